@@ -1,0 +1,124 @@
+//! What a backend can do, and how often to come back to it.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+macro_rules! capabilities {
+    ($($(#[$doc:meta])* $field:ident = $text:literal / $variant:ident,)*) => {
+        /// What a backend, as configured, can do. Names in config strings (`require=fencing,holder`) are those of [`Capability`].
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        pub struct Capabilities {
+            $($(#[$doc])* pub $field: bool,)*
+        }
+
+        /// One thing that a backend may be able to do.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Capability {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Capability {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// Its name in config strings.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+        }
+
+        impl Capabilities {
+            /// Whether `capability` is there.
+            pub fn has(&self, capability: Capability) -> bool {
+                match capability { $(Capability::$variant => self.$field,)* }
+            }
+        }
+    };
+}
+
+capabilities! {
+    /// The user chooses how long a lease lasts; without it a lock lasts until it is released or its holder dies.
+    ttl = "ttl" / Ttl,
+    /// Every acquisition has a token larger than all before it.
+    fencing = "fencing" / Fencing,
+    /// A lost lock is noticed before anybody else can hold it.
+    loss_signal = "loss-signal" / LossSignal,
+    /// A refusal says who holds the lock.
+    holder = "holder" / Holder,
+    /// [`inspect`](crate::backend::Backend::inspect) works.
+    inspect = "inspect" / Inspect,
+    /// [`list`](crate::backend::Backend::list) works.
+    list = "list" / List,
+    /// [`break_lock`](crate::backend::Backend::break_lock) works.
+    break_lock = "break" / Break,
+    /// Waiters are woken by a release and need not poll for it.
+    wake_up = "wake-up" / WakeUp,
+    /// Many readers or one writer.
+    shared = "shared" / Shared,
+}
+
+impl fmt::Display for Capability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text is not the name of a [`Capability`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("there is no capability \"{name}\"; there are: {known}")]
+pub struct UnknownCapability {
+    name: String,
+    known: String,
+}
+
+impl FromStr for Capability {
+    type Err = UnknownCapability;
+
+    fn from_str(s: &str) -> Result<Self, UnknownCapability> {
+        Self::ALL.iter().copied().find(|c| c.as_str() == s).ok_or_else(|| UnknownCapability {
+            name: s.into(),
+            known: Self::ALL.iter().map(|c| c.as_str()).collect::<Vec<_>>().join(", "),
+        })
+    }
+}
+
+/// How often the core comes back to a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    /// The first pause between two attempts of a waiter; it doubles up to `poll_max`.
+    pub poll_min: Duration,
+    /// The longest pause between two attempts of a waiter. With jitter, and never past the holder's expiry.
+    pub poll_max: Duration,
+    /// Time between two renewals on a store without a ttl, where a renewal only asks whether the lock is still there.
+    pub probe_every: Duration,
+    /// How many leases one [`renew_many`](crate::backend::Backend::renew_many) takes.
+    pub renew_batch: usize,
+    /// Longest time for one request, where the ttl does not demand less.
+    pub attempt_timeout: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            poll_min: Duration::from_millis(50),
+            poll_max: Duration::from_secs(1),
+            probe_every: Duration::from_secs(1),
+            renew_batch: 1,
+            attempt_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_capability_has_a_name_that_parses_back() {
+        for &c in Capability::ALL {
+            assert_eq!(c.as_str().parse(), Ok(c));
+        }
+        let message = "fencin".parse::<Capability>().unwrap_err().to_string();
+        assert!(message.contains("\"fencin\"") && message.contains("loss-signal"), "{message}");
+    }
+}
