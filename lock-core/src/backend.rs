@@ -92,6 +92,17 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// A descriptor that keeps the lock held for as long as any process has it open, for a supervisor that must outlive this
+    /// process; `None` where the lock does not live in a descriptor.
+    ///
+    /// - While a copy is open the lock stays held, whatever became of the backend that gave it
+    ///   (`a_descriptor_keeps_the_lock_held`).
+    #[cfg(unix)]
+    fn descriptor(&self, lease: &Lease) -> Option<std::os::fd::OwnedFd> {
+        let _ = lease;
+        None
+    }
+
     /// Renews several leases, one result for each, in order. The core passes at most [`Pace::renew_batch`] at once.
     ///
     /// - Each lease has its own result: one that is lost spoils no other (`renewing_many_reports_each`).
