@@ -50,8 +50,8 @@ const BOOT: ClockId = ClockId::CLOCK_MONOTONIC;
 
 fn read(id: ClockId) -> Duration {
     let time = clock_gettime(id).expect("clock_gettime(2) fails only for an unknown clock, and these exist");
-    // Negative before 1970; a duration cannot be, and zero is the safe reading.
-    Duration::try_from(time).unwrap_or_default()
+    // Before 1970 the wall clock is negative, which a duration cannot be.
+    Duration::new(u64::try_from(time.tv_sec()).unwrap_or_default(), u32::try_from(time.tv_nsec()).unwrap_or_default())
 }
 
 #[cfg(test)]

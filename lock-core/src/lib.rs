@@ -1,16 +1,34 @@
-//! core
-#![cfg_attr(docsrs, feature(doc_cfg))]
+#![doc = include_str!("../README.md")]
+
 pub mod backend;
 pub mod capabilities;
 pub mod clock;
 mod error;
+pub mod faults;
+mod flight;
+mod guard;
+mod hold;
 mod holder;
+mod keeper;
 mod lease;
+mod locker;
 mod lost;
+pub mod memory;
+mod metrics;
 mod name;
+mod options;
+mod queue;
+mod request;
+#[cfg(feature = "testing")]
+pub mod testing;
 
+pub use capabilities::{Capabilities, Capability};
 pub use error::{Error, ErrorKind, Operation};
+pub use guard::Guard;
 pub use holder::Holder;
 pub use lease::{FencingToken, InvalidLeaseId, Lease, LeaseId};
+pub use locker::{Locker, LockerBuilder};
 pub use lost::{LossReason, Lost};
 pub use name::{InvalidName, LockName};
+pub use options::{LockOptions, Renew};
+pub use request::{LockRequest, TryAcquire};

@@ -1,0 +1,184 @@
+//! One acquisition on its way: every request of it carries one id, and none is left behind unanswered.
+
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use crate::{
+    backend::{Attempt, Claim, Release},
+    clock::Moment,
+    error::{Error, Operation},
+    keeper::no_reply,
+    lease::{Lease, LeaseId},
+    locker::Shared,
+    metrics,
+};
+
+type Call = Pin<Box<dyn Future<Output = Result<Attempt, Error>> + Send>>;
+
+/// An acquisition that has not become a guard yet.
+///
+/// Dropping it, at any point, sees to it that its id holds no lock: a request still in flight is awaited in the background and undone.
+pub(crate) struct Flight {
+    shared: Arc<Shared>,
+    pub(crate) claim: Arc<Claim>,
+    attempt_timeout: Duration,
+    call: Option<Call>,
+    /// The earliest send that got no answer, since the last that did: it may be the one that is granted.
+    unanswered: Option<Moment>,
+}
+
+impl fmt::Debug for Flight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Flight")
+            .field("claim", &self.claim)
+            .field("unanswered", &self.unanswered)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Flight {
+    pub(crate) fn new(shared: &Arc<Shared>, claim: Claim, attempt_timeout: Duration) -> Self {
+        Self { shared: Arc::clone(shared), claim: Arc::new(claim), attempt_timeout, call: None, unanswered: None }
+    }
+
+    /// Sets the ttl of the next attempts.
+    pub(crate) fn set_ttl(&mut self, ttl: Option<Duration>) {
+        if self.claim.ttl != ttl {
+            Arc::make_mut(&mut self.claim).ttl = ttl;
+        }
+    }
+
+    /// Goes on under a new id: the old one was granted too late to be of use, and has been released.
+    pub(crate) fn start_over(&mut self) {
+        Arc::make_mut(&mut self.claim).id = LeaseId::random();
+    }
+
+    /// Sends one attempt. With the answer comes the moment from which a granted lease counts.
+    pub(crate) async fn attempt(&mut self) -> Result<(Moment, Attempt), Error> {
+        let sent = self.shared.clock.now();
+        let before = self.unanswered;
+        self.unanswered.get_or_insert(sent);
+        let (backend, claim) = (Arc::clone(&self.shared.backend), Arc::clone(&self.claim));
+        let call = self.call.insert(Box::pin(async move { backend.acquire(&claim).await }));
+        let answer = timeout(self.attempt_timeout, call.as_mut()).await;
+        self.call = None;
+        match answer.unwrap_or_else(|_| Err(no_reply(self.attempt_timeout))) {
+            Ok(answer) => {
+                let from = self.unanswered.take().unwrap_or(sent);
+                if before.is_some() {
+                    metrics::ambiguity_resolved("acquire", outcome(&answer));
+                }
+                metrics::attempt(outcome(&answer));
+                Ok((from, answer))
+            }
+            Err(error) => {
+                if !error.is_ambiguous() {
+                    self.unanswered = before;
+                }
+                metrics::attempt("error");
+                Err(error.with_operation(Operation::Acquire).with_name(&self.claim.name))
+            }
+        }
+    }
+}
+
+fn outcome(answer: &Attempt) -> &'static str {
+    match answer {
+        Attempt::Granted(_) => "acquired",
+        Attempt::Held(_) => "held",
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        let Some(_) = self.unanswered else { return };
+        let lease = self.claim.lease(None);
+        tracing::debug!(name = %lease.name, id = %lease.id, "an acquisition was abandoned; making sure that it holds nothing");
+        let (call, limit, shared) = (self.call.take(), self.attempt_timeout, Arc::clone(&self.shared));
+        self.shared.in_background(&lease, Duration::ZERO, async move |lease| {
+            if let Some(call) = call {
+                // A request that is only dropped may still arrive after the release; its answer says that it will not.
+                let _ = timeout(limit, call).await;
+            }
+            let _ = shared.release_repeatedly(&lease, Duration::ZERO, limit).await;
+        });
+    }
+}
+
+const RELEASE_ATTEMPTS: u32 = 3;
+const RELEASE_PAUSE: Duration = Duration::from_millis(100);
+
+impl Shared {
+    /// Releases `lease`, up to three times while the store does not answer. Each attempt is bounded by `limit`.
+    pub(crate) async fn release_repeatedly(
+        &self,
+        lease: &Lease,
+        hold_for: Duration,
+        limit: Duration,
+    ) -> Result<Release, Error> {
+        let mut ambiguous = false;
+        let mut attempts = 1;
+        loop {
+            let answer =
+                timeout(limit, self.backend.release(lease, hold_for)).await.unwrap_or_else(|_| Err(no_reply(limit)));
+            match answer {
+                // An earlier request had released it and its reply was lost.
+                Ok(Release::NotHeld(_)) if ambiguous => {
+                    metrics::ambiguity_resolved("release", "released");
+                    return Ok(Release::Released);
+                }
+                Ok(answer) => return Ok(answer),
+                Err(error) if error.is_retryable() && attempts < RELEASE_ATTEMPTS => {
+                    ambiguous |= error.is_ambiguous();
+                    tokio::time::sleep(RELEASE_PAUSE * attempts).await;
+                    attempts += 1;
+                }
+                Err(error) => {
+                    let error = error.with_operation(Operation::Release).with_name(&lease.name);
+                    return Err(error.with_store(self.backend.describe()));
+                }
+            }
+        }
+    }
+
+    /// Frees `lease` without an `await`: at once if the backend can, else by `work` on a runtime, if there is one.
+    /// Says what became of it, for the metrics.
+    pub(crate) fn in_background<F>(
+        &self,
+        lease: &Lease,
+        hold_for: Duration,
+        work: impl FnOnce(Lease) -> F,
+    ) -> &'static str
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        if self.backend.release_now(lease, hold_for) {
+            return "released";
+        }
+        let Some(runtime) = tokio::runtime::Handle::try_current().ok().or_else(|| self.runtime()) else {
+            tracing::warn!(name = %lease.name, "no runtime to release a lock on: it stays until its ttl ends");
+            return "leaked";
+        };
+        let work = work(lease.clone());
+        let unfinished = Unfinished(Some(lease.clone()));
+        runtime.spawn(async move {
+            let mut unfinished = unfinished;
+            work.await;
+            unfinished.0 = None;
+        });
+        "background"
+    }
+}
+
+/// Reports a background release that a dying runtime dropped.
+struct Unfinished(Option<Lease>);
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if let Some(lease) = &self.0 {
+            metrics::dropped("leaked");
+            tracing::warn!(name = %lease.name, "the runtime ended before a lock was released: it stays until its ttl ends");
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! A held lock.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::pin,
+    sync::Arc,
+    task::Poll,
+    time::{Duration, SystemTime},
+};
+
+use tokio::time::timeout;
+use tracing::Instrument as _;
+
+use crate::{
+    backend::{Release, Renewal},
+    clock::Moment,
+    error::{Error, ErrorKind, Operation},
+    hold::Hold,
+    holder::Holder,
+    keeper::no_reply,
+    lease::FencingToken,
+    locker::Shared,
+    lost::Lost,
+    metrics,
+    name::LockName,
+    queue::Turn,
+};
+
+/// A held lock: valid until it is released or lost, and never beyond its lease.
+///
+/// [`release`](Self::release) is how to give it back. Dropping it releases too, but as best it can: at once where the store allows it
+/// (files, memory), else in the background of the runtime, whose errors nobody sees; and without a runtime
+/// the lock stays until its ttl ends. A guard that is leaked (`std::mem::forget`) goes on being renewed:
+/// [`max_hold`](crate::LockRequest::max_hold) bounds that.
+#[must_use = "dropping a guard releases its lock"]
+pub struct Guard {
+    hold: Arc<Hold>,
+    shared: Arc<Shared>,
+    crashed: Option<Holder>,
+    armed: bool,
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("lease", &self.hold.lease)
+            .field("lost", &self.hold.is_lost())
+            .finish_non_exhaustive()
+    }
+}
+
+const ENSURE_ATTEMPTS: u32 = 3;
+
+impl Guard {
+    pub(crate) fn new(hold: Arc<Hold>, shared: Arc<Shared>, crashed: Option<Holder>) -> Self {
+        if let Some(crashed) = &crashed {
+            tracing::info!(name = %hold.lease.name, holder = %crashed, "took over from a holder that did not release");
+        }
+        Self { hold, shared, crashed, armed: true }
+    }
+
+    /// What is locked, as the store knows it (with the locker's prefix).
+    pub fn name(&self) -> &LockName {
+        &self.hold.lease.name
+    }
+
+    /// The fencing token of this acquisition, where the store mints them: send it along with every protected write.
+    pub fn token(&self) -> Option<FencingToken> {
+        self.hold.lease.token
+    }
+
+    /// The previous holder, if it went without releasing: its work may be half done.
+    pub fn crashed_holder(&self) -> Option<&Holder> {
+        self.crashed.as_ref()
+    }
+
+    /// Whether the lock is still held, by the local clocks alone: no I/O, cheap enough for every step of the work.
+    ///
+    /// # Errors
+    /// [`Lost`], with the reason, and then for ever.
+    pub fn check(&self) -> Result<(), Lost> {
+        self.hold.check(self.hold.now())
+    }
+
+    /// Time left until the lock is lost unless it is renewed; `None` where locks do not expire. Zero once it is lost.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.hold.remaining(self.hold.now())
+    }
+
+    /// When the lock is lost unless it is renewed, as a reading of both clocks: it is over as soon as either is reached.
+    /// `None` where locks do not expire.
+    pub fn valid_until(&self) -> Option<Moment> {
+        self.hold.valid_until()
+    }
+
+    /// Like [`valid_until`](Self::valid_until), by the wall clock, for others to read.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.valid_until().map(|until| SystemTime::UNIX_EPOCH + until.wall)
+    }
+
+    /// Waits until the lock is lost, and says why. Before anybody else can hold it: by the end of the validity at the latest, even while a
+    /// renewal hangs.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn lost(&self) -> Lost {
+        self.hold.wait_lost(false).await
+    }
+
+    /// Waits until the lock is lost or, while renewals keep failing, until [`grace`](crate::LockRequest::grace) before that: the time to stop.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn stopping(&self) -> Lost {
+        self.hold.wait_lost(true).await
+    }
+
+    /// Waits until the next renewal is confirmed, which moves [`valid_until`](Self::valid_until).
+    ///
+    /// # Cancel safety
+    /// Cancel safe; renewals confirmed between two calls are not seen.
+    pub async fn renewed(&self) {
+        self.hold.wait_renewed().await;
+    }
+
+    /// Makes sure that at least `at_least` of the lease is left: renews it if it is less, and does nothing otherwise. For
+    /// [manual renewal](crate::Renew::Manual), between two pieces of work. Does nothing where locks do not expire, but for [`check`](Self::check).
+    ///
+    /// # Errors
+    /// Of kind [`ErrorKind::Lost`] when the lock is lost, [`ErrorKind::Config`] when no lease is that long, and else the store's error
+    /// when it cannot say: the lock is then still held for as long as [`remaining`](Self::remaining) says.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the renewal may or may not have happened, and the guard counts as if it had not.
+    pub async fn ensure(&self, at_least: Duration) -> Result<(), Error> {
+        self.check()?;
+        let longest = self.hold.timing.lease_for(None).1;
+        if let Some(longest) = longest.filter(|longest| *longest < at_least) {
+            let message =
+                format!("no renewal makes a lease that is valid for {at_least:?}: ttl - margin is {longest:?}");
+            return Err(Error::new(ErrorKind::Config, message).with_name(self.name()));
+        }
+        let enough = || self.remaining().is_none_or(|left| left >= at_least);
+        if enough() {
+            return Ok(());
+        }
+        let _requests = self.hold.requests.lock().await;
+        let mut attempts = 1;
+        while !enough() {
+            match self.renew_once().await {
+                Ok(()) => break,
+                Err(error) if error.is_retryable() && attempts < ENSURE_ATTEMPTS => attempts += 1,
+                Err(error) => return Err(error),
+            }
+            tokio::time::sleep(self.shared.backend.pace().poll_min).await;
+        }
+        Ok(self.check()?)
+    }
+
+    async fn renew_once(&self) -> Result<(), Error> {
+        self.check()?;
+        let (_, lease) = self.hold.sending();
+        let limit = self.hold.timing.attempt_timeout;
+        let answer = timeout(limit, self.shared.backend.renew(&lease)).await.unwrap_or_else(|_| Err(no_reply(limit)));
+        self.hold.settle(&lease, &answer);
+        match answer {
+            Ok(Renewal::Renewed) => Ok(()),
+            Ok(Renewal::Lost(_)) => Ok(self.check()?),
+            Err(error) => Err(error
+                .with_operation(Operation::Renew)
+                .with_name(self.name())
+                .with_store(self.shared.backend.describe())),
+        }
+    }
+
+    /// Runs `work` under the lock, and drops it when the lock is lost, or [`grace`](crate::LockRequest::grace) before that while renewals keep failing.
+    ///
+    /// The clocks are read before every step of `work`: a process that was stopped or suspended does not act on a lock that it
+    /// lost meanwhile. `Ok` means that the lock was held from the first step to the last.
+    ///
+    /// # Errors
+    /// [`Lost`], with the reason; `work` has been dropped by then. With a grace time the lock may still be valid for that long: see
+    /// [`check`](Self::check).
+    ///
+    /// # Cancel safety
+    /// As cancel safe as `work`.
+    pub async fn run<T>(&self, work: impl Future<Output = T>) -> Result<T, Lost> {
+        let mut work = pin!(work);
+        let mut stop = pin!(self.stopping());
+        poll_fn(|cx| {
+            if let Err(lost) = self.hold.check_early(self.hold.now()) {
+                return Poll::Ready(Err(lost));
+            }
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(self.check().map(|()| done));
+            }
+            stop.as_mut().poll(cx).map(Err)
+        })
+        .await
+    }
+
+    /// A descriptor that keeps the lock held while any process has it open, where the lock lives in one (files).
+    #[cfg(unix)]
+    pub fn descriptor(&self) -> Option<std::os::fd::OwnedFd> {
+        self.shared.backend.descriptor(&self.hold.lease)
+    }
+
+    /// Gives the lock back, after [`min_hold`](crate::LockRequest::min_hold) if that is longer. What had been lost is
+    /// [`Release::NotHeld`], a value; a successor's lock is never touched.
+    ///
+    /// # Errors
+    /// When the store does not confirm it after three attempts. A further attempt goes on in the background, and the ttl is the backstop.
+    ///
+    /// # Cancel safety
+    /// Cancel safe in that the lock is released in any case: dropping the future leaves the rest to the background.
+    pub async fn release(mut self) -> Result<Release, Error> {
+        let span = tracing::debug_span!("release", name = %self.hold.lease.name);
+        let answer = self.release_now().instrument(span).await;
+        tracing::debug!(name = %self.hold.lease.name, ?answer, "released");
+        self.armed = match &answer {
+            Ok(_) => false,
+            Err(error) => error.is_retryable(),
+        };
+        answer
+    }
+
+    async fn release_now(&self) -> Result<Release, Error> {
+        self.stop_renewing();
+        let limit = self.hold.timing.attempt_timeout;
+        // A renewal in flight goes first. If it hangs, the release does not wait for ever: both compare the id.
+        let _requests = timeout(limit, self.hold.requests.lock()).await;
+        let answer = self.shared.release_repeatedly(&self.hold.lease, self.hold.hold_for(), limit).await?;
+        self.hold.end_turn();
+        Ok(answer)
+    }
+
+    fn stop_renewing(&self) {
+        self.hold.close();
+        self.shared.keeper.forget(self.hold.lease.id);
+    }
+
+    /// Releases a lock that was granted too late to be used, whatever `min_hold` says, and returns the turn.
+    pub(crate) async fn discard(mut self) -> Option<Turn> {
+        self.stop_renewing();
+        let turn = self.hold.take_turn();
+        let released =
+            self.shared.release_repeatedly(&self.hold.lease, Duration::ZERO, self.hold.timing.attempt_timeout).await;
+        self.armed = released.is_err();
+        turn
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if !self.armed {
+            return;
+        }
+        self.stop_renewing();
+        let (hold, shared) = (Arc::clone(&self.hold), Arc::clone(&self.shared));
+        let (limit, hold_for) = (hold.timing.attempt_timeout, hold.hold_for());
+        let then = self.shared.in_background(&self.hold.lease, hold_for, async move |lease| {
+            let _requests = timeout(limit, hold.requests.lock()).await;
+            if let Err(error) = shared.release_repeatedly(&lease, hold_for, limit).await {
+                tracing::warn!(name = %lease.name, %error, "a dropped guard's lock could not be released: it stays until its ttl ends");
+            }
+            hold.end_turn();
+        });
+        metrics::dropped(then);
+        if then != "background" {
+            self.hold.end_turn();
+        }
+    }
+}

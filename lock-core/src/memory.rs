@@ -1,0 +1,313 @@
+//! The in-memory backend: locks of one process, the reference implementation, and what applications test their loss handling with.
+//!
+//! Wrap it in [`Faulty`](crate::faults::Faulty) to lose requests and replies, and use [`MemoryBackend::lose`] or
+//! [`MemoryBackend::lose_after`] to take a lock away:
+//!
+//! ```
+//! use std::time::Duration;
+//! use lock_core::{Locker, memory::MemoryBackend};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), lock_core::Error> {
+//! let store = MemoryBackend::new();
+//! let locker = Locker::builder(std::sync::Arc::new(store.clone())).ttl(Duration::from_millis(300)).build()?;
+//! let guard = locker.acquire("report").await?;
+//! store.lose_after("report", Duration::from_millis(50));
+//! let lost = guard.run(std::future::pending::<()>()).await.unwrap_err();
+//! println!("{lost}");
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use tokio::{sync::watch, time::Instant};
+
+use crate::{
+    backend::{Attempt, Backend, Break, Claim, Grant, Release, Renewal, Watch},
+    capabilities::{Capabilities, Pace},
+    error::Error,
+    holder::Holder,
+    lease::{FencingToken, Lease, LeaseId},
+    lost::LossReason,
+    name::LockName,
+};
+
+/// Locks in the memory of this process. Clones are clients of the same store.
+///
+/// Its clock is the runtime's, so tests on a paused clock need not wait for leases to end.
+#[derive(Clone)]
+pub struct MemoryBackend {
+    store: Arc<Store>,
+}
+
+struct Store {
+    started: (Instant, SystemTime),
+    locks: Mutex<Locks>,
+    /// Changes with every release.
+    releases: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct Locks {
+    records: BTreeMap<LockName, Record>,
+    /// The last token of any name: kept outside the records, so that these can go when a lock is released.
+    last_token: Option<FencingToken>,
+    scheduled_losses: Vec<(Instant, String)>,
+}
+
+/// A lock that is held, or that is kept for a while after its release.
+struct Record {
+    id: LeaseId,
+    owner: String,
+    data: Option<Vec<u8>>,
+    token: FencingToken,
+    since: SystemTime,
+    expires: Instant,
+    released: bool,
+    /// The holder before this one, if an operator broke its lock, and who did.
+    broken: Option<(LeaseId, String)>,
+}
+
+impl Record {
+    fn holder(&self, now: Instant) -> Holder {
+        Holder {
+            owner: Some(self.owner.clone()),
+            token: Some(self.token),
+            since: Some(self.since),
+            expires_in: Some(self.expires.duration_since(now)),
+            data: self.data.clone(),
+            version: (!self.released).then(|| self.id.to_string()),
+            foreign: None,
+        }
+    }
+
+    fn is_held(&self, now: Instant) -> bool {
+        now < self.expires
+    }
+
+    fn is_held_by(&self, id: LeaseId, now: Instant) -> bool {
+        self.id == id && !self.released && self.is_held(now)
+    }
+}
+
+impl MemoryBackend {
+    /// A new, empty store.
+    pub fn new() -> Self {
+        let (releases, _) = watch::channel(0);
+        let started = (Instant::now(), SystemTime::now());
+        Self { store: Arc::new(Store { started, locks: Mutex::default(), releases }) }
+    }
+
+    /// Takes the lock away from whoever holds it, as a store that loses its data would.
+    pub fn lose(&self, name: &str) {
+        self.locks().records.retain(|held, _| held.as_str() != name);
+        self.announce();
+    }
+
+    /// Like [`lose`](Self::lose), once `after` has passed.
+    pub fn lose_after(&self, name: &str, after: Duration) {
+        self.locks().scheduled_losses.push((Instant::now() + after, name.to_owned()));
+    }
+
+    /// The store with everything done that has come due.
+    fn locks(&self) -> MutexGuard<'_, Locks> {
+        let mut locks = self.store.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if locks.scheduled_losses.iter().any(|(at, _)| *at <= now) {
+            let Locks { records, scheduled_losses, .. } = &mut *locks;
+            scheduled_losses.retain(|(at, name)| {
+                let due = *at <= now;
+                if due {
+                    records.retain(|held, _| held.as_str() != name);
+                }
+                !due
+            });
+        }
+        locks
+    }
+
+    fn announce(&self) {
+        self.store.releases.send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    fn wall(&self, now: Instant) -> SystemTime {
+        self.store.started.1 + now.duration_since(self.store.started.0)
+    }
+
+    fn release_sync(&self, lease: &Lease, hold_for: Duration) -> Release {
+        let now = Instant::now();
+        let mut locks = self.locks();
+        let released = match locks.records.get_mut(&lease.name) {
+            // A retry: the release took effect and its reply was lost.
+            Some(record) if record.id == lease.id && record.released => return Release::Released,
+            Some(record) if record.is_held_by(lease.id, now) => {
+                record.released = true;
+                record.expires = now + hold_for;
+                Release::Released
+            }
+            Some(record) => return Release::NotHeld(record.is_held(now).then(|| record.holder(now))),
+            None => return Release::NotHeld(None),
+        };
+        if hold_for.is_zero() {
+            locks.records.remove(&lease.name);
+        }
+        drop(locks);
+        self.announce();
+        released
+    }
+}
+
+impl Default for MemoryBackend {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryBackend").finish_non_exhaustive()
+    }
+}
+
+const NO_TTL: Duration = Duration::from_secs(30);
+
+#[async_trait]
+impl Backend for MemoryBackend {
+    fn describe(&self) -> String {
+        "memory:".into()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            ttl: true,
+            fencing: true,
+            loss_signal: true,
+            holder: true,
+            inspect: true,
+            list: true,
+            break_lock: true,
+            wake_up: true,
+            shared: false,
+        }
+    }
+
+    fn pace(&self) -> Pace {
+        Pace { renew_batch: 100, ..Pace::default() }
+    }
+
+    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+        let now = Instant::now();
+        let expires = now + claim.ttl.unwrap_or(NO_TTL);
+        let wall = self.wall(now);
+        let mut locks = self.locks();
+        let Locks { records, last_token, .. } = &mut *locks;
+        let previous = records.get_mut(&claim.name);
+        let (crashed, broken) = match previous {
+            Some(record) if record.is_held_by(claim.id, now) => {
+                record.expires = expires;
+                return Ok(Attempt::Granted(Grant { token: Some(record.token), crashed: None, already_ours: true }));
+            }
+            Some(record) if record.is_held(now) => return Ok(Attempt::Held(record.holder(now))),
+            Some(record) => ((!record.released).then(|| record.holder(now)), record.broken.take()),
+            None => (None, None),
+        };
+        let micros = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+        let token = FencingToken::next(*last_token, u64::try_from(micros).unwrap_or(u64::MAX))
+            .expect("2^53 microseconds end in the year 2255");
+        *last_token = Some(token);
+        let record = Record {
+            id: claim.id,
+            owner: claim.owner.clone(),
+            data: claim.data.clone(),
+            token,
+            since: wall,
+            expires,
+            released: false,
+            broken,
+        };
+        records.insert(claim.name.clone(), record);
+        Ok(Attempt::Granted(Grant { token: Some(token), crashed, already_ours: false }))
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
+        let now = Instant::now();
+        let mut locks = self.locks();
+        let reason = match locks.records.get_mut(&lease.name) {
+            Some(record) if record.is_held_by(lease.id, now) => {
+                record.expires = now + lease.ttl.unwrap_or(NO_TTL);
+                return Ok(Renewal::Renewed);
+            }
+            Some(Record { broken: Some((id, by)), .. }) if *id == lease.id => LossReason::BrokenBy(by.clone()),
+            Some(record) if record.id == lease.id && !record.released => LossReason::Expired,
+            Some(record) if record.id != lease.id && record.is_held(now) => {
+                LossReason::TakenBy(Box::new(record.holder(now)))
+            }
+            _ => LossReason::RecordGone,
+        };
+        Ok(Renewal::Lost(reason))
+    }
+
+    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        Ok(self.release_sync(lease, hold_for))
+    }
+
+    fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
+        // Whatever the answer is, this lease does not hold the lock any more.
+        let _ = self.release_sync(lease, hold_for);
+        true
+    }
+
+    async fn watch(&self, _name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
+        Ok(Some(Box::new(MemoryWatch(self.store.releases.subscribe()))))
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        let now = Instant::now();
+        Ok(self.locks().records.get(name).filter(|record| record.is_held(now)).map(|record| record.holder(now)))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+        let now = Instant::now();
+        let locks = self.locks();
+        let held =
+            locks.records.iter().filter(|(name, record)| name.as_str().starts_with(prefix) && record.is_held(now));
+        Ok(held.map(|(name, record)| (name.clone(), record.holder(now))).collect())
+    }
+
+    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
+        let now = Instant::now();
+        let mut locks = self.locks();
+        match locks.records.get_mut(name) {
+            Some(record) if record.is_held(now) && record.holder(now).version.as_deref() == Some(version) => {
+                record.broken = Some((record.id, by.to_owned()));
+                record.released = true;
+                record.expires = now;
+            }
+            Some(record) => return Ok(Break::Changed(record.is_held(now).then(|| record.holder(now)))),
+            None => return Ok(Break::Changed(None)),
+        }
+        drop(locks);
+        self.announce();
+        Ok(Break::Broken)
+    }
+}
+
+#[derive(Debug)]
+struct MemoryWatch(watch::Receiver<u64>);
+
+#[async_trait]
+impl Watch for MemoryWatch {
+    async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            // The store is gone, and with it everybody who could release.
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The names of all metrics, and what is counted where. Through the `metrics` facade: free until a recorder is installed.
+
+use std::time::Duration;
+
+use metrics::{counter, histogram};
+
+/// Attempts to acquire, by outcome: `acquired`, `held`, `error`.
+pub(crate) fn attempt(outcome: &'static str) {
+    counter!("dlock_attempts_total", "outcome" => outcome).increment(1);
+}
+
+/// Time from the call to its outcome, in seconds.
+pub(crate) fn waited(outcome: &'static str, time: Duration) {
+    histogram!("dlock_wait_seconds", "outcome" => outcome).record(time);
+}
+
+/// Time from the acquisition to the release or loss, in seconds.
+pub(crate) fn held(time: Duration) {
+    histogram!("dlock_hold_seconds").record(time);
+}
+
+/// Renewals by outcome: `renewed`, `lost`, `error`, `timeout`.
+pub(crate) fn renewal(outcome: &'static str) {
+    counter!("dlock_renewals_total", "outcome" => outcome).increment(1);
+}
+
+/// Losses by [`reason`](crate::LossReason::as_str).
+pub(crate) fn loss(reason: &'static str) {
+    counter!("dlock_losses_total", "reason" => reason).increment(1);
+}
+
+/// Requests whose reply was lost and whose outcome a later request found out, by operation and what it was.
+pub(crate) fn ambiguity_resolved(operation: &'static str, found: &'static str) {
+    counter!("dlock_ambiguous_resolved_total", "operation" => operation, "as" => found).increment(1);
+}
+
+/// Guards that were dropped without a release, by what became of the lock: `released`, `background`, `leaked`.
+pub(crate) fn dropped(then: &'static str) {
+    counter!("dlock_guards_dropped_total", "then" => then).increment(1);
+}

@@ -1,0 +1,367 @@
+//! Acquiring: one attempt, a bounded wait, or as long as it takes.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    backend::{Attempt, Claim, Grant, Watch},
+    capabilities::Pace,
+    clock::Moment,
+    error::{Error, ErrorKind, Operation},
+    flight::Flight,
+    guard::Guard,
+    hold::{Hold, Limits},
+    holder::Holder,
+    lease::LeaseId,
+    locker::Shared,
+    metrics,
+    name::LockName,
+    options::{LockOptions, Timing, option_setters},
+    queue::Turn,
+};
+
+/// How a bounded attempt to acquire ended, if the store could say.
+#[derive(Debug)]
+#[must_use = "dropping an acquired guard releases the lock"]
+pub enum TryAcquire {
+    /// The lock is ours.
+    Acquired(Guard),
+    /// Somebody else holds it.
+    Held(Holder),
+}
+
+type OnHeld = Arc<dyn Fn(&Holder) + Send + Sync>;
+
+/// A lock about to be acquired; made by [`Locker::lock`](crate::Locker::lock). Options override those of the locker.
+#[must_use = "a request does nothing until it is acquired"]
+pub struct LockRequest {
+    shared: Arc<Shared>,
+    name: String,
+    options: LockOptions,
+    on_held: Option<OnHeld>,
+}
+
+impl fmt::Debug for LockRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockRequest").field("name", &self.name).field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// How long a waiter bears errors that may pass before it reports the last one.
+const OUTAGE: Duration = Duration::from_secs(30);
+/// How often an attempt that must answer now is sent while errors may pass.
+const TRIES: u32 = 3;
+
+impl LockRequest {
+    option_setters!();
+
+    pub(crate) fn new(shared: Arc<Shared>, name: String) -> Self {
+        let options = shared.defaults.clone();
+        Self { shared, name, options, on_held: None }
+    }
+
+    /// Calls `observer` with each refusal while waiting, to say who is waited for.
+    pub fn on_held(mut self, observer: impl Fn(&Holder) + Send + Sync + 'static) -> Self {
+        self.on_held = Some(Arc::new(observer));
+        self
+    }
+
+    /// Tries now: acquired, or held by somebody else. One request to the store, repeated at most twice if it gets no answer.
+    ///
+    /// Does not queue behind other waiters of this process.
+    ///
+    /// # Errors
+    /// When the store cannot say, or an option is wrong; never because the lock is held.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a lock that the store may have granted is released in the background.
+    pub async fn try_acquire(self) -> Result<TryAcquire, Error> {
+        let mut contender = Contender::new(self)?;
+        contender.turn = contender.shared.queues.try_enter(&contender.name);
+        let outcome = contender.answer_now().await;
+        contender.finish(outcome)
+    }
+
+    /// Waits for the lock for at most `wait`, then says who holds it. Zero is one attempt.
+    ///
+    /// Waiters of one process queue for a name first-in first-out.
+    ///
+    /// # Errors
+    /// When the store cannot say for all of `wait`, or for 30 s; never because the lock is held.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the place in the queue is given up, and a lock that the store may have granted is released in the background.
+    pub async fn acquire_within(self, wait: Duration) -> Result<TryAcquire, Error> {
+        let mut contender = Contender::new(self)?;
+        let outcome = contender.wait(Some(wait)).await;
+        contender.finish(outcome)
+    }
+
+    /// Waits for the lock, for as long as it takes or until the [`deadline`](Self::deadline).
+    ///
+    /// Waiters of one process queue for a name first-in first-out.
+    ///
+    /// # Errors
+    /// When the store cannot say for 30 s, or the deadline comes first; never because the lock is held.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the place in the queue is given up, and a lock that the store may have granted is released in the background.
+    pub async fn acquire(self) -> Result<Guard, Error> {
+        let mut contender = Contender::new(self)?;
+        let outcome = contender.wait(None).await;
+        match contender.finish(outcome)? {
+            TryAcquire::Acquired(guard) => Ok(guard),
+            TryAcquire::Held(holder) => {
+                let message = format!("the deadline came before the lock was free: held by {holder}");
+                Err(Error::new(ErrorKind::Timeout, message)
+                    .with_ambiguous(false)
+                    .with_retryable(false)
+                    .with_operation(Operation::Acquire))
+            }
+        }
+    }
+}
+
+/// One acquisition under way.
+struct Contender {
+    shared: Arc<Shared>,
+    name: LockName,
+    timing: Timing,
+    limits: Limits,
+    flight: Flight,
+    turn: Option<Turn>,
+    on_held: Option<OnHeld>,
+}
+
+impl Contender {
+    /// Checks everything that can be wrong before the first byte is sent.
+    fn new(LockRequest { shared, name, options, on_held }: LockRequest) -> Result<Self, Error> {
+        let asked = shared.clock.now();
+        let name = shared.name(&name)?;
+        let timing = Timing::new(&options, shared.capabilities, shared.backend.pace())
+            .map_err(|e| e.with_name(&name).with_store(shared.backend.describe()))?;
+        shared.note_runtime();
+        let limits =
+            Limits { asked, deadline: options.deadline, min_hold: options.min_hold, max_hold: options.max_hold };
+        let claim = Claim {
+            name: name.clone(),
+            id: LeaseId::random(),
+            owner: options.owner.unwrap_or_else(|| shared.owner().to_owned()),
+            ttl: timing.ttl,
+            data: options.data,
+        };
+        let flight = Flight::new(&shared, claim, timing.attempt_timeout);
+        Ok(Self { shared, name, timing, limits, flight, turn: None, on_held })
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.shared.clock.now().since(self.limits.asked)
+    }
+
+    /// Time until the caller's deadline.
+    fn left(&self) -> Option<Duration> {
+        self.limits.deadline.map(|limit| limit.saturating_sub(self.elapsed()))
+    }
+
+    fn finish(&self, outcome: Result<TryAcquire, Error>) -> Result<TryAcquire, Error> {
+        let word = match &outcome {
+            Ok(TryAcquire::Acquired(_)) => "acquired",
+            Ok(TryAcquire::Held(_)) => "held",
+            Err(_) => "error",
+        };
+        metrics::waited(word, self.elapsed());
+        match &outcome {
+            Ok(TryAcquire::Acquired(guard)) => tracing::debug!(name = %self.name, token = ?guard.token(), "acquired"),
+            Ok(TryAcquire::Held(holder)) => tracing::debug!(name = %self.name, %holder, "held by somebody else"),
+            Err(error) => tracing::debug!(name = %self.name, %error, "could not acquire"),
+        }
+        outcome.map_err(|e| e.with_store(self.shared.backend.describe()))
+    }
+
+    /// One attempt and what became of it.
+    #[tracing::instrument(level = "debug", name = "attempt", skip_all, fields(name = %self.name))]
+    async fn attempt(&mut self) -> Result<TryAcquire, Error> {
+        let (ttl, valid_for) = self.timing.lease_for(self.left());
+        self.flight.set_ttl(ttl);
+        let (from, answer) = self.flight.attempt().await?;
+        let grant = match answer {
+            Attempt::Granted(grant) => grant,
+            Attempt::Held(holder) => {
+                self.note_held(&holder);
+                return Ok(TryAcquire::Held(holder));
+            }
+        };
+        let guard = self.guard(from, valid_for, grant);
+        if guard.check().is_ok() {
+            return Ok(TryAcquire::Acquired(guard));
+        }
+        // Granted, but the reply took so long that the lease is over: the same id would count from the same send again.
+        self.flight.start_over();
+        self.turn = guard.discard().await;
+        Err(Error::new(ErrorKind::Timeout, "the store's reply took longer than the lease; use a longer ttl")
+            .with_ambiguous(false))
+    }
+
+    fn guard(&mut self, from: Moment, valid_for: Option<Duration>, grant: Grant) -> Guard {
+        let lease = self.flight.claim.lease(grant.token);
+        if let Some(turn) = &self.turn {
+            let owner = Some(self.flight.claim.owner.clone());
+            let since = Some(std::time::SystemTime::UNIX_EPOCH + from.wall);
+            turn.note_holder(Holder { owner, token: grant.token, since, ..Holder::default() });
+        }
+        let clocks = (Arc::clone(&self.shared.clock), Arc::clone(&self.shared.keeper.pulse));
+        let hold = Arc::new(Hold::new(lease, self.timing, self.limits, from, valid_for, clocks, self.turn.take()));
+        self.shared.keeper.keep(&hold);
+        Guard::new(hold, Arc::clone(&self.shared), grant.crashed)
+    }
+
+    fn note_held(&self, holder: &Holder) {
+        if let Some(turn) = &self.turn {
+            turn.note_holder(holder.clone());
+        }
+        if let Some(observer) = &self.on_held {
+            observer(holder);
+        }
+    }
+
+    /// The attempt of somebody who does not wait: repeated only while the store gives no answer.
+    async fn answer_now(&mut self) -> Result<TryAcquire, Error> {
+        let mut tries = 1;
+        loop {
+            match self.attempt().await {
+                Err(error) if error.is_retryable() && tries < TRIES => {
+                    tracing::debug!(name = %self.name, %error, "trying again");
+                    tokio::time::sleep(self.shared.backend.pace().poll_min.mul_f64(f64::from(tries) * jitter())).await;
+                    tries += 1;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Time until the wait is over.
+    fn patience(&self, wait: Option<Duration>) -> Option<Duration> {
+        [wait.map(|wait| wait.saturating_sub(self.elapsed())), self.left()].into_iter().flatten().min()
+    }
+
+    /// Queues for the turn of this process, then contends for the lock.
+    async fn wait(&mut self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
+        if self.patience(wait).is_some_and(|left| left.is_zero()) {
+            self.turn = self.shared.queues.try_enter(&self.name);
+            return self.answer_now().await;
+        }
+        let queues = Arc::clone(&self.shared.queues);
+        let queued = queues.enter(&self.name);
+        let turn = match self.patience(wait) {
+            None => Some(queued.await),
+            Some(left) => tokio::time::timeout(left, queued).await.ok(),
+        };
+        let Some(turn) = turn else { return Ok(TryAcquire::Held(queues.holder(&self.name))) };
+        self.turn = Some(turn);
+        self.contend(wait).await
+    }
+
+    async fn contend(&mut self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
+        let mut backoff = Backoff::new(self.shared.backend.pace());
+        let mut watch = None;
+        let mut may_watch = self.shared.capabilities.wake_up;
+        let mut failing: Option<Moment> = None;
+        loop {
+            let answer = self.attempt().await;
+            let expires_in = match &answer {
+                Ok(TryAcquire::Acquired(_)) => return answer,
+                Ok(TryAcquire::Held(holder)) => {
+                    failing = None;
+                    holder.expires_in
+                }
+                Err(error) => {
+                    let now = self.shared.clock.now();
+                    let since = *failing.get_or_insert(now);
+                    if !error.is_retryable() || now.since(since) >= OUTAGE {
+                        return answer;
+                    }
+                    tracing::debug!(name = %self.name, %error, "waiting through an error");
+                    None
+                }
+            };
+            let left = self.patience(wait);
+            if left.is_some_and(|left| left.is_zero()) {
+                return answer;
+            }
+            if std::mem::take(&mut may_watch) {
+                watch = watch_for(&self.shared, &self.name, self.timing.attempt_timeout).await;
+                if watch.is_some() {
+                    // Once more: what was released before the watch began wakes nobody.
+                    continue;
+                }
+            }
+            let nap = [Some(backoff.next()), expires_in, left].into_iter().flatten().min().unwrap_or_default();
+            tokio::select! {
+                () = tokio::time::sleep(nap.max(Duration::from_millis(1))) => {}
+                () = changed(watch.as_mut()) => backoff.reset(),
+            }
+        }
+    }
+}
+
+/// Not a method: a `Contender` with a request in flight cannot be shared between threads.
+async fn watch_for(shared: &Shared, name: &LockName, limit: Duration) -> Option<Box<dyn Watch>> {
+    match tokio::time::timeout(limit, shared.backend.watch(name)).await {
+        Ok(Ok(watch)) => watch,
+        Ok(Err(error)) => {
+            tracing::debug!(%name, %error, "cannot watch; polling");
+            None
+        }
+        Err(_) => None,
+    }
+}
+
+async fn changed(watch: Option<&mut Box<dyn Watch>>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Pauses that double, with jitter: waiters that began together do not come back together.
+struct Backoff {
+    pace: Pace,
+    next: Duration,
+}
+
+impl Backoff {
+    fn new(pace: Pace) -> Self {
+        Self { pace, next: pace.poll_min }
+    }
+
+    fn reset(&mut self) {
+        self.next = self.pace.poll_min;
+    }
+
+    fn next(&mut self) -> Duration {
+        let pause = self.next.mul_f64(jitter());
+        self.next = (self.next * 2).min(self.pace.poll_max);
+        pause
+    }
+}
+
+/// Between a half and one.
+fn jitter() -> f64 {
+    0.5 + 0.5 * fastrand::f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_with_jitter_up_to_the_longest() {
+        let pace = Pace { poll_min: Duration::from_millis(10), poll_max: Duration::from_millis(80), ..Pace::default() };
+        let mut backoff = Backoff::new(pace);
+        for full in [10, 20, 40, 80, 80].map(Duration::from_millis) {
+            let pause = backoff.next();
+            assert!(pause >= full / 2 && pause <= full, "{pause:?} of {full:?}");
+        }
+        backoff.reset();
+        assert!(backoff.next() <= Duration::from_millis(10));
+    }
+}

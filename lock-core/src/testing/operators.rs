@@ -1,0 +1,85 @@
+//! Cases of what waiters and operators use: watch, inspect, list, break.
+
+use std::{pin::pin, time::Duration};
+
+use futures_util::poll;
+use tokio::time::timeout;
+
+use super::{Bench, granted, refused, release};
+use crate::{
+    backend::{Break, Claim, Renewal},
+    lease::LeaseId,
+    name::LockName,
+};
+
+pub(super) async fn a_watch_sees_the_release(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("watched");
+    let long = Claim { ttl: Some(Duration::from_secs(600)), ..bench.claim(&name) };
+    for _ in 0..5 {
+        let (lease, _) = granted(&*a, &long).await;
+        let mut watch = b.watch(&name).await.expect("the store answers").expect("the capability wake-up is declared");
+        refused(&*b, &bench.claim(&name)).await;
+        release(&*a, &lease).await;
+        let seen = timeout(Duration::from_secs(60), watch.changed()).await;
+        assert!(seen.is_ok(), "a release that followed the watch completes it");
+        // Dropped half-way, the next call still sees what comes.
+        let (lease, _) = granted(&*a, &long).await;
+        {
+            let mut abandoned = pin!(watch.changed());
+            let _ = poll!(abandoned.as_mut());
+        }
+        release(&*a, &lease).await;
+        assert!(timeout(Duration::from_secs(60), watch.changed()).await.is_ok(), "changed() is cancel safe");
+    }
+}
+
+pub(super) async fn inspect_sees_the_holder(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("inspected");
+    assert_eq!(b.inspect(&name).await.expect("the store answers"), None);
+    let claim = Claim { ttl: Some(Duration::from_secs(60)), owner: "me".into(), ..bench.claim(&name) };
+    let (lease, _) = granted(&*a, &claim).await;
+    let holder = b.inspect(&name).await.expect("the store answers").expect("it is held");
+    assert_eq!(holder.owner.as_deref(), Some("me"));
+    assert_eq!(holder.token, lease.token);
+    release(&*a, &lease).await;
+    assert_eq!(b.inspect(&name).await.expect("the store answers"), None);
+}
+
+pub(super) async fn list_shows_held_locks_by_prefix(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let prefix = format!("List/{}/", LeaseId::random());
+    let mut leases = Vec::new();
+    for short in ["b", "A", "a/é\n", "gone"] {
+        let name = LockName::new(format!("{prefix}{short}")).expect("short and not empty");
+        let claim = Claim { ttl: Some(Duration::from_secs(60)), owner: short.into(), ..bench.claim(&name) };
+        leases.push(granted(&*a, &claim).await.0);
+    }
+    let (other, _) = granted(&*a, &bench.claim(&bench.name("elsewhere"))).await;
+    release(&*a, &leases.pop().expect("four were taken")).await;
+    let listed = b.list(&prefix).await.expect("the store answers");
+    let shown: Vec<_> =
+        listed.iter().map(|(name, holder)| (&name.as_str()[prefix.len()..], holder.owner.as_deref())).collect();
+    assert_eq!(shown, [("A", Some("A")), ("a/é\n", Some("a/é\n")), ("b", Some("b"))]);
+    for lease in leases.iter().chain([&other]) {
+        release(&*a, lease).await;
+    }
+}
+
+pub(super) async fn break_compares_the_version(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("compared");
+    let long = Claim { ttl: Some(Duration::from_secs(60)), ..bench.claim(&name) };
+    let (first, _) = granted(&*a, &long).await;
+    let stale = refused(&*b, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
+    release(&*a, &first).await;
+    assert_eq!(b.break_lock(&name, &stale, "kit").await.expect("the store answers"), Break::Changed(None));
+    let (second, _) = granted(&*a, &Claim { id: LeaseId::random(), ..long }).await;
+    match b.break_lock(&name, &stale, "kit").await.expect("the store answers") {
+        Break::Changed(Some(_)) => {}
+        other => panic!("broke a holder that nobody had seen: {other:?}"),
+    }
+    assert_eq!(a.renew(&second).await.expect("the store answers"), Renewal::Renewed);
+    release(&*a, &second).await;
+}
