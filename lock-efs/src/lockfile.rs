@@ -107,7 +107,7 @@ pub(crate) fn try_flock(file: &File, arg: FlockArg) -> Result<bool, Errno> {
 }
 
 #[expect(deprecated, reason = "the successor, `Flock`, unlocks on drop, and so would take the lock from a duplicate")]
-fn flock(file: &File, arg: FlockArg) -> Result<(), Errno> {
+pub(crate) fn flock(file: &File, arg: FlockArg) -> Result<(), Errno> {
     loop {
         match nix::fcntl::flock(file.as_raw_fd(), arg) {
             Err(Errno::EINTR) => {}

@@ -5,6 +5,10 @@ mod common;
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -198,10 +202,6 @@ async fn what_is_created_is_private_and_a_mode_shares_it() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_many_tasks_on_many_names_exactly_one_each_is_in() {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering::SeqCst},
-    };
     let (_dir, backend) = open();
     let backend = Arc::new(backend);
     let inside: Arc<Vec<AtomicUsize>> = Arc::new((0..4).map(|_| AtomicUsize::new(0)).collect());

@@ -5,7 +5,10 @@ mod common;
 use std::{fs, time::Duration};
 
 use common::{claim, grant, name, open, refused, token};
-use lock_core::{Holder, backend::{Backend, Release}};
+use lock_core::{
+    Holder,
+    backend::{Backend, Release},
+};
 
 #[tokio::test]
 async fn a_bad_record_makes_the_holder_unknown_and_excludes_all_the_same() {
@@ -66,7 +69,10 @@ async fn a_record_is_replaced_whole_whatever_its_length() {
 /// While one holder follows the other, a reader sees whole records: the last holder or the one before, never a torn one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_see_whole_records_while_holders_change() {
-    use std::sync::{Arc, atomic::{AtomicBool, Ordering::Relaxed}};
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    };
     let (dir, backend) = open();
     let backend = Arc::new(backend);
     let stop = Arc::new(AtomicBool::new(false));
