@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod capabilities;
 pub mod clock;
+pub mod config;
 mod error;
 pub mod faults;
 mod flight;
@@ -23,6 +24,7 @@ mod request;
 pub mod testing;
 
 pub use capabilities::{Capabilities, Capability};
+pub use config::ConfigString;
 pub use error::{Error, ErrorKind, Operation};
 pub use guard::Guard;
 pub use holder::Holder;
