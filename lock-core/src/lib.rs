@@ -19,6 +19,7 @@ mod metrics;
 mod name;
 mod options;
 mod queue;
+pub mod registry;
 mod request;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -33,4 +34,5 @@ pub use locker::{Locker, LockerBuilder};
 pub use lost::{LossReason, Lost};
 pub use name::{InvalidName, LockName};
 pub use options::{LockOptions, Renew};
+pub use registry::Registry;
 pub use request::{LockRequest, TryAcquire};

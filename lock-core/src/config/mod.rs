@@ -18,22 +18,45 @@
 //! `+` stands for itself. What is decoded is UTF-8 without control characters. `scheme://` and `scheme:` with nothing behind
 //! are the same. Options have no empty values and do not repeat.
 //!
+//! # Options of every store
+//!
+//! | option | value | default | see |
+//! |---|---|---|---|
+//! | `ttl` | duration | 30s | [`LockRequest::ttl`](crate::LockRequest::ttl); an error on files |
+//! | `margin` | duration | a tenth of the ttl | [`LockRequest::margin`](crate::LockRequest::margin); an error on files |
+//! | `renew` | `auto`, `manual` or a duration | `auto` | [`Renew`](crate::Renew) |
+//! | `grace` | duration | 0s | [`LockRequest::grace`](crate::LockRequest::grace) |
+//! | `owner` | text | `host:pid-random` | [`LockRequest::owner`](crate::LockRequest::owner) |
+//! | `prefix` | text | none | [`LockerBuilder::prefix`](crate::LockerBuilder::prefix) |
+//! | `min_hold` | duration | 0s | [`LockRequest::min_hold`](crate::LockRequest::min_hold) |
+//! | `max_hold` | duration | no limit | [`LockRequest::max_hold`](crate::LockRequest::max_hold) |
+//! | `require` | [capabilities](crate::Capability), with commas | none | [`LockerBuilder::require`](crate::LockerBuilder::require) |
+//!
+//! A duration is a number with its unit, `ms`, `s`, `m`, `h` or `d`, or several: `250ms`, `30s`, `1h30m`.
+//! Other options belong to the store; its page has them. One that the store does not know, or cannot honour, is an error.
+//!
 //! # Secrets
 //!
 //! Neither passwords, nor options that are secret by name (`password`, `token`, `secret`, …) or hold an address with a password in it,
 //! are ever printed: not by `Debug`, `Display` or in an error, even in one about a text that cannot be parsed. [`ConfigString::expose`] is the one way to see them.
 
+mod common;
+mod duration;
 mod host;
 mod parse;
 mod secret;
+mod store;
+pub(crate) mod suggest;
 #[cfg(test)]
 mod tests;
 mod write;
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
+pub(crate) use common::Common;
 pub use host::Host;
 pub use secret::Secret;
+pub use store::StoreConfig;
 use write::Text;
 
 use crate::error::{Error, ErrorKind, Operation};

@@ -244,7 +244,7 @@ proptest! {
     ) {
         let text = format!("redis:{slashes}u:{before}hunter2{after}@h/0?ttl=3s");
         let shown = match ConfigString::parse(&text) {
-            Ok(config) => format!("{config} {config:?}"),
+            Ok(config) => format!("{config} {config:?} {:?}", super::StoreConfig::from(config.clone()).finish()),
             Err(error) => format!("{error} {error:?}"),
         };
         prop_assert!(!shown.contains("hunter2"), "{text}: {shown}");
@@ -256,7 +256,7 @@ proptest! {
     ) {
         let text = format!("redis://h:1/0?{name}={before}hunter2{after}&ttl=3s");
         let shown = match ConfigString::parse(&text) {
-            Ok(config) => format!("{config} {config:?}"),
+            Ok(config) => format!("{config} {config:?} {:?}", super::StoreConfig::from(config.clone()).finish()),
             Err(error) => format!("{error} {error:?}"),
         };
         prop_assert!(!shown.contains("hunter2"), "{text}: {shown}");
