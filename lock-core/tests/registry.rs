@@ -169,6 +169,19 @@ async fn what_is_wrong_with_a_config_string_is_said_with_its_remedy() {
 }
 
 #[tokio::test]
+async fn no_duration_is_long_enough_for_a_panic() {
+    const LONGEST: &str = "18446744073709551615s";
+    for text in ["memory:?min_hold=", "memory:?max_hold=", "memory:?renew=", "file:x?renew=", "file:x?grace="] {
+        let Ok(locker) = registry().open(&format!("{text}{LONGEST}")).await else { continue };
+        let guard = locker.acquire("x").await.unwrap();
+        guard.check().unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let _ = guard.release().await.unwrap();
+    }
+    assert!(refusal(&format!("memory:?min_hold={LONGEST}")).await.to_string().contains("must be at most 366 days"));
+}
+
+#[tokio::test]
 async fn the_kind_tells_a_wrong_setting_from_what_cannot_be_had() {
     for (text, kind) in [
         ("memroy:", ErrorKind::Config),
