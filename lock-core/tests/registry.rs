@@ -241,11 +241,3 @@ fn settings_are_taken_by_type_and_wrong_ones_named() {
         assert!(shown.ends_with(message) && !shown.contains("hunter2"), "{shown}");
     }
 }
-
-#[test]
-fn registries_and_configs_may_cross_threads() {
-    fn check<T: Send + Sync + 'static>() {}
-    check::<Registry>();
-    check::<ConfigString>();
-    check::<StoreConfig>();
-}
