@@ -1,0 +1,71 @@
+//! The directory of the locks: created, and checked once.
+
+use std::{
+    fs::{self, DirBuilder, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use lock_core::{Error, ErrorKind};
+use nix::{
+    fcntl::{AT_FDCWD, AtFlags},
+    unistd::{AccessFlags, faccessat},
+};
+
+use crate::{config::Mode, error};
+
+/// Makes sure of a writable directory at `path`, and returns it as an absolute path.
+///
+/// Symbolic links on the way are kept, not resolved: when one is turned to another directory, every process must follow.
+pub(crate) fn prepare(path: &Path, create: bool, mode: Mode) -> Result<PathBuf, Error> {
+    let directory = std::path::absolute(path).map_err(|e| {
+        Error::new(ErrorKind::Config, format!("\"{}\" is no directory; name one for the locks", path.display()))
+            .with_source(e)
+    })?;
+    match fs::metadata(&directory) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound && create => create_private(&directory, mode)?,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let what = format!("the directory {} does not exist; create it or mount it", directory.display());
+            return Err(Error::new(ErrorKind::StoreNotReady, what).with_source(e));
+        }
+        Err(e) => return Err(error::at("open the directory", &directory, e)),
+        Ok(_) => {}
+    }
+    check(&directory)?;
+    Ok(directory)
+}
+
+fn create_private(directory: &Path, mode: Mode) -> Result<(), Error> {
+    let missing: Vec<_> = directory.ancestors().take_while(|d| !d.exists()).collect();
+    for &directory in missing.iter().rev() {
+        match DirBuilder::new().mode(mode.directory).create(directory) {
+            Ok(()) if mode.exact => fs::set_permissions(directory, Permissions::from_mode(mode.directory))
+                .map_err(|e| error::at("set the permissions of", directory, e))?,
+            Ok(()) => {}
+            // Somebody else was faster, which is as good; `check` sees what it is.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(e) => return Err(error::at("create the directory", directory, e)),
+        }
+    }
+    Ok(())
+}
+
+fn check(directory: &Path) -> Result<(), Error> {
+    let found = fs::metadata(directory).map_err(|e| error::at("open the directory", directory, e))?;
+    if !found.is_dir() {
+        let what = format!("{} is not a directory; name a directory for the locks", directory.display());
+        return Err(Error::new(ErrorKind::StoreNotReady, what));
+    }
+    let write_and_search = AccessFlags::W_OK | AccessFlags::X_OK;
+    faccessat(AT_FDCWD, directory, write_and_search, AtFlags::AT_EACCESS)
+        .map_err(|e| error::at("write to the directory", directory, e))?;
+    let shared_by_all = found.permissions().mode() & 0o1002 == 0o0002;
+    if shared_by_all {
+        tracing::warn!(
+            directory = %directory.display(),
+            "every user may remove the lock files of this directory, and so break any lock; take write access from others"
+        );
+    }
+    Ok(())
+}
