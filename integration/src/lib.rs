@@ -1,1 +1,12 @@
 //! What the tests across processes and the benchmarks share.
+
+pub mod report;
+
+/// `CLOCK_MONOTONIC`, which all processes of a machine share, in nanoseconds.
+///
+/// # Panics
+/// Never on a system that has this clock, which POSIX demands.
+pub fn monotonic_nanos() -> i64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("the clock exists");
+    now.tv_sec() * 1_000_000_000 + now.tv_nsec()
+}
