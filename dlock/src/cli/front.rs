@@ -66,6 +66,10 @@ async fn hold(plan: &Plan, channel: AsyncFd<Channel>, signals: Signals, watchdog
     };
     let ended = front.supervise(&guard).await;
     front.send(Order::Goodbye);
+    if ended.is_err() {
+        // The command may still run, and the watchdog kills it before it goes; only then may the lock be free.
+        front.see_off_the_watchdog().await;
+    }
     let released = guard.release().await;
     front.see_off_the_watchdog().await;
     front.exit(ended?, released)
@@ -108,6 +112,11 @@ enum Ended {
 impl Front<'_> {
     async fn supervise(&mut self, guard: &Guard) -> Result<Ended, Failure> {
         let lock = guard.descriptor();
+        if lock.is_none() && self.sent.is_none() {
+            let message =
+                "the lock's descriptor could not be shared with the watchdog; is the limit of open files reached?";
+            return Err(Failure::new(exit::OS, message));
+        }
         let start = Order::Start { token: guard.token().map(|t| t.get()), deadline: self.sent };
         if self.channel.get_ref().send(start, lock.as_ref().map(AsFd::as_fd)).is_err() {
             return Ok(self.kill_orphans().await);

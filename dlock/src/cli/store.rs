@@ -14,8 +14,11 @@ use super::exit::{self, Failure};
 
 /// The store's address: as given, else from the environment, else a directory of this user's own.
 pub(super) fn url(given: Option<String>) -> Result<String, Failure> {
-    if let Some(url) = given.or_else(|| env::var("DLOCK_URL").ok().filter(|url| !url.is_empty())) {
+    if let Some(url) = given {
         return Ok(url);
+    }
+    if let Some(url) = env::var_os("DLOCK_URL").filter(|url| !url.is_empty()) {
+        return url.into_string().map_err(|_| Failure::new(exit::CONFIG, "$DLOCK_URL is not UTF-8"));
     }
     let directory = own_directory()?;
     let text = directory.to_str().ok_or_else(|| {

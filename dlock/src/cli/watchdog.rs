@@ -163,10 +163,10 @@ impl Watchdog {
             }
             Ok(Some((Order::Deadline(at), _))) => self.deadline = Some(at),
             Ok(Some((Order::Lost, _))) => self.stop_command(),
-            Ok(Some((Order::Goodbye, _))) => return Next::End,
-            Ok(Some(_)) | Err(Errno::EINTR) => {}
-            // The front died: nobody renews or releases the lock any more.
-            Ok(None) | Err(_) => {
+            Ok(Some((Order::Goodbye, _))) if self.ended => return Next::End,
+            Ok(Some((Order::Signal(_) | Order::Start { .. }, _))) | Err(Errno::EINTR) => {}
+            // The front died or failed: nobody renews or releases the lock any more.
+            Ok(Some((Order::Goodbye, _)) | None) | Err(_) => {
                 tree::kill_all(self.group);
                 self.unlock();
                 return Next::End;

@@ -17,7 +17,7 @@ use crate::support::{Locks, Running, eventually, is_alive, parse_pid, read};
 const WITNESS: &str = r#"
 dir=$1 id=$2
 exec 9>>"$dir/witness"
-if flock -n 9; then echo "alone $id" >>"$dir/log"; else echo "overlap $id" >>"$dir/log"; flock 9; fi
+if flock -n 9; then echo "alone $id" >>"$dir/log"; else echo "overlap $id"; exit 1; fi
 echo started
 setsid sh -c 'sleep 1000 & sleep 1000' &
 ( ( setsid sleep 1000 & ) & )

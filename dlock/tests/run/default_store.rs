@@ -37,12 +37,13 @@ fn without_a_home_it_is_a_private_directory_and_never_another_users() {
         return;
     }
     let locks = Locks::new();
+    let program = locks.program_for_all();
     fs::set_permissions(locks.dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
     let uid = 40_000 + std::process::id() % 10_000;
     let private = format!("/tmp/dlock-{uid}");
     let run = |home: Option<&std::path::Path>| {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid", &uid.to_string(), "--clear-groups", env!("CARGO_BIN_EXE_dlock"), "run", "x", "true"]);
+        command.args(["--reuid", &uid.to_string(), "--clear-groups"]).arg(&program).args(["run", "x", "true"]);
         command.env_remove("HOME").env_remove("XDG_STATE_HOME").env_remove("DLOCK_URL");
         output(command.envs(home.map(|home| ("HOME", home))))
     };

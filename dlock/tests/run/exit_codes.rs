@@ -89,14 +89,13 @@ fn a_directory_without_permission_is_77() {
     let closed = locks.dir.path().join("closed");
     fs::create_dir(&closed).unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
-    fs::set_permissions(locks.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let url = format!("file://{}/locks", closed.display());
     // Root may do everything, so it becomes nobody first.
     let mut command = Command::new(if geteuid().is_root() { "setpriv" } else { "env" });
     if geteuid().is_root() {
         command.args(["--reuid", "65534", "--clear-groups"]);
     }
-    let output = output(command.arg(env!("CARGO_BIN_EXE_dlock")).args(["run", "--url", &url, "x", "true"]));
+    let output = output(command.arg(locks.program_for_all()).args(["run", "--url", &url, "x", "true"]));
     assert_eq!(output.status.code(), Some(77), "{output:?}");
 }
 
