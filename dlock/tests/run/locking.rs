@@ -22,8 +22,11 @@ fn flock_and_we_exclude_each_other() {
     drop(ours);
     eventually("the lock is free", || locks.is_free());
 
-    let mut theirs =
-        Running::start(Command::new("flock").arg(locks.file()).args(["sh", "-c", "echo held; exec sleep 1000"]));
+    let mut theirs = Running::start(Command::new("flock").arg("-F").arg(locks.file()).args([
+        "sh",
+        "-c",
+        "echo held; exec sleep 1000",
+    ]));
     theirs.expect_line("held");
     assert_eq!(code(&mut locks.run(["-n", "x", "true"])), 1);
 }
