@@ -41,7 +41,8 @@ use crate::{
 
 /// Locks in the memory of this process. Clones are clients of the same store.
 ///
-/// Its clock is the runtime's, so tests on a paused clock need not wait for leases to end.
+/// Its clock is the runtime's, so tests on a paused clock need not wait for leases to end. Give the locker a clock that
+/// follows the runtime's too ([`LockerBuilder::clock`](crate::LockerBuilder::clock), `testing::TestClock`), or guards and store disagree.
 #[derive(Clone)]
 pub struct MemoryBackend {
     store: Arc<Store>,
