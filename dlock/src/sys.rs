@@ -63,6 +63,19 @@ pub(crate) fn next_change() -> io::Result<Option<(Pid, ExitStatus)>> {
     }
 }
 
+/// Ends a child that has nothing left to do, and reaps it, so that no zombie stays where the first process reaps none (containers).
+pub(crate) fn see_off(child: Pid) {
+    let wait = |flags| {
+        // SAFETY: a null status is allowed.
+        unsafe { libc::waitpid(child.as_raw(), std::ptr::null_mut(), flags) }
+    };
+    // Only a child that is still there: once reaped, its number may be somebody else's.
+    if wait(libc::WNOHANG) == 0 {
+        let _ = kill(child, libc::SIGKILL);
+        wait(0);
+    }
+}
+
 /// Sends any signal, real-time ones included.
 pub(crate) fn kill(pid: Pid, signal: i32) -> io::Result<()> {
     // SAFETY: `kill` has no preconditions on memory.

@@ -41,6 +41,7 @@ pub(super) fn main(plan: &Plan, channel: Channel, watchdog: Pid) -> Result<Exit,
         hold(plan, channel, signals, watchdog).await
     });
     runtime.shutdown_background();
+    sys::see_off(watchdog);
     exit
 }
 

@@ -14,6 +14,22 @@ fn the_lock_is_free_when_our_exit_is_seen() {
 }
 
 #[test]
+fn no_process_of_ours_is_left_when_we_end() {
+    // In a container whose first process reaps nothing, a zombie would stay for every run: so we have none at our end.
+    let locks = Locks::new();
+    // With a subreaper above, what we leave behind becomes its child and is counted.
+    let script = "import ctypes, subprocess, sys, os
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
+subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
+print(open('/proc/self/task/%d/children' % os.getpid()).read().split())";
+    for words in [vec!["true"], vec!["-n", "true"], vec!["no-such-command"]] {
+        let mut command = Command::new("python3");
+        command.args(["-c", script, env!("CARGO_BIN_EXE_dlock"), "run", "--url", &locks.url(), "x"]).args(words);
+        assert_eq!(stdout(&mut command), "[]\n");
+    }
+}
+
+#[test]
 fn flock_and_we_exclude_each_other() {
     let locks = Locks::new();
     let mut ours = Running::start(&mut locks.run(["x", "-c", "echo held; read line || sleep 1000"]));

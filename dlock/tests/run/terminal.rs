@@ -3,14 +3,15 @@
 use std::{
     fs::File,
     io::{Read, Write},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
     thread,
 };
 
 use nix::{
-    pty::{Winsize, openpty},
+    fcntl::OFlag,
+    pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
     sys::signal::{SIGKILL, SIGUSR1, kill},
     unistd::Pid,
 };
@@ -27,22 +28,27 @@ struct Terminal {
 
 impl Terminal {
     fn new(locks: &Locks) -> Self {
-        let size = Winsize { ws_row: 24, ws_col: 200, ws_xpixel: 0, ws_ypixel: 0 };
-        let pty = openpty(Some(&size), None).unwrap();
-        let slave = |fd: &OwnedFd| Stdio::from(fd.try_clone().unwrap());
+        // Not `openpty`: its descriptors are inherited by whatever other tests start meanwhile.
+        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let path = ptsname_r(&master).unwrap();
+        let slave = File::options().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(path).unwrap();
+        let stdio = || Stdio::from(slave.try_clone().unwrap());
+        assert!(Command::new("stty").args(["rows", "24", "cols", "200"]).stdin(stdio()).status().unwrap().success());
         let binary = std::path::Path::new(env!("CARGO_BIN_EXE_dlock")).parent().unwrap();
         let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
         let bash = Command::new("setsid")
             .args(["--ctty", "bash", "--norc", "--noprofile", "--noediting", "-i"])
             .envs([("PS1", "READY> "), ("TERM", "xterm"), ("PATH", &path), ("DLOCK_URL", &locks.url()), ("LESS", "")])
             .current_dir(locks.dir.path())
-            .stdin(slave(&pty.slave))
-            .stdout(slave(&pty.slave))
-            .stderr(slave(&pty.slave))
+            .stdin(stdio())
+            .stdout(stdio())
+            .stderr(stdio())
             .spawn()
             .unwrap();
-        drop(pty.slave);
-        let keyboard = File::from(pty.master);
+        drop(slave);
+        let keyboard = File::from(OwnedFd::from(master));
         let screen = Arc::new(Mutex::new(String::new()));
         let (mut output, shared) = (keyboard.try_clone().unwrap(), Arc::clone(&screen));
         thread::spawn(move || {
