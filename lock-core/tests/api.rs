@@ -1,8 +1,8 @@
 //! What the types promise at compile time.
 
 use lock_core::{
-    Capabilities, Error, FencingToken, Guard, Holder, Lease, LeaseId, LockName, LockOptions, LockRequest, Locker, Lost,
-    TryAcquire, backend::Backend, faults::Faulty, memory::MemoryBackend,
+    Capabilities, ConfigString, Error, FencingToken, Guard, Holder, Lease, LeaseId, LockName, LockOptions, LockRequest,
+    Locker, Lost, Registry, TryAcquire, backend::Backend, config::StoreConfig, faults::Faulty, memory::MemoryBackend,
 };
 
 fn send_sync<T: Send + Sync>() {}
@@ -17,6 +17,7 @@ fn public_types_cross_threads() {
     send_sync::<Error>();
     send_sync::<(Lost, Holder, Lease, LeaseId, LockName, FencingToken, LockOptions, Capabilities)>();
     send_sync::<(MemoryBackend, Faulty, Box<dyn Backend>)>();
+    send_sync::<(Registry, ConfigString, StoreConfig)>();
 }
 
 #[test]
@@ -27,6 +28,7 @@ fn public_futures_cross_threads() {
     send(&locker.acquire_within("a", std::time::Duration::ZERO));
     send(&locker.inspect("a"));
     send(&locker.list("a"));
+    send(&Registry::new().open("memory:"));
     async fn with_guard(guard: Guard) {
         let _ = guard.ensure(std::time::Duration::ZERO).await;
         let _ = guard.run(async {}).await;
