@@ -45,11 +45,11 @@ pub(super) struct RunArgs {
     pub(super) conflict_exit_code: u8,
 
     /// How long the store keeps the lock without a sign of life from us; not for files, which need none.
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = with_unit)]
     pub(super) ttl: Option<Duration>,
 
     /// When the lock is being lost: the time between SIGTERM and SIGKILL [default: 5s, less for a short ttl].
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = with_unit)]
     pub(super) grace: Option<Duration>,
 
     /// Become the command instead of supervising it (files only): the lock lasts until the command and all that it started are
@@ -68,6 +68,18 @@ pub(super) struct RunArgs {
     /// A command line for the shell ($SHELL, else /bin/sh).
     #[arg(short = 'c', long = "command", value_name = "SHELL COMMAND", conflicts_with = "argv")]
     pub(super) shell: Option<OsString>,
+
+    /// Accepted for flock's sake: every lock is exclusive, and the command never inherits it.
+    #[arg(short = 'x', long, short_alias = 'e', hide = true)]
+    exclusive: bool,
+
+    /// As `exclusive`.
+    #[arg(short = 'o', long, hide = true)]
+    close: bool,
+
+    /// Refused, with the reason, rather than unknown.
+    #[arg(short = 's', long, hide = true, value_parser = shared, num_args = 0, default_missing_value = "")]
+    shared: Option<bool>,
 
     /// The name of the lock.
     #[arg(value_parser = name)]
@@ -88,7 +100,15 @@ fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse::<f64>() {
         return Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string());
     }
+    with_unit(text)
+}
+
+fn with_unit(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; write it like 10s, 1m30s or 500ms"))
+}
+
+fn shared(_: &str) -> Result<bool, String> {
+    Err("there are no shared locks here; every lock has one holder".into())
 }
 
 fn name(text: &str) -> Result<LockName, String> {
@@ -141,6 +161,17 @@ mod tests {
         for text in ["", "-1", "nan", "soon", "1e300"] {
             assert!(duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_options_of_flock_are_accepted_or_refused_with_the_reason() {
+        for line in [&["-x", "job", "true"][..], &["-e", "-o", "job", "true"], &["--nb", "job", "true"]] {
+            assert!(run(line).is_ok(), "{line:?}");
+        }
+        let refused = run(&["-s", "job", "true"]).unwrap_err().to_string();
+        assert!(refused.contains("one holder"), "{refused}");
+        let unitless = run(&["--ttl", "30", "job", "true"]).unwrap_err().to_string();
+        assert!(unitless.contains("10s"), "{unitless}");
     }
 
     #[test]

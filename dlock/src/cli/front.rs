@@ -46,7 +46,7 @@ pub(super) fn main(plan: &Plan, channel: Channel, watchdog: Pid) -> Result<Exit,
 }
 
 async fn hold(plan: &Plan, channel: AsyncFd<Channel>, signals: Signals, watchdog: Pid) -> Result<Exit, Failure> {
-    let locker = run::open(plan).await?;
+    let locker = plan.store.open().await?;
     let guard = match waiting::acquire(plan, &locker, &signals).await? {
         Waited::Acquired(guard) => guard,
         Waited::Held => return Ok(Exit::Code(plan.conflict_code)),

@@ -12,7 +12,7 @@ pub(super) fn run(plan: &Plan) -> Result<Exit, Failure> {
     let runtime = run::runtime()?;
     let waited = runtime.block_on(async {
         let signals = Signals::new().map_err(|e| Failure::os("reading signals", e))?;
-        let locker = run::open(plan).await?;
+        let locker = plan.store.open().await?;
         waiting::acquire(plan, &locker, &signals).await
     })?;
     let guard = match waited {

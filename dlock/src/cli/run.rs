@@ -2,7 +2,6 @@
 
 use std::{env, ffi::OsString, fs::OpenOptions, os::unix::fs::OpenOptionsExt, time::Duration};
 
-use lock_core::Locker;
 use tokio::runtime::Runtime;
 
 use super::{
@@ -13,14 +12,15 @@ use super::{
     inherited::Inherited,
     no_fork,
     protocol::Channel,
-    store, watchdog,
+    store::Store,
+    watchdog,
 };
 use crate::sys;
 
 /// What the command line asked for, with all defaults filled in.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) url: String,
+    pub(super) store: Store,
     pub(super) job: Job,
     /// How long to wait for the lock: zero tries once, `None` has no limit.
     pub(super) wait: Option<Duration>,
@@ -57,7 +57,7 @@ fn plan(args: RunArgs, inherited: Inherited) -> Result<Plan, Failure> {
         None => args.argv,
     };
     Ok(Plan {
-        url: store::url(args.url)?,
+        store: Store::choose(args.url)?,
         job: Job { name: args.name, argv, grace: args.grace, own_group: !has_terminal(), inherited },
         wait: if args.nonblock { Some(Duration::ZERO) } else { args.wait },
         ttl: args.ttl,
@@ -78,9 +78,4 @@ fn has_terminal() -> bool {
 /// A runtime of one thread: all that happens here is waiting.
 pub(super) fn runtime() -> Result<Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| Failure::os("starting a runtime", e))
-}
-
-/// Opens the store.
-pub(super) async fn open(plan: &Plan) -> Result<Locker, Failure> {
-    store::open(&plan.url).await
 }

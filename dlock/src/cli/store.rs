@@ -4,37 +4,42 @@ use std::{
     env, fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use lock_core::{Locker, backend::Backend};
+use dlock::{Locker, efs::FileBackend};
 use nix::unistd::{User, geteuid};
 
 use super::exit::{self, Failure};
 
-/// The store's address: as given, else from the environment, else a directory of this user's own.
-pub(super) fn url(given: Option<String>) -> Result<String, Failure> {
-    if let Some(url) = given {
-        return Ok(url);
-    }
-    if let Some(url) = env::var_os("DLOCK_URL").filter(|url| !url.is_empty()) {
-        return url.into_string().map_err(|_| Failure::new(exit::CONFIG, "$DLOCK_URL is not UTF-8"));
-    }
-    let directory = own_directory()?;
-    let text = directory.to_str().ok_or_else(|| {
-        Failure::new(exit::CONFIG, format!("the path {} is not UTF-8; give the store with --url", directory.display()))
-    })?;
-    Ok(format!("file://{text}"))
+/// Where the locks are.
+#[derive(Debug)]
+pub(super) enum Store {
+    /// What a config string describes.
+    Configured(String),
+    /// A directory of this user's own, for which no config string is needed, whatever its path looks like.
+    Own(PathBuf),
 }
 
-/// Opens the store at `url`.
-pub(super) async fn open(url: &str) -> Result<Locker, Failure> {
-    let backend: Arc<dyn Backend> = match url.split_once(':') {
-        Some(("file", rest)) => Arc::new(lock_efs::FileBackend::open(rest.trim_start_matches("//"))?),
-        Some(("memory", _)) => Arc::new(lock_core::memory::MemoryBackend::new()),
-        _ => return Err(Failure::new(exit::CONFIG, format!("unknown store {url:?}; known are file: and memory:"))),
-    };
-    Ok(Locker::builder(backend).build()?)
+impl Store {
+    /// As given, else from the environment, else a directory of this user's own.
+    pub(super) fn choose(given: Option<String>) -> Result<Self, Failure> {
+        if let Some(url) = given {
+            return Ok(Self::Configured(url));
+        }
+        if let Some(url) = env::var_os("DLOCK_URL").filter(|url| !url.is_empty()) {
+            let url = url.into_string().map_err(|_| Failure::new(exit::CONFIG, "$DLOCK_URL is not UTF-8"))?;
+            return Ok(Self::Configured(url));
+        }
+        own_directory().map(Self::Own)
+    }
+
+    pub(super) async fn open(&self) -> Result<Locker, Failure> {
+        let locker = match self {
+            Self::Configured(url) => dlock::open(url).await,
+            Self::Own(directory) => FileBackend::open(directory).and_then(Locker::new),
+        };
+        Ok(locker?)
+    }
 }
 
 /// Lock files of one user must not be those of another: whoever can write there can hold up our jobs, and whoever
