@@ -26,6 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub struct FileBackend {
     store: Store,
+    remote: bool,
     /// This process or runtime cannot watch files; there is no use in trying for each waiter.
     cannot_watch: AtomicBool,
 }
@@ -39,8 +40,8 @@ impl FileBackend {
         FileConfig::new(directory).build()
     }
 
-    pub(crate) fn new(directory: PathBuf, mode: Mode) -> Self {
-        Self { store: Store::new(directory, mode), cannot_watch: AtomicBool::new(false) }
+    pub(crate) fn new(directory: PathBuf, mode: Mode, remote: bool) -> Self {
+        Self { store: Store::new(directory, mode), remote, cannot_watch: AtomicBool::new(false) }
     }
 
     /// The file that `flock(1)`, Python's `filelock` and others must lock to exclude holders of `name`, and be excluded by them.
@@ -72,12 +73,12 @@ impl Backend for FileBackend {
             ttl: false,
             fencing: true,
             // The kernel keeps a local lock until it is released or closed; only removing its file breaks that.
-            loss_signal: true,
+            loss_signal: !self.remote,
             holder: true,
             inspect: true,
             list: true,
             break_lock: false,
-            wake_up: cfg!(target_os = "linux"),
+            wake_up: cfg!(target_os = "linux") && !self.remote,
             shared: false,
         }
     }

@@ -4,6 +4,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    thread,
 };
 
 use async_trait::async_trait;
@@ -37,21 +38,40 @@ pub(crate) enum CannotWatch {
     Ever,
 }
 
+/// An inotify instance that is closed on a thread of its own.
+///
+/// Closing one waits for the kernel's other processors to forget its marks, 5 to 20 ms, and the waiter that drops its watch has just
+/// got the lock.
 #[derive(Debug)]
-struct Source(Inotify);
+struct Source(Option<Inotify>);
+
+impl Source {
+    fn inotify(&self) -> &Inotify {
+        self.0.as_ref().expect("only drop takes the instance")
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        let inotify = self.0.take();
+        // Without a thread it is closed here after all, with the closure.
+        let _ = thread::Builder::new().name("dlock-close".into()).stack_size(64 * 1024).spawn(move || drop(inotify));
+    }
+}
 
 impl AsRawFd for Source {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
+        self.inotify().as_fd().as_raw_fd()
     }
 }
 
 impl FileWatch {
     pub(crate) fn start(path: PathBuf, seat: Seat) -> Result<Self, CannotWatch> {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(CannotWatch::Now)?;
-        let watched = add(&inotify, &path).map_err(CannotWatch::Now)?;
+        let source = Source(Some(inotify));
+        let watched = add(source.inotify(), &path).map_err(CannotWatch::Now)?;
         // tokio panics where the runtime was built without `enable_io`, and has no way to ask beforehand.
-        let events = catch_unwind(AssertUnwindSafe(|| register(Source(inotify))))
+        let events = catch_unwind(AssertUnwindSafe(|| register(source)))
             .map_err(|_| CannotWatch::Ever)?
             .map_err(|e| CannotWatch::Now(e.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)))?;
         Ok(Self { events, path, watched: Some(watched), _seat: seat })
@@ -59,7 +79,7 @@ impl FileWatch {
 
     /// Follows the path to a new file; whether there is one, whose release may have gone unseen.
     fn moved(&mut self) -> bool {
-        let watched = add(&self.events.get_ref().0, &self.path).ok();
+        let watched = add(self.events.get_ref().inotify(), &self.path).ok();
         let moved = watched.is_some() && watched != self.watched;
         self.watched = watched;
         moved
@@ -68,7 +88,7 @@ impl FileWatch {
     /// Whether there were events; empties the queue.
     fn drain(source: &Source) -> bool {
         let mut any = false;
-        while source.0.read_events().is_ok_and(|events| !events.is_empty()) {
+        while source.inotify().read_events().is_ok_and(|events| !events.is_empty()) {
             any = true;
         }
         any
