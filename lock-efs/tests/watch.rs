@@ -125,6 +125,18 @@ async fn waiters_do_not_wake_each_other_for_ever() {
     assert!((3 * (1 + wakes)..=3 * (1 + wakes) + 6).contains(&tries), "{tries} tries");
 }
 
+#[tokio::test]
+async fn a_refused_waiter_that_begins_to_watch_wakes_nobody() {
+    let (dir, holder) = open();
+    let (_, _lease) = grant(&holder, &claim("etl")).await;
+    let (first, second) = (FileBackend::open(dir.path()).unwrap(), FileBackend::open(dir.path()).unwrap());
+    let mut waiting = watch(&first, "etl").await;
+    refused(&second, "etl").await;
+    let _second_watch = watch(&second, "etl").await;
+    refused(&second, "etl").await;
+    assert!(tokio::time::timeout(Duration::from_millis(50), waiting.changed()).await.is_err());
+}
+
 /// Two waiters of one backend try at the same time: with one descriptor between them they would share one lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiters_of_one_backend_never_share_a_lock() {
