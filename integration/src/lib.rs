@@ -1,0 +1,1 @@
+//! What the tests across processes and the benchmarks share.
