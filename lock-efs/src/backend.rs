@@ -3,7 +3,10 @@
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -26,8 +29,11 @@ use crate::{
 #[derive(Debug)]
 pub struct FileBackend {
     store: Store,
+    remote: bool,
     /// This process or runtime cannot watch files; there is no use in trying for each waiter.
     cannot_watch: AtomicBool,
+    #[cfg(target_os = "linux")]
+    watches: Arc<crate::watch::Pool>,
 }
 
 impl FileBackend {
@@ -39,8 +45,14 @@ impl FileBackend {
         FileConfig::new(directory).build()
     }
 
-    pub(crate) fn new(directory: PathBuf, mode: Mode) -> Self {
-        Self { store: Store::new(directory, mode), cannot_watch: AtomicBool::new(false) }
+    pub(crate) fn new(directory: PathBuf, mode: Mode, remote: bool) -> Self {
+        Self {
+            store: Store::new(directory, mode),
+            remote,
+            cannot_watch: AtomicBool::new(false),
+            #[cfg(target_os = "linux")]
+            watches: Arc::default(),
+        }
     }
 
     /// The file that `flock(1)`, Python's `filelock` and others must lock to exclude holders of `name`, and be excluded by them.
@@ -72,12 +84,12 @@ impl Backend for FileBackend {
             ttl: false,
             fencing: true,
             // The kernel keeps a local lock until it is released or closed; only removing its file breaks that.
-            loss_signal: true,
+            loss_signal: !self.remote,
             holder: true,
             inspect: true,
             list: true,
             break_lock: false,
-            wake_up: cfg!(target_os = "linux"),
+            wake_up: cfg!(target_os = "linux") && !self.remote,
             shared: false,
         }
     }
@@ -132,7 +144,7 @@ impl FileBackend {
         use crate::watch::{CannotWatch, FileWatch};
 
         let seat = self.run(Operation::Watch, |store| store.seat(name)).await.map_err(|e| e.with_name(name))?;
-        match FileWatch::start(self.lock_path(name), seat) {
+        match FileWatch::start(&self.watches, self.lock_path(name), seat) {
             Ok(watch) => Ok(Some(Box::new(watch))),
             Err(CannotWatch::Now(error)) => {
                 tracing::debug!(%name, %error, "cannot watch the lock file; polling");

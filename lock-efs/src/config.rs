@@ -56,7 +56,14 @@ impl FileConfig {
     pub fn build(self) -> Result<FileBackend, Error> {
         let mode = Mode::new(self.mode)?;
         let directory = dir::prepare(&self.directory, self.create, mode)?;
-        Ok(FileBackend::new(directory, mode))
+        let remote = dir::is_remote(&directory);
+        if remote {
+            tracing::warn!(
+                directory = %directory.display(),
+                "locks on a network file system can be lost without notice here; use a local directory"
+            );
+        }
+        Ok(FileBackend::new(directory, mode, remote))
     }
 }
 

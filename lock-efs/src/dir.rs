@@ -36,6 +36,35 @@ pub(crate) fn prepare(path: &Path, create: bool, mode: Mode) -> Result<PathBuf, 
     Ok(directory)
 }
 
+/// Whether `directory` is on a network file system, or one that a program provides (FUSE), where a lock can be lost unseen and
+/// no event tells of other machines.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_remote(directory: &Path) -> bool {
+    /// NFS, SMB1, SMB2, CIFS, Ceph, AFS, Coda, 9p, Lustre, GFS2, OCFS2, FUSE, as in statfs(2).
+    const REMOTE: [i64; 12] = [
+        0x6969,
+        0x517B,
+        0xFE53_4D42,
+        0xFF53_4D42,
+        0x00C3_6400,
+        0x5346_414F,
+        0x7375_7245,
+        0x0102_1997,
+        0x0BD0_0BD0,
+        0x0116_1970,
+        0x7461_636F,
+        0x6573_5546,
+    ];
+    #[allow(clippy::unnecessary_cast, reason = "the number has another type on other architectures")]
+    let magic = nix::sys::statfs::statfs(directory).map(|found| found.filesystem_type().0 as i64);
+    magic.is_ok_and(|magic| REMOTE.contains(&magic))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn is_remote(_: &Path) -> bool {
+    false
+}
+
 fn create_private(directory: &Path, mode: Mode) -> Result<(), Error> {
     let missing: Vec<_> = directory.ancestors().take_while(|d| !d.exists()).collect();
     for &directory in missing.iter().rev() {

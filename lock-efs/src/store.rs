@@ -238,7 +238,10 @@ impl Store {
     /// Opens the lock file for a watch, and keeps it open for its tries.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only inotify watches"))]
     pub(crate) fn seat(&self, name: &LockName) -> Result<Seat, Error> {
-        let lock = LockFile::open(&self.lock_path(name), self.mode)?;
+        let lock = match self.table.take_refused(name) {
+            Some(lock) => lock,
+            None => LockFile::open(&self.lock_path(name), self.mode)?,
+        };
         Ok(Seat::take(&self.table, name, lock))
     }
 }

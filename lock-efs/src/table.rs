@@ -31,6 +31,8 @@ pub(crate) struct Table(Mutex<Inner>);
 struct Inner {
     held: HashMap<Key, Held>,
     waiting: HashMap<LockName, Waiting>,
+    /// The descriptor of the latest refusal: its owner is likely to watch next, and closing it would wake all who watch already.
+    refused: Option<(LockName, LockFile)>,
 }
 
 /// A waiter that opened and closed the lock file for each try would wake all other waiters with each close, and they it, for
@@ -61,15 +63,25 @@ impl Table {
 
     /// A parked descriptor, to try once with. Nobody else can try with it meanwhile, and so share its lock.
     pub(crate) fn unpark(&self, name: &LockName) -> Option<LockFile> {
-        self.inner().waiting.get_mut(name)?.parked.pop()
+        let parked = self.inner().waiting.get_mut(name).and_then(|waiting| waiting.parked.pop());
+        parked.or_else(|| self.take_refused(name))
     }
 
-    /// Keeps `lock` for the next try, or closes it when nobody watches.
+    /// The descriptor of the latest refusal, if that was for `name`.
+    pub(crate) fn take_refused(&self, name: &LockName) -> Option<LockFile> {
+        self.inner().refused.take_if(|(refused, _)| refused == name).map(|(_, lock)| lock)
+    }
+
+    /// Keeps `lock` for the next try: as long as there is a watch for it, or else until the next refusal.
     pub(crate) fn park(&self, name: &LockName, lock: LockFile) {
         let mut inner = self.inner();
         if let Some(waiting) = inner.waiting.get_mut(name).filter(|w| w.parked.len() < w.watches) {
             waiting.parked.push(lock);
+            return;
         }
+        let before = inner.refused.replace((name.clone(), lock));
+        drop(inner);
+        drop(before);
     }
 }
 

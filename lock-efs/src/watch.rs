@@ -4,6 +4,8 @@ use std::{
     os::fd::{AsFd, AsRawFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
 };
 
 use async_trait::async_trait;
@@ -24,7 +26,6 @@ use crate::table::Seat;
 pub(crate) struct FileWatch {
     events: AsyncFd<Source>,
     path: PathBuf,
-    watched: Option<WatchDescriptor>,
     _seat: Seat,
 }
 
@@ -37,41 +38,105 @@ pub(crate) enum CannotWatch {
     Ever,
 }
 
+/// Idle inotify instances, without watches.
+///
+/// Closing one that had a watch takes 5 to 20 ms, in which the kernel waits for its other processors; and the waiter that drops its
+/// watch has just got the lock. Taking the watch out and keeping the instance takes microseconds, and lets a process that is
+/// killed end at once.
+#[derive(Debug, Default)]
+pub(crate) struct Pool(Mutex<Vec<Inotify>>);
+
+impl Pool {
+    /// A user has only 128 instances for all processes.
+    const MOST_IDLE: usize = 8;
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Inotify>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> nix::Result<Inotify> {
+        let idle = self.idle().pop();
+        idle.map_or_else(|| Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK), Ok)
+    }
+
+    fn put(&self, inotify: Inotify) {
+        let mut idle = self.idle();
+        if idle.len() < Self::MOST_IDLE {
+            idle.push(inotify);
+            return;
+        }
+        drop(idle);
+        // Without a thread it is closed here after all, with the closure.
+        let _ = thread::Builder::new().name("dlock-close".into()).stack_size(64 * 1024).spawn(move || drop(inotify));
+    }
+}
+
+/// An instance from the pool with one watch, and back again.
 #[derive(Debug)]
-struct Source(Inotify);
+struct Source {
+    pool: Arc<Pool>,
+    inotify: Option<Inotify>,
+    watched: Option<WatchDescriptor>,
+}
+
+impl Source {
+    fn new(pool: &Arc<Pool>, path: &Path) -> nix::Result<Self> {
+        let mut source = Self { pool: Arc::clone(pool), inotify: Some(pool.take()?), watched: None };
+        source.drain();
+        source.watched = Some(add(source.inotify(), path)?);
+        Ok(source)
+    }
+
+    fn inotify(&self) -> &Inotify {
+        self.inotify.as_ref().expect("only drop takes the instance")
+    }
+
+    /// Follows the path to a new file; whether there is one, whose release may have gone unseen.
+    fn follow(&mut self, path: &Path) -> bool {
+        let Ok(watched) = add(self.inotify(), path) else { return false };
+        let before = self.watched.replace(watched);
+        let moved = before != self.watched;
+        if let Some(before) = before.filter(|_| moved) {
+            // An error says that the kernel was faster, because the old file is gone.
+            let _ = self.inotify().rm_watch(before);
+        }
+        moved
+    }
+
+    /// Empties the queue; whether there were events.
+    fn drain(&self) -> bool {
+        let mut any = false;
+        while self.inotify().read_events().is_ok_and(|events| !events.is_empty()) {
+            any = true;
+        }
+        any
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        let Some(inotify) = self.inotify.take() else { return };
+        if let Some(watched) = self.watched {
+            let _ = inotify.rm_watch(watched);
+        }
+        self.pool.put(inotify);
+    }
+}
 
 impl AsRawFd for Source {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
+        self.inotify().as_fd().as_raw_fd()
     }
 }
 
 impl FileWatch {
-    pub(crate) fn start(path: PathBuf, seat: Seat) -> Result<Self, CannotWatch> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(CannotWatch::Now)?;
-        let watched = add(&inotify, &path).map_err(CannotWatch::Now)?;
+    pub(crate) fn start(pool: &Arc<Pool>, path: PathBuf, seat: Seat) -> Result<Self, CannotWatch> {
+        let source = Source::new(pool, &path).map_err(CannotWatch::Now)?;
         // tokio panics where the runtime was built without `enable_io`, and has no way to ask beforehand.
-        let events = catch_unwind(AssertUnwindSafe(|| register(Source(inotify))))
+        let events = catch_unwind(AssertUnwindSafe(|| register(source)))
             .map_err(|_| CannotWatch::Ever)?
             .map_err(|e| CannotWatch::Now(e.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)))?;
-        Ok(Self { events, path, watched: Some(watched), _seat: seat })
-    }
-
-    /// Follows the path to a new file; whether there is one, whose release may have gone unseen.
-    fn moved(&mut self) -> bool {
-        let watched = add(&self.events.get_ref().0, &self.path).ok();
-        let moved = watched.is_some() && watched != self.watched;
-        self.watched = watched;
-        moved
-    }
-
-    /// Whether there were events; empties the queue.
-    fn drain(source: &Source) -> bool {
-        let mut any = false;
-        while source.0.read_events().is_ok_and(|events| !events.is_empty()) {
-            any = true;
-        }
-        any
+        Ok(Self { events, path, _seat: seat })
     }
 }
 
@@ -95,7 +160,7 @@ fn add(inotify: &Inotify, path: &Path) -> nix::Result<WatchDescriptor> {
 #[async_trait]
 impl Watch for FileWatch {
     async fn changed(&mut self) {
-        if self.moved() {
+        if self.events.get_mut().follow(&self.path) {
             return;
         }
         loop {
@@ -103,7 +168,7 @@ impl Watch for FileWatch {
                 // The runtime is shutting down; nobody waits for an answer any more.
                 return std::future::pending().await;
             };
-            let changed = Self::drain(ready.get_inner());
+            let changed = ready.get_inner().drain();
             ready.clear_ready();
             if changed {
                 return;

@@ -125,6 +125,18 @@ async fn waiters_do_not_wake_each_other_for_ever() {
     assert!((3 * (1 + wakes)..=3 * (1 + wakes) + 6).contains(&tries), "{tries} tries");
 }
 
+#[tokio::test]
+async fn a_refused_waiter_that_begins_to_watch_wakes_nobody() {
+    let (dir, holder) = open();
+    let (_, _lease) = grant(&holder, &claim("etl")).await;
+    let (first, second) = (FileBackend::open(dir.path()).unwrap(), FileBackend::open(dir.path()).unwrap());
+    let mut waiting = watch(&first, "etl").await;
+    refused(&second, "etl").await;
+    let _second_watch = watch(&second, "etl").await;
+    refused(&second, "etl").await;
+    assert!(tokio::time::timeout(Duration::from_millis(50), waiting.changed()).await.is_err());
+}
+
 /// Two waiters of one backend try at the same time: with one descriptor between them they would share one lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiters_of_one_backend_never_share_a_lock() {
@@ -167,6 +179,21 @@ async fn a_watch_leaves_no_descriptor_behind() {
     assert_eq!(open_here(), held);
     assert!(backend.release_now(&lease, Duration::ZERO));
     assert_eq!(open_here(), 0);
+}
+
+/// A waiter drops its watch when it has the lock; closing an inotify instance takes the kernel 5 to 20 ms.
+#[tokio::test]
+async fn dropping_a_watch_does_not_wait_for_the_kernel() {
+    let (_dir, backend) = open();
+    let mut times = Vec::new();
+    for _ in 0..21 {
+        let watch = watch(&backend, "etl").await;
+        let begin = std::time::Instant::now();
+        drop(watch);
+        times.push(begin.elapsed());
+    }
+    times.sort_unstable();
+    assert!(times[10] < Duration::from_millis(3), "{times:?}");
 }
 
 /// The lock file was replaced between open and lock: the waiter has the old one open.
