@@ -14,9 +14,9 @@ pub fn registry() -> Registry {
     let registry = Registry::new().with(memory::MemoryFactory::default());
     #[cfg(feature = "efs")]
     let registry = registry.with(lock_efs::FileFactory);
-    ["file", "efs"].into_iter().fold(registry, |registry, scheme| {
-        registry.known_but_absent(scheme, "build with the cargo feature \"efs\"")
-    })
+    ["file", "efs"]
+        .into_iter()
+        .fold(registry, |registry, scheme| registry.known_but_absent(scheme, "build with the cargo feature \"efs\""))
 }
 
 /// Opens the store that a config string describes, such as `file:///var/lib/app/locks?require=fencing`.
