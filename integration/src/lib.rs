@@ -1,6 +1,9 @@
 //! What the tests across processes and the benchmarks share.
 
+pub mod python;
 pub mod report;
+
+use std::path::PathBuf;
 
 /// `CLOCK_MONOTONIC`, which all processes of a machine share, in nanoseconds.
 ///
@@ -9,4 +12,10 @@ pub mod report;
 pub fn monotonic_nanos() -> i64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("the clock exists");
     now.tv_sec() * 1_000_000_000 + now.tv_nsec()
+}
+
+/// Where cargo builds.
+pub fn target_directory() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")), PathBuf::from)
 }
