@@ -1,5 +1,6 @@
 //! What the tests across processes and the benchmarks share.
 
+pub mod nfs;
 pub mod python;
 pub mod report;
 
