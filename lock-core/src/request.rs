@@ -197,8 +197,11 @@ impl Contender {
         // Granted, but the reply took so long that the lease is over: the same id would count from the same send again.
         self.flight.start_over();
         self.turn = guard.discard().await;
-        Err(Error::new(ErrorKind::Timeout, "the store's reply took longer than the lease; use a longer ttl")
-            .with_ambiguous(false))
+        Err(Error::new(
+            ErrorKind::Timeout,
+            "the store's reply took longer than the lease; use a longer ttl where there is one to choose",
+        )
+        .with_ambiguous(false))
     }
 
     fn guard(&mut self, from: Moment, valid_for: Option<Duration>, grant: Grant) -> Guard {
