@@ -4,11 +4,14 @@
 compile_error!("lock-efs needs flock, which only Unix has");
 
 mod backend;
+mod calls;
 mod config;
 mod dir;
 mod encode;
 mod error;
 mod lockfile;
+mod mount;
+mod nfs;
 mod probe;
 #[cfg(target_os = "linux")]
 mod queue;
