@@ -22,11 +22,6 @@ impl Guest {
         Self { script: script.into(), files: Vec::new(), limit: Duration::from_secs(300) }
     }
 
-    /// Runs `command` (words, without quoting) on the server.
-    pub fn command(command: &str) -> Self {
-        Self::new(format!("#!/bin/bash\nexec {command}\n"))
-    }
-
     /// Puts a program, or a directory, on the guest's PATH.
     pub fn with(mut self, file: impl AsRef<Path>) -> Self {
         self.files.push(file.as_ref().to_path_buf());

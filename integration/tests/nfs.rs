@@ -1,9 +1,17 @@
 //! Real NFSv4.1: a kernel server and two kernel clients, in a guest.
 
+use std::time::Duration;
+
 use integration::nfs::Guest;
 
 fn guest(scenarios: &str) -> Guest {
-    Guest::command(&format!("nfs_scenarios {scenarios}"))
+    let cuts = std::env::var("DLOCK_NFS_CUTS").unwrap_or_default();
+    let script = match cuts.as_str() {
+        "" => format!("#!/bin/bash\nexec nfs_scenarios {scenarios}\n"),
+        n => format!("#!/bin/bash\nexport DLOCK_NFS_CUTS={n}\nexec nfs_scenarios {scenarios}\n"),
+    };
+    Guest::new(script)
+        .limit(Duration::from_secs(900))
         .with(env!("CARGO_BIN_EXE_nfs_scenarios"))
         .with(env!("CARGO_BIN_EXE_nfs_peer"))
 }
@@ -18,4 +26,14 @@ fn run(scenarios: &str) {
 #[test]
 fn two_clients_exclude_each_other_and_a_killed_holder_frees_the_lock() {
     run("exclusion killed");
+}
+
+#[test]
+fn a_client_that_is_cut_off_loses_its_locks_before_the_other_gets_them() {
+    run("cut");
+}
+
+#[test]
+fn a_server_restart_and_a_removed_file_are_survived_or_told() {
+    run("restart removed");
 }

@@ -3,12 +3,13 @@
 //! A scenario panics when a promise is not kept. All processes of the guest share one clock, so moments can be compared.
 
 mod basics;
+mod loss;
 mod peer;
 
 use std::process::Command;
 
 /// The store of a client, as a config string: the mount stands in the same place on both.
-const URL: &str = "file:///efs/locks";
+const URL: &str = "efs:///efs/locks";
 
 fn main() {
     for name in std::env::args().skip(1) {
@@ -16,12 +17,14 @@ fn main() {
         match name.as_str() {
             "exclusion" => basics::exclusion(),
             "killed" => basics::killed(),
+            "cut" => loss::cut(),
+            "restart" => loss::restart(),
+            "removed" => loss::removed(),
             other => panic!("no scenario is called {other}"),
         }
     }
 }
 
-#[allow(dead_code, reason = "the scenarios to come use it")]
 /// Runs one of the rig's commands, such as `cut_a`.
 fn rig(command: &str) -> String {
     let output = Command::new("bash").args(["-c", command]).output().expect("bash is there");

@@ -73,9 +73,8 @@ impl Peer {
 
     /// Waits until it says `what` about `name`.
     pub(crate) fn expect(&mut self, what: &str, name: &str) -> Answer {
-        let end = Instant::now() + SOON;
         self.within(what, name, SOON)
-            .unwrap_or_else(|| panic!("{} did not say \"{what} {name}\" by {end:?}, but {:?}", self.label, self.early))
+            .unwrap_or_else(|| panic!("{} did not say \"{what} {name}\", but {:?}", self.label, self.early))
     }
 
     /// As [`expect`](Self::expect), if it comes within `limit`.
@@ -95,17 +94,34 @@ impl Peer {
     /// Whether the lock is had now.
     pub(crate) fn tries(&mut self, name: &str) -> bool {
         self.tell(&format!("try {name}"));
+        let answer = self.first_of(&["held", "acquired", "error"], name);
+        assert_ne!(answer.what, "error", "{}: {answer:?}", self.label);
+        answer.what == "acquired"
+    }
+
+    /// Waits until the store answers again, after the network was away.
+    pub(crate) fn wait_until_up(&mut self) {
+        let end = Instant::now() + SOON;
+        loop {
+            self.tell("try up");
+            if self.first_of(&["held", "acquired", "error"], "up").what != "error" {
+                self.release("up");
+                return;
+            }
+            assert!(Instant::now() < end, "{} does not come back: {:?}", self.label, self.early);
+        }
+    }
+
+    fn first_of(&mut self, whats: &[&str], name: &str) -> Answer {
         let end = Instant::now() + SOON;
         while Instant::now() < end {
-            let moment = Duration::from_millis(50);
-            if self.within("held", name, moment).is_some() {
-                return false;
-            }
-            if self.within("acquired", name, moment).is_some() {
-                return true;
+            for what in whats {
+                if let Some(answer) = self.within(what, name, Duration::from_millis(20)) {
+                    return answer;
+                }
             }
         }
-        panic!("{} did not answer to a try of {name}, but {:?}", self.label, self.early);
+        panic!("{} said none of {whats:?} about {name}, but {:?}", self.label, self.early);
     }
 
     pub(crate) fn acquire(&mut self, name: &str) -> Answer {
