@@ -65,6 +65,10 @@ impl FileBackend {
         self.store.lock_path(name)
     }
 
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The directory of the lock files.
     pub fn directory(&self) -> &Path {
         self.store.directory()

@@ -18,9 +18,11 @@ mod queue;
 mod record;
 mod sidecar;
 mod store;
+mod sweep;
 mod table;
 #[cfg(target_os = "linux")]
 mod watch;
 
 pub use backend::FileBackend;
 pub use config::{FileConfig, FileFactory};
+pub use sweep::{Sweep, Swept};

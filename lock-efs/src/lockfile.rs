@@ -55,6 +55,19 @@ impl LockFile {
         Ok(Self { file, inode: Inode::of(&found) })
     }
 
+    /// Opens the file if it is there.
+    pub(crate) fn open_existing(path: &Path) -> Result<Option<Self>, Error> {
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
+        match OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path) {
+            Ok(file) => {
+                let found = file.metadata().map_err(|e| error::at("look at the lock file", path, e))?;
+                Ok(Some(Self { file, inode: Inode::of(&found) }))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(error::at("open the lock file", path, e)),
+        }
+    }
+
     pub(crate) fn file(&self) -> &File {
         &self.file
     }

@@ -40,10 +40,11 @@ pub(crate) struct Store {
 }
 
 /// The files of one lock.
-struct Files {
-    lock: PathBuf,
-    record: PathBuf,
-    spare: PathBuf,
+pub(crate) struct Files {
+    pub(crate) lock: PathBuf,
+    pub(crate) record: PathBuf,
+    pub(crate) spare: PathBuf,
+    pub(crate) queue: PathBuf,
 }
 
 /// What became of a lock that this process has for the moment.
@@ -71,14 +72,17 @@ impl Store {
         self.directory.join(encode::encode(name) + ".queue")
     }
 
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only watches queue"))]
     pub(crate) fn mode(&self) -> Mode {
         self.mode
     }
 
-    fn files(&self, stem: &str) -> Files {
+    pub(crate) fn is_nfs(&self) -> bool {
+        self.nfs
+    }
+
+    pub(crate) fn files(&self, stem: &str) -> Files {
         let file = |suffix: &str| self.directory.join([stem, suffix].concat());
-        Files { lock: file(".lock"), record: file(".info"), spare: file(".prev") }
+        Files { lock: file(".lock"), record: file(".info"), spare: file(".prev"), queue: file(".queue") }
     }
 
     pub(crate) fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
@@ -97,7 +101,7 @@ impl Store {
                 Some(lock) => lock,
                 None => LockFile::open(&files.lock, self.mode, self.nfs)?,
             };
-            let refused = try_lock(&lock, &files.lock, || sidecar::peek(&files.record))?;
+            let refused = try_lock(&lock, &files.lock, self.nfs, || sidecar::peek(&files.record))?;
             // Before the path is looked at: it makes NFS look it up anew.
             let draft = match (&refused, self.nfs) {
                 (None, true) => Some(Draft::create(&self.directory, claim.id, self.mode)?),
@@ -186,7 +190,11 @@ impl Store {
                 None
             }
         };
-        let token = FencingToken::next(previous.as_ref().and_then(record::Record::token), now_us).ok_or_else(|| {
+        let before = match &previous {
+            Some(record) => record.token(),
+            None => self.floor()?,
+        };
+        let token = FencingToken::next(before, now_us).ok_or_else(|| {
             let what = format!("the record {} has the last possible token; remove it", files.record.display());
             Error::new(ErrorKind::Corrupt, what)
         })?;
@@ -304,11 +312,15 @@ impl Store {
 }
 
 /// Tries for the lock; `Some` is who has it, as `peek` at the record says.
-fn try_lock(lock: &LockFile, path: &Path, peek: impl Fn() -> Seen) -> Result<Option<Holder>, Error> {
+fn try_lock(lock: &LockFile, path: &Path, nfs: bool, peek: impl Fn() -> Seen) -> Result<Option<Holder>, Error> {
     if lock.try_lock(path)? {
         return Ok(None);
     }
     let mut seen = peek();
+    // On NFS inspections take no lock, and a try is a request to the server.
+    if nfs && seen.explains_a_refusal(now_us()) {
+        return Ok(Some(seen.holder(now_us())));
+    }
     // It may have been taken for microseconds only: by an inspection, or by a contender that is about to write its record or
     // found a minimum hold. Refusing for that would make somebody skip a job.
     for _ in 0..SECOND_TRIES {
@@ -332,7 +344,7 @@ fn name_of(stem: &str, files: &Files) -> Option<LockName> {
 }
 
 /// The clock of a local file system is that of the machine.
-fn now_us() -> u64 {
+pub(crate) fn now_us() -> u64 {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
 }
@@ -363,7 +375,7 @@ mod tests {
                 }
                 Seen::Absent
             };
-            let refused = try_lock(&lock, &path, peek).expect("no error");
+            let refused = try_lock(&lock, &path, false, peek).expect("no error");
             assert_eq!(refused.is_none(), (1..=SECOND_TRIES).contains(&peeks_until_free), "{peeks_until_free}");
             lock.unlock(&path).expect("unlocking cannot fail");
         }
