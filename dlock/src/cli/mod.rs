@@ -41,6 +41,7 @@ pub(crate) fn main(arguments: Vec<OsString>) -> i32 {
                 Verb::Status(args) => operators::status(args),
                 Verb::List(args) => operators::list(args),
                 Verb::Break(args) => operators::break_lock(args),
+                Verb::Sweep(args) => operators::sweep(args),
             },
             Err(error) => Ok(Exit::Code(explain(&error))),
         }
