@@ -1,8 +1,8 @@
 //! Real NFSv4.1: a kernel server and two kernel clients, in a guest.
 
-use std::time::Duration;
+use std::{path::PathBuf, process::Command, time::Duration};
 
-use integration::nfs::Guest;
+use integration::{nfs::Guest, python::python};
 
 fn guest(scenarios: &str) -> Guest {
     let cuts = std::env::var("DLOCK_NFS_CUTS").unwrap_or_default();
@@ -14,6 +14,14 @@ fn guest(scenarios: &str) -> Guest {
         .limit(Duration::from_secs(900))
         .with(env!("CARGO_BIN_EXE_nfs_scenarios"))
         .with(env!("CARGO_BIN_EXE_nfs_peer"))
+        .with(filelock())
+}
+
+/// Python's `filelock`, as a directory that any Python can import it from.
+fn filelock() -> PathBuf {
+    let find = "import filelock, os; print(os.path.dirname(filelock.__file__))";
+    let found = Command::new(python()).args(["-c", find]).output().expect("the test's Python runs");
+    String::from_utf8(found.stdout).expect("a path of the build is UTF-8").trim().into()
 }
 
 /// Runs scenarios in one guest, and prints what they measured.
@@ -36,4 +44,19 @@ fn a_client_that_is_cut_off_loses_its_locks_before_the_other_gets_them() {
 #[test]
 fn a_server_restart_and_a_removed_file_are_survived_or_told() {
     run("restart removed");
+}
+
+#[test]
+fn foreign_programs_on_the_other_client_exclude_us_and_unsafe_mounts_are_refused() {
+    run("foreign hung mounts");
+}
+
+#[test]
+fn waiters_get_a_released_lock_soon_and_spare_the_server() {
+    run("waiting");
+}
+
+#[test]
+fn sweeps_in_a_loop_under_contending_processes_let_no_two_in_and_no_token_fall() {
+    run("sweeping");
 }

@@ -9,6 +9,9 @@
 //! | `release NAME` | `released NAME T`, or `notheld NAME T` |
 //! | (a loss) | `lost NAME KIND REASON LAST-STEP T`, once `Guard::run` has stopped the work; LAST-STEP is when it last did something |
 //!
+//! | `churn NAME` | `cycle NAME TOKEN FROM TO T` for each time that it had the lock, until it ends |
+//! | `sweep DIR` | `swept DIR NUMBER T`, again and again: it removes all names that nobody holds |
+//!
 //! Errors are `error NAME TEXT T`. Spaces in texts are underscores.
 
 use std::{
@@ -24,7 +27,7 @@ use std::{
 
 use integration::monotonic_nanos;
 use lock_core::{Guard, Locker, Registry, TryAcquire, backend::Release};
-use lock_efs::FileFactory;
+use lock_efs::{FileBackend, FileFactory, Sweep};
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     sync::oneshot,
@@ -54,6 +57,8 @@ async fn main() -> Result<(), Failure> {
                 keepers.insert(name.into(), release);
                 tokio::spawn(contend(locker.clone(), name.to_owned(), verb == "try", released));
             }
+            "churn" => drop(tokio::spawn(churn(locker.clone(), name.to_owned()))),
+            "sweep" => sweep(name.to_owned())?,
             "release" => drop(keepers.remove(name)),
             other => say("error", name, &["no command is called", other]),
         }
@@ -71,6 +76,43 @@ async fn contend(locker: Locker, name: String, once: bool, released: oneshot::Re
         Ok(TryAcquire::Held(holder)) => say("held", &name, &[&holder.to_string()]),
         Err(error) => say("error", &name, &[&error.to_string()]),
     }
+}
+
+async fn churn(locker: Locker, name: String) {
+    loop {
+        let guard = match locker.acquire(&name).await {
+            Ok(guard) => guard,
+            Err(error) => return say("error", &name, &[&error.to_string()]),
+        };
+        let (from, token) = (monotonic_nanos(), guard.token().map_or(0, |token| token.get()));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if let Err(lost) = guard.check() {
+            return say("error", &name, &[&lost.to_string()]);
+        }
+        let to = monotonic_nanos();
+        if !matches!(guard.release().await, Ok(Release::Released)) {
+            return say("error", &name, &["it was not released"]);
+        }
+        say("cycle", &name, &[&token.to_string(), &from.to_string(), &to.to_string()]);
+        // Idle for a moment, or there would be nothing to sweep.
+        tokio::time::sleep(Duration::from_millis(u64::from(std::process::id()) * 37 % 200)).await;
+    }
+}
+
+fn sweep(directory: String) -> Result<(), Failure> {
+    let backend = FileBackend::open(&directory)?;
+    std::thread::spawn(move || {
+        loop {
+            match backend.sweep(Sweep::new(Duration::ZERO).keep_locked(Duration::ZERO)) {
+                Ok(swept) => say("swept", &directory, &[&swept.removed.len().to_string()]),
+                // The other client's sweep is under way.
+                Err(error) if error.is_retryable() => {}
+                Err(error) => say("error", &directory, &[&error.to_string()]),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    Ok(())
 }
 
 /// Works under the lock until it is to be released, or lost.

@@ -5,6 +5,8 @@
 mod basics;
 mod loss;
 mod peer;
+mod sharing;
+mod sweeping;
 
 use std::process::Command;
 
@@ -20,6 +22,11 @@ fn main() {
             "cut" => loss::cut(),
             "restart" => loss::restart(),
             "removed" => loss::removed(),
+            "foreign" => sharing::foreign(),
+            "mounts" => sharing::mounts(),
+            "hung" => sharing::hung(),
+            "waiting" => sharing::waiting(),
+            "sweeping" => sweeping::sweeping(),
             other => panic!("no scenario is called {other}"),
         }
     }

@@ -37,7 +37,7 @@ impl Answer {
 pub(crate) struct Peer {
     label: String,
     child: Child,
-    stdin: ChildStdin,
+    stdin: Option<ChildStdin>,
     lines: Receiver<String>,
     /// Said, and not asked for yet.
     early: Vec<Answer>,
@@ -62,13 +62,14 @@ impl Peer {
                 let _ = said.send(line);
             }
         });
-        let mut peer = Self { label: client.into(), child, stdin, lines, early: Vec::new() };
+        let mut peer = Self { label: client.into(), child, stdin: Some(stdin), lines, early: Vec::new() };
         peer.expect("ready", "-");
         peer
     }
 
     pub(crate) fn tell(&mut self, command: &str) {
-        writeln!(self.stdin, "{command}").unwrap_or_else(|e| panic!("{}: {command}: {e}", self.label));
+        let stdin = self.stdin.as_mut().expect("not ended yet");
+        writeln!(stdin, "{command}").unwrap_or_else(|e| panic!("{}: {command}: {e}", self.label));
     }
 
     /// Waits until it says `what` about `name`.
@@ -132,6 +133,18 @@ impl Peer {
     pub(crate) fn release(&mut self, name: &str) -> Answer {
         self.tell(&format!("release {name}"));
         self.expect("released", name)
+    }
+
+    /// All that it said until `end` and nobody asked for.
+    pub(crate) fn all_until(&mut self, end: Instant) -> Vec<Answer> {
+        while self.within("", "", end.saturating_duration_since(Instant::now())).is_some() {}
+        std::mem::take(&mut self.early)
+    }
+
+    /// Lets it end by itself.
+    pub(crate) fn end(&mut self) {
+        self.stdin = None;
+        self.child.wait().expect("it is our child");
     }
 
     /// SIGKILL, which the process on the client gets too; returns when that was.
