@@ -1,4 +1,16 @@
-//! Starts the real servers that tests run against. A missing server is a failure that says how to get it, never a skip.
+//! What the tests across processes and the benchmarks share: real servers, faulty networks, clocks.
+//!
+//! A server that cannot be started is a failure of the test, with the command that installs it, never a skipped test.
 
 pub mod dynamodb;
+pub mod report;
 pub mod wire;
+
+/// `CLOCK_MONOTONIC`, which all processes of a machine share, in nanoseconds.
+///
+/// # Panics
+/// Never on a system that has this clock, which POSIX demands.
+pub fn monotonic_nanos() -> i64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("the clock exists");
+    now.tv_sec() * 1_000_000_000 + now.tv_nsec()
+}

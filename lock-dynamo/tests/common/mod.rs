@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use aws_sdk_dynamodb::{
     Client,
@@ -15,7 +15,7 @@ use lock_dynamo::{DynamoConfig, Schema};
 
 /// A server and an empty table in it.
 pub(crate) struct Table {
-    pub(crate) server: Arc<DynamoDbLocal>,
+    pub(crate) server: &'static DynamoDbLocal,
     pub(crate) name: String,
     pub(crate) client: Client,
     schema: Schema,
