@@ -99,10 +99,11 @@ fn service(code: &str, message: &str, status: u16, config: &DynamoConfig) -> Err
         "ReplicatedWriteConflictException" | "TransactionConflictException" => {
             (ErrorKind::Throttled, "another write to the same item was under way".into())
         }
-        // The emulator's wording when its store is shut down, and every 5xx.
+        "UnknownOperationException" => (ErrorKind::Unsupported, format!("this server cannot do that: {message}")),
         _ if status >= 500 => (ErrorKind::Unavailable, format!("DynamoDB failed with status {status}")),
         "" => (ErrorKind::Other, format!("DynamoDB answered with status {status}")),
-        _ => (ErrorKind::Other, format!("DynamoDB answered {code}")),
+        // The SDK's own `Display` says no more than "service error".
+        _ => (ErrorKind::Other, format!("DynamoDB answered {code}: {message}")),
     };
     Error::new(kind, text)
 }
@@ -132,7 +133,7 @@ fn validation(message: &str, config: &DynamoConfig) -> (ErrorKind, String) {
             ),
         );
     }
-    (ErrorKind::Config, "DynamoDB rejected the request as invalid".into())
+    (ErrorKind::Config, format!("DynamoDB rejected the request as invalid: {message}"))
 }
 
 #[cfg(test)]

@@ -46,9 +46,14 @@ impl Table {
     }
 
     pub(crate) fn config_at(&self, endpoint: &str) -> DynamoConfig {
-        DynamoConfig::new(&self.name)
+        self.config_for(&self.name).endpoint(endpoint)
+    }
+
+    /// A configuration for another table on the same server.
+    pub(crate) fn config_for(&self, table: &str) -> DynamoConfig {
+        DynamoConfig::new(table)
             .schema(self.schema)
-            .endpoint(endpoint)
+            .endpoint(self.server.endpoint())
             .region("eu-central-1")
             .credentials("test", "test", None)
             .skew_bound(SKEW)
