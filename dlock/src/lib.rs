@@ -29,3 +29,8 @@ pub fn registry() -> Registry {
 pub async fn open(config: &str) -> Result<Locker, Error> {
     registry().open(config).await
 }
+
+/// The code in the project's README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct ProjectReadme;

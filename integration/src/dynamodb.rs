@@ -12,8 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::fcntl::{Flock, FlockArg};
-
 const VERSION: &str = "2.9.30";
 /// Of the npm package. What the registry serves today must be what these tests were written against.
 const SHA512: &str = "c5379e44bbf311fab2779961ddb1f8734907bd21c79a6843e590ec1c52804398\
@@ -26,7 +24,7 @@ const SHA512: &str = "c5379e44bbf311fab2779961ddb1f8734907bd21c79a6843e590ec1c52
 #[derive(Debug)]
 pub struct DynamoDbLocal {
     address: SocketAddr,
-    _user: Flock<File>,
+    _user: File,
 }
 
 static SHARED: OnceLock<DynamoDbLocal> = OnceLock::new();
@@ -43,8 +41,8 @@ impl DynamoDbLocal {
     fn find_or_start() -> Self {
         let cache = cache();
         fs::create_dir_all(&cache).expect("the cache is writable; DLOCK_SERVERS chooses another place");
-        let starting = lock(&cache.join("dynamodb-local.start"), FlockArg::LockExclusive);
-        let user = lock(&cache.join("dynamodb-local.users"), FlockArg::LockShared);
+        let starting = locked(&cache.join("dynamodb-local.start"), File::lock);
+        let user = locked(&cache.join("dynamodb-local.users"), File::lock_shared);
         let note = cache.join("dynamodb-local.port");
         let noted = fs::read_to_string(&note).ok().and_then(|port| port.trim().parse().ok()).map(local);
         let address = noted.filter(|address| answers(*address)).unwrap_or_else(|| {
@@ -69,10 +67,11 @@ impl DynamoDbLocal {
     }
 }
 
-fn lock(path: &Path, how: FlockArg) -> Flock<File> {
+fn locked(path: &Path, how: impl Fn(&File) -> std::io::Result<()>) -> File {
     let file = File::options().create(true).truncate(false).write(true).open(path);
     let file = file.unwrap_or_else(|error| panic!("{path:?}: {error}"));
-    Flock::lock(file, how).map_err(|(_, errno)| errno).expect("a local file can be locked")
+    how(&file).expect("a local file can be locked");
+    file
 }
 
 fn local(port: u16) -> SocketAddr {

@@ -3,8 +3,11 @@
 //! A server that cannot be started is a failure of the test, with the command that installs it, never a skipped test.
 
 pub mod dynamodb;
+pub mod python;
 pub mod report;
 pub mod wire;
+
+use std::path::PathBuf;
 
 /// `CLOCK_MONOTONIC`, which all processes of a machine share, in nanoseconds.
 ///
@@ -13,4 +16,10 @@ pub mod wire;
 pub fn monotonic_nanos() -> i64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("the clock exists");
     now.tv_sec() * 1_000_000_000 + now.tv_nsec()
+}
+
+/// Where cargo builds.
+pub fn target_directory() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")), PathBuf::from)
 }

@@ -202,9 +202,7 @@ impl DynamoBackend {
         let ours = self.config.layout.name(Attr::CollectAt);
         Ok(match self.collected_by().await? {
             Some(attribute) if attribute == ours => None,
-            Some(attribute) => Some(format!(
-                "TTL deletes items by the attribute \"{attribute}\", but these locks write \"{ours}\": idle items stay for ever; choose ttl_attribute={attribute}"
-            )),
+            Some(attribute) => Some(collected_by_another(&attribute, ours)),
             None => Some(format!(
                 "TTL is off: items of names that are not used any more stay for ever; switch it on for the attribute \"{ours}\""
             )),
@@ -212,22 +210,21 @@ impl DynamoBackend {
     }
 
     async fn collect_idle(&self) -> Result<(), Error> {
-        if let Some(warning) = self.judge_collection().await? {
-            if self.collected_by().await?.is_some() {
-                return Err(Error::new(ErrorKind::StoreNotReady, warning));
+        let ours = self.config.layout.name(Attr::CollectAt);
+        match self.collected_by().await? {
+            Some(attribute) if attribute == ours => return Ok(()),
+            Some(attribute) => {
+                return Err(Error::new(ErrorKind::StoreNotReady, collected_by_another(&attribute, ours)));
             }
-            let name = self.config.layout.name(Attr::CollectAt);
-            let ttl =
-                TimeToLiveSpecification::builder().enabled(true).attribute_name(name).build().expect("both are set");
-            let request = self.client().await?.update_time_to_live().table_name(&self.config.table);
-            if let Err(error) = request.time_to_live_specification(ttl).send().await
-                // Somebody else may have been faster.
-                && self.collected_by().await?.as_deref() != Some(name)
-            {
-                return Err(convert(error, &self.config));
-            }
+            None => {}
         }
-        Ok(())
+        let ttl = TimeToLiveSpecification::builder().enabled(true).attribute_name(ours).build().expect("both are set");
+        let request = self.client().await?.update_time_to_live().table_name(&self.config.table);
+        match request.time_to_live_specification(ttl).send().await {
+            // Somebody else may have been faster.
+            Err(error) if self.collected_by().await?.as_deref() != Some(ours) => Err(convert(error, &self.config)),
+            _ => Ok(()),
+        }
     }
 
     /// What a table that was there before has to be given.
@@ -251,6 +248,12 @@ impl DynamoBackend {
         request.send().await.map_err(|error| convert(error, &self.config))?;
         Ok(())
     }
+}
+
+fn collected_by_another(attribute: &str, ours: &str) -> String {
+    format!(
+        "TTL deletes items by the attribute \"{attribute}\", but these locks write \"{ours}\": idle items stay for ever; choose ttl_attribute={attribute}"
+    )
 }
 
 fn keys(layout: &Layout) -> Vec<(KeyType, &str)> {

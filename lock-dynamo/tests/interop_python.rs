@@ -5,9 +5,8 @@ mod common;
 
 use std::{
     io::{BufRead as _, BufReader},
-    path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -53,7 +52,7 @@ struct Python {
 impl Python {
     /// Starts a client that waits for the lock for at most `wait` seconds.
     fn start(table: &Table, wait: f64) -> Self {
-        let mut child = Command::new(interpreter())
+        let mut child = Command::new(integration::python::python())
             .args(["-c", CLIENT, &table.server.endpoint(), &table.name, "job", &wait.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -78,35 +77,6 @@ impl Drop for Python {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// A Python that has the client: the one in `DLOCK_TEST_PYTHON`, else one that is set up below the target directory.
-fn interpreter() -> &'static Path {
-    static INTERPRETER: OnceLock<PathBuf> = OnceLock::new();
-    INTERPRETER.get_or_init(|| {
-        let python = std::env::var_os("DLOCK_TEST_PYTHON").map_or_else(set_up_python, PathBuf::from);
-        assert!(has_client(&python), "{} has not all of integration/python-requirements.txt", python.display());
-        python
-    })
-}
-
-fn has_client(python: &Path) -> bool {
-    let output = Command::new(python).args(["-c", "import boto3, python_dynamodb_lock"]).output();
-    output.is_ok_and(|output| output.status.success())
-}
-
-fn set_up_python() -> PathBuf {
-    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-dynamodb");
-    let python = venv.join("bin/python");
-    if !has_client(&python) {
-        let requirements = concat!(env!("CARGO_MANIFEST_DIR"), "/../integration/python-requirements.txt");
-        let steps = "python3 -m venv \"$0\" && \"$0/bin/pip\" install -q --disable-pip-version-check -r \"$1\"";
-        // Each test is a process, and all want the same.
-        let once = venv.with_extension("lock");
-        let status = Command::new("flock").arg(once).args(["sh", "-c", steps]).arg(&venv).arg(requirements).status();
-        assert!(status.is_ok_and(|status| status.success()), "no Python client: apt-get install python3-venv");
-    }
-    python
 }
 
 fn locker(table: &Table, renew: Renew) -> Locker {

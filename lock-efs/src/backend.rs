@@ -33,7 +33,7 @@ pub struct FileBackend {
     /// This process or runtime cannot watch files; there is no use in trying for each waiter.
     cannot_watch: AtomicBool,
     #[cfg(target_os = "linux")]
-    watches: Arc<crate::watch::Pool>,
+    queues: Arc<crate::queue::Queues>,
 }
 
 impl FileBackend {
@@ -51,7 +51,7 @@ impl FileBackend {
             remote,
             cannot_watch: AtomicBool::new(false),
             #[cfg(target_os = "linux")]
-            watches: Arc::default(),
+            queues: Arc::default(),
         }
     }
 
@@ -143,8 +143,10 @@ impl FileBackend {
     async fn start_watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         use crate::watch::{CannotWatch, FileWatch};
 
-        let seat = self.run(Operation::Watch, |store| store.seat(name)).await.map_err(|e| e.with_name(name))?;
-        match FileWatch::start(&self.watches, self.lock_path(name), seat) {
+        let join =
+            |store: &Store| Ok((store.seat(name)?, self.queues.join(name, &store.queue_path(name), store.mode())?));
+        let (seat, place) = self.run(Operation::Watch, join).await.map_err(|e| e.with_name(name))?;
+        match FileWatch::start(self.lock_path(name), seat, place) {
             Ok(watch) => Ok(Some(Box::new(watch))),
             Err(CannotWatch::Now(error)) => {
                 tracing::debug!(%name, %error, "cannot watch the lock file; polling");

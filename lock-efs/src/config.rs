@@ -1,8 +1,9 @@
 //! What a file backend needs to know.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
-use lock_core::{Error, ErrorKind};
+use async_trait::async_trait;
+use lock_core::{Error, ErrorKind, backend::Backend, config::StoreConfig, registry::BackendFactory};
 
 use crate::{backend::FileBackend, dir};
 
@@ -64,6 +65,31 @@ impl FileConfig {
             );
         }
         Ok(FileBackend::new(directory, mode, remote))
+    }
+}
+
+/// Opens `file:` config strings: `file:///var/lib/app/locks`, with the options `mode` (as [`FileConfig::mode`], octal) and
+/// `create` (`yes`, the default, or `no`).
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FileFactory;
+
+#[async_trait]
+impl BackendFactory for FileFactory {
+    fn schemes(&self) -> &[&str] {
+        &["file"]
+    }
+
+    async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
+        let octal = |text: &str| u32::from_str_radix(text, 8).map_err(|_| "write it in octal, such as 660".to_owned());
+        let mut files = FileConfig::new(config.take_directory()?);
+        if let Some(mode) = config.take_with("mode", octal)? {
+            files = files.mode(mode);
+        }
+        if let Some(create) = config.take_bool("create")? {
+            files = files.create(create);
+        }
+        config.finish()?;
+        Ok(Arc::new(files.build()?))
     }
 }
 

@@ -10,6 +10,8 @@ mod encode;
 mod error;
 mod lockfile;
 mod probe;
+#[cfg(target_os = "linux")]
+mod queue;
 mod record;
 mod sidecar;
 mod store;
@@ -18,4 +20,4 @@ mod table;
 mod watch;
 
 pub use backend::FileBackend;
-pub use config::FileConfig;
+pub use config::{FileConfig, FileFactory};

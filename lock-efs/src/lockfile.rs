@@ -64,6 +64,10 @@ impl LockFile {
         flock(&self.file, FlockArg::Unlock).map_err(|e| error::at("unlock", path, e))
     }
 
+    pub(crate) fn into_file(self) -> File {
+        self.file
+    }
+
     /// A second descriptor of the same lock, closed on exec.
     pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
         self.file.try_clone().map(Into::into)

@@ -63,6 +63,17 @@ impl Store {
         self.directory.join(encode::encode(name) + ".lock")
     }
 
+    /// The file whose lock is the first place in the queue of waiting processes.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only watches queue"))]
+    pub(crate) fn queue_path(&self, name: &LockName) -> PathBuf {
+        self.directory.join(encode::encode(name) + ".queue")
+    }
+
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only watches queue"))]
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+
     fn files(&self, stem: &str) -> Files {
         let file = |suffix: &str| self.directory.join([stem, suffix].concat());
         Files { lock: file(".lock"), record: file(".info"), spare: file(".prev") }

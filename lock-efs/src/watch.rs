@@ -4,7 +4,6 @@ use std::{
     os::fd::{AsFd, AsRawFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
 };
 
@@ -16,17 +15,29 @@ use nix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::table::Seat;
+use crate::{queue::Place, table::Seat};
 
-/// Wakes when the lock file is closed, which unlocks it, or removed.
+/// Wakes when the lock file is closed, which unlocks it, or removed. Only the first of the processes that wait looks at the file; the
+/// others wait to be first.
 ///
 /// A hint only: when a process dies, its descriptors report the close shortly before the kernel ends their lock, so the try that
 /// follows at once may come too early, and the core's next poll takes over.
 #[derive(Debug)]
 pub(crate) struct FileWatch {
-    events: AsyncFd<Source>,
+    events: Events,
     path: PathBuf,
     _seat: Seat,
+    /// Given up last: who is first next shall find the lock file as we leave it.
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Events {
+    /// Not first yet.
+    NotYet,
+    Watched(AsyncFd<Source>),
+    /// The file cannot be watched; the core polls.
+    Unseen,
 }
 
 /// Why there is no watch.
@@ -38,53 +49,22 @@ pub(crate) enum CannotWatch {
     Ever,
 }
 
-/// Idle inotify instances, without watches.
+/// An inotify instance with one watch.
 ///
-/// Closing one that had a watch takes 5 to 20 ms, in which the kernel waits for its other processors; and the waiter that drops its
-/// watch has just got the lock. Taking the watch out and keeping the instance takes microseconds, and lets a process that is
-/// killed end at once.
-#[derive(Debug, Default)]
-pub(crate) struct Pool(Mutex<Vec<Inotify>>);
-
-impl Pool {
-    /// A user has only 128 instances for all processes.
-    const MOST_IDLE: usize = 8;
-
-    fn idle(&self) -> MutexGuard<'_, Vec<Inotify>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take(&self) -> nix::Result<Inotify> {
-        let idle = self.idle().pop();
-        idle.map_or_else(|| Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK), Ok)
-    }
-
-    fn put(&self, inotify: Inotify) {
-        let mut idle = self.idle();
-        if idle.len() < Self::MOST_IDLE {
-            idle.push(inotify);
-            return;
-        }
-        drop(idle);
-        // Without a thread it is closed here after all, with the closure.
-        let _ = thread::Builder::new().name("dlock-close".into()).stack_size(64 * 1024).spawn(move || drop(inotify));
-    }
-}
-
-/// An instance from the pool with one watch, and back again.
+/// Closing one takes 5 to 20 ms, in which the kernel waits for its other processors, and the waiter that drops its watch has just
+/// got the lock: so that is left to a thread. Keeping it for the next time would use up the 128 instances that a user
+/// has for all processes.
 #[derive(Debug)]
 struct Source {
-    pool: Arc<Pool>,
     inotify: Option<Inotify>,
-    watched: Option<WatchDescriptor>,
+    watched: WatchDescriptor,
 }
 
 impl Source {
-    fn new(pool: &Arc<Pool>, path: &Path) -> nix::Result<Self> {
-        let mut source = Self { pool: Arc::clone(pool), inotify: Some(pool.take()?), watched: None };
-        source.drain();
-        source.watched = Some(add(source.inotify(), path)?);
-        Ok(source)
+    fn new(path: &Path) -> nix::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        let watched = add(&inotify, path)?;
+        Ok(Self { inotify: Some(inotify), watched })
     }
 
     fn inotify(&self) -> &Inotify {
@@ -94,13 +74,13 @@ impl Source {
     /// Follows the path to a new file; whether there is one, whose release may have gone unseen.
     fn follow(&mut self, path: &Path) -> bool {
         let Ok(watched) = add(self.inotify(), path) else { return false };
-        let before = self.watched.replace(watched);
-        let moved = before != self.watched;
-        if let Some(before) = before.filter(|_| moved) {
-            // An error says that the kernel was faster, because the old file is gone.
-            let _ = self.inotify().rm_watch(before);
+        let before = std::mem::replace(&mut self.watched, watched);
+        if before == watched {
+            return false;
         }
-        moved
+        // An error says that the kernel was faster, because the old file is gone.
+        let _ = self.inotify().rm_watch(before);
+        true
     }
 
     /// Empties the queue; whether there were events.
@@ -116,10 +96,10 @@ impl Source {
 impl Drop for Source {
     fn drop(&mut self) {
         let Some(inotify) = self.inotify.take() else { return };
-        if let Some(watched) = self.watched {
-            let _ = inotify.rm_watch(watched);
-        }
-        self.pool.put(inotify);
+        // A process that is killed now does not wait for it either.
+        let _ = inotify.rm_watch(self.watched);
+        // Without a thread it is closed here after all, with the closure.
+        let _ = thread::Builder::new().name("dlock-close".into()).stack_size(64 * 1024).spawn(move || drop(inotify));
     }
 }
 
@@ -130,14 +110,19 @@ impl AsRawFd for Source {
 }
 
 impl FileWatch {
-    pub(crate) fn start(pool: &Arc<Pool>, path: PathBuf, seat: Seat) -> Result<Self, CannotWatch> {
-        let source = Source::new(pool, &path).map_err(CannotWatch::Now)?;
-        // tokio panics where the runtime was built without `enable_io`, and has no way to ask beforehand.
-        let events = catch_unwind(AssertUnwindSafe(|| register(source)))
-            .map_err(|_| CannotWatch::Ever)?
-            .map_err(|e| CannotWatch::Now(e.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)))?;
-        Ok(Self { events, path, _seat: seat })
+    /// Watches the lock file at `path`, now or as soon as `place` is first.
+    pub(crate) fn start(path: PathBuf, seat: Seat, place: Place) -> Result<Self, CannotWatch> {
+        let events = if place.is_first() { Events::Watched(look(&path)?) } else { Events::NotYet };
+        Ok(Self { events, path, _seat: seat, place })
     }
+}
+
+fn look(path: &Path) -> Result<AsyncFd<Source>, CannotWatch> {
+    let source = Source::new(path).map_err(CannotWatch::Now)?;
+    // tokio panics where the runtime was built without `enable_io`, and has no way to ask beforehand.
+    catch_unwind(AssertUnwindSafe(|| register(source)))
+        .map_err(|_| CannotWatch::Ever)?
+        .map_err(|e| CannotWatch::Now(e.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)))
 }
 
 #[allow(
@@ -160,11 +145,27 @@ fn add(inotify: &Inotify, path: &Path) -> nix::Result<WatchDescriptor> {
 #[async_trait]
 impl Watch for FileWatch {
     async fn changed(&mut self) {
-        if self.events.get_mut().follow(&self.path) {
+        let events = match &mut self.events {
+            Events::NotYet => {
+                self.place.first().await;
+                self.events = look(&self.path).map_or_else(
+                    |error| {
+                        tracing::debug!(?error, "cannot watch the lock file; polling");
+                        Events::Unseen
+                    },
+                    Events::Watched,
+                );
+                // What was released before this look wakes nobody.
+                return;
+            }
+            Events::Watched(events) => events,
+            Events::Unseen => return std::future::pending().await,
+        };
+        if events.get_mut().follow(&self.path) {
             return;
         }
         loop {
-            let Ok(mut ready) = self.events.readable().await else {
+            let Ok(mut ready) = events.readable().await else {
                 // The runtime is shutting down; nobody waits for an answer any more.
                 return std::future::pending().await;
             };

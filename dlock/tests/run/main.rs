@@ -2,6 +2,7 @@
 
 mod death;
 mod default_store;
+mod etl;
 mod exit_codes;
 mod leases;
 mod locking;
