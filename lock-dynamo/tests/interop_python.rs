@@ -79,6 +79,12 @@ impl Drop for Python {
     }
 }
 
+/// A table; and before any lock is held, the interpreter, which may take a while to set up.
+async fn table() -> Table {
+    tokio::task::spawn_blocking(integration::python::python).await.expect("it says what is missing");
+    Table::new(Schema::Python).await
+}
+
 fn locker(table: &Table, renew: Renew) -> Locker {
     let backend = Arc::new(DynamoBackend::new(table.config()));
     Locker::builder(backend).ttl(LEASE).renew(renew).owner("rust").build().expect("the times fit")
@@ -90,7 +96,7 @@ async fn try_acquire(locker: &Locker) -> TryAcquire {
 
 #[tokio::test]
 async fn pythons_lock_is_held_for_us_until_it_is_released() {
-    let table = Table::new(Schema::Python).await;
+    let table = table().await;
     let mut python = Python::start(&table, 0.0);
     assert_eq!(python.says(), "acquired");
     let locker = locker(&table, Renew::Auto);
@@ -111,7 +117,7 @@ async fn pythons_lock_is_held_for_us_until_it_is_released() {
 
 #[tokio::test]
 async fn our_lock_is_held_for_python_until_it_is_released() {
-    let table = Table::new(Schema::Python).await;
+    let table = table().await;
     let TryAcquire::Acquired(guard) = try_acquire(&locker(&table, Renew::Auto)).await else { panic!("it is free") };
     let says = tokio::task::spawn_blocking({
         let mut python = Python::start(&table, 2.0 * LEASE.as_secs_f64());
@@ -127,7 +133,7 @@ async fn our_lock_is_held_for_python_until_it_is_released() {
 
 #[tokio::test]
 async fn we_take_over_from_a_killed_python_after_watching_its_lease() {
-    let table = Table::new(Schema::Python).await;
+    let table = table().await;
     let mut python = Python::start(&table, 0.0);
     assert_eq!(python.says(), "acquired");
     drop(python);
@@ -143,7 +149,7 @@ async fn we_take_over_from_a_killed_python_after_watching_its_lease() {
 
 #[tokio::test]
 async fn python_takes_over_from_us_after_watching_our_lease_and_we_learn_it() {
-    let table = Table::new(Schema::Python).await;
+    let table = table().await;
     let backend = DynamoBackend::new(table.config());
     let claim = claim("job", LEASE);
     assert!(matches!(backend.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
@@ -161,7 +167,7 @@ async fn python_takes_over_from_us_after_watching_our_lease_and_we_learn_it() {
 
 #[tokio::test]
 async fn python_learns_that_we_took_its_lock() {
-    let table = Table::new(Schema::Python).await;
+    let table = table().await;
     let mut python = Python::start(&table, 0.0);
     assert_eq!(python.says(), "acquired");
     // Stopped, not dead: its heartbeats come back after we have taken the lock.
