@@ -1,7 +1,11 @@
-//! What the tests across processes and the benchmarks share.
+//! What the tests across processes and the benchmarks share: real servers, faulty networks, clocks.
+//!
+//! A server that cannot be started is a failure of the test, with the command that installs it, never a skipped test.
 
+pub mod dynamodb;
 pub mod python;
 pub mod report;
+pub mod wire;
 
 use std::path::PathBuf;
 
