@@ -58,13 +58,8 @@ impl RedisServer {
         args.extend(["--port".into(), self.port.to_string()]);
         args.extend(self.args.iter().cloned());
         self.daemon = Some(Daemon::start("redis-server", "redis-server", &args));
-        // A server that wants TLS or a password answers as well, if with an error.
-        wait_for("the server to answer", || answers(self.plain_port()) || !self.runs()) && self.runs()
-    }
-
-    fn plain_port(&self) -> u16 {
-        let tls = self.args.iter().position(|arg| arg == "--tls-port");
-        tls.map_or(self.port, |at| self.args[at + 1].parse().expect("a port"))
+        // A server that wants a password answers as well, if with an error.
+        wait_for("the server to answer", || answers(self.port) || !self.runs()) && self.runs()
     }
 
     fn runs(&self) -> bool {
@@ -114,6 +109,57 @@ impl RedisServer {
     /// When the server does not answer.
     pub fn command(&self, args: &[&str]) -> String {
         command(self.port, args).expect("the server answers")
+    }
+}
+
+/// A Redis Cluster of three primaries.
+#[derive(Debug)]
+pub struct RedisCluster {
+    nodes: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    /// Starts the nodes, shares the slots out, and waits until all agree.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start() -> Self {
+        let start = |port: u16| {
+            let port = port.to_string();
+            let args = ["--cluster-enabled", "yes", "--cluster-port", &port, "--cluster-node-timeout", "2000"];
+            // Without this, one dead primary stops the others too.
+            RedisServer::with_args(&[&args[..], &["--cluster-require-full-coverage", "no"]].concat())
+        };
+        let buses: Vec<_> = (0..3).map(|_| free_port()).collect();
+        let nodes: Vec<_> = buses.iter().map(|&port| start(port)).collect();
+        for ((node, bus), (first, last)) in nodes.iter().zip(&buses).zip([(0, 5460), (5461, 10922), (10923, 16383)]) {
+            let (first, last) = (first.to_string(), last.to_string());
+            assert_eq!(node.command(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]), "+OK\r\n");
+            let (port, bus) = (node.port().to_string(), bus.to_string());
+            assert_eq!(nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]), "+OK\r\n");
+        }
+        let cluster = Self { nodes };
+        let agreed = |node: &RedisServer| {
+            let info = node.command(&["CLUSTER", "INFO"]);
+            info.contains("cluster_state:ok")
+                && info.contains("cluster_slots_ok:16384")
+                && info.contains("cluster_size:3")
+        };
+        assert!(wait_for("the cluster to agree", || cluster.nodes.iter().all(agreed)), "no cluster");
+        cluster
+    }
+
+    /// Its nodes: the slots are shared out in order, a third each.
+    pub fn nodes(&self) -> &[RedisServer] {
+        &self.nodes
+    }
+
+    /// The id of a node.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn id(&self, node: usize) -> String {
+        self.nodes[node].command(&["CLUSTER", "MYID"]).lines().nth(1).expect("an id").to_owned()
     }
 }
 

@@ -65,7 +65,14 @@ impl Backend for RedisBackend {
     }
 
     fn pace(&self) -> Pace {
-        Pace { renew_batch: 100, attempt_timeout: self.attempt_timeout, ..Pace::default() }
+        Pace {
+            // Waiters are woken; polling is for notifications that were lost, and every waiter polls.
+            poll_min: Duration::from_millis(200),
+            poll_max: Duration::from_secs(30),
+            renew_batch: 100,
+            attempt_timeout: self.attempt_timeout,
+            ..Pace::default()
+        }
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {

@@ -9,6 +9,7 @@ use redis::{
     aio::MultiplexedConnection,
     cluster::ClusterClientBuilder,
     cluster_async::ClusterConnection,
+    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
     io::tcp::TcpSettings,
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
@@ -31,6 +32,17 @@ impl Connection {
         match self {
             Self::Node(node) => command.query_async(node).await,
             Self::Cluster(cluster) => command.query_async(cluster).await,
+        }
+    }
+
+    /// Asks one node of a cluster.
+    pub(crate) async fn query_at(&mut self, command: &Cmd, (host, port): &(String, u16)) -> RedisResult<Value> {
+        match self {
+            Self::Node(node) => command.query_async(node).await,
+            Self::Cluster(cluster) => {
+                let node = SingleNodeRoutingInfo::ByAddress { host: host.clone(), port: *port };
+                cluster.route_command(command.clone(), RoutingInfo::SingleNode(node)).await?.extract_error()
+            }
         }
     }
 

@@ -86,10 +86,17 @@ impl Link {
         .map_err(|error| translate(error, Phase::Request))
     }
 
-    /// Runs one command.
-    pub(crate) async fn command(&self, command: &Cmd) -> Result<Value, Error> {
+    /// Runs one command, on the given node of a cluster or on any.
+    pub(crate) async fn command(&self, command: &Cmd, node: Option<&(String, u16)>) -> Result<Value, Error> {
         let live = self.live().await?;
-        self.send(&live, command).await.map_err(|error| translate(error, Phase::Request))
+        let mut connection = live.connection.clone();
+        let request = Request::new(&live);
+        let result = match node {
+            Some(node) => connection.query_at(command, node).await,
+            None => connection.query(command).await,
+        };
+        self.settle(&live, request, &result);
+        result.map_err(|error| translate(error, Phase::Request))
     }
 
     /// Makes sure that this connection, and every later one while somebody waits, receives wake-ups.
@@ -109,7 +116,11 @@ impl Link {
         // The timer of the request needs a runtime. Without one there is nobody to write to the socket either.
         if tokio::runtime::Handle::try_current().is_ok() {
             let mut connection = live.connection.clone();
-            let _ = connection.query(&call.command).now_or_never();
+            // Nobody will read a NOSCRIPT, so the text goes along.
+            let mut command = call.with_text();
+            // redis-rs does not send what nobody waits for, unless told that this is meant.
+            command.set_no_response(true);
+            let _ = connection.query(&command).now_or_never();
         }
     }
 
@@ -117,11 +128,15 @@ impl Link {
         let mut connection = live.connection.clone();
         let request = Request::new(live);
         let result = connection.query(command).await;
-        match &result {
+        self.settle(live, request, &result);
+        result
+    }
+
+    fn settle(&self, live: &Arc<Live>, request: Request<'_>, result: &Result<Value, RedisError>) {
+        match result {
             Err(error) if self.is_dead(error) => self.discard(live),
             _ => request.answered(),
         }
-        result
     }
 
     /// Whether `error` ends the connection. A cluster connection mends itself, node by node.
