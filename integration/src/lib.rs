@@ -5,6 +5,7 @@
 mod daemon;
 mod proxy;
 pub mod redis;
+pub mod sentinel;
 pub mod tls;
 
 pub use daemon::{Daemon, free_port};

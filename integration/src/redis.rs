@@ -174,12 +174,36 @@ pub fn command(port: u16, args: &[&str]) -> std::io::Result<String> {
     for arg in args {
         request += &format!("${}\r\n{arg}\r\n", arg.len());
     }
-    request += "*1\r\n$4\r\nQUIT\r\n";
     stream.write_all(request.as_bytes())?;
     let mut reply = Vec::new();
-    stream.read_to_end(&mut reply)?;
-    let reply = String::from_utf8_lossy(&reply).into_owned();
-    Ok(reply.strip_suffix("+OK\r\n").unwrap_or(&reply).into())
+    let mut buffer = [0; 4096];
+    while rest_of_reply(&reply).is_none() {
+        match stream.read(&mut buffer)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            length => reply.extend_from_slice(&buffer[..length]),
+        }
+    }
+    Ok(String::from_utf8_lossy(&reply).into_owned())
+}
+
+/// What follows the first reply in `bytes`; `None` while that is not complete.
+fn rest_of_reply(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
+    let (line, mut rest) = (&bytes[..end], &bytes[end + 2..]);
+    let number = || std::str::from_utf8(&line[1..]).ok()?.parse::<i64>().ok();
+    match line.first()? {
+        b'$' => match usize::try_from(number()?) {
+            Ok(length) => rest.get(length + 2..),
+            Err(_) => Some(rest),
+        },
+        b'*' => {
+            for _ in 0..number()?.max(0) {
+                rest = rest_of_reply(rest)?;
+            }
+            Some(rest)
+        }
+        _ => Some(rest),
+    }
 }
 
 fn answers(port: u16) -> bool {
