@@ -210,10 +210,12 @@ impl Hold {
         [renew, self.remaining(now)].into_iter().flatten().min()
     }
 
-    /// Whether a renewal is due within `slack`; if so, it counts as in flight from now on.
+    /// Whether a renewal is due, or so nearly that it may as well go out with others; if so, it counts as in flight from now on.
     pub(crate) fn take_renewal(&self, now: Moment, slack: Duration) -> bool {
         let mut state = self.state();
-        let due = state.renew.is_some_and(|(from, after)| now.since(from).saturating_add(slack) >= after);
+        // Never at once: a quick failure must not be repeated in a tight loop.
+        let due = |(from, after): (Moment, Duration)| now.since(from).saturating_add(slack.min(after / 4)) >= after;
+        let due = state.renew.is_some_and(due);
         if due {
             state.renew = None;
         }

@@ -72,7 +72,7 @@ impl Keeper {
             schedule.running = true;
             drop(schedule);
             self.pulse.beat(self.clock.now());
-            tokio::spawn(Arc::clone(self).run());
+            tokio::spawn(run(Running { keeper: Arc::clone(self), ended: false }));
         } else if due.is_some_and(|due| schedule.sleeping_until.is_some_and(|until| due < until)) {
             drop(schedule);
             self.wake.notify_one();
@@ -82,28 +82,6 @@ impl Keeper {
     /// Lets go of the hold with that id.
     pub(crate) fn forget(&self, id: LeaseId) {
         self.schedule().holds.remove(&id);
-    }
-
-    async fn run(self: Arc<Self>) {
-        let running = Running(&self);
-        let mut renewals = FuturesUnordered::new();
-        let mut last = (Instant::now(), self.clock.now());
-        loop {
-            let now = self.clock.now();
-            let jumped = now.since(last.1) > last.0.elapsed() + JUMP;
-            last = (Instant::now(), now);
-            let Some((due, until)) = self.round(now, jumped, renewals.is_empty()) else { return running.end() };
-            // After the round: the gap since the last beat is the reason that a frozen hold gives.
-            self.pulse.beat(now);
-            for batch in due.chunks(self.pace.renew_batch.max(1)) {
-                renewals.push(self.renew(batch.to_vec()));
-            }
-            tokio::select! {
-                () = tokio::time::sleep_until(until) => {}
-                () = self.wake.notified() => {}
-                Some(()) = renewals.next(), if !renewals.is_empty() => {}
-            }
-        }
     }
 
     /// One look at everything that is due: returns the holds to renew, and when to look again; `None` when nothing is left to keep.
@@ -205,20 +183,44 @@ impl Schedule {
     }
 }
 
-/// Notes the end of the task, also when its runtime drops it: the next lock starts a new one.
-struct Running<'a>(&'a Keeper);
+/// The task of a keeper. Notes its end, also when its runtime drops it before it has run at all: the next lock starts a new one.
+struct Running {
+    keeper: Arc<Keeper>,
+    /// The regular end has been noted by `round`, and another task may be running by now.
+    ended: bool,
+}
 
-impl Running<'_> {
-    /// The regular end: `round` has noted it, and another task may be running by now.
-    fn end(self) {
-        std::mem::forget(self);
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.ended {
+            let mut schedule = self.keeper.schedule();
+            schedule.running = false;
+            schedule.sleeping_until = None;
+        }
     }
 }
 
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        let mut schedule = self.0.schedule();
-        schedule.running = false;
-        schedule.sleeping_until = None;
+async fn run(mut running: Running) {
+    let keeper = Arc::clone(&running.keeper);
+    let mut renewals = FuturesUnordered::new();
+    let mut last = (Instant::now(), keeper.clock.now());
+    loop {
+        let now = keeper.clock.now();
+        let jumped = now.since(last.1) > last.0.elapsed() + JUMP;
+        last = (Instant::now(), now);
+        let Some((due, until)) = keeper.round(now, jumped, renewals.is_empty()) else {
+            running.ended = true;
+            return;
+        };
+        // After the round: the gap since the last beat is the reason that a frozen hold gives.
+        keeper.pulse.beat(now);
+        for batch in due.chunks(keeper.pace.renew_batch.max(1)) {
+            renewals.push(keeper.renew(batch.to_vec()));
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => {}
+            () = keeper.wake.notified() => {}
+            Some(()) = renewals.next(), if !renewals.is_empty() => {}
+        }
     }
 }

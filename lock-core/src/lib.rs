@@ -3,6 +3,7 @@
 pub mod backend;
 pub mod capabilities;
 pub mod clock;
+pub mod config;
 mod error;
 pub mod faults;
 mod flight;
@@ -18,11 +19,13 @@ mod metrics;
 mod name;
 mod options;
 mod queue;
+pub mod registry;
 mod request;
 #[cfg(feature = "testing")]
 pub mod testing;
 
 pub use capabilities::{Capabilities, Capability};
+pub use config::ConfigString;
 pub use error::{Error, ErrorKind, Operation};
 pub use guard::Guard;
 pub use holder::Holder;
@@ -31,4 +34,5 @@ pub use locker::{Locker, LockerBuilder};
 pub use lost::{LossReason, Lost};
 pub use name::{InvalidName, LockName};
 pub use options::{LockOptions, Renew};
+pub use registry::Registry;
 pub use request::{LockRequest, TryAcquire};

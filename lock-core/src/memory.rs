@@ -32,16 +32,19 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     backend::{Attempt, Backend, Break, Claim, Grant, Release, Renewal, Watch},
     capabilities::{Capabilities, Pace},
+    config::StoreConfig,
     error::Error,
     holder::Holder,
     lease::{FencingToken, Lease, LeaseId},
     lost::LossReason,
     name::LockName,
+    registry::BackendFactory,
 };
 
 /// Locks in the memory of this process. Clones are clients of the same store.
 ///
-/// Its clock is the runtime's, so tests on a paused clock need not wait for leases to end.
+/// Its clock is the runtime's, so tests on a paused clock need not wait for leases to end. Give the locker a clock that
+/// follows the runtime's too ([`LockerBuilder::clock`](crate::LockerBuilder::clock), `testing::TestClock`), or guards and store disagree.
 #[derive(Clone)]
 pub struct MemoryBackend {
     store: Arc<Store>,
@@ -309,5 +312,43 @@ impl Watch for MemoryWatch {
             // The store is gone, and with it everybody who could release.
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Opens `memory:` in a [`Registry`](crate::Registry). It has one store, so the same config string means the same locks each time.
+///
+/// Made from a [`MemoryBackend`], it lets a test take locks away from code that opens its store by a config string:
+///
+/// ```
+/// use lock_core::{Registry, memory::{MemoryBackend, MemoryFactory}};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lock_core::Error> {
+/// let store = MemoryBackend::new();
+/// let registry = Registry::new().with(MemoryFactory::from(store.clone()));
+/// let guard = registry.open("memory:?renew=manual").await?.acquire("report").await?;
+/// store.lose("report");
+/// assert!(guard.ensure(std::time::Duration::from_secs(60)).await.is_err());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct MemoryFactory(MemoryBackend);
+
+impl From<MemoryBackend> for MemoryFactory {
+    fn from(store: MemoryBackend) -> Self {
+        Self(store)
+    }
+}
+
+#[async_trait]
+impl BackendFactory for MemoryFactory {
+    fn schemes(&self) -> &[&str] {
+        &["memory"]
+    }
+
+    async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
+        config.finish()?;
+        Ok(Arc::new(self.0.clone()))
     }
 }

@@ -126,7 +126,9 @@ pub(crate) struct Timing {
 const DEFAULT_TTL: Duration = Duration::from_secs(30);
 /// Below this, timers and a single round trip eat the lease up.
 const MIN_TTL: Duration = Duration::from_millis(50);
-const MAX_TTL: Duration = Duration::from_secs(366 * 24 * 3600);
+const MAX_TTL: Duration = Duration::from_secs(MAX_DAYS * 24 * 3600);
+/// Clocks, and stores that count in milliseconds, overflow far beyond this.
+const MAX_DAYS: u64 = 366;
 const MIN_RENEW: Duration = Duration::from_millis(5);
 
 impl Timing {
@@ -134,13 +136,16 @@ impl Timing {
         if let Some(max) = options.max_hold.filter(|max| *max <= options.min_hold) {
             return Err(config(format!("max_hold ({max:?}) must be longer than min_hold ({:?})", options.min_hold)));
         }
+        if options.min_hold > MAX_TTL {
+            return Err(config(format!("min_hold is {:?}, but must be at most {MAX_DAYS} days", options.min_hold)));
+        }
         if capabilities.has(Capability::Ttl) { Self::with_ttl(options, pace) } else { Self::without_ttl(options, pace) }
     }
 
     fn with_ttl(options: &LockOptions, pace: Pace) -> Result<Self, Error> {
         let ttl = options.ttl.unwrap_or(DEFAULT_TTL);
         if !(MIN_TTL..=MAX_TTL).contains(&ttl) {
-            return Err(config(format!("ttl is {ttl:?}, but must be between {MIN_TTL:?} and 366 days")));
+            return Err(config(format!("ttl is {ttl:?}, but must be between {MIN_TTL:?} and {MAX_DAYS} days")));
         }
         let margin = options.margin.unwrap_or_else(|| (ttl / 10).max(Duration::from_millis(500)).min(ttl / 5));
         let Some(deadline) = ttl.checked_sub(margin).filter(|d| !d.is_zero()) else {

@@ -1,0 +1,190 @@
+//! The command line.
+
+use std::{ffi::OsString, time::Duration};
+
+use clap::{Args, Parser, Subcommand};
+use lock_core::LockName;
+
+use super::exit;
+
+/// One lock for cron jobs and scripts, over files, EFS, DynamoDB and Redis.
+#[derive(Debug, Parser)]
+#[command(name = "dlock", version, arg_required_else_help = true)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Run a command while holding a lock.
+    Run(RunArgs),
+}
+
+/// Run a command while holding a lock; what flock(1) does, on every store.
+///
+/// The command is not started before the lock is held, and nothing that it started outlives a lock that is lost.
+#[derive(Debug, Args)]
+#[command(after_help = exit::table_text(), override_usage = "dlock run [OPTIONS] <NAME> [--] <COMMAND> [ARG]...
+       dlock run [OPTIONS] <NAME> -c <SHELL COMMAND>")]
+pub(super) struct RunArgs {
+    /// The store, such as file:///var/lib/app/locks [default: $DLOCK_URL, else a directory of this user's own].
+    #[arg(long)]
+    pub(super) url: Option<String>,
+
+    /// Do not wait when somebody else holds the lock.
+    #[arg(short, long, alias = "nb", conflicts_with = "wait")]
+    pub(super) nonblock: bool,
+
+    /// Wait no longer than this for the lock: "1m30s", or a plain number of seconds, as for flock; 0 tries once.
+    #[arg(short, long, alias = "timeout", value_name = "DURATION", value_parser = duration)]
+    pub(super) wait: Option<Duration>,
+
+    /// The exit code when the lock was not had.
+    #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1)]
+    pub(super) conflict_exit_code: u8,
+
+    /// How long the store keeps the lock without a sign of life from us; not for files, which need none.
+    #[arg(long, value_name = "DURATION", value_parser = with_unit)]
+    pub(super) ttl: Option<Duration>,
+
+    /// When the lock is being lost: the time between SIGTERM and SIGKILL [default: 5s, less for a short ttl].
+    #[arg(long, value_name = "DURATION", value_parser = with_unit)]
+    pub(super) grace: Option<Duration>,
+
+    /// Become the command instead of supervising it (files only): the lock lasts until the command and all that it started are
+    /// gone, and a loss of the lock goes unnoticed.
+    #[arg(short = 'F', long)]
+    pub(super) no_fork: bool,
+
+    /// Say on standard error who holds the lock while waiting.
+    #[arg(short, long)]
+    pub(super) verbose: bool,
+
+    /// How to call ourselves, for others to read [default: host and process].
+    #[arg(long, value_name = "TEXT")]
+    pub(super) owner: Option<String>,
+
+    /// A command line for the shell ($SHELL, else /bin/sh).
+    #[arg(short = 'c', long = "command", value_name = "SHELL COMMAND", conflicts_with = "argv")]
+    pub(super) shell: Option<OsString>,
+
+    /// Accepted for flock's sake: every lock is exclusive, and the command never inherits it.
+    #[arg(short = 'x', long, short_alias = 'e', hide = true)]
+    exclusive: bool,
+
+    /// As `exclusive`.
+    #[arg(short = 'o', long, hide = true)]
+    close: bool,
+
+    /// Refused, with the reason, rather than unknown.
+    #[arg(short = 's', long, hide = true, value_parser = shared, num_args = 0, default_missing_value = "")]
+    shared: Option<bool>,
+
+    /// The name of the lock.
+    #[arg(value_parser = name)]
+    pub(super) name: LockName,
+
+    /// The command and its arguments.
+    #[arg(
+        value_name = "COMMAND",
+        required_unless_present = "shell",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    pub(super) argv: Vec<OsString>,
+}
+
+/// A duration with units, or a plain number of seconds, because that is what the fingers of flock's users type.
+fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string());
+    }
+    with_unit(text)
+}
+
+fn with_unit(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|e| format!("{e}; write it like 10s, 1m30s or 500ms"))
+}
+
+fn shared(_: &str) -> Result<bool, String> {
+    Err("there are no shared locks here; every lock has one holder".into())
+}
+
+fn name(text: &str) -> Result<LockName, String> {
+    LockName::new(text).map_err(|e| e.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(line: &[&str]) -> Result<RunArgs, clap::Error> {
+        Cli::try_parse_from([&["dlock", "run"], line].concat()).map(|cli| {
+            let Verb::Run(args) = cli.command;
+            args
+        })
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_commands_own_options_are_not_ours() {
+        for line in [
+            &["-n", "job", "--", "rm", "-n", "-v"][..],
+            &["-n", "job", "rm", "-n", "-v"],
+            &["job", "-n", "rm", "-n", "-v"],
+        ] {
+            let args = run(line).unwrap();
+            assert!(args.nonblock && !args.verbose);
+            assert_eq!(args.argv, ["rm", "-n", "-v"]);
+        }
+        assert_eq!(run(&["job", "--", "--help"]).unwrap().argv, ["--help"]);
+    }
+
+    #[test]
+    fn a_shell_command_is_given_as_with_flock() {
+        let args = run(&["job", "-c", "a | b"]).unwrap();
+        assert_eq!((args.shell, args.argv), (Some("a | b".into()), vec![]));
+        assert!(run(&["job", "-c", "a", "b"]).is_err());
+    }
+
+    #[test]
+    fn durations_are_plain_seconds_or_have_units() {
+        for (text, millis) in [("10", 10_000), ("0", 0), ("0.5", 500), ("1m30s", 90_000), ("250ms", 250)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "-1", "nan", "soon", "1e300"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_options_of_flock_are_accepted_or_refused_with_the_reason() {
+        for line in [&["-x", "job", "true"][..], &["-e", "-o", "job", "true"], &["--nb", "job", "true"]] {
+            assert!(run(line).is_ok(), "{line:?}");
+        }
+        let refused = run(&["-s", "job", "true"]).unwrap_err().to_string();
+        assert!(refused.contains("one holder"), "{refused}");
+        let unitless = run(&["--ttl", "30", "job", "true"]).unwrap_err().to_string();
+        assert!(unitless.contains("10s"), "{unitless}");
+    }
+
+    #[test]
+    fn what_is_missing_or_contradicts_itself_is_refused() {
+        for line in [
+            &[][..],
+            &["job"],
+            &["job", "--"],
+            &["", "true"],
+            &["-n", "-w", "1", "job", "true"],
+            &["-E", "256", "job", "true"],
+        ] {
+            assert!(run(line).is_err(), "{line:?}");
+        }
+    }
+}

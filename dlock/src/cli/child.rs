@@ -1,0 +1,81 @@
+//! The command: its environment, and how it is started.
+
+use std::{
+    ffi::OsString,
+    io,
+    process::{Child, Command},
+    time::Duration,
+};
+
+use lock_core::{LockName, clock::Moment};
+use nix::{
+    sys::{prctl, signal::Signal},
+    unistd::{Pid, getppid, setpgid},
+};
+
+use super::inherited::Inherited;
+use crate::sys;
+
+/// What is to be run under the lock.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub(super) name: LockName,
+    /// The program and its arguments; never empty.
+    pub(super) argv: Vec<OsString>,
+    /// As the user asked; see [`Job::grace`].
+    pub(super) grace: Option<Duration>,
+    /// Whether the command gets a process group of its own. On a terminal it stays in ours, or it would be a background job.
+    pub(super) own_group: bool,
+    pub(super) inherited: Inherited,
+}
+
+/// Time to clean up in before SIGKILL, unless the user chose one.
+const GRACE: Duration = Duration::from_secs(5);
+
+impl Job {
+    /// The time between SIGTERM and SIGKILL, for a lease that lasts for `lease` without a renewal. A lease is renewed when a
+    /// third of its ttl is over; a quarter before its end nobody expects the next renewal any more.
+    pub(super) fn grace(&self, lease: Option<Duration>) -> Duration {
+        self.grace.unwrap_or_else(|| lease.map_or(GRACE, |lease| GRACE.min(lease / 4)))
+    }
+
+    fn command(&self, token: Option<u64>, deadline: Option<Moment>) -> Command {
+        let mut command = Command::new(&self.argv[0]);
+        command.args(&self.argv[1..]).env("DLOCK_NAME", self.name.as_str());
+        for (variable, value) in [("DLOCK_TOKEN", token), ("DLOCK_EXPIRES_AT", deadline.map(|at| at.wall.as_secs()))] {
+            match value {
+                Some(value) => command.env(variable, value.to_string()),
+                // Of another lock that we were started under.
+                None => command.env_remove(variable),
+            };
+        }
+        command
+    }
+
+    /// Starts the command as a child of this process, which it does not survive.
+    pub(super) fn spawn(&self, token: Option<u64>, deadline: Option<Moment>) -> io::Result<Child> {
+        let mut command = self.command(token, deadline);
+        let (inherited, own_group, parent) = (self.inherited.clone(), self.own_group, Pid::this());
+        sys::before_exec(&mut command, move || {
+            prctl::set_pdeathsig(Signal::SIGKILL)?;
+            // The parent may have died before that call.
+            if getppid() != parent {
+                sys::exit_now(i32::from(super::exit::OS));
+            }
+            if own_group {
+                setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+            }
+            Ok(inherited.restore_signals()?)
+        });
+        let child = command.spawn()?;
+        Ok(child)
+    }
+
+    /// Becomes the command; returns only when that fails.
+    pub(super) fn exec(&self, token: Option<u64>, deadline: Option<Moment>) -> io::Error {
+        use std::os::unix::process::CommandExt;
+        let mut command = self.command(token, deadline);
+        let inherited = self.inherited.clone();
+        sys::before_exec(&mut command, move || Ok(inherited.restore_signals()?)).exec()
+    }
+}

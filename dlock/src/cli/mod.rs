@@ -1,0 +1,63 @@
+//! The command line: `dlock run`.
+//!
+//! Two processes of ours stand between whoever started us and the command. The front ([`front`]) is the process that was started:
+//! it gets, renews and releases the lock. The watchdog ([`watchdog`]) is its child and the command's parent: it makes sure that
+//! nothing outlives the lock. They talk over a socket ([`protocol`]).
+
+mod alarm;
+mod args;
+mod child;
+mod exit;
+mod front;
+mod inherited;
+mod no_fork;
+mod protocol;
+mod run;
+mod signals;
+mod store;
+mod tree;
+mod waiting;
+mod watchdog;
+
+use std::ffi::OsString;
+
+use clap::Parser;
+
+use self::{
+    args::{Cli, Verb},
+    exit::{Exit, Failure},
+    inherited::Inherited,
+};
+use crate::sys;
+
+/// The whole program; returns the exit code.
+#[cfg_attr(test, allow(dead_code, reason = "tests have a main of their own"))]
+pub(crate) fn main(arguments: Vec<OsString>) -> i32 {
+    let exit = Inherited::capture().map_err(|e| Failure::os("reading the signal mask", e)).and_then(|inherited| {
+        match Cli::try_parse_from(arguments) {
+            Ok(cli) => {
+                let Verb::Run(args) = cli.command;
+                run::run(args, inherited)
+            }
+            Err(error) => Ok(Exit::Code(explain(&error))),
+        }
+    });
+    match exit {
+        Ok(Exit::Code(code)) => i32::from(code),
+        Ok(Exit::Signal(signal)) => {
+            sys::act_on(signal);
+            // It was ignored after all.
+            128 + signal
+        }
+        Err(failure) => {
+            waiting::say(&format!("dlock: {failure}\n"));
+            i32::from(failure.code)
+        }
+    }
+}
+
+/// Shows the help that was asked for, or what is wrong with the command line.
+fn explain(error: &clap::Error) -> u8 {
+    let _ = error.print();
+    if error.use_stderr() { exit::USAGE } else { 0 }
+}

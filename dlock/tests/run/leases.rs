@@ -1,0 +1,95 @@
+//! A store with leases: the command ends before the lease does, whatever became of us. The memory store's locks are seen by
+//! one process only, but its leases end like all others.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SIGCONT, SIGKILL, SIGSTOP, kill};
+
+use crate::support::{Locks, Running, dlock, eventually, is_alive, parse_pid, read, state, stdout};
+
+/// A command that notes SIGTERM and stays.
+const STUBBORN: &str = r#"
+trap 'echo term' TERM
+setsid sh -c 'trap "" TERM; echo $$; while :; do sleep 0.01; done' &
+wait -n 2>/dev/null
+while :; do sleep 0.01; done
+"#;
+
+fn stubborn(locks: &Locks, grace: &str) -> Running {
+    let script = locks.script("bash", STUBBORN);
+    Running::start(&mut dlock(["run", "--url", "memory:", "--ttl", "2s", "--grace", grace, "x", &script]))
+}
+
+#[test]
+fn frozen_past_the_lease_the_command_gets_sigterm_then_sigkill_and_it_is_75() {
+    let locks = Locks::new();
+    let mut running = stubborn(&locks, "400ms");
+    let offspring = parse_pid(&running.line());
+    let command = running.command();
+    let frozen = Instant::now();
+    running.signal(SIGSTOP);
+    running.expect_line("term");
+    eventually("all are dead", || !is_alive(command) && !is_alive(offspring));
+    assert!(frozen.elapsed() < Duration::from_millis(2000), "the lease is over after 2 s: {:?}", frozen.elapsed());
+    running.signal(SIGCONT);
+    let (status, message) = running.wait();
+    assert_eq!(status.code(), Some(75), "{message}");
+    assert!(message.starts_with("dlock: the lock \"x\" was lost: "), "{message}");
+}
+
+#[test]
+fn a_command_that_was_stopped_with_us_is_killed_at_the_end_of_the_lease() {
+    let locks = Locks::new();
+    let mut running = stubborn(&locks, "0");
+    let offspring = parse_pid(&running.line());
+    let command = running.command();
+    running.signal(nix::sys::signal::SIGTSTP);
+    eventually("we are stopped", || state(running.pid()) == Some('T'));
+    eventually("all are dead", || !is_alive(command) && !is_alive(offspring));
+    running.signal(SIGCONT);
+    assert_eq!(running.wait().0.code(), Some(75));
+}
+
+#[test]
+fn renewals_reach_the_watchdog() {
+    let started = Instant::now();
+    let text = stdout(&mut dlock(["run", "--url", "memory:", "--ttl", "600ms", "x", "-c", "sleep 2; echo done"]));
+    assert_eq!(text, "done\n");
+    assert!(started.elapsed() > Duration::from_secs(2));
+}
+
+#[test]
+fn a_watchdog_that_hangs_does_not_keep_the_command_alive() {
+    let locks = Locks::new();
+    let mut running = Running::start(&mut locks.run(["x", "-c", "echo $$; sleep 1000"]));
+    let command = parse_pid(&running.line());
+    kill(running.watchdog(), SIGSTOP).unwrap();
+    // Losing the lock file is losing the lock.
+    std::fs::remove_file(locks.file()).unwrap();
+    let (status, message) = running.wait();
+    assert_eq!(status.code(), Some(75), "{message}");
+    assert!(!is_alive(command));
+}
+
+#[test]
+fn a_lost_file_lock_stops_the_command_with_a_reason() {
+    let locks = Locks::new();
+    let log = locks.dir.path().join("log");
+    let line = format!("trap 'echo term >{}; exit 3' TERM; echo $$; while :; do sleep 0.01; done", log.display());
+    let mut running = Running::start(&mut locks.run(["x", "-c", &line]));
+    let command = parse_pid(&running.line());
+    std::fs::remove_file(locks.file()).unwrap();
+    let (status, message) = running.wait();
+    assert_eq!(status.code(), Some(75), "{message}");
+    assert!(message.contains("was lost") && message.contains("the command was stopped"), "{message}");
+    assert_eq!(read(log), "term\n");
+    assert!(!is_alive(command));
+}
+
+#[test]
+fn a_killed_front_ends_the_command_on_a_store_with_leases_too() {
+    let mut running = Running::start(&mut dlock(["run", "--url", "memory:", "x", "-c", "echo $$; sleep 1000"]));
+    let command = parse_pid(&running.line());
+    running.signal(SIGKILL);
+    eventually("the command is dead", || !is_alive(command));
+}

@@ -1,0 +1,118 @@
+//! Signals that are sent to `dlock` reach the command, once each.
+
+use std::os::unix::process::ExitStatusExt;
+
+use nix::sys::signal::Signal::{self, *};
+
+use crate::support::{Locks, Running, eventually, state};
+
+/// Prints the name of each signal that it gets, until SIGUSR2.
+const LISTENER: &str = r#"
+import signal, sys
+wanted = {s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD)}
+signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+print("ready", flush=True)
+while True:
+    got = signal.sigwait(wanted)
+    print(signal.Signals(got).name if got < 32 else "RT", flush=True)
+    if got == signal.SIGUSR2: sys.exit(5)
+"#;
+
+fn listener(locks: &Locks) -> Running {
+    let script = locks.script("python3", LISTENER);
+    let mut running = Running::start(&mut locks.run(["x", &script]));
+    running.expect_line("ready");
+    running
+}
+
+#[test]
+fn signals_are_forwarded_each_once_and_do_not_end_us() {
+    let locks = Locks::new();
+    let mut running = listener(&locks);
+    for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGWINCH, SIGALRM, SIGCONT, SIGIO, SIGPIPE] {
+        running.signal(signal);
+        running.expect_line(signal.as_str());
+    }
+    running.signal(SIGUSR2);
+    running.expect_line("SIGUSR2");
+    assert_eq!(running.wait().0.code(), Some(5));
+}
+
+#[test]
+fn a_signal_between_the_lock_and_the_start_of_the_command_is_not_lost() {
+    // The moment is short: many tries with the signal at different times find it. Before the lock is held, the signal ends
+    // us; afterwards it reaches the command, or ends it before it listens; in no case is it without effect.
+    let locks = Locks::new();
+    let script = locks.script("python3", LISTENER);
+    for micros in (0..60).map(|i| i * 150) {
+        let running = Running::start(&mut locks.run(["x", &script]));
+        eventually("it is dlock", || {
+            let exe = std::fs::read_link(format!("/proc/{}/exe", running.pid())).unwrap_or_default();
+            exe.ends_with("dlock")
+        });
+        std::thread::sleep(std::time::Duration::from_micros(micros));
+        running.signal(SIGUSR2);
+        let (status, message) = running.wait();
+        let by = status.signal().or(status.code());
+        assert!([12, 128 + 12, 5].contains(&by.unwrap()), "{status:?} {message}");
+    }
+    eventually("the lock is free", || locks.is_free());
+}
+
+#[test]
+fn a_signal_while_waiting_ends_us_by_that_signal() {
+    let locks = Locks::new();
+    let mut holder = Running::start(&mut locks.run(["x", "-c", "echo held; sleep 1000"]));
+    holder.expect_line("held");
+    for signal in [SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGALRM] {
+        let mut waiter = Running::start(&mut locks.run(["-v", "x", "true"]));
+        waiter.expect_waiting();
+        waiter.signal(signal);
+        assert_eq!(waiter.wait().0.signal(), Some(signal as i32));
+    }
+}
+
+#[test]
+fn a_signal_that_we_were_told_to_ignore_does_not_end_the_wait() {
+    let locks = Locks::new();
+    let mut holder = Running::start(&mut locks.run(["x", "-c", "echo held; sleep 1000"]));
+    holder.expect_line("held");
+    let mut command = std::process::Command::new("env");
+    command.arg("--ignore-signal=HUP").arg(env!("CARGO_BIN_EXE_dlock"));
+    command.args(["run", "--url", &locks.url(), "-v", "x", "true"]);
+    let mut waiter = Running::start(&mut command);
+    waiter.expect_waiting();
+    waiter.signal(SIGHUP);
+    waiter.signal(SIGWINCH);
+    drop(holder);
+    assert!(waiter.wait().0.success());
+}
+
+#[test]
+fn stopping_us_stops_the_command_and_continuing_us_continues_it() {
+    let locks = Locks::new();
+    let mut running = Running::start(&mut locks.run(["x", "-c", "echo ready; while sleep 0.01; do :; done"]));
+    running.expect_line("ready");
+    let command = running.command();
+    for _ in 0..3 {
+        running.signal(SIGTSTP);
+        eventually("both are stopped", || state(command) == Some('T') && state(running.pid()) == Some('T'));
+        running.signal(SIGCONT);
+        eventually("both go on", || {
+            state(command).is_some_and(|s| s != 'T') && state(running.pid()).is_some_and(|s| s != 'T')
+        });
+    }
+    assert!(!locks.is_free());
+}
+
+#[test]
+fn a_command_that_is_stopped_by_itself_does_not_stop_us() {
+    let locks = Locks::new();
+    let mut running = listener(&locks);
+    let command = running.command();
+    nix::sys::signal::kill(command, SIGSTOP).unwrap();
+    eventually("the command is stopped", || state(command) == Some('T'));
+    // We still pass signals on, so we are not stopped.
+    running.signal(Signal::SIGCONT);
+    running.expect_line("SIGCONT");
+}

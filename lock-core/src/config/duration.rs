@@ -1,0 +1,48 @@
+//! Durations as people write them: a number and its unit.
+
+use std::time::Duration;
+
+const UNITS: &[&str] = &[
+    "ns", "us", "ms", "s", "sec", "secs", "second", "seconds", "m", "min", "mins", "minute", "minutes", "h", "hr",
+    "hrs", "hour", "hours", "d", "day", "days",
+];
+
+/// Reads `text`, such as `30s`, `250ms`, `1h30m`; what is wrong goes behind the text in a sentence.
+pub(super) fn parse(text: &str) -> Result<Duration, String> {
+    if text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(format!("has no unit; write {text}s for seconds, or another of ms, s, m, h, d"));
+    }
+    // To humantime `M` is a month: a lease of five of them, where minutes were meant, would be taken.
+    let mut units = text.split(|c: char| c.is_ascii_digit() || c == ' ' || c == '.').filter(|unit| !unit.is_empty());
+    if let Some(unit) = units.find(|unit| !UNITS.contains(unit)) {
+        return Err(format!("is not a duration: \"{}\" is none of ms, s, m, h, d", unit.escape_debug()));
+    }
+    humantime::parse_duration(text)
+        .map_err(|_| "is not a duration; write whole numbers with units, such as 30s, 250ms or 1h30m".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_has_a_unit_and_nothing_longer_than_days() {
+        for (text, ms) in [("30s", 30_000), ("250ms", 250), ("1h30m", 5_400_000), ("1m 5s", 65_000), ("0s", 0)] {
+            assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        assert_eq!(parse("2d"), Ok(Duration::from_secs(172_800)));
+        for (text, words) in [
+            ("30", "write 30s"),
+            ("0", "write 0s"),
+            ("5M", "\"M\" is none of"),
+            ("-5s", "\"-\" is none of"),
+            ("1y", "\"y\" is none of"),
+            ("s", "is not a duration; write"),
+            ("99999999999999999999s", "is not a duration; write"),
+            ("99999999999999999d", "is not a duration; write"),
+        ] {
+            let message = parse(text).unwrap_err();
+            assert!(message.contains(words), "{text}: {message}");
+        }
+    }
+}

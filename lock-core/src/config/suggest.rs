@@ -1,0 +1,35 @@
+//! "Did you mean …?"
+
+/// The candidate that was probably meant by `word`, if any is near enough; upper and lower case count as the same.
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase();
+    let tolerated = (word.chars().count() / 3).clamp(1, 3);
+    let ranked = candidates.into_iter().map(|candidate| (strsim::osa_distance(&word, candidate), candidate));
+    ranked.filter(|(distance, candidate)| *distance <= tolerated && *distance < candidate.len()).min().map(|(_, c)| c)
+}
+
+/// ` did you mean "x"?` with a leading `;`, or nothing when no candidate is near.
+pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(word, candidates).map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_near_is_suggested() {
+        let known = ["ttl", "renew", "min_hold", "max_hold", "prefix"];
+        for (word, near) in [
+            ("tll", Some("ttl")),
+            ("TTL", Some("ttl")),
+            ("renw", Some("renew")),
+            ("min-hold", Some("min_hold")),
+            ("maxhold", Some("max_hold")),
+            ("x", None),
+            ("region", None),
+        ] {
+            assert_eq!(nearest(word, known), near, "{word}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Every number that operators watch is counted.
+
+mod rig;
+
+use std::collections::BTreeMap;
+
+use lock_core::{Operation, faults::Fault};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use rig::*;
+use tokio::runtime::Builder;
+
+/// All counters and the number of samples of all histograms, as `name{label=value}`.
+fn counted(snapshotter: &Snapshotter) -> BTreeMap<String, u64> {
+    let metrics = snapshotter.snapshot().into_vec().into_iter().map(|(key, _, _, value)| {
+        let key = key.key();
+        let labels: Vec<_> = key.labels().map(|l| format!("{}={}", l.key(), l.value())).collect();
+        let count = match value {
+            DebugValue::Counter(count) => count,
+            DebugValue::Histogram(samples) => samples.len() as u64,
+            DebugValue::Gauge(_) => panic!("there are no gauges"),
+        };
+        (format!("{}{{{}}}", key.name(), labels.join(",")), count)
+    });
+    metrics.collect()
+}
+
+#[test]
+fn attempts_waits_holds_renewals_losses_and_ambiguities_are_counted() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        runtime.block_on(async {
+            let rig = Rig::new();
+            rig.network.next(Operation::Acquire, Fault::LoseReply);
+            let guard = rig.guard().await;
+            let _ = rig.locker.try_acquire(NAME).await.unwrap();
+            tokio::time::sleep(secs(11)).await;
+            rig.network.next(Operation::Release, Fault::LoseReply);
+            release(guard).await;
+            drop(rig.guard().await);
+            rig.freed_after().await;
+            let guard = rig.guard().await;
+            rig.store.lose(NAME);
+            guard.lost().await;
+        });
+    });
+    let expected = [
+        ("dlock_ambiguous_resolved_total{operation=acquire,as=acquired}", 1),
+        ("dlock_ambiguous_resolved_total{operation=release,as=released}", 1),
+        ("dlock_attempts_total{outcome=acquired}", 3),
+        ("dlock_attempts_total{outcome=error}", 1),
+        ("dlock_attempts_total{outcome=held}", 1),
+        ("dlock_guards_dropped_total{then=background}", 2),
+        ("dlock_hold_seconds{}", 3),
+        ("dlock_losses_total{reason=record_gone}", 1),
+        ("dlock_renewals_total{outcome=lost}", 1),
+        ("dlock_renewals_total{outcome=renewed}", 1),
+        ("dlock_wait_seconds{outcome=acquired}", 3),
+        ("dlock_wait_seconds{outcome=held}", 1),
+    ];
+    assert_eq!(counted(&snapshotter), expected.map(|(name, count)| (name.to_owned(), count)).into());
+}

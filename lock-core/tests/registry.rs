@@ -1,0 +1,243 @@
+//! Stores opened by config strings.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use lock_core::{
+    Capabilities, ConfigString, Error, ErrorKind, Lease, Locker, Registry, TryAcquire,
+    backend::{Attempt, Backend, Claim, Release, Renewal},
+    capabilities::Pace,
+    config::StoreConfig,
+    memory::{MemoryBackend, MemoryFactory},
+    registry::BackendFactory,
+};
+
+/// A store without a ttl, as files are.
+#[derive(Debug)]
+struct NoTtl {
+    shown: String,
+    inner: MemoryBackend,
+}
+
+#[async_trait]
+impl Backend for NoTtl {
+    fn describe(&self) -> String {
+        self.shown.clone()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { ttl: false, loss_signal: true, ..Capabilities::default() }
+    }
+
+    fn pace(&self) -> Pace {
+        Pace::default()
+    }
+
+    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+        self.inner.acquire(claim).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
+        self.inner.renew(lease).await
+    }
+
+    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        self.inner.release(lease, hold_for).await
+    }
+}
+
+#[derive(Debug)]
+struct Files;
+
+#[async_trait]
+impl BackendFactory for Files {
+    fn schemes(&self) -> &[&str] {
+        &["file", "efs"]
+    }
+
+    async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
+        let directory = config.take_directory()?;
+        let _ = config.take_u64("mode", 0..=777)?;
+        config.finish()?;
+        if directory.ends_with("missing") {
+            return Err(Error::new(ErrorKind::StoreNotReady, "there is no such directory; create it"));
+        }
+        Ok(Arc::new(NoTtl { shown: config.redacted().to_owned(), inner: MemoryBackend::new() }))
+    }
+}
+
+/// Takes the user and nothing else, and does not finish.
+#[derive(Debug)]
+struct Careless;
+
+#[async_trait]
+impl BackendFactory for Careless {
+    fn schemes(&self) -> &[&str] {
+        &["careless"]
+    }
+
+    async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
+        let _ = config.take_user();
+        Ok(Arc::new(MemoryBackend::new()))
+    }
+}
+
+fn registry() -> Registry {
+    Registry::new()
+        .with(MemoryFactory::default())
+        .with(Files)
+        .with(Careless)
+        .known_but_absent("redis", "build with the cargo feature \"redis\"")
+        .known_but_absent("memory", "never said, for it is there")
+}
+
+async fn refusal(text: &str) -> Error {
+    registry().open(text).await.expect_err(text)
+}
+
+#[tokio::test]
+async fn the_same_config_string_opens_the_same_locks() {
+    let registry = registry();
+    let one = registry.open("memory:?prefix=a/&owner=me").await.unwrap();
+    let other = registry.open_config(ConfigString::parse("memory:").unwrap()).await.unwrap();
+    let guard = one.acquire("x").await.unwrap();
+    let TryAcquire::Held(holder) = other.try_acquire("a/x").await.unwrap() else { panic!("two hold the same lock") };
+    assert_eq!(holder.owner.as_deref(), Some("me"));
+    let _ = guard.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_config_string_is_said_with_its_remedy() {
+    for (text, message) in [
+        (
+            "memroy:",
+            "open on memroy:: there is no scheme \"memroy\"; did you mean \"memory\"? Available: careless, efs, file, memory",
+        ),
+        (
+            "rediss://h",
+            "open on rediss://h: there is no scheme \"rediss\"; did you mean \"redis\"? Available: careless, efs, file, memory",
+        ),
+        (
+            "postgres://u:hunter2@h/db",
+            "open on postgres://u:***@h/db: there is no scheme \"postgres\". Available: careless, efs, file, memory",
+        ),
+        (
+            "redis://u:hunter2@h",
+            "open on redis://u:***@h: redis is not part of this build; build with the cargo feature \"redis\"",
+        ),
+        (
+            "memory:?tll=3s",
+            "open on memory:?tll=3s: there is no option \"tll\"; did you mean \"ttl\"? Known: grace, margin, max_hold, min_hold, \
+             owner, prefix, renew, require, ttl",
+        ),
+        (
+            "memory:?pasword=hunter2",
+            "open on memory:?pasword=***: there is no option \"pasword\". Known: grace, margin, max_hold, min_hold, owner, prefix, \
+             renew, require, ttl",
+        ),
+        (
+            "memory:?ttl=30",
+            "open on memory:?ttl=30: ttl=30 has no unit; write 30s for seconds, or another of ms, s, m, h, d",
+        ),
+        ("memory:?ttl=10s&margin=10s", "open on memory:: margin (10s) must be shorter than ttl (10s)"),
+        ("memory://h", "open on memory://h: memory takes no host; leave \"h\" out"),
+        ("memory:x", "open on memory:x: memory takes no path; leave it out"),
+        ("memory://u:p@h", "open on memory://u:***@h: memory takes no user and password; leave them out"),
+        ("memory://:p@h", "open on memory://:***@h: memory takes no user and password; leave them out"),
+        ("careless://u@h", "open on careless://***@h: careless takes no host; leave \"h\" out"),
+        (
+            "file:///x?ttl=3s",
+            "open on file:///x?ttl=3s: this store has no ttl to choose: a lock lasts until it is released or its holder dies; \
+             leave ttl out",
+        ),
+        (
+            "file:///x?require=loss-signal,fencing",
+            "open on file:///x?require=loss-signal,fencing: this store does not have the required \"fencing\"; it has: loss-signal",
+        ),
+        (
+            "file://var/x",
+            "open on file://var/x: there is no host in file, but \"var\" stands in its place; an absolute directory has three \
+             slashes (file:///var/x), a relative one none (file:var/x)",
+        ),
+        ("efs:", "open on efs:: the directory is missing; write efs:///var/lib/app/locks"),
+        ("file:~/x", "open on file:~/x: \"~\" is not expanded here; write the directory in full"),
+        ("file:x?mode=7770", "open on file:x?mode=7770: mode=7770 is not a whole number from 0 to 777"),
+        ("file:missing", "open on file:missing: there is no such directory; create it"),
+    ] {
+        assert_eq!(refusal(text).await.to_string(), message);
+    }
+}
+
+#[tokio::test]
+async fn no_duration_is_long_enough_for_a_panic() {
+    const LONGEST: &str = "18446744073709551615s";
+    for text in ["memory:?min_hold=", "memory:?max_hold=", "memory:?renew=", "file:x?renew=", "file:x?grace="] {
+        let Ok(locker) = registry().open(&format!("{text}{LONGEST}")).await else { continue };
+        let guard = locker.acquire("x").await.unwrap();
+        guard.check().unwrap();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let _ = guard.release().await.unwrap();
+    }
+    assert!(refusal(&format!("memory:?min_hold={LONGEST}")).await.to_string().contains("must be at most 366 days"));
+}
+
+#[tokio::test]
+async fn the_kind_tells_a_wrong_setting_from_what_cannot_be_had() {
+    for (text, kind) in [
+        ("memroy:", ErrorKind::Config),
+        ("", ErrorKind::Config),
+        ("file:x?ttl=3s", ErrorKind::Config),
+        ("redis://h", ErrorKind::Unsupported),
+        ("file:x?require=fencing", ErrorKind::Unsupported),
+        ("file:missing", ErrorKind::StoreNotReady),
+    ] {
+        assert_eq!(refusal(text).await.kind(), kind, "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_factory_added_last_opens_a_scheme_and_an_empty_registry_says_so() {
+    let store = MemoryBackend::new();
+    let registry = registry().with(MemoryFactory::from(store.clone()));
+    assert_eq!(registry.schemes(), ["careless", "efs", "file", "memory"]);
+    let _guard = registry.open("memory:").await.unwrap().acquire("x").await.unwrap();
+    assert!(Locker::new(store).unwrap().inspect("x").await.unwrap().is_some());
+    let message = Registry::new().open("memory:").await.unwrap_err().to_string();
+    assert_eq!(message, "open on memory:: there is no scheme \"memory\". Available: none");
+}
+
+#[test]
+fn settings_are_taken_by_type_and_wrong_ones_named() {
+    let open = |text: &str| StoreConfig::from(ConfigString::parse(text).unwrap());
+    let mut config = open("x://u:p@h:1/db?on=true&n=7&mode=fast&wait=2s&token=t");
+    assert_eq!(config.take_user().as_deref(), Some("u"));
+    assert_eq!(config.take_password().unwrap().expose(), "p");
+    assert_eq!(config.take_host("HOST").unwrap().to_string(), "h:1");
+    assert_eq!(config.take_path(), "/db");
+    assert_eq!(config.take_bool("on").unwrap(), Some(true));
+    assert_eq!(config.take_u64("n", 1..=9).unwrap(), Some(7));
+    assert_eq!(config.take_choice("mode", &[("fast", 'f'), ("safe", 's')]).unwrap(), Some('f'));
+    assert_eq!(config.take_duration("wait").unwrap(), Some(Duration::from_secs(2)));
+    assert_eq!(config.take_secret("token").unwrap().expose(), "t");
+    assert_eq!(config.take_string("absent"), None);
+    config.finish().unwrap();
+
+    let mut config = open("x://a,b?on=yes&n=10&mode=safer&password_length=hunter2");
+    for (error, message) in [
+        (config.take_host("TABLE").unwrap_err(), "there are 2 hosts, but x takes one"),
+        (config.take_bool("on").unwrap_err(), "on=yes is none of true, false"),
+        (config.take_u64("n", 1..=9).unwrap_err(), "n=10 is not a whole number from 1 to 9"),
+        (
+            config.take_choice("mode", &[("fast", 'f'), ("safe", 's')]).unwrap_err(),
+            "mode=safer is none of fast, safe; did you mean \"safe\"?",
+        ),
+        (
+            config.take_u64("password_length", 1..=9).unwrap_err(),
+            "password_length=*** is not a whole number from 1 to 9",
+        ),
+        (open("x:").take_host("TABLE").unwrap_err(), "TABLE is missing; write x://TABLE"),
+    ] {
+        let shown = error.to_string();
+        assert!(shown.ends_with(message) && !shown.contains("hunter2"), "{shown}");
+    }
+}

@@ -1,0 +1,335 @@
+//! P2 and P3: a guard never outlives its lease, and says why it ended.
+
+mod rig;
+
+use std::{
+    future::pending,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use lock_core::{ErrorKind, LossReason, Operation, Renew, faults::Fault};
+use rig::*;
+use tokio::time::{Instant, sleep, timeout};
+
+#[tokio::test(start_paused = true)]
+async fn validity_ends_on_time_while_a_renewal_hangs() {
+    let rig = Rig::new();
+    rig.network.always(Operation::Renew, Fault::LoseRequest);
+    let started = Instant::now();
+    let guard = rig.guard().await;
+    let lost = guard.lost().await;
+    assert_close(started.elapsed(), VALID);
+    assert!(matches!(lost.reason, LossReason::Unreachable { .. }), "{lost}");
+    assert_eq!(guard.check(), Err(lost));
+    assert!(!rig.is_free().await, "the loss comes before anybody else can hold the lock");
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_keep_a_guard_for_as_long_as_it_lives() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    for _ in 0..100 {
+        sleep(secs(10)).await;
+        guard.check().unwrap();
+        assert!(!rig.is_free().await);
+    }
+    let renewals = rig.network.sent(Operation::Renew);
+    assert!((100..=115).contains(&renewals), "one renewal each third of the ttl, jitter included: {renewals}");
+    release(guard).await;
+    sleep(10 * TTL).await;
+    assert_eq!(rig.network.sent(Operation::Renew), renewals, "nothing is renewed after the release");
+}
+
+#[tokio::test(start_paused = true)]
+async fn validity_counts_from_before_the_request() {
+    let rig = Rig::new();
+    rig.network.next(Operation::Acquire, Fault::DelayReply(secs(3)));
+    let guard = rig.guard().await;
+    assert_close(guard.remaining().unwrap(), VALID - secs(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn validity_after_a_retry_counts_from_the_earliest_unanswered_send() {
+    let rig = Rig::new();
+    rig.network.next(Operation::Acquire, Fault::LoseReply);
+    let started = Instant::now();
+    let guard = rig.guard().await;
+    assert!(started.elapsed() >= secs(5), "the first attempt had to time out");
+    assert_close(guard.remaining().unwrap() + started.elapsed(), VALID);
+}
+
+#[tokio::test(start_paused = true)]
+async fn validity_after_a_lost_renewal_counts_from_its_send() {
+    let rig = Rig::with(|b| b.renew(Renew::Manual));
+    let guard = rig.guard().await;
+    sleep(secs(20)).await;
+    rig.network.next(Operation::Renew, Fault::LoseReply);
+    let sent = Instant::now();
+    guard.ensure(secs(20)).await.unwrap();
+    assert_eq!(rig.network.sent(Operation::Renew), 2);
+    assert_close(guard.remaining().unwrap() + sent.elapsed(), VALID);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_is_later_than_the_lease_grants_nothing() {
+    let rig = Rig::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
+    // Within the attempt's time, which the ttl bounds, two late replies in a row use the lease up.
+    rig.network.next(Operation::Acquire, Fault::LoseReply);
+    rig.network.next(Operation::Acquire, Fault::LoseReply);
+    rig.network.next(Operation::Acquire, Fault::DelayReply(ms(350)));
+    let error = rig.locker.try_acquire(NAME).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert!(rig.freed_after().await < ms(100), "what was granted too late was given back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_process_finds_out_before_it_acts() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    let steps = AtomicUsize::new(0);
+    let work = async {
+        loop {
+            steps.fetch_add(1, Ordering::Relaxed);
+            rig.clock.suspend(secs(60));
+            tokio::task::yield_now().await;
+        }
+    };
+    let lost = guard.run(work).await.unwrap_err();
+    assert_eq!(steps.load(Ordering::Relaxed), 1, "not one step after the suspension");
+    assert!(matches!(lost.reason, LossReason::FrozenFor(gap) if gap >= secs(60)), "{lost}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspension_ends_a_waiting_guard_within_a_second() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    rig.clock.suspend(secs(60));
+    let lost = timeout(ms(1_001), guard.lost()).await.unwrap();
+    assert!(matches!(lost.reason, LossReason::FrozenFor(_)), "{lost}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thawed_machine_is_told_by_its_wall_clock() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    rig.clock.thaw_after(secs(28));
+    assert!(matches!(guard.check().unwrap_err().reason, LossReason::FrozenFor(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_set_back_lengthens_nothing() {
+    let rig = Rig::with(|b| b.renew(Renew::Manual));
+    let guard = rig.guard().await;
+    rig.clock.set_back(secs(3600));
+    let started = Instant::now();
+    let lost = guard.lost().await;
+    assert_close(started.elapsed(), VALID);
+    assert_eq!(lost.reason, LossReason::Expired);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_step_forward_costs_validity_and_no_more() {
+    let rig = Rig::with(|b| b.renew(Renew::Manual));
+    let guard = rig.guard().await;
+    rig.clock.thaw_after(secs(10));
+    assert_close(guard.remaining().unwrap(), VALID - secs(10));
+    guard.check().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_the_store_lost_is_noticed_at_the_next_renewal() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    rig.store.lose_after(NAME, secs(3));
+    let started = Instant::now();
+    let lost = guard.lost().await;
+    assert_eq!(lost.reason, LossReason::RecordGone);
+    assert!(started.elapsed() <= secs(10), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_took_or_broke_the_lock_is_named() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    rig.store.lose(NAME);
+    let thief = acquired(rig.other().lock(NAME).owner("thief").try_acquire().await);
+    match guard.lost().await.reason {
+        LossReason::TakenBy(holder) => assert_eq!(holder.owner.as_deref(), Some("thief")),
+        other => panic!("{other}"),
+    }
+    let seen = rig.locker.inspect(NAME).await.unwrap().unwrap();
+    let _ = rig.locker.break_lock(NAME, &seen, "alice").await.unwrap();
+    assert_eq!(thief.lost().await.reason, LossReason::BrokenBy("alice".into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_failed_renewal_is_retried_within_the_lease() {
+    for fault in [
+        Fault::LoseRequest,
+        Fault::LoseReply,
+        Fault::Refuse(ErrorKind::Throttled),
+        Fault::FailAfter(ErrorKind::Unavailable),
+    ] {
+        let rig = Rig::new();
+        let guard = rig.guard().await;
+        rig.network.next(Operation::Renew, fault);
+        sleep(3 * TTL).await;
+        assert_eq!(guard.check(), Ok(()), "{fault:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttled_past_the_deadline_is_lost_on_time_and_says_so() {
+    let rig = Rig::new();
+    rig.network.always(Operation::Renew, Fault::Refuse(ErrorKind::Throttled));
+    let started = Instant::now();
+    let guard = rig.guard().await;
+    let lost = guard.lost().await;
+    assert_close(started.elapsed(), VALID);
+    assert!(lost.to_string().contains("refused by the fault script"), "{lost}");
+    let renewals = rig.network.sent(Operation::Renew);
+    assert!((4..60).contains(&renewals), "tried again, and not in a tight loop: {renewals}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_that_is_lost_stays_lost() {
+    let rig = Rig::new();
+    rig.network.next(Operation::Renew, Fault::DelayReply(secs(60)));
+    rig.network.always(Operation::Renew, Fault::LoseRequest);
+    let guard = rig.guard().await;
+    let lost = guard.lost().await;
+    rig.network.always(Operation::Renew, None);
+    sleep(secs(120)).await;
+    assert_eq!(guard.check(), Err(lost.clone()));
+    assert_eq!(guard.ensure(secs(1)).await.unwrap_err().lost(), Some(&lost));
+    assert_eq!(guard.remaining(), Some(Duration::ZERO));
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_is_stopped_the_grace_time_early() {
+    let rig = Rig::with(|b| b.grace(secs(5)));
+    rig.network.always(Operation::Renew, Fault::LoseRequest);
+    let started = Instant::now();
+    let guard = rig.guard().await;
+    guard.run(pending::<()>()).await.unwrap_err();
+    assert_close(started.elapsed(), VALID - secs(5));
+    guard.check().expect("there is time to clean up under the lock");
+    guard.lost().await;
+    assert_close(started.elapsed(), VALID);
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_ends_in_time_gives_its_output() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    let done = guard.run(async {
+        sleep(10 * TTL).await;
+        42
+    });
+    assert_eq!(done.await, Ok(42));
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_outlived_the_lock_in_one_step_is_not_ok() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    let blocking = async { rig.clock.suspend(secs(60)) };
+    assert!(guard.run(blocking).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn max_hold_ends_a_guard_however_often_it_is_renewed() {
+    let rig = Rig::with(|b| b.max_hold(secs(100)));
+    let started = Instant::now();
+    let guard = rig.guard().await;
+    assert_eq!(guard.lost().await.reason, LossReason::MaxHold);
+    assert_close(started.elapsed(), secs(100));
+    rig.freed_after().await;
+    assert!(started.elapsed() <= secs(100) + TTL, "and it is not renewed any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_lease_outlives_the_callers_deadline() {
+    let rig = Rig::new();
+    let started = Instant::now();
+    let guard = acquired(rig.locker.lock(NAME).deadline(secs(12)).try_acquire().await);
+    let holder = rig.other().inspect(NAME).await.unwrap().unwrap();
+    assert!(holder.expires_in.unwrap() <= secs(12), "{holder}");
+    guard.lost().await;
+    assert!(started.elapsed() <= secs(12), "{:?}", started.elapsed());
+    rig.freed_after().await;
+    assert!(started.elapsed() <= secs(12) + ms(5), "free as soon as the caller is gone: {:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn renewals_do_not_move_a_lease_past_the_deadline() {
+    let rig = Rig::new();
+    let started = Instant::now();
+    let guard = acquired(rig.locker.lock(NAME).deadline(secs(45)).try_acquire().await);
+    guard.lost().await;
+    assert!((secs(40)..=secs(45)).contains(&started.elapsed()), "{:?}", started.elapsed());
+    assert!(rig.network.sent(Operation::Renew) >= 2);
+    rig.freed_after().await;
+    assert!(started.elapsed() <= secs(45) + ms(5), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn ensure_renews_only_when_less_is_left() {
+    let rig = Rig::with(|b| b.renew(Renew::Manual));
+    let guard = rig.guard().await;
+    guard.ensure(secs(20)).await.unwrap();
+    assert_eq!(rig.network.sent(Operation::Renew), 0);
+    sleep(secs(10)).await;
+    guard.ensure(secs(20)).await.unwrap();
+    assert_eq!(rig.network.sent(Operation::Renew), 1);
+    assert_close(guard.remaining().unwrap(), VALID);
+    let error = guard.ensure(secs(28)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+    guard.check().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn ensure_reports_the_store_while_the_lock_is_still_held() {
+    let rig = Rig::with(|b| b.renew(Renew::Manual));
+    let guard = rig.guard().await;
+    sleep(secs(10)).await;
+    rig.network.always(Operation::Renew, Fault::Refuse(ErrorKind::PermissionDenied));
+    assert_eq!(guard.ensure(secs(20)).await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    guard.check().unwrap();
+    rig.network.always(Operation::Renew, None);
+    rig.store.lose(NAME);
+    assert_eq!(guard.ensure(secs(20)).await.unwrap_err().kind(), ErrorKind::Lost);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_thousand_guards_are_renewed_by_one_locker() {
+    let rig = Rig::new();
+    let mut guards = Vec::new();
+    for i in 0..1_000 {
+        guards.push(acquired(rig.locker.try_acquire(format!("lock-{i}")).await));
+    }
+    sleep(5 * TTL).await;
+    assert!(guards.iter().all(|g| g.check().is_ok()));
+    assert_eq!(rig.other().list("lock-").await.unwrap().len(), 1_000);
+    rig.network.always(Operation::Renew, Fault::LoseRequest);
+    sleep(VALID).await;
+    assert!(guards.iter().all(|g| g.check().is_err()), "and all are told");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_hung_renewal_holds_up_no_other() {
+    let rig = Rig::new();
+    let mut guards = Vec::new();
+    for i in 0..10 {
+        guards.push(acquired(rig.locker.try_acquire(format!("lock-{i}")).await));
+    }
+    rig.network.next(Operation::Renew, Fault::LoseRequest);
+    // The renewals are due within the first 10 s, and the one that hangs does so for 5 s more.
+    sleep(secs(10) + ms(100)).await;
+    assert_eq!(rig.network.sent(Operation::Renew), 10);
+    let renewed = guards.iter().filter(|g| g.remaining().unwrap() > VALID - secs(2)).count();
+    assert_eq!(renewed, 9);
+    sleep(secs(10)).await;
+    assert!(guards.iter().all(|g| g.remaining().unwrap() > VALID - secs(12)), "and it was renewed in its turn");
+}

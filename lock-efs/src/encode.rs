@@ -1,0 +1,150 @@
+//! Lock names as file names, and back.
+
+use std::fmt::Write as _;
+
+use lock_core::LockName;
+use sha2::{Digest, Sha256};
+
+/// File names have at most 255 bytes on every file system that matters here, and every suffix has five.
+const MAX_BYTES: usize = 250;
+/// In a plain encoding two hexadecimal digits follow every `%`, so nothing plain contains this.
+const DIGEST_MARK: &str = "%sha256-";
+const DIGEST_DIGITS: usize = 64;
+
+/// The file name, without its suffix, of the lock `name`.
+///
+/// `a-z 0-9 _ - .` stay, but for a dot at the front; every other byte becomes `%` and two lower-case digits: upper-case letters
+/// because some file systems fold them, non-ASCII because some normalise it. A result that would be too long is cut, and
+/// the SHA-256 of the name is added.
+pub(crate) fn encode(name: &LockName) -> String {
+    let mut encoded = String::with_capacity(name.as_str().len());
+    for (i, byte) in name.as_str().bytes().enumerate() {
+        push(&mut encoded, byte, i == 0);
+    }
+    if encoded.len() <= MAX_BYTES { encoded } else { cut_with_digest(name) }
+}
+
+/// The name whose plain encoding is `stem`; `None` for what is no plain encoding, which may be a [digest](has_digest).
+pub(crate) fn decode(stem: &str) -> Option<LockName> {
+    let mut bytes = Vec::with_capacity(stem.len());
+    let mut rest = stem.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        if first == b'%' {
+            let digits = std::str::from_utf8(tail.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &tail[2..];
+        } else {
+            bytes.push(first);
+            rest = tail;
+        }
+    }
+    let name = LockName::new(String::from_utf8(bytes).ok()?).ok()?;
+    (encode(&name) == stem).then_some(name)
+}
+
+/// Whether `stem` stands for a long name, which only the record tells.
+pub(crate) fn has_digest(stem: &str) -> bool {
+    stem.contains(DIGEST_MARK)
+}
+
+fn push(encoded: &mut String, byte: u8, first: bool) {
+    match byte {
+        b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => encoded.push(byte.into()),
+        b'.' if !first => encoded.push('.'),
+        _ => write!(encoded, "%{byte:02x}").expect("writing to a String cannot fail"),
+    }
+}
+
+fn cut_with_digest(name: &LockName) -> String {
+    let room = MAX_BYTES - DIGEST_MARK.len() - DIGEST_DIGITS;
+    let mut encoded = String::with_capacity(MAX_BYTES + 2);
+    for (i, byte) in name.as_str().bytes().enumerate() {
+        let before = encoded.len();
+        push(&mut encoded, byte, i == 0);
+        if encoded.len() > room {
+            encoded.truncate(before);
+            break;
+        }
+    }
+    encoded.push_str(DIGEST_MARK);
+    for byte in Sha256::digest(name.as_str().as_bytes()) {
+        write!(encoded, "{byte:02x}").expect("writing to a String cannot fail");
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn name(text: &str) -> LockName {
+        LockName::new(text).expect("the test's names are valid")
+    }
+
+    #[test]
+    fn plain_names_stay_readable_and_others_are_escaped() {
+        for (plain, file) in [
+            ("nightly-etl", "nightly-etl"),
+            ("report.2024_01", "report.2024_01"),
+            ("../x", "%2e.%2fx"),
+            ("..", "%2e."),
+            (".", "%2e"),
+            (".hidden", "%2ehidden"),
+            ("Etl", "%45tl"),
+            ("a%b", "a%25b"),
+            ("a\0/b c", "a%00%2fb%20c"),
+            ("é", "%c3%a9"),
+        ] {
+            assert_eq!(encode(&name(plain)), file);
+            assert_eq!(decode(file), Some(name(plain)), "{file}");
+        }
+    }
+
+    #[test]
+    fn file_names_that_are_no_encoding_are_not_decoded() {
+        for foreign in ["", "Backup", ".hidden", "a b", "a%2Fb", "a%61", "a%2", "a%zz", "%ff", "a%+f", "x%sha256-00"] {
+            assert_eq!(decode(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn a_long_name_is_cut_between_escapes_and_keeps_a_readable_front() {
+        let stem = encode(&name(&format!("etl/{}", "é".repeat(500))));
+        assert!(stem.starts_with("etl%2f%c3%a9") && has_digest(&stem) && stem.len() <= MAX_BYTES, "{stem}");
+        assert!(decode(stem.split(DIGEST_MARK).next().unwrap_or_default()).is_none(), "cut inside a character");
+        assert_eq!(decode(&stem), None);
+        let longest_plain = "x".repeat(MAX_BYTES);
+        assert_eq!(encode(&name(&longest_plain)), longest_plain);
+        assert!(has_digest(&encode(&name(&"x".repeat(MAX_BYTES + 1)))));
+    }
+
+    proptest! {
+        #[test]
+        fn any_name_is_one_safe_file_name_that_decodes_back(text in "(?s).{1,400}") {
+            prop_assume!(text.len() <= LockName::MAX_BYTES);
+            let stem = encode(&name(&text));
+            prop_assert!(!stem.is_empty() && stem.len() + ".lock".len() <= 255);
+            prop_assert!(!stem.starts_with('.'));
+            prop_assert!(stem.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.' | b'%')));
+            if !has_digest(&stem) {
+                prop_assert_eq!(decode(&stem), Some(name(&text)));
+            }
+        }
+
+        #[test]
+        fn different_names_have_different_files_even_when_case_is_folded(
+            texts in prop::collection::vec("[aA.%é/_x]{1,5}|[ab]{240,260}|(%[0-9a-fA-F]{2}){1,3}", 2..50)
+        ) {
+            let mut seen = HashMap::new();
+            for text in texts {
+                let folded = encode(&name(&text)).to_ascii_lowercase();
+                let other = seen.insert(folded, text.clone());
+                prop_assert!(other.is_none_or(|other| other == text));
+            }
+        }
+    }
+}

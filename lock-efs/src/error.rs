@@ -1,0 +1,100 @@
+//! What an errno means for a lock, and what to do about it.
+
+use std::{io, path::Path};
+
+use lock_core::{Error, ErrorKind};
+use nix::errno::Errno;
+
+/// The error of a system call on `path`, while `doing` ("open the lock file").
+///
+/// Never ambiguous: when an attempt fails its descriptor is closed, and with it goes the lock.
+pub(crate) fn at(doing: &str, path: &Path, source: impl Into<io::Error>) -> Error {
+    let source = source.into();
+    let (kind, retryable, advice) = diagnose(source.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw));
+    Error::new(kind, format!("cannot {doing} {}: {advice}", path.display()))
+        .with_source(source)
+        .with_retryable(retryable)
+        .with_ambiguous(false)
+}
+
+/// Kind, whether trying again can help, and the advice.
+fn diagnose(errno: Errno) -> (ErrorKind, bool, &'static str) {
+    use ErrorKind as K;
+    match errno {
+        Errno::ENOENT | Errno::ENOTDIR => (K::StoreNotReady, false, "its directory is gone; create it again"),
+        Errno::ELOOP => (K::StoreNotReady, false, "a symbolic link is in the way and is not followed; remove it"),
+        Errno::EISDIR => (K::StoreNotReady, false, "a directory is in the way; remove it or use another name"),
+        Errno::ENXIO | Errno::ENODEV | Errno::ESPIPE => {
+            (K::StoreNotReady, false, "something that is not a regular file is in the way; remove it")
+        }
+        Errno::EACCES | Errno::EPERM => (
+            K::PermissionDenied,
+            false,
+            "this user may not; give it write access to the directory and its files (several users need the option mode=0660 and \
+             a directory of their common group without the sticky bit)",
+        ),
+        Errno::EROFS => {
+            (K::Full, false, "the file system is read-only; remount it for writing or use another directory")
+        }
+        Errno::ENOSPC => (K::Full, false, "the file system is full; free some space or inodes"),
+        Errno::EDQUOT => {
+            (K::Limit, false, "a quota is used up (of space, or on EFS of locks); raise it or hold fewer locks at once")
+        }
+        Errno::ENOLCK => (K::Limit, true, "the system has no more locks to give; hold fewer at once"),
+        Errno::EMFILE | Errno::ENFILE => {
+            (K::Limit, true, "too many open files, and a lock needs two; raise the limit (ulimit -n)")
+        }
+        Errno::ENAMETOOLONG => (K::Config, false, "the path is too long; use a directory with a shorter one"),
+        Errno::EBADF => (
+            K::Config,
+            false,
+            "this mount wants descriptors that are open for writing; allow writing to the lock files",
+        ),
+        Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::ENOTTY => {
+            (K::Unsupported, false, "this file system has no flock; use another one")
+        }
+        Errno::ESTALE => (K::Unavailable, true, "the file went away on the server; try again"),
+        Errno::EIO | Errno::ETIMEDOUT | Errno::EAGAIN | Errno::ENOMEM | Errno::ENOTCONN | Errno::EHOSTDOWN => {
+            (K::Unavailable, true, "the file system did not answer; look at the disk or the mount and try again")
+        }
+        _ => (K::Other, false, "see the cause"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn every_errno_has_its_kind_and_none_is_contention() {
+        for (errno, kind, retryable) in [
+            (Errno::ENOENT, ErrorKind::StoreNotReady, false),
+            (Errno::ENOTDIR, ErrorKind::StoreNotReady, false),
+            (Errno::ELOOP, ErrorKind::StoreNotReady, false),
+            (Errno::EISDIR, ErrorKind::StoreNotReady, false),
+            (Errno::EACCES, ErrorKind::PermissionDenied, false),
+            (Errno::EPERM, ErrorKind::PermissionDenied, false),
+            (Errno::EROFS, ErrorKind::Full, false),
+            (Errno::ENOSPC, ErrorKind::Full, false),
+            (Errno::EDQUOT, ErrorKind::Limit, false),
+            (Errno::ENOLCK, ErrorKind::Limit, true),
+            (Errno::EMFILE, ErrorKind::Limit, true),
+            (Errno::ENFILE, ErrorKind::Limit, true),
+            (Errno::ENAMETOOLONG, ErrorKind::Config, false),
+            (Errno::EBADF, ErrorKind::Config, false),
+            (Errno::ENOSYS, ErrorKind::Unsupported, false),
+            (Errno::EOPNOTSUPP, ErrorKind::Unsupported, false),
+            (Errno::ESTALE, ErrorKind::Unavailable, true),
+            (Errno::EIO, ErrorKind::Unavailable, true),
+            (Errno::EDEADLK, ErrorKind::Other, false),
+        ] {
+            let error = at("lock", Path::new("/locks/etl.lock"), errno);
+            assert_eq!((error.kind(), error.is_retryable(), error.is_ambiguous()), (kind, retryable, false), "{errno}");
+            let text = error.to_string();
+            assert!(text.starts_with("cannot lock /locks/etl.lock: "), "{text}");
+            assert!(error.source().is_some_and(|s| !text.contains(&s.to_string())), "{text} repeats its source");
+        }
+    }
+}

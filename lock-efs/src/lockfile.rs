@@ -1,0 +1,121 @@
+//! One lock file: opened, locked, compared with its path.
+
+use std::{
+    fs::{self, File, Metadata, OpenOptions, Permissions},
+    io,
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    },
+    path::Path,
+};
+
+use lock_core::Error;
+use nix::{
+    errno::Errno,
+    fcntl::{FlockArg, OFlag},
+};
+
+use crate::{config::Mode, error};
+
+/// An open lock file. Closing it unlocks, unless a duplicate is open.
+///
+/// The file stays empty: Python's `filelock` truncates it, and others may write what they like.
+#[derive(Debug)]
+pub(crate) struct LockFile {
+    file: File,
+    pub(crate) inode: Inode,
+}
+
+/// Which file this is; unique for as long as it is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Inode {
+    device: u64,
+    number: u64,
+}
+
+impl LockFile {
+    pub(crate) fn open(path: &Path, mode: Mode) -> Result<Self, Error> {
+        let fail = |e: io::Error| error::at("open the lock file", path, e);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(mode.file)
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NOCTTY).bits())
+            .open(path)
+            .map_err(fail)?;
+        let found = file.metadata().map_err(fail)?;
+        if !found.is_file() {
+            return Err(fail(Errno::ENXIO.into()));
+        }
+        widen(&file, &found, mode, path);
+        Ok(Self { file, inode: Inode::of(&found) })
+    }
+
+    /// Whether the lock could be had; locking what is locked already is fine.
+    pub(crate) fn try_lock(&self, path: &Path) -> Result<bool, Error> {
+        try_flock(&self.file, FlockArg::LockExclusiveNonblock).map_err(|e| error::at("lock", path, e))
+    }
+
+    /// Frees the lock even while a duplicate of the descriptor is open: in a supervisor, or in a child that is about to exec.
+    pub(crate) fn unlock(&self, path: &Path) -> Result<(), Error> {
+        flock(&self.file, FlockArg::Unlock).map_err(|e| error::at("unlock", path, e))
+    }
+
+    pub(crate) fn into_file(self) -> File {
+        self.file
+    }
+
+    /// A second descriptor of the same lock, closed on exec.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.file.try_clone().map(Into::into)
+    }
+}
+
+impl Inode {
+    fn of(found: &Metadata) -> Self {
+        Self { device: found.dev(), number: found.ino() }
+    }
+
+    /// Whether `path` names this file, which must be open; else it was removed or replaced, and its lock excludes nobody.
+    pub(crate) fn is_at(self, path: &Path) -> Result<bool, Error> {
+        match fs::symlink_metadata(path) {
+            Ok(found) => Ok(Self::of(&found) == self),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+            Err(e) => Err(error::at("look at the lock file", path, e)),
+        }
+    }
+}
+
+/// Adds what the umask took from the permissions that the user asked for; only the owner of the file can.
+pub(crate) fn widen(file: &File, found: &Metadata, mode: Mode, path: &Path) {
+    let missing = mode.file & !found.mode();
+    if mode.exact && missing != 0 {
+        let wanted = Permissions::from_mode((found.mode() | missing) & 0o7777);
+        if let Err(e) = file.set_permissions(wanted) {
+            tracing::debug!(file = %path.display(), error = %e, "cannot give a file the configured mode");
+        }
+    }
+}
+
+/// Whether `arg`, which must not block, succeeded; `false` when somebody else holds the lock.
+pub(crate) fn try_flock(file: &File, arg: FlockArg) -> Result<bool, Errno> {
+    match flock(file, arg) {
+        Ok(()) => Ok(true),
+        // EACCES is what some NFS servers answer for a lock that is held.
+        Err(Errno::EWOULDBLOCK | Errno::EACCES) => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
+#[expect(deprecated, reason = "the successor, `Flock`, unlocks on drop, and so would take the lock from a duplicate")]
+pub(crate) fn flock(file: &File, arg: FlockArg) -> Result<(), Errno> {
+    loop {
+        match nix::fcntl::flock(file.as_raw_fd(), arg) {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! The sidecar: who holds a lock, for others to read, and its fencing token, for the next holder.
+//!
+//! ```text
+//! dlock/1 held     0000000000000000 0000000000000000
+//! {"name":"nightly-etl","id":"…","token":1764000000000000,"owner":"etl-7:4711","since_us":1764000000000000,"data":"…"}
+//! ```
+//!
+//! The first line has a fixed width, so that a release changes it by one write in place. Its numbers are the end and the length
+//! of a minimum hold, in microseconds. Nothing here decides who holds the lock; only `flock` does.
+
+use std::time::{Duration, SystemTime};
+
+use lock_core::{FencingToken, Holder, backend::Claim};
+use serde::{Deserialize, Serialize};
+
+/// What is read of a record, and so the most that is written.
+pub(crate) const MAX_BYTES: usize = 256 * 1024;
+const HEAD_BYTES: usize = 51;
+/// Records grow in steps, so that one that replaces another rarely has to change the length of the file.
+const STEP_BYTES: usize = 256;
+const MAX_DIGITS: u64 = 9_999_999_999_999_999;
+
+/// One acquisition, as recorded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) state: State,
+    pub(crate) body: Body,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Held,
+    Released(MinHold),
+}
+
+/// How long a released lock stays refused: its end, and its whole length to recognise a clock that was set back.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct MinHold {
+    until_us: u64,
+    for_us: u64,
+}
+
+/// Every field has a default: a record of a later version must at least give its token.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct Body {
+    pub(crate) name: String,
+    pub(crate) id: String,
+    pub(crate) token: u64,
+    pub(crate) owner: String,
+    pub(crate) since_us: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_hex: Option<String>,
+}
+
+/// A file is not a record: torn, of another program, or tampered with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a lock record: {0}")]
+pub(crate) struct Garbage(&'static str);
+
+impl Record {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Self, Garbage> {
+        if bytes.len() > MAX_BYTES {
+            return Err(Garbage("too long"));
+        }
+        let (head, body) = bytes.split_at_checked(HEAD_BYTES).ok_or(Garbage("too short"))?;
+        let state = parse_head(head).ok_or(Garbage("a wrong first line"))?;
+        let body: Body = serde_json::from_slice(body).map_err(|_| Garbage("no JSON object after the first line"))?;
+        FencingToken::new(body.token).ok_or(Garbage("an impossible token"))?;
+        Ok(Self { state, body })
+    }
+
+    pub(crate) fn token(&self) -> Option<FencingToken> {
+        FencingToken::new(self.body.token)
+    }
+
+    /// For how much longer a released lock is to be refused at `now_us`.
+    pub(crate) fn hold_left(&self, now_us: u64) -> Option<Duration> {
+        let State::Released(hold) = self.state else { return None };
+        let left = hold.until_us.checked_sub(now_us).filter(|&left| left > 0)?;
+        // More is left than there ever was: the clock was set back, and the lock must not stay closed until it catches up.
+        (left <= hold.for_us).then(|| Duration::from_micros(left))
+    }
+
+    pub(crate) fn into_holder(self) -> Holder {
+        let token = self.token();
+        let Body { owner, since_us, data, data_hex, .. } = self.body;
+        Holder {
+            owner: (!owner.is_empty()).then_some(owner),
+            token,
+            since: SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(since_us)),
+            data: data.map(String::into_bytes).or_else(|| data_hex.and_then(|hex| from_hex(&hex))),
+            ..Holder::default()
+        }
+    }
+}
+
+/// The whole record of a lock that is held from now on.
+pub(crate) fn held(claim: &Claim, token: FencingToken, since_us: u64) -> Vec<u8> {
+    let text = claim.data.as_deref().map(std::str::from_utf8);
+    let body = Body {
+        name: claim.name.as_str().into(),
+        id: claim.id.to_string(),
+        token: token.get(),
+        owner: claim.owner.clone(),
+        since_us,
+        data: text.and_then(Result::ok).map(Into::into),
+        data_hex: claim.data.as_deref().filter(|_| text.is_some_and(|t| t.is_err())).map(to_hex),
+    };
+    let mut bytes = head(State::Held).into_bytes();
+    serde_json::to_writer(&mut bytes, &body).expect("strings and numbers are JSON, and a Vec takes all");
+    bytes.resize((bytes.len() + 1).next_multiple_of(STEP_BYTES) - 1, b' ');
+    bytes.push(b'\n');
+    bytes
+}
+
+/// The first line of a lock that was released at `now_us` and is to be refused for `hold_for` yet.
+pub(crate) fn released(now_us: u64, hold_for: Duration) -> String {
+    if hold_for.is_zero() {
+        return head(State::Released(MinHold::default()));
+    }
+    let for_us = u64::try_from(hold_for.as_micros()).unwrap_or(MAX_DIGITS).clamp(1, MAX_DIGITS);
+    head(State::Released(MinHold { until_us: now_us.saturating_add(for_us).min(MAX_DIGITS), for_us }))
+}
+
+fn head(state: State) -> String {
+    let (word, MinHold { until_us, for_us }) = match state {
+        State::Held => ("held", MinHold::default()),
+        State::Released(hold) => ("released", hold),
+    };
+    format!("dlock/1 {word:<8} {until_us:016} {for_us:016}\n")
+}
+
+fn parse_head(head: &[u8]) -> Option<State> {
+    let head = std::str::from_utf8(head).ok()?.strip_prefix("dlock/1 ")?.strip_suffix('\n')?;
+    let (word, numbers) = head.split_at_checked(8)?;
+    let (until_us, for_us) = numbers.strip_prefix(' ')?.split_once(' ')?;
+    match word {
+        "held    " => Some(State::Held),
+        "released" => Some(State::Released(MinHold { until_us: until_us.parse().ok()?, for_us: for_us.parse().ok()? })),
+        _ => None,
+    }
+}
+
+fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn from_hex(hex: &str) -> Option<Vec<u8>> {
+    hex.as_bytes().chunks(2).map(|d| u8::from_str_radix(std::str::from_utf8(d).ok()?, 16).ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use lock_core::{LeaseId, LockName};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn claim(data: Option<&[u8]>) -> Claim {
+        Claim {
+            name: LockName::new("etl").expect("a valid name"),
+            id: LeaseId::from(7),
+            owner: "me:1".into(),
+            ttl: None,
+            data: data.map(Into::into),
+        }
+    }
+
+    fn token(n: u64) -> FencingToken {
+        FencingToken::new(n).expect("a small number")
+    }
+
+    fn released_at(now_us: u64, hold_for: Duration) -> Record {
+        let mut bytes = held(&claim(None), token(9), 5);
+        let head = released(now_us, hold_for);
+        bytes[..head.len()].copy_from_slice(head.as_bytes());
+        Record::parse(&bytes).expect("a record that was released is a record")
+    }
+
+    #[test]
+    fn a_record_tells_the_holder_with_text_and_binary_data() {
+        for data in [None, Some(&b"{\"k\":1}\n"[..]), Some(&[0, 0xff, 0x80][..]), Some(&[][..])] {
+            let record = Record::parse(&held(&claim(data), token(9), 5)).unwrap();
+            assert_eq!((record.state, record.body.name.as_str()), (State::Held, "etl"));
+            let holder = record.into_holder();
+            assert_eq!(holder.owner.as_deref(), Some("me:1"));
+            assert_eq!(holder.token, Some(token(9)));
+            assert_eq!(holder.since, Some(SystemTime::UNIX_EPOCH + Duration::from_micros(5)));
+            assert_eq!(holder.data.as_deref(), data);
+        }
+    }
+
+    #[test]
+    fn every_first_line_has_the_fixed_width() {
+        for line in [head(State::Held), released(0, Duration::ZERO), released(u64::MAX, Duration::MAX)] {
+            assert_eq!(line.len(), HEAD_BYTES, "{line}");
+            assert!(parse_head(line.as_bytes()).is_some(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_minimum_hold_lasts_as_long_as_recorded_and_a_clock_set_back_does_not_prolong_it_for_ever() {
+        let hour = Duration::from_secs(3600);
+        let record = released_at(1_000_000, hour);
+        assert_eq!(record.hold_left(1_000_000), Some(hour));
+        assert_eq!(record.hold_left(3_600_000_000), Some(Duration::from_secs(1)));
+        assert_eq!(record.hold_left(3_601_000_000), None, "over");
+        assert_eq!(record.hold_left(999_999), None, "before it began: the clock was set back");
+        assert_eq!(released_at(1, Duration::ZERO).hold_left(0), None);
+    }
+
+    #[test]
+    fn torn_foreign_and_huge_records_are_garbage() {
+        let whole = held(&claim(None), token(9), 5);
+        let json_end = whole.iter().rposition(|&b| b == b'}').expect("the JSON object ends");
+        for cut in 0..=json_end {
+            assert!(Record::parse(&whole[..cut]).is_err(), "cut at {cut}");
+        }
+        assert!(Record::parse(&vec![b' '; MAX_BYTES + 1]).is_err());
+        assert!(Record::parse(&[0; 512]).is_err());
+        assert!(Record::parse(b"4711\n").is_err());
+        let text = String::from_utf8(whole).unwrap();
+        assert!(Record::parse(text.replace("\"token\":9", "\"token\":9007199254740992").as_bytes()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..200), with_head: bool) {
+            if with_head {
+                bytes.splice(0..0, head(State::Held).bytes());
+            }
+            let _ = Record::parse(&bytes);
+        }
+
+        #[test]
+        fn any_data_survives(data in prop::collection::vec(any::<u8>(), 0..300)) {
+            let record = Record::parse(&held(&claim(Some(&data)), token(1), 0)).unwrap();
+            prop_assert_eq!(record.into_holder().data, Some(data));
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Reads and replaces the record beside a lock file.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    path::Path,
+    time::Duration,
+};
+
+use lock_core::{Error, Holder};
+use nix::{errno::Errno, fcntl::OFlag};
+
+use crate::{
+    config::Mode,
+    error,
+    lockfile::widen,
+    record::{self, Record, State},
+};
+
+/// What was found in a record's place.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    Absent,
+    Garbage,
+    Record(Record),
+}
+
+impl Seen {
+    /// Who holds the lock, given that somebody does.
+    pub(crate) fn holder(self, now_us: u64) -> Holder {
+        match self {
+            Self::Record(record) if record.state == State::Held => record.into_holder(),
+            Self::Garbage => Holder::default(),
+            seen => seen.min_holder(now_us).unwrap_or_else(|| Holder {
+                foreign: Some("a flock(2) holder without a record".into()),
+                ..Holder::default()
+            }),
+        }
+    }
+
+    /// Who released the lock with a minimum hold that is not over yet.
+    pub(crate) fn min_holder(self, now_us: u64) -> Option<Holder> {
+        let Self::Record(record) = self else { return None };
+        let left = record.hold_left(now_us)?;
+        Some(Holder { expires_in: Some(left), ..record.into_holder() })
+    }
+
+    /// Whether the record explains that the lock cannot be had.
+    pub(crate) fn explains_a_refusal(&self, now_us: u64) -> bool {
+        matches!(self, Self::Record(r) if r.state == State::Held || r.hold_left(now_us).is_some())
+    }
+}
+
+/// Reads the record at `path`.
+pub(crate) fn read(path: &Path) -> Result<Seen, Error> {
+    let bytes = match read_bytes(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Seen::Absent),
+        Err(e) => match e.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => return Ok(Seen::Garbage),
+            _ => return Err(error::at("read the lock record", path, e)),
+        },
+    };
+    Ok(match Record::parse(&bytes) {
+        Ok(record) => Seen::Record(record),
+        Err(garbage) => {
+            tracing::debug!(file = %path.display(), %garbage, "a lock record cannot be read");
+            Seen::Garbage
+        }
+    })
+}
+
+/// As [`read`], for those who only want to tell somebody about the holder: an unreadable record is like garbage.
+pub(crate) fn peek(path: &Path) -> Seen {
+    read(path).unwrap_or_else(|error| {
+        tracing::debug!(file = %path.display(), %error, "a lock record cannot be read");
+        Seen::Garbage
+    })
+}
+
+fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
+    // O_NONBLOCK, because a pipe in the record's place would block the open for ever.
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let mut file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    let mut bytes = vec![0; 4096];
+    let n = file.read(&mut bytes)?;
+    bytes.truncate(n);
+    if n == 4096 {
+        file.take(record::MAX_BYTES as u64 + 1 - 4096).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+/// Puts `bytes` in the place of the record at `path`, in one step for every reader; only under the lock.
+///
+/// `spare` is where they are written first. When a readable record is `replaced` the two files change places, and the next record
+/// is written over the older one: renaming over a file makes ext4 start writing the new one to disk at once, which takes five
+/// times as long as the whole rest of an acquisition. A reader that keeps the file open across two acquisitions may
+/// see a mixed record, which is as good as any other that is out of date.
+///
+/// Not synchronised to disk: a token lost with the record is made up for by the clock.
+pub(crate) fn replace(path: &Path, spare: &Path, bytes: &[u8], replaced: bool, mode: Mode) -> Result<File, Error> {
+    let file = write_spare(spare, bytes, mode).map_err(|e| error::at("write the lock record", spare, e))?;
+    if !(replaced && exchange(spare, path)) {
+        fs::rename(spare, path).map_err(|e| error::at("put the lock record in the place of", path, e))?;
+    }
+    Ok(file)
+}
+
+fn write_spare(spare: &Path, bytes: &[u8], mode: Mode) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(mode.file)
+        .custom_flags(flags.bits())
+        .open(spare)?;
+    let found = file.metadata()?;
+    widen(&file, &found, mode, spare);
+    file.write_all_at(bytes, 0)?;
+    if found.size() > bytes.len() as u64 {
+        file.set_len(bytes.len() as u64)?;
+    }
+    Ok(file)
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn exchange(a: &Path, b: &Path) -> bool {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    renameat2(AT_FDCWD, a, AT_FDCWD, b, RenameFlags::RENAME_EXCHANGE).is_ok()
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn exchange(_: &Path, _: &Path) -> bool {
+    false
+}
+
+/// Marks the record in `file` as released: one write of a fixed size in place.
+pub(crate) fn mark_released(file: &File, now_us: u64, hold_for: Duration) -> io::Result<()> {
+    file.write_all_at(record::released(now_us, hold_for).as_bytes(), 0)
+}

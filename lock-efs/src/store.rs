@@ -1,0 +1,331 @@
+//! All that happens on the file system: blocking, without a runtime.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use lock_core::{
+    Error, ErrorKind, FencingToken, Holder, Lease, LockName, LossReason,
+    backend::{Attempt, Claim, Grant, Release, Renewal},
+};
+
+use crate::{
+    config::Mode,
+    encode, error,
+    lockfile::LockFile,
+    probe::{self, KernelLocks},
+    record::{self, State},
+    sidecar::{self, Seen},
+    table::{Held, Key, Seat, Table},
+};
+
+/// How often one attempt starts over because the lock file was replaced under it.
+const TRIES: usize = 16;
+/// How often a refused lock is tried again while no record says who holds it; once if one does. Without, an inspection in a loop
+/// spoilt 8 % of the attempts on a free lock; what is left is the inspector that loses its processor in the midst.
+const SECOND_TRIES: usize = 3;
+
+#[derive(Debug)]
+pub(crate) struct Store {
+    directory: PathBuf,
+    mode: Mode,
+    table: Arc<Table>,
+}
+
+/// The files of one lock.
+struct Files {
+    lock: PathBuf,
+    record: PathBuf,
+    spare: PathBuf,
+}
+
+/// What became of a lock that this process has for the moment.
+enum Settled {
+    Granted { record: File, token: FencingToken, crashed: Option<Holder> },
+    MinHold(Holder),
+}
+
+impl Store {
+    pub(crate) fn new(directory: PathBuf, mode: Mode) -> Self {
+        Self { directory, mode, table: Arc::default() }
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    pub(crate) fn lock_path(&self, name: &LockName) -> PathBuf {
+        self.directory.join(encode::encode(name) + ".lock")
+    }
+
+    /// The file whose lock is the first place in the queue of waiting processes.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only watches queue"))]
+    pub(crate) fn queue_path(&self, name: &LockName) -> PathBuf {
+        self.directory.join(encode::encode(name) + ".queue")
+    }
+
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only watches queue"))]
+    pub(crate) fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    fn files(&self, stem: &str) -> Files {
+        let file = |suffix: &str| self.directory.join([stem, suffix].concat());
+        Files { lock: file(".lock"), record: file(".info"), spare: file(".prev") }
+    }
+
+    pub(crate) fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+        if claim.ttl.is_some() {
+            return Err(Error::new(
+                ErrorKind::Config,
+                "a file lock has no ttl, it lasts until it is released or its process ends; remove the option ttl",
+            ));
+        }
+        let files = self.files(&encode::encode(&claim.name));
+        if let Some(grant) = self.held_already(&(claim.id, claim.name.clone()), &files)? {
+            return Ok(Attempt::Granted(grant));
+        }
+        for _ in 0..TRIES {
+            let lock = match self.table.unpark(&claim.name) {
+                Some(lock) => lock,
+                None => LockFile::open(&files.lock, self.mode)?,
+            };
+            let refused = try_lock(&lock, &files.lock, || sidecar::peek(&files.record))?;
+            if !lock.inode.is_at(&files.lock)? {
+                tracing::debug!(file = %files.lock.display(), "the lock file was replaced; starting over");
+                continue;
+            }
+            let Some(holder) = refused else { return self.settle(lock, claim, &files) };
+            self.table.park(&claim.name, lock);
+            return Ok(Attempt::Held(holder));
+        }
+        let what = format!(
+            "the lock file {} is being replaced again and again; find out who removes lock files and stop it",
+            files.lock.display()
+        );
+        Err(Error::new(ErrorKind::Unavailable, what).with_ambiguous(false))
+    }
+
+    fn held_already(&self, key: &Key, files: &Files) -> Result<Option<Grant>, Error> {
+        let Some((inode, token)) = self.table.with(key, |held| (held.lock.inode, held.token)) else { return Ok(None) };
+        if inode.is_at(&files.lock)? {
+            return Ok(Some(Grant { token: Some(token), crashed: None, already_ours: true }));
+        }
+        drop(self.table.remove(key));
+        Ok(None)
+    }
+
+    fn settle(&self, lock: LockFile, claim: &Claim, files: &Files) -> Result<Attempt, Error> {
+        match self.record_holder(claim, files) {
+            Ok(Settled::Granted { record, token, crashed }) => {
+                self.table.insert((claim.id, claim.name.clone()), Held { lock, record, token, lent: false });
+                Ok(Attempt::Granted(Grant { token: Some(token), crashed, already_ours: false }))
+            }
+            Ok(Settled::MinHold(holder)) => {
+                lock.unlock(&files.lock)?;
+                self.table.park(&claim.name, lock);
+                Ok(Attempt::Held(holder))
+            }
+            Err(error) => {
+                // Not left to the close alone, which a child that is about to exec would delay.
+                let _ = lock.unlock(&files.lock);
+                Err(error)
+            }
+        }
+    }
+
+    fn record_holder(&self, claim: &Claim, files: &Files) -> Result<Settled, Error> {
+        let now_us = now_us();
+        let previous = match sidecar::read(&files.record)? {
+            Seen::Record(record) if record.hold_left(now_us).is_some() => {
+                return Ok(Settled::MinHold(Seen::Record(record).holder(now_us)));
+            }
+            Seen::Record(record) => Some(record),
+            Seen::Absent => None,
+            Seen::Garbage => {
+                tracing::warn!(
+                    file = %files.record.display(),
+                    "the lock record is not one; it is replaced, and the next fencing token comes from the clock alone"
+                );
+                None
+            }
+        };
+        let token = FencingToken::next(previous.as_ref().and_then(record::Record::token), now_us).ok_or_else(|| {
+            let what = format!("the record {} has the last possible token; remove it", files.record.display());
+            Error::new(ErrorKind::Corrupt, what)
+        })?;
+        let bytes = record::held(claim, token, now_us);
+        if bytes.len() > record::MAX_BYTES {
+            let what = format!("a lock record has at most {} bytes, this one {}", record::MAX_BYTES, bytes.len());
+            return Err(Error::new(ErrorKind::Limit, what + "; attach less data"));
+        }
+        let file = sidecar::replace(&files.record, &files.spare, &bytes, previous.is_some(), self.mode)?;
+        let crashed = previous.filter(|r| r.state == State::Held).map(record::Record::into_holder);
+        if let Some(holder) = &crashed {
+            tracing::debug!(name = %claim.name, %holder, "the previous holder ended without releasing");
+        }
+        Ok(Settled::Granted { record: file, token, crashed })
+    }
+
+    pub(crate) fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
+        let key = (lease.id, lease.name.clone());
+        let Some(inode) = self.table.with(&key, |held| held.lock.inode) else {
+            return Ok(Renewal::Lost(LossReason::RecordGone));
+        };
+        let path = self.lock_path(&lease.name);
+        if inode.is_at(&path)? {
+            return Ok(Renewal::Renewed);
+        }
+        drop(self.table.remove(&key));
+        let what = format!("the lock file {} was removed or replaced while the lock was held", path.display());
+        Ok(Renewal::Lost(LossReason::FileLock(what)))
+    }
+
+    pub(crate) fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        let Some(held) = self.table.remove(&(lease.id, lease.name.clone())) else {
+            return Ok(Release::NotHeld(self.inspect(&lease.name).unwrap_or(None)));
+        };
+        let path = self.lock_path(&lease.name);
+        if matches!(held.lock.inode.is_at(&path), Ok(false)) {
+            drop(held);
+            return Ok(Release::NotHeld(self.inspect(&lease.name).unwrap_or(None)));
+        }
+        let marked = sidecar::mark_released(&held.record, now_us(), hold_for);
+        // Unlocked before it is closed: the close is what wakes waiters.
+        held.lock.unlock(&path)?;
+        if held.lent {
+            drop(File::open(&path));
+        }
+        match marked {
+            Err(e) if !hold_for.is_zero() => Err(error::at("record the minimum hold of the released lock", &path, e)),
+            Err(error) => {
+                tracing::warn!(name = %lease.name, %error, "the lock was released, but its record says that it crashed");
+                Ok(Release::Released)
+            }
+            Ok(()) => Ok(Release::Released),
+        }
+    }
+
+    pub(crate) fn descriptor(&self, lease: &Lease) -> Option<OwnedFd> {
+        let lend = |held: &mut Held| {
+            held.lent = true;
+            held.lock.duplicate()
+        };
+        let lent = self.table.with(&(lease.id, lease.name.clone()), lend)?;
+        lent.inspect_err(|error| tracing::warn!(name = %lease.name, %error, "cannot duplicate the lock's descriptor"))
+            .ok()
+    }
+
+    pub(crate) fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        look(&self.files(&encode::encode(name)), &KernelLocks::read())
+    }
+
+    pub(crate) fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+        let fail = |e: io::Error| error::at("list the directory", &self.directory, e);
+        let known = KernelLocks::read();
+        let mut locks = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(fail)? {
+            let file_name = entry.map_err(fail)?.file_name();
+            let Some(stem) = file_name.to_str().and_then(|n| n.strip_suffix(".lock")) else { continue };
+            let files = self.files(stem);
+            let Some(name) = name_of(stem, &files).filter(|n| n.as_str().starts_with(prefix)) else { continue };
+            match look(&files, &known) {
+                Ok(holder) => locks.extend(holder.map(|h| (name, h))),
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    tracing::debug!(%name, %error, "not listed: another user's lock that is not known to be held");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        locks.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(locks)
+    }
+
+    /// Opens the lock file for a watch, and keeps it open for its tries.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only inotify watches"))]
+    pub(crate) fn seat(&self, name: &LockName) -> Result<Seat, Error> {
+        let lock = match self.table.take_refused(name) {
+            Some(lock) => lock,
+            None => LockFile::open(&self.lock_path(name), self.mode)?,
+        };
+        Ok(Seat::take(&self.table, name, lock))
+    }
+}
+
+/// Tries for the lock; `Some` is who has it, as `peek` at the record says.
+fn try_lock(lock: &LockFile, path: &Path, peek: impl Fn() -> Seen) -> Result<Option<Holder>, Error> {
+    if lock.try_lock(path)? {
+        return Ok(None);
+    }
+    let mut seen = peek();
+    // It may have been taken for microseconds only: by an inspection, or by a contender that is about to write its record or
+    // found a minimum hold. Refusing for that would make somebody skip a job.
+    for _ in 0..SECOND_TRIES {
+        if lock.try_lock(path)? {
+            return Ok(None);
+        }
+        if seen.explains_a_refusal(now_us()) {
+            break;
+        }
+        seen = peek();
+    }
+    Ok(Some(seen.holder(now_us())))
+}
+
+fn look(files: &Files, known: &KernelLocks) -> Result<Option<Holder>, Error> {
+    let locked = probe::is_locked(&files.lock, known)?;
+    let seen = sidecar::peek(&files.record);
+    Ok(if locked { Some(seen.holder(now_us())) } else { seen.min_holder(now_us()) })
+}
+
+fn name_of(stem: &str, files: &Files) -> Option<LockName> {
+    if !encode::has_digest(stem) {
+        return encode::decode(stem);
+    }
+    let Seen::Record(record) = sidecar::peek(&files.record) else { return None };
+    LockName::new(record.body.name).ok().filter(|name| encode::encode(name) == stem)
+}
+
+/// The clock of a local file system is that of the machine.
+fn now_us() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use nix::fcntl::FlockArg;
+
+    use super::*;
+    use crate::lockfile::{flock, try_flock};
+
+    #[test]
+    fn a_lock_that_was_taken_for_a_moment_only_is_not_refused() {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let path = dir.path().join("etl.lock");
+        let mode = Mode { file: 0o600, directory: 0o700, exact: false };
+        let lock = LockFile::open(&path, mode).expect("a fresh file opens");
+        for peeks_until_free in 0..=SECOND_TRIES + 1 {
+            let inspector = File::open(&path).expect("the lock file is there");
+            assert_eq!(try_flock(&inspector, FlockArg::LockSharedNonblock), Ok(true));
+            let peeks = Cell::new(0);
+            let peek = || {
+                peeks.set(peeks.get() + 1);
+                if peeks.get() == peeks_until_free {
+                    flock(&inspector, FlockArg::Unlock).expect("unlocking cannot fail");
+                }
+                Seen::Absent
+            };
+            let refused = try_lock(&lock, &path, peek).expect("no error");
+            assert_eq!(refused.is_none(), (1..=SECOND_TRIES).contains(&peeks_until_free), "{peeks_until_free}");
+            lock.unlock(&path).expect("unlocking cannot fail");
+        }
+    }
+}

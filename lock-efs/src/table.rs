@@ -1,0 +1,113 @@
+//! What this backend holds, and the descriptors with which its waiters try.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use lock_core::{FencingToken, LeaseId, LockName};
+
+use crate::lockfile::LockFile;
+
+/// An acquisition: its id and what it locks.
+pub(crate) type Key = (LeaseId, LockName);
+
+/// A lock that is held.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub(crate) lock: LockFile,
+    /// The record, open since it was written, so that the release marks this one and no successor's.
+    pub(crate) record: File,
+    pub(crate) token: FencingToken,
+    /// A duplicate was given away, so closing ours may not be the last close of the file, which wakes waiters.
+    pub(crate) lent: bool,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Table(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    held: HashMap<Key, Held>,
+    waiting: HashMap<LockName, Waiting>,
+    /// The descriptor of the latest refusal: its owner is likely to watch next, and closing it would wake all who watch already.
+    refused: Option<(LockName, LockFile)>,
+}
+
+/// A waiter that opened and closed the lock file for each try would wake all other waiters with each close, and they it, for
+/// ever. So as many descriptors stay open as there are watches, and tries reuse them.
+#[derive(Debug, Default)]
+struct Waiting {
+    watches: usize,
+    parked: Vec<LockFile>,
+}
+
+impl Table {
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        // Every change below is a single step, so a panic cannot leave one half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn insert(&self, key: Key, held: Held) {
+        self.inner().held.insert(key, held);
+    }
+
+    pub(crate) fn remove(&self, key: &Key) -> Option<Held> {
+        self.inner().held.remove(key)
+    }
+
+    pub(crate) fn with<T>(&self, key: &Key, f: impl FnOnce(&mut Held) -> T) -> Option<T> {
+        self.inner().held.get_mut(key).map(f)
+    }
+
+    /// A parked descriptor, to try once with. Nobody else can try with it meanwhile, and so share its lock.
+    pub(crate) fn unpark(&self, name: &LockName) -> Option<LockFile> {
+        let parked = self.inner().waiting.get_mut(name).and_then(|waiting| waiting.parked.pop());
+        parked.or_else(|| self.take_refused(name))
+    }
+
+    /// The descriptor of the latest refusal, if that was for `name`.
+    pub(crate) fn take_refused(&self, name: &LockName) -> Option<LockFile> {
+        self.inner().refused.take_if(|(refused, _)| refused == name).map(|(_, lock)| lock)
+    }
+
+    /// Keeps `lock` for the next try: as long as there is a watch for it, or else until the next refusal.
+    pub(crate) fn park(&self, name: &LockName, lock: LockFile) {
+        let mut inner = self.inner();
+        if let Some(waiting) = inner.waiting.get_mut(name).filter(|w| w.parked.len() < w.watches) {
+            waiting.parked.push(lock);
+            return;
+        }
+        let before = inner.refused.replace((name.clone(), lock));
+        drop(inner);
+        drop(before);
+    }
+}
+
+/// A watch's right to one parked descriptor.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    table: Arc<Table>,
+    name: LockName,
+}
+
+impl Seat {
+    pub(crate) fn take(table: &Arc<Table>, name: &LockName, lock: LockFile) -> Self {
+        table.inner().waiting.entry(name.clone()).or_default().watches += 1;
+        table.park(name, lock);
+        Self { table: Arc::clone(table), name: name.clone() }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut inner = self.table.inner();
+        let Some(waiting) = inner.waiting.get_mut(&self.name) else { return };
+        waiting.watches -= 1;
+        waiting.parked.truncate(waiting.watches);
+        if waiting.watches == 0 {
+            inner.waiting.remove(&self.name);
+        }
+    }
+}

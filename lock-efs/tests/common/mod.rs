@@ -1,0 +1,116 @@
+//! What the tests of this crate share.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::{
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use lock_core::{
+    Error, FencingToken, Holder, Lease, LeaseId, LockName,
+    backend::{Attempt, Backend, Claim, Grant},
+};
+use lock_efs::FileBackend;
+use tempfile::TempDir;
+
+/// A directory of its own and a backend on it.
+pub(crate) fn open() -> (TempDir, FileBackend) {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = FileBackend::open(dir.path()).unwrap();
+    (dir, backend)
+}
+
+pub(crate) fn name(text: &str) -> LockName {
+    LockName::new(text).unwrap()
+}
+
+pub(crate) fn claim(text: &str) -> Claim {
+    Claim { name: name(text), id: LeaseId::random(), owner: "tester".into(), ttl: None, data: None }
+}
+
+pub(crate) async fn grant(backend: &FileBackend, claim: &Claim) -> (Grant, Lease) {
+    match backend.acquire(claim).await.unwrap() {
+        Attempt::Granted(grant) => {
+            let lease = claim.lease(grant.token);
+            (grant, lease)
+        }
+        Attempt::Held(holder) => panic!("{} is held by {holder}", claim.name),
+    }
+}
+
+pub(crate) async fn refused(backend: &FileBackend, text: &str) -> Holder {
+    match backend.acquire(&claim(text)).await.unwrap() {
+        Attempt::Held(holder) => holder,
+        Attempt::Granted(grant) => panic!("{text} was granted: {grant:?}"),
+    }
+}
+
+pub(crate) async fn failed(backend: &FileBackend, text: &str) -> Error {
+    backend.acquire(&claim(text)).await.expect_err("the attempt must fail")
+}
+
+pub(crate) fn token(grant: &Grant) -> FencingToken {
+    grant.token.expect("file locks have tokens")
+}
+
+/// Waits until `condition` holds; the time only bounds a failing test.
+pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !condition() {
+        assert!(Instant::now() < end, "still not so after 20 s: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// This test binary again, running only its test `test`, which sees `dir` in `DLOCK_TEST_CHILD`.
+pub(crate) fn myself(test: &str, dir: &Path) -> Vec<String> {
+    let exe = std::env::current_exe().unwrap();
+    ["env", &format!("DLOCK_TEST_CHILD={}", dir.display()), exe.to_str().unwrap(), "--exact", test, "--nocapture"]
+        .map(String::from)
+        .to_vec()
+}
+
+/// The directory, when this process is what [`myself`] started.
+pub(crate) fn in_child() -> Option<PathBuf> {
+    std::env::var_os("DLOCK_TEST_CHILD").map(Into::into)
+}
+
+/// Runs `wrapper` with [`myself`] and fails with what it printed.
+pub(crate) fn run_child(wrapper: &[&str], test: &str, dir: &Path) {
+    let command: Vec<String> = wrapper.iter().map(|s| s.to_string()).chain(myself(test, dir)).collect();
+    let output = Command::new(&command[0]).args(&command[1..]).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && text.contains("CHILD RAN"), "{command:?} ended with {}:\n{text}", output.status);
+}
+
+/// A process that is killed when the test ends.
+pub(crate) struct Process(pub(crate) Child);
+
+impl Process {
+    pub(crate) fn start(command: &[&str]) -> Self {
+        let child = Command::new(command[0]).args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        Self(child.unwrap_or_else(|e| panic!("{command:?}: {e}")))
+    }
+
+    /// Waits for a line of output that contains `text`.
+    pub(crate) fn wait_for(&mut self, text: &str) {
+        let out = self.0.stdout.as_mut().expect("piped");
+        let mut lines = BufReader::new(out).lines();
+        let found = lines.any(|line| line.is_ok_and(|line| line.contains(text)));
+        assert!(found, "the process ended without {text:?}");
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

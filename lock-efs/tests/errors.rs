@@ -1,0 +1,248 @@
+//! Every error that a file system can be made to give: its kind, its advice, and that it is never taken for "held".
+
+mod common;
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use common::{claim, failed, grant, in_child, name, open, refused, run_child};
+use lock_core::{Error, ErrorKind, Operation, backend::Backend};
+use lock_efs::{FileBackend, FileConfig};
+
+#[track_caller]
+fn check(error: &Error, kind: ErrorKind, path: &Path, advice: &str) {
+    let text = error.to_string();
+    assert_eq!(error.kind(), kind, "{text}");
+    assert!(text.contains(path.to_str().unwrap()) && text.contains(advice), "{text}");
+    assert!(!error.is_ambiguous(), "{text}");
+}
+
+/// As [`check`], and the error says which attempt failed.
+#[track_caller]
+fn check_attempt(error: &Error, kind: ErrorKind, path: &Path, advice: &str) {
+    check(error, kind, path, advice);
+    assert_eq!(error.operation(), Some(Operation::Acquire));
+    assert!(error.name().is_some() && error.store().is_some_and(|s| s.starts_with("file:///")), "{error}");
+}
+
+#[tokio::test]
+async fn a_symbolic_link_in_the_way_is_not_followed() {
+    let (dir, backend) = open();
+    let (path, target) = (backend.lock_path(&name("etl")), dir.path().join("target"));
+    symlink(&target, &path).unwrap();
+    check_attempt(&failed(&backend, "etl").await, ErrorKind::StoreNotReady, &path, "symbolic link");
+    assert!(!target.exists());
+}
+
+#[tokio::test]
+async fn a_symbolic_link_in_the_place_of_the_record_is_replaced_not_followed() {
+    let (dir, backend) = open();
+    let target = dir.path().join("precious");
+    fs::write(&target, "precious").unwrap();
+    symlink(&target, dir.path().join("etl.info")).unwrap();
+    grant(&backend, &claim("etl")).await;
+    assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+    symlink(&target, dir.path().join("etl2.prev")).unwrap();
+    let error = failed(&backend, "etl2").await;
+    check_attempt(&error, ErrorKind::StoreNotReady, &dir.path().join("etl2.prev"), "symbolic link");
+    assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+}
+
+#[tokio::test]
+async fn a_directory_or_a_pipe_in_the_way_is_named() {
+    let (dir, backend) = open();
+    let path = backend.lock_path(&name("etl"));
+    fs::create_dir(&path).unwrap();
+    check_attempt(&failed(&backend, "etl").await, ErrorKind::StoreNotReady, &path, "a directory is in the way");
+    let record = dir.path().join("etl2.info");
+    fs::create_dir(&record).unwrap();
+    check_attempt(&failed(&backend, "etl2").await, ErrorKind::StoreNotReady, &record, "a directory is in the way");
+    fs::remove_dir(&record).unwrap();
+    grant(&backend, &claim("etl2")).await;
+    let pipe = backend.lock_path(&name("pipe"));
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    check_attempt(&failed(&backend, "pipe").await, ErrorKind::StoreNotReady, &pipe, "not a regular file");
+}
+
+#[tokio::test]
+async fn a_pipe_in_the_place_of_the_record_blocks_nobody() {
+    let (dir, backend) = open();
+    assert!(Command::new("mkfifo").arg(dir.path().join("etl.info")).status().unwrap().success());
+    assert_eq!(backend.inspect(&name("etl")).await.unwrap(), None);
+    grant(&backend, &claim("etl")).await;
+}
+
+#[tokio::test]
+async fn a_directory_that_went_away_is_named_and_comes_back() {
+    let (dir, backend) = open();
+    let (_, lease) = grant(&backend, &claim("etl")).await;
+    fs::remove_dir_all(dir.path()).unwrap();
+    check_attempt(&failed(&backend, "x").await, ErrorKind::StoreNotReady, &dir.path().join("x.lock"), "is gone");
+    check(&backend.list("").await.unwrap_err(), ErrorKind::StoreNotReady, dir.path(), "is gone");
+    assert_eq!(backend.inspect(&name("x")).await.unwrap(), None);
+    assert!(matches!(backend.renew(&lease).await.unwrap(), lock_core::backend::Renewal::Lost(_)));
+    fs::write(dir.path(), "a file").unwrap();
+    check_attempt(&failed(&backend, "x").await, ErrorKind::StoreNotReady, &dir.path().join("x.lock"), "is gone");
+    fs::remove_file(dir.path()).unwrap();
+    fs::create_dir(dir.path()).unwrap();
+    grant(&backend, &claim("x")).await;
+}
+
+#[test]
+fn opening_says_what_is_wrong_with_the_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("file");
+    fs::write(&file, "").unwrap();
+    check(&FileBackend::open(&file).unwrap_err(), ErrorKind::StoreNotReady, &file, "not a directory");
+    let below = file.join("below");
+    check(&FileBackend::open(&below).unwrap_err(), ErrorKind::StoreNotReady, &below, "");
+    let missing = dir.path().join("missing");
+    let error = FileConfig::new(&missing).create(false).build().unwrap_err();
+    check(&error, ErrorKind::StoreNotReady, &missing, "create it or mount it");
+    assert!(!missing.exists());
+    assert_eq!(FileBackend::open("").unwrap_err().kind(), ErrorKind::Config);
+}
+
+#[tokio::test]
+async fn a_path_that_is_too_long_is_a_configuration_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut deep = dir.path().to_owned();
+    // Room for the short name below, none for the long one within the 4,096 bytes of a path.
+    while deep.as_os_str().len() < 3900 {
+        deep.push("d".repeat((3900 - deep.as_os_str().len()).min(200)));
+    }
+    let backend = FileBackend::open(&deep).unwrap();
+    grant(&backend, &claim("short")).await;
+    check_attempt(&failed(&backend, &"x".repeat(250)).await, ErrorKind::Config, &deep, "too long");
+}
+
+/// As root without capabilities: permission bits bind, and the test binary stays readable wherever it is.
+const WITHOUT_CAPABILITIES: &[&str] = &["setpriv", "--inh-caps=-all", "--bounding-set=-all"];
+/// A mount table of its own, which goes with the process; no root needed where user namespaces are allowed.
+const OWN_MOUNTS: &[&str] = &["unshare", "--user", "--map-root-user", "--mount"];
+
+#[test]
+fn a_missing_permission_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+    run_child(if is_root { WITHOUT_CAPABILITIES } else { &[] }, "child_without_permission", dir.path());
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[tokio::test]
+async fn child_without_permission() {
+    let Some(dir) = in_child() else { return };
+    let backend = FileBackend::open(&dir).unwrap();
+    let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let path = backend.lock_path(&name("foreign"));
+    fs::write(&path, "").unwrap();
+    chmod(&path, 0o444);
+    check_attempt(&failed(&backend, "foreign").await, ErrorKind::PermissionDenied, &path, "this user may not");
+    let record = path.with_extension("info");
+    chmod(&path, 0o600);
+    fs::write(&record, "").unwrap();
+    chmod(&record, 0);
+    check_attempt(&failed(&backend, "foreign").await, ErrorKind::PermissionDenied, &record, "this user may not");
+    chmod(&dir, 0o500);
+    check_attempt(
+        &failed(&backend, "etl").await,
+        ErrorKind::PermissionDenied,
+        &dir.join("etl.lock"),
+        "write access to the directory",
+    );
+    check(&FileBackend::open(&dir).unwrap_err(), ErrorKind::PermissionDenied, &dir, "write access to the directory");
+    let below = dir.join("below");
+    check(&FileBackend::open(&below).unwrap_err(), ErrorKind::PermissionDenied, &below, "write access");
+    println!("CHILD RAN");
+}
+
+#[test]
+fn a_full_disk_is_named_and_the_lock_is_free_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    run_child(OWN_MOUNTS, "child_on_a_full_disk", dir.path());
+}
+
+#[tokio::test]
+async fn child_on_a_full_disk() {
+    let Some(dir) = in_child() else { return };
+    mount(&["-t", "tmpfs", "-o", "size=64k,nr_inodes=32", "none"], &dir);
+    let backend = FileBackend::open(&dir).unwrap();
+    let (before, lease) = grant(&backend, &claim("etl")).await;
+    let ballast = dir.join("ballast");
+    let _ = fs::write(&ballast, vec![0; 100_000]);
+    // What is held stays held and can be released: that needs no space.
+    assert_eq!(backend.renew(&lease).await.unwrap(), lock_core::backend::Renewal::Renewed);
+    let released = backend.release(&lease, Duration::ZERO).await.unwrap();
+    assert_eq!(released, lock_core::backend::Release::Released);
+    check_attempt(&failed(&backend, "etl").await, ErrorKind::Full, &dir, "file system is full");
+    let free = Command::new("flock").arg("-n").arg(backend.lock_path(&name("etl"))).arg("true").status().unwrap();
+    assert!(free.success(), "a failed attempt leaves the lock free");
+    fs::remove_file(&ballast).unwrap();
+    let (after, _) = grant(&backend, &claim("etl")).await;
+    assert!(after.token > before.token && after.crashed.is_none());
+    for i in 0..40 {
+        let _ = fs::write(dir.join(format!("inode{i}")), "");
+    }
+    check_attempt(&failed(&backend, "other").await, ErrorKind::Full, &dir.join("other.lock"), "inodes");
+    println!("CHILD RAN");
+}
+
+#[test]
+fn a_read_only_file_system_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    run_child(OWN_MOUNTS, "child_on_a_read_only_file_system", dir.path());
+}
+
+#[tokio::test]
+async fn child_on_a_read_only_file_system() {
+    let Some(dir) = in_child() else { return };
+    mount(&["-t", "tmpfs", "none"], &dir);
+    let backend = FileBackend::open(&dir).unwrap();
+    grant(&backend, &claim("held")).await;
+    // A bind mount, because a file system with files open for writing cannot become read-only itself.
+    mount(&["--bind", dir.to_str().unwrap()], &dir);
+    mount(&["-o", "remount,bind,ro"], &dir);
+    check_attempt(&failed(&backend, "held").await, ErrorKind::Full, &dir.join("held.lock"), "read-only");
+    check(&FileBackend::open(&dir).unwrap_err(), ErrorKind::Full, &dir, "read-only");
+    assert_eq!(backend.list("").await.unwrap().len(), 1, "reading needs no writing");
+    println!("CHILD RAN");
+}
+
+fn mount(arguments: &[&str], on: &Path) {
+    let status = Command::new("mount").args(arguments).arg(on).status().unwrap();
+    assert!(status.success(), "mount {arguments:?} needs root or user namespaces: {status}");
+}
+
+#[test]
+fn too_many_open_files_is_a_limit_that_may_pass() {
+    let dir = tempfile::tempdir().unwrap();
+    run_child(&["sh", "-c", "ulimit -n 40; exec \"$0\" \"$@\""], "child_with_few_descriptors", dir.path());
+}
+
+#[tokio::test]
+async fn child_with_few_descriptors() {
+    let Some(dir) = in_child() else { return };
+    let backend = FileBackend::open(&dir).unwrap();
+    let (_, kept) = grant(&backend, &claim("kept")).await;
+    let mut all = Vec::new();
+    while let Ok(file) = fs::File::open("/dev/null") {
+        all.push(file);
+    }
+    // With none left the lock file cannot be opened; with one, its record cannot.
+    for left in [0, 1] {
+        let error = failed(&backend, "etl").await;
+        check_attempt(&error, ErrorKind::Limit, &dir, "ulimit -n");
+        assert!(error.is_retryable(), "with {left} left");
+        all.pop();
+    }
+    assert!(backend.release_now(&kept, Duration::ZERO));
+    all.clear();
+    grant(&backend, &claim("etl")).await;
+    refused(&backend, "etl").await;
+    println!("CHILD RAN");
+}

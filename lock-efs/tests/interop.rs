@@ -1,0 +1,125 @@
+//! Together with the programs that people lock files with today: the real `flock(1)` and Python's `filelock`.
+
+mod common;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+    time::Duration,
+};
+
+use common::{Process, claim, grant, name, open, refused};
+use lock_core::backend::{Backend, Renewal};
+
+/// The newest release when this was written; `pip` runs once for each target directory.
+const FILELOCK: &str = "filelock==4.2.11";
+
+const HOLD: &str = "import filelock, sys, time
+with filelock.FileLock(sys.argv[1]):
+    print('locked', flush=True)
+    time.sleep(600)";
+
+const TRY: &str = "import filelock, sys
+try:
+    filelock.FileLock(sys.argv[1], timeout=0).acquire()
+except filelock.Timeout:
+    sys.exit(3)";
+
+#[tokio::test]
+async fn flock_1_is_refused_while_we_hold_and_had_it_after_our_release() {
+    let (_dir, backend) = open();
+    let (_, lease) = grant(&backend, &claim("etl")).await;
+    let path = backend.lock_path(&name("etl"));
+    let flock = || Command::new("flock").args(["-n", "-E", "9"]).arg(&path).arg("true").status().unwrap().code();
+    assert_eq!(flock(), Some(9));
+    assert!(backend.release_now(&lease, Duration::ZERO));
+    assert_eq!(flock(), Some(0));
+}
+
+#[tokio::test]
+async fn we_are_refused_while_flock_1_holds_and_have_it_when_it_is_killed() {
+    let (_dir, backend) = open();
+    let path = backend.lock_path(&name("etl"));
+    let mut flock = Process::start(&["flock", "-F", path.to_str().unwrap(), "sh", "-c", "echo locked; exec sleep 600"]);
+    flock.wait_for("locked");
+    let foreign = refused(&backend, "etl").await.foreign;
+    assert_eq!(foreign.as_deref(), Some("a flock(2) holder without a record"));
+    assert_eq!(backend.inspect(&name("etl")).await.unwrap().unwrap().foreign, foreign);
+    assert_eq!(backend.list("").await.unwrap().len(), 1);
+    flock.kill();
+    assert_eq!(grant(&backend, &claim("etl")).await.0.crashed, None);
+}
+
+#[tokio::test]
+async fn a_shared_flock_1_excludes_us_and_is_shown() {
+    let (_dir, backend) = open();
+    let path = backend.lock_path(&name("etl"));
+    let mut flock =
+        Process::start(&["flock", "-s", "-F", path.to_str().unwrap(), "sh", "-c", "echo locked; exec sleep 600"]);
+    flock.wait_for("locked");
+    refused(&backend, "etl").await;
+    assert!(backend.inspect(&name("etl")).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn filelock_is_refused_while_we_hold_and_has_it_after_our_release() {
+    let (_dir, backend) = open();
+    let (_, lease) = grant(&backend, &claim("etl")).await;
+    let path = backend.lock_path(&name("etl"));
+    let filelock = || python(TRY, &path).status().unwrap().code();
+    assert_eq!(filelock(), Some(3));
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed, "its try did no harm");
+    assert_eq!(refused(&backend, "etl").await.owner.as_deref(), Some("tester"));
+    assert!(backend.release_now(&lease, Duration::ZERO));
+    assert_eq!(filelock(), Some(0));
+    grant(&backend, &claim("etl")).await;
+}
+
+#[tokio::test]
+async fn we_are_refused_while_filelock_holds_and_have_it_when_it_is_killed() {
+    let (_dir, backend) = open();
+    let (before, lease) = grant(&backend, &claim("etl")).await;
+    assert!(backend.release_now(&lease, Duration::ZERO));
+    let path = backend.lock_path(&name("etl"));
+    let command = python(HOLD, &path);
+    let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).collect();
+    let mut filelock = Process::start(&words.iter().map(|w| w.to_str().unwrap()).collect::<Vec<_>>());
+    filelock.wait_for("locked");
+    refused(&backend, "etl").await;
+    filelock.kill();
+    let (after, _) = grant(&backend, &claim("etl")).await;
+    assert!(after.token > before.token && after.crashed.is_none());
+}
+
+fn python(script: &str, path: &Path) -> Command {
+    let mut command = Command::new(interpreter());
+    command.arg("-c").arg(script).arg(path);
+    command
+}
+
+/// A Python that has `filelock`: the one in `DLOCK_TEST_PYTHON`, else one that is set up below the target directory.
+fn interpreter() -> &'static Path {
+    static INTERPRETER: OnceLock<PathBuf> = OnceLock::new();
+    INTERPRETER.get_or_init(|| {
+        let python = std::env::var_os("DLOCK_TEST_PYTHON").map_or_else(set_up_python, PathBuf::from);
+        let has_it = Command::new(&python).args(["-c", "import filelock"]).status();
+        assert!(has_it.is_ok_and(|s| s.success()), "{} has no filelock: pip install {FILELOCK}", python.display());
+        python
+    })
+}
+
+fn set_up_python() -> PathBuf {
+    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-filelock");
+    let python = venv.join("bin/python");
+    let run = |program: &Path, arguments: &[&str]| {
+        let status = Command::new(program).args(arguments).status();
+        assert!(status.is_ok_and(|s| s.success()), "{} {arguments:?} failed", program.display());
+    };
+    let is_there = Command::new(&python).args(["-c", "import filelock"]).output().is_ok_and(|o| o.status.success());
+    if !is_there {
+        run(Path::new("python3"), &["-m", "venv", venv.to_str().expect("a path of the build is UTF-8")]);
+        run(&python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", FILELOCK]);
+    }
+    python
+}

@@ -1,0 +1,79 @@
+//! What becomes of a lock when processes end, and of processes that its holder starts.
+
+mod common;
+
+use std::{process::Command, time::Duration};
+
+use common::{Process, claim, grant, in_child, myself, open, refused, until};
+use lock_core::backend::{Attempt, Backend};
+use lock_efs::FileBackend;
+
+#[tokio::test]
+async fn a_killed_holder_frees_the_lock_and_the_next_hears_who_it_was() {
+    let (dir, backend) = open();
+    let command = myself("child_holds_a_lock", dir.path());
+    for _ in 0..5 {
+        let mut holder = Process::start(&command.iter().map(String::as_str).collect::<Vec<_>>());
+        holder.wait_for("CHILD HOLDS");
+        assert_eq!(refused(&backend, "etl").await.owner.as_deref(), Some("the child"));
+        holder.kill();
+        let (granted, lease) = grant(&backend, &claim("etl")).await;
+        assert_eq!(granted.crashed.and_then(|h| h.owner).as_deref(), Some("the child"));
+        assert!(backend.release_now(&lease, Duration::ZERO));
+    }
+}
+
+#[tokio::test]
+async fn child_holds_a_lock() {
+    let Some(dir) = in_child() else { return };
+    let backend = FileBackend::open(dir).unwrap();
+    let mine = lock_core::backend::Claim { owner: "the child".into(), ..claim("etl") };
+    let _ = grant(&backend, &mine).await;
+    println!("CHILD HOLDS");
+    std::thread::sleep(Duration::from_secs(600));
+}
+
+#[tokio::test]
+async fn a_program_that_the_holder_starts_does_not_keep_the_lock() {
+    let (dir, backend) = open();
+    let (_, lease) = grant(&backend, &claim("etl")).await;
+    let watch = backend.watch(&lease.name).await.unwrap();
+    let mut daemon = Process::start(&["sleep", "600"]);
+    let pid = daemon.0.id();
+    let inherited = || {
+        let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        fds.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok()).filter(|f| f.starts_with(dir.path())).count()
+    };
+    until("the daemon is what it was started as", || {
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "sleep")
+    });
+    assert_eq!(inherited(), 0);
+    drop((watch, backend));
+    let other = FileBackend::open(dir.path()).unwrap();
+    // Not at once: a dropped backend only closes, and a program that another test is starting may have a copy until it execs.
+    let mine = claim("etl");
+    while let Attempt::Held(_) = other.acquire(&mine).await.unwrap() {
+        tokio::task::yield_now().await;
+    }
+    assert!(daemon.0.try_wait().unwrap().is_none(), "the daemon still runs");
+}
+
+/// Between fork and exec a child has every descriptor of its parent, so a release must unlock, and not only close.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_release_frees_the_lock_while_other_threads_start_programs() {
+    let (dir, backend) = open();
+    let other = FileBackend::open(dir.path()).unwrap();
+    let spawner = std::thread::spawn(|| {
+        for _ in 0..300 {
+            assert!(Command::new("true").status().unwrap().success());
+        }
+    });
+    while !spawner.is_finished() {
+        let (_, lease) = grant(&backend, &claim("etl")).await;
+        assert!(backend.release_now(&lease, Duration::ZERO));
+        let mine = claim("etl");
+        let Attempt::Granted(granted) = other.acquire(&mine).await.unwrap() else { panic!("released, but still held") };
+        assert!(other.release_now(&mine.lease(granted.token), Duration::ZERO));
+    }
+    spawner.join().unwrap();
+}

@@ -1,0 +1,94 @@
+//! Records that are absent, torn, foreign or huge never decide anything.
+
+mod common;
+
+use std::{fs, time::Duration};
+
+use common::{claim, grant, name, open, refused, token};
+use lock_core::{
+    Holder,
+    backend::{Backend, Release},
+};
+
+#[tokio::test]
+async fn a_bad_record_makes_the_holder_unknown_and_excludes_all_the_same() {
+    let (dir, backend) = open();
+    let (_, lease) = grant(&backend, &claim("etl")).await;
+    let record = dir.path().join("etl.info");
+    let whole = fs::read(&record).unwrap();
+    for bad in [&whole[..60], &whole[..10], &[], &[0; 4096], b"4711\n", &vec![b'x'; 2_000_000]] {
+        fs::write(&record, bad).unwrap();
+        assert_eq!(refused(&backend, "etl").await, Holder::default());
+        assert_eq!(backend.inspect(&name("etl")).await.unwrap(), Some(Holder::default()));
+    }
+    fs::remove_file(&record).unwrap();
+    assert!(refused(&backend, "etl").await.foreign.is_some_and(|f| f.contains("without a record")));
+    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+}
+
+#[tokio::test]
+async fn tokens_rise_although_the_record_was_lost_or_destroyed() {
+    let (dir, backend) = open();
+    let record = dir.path().join("etl.info");
+    let mut last = None;
+    for bad in [None, Some(&b""[..]), Some(b"garbage"), Some(&[0xff; 300_000])] {
+        let (granted, lease) = grant(&backend, &claim("etl")).await;
+        assert!(granted.token > last && granted.crashed.is_none());
+        last = granted.token;
+        assert!(backend.release_now(&lease, Duration::ZERO));
+        match bad {
+            None => fs::remove_file(&record).unwrap(),
+            Some(bytes) => fs::write(&record, bytes).unwrap(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_token_from_a_clock_ahead_of_ours_is_still_exceeded() {
+    let (dir, backend) = open();
+    let (granted, lease) = grant(&backend, &claim("etl")).await;
+    assert!(backend.release_now(&lease, Duration::ZERO));
+    let record = dir.path().join("etl.info");
+    let ahead = token(&granted).get() + 3_600_000_000;
+    let text = fs::read_to_string(&record).unwrap();
+    fs::write(&record, text.replace(&format!("\"token\":{}", token(&granted)), &format!("\"token\":{ahead}"))).unwrap();
+    assert_eq!(token(&grant(&backend, &claim("etl")).await.0).get(), ahead + 1);
+}
+
+#[tokio::test]
+async fn a_record_is_replaced_whole_whatever_its_length() {
+    let (_dir, backend) = open();
+    for size in [10, 100_000, 10, 5_000, 0, 20_000] {
+        let mine = lock_core::backend::Claim { data: Some(vec![b'd'; size]), ..claim("etl") };
+        let (_, lease) = grant(&backend, &mine).await;
+        assert_eq!(refused(&backend, "etl").await.data.map(|d| d.len()), Some(size));
+        assert!(backend.release_now(&lease, Duration::ZERO));
+    }
+}
+
+/// While one holder follows the other, a reader sees whole records: the last holder or the one before, never a torn one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_see_whole_records_while_holders_change() {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    };
+    let (dir, backend) = open();
+    let backend = Arc::new(backend);
+    let stop = Arc::new(AtomicBool::new(false));
+    let (writer, stopped) = (Arc::clone(&backend), Arc::clone(&stop));
+    let holders = tokio::spawn(async move {
+        while !stopped.load(Relaxed) {
+            let (_, lease) = grant(&writer, &claim("etl")).await;
+            assert!(writer.release_now(&lease, Duration::ZERO));
+            tokio::task::yield_now().await;
+        }
+    });
+    let record = dir.path().join("etl.info");
+    common::until("the first record is there", || record.exists());
+    let is_whole = |text: String| text.starts_with("dlock/1 ") && text.trim_end().ends_with('}');
+    let whole = (0..20_000).filter(|_| fs::read_to_string(&record).is_ok_and(is_whole)).count();
+    stop.store(true, Relaxed);
+    holders.await.unwrap();
+    assert_eq!(whole, 20_000);
+}

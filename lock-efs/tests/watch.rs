@@ -1,0 +1,251 @@
+//! Waiters are woken, and do not wake each other for ever.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use common::{Process, claim, grant, in_child, myself, name, open, refused, run_child, until};
+use lock_core::{
+    Locker,
+    backend::{Attempt, Backend, Watch},
+};
+use lock_efs::FileBackend;
+
+/// Only bounds a failing test.
+const LONG: Duration = Duration::from_secs(20);
+
+async fn woken(watch: &mut Box<dyn Watch>) {
+    tokio::time::timeout(LONG, watch.changed()).await.expect("the watch must wake");
+}
+
+async fn watch(backend: &FileBackend, text: &str) -> Box<dyn Watch> {
+    backend.watch(&name(text)).await.unwrap().expect("local files can be watched")
+}
+
+#[tokio::test]
+async fn a_watch_wakes_on_a_release_of_ours_and_of_flock_1() {
+    let (dir, holder) = open();
+    let waiter = FileBackend::open(dir.path()).unwrap();
+    let (_, lease) = grant(&holder, &claim("etl")).await;
+    let mut watch = watch(&waiter, "etl").await;
+    refused(&waiter, "etl").await;
+    assert!(holder.release_now(&lease, Duration::ZERO));
+    woken(&mut watch).await;
+    let (_, lease) = grant(&waiter, &claim("etl")).await;
+    assert!(waiter.release_now(&lease, Duration::ZERO));
+
+    let path = waiter.lock_path(&name("etl"));
+    let mut flock = Process::start(&["flock", path.to_str().unwrap(), "sh", "-c", "echo locked; read x; sleep 0.1"]);
+    flock.wait_for("locked");
+    let _ = tokio::time::timeout(Duration::from_millis(1), watch.changed()).await;
+    refused(&waiter, "etl").await;
+    until_granted(&waiter, &mut watch).await;
+}
+
+/// As the core does it: woken by the watch, and after a wake-up that came too early by a poll.
+async fn until_granted(backend: &FileBackend, watch: &mut Box<dyn Watch>) -> lock_core::Lease {
+    let mine = claim("etl");
+    let end = tokio::time::Instant::now() + LONG;
+    loop {
+        if let Attempt::Granted(grant) = backend.acquire(&mine).await.unwrap() {
+            return mine.lease(grant.token);
+        }
+        assert!(tokio::time::Instant::now() < end, "still held");
+        let _ = tokio::time::timeout(Duration::from_millis(5), watch.changed()).await;
+    }
+}
+
+#[tokio::test]
+async fn a_watch_wakes_when_the_holder_is_killed() {
+    let (dir, waiter) = open();
+    let command = myself("child_holds_a_lock", dir.path());
+    let mut holder = Process::start(&command.iter().map(String::as_str).collect::<Vec<_>>());
+    holder.wait_for("CHILD HOLDS");
+    refused(&waiter, "etl").await;
+    let mut watch = watch(&waiter, "etl").await;
+    holder.0.kill().unwrap();
+    woken(&mut watch).await;
+    until_granted(&waiter, &mut watch).await;
+}
+
+#[tokio::test]
+async fn child_holds_a_lock() {
+    let Some(dir) = in_child() else { return };
+    let backend = FileBackend::open(dir).unwrap();
+    let _ = grant(&backend, &claim("etl")).await;
+    println!("CHILD HOLDS");
+    std::thread::sleep(Duration::from_secs(600));
+}
+
+#[tokio::test]
+async fn a_watch_wakes_on_a_release_whose_descriptor_was_lent() {
+    let (_dir, backend) = open();
+    let (_, lease) = grant(&backend, &claim("etl")).await;
+    let lent = backend.descriptor(&lease).unwrap();
+    let mut watch = watch(&backend, "etl").await;
+    assert!(backend.release_now(&lease, Duration::ZERO));
+    woken(&mut watch).await;
+    drop(lent);
+}
+
+/// A waiter whose every try closed a descriptor would wake the others, and they it: thousands of tries instead of a few. And of those
+/// who wait only the first is woken, however many there are.
+#[tokio::test]
+async fn waiters_do_not_wake_each_other_for_ever() {
+    let (dir, holder) = open();
+    let (_, _lease) = grant(&holder, &claim("etl")).await;
+    let (tries, wakes) = (Arc::new(AtomicUsize::new(0)), 5);
+    for _ in 0..3 {
+        let waiter = FileBackend::open(dir.path()).unwrap();
+        let tries = Arc::clone(&tries);
+        let mut watch = watch(&waiter, "etl").await;
+        tokio::spawn(async move {
+            loop {
+                refused(&waiter, "etl").await;
+                tries.fetch_add(1, Relaxed);
+                watch.changed().await;
+            }
+        });
+    }
+    let path = holder.lock_path(&name("etl"));
+    for _ in 0..wakes {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        drop(fs::OpenOptions::new().write(true).open(&path).unwrap());
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let tries = tries.load(Relaxed);
+    // Each once at the start, and the first of them once for each wake-up; one more when it learns that it is the first.
+    assert!((3 + wakes..=3 + wakes + 2).contains(&tries), "{tries} tries");
+}
+
+#[tokio::test]
+async fn a_refused_waiter_that_begins_to_watch_wakes_nobody() {
+    let (dir, holder) = open();
+    let (_, _lease) = grant(&holder, &claim("etl")).await;
+    let (first, second) = (FileBackend::open(dir.path()).unwrap(), FileBackend::open(dir.path()).unwrap());
+    let mut waiting = watch(&first, "etl").await;
+    refused(&second, "etl").await;
+    let _second_watch = watch(&second, "etl").await;
+    refused(&second, "etl").await;
+    assert!(tokio::time::timeout(Duration::from_millis(50), waiting.changed()).await.is_err());
+}
+
+/// Two waiters of one backend try at the same time: with one descriptor between them they would share one lock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waiters_of_one_backend_never_share_a_lock() {
+    let (_dir, backend) = open();
+    let backend = Arc::new(backend);
+    let inside = Arc::new(AtomicUsize::new(0));
+    let tasks: Vec<_> = (0..4)
+        .map(|_| {
+            let (backend, inside) = (Arc::clone(&backend), Arc::clone(&inside));
+            tokio::spawn(async move {
+                for _ in 0..50 {
+                    let mut watch = watch(&backend, "etl").await;
+                    let lease = until_granted(&backend, &mut watch).await;
+                    assert_eq!(inside.fetch_add(1, Relaxed), 0, "two at once");
+                    tokio::task::yield_now().await;
+                    inside.fetch_sub(1, Relaxed);
+                    assert!(backend.release_now(&lease, Duration::ZERO));
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_watch_leaves_no_descriptor_behind() {
+    let (dir, backend) = open();
+    let open_as = |suffix: &str| {
+        let fds = fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+        fds.filter(|f| f.starts_with(dir.path()) && f.to_string_lossy().ends_with(suffix)).count()
+    };
+    let open_here = || open_as(".lock") + open_as(".info") + open_as(".prev");
+    let (_, lease) = grant(&backend, &claim("etl")).await;
+    let held = open_here();
+    let watches = [watch(&backend, "etl").await, watch(&backend, "etl").await];
+    refused(&backend, "etl").await;
+    assert_eq!(open_here(), held + 2);
+    drop(watches);
+    assert_eq!(open_here(), held);
+    until("nobody queues", || open_as(".queue") == 0);
+    assert!(backend.release_now(&lease, Duration::ZERO));
+    assert_eq!(open_here(), 0);
+}
+
+/// A waiter drops its watch when it has the lock; closing an inotify instance takes the kernel 5 to 20 ms.
+#[tokio::test]
+async fn dropping_a_watch_does_not_wait_for_the_kernel() {
+    let (_dir, backend) = open();
+    let mut times = Vec::new();
+    for _ in 0..21 {
+        let watch = watch(&backend, "etl").await;
+        let begin = std::time::Instant::now();
+        drop(watch);
+        times.push(begin.elapsed());
+    }
+    times.sort_unstable();
+    assert!(times[10] < Duration::from_millis(3), "{times:?}");
+}
+
+/// The lock file was replaced between open and lock: the waiter has the old one open.
+#[tokio::test]
+async fn a_file_that_was_replaced_between_open_and_lock_is_opened_anew() {
+    let (dir, holder) = open();
+    let waiter = FileBackend::open(dir.path()).unwrap();
+    let path = holder.lock_path(&name("etl"));
+    let mut watch = watch(&waiter, "etl").await;
+    fs::remove_file(&path).unwrap();
+    let (_, lease) = grant(&holder, &claim("etl")).await;
+    refused(&waiter, "etl").await;
+    woken(&mut watch).await;
+    refused(&waiter, "etl").await;
+    while tokio::time::timeout(Duration::from_millis(1), watch.changed()).await.is_ok() {}
+    assert!(holder.release_now(&lease, Duration::ZERO));
+    woken(&mut watch).await;
+    let (_, lease) = grant(&waiter, &claim("etl")).await;
+    assert!(matches!(waiter.renew(&lease).await.unwrap(), lock_core::backend::Renewal::Renewed));
+    refused(&holder, "etl").await;
+}
+
+#[test]
+fn without_an_io_driver_waiters_poll() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        let (dir, backend) = open();
+        assert!(backend.watch(&name("etl")).await.unwrap().is_none());
+        let waiting = Locker::new(FileBackend::open(dir.path()).unwrap()).unwrap();
+        let (_, lease) = grant(&backend, &claim("etl")).await;
+        let waiter = tokio::spawn(async move { waiting.acquire_within("etl", LONG).await.map(drop) });
+        tokio::task::yield_now().await;
+        assert!(backend.release_now(&lease, Duration::ZERO));
+        waiter.await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn without_inotify_instances_waiters_poll() {
+    let dir = tempfile::tempdir().unwrap();
+    let limited = ["unshare", "--user", "--map-root-user", "sh", "-c"];
+    let script = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$0\" \"$@\"";
+    run_child(&[&limited[..], &[script]].concat(), "child_without_inotify", dir.path());
+}
+
+#[tokio::test]
+async fn child_without_inotify() {
+    let Some(dir) = in_child() else { return };
+    let backend = FileBackend::open(dir).unwrap();
+    assert!(backend.watch(&name("etl")).await.unwrap().is_none());
+    println!("CHILD RAN");
+}
