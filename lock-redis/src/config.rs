@@ -2,7 +2,9 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use lock_core::{Error, ErrorKind, Operation};
+use lock_core::{Error, ErrorKind, Operation, config::Secret};
+
+use crate::factory::TIMEOUT;
 
 /// Where a Redis server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +52,8 @@ pub enum Topology {
     },
     /// A Redis Cluster, found through any of its nodes.
     Cluster(Vec<Address>),
+    /// Independent servers, of which a majority decides (the Redlock algorithm).
+    Quorum(Vec<Address>),
 }
 
 /// Another client whose locks ours exclude, and whose locks exclude ours.
@@ -60,22 +64,6 @@ pub enum Compat {
     RedisPy,
     /// The Python package `python-redis-lock`.
     PythonRedisLock,
-}
-
-/// A text that is never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(String);
-
-impl Secret {
-    pub(crate) fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(secret)")
-    }
 }
 
 /// Which Redis to use for locks, and how. Nothing is connected before the first operation.
@@ -103,6 +91,7 @@ pub struct RedisConfig {
     pub(crate) timeout: Duration,
     pub(crate) compat: Option<Compat>,
     pub(crate) key_prefix: Option<String>,
+    pub(crate) replicas: u32,
 }
 
 impl RedisConfig {
@@ -120,9 +109,10 @@ impl RedisConfig {
             sentinel_password: None,
             database: 0,
             connect_timeout: Duration::from_secs(2),
-            timeout: Duration::from_secs(1),
+            timeout: TIMEOUT,
             compat: None,
             key_prefix: None,
+            replicas: 0,
         }
     }
 
@@ -163,7 +153,7 @@ impl RedisConfig {
     /// Logs in with a password only (`requirepass`).
     #[must_use]
     pub fn password(mut self, password: impl Into<String>) -> Self {
-        self.password = Some(Secret(password.into()));
+        self.password = Some(Secret::new(password));
         self
     }
 
@@ -171,7 +161,7 @@ impl RedisConfig {
     #[must_use]
     pub fn sentinel_login(mut self, user: Option<String>, password: impl Into<String>) -> Self {
         self.sentinel_user = user;
-        self.sentinel_password = Some(Secret(password.into()));
+        self.sentinel_password = Some(Secret::new(password));
         self
     }
 
@@ -210,6 +200,13 @@ impl RedisConfig {
         self
     }
 
+    /// Grants and renews only what this many replicas have confirmed (`WAIT`), so that a failover to one of them finds the lock.
+    #[must_use]
+    pub fn replicas(mut self, number: u32) -> Self {
+        self.replicas = number;
+        self
+    }
+
     /// Refuses settings that contradict each other.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let wrong = |message: &str| Err(Error::new(ErrorKind::Config, message).with_operation(Operation::Open));
@@ -225,6 +222,15 @@ impl RedisConfig {
         if cluster && self.compat == Some(Compat::PythonRedisLock) {
             return wrong("python-redis-lock does not work on a cluster: its two keys are in different slots");
         }
+        if self.replicas > 0 && !matches!(self.topology, Topology::Standalone(_) | Topology::Sentinel { .. }) {
+            return wrong("replicas works with one server or Sentinel; on a cluster or a quorum leave it out");
+        }
+        if matches!(&self.topology, Topology::Quorum(nodes) if nodes.len() < 3) {
+            return wrong("a quorum needs at least three independent servers: of two, both would have to live");
+        }
+        if matches!(self.topology, Topology::Quorum(_)) && self.compat.is_some() {
+            return wrong("compat is for one server, as the clients that it speaks to use one");
+        }
         if self.timeout.is_zero() || self.connect_timeout.is_zero() {
             return wrong("timeout and connect_timeout must be longer than nothing");
         }
@@ -236,19 +242,19 @@ impl RedisConfig {
 impl fmt::Display for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plain = if self.tls { "rediss" } else { "redis" };
-        let at = self.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
         let list = |addresses: &[Address]| addresses.iter().map(Address::to_string).collect::<Vec<_>>().join(",");
         match &self.topology {
-            Topology::Standalone(Address::Unix(path)) => write!(f, "redis+unix://{at}{}", path.display())?,
-            Topology::Standalone(address) => write!(f, "{plain}://{at}{address}")?,
+            Topology::Standalone(Address::Unix(path)) => write!(f, "redis+unix://{}", path.display())?,
+            Topology::Standalone(address) => write!(f, "{plain}://{address}")?,
             Topology::Sentinel { sentinels, service } => {
-                write!(f, "{plain}+sentinel://{at}{}/{service}", list(sentinels))?;
+                write!(f, "{plain}+sentinel://{}/{service}", list(sentinels))?;
             }
-            Topology::Cluster(nodes) => write!(f, "{plain}+cluster://{at}{}", list(nodes))?,
+            Topology::Cluster(nodes) => write!(f, "{plain}+cluster://{}", list(nodes))?,
+            Topology::Quorum(nodes) => write!(f, "{plain}+quorum://{}", list(nodes))?,
         }
         match (&self.topology, self.database) {
             (_, 0) => Ok(()),
-            (Topology::Standalone(Address::Tcp { .. }), number) => write!(f, "/{number}"),
+            (Topology::Standalone(Address::Tcp { .. }) | Topology::Quorum(_), number) => write!(f, "/{number}"),
             (_, number) => write!(f, "?db={number}"),
         }
     }

@@ -86,6 +86,22 @@ impl Link {
         .map_err(|error| translate(error, Phase::Request))
     }
 
+    /// Runs a script and, right behind it on the same connection, a command.
+    pub(crate) async fn run_then(&self, call: &Call<'_>, then: &Cmd) -> Result<(Value, Value), Error> {
+        let live = self.live().await?;
+        let translate = |error| translate(error, Phase::Request);
+        let unknown = redis::ErrorKind::Server(ServerErrorKind::NoScript);
+        // Polled in this order, so sent in this order.
+        let (first, second) = match tokio::join!(self.send(&live, &call.command), self.send(&live, then)) {
+            (Err(error), _) if error.kind() == unknown => {
+                let whole = call.with_text();
+                tokio::join!(self.send(&live, &whole), self.send(&live, then))
+            }
+            answers => answers,
+        };
+        Ok((first.map_err(translate)?, second.map_err(translate)?))
+    }
+
     /// Runs one command, on the given node of a cluster or on any.
     pub(crate) async fn command(&self, command: &Cmd, node: Option<&(String, u16)>) -> Result<Value, Error> {
         let live = self.live().await?;
@@ -97,6 +113,11 @@ impl Link {
         };
         self.settle(&live, request, &result);
         result.map_err(|error| translate(error, Phase::Request))
+    }
+
+    /// A connection that is not shared.
+    pub(crate) async fn another(&self) -> Result<Connection, Error> {
+        self.connector.connect(|_| Ok(())).await.map_err(|error| translate(error, Phase::Connect))
     }
 
     /// Makes sure that this connection, and every later one while somebody waits, receives wake-ups.

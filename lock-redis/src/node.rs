@@ -10,19 +10,21 @@ use std::{
 
 use futures_util::future::join_all;
 use lock_core::{
-    Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LockName, LossReason,
-    backend::{Attempt, Break, Claim, Grant, Release, Renewal},
+    Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LockName,
+    backend::{Attempt, Break, Claim, Release, Renewal, Watch},
 };
 use redis::Value;
 
 use crate::{
+    answer::{granted_or_held, refusal, renewed_or_lost},
     config::{RedisConfig, Topology},
     connect::Connector,
     error::unexpected,
     keys::Keys,
     link::Link,
     record,
-    script::Scripts,
+    script::{Call, Scripts},
+    signal::SignalWatch,
     wake::{RedisWatch, Standing},
 };
 
@@ -36,20 +38,59 @@ const BROKEN_FOR: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) link: Link,
+    replicated: Option<Replicated>,
     pub(crate) keys: Keys,
     scripts: Scripts,
     last_stamp: AtomicU64,
 }
 
+/// How to make sure that replicas have what was written. On connections of its own, because `WAIT` holds up all that comes behind it:
+/// an acquire that waits in vain must not cost another lock its renewal.
+#[derive(Debug)]
+struct Replicated {
+    number: u32,
+    timeout: Duration,
+    acquiring: Link,
+    renewing: Link,
+}
+
+impl Replicated {
+    /// Runs `call` and waits for the replicas, in one round trip. Also says how many have confirmed.
+    async fn run(&self, link: &Link, call: &Call<'_>) -> Result<(Value, i64), Error> {
+        let mut wait = redis::cmd("WAIT");
+        wait.arg(self.number).arg(millis(self.timeout));
+        match link.run_then(call, &wait).await? {
+            (answer, Value::Int(confirmed)) => Ok((answer, confirmed)),
+            (_, answer) => Err(unexpected(&answer)),
+        }
+    }
+
+    /// `None` when enough replicas have confirmed.
+    fn missing(&self, confirmed: i64) -> Option<Error> {
+        let number = self.number;
+        (confirmed < i64::from(number)).then(|| {
+            let advice = "look at INFO replication, or ask for fewer (replicas)";
+            Error::new(ErrorKind::Unavailable, format!("{confirmed} of {number} replicas confirmed in time; {advice}"))
+        })
+    }
+}
+
 impl Node {
     pub(crate) fn new(config: &RedisConfig) -> Result<Self, Error> {
-        let connector = match &config.topology {
+        let connector = || match &config.topology {
             Topology::Standalone(address) => Connector::node(config, address),
             Topology::Sentinel { sentinels, service } => Connector::sentinel(config, sentinels, service),
             Topology::Cluster(seeds) => Connector::cluster(config, seeds),
-        }?;
+            Topology::Quorum(_) => unreachable!("a quorum has a node for each of its servers"),
+        };
+        let link = || Ok::<_, Error>(Link::new(connector()?, config.connect_timeout, config.timeout));
+        let replicated = match config.replicas {
+            0 => None,
+            number => Some(Replicated { number, timeout: config.timeout / 2, acquiring: link()?, renewing: link()? }),
+        };
         Ok(Self {
-            link: Link::new(connector, config.connect_timeout, config.timeout),
+            link: link()?,
+            replicated,
             keys: Keys::new(config.key_prefix.clone(), config.compat),
             scripts: Scripts::new(),
             last_stamp: AtomicU64::new(0),
@@ -82,7 +123,18 @@ impl Node {
             .arg(&queuing.place)
             .arg(u8::from(queuing.alone))
             .arg(self.stamp());
-        let attempt = granted_or_held(self.link.run(&call).await?)?;
+        let (answer, missing) = match &self.replicated {
+            None => (self.link.run(&call).await?, None),
+            Some(replicated) => {
+                let (answer, confirmed) = replicated.run(&replicated.acquiring, &call).await?;
+                (answer, replicated.missing(confirmed))
+            }
+        };
+        let attempt = granted_or_held(answer)?;
+        if let (Some(missing), Attempt::Granted(_)) = (missing, &attempt) {
+            let undone = self.release(&claim.lease(None), Duration::ZERO).await.is_ok();
+            return Err(missing.with_ambiguous(!undone));
+        }
         match attempt {
             Attempt::Granted(_) if queuing.alone => self.link.wakers.note(&lock, Standing::Out, None),
             Attempt::Held(_) if !queuing.channel.is_empty() => self.link.wakers.note(&lock, Standing::Queued, None),
@@ -119,7 +171,15 @@ impl Node {
         for lease in leases {
             call = call.arg(lease.id.to_string()).arg(millis(ttl(lease.ttl)?));
         }
-        match self.link.run(&call).await? {
+        let answer = match &self.replicated {
+            None => self.link.run(&call).await?,
+            Some(replicated) => {
+                let (answer, confirmed) = replicated.run(&replicated.renewing, &call).await?;
+                // A replica that takes over now would let the lease end when it ended before.
+                replicated.missing(confirmed).map_or(Ok(answer), Err)?
+            }
+        };
+        match answer {
             Value::Array(answers) if answers.len() == leases.len() => {
                 answers.into_iter().zip(leases).map(|(answer, lease)| renewed_or_lost(answer, lease)).collect()
             }
@@ -187,8 +247,31 @@ impl Node {
         }
     }
 
+    /// Raises the token of a lock that `id` holds, for a quorum whose servers have minted different ones. `false` when it does not hold it.
+    pub(crate) async fn raise(&self, name: &LockName, id: LeaseId, token: FencingToken) -> Result<bool, Error> {
+        let lock = self.keys.lock(name);
+        let keys = [lock.clone(), self.keys.token(&lock)];
+        let call = self.scripts.raise.call(&keys).arg(id.to_string()).arg(token.get()).arg(millis(TOKEN_IDLE));
+        match self.link.run(&call).await? {
+            Value::Int(raised) => Ok(raised == 1),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    /// Watches in the way of the clients that share these locks; `None` where they have none.
+    pub(crate) async fn watch(self: &Arc<Self>, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
+        if let Some(signal) = self.keys.signal(name) {
+            return Ok(Some(Box::new(SignalWatch::new(self.link.another().await?, signal).await)));
+        }
+        if self.keys.are_verbatim() {
+            // redis-py wakes nobody, and where it may be the holder only polling helps.
+            return Ok(None);
+        }
+        Ok(Some(Box::new(self.queue(name).await?)))
+    }
+
     /// Joins the queue of `name`. From then on a release wakes this process when its turn comes.
-    pub(crate) async fn watch(self: &Arc<Self>, name: &LockName) -> Result<RedisWatch, Error> {
+    pub(crate) async fn queue(self: &Arc<Self>, name: &LockName) -> Result<RedisWatch, Error> {
         let lock = self.keys.lock(name);
         // Before the effect, so that it is undone by the drop of the watch whatever happens next.
         let mut watch = RedisWatch::new(Arc::clone(self), lock.clone());
@@ -244,81 +327,4 @@ fn ttl(ttl: Option<Duration>) -> Result<Duration, Error> {
 /// Whole milliseconds, rounded up: Redis has no finer time, refuses 0, and a lease must never be shorter than asked for.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).clamp(1, 1 << 52)
-}
-
-fn granted_or_held(answer: Value) -> Result<Attempt, Error> {
-    let Value::Array(items) = &answer else { return Err(unexpected(&answer)) };
-    match &items[..] {
-        [Value::Int(1), Value::BulkString(token), rest @ ..] => {
-            let token = std::str::from_utf8(token).ok().and_then(|t| t.parse().ok()).and_then(FencingToken::new);
-            let crashed = match rest {
-                [Value::BulkString(record)] => record::parse(record),
-                _ => None,
-            };
-            match token {
-                Some(token) => Ok(Attempt::Granted(Grant { token: Some(token), crashed, already_ours: false })),
-                None => Err(Error::new(
-                    ErrorKind::Corrupt,
-                    "the fencing tokens of this lock are used up: its token key in Redis was tampered with; delete that key",
-                )),
-            }
-        }
-        [Value::Int(2), Value::BulkString(record)] => {
-            let token = record::parse(record).and_then(|holder| holder.token);
-            Ok(Attempt::Granted(Grant { token, crashed: None, already_ours: true }))
-        }
-        [Value::Int(3)] => {
-            Err(Error::new(ErrorKind::Other, "this attempt reached Redis after its own lease id had been released"))
-        }
-        items => match refusal(items)? {
-            Some(holder) => Ok(Attempt::Held(holder)),
-            None => Err(unexpected(&answer)),
-        },
-    }
-}
-
-/// The holder in a refusal of a script.
-fn refusal(items: &[Value]) -> Result<Option<Holder>, Error> {
-    match items {
-        [Value::Int(0), rest @ ..] => current(rest),
-        _ => Err(unexpected(&Value::Array(items.to_vec()))),
-    }
-}
-
-/// `[record, remaining ms, type]` as a holder.
-fn current(items: &[Value]) -> Result<Option<Holder>, Error> {
-    match items {
-        [Value::BulkString(value), Value::Int(ttl), _] => Ok(Some(record::holder(Some(value), *ttl, None))),
-        [Value::Nil, Value::Int(ttl), Value::BulkString(kind)] => match &kind[..] {
-            b"none" => Ok(None),
-            kind => Ok(Some(record::holder(None, *ttl, std::str::from_utf8(kind).ok()))),
-        },
-        _ => Err(unexpected(&Value::Array(items.to_vec()))),
-    }
-}
-
-fn renewed_or_lost(answer: Value, lease: &Lease) -> Result<Renewal, Error> {
-    let items = match answer {
-        Value::Int(1) => return Ok(Renewal::Renewed),
-        Value::Array(items) => items,
-        answer => return Err(unexpected(&answer)),
-    };
-    let [now @ .., token, broken] = &items[..] else { return Err(unexpected(&Value::Array(items))) };
-    if let Value::BulkString(by) = broken {
-        return Ok(Renewal::Lost(LossReason::BrokenBy(String::from_utf8_lossy(by).into_owned())));
-    }
-    // A lock that is only kept refused after its release has an owner, but no version.
-    let holder = current(now)?.filter(|holder| holder.version.is_some() || holder.foreign.is_some());
-    Ok(Renewal::Lost(match (holder, token) {
-        (Some(holder), _) => LossReason::TakenBy(Box::new(holder)),
-        (None, Value::BulkString(last)) if ends_in_our_record(last, lease.id) => LossReason::Expired,
-        (None, _) => LossReason::RecordGone,
-    }))
-}
-
-/// Whether the token key says that `id` was the last holder and has not released.
-fn ends_in_our_record(last: &[u8], id: LeaseId) -> bool {
-    let mut parts = last.splitn(2, |&b| b == b' ');
-    let held = parts.nth(1).and_then(|state| state.strip_prefix(b"H"));
-    held.is_some_and(|record| record.starts_with(id.to_string().as_bytes()))
 }

@@ -38,6 +38,7 @@ scripts! {
     break_lock = "break.lua",
     wait = "wait.lua",
     leave = "leave.lua",
+    raise = "raise.lua",
 }
 
 impl Script {
