@@ -1,13 +1,18 @@
-//! What the tests across processes and the benchmarks share: real servers, and networks with faults, for the tests of all backends.
+//! What the tests across processes and the benchmarks share: real servers, faulty networks, clocks.
 //!
 //! A server that cannot be started is a failure of the test, with the command that installs it, never a skipped test.
 
 mod daemon;
+pub mod dynamodb;
 mod proxy;
+pub mod python;
 pub mod redis;
 pub mod report;
 pub mod sentinel;
 pub mod tls;
+pub mod wire;
+
+use std::path::PathBuf;
 
 pub use daemon::{Daemon, free_port};
 pub use proxy::{Direction, Proxy};
@@ -19,4 +24,10 @@ pub use proxy::{Direction, Proxy};
 pub fn monotonic_nanos() -> i64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("the clock exists");
     now.tv_sec() * 1_000_000_000 + now.tv_nsec()
+}
+
+/// Where cargo builds.
+pub fn target_directory() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")), PathBuf::from)
 }

@@ -29,14 +29,9 @@ pub fn table(rows: &[Row]) {
 fn median(id: &str) -> Option<Duration> {
     let (group, function) = id.rsplit_once('/')?;
     let group = group.replace('/', "_");
-    let path: PathBuf = [&target(), "criterion", &group, function, "new", "estimates.json"].iter().collect();
-    let text = fs::read_to_string(path).ok()?;
+    let path: PathBuf = ["criterion", &group, function, "new", "estimates.json"].iter().collect();
+    let text = fs::read_to_string(crate::target_directory().join(path)).ok()?;
     let estimates: serde_json::Value = serde_json::from_str(&text).ok()?;
     let nanos = estimates.get("median")?.get("point_estimate")?.as_f64()?;
     Some(Duration::from_secs_f64(nanos / 1e9))
-}
-
-/// As criterion finds it.
-fn target() -> String {
-    std::env::var("CARGO_TARGET_DIR").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../target").into())
 }

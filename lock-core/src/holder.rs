@@ -32,7 +32,7 @@ pub struct Holder {
 }
 
 impl fmt::Display for Holder {
-    /// One line: `etl-7:4711-x3 since 42 s ago, token 1732, expires in 12 s`.
+    /// One line: `etl-7:4711-x3 for 42 s, token 1732, expires in 12 s`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.owner, &self.foreign) {
             (Some(owner), _) => write!(f, "{}", owner.escape_debug())?,
@@ -40,7 +40,7 @@ impl fmt::Display for Holder {
             (None, None) => write!(f, "an unknown holder")?,
         }
         if let Some(held_for) = self.since.and_then(|since| SystemTime::now().duration_since(since).ok()) {
-            write!(f, " since {} s ago", held_for.as_secs())?;
+            write!(f, " for {} s", held_for.as_secs())?;
         }
         if let Some(token) = self.token {
             write!(f, ", token {token}")?;

@@ -2,18 +2,10 @@
 
 mod common;
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-    sync::OnceLock,
-    time::Duration,
-};
+use std::{path::Path, process::Command, time::Duration};
 
 use common::{Process, claim, grant, name, open, refused};
 use lock_core::backend::{Backend, Renewal};
-
-/// The newest release when this was written; `pip` runs once for each target directory.
-const FILELOCK: &str = "filelock==4.2.11";
 
 const HOLD: &str = "import filelock, sys, time
 with filelock.FileLock(sys.argv[1]):
@@ -93,33 +85,7 @@ async fn we_are_refused_while_filelock_holds_and_have_it_when_it_is_killed() {
 }
 
 fn python(script: &str, path: &Path) -> Command {
-    let mut command = Command::new(interpreter());
+    let mut command = Command::new(integration::python::python());
     command.arg("-c").arg(script).arg(path);
     command
-}
-
-/// A Python that has `filelock`: the one in `DLOCK_TEST_PYTHON`, else one that is set up below the target directory.
-fn interpreter() -> &'static Path {
-    static INTERPRETER: OnceLock<PathBuf> = OnceLock::new();
-    INTERPRETER.get_or_init(|| {
-        let python = std::env::var_os("DLOCK_TEST_PYTHON").map_or_else(set_up_python, PathBuf::from);
-        let has_it = Command::new(&python).args(["-c", "import filelock"]).status();
-        assert!(has_it.is_ok_and(|s| s.success()), "{} has no filelock: pip install {FILELOCK}", python.display());
-        python
-    })
-}
-
-fn set_up_python() -> PathBuf {
-    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("python-filelock");
-    let python = venv.join("bin/python");
-    let run = |program: &Path, arguments: &[&str]| {
-        let status = Command::new(program).args(arguments).status();
-        assert!(status.is_ok_and(|s| s.success()), "{} {arguments:?} failed", program.display());
-    };
-    let is_there = Command::new(&python).args(["-c", "import filelock"]).output().is_ok_and(|o| o.status.success());
-    if !is_there {
-        run(Path::new("python3"), &["-m", "venv", venv.to_str().expect("a path of the build is UTF-8")]);
-        run(&python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", FILELOCK]);
-    }
-    python
 }

@@ -48,13 +48,13 @@ for line in sys.stdin:
 
 impl Python {
     fn start(server: &RedisServer, client: &str) -> Self {
-        let mut child = Command::new("python3")
+        let mut child = Command::new(integration::python::python())
             .args(["-c", SCRIPT, &server.port().to_string(), client])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .expect("python3 is not installed; this test needs it: apt-get install python3");
+            .expect("python starts");
         let answers = BufReader::new(child.stdout.take().unwrap()).lines();
         Self { stdin: child.stdin.take().unwrap(), answers, _child: child }
     }
@@ -65,7 +65,7 @@ impl Python {
 
     async fn answer(&mut self) -> String {
         let line = tokio::time::timeout(PATIENCE, self.answers.next_line()).await.expect("python answers").unwrap();
-        line.expect("python has ended; this test needs: pip install redis python-redis-lock")
+        line.expect("python goes on")
     }
 
     async fn ask(&mut self, word: &str) -> String {

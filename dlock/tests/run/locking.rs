@@ -1,6 +1,9 @@
 //! One at a time, and together with `flock(1)`.
 
-use std::process::Command;
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
 
 use crate::support::{Locks, Running, code, eventually, is_alive, output, parse_pid, stdout};
 
@@ -45,6 +48,41 @@ fn flock_and_we_exclude_each_other() {
     ]));
     theirs.expect_line("held");
     assert_eq!(code(&mut locks.run(["-n", "x", "true"])), 1);
+}
+
+/// Python's `filelock` on the lock file: prints what became of it, and holds it until its input ends.
+const FILELOCK: &str = "import sys, filelock
+lock = filelock.FileLock(sys.argv[1])
+try:
+    lock.acquire(timeout=0)
+except filelock.Timeout:
+    print('held')
+else:
+    print('acquired', flush=True)
+    sys.stdin.read()";
+
+fn python() -> Command {
+    Command::new(integration::python::python())
+}
+
+#[test]
+fn pythons_filelock_and_we_exclude_each_other() {
+    let locks = Locks::new();
+    let mut ours = Running::start(&mut locks.run(["x", "-c", "echo held; read line || sleep 1000"]));
+    ours.expect_line("held");
+    assert_eq!(stdout(python().args(["-c", FILELOCK]).arg(locks.file())), "held\n");
+    drop(ours);
+    eventually("the lock is free", || locks.is_free());
+
+    let mut theirs =
+        python().args(["-c", FILELOCK]).arg(locks.file()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(theirs.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "acquired\n");
+    assert_eq!(code(&mut locks.run(["-n", "x", "true"])), 1);
+    drop(theirs.stdin.take());
+    assert!(theirs.wait().unwrap().success());
+    assert_eq!(code(&mut locks.run(["-n", "x", "true"])), 0);
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 mod death;
 mod default_store;
+mod etl;
 mod exit_codes;
 mod leases;
 mod locking;
+mod operators;
 mod signals;
 mod support;
 mod terminal;
