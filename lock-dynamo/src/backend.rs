@@ -9,6 +9,7 @@ use aws_sdk_dynamodb::{
     operation::{delete_item::DeleteItemError, update_item::UpdateItemError},
     types::{AttributeValue, ReturnValuesOnConditionCheckFailure::AllOld},
 };
+use futures_util::future::join_all;
 use lock_core::{
     Capabilities, Error, ErrorKind, Holder, Lease, LockName, LossReason, Operation,
     backend::{Attempt, Backend, Break, Claim, Release, Renewal},
@@ -18,6 +19,7 @@ use lock_core::{
 use tokio::sync::OnceCell;
 
 use crate::{
+    batch::{self, Batches},
     change::{Change, Idle},
     client,
     clock::{Reading, StoreClock},
@@ -35,6 +37,7 @@ pub struct DynamoBackend {
     pub(crate) config: DynamoConfig,
     pub(crate) clock: Arc<StoreClock>,
     pub(crate) observations: Observations,
+    pub(crate) batches: Batches,
     client: OnceCell<Client>,
 }
 
@@ -58,7 +61,13 @@ impl DynamoBackend {
     /// Like [`new`](Self::new), with other clocks, for tests.
     pub fn with_clock(config: DynamoConfig, clock: Arc<dyn Clock>) -> Self {
         let clock = Arc::new(StoreClock::new(clock, config.skew_bound));
-        Self { config, clock, observations: Observations::new(OBSERVATIONS), client: OnceCell::new() }
+        Self {
+            config,
+            clock,
+            observations: Observations::new(OBSERVATIONS),
+            batches: Batches::default(),
+            client: OnceCell::new(),
+        }
     }
 
     pub(crate) async fn client(&self) -> Result<&Client, Error> {
@@ -150,6 +159,35 @@ impl DynamoBackend {
         stands
     }
 
+    /// What a renewal written at `now`, as this version, has come to.
+    pub(crate) async fn settle(
+        &self,
+        lease: &Lease,
+        now: Reading,
+        version: String,
+        written: Written,
+    ) -> Result<Renewal, Error> {
+        let version = match written {
+            Written::Done if self.stands(now) => return Ok(Renewal::Renewed),
+            Written::Done => version,
+            Written::Refused(item) => {
+                let record = item.map(|item| self.read(&item)).transpose()?.flatten();
+                match record {
+                    // Its recorded end is later: our clock went back. Observers need a new version all the same.
+                    Some(record) if record.is_held_by(lease.id) => record.version,
+                    record => return Ok(Renewal::Lost(self.lost(lease, record.as_ref()))),
+                }
+            }
+        };
+        match self.correct(lease, &version).await? {
+            Written::Done => Ok(Renewal::Renewed),
+            Written::Refused(item) => {
+                let record = item.map(|item| self.read(&item)).transpose()?.flatten();
+                Ok(Renewal::Lost(self.lost(lease, record.as_ref())))
+            }
+        }
+    }
+
     fn lost(&self, lease: &Lease, record: Option<&Record>) -> LossReason {
         match record {
             Some(Record { broken: Some((id, by)), .. }) if *id == lease.id => LossReason::BrokenBy(by.clone()),
@@ -185,7 +223,12 @@ impl Backend for DynamoBackend {
     }
 
     fn pace(&self) -> Pace {
-        Pace { poll_min: Duration::from_millis(100), attempt_timeout: client::ATTEMPT, ..Pace::default() }
+        Pace {
+            poll_min: Duration::from_millis(100),
+            renew_batch: batch::LARGEST,
+            attempt_timeout: client::ATTEMPT,
+            ..Pace::default()
+        }
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
@@ -196,25 +239,18 @@ impl Backend for DynamoBackend {
         let now = self.clock.now();
         let change = Change::renew(&self.config.layout, lease, now, self.idle());
         let version = change.version.clone();
-        let version = match self.update(&lease.name, change).await? {
-            Written::Done if self.stands(now) => return Ok(Renewal::Renewed),
-            Written::Done => version,
-            Written::Refused(item) => {
-                let record = item.map(|item| self.read(&item)).transpose()?.flatten();
-                match record {
-                    // Its recorded end is later: our clock went back. Observers need a new version all the same.
-                    Some(record) if record.is_held_by(lease.id) => record.version,
-                    record => return Ok(Renewal::Lost(self.lost(lease, record.as_ref()))),
-                }
-            }
-        };
-        match self.correct(lease, &version).await? {
-            Written::Done => Ok(Renewal::Renewed),
-            Written::Refused(item) => {
-                let record = item.map(|item| self.read(&item)).transpose()?.flatten();
-                Ok(Renewal::Lost(self.lost(lease, record.as_ref())))
-            }
+        let written = self.update(&lease.name, change).await?;
+        self.settle(lease, now, version, written).await
+    }
+
+    async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
+        if leases.len() > 1
+            && !self.batches.are_denied()
+            && let Some(renewals) = self.renew_batch(leases).await
+        {
+            return renewals;
         }
+        join_all(leases.iter().map(|lease| self.renew(lease))).await
     }
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {

@@ -14,7 +14,7 @@ use crate::{
 /// An update or delete of one item, under a condition.
 #[derive(Debug)]
 pub(crate) struct Change<'a> {
-    layout: &'a Layout,
+    pub(crate) layout: &'a Layout,
     pub(crate) names: HashMap<String, String>,
     pub(crate) values: HashMap<String, AttributeValue>,
     set: String,

@@ -3,7 +3,10 @@
 use std::error::Error as StdError;
 
 use aws_credential_types::provider::error::CredentialsError;
-use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_dynamodb::{
+    error::{ProvideErrorMetadata, SdkError},
+    types::BatchStatementErrorCodeEnum,
+};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use lock_core::{Error, ErrorKind};
 
@@ -108,6 +111,17 @@ fn service(code: &str, message: &str, status: u16, config: &DynamoConfig) -> Err
     Error::new(kind, text)
 }
 
+/// What went wrong with one statement of a batch, whose codes are those of single requests with other endings.
+pub(crate) fn of_code(code: Option<&BatchStatementErrorCodeEnum>, message: &str, config: &DynamoConfig) -> Error {
+    let stem = code.map_or("", |code| code.as_str());
+    let stem = stem.strip_suffix("Error").filter(|_| stem != "InternalServerError").unwrap_or(stem);
+    match stem {
+        "RequestLimitExceeded" => service(stem, message, 400, config),
+        "InternalServerError" => service(stem, message, 500, config),
+        stem => service(&format!("{stem}Exception"), message, 400, config),
+    }
+}
+
 fn is_skewed(message: &str) -> bool {
     ["Signature expired", "Signature not yet current", "too skewed", "RequestTimeTooSkewed"]
         .iter()
@@ -139,6 +153,26 @@ fn validation(message: &str, config: &DynamoConfig) -> (ErrorKind, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_codes_of_a_batch_mean_the_same() {
+        use BatchStatementErrorCodeEnum as Code;
+        for (code, kind) in [
+            (Code::ThrottlingError, ErrorKind::Throttled),
+            (Code::ProvisionedThroughputExceeded, ErrorKind::Throttled),
+            (Code::RequestLimitExceeded, ErrorKind::Throttled),
+            (Code::TransactionConflict, ErrorKind::Throttled),
+            (Code::InternalServerError, ErrorKind::Unavailable),
+            (Code::ResourceNotFound, ErrorKind::StoreNotReady),
+            (Code::AccessDenied, ErrorKind::PermissionDenied),
+            (Code::ItemCollectionSizeLimitExceeded, ErrorKind::Limit),
+            (Code::ValidationError, ErrorKind::Config),
+            (Code::DuplicateItem, ErrorKind::Other),
+        ] {
+            let error = of_code(Some(&code), "", &DynamoConfig::new("locks"));
+            assert_eq!(error.kind(), kind, "{code}: {error}");
+        }
+    }
 
     #[test]
     fn each_code_has_its_kind_and_its_advice() {

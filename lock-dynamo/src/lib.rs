@@ -2,6 +2,7 @@
 
 mod acquire;
 mod backend;
+mod batch;
 mod change;
 mod client;
 mod clock;

@@ -40,6 +40,8 @@ async fn lock_and_release(backend: &DynamoBackend) {
         let _ = backend.acquire(&common::claim("a", Duration::from_secs(60))).await.unwrap();
         let _ = backend.acquire(&claim).await.unwrap();
         let _ = backend.renew(&claim.lease(None)).await.unwrap();
+        let other = common::claim("b", Duration::from_secs(60)).lease(None);
+        let _ = backend.renew_many(&[claim.lease(None), other]).await;
         let _ = backend.release(&claim.lease(None), hold_for).await.unwrap();
         let _ = backend.renew(&claim.lease(None)).await.unwrap();
         let _ = backend.break_lock(&claim.name, &claim.id.to_string(), "alice").await;
@@ -55,6 +57,9 @@ async fn the_policy_allows_what_is_called_and_nothing_else() {
         let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
         lock_and_release(&backend).await;
         let mut expected = allowed["Locks"].clone();
+        // The name of the operation and of its permission differ.
+        assert_eq!(allowed["BatchesOfRenewals"], BTreeSet::from(["PartiQLUpdate".to_owned()]));
+        expected.insert("BatchExecuteStatement".into());
         if schema == Schema::Python {
             expected.extend(allowed["LocksOfThePythonSchema"].clone());
         }

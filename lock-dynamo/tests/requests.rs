@@ -5,8 +5,11 @@ mod common;
 use std::time::Duration;
 
 use common::{SKEW, Table, claim};
-use integration::wire::Wire;
-use lock_core::backend::{Attempt, Backend, Break, Release, Renewal};
+use integration::wire::{Fault, Wire};
+use lock_core::{
+    ErrorKind, Lease, LossReason,
+    backend::{Attempt, Backend, Break, Release, Renewal},
+};
 use lock_dynamo::{DynamoBackend, Schema};
 
 const LONG: Duration = Duration::from_secs(60);
@@ -71,6 +74,65 @@ async fn a_renewal_is_one_request_whether_the_lease_is_there_or_lost() {
     wire.take_seen();
     assert!(matches!(backend.renew(&lease).await.unwrap(), Renewal::Lost(_)));
     assert_eq!(wire.take_seen(), ["UpdateItem"]);
+}
+
+/// Holds so many locks, of which the second is lost.
+async fn hold(backend: &DynamoBackend, count: usize) -> Vec<Lease> {
+    let claims: Vec<_> = (0..count).map(|i| claim(&format!("batch{i}"), LONG)).collect();
+    for claim in &claims {
+        assert!(matches!(backend.acquire(claim).await.unwrap(), Attempt::Granted(_)));
+    }
+    let leases: Vec<_> = claims.iter().map(|claim| claim.lease(None)).collect();
+    assert_eq!(backend.release(&leases[1], Duration::ZERO).await.unwrap(), Release::Released);
+    leases
+}
+
+fn renewed(answers: Vec<Result<Renewal, lock_core::Error>>) -> Vec<bool> {
+    answers.into_iter().map(|answer| answer.unwrap() == Renewal::Renewed).collect()
+}
+
+#[tokio::test]
+async fn twenty_five_renewals_are_one_request_in_every_schema_and_one_that_is_lost_spoils_no_other() {
+    for &schema in Schema::ALL {
+        let Wired { wire, backend, table } = wired(schema).await;
+        let leases = hold(&backend, 25).await;
+        assert_eq!(backend.pace().renew_batch, 25);
+        let other = DynamoBackend::new(table.config());
+        assert!(matches!(other.acquire(&claim("batch1", LONG)).await.unwrap(), Attempt::Granted(_)));
+        wire.take_seen();
+        let mut answers = backend.renew_many(&leases).await;
+        let seen = wire.take_seen();
+        assert_eq!(seen[0], "BatchExecuteStatement", "{schema}");
+        // DynamoDB Local does not return the item of a refused statement, so there is one more, for who took the lock.
+        assert!(seen[1..].len() <= 1, "{schema}: {seen:?}");
+        let Renewal::Lost(LossReason::TakenBy(holder)) = answers.remove(1).unwrap() else { panic!("{schema}: taken") };
+        assert_eq!(holder.owner.as_deref(), Some("test"));
+        assert_eq!(renewed(answers), [true; 24], "{schema}");
+    }
+}
+
+#[tokio::test]
+async fn without_the_permission_for_batches_renewals_go_one_by_one() {
+    let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
+    let leases = hold(&backend, 4).await;
+    wire.take_seen();
+    wire.next(Fault::Refuse(400, "AccessDeniedException"));
+    for requests in [5, 4] {
+        assert_eq!(renewed(backend.renew_many(&leases).await), [true, false, true, true]);
+        assert_eq!(wire.take_seen().len(), requests, "asked once, and then never again");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_is_an_error_for_each_lease_and_loses_none() {
+    let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
+    let leases = hold(&backend, 3).await;
+    wire.next(Fault::Refuse(400, "ThrottlingException"));
+    for answer in backend.renew_many(&leases).await {
+        let error = answer.unwrap_err();
+        assert!(error.kind() == ErrorKind::Throttled && error.is_retryable(), "{error}");
+    }
+    assert_eq!(renewed(backend.renew_many(&leases).await), [true, false, true]);
 }
 
 #[tokio::test]
