@@ -26,7 +26,7 @@ fn start(number: usize) -> Vec<RedisServer> {
 
 fn client_of(servers: &[RedisServer]) -> RedisBackend {
     let addresses = servers.iter().map(|server| Address::tcp("127.0.0.1", server.port())).collect();
-    RedisBackend::new(RedisConfig::new(Topology::Quorum(addresses)).timeout(Duration::from_millis(300))).unwrap()
+    RedisBackend::new(RedisConfig::new(Topology::Quorum(addresses)).timeout(Duration::from_secs(1))).unwrap()
 }
 
 struct Majority;
@@ -38,7 +38,8 @@ impl Subject for Majority {
     }
 
     fn ttl(&self) -> Duration {
-        Duration::from_secs(1)
+        // A node has a tenth of it to answer, also where many tests share two processors.
+        Duration::from_secs(4)
     }
 }
 
