@@ -86,6 +86,20 @@ async fn releasing_a_lost_lock_is_a_value_and_spares_the_successor() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lost_reply_does_not_make_a_lost_lock_released() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    rig.store.lose(NAME);
+    let successor = acquired(rig.other().try_acquire(NAME).await);
+    guard.lost().await;
+    rig.network.next(Operation::Release, Fault::LoseRequest);
+    match guard.release().await.unwrap() {
+        Release::NotHeld(Some(holder)) => assert_eq!(holder.token, successor.token()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_release_that_fails_goes_on_in_the_background() {
     let rig = Rig::new();
     let guard = rig.guard().await;
