@@ -433,6 +433,8 @@ mod tests {
             let pause = backoff.next(None);
             assert!(pause >= full / 2 && pause <= full, "{pause:?} of {full:?}");
         }
+        let longest: std::collections::HashSet<_> = (0..20).map(|_| backoff.next(None)).collect();
+        assert!(longest.len() > 1, "jitter");
         backoff.reset();
         assert!(backoff.next(None) <= Duration::from_millis(10));
     }

@@ -36,6 +36,8 @@ async fn an_error_is_neither_held_nor_acquired() {
         assert!(error.to_string().contains(NAME) && error.to_string().contains("memory:"), "{error}");
         let sent = rig.network.sent(Operation::Acquire);
         assert_eq!(sent, if error.is_retryable() { 3 } else { 1 }, "{kind:?}");
+        sleep(secs(1)).await;
+        assert_eq!(rig.network.sent(Operation::Release), 0, "what was refused needs no clean-up");
     }
 }
 

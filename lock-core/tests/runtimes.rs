@@ -105,3 +105,35 @@ fn a_guard_that_ended_with_its_runtime_does_not_blame_a_freeze() {
     rig.clock.suspend(VALID);
     assert_eq!(guard.check().unwrap_err().reason, LossReason::Expired);
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_keeper_ends_when_nothing_is_left_to_keep() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    assert_eq!(tasks(), 1);
+    release(guard).await;
+    sleep(secs(2)).await;
+    assert_eq!(tasks(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guard_dropped_on_a_thread_without_a_runtime_is_released_on_that_of_its_acquisition() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    std::thread::spawn(move || drop(guard)).join().unwrap();
+    assert!(rig.freed_after().await <= ms(5));
+}
+
+#[test]
+fn a_suspension_is_noticed_by_a_waiting_guard_without_its_first_runtime() {
+    let (guard, rig) = orphan(|| Rig::with(|b| b.renew(Renew::Manual)), secs(0));
+    runtime().block_on(async {
+        let suspend = async {
+            sleep(ms(100)).await;
+            rig.clock.suspend(secs(60));
+        };
+        let (lost, ()) = tokio::join!(tokio::time::timeout(secs(2), guard.lost()), suspend);
+        lost.expect("the clocks are read once a second");
+    });
+}

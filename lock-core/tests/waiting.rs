@@ -144,3 +144,84 @@ async fn a_waiter_whose_grant_came_too_late_keeps_its_turn() {
     assert_eq!(*order.lock().unwrap(), [0, 1, 2]);
     assert_eq!(rig.network.sent(Operation::Acquire), 6, "one contender at a time");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_released_before_the_watch_began_is_seen_at_once() {
+    let rig = Rig::new();
+    let held = acquired(rig.other().try_acquire(NAME).await);
+    rig.network.next(Operation::Watch, Fault::DelayRequest(secs(1)));
+    let started = Instant::now();
+    let releaser = async {
+        sleep(ms(500)).await;
+        release(held).await;
+    };
+    let (guard, ()) = tokio::join!(rig.locker.acquire(NAME), releaser);
+    assert_close(started.elapsed(), secs(1));
+    release(guard.unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_short_outages_far_apart_are_not_one_long_one() {
+    let rig = Rig::new();
+    let held = acquired(rig.other().try_acquire(NAME).await);
+    rig.network.next(Operation::Acquire, Fault::Refuse(ErrorKind::Unavailable));
+    let troubles = async {
+        sleep(secs(40)).await;
+        rig.network.next(Operation::Acquire, Fault::Refuse(ErrorKind::Unavailable));
+        sleep(secs(2)).await;
+        release(held).await;
+    };
+    let (guard, ()) = tokio::join!(rig.locker.acquire(NAME), troubles);
+    release(guard.unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bounded_wait_behind_a_waiter_says_who_holds_the_lock() {
+    let rig = Rig::new();
+    let _held = acquired(rig.other().lock(NAME).owner("busy").try_acquire().await);
+    let first = rig.locker.acquire_within(NAME, secs(9));
+    let (_, second) = tokio::join!(first, rig.locker.acquire_within(NAME, secs(3)));
+    match second.unwrap() {
+        TryAcquire::Held(holder) => assert_eq!(holder.owner.as_deref(), Some("busy")),
+        TryAcquire::Acquired(_) => panic!("two holders"),
+    }
+}
+
+/// A locker whose next acquire is granted when its lease is over.
+fn late() -> Rig {
+    let rig = Rig::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
+    rig.network.next(Operation::Acquire, Fault::LoseReply);
+    rig.network.next(Operation::Acquire, Fault::LoseReply);
+    rig.network.next(Operation::Acquire, Fault::DelayReply(ms(350)));
+    rig
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_release_of_a_late_grant_does_not_free_the_next_one() {
+    let rig = late();
+    for _ in 0..3 {
+        rig.network.next(Operation::Release, Fault::Refuse(ErrorKind::Throttled));
+    }
+    rig.network.next(Operation::Release, Fault::DelayRequest(ms(200)));
+    let guard = rig.locker.acquire(NAME).await.unwrap();
+    sleep(ms(300)).await;
+    guard.check().unwrap();
+    assert!(!rig.is_free().await);
+    release(guard).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelling_while_a_late_grant_is_given_back_still_gives_it_back() {
+    let rig = late();
+    rig.network.next(Operation::Release, Fault::LoseRequest);
+    let giving_back = async {
+        while rig.network.sent(Operation::Release) == 0 {
+            sleep(ms(1)).await;
+        }
+    };
+    tokio::select! {
+        _ = rig.locker.acquire(NAME) => panic!("the release hangs"),
+        () = giving_back => {}
+    }
+    assert!(rig.freed_after().await < ms(100));
+}
