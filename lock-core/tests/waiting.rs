@@ -127,6 +127,8 @@ async fn a_waiter_whose_grant_came_too_late_keeps_its_turn() {
     rig.network.next(Operation::Acquire, Fault::LoseReply);
     rig.network.next(Operation::Acquire, Fault::LoseReply);
     rig.network.next(Operation::Acquire, Fault::DelayReply(ms(350)));
+    // So that it naps after the late grant, and whoever has the turn by then comes first.
+    rig.network.always(Operation::Watch, Fault::Refuse(ErrorKind::Unsupported));
     let order = Arc::new(Mutex::new(Vec::new()));
     let mut waiters = Vec::new();
     for i in 0..3 {
