@@ -88,11 +88,11 @@ fn guards_of_a_runtime_outlive_another_one_that_renewed_them() {
     let rig = runtime().block_on(async { Rig::new() });
     let first = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let second = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let short = |name: &str| rig.locker.lock(name).ttl(ms(300)).try_acquire();
+    let short = |name: &str| rig.locker.lock(name).ttl(secs(4)).try_acquire();
     let guards = [first.block_on(short("first")), second.block_on(short("second"))].map(acquired);
     drop(first);
     second.block_on(async {
-        sleep(secs(1)).await;
+        sleep(secs(6)).await;
         for guard in &guards {
             guard.check().unwrap();
         }
