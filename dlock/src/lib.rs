@@ -9,6 +9,9 @@ pub use lock_dynamo as dynamo;
 #[cfg(feature = "efs")]
 #[cfg_attr(docsrs, doc(cfg(feature = "efs")))]
 pub use lock_efs as efs;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use lock_redis as redis;
 
 /// The stores that are built in, by the schemes of their config strings; those that are known but left out say which feature adds them.
 ///
@@ -19,13 +22,27 @@ pub fn registry() -> Registry {
     let registry = registry.with(lock_efs::FileFactory);
     #[cfg(feature = "dynamo")]
     let registry = registry.with(lock_dynamo::DynamoFactory);
-    [("file", "efs"), ("efs", "efs"), ("dynamodb", "dynamo")].into_iter().fold(
-        registry,
-        |registry, (scheme, feature)| {
-            registry.known_but_absent(scheme, format!("build with the cargo feature \"{feature}\""))
-        },
-    )
+    #[cfg(feature = "redis")]
+    let registry = registry.with(lock_redis::RedisFactory);
+    KNOWN.iter().fold(registry, |registry, (scheme, feature)| {
+        registry.known_but_absent(*scheme, format!("build with the cargo feature \"{feature}\""))
+    })
 }
+
+/// All schemes, and the features that bring them.
+const KNOWN: &[(&str, &str)] = &[
+    ("file", "efs"),
+    ("dynamodb", "dynamo"),
+    ("redis", "redis"),
+    ("rediss", "redis"),
+    ("redis+unix", "redis"),
+    ("redis+sentinel", "redis"),
+    ("rediss+sentinel", "redis"),
+    ("redis+cluster", "redis"),
+    ("rediss+cluster", "redis"),
+    ("redis+quorum", "redis"),
+    ("rediss+quorum", "redis"),
+];
 
 /// Opens the store that a config string describes, such as `file:///var/lib/app/locks?require=fencing`.
 ///

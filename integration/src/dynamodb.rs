@@ -4,7 +4,7 @@ use std::{
     env,
     fs::{self, File},
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
@@ -103,7 +103,7 @@ kill -9 $server
 /// Starts a server in a session of its own, so that it outlives the test that happens to be first.
 #[expect(clippy::zombie_processes, reason = "the supervisor outlives this process, whose end lets init reap it")]
 fn start(cache: &Path, home: &Path) -> Option<SocketAddr> {
-    let port = free_port();
+    let port = crate::free_port();
     let mut supervisor = Command::new("setsid")
         .args(["sh", "-c", SUPERVISOR])
         .env("HOME_OF_SERVER", home)
@@ -126,11 +126,6 @@ fn start(cache: &Path, home: &Path) -> Option<SocketAddr> {
         sleep(Duration::from_millis(50));
     }
     None
-}
-
-fn free_port() -> u16 {
-    let probe = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
-    probe.local_addr().expect("a bound socket has an address").port()
 }
 
 /// Whether something there speaks DynamoDB: it rejects a request without a signature, with a status of its own.

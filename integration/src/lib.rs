@@ -2,12 +2,20 @@
 //!
 //! A server that cannot be started is a failure of the test, with the command that installs it, never a skipped test.
 
+mod daemon;
 pub mod dynamodb;
+mod proxy;
 pub mod python;
+pub mod redis;
 pub mod report;
+pub mod sentinel;
+pub mod tls;
 pub mod wire;
 
 use std::path::PathBuf;
+
+pub use daemon::{Daemon, free_port};
+pub use proxy::{Direction, Proxy};
 
 /// `CLOCK_MONOTONIC`, which all processes of a machine share, in nanoseconds.
 ///

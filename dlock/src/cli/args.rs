@@ -19,6 +19,64 @@ pub(super) struct Cli {
 pub(super) enum Verb {
     /// Run a command while holding a lock.
     Run(RunArgs),
+    /// Say who holds a lock; exit code 0 when it is held, 1 when it is free.
+    Status(StatusArgs),
+    /// List the locks that are held.
+    List(ListArgs),
+    /// Take a lock away from its holder, if it still is as `dlock status` showed it. Not on files: end the holder's process there.
+    Break(BreakArgs),
+}
+
+/// Which lock, and how to say it.
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    /// The store, as for `dlock run`.
+    #[arg(long)]
+    pub(super) url: Option<String>,
+
+    /// One JSON object, for programs.
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// The name of the lock.
+    #[arg(value_parser = name)]
+    pub(super) name: LockName,
+}
+
+/// Which locks, and how to say it.
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// The store, as for `dlock run`.
+    #[arg(long)]
+    pub(super) url: Option<String>,
+
+    /// One JSON object a line, for programs.
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// Only names that begin with this.
+    #[arg(default_value = "")]
+    pub(super) prefix: String,
+}
+
+/// Which lock, as it was seen.
+#[derive(Debug, Args)]
+pub(super) struct BreakArgs {
+    /// The store, as for `dlock run`.
+    #[arg(long)]
+    pub(super) url: Option<String>,
+
+    /// The version that `dlock status` showed: nothing is broken if the lock has changed since.
+    #[arg(long)]
+    pub(super) version: String,
+
+    /// Who breaks it, for the holder to read [default: user@host].
+    #[arg(long, value_name = "TEXT")]
+    pub(super) by: Option<String>,
+
+    /// The name of the lock.
+    #[arg(value_parser = name)]
+    pub(super) name: LockName,
 }
 
 /// Run a command while holding a lock; what flock(1) does, on every store.
@@ -121,7 +179,7 @@ mod tests {
 
     fn run(line: &[&str]) -> Result<RunArgs, clap::Error> {
         Cli::try_parse_from([&["dlock", "run"], line].concat()).map(|cli| {
-            let Verb::Run(args) = cli.command;
+            let Verb::Run(args) = cli.command else { panic!("not run") };
             args
         })
     }

@@ -33,6 +33,8 @@ pub(super) const TABLE: &[Row] = &[
     row("127", "the command was not found; the lock is free again"),
 ];
 
+/// Also what `status` says of a free lock, and `break` of one that has changed.
+pub(super) const NOT_HAD: u8 = 1;
 pub(super) const USAGE: u8 = 64;
 pub(super) const CORRUPT: u8 = 65;
 pub(super) const UNAVAILABLE: u8 = 69;
@@ -153,6 +155,7 @@ mod tests {
     #[test]
     fn every_code_that_is_used_is_in_the_table() {
         let used = [
+            NOT_HAD,
             USAGE,
             CORRUPT,
             UNAVAILABLE,

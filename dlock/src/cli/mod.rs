@@ -1,6 +1,6 @@
-//! The command line: `dlock run`.
+//! The command line: `dlock run`, and what operators ask ([`operators`]).
 //!
-//! Two processes of ours stand between whoever started us and the command. The front ([`front`]) is the process that was started:
+//! With `run`, two processes of ours stand between whoever started us and the command. The front ([`front`]) is the process that was started:
 //! it gets, renews and releases the lock. The watchdog ([`watchdog`]) is its child and the command's parent: it makes sure that
 //! nothing outlives the lock. They talk over a socket ([`protocol`]).
 
@@ -11,6 +11,7 @@ mod exit;
 mod front;
 mod inherited;
 mod no_fork;
+mod operators;
 mod protocol;
 mod run;
 mod signals;
@@ -35,10 +36,12 @@ use crate::sys;
 pub(crate) fn main(arguments: Vec<OsString>) -> i32 {
     let exit = Inherited::capture().map_err(|e| Failure::os("reading the signal mask", e)).and_then(|inherited| {
         match Cli::try_parse_from(arguments) {
-            Ok(cli) => {
-                let Verb::Run(args) = cli.command;
-                run::run(args, inherited)
-            }
+            Ok(cli) => match cli.command {
+                Verb::Run(args) => run::run(args, inherited),
+                Verb::Status(args) => operators::status(args),
+                Verb::List(args) => operators::list(args),
+                Verb::Break(args) => operators::break_lock(args),
+            },
             Err(error) => Ok(Exit::Code(explain(&error))),
         }
     });

@@ -6,6 +6,7 @@ mod etl;
 mod exit_codes;
 mod leases;
 mod locking;
+mod operators;
 mod signals;
 mod support;
 mod terminal;
