@@ -8,7 +8,7 @@ use lock_core::{FencingToken, Lease, LeaseId, backend::Claim};
 use crate::{
     clock::Reading,
     record::{self, Record},
-    schema::{Attr, Layout},
+    schema::{Attr, Layout, Schema},
 };
 
 /// An update or delete of one item, under a condition.
@@ -41,7 +41,11 @@ impl<'a> Change<'a> {
     /// Takes a lock that nobody holds: no item, or a released one, and one whose last token is below `token`.
     pub(crate) fn take_free(layout: &'a Layout, claim: &Claim, now: Reading, token: FencingToken, idle: Idle) -> Self {
         let mut change = Self::new(layout, record::version(claim.id));
-        change.grant(claim, now, Some(token), idle);
+        let fence = change.grant(claim, now, Some(token), idle);
+        if layout.schema != Schema::Native {
+            // Our own releases have removed them.
+            change.clear(claim);
+        }
         let version = change.name(Attr::Version);
         change.condition = format!("attribute_not_exists({version})");
         if !layout.schema.deletes_on_release() {
@@ -51,8 +55,8 @@ impl<'a> Change<'a> {
             change.condition =
                 format!("({} OR ({released} = {one} AND NOT begins_with({version}, {id})))", change.condition);
         }
-        if layout.fences() {
-            let (fence, token) = (change.name(Attr::Fence), change.value(number(token.get())));
+        if let Some(token) = fence {
+            let fence = change.name(Attr::Fence);
             let _ = write!(change.condition, " AND (attribute_not_exists({fence}) OR {fence} < {token})");
         }
         change
@@ -69,6 +73,7 @@ impl<'a> Change<'a> {
     ) -> Self {
         let mut change = Self::new(layout, record::version(claim.id));
         change.grant(claim, now, token, idle);
+        change.clear(claim);
         change.require_version(&seen.version);
         change
     }
@@ -92,13 +97,12 @@ impl<'a> Change<'a> {
         change
     }
 
-    /// Frees a held lock, in `hold_for`.
+    /// Frees a held lock, in `hold_for`. The item may be collected when it might have been without the release: long after.
     pub(crate) fn release(layout: &'a Layout, lease: &Lease, hold_for: Duration, now: Reading, idle: Idle) -> Self {
         let mut change = Self::new(layout, record::version(lease.id));
         if hold_for.is_zero() {
             change.set(Attr::Released, text("1"));
             change.remove(Attr::Data);
-            change.collect(now, Duration::ZERO, idle);
         } else {
             // To foreign clients it looks like a holder that died, with a lease of just that length.
             let free_at = change.last(Some(hold_for), now, idle);
@@ -138,22 +142,27 @@ impl<'a> Change<'a> {
         change
     }
 
-    /// Everything that makes the item a lock held by `claim`.
-    fn grant(&mut self, claim: &Claim, now: Reading, token: Option<FencingToken>, idle: Idle) {
+    /// Everything that makes the item a lock held by `claim`. Returns the placeholder of the token, where there is one.
+    fn grant(&mut self, claim: &Claim, now: Reading, token: Option<FencingToken>, idle: Idle) -> Option<String> {
         self.last(claim.ttl, now, idle);
         self.set(Attr::Owner, text(&claim.owner));
         self.set(Attr::Since, number(now.millis()));
-        if let Some(token) = token.filter(|_| self.layout.fences()) {
-            self.set(Attr::Fence, number(token.get()));
-        }
-        match &claim.data {
-            Some(data) => self.set(Attr::Data, AttributeValue::B(Blob::new(data.clone()))),
-            None => self.remove(Attr::Data),
+        if let Some(data) = &claim.data {
+            self.set(Attr::Data, AttributeValue::B(Blob::new(data.clone())));
         }
         if !self.layout.schema.deletes_on_release() {
             self.remove(Attr::Released);
         }
+        let token = token.filter(|_| self.layout.fences())?;
+        Some(self.set(Attr::Fence, number(token.get())))
+    }
+
+    /// Removes what a holder that did not release, or a foreign one, has left in the item.
+    fn clear(&mut self, claim: &Claim) {
         self.remove(Attr::FreeAt);
+        if claim.data.is_none() {
+            self.remove(Attr::Data);
+        }
     }
 
     /// Sets the lease and its end, which it returns.
@@ -196,9 +205,11 @@ impl<'a> Change<'a> {
         }
     }
 
-    fn set(&mut self, attr: Attr, value: AttributeValue) {
+    /// Returns the placeholder of the value.
+    fn set(&mut self, attr: Attr, value: AttributeValue) -> String {
         let (name, value) = (self.name(attr), self.value(value));
         let _ = write!(self.set, "{}{name} = {value}", if self.set.is_empty() { "SET " } else { ", " });
+        value
     }
 
     fn remove(&mut self, attr: Attr) {
