@@ -165,7 +165,8 @@ impl Backend for FileBackend {
     }
 
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
-        if self.cannot_watch.load(Ordering::Relaxed) {
+        // No event tells of other hosts.
+        if self.medium != Medium::Local || self.cannot_watch.load(Ordering::Relaxed) {
             return Ok(None);
         }
         self.start_watch(name).await

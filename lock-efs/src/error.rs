@@ -37,10 +37,16 @@ fn diagnose(errno: Errno) -> (ErrorKind, bool, &'static str) {
             (K::Full, false, "the file system is read-only; remount it for writing or use another directory")
         }
         Errno::ENOSPC => (K::Full, false, "the file system is full; free some space or inodes"),
-        Errno::EDQUOT => {
-            (K::Limit, false, "a quota is used up (of space, or on EFS of locks); raise it or hold fewer locks at once")
-        }
-        Errno::ENOLCK => (K::Limit, true, "the system has no more locks to give; hold fewer at once"),
+        Errno::EDQUOT => (
+            K::Limit,
+            false,
+            "a quota is used up, of space, or on EFS of locks (512 on one file; 8,192 in one mount, over 256 pairs of file and process); raise it or hold fewer locks at once",
+        ),
+        Errno::ENOLCK => (
+            K::Limit,
+            true,
+            "there are no more locks to have (EFS gives 512 on one file, and 8,192 in one mount over 256 pairs of file and process); hold fewer at once",
+        ),
         Errno::EMFILE | Errno::ENFILE => {
             (K::Limit, true, "too many open files, and a lock needs two; raise the limit (ulimit -n)")
         }

@@ -22,7 +22,7 @@ use crate::{
     probe::{self, KernelLocks},
     record::{self, State},
     sidecar::{self, Seen},
-    table::{Held, Key, Seat, Table},
+    table::{Counted, Held, Key, Seat, Table},
 };
 
 /// How often one attempt starts over because the lock file was replaced under it.
@@ -31,12 +31,17 @@ const TRIES: usize = 16;
 /// spoilt 8 % of the attempts on a free lock; what is left is the inspector that loses its processor in the midst.
 const SECOND_TRIES: usize = 3;
 
+/// How many locks of one process are worth a warning on NFS, before EFS refuses the 257th.
+const MANY_ON_EFS: usize = 200;
+
 #[derive(Debug)]
 pub(crate) struct Store {
     directory: PathBuf,
     mode: Mode,
     nfs: bool,
     table: Arc<Table>,
+    /// The directory, for metrics.
+    label: Arc<str>,
 }
 
 /// The files of one lock.
@@ -55,7 +60,8 @@ enum Settled {
 
 impl Store {
     pub(crate) fn new(directory: PathBuf, mode: Mode, nfs: bool) -> Self {
-        Self { directory, mode, nfs, table: Arc::default() }
+        let label = directory.to_string_lossy().into();
+        Self { directory, mode, nfs, table: Arc::default(), label }
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -156,8 +162,12 @@ impl Store {
     fn settle(&self, lock: LockFile, claim: &Claim, files: &Files, draft: Option<Draft>) -> Result<Attempt, Error> {
         match self.record_holder(claim, files, draft) {
             Ok(Settled::Granted { record, token, crashed, skew_us }) => {
-                let held = Held { lock: Arc::new(lock), record, token, lent: false, skew_us };
-                self.table.insert((claim.id, claim.name.clone()), held);
+                let _counted = Counted::new(&self.label);
+                let held = Held { lock: Arc::new(lock), record, token, lent: false, skew_us, _counted };
+                let held = self.table.insert((claim.id, claim.name.clone()), held);
+                if self.nfs && held == MANY_ON_EFS {
+                    tracing::warn!(held, "many locks are held; EFS gives a process 256 locked files in one mount");
+                }
                 Ok(Attempt::Granted(Grant { token: Some(token), crashed, already_ours: false }))
             }
             Ok(Settled::MinHold(holder)) => {

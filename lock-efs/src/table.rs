@@ -7,6 +7,7 @@ use std::{
 };
 
 use lock_core::{FencingToken, LeaseId, LockName};
+use metrics::gauge;
 
 use crate::lockfile::LockFile;
 
@@ -24,6 +25,24 @@ pub(crate) struct Held {
     pub(crate) lent: bool,
     /// What to add to this machine's clock for the store's, in microseconds.
     pub(crate) skew_us: i64,
+    pub(crate) _counted: Counted,
+}
+
+/// Counts a held lock in the metrics, for as long as it is held.
+#[derive(Debug)]
+pub(crate) struct Counted(Arc<str>);
+
+impl Counted {
+    pub(crate) fn new(directory: &Arc<str>) -> Self {
+        gauge!("dlock_file_locks_held", "directory" => Arc::clone(directory)).increment(1.0);
+        Self(Arc::clone(directory))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        gauge!("dlock_file_locks_held", "directory" => Arc::clone(&self.0)).decrement(1.0);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -51,8 +70,11 @@ impl Table {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn insert(&self, key: Key, held: Held) {
-        self.inner().held.insert(key, held);
+    /// Returns how many locks are held with it.
+    pub(crate) fn insert(&self, key: Key, held: Held) -> usize {
+        let mut inner = self.inner();
+        inner.held.insert(key, held);
+        inner.held.len()
     }
 
     pub(crate) fn remove(&self, key: &Key) -> Option<Held> {
