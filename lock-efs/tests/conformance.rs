@@ -29,3 +29,16 @@ lock_core::conformance! {
         (break_compares_the_version, "the kernel's lock cannot be taken from its holder"),
     ]
 }
+
+/// The same cases once more, in a guest, where the temporary directory is on an NFSv4.1 mount. But for the watch: nothing wakes there.
+#[test]
+fn all_cases_on_nfs() {
+    let own = std::env::current_exe().unwrap();
+    let name = own.file_name().unwrap().to_str().unwrap();
+    let script = format!(
+        "#!/bin/bash\non_a mkdir /efs/tmp && on_a env TMPDIR=/efs/tmp {name} --skip all_cases_on_nfs --skip a_watch_sees_the_release \
+         --test-threads 4 2>&1\n"
+    );
+    let out = integration::nfs::Guest::new(script).with(&own).run();
+    assert!(out.contains("test result: ok"), "{out}");
+}
