@@ -2,6 +2,7 @@
 
 pub mod python;
 pub mod report;
+pub mod sim;
 
 use std::path::PathBuf;
 
