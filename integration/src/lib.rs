@@ -1,10 +1,22 @@
-//! What the tests across processes and the benchmarks share.
+//! What the tests across processes and the benchmarks share: real servers, faulty networks, clocks.
+//!
+//! A server that cannot be started is a failure of the test, with the command that installs it, never a skipped test.
 
+mod daemon;
+pub mod dynamodb;
+mod proxy;
 pub mod python;
+pub mod redis;
 pub mod report;
+pub mod sentinel;
 pub mod sim;
+pub mod tls;
+pub mod wire;
 
 use std::path::PathBuf;
+
+pub use daemon::{Daemon, free_port};
+pub use proxy::{Direction, Proxy};
 
 /// `CLOCK_MONOTONIC`, which all processes of a machine share, in nanoseconds.
 ///

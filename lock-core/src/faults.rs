@@ -35,6 +35,8 @@ pub enum Fault {
     Refuse(ErrorKind),
     /// The request takes effect, and an error of this kind comes back.
     FailAfter(ErrorKind),
+    /// The request takes effect, and the backend panics.
+    Panic,
 }
 
 /// A backend whose requests suffer scripted faults. Clones share the script.
@@ -111,6 +113,10 @@ impl Faulty {
             Some(Fault::FailAfter(kind)) => {
                 let _ = call.await;
                 Err(Error::new(kind, "failed by the fault script").with_ambiguous(true))
+            }
+            Some(Fault::Panic) => {
+                let _ = call.await;
+                panic!("by the fault script");
             }
         }
     }

@@ -1,7 +1,8 @@
 //! One acquisition on its way: every request of it carries one id, and none is left behind unanswered.
 
-use std::{fmt, pin::Pin, sync::Arc, time::Duration};
+use std::{fmt, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::time::timeout;
 
 use crate::{
@@ -49,21 +50,29 @@ impl Flight {
         }
     }
 
-    /// Goes on under a new id: the old one was granted too late to be of use, and has been released.
-    pub(crate) fn start_over(&mut self) {
+    /// Releases a lock that was granted too late to be of use, and goes on under a new id: the old one would count from the same
+    /// send again.
+    pub(crate) async fn give_back(&mut self, from: Moment) {
+        self.unanswered = Some(from);
+        let (lease, limit) = (self.claim.lease(None), self.attempt_timeout);
+        if self.shared.release_repeatedly(&lease, Duration::ZERO, limit, false).await.is_err() {
+            self.abandon();
+        }
+        self.unanswered = None;
         Arc::make_mut(&mut self.claim).id = LeaseId::random();
     }
 
-    /// Sends one attempt. With the answer comes the moment from which a granted lease counts.
-    pub(crate) async fn attempt(&mut self) -> Result<(Moment, Attempt), Error> {
+    /// Sends one attempt, which may take as long as `left` at most. With the answer comes the moment from which a granted lease counts.
+    pub(crate) async fn attempt(&mut self, left: Option<Duration>) -> Result<(Moment, Attempt), Error> {
         let sent = self.shared.clock.now();
         let before = self.unanswered;
         self.unanswered.get_or_insert(sent);
         let (backend, claim) = (Arc::clone(&self.shared.backend), Arc::clone(&self.claim));
         let call = self.call.insert(Box::pin(async move { backend.acquire(&claim).await }));
-        let answer = timeout(self.attempt_timeout, call.as_mut()).await;
+        let limit = left.map_or(self.attempt_timeout, |left| left.min(self.attempt_timeout));
+        let answer = timeout(limit, call.as_mut()).await;
         self.call = None;
-        match answer.unwrap_or_else(|_| Err(no_reply(self.attempt_timeout))) {
+        match answer.unwrap_or_else(|_| Err(no_reply(limit))) {
             Ok(answer) => {
                 let from = self.unanswered.take().unwrap_or(sent);
                 if before.is_some() {
@@ -81,6 +90,21 @@ impl Flight {
             }
         }
     }
+
+    /// Sees to it in the background that the id holds no lock.
+    fn abandon(&mut self) {
+        let lease = self.claim.lease(None);
+        tracing::debug!(name = %lease.name, id = %lease.id, "an acquisition was abandoned; making sure that it holds nothing");
+        let (call, limit, shared) = (self.call.take(), self.attempt_timeout, Arc::clone(&self.shared));
+        self.shared.in_background(&lease, Duration::ZERO, async move |lease| {
+            if let Some(call) = call {
+                // A request that is only dropped may still arrive after the release; its answer says that it will not.
+                // The call may be here because it panicked, and then does so again.
+                let _ = timeout(limit, AssertUnwindSafe(call).catch_unwind()).await;
+            }
+            let _ = shared.release_repeatedly(&lease, Duration::ZERO, limit, false).await;
+        });
+    }
 }
 
 fn outcome(answer: &Attempt) -> &'static str {
@@ -92,17 +116,9 @@ fn outcome(answer: &Attempt) -> &'static str {
 
 impl Drop for Flight {
     fn drop(&mut self) {
-        let Some(_) = self.unanswered else { return };
-        let lease = self.claim.lease(None);
-        tracing::debug!(name = %lease.name, id = %lease.id, "an acquisition was abandoned; making sure that it holds nothing");
-        let (call, limit, shared) = (self.call.take(), self.attempt_timeout, Arc::clone(&self.shared));
-        self.shared.in_background(&lease, Duration::ZERO, async move |lease| {
-            if let Some(call) = call {
-                // A request that is only dropped may still arrive after the release; its answer says that it will not.
-                let _ = timeout(limit, call).await;
-            }
-            let _ = shared.release_repeatedly(&lease, Duration::ZERO, limit).await;
-        });
+        if self.unanswered.is_some() {
+            self.abandon();
+        }
     }
 }
 
@@ -110,12 +126,14 @@ const RELEASE_ATTEMPTS: u32 = 3;
 const RELEASE_PAUSE: Duration = Duration::from_millis(100);
 
 impl Shared {
-    /// Releases `lease`, up to three times while the store does not answer. Each attempt is bounded by `limit`.
+    /// Releases `lease`, up to three times while the store does not answer. Each attempt is bounded by `limit`. When the lock was not
+    /// `held` before, a lost reply does not explain that it is not held now.
     pub(crate) async fn release_repeatedly(
         &self,
         lease: &Lease,
         hold_for: Duration,
         limit: Duration,
+        held: bool,
     ) -> Result<Release, Error> {
         let mut ambiguous = false;
         let mut attempts = 1;
@@ -124,7 +142,7 @@ impl Shared {
                 timeout(limit, self.backend.release(lease, hold_for)).await.unwrap_or_else(|_| Err(no_reply(limit)));
             match answer {
                 // An earlier request had released it and its reply was lost.
-                Ok(Release::NotHeld(_)) if ambiguous => {
+                Ok(Release::NotHeld(_)) if ambiguous && held => {
                     metrics::ambiguity_resolved("release", "released");
                     return Ok(Release::Released);
                 }

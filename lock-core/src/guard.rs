@@ -24,7 +24,6 @@ use crate::{
     lost::Lost,
     metrics,
     name::LockName,
-    queue::Turn,
 };
 
 /// A held lock: valid until it is released or lost, and never beyond its lease.
@@ -94,9 +93,9 @@ impl Guard {
         self.hold.valid_until()
     }
 
-    /// Like [`valid_until`](Self::valid_until), by the wall clock, for others to read.
+    /// Like [`valid_until`](Self::valid_until), by the wall clock, for others to read. `None` also beyond what a [`SystemTime`] can say.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.valid_until().map(|until| SystemTime::UNIX_EPOCH + until.wall)
+        self.valid_until().and_then(|until| SystemTime::UNIX_EPOCH.checked_add(until.wall))
     }
 
     /// Waits until the lock is lost, and says why. Before anybody else can hold it: by the end of the validity at the latest, even while a
@@ -128,17 +127,18 @@ impl Guard {
     /// [manual renewal](crate::Renew::Manual), between two pieces of work. Does nothing where locks do not expire, but for [`check`](Self::check).
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Lost`] when the lock is lost, [`ErrorKind::Config`] when no lease is that long, and else the store's error
-    /// when it cannot say: the lock is then still held for as long as [`remaining`](Self::remaining) says.
+    /// Of kind [`ErrorKind::Lost`] when the lock is lost, [`ErrorKind::Config`] when no lease is that long or the deadline or `max_hold`
+    /// comes first, and else the store's error when it cannot say, or [`ErrorKind::Timeout`] when its answers take too long
+    /// for so long a rest: the lock is then still held for as long as [`remaining`](Self::remaining) says.
     ///
     /// # Cancel safety
     /// Cancel safe: the renewal may or may not have happened, and the guard counts as if it had not.
     pub async fn ensure(&self, at_least: Duration) -> Result<(), Error> {
         self.check()?;
-        let longest = self.hold.timing.lease_for(None).1;
-        if let Some(longest) = longest.filter(|longest| *longest < at_least) {
-            let message =
-                format!("no renewal makes a lease that is valid for {at_least:?}: ttl - margin is {longest:?}");
+        if let Some(longest) = self.hold.longest(self.hold.now()).filter(|longest| *longest < at_least) {
+            let message = format!(
+                "no renewal makes a lease that is valid for {at_least:?}: ttl - margin, the deadline and max_hold leave {longest:?}"
+            );
             return Err(Error::new(ErrorKind::Config, message).with_name(self.name()));
         }
         let enough = || self.remaining().is_none_or(|left| left >= at_least);
@@ -149,9 +149,14 @@ impl Guard {
         let mut attempts = 1;
         while !enough() {
             match self.renew_once().await {
-                Ok(()) => break,
-                Err(error) if error.is_retryable() && attempts < ENSURE_ATTEMPTS => attempts += 1,
-                Err(error) => return Err(error),
+                Ok(()) if enough() => break,
+                Ok(()) if attempts >= ENSURE_ATTEMPTS => {
+                    let message =
+                        format!("renewed, but the answers took too long to leave {at_least:?}; use a longer ttl");
+                    return Err(Error::new(ErrorKind::Timeout, message).with_ambiguous(false).with_name(self.name()));
+                }
+                Err(error) if !error.is_retryable() || attempts >= ENSURE_ATTEMPTS => return Err(error),
+                Ok(()) | Err(_) => attempts += 1,
             }
             tokio::time::sleep(self.shared.backend.pace().poll_min).await;
         }
@@ -160,10 +165,11 @@ impl Guard {
 
     async fn renew_once(&self) -> Result<(), Error> {
         self.check()?;
-        let (_, lease) = self.hold.sending();
+        let sent = self.hold.sending();
         let limit = self.hold.timing.attempt_timeout;
-        let answer = timeout(limit, self.shared.backend.renew(&lease)).await.unwrap_or_else(|_| Err(no_reply(limit)));
-        self.hold.settle(&lease, &answer);
+        let answer =
+            timeout(limit, self.shared.backend.renew(&sent.lease)).await.unwrap_or_else(|_| Err(no_reply(limit)));
+        self.hold.settle(&sent, &answer);
         match answer {
             Ok(Renewal::Renewed) => Ok(()),
             Ok(Renewal::Lost(_)) => Ok(self.check()?),
@@ -226,11 +232,12 @@ impl Guard {
     }
 
     async fn release_now(&self) -> Result<Release, Error> {
+        let held = self.hold.is_valid(self.hold.now());
         self.stop_renewing();
         let limit = self.hold.timing.attempt_timeout;
         // A renewal in flight goes first. If it hangs, the release does not wait for ever: both compare the id.
         let _requests = timeout(limit, self.hold.requests.lock()).await;
-        let answer = self.shared.release_repeatedly(&self.hold.lease, self.hold.hold_for(), limit).await?;
+        let answer = self.shared.release_repeatedly(&self.hold.lease, self.hold.hold_for(), limit, held).await?;
         self.hold.end_turn();
         Ok(answer)
     }
@@ -239,16 +246,6 @@ impl Guard {
         self.hold.close();
         self.shared.keeper.forget(self.hold.lease.id);
     }
-
-    /// Releases a lock that was granted too late to be used, whatever `min_hold` says, and returns the turn.
-    pub(crate) async fn discard(mut self) -> Option<Turn> {
-        self.stop_renewing();
-        let turn = self.hold.take_turn();
-        let released =
-            self.shared.release_repeatedly(&self.hold.lease, Duration::ZERO, self.hold.timing.attempt_timeout).await;
-        self.armed = released.is_err();
-        turn
-    }
 }
 
 impl Drop for Guard {
@@ -256,12 +253,13 @@ impl Drop for Guard {
         if !self.armed {
             return;
         }
+        let held = self.hold.is_valid(self.hold.now());
         self.stop_renewing();
         let (hold, shared) = (Arc::clone(&self.hold), Arc::clone(&self.shared));
         let (limit, hold_for) = (hold.timing.attempt_timeout, hold.hold_for());
         let then = self.shared.in_background(&self.hold.lease, hold_for, async move |lease| {
             let _requests = timeout(limit, hold.requests.lock()).await;
-            if let Err(error) = shared.release_repeatedly(&lease, hold_for, limit).await {
+            if let Err(error) = shared.release_repeatedly(&lease, hold_for, limit, held).await {
                 tracing::warn!(name = %lease.name, %error, "a dropped guard's lock could not be released: it stays until its ttl ends");
             }
             hold.end_turn();

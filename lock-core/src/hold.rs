@@ -23,23 +23,22 @@ pub(crate) const TICK: Duration = Duration::from_secs(1);
 /// A gap between two looks that is longer than this means that the process did not run.
 const FROZEN: Duration = Duration::from_millis(1_500);
 
-/// When this process last looked at its clocks; shared by all holds of a `Locker`.
-#[derive(Debug)]
-pub(crate) struct Pulse(Mutex<Moment>);
+/// When this process last looked at its clocks, `None` while nobody does; shared by all holds of a `Locker`.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse(Mutex<Option<Moment>>);
 
 impl Pulse {
-    pub(crate) fn new(now: Moment) -> Self {
-        Self(Mutex::new(now))
+    pub(crate) fn beat(&self, now: Moment) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
     }
 
-    /// Sets the pulse and returns the time since the last one.
-    pub(crate) fn beat(&self, now: Moment) -> Duration {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        now.since(std::mem::replace(&mut last, now))
+    /// From now on silence does not mean that the process is frozen.
+    pub(crate) fn stop(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn age(&self, now: Moment) -> Duration {
-        now.since(*self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    fn age(&self, now: Moment) -> Option<Duration> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|last| now.since(last))
     }
 }
 
@@ -51,6 +50,15 @@ pub(crate) struct Limits {
     pub(crate) deadline: Option<Duration>,
     pub(crate) min_hold: Duration,
     pub(crate) max_hold: Option<Duration>,
+}
+
+/// A renewal on its way.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    pub(crate) lease: Lease,
+    at: Moment,
+    /// The earliest renewal before it that got no answer: it may be the one that took effect.
+    unanswered: Option<Moment>,
 }
 
 /// One acquisition: shared by its guard and the keeper.
@@ -94,7 +102,6 @@ impl Hold {
         acquired: Moment,
         valid_for: Option<Duration>,
         (clock, pulse): (Arc<dyn Clock>, Arc<Pulse>),
-        turn: Option<Turn>,
     ) -> Self {
         let state = State {
             confirmed: acquired,
@@ -104,7 +111,7 @@ impl Hold {
             last_error: None,
             lost: None,
             closed: false,
-            turn,
+            turn: None,
         };
         Self {
             lease,
@@ -127,6 +134,12 @@ impl Hold {
 
     pub(crate) fn now(&self) -> Moment {
         self.clock.now()
+    }
+
+    /// Whether the lock is valid at `now`, without deciding anything.
+    pub(crate) fn is_valid(&self, now: Moment) -> bool {
+        let state = self.state();
+        state.lost.is_none() && self.over(&state, now, Duration::ZERO).is_none()
     }
 
     /// Whether the lock is still valid at `now`; decides and announces the loss if it is not.
@@ -159,8 +172,7 @@ impl Hold {
         if !state.valid_for.is_some_and(|limit| past(state.confirmed, limit)) {
             return None;
         }
-        let gap = self.pulse.age(now);
-        if gap > FROZEN {
+        if let Some(gap) = self.pulse.age(now).filter(|gap| *gap > FROZEN) {
             return Some(LossReason::FrozenFor(gap));
         }
         let since = now.since(state.confirmed);
@@ -170,8 +182,21 @@ impl Hold {
                 let last_error = format!("no reply to the renewal sent {:.1} s ago", now.since(sent).as_secs_f64());
                 Some(LossReason::Unreachable { since, last_error })
             }
+            // Only the deadline cuts a lease short: it has come, but for the margin.
+            (None, None) if state.valid_for < self.timing.lease_for(None).1 => Some(LossReason::Deadline),
             (None, None) => Some(LossReason::Expired),
         }
+    }
+
+    /// For how long a renewal sent at `now` can make the hold valid; `None` when nothing ends it.
+    pub(crate) fn longest(&self, now: Moment) -> Option<Duration> {
+        let left = self.deadline_left(now);
+        let max_hold = self.limits.max_hold.map(|limit| limit.saturating_sub(now.since(self.acquired)));
+        [self.timing.lease_for(left).1, left, max_hold].into_iter().flatten().min()
+    }
+
+    fn deadline_left(&self, now: Moment) -> Option<Duration> {
+        self.limits.deadline.map(|limit| limit.saturating_sub(now.since(self.limits.asked)))
     }
 
     /// Time left at `now`; `None` when nothing ends it.
@@ -230,29 +255,40 @@ impl Hold {
         }
     }
 
-    /// Notes that a renewal goes out, and returns its time and the lease to renew.
-    pub(crate) fn sending(&self) -> (Moment, Lease) {
-        let sent = self.now();
-        self.state().unanswered.get_or_insert(sent);
-        let left = self.limits.deadline.map(|limit| limit.saturating_sub(sent.since(self.limits.asked)));
-        let mut lease = self.lease.clone();
-        (lease.ttl, _) = self.timing.lease_for(left);
-        (sent, lease)
+    /// Has a renewal sent again that was in flight when the keeper's task died: nobody will take in its answer.
+    pub(crate) fn resume(&self, now: Moment) {
+        let mut state = self.state();
+        if state.renew.is_none() && !state.closed {
+            state.renew = self.timing.renew_every.map(|_| (now, Duration::ZERO));
+        }
     }
 
-    /// Takes in the answer to a renewal of `lease` (as [`sending`](Self::sending) made it).
-    pub(crate) fn settle(&self, lease: &Lease, answer: &Result<Renewal, Error>) {
+    /// Notes that a renewal goes out.
+    pub(crate) fn sending(&self) -> Sent {
+        let at = self.now();
+        let mut lease = self.lease.clone();
+        (lease.ttl, _) = self.timing.lease_for(self.deadline_left(at));
+        let mut state = self.state();
+        let unanswered = state.unanswered;
+        state.unanswered.get_or_insert(at);
+        Sent { lease, at, unanswered }
+    }
+
+    /// Takes in the answer to a renewal.
+    pub(crate) fn settle(&self, sent: &Sent, answer: &Result<Renewal, Error>) {
         let now = self.now();
         let mut state = self.state();
         match answer {
             Ok(Renewal::Renewed) => {
                 metrics::renewal("renewed");
-                let from = state.unanswered.take().unwrap_or(now);
-                if state.last_error.take().is_some() {
+                let from = sent.unanswered.unwrap_or(sent.at);
+                if sent.unanswered.is_some() {
                     metrics::ambiguity_resolved("renew", "renewed");
                 }
+                state.unanswered = None;
+                state.last_error = None;
                 // The margin of a lease that was cut short is smaller, in proportion.
-                let (_, valid_for) = self.timing.lease_for(lease.ttl);
+                let (_, valid_for) = self.timing.lease_for(sent.lease.ttl);
                 state.confirmed = from;
                 state.valid_for = valid_for;
                 state.renew = self.timing.renew_every.map(|every| (from, jittered(every)));
@@ -267,8 +303,8 @@ impl Hold {
             }
             Err(error) => {
                 metrics::renewal(if error.kind() == crate::ErrorKind::Timeout { "timeout" } else { "error" });
-                if !error.is_ambiguous() && state.last_error.is_none() {
-                    state.unanswered = None;
+                if !error.is_ambiguous() {
+                    state.unanswered = sent.unanswered;
                 }
                 state.last_error = Some(error.to_string());
                 let left = state.valid_for.map(|valid| valid.saturating_sub(now.since(state.confirmed)));
@@ -339,13 +375,14 @@ impl Hold {
         state.closed || state.lost.is_some()
     }
 
+    /// Keeps the turn of the waiter that acquired this.
+    pub(crate) fn keep_turn(&self, turn: Option<Turn>) {
+        self.state().turn = turn;
+    }
+
     /// Lets the next waiter of this process have its turn.
     pub(crate) fn end_turn(&self) {
         self.state().turn = None;
-    }
-
-    pub(crate) fn take_turn(&self) -> Option<Turn> {
-        self.state().turn.take()
     }
 
     /// How much of `min_hold` is left.

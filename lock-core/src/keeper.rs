@@ -3,12 +3,14 @@
 use std::{
     cmp::Reverse,
     collections::{BinaryHeap, HashMap},
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures_util::{StreamExt, stream::FuturesUnordered};
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
+    runtime::{Handle, Id},
     sync::{Notify, OwnedMutexGuard},
     time::{Instant, timeout},
 };
@@ -49,13 +51,14 @@ struct Schedule {
     due: BinaryHeap<Reverse<(Instant, LeaseId)>>,
     running: bool,
     sleeping_until: Option<Instant>,
+    /// Where the holds were taken: when one of these runtimes ends, and the task with it, another one has to run it.
+    runtimes: Vec<Handle>,
 }
 
 impl Keeper {
     pub(crate) fn new(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>) -> Self {
-        let pulse = Arc::new(Pulse::new(clock.now()));
         let pace = backend.pace();
-        Self { backend, clock, pace, pulse, schedule: Mutex::default(), wake: Notify::new() }
+        Self { backend, clock, pace, pulse: Arc::default(), schedule: Mutex::default(), wake: Notify::new() }
     }
 
     fn schedule(&self) -> MutexGuard<'_, Schedule> {
@@ -68,15 +71,36 @@ impl Keeper {
         let mut schedule = self.schedule();
         schedule.holds.insert(hold.lease.id, Arc::clone(hold));
         schedule.push(due, hold.lease.id);
-        if !schedule.running {
-            schedule.running = true;
-            drop(schedule);
-            self.pulse.beat(self.clock.now());
-            tokio::spawn(run(Running { keeper: Arc::clone(self), ended: false }));
-        } else if due.is_some_and(|due| schedule.sleeping_until.is_some_and(|until| due < until)) {
-            drop(schedule);
+        let runtime = Handle::current();
+        if schedule.runtimes.iter().all(|known| known.id() != runtime.id()) {
+            schedule.runtimes.push(runtime.clone());
+        }
+        let early = due.is_some_and(|due| schedule.sleeping_until.is_some_and(|until| due < until));
+        drop(schedule);
+        if early {
             self.wake.notify_one();
         }
+        self.revive(&runtime);
+    }
+
+    /// Starts the task on `runtime`, unless it is running or has nothing to do.
+    pub(crate) fn revive(self: &Arc<Self>, runtime: &Handle) {
+        let mut schedule = self.schedule();
+        if schedule.running || schedule.holds.is_empty() {
+            return;
+        }
+        schedule.running = true;
+        self.pulse.beat(self.clock.now());
+        drop(schedule);
+        runtime.spawn(run(Running { keeper: Arc::clone(self), runtime: runtime.id(), ended: false }));
+    }
+
+    /// What a new task does first: the one before it may have left renewals unanswered, and its timers are not those of this runtime.
+    fn begin(&self) {
+        let now = self.clock.now();
+        let mut schedule = self.schedule();
+        schedule.holds.values().for_each(|hold| hold.resume(now));
+        schedule.rebuild(now, Instant::now());
     }
 
     /// Lets go of the hold with that id.
@@ -91,6 +115,7 @@ impl Keeper {
             schedule.running = false;
             schedule.sleeping_until = None;
             schedule.due.clear();
+            schedule.runtimes.clear();
             return None;
         }
         let started = Instant::now();
@@ -131,18 +156,24 @@ impl Keeper {
                 Err(_) => self.again(&hold, Some(BUSY)),
             }
         }
-        let leases: Vec<_> = sent.iter().map(|(hold, _)| hold.sending().1).collect();
-        if leases.is_empty() {
+        if sent.is_empty() {
             return;
         }
+        let renewals: Vec<_> = sent.iter().map(|(hold, _)| hold.sending()).collect();
+        let leases: Vec<_> = renewals.iter().map(|renewal| renewal.lease.clone()).collect();
         let limit = sent.iter().map(|(hold, _)| hold.timing.attempt_timeout).min().unwrap_or(self.pace.attempt_timeout);
-        let mut answers = match timeout(limit, self.backend.renew_many(&leases)).await {
-            Ok(answers) => answers.into_iter(),
-            Err(_) => Vec::new().into_iter(),
+        // A panic must not end the renewals of all other locks.
+        let call = AssertUnwindSafe(async { self.backend.renew_many(&leases).await }).catch_unwind();
+        let (answers, panicked) = match timeout(limit, call).await {
+            Ok(Ok(answers)) => (answers, false),
+            Ok(Err(_)) => (Vec::new(), true),
+            Err(_) => (Vec::new(), false),
         };
-        for ((hold, requests), lease) in sent.into_iter().zip(&leases) {
-            let answer = answers.next().unwrap_or_else(|| Err(no_reply(limit)));
-            hold.settle(lease, &answer);
+        let mut answers = answers.into_iter();
+        for ((hold, requests), renewal) in sent.into_iter().zip(&renewals) {
+            let missing = || if panicked { backend_panicked() } else { no_reply(limit) };
+            let answer = answers.next().unwrap_or_else(|| Err(missing()));
+            hold.settle(renewal, &answer);
             drop(requests);
             self.again(&hold, None);
         }
@@ -167,6 +198,10 @@ pub(crate) fn no_reply(limit: Duration) -> Error {
         .with_operation(Operation::Renew)
 }
 
+fn backend_panicked() -> Error {
+    Error::new(ErrorKind::Other, "the backend panicked").with_operation(Operation::Renew).with_ambiguous(true)
+}
+
 impl Schedule {
     fn push(&mut self, due: Option<Instant>, id: LeaseId) {
         if let Some(due) = due {
@@ -183,19 +218,30 @@ impl Schedule {
     }
 }
 
-/// The task of a keeper. Notes its end, also when its runtime drops it before it has run at all: the next lock starts a new one.
+/// The task of a keeper. Notes its end, also when its runtime drops it before it has run at all: it goes on in another runtime that
+/// took locks, else with the next request.
 struct Running {
     keeper: Arc<Keeper>,
+    runtime: Id,
     /// The regular end has been noted by `round`, and another task may be running by now.
     ended: bool,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !self.ended {
-            let mut schedule = self.keeper.schedule();
-            schedule.running = false;
-            schedule.sleeping_until = None;
+        if self.ended {
+            return;
+        }
+        let mut schedule = self.keeper.schedule();
+        schedule.running = false;
+        schedule.sleeping_until = None;
+        self.keeper.pulse.stop();
+        // Each end takes one runtime off the list, so a row of dead ones comes to an end too.
+        schedule.runtimes.retain(|runtime| runtime.id() != self.runtime);
+        let next = schedule.runtimes.last().cloned();
+        drop(schedule);
+        if let Some(next) = next {
+            self.keeper.revive(&next);
         }
     }
 }
@@ -203,6 +249,7 @@ impl Drop for Running {
 async fn run(mut running: Running) {
     let keeper = Arc::clone(&running.keeper);
     let mut renewals = FuturesUnordered::new();
+    keeper.begin();
     let mut last = (Instant::now(), keeper.clock.now());
     loop {
         let now = keeper.clock.now();

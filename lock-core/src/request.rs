@@ -48,6 +48,8 @@ impl fmt::Debug for LockRequest {
 
 /// How long a waiter bears errors that may pass before it reports the last one.
 const OUTAGE: Duration = Duration::from_secs(30);
+/// A lease shorter than this is none: stores that count in milliseconds would be asked for one of zero.
+const SHORTEST: Duration = Duration::from_millis(1);
 /// How often an attempt that must answer now is sent while errors may pass.
 const TRIES: u32 = 3;
 
@@ -140,6 +142,8 @@ impl Contender {
         let timing = Timing::new(&options, shared.capabilities, shared.backend.pace())
             .map_err(|e| e.with_name(&name).with_store(shared.backend.describe()))?;
         shared.note_runtime();
+        // Guards of a runtime that has ended may be in the way, and nobody else ends them.
+        shared.keeper.revive(&tokio::runtime::Handle::current());
         let limits =
             Limits { asked, deadline: options.deadline, min_hold: options.min_hold, max_hold: options.max_hold };
         let claim = Claim {
@@ -162,6 +166,10 @@ impl Contender {
         self.limits.deadline.map(|limit| limit.saturating_sub(self.elapsed()))
     }
 
+    fn is_too_late(&self) -> bool {
+        self.left().is_some_and(|left| left < SHORTEST)
+    }
+
     fn finish(&self, outcome: Result<TryAcquire, Error>) -> Result<TryAcquire, Error> {
         let word = match &outcome {
             Ok(TryAcquire::Acquired(_)) => "acquired",
@@ -180,9 +188,13 @@ impl Contender {
     /// One attempt and what became of it.
     #[tracing::instrument(level = "debug", name = "attempt", skip_all, fields(name = %self.name))]
     async fn attempt(&mut self) -> Result<TryAcquire, Error> {
-        let (ttl, valid_for) = self.timing.lease_for(self.left());
+        if self.is_too_late() {
+            return Err(too_late());
+        }
+        let left = self.left();
+        let (ttl, valid_for) = self.timing.lease_for(left);
         self.flight.set_ttl(ttl);
-        let (from, answer) = self.flight.attempt().await?;
+        let (from, answer) = self.flight.attempt(left).await?;
         let grant = match answer {
             Attempt::Granted(grant) => grant,
             Attempt::Held(holder) => {
@@ -190,26 +202,29 @@ impl Contender {
                 return Ok(TryAcquire::Held(holder));
             }
         };
-        let guard = self.guard(from, valid_for, grant);
-        if guard.check().is_ok() {
-            return Ok(TryAcquire::Acquired(guard));
+        let lease = self.flight.claim.lease(grant.token);
+        let clocks = (Arc::clone(&self.shared.clock), Arc::clone(&self.shared.keeper.pulse));
+        let hold = Hold::new(lease, self.timing, self.limits, from, valid_for, clocks);
+        if hold.is_valid(hold.now()) {
+            return Ok(TryAcquire::Acquired(self.guard(hold, from, grant)));
         }
-        // Granted, but the reply took so long that the lease is over: the same id would count from the same send again.
-        self.flight.start_over();
-        self.turn = guard.discard().await;
+        // Granted, but the reply took so long that the lease is over.
+        self.flight.give_back(from).await;
+        if self.is_too_late() {
+            return Err(too_late());
+        }
         Err(Error::new(ErrorKind::Timeout, "the store's reply took longer than the lease; use a longer ttl")
             .with_ambiguous(false))
     }
 
-    fn guard(&mut self, from: Moment, valid_for: Option<Duration>, grant: Grant) -> Guard {
-        let lease = self.flight.claim.lease(grant.token);
+    fn guard(&mut self, hold: Hold, from: Moment, grant: Grant) -> Guard {
         if let Some(turn) = &self.turn {
             let owner = Some(self.flight.claim.owner.clone());
             let since = Some(std::time::SystemTime::UNIX_EPOCH + from.wall);
             turn.note_holder(Holder { owner, token: grant.token, since, ..Holder::default() });
         }
-        let clocks = (Arc::clone(&self.shared.clock), Arc::clone(&self.shared.keeper.pulse));
-        let hold = Arc::new(Hold::new(lease, self.timing, self.limits, from, valid_for, clocks, self.turn.take()));
+        hold.keep_turn(self.turn.take());
+        let hold = Arc::new(hold);
         self.shared.keeper.keep(&hold);
         Guard::new(hold, Arc::clone(&self.shared), grant.crashed)
     }
@@ -228,7 +243,7 @@ impl Contender {
         let mut tries = 1;
         loop {
             match self.attempt().await {
-                Err(error) if error.is_retryable() && tries < TRIES => {
+                Err(error) if error.is_retryable() && tries < TRIES && !self.is_too_late() => {
                     tracing::debug!(name = %self.name, %error, "trying again");
                     tokio::time::sleep(self.shared.backend.pace().poll_min.mul_f64(f64::from(tries) * jitter())).await;
                     tries += 1;
@@ -294,10 +309,18 @@ impl Contender {
                     continue;
                 }
             }
-            let nap = [Some(backoff.next()), expires_in, left].into_iter().flatten().min().unwrap_or_default();
+            let longest = left.unwrap_or(Duration::MAX);
+            let pause = backoff.after_wake(holder_of(&answer));
+            if !pause.is_zero() {
+                tokio::time::sleep(pause.min(longest)).await;
+            }
+            let nap = backoff.next(expires_in).min(longest);
             tokio::select! {
-                () = tokio::time::sleep(nap.max(Duration::from_millis(1))) => {}
-                () = changed(watch.as_mut()) => backoff.reset(),
+                () = tokio::time::sleep(nap.max(SHORTEST)) => {}
+                () = changed(watch.as_mut()) => backoff.woken(holder_of(&answer)),
+            }
+            if self.is_too_late() {
+                return answer;
             }
         }
     }
@@ -322,25 +345,74 @@ async fn changed(watch: Option<&mut Box<dyn Watch>>) {
     }
 }
 
+fn holder_of(answer: &Result<TryAcquire, Error>) -> Option<&Holder> {
+    match answer {
+        Ok(TryAcquire::Held(holder)) => Some(holder),
+        _ => None,
+    }
+}
+
+fn without_expiry(holder: &Holder) -> Holder {
+    Holder { expires_in: None, ..holder.clone() }
+}
+
+fn too_late() -> Error {
+    Error::new(ErrorKind::Timeout, "the deadline came before the store granted the lock")
+        .with_ambiguous(false)
+        .with_retryable(false)
+}
+
 /// Pauses that double, with jitter: waiters that began together do not come back together.
 struct Backoff {
     pace: Pace,
     next: Duration,
+    /// The shortest pause before a holder's expiry; it doubles while holders stay beyond theirs.
+    shortest: Duration,
+    /// Who held the lock, as far as the store could say, when the watch woke us, unless a pause came since.
+    woken_behind: Option<Option<Holder>>,
+    /// The pause after a wake for nothing; it doubles up to `poll_min`, so that a real one is not missed for long.
+    for_nothing: Duration,
 }
 
 impl Backoff {
     fn new(pace: Pace) -> Self {
-        Self { pace, next: pace.poll_min }
+        Self { pace, next: pace.poll_min, shortest: SHORTEST, woken_behind: None, for_nothing: SHORTEST }
     }
 
     fn reset(&mut self) {
         self.next = self.pace.poll_min;
     }
 
-    fn next(&mut self) -> Duration {
+    /// Notes that the watch woke us while `holder` held the lock.
+    fn woken(&mut self, holder: Option<&Holder>) {
+        self.reset();
+        self.woken_behind = Some(holder.map(without_expiry));
+    }
+
+    /// How long not to listen to a watch that has woken us for nothing: `holder` is the one that it was before.
+    fn after_wake(&mut self, holder: Option<&Holder>) -> Duration {
+        let before = self.woken_behind.take();
+        if before.is_none_or(|before| before != holder.map(without_expiry)) {
+            self.for_nothing = SHORTEST;
+            return Duration::ZERO;
+        }
+        let pause = self.for_nothing;
+        self.for_nothing = (2 * pause).min(self.pace.poll_min);
+        pause
+    }
+
+    /// The next pause: no longer than the holder's expiry.
+    fn next(&mut self, expires_in: Option<Duration>) -> Duration {
         let pause = self.next.mul_f64(jitter());
         self.next = (self.next * 2).min(self.pace.poll_max);
-        pause
+        let Some(expires_in) = expires_in else { return pause };
+        if expires_in > self.shortest {
+            self.shortest = SHORTEST;
+            return pause.min(expires_in);
+        }
+        let shortest = self.shortest;
+        self.shortest = (2 * shortest).min(self.pace.poll_max);
+        shortest
     }
 }
 
@@ -358,10 +430,12 @@ mod tests {
         let pace = Pace { poll_min: Duration::from_millis(10), poll_max: Duration::from_millis(80), ..Pace::default() };
         let mut backoff = Backoff::new(pace);
         for full in [10, 20, 40, 80, 80].map(Duration::from_millis) {
-            let pause = backoff.next();
+            let pause = backoff.next(None);
             assert!(pause >= full / 2 && pause <= full, "{pause:?} of {full:?}");
         }
+        let longest: std::collections::HashSet<_> = (0..20).map(|_| backoff.next(None)).collect();
+        assert!(longest.len() > 1, "jitter");
         backoff.reset();
-        assert!(backoff.next() <= Duration::from_millis(10));
+        assert!(backoff.next(None) <= Duration::from_millis(10));
     }
 }

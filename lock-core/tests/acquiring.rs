@@ -36,6 +36,8 @@ async fn an_error_is_neither_held_nor_acquired() {
         assert!(error.to_string().contains(NAME) && error.to_string().contains("memory:"), "{error}");
         let sent = rig.network.sent(Operation::Acquire);
         assert_eq!(sent, if error.is_retryable() { 3 } else { 1 }, "{kind:?}");
+        sleep(secs(1)).await;
+        assert_eq!(rig.network.sent(Operation::Release), 0, "what was refused needs no clean-up");
     }
 }
 
@@ -83,6 +85,20 @@ async fn releasing_a_lost_lock_is_a_value_and_spares_the_successor() {
     }
     successor.check().unwrap();
     assert!(!rig.is_free().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_reply_does_not_make_a_lost_lock_released() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    rig.store.lose(NAME);
+    let successor = acquired(rig.other().try_acquire(NAME).await);
+    guard.lost().await;
+    rig.network.next(Operation::Release, Fault::LoseRequest);
+    match guard.release().await.unwrap() {
+        Release::NotHeld(Some(holder)) => assert_eq!(holder.token, successor.token()),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -235,3 +235,37 @@ async fn a_guard_in_a_dropped_outcome_is_released() {
     drop(outcome);
     assert!(rig.freed_after().await <= Duration::from_millis(5));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_guard_is_kept_for_its_min_hold() {
+    let rig = Rig::new();
+    let started = Instant::now();
+    drop(acquired(rig.locker.lock(NAME).min_hold(secs(60)).try_acquire().await));
+    rig.freed_after().await;
+    assert!((secs(60)..secs(61)).contains(&started.elapsed()), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_guard_lets_its_own_renewal_go_first() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    rig.network.always(Operation::Renew, Fault::DelayRequest(secs(2)));
+    while rig.network.sent(Operation::Renew) == 0 {
+        sleep(ms(50)).await;
+    }
+    drop(guard);
+    sleep(secs(1)).await;
+    assert_eq!(rig.network.sent(Operation::Release), 0);
+    assert!(rig.freed_after().await <= secs(1) + ms(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_abandoned_request_is_answered_before_it_is_undone() {
+    let rig = Rig::new();
+    rig.network.next(Operation::Acquire, Fault::DelayReply(secs(2)));
+    assert!(tokio::time::timeout(secs(1), rig.locker.acquire(NAME)).await.is_err());
+    sleep(ms(900)).await;
+    assert_eq!(rig.network.sent(Operation::Release), 0);
+    sleep(ms(200)).await;
+    assert_eq!(rig.network.sent(Operation::Release), 1);
+}

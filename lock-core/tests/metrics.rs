@@ -4,7 +4,7 @@ mod rig;
 
 use std::collections::BTreeMap;
 
-use lock_core::{Operation, faults::Fault};
+use lock_core::{ErrorKind, Operation, Renew, faults::Fault};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use rig::*;
 use tokio::runtime::Builder;
@@ -58,6 +58,39 @@ fn attempts_waits_holds_renewals_losses_and_ambiguities_are_counted() {
         ("dlock_renewals_total{outcome=renewed}", 1),
         ("dlock_wait_seconds{outcome=acquired}", 3),
         ("dlock_wait_seconds{outcome=held}", 1),
+    ];
+    assert_eq!(counted(&snapshotter), expected.map(|(name, count)| (name.to_owned(), count)).into());
+}
+
+#[test]
+fn what_nobody_held_is_not_lost_and_what_was_refused_is_not_ambiguous() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        runtime.block_on(async {
+            let rig = Rig::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
+            rig.network.next(Operation::Acquire, Fault::LoseReply);
+            rig.network.next(Operation::Acquire, Fault::LoseReply);
+            rig.network.next(Operation::Acquire, Fault::DelayReply(ms(350)));
+            rig.locker.try_acquire(NAME).await.unwrap_err();
+            rig.freed_after().await;
+            let guard = rig.guard().await;
+            tokio::time::sleep(ms(100)).await;
+            rig.network.next(Operation::Renew, Fault::Refuse(ErrorKind::Throttled));
+            guard.ensure(ms(750)).await.unwrap();
+            release(guard).await;
+        });
+    });
+    let expected = [
+        ("dlock_ambiguous_resolved_total{operation=acquire,as=acquired}", 1),
+        ("dlock_attempts_total{outcome=acquired}", 2),
+        ("dlock_attempts_total{outcome=error}", 2),
+        ("dlock_hold_seconds{}", 1),
+        ("dlock_renewals_total{outcome=error}", 1),
+        ("dlock_renewals_total{outcome=renewed}", 1),
+        ("dlock_wait_seconds{outcome=acquired}", 1),
+        ("dlock_wait_seconds{outcome=error}", 1),
     ];
     assert_eq!(counted(&snapshotter), expected.map(|(name, count)| (name.to_owned(), count)).into());
 }

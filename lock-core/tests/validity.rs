@@ -8,7 +8,13 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{ErrorKind, LossReason, Operation, Renew, faults::Fault};
+use async_trait::async_trait;
+use lock_core::{
+    Capabilities, Error, ErrorKind, Lease, Locker, LossReason, Operation, Renew,
+    backend::{Attempt, Backend, Claim, Grant, Release, Renewal},
+    capabilities::Pace,
+    faults::Fault,
+};
 use rig::*;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -269,6 +275,7 @@ async fn renewals_do_not_move_a_lease_past_the_deadline() {
     let guard = acquired(rig.locker.lock(NAME).deadline(secs(45)).try_acquire().await);
     guard.lost().await;
     assert!((secs(40)..=secs(45)).contains(&started.elapsed()), "{:?}", started.elapsed());
+    assert_eq!(guard.lost().await.reason, LossReason::Deadline);
     assert!(rig.network.sent(Operation::Renew) >= 2);
     rig.freed_after().await;
     assert!(started.elapsed() <= secs(45) + ms(5), "{:?}", started.elapsed());
@@ -287,6 +294,45 @@ async fn ensure_renews_only_when_less_is_left() {
     let error = guard.ensure(secs(28)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
     guard.check().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn ensure_is_not_content_with_a_renewal_that_leaves_too_little() {
+    let rig = Rig::with(|b| b.renew(Renew::Manual));
+    let guard = rig.guard().await;
+    sleep(secs(10)).await;
+    rig.network.next(Operation::Renew, Fault::DelayReply(secs(3)));
+    guard.ensure(secs(26)).await.unwrap();
+    assert!(guard.remaining().unwrap() >= secs(26), "{:?}", guard.remaining());
+    sleep(secs(10)).await;
+    rig.network.always(Operation::Renew, Fault::DelayReply(secs(3)));
+    assert_eq!(guard.ensure(secs(26)).await.unwrap_err().kind(), ErrorKind::Timeout);
+    guard.check().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn ensure_refuses_what_a_limit_cuts_off() {
+    for limited in [|b: lock_core::LockRequest| b.deadline(secs(20)), |b: lock_core::LockRequest| b.max_hold(secs(20))]
+    {
+        let rig = Rig::with(|b| b.renew(Renew::Manual));
+        let guard = acquired(limited(rig.locker.lock(NAME)).try_acquire().await);
+        sleep(secs(10)).await;
+        assert_eq!(guard.ensure(secs(15)).await.unwrap_err().kind(), ErrorKind::Config);
+        guard.ensure(secs(7)).await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_renewal_costs_the_next_one_nothing() {
+    let rig = Rig::with(|b| b.renew(Renew::Manual));
+    let guard = rig.guard().await;
+    for _ in 0..3 {
+        sleep(secs(5)).await;
+        rig.network.next(Operation::Renew, Fault::Refuse(ErrorKind::PermissionDenied));
+        guard.ensure(secs(25)).await.unwrap_err();
+    }
+    guard.ensure(secs(25)).await.unwrap();
+    assert_close(guard.remaining().unwrap(), VALID);
 }
 
 #[tokio::test(start_paused = true)]
@@ -332,4 +378,158 @@ async fn one_hung_renewal_holds_up_no_other() {
     assert_eq!(renewed, 9);
     sleep(secs(10)).await;
     assert!(guards.iter().all(|g| g.remaining().unwrap() > VALID - secs(12)), "and it was renewed in its turn");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_earlier_lock_wakes_the_keeper() {
+    let rig = Rig::new();
+    let _long = rig.guard().await;
+    sleep(ms(10)).await;
+    let short = acquired(rig.locker.lock("short").ttl(ms(300)).try_acquire().await);
+    sleep(secs(3)).await;
+    short.check().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_renewed_soon_after_a_short_suspension() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    sleep(ms(10)).await;
+    rig.clock.suspend(secs(15));
+    sleep(secs(1) + ms(10)).await;
+    assert!(guard.remaining().unwrap() > VALID - secs(2), "{:?}", guard.remaining());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_freeze_that_the_keeper_noticed_first_is_still_the_reason() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    rig.clock.suspend(secs(60));
+    sleep(secs(3)).await;
+    assert!(matches!(guard.check().unwrap_err().reason, LossReason::FrozenFor(gap) if gap >= secs(60)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_that_met_a_cancelled_ensure_is_sent_later() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    sleep(ms(8_500)).await;
+    rig.network.next(Operation::Renew, Fault::LoseRequest);
+    // The renewal in the background comes due meanwhile.
+    timeout(secs(3), guard.ensure(secs(26))).await.unwrap_err();
+    sleep(3 * TTL).await;
+    guard.check().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn max_hold_counts_from_the_acquisition() {
+    let rig = Rig::new();
+    let held = acquired(rig.other().try_acquire(NAME).await);
+    let releaser = async {
+        sleep(secs(20)).await;
+        release(held).await;
+    };
+    let (guard, ()) = tokio::join!(rig.locker.lock(NAME).max_hold(secs(30)).acquire(), releaser);
+    let guard = guard.unwrap();
+    sleep(secs(15)).await;
+    guard.check().expect("35 s after the request, 15 s after the acquisition");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_reason_of_a_loss_stays() {
+    let rig = Rig::with(|b| b.renew(Renew::Every(secs(5))).max_hold(secs(6)));
+    rig.network.always(Operation::Renew, Fault::DelayRequest(secs(3)));
+    let guard = rig.guard().await;
+    assert_eq!(guard.lost().await.reason, LossReason::MaxHold);
+    rig.store.lose(NAME);
+    sleep(secs(5)).await;
+    assert_eq!(rig.network.sent(Operation::Renew), 1);
+    assert_eq!(guard.check().unwrap_err().reason, LossReason::MaxHold);
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_step_of_the_work_follows_a_suspension_between_two_steps() {
+    let rig = Rig::new();
+    let guard = rig.guard().await;
+    let (go, steps) = (tokio::sync::Notify::new(), AtomicUsize::new(0));
+    let work = async {
+        go.notified().await;
+        steps.fetch_add(1, Ordering::Relaxed);
+    };
+    let suspend = async {
+        rig.clock.suspend(secs(60));
+        go.notify_one();
+    };
+    let (outcome, ()) = tokio::join!(guard.run(work), suspend);
+    outcome.unwrap_err();
+    assert_eq!(steps.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_loss_and_a_renewal_are_told_at_once() {
+    let rig = Rig::with(|b| b.renew(Renew::Manual));
+    let guard = rig.guard().await;
+    sleep(ms(500)).await;
+    let renewed = async {
+        guard.renewed().await;
+        Instant::now()
+    };
+    let (told, done) = tokio::join!(timeout(secs(1), renewed), guard.ensure(VALID));
+    done.unwrap();
+    assert_close(told.unwrap().elapsed(), Duration::ZERO);
+    sleep(ms(500)).await;
+    let loss = async {
+        sleep(ms(100)).await;
+        rig.store.lose(NAME);
+        guard.ensure(VALID - ms(100)).await.unwrap_err();
+        Instant::now()
+    };
+    let (_, lost) = tokio::join!(guard.lost(), loss);
+    assert_close(lost.elapsed(), Duration::ZERO);
+}
+
+/// A store without a ttl that grants everything.
+#[derive(Debug)]
+struct Endless;
+
+#[async_trait]
+impl Backend for Endless {
+    fn describe(&self) -> String {
+        "endless:".into()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    fn pace(&self) -> Pace {
+        Pace::default()
+    }
+
+    async fn acquire(&self, _: &Claim) -> Result<Attempt, Error> {
+        Ok(Attempt::Granted(Grant::default()))
+    }
+
+    async fn renew(&self, _: &Lease) -> Result<Renewal, Error> {
+        Ok(Renewal::Renewed)
+    }
+
+    async fn release(&self, _: &Lease, _: Duration) -> Result<Release, Error> {
+        Ok(Release::Released)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_of_ages_on_a_store_without_ttl_is_no_panic() {
+    let locker = Locker::new(Endless).unwrap();
+    for endless in [locker.lock(NAME).max_hold(Duration::MAX), locker.lock(NAME).deadline(Duration::MAX)] {
+        let guard = acquired(endless.try_acquire().await);
+        assert_eq!(guard.expires_at(), None);
+        assert!(guard.remaining().unwrap() > 1_000 * TTL && guard.valid_until().is_some());
+        sleep(TTL).await;
+        guard.ensure(TTL).await.unwrap();
+        release(guard).await;
+    }
+    let guard = acquired(locker.try_acquire(NAME).await);
+    assert_eq!((guard.remaining(), guard.expires_at()), (None, None));
 }

@@ -1,0 +1,66 @@
+//! Certificates for tests, made by openssl.
+
+use std::{path::PathBuf, process::Command};
+
+use tempfile::TempDir;
+
+/// An authority, and certificates from it for a server on loopback and for a client.
+#[derive(Debug)]
+pub struct Certificates {
+    dir: TempDir,
+}
+
+impl Certificates {
+    /// Makes new ones.
+    ///
+    /// # Panics
+    /// When `openssl` is missing or fails.
+    pub fn make() -> Self {
+        let made = Self { dir: tempfile::tempdir().expect("a temporary directory") };
+        openssl(
+            &made,
+            "req -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -subj /CN=authority -keyout ca.key -out ca.crt",
+        );
+        for (who, extension) in [("server", "subjectAltName=DNS:localhost"), ("client", "subjectAltName=DNS:client")] {
+            openssl(
+                &made,
+                &format!(
+                    "req -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -subj /CN={who} -keyout {who}.key -out {who}.csr"
+                ),
+            );
+            std::fs::write(made.path("extensions"), extension).expect("the directory is ours");
+            openssl(
+                &made,
+                &format!(
+                    "x509 -req -in {who}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out {who}.crt"
+                ),
+            );
+        }
+        made
+    }
+
+    fn path(&self, file: &str) -> PathBuf {
+        self.dir.path().join(file)
+    }
+
+    /// The authority's certificate.
+    pub fn ca(&self) -> PathBuf {
+        self.path("ca.crt")
+    }
+
+    /// Certificate and key for `localhost`, and not for `127.0.0.1`.
+    pub fn server(&self) -> (PathBuf, PathBuf) {
+        (self.path("server.crt"), self.path("server.key"))
+    }
+
+    /// Certificate and key for a client.
+    pub fn client(&self) -> (PathBuf, PathBuf) {
+        (self.path("client.crt"), self.path("client.key"))
+    }
+}
+
+fn openssl(made: &Certificates, args: &str) {
+    let output = Command::new("openssl").args(args.split(' ')).current_dir(made.dir.path()).output();
+    let output = output.expect("openssl is not installed; this test needs it: apt-get install openssl");
+    assert!(output.status.success(), "openssl {args}: {}", String::from_utf8_lossy(&output.stderr));
+}

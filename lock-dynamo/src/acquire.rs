@@ -1,0 +1,173 @@
+//! Acquiring: the request that takes a free lock, and what follows when it is refused.
+
+use std::time::Duration;
+
+use lock_core::{
+    Error, ErrorKind, FencingToken, Holder, LockName,
+    backend::{Attempt, Claim, Grant},
+};
+
+use crate::{
+    backend::{DynamoBackend, Written},
+    change::Change,
+    clock::{Reading, seconds},
+    config::Takeover,
+    record::{Item, Record, State},
+};
+
+/// What a record means for somebody who wants the lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Nobody holds it.
+    Free,
+    /// Its holder has died.
+    Dead,
+    /// It is held, and can be had after this long unless it is renewed; `None` when it does not say for how long it is held.
+    Held(Option<Duration>),
+    /// Its recorded lease is over, but this machine's clock is off by this many microseconds: too much to decide by it.
+    Undecided(Option<i64>),
+}
+
+impl DynamoBackend {
+    /// One attempt. The first request takes a free lock and is all there is to an uncontended or a refused attempt; a second
+    /// one takes over from a dead holder, on the condition that its record is the one that the first request was refused with.
+    pub(crate) async fn attempt(&self, claim: &Claim) -> Result<Attempt, Error> {
+        let now = self.clock.now();
+        let token = next_token(None, now)?;
+        let change = Change::take_free(&self.config.layout, claim, now, token, self.idle());
+        let version = change.version.clone();
+        let item = match self.update(&claim.name, change).await? {
+            Written::Done => return self.granted(claim, now, token, &version, None).await,
+            Written::Refused(Some(item)) => item,
+            // A store that does not return the item with the refusal (some emulators): ask for it.
+            Written::Refused(None) => match self.item(&claim.name).await? {
+                Some(item) => item,
+                None => return Ok(Attempt::Held(Holder::default())),
+            },
+        };
+        let Some(record) = self.read(&item)? else { return Ok(Attempt::Held(Holder::default())) };
+        if record.id == Some(claim.id) {
+            return self.again(claim, &record).await;
+        }
+        match self.judge(&claim.name, &record) {
+            Verdict::Free | Verdict::Dead => self.take_over(claim, &record).await,
+            Verdict::Held(free_in) => Ok(Attempt::Held(record.holder(free_in))),
+            Verdict::Undecided(skew) => Err(self.undecided(skew, &record)),
+        }
+    }
+
+    /// Whether the lock of `record`, which a reply has just brought, can be had.
+    pub(crate) fn judge(&self, name: &LockName, record: &Record) -> Verdict {
+        let now = self.clock.now();
+        match record.state {
+            State::Released => return Verdict::Free,
+            State::Parked(until) => {
+                let left = Record::until(now, until);
+                return if left.is_zero() { Verdict::Free } else { Verdict::Held(Some(left)) };
+            }
+            State::Held => {}
+        }
+        let unchanged_for = self.observations.unchanged_for(name, &record.version, now.moment);
+        let by_watching = record.lease.map(|lease| lease.saturating_sub(unchanged_for));
+        if by_watching == Some(Duration::ZERO) {
+            return Verdict::Dead;
+        }
+        let bound = i64::try_from(self.config.skew_bound.as_millis()).unwrap_or(i64::MAX / 4);
+        let by_clock = record
+            .expires
+            .filter(|_| self.config.takeover == Takeover::Absolute)
+            .map(|expires| Record::until(now, expires.saturating_add(bound)));
+        let trusted = self.clock.is_trusted(now.moment);
+        match by_clock {
+            Some(Duration::ZERO) if trusted => Verdict::Dead,
+            Some(Duration::ZERO) => Verdict::Undecided(self.clock.skew(now.moment)),
+            by_clock => Verdict::Held([by_clock.filter(|_| trusted), by_watching].into_iter().flatten().min()),
+        }
+    }
+
+    /// The holder of a lock that is not ours, for people and waiters.
+    pub(crate) fn holder(&self, name: &LockName, record: &Record) -> Holder {
+        match self.judge(name, record) {
+            Verdict::Held(free_in) => record.holder(free_in),
+            Verdict::Free | Verdict::Dead | Verdict::Undecided(_) => record.holder(Some(Duration::ZERO)),
+        }
+    }
+
+    async fn take_over(&self, claim: &Claim, seen: &Record) -> Result<Attempt, Error> {
+        let now = self.clock.now();
+        let token = next_token(seen.fence, now)?;
+        let change = Change::take_over(&self.config.layout, claim, now, Some(token), self.idle(), seen);
+        let version = change.version.clone();
+        match self.update(&claim.name, change).await? {
+            Written::Done => {
+                let crashed = (seen.state == State::Held).then(|| seen.holder(Some(Duration::ZERO)));
+                self.granted(claim, now, token, &version, crashed).await
+            }
+            // Somebody was faster, or the holder lives.
+            Written::Refused(item) => self.beaten(claim, item),
+        }
+    }
+
+    /// Somebody else has changed the record between two requests of one attempt.
+    fn beaten(&self, claim: &Claim, item: Option<Item>) -> Result<Attempt, Error> {
+        let record = item.map(|item| self.read(&item)).transpose()?.flatten();
+        Ok(Attempt::Held(record.map_or_else(Holder::default, |record| self.holder(&claim.name, &record))))
+    }
+
+    /// The item has our id: an earlier request of this claim has arrived, and its reply has not.
+    async fn again(&self, claim: &Claim, record: &Record) -> Result<Attempt, Error> {
+        if record.state != State::Held {
+            let message = "this acquisition was released while a request of it was under way; begin a new one";
+            return Err(Error::new(ErrorKind::Other, message));
+        }
+        match self.correct(&claim.lease(record.fence), &record.version).await? {
+            Written::Done => {
+                self.observations.forget(&claim.name);
+                Ok(Attempt::Granted(Grant { token: record.fence, crashed: None, already_ours: true }))
+            }
+            Written::Refused(item) => self.beaten(claim, item),
+        }
+    }
+
+    /// The lock is ours in the item of this version, written at `at`; but its expiry may have been written by a wrong clock.
+    async fn granted(
+        &self,
+        claim: &Claim,
+        at: Reading,
+        token: FencingToken,
+        version: &str,
+        crashed: Option<Holder>,
+    ) -> Result<Attempt, Error> {
+        let token = self.config.layout.fences().then_some(token);
+        if !self.stands(at)
+            && let Written::Refused(item) = self.correct(&claim.lease(token), version).await?
+        {
+            // Too early an expiry invited somebody else, who is in his rights.
+            return self.beaten(claim, item);
+        }
+        self.observations.forget(&claim.name);
+        Ok(Attempt::Granted(Grant { token, crashed, already_ours: false }))
+    }
+
+    fn undecided(&self, skew: Option<i64>, record: &Record) -> Error {
+        metrics::counter!("dlock_dynamodb_takeovers_refused_total").increment(1);
+        let off = match skew {
+            Some(skew) => format!("this machine's clock is {:+.1} s off the store's", seconds(skew)),
+            None => "the store's replies carry no date".to_owned(),
+        };
+        let holder = record.holder(None);
+        let message = format!(
+            "the lease of {holder} is over, but {off}, too much to take the lock by time (skew bound {:?}); set the clock, or wait until a whole lease has been watched",
+            self.config.skew_bound
+        );
+        // Watching goes on, so trying again helps in the end.
+        Error::new(ErrorKind::Config, message).with_retryable(true)
+    }
+}
+
+fn next_token(previous: Option<FencingToken>, now: Reading) -> Result<FencingToken, Error> {
+    FencingToken::next(previous, u64::try_from(now.micros).unwrap_or(0)).ok_or_else(|| {
+        let message = "the fencing token in the item, or this machine's clock, is beyond the year 2255; correct it";
+        Error::new(ErrorKind::Corrupt, message)
+    })
+}

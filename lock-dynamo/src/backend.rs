@@ -1,0 +1,299 @@
+//! The backend: renewal and release, and what all operations share. Acquiring and operating have files of their own.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use aws_sdk_dynamodb::{
+    Client,
+    error::{ProvideErrorMetadata, SdkError},
+    operation::{delete_item::DeleteItemError, update_item::UpdateItemError},
+    types::{AttributeValue, ReturnValuesOnConditionCheckFailure::AllOld},
+};
+use futures_util::future::join_all;
+use lock_core::{
+    Capabilities, Error, ErrorKind, Holder, Lease, LockName, LossReason, Operation,
+    backend::{Attempt, Backend, Break, Claim, Release, Renewal},
+    capabilities::Pace,
+    clock::{Clock, SystemClock},
+};
+use tokio::sync::OnceCell;
+
+use crate::{
+    batch::{self, Batches},
+    change::{Change, Idle},
+    client,
+    clock::{Reading, StoreClock},
+    config::DynamoConfig,
+    error::convert,
+    observed::Observations,
+    record::{Item, Record, State},
+    schema::{Attr, Schema},
+};
+
+/// Locks in a DynamoDB table.
+///
+/// Nothing is connected before the first operation. One HTTP client serves all of them.
+pub struct DynamoBackend {
+    pub(crate) config: DynamoConfig,
+    pub(crate) clock: Arc<StoreClock>,
+    pub(crate) observations: Observations,
+    pub(crate) batches: Batches,
+    client: OnceCell<Client>,
+}
+
+/// What became of a conditional write.
+#[derive(Debug)]
+pub(crate) enum Written {
+    Done,
+    /// The condition did not hold; this is the item, if there is one.
+    Refused(Option<Item>),
+}
+
+/// How many locks of other people a process remembers having seen.
+const OBSERVATIONS: usize = 10_000;
+
+impl DynamoBackend {
+    /// A backend on the table that `config` names.
+    pub fn new(config: DynamoConfig) -> Self {
+        Self::with_clock(config, Arc::new(SystemClock))
+    }
+
+    /// Like [`new`](Self::new), with other clocks, for tests.
+    pub fn with_clock(config: DynamoConfig, clock: Arc<dyn Clock>) -> Self {
+        let clock = Arc::new(StoreClock::new(clock, config.skew_bound));
+        Self {
+            config,
+            clock,
+            observations: Observations::new(OBSERVATIONS),
+            batches: Batches::default(),
+            client: OnceCell::new(),
+        }
+    }
+
+    pub(crate) async fn client(&self) -> Result<&Client, Error> {
+        self.client.get_or_try_init(|| client::connect(&self.config, &self.clock)).await
+    }
+
+    pub(crate) fn idle(&self) -> Idle {
+        Idle(self.config.collect_after)
+    }
+
+    pub(crate) fn key(&self, name: &LockName) -> HashMap<String, AttributeValue> {
+        let layout = &self.config.layout;
+        let mut key = HashMap::with_capacity(2);
+        key.insert(layout.name(Attr::Key).to_owned(), AttributeValue::S(name.as_str().to_owned()));
+        if let Some((sort, value)) = &layout.sort {
+            key.insert(sort.clone(), AttributeValue::S(value.clone()));
+        }
+        key
+    }
+
+    pub(crate) fn read(&self, item: &Item) -> Result<Option<Record>, Error> {
+        Record::read(item, &self.config.layout)
+    }
+
+    /// One conditional `UpdateItem`.
+    pub(crate) async fn update(&self, name: &LockName, change: Change<'_>) -> Result<Written, Error> {
+        let expression = change.expression();
+        let request = self.client().await?.update_item().table_name(&self.config.table).set_key(Some(self.key(name)));
+        let answer = request
+            .update_expression(expression)
+            .condition_expression(change.condition)
+            .set_expression_attribute_names(Some(change.names))
+            .set_expression_attribute_values(Some(change.values))
+            .return_values_on_condition_check_failure(AllOld)
+            .send()
+            .await;
+        self.written(answer.map(|_| ()), |error| match error {
+            UpdateItemError::ConditionalCheckFailedException(failed) => Some(failed.item.clone()),
+            _ => None,
+        })
+    }
+
+    async fn delete(&self, name: &LockName, change: Change<'_>) -> Result<Written, Error> {
+        let request = self.client().await?.delete_item().table_name(&self.config.table).set_key(Some(self.key(name)));
+        let answer = request
+            .condition_expression(change.condition)
+            .set_expression_attribute_names(Some(change.names))
+            .set_expression_attribute_values(Some(change.values))
+            .return_values_on_condition_check_failure(AllOld)
+            .send()
+            .await;
+        self.written(answer.map(|_| ()), |error| match error {
+            DeleteItemError::ConditionalCheckFailedException(failed) => Some(failed.item.clone()),
+            _ => None,
+        })
+    }
+
+    fn written<E>(
+        &self,
+        answer: Result<(), SdkError<E, aws_smithy_runtime_api::client::orchestrator::HttpResponse>>,
+        refused: impl Fn(&E) -> Option<Option<Item>>,
+    ) -> Result<Written, Error>
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        match answer {
+            Ok(()) => Ok(Written::Done),
+            Err(error) => match error.as_service_error().and_then(refused) {
+                Some(item) => Ok(Written::Refused(item)),
+                None => Err(convert(error, &self.config)),
+            },
+        }
+    }
+
+    /// Makes `lease`, whose item has this version, last from now on, whatever was written before.
+    pub(crate) async fn correct(&self, lease: &Lease, version: &str) -> Result<Written, Error> {
+        let change = Change::correct(&self.config.layout, lease, self.clock.now(), self.idle(), version);
+        // What went before this has taken effect, whatever becomes of this.
+        self.update(&lease.name, change).await.map_err(|error| error.with_ambiguous(true))
+    }
+
+    /// Whether what was written with `reading` stands, now that the reply has shown the store's clock.
+    pub(crate) fn stands(&self, reading: Reading) -> bool {
+        let stands = self.clock.confirms(reading);
+        if !stands {
+            let skew = self.clock.skew(self.clock.moment()).map(crate::clock::seconds);
+            tracing::warn!(?skew, table = %self.config.table, "this machine's clock is not the store's; writing the lease again by the store's");
+        }
+        stands
+    }
+
+    /// What a renewal written at `now`, as this version, has come to.
+    pub(crate) async fn settle(
+        &self,
+        lease: &Lease,
+        now: Reading,
+        version: String,
+        written: Written,
+    ) -> Result<Renewal, Error> {
+        let version = match written {
+            Written::Done if self.stands(now) => return Ok(Renewal::Renewed),
+            Written::Done => version,
+            Written::Refused(item) => {
+                let record = item.map(|item| self.read(&item)).transpose()?.flatten();
+                match record {
+                    // Its recorded end is later: our clock went back. Observers need a new version all the same.
+                    Some(record) if record.is_held_by(lease.id) => record.version,
+                    record => return Ok(Renewal::Lost(self.lost(lease, record.as_ref()))),
+                }
+            }
+        };
+        match self.correct(lease, &version).await? {
+            Written::Done => Ok(Renewal::Renewed),
+            Written::Refused(item) => {
+                let record = item.map(|item| self.read(&item)).transpose()?.flatten();
+                Ok(Renewal::Lost(self.lost(lease, record.as_ref())))
+            }
+        }
+    }
+
+    fn lost(&self, lease: &Lease, record: Option<&Record>) -> LossReason {
+        match record {
+            Some(Record { broken: Some((id, by)), .. }) if *id == lease.id => LossReason::BrokenBy(by.clone()),
+            Some(record) if record.id != Some(lease.id) && record.state == State::Held => {
+                LossReason::TakenBy(Box::new(self.holder(&lease.name, record)))
+            }
+            _ => LossReason::RecordGone,
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for DynamoBackend {
+    fn describe(&self) -> String {
+        self.config.to_string()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let schema = self.config.layout.schema;
+        Capabilities {
+            ttl: true,
+            // Kept in the item, which foreign clients replace.
+            fencing: schema == Schema::Native,
+            loss_signal: true,
+            holder: true,
+            inspect: true,
+            list: true,
+            // Where only a deleted item is a free lock there is no place for the trace that the holder shall find.
+            break_lock: !schema.deletes_on_release(),
+            wake_up: false,
+            shared: false,
+        }
+    }
+
+    fn pace(&self) -> Pace {
+        Pace {
+            poll_min: Duration::from_millis(100),
+            renew_batch: batch::LARGEST,
+            attempt_timeout: client::ATTEMPT,
+            ..Pace::default()
+        }
+    }
+
+    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+        self.attempt(claim).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
+        let now = self.clock.now();
+        let change = Change::renew(&self.config.layout, lease, now, self.idle());
+        let version = change.version.clone();
+        let written = self.update(&lease.name, change).await?;
+        self.settle(lease, now, version, written).await
+    }
+
+    async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
+        if leases.len() > 1
+            && !self.batches.are_denied()
+            && let Some(renewals) = self.renew_batch(leases).await
+        {
+            return renewals;
+        }
+        join_all(leases.iter().map(|lease| self.renew(lease))).await
+    }
+
+    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        let layout = &self.config.layout;
+        let written = if layout.schema.deletes_on_release() && hold_for.is_zero() {
+            self.delete(&lease.name, Change::delete(layout, lease)).await?
+        } else {
+            let change = Change::release(layout, lease, hold_for, self.clock.now(), self.idle());
+            self.update(&lease.name, change).await?
+        };
+        let Written::Refused(item) = written else { return Ok(Release::Released) };
+        let Some(record) = item.map(|item| self.read(&item)).transpose()?.flatten() else {
+            return Ok(Release::NotHeld(None));
+        };
+        let was_broken = record.broken.as_ref().is_some_and(|(id, _)| *id == lease.id);
+        if record.id == Some(lease.id) && !was_broken {
+            // Not held any more, but still with our id: an earlier request released it, and its reply was lost.
+            return Ok(Release::Released);
+        }
+        let held = record.state != State::Released;
+        Ok(Release::NotHeld(held.then(|| self.holder(&lease.name, &record))))
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        self.look(name).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+        self.scan(prefix).await
+    }
+
+    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
+        if !self.capabilities().break_lock {
+            let message = "the Python client's schema has no released state that could be told to the holder; delete the item with the AWS tools";
+            let error = Error::new(ErrorKind::Unsupported, message);
+            return Err(error.with_operation(Operation::Break).with_name(name).with_store(self.describe()));
+        }
+        self.take_away(name, version, by).await
+    }
+}
+
+impl fmt::Debug for DynamoBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DynamoBackend").field("config", &self.config).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,184 @@
+//! Many renewals in one request: conditional PartiQL updates, each with an answer of its own.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use aws_sdk_dynamodb::types::{
+    AttributeValue, BatchStatementError, BatchStatementErrorCodeEnum as Code, BatchStatementRequest,
+    BatchStatementResponse, ReturnValuesOnConditionCheckFailure::AllOld,
+};
+use lock_core::{
+    Error, ErrorKind, Lease,
+    backend::{Backend, Renewal},
+};
+
+use crate::{
+    backend::{DynamoBackend, Written},
+    change::Change,
+    error::{convert, of_code},
+};
+
+/// As many statements as DynamoDB takes in one batch.
+pub(crate) const LARGEST: usize = 25;
+
+/// Whether this process may use batches: they need a permission of their own (`dynamodb:PartiQLUpdate`).
+#[derive(Debug, Default)]
+pub(crate) struct Batches {
+    denied: AtomicBool,
+}
+
+impl Batches {
+    pub(crate) fn are_denied(&self) -> bool {
+        self.denied.load(Ordering::Relaxed)
+    }
+}
+
+impl DynamoBackend {
+    /// Renews all `leases` in one request; `None` when batches are not permitted, and nothing was done.
+    pub(crate) async fn renew_batch(&self, leases: &[Lease]) -> Option<Vec<Result<Renewal, Error>>> {
+        let now = self.clock.now();
+        let changes: Vec<_> =
+            leases.iter().map(|lease| Change::renew(&self.config.layout, lease, now, self.idle())).collect();
+        let answers = match self.execute(leases, &changes).await {
+            Ok(answers) => answers,
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                tracing::info!(table = %self.config.table, "no permission for dynamodb:PartiQLUpdate: renewing one by one");
+                self.batches.denied.store(true, Ordering::Relaxed);
+                return None;
+            }
+            Err(error) => return Some(leases.iter().map(|_| Err(copy(&error))).collect()),
+        };
+        let mut renewals = Vec::with_capacity(leases.len());
+        for ((lease, change), answer) in leases.iter().zip(changes).zip(answers) {
+            renewals.push(match self.answered(answer) {
+                // Gone, or a server that returns no item from a batch (DynamoDB Local): ask again, for the reason.
+                Ok(Written::Refused(None)) => self.renew(lease).await,
+                Ok(written) => self.settle(lease, now, change.version, written).await,
+                Err(error) => Err(error),
+            });
+        }
+        Some(renewals)
+    }
+
+    async fn execute(&self, leases: &[Lease], changes: &[Change<'_>]) -> Result<Vec<BatchStatementResponse>, Error> {
+        let statements = leases.iter().zip(changes).map(|(lease, change)| {
+            let (text, parameters) = change.statement(&self.config.table, lease.name.as_str());
+            let request = BatchStatementRequest::builder().statement(text).set_parameters(Some(parameters));
+            request.return_values_on_condition_check_failure(AllOld).build().expect("the statement is set")
+        });
+        let request = self.client().await?.batch_execute_statement().set_statements(Some(statements.collect()));
+        let answers = request.send().await.map_err(|error| convert(error, &self.config))?.responses.unwrap_or_default();
+        if answers.len() == leases.len() {
+            return Ok(answers);
+        }
+        Err(Error::new(ErrorKind::Unavailable, "DynamoDB answered a part of a batch only"))
+    }
+
+    fn answered(&self, answer: BatchStatementResponse) -> Result<Written, Error> {
+        match answer.error {
+            None => Ok(Written::Done),
+            Some(BatchStatementError { code: Some(Code::ConditionalCheckFailed), item, .. }) => {
+                Ok(Written::Refused(item))
+            }
+            Some(error) => {
+                Err(of_code(error.code.as_ref(), error.message.as_deref().unwrap_or_default(), &self.config))
+            }
+        }
+    }
+}
+
+impl Change<'_> {
+    /// The same as one PartiQL statement, with its parameters in the order of their appearance.
+    fn statement(&self, table: &str, key: &str) -> (String, Vec<AttributeValue>) {
+        let mut parameters = Vec::with_capacity(self.values.len() + 2);
+        let sets = self.expression().trim_start_matches("SET ").replace(", ", " SET ");
+        let mut text = format!("UPDATE {} SET {}", quoted(table), self.resolved(&sets, &mut parameters));
+        text += &format!(" WHERE {} = ?", quoted(&self.layout.key));
+        parameters.push(AttributeValue::S(key.to_owned()));
+        if let Some((sort, value)) = &self.layout.sort {
+            text += &format!(" AND {} = ?", quoted(sort));
+            parameters.push(AttributeValue::S(value.clone()));
+        }
+        let condition = self.resolved(&self.condition, &mut parameters);
+        (format!("{text} AND {condition}"), parameters)
+    }
+
+    /// `expression` with PartiQL's names and parameters in place of the placeholders.
+    fn resolved(&self, expression: &str, parameters: &mut Vec<AttributeValue>) -> String {
+        let mut words = Vec::new();
+        for word in expression.split(' ') {
+            let missing = word.strip_prefix("attribute_not_exists(").and_then(|word| word.strip_suffix(')'));
+            let bare = missing.unwrap_or(word);
+            let begin = bare.find(['#', ':']).unwrap_or(bare.len());
+            let end = bare[begin..].find([',', ')']).map_or(bare.len(), |length| begin + length);
+            let placeholder = &bare[begin..end];
+            let mut resolved = match (self.names.get(placeholder), self.values.get(placeholder)) {
+                (Some(name), _) => format!("{}{}{}", &bare[..begin], quoted(name), &bare[end..]),
+                (_, Some(value)) => {
+                    parameters.push(value.clone());
+                    format!("{}?{}", &bare[..begin], &bare[end..])
+                }
+                (None, None) => bare.to_owned(),
+            };
+            if missing.is_some() {
+                resolved += " IS MISSING";
+            }
+            words.push(resolved);
+        }
+        words.join(" ")
+    }
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// The error of a batch, for one of its leases.
+fn copy(error: &Error) -> Error {
+    let copy = Error::new(error.kind(), error.to_string());
+    copy.with_retryable(error.is_retryable()).with_ambiguous(error.is_ambiguous())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use lock_core::{LeaseId, LockName, clock::Moment};
+
+    use super::*;
+    use crate::{
+        change::Idle,
+        clock::Reading,
+        schema::{Layout, Schema},
+    };
+
+    #[test]
+    fn a_renewal_as_a_statement_has_the_same_conditions() {
+        let lease = Lease {
+            name: LockName::new("a\"b").unwrap(),
+            id: LeaseId::from(1),
+            token: None,
+            ttl: Some(Duration::from_secs(30)),
+        };
+        let now = Reading { moment: Moment { boot: Duration::ZERO, wall: Duration::ZERO }, micros: 0 };
+        for (schema, expected) in [
+            (
+                Schema::Native,
+                "UPDATE \"ta\"\"ble\" SET \"version\" = ? SET \"ttl_ms\" = ? SET \"expires_at\" = ? SET \"collect_at\" = ? WHERE \"key\" = ? \
+                 AND begins_with(\"version\", ?) AND \"free_at\" IS MISSING AND \"released\" IS MISSING AND \"expires_at\" <= ?",
+            ),
+            (
+                Schema::Python,
+                "UPDATE \"ta\"\"ble\" SET \"record_version_number\" = ? SET \"dlock_ttl_ms\" = ? SET \"lease_duration\" = ? SET \"dlock_expires_at\" = ? \
+                 SET \"expiry_time\" = ? WHERE \"lock_key\" = ? AND \"sort_key\" = ? AND begins_with(\"record_version_number\", ?) \
+                 AND \"dlock_free_at\" IS MISSING AND \"dlock_expires_at\" <= ?",
+            ),
+        ] {
+            let layout = Layout::of(schema);
+            let change = Change::renew(&layout, &lease, now, Idle(Duration::ZERO));
+            let (text, parameters) = change.statement("ta\"ble", lease.name.as_str());
+            assert_eq!(text, expected);
+            assert_eq!(parameters.len(), text.matches('?').count());
+            assert!(parameters.contains(&AttributeValue::S("a\"b".into())));
+        }
+    }
+}

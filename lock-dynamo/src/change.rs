@@ -1,0 +1,257 @@
+//! The conditional writes, as DynamoDB expressions.
+
+use std::{collections::HashMap, fmt::Write as _, time::Duration};
+
+use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
+use lock_core::{FencingToken, Lease, LeaseId, backend::Claim};
+
+use crate::{
+    clock::Reading,
+    record::{self, Record},
+    schema::{Attr, Layout},
+};
+
+/// An update or delete of one item, under a condition.
+#[derive(Debug)]
+pub(crate) struct Change<'a> {
+    pub(crate) layout: &'a Layout,
+    pub(crate) names: HashMap<String, String>,
+    pub(crate) values: HashMap<String, AttributeValue>,
+    set: String,
+    remove: String,
+    pub(crate) condition: String,
+    /// The version that the item has afterwards.
+    pub(crate) version: String,
+}
+
+/// How long an idle item stays before DynamoDB may collect it; see [`DynamoConfig::collect_after`](crate::DynamoConfig::collect_after).
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Idle(pub(crate) Duration);
+
+impl<'a> Change<'a> {
+    fn new(layout: &'a Layout, version: String) -> Self {
+        let (names, values) = (HashMap::with_capacity(12), HashMap::with_capacity(16));
+        let (set, remove, condition) = (String::with_capacity(192), String::new(), String::with_capacity(160));
+        let mut change = Self { layout, names, values, set, remove, condition, version };
+        let version = AttributeValue::S(change.version.clone());
+        change.set(Attr::Version, version);
+        change
+    }
+
+    /// Takes a lock that nobody holds: no item, or a released one, and one whose last token is below `token`.
+    pub(crate) fn take_free(layout: &'a Layout, claim: &Claim, now: Reading, token: FencingToken, idle: Idle) -> Self {
+        let mut change = Self::new(layout, record::version(claim.id));
+        change.grant(claim, now, Some(token), idle);
+        let version = change.name(Attr::Version);
+        change.condition = format!("attribute_not_exists({version})");
+        if !layout.schema.deletes_on_release() {
+            // Not after a release of this very id: that would be a request that was overtaken by its own release.
+            let (released, one) = (change.name(Attr::Released), change.value(text("1")));
+            let id = change.value(text(claim.id));
+            change.condition =
+                format!("({} OR ({released} = {one} AND NOT begins_with({version}, {id})))", change.condition);
+        }
+        if layout.fences() {
+            let (fence, token) = (change.name(Attr::Fence), change.value(number(token.get())));
+            let _ = write!(change.condition, " AND (attribute_not_exists({fence}) OR {fence} < {token})");
+        }
+        change
+    }
+
+    /// Takes a lock whose record was judged, if it is still that record.
+    pub(crate) fn take_over(
+        layout: &'a Layout,
+        claim: &Claim,
+        now: Reading,
+        token: Option<FencingToken>,
+        idle: Idle,
+        seen: &Record,
+    ) -> Self {
+        let mut change = Self::new(layout, record::version(claim.id));
+        change.grant(claim, now, token, idle);
+        change.require_version(&seen.version);
+        change
+    }
+
+    /// Makes a held lock last from `now`, unless a later renewal has been there before.
+    pub(crate) fn renew(layout: &'a Layout, lease: &Lease, now: Reading, idle: Idle) -> Self {
+        let mut change = Self::new(layout, record::version(lease.id));
+        let ends = change.last(lease.ttl, now, idle);
+        change.require_held_by(lease.id);
+        // A renewal that hung on its way must not cut short what a later one has promised.
+        let (expires, ends) = (change.name(Attr::Expires), change.value(number(ends)));
+        let _ = write!(change.condition, " AND {expires} <= {ends}");
+        change
+    }
+
+    /// Makes a lock of this version last from `now`: corrects what was written by a wrong clock.
+    pub(crate) fn correct(layout: &'a Layout, lease: &Lease, now: Reading, idle: Idle, version: &str) -> Self {
+        let mut change = Self::new(layout, record::version(lease.id));
+        change.last(lease.ttl, now, idle);
+        change.require_version(version);
+        change
+    }
+
+    /// Frees a held lock, in `hold_for`.
+    pub(crate) fn release(layout: &'a Layout, lease: &Lease, hold_for: Duration, now: Reading, idle: Idle) -> Self {
+        let mut change = Self::new(layout, record::version(lease.id));
+        if hold_for.is_zero() {
+            change.set(Attr::Released, text("1"));
+            change.remove(Attr::Data);
+            change.collect(now, Duration::ZERO, idle);
+        } else {
+            // To foreign clients it looks like a holder that died, with a lease of just that length.
+            let free_at = change.last(Some(hold_for), now, idle);
+            change.set(Attr::FreeAt, number(free_at));
+        }
+        change.require_held_by(lease.id);
+        change
+    }
+
+    /// The condition of [`release`](Self::release) alone, for schemas that delete.
+    pub(crate) fn delete(layout: &'a Layout, lease: &Lease) -> Self {
+        let mut change = Self::new(layout, String::new());
+        change.values.clear();
+        change.names.clear();
+        change.require_held_by(lease.id);
+        change
+    }
+
+    /// Takes the lock away from the holder that `seen` names, and leaves a trace for it.
+    pub(crate) fn broken(layout: &'a Layout, seen: &str, by: &str, now: Reading, idle: Idle) -> Self {
+        let id = seen.parse::<LeaseId>().ok();
+        let mut change = Self::new(layout, record::version(id.unwrap_or_else(LeaseId::random)));
+        change.set(Attr::Released, text("1"));
+        change.remove(Attr::Data);
+        change.collect(now, Duration::ZERO, idle);
+        match id {
+            Some(id) => {
+                change.set(Attr::BrokenId, text(id));
+                change.set(Attr::BrokenBy, text(by));
+                change.require_held_by(id);
+            }
+            None => {
+                change.require_version(seen);
+                change.require_not_released();
+            }
+        }
+        change
+    }
+
+    /// Everything that makes the item a lock held by `claim`.
+    fn grant(&mut self, claim: &Claim, now: Reading, token: Option<FencingToken>, idle: Idle) {
+        self.last(claim.ttl, now, idle);
+        self.set(Attr::Owner, text(&claim.owner));
+        self.set(Attr::Since, number(now.millis()));
+        if let Some(token) = token.filter(|_| self.layout.fences()) {
+            self.set(Attr::Fence, number(token.get()));
+        }
+        match &claim.data {
+            Some(data) => self.set(Attr::Data, AttributeValue::B(Blob::new(data.clone()))),
+            None => self.remove(Attr::Data),
+        }
+        if !self.layout.schema.deletes_on_release() {
+            self.remove(Attr::Released);
+        }
+        self.remove(Attr::FreeAt);
+    }
+
+    /// Sets the lease and its end, which it returns.
+    fn last(&mut self, ttl: Option<Duration>, now: Reading, idle: Idle) -> i64 {
+        let ttl = ttl.unwrap_or(NO_TTL);
+        let millis = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4);
+        let ends = now.millis().saturating_add(1).saturating_add(millis);
+        self.set(Attr::Ttl, number(millis));
+        if let Some(lease) = self.layout.schema.encode_lease(ttl) {
+            self.set(Attr::Lease, lease);
+        }
+        self.set(Attr::Expires, number(ends));
+        self.collect(now, ttl, idle);
+        ends
+    }
+
+    fn collect(&mut self, now: Reading, ttl: Duration, idle: Idle) {
+        let after = i64::try_from((ttl + idle.0).as_secs()).unwrap_or(i64::MAX / 4);
+        // In seconds: DynamoDB takes milliseconds for a date in the far future, and never deletes the item.
+        self.set(Attr::CollectAt, number(now.millis().div_euclid(1_000).saturating_add(after)));
+    }
+
+    fn require_version(&mut self, version: &str) {
+        let (attr, value) = (self.name(Attr::Version), self.value(text(version)));
+        self.condition = format!("{attr} = {value}");
+    }
+
+    fn require_held_by(&mut self, id: LeaseId) {
+        let (version, id) = (self.name(Attr::Version), self.value(text(format!("{id}."))));
+        self.condition = format!("begins_with({version}, {id})");
+        let free_at = self.name(Attr::FreeAt);
+        let _ = write!(self.condition, " AND attribute_not_exists({free_at})");
+        self.require_not_released();
+    }
+
+    fn require_not_released(&mut self) {
+        if !self.layout.schema.deletes_on_release() {
+            let released = self.name(Attr::Released);
+            let _ = write!(self.condition, " AND attribute_not_exists({released})");
+        }
+    }
+
+    fn set(&mut self, attr: Attr, value: AttributeValue) {
+        let (name, value) = (self.name(attr), self.value(value));
+        let _ = write!(self.set, "{}{name} = {value}", if self.set.is_empty() { "SET " } else { ", " });
+    }
+
+    fn remove(&mut self, attr: Attr) {
+        let name = self.name(attr);
+        let _ = write!(self.remove, "{}{name}", if self.remove.is_empty() { " REMOVE " } else { ", " });
+    }
+
+    /// A placeholder: attribute names may be reserved words, or chosen by the user.
+    fn name(&mut self, attr: Attr) -> &'static str {
+        let placeholder = placeholder(attr);
+        if !self.names.contains_key(placeholder) {
+            self.names.insert(placeholder.into(), self.layout.name(attr).into());
+        }
+        placeholder
+    }
+
+    fn value(&mut self, value: AttributeValue) -> String {
+        let placeholder = format!(":{}", self.values.len());
+        self.values.insert(placeholder.clone(), value);
+        placeholder
+    }
+
+    pub(crate) fn expression(&self) -> String {
+        format!("{}{}", self.set, self.remove)
+    }
+}
+
+/// The core gives every claim a ttl on this store; a lease that lasts for ever is never written.
+const NO_TTL: Duration = Duration::from_secs(30);
+
+fn placeholder(attr: Attr) -> &'static str {
+    match attr {
+        Attr::Key => "#key",
+        Attr::Version => "#version",
+        Attr::Owner => "#owner",
+        Attr::Lease => "#lease",
+        Attr::Ttl => "#ttl",
+        Attr::Released => "#released",
+        Attr::Data => "#data",
+        Attr::Expires => "#expires",
+        Attr::Since => "#since",
+        Attr::Fence => "#fence",
+        Attr::FreeAt => "#free_at",
+        Attr::BrokenId => "#broken_id",
+        Attr::BrokenBy => "#broken_by",
+        Attr::CollectAt => "#collect_at",
+    }
+}
+
+fn text(value: impl ToString) -> AttributeValue {
+    AttributeValue::S(value.to_string())
+}
+
+fn number(value: impl ToString) -> AttributeValue {
+    AttributeValue::N(value.to_string())
+}

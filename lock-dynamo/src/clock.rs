@@ -1,0 +1,213 @@
+//! The store's clock, as far as the `Date` of its replies shows it.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use lock_core::clock::{Clock, Moment};
+
+const SECOND: i64 = 1_000_000;
+
+/// Tells DynamoDB's time.
+///
+/// DynamoDB shows its clock only in the `Date` header of a reply, cut to a second. A reply that was asked for at `a` and arrived at `b`
+/// with the date `d` proves that the store's clock is ahead of our elapsed clock by something in `[d - b, d + 1 s - a]`; each
+/// further reply narrows that span. Within it the wall clock is believed, because it is precise to a millisecond on a machine whose
+/// time is kept; outside of it, it is not.
+#[derive(Debug)]
+pub(crate) struct StoreClock {
+    clock: Arc<dyn Clock>,
+    /// How far a single clock may be off: half of the bound on the difference of two.
+    tolerance: i64,
+    span: Mutex<Option<Span>>,
+}
+
+/// Store time minus elapsed time, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    lo: i64,
+    hi: i64,
+    /// Elapsed time of the last comparison.
+    at: i64,
+}
+
+/// What the store's clock showed at a moment, to the best of our knowledge then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reading {
+    pub(crate) moment: Moment,
+    /// Since the Unix epoch.
+    pub(crate) micros: i64,
+}
+
+impl Reading {
+    pub(crate) fn millis(self) -> i64 {
+        self.micros.div_euclid(1_000)
+    }
+}
+
+impl StoreClock {
+    pub(crate) fn new(clock: Arc<dyn Clock>, skew_bound: Duration) -> Self {
+        Self { clock, tolerance: micros(skew_bound) / 2, span: Mutex::new(None) }
+    }
+
+    pub(crate) fn moment(&self) -> Moment {
+        self.clock.now()
+    }
+
+    /// The store's time now: of the wall clock, as far as the replies do not contradict it.
+    pub(crate) fn now(&self) -> Reading {
+        let moment = self.clock.now();
+        let wall = micros(moment.wall);
+        let micros = self.bounds(moment).map_or(wall, |(lo, hi)| wall.clamp(lo, hi));
+        Reading { moment, micros }
+    }
+
+    /// Takes in the `date` (in seconds) of a reply that was received at `received` to a request sent at `sent`.
+    pub(crate) fn observe(&self, sent: Moment, received: Moment, date: i64) {
+        let at = micros(received.boot);
+        let seen = Span { lo: date * SECOND - at, hi: (date + 1) * SECOND - micros(sent.boot), at };
+        let mut span = self.span.lock().unwrap_or_else(PoisonError::into_inner);
+        // What contradicts all before is right: this machine was paused without its clock noticing.
+        *span = Some(span.and_then(|known| known.widened(at).intersection(seen)).unwrap_or(seen));
+        drop(span);
+        if let Some(skew) = self.skew(received) {
+            metrics::gauge!("dlock_dynamodb_clock_skew_seconds").set(seconds(skew));
+        }
+    }
+
+    /// How far the wall clock is off at least, in microseconds, ahead being positive; `None` before the first reply.
+    pub(crate) fn skew(&self, at: Moment) -> Option<i64> {
+        let (lo, hi) = self.bounds(at)?;
+        let wall = micros(at.wall);
+        Some(wall - wall.clamp(lo, hi))
+    }
+
+    /// Whether the wall clock may decide over other people's locks: it is known, and within the tolerance, of the store's.
+    pub(crate) fn is_trusted(&self, at: Moment) -> bool {
+        self.skew(at).is_some_and(|skew| skew.abs() <= self.tolerance)
+    }
+
+    /// Whether a reading from before a reply stands in the light of that reply.
+    pub(crate) fn confirms(&self, reading: Reading) -> bool {
+        self.bounds(reading.moment)
+            .is_none_or(|(lo, hi)| (lo - self.tolerance..=hi + self.tolerance).contains(&reading.micros))
+    }
+
+    /// Between what the store's clock is at a moment.
+    fn bounds(&self, moment: Moment) -> Option<(i64, i64)> {
+        let boot = micros(moment.boot);
+        let span = (*self.span.lock().unwrap_or_else(PoisonError::into_inner))?.widened(boot);
+        Some((span.lo + boot, span.hi + boot))
+    }
+}
+
+impl Span {
+    fn widened(self, now: i64) -> Self {
+        // 500 ppm, the most that adjtimex(2) lets a clock be slewed by.
+        let drift = (now - self.at).max(0) / 2_000;
+        Self { lo: self.lo - drift, hi: self.hi + drift, at: now.max(self.at) }
+    }
+
+    fn intersection(self, other: Self) -> Option<Self> {
+        let both = Self { lo: self.lo.max(other.lo), hi: self.hi.min(other.hi), at: self.at.max(other.at) };
+        (both.lo <= both.hi).then_some(both)
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 4)
+}
+
+/// Microseconds as seconds, for people and gauges.
+#[expect(clippy::cast_precision_loss, reason = "shown with three decimals at most")]
+pub(crate) fn seconds(micros: i64) -> f64 {
+    micros as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug)]
+    struct Fixed(Mutex<Moment>);
+
+    impl Clock for Fixed {
+        fn now(&self) -> Moment {
+            *self.0.lock().unwrap()
+        }
+    }
+
+    const EPOCH: u64 = 1_700_000_000;
+
+    /// Boot and wall time in milliseconds, the wall clock being `off` seconds ahead.
+    fn at(boot: u64, off: i64) -> Moment {
+        let wall = Duration::from_secs(EPOCH.checked_add_signed(off).unwrap()) + Duration::from_millis(boot);
+        Moment { boot: Duration::from_millis(boot), wall }
+    }
+
+    /// A clock on a machine whose wall clock is `off` seconds ahead, two seconds after boot.
+    fn clock(off: i64) -> (Arc<Fixed>, StoreClock) {
+        let fixed = Arc::new(Fixed(Mutex::new(at(2_000, off))));
+        (Arc::clone(&fixed), StoreClock::new(fixed, Duration::from_secs(2)))
+    }
+
+    fn date_at(boot: u64) -> i64 {
+        i64::try_from(EPOCH + boot / 1_000).unwrap()
+    }
+
+    #[test]
+    fn before_the_first_reply_the_wall_clock_is_all_there_is_and_decides_nothing() {
+        let (_, clock) = clock(3_600);
+        assert_eq!(clock.now().micros, micros(at(2_000, 3_600).wall));
+        assert!(!clock.is_trusted(clock.moment()));
+        assert_eq!(clock.skew(clock.moment()), None);
+        assert!(clock.confirms(clock.now()));
+    }
+
+    #[test]
+    fn a_good_wall_clock_stays_precise_to_the_microsecond() {
+        let (_, clock) = clock(0);
+        clock.observe(at(1_000, 0), at(1_010, 0), date_at(1_005));
+        assert_eq!(clock.now().micros, micros(at(2_000, 0).wall));
+        assert!(clock.is_trusted(clock.moment()));
+        assert_eq!(clock.skew(clock.moment()), Some(0));
+    }
+
+    #[test]
+    fn a_wall_clock_an_hour_off_is_found_out_by_one_reply() {
+        for off in [-3_600, 3_600] {
+            let (_, clock) = clock(off);
+            let before = clock.now();
+            clock.observe(at(2_000, off), at(2_010, off), date_at(2_005));
+            assert!(!clock.confirms(before), "the reading that the request carried was wrong");
+            assert!(!clock.is_trusted(clock.moment()));
+            let true_now = micros(at(2_000, 0).wall);
+            assert!((clock.now().micros - true_now).abs() <= 1_100_000, "and the next one is right within a second");
+            assert!((clock.skew(clock.moment()).unwrap() - off * SECOND).abs() <= 1_100_000);
+        }
+    }
+
+    #[test]
+    fn replies_narrow_the_span_down_to_the_round_trip() {
+        let (fixed, clock) = clock(3_600);
+        for step in 0..200 {
+            let boot = 2_000 + step * 137;
+            clock.observe(at(boot, 3_600), at(boot + 4, 3_600), date_at(boot + 2));
+            *fixed.0.lock().unwrap() = at(boot + 4, 3_600);
+        }
+        let error = clock.now().micros - micros(fixed.0.lock().unwrap().wall) + 3_600 * SECOND;
+        assert!(error.abs() < 50_000, "off by {error} µs");
+    }
+
+    #[test]
+    fn a_pause_that_the_elapsed_clock_missed_is_found_out_by_the_next_reply() {
+        let (_, clock) = clock(0);
+        clock.observe(at(1_000, 0), at(1_010, 0), date_at(1_005));
+        // A minute passed for everybody else.
+        let (sent, received) = (at(2_000, 60), at(2_010, 60));
+        clock.observe(sent, received, date_at(2_000) + 60);
+        assert!(clock.is_trusted(received));
+        assert!(!clock.is_trusted(at(2_010, 0)), "a wall clock that missed it too is off by a minute");
+    }
+}

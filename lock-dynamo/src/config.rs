@@ -1,0 +1,221 @@
+//! Which table, and how to use it.
+
+use std::{fmt, time::Duration};
+
+use crate::schema::{Layout, Schema};
+
+/// When a lock whose holder has died may be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Takeover {
+    /// When its recorded expiry plus the [skew bound](DynamoConfig::skew_bound) has passed on the store's clock, or as in
+    /// [`Observed`](Self::Observed), whichever is sooner. A process that has only just started can do it.
+    #[default]
+    Absolute,
+    /// Only when this process has seen the record unchanged for the holder's whole lease. Trusts no clock of anybody.
+    Observed,
+}
+
+/// An access key, its secret, and perhaps a session token. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secrets {
+    key: String,
+    secret: String,
+    session: Option<String>,
+}
+
+impl Secrets {
+    pub(crate) fn expose(&self) -> (&str, &str, Option<&str>) {
+        (&self.key, &self.secret, self.session.as_deref())
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(secret)")
+    }
+}
+
+/// Which DynamoDB table to use for locks, and how. Nothing is connected before the first operation.
+///
+/// ```
+/// use std::time::Duration;
+/// use lock_dynamo::{DynamoBackend, DynamoConfig};
+///
+/// let config = DynamoConfig::new("locks").region("eu-central-1").skew_bound(Duration::from_secs(1));
+/// let locker = lock_core::Locker::new(DynamoBackend::new(config))?;
+/// # Ok::<(), lock_core::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DynamoConfig {
+    pub(crate) table: String,
+    pub(crate) layout: Layout,
+    pub(crate) region: Option<String>,
+    pub(crate) endpoint: Option<String>,
+    pub(crate) profile: Option<String>,
+    pub(crate) role: Option<String>,
+    pub(crate) credentials: Option<Secrets>,
+    pub(crate) fips: bool,
+    pub(crate) dual_stack: bool,
+    pub(crate) takeover: Takeover,
+    pub(crate) skew_bound: Duration,
+    pub(crate) collect_after: Duration,
+}
+
+impl DynamoConfig {
+    /// The table of that name (or ARN), in the native schema; everything else as the AWS environment says.
+    pub fn new(table: impl Into<String>) -> Self {
+        Self {
+            table: table.into(),
+            layout: Layout::of(Schema::Native),
+            region: None,
+            endpoint: None,
+            profile: None,
+            role: None,
+            credentials: None,
+            fips: false,
+            dual_stack: false,
+            takeover: Takeover::default(),
+            skew_bound: Duration::from_secs(2),
+            collect_after: Duration::from_secs(30 * 24 * 3600),
+        }
+    }
+
+    /// Writes items as another client does, to share its table. Sets the attribute names to that client's defaults, so choose names
+    /// after it.
+    #[must_use]
+    pub fn schema(mut self, schema: Schema) -> Self {
+        self.layout = Layout::of(schema);
+        self
+    }
+
+    /// The name of the table's partition key. Default `key`, in the Python schema `lock_key`.
+    #[must_use]
+    pub fn partition_key(mut self, name: impl Into<String>) -> Self {
+        self.layout.key = name.into();
+        self
+    }
+
+    /// The name of the table's sort key and the value that all items of these locks have there. Default none, in the Python schema
+    /// `sort_key` and `-`.
+    #[must_use]
+    pub fn sort_key(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.layout.sort = Some((name.into(), value.into()));
+        self
+    }
+
+    /// The attribute after which DynamoDB deletes idle items, if TTL is switched on for it. Default `collect_at`, in the foreign schemas
+    /// what their clients use, or `dlock_collect_at`.
+    #[must_use]
+    pub fn ttl_attribute(mut self, name: impl Into<String>) -> Self {
+        self.layout.collect_at = name.into();
+        self
+    }
+
+    /// How long an item stays after its last use before DynamoDB may delete it. Default 30 days. It holds the fencing token, so it
+    /// should stay longer than anybody compares tokens while their clocks are wrong.
+    #[must_use]
+    pub fn collect_after(mut self, idle: Duration) -> Self {
+        self.collect_after = idle;
+        self
+    }
+
+    /// The AWS region. Default from `AWS_REGION`, the profile, or the instance.
+    #[must_use]
+    pub fn region(mut self, region: impl Into<String>) -> Self {
+        self.region = Some(region.into());
+        self
+    }
+
+    /// The URL of something that speaks DynamoDB's protocol: DynamoDB Local, a VPC endpoint.
+    #[must_use]
+    pub fn endpoint(mut self, url: impl Into<String>) -> Self {
+        self.endpoint = Some(url.into());
+        self
+    }
+
+    /// The profile in the AWS configuration files. Default from `AWS_PROFILE`.
+    #[must_use]
+    pub fn profile(mut self, profile: impl Into<String>) -> Self {
+        self.profile = Some(profile.into());
+        self
+    }
+
+    /// The ARN of a role to assume with the credentials at hand.
+    #[must_use]
+    pub fn role(mut self, arn: impl Into<String>) -> Self {
+        self.role = Some(arn.into());
+        self
+    }
+
+    /// Fixed credentials. Default from the environment, the profile, the container, the instance or a web identity, which are all
+    /// better places for them.
+    #[must_use]
+    pub fn credentials(
+        mut self,
+        access_key: impl Into<String>,
+        secret_key: impl Into<String>,
+        session_token: Option<String>,
+    ) -> Self {
+        self.credentials = Some(Secrets { key: access_key.into(), secret: secret_key.into(), session: session_token });
+        self
+    }
+
+    /// Uses the endpoints with FIPS 140-validated cryptography on the server's side. Default as the AWS environment says, else no.
+    #[must_use]
+    pub fn fips(mut self, fips: bool) -> Self {
+        self.fips = fips;
+        self
+    }
+
+    /// Uses the endpoints that have IPv6 too. Default as the AWS environment says, else no.
+    #[must_use]
+    pub fn dual_stack(mut self, dual_stack: bool) -> Self {
+        self.dual_stack = dual_stack;
+        self
+    }
+
+    /// When a dead holder's lock may be taken. Default [`Takeover::Absolute`].
+    #[must_use]
+    pub fn takeover(mut self, takeover: Takeover) -> Self {
+        self.takeover = takeover;
+        self
+    }
+
+    /// How far two machines' clocks may be apart. Default 2 s. Added to the recorded expiry before a lock is taken by
+    /// [`Takeover::Absolute`]; a machine whose clock is further from the store's than half of it does not take locks that way, and writes
+    /// its own expiries by the store's clock. All clients of a table should agree on it.
+    ///
+    /// The store shows its clock to a second; below 2 s the rest rests on the machines' own timekeeping, which on AWS is
+    /// good to milliseconds.
+    #[must_use]
+    pub fn skew_bound(mut self, bound: Duration) -> Self {
+        self.skew_bound = bound;
+        self
+    }
+
+    /// Which clients share the table.
+    pub(crate) fn shared_with(&self) -> Schema {
+        self.layout.schema
+    }
+}
+
+impl fmt::Display for DynamoConfig {
+    /// As a config string without secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "dynamodb://{}", self.table)?;
+        let mut separator = '?';
+        let mut option = |name: &str, value: Option<&str>| match value {
+            Some(value) => {
+                write!(f, "{separator}{name}={value}")?;
+                separator = '&';
+                Ok(())
+            }
+            None => Ok(()),
+        };
+        option("region", self.region.as_deref())?;
+        option("endpoint", self.endpoint.as_deref())?;
+        let schema = self.shared_with();
+        option("schema", (schema != Schema::Native).then_some(schema.as_str()))
+    }
+}

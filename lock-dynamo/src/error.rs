@@ -1,0 +1,203 @@
+//! What the SDK's errors mean, and what to do about them.
+
+use std::error::Error as StdError;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_dynamodb::{
+    error::{ProvideErrorMetadata, SdkError},
+    types::BatchStatementErrorCodeEnum,
+};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use lock_core::{Error, ErrorKind};
+
+use crate::config::DynamoConfig;
+
+/// An error of the SDK as one of ours. Not for failed conditions, which are answers.
+pub(crate) fn convert<E>(error: SdkError<E, HttpResponse>, config: &DynamoConfig) -> Error
+where
+    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+{
+    let converted = match &error {
+        SdkError::TimeoutError(_) => timeout(),
+        SdkError::DispatchFailure(failure) if failure.is_timeout() => timeout(),
+        SdkError::DispatchFailure(_) if is_about_credentials(&error) => credentials(),
+        SdkError::DispatchFailure(failure) if failure.is_user() => {
+            Error::new(ErrorKind::Config, "the request could not be made; look at endpoint and region")
+        }
+        SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => unreachable(config),
+        SdkError::ServiceError(context) => {
+            let status = context.raw().status().as_u16();
+            service(
+                context.err().code().unwrap_or_default(),
+                context.err().message().unwrap_or_default(),
+                status,
+                config,
+            )
+        }
+        _ => Error::new(ErrorKind::Config, "the request could not be made; look at table, endpoint and region"),
+    };
+    converted.with_source(error)
+}
+
+fn timeout() -> Error {
+    Error::new(ErrorKind::Timeout, "DynamoDB did not answer in time")
+}
+
+fn unreachable(config: &DynamoConfig) -> Error {
+    let place = config.endpoint.as_deref().unwrap_or("its endpoint");
+    Error::new(ErrorKind::Unavailable, format!("DynamoDB could not be reached at {place}, or broke the connection off"))
+}
+
+fn credentials() -> Error {
+    let message = "no usable AWS credentials; set AWS_PROFILE or AWS_ACCESS_KEY_ID, or give the task, function or instance a role";
+    Error::new(ErrorKind::PermissionDenied, message)
+}
+
+fn is_about_credentials(error: &(dyn StdError + 'static)) -> bool {
+    std::iter::successors(Some(error), |&error| error.source()).any(|error| error.is::<CredentialsError>())
+}
+
+/// What DynamoDB's own error codes mean.
+fn service(code: &str, message: &str, status: u16, config: &DynamoConfig) -> Error {
+    let table = &config.table;
+    let (kind, text) = match code {
+        "ResourceNotFoundException" => (
+            ErrorKind::StoreNotReady,
+            format!(
+                "there is no table \"{table}\" in this region; create it (`dlock init`), or correct table and region"
+            ),
+        ),
+        "ValidationException" => validation(message, config),
+        "AccessDeniedException" | "NotAuthorizedException" => (
+            ErrorKind::PermissionDenied,
+            format!("access to the table \"{table}\" is denied; the policy that locks need is on this crate's page"),
+        ),
+        "ExpiredTokenException" | "ExpiredToken" => {
+            (ErrorKind::PermissionDenied, "the AWS credentials have expired; log in again or refresh them".into())
+        }
+        "InvalidSignatureException" | "RequestTimeTooSkewed" | "SignatureDoesNotMatch" if is_skewed(message) => (
+            ErrorKind::PermissionDenied,
+            "this machine's clock is too far off for AWS signatures; set the clock (NTP)".into(),
+        ),
+        "InvalidSignatureException" | "SignatureDoesNotMatch" | "IncompleteSignatureException" => (
+            ErrorKind::PermissionDenied,
+            "the request's signature is wrong; check the secret key and the region".into(),
+        ),
+        "UnrecognizedClientException"
+        | "InvalidClientTokenId"
+        | "MissingAuthenticationTokenException"
+        | "MissingAuthenticationToken" => {
+            (ErrorKind::PermissionDenied, "AWS does not know these credentials; check the access key".into())
+        }
+        "ProvisionedThroughputExceededException"
+        | "ThrottlingException"
+        | "RequestLimitExceeded"
+        | "LimitExceededException" => (
+            ErrorKind::Throttled,
+            format!("DynamoDB asks for fewer requests; give the table \"{table}\" on-demand billing or more capacity"),
+        ),
+        "ItemCollectionSizeLimitExceededException" => {
+            (ErrorKind::Limit, "the item collection is too large; keep locks in a table without local indexes".into())
+        }
+        "ReplicatedWriteConflictException" | "TransactionConflictException" => {
+            (ErrorKind::Throttled, "another write to the same item was under way".into())
+        }
+        "UnknownOperationException" => (ErrorKind::Unsupported, format!("this server cannot do that: {message}")),
+        _ if status >= 500 => (ErrorKind::Unavailable, format!("DynamoDB failed with status {status}")),
+        "" => (ErrorKind::Other, format!("DynamoDB answered with status {status}")),
+        // The SDK's own `Display` says no more than "service error".
+        _ => (ErrorKind::Other, format!("DynamoDB answered {code}: {message}")),
+    };
+    Error::new(kind, text)
+}
+
+/// What went wrong with one statement of a batch, whose codes are those of single requests with other endings.
+pub(crate) fn of_code(code: Option<&BatchStatementErrorCodeEnum>, message: &str, config: &DynamoConfig) -> Error {
+    let stem = code.map_or("", |code| code.as_str());
+    let stem = stem.strip_suffix("Error").filter(|_| stem != "InternalServerError").unwrap_or(stem);
+    match stem {
+        "RequestLimitExceeded" => service(stem, message, 400, config),
+        "InternalServerError" => service(stem, message, 500, config),
+        stem => service(&format!("{stem}Exception"), message, 400, config),
+    }
+}
+
+fn is_skewed(message: &str) -> bool {
+    ["Signature expired", "Signature not yet current", "too skewed", "RequestTimeTooSkewed"]
+        .iter()
+        .any(|s| message.contains(s))
+}
+
+fn validation(message: &str, config: &DynamoConfig) -> (ErrorKind, String) {
+    let layout = &config.layout;
+    let wrong_key = ["does not match the schema", "Missing the key", "key element", "number of conditions on the keys"];
+    if message.contains("Item size") || message.contains("item size") {
+        return (ErrorKind::Limit, "the item would exceed DynamoDB's 400 KB; keep less data in the lock".into());
+    }
+    if wrong_key.iter().any(|s| message.contains(s)) {
+        let keys = match &layout.sort {
+            None => format!("a partition key \"{}\" (string) and no sort key", layout.key),
+            Some((sort, _)) => format!("a partition key \"{}\" and a sort key \"{sort}\" (strings)", layout.key),
+        };
+        return (
+            ErrorKind::StoreNotReady,
+            format!(
+                "the keys of the table \"{}\" are not those of schema {}: {keys}; choose the schema or key names to match",
+                config.table, layout.schema
+            ),
+        );
+    }
+    (ErrorKind::Config, format!("DynamoDB rejected the request as invalid: {message}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_codes_of_a_batch_mean_the_same() {
+        use BatchStatementErrorCodeEnum as Code;
+        for (code, kind) in [
+            (Code::ThrottlingError, ErrorKind::Throttled),
+            (Code::ProvisionedThroughputExceeded, ErrorKind::Throttled),
+            (Code::RequestLimitExceeded, ErrorKind::Throttled),
+            (Code::TransactionConflict, ErrorKind::Throttled),
+            (Code::InternalServerError, ErrorKind::Unavailable),
+            (Code::ResourceNotFound, ErrorKind::StoreNotReady),
+            (Code::AccessDenied, ErrorKind::PermissionDenied),
+            (Code::ItemCollectionSizeLimitExceeded, ErrorKind::Limit),
+            (Code::ValidationError, ErrorKind::Config),
+            (Code::DuplicateItem, ErrorKind::Other),
+        ] {
+            let error = of_code(Some(&code), "", &DynamoConfig::new("locks"));
+            assert_eq!(error.kind(), kind, "{code}: {error}");
+        }
+    }
+
+    #[test]
+    fn each_code_has_its_kind_and_its_advice() {
+        let config = DynamoConfig::new("locks");
+        let key = "The provided key element does not match the schema";
+        let late = "Signature expired: 20261122T000000Z is now earlier than 20261122T005000Z";
+        for (code, message, status, kind, advice) in [
+            ("ResourceNotFoundException", "", 400, ErrorKind::StoreNotReady, "`dlock init`"),
+            ("ValidationException", key, 400, ErrorKind::StoreNotReady, "partition key \"key\""),
+            ("ValidationException", "Item size has exceeded the maximum allowed size", 400, ErrorKind::Limit, "400 KB"),
+            ("ValidationException", "nonsense", 400, ErrorKind::Config, "invalid"),
+            ("AccessDeniedException", "", 400, ErrorKind::PermissionDenied, "policy"),
+            ("ExpiredTokenException", "", 400, ErrorKind::PermissionDenied, "log in again"),
+            ("InvalidSignatureException", late, 403, ErrorKind::PermissionDenied, "clock"),
+            ("InvalidSignatureException", "does not match", 403, ErrorKind::PermissionDenied, "secret key"),
+            ("UnrecognizedClientException", "", 400, ErrorKind::PermissionDenied, "access key"),
+            ("ProvisionedThroughputExceededException", "", 400, ErrorKind::Throttled, "on-demand"),
+            ("ThrottlingException", "", 400, ErrorKind::Throttled, "fewer"),
+            ("InternalServerError", "", 500, ErrorKind::Unavailable, "500"),
+            ("", "", 503, ErrorKind::Unavailable, "503"),
+            ("SomethingNew", "", 400, ErrorKind::Other, "SomethingNew"),
+        ] {
+            let error = service(code, message, status, &config);
+            assert_eq!(error.kind(), kind, "{code}: {error}");
+            assert!(error.to_string().contains(advice), "{code}: {error}");
+        }
+    }
+}

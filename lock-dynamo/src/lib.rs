@@ -1,0 +1,22 @@
+#![doc = include_str!("../README.md")]
+
+mod acquire;
+mod backend;
+mod batch;
+mod change;
+mod client;
+mod clock;
+mod config;
+mod error;
+mod factory;
+mod observed;
+mod operators;
+mod record;
+mod schema;
+mod table;
+
+pub use backend::DynamoBackend;
+pub use config::{DynamoConfig, Takeover};
+pub use factory::DynamoFactory;
+pub use schema::Schema;
+pub use table::{TableCheck, TableOptions};

@@ -1,0 +1,104 @@
+//! What operators need: look at a lock, list the locks, take one away.
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use lock_core::{Error, Holder, LockName, backend::Break};
+
+use crate::{
+    acquire::Verdict,
+    backend::{DynamoBackend, Written},
+    change::Change,
+    error::convert,
+    record::{Item, Record, State},
+    schema::Attr,
+};
+
+impl DynamoBackend {
+    /// The item, by a consistent read.
+    pub(crate) async fn item(&self, name: &LockName) -> Result<Option<Item>, Error> {
+        let request = self.client().await?.get_item().table_name(&self.config.table).set_key(Some(self.key(name)));
+        let answer = request.consistent_read(true).send().await;
+        Ok(answer.map_err(|error| convert(error, &self.config))?.item)
+    }
+
+    pub(crate) async fn look(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        let record = self.item(name).await?.map(|item| self.read(&item)).transpose()?.flatten();
+        Ok(record.and_then(|record| self.current(name, &record)))
+    }
+
+    /// Who holds the lock of `record`, if anybody does.
+    fn current(&self, name: &LockName, record: &Record) -> Option<Holder> {
+        match self.judge(name, record) {
+            Verdict::Free | Verdict::Dead => None,
+            Verdict::Held(_) | Verdict::Undecided(_) => Some(self.holder(name, record)),
+        }
+    }
+
+    /// All held locks whose names begin with `prefix`: an eventually consistent scan of the whole table, page by page.
+    pub(crate) async fn scan(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+        let client = self.client().await?;
+        let mut found = Vec::new();
+        let mut start = None;
+        loop {
+            let mut request = client.scan().table_name(&self.config.table).set_exclusive_start_key(start);
+            request = self.filter(request, prefix);
+            let page = request.send().await.map_err(|error| convert(error, &self.config))?;
+            for item in page.items() {
+                found.extend(self.listed(item)?);
+            }
+            start = page.last_evaluated_key;
+            if start.is_none() {
+                break;
+            }
+        }
+        found.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(found)
+    }
+
+    /// Leaves everything that is not a held lock of that prefix on the server's side.
+    fn filter(
+        &self,
+        request: aws_sdk_dynamodb::operation::scan::builders::ScanFluentBuilder,
+        prefix: &str,
+    ) -> aws_sdk_dynamodb::operation::scan::builders::ScanFluentBuilder {
+        let layout = &self.config.layout;
+        let mut filter = "attribute_exists(#version)".to_owned();
+        let mut request = request.expression_attribute_names("#version", layout.name(Attr::Version));
+        if !layout.schema.deletes_on_release() {
+            filter.push_str(" AND attribute_not_exists(#released)");
+            request = request.expression_attribute_names("#released", layout.name(Attr::Released));
+        }
+        if !prefix.is_empty() {
+            filter.push_str(" AND begins_with(#key, :prefix)");
+            request = request
+                .expression_attribute_names("#key", layout.name(Attr::Key))
+                .expression_attribute_values(":prefix", AttributeValue::S(prefix.to_owned()));
+        }
+        if let Some((sort, value)) = &layout.sort {
+            filter.push_str(" AND #sort = :sort");
+            request = request
+                .expression_attribute_names("#sort", sort)
+                .expression_attribute_values(":sort", AttributeValue::S(value.clone()));
+        }
+        request.filter_expression(filter)
+    }
+
+    fn listed(&self, item: &Item) -> Result<Option<(LockName, Holder)>, Error> {
+        // A key that is no name of ours (empty, too long) was not locked through us.
+        let key = item.get(self.config.layout.name(Attr::Key)).and_then(|key| key.as_s().ok());
+        let Some(name) = key.and_then(|key| LockName::new(key).ok()) else { return Ok(None) };
+        let Some(record) = self.read(item)? else { return Ok(None) };
+        Ok(self.current(&name, &record).map(|holder| (name, holder)))
+    }
+
+    pub(crate) async fn take_away(&self, name: &LockName, seen: &str, by: &str) -> Result<Break, Error> {
+        let change = Change::broken(&self.config.layout, seen, by, self.clock.now(), self.idle());
+        match self.update(name, change).await? {
+            Written::Done => Ok(Break::Broken),
+            Written::Refused(item) => {
+                let record = item.map(|item| self.read(&item)).transpose()?.flatten();
+                let held = record.filter(|record| record.state != State::Released);
+                Ok(Break::Changed(held.and_then(|record| self.current(name, &record))))
+            }
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! What an item says about its lock.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use lock_core::{Error, ErrorKind, FencingToken, Holder, LeaseId};
+
+use crate::{
+    clock::Reading,
+    schema::{Attr, Layout},
+};
+
+pub(crate) type Item = HashMap<String, AttributeValue>;
+
+/// A version that we write: the lease id, and something new at every write, so that observers see a heartbeat.
+pub(crate) fn version(id: LeaseId) -> String {
+    format!("{id}.{}", &LeaseId::random().to_string()[..16])
+}
+
+/// The lease id in a version, if we wrote it.
+fn lease_id(version: &str) -> Option<LeaseId> {
+    let (id, rest) = version.split_once('.')?;
+    (rest.len() == 16 && rest.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.parse().ok()).flatten()
+}
+
+/// An item that has a version: the state of a lock.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) version: String,
+    /// `None` when a foreign client wrote it last.
+    pub(crate) id: Option<LeaseId>,
+    pub(crate) state: State,
+    /// For how long an observer has to see an unchanged version; `None` when the record does not say so legibly.
+    pub(crate) lease: Option<Duration>,
+    /// On the store's clock, in milliseconds. Only of records that we wrote last: foreign clients leave it behind, stale.
+    pub(crate) expires: Option<i64>,
+    pub(crate) fence: Option<FencingToken>,
+    pub(crate) broken: Option<(LeaseId, String)>,
+    owner: Option<String>,
+    since: Option<i64>,
+    data: Option<Vec<u8>>,
+    foreign: Option<&'static str>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Held,
+    /// Released, but to be kept from everybody until then, in milliseconds on the store's clock.
+    Parked(i64),
+    Released,
+}
+
+impl Record {
+    /// Reads an item; `None` when there is no lock in it.
+    ///
+    /// # Errors
+    /// Of kind [`ErrorKind::Corrupt`] when the attribute that everything depends on has the wrong type.
+    pub(crate) fn read(item: &Item, layout: &Layout) -> Result<Option<Self>, Error> {
+        let get = |attr| item.get(layout.name(attr));
+        let version = match get(Attr::Version) {
+            None => return Ok(None),
+            Some(AttributeValue::S(version)) => version.clone(),
+            Some(_) => return Err(corrupt(layout)),
+        };
+        let id = lease_id(&version);
+        let number = |attr| get(attr).and_then(|v| v.as_n().ok()).and_then(|n| n.parse::<i64>().ok());
+        let text = |attr| get(attr).and_then(|v| v.as_s().ok()).cloned();
+        let ours = |value: Option<i64>| value.filter(|_| id.is_some());
+        let own_lease = ours(number(Attr::Ttl)).and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
+        let foreign_lease = || get(Attr::Lease).and_then(|value| layout.schema.decode_lease(value));
+        // Python's client has no released items; what has our attribute by chance was not released.
+        let released = text(Attr::Released).as_deref() == Some("1") && !layout.schema.deletes_on_release();
+        let state = match ours(number(Attr::FreeAt)) {
+            _ if released => State::Released,
+            Some(at) => State::Parked(at),
+            None => State::Held,
+        };
+        Ok(Some(Self {
+            id,
+            state,
+            lease: own_lease.or_else(foreign_lease),
+            expires: ours(number(Attr::Expires)),
+            fence: number(Attr::Fence).and_then(|n| u64::try_from(n).ok()).and_then(FencingToken::new),
+            broken: text(Attr::BrokenId).and_then(|id| id.parse().ok()).zip(text(Attr::BrokenBy)),
+            owner: text(Attr::Owner),
+            since: ours(number(Attr::Since)),
+            data: get(Attr::Data).and_then(|data| match data {
+                AttributeValue::B(bytes) => Some(bytes.clone().into_inner()),
+                AttributeValue::S(text) => Some(text.clone().into_bytes()),
+                _ => None,
+            }),
+            foreign: id.is_none().then(|| layout.schema.client()),
+            version,
+        }))
+    }
+
+    pub(crate) fn is_held_by(&self, id: LeaseId) -> bool {
+        self.state == State::Held && self.id == Some(id)
+    }
+
+    /// Who holds the lock, for others; it can be theirs in `free_in`.
+    pub(crate) fn holder(&self, free_in: Option<Duration>) -> Holder {
+        let held = self.state == State::Held;
+        Holder {
+            owner: self.owner.clone(),
+            token: self.fence.filter(|_| self.id.is_some()),
+            since: self.since.and_then(system_time),
+            expires_in: free_in,
+            data: self.data.clone(),
+            // Heartbeats change the version of a record, but not whose it is: a living holder must be breakable.
+            version: held.then(|| self.id.map_or_else(|| self.version.clone(), |id| id.to_string())),
+            foreign: self.foreign.map(Into::into),
+        }
+    }
+
+    /// Time from `now` to a moment of the store's clock; zero when it has passed.
+    pub(crate) fn until(now: Reading, millis: i64) -> Duration {
+        let left = millis.saturating_mul(1_000).saturating_sub(now.micros);
+        Duration::from_micros(u64::try_from(left).unwrap_or(0))
+    }
+}
+
+fn system_time(millis: i64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(u64::try_from(millis).ok()?))
+}
+
+fn corrupt(layout: &Layout) -> Error {
+    let message = format!(
+        "the item's attribute \"{}\" is not a string, so no lock client wrote it; look at the item, and delete it if nobody needs it",
+        layout.name(Attr::Version)
+    );
+    Error::new(ErrorKind::Corrupt, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schema::Schema;
+
+    fn item(pairs: &[(&str, AttributeValue)]) -> Item {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+    }
+
+    fn s(text: &str) -> AttributeValue {
+        AttributeValue::S(text.into())
+    }
+
+    fn n(number: i64) -> AttributeValue {
+        AttributeValue::N(number.to_string())
+    }
+
+    #[test]
+    fn versions_carry_the_lease_id_and_are_new_each_time() {
+        let id = LeaseId::random();
+        assert_ne!(version(id), version(id));
+        assert_eq!(lease_id(&version(id)), Some(id));
+        for foreign in ["", "4b3c5f3e-8f1f-4c8a-9d6e-000000000000", "1700000000000000000:MZXW6", &id.to_string()] {
+            assert_eq!(lease_id(foreign), None, "{foreign}");
+        }
+    }
+
+    #[test]
+    fn what_we_left_in_an_item_that_a_foreign_client_took_over_does_not_count() {
+        // dynamolock merges the attributes of the holder before into its own item.
+        let layout = Layout::of(Schema::Go);
+        let stale = item(&[
+            ("recordVersionNumber", s("1700000000000000000:MZXW6")),
+            ("ownerName", s("go")),
+            ("leaseDuration", s("20s")),
+            ("dlock_expires_at", n(1)),
+            ("dlock_ttl_ms", n(1)),
+            ("dlock_free_at", n(1)),
+        ]);
+        let record = Record::read(&stale, &layout).unwrap().unwrap();
+        assert_eq!((record.state, record.expires, record.lease), (State::Held, None, Some(Duration::from_secs(20))));
+        let holder = record.holder(None);
+        assert_eq!(holder.version.as_deref(), Some("1700000000000000000:MZXW6"));
+        assert_eq!(holder.foreign.as_deref(), Some("a lock of dynamolock (Go)"));
+    }
+
+    #[test]
+    fn an_item_without_a_version_is_no_lock_and_one_of_another_type_is_an_error() {
+        let layout = Layout::of(Schema::Native);
+        assert_eq!(Record::read(&item(&[("key", s("a")), ("note", s("kept"))]), &layout).unwrap(), None);
+        let error = Record::read(&item(&[("version", n(7))]), &layout).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("\"version\""), "{error}");
+    }
+}

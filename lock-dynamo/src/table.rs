@@ -1,0 +1,353 @@
+//! The table itself: creating it, and saying what is wrong with one that is there.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, BillingMode, KeySchemaElement, KeyType, MultiRegionConsistency,
+    PointInTimeRecoverySpecification, ScalarAttributeType, TableDescription, TableStatus, Tag, TimeToLiveSpecification,
+    TimeToLiveStatus,
+};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use lock_core::{Error, ErrorKind, Operation};
+
+use crate::{
+    backend::DynamoBackend,
+    error::convert,
+    schema::{Attr, Layout},
+};
+
+/// What [`DynamoBackend::init`] sees to, besides the keys and on-demand billing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableOptions {
+    collect_idle: bool,
+    point_in_time_recovery: bool,
+    deletion_protection: bool,
+    tags: BTreeMap<String, String>,
+}
+
+impl Default for TableOptions {
+    fn default() -> Self {
+        Self { collect_idle: true, point_in_time_recovery: false, deletion_protection: false, tags: BTreeMap::new() }
+    }
+}
+
+impl TableOptions {
+    /// Whether DynamoDB shall delete items that have been idle for long (its TTL). Default yes.
+    #[must_use]
+    pub fn collect_idle(mut self, on: bool) -> Self {
+        self.collect_idle = on;
+        self
+    }
+
+    /// Whether to switch point-in-time recovery on. Default no: locks are worth nothing tomorrow. `false` leaves it as it is.
+    #[must_use]
+    pub fn point_in_time_recovery(mut self, on: bool) -> Self {
+        self.point_in_time_recovery = on;
+        self
+    }
+
+    /// Whether to protect the table from deletion. Default no; `false` leaves it as it is.
+    #[must_use]
+    pub fn deletion_protection(mut self, on: bool) -> Self {
+        self.deletion_protection = on;
+        self
+    }
+
+    /// Adds a tag.
+    #[must_use]
+    pub fn tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.tags.insert(key.into(), value.into());
+        self
+    }
+}
+
+/// What [`DynamoBackend::check`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[must_use = "problems are for somebody to read"]
+pub struct TableCheck {
+    /// Locks do not work on this table until these are mended.
+    pub problems: Vec<String>,
+    /// Locks work, but something should be known.
+    pub warnings: Vec<String>,
+}
+
+/// How long a new table may take to become active.
+const CREATION: Duration = Duration::from_secs(120);
+
+impl DynamoBackend {
+    /// Creates the table unless it is there, and sees to its options. Can be repeated; `true` when it was created by this call.
+    ///
+    /// Needs more permissions than locking does; they are on this crate's page.
+    ///
+    /// # Errors
+    /// Of kind [`ErrorKind::StoreNotReady`], with all that is wrong, when the table is there and is not one for these locks;
+    /// else when DynamoDB refuses or does not answer.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: what was done by then stays done. Repeat it.
+    pub async fn init(&self, options: &TableOptions) -> Result<bool, Error> {
+        self.init_table(options)
+            .await
+            .map_err(|error| error.with_operation(Operation::Open).with_store(self.config.to_string()))
+    }
+
+    /// Looks at the table and says what is wrong with it, without changing anything.
+    ///
+    /// # Errors
+    /// When DynamoDB refuses or does not answer. A missing table is a problem, not an error.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it changes nothing.
+    pub async fn check(&self) -> Result<TableCheck, Error> {
+        let found = async {
+            let Some(table) = self.describe_table().await? else {
+                let problems = vec![format!("there is no table \"{}\" in this region", self.config.table)];
+                return Ok(TableCheck { problems, ..TableCheck::default() });
+            };
+            let mut found = judge(&table, &self.config.layout);
+            found.warnings.extend(self.judge_collection().await?);
+            Ok(found)
+        };
+        found.await.map_err(|error: Error| error.with_operation(Operation::Open).with_store(self.config.to_string()))
+    }
+
+    async fn init_table(&self, options: &TableOptions) -> Result<bool, Error> {
+        let created = match self.describe_table().await? {
+            Some(_) => false,
+            None => self.create_table(options).await?,
+        };
+        let table = self.active_table().await?;
+        let TableCheck { problems, warnings } = judge(&table, &self.config.layout);
+        if !problems.is_empty() {
+            return Err(Error::new(ErrorKind::StoreNotReady, problems.join("; ")));
+        }
+        for warning in warnings {
+            tracing::warn!(table = %self.config.table, "{warning}");
+        }
+        if options.collect_idle {
+            self.collect_idle().await?;
+        }
+        if !created {
+            self.protect(&table, options).await?;
+        }
+        if options.point_in_time_recovery {
+            self.recover().await?;
+        }
+        Ok(created)
+    }
+
+    async fn describe_table(&self) -> Result<Option<TableDescription>, Error> {
+        let answer = self.client().await?.describe_table().table_name(&self.config.table).send().await;
+        match answer {
+            Ok(answer) => Ok(answer.table),
+            Err(error) if error.code() == Some("ResourceNotFoundException") => Ok(None),
+            Err(error) => Err(convert(error, &self.config)),
+        }
+    }
+
+    /// Waits for a table that is being created or changed, by us or by somebody else.
+    async fn active_table(&self) -> Result<TableDescription, Error> {
+        let wait = async {
+            loop {
+                if let Some(table) = self.describe_table().await?
+                    && matches!(table.table_status(), Some(TableStatus::Active | TableStatus::Updating))
+                {
+                    return Ok(table);
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        };
+        tokio::time::timeout(CREATION, wait).await.unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Timeout, format!("the table is not active after {CREATION:?}; try again")))
+        })
+    }
+
+    async fn create_table(&self, options: &TableOptions) -> Result<bool, Error> {
+        let client = self.client().await?;
+        let mut request = client
+            .create_table()
+            .table_name(&self.config.table)
+            .billing_mode(BillingMode::PayPerRequest)
+            .deletion_protection_enabled(options.deletion_protection);
+        for (kind, name) in keys(&self.config.layout) {
+            let definition = AttributeDefinition::builder().attribute_name(name).attribute_type(ScalarAttributeType::S);
+            request = request
+                .key_schema(
+                    KeySchemaElement::builder().attribute_name(name).key_type(kind).build().expect("both are set"),
+                )
+                .attribute_definitions(definition.build().expect("both are set"));
+        }
+        for tag in tags(options) {
+            request = request.tags(tag);
+        }
+        match request.send().await {
+            Ok(_) => Ok(true),
+            // Somebody else was faster.
+            Err(error) if error.code() == Some("ResourceInUseException") => Ok(false),
+            Err(error) => Err(convert(error, &self.config)),
+        }
+    }
+
+    /// On which attribute DynamoDB deletes idle items, if on any.
+    async fn collected_by(&self) -> Result<Option<String>, Error> {
+        let answer = self.client().await?.describe_time_to_live().table_name(&self.config.table).send().await;
+        let ttl = answer.map_err(|error| convert(error, &self.config))?.time_to_live_description;
+        let on = |status: Option<&TimeToLiveStatus>| {
+            matches!(status, Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling))
+        };
+        Ok(ttl.filter(|ttl| on(ttl.time_to_live_status())).and_then(|ttl| ttl.attribute_name))
+    }
+
+    async fn judge_collection(&self) -> Result<Option<String>, Error> {
+        let ours = self.config.layout.name(Attr::CollectAt);
+        Ok(match self.collected_by().await? {
+            Some(attribute) if attribute == ours => None,
+            Some(attribute) => Some(collected_by_another(&attribute, ours)),
+            None => Some(format!(
+                "TTL is off: items of names that are not used any more stay for ever; switch it on for the attribute \"{ours}\""
+            )),
+        })
+    }
+
+    async fn collect_idle(&self) -> Result<(), Error> {
+        let ours = self.config.layout.name(Attr::CollectAt);
+        match self.collected_by().await? {
+            Some(attribute) if attribute == ours => return Ok(()),
+            Some(attribute) => {
+                return Err(Error::new(ErrorKind::StoreNotReady, collected_by_another(&attribute, ours)));
+            }
+            None => {}
+        }
+        let ttl = TimeToLiveSpecification::builder().enabled(true).attribute_name(ours).build().expect("both are set");
+        let request = self.client().await?.update_time_to_live().table_name(&self.config.table);
+        match request.time_to_live_specification(ttl).send().await {
+            // Somebody else may have been faster.
+            Err(error) if self.collected_by().await?.as_deref() != Some(ours) => Err(convert(error, &self.config)),
+            _ => Ok(()),
+        }
+    }
+
+    /// What a table that was there before has to be given.
+    async fn protect(&self, table: &TableDescription, options: &TableOptions) -> Result<(), Error> {
+        let client = self.client().await?;
+        if options.deletion_protection && table.deletion_protection_enabled() != Some(true) {
+            let request = client.update_table().table_name(&self.config.table).deletion_protection_enabled(true);
+            request.send().await.map_err(|error| convert(error, &self.config))?;
+        }
+        if let Some(arn) = table.table_arn().filter(|_| !options.tags.is_empty()) {
+            let request = client.tag_resource().resource_arn(arn).set_tags(Some(tags(options)));
+            request.send().await.map_err(|error| convert(error, &self.config))?;
+        }
+        Ok(())
+    }
+
+    async fn recover(&self) -> Result<(), Error> {
+        let on = PointInTimeRecoverySpecification::builder().point_in_time_recovery_enabled(true);
+        let request = self.client().await?.update_continuous_backups().table_name(&self.config.table);
+        let request = request.point_in_time_recovery_specification(on.build().expect("it is set"));
+        request.send().await.map_err(|error| convert(error, &self.config))?;
+        Ok(())
+    }
+}
+
+fn collected_by_another(attribute: &str, ours: &str) -> String {
+    format!(
+        "TTL deletes items by the attribute \"{attribute}\", but these locks write \"{ours}\": idle items stay for ever; choose ttl_attribute={attribute}"
+    )
+}
+
+fn keys(layout: &Layout) -> Vec<(KeyType, &str)> {
+    let sort = layout.sort.as_ref().map(|(name, _)| (KeyType::Range, name.as_str()));
+    std::iter::once((KeyType::Hash, layout.key.as_str())).chain(sort).collect()
+}
+
+fn tags(options: &TableOptions) -> Vec<Tag> {
+    let tag = |(key, value): (&String, &String)| Tag::builder().key(key).value(value).build().expect("both are set");
+    options.tags.iter().map(tag).collect()
+}
+
+/// What is wrong with a table, as far as its description shows.
+fn judge(table: &TableDescription, layout: &Layout) -> TableCheck {
+    let mut found = TableCheck::default();
+    let there: Vec<_> = table.key_schema().iter().map(|key| (key.key_type().clone(), key.attribute_name())).collect();
+    let wanted = keys(layout);
+    if there != wanted {
+        found.problems.push(format!(
+            "its keys are {}, but schema {} with these names needs {}; keys cannot be changed: use another table, or set partition_key and sort_key",
+            shown(&there), layout.schema, shown(&wanted)
+        ));
+    }
+    for definition in table.attribute_definitions() {
+        let is_key = there.iter().any(|(_, name)| *name == definition.attribute_name());
+        if is_key && *definition.attribute_type() != ScalarAttributeType::S {
+            let (name, kind) = (definition.attribute_name(), definition.attribute_type());
+            found.problems.push(format!("its key \"{name}\" is of type {kind}, but must be a string (S)"));
+        }
+    }
+    if let Some(status @ (TableStatus::Deleting | TableStatus::Archiving | TableStatus::Archived)) =
+        table.table_status()
+    {
+        found.problems.push(format!("its status is {status}"));
+    }
+    let strong = table.multi_region_consistency() == Some(&MultiRegionConsistency::Strong);
+    if !table.replicas().is_empty() && !strong {
+        let regions: Vec<_> = table.replicas().iter().filter_map(|replica| replica.region_name()).collect();
+        found.warnings.push(format!(
+            "it is a global table ({}), which resolves concurrent writes by \"last writer wins\": two regions can both take a lock; use it from one region only",
+            regions.join(", ")
+        ));
+    }
+    if !table.local_secondary_indexes().is_empty() || !table.global_secondary_indexes().is_empty() {
+        found.warnings.push("it has secondary indexes, each of which makes every write dearer".into());
+    }
+    found
+}
+
+fn shown(keys: &[(KeyType, &str)]) -> String {
+    let one = |(kind, name): &(KeyType, &str)| {
+        format!("{} \"{name}\"", if *kind == KeyType::Hash { "partition key" } else { "sort key" })
+    };
+    keys.iter().map(one).collect::<Vec<_>>().join(" and ")
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_dynamodb::types::ReplicaDescription;
+
+    use super::*;
+    use crate::schema::Schema;
+
+    fn table(
+        keys: &[(KeyType, &str)],
+        kind: ScalarAttributeType,
+    ) -> aws_sdk_dynamodb::types::builders::TableDescriptionBuilder {
+        keys.iter().fold(TableDescription::builder(), |table, (key, name)| {
+            let element = KeySchemaElement::builder().attribute_name(*name).key_type(key.clone()).build().unwrap();
+            let definition = AttributeDefinition::builder().attribute_name(*name).attribute_type(kind.clone());
+            table.key_schema(element).attribute_definitions(definition.build().unwrap())
+        })
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_table_is_said_precisely() {
+        let native = Layout::of(Schema::Native);
+        let python = Layout::of(Schema::Python);
+        let good = table(&keys(&native), ScalarAttributeType::S);
+        assert_eq!(judge(&good.clone().build(), &native), TableCheck::default());
+        let problems = judge(&good.build(), &python).problems;
+        assert!(problems[0].starts_with("its keys are partition key \"key\", but schema python with these names needs partition key \"lock_key\" and sort key \"sort_key\""), "{problems:?}");
+        let problems = judge(&table(&keys(&native), ScalarAttributeType::N).build(), &native).problems;
+        assert_eq!(problems, ["its key \"key\" is of type N, but must be a string (S)"]);
+    }
+
+    #[test]
+    fn a_global_table_is_warned_of_unless_it_is_strongly_consistent() {
+        let native = Layout::of(Schema::Native);
+        let replica = ReplicaDescription::builder().region_name("us-east-1").build();
+        let global = table(&keys(&native), ScalarAttributeType::S).replicas(replica);
+        let found = judge(&global.clone().build(), &native);
+        assert!(found.problems.is_empty() && found.warnings[0].contains("us-east-1"), "{found:?}");
+        let strong = global.multi_region_consistency(MultiRegionConsistency::Strong).build();
+        assert_eq!(judge(&strong, &native), TableCheck::default());
+    }
+}

@@ -1,0 +1,86 @@
+//! A table of its own on DynamoDB Local for each test.
+
+#![allow(dead_code, reason = "each test file uses a part of this")]
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::{
+    Client,
+    config::{BehaviorVersion, Credentials, Region},
+    types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType},
+};
+use integration::dynamodb::DynamoDbLocal;
+use lock_core::{LeaseId, LockName, backend::Claim};
+use lock_dynamo::{DynamoConfig, Schema};
+
+/// A server and an empty table in it.
+pub(crate) struct Table {
+    pub(crate) server: &'static DynamoDbLocal,
+    pub(crate) name: String,
+    pub(crate) client: Client,
+    schema: Schema,
+}
+
+impl Table {
+    pub(crate) async fn new(schema: Schema) -> Self {
+        let server = tokio::task::spawn_blocking(DynamoDbLocal::shared).await.expect("starting does not panic");
+        let client = raw_client(&server.endpoint());
+        let name = format!("locks-{}", LeaseId::random());
+        let mut keys = vec![(KeyType::Hash, "key")];
+        if schema == Schema::Python {
+            keys = vec![(KeyType::Hash, "lock_key"), (KeyType::Range, "sort_key")];
+        }
+        let mut create = client.create_table().table_name(&name).billing_mode(BillingMode::PayPerRequest);
+        for (kind, key) in keys {
+            let element = KeySchemaElement::builder().attribute_name(key).key_type(kind).build().expect("complete");
+            let definition = AttributeDefinition::builder().attribute_name(key).attribute_type(ScalarAttributeType::S);
+            create = create.key_schema(element).attribute_definitions(definition.build().expect("complete"));
+        }
+        create.send().await.expect("the table is created");
+        Self { server, name, client, schema }
+    }
+
+    /// A configuration for this table, with a skew bound that suits one machine.
+    pub(crate) fn config(&self) -> DynamoConfig {
+        self.config_at(&self.server.endpoint())
+    }
+
+    pub(crate) fn config_at(&self, endpoint: &str) -> DynamoConfig {
+        self.config_for(&self.name).endpoint(endpoint)
+    }
+
+    /// A configuration for another table on the same server.
+    pub(crate) fn config_for(&self, table: &str) -> DynamoConfig {
+        DynamoConfig::new(table)
+            .schema(self.schema)
+            .endpoint(self.server.endpoint())
+            .region("eu-central-1")
+            .credentials("test", "test", None)
+            .skew_bound(SKEW)
+    }
+}
+
+/// All clients of the tests share one clock; this is what is left for a busy machine.
+pub(crate) const SKEW: Duration = Duration::from_millis(200);
+
+pub(crate) fn raw_client(endpoint: &str) -> Client {
+    let http = aws_smithy_http_client::Builder::new().build_http();
+    let config = aws_sdk_dynamodb::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::from_static("eu-central-1"))
+        .credentials_provider(Credentials::new("test", "test", None, None, "test"))
+        .endpoint_url(endpoint)
+        .http_client(http)
+        .build();
+    Client::from_conf(config)
+}
+
+pub(crate) fn claim(name: &str, ttl: Duration) -> Claim {
+    Claim {
+        name: LockName::new(name).expect("a good name"),
+        id: LeaseId::random(),
+        owner: "test".into(),
+        ttl: Some(ttl),
+        data: None,
+    }
+}

@@ -1,0 +1,90 @@
+//! The conformance kit on DynamoDB Local, in each schema.
+
+mod common;
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use common::{SKEW, Table};
+use lock_core::{backend::Backend, testing::Subject};
+use lock_dynamo::{DynamoBackend, Schema};
+
+#[async_trait]
+impl Subject for Table {
+    async fn client(&self) -> Arc<dyn Backend> {
+        Arc::new(DynamoBackend::new(self.config()))
+    }
+
+    fn ttl(&self) -> Duration {
+        Duration::from_millis(1_000)
+    }
+
+    /// A dead holder's lock is free a skew bound after its ttl.
+    async fn crash(&self, client: Arc<dyn Backend>) {
+        drop(client);
+        self.pass(self.ttl() + SKEW + Duration::from_millis(20)).await;
+    }
+}
+
+mod native {
+    use super::*;
+
+    lock_core::conformance! {
+        #[tokio::test]
+        Table::new(Schema::Native).await,
+        except = [
+            (a_descriptor_keeps_the_lock_held, "the lock lives in a table"),
+            (a_watch_sees_the_release, "DynamoDB cannot wake anybody up"),
+        ]
+    }
+}
+
+mod java {
+    use super::*;
+
+    lock_core::conformance! {
+        #[tokio::test]
+        Table::new(Schema::Java).await,
+        except = [
+            (a_descriptor_keeps_the_lock_held, "the lock lives in a table"),
+            (a_watch_sees_the_release, "DynamoDB cannot wake anybody up"),
+            (tokens_rise_across_release, "the Java client replaces the item, and a token in it"),
+            (tokens_rise_across_expiry, "the Java client replaces the item, and a token in it"),
+            (tokens_rise_across_break, "the Java client replaces the item, and a token in it"),
+        ]
+    }
+}
+
+mod go {
+    use super::*;
+
+    lock_core::conformance! {
+        #[tokio::test]
+        Table::new(Schema::Go).await,
+        except = [
+            (a_descriptor_keeps_the_lock_held, "the lock lives in a table"),
+            (a_watch_sees_the_release, "DynamoDB cannot wake anybody up"),
+            (tokens_rise_across_release, "the Go client may delete the item, and a token in it"),
+            (tokens_rise_across_expiry, "the Go client may delete the item, and a token in it"),
+            (tokens_rise_across_break, "the Go client may delete the item, and a token in it"),
+        ]
+    }
+}
+
+mod python {
+    use super::*;
+
+    lock_core::conformance! {
+        #[tokio::test]
+        Table::new(Schema::Python).await,
+        except = [
+            (a_descriptor_keeps_the_lock_held, "the lock lives in a table"),
+            (a_watch_sees_the_release, "DynamoDB cannot wake anybody up"),
+            (tokens_rise_across_release, "the Python client deletes the item, and a token in it"),
+            (tokens_rise_across_expiry, "the Python client deletes the item, and a token in it"),
+            (tokens_rise_across_break, "the Python client deletes the item, and a token in it"),
+            (a_broken_lease_is_lost_at_the_next_renewal, "a free lock is a deleted item, which has no place for a trace"),
+            (break_compares_the_version, "a free lock is a deleted item, which has no place for a trace"),
+        ]
+    }
+}

@@ -1,0 +1,205 @@
+//! Lost requests and replies, a connection that hangs, a table that throttles: who owns the lock afterwards, and who was told in time.
+
+mod common;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use common::{SKEW, Table, claim};
+use integration::wire::{Fault, Wire};
+use lock_core::{
+    ErrorKind, Guard, Locker, LossReason, Renew, TryAcquire,
+    backend::{Attempt, Backend, Release, Renewal},
+};
+use lock_dynamo::{DynamoBackend, Schema};
+
+const TTL: Duration = Duration::from_secs(2);
+
+struct Setup {
+    table: Table,
+    wire: Wire,
+    locker: Locker,
+}
+
+async fn setup() -> Setup {
+    let table = Table::new(Schema::Native).await;
+    let wire = Wire::start(table.server.address());
+    let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
+    let locker = Locker::builder(Arc::new(backend)).ttl(TTL).renew(Renew::Manual).build().unwrap();
+    Setup { table, wire, locker }
+}
+
+async fn acquired(locker: &Locker, name: &str) -> Guard {
+    match locker.try_acquire(name).await.unwrap() {
+        TryAcquire::Acquired(guard) => guard,
+        TryAcquire::Held(holder) => panic!("held by {holder}"),
+    }
+}
+
+/// Whether a process of its own finds the lock free.
+async fn is_free(table: &Table, name: &str) -> bool {
+    let other = DynamoBackend::new(table.config());
+    let claim = claim(name, TTL);
+    match other.acquire(&claim).await.unwrap() {
+        Attempt::Granted(grant) => {
+            let _ = other.release(&claim.lease(grant.token), Duration::ZERO).await.unwrap();
+            true
+        }
+        Attempt::Held(_) => false,
+    }
+}
+
+#[tokio::test]
+async fn a_lost_reply_to_an_acquire_is_found_to_be_ours() {
+    let Setup { table, wire, locker } = setup().await;
+    wire.next(Fault::LoseReply);
+    let guard = acquired(&locker, "a").await;
+    assert_eq!(wire.take_seen().len(), 3, "the lost one, one that finds it, one for a whole ttl");
+    guard.check().unwrap();
+    assert!(!is_free(&table, "a").await);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
+    assert!(is_free(&table, "a").await);
+}
+
+#[tokio::test]
+async fn a_lost_request_to_acquire_is_sent_again() {
+    let Setup { table, wire, locker } = setup().await;
+    wire.next(Fault::LoseRequest);
+    let guard = acquired(&locker, "a").await;
+    assert!(!is_free(&table, "a").await);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
+}
+
+#[tokio::test]
+async fn a_lost_reply_to_a_takeover_is_found_to_be_ours() {
+    let Setup { table, wire, locker } = setup().await;
+    let dead = DynamoBackend::new(table.config());
+    let short = Duration::from_millis(100);
+    assert!(matches!(dead.acquire(&claim("a", short)).await.unwrap(), Attempt::Granted(_)));
+    tokio::time::sleep(short + SKEW + Duration::from_millis(20)).await;
+    wire.next(None);
+    wire.next(Fault::LoseReply);
+    let guard = acquired(&locker, "a").await;
+    assert!(!is_free(&table, "a").await);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
+}
+
+#[tokio::test]
+async fn a_lost_reply_to_a_renewal_is_no_loss() {
+    let Setup { table, wire, locker } = setup().await;
+    let request = locker.lock("a").renew(Renew::Every(Duration::from_millis(200)));
+    let Ok(TryAcquire::Acquired(guard)) = request.try_acquire().await else { panic!("it is free") };
+    let acquired = Instant::now();
+    wire.next(Fault::LoseReply);
+    // By then only the renewals after the lost one can keep it.
+    tokio::time::sleep_until((acquired + TTL + TTL / 4).into()).await;
+    guard.check().unwrap();
+    assert!(!is_free(&table, "a").await);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
+}
+
+#[tokio::test]
+async fn a_lost_reply_to_a_release_is_a_release() {
+    let Setup { table, wire, locker } = setup().await;
+    let guard = acquired(&locker, "a").await;
+    wire.next(Fault::LoseReply);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
+    assert!(is_free(&table, "a").await);
+}
+
+#[tokio::test]
+async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock() {
+    let Setup { table, wire, locker: _locker } = setup().await;
+    let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
+    let late = claim("a", Duration::from_secs(60));
+    wire.next(Fault::DelayRequest(Duration::from_millis(500)));
+    let hung = tokio::time::timeout(Duration::from_millis(100), backend.acquire(&late)).await;
+    assert!(hung.is_err());
+    // The same acquisition, tried again, succeeds, works and releases; then the first request arrives.
+    let Attempt::Granted(grant) = backend.acquire(&late).await.unwrap() else { panic!("it is free") };
+    let _ = backend.release(&late.lease(grant.token), Duration::ZERO).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    assert!(is_free(&table, "a").await);
+}
+
+#[tokio::test]
+async fn a_renewal_that_hung_on_its_way_does_not_cut_a_later_one_short() {
+    let Setup { table, wire, locker: _locker } = setup().await;
+    let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
+    let claim = claim("a", TTL);
+    assert!(matches!(backend.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+    let lease = claim.lease(None);
+    wire.next(Fault::DelayRequest(Duration::from_millis(1_000)));
+    let hung = tokio::time::timeout(Duration::from_millis(50), backend.renew(&lease)).await;
+    assert!(hung.is_err());
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
+    let later = DynamoBackend::new(table.config()).inspect(&claim.name).await.unwrap().unwrap().expires_in.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let now = DynamoBackend::new(table.config()).inspect(&claim.name).await.unwrap().unwrap().expires_in.unwrap();
+    assert!(now + Duration::from_millis(800) > later, "{now:?} left, {later:?} left 0.6 s before");
+}
+
+/// Renews in the background until the store goes away, and measures when the loss is told and when the lock is free.
+async fn lost_in_time(fault: Fault, expected: &str) {
+    let Setup { table, wire, locker } = setup().await;
+    let Ok(TryAcquire::Acquired(guard)) = locker.lock("a").renew(Renew::Auto).try_acquire().await else {
+        panic!("it is free")
+    };
+    // At least one renewal in the background goes well.
+    tokio::time::sleep(TTL / 2).await;
+    guard.check().unwrap();
+    wire.always(fault);
+    let since = Instant::now();
+    let lost = tokio::time::timeout(2 * TTL, guard.lost()).await.expect("a loss is told while the store is away");
+    let LossReason::Unreachable { last_error, .. } = &lost.reason else { panic!("{lost}") };
+    assert!(last_error.contains(expected), "{last_error}");
+    assert!(since.elapsed() < TTL, "told {:?} after the last chance of a renewal", since.elapsed());
+    assert!(!is_free(&table, "a").await, "told before anybody else can have the lock");
+    let deadline = Instant::now() + TTL + 2 * SKEW;
+    while !is_free(&table, "a").await {
+        assert!(Instant::now() < deadline, "no item blocks others past its ttl");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_hung_connection_is_a_loss_in_time() {
+    lost_in_time(Fault::LoseRequest, "did not answer").await;
+}
+
+#[tokio::test]
+async fn throttling_beyond_the_deadline_is_a_loss_in_time() {
+    lost_in_time(Fault::Refuse(400, "ProvisionedThroughputExceededException"), "fewer requests").await;
+}
+
+#[tokio::test]
+async fn throttling_shorter_than_the_deadline_is_ridden_out() {
+    let Setup { wire, locker, table: _table } = setup().await;
+    for _ in 0..2 {
+        wire.next(Fault::Refuse(400, "ThrottlingException"));
+    }
+    let guard = acquired(&locker, "a").await;
+    wire.next(Fault::Refuse(400, "ThrottlingException"));
+    wire.next(Fault::Refuse(500, "InternalServerError"));
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
+}
+
+#[tokio::test]
+async fn a_refused_client_is_told_why_and_not_tried_again() {
+    for (status, code, kind) in [
+        (400, "AccessDeniedException", ErrorKind::PermissionDenied),
+        (400, "ExpiredTokenException", ErrorKind::PermissionDenied),
+        (400, "UnrecognizedClientException", ErrorKind::PermissionDenied),
+        (400, "ResourceNotFoundException", ErrorKind::StoreNotReady),
+        (400, "ValidationException", ErrorKind::Config),
+    ] {
+        let Setup { wire, locker, table: _table } = setup().await;
+        wire.always(Fault::Refuse(status, code));
+        let error = locker.try_acquire("a").await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert_eq!(wire.take_seen().len(), 1, "{code}: trying again cannot help");
+    }
+}

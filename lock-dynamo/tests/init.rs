@@ -1,0 +1,115 @@
+//! Creating and checking the table.
+
+mod common;
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::types::TimeToLiveStatus;
+use common::{Table, claim};
+use lock_core::{
+    ErrorKind, LeaseId,
+    backend::{Attempt, Backend},
+};
+use lock_dynamo::{DynamoBackend, DynamoConfig, Schema, TableOptions};
+
+/// A configuration for a table that does not exist yet.
+async fn fresh(schema: Schema) -> (Table, DynamoConfig) {
+    let table = Table::new(schema).await;
+    let config = table.config_for(&format!("{}-new", table.name));
+    (table, config)
+}
+
+#[tokio::test]
+async fn init_creates_a_table_that_works_and_can_be_repeated() {
+    for &schema in Schema::ALL {
+        let (table, config) = fresh(schema).await;
+        let backend = DynamoBackend::new(config);
+        let missing = backend.acquire(&claim("a", Duration::from_secs(9))).await.unwrap_err();
+        assert_eq!(missing.kind(), ErrorKind::StoreNotReady);
+        assert!(missing.to_string().contains("dlock init"), "{missing}");
+        assert!(backend.check().await.unwrap().problems[0].contains("there is no table"));
+
+        let options = TableOptions::default().deletion_protection(true);
+        assert!(backend.init(&options).await.unwrap(), "{schema}: created");
+        assert!(!backend.init(&options).await.unwrap(), "{schema}: there already");
+        let check = backend.check().await.unwrap();
+        assert!(check.problems.is_empty() && check.warnings.is_empty(), "{schema}: {check:?}");
+        assert!(matches!(backend.acquire(&claim("a", Duration::from_secs(9))).await.unwrap(), Attempt::Granted(_)));
+
+        let name = format!("{}-new", table.name);
+        let ttl = table.client.describe_time_to_live().table_name(&name).send().await.unwrap();
+        let ttl = ttl.time_to_live_description.unwrap();
+        assert_eq!(ttl.time_to_live_status, Some(TimeToLiveStatus::Enabled));
+    }
+}
+
+#[tokio::test]
+async fn what_the_server_cannot_do_is_said_in_its_words() {
+    let table = Table::new(Schema::Native).await;
+    // DynamoDB Local has no tags.
+    let error = DynamoBackend::new(table.config()).init(&TableOptions::default().tag("team", "etl")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("Tagging"), "{error}");
+}
+
+#[tokio::test]
+async fn two_that_create_the_table_at_once_both_succeed() {
+    let (_table, config) = fresh(Schema::Native).await;
+    let (a, b) = (DynamoBackend::new(config.clone()), DynamoBackend::new(config));
+    let options = TableOptions::default();
+    let (a, b) = tokio::join!(a.init(&options), b.init(&options));
+    assert!(a.unwrap() ^ b.unwrap(), "one of them created it");
+}
+
+#[tokio::test]
+async fn a_table_with_other_keys_is_refused_with_what_is_wrong() {
+    let table = Table::new(Schema::Python).await;
+    let native = DynamoBackend::new(table.config().schema(Schema::Native));
+    let error = native.init(&TableOptions::default()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StoreNotReady);
+    assert!(error.to_string().contains("sort key \"sort_key\""), "{error}");
+    let error = native.acquire(&claim("a", Duration::from_secs(9))).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StoreNotReady, "{error}");
+    assert!(error.to_string().contains("partition key \"key\""), "{error}");
+}
+
+#[tokio::test]
+async fn a_table_that_does_not_collect_idle_items_is_warned_of() {
+    let table = Table::new(Schema::Native).await;
+    let backend = DynamoBackend::new(table.config());
+    let check = backend.check().await.unwrap();
+    assert_eq!(check.problems, [""; 0]);
+    assert!(check.warnings[0].contains("\"collect_at\""), "{check:?}");
+    assert!(!backend.init(&TableOptions::default()).await.unwrap());
+    assert_eq!(backend.check().await.unwrap().warnings, [""; 0]);
+    let other = DynamoBackend::new(table.config().ttl_attribute("ttl"));
+    assert!(other.check().await.unwrap().warnings[0].contains("ttl_attribute=collect_at"));
+}
+
+#[tokio::test]
+async fn data_that_does_not_fit_into_an_item_is_a_limit() {
+    let table = Table::new(Schema::Native).await;
+    let mut claim = claim("a", Duration::from_secs(9));
+    claim.data = Some(vec![7; 500_000]);
+    let error = DynamoBackend::new(table.config()).acquire(&claim).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
+    assert!(error.to_string().contains("400 KB"), "{error}");
+}
+
+#[tokio::test]
+async fn an_idle_item_may_be_collected_in_seconds_and_long_after_its_use() {
+    let table = Table::new(Schema::Native).await;
+    let backend = DynamoBackend::new(table.config());
+    let claim = claim(&LeaseId::random().to_string(), Duration::from_secs(60));
+    assert!(matches!(backend.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+    for released in [false, true] {
+        if released {
+            let _ = backend.release(&claim.lease(None), Duration::ZERO).await.unwrap();
+        }
+        let item = &table.client.scan().table_name(&table.name).send().await.unwrap().items.unwrap()[0];
+        let at: u64 = item["collect_at"].as_n().unwrap().parse().unwrap();
+        let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+        let days = (at - now) / 86_400;
+        assert!((29..=30).contains(&days), "in {days} days");
+    }
+}

@@ -1,0 +1,206 @@
+//! Items as the Java client (`amazon-dynamodb-lock-client`) and the Go client (`dynamolock`) write them, and the conditions under which they
+//! write: each way, on one table with us.
+
+mod common;
+
+use std::{collections::HashMap, time::Duration};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use common::{SKEW, Table, claim};
+use lock_core::{
+    LossReason,
+    backend::{Attempt, Backend, Break, Release, Renewal},
+};
+use lock_dynamo::{DynamoBackend, Schema};
+
+type Item = HashMap<String, AttributeValue>;
+
+const LEASE: Duration = Duration::from_millis(900);
+const BOTH: [Schema; 2] = [Schema::Java, Schema::Go];
+
+fn s(text: &str) -> AttributeValue {
+    AttributeValue::S(text.into())
+}
+
+/// A lock as that client writes it, with an attribute of the user's own.
+fn foreign(schema: Schema, version: &str) -> Item {
+    let lease = if schema == Schema::Java { "900" } else { "900ms" };
+    let pairs = [
+        ("key", "job"),
+        ("ownerName", "ip-10-0-0-1_4b3c"),
+        ("leaseDuration", lease),
+        ("recordVersionNumber", version),
+        ("team", "etl"),
+    ];
+    pairs
+        .iter()
+        .map(|(name, value)| ((*name).into(), s(value)))
+        .chain([("data".into(), AttributeValue::B(b"half".to_vec().into()))])
+        .collect()
+}
+
+/// `PutItem` under a condition, as the foreign clients acquire; whether the condition held.
+async fn put(table: &Table, item: Item, condition: &str, values: &[(&str, &str)]) -> bool {
+    let mut request = table
+        .client
+        .put_item()
+        .table_name(&table.name)
+        .set_item(Some(item))
+        .condition_expression(condition)
+        .expression_attribute_names("#key", "key");
+    for (name, value) in values {
+        request = request.expression_attribute_values(*name, s(value));
+    }
+    match request.send().await {
+        Ok(_) => true,
+        Err(error) if error.as_service_error().is_some_and(|e| e.is_conditional_check_failed_exception()) => false,
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+const IS_NEW: &str = "attribute_not_exists(#key)";
+const IS_RELEASED: &str = "attribute_exists(#key) AND isReleased = :one";
+const IS_THAT: &str = "attribute_exists(#key) AND recordVersionNumber = :version";
+
+async fn read(table: &Table) -> Item {
+    let request = table.client.get_item().table_name(&table.name).key("key", s("job")).consistent_read(true);
+    request.send().await.expect("it answers").item.expect("there is an item")
+}
+
+fn text<'a>(item: &'a Item, name: &str) -> &'a str {
+    item[name].as_s().expect("it is text")
+}
+
+#[tokio::test]
+async fn a_foreign_lock_is_held_for_its_whole_lease_and_then_taken_by_watching_only() {
+    for schema in BOTH {
+        let table = Table::new(schema).await;
+        assert!(put(&table, foreign(schema, "v1"), IS_NEW, &[]).await);
+        tokio::time::sleep(LEASE + SKEW).await;
+        // Nothing in the item says that it is over: a cold process has to watch it.
+        let ours = DynamoBackend::new(table.config());
+        let Attempt::Held(holder) = ours.acquire(&claim("job", LEASE)).await.unwrap() else {
+            panic!("{schema}: stolen")
+        };
+        assert_eq!(holder.owner.as_deref(), Some("ip-10-0-0-1_4b3c"));
+        assert_eq!(holder.data.as_deref(), Some(&b"half"[..]));
+        assert!(holder.foreign.is_some() && holder.token.is_none());
+        assert!(holder.expires_in.unwrap() <= LEASE);
+        tokio::time::sleep(LEASE * 2 / 3).await;
+        // A heartbeat.
+        assert!(put(&table, foreign(schema, "v2"), IS_THAT, &[(":version", "v1")]).await);
+        assert!(matches!(ours.acquire(&claim("job", LEASE)).await.unwrap(), Attempt::Held(_)), "{schema}");
+        tokio::time::sleep(LEASE * 2 / 3).await;
+        assert!(matches!(ours.acquire(&claim("job", LEASE)).await.unwrap(), Attempt::Held(_)), "{schema}");
+        tokio::time::sleep(LEASE / 2).await;
+        let Attempt::Granted(grant) = ours.acquire(&claim("job", LEASE)).await.unwrap() else {
+            panic!("{schema}: dead")
+        };
+        assert_eq!(grant.crashed.unwrap().owner.as_deref(), Some("ip-10-0-0-1_4b3c"));
+        // Its heartbeat, had it only slept, would fail.
+        assert!(!put(&table, foreign(schema, "v3"), IS_THAT, &[(":version", "v2")]).await, "{schema}");
+    }
+}
+
+#[tokio::test]
+async fn our_items_are_what_the_foreign_client_reads_and_its_attributes_survive() {
+    for schema in BOTH {
+        let table = Table::new(schema).await;
+        let mut released = foreign(schema, "v1");
+        released.insert("isReleased".into(), s("1"));
+        assert!(put(&table, released, IS_NEW, &[]).await);
+        let ours = DynamoBackend::new(table.config());
+        let claim = claim("job", Duration::from_secs(20));
+        let Attempt::Granted(grant) = ours.acquire(&claim).await.unwrap() else { panic!("{schema}: it is released") };
+        assert_eq!(grant.crashed, None);
+        let acquired = read(&table).await;
+        assert_eq!(text(&acquired, "ownerName"), "test");
+        assert_eq!(text(&acquired, "leaseDuration"), if schema == Schema::Java { "20000" } else { "20000ms" });
+        assert!(!acquired.contains_key("isReleased"), "{schema}: its presence alone means released");
+        assert_eq!(text(&acquired, "team"), "etl");
+        // Neither a new lock nor a released one to them.
+        assert!(!put(&table, foreign(schema, "x"), IS_NEW, &[]).await);
+        assert!(!put(&table, foreign(schema, "x"), IS_RELEASED, &[(":one", "1")]).await);
+
+        assert_eq!(ours.renew(&claim.lease(None)).await.unwrap(), Renewal::Renewed);
+        let renewed = read(&table).await;
+        assert_ne!(text(&acquired, "recordVersionNumber"), text(&renewed, "recordVersionNumber"), "a heartbeat");
+
+        assert_eq!(ours.release(&claim.lease(None), Duration::ZERO).await.unwrap(), Release::Released);
+        let item = read(&table).await;
+        assert_eq!((text(&item, "isReleased"), text(&item, "team")), ("1", "etl"));
+        for needed in ["ownerName", "leaseDuration", "recordVersionNumber"] {
+            assert!(!text(&item, needed).is_empty(), "{schema}: readers throw without {needed}");
+        }
+        assert!(put(&table, foreign(schema, "v9"), IS_RELEASED, &[(":one", "1")]).await, "{schema}: free for them");
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_client_that_took_our_lock_over_is_not_mistaken_for_us() {
+    for schema in BOTH {
+        let table = Table::new(schema).await;
+        let ours = DynamoBackend::new(table.config());
+        let claim = claim("job", Duration::from_secs(20));
+        assert!(matches!(ours.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+        // dynamolock merges all attributes of the item before into its own.
+        let mut merged = read(&table).await;
+        let version = text(&merged, "recordVersionNumber").to_owned();
+        merged.extend(foreign(schema, "v1"));
+        assert!(put(&table, merged, IS_THAT, &[(":version", &version)]).await);
+        let Renewal::Lost(LossReason::TakenBy(holder)) = ours.renew(&claim.lease(None)).await.unwrap() else {
+            panic!("{schema}: it is theirs");
+        };
+        assert_eq!(holder.owner.as_deref(), Some("ip-10-0-0-1_4b3c"));
+        assert!(matches!(ours.release(&claim.lease(None), Duration::ZERO).await.unwrap(), Release::NotHeld(Some(_))));
+        assert_eq!(text(&read(&table).await, "recordVersionNumber"), "v1");
+    }
+}
+
+#[tokio::test]
+async fn a_foreign_lock_can_be_broken_by_its_version_and_its_next_heartbeat_fails() {
+    for schema in BOTH {
+        let table = Table::new(schema).await;
+        assert!(put(&table, foreign(schema, "v1"), IS_NEW, &[]).await);
+        let ours = DynamoBackend::new(table.config());
+        let claim = claim("job", LEASE);
+        let version = ours.inspect(&claim.name).await.unwrap().unwrap().version.unwrap();
+        assert!(put(&table, foreign(schema, "v2"), IS_THAT, &[(":version", "v1")]).await);
+        assert!(matches!(ours.break_lock(&claim.name, &version, "alice").await.unwrap(), Break::Changed(Some(_))));
+        let version = ours.inspect(&claim.name).await.unwrap().unwrap().version.unwrap();
+        assert_eq!(ours.break_lock(&claim.name, &version, "alice").await.unwrap(), Break::Broken);
+        assert!(!put(&table, foreign(schema, "v3"), IS_THAT, &[(":version", "v2")]).await);
+        assert!(matches!(ours.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+    }
+}
+
+#[tokio::test]
+async fn a_lease_that_another_client_wrote_is_never_judged() {
+    for schema in BOTH {
+        let table = Table::new(schema).await;
+        let mut item = foreign(schema, "v1");
+        // Java's milliseconds on a table of Go, and the other way round.
+        item.insert("leaseDuration".into(), s(if schema == Schema::Java { "10ms" } else { "10" }));
+        assert!(put(&table, item, IS_NEW, &[]).await);
+        let ours = DynamoBackend::new(table.config());
+        for _ in 0..5 {
+            let Attempt::Held(holder) = ours.acquire(&claim("job", LEASE)).await.unwrap() else { panic!("{schema}") };
+            assert_eq!(holder.expires_in, None, "it does not say so legibly");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn min_hold_looks_like_a_dead_holder_of_that_lease_to_foreign_clients() {
+    for schema in BOTH {
+        let table = Table::new(schema).await;
+        let ours = DynamoBackend::new(table.config());
+        let claim = claim("job", Duration::from_secs(20));
+        assert!(matches!(ours.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+        assert_eq!(ours.release(&claim.lease(None), Duration::from_secs(5)).await.unwrap(), Release::Released);
+        let item = read(&table).await;
+        assert!(!item.contains_key("isReleased"), "{schema}");
+        assert_eq!(text(&item, "leaseDuration"), if schema == Schema::Java { "5000" } else { "5000ms" });
+    }
+}

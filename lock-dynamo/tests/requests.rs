@@ -1,0 +1,175 @@
+//! How many requests go over the wire, seen by a proxy in front of the server.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{SKEW, Table, claim};
+use integration::wire::{Fault, Wire};
+use lock_core::{
+    ErrorKind, Lease, LossReason,
+    backend::{Attempt, Backend, Break, Release, Renewal},
+};
+use lock_dynamo::{DynamoBackend, Schema};
+
+const LONG: Duration = Duration::from_secs(60);
+
+struct Wired {
+    table: Table,
+    wire: Wire,
+    backend: DynamoBackend,
+}
+
+async fn wired(schema: Schema) -> Wired {
+    let table = Table::new(schema).await;
+    let wire = Wire::start(table.server.address());
+    let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
+    Wired { table, wire, backend }
+}
+
+#[tokio::test]
+async fn an_uncontended_cycle_is_one_request_each_way_in_every_schema() {
+    for &schema in Schema::ALL {
+        let Wired { wire, backend, table: _table } = wired(schema).await;
+        for _ in 0..5 {
+            let claim = claim("cycle", LONG);
+            let Attempt::Granted(grant) = backend.acquire(&claim).await.unwrap() else { panic!("it is free") };
+            assert_eq!(wire.take_seen(), ["UpdateItem"], "{schema}: acquire");
+            assert_eq!(backend.release(&claim.lease(grant.token), Duration::ZERO).await.unwrap(), Release::Released);
+            let released = if schema == Schema::Python { "DeleteItem" } else { "UpdateItem" };
+            assert_eq!(wire.take_seen(), [released], "{schema}: release");
+        }
+        assert_eq!(wire.connections(), 1, "{schema}: one connection serves them all");
+    }
+}
+
+#[tokio::test]
+async fn a_skipped_attempt_is_one_request_and_says_who() {
+    for &schema in Schema::ALL {
+        let Wired { table, wire, backend } = wired(schema).await;
+        let holder = DynamoBackend::new(table.config());
+        assert!(matches!(holder.acquire(&claim("held", LONG)).await.unwrap(), Attempt::Granted(_)));
+        for _ in 0..3 {
+            match backend.acquire(&claim("held", LONG)).await.unwrap() {
+                Attempt::Held(holder) => assert_eq!(holder.owner.as_deref(), Some("test")),
+                Attempt::Granted(_) => panic!("{schema}: it is held"),
+            }
+            assert_eq!(wire.take_seen(), ["UpdateItem"], "{schema}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_is_one_request_whether_the_lease_is_there_or_lost() {
+    let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
+    let claim = claim("renewed", LONG);
+    assert!(matches!(backend.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+    let lease = claim.lease(None);
+    wire.take_seen();
+    for _ in 0..5 {
+        assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
+    }
+    assert_eq!(wire.take_seen(), ["UpdateItem"; 5]);
+    let _ = backend.release(&lease, Duration::ZERO).await.unwrap();
+    wire.take_seen();
+    assert!(matches!(backend.renew(&lease).await.unwrap(), Renewal::Lost(_)));
+    assert_eq!(wire.take_seen(), ["UpdateItem"]);
+}
+
+/// Holds so many locks, of which the second is lost.
+async fn hold(backend: &DynamoBackend, count: usize) -> Vec<Lease> {
+    let claims: Vec<_> = (0..count).map(|i| claim(&format!("batch{i}"), LONG)).collect();
+    for claim in &claims {
+        assert!(matches!(backend.acquire(claim).await.unwrap(), Attempt::Granted(_)));
+    }
+    let leases: Vec<_> = claims.iter().map(|claim| claim.lease(None)).collect();
+    assert_eq!(backend.release(&leases[1], Duration::ZERO).await.unwrap(), Release::Released);
+    leases
+}
+
+fn renewed(answers: Vec<Result<Renewal, lock_core::Error>>) -> Vec<bool> {
+    answers.into_iter().map(|answer| answer.unwrap() == Renewal::Renewed).collect()
+}
+
+#[tokio::test]
+async fn twenty_five_renewals_are_one_request_in_every_schema_and_one_that_is_lost_spoils_no_other() {
+    for &schema in Schema::ALL {
+        let Wired { wire, backend, table } = wired(schema).await;
+        let leases = hold(&backend, 25).await;
+        assert_eq!(backend.pace().renew_batch, 25);
+        let other = DynamoBackend::new(table.config());
+        assert!(matches!(other.acquire(&claim("batch1", LONG)).await.unwrap(), Attempt::Granted(_)));
+        wire.take_seen();
+        let mut answers = backend.renew_many(&leases).await;
+        let seen = wire.take_seen();
+        assert_eq!(seen[0], "BatchExecuteStatement", "{schema}");
+        // DynamoDB Local does not return the item of a refused statement, so there is one more, for who took the lock.
+        assert!(seen[1..].len() <= 1, "{schema}: {seen:?}");
+        let Renewal::Lost(LossReason::TakenBy(holder)) = answers.remove(1).unwrap() else { panic!("{schema}: taken") };
+        assert_eq!(holder.owner.as_deref(), Some("test"));
+        assert_eq!(renewed(answers), [true; 24], "{schema}");
+    }
+}
+
+#[tokio::test]
+async fn without_the_permission_for_batches_renewals_go_one_by_one() {
+    let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
+    let leases = hold(&backend, 4).await;
+    wire.take_seen();
+    wire.next(Fault::Refuse(400, "AccessDeniedException"));
+    for requests in [5, 4] {
+        assert_eq!(renewed(backend.renew_many(&leases).await), [true, false, true, true]);
+        assert_eq!(wire.take_seen().len(), requests, "asked once, and then never again");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_is_an_error_for_each_lease_and_loses_none() {
+    let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
+    let leases = hold(&backend, 3).await;
+    wire.next(Fault::Refuse(400, "ThrottlingException"));
+    for answer in backend.renew_many(&leases).await {
+        let error = answer.unwrap_err();
+        assert!(error.kind() == ErrorKind::Throttled && error.is_retryable(), "{error}");
+    }
+    assert_eq!(renewed(backend.renew_many(&leases).await), [true, false, true]);
+}
+
+#[tokio::test]
+async fn taking_over_from_a_dead_holder_is_two_requests_even_for_a_cold_process() {
+    let Wired { table, wire, backend } = wired(Schema::Native).await;
+    let ttl = Duration::from_millis(300);
+    let holder = DynamoBackend::new(table.config());
+    assert!(matches!(holder.acquire(&claim("dead", ttl)).await.unwrap(), Attempt::Granted(_)));
+    tokio::time::sleep(ttl + SKEW + Duration::from_millis(20)).await;
+    assert!(matches!(backend.acquire(&claim("dead", ttl)).await.unwrap(), Attempt::Granted(_)));
+    assert_eq!(wire.take_seen(), ["UpdateItem"; 2]);
+}
+
+#[tokio::test]
+async fn finding_ones_own_lost_reply_is_two_requests() {
+    let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
+    let claim = claim("mine", LONG);
+    assert!(matches!(backend.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+    wire.take_seen();
+    assert!(matches!(backend.acquire(&claim).await.unwrap(), Attempt::Granted(grant) if grant.already_ours));
+    assert_eq!(wire.take_seen(), ["UpdateItem"; 2], "one to find out, one for a whole ttl");
+}
+
+#[tokio::test]
+async fn operators_need_one_request_each() {
+    let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
+    let claim = claim("looked at", LONG);
+    assert!(matches!(backend.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+    wire.take_seen();
+    let holder = backend.inspect(&claim.name).await.unwrap().expect("it is held");
+    assert_eq!(wire.take_seen(), ["GetItem"]);
+    assert_eq!(backend.list("looked").await.unwrap().len(), 1);
+    assert_eq!(wire.take_seen(), ["Scan"]);
+    let version = holder.version.expect("it can be broken");
+    // A heartbeat in between does not save the holder.
+    assert_eq!(backend.renew(&claim.lease(None)).await.unwrap(), Renewal::Renewed);
+    wire.take_seen();
+    assert_eq!(backend.break_lock(&claim.name, &version, "alice").await.unwrap(), Break::Broken);
+    assert_eq!(wire.take_seen(), ["UpdateItem"]);
+}

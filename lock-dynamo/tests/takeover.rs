@@ -1,0 +1,242 @@
+//! Who may take a dead holder's lock, and when: with processes that are killed, cold ones, and ones whose clocks lie.
+
+mod common;
+
+use std::{
+    io::{BufRead as _, BufReader},
+    path::PathBuf,
+    process::{Child, ChildStdin, Command, Stdio},
+    time::{Duration, SystemTime},
+};
+
+use aws_sdk_dynamodb::types::AttributeValue;
+use common::{Table, claim};
+use lock_core::{
+    backend::{Attempt, Backend},
+    clock::{Clock, Moment, SystemClock},
+};
+use lock_dynamo::{DynamoBackend, Schema, Takeover};
+
+const TTL: Duration = Duration::from_millis(1_500);
+const BOUND: Duration = Duration::from_millis(600);
+
+/// A process that has tried once.
+struct Contender {
+    child: Child,
+    /// What it said about that.
+    said: String,
+    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
+    stdin: Option<ChildStdin>,
+}
+
+impl Contender {
+    fn kill(self) {
+        drop(self);
+    }
+
+    /// Lets it release, and returns what it said then.
+    fn finish(mut self) -> String {
+        drop(self.stdin.take());
+        let last = self.lines.next().transpose().expect("its output is text").unwrap_or_default();
+        self.child.wait().expect("it has ended");
+        last
+    }
+}
+
+impl Drop for Contender {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn program() -> PathBuf {
+    let mut path = std::env::current_exe().expect("a test has a path");
+    path.pop();
+    path.pop();
+    path.push("examples/contender");
+    assert!(path.exists(), "{path:?} is not built: cargo build -p lock-dynamo --example contender");
+    path
+}
+
+fn start(mut command: Command) -> Contender {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the program starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let said = lines.next().expect("it says one line").expect("its output is text");
+    Contender { stdin: child.stdin.take(), child, said, lines }
+}
+
+fn contend(table: &Table, takeover: &str) -> Contender {
+    let mut command = Command::new(program());
+    arguments(&mut command, table, takeover);
+    start(command)
+}
+
+/// The same with a wall clock that is off; elapsed time stays what it is.
+fn contend_with_clock_off(table: &Table, offset: &str) -> Contender {
+    let mut command = Command::new(program());
+    // Not by the program `faketime`, which would be killed in the place of its child.
+    command.env("LD_PRELOAD", libfaketime()).env("FAKETIME", offset).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    arguments(&mut command, table, "absolute");
+    start(command)
+}
+
+fn libfaketime() -> PathBuf {
+    let places = std::fs::read_dir("/usr/lib").expect("it is there").flatten().map(|entry| entry.path());
+    let found = places.map(|place| place.join("faketime/libfaketime.so.1")).find(|library| library.exists());
+    found.expect("this test needs libfaketime: apt-get install libfaketime")
+}
+
+fn arguments(command: &mut Command, table: &Table, takeover: &str) {
+    let endpoint = table.server.endpoint();
+    let (bound, ttl) = (BOUND.as_millis().to_string(), TTL.as_millis().to_string());
+    command.args([&endpoint, &table.name, "native", takeover, &bound, "job", &ttl]);
+}
+
+/// The recorded expiry of the lock.
+async fn expiry(table: &Table) -> SystemTime {
+    let get = table.client.get_item().table_name(&table.name).key("key", AttributeValue::S("job".into()));
+    let item = get.consistent_read(true).send().await.expect("it answers").item.expect("there is a lock");
+    let millis = item["expires_at"].as_n().expect("a number").parse().expect("milliseconds");
+    SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
+}
+
+async fn sleep_until(time: SystemTime) {
+    if let Ok(left) = time.duration_since(SystemTime::now()) {
+        tokio::time::sleep(left).await;
+    }
+}
+
+#[tokio::test]
+async fn a_fresh_process_takes_a_killed_holders_lock_in_one_try_once_expiry_and_bound_have_passed_and_not_before() {
+    let table = Table::new(Schema::Native).await;
+    let holder = contend(&table, "absolute");
+    assert_eq!(holder.said, "acquired after nobody");
+    // Not before it has renewed, so that the expiry that counts is a renewal's.
+    tokio::time::sleep(TTL / 2).await;
+    holder.kill();
+    let free = expiry(&table).await + BOUND;
+    assert!(free > SystemTime::now() + TTL / 2, "a killed holder's lock lasts");
+    let mut refused = 0;
+    loop {
+        let cold = contend(&table, "absolute");
+        if SystemTime::now() >= free {
+            break;
+        }
+        assert!(cold.said.starts_with("held by"), "{} before the time", cold.said);
+        refused += 1;
+    }
+    assert!(refused > 0);
+}
+
+#[tokio::test]
+async fn only_takeover_by_time_lets_a_cold_process_in() {
+    let table = Table::new(Schema::Native).await;
+    contend(&table, "absolute").kill();
+    sleep_until(expiry(&table).await + BOUND + Duration::from_millis(5)).await;
+    for _ in 0..3 {
+        let patient = contend(&table, "observed");
+        assert!(patient.said.starts_with("held by"), "{}", patient.said);
+    }
+    let cold = contend(&table, "absolute");
+    assert!(cold.said.starts_with("acquired after ") && !cold.said.ends_with("nobody"), "{}", cold.said);
+    assert_eq!(cold.finish(), "Released");
+}
+
+#[tokio::test]
+async fn a_process_whose_clock_is_an_hour_ahead_does_not_steal_and_says_what_is_wrong() {
+    let table = Table::new(Schema::Native).await;
+    let holder = contend(&table, "absolute");
+    let fast = contend_with_clock_off(&table, "+3600s");
+    assert!(fast.said.starts_with("held by"), "{}", fast.said);
+    holder.kill();
+    // Even what is free for others is not decided by a clock that is wrong.
+    sleep_until(expiry(&table).await + BOUND + Duration::from_millis(1_100)).await;
+    let fast = contend_with_clock_off(&table, "+3600s");
+    assert!(fast.said.contains("clock is +3599") || fast.said.contains("clock is +3600"), "{}", fast.said);
+    assert!(fast.said.contains("set the clock"), "{}", fast.said);
+    assert!(contend(&table, "absolute").said.starts_with("acquired"));
+}
+
+#[tokio::test]
+async fn a_holder_whose_clock_is_an_hour_off_is_not_robbed_and_blocks_nobody() {
+    for offset in ["-3600s", "+3600s"] {
+        let table = Table::new(Schema::Native).await;
+        let wrong = contend_with_clock_off(&table, offset);
+        assert_eq!(wrong.said, "acquired after nobody", "{offset}");
+        // Through several renewals.
+        for _ in 0..8 {
+            let other = contend(&table, "absolute");
+            assert!(other.said.starts_with("held by"), "{offset}: {}", other.said);
+            tokio::time::sleep(TTL / 5).await;
+        }
+        wrong.kill();
+        let expiry = expiry(&table).await;
+        assert!(
+            expiry < SystemTime::now() + TTL + Duration::from_millis(1_200),
+            "{offset}: the store's clock to a second"
+        );
+        sleep_until(expiry + BOUND + Duration::from_millis(5)).await;
+        assert!(contend(&table, "absolute").said.starts_with("acquired"), "{offset}");
+    }
+}
+
+/// A machine whose wall clock is off.
+#[derive(Debug)]
+struct Off(i64);
+
+impl Clock for Off {
+    fn now(&self) -> Moment {
+        let Moment { boot, wall } = SystemClock.now();
+        let secs = wall.as_secs().checked_add_signed(self.0).expect("after 1970");
+        Moment { boot, wall: Duration::new(secs, wall.subsec_nanos()) }
+    }
+}
+
+#[tokio::test]
+async fn watching_takes_a_dead_holders_lock_whatever_the_clocks_say() {
+    let table = Table::new(Schema::Native).await;
+    let ttl = Duration::from_millis(700);
+    let dead = DynamoBackend::new(table.config());
+    assert!(matches!(dead.acquire(&claim("job", ttl)).await.unwrap(), Attempt::Granted(_)));
+    let clocks = [Off(3_600), Off(-3_600)].map(std::sync::Arc::new);
+    for (clock, takeover) in clocks.into_iter().zip([Takeover::Absolute, Takeover::Observed]) {
+        let watcher = DynamoBackend::with_clock(table.config().takeover(takeover), clock);
+        let started = std::time::Instant::now();
+        let mut first = claim("job", ttl);
+        loop {
+            first.id = lock_core::LeaseId::random();
+            match watcher.acquire(&first).await {
+                Ok(Attempt::Granted(grant)) => {
+                    assert!(grant.crashed.is_some());
+                    break;
+                }
+                // Unless the time is up for everybody, there is no error.
+                Ok(Attempt::Held(_)) => {}
+                Err(error) => assert!(error.is_retryable() && !error.is_ambiguous(), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(started.elapsed() >= ttl, "a whole lease has to be watched");
+        assert!(started.elapsed() < 3 * ttl);
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_waits_for_the_holders_lease_and_a_heartbeat_starts_it_anew() {
+    let table = Table::new(Schema::Native).await;
+    let (long, short) = (Duration::from_millis(900), Duration::from_millis(50));
+    let holder = DynamoBackend::new(table.config());
+    let held = claim("job", long);
+    assert!(matches!(holder.acquire(&held).await.unwrap(), Attempt::Granted(_)));
+    let watcher = DynamoBackend::new(table.config().takeover(Takeover::Observed));
+    let refused = |attempt: Attempt| assert!(matches!(attempt, Attempt::Held(_)));
+    refused(watcher.acquire(&claim("job", short)).await.unwrap());
+    tokio::time::sleep(long * 2 / 3).await;
+    let _ = holder.renew(&held.lease(None)).await.unwrap();
+    refused(watcher.acquire(&claim("job", short)).await.unwrap());
+    tokio::time::sleep(long * 2 / 3).await;
+    refused(watcher.acquire(&claim("job", short)).await.unwrap());
+    tokio::time::sleep(long * 2 / 3).await;
+    assert!(matches!(watcher.acquire(&claim("job", short)).await.unwrap(), Attempt::Granted(_)));
+}

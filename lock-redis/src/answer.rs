@@ -1,0 +1,86 @@
+//! What the scripts answer, as values of the contract.
+
+use lock_core::{
+    Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LossReason,
+    backend::{Attempt, Grant, Renewal},
+};
+use redis::Value;
+
+use crate::{error::unexpected, record};
+
+pub(crate) fn granted_or_held(answer: Value) -> Result<Attempt, Error> {
+    let Value::Array(items) = &answer else { return Err(unexpected(&answer)) };
+    match &items[..] {
+        [Value::Int(1), Value::BulkString(token), rest @ ..] => {
+            let token = std::str::from_utf8(token).ok().and_then(|t| t.parse().ok()).and_then(FencingToken::new);
+            let crashed = match rest {
+                [Value::BulkString(record)] => record::parse(record),
+                _ => None,
+            };
+            match token {
+                Some(token) => Ok(Attempt::Granted(Grant { token: Some(token), crashed, already_ours: false })),
+                None => Err(Error::new(
+                    ErrorKind::Corrupt,
+                    "the fencing tokens of this lock are used up: its token key in Redis was tampered with; delete that key",
+                )),
+            }
+        }
+        [Value::Int(2), Value::BulkString(record)] => {
+            let token = record::parse(record).and_then(|holder| holder.token);
+            Ok(Attempt::Granted(Grant { token, crashed: None, already_ours: true }))
+        }
+        [Value::Int(3)] => {
+            Err(Error::new(ErrorKind::Other, "this attempt reached Redis after its own lease id had been released"))
+        }
+        items => match refusal(items)? {
+            Some(holder) => Ok(Attempt::Held(holder)),
+            None => Err(unexpected(&answer)),
+        },
+    }
+}
+
+/// The holder in a refusal of a script.
+pub(crate) fn refusal(items: &[Value]) -> Result<Option<Holder>, Error> {
+    match items {
+        [Value::Int(0), rest @ ..] => current(rest),
+        _ => Err(unexpected(&Value::Array(items.to_vec()))),
+    }
+}
+
+/// `[record, remaining ms, type]` as a holder.
+fn current(items: &[Value]) -> Result<Option<Holder>, Error> {
+    match items {
+        [Value::BulkString(value), Value::Int(ttl), _] => Ok(Some(record::holder(Some(value), *ttl, None))),
+        [Value::Nil, Value::Int(ttl), Value::BulkString(kind)] => match &kind[..] {
+            b"none" => Ok(None),
+            kind => Ok(Some(record::holder(None, *ttl, std::str::from_utf8(kind).ok()))),
+        },
+        _ => Err(unexpected(&Value::Array(items.to_vec()))),
+    }
+}
+
+pub(crate) fn renewed_or_lost(answer: Value, lease: &Lease) -> Result<Renewal, Error> {
+    let items = match answer {
+        Value::Int(1) => return Ok(Renewal::Renewed),
+        Value::Array(items) => items,
+        answer => return Err(unexpected(&answer)),
+    };
+    let [now @ .., token, broken] = &items[..] else { return Err(unexpected(&Value::Array(items))) };
+    if let Value::BulkString(by) = broken {
+        return Ok(Renewal::Lost(LossReason::BrokenBy(String::from_utf8_lossy(by).into_owned())));
+    }
+    // A lock that is only kept refused after its release has an owner, but no version.
+    let holder = current(now)?.filter(|holder| holder.version.is_some() || holder.foreign.is_some());
+    Ok(Renewal::Lost(match (holder, token) {
+        (Some(holder), _) => LossReason::TakenBy(Box::new(holder)),
+        (None, Value::BulkString(last)) if ends_in_our_record(last, lease.id) => LossReason::Expired,
+        (None, _) => LossReason::RecordGone,
+    }))
+}
+
+/// Whether the token key says that `id` was the last holder and has not released.
+fn ends_in_our_record(last: &[u8], id: LeaseId) -> bool {
+    let mut parts = last.splitn(2, |&b| b == b' ');
+    let held = parts.nth(1).and_then(|state| state.strip_prefix(b"H"));
+    held.is_some_and(|record| record.starts_with(id.to_string().as_bytes()))
+}

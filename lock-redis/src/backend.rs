@@ -1,0 +1,156 @@
+//! The [`Backend`] over Redis.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use lock_core::{
+    Error, Holder, Lease, LockName, Operation,
+    backend::{Attempt, Backend, Break, Claim, Release, Renewal, Watch},
+    capabilities::{Capabilities, Pace},
+};
+
+use crate::{Address, Compat, RedisConfig, Topology, node::Node, quorum::Quorum};
+
+/// Locks on Redis. Cheap to clone; clones share the connection.
+///
+/// Every operation is one call of a script, so one round trip. The connection is opened by the first one, and again by
+/// the first one after it broke.
+#[derive(Debug, Clone)]
+pub struct RedisBackend {
+    servers: Servers,
+    store: String,
+    attempt_timeout: Duration,
+    wake_up: bool,
+}
+
+#[derive(Debug, Clone)]
+enum Servers {
+    One(Arc<Node>),
+    Quorum(Arc<Quorum>),
+}
+
+impl RedisBackend {
+    /// Checks `config` and reads the certificates that it names; connects to nothing.
+    ///
+    /// # Errors
+    /// [`Config`](lock_core::ErrorKind::Config) when settings contradict each other or a certificate cannot be read.
+    pub fn new(config: RedisConfig) -> Result<Self, Error> {
+        let store = config.to_string();
+        let in_context = |error: Error| error.with_store(store.clone());
+        config.check().map_err(in_context)?;
+        let servers = Servers::new(&config).map_err(in_context)?;
+        let wake_up = config.compat != Some(Compat::RedisPy);
+        Ok(Self { servers, attempt_timeout: config.connect_timeout + config.timeout, wake_up, store })
+    }
+
+    fn context(&self, error: Error, operation: Operation, name: Option<&LockName>) -> Error {
+        let error = error.with_operation(operation).with_store(self.store.clone());
+        match name {
+            Some(name) => error.with_name(name),
+            None => error,
+        }
+    }
+}
+
+impl Servers {
+    fn new(config: &RedisConfig) -> Result<Self, Error> {
+        let Topology::Quorum(addresses) = &config.topology else {
+            return Ok(Self::One(Arc::new(Node::new(config)?)));
+        };
+        let node = |address: &Address| {
+            let alone = RedisConfig { topology: Topology::Standalone(address.clone()), ..config.clone() };
+            Node::new(&alone).map(Arc::new)
+        };
+        let nodes = addresses.iter().map(node).collect::<Result<_, _>>()?;
+        Ok(Self::Quorum(Arc::new(Quorum::new(nodes, config.timeout))))
+    }
+}
+
+/// Passes a call on to whatever the servers are.
+macro_rules! ask {
+    ($backend:ident.$method:ident($($argument:expr),*)) => {
+        match &$backend.servers {
+            Servers::One(node) => node.$method($($argument),*).await,
+            Servers::Quorum(quorum) => quorum.$method($($argument),*).await,
+        }
+    };
+}
+
+#[async_trait]
+impl Backend for RedisBackend {
+    fn describe(&self) -> String {
+        self.store.clone()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            ttl: true,
+            fencing: true,
+            loss_signal: true,
+            holder: true,
+            inspect: true,
+            list: true,
+            break_lock: true,
+            wake_up: self.wake_up,
+            shared: false,
+        }
+    }
+
+    fn pace(&self) -> Pace {
+        // Waiters are woken; polling is for notifications that were lost, and every waiter polls. Holders that are foreign wake nobody.
+        let (poll_min, poll_max) = if self.wake_up { (200, 30_000) } else { (50, 100) };
+        Pace {
+            poll_min: Duration::from_millis(poll_min),
+            poll_max: Duration::from_millis(poll_max),
+            renew_batch: 100,
+            attempt_timeout: self.attempt_timeout,
+            ..Pace::default()
+        }
+    }
+
+    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+        let result = ask!(self.acquire(claim));
+        result.map_err(|error| self.context(error, Operation::Acquire, Some(&claim.name)))
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
+        let mut results = self.renew_many(std::slice::from_ref(lease)).await;
+        results.pop().expect("renew_many answers for each lease")
+    }
+
+    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        let result = ask!(self.release(lease, hold_for));
+        result.map_err(|error| self.context(error, Operation::Release, Some(&lease.name)))
+    }
+
+    async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
+        let context = |error, lease: &Lease| self.context(error, Operation::Renew, Some(&lease.name));
+        ask!(self.renew_many(leases))
+            .into_iter()
+            .zip(leases)
+            .map(|(result, lease)| result.map_err(|error| context(error, lease)))
+            .collect()
+    }
+
+    async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
+        let watch: Result<Option<Box<dyn Watch>>, Error> = match &self.servers {
+            Servers::One(node) => node.watch(name).await,
+            Servers::Quorum(quorum) => quorum.watch(name).await.map(|watch| Some(Box::new(watch) as _)),
+        };
+        watch.map_err(|error| self.context(error, Operation::Watch, Some(name)))
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        let result = ask!(self.inspect(name));
+        result.map_err(|error| self.context(error, Operation::Inspect, Some(name)))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+        ask!(self.list(prefix)).map_err(|error| self.context(error, Operation::List, None))
+    }
+
+    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
+        let result = ask!(self.break_lock(name, version, by));
+        result.map_err(|error| self.context(error, Operation::Break, Some(name)))
+    }
+}

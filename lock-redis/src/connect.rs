@@ -1,0 +1,241 @@
+//! Opens connections, to whatever the topology says is the server to ask.
+
+use std::{fs, path::Path, time::Duration};
+
+use lock_core::{Error, ErrorKind, Operation};
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+    ProtocolVersion, PushInfo, RedisConnectionInfo, RedisResult, TlsCertificates, TlsMode, Value,
+    aio::MultiplexedConnection,
+    cluster::ClusterClientBuilder,
+    cluster_async::ClusterConnection,
+    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
+    io::tcp::TcpSettings,
+    sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
+};
+use tokio::sync::Mutex;
+
+use crate::{
+    config::{Address, RedisConfig},
+    error::{Phase, translate},
+};
+
+/// An open connection; clones share it.
+#[derive(Clone)]
+pub(crate) enum Connection {
+    Node(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Connection {
+    pub(crate) async fn query(&mut self, command: &Cmd) -> RedisResult<Value> {
+        match self {
+            Self::Node(node) => command.query_async(node).await,
+            Self::Cluster(cluster) => command.query_async(cluster).await,
+        }
+    }
+
+    /// Asks one node of a cluster.
+    pub(crate) async fn query_at(&mut self, command: &Cmd, (host, port): &(String, u16)) -> RedisResult<Value> {
+        match self {
+            Self::Node(node) => command.query_async(node).await,
+            Self::Cluster(cluster) => {
+                let node = SingleNodeRoutingInfo::ByAddress { host: host.clone(), port: *port };
+                cluster.route_command(command.clone(), RoutingInfo::SingleNode(node)).await?.extract_error()
+            }
+        }
+    }
+
+    pub(crate) async fn subscribe(&mut self, channel: &str) -> RedisResult<()> {
+        match self {
+            Self::Node(node) => node.subscribe(channel).await,
+            Self::Cluster(cluster) => cluster.subscribe(channel).await,
+        }
+    }
+}
+
+/// Knows how to connect.
+pub(crate) struct Connector {
+    target: Target,
+    settings: AsyncConnectionConfig,
+}
+
+enum Target {
+    Node(Box<Client>),
+    /// The client remembers which sentinel answered, hence the lock; connecting is done by one at a time anyway.
+    Sentinel(Box<Mutex<SentinelClient>>),
+    Cluster {
+        seeds: Vec<ConnectionInfo>,
+        certificates: Option<TlsCertificates>,
+        connect_timeout: Duration,
+        timeout: Duration,
+    },
+}
+
+impl Connector {
+    /// To the single server at `address`.
+    pub(crate) fn node(config: &RedisConfig, address: &Address) -> Result<Self, Error> {
+        let certificates = certificates(config)?;
+        let info = connection_info(config, address)?;
+        let client = match certificates {
+            Some(certificates) => Client::build_with_tls(info, certificates),
+            None => Client::open(info),
+        };
+        let client = client.map_err(|error| opening(translate(error, Phase::Connect)))?;
+        Ok(Self { target: Target::Node(Box::new(client)), settings: settings(config) })
+    }
+
+    /// To the primary that the sentinels name, asked anew for each connection.
+    pub(crate) fn sentinel(config: &RedisConfig, sentinels: &[Address], service: &str) -> Result<Self, Error> {
+        let wrong = |error| opening(translate(error, Phase::Connect));
+        let certificates = certificates(config)?;
+        let sentinels = sentinels.iter().map(|s| connection_addr(config, s)).collect::<Vec<_>>();
+        let mut builder = SentinelClientBuilder::new(sentinels, service, SentinelServerType::Master)
+            .map_err(wrong)?
+            .set_client_to_redis_protocol(ProtocolVersion::RESP3)
+            .set_client_to_redis_db(config.database)
+            .set_client_to_redis_tcp_settings(tcp_settings())
+            .set_client_to_sentinel_tcp_settings(tcp_settings());
+        if let Some(user) = &config.user {
+            builder = builder.set_client_to_redis_username(user);
+        }
+        if let Some(password) = &config.password {
+            builder = builder.set_client_to_redis_password(password.expose());
+        }
+        if let Some(user) = &config.sentinel_user {
+            builder = builder.set_client_to_sentinel_username(user);
+        }
+        if let Some(password) = &config.sentinel_password {
+            builder = builder.set_client_to_sentinel_password(password.expose());
+        }
+        if let Some(certificates) = certificates {
+            builder = builder
+                .set_client_to_redis_tls_mode(TlsMode::Secure)
+                .set_client_to_sentinel_tls_mode(TlsMode::Secure)
+                .set_client_to_redis_certificates(certificates.clone())
+                .set_client_to_sentinel_certificates(certificates);
+        }
+        let client = builder.build().map_err(wrong)?;
+        Ok(Self { target: Target::Sentinel(Box::new(Mutex::new(client))), settings: settings(config) })
+    }
+
+    /// To all nodes of the cluster that `seeds` belong to.
+    pub(crate) fn cluster(config: &RedisConfig, seeds: &[Address]) -> Result<Self, Error> {
+        let seeds = seeds.iter().map(|s| connection_info(config, s)).collect::<Result<Vec<_>, _>>()?;
+        let target = Target::Cluster {
+            seeds,
+            certificates: certificates(config)?,
+            connect_timeout: config.connect_timeout,
+            timeout: config.timeout,
+        };
+        Ok(Self { target, settings: settings(config) })
+    }
+
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self.target, Target::Cluster { .. })
+    }
+
+    /// One attempt to connect; `push` is called with what the server sends unasked, and when the connection ends.
+    pub(crate) async fn connect(
+        &self,
+        push: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
+    ) -> RedisResult<Connection> {
+        let settings = || self.settings.clone();
+        match &self.target {
+            Target::Node(client) => {
+                let settings = settings().set_push_sender(push);
+                client.get_multiplexed_async_connection_with_config(&settings).await.map(Connection::Node)
+            }
+            Target::Sentinel(client) => {
+                let settings = settings().set_push_sender(push);
+                client.lock().await.get_async_connection_with_config(&settings).await.map(Connection::Node)
+            }
+            Target::Cluster { seeds, certificates, connect_timeout, timeout } => {
+                let mut builder = ClusterClientBuilder::new(seeds.iter().cloned())
+                    .use_protocol(ProtocolVersion::RESP3)
+                    .connection_timeout(*connect_timeout)
+                    .response_timeout(*timeout)
+                    // A redirection or a reconnect takes one more try each; the core decides about any further one.
+                    .retries(3)
+                    .min_retry_wait(10)
+                    .max_retry_wait(100)
+                    .tcp_settings(tcp_settings())
+                    .push_sender(push);
+                if let Some(certificates) = certificates {
+                    builder = builder.tls(TlsMode::Secure).certs(certificates.clone());
+                }
+                builder.build()?.get_async_connection().await.map(Connection::Cluster)
+            }
+        }
+    }
+}
+
+fn settings(config: &RedisConfig) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(config.connect_timeout))
+        .set_response_timeout(Some(config.timeout))
+        .set_pipeline_buffer_size(1024)
+}
+
+fn tcp_settings() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
+}
+
+fn connection_addr(config: &RedisConfig, address: &Address) -> ConnectionAddr {
+    match address {
+        Address::Unix(path) => ConnectionAddr::Unix(path.clone()),
+        Address::Tcp { host, port } if config.tls => {
+            ConnectionAddr::TcpTls { host: host.clone(), port: *port, insecure: false, tls_params: None }
+        }
+        Address::Tcp { host, port } => ConnectionAddr::Tcp(host.clone(), *port),
+    }
+}
+
+fn connection_info(config: &RedisConfig, address: &Address) -> Result<ConnectionInfo, Error> {
+    let mut login = RedisConnectionInfo::default()
+        .set_db(config.database)
+        // Wake-ups come as push messages on the same connection.
+        .set_protocol(ProtocolVersion::RESP3)
+        .set_lib_name("lock-redis", env!("CARGO_PKG_VERSION"));
+    if let Some(user) = &config.user {
+        login = login.set_username(user);
+    }
+    if let Some(password) = &config.password {
+        login = login.set_password(password.expose());
+    }
+    let info = connection_addr(config, address)
+        .into_connection_info()
+        .map_err(|error| opening(translate(error, Phase::Connect)))?;
+    Ok(info.set_redis_settings(login).set_tcp_settings(tcp_settings()))
+}
+
+/// The certificates, when TLS is on; reads their files.
+fn certificates(config: &RedisConfig) -> Result<Option<TlsCertificates>, Error> {
+    if !config.tls {
+        return Ok(None);
+    }
+    // rustls wants one provider of cryptography for the process; an application that has chosen another keeps it.
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+    }
+    let root_cert = config.ca_file.as_deref().map(|path| read("ca", path)).transpose()?;
+    let client_tls = match (&config.cert_file, &config.key_file) {
+        (Some(cert), Some(key)) => {
+            Some(ClientTlsConfig { client_cert: read("cert", cert)?, client_key: read("key", key)? })
+        }
+        (None, None) => None,
+        _ => return Err(opening(Error::new(ErrorKind::Config, "a client certificate takes both, cert and key"))),
+    };
+    Ok(Some(TlsCertificates { client_tls, root_cert }))
+}
+
+fn read(option: &str, path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(|error| {
+        let message = format!("the file of option {option}, {}, cannot be read", path.display());
+        opening(Error::new(ErrorKind::Config, message).with_source(error))
+    })
+}
+
+fn opening(error: Error) -> Error {
+    error.with_operation(Operation::Open)
+}

@@ -1,0 +1,248 @@
+//! What Redis says when it fails, as kinds with advice.
+
+use lock_core::{Error, ErrorKind};
+use redis::{RedisError, ServerErrorKind};
+
+/// Whether the request had been sent when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// While connecting, logging in included: no lock was touched.
+    Connect,
+    /// After the request went out.
+    Request,
+}
+
+/// What to tell about an answer of the server: its code or a part of its text, the kind, whether to try again, and advice.
+const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
+    (
+        "READONLY",
+        ErrorKind::Full,
+        true,
+        "this Redis is a read-only replica; name the primary, or let redis+sentinel:// find it",
+    ),
+    ("LOADING", ErrorKind::Unavailable, true, "Redis is still loading its data; try again in a moment"),
+    (
+        "OOM",
+        ErrorKind::Full,
+        true,
+        "Redis has used up its maxmemory; raise it or free memory (locks need maxmemory-policy noeviction)",
+    ),
+    (
+        "MISCONF",
+        ErrorKind::Full,
+        true,
+        "Redis refuses writes because it cannot save to disk; look at its log and its disk",
+    ),
+    (
+        "NOAUTH",
+        ErrorKind::PermissionDenied,
+        false,
+        "Redis wants a password; put user and password into the configuration",
+    ),
+    ("WRONGPASS", ErrorKind::PermissionDenied, false, "Redis does not accept this user and password"),
+    (
+        "NOPERM",
+        ErrorKind::PermissionDenied,
+        false,
+        "the Redis user lacks a permission; the README lists the ACL rules that locks need",
+    ),
+    (
+        "can't run this command",
+        ErrorKind::PermissionDenied,
+        false,
+        "the Redis user lacks a permission; the README lists the ACL rules that locks need",
+    ),
+    (
+        "CLUSTERDOWN",
+        ErrorKind::Unavailable,
+        true,
+        "the Redis cluster is down: some slots have no primary; look at CLUSTER INFO",
+    ),
+    ("MASTERDOWN", ErrorKind::Unavailable, true, "this Redis is a replica without its primary; wait for the failover"),
+    ("NOREPLICAS", ErrorKind::Unavailable, true, "Redis refuses writes for want of replicas (min-replicas-to-write)"),
+    (
+        "TRYAGAIN",
+        ErrorKind::Unavailable,
+        true,
+        "the slot of this lock is being moved between cluster nodes; try again in a moment",
+    ),
+    (
+        "MOVED",
+        ErrorKind::Unavailable,
+        true,
+        "this Redis is a node of a cluster and another node has this lock; use redis+cluster://",
+    ),
+    (
+        "ASK",
+        ErrorKind::Unavailable,
+        true,
+        "the slot of this lock is being moved between cluster nodes; try again in a moment",
+    ),
+    (
+        "CROSSSLOT",
+        ErrorKind::Config,
+        false,
+        "the keys of this lock are in different slots; do not use this compat mode on a cluster",
+    ),
+    ("BUSY", ErrorKind::Throttled, true, "Redis is busy with a long script; try again, and look for it with SLOWLOG"),
+    ("max number of clients", ErrorKind::Limit, true, "Redis has as many connections as it allows (maxclients)"),
+    (
+        "unknown command",
+        ErrorKind::Unsupported,
+        false,
+        "this server lacks a command that locks need; Redis 6.0 or Valkey 7.2 and later have them",
+    ),
+    (
+        "NOPROTO",
+        ErrorKind::Unsupported,
+        false,
+        "this server does not speak RESP3; Redis 6.0 or Valkey 7.2 and later do",
+    ),
+    ("DB index is out of range", ErrorKind::Config, false, "this Redis has fewer databases than the configured number"),
+    (
+        "SELECT is not allowed",
+        ErrorKind::Config,
+        false,
+        "this Redis has only database 0; take the number out of the configuration",
+    ),
+];
+
+/// The [`Error`] for `error`, with advice, and not ambiguous where Redis certainly did nothing.
+pub(crate) fn translate(error: RedisError, phase: Phase) -> Error {
+    let (kind, retryable, message) = classify(&error, phase);
+    // An answer of the server means that it has run nothing: a script is refused before its first write, or whole.
+    let unsure = phase == Phase::Request && (error.is_io_error() || kind == ErrorKind::Timeout);
+    Error::new(kind, message).with_retryable(retryable).with_ambiguous(unsure).with_source(error)
+}
+
+fn classify(error: &RedisError, phase: Phase) -> (ErrorKind, bool, String) {
+    let text = error.to_string();
+    let code = error.code().unwrap_or_default();
+    // Redis 6 wraps what a script ran into in an ERR, so the text is searched as well as the code compared.
+    let known = ANSWERS.iter().find(|(code_or_text, ..)| {
+        let is_code = code_or_text.bytes().all(|b| b.is_ascii_uppercase());
+        if is_code {
+            code == *code_or_text || text.contains(&format!("-{code_or_text} "))
+        } else {
+            text.contains(code_or_text)
+        }
+    });
+    if let Some((_, kind, retryable, advice)) = known {
+        return (*kind, *retryable, (*advice).into());
+    }
+    match error.kind() {
+        _ if error.is_timeout() => (ErrorKind::Timeout, true, no_answer(phase).into()),
+        _ if error.is_connection_refusal() => {
+            let advice = "Redis refused the connection; is it running, and are host and port right?";
+            (ErrorKind::Unavailable, true, advice.into())
+        }
+        redis::ErrorKind::AuthenticationFailed => {
+            (ErrorKind::PermissionDenied, false, "Redis does not accept this user and password".into())
+        }
+        redis::ErrorKind::RESP3NotSupported => (
+            ErrorKind::Unsupported,
+            false,
+            "this server does not speak RESP3; Redis 6.0 or Valkey 7.2 and later do".into(),
+        ),
+        redis::ErrorKind::InvalidClientConfig | redis::ErrorKind::EmptySentinelList => {
+            (ErrorKind::Config, false, "these connection settings cannot work".into())
+        }
+        redis::ErrorKind::MasterNameNotFoundBySentinel => {
+            let advice = "no sentinel could be reached that knows a primary of this service; check the names, or wait for the failover";
+            (ErrorKind::Unavailable, true, advice.into())
+        }
+        redis::ErrorKind::ClusterConnectionNotFound => {
+            (ErrorKind::Unavailable, true, "the cluster node that has this lock cannot be reached".into())
+        }
+        redis::ErrorKind::Io if is_tls(&text) => {
+            let advice =
+                "TLS was not agreed on; check the certificate authority (ca), the host name and the client certificate";
+            (ErrorKind::Config, false, advice.into())
+        }
+        redis::ErrorKind::Io => (ErrorKind::Unavailable, true, broken(phase).into()),
+        redis::ErrorKind::Server(ServerErrorKind::ResponseError) => {
+            (ErrorKind::Other, false, "Redis answered with an error".into())
+        }
+        redis::ErrorKind::Parse | redis::ErrorKind::UnexpectedReturnType => {
+            (ErrorKind::Corrupt, false, "the answer is not what a Redis server would send; is it one?".into())
+        }
+        _ => (ErrorKind::Other, false, "Redis failed".into()),
+    }
+}
+
+fn no_answer(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Connect => "connecting to Redis took too long",
+        Phase::Request => "Redis did not answer in time",
+    }
+}
+
+fn broken(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Connect => "Redis cannot be reached; check host, port and network",
+        Phase::Request => "the connection to Redis broke off before the answer",
+    }
+}
+
+fn is_tls(text: &str) -> bool {
+    ["certificate", "InvalidContentType", "HandshakeFailure", "received fatal alert", "peer is incompatible"]
+        .iter()
+        .any(|mark| text.contains(mark))
+}
+
+/// An answer of a script that it cannot have given.
+pub(crate) fn unexpected(answer: &redis::Value) -> Error {
+    // Only its shape: the values may be what a user keeps private.
+    let shape = match answer {
+        redis::Value::Array(items) => format!("an array of {}", items.len()),
+        redis::Value::Nil => "nil".into(),
+        _ => "a single value".into(),
+    };
+    Error::new(ErrorKind::Corrupt, format!("a lock script answered with {shape}; is something between us and Redis?"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    fn server(line: &str) -> RedisError {
+        redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap().extract_error().unwrap_err()
+    }
+
+    #[test]
+    fn answers_of_the_server_have_a_kind_and_are_not_ambiguous() {
+        for (line, kind, retryable) in [
+            ("READONLY You can't write against a read only replica.", ErrorKind::Full, true),
+            ("LOADING Redis is loading the dataset in memory", ErrorKind::Unavailable, true),
+            ("OOM command not allowed when used memory > 'maxmemory'.", ErrorKind::Full, true),
+            ("ERR Error running script (call to f_1): @user_script:1: -OOM command not allowed", ErrorKind::Full, true),
+            ("NOAUTH Authentication required.", ErrorKind::PermissionDenied, false),
+            ("WRONGPASS invalid username-password pair or user is disabled.", ErrorKind::PermissionDenied, false),
+            ("NOPERM User x has no permissions to run the 'evalsha' command", ErrorKind::PermissionDenied, false),
+            ("CLUSTERDOWN The cluster is down", ErrorKind::Unavailable, true),
+            ("MASTERDOWN Link with MASTER is down", ErrorKind::Unavailable, true),
+            ("MISCONF Errors writing to the AOF file", ErrorKind::Full, true),
+            ("ERR max number of clients reached", ErrorKind::Limit, true),
+            ("ERR unknown command 'HELLO'", ErrorKind::Unsupported, false),
+            ("ERR something new", ErrorKind::Other, false),
+        ] {
+            let error = translate(server(line), Phase::Request);
+            assert_eq!((error.kind(), error.is_retryable()), (kind, retryable), "{line}");
+            assert!(!error.is_ambiguous(), "{line}");
+        }
+    }
+
+    #[test]
+    fn only_a_request_that_went_out_is_ambiguous() {
+        let io = |kind: io::ErrorKind| RedisError::from(io::Error::from(kind));
+        let refused = translate(io(io::ErrorKind::ConnectionRefused), Phase::Connect);
+        assert_eq!((refused.kind(), refused.is_ambiguous()), (ErrorKind::Unavailable, false));
+        let reset = translate(io(io::ErrorKind::ConnectionReset), Phase::Request);
+        assert_eq!((reset.kind(), reset.is_ambiguous()), (ErrorKind::Unavailable, true));
+        let late = translate(io(io::ErrorKind::TimedOut), Phase::Request);
+        assert_eq!((late.kind(), late.is_ambiguous()), (ErrorKind::Timeout, true));
+        assert!(!translate(io(io::ErrorKind::TimedOut), Phase::Connect).is_ambiguous());
+    }
+}

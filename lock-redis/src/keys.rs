@@ -1,0 +1,186 @@
+//! The keys of a lock, all in one slot of a cluster.
+
+use lock_core::{LeaseId, LockName};
+use redis::cluster_routing::Slot;
+
+use crate::config::Compat;
+
+/// How names become keys.
+#[derive(Debug, Clone)]
+pub(crate) struct Keys {
+    /// What stands before the name.
+    prefix: String,
+    compat: Option<Compat>,
+}
+
+impl Keys {
+    pub(crate) fn new(prefix: Option<String>, compat: Option<Compat>) -> Self {
+        let prefix = prefix.unwrap_or_else(|| {
+            match compat {
+                None => "dlock:",
+                Some(Compat::RedisPy) => "",
+                Some(Compat::PythonRedisLock) => "lock:",
+            }
+            .into()
+        });
+        Self { prefix, compat }
+    }
+
+    /// The key that is set while the lock is held.
+    ///
+    /// The slot is that of the text between the first `{` and the next `}`, and that of the whole key when there is nothing between
+    /// them. Every key of ours begins with this one, so they share a slot whatever braces the name has, as long as it does not
+    /// begin with `}`: that one is escaped, and so is `%` there, to keep names apart.
+    pub(crate) fn lock(&self, name: &LockName) -> String {
+        let (prefix, name) = (&self.prefix, name.as_str());
+        if self.compat.is_some() {
+            return format!("{prefix}{name}");
+        }
+        match name.strip_prefix(['}', '%']) {
+            Some(rest) if name.starts_with('}') => format!("{prefix}{{%7D{rest}}}"),
+            Some(rest) => format!("{prefix}{{%25{rest}}}"),
+            None => format!("{prefix}{{{name}}}"),
+        }
+    }
+
+    /// The name whose lock has this key, if it is one of a lock.
+    pub(crate) fn name(&self, lock: &str) -> Option<LockName> {
+        let rest = lock.strip_prefix(&self.prefix)?;
+        if self.compat.is_some() {
+            return LockName::new(rest).ok();
+        }
+        let encoded = rest.strip_prefix('{')?.strip_suffix('}')?;
+        let name = match (encoded.strip_prefix("%7D"), encoded.strip_prefix("%25")) {
+            (Some(rest), _) => format!("}}{rest}"),
+            (_, Some(rest)) => format!("%{rest}"),
+            _ => encoded.into(),
+        };
+        LockName::new(name).ok()
+    }
+
+    /// A glob for SCAN that finds the locks whose names begin with `prefix`, and perhaps a few more.
+    pub(crate) fn pattern(&self, prefix: &str) -> String {
+        // The escaped first characters are not worth an exact pattern; `name` sorts them out.
+        let exact = !prefix.starts_with(['}', '%']) && self.compat.is_none();
+        match (&self.compat, exact) {
+            (Some(_), _) => format!("{}{}*", glob(&self.prefix), glob(prefix)),
+            (None, true) => format!("{}{{{}*}}", glob(&self.prefix), glob(prefix)),
+            (None, false) => format!("{}{{*}}", glob(&self.prefix)),
+        }
+    }
+
+    /// Whether the key of a lock is any text, so that not every key is one of a lock.
+    pub(crate) fn are_verbatim(&self) -> bool {
+        self.compat == Some(Compat::RedisPy)
+    }
+
+    /// Keeps the fencing token and the last holder beyond the life of the lock's own key.
+    pub(crate) fn token(&self, lock: &str) -> String {
+        self.beside(lock, "t")
+    }
+
+    /// Marks an id that was released before its acquire arrived.
+    pub(crate) fn gone(&self, lock: &str, id: LeaseId) -> String {
+        self.beside(lock, &format!("g:{id}"))
+    }
+
+    /// Tells a holder who broke its lock.
+    pub(crate) fn broken(&self, lock: &str, id: LeaseId) -> String {
+        self.beside(lock, &format!("b:{id}"))
+    }
+
+    /// The queue of waiting processes.
+    pub(crate) fn waiters(&self, lock: &str) -> String {
+        self.beside(lock, "w")
+    }
+
+    /// The list on which waiting processes of python-redis-lock block.
+    pub(crate) fn signal(&self, name: &LockName) -> Option<String> {
+        (self.compat == Some(Compat::PythonRedisLock)).then(|| format!("lock-signal:{name}", name = name.as_str()))
+    }
+
+    fn beside(&self, lock: &str, suffix: &str) -> String {
+        if self.compat.is_none() {
+            return format!("{lock}:{suffix}");
+        }
+        // The lock's key is verbatim, so it may be in the slot of its whole text, or of a tag inside it.
+        match (tag(lock), lock.contains('}')) {
+            (Some(tag), _) => format!("dlock:{{{tag}}}:{lock}:{suffix}"),
+            (None, false) => format!("dlock:{{{lock}}}:{suffix}"),
+            (None, true) => format!("dlock:{{{}}}:{lock}:{suffix}", number_in_slot_of(lock)),
+        }
+    }
+}
+
+/// The part of a key that decides its slot, when that is not the whole key.
+fn tag(key: &str) -> Option<&str> {
+    let (_, rest) = key.split_once('{')?;
+    let (tag, _) = rest.split_once('}')?;
+    (!tag.is_empty()).then_some(tag)
+}
+
+/// A number in the slot of a key that no tag can spell (`a}b`). Among 16,384 slots one turns up after about as many tries, 1 ms.
+fn number_in_slot_of(key: &str) -> u32 {
+    let slot = Slot::for_key(key);
+    (0..).find(|n: &u32| Slot::for_key(n.to_string()) == slot).expect("CRC16 over numbers reaches every slot")
+}
+
+fn glob(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(c, '*' | '?' | '[' | ']' | '\\' | '^') {
+            escaped.push('\\');
+        }
+        escaped.push(c);
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    const NAMES: &[&str] = &[
+        "a", "a}b", "}", "}x", "%7Dx", "%", "%25", "{", "{}", "{a}", "{}{a}", "a{b", "{{a}}", "x{y}z", "}{", "\0",
+        "a:t", "a}:t", "*", "[a]", "é",
+    ];
+
+    fn all(keys: &Keys, name: &LockName) -> Vec<String> {
+        let (lock, id) = (keys.lock(name), LeaseId::from(1));
+        vec![keys.token(&lock), keys.gone(&lock, id), keys.broken(&lock, id), keys.waiters(&lock), lock]
+    }
+
+    #[test]
+    fn all_keys_of_a_lock_are_in_one_slot_and_no_two_locks_share_a_key() {
+        for compat in [None, Some(Compat::RedisPy)] {
+            let keys = Keys::new(None, compat);
+            let mut seen = HashSet::new();
+            for name in NAMES.iter().map(|n| LockName::new(n).unwrap()) {
+                let all = all(&keys, &name);
+                let slots: HashSet<_> = all.iter().map(Slot::for_key).collect();
+                assert_eq!(slots.len(), 1, "{all:?}");
+                assert!(all.into_iter().all(|key| seen.insert(key)), "{name:?} shares a key");
+            }
+        }
+    }
+
+    #[test]
+    fn a_lock_key_tells_its_name_and_other_keys_do_not() {
+        let keys = Keys::new(None, None);
+        for name in NAMES.iter().map(|n| LockName::new(n).unwrap()) {
+            let all = all(&keys, &name);
+            let names: Vec<_> = all.iter().filter_map(|key| keys.name(key)).collect();
+            assert_eq!(names, [name]);
+        }
+    }
+
+    #[test]
+    fn foreign_key_formats_are_exact() {
+        let name = LockName::new("job").unwrap();
+        assert_eq!(Keys::new(None, Some(Compat::RedisPy)).lock(&name), "job");
+        let python = Keys::new(None, Some(Compat::PythonRedisLock));
+        assert_eq!((python.lock(&name), python.signal(&name).unwrap()), ("lock:job".into(), "lock-signal:job".into()));
+    }
+}

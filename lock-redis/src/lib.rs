@@ -1,0 +1,21 @@
+#![doc = include_str!("../README.md")]
+
+mod answer;
+mod backend;
+mod config;
+mod connect;
+mod error;
+mod factory;
+mod keys;
+mod link;
+mod list;
+mod node;
+mod quorum;
+mod record;
+mod script;
+mod signal;
+mod wake;
+
+pub use backend::RedisBackend;
+pub use config::{Address, Compat, RedisConfig, Topology};
+pub use factory::RedisFactory;

@@ -1,0 +1,82 @@
+//! Listing by SCAN, which goes through the keys in small steps and never holds the server up.
+
+use futures_util::future::try_join_all;
+use lock_core::{Error, Holder, LockName};
+use redis::Value;
+
+use crate::{error::unexpected, node::Node};
+
+/// How many keys the server looks at in one step.
+const STEP: u32 = 1000;
+
+impl Node {
+    /// The held locks whose names begin with `prefix`.
+    pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+        let mut names = self.scan(prefix).await?;
+        names.sort();
+        // SCAN may return a key several times.
+        names.dedup();
+        let mut held = Vec::new();
+        // Concurrent requests are pipelined; a bound on them keeps memory and the server's other users in mind.
+        for chunk in names.chunks(100) {
+            let holders = try_join_all(chunk.iter().map(|name| self.inspect(name))).await?;
+            held.extend(chunk.iter().cloned().zip(holders).filter_map(|(name, holder)| Some((name, holder?))));
+        }
+        if self.keys.are_verbatim() {
+            // Any key may be anything here; only what says so itself is a lock.
+            held.retain(|(_, holder)| holder.foreign.is_none());
+        }
+        Ok(held)
+    }
+
+    async fn scan(&self, prefix: &str) -> Result<Vec<LockName>, Error> {
+        if !self.link.is_cluster() {
+            return self.scan_node(prefix, None).await;
+        }
+        let primaries = self.primaries().await?;
+        let names = try_join_all(primaries.iter().map(|node| self.scan_node(prefix, Some(node)))).await?;
+        Ok(names.concat())
+    }
+
+    async fn scan_node(&self, prefix: &str, node: Option<&(String, u16)>) -> Result<Vec<LockName>, Error> {
+        let pattern = self.keys.pattern(prefix);
+        let mut names = Vec::new();
+        let mut cursor = b"0".to_vec();
+        loop {
+            let mut command = redis::cmd("SCAN");
+            command.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(STEP);
+            let (next, keys) = page(self.link.command(&command, node).await?)?;
+            let found = keys.iter().filter_map(|key| self.keys.name(std::str::from_utf8(key).ok()?));
+            names.extend(found.filter(|name| name.as_str().starts_with(prefix)));
+            if next == b"0" {
+                return Ok(names);
+            }
+            cursor = next;
+        }
+    }
+
+    /// The nodes of a cluster that have slots.
+    async fn primaries(&self) -> Result<Vec<(String, u16)>, Error> {
+        let mut command = redis::cmd("CLUSTER");
+        command.arg("SLOTS");
+        let Value::Array(ranges) = self.link.command(&command, None).await? else {
+            return Err(unexpected(&Value::Nil));
+        };
+        let mut primaries: Vec<_> = ranges.iter().filter_map(primary).collect();
+        primaries.sort();
+        primaries.dedup();
+        Ok(primaries)
+    }
+}
+
+/// The primary in `[first slot, last slot, [host, port, …], replicas…]`.
+fn primary(range: &Value) -> Option<(String, u16)> {
+    let Value::Array(range) = range else { return None };
+    let Value::Array(node) = range.get(2)? else { return None };
+    let [Value::BulkString(host), Value::Int(port), ..] = &node[..] else { return None };
+    Some((String::from_utf8(host.clone()).ok()?, u16::try_from(*port).ok()?))
+}
+
+fn page(answer: Value) -> Result<(Vec<u8>, Vec<Vec<u8>>), Error> {
+    redis::from_redis_value(answer).map_err(|_| unexpected(&Value::Nil))
+}

@@ -1,0 +1,330 @@
+//! The operations on one Redis: a server, the primary behind sentinels, or a cluster.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use futures_util::future::join_all;
+use lock_core::{
+    Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LockName,
+    backend::{Attempt, Break, Claim, Release, Renewal, Watch},
+};
+use redis::Value;
+
+use crate::{
+    answer::{granted_or_held, refusal, renewed_or_lost},
+    config::{RedisConfig, Topology},
+    connect::Connector,
+    error::unexpected,
+    keys::Keys,
+    link::Link,
+    record,
+    script::{Call, Scripts},
+    signal::SignalWatch,
+    wake::{RedisWatch, Standing},
+};
+
+/// How long the token of a name that nobody uses is kept. Tokens rise by the server's clock even without it.
+const TOKEN_IDLE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// How long the mark of an id that was released before its acquire arrived is kept: longer than a network holds back a packet.
+const GONE_FOR: Duration = Duration::from_secs(300);
+/// How long a holder whose lock was broken can find out by whom.
+const BROKEN_FOR: Duration = Duration::from_secs(3600);
+
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub(crate) link: Link,
+    replicated: Option<Replicated>,
+    pub(crate) keys: Keys,
+    scripts: Scripts,
+    last_stamp: AtomicU64,
+}
+
+/// How to make sure that replicas have what was written. On connections of its own, because `WAIT` holds up all that comes behind it:
+/// an acquire that waits in vain must not cost another lock its renewal.
+#[derive(Debug)]
+struct Replicated {
+    number: u32,
+    timeout: Duration,
+    acquiring: Link,
+    renewing: Link,
+}
+
+impl Replicated {
+    /// Runs `call` and waits for the replicas, in one round trip. Also says how many have confirmed.
+    async fn run(&self, link: &Link, call: &Call<'_>) -> Result<(Value, i64), Error> {
+        let mut wait = redis::cmd("WAIT");
+        wait.arg(self.number).arg(millis(self.timeout));
+        match link.run_then(call, &wait).await? {
+            (answer, Value::Int(confirmed)) => Ok((answer, confirmed)),
+            (_, answer) => Err(unexpected(&answer)),
+        }
+    }
+
+    /// `None` when enough replicas have confirmed.
+    fn missing(&self, confirmed: i64) -> Option<Error> {
+        let number = self.number;
+        (confirmed < i64::from(number)).then(|| {
+            let advice = "look at INFO replication, or ask for fewer (replicas)";
+            Error::new(ErrorKind::Unavailable, format!("{confirmed} of {number} replicas confirmed in time; {advice}"))
+        })
+    }
+}
+
+impl Node {
+    pub(crate) fn new(config: &RedisConfig) -> Result<Self, Error> {
+        let connector = || match &config.topology {
+            Topology::Standalone(address) => Connector::node(config, address),
+            Topology::Sentinel { sentinels, service } => Connector::sentinel(config, sentinels, service),
+            Topology::Cluster(seeds) => Connector::cluster(config, seeds),
+            Topology::Quorum(_) => unreachable!("a quorum has a node for each of its servers"),
+        };
+        let link = || Ok::<_, Error>(Link::new(connector()?, config.connect_timeout, config.timeout));
+        let replicated = match config.replicas {
+            0 => None,
+            number => Some(Replicated { number, timeout: config.timeout / 2, acquiring: link()?, renewing: link()? }),
+        };
+        Ok(Self {
+            link: link()?,
+            replicated,
+            keys: Keys::new(config.key_prefix.clone(), config.compat),
+            scripts: Scripts::new(),
+            last_stamp: AtomicU64::new(0),
+        })
+    }
+
+    /// A number that rises with every request of this process, and roughly with the time across processes. The server compares those
+    /// of one id, to know an acquire that arrives after its own release.
+    fn stamp(&self) -> u64 {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+        let now = u64::try_from(now).unwrap_or_default();
+        let next = |last: u64| now.max(last + 1);
+        let previous = self.last_stamp.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
+        next(previous.unwrap_or_default())
+    }
+
+    pub(crate) async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+        let lock = self.keys.lock(&claim.name);
+        let keys = [lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, claim.id), self.keys.waiters(&lock)];
+        let queuing = self.link.wakers.queuing(&lock);
+        let call = self
+            .scripts
+            .acquire
+            .call(&keys)
+            .arg(claim.id.to_string())
+            .arg(millis(ttl(claim.ttl)?))
+            .arg(record::tail(claim))
+            .arg(millis(TOKEN_IDLE))
+            .arg(queuing.channel)
+            .arg(&queuing.place)
+            .arg(u8::from(queuing.alone))
+            .arg(self.stamp());
+        let (answer, missing) = match &self.replicated {
+            None => (self.link.run(&call).await?, None),
+            Some(replicated) => {
+                let (answer, confirmed) = replicated.run(&replicated.acquiring, &call).await?;
+                (answer, replicated.missing(confirmed))
+            }
+        };
+        let attempt = granted_or_held(answer)?;
+        if let (Some(missing), Attempt::Granted(_)) = (missing, &attempt) {
+            let undone = self.release(&claim.lease(None), Duration::ZERO).await.is_ok();
+            return Err(missing.with_ambiguous(!undone));
+        }
+        match attempt {
+            Attempt::Granted(_) if queuing.alone => self.link.wakers.note(&lock, Standing::Out, None),
+            Attempt::Held(_) if !queuing.channel.is_empty() => self.link.wakers.note(&lock, Standing::Queued, None),
+            _ => {}
+        }
+        Ok(attempt)
+    }
+
+    /// One call for all of them; on a cluster one for each, as a script runs on one slot, and concurrent requests are pipelined.
+    pub(crate) async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
+        if self.link.is_cluster() && leases.len() > 1 {
+            return join_all(leases.iter().map(|lease| self.renew(std::slice::from_ref(lease))))
+                .await
+                .into_iter()
+                .map(|result| result.map(|mut renewals| renewals.remove(0)))
+                .collect();
+        }
+        match self.renew(leases).await {
+            Ok(renewals) => renewals.into_iter().map(Ok).collect(),
+            Err(error) => leases.iter().map(|_| Err(again(&error))).collect(),
+        }
+    }
+
+    async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>, Error> {
+        let keys: Vec<_> = leases
+            .iter()
+            .flat_map(|lease| {
+                let lock = self.keys.lock(&lease.name);
+                let (token, broken) = (self.keys.token(&lock), self.keys.broken(&lock, lease.id));
+                [lock, token, broken]
+            })
+            .collect();
+        let mut call = self.scripts.renew.call(&keys);
+        for lease in leases {
+            call = call.arg(lease.id.to_string()).arg(millis(ttl(lease.ttl)?));
+        }
+        let answer = match &self.replicated {
+            None => self.link.run(&call).await?,
+            Some(replicated) => {
+                let (answer, confirmed) = replicated.run(&replicated.renewing, &call).await?;
+                // A replica that takes over now would let the lease end when it ended before.
+                replicated.missing(confirmed).map_or(Ok(answer), Err)?
+            }
+        };
+        match answer {
+            Value::Array(answers) if answers.len() == leases.len() => {
+                answers.into_iter().zip(leases).map(|(answer, lease)| renewed_or_lost(answer, lease)).collect()
+            }
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    pub(crate) async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        let lock = self.keys.lock(&lease.name);
+        let mut keys =
+            vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, lease.id), self.keys.waiters(&lock)];
+        keys.extend(self.keys.signal(&lease.name));
+        let hold_for = if hold_for.is_zero() { 0 } else { millis(hold_for) };
+        let call = self
+            .scripts
+            .release
+            .call(&keys)
+            .arg(lease.id.to_string())
+            .arg(hold_for)
+            .arg(millis(TOKEN_IDLE))
+            .arg(millis(GONE_FOR))
+            .arg(u8::from(self.link.is_cluster()))
+            .arg(self.stamp());
+        match self.link.run(&call).await? {
+            Value::Array(answer) => match answer.first() {
+                Some(Value::Int(1)) => Ok(Release::Released),
+                Some(Value::Int(4)) => Ok(Release::NotHeld(None)),
+                _ => refusal(&answer).map(Release::NotHeld),
+            },
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    pub(crate) async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        self.inspect_key(self.keys.lock(name)).await
+    }
+
+    async fn inspect_key(&self, lock: String) -> Result<Option<Holder>, Error> {
+        match self.link.run(&self.scripts.inspect.call(&[lock])).await? {
+            Value::Array(answer) => refusal(&answer),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    pub(crate) async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
+        // Only locks of ours have a version, and it is the id; anything else is not what is there now.
+        let Ok(id) = version.parse::<LeaseId>() else {
+            return self.inspect(name).await.map(Break::Changed);
+        };
+        let lock = self.keys.lock(name);
+        let keys = [lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, id), self.keys.waiters(&lock)];
+        let call = self
+            .scripts
+            .break_lock
+            .call(&keys)
+            .arg(id.to_string())
+            .arg(by)
+            .arg(millis(TOKEN_IDLE))
+            .arg(millis(BROKEN_FOR))
+            .arg(u8::from(self.link.is_cluster()));
+        match self.link.run(&call).await? {
+            Value::Array(answer) if answer.first() == Some(&Value::Int(1)) => Ok(Break::Broken),
+            Value::Array(answer) => refusal(&answer).map(Break::Changed),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    /// Raises the token of a lock that `id` holds, for a quorum whose servers have minted different ones. `false` when it does not hold it.
+    pub(crate) async fn raise(&self, name: &LockName, id: LeaseId, token: FencingToken) -> Result<bool, Error> {
+        let lock = self.keys.lock(name);
+        let keys = [lock.clone(), self.keys.token(&lock)];
+        let call = self.scripts.raise.call(&keys).arg(id.to_string()).arg(token.get()).arg(millis(TOKEN_IDLE));
+        match self.link.run(&call).await? {
+            Value::Int(raised) => Ok(raised == 1),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
+    /// Watches in the way of the clients that share these locks; `None` where they have none.
+    pub(crate) async fn watch(self: &Arc<Self>, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
+        if let Some(signal) = self.keys.signal(name) {
+            return Ok(Some(Box::new(SignalWatch::new(self.link.another().await?, signal).await)));
+        }
+        if self.keys.are_verbatim() {
+            // redis-py wakes nobody, and where it may be the holder only polling helps.
+            return Ok(None);
+        }
+        Ok(Some(Box::new(self.queue(name).await?)))
+    }
+
+    /// Joins the queue of `name`. From then on a release wakes this process when its turn comes.
+    pub(crate) async fn queue(self: &Arc<Self>, name: &LockName) -> Result<RedisWatch, Error> {
+        let lock = self.keys.lock(name);
+        // Before the effect, so that it is undone by the drop of the watch whatever happens next.
+        let mut watch = RedisWatch::new(Arc::clone(self), lock.clone());
+        if !self.enqueue(&lock).await? {
+            watch.complete();
+        }
+        Ok(watch)
+    }
+
+    /// Puts this process into the queue of a lock. `false` when the lock is free.
+    pub(crate) async fn enqueue(&self, lock: &str) -> Result<bool, Error> {
+        self.link.wakers.note(lock, Standing::Unsure, None);
+        self.link.subscribe().await?;
+        let keys = [lock.to_owned(), self.keys.waiters(lock)];
+        let answer = self.link.run(&self.scripts.wait.call(&keys).arg(self.link.wakers.channel())).await?;
+        let Value::Array(items) = &answer else { return Err(unexpected(&answer)) };
+        match &items[..] {
+            [Value::Int(1), Value::BulkString(place)] => {
+                self.link.wakers.note(lock, Standing::Queued, Some(String::from_utf8_lossy(place).into_owned()));
+                Ok(true)
+            }
+            [Value::Int(0)] => {
+                self.link.wakers.note(lock, Standing::Out, None);
+                Ok(false)
+            }
+            _ => Err(unexpected(&answer)),
+        }
+    }
+
+    /// Leaves the queue, or passes a wake-up on that will not be used.
+    pub(crate) fn leave(&self, lock: &str) {
+        let keys = [lock.to_owned(), self.keys.waiters(lock)];
+        let cluster = u8::from(self.link.is_cluster());
+        self.link.send_and_forget(&self.scripts.leave.call(&keys).arg(self.link.wakers.channel()).arg(cluster));
+    }
+}
+
+/// The failure of a call that was made for several leases, for each of them.
+fn again(error: &Error) -> Error {
+    let copy = Error::new(error.kind(), error.to_string())
+        .with_retryable(error.is_retryable())
+        .with_ambiguous(error.is_ambiguous());
+    match std::error::Error::source(error) {
+        Some(source) => copy.with_source(source.to_string()),
+        None => copy,
+    }
+}
+
+fn ttl(ttl: Option<Duration>) -> Result<Duration, Error> {
+    ttl.ok_or_else(|| Error::new(ErrorKind::Config, "a lock on Redis needs a ttl"))
+}
+
+/// Whole milliseconds, rounded up: Redis has no finer time, refuses 0, and a lease must never be shorter than asked for.
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).clamp(1, 1 << 52)
+}

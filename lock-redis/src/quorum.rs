@@ -1,0 +1,258 @@
+//! Independent servers of which a majority decides: the Redlock algorithm, with tokens that rise all the same.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::{
+    FutureExt,
+    future::{join_all, select_all},
+};
+use lock_core::{
+    Error, ErrorKind, FencingToken, Holder, Lease, LockName,
+    backend::{Attempt, Break, Claim, Grant, Release, Renewal, Watch},
+};
+
+use crate::{node::Node, wake::RedisWatch};
+
+/// All nodes are asked at once, and none is waited for longer than a fraction of the ttl.
+#[derive(Debug)]
+pub(crate) struct Quorum {
+    nodes: Vec<Arc<Node>>,
+    timeout: Duration,
+}
+
+impl Quorum {
+    pub(crate) fn new(nodes: Vec<Arc<Node>>, timeout: Duration) -> Self {
+        Self { nodes, timeout }
+    }
+
+    fn majority(&self) -> usize {
+        self.nodes.len() / 2 + 1
+    }
+
+    /// Asks every node, with a limit far below `ttl`.
+    async fn ask<T, F>(&self, ttl: Option<Duration>, ask: impl Fn(Arc<Node>) -> F) -> Vec<Result<T, Error>>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let limit = ttl.map_or(self.timeout, |ttl| (ttl / 10).max(Duration::from_millis(20)).min(self.timeout));
+        let bounded = self.nodes.iter().map(|node| {
+            let answer = tokio::time::timeout(limit, ask(Arc::clone(node)));
+            async move {
+                let late =
+                    || Error::new(ErrorKind::Timeout, format!("a server of the quorum did not answer in {limit:?}"));
+                answer.await.unwrap_or_else(|_| Err(late()))
+            }
+        });
+        join_all(bounded).await
+    }
+
+    /// The error of a quorum that did not come about.
+    fn short<T>(&self, answers: Vec<Result<T, Error>>) -> Error {
+        let failed = answers.iter().filter(|answer| answer.is_err()).count();
+        let message = format!("{failed} of the {} servers of the quorum did not answer", self.nodes.len());
+        let error = Error::new(ErrorKind::Unavailable, message);
+        match answers.into_iter().find_map(Result::err) {
+            Some(source) => error.with_source(source),
+            None => error,
+        }
+    }
+
+    pub(crate) async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+        let longer = Claim { ttl: claim.ttl.map(with_drift), ..claim.clone() };
+        let answers = self
+            .ask(claim.ttl, |node| {
+                let claim = longer.clone();
+                async move { node.acquire(&claim).await }
+            })
+            .await;
+        let grants: Vec<&Grant> = answers
+            .iter()
+            .filter_map(|answer| match answer {
+                Ok(Attempt::Granted(grant)) => Some(grant),
+                _ => None,
+            })
+            .collect();
+        if grants.len() >= self.majority()
+            && let Some(token) = grants.iter().filter_map(|grant| grant.token).max()
+            && self.agree(claim, token).await >= self.majority()
+        {
+            return Ok(Attempt::Granted(Grant {
+                token: Some(token),
+                crashed: grants.iter().find_map(|grant| grant.crashed.clone()),
+                already_ours: grants.iter().filter(|grant| grant.already_ours).count() >= self.majority(),
+            }));
+        }
+        // On every node: one that did not answer may have granted it.
+        let lease = claim.lease(None);
+        self.ask(claim.ttl, |node| {
+            let lease = lease.clone();
+            async move { node.release(&lease, Duration::ZERO).await }
+        })
+        .await;
+        let holders = answers.iter().filter_map(|answer| match answer {
+            Ok(Attempt::Held(holder)) => Some(holder.clone()),
+            _ => None,
+        });
+        match most_frequent(holders) {
+            Some(holder) => Ok(Attempt::Held(holder)),
+            None => Err(self.short(answers)),
+        }
+    }
+
+    /// Tells every node the largest token that any of them has minted. Any later majority shares a node with those who know it, and so
+    /// mints a larger one.
+    async fn agree(&self, claim: &Claim, token: FencingToken) -> usize {
+        let raised = self.ask(claim.ttl, |node| {
+            let (name, id) = (claim.name.clone(), claim.id);
+            async move { node.raise(&name, id, token).await }
+        });
+        raised.await.into_iter().filter(|raised| matches!(raised, Ok(true))).count()
+    }
+
+    pub(crate) async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
+        let longer: Vec<_> =
+            leases.iter().map(|lease| Lease { ttl: lease.ttl.map(with_drift), ..lease.clone() }).collect();
+        let shortest = leases.iter().filter_map(|lease| lease.ttl).min();
+        let ask = |node: Arc<Node>| {
+            let leases = longer.clone();
+            async move { Ok(node.renew_many(&leases).await) }
+        };
+        let answers = self.ask(shortest, ask).await;
+        (0..leases.len())
+            .map(|i| {
+                let (mut renewed, mut lost) = (0, Vec::new());
+                for answer in answers.iter().flatten() {
+                    match &answer[i] {
+                        Ok(Renewal::Renewed) => renewed += 1,
+                        Ok(Renewal::Lost(reason)) => lost.push(reason.clone()),
+                        Err(_) => {}
+                    }
+                }
+                match lost.len() {
+                    _ if renewed >= self.majority() => Ok(Renewal::Renewed),
+                    // Whoever is silent cannot make it a majority any more.
+                    n if n > self.nodes.len() - self.majority() => Ok(Renewal::Lost(lost.swap_remove(0))),
+                    _ => Err(Error::new(
+                        ErrorKind::Unavailable,
+                        format!("{renewed} of {} servers renewed the lease", self.nodes.len()),
+                    )),
+                }
+            })
+            .collect()
+    }
+
+    pub(crate) async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        let ask = |node: Arc<Node>| {
+            let lease = lease.clone();
+            async move { node.release(&lease, hold_for).await }
+        };
+        let answers = self.ask(lease.ttl, ask).await;
+        let answered = answers.iter().flatten().count();
+        let released = answers.iter().filter(|answer| matches!(answer, Ok(Release::Released))).count();
+        if released >= self.majority() {
+            return Ok(Release::Released);
+        }
+        if answered < self.majority() || released > 0 && answered < self.nodes.len() {
+            return Err(self.short(answers));
+        }
+        let holder = most_frequent(answers.into_iter().flatten().filter_map(|answer| match answer {
+            Release::NotHeld(holder) => holder,
+            Release::Released => None,
+        }));
+        Ok(Release::NotHeld(holder))
+    }
+
+    pub(crate) async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        let answers = self
+            .ask(None, |node| {
+                let name = name.clone();
+                async move { node.inspect(&name).await }
+            })
+            .await;
+        if answers.iter().flatten().count() < self.majority() {
+            return Err(self.short(answers));
+        }
+        let holders: Vec<_> = answers.into_iter().flatten().flatten().collect();
+        Ok(self.held_by_majority(holders))
+    }
+
+    pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+        let ask = |node: Arc<Node>| async move { node.list(prefix).await };
+        let answers = self.ask(None, ask).await;
+        if answers.iter().flatten().count() < self.majority() {
+            return Err(self.short(answers));
+        }
+        let mut all: Vec<_> = answers.into_iter().flatten().flatten().collect();
+        all.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let groups = all.chunk_by(|(a, _), (b, _)| a == b);
+        Ok(groups
+            .filter_map(|group| {
+                let holders = group.iter().map(|(_, holder)| holder.clone()).collect();
+                Some((group[0].0.clone(), self.held_by_majority(holders)?))
+            })
+            .collect())
+    }
+
+    fn held_by_majority(&self, holders: Vec<Holder>) -> Option<Holder> {
+        let count = |one: &Holder| holders.iter().filter(|holder| same(holder, one)).count();
+        holders.iter().find(|holder| count(holder) >= self.majority()).cloned()
+    }
+
+    pub(crate) async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
+        let ask = |node: Arc<Node>| async move { node.break_lock(name, version, by).await };
+        let answers = self.ask(None, ask).await;
+        if answers.iter().flatten().count() < self.majority() {
+            return Err(self.short(answers));
+        }
+        // Broken on one node, a majority that did not have to be all of them may be gone.
+        if answers.iter().any(|answer| matches!(answer, Ok(Break::Broken))) {
+            return Ok(Break::Broken);
+        }
+        let holders = answers.into_iter().flatten().filter_map(|answer| match answer {
+            Break::Changed(holder) => holder,
+            Break::Broken => None,
+        });
+        Ok(Break::Changed(self.held_by_majority(holders.collect())))
+    }
+
+    pub(crate) async fn watch(&self, name: &LockName) -> Result<QuorumWatch, Error> {
+        let answers = self
+            .ask(None, |node| {
+                let name = name.clone();
+                async move { node.queue(&name).await }
+            })
+            .await;
+        if answers.iter().flatten().count() < self.majority() {
+            return Err(self.short(answers));
+        }
+        Ok(QuorumWatch(answers.into_iter().flatten().collect()))
+    }
+}
+
+/// What the servers are told: their clocks may run faster than ours, by 1 % and 2 ms, and the lease must last for as long as
+/// its holder was promised on the holder's clock.
+fn with_drift(ttl: Duration) -> Duration {
+    ttl + ttl / 100 + Duration::from_millis(2)
+}
+
+fn same(a: &Holder, b: &Holder) -> bool {
+    (&a.version, &a.owner, &a.foreign) == (&b.version, &b.owner, &b.foreign)
+}
+
+fn most_frequent(holders: impl Iterator<Item = Holder>) -> Option<Holder> {
+    let holders: Vec<_> = holders.collect();
+    let count = |one: &Holder| holders.iter().filter(|holder| same(holder, one)).count();
+    holders.iter().max_by_key(|holder| count(holder)).cloned()
+}
+
+/// Completes with the first of its nodes.
+#[derive(Debug)]
+pub(crate) struct QuorumWatch(Vec<RedisWatch>);
+
+#[async_trait]
+impl Watch for QuorumWatch {
+    async fn changed(&mut self) {
+        select_all(self.0.iter_mut().map(|watch| async move { watch.changed().await }.boxed())).await;
+    }
+}

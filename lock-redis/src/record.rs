@@ -1,0 +1,125 @@
+//! The value of a lock's key: the lease id first, so that clients which compare the whole value and clients which set their own
+//! exclude each other; then what others may know: `<id> <token> <since, µs> <ttl, ms> <bytes of owner> <owner>[+<data>]`.
+
+use std::time::{Duration, SystemTime};
+
+use lock_core::{FencingToken, Holder, LeaseId, backend::Claim};
+
+/// The prefix that release.lua puts before a record which keeps the lock refused for a while after its release.
+const RELEASED: &[u8] = b"released ";
+
+/// The end of the record, which the client knows before the server has chosen token and time.
+pub(crate) fn tail(claim: &Claim) -> Vec<u8> {
+    let mut tail = format!("{} {}", claim.owner.len(), claim.owner).into_bytes();
+    if let Some(data) = &claim.data {
+        tail.push(b'+');
+        tail.extend_from_slice(data);
+    }
+    tail
+}
+
+/// What a key says about who holds its lock: `value` if it is a string, else the `kind` of value, and the key's remaining time.
+pub(crate) fn holder(value: Option<&[u8]>, ttl_ms: i64, kind: Option<&str>) -> Holder {
+    let expires_in = u64::try_from(ttl_ms).ok().map(Duration::from_millis);
+    let Some(value) = value else {
+        return foreign(foreign_kind(kind.unwrap_or("value of an unknown type")), expires_in);
+    };
+    let (record, released) = match value.strip_prefix(RELEASED) {
+        Some(record) => (record, true),
+        None => (value, false),
+    };
+    match parse(record) {
+        Some(holder) => Holder { expires_in, version: holder.version.filter(|_| !released), ..holder },
+        None => foreign("a foreign Redis client".into(), expires_in),
+    }
+}
+
+/// The holder in a record as it was written, such as one that crashed.
+pub(crate) fn parse(record: &[u8]) -> Option<Holder> {
+    let mut fields = record.splitn(6, |&b| b == b' ');
+    let mut text = || std::str::from_utf8(fields.next()?).ok();
+    let id: LeaseId = text()?.parse().ok()?;
+    let token = FencingToken::new(text()?.parse().ok()?)?;
+    let since = SystemTime::UNIX_EPOCH + Duration::from_micros(text()?.parse().ok()?);
+    let _ttl_ms: u64 = text()?.parse().ok()?;
+    let owner_bytes: usize = text()?.parse().ok()?;
+    let (owner, data) = fields.next()?.split_at_checked(owner_bytes)?;
+    let data = match data.split_first() {
+        None => None,
+        Some((b'+', data)) => Some(data.to_vec()),
+        Some(_) => return None,
+    };
+    Some(Holder {
+        owner: Some(std::str::from_utf8(owner).ok()?.into()),
+        token: Some(token),
+        since: Some(since),
+        data,
+        version: Some(id.to_string()),
+        ..Holder::default()
+    })
+}
+
+fn foreign(mut kind: String, expires_in: Option<Duration>) -> Holder {
+    if expires_in.is_none() {
+        kind.push_str(" whose key never expires");
+    }
+    Holder { foreign: Some(kind), expires_in, ..Holder::default() }
+}
+
+fn foreign_kind(kind: &str) -> String {
+    match kind {
+        "hash" => "a Redis hash (Redisson)".into(),
+        other => format!("a Redis {other}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lock_core::LockName;
+
+    use super::*;
+
+    fn record(owner: &str, data: Option<&[u8]>) -> Vec<u8> {
+        let claim = Claim {
+            name: LockName::new("n").unwrap(),
+            id: LeaseId::from(7),
+            owner: owner.into(),
+            ttl: None,
+            data: data.map(Into::into),
+        };
+        let mut record = format!("{} 1700000000000001 1700000000000000 30000 ", claim.id).into_bytes();
+        record.extend(tail(&claim));
+        record
+    }
+
+    #[test]
+    fn owner_and_data_survive_whatever_bytes_they_have() {
+        for owner in ["etl:1", "", "two words + more", "ü\n\0"] {
+            for data in [None, Some(&b""[..]), Some(b"+ \0\xff")] {
+                let holder = parse(&record(owner, data)).unwrap();
+                assert_eq!((holder.owner.as_deref(), holder.data.as_deref()), (Some(owner), data));
+                assert_eq!(holder.token.unwrap().get(), 1_700_000_000_000_001);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_ours_is_foreign_and_cannot_be_broken() {
+        let uuid = b"0123456789abcdef0123456789abcdef";
+        for value in [&uuid[..], b"", b"\xff", &record("o", None)[..40], b"ADDED:2026-01-01@host"] {
+            let holder = holder(Some(value), 5_000, None);
+            assert_eq!(holder.foreign.as_deref(), Some("a foreign Redis client"));
+            assert_eq!((holder.version, holder.expires_in), (None, Some(Duration::from_secs(5))));
+        }
+        assert_eq!(holder(Some(uuid), -1, None).foreign.unwrap(), "a foreign Redis client whose key never expires");
+        assert_eq!(holder(None, 9, Some("hash")).foreign.unwrap(), "a Redis hash (Redisson)");
+    }
+
+    #[test]
+    fn a_lock_that_is_only_kept_refused_cannot_be_broken() {
+        let mut kept = RELEASED.to_vec();
+        kept.extend(record("etl:1", None));
+        let holder = holder(Some(&kept), 5, None);
+        assert_eq!((holder.owner.as_deref(), holder.version, holder.foreign), (Some("etl:1"), None, None));
+    }
+}

@@ -1,0 +1,81 @@
+//! The Lua scripts: one call for each operation, whole or not at all.
+
+use redis::{Arg, Cmd, ToRedisArgs};
+
+/// A script, known to the server by its digest.
+#[derive(Debug)]
+pub(crate) struct Script {
+    code: &'static str,
+    digest: String,
+}
+
+macro_rules! scripts {
+    ($($(#[$doc:meta])* $name:ident = $file:literal,)*) => {
+        /// All scripts.
+        #[derive(Debug)]
+        pub(crate) struct Scripts {
+            $($(#[$doc])* pub(crate) $name: Script,)*
+        }
+
+        impl Scripts {
+            pub(crate) fn new() -> Self {
+                Self {
+                    $($name: Script::new(concat!(
+                        include_str!("scripts/common.lua"),
+                        include_str!(concat!("scripts/", $file)),
+                    )),)*
+                }
+            }
+        }
+    };
+}
+
+scripts! {
+    acquire = "acquire.lua",
+    renew = "renew.lua",
+    release = "release.lua",
+    inspect = "inspect.lua",
+    break_lock = "break.lua",
+    wait = "wait.lua",
+    leave = "leave.lua",
+    raise = "raise.lua",
+}
+
+impl Script {
+    fn new(code: &'static str) -> Self {
+        Self { digest: redis::Script::new(code).get_hash().into(), code }
+    }
+
+    /// A call of this script with `keys`; arguments are added with [`Call::arg`].
+    pub(crate) fn call(&self, keys: &[String]) -> Call<'_> {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&self.digest).arg(keys.len()).arg(keys);
+        Call { script: self, command }
+    }
+}
+
+/// One call of a script, by its digest.
+#[derive(Debug)]
+pub(crate) struct Call<'a> {
+    script: &'a Script,
+    pub(crate) command: Cmd,
+}
+
+impl Call<'_> {
+    pub(crate) fn arg(mut self, arg: impl ToRedisArgs) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    /// The same call with the script's text, for a server that does not know it yet; it does afterwards.
+    pub(crate) fn with_text(&self) -> Cmd {
+        let mut command = redis::cmd("EVAL");
+        command.arg(self.script.code);
+        for arg in self.command.args_iter().skip(2) {
+            if let Arg::Simple(bytes) = arg {
+                command.arg(bytes);
+            }
+        }
+        command
+    }
+}

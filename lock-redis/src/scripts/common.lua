@@ -1,0 +1,27 @@
+-- Prepended to every script.
+
+-- Who holds the lock, for a refusal: {0, record or false, remaining ms, type of a key that is no string or false}.
+local function holder(lock, held)
+  local kind = false
+  if not held then kind = redis.call('TYPE', lock).ok end
+  return {0, held, redis.call('PTTL', lock), kind}
+end
+
+-- Queues a waiting process, known by its channel; one that waits already keeps its place.
+local function enqueue(waiters, channel, score, lock)
+  redis.call('ZADD', waiters, 'NX', string.format('%.0f', score), channel)
+  -- A waiter comes back when the lease ends, at the latest; a queue that nobody has touched for long is dead.
+  redis.call('PEXPIRE', waiters, math.max(redis.call('PTTL', lock), 0) + 600000)
+end
+
+-- Wakes the process that has waited longest, and only that one: it passes the wake-up on if it cannot use it. A process that died
+-- does not receive, and the next one is woken. On a cluster, PUBLISH counts only its own node's receivers, so the count says nothing.
+-- pcall: a user without the right to publish must still be able to release.
+local function wake(waiters, lock, cluster)
+  while true do
+    local first = redis.pcall('ZPOPMIN', waiters)
+    if first.err or not first[1] then return end
+    local received = redis.pcall('PUBLISH', first[1], lock)
+    if type(received) ~= 'number' or received > 0 or cluster == '1' then return end
+  end
+end

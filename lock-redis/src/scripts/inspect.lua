@@ -1,0 +1,2 @@
+-- Who holds the lock. KEYS: lock.
+return holder(KEYS[1], redis.call('MGET', KEYS[1])[1])

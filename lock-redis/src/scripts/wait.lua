@@ -1,0 +1,6 @@
+-- Queues a waiting process. KEYS: lock, waiters. ARGV: its channel. Answers {1, its place} or, if the lock is free, {0}.
+if redis.call('EXISTS', KEYS[1]) == 0 then return {0} end
+local time = redis.call('TIME')
+local now = time[1] * 1000000 + time[2]
+enqueue(KEYS[2], ARGV[1], now, KEYS[1])
+return {1, string.format('%.0f', now)}

@@ -1,0 +1,177 @@
+//! Waiting processes: each has one channel, and one queue per lock decides who is woken by a release.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use lock_core::{LeaseId, backend::Watch};
+use redis::Value;
+use tokio::sync::watch;
+
+use crate::node::Node;
+
+/// The locks that this process waits for, by key.
+#[derive(Debug)]
+pub(crate) struct Wakers {
+    channel: String,
+    waiting: Mutex<HashMap<String, Waiting>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    watches: usize,
+    /// When the process began to wait, by the server's clock: its place in the queue, also after a wake-up that came to nothing.
+    place: Option<String>,
+    standing: Standing,
+    changes: watch::Sender<()>,
+}
+
+/// Where this process stands in the server's queue of a lock, as far as it knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Not in it.
+    Out,
+    /// In it.
+    Queued,
+    /// Taken out of it and woken, and nobody else was; or a request to put it in was not answered yet.
+    Unsure,
+}
+
+/// What an acquire tells the server about the waiting of its process.
+#[derive(Debug)]
+pub(crate) struct Queuing<'a> {
+    /// Empty when this process does not wait.
+    pub(crate) channel: &'a str,
+    /// Empty when it has none yet.
+    pub(crate) place: String,
+    /// Whether nobody is left waiting in this process once the lock is granted.
+    pub(crate) alone: bool,
+}
+
+impl Wakers {
+    pub(crate) fn new() -> Self {
+        Self { channel: format!("dlock:wake:{}", LeaseId::random()), waiting: Mutex::default() }
+    }
+
+    /// The channel on which this process is woken.
+    pub(crate) fn channel(&self) -> &str {
+        &self.channel
+    }
+
+    pub(crate) fn anybody_waits(&self) -> bool {
+        !self.map().is_empty()
+    }
+
+    /// How this process waits for `lock` while it tries to acquire it.
+    pub(crate) fn queuing(&self, lock: &str) -> Queuing<'_> {
+        match self.map().get(lock) {
+            Some(waiting) => Queuing {
+                channel: &self.channel,
+                place: waiting.place.clone().unwrap_or_default(),
+                alone: waiting.watches == 1,
+            },
+            None => Queuing { channel: "", place: String::new(), alone: false },
+        }
+    }
+
+    /// Notes what the server did.
+    pub(crate) fn note(&self, lock: &str, standing: Standing, place: Option<String>) {
+        if let Some(waiting) = self.map().get_mut(lock) {
+            waiting.standing = standing;
+            waiting.place = waiting.place.take().or(place);
+        }
+    }
+
+    pub(crate) fn wake_all(&self) {
+        for waiting in self.map().values() {
+            waiting.changes.send_replace(());
+        }
+    }
+
+    /// A message came: its payload is the key of a lock that became free.
+    pub(crate) fn received(&self, data: &[Value]) {
+        let [_, Value::BulkString(lock)] = data else { return };
+        let Ok(lock) = std::str::from_utf8(lock) else { return };
+        if let Some(waiting) = self.map().get_mut(lock) {
+            waiting.standing = Standing::Unsure;
+            waiting.changes.send_replace(());
+        }
+    }
+
+    fn is_queued(&self, lock: &str) -> bool {
+        self.map().get(lock).is_some_and(|waiting| waiting.standing == Standing::Queued)
+    }
+
+    fn add(&self, lock: &str) -> watch::Receiver<()> {
+        match self.map().entry(lock.to_owned()) {
+            Entry::Occupied(mut entry) => {
+                entry.get_mut().watches += 1;
+                entry.get().changes.subscribe()
+            }
+            Entry::Vacant(entry) => {
+                let (changes, receiver) = watch::channel(());
+                entry.insert(Waiting { watches: 1, place: None, standing: Standing::Out, changes });
+                receiver
+            }
+        }
+    }
+
+    /// Whether this was the last watch of `lock`, and the server has to be told.
+    fn remove(&self, lock: &str) -> bool {
+        let mut map = self.map();
+        let Some(waiting) = map.get_mut(lock) else { return false };
+        waiting.watches -= 1;
+        waiting.watches == 0 && map.remove(lock).is_some_and(|waiting| waiting.standing != Standing::Out)
+    }
+
+    fn map(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits for one lock to become free.
+#[derive(Debug)]
+pub(crate) struct RedisWatch {
+    node: Arc<Node>,
+    lock: String,
+    changes: watch::Receiver<()>,
+}
+
+impl RedisWatch {
+    /// Notes the watch in this process; the server has to be told next.
+    pub(crate) fn new(node: Arc<Node>, lock: String) -> Self {
+        let changes = node.link.wakers.add(&lock);
+        Self { node, lock, changes }
+    }
+
+    /// Makes [`Watch::changed`] return.
+    pub(crate) fn complete(&mut self) {
+        self.changes.mark_changed();
+    }
+}
+
+#[async_trait]
+impl Watch for RedisWatch {
+    async fn changed(&mut self) {
+        // Being woken ended the place in the queue. An attempt to acquire that was refused has restored it, normally.
+        let seen = !self.changes.has_changed().unwrap_or(true);
+        if seen
+            && !self.node.link.wakers.is_queued(&self.lock)
+            && matches!(self.node.enqueue(&self.lock).await, Ok(false))
+        {
+            return;
+        }
+        // The sender lives as long as any watch of this lock, so this cannot fail.
+        let _ = self.changes.changed().await;
+    }
+}
+
+impl Drop for RedisWatch {
+    fn drop(&mut self) {
+        if self.node.link.wakers.remove(&self.lock) {
+            self.node.leave(&self.lock);
+        }
+    }
+}

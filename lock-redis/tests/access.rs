@@ -1,0 +1,141 @@
+//! Logging in, databases, the unix socket; what a user may not do; and that no secret is ever shown.
+
+use std::time::Duration;
+
+use integration::redis::RedisServer;
+use lock_core::{
+    Error, ErrorKind, LeaseId, LockName,
+    backend::{Attempt, Backend, Break, Claim, Release, Renewal},
+};
+use lock_redis::{Address, RedisBackend, RedisConfig};
+
+/// The rules of the README, for a user that may only use locks.
+const RULES: &[&str] = &[
+    "resetkeys",
+    "~dlock:*",
+    "resetchannels",
+    "&dlock:*",
+    "+evalsha",
+    "+eval",
+    "+mget",
+    "+set",
+    "+del",
+    "+pexpire",
+    "+pttl",
+    "+type",
+    "+exists",
+    "+time",
+    "+publish",
+    "+subscribe",
+    "+zadd",
+    "+zrem",
+    "+zpopmin",
+    "+scan",
+    "+hello",
+    "+select",
+    "+ping",
+];
+
+fn tcp(server: &RedisServer) -> RedisConfig {
+    RedisConfig::standalone(Address::tcp("127.0.0.1", server.port()))
+}
+
+fn claim(name: &str) -> Claim {
+    Claim {
+        name: LockName::new(name).unwrap(),
+        id: LeaseId::random(),
+        owner: "test".into(),
+        ttl: Some(Duration::from_secs(60)),
+        data: None,
+    }
+}
+
+/// Every operation once.
+async fn use_all(config: RedisConfig) -> Result<(), Error> {
+    let backend = RedisBackend::new(config)?;
+    // A name of its own: where a right is missing, a lock may stay behind.
+    let name = format!("all/{}", LeaseId::random());
+    let (claim, rival) = (claim(&name), claim(&name));
+    let Attempt::Granted(grant) = backend.acquire(&claim).await? else { panic!("the lock is free") };
+    let lease = claim.lease(grant.token);
+    let watch = backend.watch(&claim.name).await?;
+    assert!(matches!(backend.acquire(&rival).await?, Attempt::Held(_)));
+    assert_eq!(backend.renew(&lease).await?, Renewal::Renewed);
+    assert_eq!(backend.list(&name[..20]).await?.len(), 1);
+    let holder = backend.inspect(&claim.name).await?.expect("it is held");
+    assert_eq!(backend.break_lock(&claim.name, &holder.version.unwrap(), "test").await?, Break::Broken);
+    assert!(matches!(backend.renew(&lease).await?, Renewal::Lost(_)));
+    assert!(matches!(backend.release(&lease, Duration::ZERO).await?, Release::NotHeld(None)));
+    watch.expect("Redis wakes").changed().await;
+    let Attempt::Granted(grant) = backend.acquire(&rival).await? else { panic!("it was broken") };
+    assert_eq!(backend.release(&rival.lease(grant.token), Duration::ZERO).await?, Release::Released);
+    Ok(())
+}
+
+async fn kind(config: RedisConfig) -> ErrorKind {
+    let error = use_all(config).await.unwrap_err();
+    assert!(!error.is_ambiguous() && !format!("{error} {error:?}").contains("s3cret"), "{error:?}");
+    error.kind()
+}
+
+#[tokio::test]
+async fn a_password_a_database_and_a_socket_work() {
+    let server = RedisServer::with_args(&["--requirepass", "s3cret"]);
+    use_all(tcp(&server).password("s3cret").database(3)).await.unwrap();
+    use_all(RedisConfig::standalone(Address::Unix(server.socket())).password("s3cret")).await.unwrap();
+    assert_eq!(kind(tcp(&server)).await, ErrorKind::PermissionDenied);
+    assert_eq!(kind(tcp(&server).password("s3cret-not")).await, ErrorKind::PermissionDenied);
+    assert_eq!(kind(tcp(&server).password("s3cret").database(99)).await, ErrorKind::Config);
+}
+
+#[tokio::test]
+async fn locks_need_no_more_than_the_documented_rules() {
+    let server = RedisServer::start();
+    let set = |user, rules: &[&str]| {
+        let reply = server.command(&[&["ACL", "SETUSER", user, "reset", "on", ">s3cret"], rules].concat());
+        assert_eq!(reply, "+OK\r\n");
+    };
+    set("locks", RULES);
+    use_all(tcp(&server).login("locks", "s3cret")).await.unwrap();
+    for missing in
+        RULES.iter().filter(|rule| ["+mget", "+set", "+del", "+evalsha", "+pexpire", "~dlock:*"].contains(rule))
+    {
+        let fewer: Vec<_> = RULES.iter().copied().filter(|rule| rule != missing).collect();
+        set("fewer", &fewer);
+        assert_eq!(kind(tcp(&server).login("fewer", "s3cret")).await, ErrorKind::PermissionDenied, "without {missing}");
+    }
+    assert!(include_str!("../README.md").contains(&RULES.join(" ")), "the README has these rules");
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_not_ambiguous() {
+    let mut server = RedisServer::start();
+    server.kill();
+    assert_eq!(kind(tcp(&server)).await, ErrorKind::Unavailable);
+    assert_eq!(
+        kind(RedisConfig::standalone(Address::Unix("/nonexistent/redis.sock".into()))).await,
+        ErrorKind::Unavailable
+    );
+}
+
+#[tokio::test]
+async fn a_full_and_a_read_only_server_say_so() {
+    let server = RedisServer::start();
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(kind(tcp(&server)).await, ErrorKind::Full);
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    server.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    assert_eq!(kind(tcp(&server)).await, ErrorKind::Full);
+    server.command(&["CONFIG", "SET", "replica-serve-stale-data", "no"]);
+    assert_eq!(kind(tcp(&server)).await, ErrorKind::Unavailable, "MASTERDOWN");
+}
+
+#[tokio::test]
+async fn secrets_are_never_shown() {
+    let config = RedisConfig::standalone(Address::tcp("h", 1)).login("ann", "s3cret").sentinel_login(None, "s3cret");
+    let backend = RedisBackend::new(config.clone()).unwrap();
+    for shown in [format!("{config:?}"), config.to_string(), format!("{backend:?}"), backend.describe()] {
+        assert!(!shown.contains("s3cret"), "{shown}");
+    }
+    assert_eq!(backend.describe(), "redis://h:1");
+}

@@ -1,0 +1,69 @@
+//! What several test files need.
+#![allow(dead_code, reason = "every test file uses a part of it")]
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use integration::redis::RedisServer;
+use lock_core::{
+    Holder, Lease, LeaseId, LockName, Locker,
+    backend::{Attempt, Backend, Claim, Grant},
+};
+use lock_redis::{Address, RedisBackend, RedisConfig};
+
+/// A single server at `addr`, with timeouts for tests.
+pub(crate) fn at(addr: SocketAddr) -> RedisConfig {
+    RedisConfig::standalone(Address::tcp(addr.ip().to_string(), addr.port())).timeout(Duration::from_millis(300))
+}
+
+pub(crate) fn client(addr: SocketAddr) -> RedisBackend {
+    RedisBackend::new(at(addr)).unwrap()
+}
+
+pub(crate) fn locker(backend: RedisBackend, ttl: Duration) -> Locker {
+    Locker::builder(Arc::new(backend)).ttl(ttl).build().unwrap()
+}
+
+pub(crate) fn name(text: &str) -> LockName {
+    LockName::new(text).unwrap()
+}
+
+pub(crate) fn claim(text: &str, ttl: Duration) -> Claim {
+    Claim { name: name(text), id: LeaseId::random(), owner: "test".into(), ttl: Some(ttl), data: None }
+}
+
+/// Acquires a lock that is free.
+pub(crate) async fn granted(backend: &RedisBackend, claim: &Claim) -> (Lease, Grant) {
+    match backend.acquire(claim).await.unwrap() {
+        Attempt::Granted(grant) => (claim.lease(grant.token), grant),
+        Attempt::Held(holder) => panic!("{} is held by {holder}", claim.name),
+    }
+}
+
+/// Tries a lock that is held.
+pub(crate) async fn refused(backend: &RedisBackend, claim: &Claim) -> Holder {
+    match backend.acquire(claim).await.unwrap() {
+        Attempt::Granted(_) => panic!("{} was free", claim.name),
+        Attempt::Held(holder) => holder,
+    }
+}
+
+/// Asks until `condition` holds, for at most 20 s.
+pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < Duration::from_secs(20), "waited 20 s for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// How often the server has run `command`, as sent by clients or from scripts; all commands for "".
+pub(crate) fn calls(server: &RedisServer, command: &str) -> u64 {
+    let stats = server.command(&["INFO", "commandstats"]);
+    let prefix = format!("cmdstat_{command}");
+    let lines = stats.lines().filter_map(|line| line.strip_prefix(&prefix)?.split_once("calls=")?.1.split_once(','));
+    lines.map(|(calls, _)| calls.parse::<u64>().unwrap()).sum()
+}

@@ -1,0 +1,173 @@
+//! Real foreign clients from PyPI, in both directions, and what they leave at a key.
+
+mod common;
+
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use common::{at, claim, granted, locker, name, refused};
+use integration::redis::RedisServer;
+use lock_core::backend::{Attempt, Backend, Break, Release};
+use lock_redis::{Compat, RedisBackend};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+};
+
+const LONG: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A Python process that holds foreign locks and does what it is told, line by line.
+struct Python {
+    _child: Child,
+    stdin: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+const SCRIPT: &str = r#"
+import sys, redis, redis_lock
+client = redis.Redis(port=int(sys.argv[1]))
+make = {
+    "redis-py": lambda: client.lock("job", timeout=600),
+    "redis-py-for-ever": lambda: client.lock("job"),
+    "python-redis-lock": lambda: redis_lock.Lock(client, "job", expire=600),
+}[sys.argv[2]]
+lock = make()
+for line in sys.stdin:
+    word = line.strip()
+    if word == "try":
+        print("had" if lock.acquire(blocking=False) else "held", flush=True)
+    elif word == "wait":
+        print("had" if lock.acquire() else "held", flush=True)
+    elif word == "release":
+        lock.release()
+        print("released", flush=True)
+"#;
+
+impl Python {
+    fn start(server: &RedisServer, client: &str) -> Self {
+        let mut child = Command::new(integration::python::python())
+            .args(["-c", SCRIPT, &server.port().to_string(), client])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the Python of the tests starts");
+        let answers = BufReader::new(child.stdout.take().unwrap()).lines();
+        Self { stdin: child.stdin.take().unwrap(), answers, _child: child }
+    }
+
+    async fn tell(&mut self, word: &str) {
+        self.stdin.write_all(format!("{word}\n").as_bytes()).await.unwrap();
+    }
+
+    async fn answer(&mut self) -> String {
+        let line = tokio::time::timeout(PATIENCE, self.answers.next_line()).await.expect("python answers").unwrap();
+        line.expect("python goes on answering")
+    }
+
+    async fn ask(&mut self, word: &str) -> String {
+        self.tell(word).await;
+        self.answer().await
+    }
+}
+
+fn client_like(server: &RedisServer, compat: Compat) -> RedisBackend {
+    RedisBackend::new(at(server.addr()).compat(compat)).unwrap()
+}
+
+async fn exclusion_in_both_directions(compat: Compat, client: &str) {
+    let server = RedisServer::start();
+    let (ours, mut theirs) = (client_like(&server, compat), Python::start(&server, client));
+    let (lease, _) = granted(&ours, &claim("job", LONG)).await;
+    assert_eq!(theirs.ask("try").await, "held");
+    assert_eq!(ours.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    assert_eq!(theirs.ask("try").await, "had");
+    let holder = refused(&ours, &claim("job", LONG)).await;
+    assert_eq!(holder.foreign.as_deref(), Some("a foreign Redis client"));
+    assert!(holder.expires_in.is_some_and(|left| left > LONG / 2 && left <= LONG), "{holder}");
+    let other = claim("job", LONG).lease(None);
+    let released = ours.release(&other, Duration::ZERO).await.unwrap();
+    assert!(matches!(released, Release::NotHeld(Some(_))), "nothing foreign is released");
+    assert_eq!(theirs.ask("release").await, "released");
+    let (next, _) = granted(&ours, &claim("job", LONG)).await;
+    assert!(next.token > lease.token);
+}
+
+async fn wake_up_in_both_directions(compat: Compat, client: &str) {
+    let server = RedisServer::start();
+    let mut theirs = Python::start(&server, client);
+    let locker = locker(client_like(&server, compat), LONG);
+    let guard = locker.lock("job").acquire().await.unwrap();
+    let before = common::calls(&server, "set");
+    theirs.tell("wait").await;
+    common::until("them to wait", async || common::calls(&server, "set") > before).await;
+    let start = Instant::now();
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
+    assert_eq!(theirs.answer().await, "had");
+    println!("{client} was woken after {:?}", start.elapsed());
+    let tried = common::calls(&server, "mget") + 1;
+    let waiting = tokio::spawn(async move { locker.lock("job").acquire().await.unwrap() });
+    common::until("us to wait", async || common::calls(&server, "mget") > tried).await;
+    let start = Instant::now();
+    assert_eq!(theirs.ask("release").await, "released");
+    let guard = tokio::time::timeout(PATIENCE, waiting).await.expect("we are woken").unwrap();
+    println!("we were woken after {:?} by {client}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
+}
+
+#[tokio::test]
+async fn redis_py_and_we_exclude_each_other() {
+    exclusion_in_both_directions(Compat::RedisPy, "redis-py").await;
+}
+
+#[tokio::test]
+async fn python_redis_lock_and_we_exclude_each_other() {
+    exclusion_in_both_directions(Compat::PythonRedisLock, "python-redis-lock").await;
+}
+
+#[tokio::test]
+async fn redis_py_and_we_wake_each_other() {
+    wake_up_in_both_directions(Compat::RedisPy, "redis-py").await;
+}
+
+#[tokio::test]
+async fn python_redis_lock_and_we_wake_each_other() {
+    wake_up_in_both_directions(Compat::PythonRedisLock, "python-redis-lock").await;
+}
+
+#[tokio::test]
+async fn a_foreign_lock_without_a_ttl_is_said_to_never_expire() {
+    let server = RedisServer::start();
+    let (ours, mut theirs) = (client_like(&server, Compat::RedisPy), Python::start(&server, "redis-py-for-ever"));
+    assert_eq!(theirs.ask("try").await, "had");
+    let holder = refused(&ours, &claim("job", LONG)).await;
+    assert_eq!(holder.foreign.as_deref(), Some("a foreign Redis client whose key never expires"));
+    assert_eq!((holder.expires_in, holder.version), (None, None));
+    assert_eq!(theirs.ask("release").await, "released");
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_is_a_foreign_lock_and_is_never_touched() {
+    let server = RedisServer::start();
+    let ours = client_like(&server, Compat::RedisPy);
+    for make in
+        [&["HSET", "job", "uuid:1", "1"][..], &["LPUSH", "job", "x"], &["SADD", "job", "x"], &["ZADD", "job", "1", "x"]]
+    {
+        server.command(&["DEL", "job"]);
+        server.command(make);
+        let claim = claim("job", LONG);
+        let holder = refused(&ours, &claim).await;
+        assert!(holder.foreign.as_deref().is_some_and(|kind| kind.ends_with("whose key never expires")), "{holder:?}");
+        let lease = claim.lease(None);
+        assert!(matches!(ours.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(Some(_))));
+        assert!(matches!(ours.renew(&lease).await.unwrap(), lock_core::backend::Renewal::Lost(_)));
+        let broken = ours.break_lock(&name("job"), &claim.id.to_string(), "test").await.unwrap();
+        assert!(matches!(broken, Break::Changed(Some(_))));
+        assert!(matches!(ours.acquire(&claim).await.unwrap(), Attempt::Held(_)));
+        assert_eq!(server.command(&["EXISTS", "job"]), ":1\r\n");
+    }
+}

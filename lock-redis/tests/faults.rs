@@ -1,0 +1,307 @@
+//! A real server behind a network that loses and cuts, and a server that freezes, dies and forgets.
+
+mod common;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use common::{calls, claim, client, granted, name, refused, until};
+use integration::{
+    Direction::{Replies, Requests},
+    Proxy,
+    redis::RedisServer,
+};
+use lock_core::{
+    ErrorKind, LossReason, TryAcquire,
+    backend::{Attempt, Backend, Release, Renewal},
+};
+use lock_redis::RedisBackend;
+
+const LONG: Duration = Duration::from_secs(600);
+
+/// A server; a client that reaches it through a proxy, already connected; and an observer that does not.
+async fn rig() -> (RedisServer, Proxy, RedisBackend, RedisBackend) {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.addr()).await;
+    let (through, direct) = (client(proxy.addr()), client(server.addr()));
+    // The server knows the scripts, else a lost reply would be one that asks for the text.
+    let (lease, _) = granted(&through, &claim("warm", LONG)).await;
+    assert_eq!(through.renew(&lease).await.unwrap(), Renewal::Renewed);
+    assert_eq!(through.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    (server, proxy, through, direct)
+}
+
+#[tokio::test]
+async fn an_acquire_whose_reply_was_lost_is_found_to_be_ours() {
+    let (_server, proxy, through, direct) = rig().await;
+    let claim = claim("job", LONG);
+    proxy.lose(Replies);
+    let error = through.acquire(&claim).await.unwrap_err();
+    assert!(error.is_ambiguous() && error.kind() == ErrorKind::Timeout, "{error}");
+    let holder = direct.inspect(&claim.name).await.unwrap().expect("the request had arrived");
+    proxy.heal();
+    let (_, grant) = granted(&through, &claim).await;
+    assert!(grant.already_ours && grant.token == holder.token);
+}
+
+#[tokio::test]
+async fn an_acquire_whose_request_was_lost_is_granted_when_repeated() {
+    let (_server, proxy, through, direct) = rig().await;
+    let claim = claim("job", LONG);
+    proxy.lose(Requests);
+    assert!(through.acquire(&claim).await.unwrap_err().is_ambiguous());
+    assert_eq!(direct.inspect(&claim.name).await.unwrap(), None);
+    proxy.heal();
+    assert!(!granted(&through, &claim).await.1.already_ours);
+}
+
+#[tokio::test]
+async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock() {
+    let (server, proxy, through, direct) = rig().await;
+    let late = claim("job", LONG);
+    proxy.hold(Requests);
+    assert!(through.acquire(&late).await.unwrap_err().is_ambiguous());
+    // The same process gives up, over another way.
+    let lease = late.lease(None);
+    assert_eq!(direct.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(None));
+    let before = calls(&server, "evalsha");
+    proxy.heal();
+    until("the late request to arrive", async || calls(&server, "evalsha") > before).await;
+    assert_eq!(direct.inspect(&late.name).await.unwrap(), None, "the late acquire was refused");
+}
+
+#[tokio::test]
+async fn a_renewal_whose_reply_was_lost_has_renewed() {
+    let (_server, proxy, through, direct) = rig().await;
+    let claim = claim("job", LONG);
+    let (mut lease, _) = granted(&through, &claim).await;
+    lease.ttl = Some(LONG * 2);
+    proxy.lose(Replies);
+    assert!(through.renew(&lease).await.unwrap_err().is_ambiguous());
+    let left = direct.inspect(&claim.name).await.unwrap().unwrap().expires_in.unwrap();
+    assert!(left > LONG, "{left:?}");
+    proxy.heal();
+    assert_eq!(through.renew(&lease).await.unwrap(), Renewal::Renewed);
+}
+
+#[tokio::test]
+async fn a_release_whose_reply_was_lost_has_released_and_spares_the_successor() {
+    let (_server, proxy, through, direct) = rig().await;
+    let (lease, _) = granted(&through, &claim("job", LONG)).await;
+    proxy.lose(Replies);
+    assert!(through.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
+    let (successor, _) = granted(&direct, &claim("job", LONG)).await;
+    proxy.heal();
+    assert!(matches!(through.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(_)));
+    assert_eq!(direct.renew(&successor).await.unwrap(), Renewal::Renewed);
+}
+
+#[tokio::test]
+async fn a_connection_that_was_cut_is_replaced_by_the_next_request() {
+    let (_server, proxy, through, _) = rig().await;
+    let (lease, _) = granted(&through, &claim("job", LONG)).await;
+    for _ in 0..5 {
+        let before = proxy.connections();
+        proxy.cut();
+        // The client may learn of the cut only by its next request, and then the answer to that one is lost.
+        until("the renewal on a new connection", async || matches!(through.renew(&lease).await, Ok(Renewal::Renewed)))
+            .await;
+        assert_eq!(proxy.connections(), before + 1);
+    }
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_replaced_although_callers_give_up_early() {
+    let (_server, proxy, through, _) = rig().await;
+    let (lease, _) = granted(&through, &claim("job", LONG)).await;
+    let before = proxy.connections();
+    // A cut that nobody is told about: a firewall that has forgotten the connection.
+    proxy.hold(Requests);
+    let patience = Duration::from_millis(50);
+    let start = Instant::now();
+    until("a second connection", async || {
+        let _ = tokio::time::timeout(patience, through.renew(&lease)).await;
+        proxy.connections() > before
+    })
+    .await;
+    assert!(start.elapsed() >= Duration::from_millis(300), "the timeout had not passed");
+    proxy.heal();
+    until("the renewal", async || matches!(through.renew(&lease).await, Ok(Renewal::Renewed))).await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_away_is_asked_with_pauses_and_one_attempt_serves_all() {
+    let (_server, proxy, through, _) = rig().await;
+    proxy.refuse();
+    proxy.cut();
+    let (before, probe) = (proxy.connections(), name("x"));
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(600) {
+        let asked = (0..20).map(|_| through.inspect(&probe));
+        futures_util::future::join_all(asked).await;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let attempts = proxy.connections() - before;
+    assert!((2..=8).contains(&attempts), "{attempts} connections for thousands of requests");
+    proxy.heal();
+    until("the server to be asked again", async || through.inspect(&name("x")).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_frozen_server_ends_the_guard_and_the_next_holder_has_a_larger_token() {
+    let server = RedisServer::start();
+    let locker = common::locker(client(server.addr()), Duration::from_secs(2));
+    let guard = locker.lock("job").acquire().await.unwrap();
+    let (token, start) = (guard.token().unwrap(), Instant::now());
+    server.daemon().freeze();
+    let lost = guard.lost().await;
+    assert!(start.elapsed() < Duration::from_secs(2), "told before the lease ends, after {:?}", start.elapsed());
+    assert!(matches!(lost.reason, LossReason::Unreachable { .. }), "{lost}");
+    server.daemon().thaw();
+    let other = common::locker(client(server.addr()), Duration::from_secs(2));
+    let next = other.lock("job").acquire().await.unwrap();
+    assert!(next.token().unwrap() > token);
+    assert_eq!(next.release().await.unwrap(), Release::Released);
+}
+
+#[tokio::test]
+async fn a_server_that_comes_back_empty_tells_the_holder_and_tokens_still_rise() {
+    let mut server = RedisServer::start();
+    let backend = client(server.addr());
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    server.kill();
+    assert!(backend.renew(&lease).await.is_err());
+    server.restart();
+    until("the loss", async || match backend.renew(&lease).await {
+        Ok(renewal) => {
+            assert_eq!(renewal, Renewal::Lost(LossReason::RecordGone));
+            true
+        }
+        Err(_) => false,
+    })
+    .await;
+    let (next, _) = granted(&backend, &claim("job", LONG)).await;
+    assert!(next.token > lease.token);
+    server.command(&["FLUSHALL"]);
+    let (last, _) = granted(&backend, &claim("job", LONG)).await;
+    assert!(last.token > next.token);
+}
+
+#[tokio::test]
+async fn scripts_that_the_server_has_forgotten_are_sent_again() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    server.command(&["SCRIPT", "FLUSH"]);
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
+    server.command(&["SCRIPT", "FLUSH"]);
+    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+}
+
+#[tokio::test]
+async fn a_waiter_whose_connection_was_cut_still_hears_of_the_release() {
+    let (_server, proxy, through, direct) = rig().await;
+    let (lease, _) = granted(&direct, &claim("job", LONG)).await;
+    let mut watch = through.watch(&name("job")).await.unwrap().unwrap();
+    proxy.cut();
+    tokio::time::timeout(LONG, watch.changed()).await.expect("the cut itself makes the waiter look");
+    refused(&through, &claim("job", LONG)).await;
+    assert_eq!(direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    tokio::time::timeout(Duration::from_secs(20), watch.changed()).await.expect("the new connection is subscribed");
+}
+
+#[tokio::test]
+async fn a_lost_notification_costs_no_more_than_the_holders_lease() {
+    let (_server, proxy, through, direct) = rig().await;
+    let ttl = Duration::from_secs(3);
+    let (lease, _) = granted(&direct, &claim("job", ttl)).await;
+    let start = Instant::now();
+    let locker = common::locker(through, ttl);
+    let waiting = tokio::spawn(async move { locker.lock("job").acquire().await.unwrap() });
+    until("the waiter to queue", async || queued(&_server) == 1).await;
+    proxy.lose(Replies);
+    assert_eq!(direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    proxy.heal();
+    let guard = waiting.await.unwrap();
+    assert!(start.elapsed() < ttl + Duration::from_secs(1), "{:?}", start.elapsed());
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
+}
+
+fn queued(server: &RedisServer) -> u32 {
+    let reply = server.command(&["ZCARD", "dlock:{job}:w"]);
+    reply.trim().trim_start_matches(':').parse().unwrap()
+}
+
+#[tokio::test]
+async fn a_waiter_that_died_or_gave_up_does_not_swallow_the_wake_up() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    // The first dies without a word, the second gives up, the third is woken and gives up only then, the fourth shall be woken.
+    let proxy = Proxy::start(server.addr()).await;
+    let dead = client(proxy.addr()).watch(&name("job")).await.unwrap().unwrap();
+    proxy.refuse();
+    proxy.cut();
+    let second = client(server.addr());
+    let gave_up = second.watch(&name("job")).await.unwrap().unwrap();
+    let third = client(server.addr());
+    let mut woken = third.watch(&name("job")).await.unwrap().unwrap();
+    let fourth = client(server.addr());
+    let mut last = fourth.watch(&name("job")).await.unwrap().unwrap();
+    drop(gave_up);
+    until("the second to leave", async || queued(&server) == 3).await;
+    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    tokio::time::timeout(Duration::from_secs(20), woken.changed()).await.expect("the third is the first who lives");
+    let early = tokio::time::timeout(Duration::from_millis(100), last.changed()).await;
+    assert!(early.is_err(), "one release wakes one process");
+    drop(woken);
+    tokio::time::timeout(Duration::from_secs(20), last.changed()).await.expect("the wake-up was passed on");
+    drop(dead);
+}
+
+#[tokio::test]
+async fn one_of_many_contenders_wins_while_the_network_cuts() {
+    let server = RedisServer::start();
+    let proxy = Arc::new(Proxy::start(server.addr()).await);
+    let held = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let cutter = tokio::spawn({
+        let proxy = Arc::clone(&proxy);
+        async move {
+            loop {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                proxy.cut();
+            }
+        }
+    });
+    let rounds = (0..4).map(|_| {
+        let (addr, held) = (proxy.addr(), Arc::clone(&held));
+        tokio::spawn(async move {
+            let locker = common::locker(client(addr), Duration::from_secs(5));
+            for _ in 0..10 {
+                let guard = loop {
+                    match locker.lock("contended").acquire_within(Duration::from_secs(30)).await {
+                        Ok(TryAcquire::Acquired(guard)) => break guard,
+                        Ok(TryAcquire::Held(holder)) => panic!("starved by {holder}"),
+                        Err(error) => assert!(error.is_retryable(), "{error}"),
+                    }
+                };
+                assert_eq!(held.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0, "two holders");
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                held.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+                let _ = guard.release().await;
+            }
+        })
+    });
+    for round in rounds.collect::<Vec<_>>() {
+        round.await.unwrap();
+    }
+    cutter.abort();
+    proxy.heal();
+    let last = client(server.addr());
+    until("the last release", async || {
+        matches!(last.acquire(&claim("contended", LONG)).await, Ok(Attempt::Granted(_)))
+    })
+    .await;
+}

@@ -1,0 +1,116 @@
+//! Independent servers of which a majority decides.
+
+mod common;
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
+
+use common::{claim, client, granted, until};
+use integration::redis::RedisServer;
+use lock_core::{
+    ErrorKind,
+    backend::{Attempt, Backend, Release, Renewal},
+    testing::Subject,
+};
+use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
+
+static SERVERS: OnceLock<Vec<RedisServer>> = OnceLock::new();
+
+const LONG: Duration = Duration::from_secs(600);
+
+fn start(number: usize) -> Vec<RedisServer> {
+    (0..number).map(|_| RedisServer::start()).collect()
+}
+
+fn client_of(servers: &[RedisServer]) -> RedisBackend {
+    let addresses = servers.iter().map(|server| Address::tcp("127.0.0.1", server.port())).collect();
+    RedisBackend::new(RedisConfig::new(Topology::Quorum(addresses)).timeout(Duration::from_secs(1))).unwrap()
+}
+
+struct Majority;
+
+#[async_trait::async_trait]
+impl Subject for Majority {
+    async fn client(&self) -> Arc<dyn Backend> {
+        Arc::new(client_of(SERVERS.get_or_init(|| start(3))))
+    }
+
+    fn ttl(&self) -> Duration {
+        // A node has a tenth of it to answer, also where many tests share two processors.
+        Duration::from_secs(4)
+    }
+}
+
+lock_core::conformance! {
+    #[tokio::test]
+    Majority,
+    except = [(a_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor")]
+}
+
+#[tokio::test]
+async fn a_minority_may_be_dead_or_frozen() {
+    let mut servers = start(5);
+    let backend = client_of(&servers);
+    let (lease, _) = granted(&backend, &claim("before", LONG)).await;
+    servers[4].kill();
+    servers[3].daemon().freeze();
+    let start = Instant::now();
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
+    let (next, _) = granted(&backend, &claim("after", LONG)).await;
+    assert_eq!(backend.release(&next, Duration::ZERO).await.unwrap(), Release::Released);
+    assert!(start.elapsed() < Duration::from_secs(3), "a frozen server costs its timeout: {:?}", start.elapsed());
+    servers[2].kill();
+    let error = backend.renew(&lease).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Unavailable && error.is_ambiguous(), "{error}");
+    let error = backend.acquire(&claim("again", LONG)).await.unwrap_err();
+    assert!(error.is_ambiguous(), "{error}");
+    servers[3].daemon().thaw();
+    until("the third server", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
+}
+
+#[tokio::test]
+async fn a_majority_that_forgot_the_lock_ends_it_and_tokens_rise_over_any_majority() {
+    let mut servers = start(3);
+    let backend = client_of(&servers);
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    for server in &mut servers[..2] {
+        server.kill();
+        server.restart();
+    }
+    until("the loss", async || matches!(backend.renew(&lease).await, Ok(Renewal::Lost(_)))).await;
+    let mut last = lease.token;
+    for down in [0, 1, 2, 0, 1, 2] {
+        servers[down].daemon().freeze();
+        // What a frozen server was sent it does later, so its part of an old lock may stand until the ttl of that one ends.
+        let mut held = None;
+        until("a majority", async || {
+            let claim = claim("other", Duration::from_secs(1));
+            match backend.acquire(&claim).await {
+                Ok(Attempt::Granted(grant)) => held = Some(claim.lease(grant.token)),
+                Ok(Attempt::Held(_)) | Err(_) => {}
+            }
+            held.is_some()
+        })
+        .await;
+        let lease = held.unwrap();
+        assert!(lease.token > last, "{:?} after {last:?}", lease.token);
+        last = lease.token;
+        assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+        servers[down].daemon().thaw();
+        until("all servers", async || client(servers[down].addr()).inspect(&lease.name).await.is_ok()).await;
+    }
+}
+
+#[tokio::test]
+async fn an_attempt_without_majority_leaves_nothing_behind() {
+    let servers = start(3);
+    let backend = client_of(&servers);
+    // Somebody else has the lock on two of the three.
+    for server in &servers[..2] {
+        granted(&client(server.addr()), &claim("job", LONG)).await;
+    }
+    common::refused(&backend, &claim("job", LONG)).await;
+    assert_eq!(servers[2].command(&["EXISTS", "dlock:{job}"]), ":0\r\n");
+}

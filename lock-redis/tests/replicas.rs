@@ -1,0 +1,69 @@
+//! Locks that replicas have confirmed.
+
+mod common;
+
+use std::{sync::Arc, sync::OnceLock, time::Duration};
+
+use common::{at, claim, granted, name, refused, until};
+use integration::redis::RedisServer;
+use lock_core::{
+    ErrorKind,
+    backend::{Backend, Renewal},
+    testing::Subject,
+};
+use lock_redis::RedisBackend;
+
+static PAIR: OnceLock<(RedisServer, RedisServer)> = OnceLock::new();
+
+const LONG: Duration = Duration::from_secs(600);
+
+fn pair() -> (RedisServer, RedisServer) {
+    let primary = RedisServer::start();
+    let replica = RedisServer::with_args(&["--replicaof", "127.0.0.1", &primary.port().to_string()]);
+    // "online" comes before the stream of writes does.
+    primary.command(&["SET", "probe", "x"]);
+    let follows = || {
+        let streams = replica.command(&["INFO", "replication"]).contains("master_link_status:up");
+        primary.command(&["SET", "probe", "y"]);
+        streams && replica.command(&["GET", "probe"]).ends_with("y\r\n")
+    };
+    assert!(integration::redis::wait_for("the replica", follows));
+    (primary, replica)
+}
+
+fn client_of(primary: &RedisServer) -> RedisBackend {
+    RedisBackend::new(at(primary.addr()).timeout(Duration::from_millis(1000)).replicas(1)).unwrap()
+}
+
+struct Replicated;
+
+#[async_trait::async_trait]
+impl Subject for Replicated {
+    async fn client(&self) -> Arc<dyn Backend> {
+        Arc::new(client_of(&PAIR.get_or_init(pair).0))
+    }
+}
+
+lock_core::conformance! {
+    #[tokio::test]
+    Replicated,
+    except = [(a_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor")]
+}
+
+#[tokio::test]
+async fn a_granted_lock_is_on_the_replica_and_without_it_nothing_is_granted_or_left() {
+    let (primary, replica) = pair();
+    let backend = client_of(&primary);
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    assert_eq!(replica.command(&["EXISTS", "dlock:{job}"]), ":1\r\n");
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
+    replica.daemon().freeze();
+    let error = backend.acquire(&claim("other", LONG)).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Unavailable && !error.is_ambiguous(), "{error}");
+    assert_eq!(backend.inspect(&name("other")).await.unwrap(), None, "the attempt was undone");
+    assert!(backend.renew(&lease).await.unwrap_err().is_retryable());
+    refused(&backend, &claim("job", LONG)).await;
+    replica.daemon().thaw();
+    until("the renewal", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
+    granted(&backend, &claim("other", LONG)).await;
+}
