@@ -9,6 +9,7 @@ pub mod python;
 pub mod redis;
 pub mod report;
 pub mod sentinel;
+pub mod sim;
 pub mod tls;
 pub mod wire;
 
