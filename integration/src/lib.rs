@@ -4,6 +4,7 @@
 
 mod daemon;
 pub mod dynamodb;
+pub mod nfs;
 mod proxy;
 pub mod python;
 pub mod redis;

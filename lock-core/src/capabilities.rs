@@ -91,6 +91,9 @@ pub struct Pace {
     pub poll_max: Duration,
     /// Time between two renewals on a store without a ttl, where a renewal only asks whether the lock is still there.
     pub probe_every: Duration,
+    /// How long the store keeps a lock whose holder it does not hear from, where that is not the user's to choose (NFS): a guard's validity
+    /// ends before that, as with a ttl. `None` where the user chooses a ttl, or locks need no sign of life.
+    pub lease: Option<Duration>,
     /// How many leases one [`renew_many`](crate::backend::Backend::renew_many) takes.
     pub renew_batch: usize,
     /// Longest time for one request, where the ttl does not demand less.
@@ -103,6 +106,7 @@ impl Default for Pace {
             poll_min: Duration::from_millis(50),
             poll_max: Duration::from_secs(1),
             probe_every: Duration::from_secs(1),
+            lease: None,
             renew_batch: 1,
             attempt_timeout: Duration::from_secs(5),
         }

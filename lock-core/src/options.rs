@@ -114,8 +114,10 @@ pub(crate) use option_setters;
 /// `renew interval < renew deadline = ttl - margin < ttl` always holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Timing {
-    /// `None` where the store has no ttl.
+    /// What the user chose; `None` where the store has no ttl.
     pub(crate) ttl: Option<Duration>,
+    /// What the store keeps the lock for without a renewal: the ttl, or a lease of the store's own. `None` where locks do not expire.
+    lease: Option<Duration>,
     pub(crate) margin: Duration,
     /// `None` when only [`Guard::ensure`](crate::Guard::ensure) renews.
     pub(crate) renew_every: Option<Duration>,
@@ -147,39 +149,54 @@ impl Timing {
         if !(MIN_TTL..=MAX_TTL).contains(&ttl) {
             return Err(config(format!("ttl is {ttl:?}, but must be between {MIN_TTL:?} and {MAX_DAYS} days")));
         }
-        let margin = options.margin.unwrap_or_else(|| (ttl / 10).max(Duration::from_millis(500)).min(ttl / 5));
-        let Some(deadline) = ttl.checked_sub(margin).filter(|d| !d.is_zero()) else {
-            return Err(config(format!("margin ({margin:?}) must be shorter than ttl ({ttl:?})")));
+        let leased = Self::leased(options, pace, ("ttl", ttl), ttl / 3)?;
+        Ok(Self { ttl: Some(ttl), ..leased })
+    }
+
+    /// For a lock that expires: `what` and for how long the store keeps it without a renewal, and how often renewals go out by themselves.
+    fn leased(
+        options: &LockOptions,
+        pace: Pace,
+        (what, lease): (&str, Duration),
+        auto: Duration,
+    ) -> Result<Self, Error> {
+        let margin = options.margin.unwrap_or_else(|| (lease / 10).max(Duration::from_millis(500)).min(lease / 5));
+        let Some(deadline) = lease.checked_sub(margin).filter(|d| !d.is_zero()) else {
+            return Err(config(format!("margin ({margin:?}) must be shorter than {what} ({lease:?})")));
         };
         let renew_every = match options.renew {
-            Renew::Auto => Some(ttl / 3),
+            Renew::Auto => Some(auto),
             Renew::Every(every) => Some(every),
             Renew::Manual => None,
         };
         if let Some(every) = renew_every.filter(|every| *every < MIN_RENEW || *every >= deadline) {
             return Err(config(format!(
-                "renew ({every:?}) must be at least {MIN_RENEW:?} and shorter than ttl - margin ({deadline:?}); a third of the ttl is usual"
+                "renew ({every:?}) must be at least {MIN_RENEW:?} and shorter than {what} - margin ({deadline:?}); a third of the {what} is usual"
             )));
         }
         let latest = renew_every.map_or(deadline, |every| deadline - every);
         if options.grace >= latest {
             return Err(config(format!(
-                "grace ({:?}) must be shorter than ttl - margin - renew ({latest:?}), or healthy work would be stopped",
+                "grace ({:?}) must be shorter than {what} - margin - renew ({latest:?}), or healthy work would be stopped",
                 options.grace
             )));
         }
         // Two attempts fit between a renewal that comes due and the end of the validity.
         let attempt_timeout = pace.attempt_timeout.min(latest / 2).max(Duration::from_millis(1));
-        Ok(Self { ttl: Some(ttl), margin, renew_every, grace: options.grace, attempt_timeout })
+        Ok(Self { ttl: None, lease: Some(lease), margin, renew_every, grace: options.grace, attempt_timeout })
     }
 
     fn without_ttl(options: &LockOptions, pace: Pace) -> Result<Self, Error> {
-        for (what, set) in [("ttl", options.ttl.is_some()), ("margin", options.margin.is_some())] {
+        let expires = pace.lease.is_some();
+        for (what, set) in [("ttl", options.ttl.is_some()), ("margin", options.margin.is_some() && !expires)] {
             if set {
                 return Err(config(format!(
                     "this store has no {what} to choose: a lock lasts until it is released or its holder dies; leave {what} out"
                 )));
             }
+        }
+        if let Some(lease) = pace.lease {
+            return Self::leased(options, pace, ("lease", lease), pace.probe_every.min(lease / 3));
         }
         let renew_every = match options.renew {
             Renew::Auto => Some(pace.probe_every),
@@ -191,6 +208,7 @@ impl Timing {
         };
         Ok(Self {
             ttl: None,
+            lease: None,
             margin: Duration::ZERO,
             renew_every,
             grace: options.grace,
@@ -200,7 +218,7 @@ impl Timing {
 
     /// The ttl to ask for when the caller's deadline is `left` away, and for how long that makes a guard valid.
     pub(crate) fn lease_for(&self, left: Option<Duration>) -> (Option<Duration>, Option<Duration>) {
-        let Some(ttl) = self.ttl else { return (None, None) };
+        let Some(ttl) = self.ttl else { return (None, self.lease.map(|lease| lease - self.margin)) };
         let cut = left.map_or(ttl, |left| ttl.min(left));
         let margin = self.margin.min(cut / 5).max(if cut == ttl { self.margin } else { Duration::ZERO });
         (Some(cut), Some(cut - margin))
@@ -269,6 +287,29 @@ mod tests {
         assert!(error.to_string().contains("no ttl to choose"), "{error}");
         let t = Timing::new(&LockOptions::default(), FILES, Pace::default()).unwrap();
         assert_eq!((t.ttl, t.renew_every), (None, Some(secs(1))));
+    }
+
+    #[test]
+    fn a_lease_of_the_stores_own_bounds_the_validity_without_a_ttl() {
+        let pace = Pace { lease: Some(secs(10)), ..Pace::default() };
+        let t = Timing::new(&LockOptions::default(), FILES, pace).unwrap();
+        assert_eq!((t.ttl, t.renew_every, t.margin), (None, Some(secs(1)), secs(1)));
+        assert_eq!(t.lease_for(None), (None, Some(secs(9))));
+        assert_eq!(t.lease_for(Some(secs(5))), (None, Some(secs(9))), "the deadline is a limit of its own");
+        assert!(t.renew_every.unwrap() + 2 * t.attempt_timeout <= secs(9), "two attempts fit: {t:?}");
+        let wide = LockOptions { margin: Some(secs(3)), ..LockOptions::default() };
+        assert_eq!(Timing::new(&wide, FILES, pace).unwrap().lease_for(None), (None, Some(secs(7))));
+        for (options, words) in [
+            (LockOptions { ttl: Some(secs(30)), ..LockOptions::default() }, "no ttl to choose"),
+            (
+                LockOptions { renew: Renew::Every(secs(9)), ..LockOptions::default() },
+                "shorter than lease - margin (9s)",
+            ),
+            (LockOptions { grace: secs(8), ..LockOptions::default() }, "grace (8s) must be shorter"),
+        ] {
+            let message = Timing::new(&options, FILES, pace).unwrap_err().to_string();
+            assert!(message.contains(words), "{message}");
+        }
     }
 
     #[test]

@@ -213,8 +213,8 @@ impl Contender {
         if self.is_too_late() {
             return Err(too_late());
         }
-        Err(Error::new(ErrorKind::Timeout, "the store's reply took longer than the lease; use a longer ttl")
-            .with_ambiguous(false))
+        let what = "the store's reply took longer than the lease; use a longer ttl where there is one to choose";
+        Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(false))
     }
 
     fn guard(&mut self, hold: Hold, from: Moment, grant: Grant) -> Guard {

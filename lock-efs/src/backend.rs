@@ -18,18 +18,22 @@ use lock_core::{
 };
 
 use crate::{
+    calls::{Abandoned, Calls},
     config::{FileConfig, Mode},
+    mount::Medium,
     store::Store,
+    table::Key,
 };
 
 /// Locks as files in one directory, held with `flock`.
 ///
-/// Cheap calls on a local file system, made inline: no thread, no task. Dropping it closes all its locks, which frees them; their
+/// On a local file system cheap calls, made inline; on NFS, where any call may hang, on threads of their own. Dropping it closes all its locks, which frees them; their
 /// records then look like a crash to the next holder.
 #[derive(Debug)]
 pub struct FileBackend {
-    store: Store,
-    remote: bool,
+    store: Arc<Store>,
+    medium: Medium,
+    calls: Calls,
     /// This process or runtime cannot watch files; there is no use in trying for each waiter.
     cannot_watch: AtomicBool,
     #[cfg(target_os = "linux")]
@@ -45,10 +49,11 @@ impl FileBackend {
         FileConfig::new(directory).build()
     }
 
-    pub(crate) fn new(directory: PathBuf, mode: Mode, remote: bool) -> Self {
+    pub(crate) fn new(directory: PathBuf, mode: Mode, medium: Medium) -> Self {
         Self {
-            store: Store::new(directory, mode),
-            remote,
+            store: Arc::new(Store::new(directory, mode, medium.is_nfs())),
+            medium,
+            calls: Calls::default(),
             cannot_watch: AtomicBool::new(false),
             #[cfg(target_os = "linux")]
             queues: Arc::default(),
@@ -60,16 +65,30 @@ impl FileBackend {
         self.store.lock_path(name)
     }
 
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// The directory of the lock files.
     pub fn directory(&self) -> &Path {
         self.store.directory()
     }
 
-    /// Where everything that can block passes. Inline, because a local call takes microseconds, and a hop to another thread tens
-    /// of them.
-    #[expect(clippy::unused_async, reason = "where calls can block, they are made on another thread from here")]
-    async fn run<T>(&self, operation: Operation, call: impl FnOnce(&Store) -> Result<T, Error>) -> Result<T, Error> {
-        call(&self.store).map_err(|e| e.with_operation(operation).with_store(self.describe()))
+    /// Where everything that can block passes. A local call is made inline, because it takes microseconds, and a hop to another
+    /// thread tens of them.
+    async fn run<T: Send + 'static>(
+        &self,
+        (operation, lane): (Operation, Option<Key>),
+        call: impl FnOnce(&Store) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let result = if self.medium.is_nfs() {
+            let store = Arc::clone(&self.store);
+            let abandoned = if operation == Operation::Release { Abandoned::RunAnyway } else { Abandoned::Skip };
+            self.calls.run(lane, abandoned, move || call(&store)).await
+        } else {
+            call(&self.store)
+        };
+        result.map_err(|e| e.with_operation(operation).with_store(self.describe()))
     }
 }
 
@@ -84,38 +103,61 @@ impl Backend for FileBackend {
             ttl: false,
             fencing: true,
             // The kernel keeps a local lock until it is released or closed; only removing its file breaks that.
-            loss_signal: !self.remote,
+            loss_signal: self.medium != Medium::Unknown,
             holder: true,
             inspect: true,
             list: true,
             break_lock: false,
-            wake_up: cfg!(target_os = "linux") && !self.remote,
+            wake_up: cfg!(target_os = "linux") && self.medium == Medium::Local,
             shared: false,
         }
     }
 
     fn pace(&self) -> Pace {
-        // Short, for the moment between the event of a close and the end of the lock, when a process dies.
-        Pace { poll_min: Duration::from_millis(5), ..Pace::default() }
+        match &self.medium {
+            Medium::Nfs(facts) => nfs_pace(facts.lease),
+            // Short, for the moment between the event of a close and the end of the lock, when a process dies.
+            _ => Pace { poll_min: Duration::from_millis(5), ..Pace::default() },
+        }
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
-        self.run(Operation::Acquire, |store| store.acquire(claim)).await.map_err(|e| e.with_name(&claim.name))
+        let (name, claim) = (&claim.name, claim.clone());
+        let lane = Some((claim.id, name.clone()));
+        self.run((Operation::Acquire, lane), move |store| store.acquire(&claim)).await.map_err(|e| e.with_name(name))
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
-        self.run(Operation::Renew, |store| store.renew(lease)).await.map_err(|e| e.with_name(&lease.name))
+        let (name, lease) = (&lease.name, lease.clone());
+        let lane = Some((lease.id, name.clone()));
+        self.run((Operation::Renew, lane), move |store| store.renew(&lease)).await.map_err(|e| e.with_name(name))
     }
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
-        self.run(Operation::Release, |store| store.release(lease, hold_for)).await.map_err(|e| e.with_name(&lease.name))
+        let (name, lease) = (&lease.name, lease.clone());
+        let lane = Some((lease.id, name.clone()));
+        let release = move |store: &Store| store.release(&lease, hold_for);
+        self.run((Operation::Release, lane), release).await.map_err(|e| e.with_name(name))
     }
 
     fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
-        self.store
-            .release(lease, hold_for)
-            .inspect_err(|error| tracing::warn!(name = %lease.name, %error, "the lock was not released as asked"))
-            .is_ok()
+        let release = move |store: &Store, lease: &Lease| {
+            let released = store.release(lease, hold_for);
+            released
+                .inspect_err(|error| tracing::warn!(name = %lease.name, %error, "the lock was not released as asked"))
+                .is_ok()
+        };
+        if !self.medium.is_nfs() {
+            return release(&self.store, lease);
+        }
+        if tokio::runtime::Handle::try_current().is_err() {
+            // The core may have nothing to release it with.
+            let (store, lease) = (Arc::clone(&self.store), lease.clone());
+            self.calls.leave((lease.id, lease.name.clone()), move || {
+                release(&store, &lease);
+            });
+        }
+        false
     }
 
     fn descriptor(&self, lease: &Lease) -> Option<OwnedFd> {
@@ -130,11 +172,13 @@ impl Backend for FileBackend {
     }
 
     async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        self.run(Operation::Inspect, |store| store.inspect(name)).await.map_err(|e| e.with_name(name))
+        let wanted = name.clone();
+        self.run((Operation::Inspect, None), move |store| store.inspect(&wanted)).await.map_err(|e| e.with_name(name))
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
-        self.run(Operation::List, |store| store.list(prefix)).await
+        let prefix = prefix.to_owned();
+        self.run((Operation::List, None), move |store| store.list(&prefix)).await
     }
 }
 
@@ -143,9 +187,11 @@ impl FileBackend {
     async fn start_watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         use crate::watch::{CannotWatch, FileWatch};
 
-        let join =
-            |store: &Store| Ok((store.seat(name)?, self.queues.join(name, &store.queue_path(name), store.mode())?));
-        let (seat, place) = self.run(Operation::Watch, join).await.map_err(|e| e.with_name(name))?;
+        let (queues, wanted) = (Arc::clone(&self.queues), name.clone());
+        let join = move |store: &Store| {
+            Ok((store.seat(&wanted)?, queues.join(&wanted, &store.queue_path(&wanted), store.mode())?))
+        };
+        let (seat, place) = self.run((Operation::Watch, None), join).await.map_err(|e| e.with_name(name))?;
         match FileWatch::start(self.lock_path(name), seat, place) {
             Ok(watch) => Ok(Some(Box::new(watch))),
             Err(CannotWatch::Now(error)) => {
@@ -164,5 +210,21 @@ impl FileBackend {
     #[expect(clippy::unused_async, reason = "the same signature as on Linux")]
     async fn start_watch(&self, _: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         Ok(None)
+    }
+}
+
+/// The shortest lease that servers give, for where the kernel does not tell.
+const SHORTEST_LEASE: Duration = Duration::from_secs(10);
+
+/// A probe and a try are one request each, to a server that many hosts share.
+fn nfs_pace(lease: Option<Duration>) -> Pace {
+    let lease = lease.unwrap_or(SHORTEST_LEASE);
+    Pace {
+        poll_min: Duration::from_millis(100),
+        poll_max: Duration::from_secs(2),
+        // Often enough that a lock which the server lost by itself is noticed soon; the lease alone would allow far less.
+        probe_every: (lease / 10).clamp(Duration::from_secs(1), Duration::from_secs(5)),
+        lease: Some(lease),
+        ..Pace::default()
     }
 }

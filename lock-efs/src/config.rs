@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use async_trait::async_trait;
 use lock_core::{Error, ErrorKind, backend::Backend, config::StoreConfig, registry::BackendFactory};
 
-use crate::{backend::FileBackend, dir};
+use crate::{backend::FileBackend, calls, dir, mount::Medium};
 
 /// A directory of locks and how to treat it; [`build`](Self::build) opens it.
 ///
@@ -21,12 +21,13 @@ pub struct FileConfig {
     directory: PathBuf,
     create: bool,
     mode: Option<u32>,
+    require_nfs: bool,
 }
 
 impl FileConfig {
     /// The locks in `directory`, which is created when missing, private to this user.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), create: true, mode: None }
+        Self { directory: directory.into(), create: true, mode: None, require_nfs: false }
     }
 
     /// Whether to create a missing directory, and its parents. Say no for a mount point: what is missing then is the mount, and locks in
@@ -49,34 +50,48 @@ impl FileConfig {
         self
     }
 
-    /// Opens the directory.
+    /// Refuses a directory that is not on NFS, for locks that several hosts share: a mount that is missing would leave each host with
+    /// a directory of its own. Default no.
+    #[must_use]
+    pub fn require_nfs(mut self, require_nfs: bool) -> Self {
+        self.require_nfs = require_nfs;
+        self
+    }
+
+    /// Opens the directory. Blocks; on NFS for as long as the server does not answer.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] for a mode without `0o600` or beyond `0o666`; [`ErrorKind::StoreNotReady`],
+    /// [`ErrorKind::Config`] for a mode without `0o600` or beyond `0o666`; [`ErrorKind::StoreNotReady`] for an NFS mount on
+    /// which locks would not be safe, with the mount option to change; that,
     /// [`ErrorKind::PermissionDenied`] or [`ErrorKind::Full`] when the directory is not there, or is not one that can be written to.
     pub fn build(self) -> Result<FileBackend, Error> {
         let mode = Mode::new(self.mode)?;
+        if self.require_nfs {
+            dir::must_be_nfs(&self.directory)?;
+        }
         let directory = dir::prepare(&self.directory, self.create, mode)?;
-        let remote = dir::is_remote(&directory);
-        if remote {
+        let medium = Medium::of(&directory)?;
+        if medium == Medium::Unknown {
             tracing::warn!(
                 directory = %directory.display(),
-                "locks on a network file system can be lost without notice here; use a local directory"
+                "locks on this network file system can be lost without notice; use NFSv4 or a local directory"
             );
         }
-        Ok(FileBackend::new(directory, mode, remote))
+        Ok(FileBackend::new(directory, mode, medium))
     }
 }
 
-/// Opens `file:` config strings: `file:///var/lib/app/locks`, with the options `mode` (as [`FileConfig::mode`], octal) and
-/// `create` (`yes`, the default, or `no`).
+/// Opens `file:` and `efs:` config strings: `file:///var/lib/app/locks`, `efs:///mnt/efs/locks`, with the options `mode` (as
+/// [`FileConfig::mode`], octal) and `create` (`true`, the default, or `false`).
+///
+/// On an NFS mount the two are the same. Anywhere else `efs:` is refused, unless `allow_local=true`, for a laptop or a test.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FileFactory;
 
 #[async_trait]
 impl BackendFactory for FileFactory {
     fn schemes(&self) -> &[&str] {
-        &["file"]
+        &["efs", "file"]
     }
 
     async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
@@ -88,8 +103,12 @@ impl BackendFactory for FileFactory {
         if let Some(create) = config.take_bool("create")? {
             files = files.create(create);
         }
+        if config.scheme() == "efs" {
+            files = files.require_nfs(!config.take_bool("allow_local")?.unwrap_or(false));
+        }
         config.finish()?;
-        Ok(Arc::new(files.build()?))
+        // Opening may hang with the network, and then the runtime must not.
+        Ok(Arc::new(calls::once(move || files.build()).await?))
     }
 }
 

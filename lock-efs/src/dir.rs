@@ -13,7 +13,7 @@ use nix::{
     unistd::{AccessFlags, faccessat},
 };
 
-use crate::{config::Mode, error};
+use crate::{config::Mode, error, mount::Medium};
 
 /// Makes sure of a writable directory at `path`, and returns it as an absolute path.
 ///
@@ -34,6 +34,20 @@ pub(crate) fn prepare(path: &Path, create: bool, mode: Mode) -> Result<PathBuf, 
     }
     check(&directory)?;
     Ok(directory)
+}
+
+/// Makes sure that `path`, or where it would be created, is on NFS.
+pub(crate) fn must_be_nfs(path: &Path) -> Result<(), Error> {
+    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
+    if Medium::of(existing)?.is_nfs() {
+        return Ok(());
+    }
+    let what = format!(
+        "{} is not on an NFS mount, so its locks would exclude no other host; mount the file system, or say that this is \
+         meant: allow_local=true, or file: in place of efs:",
+        path.display()
+    );
+    Err(Error::new(ErrorKind::StoreNotReady, what))
 }
 
 /// Whether `directory` is on a network file system, or one that a program provides (FUSE), where a lock can be lost unseen and

@@ -4,20 +4,25 @@
 compile_error!("lock-efs needs flock, which only Unix has");
 
 mod backend;
+mod calls;
 mod config;
 mod dir;
 mod encode;
 mod error;
 mod lockfile;
+mod mount;
+mod nfs;
 mod probe;
 #[cfg(target_os = "linux")]
 mod queue;
 mod record;
 mod sidecar;
 mod store;
+mod sweep;
 mod table;
 #[cfg(target_os = "linux")]
 mod watch;
 
 pub use backend::FileBackend;
 pub use config::{FileConfig, FileFactory};
+pub use sweep::{Sweep, Swept};

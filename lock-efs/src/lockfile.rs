@@ -30,12 +30,13 @@ pub(crate) struct LockFile {
 /// Which file this is; unique for as long as it is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Inode {
-    device: u64,
+    pub(crate) device: u64,
     number: u64,
 }
 
 impl LockFile {
-    pub(crate) fn open(path: &Path, mode: Mode) -> Result<Self, Error> {
+    /// Opens or makes the file; on NFS for `direct` reads, which ask the server.
+    pub(crate) fn open(path: &Path, mode: Mode, direct: bool) -> Result<Self, Error> {
         let fail = |e: io::Error| error::at("open the lock file", path, e);
         let file = OpenOptions::new()
             .read(true)
@@ -43,7 +44,7 @@ impl LockFile {
             .create(true)
             .truncate(false)
             .mode(mode.file)
-            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NOCTTY).bits())
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | direct_flag(direct)).bits())
             .open(path)
             .map_err(fail)?;
         let found = file.metadata().map_err(fail)?;
@@ -52,6 +53,23 @@ impl LockFile {
         }
         widen(&file, &found, mode, path);
         Ok(Self { file, inode: Inode::of(&found) })
+    }
+
+    /// Opens the file if it is there.
+    pub(crate) fn open_existing(path: &Path) -> Result<Option<Self>, Error> {
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
+        match OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path) {
+            Ok(file) => {
+                let found = file.metadata().map_err(|e| error::at("look at the lock file", path, e))?;
+                Ok(Some(Self { file, inode: Inode::of(&found) }))
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(error::at("open the lock file", path, e)),
+        }
+    }
+
+    pub(crate) fn file(&self) -> &File {
+        &self.file
     }
 
     /// Whether the lock could be had; locking what is locked already is fine.
@@ -79,6 +97,11 @@ impl Inode {
         Self { device: found.dev(), number: found.ino() }
     }
 
+    /// Whether `found` describes this file.
+    pub(crate) fn is(self, found: &Metadata) -> bool {
+        Self::of(found) == self
+    }
+
     /// Whether `path` names this file, which must be open; else it was removed or replaced, and its lock excludes nobody.
     pub(crate) fn is_at(self, path: &Path) -> Result<bool, Error> {
         match fs::symlink_metadata(path) {
@@ -87,6 +110,16 @@ impl Inode {
             Err(e) => Err(error::at("look at the lock file", path, e)),
         }
     }
+}
+
+#[cfg(target_os = "linux")]
+fn direct_flag(direct: bool) -> OFlag {
+    if direct { OFlag::O_DIRECT } else { OFlag::empty() }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn direct_flag(_: bool) -> OFlag {
+    OFlag::empty()
 }
 
 /// Adds what the umask took from the permissions that the user asked for; only the owner of the file can.

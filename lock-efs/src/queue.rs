@@ -74,7 +74,7 @@ impl Queues {
     pub(crate) fn join(self: &Arc<Self>, name: &LockName, path: &Path, mode: Mode) -> Result<Place, Error> {
         let turn = match self.take_over(name) {
             Some(turn) => turn,
-            None => self.start(name, LockFile::open(path, mode)?, path)?,
+            None => self.start(name, LockFile::open(path, mode, false)?, path)?,
         };
         Ok(Place { queues: Arc::clone(self), name: name.clone(), turn })
     }

@@ -18,6 +18,7 @@ use crate::{
     config::Mode,
     encode, error,
     lockfile::LockFile,
+    nfs::{self, Draft, Probe},
     probe::{self, KernelLocks},
     record::{self, State},
     sidecar::{self, Seen},
@@ -34,25 +35,27 @@ const SECOND_TRIES: usize = 3;
 pub(crate) struct Store {
     directory: PathBuf,
     mode: Mode,
+    nfs: bool,
     table: Arc<Table>,
 }
 
 /// The files of one lock.
-struct Files {
-    lock: PathBuf,
-    record: PathBuf,
-    spare: PathBuf,
+pub(crate) struct Files {
+    pub(crate) lock: PathBuf,
+    pub(crate) record: PathBuf,
+    pub(crate) spare: PathBuf,
+    pub(crate) queue: PathBuf,
 }
 
 /// What became of a lock that this process has for the moment.
 enum Settled {
-    Granted { record: File, token: FencingToken, crashed: Option<Holder> },
+    Granted { record: File, token: FencingToken, crashed: Option<Holder>, skew_us: i64 },
     MinHold(Holder),
 }
 
 impl Store {
-    pub(crate) fn new(directory: PathBuf, mode: Mode) -> Self {
-        Self { directory, mode, table: Arc::default() }
+    pub(crate) fn new(directory: PathBuf, mode: Mode, nfs: bool) -> Self {
+        Self { directory, mode, nfs, table: Arc::default() }
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -69,14 +72,17 @@ impl Store {
         self.directory.join(encode::encode(name) + ".queue")
     }
 
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only watches queue"))]
     pub(crate) fn mode(&self) -> Mode {
         self.mode
     }
 
-    fn files(&self, stem: &str) -> Files {
+    pub(crate) fn is_nfs(&self) -> bool {
+        self.nfs
+    }
+
+    pub(crate) fn files(&self, stem: &str) -> Files {
         let file = |suffix: &str| self.directory.join([stem, suffix].concat());
-        Files { lock: file(".lock"), record: file(".info"), spare: file(".prev") }
+        Files { lock: file(".lock"), record: file(".info"), spare: file(".prev"), queue: file(".queue") }
     }
 
     pub(crate) fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
@@ -93,14 +99,19 @@ impl Store {
         for _ in 0..TRIES {
             let lock = match self.table.unpark(&claim.name) {
                 Some(lock) => lock,
-                None => LockFile::open(&files.lock, self.mode)?,
+                None => LockFile::open(&files.lock, self.mode, self.nfs)?,
             };
-            let refused = try_lock(&lock, &files.lock, || sidecar::peek(&files.record))?;
+            let refused = try_lock(&lock, &files.lock, self.nfs, || sidecar::peek(&files.record))?;
+            // Before the path is looked at: it makes NFS look it up anew.
+            let draft = match (&refused, self.nfs) {
+                (None, true) => Some(Draft::create(&self.directory, claim.id, self.mode)?),
+                _ => None,
+            };
             if !lock.inode.is_at(&files.lock)? {
                 tracing::debug!(file = %files.lock.display(), "the lock file was replaced; starting over");
                 continue;
             }
-            let Some(holder) = refused else { return self.settle(lock, claim, &files) };
+            let Some(holder) = refused else { return self.settle(lock, claim, &files, draft) };
             self.table.park(&claim.name, lock);
             return Ok(Attempt::Held(holder));
         }
@@ -112,18 +123,41 @@ impl Store {
     }
 
     fn held_already(&self, key: &Key, files: &Files) -> Result<Option<Grant>, Error> {
-        let Some((inode, token)) = self.table.with(key, |held| (held.lock.inode, held.token)) else { return Ok(None) };
-        if inode.is_at(&files.lock)? {
+        let Some((lock, token)) = self.table.with(key, |held| (Arc::clone(&held.lock), held.token)) else {
+            return Ok(None);
+        };
+        if self.check(&lock, &files.lock)? == Probe::Held {
             return Ok(Some(Grant { token: Some(token), crashed: None, already_ours: true }));
         }
-        drop(self.table.remove(key));
+        self.give_up(key, &files.lock);
         Ok(None)
     }
 
-    fn settle(&self, lock: LockFile, claim: &Claim, files: &Files) -> Result<Attempt, Error> {
-        match self.record_holder(claim, files) {
-            Ok(Settled::Granted { record, token, crashed }) => {
-                self.table.insert((claim.id, claim.name.clone()), Held { lock, record, token, lent: false });
+    /// Whether a lock that is held here still excludes others.
+    fn check(&self, lock: &LockFile, path: &Path) -> Result<Probe, Error> {
+        if self.nfs {
+            return nfs::probe(lock, path);
+        }
+        Ok(match lock.inode.is_at(path)? {
+            true => Probe::Held,
+            false => {
+                Probe::Lost(format!("the lock file {} was removed or replaced while the lock was held", path.display()))
+            }
+        })
+    }
+
+    /// Lets go of a lock that was lost. At once: on NFS a lost lock that stays open keeps out the other processes of this host.
+    fn give_up(&self, key: &Key, path: &Path) {
+        if let Some(held) = self.table.remove(key) {
+            let _ = held.lock.unlock(path);
+        }
+    }
+
+    fn settle(&self, lock: LockFile, claim: &Claim, files: &Files, draft: Option<Draft>) -> Result<Attempt, Error> {
+        match self.record_holder(claim, files, draft) {
+            Ok(Settled::Granted { record, token, crashed, skew_us }) => {
+                let held = Held { lock: Arc::new(lock), record, token, lent: false, skew_us };
+                self.table.insert((claim.id, claim.name.clone()), held);
                 Ok(Attempt::Granted(Grant { token: Some(token), crashed, already_ours: false }))
             }
             Ok(Settled::MinHold(holder)) => {
@@ -139,8 +173,9 @@ impl Store {
         }
     }
 
-    fn record_holder(&self, claim: &Claim, files: &Files) -> Result<Settled, Error> {
-        let now_us = now_us();
+    fn record_holder(&self, claim: &Claim, files: &Files, draft: Option<Draft>) -> Result<Settled, Error> {
+        let here_us = now_us();
+        let now_us = draft.as_ref().map_or(Ok(here_us), Draft::server_us)?;
         let previous = match sidecar::read(&files.record)? {
             Seen::Record(record) if record.hold_left(now_us).is_some() => {
                 return Ok(Settled::MinHold(Seen::Record(record).holder(now_us)));
@@ -155,7 +190,11 @@ impl Store {
                 None
             }
         };
-        let token = FencingToken::next(previous.as_ref().and_then(record::Record::token), now_us).ok_or_else(|| {
+        let before = match &previous {
+            Some(record) => record.token(),
+            None => self.floor()?,
+        };
+        let token = FencingToken::next(before, now_us).ok_or_else(|| {
             let what = format!("the record {} has the last possible token; remove it", files.record.display());
             Error::new(ErrorKind::Corrupt, what)
         })?;
@@ -164,26 +203,30 @@ impl Store {
             let what = format!("a lock record has at most {} bytes, this one {}", record::MAX_BYTES, bytes.len());
             return Err(Error::new(ErrorKind::Limit, what + "; attach less data"));
         }
-        let file = sidecar::replace(&files.record, &files.spare, &bytes, previous.is_some(), self.mode)?;
+        let file = match draft {
+            Some(draft) => draft.place(&bytes, &files.record)?,
+            None => sidecar::replace(&files.record, &files.spare, &bytes, previous.is_some(), self.mode)?,
+        };
         let crashed = previous.filter(|r| r.state == State::Held).map(record::Record::into_holder);
         if let Some(holder) = &crashed {
             tracing::debug!(name = %claim.name, %holder, "the previous holder ended without releasing");
         }
-        Ok(Settled::Granted { record: file, token, crashed })
+        Ok(Settled::Granted { record: file, token, crashed, skew_us: now_us.wrapping_sub(here_us).cast_signed() })
     }
 
     pub(crate) fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
         let key = (lease.id, lease.name.clone());
-        let Some(inode) = self.table.with(&key, |held| held.lock.inode) else {
+        let Some(lock) = self.table.with(&key, |held| Arc::clone(&held.lock)) else {
             return Ok(Renewal::Lost(LossReason::RecordGone));
         };
         let path = self.lock_path(&lease.name);
-        if inode.is_at(&path)? {
-            return Ok(Renewal::Renewed);
+        match self.check(&lock, &path)? {
+            Probe::Held => Ok(Renewal::Renewed),
+            Probe::Lost(why) => {
+                self.give_up(&key, &path);
+                Ok(Renewal::Lost(LossReason::FileLock(why)))
+            }
         }
-        drop(self.table.remove(&key));
-        let what = format!("the lock file {} was removed or replaced while the lock was held", path.display());
-        Ok(Renewal::Lost(LossReason::FileLock(what)))
     }
 
     pub(crate) fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
@@ -191,14 +234,19 @@ impl Store {
             return Ok(Release::NotHeld(self.inspect(&lease.name).unwrap_or(None)));
         };
         let path = self.lock_path(&lease.name);
-        if matches!(held.lock.inode.is_at(&path), Ok(false)) {
+        if matches!(self.check(&held.lock, &path), Ok(Probe::Lost(_))) {
+            let _ = held.lock.unlock(&path);
             drop(held);
             return Ok(Release::NotHeld(self.inspect(&lease.name).unwrap_or(None)));
         }
-        let marked = sidecar::mark_released(&held.record, now_us(), hold_for);
+        let mut marked = sidecar::mark_released(&held.record, now_us().saturating_add_signed(held.skew_us), hold_for);
+        if self.nfs {
+            // Or the next holder might see it before it reaches the server, and think that this one crashed.
+            marked = marked.and_then(|()| held.record.sync_data());
+        }
         // Unlocked before it is closed: the close is what wakes waiters.
         held.lock.unlock(&path)?;
-        if held.lent {
+        if held.lent && !self.nfs {
             drop(File::open(&path));
         }
         match marked {
@@ -222,7 +270,7 @@ impl Store {
     }
 
     pub(crate) fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        look(&self.files(&encode::encode(name)), &KernelLocks::read())
+        self.look(&self.files(&encode::encode(name)), &KernelLocks::read())
     }
 
     pub(crate) fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
@@ -234,7 +282,7 @@ impl Store {
             let Some(stem) = file_name.to_str().and_then(|n| n.strip_suffix(".lock")) else { continue };
             let files = self.files(stem);
             let Some(name) = name_of(stem, &files).filter(|n| n.as_str().starts_with(prefix)) else { continue };
-            match look(&files, &known) {
+            match self.look(&files, &known) {
                 Ok(holder) => locks.extend(holder.map(|h| (name, h))),
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                     tracing::debug!(%name, %error, "not listed: another user's lock that is not known to be held");
@@ -246,23 +294,33 @@ impl Store {
         Ok(locks)
     }
 
+    fn look(&self, files: &Files, known: &KernelLocks) -> Result<Option<Holder>, Error> {
+        let locked = if self.nfs { nfs::is_locked(&files.lock)? } else { probe::is_locked(&files.lock, known)? };
+        let seen = sidecar::peek(&files.record);
+        Ok(if locked { Some(seen.holder(now_us())) } else { seen.min_holder(now_us()) })
+    }
+
     /// Opens the lock file for a watch, and keeps it open for its tries.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only inotify watches"))]
     pub(crate) fn seat(&self, name: &LockName) -> Result<Seat, Error> {
         let lock = match self.table.take_refused(name) {
             Some(lock) => lock,
-            None => LockFile::open(&self.lock_path(name), self.mode)?,
+            None => LockFile::open(&self.lock_path(name), self.mode, self.nfs)?,
         };
         Ok(Seat::take(&self.table, name, lock))
     }
 }
 
 /// Tries for the lock; `Some` is who has it, as `peek` at the record says.
-fn try_lock(lock: &LockFile, path: &Path, peek: impl Fn() -> Seen) -> Result<Option<Holder>, Error> {
+fn try_lock(lock: &LockFile, path: &Path, nfs: bool, peek: impl Fn() -> Seen) -> Result<Option<Holder>, Error> {
     if lock.try_lock(path)? {
         return Ok(None);
     }
     let mut seen = peek();
+    // On NFS inspections take no lock, and a try is a request to the server.
+    if nfs && seen.explains_a_refusal(now_us()) {
+        return Ok(Some(seen.holder(now_us())));
+    }
     // It may have been taken for microseconds only: by an inspection, or by a contender that is about to write its record or
     // found a minimum hold. Refusing for that would make somebody skip a job.
     for _ in 0..SECOND_TRIES {
@@ -277,12 +335,6 @@ fn try_lock(lock: &LockFile, path: &Path, peek: impl Fn() -> Seen) -> Result<Opt
     Ok(Some(seen.holder(now_us())))
 }
 
-fn look(files: &Files, known: &KernelLocks) -> Result<Option<Holder>, Error> {
-    let locked = probe::is_locked(&files.lock, known)?;
-    let seen = sidecar::peek(&files.record);
-    Ok(if locked { Some(seen.holder(now_us())) } else { seen.min_holder(now_us()) })
-}
-
 fn name_of(stem: &str, files: &Files) -> Option<LockName> {
     if !encode::has_digest(stem) {
         return encode::decode(stem);
@@ -292,7 +344,7 @@ fn name_of(stem: &str, files: &Files) -> Option<LockName> {
 }
 
 /// The clock of a local file system is that of the machine.
-fn now_us() -> u64 {
+pub(crate) fn now_us() -> u64 {
     let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
 }
@@ -311,7 +363,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let path = dir.path().join("etl.lock");
         let mode = Mode { file: 0o600, directory: 0o700, exact: false };
-        let lock = LockFile::open(&path, mode).expect("a fresh file opens");
+        let lock = LockFile::open(&path, mode, false).expect("a fresh file opens");
         for peeks_until_free in 0..=SECOND_TRIES + 1 {
             let inspector = File::open(&path).expect("the lock file is there");
             assert_eq!(try_flock(&inspector, FlockArg::LockSharedNonblock), Ok(true));
@@ -323,7 +375,7 @@ mod tests {
                 }
                 Seen::Absent
             };
-            let refused = try_lock(&lock, &path, peek).expect("no error");
+            let refused = try_lock(&lock, &path, false, peek).expect("no error");
             assert_eq!(refused.is_none(), (1..=SECOND_TRIES).contains(&peeks_until_free), "{peeks_until_free}");
             lock.unlock(&path).expect("unlocking cannot fail");
         }

@@ -16,12 +16,14 @@ pub(crate) type Key = (LeaseId, LockName);
 /// A lock that is held.
 #[derive(Debug)]
 pub(crate) struct Held {
-    pub(crate) lock: LockFile,
+    pub(crate) lock: Arc<LockFile>,
     /// The record, open since it was written, so that the release marks this one and no successor's.
     pub(crate) record: File,
     pub(crate) token: FencingToken,
     /// A duplicate was given away, so closing ours may not be the last close of the file, which wakes waiters.
     pub(crate) lent: bool,
+    /// What to add to this machine's clock for the store's, in microseconds.
+    pub(crate) skew_us: i64,
 }
 
 #[derive(Debug, Default)]

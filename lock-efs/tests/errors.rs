@@ -246,3 +246,15 @@ async fn child_with_few_descriptors() {
     refused(&backend, "etl").await;
     println!("CHILD RAN");
 }
+
+#[tokio::test]
+async fn efs_refuses_a_directory_that_is_not_on_nfs_unless_that_is_meant() {
+    let dir = tempfile::tempdir().unwrap();
+    let missing = dir.path().join("locks");
+    let registry = lock_core::Registry::new().with(lock_efs::FileFactory);
+    let error = registry.open(&format!("efs://{}", missing.display())).await.unwrap_err();
+    check(&error, ErrorKind::StoreNotReady, &missing, "allow_local=true");
+    assert!(!missing.exists(), "nothing is created where the mount is missing");
+    let locker = registry.open(&format!("efs://{}?allow_local=true", missing.display())).await.unwrap();
+    drop(locker.acquire("etl").await.unwrap());
+}

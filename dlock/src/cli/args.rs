@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use lock_core::LockName;
@@ -27,6 +27,11 @@ pub(super) enum Verb {
     Break(BreakArgs),
     /// Create the table of a dynamodb: store, or check one that is there; can be repeated.
     Init(InitArgs),
+    /// Remove the lock files of names that nobody has used for long; safe while jobs run, and made for a crontab.
+    ///
+    /// Names that only flock(1) or filelock use are left alone. A script that locks the same file as dlock with flock(1) may, if it starts in the
+    /// very moment of the removal, lock the removed file: give --idle more time than between two runs of it.
+    Sweep(SweepArgs),
 }
 
 /// Which table, and what it shall have.
@@ -55,6 +60,22 @@ pub(super) struct InitArgs {
     /// Do not let DynamoDB delete items that have been idle for long.
     #[arg(long)]
     pub(super) keep_idle: bool,
+}
+
+/// What to remove.
+#[derive(Debug, Args)]
+pub(super) struct SweepArgs {
+    /// Remove names that were not used for this long, such as "30d"; longer than between two runs of the rarest job.
+    #[arg(long, value_name = "DURATION", value_parser = with_unit, default_value = "30d")]
+    pub(super) idle: Duration,
+
+    /// Only say what would be removed.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+
+    /// The directory of the locks.
+    #[arg(value_name = "DIR")]
+    pub(super) directory: PathBuf,
 }
 
 /// Which lock, and how to say it.

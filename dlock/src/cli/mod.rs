@@ -43,6 +43,7 @@ pub(crate) fn main(arguments: Vec<OsString>) -> i32 {
                 Verb::List(args) => operators::list(args),
                 Verb::Break(args) => operators::break_lock(args),
                 Verb::Init(args) => init::init(args),
+                Verb::Sweep(args) => operators::sweep(args),
             },
             Err(error) => Ok(Exit::Code(explain(&error))),
         }

@@ -5,11 +5,12 @@ use std::{
     time::SystemTime,
 };
 
+use dlock::efs::{FileConfig, Sweep};
 use lock_core::{Holder, LockName, backend::Break};
 use serde_json::{Value, json};
 
 use super::{
-    args::{BreakArgs, ListArgs, StatusArgs},
+    args::{BreakArgs, ListArgs, StatusArgs, SweepArgs},
     exit::{self, Exit, Failure},
     run,
     store::Store,
@@ -58,6 +59,17 @@ pub(super) fn break_lock(args: BreakArgs) -> Result<Exit, Failure> {
             Break::Changed(now) => Err(changed(now)),
         }
     })
+}
+
+/// `dlock sweep`: one removed lock file a line.
+pub(super) fn sweep(args: SweepArgs) -> Result<Exit, Failure> {
+    // What is missing is a mistyped directory, not one to make.
+    let backend = FileConfig::new(args.directory).create(false).build()?;
+    let swept = backend.sweep(Sweep::new(args.idle).dry_run(args.dry_run))?;
+    for path in &swept.removed {
+        print(&path.display().to_string())?;
+    }
+    Ok(Exit::Code(0))
 }
 
 /// Who breaks a lock, if they do not say.

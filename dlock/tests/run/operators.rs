@@ -55,3 +55,18 @@ fn a_lock_on_files_is_not_broken_and_the_reason_is_said() {
     assert!(message.contains("stop its process"), "{message}");
     assert!(!locks.is_free());
 }
+
+#[test]
+fn sweep_removes_idle_names_and_says_which() {
+    let locks = Locks::new();
+    let _held = holder(&locks, "held");
+    assert_eq!(code(&mut locks.run(["idle", "true"])), 0);
+    let directory = locks.url().trim_start_matches("file://").to_owned();
+    let sweep = |args: &[&str]| stdout(dlock(["sweep"]).args(args).arg(&directory));
+    assert_eq!(sweep(&[]), "", "nothing has been idle for 30 days");
+    let idle = format!("{directory}/idle.lock\n");
+    assert_eq!(sweep(&["--idle", "0s", "--dry-run"]).lines().count(), 2, "a dry run tries no lock");
+    assert_eq!(sweep(&["--idle", "0s"]), idle);
+    assert_eq!(sweep(&["--idle", "0s"]), "");
+    assert_ne!(code(&mut dlock(["sweep", "/no/such/directory"])), 0);
+}

@@ -1,0 +1,154 @@
+# Helpers of the NFS rig's guest, for busybox sh. Each function marked "# cmd" is a command on PATH too.
+# The shortest lease that nfsd allows; EFS's recommended mount options.
+LEASE=10 GRACE=10
+MOPTS=vers=4.1,hard,timeo=600,retrans=2,rsize=1048576,wsize=1048576,noresvport
+SRV=10.9.0.1
+ip=/usr/sbin/ip tc=/usr/sbin/tc
+now() { local a b; read -r a b </proc/uptime; echo "$a"; }
+fail() { echo "$*" | tee /run/rig/err >&2; return 1; }
+
+rig_setup() {
+  /usr/sbin/modprobe loop; mkdir -p /run/disk; mount -t tmpfs -o size=600m disk /run/disk; truncate -s 512M /run/disk/ext4
+  /usr/sbin/mkfs.ext4 -q -F -E nodiscard,lazy_itable_init=1,lazy_journal_init=1 /run/disk/ext4 &&
+    mount -t ext4 -o loop /run/disk/ext4 /srv/nfs || fail "mkfs or mount" || return 1
+  rmdir /srv/nfs/lost+found
+  chmod 1777 /srv/nfs
+  hostname server
+  $ip link set lo up
+  /usr/sbin/modprobe -a bridge veth sch_netem nfsd
+  /usr/sbin/modprobe nfs recover_lost_locks=0; /usr/sbin/modprobe nfsv4
+  # no IPv6 before any interface is made, so that no address detection delays or chats
+  echo 1 >/proc/sys/net/ipv6/conf/all/disable_ipv6; echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6
+  # like EFS: no delegations (EFS has neither delegations nor callbacks)
+  echo 0 >/proc/sys/fs/leases-enable
+  $ip link add br0 address 02:00:00:09:00:01 type bridge && $ip addr add $SRV/24 dev br0 && $ip link set br0 up || fail bridge || return 1
+  mount -t rpc_pipefs sunrpc /run/rpc_pipefs && mount -o bind /run/rpc_pipefs /var/lib/nfs/rpc_pipefs
+  mount -t nfsd nfsd /proc/fs/nfsd || fail nfsd || return 1
+  cat >/etc/nfs.conf <<X
+[nfsd]
+vers3=n
+vers4=y
+vers4.0=y
+vers4.1=y
+vers4.2=n
+X
+  touch /etc/exports /var/lib/nfs/etab /var/lib/nfs/rmtab
+  /usr/sbin/nfsdcld; /usr/sbin/rpc.mountd -N 2 -N 3 -u
+  /usr/sbin/exportfs -o rw,sync,no_root_squash,no_subtree_check,insecure,fsid=0 '*:/srv/nfs' || fail exportfs || return 1
+  # nfsdcld must have opened its pipe before nfsd starts, or nfsd falls back to another tracker
+  local i=0; while [ $i -lt 100 ] && ! [ -e /run/rpc_pipefs/nfsd/cld ]; do sleep 0.05; i=$((i+1)); done
+  start_server || return 1
+  # there is nothing to reclaim: end the first grace period now
+  i=0; while [ $i -lt 400 ] && [ "$(cat /proc/fs/nfsd/v4_end_grace)" != Y ]; do echo Y >/proc/fs/nfsd/v4_end_grace; sleep 0.05; i=$((i+1)); done
+  _boot a && _boot b
+}
+start_server() { # cmd
+  /usr/sbin/rpc.nfsd -N 3 -L $LEASE -G $GRACE 8 || fail rpc.nfsd || return 1
+}
+stop_server() { # cmd
+  /usr/sbin/rpc.nfsd 0
+}
+# restart_server [SECONDS DOWN]
+restart_server() { # cmd
+  stop_server; sleep "${1:-0}"; start_server
+}
+lease_seconds() { # cmd
+  cat /proc/fs/nfsd/nfsv4leasetime
+}
+grace_seconds() { # cmd
+  cat /proc/fs/nfsd/nfsv4gracetime
+}
+# What the server holds: one line a client; with server_locks, its opens and locks too.
+server_clients() { # cmd
+  local d; for d in /proc/fs/nfsd/clients/*/; do [ -d "$d" ] || continue
+    echo "client $(basename $d): $(tr '\n' ';' <$d/info | tr -d '"' | sed -E 's/clientid: //;s/address: /addr=/;s/Implementation [^;]*;//g;s/callback address[^;]*;//;s/minor version/mv/')"; done
+}
+server_locks() { # cmd
+  local d; for d in /proc/fs/nfsd/clients/*/; do [ -d "$d" ] || continue
+    echo "client $(basename $d) ($(sed -n 's/^name: //p' $d/info), $(sed -n 's/^status: //p' $d/info)):"; sed 's/^/   /' $d/states; done
+}
+_no() { if [ "$1" = a ]; then echo 11; else echo 12; fi; }
+# A client: own net, mount, uts, pid and ipc namespaces, own host name, boot id and machine id.
+_boot() { # a|b
+  local c=$1 n p k i; n=$(_no $c); k=
+  rm -f /run/rig/$c.ready /run/rig/$c.pid
+  cat /proc/sys/kernel/random/uuid >/run/rig/$c.bootid
+  [ -f /run/rig/$c.machine ] || tr -d - </proc/sys/kernel/random/uuid >/run/rig/$c.machine
+  setsid /usr/bin/unshare --fork --pid --mount --uts --ipc --net --propagation private /usr/bin/busybox sh -c '
+    c=$1; hostname client-$c
+    mount -t proc proc /proc; mount -t sysfs sys /sys
+    mount -o bind /run/rig/$c.bootid /proc/sys/kernel/random/boot_id
+    : >>/etc/machine-id; mount -o bind /run/rig/$c.machine /etc/machine-id
+    mount -t tmpfs tmp /tmp; chmod 1777 /tmp
+    mount -t tmpfs shm /dev/shm; chmod 1777 /dev/shm
+    /usr/sbin/ip link set lo up
+    : >/run/rig/$c.ready; exec inns --init' - $c </dev/null >/dev/console 2>&1 &
+  p=$!; i=0
+  while [ $i -lt 400 ]; do
+    if [ -e /run/rig/$c.ready ]; then k=$(cat /proc/$p/task/$p/children 2>/dev/null); [ -z "$k" ] || break; fi
+    sleep 0.05; i=$((i+1)); done
+  k=${k% }; [ -n "$k" ] || fail "client $c did not start" || return 1
+  $ip link add v$c type veth peer name eth0 address 02:00:00:09:00:$n netns $k || fail veth || return 1
+  printf 'link set v%s master br0 up\nneigh replace 10.9.0.%s lladdr 02:00:00:09:00:%s dev br0 nud permanent\n' $c $n $n | $ip -batch - || fail ip
+  echo $k >/run/rig/$c.pid
+  rm -f /run/rig/$c.cut
+  printf 'addr add 10.9.0.%s/24 dev eth0\nlink set eth0 up\nneigh replace %s lladdr 02:00:00:09:00:01 dev eth0 nud permanent\n' $n $SRV | inns $c -- $ip -batch - || fail ip
+  inns $c -- busybox sh -c "echo nfs-rig-$c >/sys/fs/nfs/net/nfs_client/identifier" || fail identifier
+  [ ! -s /run/rig/delay ] || _netem $c
+  _mount $c
+}
+_mount() { # a|b [OPTIONS]
+  inns $1 -- /usr/sbin/mount.nfs4 $SRV:/ /mnt/$1 -o "${2:-$MOPTS}" || fail "mount $1" || return 1
+  inns $1 -- busybox mount -o bind /mnt/$1 /efs
+}
+_umount() { inns $1 -- busybox umount /efs; inns $1 -- /usr/bin/umount /mnt/$1; }
+# The link of a client, seen from both ends: cut = every packet silently lost; else the delay asked for.
+_netem() {
+  local c=$1 q; if [ -e /run/rig/$c.cut ]; then q='netem loss 100%'; elif [ -s /run/rig/delay ]; then q="netem delay $(cat /run/rig/delay)"; else q=; fi
+  if [ "$q" ]; then $tc qdisc replace dev v$c root $q; inns $c -- $tc qdisc replace dev eth0 root $q
+  else $tc qdisc del dev v$c root 2>/dev/null; inns $c -- $tc qdisc del dev eth0 root 2>/dev/null; fi; return 0
+}
+_cut() { : >/run/rig/$1.cut; _netem $1; [ "${2:-}" != link ] || $ip link set v$1 down; return 0; }
+_heal() { rm -f /run/rig/$1.cut; $ip link set v$1 up; _netem $1; }
+cut_a() { # cmd
+  _cut a "$@"
+}
+cut_b() { # cmd
+  _cut b "$@"
+}
+heal_a() { # cmd
+  _heal a
+}
+heal_b() { # cmd
+  _heal b
+}
+# latency 1ms: one-way delay of every link (each RPC then takes 2 ms more); latency 0 takes it away
+latency() { # cmd
+  if [ "${1:-0}" = 0 ]; then rm -f /run/rig/delay; else echo "$1" >/run/rig/delay; fi; _netem a; _netem b
+}
+# Power loss of a client: its link goes, then every process is killed; nothing reaches the server.
+_kill() { _cut $1; $ip link del v$1; kill -9 "$(cat /run/rig/$1.pid)"; rm -f /run/rig/$1.pid; return 0; }
+kill_a() { # cmd
+  _kill a
+}
+kill_b() { # cmd
+  _kill b
+}
+# A fresh boot after kill_X: same name and NFS identity, new boot id, new mount.
+boot_a() { # cmd
+  _boot a
+}
+boot_b() { # cmd
+  _boot b
+}
+# remount_a [OPTIONS]: umount and mount client A with other options (its identity at the server stays)
+remount_a() { # cmd
+  _umount a && _mount a "$1"
+}
+remount_b() { # cmd
+  _umount b && _mount b "$1"
+}
+# rpcs a|b: the RPC counts of a client's mount, "OP COUNT" a line, from mountstats
+rpcs() { # cmd
+  inns $1 -- busybox awk '/ mounted on .* with fstype /{on=($5=="/mnt/'$1'")} on&&/^\t *[A-Z_0-9]+: /{gsub(":","",$1); if ($2>0) print $1,$2}' /proc/self/mountstats
+}

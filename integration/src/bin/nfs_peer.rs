@@ -1,0 +1,141 @@
+//! A process that takes locks as it is told: `nfs_peer URL`.
+//!
+//! Reads commands from standard input, one a line, and answers on standard output; each answer ends in the nanoseconds of `CLOCK_MONOTONIC`:
+//!
+//! | command | answers |
+//! | --- | --- |
+//! | `acquire NAME` | `acquired NAME TOKEN T` once it has it; from then on it works under the lock |
+//! | `try NAME` | `acquired NAME TOKEN T`, or `held NAME OWNER T` |
+//! | `release NAME` | `released NAME T`, or `notheld NAME T` |
+//! | (a loss) | `lost NAME KIND REASON LAST-STEP T`, once `Guard::run` has stopped the work; LAST-STEP is when it last did something |
+//!
+//! | `churn NAME` | `cycle NAME TOKEN FROM TO T` for each time that it had the lock, until it ends |
+//! | `sweep DIR` | `swept DIR NUMBER T`, again and again: it removes all names that nobody holds |
+//!
+//! Errors are `error NAME TEXT T`. Spaces in texts are underscores.
+
+use std::{
+    collections::HashMap,
+    env,
+    io::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use integration::monotonic_nanos;
+use lock_core::{Guard, Locker, Registry, TryAcquire, backend::Release};
+use lock_efs::{FileBackend, FileFactory, Sweep};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    sync::oneshot,
+};
+
+type Failure = Box<dyn std::error::Error>;
+
+fn say(what: &str, name: &str, words: &[&str]) {
+    let words: String = words.iter().map(|word| word.replace([' ', '\n'], "_") + " ").collect();
+    let line = format!("{what} {name} {words}{}\n", monotonic_nanos());
+    // Nobody reads any more when the test is over.
+    let _ = std::io::stdout().lock().write_all(line.as_bytes());
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Failure> {
+    let url = env::args().nth(1).ok_or("usage: nfs_peer URL")?;
+    let locker = Registry::new().with(FileFactory).open(&url).await?;
+    say("ready", "-", &[]);
+    let mut keepers: HashMap<String, oneshot::Sender<()>> = HashMap::new();
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    while let Some(line) = lines.next_line().await? {
+        let (verb, name) = line.split_once(' ').unwrap_or((&line, ""));
+        match verb {
+            "acquire" | "try" => {
+                let (release, released) = oneshot::channel();
+                keepers.insert(name.into(), release);
+                tokio::spawn(contend(locker.clone(), name.to_owned(), verb == "try", released));
+            }
+            "churn" => drop(tokio::spawn(churn(locker.clone(), name.to_owned()))),
+            "sweep" => sweep(name.to_owned())?,
+            "release" => drop(keepers.remove(name)),
+            other => say("error", name, &["no command is called", other]),
+        }
+    }
+    Ok(())
+}
+
+async fn contend(locker: Locker, name: String, once: bool, released: oneshot::Receiver<()>) {
+    let answer = match once {
+        true => locker.try_acquire(&name).await,
+        false => locker.acquire(&name).await.map(TryAcquire::Acquired),
+    };
+    match answer {
+        Ok(TryAcquire::Acquired(guard)) => keep(guard, &name, released).await,
+        Ok(TryAcquire::Held(holder)) => say("held", &name, &[&holder.to_string()]),
+        Err(error) => say("error", &name, &[&error.to_string()]),
+    }
+}
+
+async fn churn(locker: Locker, name: String) {
+    loop {
+        let guard = match locker.acquire(&name).await {
+            Ok(guard) => guard,
+            Err(error) => return say("error", &name, &[&error.to_string()]),
+        };
+        let (from, token) = (monotonic_nanos(), guard.token().map_or(0, |token| token.get()));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if let Err(lost) = guard.check() {
+            return say("error", &name, &[&lost.to_string()]);
+        }
+        let to = monotonic_nanos();
+        if !matches!(guard.release().await, Ok(Release::Released)) {
+            return say("error", &name, &["it was not released"]);
+        }
+        say("cycle", &name, &[&token.to_string(), &from.to_string(), &to.to_string()]);
+        // Idle for a moment, or there would be nothing to sweep.
+        tokio::time::sleep(Duration::from_millis(u64::from(std::process::id()) * 37 % 200)).await;
+    }
+}
+
+fn sweep(directory: String) -> Result<(), Failure> {
+    let backend = FileBackend::open(&directory)?;
+    std::thread::spawn(move || {
+        loop {
+            match backend.sweep(Sweep::new(Duration::ZERO).keep_locked(Duration::ZERO)) {
+                Ok(swept) => say("swept", &directory, &[&swept.removed.len().to_string()]),
+                // The other client's sweep is under way.
+                Err(error) if error.is_retryable() => {}
+                Err(error) => say("error", &directory, &[&error.to_string()]),
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    });
+    Ok(())
+}
+
+/// Works under the lock until it is to be released, or lost.
+async fn keep(guard: Guard, name: &str, mut released: oneshot::Receiver<()>) {
+    say("acquired", name, &[&guard.token().map_or(0, |token| token.get()).to_string()]);
+    let last_step = Arc::new(AtomicI64::new(0));
+    let work = async {
+        loop {
+            last_step.store(monotonic_nanos(), Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::select! {
+        _ = &mut released => {}
+        Err(lost) = guard.run::<()>(work) => {
+            let last_step = last_step.load(Ordering::Relaxed).to_string();
+            say("lost", name, &[lost.reason.as_str(), &lost.reason.to_string(), &last_step]);
+            let _ = released.await;
+        }
+    }
+    match guard.release().await {
+        Ok(Release::Released) => say("released", name, &[]),
+        Ok(Release::NotHeld(_)) => say("notheld", name, &[]),
+        Err(error) => say("error", name, &[&error.to_string()]),
+    }
+}

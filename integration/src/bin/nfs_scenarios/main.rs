@@ -1,0 +1,41 @@
+//! What is tried on real NFS: `nfs_scenarios NAME...`, run on the server of the guest (see `integration::nfs`).
+//!
+//! A scenario panics when a promise is not kept. All processes of the guest share one clock, so moments can be compared.
+
+mod basics;
+mod loss;
+mod peer;
+mod sharing;
+mod sweeping;
+
+use std::process::Command;
+
+/// The store of a client, as a config string: the mount stands in the same place on both.
+const URL: &str = "efs:///efs/locks";
+
+fn main() {
+    for name in std::env::args().skip(1) {
+        println!("== {name}");
+        match name.as_str() {
+            "exclusion" => basics::exclusion(),
+            "killed" => basics::killed(),
+            "cut" => loss::cut(),
+            "restart" => loss::restart(),
+            "removed" => loss::removed(),
+            "foreign" => sharing::foreign(),
+            "mounts" => sharing::mounts(),
+            "hung" => sharing::hung(),
+            "waiting" => sharing::waiting(),
+            "sweeping" => sweeping::sweeping(),
+            other => panic!("no scenario is called {other}"),
+        }
+    }
+}
+
+/// Runs one of the rig's commands, such as `cut_a`.
+fn rig(command: &str) -> String {
+    let output = Command::new("bash").args(["-c", command]).output().expect("bash is there");
+    let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command} ended with {}: {text}", output.status);
+    text.into_owned()
+}

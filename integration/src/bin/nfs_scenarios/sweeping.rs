@@ -1,0 +1,49 @@
+//! Lock files vanish under those who use them.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    URL,
+    peer::{Answer, Peer},
+};
+
+const TIME: Duration = Duration::from_secs(60);
+const NAMES: [&str; 4] = ["s0", "s1", "s2", "s3"];
+
+/// Eight processes contend for four names while both clients sweep them away as fast as they can: the times of no two holders overlap, and
+/// no token falls.
+pub(crate) fn sweeping() {
+    let mut peers: Vec<_> = (0..8).map(|i| Peer::start(if i % 2 == 0 { "a" } else { "b" }, URL)).collect();
+    for (i, peer) in peers.iter_mut().enumerate() {
+        peer.tell(&format!("churn {}", NAMES[i / 2]));
+    }
+    let mut sweepers = [Peer::start("a", URL), Peer::start("b", URL)];
+    sweepers.iter_mut().for_each(|peer| peer.tell("sweep /efs/locks"));
+    let end = Instant::now() + TIME;
+    let said: Vec<Answer> = peers.iter_mut().chain(&mut sweepers).flat_map(|peer| peer.all_until(end)).collect();
+    let errors: Vec<_> = said.iter().filter(|answer| answer.what == "error").collect();
+    assert!(errors.is_empty(), "{errors:?}");
+    let removed: u64 = said.iter().filter(|answer| answer.what == "swept").map(Answer::token).sum();
+    let mut cycles: BTreeMap<&str, Vec<[i64; 3]>> = BTreeMap::new();
+    for cycle in said.iter().filter(|answer| answer.what == "cycle") {
+        let numbers: Vec<i64> = cycle.words.iter().map(|word| word.parse().expect("a number")).collect();
+        cycles.entry(&cycle.name).or_default().push([numbers[1], numbers[2], numbers[0]]);
+    }
+    let mut total = 0;
+    for (name, cycles) in &mut cycles {
+        cycles.sort_unstable();
+        total += cycles.len();
+        for pair in cycles.windows(2) {
+            let ([_, end, old], [begin, _, new]) = (pair[0], pair[1]);
+            assert!(end < begin, "two held {name} at once: {pair:?}");
+            assert!(old < new, "a token of {name} fell: {pair:?}");
+        }
+    }
+    assert!(cycles.len() == NAMES.len() && removed > 0, "nothing was tried: {} names, {removed} swept", cycles.len());
+    println!(
+        "FIGURE sweeping: {total} acquisitions and {removed} removed names in {TIME:?}, no overlap, no token fell"
+    );
+}

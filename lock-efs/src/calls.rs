@@ -1,0 +1,335 @@
+//! Calls that may block for as long as a network is away: each on a thread that nobody waits for without a limit.
+//!
+//! Not the runtime's own threads for blocking calls: a runtime waits for those when it shuts down, and has a limited number for everything.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use lock_core::{Error, ErrorKind};
+use metrics::gauge;
+use tokio::sync::oneshot;
+
+use crate::table::Key;
+
+/// More calls than this at once wait for their turn. When the network is away each lock has at most one call that hangs, and a mount
+/// on which so many hang answers nobody else either.
+const MAX_THREADS: usize = 32;
+/// How long an idle thread stays.
+const IDLE: Duration = Duration::from_secs(10);
+/// How long opening a store may take.
+const OPEN: Duration = Duration::from_secs(30);
+
+/// What is done one after the other.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum Lane {
+    /// Calls for one acquisition: while one hangs the next do not start, and those that nobody waits for any more never do.
+    Lock(Key),
+    /// A call that has nothing to do with others.
+    Alone(u64),
+}
+
+/// Threads for the calls of one store.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Calls(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    work: Mutex<Work>,
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct Work {
+    /// The calls to be made of each lane that has any, or is under way.
+    lanes: HashMap<Lane, VecDeque<Job>>,
+    /// The lanes whose next call can start.
+    ready: VecDeque<Lane>,
+    threads: usize,
+    idle: usize,
+    alone: u64,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+impl std::fmt::Debug for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Work").field("lanes", &self.lanes.len()).field("threads", &self.threads).finish_non_exhaustive()
+    }
+}
+
+/// Whether a call that has begun may be left out when nobody waits for it any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Abandoned {
+    Skip,
+    /// A release that nobody waits for must still happen.
+    RunAnyway,
+}
+
+impl Calls {
+    /// Makes `call` after all others of `lane` and returns its answer. It goes on when this future is dropped, and
+    /// then counts as hung until it returns.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        lane: Option<Key>,
+        abandoned: Abandoned,
+        call: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
+        let (answer, answered) = oneshot::channel();
+        let progress = Progress::new();
+        let guard = WhileWaiting(progress.clone());
+        let job = Box::new(move || {
+            if abandoned == Abandoned::Skip && answer.is_closed() {
+                return;
+            }
+            progress.begin();
+            let result = call();
+            progress.end();
+            let _ = answer.send(result);
+        });
+        self.submit(lane, job);
+        let result = answered.await;
+        drop(guard);
+        result.unwrap_or_else(|_| {
+            let what = "no thread could be started for a call on the file system; raise the limit (ulimit -u)";
+            Err(Error::new(ErrorKind::Limit, what).with_retryable(true).with_ambiguous(false))
+        })
+    }
+
+    /// Makes `call` without anybody waiting for it.
+    pub(crate) fn leave(&self, lane: Key, call: impl FnOnce() + Send + 'static) {
+        self.submit(Some(lane), Box::new(call));
+    }
+
+    fn submit(&self, lane: Option<Key>, job: Job) {
+        let mut work = self.0.lock();
+        work.alone += 1;
+        let lane = lane.map_or(Lane::Alone(work.alone), Lane::Lock);
+        let before = work.lanes.get_mut(&lane);
+        match before {
+            Some(queue) => return queue.push_back(job),
+            None => drop(work.lanes.insert(lane.clone(), VecDeque::from([job]))),
+        }
+        work.ready.push_back(lane);
+        if work.idle >= work.ready.len() {
+            self.0.more.notify_one();
+        } else if work.threads < MAX_THREADS {
+            work.threads += 1;
+            drop(work);
+            let shared = Arc::clone(&self.0);
+            let thread = thread::Builder::new().name("dlock-files".into()).stack_size(256 * 1024);
+            if let Err(error) = thread.spawn(move || shared.serve()) {
+                tracing::warn!(%error, "cannot start a thread for calls on the file system");
+                self.0.start_failed();
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Work> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The life of a thread.
+    fn serve(&self) {
+        let mut work = self.lock();
+        loop {
+            let Some(lane) = work.ready.pop_front() else {
+                work.idle += 1;
+                let waited = self.more.wait_timeout(work, IDLE).unwrap_or_else(PoisonError::into_inner);
+                work = waited.0;
+                work.idle -= 1;
+                if waited.1.timed_out() && work.ready.is_empty() {
+                    work.threads -= 1;
+                    return;
+                }
+                continue;
+            };
+            let job = work.lanes.get_mut(&lane).and_then(VecDeque::pop_front);
+            drop(work);
+            if let Some(job) = job {
+                // A panic in one call must not take the thread from the others.
+                let _ = catch_unwind(AssertUnwindSafe(job));
+            }
+            work = self.lock();
+            if work.lanes.get(&lane).is_some_and(|queue| !queue.is_empty()) {
+                work.ready.push_back(lane);
+            } else {
+                work.lanes.remove(&lane);
+            }
+        }
+    }
+
+    /// Without any thread nobody would ever make the calls: whoever waits for them gets an error.
+    fn start_failed(&self) {
+        let mut work = self.lock();
+        work.threads -= 1;
+        if work.threads == 0 {
+            work.ready.clear();
+            let dropped = std::mem::take(&mut work.lanes);
+            drop(work);
+            drop(dropped);
+        }
+    }
+}
+
+/// How far a call is, for counting those that hang.
+#[derive(Debug, Clone)]
+struct Progress(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+enum State {
+    Queued,
+    Running(Instant),
+    /// Nobody waits for it any more.
+    Hung(Instant),
+    Done,
+}
+
+impl Progress {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(State::Queued)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self) {
+        *self.state() = State::Running(Instant::now());
+    }
+
+    fn end(&self) {
+        if let State::Hung(since) = std::mem::replace(&mut *self.state(), State::Done) {
+            gauge!("dlock_file_calls_hung").decrement(1.0);
+            tracing::info!(after = ?since.elapsed(), "a call on the file system that hung has returned");
+        }
+    }
+}
+
+/// Notes that nobody waits for the call any more.
+struct WhileWaiting(Progress);
+
+impl Drop for WhileWaiting {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        if let State::Running(since) = *state {
+            *state = State::Hung(since);
+            gauge!("dlock_file_calls_hung").increment(1.0);
+            tracing::warn!(
+                since = ?since.elapsed(),
+                "a call on the file system hangs; it goes on in a thread of its own (is the NFS server reachable?)"
+            );
+        }
+    }
+}
+
+/// Makes one call on a thread of its own, within a time limit.
+pub(crate) async fn once<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let calls = Calls::default();
+    tokio::time::timeout(OPEN, calls.run(None, Abandoned::Skip, call)).await.unwrap_or_else(|_| {
+        let what = format!("the file system did not answer within {OPEN:?}; is its server reachable?");
+        Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(false))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use lock_core::{LeaseId, LockName};
+
+    use super::*;
+
+    fn key(n: u128) -> Key {
+        (LeaseId::from(n), LockName::new("etl").expect("a name"))
+    }
+
+    /// A call that returns once told to, and says when it has begun.
+    fn hanging() -> (impl FnOnce() -> Result<u32, Error> + Send, mpsc::Receiver<()>, mpsc::Sender<()>) {
+        let ((begun, has_begun), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel());
+        let call = move || {
+            let _ = begun.send(());
+            let _ = may_go_on.recv();
+            Ok(1)
+        };
+        (call, has_begun, go_on)
+    }
+
+    #[tokio::test]
+    async fn a_hanging_call_holds_up_its_own_lock_only() {
+        let calls = Calls::default();
+        let (call, begun, go_on) = hanging();
+        let first = tokio::spawn({
+            let calls = calls.clone();
+            async move { calls.run(Some(key(1)), Abandoned::Skip, call).await }
+        });
+        tokio::task::spawn_blocking(move || begun.recv()).await.unwrap().unwrap();
+        assert_eq!(calls.run(Some(key(2)), Abandoned::Skip, || Ok(2)).await.unwrap(), 2);
+        let second = calls.run(Some(key(1)), Abandoned::Skip, || Ok(3));
+        assert!(tokio::time::timeout(Duration::from_millis(50), second).await.is_err(), "it is behind the first");
+        go_on.send(()).unwrap();
+        assert_eq!(first.await.unwrap().unwrap(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_any_more_is_left_out_but_a_release_is_not() {
+        let calls = Calls::default();
+        let (call, begun, go_on) = hanging();
+        let (said, heard) = mpsc::channel();
+        let first = tokio::spawn({
+            let calls = calls.clone();
+            async move { calls.run(Some(key(1)), Abandoned::Skip, call).await }
+        });
+        tokio::task::spawn_blocking(move || begun.recv()).await.unwrap().unwrap();
+        for (what, abandoned) in [("probe", Abandoned::Skip), ("release", Abandoned::RunAnyway)] {
+            let said = said.clone();
+            let call = move || {
+                said.send(what).expect("the test listens");
+                Ok(())
+            };
+            let limit = Duration::from_millis(20);
+            assert!(tokio::time::timeout(limit, calls.run(Some(key(1)), abandoned, call)).await.is_err());
+        }
+        first.abort();
+        go_on.send(()).unwrap();
+        let heard = tokio::task::spawn_blocking(move || heard.recv()).await.unwrap();
+        assert_eq!(heard, Ok("release"));
+    }
+
+    #[tokio::test]
+    async fn threads_are_bounded_and_those_behind_get_their_turn() {
+        let calls = Calls::default();
+        let hung: Vec<_> = (0..MAX_THREADS as u128 + 5)
+            .map(|n| {
+                let (call, begun, go_on) = hanging();
+                let calls = calls.clone();
+                (tokio::spawn(async move { calls.run(Some(key(n)), Abandoned::Skip, call).await }), begun, go_on)
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        let one = tokio::time::timeout(Duration::from_millis(50), calls.run(None, Abandoned::Skip, || Ok(())));
+        assert!(one.await.is_err(), "all threads are taken");
+        assert_eq!(calls.0.lock().threads, MAX_THREADS);
+        for (task, _begun, go_on) in hung {
+            let _ = go_on.send(());
+            task.await.unwrap().unwrap();
+        }
+        calls.run(None, Abandoned::Skip, || Ok(())).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_panic_in_a_call_is_an_error_and_takes_nothing_with_it() {
+        let calls = Calls::default();
+        let panics = calls.run(Some(key(1)), Abandoned::Skip, || -> Result<(), Error> { panic!("as it may") });
+        panics.await.unwrap_err();
+        calls.run(Some(key(1)), Abandoned::Skip, || Ok(())).await.unwrap();
+    }
+}

@@ -1,0 +1,233 @@
+//! What the kernel says of the mount that a directory is on: from `/proc`, not from guesses.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::fd::AsRawFd,
+    path::Path,
+    time::Duration,
+};
+
+use lock_core::{Error, ErrorKind};
+
+use crate::dir;
+
+/// What the locks are on, as far as it matters to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Medium {
+    /// The kernel of this machine keeps the locks.
+    Local,
+    /// NFSv4, mounted such that a lock is one for all hosts and its loss can be noticed.
+    Nfs(NfsFacts),
+    /// Another network file system, or one that a program provides: a lock may be lost unseen.
+    Unknown,
+}
+
+impl Medium {
+    /// The medium of `directory`, which exists.
+    pub(crate) fn of(directory: &Path) -> Result<Self, Error> {
+        // Without /proc there is only the type to go by.
+        let nfs = Mount::of(directory).ok().flatten().and_then(|mount| mount.nfs());
+        match nfs {
+            Some(facts) => match facts.objection() {
+                None => Ok(Self::Nfs(facts)),
+                Some(objection) => {
+                    let what = format!("locks in {} would not be safe: {objection}", directory.display());
+                    Err(Error::new(ErrorKind::StoreNotReady, what))
+                }
+            },
+            None if dir::is_remote(directory) => Ok(Self::Unknown),
+            None => Ok(Self::Local),
+        }
+    }
+
+    pub(crate) fn is_nfs(&self) -> bool {
+        matches!(self, Self::Nfs(_))
+    }
+}
+
+/// One line of `/proc/self/mountinfo`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Mount {
+    /// Where it is mounted, escaped as in `/proc` (a space is `\040`).
+    pub(crate) point: String,
+    pub(crate) fs_type: String,
+    /// Options of this mount and of its file system, such as `rw` and `local_lock=none`.
+    options: Vec<String>,
+}
+
+/// What matters of an NFS mount.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NfsFacts {
+    /// `3`, `4.0`, `4.1` …
+    pub(crate) version: String,
+    /// How long the server keeps the locks of a client that it does not hear from.
+    pub(crate) lease: Option<Duration>,
+    unsafe_option: Option<(String, &'static str)>,
+    /// The client takes lost locks again in silence.
+    recovers_lost_locks: bool,
+}
+
+impl Mount {
+    /// The mount that `directory` is on.
+    pub(crate) fn of(directory: &Path) -> io::Result<Option<Self>> {
+        let open = File::open(directory)?;
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", open.as_raw_fd()))?;
+        let Some(id) = info.lines().find_map(|line| line.strip_prefix("mnt_id:")) else { return Ok(None) };
+        Ok(Self::find(&fs::read_to_string("/proc/self/mountinfo")?, id.trim()))
+    }
+
+    /// The mount with that id, in the text of `/proc/self/mountinfo`: `54 33 0:33 / /efs rw,relatime shared:1 - nfs4 HOST:/ rw,vers=4.1`.
+    fn find(mountinfo: &str, id: &str) -> Option<Self> {
+        let line = mountinfo.lines().find(|line| line.split(' ').next() == Some(id))?;
+        let (mount, file_system) = line.split_once(" - ")?;
+        let mut mount = mount.split(' ').skip(4);
+        let (point, of_mount) = (mount.next()?, mount.next()?);
+        let mut file_system = file_system.split(' ');
+        let (fs_type, of_fs) = (file_system.next()?, file_system.nth(1)?);
+        let options = of_mount.split(',').chain(of_fs.split(',')).map(Into::into).collect();
+        Some(Self { point: point.into(), fs_type: fs_type.into(), options })
+    }
+
+    fn has(&self, option: &str) -> bool {
+        self.options.iter().any(|o| o == option)
+    }
+
+    fn value(&self, option: &str) -> Option<&str> {
+        self.options.iter().find_map(|o| o.strip_prefix(option)?.strip_prefix('='))
+    }
+
+    /// What matters if this is NFS.
+    pub(crate) fn nfs(&self) -> Option<NfsFacts> {
+        if !matches!(self.fs_type.as_str(), "nfs" | "nfs4") {
+            return None;
+        }
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        Some(self.facts(&read("/proc/self/mountstats"), &read("/sys/module/nfs/parameters/recover_lost_locks")))
+    }
+
+    fn facts(&self, mountstats: &str, recover_lost_locks: &str) -> NfsFacts {
+        let unsafe_option = [
+            ("nolock", "lock"),
+            ("local_lock=flock", "local_lock=none"),
+            ("local_lock=all", "local_lock=none"),
+            ("soft", "hard"),
+            ("softerr", "hard"),
+        ]
+        .into_iter()
+        .find(|(option, _)| self.has(option))
+        .map(|(option, instead)| (option.to_owned(), instead));
+        NfsFacts {
+            version: self.value("vers").unwrap_or("unknown").into(),
+            lease: lease(mountstats, &self.point),
+            unsafe_option,
+            recovers_lost_locks: matches!(recover_lost_locks.trim(), "Y" | "1"),
+        }
+    }
+}
+
+impl NfsFacts {
+    /// What makes locks on this mount unsafe, and how to mend it.
+    pub(crate) fn objection(&self) -> Option<String> {
+        if let Some((option, instead)) = &self.unsafe_option {
+            let why = match option.as_str() {
+                "soft" | "softerr" => "a lock that times out cannot be told from one that is lost",
+                _ => "locks on it do not reach the server and exclude no other host",
+            };
+            return Some(format!("it is mounted with {option}: {why}; mount it with {instead}"));
+        }
+        if !self.version.starts_with('4') {
+            let why = "before NFSv4 the server has no lease, and a lost lock cannot be noticed";
+            return Some(format!("it is mounted with vers={}: {why}; mount it with vers=4.1", self.version));
+        }
+        if self.recovers_lost_locks {
+            let fix =
+                "set it to 0 in /sys/module/nfs/parameters and /etc/modprobe.d (options nfs recover_lost_locks=0)";
+            return Some(format!("the kernel takes lost locks again in silence (nfs.recover_lost_locks=1): {fix}"));
+        }
+        None
+    }
+}
+
+/// The lease of the NFSv4 mount at `point`, from the text of `/proc/self/mountstats`.
+fn lease(mountstats: &str, point: &str) -> Option<Duration> {
+    let is_point = |line: &str| {
+        let mut words = line.strip_prefix("device ").into_iter().flat_map(|line| line.split(' '));
+        words.any(|word| word == "on") && words.next() == Some(point)
+    };
+    // A later mount covers an earlier one at the same place.
+    let (at, _) = mountstats.lines().enumerate().filter(|(_, line)| is_point(line)).last()?;
+    let section = mountstats.lines().skip(at + 1).take_while(|line| !line.starts_with("device "));
+    let seconds = section.flat_map(|line| line.split(',')).find_map(|word| word.strip_prefix("lease_time="))?;
+    seconds.parse().ok().filter(|&seconds| seconds > 0).map(Duration::from_secs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INFO: &str = "\
+33 1 0:2 / / rw - rootfs rootfs rw,size=1k
+54 33 0:33 / /mnt/a\\040b rw,relatime shared:7 master:2 - nfs4 10.9.0.1:/ rw,vers=4.1,hard,proto=tcp,local_lock=none,addr=10.9.0.1
+55 33 0:34 / /old rw - nfs server:/x rw,vers=3,hard,local_lock=none
+57 33 0:35 / /fuse rw - fuse.sshfs host: rw
+";
+    const STATS: &str = "\
+device rootfs mounted on / with fstype rootfs
+device 10.9.0.1:/ mounted on /mnt/a\\040b with fstype nfs4 statvers=1.1
+\topts:\trw,vers=4.1,acregmin=3
+\tnfsv4:\tbm0=0xfdffbfff,acl=0x3,sessions,pnfs=not configured,lease_time=90,lease_expired=0
+device 10.9.0.1:/ mounted on /mnt/a\\040b with fstype nfs4 statvers=1.1
+\tnfsv4:\tbm0=0xfdffbfff,sessions,lease_time=10,lease_expired=4
+device server:/x mounted on /old with fstype nfs statvers=1.1
+\topts:\trw,vers=3
+";
+
+    #[test]
+    fn a_mount_is_found_by_its_id_with_the_options_of_both_levels() {
+        let mount = Mount::find(INFO, "54").unwrap();
+        assert_eq!((mount.point.as_str(), mount.fs_type.as_str()), ("/mnt/a\\040b", "nfs4"));
+        assert!(mount.has("relatime") && mount.has("hard"));
+        assert_eq!(Mount::find(INFO, "5"), None);
+        assert_eq!(Mount::find(INFO, "57").unwrap().nfs(), None);
+        assert_eq!(Mount::find("54 broken\n", "54"), None);
+    }
+
+    #[test]
+    fn the_lease_is_that_of_the_latest_mount_at_the_place() {
+        assert_eq!(lease(STATS, "/mnt/a\\040b"), Some(Duration::from_secs(10)));
+        assert_eq!(lease(STATS, "/old"), None);
+        assert_eq!(lease(STATS, "/elsewhere"), None);
+        assert_eq!(lease("device a mounted on /x with fstype nfs4\n\tnfsv4:\tlease_time=0\n", "/x"), None);
+    }
+
+    #[test]
+    fn facts_tell_the_version_and_the_lease() {
+        let facts = Mount::find(INFO, "54").unwrap().facts(STATS, "");
+        assert_eq!((facts.version.as_str(), facts.lease), ("4.1", Some(Duration::from_secs(10))));
+        assert_eq!(facts.objection(), None);
+    }
+
+    #[test]
+    fn what_is_unsafe_is_named_with_its_fix() {
+        let with = |options: &str| Mount {
+            point: "/efs".into(),
+            fs_type: "nfs4".into(),
+            options: options.split(',').map(Into::into).collect(),
+        };
+        for (options, recover, fix) in [
+            ("rw,vers=4.1,nolock,hard", "N", "mount it with lock"),
+            ("rw,vers=4.1,hard,local_lock=flock", "N", "mount it with local_lock=none"),
+            ("rw,vers=4.1,hard,local_lock=all", "N", "mount it with local_lock=none"),
+            ("rw,vers=4.1,soft,local_lock=none", "N", "mount it with hard"),
+            ("rw,vers=4.1,softerr,local_lock=none", "N", "mount it with hard"),
+            ("rw,vers=3,hard,local_lock=none", "N", "mount it with vers=4.1"),
+            ("rw,vers=4.1,hard,local_lock=none", "Y\n", "recover_lost_locks=0"),
+        ] {
+            let objection = with(options).facts("", recover).objection().expect(options);
+            assert!(objection.contains(fix), "{options}: {objection}");
+        }
+        // The server decides about flock(2) all the same; only fcntl(2) locks stay on the host.
+        assert_eq!(with("rw,vers=4.1,hard,local_lock=posix").facts("", "N").objection(), None);
+    }
+}

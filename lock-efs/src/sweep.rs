@@ -1,0 +1,227 @@
+//! Removes the files of names that nobody uses any more.
+
+use std::{
+    fs::{self, File, Metadata},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use lock_core::{Error, ErrorKind, FencingToken};
+use nix::fcntl::FlockArg;
+
+use crate::{
+    backend::FileBackend,
+    error,
+    lockfile::{LockFile, try_flock},
+    nfs::{DRAFT_PREFIX, Draft},
+    sidecar::{self, Seen},
+    store::{Files, Store, now_us},
+};
+
+/// What to remove: made by [`Sweep::new`], and run by [`FileBackend::sweep`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sweep {
+    idle_for: Duration,
+    dry_run: bool,
+    keep_locked: Option<Duration>,
+}
+
+impl Sweep {
+    /// All names that nobody has acquired or released for `idle_for`, and that nobody holds. Choose it longer than the longest time between
+    /// two runs of the rarest job.
+    pub fn new(idle_for: Duration) -> Self {
+        Self { idle_for, dry_run: false, keep_locked: None }
+    }
+
+    /// Only say what would be removed.
+    #[must_use]
+    pub fn dry_run(mut self, dry_run: bool) -> Self {
+        self.dry_run = dry_run;
+        self
+    }
+
+    /// How long a removed file stays locked. Default a minute on NFS, where other hosts may find the removed file for that long and
+    /// programs that do not look twice, as `filelock`, would lock it; none on a local file system. dlock needs none.
+    #[must_use]
+    pub fn keep_locked(mut self, keep_locked: Duration) -> Self {
+        self.keep_locked = Some(keep_locked);
+        self
+    }
+}
+
+/// What a sweep did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[must_use]
+pub struct Swept {
+    /// The lock files that were removed, or would be, each with its sidecars.
+    pub removed: Vec<PathBuf>,
+    /// How many names stay: used lately, held, or never used by dlock.
+    pub kept: usize,
+}
+
+/// How long NFS clients keep what they know of a directory (acdirmax).
+const NFS_CACHE: Duration = Duration::from_secs(60);
+/// So many removed files at once stay locked: EFS bounds what one process may have open and locked.
+const BATCH: usize = 128;
+/// The largest token of all names that were removed.
+pub(crate) const FLOOR: &str = ".dlock-floor";
+const TURN: &str = ".dlock-sweep";
+
+impl FileBackend {
+    /// Removes the files of idle names. Each is removed while it is locked and is what its path names, so no holder and no waiter of
+    /// dlock's is disturbed; fencing tokens go on rising. Names without a record of dlock's, which only `flock(1)` or `filelock` use, stay.
+    ///
+    /// Blocks, on NFS for a minute longer: see [`Sweep::keep_locked`].
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unavailable`] while another sweep of this directory runs; else what stopped it.
+    pub fn sweep(&self, sweep: Sweep) -> Result<Swept, Error> {
+        self.store().sweep(sweep)
+    }
+}
+
+impl Store {
+    fn sweep(&self, sweep: Sweep) -> Result<Swept, Error> {
+        let _turn = self.turn()?;
+        let keep_locked = sweep.keep_locked.unwrap_or(if self.is_nfs() { NFS_CACHE } else { Duration::ZERO });
+        let fail = |e: io::Error| error::at("list the directory", self.directory(), e);
+        let mut swept = Swept::default();
+        let mut locked = Vec::new();
+        for entry in fs::read_dir(self.directory()).map_err(fail)? {
+            let file_name = entry.map_err(fail)?.file_name();
+            let Some(file_name) = file_name.to_str() else { continue };
+            if file_name.starts_with(DRAFT_PREFIX) && !sweep.dry_run {
+                self.remove_draft(file_name, sweep.idle_for);
+            }
+            let Some(stem) = file_name.strip_suffix(".lock") else { continue };
+            let files = self.files(stem);
+            match self.sweep_name(&files, sweep)? {
+                None => swept.kept += 1,
+                Some(lock) => {
+                    swept.removed.push(files.lock);
+                    locked.extend(lock);
+                }
+            }
+            if locked.len() >= BATCH {
+                wait_and_close(&mut locked, keep_locked);
+            }
+        }
+        wait_and_close(&mut locked, keep_locked);
+        Ok(swept)
+    }
+
+    /// One sweep at a time: the floor is read and written.
+    fn turn(&self) -> Result<File, Error> {
+        let path = self.directory().join(TURN);
+        let file = LockFile::open(&path, self.mode(), false)?.into_file();
+        match try_flock(&file, FlockArg::LockExclusiveNonblock) {
+            Ok(true) => Ok(file),
+            Ok(false) => {
+                let what = format!("another sweep of {} is running; wait for it", self.directory().display());
+                Err(Error::new(ErrorKind::Unavailable, what).with_ambiguous(false))
+            }
+            Err(e) => Err(error::at("lock", &path, e)),
+        }
+    }
+
+    /// Removes a name if it is idle: the lock that is to be kept for a while yet, or `Some(None)` when that was a dry run.
+    fn sweep_name(&self, files: &Files, sweep: Sweep) -> Result<Option<Option<LockFile>>, Error> {
+        if !is_idle(files, sweep.idle_for) {
+            return Ok(None);
+        }
+        if sweep.dry_run {
+            return Ok(Some(None));
+        }
+        let Some(lock) = LockFile::open_existing(&files.lock)? else { return Ok(None) };
+        if !lock.try_lock(&files.lock)? {
+            return Ok(None);
+        }
+        // On NFS it makes the looks below fresh; see there.
+        let _draft = if self.is_nfs() { Some(self.draft()?) } else { None };
+        if !lock.inode.is_at(&files.lock)? || !is_idle(files, sweep.idle_for) || is_queued(&files.queue) {
+            return Ok(None);
+        }
+        let Seen::Record(record) = sidecar::read(&files.record)? else { return Ok(None) };
+        if record.hold_left(now_us()).is_some() {
+            return Ok(None);
+        }
+        if let Some(token) = record.token() {
+            self.raise_floor(token)?;
+        }
+        for path in [&files.record, &files.spare, &files.queue, &files.lock] {
+            match fs::remove_file(path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(error::at("remove", path, e)),
+                _ => {}
+            }
+        }
+        Ok(Some(Some(lock)))
+    }
+
+    /// Makes sure that tokens of names without a record begin above `token`.
+    fn raise_floor(&self, token: FencingToken) -> Result<(), Error> {
+        let path = self.directory().join(FLOOR);
+        if self.floor()?.is_some_and(|floor| floor >= token) {
+            return Ok(());
+        }
+        let new = self.directory().join(format!("{FLOOR}-new"));
+        let write = || {
+            let mut file = File::create(&new)?;
+            if let Ok(found) = file.metadata() {
+                crate::lockfile::widen(&file, &found, self.mode(), &new);
+            }
+            writeln!(file, "{}", token.get())?;
+            // Before the record that had it goes.
+            file.sync_all()?;
+            fs::rename(&new, &path)
+        };
+        write().map_err(|e| error::at("write", &path, e))
+    }
+
+    /// What tokens of names without a record must be larger than.
+    pub(crate) fn floor(&self) -> Result<Option<FencingToken>, Error> {
+        let path = self.directory().join(FLOOR);
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.trim().parse().ok().and_then(FencingToken::new)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(error::at("read", &path, e)),
+        }
+    }
+
+    /// What an acquisition left that ended in its midst.
+    fn remove_draft(&self, file_name: &str, idle_for: Duration) {
+        let path = self.directory().join(file_name);
+        let is_draft = file_name.len() == DRAFT_PREFIX.len() + 32;
+        if is_draft && fs::symlink_metadata(&path).is_ok_and(|found| is_older(&found, idle_for.max(NFS_CACHE))) {
+            let _ = fs::remove_file(path);
+        }
+    }
+
+    fn draft(&self) -> Result<Draft, Error> {
+        Draft::create(self.directory(), lock_core::LeaseId::random(), self.mode())
+    }
+}
+
+/// Whether dlock has used the name, and not for this long.
+fn is_idle(files: &Files, idle_for: Duration) -> bool {
+    [&files.record, &files.lock]
+        .into_iter()
+        .all(|path| fs::symlink_metadata(path).is_ok_and(|found| is_older(&found, idle_for)))
+}
+
+fn is_older(found: &Metadata, age: Duration) -> bool {
+    found.modified().is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|since| since >= age))
+}
+
+/// Whether processes wait for the name.
+fn is_queued(queue: &Path) -> bool {
+    File::open(queue).is_ok_and(|file| !matches!(try_flock(&file, FlockArg::LockSharedNonblock), Ok(true)))
+}
+
+fn wait_and_close(locked: &mut Vec<LockFile>, keep_locked: Duration) {
+    if !locked.is_empty() {
+        thread::sleep(keep_locked);
+        locked.clear();
+    }
+}
