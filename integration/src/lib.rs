@@ -10,6 +10,7 @@ pub mod python;
 pub mod redis;
 pub mod report;
 pub mod sentinel;
+pub mod sim;
 pub mod tls;
 pub mod wire;
 

@@ -8,6 +8,7 @@ mod error;
 pub mod faults;
 mod flight;
 mod guard;
+pub mod history;
 mod hold;
 mod holder;
 mod keeper;

@@ -27,8 +27,11 @@ impl BackendFactory for DynamoFactory {
 }
 
 impl DynamoConfig {
-    /// Takes everything out of a config string.
-    fn take(config: &mut StoreConfig) -> Result<Self, Error> {
+    /// Takes everything out of a config string, whose common options have been taken.
+    ///
+    /// # Errors
+    /// Of kind [`ErrorKind::Config`](lock_core::ErrorKind::Config) when a setting is wrong, missing or unknown.
+    pub fn take(config: &mut StoreConfig) -> Result<Self, Error> {
         let table = take_table(config)?;
         let schemas: Vec<_> = Schema::ALL.iter().map(|schema| (schema.as_str(), *schema)).collect();
         // First, because it chooses the names that the others change.

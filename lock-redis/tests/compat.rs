@@ -115,7 +115,7 @@ async fn wake_up_in_both_directions(compat: Compat, client: &str) {
     assert_eq!(theirs.ask("release").await, "released");
     let guard = tokio::time::timeout(PATIENCE, waiting).await.expect("we are woken").unwrap();
     println!("we were woken after {:?} by {client}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "not woken, but back by itself: {:?}", start.elapsed());
     assert_eq!(guard.release().await.unwrap(), Release::Released);
 }
 

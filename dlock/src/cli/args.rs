@@ -25,11 +25,41 @@ pub(super) enum Verb {
     List(ListArgs),
     /// Take a lock away from its holder, if it still is as `dlock status` showed it. Not on files: end the holder's process there.
     Break(BreakArgs),
+    /// Create the table of a dynamodb: store, or check one that is there; can be repeated.
+    Init(InitArgs),
     /// Remove the lock files of names that nobody has used for long; safe while jobs run, and made for a crontab.
     ///
     /// Names that only flock(1) or filelock use are left alone. A script that locks the same file as dlock with flock(1) may, if it starts in the
     /// very moment of the removal, lock the removed file: give --idle more time than between two runs of it.
     Sweep(SweepArgs),
+}
+
+/// Which table, and what it shall have.
+#[derive(Debug, Args)]
+pub(super) struct InitArgs {
+    /// The store, such as dynamodb://locks?region=eu-west-1 [default: $DLOCK_URL].
+    #[arg(long)]
+    pub(super) url: Option<String>,
+
+    /// Only look: say what is wrong with the table, and change nothing.
+    #[arg(long)]
+    pub(super) check: bool,
+
+    /// A tag for a new table; can be repeated.
+    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag)]
+    pub(super) tags: Vec<(String, String)>,
+
+    /// Switch point-in-time recovery on.
+    #[arg(long)]
+    pub(super) point_in_time_recovery: bool,
+
+    /// Protect the table from deletion.
+    #[arg(long)]
+    pub(super) deletion_protection: bool,
+
+    /// Do not let DynamoDB delete items that have been idle for long.
+    #[arg(long)]
+    pub(super) keep_idle: bool,
 }
 
 /// What to remove.
@@ -188,6 +218,11 @@ fn with_unit(text: &str) -> Result<Duration, String> {
 
 fn shared(_: &str) -> Result<bool, String> {
     Err("there are no shared locks here; every lock has one holder".into())
+}
+
+fn tag(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it like team=etl")?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn name(text: &str) -> Result<LockName, String> {

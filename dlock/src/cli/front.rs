@@ -166,8 +166,8 @@ impl Front<'_> {
                 self.job.inherited.let_go(true);
                 None
             }
-            Ok(Some(Report::Stopped(signal))) => {
-                self.stop_too(signal);
+            Ok(Some(Report::Stopped { signal, pid })) => {
+                self.stop_too(signal, Pid::from_raw(pid));
                 None
             }
             Ok(Some(Report::NotStarted(errno))) => Some(Ended::NotStarted(io::Error::from_raw_os_error(errno))),
@@ -178,7 +178,11 @@ impl Front<'_> {
     }
 
     /// Whoever started us sees a stopped job when the command was stopped from the terminal, or by a signal that went through us.
-    fn stop_too(&mut self, signal: i32) {
+    fn stop_too(&mut self, signal: i32, command: Pid) {
+        // The report may be of a stop that is over: with Ctrl-Z right after `fg` we were stopped, and continued, before we read it.
+        if !tree::is_stopped(command) {
+            return;
+        }
         if !self.job.own_group {
             sys::act_on(signal);
         } else if std::mem::take(&mut self.stop_asked) {

@@ -10,6 +10,7 @@ mod child;
 mod exit;
 mod front;
 mod inherited;
+mod init;
 mod no_fork;
 mod operators;
 mod protocol;
@@ -41,6 +42,7 @@ pub(crate) fn main(arguments: Vec<OsString>) -> i32 {
                 Verb::Status(args) => operators::status(args),
                 Verb::List(args) => operators::list(args),
                 Verb::Break(args) => operators::break_lock(args),
+                Verb::Init(args) => init::init(args),
                 Verb::Sweep(args) => operators::sweep(args),
             },
             Err(error) => Ok(Exit::Code(explain(&error))),

@@ -38,8 +38,8 @@ pub(super) enum Report {
     Started,
     /// The command could not be started, for this errno.
     NotStarted(i32),
-    /// The command was stopped by this signal.
-    Stopped(i32),
+    /// The command, which has this pid, was stopped by this signal.
+    Stopped { signal: i32, pid: i32 },
     /// The command ended with this wait status.
     Ended(i32),
     /// The lock was lost, the command and all that it started are dead, and the watchdog has let go of the lock.
@@ -115,7 +115,7 @@ impl Message for Report {
         match self {
             Self::Started => pack(1, 0, 0, 0),
             Self::NotStarted(errno) => pack(2, errno as u64, 0, 0),
-            Self::Stopped(signal) => pack(3, signal as u64, 0, 0),
+            Self::Stopped { signal, pid } => pack(3, signal as u64, pid as u64, 0),
             Self::Ended(status) => pack(4, status as u64, 0, 0),
             Self::Killed => pack(5, 0, 0, 0),
         }
@@ -125,7 +125,7 @@ impl Message for Report {
         Some(match unpack(bytes) {
             [1, ..] => Self::Started,
             [2, errno, ..] => Self::NotStarted(errno as i32),
-            [3, signal, ..] => Self::Stopped(signal as i32),
+            [3, signal, pid, _] => Self::Stopped { signal: signal as i32, pid: pid as i32 },
             [4, status, ..] => Self::Ended(status as i32),
             [5, ..] => Self::Killed,
             _ => return None,
@@ -216,8 +216,13 @@ mod tests {
             front.send(order, None).unwrap();
             assert_eq!(watchdog.receive::<Order>().unwrap().unwrap().0, order);
         }
-        let reports =
-            [Report::Started, Report::NotStarted(2), Report::Stopped(20), Report::Ended(0x7f00), Report::Killed];
+        let reports = [
+            Report::Started,
+            Report::NotStarted(2),
+            Report::Stopped { signal: 20, pid: 4711 },
+            Report::Ended(0x7f00),
+            Report::Killed,
+        ];
         for report in reports {
             watchdog.send(report, None).unwrap();
             assert_eq!(front.receive::<Report>().unwrap().unwrap().0, report);

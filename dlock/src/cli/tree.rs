@@ -69,10 +69,10 @@ fn descendants() -> Vec<Descendant> {
         for child in children(parent) {
             // The order matters: first the handle, then the proof that it is the process we mean.
             let handle = sys::pidfd_open(child).ok();
-            if let Some((ppid, group)) = parent_and_group(child)
-                && (ppid == parent || ppid == me)
+            if let Some(stat) = stat(child)
+                && (stat.parent == parent || stat.parent == me)
             {
-                found.push(Descendant { pid: child, handle, group });
+                found.push(Descendant { pid: child, handle, group: stat.group });
             }
         }
         let Some(descendant) = found.get(next) else { return found };
@@ -108,19 +108,31 @@ fn has_child_lists() -> bool {
 fn children_by_scan(pid: Pid) -> Vec<Pid> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.flatten().filter_map(|entry| parse_pid(entry.file_name().to_str()?));
-    pids.filter(|p| parent_and_group(*p).is_some_and(|(parent, _)| parent == pid)).collect()
+    pids.filter(|p| stat(*p).is_some_and(|stat| stat.parent == pid)).collect()
 }
 
 fn parse_pid(text: &str) -> Option<Pid> {
     text.parse().ok().map(Pid::from_raw)
 }
 
+/// Whether the process is stopped now, as after Ctrl-Z.
+pub(super) fn is_stopped(pid: Pid) -> bool {
+    stat(pid).is_some_and(|stat| stat.state == 'T')
+}
+
+struct Stat {
+    state: char,
+    parent: Pid,
+    group: Pid,
+}
+
 /// From `/proc/PID/stat`: `pid (comm) state ppid pgrp …`, where `comm` may contain anything.
-fn parent_and_group(pid: Pid) -> Option<(Pid, Pid)> {
+fn stat(pid: Pid) -> Option<Stat> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let after = stat.iter().rposition(|b| *b == b')')? + 1;
-    let mut fields = std::str::from_utf8(&stat[after..]).ok()?.split_ascii_whitespace().skip(1);
-    Some((parse_pid(fields.next()?)?, parse_pid(fields.next()?)?))
+    let mut fields = std::str::from_utf8(&stat[after..]).ok()?.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some(Stat { state, parent: parse_pid(fields.next()?)?, group: parse_pid(fields.next()?)? })
 }
 
 #[cfg(test)]
@@ -137,7 +149,10 @@ mod tests {
         if let Some(listed) = children_by_list(Pid::this()) {
             assert!(listed.contains(&pid));
         }
-        assert_eq!(parent_and_group(pid).unwrap().0, Pid::this());
+        assert_eq!(stat(pid).unwrap().parent, Pid::this());
+        nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP).unwrap();
+        nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WUNTRACED)).unwrap();
+        assert!(is_stopped(pid) && !is_stopped(Pid::this()));
         child.kill().unwrap();
         child.wait().unwrap();
     }

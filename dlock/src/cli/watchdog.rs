@@ -180,7 +180,7 @@ impl Watchdog {
         loop {
             match sys::next_change() {
                 Ok(Some((pid, status))) if pid == self.command => match status.stopped_signal() {
-                    Some(signal) => drop(self.front.send(Report::Stopped(signal), None)),
+                    Some(signal) => drop(self.front.send(Report::Stopped { signal, pid: pid.as_raw() }, None)),
                     None => {
                         self.ended = true;
                         self.group = None;

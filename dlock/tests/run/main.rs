@@ -4,6 +4,8 @@ mod death;
 mod default_store;
 mod etl;
 mod exit_codes;
+#[cfg(feature = "dynamo")]
+mod init;
 mod leases;
 mod locking;
 mod operators;

@@ -177,6 +177,14 @@ impl StoreConfig {
         })
     }
 
+    /// Checks the options that every store has and sets them aside, for whoever does something else with a store than lock.
+    ///
+    /// # Errors
+    /// Of kind [`ErrorKind::Config`] when one of them is wrong.
+    pub fn set_common_aside(&mut self) -> Result<(), Error> {
+        super::Common::take(self).map(drop)
+    }
+
     /// Makes sure that nothing is left. Call it before the first I/O.
     ///
     /// # Errors
