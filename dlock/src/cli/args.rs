@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use lock_core::LockName;
@@ -25,6 +25,62 @@ pub(super) enum Verb {
     List(ListArgs),
     /// Take a lock away from its holder, if it still is as `dlock status` showed it. Not on files: end the holder's process there.
     Break(BreakArgs),
+    /// Find out whether a store keeps its promises: contend with many processes, kill and freeze some, check what happened.
+    Torture(TortureArgs),
+    /// One of the processes of `torture`.
+    #[command(hide = true)]
+    TortureWorker(TortureWorkerArgs),
+}
+
+/// Which store, and how hard. Exit code 0 when every promise was kept, 1 when one was broken, 69 when no lock was ever had.
+#[derive(Debug, Args)]
+pub(super) struct TortureArgs {
+    /// The store, as for `dlock run`. Names that begin with "dlock-torture/" and a random part are used, and nothing else is touched.
+    #[arg(long)]
+    pub(super) url: Option<String>,
+
+    /// For how long.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub(super) time: Duration,
+
+    /// How many processes contend at a time.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) processes: u32,
+
+    /// For how many locks.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) names: u32,
+
+    /// The ttl of the locks; files have none. Processes are frozen for up to twice as long.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = with_unit)]
+    pub(super) ttl: Duration,
+
+    /// Repeats the choices of an earlier run (though not its timing) [default: random].
+    #[arg(long, value_name = "SEED")]
+    pub(super) seed: Option<u64>,
+
+    /// The report as one JSON object, for programs.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What the parent tells a process of `torture`; the store comes in `$DLOCK_URL`.
+#[derive(Debug, Args)]
+pub(super) struct TortureWorkerArgs {
+    #[arg(long)]
+    pub(super) directory: PathBuf,
+    #[arg(long)]
+    pub(super) prefix: String,
+    #[arg(long)]
+    pub(super) names: u32,
+    #[arg(long, value_parser = with_unit)]
+    pub(super) ttl: Duration,
+    #[arg(long)]
+    pub(super) worker: u64,
+    #[arg(long)]
+    pub(super) seed: u64,
+    #[arg(long)]
+    pub(super) parent: i32,
 }
 
 /// Which lock, and how to say it.

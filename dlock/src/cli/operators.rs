@@ -93,7 +93,7 @@ fn json(name: &LockName, holder: Option<&Holder>) -> Value {
 }
 
 /// A reader that has had enough, such as `head`, is no failure.
-fn print(line: &str) -> Result<(), Failure> {
+pub(super) fn print(line: &str) -> Result<(), Failure> {
     match writeln!(io::stdout(), "{line}") {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::os("writing the output", error)),
         _ => Ok(()),

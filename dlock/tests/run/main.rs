@@ -10,4 +10,5 @@ mod operators;
 mod signals;
 mod support;
 mod terminal;
+mod torture;
 mod transparent;
