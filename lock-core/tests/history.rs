@@ -55,7 +55,7 @@ fn clean(turns: &[(u64, u64, End, bool)]) -> (Vec<Event>, Vec<usize>) {
         now += held;
         match end {
             End::Release => events.push(event(now, worker, What::Released)),
-            End::Loss => events.push(event(now, worker, What::Lost)),
+            End::Loss => events.push(event(now, worker, What::Lost { told: false })),
             End::Death => events.push(event(now, worker, What::Died)),
             End::Silence => {}
         }
@@ -143,11 +143,20 @@ fn a_renewed_belief_lasts_until_its_last_confirmation() {
 
 #[test]
 fn a_belief_without_an_end_ends_with_release_loss_or_death() {
-    for end in [What::Released, What::Lost, What::Died] {
+    for end in [What::Released, What::Lost { told: false }, What::Died] {
         let events = [event(0, 1, granted(1, None)), event(50, 1, end.clone()), event(50, 2, granted(2, None))];
         assert_eq!(broken(&events), [], "{end:?}");
         assert_eq!(broken(&[events[0].clone(), events[2].clone()]), [Rule::Exclusion]);
     }
+}
+
+#[test]
+fn what_the_store_said_counts_from_the_last_time_that_the_guard_was_valid() {
+    let taken_at_30 = |told| {
+        [event(0, 1, granted(1, Some(100))), event(30, 2, granted(2, Some(130))), event(40, 1, What::Lost { told })]
+    };
+    assert_eq!(broken(&taken_at_30(true)), [], "it may have known by then");
+    assert_eq!(broken(&taken_at_30(false)), [Rule::Exclusion], "its timer had not run out");
 }
 
 #[test]
@@ -162,14 +171,15 @@ fn an_attempt_that_meets_itself_is_found() {
 fn nobody_waits_for_the_stopped_and_the_dead() {
     let attempt = What::Attempt { owner: None };
     for stop in [What::Stopped, What::Died, What::GaveUp] {
-        let events = [event(0, 1, attempt.clone()), event(10, 1, stop.clone()), event(5_000, 2, What::Lost)];
+        let events =
+            [event(0, 1, attempt.clone()), event(10, 1, stop.clone()), event(5_000, 2, What::Lost { told: false })];
         assert_eq!(broken(&events), [], "{stop:?}");
     }
     let resumed = [
         event(0, 1, attempt),
         event(10, 1, What::Stopped),
         event(4_500, 1, What::Resumed),
-        event(5_000, 2, What::Lost),
+        event(5_000, 2, What::Lost { told: false }),
     ];
     assert_eq!(broken(&resumed), []);
 }

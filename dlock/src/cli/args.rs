@@ -32,6 +32,11 @@ pub(super) enum Verb {
     /// Names that only flock(1) or filelock use are left alone. A script that locks the same file as dlock with flock(1) may, if it starts in the
     /// very moment of the removal, lock the removed file: give --idle more time than between two runs of it.
     Sweep(SweepArgs),
+    /// Find out whether a store keeps its promises: contend with many processes, kill and freeze some, check what happened.
+    Torture(TortureArgs),
+    /// One of the processes of `torture`.
+    #[command(hide = true)]
+    TortureWorker(TortureWorkerArgs),
 }
 
 /// Which table, and what it shall have.
@@ -76,6 +81,57 @@ pub(super) struct SweepArgs {
     /// The directory of the locks.
     #[arg(value_name = "DIR")]
     pub(super) directory: PathBuf,
+}
+
+/// Which store, and how hard. Exit code 0 when every promise was kept, 1 when one was broken, 69 when no lock was ever had.
+#[derive(Debug, Args)]
+pub(super) struct TortureArgs {
+    /// The store, as for `dlock run`. Names that begin with "dlock-torture/" and a random part are used, and nothing else is touched.
+    #[arg(long)]
+    pub(super) url: Option<String>,
+
+    /// For how long.
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub(super) time: Duration,
+
+    /// How many processes contend at a time.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) processes: u32,
+
+    /// For how many locks.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) names: u32,
+
+    /// The ttl of the locks; files have none. Processes are frozen for up to twice as long.
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = with_unit)]
+    pub(super) ttl: Duration,
+
+    /// Repeats the choices of an earlier run (though not its timing) [default: random].
+    #[arg(long, value_name = "SEED")]
+    pub(super) seed: Option<u64>,
+
+    /// The report as one JSON object, for programs.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What the parent tells a process of `torture`; the store comes in `$DLOCK_URL`.
+#[derive(Debug, Args)]
+pub(super) struct TortureWorkerArgs {
+    #[arg(long)]
+    pub(super) directory: PathBuf,
+    #[arg(long)]
+    pub(super) prefix: String,
+    #[arg(long)]
+    pub(super) names: u32,
+    #[arg(long, value_parser = with_unit)]
+    pub(super) ttl: Duration,
+    #[arg(long)]
+    pub(super) worker: u64,
+    #[arg(long)]
+    pub(super) seed: u64,
+    #[arg(long)]
+    pub(super) parent: i32,
 }
 
 /// Which lock, and how to say it.

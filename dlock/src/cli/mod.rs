@@ -1,4 +1,4 @@
-//! The command line: `dlock run`, and what operators ask ([`operators`]).
+//! The command line: `dlock run`, what operators ask ([`operators`]), and the test of a store ([`torture`]).
 //!
 //! With `run`, two processes of ours stand between whoever started us and the command. The front ([`front`]) is the process that was started:
 //! it gets, renews and releases the lock. The watchdog ([`watchdog`]) is its child and the command's parent: it makes sure that
@@ -17,6 +17,7 @@ mod protocol;
 mod run;
 mod signals;
 mod store;
+mod torture;
 mod tree;
 mod waiting;
 mod watchdog;
@@ -44,6 +45,8 @@ pub(crate) fn main(arguments: Vec<OsString>) -> i32 {
                 Verb::Break(args) => operators::break_lock(args),
                 Verb::Init(args) => init::init(args),
                 Verb::Sweep(args) => operators::sweep(args),
+                Verb::Torture(args) => torture::torture(args),
+                Verb::TortureWorker(args) => torture::work(args),
             },
             Err(error) => Ok(Exit::Code(explain(&error))),
         }

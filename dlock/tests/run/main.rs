@@ -12,4 +12,5 @@ mod operators;
 mod signals;
 mod support;
 mod terminal;
+mod torture;
 mod transparent;

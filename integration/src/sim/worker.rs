@@ -128,7 +128,7 @@ impl Worker {
         self.note(name, What::Granted { token, until: Some(self.journal.time.now()) });
         self.slot.set(Some((Arc::clone(name), Arc::clone(&guard))));
         self.use_it(name, &guard, token.unwrap_or_default()).await;
-        self.note(name, if guard.check().is_ok() { What::Released } else { What::Lost });
+        self.note(name, if guard.check().is_ok() { What::Released } else { What::Lost { told: false } });
         self.slot.set(None);
         let guard = Arc::into_inner(guard).expect("the slot had the only other one");
         if self.rng.u8(..4) == 0 {

@@ -52,10 +52,11 @@ fn beliefs<'a>(events: &[&'a Event]) -> Vec<Belief<'a>> {
                     belief.end = until.map(|until| until.max(event.at));
                 }
             }
-            What::Lost | What::Released | What::Died => {
+            What::Lost { .. } | What::Released | What::Died => {
                 if let Some(index) = open.remove(&event.worker) {
                     let belief = &mut all[index];
-                    belief.end = Some(belief.end().min(event.at));
+                    let known = if event.what == (What::Lost { told: true }) { belief.confirmed.at } else { event.at };
+                    belief.end = Some(belief.end().min(known));
                 }
             }
             _ => {}

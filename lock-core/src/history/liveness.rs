@@ -33,7 +33,7 @@ impl<'a> State<'a> {
             What::Valid { until } => {
                 self.holding.entry(worker).and_modify(|end| *end = until);
             }
-            What::Lost | What::Released => {
+            What::Lost { .. } | What::Released => {
                 self.holding.remove(&worker);
             }
             What::Died => {

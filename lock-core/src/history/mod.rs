@@ -73,7 +73,10 @@ pub enum What {
         until: Option<Duration>,
     },
     /// The guard called itself lost.
-    Lost,
+    Lost {
+        /// The store had said so, at some time since the guard last called itself valid. Otherwise its own timer had run out, when it was to.
+        told: bool,
+    },
     /// The worker began to give the lock back.
     Released,
     /// The worker was killed.

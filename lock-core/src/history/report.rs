@@ -81,8 +81,6 @@ pub struct Report {
     pub losses: u64,
     /// Locks given back.
     pub releases: u64,
-    /// Workers killed while they held a lock or asked for one.
-    pub deaths: u64,
     /// Writes that the protected resource took.
     pub accepted: u64,
     /// Writes that it refused.
@@ -98,12 +96,16 @@ impl Report {
             let counter = match event.what {
                 What::Attempt { .. } => &mut self.attempts,
                 What::Granted { .. } => &mut self.acquisitions,
-                What::Lost => &mut self.losses,
+                What::Lost { .. } => &mut self.losses,
                 What::Released => &mut self.releases,
-                What::Died => &mut self.deaths,
                 What::Accepted { .. } => &mut self.accepted,
                 What::Rejected { .. } => &mut self.rejected,
-                What::Refused { .. } | What::GaveUp | What::Valid { .. } | What::Stopped | What::Resumed => continue,
+                What::Refused { .. }
+                | What::GaveUp
+                | What::Valid { .. }
+                | What::Died
+                | What::Stopped
+                | What::Resumed => continue,
             };
             *counter += 1;
         }
@@ -117,10 +119,10 @@ impl Report {
 impl fmt::Display for Report {
     /// A line of counts and, for each violation, the part of the history that shows it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { names, attempts, acquisitions, losses, releases, deaths, accepted, rejected, violations } = self;
+        let Self { names, attempts, acquisitions, losses, releases, accepted, rejected, violations } = self;
         write!(
             f,
-            "{acquisitions} acquisitions in {attempts} attempts on {names} names; {releases} released, {losses} lost, {deaths} died; \
+            "{acquisitions} acquisitions in {attempts} attempts on {names} names; {releases} released, {losses} lost; \
              writes: {accepted} accepted, {rejected} refused; {} violations",
             violations.len()
         )?;

@@ -61,6 +61,7 @@ pub(super) async fn renewing_an_expired_lease_does_not_rob_the_successor(bench: 
     let long = Claim { ttl: Some(Duration::from_secs(60)), owner: "successor".into(), ..bench.claim(&name) };
     let (successor, _) = bench.granted_in_the_end(&*next, &long).await;
     match late.renew(&lease).await.expect("the store answers") {
+        Renewal::Lost(_) if !late.capabilities().holder => {}
         Renewal::Lost(LossReason::TakenBy(holder)) => assert_eq!(holder.owner.as_deref(), Some("successor")),
         other => panic!("expected to learn who took it: {other:?}"),
     }

@@ -1,0 +1,173 @@
+//! One of the processes that contend: takes locks in every way there is, writes under them, and notes everything.
+
+use std::time::Duration;
+
+use lock_core::{ErrorKind, Guard, Locker, LossReason, Lost, TryAcquire, history::What};
+use nix::{
+    sys::{
+        prctl,
+        signal::{Signal, raise},
+    },
+    unistd::{Pid, getppid},
+};
+use tokio::time::{sleep, timeout};
+
+use super::{Run, journal::Journal, now, resource};
+use crate::cli::{
+    args::TortureWorkerArgs,
+    exit::{Exit, Failure},
+    run,
+    store::Store,
+};
+
+struct Worker {
+    run: Run,
+    locker: Locker,
+    journal: Journal,
+    rng: fastrand::Rng,
+    has_ttl: bool,
+}
+
+/// The hidden subcommand.
+pub(in crate::cli) fn work(args: TortureWorkerArgs) -> Result<Exit, Failure> {
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| Failure::os("tying a worker to its parent", e))?;
+    if getppid() != Pid::from_raw(args.parent) {
+        return Ok(Exit::Code(0));
+    }
+    let run = Run { directory: args.directory, prefix: args.prefix, names: args.names, ttl: args.ttl };
+    let journal =
+        Journal::create(&run.directory, args.worker).map_err(|e| Failure::os("making a worker's journal", e))?;
+    let store = Store::choose(None)?;
+    run::runtime()?.block_on(async {
+        let locker = store.open().await?;
+        let has_ttl = locker.capabilities().ttl;
+        let rng = fastrand::Rng::with_seed(args.seed);
+        Worker { run, locker, journal, rng, has_ttl }.work().await.map_err(|e| Failure::os("noting what happened", e))
+    })?;
+    Ok(Exit::Code(0))
+}
+
+impl Worker {
+    async fn work(&mut self) -> std::io::Result<()> {
+        while !self.run.stop_file().exists() {
+            let pause = self.random(0, 10);
+            sleep(pause).await;
+            let name = self.run.name(self.rng.u32(..self.run.names));
+            self.journal.note(now(), &name, &What::Attempt { owner: None })?;
+            match self.acquire(&name).await? {
+                Some(guard) => self.hold(&name, guard).await?,
+                None => self.journal.note(now(), &name, &What::GaveUp)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn random(&mut self, from_ms: u64, to_ms: u64) -> Duration {
+        Duration::from_millis(self.rng.u64(from_ms..to_ms))
+    }
+
+    /// In one of the ways there are; the last is dropped at any point.
+    async fn acquire(&mut self, name: &str) -> std::io::Result<Option<Guard>> {
+        let request = self.locker.lock(name);
+        let request = if self.has_ttl { request.ttl(self.run.ttl) } else { request };
+        let patience = self.random(1, 3_000);
+        let outcome = match self.rng.u8(..4) {
+            0 => request.try_acquire().await,
+            1 | 2 => request.acquire_within(patience).await,
+            _ => match timeout(patience, request.acquire()).await {
+                Ok(outcome) => outcome.map(TryAcquire::Acquired),
+                Err(_) => return Ok(None),
+            },
+        };
+        match outcome {
+            Ok(TryAcquire::Acquired(guard)) => Ok(Some(guard)),
+            Ok(TryAcquire::Held(_)) => Ok(None),
+            Err(error) => {
+                // A store that is cut off is part of the game; one that is set up wrongly is not.
+                let kind = if error.kind() == ErrorKind::Config { "configuration: " } else { "" };
+                self.journal.error(&format!("{kind}{error}"))?;
+                sleep(Duration::from_millis(200)).await;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Says that the guard is valid, by a time from before it was asked: it was valid then too.
+    fn still_valid(guard: &Guard) -> Result<(Duration, Option<Duration>), Lost> {
+        let (at, until) = (now(), guard.valid_until().map(|until| until.boot));
+        guard.check().map(|()| (at, until))
+    }
+
+    async fn hold(&mut self, name: &str, guard: Guard) -> std::io::Result<()> {
+        let Ok((at, until)) = Self::still_valid(&guard) else {
+            return self.journal.note(now(), name, &What::GaveUp);
+        };
+        let token = guard.token().map(lock_core::FencingToken::get);
+        self.journal.note(at, name, &What::Granted { token, until })?;
+        let lost = self.use_it(name, &guard, token).await?;
+        let end = match lost {
+            None => What::Released,
+            Some(lost) => What::Lost { told: was_told(&lost.reason) },
+        };
+        self.journal.note(now(), name, &end)?;
+        if self.rng.u8(..4) == 0 {
+            drop(guard);
+        } else if let Err(error) = guard.release().await {
+            self.journal.error(&error.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Writes to the protected resource until it has had enough or the lock is lost. One in four writes once more without looking.
+    async fn use_it(&mut self, name: &str, guard: &Guard, token: Option<u64>) -> std::io::Result<Option<Lost>> {
+        let longest = if self.rng.u8(..50) == 0 { 500 } else { 4 };
+        let careless = self.rng.u8(..4) == 0;
+        for _ in 0..self.rng.u32(1..5) {
+            if self.has_ttl && self.rng.u8(..100) == 0 {
+                self.freeze(name)?;
+            }
+            let pause = self.random(0, longest);
+            sleep(pause).await;
+            match Self::still_valid(guard) {
+                Ok((at, until)) => self.journal.note(at, name, &What::Valid { until })?,
+                Err(lost) if !careless => return Ok(Some(lost)),
+                Err(lost) => {
+                    self.write(name, token)?;
+                    return Ok(Some(lost));
+                }
+            }
+            self.write(name, token)?;
+        }
+        Ok(guard.check().err())
+    }
+
+    /// Stands still, as if stopped in the middle of its work, until the parent happens to wake it: often past the lease.
+    fn freeze(&mut self, name: &str) -> std::io::Result<()> {
+        self.journal.note(now(), name, &What::Stopped)?;
+        raise(Signal::SIGSTOP)?;
+        self.journal.note(now(), name, &What::Resumed)
+    }
+
+    fn write(&mut self, name: &str, token: Option<u64>) -> std::io::Result<()> {
+        let Some(token) = token else { return Ok(()) };
+        let index = name.strip_prefix(&self.run.prefix).unwrap_or_default();
+        let path = self.run.directory.join(format!("resource-{index}"));
+        if let Some(decision) = resource::offer(&path, token)? {
+            let what = if decision.accepted { What::Accepted { token } } else { What::Rejected { token } };
+            self.journal.note(decision.at, name, &what)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether the loss came from the store, before the guard's own timer ran out.
+fn was_told(reason: &LossReason) -> bool {
+    !matches!(
+        reason,
+        LossReason::Expired
+            | LossReason::Unreachable { .. }
+            | LossReason::FrozenFor(_)
+            | LossReason::MaxHold
+            | LossReason::Deadline
+    )
+}
