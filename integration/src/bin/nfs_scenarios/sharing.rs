@@ -130,5 +130,7 @@ pub(crate) fn waiting() {
     sleep(Duration::from_secs(10));
     let (all, kinds) = requests_in(Duration::from_secs(10));
     println!("FIGURE waiting: {WAITERS} waiting processes: {} requests/s {kinds}", all as f64 / 10.0);
-    assert!(all / 10 <= 2 * WAITERS, "{WAITERS} waiters send {} requests a second", all / 10);
+    // Each backs off to a try of three requests every one or two seconds; polling at the shortest pause would be thousands. Between them,
+    // because a busy machine starts the processes so slowly that some have not backed off yet.
+    assert!(all / 10 <= 10 * WAITERS, "{WAITERS} waiters send {} requests a second", all / 10);
 }
