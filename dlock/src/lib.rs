@@ -32,6 +32,7 @@ pub fn registry() -> Registry {
 /// All schemes, and the features that bring them.
 const KNOWN: &[(&str, &str)] = &[
     ("file", "efs"),
+    ("efs", "efs"),
     ("dynamodb", "dynamo"),
     ("redis", "redis"),
     ("rediss", "redis"),
