@@ -145,7 +145,7 @@ impl DynamoBackend {
         }
     }
 
-    /// Waits for a table that is being created or changed, by us or by somebody else.
+    /// Waits for a table that is being created or changed, by us or by somebody else. For whoever sets a store up: no operation on a lock comes here.
     async fn active_table(&self) -> Result<TableDescription, Error> {
         let wait = async {
             loop {

@@ -219,6 +219,7 @@ fn is_queued(queue: &Path) -> bool {
     File::open(queue).is_ok_and(|file| !matches!(try_flock(&file, FlockArg::LockSharedNonblock), Ok(true)))
 }
 
+/// In the thread of the sweep, which no operation on a lock waits for.
 fn wait_and_close(locked: &mut Vec<LockFile>, keep_locked: Duration) {
     if !locked.is_empty() {
         thread::sleep(keep_locked);
