@@ -7,6 +7,7 @@ use futures_util::future::join_all;
 
 use crate::{
     capabilities::{Capabilities, Pace},
+    doctor::Finding,
     error::{Error, ErrorKind, Operation},
     holder::Holder,
     lease::{FencingToken, Lease, LeaseId},
@@ -152,6 +153,17 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
         let _ = (version, by);
         Err(unsupported(self, "breaking a lock").with_operation(Operation::Break).with_name(name))
+    }
+
+    /// Looks at how the store is set up: whether that is fit for locks, and what to change. What cannot be found out, because
+    /// the store does not answer or a permission is missing, is a finding too, and never [`Unfit`](crate::doctor::Level::Unfit).
+    ///
+    /// It need not try whether locks work; `dlock doctor` does that, on every store.
+    ///
+    /// - Finds nothing unfit on a store that keeps its promises, and changes no lock
+    ///   (`an_examination_changes_no_lock_and_finds_a_working_store_fit`).
+    async fn examine(&self) -> Vec<Finding> {
+        Vec::new()
     }
 }
 

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use crate::{
     backend::{Attempt, Backend, Break, Claim, Release, Renewal, Watch},
     capabilities::{Capabilities, Pace},
+    doctor::Finding,
     error::{Error, ErrorKind, Operation},
     holder::Holder,
     lease::Lease,
@@ -163,5 +164,9 @@ impl Backend for Faulty {
 
     async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
         self.disturb(Operation::Break, self.inner.break_lock(name, version, by)).await
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        self.inner.examine().await
     }
 }

@@ -4,6 +4,7 @@ pub mod backend;
 pub mod capabilities;
 pub mod clock;
 pub mod config;
+pub mod doctor;
 mod error;
 pub mod faults;
 mod flight;

@@ -12,6 +12,7 @@ use crate::{
     backend::{Backend, Break},
     capabilities::{Capabilities, Capability},
     clock::{Clock, SystemClock},
+    doctor::Finding,
     error::{Error, ErrorKind, Operation},
     guard::Guard,
     holder::Holder,
@@ -205,6 +206,15 @@ impl Locker {
         };
         let answer = self.bounded(Operation::Break, self.shared.backend.break_lock(&name, version, by)).await;
         answer.map_err(|e| e.with_name(&name))
+    }
+
+    /// Looks at how the store is set up, and says what of it is fit for locks and what to change; empty where the store has nothing to
+    /// look at. `dlock doctor` prints it, and tries the store besides.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it changes nothing.
+    pub async fn examine(&self) -> Vec<Finding> {
+        self.shared.backend.examine().await
     }
 
     async fn bounded<T>(&self, operation: Operation, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {

@@ -8,6 +8,8 @@ use lock_core::{
     backend::{Attempt, Backend, Claim, Release, Renewal},
     capabilities::Pace,
     config::StoreConfig,
+    doctor::Finding,
+    faults::Faulty,
     memory::{MemoryBackend, MemoryFactory},
     registry::BackendFactory,
 };
@@ -43,6 +45,10 @@ impl Backend for NoTtl {
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
         self.inner.release(lease, hold_for).await
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        vec![Finding::warning("disk", "nearly full")]
     }
 }
 
@@ -166,6 +172,15 @@ async fn what_is_wrong_with_a_config_string_is_said_with_its_remedy() {
     ] {
         assert_eq!(refusal(text).await.to_string(), message);
     }
+}
+
+#[tokio::test]
+async fn what_a_store_finds_out_about_itself_reaches_the_user_through_every_layer() {
+    let found = vec![Finding::warning("disk", "nearly full")];
+    assert_eq!(registry().open("file:x").await.unwrap().examine().await, found);
+    let wrapped = Faulty::new(NoTtl { shown: "file:x".into(), inner: MemoryBackend::new() });
+    assert_eq!(Locker::new(wrapped).unwrap().examine().await, found);
+    assert_eq!(registry().open("memory:").await.unwrap().examine().await, []);
 }
 
 #[tokio::test]

@@ -116,6 +116,7 @@ macro_rules! conformance_cases {
             operators::inspect_sees_the_holder [Need::Has(Capability::Inspect)];
             operators::list_shows_held_locks_by_prefix [Need::Has(Capability::List)];
             operators::break_compares_the_version [Need::Has(Capability::Break)];
+            operators::an_examination_changes_no_lock_and_finds_a_working_store_fit [];
         }
     };
 }

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use super::{Bench, granted, refused, release};
 use crate::{
     backend::{Break, Claim, Renewal},
+    doctor::Level,
     lease::LeaseId,
     name::LockName,
 };
@@ -82,4 +83,22 @@ pub(super) async fn break_compares_the_version(bench: &Bench<'_>) {
     }
     assert_eq!(a.renew(&second).await.expect("the store answers"), Renewal::Renewed);
     release(&*a, &second).await;
+}
+
+pub(super) async fn an_examination_changes_no_lock_and_finds_a_working_store_fit(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let (held, free) = (bench.name("held"), bench.name("free"));
+    let long = Claim { ttl: Some(Duration::from_secs(60)), ..bench.claim(&held) };
+    let (lease, _) = granted(&*a, &long).await;
+    for client in [&a, &b] {
+        let findings = client.examine().await;
+        let unfit: Vec<_> = findings.iter().filter(|finding| finding.level == Level::Unfit).collect();
+        assert!(unfit.is_empty(), "a store that keeps its promises is fit: {unfit:?}");
+    }
+    assert_eq!(a.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
+    refused(&*b, &Claim { id: LeaseId::random(), ..long }).await;
+    let (other, grant) = granted(&*b, &bench.claim(&free)).await;
+    assert_eq!(grant.crashed, None);
+    release(&*b, &other).await;
+    release(&*a, &lease).await;
 }

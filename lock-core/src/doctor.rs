@@ -1,0 +1,100 @@
+//! What an examination of a store finds: whether it is fit for locks as it is set up, and what to change.
+
+use std::fmt;
+
+/// How much a [`Finding`] matters; the later, the worse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// As it should be.
+    Good,
+    /// Worth knowing; nothing to do.
+    Note,
+    /// Locks work, but something can go wrong that need not.
+    Warning,
+    /// A promise of this store does not hold: do not use it for locks as it is.
+    Unfit,
+}
+
+impl Level {
+    /// The level as one lower-case word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Unfit => "unfit",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// One thing that was looked at, and what was seen; made by [`Backend::examine`](crate::backend::Backend::examine).
+///
+/// ```
+/// use lock_core::doctor::Finding;
+///
+/// let finding = Finding::unfit("maxmemory-policy", "allkeys-lru: the server may evict a lock that is held")
+///     .advice("set maxmemory-policy to noeviction");
+/// assert_eq!(
+///     finding.to_string(),
+///     "unfit: maxmemory-policy: allkeys-lru: the server may evict a lock that is held; set maxmemory-policy to noeviction"
+/// );
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How much it matters.
+    pub level: Level,
+    /// What was looked at, in a word or two: "server version", "local_lock".
+    pub subject: String,
+    /// What was seen, and what follows from it; without secrets.
+    pub text: String,
+    /// What to do about it.
+    pub advice: Option<String>,
+}
+
+impl Finding {
+    /// A finding of that level, without advice.
+    pub fn new(level: Level, subject: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { level, subject: subject.into(), text: text.into(), advice: None }
+    }
+
+    /// Of level [`Good`](Level::Good).
+    pub fn good(subject: impl Into<String>, text: impl Into<String>) -> Self {
+        Self::new(Level::Good, subject, text)
+    }
+
+    /// Of level [`Note`](Level::Note).
+    pub fn note(subject: impl Into<String>, text: impl Into<String>) -> Self {
+        Self::new(Level::Note, subject, text)
+    }
+
+    /// Of level [`Warning`](Level::Warning).
+    pub fn warning(subject: impl Into<String>, text: impl Into<String>) -> Self {
+        Self::new(Level::Warning, subject, text)
+    }
+
+    /// Of level [`Unfit`](Level::Unfit).
+    pub fn unfit(subject: impl Into<String>, text: impl Into<String>) -> Self {
+        Self::new(Level::Unfit, subject, text)
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn advice(mut self, advice: impl Into<String>) -> Self {
+        self.advice = Some(advice.into());
+        self
+    }
+}
+
+impl fmt::Display for Finding {
+    /// One line: `warning: persistence: … ; switch on appendonly`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.level, self.subject, self.text)?;
+        self.advice.as_ref().map_or(Ok(()), |advice| write!(f, "; {advice}"))
+    }
+}
