@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod backend;
+mod backoff;
 pub mod capabilities;
 pub mod clock;
 pub mod config;
