@@ -33,6 +33,7 @@ use crate::{
     backend::{Attempt, Backend, Break, Claim, Grant, Release, Renewal, Watch},
     capabilities::{Capabilities, Pace},
     config::StoreConfig,
+    doctor::Finding,
     error::Error,
     holder::Holder,
     lease::{FencingToken, Lease, LeaseId},
@@ -299,6 +300,11 @@ impl Backend for MemoryBackend {
         drop(locks);
         self.announce();
         Ok(Break::Broken)
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        let text = "locks in the memory of this process: no other process sees them";
+        vec![Finding::warning("reach", text).advice("use it for tests, or for tasks of one process")]
     }
 }
 

@@ -7,9 +7,10 @@ use lock_core::{
     Error, Holder, Lease, LockName, Operation,
     backend::{Attempt, Backend, Break, Claim, Release, Renewal, Watch},
     capabilities::{Capabilities, Pace},
+    doctor::Finding,
 };
 
-use crate::{Address, Compat, RedisConfig, Topology, node::Node, quorum::Quorum};
+use crate::{Address, Compat, RedisConfig, Topology, doctor, node::Node, quorum::Quorum};
 
 /// Locks on Redis. Cheap to clone; clones share the connection.
 ///
@@ -18,6 +19,8 @@ use crate::{Address, Compat, RedisConfig, Topology, node::Node, quorum::Quorum};
 #[derive(Debug, Clone)]
 pub struct RedisBackend {
     servers: Servers,
+    /// For the examination, which asks sentinels too.
+    config: Arc<RedisConfig>,
     store: String,
     attempt_timeout: Duration,
     wake_up: bool,
@@ -40,7 +43,8 @@ impl RedisBackend {
         config.check().map_err(in_context)?;
         let servers = Servers::new(&config).map_err(in_context)?;
         let wake_up = config.compat != Some(Compat::RedisPy);
-        Ok(Self { servers, attempt_timeout: config.connect_timeout + config.timeout, wake_up, store })
+        let attempt_timeout = config.connect_timeout + config.timeout;
+        Ok(Self { servers, config: Arc::new(config), attempt_timeout, wake_up, store })
     }
 
     fn context(&self, error: Error, operation: Operation, name: Option<&LockName>) -> Error {
@@ -152,5 +156,12 @@ impl Backend for RedisBackend {
     async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
         let result = ask!(self.break_lock(name, version, by));
         result.map_err(|error| self.context(error, Operation::Break, Some(name)))
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        match &self.servers {
+            Servers::One(node) => doctor::examine_node(&self.config, node).await,
+            Servers::Quorum(quorum) => doctor::examine_quorum(&self.config, quorum).await,
+        }
     }
 }

@@ -56,7 +56,7 @@ impl Node {
     }
 
     /// The nodes of a cluster that have slots.
-    async fn primaries(&self) -> Result<Vec<(String, u16)>, Error> {
+    pub(crate) async fn primaries(&self) -> Result<Vec<(String, u16)>, Error> {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
         let Value::Array(ranges) = self.link.command(&command, None).await? else {

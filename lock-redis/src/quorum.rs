@@ -26,6 +26,10 @@ impl Quorum {
         Self { nodes, timeout }
     }
 
+    pub(crate) fn nodes(&self) -> &[Arc<Node>] {
+        &self.nodes
+    }
+
     fn majority(&self) -> usize {
         self.nodes.len() / 2 + 1
     }

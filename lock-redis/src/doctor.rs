@@ -1,0 +1,307 @@
+//! Whether a Redis is fit for locks as it is set up: what the server says of itself, read and judged.
+
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::join_all;
+use lock_core::{Error, ErrorKind, doctor::Finding};
+use redis::Value;
+
+use crate::{
+    config::{Address, RedisConfig, Topology},
+    connect::Connector,
+    link::Link,
+    node::Node,
+    quorum::Quorum,
+};
+
+/// The default ttl of a lock. Sentinels that take longer to notice a dead primary let every such lock end in a failover.
+const USUAL_TTL: Duration = Duration::from_secs(30);
+/// A server with less room than this left will soon refuse locks.
+const NEARLY_FULL: f64 = 0.9;
+
+/// One server, the primary behind sentinels, or a cluster.
+pub(crate) async fn examine_node(config: &RedisConfig, node: &Node) -> Vec<Finding> {
+    match &config.topology {
+        Topology::Cluster(_) => examine_cluster(config, node).await,
+        Topology::Sentinel { sentinels, service } => {
+            let mut findings = examine_server(config, &node.link, None).await;
+            findings.extend(examine_sentinels(config, sentinels, service).await);
+            findings
+        }
+        _ => examine_server(config, &node.link, None).await,
+    }
+}
+
+/// Each server of a quorum, by its address.
+pub(crate) async fn examine_quorum(config: &RedisConfig, quorum: &Quorum) -> Vec<Finding> {
+    let Topology::Quorum(addresses) = &config.topology else { return Vec::new() };
+    let each = addresses.iter().zip(quorum.nodes()).map(|(address, node)| async move {
+        about(&address.to_string(), examine_server(config, &node.link, None).await)
+    });
+    join_all(each).await.concat()
+}
+
+async fn examine_cluster(config: &RedisConfig, node: &Node) -> Vec<Finding> {
+    let primaries = match node.primaries().await {
+        Ok(primaries) => primaries,
+        Err(error) => return vec![unanswered("cluster", &error, "+cluster|slots")],
+    };
+    let state = match ask(&node.link, &["CLUSTER", "INFO"], primaries.first()).await {
+        Ok(text) if field(&text, "cluster_state") == Some("ok") => Finding::good("cluster", "all slots are served"),
+        Ok(_) => Finding::warning("cluster", "some slots have no primary: locks in them cannot be had")
+            .advice("look at CLUSTER INFO and CLUSTER NODES"),
+        Err(error) => unanswered("cluster", &error, "+cluster|info"),
+    };
+    let each = primaries.iter().map(|primary| async move {
+        let (host, port) = primary;
+        about(&format!("{host}:{port}"), examine_server(config, &node.link, Some(primary)).await)
+    });
+    let mut findings = vec![state];
+    findings.extend(join_all(each).await.concat());
+    findings
+}
+
+fn about(server: &str, findings: Vec<Finding>) -> Vec<Finding> {
+    findings.into_iter().map(|found| Finding { subject: format!("{server} {}", found.subject), ..found }).collect()
+}
+
+async fn examine_server(config: &RedisConfig, link: &Link, node: Option<&(String, u16)>) -> Vec<Finding> {
+    let mut findings = match ask(link, &["INFO"], node).await {
+        Ok(info) => judge_info(config, &info),
+        Err(error) => return vec![unanswered("server", &error, "+info")],
+    };
+    findings.extend(clock(link, node).await);
+    findings.extend(user(link, node).await);
+    findings
+}
+
+/// What `INFO` tells of version, memory, persistence, replicas and cluster.
+fn judge_info(config: &RedisConfig, info: &str) -> Vec<Finding> {
+    let version = field(info, "valkey_version").map(|version| ("Valkey", version));
+    let (product, version) = version.or(field(info, "redis_version").map(|v| ("Redis", v))).unwrap_or(("Redis", "?"));
+    let mut findings = vec![Finding::good("server version", format!("{product} {version}"))];
+    findings.extend(memory(info));
+    findings.push(match field(info, "aof_enabled") {
+        Some("1") => Finding::good("persistence", "writes are logged (appendonly): a restart keeps all but the last of them"),
+        _ => Finding::note(
+            "persistence",
+            "writes are not logged: a restart loses the locks that are held, and others may have them before the holders know",
+        )
+        .advice("set appendonly to yes, or have the protected resource compare tokens"),
+    });
+    findings.extend(replication(config, info));
+    if field(info, "redis_mode") == Some("cluster") && !matches!(config.topology, Topology::Cluster(_)) {
+        let text = "this server is a node of a cluster: most names belong to other nodes, and cannot be locked here";
+        findings.push(Finding::unfit("cluster", text).advice("use redis+cluster://"));
+    }
+    findings
+}
+
+fn memory(info: &str) -> Option<Finding> {
+    let policy = field(info, "maxmemory_policy")?;
+    let number = |name| field(info, name).and_then(|text| text.parse::<f64>().ok());
+    let limit = number("maxmemory").unwrap_or_default();
+    let advice = "set maxmemory-policy to noeviction";
+    Some(match (policy, limit > 0.0) {
+        ("noeviction", true) if number("used_memory").unwrap_or_default() > limit * NEARLY_FULL => {
+            Finding::warning("maxmemory", "memory is nearly used up: locks will soon be refused")
+                .advice("raise maxmemory")
+        }
+        ("noeviction", _) => Finding::good("maxmemory-policy", "noeviction: no lock is deleted for want of memory"),
+        (_, true) => Finding::unfit("maxmemory-policy", format!("{policy}: the server may delete a lock that is held"))
+            .advice(advice),
+        (_, false) => Finding::warning(
+            "maxmemory-policy",
+            format!("{policy}: once maxmemory is set, the server may delete a lock that is held"),
+        )
+        .advice(advice),
+    })
+}
+
+fn replication(config: &RedisConfig, info: &str) -> Option<Finding> {
+    if field(info, "role") == Some("slave") {
+        let text = "this server is a replica, and cannot be written";
+        return Some(Finding::unfit("replicas", text).advice("name the primary, or let redis+sentinel:// find it"));
+    }
+    let connected: u32 = field(info, "connected_slaves")?.parse().ok()?;
+    let wanted = config.replicas;
+    Some(match (connected, wanted) {
+        (0, 0) => Finding::note("replicas", "none: no failover, and no lock that a failover could lose"),
+        (_, 0) => Finding::warning(
+            "replicas",
+            format!("{connected}, and none confirms locks: after a failover a lock may have two holders"),
+        )
+        .advice("add replicas=1 to the config string, or have the protected resource compare tokens"),
+        _ if connected < wanted => {
+            Finding::unfit("replicas", format!("replicas={wanted}, but {connected} follow: no lock can be had"))
+                .advice("look at INFO replication, or ask for fewer")
+        }
+        _ => Finding::good("replicas", format!("{connected} follow, {wanted} of them confirm every lock")),
+    })
+}
+
+/// How far the server's clock is from ours. Leases count on the server's alone; the difference is only to be seen.
+async fn clock(link: &Link, node: Option<&(String, u16)>) -> Option<Finding> {
+    let asked = SystemTime::now();
+    let answer = query(link, &["TIME"], node).await.ok()?;
+    let round_trip = asked.elapsed().unwrap_or_default();
+    let Value::Array(parts) = answer else { return None };
+    let [seconds, micros] = [text(parts.first()?)?.parse().ok()?, text(parts.get(1)?)?.parse::<u64>().ok()?];
+    let theirs = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) + Duration::from_micros(micros);
+    let ours = asked + round_trip / 2;
+    let (behind, apart) = match theirs.duration_since(ours) {
+        Ok(ahead) => (false, ahead),
+        Err(behind) => (true, behind.duration()),
+    };
+    let shown = format!("{:.1} s {} ours", apart.as_secs_f64(), if behind { "behind" } else { "ahead of" });
+    Some(if apart <= Duration::from_secs(1) + round_trip {
+        Finding::good("clock", shown)
+    } else {
+        Finding::note(
+            "clock",
+            format!("{shown}; leases count by the server's clock alone, but times in records are its own"),
+        )
+        .advice("synchronise both clocks")
+    })
+}
+
+/// Whether the user is one of the locks' own.
+async fn user(link: &Link, node: Option<&(String, u16)>) -> Option<Finding> {
+    // A user that may not even ask who it is has few rights, as it should.
+    let name = query(link, &["ACL", "WHOAMI"], node).await.ok().and_then(|answer| text(&answer).map(str::to_owned))?;
+    Some(match name.as_str() {
+        "default" => Finding::note("user", "we are the user \"default\", who by default may do everything")
+            .advice("give locks a user of their own, with the rules under \"Rights of the Redis user\" on the page of this store"),
+        name => Finding::good("user", format!("we are the user \"{}\"", name.escape_debug())),
+    })
+}
+
+/// What the sentinels will do when the primary dies.
+async fn examine_sentinels(config: &RedisConfig, sentinels: &[Address], service: &str) -> Vec<Finding> {
+    let asked = join_all(sentinels.iter().map(|address| ask_sentinel(config, address, service))).await;
+    let mut findings = Vec::new();
+    let silent: Vec<_> = asked.iter().zip(sentinels).filter(|(answer, _)| answer.is_err()).collect();
+    for (answer, address) in &silent {
+        let error = answer.as_ref().expect_err("only those were kept");
+        findings.push(unanswered(&format!("sentinel {address}"), error, "+sentinel|master"));
+    }
+    let Some(state) = asked.iter().find_map(|answer| answer.as_ref().ok()) else { return findings };
+    let number =
+        |name: &str| state.chunks_exact(2).find(|pair| pair[0] == name).and_then(|pair| pair[1].parse::<u64>().ok());
+    let down_after = Duration::from_millis(number("down-after-milliseconds").unwrap_or_default());
+    let text =
+        format!("a failover begins {down_after:?} after the primary's death: locks with a shorter ttl are lost in it");
+    findings.push(if down_after < USUAL_TTL {
+        Finding::note("down-after-milliseconds", text)
+    } else {
+        Finding::warning("down-after-milliseconds", text).advice("set it to a third of the shortest ttl")
+    });
+    let all = number("num-other-sentinels").unwrap_or_default() + 1;
+    findings.push(if all < 3 {
+        Finding::warning(
+            "sentinels",
+            format!("only {all}: when one is lost with the primary, nobody decides on a failover"),
+        )
+        .advice("run three, on machines of their own")
+    } else {
+        Finding::good("sentinels", format!("{all}, of which {} decide", number("quorum").unwrap_or_default()))
+    });
+    findings
+}
+
+/// What one sentinel knows of the primary: names and values in turn.
+async fn ask_sentinel(config: &RedisConfig, address: &Address, service: &str) -> Result<Vec<String>, Error> {
+    let config = RedisConfig {
+        topology: Topology::Standalone(address.clone()),
+        user: config.sentinel_user.clone(),
+        password: config.sentinel_password.clone(),
+        database: 0,
+        ..config.clone()
+    };
+    let link = Link::new(Connector::node(&config, address)?, config.connect_timeout, config.timeout);
+    let answer = query(&link, &["SENTINEL", "MASTER", service], None).await?;
+    let items = match answer {
+        Value::Array(items) => items,
+        Value::Map(pairs) => pairs.into_iter().flat_map(|(name, value)| [name, value]).collect(),
+        _ => Vec::new(),
+    };
+    Ok(items.iter().map(|item| text(item).unwrap_or_default().to_owned()).collect())
+}
+
+async fn query(link: &Link, words: &[&str], node: Option<&(String, u16)>) -> Result<Value, Error> {
+    let mut command = redis::cmd(words[0]);
+    words[1..].iter().for_each(|word| {
+        command.arg(word);
+    });
+    link.command(&command, node).await
+}
+
+async fn ask(link: &Link, words: &[&str], node: Option<&(String, u16)>) -> Result<String, Error> {
+    let answer = query(link, words, node).await?;
+    Ok(text(&answer).unwrap_or_default().to_owned())
+}
+
+fn text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+}
+
+/// A question without an answer: for want of a right, which locks do not need, or because nobody answers.
+fn unanswered(subject: &str, error: &Error, right: &str) -> Finding {
+    if error.kind() == ErrorKind::PermissionDenied {
+        return Finding::note(subject, "could not be looked at: the Redis user may not ask")
+            .advice(format!("give the user {right} for the examination"));
+    }
+    Finding::warning(subject, format!("could not be looked at: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use lock_core::doctor::Level;
+
+    use super::*;
+
+    fn found(config: &RedisConfig, info: &str, subject: &str) -> (Level, String) {
+        let findings = judge_info(config, info);
+        let finding = findings.into_iter().find(|finding| finding.subject == subject);
+        finding.map(|finding| (finding.level, finding.text)).unwrap_or_else(|| panic!("nothing on {subject}"))
+    }
+
+    #[test]
+    fn every_policy_but_noeviction_is_unfit_once_there_is_a_limit() {
+        let config = RedisConfig::standalone(Address::tcp("h", 1));
+        for (policy, limit, used, level) in [
+            ("noeviction", 0, 5, Level::Good),
+            ("noeviction", 100, 5, Level::Good),
+            ("allkeys-lru", 0, 5, Level::Warning),
+            ("allkeys-lru", 100, 5, Level::Unfit),
+            ("volatile-ttl", 100, 5, Level::Unfit),
+        ] {
+            let info = format!("used_memory:{used}\r\nmaxmemory:{limit}\r\nmaxmemory_policy:{policy}\r\n");
+            assert_eq!(found(&config, &info, "maxmemory-policy").0, level, "{policy} {limit}");
+        }
+        let full = "used_memory:95\r\nmaxmemory:100\r\nmaxmemory_policy:noeviction\r\n";
+        assert_eq!(found(&config, full, "maxmemory").0, Level::Warning);
+    }
+
+    #[test]
+    fn replicas_are_judged_by_what_the_configuration_asks_of_them() {
+        let config = |number| RedisConfig::standalone(Address::tcp("h", 1)).replicas(number);
+        for (info, wanted, level) in [
+            ("role:master\r\nconnected_slaves:0\r\n", 0, Level::Note),
+            ("role:master\r\nconnected_slaves:2\r\n", 0, Level::Warning),
+            ("role:master\r\nconnected_slaves:2\r\n", 1, Level::Good),
+            ("role:master\r\nconnected_slaves:0\r\n", 1, Level::Unfit),
+            ("role:slave\r\nconnected_slaves:0\r\n", 0, Level::Unfit),
+        ] {
+            assert_eq!(found(&config(wanted), info, "replicas").0, level, "{info} {wanted}");
+        }
+    }
+}
