@@ -93,6 +93,16 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         false
     }
 
+    /// Tells that the core has ended `lease` by its clock (its validity, `max_hold` or the deadline), though the guard may live on: what the
+    /// lease holds on this machine is in nobody's interest any more. Without blocking and without panicking. For stores whose locks
+    /// have no ttl; where there is one, it ends the lock.
+    ///
+    /// - The lock becomes free without a release, and a release that follows is a value that touches no successor
+    ///   (`a_lease_that_the_core_ended_frees_its_lock`).
+    fn lost(&self, lease: &Lease) {
+        let _ = lease;
+    }
+
     /// A descriptor that keeps the lock held for as long as any process has it open, for a supervisor that must outlive this
     /// process; `None` where the lock does not live in a descriptor.
     ///

@@ -150,6 +150,10 @@ impl Backend for Faulty {
         self.disturb(Operation::Release, self.inner.release(lease, hold_for)).await
     }
 
+    fn lost(&self, lease: &Lease) {
+        self.inner.lost(lease);
+    }
+
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         self.disturb(Operation::Watch, self.inner.watch(name)).await
     }

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::Notify;
 
 use crate::{
-    backend::Renewal,
+    backend::{Backend, Renewal},
     clock::{Clock, Moment},
     error::Error,
     lease::Lease,
@@ -69,6 +69,7 @@ pub(crate) struct Hold {
     limits: Limits,
     /// The earliest send that may have granted the lock.
     acquired: Moment,
+    backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
     pulse: Arc<Pulse>,
     state: Mutex<State>,
@@ -101,7 +102,7 @@ impl Hold {
         limits: Limits,
         acquired: Moment,
         valid_for: Option<Duration>,
-        (clock, pulse): (Arc<dyn Clock>, Arc<Pulse>),
+        (backend, clock, pulse): (Arc<dyn Backend>, Arc<dyn Clock>, Arc<Pulse>),
     ) -> Self {
         let state = State {
             confirmed: acquired,
@@ -118,6 +119,7 @@ impl Hold {
             timing,
             limits,
             acquired,
+            backend,
             clock,
             pulse,
             state: Mutex::new(state),
@@ -148,10 +150,15 @@ impl Hold {
         if let Some(lost) = &state.lost {
             return Err(lost.clone());
         }
-        match self.over(&state, now, Duration::ZERO) {
-            None => Ok(()),
-            Some(reason) => Err(self.lose_in(&mut state, reason)),
+        let Some(reason) = self.over(&state, now, Duration::ZERO) else { return Ok(()) };
+        let lost = self.lose_in(&mut state, reason);
+        let closed = state.closed;
+        drop(state);
+        // Else a release is on its way, which ends the lock and may keep it for the minimum hold.
+        if !closed {
+            self.backend.lost(&self.lease);
         }
+        Err(lost)
     }
 
     /// Like [`check`](Self::check), but `grace` earlier, and without deciding anything.

@@ -201,8 +201,9 @@ impl Contender {
             }
         };
         let lease = self.flight.claim.lease(grant.token);
-        let clocks = (Arc::clone(&self.shared.clock), Arc::clone(&self.shared.keeper.pulse));
-        let hold = Hold::new(lease, self.timing, self.limits, from, valid_for, clocks);
+        let shared = &self.shared;
+        let means = (Arc::clone(&shared.backend), Arc::clone(&shared.clock), Arc::clone(&shared.keeper.pulse));
+        let hold = Hold::new(lease, self.timing, self.limits, from, valid_for, means);
         if hold.is_valid(hold.now()) {
             return Ok(TryAcquire::Acquired(self.guard(hold, from, grant)));
         }

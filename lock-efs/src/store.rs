@@ -239,6 +239,15 @@ impl Store {
         }
     }
 
+    /// Lets go of a lock that the core has ended. The record goes on saying "held": its holder did not come to release it.
+    pub(crate) fn lost(&self, lease: &Lease) {
+        let Some(held) = self.table.remove(&(lease.id, lease.name.clone())) else { return };
+        // A supervisor that shares the lock keeps it until the work has stopped; closing ours takes nothing from it.
+        if !held.lent {
+            let _ = held.lock.unlock(&self.lock_path(&lease.name));
+        }
+    }
+
     pub(crate) fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
         let Some(held) = self.table.remove(&(lease.id, lease.name.clone())) else {
             return Ok(Release::NotHeld(self.inspect(&lease.name).unwrap_or(None)));

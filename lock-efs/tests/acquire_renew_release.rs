@@ -14,7 +14,7 @@ use std::{
 
 use common::{claim, grant, name, open, refused, token};
 use lock_core::{
-    ErrorKind, LossReason,
+    ErrorKind, Locker, LossReason, TryAcquire,
     backend::{Attempt, Backend, Claim, Release, Renewal},
 };
 use lock_efs::{FileBackend, FileConfig};
@@ -142,6 +142,30 @@ async fn a_descriptor_keeps_the_lock_held_after_the_backend_is_gone_but_not_afte
     grant(&two, &claim("etl")).await;
     assert!(two.descriptor(&lease).is_none());
     drop(lent);
+}
+
+#[tokio::test]
+async fn a_guard_that_has_ended_by_its_clock_is_in_nobodys_way_while_it_lives() {
+    let (dir, one) = open();
+    let (mine, theirs) = (Locker::new(one).unwrap(), Locker::new(FileBackend::open(dir.path()).unwrap()).unwrap());
+    let guard = mine.lock("etl").max_hold(Duration::from_millis(50)).acquire().await.unwrap();
+    let successor = theirs.acquire("etl").await.unwrap();
+    assert_eq!(guard.check().unwrap_err().reason, LossReason::MaxHold);
+    assert!(matches!(guard.release().await.unwrap(), Release::NotHeld(Some(_))));
+    successor.check().unwrap();
+    assert!(matches!(mine.try_acquire("etl").await.unwrap(), TryAcquire::Held(_)));
+}
+
+#[tokio::test]
+async fn a_supervisor_keeps_the_lock_beyond_the_end_of_the_guard_until_it_lets_go() {
+    let (dir, one) = open();
+    let two = FileBackend::open(dir.path()).unwrap();
+    let (_, lease) = grant(&one, &claim("etl")).await;
+    let lent = one.descriptor(&lease).unwrap();
+    one.lost(&lease);
+    refused(&two, "etl").await;
+    drop(lent);
+    grant(&two, &claim("etl")).await;
 }
 
 #[tokio::test]

@@ -111,6 +111,7 @@ macro_rules! conformance_cases {
             release::releasing_twice_is_a_value [];
             release::releasing_what_was_never_held_is_a_value [];
             release::releasing_now_frees_the_lock_or_says_that_it_cannot [];
+            release::a_lease_that_the_core_ended_frees_its_lock [];
             release::a_descriptor_keeps_the_lock_held [Need::Descriptor];
             operators::a_watch_sees_the_release [Need::Has(Capability::WakeUp)];
             operators::inspect_sees_the_holder [Need::Has(Capability::Inspect)];

@@ -1,0 +1,102 @@
+//! The backend is told of a lock that the core has ended by its clock, and of no other.
+
+mod rig;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use lock_core::{
+    Capabilities, Error, Guard, Lease, Locker, LossReason, Operation,
+    backend::{Attempt, Backend, Claim, Grant, Release, Renewal},
+    capabilities::Pace,
+    faults::{Fault, Faulty},
+    testing::TestClock,
+};
+use rig::*;
+use tokio::time::sleep;
+
+/// A store without a ttl of its own, whose server gives up what it does not hear of: notes what it is told.
+#[derive(Debug, Default, Clone)]
+struct Noting {
+    ended: Arc<Mutex<Vec<Lease>>>,
+    gone: bool,
+}
+
+impl Noting {
+    fn ended(&self) -> Vec<Lease> {
+        self.ended.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Backend for Noting {
+    fn describe(&self) -> String {
+        "noting:".into()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { loss_signal: true, ..Capabilities::default() }
+    }
+
+    fn pace(&self) -> Pace {
+        Pace { lease: Some(TTL), ..Pace::default() }
+    }
+
+    async fn acquire(&self, _: &Claim) -> Result<Attempt, Error> {
+        Ok(Attempt::Granted(Grant::default()))
+    }
+
+    async fn renew(&self, _: &Lease) -> Result<Renewal, Error> {
+        Ok(if self.gone { Renewal::Lost(LossReason::RecordGone) } else { Renewal::Renewed })
+    }
+
+    async fn release(&self, _: &Lease, _: Duration) -> Result<Release, Error> {
+        Ok(Release::Released)
+    }
+
+    fn lost(&self, lease: &Lease) {
+        self.ended.lock().unwrap().push(lease.clone());
+    }
+}
+
+async fn guard(store: &Faulty, max_hold: Option<Duration>) -> Guard {
+    let locker = Locker::builder(Arc::new(store.clone())).clock(Arc::new(TestClock::new())).build().unwrap();
+    let request = locker.lock(NAME);
+    acquired(if let Some(max_hold) = max_hold { request.max_hold(max_hold) } else { request }.try_acquire().await)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_backend_is_told_once_of_a_lock_that_ends_by_the_clock_while_its_guard_lives() {
+    for unreachable in [true, false] {
+        let store = Noting::default();
+        let network = Faulty::new(store.clone());
+        let guard = guard(&network, (!unreachable).then_some(TTL / 2)).await;
+        if unreachable {
+            network.always(Operation::Renew, Fault::LoseRequest);
+        }
+        // Nobody asks the guard: the keeper alone ends it.
+        sleep(2 * TTL).await;
+        let told: Vec<_> = store.ended().iter().map(|lease| lease.name.as_str().to_owned()).collect();
+        assert_eq!(told, [NAME], "unreachable: {unreachable}");
+        guard.check().unwrap_err();
+        sleep(2 * TTL).await;
+        drop(guard);
+        assert_eq!(store.ended().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_backend_is_not_told_of_what_was_released_or_what_it_has_said_itself() {
+    let store = Noting { gone: true, ..Noting::default() };
+    let lost = guard(&Faulty::new(store.clone()), None).await;
+    assert_eq!(lost.lost().await.reason, LossReason::RecordGone);
+    let network = Faulty::new(store.clone());
+    let released = guard(&network, Some(TTL / 2)).await;
+    network.always(Operation::Release, Fault::DelayReply(TTL));
+    drop(released);
+    sleep(4 * TTL).await;
+    assert_eq!(store.ended(), []);
+}
