@@ -22,7 +22,7 @@ use crate::{
     probe::{self, KernelLocks},
     record::{self, State},
     sidecar::{self, Seen},
-    table::{Counted, Held, Key, Seat, Table},
+    table::{Counted, Held, Key, Parked, Seat, Table, Told},
 };
 
 /// How often one attempt starts over because the lock file was replaced under it.
@@ -103,11 +103,12 @@ impl Store {
             return Ok(Attempt::Granted(grant));
         }
         for _ in 0..TRIES {
-            let lock = match self.table.unpark(&claim.name) {
-                Some(lock) => lock,
-                None => LockFile::open(&files.lock, self.mode, self.nfs)?,
+            let Parked { lock, told } = match self.table.unpark(&claim.name) {
+                Some(parked) => parked,
+                None => Parked { lock: LockFile::open(&files.lock, self.mode, self.nfs)?, told: None },
             };
-            let refused = try_lock(&lock, &files.lock, self.nfs, || sidecar::peek(&files.record))?;
+            let told = told.filter(|told| self.nfs && told.still_does_for(claim.id));
+            let refused = try_lock(&lock, &files.lock, self.nfs, told.as_ref(), || sidecar::peek(&files.record))?;
             // Before the path is looked at: it makes NFS look it up anew.
             let draft = match (&refused, self.nfs) {
                 (None, true) => Some(Draft::create(&self.directory, claim.id, self.mode)?),
@@ -118,7 +119,8 @@ impl Store {
                 continue;
             }
             let Some(holder) = refused else { return self.settle(lock, claim, &files, draft) };
-            self.table.park(&claim.name, lock);
+            let told = told.unwrap_or_else(|| Told::new(claim.id, holder.clone()));
+            self.table.park(&claim.name, Parked { lock, told: Some(told) });
             return Ok(Attempt::Held(holder));
         }
         let what = format!(
@@ -172,7 +174,7 @@ impl Store {
             }
             Ok(Settled::MinHold(holder)) => {
                 lock.unlock(&files.lock)?;
-                self.table.park(&claim.name, lock);
+                self.table.park(&claim.name, Parked { lock, told: None });
                 Ok(Attempt::Held(holder))
             }
             Err(error) => {
@@ -322,18 +324,27 @@ impl Store {
     /// Opens the lock file for a watch, and keeps it open for its tries.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only inotify watches"))]
     pub(crate) fn seat(&self, name: &LockName) -> Result<Seat, Error> {
-        let lock = match self.table.take_refused(name) {
-            Some(lock) => lock,
-            None => LockFile::open(&self.lock_path(name), self.mode, self.nfs)?,
+        let parked = match self.table.take_refused(name) {
+            Some(parked) => parked,
+            None => Parked { lock: LockFile::open(&self.lock_path(name), self.mode, self.nfs)?, told: None },
         };
-        Ok(Seat::take(&self.table, name, lock))
+        Ok(Seat::take(&self.table, name, parked))
     }
 }
 
-/// Tries for the lock; `Some` is who has it, as `peek` at the record says.
-fn try_lock(lock: &LockFile, path: &Path, nfs: bool, peek: impl Fn() -> Seen) -> Result<Option<Holder>, Error> {
+/// Tries for the lock; `Some` is who has it, as this waiter was `told` a moment ago, or else as `peek` at the record says.
+fn try_lock(
+    lock: &LockFile,
+    path: &Path,
+    nfs: bool,
+    told: Option<&Told>,
+    peek: impl Fn() -> Seen,
+) -> Result<Option<Holder>, Error> {
     if lock.try_lock(path)? {
         return Ok(None);
+    }
+    if let Some(told) = told {
+        return Ok(Some(told.holder.clone()));
     }
     let mut seen = peek();
     // On NFS inspections take no lock, and a try is a request to the server.
@@ -394,7 +405,7 @@ mod tests {
                 }
                 Seen::Absent
             };
-            let refused = try_lock(&lock, &path, false, peek).expect("no error");
+            let refused = try_lock(&lock, &path, false, None, peek).expect("no error");
             assert_eq!(refused.is_none(), (1..=SECOND_TRIES).contains(&peeks_until_free), "{peeks_until_free}");
             lock.unlock(&path).expect("unlocking cannot fail");
         }

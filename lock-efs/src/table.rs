@@ -4,9 +4,10 @@ use std::{
     collections::HashMap,
     fs::File,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
-use lock_core::{FencingToken, LeaseId, LockName};
+use lock_core::{FencingToken, Holder, LeaseId, LockName};
 use metrics::gauge;
 
 use crate::lockfile::LockFile;
@@ -53,7 +54,35 @@ struct Inner {
     held: HashMap<Key, Held>,
     waiting: HashMap<LockName, Waiting>,
     /// The descriptor of the latest refusal: its owner is likely to watch next, and closing it would wake all who watch already.
-    refused: Option<(LockName, LockFile)>,
+    refused: Option<(LockName, Parked)>,
+}
+
+/// A descriptor to try with again.
+#[derive(Debug)]
+pub(crate) struct Parked {
+    pub(crate) lock: LockFile,
+    /// Who was in the way the last time.
+    pub(crate) told: Option<Told>,
+}
+
+/// Whom a refusal named.
+#[derive(Debug, Clone)]
+pub(crate) struct Told {
+    pub(crate) id: LeaseId,
+    pub(crate) holder: Holder,
+    at: Instant,
+}
+
+impl Told {
+    pub(crate) fn new(id: LeaseId, holder: Holder) -> Self {
+        Self { id, holder, at: Instant::now() }
+    }
+
+    /// Whether it may be told again to the same waiter: to read a record on NFS takes three requests, for what nothing depends on.
+    pub(crate) fn still_does_for(&self, id: LeaseId) -> bool {
+        const FRESH: Duration = Duration::from_secs(15);
+        self.id == id && self.holder.expires_in.is_none() && self.at.elapsed() < FRESH
+    }
 }
 
 /// A waiter that opened and closed the lock file for each try would wake all other waiters with each close, and they it, for
@@ -61,7 +90,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Waiting {
     watches: usize,
-    parked: Vec<LockFile>,
+    parked: Vec<Parked>,
 }
 
 impl Table {
@@ -86,24 +115,24 @@ impl Table {
     }
 
     /// A parked descriptor, to try once with. Nobody else can try with it meanwhile, and so share its lock.
-    pub(crate) fn unpark(&self, name: &LockName) -> Option<LockFile> {
+    pub(crate) fn unpark(&self, name: &LockName) -> Option<Parked> {
         let parked = self.inner().waiting.get_mut(name).and_then(|waiting| waiting.parked.pop());
         parked.or_else(|| self.take_refused(name))
     }
 
     /// The descriptor of the latest refusal, if that was for `name`.
-    pub(crate) fn take_refused(&self, name: &LockName) -> Option<LockFile> {
-        self.inner().refused.take_if(|(refused, _)| refused == name).map(|(_, lock)| lock)
+    pub(crate) fn take_refused(&self, name: &LockName) -> Option<Parked> {
+        self.inner().refused.take_if(|(refused, _)| refused == name).map(|(_, parked)| parked)
     }
 
-    /// Keeps `lock` for the next try: as long as there is a watch for it, or else until the next refusal.
-    pub(crate) fn park(&self, name: &LockName, lock: LockFile) {
+    /// Keeps `parked` for the next try: as long as there is a watch for it, or else until the next refusal.
+    pub(crate) fn park(&self, name: &LockName, parked: Parked) {
         let mut inner = self.inner();
         if let Some(waiting) = inner.waiting.get_mut(name).filter(|w| w.parked.len() < w.watches) {
-            waiting.parked.push(lock);
+            waiting.parked.push(parked);
             return;
         }
-        let before = inner.refused.replace((name.clone(), lock));
+        let before = inner.refused.replace((name.clone(), parked));
         drop(inner);
         drop(before);
     }
@@ -117,9 +146,9 @@ pub(crate) struct Seat {
 }
 
 impl Seat {
-    pub(crate) fn take(table: &Arc<Table>, name: &LockName, lock: LockFile) -> Self {
+    pub(crate) fn take(table: &Arc<Table>, name: &LockName, parked: Parked) -> Self {
         table.inner().waiting.entry(name.clone()).or_default().watches += 1;
-        table.park(name, lock);
+        table.park(name, parked);
         Self { table: Arc::clone(table), name: name.clone() }
     }
 }
