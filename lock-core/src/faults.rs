@@ -59,7 +59,12 @@ struct Script {
 impl Faulty {
     /// Wraps `inner`; without a script it changes nothing.
     pub fn new(inner: impl Backend) -> Self {
-        Self { inner: Arc::new(inner), script: Arc::default() }
+        Self::around(Arc::new(inner))
+    }
+
+    /// Wraps a backend that others use as well, without faults.
+    pub fn around(inner: Arc<dyn Backend>) -> Self {
+        Self { inner, script: Arc::default() }
     }
 
     /// Adds what happens to the next request of that operation that has nothing planned yet; `None` lets it pass.

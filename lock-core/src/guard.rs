@@ -115,6 +115,11 @@ impl Guard {
         self.hold.wait_lost(true).await
     }
 
+    /// Whether [`stopping`](Self::stopping) would return at once.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.hold.check_early(self.hold.now()).is_err()
+    }
+
     /// Waits until the next renewal is confirmed, which moves [`valid_until`](Self::valid_until).
     ///
     /// # Cancel safety

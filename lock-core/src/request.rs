@@ -32,6 +32,7 @@ pub enum TryAcquire {
 type OnHeld = Arc<dyn Fn(&Holder) + Send + Sync>;
 
 /// A lock about to be acquired; made by [`Locker::lock`](crate::Locker::lock). Options override those of the locker.
+#[derive(Clone)]
 #[must_use = "a request does nothing until it is acquired"]
 pub struct LockRequest {
     shared: Arc<Shared>,

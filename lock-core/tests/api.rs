@@ -1,8 +1,9 @@
 //! What the types promise at compile time.
 
 use lock_core::{
-    Capabilities, ConfigString, Error, FencingToken, Guard, Holder, Lease, LeaseId, LockName, LockOptions, LockRequest,
-    Locker, Lost, Registry, TryAcquire, backend::Backend, config::StoreConfig, faults::Faulty, memory::MemoryBackend,
+    Capabilities, ConfigString, Error, FencingToken, Guard, Holder, LeaderElection, Leadership, Lease, LeaseId,
+    LockName, LockOptions, LockRequest, Locker, Lost, Registry, TryAcquire, backend::Backend, config::StoreConfig,
+    faults::Faulty, memory::MemoryBackend,
 };
 
 fn send_sync<T: Send + Sync>() {}
@@ -12,6 +13,7 @@ fn send<T: Send>(_: &T) {}
 fn public_types_cross_threads() {
     send_sync::<Locker>();
     send_sync::<Guard>();
+    send_sync::<(LeaderElection, Leadership)>();
     send_sync::<LockRequest>();
     send_sync::<TryAcquire>();
     send_sync::<Error>();
@@ -39,4 +41,9 @@ fn public_futures_cross_threads() {
         send(&with_guard(guard));
     }
     let _: fn(Guard) = check;
+    let mut election = LeaderElection::new(locker.lock("a"));
+    send(&election.next());
+    send(&election.campaign());
+    send(&election.events());
+    send(&election.resign());
 }

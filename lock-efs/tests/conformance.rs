@@ -27,6 +27,7 @@ lock_core::conformance! {
         (renewing_an_expired_lease_does_not_rob_the_successor, "a file lock has no ttl"),
         (a_broken_lease_is_lost_at_the_next_renewal, "the kernel's lock cannot be taken from its holder"),
         (break_compares_the_version, "the kernel's lock cannot be taken from its holder"),
+        (a_leader_that_is_cut_off_stops_before_the_next_starts, "a file lock has no ttl"),
     ]
 }
 

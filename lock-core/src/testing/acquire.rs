@@ -278,7 +278,7 @@ pub(super) async fn a_cancelled_acquire_leaves_no_lock(bench: &Bench<'_>) {
 }
 
 /// A lock that was abandoned is released in the background: soon, and long before the default ttl of 30 s.
-async fn granted_soon(bench: &Bench<'_>, client: &Arc<dyn crate::backend::Backend>, name: &LockName) {
+pub(super) async fn granted_soon(bench: &Bench<'_>, client: &Arc<dyn crate::backend::Backend>, name: &LockName) {
     let started = Instant::now();
     let claim = bench.claim(name);
     loop {

@@ -27,6 +27,7 @@
 
 mod acquire;
 mod clock;
+mod leader;
 mod operators;
 mod release;
 mod renew;
@@ -118,6 +119,11 @@ macro_rules! conformance_cases {
             operators::list_shows_held_locks_by_prefix [Need::Has(Capability::List)];
             operators::break_compares_the_version [Need::Has(Capability::Break)];
             operators::an_examination_changes_no_lock_and_finds_a_working_store_fit [];
+            leader::of_many_candidates_one_leads [];
+            leader::a_leader_that_is_cut_off_stops_before_the_next_starts [Need::Has(Capability::Ttl)];
+            leader::a_leader_that_resigns_makes_way_at_once [];
+            leader::a_campaign_survives_errors_of_the_store [];
+            leader::a_candidate_that_goes_away_leaves_no_leader [];
         }
     };
 }
