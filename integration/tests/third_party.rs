@@ -120,6 +120,7 @@ lock_core::conformance! {
         (break_compares_the_version, "nothing is broken on the shelf"),
         (a_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
         (a_watch_sees_the_release, "waiters poll the shelf"),
+        (a_wake_up_that_is_not_used_is_passed_on, "waiters poll the shelf"),
         (inspect_sees_the_holder, "the shelf keeps no owner"),
         (list_shows_held_locks_by_prefix, "the shelf keeps no owner"),
     ]

@@ -123,10 +123,15 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Starts to watch for `name` becoming free; `None` when this store cannot tell, and the core polls.
     ///
-    /// - A release after this returned completes [`Watch::changed`] (`a_watch_sees_the_release`). It may also complete for nothing.
+    /// - A release after this returned completes the [`Watch::changed`] of at least one of those who watch the name, so of the only one
+    ///   there is (`a_watch_sees_the_release`); a store may wake one after the other. It may also complete for nothing.
+    /// - Who was woken and is dropped without having acquired passes the wake-up on to another
+    ///   (`a_wake_up_that_is_not_used_is_passed_on`).
+    ///
+    /// The core relies on neither: whoever hears nothing comes back at the holder's expiry, and after [`Pace::poll_max`] at the latest.
     ///
     /// # Errors
-    /// When watching fails; the core then polls.
+    /// When watching fails; the core then polls, and tries to watch again with every attempt.
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         let _ = name;
         Ok(None)

@@ -302,14 +302,20 @@ impl Contender {
             if left.is_some_and(|left| left.is_zero()) {
                 return answer;
             }
-            if std::mem::take(&mut may_watch) {
-                watch = watch_for(&self.shared, &self.name, self.timing.attempt_timeout).await;
-                if watch.is_some() {
-                    // Once more: what was released before the watch began wakes nobody.
-                    continue;
+            if may_watch && watch.is_none() {
+                let limit = left.map_or(self.timing.attempt_timeout, |left| left.min(self.timing.attempt_timeout));
+                match watch_for(&self.shared, &self.name, limit).await {
+                    Ok(Some(begun)) => {
+                        watch = Some(begun);
+                        // Once more: what was released before the watch began wakes nobody.
+                        continue;
+                    }
+                    Ok(None) => may_watch = false,
+                    // The next round tries again: an outage must not leave a long wait to polling.
+                    Err(()) => {}
                 }
             }
-            let longest = left.unwrap_or(Duration::MAX);
+            let longest = self.patience(wait).unwrap_or(Duration::MAX);
             let pause = backoff.after_wake(holder_of(&answer));
             if !pause.is_zero() {
                 tokio::time::sleep(pause.min(longest)).await;
@@ -326,16 +332,11 @@ impl Contender {
     }
 }
 
-/// Not a method: a `Contender` with a request in flight cannot be shared between threads.
-async fn watch_for(shared: &Shared, name: &LockName, limit: Duration) -> Option<Box<dyn Watch>> {
-    match tokio::time::timeout(limit, shared.backend.watch(name)).await {
-        Ok(Ok(watch)) => watch,
-        Ok(Err(error)) => {
-            tracing::debug!(%name, %error, "cannot watch; polling");
-            None
-        }
-        Err(_) => None,
-    }
+/// `Ok(None)` when this store cannot tell, an error when it could not now. Not a method: a `Contender` with a request in flight
+/// cannot be shared between threads.
+async fn watch_for(shared: &Shared, name: &LockName, limit: Duration) -> Result<Option<Box<dyn Watch>>, ()> {
+    let answer = tokio::time::timeout(limit, shared.backend.watch(name)).await;
+    answer.map_err(drop)?.map_err(|error| tracing::debug!(%name, %error, "cannot watch; polling until the next try"))
 }
 
 async fn changed(watch: Option<&mut Box<dyn Watch>>) {

@@ -163,6 +163,25 @@ async fn a_lock_released_before_the_watch_began_is_seen_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_waiter_that_could_not_watch_tries_again_and_is_woken() {
+    let rig = Rig::new();
+    let held = acquired(rig.other().lock(NAME).ttl(secs(3600)).try_acquire().await);
+    rig.network.next(Operation::Watch, Fault::Refuse(ErrorKind::Unavailable));
+    rig.network.next(Operation::Watch, Fault::LoseReply);
+    let releaser = async {
+        sleep(secs(900)).await;
+        let watched = rig.network.sent(Operation::Watch);
+        assert_eq!(watched, 3, "one that works is not begun again");
+        let released = Instant::now();
+        release(held).await;
+        released
+    };
+    let (guard, released) = tokio::join!(rig.locker.acquire(NAME), releaser);
+    assert_close(released.elapsed(), secs(0));
+    release(guard.unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn two_short_outages_far_apart_are_not_one_long_one() {
     let rig = Rig::new();
     let held = acquired(rig.other().try_acquire(NAME).await);

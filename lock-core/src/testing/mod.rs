@@ -115,6 +115,7 @@ macro_rules! conformance_cases {
             release::a_lease_that_the_core_ended_frees_its_lock [];
             release::a_descriptor_keeps_the_lock_held [Need::Descriptor];
             operators::a_watch_sees_the_release [Need::Has(Capability::WakeUp)];
+            operators::a_wake_up_that_is_not_used_is_passed_on [Need::Has(Capability::WakeUp)];
             operators::inspect_sees_the_holder [Need::Has(Capability::Inspect)];
             operators::list_shows_held_locks_by_prefix [Need::Has(Capability::List)];
             operators::break_compares_the_version [Need::Has(Capability::Break)];

@@ -2,7 +2,7 @@
 
 use std::{pin::pin, time::Duration};
 
-use futures_util::poll;
+use futures_util::{future::select_all, poll};
 use tokio::time::timeout;
 
 use super::{Bench, granted, refused, release};
@@ -33,6 +33,23 @@ pub(super) async fn a_watch_sees_the_release(bench: &Bench<'_>) {
         release(&*a, &lease).await;
         assert!(timeout(Duration::from_secs(60), watch.changed()).await.is_ok(), "changed() is cancel safe");
     }
+}
+
+pub(super) async fn a_wake_up_that_is_not_used_is_passed_on(bench: &Bench<'_>) {
+    let (a, b, c) = (bench.client().await, bench.client().await, bench.client().await);
+    let name = bench.name("passed-on");
+    let long = Claim { ttl: Some(Duration::from_secs(600)), ..bench.claim(&name) };
+    let (lease, _) = granted(&*a, &long).await;
+    let mut watches = Vec::new();
+    for client in [&b, &c] {
+        watches.push(client.watch(&name).await.expect("the store answers").expect("the capability wake-up is declared"));
+    }
+    release(&*a, &lease).await;
+    let changed = select_all(watches.iter_mut().map(|watch| watch.changed()));
+    let (_, woken, _) = timeout(Duration::from_secs(60), changed).await.expect("a release wakes somebody");
+    drop(watches.remove(woken));
+    let passed = timeout(Duration::from_secs(60), watches[0].changed()).await;
+    assert!(passed.is_ok(), "who was woken and gave up passes it on");
 }
 
 pub(super) async fn inspect_sees_the_holder(bench: &Bench<'_>) {
