@@ -2,7 +2,7 @@
 
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LossReason,
-    backend::{Attempt, Grant, Renewal},
+    backend::{Attempt, Grant},
 };
 use redis::Value;
 
@@ -59,23 +59,20 @@ fn current(items: &[Value]) -> Result<Option<Holder>, Error> {
     }
 }
 
-pub(crate) fn renewed_or_lost(answer: Value, lease: &Lease) -> Result<Renewal, Error> {
-    let items = match answer {
-        Value::Int(1) => return Ok(Renewal::Renewed),
-        Value::Array(items) => items,
-        answer => return Err(unexpected(&answer)),
-    };
+/// Why `lease` is not held any more.
+pub(crate) fn why_lost(answer: Value, lease: &Lease) -> Result<LossReason, Error> {
+    let Value::Array(items) = answer else { return Err(unexpected(&answer)) };
     let [now @ .., token, broken] = &items[..] else { return Err(unexpected(&Value::Array(items))) };
     if let Value::BulkString(by) = broken {
-        return Ok(Renewal::Lost(LossReason::BrokenBy(String::from_utf8_lossy(by).into_owned())));
+        return Ok(LossReason::BrokenBy(String::from_utf8_lossy(by).into_owned()));
     }
     // A lock that is only kept refused after its release has an owner, but no version.
     let holder = current(now)?.filter(|holder| holder.version.is_some() || holder.foreign.is_some());
-    Ok(Renewal::Lost(match (holder, token) {
+    Ok(match (holder, token) {
         (Some(holder), _) => LossReason::TakenBy(Box::new(holder)),
         (None, Value::BulkString(last)) if ends_in_our_record(last, lease.id) => LossReason::Expired,
         (None, _) => LossReason::RecordGone,
-    }))
+    })
 }
 
 /// Whether the token key says that `id` was the last holder and has not released.

@@ -6,10 +6,10 @@ use lock_core::{Error, ErrorKind, Operation};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
     ProtocolVersion, PushInfo, RedisConnectionInfo, RedisResult, TlsCertificates, TlsMode, Value,
-    aio::MultiplexedConnection,
+    aio::{ConnectionLike, MultiplexedConnection},
     cluster::ClusterClientBuilder,
     cluster_async::ClusterConnection,
-    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
+    cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr},
     io::tcp::TcpSettings,
     sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType},
 };
@@ -32,6 +32,25 @@ impl Connection {
         match self {
             Self::Node(node) => command.query_async(node).await,
             Self::Cluster(cluster) => command.query_async(cluster).await,
+        }
+    }
+
+    /// Two commands as one, so that they go to one node with nothing in between; on a cluster to the primary that has `key`, also when
+    /// that turns out to be another.
+    pub(crate) async fn query_both(&mut self, a: &Cmd, b: &Cmd, key: &str) -> RedisResult<(Value, Value)> {
+        let mut both = redis::pipe();
+        both.add_command(a.clone()).add_command(b.clone());
+        let answers = match self {
+            Self::Node(node) => node.req_packed_commands(&both, 0, 2).await?,
+            Self::Cluster(cluster) => {
+                let primary = SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master));
+                cluster.route_pipeline(both, 0, 2, primary).await?
+            }
+        };
+        let mut answers = answers.into_iter().map(Value::extract_error);
+        match (answers.next(), answers.next()) {
+            (Some(a), Some(b)) => Ok((a?, b?)),
+            _ => Err((redis::ErrorKind::UnexpectedReturnType, "two commands, but not two answers").into()),
         }
     }
 

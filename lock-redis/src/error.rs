@@ -10,6 +10,8 @@ pub(crate) enum Phase {
     Connect,
     /// After the request went out.
     Request,
+    /// After the request went out, perhaps several times: the client of a cluster repeats by itself what got no answer.
+    RepeatedRequest,
 }
 
 /// What to tell about an answer of the server: its code or a part of its text, the kind, whether to try again, and advice.
@@ -111,7 +113,13 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
 pub(crate) fn translate(error: RedisError, phase: Phase) -> Error {
     let (kind, retryable, message) = classify(&error, phase);
     // An answer of the server means that it has run nothing: a script is refused before its first write, or whole.
-    let unsure = phase == Phase::Request && (error.is_io_error() || kind == ErrorKind::Timeout);
+    let unanswered = error.is_io_error() || kind == ErrorKind::Timeout;
+    let unsure = match phase {
+        Phase::Connect => false,
+        Phase::Request => unanswered,
+        // What the last try was told, an earlier one may not have been.
+        Phase::RepeatedRequest => unanswered || retryable,
+    };
     Error::new(kind, message).with_retryable(retryable).with_ambiguous(unsure).with_source(error)
 }
 
@@ -173,14 +181,14 @@ fn classify(error: &RedisError, phase: Phase) -> (ErrorKind, bool, String) {
 fn no_answer(phase: Phase) -> &'static str {
     match phase {
         Phase::Connect => "connecting to Redis took too long",
-        Phase::Request => "Redis did not answer in time",
+        Phase::Request | Phase::RepeatedRequest => "Redis did not answer in time",
     }
 }
 
 fn broken(phase: Phase) -> &'static str {
     match phase {
         Phase::Connect => "Redis cannot be reached; check host, port and network",
-        Phase::Request => "the connection to Redis broke off before the answer",
+        Phase::Request | Phase::RepeatedRequest => "the connection to Redis broke off before the answer",
     }
 }
 
@@ -244,5 +252,8 @@ mod tests {
         let late = translate(io(io::ErrorKind::TimedOut), Phase::Request);
         assert_eq!((late.kind(), late.is_ambiguous()), (ErrorKind::Timeout, true));
         assert!(!translate(io(io::ErrorKind::TimedOut), Phase::Connect).is_ambiguous());
+        let last = || server("CLUSTERDOWN The cluster is down");
+        assert!(!translate(last(), Phase::Request).is_ambiguous());
+        assert!(translate(last(), Phase::RepeatedRequest).is_ambiguous(), "an earlier try may have got no answer");
     }
 }

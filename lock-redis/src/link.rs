@@ -1,17 +1,18 @@
 //! One connection that is opened when it is needed, and replaced when it has died.
 
 use std::{
+    collections::{HashMap, hash_map::Entry},
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::BoxFuture};
 use lock_core::Error;
-use redis::{Cmd, PushKind, RedisError, ServerErrorKind, Value};
+use redis::{Cmd, PushKind, RedisError, RedisResult, ServerErrorKind, Value, cluster_routing::Slot};
 
 use crate::{
     connect::{Connection, Connector},
@@ -20,6 +21,7 @@ use crate::{
     wake::Wakers,
 };
 
+const UNKNOWN_SCRIPT: redis::ErrorKind = redis::ErrorKind::Server(ServerErrorKind::NoScript);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -37,19 +39,24 @@ pub(crate) struct Link {
 
 struct Live {
     connection: Connection,
+    born: Instant,
     /// Set when the connection is known to have ended.
     ended: Arc<AtomicBool>,
     /// Whether this connection receives wake-ups.
     subscribed: tokio::sync::OnceCell<()>,
-    unanswered: Mutex<Unanswered>,
+    /// What the server owes, by slot on a cluster, whose nodes fail one by one.
+    owed: Mutex<HashMap<Option<Slot>, Owed>>,
+    /// Requests that nobody waits for. A cluster connection sends none whose future is gone.
+    forgotten: Mutex<Vec<BoxFuture<'static, RedisResult<Value>>>>,
 }
 
 /// How long the server owes an answer. Needed because the caller may give up before the timeout of the connection does, and a
 /// connection whose packets vanish would then be used for ever.
-#[derive(Default)]
-struct Unanswered {
+struct Owed {
     requests: usize,
-    since: Option<Instant>,
+    since: Instant,
+    /// The node is known to be gone.
+    dead: bool,
 }
 
 struct Failure {
@@ -76,43 +83,45 @@ impl Link {
 
     /// Runs a script by its digest, and by its text when the server has not seen it since it started.
     pub(crate) async fn run(&self, call: &Call<'_>) -> Result<Value, Error> {
-        let live = self.live().await?;
-        match self.send(&live, &call.command).await {
-            Err(error) if error.kind() == redis::ErrorKind::Server(ServerErrorKind::NoScript) => {
-                self.send(&live, &call.with_text()).await
-            }
+        let slot = self.slot(call);
+        let live = self.live(slot).await?;
+        let send = async |script: &Cmd| {
+            let mut connection = live.connection.clone();
+            self.settle(&live, slot, connection.query(script)).await
+        };
+        match send(&call.command).await {
+            Err(error) if error.kind() == UNKNOWN_SCRIPT => send(&call.with_text()).await,
             result => result,
         }
-        .map_err(|error| translate(error, Phase::Request))
+        .map_err(|error| translate(error, self.asking()))
     }
 
-    /// Runs a script and, right behind it on the same connection, a command.
+    /// Runs a script and, right behind it on the same connection to the same node, a command.
     pub(crate) async fn run_then(&self, call: &Call<'_>, then: &Cmd) -> Result<(Value, Value), Error> {
-        let live = self.live().await?;
-        let translate = |error| translate(error, Phase::Request);
-        let unknown = redis::ErrorKind::Server(ServerErrorKind::NoScript);
-        // Polled in this order, so sent in this order.
-        let (first, second) = match tokio::join!(self.send(&live, &call.command), self.send(&live, then)) {
-            (Err(error), _) if error.kind() == unknown => {
-                let whole = call.with_text();
-                tokio::join!(self.send(&live, &whole), self.send(&live, then))
-            }
-            answers => answers,
+        let slot = self.slot(call);
+        let live = self.live(slot).await?;
+        let send = async |script: &Cmd| {
+            let mut connection = live.connection.clone();
+            self.settle(&live, slot, connection.query_both(script, then, call.key)).await
         };
-        Ok((first.map_err(translate)?, second.map_err(translate)?))
+        match send(&call.command).await {
+            Err(error) if error.kind() == UNKNOWN_SCRIPT => send(&call.with_text()).await,
+            result => result,
+        }
+        .map_err(|error| translate(error, self.asking()))
     }
 
     /// Runs one command, on the given node of a cluster or on any.
     pub(crate) async fn command(&self, command: &Cmd, node: Option<&(String, u16)>) -> Result<Value, Error> {
-        let live = self.live().await?;
+        let live = self.live(None).await?;
         let mut connection = live.connection.clone();
-        let request = Request::new(&live);
-        let result = match node {
-            Some(node) => connection.query_at(command, node).await,
-            None => connection.query(command).await,
+        let answer = async {
+            match node {
+                Some(node) => connection.query_at(command, node).await,
+                None => connection.query(command).await,
+            }
         };
-        self.settle(&live, request, &result);
-        result.map_err(|error| translate(error, Phase::Request))
+        self.settle(&live, None, answer).await.map_err(|error| translate(error, self.asking()))
     }
 
     /// A connection that is not shared.
@@ -122,7 +131,7 @@ impl Link {
 
     /// Makes sure that this connection, and every later one while somebody waits, receives wake-ups.
     pub(crate) async fn subscribe(&self) -> Result<(), Error> {
-        let live = self.live().await?;
+        let live = self.live(None).await?;
         self.subscribe_on(&live).await.map_err(|error| translate(error, Phase::Request))
     }
 
@@ -133,7 +142,7 @@ impl Link {
 
     /// Hands a call to the connection without waiting for anything; for [`Drop`].
     pub(crate) fn send_and_forget(&self, call: &Call<'_>) {
-        let Some(live) = self.usable() else { return };
+        let Some(live) = self.usable(self.slot(call)) else { return };
         // The timer of the request needs a runtime. Without one there is nobody to write to the socket either.
         if tokio::runtime::Handle::try_current().is_ok() {
             let mut connection = live.connection.clone();
@@ -141,34 +150,44 @@ impl Link {
             let mut command = call.with_text();
             // redis-rs does not send what nobody waits for, unless told that this is meant.
             command.set_no_response(true);
-            let _ = connection.query(&command).now_or_never();
+            let mut answer = async move { connection.query(&command).await }.boxed();
+            if (&mut answer).now_or_never().is_none() && self.is_cluster() {
+                let mut forgotten = live.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+                forgotten.retain_mut(|answer| answer.now_or_never().is_none());
+                forgotten.push(answer);
+            }
         }
     }
 
-    async fn send(&self, live: &Arc<Live>, command: &Cmd) -> Result<Value, RedisError> {
-        let mut connection = live.connection.clone();
-        let request = Request::new(live);
-        let result = connection.query(command).await;
-        self.settle(live, request, &result);
+    /// The slot of a call where that says who answers it.
+    fn slot(&self, call: &Call<'_>) -> Option<Slot> {
+        self.is_cluster().then(|| Slot::for_key(call.key))
+    }
+
+    fn asking(&self) -> Phase {
+        if self.is_cluster() { Phase::RepeatedRequest } else { Phase::Request }
+    }
+
+    /// Awaits an answer, and notes what it says about the connection.
+    async fn settle<T>(
+        &self,
+        live: &Arc<Live>,
+        slot: Option<Slot>,
+        answer: impl Future<Output = RedisResult<T>>,
+    ) -> RedisResult<T> {
+        let request = Request::new(live, slot);
+        let result = answer.await;
+        match &result {
+            Err(error) if is_dead(error) => {
+                request.end(End::Dead);
+                // The other nodes of a cluster still answer: whoever asks this one again connects anew.
+                if !self.is_cluster() {
+                    self.discard(live);
+                }
+            }
+            _ => request.end(End::Answered),
+        }
         result
-    }
-
-    fn settle(&self, live: &Arc<Live>, request: Request<'_>, result: &Result<Value, RedisError>) {
-        match result {
-            Err(error) if self.is_dead(error) => self.discard(live),
-            _ => request.answered(),
-        }
-    }
-
-    /// Whether `error` ends the connection. A cluster connection mends itself, node by node.
-    fn is_dead(&self, error: &RedisError) -> bool {
-        if self.connector.is_cluster() {
-            return error.kind() == redis::ErrorKind::ClusterConnectionNotFound || error.is_connection_dropped();
-        }
-        // READONLY: the primary was demoted, and sentinels know its successor.
-        error.is_io_error()
-            || error.is_unrecoverable_error()
-            || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
     }
 
     fn discard(&self, dead: &Arc<Live>) {
@@ -181,10 +200,14 @@ impl Link {
         }
     }
 
-    fn usable(&self) -> Option<Arc<Live>> {
+    /// The connection, if it can be expected to answer for `slot`.
+    fn usable(&self, slot: Option<Slot>) -> Option<Arc<Live>> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let owes = live.unanswered.lock().unwrap_or_else(PoisonError::into_inner).since;
-        let silent = !self.connector.is_cluster() && owes.is_some_and(|since| since.elapsed() >= self.timeout);
+        let silent = live.owed().get(&slot).is_some_and(|owed| owed.dead || owed.since.elapsed() >= self.timeout);
+        if self.is_cluster() {
+            // Replaced by those who need the silent node, at their cost; all others go on with what they have.
+            return (!silent || live.born.elapsed() < LONGEST_PAUSE).then_some(live);
+        }
         if live.ended.load(Ordering::Acquire) || silent {
             self.discard(&live);
             return None;
@@ -192,12 +215,12 @@ impl Link {
         Some(live)
     }
 
-    async fn live(&self) -> Result<Arc<Live>, Error> {
-        if let Some(live) = self.usable() {
+    async fn live(&self, slot: Option<Slot>) -> Result<Arc<Live>, Error> {
+        if let Some(live) = self.usable(slot) {
             return Ok(live);
         }
         let mut failure = self.gate.lock().await;
-        if let Some(live) = self.usable() {
+        if let Some(live) = self.usable(slot) {
             return Ok(live);
         }
         let mut pause = FIRST_PAUSE;
@@ -207,11 +230,13 @@ impl Link {
             }
             pause = (last.pause * 2).min(LONGEST_PAUSE);
         }
-        // Until it succeeds this counts as failed, so that a caller who gives up does not make the next one start over at once.
         match self.connect().await {
             Ok(live) => {
                 *failure = None;
-                *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&live));
+                let old = self.live.lock().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(&live));
+                if old.is_some() {
+                    self.wakers.wake_all();
+                }
                 Ok(live)
             }
             Err(error) => {
@@ -238,8 +263,14 @@ impl Link {
         };
         let connecting = async {
             let connection = self.connector.connect(push).await?;
-            let live =
-                Live { connection, ended, subscribed: tokio::sync::OnceCell::new(), unanswered: Mutex::default() };
+            let live = Live {
+                connection,
+                born: Instant::now(),
+                ended,
+                subscribed: tokio::sync::OnceCell::new(),
+                owed: Mutex::default(),
+                forgotten: Mutex::default(),
+            };
             if self.wakers.anybody_waits() {
                 self.subscribe_on(&live).await?;
             }
@@ -260,29 +291,59 @@ impl fmt::Debug for Link {
     }
 }
 
-/// Counts a request as unanswered until it is answered; dropped without an answer, the time it was sent stays noted.
+impl Live {
+    fn owed(&self) -> MutexGuard<'_, HashMap<Option<Slot>, Owed>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether `error` says that a connection or a node will not answer again.
+fn is_dead(error: &RedisError) -> bool {
+    error.is_io_error()
+        || error.is_unrecoverable_error()
+        || error.kind() == redis::ErrorKind::ClusterConnectionNotFound
+        // The primary was demoted, and sentinels or the cluster know its successor.
+        || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
+}
+
+/// A request under way. Dropped while it is open, the time since when the server owes its answer stays noted.
 struct Request<'a> {
     live: &'a Live,
+    slot: Option<Slot>,
+    end: End,
+}
+
+#[derive(Clone, Copy)]
+enum End {
+    Open,
+    Answered,
+    Dead,
 }
 
 impl<'a> Request<'a> {
-    fn new(live: &'a Live) -> Self {
-        let mut unanswered = live.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
-        unanswered.requests += 1;
-        unanswered.since.get_or_insert_with(Instant::now);
-        drop(unanswered);
-        Self { live }
+    fn new(live: &'a Live, slot: Option<Slot>) -> Self {
+        let fresh = || Owed { requests: 0, since: Instant::now(), dead: false };
+        live.owed().entry(slot).or_insert_with(fresh).requests += 1;
+        Self { live, slot, end: End::Open }
     }
 
-    fn answered(self) {
-        let mut unanswered = self.live.unanswered.lock().unwrap_or_else(PoisonError::into_inner);
-        // Answers come in order, so whatever is still open was sent after this one.
-        unanswered.since = (unanswered.requests > 1).then(Instant::now);
+    fn end(mut self, end: End) {
+        self.end = end;
     }
 }
 
 impl Drop for Request<'_> {
     fn drop(&mut self) {
-        self.live.unanswered.lock().unwrap_or_else(PoisonError::into_inner).requests -= 1;
+        let mut owed = self.live.owed();
+        let Entry::Occupied(mut entry) = owed.entry(self.slot) else { return };
+        let open = entry.get_mut();
+        open.requests -= 1;
+        match self.end {
+            End::Open => {}
+            End::Dead => open.dead = true,
+            End::Answered if open.requests == 0 => drop(entry.remove()),
+            // Answers come in order, so whatever is still open was sent after this one.
+            End::Answered => (open.since, open.dead) = (Instant::now(), false),
+        }
     }
 }

@@ -10,13 +10,13 @@ use std::{
 
 use futures_util::future::join_all;
 use lock_core::{
-    Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LockName,
+    Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LockName, LossReason,
     backend::{Attempt, Break, Claim, Release, Renewal, Watch},
 };
-use redis::Value;
+use redis::{RedisError, ServerErrorKind, Value};
 
 use crate::{
-    answer::{granted_or_held, refusal, renewed_or_lost},
+    answer::{granted_or_held, refusal, why_lost},
     config::{RedisConfig, Topology},
     connect::Connector,
     error::unexpected,
@@ -145,28 +145,22 @@ impl Node {
 
     /// One call for all of them; on a cluster one for each, as a script runs on one slot, and concurrent requests are pipelined.
     pub(crate) async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
-        if self.link.is_cluster() && leases.len() > 1 {
-            return join_all(leases.iter().map(|lease| self.renew(std::slice::from_ref(lease))))
-                .await
-                .into_iter()
-                .map(|result| result.map(|mut renewals| renewals.remove(0)))
-                .collect();
-        }
-        match self.renew(leases).await {
-            Ok(renewals) => renewals.into_iter().map(Ok).collect(),
-            Err(error) => leases.iter().map(|_| Err(again(&error))).collect(),
-        }
+        let at_once = if self.link.is_cluster() { 1 } else { leases.len().max(1) };
+        let calls = join_all(leases.chunks(at_once).map(|some| async move {
+            match self.renew(some).await {
+                Ok(renewed) => join_all(some.iter().zip(renewed).map(|(lease, renewed)| async move {
+                    if renewed { Ok(Renewal::Renewed) } else { self.why_lost(lease).await.map(Renewal::Lost) }
+                }))
+                .await,
+                Err(error) => some.iter().map(|_| Err(again(&error))).collect(),
+            }
+        }));
+        calls.await.into_iter().flatten().collect()
     }
 
-    async fn renew(&self, leases: &[Lease]) -> Result<Vec<Renewal>, Error> {
-        let keys: Vec<_> = leases
-            .iter()
-            .flat_map(|lease| {
-                let lock = self.keys.lock(&lease.name);
-                let (token, broken) = (self.keys.token(&lock), self.keys.broken(&lock, lease.id));
-                [lock, token, broken]
-            })
-            .collect();
+    /// Says of each lease whether it is held, and lasts a whole ttl now.
+    async fn renew(&self, leases: &[Lease]) -> Result<Vec<bool>, Error> {
+        let keys: Vec<_> = leases.iter().map(|lease| self.keys.lock(&lease.name)).collect();
         let mut call = self.scripts.renew.call(&keys);
         for lease in leases {
             call = call.arg(lease.id.to_string()).arg(millis(ttl(lease.ttl)?));
@@ -179,12 +173,19 @@ impl Node {
                 replicated.missing(confirmed).map_or(Ok(answer), Err)?
             }
         };
-        match answer {
-            Value::Array(answers) if answers.len() == leases.len() => {
-                answers.into_iter().zip(leases).map(|(answer, lease)| renewed_or_lost(answer, lease)).collect()
-            }
-            answer => Err(unexpected(&answer)),
-        }
+        let renewed = match &answer {
+            Value::Array(answers) => answers.iter().map(|answer| *answer == Value::Int(1)).collect::<Vec<_>>(),
+            _ => return Err(unexpected(&answer)),
+        };
+        if renewed.len() == leases.len() { Ok(renewed) } else { Err(unexpected(&answer)) }
+    }
+
+    /// What became of a lease that is not held any more. Asked separately, because a renewal that names its lock's key alone is also
+    /// answered while the slot of that key moves to another node of a cluster.
+    async fn why_lost(&self, lease: &Lease) -> Result<LossReason, Error> {
+        let lock = self.keys.lock(&lease.name);
+        let keys = [lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, lease.id)];
+        why_lost(self.link.run(&self.scripts.lost.call(&keys)).await?, lease)
     }
 
     pub(crate) async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
@@ -193,17 +194,19 @@ impl Node {
             vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, lease.id), self.keys.waiters(&lock)];
         keys.extend(self.keys.signal(&lease.name));
         let hold_for = if hold_for.is_zero() { 0 } else { millis(hold_for) };
-        let call = self
-            .scripts
-            .release
-            .call(&keys)
-            .arg(lease.id.to_string())
-            .arg(hold_for)
-            .arg(millis(TOKEN_IDLE))
-            .arg(millis(GONE_FOR))
-            .arg(u8::from(self.link.is_cluster()))
-            .arg(self.stamp());
-        match self.link.run(&call).await? {
+        let stamp = self.stamp();
+        let release = async |keys: &[String]| {
+            let call = self.scripts.release.call(keys).arg(lease.id.to_string()).arg(hold_for).arg(millis(TOKEN_IDLE));
+            let call = call.arg(millis(GONE_FOR)).arg(u8::from(self.link.is_cluster())).arg(stamp);
+            self.link.run(&call).await
+        };
+        let answer = match release(&keys).await {
+            // The slot of the lock is on its way to another node of the cluster, and no node tells what it knows of keys that may be on
+            // the other. A held lock and its token exist: released without the queue, whose waiters come back by themselves.
+            Err(error) if is_moving(&error) => release(&keys[..2]).await,
+            answer => answer,
+        };
+        match answer? {
             Value::Array(answer) => match answer.first() {
                 Some(Value::Int(1)) => Ok(Release::Released),
                 Some(Value::Int(4)) => Ok(Release::NotHeld(None)),
@@ -261,7 +264,7 @@ impl Node {
     /// Watches in the way of the clients that share these locks; `None` where they have none.
     pub(crate) async fn watch(self: &Arc<Self>, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         if let Some(signal) = self.keys.signal(name) {
-            return Ok(Some(Box::new(SignalWatch::new(self.link.another().await?, signal).await)));
+            return Ok(Some(Box::new(SignalWatch::new(Arc::clone(self), signal).await?)));
         }
         if self.keys.are_verbatim() {
             // redis-py wakes nobody, and where it may be the holder only polling helps.
@@ -307,6 +310,12 @@ impl Node {
         let cluster = u8::from(self.link.is_cluster());
         self.link.send_and_forget(&self.scripts.leave.call(&keys).arg(self.link.wakers.channel()).arg(cluster));
     }
+}
+
+/// Whether a call was refused because some of its keys may be on another node.
+fn is_moving(error: &Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<RedisError>());
+    source.is_some_and(|source| source.kind() == redis::ErrorKind::Server(ServerErrorKind::TryAgain))
 }
 
 /// The failure of a call that was made for several leases, for each of them.

@@ -33,6 +33,7 @@ macro_rules! scripts {
 scripts! {
     acquire = "acquire.lua",
     renew = "renew.lua",
+    lost = "lost.lua",
     release = "release.lua",
     inspect = "inspect.lua",
     break_lock = "break.lua",
@@ -47,10 +48,10 @@ impl Script {
     }
 
     /// A call of this script with `keys`; arguments are added with [`Call::arg`].
-    pub(crate) fn call(&self, keys: &[String]) -> Call<'_> {
+    pub(crate) fn call<'a>(&'a self, keys: &'a [String]) -> Call<'a> {
         let mut command = redis::cmd("EVALSHA");
         command.arg(&self.digest).arg(keys.len()).arg(keys);
-        Call { script: self, command }
+        Call { script: self, key: &keys[0], command }
     }
 }
 
@@ -58,6 +59,8 @@ impl Script {
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
     script: &'a Script,
+    /// The first key, in the slot of all of them.
+    pub(crate) key: &'a str,
     pub(crate) command: Cmd,
 }
 

@@ -1,4 +1,5 @@
--- Releases by comparison. KEYS: lock, token, gone, waiters, then the signal list of python-redis-lock if that is spoken.
+-- Releases by comparison. KEYS: lock, token, gone, waiters, then the signal list of python-redis-lock if that is spoken; or lock and
+-- token alone, which does not do for an id that does not hold the lock.
 -- ARGV: id, ms to keep the lock refused, idle time of the token in ms, life of the mark of an unknown id in ms, "1" on a cluster,
 -- when the client sent this.
 local held = redis.call('MGET', KEYS[1])[1]
@@ -6,6 +7,7 @@ local id = ARGV[1]
 if not held or string.sub(held, 1, 32) ~= id then
   -- Already released by this id: the caller knows whether that was an attempt whose reply it lost.
   if string.match(redis.call('MGET', KEYS[2])[1] or '', '^%d+ R(%x+) ') == id then return {4} end
+  if not KEYS[3] then return redis.error_reply('TRYAGAIN the slot of this lock is being moved') end
   -- Its acquire may still be on the way, on a connection that was given up: acquire.lua looks for this mark.
   redis.call('SET', KEYS[3], ARGV[6], 'PX', ARGV[4])
   return holder(KEYS[1], held)
@@ -23,5 +25,5 @@ if KEYS[5] then
   redis.call('LPUSH', KEYS[5], 1)
   redis.call('PEXPIRE', KEYS[5], 1000)
 end
-wake(KEYS[4], KEYS[1], ARGV[5])
+if KEYS[4] then wake(KEYS[4], KEYS[1], ARGV[5]) end
 return {1}

@@ -1,8 +1,6 @@
--- Renews many leases. For lease i, KEYS: lock, token, trace of a break; ARGV: id, ttl in ms.
--- Answers for each: 1, or {record or false, remaining ms, type or false, token record or false, who broke it or false}.
+-- Renews many leases. For lease i, KEYS: lock; ARGV: id, ttl in ms. Answers for each: 1, or 0 if it is not held any more.
 local answers = {}
-for i = 1, #KEYS / 3 do
-  local lock, token, broken = KEYS[3 * i - 2], KEYS[3 * i - 1], KEYS[3 * i]
+for i, lock in ipairs(KEYS) do
   local id, ttl = ARGV[2 * i - 1], ARGV[2 * i]
   -- MGET, because GET fails at a key of another type, and one such lease must not spoil the others.
   local held = redis.call('MGET', lock)[1]
@@ -10,9 +8,7 @@ for i = 1, #KEYS / 3 do
     redis.call('PEXPIRE', lock, ttl)
     answers[i] = 1
   else
-    local now = holder(lock, held)
-    local rest = redis.call('MGET', token, broken)
-    answers[i] = {now[2], now[3], now[4], rest[1], rest[2]}
+    answers[i] = 0
   end
 end
 return answers
