@@ -148,10 +148,12 @@ impl Node {
         let at_once = if self.link.is_cluster() { 1 } else { leases.len().max(1) };
         let calls = join_all(leases.chunks(at_once).map(|some| async move {
             match self.renew(some).await {
-                Ok(renewed) => join_all(some.iter().zip(renewed).map(|(lease, renewed)| async move {
-                    if renewed { Ok(Renewal::Renewed) } else { self.why_lost(lease).await.map(Renewal::Lost) }
-                }))
-                .await,
+                Ok(renewed) => {
+                    join_all(some.iter().zip(renewed).map(|(lease, renewed)| async move {
+                        if renewed { Ok(Renewal::Renewed) } else { self.why_lost(lease).await.map(Renewal::Lost) }
+                    }))
+                    .await
+                }
                 Err(error) => some.iter().map(|_| Err(again(&error))).collect(),
             }
         }));

@@ -61,29 +61,78 @@ fn name_on(cluster: &RedisCluster, node: usize, what: &str) -> (String, u16) {
         .unwrap()
 }
 
+fn ok(reply: &str) {
+    assert_eq!(reply, "+OK\r\n");
+}
+
+/// A slot on its way from the first node to the third.
+struct Move<'a> {
+    cluster: &'a RedisCluster,
+    slot: String,
+}
+
+impl Move<'_> {
+    fn begin(cluster: &RedisCluster, slot: u16) -> Move<'_> {
+        let slot = slot.to_string();
+        ok(&cluster.nodes()[2].command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &cluster.id(0)]));
+        ok(&cluster.nodes()[0].command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &cluster.id(2)]));
+        Move { cluster, slot }
+    }
+
+    fn key(&self, key: &str) {
+        let port = self.cluster.nodes()[2].port().to_string();
+        ok(&self.cluster.nodes()[0].command(&["MIGRATE", "127.0.0.1", &port, key, "0", "1000"]));
+    }
+
+    fn end(self) {
+        for node in self.cluster.nodes() {
+            ok(&node.command(&["CLUSTER", "SETSLOT", &self.slot, "NODE", &self.cluster.id(2)]));
+        }
+    }
+}
+
 #[tokio::test]
-async fn a_lock_whose_slot_moves_is_followed() {
+async fn a_lock_is_renewed_and_released_while_its_slot_moves() {
     let cluster = RedisCluster::start();
     let backend = client_of(&cluster);
+    let renewed = async |lease: &Lease| assert_eq!(backend.renew(lease).await.unwrap(), Renewal::Renewed);
     let (name, slot) = name_on(&cluster, 0, "moving");
-    let slot = slot.to_string();
     let (lease, _) = granted(&backend, &claim(&name, LONG)).await;
-    let (from, to) = (&cluster.nodes()[0], &cluster.nodes()[2]);
-    let ok = |reply: String| assert_eq!(reply, "+OK\r\n");
-    ok(to.command(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &cluster.id(0)]));
-    ok(from.command(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &cluster.id(2)]));
-    let (lock, port) = (format!("dlock:{{{name}}}"), to.port().to_string());
-    let keys = [lock.clone(), format!("{lock}:t")];
-    let migrate = ["MIGRATE", "127.0.0.1", &port, "", "0", "1000", "KEYS", &keys[0], &keys[1]];
-    ok(from.command(&migrate));
-    // The old node redirects by ASK now. A script also names keys that do not exist, and Redis then asks to try again: an error
-    // that says so, until the slot has moved.
-    let error = backend.renew(&lease).await.err();
-    assert!(error.as_ref().is_none_or(|error| error.is_retryable() && !error.is_ambiguous()), "{error:?}");
-    for node in cluster.nodes() {
-        ok(node.command(&["CLUSTER", "SETSLOT", &slot, "NODE", &cluster.id(2)]));
-    }
-    until("the renewal", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
+    let lock = format!("dlock:{{{name}}}");
+    let moving = Move::begin(&cluster, slot);
+    renewed(&lease).await;
+    // The old node redirects by ASK from now on.
+    moving.key(&lock);
+    renewed(&lease).await;
+    moving.key(&format!("{lock}:t"));
+    renewed(&lease).await;
+    // An acquire names keys that do not exist, and only the node that has the whole slot can tell that they do not.
+    let error = backend.acquire(&claim(&name, LONG)).await.unwrap_err();
+    assert!(error.is_retryable() && error.to_string().contains("being moved"), "{error:?}");
+    let waiting = tokio::spawn({
+        let (locker, name) = (common::locker(client_of(&cluster), LONG), name.clone());
+        async move { locker.lock(name).acquire().await.unwrap() }
+    });
+    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    moving.end();
+    let next = waiting.await.unwrap();
+    assert!(next.token() > lease.token);
+    assert_eq!(next.release().await.unwrap(), Release::Released);
+}
+
+#[tokio::test]
+async fn a_lock_whose_slot_has_moved_is_followed() {
+    let cluster = RedisCluster::start();
+    let backend = client_of(&cluster);
+    let (name, slot) = name_on(&cluster, 0, "moved");
+    let (lease, _) = granted(&backend, &claim(&name, LONG)).await;
+    let moving = Move::begin(&cluster, slot);
+    moving.key(&format!("dlock:{{{name}}}"));
+    moving.key(&format!("dlock:{{{name}}}:t"));
+    moving.end();
+    // The first to answer MOVED, and nobody else knows better.
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
+    common::refused(&backend, &claim(&name, LONG)).await;
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
 }
 

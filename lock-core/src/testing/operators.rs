@@ -42,7 +42,8 @@ pub(super) async fn a_wake_up_that_is_not_used_is_passed_on(bench: &Bench<'_>) {
     let (lease, _) = granted(&*a, &long).await;
     let mut watches = Vec::new();
     for client in [&b, &c] {
-        watches.push(client.watch(&name).await.expect("the store answers").expect("the capability wake-up is declared"));
+        watches
+            .push(client.watch(&name).await.expect("the store answers").expect("the capability wake-up is declared"));
     }
     release(&*a, &lease).await;
     let changed = select_all(watches.iter_mut().map(|watch| watch.changed()));
