@@ -38,6 +38,6 @@ pub use lease::{FencingToken, InvalidLeaseId, Lease, LeaseId};
 pub use locker::{Locker, LockerBuilder};
 pub use lost::{LossReason, Lost};
 pub use name::{InvalidName, LockName};
-pub use options::{LockOptions, Renew};
+pub use options::{LockOptions, Renew, Timing};
 pub use registry::Registry;
 pub use request::{LockRequest, TryAcquire};

@@ -56,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) queues: Arc<Queues>,
     pub(crate) capabilities: Capabilities,
     pub(crate) defaults: LockOptions,
+    timing: Timing,
     prefix: String,
     default_owner: String,
     /// The runtime of the latest acquisition, for guards that are dropped outside of any.
@@ -148,6 +149,11 @@ impl Locker {
     /// What the store, as configured, can do.
     pub fn capabilities(&self) -> Capabilities {
         self.shared.capabilities
+    }
+
+    /// The timing of locks for which nothing else is chosen.
+    pub fn timing(&self) -> Timing {
+        self.shared.timing
     }
 
     /// The store, as a config string without secrets.
@@ -276,7 +282,7 @@ impl LockerBuilder {
     pub fn build(self) -> Result<Locker, Error> {
         let capabilities = self.backend.capabilities();
         let with_store = |error: Error| error.with_operation(Operation::Open).with_store(self.backend.describe());
-        Timing::new(&self.options, capabilities, self.backend.pace()).map_err(with_store)?;
+        let timing = Timing::new(&self.options, capabilities, self.backend.pace()).map_err(with_store)?;
         if let Some(missing) = self.require.iter().find(|c| !capabilities.has(**c)) {
             let has = Capability::ALL.iter().filter(|c| capabilities.has(**c)).map(|c| c.as_str()).collect::<Vec<_>>();
             let message = format!("this store does not have the required \"{missing}\"; it has: {}", has.join(", "));
@@ -290,6 +296,7 @@ impl LockerBuilder {
             queues: Arc::default(),
             capabilities,
             defaults: self.options,
+            timing,
             prefix: self.prefix,
             default_owner: default_owner(),
             runtime: Mutex::default(),

@@ -110,19 +110,23 @@ macro_rules! option_setters {
 }
 pub(crate) use option_setters;
 
-/// The timing of one lock: choices checked against each other, so that
-/// `renew interval < renew deadline = ttl - margin < ttl` always holds.
+/// The timing of a lock: choices checked against each other, so that
+/// `renew interval < renew deadline = ttl - margin < ttl` always holds; see [`Locker::timing`](crate::Locker::timing).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Timing {
+#[non_exhaustive]
+pub struct Timing {
     /// What the user chose; `None` where the store has no ttl.
-    pub(crate) ttl: Option<Duration>,
+    pub ttl: Option<Duration>,
     /// What the store keeps the lock for without a renewal: the ttl, or a lease of the store's own. `None` where locks do not expire.
-    lease: Option<Duration>,
-    pub(crate) margin: Duration,
-    /// `None` when only [`Guard::ensure`](crate::Guard::ensure) renews.
-    pub(crate) renew_every: Option<Duration>,
-    pub(crate) grace: Duration,
-    pub(crate) attempt_timeout: Duration,
+    pub lease: Option<Duration>,
+    /// How long before the end of the lease a guard's validity ends.
+    pub margin: Duration,
+    /// Time between two renewals; `None` when only [`Guard::ensure`](crate::Guard::ensure) renews.
+    pub renew_every: Option<Duration>,
+    /// How long before the end of the validity the work is stopped while renewals fail.
+    pub grace: Duration,
+    /// Longest time for one request.
+    pub attempt_timeout: Duration,
 }
 
 const DEFAULT_TTL: Duration = Duration::from_secs(30);

@@ -5,7 +5,11 @@ use std::{ffi::OsString, path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use lock_core::LockName;
 
-use super::exit;
+use super::{
+    doctor::{DoctorArgs, RivalArgs},
+    exit,
+    store::StoreArgs,
+};
 
 /// One lock for cron jobs and scripts, over files, EFS, DynamoDB and Redis.
 #[derive(Debug, Parser)]
@@ -32,6 +36,14 @@ pub(super) enum Verb {
     /// Names that only flock(1) or filelock use are left alone. A script that locks the same file as dlock with flock(1) may, if it starts in the
     /// very moment of the removal, lock the removed file: give --idle more time than between two runs of it.
     Sweep(SweepArgs),
+    /// Judge whether a store, as it is set up, is fit for locks, and say what to change; exit code 0 when it is fit, 1 when it is not.
+    ///
+    /// Locks are tried under names that begin with "dlock-doctor/" and a random part, and nothing else is touched; what remains of them (tokens) the
+    /// store collects itself. Warnings do not make a store unfit.
+    Doctor(DoctorArgs),
+    /// Another process of `doctor`.
+    #[command(hide = true)]
+    DoctorRival(RivalArgs),
     /// Find out whether a store keeps its promises: contend with many processes, kill and freeze some, check what happened.
     Torture(TortureArgs),
     /// One of the processes of `torture`.
@@ -42,9 +54,8 @@ pub(super) enum Verb {
 /// Which table, and what it shall have.
 #[derive(Debug, Args)]
 pub(super) struct InitArgs {
-    /// The store, such as dynamodb://locks?region=eu-west-1 [default: $DLOCK_URL].
-    #[arg(long)]
-    pub(super) url: Option<String>,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
 
     /// Only look: say what is wrong with the table, and change nothing.
     #[arg(long)]
@@ -84,11 +95,12 @@ pub(super) struct SweepArgs {
 }
 
 /// Which store, and how hard. Exit code 0 when every promise was kept, 1 when one was broken, 69 when no lock was ever had.
+///
+/// Names that begin with "dlock-torture/" and a random part are used, and nothing else is touched.
 #[derive(Debug, Args)]
 pub(super) struct TortureArgs {
-    /// The store, as for `dlock run`. Names that begin with "dlock-torture/" and a random part are used, and nothing else is touched.
-    #[arg(long)]
-    pub(super) url: Option<String>,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
 
     /// For how long.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
@@ -137,9 +149,8 @@ pub(super) struct TortureWorkerArgs {
 /// Which lock, and how to say it.
 #[derive(Debug, Args)]
 pub(super) struct StatusArgs {
-    /// The store, as for `dlock run`.
-    #[arg(long)]
-    pub(super) url: Option<String>,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
 
     /// One JSON object, for programs.
     #[arg(long)]
@@ -153,9 +164,8 @@ pub(super) struct StatusArgs {
 /// Which locks, and how to say it.
 #[derive(Debug, Args)]
 pub(super) struct ListArgs {
-    /// The store, as for `dlock run`.
-    #[arg(long)]
-    pub(super) url: Option<String>,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
 
     /// One JSON object a line, for programs.
     #[arg(long)]
@@ -169,9 +179,8 @@ pub(super) struct ListArgs {
 /// Which lock, as it was seen.
 #[derive(Debug, Args)]
 pub(super) struct BreakArgs {
-    /// The store, as for `dlock run`.
-    #[arg(long)]
-    pub(super) url: Option<String>,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
 
     /// The version that `dlock status` showed: nothing is broken if the lock has changed since.
     #[arg(long)]
@@ -193,9 +202,8 @@ pub(super) struct BreakArgs {
 #[command(after_help = exit::table_text(), override_usage = "dlock run [OPTIONS] <NAME> [--] <COMMAND> [ARG]...
        dlock run [OPTIONS] <NAME> -c <SHELL COMMAND>")]
 pub(super) struct RunArgs {
-    /// The store, such as file:///var/lib/app/locks [default: $DLOCK_URL, else a directory of this user's own].
-    #[arg(long)]
-    pub(super) url: Option<String>,
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
 
     /// Do not wait when somebody else holds the lock.
     #[arg(short, long, alias = "nb", conflicts_with = "wait")]
@@ -281,7 +289,7 @@ fn tag(text: &str) -> Result<(String, String), String> {
     Ok((key.to_owned(), value.to_owned()))
 }
 
-fn name(text: &str) -> Result<LockName, String> {
+pub(super) fn name(text: &str) -> Result<LockName, String> {
     LockName::new(text).map_err(|e| e.to_string())
 }
 

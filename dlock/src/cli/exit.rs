@@ -19,7 +19,10 @@ const fn row(code: &'static str, meaning: &'static str) -> Row {
 pub(super) const TABLE: &[Row] = &[
     row("0-255", "the command's own exit status"),
     row("128+N", "the command died of signal N"),
-    row("1", "the lock was not had: somebody else holds it (another code with -E)"),
+    row(
+        "1",
+        "the lock was not had: somebody else holds it (another code with -E); `doctor`, `torture`: the store is unfit",
+    ),
     row("64", "usage: an option, the name or the command line is wrong"),
     row("65", "the store's record of the lock is corrupt"),
     row("69", "the store is unavailable, too slow or over its limits"),
@@ -33,7 +36,7 @@ pub(super) const TABLE: &[Row] = &[
     row("127", "the command was not found; the lock is free again"),
 ];
 
-/// Also what `status` says of a free lock, and `break` of one that has changed.
+/// Also what `status` says of a free lock, `break` of one that has changed, and `doctor` of a store that is unfit.
 pub(super) const NOT_HAD: u8 = 1;
 pub(super) const USAGE: u8 = 64;
 pub(super) const CORRUPT: u8 = 65;

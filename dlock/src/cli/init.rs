@@ -20,7 +20,7 @@ pub(super) fn init(args: InitArgs) -> Result<Exit, Failure> {
 
     use super::{operators::print, run, store::Store};
 
-    let Store::Configured(url) = Store::choose(args.url)? else {
+    let Store::Configured(url) = Store::choose(&args.store)? else {
         return Err(Failure::new(exit::USAGE, "which table? Give it with --url dynamodb://TABLE?region=REGION"));
     };
     let mut config = StoreConfig::from(ConfigString::parse(&url)?);

@@ -7,6 +7,7 @@
 mod alarm;
 mod args;
 mod child;
+mod doctor;
 mod exit;
 mod front;
 mod inherited;
@@ -45,6 +46,8 @@ pub(crate) fn main(arguments: Vec<OsString>) -> i32 {
                 Verb::Break(args) => operators::break_lock(args),
                 Verb::Init(args) => init::init(args),
                 Verb::Sweep(args) => operators::sweep(args),
+                Verb::Doctor(args) => doctor::doctor(args),
+                Verb::DoctorRival(args) => doctor::rival(args),
                 Verb::Torture(args) => torture::torture(args),
                 Verb::TortureWorker(args) => torture::work(args),
             },

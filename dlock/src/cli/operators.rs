@@ -18,7 +18,7 @@ use super::{
 
 /// `dlock status`: held is success, as for `systemctl is-active`.
 pub(super) fn status(args: StatusArgs) -> Result<Exit, Failure> {
-    let store = Store::choose(args.url)?;
+    let store = Store::choose(&args.store)?;
     let holder =
         run::runtime()?.block_on(async { Ok::<_, Failure>(store.open().await?.inspect(args.name.as_str()).await?) })?;
     match &holder {
@@ -31,7 +31,7 @@ pub(super) fn status(args: StatusArgs) -> Result<Exit, Failure> {
 
 /// `dlock list`: one held lock a line.
 pub(super) fn list(args: ListArgs) -> Result<Exit, Failure> {
-    let store = Store::choose(args.url)?;
+    let store = Store::choose(&args.store)?;
     let locks = run::runtime()?.block_on(async { Ok::<_, Failure>(store.open().await?.list(&args.prefix).await?) })?;
     for (name, holder) in &locks {
         print(&if args.json { json(name, Some(holder)).to_string() } else { line(name, holder) })?;
@@ -41,7 +41,7 @@ pub(super) fn list(args: ListArgs) -> Result<Exit, Failure> {
 
 /// `dlock break`: only if the lock still is as the operator saw it.
 pub(super) fn break_lock(args: BreakArgs) -> Result<Exit, Failure> {
-    let store = Store::choose(args.url)?;
+    let store = Store::choose(&args.store)?;
     run::runtime()?.block_on(async {
         let locker = store.open().await?;
         let name = args.name.as_str();

@@ -57,7 +57,7 @@ fn plan(args: RunArgs, inherited: Inherited) -> Result<Plan, Failure> {
         None => args.argv,
     };
     Ok(Plan {
-        store: Store::choose(args.url)?,
+        store: Store::choose(&args.store)?,
         job: Job { name: args.name, argv, grace: args.grace, own_group: !has_terminal(), inherited },
         wait: if args.nonblock { Some(Duration::ZERO) } else { args.wait },
         ttl: args.ttl,

@@ -4,12 +4,23 @@ use std::{
     env, fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
+    process::Command,
 };
 
-use dlock::{Locker, efs::FileBackend};
+use clap::Args;
+use dlock::{Locker, Registry, efs::FileBackend};
 use nix::unistd::{User, geteuid};
 
 use super::exit::{self, Failure};
+
+// Not a documentation comment: clap would make it the help of every command that has these options.
+// Which store; without any of it, a directory of this user's own.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct StoreArgs {
+    /// The store, such as file:///var/lib/app/locks [default: $DLOCK_URL, else a directory of this user's own].
+    #[arg(long, value_name = "URL")]
+    pub(super) url: Option<String>,
+}
 
 /// Where the locks are.
 #[derive(Debug)]
@@ -22,9 +33,9 @@ pub(super) enum Store {
 
 impl Store {
     /// As given, else from the environment, else a directory of this user's own.
-    pub(super) fn choose(given: Option<String>) -> Result<Self, Failure> {
-        if let Some(url) = given {
-            return Ok(Self::Configured(url));
+    pub(super) fn choose(given: &StoreArgs) -> Result<Self, Failure> {
+        if let Some(url) = &given.url {
+            return Ok(Self::Configured(url.clone()));
         }
         if let Some(url) = env::var_os("DLOCK_URL").filter(|url| !url.is_empty()) {
             let url = url.into_string().map_err(|_| Failure::new(exit::CONFIG, "$DLOCK_URL is not UTF-8"))?;
@@ -34,11 +45,35 @@ impl Store {
     }
 
     pub(super) async fn open(&self) -> Result<Locker, Failure> {
+        self.open_with(&dlock::registry()).await
+    }
+
+    /// Opens it with a registry that is kept: for a second client of the same store, which `memory:` is only then.
+    pub(super) async fn open_with(&self, registry: &Registry) -> Result<Locker, Failure> {
         let locker = match self {
-            Self::Configured(url) => dlock::open(url).await,
+            Self::Configured(url) => registry.open(url).await,
             Self::Own(directory) => FileBackend::open(directory).and_then(Locker::new),
         };
         Ok(locker?)
+    }
+
+    /// Tells a process of ours the same store. Not as an argument: a password would show in `ps`.
+    pub(super) fn pass_to(&self, command: &mut Command) {
+        match self {
+            Self::Configured(url) => command.env("DLOCK_URL", url),
+            Self::Own(_) => command.env_remove("DLOCK_URL"),
+        };
+    }
+}
+
+/// In a directory of lock files, removes all that carries `id`, which is part of every name that a command of ours made up.
+pub(super) fn remove_traces(store: &str, id: &str) {
+    let Some(directory) = store.strip_prefix("file://").or_else(|| store.strip_prefix("efs://")) else { return };
+    let path = directory.split_once('?').map_or(directory, |(path, _)| path);
+    for entry in fs::read_dir(Path::new(path)).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().contains(id) {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod death;
 mod default_store;
+mod doctor;
 mod etl;
 mod exit_codes;
 #[cfg(feature = "dynamo")]

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     env, fs, io,
     os::unix::fs::DirBuilderExt,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -27,7 +27,7 @@ use crate::cli::{
     args::TortureArgs,
     exit::{self, Exit, Failure},
     run,
-    store::Store,
+    store::{Store, remove_traces},
 };
 
 /// A lock that nobody holds must be had within the longest lease and this: a loaded machine is no violation.
@@ -41,7 +41,7 @@ const ENDING: Duration = Duration::from_secs(60);
 pub(in crate::cli) fn torture(args: TortureArgs) -> Result<Exit, Failure> {
     let id = LeaseId::random().to_string();
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
-    let store = Store::choose(args.url.clone())?;
+    let store = Store::choose(&args.store)?;
     let locker = run::runtime()?.block_on(store.open())?;
     let directory = own_directory(&id)?;
     let run = Run { directory, prefix: format!("dlock-torture/{id}/"), names: args.names, ttl: args.ttl };
@@ -49,7 +49,7 @@ pub(in crate::cli) fn torture(args: TortureArgs) -> Result<Exit, Failure> {
     eprintln!("torturing {} for {} with seed {seed}", locker.store(), humantime::format_duration(args.time));
     let mut parent = Parent {
         run: &run,
-        url: args.url.as_deref(),
+        store: &store,
         rng: fastrand::Rng::with_seed(seed),
         longest_freeze: if has_ttl { 2 * args.ttl } else { FROZEN_ON_FILES },
         processes: Vec::new(),
@@ -62,7 +62,10 @@ pub(in crate::cli) fn torture(args: TortureArgs) -> Result<Exit, Failure> {
     let (events, errors) = parent.collect().map_err(|e| Failure::os("reading the journals", e))?;
     let bound = SLACK + if has_ttl { 2 * args.ttl } else { Duration::ZERO };
     let report = check(&events, &Rules { obtainable_within: Some(bound) });
-    clean_up(&locker.store(), &run, &id, report.violations.is_empty());
+    if report.violations.is_empty() {
+        let _ = fs::remove_dir_all(&run.directory);
+    }
+    remove_traces(&locker.store(), &id);
     let outcome = Outcome {
         store: locker.store(),
         seed,
@@ -88,20 +91,6 @@ fn own_directory(id: &str) -> Result<PathBuf, Failure> {
     Ok(directory)
 }
 
-/// Removes what the run left, but for the journals of a violation. In a directory of lock files, all that carries the id of this run is ours.
-fn clean_up(store: &str, run: &Run, id: &str, passed: bool) {
-    if passed {
-        let _ = fs::remove_dir_all(&run.directory);
-    }
-    let Some(directory) = store.strip_prefix("file://").or_else(|| store.strip_prefix("efs://")) else { return };
-    let path = directory.split_once('?').map_or(directory, |(path, _)| path);
-    for entry in fs::read_dir(Path::new(path)).into_iter().flatten().flatten() {
-        if entry.file_name().to_string_lossy().contains(id) {
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-}
-
 struct Process {
     worker: u64,
     child: Child,
@@ -118,7 +107,7 @@ impl Process {
 
 struct Parent<'a> {
     run: &'a Run,
-    url: Option<&'a str>,
+    store: &'a Store,
     rng: fastrand::Rng,
     longest_freeze: Duration,
     processes: Vec<Process>,
@@ -178,10 +167,7 @@ impl Parent<'_> {
         command.args(["--ttl", &format!("{}ms", self.run.ttl.as_millis())]);
         command.args(["--worker", &worker.to_string(), "--seed", &self.rng.u64(..).to_string()]);
         command.args(["--parent", &std::process::id().to_string()]);
-        if let Some(url) = self.url {
-            // Not as an argument: a password would show in `ps`.
-            command.env("DLOCK_URL", url);
-        }
+        self.store.pass_to(&mut command);
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
         self.processes.push(Process { worker, child, frozen_until: None });
         Ok(())

@@ -17,7 +17,7 @@ use crate::cli::{
     args::TortureWorkerArgs,
     exit::{Exit, Failure},
     run,
-    store::Store,
+    store::{Store, StoreArgs},
 };
 
 struct Worker {
@@ -37,7 +37,7 @@ pub(in crate::cli) fn work(args: TortureWorkerArgs) -> Result<Exit, Failure> {
     let run = Run { directory: args.directory, prefix: args.prefix, names: args.names, ttl: args.ttl };
     let journal =
         Journal::create(&run.directory, args.worker).map_err(|e| Failure::os("making a worker's journal", e))?;
-    let store = Store::choose(None)?;
+    let store = Store::choose(&StoreArgs::default())?;
     run::runtime()?.block_on(async {
         let locker = store.open().await?;
         let has_ttl = locker.capabilities().ttl;

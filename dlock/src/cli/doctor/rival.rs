@@ -1,0 +1,60 @@
+//! The other process: tries a lock once.
+
+use std::{
+    env,
+    process::{Command, Stdio},
+};
+
+use lock_core::{FencingToken, TryAcquire};
+
+use super::RivalArgs;
+use crate::cli::{
+    exit::{self, Exit, Failure},
+    operators::print,
+    run,
+    store::{Store, StoreArgs},
+};
+
+/// The hidden subcommand: exit code 0 with the token on standard output when the lock was had (it is released again), 1 when it is held.
+pub(in crate::cli) fn rival(args: RivalArgs) -> Result<Exit, Failure> {
+    let store = Store::choose(&StoreArgs::default())?;
+    run::runtime()?.block_on(async {
+        let locker = store.open().await?;
+        match locker.lock(args.name.as_str()).min_hold(std::time::Duration::ZERO).try_acquire().await? {
+            TryAcquire::Held(_) => Ok(Exit::Code(exit::NOT_HAD)),
+            TryAcquire::Acquired(guard) => {
+                print(&guard.token().map_or_else(String::new, |token| token.to_string()))?;
+                let _ = guard.release().await?;
+                Ok(Exit::Code(0))
+            }
+        }
+    })
+}
+
+/// What became of the rival's attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    Held,
+    Acquired(Option<FencingToken>),
+}
+
+/// Has another process try the lock `name`, while our locks go on being renewed.
+pub(super) async fn attempt(store: &Store, name: &str) -> Result<Attempt, Failure> {
+    let mut command = Command::new(env::current_exe().map_err(|e| Failure::os("finding this program", e))?);
+    command.args(["doctor-rival", "--", name]).stdin(Stdio::null());
+    store.pass_to(&mut command);
+    let output = tokio::task::spawn_blocking(move || command.output()).await;
+    let output = output.map_err(|e| Failure::os("waiting for the other process", std::io::Error::other(e)))?;
+    let output = output.map_err(|e| Failure::os("starting the other process", e))?;
+    match output.status.code() {
+        Some(0) => {
+            let token = String::from_utf8_lossy(&output.stdout).trim().parse().ok().and_then(FencingToken::new);
+            Ok(Attempt::Acquired(token))
+        }
+        Some(code) if code == i32::from(exit::NOT_HAD) => Ok(Attempt::Held),
+        _ => {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Err(Failure::new(exit::INTERNAL, format!("the other process failed: {said}")))
+        }
+    }
+}
