@@ -65,7 +65,7 @@ impl<'a> Trial<'a> {
 
     /// For a lock that is to be lost soon.
     fn short(&self, name: &str) -> LockRequest {
-        let request = self.request(self.ours, name).grace(Duration::ZERO);
+        let request = self.request(self.ours, name).renew(Renew::Auto).grace(Duration::ZERO);
         if self.ours.capabilities().ttl { request.ttl(SHORT).margin(SHORT / 5) } else { request }
     }
 
