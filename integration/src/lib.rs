@@ -5,7 +5,6 @@
 mod daemon;
 pub mod dynamodb;
 pub mod nfs;
-mod proxy;
 pub mod python;
 pub mod redis;
 pub mod report;
@@ -17,7 +16,7 @@ pub mod wire;
 use std::path::PathBuf;
 
 pub use daemon::{Daemon, free_port};
-pub use proxy::{Direction, Proxy};
+pub use loopback::{Direction, Proxy};
 
 /// `CLOCK_MONOTONIC`, which all processes of a machine share, in nanoseconds.
 ///

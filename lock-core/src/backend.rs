@@ -170,6 +170,17 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         Err(unsupported(self, "breaking a lock").with_operation(Operation::Break).with_name(name))
     }
 
+    /// Removes what the store keeps of `name` beyond the life of its lock, such as the floor of its tokens: for a name that nobody will use
+    /// again. `false` when somebody holds the lock, or went without releasing it; then nothing was removed.
+    ///
+    /// - Spares a holder, and leaves a name that can be locked as if it were new (`forgetting_spares_the_holder`).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where nothing can be removed; else when the store cannot say.
+    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+        Err(unsupported(self, "forgetting a name").with_operation(Operation::Forget).with_name(name))
+    }
+
     /// Looks at how the store is set up: whether that is fit for locks, and what to change. What cannot be found out, because
     /// the store does not answer or a permission is missing, is a finding too, and never [`Unfit`](crate::doctor::Level::Unfit).
     ///

@@ -78,6 +78,8 @@ pub enum Operation {
     Break,
     /// [`watch`](crate::backend::Backend::watch).
     Watch,
+    /// [`forget`](crate::backend::Backend::forget).
+    Forget,
 }
 
 impl Operation {
@@ -90,6 +92,7 @@ impl Operation {
             Self::Release => "release",
             Self::Inspect => "inspect",
             Self::List => "list",
+            Self::Forget => "forget",
             Self::Break => "break",
             Self::Watch => "watch",
         }

@@ -175,6 +175,10 @@ impl Backend for Faulty {
         self.disturb(Operation::Break, self.inner.break_lock(name, version, by)).await
     }
 
+    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+        self.disturb(Operation::Forget, self.inner.forget(name)).await
+    }
+
     async fn examine(&self) -> Vec<Finding> {
         self.inner.examine().await
     }

@@ -214,6 +214,20 @@ impl Locker {
         answer.map_err(|e| e.with_name(&name))
     }
 
+    /// Removes what the store keeps of a name that nobody will use again, such as that of a test. `false` when somebody holds the lock or went
+    /// without releasing it; then nothing was removed. What protects others from delayed requests may stay for minutes yet.
+    ///
+    /// # Errors
+    /// When the store cannot say, or cannot do this at all.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it may or may not have taken effect.
+    pub async fn forget(&self, name: impl AsRef<str> + Send) -> Result<bool, Error> {
+        let name = self.shared.name(name.as_ref())?;
+        let answer = self.bounded(Operation::Forget, self.shared.backend.forget(&name)).await;
+        answer.map_err(|e| e.with_name(&name))
+    }
+
     /// Looks at how the store is set up, and says what of it is fit for locks and what to change; empty where the store has nothing to
     /// look at. `dlock doctor` prints it, and tries the store besides.
     ///

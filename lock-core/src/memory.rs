@@ -306,6 +306,16 @@ impl Backend for MemoryBackend {
         let text = "locks in the memory of this process: no other process sees them";
         vec![Finding::warning("reach", text).advice("use it for tests, or for tasks of one process")]
     }
+
+    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+        let now = Instant::now();
+        let mut locks = self.locks();
+        let held = locks.records.get(name).is_some_and(|record| record.is_held(now));
+        if !held {
+            locks.records.remove(name);
+        }
+        Ok(!held)
+    }
 }
 
 #[derive(Debug)]

@@ -290,6 +290,14 @@ impl Backend for DynamoBackend {
         }
         self.take_away(name, version, by).await
     }
+
+    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+        let layout = &self.config.layout;
+        if layout.schema.deletes_on_release() {
+            return Ok(self.item(name).await?.is_none());
+        }
+        Ok(matches!(self.delete(name, Change::forget(layout)).await?, Written::Done))
+    }
 }
 
 impl fmt::Debug for DynamoBackend {

@@ -121,6 +121,17 @@ impl<'a> Change<'a> {
         change
     }
 
+    /// The condition under which an item that nobody holds may go; only for schemas that keep it.
+    pub(crate) fn forget(layout: &'a Layout) -> Self {
+        let mut change = Self::new(layout, String::new());
+        change.values.clear();
+        change.names.clear();
+        let (version, released) = (change.name(Attr::Version), change.name(Attr::Released));
+        let one = change.value(text("1"));
+        change.condition = format!("attribute_not_exists({version}) OR {released} = {one}");
+        change
+    }
+
     /// Takes the lock away from the holder that `seen` names, and leaves a trace for it.
     pub(crate) fn broken(layout: &'a Layout, seen: &str, by: &str, now: Reading, idle: Idle) -> Self {
         let id = seen.parse::<LeaseId>().ok();

@@ -190,6 +190,11 @@ impl Backend for FileBackend {
         let prefix = prefix.to_owned();
         self.run((Operation::List, None), move |store| store.list(&prefix)).await
     }
+
+    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+        let wanted = name.clone();
+        self.run((Operation::Forget, None), move |store| store.forget(&wanted)).await.map_err(|e| e.with_name(name))
+    }
 }
 
 impl FileBackend {

@@ -8,12 +8,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use lock_core::{Error, ErrorKind, FencingToken};
+use lock_core::{Error, ErrorKind, FencingToken, LockName};
 use nix::fcntl::FlockArg;
 
 use crate::{
     backend::FileBackend,
-    error,
+    encode, error,
     lockfile::{LockFile, try_flock},
     nfs::{DRAFT_PREFIX, Draft},
     sidecar::{self, Seen},
@@ -126,6 +126,12 @@ impl Store {
         }
     }
 
+    /// Removes a name that nobody holds or waits for, and that nobody will use again: without a floor for its tokens.
+    pub(crate) fn forget(&self, name: &LockName) -> Result<bool, Error> {
+        let files = self.files(&encode::encode(name));
+        Ok(!files.lock.exists() || self.remove(&files, Duration::ZERO, |_| Ok(()))?.is_some())
+    }
+
     /// Removes a name if it is idle: the lock that is to be kept for a while yet, or `Some(None)` when that was a dry run.
     fn sweep_name(&self, files: &Files, sweep: Sweep) -> Result<Option<Option<LockFile>>, Error> {
         if !is_idle(files, sweep.idle_for) {
@@ -134,13 +140,23 @@ impl Store {
         if sweep.dry_run {
             return Ok(Some(None));
         }
+        Ok(self.remove(files, sweep.idle_for, |token| self.raise_floor(token))?.map(Some))
+    }
+
+    /// Removes the files of an idle name under its lock, once `keep` has taken note of its last token.
+    fn remove(
+        &self,
+        files: &Files,
+        idle_for: Duration,
+        keep: impl FnOnce(FencingToken) -> Result<(), Error>,
+    ) -> Result<Option<LockFile>, Error> {
         let Some(lock) = LockFile::open_existing(&files.lock)? else { return Ok(None) };
         if !lock.try_lock(&files.lock)? {
             return Ok(None);
         }
         // On NFS it makes the looks below fresh; see there.
         let _draft = if self.is_nfs() { Some(self.draft()?) } else { None };
-        if !lock.inode.is_at(&files.lock)? || !is_idle(files, sweep.idle_for) || is_queued(&files.queue) {
+        if !lock.inode.is_at(&files.lock)? || !is_idle(files, idle_for) || is_queued(&files.queue) {
             return Ok(None);
         }
         let Seen::Record(record) = sidecar::read(&files.record)? else { return Ok(None) };
@@ -148,7 +164,7 @@ impl Store {
             return Ok(None);
         }
         if let Some(token) = record.token() {
-            self.raise_floor(token)?;
+            keep(token)?;
         }
         for path in [&files.record, &files.spare, &files.queue, &files.lock] {
             match fs::remove_file(path) {
@@ -156,7 +172,7 @@ impl Store {
                 _ => {}
             }
         }
-        Ok(Some(Some(lock)))
+        Ok(Some(lock))
     }
 
     /// Makes sure that tokens of names without a record begin above `token`.

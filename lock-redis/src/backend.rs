@@ -164,4 +164,8 @@ impl Backend for RedisBackend {
             Servers::Quorum(quorum) => doctor::examine_quorum(&self.config, quorum).await,
         }
     }
+
+    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+        ask!(self.forget(name)).map_err(|error| self.context(error, Operation::Forget, Some(name)))
+    }
 }

@@ -252,6 +252,15 @@ impl Node {
         }
     }
 
+    pub(crate) async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+        let lock = self.keys.lock(name);
+        let keys = [lock.clone(), self.keys.token(&lock), self.keys.waiters(&lock)];
+        match self.link.run(&self.scripts.forget.call(&keys)).await? {
+            Value::Int(forgotten) => Ok(forgotten == 1),
+            answer => Err(unexpected(&answer)),
+        }
+    }
+
     /// Raises the token of a lock that `id` holds, for a quorum whose servers have minted different ones. `false` when it does not hold it.
     pub(crate) async fn raise(&self, name: &LockName, id: LeaseId, token: FencingToken) -> Result<bool, Error> {
         let lock = self.keys.lock(name);

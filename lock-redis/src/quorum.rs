@@ -181,6 +181,19 @@ impl Quorum {
         Ok(self.held_by_majority(holders))
     }
 
+    pub(crate) async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+        let answers = self
+            .ask(None, |node| {
+                let name = name.clone();
+                async move { node.forget(&name).await }
+            })
+            .await;
+        if answers.iter().any(Result::is_err) {
+            return Err(self.short(answers));
+        }
+        Ok(answers.into_iter().flatten().all(|forgotten| forgotten))
+    }
+
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
         let ask = |node: Arc<Node>| async move { node.list(prefix).await };
         let answers = self.ask(None, ask).await;

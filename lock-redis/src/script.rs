@@ -40,6 +40,7 @@ scripts! {
     wait = "wait.lua",
     leave = "leave.lua",
     raise = "raise.lua",
+    forget = "forget.lua",
 }
 
 impl Script {

@@ -44,7 +44,11 @@ pub(super) enum Verb {
     /// Another process of `doctor`.
     #[command(hide = true)]
     DoctorRival(RivalArgs),
-    /// Find out whether a store keeps its promises: contend with many processes, kill and freeze some, check what happened.
+    /// Find out whether a store keeps its promises: contend with many processes, kill, freeze and cut off some, check what happened.
+    ///
+    /// Processes are cut off by a proxy of our own on loopback, where the store is plain TCP (redis:, and dynamodb: with an http: endpoint); elsewhere the
+    /// report says why not. What is left in the store of names that were used is removed; marks that protect against delayed requests
+    /// go by themselves within minutes.
     Torture(TortureArgs),
     /// One of the processes of `torture`.
     #[command(hide = true)]
@@ -106,15 +110,15 @@ pub(super) struct TortureArgs {
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub(super) time: Duration,
 
-    /// How many processes contend at a time.
+    /// How many processes contend at a time, each for several locks.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) processes: u32,
 
-    /// For how many locks.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    /// For how many locks, some of which are wanted more than others.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) names: u32,
 
-    /// The ttl of the locks; files have none. Processes are frozen for up to twice as long.
+    /// The ttl of the locks; files have none. Processes are frozen and cut off for up to twice as long.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = with_unit)]
     pub(super) ttl: Duration,
 
@@ -139,7 +143,7 @@ pub(super) struct TortureWorkerArgs {
     #[arg(long, value_parser = with_unit)]
     pub(super) ttl: Duration,
     #[arg(long)]
-    pub(super) worker: u64,
+    pub(super) number: u64,
     #[arg(long)]
     pub(super) seed: u64,
     #[arg(long)]

@@ -12,10 +12,17 @@ fn torture(url: &str, time: &str) -> Value {
     report
 }
 
+/// Where a network can be cut, it was.
 #[track_caller]
-fn assert_thorough(report: &Value) {
+fn assert_thorough(report: &Value, has_network: bool) {
     assert_eq!(report["passed"], true);
-    for (what, least) in [("acquisitions", 100), ("killed", 3), ("frozen", 3), ("writes_accepted", 50)] {
+    assert_eq!(report["violations"], 0);
+    assert_eq!(report["not_cleaned_up"].as_array().unwrap().len(), 0);
+    assert_eq!(report["not_cut_off_because"].is_null(), has_network);
+    let cuts = u64::from(has_network);
+    for (what, least) in
+        [("acquisitions", 100), ("killed", 1), ("frozen", 1), ("cut_off", cuts), ("writes_accepted", 50)]
+    {
         assert!(report[what].as_u64().unwrap() >= least, "{what} of {report:#}");
     }
 }
@@ -23,16 +30,65 @@ fn assert_thorough(report: &Value) {
 #[test]
 fn files_keep_their_promises_while_processes_are_killed_and_frozen() {
     let locks = Locks::new();
-    assert_thorough(&torture(&locks.url(), "6s"));
+    assert_thorough(&torture(&locks.url(), "6s"), false);
     let left: Vec<_> = std::fs::read_dir(locks.dir.path().join("locks")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
 
 #[cfg(feature = "redis")]
 #[test]
-fn redis_keeps_its_promises_while_processes_are_killed_and_frozen() {
+fn redis_keeps_its_promises_while_processes_are_killed_frozen_and_cut_off() {
     let server = integration::redis::RedisServer::start();
-    assert_thorough(&torture(&format!("redis://{}", server.addr()), "8s"));
+    assert_thorough(&torture(&format!("redis://{}", server.addr()), "8s"), true);
+    let left = server.command(&["KEYS", "*"]);
+    // Marks that a released id must not come back stay for minutes.
+    assert!(left.lines().filter(|line| line.starts_with("dlock:")).all(|key| key.contains(":g:")), "{left}");
+}
+
+#[cfg(feature = "dynamo")]
+#[test]
+fn dynamodb_keeps_its_promises_while_processes_are_killed_frozen_and_cut_off() {
+    let endpoint = integration::dynamodb::DynamoDbLocal::shared().endpoint();
+    let url = format!(
+        "dynamodb://torture-{}?endpoint={endpoint}&region=eu-central-1&access_key_id=test&secret_access_key=test",
+        std::process::id()
+    );
+    assert!(output(&mut dlock(["init", "--url", &url])).status.success());
+    assert_thorough(&torture(&url, "10s"), true);
+}
+
+/// A store that has broken its promises: exit code 1, and the events that show it.
+#[track_caller]
+fn assert_found(output: &std::process::Output) {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["passed"], false);
+    let first = &report["first_violations"][0];
+    let events = first["events"].as_array().unwrap();
+    assert!(!first["rule"].as_str().unwrap().is_empty() && (2..=3).contains(&events.len()), "{first:#}");
+    let journals = report["journals"].as_str().unwrap();
+    assert!(std::fs::read_dir(journals).unwrap().count() > 0, "what happened is kept: {journals}");
+    std::fs::remove_dir_all(journals).unwrap();
+}
+
+#[test]
+fn a_store_that_each_process_has_for_itself_is_found_out() {
+    let torture = &mut dlock(["torture", "--json", "--url", "memory:", "--time", "2s", "--ttl", "1s"]);
+    assert_found(&output(torture));
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn a_store_that_loses_its_data_is_found_out() {
+    let server = integration::redis::RedisServer::start();
+    let url = format!("redis://{}", server.addr());
+    let mut torture = dlock(["torture", "--json", "--url", &url, "--time", "4s", "--ttl", "1s"]);
+    let torture = std::thread::spawn(move || output(&mut torture));
+    while !torture.is_finished() {
+        server.command(&["FLUSHALL"]);
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert_found(&torture.join().unwrap());
 }
 
 #[test]

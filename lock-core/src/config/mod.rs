@@ -101,6 +101,30 @@ impl ConfigString {
         &self.scheme
     }
 
+    /// The servers, or what else stands in their place.
+    pub fn hosts(&self) -> &[Host] {
+        &self.hosts
+    }
+
+    /// The value of an option, secret or not.
+    pub fn option(&self, name: &str) -> Option<&str> {
+        self.options.get(name).map(String::as_str)
+    }
+
+    /// The same store under another address, such as that of a proxy.
+    #[must_use]
+    pub fn at_host(mut self, host: Host) -> Self {
+        self.hosts = vec![host];
+        self
+    }
+
+    /// Without an option, to [add](Self::with_option) it with another value.
+    #[must_use]
+    pub fn without_option(mut self, name: &str) -> Self {
+        self.options.remove(name);
+        self
+    }
+
     /// Adds the password, for one that comes from a safer place than a command line.
     ///
     /// # Errors

@@ -116,8 +116,11 @@ impl Report {
     }
 }
 
+/// One cause often breaks a promise a thousand times.
+const SHOWN: usize = 5;
+
 impl fmt::Display for Report {
-    /// A line of counts and, for each violation, the part of the history that shows it.
+    /// A line of counts and, for each of the first violations, the part of the history that shows it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { names, attempts, acquisitions, losses, releases, accepted, rejected, violations } = self;
         write!(
@@ -126,6 +129,10 @@ impl fmt::Display for Report {
              writes: {accepted} accepted, {rejected} refused; {} violations",
             violations.len()
         )?;
-        violations.iter().try_for_each(|violation| write!(f, "\n{violation}"))
+        violations.iter().take(SHOWN).try_for_each(|violation| write!(f, "\n{violation}"))?;
+        match violations.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "\nand {more} more"),
+        }
     }
 }

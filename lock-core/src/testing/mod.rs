@@ -119,6 +119,7 @@ macro_rules! conformance_cases {
             operators::inspect_sees_the_holder [Need::Has(Capability::Inspect)];
             operators::list_shows_held_locks_by_prefix [Need::Has(Capability::List)];
             operators::break_compares_the_version [Need::Has(Capability::Break)];
+            operators::forgetting_spares_the_holder [];
             operators::an_examination_changes_no_lock_and_finds_a_working_store_fit [];
             leader::of_many_candidates_one_leads [];
             leader::a_leader_that_is_cut_off_stops_before_the_next_starts [Need::Has(Capability::Ttl)];

@@ -9,6 +9,7 @@ use super::{Bench, granted, refused, release};
 use crate::{
     backend::{Break, Claim, Renewal},
     doctor::Level,
+    error::ErrorKind,
     lease::LeaseId,
     name::LockName,
 };
@@ -119,4 +120,23 @@ pub(super) async fn an_examination_changes_no_lock_and_finds_a_working_store_fit
     assert_eq!(grant.crashed, None);
     release(&*b, &other).await;
     release(&*a, &lease).await;
+}
+
+pub(super) async fn forgetting_spares_the_holder(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("forgotten");
+    match a.forget(&name).await {
+        Ok(forgotten) => assert!(forgotten, "of a name that was never used there is nothing to keep"),
+        Err(error) => return assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),
+    }
+    let long = Claim { ttl: Some(Duration::from_secs(60)), ..bench.claim(&name) };
+    let (lease, _) = granted(&*a, &long).await;
+    assert!(!b.forget(&name).await.expect("the store answers"), "forgot a lock that is held");
+    refused(&*b, &bench.claim(&name)).await;
+    assert_eq!(a.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
+    release(&*a, &lease).await;
+    assert!(b.forget(&name).await.expect("the store answers"));
+    let (again, grant) = granted(&*a, &bench.claim(&name)).await;
+    assert_eq!((grant.crashed, grant.already_ours), (None, false));
+    release(&*a, &again).await;
 }

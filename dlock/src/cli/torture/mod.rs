@@ -1,9 +1,11 @@
-//! `dlock torture`: many processes contend on the user's own store, some are killed and frozen, and the recorded history is checked.
+//! `dlock torture`: many processes contend on the user's own store, some are killed, frozen and cut off, and the recorded history is checked.
 //!
 //! The parent ([`parent`]) never takes a lock; its children ([`worker`]) are this same program. They meet in a directory of the run's
-//! own: a journal for each child ([`journal`]), and the protected resource of each name ([`resource`]).
+//! own: a journal for each task of a child ([`journal`]), and the protected resource of each name ([`resource`]). Each child has a way of its own to the
+//! store ([`link`]).
 
 mod journal;
+mod link;
 mod parent;
 mod report;
 mod resource;
@@ -15,6 +17,9 @@ use lock_core::clock::{Clock, SystemClock};
 
 pub(super) use parent::torture;
 pub(super) use worker::work;
+
+/// How many locks a process asks for at a time. Each task is a worker of the history.
+const TASKS: u64 = 4;
 
 /// What all processes of one run agree on.
 #[derive(Debug, Clone)]

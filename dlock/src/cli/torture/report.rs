@@ -12,7 +12,11 @@ use crate::cli::{exit::Failure, operators::print};
 pub(super) struct Troubles {
     pub(super) kills: u64,
     pub(super) freezes: u64,
+    pub(super) cuts: u64,
 }
+
+/// How many violations programs are told in full.
+const SHOWN: usize = 20;
 
 #[derive(Debug)]
 pub(super) struct Outcome {
@@ -23,8 +27,12 @@ pub(super) struct Outcome {
     /// In which a free lock must have been had.
     pub(super) bound: Duration,
     pub(super) troubles: Troubles,
+    /// Why no process was cut off from the store.
+    pub(super) not_cut: Option<String>,
     pub(super) errors: Vec<String>,
     pub(super) report: Report,
+    /// What the store still has of this run.
+    pub(super) left: Vec<String>,
     pub(super) journals: PathBuf,
 }
 
@@ -52,14 +60,21 @@ impl Outcome {
     fn text(&self) -> String {
         let Self { store, seed, processes, took, troubles, errors, report, .. } = self;
         let mut text = format!(
-            "{}: {store}\n{processes} processes for {:.0} s, {} killed, {} frozen, seed {seed}\n{report}",
+            "{}: {store}\n{processes} processes for {:.0} s, {} killed, {} frozen, {} cut off, seed {seed}\n{report}",
             self.verdict(),
             took.as_secs_f64(),
             troubles.kills,
             troubles.freezes,
+            troubles.cuts,
         );
+        if let Some(why) = &self.not_cut {
+            text += &format!("\nnobody was cut off from the store: {why}");
+        }
         if let Some(first) = errors.first() {
             text += &format!("\n{} requests ended in an error, the first: {first}", errors.len());
+        }
+        if let Some(first) = self.left.first() {
+            text += &format!("\n{} names could not be cleaned up, the first: {first}", self.left.len());
         }
         if self.passed() == Some(false) {
             text += &format!("\nthe journals of all processes are in {}", self.journals.display());
@@ -70,7 +85,7 @@ impl Outcome {
     fn json(&self) -> Value {
         let Report { names, attempts, acquisitions, losses, releases, accepted, rejected, violations, .. } =
             &self.report;
-        let violations = violations.iter().map(|violation| {
+        let first = violations.iter().take(SHOWN).map(|violation| {
             let events: Vec<_> = violation.events.iter().map(ToString::to_string).collect();
             json!({ "rule": violation.rule.as_str(), "events": events })
         });
@@ -82,6 +97,8 @@ impl Outcome {
             "processes": self.processes,
             "killed": self.troubles.kills,
             "frozen": self.troubles.freezes,
+            "cut_off": self.troubles.cuts,
+            "not_cut_off_because": self.not_cut,
             "names": names,
             "attempts": attempts,
             "acquisitions": acquisitions,
@@ -91,8 +108,11 @@ impl Outcome {
             "writes_refused": rejected,
             "errors": self.errors.len(),
             "first_error": self.errors.first(),
+            "not_cleaned_up": self.left,
             "obtainable_within": self.bound.as_secs_f64(),
-            "violations": violations.collect::<Vec<_>>(),
+            "violations": violations.len(),
+            "first_violations": first.collect::<Vec<_>>(),
+            "journals": (self.passed() == Some(false)).then(|| self.journals.display().to_string()),
         })
     }
 }

@@ -1,4 +1,4 @@
-//! One of the processes that contend: takes locks in every way there is, writes under them, and notes everything.
+//! One of the processes that contend: its tasks take locks in every way there is, write under them, and note everything.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use nix::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{Run, journal::Journal, now, resource};
+use super::{Run, TASKS, journal::Journal, now, resource};
 use crate::cli::{
     args::TortureWorkerArgs,
     exit::{Exit, Failure},
@@ -35,16 +35,26 @@ pub(in crate::cli) fn work(args: TortureWorkerArgs) -> Result<Exit, Failure> {
         return Ok(Exit::Code(0));
     }
     let run = Run { directory: args.directory, prefix: args.prefix, names: args.names, ttl: args.ttl };
-    let journal =
-        Journal::create(&run.directory, args.worker).map_err(|e| Failure::os("making a worker's journal", e))?;
     let store = Store::choose(&StoreArgs::default())?;
     run::runtime()?.block_on(async {
         let locker = store.open().await?;
-        let has_ttl = locker.capabilities().ttl;
-        let rng = fastrand::Rng::with_seed(args.seed);
-        Worker { run, locker, journal, rng, has_ttl }.work().await.map_err(|e| Failure::os("noting what happened", e))
-    })?;
-    Ok(Exit::Code(0))
+        let noting = |e: std::io::Error| Failure::os("noting what happened", e);
+        let mut tasks = Vec::new();
+        for task in 0..TASKS {
+            let mut worker = Worker {
+                run: run.clone(),
+                locker: locker.clone(),
+                journal: Journal::create(&run.directory, args.number * TASKS + task).map_err(noting)?,
+                rng: fastrand::Rng::with_seed(args.seed.wrapping_add(task)),
+                has_ttl: locker.capabilities().ttl,
+            };
+            tasks.push(tokio::spawn(async move { worker.work().await }));
+        }
+        for task in tasks {
+            task.await.map_err(std::io::Error::other).flatten().map_err(noting)?;
+        }
+        Ok(Exit::Code(0))
+    })
 }
 
 impl Worker {
@@ -52,7 +62,9 @@ impl Worker {
         while !self.run.stop_file().exists() {
             let pause = self.random(0, 10);
             sleep(pause).await;
-            let name = self.run.name(self.rng.u32(..self.run.names));
+            // Some names are wanted by all, others by few.
+            let most = self.rng.u32(..self.run.names);
+            let name = self.run.name(self.rng.u32(..=most));
             self.journal.note(now(), &name, &What::Attempt { owner: None })?;
             match self.acquire(&name).await? {
                 Some(guard) => self.hold(&name, guard).await?,
@@ -120,10 +132,10 @@ impl Worker {
 
     /// Writes to the protected resource until it has had enough or the lock is lost. One in four writes once more without looking.
     async fn use_it(&mut self, name: &str, guard: &Guard, token: Option<u64>) -> std::io::Result<Option<Lost>> {
-        let longest = if self.rng.u8(..50) == 0 { 500 } else { 4 };
+        let longest = if self.rng.u8(..100) == 0 { 500 } else { 4 };
         let careless = self.rng.u8(..4) == 0;
         for _ in 0..self.rng.u32(1..5) {
-            if self.has_ttl && self.rng.u8(..100) == 0 {
+            if self.has_ttl && self.rng.u16(..400) == 0 {
                 self.freeze(name)?;
             }
             let pause = self.random(0, longest);

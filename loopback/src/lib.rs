@@ -1,6 +1,7 @@
-//! A network between client and server that loses, delays and cuts.
+//! A network between client and server that loses, delays and cuts: for `dlock torture`, and for tests.
 
 use std::{
+    io,
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -60,17 +61,28 @@ struct Passed {
 }
 
 impl Proxy {
-    /// Listens on a free port, and forwards each connection to `server`.
+    /// [`listen`](Self::listen) for tests.
     ///
     /// # Panics
     /// When no port is free.
     pub async fn start(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a free port");
-        let addr = listener.local_addr().expect("it is bound");
+        Self::listen(server).await.expect("a free port")
+    }
+
+    /// Listens on a free port, and forwards each connection to `server` for as long as the runtime runs.
+    ///
+    /// # Errors
+    /// When no port is free.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: nothing listens then.
+    pub async fn listen(server: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let addr = listener.local_addr()?;
         let (state, watched) = watch::channel(State::default());
         let passed = Arc::new(Mutex::new(Passed::default()));
         let task = tokio::spawn(accept(listener, server, watched, Arc::clone(&passed)));
-        Self { addr, state, passed, task }
+        Ok(Self { addr, state, passed, task })
     }
 
     /// Where clients connect to.

@@ -1,0 +1,192 @@
+//! The way of one process to the store: where it is plain TCP, through a proxy of the parent's own on loopback, which can be cut.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use lock_core::{ConfigString, config::Host};
+use loopback::{Direction, Proxy};
+use tokio::net::lookup_host;
+
+use crate::cli::store::Store;
+
+/// How the processes of a run reach the store.
+#[derive(Debug)]
+pub(super) enum Route {
+    /// Each through a proxy of its own.
+    Proxied { config: ConfigString, place: Place, server: SocketAddr },
+    /// Straight, for this reason.
+    Straight { why: String },
+}
+
+/// Where a config string has the server's address.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Place {
+    Host,
+    Endpoint,
+}
+
+impl Route {
+    /// Looks the server up.
+    pub(super) async fn find(store: &Store) -> Self {
+        match Self::proxied(store).await {
+            Ok(route) => route,
+            Err(why) => Self::Straight { why },
+        }
+    }
+
+    async fn proxied(store: &Store) -> Result<Self, String> {
+        let Store::Configured(url) = store else { return Err(NO_NETWORK.into()) };
+        let config = ConfigString::parse(url).map_err(|error| error.to_string())?;
+        let (place, address) = address(&config)?;
+        let found = lookup_host(&address).await.map_err(|error| format!("{address}: {error}"))?.next();
+        let server = found.ok_or_else(|| format!("{address} has no address"))?;
+        Ok(Self::Proxied { config, place, server })
+    }
+
+    /// A way for one process.
+    pub(super) async fn link(&self) -> io::Result<Option<Link>> {
+        let Self::Proxied { config, place, server } = self else { return Ok(None) };
+        let proxy = Proxy::listen(*server).await?;
+        let (name, port) = (proxy.addr().ip().to_string(), proxy.addr().port());
+        let config = match place {
+            Place::Host => config.clone().at_host(Host { name, port: Some(port) }),
+            Place::Endpoint => {
+                let endpoint = format!("http://{name}:{port}");
+                config.clone().without_option("endpoint").with_option("endpoint", endpoint).map_err(io::Error::other)?
+            }
+        };
+        Ok(Some(Link { proxy, url: config.expose(), lossy: false }))
+    }
+}
+
+const NO_NETWORK: &str = "there is no network of ours between us and a directory";
+
+/// Where the server is, as `host:port`; else why no proxy can stand before it.
+fn address(config: &ConfigString) -> Result<(Place, String), String> {
+    match (config.scheme(), config.hosts()) {
+        ("redis", [host]) => {
+            Ok((Place::Host, Host { port: Some(host.port.unwrap_or(6379)), ..host.clone() }.to_string()))
+        }
+        ("dynamodb", _) => match config.option("endpoint").map(|endpoint| endpoint.strip_prefix("http://")) {
+            Some(Some(plain)) => {
+                let authority = plain.trim_end_matches('/');
+                let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+                Ok((Place::Endpoint, if has_port { authority.into() } else { format!("{authority}:80") }))
+            }
+            _ => Err("a proxy cannot stand before HTTPS, whose certificate names the host".into()),
+        },
+        ("file" | "efs" | "memory", _) => Err(NO_NETWORK.into()),
+        ("redis+unix", _) => Err("a unix socket cannot be cut".into()),
+        ("rediss", _) => Err("a proxy cannot stand before TLS, whose certificate names the host".into()),
+        _ => Err("the servers name each other's addresses, so no proxy can stand before them".into()),
+    }
+}
+
+/// One process's way, and what has been done to it.
+#[derive(Debug)]
+pub(super) struct Link {
+    proxy: Proxy,
+    pub(super) url: String,
+    /// Bytes were swallowed: what comes behind them on the same connection must not arrive, as it never would on a real network.
+    lossy: bool,
+}
+
+/// What is done to a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// All connections end; new ones work.
+    Reset,
+    /// Nothing passes, and nobody is told.
+    Away,
+    /// Requests arrive, and no reply comes back.
+    RepliesLost,
+    /// Requests arrive only when the cut is over.
+    RequestsLate,
+    /// Replies arrive only when the cut is over.
+    RepliesLate,
+    /// Each byte takes this much longer.
+    Slow(Duration),
+    /// Connections end, and new ones are refused.
+    Refused,
+}
+
+impl Link {
+    /// Cuts the link in one of the ways there are, until [`heal`](Self::heal).
+    pub(super) fn cut(&mut self, rng: &mut fastrand::Rng, ttl: Duration) {
+        let slow = ttl.mul_f64(rng.f64() / 4.0);
+        let ways = [
+            Cut::Reset,
+            Cut::Away,
+            Cut::RepliesLost,
+            Cut::RequestsLate,
+            Cut::RepliesLate,
+            Cut::Slow(slow),
+            Cut::Refused,
+        ];
+        let cut = ways[rng.usize(..ways.len())];
+        self.lossy = matches!(cut, Cut::Away | Cut::RepliesLost);
+        match cut {
+            Cut::Reset => self.proxy.cut(),
+            Cut::Away => {
+                self.proxy.lose(Direction::Requests);
+                self.proxy.lose(Direction::Replies);
+            }
+            Cut::RepliesLost => self.proxy.lose(Direction::Replies),
+            Cut::RequestsLate => self.proxy.hold(Direction::Requests),
+            Cut::RepliesLate => self.proxy.hold(Direction::Replies),
+            Cut::Slow(delay) => {
+                self.proxy.delay(Direction::Requests, delay);
+                self.proxy.delay(Direction::Replies, delay);
+            }
+            Cut::Refused => {
+                self.proxy.refuse();
+                self.proxy.cut();
+            }
+        }
+    }
+
+    pub(super) fn heal(&mut self) {
+        if std::mem::take(&mut self.lossy) {
+            self.proxy.cut();
+        }
+        self.proxy.heal();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_cut_and_what_cannot_is_told_by_the_config_string() {
+        for (url, expected) in [
+            ("redis://h/2?ttl=1s", Ok("h:6379")),
+            ("redis://u:p@[::1]:7", Ok("[::1]:7")),
+            ("dynamodb://t?endpoint=http://h:8000/", Ok("h:8000")),
+            ("dynamodb://t?endpoint=http://h", Ok("h:80")),
+            ("dynamodb://t?endpoint=https://h", Err("HTTPS")),
+            ("dynamodb://t?region=eu-west-1", Err("HTTPS")),
+            ("rediss://h", Err("TLS")),
+            ("redis+unix:///run/redis.sock", Err("socket")),
+            ("redis+cluster://a,b", Err("each other")),
+            ("redis+sentinel://a/mymaster", Err("each other")),
+            ("redis+quorum://a,b,c", Err("each other")),
+            ("file:///locks", Err("directory")),
+        ] {
+            let found = address(&ConfigString::parse(url).unwrap()).map(|(_, address)| address);
+            match (found, expected) {
+                (Ok(address), Ok(expected)) => assert_eq!(address, expected, "{url}"),
+                (Err(why), Err(word)) => assert!(why.contains(word), "{url}: {why}"),
+                (found, expected) => panic!("{url}: {found:?}, not {expected:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn each_process_has_a_way_of_its_own() {
+        let store = Store::Configured("redis://127.0.0.1:1?key_prefix=x".into());
+        let route = Route::find(&store).await;
+        let (a, b) = (route.link().await.unwrap().unwrap(), route.link().await.unwrap().unwrap());
+        assert_eq!(a.url, format!("redis://{}?key_prefix=x", a.proxy.addr()));
+        assert_ne!(a.url, b.url);
+    }
+}
