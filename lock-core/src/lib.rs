@@ -9,6 +9,9 @@ pub mod doctor;
 mod error;
 pub mod faults;
 mod flight;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 pub mod history;
 mod hold;

@@ -9,6 +9,9 @@ mod clock;
 mod config;
 mod error;
 mod factory;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod observed;
 mod operators;
 mod record;

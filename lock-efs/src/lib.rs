@@ -9,6 +9,9 @@ mod config;
 mod dir;
 mod encode;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod lockfile;
 mod mount;
 mod nfs;

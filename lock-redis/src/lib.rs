@@ -7,6 +7,9 @@ mod connect;
 mod doctor;
 mod error;
 mod factory;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod keys;
 mod link;
 mod list;

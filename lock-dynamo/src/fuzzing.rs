@@ -1,0 +1,66 @@
+//! What the fuzz targets call; only in a build for fuzzing.
+
+use std::time::Duration;
+
+use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
+use lock_core::{ConfigString, config::StoreConfig};
+
+use crate::{
+    DynamoConfig, Schema,
+    record::{Item, Record, State},
+    schema::{Attr, Layout},
+};
+
+/// A config string is read or refused.
+pub fn config_string(data: &[u8]) {
+    let Some(config) = std::str::from_utf8(data).ok().and_then(|text| ConfigString::parse(text).ok()) else { return };
+    let _ = DynamoConfig::take(&mut StoreConfig::from(config)).map(|config| config.to_string());
+}
+
+const ATTRIBUTES: &[Attr] = &[
+    Attr::Version,
+    Attr::Owner,
+    Attr::Lease,
+    Attr::Ttl,
+    Attr::Released,
+    Attr::Data,
+    Attr::Expires,
+    Attr::Since,
+    Attr::Fence,
+    Attr::FreeAt,
+    Attr::BrokenId,
+    Attr::BrokenBy,
+    Attr::CollectAt,
+];
+
+/// An item is a lock, none, or corrupt, in every schema.
+///
+/// The input is attributes: one byte that chooses the attribute, one for the type, one for the length, and the value.
+pub fn item(data: &[u8]) {
+    for schema in Schema::ALL {
+        let layout = Layout::of(*schema);
+        let Ok(Some(record)) = Record::read(&parse(data, &layout), &layout) else { continue };
+        let holder = record.holder(Some(Duration::ZERO));
+        assert_eq!(holder.version.is_some(), record.state == State::Held);
+        assert_eq!(holder.foreign.is_some(), record.id.is_none(), "what we wrote is ours, all else is foreign");
+        assert!(record.id.is_some() || (record.expires.is_none() && holder.token.is_none()), "{record:?}");
+        assert!(record.id.is_none_or(|id| record.is_held_by(id) == (record.state == State::Held)));
+    }
+}
+
+fn parse(mut data: &[u8], layout: &Layout) -> Item {
+    let mut item = Item::new();
+    while let [attribute, kind, length, rest @ ..] = data {
+        let (value, rest) = rest.split_at(usize::from(*length).min(rest.len()));
+        data = rest;
+        let text = String::from_utf8_lossy(value).into_owned();
+        let value = match kind % 6 {
+            0 | 1 => AttributeValue::S(text),
+            2 | 3 => AttributeValue::N(text),
+            4 => AttributeValue::B(Blob::new(value)),
+            _ => AttributeValue::Bool(value.is_empty()),
+        };
+        item.insert(layout.name(ATTRIBUTES[usize::from(*attribute) % ATTRIBUTES.len()]).to_owned(), value);
+    }
+    item
+}

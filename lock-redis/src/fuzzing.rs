@@ -1,0 +1,76 @@
+//! What the fuzz targets call; only in a build for fuzzing.
+
+use lock_core::{LeaseId, LockName, backend::Claim};
+use redis::Value;
+
+use crate::{Compat, RedisConfig, answer, keys::Keys, record};
+
+/// A config string is read or refused.
+pub fn config_string(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = RedisConfig::from_url(text).map(|config| config.to_string());
+}
+
+/// A key leads back to its name, and to no other.
+pub fn name(data: &[u8]) {
+    let Some(name) = std::str::from_utf8(data).ok().and_then(|text| LockName::new(text).ok()) else { return };
+    for compat in [None, Some(Compat::RedisPy), Some(Compat::PythonRedisLock)] {
+        let keys = Keys::new(None, compat);
+        let lock = keys.lock(&name);
+        assert_eq!(keys.name(&lock).as_ref(), Some(&name));
+        let _ = keys.pattern(name.as_str());
+    }
+    let keys = Keys::new(None, None);
+    let lock = keys.lock(&name);
+    let others = [keys.token(&lock), keys.gone(&lock, LeaseId::from(1)), keys.waiters(&lock)];
+    assert!(!others.contains(&lock) && others.iter().all(|key| keys.name(key).is_none()), "{others:?}");
+}
+
+/// Whatever stands at a key, and whatever a server answers, is a holder, foreign, or an error. What we write reads back.
+pub fn value(data: &[u8]) {
+    let ttl = data.first().map_or(-1, |&byte| i64::from(byte) - 2);
+    let holder = record::holder(Some(data), ttl, None);
+    assert!(holder.foreign.is_none() || holder.version.is_none(), "a foreign lock cannot be broken: {holder:?}");
+    let _ = record::holder(None, ttl, std::str::from_utf8(data).ok());
+
+    let id = LeaseId::from(7);
+    let lease = claim(data, id).lease(None);
+    for answer in answers(data) {
+        let _ = answer::granted_or_held(answer.clone());
+        let _ = answer::why_lost(answer, &lease);
+    }
+
+    let claim = claim(data, id);
+    let mut written = format!("{id} 5 5 5 ").into_bytes();
+    written.extend(record::tail(&claim));
+    let read = record::parse(&written).expect("our own record");
+    assert_eq!((read.owner, read.data), (Some(claim.owner), claim.data));
+}
+
+fn claim(data: &[u8], id: LeaseId) -> Claim {
+    let (owner, data) = data.split_at(data.len() / 2);
+    Claim {
+        name: LockName::new("n").expect("short and not empty"),
+        id,
+        owner: String::from_utf8_lossy(owner).into_owned(),
+        ttl: None,
+        data: (!data.is_empty()).then(|| data.to_vec()),
+    }
+}
+
+/// Shapes of answers, with `data` in every place for bytes.
+fn answers(data: &[u8]) -> Vec<Value> {
+    let bytes = || Value::BulkString(data.to_vec());
+    let number = Value::Int(data.len() as i64 - 1);
+    vec![
+        bytes(),
+        number.clone(),
+        Value::Array(vec![]),
+        Value::Array(vec![Value::Int(1), bytes(), bytes()]),
+        Value::Array(vec![Value::Int(2), bytes()]),
+        Value::Array(vec![Value::Int(0), bytes(), number.clone(), Value::Nil]),
+        Value::Array(vec![Value::Int(0), Value::Nil, number.clone(), bytes()]),
+        Value::Array(vec![bytes(), number.clone(), Value::Nil, bytes(), Value::Nil]),
+        Value::Array(vec![Value::Nil, number, bytes(), bytes(), bytes()]),
+    ]
+}
