@@ -1,8 +1,14 @@
 //! Config strings, as the parser and the stores read them.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
+#[cfg(fuzzing)]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     lock_core::fuzzing::config_string(data);
     lock_redis::fuzzing::config_string(data);
     lock_dynamo::fuzzing::config_string(data);
 });
+
+#[cfg(not(fuzzing))]
+fn main() {
+    eprintln!("built without instrumentation; use fuzz/run");
+}

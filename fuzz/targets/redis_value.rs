@@ -1,6 +1,12 @@
 //! The value of a lock's key in Redis, and what the scripts answer.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
+#[cfg(fuzzing)]
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     lock_redis::fuzzing::value(data);
 });
+
+#[cfg(not(fuzzing))]
+fn main() {
+    eprintln!("built without instrumentation; use fuzz/run");
+}
