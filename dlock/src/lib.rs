@@ -74,7 +74,5 @@ mod tests {
     }
 }
 
-/// The code in the project's README compiles.
-#[cfg(doctest)]
-#[doc = include_str!("../../README.md")]
-struct ProjectReadme;
+#[cfg(all(doctest, feature = "efs", feature = "redis", feature = "dynamo"))]
+mod pages;

@@ -11,7 +11,7 @@ use crate::{
     schema::Schema,
 };
 
-/// Opens `dynamodb://TABLE?region=…`; this crate's page has the options. Connects at the first operation.
+/// Opens `dynamodb://TABLE?region=…`; `docs/dynamodb.md` has the options. Connects at the first operation.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DynamoFactory;
 

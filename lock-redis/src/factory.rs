@@ -12,7 +12,7 @@ use lock_core::{
 
 use crate::{Address, Compat, RedisBackend, RedisConfig, Topology};
 
-/// Opens Redis config strings; the [crate's page](crate) has their forms and options.
+/// Opens Redis config strings; `docs/redis.md` has their forms and options.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RedisFactory;
 

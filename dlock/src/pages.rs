@@ -1,0 +1,19 @@
+//! The pages of the documentation, for the Rust in them to be compiled and run as documentation tests.
+
+macro_rules! pages {
+    ($($name:ident = $path:literal;)*) => {
+        $(
+            #[doc = include_str!($path)]
+            struct $name;
+        )*
+    };
+}
+
+pages! {
+    Readme = "../../README.md";
+    ConfigStrings = "../../docs/config-strings.md";
+    Files = "../../docs/files.md";
+    Memory = "../../docs/memory.md";
+    Moving = "../../docs/moving.md";
+    WhichStore = "../../docs/which-store.md";
+}
