@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use lock_core::Capability;
+
 use crate::{files_below, markdown::code, page, root, text};
 
 /// The pages of the stores, and the config strings that know all of their options.
@@ -45,6 +47,23 @@ async fn known(url: &str) -> BTreeSet<String> {
     let error = dlock::open(&format!("{url}?no-option=1")).await.unwrap_err().to_string();
     let (_, options) = error.split_once("Known: ").unwrap_or_else(|| panic!("{url}: {error}"));
     options.split(", ").map(ToOwned::to_owned).collect()
+}
+
+#[tokio::test]
+async fn the_table_of_capabilities_is_true() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = format!("file://{}", directory.path().display());
+    // The columns; a local directory can say nothing of NFS.
+    let columns = [Some(files.as_str()), None, Some("redis://h"), Some("dynamodb://t"), Some("memory:")];
+    let rows = page("docs/which-store.md").rows("capability");
+    assert_eq!(rows.len(), Capability::ALL.len());
+    for (column, url) in columns.iter().enumerate().filter_map(|(column, url)| Some((column + 1, (*url)?))) {
+        let has = dlock::open(url).await.unwrap().capabilities();
+        for row in &rows {
+            let capability: Capability = row[0].trim_matches('`').parse().unwrap();
+            assert_eq!(row[column].starts_with("yes"), has.has(capability), "{url}: {capability}");
+        }
+    }
 }
 
 #[test]

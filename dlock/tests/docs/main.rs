@@ -29,6 +29,7 @@ mod shell_runs_as_shown {
 
     pages! {
         readme: "README.md",
+        command: "dlock/README.md",
         config_strings: "docs/config-strings.md",
         dynamodb: "docs/dynamodb.md",
         files: "docs/files.md",

@@ -20,7 +20,7 @@ use nix::{
 use crate::{compare, markdown::Block};
 
 /// After this long a page hangs.
-const PATIENCE: Duration = Duration::from_secs(180);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Runs all shell of a page and fails with every difference from what the page shows.
 ///
