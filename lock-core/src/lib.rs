@@ -8,6 +8,7 @@ pub mod config;
 pub mod doctor;
 mod error;
 pub mod faults;
+pub mod fencing;
 mod flight;
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -1,0 +1,60 @@
+//! A Lambda function of which one instance works at a time, however often its schedule fires.
+
+use std::{
+    env,
+    time::{Duration, SystemTime},
+};
+
+use dlock::{FencingToken, Locker, TryAcquire};
+use lambda_runtime::{Error, LambdaEvent, service_fn};
+use serde_json::{Value, json};
+
+/// What of the invocation's time is left for saying that the lock was lost.
+const TO_ANSWER: Duration = Duration::from_millis(500);
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Error> {
+    // Once per cold start, and without a request: the first one is sent by the first invocation.
+    let locker = &dlock::open(&env::var("DLOCK_URL")?).await?;
+    let name = &env::var("LOCK_NAME")?;
+    lambda_runtime::run(service_fn(async |event| handle(locker, name, event).await)).await
+}
+
+async fn handle(locker: &Locker, name: &str, event: LambdaEvent<Value>) -> Result<Value, Error> {
+    let context = &event.context;
+    let left = context.deadline().duration_since(SystemTime::now()).unwrap_or_default();
+    // Who wants to know more about the holder finds this id in its log.
+    let owner = format!("{}/{}", context.env_config.function_name, context.request_id);
+    let request = locker.lock(name).owner(owner).deadline(left.saturating_sub(TO_ANSWER));
+    let guard = match request.try_acquire().await? {
+        TryAcquire::Held(holder) => {
+            println!("skipped: {name:?} is held by {holder}");
+            return Ok(json!({ "skipped": holder.to_string() }));
+        }
+        TryAcquire::Acquired(guard) => guard,
+    };
+    if let Some(crashed) = guard.crashed_holder() {
+        println!("took over from {crashed}: what it did may be half done");
+    }
+    let done = guard.run(work(&event.payload, guard.token())).await;
+    if let Err(lost) = &done {
+        println!("stopped: {lost}");
+    }
+    // Ends all renewals: nothing is left to run while Lambda freezes this instance. The lock itself stays for the rest of `min_hold`.
+    if let Err(error) = guard.release().await {
+        // No reason to have Lambda repeat work that is done.
+        println!("the lock stays until its ttl ends: {error}");
+    }
+    Ok(json!({ "steps": done? }))
+}
+
+/// Stands for your work. Each protected write takes the token along.
+async fn work(payload: &Value, token: Option<FencingToken>) -> u64 {
+    let steps = payload["steps"].as_u64().unwrap_or(1);
+    let pause = Duration::from_millis(payload["pause_ms"].as_u64().unwrap_or(0));
+    for step in 1..=steps {
+        println!("step {step} of {steps}, token {token:?}");
+        tokio::time::sleep(pause).await;
+    }
+    steps
+}

@@ -1,0 +1,192 @@
+//! Instances of the Lambda function on the Lambda Runtime API, with their locks in DynamoDB Local.
+
+mod common;
+#[path = "common/dynamo.rs"]
+mod dynamo;
+#[path = "common/runtime_api.rs"]
+mod runtime_api;
+
+use std::{collections::BTreeSet, time::Duration};
+
+use common::Process;
+use dlock::LeaseId;
+use dynamo::Table;
+use integration::{redis::wait_for, wire::Wire};
+use runtime_api::{Outcome, RuntimeApi};
+use serde_json::{Value, json};
+
+const TEMPLATE: &str = include_str!("../lambda_singleton/template.json");
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// One instance of the function: a process of its own, as cold as a new one is.
+struct Instance {
+    api: RuntimeApi,
+    process: Process,
+}
+
+impl Instance {
+    fn start(url: &str) -> Self {
+        let api = RuntimeApi::start();
+        let mut command = api.command(env!("CARGO_BIN_EXE_lambda_singleton"), url);
+        Self { process: Process::start(&mut command), api }
+    }
+
+    /// Sends an event and does not wait for the answer. Returns the request's id.
+    fn invoke(&self, payload: Value, left: Duration) -> String {
+        let id = LeaseId::random().to_string();
+        self.api.invoke(&id, payload, left);
+        id
+    }
+
+    fn outcome(&self, id: &str) -> Outcome {
+        let mut outcome = None;
+        wait_for("the answer of the instance", || {
+            outcome = self.api.take_outcome(id);
+            outcome.is_some()
+        });
+        outcome.unwrap_or_else(|| panic!("no answer: {:#?}", self.process.lines()))
+    }
+
+    /// Sends an event that makes no pause, and waits for the answer. Says whether the instance worked.
+    fn works(&self) -> bool {
+        match self.outcome(&self.invoke(json!({}), MINUTE)) {
+            Outcome::Response(answer) => answer.get("steps").is_some(),
+            Outcome::Error(error) => panic!("{error}"),
+        }
+    }
+
+    /// Begins long work, and waits until it is in its second step.
+    fn begin_long_work(&self) -> String {
+        let id = self.invoke(json!({ "steps": 1000, "pause_ms": 500 }), MINUTE);
+        self.process.wait_for("step 2 of 1000");
+        id
+    }
+
+    fn steps(&self) -> usize {
+        self.process.lines().iter().filter(|line| line.starts_with("step ")).count()
+    }
+}
+
+#[test]
+fn of_three_instances_with_one_event_one_works_and_two_skip() {
+    let table = Table::new();
+    let instances: Vec<_> = (0..3).map(|_| Instance::start(&table.url("ttl=10s&min_hold=4s"))).collect();
+    let ids = instances.iter().map(|i| i.invoke(json!({ "steps": 2, "pause_ms": 50 }), MINUTE)).collect::<Vec<_>>();
+    let mut worked = Vec::new();
+    for (instance, id) in instances.iter().zip(&ids) {
+        match instance.outcome(id) {
+            Outcome::Response(answer) if answer == json!({ "steps": 2 }) => worked.push(id),
+            Outcome::Response(answer) => {
+                assert!(answer["skipped"].as_str().unwrap().starts_with("report/"), "{answer}");
+            }
+            Outcome::Error(error) => panic!("{error}"),
+        }
+    }
+    let [worker] = worked.as_slice() else { panic!("{} worked", worked.len()) };
+    // The log of the others says whose log to look at.
+    for (instance, id) in instances.iter().zip(&ids).filter(|(_, id)| id != worker) {
+        let skipped = format!("skipped: \"nightly-report\" is held by report/{worker} ");
+        assert!(instance.process.says(&skipped), "{id}: {:#?}", instance.process.lines());
+    }
+    // The schedule fires once more, while the work of the first time is long done.
+    assert!(!instances[0].works(), "min_hold keeps the lock");
+    // And the next time that it is due, it runs.
+    assert!(wait_for("the end of min_hold", || instances[1].works()));
+}
+
+#[test]
+fn an_instance_that_was_frozen_past_its_lease_wakes_and_does_not_act() {
+    let table = Table::new();
+    let frozen = Instance::start(&table.url("ttl=2s"));
+    let other = Instance::start(&table.url("ttl=2s"));
+    let id = frozen.begin_long_work();
+    frozen.process.freeze();
+    let steps = frozen.steps();
+    assert!(wait_for("another to take over", || other.works()));
+    frozen.process.thaw();
+    match frozen.outcome(&id) {
+        Outcome::Error(error) => {
+            assert!(error.contains("\"nightly-report\" was lost: the process did not run for"), "{error}");
+        }
+        Outcome::Response(answer) => panic!("{answer}"),
+    }
+    assert_eq!(frozen.steps(), steps, "{:#?}", frozen.process.lines());
+    assert!(frozen.works(), "it is fit for the next event");
+}
+
+#[test]
+fn when_an_instance_is_killed_the_next_cold_one_takes_over() {
+    let table = Table::new();
+    let mut killed = Instance::start(&table.url("ttl=3s"));
+    let id = killed.begin_long_work();
+    killed.process.kill();
+    let mut colds = Vec::new();
+    let took_over = wait_for("a cold instance to take over", || {
+        colds.push(Instance::start(&table.url("ttl=3s")));
+        colds.last().is_some_and(Instance::works)
+    });
+    assert!(took_over);
+    colds.pop().unwrap().process.wait_for(&format!("took over from report/{id}"));
+}
+
+#[test]
+fn no_lease_outlives_the_invocation() {
+    let table = Table::new();
+    let url = table.url("ttl=10m");
+    let (first, other) = (Instance::start(&url), Instance::start(&url));
+    let id = first.invoke(json!({ "steps": 1000, "pause_ms": 100 }), Duration::from_secs(6));
+    first.process.wait_for("step 1 of");
+    let refused = other.invoke(json!({}), MINUTE);
+    let Outcome::Response(answer) = other.outcome(&refused) else { panic!("refusals are no errors") };
+    let expires_in =
+        answer["skipped"].as_str().and_then(|holder| holder.rsplit_once("expires in ")).expect("it says").1;
+    let seconds: u64 = expires_in.trim_end_matches(" s").parse().expect("seconds");
+    assert!(seconds <= 6, "the lease of ten minutes ends with the invocation: {answer}");
+    match first.outcome(&id) {
+        Outcome::Error(error) => assert!(error.ends_with("its deadline has come"), "{error}"),
+        Outcome::Response(answer) => panic!("{answer}"),
+    }
+    assert!(wait_for("the lock to be free", || other.works()));
+}
+
+#[test]
+fn nothing_goes_on_after_the_answer_and_the_template_allows_what_is_called_and_nothing_else() {
+    let table = Table::new();
+    let (first_wire, other_wire) = (Wire::start(table.address()), Wire::start(table.address()));
+    let first = Instance::start(&table.url_at(&first_wire.endpoint(), "ttl=1s"));
+    let other = Instance::start(&table.url_at(&other_wire.endpoint(), "ttl=1s"));
+    let id = first.invoke(json!({ "steps": 3, "pause_ms": 500 }), MINUTE);
+    let Outcome::Response(_) = first.outcome(&id) else { panic!("it works") };
+    let seen = first_wire.take_seen();
+    assert!(seen.len() > 3, "acquired, renewed and released: {seen:?}");
+
+    // While another instance renews ten times, this one has nothing to say.
+    other.begin_long_work();
+    let mut requests = Vec::new();
+    assert!(wait_for("ten renewals", || {
+        requests.extend(other_wire.take_seen());
+        requests.len() > 10
+    }));
+    assert_eq!(first_wire.take_seen(), Vec::<String>::new());
+
+    // Refused, and taking over: what else the handler calls.
+    assert!(!first.works());
+    drop(other);
+    assert!(wait_for("the lock to be free", || first.works()));
+    requests.extend(first_wire.take_seen());
+    let called: BTreeSet<_> =
+        seen.into_iter().chain(requests).map(|operation| format!("dynamodb:{operation}")).collect();
+    assert_eq!(called, allowed());
+}
+
+/// The actions that the template allows the function, on its lock table alone.
+fn allowed() -> BTreeSet<String> {
+    let template: Value = serde_json::from_str(TEMPLATE).expect("it is JSON");
+    let policies = template["Resources"]["Report"]["Properties"]["Policies"].as_array().expect("a list").clone();
+    let [policy] = policies.as_slice() else { panic!("one policy") };
+    let [statement] = policy["Statement"].as_array().expect("a list").as_slice() else { panic!("one statement") };
+    assert_eq!(statement["Effect"], "Allow");
+    assert_eq!(statement["Resource"], json!({ "Fn::GetAtt": ["Locks", "Arn"] }));
+    let actions = statement["Action"].as_array().expect("a list").iter();
+    actions.map(|action| action.as_str().expect("text").to_owned()).collect()
+}
