@@ -41,9 +41,19 @@ mod shell_runs_as_shown {
     fn on_every_page_that_has_some() {
         let with_shell = |page: &String| crate::page(page).blocks.iter().any(|block| block.is_run());
         let pages: Vec<_> = crate::all_pages().into_iter().filter(with_shell).collect();
-        let listed = |page: &String| PAGES.contains(&page.as_str());
+        let listed = |page: &String| PAGES.contains(&page.as_str()) || is_example(page);
         let missing: Vec<_> = pages.iter().filter(|page| !listed(page)).collect();
         assert!(missing.is_empty(), "pages with shell that no test runs: {missing:?}");
+    }
+
+    /// Their pages show programs that the examples' own tests start.
+    fn is_example(page: &str) -> bool {
+        page.starts_with("examples/")
+    }
+
+    #[test]
+    fn or_parses_at_least_where_an_example_is_built() {
+        crate::all_pages().iter().filter(|page| is_example(page)).for_each(|page| session::parse(page));
     }
 }
 

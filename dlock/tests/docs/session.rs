@@ -27,7 +27,17 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// `sh`, `bash` and `python` blocks have to succeed. In `console` blocks a line that begins with `$ ` is a command, `> ` continues it, and the rest is what
 /// it prints; it has to succeed unless a comment behind it says `# exit code 1`. A block that cannot run anywhere is only parsed.
 pub(crate) fn run(path: &str) {
-    let blocks: Vec<_> = crate::page(path).blocks.into_iter().filter(Block::is_run).collect();
+    check(path, &crate::page(path).blocks);
+}
+
+/// Only parses all shell of a page.
+pub(crate) fn parse(path: &str) {
+    let left_out = |block| Block { not_run: Some("only parsed".into()), ..block };
+    check(path, &crate::page(path).blocks.into_iter().map(left_out).collect::<Vec<_>>());
+}
+
+fn check(path: &str, blocks: &[Block]) {
+    let blocks: Vec<_> = blocks.iter().filter(|block| block.is_run()).cloned().collect();
     let steps: Vec<_> = blocks.iter().flat_map(Step::all_of).collect();
     let place = Place::new(&blocks);
     let mut problems = Vec::new();
@@ -62,7 +72,8 @@ impl Step {
         let unseen = |command: &str| Self { line: block.line, command: command.into(), shown: None, code: 0 };
         if block.not_run.is_some() {
             let shell = if block.language == "console" { commands(block) } else { block.text.clone() };
-            return vec![unseen(&format!("bash -n <<'THE_BLOCK'\n{shell}\nTHE_BLOCK"))];
+            let parser = if block.language == "python" { "python3 -m ast" } else { "bash -n" };
+            return vec![unseen(&format!("{parser} <<'THE_BLOCK'\n{shell}\nTHE_BLOCK"))];
         }
         if block.language == "python" {
             let first = block.first.as_deref().unwrap_or_default();
