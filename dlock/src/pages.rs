@@ -12,6 +12,7 @@ macro_rules! pages {
 pages! {
     Readme = "../../README.md";
     ConfigStrings = "../../docs/config-strings.md";
+    Fencing = "../../docs/fencing.md";
     Files = "../../docs/files.md";
     Memory = "../../docs/memory.md";
     Moving = "../../docs/moving.md";
