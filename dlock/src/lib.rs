@@ -45,14 +45,15 @@ const KNOWN: &[(&str, &str)] = &[
     ("rediss+quorum", "redis"),
 ];
 
-/// Opens the store that a config string describes, such as `file:///var/lib/app/locks?require=fencing`.
+/// Opens the store that `config` describes: a config string, such as `file:///var/lib/app/locks?require=fencing`, or
+/// [`Settings`](config::Settings) (feature `serde`) from a configuration file.
 ///
 /// # Errors
 /// As [`Registry::open`].
 ///
 /// # Cancel safety
 /// Cancel safe: what was opened is closed.
-pub async fn open(config: &str) -> Result<Locker, Error> {
+pub async fn open(config: impl TryInto<ConfigString, Error: Into<Error>> + Send) -> Result<Locker, Error> {
     registry().open(config).await
 }
 

@@ -4,6 +4,7 @@ use std::fmt;
 
 /// How much a [`Finding`] matters; the later, the worse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
 pub enum Level {
     /// As it should be.
     Good,
@@ -46,6 +47,7 @@ impl fmt::Display for Level {
 /// );
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 pub struct Finding {
     /// How much it matters.
     pub level: Level,

@@ -248,6 +248,13 @@ impl From<Lost> for Error {
     }
 }
 
+impl From<std::convert::Infallible> for Error {
+    /// For what takes anything that can become a value, one that needs no change included.
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
 impl From<crate::name::InvalidName> for Error {
     fn from(invalid: crate::name::InvalidName) -> Self {
         Self::new(ErrorKind::Config, invalid.to_string())

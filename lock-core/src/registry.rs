@@ -86,27 +86,18 @@ impl Registry {
         schemes
     }
 
-    /// Opens the store that the config string `text` describes.
+    /// Opens the store that `config` describes: a config string, as text or parsed, or [`Settings`](crate::config::Settings) (feature `serde`). Fetches
+    /// the secrets that stand elsewhere.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`] when `text` is no config string, its scheme or an option is unknown, or options contradict each
-    /// other or the store; [`ErrorKind::Unsupported`] when the scheme is not built in or a required capability is missing;
-    /// else when the store cannot be used.
+    /// Of kind [`ErrorKind::Config`] when `config` is a text that is no config string, its scheme or an option is unknown, a secret is not where it
+    /// should be, or options contradict each other or the store; [`ErrorKind::Unsupported`] when the scheme is not built in or a required capability
+    /// is missing; else when the store cannot be used.
     ///
     /// # Cancel safety
     /// Cancel safe: what was opened is closed.
-    pub async fn open(&self, text: &str) -> Result<Locker, Error> {
-        self.open_config(ConfigString::parse(text)?).await
-    }
-
-    /// Opens the store that `config` describes.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    ///
-    /// # Cancel safety
-    /// Cancel safe: what was opened is closed.
-    pub async fn open_config(&self, config: ConfigString) -> Result<Locker, Error> {
+    pub async fn open(&self, config: impl TryInto<ConfigString, Error: Into<Error>> + Send) -> Result<Locker, Error> {
+        let config = config.try_into().map_err(Into::into)?.fetch_secrets()?;
         let mut config = StoreConfig::from(config);
         let factory = self.factory(&config)?;
         let common = Common::take(&mut config)?;

@@ -105,7 +105,7 @@ async fn refusal(text: &str) -> Error {
 async fn the_same_config_string_opens_the_same_locks() {
     let registry = registry();
     let one = registry.open("memory:?prefix=a/&owner=me").await.unwrap();
-    let other = registry.open_config(ConfigString::parse("memory:").unwrap()).await.unwrap();
+    let other = registry.open(ConfigString::parse("memory:").unwrap()).await.unwrap();
     let guard = one.acquire("x").await.unwrap();
     let TryAcquire::Held(holder) = other.try_acquire("a/x").await.unwrap() else { panic!("two hold the same lock") };
     assert_eq!(holder.owner.as_deref(), Some("me"));

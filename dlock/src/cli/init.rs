@@ -23,7 +23,7 @@ pub(super) fn init(args: InitArgs) -> Result<Exit, Failure> {
     let Store::Configured(url) = Store::choose(&args.store)? else {
         return Err(Failure::new(exit::USAGE, "which table? Give it with --url dynamodb://TABLE?region=REGION"));
     };
-    let mut config = StoreConfig::from(ConfigString::parse(&url)?);
+    let mut config = StoreConfig::from(ConfigString::parse(&url)?.fetch_secrets()?);
     if config.scheme() != "dynamodb" {
         return Err(Failure::new(exit::USAGE, format!("a {}: store needs no table", config.scheme())));
     }

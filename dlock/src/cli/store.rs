@@ -8,18 +8,25 @@ use std::{
 };
 
 use clap::Args;
-use dlock::{Locker, Registry, efs::FileBackend};
+use dlock::{ConfigString, Locker, Registry, efs::FileBackend};
 use nix::unistd::{User, geteuid};
 
-use super::exit::{self, Failure};
+use super::{
+    exit::{self, Failure},
+    waiting::say,
+};
 
 // Not a documentation comment: clap would make it the help of every command that has these options.
 // Which store; without any of it, a directory of this user's own.
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct StoreArgs {
-    /// The store, such as file:///var/lib/app/locks [default: $DLOCK_URL, else a directory of this user's own].
-    #[arg(long, value_name = "URL")]
-    pub(super) url: Option<String>,
+    /// The store, such as file:///var/lib/app/locks [default: $DLOCK_URL or what the file $DLOCK_URL_FILE says, else a directory of this user's own].
+    #[arg(long, value_name = "URL", conflicts_with = "url_file")]
+    url: Option<String>,
+
+    /// A file whose one line is the store, for one with a password: everybody who may run ps can read an argument.
+    #[arg(long, value_name = "FILE")]
+    url_file: Option<PathBuf>,
 }
 
 /// Where the locks are.
@@ -35,13 +42,25 @@ impl Store {
     /// As given, else from the environment, else a directory of this user's own.
     pub(super) fn choose(given: &StoreArgs) -> Result<Self, Failure> {
         if let Some(url) = &given.url {
+            warn_of_secrets(url);
             return Ok(Self::Configured(url.clone()));
         }
-        if let Some(url) = env::var_os("DLOCK_URL").filter(|url| !url.is_empty()) {
-            let url = url.into_string().map_err(|_| Failure::new(exit::CONFIG, "$DLOCK_URL is not UTF-8"))?;
-            return Ok(Self::Configured(url));
+        if let Some(path) = &given.url_file {
+            return from_file("--url-file", path);
         }
-        own_directory().map(Self::Own)
+        let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
+        match (variable("DLOCK_URL"), variable("DLOCK_URL_FILE")) {
+            (None, None) => own_directory().map(Self::Own),
+            (None, Some(path)) => from_file("$DLOCK_URL_FILE", Path::new(&path)),
+            (Some(url), None) => match url.into_string() {
+                Ok(url) => Ok(Self::Configured(url)),
+                Err(_) => Err(Failure::new(exit::CONFIG, "$DLOCK_URL is not UTF-8")),
+            },
+            // Whichever we took, somebody who meant the other would have locked elsewhere.
+            (Some(_), Some(_)) => {
+                Err(Failure::new(exit::CONFIG, "$DLOCK_URL and $DLOCK_URL_FILE are both set; unset one, or give --url"))
+            }
+        }
     }
 
     pub(super) async fn open(&self) -> Result<Locker, Failure> {
@@ -59,10 +78,25 @@ impl Store {
 
     /// Tells a process of ours the same store. Not as an argument: a password would show in `ps`.
     pub(super) fn pass_to(&self, command: &mut Command) {
-        match self {
-            Self::Configured(url) => command.env("DLOCK_URL", url),
-            Self::Own(_) => command.env_remove("DLOCK_URL"),
-        };
+        command.env_remove("DLOCK_URL").env_remove("DLOCK_URL_FILE");
+        if let Self::Configured(url) = self {
+            command.env("DLOCK_URL", url);
+        }
+    }
+}
+
+/// The store in the file that `what` names.
+fn from_file(what: &str, path: &Path) -> Result<Store, Failure> {
+    let text = fs::read_to_string(path).map_err(|error| {
+        Failure::new(exit::CONFIG, format!("the file of {what}, {}, cannot be read", path.display())).with_source(error)
+    })?;
+    Ok(Store::Configured(text.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+fn warn_of_secrets(url: &str) {
+    if ConfigString::parse(url).is_ok_and(|config| config.has_secrets()) {
+        say("dlock: warning: everybody who may run ps can read the secret in --url; \
+             use --url-file or $DLOCK_URL, or write password_file=FILE or password_env=VARIABLE instead\n");
     }
 }
 

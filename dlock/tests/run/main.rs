@@ -10,6 +10,8 @@ mod init;
 mod leases;
 mod locking;
 mod operators;
+#[cfg(feature = "redis")]
+mod secrets;
 mod signals;
 mod support;
 mod terminal;

@@ -70,7 +70,7 @@ impl Locks {
 /// `dlock` in a session of its own, which has no terminal. `setsid` becomes it, so that the pid is its own.
 pub(crate) fn dlock<const N: usize>(args: [&str; N]) -> Command {
     let mut command = Command::new("setsid");
-    command.arg(env!("CARGO_BIN_EXE_dlock")).args(args).env_remove("DLOCK_URL");
+    command.arg(env!("CARGO_BIN_EXE_dlock")).args(args).env_remove("DLOCK_URL").env_remove("DLOCK_URL_FILE");
     command
 }
 

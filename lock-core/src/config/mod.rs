@@ -39,12 +39,25 @@
 //!
 //! Neither passwords, nor options that are secret by name (`password`, `token`, `secret`, …) or hold an address with a password in it,
 //! are ever printed: not by `Debug`, `Display` or in an error, even in one about a text that cannot be parsed. [`ConfigString::expose`] is the one way to see them.
+//!
+//! A secret need not stand in the config string, where `ps` or a copy of it shows it: `password_file=/run/secrets/redis` is the password in that
+//! file, `password_env=REDIS_PASSWORD` the one in that environment variable; `_file` and `_env` work behind the name of every option that is secret
+//! ([`ConfigString::fetch_secrets`]).
+//!
+//! # Fuzzing
+//!
+//! [`ConfigString::parse`] is a pure function of any text; what it returns is written by `expose` as a text that parses to the same.
 
 mod common;
 mod duration;
+mod elsewhere;
 mod host;
 mod parse;
 mod secret;
+#[cfg(feature = "serde")]
+mod settings;
+#[cfg(all(test, feature = "serde"))]
+mod settings_tests;
 mod store;
 pub(crate) mod suggest;
 #[cfg(test)]
@@ -56,6 +69,9 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 pub(crate) use common::Common;
 pub use host::Host;
 pub use secret::Secret;
+use secret::is_secret;
+#[cfg(feature = "serde")]
+pub use settings::Settings;
 pub use store::StoreConfig;
 use write::Text;
 
@@ -157,9 +173,13 @@ impl ConfigString {
         }
     }
 
-    /// Whether there is anything in it that [`redacted`](Self::redacted) hides.
+    /// Whether there is a secret in it: a password, a user without one (which often is a password in the wrong place), or an option that is secret. What
+    /// only says where a secret is, such as `password_file`, is none.
     pub fn has_secrets(&self) -> bool {
-        self.redacted() != self.expose()
+        let lone_user = self.user.is_some()
+            && !["password_file", "password_env"].iter().any(|name| self.options.contains_key(*name));
+        let secret = |(name, value): (&String, &String)| is_secret(name, value) && !elsewhere::is_reference(name);
+        self.password.is_some() || lone_user || self.options.iter().any(secret)
     }
 
     /// The whole text with `***` in place of each secret, as `Display` prints it: for logs, and for
@@ -184,6 +204,30 @@ impl FromStr for ConfigString {
 
     fn from_str(text: &str) -> Result<Self, Error> {
         Self::parse(text)
+    }
+}
+
+impl TryFrom<&str> for ConfigString {
+    type Error = Error;
+
+    fn try_from(text: &str) -> Result<Self, Error> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<&String> for ConfigString {
+    type Error = Error;
+
+    fn try_from(text: &String) -> Result<Self, Error> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<String> for ConfigString {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        Self::parse(&text)
     }
 }
 

@@ -199,7 +199,7 @@ fn host() -> impl Strategy<Value = Host> {
     (name, option::of(1..=u16::MAX)).prop_map(|(name, port)| Host { name, port })
 }
 
-fn any_config() -> impl Strategy<Value = ConfigString> {
+pub(super) fn any_config() -> impl Strategy<Value = ConfigString> {
     let login = (option::of(part_not_empty()), option::of(part_not_empty().prop_map(Secret::new)));
     let hosts = proptest::collection::vec(host(), 0..4);
     let name = prop_oneof!["[A-Za-z0-9_.-]{1,9}", select(vec!["password".to_owned(), "ttl".to_owned()])];

@@ -64,9 +64,6 @@ impl Diagnosis {
             self.capabilities().map(|(name, has)| (name.as_str().into(), has.into())).collect();
         let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
         let Timing { ttl, lease, margin, renew_every, grace, attempt_timeout, .. } = self.timing;
-        let findings = self.findings.iter().map(|Finding { level, subject, text, advice }| {
-            json!({ "level": level.as_str(), "subject": subject, "text": text, "advice": advice })
-        });
         json!({
             "store": self.store,
             "fit": self.is_fit(),
@@ -79,7 +76,7 @@ impl Diagnosis {
                 "grace": seconds(Some(grace)),
                 "attempt_timeout": seconds(Some(attempt_timeout)),
             },
-            "findings": findings.collect::<Vec<_>>(),
+            "findings": self.findings,
         })
     }
 

@@ -1,0 +1,250 @@
+//! A store in the configuration file of an application: TOML, JSON, YAML, or whatever else `serde` reads.
+
+use std::{collections::BTreeMap, fmt};
+
+use serde::{
+    Deserialize, Deserializer, Serialize, Serializer,
+    de::{IgnoredAny, MapAccess, SeqAccess, Visitor},
+    ser::SerializeMap,
+};
+
+use super::{
+    ConfigString, Secret,
+    secret::{MASK, is_secret},
+    suggest::nearest,
+};
+use crate::error::{Error, ErrorKind, Operation};
+
+const URL: &str = "url";
+const PASSWORD: &str = "password";
+
+/// Which store, and with which options, as a part of an application's own configuration. It means exactly what a [`ConfigString`] means, and becomes
+/// one: [`Registry::open`](crate::Registry::open) takes either.
+///
+/// It is a config string by itself, or a table of `url`, a config string; `password`, which may be left out; and any options that a config string has, those
+/// of every store and the store's own, as texts, whole numbers, `true`, `false`, or lists of these:
+///
+/// ```toml
+/// [lock]
+/// url = "redis://app@db.internal:6379/0"
+/// password_file = "/run/secrets/redis"
+/// ttl = "20s"
+/// require = ["fencing", "holder"]
+/// replicas = 1
+/// ```
+///
+/// Reading accepts any table, and what is wrong with it shows when it becomes a `ConfigString`: the errors are then those of config strings, and no
+/// reader prints the line with the password that it stumbled over. Writing writes the secrets too: it is for files, not for logs.
+///
+/// ```
+/// use lock_core::{ConfigString, config::Settings};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Application {
+///     lock: Settings,
+/// }
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let file = r#"{ "lock": { "url": "redis://db.internal", "ttl": "20s", "require": ["fencing", "holder"] } }"#;
+/// let application: Application = serde_json::from_str(file)?;
+/// let config = ConfigString::try_from(application.lock)?;
+/// assert_eq!(config, ConfigString::parse("redis://db.internal?ttl=20s&require=fencing,holder")?);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Settings {
+    url: Option<String>,
+    password: Option<Secret>,
+    options: BTreeMap<String, String>,
+    /// What is wrong, beyond what a config string could have wrong.
+    problem: Option<String>,
+}
+
+impl TryFrom<Settings> for ConfigString {
+    type Error = Error;
+
+    /// # Errors
+    /// Of kind [`ErrorKind::Config`]: those of [`ConfigString::parse`], when `url` is missing, an option or password stands in two places, or
+    /// a value is none that an option can have.
+    fn try_from(settings: Settings) -> Result<Self, Error> {
+        let wrong = |problem: String| Error::new(ErrorKind::Config, problem).with_operation(Operation::Open);
+        if let Some(problem) = settings.problem {
+            return Err(wrong(problem));
+        }
+        let Some(url) = settings.url else {
+            let near = settings.options.keys().find(|key| nearest(key, [URL]).is_some());
+            let near = near.map(|key| format!("; is \"{key}\" meant to be it?")).unwrap_or_default();
+            return Err(wrong(format!(
+                "url is missing in the settings of a store, such as url = \"file:///var/lib/app/locks\"{near}"
+            )));
+        };
+        let mut config = Self::parse(&url)?;
+        if let Some(password) = settings.password {
+            config = config.with_password(password)?;
+        }
+        settings.options.into_iter().try_fold(config, |config, (name, value)| config.with_option(name, value))
+    }
+}
+
+impl TryFrom<&Settings> for ConfigString {
+    type Error = Error;
+
+    fn try_from(settings: &Settings) -> Result<Self, Error> {
+        settings.clone().try_into()
+    }
+}
+
+impl From<ConfigString> for Settings {
+    fn from(mut config: ConfigString) -> Self {
+        let password = config.password.take();
+        // An option that is called like one of ours stays in the url.
+        let (kept, options) =
+            config.options.into_iter().partition(|(name, _)| [URL, PASSWORD].contains(&name.as_str()));
+        config.options = kept;
+        Self { url: Some(config.expose()), password, options, problem: None }
+    }
+}
+
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let url = self.url.as_deref().map(|url| match ConfigString::parse(url) {
+            Ok(config) => config.redacted(),
+            Err(error) => error.store().unwrap_or(MASK).to_owned(),
+        });
+        let shown = |(name, value): (&String, &String)| {
+            (name.clone(), if is_secret(name, value) { MASK.to_owned() } else { value.clone() })
+        };
+        let options: BTreeMap<_, _> = self.options.iter().map(shown).collect();
+        f.debug_struct("Settings").field(URL, &url).field(PASSWORD, &self.password).field("options", &options).finish()
+    }
+}
+
+impl Serialize for Settings {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        if let Some(url) = &self.url {
+            map.serialize_entry(URL, url)?;
+        }
+        if let Some(password) = &self.password {
+            map.serialize_entry(PASSWORD, password.expose())?;
+        }
+        for (name, value) in &self.options {
+            map.serialize_entry(name, value)?;
+        }
+        map.end()
+    }
+}
+
+impl<'de> Deserialize<'de> for Settings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let settings = match deserializer.deserialize_any(Reader)? {
+            Read::Text(url) => Self { url: Some(url), ..Self::default() },
+            Read::Table(settings) => *settings,
+            Read::List(_) | Read::Nothing => Self {
+                problem: Some("the settings of a store are a config string, or a table with url and options".into()),
+                ..Self::default()
+            },
+        };
+        Ok(settings)
+    }
+}
+
+/// Any value that a format may have in a place.
+enum Read {
+    Text(String),
+    /// Its elements; `None` where one is a list or a table itself.
+    List(Vec<Option<String>>),
+    Table(Box<Settings>),
+    Nothing,
+}
+
+impl<'de> Deserialize<'de> for Read {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+struct Reader;
+
+macro_rules! visit_as_text {
+    ($($visit:ident: $type:ty,)*) => {
+        $(fn $visit<E>(self, value: $type) -> Result<Read, E> {
+            Ok(Read::Text(value.to_string()))
+        })*
+    };
+}
+
+impl<'de> Visitor<'de> for Reader {
+    type Value = Read;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a config string, or a table with url and options")
+    }
+
+    visit_as_text! {
+        visit_str: &str,
+        visit_bool: bool,
+        visit_i64: i64,
+        visit_u64: u64,
+        visit_i128: i128,
+        visit_u128: u128,
+        visit_f64: f64,
+    }
+
+    fn visit_unit<E>(self) -> Result<Read, E> {
+        Ok(Read::Nothing)
+    }
+
+    fn visit_none<E>(self) -> Result<Read, E> {
+        Ok(Read::Nothing)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Read, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Read, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = list.next_element()? {
+            items.push(match item {
+                Read::Text(text) => Some(text),
+                Read::Nothing | Read::List(_) | Read::Table(_) => None,
+            });
+        }
+        Ok(Read::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Read, A::Error> {
+        let mut settings = Settings::default();
+        while let Some(name) = map.next_key::<String>()? {
+            if settings.problem.is_some() {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            settings.problem = settings.put(name, map.next_value()?).err();
+        }
+        Ok(Read::Table(Box::new(settings)))
+    }
+}
+
+impl Settings {
+    fn put(&mut self, name: String, value: Read) -> Result<(), String> {
+        let text = match value {
+            Read::Text(text) => Some(text),
+            Read::List(items) => items.into_iter().collect::<Option<Vec<_>>>().map(|items| items.join(",")),
+            // An option that is empty is refused as one.
+            Read::Nothing => Some(String::new()),
+            Read::Table(_) => None,
+        };
+        let Some(text) = text else {
+            return Err(format!("\"{}\" is no text, whole number, true, false or list of these", name.escape_debug()));
+        };
+        let twice = match name.as_str() {
+            URL => self.url.replace(text).is_some(),
+            PASSWORD => self.password.replace(Secret::new(text)).is_some(),
+            _ => self.options.insert(name.clone(), text).is_some(),
+        };
+        if twice { Err(format!("\"{}\" stands twice; leave one out", name.escape_debug())) } else { Ok(()) }
+    }
+}

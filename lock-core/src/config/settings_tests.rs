@@ -1,0 +1,107 @@
+use proptest::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::{ConfigString, Settings, tests::any_config};
+
+/// As an application would have it in its own configuration.
+#[derive(Debug, Serialize, Deserialize, PartialEq)]
+struct Application {
+    lock: Settings,
+}
+
+fn toml(text: &str) -> Settings {
+    toml::from_str::<Application>(text).unwrap().lock
+}
+
+fn meaning(settings: Settings) -> Result<ConfigString, String> {
+    ConfigString::try_from(settings).map_err(|error| {
+        let shown = error.to_string();
+        assert!(!format!("{shown} {error:?}").contains("hunter2"), "{error:?}");
+        shown
+    })
+}
+
+#[test]
+fn the_same_store_in_every_format_means_the_same() {
+    let expected =
+        ConfigString::parse("redis://app:hunter2@h:1/0?replicas=2&require=fencing,holder&ttl=20s&tls=true").unwrap();
+    let in_toml = "[lock]\nurl = 'redis://app@h:1/0?ttl=20s'\npassword = 'hunter2'\nreplicas = 2\ntls = true\nrequire = ['fencing', 'holder']\n";
+    let in_json = r#"{"lock": {"url": "redis://app@h:1/0?ttl=20s", "password": "hunter2", "replicas": 2, "tls": true, "require": ["fencing", "holder"]}}"#;
+    let in_yaml = "lock:\n  url: redis://app@h:1/0?ttl=20s\n  password: hunter2\n  replicas: 2\n  tls: true\n  require:\n    - fencing\n    - holder\n";
+    for settings in [
+        toml(in_toml),
+        serde_json::from_str::<Application>(in_json).unwrap().lock,
+        yaml_serde::from_str::<Application>(in_yaml).unwrap().lock,
+        toml("lock = 'redis://app:hunter2@h:1/0?ttl=20s&replicas=2&tls=true&require=fencing,holder'"),
+    ] {
+        assert!(!format!("{settings:?}").contains("hunter2"), "{settings:?}");
+        assert_eq!(meaning(settings), Ok(expected.clone()));
+    }
+}
+
+#[test]
+fn what_is_wrong_is_said_as_for_config_strings_and_without_secrets() {
+    for (text, message) in [
+        (
+            "ulr = 'memory:'",
+            "open: url is missing in the settings of a store, such as url = \"file:///var/lib/app/locks\"; is \"ulr\" meant to be it?",
+        ),
+        ("ttl = '3s'", "open: url is missing in the settings of a store, such as url = \"file:///var/lib/app/locks\""),
+        (
+            "url = '/var/locks'",
+            "open on /var/locks: there is no scheme in front of it, such as redis:// for a server or file:// for a directory",
+        ),
+        ("url = 'memory:?ttl=3s'\nttl = '4s'", "open on memory:?ttl=3s: option \"ttl\" stands twice; leave one out"),
+        (
+            "url = 'redis://u:hunter2@h'\npassword = 'hunter2'",
+            "open on redis://u:***@h: there is a password in the config string already; leave one out",
+        ),
+        (
+            "url = 'redis://u:hunter2@h'\nttl = ''",
+            "open on redis://u:***@h: option \"ttl\" is empty; give it a value or leave it out",
+        ),
+        ("url = 'redis://u:hunter2@h:x'", "open on redis://***@h:x: a port is not a number from 1 to 65535"),
+        ("url = 'memory:'\nttl = { s = 3 }", "open: \"ttl\" is no text, whole number, true, false or list of these"),
+        (
+            "url = 'memory:'\nrequire = [['a']]",
+            "open: \"require\" is no text, whole number, true, false or list of these",
+        ),
+        (
+            "url = 'memory:'\nrequire = []",
+            "open on memory:: option \"require\" is empty; give it a value or leave it out",
+        ),
+        (
+            "url = 'memory:'\n'a b' = 1",
+            "open on memory:: the name of an option has other characters than letters, digits and \"_\"",
+        ),
+    ] {
+        assert_eq!(meaning(toml(&format!("[lock]\n{text}\n"))), Err(message.to_owned()), "{text}");
+    }
+    let wrong = "open: the settings of a store are a config string, or a table with url and options";
+    for text in ["null", "[\"redis://u:hunter2@h\"]"] {
+        let settings: Settings = serde_json::from_str(text).unwrap();
+        assert_eq!(meaning(settings), Err(wrong.to_owned()));
+    }
+    let null: Settings = serde_json::from_str(r#"{"url": "memory:", "ttl": null}"#).unwrap();
+    assert!(meaning(null).unwrap_err().contains("\"ttl\" is empty"));
+    let twice: Settings = serde_json::from_str(r#"{"url": "memory:", "ttl": "3s", "ttl": "4s"}"#).unwrap();
+    assert_eq!(meaning(twice), Err("open: \"ttl\" stands twice; leave one out".to_owned()));
+}
+
+proptest! {
+    #[test]
+    fn settings_mean_the_same_as_the_config_string_through_every_format(config in any_config()) {
+        let settings = Settings::from(config.clone());
+        prop_assert!(ConfigString::try_from(&settings).unwrap() == config);
+        let text = config.expose();
+        prop_assert!(Settings::from(ConfigString::parse(&text).unwrap()) == settings);
+        let application = Application { lock: settings };
+        let in_toml: Application = toml::from_str(&toml::to_string(&application).unwrap()).unwrap();
+        let in_json: Application = serde_json::from_str(&serde_json::to_string(&application).unwrap()).unwrap();
+        let in_yaml: Application = yaml_serde::from_str(&yaml_serde::to_string(&application).unwrap()).unwrap();
+        for read in [in_toml, in_json, in_yaml] {
+            prop_assert!(read == application, "{read:?} is not {application:?}");
+            prop_assert!(ConfigString::try_from(read.lock).unwrap() == config);
+        }
+    }
+}

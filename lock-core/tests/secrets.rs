@@ -1,0 +1,103 @@
+//! Secrets that stand in files and in the environment, and what is said when they do not.
+
+use std::{fs, sync::Arc};
+
+use async_trait::async_trait;
+use lock_core::{
+    ConfigString, Error, ErrorKind, Registry,
+    backend::Backend,
+    config::{Secret, StoreConfig},
+    memory::MemoryBackend,
+    registry::BackendFactory,
+};
+
+/// Accepts one password and one key.
+#[derive(Debug)]
+struct Guarded;
+
+#[async_trait]
+impl BackendFactory for Guarded {
+    fn schemes(&self) -> &[&str] {
+        &["guarded"]
+    }
+
+    async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
+        let _ = (config.take_host("HOST")?, config.take_user());
+        let given = [config.take_password(), config.take_secret("session_token")];
+        config.finish()?;
+        let right = [Some(Secret::new("hunter2")), Some(Secret::new("hunter3"))];
+        if given == right { Ok(Arc::new(MemoryBackend::new())) } else { Err(config.error("wrong secrets")) }
+    }
+}
+
+fn file(content: &str) -> tempfile::TempPath {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), content).unwrap();
+    file.into_temp_path()
+}
+
+#[tokio::test]
+async fn secrets_come_from_files_and_from_the_environment() {
+    let registry = Registry::new().with(Guarded);
+    // `PATH` is there for every process; its value is no secret, and wrong here.
+    let (password, token) = (file("hunter2\n"), file("hunter3"));
+    for line_end in ["", "\n", "\r\n"] {
+        fs::write(&password, format!("hunter2{line_end}")).unwrap();
+        let text = format!("guarded://u@h?password_file={}&session_token_file={}", password.display(), token.display());
+        registry.open(&text).await.unwrap();
+        assert!(!ConfigString::parse(&text).unwrap().has_secrets());
+    }
+    let text = format!("guarded://h?password_env=PATH&session_token_file={}", token.display());
+    let fetched = ConfigString::parse(&text).unwrap().fetch_secrets().unwrap();
+    assert_eq!(
+        fetched,
+        ConfigString::parse("guarded://h?session_token=hunter3")
+            .unwrap()
+            .with_password(Secret::new(std::env::var("PATH").unwrap()))
+            .unwrap()
+    );
+    assert!(registry.open(&text).await.unwrap_err().to_string().ends_with("wrong secrets"));
+}
+
+#[tokio::test]
+async fn a_secret_that_is_not_where_it_should_be_is_an_error_that_shows_none() {
+    let registry = Registry::new().with(Guarded);
+    let (two_lines, empty, good) = (file("hunter2\nhunter2\n"), file("\n"), file("hunter2"));
+    for (options, words) in [
+        (
+            "password_env=hunter2".into(),
+            "password_env: there is no such environment variable; write its name, without \"$\"",
+        ),
+        ("password_file=/no/such/hunter2".into(), "password_file: this file cannot be read"),
+        (format!("password_file={}", two_lines.display()), "control character"),
+        (format!("password_file={}", empty.display()), "the password is empty"),
+        (format!("session_token_file={}", empty.display()), "option \"session_token\" is empty"),
+        (
+            format!("password_file={}&password_env=PATH", good.display()),
+            "there is a password in the config string already",
+        ),
+        (format!("session_token=hunter2&session_token_file={}", good.display()), "\"session_token\" stands twice"),
+        (format!("secret_thing_file={}", good.display()), "there is no option \"secret_thing\""),
+    ] {
+        let error = registry.open(format!("guarded://h?{options}")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains(words), "{options}: {error}");
+        assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
+    }
+    let both = registry.open(format!("guarded://u:hunter2@h?password_file={}", good.display())).await.unwrap_err();
+    assert!(both.to_string().starts_with("open on guarded://u:***@h: there is a password"), "{both}");
+}
+
+#[test]
+fn what_only_says_where_a_secret_is_is_none() {
+    for (text, has) in [
+        ("redis://u:p@h", true),
+        ("redis://u@h", true),
+        ("redis://u@h?password_file=/x", false),
+        ("redis://h?sentinel_password_env=X", false),
+        ("redis://h?sentinel_password=X", true),
+        ("redis://h", false),
+    ] {
+        assert_eq!(ConfigString::parse(text).unwrap().has_secrets(), has, "{text}");
+    }
+}
