@@ -5,6 +5,7 @@
 mod daemon;
 pub mod dynamodb;
 pub mod nfs;
+pub mod postgres;
 pub mod python;
 pub mod redis;
 pub mod report;

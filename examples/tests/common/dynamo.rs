@@ -31,6 +31,14 @@ impl Table {
         self.server.address()
     }
 
+    pub(crate) fn endpoint(&self) -> String {
+        self.server.endpoint()
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The config string, with further options.
     pub(crate) fn url(&self, options: &str) -> String {
         self.url_at(&self.server.endpoint(), options)

@@ -23,13 +23,20 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn start(command: &mut Command) -> Self {
-        let mut child = command
-            .env_remove("DLOCK_OWNER")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("cargo built it");
+        Self::start_from(command.stdin(Stdio::null()))
+    }
+
+    /// With an input that is open until [`close_input`](Self::close_input).
+    pub(crate) fn start_with_input(command: &mut Command) -> Self {
+        Self::start_from(command.stdin(Stdio::piped()))
+    }
+
+    pub(crate) fn close_input(&mut self) {
+        self.child.stdin = None;
+    }
+
+    fn start_from(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("cargo built it");
         let lines = Arc::default();
         collect(child.stdout.take().expect("piped"), Arc::clone(&lines));
         collect(child.stderr.take().expect("piped"), Arc::clone(&lines));

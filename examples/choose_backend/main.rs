@@ -1,0 +1,19 @@
+//! The same program on every store: `DLOCK_URL` says on which.
+
+use dlock::TryAcquire;
+use tokio::io::{AsyncReadExt as _, stdin};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let locker = dlock::open(&std::env::var("DLOCK_URL")?).await?;
+    match locker.try_acquire("nightly-report").await? {
+        TryAcquire::Held(holder) => println!("skipped: held by {holder}"),
+        TryAcquire::Acquired(guard) => {
+            println!("working under {}, token {:?}", locker.store(), guard.token());
+            // Stands for your work: until its input ends.
+            guard.run(stdin().read_to_end(&mut Vec::new())).await??;
+            println!("done, and {:?}", guard.release().await?);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,75 @@
+//! One program, four stores.
+
+mod common;
+#[path = "common/dynamo.rs"]
+mod dynamo;
+
+use std::process::Command;
+
+use common::Process;
+use dynamo::Table;
+use integration::redis::{RedisServer, wait_for};
+
+/// Starts the program; its work lasts until its input is closed.
+fn start(url: &str) -> Process {
+    Process::start_with_input(Command::new(env!("CARGO_BIN_EXE_choose_backend")).env("DLOCK_URL", url))
+}
+
+fn token(process: &Process) -> u64 {
+    process.wait_for("working under ");
+    let lines = process.lines();
+    let (_, token) = lines[0].rsplit_once("token Some(").expect("it has one");
+    token.trim_end_matches(')').parse().expect("a number")
+}
+
+fn excludes(url: &str) {
+    let mut first = start(url);
+    let before = token(&first);
+    let mut second = start(url);
+    assert!(second.ends().success());
+    second.wait_for("skipped: held by ");
+    first.close_input();
+    assert!(first.ends().success());
+    first.wait_for("done, and Released");
+    let mut third = start(url);
+    assert!(token(&third) > before);
+    // A killed one's lock is free at once, or when its lease ends.
+    third.kill();
+    let took_over = wait_for("the lock of the killed one", || {
+        let mut next = start(url);
+        next.close_input();
+        assert!(next.ends().success());
+        next.says("done, and Released")
+    });
+    assert!(took_over);
+}
+
+#[test]
+fn on_files() {
+    let dir = tempfile::tempdir().unwrap();
+    excludes(&format!("file://{}", dir.path().display()));
+}
+
+#[test]
+fn on_redis() {
+    let redis = RedisServer::start();
+    excludes(&format!("redis://127.0.0.1:{}?ttl=2s", redis.port()));
+}
+
+#[test]
+fn on_dynamodb() {
+    let table = Table::new();
+    excludes(&table.url("ttl=2s&access_key_id=test&secret_access_key=test"));
+}
+
+/// The memory of one process is no other's.
+#[test]
+fn in_memory() {
+    let (mut first, mut second) = (start("memory:"), start("memory:"));
+    for process in [&mut first, &mut second] {
+        process.wait_for("working under memory:");
+        process.close_input();
+        assert!(process.ends().success());
+        process.wait_for("done, and Released");
+    }
+}
