@@ -75,5 +75,5 @@ mod tests {
     }
 }
 
-#[cfg(all(doctest, feature = "efs", feature = "redis", feature = "dynamo"))]
+#[cfg(all(doctest, feature = "cli", feature = "dynamo", feature = "efs", feature = "redis", feature = "serde"))]
 mod pages;
