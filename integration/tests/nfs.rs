@@ -5,12 +5,7 @@ use std::{path::PathBuf, process::Command, time::Duration};
 use integration::{nfs::Guest, python::python};
 
 fn guest(scenarios: &str) -> Guest {
-    let cuts = std::env::var("DLOCK_NFS_CUTS").unwrap_or_default();
-    let script = match cuts.as_str() {
-        "" => format!("#!/bin/bash\nexec nfs_scenarios {scenarios}\n"),
-        n => format!("#!/bin/bash\nexport DLOCK_NFS_CUTS={n}\nexec nfs_scenarios {scenarios}\n"),
-    };
-    Guest::new(script)
+    Guest::new(format!("#!/bin/bash\nexec nfs_scenarios {scenarios}\n"))
         .limit(Duration::from_secs(900))
         .with(env!("CARGO_BIN_EXE_nfs_scenarios"))
         .with(env!("CARGO_BIN_EXE_nfs_peer"))
@@ -37,18 +32,23 @@ fn two_clients_exclude_each_other_and_a_killed_holder_frees_the_lock() {
 }
 
 #[test]
-fn a_client_that_is_cut_off_loses_its_locks_before_the_other_gets_them() {
+fn twenty_clients_that_are_cut_off_lose_their_locks_before_another_gets_them() {
     run("cut");
 }
 
 #[test]
-fn a_server_restart_and_a_removed_file_are_survived_or_told() {
-    run("restart removed");
+fn a_server_that_restarts_or_forgets_us_and_a_removed_or_replaced_file_are_survived_or_told() {
+    run("restart expired removed");
 }
 
 #[test]
 fn foreign_programs_on_the_other_client_exclude_us_and_unsafe_mounts_are_refused() {
     run("foreign hung mounts");
+}
+
+#[test]
+fn a_quota_and_many_locks_are_told_with_the_limits_of_efs() {
+    run("quota many");
 }
 
 #[test]

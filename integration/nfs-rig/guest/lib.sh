@@ -1,4 +1,5 @@
-# Helpers of the NFS rig's guest, for busybox sh. Each function marked "# cmd" is a command on PATH too.
+# Helpers of the NFS rig's guest, for busybox sh. Each function marked "# cmd" is a command on PATH too; each marked "# client", such as
+# _cut, is one for each client: cut_a, cut_b ...
 # The shortest lease that nfsd allows; EFS's recommended mount options.
 LEASE=10 GRACE=10
 MOPTS=vers=4.1,hard,timeo=600,retrans=2,rsize=1048576,wsize=1048576,noresvport
@@ -9,8 +10,9 @@ fail() { echo "$*" | tee /run/rig/err >&2; return 1; }
 
 rig_setup() {
   /usr/sbin/modprobe loop; mkdir -p /run/disk; mount -t tmpfs -o size=600m disk /run/disk; truncate -s 512M /run/disk/ext4
-  /usr/sbin/mkfs.ext4 -q -F -E nodiscard,lazy_itable_init=1,lazy_journal_init=1 /run/disk/ext4 &&
-    mount -t ext4 -o loop /run/disk/ext4 /srv/nfs || fail "mkfs or mount" || return 1
+  /usr/sbin/modprobe quota_v2
+  /usr/sbin/mkfs.ext4 -q -F -O quota -E nodiscard,lazy_itable_init=1,lazy_journal_init=1 /run/disk/ext4 &&
+    mount -t ext4 -o loop,usrquota /run/disk/ext4 /srv/nfs || fail "mkfs or mount" || return 1
   rmdir /srv/nfs/lost+found
   chmod 1777 /srv/nfs
   hostname server
@@ -67,9 +69,10 @@ server_locks() { # cmd
   local d; for d in /proc/fs/nfsd/clients/*/; do [ -d "$d" ] || continue
     echo "client $(basename $d) ($(sed -n 's/^name: //p' $d/info), $(sed -n 's/^status: //p' $d/info)):"; sed 's/^/   /' $d/states; done
 }
-_no() { if [ "$1" = a ]; then echo 11; else echo 12; fi; }
-# A client: own net, mount, uts, pid and ipc namespaces, own host name, boot id and machine id.
-_boot() { # a|b
+_no() { local all=abcdefg; all=${all%%$1*}; echo $((11 + ${#all})); }
+# A client: own net, mount, uts, pid and ipc namespaces, own host name, boot id and machine id. After _kill it is the next boot of the same
+# machine: same name and NFS identity, new boot id, new mount.
+_boot() { # client
   local c=$1 n p k i; n=$(_no $c); k=
   rm -f /run/rig/$c.ready /run/rig/$c.pid
   cat /proc/sys/kernel/random/uuid >/run/rig/$c.bootid
@@ -88,8 +91,8 @@ _boot() { # a|b
     if [ -e /run/rig/$c.ready ]; then k=$(cat /proc/$p/task/$p/children 2>/dev/null); [ -z "$k" ] || break; fi
     sleep 0.05; i=$((i+1)); done
   k=${k% }; [ -n "$k" ] || fail "client $c did not start" || return 1
-  $ip link add v$c type veth peer name eth0 address 02:00:00:09:00:$n netns $k || fail veth || return 1
-  printf 'link set v%s master br0 up\nneigh replace 10.9.0.%s lladdr 02:00:00:09:00:%s dev br0 nud permanent\n' $c $n $n | $ip -batch - || fail ip
+  $ip link add to_$c type veth peer name eth0 address 02:00:00:09:00:$n netns $k || fail veth || return 1
+  printf 'link set to_%s master br0 up\nneigh replace 10.9.0.%s lladdr 02:00:00:09:00:%s dev br0 nud permanent\n' $c $n $n | $ip -batch - || fail ip
   echo $k >/run/rig/$c.pid
   rm -f /run/rig/$c.cut
   printf 'addr add 10.9.0.%s/24 dev eth0\nlink set eth0 up\nneigh replace %s lladdr 02:00:00:09:00:01 dev eth0 nud permanent\n' $n $SRV | inns $c -- $ip -batch - || fail ip
@@ -105,50 +108,36 @@ _umount() { inns $1 -- busybox umount /efs; inns $1 -- /usr/bin/umount /mnt/$1; 
 # The link of a client, seen from both ends: cut = every packet silently lost; else the delay asked for.
 _netem() {
   local c=$1 q; if [ -e /run/rig/$c.cut ]; then q='netem loss 100%'; elif [ -s /run/rig/delay ]; then q="netem delay $(cat /run/rig/delay)"; else q=; fi
-  if [ "$q" ]; then $tc qdisc replace dev v$c root $q; inns $c -- $tc qdisc replace dev eth0 root $q
-  else $tc qdisc del dev v$c root 2>/dev/null; inns $c -- $tc qdisc del dev eth0 root 2>/dev/null; fi; return 0
+  if [ "$q" ]; then $tc qdisc replace dev to_$c root $q; inns $c -- $tc qdisc replace dev eth0 root $q
+  else $tc qdisc del dev to_$c root 2>/dev/null; inns $c -- $tc qdisc del dev eth0 root 2>/dev/null; fi; return 0
 }
-_cut() { : >/run/rig/$1.cut; _netem $1; [ "${2:-}" != link ] || $ip link set v$1 down; return 0; }
-_heal() { rm -f /run/rig/$1.cut; $ip link set v$1 up; _netem $1; }
-cut_a() { # cmd
-  _cut a "$@"
+_cut() { # client
+  : >/run/rig/$1.cut; _netem $1
 }
-cut_b() { # cmd
-  _cut b "$@"
-}
-heal_a() { # cmd
-  _heal a
-}
-heal_b() { # cmd
-  _heal b
+_heal() { # client
+  rm -f /run/rig/$1.cut; _netem $1
 }
 # latency 1ms: one-way delay of every link (each RPC then takes 2 ms more); latency 0 takes it away
 latency() { # cmd
-  if [ "${1:-0}" = 0 ]; then rm -f /run/rig/delay; else echo "$1" >/run/rig/delay; fi; _netem a; _netem b
+  local c
+  if [ "${1:-0}" = 0 ]; then rm -f /run/rig/delay; else echo "$1" >/run/rig/delay; fi
+  for c in a b c d e f g; do [ ! -e /run/rig/$c.pid ] || _netem $c; done
+}
+# expire CLIENT: the server forgets a client and all its locks, as if its lease had ended
+expire() { # cmd
+  local d; for d in /proc/fs/nfsd/clients/*/; do
+    if grep -q "10.9.0.$(_no $1):" $d/info; then echo expire >$d/ctl; fi
+  done
 }
 # Power loss of a client: its link goes, then every process is killed; nothing reaches the server.
-_kill() { _cut $1; $ip link del v$1; kill -9 "$(cat /run/rig/$1.pid)"; rm -f /run/rig/$1.pid; return 0; }
-kill_a() { # cmd
-  _kill a
-}
-kill_b() { # cmd
-  _kill b
-}
-# A fresh boot after kill_X: same name and NFS identity, new boot id, new mount.
-boot_a() { # cmd
-  _boot a
-}
-boot_b() { # cmd
-  _boot b
+_kill() { # client
+  _cut $1; $ip link del to_$1; kill -9 "$(cat /run/rig/$1.pid)"; rm -f /run/rig/$1.pid
 }
 # remount_a [OPTIONS]: umount and mount client A with other options (its identity at the server stays)
-remount_a() { # cmd
-  _umount a && _mount a "$1"
+_remount() { # client
+  _umount $1 && _mount "$@"
 }
-remount_b() { # cmd
-  _umount b && _mount b "$1"
-}
-# rpcs a|b: the RPC counts of a client's mount, "OP COUNT" a line, from mountstats
-rpcs() { # cmd
+# rpcs_a: the RPC counts of a client's mount, "OP COUNT" a line, from mountstats
+_rpcs() { # client
   inns $1 -- busybox awk '/ mounted on .* with fstype /{on=($5=="/mnt/'$1'")} on&&/^\t *[A-Z_0-9]+: /{gsub(":","",$1); if ($2>0) print $1,$2}' /proc/self/mountstats
 }

@@ -8,15 +8,15 @@
 //! | `try NAME` | `acquired NAME TOKEN T`, or `held NAME OWNER T` |
 //! | `release NAME` | `released NAME T`, or `notheld NAME T` |
 //! | (a loss) | `lost NAME KIND REASON LAST-STEP T`, once `Guard::run` has stopped the work; LAST-STEP is when it last did something |
-//!
 //! | `churn NAME` | `cycle NAME TOKEN FROM TO T` for each time that it had the lock, until it ends |
 //! | `sweep DIR` | `swept DIR NUMBER T`, again and again: it removes all names that nobody holds |
 //!
-//! Errors are `error NAME TEXT T`. Spaces in texts are underscores.
+//! Errors are `error NAME TEXT T`, and what the crates warn of is `warning - TEXT T`. Spaces in texts are underscores.
 
 use std::{
     collections::HashMap,
     env,
+    fmt::Write as _,
     io::Write,
     sync::{
         Arc,
@@ -32,6 +32,7 @@ use tokio::{
     io::{AsyncBufReadExt, BufReader},
     sync::oneshot,
 };
+use tracing::{Event, Level, Metadata, Subscriber, field, span};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -44,6 +45,7 @@ fn say(what: &str, name: &str, words: &[&str]) {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Failure> {
+    tracing::subscriber::set_global_default(Warnings)?;
     let url = env::args().nth(1).ok_or("usage: nfs_peer URL")?;
     let locker = Registry::new().with(FileFactory).open(&url).await?;
     say("ready", "-", &[]);
@@ -138,4 +140,39 @@ async fn keep(guard: Guard, name: &str, mut released: oneshot::Receiver<()>) {
         Ok(Release::NotHeld(_)) => say("notheld", name, &[]),
         Err(error) => say("error", name, &[&error.to_string()]),
     }
+}
+
+/// Says what the crates warn of.
+struct Warnings;
+
+struct Text(String);
+
+impl field::Visit for Text {
+    fn record_debug(&mut self, field: &field::Field, value: &dyn std::fmt::Debug) {
+        let _ = write!(self.0, "{field}={value:?} ");
+    }
+}
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && *metadata.level() <= Level::WARN
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        say("warning", "-", &[text.0.trim_end()]);
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+
+    fn enter(&self, _: &span::Id) {}
+
+    fn exit(&self, _: &span::Id) {}
 }

@@ -3,10 +3,12 @@
 //! A scenario panics when a promise is not kept. All processes of the guest share one clock, so moments can be compared.
 
 mod basics;
+mod limits;
 mod loss;
 mod peer;
 mod sharing;
 mod sweeping;
+mod waiting;
 
 use std::process::Command;
 
@@ -20,12 +22,15 @@ fn main() {
             "exclusion" => basics::exclusion(),
             "killed" => basics::killed(),
             "cut" => loss::cut(),
+            "expired" => loss::expired(),
+            "quota" => limits::quota(),
+            "many" => limits::many(),
             "restart" => loss::restart(),
             "removed" => loss::removed(),
             "foreign" => sharing::foreign(),
             "mounts" => sharing::mounts(),
             "hung" => sharing::hung(),
-            "waiting" => sharing::waiting(),
+            "waiting" => waiting::waiting(),
             "sweeping" => sweeping::sweeping(),
             other => panic!("no scenario is called {other}"),
         }

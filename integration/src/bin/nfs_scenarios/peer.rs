@@ -49,8 +49,20 @@ const SOON: Duration = Duration::from_secs(40);
 impl Peer {
     /// Starts one on client `a` or `b`.
     pub(crate) fn start(client: &str, url: &str) -> Self {
+        Self::start_as(client, &[], url)
+    }
+
+    /// As [`start`](Self::start), behind a command that runs it, such as `setpriv`.
+    pub(crate) fn start_as(client: &str, runner: &[&str], url: &str) -> Self {
+        let mut peer = Self::run(client, &[runner, &["nfs_peer", url]].concat());
+        peer.expect("ready", "-");
+        peer
+    }
+
+    /// Runs something else that speaks as an `nfs_peer` does.
+    pub(crate) fn run(client: &str, words: &[&str]) -> Self {
         let mut child = Command::new(format!("on_{client}"))
-            .args(["nfs_peer", url])
+            .args(words)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -62,9 +74,7 @@ impl Peer {
                 let _ = said.send(line);
             }
         });
-        let mut peer = Self { label: client.into(), child, stdin: Some(stdin), lines, early: Vec::new() };
-        peer.expect("ready", "-");
-        peer
+        Self { label: client.into(), child, stdin: Some(stdin), lines, early: Vec::new() }
     }
 
     pub(crate) fn tell(&mut self, command: &str) {
@@ -103,17 +113,18 @@ impl Peer {
     /// Waits until the store answers again, after the network was away.
     pub(crate) fn wait_until_up(&mut self) {
         let end = Instant::now() + SOON;
+        let name = format!("up-{}", self.child.id());
         loop {
-            self.tell("try up");
-            if self.first_of(&["held", "acquired", "error"], "up").what != "error" {
-                self.release("up");
+            self.tell(&format!("try {name}"));
+            if self.first_of(&["acquired", "error"], &name).what == "acquired" {
+                self.release(&name);
                 return;
             }
             assert!(Instant::now() < end, "{} does not come back: {:?}", self.label, self.early);
         }
     }
 
-    fn first_of(&mut self, whats: &[&str], name: &str) -> Answer {
+    pub(crate) fn first_of(&mut self, whats: &[&str], name: &str) -> Answer {
         let end = Instant::now() + SOON;
         while Instant::now() < end {
             for what in whats {

@@ -1,6 +1,6 @@
-//! Together with others: foreign programs, unsafe mounts, many waiters.
+//! Together with others: foreign programs, unsafe mounts, calls that hang.
 
-use std::{collections::HashMap, process::Command, thread::sleep, time::Duration};
+use std::{process::Command, thread::sleep, time::Duration};
 
 use integration::monotonic_nanos;
 
@@ -81,56 +81,4 @@ pub(crate) fn hung() {
     assert!(took < 5_000, "a hung call held the end of the process up for {took} ms");
     println!("FIGURE hung: a process with a hung call ended in {took} ms");
     rig("heal_b");
-}
-
-/// The requests of client B's mount until now, by name.
-fn requests() -> HashMap<String, u64> {
-    let text = rig("rpcs b");
-    text.lines()
-        .filter_map(|line| line.split_once(' '))
-        .map(|(op, n)| (op.into(), n.trim().parse().expect("a number")))
-        .collect()
-}
-
-fn requests_in(time: Duration) -> (u64, String) {
-    let before = requests();
-    sleep(time);
-    let mut grown: Vec<_> = requests().into_iter().map(|(op, n)| (n - before.get(&op).unwrap_or(&0), op)).collect();
-    grown.retain(|(n, _)| *n > 0);
-    grown.sort_unstable_by(|a, b| b.cmp(a));
-    (grown.iter().map(|(n, _)| n).sum(), format!("{grown:?}"))
-}
-
-/// What waiting costs, and how soon a waiter has the lock after its release.
-pub(crate) fn waiting() {
-    const WAITERS: u64 = 64;
-    let (mut a, mut b) = (Peer::start("a", URL), Peer::start("b", URL));
-    let mut delays: Vec<_> = [100, 300, 1_000, 3_000, 5_000, 8_000]
-        .into_iter()
-        .map(|held| {
-            a.acquire("waiting");
-            b.tell("acquire waiting");
-            sleep(Duration::from_millis(held));
-            let released = a.release("waiting");
-            let got = b.expect("acquired", "waiting");
-            b.release("waiting");
-            (got.at - released.at) / 1_000_000
-        })
-        .collect();
-    let listed = format!("{delays:?}");
-    delays.sort_unstable();
-    println!("FIGURE waiting: hand-off after holds of 0.1 to 8 s: {listed} ms, median {} ms", delays[delays.len() / 2]);
-    a.acquire("waiting");
-    b.tell("acquire waiting");
-    sleep(Duration::from_secs(6));
-    let (one, kinds) = requests_in(Duration::from_secs(10));
-    println!("FIGURE waiting: one waiter: {} requests/s {kinds}", one as f64 / 10.0);
-    let mut others: Vec<_> = (1..WAITERS).map(|_| Peer::start("b", URL)).collect();
-    others.iter_mut().for_each(|peer| peer.tell("acquire waiting"));
-    sleep(Duration::from_secs(10));
-    let (all, kinds) = requests_in(Duration::from_secs(10));
-    println!("FIGURE waiting: {WAITERS} waiting processes: {} requests/s {kinds}", all as f64 / 10.0);
-    // Each backs off to a try of three requests every one or two seconds; polling at the shortest pause would be thousands. Between them,
-    // because a busy machine starts the processes so slowly that some have not backed off yet.
-    assert!(all / 10 <= 10 * WAITERS, "{WAITERS} waiters send {} requests a second", all / 10);
 }

@@ -1,0 +1,54 @@
+//! What a store gives no more of.
+
+use std::path::Path;
+
+use nix::sys::quota::{Dqblk, QuotaType, QuotaValidFlags, quotactl_set};
+
+use crate::{URL, peer::Peer, rig};
+
+/// The user of the rig who has a quota.
+const USER: u32 = 1000;
+
+/// A quota that is used up, as the server says it, is a limit that names those of EFS; what is held stays held and can be given back.
+pub(crate) fn quota() {
+    rig("on_a mkdir -p /efs/quota && on_a chown 1000:1000 /efs/quota");
+    let runner = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"];
+    let mut a = Peer::start_as("a", &runner, "efs:///efs/quota");
+    a.acquire("held");
+    // All that there is now, and not one file more.
+    let used: u64 = rig("find /srv/nfs -user 1000 | wc -l").trim().parse().expect("a number");
+    limit_files(used);
+    a.tell("try more");
+    let refused = a.first_of(&["error", "acquired", "held"], "more");
+    assert_eq!(refused.what, "error", "{refused:?}");
+    for words in ["a_quota_is_used_up", "512_on_one_file"] {
+        assert!(refused.words[0].contains(words), "{refused:?}");
+    }
+    a.release("held");
+    limit_files(0);
+    a.acquire("more");
+    a.release("more");
+}
+
+/// Sets how many files the user may have; zero is no limit.
+fn limit_files(files: u64) {
+    let mut quota = Dqblk::default();
+    quota.set_inodes_hard_limit(files);
+    quota.set_inodes_soft_limit(files);
+    let device = Path::new("/dev/loop0");
+    quotactl_set(QuotaType::USRQUOTA, device, USER as i32, &quota, QuotaValidFlags::QIF_ILIMITS)
+        .expect("the rig's file system has quotas");
+}
+
+/// A process that holds so many locks that EFS would soon refuse it is warned.
+pub(crate) fn many() {
+    let mut a = Peer::start("a", URL);
+    for i in 0..200 {
+        assert!(a.tries(&format!("many-{i}")));
+        let warned = a.within("warning", "-", std::time::Duration::ZERO);
+        assert_eq!(warned.is_some(), i == 199, "after {} locks: {warned:?}", i + 1);
+        if let Some(warning) = warned {
+            assert!(warning.words[0].contains("256"), "{warning:?}");
+        }
+    }
+}
