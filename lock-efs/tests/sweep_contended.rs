@@ -1,0 +1,106 @@
+//! Sweeps in a loop under processes that contend: no two have a lock at once, and no token falls.
+
+mod common;
+
+use std::{
+    fs::File,
+    io::{Read, Seek},
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use common::{Process, in_child, myself, open};
+use integration::{monotonic_nanos, python::python};
+use lock_core::{Locker, backend::Release};
+use lock_efs::{FileBackend, Sweep};
+
+/// Long enough for tens of thousands of acquisitions.
+const TIME: Duration = Duration::from_secs(20);
+const NAMES: [&str; 2] = ["s0", "s1"];
+
+/// Takes and gives back a lock as Python programs do, and notes when it had it, as [`child_that_contends`] does.
+const FILELOCK: &str = "import filelock, sys, time
+lock = filelock.FileLock(sys.argv[1], poll_interval=0.002)
+while True:
+    with lock:
+        start = time.monotonic_ns()
+        time.sleep(0.001)
+        end = time.monotonic_ns()
+    print('cycle', sys.argv[2], 0, start, end, flush=True)
+    time.sleep(0.005)
+";
+
+#[test]
+fn sweeps_let_no_two_in_and_no_token_fall_while_eight_processes_contend() {
+    let (dir, backend) = open();
+    let mut contenders: Vec<_> = (0..6).map(|_| spawn(&myself("child_that_contends", dir.path()))).collect();
+    for name in NAMES {
+        let path = backend.lock_path(&common::name(name));
+        let python = python().display().to_string();
+        contenders.push(spawn(&[python, "-c".into(), FILELOCK.into(), path.display().to_string(), name.into()]));
+    }
+    let end = Instant::now() + TIME;
+    let mut removed = 0;
+    while Instant::now() < end {
+        removed += backend.sweep(Sweep::new(Duration::ZERO)).unwrap().removed.len();
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let said: String = contenders.into_iter().map(all_it_said).collect();
+    let (mut ours, mut foreign) = (0, 0);
+    for name in NAMES {
+        let mut cycles: Vec<[i64; 3]> = said.lines().filter_map(|line| cycle(line, name)).collect();
+        cycles.sort_unstable();
+        for pair in cycles.windows(2) {
+            assert!(pair[0][1] < pair[1][0], "two had {name} at once: {pair:?}");
+        }
+        foreign += cycles.iter().filter(|[.., token]| *token == 0).count();
+        cycles.retain(|[.., token]| *token > 0);
+        ours += cycles.len();
+        for pair in cycles.windows(2) {
+            assert!(pair[0][2] < pair[1][2], "a token of {name} fell: {pair:?}");
+        }
+    }
+    println!("{ours} acquisitions of ours and {foreign} by filelock, {removed} removed names");
+    assert!(ours > 0 && foreign > 0 && removed > 0, "nothing was tried: {ours}, {foreign}, {removed}");
+}
+
+/// A process, and the file that it prints to: nobody reads a pipe before the end.
+fn spawn(command: &[String]) -> (Process, File) {
+    let out = tempfile::tempfile().unwrap();
+    let stdout = out.try_clone().unwrap();
+    let child = Command::new(&command[0]).args(&command[1..]).stdin(Stdio::null()).stdout(stdout).spawn();
+    (Process(child.unwrap_or_else(|e| panic!("{command:?}: {e}"))), out)
+}
+
+/// Kills it and returns what it had printed; it must have gone on to the end.
+fn all_it_said((mut process, mut out): (Process, File)) -> String {
+    let ended = process.0.try_wait().unwrap();
+    process.kill();
+    let mut said = String::new();
+    out.rewind().unwrap();
+    out.read_to_string(&mut said).unwrap();
+    assert!(ended.is_none(), "a contender failed with {ended:?}:\n{}", said.lines().last().unwrap_or_default());
+    said + "\n"
+}
+
+/// When `name` was had, and with which token, if that is what `line` says, and says it whole.
+fn cycle(line: &str, name: &str) -> Option<[i64; 3]> {
+    let mut words = line.strip_prefix("cycle ")?.strip_prefix(name)?.split_whitespace().map(str::parse);
+    let (token, start, end) = (words.next()?.ok()?, words.next()?.ok()?, words.next()?.ok()?);
+    Some([start, end, token])
+}
+
+#[tokio::test]
+async fn child_that_contends() {
+    let Some(dir) = in_child() else { return };
+    let locker = Locker::new(FileBackend::open(&dir).unwrap()).unwrap();
+    for name in NAMES.into_iter().cycle() {
+        let guard = locker.acquire(name).await.unwrap();
+        let start = monotonic_nanos();
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        guard.check().unwrap();
+        let (end, token) = (monotonic_nanos(), guard.token().unwrap());
+        assert_eq!(guard.release().await.unwrap(), Release::Released);
+        println!("cycle {name} {token} {start} {end}");
+    }
+}
