@@ -15,11 +15,13 @@ use lock_core::{
     Error, Holder, Lease, LockName, Operation,
     backend::{Attempt, Backend, Claim, Release, Renewal, Watch},
     capabilities::{Capabilities, Pace},
+    doctor::Finding,
 };
 
 use crate::{
     calls::{Abandoned, Calls},
     config::{FileConfig, Mode},
+    doctor,
     mount::Medium,
     store::Store,
     table::Key,
@@ -194,6 +196,12 @@ impl Backend for FileBackend {
     async fn forget(&self, name: &LockName) -> Result<bool, Error> {
         let wanted = name.clone();
         self.run((Operation::Forget, None), move |store| store.forget(&wanted)).await.map_err(|e| e.with_name(name))
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        let examined = self.run((Operation::Inspect, None), |store| Ok(doctor::examine(store))).await;
+        examined
+            .unwrap_or_else(|error| vec![Finding::warning("file system", format!("could not be examined: {error}"))])
     }
 }
 

@@ -7,6 +7,7 @@ mod backend;
 mod calls;
 mod config;
 mod dir;
+mod doctor;
 mod encode;
 mod error;
 #[cfg(fuzzing)]

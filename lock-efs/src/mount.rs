@@ -52,6 +52,8 @@ pub(crate) struct Mount {
     /// Where it is mounted, escaped as in `/proc` (a space is `\040`).
     pub(crate) point: String,
     pub(crate) fs_type: String,
+    /// The device, or the server and its directory.
+    pub(crate) source: String,
     /// Options of this mount and of its file system, such as `rw` and `local_lock=none`.
     options: Vec<String>,
 }
@@ -63,7 +65,8 @@ pub(crate) struct NfsFacts {
     pub(crate) version: String,
     /// How long the server keeps the locks of a client that it does not hear from.
     pub(crate) lease: Option<Duration>,
-    unsafe_option: Option<(String, &'static str)>,
+    /// Each with what to mount it with.
+    unsafe_options: Vec<(&'static str, &'static str)>,
     /// The client takes lost locks again in silence.
     recovers_lost_locks: bool,
 }
@@ -84,12 +87,12 @@ impl Mount {
         let mut mount = mount.split(' ').skip(4);
         let (point, of_mount) = (mount.next()?, mount.next()?);
         let mut file_system = file_system.split(' ');
-        let (fs_type, of_fs) = (file_system.next()?, file_system.nth(1)?);
+        let (fs_type, source, of_fs) = (file_system.next()?, file_system.next()?, file_system.next()?);
         let options = of_mount.split(',').chain(of_fs.split(',')).map(Into::into).collect();
-        Some(Self { point: point.into(), fs_type: fs_type.into(), options })
+        Some(Self { point: point.into(), fs_type: fs_type.into(), source: source.into(), options })
     }
 
-    fn has(&self, option: &str) -> bool {
+    pub(crate) fn has(&self, option: &str) -> bool {
         self.options.iter().any(|o| o == option)
     }
 
@@ -107,45 +110,55 @@ impl Mount {
     }
 
     fn facts(&self, mountstats: &str, recover_lost_locks: &str) -> NfsFacts {
-        let unsafe_option = [
+        let unsafe_options = [
             ("nolock", "lock"),
             ("local_lock=flock", "local_lock=none"),
             ("local_lock=all", "local_lock=none"),
             ("soft", "hard"),
             ("softerr", "hard"),
-        ]
-        .into_iter()
-        .find(|(option, _)| self.has(option))
-        .map(|(option, instead)| (option.to_owned(), instead));
+        ];
         NfsFacts {
             version: self.value("vers").unwrap_or("unknown").into(),
             lease: lease(mountstats, &self.point),
-            unsafe_option,
+            unsafe_options: unsafe_options.into_iter().filter(|(option, _)| self.has(option)).collect(),
             recovers_lost_locks: matches!(recover_lost_locks.trim(), "Y" | "1"),
         }
     }
 }
 
 impl NfsFacts {
-    /// What makes locks on this mount unsafe, and how to mend it.
-    pub(crate) fn objection(&self) -> Option<String> {
-        if let Some((option, instead)) = &self.unsafe_option {
-            let why = match option.as_str() {
-                "soft" | "softerr" => "a lock that times out cannot be told from one that is lost",
-                _ => "locks on it do not reach the server and exclude no other host",
-            };
-            return Some(format!("it is mounted with {option}: {why}; mount it with {instead}"));
-        }
+    /// All that makes locks on this mount unsafe: what was seen, and how to mend it.
+    pub(crate) fn objections(&self) -> Vec<(String, String)> {
+        let mut objections: Vec<_> = self
+            .unsafe_options
+            .iter()
+            .map(|(option, instead)| {
+                let why = match *option {
+                    "soft" | "softerr" => "a lock that times out cannot be told from one that is lost",
+                    _ => "locks on it do not reach the server and exclude no other host",
+                };
+                (format!("it is mounted with {option}: {why}"), format!("mount it with {instead}"))
+            })
+            .collect();
         if !self.version.starts_with('4') {
             let why = "before NFSv4 the server has no lease, and a lost lock cannot be noticed";
-            return Some(format!("it is mounted with vers={}: {why}; mount it with vers=4.1", self.version));
+            objections
+                .push((format!("it is mounted with vers={}: {why}", self.version), "mount it with vers=4.1".into()));
         }
         if self.recovers_lost_locks {
-            let fix =
-                "set it to 0 in /sys/module/nfs/parameters and /etc/modprobe.d (options nfs recover_lost_locks=0)";
-            return Some(format!("the kernel takes lost locks again in silence (nfs.recover_lost_locks=1): {fix}"));
+            objections.push((
+                "the kernel takes lost locks again in silence (nfs.recover_lost_locks=1)".into(),
+                "set it to 0 in /sys/module/nfs/parameters and /etc/modprobe.d (options nfs recover_lost_locks=0)"
+                    .into(),
+            ));
         }
-        None
+        objections
+    }
+
+    /// All of them in one line.
+    pub(crate) fn objection(&self) -> Option<String> {
+        let all: Vec<_> = self.objections().into_iter().map(|(seen, fix)| format!("{seen}; {fix}")).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 }
 
@@ -187,6 +200,7 @@ device server:/x mounted on /old with fstype nfs statvers=1.1
     fn a_mount_is_found_by_its_id_with_the_options_of_both_levels() {
         let mount = Mount::find(INFO, "54").unwrap();
         assert_eq!((mount.point.as_str(), mount.fs_type.as_str()), ("/mnt/a\\040b", "nfs4"));
+        assert_eq!(mount.source, "10.9.0.1:/");
         assert!(mount.has("relatime") && mount.has("hard"));
         assert_eq!(Mount::find(INFO, "5"), None);
         assert_eq!(Mount::find(INFO, "57").unwrap().nfs(), None);
@@ -213,6 +227,7 @@ device server:/x mounted on /old with fstype nfs statvers=1.1
         let with = |options: &str| Mount {
             point: "/efs".into(),
             fs_type: "nfs4".into(),
+            source: "server:/".into(),
             options: options.split(',').map(Into::into).collect(),
         };
         for (options, recover, fix) in [
@@ -227,6 +242,8 @@ device server:/x mounted on /old with fstype nfs statvers=1.1
             let objection = with(options).facts("", recover).objection().expect(options);
             assert!(objection.contains(fix), "{options}: {objection}");
         }
+        let several = with("rw,vers=3,soft,nolock").facts("", "Y").objections();
+        assert_eq!(several.len(), 4, "{several:?}");
         // The server decides about flock(2) all the same; only fcntl(2) locks stay on the host.
         assert_eq!(with("rw,vers=4.1,hard,local_lock=posix").facts("", "N").objection(), None);
     }

@@ -138,12 +138,15 @@ impl Draft {
         Ok(u64::try_from(micros).unwrap_or(u64::MAX))
     }
 
+    /// Writes `bytes`. A server that has not got them yet would show the others an empty record.
+    pub(crate) fn write(&self, bytes: &[u8]) -> Result<(), Error> {
+        let written = self.file.write_all_at(bytes, 0).and_then(|()| self.file.sync_data());
+        written.map_err(|e| error::at("write the lock record", &self.path, e))
+    }
+
     /// Writes `bytes` and renames the file to `record`, in one step for readers on any host.
     pub(crate) fn place(mut self, bytes: &[u8], record: &Path) -> Result<File, Error> {
-        let fail = |e: io::Error| error::at("write the lock record", &self.path, e);
-        self.file.write_all_at(bytes, 0).map_err(fail)?;
-        // A server that has not got them yet would show the others an empty record.
-        self.file.sync_data().map_err(fail)?;
+        self.write(bytes)?;
         fs::rename(&self.path, record).map_err(|e| error::at("put the lock record in the place of", record, e))?;
         self.placed = true;
         self.file.try_clone().map_err(|e| error::at("keep open the lock record", record, e))

@@ -22,7 +22,7 @@ use crate::{
     probe::{self, KernelLocks},
     record::{self, State},
     sidecar::{self, Seen},
-    table::{Counted, Held, Key, Parked, Seat, Table, Told},
+    table::{Counted, Held, Key, Labels, Parked, Seat, Table, Told},
 };
 
 /// How often one attempt starts over because the lock file was replaced under it.
@@ -40,8 +40,7 @@ pub(crate) struct Store {
     mode: Mode,
     nfs: bool,
     table: Arc<Table>,
-    /// The directory, for metrics.
-    label: Arc<str>,
+    labels: Labels,
 }
 
 /// The files of one lock.
@@ -60,8 +59,8 @@ enum Settled {
 
 impl Store {
     pub(crate) fn new(directory: PathBuf, mode: Mode, nfs: bool) -> Self {
-        let label = directory.to_string_lossy().into();
-        Self { directory, mode, nfs, table: Arc::default(), label }
+        let labels = Labels::of(&directory);
+        Self { directory, mode, nfs, table: Arc::default(), labels }
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -164,7 +163,7 @@ impl Store {
     fn settle(&self, lock: LockFile, claim: &Claim, files: &Files, draft: Option<Draft>) -> Result<Attempt, Error> {
         match self.record_holder(claim, files, draft) {
             Ok(Settled::Granted { record, token, crashed, skew_us }) => {
-                let _counted = Counted::new(&self.label);
+                let _counted = Counted::new(&self.labels);
                 let held = Held { lock: Arc::new(lock), record, token, lent: false, skew_us, _counted };
                 let held = self.table.insert((claim.id, claim.name.clone()), held);
                 if self.nfs && held == MANY_ON_EFS {

@@ -3,14 +3,15 @@
 use std::{
     collections::HashMap,
     fs::File,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use lock_core::{FencingToken, Holder, LeaseId, LockName};
-use metrics::gauge;
+use metrics::{Gauge, gauge};
 
-use crate::lockfile::LockFile;
+use crate::{lockfile::LockFile, mount::Mount};
 
 /// An acquisition: its id and what it locks.
 pub(crate) type Key = (LeaseId, LockName);
@@ -29,20 +30,39 @@ pub(crate) struct Held {
     pub(crate) _counted: Counted,
 }
 
+/// What metrics of held locks are sorted by: limits are those of a mount, on which there may be several directories.
+#[derive(Debug, Clone)]
+pub(crate) struct Labels {
+    directory: Arc<str>,
+    mount: Arc<str>,
+}
+
+impl Labels {
+    pub(crate) fn of(directory: &Path) -> Self {
+        let mount = Mount::of(directory).ok().flatten().map_or_else(String::new, |mount| mount.point);
+        Self { directory: directory.to_string_lossy().into(), mount: mount.into() }
+    }
+
+    fn gauge(&self) -> Gauge {
+        let (directory, mount) = (Arc::clone(&self.directory), Arc::clone(&self.mount));
+        gauge!("dlock_file_locks_held", "directory" => directory, "mount" => mount)
+    }
+}
+
 /// Counts a held lock in the metrics, for as long as it is held.
 #[derive(Debug)]
-pub(crate) struct Counted(Arc<str>);
+pub(crate) struct Counted(Labels);
 
 impl Counted {
-    pub(crate) fn new(directory: &Arc<str>) -> Self {
-        gauge!("dlock_file_locks_held", "directory" => Arc::clone(directory)).increment(1.0);
-        Self(Arc::clone(directory))
+    pub(crate) fn new(labels: &Labels) -> Self {
+        labels.gauge().increment(1.0);
+        Self(labels.clone())
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        gauge!("dlock_file_locks_held", "directory" => Arc::clone(&self.0)).decrement(1.0);
+        self.0.gauge().decrement(1.0);
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use common::{claim, failed, grant, in_child, name, open, refused, run_child};
+use common::{OWN_MOUNTS, claim, failed, grant, in_child, mount, name, open, refused, run_child};
 use lock_core::{Error, ErrorKind, Operation, backend::Backend};
 use lock_efs::{FileBackend, FileConfig};
 
@@ -123,8 +123,6 @@ async fn a_path_that_is_too_long_is_a_configuration_error() {
 
 /// As root without capabilities: permission bits bind, and the test binary stays readable wherever it is.
 const WITHOUT_CAPABILITIES: &[&str] = &["setpriv", "--inh-caps=-all", "--bounding-set=-all"];
-/// A mount table of its own, which goes with the process; no root needed where user namespaces are allowed.
-const OWN_MOUNTS: &[&str] = &["unshare", "--user", "--map-root-user", "--mount"];
 
 #[test]
 fn a_missing_permission_is_named() {
@@ -211,11 +209,6 @@ async fn child_on_a_read_only_file_system() {
     check(&FileBackend::open(&dir).unwrap_err(), ErrorKind::Full, &dir, "read-only");
     assert_eq!(backend.list("").await.unwrap().len(), 1, "reading needs no writing");
     println!("CHILD RAN");
-}
-
-fn mount(arguments: &[&str], on: &Path) {
-    let status = Command::new("mount").args(arguments).arg(on).status().unwrap();
-    assert!(status.success(), "mount {arguments:?} needs root or user namespaces: {status}");
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub(super) enum Verb {
     Sweep(SweepArgs),
     /// Judge whether a store, as it is set up, is fit for locks, and say what to change; exit code 0 when it is fit, 1 when it is not.
     ///
-    /// Locks are tried under names that begin with "dlock-doctor/" and a random part, and nothing else is touched; what remains of them (tokens) the
+    /// Locks are tried under names that begin with "dlock-doctor/" and a random part, with --peer also under "dlock-doctor/peer", and nothing else is touched; what remains of them (tokens) the
     /// store collects itself. Warnings do not make a store unfit.
     Doctor(DoctorArgs),
     /// Another process of `doctor`.
@@ -280,7 +280,7 @@ fn duration(text: &str) -> Result<Duration, String> {
     with_unit(text)
 }
 
-fn with_unit(text: &str) -> Result<Duration, String> {
+pub(super) fn with_unit(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text).map_err(|e| format!("{e}; write it like 10s, 1m30s or 500ms"))
 }
 

@@ -10,6 +10,7 @@ mod init;
 mod leases;
 mod locking;
 mod operators;
+mod peer;
 #[cfg(feature = "redis")]
 mod secrets;
 mod signals;

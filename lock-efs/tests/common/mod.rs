@@ -114,3 +114,12 @@ impl Drop for Process {
         let _ = self.0.wait();
     }
 }
+
+/// A mount table of its own, which goes with the process; no root needed where user namespaces are allowed.
+pub(crate) const OWN_MOUNTS: &[&str] = &["unshare", "--user", "--map-root-user", "--mount"];
+
+/// Mounts in a process that [`OWN_MOUNTS`] started.
+pub(crate) fn mount(arguments: &[&str], on: &Path) {
+    let status = Command::new("mount").args(arguments).arg(on).status().unwrap();
+    assert!(status.success(), "mount {arguments:?} needs root or user namespaces: {status}");
+}

@@ -1,11 +1,15 @@
 //! `dlock doctor`: is this store, as it is set up, fit for locks, and what should be changed?
 //!
 //! Locks are tried on names of the run's own ([`trial`]), by two clients of this process and by another process ([`rival`]); then the store's
-//! backend says what it knows of the store (`Locker::examine`).
+//! backend says what it knows of the store (`Locker::examine`). With `--peer` two hosts meet at a lock ([`peer`]).
 
+mod meeting;
+mod peer;
 mod report;
 mod rival;
 mod trial;
+
+use std::time::Duration;
 
 use clap::Args;
 use lock_core::{LeaseId, LockName};
@@ -28,6 +32,14 @@ pub(super) struct DoctorArgs {
     /// One JSON object, for programs.
     #[arg(long)]
     json: bool,
+
+    /// Also meet another host that runs the same command on the same store at the same time, and see whether the two exclude each other.
+    #[arg(long)]
+    peer: bool,
+
+    /// How long to wait for it.
+    #[arg(long, requires = "peer", value_name = "DURATION", default_value = "2m", value_parser = super::args::with_unit)]
+    within: Duration,
 }
 
 /// What `doctor` tells its other process; the store comes in `$DLOCK_URL`.
@@ -41,7 +53,7 @@ pub(super) struct RivalArgs {
 pub(super) fn doctor(args: DoctorArgs) -> Result<Exit, Failure> {
     let store = Store::choose(&args.store)?;
     let id = LeaseId::random().to_string();
-    let diagnosis = run::runtime()?.block_on(examine(&store, &id))?;
+    let diagnosis = run::runtime()?.block_on(examine(&store, &id, args.peer.then_some(args.within)))?;
     remove_traces(&diagnosis.store, &id);
     diagnosis.print(args.json)?;
     Ok(Exit::Code(match (diagnosis.failed, diagnosis.is_fit()) {
@@ -51,7 +63,7 @@ pub(super) fn doctor(args: DoctorArgs) -> Result<Exit, Failure> {
     }))
 }
 
-async fn examine(store: &Store, id: &str) -> Result<Diagnosis, Failure> {
+async fn examine(store: &Store, id: &str, peer: Option<Duration>) -> Result<Diagnosis, Failure> {
     let registry = dlock::registry();
     let (ours, other) = (store.open_with(&registry).await?, store.open_with(&registry).await?);
     let trial = Trial::new(store, &ours, &other, format!("dlock-doctor/{id}/"));
@@ -59,6 +71,9 @@ async fn examine(store: &Store, id: &str) -> Result<Diagnosis, Failure> {
     findings.extend(ours.examine().await);
     if failed.is_none() && !findings.iter().any(|finding| finding.subject.ends_with("clock")) {
         findings.extend(trial.clock().await);
+    }
+    if let Some(within) = peer.filter(|_| failed.is_none()) {
+        findings.push(peer::meet(&ours, id, within).await);
     }
     Ok(Diagnosis { store: ours.store(), capabilities: ours.capabilities(), timing: ours.timing(), findings, failed })
 }

@@ -1,0 +1,76 @@
+//! `dlock doctor --peer`: two processes stand for two hosts.
+
+use std::{
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::support::{Locks, dlock};
+
+/// Runs the doctor on both stores at once; what each found on "two hosts", with the exit code.
+fn meet(urls: [&str; 2], within: &str, preload: Option<&Path>) -> [(String, String, Option<i32>); 2] {
+    let started = urls.map(|url| {
+        let mut command = dlock(["doctor", "--json", "--url", url, "--peer", "--within", within]);
+        if let Some(library) = preload {
+            command.env("LD_PRELOAD", library);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    started.map(|child| finding(&child.wait_with_output().unwrap()))
+}
+
+fn finding(output: &Output) -> (String, String, Option<i32>) {
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let findings = report["findings"].as_array().unwrap();
+    let found = findings.iter().find(|finding| finding["subject"] == "two hosts");
+    let found = found.unwrap_or_else(|| panic!("nothing on two hosts in {report:#}"));
+    let word = |field: &str| found[field].as_str().unwrap().to_owned();
+    (word("level"), word("text"), output.status.code())
+}
+
+#[track_caller]
+fn check(found: &[(String, String, Option<i32>); 2], level: &str, words: &str, code: i32) {
+    for (side, found) in found.iter().enumerate() {
+        let (found_level, text, found_code) = found;
+        assert_eq!((found_level.as_str(), *found_code), (level, Some(code)), "side {side}: {text}");
+        assert!(text.contains(words), "side {side}: {text}");
+    }
+}
+
+/// A C library in which `flock` locks nothing and says that it did, as on a mount whose locks do not reach the server.
+fn without_locks(locks: &Locks) -> PathBuf {
+    let (source, library) = (locks.dir.path().join("flock.c"), locks.dir.path().join("flock.so"));
+    std::fs::write(&source, "int flock(int fd, int operation) { return 0; }").unwrap();
+    let compiled = Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+    assert!(compiled.expect("gcc is there").success());
+    library
+}
+
+#[test]
+fn two_that_share_a_directory_exclude_each_other() {
+    let url = &Locks::new().url();
+    check(&meet([url, url], "2m", None), "good", "exclude each other", 0);
+}
+
+#[test]
+fn two_whose_locks_do_not_reach_each_other_are_found_out() {
+    let locks = Locks::new();
+    let library = without_locks(&locks);
+    check(&meet([&locks.url(), &locks.url()], "2m", Some(&library)), "unfit", "had the same lock at once", 1);
+}
+
+#[test]
+fn two_with_a_store_each_never_meet() {
+    let (one, two) = (Locks::new(), Locks::new());
+    check(&meet([&one.url(), &two.url()], "4s", None), "unfit", "no other host was met within 4s", 1);
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn two_that_share_a_redis_exclude_each_other() {
+    let server = integration::redis::RedisServer::start();
+    let url = &format!("redis://{}", server.addr());
+    check(&meet([url, url], "2m", None), "good", "exclude each other", 0);
+}

@@ -1,0 +1,313 @@
+//! What can be said of a directory of locks by looking at it.
+
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    time::{Duration, SystemTime},
+};
+
+use lock_core::{LeaseId, doctor::Finding};
+use nix::{
+    fcntl::{AT_FDCWD, AtFlags},
+    sys::statvfs::statvfs,
+    unistd::{AccessFlags, Uid, faccessat, gethostname},
+};
+
+use crate::{
+    dir,
+    mount::{Mount, NfsFacts},
+    nfs::Draft,
+    store::Store,
+};
+
+/// Clocks that differ by more are worth a word.
+const APART: Duration = Duration::from_secs(2);
+/// Less than this is soon used up: a record has some hundred bytes, a name three files.
+const LITTLE_SPACE: u64 = 1024 * 1024;
+const FEW_INODES: u64 = 1_000;
+/// So many names make each sweep and each list slow.
+const MANY_NAMES: usize = 10_000;
+/// How many files of others are tried for writing.
+const SAMPLE: usize = 100;
+
+/// Looks at everything; takes as long as the file system does to answer.
+pub(crate) fn examine(store: &Store) -> Vec<Finding> {
+    let directory = store.directory();
+    let mount = Mount::of(directory).ok().flatten();
+    let mut findings = match (&mount, mount.as_ref().and_then(Mount::nfs)) {
+        (Some(mount), Some(facts)) => nfs(mount, &facts, &Identity::read()),
+        (Some(mount), None) => vec![local(&mount.fs_type, dir::is_remote(directory))],
+        (None, _) => vec![Finding::warning(
+            "file system",
+            "/proc says nothing of it, so unsafe mount options would go unnoticed",
+        )],
+    };
+    findings.extend(permissions(directory));
+    findings.extend(space(directory));
+    findings.extend(writing(store));
+    findings.extend(files(directory));
+    findings
+}
+
+/// By what the server tells this host from others.
+#[derive(Debug, Default)]
+struct Identity {
+    host: String,
+    /// What the administrator chose.
+    uniquifier: String,
+}
+
+impl Identity {
+    fn read() -> Self {
+        // The first goes before the second.
+        let sources = ["/sys/fs/nfs/net/nfs_client/identifier", "/sys/module/nfs/parameters/nfs4_unique_id"];
+        let chosen = sources.iter().filter_map(|path| fs::read_to_string(path).ok());
+        let chosen = chosen.map(|text| text.trim().to_owned()).find(|text| !text.is_empty() && text != "(null)");
+        let host = gethostname().map(|host| host.to_string_lossy().into_owned());
+        Self { host: host.unwrap_or_default(), uniquifier: chosen.unwrap_or_default() }
+    }
+
+    fn finding(&self) -> Finding {
+        const SUBJECT: &str = "client identity";
+        /// What hosts are called that nobody gave a name.
+        const NAMELESS: [&str; 6] = ["", "(none)", "localhost", "localhost.localdomain", "debian", "ubuntu"];
+        let advice =
+            "give each host a name of its own, or an identity: options nfs nfs4_unique_id=UUID in /etc/modprobe.d";
+        if !self.uniquifier.is_empty() {
+            return Finding::good(SUBJECT, format!("\"{}\", chosen for this host", self.uniquifier));
+        }
+        let text = format!(
+            "this host is \"{}\" to the server; another one of that name destroys the locks of this one, and this one its",
+            self.host
+        );
+        if NAMELESS.contains(&self.host.as_str()) {
+            return Finding::warning(SUBJECT, text).advice(advice);
+        }
+        Finding::note(SUBJECT, text).advice(advice)
+    }
+}
+
+fn nfs(mount: &Mount, facts: &NfsFacts, identity: &Identity) -> Vec<Finding> {
+    let mut findings =
+        vec![Finding::good("file system", format!("NFSv{} from {} on {}", facts.version, mount.source, mount.point))];
+    let objections = facts.objections();
+    if objections.is_empty() {
+        findings.push(Finding::good(
+            "mount options",
+            "none that would hide the loss of a lock, or keep locks on this host",
+        ));
+    }
+    findings.extend(objections.into_iter().map(|(seen, fix)| Finding::unfit("mount options", seen).advice(fix)));
+    if mount.has("local_lock=posix") {
+        let text = "local_lock=posix: programs that lock with fcntl(2) on other hosts are not excluded, those with flock(2) are";
+        findings.push(Finding::note("mount options", text).advice("mount it with local_lock=none"));
+    }
+    if !mount.has("noresvport") {
+        let text = "without noresvport a reconnection after a network failure may take minutes";
+        findings.push(Finding::note("mount options", text).advice("mount it with noresvport, as EFS recommends"));
+    }
+    findings.push(match facts.lease {
+        Some(lease) => Finding::good(
+            "lease",
+            format!("{lease:?}: so long the server keeps the locks of a host that it does not hear from"),
+        ),
+        None => {
+            Finding::note("lease", "the kernel does not tell the server's; the shortest usual one, 10 s, is assumed")
+        }
+    });
+    findings.push(identity.finding());
+    findings
+}
+
+fn local(fs_type: &str, remote: bool) -> Finding {
+    const SUBJECT: &str = "file system";
+    match fs_type {
+        _ if remote => Finding::warning(
+            SUBJECT,
+            format!("{fs_type}: what its locks exclude is up to it, and a lock that is lost is not noticed"),
+        )
+        .advice("use NFSv4 or a local directory, and see with --peer whether two hosts exclude each other"),
+        "overlay" => Finding::warning(
+            SUBJECT,
+            "overlay: a container's own layer, whose locks exclude no other container and go with it",
+        )
+        .advice("use a volume that all contenders mount"),
+        "tmpfs" | "ramfs" => {
+            Finding::note(SUBJECT, format!("{fs_type}: locks of this machine; records and tokens go when it restarts"))
+        }
+        _ => Finding::good(SUBJECT, format!("{fs_type}: locks of this machine, kept by its kernel")),
+    }
+}
+
+fn permissions(directory: &Path) -> Option<Finding> {
+    const SUBJECT: &str = "permissions";
+    let found = fs::metadata(directory).ok()?;
+    let (mode, owner) = (found.mode() & 0o7777, found.uid());
+    let sticky = mode & 0o1000 != 0;
+    let text = format!("the directory has mode {mode:o} and belongs to user {owner}");
+    Some(match mode & 0o022 {
+        0 => Finding::good(SUBJECT, text),
+        _ if sticky => {
+            Finding::warning(SUBJECT, format!("{text}: under its sticky bit one user cannot replace another's record"))
+                .advice("take the sticky bit away, and write access from others")
+        }
+        shared if shared & 0o002 != 0 => {
+            Finding::warning(SUBJECT, format!("{text}: every user may remove lock files, and so break any lock"))
+                .advice("take write access from others (chmod o-w)")
+        }
+        _ => Finding::note(SUBJECT, format!("{text}: its group may remove lock files, and so break any lock")),
+    })
+}
+
+fn space(directory: &Path) -> Vec<Finding> {
+    const SUBJECT: &str = "space";
+    let found = match statvfs(directory) {
+        Ok(found) => found,
+        Err(error) => return vec![Finding::note(SUBJECT, format!("the file system does not tell: {error}"))],
+    };
+    #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "the numbers have other types elsewhere")]
+    let (free, inodes, all_inodes) = (
+        (found.blocks_available() as u64).saturating_mul(found.fragment_size() as u64),
+        found.files_available() as u64,
+        found.files() as u64,
+    );
+    // Some file systems have no fixed number of inodes, and say zero.
+    let few_inodes = all_inodes > 0 && inodes < FEW_INODES;
+    let text = format!(
+        "{} MiB and {} free",
+        free / 1024 / 1024,
+        match all_inodes {
+            0 => "any number of inodes".to_owned(),
+            _ => format!("{inodes} inodes"),
+        }
+    );
+    vec![if free < LITTLE_SPACE || few_inodes {
+        Finding::warning(SUBJECT, format!("{text}: a new lock needs some")).advice("free some, or run dlock sweep")
+    } else {
+        Finding::good(SUBJECT, text)
+    }]
+}
+
+/// Makes, writes and removes a file, which finds out what no number tells, such as a quota; its time is the server's clock.
+fn writing(store: &Store) -> Vec<Finding> {
+    const SUBJECT: &str = "writing";
+    let unfit = |error: lock_core::Error| {
+        let cause = std::error::Error::source(&error).map(|cause| format!(" ({cause})")).unwrap_or_default();
+        vec![Finding::unfit(SUBJECT, format!("{error}{cause}"))]
+    };
+    let before = SystemTime::now();
+    let draft = match Draft::create(store.directory(), LeaseId::random(), store.mode()) {
+        Ok(draft) => draft,
+        Err(error) => return unfit(error),
+    };
+    let there = draft.server_us().map(|us| SystemTime::UNIX_EPOCH + Duration::from_micros(us));
+    let after = SystemTime::now();
+    if let Err(error) = draft.write(&[b'\n'; 4096]) {
+        return unfit(error);
+    }
+    let mut findings = vec![Finding::good(SUBJECT, "a file could be made, written and removed")];
+    findings.extend(there.ok().map(|there| clock(before, there, after)));
+    findings
+}
+
+/// `there` is what the clock of the file system said between `before` and `after` on ours.
+fn clock(before: SystemTime, there: SystemTime, after: SystemTime) -> Finding {
+    let (apart, direction) = match (there.duration_since(after), before.duration_since(there)) {
+        (Ok(ahead), _) if !ahead.is_zero() => (ahead, "ahead of"),
+        (_, Ok(behind)) if !behind.is_zero() => (behind, "behind"),
+        _ => (Duration::ZERO, "with"),
+    };
+    let text = format!("the file system's is {:.1} s {direction} this machine's", apart.as_secs_f64());
+    if apart <= APART {
+        return Finding::good("clock", text);
+    }
+    Finding::warning("clock", format!("{text}: minimum holds and the age of idle names are taken from it"))
+        .advice("synchronise this machine's clock")
+}
+
+fn files(directory: &Path) -> Vec<Finding> {
+    const SUBJECT: &str = "files";
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let me = Uid::effective().as_raw();
+    let (mut names, mut foreign, mut refused) = (0, 0, 0);
+    for entry in entries.flatten() {
+        let path = entry.path();
+        let kind = path.extension().and_then(|suffix| suffix.to_str());
+        if !matches!(kind, Some("lock" | "info" | "prev" | "queue")) {
+            continue;
+        }
+        names += usize::from(kind == Some("lock"));
+        if names <= MANY_NAMES && entry.metadata().is_ok_and(|found| found.uid() != me) {
+            foreign += 1;
+            let may_write =
+                foreign > SAMPLE || faccessat(AT_FDCWD, &path, AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok();
+            refused += usize::from(!may_write);
+        }
+    }
+    let mut findings = Vec::new();
+    if refused > 0 {
+        let text = format!("{refused} of {foreign} files of other users cannot be written: their locks cannot be had");
+        findings.push(
+            Finding::warning(SUBJECT, text)
+                .advice("let all users of the directory have the option mode=0660 and a common group"),
+        );
+    } else if foreign > 0 {
+        findings.push(Finding::note(SUBJECT, format!("{foreign} files belong to other users, and can be written")));
+    }
+    if names > MANY_NAMES {
+        findings.push(
+            Finding::note(SUBJECT, format!("{names} names: listing them takes long"))
+                .advice("run dlock sweep from a crontab"),
+        );
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use lock_core::doctor::Level;
+
+    use super::*;
+
+    #[test]
+    fn a_host_without_a_name_or_identity_of_its_own_is_warned() {
+        for (host, uniquifier, level) in [
+            ("etl-7", "", Level::Note),
+            ("localhost", "", Level::Warning),
+            ("", "", Level::Warning),
+            ("localhost", "6d0f", Level::Good),
+        ] {
+            let identity = Identity { host: host.into(), uniquifier: uniquifier.into() };
+            assert_eq!(identity.finding().level, level, "{identity:?}");
+        }
+    }
+
+    #[test]
+    fn the_kind_of_a_file_system_tells_what_its_locks_are_worth() {
+        for (fs_type, remote, level) in [
+            ("ext4", false, Level::Good),
+            ("tmpfs", false, Level::Note),
+            ("overlay", false, Level::Warning),
+            ("fuse.sshfs", true, Level::Warning),
+            ("9p", true, Level::Warning),
+        ] {
+            assert_eq!(local(fs_type, remote).level, level, "{fs_type}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_apart_is_named_with_its_direction() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        for (there, level, words) in [
+            (100, Level::Good, "0.0 s with"),
+            (99, Level::Good, "1.0 s behind"),
+            (97, Level::Warning, "3.0 s behind"),
+            (111, Level::Warning, "10.0 s ahead of"),
+        ] {
+            let finding = clock(at(100), at(there), at(101));
+            assert_eq!(finding.level, level, "{finding}");
+            assert!(finding.text.contains(words), "{finding}");
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! What the doctor finds in directories, on real file systems.
+
+mod common;
+
+use std::{
+    fs,
+    os::unix::fs::{PermissionsExt, chown},
+    path::Path,
+    process::Command,
+};
+
+use common::{OWN_MOUNTS, in_child, mount, open, run_child};
+use lock_core::{
+    backend::Backend,
+    doctor::{Finding, Level},
+};
+use lock_efs::FileBackend;
+
+#[track_caller]
+fn find<'a>(findings: &'a [Finding], subject: &str) -> &'a Finding {
+    findings
+        .iter()
+        .find(|finding| finding.subject == subject)
+        .unwrap_or_else(|| panic!("nothing on {subject}: {findings:#?}"))
+}
+
+#[track_caller]
+fn check(findings: &[Finding], subject: &str, level: Level, words: &str) {
+    let finding = find(findings, subject);
+    assert!(finding.level == level && finding.to_string().contains(words), "{finding}; not {level} with {words:?}");
+}
+
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+#[tokio::test]
+async fn a_private_directory_is_fit_and_left_as_it_was() {
+    let (dir, backend) = open();
+    chmod(dir.path(), 0o700);
+    let findings = backend.examine().await;
+    // Where the tests run in a container that is its layer.
+    let fit = |finding: &Finding| finding.level < Level::Warning || finding.subject == "file system";
+    assert!(findings.iter().all(fit), "{findings:#?}");
+    check(&findings, "permissions", Level::Good, "mode 700");
+    check(&findings, "writing", Level::Good, "");
+    check(&findings, "clock", Level::Good, "0.0 s");
+    check(&findings, "space", Level::Good, "MiB");
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_directory_that_others_may_write_to_is_warned_of() {
+    let (dir, backend) = open();
+    for (mode, level, words) in [
+        (0o770, Level::Note, "group"),
+        (0o777, Level::Warning, "break any lock"),
+        (0o1777, Level::Warning, "sticky"),
+        (0o1770, Level::Warning, "sticky"),
+        (0o755, Level::Good, "mode 755"),
+    ] {
+        chmod(dir.path(), mode);
+        check(&backend.examine().await, "permissions", level, words);
+    }
+}
+
+/// A file of another user: owned by one if this is root, else root's.
+fn foreign_file(path: &Path) {
+    fs::write(path, "").unwrap();
+    if chown(path, Some(12345), Some(12345)).is_err() {
+        mount(&["--bind", "/etc/passwd"], path);
+    }
+}
+
+#[test]
+fn lock_files_of_others_that_cannot_be_written_are_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    // Root may write to everything, unless the owner is unknown where it is root.
+    if Command::new("id").arg("-u").output().unwrap().stdout == b"0\n" {
+        foreign_file(&dir.path().join("etl.lock"));
+    }
+    run_child(OWN_MOUNTS, "child_with_foreign_files", dir.path());
+}
+
+#[tokio::test]
+async fn child_with_foreign_files() {
+    let Some(dir) = in_child() else { return };
+    let path = dir.join("etl.lock");
+    if !path.exists() {
+        foreign_file(&path);
+    }
+    let backend = FileBackend::open(&dir).unwrap();
+    check(&backend.examine().await, "files", Level::Warning, "1 of 1 files of other users cannot be written");
+    println!("CHILD RAN");
+}
+
+#[test]
+fn what_a_mount_is_good_for_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    run_child(OWN_MOUNTS, "child_on_other_file_systems", dir.path());
+}
+
+#[tokio::test]
+async fn child_on_other_file_systems() {
+    let Some(dir) = in_child() else { return };
+    mount(&["-t", "tmpfs", "-o", "size=512k,mode=700", "none"], &dir);
+    let small = FileBackend::open(&dir).unwrap();
+    let findings = small.examine().await;
+    check(&findings, "file system", Level::Note, "tmpfs");
+    check(&findings, "space", Level::Warning, "0 MiB");
+    check(&findings, "writing", Level::Good, "");
+    fs::write(dir.join("ballast"), vec![0; 500_000]).unwrap_or_default();
+    let _ = fs::write(dir.join("ballast2"), vec![0; 100_000]);
+    check(&small.examine().await, "writing", Level::Unfit, "file system is full");
+    drop(small);
+
+    mount(&["-t", "tmpfs", "-o", "mode=700", "none"], &dir);
+    for part in ["lower", "upper", "work", "merged"] {
+        fs::create_dir(dir.join(part)).unwrap();
+    }
+    let merged = dir.join("merged");
+    let [lower, upper, work] = ["lower", "upper", "work"].map(|part| dir.join(part).display().to_string());
+    mount(&["-t", "overlay", "-o", &format!("lowerdir={lower},upperdir={upper},workdir={work}"), "none"], &merged);
+    check(&FileBackend::open(&merged).unwrap().examine().await, "file system", Level::Warning, "container's own layer");
+
+    let backend = FileBackend::open(dir.join("locks")).unwrap();
+    mount(&["--bind", dir.to_str().unwrap()], &dir);
+    mount(&["-o", "remount,bind,ro"], &dir);
+    check(&backend.examine().await, "writing", Level::Unfit, "read-only");
+    println!("CHILD RAN");
+}

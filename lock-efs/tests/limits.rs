@@ -1,0 +1,105 @@
+//! What a store gives no more of is a limit, named as such, and the locks held are counted.
+
+mod common;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use common::{claim, failed, grant, in_child, name, open, run_child};
+use lock_core::{
+    ErrorKind,
+    backend::{Backend, Release},
+};
+use lock_efs::FileBackend;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+
+/// A C library in which `flock` fails, while the file named in the environment is there, with the error number that it holds.
+fn failing_flock(dir: &Path) -> PathBuf {
+    const SOURCE: &str = r#"
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+int flock(int fd, int operation) {
+    FILE *told = fopen(getenv("FAIL_FLOCK"), "re");
+    int with = 0;
+    if (told && fscanf(told, "%d", &with) == 1) { fclose(told); errno = with; return -1; }
+    if (told) fclose(told);
+    return syscall(SYS_flock, fd, operation);
+}"#;
+    let (source, library) = (dir.join("flock.c"), dir.join("flock.so"));
+    fs::write(&source, SOURCE).unwrap();
+    let compiled = Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+    assert!(compiled.expect("gcc is there").success());
+    library
+}
+
+#[test]
+fn no_more_locks_and_a_quota_are_limits_that_name_those_of_efs() {
+    let (dir, tools) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let preload = format!("LD_PRELOAD={}", failing_flock(tools.path()).display());
+    let told = format!("FAIL_FLOCK={}", tools.path().join("errno").display());
+    run_child(&["env", &preload, &told], "child_at_its_limits", dir.path());
+}
+
+#[tokio::test]
+async fn child_at_its_limits() {
+    let Some(dir) = in_child() else { return };
+    let told = PathBuf::from(std::env::var_os("FAIL_FLOCK").unwrap());
+    let backend = FileBackend::open(&dir).unwrap();
+    let (_, kept) = grant(&backend, &claim("kept")).await;
+    // As EFS and nfsd answer: ENOLCK, EDQUOT.
+    for (errno, retryable) in [(37, true), (122, false)] {
+        fs::write(&told, errno.to_string()).unwrap();
+        let error = failed(&backend, "more").await;
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Limit, retryable), "{error}");
+        let text = error.to_string();
+        assert!(text.contains("512") && text.contains("8,192") && text.contains("more.lock"), "{text}");
+        fs::remove_file(&told).unwrap();
+        let (_, lease) = grant(&backend, &claim("more")).await;
+        assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    }
+    assert_eq!(backend.release(&kept, Duration::ZERO).await.unwrap(), Release::Released);
+    println!("CHILD RAN");
+}
+
+/// The gauge of held locks, with its labels.
+fn held(snapshotter: &Snapshotter) -> Vec<(Vec<String>, f64)> {
+    let metrics = snapshotter.snapshot().into_vec().into_iter();
+    let gauges = metrics.filter(|(key, ..)| key.key().name() == "dlock_file_locks_held");
+    gauges
+        .map(|(key, _, _, value)| {
+            let DebugValue::Gauge(value) = value else { panic!("not a gauge: {value:?}") };
+            (key.key().labels().map(|label| format!("{}={}", label.key(), label.value())).collect(), value.0)
+        })
+        .collect()
+}
+
+#[test]
+fn the_locks_held_are_counted_by_directory_and_mount() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        runtime.block_on(async {
+            let (dir, backend) = open();
+            let (_, first) = grant(&backend, &claim("a")).await;
+            let (_, second) = grant(&backend, &claim("b")).await;
+            let _ = common::refused(&backend, "a").await;
+            let [(labels, value)] = &held(&snapshotter)[..] else { panic!("one gauge") };
+            assert_eq!(labels[0], format!("directory={}", dir.path().display()));
+            assert!(labels[1].strip_prefix("mount=").is_some_and(|mount| dir.path().starts_with(mount)), "{labels:?}");
+            assert_eq!(*value, 2.0);
+            assert!(backend.release_now(&first, Duration::ZERO));
+            fs::remove_file(backend.lock_path(&name("b"))).unwrap();
+            assert_ne!(backend.renew(&second).await.unwrap(), lock_core::backend::Renewal::Renewed);
+            // Since the snapshot before.
+            assert_eq!(held(&snapshotter)[0].1, -2.0, "what was released and what was lost is not held");
+        });
+    });
+}
