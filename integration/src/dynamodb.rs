@@ -67,6 +67,29 @@ impl DynamoDbLocal {
     }
 }
 
+impl DynamoDbLocal {
+    /// Answers a request with a status and a body, without an SDK in between.
+    ///
+    /// # Panics
+    /// When the server breaks off.
+    pub fn call(&self, operation: &str, body: &serde_json::Value) -> (u16, serde_json::Value) {
+        let body = body.to_string();
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: localhost\r\nX-Amz-Target: DynamoDB_20120810.{operation}\r\nContent-Type: application/x-amz-json-1.0\r\n\
+             Authorization: AWS4-HMAC-SHA256 Credential=test/20260101/eu-central-1/dynamodb/aws4_request, SignedHeaders=host, Signature=none\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(self.address).expect("the server runs");
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).expect("it answers in UTF-8");
+        let (head, body) = reply.split_once("\r\n\r\n").expect("it speaks HTTP");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("it speaks HTTP");
+        (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {reply}")))
+    }
+}
+
 fn locked(path: &Path, how: impl Fn(&File) -> std::io::Result<()>) -> File {
     let file = File::options().create(true).truncate(false).write(true).open(path);
     let file = file.unwrap_or_else(|error| panic!("{path:?}: {error}"));

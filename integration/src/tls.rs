@@ -1,7 +1,12 @@
 //! Certificates for tests, made by openssl.
 
-use std::{path::PathBuf, process::Command};
+use std::{path::PathBuf, process::Command, sync::Arc};
 
+use rustls::{
+    ServerConfig,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
 use tempfile::TempDir;
 
 /// An authority, and certificates from it for a server on loopback and for a client.
@@ -51,6 +56,22 @@ impl Certificates {
     /// Certificate and key for `localhost`, and not for `127.0.0.1`.
     pub fn server(&self) -> (PathBuf, PathBuf) {
         (self.path("server.crt"), self.path("server.key"))
+    }
+
+    /// What a TLS server for `localhost` needs.
+    ///
+    /// # Panics
+    /// When what openssl has made cannot be read.
+    pub fn server_config(&self) -> Arc<ServerConfig> {
+        let (certificate, key) = self.server();
+        let certificate = CertificateDer::from_pem_file(certificate).expect("openssl writes PEM");
+        let key = PrivateKeyDer::from_pem_file(key).expect("openssl writes PEM");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring has them all")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key);
+        Arc::new(config.expect("they belong together"))
     }
 
     /// Certificate and key for a client.

@@ -4,12 +4,16 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    io::{self, BufRead as _, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
+
+use rustls::{ServerConnection, StreamOwned};
+
+use crate::tls::Certificates;
 
 /// What happens to one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +26,8 @@ pub enum Fault {
     DelayRequest(Duration),
     /// It is refused with this status and this error code, without any effect.
     Refuse(u16, &'static str),
+    /// It is answered with this body, without any effect.
+    Answer(String),
 }
 
 /// The proxy. Each test has its own.
@@ -35,6 +41,8 @@ pub struct Wire {
 struct State {
     /// The operations of all requests, in the order of their arrival.
     seen: Vec<String>,
+    /// The head of the latest request.
+    head: String,
     next: VecDeque<Option<Fault>>,
     always: Option<Fault>,
     connections: usize,
@@ -46,6 +54,36 @@ impl Wire {
     /// # Panics
     /// When no port is free.
     pub fn start(server: SocketAddr) -> Self {
+        Self::accept(server, Some)
+    }
+
+    /// The same for clients that speak TLS.
+    ///
+    /// # Panics
+    /// When no port is free.
+    pub fn start_tls(server: SocketAddr, certificates: &Certificates) -> Self {
+        let config = certificates.server_config();
+        Self::accept(server, move |client| {
+            let connection = ServerConnection::new(Arc::clone(&config)).ok()?;
+            Some(StreamOwned::new(connection, client))
+        })
+    }
+
+    /// Answers all requests itself, until something else is said.
+    ///
+    /// # Panics
+    /// When no port is free.
+    pub fn alone(answer: Fault) -> Self {
+        // Nothing ever goes there.
+        let wire = Self::start(([127, 0, 0, 1], 9).into());
+        wire.always(answer);
+        wire
+    }
+
+    fn accept<S: Read + Write + Send + 'static>(
+        server: SocketAddr,
+        wrap: impl Fn(TcpStream) -> Option<S> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
         let address = listener.local_addr().expect("a bound socket has an address");
         let state = Arc::<Mutex<State>>::default();
@@ -54,6 +92,8 @@ impl Wire {
             for client in listener.incoming().map_while(Result::ok) {
                 let state = Arc::clone(&shared);
                 lock(&state).connections += 1;
+                let _ = client.set_nodelay(true);
+                let Some(client) = wrap(client) else { continue };
                 // A broken connection is the client's to notice.
                 thread::spawn(move || serve(client, server, &state));
             }
@@ -61,9 +101,23 @@ impl Wire {
         Self { address, state }
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Where it listens, as an endpoint URL.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// A header of the latest request; empty when it had none of that name.
+    pub fn header(&self, name: &str) -> String {
+        let state = lock(&self.state);
+        let found = state.head.lines().filter_map(|line| line.split_once(':'));
+        let mut found =
+            found.filter(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().into());
+        found.next_back().unwrap_or_default()
     }
 
     /// The operations of all requests since the last call, such as `UpdateItem`.
@@ -91,40 +145,51 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn serve(client: TcpStream, server: SocketAddr, state: &Mutex<State>) -> io::Result<()> {
-    let _ = client.set_nodelay(true);
-    let mut upstream = TcpStream::connect(server)?;
-    upstream.set_nodelay(true)?;
-    let mut replies = BufReader::new(upstream.try_clone()?);
-    let mut requests = BufReader::new(client.try_clone()?);
-    let mut client = client;
-    while let Some(request) = message(&mut requests)? {
+fn serve(client: impl Read + Write, server: SocketAddr, state: &Mutex<State>) -> io::Result<()> {
+    let mut upstream = None;
+    let mut client = BufReader::new(client);
+    while let Some(request) = message(&mut client)? {
         let fault = {
             let mut state = lock(state);
             state.seen.push(operation(&request));
+            state.head = head(&request);
             state.next.pop_front().unwrap_or_else(|| state.always.clone())
         };
         match &fault {
-            Some(Fault::LoseRequest) => return wait_for_end(&mut requests),
+            Some(Fault::LoseRequest) => return wait_for_end(&mut client),
             Some(Fault::Refuse(status, code)) => {
-                client.write_all(&refusal(*status, code))?;
+                let body =
+                    format!("{{\"__type\":\"com.amazonaws.dynamodb.v20120810#{code}\",\"message\":\"by the test\"}}");
+                client.get_mut().write_all(&reply(*status, &body))?;
+                client.get_mut().flush()?;
+                continue;
+            }
+            Some(Fault::Answer(body)) => {
+                client.get_mut().write_all(&reply(200, body))?;
+                client.get_mut().flush()?;
                 continue;
             }
             Some(Fault::DelayRequest(delay)) => thread::sleep(*delay),
             Some(Fault::LoseReply) | None => {}
         }
-        upstream.write_all(&request)?;
-        let Some(reply) = message(&mut replies)? else { return Ok(()) };
+        let upstream = match &mut upstream {
+            Some(upstream) => upstream,
+            none => none.insert(BufReader::new(TcpStream::connect(server)?)),
+        };
+        upstream.get_mut().set_nodelay(true)?;
+        upstream.get_mut().write_all(&request)?;
+        let Some(reply) = message(upstream)? else { return Ok(()) };
         if fault == Some(Fault::LoseReply) {
-            return wait_for_end(&mut requests);
+            return wait_for_end(&mut client);
         }
-        client.write_all(&reply)?;
+        client.get_mut().write_all(&reply)?;
+        client.get_mut().flush()?;
     }
     Ok(())
 }
 
 /// One HTTP message with its body; `None` at the end of the connection.
-fn message(from: &mut BufReader<TcpStream>) -> io::Result<Option<Vec<u8>>> {
+fn message(from: &mut BufReader<impl Read>) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     let mut length = 0;
     loop {
@@ -147,20 +212,26 @@ fn message(from: &mut BufReader<TcpStream>) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
+fn head(request: &[u8]) -> String {
+    let text = String::from_utf8_lossy(request);
+    text.split("\r\n\r\n").next().unwrap_or_default().to_owned()
+}
+
 /// `UpdateItem`, of the header `X-Amz-Target: DynamoDB_20120810.UpdateItem`.
 fn operation(request: &[u8]) -> String {
-    let text = String::from_utf8_lossy(request);
-    let target = text.lines().find(|line| line.to_ascii_lowercase().starts_with("x-amz-target:"));
+    let head = head(request);
+    let target = head.lines().find(|line| line.to_ascii_lowercase().starts_with("x-amz-target:"));
     target.and_then(|line| line.rsplit('.').next()).unwrap_or("?").trim().to_owned()
 }
 
-fn refusal(status: u16, code: &str) -> Vec<u8> {
-    let body = format!("{{\"__type\":\"com.amazonaws.dynamodb.v20120810#{code}\",\"message\":\"by the test\"}}");
+fn reply(status: u16, body: &str) -> Vec<u8> {
     let length = body.len();
-    format!("HTTP/1.1 {status} Refused\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: {length}\r\n\r\n{body}")
-        .into_bytes()
+    format!(
+        "HTTP/1.1 {status} Made\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
 }
 
-fn wait_for_end(client: &mut BufReader<TcpStream>) -> io::Result<()> {
+fn wait_for_end(client: &mut BufReader<impl Read>) -> io::Result<()> {
     io::copy(client, &mut io::sink()).map(|_| ())
 }

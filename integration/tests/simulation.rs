@@ -4,7 +4,7 @@ use integration::sim::{Mistake, search, simulate};
 
 #[test]
 fn no_promise_is_broken_in_any_storm() {
-    let found = search(0..150, None);
+    let found = search(0..150, None, None);
     println!("{found}");
     assert!(found.violations.is_empty(), "{found}");
     assert!(found.acquisitions > 8_000 && found.losses > 450, "the storm must hurt, and work go on: {found}");
@@ -12,7 +12,7 @@ fn no_promise_is_broken_in_any_storm() {
 
 #[track_caller]
 fn is_found(mistake: Mistake, seeds: u64) {
-    let found = search(0..seeds, Some(mistake));
+    let found = search(0..seeds, Some(mistake), None);
     println!("{mistake}: {found}");
     assert!(!found.violations.is_empty(), "{mistake} was not found in {seeds} seeds");
 }
@@ -45,7 +45,7 @@ fn a_retry_that_takes_its_own_lock_for_foreign_is_found() {
 #[test]
 fn a_seed_replays_the_same_history() {
     for seed in 0..10 {
-        let [first, second] = [(), ()].map(|()| simulate(seed, Some(Mistake::ReleaseWithoutComparison)));
+        let [first, second] = [(), ()].map(|()| simulate(seed, Some(Mistake::ReleaseWithoutComparison), None));
         assert_eq!(first.1, second.1, "seed {seed}");
         assert_eq!(first.0.to_string(), second.0.to_string(), "seed {seed}");
     }

@@ -8,7 +8,7 @@ use lock_core::{
 };
 
 use crate::{
-    backend::{DynamoBackend, Written},
+    backend::{DynamoBackend, Written, overtaken},
     change::Change,
     clock::{Reading, seconds},
     config::Takeover,
@@ -40,7 +40,7 @@ impl DynamoBackend {
             Written::Done => return self.granted(claim, now, token, &version, None).await,
             Written::Refused(Some(item)) => item,
             // A store that does not return the item with the refusal (some emulators): ask for it.
-            Written::Refused(None) => match self.item(&claim.name).await? {
+            Written::Refused(None) => match self.item(self.client().await?, &claim.name).await? {
                 Some(item) => item,
                 None => return Ok(Attempt::Held(Holder::default())),
             },
@@ -58,7 +58,7 @@ impl DynamoBackend {
 
     /// Whether the lock of `record`, which a reply has just brought, can be had.
     pub(crate) fn judge(&self, name: &LockName, record: &Record) -> Verdict {
-        let now = self.clock.now();
+        let now = self.clock.now_at_least();
         match record.state {
             State::Released => return Verdict::Free,
             State::Parked(until) => {
@@ -111,6 +111,9 @@ impl DynamoBackend {
     /// Somebody else has changed the record between two requests of one attempt.
     fn beaten(&self, claim: &Claim, item: Option<Item>) -> Result<Attempt, Error> {
         let record = item.map(|item| self.read(&item)).transpose()?.flatten();
+        if record.as_ref().is_some_and(|record| record.is_held_by(claim.id)) {
+            return Err(overtaken());
+        }
         Ok(Attempt::Held(record.map_or_else(Holder::default, |record| self.holder(&claim.name, &record))))
     }
 

@@ -3,9 +3,9 @@
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
     Client,
-    error::{ProvideErrorMetadata, SdkError},
     operation::{delete_item::DeleteItemError, update_item::UpdateItemError},
     types::{AttributeValue, ReturnValuesOnConditionCheckFailure::AllOld},
 };
@@ -21,13 +21,13 @@ use tokio::sync::OnceCell;
 use crate::{
     batch::{self, Batches},
     change::{Change, Idle},
-    client,
+    client::{self, Clients},
     clock::{Reading, StoreClock},
     config::DynamoConfig,
     error::convert,
     observed::Observations,
     record::{Item, Record, State},
-    schema::{Attr, Schema},
+    schema::{Attribute, Schema},
 };
 
 /// Locks in a DynamoDB table.
@@ -38,7 +38,8 @@ pub struct DynamoBackend {
     pub(crate) clock: Arc<StoreClock>,
     pub(crate) observations: Observations,
     pub(crate) batches: Batches,
-    client: OnceCell<Client>,
+    sdk: Option<SdkConfig>,
+    clients: OnceCell<Clients>,
 }
 
 /// What became of a conditional write.
@@ -47,6 +48,28 @@ pub(crate) enum Written {
     Done,
     /// The condition did not hold; this is the item, if there is one.
     Refused(Option<Item>),
+}
+
+/// Sends a write under its condition. `UpdateItem` and `DeleteItem` are alike in all that matters here, but for their types.
+macro_rules! write_item {
+    ($self:ident, $name:ident, $request:ident, $change:ident, $Error:ident) => {{
+        let answer = $request
+            .table_name(&$self.config.table)
+            .set_key(Some($self.key($name)))
+            .condition_expression($change.condition)
+            .set_expression_attribute_names(Some($change.names))
+            .set_expression_attribute_values(Some($change.values))
+            .return_values_on_condition_check_failure(AllOld)
+            .send()
+            .await;
+        match answer {
+            Ok(_) => Ok(Written::Done),
+            Err(error) => match error.as_service_error() {
+                Some($Error::ConditionalCheckFailedException(failed)) => Ok(Written::Refused(failed.item.clone())),
+                _ => Err(convert(error, &$self.config)),
+            },
+        }
+    }};
 }
 
 /// How many locks of other people a process remembers having seen.
@@ -66,12 +89,32 @@ impl DynamoBackend {
             clock,
             observations: Observations::new(OBSERVATIONS),
             batches: Batches::default(),
-            client: OnceCell::new(),
+            sdk: None,
+            clients: OnceCell::new(),
         }
     }
 
+    /// Uses an AWS configuration of the application's own, its HTTP client included, where the [`DynamoConfig`] does not say
+    /// otherwise. Retries and timeouts stay what locks need.
+    #[must_use]
+    pub fn with_sdk_config(mut self, sdk: SdkConfig) -> Self {
+        self.sdk = Some(sdk);
+        self.clients = OnceCell::new();
+        self
+    }
+
+    async fn clients(&self) -> Result<&Clients, Error> {
+        self.clients.get_or_try_init(|| client::connect(&self.config, self.sdk.as_ref(), &self.clock)).await
+    }
+
+    /// The client for requests that the core repeats.
     pub(crate) async fn client(&self) -> Result<&Client, Error> {
-        self.client.get_or_try_init(|| client::connect(&self.config, &self.clock)).await
+        Ok(&self.clients().await?.locks)
+    }
+
+    /// The client for requests that nobody repeats but itself.
+    pub(crate) async fn patient_client(&self) -> Result<&Client, Error> {
+        Ok(&self.clients().await?.patient)
     }
 
     pub(crate) fn idle(&self) -> Idle {
@@ -81,7 +124,7 @@ impl DynamoBackend {
     pub(crate) fn key(&self, name: &LockName) -> HashMap<String, AttributeValue> {
         let layout = &self.config.layout;
         let mut key = HashMap::with_capacity(2);
-        key.insert(layout.name(Attr::Key).to_owned(), AttributeValue::S(name.as_str().to_owned()));
+        key.insert(layout.name(Attribute::Key).to_owned(), AttributeValue::S(name.as_str().to_owned()));
         if let Some((sort, value)) = &layout.sort {
             key.insert(sort.clone(), AttributeValue::S(value.clone()));
         }
@@ -94,52 +137,21 @@ impl DynamoBackend {
 
     /// One conditional `UpdateItem`.
     pub(crate) async fn update(&self, name: &LockName, change: Change<'_>) -> Result<Written, Error> {
-        let expression = change.expression();
-        let request = self.client().await?.update_item().table_name(&self.config.table).set_key(Some(self.key(name)));
-        let answer = request
-            .update_expression(expression)
-            .condition_expression(change.condition)
-            .set_expression_attribute_names(Some(change.names))
-            .set_expression_attribute_values(Some(change.values))
-            .return_values_on_condition_check_failure(AllOld)
-            .send()
-            .await;
-        self.written(answer.map(|_| ()), |error| match error {
-            UpdateItemError::ConditionalCheckFailedException(failed) => Some(failed.item.clone()),
-            _ => None,
+        let request = self.client().await?.update_item().update_expression(change.expression());
+        let version = AttributeValue::S(change.version.clone());
+        let written = write_item!(self, name, request, change, UpdateItemError)?;
+        Ok(match written {
+            // The network delivered it twice: it was done before.
+            Written::Refused(Some(item)) if item.get(self.config.layout.name(Attribute::Version)) == Some(&version) => {
+                Written::Done
+            }
+            written => written,
         })
     }
 
     async fn delete(&self, name: &LockName, change: Change<'_>) -> Result<Written, Error> {
-        let request = self.client().await?.delete_item().table_name(&self.config.table).set_key(Some(self.key(name)));
-        let answer = request
-            .condition_expression(change.condition)
-            .set_expression_attribute_names(Some(change.names))
-            .set_expression_attribute_values(Some(change.values))
-            .return_values_on_condition_check_failure(AllOld)
-            .send()
-            .await;
-        self.written(answer.map(|_| ()), |error| match error {
-            DeleteItemError::ConditionalCheckFailedException(failed) => Some(failed.item.clone()),
-            _ => None,
-        })
-    }
-
-    fn written<E>(
-        &self,
-        answer: Result<(), SdkError<E, aws_smithy_runtime_api::client::orchestrator::HttpResponse>>,
-        refused: impl Fn(&E) -> Option<Option<Item>>,
-    ) -> Result<Written, Error>
-    where
-        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
-    {
-        match answer {
-            Ok(()) => Ok(Written::Done),
-            Err(error) => match error.as_service_error().and_then(refused) {
-                Some(item) => Ok(Written::Refused(item)),
-                None => Err(convert(error, &self.config)),
-            },
-        }
+        let request = self.client().await?.delete_item();
+        write_item!(self, name, request, change, DeleteItemError)
     }
 
     /// Makes `lease`, whose item has this version, last from now on, whatever was written before.
@@ -183,6 +195,9 @@ impl DynamoBackend {
             Written::Done => Ok(Renewal::Renewed),
             Written::Refused(item) => {
                 let record = item.map(|item| self.read(&item)).transpose()?.flatten();
+                if record.as_ref().is_some_and(|record| record.is_held_by(lease.id)) {
+                    return Err(overtaken());
+                }
                 Ok(Renewal::Lost(self.lost(lease, record.as_ref())))
             }
         }
@@ -197,6 +212,11 @@ impl DynamoBackend {
             _ => LossReason::RecordGone,
         }
     }
+}
+
+/// A request of ours that had hung on its way took effect between two others: the lock is ours, but until when is not known.
+pub(crate) fn overtaken() -> Error {
+    Error::new(ErrorKind::Unavailable, "a late request for the same lease took effect meanwhile; try again")
 }
 
 #[async_trait]
@@ -246,6 +266,7 @@ impl Backend for DynamoBackend {
     async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
         if leases.len() > 1
             && !self.batches.are_denied()
+            && batch::are_distinct(leases)
             && let Some(renewals) = self.renew_batch(leases).await
         {
             return renewals;
@@ -294,7 +315,7 @@ impl Backend for DynamoBackend {
     async fn forget(&self, name: &LockName) -> Result<bool, Error> {
         let layout = &self.config.layout;
         if layout.schema.deletes_on_release() {
-            return Ok(self.item(name).await?.is_none());
+            return Ok(self.item(self.client().await?, name).await?.is_none());
         }
         Ok(matches!(self.delete(name, Change::forget(layout)).await?, Written::Done))
     }

@@ -15,10 +15,19 @@ use crate::{
     backend::{DynamoBackend, Written},
     change::Change,
     error::{convert, of_code},
+    schema::Attribute,
 };
 
 /// As many statements as DynamoDB takes in one batch.
 pub(crate) const LARGEST: usize = 25;
+
+/// Whether all leases are of different locks. When an operator breaks a lock that this process then takes again, both leases are here until the
+/// first is found to be lost, and DynamoDB refuses a whole batch that names an item twice.
+pub(crate) fn are_distinct(leases: &[Lease]) -> bool {
+    let mut names: Vec<_> = leases.iter().map(|lease| &lease.name).collect();
+    names.sort_unstable();
+    names.windows(2).all(|pair| pair[0] != pair[1])
+}
 
 /// Whether this process may use batches: they need a permission of their own (`dynamodb:PartiQLUpdate`).
 #[derive(Debug, Default)]
@@ -92,7 +101,7 @@ impl Change<'_> {
         let mut parameters = Vec::with_capacity(self.values.len() + 2);
         let sets = self.expression().trim_start_matches("SET ").replace(", ", " SET ");
         let mut text = format!("UPDATE {} SET {}", quoted(table), self.resolved(&sets, &mut parameters));
-        text += &format!(" WHERE {} = ?", quoted(&self.layout.key));
+        text += &format!(" WHERE {} = ?", quoted(self.layout.name(Attribute::Key)));
         parameters.push(AttributeValue::S(key.to_owned()));
         if let Some((sort, value)) = &self.layout.sort {
             text += &format!(" AND {} = ?", quoted(sort));
@@ -145,11 +154,7 @@ mod tests {
     use lock_core::{LeaseId, LockName, clock::Moment};
 
     use super::*;
-    use crate::{
-        change::Idle,
-        clock::Reading,
-        schema::{Layout, Schema},
-    };
+    use crate::{change::Idle, clock::Reading, layout::Layout, schema::Schema};
 
     #[test]
     fn a_renewal_as_a_statement_has_the_same_conditions() {

@@ -7,8 +7,9 @@ use lock_core::{FencingToken, Lease, LeaseId, backend::Claim};
 
 use crate::{
     clock::Reading,
+    layout::Layout,
     record::{self, Record},
-    schema::{Attr, Layout, Schema},
+    schema::{Attribute, Schema},
 };
 
 /// An update or delete of one item, under a condition.
@@ -34,7 +35,7 @@ impl<'a> Change<'a> {
         let (set, remove, condition) = (String::with_capacity(192), String::new(), String::with_capacity(160));
         let mut change = Self { layout, names, values, set, remove, condition, version };
         let version = AttributeValue::S(change.version.clone());
-        change.set(Attr::Version, version);
+        change.set(Attribute::Version, version);
         change
     }
 
@@ -46,17 +47,17 @@ impl<'a> Change<'a> {
             // Our own releases have removed them.
             change.clear(claim);
         }
-        let version = change.name(Attr::Version);
+        let version = change.name(Attribute::Version);
         change.condition = format!("attribute_not_exists({version})");
         if !layout.schema.deletes_on_release() {
             // Not after a release of this very id: that would be a request that was overtaken by its own release.
-            let (released, one) = (change.name(Attr::Released), change.value(text("1")));
+            let (released, one) = (change.name(Attribute::Released), change.value(text("1")));
             let id = change.value(text(claim.id));
             change.condition =
                 format!("({} OR ({released} = {one} AND NOT begins_with({version}, {id})))", change.condition);
         }
         if let Some(token) = fence {
-            let fence = change.name(Attr::Fence);
+            let fence = change.name(Attribute::Fence);
             let _ = write!(change.condition, " AND (attribute_not_exists({fence}) OR {fence} < {token})");
         }
         change
@@ -84,7 +85,7 @@ impl<'a> Change<'a> {
         let ends = change.last(lease.ttl, now, idle);
         change.require_held_by(lease.id);
         // A renewal that hung on its way must not cut short what a later one has promised.
-        let (expires, ends) = (change.name(Attr::Expires), change.value(number(ends)));
+        let (expires, ends) = (change.name(Attribute::Expires), change.value(number(ends)));
         let _ = write!(change.condition, " AND {expires} <= {ends}");
         change
     }
@@ -101,12 +102,12 @@ impl<'a> Change<'a> {
     pub(crate) fn release(layout: &'a Layout, lease: &Lease, hold_for: Duration, now: Reading, idle: Idle) -> Self {
         let mut change = Self::new(layout, record::version(lease.id));
         if hold_for.is_zero() {
-            change.set(Attr::Released, text("1"));
-            change.remove(Attr::Data);
+            change.set(Attribute::Released, text("1"));
+            change.remove(Attribute::Data);
         } else {
             // To foreign clients it looks like a holder that died, with a lease of just that length.
             let free_at = change.last(Some(hold_for), now, idle);
-            change.set(Attr::FreeAt, number(free_at));
+            change.set(Attribute::FreeAt, number(free_at));
         }
         change.require_held_by(lease.id);
         change
@@ -126,9 +127,10 @@ impl<'a> Change<'a> {
         let mut change = Self::new(layout, String::new());
         change.values.clear();
         change.names.clear();
-        let (version, released) = (change.name(Attr::Version), change.name(Attr::Released));
+        // An item that is no lock is somebody else's.
+        let (key, released) = (change.name(Attribute::Key), change.name(Attribute::Released));
         let one = change.value(text("1"));
-        change.condition = format!("attribute_not_exists({version}) OR {released} = {one}");
+        change.condition = format!("attribute_not_exists({key}) OR {released} = {one}");
         change
     }
 
@@ -136,13 +138,13 @@ impl<'a> Change<'a> {
     pub(crate) fn broken(layout: &'a Layout, seen: &str, by: &str, now: Reading, idle: Idle) -> Self {
         let id = seen.parse::<LeaseId>().ok();
         let mut change = Self::new(layout, record::version(id.unwrap_or_else(LeaseId::random)));
-        change.set(Attr::Released, text("1"));
-        change.remove(Attr::Data);
+        change.set(Attribute::Released, text("1"));
+        change.remove(Attribute::Data);
         change.collect(now, Duration::ZERO, idle);
         match id {
             Some(id) => {
-                change.set(Attr::BrokenId, text(id));
-                change.set(Attr::BrokenBy, text(by));
+                change.set(Attribute::BrokenId, text(id));
+                change.set(Attribute::BrokenBy, text(by));
                 change.require_held_by(id);
             }
             None => {
@@ -156,23 +158,23 @@ impl<'a> Change<'a> {
     /// Everything that makes the item a lock held by `claim`. Returns the placeholder of the token, where there is one.
     fn grant(&mut self, claim: &Claim, now: Reading, token: Option<FencingToken>, idle: Idle) -> Option<String> {
         self.last(claim.ttl, now, idle);
-        self.set(Attr::Owner, text(&claim.owner));
-        self.set(Attr::Since, number(now.millis()));
+        self.set(Attribute::Owner, text(&claim.owner));
+        self.set(Attribute::Since, number(now.millis()));
         if let Some(data) = &claim.data {
-            self.set(Attr::Data, AttributeValue::B(Blob::new(data.clone())));
+            self.set(Attribute::Data, AttributeValue::B(Blob::new(data.clone())));
         }
         if !self.layout.schema.deletes_on_release() {
-            self.remove(Attr::Released);
+            self.remove(Attribute::Released);
         }
         let token = token.filter(|_| self.layout.fences())?;
-        Some(self.set(Attr::Fence, number(token.get())))
+        Some(self.set(Attribute::Fence, number(token.get())))
     }
 
     /// Removes what a holder that did not release, or a foreign one, has left in the item.
     fn clear(&mut self, claim: &Claim) {
-        self.remove(Attr::FreeAt);
+        self.remove(Attribute::FreeAt);
         if claim.data.is_none() {
-            self.remove(Attr::Data);
+            self.remove(Attribute::Data);
         }
     }
 
@@ -181,11 +183,11 @@ impl<'a> Change<'a> {
         let ttl = ttl.unwrap_or(NO_TTL);
         let millis = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4);
         let ends = now.millis().saturating_add(1).saturating_add(millis);
-        self.set(Attr::Ttl, number(millis));
+        self.set(Attribute::Ttl, number(millis));
         if let Some(lease) = self.layout.schema.encode_lease(ttl) {
-            self.set(Attr::Lease, lease);
+            self.set(Attribute::Lease, lease);
         }
-        self.set(Attr::Expires, number(ends));
+        self.set(Attribute::Expires, number(ends));
         self.collect(now, ttl, idle);
         ends
     }
@@ -193,43 +195,43 @@ impl<'a> Change<'a> {
     fn collect(&mut self, now: Reading, ttl: Duration, idle: Idle) {
         let after = i64::try_from((ttl + idle.0).as_secs()).unwrap_or(i64::MAX / 4);
         // In seconds: DynamoDB takes milliseconds for a date in the far future, and never deletes the item.
-        self.set(Attr::CollectAt, number(now.millis().div_euclid(1_000).saturating_add(after)));
+        self.set(Attribute::CollectAt, number(now.millis().div_euclid(1_000).saturating_add(after)));
     }
 
     fn require_version(&mut self, version: &str) {
-        let (attr, value) = (self.name(Attr::Version), self.value(text(version)));
+        let (attr, value) = (self.name(Attribute::Version), self.value(text(version)));
         self.condition = format!("{attr} = {value}");
     }
 
     fn require_held_by(&mut self, id: LeaseId) {
-        let (version, id) = (self.name(Attr::Version), self.value(text(format!("{id}."))));
+        let (version, id) = (self.name(Attribute::Version), self.value(text(format!("{id}."))));
         self.condition = format!("begins_with({version}, {id})");
-        let free_at = self.name(Attr::FreeAt);
+        let free_at = self.name(Attribute::FreeAt);
         let _ = write!(self.condition, " AND attribute_not_exists({free_at})");
         self.require_not_released();
     }
 
     fn require_not_released(&mut self) {
         if !self.layout.schema.deletes_on_release() {
-            let released = self.name(Attr::Released);
+            let released = self.name(Attribute::Released);
             let _ = write!(self.condition, " AND attribute_not_exists({released})");
         }
     }
 
     /// Returns the placeholder of the value.
-    fn set(&mut self, attr: Attr, value: AttributeValue) -> String {
+    fn set(&mut self, attr: Attribute, value: AttributeValue) -> String {
         let (name, value) = (self.name(attr), self.value(value));
         let _ = write!(self.set, "{}{name} = {value}", if self.set.is_empty() { "SET " } else { ", " });
         value
     }
 
-    fn remove(&mut self, attr: Attr) {
+    fn remove(&mut self, attr: Attribute) {
         let name = self.name(attr);
         let _ = write!(self.remove, "{}{name}", if self.remove.is_empty() { " REMOVE " } else { ", " });
     }
 
     /// A placeholder: attribute names may be reserved words, or chosen by the user.
-    fn name(&mut self, attr: Attr) -> &'static str {
+    fn name(&mut self, attr: Attribute) -> &'static str {
         let placeholder = placeholder(attr);
         if !self.names.contains_key(placeholder) {
             self.names.insert(placeholder.into(), self.layout.name(attr).into());
@@ -251,22 +253,22 @@ impl<'a> Change<'a> {
 /// The core gives every claim a ttl on this store; a lease that lasts for ever is never written.
 const NO_TTL: Duration = Duration::from_secs(30);
 
-fn placeholder(attr: Attr) -> &'static str {
+fn placeholder(attr: Attribute) -> &'static str {
     match attr {
-        Attr::Key => "#key",
-        Attr::Version => "#version",
-        Attr::Owner => "#owner",
-        Attr::Lease => "#lease",
-        Attr::Ttl => "#ttl",
-        Attr::Released => "#released",
-        Attr::Data => "#data",
-        Attr::Expires => "#expires",
-        Attr::Since => "#since",
-        Attr::Fence => "#fence",
-        Attr::FreeAt => "#free_at",
-        Attr::BrokenId => "#broken_id",
-        Attr::BrokenBy => "#broken_by",
-        Attr::CollectAt => "#collect_at",
+        Attribute::Key => "#key",
+        Attribute::Version => "#version",
+        Attribute::Owner => "#owner",
+        Attribute::Lease => "#lease",
+        Attribute::Ttl => "#ttl",
+        Attribute::Released => "#released",
+        Attribute::Data => "#data",
+        Attribute::Expires => "#expires",
+        Attribute::Since => "#since",
+        Attribute::Fence => "#fence",
+        Attribute::FreeAt => "#free_at",
+        Attribute::BrokenId => "#broken_id",
+        Attribute::BrokenBy => "#broken_by",
+        Attribute::CollectAt => "#collect_at",
     }
 }
 

@@ -1,8 +1,8 @@
-//! The SDK's client: one per backend, built at its first request.
+//! The SDK's clients: one set per backend, built at its first request, on one HTTP client.
 
 use std::{sync::Arc, time::Duration};
 
-use aws_config::{BehaviorVersion, Region, default_provider::region::DefaultRegionChain, sts::AssumeRoleProvider};
+use aws_config::{BehaviorVersion, Region, SdkConfig, sts::AssumeRoleProvider};
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_sdk_dynamodb::{Client, config::Builder};
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
@@ -34,20 +34,77 @@ const CONNECT: Duration = Duration::from_secs(1);
 const REQUEST: Duration = Duration::from_secs(2);
 /// What the core is told to allow for one attempt, which is up to three requests in the worst case.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(5);
+/// Longest time for something that is not a lock's: a page of a list, a step of creating a table. With [`TRIES`] requests.
+const PATIENCE: Duration = Duration::from_secs(15);
+const TRIES: u32 = 5;
 
-pub(crate) async fn connect(config: &DynamoConfig, clock: &Arc<StoreClock>) -> Result<Client, Error> {
+/// Two views of one client.
+#[derive(Debug, Clone)]
+pub(crate) struct Clients {
+    /// For acquire, renew, release and break. The core tries again, under the same lease id and within the time that the lease leaves.
+    /// Retries below it would hide from it that an earlier attempt may have taken effect.
+    pub(crate) locks: Client,
+    /// For reading, and for the table: repeated by the SDK while the server throttles or fails, because nobody above does.
+    pub(crate) patient: Client,
+}
+
+pub(crate) async fn connect(
+    config: &DynamoConfig,
+    sdk: Option<&SdkConfig>,
+    clock: &Arc<StoreClock>,
+) -> Result<Clients, Error> {
+    config.layout.check().map_err(wrong)?;
+    let shared = match sdk {
+        None => load(config).await?,
+        Some(sdk) => chosen(config, sdk.clone())?,
+    };
+    let mut builder = Builder::from(&shared)
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(timeouts(REQUEST))
+        // Made for large bodies; the time of these requests is bounded as a whole.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .interceptor(ReadDate(Arc::clone(clock)));
+    if let Some(endpoint) = &config.endpoint {
+        // Here and not for all services: a role is assumed elsewhere.
+        builder = builder.endpoint_url(endpoint);
+    }
+    if let Some(role) = &config.role {
+        let provider = AssumeRoleProvider::builder(role).session_name("dlock").configure(&shared).build().await;
+        builder = builder.credentials_provider(SharedCredentialsProvider::new(provider));
+    }
+    let locks = builder.build();
+    let patient = locks
+        .to_builder()
+        .retry_config(RetryConfig::standard().with_max_attempts(TRIES).with_initial_backoff(Duration::from_millis(100)))
+        .timeout_config(timeouts(PATIENCE));
+    Ok(Clients { locks: Client::from_conf(locks), patient: Client::from_conf(patient.build()) })
+}
+
+fn timeouts(operation: Duration) -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(CONNECT)
+        .operation_attempt_timeout(REQUEST)
+        .operation_timeout(operation)
+        .build()
+}
+
+fn wrong(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Config, message).with_operation(Operation::Open)
+}
+
+/// What `config` says, and for the rest the AWS environment.
+async fn load(config: &DynamoConfig) -> Result<SdkConfig, Error> {
+    // Also for what asks the instance, the container or the token service.
     let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
-    let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http).region(region(config).await?);
+    let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http);
+    if let Some(region) = &config.region {
+        loader = loader.region(Region::new(region.clone()));
+    }
     if let Some(profile) = &config.profile {
         loader = loader.profile_name(profile);
     }
-    if let Some(credentials) = &config.credentials {
-        let (key, secret, session) = credentials.expose();
-        let session = session.map(ToOwned::to_owned);
-        loader = loader.credentials_provider(Credentials::new(key, secret, session, None, "dlock configuration"));
-    }
-    if let Some(endpoint) = &config.endpoint {
-        loader = loader.endpoint_url(endpoint);
+    if let Some(credentials) = credentials(config) {
+        loader = loader.credentials_provider(credentials);
     }
     if config.fips {
         loader = loader.use_fips(true);
@@ -55,46 +112,46 @@ pub(crate) async fn connect(config: &DynamoConfig, clock: &Arc<StoreClock>) -> R
     if config.dual_stack {
         loader = loader.use_dual_stack(true);
     }
-    let shared = loader.load().await;
-    let mut builder = Builder::from(&shared)
-        // The core tries again, under the same lease id and within the time that the lease leaves. Retries below it would hide
-        // from it that an earlier attempt may have taken effect.
-        .retry_config(RetryConfig::disabled())
-        .timeout_config(
-            TimeoutConfig::builder()
-                .connect_timeout(CONNECT)
-                .operation_attempt_timeout(REQUEST)
-                .operation_timeout(REQUEST)
-                .build(),
-        )
-        // Made for large bodies; the time of these requests is bounded as a whole.
-        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .interceptor(ReadDate(Arc::clone(clock)));
-    if let Some(role) = &config.role {
-        let provider = AssumeRoleProvider::builder(role).session_name("dlock").configure(&shared).build().await;
-        builder = builder.credentials_provider(SharedCredentialsProvider::new(provider));
-    }
-    Ok(Client::from_conf(builder.build()))
+    in_a_region(config, loader.load().await)
 }
 
-/// The region that was chosen, or that the environment, the profile or the instance says.
-async fn region(config: &DynamoConfig) -> Result<Region, Error> {
+/// What `config` says, and for the rest the application's own configuration.
+fn chosen(config: &DynamoConfig, sdk: SdkConfig) -> Result<SdkConfig, Error> {
+    if config.profile.is_some() {
+        return Err(wrong(
+            "a profile has no effect beside an AWS configuration of the application's own; load it with that",
+        ));
+    }
+    let mut builder = sdk.into_builder();
     if let Some(region) = &config.region {
-        return Ok(Region::new(region.clone()));
+        builder = builder.region(Region::new(region.clone()));
     }
-    let mut chain = DefaultRegionChain::builder();
-    if let Some(profile) = &config.profile {
-        chain = chain.profile_name(profile);
+    if let Some(credentials) = credentials(config) {
+        builder = builder.credentials_provider(SharedCredentialsProvider::new(credentials));
     }
-    match chain.build().region().await {
-        Some(region) => Ok(region),
-        // Something that is not AWS does not care; a signature needs one.
-        None if config.endpoint.is_some() => Ok(Region::from_static("us-east-1")),
-        None => {
-            let message = "no AWS region; add region=… to the configuration, or set AWS_REGION";
-            Err(Error::new(ErrorKind::Config, message).with_operation(Operation::Open))
-        }
+    if config.fips {
+        builder = builder.use_fips(true);
     }
+    if config.dual_stack {
+        builder = builder.use_dual_stack(true);
+    }
+    in_a_region(config, builder.build())
+}
+
+fn in_a_region(config: &DynamoConfig, sdk: SdkConfig) -> Result<SdkConfig, Error> {
+    if sdk.region().is_some() {
+        return Ok(sdk);
+    }
+    if config.endpoint.is_none() && sdk.endpoint_url().is_none() {
+        return Err(wrong("no AWS region; add region=… to the configuration, or set AWS_REGION"));
+    }
+    // Something that is not AWS does not care; a signature needs one.
+    Ok(sdk.into_builder().region(Region::from_static("us-east-1")).build())
+}
+
+fn credentials(config: &DynamoConfig) -> Option<Credentials> {
+    let (key, secret, session) = config.credentials.as_ref()?.expose();
+    Some(Credentials::new(key, secret, session.map(ToOwned::to_owned), None, "dlock configuration"))
 }
 
 /// Reads the store's clock from every reply.

@@ -8,18 +8,24 @@ use std::{
 use lock_core::clock::{Clock, Moment};
 
 const SECOND: i64 = 1_000_000;
+/// A date that was cut right before it would have changed makes a good clock seem late by as long as the request took. Below this, that is left
+/// to the margin between the end of a guard and that of its lease, rather than to a second request.
+const GRACE: i64 = 250_000;
 
 /// Tells DynamoDB's time.
 ///
 /// DynamoDB shows its clock only in the `Date` header of a reply, cut to a second. A reply that was asked for at `a` and arrived at `b`
 /// with the date `d` proves that the store's clock is ahead of our elapsed clock by something in `[d - b, d + 1 s - a]`; each
 /// further reply narrows that span. Within it the wall clock is believed, because it is precise to a millisecond on a machine whose
-/// time is kept; outside of it, it is not.
+/// time is kept, but never so far that a lie would make two holders: an expiry is written at most half of the skew bound early
+/// ([`now`](Self::now)), and judged at most half of it ahead ([`now_at_least`](Self::now_at_least)).
 #[derive(Debug)]
 pub(crate) struct StoreClock {
     clock: Arc<dyn Clock>,
     /// How far a single clock may be off: half of the bound on the difference of two.
     tolerance: i64,
+    /// How far a reading may be off on the side that endangers others: the tolerance, but not less than a date's grain.
+    trust: i64,
     span: Mutex<Option<Span>>,
 }
 
@@ -48,18 +54,28 @@ impl Reading {
 
 impl StoreClock {
     pub(crate) fn new(clock: Arc<dyn Clock>, skew_bound: Duration) -> Self {
-        Self { clock, tolerance: micros(skew_bound) / 2, span: Mutex::new(None) }
+        let tolerance = micros(skew_bound) / 2;
+        Self { clock, tolerance, trust: tolerance.max(SECOND), span: Mutex::new(None) }
     }
 
     pub(crate) fn moment(&self) -> Moment {
         self.clock.now()
     }
 
-    /// The store's time now: of the wall clock, as far as the replies do not contradict it.
+    /// The store's time now, for what we write: of the wall clock, as far as the replies do not contradict it, and not dangerously early.
     pub(crate) fn now(&self) -> Reading {
+        self.read(|wall, lo, hi| wall.clamp(lo.max(hi - self.trust), hi))
+    }
+
+    /// The store's time now, to judge what others have written: not dangerously late.
+    pub(crate) fn now_at_least(&self) -> Reading {
+        self.read(|wall, lo, hi| wall.clamp(lo, hi.min(lo + self.trust)))
+    }
+
+    fn read(&self, within: impl Fn(i64, i64, i64) -> i64) -> Reading {
         let moment = self.clock.now();
         let wall = micros(moment.wall);
-        let micros = self.bounds(moment).map_or(wall, |(lo, hi)| wall.clamp(lo, hi));
+        let micros = self.bounds(moment).map_or(wall, |(lo, hi)| within(wall, lo, hi));
         Reading { moment, micros }
     }
 
@@ -67,6 +83,10 @@ impl StoreClock {
     pub(crate) fn observe(&self, sent: Moment, received: Moment, date: i64) {
         let at = micros(received.boot);
         let seen = Span { lo: date * SECOND - at, hi: (date + 1) * SECOND - micros(sent.boot), at };
+        if seen.lo > seen.hi {
+            // Time since boot does not go back; where it has, this reply proves nothing.
+            return;
+        }
         let mut span = self.span.lock().unwrap_or_else(PoisonError::into_inner);
         // What contradicts all before is right: this machine was paused without its clock noticing.
         *span = Some(span.and_then(|known| known.widened(at).intersection(seen)).unwrap_or(seen));
@@ -88,10 +108,11 @@ impl StoreClock {
         self.skew(at).is_some_and(|skew| skew.abs() <= self.tolerance)
     }
 
-    /// Whether a reading from before a reply stands in the light of that reply.
+    /// Whether an expiry that was reckoned from a reading before a reply stands in the light of that reply: too early would
+    /// invite others, too late would keep them waiting.
     pub(crate) fn confirms(&self, reading: Reading) -> bool {
         self.bounds(reading.moment)
-            .is_none_or(|(lo, hi)| (lo - self.tolerance..=hi + self.tolerance).contains(&reading.micros))
+            .is_none_or(|(_, hi)| (hi - self.trust - GRACE..=hi + self.tolerance).contains(&reading.micros))
     }
 
     /// Between what the store's clock is at a moment.
@@ -168,8 +189,9 @@ mod tests {
     #[test]
     fn a_good_wall_clock_stays_precise_to_the_microsecond() {
         let (_, clock) = clock(0);
-        clock.observe(at(1_000, 0), at(1_010, 0), date_at(1_005));
+        clock.observe(at(1_500, 0), at(1_510, 0), date_at(1_505));
         assert_eq!(clock.now().micros, micros(at(2_000, 0).wall));
+        assert_eq!(clock.now_at_least().micros, micros(at(2_000, 0).wall));
         assert!(clock.is_trusted(clock.moment()));
         assert_eq!(clock.skew(clock.moment()), Some(0));
     }
@@ -189,6 +211,62 @@ mod tests {
     }
 
     #[test]
+    fn two_lying_clocks_together_stay_within_the_bound() {
+        // Whatever a date's fraction, a request's time and two wall clocks are, what is written is not early, and what is judged not
+        // ahead, by more than the bound together.
+        let bound = 2 * SECOND;
+        for fraction in (0..1_000).step_by(37) {
+            for took in [1, 40, 300, 1_900] {
+                for off in [-10_000, -1_900, -1_100, -600, 0, 600, 1_100, 1_900, 10_000_i64] {
+                    let boot = 5_000 + fraction;
+                    let moment = |boot: u64| {
+                        let wall =
+                            Duration::from_millis(EPOCH * 1_000 + boot).saturating_add(Duration::from_millis(20_000));
+                        let wall = wall
+                            .checked_sub(Duration::from_millis(20_000_u64.checked_add_signed(-off).unwrap()))
+                            .unwrap();
+                        Moment { boot: Duration::from_millis(boot), wall }
+                    };
+                    let fixed = Arc::new(Fixed(Mutex::new(moment(boot))));
+                    let clock = StoreClock::new(Arc::clone(&fixed) as Arc<dyn Clock>, Duration::from_secs(2));
+                    let before = clock.now();
+                    // The date is of the beginning, or of the end, of the time under way.
+                    for stamped in [boot, boot + took] {
+                        clock.observe(moment(boot), moment(boot + took), date_at(stamped));
+                        *fixed.0.lock().unwrap() = moment(boot + took);
+                        let is = i64::try_from((EPOCH * 1_000 + boot + took) * 1_000).unwrap();
+                        let what = format!("off by {off} ms, fraction {fraction}, took {took}");
+                        assert!(clock.now().micros >= is - bound / 2, "{what}: written early");
+                        assert!(clock.now_at_least().micros <= is + bound / 2, "{what}: judged ahead");
+                        let was = is - i64::try_from(took).unwrap() * 1_000;
+                        assert!(
+                            !clock.confirms(before) || before.micros >= was - bound / 2 - GRACE,
+                            "{what}: confirmed early"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_good_clock_is_confirmed_whatever_fraction_the_date_has_lost() {
+        for fraction in 0..1_000 {
+            for took in [1, 20, 200] {
+                let (fixed, clock) = clock(0);
+                *fixed.0.lock().unwrap() = at(5_000 + fraction, 0);
+                let before = clock.now();
+                clock.observe(
+                    at(5_000 + fraction, 0),
+                    at(5_000 + fraction + took, 0),
+                    date_at(5_000 + fraction + took),
+                );
+                assert!(clock.confirms(before), "fraction {fraction} ms, took {took} ms");
+            }
+        }
+    }
+
+    #[test]
     fn replies_narrow_the_span_down_to_the_round_trip() {
         let (fixed, clock) = clock(3_600);
         for step in 0..200 {
@@ -198,6 +276,14 @@ mod tests {
         }
         let error = clock.now().micros - micros(fixed.0.lock().unwrap().wall) + 3_600 * SECOND;
         assert!(error.abs() < 50_000, "off by {error} µs");
+    }
+
+    #[test]
+    fn an_elapsed_clock_that_went_back_proves_nothing() {
+        let (_, clock) = clock(0);
+        clock.observe(at(9_000, 0), at(2_000, 0), date_at(2_000));
+        assert_eq!(clock.skew(clock.moment()), None);
+        assert_eq!(clock.now().micros, micros(at(2_000, 0).wall));
     }
 
     #[test]

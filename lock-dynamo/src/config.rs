@@ -2,7 +2,10 @@
 
 use std::{fmt, time::Duration};
 
-use crate::schema::{Layout, Schema};
+use crate::{
+    layout::Layout,
+    schema::{Attribute, Schema},
+};
 
 /// When a lock whose holder has died may be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -92,7 +95,7 @@ impl DynamoConfig {
     /// The name of the table's partition key. Default `key`, in the Python schema `lock_key`.
     #[must_use]
     pub fn partition_key(mut self, name: impl Into<String>) -> Self {
-        self.layout.key = name.into();
+        self.layout.rename(Attribute::Key, name.into());
         self
     }
 
@@ -108,7 +111,15 @@ impl DynamoConfig {
     /// what their clients use, or `dlock_collect_at`.
     #[must_use]
     pub fn ttl_attribute(mut self, name: impl Into<String>) -> Self {
-        self.layout.collect_at = name.into();
+        self.layout.rename(Attribute::CollectAt, name.into());
+        self
+    }
+
+    /// The name of any attribute. Those that the client of a foreign schema looks for keep theirs. Names may be words that DynamoDB
+    /// reserves; that no two are alike is checked before the first request.
+    #[must_use]
+    pub fn attribute(mut self, attribute: Attribute, name: impl Into<String>) -> Self {
+        self.layout.rename(attribute, name.into());
         self
     }
 

@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::{
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use lock_core::{Error, ErrorKind};
 
-use crate::config::DynamoConfig;
+use crate::{config::DynamoConfig, schema::Attribute};
 
 /// An error of the SDK as one of ours. Not for failed conditions, which are answers.
 pub(crate) fn convert<E>(error: SdkError<E, HttpResponse>, config: &DynamoConfig) -> Error
@@ -130,14 +130,15 @@ fn is_skewed(message: &str) -> bool {
 
 fn validation(message: &str, config: &DynamoConfig) -> (ErrorKind, String) {
     let layout = &config.layout;
+    let key = layout.name(Attribute::Key);
     let wrong_key = ["does not match the schema", "Missing the key", "key element", "number of conditions on the keys"];
     if message.contains("Item size") || message.contains("item size") {
         return (ErrorKind::Limit, "the item would exceed DynamoDB's 400 KB; keep less data in the lock".into());
     }
     if wrong_key.iter().any(|s| message.contains(s)) {
         let keys = match &layout.sort {
-            None => format!("a partition key \"{}\" (string) and no sort key", layout.key),
-            Some((sort, _)) => format!("a partition key \"{}\" and a sort key \"{sort}\" (strings)", layout.key),
+            None => format!("a partition key \"{}\" (string) and no sort key", key),
+            Some((sort, _)) => format!("a partition key \"{}\" and a sort key \"{sort}\" (strings)", key),
         };
         return (
             ErrorKind::StoreNotReady,

@@ -8,7 +8,7 @@ use lock_core::{Error, backend::Backend, config::StoreConfig, registry::BackendF
 use crate::{
     DynamoBackend,
     config::{DynamoConfig, Takeover},
-    schema::Schema,
+    schema::{Attribute, Schema},
 };
 
 /// Opens `dynamodb://TABLE?region=…`; `docs/dynamodb.md` has the options. Connects at the first operation.
@@ -40,6 +40,9 @@ impl DynamoConfig {
             this = this.partition_key(key);
         }
         this = this.take_sort_key(config)?;
+        for (attribute, name) in config.take_with("attributes", attributes)?.unwrap_or_default() {
+            this = this.attribute(attribute, name);
+        }
         if let Some(name) = config.take_string("ttl_attribute") {
             this = this.ttl_attribute(name);
         }
@@ -55,6 +58,7 @@ impl DynamoConfig {
         this.dual_stack = config.take_bool("dual_stack")?.unwrap_or(false);
         this = this.take_credentials(config)?;
         config.finish()?;
+        this.layout.check().map_err(|wrong| config.error(wrong))?;
         Ok(this)
     }
 
@@ -84,6 +88,21 @@ impl DynamoConfig {
                 .error("access_key_id and secret_access_key go together; better leave both to the AWS environment")),
         }
     }
+}
+
+/// `version:v,fence:f`. The keys and the TTL attribute have options of their own.
+fn attributes(text: &str) -> Result<Vec<(Attribute, String)>, String> {
+    let named = |attribute: &&Attribute| !matches!(attribute, Attribute::Key | Attribute::CollectAt);
+    let one = |pair: &str| {
+        let (attribute, name) = pair.split_once(':').ok_or("is not like version:v,fence:f")?;
+        let known = Attribute::ALL.iter().filter(named);
+        let found = known.clone().find(|known| known.as_str() == attribute).ok_or_else(|| {
+            let known: Vec<_> = known.map(|attribute| attribute.as_str()).collect();
+            format!("names \"{attribute}\", which is none of {}", known.join(", "))
+        })?;
+        Ok((*found, name.to_owned()))
+    };
+    text.split(',').map(one).collect()
 }
 
 /// The table: in the host's place, or as an ARN in the path's.
@@ -136,6 +155,10 @@ mod tests {
                 "?collect_after=7d&ttl_attribute=ttl",
                 new().collect_after(Duration::from_secs(7 * 86_400)).ttl_attribute("ttl"),
             ),
+            (
+                "?attributes=version:v,fence:status",
+                new().attribute(Attribute::Version, "v").attribute(Attribute::Fence, "status"),
+            ),
             ("?access_key_id=a&secret_access_key=b&session_token=c", new().credentials("a", "b", Some("c".into()))),
         ] {
             assert_eq!(parse(&format!("dynamodb://Locks_1.a-b{options}")).unwrap(), expected, "{options}");
@@ -154,6 +177,12 @@ mod tests {
             ("dynamodb://locks?scheme=java", "did you mean \"schema\"?"),
             ("dynamodb://locks?schema=jaba", "did you mean \"java\"?"),
             ("dynamodb://locks?takeover=always", "is none of absolute, observed"),
+            ("dynamodb://locks?attributes=version", "is not like version:v"),
+            ("dynamodb://locks?attributes=vershun:v", "names \"vershun\", which is none of version, owner,"),
+            ("dynamodb://locks?attributes=key:v", "which is none of"),
+            ("dynamodb://locks?attributes=version:owner", "would both be called \"owner\""),
+            ("dynamodb://locks?schema=java&attributes=version:v", "leave its name alone"),
+            ("dynamodb://locks?ttl_attribute=fence", "would both be called"),
             ("dynamodb://locks?sort_value=x", "sort_value needs sort_key"),
             ("dynamodb://locks?secret_access_key=hunter2", "go together"),
             ("dynamodb://locks?session_token=hunter2", "go together"),

@@ -7,8 +7,9 @@ use lock_core::{ConfigString, config::StoreConfig};
 
 use crate::{
     DynamoConfig, Schema,
+    layout::Layout,
     record::{Item, Record, State},
-    schema::{Attr, Layout},
+    schema::Attribute,
 };
 
 /// A config string is read or refused.
@@ -16,22 +17,6 @@ pub fn config_string(data: &[u8]) {
     let Some(config) = std::str::from_utf8(data).ok().and_then(|text| ConfigString::parse(text).ok()) else { return };
     let _ = DynamoConfig::take(&mut StoreConfig::from(config)).map(|config| config.to_string());
 }
-
-const ATTRIBUTES: &[Attr] = &[
-    Attr::Version,
-    Attr::Owner,
-    Attr::Lease,
-    Attr::Ttl,
-    Attr::Released,
-    Attr::Data,
-    Attr::Expires,
-    Attr::Since,
-    Attr::Fence,
-    Attr::FreeAt,
-    Attr::BrokenId,
-    Attr::BrokenBy,
-    Attr::CollectAt,
-];
 
 /// An item is a lock, none, or corrupt, in every schema.
 ///
@@ -60,7 +45,8 @@ fn parse(mut data: &[u8], layout: &Layout) -> Item {
             4 => AttributeValue::B(Blob::new(value)),
             _ => AttributeValue::Bool(value.is_empty()),
         };
-        item.insert(layout.name(ATTRIBUTES[usize::from(*attribute) % ATTRIBUTES.len()]).to_owned(), value);
+        let attributes = &Attribute::ALL[1..];
+        item.insert(layout.name(attributes[usize::from(*attribute) % attributes.len()]).to_owned(), value);
     }
     item
 }

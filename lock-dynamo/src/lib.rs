@@ -12,6 +12,7 @@ mod factory;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod layout;
 mod observed;
 mod operators;
 mod record;
@@ -21,5 +22,5 @@ mod table;
 pub use backend::DynamoBackend;
 pub use config::{DynamoConfig, Takeover};
 pub use factory::DynamoFactory;
-pub use schema::Schema;
+pub use schema::{Attribute, Schema};
 pub use table::{TableCheck, TableOptions};

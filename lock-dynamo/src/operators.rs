@@ -1,6 +1,6 @@
 //! What operators need: look at a lock, list the locks, take one away.
 
-use aws_sdk_dynamodb::types::AttributeValue;
+use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use lock_core::{Error, Holder, LockName, backend::Break};
 
 use crate::{
@@ -9,19 +9,20 @@ use crate::{
     change::Change,
     error::convert,
     record::{Item, Record, State},
-    schema::Attr,
+    schema::Attribute,
 };
 
 impl DynamoBackend {
     /// The item, by a consistent read.
-    pub(crate) async fn item(&self, name: &LockName) -> Result<Option<Item>, Error> {
-        let request = self.client().await?.get_item().table_name(&self.config.table).set_key(Some(self.key(name)));
+    pub(crate) async fn item(&self, client: &Client, name: &LockName) -> Result<Option<Item>, Error> {
+        let request = client.get_item().table_name(&self.config.table).set_key(Some(self.key(name)));
         let answer = request.consistent_read(true).send().await;
         Ok(answer.map_err(|error| convert(error, &self.config))?.item)
     }
 
     pub(crate) async fn look(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        let record = self.item(name).await?.map(|item| self.read(&item)).transpose()?.flatten();
+        let item = self.item(self.patient_client().await?, name).await?;
+        let record = item.map(|item| self.read(&item)).transpose()?.flatten();
         Ok(record.and_then(|record| self.current(name, &record)))
     }
 
@@ -35,7 +36,7 @@ impl DynamoBackend {
 
     /// All held locks whose names begin with `prefix`: an eventually consistent scan of the whole table, page by page.
     pub(crate) async fn scan(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
-        let client = self.client().await?;
+        let client = self.patient_client().await?;
         let mut found = Vec::new();
         let mut start = None;
         loop {
@@ -62,15 +63,15 @@ impl DynamoBackend {
     ) -> aws_sdk_dynamodb::operation::scan::builders::ScanFluentBuilder {
         let layout = &self.config.layout;
         let mut filter = "attribute_exists(#version)".to_owned();
-        let mut request = request.expression_attribute_names("#version", layout.name(Attr::Version));
+        let mut request = request.expression_attribute_names("#version", layout.name(Attribute::Version));
         if !layout.schema.deletes_on_release() {
             filter.push_str(" AND attribute_not_exists(#released)");
-            request = request.expression_attribute_names("#released", layout.name(Attr::Released));
+            request = request.expression_attribute_names("#released", layout.name(Attribute::Released));
         }
         if !prefix.is_empty() {
             filter.push_str(" AND begins_with(#key, :prefix)");
             request = request
-                .expression_attribute_names("#key", layout.name(Attr::Key))
+                .expression_attribute_names("#key", layout.name(Attribute::Key))
                 .expression_attribute_values(":prefix", AttributeValue::S(prefix.to_owned()));
         }
         if let Some((sort, value)) = &layout.sort {
@@ -84,7 +85,7 @@ impl DynamoBackend {
 
     fn listed(&self, item: &Item) -> Result<Option<(LockName, Holder)>, Error> {
         // A key that is no name of ours (empty, too long) was not locked through us.
-        let key = item.get(self.config.layout.name(Attr::Key)).and_then(|key| key.as_s().ok());
+        let key = item.get(self.config.layout.name(Attribute::Key)).and_then(|key| key.as_s().ok());
         let Some(name) = key.and_then(|key| LockName::new(key).ok()) else { return Ok(None) };
         let Some(record) = self.read(item)? else { return Ok(None) };
         Ok(self.current(&name, &record).map(|holder| (name, holder)))

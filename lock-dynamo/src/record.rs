@@ -8,10 +8,7 @@ use std::{
 use aws_sdk_dynamodb::types::AttributeValue;
 use lock_core::{Error, ErrorKind, FencingToken, Holder, LeaseId};
 
-use crate::{
-    clock::Reading,
-    schema::{Attr, Layout},
-};
+use crate::{clock::Reading, layout::Layout, schema::Attribute};
 
 pub(crate) type Item = HashMap<String, AttributeValue>;
 
@@ -60,7 +57,7 @@ impl Record {
     /// Of kind [`ErrorKind::Corrupt`] when the attribute that everything depends on has the wrong type.
     pub(crate) fn read(item: &Item, layout: &Layout) -> Result<Option<Self>, Error> {
         let get = |attr| item.get(layout.name(attr));
-        let version = match get(Attr::Version) {
+        let version = match get(Attribute::Version) {
             None => return Ok(None),
             Some(AttributeValue::S(version)) => version.clone(),
             Some(_) => return Err(corrupt(layout)),
@@ -69,11 +66,11 @@ impl Record {
         let number = |attr| get(attr).and_then(|v| v.as_n().ok()).and_then(|n| n.parse::<i64>().ok());
         let text = |attr| get(attr).and_then(|v| v.as_s().ok()).cloned();
         let ours = |value: Option<i64>| value.filter(|_| id.is_some());
-        let own_lease = ours(number(Attr::Ttl)).and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
-        let foreign_lease = || get(Attr::Lease).and_then(|value| layout.schema.decode_lease(value));
+        let own_lease = ours(number(Attribute::Ttl)).and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
+        let foreign_lease = || get(Attribute::Lease).and_then(|value| layout.schema.decode_lease(value));
         // Python's client has no released items; what has our attribute by chance was not released.
-        let released = text(Attr::Released).as_deref() == Some("1") && !layout.schema.deletes_on_release();
-        let state = match ours(number(Attr::FreeAt)) {
+        let released = text(Attribute::Released).as_deref() == Some("1") && !layout.schema.deletes_on_release();
+        let state = match ours(number(Attribute::FreeAt)) {
             _ if released => State::Released,
             Some(at) => State::Parked(at),
             None => State::Held,
@@ -82,12 +79,12 @@ impl Record {
             id,
             state,
             lease: own_lease.or_else(foreign_lease),
-            expires: ours(number(Attr::Expires)),
-            fence: number(Attr::Fence).and_then(|n| u64::try_from(n).ok()).and_then(FencingToken::new),
-            broken: text(Attr::BrokenId).and_then(|id| id.parse().ok()).zip(text(Attr::BrokenBy)),
-            owner: text(Attr::Owner),
-            since: ours(number(Attr::Since)),
-            data: get(Attr::Data).and_then(|data| match data {
+            expires: ours(number(Attribute::Expires)),
+            fence: number(Attribute::Fence).and_then(|n| u64::try_from(n).ok()).and_then(FencingToken::new),
+            broken: text(Attribute::BrokenId).and_then(|id| id.parse().ok()).zip(text(Attribute::BrokenBy)),
+            owner: text(Attribute::Owner),
+            since: ours(number(Attribute::Since)),
+            data: get(Attribute::Data).and_then(|data| match data {
                 AttributeValue::B(bytes) => Some(bytes.clone().into_inner()),
                 AttributeValue::S(text) => Some(text.clone().into_bytes()),
                 _ => None,
@@ -130,7 +127,7 @@ fn system_time(millis: i64) -> Option<SystemTime> {
 fn corrupt(layout: &Layout) -> Error {
     let message = format!(
         "the item's attribute \"{}\" is not a string, so no lock client wrote it; look at the item, and delete it if nobody needs it",
-        layout.name(Attr::Version)
+        layout.name(Attribute::Version)
     );
     Error::new(ErrorKind::Corrupt, message)
 }

@@ -1,4 +1,4 @@
-//! How a lock looks as an item: attribute names and encodings, by the client that shall understand it.
+//! How a lock looks as an item: attributes and encodings, by the client that shall understand it.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -50,6 +50,15 @@ impl Schema {
     /// Whether a released lock is a deleted item: the Python client knows no other.
     pub(crate) fn deletes_on_release(self) -> bool {
         self == Self::Python
+    }
+
+    /// Whether the client of this schema looks for the attribute under one name only.
+    pub(crate) fn fixes(self, attribute: Attribute) -> bool {
+        match attribute {
+            Attribute::Version | Attribute::Owner | Attribute::Lease => self != Self::Native,
+            Attribute::Released | Attribute::Data => matches!(self, Self::Java | Self::Go),
+            _ => false,
+        }
     }
 
     /// The foreign client's text or number for a lease.
@@ -117,119 +126,61 @@ fn go_duration(text: &str) -> Option<Duration> {
     (!text.is_empty()).then(|| Duration::try_from_secs_f64(total).ok()).flatten()
 }
 
-/// An attribute of a lock's item.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Attr {
-    /// The partition key: the lock's name.
-    Key,
-    /// Who holds the lock and since which heartbeat: `<lease id>.<random>`, or whatever a foreign client writes.
-    Version,
-    /// How the holder calls itself.
-    Owner,
-    /// The lease as foreign clients write it.
-    Lease,
-    /// The lease in milliseconds, as we write it.
-    Ttl,
-    /// `"1"` once the lock was released.
-    Released,
-    /// What others may read.
-    Data,
-    /// When the lease ends, on the store's clock, in milliseconds.
-    Expires,
-    /// When the lock was acquired, on the store's clock, in milliseconds.
-    Since,
-    /// The fencing token.
-    Fence,
-    /// A released lock that is kept for a while (`min_hold`): until when, on the store's clock, in milliseconds.
-    FreeAt,
-    /// The lease id that an operator took the lock from.
-    BrokenId,
-    /// That operator.
-    BrokenBy,
-    /// When DynamoDB may delete the item for being idle, in seconds (its TTL attribute). Decides nothing.
-    CollectAt,
-}
-
-/// The names of all attributes in one table.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Layout {
-    pub(crate) schema: Schema,
-    pub(crate) key: String,
-    /// Name and value.
-    pub(crate) sort: Option<(String, String)>,
-    pub(crate) collect_at: String,
-}
-
-impl Layout {
-    /// What the client of that schema uses by default.
-    pub(crate) fn of(schema: Schema) -> Self {
-        let (key, sort, collect_at) = match schema {
-            Schema::Native => ("key", None, "collect_at"),
-            Schema::Java | Schema::Go => ("key", None, "dlock_collect_at"),
-            Schema::Python => ("lock_key", Some(("sort_key".into(), "-".into())), "expiry_time"),
-        };
-        Self { schema, key: key.into(), sort, collect_at: collect_at.into() }
-    }
-
-    /// Whether items keep a fencing token. Foreign clients replace or delete whole items, and it with them.
-    pub(crate) fn fences(&self) -> bool {
-        self.schema == Schema::Native
-    }
-
-    pub(crate) fn name(&self, attr: Attr) -> &str {
-        match attr {
-            Attr::Key => &self.key,
-            Attr::CollectAt => &self.collect_at,
-            _ => match self.schema {
-                Schema::Native => native(attr),
-                Schema::Java | Schema::Go => java(attr),
-                Schema::Python => python(attr),
-            },
+macro_rules! attributes {
+    ($($(#[$doc:meta])* $attribute:ident = $text:literal,)*) => {
+        /// An attribute of a lock's item. Its name in the table can be chosen; see [`DynamoConfig::attribute`](crate::DynamoConfig::attribute).
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum Attribute {
+            $($(#[$doc])* $attribute,)*
         }
-    }
+
+        impl Attribute {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$attribute,)*];
+
+            /// What it is called in config strings, and in the native schema by default.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$attribute => $text,)* }
+            }
+        }
+    };
 }
 
-fn native(attr: Attr) -> &'static str {
-    match attr {
-        Attr::Version => "version",
-        Attr::Owner => "owner",
-        Attr::Released => "released",
-        other => own(other).strip_prefix("dlock_").unwrap_or(own(other)),
-    }
+attributes! {
+    /// The partition key: the lock's name.
+    Key = "key",
+    /// Who holds the lock and since which heartbeat: `<lease id>.<random>`, or whatever a foreign client writes.
+    Version = "version",
+    /// How the holder calls itself.
+    Owner = "owner",
+    /// The lease as foreign clients write it. Not in the native schema.
+    Lease = "lease",
+    /// The lease in milliseconds, as we write it.
+    Ttl = "ttl_ms",
+    /// `"1"` once the lock was released.
+    Released = "released",
+    /// What others may read.
+    Data = "data",
+    /// When the lease ends, on the store's clock, in milliseconds.
+    Expires = "expires_at",
+    /// When the lock was acquired, on the store's clock, in milliseconds.
+    Since = "acquired_at",
+    /// The fencing token.
+    Fence = "fence",
+    /// A released lock that is kept for a while (`min_hold`): until when, on the store's clock, in milliseconds.
+    FreeAt = "free_at",
+    /// The lease id that an operator took the lock from.
+    BrokenId = "broken_id",
+    /// That operator.
+    BrokenBy = "broken_by",
+    /// When DynamoDB may delete the item for being idle, in seconds (its TTL attribute). Decides nothing.
+    CollectAt = "collect_at",
 }
 
-fn java(attr: Attr) -> &'static str {
-    match attr {
-        Attr::Version => "recordVersionNumber",
-        Attr::Owner => "ownerName",
-        Attr::Lease => "leaseDuration",
-        Attr::Released => "isReleased",
-        other => own(other),
-    }
-}
-
-fn python(attr: Attr) -> &'static str {
-    match attr {
-        Attr::Version => "record_version_number",
-        Attr::Owner => "owner_name",
-        Attr::Lease => "lease_duration",
-        other => own(other),
-    }
-}
-
-/// What no foreign client has a name for.
-fn own(attr: Attr) -> &'static str {
-    match attr {
-        Attr::Data => "data",
-        Attr::Ttl | Attr::Lease => "dlock_ttl_ms",
-        Attr::Released => "dlock_released",
-        Attr::Expires => "dlock_expires_at",
-        Attr::Since => "dlock_acquired_at",
-        Attr::Fence => "dlock_fence",
-        Attr::FreeAt => "dlock_free_at",
-        Attr::BrokenId => "dlock_broken_id",
-        Attr::BrokenBy => "dlock_broken_by",
-        Attr::Key | Attr::Version | Attr::Owner | Attr::CollectAt => "",
+impl fmt::Display for Attribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -263,22 +214,6 @@ mod tests {
             assert_eq!(schema.decode_lease(&encoded), twenty, "{schema}");
         }
         assert_eq!(Schema::Python.encode_lease(Duration::from_millis(1_001)), Some(n("2")));
-    }
-
-    #[test]
-    fn no_two_attributes_of_a_schema_share_a_name() {
-        use Attr::*;
-        let all =
-            [Key, Version, Owner, Ttl, Released, Data, Expires, Since, Fence, FreeAt, BrokenId, BrokenBy, CollectAt];
-        for &schema in Schema::ALL {
-            let layout = Layout::of(schema);
-            let mut names: Vec<_> = all.iter().map(|attr| layout.name(*attr)).collect();
-            names.sort_unstable();
-            let count = names.len();
-            names.dedup();
-            assert_eq!(names.len(), count, "{schema}: {names:?}");
-            assert!(!names.contains(&""), "{schema}");
-        }
     }
 
     #[test]

@@ -10,11 +10,7 @@ use aws_sdk_dynamodb::types::{
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use lock_core::{Error, ErrorKind, Operation};
 
-use crate::{
-    backend::DynamoBackend,
-    error::convert,
-    schema::{Attr, Layout},
-};
+use crate::{backend::DynamoBackend, error::convert, layout::Layout, schema::Attribute};
 
 /// What [`DynamoBackend::init`] sees to, besides the keys and on-demand billing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,7 +133,7 @@ impl DynamoBackend {
     }
 
     async fn describe_table(&self) -> Result<Option<TableDescription>, Error> {
-        let answer = self.client().await?.describe_table().table_name(&self.config.table).send().await;
+        let answer = self.patient_client().await?.describe_table().table_name(&self.config.table).send().await;
         match answer {
             Ok(answer) => Ok(answer.table),
             Err(error) if error.code() == Some("ResourceNotFoundException") => Ok(None),
@@ -163,7 +159,7 @@ impl DynamoBackend {
     }
 
     async fn create_table(&self, options: &TableOptions) -> Result<bool, Error> {
-        let client = self.client().await?;
+        let client = self.patient_client().await?;
         let mut request = client
             .create_table()
             .table_name(&self.config.table)
@@ -190,7 +186,7 @@ impl DynamoBackend {
 
     /// On which attribute DynamoDB deletes idle items, if on any.
     async fn collected_by(&self) -> Result<Option<String>, Error> {
-        let answer = self.client().await?.describe_time_to_live().table_name(&self.config.table).send().await;
+        let answer = self.patient_client().await?.describe_time_to_live().table_name(&self.config.table).send().await;
         let ttl = answer.map_err(|error| convert(error, &self.config))?.time_to_live_description;
         let on = |status: Option<&TimeToLiveStatus>| {
             matches!(status, Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling))
@@ -199,7 +195,7 @@ impl DynamoBackend {
     }
 
     async fn judge_collection(&self) -> Result<Option<String>, Error> {
-        let ours = self.config.layout.name(Attr::CollectAt);
+        let ours = self.config.layout.name(Attribute::CollectAt);
         Ok(match self.collected_by().await? {
             Some(attribute) if attribute == ours => None,
             Some(attribute) => Some(collected_by_another(&attribute, ours)),
@@ -210,7 +206,7 @@ impl DynamoBackend {
     }
 
     async fn collect_idle(&self) -> Result<(), Error> {
-        let ours = self.config.layout.name(Attr::CollectAt);
+        let ours = self.config.layout.name(Attribute::CollectAt);
         match self.collected_by().await? {
             Some(attribute) if attribute == ours => return Ok(()),
             Some(attribute) => {
@@ -219,7 +215,7 @@ impl DynamoBackend {
             None => {}
         }
         let ttl = TimeToLiveSpecification::builder().enabled(true).attribute_name(ours).build().expect("both are set");
-        let request = self.client().await?.update_time_to_live().table_name(&self.config.table);
+        let request = self.patient_client().await?.update_time_to_live().table_name(&self.config.table);
         match request.time_to_live_specification(ttl).send().await {
             // Somebody else may have been faster.
             Err(error) if self.collected_by().await?.as_deref() != Some(ours) => Err(convert(error, &self.config)),
@@ -229,7 +225,7 @@ impl DynamoBackend {
 
     /// What a table that was there before has to be given.
     async fn protect(&self, table: &TableDescription, options: &TableOptions) -> Result<(), Error> {
-        let client = self.client().await?;
+        let client = self.patient_client().await?;
         if options.deletion_protection && table.deletion_protection_enabled() != Some(true) {
             let request = client.update_table().table_name(&self.config.table).deletion_protection_enabled(true);
             request.send().await.map_err(|error| convert(error, &self.config))?;
@@ -243,7 +239,7 @@ impl DynamoBackend {
 
     async fn recover(&self) -> Result<(), Error> {
         let on = PointInTimeRecoverySpecification::builder().point_in_time_recovery_enabled(true);
-        let request = self.client().await?.update_continuous_backups().table_name(&self.config.table);
+        let request = self.patient_client().await?.update_continuous_backups().table_name(&self.config.table);
         let request = request.point_in_time_recovery_specification(on.build().expect("it is set"));
         request.send().await.map_err(|error| convert(error, &self.config))?;
         Ok(())
@@ -258,7 +254,7 @@ fn collected_by_another(attribute: &str, ours: &str) -> String {
 
 fn keys(layout: &Layout) -> Vec<(KeyType, &str)> {
     let sort = layout.sort.as_ref().map(|(name, _)| (KeyType::Range, name.as_str()));
-    std::iter::once((KeyType::Hash, layout.key.as_str())).chain(sort).collect()
+    std::iter::once((KeyType::Hash, layout.name(Attribute::Key))).chain(sort).collect()
 }
 
 fn tags(options: &TableOptions) -> Vec<Tag> {

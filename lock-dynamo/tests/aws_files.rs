@@ -71,6 +71,11 @@ async fn the_policy_allows_what_is_called_and_nothing_else() {
 
         let _ = backend.check().await.unwrap();
         assert_eq!(seen(&wire), allowed["Check"], "{schema}: checking");
+
+        backend.forget(&claim("b", Duration::ZERO).name).await.unwrap();
+        if schema != Schema::Python {
+            assert_eq!(seen(&wire), allowed["Forget"], "{schema}: forgetting");
+        }
     }
 }
 

@@ -35,6 +35,7 @@ mod native {
         except = [
             (a_descriptor_keeps_the_lock_held, "the lock lives in a table"),
             (a_watch_sees_the_release, "DynamoDB cannot wake anybody up"),
+            (a_wake_up_that_is_not_used_is_passed_on, "DynamoDB cannot wake anybody up"),
         ]
     }
 }
@@ -48,6 +49,7 @@ mod java {
         except = [
             (a_descriptor_keeps_the_lock_held, "the lock lives in a table"),
             (a_watch_sees_the_release, "DynamoDB cannot wake anybody up"),
+            (a_wake_up_that_is_not_used_is_passed_on, "DynamoDB cannot wake anybody up"),
             (tokens_rise_across_release, "the Java client replaces the item, and a token in it"),
             (tokens_rise_across_expiry, "the Java client replaces the item, and a token in it"),
             (tokens_rise_across_break, "the Java client replaces the item, and a token in it"),
@@ -64,6 +66,7 @@ mod go {
         except = [
             (a_descriptor_keeps_the_lock_held, "the lock lives in a table"),
             (a_watch_sees_the_release, "DynamoDB cannot wake anybody up"),
+            (a_wake_up_that_is_not_used_is_passed_on, "DynamoDB cannot wake anybody up"),
             (tokens_rise_across_release, "the Go client may delete the item, and a token in it"),
             (tokens_rise_across_expiry, "the Go client may delete the item, and a token in it"),
             (tokens_rise_across_break, "the Go client may delete the item, and a token in it"),
@@ -80,6 +83,7 @@ mod python {
         except = [
             (a_descriptor_keeps_the_lock_held, "the lock lives in a table"),
             (a_watch_sees_the_release, "DynamoDB cannot wake anybody up"),
+            (a_wake_up_that_is_not_used_is_passed_on, "DynamoDB cannot wake anybody up"),
             (tokens_rise_across_release, "the Python client deletes the item, and a token in it"),
             (tokens_rise_across_expiry, "the Python client deletes the item, and a token in it"),
             (tokens_rise_across_break, "the Python client deletes the item, and a token in it"),

@@ -112,6 +112,18 @@ async fn twenty_five_renewals_are_one_request_in_every_schema_and_one_that_is_lo
 }
 
 #[tokio::test]
+async fn a_broken_lease_and_its_successor_in_one_process_spoil_no_batch() {
+    let Wired { wire: _wire, backend, table: _table } = wired(Schema::Native).await;
+    let mut leases = hold(&backend, 3).await;
+    let version = backend.inspect(&leases[0].name).await.unwrap().unwrap().version.unwrap();
+    assert_eq!(backend.break_lock(&leases[0].name, &version, "alice").await.unwrap(), Break::Broken);
+    let successor = claim("batch0", LONG);
+    assert!(matches!(backend.acquire(&successor).await.unwrap(), Attempt::Granted(_)));
+    leases.push(successor.lease(None));
+    assert_eq!(renewed(backend.renew_many(&leases).await), [false, false, true, true]);
+}
+
+#[tokio::test]
 async fn without_the_permission_for_batches_renewals_go_one_by_one() {
     let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
     let leases = hold(&backend, 4).await;

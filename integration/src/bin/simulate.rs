@@ -20,7 +20,7 @@ fn main() -> Result<ExitCode, String> {
         }
     }
     let started = Instant::now();
-    let found = search(from..from.saturating_add(seeds), mistake);
+    let found = search(from..from.saturating_add(seeds), mistake, None);
     println!("{found}\n{:.1} s", started.elapsed().as_secs_f64());
     let as_hoped = found.violations.is_empty() == mistake.is_none();
     Ok(if as_hoped { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -21,6 +21,7 @@ use super::{
     clock::SimClock,
     network::{ReplyTo, Write},
     store::{Kind, Reply, Request},
+    subject::Subject,
     worker::{Slot, Worker},
 };
 
@@ -38,19 +39,16 @@ pub(super) fn send(outbox: &Outbox, message: Outgoing) {
     outbox.lock().unwrap_or_else(PoisonError::into_inner).push(message);
 }
 
-/// The client's side of the store's protocol.
-#[derive(Debug)]
-pub(super) struct SimBackend {
-    kind: Kind,
+/// A client's end of the network.
+#[derive(Debug, Clone)]
+pub(super) struct Wire {
     mistake: Option<Mistake>,
     outbox: Outbox,
     clock: Arc<SimClock>,
-    /// Each record's version, its holder's ttl, and since when it has been so by the client's clock.
-    observed: Mutex<HashMap<LockName, (u64, Duration, Moment)>>,
 }
 
-impl SimBackend {
-    async fn ask(&self, request: Request) -> Reply {
+impl Wire {
+    pub(super) async fn ask(&self, request: Request) -> Reply {
         let sent = self.clock.now();
         let (reply_to, reply) = ReplyTo::new();
         send(&self.outbox, Outgoing::Request(request, reply_to));
@@ -60,19 +58,34 @@ impl SimBackend {
         }
         reply
     }
+}
+
+/// The client's side of the model store's protocol.
+#[derive(Debug)]
+pub(super) struct SimBackend {
+    kind: Kind,
+    wire: Wire,
+    /// Each record's version, its holder's ttl, and since when it has been so by the client's clock.
+    observed: Mutex<HashMap<LockName, (u64, Duration, Moment)>>,
+}
+
+impl SimBackend {
+    pub(super) fn new(kind: Kind, wire: Wire) -> Self {
+        Self { kind, wire, observed: Mutex::default() }
+    }
 
     /// The version of the record that has stood still for its holder's whole ttl.
     fn dead(&self, name: &LockName) -> Option<u64> {
         let observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
         let (version, ttl, since) = observed.get(name)?;
-        (elapsed(*since, self.clock.now()) > *ttl).then_some(*version)
+        (elapsed(*since, self.wire.clock.now()) > *ttl).then_some(*version)
     }
 
     /// Notes what a refusal shows. Time counts from after the reply: before, the record may have been another.
     fn observe(&self, name: &LockName, holder: &mut lock_core::Holder) {
         let version = holder.version.as_ref().and_then(|version| version.parse().ok()).expect("the model gives one");
         let ttl = holder.expires_in.expect("the model gives it");
-        let now = self.clock.now();
+        let now = self.wire.clock.now();
         let mut observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
         let known = observed.entry(name.clone()).or_insert((version, ttl, now));
         if known.0 != version {
@@ -106,7 +119,7 @@ impl Backend for SimBackend {
             Kind::Clocked => None,
             Kind::Observed => self.dead(&claim.name),
         };
-        match self.ask(Request::Acquire { claim: claim.clone(), dead }).await {
+        match self.wire.ask(Request::Acquire { claim: claim.clone(), dead }).await {
             Reply::Attempt(Attempt::Held(mut holder)) => {
                 if self.kind == Kind::Observed {
                     self.observe(&claim.name, &mut holder);
@@ -119,14 +132,14 @@ impl Backend for SimBackend {
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
-        match self.ask(Request::Renew(lease.clone())).await {
+        match self.wire.ask(Request::Renew(lease.clone())).await {
             Reply::Renewal(answer) => Ok(answer),
             other => unreachable!("the store answers what it was asked: {other:?}"),
         }
     }
 
     async fn release(&self, lease: &Lease, _hold_for: Duration) -> Result<Release, Error> {
-        match self.ask(Request::Release(lease.clone())).await {
+        match self.wire.ask(Request::Release(lease.clone())).await {
             Reply::Release(answer) => Ok(answer),
             other => unreachable!("the store answers what it was asked: {other:?}"),
         }
@@ -160,7 +173,7 @@ pub(super) struct Client {
 
 impl Client {
     pub(super) fn start(
-        kind: Kind,
+        subject: &Subject<'_>,
         mistake: Option<Mistake>,
         clock: SimClock,
         steps_clock: bool,
@@ -168,14 +181,9 @@ impl Client {
     ) -> Self {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         let (clock, outbox) = (Arc::new(clock), Outbox::default());
-        let backend = SimBackend {
-            kind,
-            mistake,
-            outbox: Arc::clone(&outbox),
-            clock: Arc::clone(&clock),
-            observed: Mutex::default(),
-        };
-        let locker = Locker::builder(Arc::new(backend)).clock(Arc::clone(&clock) as Arc<dyn Clock>).build();
+        let wire = Wire { mistake, outbox: Arc::clone(&outbox), clock: Arc::clone(&clock) };
+        let backend = subject.backend(wire, &clock);
+        let locker = Locker::builder(backend).clock(Arc::clone(&clock) as Arc<dyn Clock>).build();
         let mut slots = Vec::new();
         for worker in workers(&locker.expect("the defaults fit"), &outbox) {
             slots.push(worker.slot.clone());

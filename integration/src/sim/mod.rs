@@ -1,4 +1,5 @@
-//! A deterministic simulation: the real core, on clients that are frozen, suspended, killed and cut off, over a model of a lease store.
+//! A deterministic simulation: the real core, on clients that are frozen, suspended, killed and cut off, over a model of a lease store;
+//! or a [`Real`] backend, over a model of its server.
 //!
 //! Each client is a tokio runtime of its own with a paused clock, so that a client that does not run does not run, timers included,
 //! while the store and the others go on. One seed decides everything that the simulation decides; the checker of [`lock_core::history`]
@@ -9,8 +10,11 @@
 
 mod client;
 mod clock;
+pub mod dynamodb;
 mod network;
+pub mod real;
 mod store;
+mod subject;
 mod worker;
 mod world;
 
@@ -23,6 +27,8 @@ use std::{
 };
 
 use lock_core::history::{Report, Violation};
+
+use self::real::Real;
 
 /// A classic mistake of lock libraries, brought back for the simulation to find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,9 +86,9 @@ pub struct Faults {
     pub messages: u64,
 }
 
-/// Runs the simulation that `seed` stands for.
-pub fn simulate(seed: u64, mistake: Option<Mistake>) -> (Report, Faults) {
-    world::World::new(seed, mistake).run()
+/// Runs the simulation that `seed` stands for: of `real`, or of the core over a model of a store.
+pub fn simulate(seed: u64, mistake: Option<Mistake>, real: Option<&dyn Real>) -> (Report, Faults) {
+    world::World::new(seed, mistake, real).run()
 }
 
 /// What many simulations found.
@@ -132,7 +138,7 @@ impl fmt::Display for Found {
 ///
 /// # Panics
 /// When a simulation does.
-pub fn search(seeds: Range<u64>, mistake: Option<Mistake>) -> Found {
+pub fn search(seeds: Range<u64>, mistake: Option<Mistake>, real: Option<&dyn Real>) -> Found {
     let next = AtomicU64::new(seeds.start);
     let work = || {
         let mut found = Found::default();
@@ -141,7 +147,7 @@ pub fn search(seeds: Range<u64>, mistake: Option<Mistake>) -> Found {
             if seed >= seeds.end {
                 return found;
             }
-            let (report, faults) = simulate(seed, mistake);
+            let (report, faults) = simulate(seed, mistake, real);
             let violations =
                 report.violations.into_iter().next().map(|violation| (seed, violation)).into_iter().collect();
             let Report { acquisitions, losses, .. } = report;

@@ -10,7 +10,11 @@ use lock_core::{
     backend::{Attempt, Claim, Grant, Release, Renewal},
 };
 
-use super::{Mistake, clock::EPOCH};
+use super::{
+    Mistake,
+    clock::EPOCH,
+    real::{Answer, Call},
+};
 
 /// How a store finds out that a holder is dead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub(super) enum Request {
     },
     Renew(Lease),
     Release(Lease),
+    /// To a real backend's server.
+    Call(Call),
 }
 
 /// What the store answers.
@@ -39,6 +45,7 @@ pub(super) enum Reply {
     Attempt(Attempt),
     Renewal(Renewal),
     Release(Release),
+    Answer(Answer),
 }
 
 #[derive(Debug)]
@@ -71,6 +78,7 @@ impl Store {
             Request::Acquire { claim, dead } => Reply::Attempt(self.acquire(now, claim, *dead)),
             Request::Renew(lease) => Reply::Renewal(self.renew(now, lease)),
             Request::Release(lease) => Reply::Release(self.release(now, lease)),
+            Request::Call(call) => unreachable!("a call is for a server: {call:?}"),
         }
     }
 

@@ -13,7 +13,8 @@ use super::{
     client::{Client, Outgoing, Pause},
     clock::{SimClock, WorldTime},
     network::{Message, Network, Weather, Write},
-    store::{Kind, Store},
+    real::Real,
+    subject::Subject,
     worker::{Journal, Slot, Worker},
 };
 
@@ -30,19 +31,22 @@ const SETTLED: Duration = Duration::from_secs(STORMY.as_secs() + 4);
 const OBTAINABLE: Duration = Duration::from_secs(5);
 /// As a client's clocks may be off.
 const DRIFT: f64 = 0.03;
+/// As a real backend's wall clock may be wrong from the start, in seconds: more than most bounds on it.
+const WRONG_BY: f64 = 3.0;
 
-pub(super) struct World {
+pub(super) struct World<'a> {
     rng: fastrand::Rng,
-    kind: Kind,
     mistake: Option<Mistake>,
     time: WorldTime,
     journal: Journal,
     looked_at: usize,
-    store: Store,
+    subject: Subject<'a>,
     /// The largest token that each protected resource has seen.
     resource: HashMap<Arc<str>, u64>,
     network: Network,
     weather: Weather,
+    /// The chance that a real server fails.
+    failing: f64,
     clients: Vec<Option<Client>>,
     names: Vec<Arc<str>>,
     workers: u64,
@@ -51,22 +55,24 @@ pub(super) struct World {
     faults: Faults,
 }
 
-impl World {
-    pub(super) fn new(seed: u64, mistake: Option<Mistake>) -> Self {
+impl<'a> World<'a> {
+    pub(super) fn new(seed: u64, mistake: Option<Mistake>, real: Option<&'a dyn Real>) -> Self {
         // The core's jitter.
         fastrand::seed(seed);
         let mut rng = fastrand::Rng::with_seed(seed);
-        let by_chance = if rng.bool() { Kind::Clocked } else { Kind::Observed };
-        let kind = if mistake == Some(Mistake::TakeoverWithoutVersion) { Kind::Observed } else { by_chance };
+        let subject = match real {
+            None => Subject::model(mistake, &mut rng),
+            Some(real) => Subject::real(real, seed, mistake),
+        };
         let time = WorldTime::default();
         let clients = rng.usize(2..6);
         Self {
-            kind,
             mistake,
             journal: Journal { time: time.clone(), events: Arc::default() },
             time,
             looked_at: 0,
-            store: Store::new(kind, mistake),
+            failing: if real.is_some() && rng.bool() { 0.1 * rng.f64() } else { 0.0 },
+            subject,
             resource: HashMap::new(),
             network: Network::default(),
             weather: Weather::random(&mut rng),
@@ -86,6 +92,7 @@ impl World {
         }
         self.trouble = 0.0;
         self.weather = Weather::calm();
+        self.failing = 0.0;
         while self.time.now() < STORMY + CALM {
             self.befall();
             self.step();
@@ -95,7 +102,7 @@ impl World {
             self.kill(index);
         }
         let events = std::mem::take(&mut *self.journal.events.lock().unwrap_or_else(PoisonError::into_inner));
-        (judge(&events), faults)
+        (judge(&events, self.subject.slack()), faults)
     }
 
     fn step(&mut self) {
@@ -128,7 +135,7 @@ impl World {
     fn deliver(&mut self, at: Duration, message: Message) {
         match message {
             Message::Request { client, request, reply_to } => {
-                let reply = self.store.handle(at, &request);
+                let reply = self.subject.handle(at, &request, self.failing, &mut self.rng);
                 let cut = self.clients[client].as_ref().and_then(|client| client.cut);
                 if !cut.is_some_and(|(_, replies, _)| replies) {
                     self.network.send(at, &Message::Reply { reply, reply_to }, &self.weather, &mut self.rng);
@@ -184,11 +191,15 @@ impl World {
     fn start(&mut self, index: usize) {
         let rate = 1.0 + DRIFT * (2.0 * self.rng.f64() - 1.0);
         let clock = SimClock::new(self.time.clone(), rate);
+        if self.subject.is_real() && self.rng.bool() {
+            // Not its own time only: also what the store's clock is compared with.
+            clock.step_wall(2.0 * WRONG_BY * (self.rng.f64() - 0.5));
+        }
         let workers = 1 + u64::from(self.rng.u8(..4) == 0);
         let first = self.workers;
         self.workers += workers;
         let (seed, steps_clock) = (self.rng.u64(..), self.rng.bool());
-        let client = Client::start(self.kind, self.mistake, clock, steps_clock, |locker, outbox| {
+        let client = Client::start(&self.subject, self.mistake, clock, steps_clock, |locker, outbox| {
             let worker = |id| Worker {
                 slot: Slot::new(id),
                 locker: locker.clone(),
@@ -275,7 +286,7 @@ impl World {
 }
 
 /// Exclusion is judged by what guards say at each grant; liveness by when workers know that they are done.
-fn judge(events: &[Event]) -> Report {
+fn judge(events: &[Event], slack: Duration) -> Report {
     let mut report = check(events, &Rules::default());
     let until_noted = |event: &Event| match event.what {
         What::Valid { .. } => None,
@@ -285,7 +296,7 @@ fn judge(events: &[Event]) -> Report {
     let noted: Vec<Event> = events.iter().filter_map(until_noted).collect();
     // As if all that was before had happened at that moment.
     let settled: Vec<Event> = noted.iter().map(|event| Event { at: event.at.max(SETTLED), ..event.clone() }).collect();
-    for (events, bound) in [(noted, OBTAINABLE_IN_STORM), (settled, OBTAINABLE)] {
+    for (events, bound) in [(noted, OBTAINABLE_IN_STORM + slack), (settled, OBTAINABLE + slack)] {
         let late = check(&events, &Rules { obtainable_within: Some(bound) }).violations;
         report.violations.extend(late.into_iter().filter(|violation| violation.rule == Rule::Obtainable));
     }

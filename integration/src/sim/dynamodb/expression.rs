@@ -1,0 +1,329 @@
+//! Update and condition expressions, parsed and evaluated.
+
+use std::{cell::RefCell, cmp::Ordering, collections::BTreeSet};
+
+use serde_json::{Map, Value};
+
+use super::Item;
+
+/// Assignments and removals.
+#[derive(Debug, Default)]
+pub(in crate::sim) struct Update {
+    pub(in crate::sim) set: Vec<(String, Value)>,
+    pub(in crate::sim) remove: Vec<String>,
+}
+
+/// What must hold of an item.
+#[derive(Debug, Clone)]
+pub(in crate::sim) enum Condition {
+    Always,
+    All(Vec<Self>),
+    Any(Vec<Self>),
+    Not(Box<Self>),
+    Exists(String),
+    Missing(String),
+    BeginsWith(String, Value),
+    /// An attribute, the orders that are right, a value.
+    Compare(String, &'static [Ordering], Value),
+}
+
+impl Condition {
+    pub(super) fn holds(&self, item: Option<&Item>) -> bool {
+        let get = |name: &String| item.and_then(|item| item.get(name));
+        match self {
+            Self::Always => true,
+            Self::All(all) => all.iter().all(|one| one.holds(item)),
+            Self::Any(any) => any.iter().any(|one| one.holds(item)),
+            Self::Not(not) => !not.holds(item),
+            Self::Exists(name) => get(name).is_some(),
+            Self::Missing(name) => get(name).is_none(),
+            Self::BeginsWith(name, prefix) => {
+                let text = |value: &Value| value["S"].as_str().map(ToOwned::to_owned);
+                let (Some(value), Some(prefix)) = (get(name).and_then(text), text(prefix)) else { return false };
+                value.starts_with(&prefix)
+            }
+            Self::Compare(name, orders, value) => {
+                get(name).and_then(|there| compare(there, value)).is_some_and(|order| orders.contains(&order))
+            }
+        }
+    }
+
+    /// The value that the attribute must equal for the whole to hold.
+    pub(super) fn required(&self, attribute: &str) -> Option<&Value> {
+        match self {
+            Self::Compare(name, [Ordering::Equal], value) if name == attribute => Some(value),
+            Self::All(all) => all.iter().find_map(|one| one.required(attribute)),
+            _ => None,
+        }
+    }
+
+    /// Replaces parts, from the inside out.
+    pub(in crate::sim) fn replace(&mut self, replacement: &dyn Fn(&Self) -> Option<Self>) {
+        match self {
+            Self::All(parts) | Self::Any(parts) => parts.iter_mut().for_each(|part| part.replace(replacement)),
+            Self::Not(part) => part.replace(replacement),
+            _ => {}
+        }
+        if let Some(other) = replacement(self) {
+            *self = other;
+        }
+    }
+}
+
+/// The order of two values of one type; `None` for types that differ or have no order.
+fn compare(a: &Value, b: &Value) -> Option<Ordering> {
+    let number = |value: &Value| value["N"].as_str().and_then(|text| text.parse::<i128>().ok());
+    match (number(a), number(b)) {
+        (Some(a), Some(b)) => Some(a.cmp(&b)),
+        _ => Some(a["S"].as_str()?.cmp(b["S"].as_str()?)),
+    }
+}
+
+/// The placeholders of a request, and which of them its expressions have used.
+#[derive(Debug)]
+pub(super) struct Expressions {
+    names: Map<String, Value>,
+    values: Map<String, Value>,
+    used: RefCell<BTreeSet<String>>,
+}
+
+impl Expressions {
+    pub(super) fn new(body: &Value) -> Self {
+        let object = |field: &str| body[field].as_object().cloned().unwrap_or_default();
+        let (names, values) = (object("ExpressionAttributeNames"), object("ExpressionAttributeValues"));
+        Self { names, values, used: RefCell::default() }
+    }
+
+    pub(super) fn condition(&self, text: Option<&str>) -> Result<Condition, String> {
+        let Some(text) = text else { return Ok(Condition::Always) };
+        let mut parser = Parser::new(text, Some(self), &[])?;
+        let condition = parser.any()?;
+        parser.end()?;
+        Ok(condition)
+    }
+
+    pub(super) fn update(&self, text: &str) -> Result<Update, String> {
+        let mut parser = Parser::new(text, Some(self), &[])?;
+        let mut update = Update::default();
+        while parser.peek().is_some() {
+            if parser.takes("SET") {
+                parser.listed(|parser| {
+                    let assigned = parser.assignment()?;
+                    update.set.push(assigned);
+                    Ok(())
+                })?;
+            } else if parser.takes("REMOVE") {
+                parser.listed(|parser| {
+                    let name = parser.name()?;
+                    update.remove.push(name);
+                    Ok(())
+                })?;
+            } else {
+                return Err(parser.unexpected());
+            }
+        }
+        Ok(update)
+    }
+
+    pub(super) fn all_used(&self) -> Result<(), String> {
+        let used = self.used.borrow();
+        match self.names.keys().chain(self.values.keys()).find(|placeholder| !used.contains(*placeholder)) {
+            Some(unused) => Err(format!("Value provided unused in expressions: keys: {{{unused}}}")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Reads expressions of either kind: with placeholders, or PartiQL's with quoted names and parameters.
+pub(super) struct Parser<'a> {
+    tokens: Vec<String>,
+    at: usize,
+    placeholders: Option<&'a Expressions>,
+    parameters: std::slice::Iter<'a, Value>,
+}
+
+impl<'a> Parser<'a> {
+    pub(super) fn new(
+        text: &str,
+        placeholders: Option<&'a Expressions>,
+        parameters: &'a [Value],
+    ) -> Result<Self, String> {
+        Ok(Self { tokens: tokens(text)?, at: 0, placeholders, parameters: parameters.iter() })
+    }
+
+    pub(super) fn peek(&self) -> Option<&str> {
+        self.tokens.get(self.at).map(String::as_str)
+    }
+
+    fn next(&mut self) -> Result<String, String> {
+        let token = self.tokens.get(self.at).cloned().ok_or("the expression ends too soon")?;
+        self.at += 1;
+        Ok(token)
+    }
+
+    /// Whether the next token is this word or sign; takes it if so.
+    pub(super) fn takes(&mut self, word: &str) -> bool {
+        let found = self.peek().is_some_and(|token| token.eq_ignore_ascii_case(word));
+        self.at += usize::from(found);
+        found
+    }
+
+    pub(super) fn expect(&mut self, word: &str) -> Result<(), String> {
+        if self.takes(word) { Ok(()) } else { Err(self.unexpected()) }
+    }
+
+    pub(super) fn unexpected(&self) -> String {
+        format!("Syntax error; token: {:?}, near: {:?}", self.peek(), self.tokens)
+    }
+
+    pub(super) fn end(&self) -> Result<(), String> {
+        if self.peek().is_none() && self.parameters.len() == 0 { Ok(()) } else { Err(self.unexpected()) }
+    }
+
+    pub(super) fn listed(&mut self, mut one: impl FnMut(&mut Self) -> Result<(), String>) -> Result<(), String> {
+        one(self)?;
+        while self.takes(",") {
+            one(self)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn assignment(&mut self) -> Result<(String, Value), String> {
+        let name = self.name()?;
+        self.expect("=")?;
+        Ok((name, self.value()?))
+    }
+
+    pub(super) fn name(&mut self) -> Result<String, String> {
+        let token = self.next()?;
+        if let Some(quoted) = token.strip_prefix('"') {
+            return Ok(quoted.to_owned());
+        }
+        match self.placeholders {
+            Some(placeholders) if token.starts_with('#') => {
+                placeholders.used.borrow_mut().insert(token.clone());
+                let name = placeholders.names.get(&token).and_then(Value::as_str);
+                name.map(ToOwned::to_owned).ok_or_else(|| {
+                    format!("An expression attribute name used in the document path is not defined: {token}")
+                })
+            }
+            _ if token.starts_with(|c: char| c.is_ascii_alphabetic()) => Ok(token),
+            _ => Err(format!("Syntax error; token: {token}")),
+        }
+    }
+
+    pub(super) fn value(&mut self) -> Result<Value, String> {
+        let token = self.next()?;
+        match self.placeholders {
+            None if token == "?" => self.parameters.next().cloned().ok_or_else(|| "a parameter is missing".into()),
+            Some(placeholders) if token.starts_with(':') => {
+                placeholders.used.borrow_mut().insert(token.clone());
+                let value = placeholders.values.get(&token).cloned();
+                value.ok_or_else(|| format!("An expression attribute value used in expression is not defined: {token}"))
+            }
+            _ => Err(format!("Syntax error; token: {token}")),
+        }
+    }
+
+    pub(super) fn any(&mut self) -> Result<Condition, String> {
+        let mut any = vec![self.all()?];
+        while self.takes("OR") {
+            any.push(self.all()?);
+        }
+        Ok(if any.len() == 1 { any.remove(0) } else { Condition::Any(any) })
+    }
+
+    fn all(&mut self) -> Result<Condition, String> {
+        let mut all = vec![self.one()?];
+        while self.takes("AND") {
+            all.push(self.one()?);
+        }
+        Ok(if all.len() == 1 { all.remove(0) } else { Condition::All(all) })
+    }
+
+    fn one(&mut self) -> Result<Condition, String> {
+        if self.takes("NOT") {
+            return Ok(Condition::Not(Box::new(self.one()?)));
+        }
+        if self.takes("(") {
+            let inner = self.any()?;
+            self.expect(")")?;
+            return Ok(inner);
+        }
+        for function in ["attribute_exists", "attribute_not_exists", "begins_with"] {
+            if !self.takes(function) {
+                continue;
+            }
+            self.expect("(")?;
+            let name = self.name()?;
+            let condition = match function {
+                "attribute_exists" => Condition::Exists(name),
+                "attribute_not_exists" => Condition::Missing(name),
+                _ => {
+                    self.expect(",")?;
+                    Condition::BeginsWith(name, self.value()?)
+                }
+            };
+            self.expect(")")?;
+            return Ok(condition);
+        }
+        let name = self.name()?;
+        if self.takes("IS") {
+            let not = self.takes("NOT");
+            self.expect("MISSING")?;
+            return Ok(if not { Condition::Exists(name) } else { Condition::Missing(name) });
+        }
+        use Ordering::{Equal, Greater, Less};
+        let orders: &[Ordering] = match self.next()?.as_str() {
+            "=" => &[Equal],
+            "<" => &[Less],
+            "<=" => &[Less, Equal],
+            ">" => &[Greater],
+            ">=" => &[Greater, Equal],
+            other => return Err(format!("Syntax error; token: {other}")),
+        };
+        Ok(Condition::Compare(name, orders, self.value()?))
+    }
+}
+
+/// Words, signs, and quoted names with their opening quote.
+fn tokens(text: &str) -> Result<Vec<String>, String> {
+    let mut tokens = Vec::new();
+    let mut rest = text.trim_start();
+    while let Some(first) = rest.chars().next() {
+        let length = if first == '"' {
+            let (name, length) = quoted(&rest[1..])?;
+            tokens.push(format!("\"{name}"));
+            rest = rest[1 + length..].trim_start();
+            continue;
+        } else if rest.starts_with("<=") || rest.starts_with(">=") {
+            2
+        } else if "()=<>,?".contains(first) {
+            1
+        } else {
+            let is_word = |c: char| c.is_alphanumeric() || "_#:.-".contains(c);
+            let length = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+            if length == 0 {
+                return Err(format!("Syntax error; token: {first}"));
+            }
+            length
+        };
+        tokens.push(rest[..length].to_owned());
+        rest = rest[length..].trim_start();
+    }
+    Ok(tokens)
+}
+
+/// A name up to its closing quote, and how long it is with that; two quotes stand for one.
+fn quoted(text: &str) -> Result<(String, usize), String> {
+    let mut name = String::new();
+    let mut chars = text.char_indices().peekable();
+    while let Some((at, c)) = chars.next() {
+        match c {
+            '"' if chars.next_if(|(_, next)| *next == '"').is_some() => name.push('"'),
+            '"' => return Ok((name, at + 1)),
+            c => name.push(c),
+        }
+    }
+    Err("a quote is not closed".into())
+}

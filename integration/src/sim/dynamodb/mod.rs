@@ -1,0 +1,200 @@
+//! A model of DynamoDB: one table, the operations that locks need, JSON in and JSON out, as on the wire.
+//!
+//! `lock-dynamo`'s tests compare it with DynamoDB Local, request by request.
+
+mod expression;
+mod partiql;
+mod server;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
+
+use self::expression::{Condition, Expressions, Update};
+pub use self::server::DynamoServer;
+
+/// An item: attributes by name, each with its type, such as `{"S": "text"}`.
+pub type Item = Map<String, Value>;
+
+/// One table, in memory.
+#[derive(Debug)]
+pub struct Table {
+    keys: Vec<String>,
+    /// By the values of the keys.
+    items: BTreeMap<String, Item>,
+}
+
+/// A write, as it was asked for and before it takes effect; a test may change it to see whether anybody notices.
+#[derive(Debug)]
+pub(super) struct Write {
+    pub(super) update: Update,
+    pub(super) condition: Condition,
+}
+
+/// Why a request is not fulfilled.
+#[derive(Debug)]
+enum Refusal {
+    Invalid(String),
+    /// The condition does not hold, on this item.
+    Condition(Option<Item>),
+}
+
+impl From<String> for Refusal {
+    fn from(problem: String) -> Self {
+        Self::Invalid(problem)
+    }
+}
+
+impl Table {
+    /// An empty table whose keys, all strings, have these names.
+    pub fn new(keys: &[&str]) -> Self {
+        Self { keys: keys.iter().map(ToString::to_string).collect(), items: BTreeMap::new() }
+    }
+
+    /// Answers a request with a status and a body.
+    pub fn call(&mut self, operation: &str, body: &Value) -> (u16, Value) {
+        self.call_with(operation, body, &|_| {})
+    }
+
+    /// The same, with every write changed by `plant` first.
+    pub(super) fn call_with(&mut self, operation: &str, body: &Value, plant: &dyn Fn(&mut Write)) -> (u16, Value) {
+        let answer = match operation {
+            "GetItem" => self.get(body),
+            "UpdateItem" => self.update(body, plant),
+            "DeleteItem" => self.delete(body, plant),
+            "BatchExecuteStatement" => self.batch(body, plant),
+            other => return (400, json!({ "__type": "UnknownOperationException", "message": other })),
+        };
+        match answer {
+            Ok(body) => (200, body),
+            Err(Refusal::Invalid(problem)) => {
+                (400, json!({ "__type": "com.amazon.coral.validate#ValidationException", "message": problem }))
+            }
+            Err(Refusal::Condition(item)) => {
+                let shown = if body["ReturnValuesOnConditionCheckFailure"] == "ALL_OLD" { item } else { None };
+                let mut body = json!({
+                    "__type": "com.amazonaws.dynamodb.v20120810#ConditionalCheckFailedException",
+                    "message": "The conditional request failed",
+                });
+                if let Some(item) = shown {
+                    body["Item"] = Value::Object(item);
+                }
+                (400, body)
+            }
+        }
+    }
+
+    fn get(&self, body: &Value) -> Result<Value, Refusal> {
+        let item = self.items.get(&self.place(&body["Key"])?);
+        Ok(item.map_or_else(|| json!({}), |item| json!({ "Item": item })))
+    }
+
+    fn update(&mut self, body: &Value, plant: &dyn Fn(&mut Write)) -> Result<Value, Refusal> {
+        let expressions = Expressions::new(body);
+        let update = expressions.update(body["UpdateExpression"].as_str().unwrap_or_default())?;
+        let mut write = Write { update, condition: expressions.condition(body["ConditionExpression"].as_str())? };
+        expressions.all_used()?;
+        self.check_update(&write.update)?;
+        plant(&mut write);
+        let place = self.place(&body["Key"])?;
+        self.apply(&place, write, body["Key"].as_object().expect("it has a place"))?;
+        Ok(json!({}))
+    }
+
+    fn delete(&mut self, body: &Value, plant: &dyn Fn(&mut Write)) -> Result<Value, Refusal> {
+        let expressions = Expressions::new(body);
+        let condition = expressions.condition(body["ConditionExpression"].as_str())?;
+        let mut write = Write { update: Update::default(), condition };
+        expressions.all_used()?;
+        plant(&mut write);
+        let place = self.place(&body["Key"])?;
+        let item = self.items.get(&place);
+        if !write.condition.holds(item) {
+            return Err(Refusal::Condition(item.cloned()));
+        }
+        self.items.remove(&place);
+        Ok(json!({}))
+    }
+
+    /// Each statement for itself. Like DynamoDB Local, a refused one shows no item.
+    fn batch(&mut self, body: &Value, plant: &dyn Fn(&mut Write)) -> Result<Value, Refusal> {
+        let mut responses = Vec::new();
+        let statements = body["Statements"].as_array().map_or(&[][..], |statements| statements);
+        let mut keys: Vec<_> = statements.iter().filter_map(|statement| self.key_of(statement)).collect();
+        keys.sort_unstable();
+        if keys.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(Refusal::Invalid("Provided list of item keys contains duplicates".into()));
+        }
+        for statement in statements {
+            responses.push(match self.statement(statement, plant) {
+                Ok(()) => json!({}),
+                Err(Refusal::Invalid(problem)) => json!({ "Error": { "Code": "ValidationError", "Message": problem } }),
+                Err(Refusal::Condition(_)) => json!({
+                    "Error": { "Code": "ConditionalCheckFailed", "Message": "The conditional request failed" }
+                }),
+            });
+        }
+        Ok(json!({ "Responses": responses }))
+    }
+
+    /// Where a statement's item is, if it says so.
+    fn key_of(&self, statement: &Value) -> Option<String> {
+        let write = partiql::parse(statement).ok()?;
+        self.place(&Value::Object(self.required(&write.condition)?)).ok()
+    }
+
+    /// The key that a condition asks for.
+    fn required(&self, condition: &Condition) -> Option<Item> {
+        self.keys.iter().map(|key| Some((key.clone(), condition.required(key)?.clone()))).collect()
+    }
+
+    fn statement(&mut self, statement: &Value, plant: &dyn Fn(&mut Write)) -> Result<(), Refusal> {
+        let mut write = partiql::parse(statement)?;
+        self.check_update(&write.update)?;
+        let key = self.required(&write.condition).ok_or("the where clause lacks an equality on all keys".to_owned())?;
+        let place = self.place(&Value::Object(key.clone()))?;
+        if !self.items.contains_key(&place) {
+            // A statement never makes an item.
+            return Err(Refusal::Condition(None));
+        }
+        plant(&mut write);
+        self.apply(&place, write, &key)
+    }
+
+    fn apply(&mut self, place: &str, write: Write, key: &Item) -> Result<(), Refusal> {
+        let item = self.items.get(place);
+        if !write.condition.holds(item) {
+            return Err(Refusal::Condition(item.cloned()));
+        }
+        let item = self.items.entry(place.to_owned()).or_insert_with(|| key.clone());
+        for name in &write.update.remove {
+            item.remove(name);
+        }
+        item.extend(write.update.set);
+        Ok(())
+    }
+
+    fn check_update(&self, update: &Update) -> Result<(), String> {
+        let mut touched: Vec<_> = update.set.iter().map(|(name, _)| name).chain(&update.remove).collect();
+        if touched.iter().any(|name| self.keys.contains(name)) {
+            return Err("Cannot update attribute. This attribute is part of the key".into());
+        }
+        touched.sort_unstable();
+        if touched.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err("Two document paths overlap with each other".into());
+        }
+        Ok(())
+    }
+
+    /// Where the item of a key is.
+    fn place(&self, key: &Value) -> Result<String, String> {
+        let given = key.as_object().map_or(0, Map::len);
+        let values: Option<Vec<_>> = self.keys.iter().map(|name| key[name]["S"].as_str()).collect();
+        match values {
+            Some(values) if given == self.keys.len() && values.iter().all(|value| !value.is_empty()) => {
+                Ok(json!(values).to_string())
+            }
+            _ => Err("The provided key element does not match the schema".into()),
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The names that a lock's attributes have in one table.
+
+use std::borrow::Cow;
+
+use crate::schema::{Attribute, Schema};
+
+/// The names of all attributes in one table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub(crate) schema: Schema,
+    /// Of each attribute, in the order of [`Attribute::ALL`].
+    names: Vec<Cow<'static, str>>,
+    /// Name and value of the sort key.
+    pub(crate) sort: Option<(String, String)>,
+}
+
+/// DynamoDB's limit on the names of keys and of a TTL attribute; others may be longer, and need not be.
+const LONGEST_NAME: usize = 255;
+/// DynamoDB's limit on the value of a sort key.
+const LONGEST_SORT_VALUE: usize = 1_024;
+
+impl Layout {
+    /// What the client of that schema uses by default.
+    pub(crate) fn of(schema: Schema) -> Self {
+        let name = match schema {
+            Schema::Native => Attribute::as_str,
+            Schema::Java | Schema::Go => java,
+            Schema::Python => python,
+        };
+        let names = Attribute::ALL.iter().map(|attribute| Cow::Borrowed(name(*attribute))).collect();
+        let sort = (schema == Schema::Python).then(|| ("sort_key".into(), "-".into()));
+        Self { schema, names, sort }
+    }
+
+    pub(crate) fn rename(&mut self, attribute: Attribute, name: String) {
+        self.names[attribute as usize] = name.into();
+    }
+
+    pub(crate) fn name(&self, attribute: Attribute) -> &str {
+        &self.names[attribute as usize]
+    }
+
+    /// Whether items keep a fencing token. Foreign clients replace or delete whole items, and it with them.
+    pub(crate) fn fences(&self) -> bool {
+        self.schema == Schema::Native
+    }
+
+    /// Whether items of this layout have the attribute at all.
+    fn has(&self, attribute: Attribute) -> bool {
+        match attribute {
+            Attribute::Lease => self.schema != Schema::Native,
+            Attribute::Released => !self.schema.deletes_on_release(),
+            Attribute::Fence => self.fences(),
+            _ => true,
+        }
+    }
+
+    /// # Errors
+    /// What is wrong, when two attributes have one name, or one has a name that DynamoDB does not take, or one that the foreign client would
+    /// not find it under.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let named: Vec<_> =
+            Attribute::ALL.iter().filter(|a| self.has(**a)).map(|a| (a.as_str(), self.name(*a))).collect();
+        let named = || named.iter().copied().chain(self.sort.as_ref().map(|(name, _)| ("sort_key", name.as_str())));
+        for (i, (attribute, name)) in named().enumerate() {
+            if name.is_empty() || name.len() > LONGEST_NAME {
+                return Err(format!("the name of the attribute \"{attribute}\" must have 1 to {LONGEST_NAME} bytes"));
+            }
+            if let Some((other, _)) = named().take(i).find(|(_, there)| *there == name) {
+                return Err(format!(
+                    "the attributes \"{other}\" and \"{attribute}\" would both be called \"{name}\"; choose another name for one of them"
+                ));
+            }
+        }
+        for attribute in Attribute::ALL {
+            let (fixed, name) = (Self::of(self.schema), self.name(*attribute));
+            if self.schema.fixes(*attribute) && name != fixed.name(*attribute) {
+                return Err(format!(
+                    "the clients of schema {} know the attribute \"{attribute}\" as \"{}\" only; leave its name alone",
+                    self.schema,
+                    fixed.name(*attribute)
+                ));
+            }
+            if !self.has(*attribute) && name != fixed.name(*attribute) {
+                return Err(format!("schema {} has no attribute \"{attribute}\"", self.schema));
+            }
+        }
+        match &self.sort {
+            Some((_, value)) if value.is_empty() || value.len() > LONGEST_SORT_VALUE => {
+                Err(format!("sort_value must have 1 to {LONGEST_SORT_VALUE} bytes"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn java(attribute: Attribute) -> &'static str {
+    match attribute {
+        Attribute::Key => "key",
+        Attribute::Version => "recordVersionNumber",
+        Attribute::Owner => "ownerName",
+        Attribute::Lease => "leaseDuration",
+        Attribute::Released => "isReleased",
+        Attribute::CollectAt => "dlock_collect_at",
+        other => own(other),
+    }
+}
+
+fn python(attribute: Attribute) -> &'static str {
+    match attribute {
+        Attribute::Key => "lock_key",
+        Attribute::Version => "record_version_number",
+        Attribute::Owner => "owner_name",
+        Attribute::Lease => "lease_duration",
+        Attribute::CollectAt => "expiry_time",
+        other => own(other),
+    }
+}
+
+/// What a foreign client has no name for.
+fn own(attribute: Attribute) -> &'static str {
+    match attribute {
+        Attribute::Ttl => "dlock_ttl_ms",
+        Attribute::Released => "dlock_released",
+        Attribute::Expires => "dlock_expires_at",
+        Attribute::Since => "dlock_acquired_at",
+        Attribute::Fence => "dlock_fence",
+        Attribute::FreeAt => "dlock_free_at",
+        Attribute::BrokenId => "dlock_broken_id",
+        Attribute::BrokenBy => "dlock_broken_by",
+        other => other.as_str(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn renamed(schema: Schema, attribute: Attribute, name: &str) -> Layout {
+        let mut layout = Layout::of(schema);
+        layout.rename(attribute, name.into());
+        layout
+    }
+
+    #[test]
+    fn the_default_names_of_every_schema_go_together() {
+        for &schema in Schema::ALL {
+            Layout::of(schema).check().unwrap();
+        }
+    }
+
+    #[test]
+    fn an_attribute_is_found_at_its_place() {
+        for (place, attribute) in Attribute::ALL.iter().enumerate() {
+            assert_eq!(*attribute as usize, place);
+            assert_eq!(renamed(Schema::Native, *attribute, "x").name(*attribute), "x");
+        }
+    }
+
+    #[test]
+    fn every_name_of_the_native_schema_can_be_chosen_and_no_two_alike() {
+        for &attribute in Attribute::ALL.iter().filter(|attribute| **attribute != Attribute::Lease) {
+            renamed(Schema::Native, attribute, "another").check().unwrap();
+            let other = if attribute == Attribute::Owner { "version" } else { "owner" };
+            let message = renamed(Schema::Native, attribute, other).check().unwrap_err();
+            assert!(message.contains(attribute.as_str()) && message.contains("both be called"), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_sort_key_is_an_attribute_like_others() {
+        let mut layout = Layout::of(Schema::Native);
+        layout.sort = Some(("fence".into(), "-".into()));
+        let message = layout.check().unwrap_err();
+        assert!(message.contains("\"fence\" and \"sort_key\" would both be called \"fence\""), "{message}");
+        for value in ["", &"x".repeat(1_025)] {
+            layout.sort = Some(("sort".into(), value.into()));
+            assert!(layout.check().unwrap_err().contains("sort_value"));
+        }
+    }
+
+    #[test]
+    fn what_a_foreign_client_must_find_keeps_its_name() {
+        for (schema, attribute) in [
+            (Schema::Java, Attribute::Version),
+            (Schema::Go, Attribute::Released),
+            (Schema::Python, Attribute::Lease),
+            (Schema::Java, Attribute::Data),
+        ] {
+            let message = renamed(schema, attribute, "mine").check().unwrap_err();
+            assert!(message.contains("leave its name alone"), "{schema}: {message}");
+        }
+        renamed(Schema::Java, Attribute::Key, "id").check().unwrap();
+        renamed(Schema::Go, Attribute::Expires, "mine").check().unwrap();
+        renamed(Schema::Python, Attribute::Data, "mine").check().unwrap();
+        // The foreign client's own name is taken too.
+        renamed(Schema::Java, Attribute::Expires, "ownerName").check().unwrap_err();
+    }
+
+    #[test]
+    fn what_dynamodb_does_not_take_or_the_schema_does_not_have_is_refused() {
+        for (layout, problem) in [
+            (renamed(Schema::Native, Attribute::Fence, ""), "1 to 255 bytes"),
+            (renamed(Schema::Native, Attribute::Fence, &"x".repeat(256)), "1 to 255 bytes"),
+            (renamed(Schema::Native, Attribute::Lease, "x"), "schema native has no attribute \"lease\""),
+            (renamed(Schema::Python, Attribute::Released, "x"), "schema python has no attribute \"released\""),
+            (renamed(Schema::Java, Attribute::Fence, "x"), "schema java has no attribute \"fence\""),
+        ] {
+            let message = layout.check().unwrap_err();
+            assert!(message.contains(problem), "{message}");
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Looking, listing and setting up while the server throttles or fails, and what its answers show.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Table, claim};
+use integration::wire::{Fault, Wire};
+use lock_core::{
+    ErrorKind, LossReason,
+    backend::{Attempt, Backend, Renewal},
+};
+use lock_dynamo::{DynamoBackend, Schema, TableOptions};
+use serde_json::json;
+
+const LONG: Duration = Duration::from_secs(60);
+
+async fn wired() -> (Table, Wire, DynamoBackend) {
+    let table = Table::new(Schema::Native).await;
+    let wire = Wire::start(table.server.address());
+    let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
+    (table, wire, backend)
+}
+
+const PASSING: [Fault; 3] = [
+    Fault::Refuse(400, "ThrottlingException"),
+    Fault::Refuse(400, "ProvisionedThroughputExceededException"),
+    Fault::Refuse(500, "InternalServerError"),
+];
+
+#[tokio::test]
+async fn looking_and_listing_ride_out_what_passes() {
+    let (_table, wire, backend) = wired().await;
+    let held = claim("held", LONG);
+    assert!(matches!(backend.acquire(&held).await.unwrap(), Attempt::Granted(_)));
+    for fault in PASSING {
+        wire.take_seen();
+        wire.next(fault.clone());
+        assert!(backend.inspect(&held.name).await.unwrap().is_some(), "{fault:?}");
+        assert_eq!(wire.take_seen(), ["GetItem"; 2], "{fault:?}");
+        wire.next(fault.clone());
+        wire.next(fault.clone());
+        assert_eq!(backend.list("").await.unwrap().len(), 1, "{fault:?}");
+        assert_eq!(wire.take_seen(), ["Scan"; 3], "{fault:?}");
+    }
+    wire.next(Fault::LoseReply);
+    assert!(backend.inspect(&held.name).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn setting_up_rides_out_what_passes() {
+    let (table, wire, _) = wired().await;
+    let config = table.config_for(&format!("{}-new", table.name)).endpoint(wire.endpoint());
+    let backend = DynamoBackend::new(config);
+    for fault in PASSING {
+        wire.next(fault);
+    }
+    assert!(backend.init(&TableOptions::default()).await.unwrap());
+    for fault in PASSING {
+        wire.next(fault);
+    }
+    assert_eq!(backend.check().await.unwrap().problems, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_does_not_pass_is_told_after_five_tries_and_a_refusal_at_once() {
+    let (_table, wire, backend) = wired().await;
+    wire.always(Fault::Refuse(400, "ThrottlingException"));
+    let error = backend.list("").await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Throttled && error.is_retryable(), "{error}");
+    assert_eq!(wire.take_seen(), ["Scan"; 5]);
+    wire.always(Fault::Refuse(400, "AccessDeniedException"));
+    assert_eq!(backend.list("").await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    assert_eq!(wire.take_seen(), ["Scan"]);
+    // What is done with locks is the core's to repeat.
+    wire.always(Fault::Refuse(400, "ThrottlingException"));
+    assert_eq!(backend.acquire(&claim("a", LONG)).await.unwrap_err().kind(), ErrorKind::Throttled);
+    assert_eq!(wire.take_seen(), ["UpdateItem"]);
+}
+
+#[tokio::test]
+async fn each_of_a_batch_is_told_its_own_end_without_another_request() {
+    let (_table, wire, backend) = wired().await;
+    let leases: Vec<_> = (0..25).map(|i| claim(&format!("lock{i}"), LONG).lease(None)).collect();
+    let mut responses = vec![json!({}); 25];
+    // As DynamoDB answers, unlike DynamoDB Local: with the item.
+    responses[3] = json!({ "Error": { "Code": "ConditionalCheckFailed", "Message": "The conditional request failed", "Item": {
+        "key": { "S": "lock3" }, "owner": { "S": "etl-7" }, "ttl_ms": { "N": "20000" }, "fence": { "N": "9" },
+        "version": { "S": format!("{}.0123456789abcdef", lock_core::LeaseId::from(7)) },
+    } } });
+    responses[4] = json!({ "Error": { "Code": "ThrottlingError", "Message": "slow down" } });
+    responses[5] = json!({ "Error": { "Code": "InternalServerError", "Message": "?" } });
+    wire.next(Fault::Answer(json!({ "Responses": responses }).to_string()));
+    let answers = backend.renew_many(&leases).await;
+    assert_eq!(wire.take_seen(), ["BatchExecuteStatement"]);
+    for (i, answer) in answers.into_iter().enumerate() {
+        match (i, answer) {
+            (3, Ok(Renewal::Lost(LossReason::TakenBy(holder)))) => {
+                assert_eq!(holder.owner.as_deref(), Some("etl-7"));
+                assert_eq!(holder.token.map(lock_core::FencingToken::get), Some(9));
+            }
+            (4, Err(error)) => assert!(error.kind() == ErrorKind::Throttled && !error.is_ambiguous(), "{error}"),
+            (5, Err(error)) => assert!(error.kind() == ErrorKind::Unavailable && error.is_ambiguous(), "{error}"),
+            (_, Ok(Renewal::Renewed)) => assert!(![3, 4, 5].contains(&i), "{i}"),
+            (i, other) => panic!("{i}: {other:?}"),
+        }
+    }
+}
+
+/// The description of a table that is one of several replicas.
+fn global(consistency: &str) -> String {
+    json!({ "Table": {
+        "TableName": "locks", "TableStatus": "ACTIVE", "MultiRegionConsistency": consistency, "GlobalTableVersion": "2019.11.21",
+        "KeySchema": [{ "AttributeName": "key", "KeyType": "HASH" }],
+        "AttributeDefinitions": [{ "AttributeName": "key", "AttributeType": "S" }],
+        "Replicas": [{ "RegionName": "us-west-2", "ReplicaStatus": "ACTIVE" }, { "RegionName": "eu-central-1", "ReplicaStatus": "ACTIVE" }],
+    } })
+    .to_string()
+}
+
+#[tokio::test]
+async fn a_global_table_is_found_by_its_replicas() {
+    let (_table, wire, backend) = wired().await;
+    wire.next(Fault::Answer(global("EVENTUAL")));
+    let check = backend.check().await.unwrap();
+    assert_eq!(check.problems, [""; 0]);
+    assert!(check.warnings[0].contains("global table (us-west-2, eu-central-1)"), "{check:?}");
+    assert!(check.warnings[0].contains("use it from one region only"), "{check:?}");
+    wire.next(Fault::Answer(global("STRONG")));
+    let check = backend.check().await.unwrap();
+    assert!(!check.warnings.iter().any(|warning| warning.contains("global")), "{check:?}");
+}

@@ -1,0 +1,301 @@
+//! The model of DynamoDB against DynamoDB Local: the same requests, the same answers.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use integration::{dynamodb::DynamoDbLocal, sim::dynamodb::Table};
+use lock_core::{
+    Lease, LeaseId, LockName,
+    backend::{Attempt, Backend, Claim},
+};
+use lock_dynamo::{DynamoBackend, DynamoConfig};
+use serde_json::{Value, json};
+
+use crate::transport::{self, Exchange};
+
+/// The model, and a table of its own on the server.
+#[derive(Debug)]
+pub(crate) struct Both {
+    server: &'static DynamoDbLocal,
+    table: String,
+    model: Mutex<Table>,
+    /// How often each operation was answered with each status.
+    answers: Mutex<BTreeMap<(String, u16), u32>>,
+}
+
+impl Both {
+    fn new() -> Self {
+        let (server, table) = (DynamoDbLocal::shared(), format!("model-{}", LeaseId::random()));
+        let create = json!({
+            "TableName": table, "BillingMode": "PAY_PER_REQUEST",
+            "KeySchema": [{ "AttributeName": "key", "KeyType": "HASH" }],
+            "AttributeDefinitions": [{ "AttributeName": "key", "AttributeType": "S" }],
+        });
+        assert_eq!(server.call("CreateTable", &create).0, 200);
+        Self { server, table, model: Mutex::new(Table::new(&["key"])), answers: Mutex::default() }
+    }
+
+    /// Asks both. What they answer must mean the same.
+    fn call(&self, operation: &str, body: &Value) -> (u16, Value) {
+        let real = self.server.call(operation, body);
+        let modelled = self.model.lock().unwrap().call(operation, body);
+        assert_eq!(meaning(&modelled), meaning(&real), "{operation} {body:#}\nthe server said {:#}", real.1);
+        *self.answers.lock().unwrap().entry((operation.into(), real.0)).or_default() += 1;
+        real
+    }
+
+    fn saw(&self, operation: &str, status: u16) -> u32 {
+        self.answers.lock().unwrap().get(&(operation.into(), status)).copied().unwrap_or(0)
+    }
+}
+
+/// An answer without the server's words.
+fn meaning((status, body): &(u16, Value)) -> Value {
+    let code = |error: &Value| {
+        let code = error["__type"].as_str().or(error["Code"].as_str()).unwrap_or_default();
+        code.rsplit('#').next().unwrap_or_default().to_owned()
+    };
+    let statements = body["Responses"].as_array().into_iter().flatten();
+    let statements: Vec<_> = statements.map(|one| json!([code(&one["Error"]), one["Item"]])).collect();
+    json!([status, code(body), body["Item"], statements])
+}
+
+/// Requests by chance: of a few names and values, so that conditions hold now and then.
+struct Chance(fastrand::Rng);
+
+const NAMES: [&str; 5] = ["a", "b", "n", "status", "dotted.name"];
+
+impl Chance {
+    fn one<T: Clone>(&mut self, of: &[T]) -> T {
+        of[self.0.usize(..of.len())].clone()
+    }
+
+    fn value(&mut self) -> Value {
+        if self.0.bool() {
+            json!({ "N": self.one(&["-3", "0", "7", "1700000000000000"]) })
+        } else {
+            json!({ "S": self.one(&["x", "xy", "y", "10"]) })
+        }
+    }
+
+    /// A condition, as text with placeholders and in PartiQL.
+    fn condition(&mut self, depth: u32, words: &mut Words) -> (String, String) {
+        match self.0.u8(..if depth == 0 { 4 } else { 7 }) {
+            0 => {
+                let (name, quoted) = words.name(self.one(&NAMES));
+                (format!("attribute_not_exists({name})"), format!("{quoted} IS MISSING"))
+            }
+            1 => {
+                let (name, quoted) = words.name(self.one(&NAMES));
+                (format!("attribute_exists({name})"), format!("{quoted} IS NOT MISSING"))
+            }
+            2 => {
+                let (name, quoted) = words.name(self.one(&NAMES));
+                let value = words.value(json!({ "S": self.one(&["x", "xy"]) }));
+                (format!("begins_with({name}, {value})"), format!("begins_with({quoted}, ?)"))
+            }
+            3 => {
+                let (name, quoted) = words.name(self.one(&NAMES));
+                let (sign, value) = (self.one(&["=", "<", "<=", ">", ">="]), self.value());
+                let value = words.value(value);
+                (format!("{name} {sign} {value}"), format!("{quoted} {sign} ?"))
+            }
+            4 => {
+                let (text, ql) = self.condition(depth - 1, words);
+                // Redundant parentheses are an error.
+                if text.starts_with('(') {
+                    (format!("NOT {text}"), format!("NOT {ql}"))
+                } else {
+                    (format!("NOT ({text})"), format!("NOT ({ql})"))
+                }
+            }
+            other => {
+                let word = if other == 5 { "AND" } else { "OR" };
+                let ((a, qa), (b, qb)) = (self.condition(depth - 1, words), self.condition(depth - 1, words));
+                (format!("({a} {word} {b})"), format!("({qa} {word} {qb})"))
+            }
+        }
+    }
+
+    fn update(&mut self, words: &mut Words) -> (String, String) {
+        let (mut set, mut remove, mut ql) = (Vec::new(), Vec::new(), String::new());
+        for name in NAMES {
+            // Now and then one attribute is in both, which is an error.
+            let choice = self.0.u8(..40);
+            if choice < 14 {
+                let (name, quoted) = words.name(name);
+                let value = self.value();
+                set.push(format!("{name} = {}", words.value(value)));
+                ql += &format!(" SET {quoted} = ?");
+            }
+            if (13..22).contains(&choice) {
+                let (name, quoted) = words.name(name);
+                remove.push(name);
+                ql += &format!(" REMOVE {quoted}");
+            }
+        }
+        let list = |word: &str, parts: &[String]| {
+            if parts.is_empty() { String::new() } else { format!("{word} {} ", parts.join(", ")) }
+        };
+        (format!("{}{}", list("SET", &set), list("REMOVE", &remove)), ql)
+    }
+
+    fn request(&mut self, table: &str) -> (&'static str, Value) {
+        let key = self.one(&["one", "two", "three"]);
+        let mut words = Words::default();
+        let kind = self.0.u8(..10);
+        if kind == 0 {
+            return ("GetItem", json!({ "TableName": table, "Key": { "key": { "S": key } }, "ConsistentRead": true }));
+        }
+        let (update, update_ql) = if kind == 1 { Default::default() } else { self.update(&mut words) };
+        let (condition, condition_ql) = self.condition(2, &mut words);
+        if kind > 6 && !update_ql.is_empty() {
+            // Parameters stand in the order of the text.
+            let mut parameters = words.parameters;
+            let assigned = update_ql.matches('?').count();
+            parameters.insert(assigned, json!({ "S": key }));
+            let text = format!("UPDATE \"{table}\"{update_ql} WHERE \"key\" = ? AND {condition_ql}");
+            let statement = json!({ "Statement": text, "Parameters": parameters });
+            return ("BatchExecuteStatement", json!({ "Statements": [statement] }));
+        }
+        if self.0.u8(..20) == 0 {
+            words.values.insert(":unused".into(), json!({ "S": "x" }));
+        }
+        let mut body = json!({
+            "TableName": table, "Key": { "key": { "S": key } }, "ConditionExpression": condition,
+            "ExpressionAttributeNames": words.names,
+        });
+        if !words.values.is_empty() {
+            body["ExpressionAttributeValues"] = json!(words.values);
+        }
+        if self.0.bool() {
+            body["ReturnValuesOnConditionCheckFailure"] = "ALL_OLD".into();
+        }
+        if kind == 1 || update.is_empty() {
+            return ("DeleteItem", body);
+        }
+        body["UpdateExpression"] = update.trim_end().into();
+        ("UpdateItem", body)
+    }
+}
+
+/// The placeholders of a request.
+#[derive(Default)]
+struct Words {
+    names: BTreeMap<String, Value>,
+    values: BTreeMap<String, Value>,
+    parameters: Vec<Value>,
+}
+
+impl Words {
+    /// As a placeholder, and quoted.
+    fn name(&mut self, name: &str) -> (String, String) {
+        let placeholder = format!("#{}", name.replace('.', "_"));
+        self.names.insert(placeholder.clone(), name.into());
+        (placeholder, format!("\"{name}\""))
+    }
+
+    fn value(&mut self, value: Value) -> String {
+        let placeholder = format!(":v{}", self.values.len());
+        self.values.insert(placeholder.clone(), value.clone());
+        self.parameters.push(value);
+        placeholder
+    }
+}
+
+#[test]
+fn the_model_answers_chance_requests_as_dynamodb_local_does() {
+    let both = Both::new();
+    let mut chance = Chance(fastrand::Rng::with_seed(4));
+    for _ in 0..3_000 {
+        let (operation, body) = chance.request(&both.table);
+        both.call(operation, &body);
+    }
+    for (operation, status) in [
+        ("GetItem", 200),
+        ("UpdateItem", 200),
+        ("UpdateItem", 400),
+        ("DeleteItem", 200),
+        ("DeleteItem", 400),
+        ("BatchExecuteStatement", 200),
+    ] {
+        assert!(both.saw(operation, status) > 50, "{operation} with {status}: {both:?}");
+    }
+}
+
+impl Exchange for Both {
+    fn exchange(&self, operation: &str, body: &Value) -> (u16, Value) {
+        self.call(operation, body)
+    }
+}
+
+#[tokio::test]
+async fn the_model_answers_what_the_backend_asks_as_dynamodb_local_does() {
+    let both = tokio::task::spawn_blocking(|| Arc::new(Both::new())).await.unwrap();
+    let clients = [(); 3].map(|()| {
+        let config = DynamoConfig::new(&both.table).skew_bound(Duration::from_millis(1));
+        DynamoBackend::new(config).with_sdk_config(transport::sdk_config(Arc::clone(&both) as Arc<dyn Exchange>))
+    });
+    let mut rng = fastrand::Rng::with_seed(5);
+    let mut held: Vec<(usize, Lease)> = Vec::new();
+    for _ in 0..1_000 {
+        let client = rng.usize(..3);
+        let backend = &clients[client];
+        let name = LockName::new(["a", "b", "c"][rng.usize(..3)]).unwrap();
+        match rng.u8(..12) {
+            0..=4 => {
+                let (id, data) = (LeaseId::random(), rng.bool().then(|| b"data".to_vec()));
+                let ttl = Duration::from_millis(if rng.bool() { 1 } else { 60_000 });
+                let claim = Claim { name, id, owner: "test".into(), ttl: Some(ttl), data };
+                let again = 1 + usize::from(rng.bool());
+                for _ in 0..again {
+                    if let Ok(Attempt::Granted(grant)) = backend.acquire(&claim).await {
+                        held.push((client, claim.lease(grant.token)));
+                    }
+                }
+            }
+            5..=6 if !held.is_empty() => {
+                let (client, lease) = &held[rng.usize(..held.len())];
+                let _ = clients[*client].renew(lease).await.unwrap();
+            }
+            7 => {
+                let mut leases: Vec<Lease> = Vec::new();
+                for (_, lease) in held.iter().rev() {
+                    if leases.iter().all(|other| other.name != lease.name) {
+                        leases.push(lease.clone());
+                    }
+                }
+                for answer in backend.renew_many(&leases).await {
+                    let _ = answer.unwrap();
+                }
+            }
+            8..=9 if !held.is_empty() => {
+                let (client, lease) = held.swap_remove(rng.usize(..held.len()));
+                let hold_for = Duration::from_millis(if rng.u8(..4) == 0 { 3 } else { 0 });
+                let _ = clients[client].release(&lease, hold_for).await.unwrap();
+            }
+            10 => {
+                if let Some(version) = backend.inspect(&name).await.unwrap().and_then(|holder| holder.version) {
+                    let _ = backend.break_lock(&name, &version, "alice").await.unwrap();
+                }
+            }
+            11 => {
+                let _ = backend.forget(&name).await.unwrap();
+            }
+            _ => {}
+        }
+    }
+    for (operation, status) in [
+        ("GetItem", 200),
+        ("UpdateItem", 200),
+        ("UpdateItem", 400),
+        ("DeleteItem", 200),
+        ("DeleteItem", 400),
+        ("BatchExecuteStatement", 200),
+    ] {
+        assert!(both.saw(operation, status) > 0, "{operation} with {status}: {both:?}");
+    }
+}
