@@ -53,13 +53,13 @@ fn on_files() {
 #[test]
 fn on_redis() {
     let redis = RedisServer::start();
-    excludes(&format!("redis://127.0.0.1:{}?ttl=2s", redis.port()));
+    excludes(&format!("redis://127.0.0.1:{}?ttl=5s", redis.port()));
 }
 
 #[test]
 fn on_dynamodb() {
     let table = Table::new();
-    excludes(&table.url("ttl=2s&access_key_id=test&secret_access_key=test"));
+    excludes(&table.url("ttl=5s&access_key_id=test&secret_access_key=test"));
 }
 
 /// The memory of one process is no other's.

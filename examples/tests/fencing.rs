@@ -330,7 +330,7 @@ fn the_example_is_refused_by_each_resource_when_it_was_paused_past_its_lease() {
         let start = |value: &str, pause: &[&str]| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_fencing"));
             command.args([&target, value]).args(pause);
-            Process::start(command.env("DLOCK_URL", format!("redis://127.0.0.1:{}?ttl=1s", redis.port())))
+            Process::start(command.env("DLOCK_URL", format!("redis://127.0.0.1:{}?ttl=3s", redis.port())))
         };
         let mut first = start("first", &["500"]);
         first.wait_for("locked, token ");
