@@ -9,6 +9,7 @@ pub mod postgres;
 pub mod python;
 pub mod redis;
 pub mod report;
+mod scratch;
 pub mod sentinel;
 pub mod sim;
 pub mod tls;
@@ -18,6 +19,7 @@ use std::path::PathBuf;
 
 pub use daemon::{Daemon, free_port};
 pub use loopback::{Direction, Proxy};
+pub use scratch::Scratch;
 
 /// `CLOCK_MONOTONIC`, which all processes of a machine share, in nanoseconds.
 ///

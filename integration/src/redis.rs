@@ -8,17 +8,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tempfile::TempDir;
-
-use crate::{Daemon, free_port};
+use crate::{Daemon, Scratch, free_port, tls::Certificates};
 
 /// A `redis-server` that keeps nothing on disk.
 #[derive(Debug)]
 pub struct RedisServer {
-    port: u16,
-    dir: TempDir,
-    args: Vec<String>,
+    // Before the directory, so that it is gone when that is removed.
     daemon: Option<Daemon>,
+    dir: Scratch,
+    ports: Ports,
+    args: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    plain: u16,
+    tls: Option<u16>,
+    /// Where the nodes of a cluster talk to each other.
+    bus: Option<u16>,
 }
 
 impl RedisServer {
@@ -35,31 +42,44 @@ impl RedisServer {
     /// # Panics
     /// When it does not start.
     pub fn with_args(args: &[&str]) -> Self {
-        let mut args = args.iter().map(ToString::to_string).collect();
-        let mut dir = tempfile::tempdir().expect("a temporary directory");
-        // Another test may take a free port first; then this server ends at once, and another port is tried.
+        Self::launched(args.iter().map(ToString::to_string).collect(), false, false)
+    }
+
+    /// Starts a server that also listens with TLS, at [`tls_port`](Self::tls_port), and asks clients for a certificate.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn with_tls(certificates: &Certificates, args: &[&str]) -> Self {
+        let args = args.iter().map(ToString::to_string);
+        Self::launched(certificates.redis_args().into_iter().chain(args).collect(), true, false)
+    }
+
+    fn launched(args: Vec<String>, tls: bool, cluster: bool) -> Self {
+        let mut server = Self { ports: Ports::free(tls, cluster), dir: Scratch::new(), args, daemon: None };
+        // Another test may take a free port first; then this server ends at once, and other ports are tried.
         for _ in 0..20 {
-            let port = free_port();
-            let mut server = Self { port, dir, args, daemon: None };
             if server.launch() {
                 return server;
             }
             eprintln!("{}", std::fs::read_to_string(server.dir.path().join("redis.log")).unwrap_or_default());
-            (dir, args) = (server.dir, server.args);
+            server.ports = Ports::free(tls, cluster);
         }
-        panic!("redis-server does not start; see its output above");
+        panic!("{} does not start; see its output above", program());
     }
 
     fn launch(&mut self) -> bool {
-        let dir = self.dir.path().to_str().expect("temporary directories have plain names");
+        let dir = self.dir.text();
         let mut args: Vec<String> = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"].map(Into::into).into();
         args.extend(["--dir".into(), dir.into(), "--unixsocket".into(), format!("{dir}/redis.sock")]);
         args.extend(["--logfile".into(), format!("{dir}/redis.log"), "--repl-diskless-sync-delay".into(), "0".into()]);
-        args.extend(["--port".into(), self.port.to_string()]);
+        let Ports { plain, tls, bus } = self.ports;
+        for (option, port) in [("--port", Some(plain)), ("--tls-port", tls), ("--cluster-port", bus)] {
+            args.extend(port.into_iter().flat_map(|port| [option.into(), port.to_string()]));
+        }
         args.extend(self.args.iter().cloned());
-        self.daemon = Some(Daemon::start("redis-server", "redis-server", &args));
+        self.daemon = Some(Daemon::start(&program(), "redis-server", &args));
         // A server that wants a password answers as well, if with an error.
-        wait_for("the server to answer", || answers(self.port) || !self.runs()) && self.runs()
+        wait_for("the server to answer", || answers(plain) || !self.runs()) && self.runs()
     }
 
     fn runs(&self) -> bool {
@@ -68,12 +88,20 @@ impl RedisServer {
 
     /// Its port on 127.0.0.1.
     pub fn port(&self) -> u16 {
-        self.port
+        self.ports.plain
+    }
+
+    /// Its port for TLS, on `localhost`.
+    ///
+    /// # Panics
+    /// When it was started without.
+    pub fn tls_port(&self) -> u16 {
+        self.ports.tls.expect("the server was started with TLS")
     }
 
     /// Its address on the loopback interface.
     pub fn addr(&self) -> SocketAddr {
-        ([127, 0, 0, 1], self.port).into()
+        ([127, 0, 0, 1], self.port()).into()
     }
 
     /// Its unix socket.
@@ -108,14 +136,26 @@ impl RedisServer {
     /// # Panics
     /// When the server does not answer.
     pub fn command(&self, args: &[&str]) -> String {
-        command(self.port, args).expect("the server answers")
+        command(self.port(), args).expect("the server answers")
     }
+}
+
+impl Ports {
+    fn free(tls: bool, cluster: bool) -> Self {
+        Self { plain: free_port(), tls: tls.then(free_port), bus: cluster.then(free_port) }
+    }
+}
+
+/// The server that the tests run against: another one, such as an older Redis or Valkey, is named in `DLOCK_TEST_REDIS_SERVER`.
+pub(crate) fn program() -> String {
+    std::env::var("DLOCK_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into())
 }
 
 /// A Redis Cluster of three primaries.
 #[derive(Debug)]
 pub struct RedisCluster {
     nodes: Vec<RedisServer>,
+    replicas: Vec<RedisServer>,
 }
 
 impl RedisCluster {
@@ -124,29 +164,89 @@ impl RedisCluster {
     /// # Panics
     /// When it does not come up.
     pub fn start() -> Self {
-        let start = |port: u16| {
-            let port = port.to_string();
-            let args = ["--cluster-enabled", "yes", "--cluster-port", &port, "--cluster-node-timeout", "2000"];
-            // Without this, one dead primary stops the others too.
-            RedisServer::with_args(&[&args[..], &["--cluster-require-full-coverage", "no"]].concat())
-        };
-        let buses: Vec<_> = (0..3).map(|_| free_port()).collect();
-        let nodes: Vec<_> = buses.iter().map(|&port| start(port)).collect();
-        for ((node, bus), (first, last)) in nodes.iter().zip(&buses).zip([(0, 5460), (5461, 10922), (10923, 16383)]) {
-            let (first, last) = (first.to_string(), last.to_string());
-            assert_eq!(node.command(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]), "+OK\r\n");
-            let (port, bus) = (node.port().to_string(), bus.to_string());
+        Self::launched(0, None)
+    }
+
+    /// The same with a replica for each primary.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn with_replicas() -> Self {
+        Self::launched(1, None)
+    }
+
+    /// The same, where the nodes talk to each other and to clients by TLS, under the name `localhost`.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn with_tls(certificates: &Certificates) -> Self {
+        Self::launched(0, Some(certificates))
+    }
+
+    fn launched(replicas: usize, certificates: Option<&Certificates>) -> Self {
+        // Without full coverage, as one dead primary would stop the others too.
+        let args = "--cluster-enabled yes --cluster-node-timeout 2000 --cluster-require-full-coverage no";
+        let mut args: Vec<String> = args.split(' ').map(Into::into).collect();
+        if let Some(certificates) = certificates {
+            args.extend(certificates.redis_args());
+            let tls = "--tls-cluster yes --tls-replication yes --cluster-announce-hostname localhost \
+                       --cluster-preferred-endpoint-type hostname";
+            args.extend(tls.split_whitespace().map(Into::into));
+        }
+        let start = |_| RedisServer::launched(args.clone(), certificates.is_some(), true);
+        let nodes: Vec<_> = (0..3).map(start).collect();
+        let followers: Vec<_> = (0..3 * replicas).map(start).collect();
+        for (node, (first, last)) in nodes.iter().zip([(0, 5460), (5461, 10922), (10923, 16383)]) {
+            let slots: Vec<_> = (first..=last).map(|slot| slot.to_string()).collect();
+            let slots = slots.iter().map(String::as_str);
+            assert_eq!(node.command(&["CLUSTER", "ADDSLOTS"].into_iter().chain(slots).collect::<Vec<_>>()), "+OK\r\n");
+        }
+        for node in nodes.iter().chain(&followers) {
+            let Ports { plain, tls, bus } = node.ports;
+            let (port, bus) = (tls.unwrap_or(plain).to_string(), bus.expect("a node of a cluster").to_string());
             assert_eq!(nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]), "+OK\r\n");
         }
-        let cluster = Self { nodes };
+        let cluster = Self { nodes, replicas: followers };
+        cluster.wait_until_agreed();
+        for (replica, primary) in cluster.replicas.iter().zip([0, 1, 2].into_iter().cycle()) {
+            let follow = || replica.command(&["CLUSTER", "REPLICATE", &cluster.id(primary)]) == "+OK\r\n";
+            assert!(wait_for("a replica to know its primary", follow), "no replica");
+        }
+        let streams = |node: &RedisServer| node.command(&["INFO", "replication"]).contains("master_link_status:up");
+        assert!(wait_for("the replicas to follow", || cluster.replicas.iter().all(streams)), "no replication");
+        cluster
+    }
+
+    fn wait_until_agreed(&self) {
+        let nodes = || self.nodes.iter().chain(&self.replicas);
+        let known = format!("cluster_known_nodes:{}\r", nodes().count());
         let agreed = |node: &RedisServer| {
             let info = node.command(&["CLUSTER", "INFO"]);
-            info.contains("cluster_state:ok")
-                && info.contains("cluster_slots_ok:16384")
-                && info.contains("cluster_size:3")
+            ["cluster_state:ok", "cluster_slots_ok:16384", "cluster_size:3", &known]
+                .iter()
+                .all(|line| info.contains(line))
         };
-        assert!(wait_for("the cluster to agree", || cluster.nodes.iter().all(agreed)), "no cluster");
-        cluster
+        assert!(wait_for("the cluster to agree", || nodes().all(agreed)), "no cluster");
+    }
+
+    /// Tells clients that the nodes are at these ports, where proxies forward to them.
+    ///
+    /// # Panics
+    /// When the nodes do not agree on that.
+    pub fn announce(&self, ports: &[u16]) {
+        for (node, port) in self.nodes.iter().zip(ports) {
+            assert_eq!(node.command(&["CONFIG", "SET", "cluster-announce-port", &port.to_string()]), "+OK\r\n");
+        }
+        let told = |node: &RedisServer| {
+            let slots = node.command(&["CLUSTER", "SLOTS"]);
+            ports.iter().all(|port| slots.contains(&format!(":{port}\r\n")))
+        };
+        assert!(wait_for("the nodes to tell each other", || self.nodes.iter().all(told)), "not announced");
+    }
+
+    /// The replicas, in the order of their primaries.
+    pub fn replicas(&self) -> &[RedisServer] {
+        &self.replicas
     }
 
     /// Its nodes: the slots are shared out in order, a third each.
@@ -168,8 +268,19 @@ impl RedisCluster {
 /// # Errors
 /// When the server does not answer within a second.
 pub fn command(port: u16, args: &[&str]) -> std::io::Result<String> {
+    command_as(port, None, args)
+}
+
+pub(crate) fn command_as(port: u16, password: Option<&str>, args: &[&str]) -> std::io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), Duration::from_secs(1))?;
     stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    if let Some(password) = password {
+        reply_to(&mut stream, &["AUTH", password])?;
+    }
+    reply_to(&mut stream, args)
+}
+
+fn reply_to(stream: &mut TcpStream, args: &[&str]) -> std::io::Result<String> {
     let mut request = format!("*{}\r\n", args.len());
     for arg in args {
         request += &format!("${}\r\n{arg}\r\n", arg.len());

@@ -7,12 +7,13 @@ use rustls::{
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
-use tempfile::TempDir;
+
+use crate::Scratch;
 
 /// An authority, and certificates from it for a server on loopback and for a client.
 #[derive(Debug)]
 pub struct Certificates {
-    dir: TempDir,
+    dir: Scratch,
 }
 
 impl Certificates {
@@ -21,7 +22,7 @@ impl Certificates {
     /// # Panics
     /// When `openssl` is missing or fails.
     pub fn make() -> Self {
-        let made = Self { dir: tempfile::tempdir().expect("a temporary directory") };
+        let made = Self { dir: Scratch::new() };
         openssl(
             &made,
             "req -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -subj /CN=authority -keyout ca.key -out ca.crt",
@@ -77,6 +78,15 @@ impl Certificates {
     /// Certificate and key for a client.
     pub fn client(&self) -> (PathBuf, PathBuf) {
         (self.path("client.crt"), self.path("client.key"))
+    }
+}
+
+impl Certificates {
+    /// What a Redis server is told to use them, and to ask clients for theirs.
+    pub fn redis_args(&self) -> Vec<String> {
+        let (cert, key) = self.server();
+        let files = [("--tls-cert-file", cert), ("--tls-key-file", key), ("--tls-ca-cert-file", self.ca())];
+        files.into_iter().flat_map(|(option, path)| [option.into(), path.display().to_string()]).collect()
     }
 }
 

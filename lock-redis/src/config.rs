@@ -222,8 +222,8 @@ impl RedisConfig {
         if cluster && self.compat == Some(Compat::PythonRedisLock) {
             return wrong("python-redis-lock does not work on a cluster: its two keys are in different slots");
         }
-        if self.replicas > 0 && !matches!(self.topology, Topology::Standalone(_) | Topology::Sentinel { .. }) {
-            return wrong("replicas works with one server or Sentinel; on a cluster or a quorum leave it out");
+        if self.replicas > 0 && matches!(self.topology, Topology::Quorum(_)) {
+            return wrong("the servers of a quorum are independent and none needs replicas; leave replicas out");
         }
         if matches!(&self.topology, Topology::Quorum(nodes) if nodes.len() < 3) {
             return wrong("a quorum needs at least three independent servers: of two, both would have to live");

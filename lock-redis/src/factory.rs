@@ -175,6 +175,7 @@ mod tests {
                 one("h", 6379).compat(Compat::RedisPy).timeout(Duration::from_secs(2)),
             ),
             ("redis://h?replicas=2&key_prefix=x", one("h", 6379).replicas(2).key_prefix("x")),
+            ("redis+cluster://a?replicas=1", RedisConfig::new(Topology::Cluster(vec![tcp("a", 6379)])).replicas(1)),
         ] {
             assert_eq!(RedisConfig::from_url(text).unwrap(), expected, "{text}");
         }
@@ -192,7 +193,7 @@ mod tests {
             ("redis+sentinel://a", "mymaster"),
             ("redis+cluster://a/1", "database 0"),
             ("redis+cluster://a?compat=python-redis-lock", "slots"),
-            ("redis+cluster://a?replicas=1", "cluster"),
+            ("redis+quorum://a,b,c?replicas=1", "independent"),
             ("redis+quorum://a,b", "three"),
             ("redis://u:s3cret@h?key_prefix={x}", "braces"),
         ] {

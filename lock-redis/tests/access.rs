@@ -1,8 +1,11 @@
 //! Logging in, databases, the unix socket; what a user may not do; and that no secret is ever shown.
 
+mod common;
+
 use std::time::Duration;
 
-use integration::redis::RedisServer;
+use common::until;
+use integration::redis::{RedisServer, command};
 use lock_core::{
     Error, ErrorKind, LeaseId, LockName,
     backend::{Attempt, Backend, Break, Claim, Release, Renewal},
@@ -128,6 +131,35 @@ async fn a_full_and_a_read_only_server_say_so() {
     assert_eq!(kind(tcp(&server)).await, ErrorKind::Full);
     server.command(&["CONFIG", "SET", "replica-serve-stale-data", "no"]);
     assert_eq!(kind(tcp(&server)).await, ErrorKind::Unavailable, "MASTERDOWN");
+}
+
+#[tokio::test]
+async fn a_server_that_misses_its_replicas_or_is_busy_says_so() {
+    let server = RedisServer::start();
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    assert_eq!(kind(tcp(&server)).await, ErrorKind::Unavailable, "NOREPLICAS");
+    server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    server.command(&["CONFIG", "SET", "lua-time-limit", "1"]);
+    let port = server.port();
+    // Gets no answer before it is killed.
+    let endless = std::thread::spawn(move || command(port, &["EVAL", "while true do end", "0"]));
+    until("the server to be busy", async || server.command(&["PING"]).starts_with("-BUSY")).await;
+    assert_eq!(kind(tcp(&server)).await, ErrorKind::Throttled, "BUSY");
+    assert_eq!(server.command(&["SCRIPT", "KILL"]), "+OK\r\n");
+    let _ = endless.join().unwrap();
+    use_all(tcp(&server)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_server_that_loads_its_data_says_so() {
+    let (primary, loading) = (RedisServer::start(), RedisServer::start());
+    primary.command(&["EVAL", "for i = 1, 2000 do redis.call('SET', i, string.rep('x', 1000)) end", "0"]);
+    for (option, value) in [("key-load-delay", "10000"), ("loading-process-events-interval-bytes", "1024")] {
+        assert_eq!(loading.command(&["CONFIG", "SET", option, value]), "+OK\r\n");
+    }
+    loading.command(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]);
+    until("the load to begin", async || loading.command(&["GET", "1"]).starts_with("-LOADING")).await;
+    assert_eq!(kind(tcp(&loading)).await, ErrorKind::Unavailable);
 }
 
 #[tokio::test]

@@ -8,13 +8,18 @@ use std::{
 };
 
 use common::{claim, granted, until};
-use integration::redis::RedisCluster;
+use integration::{
+    Direction::Replies,
+    Proxy,
+    redis::{RedisCluster, RedisServer},
+};
 use lock_core::{
-    Lease, LockName,
-    backend::{Backend, Release, Renewal},
+    ErrorKind, Lease, LockName,
+    backend::{Attempt, Backend, Release, Renewal},
     testing::Subject,
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
+use tokio::sync::Notify;
 
 static CLUSTER: OnceLock<RedisCluster> = OnceLock::new();
 
@@ -134,6 +139,105 @@ async fn a_lock_whose_slot_has_moved_is_followed() {
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
     common::refused(&backend, &claim(&name, LONG)).await;
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+}
+
+#[tokio::test]
+async fn a_slot_that_nobody_serves_is_an_error_for_its_locks_alone() {
+    let cluster = RedisCluster::start();
+    let backend = client_of(&cluster);
+    let ((gone, slot), (other, _)) = (name_on(&cluster, 0, "gone"), name_on(&cluster, 1, "other"));
+    for node in cluster.nodes() {
+        ok(&node.command(&["CLUSTER", "DELSLOTS", &slot.to_string()]));
+    }
+    let error = backend.acquire(&claim(&gone, LONG)).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::Unavailable && error.is_retryable(), "{error:?}");
+    assert!(error.to_string().contains("CLUSTER INFO"), "{error}");
+    granted(&backend, &claim(&other, LONG)).await;
+    ok(&cluster.nodes()[2].command(&["CLUSTER", "ADDSLOTS", &slot.to_string()]));
+    until("the slot", async || matches!(backend.acquire(&claim(&gone, LONG)).await, Ok(Attempt::Granted(_)))).await;
+}
+
+#[tokio::test]
+async fn a_silent_node_is_connected_to_anew_and_the_others_go_on_meanwhile() {
+    let cluster = RedisCluster::start();
+    let mut proxies = Vec::new();
+    for node in cluster.nodes() {
+        proxies.push(Proxy::start(node.addr()).await);
+    }
+    let announced: Vec<_> = proxies.iter().map(|proxy| proxy.addr().port()).collect();
+    cluster.announce(&announced);
+    let seed = Address::tcp("127.0.0.1", announced[0]);
+    let config = RedisConfig::new(Topology::Cluster(vec![seed])).timeout(Duration::from_millis(300));
+    let backend = RedisBackend::new(config).unwrap();
+    let mut leases = Vec::new();
+    for node in 0..3 {
+        leases.push(granted(&backend, &claim(&name_on(&cluster, node, "silent").0, LONG)).await.0);
+    }
+    // A firewall that has forgotten one of the connections: packets vanish, and nobody is told.
+    proxies[2].hold(Replies);
+    let before = proxies[2].connections();
+    let stop = Arc::new(Notify::new());
+    let others = tokio::spawn({
+        let (backend, leases, stop) = (backend.clone(), leases.clone(), Arc::clone(&stop));
+        async move {
+            loop {
+                for lease in &leases[..2] {
+                    assert_eq!(backend.renew(lease).await.unwrap(), Renewal::Renewed);
+                }
+                let pause = tokio::time::sleep(Duration::from_millis(5));
+                tokio::select! {
+                    () = stop.notified() => return,
+                    () = pause => {}
+                }
+            }
+        }
+    });
+    let patience = Duration::from_millis(100);
+    until("a new connection", async || {
+        // Its callers give up before any timeout of a connection.
+        let _ = tokio::time::timeout(patience, backend.renew(&leases[2])).await;
+        proxies[2].connections() > before
+    })
+    .await;
+    stop.notify_one();
+    others.await.expect("the other nodes' locks were renewed all the while");
+    proxies[2].heal();
+    until("the silent node", async || matches!(backend.renew(&leases[2]).await, Ok(Renewal::Renewed))).await;
+}
+
+#[tokio::test]
+async fn a_lock_that_its_replica_has_not_confirmed_is_not_granted() {
+    let cluster = RedisCluster::with_replicas();
+    let seed = Address::tcp("127.0.0.1", cluster.nodes()[0].port());
+    let config = RedisConfig::new(Topology::Cluster(vec![seed])).timeout(Duration::from_secs(1)).replicas(1);
+    let backend = RedisBackend::new(config).unwrap();
+    let ((name, slot), (other, _)) = (name_on(&cluster, 0, "confirmed"), name_on(&cluster, 1, "other"));
+    let (lease, _) = granted(&backend, &claim(&name, LONG)).await;
+    let on = |server: &RedisServer, name: &str| server.command(&["KEYS", &format!("dlock:{{{name}}}")]).contains(name);
+    assert!(on(&cluster.replicas()[0], &name), "the replica has what was granted");
+    cluster.replicas()[0].daemon().freeze();
+    let error = backend.renew(&lease).await.unwrap_err();
+    assert!(error.to_string().contains("0 of 1 replicas"), "{error}");
+    let second = (0..).map(|n| format!("more-{n}")).find(|name| {
+        let reply = cluster.nodes()[0].command(&["CLUSTER", "KEYSLOT", &format!("dlock:{{{name}}}")]);
+        reply.trim().trim_start_matches(':').parse::<u16>().unwrap() < 5461
+    });
+    let second = second.unwrap();
+    let error = backend.acquire(&claim(&second, LONG)).await.unwrap_err();
+    assert!(error.to_string().contains("0 of 1 replicas"), "{error}");
+    assert!(!on(&cluster.nodes()[0], &second), "the attempt was undone");
+    granted(&backend, &claim(&other, LONG)).await;
+    cluster.replicas()[0].daemon().thaw();
+    until("the replica", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
+    // Confirmed is what the node confirms that the slot has moved to, whose replica is another one.
+    let moving = Move::begin(&cluster, slot);
+    moving.key(&format!("dlock:{{{name}}}"));
+    moving.key(&format!("dlock:{{{name}}}:t"));
+    moving.end();
+    until("the renewal there", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
+    assert!(on(&cluster.replicas()[2], &name));
+    cluster.replicas()[2].daemon().freeze();
+    assert!(backend.renew(&lease).await.unwrap_err().to_string().contains("0 of 1 replicas"));
 }
 
 #[tokio::test]

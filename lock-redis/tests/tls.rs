@@ -1,30 +1,107 @@
 //! TLS with an authority of one's own and a client certificate: the conformance cases, and what goes wrong.
 
-use std::sync::{Arc, OnceLock};
+mod common;
 
-use integration::{free_port, redis::RedisServer, tls::Certificates};
-use lock_core::{ErrorKind, backend::Backend, testing::Subject};
-use lock_redis::{Address, RedisBackend, RedisConfig};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
-static SERVER: OnceLock<(RedisServer, Certificates, u16)> = OnceLock::new();
+use common::{claim, granted, rig::LONG, until};
+use integration::{
+    redis::{RedisCluster, RedisServer},
+    sentinel::SentinelSetup,
+    tls::Certificates,
+};
+use lock_core::{
+    ErrorKind,
+    backend::{Backend, Release, Renewal},
+    testing::Subject,
+};
+use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
+use tokio::sync::Notify;
 
-fn server() -> &'static (RedisServer, Certificates, u16) {
+static SERVER: OnceLock<(RedisServer, Certificates)> = OnceLock::new();
+
+fn server() -> &'static (RedisServer, Certificates) {
     SERVER.get_or_init(|| {
-        let (certificates, port) = (Certificates::make(), free_port());
-        let ((cert, key), ca, port_text) = (certificates.server(), certificates.ca(), port.to_string());
-        let args = ["--tls-cert-file", cert.to_str().unwrap(), "--tls-key-file", key.to_str().unwrap()];
-        let args = [&args[..], &["--tls-ca-cert-file", ca.to_str().unwrap(), "--tls-port", &port_text]].concat();
-        (RedisServer::with_args(&args), certificates, port)
+        let certificates = Certificates::make();
+        (RedisServer::with_tls(&certificates, &[]), certificates)
     })
 }
 
 fn config(host: &str) -> RedisConfig {
-    RedisConfig::standalone(Address::tcp(host, server().2))
+    RedisConfig::standalone(Address::tcp(host, server().0.tls_port()))
 }
 
 fn with_certificates(host: &str) -> RedisConfig {
-    let (cert, key) = server().1.client();
-    config(host).ca_file(server().1.ca()).client_certificate(cert, key)
+    trusting(config(host), &server().1)
+}
+
+fn trusting(config: RedisConfig, certificates: &Certificates) -> RedisConfig {
+    let (cert, key) = certificates.client();
+    config.ca_file(certificates.ca()).client_certificate(cert, key)
+}
+
+fn on_localhost(port: u16) -> Address {
+    Address::tcp("localhost", port)
+}
+
+/// Every way of asking, with several locks, so that several nodes of a cluster are asked.
+async fn use_it(config: RedisConfig) {
+    let backend = RedisBackend::new(config).unwrap();
+    let mut leases = Vec::new();
+    for n in 0..6 {
+        leases.push(granted(&backend, &claim(&format!("tls-{n}"), LONG)).await.0);
+    }
+    for renewal in backend.renew_many(&leases).await {
+        assert_eq!(renewal.unwrap(), Renewal::Renewed);
+    }
+    assert_eq!(backend.list("tls-").await.unwrap().len(), 6);
+    let held = Arc::new(Notify::new());
+    let waiting = tokio::spawn({
+        let (locker, held) = (common::locker(backend.clone(), LONG), Arc::clone(&held));
+        async move { locker.lock("tls-0").on_held(move |_| held.notify_one()).acquire().await.unwrap() }
+    });
+    held.notified().await;
+    for lease in &leases {
+        assert_eq!(backend.release(lease, Duration::ZERO).await.unwrap(), Release::Released);
+    }
+    assert_eq!(waiting.await.unwrap().release().await.unwrap(), Release::Released);
+}
+
+#[tokio::test]
+async fn sentinels_and_their_servers_are_asked_by_tls_before_and_after_a_failover() {
+    let certificates = Certificates::make();
+    let setup = SentinelSetup::with_tls(&certificates);
+    let sentinels = setup.sentinels.iter().map(|sentinel| on_localhost(sentinel.tls_port())).collect();
+    let config = RedisConfig::new(Topology::Sentinel { sentinels, service: SentinelSetup::SERVICE.into() });
+    let config = trusting(config, &certificates);
+    use_it(config.clone()).await;
+    let backend = RedisBackend::new(config).unwrap();
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    setup.sentinels[0].command(&["SENTINEL", "FAILOVER", SentinelSetup::SERVICE]);
+    setup.wait_for_primary(setup.servers[1].tls_port());
+    until("the renewal on the new primary", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
+    assert!(!setup.servers[1].command(&["PTTL", "dlock:{job}"]).starts_with(":-"), "the lock is there");
+}
+
+#[tokio::test]
+async fn all_nodes_of_a_cluster_are_asked_by_tls() {
+    let certificates = Certificates::make();
+    let cluster = RedisCluster::with_tls(&certificates);
+    let seeds = vec![on_localhost(cluster.nodes()[0].tls_port())];
+    use_it(trusting(RedisConfig::new(Topology::Cluster(seeds)), &certificates)).await;
+    let used = cluster.nodes().iter().filter(|node| node.command(&["DBSIZE"]) != ":0\r\n").count();
+    assert!(used > 1, "the locks were on several nodes");
+}
+
+#[tokio::test]
+async fn a_quorum_is_asked_by_tls() {
+    let certificates = Certificates::make();
+    let servers: Vec<_> = (0..3).map(|_| RedisServer::with_tls(&certificates, &[])).collect();
+    let nodes = servers.iter().map(|server| on_localhost(server.tls_port())).collect();
+    use_it(trusting(RedisConfig::new(Topology::Quorum(nodes)), &certificates)).await;
 }
 
 async fn kind(config: RedisConfig) -> (ErrorKind, bool) {

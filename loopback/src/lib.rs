@@ -30,7 +30,7 @@ pub enum Direction {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Way {
     delay: Duration,
-    /// Bytes vanish, and the connection stays open: a network that is away.
+    /// Bytes vanish, and the connection stays open until the end of this: a network that is away.
     lost: bool,
     /// Bytes are kept back until this ends.
     held: bool,
@@ -90,7 +90,7 @@ impl Proxy {
         self.addr
     }
 
-    /// Lets everything pass again. What was held back arrives, what was lost stays lost.
+    /// Lets everything pass again. What was held back arrives, what was lost stays lost, and with it its connection.
     pub fn heal(&self) {
         self.state.send_modify(|state| *state = State { cuts: state.cuts, ..State::default() });
     }
@@ -100,7 +100,8 @@ impl Proxy {
         self.change(direction, |way| way.delay = delay);
     }
 
-    /// Bytes of `direction` vanish until [`heal`](Self::heal), while connections stay open.
+    /// Bytes of `direction` vanish until [`heal`](Self::heal), while connections stay open. Then those end that have lost some, as no
+    /// TCP stream goes on with a hole in it.
     pub fn lose(&self, direction: Direction) {
         self.change(direction, |way| way.lost = true);
     }
@@ -183,16 +184,19 @@ async fn forward(
     passed: Arc<Mutex<Passed>>,
 ) {
     let born = state.borrow().cuts;
+    let mut has_lost = false;
     let mut buffer = vec![0; 64 * 1024];
     loop {
+        let ends = |state: &State| state.cuts > born || has_lost && !state.way(direction).lost;
         let read = tokio::select! {
             read = from.read(&mut buffer) => read,
-            _ = state.wait_for(|state| state.cuts > born) => return,
+            _ = state.wait_for(ends) => return,
         };
         let Ok(length @ 1..) = read else { break };
         passed.lock().unwrap_or_else(PoisonError::into_inner).bytes[direction as usize] += length as u64;
         let way = state.borrow().way(direction);
         if way.lost {
+            has_lost = true;
             continue;
         }
         tokio::time::sleep(way.delay).await;
@@ -205,6 +209,6 @@ async fn forward(
     }
     // The sender has closed: what came before has arrived, unless it was lost, and then the other side learns nothing either.
     if state.borrow().way(direction).lost {
-        let _ = state.wait_for(|state| state.cuts > born).await;
+        let _ = state.wait_for(|state| state.cuts > born || !state.way(direction).lost).await;
     }
 }

@@ -1,6 +1,8 @@
 //! What several test files need.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+pub(crate) mod rig;
+
 use std::{
     net::SocketAddr,
     sync::Arc,
@@ -16,7 +18,11 @@ use lock_redis::{Address, RedisBackend, RedisConfig};
 
 /// A single server at `addr`, with timeouts for tests.
 pub(crate) fn at(addr: SocketAddr) -> RedisConfig {
-    RedisConfig::standalone(Address::tcp(addr.ip().to_string(), addr.port())).timeout(Duration::from_millis(300))
+    with_timeouts(RedisConfig::standalone(Address::tcp(addr.ip().to_string(), addr.port())))
+}
+
+pub(crate) fn with_timeouts(config: RedisConfig) -> RedisConfig {
+    config.timeout(Duration::from_millis(300))
 }
 
 pub(crate) fn client(addr: SocketAddr) -> RedisBackend {
@@ -62,7 +68,10 @@ pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) 
 
 /// How often the server has run `command`, as sent by clients or from scripts; all commands for "".
 pub(crate) fn calls(server: &RedisServer, command: &str) -> u64 {
-    let stats = server.command(&["INFO", "commandstats"]);
+    calls_in(&server.command(&["INFO", "commandstats"]), command)
+}
+
+pub(crate) fn calls_in(stats: &str, command: &str) -> u64 {
     let prefix = format!("cmdstat_{command}");
     let lines = stats.lines().filter_map(|line| line.strip_prefix(&prefix)?.split_once("calls=")?.1.split_once(','));
     lines.map(|(calls, _)| calls.parse::<u64>().unwrap()).sum()

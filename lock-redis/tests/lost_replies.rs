@@ -1,0 +1,281 @@
+//! Requests and replies that are lost, late or cut off, on Redis in all its forms: exactly the right owner is left, and no orphan.
+
+mod common;
+
+use std::{sync::Arc, time::Duration};
+
+use common::{
+    claim, granted, name, refused,
+    rig::{JOB, LONG, Rig},
+    until,
+};
+use integration::Direction::{self, Replies, Requests};
+use lock_core::{
+    Lease, Locker,
+    backend::{Attempt, Backend, Claim, Release, Renewal},
+};
+use lock_redis::RedisBackend;
+
+/// Makes a test of each case for each form.
+macro_rules! everywhere {
+    ($($case:ident),* $(,)?) => {
+        everywhere!(@ standalone $($case)*);
+        everywhere!(@ tls $($case)*);
+        everywhere!(@ sentinel $($case)*);
+        everywhere!(@ cluster $($case)*);
+        everywhere!(@ quorum $($case)*);
+    };
+    (@ $form:ident $($case:ident)*) => {
+        mod $form {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    super::$case($crate::common::rig::Rig::$form().await).await;
+                }
+            )*
+        }
+    };
+}
+
+everywhere! {
+    an_acquire_whose_reply_was_lost_is_found_to_be_ours,
+    an_acquire_whose_request_was_lost_is_granted_when_repeated,
+    an_acquire_that_arrives_after_its_own_release_leaves_no_lock,
+    an_acquire_that_was_given_up_unanswered_leaves_no_lock,
+    a_renewal_whose_reply_was_lost_has_renewed,
+    a_release_whose_reply_was_lost_has_released_and_spares_the_successor,
+    a_release_whose_request_was_lost_is_repeated,
+    requests_that_are_late_do_what_they_say,
+    connections_cut_in_the_middle_of_anything_leave_the_right_owner,
+    one_of_many_contenders_wins_while_the_network_cuts,
+}
+
+/// The lock as others see it, owned by `claim`.
+async fn owned_by(rig: &Rig, claim: &Claim) {
+    let holder = rig.direct.inspect(&claim.name).await.unwrap().expect("it is held");
+    assert_eq!(holder.version, Some(claim.id.to_string()));
+    refused(&rig.direct, &common::claim(JOB, LONG)).await;
+}
+
+async fn free(rig: &Rig) -> bool {
+    rig.direct.inspect(&name(JOB)).await.unwrap().is_none()
+}
+
+/// Asks until the network is back, and whatever it had lost has ended.
+async fn again<T>(mut ask: impl AsyncFnMut() -> Result<T, lock_core::Error>) -> T {
+    let mut answer = None;
+    until("the answer", async || {
+        match ask().await {
+            Ok(value) => answer = Some(value),
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+        answer.is_some()
+    })
+    .await;
+    answer.unwrap()
+}
+
+async fn released(backend: &RedisBackend, lease: &Lease) {
+    assert_eq!(again(async || backend.release(lease, Duration::ZERO).await).await, Release::Released);
+}
+
+async fn an_acquire_whose_reply_was_lost_is_found_to_be_ours(rig: Rig) {
+    let claim = claim(JOB, LONG);
+    rig.lose(Replies);
+    let error = rig.through.acquire(&claim).await.unwrap_err();
+    assert!(error.is_ambiguous(), "{error:?}");
+    let arrived = rig.direct.inspect(&claim.name).await.unwrap();
+    rig.heal();
+    let Attempt::Granted(grant) = again(async || rig.through.acquire(&claim).await).await else {
+        panic!("our own lock looks like somebody else's")
+    };
+    let holder = arrived.expect("the request had arrived");
+    assert!(grant.already_ours, "{grant:?}");
+    // The servers of a quorum agree on a token only when their replies come.
+    let agreed = rig.ports.len() == 1;
+    assert!(grant.token == holder.token || !agreed && grant.token > holder.token, "{grant:?}, but it was {holder:?}");
+    owned_by(&rig, &claim).await;
+    released(&rig.through, &claim.lease(None)).await;
+    assert!(free(&rig).await);
+}
+
+async fn an_acquire_whose_request_was_lost_is_granted_when_repeated(rig: Rig) {
+    let claim = claim(JOB, LONG);
+    rig.lose(Requests);
+    assert!(rig.through.acquire(&claim).await.unwrap_err().is_ambiguous());
+    assert!(free(&rig).await);
+    rig.heal();
+    let Attempt::Granted(grant) = again(async || rig.through.acquire(&claim).await).await else { panic!("it is free") };
+    assert!(!grant.already_ours);
+    owned_by(&rig, &claim).await;
+}
+
+async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock(rig: Rig) {
+    let late = claim(JOB, LONG);
+    rig.hold(Requests);
+    assert!(rig.through.acquire(&late).await.unwrap_err().is_ambiguous());
+    // The same process gives up, over another way.
+    assert_eq!(rig.direct.release(&late.lease(None), Duration::ZERO).await.unwrap(), Release::NotHeld(None));
+    let before = rig.scripts_run();
+    rig.heal();
+    let arrived = async || rig.scripts_run().iter().zip(&before).all(|(now, before)| now > before);
+    until("the late request to arrive", arrived).await;
+    assert!(free(&rig).await, "the late acquire was refused");
+}
+
+async fn an_acquire_that_was_given_up_unanswered_leaves_no_lock(rig: Rig) {
+    let locker = common::locker(rig.through.clone(), LONG);
+    rig.lose(Replies);
+    let before = rig.scripts_run();
+    let waiting = tokio::spawn(async move { locker.lock(JOB).acquire().await });
+    until("the request to arrive", async || rig.scripts_run() > before).await;
+    waiting.abort();
+    assert!(waiting.await.unwrap_err().is_cancelled());
+    rig.heal();
+    until("the lock to be given back", async || free(&rig).await).await;
+    // And it stays so: nothing of it is still on its way.
+    let (lease, _) = granted(&rig.direct, &claim(JOB, LONG)).await;
+    assert_eq!(rig.direct.renew(&lease).await.unwrap(), Renewal::Renewed);
+}
+
+async fn a_renewal_whose_reply_was_lost_has_renewed(rig: Rig) {
+    let claim = claim(JOB, LONG);
+    let (mut lease, _) = granted(&rig.through, &claim).await;
+    lease.ttl = Some(LONG * 2);
+    rig.lose(Replies);
+    assert!(rig.through.renew(&lease).await.unwrap_err().is_ambiguous());
+    let left = rig.direct.inspect(&claim.name).await.unwrap().unwrap().expires_in.unwrap();
+    assert!(left > LONG + LONG / 2, "{left:?}");
+    rig.heal();
+    assert_eq!(again(async || rig.through.renew(&lease).await).await, Renewal::Renewed);
+    owned_by(&rig, &claim).await;
+}
+
+async fn a_release_whose_reply_was_lost_has_released_and_spares_the_successor(rig: Rig) {
+    let (lease, _) = granted(&rig.through, &claim(JOB, LONG)).await;
+    rig.lose(Replies);
+    assert!(rig.through.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
+    let successor = claim(JOB, LONG);
+    let (next, _) = granted(&rig.direct, &successor).await;
+    assert!(next.token > lease.token);
+    rig.heal();
+    let again = again(async || rig.through.release(&lease, Duration::ZERO).await).await;
+    assert!(matches!(again, Release::NotHeld(_)), "{again:?}");
+    owned_by(&rig, &successor).await;
+}
+
+async fn a_release_whose_request_was_lost_is_repeated(rig: Rig) {
+    let claim = claim(JOB, LONG);
+    let (lease, _) = granted(&rig.through, &claim).await;
+    rig.lose(Requests);
+    assert!(rig.through.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
+    owned_by(&rig, &claim).await;
+    rig.heal();
+    released(&rig.through, &lease).await;
+    assert!(free(&rig).await);
+}
+
+async fn requests_that_are_late_do_what_they_say(rig: Rig) {
+    for direction in [Requests, Replies] {
+        // Below the timeout, and within what a quorum grants its slowest server.
+        rig.delay(direction, Duration::from_millis(50));
+        let claim = claim(JOB, LONG);
+        let lease = claim.lease(None);
+        assert!(matches!(again(async || rig.through.acquire(&claim).await).await, Attempt::Granted(_)));
+        owned_by(&rig, &claim).await;
+        assert_eq!(again(async || rig.through.renew(&lease).await).await, Renewal::Renewed);
+        released(&rig.through, &lease).await;
+        assert!(free(&rig).await);
+        rig.heal();
+    }
+    // Above it.
+    rig.delay(Replies, Duration::from_millis(500));
+    let claim = claim(JOB, LONG);
+    assert!(rig.through.acquire(&claim).await.unwrap_err().is_ambiguous());
+    rig.heal();
+    assert!(matches!(again(async || rig.through.acquire(&claim).await).await, Attempt::Granted(_)));
+    owned_by(&rig, &claim).await;
+}
+
+/// Cuts all connections while the answer to `ask` is on its way. Says whether the answer was lost.
+async fn cut_during<T>(
+    rig: &Rig,
+    direction: Direction,
+    ask: impl Future<Output = Result<T, lock_core::Error>>,
+) -> Option<T> {
+    rig.hold(direction);
+    let before: Vec<_> = rig.proxies.iter().map(|proxy| proxy.bytes(direction)).collect();
+    let cut = async {
+        let passed = || rig.proxies.iter().zip(&before).any(|(proxy, before)| proxy.bytes(direction) > *before);
+        until("the bytes to cut", async || passed()).await;
+        rig.cut();
+        rig.heal();
+    };
+    let (answer, ()) = tokio::join!(ask, cut);
+    match answer {
+        // A cluster's client repeats by itself, and a quorum may have its majority.
+        Ok(answer) => Some(answer),
+        Err(error) => {
+            assert!(error.is_ambiguous() && error.is_retryable(), "{error:?}");
+            None
+        }
+    }
+}
+
+async fn connections_cut_in_the_middle_of_anything_leave_the_right_owner(rig: Rig) {
+    for direction in [Requests, Replies] {
+        let claim = claim(JOB, LONG);
+        let lease = claim.lease(None);
+        let granted = match cut_during(&rig, direction, rig.through.acquire(&claim)).await {
+            Some(answer) => answer,
+            None => again(async || rig.through.acquire(&claim).await).await,
+        };
+        assert!(matches!(granted, Attempt::Granted(_)), "{granted:?}");
+        owned_by(&rig, &claim).await;
+        let renewed = match cut_during(&rig, direction, rig.through.renew(&lease)).await {
+            Some(answer) => answer,
+            None => again(async || rig.through.renew(&lease).await).await,
+        };
+        assert_eq!(renewed, Renewal::Renewed);
+        owned_by(&rig, &claim).await;
+        if cut_during(&rig, direction, rig.through.release(&lease, Duration::ZERO)).await.is_none() {
+            let _ = again(async || rig.through.release(&lease, Duration::ZERO).await).await;
+        }
+        assert!(free(&rig).await);
+    }
+}
+
+async fn one_of_many_contenders_wins_while_the_network_cuts(rig: Rig) {
+    let rig = Arc::new(rig);
+    let held = Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let contenders: Vec<_> = (0..4)
+        .map(|_| {
+            let locker = common::locker(RedisBackend::new(rig.config.clone()).unwrap(), Duration::from_secs(10));
+            let held = Arc::clone(&held);
+            tokio::spawn(async move { contend(locker, &held).await })
+        })
+        .collect();
+    while !contenders.iter().all(tokio::task::JoinHandle::is_finished) {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        rig.cut();
+    }
+    for contender in contenders {
+        contender.await.unwrap();
+    }
+    until("the last release", async || free(&rig).await).await;
+}
+
+async fn contend(locker: Locker, held: &std::sync::atomic::AtomicU32) {
+    for _ in 0..5 {
+        let guard = loop {
+            match locker.lock(JOB).acquire().await {
+                Ok(guard) => break guard,
+                Err(error) => assert!(error.is_retryable(), "{error}"),
+            }
+        };
+        assert_eq!(held.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0, "two holders");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        held.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
+        let _ = guard.release().await;
+    }
+}
