@@ -2,7 +2,10 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use lock_core::{Error, ErrorKind, Operation, config::Secret};
+use lock_core::{
+    Error, ErrorKind, Operation,
+    config::{Host, Secret},
+};
 
 use crate::factory::TIMEOUT;
 
@@ -30,8 +33,7 @@ impl Address {
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
-            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Tcp { host, port } => Host { name: host.clone(), port: Some(*port) }.fmt(f),
             Self::Unix(path) => write!(f, "{}", path.display()),
         }
     }

@@ -54,7 +54,10 @@ impl Quorum {
     /// The error of a quorum that did not come about.
     fn short<T>(&self, answers: Vec<Result<T, Error>>) -> Error {
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
-        let message = format!("{failed} of the {} servers of the quorum did not answer", self.nodes.len());
+        let message = match failed {
+            0 => "too few servers of the quorum confirmed in time; a longer ttl leaves them more of it".into(),
+            failed => format!("{failed} of the {} servers of the quorum did not answer", self.nodes.len()),
+        };
         let error = Error::new(ErrorKind::Unavailable, message);
         match answers.into_iter().find_map(Result::err) {
             Some(source) => error.with_source(source),

@@ -2,20 +2,17 @@
 
 mod common;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use common::{calls, claim, client, granted, name, refused, until};
+use common::{claim, client, granted, name, outlives_its_validity, refused, until};
 use integration::{
     Direction::{Replies, Requests},
     Proxy,
     redis::RedisServer,
 };
 use lock_core::{
-    ErrorKind, LossReason, TryAcquire,
-    backend::{Attempt, Backend, Release, Renewal},
+    LossReason,
+    backend::{Backend, Release, Renewal},
 };
 use lock_redis::RedisBackend;
 
@@ -89,10 +86,18 @@ async fn a_frozen_server_ends_the_guard_and_the_next_holder_has_a_larger_token()
     let server = RedisServer::start();
     let locker = common::locker(client(server.addr()), Duration::from_secs(2));
     let guard = locker.lock("job").acquire().await.unwrap();
-    let (token, start) = (guard.token().unwrap(), Instant::now());
+    let token = guard.token().unwrap();
     server.daemon().freeze();
-    let lost = guard.lost().await;
-    assert!(start.elapsed() < Duration::from_secs(2), "told before the lease ends, after {:?}", start.elapsed());
+    let watch = async {
+        loop {
+            assert!(!outlives_its_validity(&guard), "valid after the end of its validity");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    let lost = tokio::select! {
+        lost = guard.lost() => lost,
+        () = watch => unreachable!("it watches for ever"),
+    };
     assert!(matches!(lost.reason, LossReason::Unreachable { .. }), "{lost}");
     server.daemon().thaw();
     let other = common::locker(client(server.addr()), Duration::from_secs(2));
@@ -148,20 +153,34 @@ async fn a_waiter_whose_connection_was_cut_still_hears_of_the_release() {
 }
 
 #[tokio::test]
-async fn a_lost_notification_costs_no_more_than_the_holders_lease() {
-    let (_server, proxy, through, direct) = rig().await;
+async fn a_waiter_whose_wake_up_was_lost_comes_back_by_itself() {
+    let (server, _proxy, through, direct) = rig().await;
     let ttl = Duration::from_secs(3);
     let (lease, _) = granted(&direct, &claim("job", ttl)).await;
-    let start = Instant::now();
     let locker = common::locker(through, ttl);
     let waiting = tokio::spawn(async move { locker.lock("job").acquire().await.unwrap() });
-    until("the waiter to queue", async || queued(&_server) == 1).await;
+    until("the waiter to queue", async || queued(&server) == 1).await;
+    // Nobody is woken when nobody is queued, as after a failover that lost the queue.
+    assert_eq!(server.command(&["DEL", "dlock:{job}:w"]), ":1\r\n");
+    assert_eq!(direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    let guard = tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it comes back").unwrap();
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
+}
+
+#[tokio::test]
+async fn a_wake_up_that_was_lost_with_its_connection_is_made_up_for_when_that_ends() {
+    let (server, proxy, through, direct) = rig().await;
+    let (lease, _) = granted(&direct, &claim("job", LONG)).await;
+    let mut watch = through.watch(&name("job")).await.unwrap().unwrap();
+    assert_eq!(queued(&server), 1);
+    let before = proxy.bytes(Replies);
     proxy.lose(Replies);
     assert_eq!(direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    until("the wake-up to be lost", async || proxy.bytes(Replies) > before).await;
+    let heard = tokio::time::timeout(Duration::from_millis(50), watch.changed()).await;
+    assert!(heard.is_err(), "it was lost");
     proxy.heal();
-    let guard = waiting.await.unwrap();
-    assert!(start.elapsed() < ttl + Duration::from_secs(15), "{:?}", start.elapsed());
-    assert_eq!(guard.release().await.unwrap(), Release::Released);
+    tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("the end of the connection wakes");
 }
 
 fn queued(server: &RedisServer) -> u32 {
@@ -194,49 +213,4 @@ async fn a_waiter_that_died_or_gave_up_does_not_swallow_the_wake_up() {
     drop(woken);
     tokio::time::timeout(Duration::from_secs(20), last.changed()).await.expect("the wake-up was passed on");
     drop(dead);
-}
-
-#[tokio::test]
-async fn one_of_many_contenders_wins_while_the_network_cuts() {
-    let server = RedisServer::start();
-    let proxy = Arc::new(Proxy::start(server.addr()).await);
-    let held = Arc::new(std::sync::atomic::AtomicU32::new(0));
-    let cutter = tokio::spawn({
-        let proxy = Arc::clone(&proxy);
-        async move {
-            loop {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                proxy.cut();
-            }
-        }
-    });
-    let rounds = (0..4).map(|_| {
-        let (addr, held) = (proxy.addr(), Arc::clone(&held));
-        tokio::spawn(async move {
-            let locker = common::locker(client(addr), Duration::from_secs(5));
-            for _ in 0..10 {
-                let guard = loop {
-                    match locker.lock("contended").acquire_within(Duration::from_secs(30)).await {
-                        Ok(TryAcquire::Acquired(guard)) => break guard,
-                        Ok(TryAcquire::Held(holder)) => panic!("starved by {holder}"),
-                        Err(error) => assert!(error.is_retryable(), "{error}"),
-                    }
-                };
-                assert_eq!(held.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0, "two holders");
-                tokio::time::sleep(Duration::from_millis(2)).await;
-                held.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
-                let _ = guard.release().await;
-            }
-        })
-    });
-    for round in rounds.collect::<Vec<_>>() {
-        round.await.unwrap();
-    }
-    cutter.abort();
-    proxy.heal();
-    let last = client(server.addr());
-    until("the last release", async || {
-        matches!(last.acquire(&claim("contended", LONG)).await, Ok(Attempt::Granted(_)))
-    })
-    .await;
 }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, pin::pin, sync::Arc, task::Poll, time::Duration}
 use futures_util::{future::join_all, poll};
 use tokio::time::Instant;
 
-use super::{Bench, acquire, granted, refused, release};
+use super::{Bench, acquire, claim_for, granted, refused, release};
 use crate::{
     backend::{Attempt, Break, Claim},
     lease::LeaseId,
@@ -142,11 +142,16 @@ pub(super) async fn a_lock_is_held_for_the_holders_ttl(bench: &Bench<'_>) {
     let _held = granted(&*holder, &bench.claim(&name)).await;
     let impatient = Claim { ttl: bench.ttl_of(0.05), ..bench.claim(&name) };
     loop {
-        let attempt = acquire(&*other, &impatient).await;
+        let attempt = other.acquire(&claim_for(&*other, &impatient)).await;
         let after = started.elapsed();
-        if let Attempt::Granted(_) = attempt {
-            assert!(after >= bench.subject.ttl(), "granted after {after:?}, within the holder's ttl");
-            return;
+        match attempt {
+            Ok(Attempt::Granted(_)) => {
+                assert!(after >= bench.subject.ttl(), "granted after {after:?}, within the holder's ttl");
+                return;
+            }
+            Ok(Attempt::Held(_)) => {}
+            // A ttl as short as this one leaves a store little time to answer.
+            Err(error) => assert!(error.is_retryable(), "{error}"),
         }
         assert!(after < 100 * bench.subject.ttl(), "not granted after {after:?}");
         bench.subject.pass(bench.subject.ttl() / 20).await;

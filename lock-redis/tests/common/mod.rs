@@ -6,12 +6,12 @@ pub(crate) mod rig;
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use integration::redis::RedisServer;
 use lock_core::{
-    Holder, Lease, LeaseId, LockName, Locker,
+    Guard, Holder, Lease, LeaseId, LockName, Locker,
     backend::{Attempt, Backend, Claim, Grant},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig};
@@ -75,4 +75,11 @@ pub(crate) fn calls_in(stats: &str, command: &str) -> u64 {
     let prefix = format!("cmdstat_{command}");
     let lines = stats.lines().filter_map(|line| line.strip_prefix(&prefix)?.split_once("calls=")?.1.split_once(','));
     lines.map(|(calls, _)| calls.parse::<u64>().unwrap()).sum()
+}
+
+/// Whether `guard` says that it is valid after the end that it has named itself.
+pub(crate) fn outlives_its_validity(guard: &Guard) -> bool {
+    let now = SystemTime::now();
+    // In this order: a renewal may move the end, but only forward.
+    guard.check().is_ok() && now > guard.expires_at().expect("it has a ttl")
 }

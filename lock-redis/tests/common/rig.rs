@@ -26,7 +26,7 @@ pub(crate) struct Rig {
     pub(crate) config: RedisConfig,
     /// The plain ports of the servers that have the lock.
     pub(crate) ports: Vec<u16>,
-    _servers: Box<dyn Any>,
+    _servers: Box<dyn Any + Send + Sync>,
 }
 
 fn tcp(port: u16) -> Address {
@@ -101,7 +101,7 @@ impl Rig {
         config: RedisConfig,
         direct: RedisBackend,
         ports: Vec<u16>,
-        servers: Box<dyn Any>,
+        servers: Box<dyn Any + Send + Sync>,
     ) -> Self {
         let config = with_timeouts(config);
         let through = RedisBackend::new(config.clone()).unwrap();

@@ -1,0 +1,148 @@
+//! Acquire and release where nobody else wants the lock.
+
+use std::time::{Duration, Instant};
+
+use distributed_lock_core::{DistributedLock as _, LockHandle as _, LockProvider as _};
+use distributed_lock_redis::RedisLockProvider;
+use integration::redis::RedisServer;
+use lock_core::{
+    LeaseId, LockName, Locker, TryAcquire,
+    backend::{Attempt, Backend, Claim},
+};
+use lock_redis::RedisBackend;
+use redis::aio::MultiplexedConnection;
+use rslock::LockManager;
+use tokio::runtime::Runtime;
+
+use super::{TTL, backend, commands, connect, locker, median, micros, python::Process, runtime};
+
+const ROUNDS: usize = 150;
+/// Cycles in a block.
+const CYCLES: u32 = 200;
+
+const COMPARE_AND_DELETE: &str =
+    "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
+
+/// What every Redis lock needs at least: two round trips, `SET NX PX` and a script that compares and deletes.
+struct Raw {
+    connection: MultiplexedConnection,
+    release: redis::Script,
+}
+
+impl Raw {
+    async fn cycle(&mut self) {
+        let id = LeaseId::random().to_string();
+        let millis = TTL.as_millis() as u64;
+        let mut set = redis::cmd("SET");
+        set.arg("raw").arg(&id).arg("NX").arg("PX").arg(millis);
+        let set: redis::Value = set.query_async(&mut self.connection).await.expect("the server answers");
+        assert_eq!(set, redis::Value::Okay);
+        let deleted: i64 =
+            self.release.key("raw").arg(&id).invoke_async(&mut self.connection).await.expect("the server answers");
+        assert_eq!(deleted, 1);
+    }
+}
+
+enum Contestant {
+    Raw(Box<Raw>),
+    Ping(MultiplexedConnection),
+    Backend(RedisBackend),
+    Locker(Locker),
+    Rslock(LockManager),
+    DistributedLock(Box<RedisLockProvider>),
+    RedisPy(Process),
+}
+
+impl Contestant {
+    fn all(port: u16, runtime: &Runtime) -> Vec<(&'static str, Self)> {
+        runtime.block_on(async {
+            let raw = Raw { connection: connect(port).await, release: redis::Script::new(COMPARE_AND_DELETE) };
+            let rslock = LockManager::new(vec![super::url(port)]);
+            let distributed = RedisLockProvider::builder().url(super::url(port)).expiry(TTL).build().await;
+            vec![
+                ("raw", Self::Raw(Box::new(raw))),
+                ("two pings", Self::Ping(connect(port).await)),
+                ("lock-redis, Locker", Self::Locker(locker(port))),
+                ("lock-redis, Backend", Self::Backend(backend(port))),
+                ("rslock", Self::Rslock(rslock)),
+                ("distributed-lock", Self::DistributedLock(Box::new(distributed.expect("the server answers")))),
+                ("redis-py", Self::RedisPy(Process::redis_py(port))),
+            ]
+        })
+    }
+
+    async fn cycle(&mut self) {
+        match self {
+            Self::Raw(raw) => raw.cycle().await,
+            Self::Ping(connection) => {
+                for _ in 0..2 {
+                    let _: redis::Value = redis::cmd("PING").query_async(connection).await.expect("the server answers");
+                }
+            }
+            Self::Backend(backend) => {
+                let claim = Claim {
+                    name: LockName::new("backend").expect("a name"),
+                    id: LeaseId::random(),
+                    owner: "bench".into(),
+                    ttl: Some(TTL),
+                    data: None,
+                };
+                let Ok(Attempt::Granted(grant)) = backend.acquire(&claim).await else { panic!("it is free") };
+                let _ = backend.release(&claim.lease(grant.token), Duration::ZERO).await.expect("it is held");
+            }
+            Self::Locker(locker) => {
+                let Ok(TryAcquire::Acquired(guard)) = locker.try_acquire("locker").await else { panic!("it is free") };
+                let _ = guard.release().await.expect("it is held");
+            }
+            Self::Rslock(manager) => {
+                let lock = manager.lock("rslock", TTL).await.expect("it is free");
+                manager.unlock(&lock).await;
+            }
+            Self::DistributedLock(provider) => {
+                let handle = provider.create_lock("distributed").try_acquire().await.expect("the server answers");
+                handle.expect("it is free").release().await.expect("it is held");
+            }
+            Self::RedisPy(_) => unreachable!("a process of its own runs the block"),
+        }
+    }
+
+    /// Time for one cycle, over a block of them.
+    fn block(&mut self, runtime: &Runtime, cycles: u32) -> Duration {
+        if let Self::RedisPy(process) = self {
+            process.tell(&cycles.to_string());
+            return Duration::from_nanos(process.answer().unsigned_abs()) / cycles;
+        }
+        let start = Instant::now();
+        runtime.block_on(async {
+            for _ in 0..cycles {
+                self.cycle().await;
+            }
+        });
+        start.elapsed() / cycles
+    }
+}
+
+pub fn run() {
+    let server = RedisServer::start();
+    let runtime = runtime();
+    let mut contestants = Contestant::all(server.port(), &runtime);
+    println!("\ncommands of one cycle, those inside scripts too");
+    for (name, contestant) in &mut contestants {
+        contestant.block(&runtime, CYCLES);
+        server.command(&["CONFIG", "RESETSTAT"]);
+        contestant.block(&runtime, 1000);
+        let listed = commands(&server).into_iter().map(|(command, calls)| format!("{command} {:.2}", calls / 1000.0));
+        println!("{name:<22} {}", listed.collect::<Vec<_>>().join(", "));
+    }
+    let mut times = vec![Vec::new(); contestants.len()];
+    for _ in 0..ROUNDS {
+        for ((_, contestant), times) in contestants.iter_mut().zip(&mut times) {
+            times.push(micros(contestant.block(&runtime, CYCLES)));
+        }
+    }
+    println!("\n{:<22} {:>10} {:>14}", "uncontended cycle", "µs", "ratio to raw");
+    for ((name, _), mine) in contestants.iter().zip(&times) {
+        let ratios = mine.iter().zip(&times[0]).map(|(mine, raw)| mine / raw).collect();
+        println!("{name:<22} {:>10.1} {:>14.2}", median(mine.clone()), median(ratios));
+    }
+}

@@ -1,0 +1,138 @@
+//! From the release of a lock until a process that waits for it has it, in round trips.
+
+use std::{
+    io::BufRead as _,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use integration::{monotonic_nanos, redis::RedisServer};
+use redis::aio::MultiplexedConnection;
+use rslock::{Lock, LockManager};
+use tokio::runtime::Runtime;
+
+use super::{TTL, connect, locker, median, micros, python::Process, runtime, url};
+
+const ROUNDS: usize = 200;
+/// Those who poll take a thousand times as long.
+const ROUNDS_OF_POLLERS: usize = 20;
+
+/// The waiting process: each line on its input begins a wait, and it answers with the time at which it got the lock.
+pub fn wait(how: &str, port: u16) {
+    let runtime = runtime();
+    let (locker, rslock) = (locker(port), LockManager::new(vec![url(port)]));
+    for line in std::io::stdin().lock().lines() {
+        line.expect("the parent writes");
+        runtime.block_on(async {
+            if how == "dlock" {
+                let guard = locker.acquire("dlock").await.expect("it becomes free");
+                println!("{}", monotonic_nanos());
+                let _ = guard.release().await.expect("it is held");
+            } else {
+                let lock = loop {
+                    // It gives up after three attempts.
+                    if let Ok(lock) = rslock.lock("rslock", TTL).await {
+                        break lock;
+                    }
+                };
+                println!("{}", monotonic_nanos());
+                rslock.unlock(&lock).await;
+            }
+        });
+    }
+}
+
+/// Who holds the lock that is handed on.
+enum Holder {
+    Dlock(lock_core::Locker),
+    Rslock(LockManager),
+    /// A plain key, for clients that poll it.
+    Key(MultiplexedConnection),
+}
+
+enum Held {
+    Dlock(lock_core::Guard),
+    Rslock(LockManager, Lock),
+    Key(MultiplexedConnection),
+}
+
+impl Holder {
+    async fn acquire(&mut self) -> Held {
+        match self {
+            Self::Dlock(locker) => Held::Dlock(locker.acquire("dlock").await.expect("it becomes free")),
+            Self::Rslock(manager) => loop {
+                if let Ok(lock) = manager.lock("rslock", TTL).await {
+                    return Held::Rslock(manager.clone(), lock);
+                }
+            },
+            Self::Key(connection) => loop {
+                let mut set = redis::cmd("SET");
+                set.arg("redis-py").arg("bench").arg("NX").arg("PX").arg(30_000);
+                let answer: redis::Value = set.query_async(connection).await.expect("the server answers");
+                if answer == redis::Value::Okay {
+                    return Held::Key(connection.clone());
+                }
+            },
+        }
+    }
+}
+
+impl Held {
+    async fn release(self) {
+        match self {
+            Self::Dlock(guard) => drop(guard.release().await.expect("it is held")),
+            Self::Rslock(manager, lock) => manager.unlock(&lock).await,
+            Self::Key(mut connection) => {
+                redis::cmd("DEL").arg("redis-py").exec_async(&mut connection).await.expect("the server answers");
+            }
+        }
+    }
+}
+
+fn once(runtime: &Runtime, holder: &mut Holder, waiter: &mut Process) -> f64 {
+    let held = runtime.block_on(holder.acquire());
+    waiter.tell("wait");
+    // Until it waits. Renewals of the holder go on meanwhile.
+    runtime.block_on(tokio::time::sleep(Duration::from_millis(15)));
+    let released = monotonic_nanos();
+    runtime.block_on(held.release());
+    (waiter.answer() - released) as f64 / 1e3
+}
+
+fn round_trip(runtime: &Runtime, connection: &mut MultiplexedConnection) -> f64 {
+    // After a pause as long as the waiter's, because a processor that slept takes a while to wake.
+    runtime.block_on(tokio::time::sleep(Duration::from_millis(15)));
+    let start = Instant::now();
+    runtime.block_on(redis::cmd("PING").exec_async(connection)).expect("the server answers");
+    micros(start.elapsed())
+}
+
+pub fn run() {
+    let server = RedisServer::start();
+    let (runtime, port) = (runtime(), server.port());
+    let this = std::env::current_exe().expect("this program has a path");
+    let waiter = |how| Process::start(Command::new(&this).args(["wait", how, &port.to_string()]));
+    let mut connection = runtime.block_on(connect(port));
+    let (mut dlock, mut its_waiter) = (Holder::Dlock(locker(port)), waiter("dlock"));
+    let (mut trips, mut times) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        trips.push(round_trip(&runtime, &mut connection));
+        times.push(once(&runtime, &mut dlock, &mut its_waiter));
+    }
+    let trip = median(trips);
+    println!("\n{:<22} {:>10} {:>14}", "hand-off to a process", "µs", "round trips");
+    println!("{:<22} {trip:>10.1} {:>14.2}", "one round trip", 1.0);
+    let print = |name: &str, times: Vec<f64>| {
+        let time = median(times);
+        println!("{name:<22} {time:>10.1} {:>14.2}", time / trip);
+    };
+    print("lock-redis", times);
+    let pollers = [
+        ("rslock", Holder::Rslock(LockManager::new(vec![url(port)])), waiter("rslock")),
+        ("redis-py", Holder::Key(connection), Process::redis_py(port)),
+    ];
+    for (name, mut holder, mut waiter) in pollers {
+        print(name, (0..ROUNDS_OF_POLLERS).map(|_| once(&runtime, &mut holder, &mut waiter)).collect());
+    }
+    println!("{:<22} {:>10}", "distributed-lock", "cannot wait");
+}

@@ -1,0 +1,37 @@
+//! Waits for a lock as often as it is told to, and says when it got it: `waiter URL NAME`.
+//!
+//! Each line on standard input begins a wait. It answers `held` when it found the lock held, then the nanoseconds of `CLOCK_MONOTONIC` at
+//! which it got the lock, and its token, and gives it back. The tests and the benchmarks start many of it, freeze it and kill it.
+
+use std::{
+    io::{self, BufRead as _, Write as _},
+    sync::{Arc, Once},
+};
+
+use integration::monotonic_nanos;
+use lock_core::{Holder, Locker, backend::Release};
+use lock_redis::{RedisBackend, RedisConfig};
+
+fn say(line: impl std::fmt::Display) -> io::Result<()> {
+    let mut out = io::stdout();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [url, name] = &arguments[..] else { return Err("waiter URL NAME".into()) };
+    let locker = Locker::builder(Arc::new(RedisBackend::new(RedisConfig::from_url(url)?)?)).build()?;
+    for line in io::stdin().lock().lines() {
+        line?;
+        let told = Once::new();
+        let tell = move |_: &Holder| told.call_once(|| say("held").expect("the parent reads"));
+        let guard = locker.lock(name).on_held(tell).acquire().await?;
+        say(format_args!("{} {}", monotonic_nanos(), guard.token().ok_or("Redis has tokens")?))?;
+        if guard.release().await? != Release::Released {
+            return Err("the lock was lost while it was held".into());
+        }
+    }
+    Ok(())
+}
