@@ -69,7 +69,8 @@ async fn use_all(config: RedisConfig) -> Result<(), Error> {
     assert_eq!(backend.break_lock(&claim.name, &holder.version.unwrap(), "test").await?, Break::Broken);
     assert!(matches!(backend.renew(&lease).await?, Renewal::Lost(_)));
     assert!(matches!(backend.release(&lease, Duration::ZERO).await?, Release::NotHeld(None)));
-    watch.expect("Redis wakes").changed().await;
+    let mut watch = watch.expect("Redis wakes");
+    tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("a break wakes too");
     let Attempt::Granted(grant) = backend.acquire(&rival).await? else { panic!("it was broken") };
     assert_eq!(backend.release(&rival.lease(grant.token), Duration::ZERO).await?, Release::Released);
     Ok(())

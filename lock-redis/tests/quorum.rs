@@ -108,6 +108,22 @@ async fn a_majority_that_forgot_the_lock_ends_it_and_tokens_rise_over_any_majori
 }
 
 #[tokio::test]
+async fn the_servers_keep_a_lock_for_longer_than_its_holder_is_promised() {
+    let servers = start(3);
+    let backend = client_of(&servers);
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let longer = || {
+        servers.iter().all(|server| {
+            let reply = server.command(&["PTTL", "dlock:{job}"]);
+            reply.trim().trim_start_matches(':').parse::<u128>().unwrap() > LONG.as_millis()
+        })
+    };
+    assert!(longer(), "their clocks may be faster by 1 %");
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
+    assert!(longer());
+}
+
+#[tokio::test]
 async fn an_attempt_without_majority_leaves_nothing_behind() {
     let servers = start(3);
     let backend = client_of(&servers);

@@ -1,0 +1,103 @@
+//! What locks leave on the server.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{claim, client, granted, name, refused};
+use integration::redis::RedisServer;
+use lock_core::backend::{Attempt, Backend, Break, Release};
+
+const LONG: Duration = Duration::from_secs(600);
+
+fn keys(server: &RedisServer) -> Vec<String> {
+    let reply = server.command(&["KEYS", "*"]);
+    let mut keys: Vec<_> = reply.lines().filter(|line| line.starts_with("dlock:")).map(str::to_owned).collect();
+    keys.sort();
+    keys
+}
+
+fn left(server: &RedisServer, key: &str) -> Duration {
+    let reply = server.command(&["PTTL", key]);
+    let millis = reply.trim().trim_start_matches(':').parse().unwrap_or_else(|_| panic!("{key} never expires"));
+    Duration::from_millis(millis)
+}
+
+#[tokio::test]
+async fn a_released_lock_leaves_its_token_and_that_for_a_month() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    assert_eq!(keys(&server), ["dlock:{job}:t"]);
+    let day = Duration::from_secs(24 * 3600);
+    assert!(left(&server, "dlock:{job}:t") > 29 * day && left(&server, "dlock:{job}:t") <= 30 * day);
+}
+
+#[tokio::test]
+async fn no_key_stays_for_ever() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let _watch = backend.watch(&name("job")).await.unwrap().unwrap();
+    refused(&backend, &claim("job", LONG)).await;
+    let never = claim("job", LONG).lease(None);
+    assert!(matches!(backend.release(&never, Duration::ZERO).await.unwrap(), Release::NotHeld(_)));
+    let holder = backend.inspect(&lease.name).await.unwrap().unwrap();
+    assert_eq!(backend.break_lock(&lease.name, &holder.version.unwrap(), "test").await.unwrap(), Break::Broken);
+    let (next, _) = granted(&backend, &claim("job", LONG)).await;
+    assert_eq!(backend.release(&next, LONG).await.unwrap(), Release::Released);
+    refused(&backend, &claim("job", LONG)).await;
+    assert_eq!(keys(&server).len(), 5, "lock, token, queue, the mark of an unknown id and the trace of a break");
+    for key in keys(&server) {
+        assert!(left(&server, &key) > Duration::ZERO, "{key}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_rises_although_the_clock_has_gone_back() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    // As if it had been minted when the clock was two centuries ahead.
+    let record = server.command(&["GET", "dlock:{job}:t"]).lines().nth(1).unwrap().to_owned();
+    let ahead: u64 = 8_000_000_000_000_000;
+    let (_, rest) = record.split_once(' ').unwrap();
+    server.command(&["SET", "dlock:{job}:t", &format!("{ahead} {rest}")]);
+    for n in 1..4 {
+        let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+        assert_eq!(lease.token.unwrap().get(), ahead + n);
+        assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    }
+}
+
+#[tokio::test]
+async fn a_waiter_that_has_the_lock_is_not_queued_any_more() {
+    let server = RedisServer::start();
+    let (holder, waiter) = (client(server.addr()), client(server.addr()));
+    granted(&holder, &claim("job", LONG)).await;
+    let _watch = waiter.watch(&name("job")).await.unwrap().unwrap();
+    assert_eq!(server.command(&["ZCARD", "dlock:{job}:w"]), ":1\r\n");
+    // The holder's lease ends, and nobody is woken.
+    server.command(&["DEL", "dlock:{job}"]);
+    assert!(matches!(waiter.acquire(&claim("job", LONG)).await.unwrap(), Attempt::Granted(_)));
+    assert_eq!(server.command(&["ZCARD", "dlock:{job}:w"]), ":0\r\n", "a wake-up for it would be lost");
+}
+
+#[tokio::test]
+async fn a_waiter_that_was_woken_too_late_keeps_its_place() {
+    let server = RedisServer::start();
+    let (holder, first, second) = (client(server.addr()), client(server.addr()), client(server.addr()));
+    let (lease, _) = granted(&holder, &claim("job", LONG)).await;
+    let mut woken = first.watch(&name("job")).await.unwrap().unwrap();
+    let _behind = second.watch(&name("job")).await.unwrap().unwrap();
+    let queue = || server.command(&["ZRANGE", "dlock:{job}:w", "0", "-1"]);
+    let before = queue();
+    assert_eq!(holder.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    woken.changed().await;
+    // Somebody who did not wait was faster.
+    granted(&holder, &claim("job", LONG)).await;
+    refused(&first, &claim("job", LONG)).await;
+    assert_eq!(queue(), before);
+}
