@@ -5,10 +5,12 @@ use std::{
     net::TcpListener,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
+    time::Duration,
 };
 
 use nix::{
     sys::signal::{Signal, kill},
+    time::{clock_getcpuclockid, clock_gettime},
     unistd::Pid,
 };
 
@@ -55,6 +57,15 @@ impl Daemon {
         // One that has ended stays a zombie until the shell waits for it.
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
+    }
+
+    /// The processor time that the process has used.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    pub fn processor_time(&self) -> Duration {
+        let clock = clock_getcpuclockid(self.pid).expect("the server runs");
+        clock_gettime(clock).expect("the server runs").into()
     }
 
     /// Stops the process as if its machine had frozen.

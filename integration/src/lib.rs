@@ -15,7 +15,7 @@ pub mod sim;
 pub mod tls;
 pub mod wire;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 pub use daemon::{Daemon, free_port};
 pub use loopback::{Direction, Proxy};
@@ -28,6 +28,14 @@ pub use scratch::Scratch;
 pub fn monotonic_nanos() -> i64 {
     let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).expect("the clock exists");
     now.tv_sec() * 1_000_000_000 + now.tv_nsec()
+}
+
+/// The processor time that this process has used, all threads together.
+///
+/// # Panics
+/// Never on a system that has this clock, which POSIX demands.
+pub fn processor_time() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("the clock exists").into()
 }
 
 /// Where cargo builds.

@@ -49,6 +49,13 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
         "the Redis user lacks a permission; the README lists the ACL rules that locks need",
     ),
     (
+        // Valkey 9, of a command inside a script.
+        "ACL failure",
+        ErrorKind::PermissionDenied,
+        false,
+        "the Redis user lacks a permission; the README lists the ACL rules that locks need",
+    ),
+    (
         "can't run this command",
         ErrorKind::PermissionDenied,
         false,
@@ -229,6 +236,11 @@ mod tests {
             ("NOAUTH Authentication required.", ErrorKind::PermissionDenied, false),
             ("WRONGPASS invalid username-password pair or user is disabled.", ErrorKind::PermissionDenied, false),
             ("NOPERM User x has no permissions to run the 'evalsha' command", ErrorKind::PermissionDenied, false),
+            (
+                "ERR ACL failure in script: No permissions to access a key script: on @user_script:1.",
+                ErrorKind::PermissionDenied,
+                false,
+            ),
             ("CLUSTERDOWN The cluster is down", ErrorKind::Unavailable, true),
             ("MASTERDOWN Link with MASTER is down", ErrorKind::Unavailable, true),
             ("MISCONF Errors writing to the AOF file", ErrorKind::Full, true),

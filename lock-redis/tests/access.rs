@@ -22,6 +22,7 @@ const RULES: &[&str] = &[
     "+eval",
     "+mget",
     "+set",
+    "+setrange",
     "+del",
     "+pexpire",
     "+pttl",
@@ -101,8 +102,9 @@ async fn locks_need_no_more_than_the_documented_rules() {
     };
     set("locks", RULES);
     use_all(tcp(&server).login("locks", "s3cret")).await.unwrap();
-    for missing in
-        RULES.iter().filter(|rule| ["+mget", "+set", "+del", "+evalsha", "+pexpire", "~dlock:*"].contains(rule))
+    for missing in RULES
+        .iter()
+        .filter(|rule| ["+mget", "+set", "+setrange", "+del", "+evalsha", "+pexpire", "~dlock:*"].contains(rule))
     {
         let fewer: Vec<_> = RULES.iter().copied().filter(|rule| rule != missing).collect();
         set("fewer", &fewer);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use distributed_lock_core::{DistributedLock as _, LockHandle as _, LockProvider as _};
 use distributed_lock_redis::RedisLockProvider;
-use integration::redis::RedisServer;
+use integration::{processor_time, redis::RedisServer};
 use lock_core::{
     LeaseId, LockName, Locker, TryAcquire,
     backend::{Attempt, Backend, Claim},
@@ -106,20 +106,36 @@ impl Contestant {
         }
     }
 
-    /// Time for one cycle, over a block of them.
-    fn block(&mut self, runtime: &Runtime, cycles: u32) -> Duration {
-        if let Self::RedisPy(process) = self {
-            process.tell(&cycles.to_string());
-            return Duration::from_nanos(process.answer().unsigned_abs()) / cycles;
-        }
+    /// Runs a block of cycles.
+    fn block(&mut self, runtime: &Runtime, server: &RedisServer, cycles: u32) -> Cost {
+        let processors = (processor_time(), server.daemon().processor_time());
         let start = Instant::now();
-        runtime.block_on(async {
-            for _ in 0..cycles {
-                self.cycle().await;
-            }
-        });
-        start.elapsed() / cycles
+        let elapsed = if let Self::RedisPy(process) = self {
+            process.tell(&cycles.to_string());
+            Duration::from_nanos(process.answer().unsigned_abs())
+        } else {
+            runtime.block_on(async {
+                for _ in 0..cycles {
+                    self.cycle().await;
+                }
+            });
+            start.elapsed()
+        };
+        Cost {
+            elapsed: micros(elapsed / cycles),
+            client: micros((processor_time() - processors.0) / cycles),
+            server: micros((server.daemon().processor_time() - processors.1) / cycles),
+        }
     }
+}
+
+/// Of one cycle, in microseconds.
+struct Cost {
+    elapsed: f64,
+    /// Processor time of this process.
+    client: f64,
+    /// Processor time of the server.
+    server: f64,
 }
 
 pub fn run() {
@@ -128,21 +144,27 @@ pub fn run() {
     let mut contestants = Contestant::all(server.port(), &runtime);
     println!("\ncommands of one cycle, those inside scripts too");
     for (name, contestant) in &mut contestants {
-        contestant.block(&runtime, CYCLES);
+        contestant.block(&runtime, &server, CYCLES);
         server.command(&["CONFIG", "RESETSTAT"]);
-        contestant.block(&runtime, 1000);
+        contestant.block(&runtime, &server, 1000);
         let listed = commands(&server).into_iter().map(|(command, calls)| format!("{command} {:.2}", calls / 1000.0));
         println!("{name:<22} {}", listed.collect::<Vec<_>>().join(", "));
     }
-    let mut times = vec![Vec::new(); contestants.len()];
+    let mut costs: Vec<Vec<Cost>> = contestants.iter().map(|_| Vec::new()).collect();
     for _ in 0..ROUNDS {
-        for ((_, contestant), times) in contestants.iter_mut().zip(&mut times) {
-            times.push(micros(contestant.block(&runtime, CYCLES)));
+        for ((_, contestant), costs) in contestants.iter_mut().zip(&mut costs) {
+            costs.push(contestant.block(&runtime, &server, CYCLES));
         }
     }
-    println!("\n{:<22} {:>10} {:>14}", "uncontended cycle", "µs", "ratio to raw");
-    for ((name, _), mine) in contestants.iter().zip(&times) {
-        let ratios = mine.iter().zip(&times[0]).map(|(mine, raw)| mine / raw).collect();
-        println!("{name:<22} {:>10.1} {:>14.2}", median(mine.clone()), median(ratios));
+    println!(
+        "\n{:<22} {:>8} {:>13} {:>15} {:>15}",
+        "uncontended cycle", "µs", "ratio to raw", "client's CPU", "server's CPU"
+    );
+    for ((name, _), mine) in contestants.iter().zip(&costs) {
+        let ratios = mine.iter().zip(&costs[0]).map(|(mine, raw)| mine.elapsed / raw.elapsed).collect();
+        let of = |part: fn(&Cost) -> f64| median(mine.iter().map(part).collect());
+        let (elapsed, client, server) = (of(|cost| cost.elapsed), of(|cost| cost.client), of(|cost| cost.server));
+        println!("{name:<22} {elapsed:>8.1} {:>13.2} {client:>15.1} {server:>15.1}", median(ratios));
     }
+    println!("The client's CPU of redis-py is that of another process, and not in the table.");
 }

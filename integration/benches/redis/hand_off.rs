@@ -93,7 +93,7 @@ fn once(runtime: &Runtime, holder: &mut Holder, waiter: &mut Process) -> f64 {
     let held = runtime.block_on(holder.acquire());
     waiter.tell("wait");
     // Until it waits. Renewals of the holder go on meanwhile.
-    runtime.block_on(tokio::time::sleep(Duration::from_millis(15)));
+    runtime.block_on(async { tokio::time::sleep(Duration::from_millis(15)).await });
     let released = monotonic_nanos();
     runtime.block_on(held.release());
     (waiter.answer() - released) as f64 / 1e3
@@ -101,7 +101,7 @@ fn once(runtime: &Runtime, holder: &mut Holder, waiter: &mut Process) -> f64 {
 
 fn round_trip(runtime: &Runtime, connection: &mut MultiplexedConnection) -> f64 {
     // After a pause as long as the waiter's, because a processor that slept takes a while to wake.
-    runtime.block_on(tokio::time::sleep(Duration::from_millis(15)));
+    runtime.block_on(async { tokio::time::sleep(Duration::from_millis(15)).await });
     let start = Instant::now();
     runtime.block_on(redis::cmd("PING").exec_async(connection)).expect("the server answers");
     micros(start.elapsed())

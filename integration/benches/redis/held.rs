@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use integration::redis::RedisServer;
+use integration::{processor_time, redis::RedisServer};
 use lock_core::Guard;
 
 use super::{TTL, commands, locker, runtime};
@@ -11,22 +11,12 @@ const LOCKS: u32 = 10_000;
 /// Three renewals of each.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// Processor time of a process, from `/proc`.
-fn processor(pid: &str) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process lives");
-    let (_, fields) = stat.rsplit_once(") ").expect("a stat line");
-    let ticks: u64 = fields.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("ticks")).sum();
-    // USER_HZ is 100 on Linux, whatever the kernel's own clock is.
-    Duration::from_millis(ticks * 10)
-}
-
 pub fn run() {
     let server = RedisServer::start();
     let info = |section: &str, field: &str| {
         let text = server.command(&["INFO", section]);
         text.lines().find_map(|line| line.strip_prefix(field)).expect("a field of INFO").to_owned()
     };
-    let server_pid = info("server", "process_id:");
     runtime().block_on(async {
         let locker = locker(server.port());
         let mut guards: Vec<Guard> = Vec::new();
@@ -34,11 +24,11 @@ pub fn run() {
             guards.push(locker.acquire(format!("held-{n}")).await.expect("it is free"));
         }
         server.command(&["CONFIG", "RESETSTAT"]);
-        let before = (Instant::now(), processor("self"), processor(&server_pid));
+        let before = (Instant::now(), processor_time(), server.daemon().processor_time());
         tokio::time::sleep(WINDOW).await;
         let elapsed = before.0.elapsed().as_secs_f64();
         let share = |now: Duration, before: Duration| 100.0 * (now - before).as_secs_f64() / elapsed;
-        let (ours, theirs) = (share(processor("self"), before.1), share(processor(&server_pid), before.2));
+        let (ours, theirs) = (share(processor_time(), before.1), share(server.daemon().processor_time(), before.2));
         let calls =
             |name: &str| commands(&server).into_iter().find(|(command, _)| command == name).map_or(0.0, |c| c.1);
         println!("\n{LOCKS} locks held with a ttl of {TTL:?}, over {elapsed:.0} s");

@@ -2,19 +2,26 @@
 -- token alone, which does not do for an id that does not hold the lock.
 -- ARGV: id, ms to keep the lock refused, idle time of the token in ms, life of the mark of an unknown id in ms, "1" on a cluster,
 -- when the client sent this.
-local held = redis.call('MGET', KEYS[1])[1]
+local found = redis.call('MGET', KEYS[1], KEYS[2])
+local held, kept = found[1], found[2]
 local id = ARGV[1]
 if not held or string.sub(held, 1, 32) ~= id then
   -- Already released by this id: the caller knows whether that was an attempt whose reply it lost.
-  if string.match(redis.call('MGET', KEYS[2])[1] or '', '^%d+ R(%x+) ') == id then return {4} end
+  if string.match(kept or '', '^%d+ R(%x+) ') == id then return {4} end
   if not KEYS[3] then return redis.error_reply('TRYAGAIN the slot of this lock is being moved') end
   -- Its acquire may still be on the way, on a connection that was given up: acquire.lua looks for this mark.
   redis.call('SET', KEYS[3], ARGV[6], 'PX', ARGV[4])
   return holder(KEYS[1], held)
 end
 
-local token = string.match(held, '^%x+ (%d+) ')
-redis.call('SET', KEYS[2], (token or '0') .. ' R' .. id .. ' ' .. ARGV[6], 'PX', ARGV[3])
+local token = string.sub(held, 34, (string.find(held, ' ', 34, true) or 34) - 1)
+-- Ends in a space, as it is written over what was there.
+local mark = ' R' .. id .. ' ' .. ARGV[6] .. ' '
+if string.sub(kept or '', #token + 1, #token + 34) == ' H' .. id then
+  redis.call('SETRANGE', KEYS[2], #token, mark)
+else
+  redis.call('SET', KEYS[2], token .. mark, 'PX', ARGV[3])
+end
 if ARGV[2] == '0' then
   redis.call('DEL', KEYS[1])
 else
