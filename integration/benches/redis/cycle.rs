@@ -138,7 +138,7 @@ struct Cost {
     server: f64,
 }
 
-pub fn run() {
+pub(crate) fn run() {
     let server = RedisServer::start();
     let runtime = runtime();
     let mut contestants = Contestant::all(server.port(), &runtime);

@@ -18,7 +18,7 @@ const ROUNDS: usize = 200;
 const ROUNDS_OF_POLLERS: usize = 20;
 
 /// The waiting process: each line on its input begins a wait, and it answers with the time at which it got the lock.
-pub fn wait(how: &str, port: u16) {
+pub(crate) fn wait(how: &str, port: u16) {
     let runtime = runtime();
     let (locker, rslock) = (locker(port), LockManager::new(vec![url(port)]));
     for line in std::io::stdin().lock().lines() {
@@ -107,7 +107,7 @@ fn round_trip(runtime: &Runtime, connection: &mut MultiplexedConnection) -> f64 
     micros(start.elapsed())
 }
 
-pub fn run() {
+pub(crate) fn run() {
     let server = RedisServer::start();
     let (runtime, port) = (runtime(), server.port());
     let this = std::env::current_exe().expect("this program has a path");

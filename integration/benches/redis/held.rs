@@ -11,7 +11,7 @@ const LOCKS: u32 = 10_000;
 /// Three renewals of each.
 const WINDOW: Duration = Duration::from_secs(30);
 
-pub fn run() {
+pub(crate) fn run() {
     let server = RedisServer::start();
     let info = |section: &str, field: &str| {
         let text = server.command(&["INFO", section]);

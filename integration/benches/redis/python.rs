@@ -22,29 +22,29 @@ for line in sys.stdin:
 "#;
 
 /// A process that answers each line with one.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     commands: ChildStdin,
     answers: BufReader<ChildStdout>,
 }
 
 impl Process {
-    pub fn redis_py(port: u16) -> Self {
+    pub(crate) fn redis_py(port: u16) -> Self {
         Self::start(Command::new(integration::python::python()).args(["-c", SCRIPT, &port.to_string()]))
     }
 
-    pub fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
         let commands = child.stdin.take().expect("piped");
         let answers = BufReader::new(child.stdout.take().expect("piped"));
         Self { child, commands, answers }
     }
 
-    pub fn tell(&mut self, line: &str) {
+    pub(crate) fn tell(&mut self, line: &str) {
         writeln!(self.commands, "{line}").expect("it lives");
     }
 
-    pub fn answer(&mut self) -> i64 {
+    pub(crate) fn answer(&mut self) -> i64 {
         let mut line = String::new();
         self.answers.read_line(&mut line).expect("it lives");
         line.trim().parse().expect("nanoseconds")
