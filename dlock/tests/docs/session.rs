@@ -41,9 +41,11 @@ fn check(path: &str, blocks: &[Block]) {
     let steps: Vec<_> = blocks.iter().flat_map(Step::all_of).collect();
     let place = Place::new(&blocks);
     let mut problems = Vec::new();
-    for (step, done) in steps.iter().zip(place.run(&steps)) {
-        let Some(Done { printed, code }) = done else {
-            problems.push(format!("{path}:{}: the session ended or hung at\n{}", step.line, step.command));
+    let session = place.run(&steps);
+    for (number, step) in steps.iter().enumerate() {
+        let Some(Done { printed, code }) = place.done(&session, number) else {
+            let step = format!("{path}:{}: the session ended or hung before or at\n{}", step.line, step.command);
+            problems.push(format!("{step}\nThe whole of it:\n{session}"));
             break;
         };
         if code != step.code {
@@ -176,15 +178,14 @@ impl Place {
         named.replace(&self.table, "locks").replace(self.home.path().to_str().unwrap(), "~")
     }
 
-    /// Runs all steps; fewer come back when the shell ended or hung.
-    fn run(&self, steps: &[Step]) -> Vec<Option<Done>> {
+    /// Runs all steps in one shell, and returns all that was printed.
+    fn run(&self, steps: &[Step]) -> String {
         let script = self.script(steps);
         let output = File::create(self.home.path().join("output")).unwrap();
         let mut session = Session::start(self.shell(&script, output));
         session.wait();
         let printed = fs::read(self.home.path().join("output")).unwrap();
-        let printed = String::from_utf8_lossy(&printed);
-        (0..steps.len()).map(|number| self.done(&printed, number)).collect()
+        String::from_utf8_lossy(&printed).into_owned()
     }
 
     fn script(&self, steps: &[Step]) -> String {
@@ -214,8 +215,9 @@ impl Place {
         shell
     }
 
-    fn done(&self, printed: &str, number: usize) -> Option<Done> {
-        let (_, printed) = printed.split_once(&format!("\u{1}begin {number}\u{1}"))?;
+    /// What came of a step; `None` when the shell had ended or hung.
+    fn done(&self, session: &str, number: usize) -> Option<Done> {
+        let (_, printed) = session.split_once(&format!("\u{1}begin {number}\u{1}"))?;
         let (printed, end) = printed.split_once(&format!("\u{1}end {number} "))?;
         let (code, _) = end.split_once('\u{1}')?;
         Some(Done { printed: self.as_shown(printed), code: code.parse().ok()? })
