@@ -123,5 +123,8 @@ lock_core::conformance! {
         (a_wake_up_that_is_not_used_is_passed_on, "waiters poll the shelf"),
         (inspect_sees_the_holder, "the shelf keeps no owner"),
         (list_shows_held_locks_by_prefix, "the shelf keeps no owner"),
+        (a_deleted_record_is_a_loss_at_the_next_renewal, "nobody but its clients reaches the shelf"),
+        (a_replaced_record_is_somebody_elses_lock, "nobody but its clients reaches the shelf"),
+        (tokens_rise_although_their_record_was_deleted, "nobody but its clients reaches the shelf"),
     ]
 }

@@ -3,7 +3,29 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lock_core::{backend::Backend, faults::Faulty, memory::MemoryBackend, testing::Subject};
+use lock_core::{
+    LeaseId, LockName,
+    backend::{Attempt, Backend, Claim},
+    faults::Faulty,
+    memory::MemoryBackend,
+    testing::{Subject, Vandalism},
+};
+
+async fn vandalise(store: &MemoryBackend, what: Vandalism, name: &LockName) -> bool {
+    match what {
+        Vandalism::DeleteRecord => store.lose(name.as_str()),
+        Vandalism::ReplaceRecord => {
+            store.lose(name.as_str());
+            let ttl = Some(std::time::Duration::from_secs(600));
+            let foreign =
+                Claim { name: name.clone(), id: LeaseId::random(), owner: "somebody".into(), ttl, data: None };
+            assert!(matches!(store.acquire(&foreign).await, Ok(Attempt::Granted(_))));
+        }
+        Vandalism::DeleteToken => return store.forget(name).await.unwrap(),
+        _ => return false,
+    }
+    true
+}
 
 struct Memory(MemoryBackend);
 
@@ -11,6 +33,10 @@ struct Memory(MemoryBackend);
 impl Subject for Memory {
     async fn client(&self) -> Arc<dyn Backend> {
         Arc::new(self.0.clone())
+    }
+
+    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+        vandalise(&self.0, what, name).await
     }
 }
 
@@ -30,6 +56,10 @@ struct Remote(MemoryBackend);
 impl Subject for Remote {
     async fn client(&self) -> Arc<dyn Backend> {
         Arc::new(Faulty::new(self.0.clone()))
+    }
+
+    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+        vandalise(&self.0, what, name).await
     }
 }
 

@@ -6,7 +6,11 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use common::{SKEW, Table};
-use lock_core::{backend::Backend, testing::Subject};
+use lock_core::{
+    LockName,
+    backend::Backend,
+    testing::{Subject, Vandalism},
+};
 use lock_dynamo::{DynamoBackend, Schema};
 
 #[async_trait]
@@ -23,6 +27,16 @@ impl Subject for Table {
     async fn crash(&self, client: Arc<dyn Backend>) {
         drop(client);
         self.pass(self.ttl() + SKEW + Duration::from_millis(20)).await;
+    }
+
+    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+        match what {
+            // The token is kept in the item.
+            Vandalism::DeleteRecord | Vandalism::DeleteToken => self.delete_item(name).await,
+            Vandalism::ReplaceRecord => self.put_foreign_item(name).await,
+            _ => return false,
+        }
+        true
     }
 }
 
@@ -53,6 +67,7 @@ mod java {
             (tokens_rise_across_release, "the Java client replaces the item, and a token in it"),
             (tokens_rise_across_expiry, "the Java client replaces the item, and a token in it"),
             (tokens_rise_across_break, "the Java client replaces the item, and a token in it"),
+            (tokens_rise_although_their_record_was_deleted, "the Java client replaces the item, and a token in it"),
         ]
     }
 }
@@ -70,6 +85,7 @@ mod go {
             (tokens_rise_across_release, "the Go client may delete the item, and a token in it"),
             (tokens_rise_across_expiry, "the Go client may delete the item, and a token in it"),
             (tokens_rise_across_break, "the Go client may delete the item, and a token in it"),
+            (tokens_rise_although_their_record_was_deleted, "the Go client may delete the item, and a token in it"),
         ]
     }
 }
@@ -87,6 +103,7 @@ mod python {
             (tokens_rise_across_release, "the Python client deletes the item, and a token in it"),
             (tokens_rise_across_expiry, "the Python client deletes the item, and a token in it"),
             (tokens_rise_across_break, "the Python client deletes the item, and a token in it"),
+            (tokens_rise_although_their_record_was_deleted, "the Python client deletes the item, and a token in it"),
             (a_broken_lease_is_lost_at_the_next_renewal, "a free lock is a deleted item, which has no place for a trace"),
             (break_compares_the_version, "a free lock is a deleted item, which has no place for a trace"),
         ]

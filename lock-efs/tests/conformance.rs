@@ -1,24 +1,61 @@
 //! The conformance kit of the core, on a real directory.
 
-use std::sync::Arc;
+use std::{
+    fs::{self, File},
+    sync::{Arc, Mutex},
+};
 
 use async_trait::async_trait;
-use lock_core::{backend::Backend, testing::Subject};
+use lock_core::{
+    LockName,
+    backend::Backend,
+    testing::{Subject, Vandalism},
+};
 use lock_efs::FileBackend;
 use tempfile::TempDir;
 
-struct Files(TempDir);
+struct Files {
+    directory: TempDir,
+    /// Locks of another program, held until the end of the case.
+    foreign: Mutex<Vec<File>>,
+}
+
+impl Files {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir().unwrap(), foreign: Mutex::default() }
+    }
+
+    fn open(&self) -> FileBackend {
+        FileBackend::open(self.directory.path()).unwrap()
+    }
+}
 
 #[async_trait]
 impl Subject for Files {
     async fn client(&self) -> Arc<dyn Backend> {
-        Arc::new(FileBackend::open(self.0.path()).unwrap())
+        Arc::new(self.open())
+    }
+
+    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+        let lock = self.open().lock_path(name);
+        match what {
+            Vandalism::DeleteRecord => fs::remove_file(lock).unwrap(),
+            Vandalism::ReplaceRecord => {
+                fs::remove_file(&lock).unwrap();
+                let file = File::create_new(&lock).unwrap();
+                file.lock().unwrap();
+                self.foreign.lock().unwrap().push(file);
+            }
+            Vandalism::DeleteToken => fs::remove_file(lock.with_extension("info")).unwrap(),
+            _ => return false,
+        }
+        true
     }
 }
 
 lock_core::conformance! {
     #[tokio::test]
-    Files(tempfile::tempdir().unwrap()),
+    Files::new(),
     except = [
         (tokens_rise_across_break, "the kernel's lock cannot be taken from its holder"),
         (an_expired_lock_is_granted_in_one_attempt, "a file lock has no ttl"),
@@ -27,6 +64,11 @@ lock_core::conformance! {
         (renewing_an_expired_lease_does_not_rob_the_successor, "a file lock has no ttl"),
         (a_broken_lease_is_lost_at_the_next_renewal, "the kernel's lock cannot be taken from its holder"),
         (break_compares_the_version, "the kernel's lock cannot be taken from its holder"),
+        (a_hung_renewal_ends_the_guard_before_the_next_holds, "a file lock has no ttl"),
+        (renewals_that_are_throttled_for_too_long_end_the_guard, "a file lock has no ttl"),
+        (a_suspended_holder_knows_at_once_and_spares_its_successor, "a file lock has no ttl"),
+        (a_thawed_holder_knows_at_once_and_spares_its_successor, "a file lock has no ttl"),
+        (a_clock_that_is_set_back_prolongs_no_lease, "a file lock has no ttl"),
         (a_leader_that_is_cut_off_stops_before_the_next_starts, "a file lock has no ttl"),
     ]
 }

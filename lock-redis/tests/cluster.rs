@@ -16,7 +16,7 @@ use integration::{
 use lock_core::{
     ErrorKind, Lease, LockName,
     backend::{Attempt, Backend, Release, Renewal},
-    testing::Subject,
+    testing::{Subject, Vandalism},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
 use tokio::sync::Notify;
@@ -45,6 +45,10 @@ impl Subject for Cluster {
 
     fn ttl(&self) -> Duration {
         Duration::from_secs(1)
+    }
+
+    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+        common::vandalise(CLUSTER.get_or_init(RedisCluster::start).nodes(), what, name)
     }
 }
 

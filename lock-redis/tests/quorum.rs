@@ -10,9 +10,9 @@ use std::{
 use common::{claim, client, granted, until};
 use integration::redis::RedisServer;
 use lock_core::{
-    ErrorKind,
+    ErrorKind, LockName,
     backend::{Attempt, Backend, Release, Renewal},
-    testing::Subject,
+    testing::{Subject, Vandalism},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
 
@@ -40,6 +40,10 @@ impl Subject for Majority {
     fn ttl(&self) -> Duration {
         // A node has a tenth of it to answer, also where many tests share two processors.
         Duration::from_secs(4)
+    }
+
+    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+        common::vandalise(SERVERS.get_or_init(|| start(3)), what, name)
     }
 }
 

@@ -7,9 +7,9 @@ use std::{sync::Arc, sync::OnceLock, time::Duration};
 use common::{at, claim, granted, name, refused, until};
 use integration::redis::RedisServer;
 use lock_core::{
-    ErrorKind,
+    ErrorKind, LockName,
     backend::{Backend, Renewal},
-    testing::Subject,
+    testing::{Subject, Vandalism},
 };
 use lock_redis::RedisBackend;
 
@@ -41,6 +41,10 @@ struct Replicated;
 impl Subject for Replicated {
     async fn client(&self) -> Arc<dyn Backend> {
         Arc::new(client_of(&PAIR.get_or_init(pair).0))
+    }
+
+    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+        common::vandalise(std::slice::from_ref(&PAIR.get_or_init(pair).0), what, name)
     }
 }
 

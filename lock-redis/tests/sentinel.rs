@@ -10,9 +10,9 @@ use std::{
 use common::{claim, granted, outlives_its_validity, until};
 use integration::sentinel::SentinelSetup;
 use lock_core::{
-    ErrorKind, LeaseId, Locker, LossReason, Renew,
+    ErrorKind, LeaseId, LockName, Locker, LossReason, Renew,
     backend::{Attempt, Backend, Renewal},
-    testing::Subject,
+    testing::{Subject, Vandalism},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
 
@@ -30,6 +30,10 @@ struct Sentinel;
 impl Subject for Sentinel {
     async fn client(&self) -> Arc<dyn Backend> {
         Arc::new(client_of(SETUP.get_or_init(SentinelSetup::start)))
+    }
+
+    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+        common::vandalise(&SETUP.get_or_init(SentinelSetup::start).servers, what, name)
     }
 }
 

@@ -1,9 +1,15 @@
 //! The conformance cases on a single server.
 
+mod common;
+
 use std::sync::{Arc, OnceLock};
 
 use integration::redis::RedisServer;
-use lock_core::{backend::Backend, testing::Subject};
+use lock_core::{
+    LockName,
+    backend::Backend,
+    testing::{Subject, Vandalism},
+};
 use lock_redis::{Address, RedisBackend, RedisConfig};
 
 static SERVER: OnceLock<RedisServer> = OnceLock::new();
@@ -15,6 +21,10 @@ impl Subject for Standalone {
     async fn client(&self) -> Arc<dyn Backend> {
         let port = SERVER.get_or_init(RedisServer::start).port();
         Arc::new(RedisBackend::new(RedisConfig::standalone(Address::tcp("127.0.0.1", port))).unwrap())
+    }
+
+    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+        common::vandalise(std::slice::from_ref(SERVER.get_or_init(RedisServer::start)), what, name)
     }
 }
 

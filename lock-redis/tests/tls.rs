@@ -14,9 +14,9 @@ use integration::{
     tls::Certificates,
 };
 use lock_core::{
-    ErrorKind,
+    ErrorKind, LockName,
     backend::{Backend, Release, Renewal},
-    testing::Subject,
+    testing::{Subject, Vandalism},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
 use tokio::sync::Notify;
@@ -116,6 +116,10 @@ struct Tls;
 impl Subject for Tls {
     async fn client(&self) -> Arc<dyn Backend> {
         Arc::new(RedisBackend::new(with_certificates("localhost")).unwrap())
+    }
+
+    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+        common::vandalise(std::slice::from_ref(&server().0), what, name)
     }
 }
 

@@ -23,14 +23,25 @@
 //! # fn main() {}
 //! ```
 //!
+//! Beside what the contract says of single operations there are cases of the core over the backend: requests and replies that get lost, come twice or
+//! hang, throttling, processes that stand still, clocks that are set, futures and guards that are dropped anywhere, records that a third
+//! party deletes or replaces ([`Subject::vandalise`]), and a storm of faults by chance, whose seed is printed and can be given back in
+//! `DLOCK_KIT_SEED`.
+//!
 //! A case under `except` does not run; it passes only while the backend indeed lacks what the case needs.
 
 mod acquire;
 mod clock;
+mod clocks;
+mod drops;
 mod leader;
 mod operators;
 mod release;
 mod renew;
+mod requests;
+mod rig;
+mod storm;
+mod vandals;
 
 use std::{sync::Arc, time::Duration};
 
@@ -68,6 +79,25 @@ pub trait Subject: Send + Sync {
         drop(client);
         self.pass(self.ttl() + self.ttl() / 10).await;
     }
+
+    /// Does to the store's record of `name` what a third party may do, past the backend. `false`, the default, when it cannot: the cases that need
+    /// it are then to be excepted, with the reason.
+    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+        let _ = (what, name);
+        false
+    }
+}
+
+/// What a third party may do to a store behind the back of its clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Vandalism {
+    /// Delete the record that says who holds the lock.
+    DeleteRecord,
+    /// Put the lock of another client there, that is held for long.
+    ReplaceRecord,
+    /// Delete what the store keeps of a free name's tokens.
+    DeleteToken,
 }
 
 /// What a case needs of a backend to make sense.
@@ -77,6 +107,8 @@ enum Need {
     Has(Capability),
     /// [`Backend::descriptor`] gives one.
     Descriptor,
+    /// [`Subject::vandalise`] can do this.
+    Vandal(Vandalism),
 }
 
 /// The list of all cases: the one place that knows them. Calls `callback! { args… module::case [need]; … }`.
@@ -121,6 +153,27 @@ macro_rules! conformance_cases {
             operators::break_compares_the_version [Need::Has(Capability::Break)];
             operators::forgetting_spares_the_holder [];
             operators::an_examination_changes_no_lock_and_finds_a_working_store_fit [];
+            requests::a_lost_reply_is_resolved_by_asking_again [];
+            requests::a_lost_request_is_sent_again [];
+            requests::a_request_that_arrives_twice_changes_nothing [];
+            requests::throttling_is_an_error_and_leaves_nothing [];
+            requests::a_hung_renewal_ends_the_guard_before_the_next_holds [Need::Has(Capability::Ttl)];
+            requests::renewals_that_are_throttled_for_too_long_end_the_guard [Need::Has(Capability::Ttl)];
+            requests::of_many_contenders_one_takes_over_from_the_dead [];
+            clocks::a_suspended_holder_knows_at_once_and_spares_its_successor [Need::Has(Capability::Ttl)];
+            clocks::a_thawed_holder_knows_at_once_and_spares_its_successor [Need::Has(Capability::Ttl)];
+            clocks::a_clock_that_is_set_back_prolongs_no_lease [Need::Has(Capability::Ttl)];
+            clocks::a_contender_whose_clock_is_years_off_is_refused_all_the_same [];
+            clocks::a_guard_ends_at_its_longest_hold_and_frees_the_lock [];
+            drops::a_cancelled_wait_leaves_no_lock [];
+            drops::a_cancelled_release_frees_the_lock [];
+            drops::a_cancelled_renewal_harms_nothing [];
+            drops::a_dropped_guard_frees_its_lock_with_and_without_a_runtime [];
+            drops::a_guard_may_be_dropped_by_a_runtime_that_ends [];
+            vandals::a_deleted_record_is_a_loss_at_the_next_renewal [Need::Vandal(Vandalism::DeleteRecord)];
+            vandals::a_replaced_record_is_somebody_elses_lock [Need::Vandal(Vandalism::ReplaceRecord)];
+            vandals::tokens_rise_although_their_record_was_deleted [Need::Vandal(Vandalism::DeleteToken), Need::Has(Capability::Fencing)];
+            storm::a_storm_of_faults_breaks_no_promise [];
             leader::of_many_candidates_one_leads [];
             leader::a_leader_that_is_cut_off_stops_before_the_next_starts [Need::Has(Capability::Ttl)];
             leader::a_leader_that_resigns_makes_way_at_once [];
@@ -225,6 +278,16 @@ impl Bench<'_> {
             }
             #[cfg(not(unix))]
             Need::Descriptor => false,
+            Need::Vandal(what) => {
+                let name = self.name("probe");
+                let (lease, _) = granted(&*client, &self.long_claim(&name)).await;
+                if what == Vandalism::DeleteToken {
+                    release(&*client, &lease).await;
+                }
+                let can = self.subject.vandalise(what, &name).await;
+                let _ = client.release(&lease, Duration::ZERO).await;
+                can
+            }
         }
     }
 
@@ -245,6 +308,11 @@ impl Bench<'_> {
             ttl: self.ttl_of(1.0),
             data: None,
         }
+    }
+
+    /// For a lock that shall not end while the case looks at something else.
+    fn long_claim(&self, name: &LockName) -> Claim {
+        Claim { ttl: Some(Duration::from_secs(60)), ..self.claim(name) }
     }
 
     /// A part of the subject's ttl; asked for only where the backend has ttls (see [`claim_for`]).

@@ -2,12 +2,12 @@
 
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_dynamodb::{
     Client,
     config::{BehaviorVersion, Credentials, Region},
-    types::{AttributeDefinition, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType},
+    types::{AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType},
 };
 use integration::dynamodb::DynamoDbLocal;
 use lock_core::{LeaseId, LockName, backend::Claim};
@@ -38,6 +38,40 @@ impl Table {
         }
         create.send().await.expect("the table is created");
         Self { server, name, client, schema }
+    }
+
+    /// Deletes the item of a lock behind everybody's back.
+    pub(crate) async fn delete_item(&self, name: &LockName) {
+        let request = self.client.delete_item().table_name(&self.name).set_key(Some(self.key(name)));
+        request.send().await.expect("the item is deleted");
+    }
+
+    /// Puts a lock there that another client of the schema holds for ten minutes; in the native schema, one that is not ours.
+    pub(crate) async fn put_foreign_item(&self, name: &LockName) {
+        let s = |text: &str| AttributeValue::S(text.into());
+        let attributes = match self.schema {
+            Schema::Java => [("ownerName", s("x")), ("recordVersionNumber", s("1-2")), ("leaseDuration", s("600000"))],
+            Schema::Go => [("ownerName", s("x")), ("recordVersionNumber", s("1-2")), ("leaseDuration", s("10m0s"))],
+            Schema::Python => [
+                ("owner_name", s("x")),
+                ("record_version_number", s("1-2")),
+                ("lease_duration", AttributeValue::N("600".into())),
+            ],
+            _ => [("owner", s("x")), ("version", s("1-2")), ("ttl_ms", AttributeValue::N("600000".into()))],
+        };
+        let mut item = self.key(name);
+        item.extend(attributes.map(|(name, value)| (name.to_owned(), value)));
+        self.client.put_item().table_name(&self.name).set_item(Some(item)).send().await.expect("the item is put");
+    }
+
+    fn key(&self, name: &LockName) -> HashMap<String, AttributeValue> {
+        let name = AttributeValue::S(name.as_str().into());
+        match self.schema {
+            Schema::Python => {
+                HashMap::from([("lock_key".into(), name), ("sort_key".into(), AttributeValue::S("-".into()))])
+            }
+            _ => HashMap::from([("key".into(), name)]),
+        }
     }
 
     /// A configuration for this table, with a skew bound that suits one machine.

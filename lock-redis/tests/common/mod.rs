@@ -13,6 +13,7 @@ use integration::redis::RedisServer;
 use lock_core::{
     Guard, Holder, Lease, LeaseId, LockName, Locker,
     backend::{Attempt, Backend, Claim, Grant},
+    testing::Vandalism,
 };
 use lock_redis::{Address, RedisBackend, RedisConfig};
 
@@ -82,4 +83,18 @@ pub(crate) fn outlives_its_validity(guard: &Guard) -> bool {
     let now = SystemTime::now();
     // In this order: a renewal may move the end, but only forward.
     guard.check().is_ok() && now > guard.expires_at().expect("it has a ttl")
+}
+
+/// Does to the keys of `name`, which has no braces, what a third party may do. Replicas and nodes with other slots say no.
+pub(crate) fn vandalise(servers: &[RedisServer], what: Vandalism, name: &LockName) -> bool {
+    let lock = format!("dlock:{{{}}}", name.as_str());
+    let token = format!("{lock}:t");
+    let command: &[&str] = match what {
+        Vandalism::DeleteRecord => &["DEL", &lock],
+        Vandalism::ReplaceRecord => &["SET", &lock, "0123456789abcdef0123456789abcdef", "PX", "600000"],
+        Vandalism::DeleteToken => &["DEL", &token],
+        _ => return false,
+    };
+    let done = servers.iter().filter(|server| !server.command(command).starts_with('-'));
+    done.count() > 0
 }

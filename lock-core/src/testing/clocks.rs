@@ -1,0 +1,87 @@
+//! Cases of the core whose process stands still, or whose clocks are set.
+
+use std::time::Duration;
+
+use super::{Bench, rig::Rig};
+use crate::{
+    LossReason, Renew, TryAcquire,
+    backend::{Release, Renewal},
+};
+
+const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// A process stands still for longer than its lease, as told by one clock or both, while somebody else takes the lock.
+async fn frozen(bench: &Bench<'_>, freeze: impl FnOnce(&Rig, Duration)) {
+    let other = bench.client().await;
+    let rig = Rig::new(bench).await;
+    let name = bench.name("frozen");
+    let ttl = bench.subject.ttl();
+    let request = rig.locker.lock(name.as_str()).ttl(ttl).renew(Renew::Manual);
+    let Ok(TryAcquire::Acquired(guard)) = request.try_acquire().await else { panic!("{name} is free") };
+    freeze(&rig, ttl);
+    // Without an await in between: this is what its work does next.
+    let lost = guard.check().expect_err("it was frozen for longer than its lease");
+    assert!(matches!(lost.reason, LossReason::FrozenFor(_) | LossReason::Expired), "{lost}");
+
+    let (successor, _) = bench.granted_in_the_end(&*other, &bench.long_claim(&name)).await;
+    match guard.release().await.expect("the store answers") {
+        Release::NotHeld(_) => {}
+        Release::Released => panic!("released what somebody else holds"),
+    }
+    assert_eq!(other.renew(&successor).await.expect("the store answers"), Renewal::Renewed);
+    super::release(&*other, &successor).await;
+}
+
+pub(super) async fn a_suspended_holder_knows_at_once_and_spares_its_successor(bench: &Bench<'_>) {
+    frozen(bench, |rig, ttl| rig.clock.suspend(ttl)).await;
+}
+
+pub(super) async fn a_thawed_holder_knows_at_once_and_spares_its_successor(bench: &Bench<'_>) {
+    frozen(bench, |rig, ttl| rig.clock.thaw_after(ttl)).await;
+}
+
+pub(super) async fn a_clock_that_is_set_back_prolongs_no_lease(bench: &Bench<'_>) {
+    let other = bench.client().await;
+    let rig = Rig::new(bench).await;
+    let name = bench.name("set-back");
+    let request = rig.locker.lock(name.as_str()).ttl(bench.subject.ttl()).renew(Renew::Manual);
+    let Ok(TryAcquire::Acquired(guard)) = request.try_acquire().await else { panic!("{name} is free") };
+    rig.clock.set_back(YEARS);
+    let (next, _) = bench.granted_in_the_end(&*other, &bench.claim(&name)).await;
+    assert!(guard.check().is_err(), "two hold {name}");
+    super::release(&*other, &next).await;
+}
+
+pub(super) async fn a_contender_whose_clock_is_years_off_is_refused_all_the_same(bench: &Bench<'_>) {
+    let (rig, ahead, behind) = (Rig::new(bench).await, Rig::new(bench).await, Rig::new(bench).await);
+    ahead.clock.thaw_after(YEARS);
+    behind.clock.set_back(YEARS);
+    let name = bench.name("skewed");
+    let guard = rig.acquired(&name).await;
+    for contender in [&ahead, &behind] {
+        match contender.locker.try_acquire(name.as_str()).await.expect("the store answers") {
+            TryAcquire::Held(_) => {}
+            TryAcquire::Acquired(_) => panic!("two hold {name}"),
+        }
+    }
+    guard.check().expect("nobody has taken it");
+    let _: Release = guard.release().await.expect("the store answers");
+    for contender in [&ahead, &behind] {
+        let guard = contender.acquired(&name).await;
+        let _: Release = guard.release().await.expect("the store answers");
+    }
+}
+
+pub(super) async fn a_guard_ends_at_its_longest_hold_and_frees_the_lock(bench: &Bench<'_>) {
+    let (rig, other) = (Rig::new(bench).await, bench.client().await);
+    let name = bench.name("longest");
+    let longest = Duration::from_millis(200);
+    let started = tokio::time::Instant::now();
+    let request = rig.locker.lock(name.as_str()).max_hold(longest);
+    let Ok(TryAcquire::Acquired(guard)) = request.try_acquire().await else { panic!("{name} is free") };
+    let lost = guard.lost().await;
+    assert!(matches!(lost.reason, LossReason::MaxHold), "{lost}");
+    assert!(started.elapsed() >= longest, "{:?}", started.elapsed());
+    drop(guard);
+    super::rig::free_soon(bench, &*other, &name).await;
+}

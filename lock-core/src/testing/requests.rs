@@ -1,0 +1,101 @@
+//! Cases of the core over a store whose requests and replies get lost, come twice, or are throttled.
+
+use super::{
+    Bench, granted, refused, release,
+    rig::{Rig, free_soon},
+};
+use crate::{
+    ErrorKind, Operation,
+    backend::{Attempt, Release, Renewal},
+    faults::Fault,
+};
+
+/// Acquires, renews and releases while each of these operations meets `fault` once.
+async fn one_fault_each(bench: &Bench<'_>, fault: Fault) {
+    let (rig, other) = (Rig::new(bench).await, bench.client().await);
+    let name = bench.name("resolved");
+    rig.network.next(Operation::Acquire, fault);
+    let guard = rig.acquired(&name).await;
+    refused(&*other, &bench.claim(&name)).await;
+
+    rig.age();
+    rig.network.next(Operation::Renew, fault);
+    guard.ensure(Rig::REST).await.expect("the second attempt renews");
+    guard.check().expect("renewed");
+
+    rig.network.next(Operation::Release, fault);
+    // After a lost reply the store may not know any more that it was us.
+    let _: Release = guard.release().await.expect("the second attempt releases");
+    let (next, _) = granted(&*other, &bench.claim(&name)).await;
+    release(&*other, &next).await;
+}
+
+pub(super) async fn a_lost_reply_is_resolved_by_asking_again(bench: &Bench<'_>) {
+    one_fault_each(bench, Fault::FailAfter(ErrorKind::Unavailable)).await;
+}
+
+pub(super) async fn a_lost_request_is_sent_again(bench: &Bench<'_>) {
+    one_fault_each(bench, Fault::Refuse(ErrorKind::Unavailable)).await;
+}
+
+pub(super) async fn a_request_that_arrives_twice_changes_nothing(bench: &Bench<'_>) {
+    one_fault_each(bench, Fault::Duplicate).await;
+}
+
+pub(super) async fn throttling_is_an_error_and_leaves_nothing(bench: &Bench<'_>) {
+    let (rig, other) = (Rig::new(bench).await, bench.client().await);
+    for fault in [Fault::Refuse(ErrorKind::Throttled), Fault::FailAfter(ErrorKind::Throttled)] {
+        let name = bench.name("throttled");
+        rig.network.always(Operation::Acquire, fault);
+        let error = rig.locker.try_acquire(name.as_str()).await.expect_err("the store never said who holds it");
+        assert_eq!(error.kind(), ErrorKind::Throttled, "{error}");
+        free_soon(bench, &*other, &name).await;
+    }
+}
+
+/// While renewals meet `fault` for ever, the guard is lost before anybody else has the lock, and its release spares the successor.
+async fn ends_before_the_next(bench: &Bench<'_>, fault: Fault) {
+    let other = bench.client().await;
+    let rig = Rig::with_ttl(bench, bench.subject.ttl()).await;
+    let name = bench.name("ends");
+    rig.network.always(Operation::Renew, fault);
+    let guard = rig.acquired(&name).await;
+    let (successor, _) = bench.granted_in_the_end(&*other, &bench.long_claim(&name)).await;
+    assert!(guard.check().is_err(), "two hold {name}");
+    guard.lost().await;
+    match guard.release().await.expect("the store answers") {
+        Release::NotHeld(_) => {}
+        Release::Released => panic!("released what somebody else holds"),
+    }
+    assert_eq!(other.renew(&successor).await.expect("the store answers"), Renewal::Renewed);
+    release(&*other, &successor).await;
+}
+
+pub(super) async fn a_hung_renewal_ends_the_guard_before_the_next_holds(bench: &Bench<'_>) {
+    ends_before_the_next(bench, Fault::LoseRequest).await;
+}
+
+pub(super) async fn renewals_that_are_throttled_for_too_long_end_the_guard(bench: &Bench<'_>) {
+    ends_before_the_next(bench, Fault::Refuse(ErrorKind::Throttled)).await;
+}
+
+pub(super) async fn of_many_contenders_one_takes_over_from_the_dead(bench: &Bench<'_>) {
+    let holder = bench.client().await;
+    let name = bench.name("inherited");
+    let _dead = granted(&*holder, &bench.claim(&name)).await;
+    // Their own ttl is another one.
+    let mut contenders = Vec::new();
+    for _ in 0..8 {
+        contenders.push((bench.client().await, bench.long_claim(&name)));
+    }
+    bench.subject.crash(holder).await;
+    for _ in 0..2_000 {
+        let attempts = contenders.iter().map(|(client, claim)| super::acquire(&**client, claim));
+        let attempts = futures_util::future::join_all(attempts).await;
+        match attempts.iter().filter(|attempt| matches!(attempt, Attempt::Granted(_))).count() {
+            0 => bench.subject.pass(bench.subject.ttl() / 20).await,
+            winners => return assert_eq!(winners, 1, "of {} contenders", contenders.len()),
+        }
+    }
+    panic!("nobody took over from a dead holder");
+}

@@ -1,0 +1,96 @@
+//! The case of everything at once: many workers, faults by chance, and the recorded history checked.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use tokio::time::{sleep, timeout};
+
+use super::{Bench, rig::Rig};
+use crate::{
+    Guard, LossReason, TryAcquire,
+    clock::Clock,
+    history::{Event, Rules, What, check},
+    lease::LeaseId,
+};
+
+const WORKERS: u64 = 4;
+const ROUNDS: u32 = 8;
+/// Of all requests, so many meet a fault.
+const SHARE: f64 = 0.25;
+/// Replays the faults of a run that failed.
+const SEED: &str = "DLOCK_KIT_SEED";
+
+pub(super) async fn a_storm_of_faults_breaks_no_promise(bench: &Bench<'_>) {
+    let seed = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| {
+        LeaseId::random().to_string().bytes().fold(7, |n: u64, b| n.wrapping_mul(31) + u64::from(b))
+    });
+    println!("faults by {SEED}={seed}");
+    let name = bench.name("storm");
+    // One clock for all: the history has one.
+    let clock = super::TestClock::new();
+    let history = Mutex::new(Vec::new());
+    join_all((0..WORKERS).map(|number| {
+        let (name, clock, history) = (&name, &clock, &history);
+        async move {
+            let rig = Rig::with_ttl(bench, bench.subject.ttl()).await;
+            rig.network.at_random(seed.wrapping_add(number), SHARE, bench.subject.ttl() / 4);
+            Worker { number, rig, clock, history, name }.work().await;
+        }
+    }))
+    .await;
+    let history = history.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let report = check(&history, &Rules::default());
+    assert!(report.violations.is_empty(), "faults by {SEED}={seed}\n{report}");
+    assert!(report.acquisitions > 0, "faults by {SEED}={seed}\n{report}");
+}
+
+struct Worker<'a> {
+    number: u64,
+    rig: Rig,
+    clock: &'a super::TestClock,
+    history: &'a Mutex<Vec<Event>>,
+    name: &'a crate::LockName,
+}
+
+impl Worker<'_> {
+    fn note(&self, at: Duration, what: What) {
+        let event = Event { at, worker: self.number, name: Arc::from(self.name.as_str()), what };
+        self.history.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.now().boot
+    }
+
+    async fn work(&self) {
+        for _ in 0..ROUNDS {
+            self.note(self.now(), What::Attempt { owner: None });
+            let patience = Duration::from_secs(5);
+            match timeout(2 * patience, self.rig.locker.acquire_within(self.name.as_str(), patience)).await {
+                Ok(Ok(TryAcquire::Acquired(guard))) => self.hold(guard).await,
+                _ => self.note(self.now(), What::GaveUp),
+            }
+        }
+    }
+
+    async fn hold(&self, guard: Guard) {
+        for round in 0..4 {
+            // By a time from before the guard was asked.
+            let at = self.now();
+            let until = guard.remaining().map(|left| at + left);
+            if let Err(lost) = guard.check() {
+                let told = !matches!(lost.reason, LossReason::Expired | LossReason::Unreachable { .. });
+                return self.note(self.now(), What::Lost { told });
+            }
+            let token = guard.token().map(crate::FencingToken::get);
+            self.note(at, if round == 0 { What::Granted { token, until } } else { What::Valid { until } });
+            sleep(Duration::from_millis(3)).await;
+        }
+        self.note(self.now(), What::Released);
+        let _ = guard.release().await;
+    }
+}

@@ -1,0 +1,52 @@
+//! Cases of a store whose records somebody else deletes or replaces; [`Subject::vandalise`](super::Subject::vandalise) does it.
+
+use super::{Bench, Vandalism, granted, refused, release};
+use crate::backend::{Release, Renewal};
+
+impl Bench<'_> {
+    async fn vandalise(&self, what: Vandalism, name: &crate::LockName) {
+        assert!(self.subject.vandalise(what, name).await, "checked before the case");
+    }
+}
+
+pub(super) async fn a_deleted_record_is_a_loss_at_the_next_renewal(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("deleted");
+    let (lease, _) = granted(&*a, &bench.long_claim(&name)).await;
+    bench.vandalise(Vandalism::DeleteRecord, &name).await;
+    assert!(matches!(a.renew(&lease).await.expect("the store answers"), Renewal::Lost(_)));
+    let (next, _) = granted(&*b, &bench.long_claim(&name)).await;
+    assert!(next.token > lease.token || !b.capabilities().fencing, "{:?} after {:?}", next.token, lease.token);
+    match a.release(&lease, std::time::Duration::ZERO).await.expect("the store answers") {
+        Release::NotHeld(_) => {}
+        Release::Released => panic!("released what somebody else holds"),
+    }
+    assert_eq!(b.renew(&next).await.expect("the store answers"), Renewal::Renewed);
+    release(&*b, &next).await;
+}
+
+pub(super) async fn a_replaced_record_is_somebody_elses_lock(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("replaced");
+    let (lease, _) = granted(&*a, &bench.long_claim(&name)).await;
+    bench.vandalise(Vandalism::ReplaceRecord, &name).await;
+    assert!(matches!(a.renew(&lease).await.expect("the store answers"), Renewal::Lost(_)));
+    match a.release(&lease, std::time::Duration::ZERO).await.expect("the store answers") {
+        Release::NotHeld(_) => {}
+        Release::Released => panic!("released what somebody else holds"),
+    }
+    refused(&*b, &bench.claim(&name)).await;
+}
+
+pub(super) async fn tokens_rise_although_their_record_was_deleted(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    let name = bench.name("tokens");
+    let mut last = None;
+    for _ in 0..5 {
+        let (lease, _) = granted(&*client, &bench.long_claim(&name)).await;
+        assert!(lease.token > last, "{:?} after {last:?}", lease.token);
+        last = lease.token;
+        release(&*client, &lease).await;
+        bench.vandalise(Vandalism::DeleteToken, &name).await;
+    }
+}
