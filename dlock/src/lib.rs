@@ -24,9 +24,10 @@ pub fn registry() -> Registry {
     let registry = registry.with(lock_dynamo::DynamoFactory);
     #[cfg(feature = "redis")]
     let registry = registry.with(lock_redis::RedisFactory);
-    KNOWN.iter().fold(registry, |registry, (scheme, feature)| {
+    let registry = KNOWN.iter().fold(registry, |registry, (scheme, feature)| {
         registry.known_but_absent(*scheme, format!("build with the cargo feature \"{feature}\""))
-    })
+    });
+    registry.clone().with(chain::ChainFactory::new(registry))
 }
 
 /// All schemes, and the features that bring them.

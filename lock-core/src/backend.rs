@@ -72,6 +72,18 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// When the store cannot say.
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error>;
 
+    /// Raises the token of a lock that is held: its holder's is `token` from now on, and all later ones are larger. `false` when `lease` does not hold the
+    /// lock. A smaller `token` changes nothing. For what makes one lock of several stores, whose tokens have to agree.
+    ///
+    /// - The next token is larger than the one that was raised (`a_raised_token_is_exceeded_by_the_next`).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where tokens cannot be raised; else when the store cannot say.
+    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        let _ = token;
+        Err(unsupported(self, "raising a token").with_operation(Operation::Acquire).with_name(&lease.name))
+    }
+
     /// Releases `lease` once. With `hold_for` above zero the lock stays refused to everybody for that long, and is then free.
     ///
     /// - The lock is free at once for others (`a_released_lock_is_free`), or after `hold_for`

@@ -16,7 +16,7 @@ use crate::{
     doctor::Finding,
     error::{Error, ErrorKind, Operation},
     holder::Holder,
-    lease::Lease,
+    lease::{FencingToken, Lease},
     name::LockName,
 };
 
@@ -192,6 +192,10 @@ impl Backend for Faulty {
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
         self.disturb(Operation::Renew, || self.inner.renew(lease)).await
+    }
+
+    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        self.inner.raise(lease, token).await
     }
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {

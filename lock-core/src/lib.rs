@@ -3,6 +3,7 @@
 pub mod backend;
 mod backoff;
 pub mod capabilities;
+pub mod chain;
 pub mod clock;
 pub mod config;
 pub mod doctor;

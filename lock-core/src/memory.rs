@@ -258,6 +258,16 @@ impl Backend for MemoryBackend {
         Ok(Renewal::Lost(reason))
     }
 
+    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        let mut locks = self.locks();
+        let Locks { records, last_token, .. } = &mut *locks;
+        let held = records.get_mut(&lease.name).filter(|record| record.is_held_by(lease.id, Instant::now()));
+        let Some(record) = held else { return Ok(false) };
+        record.token = record.token.max(token);
+        *last_token = (*last_token).max(Some(token));
+        Ok(true)
+    }
+
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
         Ok(self.release_sync(lease, hold_for))
     }

@@ -99,13 +99,24 @@ impl Registry {
     pub async fn open(&self, config: impl TryInto<ConfigString, Error: Into<Error>> + Send) -> Result<Locker, Error> {
         let config = config.try_into().map_err(Into::into)?.fetch_secrets()?;
         let mut config = StoreConfig::from(config);
-        let factory = self.factory(&config)?;
+        self.factory(&config)?;
         let common = Common::take(&mut config)?;
-        let backend = factory.open(&mut config).await;
+        let backend = self.connect(&mut config).await?;
+        common.apply(Locker::builder(backend)).build()
+    }
+
+    /// The store alone, for one that is a part of another: without the options that every store has.
+    pub(crate) async fn backend(&self, config: ConfigString) -> Result<Arc<dyn Backend>, Error> {
+        let mut config = StoreConfig::from(config);
+        self.connect(&mut config).await
+    }
+
+    async fn connect(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
+        let backend = self.factory(config)?.open(config).await;
         let backend = backend.map_err(|e| e.with_operation(Operation::Open).with_store(config.redacted()))?;
         // Once more, for a factory that has forgotten it.
         config.finish()?;
-        common.apply(Locker::builder(backend)).build()
+        Ok(backend)
     }
 
     fn factory(&self, config: &StoreConfig) -> Result<&Arc<dyn BackendFactory>, Error> {

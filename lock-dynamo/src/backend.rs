@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::{
 };
 use futures_util::future::join_all;
 use lock_core::{
-    Capabilities, Error, ErrorKind, Holder, Lease, LockName, LossReason, Operation,
+    Capabilities, Error, ErrorKind, FencingToken, Holder, Lease, LockName, LossReason, Operation,
     backend::{Attempt, Backend, Break, Claim, Release, Renewal},
     capabilities::Pace,
     clock::{Clock, SystemClock},
@@ -272,6 +272,21 @@ impl Backend for DynamoBackend {
             return renewals;
         }
         join_all(leases.iter().map(|lease| self.renew(lease))).await
+    }
+
+    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        if !self.config.layout.fences() {
+            let message = "a schema of foreign clients keeps no tokens";
+            return Err(Error::new(ErrorKind::Unsupported, message).with_operation(Operation::Acquire));
+        }
+        match self.update(&lease.name, Change::raise(&self.config.layout, lease, token)).await? {
+            Written::Done => Ok(true),
+            Written::Refused(item) => {
+                let record = item.map(|item| self.read(&item)).transpose()?.flatten();
+                // Held by us with a token that is large enough already.
+                Ok(record.is_some_and(|r| r.id == Some(lease.id) && r.state == State::Held && r.fence >= Some(token)))
+            }
+        }
     }
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {

@@ -98,6 +98,16 @@ impl<'a> Change<'a> {
         change
     }
 
+    /// Makes the token of a held lock larger.
+    pub(crate) fn raise(layout: &'a Layout, lease: &Lease, token: FencingToken) -> Self {
+        let mut change = Self::new(layout, record::version(lease.id));
+        let token = change.set(Attr::Fence, number(token.get()));
+        change.require_held_by(lease.id);
+        let fence = change.name(Attr::Fence);
+        let _ = write!(change.condition, " AND {fence} < {token}");
+        change
+    }
+
     /// Frees a held lock, in `hold_for`. The item may be collected when it might have been without the release: long after.
     pub(crate) fn release(layout: &'a Layout, lease: &Lease, hold_for: Duration, now: Reading, idle: Idle) -> Self {
         let mut change = Self::new(layout, record::version(lease.id));

@@ -12,7 +12,7 @@ use std::{
 
 use async_trait::async_trait;
 use lock_core::{
-    Error, Holder, Lease, LockName, Operation,
+    Error, FencingToken, Holder, Lease, LockName, Operation,
     backend::{Attempt, Backend, Claim, Release, Renewal, Watch},
     capabilities::{Capabilities, Pace},
     doctor::Finding,
@@ -133,6 +133,13 @@ impl Backend for FileBackend {
         let (name, lease) = (&lease.name, lease.clone());
         let lane = Some((lease.id, name.clone()));
         self.run((Operation::Renew, lane), move |store| store.renew(&lease)).await.map_err(|e| e.with_name(name))
+    }
+
+    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        let (name, lease) = (&lease.name, lease.clone());
+        let lane = Some((lease.id, name.clone()));
+        let raise = move |store: &Store| store.raise(&lease, token);
+        self.run((Operation::Acquire, lane), raise).await.map_err(|e| e.with_name(name))
     }
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {

@@ -109,8 +109,17 @@ pub(crate) fn held(claim: &Claim, token: FencingToken, since_us: u64) -> Vec<u8>
         data: text.and_then(Result::ok).map(Into::into),
         data_hex: claim.data.as_deref().filter(|_| text.is_some_and(|t| t.is_err())).map(to_hex),
     };
+    held_bytes(&body)
+}
+
+/// The record of a held lock with another token.
+pub(crate) fn raised(record: Record, token: FencingToken) -> Vec<u8> {
+    held_bytes(&Body { token: token.get(), ..record.body })
+}
+
+fn held_bytes(body: &Body) -> Vec<u8> {
     let mut bytes = head(State::Held).into_bytes();
-    serde_json::to_writer(&mut bytes, &body).expect("strings and numbers are JSON, and a Vec takes all");
+    serde_json::to_writer(&mut bytes, body).expect("strings and numbers are JSON, and a Vec takes all");
     bytes.resize((bytes.len() + 1).next_multiple_of(STEP_BYTES) - 1, b' ');
     bytes.push(b'\n');
     bytes

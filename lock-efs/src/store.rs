@@ -240,6 +240,28 @@ impl Store {
         }
     }
 
+    /// Writes a larger token into the record of a lock that is held here.
+    pub(crate) fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        if self.renew(lease)? != Renewal::Renewed {
+            return Ok(false);
+        }
+        let files = self.files(&encode::encode(&lease.name));
+        let Seen::Record(record) = sidecar::read(&files.record)? else {
+            let what = format!("the record {} of a lock that is held was removed or replaced", files.record.display());
+            return Err(Error::new(ErrorKind::Corrupt, what).with_ambiguous(false));
+        };
+        if record.token() >= Some(token) {
+            return Ok(true);
+        }
+        let bytes = record::raised(record, token);
+        let file = match self.nfs {
+            true => Draft::create(&self.directory, lease.id, self.mode)?.place(&bytes, &files.record)?,
+            false => sidecar::replace(&files.record, &files.spare, &bytes, true, self.mode)?,
+        };
+        let raise = |held: &mut Held| (held.record, held.token) = (file, token);
+        Ok(self.table.with(&(lease.id, lease.name.clone()), raise).is_some())
+    }
+
     /// Lets go of a lock that the core has ended. The record goes on saying "held": its holder did not come to release it.
     pub(crate) fn lost(&self, lease: &Lease) {
         let Some(held) = self.table.remove(&(lease.id, lease.name.clone())) else { return };

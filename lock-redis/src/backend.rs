@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lock_core::{
-    Error, Holder, Lease, LockName, Operation,
+    Error, FencingToken, Holder, Lease, LockName, Operation,
     backend::{Attempt, Backend, Break, Claim, Release, Renewal, Watch},
     capabilities::{Capabilities, Pace},
     doctor::Finding,
@@ -120,6 +120,14 @@ impl Backend for RedisBackend {
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
         let mut results = self.renew_many(std::slice::from_ref(lease)).await;
         results.pop().expect("renew_many answers for each lease")
+    }
+
+    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        let result = match &self.servers {
+            Servers::One(node) => node.raise(&lease.name, lease.id, token).await,
+            Servers::Quorum(quorum) => quorum.raise(lease, token).await,
+        };
+        result.map_err(|error| self.context(error, Operation::Acquire, Some(&lease.name)))
     }
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {

@@ -82,7 +82,7 @@ impl Quorum {
             .collect();
         if grants.len() >= self.majority()
             && let Some(token) = grants.iter().filter_map(|grant| grant.token).max()
-            && self.agree(claim, token).await >= self.majority()
+            && self.raise(&claim.lease(Some(token)), token).await.is_ok_and(|raised| raised)
         {
             return Ok(Attempt::Granted(Grant {
                 token: Some(token),
@@ -109,12 +109,17 @@ impl Quorum {
 
     /// Tells every node the largest token that any of them has minted. Any later majority shares a node with those who know it, and so
     /// mints a larger one.
-    async fn agree(&self, claim: &Claim, token: FencingToken) -> usize {
-        let raised = self.ask(claim.ttl, |node| {
-            let (name, id) = (claim.name.clone(), claim.id);
+    pub(crate) async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        let ask = |node: Arc<Node>| {
+            let (name, id) = (lease.name.clone(), lease.id);
             async move { node.raise(&name, id, token).await }
-        });
-        raised.await.into_iter().filter(|raised| matches!(raised, Ok(true))).count()
+        };
+        let answers = self.ask(lease.ttl, ask).await;
+        let raised = answers.iter().filter(|raised| matches!(raised, Ok(true))).count();
+        if raised < self.majority() && answers.iter().any(Result::is_err) {
+            return Err(self.short(answers));
+        }
+        Ok(raised >= self.majority())
     }
 
     pub(crate) async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {

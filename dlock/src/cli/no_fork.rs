@@ -10,17 +10,19 @@ use super::{
 /// Gets the lock and becomes the command; returns when one of the two fails.
 pub(super) fn run(plan: &Plan) -> Result<Exit, Failure> {
     let runtime = run::runtime()?;
-    let waited = runtime.block_on(async {
+    let (waited, is_chain) = runtime.block_on(async {
         let signals = Signals::new().map_err(|e| Failure::os("reading signals", e))?;
         let locker = plan.store.open().await?;
-        waiting::acquire(plan, &locker, &signals).await
+        let waited = waiting::acquire(plan, &locker, &signals).await?;
+        Ok::<_, Failure>((waited, locker.store().starts_with("chain:")))
     })?;
     let guard = match waited {
         Waited::Acquired(guard) => guard,
         Waited::Held => return Ok(Exit::Code(plan.conflict_code)),
         Waited::Signal(signal) => return Ok(Exit::Signal(signal)),
     };
-    let failure = match guard.descriptor() {
+    // One of a chain's locks may live in a descriptor, and the other need renewals all the same.
+    let failure = match guard.descriptor().filter(|_| !is_chain) {
         None => Failure::new(
             exit::USAGE,
             "--no-fork needs a store whose locks live in a descriptor (files): nobody would renew the lease of this one; \

@@ -9,6 +9,8 @@ mod exit_codes;
 mod init;
 mod leases;
 mod locking;
+#[cfg(feature = "redis")]
+mod migration;
 mod operators;
 mod peer;
 #[cfg(feature = "redis")]

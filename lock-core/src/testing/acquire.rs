@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use super::{Bench, acquire, claim_for, granted, refused, release};
 use crate::{
-    backend::{Attempt, Break, Claim},
-    lease::LeaseId,
+    backend::{Attempt, Break, Claim, Renewal},
+    error::ErrorKind,
+    lease::{FencingToken, LeaseId},
     locker::Locker,
     name::LockName,
 };
@@ -123,6 +124,31 @@ pub(super) async fn tokens_rise_across_break(bench: &Bench<'_>) {
             refused(&*client, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
         assert_eq!(client.break_lock(&name, &version, "kit").await.expect("the store answers"), Break::Broken);
     }
+}
+
+pub(super) async fn a_raised_token_is_exceeded_by_the_next(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("raised");
+    let claim = Claim { ttl: Some(Duration::from_secs(60)), ..bench.claim(&name) };
+    let (lease, _) = granted(&*a, &claim).await;
+    let token = lease.token.expect("fencing is declared");
+    // Far beyond any clock, as of a store whose clock is a day ahead.
+    let raised = FencingToken::new(token.get() + 86_400_000_000).expect("a day more");
+    match a.raise(&lease, raised).await {
+        Ok(held) => assert!(held, "the lease holds the lock"),
+        Err(error) => return assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),
+    }
+    assert!(a.raise(&lease, token).await.expect("the store answers"), "a smaller one changes nothing");
+    let (again, _) = granted(&*a, &claim).await;
+    assert_eq!(again.token, Some(raised));
+    assert_eq!(refused(&*b, &bench.claim(&name)).await.token, Some(raised));
+    assert_eq!(a.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
+    release(&*a, &lease).await;
+    assert!(!a.raise(&lease, raised).await.expect("the store answers"), "it was released");
+    let (next, grant) = granted(&*b, &bench.claim(&name)).await;
+    assert!(next.token > Some(raised), "{:?} after {raised:?}", next.token);
+    assert_eq!(grant.crashed, None);
+    release(&*b, &next).await;
 }
 
 pub(super) async fn an_expired_lock_is_granted_in_one_attempt(bench: &Bench<'_>) {

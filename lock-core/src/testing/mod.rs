@@ -126,6 +126,7 @@ macro_rules! conformance_cases {
             acquire::tokens_rise_across_release [Need::Has(Capability::Fencing)];
             acquire::tokens_rise_across_expiry [Need::Has(Capability::Fencing)];
             acquire::tokens_rise_across_break [Need::Has(Capability::Fencing), Need::Has(Capability::Break)];
+            acquire::a_raised_token_is_exceeded_by_the_next [Need::Has(Capability::Fencing)];
             acquire::an_expired_lock_is_granted_in_one_attempt [Need::Has(Capability::Ttl)];
             acquire::a_lock_is_held_for_the_holders_ttl [Need::Has(Capability::Ttl)];
             acquire::the_winner_is_told_of_a_crashed_holder [Need::Has(Capability::Holder)];
