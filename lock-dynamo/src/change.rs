@@ -101,9 +101,9 @@ impl<'a> Change<'a> {
     /// Makes the token of a held lock larger.
     pub(crate) fn raise(layout: &'a Layout, lease: &Lease, token: FencingToken) -> Self {
         let mut change = Self::new(layout, record::version(lease.id));
-        let token = change.set(Attr::Fence, number(token.get()));
+        let token = change.set(Attribute::Fence, number(token.get()));
         change.require_held_by(lease.id);
-        let fence = change.name(Attr::Fence);
+        let fence = change.name(Attribute::Fence);
         let _ = write!(change.condition, " AND {fence} < {token}");
         change
     }
