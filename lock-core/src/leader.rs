@@ -18,8 +18,8 @@ use crate::{backend::Release, error::Error, guard::Guard, lease::FencingToken, l
 /// (feature `testing`) that checks it.
 ///
 /// - Of many candidates at most one leads, and each leads in the end (`of_many_candidates_one_leads`).
-/// - A leader that is cut off from its store is told to stop before the next one is elected
-///   (`a_leader_that_is_cut_off_stops_before_the_next_starts`). It stays a candidate.
+/// - A leader that is cut off from its store is told to stop before the next one is elected, where the store declares the capability
+///   `loss-signal` (`a_leader_that_is_cut_off_stops_before_the_next_starts`). It stays a candidate.
 /// - A leader that resigns makes way at once (`a_leader_that_resigns_makes_way_at_once`).
 /// - A campaign goes on through errors of the store that may pass (`a_campaign_survives_errors_of_the_store`).
 /// - A candidate that goes away leaves no lock behind, whenever it goes (`a_candidate_that_goes_away_leaves_no_leader`).

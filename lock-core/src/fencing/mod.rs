@@ -12,6 +12,15 @@
 //! | S3 | [`s3`] | the client; the bucket makes sure that what was compared is still there |
 //! | a file | [`mod@file`] | this process, under a lock of the file's own |
 //!
+//! ```
+//! use lock_core::fencing::sql::{Dialect, FencedTable};
+//!
+//! let accounts = FencedTable { table: "accounts", key: &["id"], columns: &["cents"], token: "fence" };
+//! // Parameters: id, cents, token. No row changed: refused.
+//! let update = r#"UPDATE "accounts" SET "cents" = $2, "fence" = $3 WHERE "id" = $1 AND "fence" <= $3"#;
+//! assert_eq!(accounts.update(Dialect::Postgres), update);
+//! ```
+//!
 //! All of them take a token that is *equal* to the largest one seen: a holder writes many times. All keep refusing what they have refused once.
 //! What they cannot do is refuse an old holder's write that arrives *before* the first write of the next holder. Where that matters, the
 //! next holder's first act is a write.

@@ -1,0 +1,115 @@
+//! Fenced objects on the S3 of moto, which checks the conditions of a put as S3 documents them.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+};
+
+use dlock::{
+    FencingToken,
+    fencing::s3::{METADATA, Pointer, Put, Seen},
+};
+use integration::{Daemon, free_port, python::python, redis::wait_for};
+
+const KEY: &str = "report";
+
+struct Bucket {
+    port: u16,
+    daemon: Daemon,
+}
+
+struct Reply {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+impl Bucket {
+    fn start() -> Self {
+        let python = python().into_os_string().into_string().expect("a path of the build is UTF-8");
+        for _ in 0..5 {
+            let port = free_port();
+            let args = ["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()].map(String::from);
+            let bucket = Self { port, daemon: Daemon::start(&python, "python3-venv", &args) };
+            let answers = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+            // Another test may take the port first.
+            if wait_for("moto to answer", || answers() || !bucket.daemon.runs()) && bucket.daemon.runs() {
+                assert_eq!(bucket.request("PUT", "", &[], "").status, 200, "the bucket is made");
+                return bucket;
+            }
+        }
+        panic!("moto does not start; see its output above");
+    }
+
+    fn request(&self, method: &str, key: &str, headers: &[(&str, String)], body: &str) -> Reply {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let (host, length) = (format!("127.0.0.1:{}", self.port), body.len());
+        let authorization =
+            "AWS4-HMAC-SHA256 Credential=test/20261122/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+        write!(
+            stream,
+            "{method} /reports/{key} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {authorization}\r\n{headers}Content-Length: {length}\r\n\
+             Connection: close\r\n\r\n{body}"
+        )
+        .unwrap();
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).unwrap();
+        let (head, body) = reply.split_once("\r\n\r\n").expect("a reply");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+        Reply { status, head: head.into(), body: body.into() }
+    }
+
+    /// What `HeadObject` says, as the helper wants it.
+    fn head(&self) -> Option<Seen> {
+        let Reply { status: 200, head, .. } = self.request("HEAD", KEY, &[], "") else { return None };
+        let header = |wanted: &str| {
+            let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+            lines.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.to_owned())
+        };
+        let token = header(METADATA).and_then(|token| FencingToken::new(token.parse().ok()?));
+        Some(Seen { etag: header("ETag").expect("objects have one"), token })
+    }
+
+    fn put(&self, key: &str, put: &Put, body: &str) -> u16 {
+        self.request("PUT", key, &put.headers, body).status
+    }
+}
+
+fn token(token: u64) -> FencingToken {
+    FencingToken::new(token).unwrap()
+}
+
+#[test]
+fn s3_refuses_a_late_pointer_and_keeps_the_objects_of_all_holders() {
+    let bucket = Bucket::start();
+    let write = |holder: FencingToken, text: &str, seen: Option<&Seen>| {
+        let pointer = Pointer::new(KEY, holder, 0);
+        assert_eq!(bucket.put(&pointer.object, &Put::new_object(holder), text), 200, "nobody else writes there");
+        bucket.put(KEY, &Put::over(seen, holder).unwrap(), &pointer.body())
+    };
+    assert_eq!(write(token(1), "of the first", bucket.head().as_ref()), 200);
+    // Both look at the same object. The second holder is quicker; the first was frozen.
+    let seen = bucket.head();
+    assert_eq!(seen.as_ref().and_then(|seen| seen.token), Some(token(1)));
+    assert_eq!(write(token(2), "of the second", seen.as_ref()), 200);
+    let late = Pointer::new(KEY, token(1), 1);
+    assert_eq!(bucket.put(KEY, &Put::over(seen.as_ref(), token(1)).unwrap(), &late.body()), 412);
+    assert_eq!(bucket.put(KEY, &Put::over(None, token(3)).unwrap(), "x"), 412, "there is one already");
+    assert_eq!(Put::over(bucket.head().as_ref(), token(1)).unwrap_err().seen, token(2), "it looks again, and knows");
+
+    let current = Pointer::parse(&bucket.request("GET", KEY, &[], "").body).expect("a pointer");
+    assert_eq!(current.token, token(2));
+    assert_eq!(bucket.request("GET", &current.object, &[], "").body, "of the second");
+    assert_eq!(bucket.put(&current.object, &Put::new_object(token(2)), "again"), 412, "objects are written once");
+}
+
+/// Why the token has to be in the body.
+#[test]
+fn an_etag_does_not_tell_two_holders_with_the_same_bytes_apart() {
+    let bucket = Bucket::start();
+    assert_eq!(bucket.put(KEY, &Put::over(None, token(1)).unwrap(), "same"), 200);
+    let seen = bucket.head();
+    assert_eq!(bucket.put(KEY, &Put::over(seen.as_ref(), token(2)).unwrap(), "same"), 200);
+    assert_eq!(bucket.put(KEY, &Put::over(seen.as_ref(), token(1)).unwrap(), "late"), 200);
+}
