@@ -258,3 +258,20 @@ fn nfs_pace(lease: Option<Duration>) -> Pace {
         ..Pace::default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn probes_come_often_enough_for_any_lease_and_an_unknown_one_is_taken_for_the_shortest() {
+        let seconds = Duration::from_secs;
+        for (lease, expected, probes) in
+            [(Some(10), 10, 1), (Some(30), 30, 3), (Some(90), 90, 5), (Some(600), 600, 5), (None, 10, 1)]
+        {
+            let pace = nfs_pace(lease.map(seconds));
+            assert_eq!((pace.lease, pace.probe_every), (Some(seconds(expected)), seconds(probes)), "{lease:?}");
+            assert!(3 * pace.probe_every <= seconds(expected), "two probes may fail");
+        }
+    }
+}

@@ -164,3 +164,34 @@ impl Drop for Draft {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const MODE: Mode = Mode { file: 0o600, directory: 0o700, exact: false };
+
+    #[test]
+    fn the_time_of_a_draft_is_what_its_file_system_says() {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let draft = Draft::create(dir.path(), LeaseId::from(7), MODE).expect("a draft can be made");
+        let ahead = SystemTime::now() + Duration::from_secs(3_600);
+        draft.file.set_modified(ahead).expect("it is our file");
+        let told = SystemTime::UNIX_EPOCH + Duration::from_micros(draft.server_us().expect("it has a time"));
+        assert!(ahead.duration_since(told).expect("not later") < Duration::from_millis(1));
+    }
+
+    #[test]
+    fn a_draft_that_is_not_placed_leaves_nothing_and_one_that_is_replaces_the_record() {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let (record, draft) = (dir.path().join("a.info"), || Draft::create(dir.path(), LeaseId::from(7), MODE));
+        drop(draft().expect("a draft can be made"));
+        for text in ["first, and longer", "second"] {
+            draft().expect("a draft can be made").place(text.as_bytes(), &record).expect("it can be renamed");
+            assert_eq!(fs::read_to_string(&record).expect("it is there"), text);
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 1);
+    }
+}

@@ -184,3 +184,20 @@ impl Drop for Seat {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waiter_is_told_again_what_it_was_told_lately_and_nobody_else_is() {
+        let (mine, theirs) = (LeaseId::from(1), LeaseId::from(2));
+        let told = Told::new(mine, Holder::default());
+        assert!(told.still_does_for(mine) && !told.still_does_for(theirs));
+        let passes = Holder { expires_in: Some(Duration::from_secs(5)), ..Holder::default() };
+        assert!(!Told::new(mine, passes).still_does_for(mine), "what is left of a minimum hold changes");
+        if let Some(at) = Instant::now().checked_sub(Duration::from_secs(16)) {
+            assert!(!Told { at, ..told }.still_does_for(mine), "another may hold it by now");
+        }
+    }
+}

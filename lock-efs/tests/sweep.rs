@@ -84,3 +84,18 @@ async fn two_sweeps_of_a_directory_do_not_run_at_once() {
     drop(turn);
     assert_eq!(backend.sweep(Sweep::new(DAY)).unwrap().removed.len(), 0);
 }
+
+#[tokio::test]
+async fn what_acquisitions_left_that_ended_in_their_midst_goes_with_age() {
+    let (dir, backend) = open();
+    used(&backend, "etl").await;
+    let [old, young] = ["0", "1"].map(|digit| dir.path().join(format!(".dlock-{}", digit.repeat(32))));
+    fs::write(&old, "").unwrap();
+    age(dir.path());
+    fs::write(&young, "").unwrap();
+    let _ = backend.sweep(Sweep::new(DAY).dry_run(true)).unwrap();
+    assert!(old.exists(), "a dry run removes nothing");
+    let _ = backend.sweep(Sweep::new(Duration::ZERO)).unwrap();
+    // Younger than what NFS clients may not know of yet: its owner may be about to use it.
+    assert!(!old.exists() && young.exists() && dir.path().join(".dlock-floor").exists());
+}

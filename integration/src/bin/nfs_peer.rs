@@ -4,8 +4,8 @@
 //!
 //! | command | answers |
 //! | --- | --- |
-//! | `acquire NAME` | `acquired NAME TOKEN T` once it has it; from then on it works under the lock |
-//! | `try NAME` | `acquired NAME TOKEN T`, or `held NAME OWNER T` |
+//! | `acquire NAME` | `acquired NAME TOKEN CRASHED T` once it has it; from then on it works under the lock. CRASHED is who had it and did not release it, or `-` |
+//! | `try NAME` | `acquired NAME TOKEN CRASHED T`, or `held NAME OWNER T` |
 //! | `release NAME` | `released NAME T`, or `notheld NAME T` |
 //! | (a loss) | `lost NAME KIND REASON LAST-STEP T`, once `Guard::run` has stopped the work; LAST-STEP is when it last did something |
 //! | `churn NAME` | `cycle NAME TOKEN FROM TO T` for each time that it had the lock, until it ends |
@@ -119,7 +119,8 @@ fn sweep(directory: String) -> Result<(), Failure> {
 
 /// Works under the lock until it is to be released, or lost.
 async fn keep(guard: Guard, name: &str, mut released: oneshot::Receiver<()>) {
-    say("acquired", name, &[&guard.token().map_or(0, |token| token.get()).to_string()]);
+    let crashed = guard.crashed_holder().map_or_else(|| "-".into(), ToString::to_string);
+    say("acquired", name, &[&guard.token().map_or(0, |token| token.get()).to_string(), &crashed]);
     let last_step = Arc::new(AtomicI64::new(0));
     let work = async {
         loop {

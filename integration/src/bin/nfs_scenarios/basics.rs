@@ -6,11 +6,14 @@ use crate::{URL, peer::Peer};
 pub(crate) fn exclusion() {
     let (mut a, mut b) = (Peer::start("a", URL), Peer::start("b", URL));
     let first = a.acquire("exclusion");
-    assert!(!b.tries("exclusion"), "both clients have the lock");
+    b.tell("try exclusion");
+    let refused = b.expect("held", "exclusion");
+    assert!(refused.words[0].starts_with("client-a:"), "who has it is told at once: {refused:?}");
     b.tell("acquire exclusion");
     a.release("exclusion");
     let second = b.expect("acquired", "exclusion");
     assert!(second.token() > first.token());
+    assert_eq!(second.words[1], "-", "who released the lock did not crash");
     assert!(!a.tries("exclusion"), "both clients have the lock");
     assert!(a.tries("another"), "names are independent");
 }
@@ -23,5 +26,6 @@ pub(crate) fn killed() {
     assert!(b.within("acquired", "killed", std::time::Duration::from_secs(1)).is_none());
     let killed = a.kill();
     let got = b.expect("acquired", "killed");
+    assert!(got.words[1].starts_with("client-a:"), "who crashed is told: {got:?}");
     println!("FIGURE killed: the other client had the lock {} ms after SIGKILL", (got.at - killed) / 1_000_000);
 }

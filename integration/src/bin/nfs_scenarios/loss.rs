@@ -124,8 +124,13 @@ pub(crate) fn expired() {
     assert_eq!(lost.words[0], "file_lock", "{lost:?}");
     assert!(lost.words[1].contains("the_NFS_server_gave_the_lock_up"), "{lost:?}");
     b.expect("acquired", "expired");
+    b.release("expired");
+    // The guard lives on, and a dead lock that stayed open would be in the way of its own host.
+    let mut other = Peer::start("a", URL);
+    other.acquire("expired");
     a.tell("release expired");
     a.expect("notheld", "expired");
+    assert!(!b.tries("expired"), "the release of what was lost freed the successor's lock");
 }
 
 /// A server that restarts while a lock is held lets the holder reclaim it: the guard survives, and nobody else gets in. When it is down for longer than a

@@ -80,5 +80,7 @@ pub(crate) fn hung() {
     let took = (monotonic_nanos() - began) / 1_000_000;
     assert!(took < 5_000, "a hung call held the end of the process up for {took} ms");
     println!("FIGURE hung: a process with a hung call ended in {took} ms");
+    let refused = rig("on_b nfs_peer efs:///efs/locks </dev/null 2>&1 && exit 1; true");
+    assert!(refused.contains("did not answer within 30s"), "{refused}");
     rig("heal_b");
 }
