@@ -18,6 +18,9 @@ says 0 '^good +file system: NFSv4.1 from 10.9.0.1:/ on /efs' '^good +mount optio
 efs=vers=4.1,hard,timeo=600,retrans=2,noresvport
 remount_a vers=4.1,soft; says 73 'mounted with soft.* mount it with hard'
 remount_a vers=4.1,softerr; says 73 'mounted with softerr.* mount it with hard'
+for option in nolock local_lock=all local_lock=flock; do
+  remount3_a $option; says 73 "mounted with $option.*mounted with vers=3.* mount it with vers=4.1"
+done
 remount_a $efs,ro; says 73 'read-only'
 echo Y >/sys/module/nfs/parameters/recover_lost_locks
 remount_a vers=4.1,soft; says 73 'soft.* recover_lost_locks=0'

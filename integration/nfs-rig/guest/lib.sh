@@ -28,14 +28,16 @@ rig_setup() {
   mount -t nfsd nfsd /proc/fs/nfsd || fail nfsd || return 1
   cat >/etc/nfs.conf <<X
 [nfsd]
-vers3=n
+vers3=y
 vers4=y
 vers4.0=y
 vers4.1=y
 vers4.2=n
 X
   touch /etc/exports /var/lib/nfs/etab /var/lib/nfs/rmtab
-  /usr/sbin/nfsdcld; /usr/sbin/rpc.mountd -N 2 -N 3 -u
+  # for NFSv3, which tests mount to see it refused
+  mkdir -p /run/rpcbind; chown 103 /run/rpcbind; /usr/sbin/rpcbind -w || fail rpcbind || return 1
+  /usr/sbin/nfsdcld; /usr/sbin/rpc.mountd -N 2 -p 20048
   /usr/sbin/exportfs -o rw,sync,no_root_squash,no_subtree_check,insecure,fsid=0 '*:/srv/nfs' || fail exportfs || return 1
   # nfsdcld must have opened its pipe before nfsd starts, or nfsd falls back to another tracker
   local i=0; while [ $i -lt 100 ] && ! [ -e /run/rpc_pipefs/nfsd/cld ]; do sleep 0.05; i=$((i+1)); done
@@ -45,7 +47,7 @@ X
   _boot a && _boot b
 }
 start_server() { # cmd
-  /usr/sbin/rpc.nfsd -N 3 -L $LEASE -G $GRACE 8 || fail rpc.nfsd || return 1
+  /usr/sbin/rpc.nfsd -L $LEASE -G $GRACE 8 || fail rpc.nfsd || return 1
 }
 stop_server() { # cmd
   /usr/sbin/rpc.nfsd 0
@@ -136,6 +138,12 @@ _kill() { # client
 # remount_a [OPTIONS]: umount and mount client A with other options (its identity at the server stays)
 _remount() { # client
   _umount $1 && _mount "$@"
+}
+# remount3_a OPTIONS: as NFSv3, whose locks tests see refused; there is no statd, so options must keep locks on the client
+_remount3() { # client
+  _umount $1 &&
+    inns $1 -- /usr/sbin/mount.nfs $SRV:/srv/nfs /mnt/$1 -o "vers=3,hard,proto=tcp,port=2049,mountport=20048,mountproto=tcp,$2" &&
+    inns $1 -- busybox mount -o bind /mnt/$1 /efs
 }
 # rpcs_a: the RPC counts of a client's mount, "OP COUNT" a line, from mountstats
 _rpcs() { # client

@@ -50,6 +50,9 @@ pub(crate) fn mounts() {
     for (before, advice) in [
         ("remount_a vers=4.1,soft".to_owned(), "mount it with hard"),
         ("remount_a vers=4.1,softerr".to_owned(), "mount it with hard"),
+        ("remount3_a nolock".to_owned(), "mount it with lock; "),
+        ("remount3_a local_lock=flock".to_owned(), "mount it with local_lock=none"),
+        ("remount3_a local_lock=all".to_owned(), "mount it with vers=4.1"),
         (format!("remount_a {efs},ro"), "read-only"),
         (format!("remount_a {efs}; echo Y >{recover}"), "recover_lost_locks=0"),
         (format!("echo N >{recover}; on_a umount /efs"), "not on an NFS mount"),
