@@ -9,7 +9,7 @@ use lock_core::{
     chain::{ChainBackend, ChainFactory},
     faults::{Fault, Faulty},
     memory::{MemoryBackend, MemoryFactory},
-    testing::Subject,
+    testing::{Subject, Vandalism},
 };
 
 struct Memories(MemoryBackend, MemoryBackend);
@@ -18,6 +18,20 @@ struct Memories(MemoryBackend, MemoryBackend);
 impl Subject for Memories {
     async fn client(&self) -> Arc<dyn Backend> {
         Arc::new(ChainBackend::new(Arc::new(self.0.clone()), Arc::new(self.1.clone())))
+    }
+
+    /// In the old store: what happens to the records of one is enough to lose both.
+    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+        match what {
+            Vandalism::DeleteRecord => self.0.lose(name.as_str()),
+            Vandalism::ReplaceRecord => {
+                self.0.lose(name.as_str());
+                let _ = granted(&self.0, &Claim { name: name.clone(), ttl: Some(10 * LONG), ..claim("x") }).await;
+            }
+            Vandalism::DeleteToken => return self.0.forget(name).await.unwrap() && self.1.forget(name).await.unwrap(),
+            _ => return false,
+        }
+        true
     }
 }
 
