@@ -69,7 +69,9 @@ impl RedisServer {
 
     fn launch(&mut self) -> bool {
         let dir = self.dir.text();
-        let mut args: Vec<String> = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"].map(Into::into).into();
+        let mut args: Vec<String> = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1"].map(Into::into).into();
+        // Clients of a TLS port say "localhost", and sentinels take the first address that this has.
+        args.extend(self.ports.tls.map(|_| "-::1".into()));
         args.extend(["--dir".into(), dir.into(), "--unixsocket".into(), format!("{dir}/redis.sock")]);
         args.extend(["--logfile".into(), format!("{dir}/redis.log"), "--repl-diskless-sync-delay".into(), "0".into()]);
         let Ports { plain, tls, bus } = self.ports;

@@ -131,7 +131,7 @@ impl Sentinel {
         let tls_port = lines.contains("tls-cert-file").then(free_port);
         let path = dir.path().join("sentinel.conf");
         let text = format!(
-            "port {port}\n{tls}bind 127.0.0.1\ndir {dir}\nlogfile {dir}/sentinel.log\n{lines}",
+            "port {port}\n{tls}bind 127.0.0.1 -::1\ndir {dir}\nlogfile {dir}/sentinel.log\n{lines}",
             tls = tls_port.map(|port| format!("tls-port {port}\n")).unwrap_or_default(),
             dir = dir.text()
         );

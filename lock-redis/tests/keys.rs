@@ -55,6 +55,28 @@ async fn no_key_stays_for_ever() {
 }
 
 #[tokio::test]
+async fn a_lock_that_is_granted_again_lasts_a_whole_ttl() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    let claim = claim("job", LONG);
+    granted(&backend, &claim).await;
+    server.command(&["PEXPIRE", "dlock:{job}", "60000"]);
+    assert!(granted(&backend, &claim).await.1.already_ours);
+    assert!(left(&server, "dlock:{job}") > LONG / 2);
+}
+
+#[tokio::test]
+async fn a_release_writes_down_a_token_that_was_lost() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    server.command(&["DEL", "dlock:{job}:t"]);
+    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    let kept = server.command(&["GETRANGE", "dlock:{job}:t", "0", "15"]);
+    assert_eq!(kept.lines().nth(1), Some(lease.token.unwrap().to_string().as_str()));
+}
+
+#[tokio::test]
 async fn a_token_rises_although_the_clock_has_gone_back() {
     let server = RedisServer::start();
     let backend = client(server.addr());

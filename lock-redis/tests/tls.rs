@@ -40,7 +40,8 @@ fn with_certificates(host: &str) -> RedisConfig {
 
 fn trusting(config: RedisConfig, certificates: &Certificates) -> RedisConfig {
     let (cert, key) = certificates.client();
-    config.ca_file(certificates.ca()).client_certificate(cert, key)
+    // Where many handshakes of a debug build share two processors, one may take seconds.
+    config.ca_file(certificates.ca()).client_certificate(cert, key).connect_timeout(Duration::from_secs(20))
 }
 
 fn on_localhost(port: u16) -> Address {
