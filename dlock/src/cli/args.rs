@@ -38,8 +38,8 @@ pub(super) enum Verb {
     Sweep(SweepArgs),
     /// Judge whether a store, as it is set up, is fit for locks, and say what to change; exit code 0 when it is fit, 1 when it is not.
     ///
-    /// Locks are tried under names that begin with "dlock-doctor/" and a random part, with --peer also under "dlock-doctor/peer", and nothing else is touched; what remains of them (tokens) the
-    /// store collects itself. Warnings do not make a store unfit.
+    /// Locks are tried under names that begin with "dlock-doctor/" and a random part, with --peer also under "dlock-doctor/peer", and nothing else is touched; the store is made
+    /// to forget them. Warnings do not make a store unfit.
     Doctor(DoctorArgs),
     /// Another process of `doctor`.
     #[command(hide = true)]

@@ -80,6 +80,7 @@ fn a_redis_that_may_evict_locks_is_unfit_until_it_is_mended() {
     assert_eq!(code(&mut dlock(["status", "--url", &url, "x"])), 1);
     let held = output(&mut dlock(["list", "--url", &url]));
     assert!(held.status.success() && held.stdout.is_empty(), "no lock is left: {held:?}");
+    assert_eq!(server.command(&["KEYS", "*:t"]), "*0\r\n", "nor a token");
 }
 
 #[cfg(feature = "redis")]

@@ -75,5 +75,8 @@ async fn examine(store: &Store, id: &str, peer: Option<Duration>) -> Result<Diag
     if let Some(within) = peer.filter(|_| failed.is_none()) {
         findings.push(peer::meet(&ours, id, within).await);
     }
+    if failed.is_none() {
+        trial.clean_up().await;
+    }
     Ok(Diagnosis { store: ours.store(), capabilities: ours.capabilities(), timing: ours.timing(), findings, failed })
 }

@@ -54,6 +54,13 @@ impl<'a> Trial<'a> {
         (findings, None)
     }
 
+    /// Has the store forget the names that were used, so far as it can.
+    pub(super) async fn clean_up(&self) {
+        for name in ["rounds", "clients", "processes", "broken", "expired", "clock"] {
+            let _ = self.ours.forget(self.name(name)).await;
+        }
+    }
+
     fn name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
