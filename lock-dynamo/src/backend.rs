@@ -15,6 +15,7 @@ use lock_core::{
     backend::{Attempt, Backend, Break, Claim, Release, Renewal},
     capabilities::Pace,
     clock::{Clock, SystemClock},
+    doctor::Finding,
 };
 use tokio::sync::OnceCell;
 
@@ -57,7 +58,8 @@ macro_rules! write_item {
             .table_name(&$self.config.table)
             .set_key(Some($self.key($name)))
             .condition_expression($change.condition)
-            .set_expression_attribute_names(Some($change.names))
+            // DynamoDB refuses an empty one.
+            .set_expression_attribute_names(Some($change.names).filter(|names| !names.is_empty()))
             .set_expression_attribute_values(Some($change.values))
             .return_values_on_condition_check_failure(AllOld)
             .send()
@@ -325,6 +327,10 @@ impl Backend for DynamoBackend {
             return Err(error.with_operation(Operation::Break).with_name(name).with_store(self.describe()));
         }
         self.take_away(name, version, by).await
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        self.findings().await
     }
 
     async fn forget(&self, name: &LockName) -> Result<bool, Error> {

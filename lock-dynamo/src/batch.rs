@@ -46,7 +46,7 @@ impl DynamoBackend {
     pub(crate) async fn renew_batch(&self, leases: &[Lease]) -> Option<Vec<Result<Renewal, Error>>> {
         let now = self.clock.now();
         let changes: Vec<_> =
-            leases.iter().map(|lease| Change::renew(&self.config.layout, lease, now, self.idle())).collect();
+            leases.iter().map(|lease| Change::renew_in_batch(&self.config.layout, lease, now, self.idle())).collect();
         let answers = match self.execute(leases, &changes).await {
             Ok(answers) => answers,
             Err(error) if error.kind() == ErrorKind::PermissionDenied => {
@@ -179,7 +179,7 @@ mod tests {
             ),
         ] {
             let layout = Layout::of(schema);
-            let change = Change::renew(&layout, &lease, now, Idle(Duration::ZERO));
+            let change = Change::renew_in_batch(&layout, &lease, now, Idle(Duration::ZERO));
             let (text, parameters) = change.statement("ta\"ble", lease.name.as_str());
             assert_eq!(text, expected);
             assert_eq!(parameters.len(), text.matches('?').count());

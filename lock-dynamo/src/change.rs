@@ -16,6 +16,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Change<'a> {
     pub(crate) layout: &'a Layout,
+    style: Style,
     pub(crate) names: HashMap<String, String>,
     pub(crate) values: HashMap<String, AttributeValue>,
     set: String,
@@ -25,15 +26,28 @@ pub(crate) struct Change<'a> {
     pub(crate) version: String,
 }
 
+/// How an expression names attributes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    /// As they are called, where DynamoDB takes that: fewer bytes to write, send and parse.
+    Plain,
+    /// All by placeholders.
+    Placeholders,
+}
+
 /// How long an idle item stays before DynamoDB may collect it; see [`DynamoConfig::collect_after`](crate::DynamoConfig::collect_after).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Idle(pub(crate) Duration);
 
 impl<'a> Change<'a> {
     fn new(layout: &'a Layout, version: String) -> Self {
+        Self::in_style(layout, version, Style::Plain)
+    }
+
+    fn in_style(layout: &'a Layout, version: String, style: Style) -> Self {
         let (names, values) = (HashMap::with_capacity(12), HashMap::with_capacity(16));
         let (set, remove, condition) = (String::with_capacity(192), String::new(), String::with_capacity(160));
-        let mut change = Self { layout, names, values, set, remove, condition, version };
+        let mut change = Self { layout, style, names, values, set, remove, condition, version };
         let version = AttributeValue::S(change.version.clone());
         change.set(Attribute::Version, version);
         change
@@ -81,13 +95,21 @@ impl<'a> Change<'a> {
 
     /// Makes a held lock last from `now`, unless a later renewal has been there before.
     pub(crate) fn renew(layout: &'a Layout, lease: &Lease, now: Reading, idle: Idle) -> Self {
-        let mut change = Self::new(layout, record::version(lease.id));
-        let ends = change.last(lease.ttl, now, idle);
-        change.require_held_by(lease.id);
+        Self::new(layout, record::version(lease.id)).renewing(lease, now, idle)
+    }
+
+    /// The same, to be made a statement of a batch.
+    pub(crate) fn renew_in_batch(layout: &'a Layout, lease: &Lease, now: Reading, idle: Idle) -> Self {
+        Self::in_style(layout, record::version(lease.id), Style::Placeholders).renewing(lease, now, idle)
+    }
+
+    fn renewing(mut self, lease: &Lease, now: Reading, idle: Idle) -> Self {
+        let ends = self.last(lease.ttl, now, idle);
+        self.require_held_by(lease.id);
         // A renewal that hung on its way must not cut short what a later one has promised.
-        let (expires, ends) = (change.name(Attribute::Expires), change.value(number(ends)));
-        let _ = write!(change.condition, " AND {expires} <= {ends}");
-        change
+        let (expires, ends) = (self.name(Attribute::Expires), self.value(number(ends)));
+        let _ = write!(self.condition, " AND {expires} <= {ends}");
+        self
     }
 
     /// Makes a lock of this version last from `now`: corrects what was written by a wrong clock.
@@ -240,8 +262,12 @@ impl<'a> Change<'a> {
         let _ = write!(self.remove, "{}{name}", if self.remove.is_empty() { " REMOVE " } else { ", " });
     }
 
-    /// A placeholder: attribute names may be reserved words, or chosen by the user.
-    fn name(&mut self, attr: Attribute) -> &'static str {
+    /// The attribute in an expression. A placeholder where its name is a reserved word, or may be, because somebody else chose it.
+    fn name(&mut self, attr: Attribute) -> &'a str {
+        let plain = self.layout.name(attr);
+        if self.style == Style::Plain && plain == attr.as_str() && !attr.is_reserved() {
+            return plain;
+        }
         let placeholder = placeholder(attr);
         if !self.names.contains_key(placeholder) {
             self.names.insert(placeholder.into(), self.layout.name(attr).into());

@@ -7,6 +7,7 @@ mod change;
 mod client;
 mod clock;
 mod config;
+mod doctor;
 mod error;
 mod factory;
 #[cfg(fuzzing)]

@@ -178,6 +178,13 @@ attributes! {
     CollectAt = "collect_at",
 }
 
+impl Attribute {
+    /// Whether its name in the native schema is a word that DynamoDB reserves.
+    pub(crate) fn is_reserved(self) -> bool {
+        matches!(self, Self::Key | Self::Owner | Self::Data)
+    }
+}
+
 impl fmt::Display for Attribute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())

@@ -132,7 +132,7 @@ impl DynamoBackend {
         Ok(created)
     }
 
-    async fn describe_table(&self) -> Result<Option<TableDescription>, Error> {
+    pub(crate) async fn describe_table(&self) -> Result<Option<TableDescription>, Error> {
         let answer = self.patient_client().await?.describe_table().table_name(&self.config.table).send().await;
         match answer {
             Ok(answer) => Ok(answer.table),
@@ -185,7 +185,7 @@ impl DynamoBackend {
     }
 
     /// On which attribute DynamoDB deletes idle items, if on any.
-    async fn collected_by(&self) -> Result<Option<String>, Error> {
+    pub(crate) async fn collected_by(&self) -> Result<Option<String>, Error> {
         let answer = self.patient_client().await?.describe_time_to_live().table_name(&self.config.table).send().await;
         let ttl = answer.map_err(|error| convert(error, &self.config))?.time_to_live_description;
         let on = |status: Option<&TimeToLiveStatus>| {
@@ -264,11 +264,37 @@ fn tags(options: &TableOptions) -> Vec<Tag> {
 
 /// What is wrong with a table, as far as its description shows.
 fn judge(table: &TableDescription, layout: &Layout) -> TableCheck {
-    let mut found = TableCheck::default();
+    let mut found = TableCheck { problems: judge_keys(table, layout), ..TableCheck::default() };
+    if let Some(status @ (TableStatus::Deleting | TableStatus::Archiving | TableStatus::Archived)) =
+        table.table_status()
+    {
+        found.problems.push(format!("its status is {status}"));
+    }
+    let strong = table.multi_region_consistency() == Some(&MultiRegionConsistency::Strong);
+    if let Some(regions) = regions(table).filter(|_| !strong) {
+        found.warnings.push(format!(
+            "it is a global table ({regions}), which resolves concurrent writes by \"last writer wins\": two regions can both take a lock; use it from one region only"
+        ));
+    }
+    if !table.local_secondary_indexes().is_empty() || !table.global_secondary_indexes().is_empty() {
+        found.warnings.push("it has secondary indexes, each of which makes every write dearer".into());
+    }
+    found
+}
+
+/// The regions of a global table.
+pub(crate) fn regions(table: &TableDescription) -> Option<String> {
+    let regions: Vec<_> = table.replicas().iter().filter_map(|replica| replica.region_name()).collect();
+    (!table.replicas().is_empty()).then(|| regions.join(", "))
+}
+
+/// What is wrong with a table's keys.
+pub(crate) fn judge_keys(table: &TableDescription, layout: &Layout) -> Vec<String> {
+    let mut problems = Vec::new();
     let there: Vec<_> = table.key_schema().iter().map(|key| (key.key_type().clone(), key.attribute_name())).collect();
     let wanted = keys(layout);
     if there != wanted {
-        found.problems.push(format!(
+        problems.push(format!(
             "its keys are {}, but schema {} with these names needs {}; keys cannot be changed: use another table, or set partition_key and sort_key",
             shown(&there), layout.schema, shown(&wanted)
         ));
@@ -277,26 +303,10 @@ fn judge(table: &TableDescription, layout: &Layout) -> TableCheck {
         let is_key = there.iter().any(|(_, name)| *name == definition.attribute_name());
         if is_key && *definition.attribute_type() != ScalarAttributeType::S {
             let (name, kind) = (definition.attribute_name(), definition.attribute_type());
-            found.problems.push(format!("its key \"{name}\" is of type {kind}, but must be a string (S)"));
+            problems.push(format!("its key \"{name}\" is of type {kind}, but must be a string (S)"));
         }
     }
-    if let Some(status @ (TableStatus::Deleting | TableStatus::Archiving | TableStatus::Archived)) =
-        table.table_status()
-    {
-        found.problems.push(format!("its status is {status}"));
-    }
-    let strong = table.multi_region_consistency() == Some(&MultiRegionConsistency::Strong);
-    if !table.replicas().is_empty() && !strong {
-        let regions: Vec<_> = table.replicas().iter().filter_map(|replica| replica.region_name()).collect();
-        found.warnings.push(format!(
-            "it is a global table ({}), which resolves concurrent writes by \"last writer wins\": two regions can both take a lock; use it from one region only",
-            regions.join(", ")
-        ));
-    }
-    if !table.local_secondary_indexes().is_empty() || !table.global_secondary_indexes().is_empty() {
-        found.warnings.push("it has secondary indexes, each of which makes every write dearer".into());
-    }
-    found
+    problems
 }
 
 fn shown(keys: &[(KeyType, &str)]) -> String {

@@ -87,6 +87,28 @@ async fn a_lost_reply_to_a_takeover_is_found_to_be_ours() {
 }
 
 #[tokio::test]
+async fn an_attempt_of_three_requests_that_is_cut_short_is_found_to_be_ours() {
+    let Setup { table, wire, locker: _locker } = setup().await;
+    let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
+    let locker = Locker::builder(Arc::new(backend)).ttl(3 * TTL).renew(Renew::Manual).build().unwrap();
+    let dead = DynamoBackend::new(table.config());
+    let short = Duration::from_millis(100);
+    assert!(matches!(dead.acquire(&claim("a", short)).await.unwrap(), Attempt::Granted(_)));
+    tokio::time::sleep(short + SKEW + Duration::from_millis(20)).await;
+    // As a server that returns no item with a refusal; then a read and a takeover, which together take longer than an attempt may.
+    let limit = locker.timing().attempt_timeout;
+    wire.next(Fault::Refuse(400, "ConditionalCheckFailedException"));
+    wire.next(Fault::DelayRequest(limit * 2 / 3));
+    wire.next(Fault::DelayRequest(limit * 2 / 3));
+    let guard = acquired(&locker, "a").await;
+    assert_eq!(wire.take_seen()[..3], ["UpdateItem", "GetItem", "UpdateItem"]);
+    guard.check().unwrap();
+    assert!(!is_free(&table, "a").await);
+    assert_eq!(guard.release().await.unwrap(), Release::Released);
+    assert!(is_free(&table, "a").await);
+}
+
+#[tokio::test]
 async fn a_lost_reply_to_a_renewal_is_no_loss() {
     let Setup { table, wire, locker } = setup().await;
     let request = locker.lock("a").renew(Renew::Every(Duration::from_millis(200)));

@@ -1,4 +1,4 @@
-//! What locking costs above the bare requests, all in one run against DynamoDB Local: `cargo bench -p lock-dynamo`.
+//! What locking costs above the bare requests, all in one run against DynamoDB Local: `cargo bench -p integration --bench dynamodb`.
 //!
 //! An uncontended cycle against two bare `UpdateItem`s on a like client, in alternating blocks; renewing 25 leases one by one against one
 //! conditional PartiQL batch; and a thousand locks held.

@@ -1,0 +1,182 @@
+//! Whether a table is fit for locks as it is set up: what DynamoDB says of it, read and judged.
+
+use aws_sdk_dynamodb::types::{
+    BillingMode, MultiRegionConsistency, PointInTimeRecoveryStatus, TableDescription, TableStatus,
+};
+use lock_core::{Error, ErrorKind, Lease, LeaseId, LockName, doctor::Finding};
+
+use crate::{
+    backend::DynamoBackend,
+    clock::seconds,
+    error::convert,
+    layout::Layout,
+    schema::Attribute,
+    table::{judge_keys, regions},
+};
+
+impl DynamoBackend {
+    pub(crate) async fn findings(&self) -> Vec<Finding> {
+        let mut findings = match self.describe_table().await {
+            Ok(Some(table)) => judge(&table, &self.config.layout),
+            Ok(None) => {
+                let text = format!("there is no table \"{}\" in this region", self.config.table);
+                return vec![
+                    Finding::unfit("table", text).advice("create it with dlock init, or correct table and region"),
+                ];
+            }
+            Err(error) => vec![unanswered("table", &error, "DescribeTable")],
+        };
+        findings.push(self.idle_items().await);
+        findings.push(self.backups().await);
+        findings.extend(self.permissions().await);
+        // Last, because every reply has shown the store's clock.
+        findings.push(self.clock_finding());
+        findings
+    }
+
+    async fn idle_items(&self) -> Finding {
+        let ours = self.config.layout.name(Attribute::CollectAt);
+        match self.collected_by().await {
+            Ok(Some(attribute)) if attribute == ours => Finding::good("idle items", format!("go by TTL on \"{ours}\"")),
+            Ok(Some(attribute)) => Finding::warning(
+                "idle items",
+                format!("stay for ever: TTL is on for \"{attribute}\", but these locks write \"{ours}\""),
+            )
+            .advice(format!("choose ttl_attribute={attribute}")),
+            Ok(None) => Finding::warning("idle items", "stay for ever: TTL is off")
+                .advice(format!("switch TTL on for \"{ours}\" (dlock init)")),
+            Err(error) => unanswered("idle items", &error, "DescribeTimeToLive"),
+        }
+    }
+
+    async fn backups(&self) -> Finding {
+        let answer = async {
+            let request = self.patient_client().await?.describe_continuous_backups();
+            let answer = request.table_name(&self.config.table).send().await;
+            answer.map_err(|error| convert(error, &self.config))
+        };
+        let subject = "point-in-time recovery";
+        let answer = match answer.await {
+            Ok(answer) => answer,
+            Err(error) => return unanswered(subject, &error, "DescribeContinuousBackups"),
+        };
+        let status = answer
+            .continuous_backups_description
+            .and_then(|backups| backups.point_in_time_recovery_description?.point_in_time_recovery_status);
+        match status {
+            Some(PointInTimeRecoveryStatus::Enabled) => Finding::note(
+                subject,
+                "on; locks of yesterday are worth nothing, and it costs by the size of the table",
+            ),
+            _ => Finding::good(subject, "off; there is nothing in locks to recover"),
+        }
+    }
+
+    /// What can be tried without changing anything: reading names that nobody uses, and renewing leases that nobody holds. Locking itself is tried
+    /// by whoever asks for the findings.
+    async fn permissions(&self) -> Vec<Finding> {
+        let unused =
+            || LockName::new(format!("dlock-doctor-{}", LeaseId::random())).expect("a short name is a good one");
+        let (inspected, listed) = (self.look(&unused()).await.map(drop), self.first_page().await);
+        let leases = [(); 2].map(|()| Lease { name: unused(), id: LeaseId::random(), token: None, ttl: None });
+        let batch = self.renew_batch(&leases).await;
+        let looking =
+            match inspected.err().map(|error| ("GetItem", error)).or(listed.err().map(|error| ("Scan", error))) {
+                None => Finding::good("permission to look", "GetItem and Scan: inspect and list work"),
+                Some((operation, error)) => unanswered("permission to look", &error, operation),
+            };
+        let batches = match batch.and_then(|renewals| renewals.into_iter().find_map(Result::err)) {
+            Some(error) => unanswered("batches of renewals", &error, "PartiQLUpdate"),
+            None if self.batches.are_denied() => {
+                Finding::note("batches of renewals", "no permission for PartiQLUpdate: renewals go one by one")
+                    .advice("allow dynamodb:PartiQLUpdate if a process holds many locks")
+            }
+            None => Finding::good("batches of renewals", "25 locks of a process are renewed in one request"),
+        };
+        vec![looking, batches]
+    }
+
+    async fn first_page(&self) -> Result<(), Error> {
+        let request = self.patient_client().await?.scan().table_name(&self.config.table).limit(1);
+        request.send().await.map(drop).map_err(|error| convert(error, &self.config))
+    }
+
+    fn clock_finding(&self) -> Finding {
+        let now = self.clock.moment();
+        let bound = self.config.skew_bound;
+        match self.clock.skew(now) {
+            None => Finding::note("clock", "the replies carry no date, so nobody takes a dead holder's lock by time"),
+            Some(_) if self.clock.is_trusted(now) => {
+                Finding::good("clock", format!("not further from DynamoDB's than half of the skew bound ({bound:?}), as far as replies show"))
+            }
+            Some(skew) => Finding::warning(
+                "clock",
+                format!("{:+.1} s off DynamoDB's: this machine may not take a dead holder's lock by time (skew bound {bound:?})", seconds(skew)),
+            )
+            .advice("keep the time with chrony or another NTP client"),
+        }
+    }
+}
+
+fn judge(table: &TableDescription, layout: &Layout) -> Vec<Finding> {
+    let mut findings = vec![status(table)];
+    let problems = judge_keys(table, layout);
+    if problems.is_empty() {
+        findings.push(Finding::good("keys", format!("those of schema {}", layout.schema)));
+    }
+    findings.extend(problems.into_iter().map(|problem| Finding::unfit("keys", problem)));
+    findings.push(billing(table));
+    findings.push(match (regions(table), table.multi_region_consistency()) {
+        (None, _) => Finding::good("regions", "one"),
+        (Some(regions), Some(MultiRegionConsistency::Strong)) => {
+            Finding::note("regions", format!("{regions}, strongly consistent"))
+        }
+        (Some(regions), _) => Finding::unfit(
+            "regions",
+            format!("a global table ({regions}) resolves concurrent writes by \"last writer wins\": two regions can both take a lock"),
+        )
+        .advice("use a table of one region"),
+    });
+    if !table.local_secondary_indexes().is_empty() || !table.global_secondary_indexes().is_empty() {
+        findings.push(
+            Finding::warning("indexes", "each makes every write dearer").advice("keep locks in a table of their own"),
+        );
+    }
+    findings.push(match table.deletion_protection_enabled() {
+        Some(true) => Finding::good("deletion protection", "on"),
+        _ => Finding::note("deletion protection", "off: whoever deletes the table ends all locks")
+            .advice("dlock init --deletion-protection"),
+    });
+    findings
+}
+
+fn status(table: &TableDescription) -> Finding {
+    match table.table_status() {
+        Some(TableStatus::Active | TableStatus::Updating) => Finding::good("table", "active"),
+        Some(status) => Finding::unfit("table", format!("its status is {status}")).advice("wait until it is active"),
+        None => Finding::note("table", "DynamoDB does not say whether it is active"),
+    }
+}
+
+fn billing(table: &TableDescription) -> Finding {
+    let on_demand =
+        table.billing_mode_summary().and_then(|summary| summary.billing_mode()) == Some(&BillingMode::PayPerRequest);
+    if on_demand {
+        return Finding::good("billing", "on demand");
+    }
+    let capacity = table.provisioned_throughput().and_then(|throughput| throughput.write_capacity_units()).unwrap_or(0);
+    Finding::warning(
+        "billing",
+        format!("{capacity} write units are provisioned: beyond them renewals are throttled, and locks lost"),
+    )
+    .advice("change it to on-demand, or provide for every renewal and every attempt")
+}
+
+/// What could not be found out, and the permission that may be missing.
+fn unanswered(subject: &str, error: &Error, operation: &str) -> Finding {
+    let finding = Finding::note(subject, format!("could not be looked at: {error}"));
+    if error.kind() == ErrorKind::PermissionDenied {
+        return finding.advice(format!("allow dynamodb:{operation}"));
+    }
+    finding
+}
