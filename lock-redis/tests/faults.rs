@@ -183,6 +183,19 @@ async fn a_wake_up_that_was_lost_with_its_connection_is_made_up_for_when_that_en
     tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("the end of the connection wakes");
 }
 
+#[tokio::test]
+async fn a_waiter_looks_when_its_silent_connection_is_given_up() {
+    let (_server, proxy, through, direct) = rig().await;
+    let (lease, _) = granted(&direct, &claim("job", LONG)).await;
+    let mut watch = through.watch(&name("job")).await.unwrap().unwrap();
+    proxy.hold(Replies);
+    assert_eq!(direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    assert!(through.inspect(&name("other")).await.is_err(), "no answer comes");
+    tokio::time::timeout(Duration::from_secs(60), watch.changed())
+        .await
+        .expect("its wake-up may be on the way for ever");
+}
+
 fn queued(server: &RedisServer) -> u32 {
     let reply = server.command(&["ZCARD", "dlock:{job}:w"]);
     reply.trim().trim_start_matches(':').parse().unwrap()
