@@ -13,6 +13,7 @@ mod scratch;
 pub mod sentinel;
 pub mod sim;
 pub mod tls;
+pub mod verification;
 pub mod wire;
 
 use std::{path::PathBuf, time::Duration};

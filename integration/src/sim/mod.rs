@@ -27,6 +27,7 @@ use std::{
 };
 
 use lock_core::history::{Report, Violation};
+use serde_json::{Value, json};
 
 use self::real::Real;
 
@@ -117,6 +118,26 @@ impl Found {
         self.faults.clock_steps += part.faults.clock_steps;
         self.faults.messages += part.faults.messages;
         self.violations.extend(part.violations);
+    }
+}
+
+impl Found {
+    /// For programs; `violations` is the number of seeds in which there is one.
+    pub fn json(&self) -> Value {
+        let Self { seeds, acquisitions, losses, faults, violations } = self;
+        let first = violations.first().map(|(seed, violation)| format!("seed {seed}: {violation}"));
+        json!({
+            "seeds": seeds,
+            "acquisitions": acquisitions,
+            "lost": losses,
+            "killed": faults.kills,
+            "frozen": faults.pauses,
+            "cut_off": faults.cuts,
+            "clocks_set": faults.clock_steps,
+            "messages": faults.messages,
+            "violations": violations.len(),
+            "first_violation": first,
+        })
     }
 }
 

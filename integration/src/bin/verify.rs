@@ -1,0 +1,30 @@
+//! The parts of `./verify` and of the torture in `./test`: `verify filter`, `verify torture TIME DIRECTORY`, `verify page DIRECTORY JUNIT`.
+
+use std::{env, error::Error, fs, path::Path, process::ExitCode};
+
+use integration::verification::{Page, Runs, filter, read, torture};
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let arguments: Vec<_> = env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["filter"] => println!("{}", filter()),
+        ["torture", time, out] => {
+            // The program of the same build.
+            let dlock = env::current_exe()?.with_file_name("dlock");
+            let wrong = torture(&dlock, time, Path::new(out))?;
+            wrong.iter().for_each(|what| eprintln!("{what}"));
+            return Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
+        }
+        ["page", results, junit] => {
+            let page = Page { results: read(Path::new(results))?, runs: Runs::parse(&fs::read_to_string(junit)?) };
+            let wrong = page.wrong();
+            if !wrong.is_empty() {
+                return Err(wrong.join("\n").into());
+            }
+            print!("{page}");
+        }
+        _ => return Err("usage: verify filter | torture TIME DIRECTORY | page DIRECTORY JUNIT".into()),
+    }
+    Ok(ExitCode::SUCCESS)
+}

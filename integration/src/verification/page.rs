@@ -1,0 +1,171 @@
+//! `docs/verification.md`, from what the runs left: nothing in it is written by hand but words.
+
+use std::{collections::BTreeMap, fmt, fs, io, path::Path};
+
+use serde_json::Value;
+
+use super::{PROMISES, Promise, Runs, cases};
+use crate::sim::Mistake;
+
+/// What the page is made of.
+#[derive(Debug)]
+pub struct Page {
+    /// The reports of the simulation, of each mistake brought back, and of each torture, by the names of their files.
+    pub results: BTreeMap<String, Value>,
+    /// The tests that ran.
+    pub runs: Runs,
+}
+
+/// Reads the reports `NAME.json` of a directory.
+///
+/// # Errors
+/// When one cannot be read, or is no JSON.
+pub fn read(directory: &Path) -> io::Result<BTreeMap<String, Value>> {
+    let mut results = BTreeMap::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if let (Some(name), Some("json")) = (path.file_stem(), path.extension().and_then(|e| e.to_str())) {
+            let report = serde_json::from_slice(&fs::read(&path)?).map_err(io::Error::other)?;
+            results.insert(name.to_string_lossy().into_owned(), report);
+        }
+    }
+    Ok(results)
+}
+
+const SIMULATION: &str = "simulation";
+const STORES: [(&str, &str); 3] =
+    [("torture-files", "files"), ("torture-redis", "Redis"), ("torture-dynamodb", "DynamoDB Local")];
+
+impl Page {
+    /// Why this must not become the page: something failed, or did not run.
+    pub fn wrong(&self) -> Vec<String> {
+        let missing = cases().filter(|case| self.runs.passed(case) == 0);
+        let mut wrong: Vec<_> = missing.map(|case| format!("the case {case} did not run")).collect();
+        wrong.extend(self.runs.failed().iter().map(|test| format!("{test} failed")));
+        for name in histories() {
+            match self.results.get(name) {
+                None => wrong.push(format!("{name}.json is missing")),
+                Some(report) if report["violations"] != 0 => wrong.push(format!("{name}: {report:#}")),
+                Some(_) => {}
+            }
+        }
+        let unseen = Mistake::ALL.into_iter().filter(|mistake| self.count(&mistake.to_string(), "violations") == 0);
+        wrong.extend(unseen.map(|mistake| format!("{mistake} was not found")));
+        wrong
+    }
+
+    fn count(&self, result: &str, what: &str) -> u64 {
+        self.results.get(result).and_then(|report| report[what].as_u64()).unwrap_or_default()
+    }
+
+    /// Over the simulation and all tortures.
+    fn sum(&self, what: &str) -> u64 {
+        histories().map(|name| self.count(name, what)).sum()
+    }
+
+    fn promise(&self, promise: &Promise, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let case = |case: &&str| match self.runs.passed(case) {
+            1 => format!("`{case}`"),
+            times => format!("`{case}` ({times}×)"),
+        };
+        let cases: Vec<_> = promise.cases.iter().map(case).collect();
+        let rules: Vec<_> = promise.rules.iter().map(|rule| rule.as_str()).collect();
+        let (rules, acquisitions) = match rules[..] {
+            [] => (String::new(), "–".into()),
+            _ => (format!("; rules of the history: {}", rules.join(", ")), grouped(self.sum("acquisitions"))),
+        };
+        let Promise { id, text, faults, .. } = promise;
+        let violations = self.sum("violations");
+        writeln!(f, "| {id} {text} | {}{rules} | {faults} | {acquisitions} | {violations} |", cases.join(", "))
+    }
+}
+
+fn histories() -> impl Iterator<Item = &'static str> {
+    std::iter::once(SIMULATION).chain(STORES.map(|(name, _)| name))
+}
+
+/// `1234567` as `1,234,567`.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(|group| String::from_utf8_lossy(group)).collect();
+    groups.join(",")
+}
+
+impl fmt::Display for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{HEAD}")?;
+        writeln!(f, "| promise | checked by | faults tried | acquisitions checked | violations |")?;
+        writeln!(f, "| --- | --- | --- | --- | --- |")?;
+        PROMISES.iter().try_for_each(|promise| self.promise(promise, f))?;
+
+        writeln!(f, "\n{HISTORIES}")?;
+        writeln!(f, "| run | acquisitions | locks lost | killed | frozen | cut off | violations |")?;
+        writeln!(f, "| --- | --- | --- | --- | --- | --- | --- |")?;
+        let of = |result: &str, what| grouped(self.count(result, what));
+        let seeds = format!("simulation, {} seeds", of(SIMULATION, "seeds"));
+        let stores = STORES.map(|(name, store)| {
+            let seconds = self.results.get(name).and_then(|report| report["seconds"].as_f64()).unwrap_or_default();
+            (name, format!("torture of {store}, {seconds:.0} s"))
+        });
+        for (name, run) in std::iter::once((SIMULATION, seeds)).chain(stores) {
+            let [acquisitions, lost] = ["acquisitions", "lost"].map(|what| of(name, what));
+            let [killed, frozen, cut] = ["killed", "frozen", "cut_off"].map(|what| of(name, what));
+            writeln!(
+                f,
+                "| {run} | {acquisitions} | {lost} | {killed} | {frozen} | {cut} | {} |",
+                of(name, "violations")
+            )?;
+        }
+        let (clocks, messages) = (of(SIMULATION, "clocks_set"), of(SIMULATION, "messages"));
+        writeln!(f, "\nThe simulation also set {clocks} clocks, and lost, repeated or delayed {messages} messages.")?;
+
+        writeln!(f, "\n{MISTAKES}")?;
+        writeln!(f, "| mistake | found in seeds | of |\n| --- | --- | --- |")?;
+        for mistake in Mistake::ALL.map(|mistake| mistake.to_string()) {
+            writeln!(f, "| `{mistake}` | {} | {} |", of(&mistake, "violations"), of(&mistake, "seeds"))?;
+        }
+        write!(f, "\n{TAIL}")
+    }
+}
+
+const HEAD: &str = "\
+# Verification
+
+What is promised, how it is checked, and what came out. `./verify` runs the checks and writes this page; every figure in it is what a program
+printed in that run, and a page with a violation is not written. A case with a number behind it ran on that many backends and set-ups: most
+cases are those of the conformance kit (`lock-core/src/testing`).
+
+## Promises
+";
+
+const HISTORIES: &str = "\
+## Histories
+
+Processes note what they ask for, get, lose, give back and write; the checker (`lock-core/src/history`) proves from that that no two believed at
+once, that tokens rose, that a resource which compares tokens took no old write, that nobody was told that he himself is the holder, and
+that no free lock stayed unobtainable. What is assumed stands beside each check: `integration/src/sim/mod.rs`, `integration/tests/models.rs`, and
+each backend's page. Files have no network of ours to cut.
+";
+
+const MISTAKES: &str = "\
+## Mistakes that were brought back
+
+The simulation can see: each classic mistake is brought back in turn, and counted in how many seeds it is found. The kit can see too: a backend
+with one of its mistakes fails (`every_case_passes_without_a_mistake_and_fails_for_some_mistake`). So can the checker
+(`lock-core/tests/history.rs`), the models, each with each of its assumptions broken (`integration/tests/models.rs`), and `dlock torture`
+(`a_store_that_loses_its_data_is_found_out`, `a_store_that_each_process_has_for_itself_is_found_out`).
+";
+
+const TAIL: &str = "\
+## Running it
+
+| what | command |
+| --- | --- |
+| this page anew | `./verify`, or `./verify SEEDS TIME` such as `./verify 100000 1h` |
+| a longer torture of a store of yours | `dlock torture --url URL --time 1h --names 64 --ttl 1s` |
+| more seeds | `cargo run --release -p integration --bin simulate -- --seeds 100000` |
+| the kit on a backend of yours | a dozen lines: `lock-core/src/testing/mod.rs`, as in `integration/tests/third_party.rs` |
+| what is read from the outside, fuzzed | `fuzz/run 3600` |
+
+Every run of `./test` tortures the three stores for a minute each, simulates, runs the kit on all backends, and fuzzes for a minute each.
+";

@@ -1,0 +1,88 @@
+//! `dlock torture` on real stores, all at once: a directory, Redis, DynamoDB Local.
+
+use std::{
+    fs, io,
+    path::Path,
+    process::{Command, Output, Stdio},
+    thread,
+};
+
+use serde_json::Value;
+
+use crate::{dynamodb::DynamoDbLocal, redis::RedisServer};
+
+/// So many locks, and so short a ttl, that a minute has tens of thousands of acquisitions; the first few names are wanted by all.
+const DENSITY: [&str; 4] = ["--names", "64", "--ttl", "1s"];
+
+/// Tortures each store for `time` with the program `dlock`, and writes the reports into `out`. The names of the stores where something is
+/// wrong come back, with what.
+///
+/// # Errors
+/// When a file cannot be written or a program cannot be run.
+///
+/// # Panics
+/// When a server does not start.
+pub fn torture(dlock: &Path, time: &str, out: &Path) -> io::Result<Vec<String>> {
+    fs::create_dir_all(out)?;
+    let directory = tempfile::tempdir()?;
+    let redis = RedisServer::start();
+    let dynamodb = format!(
+        "dynamodb://torture-{}?endpoint={}&region=eu-central-1&access_key_id=test&secret_access_key=test",
+        std::process::id(),
+        DynamoDbLocal::shared().endpoint()
+    );
+    let init = Command::new(dlock).args(["init", "--url", &dynamodb]).stdin(Stdio::null()).output()?;
+    if !init.status.success() {
+        return Err(io::Error::other(String::from_utf8_lossy(&init.stderr).into_owned()));
+    }
+    let stores = [
+        ("files", format!("file://{}", directory.path().display()), false),
+        ("redis", format!("redis://{}", redis.addr()), true),
+        ("dynamodb", dynamodb, true),
+    ];
+    let run = |url: &str| -> io::Result<Output> {
+        Command::new(dlock)
+            .args(["torture", "--json", "--time", time, "--url", url])
+            .args(DENSITY)
+            .stdin(Stdio::null())
+            .output()
+    };
+    let mut wrong = Vec::new();
+    thread::scope(|scope| {
+        let running: Vec<_> =
+            stores.iter().map(|(name, url, network)| (name, network, scope.spawn(|| run(url)))).collect();
+        for (name, network, run) in running {
+            let output = run.join().expect("it only runs a program")?;
+            fs::write(out.join(format!("torture-{name}.json")), &output.stdout)?;
+            wrong.extend(judge(&output, *network).map(|what| format!("{name}: {what}")));
+        }
+        Ok(wrong)
+    })
+}
+
+/// What is wrong with a run: a broken promise, or that it was no torture.
+fn judge(output: &Output, network: bool) -> Option<String> {
+    let Ok(report) = serde_json::from_slice::<Value>(&output.stdout) else {
+        return Some(String::from_utf8_lossy(&output.stderr).into_owned());
+    };
+    println!("{} {}", output.status, summary(&report));
+    if !output.status.success() {
+        return Some(format!("{report:#}"));
+    }
+    let troubles = if network { &["killed", "frozen", "cut_off", "acquisitions"][..] } else { &["killed", "frozen"] };
+    let untroubled = troubles.iter().find(|what| report[**what].as_u64() == Some(0))?;
+    Some(format!("nobody was {untroubled}"))
+}
+
+fn summary(report: &Value) -> String {
+    format!(
+        "{}: {} acquisitions, {} lost, {} processes killed, {} frozen, {} cut off, {} violations",
+        report["store"].as_str().unwrap_or_default().split('?').next().unwrap_or_default(),
+        report["acquisitions"],
+        report["lost"],
+        report["killed"],
+        report["frozen"],
+        report["cut_off"],
+        report["violations"]
+    )
+}
