@@ -227,11 +227,11 @@ mod tests {
                             .unwrap();
                         Moment { boot: Duration::from_millis(boot), wall }
                     };
-                    let fixed = Arc::new(Fixed(Mutex::new(moment(boot))));
-                    let clock = StoreClock::new(Arc::clone(&fixed) as Arc<dyn Clock>, Duration::from_secs(2));
-                    let before = clock.now();
                     // The date is of the beginning, or of the end, of the time under way.
                     for stamped in [boot, boot + took] {
+                        let fixed = Arc::new(Fixed(Mutex::new(moment(boot))));
+                        let clock = StoreClock::new(Arc::clone(&fixed) as Arc<dyn Clock>, Duration::from_secs(2));
+                        let before = clock.now();
                         clock.observe(moment(boot), moment(boot + took), date_at(stamped));
                         *fixed.0.lock().unwrap() = moment(boot + took);
                         let is = i64::try_from((EPOCH * 1_000 + boot + took) * 1_000).unwrap();
@@ -239,14 +239,27 @@ mod tests {
                         assert!(clock.now().micros >= is - bound / 2, "{what}: written early");
                         assert!(clock.now_at_least().micros <= is + bound / 2, "{what}: judged ahead");
                         let was = is - i64::try_from(took).unwrap() * 1_000;
-                        assert!(
-                            !clock.confirms(before) || before.micros >= was - bound / 2 - GRACE,
-                            "{what}: confirmed early"
-                        );
+                        let stands = clock.confirms(before);
+                        assert!(!stands || before.micros >= was - bound / 2 - GRACE, "{what}: confirmed early");
                     }
                 }
             }
         }
+    }
+
+    #[test]
+    fn under_a_bound_below_the_grain_of_dates_a_good_clock_is_believed() {
+        let fixed = Arc::new(Fixed(Mutex::new(at(5_900, 0))));
+        let clock = StoreClock::new(fixed, Duration::from_millis(200));
+        let before = clock.now();
+        clock.observe(at(5_900, 0), at(5_901, 0), date_at(5_900));
+        assert_eq!((clock.now().micros, clock.now_at_least().micros), (before.micros, before.micros));
+        let fixed = Arc::new(Fixed(Mutex::new(at(5_100, 0))));
+        let clock = StoreClock::new(fixed, Duration::from_millis(200));
+        let before = clock.now();
+        clock.observe(at(5_100, 0), at(5_101, 0), date_at(5_100));
+        assert!(clock.confirms(before));
+        assert_eq!((clock.now().micros, clock.now_at_least().micros), (before.micros, before.micros));
     }
 
     #[test]

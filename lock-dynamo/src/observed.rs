@@ -100,6 +100,13 @@ mod tests {
         let inner = seen.seen.lock().unwrap();
         assert_eq!((inner.by_name.len(), inner.by_age.len()), (3, 3));
         drop(inner);
+        for version in ["w", "x", "y", "z"] {
+            seen.unchanged_for(&name(9), version, at(9));
+        }
+        let inner = seen.seen.lock().unwrap();
+        assert_eq!((inner.by_name.len(), inner.by_age.len()), (3, 3), "heartbeats push nobody out");
+        drop(inner);
+        seen.unchanged_for(&name(9), "v", at(9));
         assert_eq!(seen.unchanged_for(&name(9), "v", at(19)), Duration::from_secs(10));
         assert_eq!(seen.unchanged_for(&name(1), "v", at(19)), Duration::ZERO, "long gone");
     }
