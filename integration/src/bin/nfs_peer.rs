@@ -86,6 +86,9 @@ async fn churn(locker: Locker, name: String) {
             Ok(guard) => guard,
             Err(error) => return say("error", &name, &[&error.to_string()]),
         };
+        if let Some(crashed) = guard.crashed_holder() {
+            return say("error", &name, &[&format!("nobody crashed, but {crashed}")]);
+        }
         let (from, token) = (monotonic_nanos(), guard.token().map_or(0, |token| token.get()));
         tokio::time::sleep(Duration::from_millis(20)).await;
         if let Err(lost) = guard.check() {

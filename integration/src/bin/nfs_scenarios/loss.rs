@@ -78,7 +78,7 @@ fn cut_all(holders: &mut [Peer], others: &mut [Peer], b: &mut Peer) -> Vec<i64> 
             let lost = peer.expect("lost", &lock.name);
             let got = b.expect("acquired", &lock.name);
             let stopped: i64 = lost.words[2].parse().expect("a moment");
-            assert_eq!(lost.words[0], "unreachable", "{lost:?}");
+            assert!(ended_by_the_clock(&lost), "{lost:?}");
             assert!(stopped < got.at && lost.at < got.at, "lost after the other had it: {lost:?} {got:?}");
             let lead = (got.at - lost.at) / 1_000_000;
             lock.new = Some(got);
@@ -95,6 +95,11 @@ fn cut_all(holders: &mut [Peer], others: &mut [Peer], b: &mut Peer) -> Vec<i64> 
         late_write(&mut holders[i], &mut others[i], b, lock);
     }
     leads
+}
+
+/// On a busy machine the holder may stand still for a second just when its lease ends, and says that.
+fn ended_by_the_clock(lost: &Answer) -> bool {
+    matches!(lost.words[0].as_str(), "unreachable" | "frozen")
 }
 
 /// After the heal: the old holder, whose guard lives on, can neither write nor be in the way.
@@ -144,7 +149,7 @@ pub(crate) fn restart() {
     assert!(a.within("lost", "restart", Duration::ZERO).is_none(), "the guard survives");
     rig("restart_server 12");
     let lost = a.expect("lost", "restart");
-    assert_eq!(lost.words[0], "unreachable", "{lost:?}");
+    assert!(ended_by_the_clock(&lost), "{lost:?}");
     a.tell("release restart");
     let got = b.expect("acquired", "restart");
     assert!(lost.at < got.at);

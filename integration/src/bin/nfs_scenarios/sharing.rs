@@ -61,13 +61,17 @@ pub(crate) fn mounts() {
         let refused = rig("on_a nfs_peer efs:///efs/locks </dev/null 2>&1 && exit 1; true");
         assert!(refused.contains(advice), "after {before}: {refused}");
     }
-    rig("on_a mount --bind /mnt/a /efs");
-    let mut a = Peer::start("a", "file:///efs/locks");
-    a.acquire("unmounted");
-    rig("on_a umount -l /efs");
-    let lost = a.expect("lost", "unmounted");
-    assert!(lost.words[1].contains("unmounted"), "{lost:?}");
-    rig("on_a mount --bind /mnt/a /efs");
+    // What is under the mount may look like what was on it.
+    for under in ["true", "on_a sh -c 'mkdir /efs/locks && touch /efs/locks/unmounted.lock'"] {
+        rig("on_a mount --bind /mnt/a /efs");
+        let mut a = Peer::start("a", "file:///efs/locks");
+        a.acquire("unmounted");
+        rig(&format!("on_a umount -l /efs && {under}"));
+        let lost = a.expect("lost", "unmounted");
+        assert_eq!(lost.words[0], "file_lock", "{lost:?}");
+        assert!(lost.words[1].contains("was_unmounted"), "with {under}: {lost:?}");
+    }
+    rig("on_a rm -r /efs/locks && on_a mount --bind /mnt/a /efs");
 }
 
 /// A process whose calls hang ends at once.

@@ -30,17 +30,24 @@ while True:
 /// Eight processes contend for four names, and `filelock` for two of them, while both clients sweep them away as fast as they can: the times of no
 /// two holders overlap, and no token falls.
 pub(crate) fn sweeping() {
+    // Python starts so slowly on a busy machine that it could miss the whole time.
+    let mut foreign = [("a", NAMES[0]), ("b", NAMES[1])].map(|(client, name)| {
+        let mut peer = Peer::run(client, &["python3", "-c", FILELOCK, name]);
+        let first = peer.expect("cycle", name);
+        (peer, first)
+    });
     let mut peers: Vec<_> = (0..8).map(|i| Peer::start(if i % 2 == 0 { "a" } else { "b" }, URL)).collect();
     for (i, peer) in peers.iter_mut().enumerate() {
         peer.tell(&format!("churn {}", NAMES[i / 2]));
     }
-    for (client, name) in [("a", NAMES[0]), ("b", NAMES[1])] {
-        peers.push(Peer::run(client, &["python3", "-c", FILELOCK, name]));
-    }
     let mut sweepers = [Peer::start("a", URL), Peer::start("b", URL)];
     sweepers.iter_mut().for_each(|peer| peer.tell("sweep /efs/locks"));
     let end = Instant::now() + TIME;
-    let said: Vec<Answer> = peers.iter_mut().chain(&mut sweepers).flat_map(|peer| peer.all_until(end)).collect();
+    let mut said: Vec<Answer> = peers.iter_mut().chain(&mut sweepers).flat_map(|peer| peer.all_until(end)).collect();
+    for (peer, first) in &mut foreign {
+        said.push(first.clone());
+        said.extend(peer.all_until(end));
+    }
     let errors: Vec<_> = said.iter().filter(|answer| answer.what == "error").collect();
     assert!(errors.is_empty(), "{errors:?}");
     let removed: u64 = said.iter().filter(|answer| answer.what == "swept").map(Answer::token).sum();
@@ -49,7 +56,7 @@ pub(crate) fn sweeping() {
         let numbers: Vec<i64> = cycle.words.iter().map(|word| word.parse().expect("a number")).collect();
         cycles.entry(&cycle.name).or_default().push([numbers[1], numbers[2], numbers[0]]);
     }
-    let (mut total, mut foreign) = (0, 0);
+    let (mut total, mut by_filelock) = (0, 0);
     for (name, cycles) in &mut cycles {
         cycles.sort_unstable();
         total += cycles.len();
@@ -57,14 +64,13 @@ pub(crate) fn sweeping() {
             assert!(pair[0][1] < pair[1][0], "two held {name} at once: {pair:?}");
         }
         let ours: Vec<_> = cycles.iter().filter(|cycle| cycle[2] > 0).collect();
-        foreign += cycles.len() - ours.len();
+        by_filelock += cycles.len() - ours.len();
         for pair in ours.windows(2) {
             assert!(pair[0][2] < pair[1][2], "a token of {name} fell: {pair:?}");
         }
     }
-    let tried = cycles.len() == NAMES.len() && removed > 0 && foreign > 0;
-    assert!(tried, "nothing was tried: {} names, {removed} swept, {foreign} by filelock", cycles.len());
+    assert!(cycles.len() == NAMES.len() && removed > 0, "nothing was tried: {} names, {removed} swept", cycles.len());
     println!(
-        "FIGURE sweeping: {total} acquisitions, {foreign} of them by filelock, and {removed} removed names in {TIME:?}; no overlap, no token fell"
+        "FIGURE sweeping: {total} acquisitions, {by_filelock} of them by filelock, and {removed} removed names in {TIME:?}; no overlap, no token fell"
     );
 }
