@@ -34,6 +34,7 @@ enum Mistake {
     RenewsForNothing,
     MixesUpABatch,
     TokensStandStill,
+    RaisesNoToken,
     EndsEarly,
     NeverEnds,
     HidesTheHolder,
@@ -65,6 +66,7 @@ const MISTAKES: &[Mistake] = &[
     M::RenewsForNothing,
     M::MixesUpABatch,
     M::TokensStandStill,
+    M::RaisesNoToken,
     M::EndsEarly,
     M::NeverEnds,
     M::HidesTheHolder,
@@ -188,6 +190,10 @@ impl Backend for Mistaken {
             }
             released => Ok(released),
         }
+    }
+
+    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        if self.has(M::RaisesNoToken) { Ok(true) } else { self.store.raise(&self.lease(lease), token).await }
     }
 
     fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
