@@ -42,8 +42,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Tries once to acquire `claim.name`.
     ///
     /// - A free name is granted (`a_free_lock_is_granted`) and from then on held against every other id, from this client
-    ///   and others (`a_held_lock_is_refused_to_others`, `two_clients_exclude_each_other`); of many at once exactly one wins
-    ///   (`of_many_contenders_one_wins`).
+    ///   and others (`a_held_lock_is_refused_to_others`, `two_clients_exclude_each_other`); of many at once exactly one wins,
+    ///   or none where several servers vote (`of_many_contenders_one_wins`).
     /// - A refusal says who holds the lock, with owner, data, token and start, where the capability `holder` is declared
     ///   (`a_refusal_says_who_holds_the_lock`).
     /// - Idempotent on `claim.id`: while that id holds the lock, acquiring again grants it again, with the same token,

@@ -42,6 +42,10 @@ impl Subject for Majority {
         Duration::from_secs(4)
     }
 
+    fn votes(&self) -> bool {
+        true
+    }
+
     async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
         common::vandalise(SERVERS.get_or_init(|| start(3)), what, name)
     }

@@ -54,10 +54,10 @@ pub(super) async fn a_cancelled_renewal_harms_nothing(bench: &Bench<'_>) {
         let name = bench.name(&times.to_string());
         let guard = rig.acquired(&name).await;
         rig.age();
-        let done = polled(times, guard.ensure(Rig::REST)).await;
+        let done = polled(times, guard.ensure(rig.rest())).await;
         guard.check().expect("it was not renewed, and lasts a while yet");
         super::refused(&*other, &bench.claim(&name)).await;
-        guard.ensure(Rig::REST).await.expect("the store answers");
+        guard.ensure(rig.rest()).await.expect("the store answers");
         drop(guard);
         free_soon(bench, &*other, &name).await;
         if done {

@@ -80,6 +80,11 @@ pub trait Subject: Send + Sync {
         self.pass(self.ttl() + self.ttl() / 10).await;
     }
 
+    /// Whether several servers vote, so that of many contenders at once there may be none with a majority. Default `false`.
+    fn votes(&self) -> bool {
+        false
+    }
+
     /// Does to the store's record of `name` what a third party may do, past the backend. `false`, the default, when it cannot: the cases that need
     /// it are then to be excepted, with the reason.
     async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {

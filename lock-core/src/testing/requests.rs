@@ -20,7 +20,7 @@ async fn one_fault_each(bench: &Bench<'_>, fault: Fault) {
 
     rig.age();
     rig.network.next(Operation::Renew, fault);
-    guard.ensure(Rig::REST).await.expect("the second attempt renews");
+    guard.ensure(rig.rest()).await.expect("the second attempt renews");
     guard.check().expect("renewed");
 
     rig.network.next(Operation::Release, fault);

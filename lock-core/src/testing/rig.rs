@@ -16,15 +16,14 @@ pub(super) struct Rig {
     pub(super) network: Faulty,
     pub(super) clock: Arc<TestClock>,
     pub(super) locker: Locker,
+    /// How long the store keeps a lock without a renewal.
+    lease: Duration,
 }
 
 /// Of locks that shall not end while a case looks at something else, on a loaded machine too.
 const LONG: Duration = Duration::from_secs(60);
 
 impl Rig {
-    /// What [`age`](Self::age) leaves less of, and a renewal restores.
-    pub(super) const REST: Duration = Duration::from_secs(50);
-
     /// With a long ttl, where there is one, and no renewals but those that the case asks for.
     pub(super) async fn new(bench: &Bench<'_>) -> Self {
         Self::build(bench, LONG, |builder| builder.renew(Renew::Manual)).await
@@ -38,13 +37,14 @@ impl Rig {
     async fn build(bench: &Bench<'_>, ttl: Duration, choose: impl FnOnce(LockerBuilder) -> LockerBuilder) -> Self {
         let (client, clock) = (bench.client().await, Arc::new(TestClock::new()));
         let ttl = Some(ttl).filter(|_| client.capabilities().ttl);
+        let lease = client.pace().lease.unwrap_or(LONG);
         let network = Faulty::around(client);
         let builder = choose(Locker::builder(Arc::new(network.clone())).clock(Arc::clone(&clock) as _));
         let builder = match ttl {
             Some(ttl) => builder.ttl(ttl),
             None => builder,
         };
-        Self { network, clock, locker: builder.build().expect("the ttl fits") }
+        Self { network, clock, locker: builder.build().expect("the ttl fits"), lease }
     }
 
     pub(super) async fn acquired(&self, name: &LockName) -> Guard {
@@ -56,7 +56,12 @@ impl Rig {
 
     /// Lets the holder's clock go on, so that a renewal is due.
     pub(super) fn age(&self) {
-        self.clock.suspend(LONG / 3);
+        self.clock.suspend(self.lease / 3);
+    }
+
+    /// What [`age`](Self::age) leaves less of, and a renewal restores.
+    pub(super) fn rest(&self) -> Duration {
+        self.lease * 2 / 3
     }
 }
 
