@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{Daemon, Scratch, free_port, tls::Certificates};
+use crate::{Daemon, Proxy, Scratch, free_port, tls::Certificates};
 
 /// A `redis-server` that keeps nothing on disk.
 #[derive(Debug)]
@@ -24,8 +24,6 @@ pub struct RedisServer {
 struct Ports {
     plain: u16,
     tls: Option<u16>,
-    /// Where the nodes of a cluster talk to each other.
-    bus: Option<u16>,
 }
 
 impl RedisServer {
@@ -74,8 +72,8 @@ impl RedisServer {
         args.extend(self.ports.tls.map(|_| "-::1".into()));
         args.extend(["--dir".into(), dir.into(), "--unixsocket".into(), format!("{dir}/redis.sock")]);
         args.extend(["--logfile".into(), format!("{dir}/redis.log"), "--repl-diskless-sync-delay".into(), "0".into()]);
-        let Ports { plain, tls, bus } = self.ports;
-        for (option, port) in [("--port", Some(plain)), ("--tls-port", tls), ("--cluster-port", bus)] {
+        let Ports { plain, tls } = self.ports;
+        for (option, port) in [("--port", Some(plain)), ("--tls-port", tls)] {
             args.extend(port.into_iter().flat_map(|port| [option.into(), port.to_string()]));
         }
         args.extend(self.args.iter().cloned());
@@ -144,7 +142,17 @@ impl RedisServer {
 
 impl Ports {
     fn free(tls: bool, cluster: bool) -> Self {
-        Self { plain: free_port(), tls: tls.then(free_port), bus: cluster.then(free_port) }
+        loop {
+            let ports = Self { plain: free_port(), tls: tls.then(free_port) };
+            if !cluster || ports.bus().is_some() {
+                return ports;
+            }
+        }
+    }
+
+    /// Where the nodes of a cluster talk to each other: above the port that they use, as Redis 6 cannot be told otherwise.
+    fn bus(self) -> Option<u16> {
+        self.tls.unwrap_or(self.plain).checked_add(10_000)
     }
 }
 
@@ -204,9 +212,8 @@ impl RedisCluster {
             assert_eq!(node.command(&["CLUSTER", "ADDSLOTS"].into_iter().chain(slots).collect::<Vec<_>>()), "+OK\r\n");
         }
         for node in nodes.iter().chain(&followers) {
-            let Ports { plain, tls, bus } = node.ports;
-            let (port, bus) = (tls.unwrap_or(plain).to_string(), bus.expect("a node of a cluster").to_string());
-            assert_eq!(nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &port, &bus]), "+OK\r\n");
+            let port = node.ports.tls.unwrap_or(node.ports.plain).to_string();
+            assert_eq!(nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &port]), "+OK\r\n");
         }
         let cluster = Self { nodes, replicas: followers };
         cluster.wait_until_agreed();
@@ -231,19 +238,38 @@ impl RedisCluster {
         assert!(wait_for("the cluster to agree", || nodes().all(agreed)), "no cluster");
     }
 
-    /// Tells clients that the nodes are at these ports, where proxies forward to them.
+    /// Puts a proxy in front of each node, and tells clients that the nodes are there.
     ///
     /// # Panics
     /// When the nodes do not agree on that.
-    pub fn announce(&self, ports: &[u16]) {
-        for (node, port) in self.nodes.iter().zip(ports) {
-            assert_eq!(node.command(&["CONFIG", "SET", "cluster-announce-port", &port.to_string()]), "+OK\r\n");
+    pub async fn behind_proxies(&self) -> Vec<Proxy> {
+        let mut proxies = Vec::new();
+        for node in &self.nodes {
+            let proxy = Proxy::start(node.addr()).await;
+            let port = proxy.addr().port().to_string();
+            assert_eq!(node.command(&["CONFIG", "SET", "cluster-announce-port", &port]), "+OK\r\n");
+            proxies.push(proxy);
         }
         let told = |node: &RedisServer| {
             let slots = node.command(&["CLUSTER", "SLOTS"]);
-            ports.iter().all(|port| slots.contains(&format!(":{port}\r\n")))
+            proxies.iter().all(|proxy| slots.contains(&format!(":{}\r\n", proxy.addr().port())))
         };
         assert!(wait_for("the nodes to tell each other", || self.nodes.iter().all(told)), "not announced");
+        proxies
+    }
+
+    /// The slot of `key`.
+    ///
+    /// # Panics
+    /// When the first node does not answer.
+    pub fn slot(&self, key: &str) -> u16 {
+        let reply = self.nodes[0].command(&["CLUSTER", "KEYSLOT", key]);
+        reply.trim().trim_start_matches(':').parse().expect("a slot")
+    }
+
+    /// The number of the node that has had `slot` from the start.
+    pub fn node_of(slot: u16) -> usize {
+        usize::from(slot) / 5462
     }
 
     /// The replicas, in the order of their primaries.

@@ -131,8 +131,8 @@ impl Sentinel {
         let tls_port = lines.contains("tls-cert-file").then(free_port);
         let path = dir.path().join("sentinel.conf");
         let text = format!(
-            "port {port}\n{tls}bind 127.0.0.1 -::1\ndir {dir}\nlogfile {dir}/sentinel.log\n{lines}",
-            tls = tls_port.map(|port| format!("tls-port {port}\n")).unwrap_or_default(),
+            "port {port}\nbind 127.0.0.1{tls}\ndir {dir}\nlogfile {dir}/sentinel.log\n{lines}",
+            tls = tls_port.map(|port| format!(" -::1\ntls-port {port}")).unwrap_or_default(),
             dir = dir.text()
         );
         fs::write(&path, text).expect("the directory is ours");

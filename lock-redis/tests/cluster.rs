@@ -10,7 +10,6 @@ use std::{
 use common::{claim, granted, until};
 use integration::{
     Direction::Replies,
-    Proxy,
     redis::{RedisCluster, RedisServer},
 };
 use lock_core::{
@@ -63,9 +62,8 @@ fn name_on(cluster: &RedisCluster, node: usize, what: &str) -> (String, u16) {
     (0..)
         .map(|n| format!("{what}-{n}"))
         .find_map(|name| {
-            let reply = cluster.nodes()[0].command(&["CLUSTER", "KEYSLOT", &format!("dlock:{{{name}}}")]);
-            let slot: u16 = reply.trim().trim_start_matches(':').parse().unwrap();
-            (usize::from(slot / 5462) == node).then_some((name, slot))
+            let slot = cluster.slot(&format!("dlock:{{{name}}}"));
+            (RedisCluster::node_of(slot) == node).then_some((name, slot))
         })
         .unwrap()
 }
@@ -164,13 +162,8 @@ async fn a_slot_that_nobody_serves_is_an_error_for_its_locks_alone() {
 #[tokio::test]
 async fn a_silent_node_is_connected_to_anew_and_the_others_go_on_meanwhile() {
     let cluster = RedisCluster::start();
-    let mut proxies = Vec::new();
-    for node in cluster.nodes() {
-        proxies.push(Proxy::start(node.addr()).await);
-    }
-    let announced: Vec<_> = proxies.iter().map(|proxy| proxy.addr().port()).collect();
-    cluster.announce(&announced);
-    let seed = Address::tcp("127.0.0.1", announced[0]);
+    let proxies = cluster.behind_proxies().await;
+    let seed = Address::tcp("127.0.0.1", proxies[0].addr().port());
     let config = RedisConfig::new(Topology::Cluster(vec![seed])).timeout(Duration::from_millis(300));
     let backend = RedisBackend::new(config).unwrap();
     let mut leases = Vec::new();
@@ -235,11 +228,7 @@ async fn a_lock_that_its_replica_has_not_confirmed_is_not_granted() {
     cluster.replicas()[0].daemon().freeze();
     let error = backend.renew(&lease).await.unwrap_err();
     assert!(error.to_string().contains("0 of 1 replicas"), "{error}");
-    let second = (0..).map(|n| format!("more-{n}")).find(|name| {
-        let reply = cluster.nodes()[0].command(&["CLUSTER", "KEYSLOT", &format!("dlock:{{{name}}}")]);
-        reply.trim().trim_start_matches(':').parse::<u16>().unwrap() < 5461
-    });
-    let second = second.unwrap();
+    let (second, _) = name_on(&cluster, 0, "more");
     let error = backend.acquire(&claim(&second, LONG)).await.unwrap_err();
     assert!(error.to_string().contains("0 of 1 replicas"), "{error}");
     assert!(!on(&cluster.nodes()[0], &second), "the attempt was undone");

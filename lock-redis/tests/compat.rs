@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{at, claim, granted, locker, name, refused};
-use integration::redis::RedisServer;
+use common::{at, claim, granted, locker, name, refused, until};
+use integration::{Proxy, redis::RedisServer};
 use lock_core::backend::{Attempt, Backend, Break, Release};
 use lock_redis::{Compat, RedisBackend};
 use tokio::{
@@ -103,14 +103,14 @@ async fn wake_up_in_both_directions(compat: Compat, client: &str) {
     let guard = locker.lock("job").acquire().await.unwrap();
     let before = common::calls(&server, "set");
     theirs.tell("wait").await;
-    common::until("them to wait", async || common::calls(&server, "set") > before).await;
+    until("them to wait", async || common::calls(&server, "set") > before).await;
     let start = Instant::now();
     assert_eq!(guard.release().await.unwrap(), Release::Released);
     assert_eq!(theirs.answer().await, "had");
     println!("{client} was woken after {:?}", start.elapsed());
     let tried = common::calls(&server, "mget") + 1;
     let waiting = tokio::spawn(async move { locker.lock("job").acquire().await.unwrap() });
-    common::until("us to wait", async || common::calls(&server, "mget") > tried).await;
+    until("us to wait", async || common::calls(&server, "mget") > tried).await;
     let start = Instant::now();
     assert_eq!(theirs.ask("release").await, "released");
     let guard = tokio::time::timeout(PATIENCE, waiting).await.expect("we are woken").unwrap();
@@ -137,6 +137,38 @@ async fn redis_py_and_we_wake_each_other() {
 #[tokio::test]
 async fn python_redis_lock_and_we_wake_each_other() {
     wake_up_in_both_directions(Compat::PythonRedisLock, "python-redis-lock").await;
+}
+
+#[tokio::test]
+async fn a_waiter_blocks_on_the_signal_of_python_redis_lock_again_when_its_connection_was_cut() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.addr()).await;
+    let holder = client_like(&server, Compat::PythonRedisLock);
+    let (lease, _) = granted(&holder, &claim("job", LONG)).await;
+    let waiter = RedisBackend::new(at(proxy.addr()).compat(Compat::PythonRedisLock)).unwrap();
+    let mut watch = waiter.watch(&name("job")).await.unwrap().expect("python-redis-lock wakes");
+    let blocked = |count: u32| {
+        let line = format!("blocked_clients:{count}\r\n");
+        let server = &server;
+        async move || server.command(&["INFO", "clients"]).contains(&line)
+    };
+    until("the waiter to block", blocked(1)).await;
+    proxy.refuse();
+    proxy.cut();
+    tokio::time::timeout(PATIENCE, watch.changed()).await.expect("a signal may be lost: the waiter looks");
+    until("the old connection to end", blocked(0)).await;
+    let before = proxy.connections();
+    tokio::select! {
+        () = watch.changed() => panic!("nothing was heard, as nothing answers"),
+        () = until("the attempt to connect", async || proxy.connections() > before) => {}
+    }
+    proxy.heal();
+    let waiting = tokio::spawn(async move { watch.changed().await });
+    until("the waiter to block again", blocked(1)).await;
+    assert_eq!(holder.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it is woken").unwrap();
+    // The signal was for one, and it had it.
+    assert_eq!(server.command(&["EXISTS", "lock-signal:job"]), ":0\r\n");
 }
 
 #[tokio::test]

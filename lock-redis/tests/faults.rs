@@ -5,6 +5,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::{claim, client, granted, name, outlives_its_validity, refused, until};
+use futures_util::FutureExt as _;
 use integration::{
     Direction::{Replies, Requests},
     Proxy,
@@ -130,6 +131,26 @@ async fn a_server_that_comes_back_empty_tells_the_holder_and_tokens_still_rise()
 }
 
 #[tokio::test]
+async fn a_lease_that_ran_out_is_told_from_one_that_the_server_has_forgotten() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    let (lease, _) = granted(&backend, &claim("job", Duration::from_millis(1))).await;
+    until("the end of the lease", async || server.command(&["EXISTS", "dlock:{job}"]) == ":0\r\n").await;
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::Expired));
+    server.command(&["FLUSHALL"]);
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::RecordGone));
+    // Nor did it run out when it was given back, or when another had it after it.
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::RecordGone));
+    let (next, _) = granted(&backend, &claim("job", LONG)).await;
+    assert!(matches!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::TakenBy(_))));
+    server.command(&["DEL", "dlock:{job}"]);
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::RecordGone));
+    assert_eq!(backend.renew(&next).await.unwrap(), Renewal::Lost(LossReason::Expired));
+}
+
+#[tokio::test]
 async fn scripts_that_the_server_has_forgotten_are_sent_again() {
     let server = RedisServer::start();
     let backend = client(server.addr());
@@ -148,6 +169,10 @@ async fn a_waiter_whose_connection_was_cut_still_hears_of_the_release() {
     proxy.cut();
     tokio::time::timeout(LONG, watch.changed()).await.expect("the cut itself makes the waiter look");
     refused(&through, &claim("job", LONG)).await;
+    // Giving the old connection up says so once more. What comes after that comes over the new one.
+    while watch.changed().now_or_never().is_some() {
+        refused(&through, &claim("job", LONG)).await;
+    }
     assert_eq!(direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     tokio::time::timeout(Duration::from_secs(20), watch.changed()).await.expect("the new connection is subscribed");
 }

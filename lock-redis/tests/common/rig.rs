@@ -69,16 +69,9 @@ impl Rig {
 
     pub(crate) async fn cluster() -> Self {
         let cluster = RedisCluster::start();
-        let mut proxies = Vec::new();
-        for node in cluster.nodes() {
-            proxies.push(Proxy::start(node.addr()).await);
-        }
-        let announced: Vec<_> = proxies.iter().map(|proxy| proxy.addr().port()).collect();
-        cluster.announce(&announced);
-        let config = RedisConfig::new(Topology::Cluster(vec![tcp(announced[0])]));
-        let slot = cluster.nodes()[0].command(&["CLUSTER", "KEYSLOT", &format!("dlock:{{{JOB}}}")]);
-        let slot: usize = slot.trim().trim_start_matches(':').parse().unwrap();
-        let owner = &cluster.nodes()[slot / 5462];
+        let proxies = cluster.behind_proxies().await;
+        let config = RedisConfig::new(Topology::Cluster(vec![tcp(proxies[0].addr().port())]));
+        let owner = &cluster.nodes()[RedisCluster::node_of(cluster.slot(&format!("dlock:{{{JOB}}}")))];
         let (direct, ports) = (observer(owner), vec![owner.port()]);
         Self::new(proxies, config, direct, ports, Box::new(cluster)).await
     }
