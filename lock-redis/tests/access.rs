@@ -78,9 +78,15 @@ async fn use_all(config: RedisConfig) -> Result<(), Error> {
 }
 
 async fn kind(config: RedisConfig) -> ErrorKind {
+    advice(config, "").await.0
+}
+
+/// The kind of the failure, and whether to try again, where it says `words`.
+async fn advice(config: RedisConfig, words: &str) -> (ErrorKind, bool) {
     let error = use_all(config).await.unwrap_err();
     assert!(!error.is_ambiguous() && !format!("{error} {error:?}").contains("s3cret"), "{error:?}");
-    error.kind()
+    assert!(error.to_string().contains(words), "{error}");
+    (error.kind(), error.is_retryable())
 }
 
 #[tokio::test]
@@ -88,9 +94,11 @@ async fn a_password_a_database_and_a_socket_work() {
     let server = RedisServer::with_args(&["--requirepass", "s3cret"]);
     use_all(tcp(&server).password("s3cret").database(3)).await.unwrap();
     use_all(RedisConfig::standalone(Address::Unix(server.socket())).password("s3cret")).await.unwrap();
-    assert_eq!(kind(tcp(&server)).await, ErrorKind::PermissionDenied);
-    assert_eq!(kind(tcp(&server).password("s3cret-not")).await, ErrorKind::PermissionDenied);
-    assert_eq!(kind(tcp(&server).password("s3cret").database(99)).await, ErrorKind::Config);
+    let denied = (ErrorKind::PermissionDenied, false);
+    assert_eq!(advice(tcp(&server), "wants a password").await, denied, "NOAUTH");
+    assert_eq!(advice(tcp(&server).password("s3cret-not"), "does not accept").await, denied, "WRONGPASS");
+    let number = advice(tcp(&server).password("s3cret").database(99), "fewer databases").await;
+    assert_eq!(number, (ErrorKind::Config, false));
 }
 
 #[tokio::test]
@@ -108,7 +116,8 @@ async fn locks_need_no_more_than_the_documented_rules() {
     {
         let fewer: Vec<_> = RULES.iter().copied().filter(|rule| rule != missing).collect();
         set("fewer", &fewer);
-        assert_eq!(kind(tcp(&server).login("fewer", "s3cret")).await, ErrorKind::PermissionDenied, "without {missing}");
+        let told = advice(tcp(&server).login("fewer", "s3cret"), "the README lists the ACL rules").await;
+        assert_eq!(told, (ErrorKind::PermissionDenied, false), "without {missing}");
     }
     assert!(include_str!("../README.md").contains(&RULES.join(" ")), "the README has these rules");
 }
@@ -128,26 +137,41 @@ async fn a_server_that_is_not_there_is_not_ambiguous() {
 async fn a_full_and_a_read_only_server_say_so() {
     let server = RedisServer::start();
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
-    assert_eq!(kind(tcp(&server)).await, ErrorKind::Full);
+    assert_eq!(advice(tcp(&server), "used up its maxmemory").await, (ErrorKind::Full, true), "OOM");
     server.command(&["CONFIG", "SET", "maxmemory", "0"]);
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
-    assert_eq!(kind(tcp(&server)).await, ErrorKind::Full);
+    assert_eq!(advice(tcp(&server), "read-only replica").await, (ErrorKind::Full, true), "READONLY");
     server.command(&["CONFIG", "SET", "replica-serve-stale-data", "no"]);
-    assert_eq!(kind(tcp(&server)).await, ErrorKind::Unavailable, "MASTERDOWN");
+    let masterdown = advice(tcp(&server), "a replica without its primary").await;
+    assert_eq!(masterdown, (ErrorKind::Unavailable, true), "MASTERDOWN");
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_save_says_so() {
+    let server = RedisServer::start();
+    // A directory is where the file should be.
+    std::fs::create_dir_all(server.socket().with_file_name("dump.rdb/x")).unwrap();
+    for (option, value) in [("save", "3600 1"), ("stop-writes-on-bgsave-error", "yes")] {
+        assert_eq!(server.command(&["CONFIG", "SET", option, value]), "+OK\r\n");
+    }
+    assert!(!server.command(&["BGSAVE"]).starts_with('-'));
+    let failed = async || server.command(&["INFO", "persistence"]).contains("rdb_last_bgsave_status:err");
+    until("the save to fail", failed).await;
+    assert_eq!(advice(tcp(&server), "cannot save to disk").await, (ErrorKind::Full, true), "MISCONF");
 }
 
 #[tokio::test]
 async fn a_server_that_misses_its_replicas_or_is_busy_says_so() {
     let server = RedisServer::start();
     server.command(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
-    assert_eq!(kind(tcp(&server)).await, ErrorKind::Unavailable, "NOREPLICAS");
+    assert_eq!(advice(tcp(&server), "min-replicas-to-write").await, (ErrorKind::Unavailable, true), "NOREPLICAS");
     server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     server.command(&["CONFIG", "SET", "lua-time-limit", "1"]);
     let port = server.port();
     // Gets no answer before it is killed.
     let endless = std::thread::spawn(move || command(port, &["EVAL", "while true do end", "0"]));
     until("the server to be busy", async || server.command(&["PING"]).starts_with("-BUSY")).await;
-    assert_eq!(kind(tcp(&server)).await, ErrorKind::Throttled, "BUSY");
+    assert_eq!(advice(tcp(&server), "busy with a long script").await, (ErrorKind::Throttled, true), "BUSY");
     assert_eq!(server.command(&["SCRIPT", "KILL"]), "+OK\r\n");
     let _ = endless.join().unwrap();
     use_all(tcp(&server)).await.unwrap();
@@ -162,7 +186,7 @@ async fn a_server_that_loads_its_data_says_so() {
     }
     loading.command(&["REPLICAOF", "127.0.0.1", &primary.port().to_string()]);
     until("the load to begin", async || loading.command(&["GET", "1"]).starts_with("-LOADING")).await;
-    assert_eq!(kind(tcp(&loading)).await, ErrorKind::Unavailable);
+    assert_eq!(advice(tcp(&loading), "still loading").await, (ErrorKind::Unavailable, true), "LOADING");
 }
 
 #[tokio::test]

@@ -13,11 +13,11 @@ use integration::{
     redis::{RedisCluster, RedisServer},
 };
 use lock_core::{
-    ErrorKind, Lease, LockName,
-    backend::{Attempt, Backend, Release, Renewal},
+    ErrorKind, Lease, LockName, LossReason,
+    backend::{Attempt, Backend, Break, Release, Renewal},
     testing::{Subject, Vandalism},
 };
-use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
+use lock_redis::{Address, Compat, RedisBackend, RedisConfig, Topology};
 use tokio::sync::Notify;
 
 static CLUSTER: OnceLock<RedisCluster> = OnceLock::new();
@@ -244,6 +244,46 @@ async fn a_lock_that_its_replica_has_not_confirmed_is_not_granted() {
     assert!(on(&cluster.replicas()[2], &name));
     cluster.replicas()[2].daemon().freeze();
     assert!(backend.renew(&lease).await.unwrap_err().to_string().contains("0 of 1 replicas"));
+}
+
+/// Every operation, each on all the keys that it has.
+async fn use_all(backend: &RedisBackend, name: &str) {
+    let (first, rival) = (claim(name, LONG), claim(name, LONG));
+    let (lease, _) = granted(backend, &first).await;
+    let watch = backend.watch(&first.name).await.unwrap();
+    common::refused(backend, &rival).await;
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed, "{name:?}");
+    let version = backend.inspect(&first.name).await.unwrap().expect("it is held").version.unwrap();
+    let listed: Vec<_> = backend.list(name).await.unwrap().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(listed, std::slice::from_ref(&first.name));
+    assert_eq!(backend.break_lock(&first.name, &version, "test").await.unwrap(), Break::Broken);
+    let lost = Renewal::Lost(LossReason::BrokenBy("test".into()));
+    assert_eq!(backend.renew(&lease).await.unwrap(), lost, "{name:?}");
+    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(None));
+    drop(watch);
+    let (next, _) = granted(backend, &rival).await;
+    assert!(next.token > lease.token, "{name:?}");
+    assert_eq!(backend.release(&next, Duration::ZERO).await.unwrap(), Release::Released);
+    assert!(backend.forget(&first.name).await.unwrap());
+}
+
+/// Nothing stands before these names, as a lock's `prefix` or the names of the kit's cases do.
+#[tokio::test]
+async fn names_that_begin_with_braces_have_all_their_keys_in_one_slot() {
+    let cluster = RedisCluster::start();
+    let seed = || vec![Address::tcp("127.0.0.1", cluster.nodes()[1].port())];
+    let config = || RedisConfig::new(Topology::Cluster(seed())).timeout(Duration::from_secs(2));
+    let native = RedisBackend::new(config()).unwrap();
+    let like_redis_py = RedisBackend::new(config().compat(Compat::RedisPy)).unwrap();
+    for name in
+        ["}", "}x", "{", "{}", "}{", "{x}", "{}{x}", "{{x}}", "x}y", "x{y", "x{y}z", "%", "%7Dx", "%25", "*", "\0"]
+    {
+        use_all(&native, name).await;
+        use_all(&like_redis_py, name).await;
+    }
+    // Names that would have one key without the escape.
+    granted(&native, &claim("}x", LONG)).await;
+    granted(&native, &claim("%7Dx", LONG)).await;
 }
 
 #[tokio::test]

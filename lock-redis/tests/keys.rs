@@ -1,12 +1,15 @@
-//! What locks leave on the server.
+//! What locks ask of the server, and leave there.
 
 mod common;
 
 use std::time::Duration;
 
-use common::{claim, client, granted, name, refused};
+use common::{calls, claim, client, granted, name, refused};
 use integration::redis::RedisServer;
-use lock_core::backend::{Attempt, Backend, Break, Release};
+use lock_core::{
+    LossReason,
+    backend::{Attempt, Backend, Break, Release, Renewal},
+};
 
 const LONG: Duration = Duration::from_secs(600);
 
@@ -21,6 +24,62 @@ fn left(server: &RedisServer, key: &str) -> Duration {
     let reply = server.command(&["PTTL", key]);
     let millis = reply.trim().trim_start_matches(':').parse().unwrap_or_else(|_| panic!("{key} never expires"));
     Duration::from_millis(millis)
+}
+
+#[tokio::test]
+async fn each_operation_is_one_request_and_a_hundred_renewals_are() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    let mut leases = Vec::new();
+    for n in 0..100 {
+        leases.push(granted(&backend, &claim(&format!("job-{n}"), LONG)).await.0);
+    }
+    let renewed = async |leases: &[_]| {
+        for renewal in backend.renew_many(leases).await {
+            assert_eq!(renewal.unwrap(), Renewal::Renewed);
+        }
+    };
+    // The server knows the scripts from now on.
+    renewed(&leases[..1]).await;
+    assert_eq!(backend.release(&leases.swap_remove(0), Duration::ZERO).await.unwrap(), Release::Released);
+    let before = calls(&server, "eval");
+    let requests = || calls(&server, "eval") - before;
+    leases.push(granted(&backend, &claim("job-0", LONG)).await.0);
+    assert_eq!(requests(), 1);
+    refused(&backend, &claim("job-0", LONG)).await;
+    assert_eq!(requests(), 2, "who holds it is in the refusal");
+    renewed(&leases).await;
+    assert_eq!(requests(), 3);
+    assert_eq!(backend.release(&leases[0], Duration::ZERO).await.unwrap(), Release::Released);
+    assert_eq!(requests(), 4);
+}
+
+#[tokio::test]
+async fn a_foreign_value_is_respected_by_every_operation() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    for expires in [false, true] {
+        server.command(&["SET", "dlock:{job}", "somebody's"]);
+        if expires {
+            server.command(&["EXPIRE", "dlock:{job}", "500"]);
+        }
+        let claim = claim("job", LONG);
+        let holder = refused(&backend, &claim).await;
+        let never = if expires { "" } else { " whose key never expires" };
+        assert_eq!(holder.foreign, Some(format!("a foreign Redis client{never}")));
+        assert_eq!((holder.expires_in.is_some(), holder.version), (expires, None));
+        let lease = claim.lease(None);
+        assert!(matches!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::TakenBy(_))));
+        assert!(matches!(backend.release(&lease, LONG).await.unwrap(), Release::NotHeld(Some(_))));
+        for version in [claim.id.to_string(), "somebody's".into(), String::new()] {
+            let broken = backend.break_lock(&claim.name, &version, "test").await.unwrap();
+            assert!(matches!(broken, Break::Changed(Some(_))), "{broken:?}");
+        }
+        assert!(!backend.forget(&claim.name).await.unwrap());
+        assert_eq!(server.command(&["GET", "dlock:{job}"]), "$10\r\nsomebody's\r\n");
+        assert_eq!(server.command(&["TTL", "dlock:{job}"]).starts_with(":-1"), !expires);
+        assert_eq!(backend.list("").await.unwrap().len(), 1, "it keeps a lock of ours from being had");
+    }
 }
 
 #[tokio::test]
