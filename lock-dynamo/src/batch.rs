@@ -2,10 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use aws_sdk_dynamodb::types::{
-    AttributeValue, BatchStatementError, BatchStatementErrorCodeEnum as Code, BatchStatementRequest,
-    BatchStatementResponse, ReturnValuesOnConditionCheckFailure::AllOld,
+use aws_sdk_dynamodb::{
+    error::ProvideErrorMetadata,
+    types::{
+        AttributeValue, BatchStatementError, BatchStatementErrorCodeEnum as Code, BatchStatementRequest,
+        BatchStatementResponse, ReturnValuesOnConditionCheckFailure::AllOld,
+    },
 };
+use futures_util::future::join_all;
 use lock_core::{
     Error, ErrorKind, Lease,
     backend::{Backend, Renewal},
@@ -49,35 +53,48 @@ impl DynamoBackend {
             leases.iter().map(|lease| Change::renew_in_batch(&self.config.layout, lease, now, self.idle())).collect();
         let answers = match self.execute(leases, &changes).await {
             Ok(answers) => answers,
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                tracing::info!(table = %self.config.table, "no permission for dynamodb:PartiQLUpdate: renewing one by one");
-                self.batches.denied.store(true, Ordering::Relaxed);
-                return None;
-            }
             Err(error) => return Some(leases.iter().map(|_| Err(copy(&error))).collect()),
         };
-        let mut renewals = Vec::with_capacity(leases.len());
-        for ((lease, change), answer) in leases.iter().zip(changes).zip(answers) {
-            renewals.push(match self.answered(answer) {
+        // Without the permission the whole request is refused, or each of its statements.
+        let Some(answers) = answers.filter(|answers| !answers.iter().all(is_denied)) else {
+            tracing::info!(table = %self.config.table, "no permission for dynamodb:PartiQLUpdate: renewing one by one");
+            self.batches.denied.store(true, Ordering::Relaxed);
+            return None;
+        };
+        // At once, so that what hangs for one lease costs no other its answer.
+        let renewals = leases.iter().zip(changes).zip(answers).map(async |((lease, change), answer)| {
+            if is_denied(&answer) {
+                return self.renew(lease).await;
+            }
+            match self.answered(answer)? {
                 // Gone, or a server that returns no item from a batch (DynamoDB Local): ask again, for the reason.
-                Ok(Written::Refused(None)) => self.renew(lease).await,
-                Ok(written) => self.settle(lease, now, change.version, written).await,
-                Err(error) => Err(error),
-            });
-        }
-        Some(renewals)
+                Written::Refused(None) => self.renew(lease).await,
+                written => self.settle(lease, now, change.version, written).await,
+            }
+        });
+        Some(join_all(renewals).await)
     }
 
-    async fn execute(&self, leases: &[Lease], changes: &[Change<'_>]) -> Result<Vec<BatchStatementResponse>, Error> {
+    /// The answers in the order of the leases; `None` when the request as a whole was not permitted.
+    async fn execute(
+        &self,
+        leases: &[Lease],
+        changes: &[Change<'_>],
+    ) -> Result<Option<Vec<BatchStatementResponse>>, Error> {
         let statements = leases.iter().zip(changes).map(|(lease, change)| {
             let (text, parameters) = change.statement(&self.config.table, lease.name.as_str());
             let request = BatchStatementRequest::builder().statement(text).set_parameters(Some(parameters));
             request.return_values_on_condition_check_failure(AllOld).build().expect("the statement is set")
         });
         let request = self.client().await?.batch_execute_statement().set_statements(Some(statements.collect()));
-        let answers = request.send().await.map_err(|error| convert(error, &self.config))?.responses.unwrap_or_default();
+        let answers = match request.send().await {
+            Ok(answer) => answer.responses.unwrap_or_default(),
+            // Not for credentials that have expired, which single renewals have not either.
+            Err(error) if error.code() == Some("AccessDeniedException") => return Ok(None),
+            Err(error) => return Err(convert(error, &self.config)),
+        };
         if answers.len() == leases.len() {
-            return Ok(answers);
+            return Ok(Some(answers));
         }
         Err(Error::new(ErrorKind::Unavailable, "DynamoDB answered a part of a batch only"))
     }
@@ -135,6 +152,10 @@ impl Change<'_> {
         }
         words.join(" ")
     }
+}
+
+fn is_denied(answer: &BatchStatementResponse) -> bool {
+    matches!(answer.error, Some(BatchStatementError { code: Some(Code::AccessDenied), .. }))
 }
 
 fn quoted(name: &str) -> String {

@@ -11,6 +11,7 @@ use lock_core::{
     backend::{Attempt, Backend, Break, Release, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema};
+use serde_json::json;
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -125,14 +126,67 @@ async fn a_broken_lease_and_its_successor_in_one_process_spoil_no_batch() {
 
 #[tokio::test]
 async fn without_the_permission_for_batches_renewals_go_one_by_one() {
-    let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
-    let leases = hold(&backend, 4).await;
-    wire.take_seen();
-    wire.next(Fault::Refuse(400, "AccessDeniedException"));
-    for requests in [5, 4] {
-        assert_eq!(renewed(backend.renew_many(&leases).await), [true, false, true, true]);
-        assert_eq!(wire.take_seen().len(), requests, "asked once, and then never again");
+    // The request as a whole is refused, or each statement of it.
+    let denied = json!({ "Error": { "Code": "AccessDenied", "Message": "by the test" } });
+    let statements = Fault::Answer(json!({ "Responses": vec![denied; 4] }).to_string());
+    for refusal in [Fault::Refuse(400, "AccessDeniedException"), statements] {
+        let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
+        let leases = hold(&backend, 4).await;
+        wire.take_seen();
+        wire.next(refusal);
+        for requests in [5, 4] {
+            assert_eq!(renewed(backend.renew_many(&leases).await), [true, false, true, true]);
+            assert_eq!(wire.take_seen().len(), requests, "asked once, and then never again");
+        }
     }
+}
+
+#[tokio::test]
+async fn one_lease_that_may_not_be_renewed_in_a_batch_goes_by_itself_and_batches_go_on() {
+    let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
+    let held = hold(&backend, 3).await;
+    let leases = [held[0].clone(), held[2].clone()];
+    wire.take_seen();
+    let denied = json!({ "Error": { "Code": "AccessDenied" } });
+    wire.next(Fault::Answer(json!({ "Responses": [{}, denied] }).to_string()));
+    for single in [Some("UpdateItem"), None] {
+        assert_eq!(renewed(backend.renew_many(&leases).await), [true, true]);
+        let expected: Vec<_> = std::iter::once("BatchExecuteStatement").chain(single).collect();
+        assert_eq!(wire.take_seen(), expected);
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_have_expired_end_no_batches() {
+    let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
+    let leases = hold(&backend, 3).await;
+    wire.take_seen();
+    wire.next(Fault::Refuse(400, "ExpiredTokenException"));
+    for answer in backend.renew_many(&leases).await {
+        assert_eq!(answer.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    }
+    assert_eq!(wire.take_seen(), ["BatchExecuteStatement"]);
+    assert_eq!(renewed(backend.renew_many(&leases).await), [true, false, true]);
+    assert_eq!(wire.take_seen()[0], "BatchExecuteStatement", "they have been refreshed");
+}
+
+#[tokio::test]
+async fn leases_that_are_asked_for_again_are_asked_for_at_once() {
+    let Wired { wire, backend, table } = wired(Schema::Native).await;
+    let leases = hold(&backend, 5).await;
+    for lease in &leases[2..] {
+        table.delete_item(&lease.name).await;
+    }
+    wire.next(None);
+    for _ in 1..leases.len() {
+        wire.next(Fault::LoseRequest);
+    }
+    // The longest time that the core gives to one renewal of them all.
+    let mut answers = tokio::time::timeout(backend.pace().attempt_timeout, backend.renew_many(&leases))
+        .await
+        .expect("one request that hangs does not wait for another");
+    assert_eq!(answers.remove(0).unwrap(), Renewal::Renewed);
+    assert!(answers.into_iter().all(|answer| answer.unwrap_err().kind() == ErrorKind::Timeout));
 }
 
 #[tokio::test]
