@@ -96,14 +96,16 @@ impl Flight {
         let lease = self.claim.lease(None);
         tracing::debug!(name = %lease.name, id = %lease.id, "an acquisition was abandoned; making sure that it holds nothing");
         let (call, limit, shared) = (self.call.take(), self.attempt_timeout, Arc::clone(&self.shared));
-        self.shared.in_background(&lease, Duration::ZERO, async move |lease| {
+        let work = async move |lease: Lease| {
             if let Some(call) = call {
                 // A request that is only dropped may still arrive after the release; its answer says that it will not.
                 // The call may be here because it panicked, and then does so again.
                 let _ = timeout(limit, AssertUnwindSafe(call).catch_unwind()).await;
             }
-            let _ = shared.release_repeatedly(&lease, Duration::ZERO, limit, false).await;
-        });
+            shared.release_repeatedly(&lease, Duration::ZERO, limit, false).await.is_ok()
+        };
+        // No guard was dropped, and none is counted.
+        self.shared.in_background(&lease, Duration::ZERO, work, |_| ());
     }
 }
 
@@ -160,42 +162,49 @@ impl Shared {
         }
     }
 
-    /// Frees `lease` without an `await`: at once if the backend can, else by `work` on a runtime, if there is one.
-    /// Says what became of it, for the metrics.
+    /// Frees `lease` without an `await`: at once if the backend can, else by `work` on a runtime, if there is one, which says whether
+    /// it did. `became` is told once what became of the lock: `released`, `background` or `leaked`. Says whether the work goes on.
     pub(crate) fn in_background<F>(
         &self,
         lease: &Lease,
         hold_for: Duration,
         work: impl FnOnce(Lease) -> F,
-    ) -> &'static str
+        became: fn(&'static str),
+    ) -> bool
     where
-        F: Future<Output = ()> + Send + 'static,
+        F: Future<Output = bool> + Send + 'static,
     {
         if self.backend.release_now(lease, hold_for) {
-            return "released";
+            became("released");
+            return false;
         }
         let Some(runtime) = tokio::runtime::Handle::try_current().ok().or_else(|| self.runtime()) else {
             tracing::warn!(name = %lease.name, "no runtime to release a lock on: it stays until its ttl ends");
-            return "leaked";
+            became("leaked");
+            return false;
         };
         let work = work(lease.clone());
-        let unfinished = Unfinished(Some(lease.clone()));
+        let unfinished = Unfinished { lease: Some(lease.clone()), became };
         runtime.spawn(async move {
             let mut unfinished = unfinished;
-            work.await;
-            unfinished.0 = None;
+            let freed = work.await;
+            unfinished.lease = None;
+            became(if freed { "background" } else { "leaked" });
         });
-        "background"
+        true
     }
 }
 
 /// Reports a background release that a dying runtime dropped.
-struct Unfinished(Option<Lease>);
+struct Unfinished {
+    lease: Option<Lease>,
+    became: fn(&'static str),
+}
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if let Some(lease) = &self.0 {
-            metrics::dropped("leaked");
+        if let Some(lease) = &self.lease {
+            (self.became)("leaked");
             tracing::warn!(name = %lease.name, "the runtime ended before a lock was released: it stays until its ttl ends");
         }
     }

@@ -19,7 +19,7 @@ use crate::{
     hold::Hold,
     holder::Holder,
     keeper::no_reply,
-    lease::FencingToken,
+    lease::{FencingToken, Lease},
     locker::Shared,
     lost::Lost,
     metrics,
@@ -262,15 +262,16 @@ impl Drop for Guard {
         self.stop_renewing();
         let (hold, shared) = (Arc::clone(&self.hold), Arc::clone(&self.shared));
         let (limit, hold_for) = (hold.timing.attempt_timeout, hold.hold_for());
-        let then = self.shared.in_background(&self.hold.lease, hold_for, async move |lease| {
+        let work = async move |lease: Lease| {
             let _requests = timeout(limit, hold.requests.lock()).await;
-            if let Err(error) = shared.release_repeatedly(&lease, hold_for, limit, held).await {
+            let answer = shared.release_repeatedly(&lease, hold_for, limit, held).await;
+            if let Err(error) = &answer {
                 tracing::warn!(name = %lease.name, %error, "a dropped guard's lock could not be released: it stays until its ttl ends");
             }
             hold.end_turn();
-        });
-        metrics::dropped(then);
-        if then != "background" {
+            answer.is_ok()
+        };
+        if !self.shared.in_background(&self.hold.lease, hold_for, work, metrics::dropped) {
             self.hold.end_turn();
         }
     }

@@ -15,32 +15,9 @@ use crate::{
     lost::{LossReason, Lost},
     metrics,
     options::Timing,
+    pulse::{Pulse, TICK},
     queue::Turn,
 };
-
-/// How long at most passes between two looks at the clocks while locks are held.
-pub(crate) const TICK: Duration = Duration::from_secs(1);
-/// A gap between two looks that is longer than this means that the process did not run.
-const FROZEN: Duration = Duration::from_millis(1_500);
-
-/// When this process last looked at its clocks, `None` while nobody does; shared by all holds of a `Locker`.
-#[derive(Debug, Default)]
-pub(crate) struct Pulse(Mutex<Option<Moment>>);
-
-impl Pulse {
-    pub(crate) fn beat(&self, now: Moment) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
-    }
-
-    /// From now on silence does not mean that the process is frozen.
-    pub(crate) fn stop(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    fn age(&self, now: Moment) -> Option<Duration> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|last| now.since(last))
-    }
-}
 
 /// The limits of a hold that no renewal moves.
 #[derive(Debug, Clone, Copy)]
@@ -179,7 +156,7 @@ impl Hold {
         if !state.valid_for.is_some_and(|limit| past(state.confirmed, limit)) {
             return None;
         }
-        if let Some(gap) = self.pulse.age(now).filter(|gap| *gap > FROZEN) {
+        if let Some(gap) = self.pulse.frozen_for(now) {
             return Some(LossReason::FrozenFor(gap));
         }
         let since = now.since(state.confirmed);

@@ -20,8 +20,9 @@ use crate::{
     capabilities::Pace,
     clock::{Clock, Moment},
     error::{Error, ErrorKind, Operation},
-    hold::{Hold, Pulse, TICK},
+    hold::Hold,
     lease::LeaseId,
+    pulse::{Pulse, TICK},
 };
 
 /// Renewals that come due within this time of each other go out together.

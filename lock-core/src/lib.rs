@@ -27,6 +27,7 @@ pub mod memory;
 mod metrics;
 mod name;
 mod options;
+mod pulse;
 mod queue;
 pub mod registry;
 mod request;

@@ -34,7 +34,8 @@ pub(crate) fn ambiguity_resolved(operation: &'static str, found: &'static str) {
     counter!("dlock_ambiguous_resolved_total", "operation" => operation, "as" => found).increment(1);
 }
 
-/// Guards that were dropped without a release, by what became of the lock: `released`, `background`, `leaked`.
+/// Guards that were dropped without a release, each once, by what became of the lock: `released` at once, released in the `background`,
+/// `leaked` until its ttl ends.
 pub(crate) fn dropped(then: &'static str) {
     counter!("dlock_guards_dropped_total", "then" => then).increment(1);
 }

@@ -84,6 +84,9 @@ impl LockRequest {
 
     /// Waits for the lock for at most `wait`, then says who holds it. Zero is one attempt.
     ///
+    /// Takes longer than `wait` by one request at most, as a request that is under way when it ends is not given up: see
+    /// [`Timing::attempt_timeout`]. With `wait` zero that request is repeated at most twice if it gets no answer.
+    ///
     /// Waiters of one process queue for a name first-in first-out.
     ///
     /// # Errors

@@ -122,6 +122,19 @@ async fn a_store_that_hangs_does_not_hold_the_caller_past_its_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_bounded_wait_takes_one_request_longer_at_most() {
+    let rig = Rig::new();
+    rig.network.always(Operation::Acquire, Fault::LoseRequest);
+    let started = Instant::now();
+    rig.locker.acquire_within(NAME, secs(1)).await.unwrap_err();
+    assert_close(started.elapsed(), secs(5));
+    // One is under way when the time is over.
+    let started = Instant::now();
+    rig.locker.acquire_within(NAME, secs(12)).await.unwrap_err();
+    assert!((secs(12)..=secs(17)).contains(&started.elapsed()), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_waiter_whose_grant_came_too_late_keeps_its_turn() {
     let rig = Rig::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
     rig.network.next(Operation::Acquire, Fault::LoseReply);
