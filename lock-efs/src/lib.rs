@@ -14,6 +14,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzzing;
 mod lockfile;
+mod look;
 mod mount;
 mod nfs;
 mod probe;

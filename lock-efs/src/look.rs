@@ -1,0 +1,53 @@
+//! Who holds which locks, for those who only look.
+
+use std::{fs, io};
+
+use lock_core::{Error, ErrorKind, Holder, LockName};
+
+use crate::{
+    encode, error, nfs,
+    probe::{self, KernelLocks},
+    sidecar::{self, Seen},
+    store::{Files, Store, now_us},
+};
+
+impl Store {
+    pub(crate) fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        self.look(&self.files(&encode::encode(name)), &KernelLocks::read())
+    }
+
+    pub(crate) fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+        let fail = |e: io::Error| error::at("list the directory", self.directory(), e);
+        let known = KernelLocks::read();
+        let mut locks = Vec::new();
+        for entry in fs::read_dir(self.directory()).map_err(fail)? {
+            let file_name = entry.map_err(fail)?.file_name();
+            let Some(stem) = file_name.to_str().and_then(|n| n.strip_suffix(".lock")) else { continue };
+            let files = self.files(stem);
+            let Some(name) = name_of(stem, &files).filter(|n| n.as_str().starts_with(prefix)) else { continue };
+            match self.look(&files, &known) {
+                Ok(holder) => locks.extend(holder.map(|h| (name, h))),
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    tracing::debug!(%name, %error, "not listed: another user's lock that is not known to be held");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        locks.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(locks)
+    }
+
+    fn look(&self, files: &Files, known: &KernelLocks) -> Result<Option<Holder>, Error> {
+        let locked = if self.is_nfs() { nfs::is_locked(&files.lock)? } else { probe::is_locked(&files.lock, known)? };
+        let seen = sidecar::peek(&files.record);
+        Ok(if locked { Some(seen.holder(now_us())) } else { seen.min_holder(now_us()) })
+    }
+}
+
+fn name_of(stem: &str, files: &Files) -> Option<LockName> {
+    if !encode::has_digest(stem) {
+        return encode::decode(stem);
+    }
+    let Seen::Record(record) = sidecar::peek(&files.record) else { return None };
+    LockName::new(record.body.name).ok().filter(|name| encode::encode(name) == stem)
+}
