@@ -282,6 +282,11 @@ impl RedisCluster {
         &self.nodes
     }
 
+    /// Kills a node; everything in it is lost.
+    pub fn kill(&mut self, node: usize) {
+        self.nodes[node].kill();
+    }
+
     /// The id of a node.
     ///
     /// # Panics

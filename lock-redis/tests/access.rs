@@ -123,6 +123,23 @@ async fn locks_need_no_more_than_the_documented_rules() {
 }
 
 #[tokio::test]
+async fn who_may_not_wake_others_can_release_all_the_same() {
+    let server = RedisServer::start();
+    let waiter = RedisBackend::new(tcp(&server)).unwrap();
+    for missing in ["+publish", "+zpopmin"] {
+        let rules = RULES.iter().filter(|rule| **rule != missing);
+        let set: Vec<_> = ["ACL", "SETUSER", "quiet", "reset", "on", ">s3cret"].iter().chain(rules).copied().collect();
+        assert_eq!(server.command(&set), "+OK\r\n");
+        let quiet = RedisBackend::new(tcp(&server).login("quiet", "s3cret")).unwrap();
+        let claim = claim("job");
+        let Attempt::Granted(grant) = quiet.acquire(&claim).await.unwrap() else { panic!("the lock is free") };
+        let _watch = waiter.watch(&claim.name).await.unwrap().expect("Redis wakes");
+        let released = quiet.release(&claim.lease(grant.token), Duration::ZERO).await;
+        assert_eq!(released.unwrap(), Release::Released, "without {missing}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_not_ambiguous() {
     let mut server = RedisServer::start();
     server.kill();

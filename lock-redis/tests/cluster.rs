@@ -287,6 +287,23 @@ async fn names_that_begin_with_braces_have_all_their_keys_in_one_slot() {
 }
 
 #[tokio::test]
+async fn a_replica_takes_over_the_locks_of_a_node_that_died() {
+    let mut cluster = RedisCluster::with_replicas();
+    let seed = Address::tcp("127.0.0.1", cluster.nodes()[1].port());
+    let backend = RedisBackend::new(RedisConfig::new(Topology::Cluster(vec![seed]))).unwrap();
+    let (kept, _) = name_on(&cluster, 0, "kept");
+    let (lease, _) = granted(&backend, &claim(&kept, LONG)).await;
+    let replicated = async || cluster.replicas()[0].command(&["KEYS", "*"]).contains(&format!("{{{kept}}}:t"));
+    until("the replica to have the lock", replicated).await;
+    cluster.kill(0);
+    until("the failover", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
+    common::refused(&backend, &claim(&kept, LONG)).await;
+    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    let (next, _) = granted(&backend, &claim(&kept, LONG)).await;
+    assert!(next.token > lease.token);
+}
+
+#[tokio::test]
 async fn a_dead_node_holds_up_no_lock_of_another() {
     let cluster = RedisCluster::start();
     // Whoever waits for the dead node does so for a minute.

@@ -172,6 +172,20 @@ async fn a_waiter_blocks_on_the_signal_of_python_redis_lock_again_when_its_conne
 }
 
 #[tokio::test]
+async fn releases_leave_one_signal_for_python_redis_lock_and_not_for_long() {
+    let server = RedisServer::start();
+    let ours = client_like(&server, Compat::PythonRedisLock);
+    for _ in 0..2 {
+        let (lease, _) = granted(&ours, &claim("job", LONG)).await;
+        assert_eq!(ours.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    }
+    // A second one would wake a second waiter, for one lock.
+    assert_ne!(server.command(&["LLEN", "lock-signal:job"]), ":2\r\n");
+    let gone = async || server.command(&["EXISTS", "lock-signal:job"]) == ":0\r\n";
+    until("the end of a signal that nobody took", gone).await;
+}
+
+#[tokio::test]
 async fn a_foreign_lock_without_a_ttl_is_said_to_never_expire() {
     let server = RedisServer::start();
     let (ours, mut theirs) = (client_like(&server, Compat::RedisPy), Python::start(&server, "redis-py-for-ever"));
@@ -179,6 +193,10 @@ async fn a_foreign_lock_without_a_ttl_is_said_to_never_expire() {
     let holder = refused(&ours, &claim("job", LONG)).await;
     assert_eq!(holder.foreign.as_deref(), Some("a foreign Redis client whose key never expires"));
     assert_eq!((holder.expires_in, holder.version), (None, None));
+    // Any key may be anything there, so only what says itself that it is a lock is listed.
+    let (other, _) = granted(&ours, &claim("other", LONG)).await;
+    let listed: Vec<_> = ours.list("").await.unwrap().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(listed, [other.name]);
     assert_eq!(theirs.ask("release").await, "released");
 }
 

@@ -4,15 +4,15 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{claim, client, granted, name, outlives_its_validity, refused, until};
-use futures_util::FutureExt as _;
+use common::{at, claim, client, granted, name, outlives_its_validity, refused, until};
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use integration::{
     Direction::{Replies, Requests},
     Proxy,
     redis::RedisServer,
 };
 use lock_core::{
-    LossReason,
+    ErrorKind, LossReason,
     backend::{Backend, Release, Renewal},
 };
 use lock_redis::RedisBackend;
@@ -65,6 +65,23 @@ async fn a_silent_connection_is_replaced_although_callers_give_up_early() {
 }
 
 #[tokio::test]
+async fn a_connection_that_always_owes_something_and_answers_is_kept() {
+    let (_server, proxy, _, direct) = rig().await;
+    let (lease, _) = granted(&direct, &claim("job", LONG)).await;
+    let timeout = Duration::from_secs(3);
+    let through = RedisBackend::new(at(proxy.addr()).timeout(timeout)).unwrap();
+    assert_eq!(through.renew(&lease).await.unwrap(), Renewal::Renewed);
+    proxy.delay(Requests, Duration::from_millis(50));
+    let (before, start) = (proxy.connections(), Instant::now());
+    let mut under_way: FuturesUnordered<_> = (0..4).map(|_| through.renew(&lease)).collect();
+    while start.elapsed() < timeout + timeout / 4 {
+        assert_eq!(under_way.next().await.unwrap().unwrap(), Renewal::Renewed);
+        under_way.push(through.renew(&lease));
+    }
+    assert_eq!(proxy.connections(), before);
+}
+
+#[tokio::test]
 async fn a_server_that_is_away_is_asked_with_pauses_and_one_attempt_serves_all() {
     let (_server, proxy, through, _) = rig().await;
     proxy.refuse();
@@ -80,6 +97,30 @@ async fn a_server_that_is_away_is_asked_with_pauses_and_one_attempt_serves_all()
     assert!((2..=8).contains(&attempts), "{attempts} connections for thousands of requests");
     proxy.heal();
     until("the server to be asked again", async || through.inspect(&name("x")).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn requests_that_begin_together_share_one_connection() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.addr()).await;
+    let (backend, probe) = (client(proxy.addr()), name("x"));
+    let answers = futures_util::future::join_all((0..20).map(|_| backend.inspect(&probe))).await;
+    assert!(answers.iter().all(Result::is_ok), "{answers:?}");
+    assert_eq!(proxy.connections(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_has_become_a_replica_is_connected_to_anew() {
+    let (server, proxy, through, _) = rig().await;
+    let (lease, _) = granted(&through, &claim("job", LONG)).await;
+    // As where an operator turns primary and replica round and moves the name: nobody ends the connection to the old one.
+    server.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    let before = proxy.connections();
+    assert_eq!(through.renew(&lease).await.unwrap_err().kind(), ErrorKind::Full);
+    assert!(through.renew(&lease).await.is_err());
+    assert_eq!(proxy.connections(), before + 1, "the name may lead to the new primary now");
+    server.command(&["REPLICAOF", "NO", "ONE"]);
+    until("the renewal", async || matches!(through.renew(&lease).await, Ok(Renewal::Renewed))).await;
 }
 
 #[tokio::test]

@@ -83,6 +83,42 @@ async fn a_foreign_value_is_respected_by_every_operation() {
 }
 
 #[tokio::test]
+async fn who_was_broken_is_not_said_to_have_crashed() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    assert_eq!(backend.break_lock(&lease.name, &lease.id.to_string(), "test").await.unwrap(), Break::Broken);
+    let (_, grant) = granted(&backend, &claim("job", LONG)).await;
+    assert_eq!(grant.crashed, None);
+    server.command(&["DEL", "dlock:{job}"]);
+    let (_, grant) = granted(&backend, &claim("job", LONG)).await;
+    assert!(grant.crashed.is_some(), "this one has");
+}
+
+#[tokio::test]
+async fn locks_are_listed_from_among_many_keys() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    // More than SCAN goes through in a step.
+    server.command(&["EVAL", "for i = 1, 5000 do redis.call('SET', 'dlock:{other-' .. i .. '}:t', 1) end", "0"]);
+    let mut names = Vec::new();
+    for n in 0..20 {
+        names.push(granted(&backend, &claim(&format!("job-{n:02}"), LONG)).await.0.name);
+    }
+    // A prefix is no pattern.
+    granted(&backend, &claim("job?", LONG)).await;
+    let listed = async |prefix: &str| backend.list(prefix).await.unwrap().into_iter().map(|(name, _)| name);
+    assert_eq!(listed("job-").await.collect::<Vec<_>>(), names);
+    assert_eq!(listed("job?").await.collect::<Vec<_>>(), [name("job?")]);
+    // Names whose keys are escaped.
+    for odd in ["}job", "%job"] {
+        granted(&backend, &claim(odd, LONG)).await;
+        assert_eq!(listed(&odd[..1]).await.collect::<Vec<_>>(), [name(odd)]);
+    }
+    assert_eq!(listed("").await.count(), 23);
+}
+
+#[tokio::test]
 async fn a_released_lock_leaves_its_token_and_that_for_a_month() {
     let server = RedisServer::start();
     let backend = client(server.addr());

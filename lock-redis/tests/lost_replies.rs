@@ -41,6 +41,7 @@ everywhere! {
     an_acquire_whose_reply_was_lost_is_found_to_be_ours,
     an_acquire_whose_request_was_lost_is_granted_when_repeated,
     an_acquire_that_arrives_after_its_own_release_leaves_no_lock,
+    an_acquire_that_arrives_again_after_the_release_of_its_lock_leaves_no_lock,
     an_acquire_that_was_given_up_unanswered_leaves_no_lock,
     a_renewal_whose_reply_was_lost_has_renewed,
     a_release_whose_reply_was_lost_has_released_and_spares_the_successor,
@@ -116,6 +117,20 @@ async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock(rig: Rig) 
     assert!(rig.through.acquire(&late).await.unwrap_err().is_ambiguous());
     // The same process gives up, over another way.
     assert_eq!(rig.direct.release(&late.lease(None), Duration::ZERO).await.unwrap(), Release::NotHeld(None));
+    let before = rig.scripts_run();
+    rig.heal();
+    let arrived = async || rig.scripts_run().iter().zip(&before).all(|(now, before)| now > before);
+    until("the late request to arrive", arrived).await;
+    assert!(free(&rig).await, "the late acquire was refused");
+}
+
+async fn an_acquire_that_arrives_again_after_the_release_of_its_lock_leaves_no_lock(rig: Rig) {
+    let claim = claim(JOB, LONG);
+    rig.hold(Requests);
+    assert!(rig.through.acquire(&claim).await.unwrap_err().is_ambiguous());
+    // Its repetition is faster, over another way.
+    let (lease, _) = granted(&rig.direct, &claim).await;
+    assert_eq!(rig.direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     let before = rig.scripts_run();
     rig.heal();
     let arrived = async || rig.scripts_run().iter().zip(&before).all(|(now, before)| now > before);

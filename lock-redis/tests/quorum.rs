@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{claim, client, granted, until};
-use integration::redis::RedisServer;
+use common::{claim, client, granted, name, refused, rig::Rig, until};
+use integration::{Direction, redis::RedisServer};
 use lock_core::{
-    ErrorKind, LockName,
+    ErrorKind, FencingToken, LockName, LossReason,
     backend::{Attempt, Backend, Release, Renewal},
     testing::{Subject, Vandalism},
 };
@@ -139,6 +139,79 @@ async fn an_attempt_without_majority_leaves_nothing_behind() {
     for server in &servers[..2] {
         granted(&client(server.addr()), &claim("job", LONG)).await;
     }
-    common::refused(&backend, &claim("job", LONG)).await;
+    refused(&backend, &claim("job", LONG)).await;
     assert_eq!(servers[2].command(&["EXISTS", "dlock:{job}"]), ":0\r\n");
+}
+
+#[tokio::test]
+async fn a_minority_that_forgot_the_lock_does_not_end_it() {
+    let servers = start(3);
+    let backend = client_of(&servers);
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    servers[0].command(&["FLUSHALL"]);
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
+    // One renews, one does not hold it, and one may have renewed.
+    servers[2].daemon().freeze();
+    let error = backend.renew(&lease).await.unwrap_err();
+    assert!(error.is_retryable() && error.is_ambiguous(), "{error:?}");
+    servers[1].command(&["FLUSHALL"]);
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::RecordGone));
+}
+
+#[tokio::test]
+async fn a_release_of_which_too_few_servers_know_is_not_said_to_be_one_or_none() {
+    let servers = start(3);
+    let backend = client_of(&servers);
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    servers[0].command(&["FLUSHALL"]);
+    servers[2].daemon().freeze();
+    let error = backend.release(&lease, Duration::ZERO).await.unwrap_err();
+    assert!(error.is_retryable() && error.is_ambiguous(), "{error:?}");
+    servers[2].daemon().thaw();
+    until("the last server", async || backend.release(&lease, Duration::ZERO).await.is_ok()).await;
+    assert_eq!(backend.inspect(&lease.name).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_a_minority_holds_is_no_lock() {
+    let servers = start(3);
+    let backend = client_of(&servers);
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    assert_eq!(backend.list("").await.unwrap().len(), 1);
+    for server in &servers[..2] {
+        server.command(&["FLUSHALL"]);
+    }
+    assert_eq!(backend.inspect(&name("job")).await.unwrap(), None);
+    assert_eq!(backend.list("").await.unwrap(), []);
+    let larger = FencingToken::new(lease.token.unwrap().get() + 1).unwrap();
+    assert!(!backend.raise(&lease, larger).await.unwrap(), "a token that only a minority knows");
+}
+
+#[tokio::test]
+async fn all_servers_are_asked_at_once() {
+    let rig = Rig::quorum().await;
+    // Whoever is asked after another has answered is not asked here.
+    let backend = RedisBackend::new(rig.config.clone().timeout(LONG)).unwrap();
+    assert_eq!(backend.inspect(&name("job")).await.unwrap(), None);
+    rig.hold(Direction::Requests);
+    let sent = || rig.proxies.iter().map(|proxy| proxy.bytes(Direction::Requests));
+    let before: Vec<_> = sent().collect();
+    let asking = tokio::spawn(async move { granted(&backend, &claim("job", LONG)).await });
+    until("all to be asked", async || sent().zip(&before).all(|(now, before)| now > *before)).await;
+    rig.heal();
+    asking.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_silent_server_is_not_waited_for_longer_than_a_part_of_the_ttl() {
+    let servers = start(3);
+    let addresses = servers.iter().map(|server| Address::tcp("127.0.0.1", server.port())).collect();
+    let patient = RedisConfig::new(Topology::Quorum(addresses)).timeout(LONG);
+    let backend = RedisBackend::new(patient).unwrap();
+    assert_eq!(backend.inspect(&name("job")).await.unwrap(), None);
+    servers[2].daemon().freeze();
+    let in_time = until("a lock", async || {
+        matches!(backend.acquire(&claim("job", Duration::from_secs(4))).await, Ok(Attempt::Granted(_)))
+    });
+    tokio::time::timeout(LONG / 2, in_time).await.expect("its answer is not waited for until the timeout");
 }
