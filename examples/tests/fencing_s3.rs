@@ -9,14 +9,11 @@ use dlock::{
     FencingToken,
     fencing::s3::{METADATA, Pointer, Put, Seen},
 };
-use integration::{Daemon, free_port, python::python, redis::wait_for};
+use integration::moto::Moto;
 
 const KEY: &str = "report";
 
-struct Bucket {
-    port: u16,
-    daemon: Daemon,
-}
+struct Bucket(Moto);
 
 struct Reply {
     status: u16,
@@ -26,25 +23,15 @@ struct Reply {
 
 impl Bucket {
     fn start() -> Self {
-        let python = python().into_os_string().into_string().expect("a path of the build is UTF-8");
-        for _ in 0..5 {
-            let port = free_port();
-            let args = ["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()].map(String::from);
-            let bucket = Self { port, daemon: Daemon::start(&python, "python3-venv", &args) };
-            let answers = || TcpStream::connect(("127.0.0.1", port)).is_ok();
-            // Another test may take the port first.
-            if wait_for("moto to answer", || answers() || !bucket.daemon.runs()) && bucket.daemon.runs() {
-                assert_eq!(bucket.request("PUT", "", &[], "").status, 200, "the bucket is made");
-                return bucket;
-            }
-        }
-        panic!("moto does not start; see its output above");
+        let bucket = Self(Moto::start());
+        assert_eq!(bucket.request("PUT", "", &[], "").status, 200, "the bucket is made");
+        bucket
     }
 
     fn request(&self, method: &str, key: &str, headers: &[(&str, String)], body: &str) -> Reply {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let mut stream = TcpStream::connect(self.0.address()).unwrap();
         let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let (host, length) = (format!("127.0.0.1:{}", self.port), body.len());
+        let (host, length) = (self.0.address(), body.len());
         let authorization =
             "AWS4-HMAC-SHA256 Credential=test/20261122/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
         write!(

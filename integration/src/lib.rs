@@ -4,6 +4,7 @@
 
 mod daemon;
 pub mod dynamodb;
+pub mod moto;
 pub mod nfs;
 pub mod postgres;
 pub mod python;

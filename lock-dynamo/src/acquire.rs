@@ -132,7 +132,8 @@ impl DynamoBackend {
         }
     }
 
-    /// The lock is ours in the item of this version, written at `at`; but its expiry may have been written by a wrong clock.
+    /// The lock is ours in the item of this version, written at `at`; but all that is a time in it may be that of a wrong clock: its expiry, and
+    /// its token, where no record of an earlier one has kept it from going back.
     async fn granted(
         &self,
         claim: &Claim,
@@ -141,14 +142,20 @@ impl DynamoBackend {
         version: &str,
         crashed: Option<Holder>,
     ) -> Result<Attempt, Error> {
-        let token = self.config.layout.fences().then_some(token);
-        if !self.stands(at)
-            && let Written::Refused(item) = self.correct(&claim.lease(token), version).await?
-        {
-            // Too early an expiry invited somebody else, who is in his rights.
-            return self.beaten(claim, item);
+        let layout = &self.config.layout;
+        let mut token = token;
+        if !self.stands(at) {
+            let now = self.clock.now();
+            token = next_token(Some(token), now)?;
+            let lease = claim.lease(Some(token));
+            let change = Change::correct_grant(layout, &lease, now, token, self.idle(), version);
+            if let Written::Refused(item) = self.write_again(&claim.name, change).await? {
+                // Too early an expiry invited somebody else, who is in his rights.
+                return self.beaten(claim, item);
+            }
         }
         self.observations.forget(&claim.name);
+        let token = layout.fences().then_some(token);
         Ok(Attempt::Granted(Grant { token, crashed, already_ours: false }))
     }
 

@@ -158,9 +158,17 @@ impl DynamoBackend {
 
     /// Makes `lease`, whose item has this version, last from now on, whatever was written before.
     pub(crate) async fn correct(&self, lease: &Lease, version: &str) -> Result<Written, Error> {
-        let change = Change::correct(&self.config.layout, lease, self.clock.now(), self.idle(), version);
+        self.write_again(
+            &lease.name,
+            Change::correct(&self.config.layout, lease, self.clock.now(), self.idle(), version),
+        )
+        .await
+    }
+
+    /// Writes an item that is ours already.
+    pub(crate) async fn write_again(&self, name: &LockName, change: Change<'_>) -> Result<Written, Error> {
         // What went before this has taken effect, whatever becomes of this.
-        self.update(&lease.name, change).await.map_err(|error| error.with_ambiguous(true))
+        self.update(name, change).await.map_err(|error| error.with_ambiguous(true))
     }
 
     /// Whether what was written with `reading` stands, now that the reply has shown the store's clock.

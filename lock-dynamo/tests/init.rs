@@ -2,10 +2,11 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
-use aws_sdk_dynamodb::types::TimeToLiveStatus;
-use common::{Table, claim};
+use aws_sdk_dynamodb::types::{PointInTimeRecoveryStatus, TimeToLiveStatus};
+use common::{Table, claim, raw_client};
+use integration::moto::Moto;
 use lock_core::{
     ErrorKind, LeaseId,
     backend::{Attempt, Backend},
@@ -50,6 +51,41 @@ async fn what_the_server_cannot_do_is_said_in_its_words() {
     let error = DynamoBackend::new(table.config()).init(&TableOptions::default().tag("team", "etl")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     assert!(error.to_string().contains("Tagging"), "{error}");
+}
+
+/// A server that has tags and backups, unlike DynamoDB Local.
+#[tokio::test]
+async fn options_hold_for_a_table_that_is_new_and_for_one_that_is_there() {
+    let moto = tokio::task::spawn_blocking(Moto::start).await.unwrap();
+    let client = raw_client(&moto.endpoint());
+    for table in ["new", "there"] {
+        let config = DynamoConfig::new(table).endpoint(moto.endpoint()).region("eu-central-1");
+        let backend = DynamoBackend::new(config.credentials("test", "test", None));
+        let is_there = table == "there";
+        if is_there {
+            assert!(backend.init(&TableOptions::default().collect_idle(false)).await.unwrap());
+            assert!(backend.check().await.unwrap().warnings[0].starts_with("TTL is off"));
+        }
+        let all = TableOptions::default().tag("team", "etl").tag("stage", "prod");
+        let all = all.point_in_time_recovery(true).deletion_protection(true);
+        for already in [is_there, true] {
+            assert_eq!(backend.init(&all).await.unwrap(), !already, "{table}");
+            let check = backend.check().await.unwrap();
+            assert!(check.problems.is_empty() && check.warnings.is_empty(), "{table}: {check:?}");
+            let shown = client.describe_table().table_name(table).send().await.unwrap().table.unwrap();
+            assert_eq!(shown.deletion_protection_enabled(), Some(true), "{table}");
+            let tags = client.list_tags_of_resource().resource_arn(shown.table_arn().unwrap()).send().await.unwrap();
+            // A set, because this emulator keeps what is said twice.
+            let tags: BTreeSet<_> = tags.tags().iter().map(|tag| (tag.key(), tag.value())).collect();
+            assert_eq!(tags, BTreeSet::from([("stage", "prod"), ("team", "etl")]), "{table}");
+            let backups = client.describe_continuous_backups().table_name(table).send().await.unwrap();
+            let recovery = backups.continuous_backups_description.unwrap().point_in_time_recovery_description.unwrap();
+            let on = Some(&PointInTimeRecoveryStatus::Enabled);
+            assert_eq!(recovery.point_in_time_recovery_status(), on, "{table}");
+            // What was not asked for is left as it is.
+            assert!(!backend.init(&TableOptions::default()).await.unwrap());
+        }
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use common::{Table, claim};
 use integration::wire::{Fault, Wire};
 use lock_core::{
     ErrorKind, LossReason,
-    backend::{Attempt, Backend, Renewal},
+    backend::{Attempt, Backend, Claim, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema, TableOptions};
 use serde_json::json;
@@ -45,6 +45,21 @@ async fn looking_and_listing_ride_out_what_passes() {
     }
     wire.next(Fault::LoseReply);
     assert!(backend.inspect(&held.name).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_list_of_more_than_a_page_is_whole() {
+    let table = Table::new(Schema::Native).await;
+    let backend = DynamoBackend::new(table.config());
+    let big = |i| Claim { data: Some(vec![7; 300_000]), ..claim(&format!("lock{i}"), LONG) };
+    let claims: Vec<_> = (0..8).map(big).collect();
+    for claim in &claims {
+        assert!(matches!(backend.acquire(claim).await.unwrap(), Attempt::Granted(_)));
+    }
+    let page = table.client.scan().table_name(&table.name).send().await.unwrap();
+    assert!(page.last_evaluated_key().is_some() && page.count() < 8, "DynamoDB looks at a megabyte at a time");
+    let listed: Vec<_> = backend.list("lock").await.unwrap().into_iter().map(|(name, _)| name).collect();
+    assert_eq!(listed, claims.into_iter().map(|claim| claim.name).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -1,8 +1,11 @@
 //! The backend as it is, SDK included, in the simulation of `integration`: on clients that are frozen, suspended, killed, cut off and lied to
 //! about the time, over a model of DynamoDB. Many more seeds: `SEEDS=10000 cargo test --release -p lock-dynamo --test simulation -- --nocapture`.
 
+mod by_hand;
 mod model;
+mod takeover;
 mod transport;
+mod writes;
 
 use integration::sim::{Mistake, search, simulate};
 use transport::SimulatedDynamo;

@@ -60,7 +60,10 @@ fn meaning((status, body): &(u16, Value)) -> Value {
     };
     let statements = body["Responses"].as_array().into_iter().flatten();
     let statements: Vec<_> = statements.map(|one| json!([code(&one["Error"]), one["Item"]])).collect();
-    json!([status, code(body), body["Item"], statements])
+    // A scan's order is the server's own.
+    let mut items: Vec<_> = body["Items"].as_array().into_iter().flatten().collect();
+    items.sort_by_key(|item| item["key"]["S"].as_str());
+    json!([status, code(body), body["Item"], statements, items, body["Count"], body["ScannedCount"]])
 }
 
 /// Requests by chance: of a few names and values, so that conditions hold now and then.
@@ -146,9 +149,12 @@ impl Chance {
     fn request(&mut self, table: &str) -> (&'static str, Value) {
         let key = self.one(&["one", "two", "three"]);
         let mut words = Words::default();
-        let kind = self.0.u8(..10);
+        let kind = self.0.u8(..11);
         if kind == 0 {
             return ("GetItem", json!({ "TableName": table, "Key": { "key": { "S": key } }, "ConsistentRead": true }));
+        }
+        if kind == 10 {
+            return ("Scan", self.scan(table, words));
         }
         let (update, update_ql) = if kind == 1 { Default::default() } else { self.update(&mut words) };
         let (condition, condition_ql) = self.condition(2, &mut words);
@@ -179,6 +185,23 @@ impl Chance {
         }
         body["UpdateExpression"] = update.trim_end().into();
         ("UpdateItem", body)
+    }
+}
+
+impl Chance {
+    fn scan(&mut self, table: &str, mut words: Words) -> Value {
+        let (mut filter, _) = self.condition(2, &mut words);
+        if self.0.bool() {
+            let (key, _) = words.name("key");
+            let prefix = words.value(json!({ "S": self.one(&["t", "two", "x"]) }));
+            filter += &format!(" AND begins_with({key}, {prefix})");
+        }
+        let mut body =
+            json!({ "TableName": table, "FilterExpression": filter, "ExpressionAttributeNames": words.names });
+        if !words.values.is_empty() {
+            body["ExpressionAttributeValues"] = json!(words.values);
+        }
+        body
     }
 }
 
@@ -216,6 +239,7 @@ fn the_model_answers_chance_requests_as_dynamodb_local_does() {
     }
     for (operation, status) in [
         ("GetItem", 200),
+        ("Scan", 200),
         ("UpdateItem", 200),
         ("UpdateItem", 400),
         ("DeleteItem", 200),
@@ -245,7 +269,7 @@ async fn the_model_answers_what_the_backend_asks_as_dynamodb_local_does() {
         let client = rng.usize(..3);
         let backend = &clients[client];
         let name = LockName::new(["a", "b", "c"][rng.usize(..3)]).unwrap();
-        match rng.u8(..12) {
+        match rng.u8(..13) {
             0..=4 => {
                 let (id, data) = (LeaseId::random(), rng.bool().then(|| b"data".to_vec()));
                 let ttl = Duration::from_millis(if rng.bool() { 1 } else { 60_000 });
@@ -285,11 +309,17 @@ async fn the_model_answers_what_the_backend_asks_as_dynamodb_local_does() {
             11 => {
                 let _ = backend.forget(&name).await.unwrap();
             }
+            12 => {
+                let prefix = ["", "a", "z"][rng.usize(..3)];
+                let listed = backend.list(prefix).await.unwrap();
+                assert!(listed.iter().all(|(name, _)| name.as_str().starts_with(prefix)), "{prefix}: {listed:?}");
+            }
             _ => {}
         }
     }
     for (operation, status) in [
         ("GetItem", 200),
+        ("Scan", 200),
         ("UpdateItem", 200),
         ("UpdateItem", 400),
         ("DeleteItem", 200),

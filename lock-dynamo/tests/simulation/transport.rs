@@ -1,6 +1,10 @@
 //! The SDK's HTTP client, replaced: by the simulated network, or by a function.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region, SharedCredentialsProvider};
@@ -85,6 +89,15 @@ impl HttpConnector for Simulated {
 /// Something that answers at once.
 pub(crate) trait Exchange: fmt::Debug + Send + Sync {
     fn exchange(&self, operation: &str, body: &Value) -> (u16, Value);
+
+    fn date(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    /// Whether the answers carry DynamoDB's request id.
+    fn is_dynamodb(&self) -> bool {
+        true
+    }
 }
 
 /// A configuration under which `server` answers all requests.
@@ -100,6 +113,10 @@ impl HttpConnector for Exchanged {
         let call = call(&request);
         let body = serde_json::from_str(&call.body).expect("the SDK sends JSON");
         let (status, body) = self.0.exchange(&call.operation, &body);
-        HttpConnectorFuture::ready(Ok(response(status, body.to_string(), std::time::SystemTime::now().into())))
+        let mut response = response(status, body.to_string(), self.0.date().into());
+        if !self.0.is_dynamodb() {
+            response.headers_mut().remove("x-amzn-requestid");
+        }
+        HttpConnectorFuture::ready(Ok(response))
     }
 }

@@ -60,6 +60,7 @@ impl Table {
     pub(super) fn call_with(&mut self, operation: &str, body: &Value, plant: &dyn Fn(&mut Write)) -> (u16, Value) {
         let answer = match operation {
             "GetItem" => self.get(body),
+            "Scan" => self.scan(body),
             "UpdateItem" => self.update(body, plant),
             "DeleteItem" => self.delete(body, plant),
             "BatchExecuteStatement" => self.batch(body, plant),
@@ -87,6 +88,18 @@ impl Table {
     fn get(&self, body: &Value) -> Result<Value, Refusal> {
         let item = self.items.get(&self.place(&body["Key"])?);
         Ok(item.map_or_else(|| json!({}), |item| json!({ "Item": item })))
+    }
+
+    /// In one page, which is all that the model has.
+    fn scan(&self, body: &Value) -> Result<Value, Refusal> {
+        if body.get("Limit").is_some() || body.get("ExclusiveStartKey").is_some() {
+            return Err(Refusal::Invalid("the model has no pages".into()));
+        }
+        let expressions = Expressions::new(body);
+        let filter = expressions.condition(body["FilterExpression"].as_str())?;
+        expressions.all_used()?;
+        let items: Vec<_> = self.items.values().filter(|item| filter.holds(Some(item))).collect();
+        Ok(json!({ "Items": items, "Count": items.len(), "ScannedCount": self.items.len() }))
     }
 
     fn update(&mut self, body: &Value, plant: &dyn Fn(&mut Write)) -> Result<Value, Refusal> {

@@ -1,0 +1,226 @@
+//! The backend over the model, on clocks that a test moves by hand: for moments that have to be exact, and orders of events that are rare.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use integration::sim::dynamodb::Table;
+use lock_core::{
+    LeaseId, LockName,
+    backend::{Attempt, Backend, Claim, Grant},
+    clock::{Clock, Moment},
+};
+use lock_dynamo::{DynamoBackend, DynamoConfig};
+use serde_json::{Value, json};
+
+use crate::transport::{self, Exchange};
+
+pub(crate) const BOUND: Duration = Duration::from_secs(2);
+pub(crate) const TTL: Duration = Duration::from_secs(30);
+const EPOCH: Duration = Duration::from_secs(1_700_000_000);
+
+/// What becomes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// The network delivers it twice, and its client gets the second answer.
+    Twice,
+    /// It arrives, and its client hears of an error.
+    ReplyLost,
+    /// Somebody else's write of this version to the item "a" arrives right before it.
+    After(&'static str),
+    /// A batch of which only the first statement is answered.
+    CutShort,
+}
+
+/// One table, its clock, and what it was asked.
+#[derive(Debug)]
+pub(crate) struct World {
+    table: Mutex<Table>,
+    time: Mutex<Duration>,
+    /// Something in between answers, with a date of its own.
+    proxied: bool,
+    seen: Mutex<Vec<(String, Value)>>,
+    next: Mutex<VecDeque<Option<Fate>>>,
+}
+
+impl World {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self::made(false))
+    }
+
+    /// Behind something that answers with a date of its own.
+    pub(crate) fn proxied() -> Arc<Self> {
+        Arc::new(Self::made(true))
+    }
+
+    fn made(proxied: bool) -> Self {
+        Self {
+            table: Mutex::new(Table::new(&["key"])),
+            // Not at the beginning of a second.
+            time: Mutex::new(EPOCH + Duration::from_millis(300)),
+            proxied,
+            seen: Mutex::default(),
+            next: Mutex::default(),
+        }
+    }
+
+    /// The store's time, since the Unix epoch.
+    pub(crate) fn now(&self) -> Duration {
+        *self.time.lock().unwrap()
+    }
+
+    pub(crate) fn pass(&self, time: Duration) {
+        *self.time.lock().unwrap() += time;
+    }
+
+    pub(crate) fn set(&self, time: Duration) {
+        *self.time.lock().unwrap() = time;
+    }
+
+    /// Adds what becomes of the next request that nothing is planned for; `None` for nothing unusual.
+    pub(crate) fn next(&self, fate: impl Into<Option<Fate>>) {
+        self.next.lock().unwrap().push_back(fate.into());
+    }
+
+    /// The operations since the last call.
+    pub(crate) fn take_seen(&self) -> Vec<String> {
+        std::mem::take(&mut *self.seen.lock().unwrap()).into_iter().map(|(operation, _)| operation).collect()
+    }
+
+    /// A process that has just started, on a machine whose wall clock is off by so many milliseconds.
+    pub(crate) fn process(self: &Arc<Self>, off: i64) -> DynamoBackend {
+        self.configured(off, |config| config)
+    }
+
+    pub(crate) fn configured(
+        self: &Arc<Self>,
+        off: i64,
+        configure: impl FnOnce(DynamoConfig) -> DynamoConfig,
+    ) -> DynamoBackend {
+        let config = configure(DynamoConfig::new("locks").skew_bound(BOUND));
+        let clock = self.clock(off);
+        self.clocked(config, clock)
+    }
+
+    fn clock(self: &Arc<Self>, off: i64) -> Arc<Hands> {
+        Arc::new(Hands { world: Arc::clone(self), off: Mutex::new(off), missed: Mutex::default() })
+    }
+
+    fn clocked(self: &Arc<Self>, config: DynamoConfig, clock: Arc<Hands>) -> DynamoBackend {
+        let sdk = transport::sdk_config(Arc::clone(self) as Arc<dyn Exchange>);
+        DynamoBackend::with_clock(config, clock).with_sdk_config(sdk)
+    }
+
+    /// A process, and the clock of its machine.
+    pub(crate) fn machine(self: &Arc<Self>) -> (DynamoBackend, Arc<Hands>) {
+        let clock = self.clock(0);
+        (self.clocked(DynamoConfig::new("locks").skew_bound(BOUND), Arc::clone(&clock)), clock)
+    }
+
+    /// The item of a name; empty when there is none.
+    pub(crate) fn item(&self, name: &str) -> Value {
+        let get = json!({ "TableName": "locks", "Key": { "key": { "S": name } } });
+        let (_, body) = self.table.lock().unwrap().call("GetItem", &get);
+        body["Item"].clone()
+    }
+
+    pub(crate) fn number(&self, name: &str, attribute: &str) -> i64 {
+        self.item(name)[attribute]["N"].as_str().expect("a number").parse().expect("of 64 bits")
+    }
+
+    /// Puts text into attributes, behind everybody's back.
+    pub(crate) fn put(&self, name: &str, attribute: &str, text: &str) {
+        let update = json!({
+            "TableName": "locks", "Key": { "key": { "S": name } }, "UpdateExpression": "SET #a = :v",
+            "ExpressionAttributeNames": { "#a": attribute }, "ExpressionAttributeValues": { ":v": { "S": text } },
+        });
+        assert_eq!(self.table.lock().unwrap().call("UpdateItem", &update).0, 200);
+    }
+
+    pub(crate) fn delete(&self, name: &str) {
+        let delete = json!({ "TableName": "locks", "Key": { "key": { "S": name } } });
+        assert_eq!(self.table.lock().unwrap().call("DeleteItem", &delete).0, 200);
+    }
+}
+
+impl Exchange for World {
+    fn exchange(&self, operation: &str, body: &Value) -> (u16, Value) {
+        self.seen.lock().unwrap().push((operation.into(), body.clone()));
+        let fate = self.next.lock().unwrap().pop_front().flatten();
+        if let Some(Fate::After(version)) = fate {
+            self.put("a", "version", version);
+        }
+        let mut table = self.table.lock().unwrap();
+        if fate == Some(Fate::Twice) {
+            let _ = table.call(operation, body);
+        }
+        let (status, mut body) = table.call(operation, body);
+        match fate {
+            Some(Fate::ReplyLost) => return (500, json!({ "__type": "InternalServerError", "message": "" })),
+            Some(Fate::CutShort) => body["Responses"].as_array_mut().expect("of a batch").truncate(1),
+            Some(Fate::Twice | Fate::After(_)) | None => {}
+        }
+        (status, body)
+    }
+
+    fn date(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.now()
+    }
+
+    fn is_dynamodb(&self) -> bool {
+        !self.proxied
+    }
+}
+
+/// The clocks of one machine.
+#[derive(Debug)]
+pub(crate) struct Hands {
+    world: Arc<World>,
+    /// The wall clock less the store's, in milliseconds.
+    off: Mutex<i64>,
+    /// What passed without any of them noticing.
+    missed: Mutex<Duration>,
+}
+
+impl Hands {
+    pub(crate) fn set_off(&self, millis: i64) {
+        *self.off.lock().unwrap() = millis;
+    }
+
+    /// Stops the machine for this long, as when it is moved while it runs.
+    pub(crate) fn miss(&self, time: Duration) {
+        *self.missed.lock().unwrap() += time;
+        self.world.pass(time);
+    }
+}
+
+impl Clock for Hands {
+    fn now(&self) -> Moment {
+        let (time, off) = (self.world.now() - *self.missed.lock().unwrap(), *self.off.lock().unwrap());
+        let shift = Duration::from_millis(off.unsigned_abs());
+        let wall = if off < 0 { time - shift } else { time + shift };
+        Moment { boot: time - EPOCH + Duration::from_secs(1_000), wall }
+    }
+}
+
+pub(crate) fn claim(name: &str) -> Claim {
+    let name = LockName::new(name).expect("a good name");
+    Claim { name, id: LeaseId::random(), owner: "test".into(), ttl: Some(TTL), data: None }
+}
+
+#[track_caller]
+pub(crate) fn granted(attempt: Result<Attempt, lock_core::Error>) -> Grant {
+    match attempt.expect("the store answers") {
+        Attempt::Granted(grant) => grant,
+        Attempt::Held(holder) => panic!("held by {holder}"),
+    }
+}
+
+/// Acquires for a new claim, which it returns with the token in its lease.
+pub(crate) async fn take(backend: &DynamoBackend, name: &str) -> lock_core::Lease {
+    let claim = claim(name);
+    let grant = granted(backend.acquire(&claim).await);
+    claim.lease(grant.token)
+}

@@ -1,0 +1,176 @@
+//! Who may take a lock that was not released, and from when on: to the microsecond, whatever the machines' clocks show.
+
+use std::time::Duration;
+
+use lock_core::{
+    ErrorKind,
+    backend::{Attempt, Backend},
+};
+use lock_dynamo::Takeover;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+use crate::by_hand::{BOUND, Fate, TTL, World, claim, granted, take};
+
+const MICRO: Duration = Duration::from_micros(1);
+const LONG: Duration = Duration::from_secs(24 * 3_600);
+
+/// When the lease that is recorded for `name` ends.
+fn expiry(world: &World, name: &str) -> Duration {
+    Duration::from_millis(world.number(name, "expires_at").try_into().unwrap())
+}
+
+#[tokio::test]
+async fn a_cold_process_gets_it_when_expiry_and_bound_have_passed_and_not_a_microsecond_before() {
+    let world = World::new();
+    let lease = take(&world.process(0), "a").await;
+    let free = expiry(&world, "a") + BOUND;
+    assert!(free - world.now() - TTL - BOUND <= Duration::from_millis(1), "a millisecond for rounding");
+    world.set(free - MICRO);
+    let Attempt::Held(holder) = world.process(0).acquire(&claim("a")).await.unwrap() else { panic!("too early") };
+    assert_eq!(holder.expires_in, Some(MICRO));
+    world.set(free);
+    let grant = granted(world.process(0).acquire(&claim("a")).await);
+    assert_eq!(grant.crashed.unwrap().token, lease.token);
+}
+
+#[tokio::test]
+async fn with_observed_takeover_no_time_on_any_clock_makes_a_cold_process_take_it() {
+    let world = World::new();
+    take(&world.process(0), "a").await;
+    world.pass(LONG);
+    let cold = world.configured(0, |config| config.takeover(Takeover::Observed));
+    let Attempt::Held(holder) = cold.acquire(&claim("a")).await.unwrap() else { panic!("unseen") };
+    assert_eq!(holder.expires_in, Some(TTL));
+}
+
+#[tokio::test]
+async fn a_warm_process_gets_what_it_saw_unchanged_for_the_holders_lease_and_not_a_microsecond_less() {
+    // Whatever its wall clock shows meanwhile.
+    for off in [0, -3_600_000, 3_600_000] {
+        let world = World::new();
+        let holder = world.process(0);
+        let lease = take(&holder, "a").await;
+        world.pass(Duration::from_secs(1));
+        let warm = world.configured(off, |config| config.takeover(Takeover::Observed));
+        let mut impatient = claim("a");
+        impatient.ttl = Some(Duration::from_millis(1));
+        assert!(matches!(warm.acquire(&impatient).await.unwrap(), Attempt::Held(_)));
+        world.pass(TTL - MICRO);
+        let _ = holder.renew(&lease).await.unwrap();
+        assert!(matches!(warm.acquire(&impatient).await.unwrap(), Attempt::Held(_)), "a heartbeat");
+        world.pass(TTL - MICRO);
+        assert!(matches!(warm.acquire(&impatient).await.unwrap(), Attempt::Held(_)), "{off}: too early");
+        world.pass(MICRO);
+        world.take_seen();
+        assert!(granted(warm.acquire(&impatient).await).crashed.is_some(), "{off}");
+        assert_eq!(world.take_seen()[..2], ["UpdateItem"; 2], "one attempt");
+    }
+}
+
+/// How much earlier than its lease ends a lock may be free for others, by a date that was cut right before it would have changed. The guard's
+/// margin, a tenth of the ttl, is larger.
+const GRACE: Duration = Duration::from_millis(250);
+
+#[tokio::test]
+async fn no_two_wrong_clocks_together_rob_a_holder() {
+    let clocks = [-3_600_000, -2_100, -1_900, -1_100, -900, -400, 0, 400, 900, 1_100, 1_900, 2_100, 3_600_000];
+    let mut taken = 0;
+    for holder in clocks {
+        for contender in clocks {
+            for fraction in [0, 330, 660, 990] {
+                let world = World::new();
+                world.pass(Duration::from_millis(fraction));
+                let sent = world.now();
+                take(&world.process(holder), "a").await;
+                world.set(sent + TTL - GRACE - Duration::from_millis(1));
+                let attempt = world.process(contender).acquire(&claim("a")).await;
+                let what = format!("the holder's clock is off by {holder} ms, the contender's by {contender}");
+                assert!(!matches!(attempt, Ok(Attempt::Granted(_))), "robbed: {what}");
+                // And a contender whose clock is good gets it in the end.
+                world.set(sent + TTL + 2 * BOUND);
+                let attempt = world.process(contender).acquire(&claim("a")).await;
+                let is_granted = matches!(attempt, Ok(Attempt::Granted(_)));
+                assert!(is_granted || contender.abs() > 900, "blocked: {what}: {attempt:?}");
+                taken += u32::from(is_granted);
+            }
+        }
+    }
+    assert!(taken > 13 * 5 * 4);
+}
+
+#[tokio::test]
+async fn a_clock_that_is_off_is_an_error_that_says_by_how_much_and_is_measured() {
+    let recorder = DebuggingRecorder::new();
+    let metrics = recorder.snapshotter();
+    let _recording = metrics::set_default_local_recorder(&recorder);
+    let world = World::new();
+    take(&world.process(0), "a").await;
+    world.set(expiry(&world, "a") + BOUND + LONG);
+    for (off, shown) in [(3_600_000, "is +3599.3 s off"), (-3_600_000, "is -3599.7 s off")] {
+        let wrong = world.process(off);
+        // Not at once: the first request of a clock that is ahead, or behind, must not decide either.
+        let error = wrong.acquire(&claim("a")).await.unwrap_err();
+        assert!(error.kind() == ErrorKind::Config && error.is_retryable() && !error.is_ambiguous(), "{error}");
+        assert!(error.to_string().contains(shown) && error.to_string().contains("skew bound 2s"), "{error}");
+    }
+    let all = metrics.snapshot().into_vec();
+    let value = |name: &str| {
+        let found = all.iter().find(|(key, ..)| key.key().name() == name).unwrap_or_else(|| panic!("no {name}"));
+        &found.3
+    };
+    let DebugValue::Gauge(skew) = value("dlock_dynamodb_clock_skew_seconds") else { panic!("a gauge") };
+    assert!((skew.into_inner() + 3_599.7).abs() < 0.05, "{skew}");
+    assert_eq!(value("dlock_dynamodb_takeovers_refused_total"), &DebugValue::Counter(2));
+}
+
+#[tokio::test]
+async fn a_clock_within_half_the_bound_may_decide_and_one_beyond_may_not() {
+    // The store's time is the first moment of a second then, so a date shows no more than that a clock is off by less than a second, ahead.
+    for (off, may) in [(-1_000, true), (-1_001, false), (2_000, true), (2_001, false)] {
+        let world = World::new();
+        take(&world.process(0), "a").await;
+        let free = expiry(&world, "a") + 2 * BOUND;
+        world.set(Duration::from_secs(free.as_secs() + 1));
+        let attempt = world.process(off).acquire(&claim("a")).await;
+        assert_eq!(matches!(attempt, Ok(Attempt::Granted(_))), may, "{off}: {attempt:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_date_that_is_not_dynamodbs_is_not_believed() {
+    let world = World::proxied();
+    take(&world.process(0), "a").await;
+    world.pass(LONG);
+    let error = world.process(0).acquire(&claim("a")).await.unwrap_err();
+    assert!(error.to_string().contains("carry no date"), "{error}");
+}
+
+#[tokio::test]
+async fn a_lock_that_is_kept_after_its_release_is_free_at_that_moment() {
+    let world = World::new();
+    let holder = world.process(0);
+    let lease = take(&holder, "a").await;
+    let hold = Duration::from_secs(5);
+    let _ = holder.release(&lease, hold).await.unwrap();
+    let free = Duration::from_millis(world.number("a", "free_at").try_into().unwrap());
+    assert!(free >= world.now() + hold && free <= world.now() + hold + Duration::from_millis(1));
+    world.set(free - MICRO);
+    assert!(matches!(world.process(0).acquire(&claim("a")).await.unwrap(), Attempt::Held(_)));
+    world.set(free);
+    assert_eq!(granted(world.process(0).acquire(&claim("a")).await).crashed, None);
+    assert!(!world.item("a").as_object().unwrap().contains_key("free_at"), "or it would look released again");
+}
+
+#[tokio::test]
+async fn a_record_that_has_changed_since_it_was_judged_is_not_taken() {
+    for version in ["0", "z"] {
+        let world = World::new();
+        take(&world.process(0), "a").await;
+        world.set(expiry(&world, "a") + BOUND);
+        world.next(None);
+        world.next(Fate::After(version));
+        let attempt = world.process(0).acquire(&claim("a")).await.unwrap();
+        assert!(matches!(attempt, Attempt::Held(_)), "{attempt:?}");
+        assert_eq!(world.item("a")["version"]["S"], version);
+    }
+}

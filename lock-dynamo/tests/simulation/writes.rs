@@ -1,0 +1,287 @@
+//! The conditions of single writes, in the orders of events that networks and operators make.
+
+use std::time::Duration;
+
+use lock_core::{
+    ErrorKind, FencingToken, LossReason,
+    backend::{Backend, Break, Release, Renewal},
+};
+use lock_dynamo::Schema;
+
+use crate::by_hand::{Fate, TTL, World, claim, granted, take};
+
+const HOUR: i64 = 3_600_000;
+
+#[tokio::test]
+async fn a_token_is_larger_than_the_one_before_at_the_same_microsecond_and_by_a_clock_that_went_back() {
+    let world = World::new();
+    let process = world.process(0);
+    let mut last = None;
+    for _ in 0..3 {
+        let lease = take(&process, "a").await;
+        assert!(lease.token > last, "{:?} after {last:?}", lease.token);
+        assert_eq!(world.number("a", "fence"), i64::try_from(lease.token.unwrap().get()).unwrap());
+        last = lease.token;
+        assert_eq!(process.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    }
+    for off in [-HOUR, 0, -2 * HOUR] {
+        let process = world.process(off);
+        let lease = take(&process, "a").await;
+        assert!(lease.token > last, "{off}: {:?} after {last:?}", lease.token);
+        last = lease.token;
+        assert_eq!(process.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    }
+}
+
+#[tokio::test]
+async fn a_token_does_not_go_back_with_its_record_gone_whatever_the_next_clock_shows() {
+    let world = World::new();
+    let mut last = None;
+    for off in [0, -HOUR, 0, -24 * HOUR, 0] {
+        let process = world.process(off);
+        let lease = take(&process, "a").await;
+        assert!(lease.token > last, "{off}: {:?} after {last:?}", lease.token);
+        assert_eq!(world.number("a", "fence"), i64::try_from(lease.token.unwrap().get()).unwrap());
+        // Nor is the time of the acquisition that clock's.
+        let since = Duration::from_millis(world.number("a", "acquired_at").try_into().unwrap());
+        assert!(since.abs_diff(world.now()) <= Duration::from_secs(1), "{off}: since {since:?}");
+        last = lease.token;
+        world.delete("a");
+        // A date shows a second.
+        world.pass(Duration::from_secs(2));
+    }
+}
+
+#[tokio::test]
+async fn a_raised_token_is_never_lowered() {
+    let world = World::new();
+    let process = world.process(0);
+    let lease = take(&process, "a").await;
+    let token = lease.token.unwrap().get();
+    let raised = FencingToken::new(token + 1_000_000).unwrap();
+    assert!(process.raise(&lease, raised).await.unwrap());
+    for lower in [token, token + 999_999] {
+        assert!(process.raise(&lease, FencingToken::new(lower).unwrap()).await.unwrap(), "it is that large");
+    }
+    assert_eq!(world.number("a", "fence"), i64::try_from(raised.get()).unwrap());
+    assert_eq!(process.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    assert_eq!(take(&world.process(0), "a").await.token.unwrap().get(), raised.get() + 1);
+}
+
+#[tokio::test]
+async fn an_item_may_be_collected_so_many_seconds_after_its_lease() {
+    let world = World::new();
+    let idle = Duration::from_secs(90 * 24 * 3_600);
+    let process = world.configured(0, |config| config.collect_after(idle));
+    let seconds = |at: Duration| i64::try_from(at.as_secs()).unwrap();
+    let lease = take(&process, "a").await;
+    assert_eq!(world.number("a", "collect_at"), seconds(world.now() + idle + TTL));
+    world.pass(Duration::from_secs(7));
+    assert_eq!(process.renew(&lease).await.unwrap(), Renewal::Renewed);
+    assert_eq!(world.number("a", "collect_at"), seconds(world.now() + idle + TTL));
+    let version = lease.id.to_string();
+    world.pass(Duration::from_secs(7));
+    assert_eq!(process.break_lock(&lease.name, &version, "alice").await.unwrap(), Break::Broken);
+    assert_eq!(world.number("a", "collect_at"), seconds(world.now() + idle));
+}
+
+#[tokio::test]
+async fn what_the_network_delivers_twice_is_done_once_and_known_to_be() {
+    let world = World::new();
+    let process = world.process(0);
+    world.next(Fate::Twice);
+    let lease = take(&process, "a").await;
+    assert_eq!(world.take_seen(), ["UpdateItem"], "no second look was needed");
+    world.next(Fate::Twice);
+    assert_eq!(process.renew(&lease).await.unwrap(), Renewal::Renewed);
+    world.next(Fate::Twice);
+    assert_eq!(process.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    let dead = take(&process, "b").await;
+    world.pass(3 * TTL);
+    let cold = world.process(0);
+    world.take_seen();
+    // Of a takeover the first request is refused, and the second delivered twice.
+    world.next(None);
+    world.next(Fate::Twice);
+    let grant = granted(cold.acquire(&claim("b")).await);
+    assert_eq!(grant.crashed.unwrap().token, dead.token);
+    assert_eq!(world.take_seen(), ["UpdateItem"; 2]);
+}
+
+#[tokio::test]
+async fn a_lost_reply_is_resolved_for_each_of_a_batch() {
+    let world = World::new();
+    let process = world.process(0);
+    let mut leases = Vec::new();
+    for name in ["a", "b", "c"] {
+        leases.push(take(&process, name).await);
+    }
+    let other = world.process(0);
+    assert_eq!(other.break_lock(&leases[1].name, &leases[1].id.to_string(), "alice").await.unwrap(), Break::Broken);
+    world.pass(Duration::from_secs(10));
+    world.next(Fate::ReplyLost);
+    for answer in process.renew_many(&leases).await {
+        let error = answer.unwrap_err();
+        assert!(error.kind() == ErrorKind::Unavailable && error.is_ambiguous() && error.is_retryable(), "{error}");
+    }
+    let renewed = world.number("a", "expires_at");
+    assert_eq!(u128::try_from(renewed).unwrap(), (world.now() + TTL).as_millis() + 1, "it had arrived");
+    let broken = || Renewal::Lost(LossReason::BrokenBy("alice".into()));
+    let answers: Vec<_> = process.renew_many(&leases).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!(answers, [Renewal::Renewed, broken(), Renewal::Renewed]);
+}
+
+#[tokio::test]
+async fn a_batch_that_is_answered_in_part_is_an_error_for_each() {
+    let world = World::new();
+    let process = world.process(0);
+    let leases = [take(&process, "a").await, take(&process, "b").await];
+    world.next(Fate::CutShort);
+    for answer in process.renew_many(&leases).await {
+        assert_eq!(answer.unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+    for answer in process.renew_many(&leases).await {
+        assert_eq!(answer.unwrap(), Renewal::Renewed);
+    }
+}
+
+#[tokio::test]
+async fn two_leases_of_one_name_spoil_no_batch() {
+    let world = World::new();
+    let process = world.process(0);
+    let (first, other) = (take(&process, "a").await, take(&process, "b").await);
+    assert_eq!(process.break_lock(&first.name, &first.id.to_string(), "alice").await.unwrap(), Break::Broken);
+    let second = take(&process, "a").await;
+    let answers = process.renew_many(&[first, other, second]).await;
+    let answers: Vec<_> = answers.into_iter().map(Result::unwrap).collect();
+    assert!(matches!(answers[..], [Renewal::Lost(_), Renewal::Renewed, Renewal::Renewed]), "{answers:?}");
+}
+
+#[tokio::test]
+async fn a_renewal_in_a_batch_has_every_condition_of_a_single_one() {
+    let world = World::new();
+    let process = world.process(0);
+    let mut leases = Vec::new();
+    for name in ["held", "parked", "released", "taken", "gone", "later"] {
+        leases.push(take(&process, name).await);
+    }
+    assert_eq!(process.release(&leases[1], TTL).await.unwrap(), Release::Released);
+    assert_eq!(process.release(&leases[2], Duration::ZERO).await.unwrap(), Release::Released);
+    assert_eq!(process.release(&leases[3], Duration::ZERO).await.unwrap(), Release::Released);
+    take(&world.process(0), "taken").await;
+    world.delete("gone");
+    // As a renewal with a longer lease would have left it.
+    let mut long = leases[5].clone();
+    long.ttl = Some(2 * TTL);
+    assert_eq!(process.renew(&long).await.unwrap(), Renewal::Renewed);
+    let untouched = ["parked", "released", "taken"].map(|name| (name, world.item(name)));
+    world.take_seen();
+    let answers = process.renew_many(&leases).await;
+    assert_eq!(world.take_seen()[0], "BatchExecuteStatement");
+    let answers: Vec<_> = answers.into_iter().map(|answer| answer.unwrap() == Renewal::Renewed).collect();
+    assert_eq!(answers, [true, false, false, false, false, true]);
+    for (name, before) in untouched {
+        assert_eq!(world.item(name), before, "{name}");
+    }
+    assert_eq!(world.item("gone"), serde_json::Value::Null, "a renewal makes no item");
+}
+
+#[tokio::test]
+async fn a_clock_that_went_back_still_sends_heartbeats() {
+    let world = World::new();
+    let (process, clock) = world.machine();
+    let lease = take(&process, "a").await;
+    // Within what dates can show, so that nothing contradicts it.
+    clock.set_off(-200);
+    world.pass(Duration::from_millis(100));
+    let before = world.item("a")["version"].clone();
+    assert_eq!(process.renew(&lease).await.unwrap(), Renewal::Renewed);
+    assert_ne!(world.item("a")["version"], before, "observers have to see that the holder lives");
+}
+
+#[tokio::test]
+async fn a_pause_that_no_clock_of_the_machine_noticed_is_made_good_by_the_renewal_that_finds_it_out() {
+    for batch in [false, true] {
+        let world = World::new();
+        let (process, clock) = world.machine();
+        let leases = [take(&process, "a").await, take(&process, "b").await];
+        clock.miss(2 * TTL);
+        if batch {
+            for answer in process.renew_many(&leases).await {
+                assert_eq!(answer.unwrap(), Renewal::Renewed);
+            }
+        } else {
+            assert_eq!(process.renew(&leases[0]).await.unwrap(), Renewal::Renewed);
+        }
+        let ends = Duration::from_millis(world.number("a", "expires_at").try_into().unwrap());
+        assert!(ends + Duration::from_secs(1) >= world.now() + TTL, "batch: {batch}: {ends:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_of_a_released_acquisition_does_not_bring_it_back_to_life() {
+    // Where there are tokens, a late request is kept out by its old one too.
+    for schema in [Schema::Native, Schema::Java, Schema::Go] {
+        for hold_for in [TTL, Duration::ZERO] {
+            let world = World::new();
+            let process = world.configured(0, |config| config.schema(schema));
+            let late = claim("a");
+            let lease = late.lease(granted(process.acquire(&late).await).token);
+            world.pass(Duration::from_millis(1));
+            assert_eq!(process.release(&lease, hold_for).await.unwrap(), Release::Released);
+            let released = world.item("a");
+            world.pass(Duration::from_millis(1));
+            let error = process.acquire(&late).await.unwrap_err();
+            assert!(!error.is_retryable(), "{schema}: {error}");
+            assert!(matches!(process.renew(&lease).await.unwrap(), Renewal::Lost(_)), "{schema}");
+            assert_eq!(process.release(&lease, Duration::ZERO).await.unwrap(), Release::Released, "as it was");
+            assert_eq!(world.item("a"), released, "{schema}");
+            world.pass(2 * TTL);
+            take(&process, "a").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn only_the_lease_that_was_seen_is_broken() {
+    let world = World::new();
+    let process = world.process(0);
+    let first = take(&process, "a").await;
+    assert_eq!(process.release(&first, Duration::ZERO).await.unwrap(), Release::Released);
+    let seen = first.id.to_string();
+    assert_eq!(process.break_lock(&first.name, &seen, "alice").await.unwrap(), Break::Changed(None), "it is free");
+    let second = take(&process, "a").await;
+    let broken = process.break_lock(&first.name, &seen, "alice").await.unwrap();
+    assert!(matches!(broken, Break::Changed(Some(_))), "{broken:?}");
+    assert_eq!(process.renew(&second).await.unwrap(), Renewal::Renewed);
+    // One that another client wrote, by its version; and not once it was released under that very version.
+    world.put("b", "version", "v1");
+    world.put("b", "released", "1");
+    assert_eq!(process.break_lock(&claim("b").name, "v1", "alice").await.unwrap(), Break::Changed(None));
+    assert_eq!(world.item("b")["version"]["S"], "v1");
+}
+
+#[tokio::test]
+async fn an_item_is_forgotten_only_once_it_is_a_released_lock() {
+    let world = World::new();
+    let process = world.process(0);
+    let name = claim("a").name;
+    assert!(process.forget(&name).await.unwrap(), "there is nothing");
+    // Somebody's data, which is no lock.
+    world.put("a", "team", "etl");
+    assert!(!process.forget(&name).await.unwrap());
+    assert_eq!(world.item("a")["team"]["S"], "etl");
+    world.delete("a");
+    for hold_for in [TTL, Duration::ZERO] {
+        let lease = take(&process, "a").await;
+        assert!(!process.forget(&name).await.unwrap(), "it is held");
+        let _ = process.release(&lease, hold_for).await.unwrap();
+        assert_eq!(process.forget(&name).await.unwrap(), hold_for.is_zero(), "kept for {hold_for:?}");
+        world.pass(2 * TTL);
+    }
+    assert_eq!(world.item("a"), serde_json::Value::Null);
+    // As one that died.
+    take(&process, "a").await;
+    world.pass(10 * TTL);
+    assert!(!process.forget(&name).await.unwrap(), "nobody released it");
+}
