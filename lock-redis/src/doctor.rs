@@ -90,7 +90,8 @@ fn judge_info(config: &RedisConfig, info: &str) -> Vec<Finding> {
         .advice("set appendonly to yes, or have the protected resource compare tokens"),
     });
     findings.extend(replication(config, info));
-    if field(info, "redis_mode") == Some("cluster") && !matches!(config.topology, Topology::Cluster(_)) {
+    // Not redis_mode, which is server_mode on Valkey.
+    if field(info, "cluster_enabled") == Some("1") && !matches!(config.topology, Topology::Cluster(_)) {
         let text = "this server is a node of a cluster: most names belong to other nodes, and cannot be locked here";
         findings.push(Finding::unfit("cluster", text).advice("use redis+cluster://"));
     }

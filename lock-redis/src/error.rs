@@ -119,7 +119,8 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
 /// The [`Error`] for `error`, with advice, and not ambiguous where Redis certainly did nothing.
 pub(crate) fn translate(error: RedisError, phase: Phase) -> Error {
     let (kind, retryable, message) = classify(&error, phase);
-    // An answer of the server means that it has run nothing: a script is refused before its first write, or whole.
+    // An answer of the server means that it has run nothing: a script is refused before its first write, or else for want of a right,
+    // which no repetition finds out about.
     let unanswered = error.is_io_error() || kind == ErrorKind::Timeout;
     let unsure = match phase {
         Phase::Connect => false,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use common::until;
 use integration::redis::{RedisServer, command};
 use lock_core::{
-    Error, ErrorKind, LeaseId, LockName,
+    Error, ErrorKind, LeaseId, LockName, LossReason,
     backend::{Attempt, Backend, Break, Claim, Release, Renewal},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig};
@@ -161,6 +161,41 @@ async fn a_full_and_a_read_only_server_say_so() {
     server.command(&["CONFIG", "SET", "replica-serve-stale-data", "no"]);
     let masterdown = advice(tcp(&server), "a replica without its primary").await;
     assert_eq!(masterdown, (ErrorKind::Unavailable, true), "MASTERDOWN");
+}
+
+#[tokio::test]
+async fn locks_are_renewed_released_and_broken_on_a_full_server() {
+    let server = RedisServer::start();
+    let backend = RedisBackend::new(tcp(&server)).unwrap();
+    let waiter = RedisBackend::new(tcp(&server)).unwrap();
+    let (held, broken, kept) = (claim("held"), claim("broken"), claim("kept"));
+    let mut leases = Vec::new();
+    for claim in [&held, &broken, &kept] {
+        let Attempt::Granted(grant) = backend.acquire(claim).await.unwrap() else { panic!("the lock is free") };
+        leases.push(claim.lease(grant.token));
+    }
+    let mut watch = waiter.watch(&held.name).await.unwrap().expect("Redis wakes");
+    server.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(backend.renew(&leases[0]).await.unwrap(), Renewal::Renewed);
+    assert_eq!(backend.release(&leases[0], Duration::ZERO).await.unwrap(), Release::Released);
+    tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("a waiter is woken");
+    let version = broken.id.to_string();
+    assert_eq!(backend.break_lock(&broken.name, &version, "test").await.unwrap(), Break::Broken);
+    assert_eq!(backend.renew(&leases[1]).await.unwrap(), Renewal::Lost(LossReason::BrokenBy("test".into())));
+    let hold_for = Duration::from_millis(1);
+    assert_eq!(backend.release(&leases[2], hold_for).await.unwrap(), Release::Released);
+    assert_eq!(backend.acquire(&claim("next")).await.unwrap_err().kind(), ErrorKind::Full);
+    server.command(&["CONFIG", "SET", "maxmemory", "0"]);
+    // What they wrote down is there: tokens rise, and nobody crashed.
+    for (lease, name) in leases.iter().zip(["held", "broken", "kept"]) {
+        let mut grant = None;
+        until("the minimum hold to end", async || match backend.acquire(&claim(name)).await.unwrap() {
+            Attempt::Granted(new) => grant.insert(new).token > lease.token,
+            Attempt::Held(_) => false,
+        })
+        .await;
+        assert_eq!(grant.unwrap().crashed, None);
+    }
 }
 
 #[tokio::test]

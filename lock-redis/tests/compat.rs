@@ -153,6 +153,9 @@ async fn a_waiter_blocks_on_the_signal_of_python_redis_lock_again_when_its_conne
         async move || server.command(&["INFO", "clients"]).contains(&line)
     };
     until("the waiter to block", blocked(1)).await;
+    // For longer than other requests may take.
+    let heard = tokio::time::timeout(Duration::from_millis(700), watch.changed()).await;
+    assert!(heard.is_err(), "there was nothing to hear");
     proxy.refuse();
     proxy.cut();
     tokio::time::timeout(PATIENCE, watch.changed()).await.expect("a signal may be lost: the waiter looks");

@@ -72,8 +72,13 @@ async fn a_connection_that_always_owes_something_and_answers_is_kept() {
     let through = RedisBackend::new(at(proxy.addr()).timeout(timeout)).unwrap();
     assert_eq!(through.renew(&lease).await.unwrap(), Renewal::Renewed);
     proxy.delay(Requests, Duration::from_millis(50));
-    let (before, start) = (proxy.connections(), Instant::now());
-    let mut under_way: FuturesUnordered<_> = (0..4).map(|_| through.renew(&lease)).collect();
+    let (before, sent) = (proxy.connections(), proxy.bytes(Requests));
+    let mut under_way = FuturesUnordered::from_iter([through.renew(&lease)]);
+    assert!(under_way.next().now_or_never().is_none());
+    // From then on one is under way whenever another is answered.
+    until("the first to be on its way alone", async || proxy.bytes(Requests) > sent).await;
+    under_way.push(through.renew(&lease));
+    let start = Instant::now();
     while start.elapsed() < timeout + timeout / 4 {
         assert_eq!(under_way.next().await.unwrap().unwrap(), Renewal::Renewed);
         under_way.push(through.renew(&lease));

@@ -15,6 +15,8 @@ if not held or string.sub(held, 1, 32) ~= id then
 end
 
 local token = string.sub(held, 34, (string.find(held, ' ', 34, true) or 34) - 1)
+-- First, because a server that is full runs this, and then the rest of a script that has begun to write.
+redis.call('DEL', KEYS[1])
 -- Ends in a space, as it is written over what was there.
 local mark = ' R' .. id .. ' ' .. ARGV[6] .. ' '
 if string.sub(kept or '', #token + 1, #token + 34) == ' H' .. id then
@@ -22,11 +24,7 @@ if string.sub(kept or '', #token + 1, #token + 34) == ' H' .. id then
 else
   redis.call('SET', KEYS[2], token .. mark, 'PX', ARGV[3])
 end
-if ARGV[2] == '0' then
-  redis.call('DEL', KEYS[1])
-else
-  redis.call('SET', KEYS[1], 'released ' .. held, 'PX', ARGV[2])
-end
+if ARGV[2] ~= '0' then redis.call('SET', KEYS[1], 'released ' .. held, 'PX', ARGV[2]) end
 if KEYS[5] then
   redis.call('DEL', KEYS[5])
   redis.call('LPUSH', KEYS[5], 1)
