@@ -105,8 +105,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         false
     }
 
-    /// Tells that the core has ended `lease` by its clock (its validity, `max_hold` or the deadline), though the guard may live on: what the
-    /// lease holds on this machine is in nobody's interest any more. Without blocking and without panicking. For stores whose locks
+    /// Tells that the core has ended `lease` by its clock (its validity, `max_hold` or the deadline), though the guard may live on, or that
+    /// nobody is left to release it, because the runtime has ended: what the lease holds on this machine is in nobody's interest any more. Without blocking and without panicking. For stores whose locks
     /// have no ttl; where there is one, it ends the lock.
     ///
     /// - The lock becomes free without a release, and a release that follows is a value that touches no successor

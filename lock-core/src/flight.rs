@@ -6,7 +6,7 @@ use futures_util::FutureExt;
 use tokio::time::timeout;
 
 use crate::{
-    backend::{Attempt, Claim, Release},
+    backend::{Attempt, Backend, Claim, Release},
     clock::Moment,
     error::{Error, Operation},
     keeper::no_reply,
@@ -178,34 +178,35 @@ impl Shared {
             became("released");
             return false;
         }
-        let Some(runtime) = tokio::runtime::Handle::try_current().ok().or_else(|| self.runtime()) else {
-            tracing::warn!(name = %lease.name, "no runtime to release a lock on: it stays until its ttl ends");
-            became("leaked");
-            return false;
-        };
+        let unfinished = Unfinished { lease: lease.clone(), backend: Arc::clone(&self.backend), became, freed: None };
+        let Some(runtime) = tokio::runtime::Handle::try_current().ok().or_else(|| self.runtime()) else { return false };
         let work = work(lease.clone());
-        let unfinished = Unfinished { lease: Some(lease.clone()), became };
         runtime.spawn(async move {
             let mut unfinished = unfinished;
-            let freed = work.await;
-            unfinished.lease = None;
-            became(if freed { "background" } else { "leaked" });
+            unfinished.freed = Some(work.await);
         });
         true
     }
 }
 
-/// Reports a background release that a dying runtime dropped.
+/// A release in the background, which comes to nothing where there is no runtime, or one that ends and drops it.
 struct Unfinished {
-    lease: Option<Lease>,
+    lease: Lease,
+    backend: Arc<dyn Backend>,
     became: fn(&'static str),
+    freed: Option<bool>,
 }
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        if let Some(lease) = &self.lease {
-            (self.became)("leaked");
-            tracing::warn!(name = %lease.name, "the runtime ended before a lock was released: it stays until its ttl ends");
+        if self.freed == Some(true) {
+            return (self.became)("background");
         }
+        (self.became)("leaked");
+        if self.freed.is_none() {
+            tracing::warn!(name = %self.lease.name, "no runtime was there to release a lock on: it stays until its ttl ends, if it has one");
+        }
+        // What this process holds of it, such as an open file, would otherwise keep the lock for as long as the process lives.
+        self.backend.lost(&self.lease);
     }
 }

@@ -29,8 +29,8 @@ use crate::{
 /// A held lock: valid until it is released or lost, and never beyond its lease.
 ///
 /// [`release`](Self::release) is how to give it back. Dropping it releases too, but as best it can: at once where the store allows it
-/// (files, memory), else in the background of the runtime, whose errors nobody sees; and without a runtime
-/// the lock stays until its ttl ends. A guard that is leaked (`std::mem::forget`) goes on being renewed:
+/// (files, memory), else in the background of the runtime, or of the one that the locker was last used on, whose errors nobody sees. Where
+/// that has ended too, the lock stays until its ttl ends; one without a ttl is let go of. A guard that is leaked (`std::mem::forget`) goes on being renewed:
 /// [`max_hold`](crate::LockRequest::max_hold) bounds that.
 #[must_use = "dropping a guard releases its lock"]
 pub struct Guard {
@@ -227,7 +227,7 @@ impl Guard {
     /// Cancel safe in that the lock is released in any case: dropping the future leaves the rest to the background.
     pub async fn release(mut self) -> Result<Release, Error> {
         let span = tracing::debug_span!("release", name = %self.hold.lease.name);
-        let answer = self.release_now().instrument(span).await;
+        let answer = self.give_back().instrument(span).await;
         tracing::debug!(name = %self.hold.lease.name, ?answer, "released");
         self.armed = match &answer {
             Ok(_) => false,
@@ -236,7 +236,7 @@ impl Guard {
         answer
     }
 
-    async fn release_now(&self) -> Result<Release, Error> {
+    async fn give_back(&self) -> Result<Release, Error> {
         let held = self.hold.is_valid(self.hold.now());
         self.stop_renewing();
         let limit = self.hold.timing.attempt_timeout;

@@ -123,14 +123,13 @@ impl Hold {
 
     /// Whether the lock is still valid at `now`; decides and announces the loss if it is not.
     pub(crate) fn check(&self, now: Moment) -> Result<(), Lost> {
-        let mut state = self.state();
+        let state = self.state();
         if let Some(lost) = &state.lost {
             return Err(lost.clone());
         }
         let Some(reason) = self.over(&state, now, Duration::ZERO) else { return Ok(()) };
-        let lost = self.lose_in(&mut state, reason);
         let closed = state.closed;
-        drop(state);
+        let lost = self.lose(state, reason);
         // Else a release is on its way, which ends the lock and may keep it for the minimum hold.
         if !closed {
             self.backend.lost(&self.lease);
@@ -264,29 +263,30 @@ impl Hold {
         let mut state = self.state();
         match answer {
             Ok(Renewal::Renewed) => {
-                metrics::renewal("renewed");
                 let from = sent.unanswered.unwrap_or(sent.at);
-                if sent.unanswered.is_some() {
-                    metrics::ambiguity_resolved("renew", "renewed");
-                }
                 state.unanswered = None;
                 state.last_error = None;
-                // The margin of a lease that was cut short is smaller, in proportion.
+                // The margin of a lease that was cut short is smaller.
                 let (_, valid_for) = self.timing.lease_for(sent.lease.ttl);
                 state.confirmed = from;
                 state.valid_for = valid_for;
                 state.renew = self.timing.renew_every.map(|every| (from, jittered(every)));
                 drop(state);
+                metrics::renewal("renewed");
+                if sent.unanswered.is_some() {
+                    metrics::ambiguity_resolved("renew", "renewed");
+                }
                 self.renewed.notify_waiters();
             }
             Ok(Renewal::Lost(reason)) => {
-                metrics::renewal("lost");
                 if state.lost.is_none() && !state.closed {
-                    self.lose_in(&mut state, reason.clone());
+                    self.lose(state, reason.clone());
+                } else {
+                    drop(state);
                 }
+                metrics::renewal("lost");
             }
             Err(error) => {
-                metrics::renewal(if error.kind() == crate::ErrorKind::Timeout { "timeout" } else { "error" });
                 if !error.is_ambiguous() {
                     state.unanswered = sent.unanswered;
                 }
@@ -294,6 +294,8 @@ impl Hold {
                 let left = state.valid_for.map(|valid| valid.saturating_sub(now.since(state.confirmed)));
                 let again = left.map_or(self.timing.attempt_timeout, |left| left / 8).max(Duration::from_millis(10));
                 state.renew = self.timing.renew_every.map(|every| (now, jittered(again.min(every))));
+                drop(state);
+                metrics::renewal(if error.kind() == crate::ErrorKind::Timeout { "timeout" } else { "error" });
                 tracing::warn!(name = %self.lease.name, %error, "a renewal failed; trying again while the lease lasts");
             }
         }
@@ -303,16 +305,19 @@ impl Hold {
         Lost { name: self.lease.name.clone(), token: self.lease.token, reason }
     }
 
-    fn lose_in(&self, state: &mut State, reason: LossReason) -> Lost {
+    /// Decides the loss, and then announces it: whoever hears of it, a waiter, a metrics recorder or a subscriber of traces, may ask this hold.
+    fn lose(&self, mut state: MutexGuard<'_, State>, reason: LossReason) -> Lost {
         let lost = self.lost_for(reason);
-        if !state.closed {
+        state.lost = Some(lost.clone());
+        let (closed, turn) = (state.closed, state.turn.take());
+        drop(state);
+        if !closed {
             metrics::loss(lost.reason.as_str());
             metrics::held(self.now().since(self.acquired));
             tracing::warn!(name = %lost.name, token = ?lost.token, reason = %lost.reason, "lock lost");
         }
-        state.lost = Some(lost.clone());
         // The next waiter of this process may try its luck: the lock is not ours any more.
-        state.turn = None;
+        drop(turn);
         self.lost.notify_waiters();
         lost
     }
@@ -347,11 +352,13 @@ impl Hold {
     /// Ends all renewals: the guard is going away.
     pub(crate) fn close(&self) {
         let mut state = self.state();
-        if !state.closed && state.lost.is_none() {
-            metrics::held(self.now().since(self.acquired));
-        }
+        let ended = !state.closed && state.lost.is_none();
         state.closed = true;
         state.renew = None;
+        drop(state);
+        if ended {
+            metrics::held(self.now().since(self.acquired));
+        }
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -361,12 +368,13 @@ impl Hold {
 
     /// Keeps the turn of the waiter that acquired this.
     pub(crate) fn keep_turn(&self, turn: Option<Turn>) {
-        self.state().turn = turn;
+        let before = std::mem::replace(&mut self.state().turn, turn);
+        drop(before);
     }
 
     /// Lets the next waiter of this process have its turn.
     pub(crate) fn end_turn(&self) {
-        self.state().turn = None;
+        self.keep_turn(None);
     }
 
     /// How much of `min_hold` is left.

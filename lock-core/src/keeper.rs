@@ -123,22 +123,31 @@ impl Keeper {
         if jumped || schedule.due.len() > 2 * schedule.holds.len() + 64 {
             schedule.rebuild(now, started);
         }
-        let mut renew = Vec::new();
-        let mut later = Vec::new();
+        let mut due = Vec::new();
         while let Some(&Reverse((at, id))) = schedule.due.peek() {
             if at > started + COALESCE {
                 break;
             }
             schedule.due.pop();
-            let Some(hold) = schedule.holds.get(&id).cloned() else { continue };
+            due.extend(schedule.holds.get(&id).cloned());
+        }
+        drop(schedule);
+        let (mut renew, mut later, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+        for hold in due {
+            let id = hold.lease.id;
+            // It announces a loss, and whoever hears of that may use this locker.
             if hold.check(now).is_err() {
-                schedule.holds.remove(&id);
+                ended.push(id);
                 continue;
             }
             if hold.take_renewal(now, COALESCE) {
                 renew.push(Arc::clone(&hold));
             }
             later.push((hold.due_in(now).map(|after| started + after.clamp(Duration::from_millis(1), FAR)), id));
+        }
+        let mut schedule = self.schedule();
+        for id in ended {
+            schedule.holds.remove(&id);
         }
         for (due, id) in later {
             schedule.push(due, id);
@@ -173,7 +182,7 @@ impl Keeper {
         let mut answers = answers.into_iter();
         for ((hold, requests), renewal) in sent.into_iter().zip(&renewals) {
             let missing = || if panicked { backend_panicked() } else { no_reply(limit) };
-            let answer = answers.next().unwrap_or_else(|| Err(missing()));
+            let answer = answers.next().unwrap_or_else(|| Err(missing().with_operation(Operation::Renew)));
             hold.settle(renewal, &answer);
             drop(requests);
             self.again(&hold, None);
@@ -193,14 +202,13 @@ impl Keeper {
     }
 }
 
-/// The error of a request to which no reply came within `limit`.
+/// The error of a request to which no reply came within `limit`. Whoever sent it says which operation it was.
 pub(crate) fn no_reply(limit: Duration) -> Error {
     Error::new(ErrorKind::Timeout, format!("the store did not answer within {limit:?}"))
-        .with_operation(Operation::Renew)
 }
 
 fn backend_panicked() -> Error {
-    Error::new(ErrorKind::Other, "the backend panicked").with_operation(Operation::Renew).with_ambiguous(true)
+    Error::new(ErrorKind::Other, "the backend panicked").with_ambiguous(true)
 }
 
 impl Schedule {

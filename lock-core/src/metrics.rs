@@ -35,7 +35,7 @@ pub(crate) fn ambiguity_resolved(operation: &'static str, found: &'static str) {
 }
 
 /// Guards that were dropped without a release, each once, by what became of the lock: `released` at once, released in the `background`,
-/// `leaked` until its ttl ends.
+/// `leaked` until its ttl ends, or without a release where it has none.
 pub(crate) fn dropped(then: &'static str) {
     counter!("dlock_guards_dropped_total", "then" => then).increment(1);
 }

@@ -223,9 +223,10 @@ impl Timing {
     /// The ttl to ask for when the caller's deadline is `left` away, and for how long that makes a guard valid.
     pub(crate) fn lease_for(&self, left: Option<Duration>) -> (Option<Duration>, Option<Duration>) {
         let Some(ttl) = self.ttl else { return (None, self.lease.map(|lease| lease - self.margin)) };
-        let cut = left.map_or(ttl, |left| ttl.min(left));
-        let margin = self.margin.min(cut / 5).max(if cut == ttl { self.margin } else { Duration::ZERO });
-        (Some(cut), Some(cut - margin))
+        let Some(cut) = left.filter(|left| *left < ttl) else { return (Some(ttl), Some(ttl - self.margin)) };
+        // As much of it as of the ttl; the usual, small one stays whole for longer.
+        let in_proportion = self.margin.mul_f64(cut.as_secs_f64() / ttl.as_secs_f64());
+        (Some(cut), Some(cut.saturating_sub(in_proportion.max(self.margin.min(cut / 5)))))
     }
 }
 
@@ -323,5 +324,12 @@ mod tests {
         assert_eq!(t.lease_for(Some(secs(20))), (Some(secs(10)), Some(secs(9))));
         assert_eq!(t.lease_for(Some(secs(5))), (Some(secs(5)), Some(secs(4))));
         assert_eq!(t.lease_for(Some(Duration::ZERO)), (Some(Duration::ZERO), Some(Duration::ZERO)));
+        let wide =
+            LockOptions { ttl: Some(secs(10)), margin: Some(secs(8)), renew: Renew::Manual, ..LockOptions::default() };
+        let valid = timing(&wide).unwrap().lease_for(Some(Duration::from_millis(9_900))).1.unwrap();
+        assert!(
+            valid <= secs(2) && valid >= Duration::from_millis(1_900),
+            "a chosen margin shrinks with the lease: {valid:?}"
+        );
     }
 }

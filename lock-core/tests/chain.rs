@@ -176,6 +176,33 @@ async fn a_release_that_one_store_does_not_answer_frees_the_other_and_can_be_rep
     assert!(!is_held(&to, "x").await);
 }
 
+/// A chain whose old store releases without an `await`.
+#[tokio::test]
+async fn a_release_from_drop_keeps_the_old_store_until_the_new_one_is_free() {
+    let (from, to) = (MemoryBackend::new(), Faulty::new(MemoryBackend::new()));
+    let chain = ChainBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
+    let (lease, _) = granted(&chain, &claim("x")).await;
+    assert!(!chain.release_now(&lease, Duration::ZERO), "one of them is across a network");
+    assert!(is_held(&from, "x").await && is_held(&to, "x").await);
+    assert_eq!(chain.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    assert!(!is_held(&from, "x").await && !is_held(&to, "x").await);
+}
+
+#[tokio::test]
+async fn a_name_is_forgotten_in_both_stores() {
+    let (from, to, chain) = chain();
+    let name = LockName::new("x").unwrap();
+    for alone in [&from, &to] {
+        let (lease, _) = granted(alone, &claim("x")).await;
+        assert!(!chain.forget(&name).await.unwrap(), "it is held in one of them");
+        assert_eq!(alone.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    }
+    assert!(chain.forget(&name).await.unwrap());
+    for side in [&from, &to] {
+        assert!(side.sent(Operation::Forget) > 0);
+    }
+}
+
 #[tokio::test]
 async fn operators_see_and_break_what_is_held_in_either_store() {
     let (from, to, chain) = chain();
@@ -217,15 +244,18 @@ async fn config_strings_of_chains_are_checked_and_mistakes_named() {
 
 #[tokio::test]
 async fn a_locker_on_a_chain_waits_for_whoever_uses_either_store_alone() {
-    let [from, to] = [(); 2].map(|()| MemoryBackend::new());
-    let chain = Locker::new(ChainBackend::new(Arc::new(from.clone()), Arc::new(to.clone()))).unwrap();
+    let (from, to, chain) = chain();
+    let chain = Locker::new(chain).unwrap();
     assert!(chain.capabilities().has(Capability::Fencing) && chain.capabilities().has(Capability::WakeUp));
-    for alone in [from, to] {
-        let alone = Locker::new(alone).unwrap();
+    for alone in [&from, &to] {
+        let alone = Locker::new(alone.clone()).unwrap();
         let held = alone.acquire("x").await.unwrap();
         let TryAcquire::Held(_) = chain.try_acquire("x").await.unwrap() else { panic!("two hold the lock") };
+        let tries = from.sent(Operation::Acquire);
         let (waited, released) = tokio::join!(chain.acquire("x"), async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            while from.sent(Operation::Acquire) == tries {
+                tokio::task::yield_now().await;
+            }
             held.release().await
         });
         assert_eq!(released.unwrap(), Release::Released);

@@ -1,4 +1,4 @@
-//! The backend is told of a lock that the core has ended by its clock, and of no other.
+//! The backend is told of a lock that the core has ended by its clock, or that nobody is left to release, and of no other.
 
 mod rig;
 
@@ -15,8 +15,9 @@ use lock_core::{
     faults::{Fault, Faulty},
     testing::TestClock,
 };
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use rig::*;
-use tokio::time::sleep;
+use tokio::{runtime::Builder, time::sleep};
 
 /// A store without a ttl of its own, whose server gives up what it does not hear of: notes what it is told.
 #[derive(Debug, Default, Clone)]
@@ -94,9 +95,61 @@ async fn the_backend_is_not_told_of_what_was_released_or_what_it_has_said_itself
     let lost = guard(&Faulty::new(store.clone()), None).await;
     assert_eq!(lost.lost().await.reason, LossReason::RecordGone);
     let network = Faulty::new(store.clone());
-    let released = guard(&network, Some(TTL / 2)).await;
-    network.always(Operation::Release, Fault::DelayReply(TTL));
+    let released = guard(&network, Some(secs(2))).await;
+    network.always(Operation::Release, Fault::DelayReply(secs(4)));
     drop(released);
     sleep(4 * TTL).await;
     assert_eq!(store.ended(), []);
+}
+
+/// What the metrics say of guards that were dropped.
+fn dropped(recorder: &DebuggingRecorder) -> Vec<(String, u64)> {
+    let all = recorder.snapshotter().snapshot().into_vec().into_iter();
+    let dropped = all.filter(|(key, ..)| key.key().name() == "dlock_guards_dropped_total");
+    let counted = dropped.map(|(key, _, _, value)| {
+        let DebugValue::Counter(count) = value else { panic!("it is a counter") };
+        (key.key().labels().next().unwrap().value().to_owned(), count)
+    });
+    counted.collect()
+}
+
+/// A file that stays open keeps its lock for as long as the process lives, and there may be other clones of the locker to live on.
+#[test]
+fn the_backend_is_told_of_a_guard_whose_runtime_ends_before_it_is_released() {
+    let (store, recorder) = (Noting::default(), DebuggingRecorder::new());
+    let network = Faulty::new(store.clone());
+    metrics::with_local_recorder(&recorder, || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let locker = Locker::new(network.clone()).unwrap();
+        let guard = runtime.block_on(async { acquired(locker.try_acquire(NAME).await) });
+        runtime.spawn(async move {
+            let _guard = guard;
+            std::future::pending::<()>().await;
+        });
+        runtime.block_on(tokio::task::yield_now());
+        assert_eq!(store.ended(), []);
+        drop(runtime);
+        assert_eq!(store.ended().len(), 1);
+        drop(locker);
+    });
+    assert_eq!(dropped(&recorder), [("leaked".to_owned(), 1)], "and it is counted once");
+}
+
+#[test]
+fn the_backend_is_told_of_an_acquisition_whose_runtime_ends_before_it_is_undone() {
+    let (store, recorder) = (Noting::default(), DebuggingRecorder::new());
+    let network = Faulty::new(store.clone());
+    network.always(Operation::Acquire, Fault::LoseReply);
+    metrics::with_local_recorder(&recorder, || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let locker = Locker::new(network.clone()).unwrap();
+        let waiting = locker.clone();
+        runtime.spawn(async move { waiting.acquire(NAME).await.map(drop) });
+        runtime.block_on(tokio::task::yield_now());
+        assert_eq!(network.sent(Operation::Acquire), 1);
+        drop(runtime);
+        assert_eq!(store.ended().len(), 1);
+        drop(locker);
+    });
+    assert_eq!(dropped(&recorder), [], "it was no guard");
 }

@@ -289,12 +289,17 @@ impl Backend for ChainBackend {
     fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
         let Some(mut taken) = self.taken.find(lease) else { return true };
         for side in [Side::To, Side::From] {
-            if taken.has(side) && self.side(side).release_now(&self.part(side, lease, taken), hold_for) {
-                taken.set(side, false);
-                self.taken.put(lease.id, &lease.name, taken);
+            if !taken.has(side) {
+                continue;
             }
+            // The old store's goes last, here too: what is left is for a release, or for `lost`.
+            if !self.side(side).release_now(&self.part(side, lease, taken), hold_for) {
+                return false;
+            }
+            taken.set(side, false);
+            self.taken.put(lease.id, &lease.name, taken);
         }
-        !taken.has(Side::From) && !taken.has(Side::To)
+        true
     }
 
     fn lost(&self, lease: &Lease) {
@@ -339,6 +344,11 @@ impl Backend for ChainBackend {
             }
         }
         if broken { Ok(Break::Broken) } else { Ok(Break::Changed(self.inspect(name).await?)) }
+    }
+
+    /// In the new store first. What that one removed is gone, also where somebody then turns out to hold the lock in the old one.
+    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+        Ok(self.to.forget(name).await? && self.from.forget(name).await?)
     }
 
     async fn examine(&self) -> Vec<Finding> {
