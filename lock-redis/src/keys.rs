@@ -152,12 +152,27 @@ mod tests {
         vec![keys.token(&lock), keys.gone(&lock, id), keys.broken(&lock, id), keys.waiters(&lock), lock]
     }
 
+    /// Every text of up to `length` of the characters that mean something in a key.
+    fn texts(length: usize) -> Vec<String> {
+        let longer = |some: &String| "{}%7Da:".chars().map(move |c| format!("{some}{c}")).collect::<Vec<_>>();
+        let mut all = vec![String::new()];
+        let mut last = 0;
+        for _ in 0..length {
+            let next: Vec<_> = all[last..].iter().flat_map(longer).collect();
+            last = all.len();
+            all.extend(next);
+        }
+        all
+    }
+
     #[test]
     fn all_keys_of_a_lock_are_in_one_slot_and_no_two_locks_share_a_key() {
-        for compat in [None, Some(Compat::RedisPy)] {
+        // A verbatim name may take a search for a number in its slot.
+        for (compat, length) in [(None, 4), (Some(Compat::RedisPy), 2)] {
             let keys = Keys::new(None, compat);
             let mut seen = HashSet::new();
-            for name in NAMES.iter().map(|n| LockName::new(n).unwrap()) {
+            let names: HashSet<_> = texts(length).into_iter().chain(NAMES.iter().map(|&n| n.into())).collect();
+            for name in names.into_iter().filter_map(|n| LockName::new(n).ok()) {
                 let all = all(&keys, &name);
                 let slots: HashSet<_> = all.iter().map(Slot::for_key).collect();
                 assert_eq!(slots.len(), 1, "{all:?}");

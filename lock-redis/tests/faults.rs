@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{at, claim, client, granted, name, outlives_its_validity, refused, until};
+use common::{at, claim, client, granted, name, outlives_its_validity, queued, refused, until};
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use integration::{
     Direction::{Replies, Requests},
@@ -230,7 +230,7 @@ async fn a_waiter_whose_wake_up_was_lost_comes_back_by_itself() {
     let (lease, _) = granted(&direct, &claim("job", ttl)).await;
     let locker = common::locker(through, ttl);
     let waiting = tokio::spawn(async move { locker.lock("job").acquire().await.unwrap() });
-    until("the waiter to queue", async || queued(&server) == 1).await;
+    until("the waiter to queue", async || queued(&server, "job") == 1).await;
     // Nobody is woken when nobody is queued, as after a failover that lost the queue.
     assert_eq!(server.command(&["DEL", "dlock:{job}:w"]), ":1\r\n");
     assert_eq!(direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
@@ -243,7 +243,7 @@ async fn a_wake_up_that_was_lost_with_its_connection_is_made_up_for_when_that_en
     let (server, proxy, through, direct) = rig().await;
     let (lease, _) = granted(&direct, &claim("job", LONG)).await;
     let mut watch = through.watch(&name("job")).await.unwrap().unwrap();
-    assert_eq!(queued(&server), 1);
+    assert_eq!(queued(&server, "job"), 1);
     let before = proxy.bytes(Replies);
     proxy.lose(Replies);
     assert_eq!(direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
@@ -267,11 +267,6 @@ async fn a_waiter_looks_when_its_silent_connection_is_given_up() {
         .expect("its wake-up may be on the way for ever");
 }
 
-fn queued(server: &RedisServer) -> u32 {
-    let reply = server.command(&["ZCARD", "dlock:{job}:w"]);
-    reply.trim().trim_start_matches(':').parse().unwrap()
-}
-
 #[tokio::test]
 async fn a_waiter_that_died_or_gave_up_does_not_swallow_the_wake_up() {
     let server = RedisServer::start();
@@ -289,7 +284,7 @@ async fn a_waiter_that_died_or_gave_up_does_not_swallow_the_wake_up() {
     let fourth = client(server.addr());
     let mut last = fourth.watch(&name("job")).await.unwrap().unwrap();
     drop(gave_up);
-    until("the second to leave", async || queued(&server) == 3).await;
+    until("the second to leave", async || queued(&server, "job") == 3).await;
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     tokio::time::timeout(Duration::from_secs(20), woken.changed()).await.expect("the third is the first who lives");
     let early = tokio::time::timeout(Duration::from_millis(100), last.changed()).await;

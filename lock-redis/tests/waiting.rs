@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{calls, client, locker, until};
+use common::{calls, client, locker, queued, until};
 use integration::redis::RedisServer;
 use lock_core::backend::Release;
 use tokio::{
@@ -64,11 +64,6 @@ impl Waiter {
     }
 }
 
-fn queued(server: &RedisServer) -> u32 {
-    let reply = server.command(&["ZCARD", &format!("dlock:{{{NAME}}}:w")]);
-    reply.trim().trim_start_matches(':').parse().unwrap()
-}
-
 /// Lets `count` processes wait for one lock, and hand it on until all had it. Returns the requests for each.
 async fn requests_per_hand_off(count: u32) -> f64 {
     let server = RedisServer::start();
@@ -77,7 +72,7 @@ async fn requests_per_hand_off(count: u32) -> f64 {
     for waiter in &mut waiters {
         waiter.wait().await;
     }
-    until("all to queue", async || queued(&server) == count).await;
+    until("all to queue", async || queued(&server, NAME) == count).await;
     let (before, start) = (calls(&server, "eval"), Instant::now());
     let mut tokens = vec![first.token().unwrap().get()];
     assert_eq!(first.release().await.unwrap(), Release::Released);
@@ -111,10 +106,10 @@ async fn a_woken_process_that_cannot_use_its_wake_up_keeps_nobody_waiting_for_ev
     let held = locker(client(server.addr()), Duration::from_secs(4)).lock(NAME).acquire().await.unwrap();
     let mut frozen = Waiter::start(&server);
     frozen.wait().await;
-    until("the first to queue", async || queued(&server) == 1).await;
+    until("the first to queue", async || queued(&server, NAME) == 1).await;
     let mut next = Waiter::start(&server);
     next.wait().await;
-    until("the next to queue", async || queued(&server) == 2).await;
+    until("the next to queue", async || queued(&server, NAME) == 2).await;
     frozen.signal("-STOP");
     let token = held.token().unwrap().get();
     // Redis sees that the frozen process has a connection, and wakes nobody else.

@@ -78,6 +78,12 @@ pub(crate) fn calls_in(stats: &str, command: &str) -> u64 {
     lines.map(|(calls, _)| calls.parse::<u64>().unwrap()).sum()
 }
 
+/// How many processes wait for the lock `name`, which has no braces.
+pub(crate) fn queued(server: &RedisServer, name: &str) -> u32 {
+    let reply = server.command(&["ZCARD", &format!("dlock:{{{name}}}:w")]);
+    reply.trim().trim_start_matches(':').parse().unwrap()
+}
+
 /// Whether `guard` says that it is valid after the end that it has named itself.
 pub(crate) fn outlives_its_validity(guard: &Guard) -> bool {
     let now = SystemTime::now();
