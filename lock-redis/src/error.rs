@@ -133,15 +133,9 @@ pub(crate) fn translate(error: RedisError, phase: Phase) -> Error {
 
 fn classify(error: &RedisError, phase: Phase) -> (ErrorKind, bool, String) {
     let text = error.to_string();
-    let code = error.code().unwrap_or_default();
-    // Redis 6 wraps what a script ran into in an ERR, so the text is searched as well as the code compared.
     let known = ANSWERS.iter().find(|(code_or_text, ..)| {
         let is_code = code_or_text.bytes().all(|b| b.is_ascii_uppercase());
-        if is_code {
-            code == *code_or_text || text.contains(&format!("-{code_or_text} "))
-        } else {
-            text.contains(code_or_text)
-        }
+        if is_code { says(error, code_or_text) } else { text.contains(code_or_text) }
     });
     if let Some((_, kind, retryable, advice)) = known {
         return (*kind, *retryable, (*advice).into());
@@ -184,6 +178,11 @@ fn classify(error: &RedisError, phase: Phase) -> (ErrorKind, bool, String) {
         }
         _ => (ErrorKind::Other, false, "Redis failed".into()),
     }
+}
+
+/// Whether the server answered with `code`. Redis 6 wraps what a script ran into in an ERR, so the text is searched as well.
+pub(crate) fn says(error: &RedisError, code: &str) -> bool {
+    error.code() == Some(code) || error.to_string().contains(&format!("-{code} "))
 }
 
 fn no_answer(phase: Phase) -> &'static str {

@@ -16,7 +16,7 @@ use redis::{Cmd, PushKind, RedisError, RedisResult, ServerErrorKind, Value, clus
 
 use crate::{
     connect::{Connection, Connector},
-    error::{Phase, translate},
+    error::{Phase, says, translate},
     script::Call,
     wake::Wakers,
 };
@@ -303,7 +303,7 @@ fn is_dead(error: &RedisError) -> bool {
         || error.is_unrecoverable_error()
         || error.kind() == redis::ErrorKind::ClusterConnectionNotFound
         // The primary was demoted, and sentinels or the cluster know its successor.
-        || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
+        || says(error, "READONLY")
 }
 
 /// A request under way. Dropped while it is open, the time since when the server owes its answer stays noted.

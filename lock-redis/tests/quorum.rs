@@ -25,8 +25,13 @@ fn start(number: usize) -> Vec<RedisServer> {
 }
 
 fn client_of(servers: &[RedisServer]) -> RedisBackend {
+    // What a frozen server costs where the ttl is long.
+    patient_client_of(servers, Duration::from_secs(1))
+}
+
+fn patient_client_of(servers: &[RedisServer], timeout: Duration) -> RedisBackend {
     let addresses = servers.iter().map(|server| Address::tcp("127.0.0.1", server.port())).collect();
-    RedisBackend::new(RedisConfig::new(Topology::Quorum(addresses)).timeout(Duration::from_secs(1))).unwrap()
+    RedisBackend::new(RedisConfig::new(Topology::Quorum(addresses)).timeout(timeout)).unwrap()
 }
 
 struct Majority;
@@ -34,7 +39,7 @@ struct Majority;
 #[async_trait::async_trait]
 impl Subject for Majority {
     async fn client(&self) -> Arc<dyn Backend> {
-        Arc::new(client_of(SERVERS.get_or_init(|| start(3))))
+        Arc::new(patient_client_of(SERVERS.get_or_init(|| start(3)), Duration::from_secs(10)))
     }
 
     fn ttl(&self) -> Duration {
@@ -109,7 +114,8 @@ async fn a_majority_that_forgot_the_lock_ends_it_and_tokens_rise_over_any_majori
         let lease = held.unwrap();
         assert!(lease.token > last, "{:?} after {last:?}", lease.token);
         last = lease.token;
-        assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+        // The two that are left have a tenth of the ttl to answer.
+        until("the release", async || backend.release(&lease, Duration::ZERO).await.is_ok()).await;
         servers[down].daemon().thaw();
         until("all servers", async || client(servers[down].addr()).inspect(&lease.name).await.is_ok()).await;
     }
@@ -205,9 +211,7 @@ async fn all_servers_are_asked_at_once() {
 #[tokio::test]
 async fn a_silent_server_is_not_waited_for_longer_than_a_part_of_the_ttl() {
     let servers = start(3);
-    let addresses = servers.iter().map(|server| Address::tcp("127.0.0.1", server.port())).collect();
-    let patient = RedisConfig::new(Topology::Quorum(addresses)).timeout(LONG);
-    let backend = RedisBackend::new(patient).unwrap();
+    let backend = patient_client_of(&servers, LONG);
     assert_eq!(backend.inspect(&name("job")).await.unwrap(), None);
     servers[2].daemon().freeze();
     let in_time = until("a lock", async || {
