@@ -118,21 +118,15 @@ async fn cycles(backend: &Arc<DynamoBackend>, raw: &Client, table: &str) {
     let alike = async || {
         for (from, to) in [("1", "2"), ("2", "1")] {
             let request = raw.update_item().table_name(table).key("key", AttributeValue::S("alike".into()));
-            let request = ["ttl_ms", "expires_at", "collect_at", "acquired_at", "fence"].iter().enumerate().fold(
-                request,
-                |request, (i, name)| {
-                    let value = AttributeValue::N("1795336000000".into());
-                    request
-                        .expression_attribute_names(format!("#{i}"), *name)
-                        .expression_attribute_values(format!(":{i}"), value)
-                },
-            );
+            let request = (0..5).fold(request, |request, i| {
+                request.expression_attribute_values(format!(":{i}"), AttributeValue::N("1795336000000".into()))
+            });
             request
-                .update_expression("SET #v = :to, #o = :o, #0 = :0, #1 = :1, #2 = :2, #3 = :3, #4 = :4 REMOVE #r")
-                .condition_expression("attribute_not_exists(#v) OR #v = :from")
-                .expression_attribute_names("#v", "version")
-                .expression_attribute_names("#o", "owner")
-                .expression_attribute_names("#r", "released")
+                .update_expression(
+                    "SET version = :to, #owner = :o, ttl_ms = :0, expires_at = :1, collect_at = :2, acquired_at = :3, fence = :4 REMOVE released",
+                )
+                .condition_expression("attribute_not_exists(version) OR version = :from")
+                .expression_attribute_names("#owner", "owner")
                 .expression_attribute_values(":from", AttributeValue::S(from.into()))
                 .expression_attribute_values(":to", AttributeValue::S(to.into()))
                 .expression_attribute_values(":o", AttributeValue::S("host:4711-0a1b2c3d".into()))

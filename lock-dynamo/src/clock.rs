@@ -292,6 +292,17 @@ mod tests {
     }
 
     #[test]
+    fn what_was_seen_long_ago_proves_less() {
+        let (_, clock) = clock(0);
+        clock.observe(at(1_500, 0), at(1_510, 0), date_at(1_505));
+        // In a day a clock may be slewed by 43 s.
+        let day = 24 * 3_600_000;
+        assert_eq!(clock.skew(at(day, 40)), Some(0));
+        assert!(clock.skew(at(day, 60)).unwrap() > 15 * SECOND);
+        assert!(clock.skew(at(day, -60)).unwrap() < -15 * SECOND);
+    }
+
+    #[test]
     fn an_elapsed_clock_that_went_back_proves_nothing() {
         let (_, clock) = clock(0);
         clock.observe(at(9_000, 0), at(2_000, 0), date_at(2_000));

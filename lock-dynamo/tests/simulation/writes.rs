@@ -262,6 +262,18 @@ async fn only_the_lease_that_was_seen_is_broken() {
 }
 
 #[tokio::test]
+async fn a_broken_lease_is_not_released() {
+    let world = World::new();
+    let process = world.process(0);
+    let lease = take(&process, "a").await;
+    let seen = lease.id.to_string();
+    assert_eq!(process.break_lock(&lease.name, &seen, "alice").await.unwrap(), Break::Broken);
+    assert_eq!(process.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(None));
+    take(&process, "a").await;
+    assert!(matches!(process.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(Some(_))));
+}
+
+#[tokio::test]
 async fn an_item_is_forgotten_only_once_it_is_a_released_lock() {
     let world = World::new();
     let process = world.process(0);
