@@ -27,7 +27,8 @@ use crate::{
 /// - The future may be dropped at any await point, and the core follows up with [`release`](Self::release) of the same id
 ///   (`a_cancelled_acquire_leaves_no_lock`).
 /// - An error says that the outcome is unknown or that nothing was done, and
-///   [`is_ambiguous`](Error::is_ambiguous) tells which; contention is never an error.
+///   [`is_ambiguous`](Error::is_ambiguous) tells which; contention is never an error (`a_held_lock_is_refused_to_others`,
+///   `of_many_contenders_one_wins`).
 #[async_trait]
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// The store, for messages, logs and metrics: as a config string without secrets.
@@ -49,11 +50,15 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// - Idempotent on `claim.id`: while that id holds the lock, acquiring again grants it again, with the same token,
     ///   [`already_ours`](Grant::already_ours) and, where there is a ttl, a whole ttl from then on
     ///   (`acquiring_again_with_the_same_id_succeeds`).
+    /// - A copy of the request that comes after the release of its own id, having been held up on its way, is refused while somebody else holds
+    ///   the lock. Otherwise it may be granted, to nobody, with a token of its own, and ends with its ttl like any lease that nobody renews
+    ///   (`an_acquisition_that_arrives_after_its_release_is_nobodys_and_ends`); a store that can tell leaves no lock behind.
     /// - Every grant carries a token larger than all before it, across release, expiry and break, where
-    ///   the capability `fencing` is declared (`tokens_rise_across_release`, `tokens_rise_across_expiry`, `tokens_rise_across_break`).
+    ///   the capability `fencing` is declared (`tokens_rise_across_release`, `tokens_rise_across_expiry`, `tokens_rise_across_break`), also when
+    ///   a third party has deleted what the store keeps of them (`tokens_rise_although_their_record_was_deleted`).
     /// - With a ttl the lock is free once the holder's own ttl, as recorded, has passed on the store's clock, and not before; a contender's
-    ///   ttl does not matter (`an_expired_lock_is_granted_in_one_attempt`, `a_lock_is_held_for_the_holders_ttl`). The winner is told of
-    ///   the crashed holder (`the_winner_is_told_of_a_crashed_holder`), and only of a crashed one
+    ///   ttl does not matter (`an_expired_lock_is_granted_in_one_attempt`, `a_lock_is_held_for_the_holders_ttl`), to one of those
+    ///   who want it (`of_many_contenders_one_takes_over_from_the_dead`). The winner is told of the crashed holder (`the_winner_is_told_of_a_crashed_holder`), and only of a crashed one
     ///   (`a_released_holder_is_not_reported_as_crashed`).
     ///
     /// # Errors
@@ -66,7 +71,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///   the same result (`renewal_is_idempotent`).
     /// - A lease that is not held any more is [`Lost`](Renewal::Lost), with the reason, and is never revived
     ///   (`renewing_a_released_lease_reports_its_loss`, `renewing_an_expired_lease_does_not_rob_the_successor`,
-    ///   `a_broken_lease_is_lost_at_the_next_renewal`).
+    ///   `a_broken_lease_is_lost_at_the_next_renewal`); nor is one whose record a third party has deleted or replaced
+    ///   (`a_deleted_record_is_a_loss_at_the_next_renewal`, `a_replaced_record_is_somebody_elses_lock`).
     ///
     /// # Errors
     /// When the store cannot say.

@@ -1,9 +1,9 @@
 //! The conformance kit can see: a backend with a mistake in it fails every case that is about it, and every case fails for some mistake.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -24,6 +24,7 @@ enum Mistake {
     GrantsWhatIsHeld,
     TakesItsOwnLockForForeign,
     TakesRetriesForNew,
+    RemembersIdsForEver,
     ReleasesWithoutComparison,
     ReleasesNothing,
     ReleaseOfTheUnknownFails,
@@ -56,6 +57,7 @@ const MISTAKES: &[Mistake] = &[
     M::GrantsWhatIsHeld,
     M::TakesItsOwnLockForForeign,
     M::TakesRetriesForNew,
+    M::RemembersIdsForEver,
     M::ReleasesWithoutComparison,
     M::ReleasesNothing,
     M::ReleaseOfTheUnknownFails,
@@ -87,9 +89,15 @@ const MISTAKES: &[Mistake] = &[
 struct Mistaken {
     store: MemoryBackend,
     mistake: Mistake,
+    /// What each id was granted.
+    remembered: Arc<Mutex<HashMap<LeaseId, Grant>>>,
 }
 
 impl Mistaken {
+    fn new(mistake: Mistake) -> Self {
+        Self { store: MemoryBackend::new(), mistake, remembered: Arc::default() }
+    }
+
     fn has(&self, mistake: Mistake) -> bool {
         self.mistake == mistake
     }
@@ -130,7 +138,16 @@ impl Backend for Mistaken {
         if self.has(M::GrantsWhatIsHeld) {
             self.store.lose(claim.name.as_str());
         }
-        Ok(match self.store.acquire(&claim).await? {
+        if self.has(M::RemembersIdsForEver)
+            && let Some(grant) = self.remembered.lock().unwrap().get(&claim.id)
+        {
+            return Ok(Attempt::Granted(Grant { already_ours: true, ..grant.clone() }));
+        }
+        let attempt = self.store.acquire(&claim).await?;
+        if let Attempt::Granted(grant) = &attempt {
+            self.remembered.lock().unwrap().insert(claim.id, grant.clone());
+        }
+        Ok(match attempt {
             Attempt::Granted(grant) if grant.already_ours && self.has(M::TakesItsOwnLockForForeign) => {
                 Attempt::Held(Holder::default())
             }
@@ -288,7 +305,7 @@ fn fails(case: &'static str, mistake: Mistake) -> bool {
     let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let subject = Mistaken { store: MemoryBackend::new(), mistake };
+            let subject = Mistaken::new(mistake);
             let day = Duration::from_secs(24 * 3600);
             tokio::time::timeout(day, testing::run(case, &subject, &exceptions)).await.expect("ended");
         });
@@ -315,4 +332,30 @@ fn every_case_passes_without_a_mistake_and_fails_for_some_mistake() {
     assert_eq!(missed, [], "no case finds these");
     let blind: Vec<_> = found.iter().filter(|(_, mistakes)| mistakes.is_empty()).map(|(case, _)| *case).collect();
     assert_eq!(blind, [""; 0], "these cases find nothing");
+}
+
+/// The bullets of the trait's documentation, each in one line.
+fn bullets() -> Vec<String> {
+    let mut bullets: Vec<String> = Vec::new();
+    for line in include_str!("../src/backend.rs").lines() {
+        let Some(text) = line.trim().strip_prefix("/// ") else { continue };
+        match (text.strip_prefix("- "), bullets.last_mut()) {
+            (Some(first), _) => bullets.push(first.to_owned()),
+            (None, Some(bullet)) if text.starts_with("  ") => *bullet += text,
+            _ => {}
+        }
+    }
+    bullets
+}
+
+#[test]
+fn every_bullet_of_the_contract_names_its_cases() {
+    let bullets = bullets();
+    assert!(bullets.len() > 20, "{bullets:#?}");
+    for bullet in bullets {
+        let named: Vec<_> = bullet.split('`').skip(1).step_by(2).filter(|word| word.matches('_').count() > 1).collect();
+        assert!(!named.is_empty(), "no case checks this: {bullet}");
+        let gone: Vec<_> = named.iter().filter(|name| !CASES.contains(*name)).collect();
+        assert!(gone.is_empty(), "there is no case {gone:?}: {bullet}");
+    }
 }

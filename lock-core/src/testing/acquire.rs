@@ -110,7 +110,7 @@ pub(super) async fn tokens_rise_across_expiry(bench: &Bench<'_>) {
     let mut last = None;
     for _ in 0..3 {
         let client = bench.client().await;
-        let (lease, _) = granted(&*client, &bench.claim(&name)).await;
+        let (lease, _) = granted(&*client, &bench.short_claim(&name)).await;
         assert!(lease.token > last, "{:?} after {last:?}", lease.token);
         last = lease.token;
         bench.subject.crash(client).await;
@@ -134,7 +134,7 @@ pub(super) async fn tokens_rise_across_break(bench: &Bench<'_>) {
 pub(super) async fn a_raised_token_is_exceeded_by_the_next(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("raised");
-    let claim = Claim { ttl: Some(Duration::from_secs(60)), ..bench.claim(&name) };
+    let claim = bench.claim(&name);
     let (lease, _) = granted(&*a, &claim).await;
     let token = lease.token.expect("fencing is declared");
     // Far beyond any clock, as of a store whose clock is a day ahead.
@@ -159,7 +159,7 @@ pub(super) async fn a_raised_token_is_exceeded_by_the_next(bench: &Bench<'_>) {
 pub(super) async fn an_expired_lock_is_granted_in_one_attempt(bench: &Bench<'_>) {
     let holder = bench.client().await;
     let name = bench.name("expired");
-    let _dead = granted(&*holder, &bench.claim(&name)).await;
+    let _dead = granted(&*holder, &bench.short_claim(&name)).await;
     bench.subject.crash(holder).await;
     // A client that has never seen the lock before: a cold process.
     let cold = bench.client().await;
@@ -170,7 +170,7 @@ pub(super) async fn a_lock_is_held_for_the_holders_ttl(bench: &Bench<'_>) {
     let (holder, other) = (bench.client().await, bench.client().await);
     let name = bench.name("ttl");
     let started = Instant::now();
-    let _held = granted(&*holder, &bench.claim(&name)).await;
+    let _held = granted(&*holder, &bench.short_claim(&name)).await;
     let impatient = Claim { ttl: bench.ttl_of(0.05), ..bench.claim(&name) };
     loop {
         let attempt = other.acquire(&claim_for(&*other, &impatient)).await;
@@ -192,7 +192,8 @@ pub(super) async fn a_lock_is_held_for_the_holders_ttl(bench: &Bench<'_>) {
 pub(super) async fn the_winner_is_told_of_a_crashed_holder(bench: &Bench<'_>) {
     let holder = bench.client().await;
     let name = bench.name("crashed");
-    let claim = Claim { owner: "the one that died".into(), data: Some(b"half done".to_vec()), ..bench.claim(&name) };
+    let claim =
+        Claim { owner: "the one that died".into(), data: Some(b"half done".to_vec()), ..bench.short_claim(&name) };
     let (lease, _) = granted(&*holder, &claim).await;
     bench.subject.crash(holder).await;
     let (_, grant) = bench.granted_in_the_end(&*bench.client().await, &bench.claim(&name)).await;
@@ -278,7 +279,7 @@ pub(super) async fn odd_names_are_distinct_locks(bench: &Bench<'_>) {
     assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
     let mut leases = Vec::new();
     for name in &names {
-        leases.push(granted(&*client, &Claim { ttl: Some(Duration::from_secs(60)), ..bench.claim(name) }).await.0);
+        leases.push(granted(&*client, &bench.claim(name)).await.0);
     }
     for (name, lease) in names.iter().zip(&leases) {
         refused(&*client, &bench.claim(name)).await;

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Bench, rig::Rig};
+use super::{
+    Bench,
+    rig::{Rig, acquired_in_the_end},
+};
 use crate::{
     LossReason, Renew, TryAcquire,
     backend::{Release, Renewal},
@@ -16,14 +19,13 @@ async fn frozen(bench: &Bench<'_>, freeze: impl FnOnce(&Rig, Duration)) {
     let rig = Rig::new(bench).await;
     let name = bench.name("frozen");
     let ttl = bench.subject.ttl();
-    let request = rig.locker.lock(name.as_str()).ttl(ttl).renew(Renew::Manual);
-    let Ok(TryAcquire::Acquired(guard)) = request.try_acquire().await else { panic!("{name} is free") };
+    let guard = acquired_in_the_end(|| rig.locker.lock(name.as_str()).ttl(ttl).renew(Renew::Manual)).await;
     freeze(&rig, ttl);
     // Without an await in between: this is what its work does next.
     let lost = guard.check().expect_err("it was frozen for longer than its lease");
     assert!(matches!(lost.reason, LossReason::FrozenFor(_) | LossReason::Expired), "{lost}");
 
-    let (successor, _) = bench.granted_in_the_end(&*other, &bench.long_claim(&name)).await;
+    let (successor, _) = bench.granted_in_the_end(&*other, &bench.claim(&name)).await;
     match guard.release().await.expect("the store answers") {
         Release::NotHeld(_) => {}
         Release::Released => panic!("released what somebody else holds"),
@@ -44,8 +46,8 @@ pub(super) async fn a_clock_that_is_set_back_prolongs_no_lease(bench: &Bench<'_>
     let other = bench.client().await;
     let rig = Rig::new(bench).await;
     let name = bench.name("set-back");
-    let request = rig.locker.lock(name.as_str()).ttl(bench.subject.ttl()).renew(Renew::Manual);
-    let Ok(TryAcquire::Acquired(guard)) = request.try_acquire().await else { panic!("{name} is free") };
+    let ttl = bench.subject.ttl();
+    let guard = acquired_in_the_end(|| rig.locker.lock(name.as_str()).ttl(ttl).renew(Renew::Manual)).await;
     rig.clock.set_back(YEARS);
     let (next, _) = bench.granted_in_the_end(&*other, &bench.claim(&name)).await;
     assert!(guard.check().is_err(), "two hold {name}");

@@ -6,9 +6,9 @@ use futures_util::poll;
 
 use super::{
     Bench, TestClock, granted, release,
-    rig::{Rig, free_soon},
+    rig::{Rig, acquired_in_the_end, free_soon},
 };
-use crate::{Locker, TryAcquire};
+use crate::Locker;
 
 /// More polls than a future of ours needs; one that waits for a network is polled more often than it has await points.
 const POLLS: u32 = 40;
@@ -29,7 +29,7 @@ pub(super) async fn a_cancelled_wait_leaves_no_lock(bench: &Bench<'_>) {
     let (rig, other) = (Rig::new(bench).await, bench.client().await);
     for times in 1..POLLS / 4 {
         let name = bench.name(&times.to_string());
-        let (held, _) = granted(&*other, &bench.long_claim(&name)).await;
+        let (held, _) = granted(&*other, &bench.claim(&name)).await;
         assert!(!polled(times, rig.locker.acquire(name.as_str())).await, "somebody else holds it");
         release(&*other, &held).await;
         free_soon(bench, &*other, &name).await;
@@ -88,12 +88,12 @@ pub(super) async fn a_guard_may_be_dropped_by_a_runtime_that_ends(bench: &Bench<
                 let ttl = Some(bench.subject.ttl()).filter(|_| client.capabilities().ttl);
                 let locker =
                     Locker::builder(client).clock(Arc::new(TestClock::new())).build().expect("the defaults fit");
-                let request = locker.lock(name.as_str());
-                let request = match ttl {
-                    Some(ttl) => request.ttl(ttl),
-                    None => request,
-                };
-                let Ok(TryAcquire::Acquired(guard)) = request.try_acquire().await else { panic!("{name} is free") };
+                let request = || locker.lock(name.as_str());
+                let guard = acquired_in_the_end(|| match ttl {
+                    Some(ttl) => request().ttl(ttl),
+                    None => request(),
+                })
+                .await;
                 let held = tokio::spawn(async move {
                     let _guard = guard;
                     std::future::pending::<()>().await;

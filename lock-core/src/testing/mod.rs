@@ -162,6 +162,7 @@ macro_rules! conformance_cases {
             requests::a_lost_reply_is_resolved_by_asking_again [];
             requests::a_lost_request_is_sent_again [];
             requests::a_request_that_arrives_twice_changes_nothing [];
+            requests::an_acquisition_that_arrives_after_its_release_is_nobodys_and_ends [];
             requests::throttling_is_an_error_and_leaves_nothing [];
             requests::a_hung_renewal_ends_the_guard_before_the_next_holds [Need::Has(Capability::Ttl)];
             requests::renewals_that_are_throttled_for_too_long_end_the_guard [Need::Has(Capability::Ttl)];
@@ -286,7 +287,7 @@ impl Bench<'_> {
             Need::Descriptor => false,
             Need::Vandal(what) => {
                 let name = self.name("probe");
-                let (lease, _) = granted(&*client, &self.long_claim(&name)).await;
+                let (lease, _) = granted(&*client, &self.claim(&name)).await;
                 if what == Vandalism::DeleteToken {
                     release(&*client, &lease).await;
                 }
@@ -306,19 +307,20 @@ impl Bench<'_> {
         LockName::new(format!("conformance/{}/{what}/{}", self.case, LeaseId::random())).expect("short and not empty")
     }
 
+    /// For a lock that shall not end while the case looks at something else, on a loaded machine too.
     fn claim(&self, name: &LockName) -> Claim {
         Claim {
             name: name.clone(),
             id: LeaseId::random(),
             owner: "conformance".into(),
-            ttl: self.ttl_of(1.0),
+            ttl: Some(Duration::from_secs(60)),
             data: None,
         }
     }
 
-    /// For a lock that shall not end while the case looks at something else.
-    fn long_claim(&self, name: &LockName) -> Claim {
-        Claim { ttl: Some(Duration::from_secs(60)), ..self.claim(name) }
+    /// For a lock that shall end by itself.
+    fn short_claim(&self, name: &LockName) -> Claim {
+        Claim { ttl: self.ttl_of(1.0), ..self.claim(name) }
     }
 
     /// A part of the subject's ttl; asked for only where the backend has ttls (see [`claim_for`]).

@@ -17,6 +17,7 @@ use crate::{
 pub(super) async fn a_watch_sees_the_release(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("watched");
+    // Longer than anything here waits.
     let long = Claim { ttl: Some(Duration::from_secs(600)), ..bench.claim(&name) };
     for _ in 0..5 {
         let (lease, _) = granted(&*a, &long).await;
@@ -39,6 +40,7 @@ pub(super) async fn a_watch_sees_the_release(bench: &Bench<'_>) {
 pub(super) async fn a_wake_up_that_is_not_used_is_passed_on(bench: &Bench<'_>) {
     let (a, b, c) = (bench.client().await, bench.client().await, bench.client().await);
     let name = bench.name("passed-on");
+    // Longer than anything here waits.
     let long = Claim { ttl: Some(Duration::from_secs(600)), ..bench.claim(&name) };
     let (lease, _) = granted(&*a, &long).await;
     let mut watches = Vec::new();
@@ -58,7 +60,7 @@ pub(super) async fn inspect_sees_the_holder(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("inspected");
     assert_eq!(b.inspect(&name).await.expect("the store answers"), None);
-    let claim = Claim { ttl: Some(Duration::from_secs(60)), owner: "me".into(), ..bench.claim(&name) };
+    let claim = Claim { owner: "me".into(), ..bench.claim(&name) };
     let (lease, _) = granted(&*a, &claim).await;
     let holder = b.inspect(&name).await.expect("the store answers").expect("it is held");
     assert_eq!(holder.owner.as_deref(), Some("me"));
@@ -73,7 +75,7 @@ pub(super) async fn list_shows_held_locks_by_prefix(bench: &Bench<'_>) {
     let mut leases = Vec::new();
     for short in ["b", "A", "a/é\n", "gone"] {
         let name = LockName::new(format!("{prefix}{short}")).expect("short and not empty");
-        let claim = Claim { ttl: Some(Duration::from_secs(60)), owner: short.into(), ..bench.claim(&name) };
+        let claim = Claim { owner: short.into(), ..bench.claim(&name) };
         leases.push(granted(&*a, &claim).await.0);
     }
     let (other, _) = granted(&*a, &bench.claim(&bench.name("elsewhere"))).await;
@@ -90,7 +92,7 @@ pub(super) async fn list_shows_held_locks_by_prefix(bench: &Bench<'_>) {
 pub(super) async fn break_compares_the_version(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("compared");
-    let long = Claim { ttl: Some(Duration::from_secs(60)), ..bench.claim(&name) };
+    let long = bench.claim(&name);
     let (first, _) = granted(&*a, &long).await;
     let stale = refused(&*b, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
     release(&*a, &first).await;
@@ -107,7 +109,7 @@ pub(super) async fn break_compares_the_version(bench: &Bench<'_>) {
 pub(super) async fn an_examination_changes_no_lock_and_finds_a_working_store_fit(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let (held, free) = (bench.name("held"), bench.name("free"));
-    let long = Claim { ttl: Some(Duration::from_secs(60)), ..bench.claim(&held) };
+    let long = bench.claim(&held);
     let (lease, _) = granted(&*a, &long).await;
     for client in [&a, &b] {
         let findings = client.examine().await;
@@ -129,7 +131,7 @@ pub(super) async fn forgetting_spares_the_holder(bench: &Bench<'_>) {
         Ok(forgotten) => assert!(forgotten, "of a name that was never used there is nothing to keep"),
         Err(error) => return assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),
     }
-    let long = Claim { ttl: Some(Duration::from_secs(60)), ..bench.claim(&name) };
+    let long = bench.claim(&name);
     let (lease, _) = granted(&*a, &long).await;
     assert!(!b.forget(&name).await.expect("the store answers"), "forgot a lock that is held");
     refused(&*b, &bench.claim(&name)).await;

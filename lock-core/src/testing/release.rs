@@ -102,7 +102,7 @@ pub(super) async fn releasing_now_frees_the_lock_or_says_that_it_cannot(bench: &
 pub(super) async fn a_lease_that_the_core_ended_frees_its_lock(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("ended");
-    let (first, _) = granted(&*a, &bench.claim(&name)).await;
+    let (first, _) = granted(&*a, &bench.short_claim(&name)).await;
     a.lost(&first);
     let (second, _) = bench.granted_in_the_end(&*b, &bench.claim(&name)).await;
     a.lost(&first);

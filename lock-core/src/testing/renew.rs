@@ -1,7 +1,5 @@
 //! Cases of [`Backend::renew`](crate::backend::Backend::renew).
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::{Bench, granted, refused, release};
@@ -13,7 +11,7 @@ use crate::{
 pub(super) async fn renewal_extends_the_lease(bench: &Bench<'_>) {
     let (holder, other) = (bench.client().await, bench.client().await);
     let name = bench.name("renewed");
-    let (lease, _) = granted(&*holder, &bench.claim(&name)).await;
+    let (lease, _) = granted(&*holder, &bench.short_claim(&name)).await;
     let mut renewed = Instant::now();
     for _ in 0..4 {
         bench.subject.pass(bench.subject.ttl() / 2).await;
@@ -32,7 +30,7 @@ pub(super) async fn renewal_extends_the_lease(bench: &Bench<'_>) {
 
 pub(super) async fn renewal_is_idempotent(bench: &Bench<'_>) {
     let client = bench.client().await;
-    let claim = Claim { ttl: Some(Duration::from_secs(60)), ..bench.claim(&bench.name("idempotent")) };
+    let claim = bench.claim(&bench.name("idempotent"));
     let (lease, _) = granted(&*client, &claim).await;
     for _ in 0..3 {
         assert_eq!(client.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
@@ -56,9 +54,9 @@ pub(super) async fn renewing_a_released_lease_reports_its_loss(bench: &Bench<'_>
 pub(super) async fn renewing_an_expired_lease_does_not_rob_the_successor(bench: &Bench<'_>) {
     let (late, next) = (bench.client().await, bench.client().await);
     let name = bench.name("robbed");
-    let (lease, _) = granted(&*late, &bench.claim(&name)).await;
+    let (lease, _) = granted(&*late, &bench.short_claim(&name)).await;
     bench.subject.pass(bench.subject.ttl()).await;
-    let long = Claim { ttl: Some(Duration::from_secs(60)), owner: "successor".into(), ..bench.claim(&name) };
+    let long = Claim { owner: "successor".into(), ..bench.claim(&name) };
     let (successor, _) = bench.granted_in_the_end(&*next, &long).await;
     match late.renew(&lease).await.expect("the store answers") {
         Renewal::Lost(_) if !late.capabilities().holder => {}
@@ -72,7 +70,7 @@ pub(super) async fn renewing_an_expired_lease_does_not_rob_the_successor(bench: 
 pub(super) async fn a_broken_lease_is_lost_at_the_next_renewal(bench: &Bench<'_>) {
     let (holder, operator) = (bench.client().await, bench.client().await);
     let name = bench.name("broken");
-    let long = Claim { ttl: Some(Duration::from_secs(60)), ..bench.claim(&name) };
+    let long = bench.claim(&name);
     let (lease, _) = granted(&*holder, &long).await;
     let version =
         refused(&*operator, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
@@ -89,7 +87,7 @@ pub(super) async fn renewing_many_reports_each(bench: &Bench<'_>) {
     let client = bench.client().await;
     let mut leases = Vec::new();
     for i in 0..5 {
-        let claim = Claim { ttl: Some(Duration::from_secs(60)), ..bench.claim(&bench.name(&i.to_string())) };
+        let claim = bench.claim(&bench.name(&i.to_string()));
         leases.push(granted(&*client, &claim).await.0);
     }
     release(&*client, &leases[1]).await;

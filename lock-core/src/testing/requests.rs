@@ -1,8 +1,10 @@
 //! Cases of the core over a store whose requests and replies get lost, come twice, or are throttled.
 
+use std::time::Duration;
+
 use super::{
-    Bench, granted, refused, release,
-    rig::{Rig, free_soon},
+    Bench, claim_for, granted, refused, release,
+    rig::{Rig, acquired_in_the_end, free_soon},
 };
 use crate::{
     ErrorKind, Operation,
@@ -42,6 +44,31 @@ pub(super) async fn a_request_that_arrives_twice_changes_nothing(bench: &Bench<'
     one_fault_each(bench, Fault::Duplicate).await;
 }
 
+/// A copy of the request to acquire, held up on its way, that comes after the release of its own id.
+pub(super) async fn an_acquisition_that_arrives_after_its_release_is_nobodys_and_ends(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("late");
+    let claim = claim_for(&*a, &bench.short_claim(&name));
+    let (first, _) = granted(&*a, &claim).await;
+    let _: Release = a.release(&first, Duration::ZERO).await.expect("the store answers");
+    let mut last = first.token;
+    if let Ok(Attempt::Granted(orphan)) = a.acquire(&claim).await {
+        assert!(orphan.token > last || last.is_none(), "{:?} after {last:?}", orphan.token);
+        last = orphan.token;
+        if claim.ttl.is_none() {
+            // Nothing repeats requests on the way to such a store: it was the client that asked again, and it goes on holding.
+            let _: Release = a.release(&claim.lease(orphan.token), Duration::ZERO).await.expect("the store answers");
+        }
+    }
+    let (next, _) = bench.granted_in_the_end(&*b, &bench.claim(&name)).await;
+    assert!(next.token > last || last.is_none(), "{:?} after {last:?}", next.token);
+    if let Ok(Attempt::Granted(_)) = a.acquire(&claim).await {
+        panic!("two hold {name}");
+    }
+    assert_eq!(b.renew(&next).await.expect("the store answers"), Renewal::Renewed);
+    release(&*b, &next).await;
+}
+
 pub(super) async fn throttling_is_an_error_and_leaves_nothing(bench: &Bench<'_>) {
     let (rig, other) = (Rig::new(bench).await, bench.client().await);
     for fault in [Fault::Refuse(ErrorKind::Throttled), Fault::FailAfter(ErrorKind::Throttled)] {
@@ -59,8 +86,8 @@ async fn ends_before_the_next(bench: &Bench<'_>, fault: Fault) {
     let rig = Rig::with_ttl(bench, bench.subject.ttl()).await;
     let name = bench.name("ends");
     rig.network.always(Operation::Renew, fault);
-    let guard = rig.acquired(&name).await;
-    let (successor, _) = bench.granted_in_the_end(&*other, &bench.long_claim(&name)).await;
+    let guard = acquired_in_the_end(|| rig.locker.lock(name.as_str())).await;
+    let (successor, _) = bench.granted_in_the_end(&*other, &bench.claim(&name)).await;
     assert!(guard.check().is_err(), "two hold {name}");
     guard.lost().await;
     match guard.release().await.expect("the store answers") {
@@ -82,11 +109,11 @@ pub(super) async fn renewals_that_are_throttled_for_too_long_end_the_guard(bench
 pub(super) async fn of_many_contenders_one_takes_over_from_the_dead(bench: &Bench<'_>) {
     let holder = bench.client().await;
     let name = bench.name("inherited");
-    let _dead = granted(&*holder, &bench.claim(&name)).await;
+    let _dead = granted(&*holder, &bench.short_claim(&name)).await;
     // Their own ttl is another one.
     let mut contenders = Vec::new();
     for _ in 0..8 {
-        contenders.push((bench.client().await, bench.long_claim(&name)));
+        contenders.push((bench.client().await, bench.claim(&name)));
     }
     bench.subject.crash(holder).await;
     for _ in 0..2_000 {

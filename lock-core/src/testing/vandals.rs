@@ -12,10 +12,10 @@ impl Bench<'_> {
 pub(super) async fn a_deleted_record_is_a_loss_at_the_next_renewal(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("deleted");
-    let (lease, _) = granted(&*a, &bench.long_claim(&name)).await;
+    let (lease, _) = granted(&*a, &bench.claim(&name)).await;
     bench.vandalise(Vandalism::DeleteRecord, &name).await;
     assert!(matches!(a.renew(&lease).await.expect("the store answers"), Renewal::Lost(_)));
-    let (next, _) = granted(&*b, &bench.long_claim(&name)).await;
+    let (next, _) = granted(&*b, &bench.claim(&name)).await;
     assert!(next.token > lease.token || !b.capabilities().fencing, "{:?} after {:?}", next.token, lease.token);
     match a.release(&lease, std::time::Duration::ZERO).await.expect("the store answers") {
         Release::NotHeld(_) => {}
@@ -28,7 +28,7 @@ pub(super) async fn a_deleted_record_is_a_loss_at_the_next_renewal(bench: &Bench
 pub(super) async fn a_replaced_record_is_somebody_elses_lock(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("replaced");
-    let (lease, _) = granted(&*a, &bench.long_claim(&name)).await;
+    let (lease, _) = granted(&*a, &bench.claim(&name)).await;
     bench.vandalise(Vandalism::ReplaceRecord, &name).await;
     assert!(matches!(a.renew(&lease).await.expect("the store answers"), Renewal::Lost(_)));
     match a.release(&lease, std::time::Duration::ZERO).await.expect("the store answers") {
@@ -43,7 +43,7 @@ pub(super) async fn tokens_rise_although_their_record_was_deleted(bench: &Bench<
     let name = bench.name("tokens");
     let mut last = None;
     for _ in 0..5 {
-        let (lease, _) = granted(&*client, &bench.long_claim(&name)).await;
+        let (lease, _) = granted(&*client, &bench.claim(&name)).await;
         assert!(lease.token > last, "{:?} after {last:?}", lease.token);
         last = lease.token;
         release(&*client, &lease).await;
