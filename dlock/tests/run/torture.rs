@@ -97,6 +97,19 @@ fn a_store_without_which_nothing_was_proved_is_no_success() {
     assert!(!output.status.success(), "{output:?}");
 }
 
+#[cfg(feature = "redis")]
+#[test]
+fn a_store_that_does_not_answer_is_told_before_anything_is_started() {
+    // Takes connections and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://{}?connect_timeout=200ms&timeout=200ms", silent.local_addr().unwrap());
+    let output = output(&mut dlock(["torture", "--url", &url, "--time", "2s", "--processes", "1"]));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(69), "{said}");
+    assert!(output.stdout.is_empty() && !said.contains("torturing"), "no run, no report: {said}");
+    assert!(said.contains(&silent.local_addr().unwrap().to_string()), "{said}");
+}
+
 #[test]
 fn a_time_of_zero_proves_nothing_and_says_so() {
     let locks = Locks::new();

@@ -11,6 +11,7 @@ use std::{
 
 use lock_core::{
     LeaseId, Locker, TryAcquire,
+    backend::Release,
     history::{Event, Rules, What, check},
 };
 use nix::{
@@ -49,9 +50,10 @@ async fn tortured(args: TortureArgs) -> Result<Exit, Failure> {
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
     let store = Store::choose(&args.store)?;
     let locker = store.open().await?;
+    let prefix = format!("dlock-torture/{id}/");
+    works(&locker, &format!("{prefix}0")).await?;
     let route = Route::find(&store).await;
-    let directory = own_directory(&id)?;
-    let run = Run { directory, prefix: format!("dlock-torture/{id}/"), names: args.names, ttl: args.ttl };
+    let run = Run { directory: own_directory(&id)?, prefix, names: args.names, ttl: args.ttl };
     let has_ttl = locker.capabilities().ttl;
     eprintln!("torturing {} for {} with seed {seed}", locker.store(), humantime::format_duration(args.time));
     let mut parent = Parent {
@@ -95,6 +97,15 @@ async fn tortured(args: TortureArgs) -> Result<Exit, Failure> {
         Some(false) => exit::NOT_HAD,
         None => exit::UNAVAILABLE,
     }))
+}
+
+/// Takes a lock of this run and gives it back: what keeps that from working is told at once, by the store, and not as the workers' errors at
+/// the end of the whole time. A store that does not answer is asked for no longer than its timeouts allow.
+async fn works(locker: &Locker, name: &str) -> Result<(), Failure> {
+    if let TryAcquire::Acquired(guard) = locker.try_acquire(name).await? {
+        let _: Release = guard.release().await?;
+    }
+    Ok(())
 }
 
 fn own_directory(id: &str) -> Result<PathBuf, Failure> {
