@@ -1,42 +1,7 @@
-//! Runs many simulations, or one again: `simulate [--json] [--seeds N] [--from SEED] [--mistake NAME]`, or `simulate --list-mistakes`.
-//!
-//! Without `--mistake` the real protocol runs, and a violation is an error. With one, it says in how many seeds the mistake was found.
+//! Runs many simulations of the core, or one again: `simulate [--json] [--seeds N] [--from SEED] [--mistake NAME]`, or `simulate --list-mistakes`.
 
-use std::{env, process::ExitCode, time::Instant};
-
-use integration::sim::{Mistake, search};
+use std::process::ExitCode;
 
 fn main() -> Result<ExitCode, String> {
-    let (mut seeds, mut from, mut mistake, mut json) = (1_000, 0, None, false);
-    let mut arguments = env::args().skip(1);
-    while let Some(option) = arguments.next() {
-        match option.as_str() {
-            "--json" => {
-                json = true;
-                continue;
-            }
-            "--list-mistakes" => {
-                Mistake::ALL.iter().for_each(|mistake| println!("{mistake}"));
-                return Ok(ExitCode::SUCCESS);
-            }
-            _ => {}
-        }
-        let value = arguments.next().ok_or_else(|| format!("{option} needs a value"))?;
-        let number = || value.parse::<u64>().map_err(|e| format!("{option} {value}: {e}"));
-        match option.as_str() {
-            "--seeds" => seeds = number()?,
-            "--from" => from = number()?,
-            "--mistake" => mistake = Some(value.parse::<Mistake>()?),
-            other => return Err(format!("no option is called {other}")),
-        }
-    }
-    let started = Instant::now();
-    let found = search(from..from.saturating_add(seeds), mistake, None);
-    if json {
-        println!("{:#}", found.json());
-    } else {
-        println!("{found}\n{:.1} s", started.elapsed().as_secs_f64());
-    }
-    let as_hoped = found.violations.is_empty() == mistake.is_none();
-    Ok(if as_hoped { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    integration::sim::command(None)
 }

@@ -1,4 +1,5 @@
-//! The parts of `./verify` and of the torture in `./test`: `verify filter`, `verify torture TIME DIRECTORY`, `verify page DIRECTORY JUNIT`.
+//! The parts of `./verify` and of the torture in `./test`: `verify filter`, `verify torture TIME DIRECTORY`, `verify page DIRECTORY JUNIT
+//! PUBLISHED`.
 
 use std::{env, error::Error, fs, path::Path, process::ExitCode};
 
@@ -16,15 +17,26 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             wrong.iter().for_each(|what| eprintln!("{what}"));
             return Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
-        ["page", results, junit] => {
-            let page = Page { results: read(Path::new(results))?, runs: Runs::parse(&fs::read_to_string(junit)?) };
-            let wrong = page.wrong();
-            if !wrong.is_empty() {
-                return Err(wrong.join("\n").into());
-            }
-            print!("{page}");
-        }
-        _ => return Err("usage: verify filter | torture TIME DIRECTORY | page DIRECTORY JUNIT".into()),
+        ["page", results, junit, published] => return page(Path::new(results), Path::new(junit), Path::new(published)),
+        _ => return Err("usage: verify filter | torture TIME DIRECTORY | page DIRECTORY JUNIT PUBLISHED".into()),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes the page beside the reports; and publishes it, if it says as much as it should.
+fn page(reports: &Path, junit: &Path, published: &Path) -> Result<ExitCode, Box<dyn Error>> {
+    let page = Page { results: read(reports)?, runs: Runs::parse(&fs::read_to_string(junit)?) };
+    let wrong = page.wrong();
+    if !wrong.is_empty() {
+        return Err(wrong.join("\n").into());
+    }
+    let draft = reports.join("verification.md");
+    fs::write(&draft, page.to_string())?;
+    let few = page.too_few();
+    if !few.is_empty() {
+        eprintln!("nothing is wrong, but too little was checked to publish {}:\n{}", draft.display(), few.join("\n"));
+        return Ok(ExitCode::FAILURE);
+    }
+    fs::copy(draft, published)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -10,11 +10,13 @@
 
 mod client;
 mod clock;
+mod command;
 pub mod dynamodb;
 mod network;
 pub mod real;
 mod store;
 mod subject;
+pub mod trial;
 mod worker;
 mod world;
 
@@ -29,6 +31,7 @@ use std::{
 use lock_core::history::{Report, Violation};
 use serde_json::{Value, json};
 
+pub use self::command::command;
 use self::real::Real;
 
 /// A classic mistake of lock libraries, brought back for the simulation to find.

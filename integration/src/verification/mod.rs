@@ -1,12 +1,16 @@
 //! What is promised, where it is checked, and what came out: the contents of `docs/verification.md`.
 
+mod faults;
 mod junit;
 mod page;
 mod promises;
 mod torture;
 
+use std::collections::BTreeSet;
+
+pub use faults::{FAULTS, Fault};
 pub use junit::Runs;
-pub use page::{Page, read};
+pub use page::{LEAST_SIMULATED, LEAST_TORTURED, Page, read};
 pub use promises::{PROMISES, Promise};
 pub use torture::torture;
 
@@ -19,6 +23,7 @@ pub fn filter() -> String {
 
 /// All cases that the page names, each once.
 pub fn cases() -> impl Iterator<Item = &'static str> {
-    let all: std::collections::BTreeSet<_> = PROMISES.iter().flat_map(|promise| promise.cases).copied().collect();
+    let promised = PROMISES.iter().flat_map(|promise| promise.cases);
+    let all: BTreeSet<_> = promised.chain(FAULTS.iter().flat_map(|fault| fault.cases)).copied().collect();
     all.into_iter()
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, fs, io, path::Path};
 
 use serde_json::Value;
 
-use super::{PROMISES, Promise, Runs, cases};
+use super::{FAULTS, Fault, PROMISES, Promise, Runs, cases};
 use crate::sim::Mistake;
 
 /// What the page is made of.
@@ -32,9 +32,15 @@ pub fn read(directory: &Path) -> io::Result<BTreeMap<String, Value>> {
     Ok(results)
 }
 
-const SIMULATION: &str = "simulation";
+/// The core over a model of a store, and the real DynamoDB backend over a model of its server.
+const SIMULATIONS: [(&str, &str); 2] = [("simulation", "the core"), ("simulation-dynamodb", "the DynamoDB backend")];
 const STORES: [(&str, &str); 3] =
     [("torture-files", "files"), ("torture-redis", "Redis"), ("torture-dynamodb", "DynamoDB Local")];
+
+/// Acquisitions of the simulated core without which the page says too little.
+pub const LEAST_SIMULATED: u64 = 1_000_000;
+/// Acquisitions on each real store without which the page says too little.
+pub const LEAST_TORTURED: u64 = 20_000;
 
 impl Page {
     /// Why this must not become the page: something failed, or did not run.
@@ -49,39 +55,92 @@ impl Page {
                 Some(_) => {}
             }
         }
-        let unseen = Mistake::ALL.into_iter().filter(|mistake| self.count(&mistake.to_string(), "violations") == 0);
-        wrong.extend(unseen.map(|mistake| format!("{mistake} was not found")));
+        for (mistake, (simulation, of)) in
+            Mistake::ALL.iter().flat_map(|one| SIMULATIONS.map(|simulated| (one, simulated)))
+        {
+            if self.count(&brought_back(*mistake, simulation), "violations") == 0 {
+                wrong.push(format!("{mistake} was not found in {of}"));
+            }
+        }
         wrong
+    }
+
+    /// Where fewer acquisitions were checked than the published page promises.
+    pub fn too_few(&self) -> Vec<String> {
+        let least = |name| if name == SIMULATIONS[0].0 { LEAST_SIMULATED } else { LEAST_TORTURED };
+        let counted = histories().map(|name| (name, self.count(name, "acquisitions"), least(name)));
+        let few = counted.filter(|(_, acquisitions, least)| acquisitions < least);
+        few.map(|(name, acquisitions, least)| format!("{name}: {acquisitions} acquisitions of {least}")).collect()
     }
 
     fn count(&self, result: &str, what: &str) -> u64 {
         self.results.get(result).and_then(|report| report[what].as_u64()).unwrap_or_default()
     }
 
-    /// Over the simulation and all tortures.
+    /// Over the simulations and all tortures.
     fn sum(&self, what: &str) -> u64 {
         histories().map(|name| self.count(name, what)).sum()
     }
 
-    fn promise(&self, promise: &Promise, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// Each with the number of backends and set-ups that it ran on.
+    fn ran(&self, cases: &[&str]) -> String {
         let case = |case: &&str| match self.runs.passed(case) {
             1 => format!("`{case}`"),
             times => format!("`{case}` ({times}×)"),
         };
-        let cases: Vec<_> = promise.cases.iter().map(case).collect();
+        cases.iter().map(case).collect::<Vec<_>>().join(", ")
+    }
+
+    fn promise(&self, promise: &Promise, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rules: Vec<_> = promise.rules.iter().map(|rule| rule.as_str()).collect();
         let (rules, acquisitions) = match rules[..] {
             [] => (String::new(), "–".into()),
             _ => (format!("; rules of the history: {}", rules.join(", ")), grouped(self.sum("acquisitions"))),
         };
-        let Promise { id, text, faults, .. } = promise;
+        let Promise { id, text, faults, cases, .. } = promise;
         let violations = self.sum("violations");
-        writeln!(f, "| {id} {text} | {}{rules} | {faults} | {acquisitions} | {violations} |", cases.join(", "))
+        writeln!(f, "| {id} {text} | {}{rules} | {faults} | {acquisitions} | {violations} |", self.ran(cases))
+    }
+
+    fn histories(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "| run | acquisitions | locks lost | killed | frozen | cut off | violations |")?;
+        writeln!(f, "| --- | --- | --- | --- | --- | --- | --- |")?;
+        let simulations = SIMULATIONS
+            .map(|(name, of)| (name, format!("simulation of {of}, {} seeds", grouped(self.count(name, "seeds")))));
+        let stores = STORES.map(|(name, store)| {
+            let seconds = self.results.get(name).and_then(|report| report["seconds"].as_f64()).unwrap_or_default();
+            (name, format!("torture of {store}, {seconds:.0} s"))
+        });
+        for (name, run) in simulations.into_iter().chain(stores) {
+            let counts = ["acquisitions", "lost", "killed", "frozen", "cut_off", "violations"];
+            let counts = counts.map(|what| grouped(self.count(name, what)));
+            writeln!(f, "| {run} | {} |", counts.join(" | "))?;
+        }
+        let both = |what| grouped(SIMULATIONS.iter().map(|(name, _)| self.count(name, what)).sum());
+        let (clocks, messages) = (both("clocks_set"), both("messages"));
+        writeln!(f, "\nThe simulations also set {clocks} clocks, and lost, repeated or delayed {messages} messages.")
+    }
+
+    fn mistakes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "| mistake | of the core's seeds | of the DynamoDB backend's seeds |\n| --- | --- | --- |")?;
+        for mistake in Mistake::ALL {
+            let [core, dynamodb] = SIMULATIONS.map(|(simulation, _)| {
+                let result = brought_back(mistake, simulation);
+                format!("{} of {}", self.count(&result, "violations"), self.count(&result, "seeds"))
+            });
+            writeln!(f, "| `{mistake}` | {core} | {dynamodb} |")?;
+        }
+        Ok(())
     }
 }
 
 fn histories() -> impl Iterator<Item = &'static str> {
-    std::iter::once(SIMULATION).chain(STORES.map(|(name, _)| name))
+    SIMULATIONS.into_iter().chain(STORES).map(|(name, _)| name)
+}
+
+/// The report of a simulation with that mistake.
+fn brought_back(mistake: Mistake, simulation: &str) -> String {
+    format!("{simulation}-{mistake}")
 }
 
 /// `1234567` as `1,234,567`.
@@ -97,33 +156,12 @@ impl fmt::Display for Page {
         writeln!(f, "| promise | checked by | faults tried | acquisitions checked | violations |")?;
         writeln!(f, "| --- | --- | --- | --- | --- |")?;
         PROMISES.iter().try_for_each(|promise| self.promise(promise, f))?;
-
+        writeln!(f, "\n{FAULTS_TRIED}\n| what goes wrong | in |\n| --- | --- |")?;
+        FAULTS.iter().try_for_each(|Fault { text, cases }| writeln!(f, "| {text} | {} |", self.ran(cases)))?;
         writeln!(f, "\n{HISTORIES}")?;
-        writeln!(f, "| run | acquisitions | locks lost | killed | frozen | cut off | violations |")?;
-        writeln!(f, "| --- | --- | --- | --- | --- | --- | --- |")?;
-        let of = |result: &str, what| grouped(self.count(result, what));
-        let seeds = format!("simulation, {} seeds", of(SIMULATION, "seeds"));
-        let stores = STORES.map(|(name, store)| {
-            let seconds = self.results.get(name).and_then(|report| report["seconds"].as_f64()).unwrap_or_default();
-            (name, format!("torture of {store}, {seconds:.0} s"))
-        });
-        for (name, run) in std::iter::once((SIMULATION, seeds)).chain(stores) {
-            let [acquisitions, lost] = ["acquisitions", "lost"].map(|what| of(name, what));
-            let [killed, frozen, cut] = ["killed", "frozen", "cut_off"].map(|what| of(name, what));
-            writeln!(
-                f,
-                "| {run} | {acquisitions} | {lost} | {killed} | {frozen} | {cut} | {} |",
-                of(name, "violations")
-            )?;
-        }
-        let (clocks, messages) = (of(SIMULATION, "clocks_set"), of(SIMULATION, "messages"));
-        writeln!(f, "\nThe simulation also set {clocks} clocks, and lost, repeated or delayed {messages} messages.")?;
-
+        self.histories(f)?;
         writeln!(f, "\n{MISTAKES}")?;
-        writeln!(f, "| mistake | found in seeds | of |\n| --- | --- | --- |")?;
-        for mistake in Mistake::ALL.map(|mistake| mistake.to_string()) {
-            writeln!(f, "| `{mistake}` | {} | {} |", of(&mistake, "violations"), of(&mistake, "seeds"))?;
-        }
+        self.mistakes(f)?;
         write!(f, "\n{TAIL}")
     }
 }
@@ -138,19 +176,27 @@ cases are those of the conformance kit (`lock-core/src/testing`).
 ## Promises
 ";
 
+const FAULTS_TRIED: &str = "\
+## What goes wrong
+
+The incidents of other lock libraries, as a list. Simulation and torture meet most of these too, in every combination that chance makes.
+";
+
 const HISTORIES: &str = "\
 ## Histories
 
 Processes note what they ask for, get, lose, give back and write; the checker (`lock-core/src/history`) proves from that that no two believed at
 once, that tokens rose, that a resource which compares tokens took no old write, that nobody was told that he himself is the holder, and
 that no free lock stayed unobtainable. What is assumed stands beside each check: `integration/src/sim/mod.rs`, `integration/tests/models.rs`, and
-each backend's page. Files have no network of ours to cut.
+each backend's page. The DynamoDB backend is simulated as it is, AWS SDK included, over a model of DynamoDB that is itself compared with DynamoDB
+Local (`lock-dynamo/tests/simulation`). Files have no network of ours to cut.
 ";
 
 const MISTAKES: &str = "\
 ## Mistakes that were brought back
 
-The simulation can see: each classic mistake is brought back in turn, and counted in how many seeds it is found. The kit can see too: a backend
+The simulation can see: each classic mistake is brought back in turn, in the core and in the real DynamoDB backend, and counted in how many seeds it
+is found. The kit can see too: a backend
 with one of its mistakes fails (`every_case_passes_without_a_mistake_and_fails_for_some_mistake`). So can the checker
 (`lock-core/tests/history.rs`), the models, each with each of its assumptions broken (`integration/tests/models.rs`), and `dlock torture`
 (`a_store_that_loses_its_data_is_found_out`, `a_store_that_each_process_has_for_itself_is_found_out`).
@@ -164,7 +210,9 @@ const TAIL: &str = "\
 | this page anew | `./verify`, or `./verify SEEDS TIME` such as `./verify 100000 1h` |
 | a longer torture of a store of yours | `dlock torture --url URL --time 1h --names 64 --ttl 1s` |
 | more seeds | `cargo run --release -p integration --bin simulate -- --seeds 100000` |
-| the kit on a backend of yours | a dozen lines: `lock-core/src/testing/mod.rs`, as in `integration/tests/third_party.rs` |
+| more seeds of the DynamoDB backend | `cargo run --release -p lock-dynamo --example simulate_dynamodb -- --seeds 10000` |
+| one seed again, with the same build | the same with `--from SEED --seeds 1` |
+| the kit on a backend of yours | a dozen lines: [examples/backend](../examples/backend/README.md) |
 | what is read from the outside, fuzzed | `fuzz/run 3600` |
 
 Every run of `./test` tortures the three stores for a minute each, simulates, runs the kit on all backends, and fuzzes for a minute each.

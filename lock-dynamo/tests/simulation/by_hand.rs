@@ -15,7 +15,7 @@ use lock_core::{
 use lock_dynamo::{DynamoBackend, DynamoConfig};
 use serde_json::{Value, json};
 
-use crate::transport::{self, Exchange};
+use crate::exchange::{self, Exchange};
 
 pub(crate) const BOUND: Duration = Duration::from_secs(2);
 pub(crate) const TTL: Duration = Duration::from_secs(30);
@@ -109,7 +109,7 @@ impl World {
     }
 
     fn clocked(self: &Arc<Self>, config: DynamoConfig, clock: Arc<Hands>) -> DynamoBackend {
-        let sdk = transport::sdk_config(Arc::clone(self) as Arc<dyn Exchange>);
+        let sdk = exchange::sdk_config(Arc::clone(self) as Arc<dyn Exchange>);
         DynamoBackend::with_clock(config, clock).with_sdk_config(sdk)
     }
 

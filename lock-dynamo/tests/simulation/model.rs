@@ -14,7 +14,7 @@ use lock_core::{
 use lock_dynamo::{DynamoBackend, DynamoConfig};
 use serde_json::{Value, json};
 
-use crate::transport::{self, Exchange};
+use crate::exchange::{self, Exchange};
 
 /// The model, and a table of its own on the server.
 #[derive(Debug)]
@@ -47,8 +47,22 @@ impl Both {
         real
     }
 
-    fn saw(&self, operation: &str, status: u16) -> u32 {
-        self.answers.lock().unwrap().get(&(operation.into(), status)).copied().unwrap_or(0)
+    /// Every answer that locks see was given more than `least` times.
+    #[track_caller]
+    fn saw_each(&self, least: u32) {
+        let answers = self.answers.lock().unwrap();
+        for (operation, status) in [
+            ("GetItem", 200),
+            ("Scan", 200),
+            ("UpdateItem", 200),
+            ("UpdateItem", 400),
+            ("DeleteItem", 200),
+            ("DeleteItem", 400),
+            ("BatchExecuteStatement", 200),
+        ] {
+            let times = answers.get(&(operation.into(), status)).copied().unwrap_or(0);
+            assert!(times > least, "{operation} with {status}: {answers:?}");
+        }
     }
 }
 
@@ -237,17 +251,7 @@ fn the_model_answers_chance_requests_as_dynamodb_local_does() {
         let (operation, body) = chance.request(&both.table);
         both.call(operation, &body);
     }
-    for (operation, status) in [
-        ("GetItem", 200),
-        ("Scan", 200),
-        ("UpdateItem", 200),
-        ("UpdateItem", 400),
-        ("DeleteItem", 200),
-        ("DeleteItem", 400),
-        ("BatchExecuteStatement", 200),
-    ] {
-        assert!(both.saw(operation, status) > 50, "{operation} with {status}: {both:?}");
-    }
+    both.saw_each(50);
 }
 
 impl Exchange for Both {
@@ -261,7 +265,7 @@ async fn the_model_answers_what_the_backend_asks_as_dynamodb_local_does() {
     let both = tokio::task::spawn_blocking(|| Arc::new(Both::new())).await.unwrap();
     let clients = [(); 3].map(|()| {
         let config = DynamoConfig::new(&both.table).skew_bound(Duration::from_millis(1));
-        DynamoBackend::new(config).with_sdk_config(transport::sdk_config(Arc::clone(&both) as Arc<dyn Exchange>))
+        DynamoBackend::new(config).with_sdk_config(exchange::sdk_config(Arc::clone(&both) as Arc<dyn Exchange>))
     });
     let mut rng = fastrand::Rng::with_seed(5);
     let mut held: Vec<(usize, Lease)> = Vec::new();
@@ -317,15 +321,5 @@ async fn the_model_answers_what_the_backend_asks_as_dynamodb_local_does() {
             _ => {}
         }
     }
-    for (operation, status) in [
-        ("GetItem", 200),
-        ("Scan", 200),
-        ("UpdateItem", 200),
-        ("UpdateItem", 400),
-        ("DeleteItem", 200),
-        ("DeleteItem", 400),
-        ("BatchExecuteStatement", 200),
-    ] {
-        assert!(both.saw(operation, status) > 0, "{operation} with {status}: {both:?}");
-    }
+    both.saw_each(0);
 }

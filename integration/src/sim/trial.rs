@@ -1,0 +1,39 @@
+//! What the tests of every simulation ask of it.
+
+use super::{Found, Mistake, real::Real, search, simulate};
+
+/// Runs the first `seeds` as they are.
+///
+/// # Panics
+/// When one breaks a promise.
+#[track_caller]
+pub fn breaks_no_promise(seeds: u64, real: Option<&dyn Real>) -> Found {
+    let found = search(0..seeds, None, real);
+    println!("{found}");
+    assert!(found.violations.is_empty(), "{found}");
+    found
+}
+
+/// Brings `mistake` back. The first of `seeds` that sees it is enough.
+///
+/// # Panics
+/// When none does.
+#[track_caller]
+pub fn is_found(mistake: Mistake, seeds: u64, real: Option<&dyn Real>) {
+    let sees = |seed: &u64| !search(*seed..seed + 1, Some(mistake), real).violations.is_empty();
+    let first = (0..seeds).find(sees).unwrap_or_else(|| panic!("{mistake} was not found in {seeds} seeds"));
+    println!("{mistake} was found in seed {first}");
+}
+
+/// Runs each of the first `seeds` twice.
+///
+/// # Panics
+/// When the second run is not as the first.
+#[track_caller]
+pub fn replays(seeds: u64, mistake: Option<Mistake>, real: Option<&dyn Real>) {
+    for seed in 0..seeds {
+        let [first, second] = [(), ()].map(|()| simulate(seed, mistake, real));
+        assert_eq!(first.1, second.1, "seed {seed}");
+        assert_eq!(first.0.to_string(), second.0.to_string(), "seed {seed}");
+    }
+}

@@ -1,0 +1,10 @@
+//! Runs many simulations of the backend, or one again: `simulate_dynamodb [--json] [--seeds N] [--from SEED] [--mistake NAME]`.
+
+mod sdk;
+mod simulated;
+
+use std::process::ExitCode;
+
+fn main() -> Result<ExitCode, String> {
+    integration::sim::command(Some(&simulated::SimulatedDynamo))
+}
