@@ -101,6 +101,7 @@ lock_core::conformance! {
         (tokens_rise_across_break, "a lock file cannot be taken from its holder"),
         (a_broken_lease_is_lost_at_the_next_renewal, "a lock file cannot be taken from its holder"),
         (break_compares_the_version, "a lock file cannot be taken from its holder"),
+        (releasing_a_broken_lease_is_a_value, "a lock file cannot be taken from its holder"),
         (a_replaced_record_is_somebody_elses_lock, "whoever replaces it in Redis has no lock file: the chain of two memories has the case"),
     ]
 }

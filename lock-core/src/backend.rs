@@ -95,7 +95,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// - The lock is free at once for others (`a_released_lock_is_free`), or after `hold_for`
     ///   (`min_hold_keeps_the_lock_after_release`).
     /// - Compares the id: never touches a successor's lock; what is not held by this id is
-    ///   [`NotHeld`](Release::NotHeld), a value (`release_never_touches_a_successor`, `releasing_twice_is_a_value`).
+    ///   [`NotHeld`](Release::NotHeld), a value (`release_never_touches_a_successor`, `releasing_twice_is_a_value`), also after the
+    ///   lock was broken (`releasing_a_broken_lease_is_a_value`).
     /// - Works for an id whose acquire was refused, lost or never sent (`releasing_what_was_never_held_is_a_value`).
     ///
     /// # Errors
@@ -189,9 +190,11 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Removes what the store keeps of `name` beyond the life of its lock, such as the floor of its tokens: for a name that nobody will use
-    /// again. `false` when somebody holds the lock, or went without releasing it; then nothing was removed.
+    /// again. `false` when somebody holds the lock, or went without releasing it: then nothing was removed, and the next holder is told of the
+    /// crash. Whoever wants to be rid of such a name acquires and releases it first. What is kept of names that nobody touches for long may go by its
+    /// age alone, as by `dlock sweep` or the ttl of a key or an item.
     ///
-    /// - Spares a holder, and leaves a name that can be locked as if it were new (`forgetting_spares_the_holder`).
+    /// - Spares a holder, and one that crashed, and leaves a name that can be locked as if it were new (`forgetting_spares_the_holder`).
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] where nothing can be removed; else when the store cannot say.

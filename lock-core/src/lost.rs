@@ -46,6 +46,11 @@ pub enum LossReason {
 }
 
 impl LossReason {
+    /// Whether it was the store that said so. Otherwise the guard ended by this machine's clocks, when it was to.
+    pub fn is_from_the_store(&self) -> bool {
+        !matches!(self, Self::Expired | Self::Unreachable { .. } | Self::FrozenFor(_) | Self::MaxHold | Self::Deadline)
+    }
+
     /// The reason as one lower-case word, for metrics and logs.
     pub fn as_str(&self) -> &'static str {
         match self {

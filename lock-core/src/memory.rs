@@ -96,6 +96,10 @@ impl Record {
         now < self.expires
     }
 
+    fn was_broken(&self, id: LeaseId) -> bool {
+        self.broken.as_ref().is_some_and(|(broken, _)| *broken == id)
+    }
+
     fn is_held_by(&self, id: LeaseId, now: Instant) -> bool {
         self.id == id && !self.released && self.is_held(now)
     }
@@ -149,6 +153,7 @@ impl MemoryBackend {
         let now = Instant::now();
         let mut locks = self.locks();
         let released = match locks.records.get_mut(&lease.name) {
+            Some(record) if record.was_broken(lease.id) => return Release::NotHeld(None),
             // A retry: the release took effect and its reply was lost.
             Some(record) if record.id == lease.id && record.released => return Release::Released,
             Some(record) if record.is_held_by(lease.id, now) => {
@@ -320,11 +325,11 @@ impl Backend for MemoryBackend {
     async fn forget(&self, name: &LockName) -> Result<bool, Error> {
         let now = Instant::now();
         let mut locks = self.locks();
-        let held = locks.records.get(name).is_some_and(|record| record.is_held(now));
-        if !held {
+        let needed = locks.records.get(name).is_some_and(|record| record.is_held(now) || !record.released);
+        if !needed {
             locks.records.remove(name);
         }
-        Ok(!held)
+        Ok(!needed)
     }
 }
 

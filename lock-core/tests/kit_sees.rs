@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -47,6 +50,10 @@ enum Mistake {
     ListsNothing,
     BreaksAnything,
     ForgetsAnything,
+    ForgetsACrash,
+    TakesABreakForARelease,
+    LeavesARetryItsOldEnd,
+    GetsStuck,
     FindsItselfUnfit,
     ReleasesNowInWordsOnly,
 }
@@ -80,6 +87,10 @@ const MISTAKES: &[Mistake] = &[
     M::ListsNothing,
     M::BreaksAnything,
     M::ForgetsAnything,
+    M::ForgetsACrash,
+    M::TakesABreakForARelease,
+    M::LeavesARetryItsOldEnd,
+    M::GetsStuck,
     M::FindsItselfUnfit,
     M::ReleasesNowInWordsOnly,
 ];
@@ -91,11 +102,12 @@ struct Mistaken {
     mistake: Mistake,
     /// What each id was granted.
     remembered: Arc<Mutex<HashMap<LeaseId, Grant>>>,
+    attempts: Arc<AtomicU32>,
 }
 
 impl Mistaken {
     fn new(mistake: Mistake) -> Self {
-        Self { store: MemoryBackend::new(), mistake, remembered: Arc::default() }
+        Self { store: MemoryBackend::new(), mistake, remembered: Arc::default(), attempts: Arc::default() }
     }
 
     fn has(&self, mistake: Mistake) -> bool {
@@ -143,11 +155,19 @@ impl Backend for Mistaken {
         {
             return Ok(Attempt::Granted(Grant { already_ours: true, ..grant.clone() }));
         }
+        if self.has(M::GetsStuck) && self.attempts.fetch_add(1, Relaxed) > 30 {
+            return Ok(Attempt::Held(Holder::default()));
+        }
+        let before = self.store.inspect(&claim.name).await?.and_then(|holder| holder.expires_in);
         let attempt = self.store.acquire(&claim).await?;
         if let Attempt::Granted(grant) = &attempt {
             self.remembered.lock().unwrap().insert(claim.id, grant.clone());
         }
         Ok(match attempt {
+            Attempt::Granted(grant) if grant.already_ours && self.has(M::LeavesARetryItsOldEnd) => {
+                let _ = self.store.renew(&Lease { ttl: before, ..claim.lease(grant.token) }).await?;
+                Attempt::Granted(grant)
+            }
             Attempt::Granted(grant) if grant.already_ours && self.has(M::TakesItsOwnLockForForeign) => {
                 Attempt::Held(Holder::default())
             }
@@ -205,6 +225,7 @@ impl Backend for Mistaken {
             Release::NotHeld(_) if self.has(M::ReleaseOfTheUnknownFails) => {
                 Err(Error::new(ErrorKind::Other, "this id does not hold the lock"))
             }
+            Release::NotHeld(None) if self.has(M::TakesABreakForARelease) => Ok(Release::Released),
             released => Ok(released),
         }
     }
@@ -248,6 +269,9 @@ impl Backend for Mistaken {
 
     async fn forget(&self, name: &LockName) -> Result<bool, Error> {
         if self.has(M::ForgetsAnything) {
+            self.store.lose(name.as_str());
+        }
+        if self.has(M::ForgetsACrash) && self.store.inspect(name).await?.is_none() {
             self.store.lose(name.as_str());
         }
         self.store.forget(&self.name(name)).await
@@ -311,6 +335,13 @@ fn fails(case: &'static str, mistake: Mistake) -> bool {
         });
     };
     catch_unwind(AssertUnwindSafe(run)).is_err()
+}
+
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "there is no case a_descriptor_keeps_the_lock_hold")]
+async fn an_exception_for_a_case_that_there_is_not_is_a_failure() {
+    let subject = Mistaken::new(M::None);
+    testing::run(CASES[0], &subject, &[("a_descriptor_keeps_the_lock_hold", "misspelt")]).await;
 }
 
 #[test]

@@ -109,6 +109,7 @@ mod python {
             (tokens_rise_although_their_record_was_deleted, "the Python client deletes the item, and a token in it"),
             (a_broken_lease_is_lost_at_the_next_renewal, "a free lock is a deleted item, which has no place for a trace"),
             (break_compares_the_version, "a free lock is a deleted item, which has no place for a trace"),
+            (releasing_a_broken_lease_is_a_value, "a free lock is a deleted item, which has no place for a trace"),
         ]
     }
 }

@@ -16,6 +16,7 @@ use crate::{
     encode, error,
     lockfile::{LockFile, try_flock},
     nfs::{DRAFT_PREFIX, Draft},
+    record::{Record, State},
     sidecar::{self, Seen},
     store::{Files, Store, now_us},
 };
@@ -126,10 +127,13 @@ impl Store {
         }
     }
 
-    /// Removes a name that nobody holds or waits for, and that nobody will use again: without a floor for its tokens.
+    /// Removes a name that nobody holds or waits for, that its last holder released, and that nobody will use again: without a floor for its
+    /// tokens.
     pub(crate) fn forget(&self, name: &LockName) -> Result<bool, Error> {
         let files = self.files(&encode::encode(name));
-        Ok(!files.lock.exists() || self.remove(&files, Duration::ZERO, |_| Ok(()))?.is_some())
+        // Of a holder that crashed the next one is to be told.
+        let was_released = |record: &Record| Ok(record.state != State::Held);
+        Ok(!files.lock.exists() || self.remove(&files, Duration::ZERO, was_released)?.is_some())
     }
 
     /// Removes a name if it is idle: the lock that is to be kept for a while yet, or `Some(None)` when that was a dry run.
@@ -140,15 +144,19 @@ impl Store {
         if sweep.dry_run {
             return Ok(Some(None));
         }
-        Ok(self.remove(files, sweep.idle_for, |token| self.raise_floor(token))?.map(Some))
+        let keep_token = |record: &Record| {
+            record.token().map_or(Ok(()), |token| self.raise_floor(token))?;
+            Ok(true)
+        };
+        Ok(self.remove(files, sweep.idle_for, keep_token)?.map(Some))
     }
 
-    /// Removes the files of an idle name under its lock, once `keep` has taken note of its last token.
+    /// Removes the files of an idle name under its lock, if its record `may_go`.
     fn remove(
         &self,
         files: &Files,
         idle_for: Duration,
-        keep: impl FnOnce(FencingToken) -> Result<(), Error>,
+        may_go: impl FnOnce(&Record) -> Result<bool, Error>,
     ) -> Result<Option<LockFile>, Error> {
         let Some(lock) = LockFile::open_existing(&files.lock)? else { return Ok(None) };
         if !lock.try_lock(&files.lock)? {
@@ -160,11 +168,8 @@ impl Store {
             return Ok(None);
         }
         let Seen::Record(record) = sidecar::read(&files.record)? else { return Ok(None) };
-        if record.hold_left(now_us()).is_some() {
+        if record.hold_left(now_us()).is_some() || !may_go(&record)? {
             return Ok(None);
-        }
-        if let Some(token) = record.token() {
-            keep(token)?;
         }
         for path in [&files.record, &files.spare, &files.queue, &files.lock] {
             match fs::remove_file(path) {

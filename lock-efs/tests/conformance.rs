@@ -64,6 +64,7 @@ lock_core::conformance! {
         (renewing_an_expired_lease_does_not_rob_the_successor, "a file lock has no ttl"),
         (a_broken_lease_is_lost_at_the_next_renewal, "the kernel's lock cannot be taken from its holder"),
         (break_compares_the_version, "the kernel's lock cannot be taken from its holder"),
+        (releasing_a_broken_lease_is_a_value, "the kernel's lock cannot be taken from its holder"),
         (a_hung_renewal_ends_the_guard_before_the_next_holds, "a file lock has no ttl"),
         (renewals_that_are_throttled_for_too_long_end_the_guard, "a file lock has no ttl"),
         (a_suspended_holder_knows_at_once_and_spares_its_successor, "a file lock has no ttl"),

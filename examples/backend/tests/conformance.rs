@@ -24,6 +24,7 @@ lock_core::conformance! {
         (tokens_rise_across_break, "nothing is broken on the shelf"),
         (a_broken_lease_is_lost_at_the_next_renewal, "nothing is broken on the shelf"),
         (break_compares_the_version, "nothing is broken on the shelf"),
+        (releasing_a_broken_lease_is_a_value, "nothing is broken on the shelf"),
         (a_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
         (a_watch_sees_the_release, "waiters poll the shelf"),
         (a_wake_up_that_is_not_used_is_passed_on, "waiters poll the shelf"),

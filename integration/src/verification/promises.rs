@@ -105,6 +105,7 @@ pub const PROMISES: &[Promise] = &[
         cases: &[
             "release_never_touches_a_successor",
             "releasing_what_was_never_held_is_a_value",
+            "releasing_a_broken_lease_is_a_value",
             "renewing_an_expired_lease_does_not_rob_the_successor",
             "break_compares_the_version",
             "forgetting_spares_the_holder",

@@ -91,6 +91,32 @@ pub(super) async fn acquiring_again_with_the_same_id_succeeds(bench: &Bench<'_>)
     refused(&*client, &bench.claim(&name)).await;
     release(&*client, &lease).await;
     let _free = granted(&*client, &bench.claim(&name)).await;
+    if client.capabilities().ttl {
+        a_whole_ttl_from_then_on(bench).await;
+    }
+}
+
+/// Of a lock that is acquired again and again.
+async fn a_whole_ttl_from_then_on(bench: &Bench<'_>) {
+    let (holder, other) = (bench.client().await, bench.client().await);
+    let name = bench.name("prolonged");
+    let claim = bench.short_claim(&name);
+    let mut asked = Instant::now();
+    let _ = granted(&*holder, &claim).await;
+    for _ in 0..4 {
+        bench.subject.pass(bench.subject.ttl() / 2).await;
+        let sent = Instant::now();
+        let (_, grant) = granted(&*holder, &claim).await;
+        // Only a machine that stood still for half a ttl may see that it had ended.
+        assert!(grant.already_ours || asked.elapsed() >= bench.subject.ttl(), "it had ended too early");
+        asked = sent;
+        let attempt = acquire(&*other, &bench.short_claim(&name)).await;
+        if asked.elapsed() < bench.subject.ttl() {
+            assert!(matches!(attempt, Attempt::Held(_)), "acquired again {:?} ago", asked.elapsed());
+        } else if matches!(attempt, Attempt::Granted(_)) {
+            return;
+        }
+    }
 }
 
 pub(super) async fn tokens_rise_across_release(bench: &Bench<'_>) {

@@ -149,6 +149,7 @@ macro_rules! conformance_cases {
             release::release_never_touches_a_successor [];
             release::releasing_twice_is_a_value [];
             release::releasing_what_was_never_held_is_a_value [];
+            release::releasing_a_broken_lease_is_a_value [Need::Has(Capability::Break)];
             release::releasing_now_frees_the_lock_or_says_that_it_cannot [];
             release::a_lease_that_the_core_ended_frees_its_lock [];
             release::a_descriptor_keeps_the_lock_held [Need::Descriptor];
@@ -232,9 +233,18 @@ macro_rules! dispatch {
     };
 }
 
+macro_rules! names {
+    ($($module:ident :: $case:ident $needs:tt;)*) => { &[$(stringify!($case)),*] };
+}
+
+const CASES: &[&str] = conformance_cases! { [names] };
+
 /// Runs the case of that name, or checks that it is rightly excepted.
 #[doc(hidden)]
 pub async fn run(case: &str, subject: &dyn Subject, exceptions: &[(&str, &str)]) {
+    for (name, _) in exceptions {
+        assert!(CASES.contains(name), "there is no case {name} that could be excepted");
+    }
     let exception = exceptions.iter().find(|(name, _)| *name == case).map(|(_, reason)| *reason);
     let bench = Bench { subject, case, exception };
     conformance_cases! { [dispatch] (bench) }

@@ -138,7 +138,14 @@ pub(super) async fn forgetting_spares_the_holder(bench: &Bench<'_>) {
     assert_eq!(a.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
     release(&*a, &lease).await;
     assert!(b.forget(&name).await.expect("the store answers"));
-    let (again, grant) = granted(&*a, &bench.claim(&name)).await;
+    let (again, grant) = granted(&*a, &bench.short_claim(&name)).await;
     assert_eq!((grant.crashed, grant.already_ours), (None, false));
-    release(&*a, &again).await;
+    // That one goes without releasing, and whoever comes next shall be told.
+    bench.subject.crash(a).await;
+    assert!(!b.forget(&name).await.expect("the store answers"), "forgot that a holder crashed");
+    let (next, grant) = bench.granted_in_the_end(&*b, &bench.claim(&name)).await;
+    assert!(grant.crashed.is_some() || !b.capabilities().holder, "not told of the crash");
+    assert!(next.token.is_none() || next.token > again.token, "{:?} after {:?}", next.token, again.token);
+    release(&*b, &next).await;
+    assert!(b.forget(&name).await.expect("the store answers"), "what was released since can be forgotten");
 }

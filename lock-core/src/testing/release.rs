@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{Bench, claim_for, granted, refused, release};
-use crate::backend::{Attempt, Release};
+use crate::backend::{Attempt, Break, Release};
 
 pub(super) async fn a_released_lock_is_free(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
@@ -82,6 +82,25 @@ pub(super) async fn releasing_what_was_never_held_is_a_value(bench: &Bench<'_>) 
     }
     refused(&*client, &bench.claim(&name)).await;
     release(&*client, &held).await;
+}
+
+pub(super) async fn releasing_a_broken_lease_is_a_value(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("broken");
+    let (lease, _) = granted(&*a, &bench.claim(&name)).await;
+    let seen = refused(&*b, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
+    assert_eq!(b.break_lock(&name, &seen, "kit").await.expect("the store answers"), Break::Broken);
+    for _ in 0..2 {
+        let answer = a.release(&lease, Duration::ZERO).await.expect("a value, not an error");
+        assert_eq!(answer, Release::NotHeld(None), "the lock had been taken from it");
+    }
+    let (next, _) = granted(&*b, &bench.claim(&name)).await;
+    match a.release(&lease, Duration::ZERO).await.expect("the store answers") {
+        Release::NotHeld(_) => {}
+        Release::Released => panic!("released what somebody else holds"),
+    }
+    refused(&*a, &bench.claim(&name)).await;
+    release(&*b, &next).await;
 }
 
 pub(super) async fn releasing_now_frees_the_lock_or_says_that_it_cannot(bench: &Bench<'_>) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_core::{ErrorKind, Guard, Locker, LossReason, Lost, TryAcquire, history::What};
+use lock_core::{ErrorKind, Guard, Locker, Lost, TryAcquire, history::What};
 use nix::{
     sys::{
         prctl,
@@ -119,7 +119,7 @@ impl Worker {
         let lost = self.use_it(name, &guard, token).await?;
         let end = match lost {
             None => What::Released,
-            Some(lost) => What::Lost { told: was_told(&lost.reason) },
+            Some(lost) => What::Lost { told: lost.reason.is_from_the_store() },
         };
         self.journal.note(now(), name, &end)?;
         if self.rng.u8(..4) == 0 {
@@ -170,16 +170,4 @@ impl Worker {
         }
         Ok(())
     }
-}
-
-/// Whether the loss came from the store, before the guard's own timer ran out.
-fn was_told(reason: &LossReason) -> bool {
-    !matches!(
-        reason,
-        LossReason::Expired
-            | LossReason::Unreachable { .. }
-            | LossReason::FrozenFor(_)
-            | LossReason::MaxHold
-            | LossReason::Deadline
-    )
 }
