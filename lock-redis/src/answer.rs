@@ -9,22 +9,12 @@ use redis::Value;
 use crate::{error::unexpected, record};
 
 pub(crate) fn granted_or_held(answer: Value) -> Result<Attempt, Error> {
-    let Value::Array(items) = &answer else { return Err(unexpected(&answer)) };
+    let items = match &answer {
+        Value::BulkString(granted) => return new_grant(granted).map(Attempt::Granted),
+        Value::Array(items) => items,
+        _ => return Err(unexpected(&answer)),
+    };
     match &items[..] {
-        [Value::Int(1), Value::BulkString(token), rest @ ..] => {
-            let token = std::str::from_utf8(token).ok().and_then(|t| t.parse().ok()).and_then(FencingToken::new);
-            let crashed = match rest {
-                [Value::BulkString(record)] => record::parse(record),
-                _ => None,
-            };
-            match token {
-                Some(token) => Ok(Attempt::Granted(Grant { token: Some(token), crashed, already_ours: false })),
-                None => Err(Error::new(
-                    ErrorKind::Corrupt,
-                    "the fencing tokens of this lock are used up: its token key in Redis was tampered with; delete that key",
-                )),
-            }
-        }
         [Value::Int(2), Value::BulkString(record)] => {
             let token = record::parse(record).and_then(|holder| holder.token);
             Ok(Attempt::Granted(Grant { token, crashed: None, already_ours: true }))
@@ -36,6 +26,22 @@ pub(crate) fn granted_or_held(answer: Value) -> Result<Attempt, Error> {
             Some(holder) => Ok(Attempt::Held(holder)),
             None => Err(unexpected(&answer)),
         },
+    }
+}
+
+/// `<token>[ <record of a holder that crashed>]`
+fn new_grant(granted: &[u8]) -> Result<Grant, Error> {
+    let mut parts = granted.splitn(2, |&b| b == b' ');
+    let token =
+        parts.next().and_then(|token| std::str::from_utf8(token).ok()?.parse().ok()).and_then(FencingToken::new);
+    match token {
+        Some(token) => {
+            Ok(Grant { token: Some(token), crashed: parts.next().and_then(record::parse), already_ours: false })
+        }
+        None => Err(Error::new(
+            ErrorKind::Corrupt,
+            "the fencing tokens of this lock are used up: its token key in Redis was tampered with; delete that key",
+        )),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The keys of a lock, all in one slot of a cluster.
 
-use lock_core::{LeaseId, LockName};
+use lock_core::LockName;
 use redis::cluster_routing::Slot;
 
 use crate::config::Compat;
@@ -34,12 +34,13 @@ impl Keys {
     pub(crate) fn lock(&self, name: &LockName) -> String {
         let (prefix, name) = (&self.prefix, name.as_str());
         if self.compat.is_some() {
-            return format!("{prefix}{name}");
+            return [prefix, name].concat();
         }
         match name.strip_prefix(['}', '%']) {
             Some(rest) if name.starts_with('}') => format!("{prefix}{{%7D{rest}}}"),
             Some(rest) => format!("{prefix}{{%25{rest}}}"),
-            None => format!("{prefix}{{{name}}}"),
+            // Not by `format!`, which costs more than all else here, for every request.
+            None => [prefix, "{", name, "}"].concat(),
         }
     }
 
@@ -76,22 +77,22 @@ impl Keys {
 
     /// Keeps the fencing token and the last holder beyond the life of the lock's own key.
     pub(crate) fn token(&self, lock: &str) -> String {
-        self.beside(lock, "t")
+        self.beside(lock, ":t", "")
     }
 
     /// Marks an id that was released before its acquire arrived.
-    pub(crate) fn gone(&self, lock: &str, id: LeaseId) -> String {
-        self.beside(lock, &format!("g:{id}"))
+    pub(crate) fn gone(&self, lock: &str, id: &str) -> String {
+        self.beside(lock, ":g:", id)
     }
 
     /// Tells a holder who broke its lock.
-    pub(crate) fn broken(&self, lock: &str, id: LeaseId) -> String {
-        self.beside(lock, &format!("b:{id}"))
+    pub(crate) fn broken(&self, lock: &str, id: &str) -> String {
+        self.beside(lock, ":b:", id)
     }
 
     /// The queue of waiting processes.
     pub(crate) fn waiters(&self, lock: &str) -> String {
-        self.beside(lock, "w")
+        self.beside(lock, ":w", "")
     }
 
     /// The list on which waiting processes of python-redis-lock block.
@@ -99,15 +100,15 @@ impl Keys {
         (self.compat == Some(Compat::PythonRedisLock)).then(|| format!("lock-signal:{name}", name = name.as_str()))
     }
 
-    fn beside(&self, lock: &str, suffix: &str) -> String {
+    fn beside(&self, lock: &str, kind: &str, id: &str) -> String {
         if self.compat.is_none() {
-            return format!("{lock}:{suffix}");
+            return [lock, kind, id].concat();
         }
         // The lock's key is verbatim, so it may be in the slot of its whole text, or of a tag inside it.
         match (tag(lock), lock.contains('}')) {
-            (Some(tag), _) => format!("dlock:{{{tag}}}:{lock}:{suffix}"),
-            (None, false) => format!("dlock:{{{lock}}}:{suffix}"),
-            (None, true) => format!("dlock:{{{}}}:{lock}:{suffix}", number_in_slot_of(lock)),
+            (Some(tag), _) => format!("dlock:{{{tag}}}:{lock}{kind}{id}"),
+            (None, false) => format!("dlock:{{{lock}}}{kind}{id}"),
+            (None, true) => format!("dlock:{{{}}}:{lock}{kind}{id}", number_in_slot_of(lock)),
         }
     }
 }
@@ -148,7 +149,7 @@ mod tests {
     ];
 
     fn all(keys: &Keys, name: &LockName) -> Vec<String> {
-        let (lock, id) = (keys.lock(name), LeaseId::from(1));
+        let (lock, id) = (keys.lock(name), "1");
         vec![keys.token(&lock), keys.gone(&lock, id), keys.broken(&lock, id), keys.waiters(&lock), lock]
     }
 

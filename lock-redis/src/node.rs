@@ -28,13 +28,6 @@ use crate::{
     wake::{RedisWatch, Standing},
 };
 
-/// How long the token of a name that nobody uses is kept. Tokens rise by the server's clock even without it.
-const TOKEN_IDLE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// How long the mark of an id that was released before its acquire arrived is kept: longer than a network holds back a packet.
-const GONE_FOR: Duration = Duration::from_secs(300);
-/// How long a holder whose lock was broken can find out by whom.
-const BROKEN_FOR: Duration = Duration::from_secs(3600);
-
 #[derive(Debug)]
 pub(crate) struct Node {
     pub(crate) link: Link,
@@ -109,20 +102,21 @@ impl Node {
 
     pub(crate) async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
         let lock = self.keys.lock(&claim.name);
-        let keys = [lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, claim.id), self.keys.waiters(&lock)];
+        let id = claim.id.to_string();
+        let mut keys = vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, &id)];
         let queuing = self.link.wakers.queuing(&lock);
-        let call = self
+        keys.extend(queuing.as_ref().map(|_| self.keys.waiters(&lock)));
+        let mut call = self
             .scripts
             .acquire
             .call(&keys)
-            .arg(claim.id.to_string())
+            .arg(&id)
             .arg(millis(ttl(claim.ttl)?))
             .arg(record::tail(claim))
-            .arg(millis(TOKEN_IDLE))
-            .arg(queuing.channel)
-            .arg(&queuing.place)
-            .arg(u8::from(queuing.alone))
             .arg(self.stamp());
+        if let Some(queuing) = &queuing {
+            call = call.arg(queuing.channel).arg(&queuing.place).arg(u8::from(queuing.alone));
+        }
         let (answer, missing) = match &self.replicated {
             None => (self.link.run(&call).await?, None),
             Some(replicated) => {
@@ -135,9 +129,9 @@ impl Node {
             let undone = self.release(&claim.lease(None), Duration::ZERO).await.is_ok();
             return Err(missing.with_ambiguous(!undone));
         }
-        match attempt {
-            Attempt::Granted(_) if queuing.alone => self.link.wakers.note(&lock, Standing::Out, None),
-            Attempt::Held(_) if !queuing.channel.is_empty() => self.link.wakers.note(&lock, Standing::Queued, None),
+        match (&attempt, queuing) {
+            (Attempt::Granted(_), Some(queuing)) if queuing.alone => self.link.wakers.note(&lock, Standing::Out, None),
+            (Attempt::Held(_), Some(_)) => self.link.wakers.note(&lock, Standing::Queued, None),
             _ => {}
         }
         Ok(attempt)
@@ -186,21 +180,20 @@ impl Node {
     /// answered while the slot of that key moves to another node of a cluster.
     async fn why_lost(&self, lease: &Lease) -> Result<LossReason, Error> {
         let lock = self.keys.lock(&lease.name);
-        let keys = [lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, lease.id)];
+        let keys = [lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, &lease.id.to_string())];
         why_lost(self.link.run(&self.scripts.lost.call(&keys)).await?, lease)
     }
 
     pub(crate) async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
         let lock = self.keys.lock(&lease.name);
-        let mut keys =
-            vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, lease.id), self.keys.waiters(&lock)];
+        let id = lease.id.to_string();
+        let mut keys = vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, &id), self.keys.waiters(&lock)];
         keys.extend(self.keys.signal(&lease.name));
         let hold_for = if hold_for.is_zero() { 0 } else { millis(hold_for) };
         let stamp = self.stamp();
         let release = async |keys: &[String]| {
-            let call = self.scripts.release.call(keys).arg(lease.id.to_string()).arg(hold_for).arg(millis(TOKEN_IDLE));
-            let call = call.arg(millis(GONE_FOR)).arg(u8::from(self.link.is_cluster())).arg(stamp);
-            self.link.run(&call).await
+            let call = self.scripts.release.call(keys).arg(&id).arg(stamp).arg(hold_for);
+            self.link.run(&call.arg(u8::from(self.link.is_cluster()))).await
         };
         let answer = match release(&keys).await {
             // The slot of the lock is on its way to another node of the cluster, and no node tells what it knows of keys that may be on
@@ -209,11 +202,9 @@ impl Node {
             answer => answer,
         };
         match answer? {
-            Value::Array(answer) => match answer.first() {
-                Some(Value::Int(1)) => Ok(Release::Released),
-                Some(Value::Int(4)) => Ok(Release::NotHeld(None)),
-                _ => refusal(&answer).map(Release::NotHeld),
-            },
+            Value::Int(1) => Ok(Release::Released),
+            Value::Int(4) => Ok(Release::NotHeld(None)),
+            Value::Array(answer) => refusal(&answer).map(Release::NotHeld),
             answer => Err(unexpected(&answer)),
         }
     }
@@ -231,20 +222,12 @@ impl Node {
 
     pub(crate) async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
         // Only locks of ours have a version, and it is the id; anything else is not what is there now.
-        let Ok(id) = version.parse::<LeaseId>() else {
+        let Ok(id) = version.parse::<LeaseId>().map(|id| id.to_string()) else {
             return self.inspect(name).await.map(Break::Changed);
         };
         let lock = self.keys.lock(name);
-        let keys = [lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, id), self.keys.waiters(&lock)];
-        let call = self
-            .scripts
-            .break_lock
-            .call(&keys)
-            .arg(id.to_string())
-            .arg(by)
-            .arg(millis(TOKEN_IDLE))
-            .arg(millis(BROKEN_FOR))
-            .arg(u8::from(self.link.is_cluster()));
+        let keys = [lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, &id), self.keys.waiters(&lock)];
+        let call = self.scripts.break_lock.call(&keys).arg(&id).arg(by).arg(u8::from(self.link.is_cluster()));
         match self.link.run(&call).await? {
             Value::Array(answer) if answer.first() == Some(&Value::Int(1)) => Ok(Break::Broken),
             Value::Array(answer) => refusal(&answer).map(Break::Changed),
@@ -265,7 +248,7 @@ impl Node {
     pub(crate) async fn raise(&self, name: &LockName, id: LeaseId, token: FencingToken) -> Result<bool, Error> {
         let lock = self.keys.lock(name);
         let keys = [lock.clone(), self.keys.token(&lock)];
-        let call = self.scripts.raise.call(&keys).arg(id.to_string()).arg(token.get()).arg(millis(TOKEN_IDLE));
+        let call = self.scripts.raise.call(&keys).arg(id.to_string()).arg(token.get());
         match self.link.run(&call).await? {
             Value::Int(raised) => Ok(raised == 1),
             answer => Err(unexpected(&answer)),

@@ -50,8 +50,9 @@ impl Script {
 
     /// A call of this script with `keys`; arguments are added with [`Call::arg`].
     pub(crate) fn call<'a>(&'a self, keys: &'a [String]) -> Call<'a> {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(&self.digest).arg(keys.len()).arg(keys);
+        // Room for the arguments too: growing costs more than filling.
+        let mut command = Cmd::with_capacity(keys.len() + 12, 512);
+        command.arg("EVALSHA").arg(&self.digest).arg(keys.len()).arg(keys);
         Call { script: self, key: &keys[0], command }
     }
 }

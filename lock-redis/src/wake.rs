@@ -39,10 +39,9 @@ pub(crate) enum Standing {
     Unsure,
 }
 
-/// What an acquire tells the server about the waiting of its process.
+/// What the acquire of a process that waits tells the server about that.
 #[derive(Debug)]
 pub(crate) struct Queuing<'a> {
-    /// Empty when this process does not wait.
     pub(crate) channel: &'a str,
     /// Empty when it has none yet.
     pub(crate) place: String,
@@ -64,16 +63,13 @@ impl Wakers {
         !self.map().is_empty()
     }
 
-    /// How this process waits for `lock` while it tries to acquire it.
-    pub(crate) fn queuing(&self, lock: &str) -> Queuing<'_> {
-        match self.map().get(lock) {
-            Some(waiting) => Queuing {
-                channel: &self.channel,
-                place: waiting.place.clone().unwrap_or_default(),
-                alone: waiting.watches == 1,
-            },
-            None => Queuing { channel: "", place: String::new(), alone: false },
-        }
+    /// How this process waits for `lock` while it tries to acquire it; `None` when it does not.
+    pub(crate) fn queuing(&self, lock: &str) -> Option<Queuing<'_>> {
+        self.map().get(lock).map(|waiting| Queuing {
+            channel: &self.channel,
+            place: waiting.place.clone().unwrap_or_default(),
+            alone: waiting.watches == 1,
+        })
     }
 
     /// Notes what the server did.

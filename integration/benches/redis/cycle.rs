@@ -151,9 +151,13 @@ pub(crate) fn run() {
         println!("{name:<22} {}", listed.collect::<Vec<_>>().join(", "));
     }
     let mut costs: Vec<Vec<Cost>> = contestants.iter().map(|_| Vec::new()).collect();
+    // In another order each time: the scheduler leaves client and server where the contestant before has put them, on one core or on
+    // two, and that alone makes a round trip half or twice as long.
+    let mut order: Vec<_> = (0..contestants.len()).collect();
     for _ in 0..ROUNDS {
-        for ((_, contestant), costs) in contestants.iter_mut().zip(&mut costs) {
-            costs.push(contestant.block(&runtime, &server, CYCLES));
+        fastrand::shuffle(&mut order);
+        for &next in &order {
+            costs[next].push(contestants[next].1.block(&runtime, &server, CYCLES));
         }
     }
     println!(

@@ -1,6 +1,7 @@
--- One attempt to acquire. KEYS: lock, token, gone, waiters. ARGV: id, ttl in ms, end of the record, idle time of the token
--- in ms, the wake-up channel of a waiting process or "", its place in the queue or "", "1" if it stops waiting when granted,
--- when the client sent this. Taken apart by position, not by pattern, because this is the script that runs most.
+-- One attempt to acquire. KEYS: lock, token, gone. ARGV: id, ttl in ms, end of the record, when the client sent this.
+-- A process that waits adds, to KEYS: waiters; to ARGV: its wake-up channel, its place in the queue or "", "1" if it stops waiting when granted.
+-- Answers the token, and behind a space the record of a holder that crashed; or {0, ...}, {2, record}, {3}.
+-- Takes text apart by position, not by pattern, because this is the script that runs most.
 local found = redis.call('MGET', KEYS[1], KEYS[2], KEYS[3])
 local held, kept, at = found[1], found[2], found[3]
 local id, ttl = ARGV[1], ARGV[2]
@@ -10,7 +11,7 @@ if held and string.sub(held, 1, 32) == id then
   redis.call('PEXPIRE', KEYS[1], ttl)
   return {2, held}
 end
-local previous, crashed = 0, false
+local previous, crashed = 0
 if kept then
   local gap = string.find(kept, ' ', 1, true) or 1
   previous = tonumber(string.sub(kept, 1, gap - 1)) or 0
@@ -20,7 +21,7 @@ if kept then
     at = string.match(kept, '^%d+', gap + 35)
   end
 end
-if at and tonumber(at) > tonumber(ARGV[8]) then
+if at and tonumber(at) > tonumber(ARGV[4]) then
   -- A request that was overtaken by the release of its own id must not leave a lock behind.
   return {3}
 end
@@ -35,11 +36,11 @@ if not held then
   local mine = id .. ' ' .. token .. ' ' .. since .. ' ' .. ttl .. ' ' .. ARGV[3]
   -- NX, because MGET shows nothing at a key of another type, and that key is somebody's lock.
   if redis.call('SET', KEYS[1], mine, 'NX', 'PX', ttl) then
-    redis.call('SET', KEYS[2], token .. ' H' .. mine, 'PX', ARGV[4])
+    redis.call('SET', KEYS[2], token .. ' H' .. mine, 'PX', TOKEN_IDLE)
     if ARGV[7] == '1' then redis.call('ZREM', KEYS[4], ARGV[5]) end
-    return {1, token, crashed and string.sub(kept, crashed)}
+    return crashed and token .. ' ' .. string.sub(kept, crashed) or token
   end
 end
 
-if ARGV[5] ~= '' then enqueue(KEYS[4], ARGV[5], ARGV[6] ~= '' and ARGV[6] or now, KEYS[1]) end
+if KEYS[4] then enqueue(KEYS[4], ARGV[5], ARGV[6] ~= '' and ARGV[6] or now, KEYS[1]) end
 return holder(KEYS[1], held)

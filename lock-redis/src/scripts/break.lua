@@ -1,5 +1,9 @@
 -- Takes the lock from the holder whose id is ARGV[1]. KEYS: lock, token, trace for the holder, waiters.
--- ARGV: id, who breaks, idle time of the token in ms, life of the trace in ms, "1" on a cluster.
+-- ARGV: id, who breaks, "1" on a cluster.
+
+-- How long a holder whose lock was broken can find out by whom, in ms: an hour.
+local BROKEN_FOR = 3600000
+
 local held = redis.call('MGET', KEYS[1])[1]
 if not held or string.sub(held, 1, 33) ~= ARGV[1] .. ' ' then
   return holder(KEYS[1], held)
@@ -7,7 +11,7 @@ end
 local token = string.match(held, '^%x+ (%d+) ')
 -- First, because a server that is full runs this, and then the rest of a script that has begun to write.
 redis.call('DEL', KEYS[1])
-redis.call('SET', KEYS[2], (token or '0') .. ' R' .. ARGV[1] .. ' 0', 'PX', ARGV[3])
-redis.call('SET', KEYS[3], ARGV[2], 'PX', ARGV[4])
-wake(KEYS[4], KEYS[1], ARGV[5])
+redis.call('SET', KEYS[2], (token or '0') .. ' R' .. ARGV[1] .. ' 0', 'PX', TOKEN_IDLE)
+redis.call('SET', KEYS[3], ARGV[2], 'PX', BROKEN_FOR)
+wake(KEYS[4], KEYS[1], ARGV[3])
 return {1}

@@ -1,4 +1,4 @@
--- Raises the token of a lock that is held. KEYS: lock, token. ARGV: id, token, idle time of the token in ms.
+-- Raises the token of a lock that is held. KEYS: lock, token. ARGV: id, token.
 local held = redis.call('MGET', KEYS[1])[1]
 local id, token, rest = string.match(held or '', '^(%x+) (%d+)( .*)$')
 if id ~= ARGV[1] then return 0 end
@@ -6,6 +6,6 @@ if tonumber(token) < tonumber(ARGV[2]) then
   local record = id .. ' ' .. ARGV[2] .. rest
   -- Not KEEPTTL, which Redis knows since 6.0 only, as some of its relatives do not.
   redis.call('SET', KEYS[1], record, 'PX', redis.call('PTTL', KEYS[1]))
-  redis.call('SET', KEYS[2], ARGV[2] .. ' H' .. record, 'PX', ARGV[3])
+  redis.call('SET', KEYS[2], ARGV[2] .. ' H' .. record, 'PX', TOKEN_IDLE)
 end
 return 1

@@ -1,16 +1,19 @@
 -- Releases by comparison. KEYS: lock, token, gone, waiters, then the signal list of python-redis-lock if that is spoken; or lock and
 -- token alone, which does not do for an id that does not hold the lock.
--- ARGV: id, ms to keep the lock refused, idle time of the token in ms, life of the mark of an unknown id in ms, "1" on a cluster,
--- when the client sent this.
+-- ARGV: id, when the client sent this, ms to keep the lock refused, "1" on a cluster. Answers 1; 4 if this id has released before; or {0, ...}.
+
+-- How long the mark of an id that was released before its acquire arrived is kept, in ms: longer than a network holds back a packet.
+local GONE_FOR = 300000
+
 local found = redis.call('MGET', KEYS[1], KEYS[2])
 local held, kept = found[1], found[2]
 local id = ARGV[1]
 if not held or string.sub(held, 1, 32) ~= id then
   -- Already released by this id: the caller knows whether that was an attempt whose reply it lost.
-  if string.match(kept or '', '^%d+ R(%x+) ') == id then return {4} end
+  if string.match(kept or '', '^%d+ R(%x+) ') == id then return 4 end
   if not KEYS[3] then return redis.error_reply('TRYAGAIN the slot of this lock is being moved') end
   -- Its acquire may still be on the way, on a connection that was given up: acquire.lua looks for this mark.
-  redis.call('SET', KEYS[3], ARGV[6], 'PX', ARGV[4])
+  redis.call('SET', KEYS[3], ARGV[2], 'PX', GONE_FOR)
   return holder(KEYS[1], held)
 end
 
@@ -18,17 +21,17 @@ local token = string.sub(held, 34, (string.find(held, ' ', 34, true) or 34) - 1)
 -- First, because a server that is full runs this, and then the rest of a script that has begun to write.
 redis.call('DEL', KEYS[1])
 -- Ends in a space, as it is written over what was there.
-local mark = ' R' .. id .. ' ' .. ARGV[6] .. ' '
+local mark = ' R' .. id .. ' ' .. ARGV[2] .. ' '
 if string.sub(kept or '', #token + 1, #token + 34) == ' H' .. id then
   redis.call('SETRANGE', KEYS[2], #token, mark)
 else
-  redis.call('SET', KEYS[2], token .. mark, 'PX', ARGV[3])
+  redis.call('SET', KEYS[2], token .. mark, 'PX', TOKEN_IDLE)
 end
-if ARGV[2] ~= '0' then redis.call('SET', KEYS[1], 'released ' .. held, 'PX', ARGV[2]) end
+if ARGV[3] ~= '0' then redis.call('SET', KEYS[1], 'released ' .. held, 'PX', ARGV[3]) end
 if KEYS[5] then
   redis.call('DEL', KEYS[5])
   redis.call('LPUSH', KEYS[5], 1)
   redis.call('PEXPIRE', KEYS[5], 1000)
 end
-if KEYS[4] then wake(KEYS[4], KEYS[1], ARGV[5]) end
-return {1}
+if KEYS[4] then wake(KEYS[4], KEYS[1], ARGV[4]) end
+return 1
