@@ -9,6 +9,9 @@ use lock_core::{
 
 use crate::factory::TIMEOUT;
 
+/// No lease waits longer for an answer, and all sums with it are times.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
+
 /// Where a Redis server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
@@ -233,8 +236,10 @@ impl RedisConfig {
         if matches!(self.topology, Topology::Quorum(_)) && self.compat.is_some() {
             return wrong("compat is for one server, as the clients that it speaks to use one");
         }
-        if self.timeout.is_zero() || self.connect_timeout.is_zero() {
-            return wrong("timeout and connect_timeout must be longer than nothing");
+        for (option, time) in [("timeout", self.timeout), ("connect_timeout", self.connect_timeout)] {
+            if time.is_zero() || time > LONGEST_TIMEOUT {
+                return wrong(&format!("{option}={time:?} must be longer than nothing and at most an hour"));
+            }
         }
         Ok(())
     }

@@ -1,6 +1,11 @@
 //! Opens connections, to whatever the topology says is the server to ask.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
 
 use lock_core::{Error, ErrorKind, Operation};
 use redis::{
@@ -36,8 +41,8 @@ impl Connection {
     }
 
     /// Two commands as one, so that they go to one node with nothing in between; on a cluster to the primary that has `key`, also when
-    /// that turns out to be another.
-    pub(crate) async fn query_both(&mut self, a: &Cmd, b: &Cmd, key: &str) -> RedisResult<(Value, Value)> {
+    /// that turns out to be another. The second may fail although the first has not.
+    pub(crate) async fn query_both(&mut self, a: &Cmd, b: &Cmd, key: &str) -> RedisResult<(Value, RedisResult<Value>)> {
         let mut both = redis::pipe();
         both.add_command(a.clone()).add_command(b.clone());
         let answers = match self {
@@ -49,7 +54,7 @@ impl Connection {
         };
         let mut answers = answers.into_iter().map(Value::extract_error);
         match (answers.next(), answers.next()) {
-            (Some(a), Some(b)) => Ok((a?, b?)),
+            (Some(a), Some(b)) => Ok((a?, b)),
             _ => Err((redis::ErrorKind::UnexpectedReturnType, "two commands, but not two answers").into()),
         }
     }
@@ -81,14 +86,22 @@ pub(crate) struct Connector {
 
 enum Target {
     Node(Box<Client>),
-    /// The client remembers which sentinel answered, hence the lock; connecting is done by one at a time anyway.
-    Sentinel(Box<Mutex<SentinelClient>>),
+    Sentinel(Sentinels),
     Cluster {
         seeds: Vec<ConnectionInfo>,
         certificates: Option<TlsCertificates>,
         connect_timeout: Duration,
         timeout: Duration,
     },
+}
+
+/// One client for each order of the sentinels, each of which begins with another: redis-rs waits for the first in the order, and whoever
+/// connects may have given up before it passes over one that is silent.
+struct Sentinels {
+    /// Clients keep connections, hence the locks; connecting is done by one at a time anyway.
+    clients: Vec<Mutex<SentinelClient>>,
+    /// Which to begin with.
+    next: AtomicUsize,
 }
 
 impl Connector {
@@ -108,34 +121,15 @@ impl Connector {
     pub(crate) fn sentinel(config: &RedisConfig, sentinels: &[Address], service: &str) -> Result<Self, Error> {
         let wrong = |error| opening(translate(error, Phase::Connect));
         let certificates = certificates(config)?;
-        let sentinels = sentinels.iter().map(|s| connection_addr(config, s)).collect::<Vec<_>>();
-        let mut builder = SentinelClientBuilder::new(sentinels, service, SentinelServerType::Master)
-            .map_err(wrong)?
-            .set_client_to_redis_protocol(ProtocolVersion::RESP3)
-            .set_client_to_redis_db(config.database)
-            .set_client_to_redis_tcp_settings(tcp_settings())
-            .set_client_to_sentinel_tcp_settings(tcp_settings());
-        if let Some(user) = &config.user {
-            builder = builder.set_client_to_redis_username(user);
+        let mut sentinels = sentinels.iter().map(|s| connection_addr(config, s)).collect::<Vec<_>>();
+        let mut clients = Vec::new();
+        for _ in 0..sentinels.len().max(1) {
+            let client = sentinel_client(config, sentinels.clone(), service, certificates.as_ref()).map_err(wrong)?;
+            clients.push(Mutex::new(client));
+            sentinels.rotate_left(1);
         }
-        if let Some(password) = &config.password {
-            builder = builder.set_client_to_redis_password(password.expose());
-        }
-        if let Some(user) = &config.sentinel_user {
-            builder = builder.set_client_to_sentinel_username(user);
-        }
-        if let Some(password) = &config.sentinel_password {
-            builder = builder.set_client_to_sentinel_password(password.expose());
-        }
-        if let Some(certificates) = certificates {
-            builder = builder
-                .set_client_to_redis_tls_mode(TlsMode::Secure)
-                .set_client_to_sentinel_tls_mode(TlsMode::Secure)
-                .set_client_to_redis_certificates(certificates.clone())
-                .set_client_to_sentinel_certificates(certificates);
-        }
-        let client = builder.build().map_err(wrong)?;
-        Ok(Self { target: Target::Sentinel(Box::new(Mutex::new(client))), settings: settings(config) })
+        let target = Target::Sentinel(Sentinels { clients, next: AtomicUsize::new(0) });
+        Ok(Self { target, settings: settings(config) })
     }
 
     /// To all nodes of the cluster that `seeds` belong to.
@@ -165,9 +159,14 @@ impl Connector {
                 let settings = settings().set_push_sender(push);
                 client.get_multiplexed_async_connection_with_config(&settings).await.map(Connection::Node)
             }
-            Target::Sentinel(client) => {
+            Target::Sentinel(sentinels) => {
                 let settings = settings().set_push_sender(push);
-                client.lock().await.get_async_connection_with_config(&settings).await.map(Connection::Node)
+                // Noted before, because the caller may give up meanwhile.
+                let turn = sentinels.next.fetch_add(1, Ordering::Relaxed);
+                let client = &sentinels.clients[turn % sentinels.clients.len()];
+                let connection = client.lock().await.get_async_connection_with_config(&settings).await?;
+                sentinels.next.store(turn, Ordering::Relaxed);
+                Ok(Connection::Node(connection))
             }
             Target::Cluster { seeds, certificates, connect_timeout, timeout } => {
                 let mut builder = ClusterClientBuilder::new(seeds.iter().cloned())
@@ -187,6 +186,39 @@ impl Connector {
             }
         }
     }
+}
+
+fn sentinel_client(
+    config: &RedisConfig,
+    sentinels: Vec<ConnectionAddr>,
+    service: &str,
+    certificates: Option<&TlsCertificates>,
+) -> RedisResult<SentinelClient> {
+    let mut builder = SentinelClientBuilder::new(sentinels, service, SentinelServerType::Master)?
+        .set_client_to_redis_protocol(ProtocolVersion::RESP3)
+        .set_client_to_redis_db(config.database)
+        .set_client_to_redis_tcp_settings(tcp_settings())
+        .set_client_to_sentinel_tcp_settings(tcp_settings());
+    if let Some(user) = &config.user {
+        builder = builder.set_client_to_redis_username(user);
+    }
+    if let Some(password) = &config.password {
+        builder = builder.set_client_to_redis_password(password.expose());
+    }
+    if let Some(user) = &config.sentinel_user {
+        builder = builder.set_client_to_sentinel_username(user);
+    }
+    if let Some(password) = &config.sentinel_password {
+        builder = builder.set_client_to_sentinel_password(password.expose());
+    }
+    if let Some(certificates) = certificates {
+        builder = builder
+            .set_client_to_redis_tls_mode(TlsMode::Secure)
+            .set_client_to_sentinel_tls_mode(TlsMode::Secure)
+            .set_client_to_redis_certificates(certificates.clone())
+            .set_client_to_sentinel_certificates(certificates.clone());
+    }
+    builder.build()
 }
 
 fn settings(config: &RedisConfig) -> AsyncConnectionConfig {

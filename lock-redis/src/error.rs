@@ -68,6 +68,12 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
         "the Redis cluster is down: some slots have no primary; look at CLUSTER INFO",
     ),
     ("MASTERDOWN", ErrorKind::Unavailable, true, "this Redis is a replica without its primary; wait for the failover"),
+    (
+        "UNBLOCKED",
+        ErrorKind::Unavailable,
+        true,
+        "this Redis became a replica while it waited for others to confirm; wait for the failover",
+    ),
     ("NOREPLICAS", ErrorKind::Unavailable, true, "Redis refuses writes for want of replicas (min-replicas-to-write)"),
     (
         "TRYAGAIN",
@@ -120,15 +126,20 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
 pub(crate) fn translate(error: RedisError, phase: Phase) -> Error {
     let (kind, retryable, message) = classify(&error, phase);
     // An answer of the server means that it has run nothing: a script is refused before its first write, or else for want of a right,
-    // which no repetition finds out about.
-    let unanswered = error.is_io_error() || kind == ErrorKind::Timeout;
+    // which no repetition finds out about. Unless it is no answer that a server would give.
+    let unanswered = error.is_io_error() || matches!(kind, ErrorKind::Timeout | ErrorKind::Corrupt);
     let unsure = match phase {
         Phase::Connect => false,
         Phase::Request => unanswered,
         // What the last try was told, an earlier one may not have been.
         Phase::RepeatedRequest => unanswered || retryable,
     };
-    Error::new(kind, message).with_retryable(retryable).with_ambiguous(unsure).with_source(error)
+    let translated = Error::new(kind, message).with_retryable(retryable).with_ambiguous(unsure);
+    // A server that does not know a command repeats its arguments, and those of the first one are user and password.
+    if phase == Phase::Connect && error.to_string().contains("unknown command") {
+        return translated;
+    }
+    translated.with_source(error)
 }
 
 fn classify(error: &RedisError, phase: Phase) -> (ErrorKind, bool, String) {
@@ -213,7 +224,8 @@ pub(crate) fn unexpected(answer: &redis::Value) -> Error {
         redis::Value::Nil => "nil".into(),
         _ => "a single value".into(),
     };
-    Error::new(ErrorKind::Corrupt, format!("a lock script answered with {shape}; is something between us and Redis?"))
+    let message = format!("a lock script answered with {shape}; is something between us and Redis?");
+    Error::new(ErrorKind::Corrupt, message).with_ambiguous(true)
 }
 
 #[cfg(test)]
@@ -246,12 +258,21 @@ mod tests {
             ("MISCONF Errors writing to the AOF file", ErrorKind::Full, true),
             ("ERR max number of clients reached", ErrorKind::Limit, true),
             ("ERR unknown command 'HELLO'", ErrorKind::Unsupported, false),
+            ("UNBLOCKED force unblock from blocking operation, instance state changed", ErrorKind::Unavailable, true),
             ("ERR something new", ErrorKind::Other, false),
         ] {
             let error = translate(server(line), Phase::Request);
             assert_eq!((error.kind(), error.is_retryable()), (kind, retryable), "{line}");
             assert!(!error.is_ambiguous(), "{line}");
         }
+    }
+
+    #[test]
+    fn what_a_server_repeats_of_a_login_is_not_printed() {
+        let line = "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'etl' 'hunter2'";
+        let error = translate(server(line), Phase::Connect);
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(!format!("{error} {error:?}").contains("hunter2") && std::error::Error::source(&error).is_none());
     }
 
     #[test]

@@ -41,7 +41,7 @@ pub fn value(data: &[u8]) {
     }
 
     let claim = claim(data, id);
-    let mut written = format!("{id} 5 5 5 ").into_bytes();
+    let mut written = format!("{id} 5 5 5 5 ").into_bytes();
     written.extend(record::tail(&claim));
     let read = record::parse(&written).expect("our own record");
     assert_eq!((read.owner, read.data), (Some(claim.owner), claim.data));

@@ -104,11 +104,12 @@ impl Keys {
         if self.compat.is_none() {
             return [lock, kind, id].concat();
         }
-        // The lock's key is verbatim, so it may be in the slot of its whole text, or of a tag inside it.
+        // The lock's key is verbatim, so it may be in the slot of its whole text, or of a tag inside it. The prefix is not that of locks of
+        // ours, one of which may have the same name.
         match (tag(lock), lock.contains('}')) {
-            (Some(tag), _) => format!("dlock:{{{tag}}}:{lock}{kind}{id}"),
-            (None, false) => format!("dlock:{{{lock}}}{kind}{id}"),
-            (None, true) => format!("dlock:{{{}}}:{lock}{kind}{id}", number_in_slot_of(lock)),
+            (Some(tag), _) => format!("dlock-compat:{{{tag}}}:{lock}{kind}{id}"),
+            (None, false) => format!("dlock-compat:{{{lock}}}{kind}{id}"),
+            (None, true) => format!("dlock-compat:{{{}}}:{lock}{kind}{id}", number_in_slot_of(lock)),
         }
     }
 }

@@ -65,6 +65,24 @@ struct Failure {
     pause: Duration,
 }
 
+/// Connecting. Dropped on the way, because the caller had no more time, it counts as failed: whoever comes next must not wait as long.
+struct Attempt<'a> {
+    failure: &'a mut Option<Failure>,
+    since: Instant,
+    /// Before the next; zero once this has ended by itself.
+    pause: Duration,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        // Callers who give up at once say nothing about the server.
+        if !self.pause.is_zero() && self.since.elapsed() >= FIRST_PAUSE {
+            let error = std::io::Error::from(std::io::ErrorKind::TimedOut).into();
+            *self.failure = Some(Failure { error, at: Instant::now(), pause: self.pause });
+        }
+    }
+}
+
 impl Link {
     pub(crate) fn new(connector: Connector, connect_timeout: Duration, timeout: Duration) -> Self {
         Self {
@@ -96,19 +114,21 @@ impl Link {
         .map_err(|error| translate(error, self.asking()))
     }
 
-    /// Runs a script and, right behind it on the same connection to the same node, a command.
-    pub(crate) async fn run_then(&self, call: &Call<'_>, then: &Cmd) -> Result<(Value, Value), Error> {
+    /// Runs a script and, right behind it on the same connection to the same node, a command, which may fail by itself.
+    pub(crate) async fn run_then(&self, call: &Call<'_>, then: &Cmd) -> Result<(Value, Result<Value, Error>), Error> {
         let slot = self.slot(call);
         let live = self.live(slot).await?;
         let send = async |script: &Cmd| {
             let mut connection = live.connection.clone();
             self.settle(&live, slot, connection.query_both(script, then, call.key)).await
         };
+        let translate = |error| translate(error, self.asking());
         match send(&call.command).await {
             Err(error) if error.kind() == UNKNOWN_SCRIPT => send(&call.with_text()).await,
             result => result,
         }
-        .map_err(|error| translate(error, self.asking()))
+        .map(|(answer, then)| (answer, then.map_err(translate)))
+        .map_err(translate)
     }
 
     /// Runs one command, on the given node of a cluster or on any.
@@ -230,7 +250,11 @@ impl Link {
             }
             pause = (last.pause * 2).min(LONGEST_PAUSE);
         }
-        match self.connect().await {
+        let mut attempt = Attempt { failure: &mut failure, since: Instant::now(), pause };
+        let connected = self.connect().await;
+        attempt.pause = Duration::ZERO;
+        drop(attempt);
+        match connected {
             Ok(live) => {
                 *failure = None;
                 let old = self.live.lock().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(&live));

@@ -1,7 +1,7 @@
 //! Listing by SCAN, which goes through the keys in small steps and never holds the server up.
 
 use futures_util::future::try_join_all;
-use lock_core::{Error, Holder, LockName};
+use lock_core::{Error, ErrorKind, Holder, LockName};
 use redis::Value;
 
 use crate::{error::unexpected, node::Node};
@@ -62,7 +62,13 @@ impl Node {
         let Value::Array(ranges) = self.link.command(&command, None).await? else {
             return Err(unexpected(&Value::Nil));
         };
-        let mut primaries: Vec<_> = ranges.iter().filter_map(primary).collect();
+        let unnamed = || {
+            let advice =
+                "a node of the cluster does not tell its address; set cluster-announce-ip or cluster-announce-hostname";
+            Error::new(ErrorKind::Unsupported, advice)
+        };
+        let primaries: Option<Vec<_>> = ranges.iter().map(primary).collect();
+        let mut primaries = primaries.ok_or_else(unnamed)?;
         primaries.sort();
         primaries.dedup();
         Ok(primaries)

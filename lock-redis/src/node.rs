@@ -48,23 +48,25 @@ struct Replicated {
 }
 
 impl Replicated {
-    /// Runs `call` and waits for the replicas, in one round trip. Also says how many have confirmed.
-    async fn run(&self, link: &Link, call: &Call<'_>) -> Result<(Value, i64), Error> {
+    /// Runs `call` and waits for the replicas, in one round trip: what it answered, and whether enough of them have it.
+    async fn run(&self, link: &Link, call: &Call<'_>) -> Result<(Value, Result<(), Error>), Error> {
         let mut wait = redis::cmd("WAIT");
         wait.arg(self.number).arg(millis(self.timeout));
-        match link.run_then(call, &wait).await? {
-            (answer, Value::Int(confirmed)) => Ok((answer, confirmed)),
-            (_, answer) => Err(unexpected(&answer)),
-        }
+        let (answer, confirmed) = link.run_then(call, &wait).await?;
+        Ok((answer, confirmed.and_then(|confirmed| self.enough(&confirmed))))
     }
 
-    /// `None` when enough replicas have confirmed.
-    fn missing(&self, confirmed: i64) -> Option<Error> {
+    fn enough(&self, confirmed: &Value) -> Result<(), Error> {
         let number = self.number;
-        (confirmed < i64::from(number)).then(|| {
-            let advice = "look at INFO replication, or ask for fewer (replicas)";
-            Error::new(ErrorKind::Unavailable, format!("{confirmed} of {number} replicas confirmed in time; {advice}"))
-        })
+        match confirmed {
+            Value::Int(confirmed) if *confirmed >= i64::from(number) => Ok(()),
+            Value::Int(confirmed) => {
+                let advice = "look at INFO replication, or ask for fewer (replicas)";
+                let message = format!("{confirmed} of {number} replicas confirmed in time; {advice}");
+                Err(Error::new(ErrorKind::Unavailable, message))
+            }
+            other => Err(unexpected(other)),
+        }
     }
 }
 
@@ -117,15 +119,12 @@ impl Node {
         if let Some(queuing) = &queuing {
             call = call.arg(queuing.channel).arg(&queuing.place).arg(u8::from(queuing.alone));
         }
-        let (answer, missing) = match &self.replicated {
-            None => (self.link.run(&call).await?, None),
-            Some(replicated) => {
-                let (answer, confirmed) = replicated.run(&replicated.acquiring, &call).await?;
-                (answer, replicated.missing(confirmed))
-            }
+        let (answer, replicated) = match &self.replicated {
+            None => (self.link.run(&call).await?, Ok(())),
+            Some(replicated) => replicated.run(&replicated.acquiring, &call).await?,
         };
         let attempt = granted_or_held(answer)?;
-        if let (Some(missing), Attempt::Granted(_)) = (missing, &attempt) {
+        if let (Err(missing), Attempt::Granted(_)) = (replicated, &attempt) {
             let undone = self.release(&claim.lease(None), Duration::ZERO).await.is_ok();
             return Err(missing.with_ambiguous(!undone));
         }
@@ -164,9 +163,9 @@ impl Node {
         let answer = match &self.replicated {
             None => self.link.run(&call).await?,
             Some(replicated) => {
-                let (answer, confirmed) = replicated.run(&replicated.renewing, &call).await?;
+                let (answer, replicated) = replicated.run(&replicated.renewing, &call).await?;
                 // A replica that takes over now would let the lease end when it ended before.
-                replicated.missing(confirmed).map_or(Ok(answer), Err)?
+                replicated.map(|()| answer)?
             }
         };
         let renewed = match &answer {
@@ -226,7 +225,9 @@ impl Node {
             return self.inspect(name).await.map(Break::Changed);
         };
         let lock = self.keys.lock(name);
-        let keys = [lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, &id), self.keys.waiters(&lock)];
+        let mut keys =
+            vec![lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, &id), self.keys.waiters(&lock)];
+        keys.extend(self.keys.signal(name));
         let call = self.scripts.break_lock.call(&keys).arg(&id).arg(by).arg(u8::from(self.link.is_cluster()));
         match self.link.run(&call).await? {
             Value::Array(answer) if answer.first() == Some(&Value::Int(1)) => Ok(Break::Broken),
@@ -258,7 +259,8 @@ impl Node {
     /// Watches in the way of the clients that share these locks; `None` where they have none.
     pub(crate) async fn watch(self: &Arc<Self>, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         if let Some(signal) = self.keys.signal(name) {
-            return Ok(Some(Box::new(SignalWatch::new(Arc::clone(self), signal).await?)));
+            let lock = self.keys.lock(name);
+            return Ok(Some(Box::new(SignalWatch::new(Arc::clone(self), lock, signal).await?)));
         }
         if self.keys.are_verbatim() {
             // redis-py wakes nobody, and where it may be the holder only polling helps.
@@ -303,6 +305,11 @@ impl Node {
         let keys = [lock.to_owned(), self.keys.waiters(lock)];
         let cluster = u8::from(self.link.is_cluster());
         self.link.send_and_forget(&self.scripts.leave.call(&keys).arg(self.link.wakers.channel()).arg(cluster));
+    }
+
+    /// Passes a signal of python-redis-lock on that will not be used; keys are the lock's and that of its signal.
+    pub(crate) fn resignal(&self, keys: &[String; 2]) {
+        self.link.send_and_forget(&self.scripts.resignal.call(keys));
     }
 }
 

@@ -8,7 +8,7 @@ use futures_util::{
     future::{join_all, select_all},
 };
 use lock_core::{
-    Error, ErrorKind, FencingToken, Holder, Lease, LockName,
+    Error, ErrorKind, FencingToken, Holder, Lease, LockName, LossReason,
     backend::{Attempt, Break, Claim, Grant, Release, Renewal, Watch},
 };
 
@@ -102,8 +102,9 @@ impl Quorum {
             _ => None,
         });
         match most_frequent(holders) {
-            Some(holder) => Ok(Attempt::Held(holder)),
-            None => Err(self.short(answers)),
+            // One server that refuses says nothing about the lock while most are silent.
+            Some(holder) if answers.iter().flatten().count() >= self.majority() => Ok(Attempt::Held(holder)),
+            _ => Err(self.short(answers)),
         }
     }
 
@@ -144,7 +145,9 @@ impl Quorum {
                 match lost.len() {
                     _ if renewed >= self.majority() => Ok(Renewal::Renewed),
                     // Whoever is silent cannot make it a majority any more.
-                    n if n > self.nodes.len() - self.majority() => Ok(Renewal::Lost(lost.swap_remove(0))),
+                    n if n > self.nodes.len() - self.majority() => {
+                        Ok(Renewal::Lost(lost.into_iter().max_by_key(how_much_it_says).expect("at least one")))
+                    }
                     _ => Err(Error::new(
                         ErrorKind::Unavailable,
                         format!("{renewed} of {} servers renewed the lease", self.nodes.len()),
@@ -259,6 +262,16 @@ impl Quorum {
 /// its holder was promised on the holder's clock.
 fn with_drift(ttl: Duration) -> Duration {
     ttl + ttl / 100 + Duration::from_millis(2)
+}
+
+/// A server that has forgotten the lock knows less about its end than others do.
+fn how_much_it_says(reason: &LossReason) -> u8 {
+    match reason {
+        LossReason::RecordGone => 0,
+        LossReason::Expired => 1,
+        LossReason::TakenBy(_) => 2,
+        _ => 3,
+    }
 }
 
 fn same(a: &Holder, b: &Holder) -> bool {

@@ -1,5 +1,6 @@
 //! The value of a lock's key: the lease id first, so that clients which compare the whole value and clients which set their own
-//! exclude each other; then what others may know: `<id> <token> <since, µs> <ttl, ms> <bytes of owner> <owner>[+<data>]`.
+//! exclude each other; then what others may know: `<id> <token> <since, µs> <ttl, ms> <stamp> <bytes of owner> <owner>[+<data>]`.
+//! The stamp is that of the last request that acquired it: a release which was sent before does not count.
 
 use std::time::{Duration, SystemTime};
 
@@ -36,12 +37,12 @@ pub(crate) fn holder(value: Option<&[u8]>, ttl_ms: i64, kind: Option<&str>) -> H
 
 /// The holder in a record as it was written, such as one that crashed.
 pub(crate) fn parse(record: &[u8]) -> Option<Holder> {
-    let mut fields = record.splitn(6, |&b| b == b' ');
+    let mut fields = record.splitn(7, |&b| b == b' ');
     let mut text = || std::str::from_utf8(fields.next()?).ok();
     let id: LeaseId = text()?.parse().ok()?;
     let token = FencingToken::new(text()?.parse().ok()?)?;
     let since = SystemTime::UNIX_EPOCH + Duration::from_micros(text()?.parse().ok()?);
-    let _ttl_ms: u64 = text()?.parse().ok()?;
+    let (_ttl_ms, _stamp): (u64, u64) = (text()?.parse().ok()?, text()?.parse().ok()?);
     let owner_bytes: usize = text()?.parse().ok()?;
     let (owner, data) = fields.next()?.split_at_checked(owner_bytes)?;
     let data = match data.split_first() {
@@ -87,7 +88,7 @@ mod tests {
             ttl: None,
             data: data.map(Into::into),
         };
-        let mut record = format!("{} 1700000000000001 1700000000000000 30000 ", claim.id).into_bytes();
+        let mut record = format!("{} 1700000000000001 1700000000000000 30000 1700000000000000 ", claim.id).into_bytes();
         record.extend(tail(&claim));
         record
     }

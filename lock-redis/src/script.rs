@@ -39,6 +39,7 @@ scripts! {
     break_lock = "break.lua",
     wait = "wait.lua",
     leave = "leave.lua",
+    resignal = "resignal.lua",
     raise = "raise.lua",
     forget = "forget.lua",
 }

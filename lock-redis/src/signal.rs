@@ -3,7 +3,7 @@
 use std::{fmt, future::pending, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures_util::{future::BoxFuture, poll};
+use futures_util::{FutureExt, future::BoxFuture, poll};
 use lock_core::{Error, backend::Watch};
 use redis::RedisResult;
 
@@ -15,16 +15,19 @@ const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Blocks on the list, on a connection of its own: nothing else can be asked on it meanwhile, and closing it ends the blocking.
 pub(crate) struct SignalWatch {
     node: Arc<Node>,
-    signal: String,
+    /// The lock's, and that of its signal.
+    keys: [String; 2],
     /// `None` after it broke.
     connection: Option<Connection>,
+    /// Whether a signal was taken, which somebody else may be waiting for.
+    taken: bool,
     /// Kept across calls, for a signal is given once.
     waiting: Option<BoxFuture<'static, RedisResult<redis::Value>>>,
 }
 
 impl SignalWatch {
-    pub(crate) async fn new(node: Arc<Node>, signal: String) -> Result<Self, Error> {
-        let mut watch = Self { node, signal, connection: None, waiting: None };
+    pub(crate) async fn new(node: Arc<Node>, lock: String, signal: String) -> Result<Self, Error> {
+        let mut watch = Self { node, keys: [lock, signal], connection: None, taken: false, waiting: None };
         watch.connect().await?;
         // From now on, for a signal is gone after a second.
         if let Some(waiting) = watch.waiting() {
@@ -44,7 +47,7 @@ impl SignalWatch {
 
     fn waiting(&mut self) -> Option<&mut BoxFuture<'static, RedisResult<redis::Value>>> {
         let mut connection = self.connection.clone()?;
-        let signal = &self.signal;
+        let [_, signal] = &self.keys;
         Some(self.waiting.get_or_insert_with(|| {
             let mut command = redis::cmd("BLPOP");
             command.arg(signal).arg(0);
@@ -63,15 +66,25 @@ impl Watch for SignalWatch {
         let Some(waiting) = self.waiting() else { return };
         let answer = waiting.await;
         self.waiting = None;
-        if answer.is_err() {
+        match answer {
+            Ok(_) => self.taken = true,
             // A signal may have been lost with the connection: look, and connect anew.
-            self.connection = None;
+            Err(_) => self.connection = None,
+        }
+    }
+}
+
+impl Drop for SignalWatch {
+    fn drop(&mut self) {
+        let unread = self.waiting.take().and_then(|mut waiting| waiting.as_mut().now_or_never());
+        if self.taken || matches!(unread, Some(Ok(_))) {
+            self.node.resignal(&self.keys);
         }
     }
 }
 
 impl fmt::Debug for SignalWatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SignalWatch").field("signal", &self.signal).finish_non_exhaustive()
+        f.debug_struct("SignalWatch").field("keys", &self.keys).finish_non_exhaustive()
     }
 }

@@ -198,6 +198,21 @@ async fn locks_are_renewed_released_and_broken_on_a_full_server() {
     }
 }
 
+#[test]
+fn timeouts_beyond_all_measure_are_refused() {
+    for option in ["timeout", "connect_timeout"] {
+        let config = |time| {
+            let config = RedisConfig::standalone(Address::tcp("127.0.0.1", 1));
+            if option == "timeout" { config.timeout(time) } else { config.connect_timeout(time) }
+        };
+        for time in [Duration::ZERO, Duration::MAX, Duration::from_secs(3601)] {
+            let error = RedisBackend::new(config(time)).unwrap_err();
+            assert!(error.kind() == ErrorKind::Config && error.to_string().contains(option), "{error}");
+        }
+        RedisBackend::new(config(Duration::from_secs(3600))).unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_cannot_save_says_so() {
     let server = RedisServer::start();

@@ -166,12 +166,34 @@ async fn a_waiter_blocks_on_the_signal_of_python_redis_lock_again_when_its_conne
         () = until("the attempt to connect", async || proxy.connections() > before) => {}
     }
     proxy.heal();
-    let waiting = tokio::spawn(async move { watch.changed().await });
+    let waiting = tokio::spawn(async move {
+        watch.changed().await;
+        watch
+    });
     until("the waiter to block again", blocked(1)).await;
+    // As whoever waits has done before.
+    refused(&waiter, &claim("job", LONG)).await;
     assert_eq!(holder.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
-    tokio::time::timeout(PATIENCE, waiting).await.expect("it is woken").unwrap();
+    let watch = tokio::time::timeout(PATIENCE, waiting).await.expect("it is woken").unwrap();
     // The signal was for one, and it had it.
     assert_eq!(server.command(&["EXISTS", "lock-signal:job"]), ":0\r\n");
+    drop(watch);
+    until("the signal that was not used to be passed on", async || {
+        server.command(&["EXISTS", "lock-signal:job"]) == ":1\r\n"
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_break_wakes_those_who_wait_in_the_way_of_python_redis_lock() {
+    let server = RedisServer::start();
+    let ours = client_like(&server, Compat::PythonRedisLock);
+    let (lease, _) = granted(&ours, &claim("job", LONG)).await;
+    let mut theirs = Python::start(&server, "python-redis-lock");
+    theirs.tell("wait").await;
+    until("them to block", async || server.command(&["INFO", "clients"]).contains("blocked_clients:1\r\n")).await;
+    assert_eq!(ours.break_lock(&lease.name, &lease.id.to_string(), "test").await.unwrap(), Break::Broken);
+    assert_eq!(tokio::time::timeout(PATIENCE, theirs.answer()).await.expect("they are woken"), "had");
 }
 
 #[tokio::test]

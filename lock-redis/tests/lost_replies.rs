@@ -12,7 +12,7 @@ use common::{
 use integration::Direction::{self, Replies, Requests};
 use lock_core::{
     Lease, Locker,
-    backend::{Attempt, Backend, Claim, Release, Renewal},
+    backend::{Attempt, Backend, Break, Claim, Release, Renewal},
 };
 use lock_redis::RedisBackend;
 
@@ -43,9 +43,11 @@ everywhere! {
     an_acquire_that_arrives_after_its_own_release_leaves_no_lock,
     an_acquire_that_arrives_again_after_the_release_of_its_lock_leaves_no_lock,
     an_acquire_that_was_given_up_unanswered_leaves_no_lock,
+    an_acquire_that_arrives_after_its_lock_was_broken_leaves_no_lock,
     a_renewal_whose_reply_was_lost_has_renewed,
     a_release_whose_reply_was_lost_has_released_and_spares_the_successor,
     a_release_whose_request_was_lost_is_repeated,
+    a_release_that_arrives_after_a_later_acquire_of_its_id_spares_the_lock,
     requests_that_are_late_do_what_they_say,
     connections_cut_in_the_middle_of_anything_leave_the_right_owner,
     one_of_many_contenders_wins_while_the_network_cuts,
@@ -138,6 +140,21 @@ async fn an_acquire_that_arrives_again_after_the_release_of_its_lock_leaves_no_l
     assert!(free(&rig).await, "the late acquire was refused");
 }
 
+async fn an_acquire_that_arrives_after_its_lock_was_broken_leaves_no_lock(rig: Rig) {
+    let late = claim(JOB, LONG);
+    rig.hold(Requests);
+    assert!(rig.through.acquire(&late).await.unwrap_err().is_ambiguous());
+    // The same process asks again, over another way, and is granted; an operator breaks that.
+    granted(&rig.direct, &late).await;
+    let broken = rig.direct.break_lock(&late.name, &late.id.to_string(), "an operator").await.unwrap();
+    assert_eq!(broken, Break::Broken);
+    let before = rig.scripts_run();
+    rig.heal();
+    let arrived = async || rig.scripts_run().iter().zip(&before).all(|(now, before)| now > before);
+    until("the late request to arrive", arrived).await;
+    assert!(free(&rig).await, "the late acquire was refused");
+}
+
 async fn an_acquire_that_was_given_up_unanswered_leaves_no_lock(rig: Rig) {
     let locker = common::locker(rig.through.clone(), LONG);
     rig.lose(Replies);
@@ -187,6 +204,23 @@ async fn a_release_whose_request_was_lost_is_repeated(rig: Rig) {
     owned_by(&rig, &claim).await;
     rig.heal();
     released(&rig.through, &lease).await;
+    assert!(free(&rig).await);
+}
+
+/// An attempt that failed is undone, and the next has the same id: an undo that comes after that must not undo it too.
+async fn a_release_that_arrives_after_a_later_acquire_of_its_id_spares_the_lock(rig: Rig) {
+    let claim = claim(JOB, LONG);
+    let (lease, _) = granted(&rig.through, &claim).await;
+    rig.hold(Requests);
+    assert!(rig.through.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
+    let Attempt::Granted(grant) = rig.direct.acquire(&claim).await.unwrap() else { panic!("it is ours") };
+    assert!(grant.already_ours);
+    let before = rig.scripts_run();
+    rig.heal();
+    let arrived = async || rig.scripts_run().iter().zip(&before).all(|(now, before)| now > before);
+    until("the late release to arrive", arrived).await;
+    owned_by(&rig, &claim).await;
+    released(&rig.direct, &lease).await;
     assert!(free(&rig).await);
 }
 

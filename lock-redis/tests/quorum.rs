@@ -11,7 +11,7 @@ use common::{claim, client, granted, name, refused, rig::Rig, until};
 use integration::{Direction, redis::RedisServer};
 use lock_core::{
     ErrorKind, FencingToken, LockName, LossReason,
-    backend::{Attempt, Backend, Release, Renewal},
+    backend::{Attempt, Backend, Break, Release, Renewal},
     testing::{Subject, Vandalism},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
@@ -218,4 +218,27 @@ async fn a_silent_server_is_not_waited_for_longer_than_a_part_of_the_ttl() {
         matches!(backend.acquire(&claim("job", Duration::from_secs(4))).await, Ok(Attempt::Granted(_)))
     });
     tokio::time::timeout(LONG / 2, in_time).await.expect("its answer is not waited for until the timeout");
+}
+
+#[tokio::test]
+async fn a_refusal_of_one_server_while_most_are_silent_is_no_refusal() {
+    let mut servers = start(3);
+    granted(&client(servers[0].addr()), &claim("job", LONG)).await;
+    servers[1].kill();
+    servers[2].kill();
+    let error = client_of(&servers).acquire(&claim("job", LONG)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+}
+
+#[tokio::test]
+async fn the_server_that_knows_why_a_lease_ended_is_believed() {
+    let servers = start(3);
+    let backend = client_of(&servers);
+    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    for server in &servers[..2] {
+        server.command(&["FLUSHALL"]);
+    }
+    let last = client(servers[2].addr());
+    assert_eq!(last.break_lock(&lease.name, &lease.id.to_string(), "alice").await.unwrap(), Break::Broken);
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::BrokenBy("alice".into())));
 }

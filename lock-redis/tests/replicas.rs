@@ -71,3 +71,30 @@ async fn a_granted_lock_is_on_the_replica_and_without_it_nothing_is_granted_or_l
     until("the renewal", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
     granted(&backend, &claim("other", LONG)).await;
 }
+
+#[tokio::test]
+async fn a_user_that_may_not_wait_is_told_and_leaves_no_lock() {
+    let (primary, _replica) = pair();
+    let reply = primary.command(&["ACL", "SETUSER", "hasty", "on", ">s3cret", "~*", "&*", "+@all", "-wait"]);
+    assert_eq!(reply, "+OK\r\n");
+    // It knows the scripts.
+    granted(&client_of(&primary), &claim("before", LONG)).await;
+    let backend = RedisBackend::new(at(primary.addr()).login("hasty", "s3cret").replicas(1)).unwrap();
+    let error = backend.acquire(&claim("job", LONG)).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::PermissionDenied, false), "{error}");
+    assert_eq!(primary.command(&["EXISTS", "dlock:{job}"]), ":0\r\n", "the attempt was undone");
+}
+
+#[tokio::test]
+async fn a_primary_that_is_demoted_while_replicas_confirm_says_so_and_may_have_left_the_lock() {
+    let (primary, replica) = pair();
+    let backend = client_of(&primary);
+    granted(&backend, &claim("before", LONG)).await;
+    replica.daemon().freeze();
+    let waiting = tokio::spawn(async move { backend.acquire(&claim("job", LONG)).await });
+    until("the wait", async || primary.command(&["INFO", "clients"]).contains("blocked_clients:1")).await;
+    primary.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    let error = waiting.await.unwrap().unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, true), "{error}");
+    assert!(error.is_ambiguous(), "what was demoted undoes nothing: {error:?}");
+}

@@ -10,7 +10,7 @@ use std::{
 use common::{claim, granted, outlives_its_validity, until};
 use integration::sentinel::SentinelSetup;
 use lock_core::{
-    ErrorKind, LeaseId, LockName, Locker, LossReason, Renew,
+    ErrorKind, LeaseId, LockName, Locker, LossReason, Renew, TryAcquire,
     backend::{Attempt, Backend, Renewal},
     testing::{Subject, Vandalism},
 };
@@ -123,6 +123,15 @@ async fn a_sentinel_that_is_frozen_or_gone_is_passed_over() {
     let ttl = Duration::from_secs(60);
     until("the last sentinel", async || matches!(config.acquire(&claim("job", ttl)).await, Ok(Attempt::Granted(_))))
         .await;
+}
+
+#[tokio::test]
+async fn a_silent_first_sentinel_is_passed_over_although_attempts_are_short() {
+    let setup = SentinelSetup::start();
+    setup.sentinels[0].daemon().freeze();
+    // An attempt has a fraction of the ttl, and ends before redis-rs gives a sentinel up.
+    let locker = common::locker(client_of(&setup), Duration::from_secs(1));
+    until("a lock", async || matches!(locker.try_acquire("job").await, Ok(TryAcquire::Acquired(_)))).await;
 }
 
 #[tokio::test]

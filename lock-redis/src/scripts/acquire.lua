@@ -1,4 +1,4 @@
--- One attempt to acquire. KEYS: lock, token, gone. ARGV: id, ttl in ms, end of the record, when the client sent this.
+-- One attempt to acquire. KEYS: lock, token, gone. ARGV: id, ttl in ms, end of the record, stamp of this request.
 -- A process that waits adds, to KEYS: waiters; to ARGV: its wake-up channel, its place in the queue or "", "1" if it stops waiting when granted.
 -- Answers the token, and behind a space the record of a holder that crashed; or {0, ...}, {2, record}, {3}.
 -- Takes text apart by position, not by pattern, because this is the script that runs most.
@@ -7,8 +7,11 @@ local held, kept, at = found[1], found[2], found[3]
 local id, ttl = ARGV[1], ARGV[2]
 
 if held and string.sub(held, 1, 32) == id then
-  -- An earlier attempt with this id had succeeded, and its reply was lost.
-  redis.call('PEXPIRE', KEYS[1], ttl)
+  -- An earlier attempt with this id had succeeded, and its reply was lost. From now on a release that was sent before this attempt,
+  -- to undo the earlier one, comes too late.
+  local head, stamp, tail = string.match(held, '^(%x+ %d+ %d+ %d+ )(%d+)( .*)$')
+  if stamp and tonumber(stamp) < tonumber(ARGV[4]) then held = head .. ARGV[4] .. tail end
+  redis.call('SET', KEYS[1], held, 'PX', ttl)
   return {2, held}
 end
 local previous, crashed = 0
@@ -33,11 +36,12 @@ if not held then
   -- Lua prints a large double as 1.7e+15 unless told otherwise.
   local since = string.format('%.0f', now)
   local token = previous < now and since or string.format('%.0f', previous + 1)
-  local mine = id .. ' ' .. token .. ' ' .. since .. ' ' .. ttl .. ' ' .. ARGV[3]
+  local mine = id .. ' ' .. token .. ' ' .. since .. ' ' .. ttl .. ' ' .. ARGV[4] .. ' ' .. ARGV[3]
   -- NX, because MGET shows nothing at a key of another type, and that key is somebody's lock.
   if redis.call('SET', KEYS[1], mine, 'NX', 'PX', ttl) then
     redis.call('SET', KEYS[2], token .. ' H' .. mine, 'PX', TOKEN_IDLE)
-    if ARGV[7] == '1' then redis.call('ZREM', KEYS[4], ARGV[5]) end
+    -- pcall: granted is granted, also for a user that may not do this.
+    if ARGV[7] == '1' then redis.pcall('ZREM', KEYS[4], ARGV[5]) end
     return crashed and token .. ' ' .. string.sub(kept, crashed) or token
   end
 end

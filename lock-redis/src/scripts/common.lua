@@ -17,6 +17,13 @@ local function enqueue(waiters, channel, score, lock)
   redis.call('PEXPIRE', waiters, math.max(redis.call('PTTL', lock), 0) + 600000)
 end
 
+-- Wakes one of those who wait in the way of python-redis-lock.
+local function signal(list)
+  redis.call('DEL', list)
+  redis.call('LPUSH', list, 1)
+  redis.call('PEXPIRE', list, 1000)
+end
+
 -- Wakes the process that has waited longest, and only that one: it passes the wake-up on if it cannot use it. A process that died
 -- does not receive, and the next one is woken. On a cluster, PUBLISH counts only its own node's receivers, so the count says nothing.
 -- pcall: a user without the right to publish must still be able to release.

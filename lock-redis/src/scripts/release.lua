@@ -1,6 +1,6 @@
 -- Releases by comparison. KEYS: lock, token, gone, waiters, then the signal list of python-redis-lock if that is spoken; or lock and
 -- token alone, which does not do for an id that does not hold the lock.
--- ARGV: id, when the client sent this, ms to keep the lock refused, "1" on a cluster. Answers 1; 4 if this id has released before; or {0, ...}.
+-- ARGV: id, stamp of this request, ms to keep the lock refused, "1" on a cluster. Answers 1; 4 if this id has released before; or {0, ...}.
 
 -- How long the mark of an id that was released before its acquire arrived is kept, in ms: longer than a network holds back a packet.
 local GONE_FOR = 300000
@@ -17,7 +17,12 @@ if not held or string.sub(held, 1, 32) ~= id then
   return holder(KEYS[1], held)
 end
 
-local token = string.sub(held, 34, (string.find(held, ' ', 34, true) or 34) - 1)
+local token, stamp = string.match(held, '^(%d+) %d+ %d+ (%d+) ', 34)
+if stamp and tonumber(stamp) > tonumber(ARGV[2]) then
+  -- Sent to undo an attempt whose retry, with the same id, has been granted since.
+  return holder(KEYS[1], held)
+end
+token = token or ''
 -- First, because a server that is full runs this, and then the rest of a script that has begun to write.
 redis.call('DEL', KEYS[1])
 -- Ends in a space, as it is written over what was there.
@@ -28,10 +33,6 @@ else
   redis.call('SET', KEYS[2], token .. mark, 'PX', TOKEN_IDLE)
 end
 if ARGV[3] ~= '0' then redis.call('SET', KEYS[1], 'released ' .. held, 'PX', ARGV[3]) end
-if KEYS[5] then
-  redis.call('DEL', KEYS[5])
-  redis.call('LPUSH', KEYS[5], 1)
-  redis.call('PEXPIRE', KEYS[5], 1000)
-end
+if KEYS[5] then signal(KEYS[5]) end
 if KEYS[4] then wake(KEYS[4], KEYS[1], ARGV[4]) end
 return 1
