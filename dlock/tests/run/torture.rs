@@ -111,6 +111,18 @@ fn a_store_that_does_not_answer_is_told_before_anything_is_started() {
 }
 
 #[test]
+fn journals_that_cannot_be_written_are_no_violation() {
+    let locks = Locks::new();
+    // Files end at 8 KiB, as on a full disk.
+    let mut limited = std::process::Command::new("bash");
+    limited.args(["-c", "ulimit -f 8; trap '' XFSZ; exec \"$@\"", "bash", env!("CARGO_BIN_EXE_dlock")]);
+    let output = output(limited.args(["torture", "--time", "3s", "--url", &locks.url()]));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(output.stdout.is_empty() && said.contains("ended by itself"), "{:?} {said}", output.status);
+    assert!(!matches!(output.status.code(), Some(0 | 1)), "neither passed nor failed: {:?}", output.status);
+}
+
+#[test]
 fn a_time_of_zero_proves_nothing_and_says_so() {
     let locks = Locks::new();
     let output = output(&mut dlock(["torture", "--time", "0", "--processes", "1", "--url", &locks.url()]));

@@ -3,9 +3,9 @@
 use std::{
     collections::BTreeSet,
     env, fs, io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::{fs::DirBuilderExt, process::ExitStatusExt},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -208,8 +208,9 @@ impl Parent<'_> {
     /// One that has not ended yet.
     fn running(&mut self) -> io::Result<Option<usize>> {
         for (index, process) in self.processes.iter_mut().enumerate() {
-            if process.child.try_wait()?.is_none() {
-                return Ok(Some(index));
+            match process.child.try_wait()? {
+                None => return Ok(Some(index)),
+                Some(status) => by_us(process.number, status)?,
             }
         }
         Ok(None)
@@ -238,7 +239,7 @@ impl Parent<'_> {
         // Before the signal: from here on nobody can say that it still believes.
         self.own.push((now(), process.number, What::Died));
         process.signal(Signal::SIGKILL);
-        process.child.wait()?;
+        by_us(process.number, process.child.wait()?)?;
         self.troubles.kills += 1;
         // What it sent into a cut arrives now, after its death.
         process.link.iter_mut().for_each(Link::heal);
@@ -319,6 +320,17 @@ impl Parent<'_> {
         }
         Ok((events, errors))
     }
+}
+
+/// A process that could not go on, because the disk was full for its journal, say, has let go of its locks without a note: that must not look
+/// like a broken promise of the store.
+fn by_us(number: u64, status: ExitStatus) -> io::Result<()> {
+    if status.success() || status.signal() == Some(Signal::SIGKILL as i32) {
+        return Ok(());
+    }
+    Err(io::Error::other(format!(
+        "process {number} ended by itself, with {status}: what it noted is not all that happened"
+    )))
 }
 
 impl Drop for Parent<'_> {
