@@ -242,7 +242,7 @@ impl<'a> Change<'a> {
     }
 
     fn collect(&mut self, now: Reading, ttl: Duration, idle: Idle) {
-        let after = i64::try_from((ttl + idle.0).as_secs()).unwrap_or(i64::MAX / 4);
+        let after = i64::try_from(ttl.saturating_add(idle.0).as_secs()).unwrap_or(i64::MAX / 4);
         // In seconds: DynamoDB takes milliseconds for a date in the far future, and never deletes the item.
         self.set(Attribute::CollectAt, number(now.millis().div_euclid(1_000).saturating_add(after)));
     }

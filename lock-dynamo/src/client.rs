@@ -66,7 +66,7 @@ pub(crate) async fn connect(
         .interceptor(ReadDate(Arc::clone(clock)));
     if let Some(endpoint) = &config.endpoint {
         // Here and not for all services: a role is assumed elsewhere.
-        builder = builder.endpoint_url(endpoint);
+        builder = builder.endpoint_url(&endpoint.0);
     }
     if let Some(role) = &config.role {
         let provider = AssumeRoleProvider::builder(role).session_name("dlock").configure(&shared).build().await;

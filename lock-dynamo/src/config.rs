@@ -15,7 +15,8 @@ pub enum Takeover {
     /// [`Observed`](Self::Observed), whichever is sooner. A process that has only just started can do it.
     #[default]
     Absolute,
-    /// Only when this process has seen the record unchanged for the holder's whole lease. Trusts no clock of anybody.
+    /// Only when this process has seen the record unchanged for the holder's whole lease: however wrong clocks are, no holder is robbed. The end
+    /// of a [`min_hold`](lock_core::LockRequest::min_hold) after a release, when nobody holds the lock any more, is judged by the clock all the same.
     Observed,
 }
 
@@ -39,6 +40,27 @@ impl fmt::Debug for Secrets {
     }
 }
 
+/// A URL, of which a user and password are never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Endpoint(pub(crate) String);
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.find("://"), self.0.rfind('@')) {
+            (scheme, Some(at)) => {
+                write!(f, "{}***{}", &self.0[..scheme.map_or(0, |end| end + 3).min(at)], &self.0[at..])
+            }
+            (_, None) => f.write_str(&self.0),
+        }
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.to_string())
+    }
+}
+
 /// Which DynamoDB table to use for locks, and how. Nothing is connected before the first operation.
 ///
 /// ```
@@ -54,7 +76,7 @@ pub struct DynamoConfig {
     pub(crate) table: String,
     pub(crate) layout: Layout,
     pub(crate) region: Option<String>,
-    pub(crate) endpoint: Option<String>,
+    pub(crate) endpoint: Option<Endpoint>,
     pub(crate) profile: Option<String>,
     pub(crate) role: Option<String>,
     pub(crate) credentials: Option<Secrets>,
@@ -141,7 +163,7 @@ impl DynamoConfig {
     /// The URL of something that speaks DynamoDB's protocol: DynamoDB Local, a VPC endpoint.
     #[must_use]
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
-        self.endpoint = Some(url.into());
+        self.endpoint = Some(Endpoint(url.into()));
         self
     }
 
@@ -225,7 +247,7 @@ impl fmt::Display for DynamoConfig {
             None => Ok(()),
         };
         option("region", self.region.as_deref())?;
-        option("endpoint", self.endpoint.as_deref())?;
+        option("endpoint", self.endpoint.as_ref().map(Endpoint::to_string).as_deref())?;
         let schema = self.shared_with();
         option("schema", (schema != Schema::Native).then_some(schema.as_str()))
     }

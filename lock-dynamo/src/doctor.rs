@@ -1,8 +1,6 @@
 //! Whether a table is fit for locks as it is set up: what DynamoDB says of it, read and judged.
 
-use aws_sdk_dynamodb::types::{
-    BillingMode, MultiRegionConsistency, PointInTimeRecoveryStatus, TableDescription, TableStatus,
-};
+use aws_sdk_dynamodb::types::{BillingMode, PointInTimeRecoveryStatus, TableDescription, TableStatus};
 use lock_core::{Error, ErrorKind, Lease, LeaseId, LockName, doctor::Finding};
 
 use crate::{
@@ -11,7 +9,7 @@ use crate::{
     error::convert,
     layout::Layout,
     schema::Attribute,
-    table::{judge_keys, regions},
+    table::{judge_keys, judge_regions},
 };
 
 impl DynamoBackend {
@@ -126,16 +124,10 @@ fn judge(table: &TableDescription, layout: &Layout) -> Vec<Finding> {
     }
     findings.extend(problems.into_iter().map(|problem| Finding::unfit("keys", problem)));
     findings.push(billing(table));
-    findings.push(match (regions(table), table.multi_region_consistency()) {
-        (None, _) => Finding::good("regions", "one"),
-        (Some(regions), Some(MultiRegionConsistency::Strong)) => {
-            Finding::note("regions", format!("{regions}, strongly consistent"))
-        }
-        (Some(regions), _) => Finding::unfit(
-            "regions",
-            format!("a global table ({regions}) resolves concurrent writes by \"last writer wins\": two regions can both take a lock"),
-        )
-        .advice("use a table of one region"),
+    findings.push(match judge_regions(table) {
+        Ok(None) => Finding::good("regions", "one"),
+        Ok(Some(regions)) => Finding::note("regions", format!("{regions}, strongly consistent")),
+        Err(problem) => Finding::unfit("regions", problem).advice("use a table of one region"),
     });
     if !table.local_secondary_indexes().is_empty() || !table.global_secondary_indexes().is_empty() {
         findings.push(

@@ -44,7 +44,7 @@ fn timeout() -> Error {
 }
 
 fn unreachable(config: &DynamoConfig) -> Error {
-    let place = config.endpoint.as_deref().unwrap_or("its endpoint");
+    let place = config.endpoint.as_ref().map_or_else(|| "its endpoint".to_owned(), ToString::to_string);
     Error::new(ErrorKind::Unavailable, format!("DynamoDB could not be reached at {place}, or broke the connection off"))
 }
 

@@ -7,7 +7,7 @@ use lock_core::{Error, backend::Backend, config::StoreConfig, registry::BackendF
 
 use crate::{
     DynamoBackend,
-    config::{DynamoConfig, Takeover},
+    config::{DynamoConfig, Endpoint, Takeover},
     schema::{Attribute, Schema},
 };
 
@@ -51,7 +51,7 @@ impl DynamoConfig {
         this.skew_bound = config.take_duration("skew_bound")?.unwrap_or(this.skew_bound);
         this.collect_after = config.take_duration("collect_after")?.unwrap_or(this.collect_after);
         this.region = config.take_string("region");
-        this.endpoint = config.take_string("endpoint");
+        this.endpoint = config.take_string("endpoint").map(Endpoint);
         this.profile = config.take_string("profile");
         this.role = config.take_string("role");
         this.fips = config.take_bool("fips")?.unwrap_or(false);
@@ -200,5 +200,8 @@ mod tests {
                 .unwrap();
         assert!(!format!("{config:?} {config} {:?}", DynamoBackend::new(config.clone())).contains("hunter"));
         assert_eq!(config.to_string(), "dynamodb://locks?region=r");
+        let config = parse("dynamodb://locks?endpoint=https://hunter1:hunter2%40proxy:8000/x").unwrap();
+        assert!(!format!("{config:?} {config} {:?}", DynamoBackend::new(config.clone())).contains("hunter"));
+        assert_eq!(config.to_string(), "dynamodb://locks?endpoint=https://***@proxy:8000/x");
     }
 }

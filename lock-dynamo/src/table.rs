@@ -270,22 +270,28 @@ fn judge(table: &TableDescription, layout: &Layout) -> TableCheck {
     {
         found.problems.push(format!("its status is {status}"));
     }
-    let strong = table.multi_region_consistency() == Some(&MultiRegionConsistency::Strong);
-    if let Some(regions) = regions(table).filter(|_| !strong) {
-        found.warnings.push(format!(
-            "it is a global table ({regions}), which resolves concurrent writes by \"last writer wins\": two regions can both take a lock; use it from one region only"
-        ));
-    }
+    found
+        .problems
+        .extend(judge_regions(table).err().map(|problem| format!("it is {problem}; use a table of one region")));
     if !table.local_secondary_indexes().is_empty() || !table.global_secondary_indexes().is_empty() {
         found.warnings.push("it has secondary indexes, each of which makes every write dearer".into());
     }
     found
 }
 
-/// The regions of a global table.
-pub(crate) fn regions(table: &TableDescription) -> Option<String> {
+/// The regions of a global table, if it is one; an error when two of them could take a lock at once.
+pub(crate) fn judge_regions(table: &TableDescription) -> Result<Option<String>, String> {
+    if table.replicas().is_empty() {
+        return Ok(None);
+    }
     let regions: Vec<_> = table.replicas().iter().filter_map(|replica| replica.region_name()).collect();
-    (!table.replicas().is_empty()).then(|| regions.join(", "))
+    let regions = regions.join(", ");
+    if table.multi_region_consistency() == Some(&MultiRegionConsistency::Strong) {
+        return Ok(Some(regions));
+    }
+    Err(format!(
+        "a global table ({regions}), which resolves concurrent writes by \"last writer wins\": two regions can both take a lock"
+    ))
 }
 
 /// What is wrong with a table's keys.
@@ -347,12 +353,12 @@ mod tests {
     }
 
     #[test]
-    fn a_global_table_is_warned_of_unless_it_is_strongly_consistent() {
+    fn a_global_table_is_a_problem_unless_it_is_strongly_consistent() {
         let native = Layout::of(Schema::Native);
         let replica = ReplicaDescription::builder().region_name("us-east-1").build();
         let global = table(&keys(&native), ScalarAttributeType::S).replicas(replica);
         let found = judge(&global.clone().build(), &native);
-        assert!(found.problems.is_empty() && found.warnings[0].contains("us-east-1"), "{found:?}");
+        assert!(found.warnings.is_empty() && found.problems[0].contains("us-east-1"), "{found:?}");
         let strong = global.multi_region_consistency(MultiRegionConsistency::Strong).build();
         assert_eq!(judge(&strong, &native), TableCheck::default());
     }

@@ -149,3 +149,10 @@ async fn an_idle_item_may_be_collected_in_seconds_and_long_after_its_use() {
         assert!((29..=30).contains(&days), "in {days} days");
     }
 }
+
+#[tokio::test]
+async fn an_idle_item_may_stay_for_longer_than_there_are_seconds() {
+    let table = Table::new(Schema::Native).await;
+    let backend = DynamoBackend::new(table.config().collect_after(Duration::MAX));
+    assert!(matches!(backend.acquire(&claim("a", Duration::from_secs(60))).await.unwrap(), Attempt::Granted(_)));
+}

@@ -138,10 +138,14 @@ async fn a_global_table_is_found_by_its_replicas() {
     let (_table, wire, backend) = wired().await;
     wire.next(Fault::Answer(global("EVENTUAL")));
     let check = backend.check().await.unwrap();
-    assert_eq!(check.problems, [""; 0]);
-    assert!(check.warnings[0].contains("global table (us-west-2, eu-central-1)"), "{check:?}");
-    assert!(check.warnings[0].contains("use it from one region only"), "{check:?}");
+    assert!(check.problems[0].contains("global table (us-west-2, eu-central-1)"), "{check:?}");
+    assert!(check.problems[0].contains("use a table of one region"), "{check:?}");
+    for _ in 0..2 {
+        wire.next(Fault::Answer(global("EVENTUAL")));
+    }
+    let error = backend.init(&TableOptions::default()).await.unwrap_err();
+    assert!(error.kind() == ErrorKind::StoreNotReady && error.to_string().contains("us-west-2"), "{error}");
     wire.next(Fault::Answer(global("STRONG")));
     let check = backend.check().await.unwrap();
-    assert!(!check.warnings.iter().any(|warning| warning.contains("global")), "{check:?}");
+    assert!(!check.warnings.iter().chain(&check.problems).any(|found| found.contains("global")), "{check:?}");
 }

@@ -87,7 +87,7 @@ impl Calls {
                 return;
             }
             progress.begin();
-            let result = call();
+            let result = catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(panicked()));
             progress.end();
             let _ = answer.send(result);
         });
@@ -229,6 +229,11 @@ impl Drop for WhileWaiting {
     }
 }
 
+fn panicked() -> Error {
+    let what = "a call on the file system panicked; please report it, with what standard error says";
+    Error::new(ErrorKind::Other, what).with_ambiguous(true)
+}
+
 /// Makes one call on a thread of its own, within a time limit.
 pub(crate) async fn once<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, Error> + Send + 'static,
@@ -329,7 +334,8 @@ mod tests {
     async fn a_panic_in_a_call_is_an_error_and_takes_nothing_with_it() {
         let calls = Calls::default();
         let panics = calls.run(Some(key(1)), Abandoned::Skip, || -> Result<(), Error> { panic!("as it may") });
-        panics.await.unwrap_err();
+        let error = panics.await.unwrap_err();
+        assert!(error.to_string().contains("panicked") && error.is_ambiguous(), "{error}");
         calls.run(Some(key(1)), Abandoned::Skip, || Ok(())).await.unwrap();
     }
 }

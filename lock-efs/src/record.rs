@@ -18,6 +18,8 @@ pub(crate) const MAX_BYTES: usize = 256 * 1024;
 const HEAD_BYTES: usize = 51;
 /// Records grow in steps, so that one that replaces another rarely has to change the length of the file.
 const STEP_BYTES: usize = 256;
+/// A clock that is set back by this much, or by no more than the hold is long, does not end a minimum hold.
+const SET_BACK_US: u64 = 60_000_000;
 const MAX_DIGITS: u64 = 9_999_999_999_999_999;
 
 /// One acquisition, as recorded.
@@ -80,8 +82,9 @@ impl Record {
     pub(crate) fn hold_left(&self, now_us: u64) -> Option<Duration> {
         let State::Released(hold) = self.state else { return None };
         let left = hold.until_us.checked_sub(now_us).filter(|&left| left > 0)?;
-        // More is left than there ever was: the clock was set back, and the lock must not stay closed until it catches up.
-        (left <= hold.for_us).then(|| Duration::from_micros(left))
+        // Much more is left than there ever was: the clock was set back by so much that the lock must not stay closed until it catches up.
+        let set_back = left.saturating_sub(hold.for_us);
+        (set_back <= hold.for_us.max(SET_BACK_US)).then(|| Duration::from_micros(left))
     }
 
     pub(crate) fn into_holder(self) -> Holder {
@@ -217,7 +220,10 @@ mod tests {
         assert_eq!(record.hold_left(1_000_000), Some(hour));
         assert_eq!(record.hold_left(3_600_000_000), Some(Duration::from_secs(1)));
         assert_eq!(record.hold_left(3_601_000_000), None, "over");
-        assert_eq!(record.hold_left(999_999), None, "before it began: the clock was set back");
+        assert_eq!(record.hold_left(999_999), Some(hour + Duration::from_micros(1)), "the clock was set back a little");
+        let short = released_at(100_000_000, Duration::from_secs(1));
+        assert_eq!(short.hold_left(40_000_000), Some(Duration::from_secs(61)), "and by a minute");
+        assert_eq!(short.hold_left(39_999_999), None, "by more than a minute, and than the hold is long");
         assert_eq!(released_at(1, Duration::ZERO).hold_left(0), None);
     }
 
