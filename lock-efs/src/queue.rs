@@ -159,10 +159,11 @@ mod tests {
 
     const MODE: Mode = Mode { file: 0o600, directory: 0o700, exact: false };
 
-    fn threads() -> usize {
-        let tasks = std::fs::read_dir("/proc/self/task").expect("proc is mounted");
-        let names = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
-        names.filter(|name| name.trim_end() == "dlock-queue").count()
+    /// How many calls of flock(2) wait for the file.
+    fn waiting_for(path: &Path) -> usize {
+        let file = format!(":{} ", std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).expect("it is there")));
+        let locks = std::fs::read_to_string("/proc/locks").expect("proc is mounted");
+        locks.lines().filter(|line| line.contains("->") && line.contains(&file)).count()
     }
 
     async fn eventually(what: &str, condition: impl Fn() -> bool) {
@@ -183,12 +184,11 @@ mod tests {
         let queues: Vec<_> = (0..4).map(|_| Arc::new(Queues::default())).collect();
         let mut places = Vec::new();
         for queues in &queues {
-            let before = threads();
+            let before = places.len();
             let place = queues.join(&name, &path, MODE).expect("joining works");
             if !place.is_first() {
                 // The order is that of the calls to flock(2), which the threads make.
-                eventually("the thread waits", || threads() > before).await;
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                eventually("the thread waits", || waiting_for(&path) == before).await;
             }
             places.push(place);
         }
