@@ -227,6 +227,7 @@ impl Backend for Faulty {
     }
 
     async fn examine(&self) -> Vec<Finding> {
-        self.inner.examine().await
+        let examined = self.disturb(Operation::Inspect, async || Ok(self.inner.examine().await)).await;
+        examined.unwrap_or_else(|error| vec![Finding::warning("store", error.to_string())])
     }
 }

@@ -3,7 +3,7 @@
 use std::{fmt, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use tokio::time::timeout;
+use tokio::{sync::watch, time::timeout};
 
 use crate::{
     backend::{Attempt, Backend, Claim, Release},
@@ -178,7 +178,9 @@ impl Shared {
             became("released");
             return false;
         }
-        let unfinished = Unfinished { lease: lease.clone(), backend: Arc::clone(&self.backend), became, freed: None };
+        let counted = Counted::new(&self.releasing);
+        let unfinished =
+            Unfinished { lease: lease.clone(), backend: Arc::clone(&self.backend), became, freed: None, counted };
         let Some(runtime) = tokio::runtime::Handle::try_current().ok().or_else(|| self.runtime()) else { return false };
         let work = work(lease.clone());
         runtime.spawn(async move {
@@ -195,6 +197,24 @@ struct Unfinished {
     backend: Arc<dyn Backend>,
     became: fn(&'static str),
     freed: Option<bool>,
+    #[expect(dead_code, reason = "counts until all else is done")]
+    counted: Counted,
+}
+
+/// One of those that `Locker::settled` waits for.
+struct Counted(watch::Sender<usize>);
+
+impl Counted {
+    fn new(releasing: &watch::Sender<usize>) -> Self {
+        releasing.send_modify(|count| *count += 1);
+        Self(releasing.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 impl Drop for Unfinished {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{runtime::Handle, time::timeout};
+use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use crate::{
     backend::{Backend, Break},
@@ -61,6 +61,8 @@ pub(crate) struct Shared {
     default_owner: String,
     /// The runtime of the latest acquisition, for guards that are dropped outside of any.
     runtime: Mutex<Option<Handle>>,
+    /// How many releases go on in the background.
+    pub(crate) releasing: watch::Sender<usize>,
 }
 
 impl Shared {
@@ -87,6 +89,9 @@ impl Shared {
         Ok(LockName::new(format!("{}{name}", self.prefix))?)
     }
 }
+
+/// How long looking at a whole store may take: many requests, whose number no store knows beforehand.
+const WHOLE_STORE: Duration = Duration::from_secs(60);
 
 impl Locker {
     /// A locker on `backend` with default options.
@@ -177,16 +182,18 @@ impl Locker {
     /// The held locks whose names begin with `prefix`, by name. May lag behind; see the backend's page.
     ///
     /// # Errors
-    /// When the store cannot say, or cannot do this at all.
+    /// When the store cannot say, not within a minute, or cannot do this at all.
     ///
     /// # Cancel safety
     /// Cancel safe: it changes nothing.
     pub async fn list(&self, prefix: impl AsRef<str> + Send) -> Result<Vec<(LockName, Holder)>, Error> {
         let own = &self.shared.prefix;
         let prefix = format!("{own}{}", prefix.as_ref());
-        // A list takes as many requests as there are pages of it: bounded by the backend, not by the time of one request.
-        let found = self.shared.backend.list(&prefix).await;
-        let found = found.map_err(|e| e.with_operation(Operation::List).with_store(self.store()))?;
+        // A list takes as many requests as there are pages of it: the time of one does not bound it.
+        let found = timeout(WHOLE_STORE, self.shared.backend.list(&prefix)).await;
+        let found = found
+            .unwrap_or_else(|_| Err(no_reply(WHOLE_STORE)))
+            .map_err(|e| e.with_operation(Operation::List).with_store(self.store()))?;
         // Names as the caller of this locker knows them. One that is nothing but the prefix was not taken through it.
         let shown = |(name, holder): (LockName, Holder)| {
             let short = name.as_str().strip_prefix(own.as_str()).and_then(|name| LockName::new(name).ok())?;
@@ -229,12 +236,25 @@ impl Locker {
     }
 
     /// Looks at how the store is set up, and says what of it is fit for locks and what to change; empty where the store has nothing to
-    /// look at. `dlock doctor` prints it, and tries the store besides.
+    /// look at, and a warning when that takes longer than a minute. `dlock doctor` prints it, and tries the store besides.
     ///
     /// # Cancel safety
     /// Cancel safe: it changes nothing.
     pub async fn examine(&self) -> Vec<Finding> {
-        self.shared.backend.examine().await
+        timeout(WHOLE_STORE, self.shared.backend.examine()).await.unwrap_or_else(|_| {
+            vec![Finding::warning("store", format!("could not be examined: no answer within {WHOLE_STORE:?}"))]
+        })
+    }
+
+    /// Waits until what dropped guards and cancelled acquisitions left to the background has been released, or given up. For the end of a
+    /// program: a runtime that ends drops its tasks. Waits for as long as guards go on being dropped; bound it where the store may not answer.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn settled(&self) {
+        let mut releasing = self.shared.releasing.subscribe();
+        // The sender lives as long as this locker.
+        let _ = releasing.wait_for(|count| *count == 0).await;
     }
 
     async fn bounded<T>(&self, operation: Operation, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
@@ -314,6 +334,7 @@ impl LockerBuilder {
             prefix: self.prefix,
             default_owner: default_owner(),
             runtime: Mutex::default(),
+            releasing: watch::Sender::default(),
         };
         Ok(Locker { shared: Arc::new(shared) })
     }

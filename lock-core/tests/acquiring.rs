@@ -289,6 +289,19 @@ async fn a_prefix_separates_applications_on_one_store() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_look_at_a_store_that_does_not_answer_ends() {
+    let rig = Rig::new();
+    for operation in [Operation::List, Operation::Inspect] {
+        rig.network.always(operation, Fault::LoseRequest);
+    }
+    let error = rig.locker.list("").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+    assert_eq!(rig.locker.inspect(NAME).await.unwrap_err().kind(), ErrorKind::Timeout);
+    let findings = rig.locker.examine().await;
+    assert!(findings.len() == 1 && findings[0].text.contains("no answer within 60s"), "{findings:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_store_lacks_is_an_error_when_it_is_required() {
     let error = lock_core::Locker::builder(Arc::new(lock_core::memory::MemoryBackend::new()))
         .require(lock_core::Capability::Fencing)

@@ -269,3 +269,35 @@ async fn an_abandoned_request_is_answered_before_it_is_undone() {
     sleep(ms(200)).await;
     assert_eq!(rig.network.sent(Operation::Release), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_on_in_the_background_can_be_waited_for_and_nothing_else_is() {
+    let rig = Rig::new();
+    // Such as the task of a connection, which lives as long as the store is open.
+    let connection = tokio::spawn(std::future::pending::<()>());
+    rig.locker.settled().await;
+    rig.network.next(Operation::Release, Fault::DelayRequest(ms(250)));
+    let began = Instant::now();
+    drop(rig.guard().await);
+    rig.locker.settled().await;
+    assert!(rig.is_free().await);
+    assert_eq!(began.elapsed().as_millis() / 10, 25, "by the paused clock: neither before the release nor later");
+    drop(poll_some(rig.locker.try_acquire(NAME), 1).await);
+    rig.locker.settled().await;
+    assert!(rig.is_free().await);
+    connection.abort();
+}
+
+#[test]
+fn a_runtime_that_ends_leaves_nothing_to_wait_for() {
+    let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+    let first = runtime();
+    let rig = first.block_on(async {
+        let rig = Rig::new();
+        rig.network.next(Operation::Release, Fault::LoseRequest);
+        drop(rig.guard().await);
+        rig
+    });
+    drop(first);
+    runtime().block_on(rig.locker.settled());
+}

@@ -16,7 +16,7 @@ fn granted(token: u64, until: Option<u64>) -> What {
 }
 
 fn checked(events: &[Event]) -> Report {
-    check(events, &Rules { obtainable_within: Some(BOUND) })
+    check(events, &Rules { obtainable_within: Some(BOUND), ..Rules::default() })
 }
 
 fn broken(events: &[Event]) -> Vec<Rule> {
@@ -157,6 +157,20 @@ fn what_the_store_said_counts_from_the_last_time_that_the_guard_was_valid() {
     };
     assert_eq!(broken(&taken_at_30(true)), [], "it may have known by then");
     assert_eq!(broken(&taken_at_30(false)), [Rule::Exclusion], "its timer had not run out");
+}
+
+#[test]
+fn a_loss_before_the_end_is_found_where_nobody_disturbs_the_store() {
+    let found = |until: Option<u64>, told| {
+        let events = [event(0, 1, granted(1, until)), event(40, 1, What::Lost { told })];
+        let violations = check(&events, &Rules { undisturbed: true, ..Rules::default() }).violations;
+        violations.iter().map(|violation| violation.rule).collect::<Vec<_>>()
+    };
+    assert_eq!(found(Some(41), true), [Rule::KeptToTheEnd]);
+    assert_eq!(found(None, true), [Rule::KeptToTheEnd], "it would never have ended");
+    assert_eq!(found(Some(40), true), [], "it was over by then");
+    assert_eq!(found(Some(41), false), [], "a limit of its own");
+    assert_eq!(broken(&[event(0, 1, granted(1, None)), event(40, 1, What::Lost { told: true })]), []);
 }
 
 #[test]

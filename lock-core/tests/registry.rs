@@ -184,7 +184,7 @@ async fn what_a_store_finds_out_about_itself_reaches_the_user_through_every_laye
 
 #[tokio::test]
 async fn no_duration_is_long_enough_for_a_panic() {
-    const LONGEST: &str = "18446744073709551615s";
+    const LONGEST: &str = "36500d";
     for text in ["memory:?min_hold=", "memory:?max_hold=", "memory:?renew=", "file:x?renew=", "file:x?grace="] {
         let Ok(locker) = registry().open(&format!("{text}{LONGEST}")).await else { continue };
         let guard = locker.acquire("x").await.unwrap();
@@ -193,6 +193,7 @@ async fn no_duration_is_long_enough_for_a_panic() {
         let _ = guard.release().await.unwrap();
     }
     assert!(refusal(&format!("memory:?min_hold={LONGEST}")).await.to_string().contains("must be at most 366 days"));
+    assert!(refusal("memory:?max_hold=18446744073709551615s").await.to_string().contains("longer than 36500 days"));
 }
 
 #[tokio::test]

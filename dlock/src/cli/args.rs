@@ -3,7 +3,10 @@
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use lock_core::LockName;
+use lock_core::{
+    LockName,
+    config::{LONGEST_DURATION, parse_duration},
+};
 
 use super::{
     doctor::{DoctorArgs, RivalArgs},
@@ -275,13 +278,19 @@ pub(super) struct RunArgs {
 /// A duration with units, or a plain number of seconds, because that is what the fingers of flock's users type.
 fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string());
+        let parsed = Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())?;
+        return if parsed > LONGEST_DURATION {
+            Err(format!("at most {LONGEST_DURATION:?} are taken"))
+        } else {
+            Ok(parsed)
+        };
     }
-    with_unit(text)
+    with_unit(text).map_err(|e| e.to_string())
 }
 
-pub(super) fn with_unit(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|e| format!("{e}; write it like 10s, 1m30s or 500ms"))
+/// As in the options of a config string.
+pub(super) fn with_unit(text: &str) -> Result<Duration, dlock::Error> {
+    parse_duration(text)
 }
 
 fn shared(_: &str) -> Result<bool, String> {
@@ -340,9 +349,26 @@ mod tests {
         for (text, millis) in [("10", 10_000), ("0", 0), ("0.5", 500), ("1m30s", 90_000), ("250ms", 250)] {
             assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "-1", "nan", "soon", "1e300"] {
+        for text in ["", "-1", "nan", "soon", "1e300", "1e19", "3153600001", "36501d"] {
             assert!(duration(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_capital_unit_is_refused_everywhere_because_months_are_never_meant() {
+        use clap::CommandFactory;
+        let mut tried = 0;
+        for command in Cli::command().get_subcommands() {
+            let durations =
+                command.get_arguments().filter(|a| a.get_value_names().is_some_and(|names| names[0] == "DURATION"));
+            for option in durations.filter_map(|a| a.get_long()) {
+                let line = ["dlock", command.get_name(), &format!("--{option}=5M")];
+                let refused = Cli::try_parse_from(line).unwrap_err().to_string();
+                assert!(refused.contains("write it small: m"), "{option}: {refused}");
+                tried += 1;
+            }
+        }
+        assert!(tried >= 6, "{tried}");
     }
 
     #[test]
@@ -353,7 +379,7 @@ mod tests {
         let refused = run(&["-s", "job", "true"]).unwrap_err().to_string();
         assert!(refused.contains("one holder"), "{refused}");
         let unitless = run(&["--ttl", "30", "job", "true"]).unwrap_err().to_string();
-        assert!(unitless.contains("10s"), "{unitless}");
+        assert!(unitless.contains("write 30s"), "{unitless}");
     }
 
     #[test]

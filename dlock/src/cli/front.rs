@@ -37,7 +37,7 @@ pub(super) fn main(plan: &Plan, channel: Channel, watchdog: Pid) -> Result<Exit,
     let exit = runtime.block_on(async {
         let channel = sys::watch_reads(channel);
         let channel = channel.map_err(|e| Failure::os("watching the watchdog", e))?;
-        let signals = Signals::new().map_err(|e| Failure::os("reading signals", e))?;
+        let signals = Signals::all()?;
         hold(plan, channel, signals, watchdog).await
     });
     runtime.shutdown_background();
@@ -46,14 +46,10 @@ pub(super) fn main(plan: &Plan, channel: Channel, watchdog: Pid) -> Result<Exit,
 }
 
 async fn hold(plan: &Plan, channel: AsyncFd<Channel>, signals: Signals, watchdog: Pid) -> Result<Exit, Failure> {
-    let locker = plan.store.open().await?;
-    let guard = match waiting::acquire(plan, &locker, &signals).await? {
-        Waited::Acquired(guard) => guard,
+    let guard = match waiting::acquire(plan, &signals).await? {
+        Waited::Acquired(guard, _) => guard,
         Waited::Held => return Ok(Exit::Code(plan.conflict_code)),
-        Waited::Signal(signal) => {
-            undo().await;
-            return Ok(Exit::Signal(signal));
-        }
+        Waited::Signal(signal) => return Ok(Exit::Signal(signal)),
     };
     let mut front = Front {
         job: &plan.job,
@@ -66,6 +62,7 @@ async fn hold(plan: &Plan, channel: AsyncFd<Channel>, signals: Signals, watchdog
         stop_asked: false,
     };
     let ended = front.supervise(&guard).await;
+    front.note_loss(&guard);
     front.send(Order::Goodbye);
     if ended.is_err() {
         // The command may still run, and the watchdog kills it before it goes; only then may the lock be free.
@@ -74,15 +71,6 @@ async fn hold(plan: &Plan, channel: AsyncFd<Channel>, signals: Signals, watchdog
     let released = guard.release().await;
     front.see_off_the_watchdog().await;
     front.exit(ended?, released)
-}
-
-/// An acquire that was cancelled in flight is undone by a task in the background: gives it a moment.
-async fn undo() {
-    let alive = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
-    let give_up = Instant::now() + PATIENCE;
-    while alive() > 0 && Instant::now() < give_up {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
 }
 
 struct Front<'a> {
@@ -143,6 +131,13 @@ impl Front<'_> {
                     return Ok(self.kill_orphans().await);
                 }
             }
+        }
+    }
+
+    /// The command may have gone on past the end of the lease while all of us were frozen: its end is the first that we hear of.
+    fn note_loss(&mut self, guard: &Guard) {
+        if let Some(lost) = guard.check().err().filter(|_| self.lost.is_none()) {
+            self.lost = Some((lost, Instant::now()));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fs::OpenOptions, os::fd::RawFd, os::unix::fs::OpenOptionsExt};
 
-use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{SigSet, Signal};
 
 use crate::sys;
 
@@ -38,16 +38,22 @@ pub(super) fn handled_signals() -> SigSet {
 }
 
 impl Inherited {
-    /// Notes the state, then blocks all signals that are handled. To be called first, with a single thread.
+    /// Notes the state. To be called first.
     pub(super) fn capture() -> nix::Result<Self> {
         fill_standard_descriptors();
         let descriptors = open_descriptors();
         let ignored = CHANGED.map(sys::is_ignored);
-        let mask = handled_signals().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+        let mask = SigSet::thread_get_mask()?;
         // A closed standard error must not kill us; and with SIGCHLD ignored, the kernel would keep the command's status from us.
         sys::set_ignored(libc::SIGPIPE, true);
         sys::set_ignored(libc::SIGCHLD, false);
         Ok(Self { mask, ignored, descriptors })
+    }
+
+    /// Blocks all signals that are handled: from now on somebody has to read them ([`Signals`](super::signals::Signals)), or we are deaf.
+    /// To be called with a single thread.
+    pub(super) fn block_signals(&self) -> nix::Result<()> {
+        handled_signals().thread_set_mask()
     }
 
     /// Gives the calling process the signal state that we were started with. Makes system calls only.

@@ -20,6 +20,7 @@ mod signals;
 mod store;
 mod torture;
 mod tree;
+mod trials;
 mod waiting;
 mod watchdog;
 
@@ -37,22 +38,21 @@ use crate::sys;
 /// The whole program; returns the exit code.
 #[cfg_attr(test, allow(dead_code, reason = "tests have a main of their own"))]
 pub(crate) fn main(arguments: Vec<OsString>) -> i32 {
-    let exit = Inherited::capture().map_err(|e| Failure::os("reading the signal mask", e)).and_then(|inherited| {
-        match Cli::try_parse_from(arguments) {
-            Ok(cli) => match cli.command {
-                Verb::Run(args) => run::run(args, inherited),
-                Verb::Status(args) => operators::status(args),
-                Verb::List(args) => operators::list(args),
-                Verb::Break(args) => operators::break_lock(args),
-                Verb::Init(args) => init::init(args),
-                Verb::Sweep(args) => operators::sweep(args),
-                Verb::Doctor(args) => doctor::doctor(args),
-                Verb::DoctorRival(args) => doctor::rival(args),
-                Verb::Torture(args) => torture::torture(args),
-                Verb::TortureWorker(args) => torture::work(args),
-            },
-            Err(error) => Ok(Exit::Code(explain(&error))),
-        }
+    let mask = |e| Failure::os("reading the signal mask", e);
+    let exit = Inherited::capture().map_err(mask).and_then(|inherited| match Cli::try_parse_from(arguments) {
+        Ok(cli) => match cli.command {
+            Verb::Run(args) => inherited.block_signals().map_err(mask).and_then(|()| run::run(args, inherited)),
+            Verb::Status(args) => operators::status(args),
+            Verb::List(args) => operators::list(args),
+            Verb::Break(args) => operators::break_lock(args),
+            Verb::Init(args) => init::init(args),
+            Verb::Sweep(args) => operators::sweep(args),
+            Verb::Doctor(args) => doctor::doctor(args),
+            Verb::DoctorRival(args) => doctor::rival(args),
+            Verb::Torture(args) => torture::torture(args),
+            Verb::TortureWorker(args) => torture::work(args),
+        },
+        Err(error) => Ok(Exit::Code(explain(&error))),
     });
     match exit {
         Ok(Exit::Code(code)) => i32::from(code),

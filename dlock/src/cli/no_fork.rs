@@ -1,5 +1,7 @@
 //! `dlock run --no-fork`: to become the command, with the lock in a descriptor that it inherits.
 
+use tokio::runtime::Runtime;
+
 use super::{
     exit::{self, Exit, Failure},
     run::{self, Plan},
@@ -10,19 +12,21 @@ use super::{
 /// Gets the lock and becomes the command; returns when one of the two fails.
 pub(super) fn run(plan: &Plan) -> Result<Exit, Failure> {
     let runtime = run::runtime()?;
-    let (waited, is_chain) = runtime.block_on(async {
-        let signals = Signals::new().map_err(|e| Failure::os("reading signals", e))?;
-        let locker = plan.store.open().await?;
-        let waited = waiting::acquire(plan, &locker, &signals).await?;
-        Ok::<_, Failure>((waited, locker.store().starts_with("chain:")))
-    })?;
-    let guard = match waited {
-        Waited::Acquired(guard) => guard,
+    let exit = hold(plan, &runtime);
+    // A call on a file system that hangs is not waited for.
+    runtime.shutdown_background();
+    exit
+}
+
+fn hold(plan: &Plan, runtime: &Runtime) -> Result<Exit, Failure> {
+    let waited = runtime.block_on(async { waiting::acquire(plan, &Signals::all()?).await })?;
+    let (guard, store) = match waited {
+        Waited::Acquired(guard, store) => (guard, store),
         Waited::Held => return Ok(Exit::Code(plan.conflict_code)),
         Waited::Signal(signal) => return Ok(Exit::Signal(signal)),
     };
     // One of a chain's locks may live in a descriptor, and the other need renewals all the same.
-    let failure = match guard.descriptor().filter(|_| !is_chain) {
+    let failure = match guard.descriptor().filter(|_| !store.starts_with("chain:")) {
         None => Failure::new(
             exit::USAGE,
             "--no-fork needs a store whose locks live in a descriptor (files): nobody would renew the lease of this one; \

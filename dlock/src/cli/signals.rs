@@ -1,11 +1,14 @@
 //! The signals that reach us, read from a descriptor.
 
-use std::io;
+use std::{io, ops::ControlFlow};
 
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::{
+    signal::{SigSet, Signal},
+    signalfd::{SfdFlags, SignalFd},
+};
 use tokio::io::unix::AsyncFd;
 
-use super::inherited::handled_signals;
+use super::{exit::Failure, inherited::handled_signals};
 use crate::sys;
 
 /// `si_code` of a signal that the kernel itself sent.
@@ -50,20 +53,63 @@ impl Received {
     }
 }
 
-/// All signals that [`Inherited::capture`](super::inherited::Inherited::capture) has blocked.
+/// Those by which people and service managers ask a program to end.
+const ENDING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+
+/// Blocked signals, which are read instead of acting on us.
 #[derive(Debug)]
-pub(super) struct Signals(AsyncFd<SignalFd>);
+pub(super) struct Signals {
+    fd: AsyncFd<SignalFd>,
+    set: SigSet,
+}
 
 impl Signals {
-    pub(super) fn new() -> io::Result<Self> {
-        let fd = SignalFd::with_flags(&handled_signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        Ok(Self(sys::watch_reads(fd)?))
+    /// All that [`Inherited::block_signals`](super::inherited::Inherited::block_signals) has blocked.
+    pub(super) fn all() -> Result<Self, Failure> {
+        Self::of(handled_signals()).map_err(|e| Failure::os("reading signals", e))
+    }
+
+    /// Blocks those that ask us to end, for a command that has to tidy up first. To be called with a single thread. Processes that are
+    /// started from now on are deaf to them, too, and have to be ended by us.
+    pub(super) fn block_ending() -> Result<Self, Failure> {
+        let set: SigSet = ENDING.into_iter().collect();
+        let blocked = set.thread_block().map_err(io::Error::from).and_then(|()| Self::of(set));
+        blocked.map_err(|e| Failure::os("reading signals", e))
+    }
+
+    fn of(set: SigSet) -> io::Result<Self> {
+        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+        Ok(Self { fd: sys::watch_reads(fd)?, set })
+    }
+
+    /// From now on they act again: who sends a second one does not want to wait for what the first began.
+    pub(super) fn unblock(&self) {
+        let _ = self.set.thread_unblock();
+    }
+
+    /// What `work` comes to, unless a signal that would have ended us comes first: then `work` is dropped. Other signals act as they would have
+    /// without us in between.
+    pub(super) async fn or_end<T>(&self, work: impl Future<Output = T>) -> Result<ControlFlow<i32, T>, Failure> {
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                signal = self.next() => {
+                    let signal = signal.map_err(|e| Failure::os("reading signals", e))?;
+                    if signal.is_fatal() {
+                        return Ok(ControlFlow::Break(signal.number));
+                    }
+                    sys::act_on(signal.number);
+                }
+                done = &mut work => return Ok(ControlFlow::Continue(done)),
+            }
+        }
     }
 
     /// The next signal. Cancel safe: a signal is either returned or still there.
     pub(super) async fn next(&self) -> io::Result<Received> {
         loop {
-            let mut ready = self.0.readable().await?;
+            let mut ready = self.fd.readable().await?;
             match ready.get_inner().read_signal()? {
                 None => ready.clear_ready(),
                 Some(info) => {

@@ -71,7 +71,14 @@ impl Store {
     pub(super) async fn open_with(&self, registry: &Registry) -> Result<Locker, Failure> {
         let locker = match self {
             Self::Configured(url) => registry.open(url).await,
-            Self::Own(directory) => FileBackend::open(directory).and_then(Locker::new),
+            Self::Own(directory) => {
+                // A home may be on a file system that hangs, and then signals must still be heard.
+                let directory = directory.clone();
+                let opened = tokio::task::spawn_blocking(|| FileBackend::open(directory)).await;
+                opened
+                    .map_err(|e| Failure::os("opening the directory of locks", io::Error::other(e)))?
+                    .and_then(Locker::new)
+            }
         };
         Ok(locker?)
     }

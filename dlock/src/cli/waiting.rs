@@ -2,56 +2,54 @@
 
 use std::{
     io::{IsTerminal, Write},
+    ops::ControlFlow,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use lock_core::{Guard, Holder, LockName, Locker, TryAcquire};
+use tokio::time::timeout;
 
 use super::{exit::Failure, run::Plan, signals::Signals};
-use crate::sys;
 
 /// How an attempt to get the lock ended.
 #[derive(Debug)]
 pub(super) enum Waited {
-    /// The lock is ours.
-    Acquired(Guard),
+    /// The lock is ours; with the store that it is in.
+    Acquired(Guard, String),
     /// Somebody else holds it, and we were not to wait (any longer).
     Held,
     /// This signal ended the wait.
     Signal(i32),
 }
 
-/// Gets the lock as the options say, unless a signal comes first.
-pub(super) async fn acquire(plan: &Plan, locker: &Locker, signals: &Signals) -> Result<Waited, Failure> {
-    let progress = Arc::new(Progress::new(plan.verbose, plan.job.name.clone()));
-    let waited = {
-        let acquired = attempt(plan, locker, Arc::clone(&progress));
-        tokio::pin!(acquired);
-        let mut clock = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            tokio::select! {
-                acquired = &mut acquired => break match acquired? {
-                    TryAcquire::Acquired(guard) => Waited::Acquired(guard),
-                    TryAcquire::Held(holder) => {
-                        progress.refused(&holder);
-                        Waited::Held
-                    }
-                },
-                signal = signals.next() => {
-                    let signal = signal.map_err(|e| Failure::os("reading signals", e))?;
-                    if signal.is_fatal() {
-                        break Waited::Signal(signal.number);
-                    }
-                    // Stops us, or does nothing, as it would have done without us in between.
-                    sys::act_on(signal.number);
-                }
-                _ = clock.tick(), if progress.on_terminal => progress.draw(),
-            }
-        }
+/// How long a request that a signal cut short may take to be undone.
+const UNDOING: Duration = Duration::from_secs(2);
+
+/// Opens the store and gets the lock as the options say, unless a signal comes first.
+pub(super) async fn acquire(plan: &Plan, signals: &Signals) -> Result<Waited, Failure> {
+    // A file system may hang already here.
+    let locker = match signals.or_end(plan.store.open()).await? {
+        ControlFlow::Continue(locker) => locker?,
+        ControlFlow::Break(signal) => return Ok(Waited::Signal(signal)),
     };
+    let progress = Arc::new(Progress::new(plan.verbose, plan.job.name.clone()));
+    let acquired = progress.shown_while(attempt(plan, &locker, Arc::clone(&progress)));
+    let acquired = signals.or_end(acquired).await?;
     progress.clear();
-    Ok(waited)
+    match acquired {
+        ControlFlow::Continue(acquired) => match acquired? {
+            TryAcquire::Acquired(guard) => Ok(Waited::Acquired(guard, locker.store())),
+            TryAcquire::Held(holder) => {
+                progress.refused(&holder);
+                Ok(Waited::Held)
+            }
+        },
+        ControlFlow::Break(signal) => {
+            let _ = timeout(UNDOING, locker.settled()).await;
+            Ok(Waited::Signal(signal))
+        }
+    }
 }
 
 async fn attempt(plan: &Plan, locker: &Locker, progress: Arc<Progress>) -> Result<TryAcquire, lock_core::Error> {
@@ -100,6 +98,18 @@ impl Progress {
             self.draw();
         } else if self.verbose && is_new {
             say(&format!("dlock: waiting for \"{}\", held by {holder}\n", self.name));
+        }
+    }
+
+    /// Has the line say every second how long it has been.
+    async fn shown_while<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        let mut clock = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = clock.tick(), if self.on_terminal => self.draw(),
+            }
         }
     }
 

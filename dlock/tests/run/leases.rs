@@ -40,7 +40,7 @@ fn frozen_past_the_lease_the_command_gets_sigterm_then_sigkill_and_it_is_75() {
 #[test]
 fn a_command_that_was_stopped_with_us_is_killed_at_the_end_of_the_lease() {
     let locks = Locks::new();
-    let mut running = stubborn(&locks, "0");
+    let mut running = stubborn(&locks, "0s");
     let offspring = parse_pid(&running.line());
     let command = running.command();
     running.signal(nix::sys::signal::SIGTSTP);
@@ -92,4 +92,30 @@ fn a_killed_front_ends_the_command_on_a_store_with_leases_too() {
     let command = parse_pid(&running.line());
     running.signal(SIGKILL);
     eventually("the command is dead", || !is_alive(command));
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn a_command_that_ended_after_the_lease_while_all_were_frozen_and_the_store_went_is_75() {
+    let (locks, server) = (Locks::new(), integration::redis::RedisServer::start());
+    let url = format!("redis://{}", server.addr());
+    let go_on = locks.dir.path().join("go-on");
+    nix::unistd::mkfifo(&go_on, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let line = format!("echo ready; read x < {}; exit 0", go_on.display());
+    let mut running = Running::start(&mut dlock(["run", "--url", &url, "--ttl", "1s", "x", "-c", &line]));
+    running.expect_line("ready");
+    let (watchdog, command) = (running.watchdog(), running.command());
+    for pid in [watchdog, running.pid()] {
+        kill(pid, SIGSTOP).unwrap();
+    }
+    // All of the lease, then the store.
+    assert_eq!(stdout(&mut dlock(["run", "--url", &url, "x", "echo", "another"])), "another\n");
+    drop(server);
+    std::fs::write(&go_on, "\n").unwrap();
+    eventually("the command has ended", || !is_alive(command));
+    kill(watchdog, SIGCONT).unwrap();
+    eventually("it has told us how the command ended, and sleeps again", || state(watchdog) == Some('S'));
+    running.signal(SIGCONT);
+    let (status, message) = running.wait();
+    assert_eq!(status.code(), Some(75), "{message}");
 }

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    process::{Command, Output, Stdio},
+    process::{Output, Stdio},
 };
 
 use serde_json::Value;
@@ -41,11 +41,7 @@ fn check(found: &[(String, String, Option<i32>); 2], level: &str, words: &str, c
 
 /// A C library in which `flock` locks nothing and says that it did, as on a mount whose locks do not reach the server.
 fn without_locks(locks: &Locks) -> PathBuf {
-    let (source, library) = (locks.dir.path().join("flock.c"), locks.dir.path().join("flock.so"));
-    std::fs::write(&source, "int flock(int fd, int operation) { return 0; }").unwrap();
-    let compiled = Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
-    assert!(compiled.expect("gcc is there").success());
-    library
+    locks.library("int flock(int fd, int operation) { return 0; }")
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt;
 
 use nix::sys::signal::Signal::{self, *};
 
-use crate::support::{Locks, Running, eventually, state};
+use crate::support::{Locks, Running, dlock, eventually, state};
 
 /// Prints the name of each signal that it gets, until SIGUSR2.
 const LISTENER: &str = r#"
@@ -116,4 +116,95 @@ fn a_command_that_is_stopped_by_itself_does_not_stop_us() {
     // We still pass signals on, so we are not stopped.
     running.signal(Signal::SIGCONT);
     running.expect_line("SIGCONT");
+}
+
+/// A C library in which the file system hangs as soon as a store is opened, after it said so.
+fn hanging(locks: &Locks) -> std::path::PathBuf {
+    locks.library(
+        r#"
+        #include <unistd.h>
+        int faccessat(int dir, const char *path, int mode, int flags) {
+            write(2, "hangs\n", 6);
+            for (;;) pause();
+        }"#,
+    )
+}
+
+/// Whether the process has blocked the signal.
+fn blocks(pid: nix::unistd::Pid, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
+    u64::from_str_radix(mask, 16).unwrap() & (1 << (signal as u64 - 1)) != 0
+}
+
+#[test]
+fn a_signal_ends_every_command_also_while_its_store_hangs() {
+    let locks = Locks::new();
+    let (url, library) = (locks.url(), hanging(&locks));
+    std::fs::create_dir(locks.dir.path().join("locks")).unwrap();
+    for arguments in [
+        &["run", "--url", &url, "x", "true"][..],
+        &["run", "--no-fork", "--url", &url, "x", "true"],
+        &["run", "x", "true"],
+        &["list", "--url", &url],
+        &["status", "--url", &url, "x"],
+        &["break", "--url", &url, "--version", "1", "x"],
+        &["sweep", locks.dir.path().join("locks").to_str().unwrap()],
+        &["doctor", "--url", &url],
+        &["torture", "--url", &url],
+    ] {
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            let mut command = dlock([]);
+            // The store of who names none is on the same file system.
+            command.args(arguments).env("LD_PRELOAD", &library).env("XDG_STATE_HOME", locks.dir.path());
+            let mut running = Running::start(&mut command);
+            let mut said = String::new();
+            while said != "hangs\n" {
+                said.clear();
+                let read = std::io::BufRead::read_line(&mut running.err, &mut said).unwrap();
+                assert!(read > 0, "{arguments:?} did not hang");
+            }
+            if arguments[0] != "run" {
+                // A thread that starts another blocks all for a moment.
+                eventually("Ctrl-Z has its effect", || !blocks(running.pid(), SIGTSTP));
+            }
+            running.signal(signal);
+            let (status, message) = running.wait();
+            assert_eq!(status.signal(), Some(signal as i32), "{arguments:?}: {message}");
+        }
+    }
+}
+
+#[test]
+fn a_doctor_that_is_told_to_end_leaves_nothing_behind() {
+    let locks = Locks::new();
+    let traces = || {
+        let names = std::fs::read_dir(locks.dir.path().join("locks")).into_iter().flatten();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        // The name at which hosts meet is no run's own.
+        names.filter(|name| name.contains("dlock-doctor") && !name.contains("peer")).count()
+    };
+    let running = Running::start(&mut dlock(["doctor", "--peer", "--within", "1h", "--url", &locks.url()]));
+    eventually("it is at work", || traces() > 0);
+    running.signal(SIGTERM);
+    assert_eq!(running.wait().0.signal(), Some(SIGTERM as i32));
+    assert_eq!(traces(), 0);
+}
+
+#[test]
+fn a_torture_that_is_told_to_end_leaves_neither_processes_nor_files_behind() {
+    let locks = Locks::new();
+    let entries = |directory: &str| std::fs::read_dir(locks.dir.path().join(directory)).into_iter().flatten().count();
+    std::fs::create_dir(locks.dir.path().join("tmp")).unwrap();
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let mut command = dlock(["torture", "--time", "1h", "--url", &locks.url()]);
+        let running = Running::start(command.env("TMPDIR", locks.dir.path().join("tmp")));
+        eventually("its processes run", || !crate::support::children(running.pid()).is_empty());
+        let processes = crate::support::children(running.pid());
+        running.signal(signal);
+        let (status, message) = running.wait();
+        assert_eq!(status.signal(), Some(signal as i32), "{message}");
+        assert!(!processes.is_empty() && !processes.into_iter().any(crate::support::is_alive));
+        assert_eq!((entries("tmp"), entries("locks")), (0, 0), "{message}");
+    }
 }

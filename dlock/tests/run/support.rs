@@ -57,6 +57,15 @@ impl Locks {
         copy
     }
 
+    /// Compiles a C library, whose functions take the place of the C library's with `LD_PRELOAD`.
+    pub(crate) fn library(&self, source: &str) -> PathBuf {
+        let (file, library) = (self.dir.path().join("library.c"), self.dir.path().join("library.so"));
+        fs::write(&file, source).unwrap();
+        let compiled = Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&file).status();
+        assert!(compiled.expect("gcc is there").success());
+        library
+    }
+
     /// Writes a script for `interpreter`.
     pub(crate) fn script(&self, interpreter: &str, text: &str) -> String {
         use std::os::unix::fs::PermissionsExt;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Locks, dlock, output};
+use crate::support::{Locks, Running, children, dlock, eventually, output};
 
 fn torture(url: &str, time: &str) -> Value {
     let output = output(dlock(["torture", "--json", "--url", url]).args(["--time", time, "--ttl", "1s"]));
@@ -130,4 +130,73 @@ fn a_time_of_zero_proves_nothing_and_says_so() {
     // A worker may have been quick enough to take a lock before it was told to stop.
     assert!(matches!(output.status.code(), Some(0 | 69)), "{said}");
     assert_eq!(output.status.code() == Some(69), said.starts_with("nothing was acquired"), "{said}");
+}
+
+/// The report of a run that does not count as passed, and why.
+#[track_caller]
+fn assert_failed(output: &std::process::Output, why: &str) -> Value {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["passed"], false, "{report:#}");
+    assert!(!report[why].as_array().unwrap().is_empty(), "no {why} in {report:#}");
+    std::fs::remove_dir_all(report["journals"].as_str().unwrap()).unwrap();
+    report
+}
+
+#[test]
+fn a_lock_that_stays_held_when_all_are_dead_is_found_out() {
+    let locks = Locks::new();
+    let mut torture = dlock(["torture", "--json", "--time", "1s", "--names", "1", "--url", &locks.url()]);
+    let torture = std::thread::spawn(move || output(&mut torture));
+    // A stranger that takes the lock and never gives it back.
+    let file = loop {
+        let files =
+            std::fs::read_dir(locks.dir.path().join("locks")).into_iter().flatten().map(|file| file.unwrap().path());
+        match files
+            .filter(|path| path.extension().is_some_and(|e| e == "lock"))
+            .find_map(|p| std::fs::File::open(p).ok())
+        {
+            Some(file) => break file,
+            None => assert!(!torture.is_finished()),
+        }
+    };
+    file.lock().unwrap();
+    let report = assert_failed(&torture.join().unwrap(), "stuck");
+    assert_eq!(report["violations"], 0, "a short run shows it only in the end: {report:#}");
+}
+
+#[test]
+fn a_process_that_ends_by_itself_is_found_out() {
+    let locks = Locks::new();
+    let mut command = dlock(["torture", "--json", "--time", "1h", "--url", &locks.url()]);
+    let mut running = Running::start(&mut command);
+    eventually("its processes run", || !children(running.pid()).is_empty());
+    // Until the parent, which itself kills and starts processes, has found one dead that it did not kill.
+    while running.child.try_wait().unwrap().is_none() {
+        for pid in children(running.pid()) {
+            let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    let (status, message) = running.wait();
+    assert_eq!(status.code(), Some(71), "{message}");
+    assert!(message.contains("ended by itself before it was told to: signal: 9"), "{message}");
+}
+
+#[test]
+fn what_the_url_chooses_for_an_applications_locks_is_not_in_the_way() {
+    let locks = Locks::new();
+    let report = torture(&format!("{}?min_hold=1h&grace=3s&renew=1h&prefix=app/", locks.url()), "1s");
+    assert_eq!((report["passed"].as_bool(), report["errors"].as_u64()), (Some(true), Some(0)));
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn a_process_killed_in_a_chain_is_waited_for_as_long_as_its_lease_lasts() {
+    let (locks, server) = (Locks::new(), integration::redis::RedisServer::start());
+    let to = format!("redis://{}", server.addr());
+    let url = format!("chain:?from={}&to={to}&lease=12s", locks.url());
+    let report = torture(&url, "4s");
+    assert!(report["killed"].as_u64().unwrap() > 0);
+    assert!(report["obtainable_within"].as_f64().unwrap() >= 29.0, "5 s and twice the lease: {report:#}");
 }

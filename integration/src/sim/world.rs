@@ -297,7 +297,7 @@ fn judge(events: &[Event], slack: Duration) -> Report {
     // As if all that was before had happened at that moment.
     let settled: Vec<Event> = noted.iter().map(|event| Event { at: event.at.max(SETTLED), ..event.clone() }).collect();
     for (events, bound) in [(noted, OBTAINABLE_IN_STORM + slack), (settled, OBTAINABLE + slack)] {
-        let late = check(&events, &Rules { obtainable_within: Some(bound) }).violations;
+        let late = check(&events, &Rules { obtainable_within: Some(bound), ..Rules::default() }).violations;
         report.violations.extend(late.into_iter().filter(|violation| violation.rule == Rule::Obtainable));
     }
     report

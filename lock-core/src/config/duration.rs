@@ -7,6 +7,21 @@ const UNITS: &[&str] = &[
     "hrs", "hour", "hours", "d", "day", "days",
 ];
 
+use crate::error::{Error, ErrorKind};
+
+const LONGEST_DAYS: u64 = 36_500;
+/// The longest duration that is taken, 100 years: what is longer is a slip, and clocks and timers would overflow.
+pub const LONGEST_DURATION: Duration = Duration::from_secs(LONGEST_DAYS * 24 * 3600);
+
+/// Reads a duration as config strings have it, for an application's own options: `30s`, `250ms`, `1h30m`.
+///
+/// # Errors
+/// Of kind [`ErrorKind::Config`] for a number without a unit, a unit longer than days (to many parsers `M` is a month) and what is longer than
+/// [`LONGEST_DURATION`].
+pub fn parse_duration(text: &str) -> Result<Duration, Error> {
+    parse(text).map_err(|problem| Error::new(ErrorKind::Config, format!("\"{}\" {problem}", text.escape_debug())))
+}
+
 /// Reads `text`, such as `30s`, `250ms`, `1h30m`; what is wrong goes behind the text in a sentence.
 pub(super) fn parse(text: &str) -> Result<Duration, String> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
@@ -15,10 +30,16 @@ pub(super) fn parse(text: &str) -> Result<Duration, String> {
     // To humantime `M` is a month: a lease of five of them, where minutes were meant, would be taken.
     let mut units = text.split(|c: char| c.is_ascii_digit() || c == ' ' || c == '.').filter(|unit| !unit.is_empty());
     if let Some(unit) = units.find(|unit| !UNITS.contains(unit)) {
-        return Err(format!("is not a duration: \"{}\" is none of ms, s, m, h, d", unit.escape_debug()));
+        let lower = unit.to_ascii_lowercase();
+        let near = if UNITS.contains(&&*lower) { format!("; write it small: {lower}") } else { String::new() };
+        return Err(format!("is not a duration: \"{}\" is none of ms, s, m, h, d{near}", unit.escape_debug()));
     }
-    humantime::parse_duration(text)
-        .map_err(|_| "is not a duration; write whole numbers with units, such as 30s, 250ms or 1h30m".into())
+    let parsed = humantime::parse_duration(text)
+        .map_err(|_| "is not a duration; write whole numbers with units, such as 30s, 250ms or 1h30m")?;
+    if parsed > LONGEST_DURATION {
+        return Err(format!("is longer than {LONGEST_DAYS} days; leave it out where no limit is meant"));
+    }
+    Ok(parsed)
 }
 
 #[cfg(test)]
@@ -34,7 +55,11 @@ mod tests {
         for (text, words) in [
             ("30", "write 30s"),
             ("0", "write 0s"),
-            ("5M", "\"M\" is none of"),
+            ("5M", "\"M\" is none of ms, s, m, h, d; write it small: m"),
+            ("250MS", "write it small: ms"),
+            ("1Y", "\"Y\" is none of ms, s, m, h, d"),
+            ("36501d", "is longer than 36500 days"),
+            ("18446744073709551615s", "is longer than 36500 days"),
             ("-5s", "\"-\" is none of"),
             ("1y", "\"y\" is none of"),
             ("s", "is not a duration; write"),

@@ -68,6 +68,7 @@ mod write;
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 pub(crate) use common::Common;
+pub use duration::{LONGEST_DURATION, parse_duration};
 pub use host::Host;
 pub use secret::Secret;
 use secret::is_secret;

@@ -35,6 +35,29 @@ pub(super) fn exclusion(events: &[&Event], report: &mut Report) {
     }
 }
 
+/// Whether no guard was told of a loss before the end that it had last given for itself.
+pub(super) fn kept_to_the_end(events: &[&Event], report: &mut Report) {
+    let mut confirmed: HashMap<u64, (&Event, Option<Duration>)> = HashMap::new();
+    for &event in events {
+        match event.what {
+            What::Granted { until, .. } | What::Valid { until } => {
+                confirmed.insert(event.worker, (event, until));
+            }
+            What::Lost { told } => {
+                let early =
+                    confirmed.remove(&event.worker).filter(|(_, until)| until.is_none_or(|until| event.at < until));
+                if let Some((earlier, _)) = early.filter(|_| told) {
+                    report.found(Rule::KeptToTheEnd, &[earlier, event]);
+                }
+            }
+            What::Released | What::Died => {
+                confirmed.remove(&event.worker);
+            }
+            _ => {}
+        }
+    }
+}
+
 /// The beliefs in the order in which they began.
 fn beliefs<'a>(events: &[&'a Event]) -> Vec<Belief<'a>> {
     let mut all: Vec<Belief<'a>> = Vec::new();

@@ -102,6 +102,8 @@ pub enum What {
 pub struct Rules {
     /// Nobody holds a lock and somebody who can reach the store waits for it: for how long at most. `None` checks no liveness.
     pub obtainable_within: Option<Duration>,
+    /// Nobody breaks locks, and the store loses nothing: then no guard is told of a loss before it would have ended by itself.
+    pub undisturbed: bool,
 }
 
 /// Checks `events`, in any order; those of one worker must not share a time unless they stand in the order in which they happened.
@@ -116,6 +118,9 @@ pub fn check(events: &[Event], rules: &Rules) -> Report {
         tokens_rise(events, &mut report);
         resource_takes_no_old_token(events, &mut report);
         own_lock_is_known(events, &mut report);
+        if rules.undisturbed {
+            belief::kept_to_the_end(events, &mut report);
+        }
         if let Some(bound) = rules.obtainable_within {
             liveness::obtainable(events, bound, &mut report);
         }

@@ -18,6 +18,8 @@ pub enum Rule {
     OwnLockIsKnown,
     /// A lock that nobody holds is had in time by somebody who waits for it.
     Obtainable,
+    /// On a store that nobody disturbs, no guard is told of a loss before it would have ended by itself.
+    KeptToTheEnd,
 }
 
 impl Rule {
@@ -29,6 +31,7 @@ impl Rule {
             Self::NoOldWrite => "no_old_write",
             Self::OwnLockIsKnown => "own_lock_is_known",
             Self::Obtainable => "obtainable",
+            Self::KeptToTheEnd => "kept_to_the_end",
         }
     }
 }
@@ -41,6 +44,7 @@ impl fmt::Display for Rule {
             Self::NoOldWrite => "the resource took a token older than one that it had taken",
             Self::OwnLockIsKnown => "an attempt was told that it is itself the holder",
             Self::Obtainable => "nobody held the lock, somebody waited, and did not get it in time",
+            Self::KeptToTheEnd => "a guard lost its lock before its end, and nobody had broken it",
         })
     }
 }

@@ -49,7 +49,7 @@ pub(super) async fn a_storm_of_faults_breaks_no_promise(bench: &Bench<'_>) {
     let history = history.into_inner().unwrap_or_else(PoisonError::into_inner);
     // Where what is lost with a reply does not end by itself, the lock may have to wait for the patience of whoever lost it.
     let obtainable_within = bench.client().await.capabilities().ttl.then_some(OBTAINABLE + 2 * bench.subject.ttl());
-    let report = check(&history, &Rules { obtainable_within });
+    let report = check(&history, &Rules { obtainable_within, ..Rules::default() });
     assert!(report.violations.is_empty(), "faults by {SEED}={seed}\n{report}");
     assert!(report.acquisitions >= LEAST, "faults by {SEED}={seed}\n{report}");
 }

@@ -9,14 +9,16 @@ mod report;
 mod rival;
 mod trial;
 
-use std::time::Duration;
+use std::{ops::ControlFlow, time::Duration};
 
 use clap::Args;
-use lock_core::{LeaseId, LockName};
+use lock_core::{LeaseId, LockName, Locker};
+use tokio::time::timeout;
 
 use super::{
     exit::{self, Exit, Failure},
     run,
+    signals::Signals,
     store::{Store, StoreArgs, remove_traces},
 };
 use report::Diagnosis;
@@ -49,12 +51,20 @@ pub(super) struct RivalArgs {
     name: LockName,
 }
 
+/// How long tidying up may take after a signal.
+const TIDYING: Duration = Duration::from_secs(10);
+
 /// `dlock doctor`
 pub(super) fn doctor(args: DoctorArgs) -> Result<Exit, Failure> {
     let store = Store::choose(&args.store)?;
-    let id = LeaseId::random().to_string();
-    let diagnosis = run::runtime()?.block_on(examine(&store, &id, args.peer.then_some(args.within)))?;
-    remove_traces(&diagnosis.store, &id);
+    let runtime = run::runtime()?;
+    let examined = runtime.block_on(examined(&store, args.peer.then_some(args.within)));
+    // A call on a file system that hangs is not waited for.
+    runtime.shutdown_background();
+    let diagnosis = match examined? {
+        ControlFlow::Continue(diagnosis) => diagnosis,
+        ControlFlow::Break(signal) => return Ok(Exit::Signal(signal)),
+    };
     diagnosis.print(args.json)?;
     Ok(Exit::Code(match (diagnosis.failed, diagnosis.is_fit()) {
         (Some(code), _) => code,
@@ -63,20 +73,42 @@ pub(super) fn doctor(args: DoctorArgs) -> Result<Exit, Failure> {
     }))
 }
 
-async fn examine(store: &Store, id: &str, peer: Option<Duration>) -> Result<Diagnosis, Failure> {
+/// Leaves nothing behind, also when a signal ends it.
+async fn examined(store: &Store, peer: Option<Duration>) -> Result<ControlFlow<i32, Diagnosis>, Failure> {
+    let signals = Signals::block_ending()?;
+    let id = LeaseId::random().to_string();
     let registry = dlock::registry();
-    let (ours, other) = (store.open_with(&registry).await?, store.open_with(&registry).await?);
+    let two = async { Ok::<_, Failure>((store.open_with(&registry).await?, store.open_with(&registry).await?)) };
+    let (ours, other) = match signals.or_end(two).await? {
+        ControlFlow::Continue(two) => two?,
+        ControlFlow::Break(signal) => return Ok(ControlFlow::Break(signal)),
+    };
     let trial = Trial::new(store, &ours, &other, format!("dlock-doctor/{id}/"));
+    let diagnosis = signals.or_end(examine(&trial, &ours, &id, peer)).await?;
+    if diagnosis.is_break() {
+        signals.unblock();
+        let tidy = async {
+            ours.settled().await;
+            other.settled().await;
+            trial.clean_up().await;
+        };
+        let _ = timeout(TIDYING, tidy).await;
+    }
+    remove_traces(&ours.store(), &id);
+    Ok(diagnosis)
+}
+
+async fn examine(trial: &Trial<'_>, ours: &Locker, id: &str, peer: Option<Duration>) -> Diagnosis {
     let (mut findings, failed) = trial.all().await;
     findings.extend(ours.examine().await);
     if failed.is_none() && !findings.iter().any(|finding| finding.subject.ends_with("clock")) {
         findings.extend(trial.clock().await);
     }
     if let Some(within) = peer.filter(|_| failed.is_none()) {
-        findings.push(peer::meet(&ours, id, within).await);
+        findings.push(peer::meet(ours, id, within).await);
     }
     if failed.is_none() {
         trial.clean_up().await;
     }
-    Ok(Diagnosis { store: ours.store(), capabilities: ours.capabilities(), timing: ours.timing(), findings, failed })
+    Diagnosis { store: ours.store(), capabilities: ours.capabilities(), timing: ours.timing(), findings, failed }
 }

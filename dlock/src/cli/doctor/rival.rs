@@ -6,6 +6,7 @@ use std::{
 };
 
 use lock_core::{FencingToken, TryAcquire};
+use nix::sys::{prctl, signal::Signal};
 
 use super::RivalArgs;
 use crate::cli::{
@@ -13,14 +14,17 @@ use crate::cli::{
     operators::print,
     run,
     store::{Store, StoreArgs},
+    trials,
 };
 
 /// The hidden subcommand: exit code 0 with the token on standard output when the lock was had (it is released again), 1 when it is held.
 pub(in crate::cli) fn rival(args: RivalArgs) -> Result<Exit, Failure> {
+    // The doctor may be told to end while it waits for us.
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| Failure::os("tying a process to its parent", e))?;
     let store = Store::choose(&StoreArgs::default())?;
     run::runtime()?.block_on(async {
         let locker = store.open().await?;
-        match locker.lock(args.name.as_str()).min_hold(std::time::Duration::ZERO).try_acquire().await? {
+        match trials::request(&locker, args.name.as_str()).try_acquire().await? {
             TryAcquire::Held(_) => Ok(Exit::Code(exit::NOT_HAD)),
             TryAcquire::Acquired(guard) => {
                 print(&guard.token().map_or_else(String::new, |token| token.to_string()))?;

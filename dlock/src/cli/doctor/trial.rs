@@ -8,7 +8,7 @@ use lock_core::{
 use tokio::time::{sleep, timeout};
 
 use super::rival::{self, Attempt};
-use crate::cli::{exit::Failure, store::Store};
+use crate::cli::{exit::Failure, store::Store, trials};
 
 /// How often the round trips are measured.
 const ROUNDS: usize = 20;
@@ -65,15 +65,13 @@ impl<'a> Trial<'a> {
         format!("{}{name}", self.prefix)
     }
 
-    /// Without what would keep a lock after its release.
     fn request(&self, locker: &Locker, name: &str) -> LockRequest {
-        locker.lock(self.name(name)).min_hold(Duration::ZERO)
+        trials::request(locker, self.name(name))
     }
 
     /// For a lock that is to be lost soon.
     fn short(&self, name: &str) -> LockRequest {
-        let request = self.request(self.ours, name).renew(Renew::Auto).grace(Duration::ZERO);
-        if self.ours.capabilities().ttl { request.ttl(SHORT).margin(SHORT / 5) } else { request }
+        trials::short(self.ours, self.name(name), SHORT)
     }
 
     /// Acquires, renews and releases, and looks at time and tokens.

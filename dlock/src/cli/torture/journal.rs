@@ -33,6 +33,10 @@ impl Journal {
         Ok(Self { file, worker })
     }
 
+    pub(super) fn worker(&self) -> u64 {
+        self.worker
+    }
+
     pub(super) fn note(&mut self, at: Duration, name: &str, what: &What) -> io::Result<()> {
         let mut line = write(what);
         line["at"] = json!(nanos(at));
@@ -75,7 +79,7 @@ fn nanos(at: Duration) -> u64 {
 fn write(what: &What) -> Value {
     let until = |until: &Option<Duration>| until.map(nanos);
     match what {
-        What::Attempt { .. } => json!({ "what": "attempt" }),
+        What::Attempt { owner } => json!({ "what": "attempt", "owner": owner }),
         What::Refused { owner } => json!({ "what": "refused", "owner": owner }),
         What::GaveUp => json!({ "what": "gave_up" }),
         What::Granted { token, until: end } => json!({ "what": "granted", "token": token, "until": until(end) }),
@@ -94,7 +98,7 @@ fn parse(line: &Value) -> Option<Event> {
     let until = line["until"].as_u64().map(Duration::from_nanos);
     let owner = line["owner"].as_str().map(str::to_owned);
     let what = match line["what"].as_str()? {
-        "attempt" => What::Attempt { owner: None },
+        "attempt" => What::Attempt { owner },
         "refused" => What::Refused { owner },
         "gave_up" => What::GaveUp,
         "granted" => What::Granted { token: line["token"].as_u64(), until },
@@ -122,6 +126,7 @@ mod tests {
         let until = Some(Duration::from_nanos(12));
         let all = [
             What::Attempt { owner: None },
+            What::Attempt { owner: Some("c".into()) },
             What::Refused { owner: Some("a \"b\"".into()) },
             What::GaveUp,
             What::Granted { token: Some((1 << 53) - 1), until },

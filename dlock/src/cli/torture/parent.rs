@@ -1,163 +1,29 @@
-//! The parent of a torture: starts the processes, kills, freezes and cuts them off by chance, and has the history checked.
+//! The parent of a torture: starts the processes, kills, freezes and cuts them off by chance, and gathers what they noted.
 
 use std::{
     collections::BTreeSet,
     env, fs, io,
-    os::unix::{fs::DirBuilderExt, process::ExitStatusExt},
-    path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
-use lock_core::{
-    LeaseId, Locker, TryAcquire,
-    backend::Release,
-    history::{Event, Rules, What, check},
-};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use lock_core::history::{Event, What};
+use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
 use super::{
     Run, TASKS, journal,
     link::{Link, Route},
     now,
-    report::{Outcome, Troubles},
+    process::{Process, Trouble},
+    report::Troubles,
 };
-use crate::cli::{
-    args::TortureArgs,
-    exit::{self, Exit, Failure},
-    run,
-    store::Store,
-};
+use crate::cli::store::Store;
 
-/// A lock that nobody holds must be had within the longest lease and this: a loaded machine is no violation.
-const SLACK: Duration = Duration::from_secs(20);
-/// Where locks do not expire a frozen holder keeps its lock, and all others only wait.
-const FROZEN_ON_FILES: Duration = Duration::from_millis(500);
 /// How long the processes may take to end.
 const ENDING: Duration = Duration::from_secs(60);
 
-/// `dlock torture`
-pub(in crate::cli) fn torture(args: TortureArgs) -> Result<Exit, Failure> {
-    run::runtime()?.block_on(tortured(args))
-}
-
-async fn tortured(args: TortureArgs) -> Result<Exit, Failure> {
-    let id = LeaseId::random().to_string();
-    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
-    let store = Store::choose(&args.store)?;
-    let locker = store.open().await?;
-    let prefix = format!("dlock-torture/{id}/");
-    works(&locker, &format!("{prefix}0")).await?;
-    let route = Route::find(&store).await;
-    let run = Run { directory: own_directory(&id)?, prefix, names: args.names, ttl: args.ttl };
-    let has_ttl = locker.capabilities().ttl;
-    eprintln!("torturing {} for {} with seed {seed}", locker.store(), humantime::format_duration(args.time));
-    let mut parent = Parent {
-        run: &run,
-        store: &store,
-        route: &route,
-        rng: fastrand::Rng::with_seed(seed),
-        longest_trouble: if has_ttl { 2 * args.ttl } else { FROZEN_ON_FILES },
-        processes: Vec::new(),
-        started: 0,
-        own: Vec::new(),
-        troubles: Troubles::default(),
-    };
-    let started = Instant::now();
-    parent.play(args.processes, args.time).await.map_err(|e| Failure::os("running the processes", e))?;
-    let (events, errors) = parent.collect().map_err(|e| Failure::os("reading the journals", e))?;
-    let bound = SLACK + if has_ttl { 2 * args.ttl } else { Duration::ZERO };
-    let report = check(&events, &Rules { obtainable_within: Some(bound) });
-    if report.violations.is_empty() {
-        let _ = fs::remove_dir_all(&run.directory);
-    }
-    let outcome = Outcome {
-        store: locker.store(),
-        seed,
-        processes: args.processes,
-        took: started.elapsed(),
-        bound,
-        troubles: parent.troubles,
-        not_cut: match &route {
-            Route::Proxied { .. } => None,
-            Route::Straight { why } => Some(why.clone()),
-        },
-        errors,
-        left: clean_up(&locker, &run, bound).await,
-        report,
-        journals: run.directory.clone(),
-    };
-    outcome.print(args.json)?;
-    Ok(Exit::Code(match outcome.passed() {
-        Some(true) => 0,
-        Some(false) => exit::NOT_HAD,
-        None => exit::UNAVAILABLE,
-    }))
-}
-
-/// Takes a lock of this run and gives it back: what keeps that from working is told at once, by the store, and not as the workers' errors at
-/// the end of the whole time. A store that does not answer is asked for no longer than its timeouts allow.
-async fn works(locker: &Locker, name: &str) -> Result<(), Failure> {
-    if let TryAcquire::Acquired(guard) = locker.try_acquire(name).await? {
-        let _: Release = guard.release().await?;
-    }
-    Ok(())
-}
-
-fn own_directory(id: &str) -> Result<PathBuf, Failure> {
-    let directory = env::temp_dir().join(format!("dlock-torture-{id}"));
-    fs::DirBuilder::new().mode(0o700).create(&directory).map_err(|e| Failure::os("making a directory", e))?;
-    Ok(directory)
-}
-
-/// Has the store forget the names of this run. Says which of them it did not, and why.
-async fn clean_up(locker: &Locker, run: &Run, bound: Duration) -> Vec<String> {
-    let mut left = Vec::new();
-    for name in (0..run.names).map(|index| run.name(index)) {
-        let forgotten = async {
-            // The last holder may have been killed: take the lock after it, and give it back.
-            match locker.acquire_within(&name, bound).await? {
-                TryAcquire::Acquired(guard) => drop(guard.release().await?),
-                TryAcquire::Held(_) => return Ok(false),
-            };
-            locker.forget(&name).await
-        };
-        match forgotten.await {
-            Ok(true) => {}
-            Ok(false) => left.push(format!("{name}: it is held")),
-            Err(error) => left.push(error.to_string()),
-        }
-    }
-    left
-}
-
-struct Process {
-    number: u64,
-    child: Child,
-    link: Option<Link>,
-    trouble: Option<(Instant, Trouble)>,
-}
-
-/// One at a time for each process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Trouble {
-    Frozen,
-    CutOff,
-}
-
-impl Process {
-    fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("the kernel's pids are i32"));
-        // It is our child and has not been waited for, so the pid is still its own.
-        let _ = kill(pid, signal);
-    }
-}
-
-struct Parent<'a> {
+pub(super) struct Parent<'a> {
     run: &'a Run,
     store: &'a Store,
     route: &'a Route,
@@ -166,13 +32,37 @@ struct Parent<'a> {
     longest_trouble: Duration,
     processes: Vec<Process>,
     started: u64,
-    /// What the parent did to a process, and when.
+    /// What befell a process, and when.
     own: Vec<(Duration, u64, What)>,
-    troubles: Troubles,
+    pub(super) troubles: Troubles,
+    /// Processes that did not end when they were told to.
+    pub(super) hung: Vec<String>,
+    /// Those that ended by themselves, such as on a full disk: what they noted is not all that happened.
+    pub(super) ended: Vec<String>,
+    /// By how much a pause of ours was too long at most: so late may the processes be, too, on a machine that is busy or was suspended.
+    pub(super) late: Duration,
 }
 
-impl Parent<'_> {
-    async fn play(&mut self, processes: u32, time: Duration) -> io::Result<()> {
+impl<'a> Parent<'a> {
+    pub(super) fn new(run: &'a Run, store: &'a Store, route: &'a Route, seed: u64, longest_trouble: Duration) -> Self {
+        Self {
+            run,
+            store,
+            route,
+            rng: fastrand::Rng::with_seed(seed),
+            longest_trouble,
+            processes: Vec::new(),
+            started: 0,
+            own: Vec::new(),
+            troubles: Troubles::default(),
+            hung: Vec::new(),
+            ended: Vec::new(),
+            late: Duration::ZERO,
+        }
+    }
+
+    /// Ends early when a process ends by itself.
+    pub(super) async fn play(&mut self, processes: u32, time: Duration) -> io::Result<()> {
         let end = Instant::now() + time;
         for _ in 0..processes {
             let link = self.route.link().await?;
@@ -180,7 +70,12 @@ impl Parent<'_> {
         }
         while Instant::now() < end {
             // The rhythm of the troubles, not a wait for anything.
-            sleep(Duration::from_millis(self.rng.u64(50..400))).await;
+            let rest = Duration::from_millis(self.rng.u64(50..400));
+            self.pause(rest).await;
+            self.bury("before it was told to")?;
+            if !self.ended.is_empty() {
+                break;
+            }
             self.end_troubles(false);
             let victim = self.rng.usize(..self.processes.len());
             match self.rng.u8(..5) {
@@ -189,31 +84,60 @@ impl Parent<'_> {
                 2 | 3 => self.cut(victim),
                 _ => {}
             }
-            self.wake();
+            self.notice_freezes();
         }
         fs::write(self.run.stop_file(), "")?;
         self.end_troubles(true);
-        let end = Instant::now() + ENDING;
-        while let Some(running) = self.running()? {
-            self.wake();
-            if Instant::now() > end {
-                self.own.push((now(), self.processes[running].number, What::Died));
-                self.processes[running].signal(Signal::SIGKILL);
+        self.finish(ENDING).await
+    }
+
+    async fn pause(&mut self, length: Duration) {
+        let began = now();
+        sleep(length).await;
+        self.late = self.late.max(now().saturating_sub(began + length));
+    }
+
+    /// Waits until all have ended, which they were told to do; not for longer than `limit`.
+    async fn finish(&mut self, limit: Duration) -> io::Result<()> {
+        let end = Instant::now() + limit;
+        loop {
+            self.bury("in the end")?;
+            if self.processes.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                break;
+            }
+            // Those that stand still by themselves.
+            for process in &mut self.processes {
+                process.signal(Signal::SIGCONT);
             }
             sleep(Duration::from_millis(10)).await;
+        }
+        for mut process in self.processes.drain(..) {
+            self.own.push((now(), process.number, What::Died));
+            process.kill()?;
+            self.hung.push(format!("process {} hung: told to end, it did not within {limit:?}", process.number));
         }
         Ok(())
     }
 
-    /// One that has not ended yet.
-    fn running(&mut self) -> io::Result<Option<usize>> {
-        for (index, process) in self.processes.iter_mut().enumerate() {
-            match process.child.try_wait()? {
-                None => return Ok(Some(index)),
-                Some(status) => by_us(process.number, status)?,
+    /// Takes those that have ended off the list. They may, once they were told to, and successfully.
+    fn bury(&mut self, when: &str) -> io::Result<()> {
+        let told = self.run.stop_file().exists();
+        let mut index = 0;
+        while let Some(process) = self.processes.get_mut(index) {
+            match process.ended()? {
+                None => index += 1,
+                Some(status) => {
+                    if !told || !status.success() {
+                        self.ended.push(format!("process {} ended by itself {when}: {status}", process.number));
+                    }
+                    self.processes.swap_remove(index);
+                }
             }
         }
-        Ok(None)
+        Ok(())
     }
 
     fn start(&mut self, link: Option<Link>) -> io::Result<()> {
@@ -230,7 +154,7 @@ impl Parent<'_> {
             command.env("DLOCK_URL", &link.url);
         }
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
-        self.processes.push(Process { number, child, link, trouble: None });
+        self.processes.push(Process::new(number, child, link));
         Ok(())
     }
 
@@ -238,12 +162,12 @@ impl Parent<'_> {
         let mut process = self.processes.swap_remove(victim);
         // Before the signal: from here on nobody can say that it still believes.
         self.own.push((now(), process.number, What::Died));
-        process.signal(Signal::SIGKILL);
-        by_us(process.number, process.child.wait()?)?;
+        process.kill()?;
         self.troubles.kills += 1;
         // What it sent into a cut arrives now, after its death.
         process.link.iter_mut().for_each(Link::heal);
-        self.start(process.link)
+        let link = process.link.take();
+        self.start(link)
     }
 
     fn freeze(&mut self, victim: usize) {
@@ -262,7 +186,7 @@ impl Parent<'_> {
 
     /// Notes the begin of a trouble; `false` when the process has one already.
     fn begin(&mut self, victim: usize, trouble: Trouble) -> bool {
-        let most = u64::try_from(self.longest_trouble.as_millis()).expect("a ttl is at most a year");
+        let most = u64::try_from(self.longest_trouble.as_millis()).expect("no duration is that long");
         let length = Duration::from_millis(self.rng.u64(..most.max(1)));
         let process = &mut self.processes[victim];
         let free = process.trouble.is_none();
@@ -273,10 +197,13 @@ impl Parent<'_> {
         free
     }
 
-    /// Wakes those that stand still by themselves; does nothing to those that run.
-    fn wake(&self) {
-        let frozen = |process: &&Process| matches!(process.trouble, Some((_, Trouble::Frozen)));
-        self.processes.iter().filter(|process| !frozen(process)).for_each(|p| p.signal(Signal::SIGCONT));
+    /// Those that stopped themselves, in the middle of their work, stay so for as long as those that we freeze.
+    fn notice_freezes(&mut self) {
+        for index in 0..self.processes.len() {
+            if self.processes[index].stands_still() && self.begin(index, Trouble::Frozen) {
+                self.troubles.freezes += 1;
+            }
+        }
     }
 
     fn end_troubles(&mut self, all: bool) {
@@ -284,7 +211,9 @@ impl Parent<'_> {
             let due = process.trouble.take_if(|(until, _)| all || Instant::now() >= *until);
             match due {
                 None => continue,
-                Some((_, Trouble::Frozen)) => process.signal(Signal::SIGCONT),
+                Some((_, Trouble::Frozen)) => {
+                    process.signal(Signal::SIGCONT);
+                }
                 Some((_, Trouble::CutOff)) => process.link.iter_mut().for_each(Link::heal),
             }
             self.own.push((now(), process.number, What::Resumed));
@@ -292,7 +221,7 @@ impl Parent<'_> {
     }
 
     /// What all processes noted, with what befell them, for each name that they knew.
-    fn collect(&mut self) -> io::Result<(Vec<Event>, Vec<String>)> {
+    pub(super) fn collect(&self) -> io::Result<(Vec<Event>, Vec<String>)> {
         let (mut events, mut errors) = (Vec::new(), Vec::new());
         for worker in 0..self.started * TASKS {
             let number = worker / TASKS;
@@ -302,11 +231,13 @@ impl Parent<'_> {
             if let Some((at, ..)) = died {
                 notes.events.retain(|event| event.at < *at);
             }
-            let stopped = notes.events.iter().filter(|event| event.what == What::Stopped).count();
-            self.troubles.freezes += u64::try_from(stopped).expect("a count");
+            // One that ended by itself believed in nothing after its last word.
+            let last = notes.events.iter().map(|event| event.at).max().unwrap_or_default();
+            let end = (last + Duration::from_nanos(1), number, What::Died);
             let names: BTreeSet<_> = notes.events.iter().map(|event| event.name.clone()).collect();
             for name in names {
                 let own = self.own.iter().filter(|(_, whose, _)| *whose == number);
+                let own = own.chain(died.is_none().then_some(&end));
                 let event = |(at, _, what): &(Duration, u64, What)| Event {
                     at: *at,
                     worker,
@@ -322,22 +253,67 @@ impl Parent<'_> {
     }
 }
 
-/// A process that could not go on, because the disk was full for its journal, say, has let go of its locks without a note: that must not look
-/// like a broken promise of the store.
-fn by_us(number: u64, status: ExitStatus) -> io::Result<()> {
-    if status.success() || status.signal() == Some(Signal::SIGKILL as i32) {
-        return Ok(());
-    }
-    Err(io::Error::other(format!(
-        "process {number} ended by itself, with {status}: what it noted is not all that happened"
-    )))
-}
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
 
-impl Drop for Parent<'_> {
-    fn drop(&mut self) {
-        for process in &mut self.processes {
-            process.signal(Signal::SIGKILL);
-            let _ = process.child.wait();
+    use super::*;
+
+    fn run(directory: &Path) -> Run {
+        Run { directory: directory.to_owned(), prefix: "x/".into(), names: 1, ttl: Duration::from_secs(1) }
+    }
+
+    fn process(script: &str) -> Process {
+        Process::new(7, Command::new("sh").args(["-c", script]).spawn().unwrap(), None)
+    }
+
+    /// What a parent of these processes, who has told them to end, finds fault with.
+    async fn faults(limit: Duration, script: &str) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let (run, store) = (run(directory.path()), Store::Configured("memory:".into()));
+        fs::write(run.stop_file(), "").unwrap();
+        let route = Route::find(&store).await;
+        let mut parent = Parent::new(&run, &store, &route, 1, Duration::ZERO);
+        parent.processes.push(process(script));
+        parent.finish(limit).await.unwrap();
+        assert!(parent.processes.is_empty());
+        [parent.hung, parent.ended].concat()
+    }
+
+    #[tokio::test]
+    async fn a_process_that_hangs_in_the_end_is_a_fault() {
+        let found = faults(Duration::ZERO, "exec sleep 1000").await;
+        assert_eq!(found, ["process 7 hung: told to end, it did not within 0ns"]);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ends_with_an_error_is_a_fault() {
+        let found = faults(Duration::from_secs(60), "exit 71").await;
+        assert_eq!(found, ["process 7 ended by itself in the end: exit status: 71"]);
+        assert_eq!(faults(Duration::from_secs(60), "kill -STOP $$; true").await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn one_that_stopped_itself_stands_still_for_as_long_as_those_that_are_frozen() {
+        let directory = tempfile::tempdir().unwrap();
+        let (run, store) = (run(directory.path()), Store::Configured("memory:".into()));
+        let route = Route::find(&store).await;
+        let mut parent = Parent::new(&run, &store, &route, 1, Duration::from_secs(3_600));
+        parent.processes.push(process("kill -STOP $$; exec sleep 1000"));
+        while !parent.processes[0].stands_still() {
+            sleep(Duration::from_millis(1)).await;
         }
+        parent.notice_freezes();
+        parent.notice_freezes();
+        assert_eq!(parent.troubles.freezes, 1);
+        assert!(parent.processes[0].trouble.is_some_and(|(_, trouble)| trouble == Trouble::Frozen));
+        parent.end_troubles(false);
+        assert!(parent.processes[0].stands_still());
+        parent.end_troubles(true);
+        while parent.processes[0].stands_still() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let noted: Vec<_> = parent.own.iter().map(|(_, _, what)| what.clone()).collect();
+        assert_eq!(noted, [What::Stopped, What::Resumed]);
     }
 }

@@ -5,6 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use lock_core::history::Report;
 use serde_json::{Value, json};
 
+use super::cleaning::Left;
 use crate::cli::{exit::Failure, operators::print};
 
 /// What was done to the processes.
@@ -32,14 +33,17 @@ pub(super) struct Outcome {
     pub(super) errors: Vec<String>,
     pub(super) report: Report,
     /// What the store still has of this run.
-    pub(super) left: Vec<String>,
+    pub(super) left: Left,
+    /// Processes that did not end when they were told to.
+    pub(super) hung: Vec<String>,
     pub(super) journals: PathBuf,
 }
 
 impl Outcome {
     /// `None` when nothing was acquired, which proves nothing.
     pub(super) fn passed(&self) -> Option<bool> {
-        match (self.report.violations.is_empty(), self.report.acquisitions) {
+        let sound = self.report.violations.is_empty() && self.left.stuck.is_empty() && self.hung.is_empty();
+        match (sound, self.report.acquisitions) {
             (true, 0) => None,
             (passed, _) => Some(passed),
         }
@@ -73,8 +77,14 @@ impl Outcome {
         if let Some(first) = errors.first() {
             text += &format!("\n{} requests ended in an error, the first: {first}", errors.len());
         }
-        if let Some(first) = self.left.first() {
-            text += &format!("\n{} names could not be cleaned up, the first: {first}", self.left.len());
+        for (several, what) in [
+            (&self.hung, "processes hung"),
+            (&self.left.stuck, "locks stayed held after all processes were dead"),
+            (&self.left.kept, "names could not be cleaned up"),
+        ] {
+            if let Some(first) = several.first() {
+                text += &format!("\n{} {what}, the first: {first}", several.len());
+            }
         }
         if self.passed() == Some(false) {
             text += &format!("\nthe journals of all processes are in {}", self.journals.display());
@@ -108,7 +118,9 @@ impl Outcome {
             "writes_refused": rejected,
             "errors": self.errors.len(),
             "first_error": self.errors.first(),
-            "not_cleaned_up": self.left,
+            "hung": self.hung,
+            "stuck": self.left.stuck,
+            "not_cleaned_up": self.left.kept,
             "obtainable_within": self.bound.as_secs_f64(),
             "violations": violations.len(),
             "first_violations": first.collect::<Vec<_>>(),

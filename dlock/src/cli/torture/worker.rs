@@ -1,8 +1,11 @@
 //! One of the processes that contend: its tasks take locks in every way there is, write under them, and note everything.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
-use lock_core::{ErrorKind, Guard, Locker, Lost, TryAcquire, history::What};
+use lock_core::{ErrorKind, Guard, Holder, Locker, Lost, TryAcquire, history::What};
 use nix::{
     sys::{
         prctl,
@@ -18,6 +21,7 @@ use crate::cli::{
     exit::{Exit, Failure},
     run,
     store::{Store, StoreArgs},
+    trials,
 };
 
 struct Worker {
@@ -26,6 +30,26 @@ struct Worker {
     journal: Journal,
     rng: fastrand::Rng,
     has_ttl: bool,
+    attempts: u64,
+}
+
+/// Who was said to hold the lock, and when: each only when it is another than before.
+#[derive(Clone, Default)]
+struct Refusals(Arc<Mutex<Vec<Refusal>>>);
+
+type Refusal = (Duration, Option<String>);
+
+impl Refusals {
+    fn list(&self) -> MutexGuard<'_, Vec<Refusal>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, holder: &Holder) {
+        let mut list = self.list();
+        if list.last().is_none_or(|(_, before)| *before != holder.owner) {
+            list.push((now(), holder.owner.clone()));
+        }
+    }
 }
 
 /// The hidden subcommand.
@@ -47,6 +71,7 @@ pub(in crate::cli) fn work(args: TortureWorkerArgs) -> Result<Exit, Failure> {
                 journal: Journal::create(&run.directory, args.number * TASKS + task).map_err(noting)?,
                 rng: fastrand::Rng::with_seed(args.seed.wrapping_add(task)),
                 has_ttl: locker.capabilities().ttl,
+                attempts: 0,
             };
             tasks.push(tokio::spawn(async move { worker.work().await }));
         }
@@ -65,8 +90,15 @@ impl Worker {
             // Some names are wanted by all, others by few.
             let most = self.rng.u32(..self.run.names);
             let name = self.run.name(self.rng.u32(..=most));
-            self.journal.note(now(), &name, &What::Attempt { owner: None })?;
-            match self.acquire(&name).await? {
+            self.attempts += 1;
+            let owner = format!("{}-{}", self.journal.worker(), self.attempts);
+            let refusals = Refusals::default();
+            self.journal.note(now(), &name, &What::Attempt { owner: Some(owner.clone()) })?;
+            let guard = self.acquire(&name, owner, &refusals).await?;
+            for (at, owner) in refusals.list().drain(..) {
+                self.journal.note(at, &name, &What::Refused { owner })?;
+            }
+            match guard {
                 Some(guard) => self.hold(&name, guard).await?,
                 None => self.journal.note(now(), &name, &What::GaveUp)?,
             }
@@ -79,9 +111,10 @@ impl Worker {
     }
 
     /// In one of the ways there are; the last is dropped at any point.
-    async fn acquire(&mut self, name: &str) -> std::io::Result<Option<Guard>> {
-        let request = self.locker.lock(name);
-        let request = if self.has_ttl { request.ttl(self.run.ttl) } else { request };
+    async fn acquire(&mut self, name: &str, owner: String, refusals: &Refusals) -> std::io::Result<Option<Guard>> {
+        let observer = refusals.clone();
+        let request = trials::short(&self.locker, name, self.run.ttl).owner(owner);
+        let request = request.on_held(move |holder| observer.note(holder));
         let patience = self.random(1, 3_000);
         let outcome = match self.rng.u8(..4) {
             0 => request.try_acquire().await,
@@ -135,8 +168,9 @@ impl Worker {
         let longest = if self.rng.u8(..100) == 0 { 500 } else { 4 };
         let careless = self.rng.u8(..4) == 0;
         for _ in 0..self.rng.u32(1..5) {
-            if self.has_ttl && self.rng.u16(..400) == 0 {
-                self.freeze(name)?;
+            if self.has_ttl && self.rng.u16(..2_000) == 0 {
+                // As if stopped in the middle of the work, until the parent ends that: often past the lease.
+                raise(Signal::SIGSTOP)?;
             }
             let pause = self.random(0, longest);
             sleep(pause).await;
@@ -151,13 +185,6 @@ impl Worker {
             self.write(name, token)?;
         }
         Ok(guard.check().err())
-    }
-
-    /// Stands still, as if stopped in the middle of its work, until the parent happens to wake it: often past the lease.
-    fn freeze(&mut self, name: &str) -> std::io::Result<()> {
-        self.journal.note(now(), name, &What::Stopped)?;
-        raise(Signal::SIGSTOP)?;
-        self.journal.note(now(), name, &What::Resumed)
     }
 
     fn write(&mut self, name: &str, token: Option<u64>) -> std::io::Result<()> {
