@@ -23,6 +23,40 @@ const CYCLES: u32 = 200;
 const COMPARE_AND_DELETE: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
 
+/// The least that mints a fencing token by the server's clock, keeps it beyond the lock, and notes who holds the lock since when.
+const ACQUIRE_WITH_TOKEN: &str = "
+local held = redis.call('GET', KEYS[1])
+if held then return {0, held} end
+local time = redis.call('TIME')
+local token = math.max(time[1] * 1000000 + time[2], tonumber(redis.call('GET', KEYS[2]) or '0') + 1)
+token = string.format('%.0f', token)
+redis.call('SET', KEYS[1], ARGV[1] .. ' ' .. token .. ' ' .. ARGV[3], 'PX', ARGV[2])
+redis.call('SET', KEYS[2], token, 'PX', 2592000000)
+return token";
+
+const COMPARE_ID_AND_DELETE: &str = "
+if string.sub(redis.call('GET', KEYS[1]) or '', 1, 32) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
+
+/// Two round trips by hand that give a token too.
+struct RawWithToken {
+    connection: MultiplexedConnection,
+    acquire: redis::Script,
+    release: redis::Script,
+}
+
+impl RawWithToken {
+    async fn cycle(&mut self) {
+        let id = LeaseId::random().to_string();
+        let mut acquire = self.acquire.key("fenced");
+        acquire.key("fenced:t").arg(&id).arg(TTL.as_millis() as u64).arg("bench:1");
+        let token: u64 = acquire.invoke_async(&mut self.connection).await.expect("the server answers");
+        assert!(token > 0);
+        let deleted: i64 =
+            self.release.key("fenced").arg(&id).invoke_async(&mut self.connection).await.expect("the server answers");
+        assert_eq!(deleted, 1);
+    }
+}
+
 /// What every Redis lock needs at least: two round trips, `SET NX PX` and a script that compares and deletes.
 struct Raw {
     connection: MultiplexedConnection,
@@ -45,6 +79,7 @@ impl Raw {
 
 enum Contestant {
     Raw(Box<Raw>),
+    RawWithToken(Box<RawWithToken>),
     Ping(MultiplexedConnection),
     Backend(RedisBackend),
     Locker(Locker),
@@ -57,10 +92,16 @@ impl Contestant {
     fn all(port: u16, runtime: &Runtime) -> Vec<(&'static str, Self)> {
         runtime.block_on(async {
             let raw = Raw { connection: connect(port).await, release: redis::Script::new(COMPARE_AND_DELETE) };
+            let fenced = RawWithToken {
+                connection: connect(port).await,
+                acquire: redis::Script::new(ACQUIRE_WITH_TOKEN),
+                release: redis::Script::new(COMPARE_ID_AND_DELETE),
+            };
             let rslock = LockManager::new(vec![super::url(port)]);
             let distributed = RedisLockProvider::builder().url(super::url(port)).expiry(TTL).build().await;
             vec![
                 ("raw", Self::Raw(Box::new(raw))),
+                ("raw with a token", Self::RawWithToken(Box::new(fenced))),
                 ("two pings", Self::Ping(connect(port).await)),
                 ("lock-redis, Locker", Self::Locker(locker(port))),
                 ("lock-redis, Backend", Self::Backend(backend(port))),
@@ -74,6 +115,7 @@ impl Contestant {
     async fn cycle(&mut self) {
         match self {
             Self::Raw(raw) => raw.cycle().await,
+            Self::RawWithToken(raw) => raw.cycle().await,
             Self::Ping(connection) => {
                 for _ in 0..2 {
                     let _: redis::Value = redis::cmd("PING").query_async(connection).await.expect("the server answers");
