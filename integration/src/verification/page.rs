@@ -171,7 +171,8 @@ const HEAD: &str = "\
 
 What is promised, how it is checked, and what came out. `./verify` runs the checks and writes this page; every figure in it is what a program
 printed in that run, and a page with a violation is not written. A case with a number behind it ran on that many backends and set-ups: most
-cases are those of the conformance kit (`lock-core/src/testing`).
+cases are those of the conformance kit (`lock-core/src/testing`). A backend that is excepted from a case, with a reason, is among them: there the
+case shows that what it needs is missing.
 
 ## Promises
 ";
@@ -187,7 +188,7 @@ const HISTORIES: &str = "\
 
 Processes note what they ask for, get, lose, give back and write; the checker (`lock-core/src/history`) proves from that that no two believed at
 once, that tokens rose, that a resource which compares tokens took no old write, that nobody was told that he himself is the holder, and
-that no free lock stayed unobtainable. What is assumed stands beside each check: `integration/src/sim/mod.rs`, `integration/tests/models.rs`, and
+that no free lock stayed unobtainable. What is assumed stands beside each check: `integration/src/sim/mod.rs`, `integration/tests/models`, and
 each backend's page. The DynamoDB backend is simulated as it is, AWS SDK included, over a model of DynamoDB that is itself compared with DynamoDB
 Local (`lock-dynamo/tests/simulation`). Files have no network of ours to cut.
 ";
@@ -198,7 +199,7 @@ const MISTAKES: &str = "\
 The simulation can see: each classic mistake is brought back in turn, in the core and in the real DynamoDB backend, and counted in how many seeds it
 is found. The kit can see too: a backend
 with one of its mistakes fails (`every_case_passes_without_a_mistake_and_fails_for_some_mistake`). So can the checker
-(`lock-core/tests/history.rs`), the models, each with each of its assumptions broken (`integration/tests/models.rs`), and `dlock torture`
+(`lock-core/tests/history.rs`), the models, each with each of its assumptions broken (`integration/tests/models`), and `dlock torture`
 (`a_store_that_loses_its_data_is_found_out`, `a_store_that_each_process_has_for_itself_is_found_out`).
 ";
 

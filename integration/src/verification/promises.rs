@@ -65,7 +65,7 @@ pub const PROMISES: &[Promise] = &[
             "a_guard_ends_at_its_longest_hold_and_frees_the_lock",
         ],
         faults: "locks broken by an operator, records deleted and replaced by a third party, a store that is away",
-        rules: &[Rule::Exclusion],
+        rules: &[Rule::Exclusion, Rule::KeptToTheEnd],
     },
     Promise {
         id: "P4",
@@ -169,6 +169,8 @@ pub const PROMISES: &[Promise] = &[
         id: "P11",
         text: "A backend says what it can do, and a missing capability is an error at start-up",
         cases: &[
+            "what_the_store_lacks_is_an_error_when_it_is_required",
+            "the_table_of_capabilities_is_true",
             "an_examination_changes_no_lock_and_finds_a_working_store_fit",
             "every_case_passes_without_a_mistake_and_fails_for_some_mistake",
         ],
