@@ -2,8 +2,8 @@
 
 use std::{
     ffi::OsString,
-    io,
-    process::{Child, Command},
+    io::{self, Read as _, Write as _},
+    process::Command,
     time::Duration,
 };
 
@@ -52,23 +52,54 @@ impl Job {
         command
     }
 
-    /// Starts the command as a child of this process, which it does not survive.
-    pub(super) fn spawn(&self, token: Option<u64>, deadline: Option<Moment>) -> io::Result<Child> {
-        let mut command = self.command(token, deadline);
-        let (inherited, own_group, parent) = (self.inherited.clone(), self.own_group, Pid::this());
-        sys::before_exec(&mut command, move || {
-            prctl::set_pdeathsig(Signal::SIGKILL)?;
-            // The parent may have died before that call.
-            if getppid() != parent {
-                sys::exit_now(i32::from(super::exit::OS));
-            }
-            if own_group {
-                setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
-            }
-            Ok(inherited.restore_signals()?)
-        });
-        let child = command.spawn()?;
-        Ok(child)
+    /// Starts the command as a child of this process, which it does not survive. Calls `first` when there is a child, and before that becomes
+    /// the command.
+    pub(super) fn spawn(&self, token: Option<u64>, deadline: Option<Moment>, first: impl FnOnce()) -> io::Result<Pid> {
+        let (mut go, mut hold) = io::pipe()?;
+        let (mut failure, mut failed) = io::pipe()?;
+        let parent = Pid::this();
+        if let Some(child) = sys::fork()? {
+            drop((go, failed));
+            first();
+            hold.write_all(&[0])?;
+            let mut errno = [0; 4];
+            return match failure.read_exact(&mut errno) {
+                Ok(()) => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno))),
+                // Closed by the exec.
+                Err(_) => Ok(child),
+            };
+        }
+        drop((hold, failure));
+        let error = self.become_command(parent, &mut go, token, deadline);
+        let _ = failed.write_all(&error.raw_os_error().unwrap_or(libc::EINVAL).to_ne_bytes());
+        sys::exit_now(i32::from(super::exit::OS))
+    }
+
+    /// In the child; returns only when that fails.
+    fn become_command(
+        &self,
+        parent: Pid,
+        go: &mut io::PipeReader,
+        token: Option<u64>,
+        deadline: Option<Moment>,
+    ) -> io::Error {
+        if let Err(error) = prctl::set_pdeathsig(Signal::SIGKILL) {
+            return error.into();
+        }
+        // The parent may have died before that call.
+        if getppid() != parent {
+            sys::exit_now(i32::from(super::exit::OS));
+        }
+        if self.own_group
+            && let Err(error) = setpgid(Pid::from_raw(0), Pid::from_raw(0))
+        {
+            return error.into();
+        }
+        match go.read_exact(&mut [0]) {
+            Ok(()) => self.exec(token, deadline),
+            // Closed by the parent's death.
+            Err(error) => error,
+        }
     }
 
     /// Becomes the command; returns only when that fails.

@@ -63,14 +63,14 @@ fn start(
     set.add(Signal::SIGCHLD);
     let children = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let alarm = Alarm::new()?;
-    let command = match job.spawn(token, deadline) {
-        Ok(child) => Pid::from_raw(child.id() as i32),
+    // Not after the command has begun: it and all of its group may be killed at once, and then somebody has to be left to clean up.
+    let command = match job.spawn(token, deadline, || leave_the_job(job)) {
+        Ok(command) => command,
         Err(error) => {
             drop(lock);
             return front.send(Report::NotStarted(error.raw_os_error().unwrap_or(libc::EINVAL)), None);
         }
     };
-    leave_the_job(job);
     job.inherited.let_go(false);
     let lease = deadline.map(|at| at.since(SystemClock.now()));
     let grace = job.grace(lease);

@@ -13,7 +13,7 @@ use nix::{
     fcntl::OFlag,
     pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
     sys::signal::{SIGKILL, SIGUSR1, kill},
-    unistd::Pid,
+    unistd::{Pid, getsid},
 };
 
 use crate::support::{Locks, eventually, is_alive, parse_pid, read};
@@ -243,6 +243,36 @@ fn killing_the_whole_job_kills_those_who_left_it() {
     terminal.expect("pid ");
     let sleeper: Pid = parse_pid(&terminal.expect(" end"));
     assert!(is_alive(sleeper));
+    terminal.line("kill -9 -$!");
+    eventually("the lock is free", || {
+        let free = locks.is_free();
+        assert!(!(free && is_alive(sleeper)), "free while the offspring lives");
+        free
+    });
+}
+
+#[test]
+fn who_would_clean_up_has_left_the_job_before_the_command_runs() {
+    let locks = Locks::new();
+    // Leaving takes long, and the command is quick.
+    let slow = locks.library(
+        r#"
+        #define _GNU_SOURCE
+        #include <dlfcn.h>
+        #include <unistd.h>
+        pid_t setsid(void) {
+            usleep(300000);
+            return ((pid_t (*)(void)) dlsym(RTLD_NEXT, "setsid"))();
+        }"#,
+    );
+    let mut terminal = Terminal::new(&locks);
+    terminal.line(&format!(
+        "LD_PRELOAD={} dlock run x -- env -u LD_PRELOAD bash -c 'setsid sleep 1000 & echo pid'' $! end; wait' &",
+        slow.display()
+    ));
+    terminal.expect("pid ");
+    let sleeper: Pid = parse_pid(&terminal.expect(" end"));
+    eventually("it has left the job", || getsid(Some(sleeper)) == Ok(sleeper));
     terminal.line("kill -9 -$!");
     eventually("the lock is free", || {
         let free = locks.is_free();
