@@ -61,13 +61,16 @@ impl Job {
         if let Some(child) = sys::fork()? {
             drop((go, failed));
             first();
-            hold.write_all(&[0])?;
             let mut errno = [0; 4];
-            return match failure.read_exact(&mut errno) {
-                Ok(()) => Err(io::Error::from_raw_os_error(i32::from_ne_bytes(errno))),
-                // Closed by the exec.
-                Err(_) => Ok(child),
+            // The read ends without a byte when the exec closes the other end.
+            let refused = hold.write_all(&[0]).map(|()| failure.read_exact(&mut errno).is_ok());
+            let error = match refused {
+                Ok(false) => return Ok(child),
+                Ok(true) => io::Error::from_raw_os_error(i32::from_ne_bytes(errno)),
+                Err(error) => error,
             };
+            sys::see_off(child);
+            return Err(error);
         }
         drop((hold, failure));
         let error = self.become_command(parent, &mut go, token, deadline);
