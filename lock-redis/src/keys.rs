@@ -184,6 +184,17 @@ mod tests {
     }
 
     #[test]
+    fn what_we_keep_beside_foreign_locks_is_kept_apart_from_our_own_locks() {
+        let names: Vec<_> = NAMES.iter().map(|n| LockName::new(n).unwrap()).collect();
+        let keys = |compat| names.iter().flat_map(|name| all(&Keys::new(None, compat), name)).collect::<HashSet<_>>();
+        let ours = keys(None);
+        for compat in [Compat::RedisPy, Compat::PythonRedisLock] {
+            let shared: Vec<_> = ours.intersection(&keys(Some(compat))).cloned().collect();
+            assert!(shared.is_empty(), "{shared:?}");
+        }
+    }
+
+    #[test]
     fn a_lock_key_tells_its_name_and_other_keys_do_not() {
         let keys = Keys::new(None, None);
         for name in NAMES.iter().map(|n| LockName::new(n).unwrap()) {
