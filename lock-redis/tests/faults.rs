@@ -129,6 +129,20 @@ async fn a_server_that_has_become_a_replica_is_connected_to_anew() {
 }
 
 #[tokio::test]
+async fn an_attempt_to_connect_that_its_caller_gives_up_counts_as_failed() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.addr()).await;
+    let patient = RedisBackend::new(at(proxy.addr()).connect_timeout(Duration::from_secs(600))).unwrap();
+    // It takes connections, and says nothing: each caller would wait as long as the one before.
+    proxy.hold(Requests);
+    let patience = Duration::from_millis(60);
+    let told = async || matches!(tokio::time::timeout(patience, patient.inspect(&name("job"))).await, Ok(Err(_)));
+    until("a caller to be told at once", told).await;
+    proxy.heal();
+    until("the server", async || patient.inspect(&name("job")).await.is_ok()).await;
+}
+
+#[tokio::test]
 async fn a_frozen_server_ends_the_guard_and_the_next_holder_has_a_larger_token() {
     let server = RedisServer::start();
     let locker = common::locker(client(server.addr()), Duration::from_secs(2));
