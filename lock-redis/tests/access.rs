@@ -8,7 +8,7 @@ use common::until;
 use integration::redis::{RedisServer, command};
 use lock_core::{
     Error, ErrorKind, LeaseId, LockName, LossReason,
-    backend::{Attempt, Backend, Break, Claim, Release, Renewal},
+    backend::{Attempt, Backend, Break, Claim, Grant, Release, Renewal},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig};
 
@@ -177,6 +177,8 @@ async fn locks_are_renewed_released_and_broken_on_a_full_server() {
     let mut watch = waiter.watch(&held.name).await.unwrap().expect("Redis wakes");
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
     assert_eq!(backend.renew(&leases[0]).await.unwrap(), Renewal::Renewed);
+    let again = backend.acquire(&held).await.unwrap();
+    assert!(matches!(again, Attempt::Granted(Grant { already_ours: true, .. })), "{again:?}");
     assert_eq!(backend.release(&leases[0], Duration::ZERO).await.unwrap(), Release::Released);
     tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("a waiter is woken");
     let version = broken.id.to_string();

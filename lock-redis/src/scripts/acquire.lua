@@ -10,8 +10,12 @@ if held and string.sub(held, 1, 32) == id then
   -- An earlier attempt with this id had succeeded, and its reply was lost. From now on a release that was sent before this attempt,
   -- to undo the earlier one, comes too late.
   local head, stamp, tail = string.match(held, '^(%x+ %d+ %d+ %d+ )(%d+)( .*)$')
-  if stamp and tonumber(stamp) < tonumber(ARGV[4]) then held = head .. ARGV[4] .. tail end
-  redis.call('SET', KEYS[1], held, 'PX', ttl)
+  -- First, because a server that is full runs this, and then the rest of a script that has begun to write.
+  redis.call('PEXPIRE', KEYS[1], ttl)
+  if stamp and tonumber(stamp) < tonumber(ARGV[4]) then
+    held = head .. ARGV[4] .. tail
+    redis.call('SET', KEYS[1], held, 'PX', ttl)
+  end
   return {2, held}
 end
 local previous, crashed = 0
