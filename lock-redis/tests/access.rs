@@ -140,6 +140,24 @@ async fn who_may_not_wake_others_can_release_all_the_same() {
 }
 
 #[tokio::test]
+async fn who_may_not_leave_the_queue_has_the_lock_all_the_same() {
+    let server = RedisServer::start();
+    let rules = RULES.iter().filter(|rule| **rule != "+zrem");
+    let set: Vec<_> = ["ACL", "SETUSER", "stuck", "reset", "on", ">s3cret"].iter().chain(rules).copied().collect();
+    assert_eq!(server.command(&set), "+OK\r\n");
+    let backend = RedisBackend::new(tcp(&server).login("stuck", "s3cret")).unwrap();
+    let (holder, waiter) = (claim("job"), claim("job"));
+    let Attempt::Granted(grant) = backend.acquire(&holder).await.unwrap() else { panic!("the lock is free") };
+    let _watch = backend.watch(&waiter.name).await.unwrap().expect("Redis wakes");
+    assert!(matches!(backend.acquire(&waiter).await.unwrap(), Attempt::Held(_)));
+    // Without the wake-up that would take the process out of the queue.
+    let removed = server.command(&["DEL", "dlock:{job}"]);
+    assert_eq!(removed, ":1\r\n");
+    let attempt = backend.acquire(&waiter).await.unwrap();
+    assert!(matches!(&attempt, Attempt::Granted(new) if new.token > grant.token), "{attempt:?}");
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_not_ambiguous() {
     let mut server = RedisServer::start();
     server.kill();
