@@ -89,3 +89,41 @@ fn ends_in_our_record(last: &[u8], id: LeaseId) -> bool {
     let held = parts.nth(1).and_then(|state| state.strip_prefix(b"H"));
     held.is_some_and(|record| record.starts_with(id.to_string().as_bytes()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(text: &str) -> Value {
+        Value::BulkString(text.into())
+    }
+
+    /// What no script of ours answers, whichever was asked.
+    fn unreadable() -> [Value; 6] {
+        let refusal = |items: &[Value]| Value::Array([&[Value::Int(0)], items].concat());
+        [
+            Value::Nil,
+            Value::Int(7),
+            Value::Array(vec![]),
+            refusal(&[]),
+            refusal(&[text("a"), text("b"), Value::Nil]),
+            refusal(&[Value::Nil, Value::Nil, Value::Nil]),
+        ]
+    }
+
+    #[test]
+    fn an_answer_that_cannot_be_read_is_corrupt_and_leaves_open_what_was_done() {
+        // Refused, by nobody.
+        let free = Value::Array(vec![Value::Int(0), Value::Nil, Value::Int(-2), text("none")]);
+        for answer in unreadable().into_iter().chain([free, text("granted"), Value::Array(vec![Value::Int(2)])]) {
+            let error = granted_or_held(answer.clone()).unwrap_err();
+            assert!(error.kind() == ErrorKind::Corrupt && error.is_ambiguous(), "{answer:?}: {error:?}");
+        }
+        let name = lock_core::LockName::new("job").unwrap();
+        let lease = Lease { name, id: LeaseId::from(1), token: None, ttl: None };
+        for answer in unreadable() {
+            let error = why_lost(answer.clone(), &lease).unwrap_err();
+            assert!(error.kind() == ErrorKind::Corrupt && error.is_ambiguous(), "{answer:?}: {error:?}");
+        }
+    }
+}

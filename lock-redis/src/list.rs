@@ -45,7 +45,7 @@ impl Node {
         loop {
             let mut command = redis::cmd("SCAN");
             command.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(STEP);
-            let (next, keys) = page(self.link.command(&command, node).await?)?;
+            let (next, keys) = page(&self.link.command(&command, node).await?)?;
             let found = keys.iter().filter_map(|key| self.keys.name(std::str::from_utf8(key).ok()?));
             names.extend(found.filter(|name| name.as_str().starts_with(prefix)));
             if next == b"0" {
@@ -59,20 +59,22 @@ impl Node {
     pub(crate) async fn primaries(&self) -> Result<Vec<(String, u16)>, Error> {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
-        let Value::Array(ranges) = self.link.command(&command, None).await? else {
-            return Err(unexpected(&Value::Nil));
-        };
-        let unnamed = || {
-            let advice =
-                "a node of the cluster does not tell its address; set cluster-announce-ip or cluster-announce-hostname";
-            Error::new(ErrorKind::Unsupported, advice)
-        };
-        let primaries: Option<Vec<_>> = ranges.iter().map(primary).collect();
-        let mut primaries = primaries.ok_or_else(unnamed)?;
-        primaries.sort();
-        primaries.dedup();
-        Ok(primaries)
+        let answer = self.link.command(&command, None).await?;
+        let Value::Array(ranges) = &answer else { return Err(unexpected(&answer)) };
+        primaries(ranges)
     }
+}
+
+/// The primaries of the ranges of slots, each once.
+fn primaries(ranges: &[Value]) -> Result<Vec<(String, u16)>, Error> {
+    let Some(mut primaries) = ranges.iter().map(primary).collect::<Option<Vec<_>>>() else {
+        let advice =
+            "a node of the cluster does not tell its address; set cluster-announce-ip or cluster-announce-hostname";
+        return Err(Error::new(ErrorKind::Unsupported, advice));
+    };
+    primaries.sort();
+    primaries.dedup();
+    Ok(primaries)
 }
 
 /// The primary in `[first slot, last slot, [host, port, …], replicas…]`.
@@ -83,6 +85,46 @@ fn primary(range: &Value) -> Option<(String, u16)> {
     Some((String::from_utf8(host.clone()).ok()?, u16::try_from(*port).ok()?))
 }
 
-fn page(answer: Value) -> Result<(Vec<u8>, Vec<Vec<u8>>), Error> {
-    redis::from_redis_value(answer).map_err(|_| unexpected(&Value::Nil))
+/// The next cursor and the keys in an answer to SCAN.
+fn page(answer: &Value) -> Result<(Vec<u8>, Vec<Vec<u8>>), Error> {
+    redis::from_redis_value_ref(answer).map_err(|_| unexpected(answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(first: i64, host: Value, port: i64) -> Value {
+        let node = Value::Array(vec![host, Value::Int(port), Value::BulkString(b"e7d1".to_vec())]);
+        Value::Array(vec![Value::Int(first), Value::Int(first + 99), node])
+    }
+
+    fn host(name: &str) -> Value {
+        Value::BulkString(name.into())
+    }
+
+    #[test]
+    fn a_primary_of_many_ranges_is_one_node() {
+        let ranges = [range(0, host("b"), 6379), range(100, host("a"), 6379), range(200, host("b"), 6379)];
+        assert_eq!(primaries(&ranges).unwrap(), [("a".to_owned(), 6379), ("b".to_owned(), 6379)]);
+    }
+
+    #[test]
+    fn a_node_without_an_address_is_an_error_that_says_what_to_set() {
+        // A list without the locks of one node would look like a whole one.
+        for nameless in
+            [Value::Nil, host("c")].into_iter().zip([6379, 65536]).map(|(host, port)| range(100, host, port))
+        {
+            let error = primaries(&[range(0, host("a"), 6379), nameless]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            assert!(error.to_string().contains("cluster-announce-ip"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_page_of_keys_is_an_error() {
+        for answer in [Value::Nil, Value::Array(vec![host("0")])] {
+            assert_eq!(page(&answer).unwrap_err().kind(), ErrorKind::Corrupt, "{answer:?}");
+        }
+    }
 }
