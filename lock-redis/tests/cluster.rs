@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{claim, granted, until};
+use common::{claim, granted, rig::cluster_behind_proxies, until};
 use integration::{
     Direction::Replies,
     redis::{RedisCluster, RedisServer},
@@ -161,10 +161,7 @@ async fn a_slot_that_nobody_serves_is_an_error_for_its_locks_alone() {
 
 #[tokio::test]
 async fn a_silent_node_is_connected_to_anew_and_the_others_go_on_meanwhile() {
-    let cluster = RedisCluster::start();
-    let proxies = cluster.behind_proxies().await;
-    let seed = Address::tcp("127.0.0.1", proxies[0].addr().port());
-    let config = RedisConfig::new(Topology::Cluster(vec![seed])).timeout(Duration::from_millis(300));
+    let (cluster, proxies, config) = cluster_behind_proxies().await;
     let backend = RedisBackend::new(config).unwrap();
     let mut leases = Vec::new();
     for node in 0..3 {

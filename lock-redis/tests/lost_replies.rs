@@ -78,6 +78,14 @@ async fn again<T>(mut ask: impl AsyncFnMut() -> Result<T, lock_core::Error>) -> 
     answer.unwrap()
 }
 
+/// Heals the network, and waits until every server that has the lock has run what was held back.
+async fn let_arrive(rig: &Rig) {
+    let before = rig.scripts_run();
+    rig.heal();
+    let arrived = async || rig.scripts_run().iter().zip(&before).all(|(now, before)| now > before);
+    until("the late request to arrive", arrived).await;
+}
+
 async fn released(backend: &RedisBackend, lease: &Lease) {
     assert_eq!(again(async || backend.release(lease, Duration::ZERO).await).await, Release::Released);
 }
@@ -119,10 +127,7 @@ async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock(rig: Rig) 
     assert!(rig.through.acquire(&late).await.unwrap_err().is_ambiguous());
     // The same process gives up, over another way.
     assert_eq!(rig.direct.release(&late.lease(None), Duration::ZERO).await.unwrap(), Release::NotHeld(None));
-    let before = rig.scripts_run();
-    rig.heal();
-    let arrived = async || rig.scripts_run().iter().zip(&before).all(|(now, before)| now > before);
-    until("the late request to arrive", arrived).await;
+    let_arrive(&rig).await;
     assert!(free(&rig).await, "the late acquire was refused");
 }
 
@@ -133,10 +138,7 @@ async fn an_acquire_that_arrives_again_after_the_release_of_its_lock_leaves_no_l
     // Its repetition is faster, over another way.
     let (lease, _) = granted(&rig.direct, &claim).await;
     assert_eq!(rig.direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
-    let before = rig.scripts_run();
-    rig.heal();
-    let arrived = async || rig.scripts_run().iter().zip(&before).all(|(now, before)| now > before);
-    until("the late request to arrive", arrived).await;
+    let_arrive(&rig).await;
     assert!(free(&rig).await, "the late acquire was refused");
 }
 
@@ -148,10 +150,7 @@ async fn an_acquire_that_arrives_after_its_lock_was_broken_leaves_no_lock(rig: R
     granted(&rig.direct, &late).await;
     let broken = rig.direct.break_lock(&late.name, &late.id.to_string(), "an operator").await.unwrap();
     assert_eq!(broken, Break::Broken);
-    let before = rig.scripts_run();
-    rig.heal();
-    let arrived = async || rig.scripts_run().iter().zip(&before).all(|(now, before)| now > before);
-    until("the late request to arrive", arrived).await;
+    let_arrive(&rig).await;
     assert!(free(&rig).await, "the late acquire was refused");
 }
 
@@ -215,10 +214,7 @@ async fn a_release_that_arrives_after_a_later_acquire_of_its_id_spares_the_lock(
     assert!(rig.through.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
     let Attempt::Granted(grant) = rig.direct.acquire(&claim).await.unwrap() else { panic!("it is ours") };
     assert!(grant.already_ours);
-    let before = rig.scripts_run();
-    rig.heal();
-    let arrived = async || rig.scripts_run().iter().zip(&before).all(|(now, before)| now > before);
-    until("the late release to arrive", arrived).await;
+    let_arrive(&rig).await;
     owned_by(&rig, &claim).await;
     released(&rig.direct, &lease).await;
     assert!(free(&rig).await);

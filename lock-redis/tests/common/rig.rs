@@ -38,6 +38,14 @@ fn observer(server: &RedisServer) -> RedisBackend {
     super::client(server.addr())
 }
 
+/// A cluster, the proxies before its nodes, and how a client reaches it through them.
+pub(crate) async fn cluster_behind_proxies() -> (RedisCluster, Vec<Proxy>, RedisConfig) {
+    let cluster = RedisCluster::start();
+    let proxies = cluster.behind_proxies().await;
+    let seeds = vec![tcp(proxies[0].addr().port())];
+    (cluster, proxies, with_timeouts(RedisConfig::new(Topology::Cluster(seeds))))
+}
+
 impl Rig {
     pub(crate) async fn standalone() -> Self {
         let server = RedisServer::start();
@@ -68,9 +76,7 @@ impl Rig {
     }
 
     pub(crate) async fn cluster() -> Self {
-        let cluster = RedisCluster::start();
-        let proxies = cluster.behind_proxies().await;
-        let config = RedisConfig::new(Topology::Cluster(vec![tcp(proxies[0].addr().port())]));
+        let (cluster, proxies, config) = cluster_behind_proxies().await;
         let owner = &cluster.nodes()[RedisCluster::node_of(cluster.slot(&format!("dlock:{{{JOB}}}")))];
         let (direct, ports) = (observer(owner), vec![owner.port()]);
         Self::new(proxies, config, direct, ports, Box::new(cluster)).await
