@@ -118,8 +118,7 @@ fn when_the_watchdog_is_killed_the_family_dies_and_it_is_71() {
     let (running, pids) = family(&locks);
     kill(running.watchdog(), SIGKILL).unwrap();
     dead_before_free(&locks, &pids);
-    let (status, message) = running.wait();
-    assert_eq!(status.code(), Some(71), "{message}");
+    let message = running.ends_with(71);
     assert!(message.starts_with("dlock: the watchdog process died"), "{message}");
 }
 

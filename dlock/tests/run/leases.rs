@@ -32,8 +32,7 @@ fn frozen_past_the_lease_the_command_gets_sigterm_then_sigkill_and_it_is_75() {
     eventually("all are dead", || !is_alive(command) && !is_alive(offspring));
     assert!(frozen.elapsed() < Duration::from_millis(2000), "the lease is over after 2 s: {:?}", frozen.elapsed());
     running.signal(SIGCONT);
-    let (status, message) = running.wait();
-    assert_eq!(status.code(), Some(75), "{message}");
+    let message = running.ends_with(75);
     assert!(message.starts_with("dlock: the lock \"x\" was lost: "), "{message}");
 }
 
@@ -47,7 +46,7 @@ fn a_command_that_was_stopped_with_us_is_killed_at_the_end_of_the_lease() {
     eventually("we are stopped", || state(running.pid()) == Some('T'));
     eventually("all are dead", || !is_alive(command) && !is_alive(offspring));
     running.signal(SIGCONT);
-    assert_eq!(running.wait().0.code(), Some(75));
+    running.ends_with(75);
 }
 
 #[test]
@@ -66,8 +65,7 @@ fn a_watchdog_that_hangs_does_not_keep_the_command_alive() {
     kill(running.watchdog(), SIGSTOP).unwrap();
     // Losing the lock file is losing the lock.
     std::fs::remove_file(locks.file()).unwrap();
-    let (status, message) = running.wait();
-    assert_eq!(status.code(), Some(75), "{message}");
+    running.ends_with(75);
     assert!(!is_alive(command));
 }
 
@@ -79,8 +77,7 @@ fn a_lost_file_lock_stops_the_command_with_a_reason() {
     let mut running = Running::start(&mut locks.run(["x", "-c", &line]));
     let command = parse_pid(&running.line());
     std::fs::remove_file(locks.file()).unwrap();
-    let (status, message) = running.wait();
-    assert_eq!(status.code(), Some(75), "{message}");
+    let message = running.ends_with(75);
     assert!(message.contains("was lost") && message.contains("the command was stopped"), "{message}");
     assert_eq!(read(log), "term\n");
     assert!(!is_alive(command));
@@ -116,6 +113,5 @@ fn a_command_that_ended_after_the_lease_while_all_were_frozen_and_the_store_went
     kill(watchdog, SIGCONT).unwrap();
     eventually("it has told us how the command ended, and sleeps again", || state(watchdog) == Some('S'));
     running.signal(SIGCONT);
-    let (status, message) = running.wait();
-    assert_eq!(status.code(), Some(75), "{message}");
+    running.ends_with(75);
 }

@@ -144,6 +144,14 @@ impl Running {
         assert!(line.contains("waiting for"), "{line:?}");
     }
 
+    /// Waits for its end with the exit code `code`, and returns what it had to say.
+    #[track_caller]
+    pub(crate) fn ends_with(self, code: i32) -> String {
+        let (status, message) = self.wait();
+        assert_eq!(status.code(), Some(code), "{message}");
+        message
+    }
+
     pub(crate) fn wait(mut self) -> (ExitStatus, String) {
         let status = self.child.wait().unwrap();
         let mut message = String::new();

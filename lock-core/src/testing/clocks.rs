@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Bench,
+    Bench, assert_not_held,
     rig::{Rig, acquired_in_the_end},
 };
 use crate::{
@@ -26,10 +26,7 @@ async fn frozen(bench: &Bench<'_>, freeze: impl FnOnce(&Rig, Duration)) {
     assert!(matches!(lost.reason, LossReason::FrozenFor(_) | LossReason::Expired), "{lost}");
 
     let (successor, _) = bench.granted_in_the_end(&*other, &bench.claim(&name)).await;
-    match guard.release().await.expect("the store answers") {
-        Release::NotHeld(_) => {}
-        Release::Released => panic!("released what somebody else holds"),
-    }
+    assert_not_held(guard.release().await);
     assert_eq!(other.renew(&successor).await.expect("the store answers"), Renewal::Renewed);
     super::release(&*other, &successor).await;
 }

@@ -48,8 +48,9 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 
 use crate::{
-    backend::{Attempt, Backend, Claim, Grant},
+    backend::{Attempt, Backend, Claim, Grant, Release},
     capabilities::Capability,
+    error::Error,
     holder::Holder,
     lease::{Lease, LeaseId},
     name::LockName,
@@ -376,5 +377,12 @@ async fn refused(client: &dyn Backend, claim: &Claim) -> Holder {
 
 async fn release(client: &dyn Backend, lease: &Lease) {
     let answer = client.release(lease, Duration::ZERO).await.expect("the store answers");
-    assert_eq!(answer, crate::backend::Release::Released, "{:?} was held and should have been released", lease.name);
+    assert_eq!(answer, Release::Released, "{:?} was held and should have been released", lease.name);
+}
+
+/// The answer to a release of what somebody else holds by now.
+#[track_caller]
+fn assert_not_held(answer: Result<Release, Error>) {
+    let answer = answer.expect("a value, not an error");
+    assert!(matches!(answer, Release::NotHeld(_)), "released what somebody else holds");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Bench, claim_for, granted, refused, release};
+use super::{Bench, assert_not_held, claim_for, granted, refused, release};
 use crate::backend::{Attempt, Break, Release};
 
 pub(super) async fn a_released_lock_is_free(bench: &Bench<'_>) {
@@ -49,10 +49,7 @@ pub(super) async fn release_never_touches_a_successor(bench: &Bench<'_>) {
     release(&*a, &first).await;
     let (second, _) = granted(&*b, &bench.claim(&name)).await;
     for hold_for in [Duration::ZERO, bench.subject.ttl()] {
-        match a.release(&first, hold_for).await.expect("the store answers") {
-            Release::NotHeld(_) => {}
-            Release::Released => panic!("released what somebody else holds"),
-        }
+        assert_not_held(a.release(&first, hold_for).await);
         refused(&*a, &bench.claim(&name)).await;
     }
     release(&*b, &second).await;
@@ -76,10 +73,7 @@ pub(super) async fn releasing_what_was_never_held_is_a_value(bench: &Bench<'_>) 
     let never = claim_for(&*client, &bench.claim(&name)).lease(None);
     assert_eq!(client.release(&never, Duration::ZERO).await.expect("a value, not an error"), Release::NotHeld(None));
     let (held, _) = granted(&*client, &bench.claim(&name)).await;
-    match client.release(&never, Duration::ZERO).await.expect("a value, not an error") {
-        Release::NotHeld(_) => {}
-        Release::Released => panic!("released what somebody else holds"),
-    }
+    assert_not_held(client.release(&never, Duration::ZERO).await);
     refused(&*client, &bench.claim(&name)).await;
     release(&*client, &held).await;
 }
@@ -95,10 +89,7 @@ pub(super) async fn releasing_a_broken_lease_is_a_value(bench: &Bench<'_>) {
         assert_eq!(answer, Release::NotHeld(None), "the lock had been taken from it");
     }
     let (next, _) = granted(&*b, &bench.claim(&name)).await;
-    match a.release(&lease, Duration::ZERO).await.expect("the store answers") {
-        Release::NotHeld(_) => {}
-        Release::Released => panic!("released what somebody else holds"),
-    }
+    assert_not_held(a.release(&lease, Duration::ZERO).await);
     refused(&*a, &bench.claim(&name)).await;
     release(&*b, &next).await;
 }
@@ -125,10 +116,7 @@ pub(super) async fn a_lease_that_the_core_ended_frees_its_lock(bench: &Bench<'_>
     a.lost(&first);
     let (second, _) = bench.granted_in_the_end(&*b, &bench.claim(&name)).await;
     a.lost(&first);
-    match a.release(&first, Duration::ZERO).await.expect("the store answers") {
-        Release::NotHeld(_) => {}
-        Release::Released => panic!("released what somebody else holds"),
-    }
+    assert_not_held(a.release(&first, Duration::ZERO).await);
     refused(&*a, &bench.claim(&name)).await;
     release(&*b, &second).await;
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    Bench, claim_for, granted, refused, release,
+    Bench, assert_not_held, claim_for, granted, refused, release,
     rig::{Rig, acquired_in_the_end, free_soon},
 };
 use crate::{
@@ -90,10 +90,7 @@ async fn ends_before_the_next(bench: &Bench<'_>, fault: Fault) {
     let (successor, _) = bench.granted_in_the_end(&*other, &bench.claim(&name)).await;
     assert!(guard.check().is_err(), "two hold {name}");
     guard.lost().await;
-    match guard.release().await.expect("the store answers") {
-        Release::NotHeld(_) => {}
-        Release::Released => panic!("released what somebody else holds"),
-    }
+    assert_not_held(guard.release().await);
     assert_eq!(other.renew(&successor).await.expect("the store answers"), Renewal::Renewed);
     release(&*other, &successor).await;
 }

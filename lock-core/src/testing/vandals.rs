@@ -1,7 +1,9 @@
 //! Cases of a store whose records somebody else deletes or replaces; [`Subject::vandalise`](super::Subject::vandalise) does it.
 
-use super::{Bench, Vandalism, granted, refused, release};
-use crate::backend::{Release, Renewal};
+use std::time::Duration;
+
+use super::{Bench, Vandalism, assert_not_held, granted, refused, release};
+use crate::backend::Renewal;
 
 impl Bench<'_> {
     async fn vandalise(&self, what: Vandalism, name: &crate::LockName) {
@@ -17,10 +19,7 @@ pub(super) async fn a_deleted_record_is_a_loss_at_the_next_renewal(bench: &Bench
     assert!(matches!(a.renew(&lease).await.expect("the store answers"), Renewal::Lost(_)));
     let (next, _) = granted(&*b, &bench.claim(&name)).await;
     assert!(next.token > lease.token || !b.capabilities().fencing, "{:?} after {:?}", next.token, lease.token);
-    match a.release(&lease, std::time::Duration::ZERO).await.expect("the store answers") {
-        Release::NotHeld(_) => {}
-        Release::Released => panic!("released what somebody else holds"),
-    }
+    assert_not_held(a.release(&lease, Duration::ZERO).await);
     assert_eq!(b.renew(&next).await.expect("the store answers"), Renewal::Renewed);
     release(&*b, &next).await;
 }
@@ -31,10 +30,7 @@ pub(super) async fn a_replaced_record_is_somebody_elses_lock(bench: &Bench<'_>) 
     let (lease, _) = granted(&*a, &bench.claim(&name)).await;
     bench.vandalise(Vandalism::ReplaceRecord, &name).await;
     assert!(matches!(a.renew(&lease).await.expect("the store answers"), Renewal::Lost(_)));
-    match a.release(&lease, std::time::Duration::ZERO).await.expect("the store answers") {
-        Release::NotHeld(_) => {}
-        Release::Released => panic!("released what somebody else holds"),
-    }
+    assert_not_held(a.release(&lease, Duration::ZERO).await);
     refused(&*b, &bench.claim(&name)).await;
 }
 
