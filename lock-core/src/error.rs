@@ -1,6 +1,6 @@
 //! What went wrong, on which store, with which lock, and whether trying again can help.
 
-use std::{error::Error as StdError, fmt};
+use std::{error::Error as StdError, fmt, sync::Arc};
 
 use crate::{lost::Lost, name::LockName};
 
@@ -102,11 +102,12 @@ impl Operation {
 /// The error of every fallible operation here.
 ///
 /// It never means "somebody else holds the lock": contention is a value, and an error means that nobody knows, or that
-/// nothing can be done. `Display` is one line that says what to do next; the cause is its [`source`](StdError::source).
-#[derive(Debug)]
+/// nothing can be done. `Display` is one line that says what to do next; the cause is its [`source`](StdError::source), which clones
+/// share.
+#[derive(Debug, Clone)]
 pub struct Error(Box<Inner>);
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Inner {
     kind: ErrorKind,
     message: String,
@@ -116,7 +117,7 @@ struct Inner {
     retryable: bool,
     ambiguous: bool,
     lost: Option<Lost>,
-    source: Option<Box<dyn StdError + Send + Sync>>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
@@ -140,7 +141,7 @@ impl Error {
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(Arc::from(source.into()));
         self
     }
 
@@ -274,6 +275,17 @@ mod tests {
             .with_source(std::io::Error::other("ENOSPC"));
         assert_eq!(error.to_string(), "acquire \"a\\nb\" on file:///x: no space left; free some");
         assert_eq!(error.source().unwrap().to_string(), "ENOSPC");
+    }
+
+    #[test]
+    fn a_clone_says_the_same_and_has_the_same_cause() {
+        let error =
+            Error::new(ErrorKind::Throttled, "wait").with_ambiguous(true).with_source(std::io::Error::other("503"));
+        let one = error.clone().with_name(&LockName::new("a").unwrap());
+        assert_eq!((one.kind(), one.is_retryable(), one.is_ambiguous()), (ErrorKind::Throttled, true, true));
+        assert_eq!((one.to_string().as_str(), error.to_string().as_str()), ("lock \"a\": wait", "wait"));
+        let causes = [&error, &one].map(|error| error.source().unwrap().downcast_ref::<std::io::Error>().unwrap());
+        assert!(std::ptr::eq(causes[0], causes[1]));
     }
 
     #[test]

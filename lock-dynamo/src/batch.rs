@@ -53,7 +53,7 @@ impl DynamoBackend {
             leases.iter().map(|lease| Change::renew_in_batch(&self.config.layout, lease, now, self.idle())).collect();
         let answers = match self.execute(leases, &changes).await {
             Ok(answers) => answers,
-            Err(error) => return Some(leases.iter().map(|_| Err(copy(&error))).collect()),
+            Err(error) => return Some(vec![Err(error); leases.len()]),
         };
         // Without the permission the whole request is refused, or each of its statements.
         let Some(answers) = answers.filter(|answers| !answers.iter().all(is_denied)) else {
@@ -160,12 +160,6 @@ fn is_denied(answer: &BatchStatementResponse) -> bool {
 
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
-}
-
-/// The error of a batch, for one of its leases.
-fn copy(error: &Error) -> Error {
-    let copy = Error::new(error.kind(), error.to_string());
-    copy.with_retryable(error.is_retryable()).with_ambiguous(error.is_ambiguous())
 }
 
 #[cfg(test)]

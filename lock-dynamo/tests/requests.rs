@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
 use common::{SKEW, Table, claim};
 use integration::wire::{Fault, Wire};
@@ -197,6 +197,8 @@ async fn a_batch_that_fails_is_an_error_for_each_lease_and_loses_none() {
     for answer in backend.renew_many(&leases).await {
         let error = answer.unwrap_err();
         assert!(error.kind() == ErrorKind::Throttled && error.is_retryable(), "{error}");
+        let causes = std::iter::successors(error.source(), |&cause| cause.source());
+        assert!(causes.last().expect("it has a cause").to_string().contains("by the test"), "{error:?}");
     }
     assert_eq!(renewed(backend.renew_many(&leases).await), [true, false, true]);
 }

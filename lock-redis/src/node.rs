@@ -147,7 +147,7 @@ impl Node {
                     }))
                     .await
                 }
-                Err(error) => some.iter().map(|_| Err(again(&error))).collect(),
+                Err(error) => vec![Err(error); some.len()],
             }
         }));
         calls.await.into_iter().flatten().collect()
@@ -317,17 +317,6 @@ impl Node {
 fn is_moving(error: &Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<RedisError>());
     source.is_some_and(|source| source.kind() == redis::ErrorKind::Server(ServerErrorKind::TryAgain))
-}
-
-/// The failure of a call that was made for several leases, for each of them.
-fn again(error: &Error) -> Error {
-    let copy = Error::new(error.kind(), error.to_string())
-        .with_retryable(error.is_retryable())
-        .with_ambiguous(error.is_ambiguous());
-    match std::error::Error::source(error) {
-        Some(source) => copy.with_source(source.to_string()),
-        None => copy,
-    }
 }
 
 fn ttl(ttl: Option<Duration>) -> Result<Duration, Error> {

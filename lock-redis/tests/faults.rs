@@ -143,6 +143,24 @@ async fn an_attempt_to_connect_that_its_caller_gives_up_counts_as_failed() {
 }
 
 #[tokio::test]
+async fn a_call_for_many_leases_that_fails_tells_the_cause_for_each() {
+    let (_server, proxy, through, _) = rig().await;
+    let mut leases = Vec::new();
+    for name in ["a", "b"] {
+        leases.push(granted(&through, &claim(name, LONG)).await.0);
+    }
+    proxy.lose(Requests);
+    let answers = through.renew_many(&leases).await;
+    assert_eq!(answers.len(), 2);
+    for (answer, lease) in answers.into_iter().zip(&leases) {
+        let error = answer.unwrap_err();
+        assert!(error.is_ambiguous() && error.name() == Some(&lease.name), "{error:?}");
+        let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<redis::RedisError>());
+        assert!(cause.is_some_and(redis::RedisError::is_timeout), "{error:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_frozen_server_ends_the_guard_and_the_next_holder_has_a_larger_token() {
     let server = RedisServer::start();
     let locker = common::locker(client(server.addr()), Duration::from_secs(2));
