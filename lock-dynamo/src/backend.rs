@@ -275,7 +275,7 @@ impl Backend for DynamoBackend {
 
     async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
         if leases.len() > 1
-            && !self.batches.are_denied()
+            && self.batches.refusal().is_none()
             && batch::are_distinct(leases)
             && let Some(renewals) = self.renew_batch(leases).await
         {

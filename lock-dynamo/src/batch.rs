@@ -1,6 +1,6 @@
 //! Many renewals in one request: conditional PartiQL updates, each with an answer of its own.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{fmt, sync::OnceLock};
 
 use aws_sdk_dynamodb::{
     error::ProvideErrorMetadata,
@@ -33,33 +33,53 @@ pub(crate) fn are_distinct(leases: &[Lease]) -> bool {
     names.windows(2).all(|pair| pair[0] != pair[1])
 }
 
-/// Whether this process may use batches: they need a permission of their own (`dynamodb:PartiQLUpdate`).
+/// Whether this process can use batches, which it does until it is told otherwise.
 #[derive(Debug, Default)]
-pub(crate) struct Batches {
-    denied: AtomicBool,
+pub(crate) struct Batches(OnceLock<Refusal>);
+
+/// Why there are no batches.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Refusal {
+    /// They need a permission of their own (`dynamodb:PartiQLUpdate`).
+    Denied,
+    /// The server, which is not AWS's own, does not know the operation.
+    Unknown,
 }
 
 impl Batches {
-    pub(crate) fn are_denied(&self) -> bool {
-        self.denied.load(Ordering::Relaxed)
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        self.0.get().copied()
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Denied => "no permission for PartiQLUpdate",
+            Self::Unknown => "this server has no BatchExecuteStatement",
+        })
     }
 }
 
 impl DynamoBackend {
-    /// Renews all `leases` in one request; `None` when batches are not permitted, and nothing was done.
+    /// Renews all `leases` in one request; `None` when there are no batches here, and nothing was done.
     pub(crate) async fn renew_batch(&self, leases: &[Lease]) -> Option<Vec<Result<Renewal, Error>>> {
         let now = self.clock.now();
         let changes: Vec<_> =
             leases.iter().map(|lease| Change::renew_in_batch(&self.config.layout, lease, now, self.idle())).collect();
         let answers = match self.execute(leases, &changes).await {
+            // Without the permission the whole request is refused, or each of its statements.
+            Ok(Ok(answers)) if answers.iter().all(is_denied) => Err(Refusal::Denied),
             Ok(answers) => answers,
             Err(error) => return Some(vec![Err(error); leases.len()]),
         };
-        // Without the permission the whole request is refused, or each of its statements.
-        let Some(answers) = answers.filter(|answers| !answers.iter().all(is_denied)) else {
-            tracing::info!(table = %self.config.table, "no permission for dynamodb:PartiQLUpdate: renewing one by one");
-            self.batches.denied.store(true, Ordering::Relaxed);
-            return None;
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(refusal) => {
+                tracing::info!(table = %self.config.table, "{refusal}: renewing one by one");
+                let _ = self.batches.0.set(refusal);
+                return None;
+            }
         };
         // At once, so that what hangs for one lease costs no other its answer.
         let renewals = leases.iter().zip(changes).zip(answers).map(async |((lease, change), answer)| {
@@ -75,12 +95,12 @@ impl DynamoBackend {
         Some(join_all(renewals).await)
     }
 
-    /// The answers in the order of the leases; `None` when the request as a whole was not permitted.
+    /// The answers in the order of the leases, or why the request as a whole was refused.
     async fn execute(
         &self,
         leases: &[Lease],
         changes: &[Change<'_>],
-    ) -> Result<Option<Vec<BatchStatementResponse>>, Error> {
+    ) -> Result<Result<Vec<BatchStatementResponse>, Refusal>, Error> {
         let statements = leases.iter().zip(changes).map(|(lease, change)| {
             let (text, parameters) = change.statement(&self.config.table, lease.name.as_str());
             let request = BatchStatementRequest::builder().statement(text).set_parameters(Some(parameters));
@@ -89,12 +109,17 @@ impl DynamoBackend {
         let request = self.client().await?.batch_execute_statement().set_statements(Some(statements.collect()));
         let answers = match request.send().await {
             Ok(answer) => answer.responses.unwrap_or_default(),
-            // Not for credentials that have expired, which single renewals have not either.
-            Err(error) if error.code() == Some("AccessDeniedException") => return Ok(None),
-            Err(error) => return Err(convert(error, &self.config)),
+            Err(error) => {
+                return match error.code() {
+                    Some("AccessDeniedException") => Ok(Err(Refusal::Denied)),
+                    Some("UnknownOperationException") => Ok(Err(Refusal::Unknown)),
+                    // Such as credentials that have expired, which single renewals have too.
+                    _ => Err(convert(error, &self.config)),
+                };
+            }
         };
         if answers.len() == leases.len() {
-            return Ok(Some(answers));
+            return Ok(Ok(answers));
         }
         Err(Error::new(ErrorKind::Unavailable, "DynamoDB answered a part of a batch only"))
     }

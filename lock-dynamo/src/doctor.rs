@@ -5,6 +5,7 @@ use lock_core::{Error, ErrorKind, Lease, LeaseId, LockName, doctor::Finding};
 
 use crate::{
     backend::DynamoBackend,
+    batch::Refusal,
     clock::seconds,
     error::convert,
     layout::Layout,
@@ -85,11 +86,16 @@ impl DynamoBackend {
             };
         let batches = match batch.and_then(|renewals| renewals.into_iter().find_map(Result::err)) {
             Some(error) => unanswered("batches of renewals", &error, "PartiQLUpdate"),
-            None if self.batches.are_denied() => {
-                Finding::note("batches of renewals", "no permission for PartiQLUpdate: renewals go one by one")
-                    .advice("allow dynamodb:PartiQLUpdate if a process holds many locks")
-            }
-            None => Finding::good("batches of renewals", "25 locks of a process are renewed in one request"),
+            None => match self.batches.refusal() {
+                None => Finding::good("batches of renewals", "25 locks of a process are renewed in one request"),
+                Some(refusal) => {
+                    let finding = Finding::note("batches of renewals", format!("{refusal}: renewals go one by one"));
+                    match refusal {
+                        Refusal::Denied => finding.advice("allow dynamodb:PartiQLUpdate if a process holds many locks"),
+                        Refusal::Unknown => finding,
+                    }
+                }
+            },
         };
         vec![looking, batches]
     }

@@ -130,6 +130,16 @@ async fn what_may_not_be_looked_at_is_said_with_the_permission_and_is_never_unfi
 }
 
 #[tokio::test]
+async fn a_server_without_batches_is_noted_and_no_permission_is_asked_for() {
+    let wire = Wire::alone(Fault::Refuse(400, "UnknownOperationException"));
+    let config = Table::new(Schema::Native).await.config_at(&wire.endpoint());
+    let findings = DynamoBackend::new(config).examine().await;
+    let found = about(&findings, "batches of renewals");
+    assert!(found.level == Level::Note && found.text.contains("renewals go one by one"), "{found}");
+    assert_eq!(found.advice, None, "{found}");
+}
+
+#[tokio::test]
 async fn point_in_time_recovery_is_noted() {
     let table = Table::new(Schema::Native).await;
     let wire = Wire::start(table.server.address());

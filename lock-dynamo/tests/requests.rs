@@ -124,21 +124,31 @@ async fn a_broken_lease_and_its_successor_in_one_process_spoil_no_batch() {
     assert_eq!(renewed(backend.renew_many(&leases).await), [false, false, true, true]);
 }
 
+/// Renewals of four locks where a batch is refused like this.
+async fn one_by_one(refusal: Fault) {
+    let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
+    let leases = hold(&backend, 4).await;
+    wire.take_seen();
+    wire.next(refusal);
+    for requests in [5, 4] {
+        assert_eq!(renewed(backend.renew_many(&leases).await), [true, false, true, true]);
+        assert_eq!(wire.take_seen().len(), requests, "asked once, and then never again");
+    }
+}
+
 #[tokio::test]
 async fn without_the_permission_for_batches_renewals_go_one_by_one() {
     // The request as a whole is refused, or each statement of it.
     let denied = json!({ "Error": { "Code": "AccessDenied", "Message": "by the test" } });
     let statements = Fault::Answer(json!({ "Responses": vec![denied; 4] }).to_string());
     for refusal in [Fault::Refuse(400, "AccessDeniedException"), statements] {
-        let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
-        let leases = hold(&backend, 4).await;
-        wire.take_seen();
-        wire.next(refusal);
-        for requests in [5, 4] {
-            assert_eq!(renewed(backend.renew_many(&leases).await), [true, false, true, true]);
-            assert_eq!(wire.take_seen().len(), requests, "asked once, and then never again");
-        }
+        one_by_one(refusal).await;
     }
+}
+
+#[tokio::test]
+async fn on_a_server_without_batches_renewals_go_one_by_one() {
+    one_by_one(Fault::Refuse(400, "UnknownOperationException")).await;
 }
 
 #[tokio::test]
