@@ -27,6 +27,8 @@ pub(crate) struct Flight {
     call: Option<Call>,
     /// The earliest send that got no answer, since the last that did: it may be the one that is granted.
     unanswered: Option<Moment>,
+    /// The id was granted the lock too late to be of use, and may hold it still.
+    too_late: bool,
 }
 
 impl fmt::Debug for Flight {
@@ -40,7 +42,8 @@ impl fmt::Debug for Flight {
 
 impl Flight {
     pub(crate) fn new(shared: &Arc<Shared>, claim: Claim, attempt_timeout: Duration) -> Self {
-        Self { shared: Arc::clone(shared), claim: Arc::new(claim), attempt_timeout, call: None, unanswered: None }
+        let (shared, claim) = (Arc::clone(shared), Arc::new(claim));
+        Self { shared, claim, attempt_timeout, call: None, unanswered: None, too_late: false }
     }
 
     /// Sets the ttl of the next attempts.
@@ -50,26 +53,49 @@ impl Flight {
         }
     }
 
-    /// Releases a lock that was granted too late to be of use, and goes on under a new id: the old one would count from the same
-    /// send again.
-    pub(crate) async fn give_back(&mut self, from: Moment) {
-        self.unanswered = Some(from);
+    /// Releases a lock that was granted too late to be of use, and goes on under a new id: the old one would count from `from`, its send,
+    /// again. Says whether the store has confirmed it.
+    pub(crate) async fn give_back(&mut self, from: Moment) -> bool {
+        (self.unanswered, self.too_late) = (Some(from), true);
         let (lease, limit) = (self.claim.lease(None), self.attempt_timeout);
-        if self.shared.release_repeatedly(&lease, Duration::ZERO, limit, false).await.is_err() {
-            self.abandon();
+        let released = self.shared.release_repeatedly(&lease, Duration::ZERO, limit, false).await.is_ok();
+        if released {
+            self.begin_anew();
         }
-        self.unanswered = None;
+        released
+    }
+
+    /// What has to come before the next attempt, in as long as `left` at most: giving back what could not be given back yet. Under another id
+    /// this process would be refused by a lock of its own.
+    pub(crate) async fn prepare(&mut self, left: Option<Duration>) -> Result<(), Error> {
+        if self.too_late {
+            let (lease, limit) = (self.claim.lease(None), self.limit(left));
+            let answer = timeout(limit, self.shared.backend.release(&lease, Duration::ZERO)).await;
+            if let Err(error) = answer.unwrap_or_else(|_| Err(no_reply(limit))) {
+                return Err(error.with_ambiguous(true).with_operation(Operation::Acquire).with_name(&lease.name));
+            }
+            self.begin_anew();
+        }
+        Ok(())
+    }
+
+    fn begin_anew(&mut self) {
+        (self.unanswered, self.too_late) = (None, false);
         Arc::make_mut(&mut self.claim).id = LeaseId::random();
+    }
+
+    fn limit(&self, left: Option<Duration>) -> Duration {
+        left.map_or(self.attempt_timeout, |left| left.min(self.attempt_timeout))
     }
 
     /// Sends one attempt, which may take as long as `left` at most. With the answer comes the moment from which a granted lease counts.
     pub(crate) async fn attempt(&mut self, left: Option<Duration>) -> Result<(Moment, Attempt), Error> {
+        let limit = self.limit(left);
         let sent = self.shared.clock.now();
         let before = self.unanswered;
         self.unanswered.get_or_insert(sent);
         let (backend, claim) = (Arc::clone(&self.shared.backend), Arc::clone(&self.claim));
         let call = self.call.insert(Box::pin(async move { backend.acquire(&claim).await }));
-        let limit = left.map_or(self.attempt_timeout, |left| left.min(self.attempt_timeout));
         let answer = timeout(limit, call.as_mut()).await;
         self.call = None;
         match answer.unwrap_or_else(|_| Err(no_reply(limit))) {

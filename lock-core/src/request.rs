@@ -190,6 +190,7 @@ impl Contender {
     /// One attempt and what became of it.
     #[tracing::instrument(level = "debug", name = "attempt", skip_all, fields(name = %self.name))]
     async fn attempt(&mut self) -> Result<TryAcquire, Error> {
+        self.flight.prepare(self.left()).await?;
         if self.is_too_late() {
             return Err(too_late());
         }
@@ -212,12 +213,12 @@ impl Contender {
             return Ok(TryAcquire::Acquired(self.guard(hold, from, grant)));
         }
         // Granted, but the reply took so long that the lease is over.
-        self.flight.give_back(from).await;
+        let given_back = self.flight.give_back(from).await;
         if self.is_too_late() {
-            return Err(too_late());
+            return Err(too_late().with_ambiguous(!given_back));
         }
         let what = "the store's reply took longer than the lease; use a longer ttl where there is one to choose";
-        Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(false))
+        Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(!given_back))
     }
 
     fn guard(&mut self, hold: Hold, from: Moment, grant: Grant) -> Guard {

@@ -62,18 +62,6 @@ async fn validity_after_a_retry_counts_from_the_earliest_unanswered_send() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reply_that_is_later_than_the_lease_grants_nothing() {
-    let rig = Rig::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
-    // Within the attempt's time, which the ttl bounds, two late replies in a row use the lease up.
-    rig.network.next(Operation::Acquire, Fault::LoseReply);
-    rig.network.next(Operation::Acquire, Fault::LoseReply);
-    rig.network.next(Operation::Acquire, Fault::DelayReply(ms(350)));
-    let error = rig.locker.try_acquire(NAME).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
-    assert!(rig.freed_after().await < ms(100), "what was granted too late was given back");
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_lock_that_the_store_lost_is_noticed_at_the_next_renewal() {
     let rig = Rig::new();
     let guard = rig.guard().await;
