@@ -145,6 +145,7 @@ impl Faulty {
                 let _ = call().await;
                 std::future::pending().await
             }
+            // The fault itself; on a paused clock it takes no time.
             Some(Fault::DelayRequest(delay)) => {
                 tokio::time::sleep(delay).await;
                 call().await

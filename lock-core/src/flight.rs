@@ -177,6 +177,7 @@ impl Shared {
                 Ok(answer) => return Ok(answer),
                 Err(error) if error.is_retryable() && attempts < RELEASE_ATTEMPTS => {
                     ambiguous |= error.is_ambiguous();
+                    // Whatever made the store fail may need a moment to pass.
                     tokio::time::sleep(RELEASE_PAUSE * attempts).await;
                     attempts += 1;
                 }
@@ -209,6 +210,7 @@ impl Shared {
             Unfinished { lease: lease.clone(), backend: Arc::clone(&self.backend), became, freed: None, counted };
         let Some(runtime) = tokio::runtime::Handle::try_current().ok().or_else(|| self.runtime()) else { return false };
         let work = work(lease.clone());
+        // The caller is a `Drop`, which cannot wait for the store.
         runtime.spawn(async move {
             let mut unfinished = unfinished;
             unfinished.freed = Some(work.await);

@@ -163,6 +163,7 @@ impl Guard {
                 Err(error) if !error.is_retryable() || attempts >= ENSURE_ATTEMPTS => return Err(error),
                 Ok(()) | Err(_) => attempts += 1,
             }
+            // The store failed or was slow: not at once again.
             tokio::time::sleep(self.shared.backend.pace().poll_min).await;
         }
         Ok(self.check()?)

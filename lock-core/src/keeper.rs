@@ -93,6 +93,7 @@ impl Keeper {
         schedule.running = true;
         self.pulse.beat(self.clock.now());
         drop(schedule);
+        // One task for all locks: they are renewed while nobody polls a guard.
         runtime.spawn(run(Running { keeper: Arc::clone(self), runtime: runtime.id(), ended: false }));
     }
 

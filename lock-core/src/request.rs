@@ -249,6 +249,7 @@ impl Contender {
             match self.attempt().await {
                 Err(error) if error.is_retryable() && tries < TRIES && !self.is_too_late() => {
                     tracing::debug!(name = %self.name, %error, "trying again");
+                    // The store gave no answer. With jitter, as others had none either and try again.
                     tokio::time::sleep(self.shared.backend.pace().poll_min.mul_f64(f64::from(tries) * jitter())).await;
                     tries += 1;
                 }
@@ -322,10 +323,12 @@ impl Contender {
             let longest = self.patience(wait).unwrap_or(Duration::MAX);
             let pause = backoff.after_wake(holder_of(&answer));
             if !pause.is_zero() {
+                // Woken for nothing: a watch that goes on like that must not make us ask without end.
                 tokio::time::sleep(pause.min(longest)).await;
             }
             let nap = backoff.next(expires_in).min(longest);
             tokio::select! {
+                // Until the holder expires at the latest, and where nothing wakes until the next poll.
                 () = tokio::time::sleep(nap.max(SHORTEST)) => {}
                 () = changed(watch.as_mut()) => backoff.woken(holder_of(&answer)),
             }

@@ -150,6 +150,7 @@ impl DynamoBackend {
                 {
                     return Ok(table);
                 }
+                // DynamoDB tells nobody when it is done.
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
         };

@@ -122,6 +122,7 @@ impl Calls {
             drop(work);
             let shared = Arc::clone(&self.0);
             let thread = thread::Builder::new().name("dlock-files".into()).stack_size(256 * 1024);
+            // All others hang or work, and this call must not wait for them.
             if let Err(error) = thread.spawn(move || shared.serve()) {
                 tracing::warn!(%error, "cannot start a thread for calls on the file system");
                 self.0.start_failed();

@@ -243,6 +243,7 @@ fn is_queued(queue: &Path) -> bool {
 /// In the thread of the sweep, which no operation on a lock waits for.
 fn wait_and_close(locked: &mut Vec<LockFile>, keep_locked: Duration) {
     if !locked.is_empty() {
+        // Until no NFS client opens a removed file by what it remembers of the directory: nothing tells when.
         thread::sleep(keep_locked);
         locked.clear();
     }

@@ -81,6 +81,7 @@ impl Proxy {
         let addr = listener.local_addr()?;
         let (state, watched) = watch::channel(State::default());
         let passed = Arc::new(Mutex::new(Passed::default()));
+        // The network goes on while the test that made it does something else.
         let task = tokio::spawn(accept(listener, server, watched, Arc::clone(&passed)));
         Ok(Self { addr, state, passed, task })
     }
@@ -171,6 +172,7 @@ async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Receive
         for (direction, from, to) in
             [(Direction::Requests, from_client, to_server), (Direction::Replies, from_server, to_client)]
         {
+            // Each direction by itself: a fault of the one leaves the other alone.
             tokio::spawn(forward(direction, from, to, state.clone(), Arc::clone(&passed)));
         }
     }
@@ -199,6 +201,7 @@ async fn forward(
             has_lost = true;
             continue;
         }
+        // The delay that was asked for; zero else.
         tokio::time::sleep(way.delay).await;
         if state.wait_for(|state| !state.way(direction).held || state.cuts > born).await.is_err() {
             return;

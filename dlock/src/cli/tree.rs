@@ -54,6 +54,7 @@ pub(super) fn kill_all(group: Option<Pid>) {
                 Err(_) => return,
             }
         }
+        // The killed take a moment to die, and may have forked before they were hit.
         thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);
     }

@@ -330,6 +330,7 @@ pub(super) async fn a_cancelled_acquire_leaves_no_lock(bench: &Bench<'_>) {
                     done = true;
                     break;
                 }
+                // A request of a real store takes time: each round drops a little later in it.
                 tokio::time::sleep(Duration::from_micros(100)).await;
             }
             if done {
@@ -350,6 +351,7 @@ pub(super) async fn granted_soon(bench: &Bench<'_>, client: &Arc<dyn crate::back
             Attempt::Granted(_) => return,
             Attempt::Held(holder) => {
                 assert!(started.elapsed() < Duration::from_secs(20), "{name} was left behind: held by {holder}");
+                // Until the background has done its work; bounded above.
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         }

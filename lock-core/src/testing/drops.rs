@@ -20,6 +20,7 @@ async fn polled<T>(times: u32, future: impl Future<Output = T>) -> bool {
         if poll!(future.as_mut()).is_ready() {
             return true;
         }
+        // A request of a real store takes time: each round drops a little later in it.
         tokio::time::sleep(Duration::from_micros(100)).await;
     }
     false
@@ -72,6 +73,7 @@ pub(super) async fn a_dropped_guard_frees_its_lock_with_and_without_a_runtime(be
     drop(rig.acquired(&name).await);
     free_soon(bench, &*other, &name).await;
     let guard = rig.acquired(&name).await;
+    // A thread without a runtime.
     thread::spawn(move || drop(guard)).join().expect("a drop never panics");
     free_soon(bench, &*other, &name).await;
 }
@@ -104,6 +106,7 @@ pub(super) async fn a_guard_may_be_dropped_by_a_runtime_that_ends(bench: &Bench<
                 locker
             })
         };
+        // A runtime cannot block within another.
         scope.spawn(ends).join().expect("a drop never panics")
     });
     let (next, _) = bench.granted_in_the_end(&*other, &bench.claim(&name)).await;

@@ -136,6 +136,7 @@ pub(super) async fn a_candidate_that_goes_away_leaves_no_leader(bench: &Bench<'_
             if was_elected {
                 break;
             }
+            // A request of a real store takes time: each round drops a little later in it.
             tokio::time::sleep(Duration::from_micros(100)).await;
         }
         drop(election);

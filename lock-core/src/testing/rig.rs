@@ -74,6 +74,7 @@ pub(super) async fn acquired_in_the_end(request: impl Fn() -> LockRequest) -> Gu
             Err(error) if !error.is_retryable() => panic!("{error}"),
             answer => assert!(started.elapsed() < LONG, "not granted after {:?}: {answer:?}", started.elapsed()),
         }
+        // Until the store has time for it; bounded above.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -89,6 +90,7 @@ pub(super) async fn free_soon(bench: &Bench<'_>, client: &dyn Backend, name: &Lo
             }
             Attempt::Held(holder) => {
                 assert!(started.elapsed() < LONG / 2, "{name} was left behind: held by {holder}");
+                // Until the background has done its work; bounded above.
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }

@@ -93,6 +93,7 @@ impl Worker<'_> {
             }
             let token = guard.token().map(crate::FencingToken::get);
             self.note(at, if round == 0 { What::Granted { token, until } } else { What::Valid { until } });
+            // The work that the lock protects.
             sleep(Duration::from_millis(3)).await;
         }
         self.note(self.now(), What::Released);

@@ -63,6 +63,7 @@ async fn attempt(locker: &Locker, meeting: &mut Meeting) -> Result<bool, Error> 
 }
 
 async fn keep(guard: Guard, hold: Duration) -> Result<bool, Error> {
+    // Long enough that the other, which looks more often, meets it.
     let lost = guard.run(sleep(hold)).await.is_err();
     Ok(guard.release().await? == Release::Released && !lost)
 }

@@ -112,6 +112,7 @@ impl<'a> Parent<'a> {
             for process in &mut self.processes {
                 process.signal(Signal::SIGCONT);
             }
+            // Until they have noticed the file that tells them to.
             sleep(Duration::from_millis(10)).await;
         }
         for mut process in self.processes.drain(..) {
@@ -153,6 +154,7 @@ impl<'a> Parent<'a> {
         if let Some(link) = &link {
             command.env("DLOCK_URL", &link.url);
         }
+        // A process of its own, because it is killed and frozen.
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
         self.processes.push(Process::new(number, child, link));
         Ok(())

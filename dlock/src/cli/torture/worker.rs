@@ -73,6 +73,7 @@ pub(in crate::cli) fn work(args: TortureWorkerArgs) -> Result<Exit, Failure> {
                 has_ttl: locker.capabilities().ttl,
                 attempts: 0,
             };
+            // Several in one process contend with each other too.
             tasks.push(tokio::spawn(async move { worker.work().await }));
         }
         for task in tasks {
@@ -86,6 +87,7 @@ impl Worker {
     async fn work(&mut self) -> std::io::Result<()> {
         while !self.run.stop_file().exists() {
             let pause = self.random(0, 10);
+            // Pauses of any length, so that attempts meet at every point of each other.
             sleep(pause).await;
             // Some names are wanted by all, others by few.
             let most = self.rng.u32(..self.run.names);
@@ -131,6 +133,7 @@ impl Worker {
                 // A store that is cut off is part of the game; one that is set up wrongly is not.
                 let kind = if error.kind() == ErrorKind::Config { "configuration: " } else { "" };
                 self.journal.error(&format!("{kind}{error}"))?;
+                // An outage lasts longer than an attempt takes: without a pause there would be nothing but errors in the journal.
                 sleep(Duration::from_millis(200)).await;
                 Ok(None)
             }
@@ -173,6 +176,7 @@ impl Worker {
                 raise(Signal::SIGSTOP)?;
             }
             let pause = self.random(0, longest);
+            // The work that the lock protects.
             sleep(pause).await;
             match Self::still_valid(guard) {
                 Ok((at, until)) => self.journal.note(at, name, &What::Valid { until })?,
