@@ -12,7 +12,7 @@ use crate::{
     keeper::no_reply,
     lease::{Lease, LeaseId},
     locker::Shared,
-    metrics,
+    metrics::{self, Outcome},
 };
 
 type Call = Pin<Box<dyn Future<Output = Result<Attempt, Error>> + Send>>;
@@ -101,17 +101,21 @@ impl Flight {
         match answer.unwrap_or_else(|_| Err(no_reply(limit))) {
             Ok(answer) => {
                 let from = self.unanswered.take().unwrap_or(sent);
+                let (outcome, found) = match &answer {
+                    Attempt::Granted(_) => (Outcome::Acquired, "acquired"),
+                    Attempt::Held(_) => (Outcome::Held, "held"),
+                };
                 if before.is_some() {
-                    metrics::ambiguity_resolved("acquire", outcome(&answer));
+                    metrics::ambiguity_resolved("acquire", found);
                 }
-                metrics::attempt(outcome(&answer));
+                metrics::attempt(outcome);
                 Ok((from, answer))
             }
             Err(error) => {
                 if !error.is_ambiguous() {
                     self.unanswered = before;
                 }
-                metrics::attempt("error");
+                metrics::attempt(Outcome::Error);
                 Err(error.with_operation(Operation::Acquire).with_name(&self.claim.name))
             }
         }
@@ -132,13 +136,6 @@ impl Flight {
         };
         // No guard was dropped, and none is counted.
         self.shared.in_background(&lease, Duration::ZERO, work, |_| ());
-    }
-}
-
-fn outcome(answer: &Attempt) -> &'static str {
-    match answer {
-        Attempt::Granted(_) => "acquired",
-        Attempt::Held(_) => "held",
     }
 }
 

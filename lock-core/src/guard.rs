@@ -238,18 +238,22 @@ impl Guard {
     }
 
     async fn give_back(&self) -> Result<Release, Error> {
-        let held = self.hold.is_valid(self.hold.now());
-        self.stop_renewing();
+        let now = self.hold.now();
+        let held = self.hold.is_valid(now);
+        self.stop_renewing(now);
         let limit = self.hold.timing.attempt_timeout;
         // A renewal in flight goes first. If it hangs, the release does not wait for ever: both compare the id.
-        let _requests = timeout(limit, self.hold.requests.lock()).await;
+        let _requests = match self.hold.requests.try_lock() {
+            Ok(requests) => Some(requests),
+            Err(_) => timeout(limit, self.hold.requests.lock()).await.ok(),
+        };
         let answer = self.shared.release_repeatedly(&self.hold.lease, self.hold.hold_for(), limit, held).await?;
         self.hold.end_turn();
         Ok(answer)
     }
 
-    fn stop_renewing(&self) {
-        self.hold.close();
+    fn stop_renewing(&self, now: Moment) {
+        self.hold.close(now);
         self.shared.keeper.forget(self.hold.lease.id);
     }
 }
@@ -259,8 +263,9 @@ impl Drop for Guard {
         if !self.armed {
             return;
         }
-        let held = self.hold.is_valid(self.hold.now());
-        self.stop_renewing();
+        let now = self.hold.now();
+        let held = self.hold.is_valid(now);
+        self.stop_renewing(now);
         let (hold, shared) = (Arc::clone(&self.hold), Arc::clone(&self.shared));
         let (limit, hold_for) = (hold.timing.attempt_timeout, hold.hold_for());
         let work = async move |lease: Lease| {

@@ -350,14 +350,14 @@ impl Hold {
     }
 
     /// Ends all renewals: the guard is going away.
-    pub(crate) fn close(&self) {
+    pub(crate) fn close(&self, now: Moment) {
         let mut state = self.state();
         let ended = !state.closed && state.lost.is_none();
         state.closed = true;
         state.renew = None;
         drop(state);
         if ended {
-            metrics::held(self.now().since(self.acquired));
+            metrics::held(now.since(self.acquired));
         }
     }
 
@@ -379,7 +379,10 @@ impl Hold {
 
     /// How much of `min_hold` is left.
     pub(crate) fn hold_for(&self) -> Duration {
-        self.limits.min_hold.saturating_sub(self.now().since(self.acquired))
+        match self.limits.min_hold {
+            Duration::ZERO => Duration::ZERO,
+            min_hold => min_hold.saturating_sub(self.now().since(self.acquired)),
+        }
     }
 
     pub(crate) fn is_lost(&self) -> Option<Lost> {

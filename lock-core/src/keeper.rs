@@ -2,7 +2,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BinaryHeap, HashMap},
+    collections::{BTreeMap, BinaryHeap},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -47,7 +47,7 @@ pub(crate) struct Keeper {
 
 #[derive(Debug, Default)]
 struct Schedule {
-    holds: HashMap<LeaseId, Arc<Hold>>,
+    holds: BTreeMap<LeaseId, Arc<Hold>>,
     /// May hold stale entries: of holds that are gone, or that come due later than it says.
     due: BinaryHeap<Reverse<(Instant, LeaseId)>>,
     running: bool,
@@ -67,8 +67,8 @@ impl Keeper {
     }
 
     /// Takes `hold` in. Called from within a runtime, on which the task starts unless it is running.
-    pub(crate) fn keep(self: &Arc<Self>, hold: &Arc<Hold>) {
-        let due = hold.due_in(self.clock.now()).map(|after| Instant::now() + after.min(FAR));
+    pub(crate) fn keep(self: &Arc<Self>, hold: &Arc<Hold>, now: Moment) {
+        let due = hold.due_in(now).map(|after| Instant::now() + after.min(FAR));
         let mut schedule = self.schedule();
         schedule.holds.insert(hold.lease.id, Arc::clone(hold));
         schedule.push(due, hold.lease.id);
@@ -107,7 +107,12 @@ impl Keeper {
 
     /// Lets go of the hold with that id.
     pub(crate) fn forget(&self, id: LeaseId) {
-        self.schedule().holds.remove(&id);
+        let mut schedule = self.schedule();
+        schedule.holds.remove(&id);
+        if schedule.holds.is_empty() {
+            // Else locks that are released at once would pile up here until the next look.
+            schedule.due.clear();
+        }
     }
 
     /// One look at everything that is due: returns the holds to renew, and when to look again; `None` when nothing is left to keep.
@@ -260,15 +265,18 @@ async fn run(mut running: Running) {
     let keeper = Arc::clone(&running.keeper);
     let mut renewals = FuturesUnordered::new();
     keeper.begin();
+    // Locks that are held for a moment only are often taken one after the other, and a task for each would cost more than they do.
+    let mut stays = true;
     let mut last = (Instant::now(), keeper.clock.now());
     loop {
         let now = keeper.clock.now();
         let jumped = now.since(last.1) > last.0.elapsed() + JUMP;
         last = (Instant::now(), now);
-        let Some((due, until)) = keeper.round(now, jumped, renewals.is_empty()) else {
+        let Some((due, until)) = keeper.round(now, jumped, renewals.is_empty() && !stays) else {
             running.ended = true;
             return;
         };
+        stays = false;
         // After the round: the gap since the last beat is the reason that a frozen hold gives.
         keeper.pulse.beat(now);
         for batch in due.chunks(keeper.pace.renew_batch.max(1)) {

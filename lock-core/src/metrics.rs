@@ -4,14 +4,33 @@ use std::time::Duration;
 
 use metrics::{counter, histogram};
 
-/// Attempts to acquire, by outcome: `acquired`, `held`, `error`.
-pub(crate) fn attempt(outcome: &'static str) {
-    counter!("dlock_attempts_total", "outcome" => outcome).increment(1);
+/// How an attempt or a whole acquisition ended.
+#[derive(Clone, Copy)]
+pub(crate) enum Outcome {
+    Acquired,
+    Held,
+    Error,
+}
+
+/// A metric by [`Outcome`]. Labels are literals, which cost nothing until a recorder is installed; others are allocated at each call.
+macro_rules! by_outcome {
+    ($kind:ident, $name:literal, $outcome:expr) => {
+        match $outcome {
+            Outcome::Acquired => $kind!($name, "outcome" => "acquired"),
+            Outcome::Held => $kind!($name, "outcome" => "held"),
+            Outcome::Error => $kind!($name, "outcome" => "error"),
+        }
+    };
+}
+
+/// Attempts to acquire, by outcome.
+pub(crate) fn attempt(outcome: Outcome) {
+    by_outcome!(counter, "dlock_attempts_total", outcome).increment(1);
 }
 
 /// Time from the call to its outcome, in seconds.
-pub(crate) fn waited(outcome: &'static str, time: Duration) {
-    histogram!("dlock_wait_seconds", "outcome" => outcome).record(time);
+pub(crate) fn waited(outcome: Outcome, time: Duration) {
+    by_outcome!(histogram, "dlock_wait_seconds", outcome).record(time);
 }
 
 /// Time from the acquisition to the release or loss, in seconds.

@@ -1,7 +1,7 @@
 //! Waiters of one process queue for a name first-in first-out, so that the store sees one contender per name.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -11,7 +11,7 @@ use crate::{holder::Holder, name::LockName};
 
 /// The queues of a `Locker`, one for each name that somebody waits for or holds.
 #[derive(Debug, Default)]
-pub(crate) struct Queues(Mutex<HashMap<LockName, Arc<Queue>>>);
+pub(crate) struct Queues(Mutex<BTreeMap<LockName, Arc<Queue>>>);
 
 #[derive(Debug)]
 struct Queue {
@@ -21,7 +21,7 @@ struct Queue {
 }
 
 impl Queues {
-    fn map(&self) -> MutexGuard<'_, HashMap<LockName, Arc<Queue>>> {
+    fn map(&self) -> MutexGuard<'_, BTreeMap<LockName, Arc<Queue>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -13,7 +13,7 @@ use crate::{
     holder::Holder,
     lease::LeaseId,
     locker::Shared,
-    metrics,
+    metrics::{self, Outcome},
     name::LockName,
     options::{LockOptions, Timing, option_setters},
     queue::Turn,
@@ -173,12 +173,12 @@ impl Contender {
     }
 
     fn finish(&self, outcome: Result<TryAcquire, Error>) -> Result<TryAcquire, Error> {
-        let word = match &outcome {
-            Ok(TryAcquire::Acquired(_)) => "acquired",
-            Ok(TryAcquire::Held(_)) => "held",
-            Err(_) => "error",
+        let ended = match &outcome {
+            Ok(TryAcquire::Acquired(_)) => Outcome::Acquired,
+            Ok(TryAcquire::Held(_)) => Outcome::Held,
+            Err(_) => Outcome::Error,
         };
-        metrics::waited(word, self.elapsed());
+        metrics::waited(ended, self.elapsed());
         match &outcome {
             Ok(TryAcquire::Acquired(guard)) => tracing::debug!(name = %self.name, token = ?guard.token(), "acquired"),
             Ok(TryAcquire::Held(holder)) => tracing::debug!(name = %self.name, %holder, "held by somebody else"),
@@ -209,8 +209,9 @@ impl Contender {
         let shared = &self.shared;
         let means = (Arc::clone(&shared.backend), Arc::clone(&shared.clock), Arc::clone(&shared.keeper.pulse));
         let hold = Hold::new(lease, self.timing, self.limits, from, valid_for, means);
-        if hold.is_valid(hold.now()) {
-            return Ok(TryAcquire::Acquired(self.guard(hold, from, grant)));
+        let now = hold.now();
+        if hold.is_valid(now) {
+            return Ok(TryAcquire::Acquired(self.guard(hold, from, now, grant)));
         }
         // Granted, but the reply took so long that the lease is over.
         let given_back = self.flight.give_back(from).await;
@@ -221,7 +222,7 @@ impl Contender {
         Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(!given_back))
     }
 
-    fn guard(&mut self, hold: Hold, from: Moment, grant: Grant) -> Guard {
+    fn guard(&mut self, hold: Hold, from: Moment, now: Moment, grant: Grant) -> Guard {
         if let Some(turn) = &self.turn {
             let owner = Some(self.flight.claim.owner.clone());
             let since = Some(std::time::SystemTime::UNIX_EPOCH + from.wall);
@@ -229,7 +230,7 @@ impl Contender {
         }
         hold.keep_turn(self.turn.take());
         let hold = Arc::new(hold);
-        self.shared.keeper.keep(&hold);
+        self.shared.keeper.keep(&hold, now);
         Guard::new(hold, Arc::clone(&self.shared), grant.crashed)
     }
 

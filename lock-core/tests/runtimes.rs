@@ -118,6 +118,16 @@ async fn the_keeper_ends_when_nothing_is_left_to_keep() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn locks_that_are_taken_one_after_the_other_are_kept_by_one_task() {
+    let rig = Rig::new();
+    for _ in 0..5 {
+        release(rig.guard().await).await;
+        sleep(ms(10)).await;
+        assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1, "it waits for the next");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_guard_dropped_on_a_thread_without_a_runtime_is_released_on_that_of_its_acquisition() {
     let rig = Rig::new();
     let guard = rig.guard().await;
