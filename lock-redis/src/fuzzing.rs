@@ -41,8 +41,8 @@ pub fn value(data: &[u8]) {
     }
 
     let claim = claim(data, id);
-    let mut written = format!("{id} 5 5 5 5 ").into_bytes();
-    written.extend(record::tail(&claim));
+    let mut written = format!("{id} 5 5 5 ").into_bytes();
+    written.extend(record::tail(&claim, 5));
     let read = record::parse(&written).expect("our own record");
     assert_eq!((read.owner, read.data), (Some(claim.owner), claim.data));
 }

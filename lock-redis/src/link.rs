@@ -1,7 +1,7 @@
 //! One connection that is opened when it is needed, and replaced when it has died.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::HashMap,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -44,19 +44,36 @@ struct Live {
     ended: Arc<AtomicBool>,
     /// Whether this connection receives wake-ups.
     subscribed: tokio::sync::OnceCell<()>,
-    /// What the server owes, by slot on a cluster, whose nodes fail one by one.
-    owed: Mutex<HashMap<Option<Slot>, Owed>>,
+    debts: Mutex<Debts>,
     /// Requests that nobody waits for. A cluster connection sends none whose future is gone.
     forgotten: Mutex<Vec<BoxFuture<'static, RedisResult<Value>>>>,
 }
 
+/// What the server owes; by slot on a cluster, whose nodes fail one by one.
+#[derive(Default)]
+struct Debts {
+    server: Owed,
+    slots: HashMap<Slot, Owed>,
+}
+
 /// How long the server owes an answer. Needed because the caller may give up before the timeout of the connection does, and a
 /// connection whose packets vanish would then be used for ever.
+#[derive(Default)]
 struct Owed {
+    /// For which somebody waits.
     requests: usize,
-    since: Instant,
+    since: Option<Instant>,
     /// The node is known to be gone.
     dead: bool,
+}
+
+impl Debts {
+    fn of(&mut self, slot: Option<Slot>) -> &mut Owed {
+        match slot {
+            None => &mut self.server,
+            Some(slot) => self.slots.entry(slot).or_default(),
+        }
+    }
 }
 
 struct Failure {
@@ -223,7 +240,7 @@ impl Link {
     /// The connection, if it can be expected to answer for `slot`.
     fn usable(&self, slot: Option<Slot>) -> Option<Arc<Live>> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let silent = live.owed().get(&slot).is_some_and(|owed| owed.dead || owed.since.elapsed() >= self.timeout);
+        let silent = live.debts().of(slot).is_silent(self.timeout);
         if self.is_cluster() {
             // Replaced by those who need the silent node, at their cost; all others go on with what they have.
             return (!silent || live.born.elapsed() < LONGEST_PAUSE).then_some(live);
@@ -236,9 +253,15 @@ impl Link {
     }
 
     async fn live(&self, slot: Option<Slot>) -> Result<Arc<Live>, Error> {
-        if let Some(live) = self.usable(slot) {
-            return Ok(live);
+        match self.usable(slot) {
+            Some(live) => Ok(live),
+            // In a box, because every request would have to make room for all of it.
+            None => Box::pin(self.renewed(slot)).await,
         }
+    }
+
+    /// A new connection, unless somebody else has got one by the time it is our turn.
+    async fn renewed(&self, slot: Option<Slot>) -> Result<Arc<Live>, Error> {
         let mut failure = self.gate.lock().await;
         if let Some(live) = self.usable(slot) {
             return Ok(live);
@@ -292,7 +315,7 @@ impl Link {
                 born: Instant::now(),
                 ended,
                 subscribed: tokio::sync::OnceCell::new(),
-                owed: Mutex::default(),
+                debts: Mutex::default(),
                 forgotten: Mutex::default(),
             };
             if self.wakers.anybody_waits() {
@@ -316,8 +339,14 @@ impl fmt::Debug for Link {
 }
 
 impl Live {
-    fn owed(&self) -> MutexGuard<'_, HashMap<Option<Slot>, Owed>> {
-        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn debts(&self) -> MutexGuard<'_, Debts> {
+        self.debts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Owed {
+    fn is_silent(&self, timeout: Duration) -> bool {
+        self.dead || self.since.is_some_and(|since| since.elapsed() >= timeout)
     }
 }
 
@@ -346,8 +375,11 @@ enum End {
 
 impl<'a> Request<'a> {
     fn new(live: &'a Live, slot: Option<Slot>) -> Self {
-        let fresh = || Owed { requests: 0, since: Instant::now(), dead: false };
-        live.owed().entry(slot).or_insert_with(fresh).requests += 1;
+        let mut debts = live.debts();
+        let owed = debts.of(slot);
+        owed.requests += 1;
+        owed.since.get_or_insert_with(Instant::now);
+        drop(debts);
         Self { live, slot, end: End::Open }
     }
 
@@ -358,16 +390,14 @@ impl<'a> Request<'a> {
 
 impl Drop for Request<'_> {
     fn drop(&mut self) {
-        let mut owed = self.live.owed();
-        let Entry::Occupied(mut entry) = owed.entry(self.slot) else { return };
-        let open = entry.get_mut();
-        open.requests -= 1;
+        let mut debts = self.live.debts();
+        let owed = debts.of(self.slot);
+        owed.requests -= 1;
         match self.end {
             End::Open => {}
-            End::Dead => open.dead = true,
-            End::Answered if open.requests == 0 => drop(entry.remove()),
+            End::Dead => owed.dead = true,
             // Answers come in order, so whatever is still open was sent after this one.
-            End::Answered => (open.since, open.dead) = (Instant::now(), false),
+            End::Answered => (owed.since, owed.dead) = ((owed.requests > 0).then(Instant::now), false),
         }
     }
 }

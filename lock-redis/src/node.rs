@@ -70,6 +70,9 @@ impl Replicated {
     }
 }
 
+/// The smallest number of 16 digits: in microseconds, September 2001. Later clocks reach the 17th digit in 2286.
+const FIRST_STAMP: u64 = 1_000_000_000_000_000;
+
 impl Node {
     pub(crate) fn new(config: &RedisConfig) -> Result<Self, Error> {
         let connector = || match &config.topology {
@@ -92,12 +95,12 @@ impl Node {
         })
     }
 
-    /// A number that rises with every request of this process, and roughly with the time across processes. The server compares those
-    /// of one id, to know an acquire that arrives after its own release.
+    /// A number of 16 digits that rises with every request of this process, and roughly with the time across processes. The server compares
+    /// those of one id, to know an acquire that arrives after its own release.
     fn stamp(&self) -> u64 {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
-        let now = u64::try_from(now).unwrap_or_default();
-        let next = |last: u64| now.max(last + 1);
+        let now = u64::try_from(now).unwrap_or(u64::MAX);
+        let next = |last| stamp_after(last, now);
         let previous = self.last_stamp.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
         next(previous.unwrap_or_default())
     }
@@ -105,27 +108,22 @@ impl Node {
     pub(crate) async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
         let lock = self.keys.lock(&claim.name);
         let id = claim.id.to_string();
+        let ttl = millis(ttl(claim.ttl)?);
         let mut keys = vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, &id)];
         let queuing = self.link.wakers.queuing(&lock);
         keys.extend(queuing.as_ref().map(|_| self.keys.waiters(&lock)));
-        let mut call = self
-            .scripts
-            .acquire
-            .call(&keys)
-            .arg(&id)
-            .arg(millis(ttl(claim.ttl)?))
-            .arg(record::tail(claim))
-            .arg(self.stamp());
+        let mut call =
+            self.scripts.acquire.call(&keys).arg(&id).arg(ttl).arg(self.stamp()).arg(record::tail(claim, ttl));
         if let Some(queuing) = &queuing {
             call = call.arg(queuing.channel).arg(&queuing.place).arg(u8::from(queuing.alone));
         }
         let (answer, replicated) = match &self.replicated {
             None => (self.link.run(&call).await?, Ok(())),
-            Some(replicated) => replicated.run(&replicated.acquiring, &call).await?,
+            Some(replicated) => Box::pin(replicated.run(&replicated.acquiring, &call)).await?,
         };
         let attempt = granted_or_held(answer)?;
         if let (Err(missing), Attempt::Granted(_)) = (replicated, &attempt) {
-            let undone = self.release(&claim.lease(None), Duration::ZERO).await.is_ok();
+            let undone = Box::pin(self.release(&claim.lease(None), Duration::ZERO)).await.is_ok();
             return Err(missing.with_ambiguous(!undone));
         }
         match (&attempt, queuing) {
@@ -191,13 +189,16 @@ impl Node {
         let hold_for = if hold_for.is_zero() { 0 } else { millis(hold_for) };
         let stamp = self.stamp();
         let release = async |keys: &[String]| {
-            let call = self.scripts.release.call(keys).arg(&id).arg(stamp).arg(hold_for);
-            self.link.run(&call.arg(u8::from(self.link.is_cluster()))).await
+            let mut call = self.scripts.release.call(keys).arg(&id).arg(stamp);
+            if hold_for > 0 || self.link.is_cluster() {
+                call = call.arg(hold_for).arg(u8::from(self.link.is_cluster()));
+            }
+            self.link.run(&call).await
         };
         let answer = match release(&keys).await {
             // The slot of the lock is on its way to another node of the cluster, and no node tells what it knows of keys that may be on
             // the other. A held lock and its token exist: released without the queue, whose waiters come back by themselves.
-            Err(error) if is_moving(&error) => release(&keys[..2]).await,
+            Err(error) if is_moving(&error) => Box::pin(release(&keys[..2])).await,
             answer => answer,
         };
         match answer? {
@@ -323,7 +324,26 @@ fn ttl(ttl: Option<Duration>) -> Result<Duration, Error> {
     ttl.ok_or_else(|| Error::new(ErrorKind::Config, "a lock on Redis needs a ttl"))
 }
 
+fn stamp_after(last: u64, now_micros: u64) -> u64 {
+    now_micros.clamp(FIRST_STAMP, 9 * FIRST_STAMP).max(last + 1)
+}
+
 /// Whole milliseconds, rounded up: Redis has no finer time, refuses 0, and a lease must never be shorter than asked for.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).clamp(1, 1 << 52)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_rise_and_have_16_digits_whatever_the_clock_shows() {
+        for now in [0, FIRST_STAMP - 1, FIRST_STAMP, 1_800_000_000_000_000, 10 * FIRST_STAMP, u64::MAX] {
+            let first = stamp_after(0, now);
+            let second = stamp_after(first, now - now / 2);
+            assert!(second > first);
+            assert_eq!((first.to_string().len(), second.to_string().len()), (16, 16), "at {now}");
+        }
+    }
 }

@@ -1,6 +1,7 @@
 //! The value of a lock's key: the lease id first, so that clients which compare the whole value and clients which set their own
-//! exclude each other; then what others may know: `<id> <token> <since, µs> <ttl, ms> <stamp> <bytes of owner> <owner>[+<data>]`.
-//! The stamp is that of the last request that acquired it: a release which was sent before does not count.
+//! exclude each other; then what others may know: `<id> <stamp> <token> <since, µs> <ttl, ms> <bytes of owner> <owner>[+<data>]`.
+//! The stamp is that of the last request that acquired it: a release which was sent before does not count. It always has 16 digits, so that
+//! the scripts find it by its place and compare it as text.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,9 +11,14 @@ use lock_core::{FencingToken, Holder, LeaseId, backend::Claim};
 const RELEASED: &[u8] = b"released ";
 
 /// The end of the record, which the client knows before the server has chosen token and time.
-pub(crate) fn tail(claim: &Claim) -> Vec<u8> {
-    let mut tail = format!("{} {}", claim.owner.len(), claim.owner).into_bytes();
-    if let Some(data) = &claim.data {
+pub(crate) fn tail(claim: &Claim, ttl_ms: u64) -> Vec<u8> {
+    let (owner, data) = (&claim.owner, claim.data.as_deref());
+    let mut tail = Vec::with_capacity(32 + owner.len() + data.map_or(0, <[u8]>::len));
+    // Not by `format!`, which costs several times as much, for every request.
+    for part in [&ttl_ms.to_string(), " ", &owner.len().to_string(), " ", owner] {
+        tail.extend_from_slice(part.as_bytes());
+    }
+    if let Some(data) = data {
         tail.push(b'+');
         tail.extend_from_slice(data);
     }
@@ -40,9 +46,10 @@ pub(crate) fn parse(record: &[u8]) -> Option<Holder> {
     let mut fields = record.splitn(7, |&b| b == b' ');
     let mut text = || std::str::from_utf8(fields.next()?).ok();
     let id: LeaseId = text()?.parse().ok()?;
+    let _stamp: u64 = text()?.parse().ok()?;
     let token = FencingToken::new(text()?.parse().ok()?)?;
     let since = SystemTime::UNIX_EPOCH + Duration::from_micros(text()?.parse().ok()?);
-    let (_ttl_ms, _stamp): (u64, u64) = (text()?.parse().ok()?, text()?.parse().ok()?);
+    let _ttl_ms: u64 = text()?.parse().ok()?;
     let owner_bytes: usize = text()?.parse().ok()?;
     let (owner, data) = fields.next()?.split_at_checked(owner_bytes)?;
     let data = match data.split_first() {
@@ -88,8 +95,8 @@ mod tests {
             ttl: None,
             data: data.map(Into::into),
         };
-        let mut record = format!("{} 1700000000000001 1700000000000000 30000 1700000000000000 ", claim.id).into_bytes();
-        record.extend(tail(&claim));
+        let mut record = format!("{} 1700000000000002 1700000000000001 1700000000000000 ", claim.id).into_bytes();
+        record.extend(tail(&claim, 30_000));
         record
     }
 

@@ -172,6 +172,21 @@ async fn a_release_writes_down_a_token_that_was_lost() {
 }
 
 #[tokio::test]
+async fn a_release_marks_the_kept_token_however_many_digits_it_has() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    for token in ["7", "8000000000000000"] {
+        let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+        let kept = server.command(&["GET", "dlock:{job}:t"]).lines().nth(1).unwrap().to_owned();
+        let (_, record) = kept.split_once(' ').unwrap();
+        server.command(&["SET", "dlock:{job}:t", &format!("{token} {record}")]);
+        assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+        let kept = server.command(&["GET", "dlock:{job}:t"]).lines().nth(1).unwrap().to_owned();
+        assert!(kept.starts_with(&format!("{token} R{} ", lease.id)), "{kept}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_rises_although_the_clock_has_gone_back() {
     let server = RedisServer::start();
     let backend = client(server.addr());

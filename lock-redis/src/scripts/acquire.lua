@@ -1,19 +1,18 @@
--- One attempt to acquire. KEYS: lock, token, gone. ARGV: id, ttl in ms, end of the record, stamp of this request.
+-- One attempt to acquire. KEYS: lock, token, gone. ARGV: id, ttl in ms, stamp of this request, end of the record.
 -- A process that waits adds, to KEYS: waiters; to ARGV: its wake-up channel, its place in the queue or "", "1" if it stops waiting when granted.
 -- Answers the token, and behind a space the record of a holder that crashed; or {0, ...}, {2, record}, {3}.
 -- Takes text apart by position, not by pattern, because this is the script that runs most.
 local found = redis.call('MGET', KEYS[1], KEYS[2], KEYS[3])
 local held, kept, at = found[1], found[2], found[3]
-local id, ttl = ARGV[1], ARGV[2]
+local id, ttl, stamp = ARGV[1], ARGV[2], ARGV[3]
 
 if held and string.sub(held, 1, 32) == id then
   -- An earlier attempt with this id had succeeded, and its reply was lost. From now on a release that was sent before this attempt,
   -- to undo the earlier one, comes too late.
-  local head, stamp, tail = string.match(held, '^(%x+ %d+ %d+ %d+ )(%d+)( .*)$')
   -- First, because a server that is full runs this, and then the rest of a script that has begun to write.
   redis.call('PEXPIRE', KEYS[1], ttl)
-  if stamp and tonumber(stamp) < tonumber(ARGV[4]) then
-    held = head .. ARGV[4] .. tail
+  if string.sub(held, 34, 49) < stamp then
+    held = id .. ' ' .. stamp .. string.sub(held, 50)
     redis.call('SET', KEYS[1], held, 'PX', ttl)
   end
   return {2, held}
@@ -22,25 +21,24 @@ local previous, crashed = 0
 if kept then
   local gap = string.find(kept, ' ', 1, true) or 1
   previous = tonumber(string.sub(kept, 1, gap - 1)) or 0
-  if string.sub(kept, gap + 1, gap + 1) == 'H' then
+  if string.byte(kept, gap + 1) == 72 then -- H
     crashed = gap + 2
-  elseif string.sub(kept, gap + 2, gap + 33) == id then
-    at = string.match(kept, '^%d+', gap + 35)
+  elseif string.find(kept, id, gap + 2, true) == gap + 2 then
+    at = string.sub(kept, gap + 35, gap + 50)
   end
 end
-if at and tonumber(at) > tonumber(ARGV[4]) then
+if at and at > stamp then
   -- A request that was overtaken by the release of its own id must not leave a lock behind.
   return {3}
 end
 
 local time = redis.call('TIME')
-local now = time[1] * 1000000 + time[2]
+local now = string.format('%s%06d', time[1], time[2])
 
 if not held then
   -- Lua prints a large double as 1.7e+15 unless told otherwise.
-  local since = string.format('%.0f', now)
-  local token = previous < now and since or string.format('%.0f', previous + 1)
-  local mine = id .. ' ' .. token .. ' ' .. since .. ' ' .. ttl .. ' ' .. ARGV[4] .. ' ' .. ARGV[3]
+  local token = previous < tonumber(now) and now or string.format('%.0f', previous + 1)
+  local mine = id .. ' ' .. stamp .. ' ' .. token .. ' ' .. now .. ' ' .. ARGV[4]
   -- NX, because MGET shows nothing at a key of another type, and that key is somebody's lock.
   if redis.call('SET', KEYS[1], mine, 'NX', 'PX', ttl) then
     redis.call('SET', KEYS[2], token .. ' H' .. mine, 'PX', TOKEN_IDLE)

@@ -9,7 +9,7 @@ local held = redis.call('MGET', KEYS[1])[1]
 if not held or string.sub(held, 1, 33) ~= ARGV[1] .. ' ' then
   return holder(KEYS[1], held)
 end
-local token, stamp = string.match(held, '^%x+ (%d+) %d+ %d+ (%d+) ')
+local stamp, token = string.match(held, '^%x+ (%d+) (%d+) ')
 -- First, because a server that is full runs this, and then the rest of a script that has begun to write.
 redis.call('DEL', KEYS[1])
 -- Marked as released after the request that acquired it: should that come again, late, it is refused.

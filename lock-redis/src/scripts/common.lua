@@ -1,7 +1,8 @@
 -- Prepended to every script.
 
 -- How long the token of a name that nobody uses is kept, in ms: 30 days. Tokens rise by the server's clock even without it.
-local TOKEN_IDLE = 2592000000
+-- As text, like all arguments of commands in the scripts that run most: Redis spells a number with 17 digits, which takes longer than to store it.
+local TOKEN_IDLE = '2592000000'
 
 -- Who holds the lock, for a refusal: {0, record or false, remaining ms, type of a key that is no string or false}.
 local function holder(lock, held)

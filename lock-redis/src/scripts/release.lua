@@ -1,6 +1,6 @@
 -- Releases by comparison. KEYS: lock, token, gone, waiters, then the signal list of python-redis-lock if that is spoken; or lock and
 -- token alone, which does not do for an id that does not hold the lock.
--- ARGV: id, stamp of this request, ms to keep the lock refused, "1" on a cluster. Answers 1; 4 if this id has released before; or {0, ...}.
+-- ARGV: id, stamp of this request; if asked for, ms to keep the lock refused, "1" on a cluster. Answers 1; 4 if this id has released before; or {0, ...}.
 
 -- How long the mark of an id that was released before its acquire arrived is kept, in ms: longer than a network holds back a packet.
 local GONE_FOR = 300000
@@ -8,7 +8,7 @@ local GONE_FOR = 300000
 local found = redis.call('MGET', KEYS[1], KEYS[2])
 local held, kept = found[1], found[2]
 local id = ARGV[1]
-if not held or string.sub(held, 1, 32) ~= id then
+if not held or string.find(held, id, 1, true) ~= 1 then
   -- Already released by this id: the caller knows whether that was an attempt whose reply it lost.
   if string.match(kept or '', '^%d+ R(%x+) ') == id then return 4 end
   if not KEYS[3] then return redis.error_reply('TRYAGAIN the slot of this lock is being moved') end
@@ -17,22 +17,21 @@ if not held or string.sub(held, 1, 32) ~= id then
   return holder(KEYS[1], held)
 end
 
-local token, stamp = string.match(held, '^(%d+) %d+ %d+ (%d+) ', 34)
-if stamp and tonumber(stamp) > tonumber(ARGV[2]) then
+if string.sub(held, 34, 49) > ARGV[2] then
   -- Sent to undo an attempt whose retry, with the same id, has been granted since.
   return holder(KEYS[1], held)
 end
-token = token or ''
 -- First, because a server that is full runs this, and then the rest of a script that has begun to write.
 redis.call('DEL', KEYS[1])
 -- Ends in a space, as it is written over what was there.
 local mark = ' R' .. id .. ' ' .. ARGV[2] .. ' '
-if string.sub(kept or '', #token + 1, #token + 34) == ' H' .. id then
-  redis.call('SETRANGE', KEYS[2], #token, mark)
+local gap = kept and string.find(kept, ' H' .. id, 1, true)
+if gap then
+  redis.call('SETRANGE', KEYS[2], gap == 17 and '16' or gap - 1, mark)
 else
-  redis.call('SET', KEYS[2], token .. mark, 'PX', TOKEN_IDLE)
+  redis.call('SET', KEYS[2], (string.match(held, '^%d+', 51) or '') .. mark, 'PX', TOKEN_IDLE)
 end
-if ARGV[3] ~= '0' then redis.call('SET', KEYS[1], 'released ' .. held, 'PX', ARGV[3]) end
+if ARGV[3] and ARGV[3] ~= '0' then redis.call('SET', KEYS[1], 'released ' .. held, 'PX', ARGV[3]) end
 if KEYS[5] then signal(KEYS[5]) end
 if KEYS[4] then wake(KEYS[4], KEYS[1], ARGV[4]) end
 return 1
