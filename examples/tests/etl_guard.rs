@@ -121,7 +121,8 @@ fn a_job_that_cannot_renew_stops_before_its_lease_ends() {
     let mut process = job.start();
     process.wait_for("100000 rows, ");
     job.redis.kill();
-    // As on a slow machine: a fast one is done with all rows before the lease is over.
+    // As on a slow machine: a fast one is done with all rows before the lease is over. The pause is that slowness; what is waited for is that
+    // the job stops.
     assert!(wait_for("the job to stop", || {
         process.freeze();
         std::thread::sleep(Duration::from_millis(200));

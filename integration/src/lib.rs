@@ -17,7 +17,10 @@ pub mod tls;
 pub mod verification;
 pub mod wire;
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 pub use daemon::{Daemon, free_port};
 pub use loopback::{Direction, Proxy};
@@ -38,6 +41,21 @@ pub fn monotonic_nanos() -> i64 {
 /// Never on a system that has this clock, which POSIX demands.
 pub fn processor_time() -> Duration {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("the clock exists").into()
+}
+
+/// Asks until `condition` holds, for at most 20 s.
+///
+/// # Panics
+/// When it does not hold within that time.
+///
+/// # Cancel safety
+/// Cancel safe.
+pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < Duration::from_secs(20), "waited 20 s for {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 /// Where cargo builds.

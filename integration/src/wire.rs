@@ -45,6 +45,7 @@ struct State {
     head: String,
     next: VecDeque<Option<Fault>>,
     always: Option<Fault>,
+    answered: usize,
     connections: usize,
 }
 
@@ -125,6 +126,11 @@ impl Wire {
         std::mem::take(&mut lock(&self.state).seen)
     }
 
+    /// How many requests the server has answered, whether or not the answer went on to the client.
+    pub fn answered(&self) -> usize {
+        lock(&self.state).answered
+    }
+
     /// How many connections were opened.
     pub fn connections(&self) -> usize {
         lock(&self.state).connections
@@ -179,6 +185,7 @@ fn serve(client: impl Read + Write, server: SocketAddr, state: &Mutex<State>) ->
         upstream.get_mut().set_nodelay(true)?;
         upstream.get_mut().write_all(&request)?;
         let Some(reply) = message(upstream)? else { return Ok(()) };
+        lock(state).answered += 1;
         if fault == Some(Fault::LoseReply) {
             return wait_for_end(&mut client);
         }

@@ -182,7 +182,7 @@ async fn what_a_store_finds_out_about_itself_reaches_the_user_through_every_laye
     assert_eq!(Locker::new(wrapped).unwrap().examine().await, found);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn no_duration_is_long_enough_for_a_panic() {
     const LONGEST: &str = "36500d";
     for text in ["memory:?min_hold=", "memory:?max_hold=", "memory:?renew=", "file:x?renew=", "file:x?grace="] {

@@ -7,8 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{SKEW, Table, claim};
-use integration::wire::{Fault, Wire};
+use common::{SKEW, Table, claim, outlive};
+use integration::{
+    until,
+    wire::{Fault, Wire},
+};
 use lock_core::{
     ErrorKind, Guard, Locker, LossReason, Renew, TryAcquire,
     backend::{Attempt, Backend, Release, Renewal},
@@ -78,7 +81,7 @@ async fn a_lost_reply_to_a_takeover_is_found_to_be_ours() {
     let dead = DynamoBackend::new(table.config());
     let short = Duration::from_millis(100);
     assert!(matches!(dead.acquire(&claim("a", short)).await.unwrap(), Attempt::Granted(_)));
-    tokio::time::sleep(short + SKEW + Duration::from_millis(20)).await;
+    outlive(short).await;
     wire.next(None);
     wire.next(Fault::LoseReply);
     let guard = acquired(&locker, "a").await;
@@ -94,7 +97,7 @@ async fn an_attempt_of_three_requests_that_is_cut_short_is_found_to_be_ours() {
     let dead = DynamoBackend::new(table.config());
     let short = Duration::from_millis(100);
     assert!(matches!(dead.acquire(&claim("a", short)).await.unwrap(), Attempt::Granted(_)));
-    tokio::time::sleep(short + SKEW + Duration::from_millis(20)).await;
+    outlive(short).await;
     // As a server that returns no item with a refusal; then a read and a takeover, which together take longer than an attempt may.
     let limit = locker.timing().attempt_timeout;
     wire.next(Fault::Refuse(400, "ConditionalCheckFailedException"));
@@ -136,13 +139,14 @@ async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock() {
     let Setup { table, wire, locker: _locker } = setup().await;
     let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
     let late = claim("a", Duration::from_secs(60));
+    let before = wire.answered();
     wire.next(Fault::DelayRequest(Duration::from_millis(500)));
     let hung = tokio::time::timeout(Duration::from_millis(100), backend.acquire(&late)).await;
     assert!(hung.is_err());
     // The same acquisition, tried again, succeeds, works and releases; then the first request arrives.
     let Attempt::Granted(grant) = backend.acquire(&late).await.unwrap() else { panic!("it is free") };
     let _ = backend.release(&late.lease(grant.token), Duration::ZERO).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    until("the first request to arrive", async || wire.answered() >= before + 3).await;
     assert!(is_free(&table, "a").await);
 }
 
@@ -153,15 +157,19 @@ async fn a_renewal_that_hung_on_its_way_does_not_cut_a_later_one_short() {
     let claim = claim("a", TTL);
     assert!(matches!(backend.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
     let lease = claim.lease(None);
+    let before = wire.answered();
     wire.next(Fault::DelayRequest(Duration::from_millis(1_000)));
     let hung = tokio::time::timeout(Duration::from_millis(50), backend.renew(&lease)).await;
     assert!(hung.is_err());
+    // So much longer would the later renewal be than the first.
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
     let later = DynamoBackend::new(table.config()).inspect(&claim.name).await.unwrap().unwrap().expires_in.unwrap();
-    tokio::time::sleep(Duration::from_millis(600)).await;
+    let since = Instant::now();
+    until("the first to arrive", async || wire.answered() >= before + 2).await;
     let now = DynamoBackend::new(table.config()).inspect(&claim.name).await.unwrap().unwrap().expires_in.unwrap();
-    assert!(now + Duration::from_millis(800) > later, "{now:?} left, {later:?} left 0.6 s before");
+    let since = since.elapsed();
+    assert!(now + since + Duration::from_millis(200) > later, "{now:?} left, {later:?} left {since:?} before");
 }
 
 /// Renews in the background until the store goes away, and measures when the loss is told and when the lock is free.
@@ -170,15 +178,15 @@ async fn lost_in_time(fault: Fault, expected: &str) {
     let Ok(TryAcquire::Acquired(guard)) = locker.lock("a").renew(Renew::Auto).try_acquire().await else {
         panic!("it is free")
     };
-    // At least one renewal in the background goes well.
-    tokio::time::sleep(TTL / 2).await;
+    let acquired = wire.answered();
+    until("a renewal in the background", async || wire.answered() > acquired).await;
     guard.check().unwrap();
     wire.always(fault);
     let since = Instant::now();
     let lost = tokio::time::timeout(2 * TTL, guard.lost()).await.expect("a loss is told while the store is away");
     let LossReason::Unreachable { last_error, .. } = &lost.reason else { panic!("{lost}") };
     assert!(last_error.contains(expected), "{last_error}");
-    assert!(since.elapsed() < TTL, "told {:?} after the last chance of a renewal", since.elapsed());
+    assert!(since.elapsed() < TTL + SKEW, "told {:?} after the last chance of a renewal", since.elapsed());
     assert!(!is_free(&table, "a").await, "told before anybody else can have the lock");
     let deadline = Instant::now() + TTL + 2 * SKEW;
     while !is_free(&table, "a").await {

@@ -6,7 +6,7 @@ mod common;
 use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use common::{SKEW, Table, claim};
+use common::{Table, claim, outlive};
 use lock_core::{
     LossReason,
     backend::{Attempt, Backend, Break, Release, Renewal},
@@ -77,7 +77,7 @@ async fn a_foreign_lock_is_held_for_its_whole_lease_and_then_taken_by_watching_o
     for schema in BOTH {
         let table = Table::new(schema).await;
         assert!(put(&table, foreign(schema, "v1"), IS_NEW, &[]).await);
-        tokio::time::sleep(LEASE + SKEW).await;
+        outlive(LEASE).await;
         // Nothing in the item says that it is over: a cold process has to watch it.
         let ours = DynamoBackend::new(table.config());
         let Attempt::Held(holder) = ours.acquire(&claim("job", LEASE)).await.unwrap() else {
@@ -87,6 +87,7 @@ async fn a_foreign_lock_is_held_for_its_whole_lease_and_then_taken_by_watching_o
         assert_eq!(holder.data.as_deref(), Some(&b"half"[..]));
         assert!(holder.foreign.is_some() && holder.token.is_none());
         assert!(holder.expires_in.unwrap() <= LEASE);
+        // Watching takes time: two such parts are more than the lease.
         tokio::time::sleep(LEASE * 2 / 3).await;
         // A heartbeat.
         assert!(put(&table, foreign(schema, "v2"), IS_THAT, &[(":version", "v1")]).await);
@@ -187,6 +188,7 @@ async fn a_lease_that_another_client_wrote_is_never_judged() {
         for _ in 0..5 {
             let Attempt::Held(holder) = ours.acquire(&claim("job", LEASE)).await.unwrap() else { panic!("{schema}") };
             assert_eq!(holder.expires_in, None, "it does not say so legibly");
+            // Longer than the lease that it would be to its other reader: that it does not end shows only as time passes.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

@@ -179,6 +179,7 @@ async fn python_learns_that_we_took_its_lock() {
         panic!("a stopped holder's lock is to be had");
     };
     signal("-CONT");
+    // Several of its heartbeats: that they change nothing can only be seen as time passes.
     tokio::time::sleep(LEASE).await;
     guard.check().expect("its late heartbeat changed nothing");
     let last = python.release();

@@ -5,7 +5,7 @@ mod common;
 use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use common::{SKEW, Table, claim};
+use common::{Table, claim, outlive};
 use lock_core::{
     ErrorKind, LossReason,
     backend::{Attempt, Backend, Break, Release, Renewal},
@@ -105,7 +105,7 @@ async fn locks_work_under_any_names_and_leave_other_attributes_alone() {
         assert!(matches!(backend.acquire(&claim("a", LONG)).await.unwrap(), Attempt::Held(_)), "{schema}: parked");
         let dead = claim("c", Duration::from_millis(150));
         assert!(matches!(backend.acquire(&dead).await.unwrap(), Attempt::Granted(_)));
-        tokio::time::sleep(Duration::from_millis(170) + SKEW).await;
+        outlive(Duration::from_millis(150)).await;
         let Attempt::Granted(grant) = DynamoBackend::new(config()).acquire(&claim("c", LONG)).await.unwrap() else {
             panic!("{schema}: its holder is dead")
         };

@@ -4,7 +4,7 @@ mod common;
 
 use std::{error::Error as _, time::Duration};
 
-use common::{SKEW, Table, claim};
+use common::{Table, claim, outlive};
 use integration::wire::{Fault, Wire};
 use lock_core::{
     ErrorKind, Lease, LossReason,
@@ -219,7 +219,7 @@ async fn taking_over_from_a_dead_holder_is_two_requests_even_for_a_cold_process(
     let ttl = Duration::from_millis(300);
     let holder = DynamoBackend::new(table.config());
     assert!(matches!(holder.acquire(&claim("dead", ttl)).await.unwrap(), Attempt::Granted(_)));
-    tokio::time::sleep(ttl + SKEW + Duration::from_millis(20)).await;
+    outlive(ttl).await;
     assert!(matches!(backend.acquire(&claim("dead", ttl)).await.unwrap(), Attempt::Granted(_)));
     assert_eq!(wire.take_seen(), ["UpdateItem"; 2]);
 }

@@ -11,6 +11,7 @@ use std::{
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use common::{Table, claim};
+use integration::until;
 use lock_core::{
     backend::{Attempt, Backend},
     clock::{Clock, Moment, SystemClock},
@@ -101,6 +102,7 @@ async fn expiry(table: &Table) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
 }
 
+/// The end of a lease is a time, and nothing else can be waited for.
 async fn sleep_until(time: SystemTime) {
     if let Ok(left) = time.duration_since(SystemTime::now()) {
         tokio::time::sleep(left).await;
@@ -112,8 +114,8 @@ async fn a_fresh_process_takes_a_killed_holders_lock_in_one_try_once_expiry_and_
     let table = Table::new(Schema::Native).await;
     let holder = contend(&table, "absolute");
     assert_eq!(holder.said, "acquired after nobody");
-    // Not before it has renewed, so that the expiry that counts is a renewal's.
-    tokio::time::sleep(TTL / 2).await;
+    let first = expiry(&table).await;
+    until("a renewal, whose expiry counts then", async || expiry(&table).await > first).await;
     holder.kill();
     let free = expiry(&table).await + BOUND;
     assert!(free > SystemTime::now() + TTL / 2, "a killed holder's lock lasts");
@@ -165,10 +167,10 @@ async fn a_holder_whose_clock_is_an_hour_off_is_not_robbed_and_blocks_nobody() {
         let wrong = contend_with_clock_off(&table, offset);
         assert_eq!(wrong.said, "acquired after nobody", "{offset}");
         // Through several renewals.
-        for _ in 0..8 {
+        let first = expiry(&table).await;
+        while expiry(&table).await < first + TTL {
             let other = contend(&table, "absolute");
             assert!(other.said.starts_with("held by"), "{offset}: {}", other.said);
-            tokio::time::sleep(TTL / 5).await;
         }
         wrong.kill();
         let expiry = expiry(&table).await;
@@ -215,6 +217,7 @@ async fn watching_takes_a_dead_holders_lock_whatever_the_clocks_say() {
                 Ok(Attempt::Held(_)) => {}
                 Err(error) => assert!(error.is_retryable() && !error.is_ambiguous(), "{error}"),
             }
+            // As the core would: what is waited for is that it is granted.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         assert!(started.elapsed() >= ttl, "a whole lease has to be watched");
@@ -232,6 +235,7 @@ async fn a_watcher_waits_for_the_holders_lease_and_a_heartbeat_starts_it_anew() 
     let watcher = DynamoBackend::new(table.config().takeover(Takeover::Observed));
     let refused = |attempt: Attempt| assert!(matches!(attempt, Attempt::Held(_)));
     refused(watcher.acquire(&claim("job", short)).await.unwrap());
+    // Watching takes time: each pause is a part of the lease that two of make a whole one.
     tokio::time::sleep(long * 2 / 3).await;
     let _ = holder.renew(&held.lease(None)).await.unwrap();
     refused(watcher.acquire(&claim("job", short)).await.unwrap());

@@ -43,6 +43,7 @@ fn sweeps_let_no_two_in_and_no_token_fall_while_eight_processes_contend() {
     let mut removed = 0;
     while Instant::now() < end {
         removed += backend.sweep(Sweep::new(Duration::ZERO)).unwrap().removed.len();
+        // The rhythm of the sweeps: contenders get in between.
         std::thread::sleep(Duration::from_millis(1));
     }
     let said: String = contenders.into_iter().map(all_it_said).collect();
@@ -97,6 +98,7 @@ async fn child_that_contends() {
     for name in NAMES.into_iter().cycle() {
         let guard = locker.acquire(name).await.unwrap();
         let start = monotonic_nanos();
+        // The work that the lock protects.
         tokio::time::sleep(Duration::from_millis(1)).await;
         guard.check().unwrap();
         let (end, token) = (monotonic_nanos(), guard.token().unwrap());

@@ -130,7 +130,7 @@ async fn waiters_do_not_wake_each_other_for_ever() {
         drop(fs::OpenOptions::new().write(true).open(&path).unwrap());
         more_than(before).await;
     }
-    // What goes on by itself shows within this.
+    // What goes on by itself shows within this; that nothing does has no condition to wait for.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let tries = tries.load(Relaxed);
     // Each once at the start, and the first of them once for each wake-up; one more when it learns that it is the first.
@@ -146,6 +146,7 @@ async fn a_refused_waiter_that_begins_to_watch_wakes_nobody() {
     refused(&second, "etl").await;
     let _second_watch = watch(&second, "etl").await;
     refused(&second, "etl").await;
+    // That nothing happens has no condition to wait for; a wake-up would be there at once.
     assert!(tokio::time::timeout(Duration::from_millis(50), waiting.changed()).await.is_err());
 }
 

@@ -4,8 +4,10 @@ mod common;
 
 use std::time::Duration;
 
-use common::until;
-use integration::redis::{RedisServer, command};
+use integration::{
+    redis::{RedisServer, command},
+    until,
+};
 use lock_core::{
     Error, ErrorKind, LeaseId, LockName, LossReason,
     backend::{Attempt, Backend, Break, Claim, Grant, Release, Renewal},

@@ -7,10 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{claim, granted, rig::cluster_behind_proxies, until};
+use common::{claim, granted, rig::cluster_behind_proxies};
 use integration::{
     Direction::Replies,
     redis::{RedisCluster, RedisServer},
+    until,
 };
 use lock_core::{
     ErrorKind, Lease, LockName, LossReason,

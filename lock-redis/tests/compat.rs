@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{at, claim, granted, locker, name, refused, until};
-use integration::{Proxy, redis::RedisServer};
+use common::{at, claim, granted, locker, name, refused};
+use integration::{Proxy, redis::RedisServer, until};
 use lock_core::backend::{Attempt, Backend, Break, Release};
 use lock_redis::{Compat, RedisBackend};
 use tokio::{

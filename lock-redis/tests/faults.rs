@@ -4,12 +4,13 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{at, claim, client, granted, name, outlives_its_validity, queued, refused, until};
+use common::{at, claim, client, granted, name, outlives_its_validity, queued, refused};
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use integration::{
     Direction::{Replies, Requests},
     Proxy,
     redis::RedisServer,
+    until,
 };
 use lock_core::{
     ErrorKind, LossReason,
@@ -93,6 +94,7 @@ async fn a_server_that_is_away_is_asked_with_pauses_and_one_attempt_serves_all()
     proxy.cut();
     let (before, probe) = (proxy.connections(), name("x"));
     let start = Instant::now();
+    // How rarely it is tried shows only over a time.
     while start.elapsed() < Duration::from_millis(600) {
         let asked = (0..20).map(|_| through.inspect(&probe));
         futures_util::future::join_all(asked).await;
@@ -167,6 +169,7 @@ async fn a_frozen_server_ends_the_guard_and_the_next_holder_has_a_larger_token()
     let guard = locker.lock("job").acquire().await.unwrap();
     let token = guard.token().unwrap();
     server.daemon().freeze();
+    // Looks all the while for what must not happen at any moment.
     let watch = async {
         loop {
             assert!(!outlives_its_validity(&guard), "valid after the end of its validity");

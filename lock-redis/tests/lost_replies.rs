@@ -7,9 +7,11 @@ use std::{sync::Arc, time::Duration};
 use common::{
     claim, granted, name, refused,
     rig::{JOB, LONG, Rig},
+};
+use integration::{
+    Direction::{self, Replies, Requests},
     until,
 };
-use integration::Direction::{self, Replies, Requests};
 use lock_core::{
     Lease, Locker,
     backend::{Attempt, Backend, Break, Claim, Release, Renewal},
@@ -300,6 +302,7 @@ async fn one_of_many_contenders_wins_while_the_network_cuts(rig: Rig) {
             tokio::spawn(async move { contend(locker, &held).await })
         })
         .collect();
+    // The rhythm of the cuts: long enough for some requests to get through.
     while !contenders.iter().all(tokio::task::JoinHandle::is_finished) {
         tokio::time::sleep(Duration::from_millis(100)).await;
         rig.cut();
@@ -319,6 +322,7 @@ async fn contend(locker: Locker, held: &std::sync::atomic::AtomicU32) {
             }
         };
         assert_eq!(held.fetch_add(1, std::sync::atomic::Ordering::SeqCst), 0, "two holders");
+        // The work that the lock protects.
         tokio::time::sleep(Duration::from_millis(2)).await;
         held.fetch_sub(1, std::sync::atomic::Ordering::SeqCst);
         let _ = guard.release().await;

@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{claim, client, granted, name, refused, rig::Rig, until};
-use integration::{Direction, redis::RedisServer};
+use common::{claim, client, granted, name, refused, rig::Rig};
+use integration::{Direction, redis::RedisServer, until};
 use lock_core::{
     ErrorKind, FencingToken, LockName, LossReason,
     backend::{Attempt, Backend, Break, Release, Renewal},

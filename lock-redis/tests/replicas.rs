@@ -4,8 +4,8 @@ mod common;
 
 use std::{sync::Arc, sync::OnceLock, time::Duration};
 
-use common::{at, claim, granted, name, refused, until};
-use integration::redis::RedisServer;
+use common::{at, claim, granted, name, refused};
+use integration::{redis::RedisServer, until};
 use lock_core::{
     ErrorKind, LockName,
     backend::{Backend, Renewal},

@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use common::{claim, granted, outlives_its_validity, until};
-use integration::sentinel::SentinelSetup;
+use common::{claim, granted, outlives_its_validity};
+use integration::{sentinel::SentinelSetup, until};
 use lock_core::{
     ErrorKind, LeaseId, LockName, Locker, LossReason, Renew, TryAcquire,
     backend::{Attempt, Backend, Renewal},
@@ -62,6 +62,7 @@ async fn a_failover_tells_every_holder_that_lost_its_lock_and_no_token_goes_back
         guards.push(Arc::new(locker.lock(format!("held-{n}")).acquire().await.unwrap()));
     }
     let watched = guards.clone();
+    // Looks all the while for what must not happen at any moment.
     let watching = tokio::spawn(async move {
         loop {
             assert!(!watched.iter().any(|guard| outlives_its_validity(guard)), "valid after the end of its validity");

@@ -7,11 +7,12 @@ use std::{
     time::Duration,
 };
 
-use common::{claim, granted, rig::LONG, until};
+use common::{claim, granted, rig::LONG};
 use integration::{
     redis::{RedisCluster, RedisServer},
     sentinel::SentinelSetup,
     tls::Certificates,
+    until,
 };
 use lock_core::{
     ErrorKind, LockName,

@@ -7,8 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{calls, client, locker, queued, until};
-use integration::redis::RedisServer;
+use common::{calls, client, locker, queued};
+use integration::{redis::RedisServer, until};
 use lock_core::backend::Release;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},

@@ -84,6 +84,7 @@ fn a_store_that_loses_its_data_is_found_out() {
     let url = format!("redis://{}", server.addr());
     let mut torture = dlock(["torture", "--json", "--url", &url, "--time", "4s", "--ttl", "1s"]);
     let torture = std::thread::spawn(move || output(&mut torture));
+    // Again and again, for as long as it runs.
     while !torture.is_finished() {
         server.command(&["FLUSHALL"]);
         std::thread::sleep(std::time::Duration::from_millis(5));

@@ -94,6 +94,11 @@ impl Table {
     }
 }
 
+/// Waits until a lease of this length that nobody renews is over for everybody. Time alone ends it: there is no other condition to wait for.
+pub(crate) async fn outlive(ttl: Duration) {
+    tokio::time::sleep(ttl + SKEW + Duration::from_millis(20)).await;
+}
+
 /// All clients of the tests share one clock; this is what is left for a busy machine.
 pub(crate) const SKEW: Duration = Duration::from_millis(200);
 

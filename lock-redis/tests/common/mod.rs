@@ -6,7 +6,7 @@ pub(crate) mod rig;
 use std::{
     net::SocketAddr,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, SystemTime},
 };
 
 use integration::redis::RedisServer;
@@ -55,15 +55,6 @@ pub(crate) async fn refused(backend: &RedisBackend, claim: &Claim) -> Holder {
     match backend.acquire(claim).await.unwrap() {
         Attempt::Granted(_) => panic!("{} was free", claim.name),
         Attempt::Held(holder) => holder,
-    }
-}
-
-/// Asks until `condition` holds, for at most 20 s.
-pub(crate) async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let start = Instant::now();
-    while !condition().await {
-        assert!(start.elapsed() < Duration::from_secs(20), "waited 20 s for {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
