@@ -14,6 +14,8 @@ use tokio::runtime::Runtime;
 use super::{TTL, connect, locker, median, micros, python::Process, runtime, url};
 
 const ROUNDS: usize = 200;
+/// Releases by hand, and wakes whoever listens.
+const DELETE_AND_WAKE: &str = "redis.call('DEL', KEYS[1]) redis.call('PUBLISH', 'raw:free', '1') return 1";
 /// Those who poll take a thousand times as long.
 const ROUNDS_OF_POLLERS: usize = 20;
 
@@ -21,6 +23,7 @@ const ROUNDS_OF_POLLERS: usize = 20;
 pub(crate) fn wait(how: &str, port: u16) {
     let runtime = runtime();
     let (locker, rslock) = (locker(port), LockManager::new(vec![url(port)]));
+    let mut raw = runtime.block_on(Listener::new(port));
     for line in std::io::stdin().lock().lines() {
         line.expect("the parent writes");
         runtime.block_on(async {
@@ -28,6 +31,10 @@ pub(crate) fn wait(how: &str, port: u16) {
                 let guard = locker.acquire("dlock").await.expect("it becomes free");
                 println!("{}", monotonic_nanos());
                 let _ = guard.release().await.expect("it is held");
+            } else if how == "raw" {
+                raw.acquire().await;
+                println!("{}", monotonic_nanos());
+                redis::cmd("DEL").arg("raw").exec_async(&mut raw.connection).await.expect("the server answers");
             } else {
                 let lock = loop {
                     // It gives up after three attempts.
@@ -42,8 +49,39 @@ pub(crate) fn wait(how: &str, port: u16) {
     }
 }
 
+/// What a process needs at least that waits without polling: a connection that is told of releases.
+struct Listener {
+    connection: MultiplexedConnection,
+    pushes: tokio::sync::mpsc::UnboundedReceiver<redis::PushInfo>,
+}
+
+impl Listener {
+    async fn new(port: u16) -> Self {
+        let (sender, pushes) = tokio::sync::mpsc::unbounded_channel();
+        let client = redis::Client::open(format!("{}/?protocol=resp3", url(port))).expect("a URL");
+        let config = redis::AsyncConnectionConfig::new().set_push_sender(sender);
+        let connected = client.get_multiplexed_async_connection_with_config(&config).await;
+        let mut connection = connected.expect("the server answers");
+        connection.subscribe("raw:free").await.expect("the server answers");
+        Self { connection, pushes }
+    }
+
+    async fn acquire(&mut self) {
+        loop {
+            let mut set = redis::cmd("SET");
+            set.arg("raw").arg("waiter").arg("NX").arg("PX").arg(30_000);
+            let answer: redis::Value = set.query_async(&mut self.connection).await.expect("the server answers");
+            if answer == redis::Value::Okay {
+                return;
+            }
+            let _ = self.pushes.recv().await.expect("the connection lives");
+        }
+    }
+}
+
 /// Who holds the lock that is handed on.
 enum Holder {
+    Raw(MultiplexedConnection, redis::Script),
     Dlock(lock_core::Locker),
     Rslock(LockManager),
     /// A plain key, for clients that poll it.
@@ -51,6 +89,7 @@ enum Holder {
 }
 
 enum Held {
+    Raw(MultiplexedConnection, redis::Script),
     Dlock(lock_core::Guard),
     Rslock(LockManager, Lock),
     Key(MultiplexedConnection),
@@ -60,19 +99,31 @@ impl Holder {
     async fn acquire(&mut self) -> Held {
         match self {
             Self::Dlock(locker) => Held::Dlock(locker.acquire("dlock").await.expect("it becomes free")),
+            Self::Raw(connection, release) => {
+                hold(connection, "raw").await;
+                Held::Raw(connection.clone(), release.clone())
+            }
             Self::Rslock(manager) => loop {
                 if let Ok(lock) = manager.lock("rslock", TTL).await {
                     return Held::Rslock(manager.clone(), lock);
                 }
             },
-            Self::Key(connection) => loop {
-                let mut set = redis::cmd("SET");
-                set.arg("redis-py").arg("bench").arg("NX").arg("PX").arg(30_000);
-                let answer: redis::Value = set.query_async(connection).await.expect("the server answers");
-                if answer == redis::Value::Okay {
-                    return Held::Key(connection.clone());
-                }
-            },
+            Self::Key(connection) => {
+                hold(connection, "redis-py").await;
+                Held::Key(connection.clone())
+            }
+        }
+    }
+}
+
+/// Sets `key` as soon as whoever had the lock before has deleted it.
+async fn hold(connection: &mut MultiplexedConnection, key: &str) {
+    loop {
+        let mut set = redis::cmd("SET");
+        set.arg(key).arg("bench").arg("NX").arg("PX").arg(30_000);
+        let answer: redis::Value = set.query_async(connection).await.expect("the server answers");
+        if answer == redis::Value::Okay {
+            return;
         }
     }
 }
@@ -80,6 +131,9 @@ impl Holder {
 impl Held {
     async fn release(self) {
         match self {
+            Self::Raw(mut connection, release) => {
+                let _: i64 = release.key("raw").invoke_async(&mut connection).await.expect("the server answers");
+            }
             Self::Dlock(guard) => drop(guard.release().await.expect("it is held")),
             Self::Rslock(manager, lock) => manager.unlock(&lock).await,
             Self::Key(mut connection) => {
@@ -114,10 +168,13 @@ pub(crate) fn run() {
     let waiter = |how| Process::start(Command::new(&this).args(["wait", how, &port.to_string()]));
     let mut connection = runtime.block_on(connect(port));
     let (mut dlock, mut its_waiter) = (Holder::Dlock(locker(port)), waiter("dlock"));
-    let (mut trips, mut times) = (Vec::new(), Vec::new());
+    let by_hand = Holder::Raw(runtime.block_on(connect(port)), redis::Script::new(DELETE_AND_WAKE));
+    let (mut raw, mut raw_waiter) = (by_hand, waiter("raw"));
+    let (mut trips, mut times, mut raw_times) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         trips.push(round_trip(&runtime, &mut connection));
         times.push(once(&runtime, &mut dlock, &mut its_waiter));
+        raw_times.push(once(&runtime, &mut raw, &mut raw_waiter));
     }
     let trip = median(trips);
     println!("\n{:<22} {:>10} {:>14}", "hand-off to a process", "µs", "round trips");
@@ -126,6 +183,7 @@ pub(crate) fn run() {
         let time = median(times);
         println!("{name:<22} {time:>10.1} {:>14.2}", time / trip);
     };
+    print("raw, by a message", raw_times);
     print("lock-redis", times);
     let pollers = [
         ("rslock", Holder::Rslock(LockManager::new(vec![url(port)])), waiter("rslock")),
