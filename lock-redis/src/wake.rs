@@ -17,6 +17,8 @@ use crate::node::Node;
 pub(crate) struct Wakers {
     channel: String,
     waiting: Mutex<HashMap<String, Waiting>>,
+    /// Locks that this process was woken for although it had given up: the server was not told, as there was no connection.
+    unwanted: Mutex<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -51,7 +53,8 @@ pub(crate) struct Queuing<'a> {
 
 impl Wakers {
     pub(crate) fn new() -> Self {
-        Self { channel: format!("dlock:wake:{}", LeaseId::random()), waiting: Mutex::default() }
+        let channel = format!("dlock:wake:{}", LeaseId::random());
+        Self { channel, waiting: Mutex::default(), unwanted: Mutex::default() }
     }
 
     /// The channel on which this process is woken.
@@ -93,7 +96,17 @@ impl Wakers {
         if let Some(waiting) = self.map().get_mut(lock) {
             waiting.standing = Standing::Unsure;
             waiting.changes.send_replace(());
+            return;
         }
+        self.unwanted().push(lock.to_owned());
+        // Whoever wakes passes it on.
+        self.wake_all();
+    }
+
+    /// Takes the locks whose wake-ups nobody here can use.
+    pub(crate) fn take_unwanted(&self) -> Vec<String> {
+        let unwanted = std::mem::take(&mut *self.unwanted());
+        unwanted.into_iter().filter(|lock| !self.map().contains_key(lock)).collect()
     }
 
     fn is_queued(&self, lock: &str) -> bool {
@@ -125,6 +138,10 @@ impl Wakers {
     fn map(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn unwanted(&self) -> MutexGuard<'_, Vec<String>> {
+        self.unwanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Waits for one lock to become free.
@@ -153,14 +170,14 @@ impl Watch for RedisWatch {
     async fn changed(&mut self) {
         // Being woken ended the place in the queue. An attempt to acquire that was refused has restored it, normally.
         let seen = !self.changes.has_changed().unwrap_or(true);
-        if seen
-            && !self.node.link.wakers.is_queued(&self.lock)
-            && matches!(self.node.enqueue(&self.lock).await, Ok(false))
-        {
-            return;
+        let queues = seen && !self.node.link.wakers.is_queued(&self.lock);
+        if !(queues && matches!(self.node.enqueue(&self.lock).await, Ok(false))) {
+            // The sender lives as long as any watch of this lock, so this cannot fail.
+            let _ = self.changes.changed().await;
         }
-        // The sender lives as long as any watch of this lock, so this cannot fail.
-        let _ = self.changes.changed().await;
+        for lock in self.node.link.wakers.take_unwanted() {
+            self.node.leave(&lock);
+        }
     }
 }
 
