@@ -77,7 +77,8 @@ fn the_metrics_are_those_of_the_code() {
 }
 
 fn metrics(source: &str) -> Vec<String> {
-    let calls = ["counter!(\"", "gauge!(\"", "histogram!(\""].iter().flat_map(|call| source.split(call).skip(1));
+    let macros = ["counter!(\"", "gauge!(\"", "histogram!(\"", "by_outcome!(counter, \"", "by_outcome!(histogram, \""];
+    let calls = macros.iter().flat_map(|call| source.split(call).skip(1));
     calls.filter_map(|behind| behind.split('"').next()).map(ToOwned::to_owned).collect()
 }
 
