@@ -66,7 +66,8 @@ impl LockRequest {
         self
     }
 
-    /// Tries now: acquired, or held by somebody else. One request to the store, repeated at most twice if it gets no answer.
+    /// Tries now: acquired, or held by somebody else. One request to the store, repeated at most twice if it gets no answer; a grant that came
+    /// too late is given back first.
     ///
     /// Does not queue behind other waiters of this process.
     ///
@@ -84,7 +85,8 @@ impl LockRequest {
 
     /// Waits for the lock for at most `wait`, then says who holds it. Zero is one attempt.
     ///
-    /// Takes longer than `wait` by one request at most, as a request that is under way when it ends is not given up: see
+    /// Takes longer than `wait` by one request at most, or two where a grant that came too late has to be given back, as a request that is under
+    /// way when it ends is not given up: see
     /// [`Timing::attempt_timeout`]. With `wait` zero that request is repeated at most twice if it gets no answer.
     ///
     /// Waiters of one process queue for a name first-in first-out.

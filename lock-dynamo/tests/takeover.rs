@@ -235,7 +235,7 @@ async fn a_watcher_waits_for_the_holders_lease_and_a_heartbeat_starts_it_anew() 
     let watcher = DynamoBackend::new(table.config().takeover(Takeover::Observed));
     let refused = |attempt: Attempt| assert!(matches!(attempt, Attempt::Held(_)));
     refused(watcher.acquire(&claim("job", short)).await.unwrap());
-    // Watching takes time: each pause is a part of the lease that two of make a whole one.
+    // Each pause is two thirds of the lease: one ends before it, two after it.
     tokio::time::sleep(long * 2 / 3).await;
     let _ = holder.renew(&held.lease(None)).await.unwrap();
     refused(watcher.acquire(&claim("job", short)).await.unwrap());

@@ -177,23 +177,25 @@ impl Link {
         live.subscribed.get_or_try_init(|| connection.subscribe(self.wakers.channel())).await.map(|_| ())
     }
 
-    /// Hands a call to the connection without waiting for anything; for [`Drop`].
-    pub(crate) fn send_and_forget(&self, call: &Call<'_>) {
-        let Some(live) = self.usable(self.slot(call)) else { return };
+    /// Hands a call to the connection without waiting for anything; for [`Drop`]. `false` when there is none to hand it to.
+    pub(crate) fn send_and_forget(&self, call: &Call<'_>) -> bool {
+        let Some(live) = self.usable(self.slot(call)) else { return false };
         // The timer of the request needs a runtime. Without one there is nobody to write to the socket either.
-        if tokio::runtime::Handle::try_current().is_ok() {
-            let mut connection = live.connection.clone();
-            // Nobody will read a NOSCRIPT, so the text goes along.
-            let mut command = call.with_text();
-            // redis-rs does not send what nobody waits for, unless told that this is meant.
-            command.set_no_response(true);
-            let mut answer = async move { connection.query(&command).await }.boxed();
-            if (&mut answer).now_or_never().is_none() && self.is_cluster() {
-                let mut forgotten = live.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
-                forgotten.retain_mut(|answer| answer.now_or_never().is_none());
-                forgotten.push(answer);
-            }
+        if tokio::runtime::Handle::try_current().is_err() {
+            return false;
         }
+        let mut connection = live.connection.clone();
+        // Nobody will read a NOSCRIPT, so the text goes along.
+        let mut command = call.with_text();
+        // redis-rs does not send what nobody waits for, unless told that this is meant.
+        command.set_no_response(true);
+        let mut answer = async move { connection.query(&command).await }.boxed();
+        if (&mut answer).now_or_never().is_none() && self.is_cluster() {
+            let mut forgotten = live.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+            forgotten.retain_mut(|answer| answer.now_or_never().is_none());
+            forgotten.push(answer);
+        }
+        true
     }
 
     /// The slot of a call where that says who answers it.

@@ -121,6 +121,7 @@ impl Node {
             None => (self.link.run(&call).await?, Ok(())),
             Some(replicated) => Box::pin(replicated.run(&replicated.acquiring, &call)).await?,
         };
+        self.pass_on();
         let attempt = granted_or_held(answer)?;
         if let (Err(missing), Attempt::Granted(_)) = (replicated, &attempt) {
             let undone = Box::pin(self.release(&claim.lease(None), Duration::ZERO)).await.is_ok();
@@ -166,6 +167,7 @@ impl Node {
                 replicated.map(|()| answer)?
             }
         };
+        self.pass_on();
         let renewed = match &answer {
             Value::Array(answers) => answers.iter().map(|answer| *answer == Value::Int(1)).collect::<Vec<_>>(),
             _ => return Err(unexpected(&answer)),
@@ -287,6 +289,7 @@ impl Node {
         self.link.subscribe().await?;
         let keys = [lock.to_owned(), self.keys.waiters(lock)];
         let answer = self.link.run(&self.scripts.wait.call(&keys).arg(self.link.wakers.channel())).await?;
+        self.pass_on();
         let Value::Array(items) = &answer else { return Err(unexpected(&answer)) };
         match &items[..] {
             [Value::Int(1), Value::BulkString(place)] => {
@@ -305,7 +308,17 @@ impl Node {
     pub(crate) fn leave(&self, lock: &str) {
         let keys = [lock.to_owned(), self.keys.waiters(lock)];
         let cluster = u8::from(self.link.is_cluster());
-        self.link.send_and_forget(&self.scripts.leave.call(&keys).arg(self.link.wakers.channel()).arg(cluster));
+        if !self.link.send_and_forget(&self.scripts.leave.call(&keys).arg(self.link.wakers.channel()).arg(cluster)) {
+            self.link.wakers.not_wanted(lock);
+        }
+    }
+
+    /// Leaves the queues that could not be left before, and passes on wake-ups for which nobody here waits; after a request, when there
+    /// is a connection.
+    pub(crate) fn pass_on(&self) {
+        for lock in self.link.wakers.take_unwanted() {
+            self.leave(&lock);
+        }
     }
 
     /// Passes a signal of python-redis-lock on that will not be used; keys are the lock's and that of its signal.

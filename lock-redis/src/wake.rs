@@ -1,7 +1,7 @@
 //! Waiting processes: each has one channel, and one queue per lock decides who is woken by a release.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -17,8 +17,8 @@ use crate::node::Node;
 pub(crate) struct Wakers {
     channel: String,
     waiting: Mutex<HashMap<String, Waiting>>,
-    /// Locks that this process was woken for although it had given up: the server was not told, as there was no connection.
-    unwanted: Mutex<Vec<String>>,
+    /// Locks that this process may still be queued for, or was woken for, although it does not wait any more.
+    unwanted: Mutex<HashSet<String>>,
 }
 
 #[derive(Debug)]
@@ -98,12 +98,17 @@ impl Wakers {
             waiting.changes.send_replace(());
             return;
         }
-        self.unwanted().push(lock.to_owned());
+        self.not_wanted(lock);
         // Whoever wakes passes it on.
         self.wake_all();
     }
 
-    /// Takes the locks whose wake-ups nobody here can use.
+    /// Notes that the server has yet to be told that nobody here waits for `lock`.
+    pub(crate) fn not_wanted(&self, lock: &str) {
+        self.unwanted().insert(lock.to_owned());
+    }
+
+    /// Takes the locks of which the server has to be told that nobody here waits for them.
     pub(crate) fn take_unwanted(&self) -> Vec<String> {
         let unwanted = std::mem::take(&mut *self.unwanted());
         unwanted.into_iter().filter(|lock| !self.map().contains_key(lock)).collect()
@@ -139,7 +144,7 @@ impl Wakers {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn unwanted(&self) -> MutexGuard<'_, Vec<String>> {
+    fn unwanted(&self) -> MutexGuard<'_, HashSet<String>> {
         self.unwanted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -175,9 +180,7 @@ impl Watch for RedisWatch {
             // The sender lives as long as any watch of this lock, so this cannot fail.
             let _ = self.changes.changed().await;
         }
-        for lock in self.node.link.wakers.take_unwanted() {
-            self.node.leave(&lock);
-        }
+        self.node.pass_on();
     }
 }
 

@@ -200,6 +200,7 @@ async fn locks_are_renewed_released_and_broken_on_a_full_server() {
     let again = backend.acquire(&held).await.unwrap();
     assert!(matches!(again, Attempt::Granted(Grant { already_ours: true, .. })), "{again:?}");
     assert_eq!(backend.release(&leases[0], Duration::ZERO).await.unwrap(), Release::Released);
+    assert_eq!(backend.release(&leases[0], Duration::ZERO).await.unwrap(), Release::NotHeld(None));
     tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("a waiter is woken");
     let version = broken.id.to_string();
     assert_eq!(backend.break_lock(&broken.name, &version, "test").await.unwrap(), Break::Broken);

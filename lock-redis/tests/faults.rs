@@ -259,21 +259,22 @@ async fn a_waiter_whose_connection_was_cut_still_hears_of_the_release() {
 }
 
 #[tokio::test]
-async fn a_process_that_gave_up_without_a_connection_passes_its_wake_up_on() {
+async fn a_process_whose_leave_was_lost_passes_its_wake_up_on() {
     let (server, proxy, through, direct) = rig().await;
     let (lease, _) = granted(&direct, &claim("job", LONG)).await;
     granted(&direct, &claim("other", LONG)).await;
     let gives_up = through.watch(&name("job")).await.unwrap().unwrap();
     let mut stays = through.watch(&name("other")).await.unwrap().unwrap();
+    proxy.lose(Requests);
+    drop(gives_up);
     proxy.refuse();
     proxy.cut();
     tokio::time::timeout(Duration::from_secs(60), stays.changed()).await.expect("the end of the connection wakes");
-    drop(gives_up);
     proxy.heal();
     until("a new connection", async || through.acquire(&claim("other", LONG)).await.is_ok()).await;
     let third = client(server.addr());
     let mut next = third.watch(&name("job")).await.unwrap().unwrap();
-    assert_eq!(queued(&server, "job"), 2, "nobody could tell the server that one has gone");
+    assert_eq!(queued(&server, "job"), 2, "the server does not know that one has gone");
     assert_eq!(direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     let other_waiter = async {
         loop {
@@ -285,6 +286,22 @@ async fn a_process_that_gave_up_without_a_connection_passes_its_wake_up_on() {
         () = other_waiter => {}
         () = tokio::time::sleep(Duration::from_secs(20)) => panic!("the wake-up was swallowed"),
     }
+}
+
+#[tokio::test]
+async fn who_gave_up_without_a_connection_leaves_the_queue_with_the_next_request() {
+    let (server, proxy, through, direct) = rig().await;
+    let (lease, _) = granted(&direct, &claim("job", LONG)).await;
+    let (held, _) = granted(&through, &claim("held", LONG)).await;
+    let mut gives_up = through.watch(&name("job")).await.unwrap().unwrap();
+    proxy.refuse();
+    proxy.cut();
+    tokio::time::timeout(Duration::from_secs(60), gives_up.changed()).await.expect("the end of the connection wakes");
+    drop(gives_up);
+    proxy.heal();
+    until("a new connection", async || through.renew(&held).await.is_ok()).await;
+    until("it to leave", async || queued(&server, "job") == 0).await;
+    assert_eq!(direct.renew(&lease).await.unwrap(), Renewal::Renewed);
 }
 
 #[tokio::test]

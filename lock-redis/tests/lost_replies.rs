@@ -43,6 +43,8 @@ everywhere! {
     an_acquire_whose_reply_was_lost_is_found_to_be_ours,
     an_acquire_whose_request_was_lost_is_granted_when_repeated,
     an_acquire_that_arrives_after_its_own_release_leaves_no_lock,
+    an_acquire_that_arrives_after_a_second_release_of_its_id_leaves_no_lock,
+    a_release_that_arrives_after_a_later_one_of_its_id_lets_no_late_acquire_in,
     an_acquire_that_arrives_again_after_the_release_of_its_lock_leaves_no_lock,
     an_acquire_that_was_given_up_unanswered_leaves_no_lock,
     an_acquire_that_arrives_after_its_lock_was_broken_leaves_no_lock,
@@ -80,12 +82,12 @@ async fn again<T>(mut ask: impl AsyncFnMut() -> Result<T, lock_core::Error>) -> 
     answer.unwrap()
 }
 
-/// Heals the network, and waits until every server that has the lock has run what was held back.
-async fn let_arrive(rig: &Rig) {
+/// Heals the network, and waits until every server that has the lock has run as many requests that were held back.
+async fn let_arrive(rig: &Rig, requests: u64) {
     let before = rig.scripts_run();
     rig.heal();
-    let arrived = async || rig.scripts_run().iter().zip(&before).all(|(now, before)| now > before);
-    until("the late request to arrive", arrived).await;
+    let arrived = async || rig.scripts_run().iter().zip(&before).all(|(now, before)| *now >= before + requests);
+    until("what was late to arrive", arrived).await;
 }
 
 async fn released(backend: &RedisBackend, lease: &Lease) {
@@ -129,7 +131,31 @@ async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock(rig: Rig) 
     assert!(rig.through.acquire(&late).await.unwrap_err().is_ambiguous());
     // The same process gives up, over another way.
     assert_eq!(rig.direct.release(&late.lease(None), Duration::ZERO).await.unwrap(), Release::NotHeld(None));
-    let_arrive(&rig).await;
+    let_arrive(&rig, 1).await;
+    assert!(free(&rig).await, "the late acquire was refused");
+}
+
+async fn an_acquire_that_arrives_after_a_second_release_of_its_id_leaves_no_lock(rig: Rig) {
+    let claim = claim(JOB, LONG);
+    // Undone once, as an attempt is that too few replicas confirmed; then repeated, and given up.
+    let (lease, _) = granted(&rig.direct, &claim).await;
+    assert_eq!(rig.direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    rig.hold(Requests);
+    assert!(rig.through.acquire(&claim).await.unwrap_err().is_ambiguous());
+    assert_eq!(rig.direct.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(None));
+    let_arrive(&rig, 1).await;
+    assert!(free(&rig).await, "the late acquire was refused");
+}
+
+async fn a_release_that_arrives_after_a_later_one_of_its_id_lets_no_late_acquire_in(rig: Rig) {
+    let late = claim(JOB, LONG);
+    let lease = late.lease(None);
+    rig.hold(Requests);
+    let (released, acquired) = tokio::join!(rig.through.release(&lease, Duration::ZERO), rig.through.acquire(&late));
+    assert!(released.unwrap_err().is_ambiguous());
+    assert!(acquired.unwrap_err().is_ambiguous());
+    assert_eq!(rig.direct.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(None));
+    let_arrive(&rig, 2).await;
     assert!(free(&rig).await, "the late acquire was refused");
 }
 
@@ -140,7 +166,7 @@ async fn an_acquire_that_arrives_again_after_the_release_of_its_lock_leaves_no_l
     // Its repetition is faster, over another way.
     let (lease, _) = granted(&rig.direct, &claim).await;
     assert_eq!(rig.direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
-    let_arrive(&rig).await;
+    let_arrive(&rig, 1).await;
     assert!(free(&rig).await, "the late acquire was refused");
 }
 
@@ -152,7 +178,7 @@ async fn an_acquire_that_arrives_after_its_lock_was_broken_leaves_no_lock(rig: R
     granted(&rig.direct, &late).await;
     let broken = rig.direct.break_lock(&late.name, &late.id.to_string(), "an operator").await.unwrap();
     assert_eq!(broken, Break::Broken);
-    let_arrive(&rig).await;
+    let_arrive(&rig, 1).await;
     assert!(free(&rig).await, "the late acquire was refused");
 }
 
@@ -216,7 +242,7 @@ async fn a_release_that_arrives_after_a_later_acquire_of_its_id_spares_the_lock(
     assert!(rig.through.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
     let Attempt::Granted(grant) = rig.direct.acquire(&claim).await.unwrap() else { panic!("it is ours") };
     assert!(grant.already_ours);
-    let_arrive(&rig).await;
+    let_arrive(&rig, 1).await;
     owned_by(&rig, &claim).await;
     released(&rig.direct, &lease).await;
     assert!(free(&rig).await);

@@ -9,11 +9,20 @@ local found = redis.call('MGET', KEYS[1], KEYS[2])
 local held, kept = found[1], found[2]
 local id = ARGV[1]
 if not held or string.find(held, id, 1, true) ~= 1 then
-  -- Already released by this id: the caller knows whether that was an attempt whose reply it lost.
-  if string.match(kept or '', '^%d+ R(%x+) ') == id then return 4 end
+  -- Its acquire may still be on the way, on a connection that was given up: acquire.lua looks for the mark of the latest release.
+  local gap = kept and string.find(kept, ' ', 1, true) or 0
+  if kept and string.sub(kept, gap + 1, gap + 34) == 'R' .. id .. ' ' then
+    -- Already released by this id: the caller knows whether that was an attempt whose reply it lost.
+    if string.sub(kept, gap + 35, gap + 50) < ARGV[2] then
+      -- First, because a server that is full runs this, and then the rest of a script that has begun to write.
+      redis.call('PEXPIRE', KEYS[2], TOKEN_IDLE)
+      redis.call('SETRANGE', KEYS[2], gap + 34, ARGV[2])
+    end
+    return 4
+  end
   if not KEYS[3] then return redis.error_reply('TRYAGAIN the slot of this lock is being moved') end
-  -- Its acquire may still be on the way, on a connection that was given up: acquire.lua looks for this mark.
-  redis.call('SET', KEYS[3], ARGV[2], 'PX', GONE_FOR)
+  local marked = redis.call('MGET', KEYS[3])[1]
+  if not marked or marked < ARGV[2] then redis.call('SET', KEYS[3], ARGV[2], 'PX', GONE_FOR) end
   return holder(KEYS[1], held)
 end
 
