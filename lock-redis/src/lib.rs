@@ -18,6 +18,7 @@ mod quorum;
 mod record;
 mod script;
 mod signal;
+mod strays;
 mod wake;
 
 pub use backend::RedisBackend;

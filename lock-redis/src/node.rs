@@ -25,6 +25,7 @@ use crate::{
     record,
     script::{Call, Scripts},
     signal::SignalWatch,
+    strays::Strays,
     wake::{RedisWatch, Standing},
 };
 
@@ -35,6 +36,7 @@ pub(crate) struct Node {
     pub(crate) keys: Keys,
     scripts: Scripts,
     last_stamp: AtomicU64,
+    strays: Strays,
 }
 
 /// How to make sure that replicas have what was written. On connections of its own, because `WAIT` holds up all that comes behind it:
@@ -92,6 +94,7 @@ impl Node {
             keys: Keys::new(config.key_prefix.clone(), config.compat),
             scripts: Scripts::new(),
             last_stamp: AtomicU64::new(0),
+            strays: Strays::default(),
         })
     }
 
@@ -117,10 +120,13 @@ impl Node {
         if let Some(queuing) = &queuing {
             call = call.arg(queuing.channel).arg(&queuing.place).arg(u8::from(queuing.alone));
         }
-        let (answer, replicated) = match &self.replicated {
-            None => (self.link.run(&call).await?, Ok(())),
-            Some(replicated) => Box::pin(replicated.run(&replicated.acquiring, &call)).await?,
+        let mut sent = self.strays.sending(claim.id);
+        let answer = match &self.replicated {
+            None => self.link.run(&call).await.map(|answer| (answer, Ok(()))),
+            Some(replicated) => Box::pin(replicated.run(&replicated.acquiring, &call)).await,
         };
+        sent.answered = !answer.as_ref().is_err_and(Error::is_ambiguous);
+        let (answer, replicated) = answer?;
         self.pass_on();
         let attempt = granted_or_held(answer)?;
         if let (Err(missing), Attempt::Granted(_)) = (replicated, &attempt) {
@@ -189,11 +195,11 @@ impl Node {
         let mut keys = vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, &id), self.keys.waiters(&lock)];
         keys.extend(self.keys.signal(&lease.name));
         let hold_for = if hold_for.is_zero() { 0 } else { millis(hold_for) };
-        let stamp = self.stamp();
+        let (stamp, is_stray) = (self.stamp(), self.strays.contains(lease.id));
         let release = async |keys: &[String]| {
             let mut call = self.scripts.release.call(keys).arg(&id).arg(stamp);
-            if hold_for > 0 || self.link.is_cluster() {
-                call = call.arg(hold_for).arg(u8::from(self.link.is_cluster()));
+            if hold_for > 0 || self.link.is_cluster() || is_stray {
+                call = call.arg(hold_for).arg(u8::from(self.link.is_cluster())).arg(u8::from(is_stray));
             }
             self.link.run(&call).await
         };
@@ -203,7 +209,11 @@ impl Node {
             Err(error) if is_moving(&error) => Box::pin(release(&keys[..2])).await,
             answer => answer,
         };
-        match answer? {
+        let answer = answer?;
+        if is_stray {
+            self.strays.remove(lease.id);
+        }
+        match answer {
             Value::Int(1) => Ok(Release::Released),
             Value::Int(4) => Ok(Release::NotHeld(None)),
             Value::Array(answer) => refusal(&answer).map(Release::NotHeld),

@@ -2,7 +2,10 @@
 
 mod common;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use common::{
     claim, granted, name, refused,
@@ -45,6 +48,7 @@ everywhere! {
     an_acquire_that_arrives_after_its_own_release_leaves_no_lock,
     an_acquire_that_arrives_after_a_second_release_of_its_id_leaves_no_lock,
     a_release_that_arrives_after_a_later_one_of_its_id_lets_no_late_acquire_in,
+    an_acquire_that_arrives_after_others_had_the_lock_leaves_no_lock,
     an_acquire_that_arrives_again_after_the_release_of_its_lock_leaves_no_lock,
     an_acquire_that_was_given_up_unanswered_leaves_no_lock,
     an_acquire_that_arrives_after_its_lock_was_broken_leaves_no_lock,
@@ -144,6 +148,28 @@ async fn an_acquire_that_arrives_after_a_second_release_of_its_id_leaves_no_lock
     assert!(rig.through.acquire(&claim).await.unwrap_err().is_ambiguous());
     assert_eq!(rig.direct.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(None));
     let_arrive(&rig, 1).await;
+    assert!(free(&rig).await, "the late acquire was refused");
+}
+
+async fn an_acquire_that_arrives_after_others_had_the_lock_leaves_no_lock(rig: Rig) {
+    let late = claim(JOB, LONG);
+    let before = rig.scripts_run();
+    // Long enough for all that follows, on any but a very slow machine.
+    let (sent, delay) = (Instant::now(), Duration::from_secs(3));
+    rig.delay(Requests, delay);
+    assert!(rig.through.acquire(&late).await.unwrap_err().is_ambiguous());
+    rig.delay(Requests, Duration::ZERO);
+    // It asks again over another connection, and is done before the first request arrives; and so is another holder.
+    assert!(matches!(again(async || rig.through.acquire(&late).await).await, Attempt::Granted(_)));
+    released(&rig.through, &late.lease(None)).await;
+    let (other, _) = granted(&rig.direct, &claim(JOB, LONG)).await;
+    assert_eq!(rig.direct.release(&other, Duration::ZERO).await.unwrap(), Release::Released);
+    let arrived = async || {
+        // A quorum makes its servers agree on tokens, so the number alone does not tell there.
+        sent.elapsed() > delay + delay / 8
+            && rig.scripts_run().iter().zip(&before).all(|(now, before)| *now >= before + 5)
+    };
+    until("the late request to arrive", arrived).await;
     assert!(free(&rig).await, "the late acquire was refused");
 }
 

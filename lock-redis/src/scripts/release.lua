@@ -1,6 +1,7 @@
 -- Releases by comparison. KEYS: lock, token, gone, waiters, then the signal list of python-redis-lock if that is spoken; or lock and
 -- token alone, which does not do for an id that does not hold the lock.
--- ARGV: id, stamp of this request; if asked for, ms to keep the lock refused, "1" on a cluster. Answers 1; 4 if this id has released before; or {0, ...}.
+-- ARGV: id, stamp of this request; if asked for, ms to keep the lock refused, "1" on a cluster, "1" if an acquire of this id got no answer.
+-- Answers 1; 4 if this id has released before; or {0, ...}.
 
 -- How long the mark of an id that was released before its acquire arrived is kept, in ms: longer than a network holds back a packet.
 local GONE_FOR = 300000
@@ -40,6 +41,8 @@ if gap then
 else
   redis.call('SET', KEYS[2], (string.match(held, '^%d+', 51) or '') .. mark, 'PX', TOKEN_IDLE)
 end
+-- The mark in the token's key is gone once another holder has written there.
+if ARGV[5] == '1' and KEYS[3] then redis.call('SET', KEYS[3], ARGV[2], 'PX', GONE_FOR) end
 if ARGV[3] and ARGV[3] ~= '0' then redis.call('SET', KEYS[1], 'released ' .. held, 'PX', ARGV[3]) end
 if KEYS[5] then signal(KEYS[5]) end
 if KEYS[4] then wake(KEYS[4], KEYS[1], ARGV[4]) end
