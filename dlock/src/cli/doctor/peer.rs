@@ -15,6 +15,9 @@ const HOLD: Duration = Duration::from_millis(1_500);
 /// So many more holds, which nobody can miss, tell the other what was found out, if it does not know by then.
 const FAREWELLS: u32 = 2;
 
+/// How many errors in a row that will not pass by themselves are borne.
+const FAILURES: u32 = 3;
+
 /// Contends with another host that does the same, for as long as it takes to tell, and at most `within`.
 pub(super) async fn meet(locker: &Locker, id: &str, within: Duration) -> Finding {
     if !locker.capabilities().holder {
@@ -24,11 +27,19 @@ pub(super) async fn meet(locker: &Locker, id: &str, within: Duration) -> Finding
     let host = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default();
     let mut meeting = Meeting::new(id.to_owned(), host);
     let end = Instant::now() + within;
-    let mut farewells = 0;
+    let (mut farewells, mut failures) = (0, 0);
     while Instant::now() < end {
         match attempt(locker, &mut meeting).await {
-            Ok(held) => farewells += u32::from(held && meeting.verdict().is_some()),
+            Ok(held) => {
+                failures = 0;
+                farewells += u32::from(held && meeting.verdict().is_some());
+            }
             Err(error) if error.is_retryable() => pause(500).await,
+            // Where locks do not work, two who have the same one get into each other's way.
+            Err(_) if failures < FAILURES => {
+                failures += 1;
+                pause(500).await;
+            }
             Err(error) => return Finding::warning(SUBJECT, format!("could not be tried: {error}")),
         }
         if meeting.verdict().is_some() && (meeting.other_knows() || farewells >= FAREWELLS) {
