@@ -4,6 +4,7 @@ mod answer;
 mod backend;
 mod config;
 mod connect;
+mod debts;
 mod doctor;
 mod error;
 mod factory;

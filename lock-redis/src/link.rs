@@ -1,10 +1,9 @@
 //! One connection that is opened when it is needed, and replaced when it has died.
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -16,6 +15,7 @@ use redis::{Cmd, PushKind, RedisError, RedisResult, ServerErrorKind, Value, clus
 
 use crate::{
     connect::{Connection, Connector},
+    debts::{Debts, End},
     error::{Phase, says, translate},
     script::Call,
     wake::Wakers,
@@ -44,36 +44,9 @@ struct Live {
     ended: Arc<AtomicBool>,
     /// Whether this connection receives wake-ups.
     subscribed: tokio::sync::OnceCell<()>,
-    debts: Mutex<Debts>,
+    debts: Debts,
     /// Requests that nobody waits for. A cluster connection sends none whose future is gone.
     forgotten: Mutex<Vec<BoxFuture<'static, RedisResult<Value>>>>,
-}
-
-/// What the server owes; by slot on a cluster, whose nodes fail one by one.
-#[derive(Default)]
-struct Debts {
-    server: Owed,
-    slots: HashMap<Slot, Owed>,
-}
-
-/// How long the server owes an answer. Needed because the caller may give up before the timeout of the connection does, and a
-/// connection whose packets vanish would then be used for ever.
-#[derive(Default)]
-struct Owed {
-    /// For which somebody waits.
-    requests: usize,
-    since: Option<Instant>,
-    /// The node is known to be gone.
-    dead: bool,
-}
-
-impl Debts {
-    fn of(&mut self, slot: Option<Slot>) -> &mut Owed {
-        match slot {
-            None => &mut self.server,
-            Some(slot) => self.slots.entry(slot).or_default(),
-        }
-    }
 }
 
 struct Failure {
@@ -214,7 +187,7 @@ impl Link {
         slot: Option<Slot>,
         answer: impl Future<Output = RedisResult<T>>,
     ) -> RedisResult<T> {
-        let request = Request::new(live, slot);
+        let request = live.debts.begin(slot);
         let result = answer.await;
         match &result {
             Err(error) if is_dead(error) => {
@@ -242,7 +215,7 @@ impl Link {
     /// The connection, if it can be expected to answer for `slot`.
     fn usable(&self, slot: Option<Slot>) -> Option<Arc<Live>> {
         let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let silent = live.debts().of(slot).is_silent(self.timeout);
+        let silent = live.debts.is_silent(slot, self.timeout);
         if self.is_cluster() {
             // Replaced by those who need the silent node, at their cost; all others go on with what they have.
             return (!silent || live.born.elapsed() < LONGEST_PAUSE).then_some(live);
@@ -317,7 +290,7 @@ impl Link {
                 born: Instant::now(),
                 ended,
                 subscribed: tokio::sync::OnceCell::new(),
-                debts: Mutex::default(),
+                debts: Debts::default(),
                 forgotten: Mutex::default(),
             };
             if self.wakers.anybody_waits() {
@@ -340,18 +313,6 @@ impl fmt::Debug for Link {
     }
 }
 
-impl Live {
-    fn debts(&self) -> MutexGuard<'_, Debts> {
-        self.debts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Owed {
-    fn is_silent(&self, timeout: Duration) -> bool {
-        self.dead || self.since.is_some_and(|since| since.elapsed() >= timeout)
-    }
-}
-
 /// Whether `error` says that a connection or a node will not answer again.
 fn is_dead(error: &RedisError) -> bool {
     error.is_io_error()
@@ -359,47 +320,4 @@ fn is_dead(error: &RedisError) -> bool {
         || error.kind() == redis::ErrorKind::ClusterConnectionNotFound
         // The primary was demoted, and sentinels or the cluster know its successor.
         || says(error, "READONLY")
-}
-
-/// A request under way. Dropped while it is open, the time since when the server owes its answer stays noted.
-struct Request<'a> {
-    live: &'a Live,
-    slot: Option<Slot>,
-    end: End,
-}
-
-#[derive(Clone, Copy)]
-enum End {
-    Open,
-    Answered,
-    Dead,
-}
-
-impl<'a> Request<'a> {
-    fn new(live: &'a Live, slot: Option<Slot>) -> Self {
-        let mut debts = live.debts();
-        let owed = debts.of(slot);
-        owed.requests += 1;
-        owed.since.get_or_insert_with(Instant::now);
-        drop(debts);
-        Self { live, slot, end: End::Open }
-    }
-
-    fn end(mut self, end: End) {
-        self.end = end;
-    }
-}
-
-impl Drop for Request<'_> {
-    fn drop(&mut self) {
-        let mut debts = self.live.debts();
-        let owed = debts.of(self.slot);
-        owed.requests -= 1;
-        match self.end {
-            End::Open => {}
-            End::Dead => owed.dead = true,
-            // Answers come in order, so whatever is still open was sent after this one.
-            End::Answered => (owed.since, owed.dead) = ((owed.requests > 0).then(Instant::now), false),
-        }
-    }
 }
