@@ -127,20 +127,28 @@ impl Sentinel {
     }
 
     fn start(lines: &str, password: Option<&'static str>) -> Self {
-        let (port, dir) = (free_port(), Scratch::new());
-        let tls_port = lines.contains("tls-cert-file").then(free_port);
-        let path = dir.path().join("sentinel.conf");
-        let text = format!(
-            "port {port}\nbind 127.0.0.1{tls}\ndir {dir}\nlogfile {dir}/sentinel.log\n{lines}",
-            tls = tls_port.map(|port| format!(" -::1\ntls-port {port}")).unwrap_or_default(),
-            dir = dir.text()
-        );
-        fs::write(&path, text).expect("the directory is ours");
-        let args = [path.display().to_string(), "--sentinel".into()];
-        let daemon = Daemon::start(&program(), "redis-server", &args);
-        let up = wait_for("a sentinel", || command(port, &["PING"]).is_ok());
-        assert!(up, "{}", fs::read_to_string(dir.path().join("sentinel.log")).unwrap_or_default());
-        Self { daemon, port, tls_port, password, _dir: dir }
+        loop {
+            let (port, dir) = (free_port(), Scratch::new());
+            let tls_port = lines.contains("tls-cert-file").then(free_port);
+            let (path, log) = (dir.path().join("sentinel.conf"), dir.path().join("sentinel.log"));
+            let text = format!(
+                "port {port}\nbind 127.0.0.1{tls}\ndir {dir}\nlogfile {dir}/sentinel.log\n{lines}",
+                tls = tls_port.map(|port| format!(" -::1\ntls-port {port}")).unwrap_or_default(),
+                dir = dir.text()
+            );
+            fs::write(&path, text).expect("the directory is ours");
+            let args = [path.display().to_string(), "--sentinel".into()];
+            let daemon = Daemon::start(&program(), "redis-server", &args);
+            let log = || fs::read_to_string(&log).unwrap_or_default();
+            // Free ports are not reserved: somebody else may have bound one by now, for a connection of theirs too.
+            let is_taken = || log().contains("Failed listening on port");
+            let up = wait_for("a sentinel", || is_taken() || command(port, &["PING"]).is_ok());
+            if is_taken() {
+                continue;
+            }
+            assert!(up, "{}", log());
+            return Self { daemon, port, tls_port, password, _dir: dir };
+        }
     }
 
     /// Its port on 127.0.0.1.
