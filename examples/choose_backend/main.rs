@@ -1,11 +1,11 @@
-//! The same program on every store: `DLOCK_URL` says on which.
+//! The same program on every store: `ONELOCK_URL` says on which.
 
-use dlock::TryAcquire;
+use onelock::TryAcquire;
 use tokio::io::{AsyncReadExt as _, stdin};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let locker = dlock::open(&std::env::var("DLOCK_URL")?).await?;
+    let locker = onelock::open(&std::env::var("ONELOCK_URL")?).await?;
     match locker.try_acquire("nightly-report").await? {
         TryAcquire::Held(holder) => println!("skipped: held by {holder}"),
         TryAcquire::Acquired(guard) => {

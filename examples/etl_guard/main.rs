@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use dlock::fencing::sql::{Dialect, Fence};
+use onelock::fencing::sql::{Dialect, Fence};
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
 const BATCH: usize = 10_000;
@@ -23,11 +23,11 @@ const TEMPORARY_FAILURE: u8 = 75;
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let args: Vec<String> = env::args().collect();
     let [_, csv, database] = args.as_slice() else { return Err("usage: etl_guard CSV DATABASE".into()) };
-    let locker = dlock::open(&env::var("DLOCK_URL")?).await?;
+    let locker = onelock::open(&env::var("ONELOCK_URL")?).await?;
     let guard = locker.lock(NAME).on_held(|holder| println!("waiting for {holder}")).acquire().await?;
     let token = guard.token().ok_or("this store has no fencing tokens")?.into();
     println!("locked, token {token}");
-    // Dropped before the lease ends, by as much as `grace` in DLOCK_URL says. The clocks are read before each batch.
+    // Dropped before the lease ends, by as much as `grace` in ONELOCK_URL says. The clocks are read before each batch.
     let outcome = guard.run(load(csv, database, token)).await;
     match outcome {
         Ok(Ok(rows)) => println!("done: {rows} rows in the database"),

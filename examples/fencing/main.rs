@@ -4,7 +4,7 @@
 
 use std::{env, error::Error, path::Path, thread, time::Duration};
 
-use dlock::{
+use onelock::{
     FencingToken,
     fencing::{
         file,
@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let [target, value, pause @ ..] = args.as_slice() else {
         return Err("usage: fencing TARGET VALUE [PAUSE_MS]".into());
     };
-    let locker = dlock::open(&env::var("DLOCK_URL")?).await?;
+    let locker = onelock::open(&env::var("ONELOCK_URL")?).await?;
     let guard = locker.acquire("settings/greeting").await?;
     let token = guard.token().ok_or("this store has no fencing tokens")?;
     guard.check()?;

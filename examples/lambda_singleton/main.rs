@@ -5,8 +5,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use dlock::{FencingToken, Locker, TryAcquire};
 use lambda_runtime::{Error, LambdaEvent, service_fn};
+use onelock::{FencingToken, Locker, TryAcquire};
 use serde_json::{Value, json};
 
 /// What of the invocation's time is left for saying that the lock was lost.
@@ -15,7 +15,7 @@ const TO_ANSWER: Duration = Duration::from_millis(500);
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Error> {
     // Once per cold start, and without a request: the first one is sent by the first invocation.
-    let locker = &dlock::open(&env::var("DLOCK_URL")?).await?;
+    let locker = &onelock::open(&env::var("ONELOCK_URL")?).await?;
     let name = &env::var("LOCK_NAME")?;
     lambda_runtime::run(service_fn(async |event| handle(locker, name, event).await)).await
 }

@@ -2,7 +2,7 @@
 
 use std::{env, error::Error, time::Duration};
 
-use dlock::{Guard, LeaderElection, Leadership};
+use onelock::{Guard, LeaderElection, Leadership};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -14,7 +14,7 @@ use tokio::{
 async fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = env::args().collect();
     let [_, listen, name] = args.as_slice() else { return Err("usage: leader LISTEN NAME".into()) };
-    let locker = dlock::open(&env::var("DLOCK_URL")?).await?;
+    let locker = onelock::open(&env::var("ONELOCK_URL")?).await?;
     let mut election = LeaderElection::new(locker.lock(name));
     let listener = TcpListener::bind(listen).await?;
     let mut terminated = signal(SignalKind::terminate())?;

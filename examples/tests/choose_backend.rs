@@ -12,7 +12,7 @@ use integration::redis::{RedisServer, wait_for};
 
 /// Starts the program; its work lasts until its input is closed.
 fn start(url: &str) -> Process {
-    Process::start_with_input(Command::new(env!("CARGO_BIN_EXE_choose_backend")).env("DLOCK_URL", url))
+    Process::start_with_input(Command::new(env!("CARGO_BIN_EXE_choose_backend")).env("ONELOCK_URL", url))
 }
 
 fn token(process: &Process) -> u64 {

@@ -40,7 +40,7 @@ impl Job {
     fn start(&self) -> Process {
         let url = format!("redis://127.0.0.1:{}?ttl=6s&grace=1s", self.redis.port());
         let mut command = Command::new(env!("CARGO_BIN_EXE_etl_guard"));
-        Process::start(command.arg(self.dir.path().join("orders.csv")).arg(self.database()).env("DLOCK_URL", url))
+        Process::start(command.arg(self.dir.path().join("orders.csv")).arg(self.database()).env("ONELOCK_URL", url))
     }
 
     /// What a query with one number as its answer says.

@@ -22,7 +22,9 @@ use aws_sdk_dynamodb::{
     types::AttributeValue,
 };
 use common::Process;
-use dlock::{
+use dynamo::Table;
+use integration::{postgres::PostgresServer, redis::RedisServer};
+use onelock::{
     FencingToken,
     fencing::{
         dynamo::Condition,
@@ -30,8 +32,6 @@ use dlock::{
         sql::{Dialect, Fence, FencedTable},
     },
 };
-use dynamo::Table;
-use integration::{postgres::PostgresServer, redis::RedisServer};
 use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::runtime::Runtime;
 
@@ -330,7 +330,7 @@ fn the_example_is_refused_by_each_resource_when_it_was_paused_past_its_lease() {
         let start = |value: &str, pause: &[&str]| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_fencing"));
             command.args([&target, value]).args(pause);
-            Process::start(command.env("DLOCK_URL", format!("redis://127.0.0.1:{}?ttl=3s", redis.port())))
+            Process::start(command.env("ONELOCK_URL", format!("redis://127.0.0.1:{}?ttl=3s", redis.port())))
         };
         let mut first = start("first", &["500"]);
         first.wait_for("locked, token ");

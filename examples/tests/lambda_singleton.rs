@@ -9,9 +9,9 @@ mod runtime_api;
 use std::{collections::BTreeSet, time::Duration};
 
 use common::Process;
-use dlock::LeaseId;
 use dynamo::Table;
 use integration::{redis::wait_for, wire::Wire};
+use onelock::LeaseId;
 use runtime_api::{Outcome, RuntimeApi};
 use serde_json::{Value, json};
 

@@ -56,7 +56,7 @@ impl Fleet {
         let ports: Vec<u16> = (0..3).map(|_| free_port()).collect();
         let service = |port: &u16| {
             let mut command = Command::new(env!("CARGO_BIN_EXE_leader"));
-            Process::start(command.args([&format!("127.0.0.1:{port}"), "greeter"]).env("DLOCK_URL", url))
+            Process::start(command.args([&format!("127.0.0.1:{port}"), "greeter"]).env("ONELOCK_URL", url))
         };
         let services = ports.iter().map(service).collect();
         let history = Arc::new(Mutex::new(Vec::new()));

@@ -1,7 +1,7 @@
 //! File locks, all in one run: `cargo bench -p integration --bench files`.
 //!
 //! The cycle against the bare system calls, the hand-off to a waiting process against one blocked in the kernel and Python's
-//! polling `filelock`, and `dlock run` against `flock(1)`. Ends in a table of medians and their ratios.
+//! polling `filelock`, and `onelock run` against `flock(1)`. Ends in a table of medians and their ratios.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -46,8 +46,8 @@ fn main() {
         Row::new("cycle/disk/locker", "cycle/disk/same promises"),
         Row::new("cycle/disk/backend", "cycle/disk/same promises"),
         Row::new("cycle/disk/locker", "cycle/disk/open flock close"),
-        Row::new("hand-off/dlock", "hand-off/blocked in the kernel"),
-        Row::new("command/dlock run", "command/flock"),
+        Row::new("hand-off/onelock", "hand-off/blocked in the kernel"),
+        Row::new("command/onelock run", "command/flock"),
     ]);
 }
 
@@ -70,7 +70,7 @@ fn same_promises(dir: &Path, record: &[u8]) {
     if renameat2(AT_FDCWD, &spare, AT_FDCWD, &info, RenameFlags::RENAME_EXCHANGE).is_err() {
         fs::rename(&spare, &info).expect("the directory is ours");
     }
-    sidecar.write_all_at(b"dlock/1 released", 0).expect("there is space");
+    sidecar.write_all_at(b"onelock/1 released", 0).expect("there is space");
     file.unlock().expect("it is locked");
 }
 
@@ -167,11 +167,11 @@ fn hand_off(criterion: &mut Criterion, dir: &Path) {
     group.sample_size(30).measurement_time(Duration::from_secs(4));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let locker = Locker::new(FileBackend::open(dir).expect("a directory of ours")).expect("defaults");
-    let mut waiter = Waiter::start("dlock", dir);
-    group.bench_function("dlock", |b| {
+    let mut waiter = Waiter::start("onelock", dir);
+    group.bench_function("onelock", |b| {
         b.iter_custom(|times| {
             let once = |_| {
-                let guard = runtime.block_on(locker.acquire("dlock")).expect("it becomes free");
+                let guard = runtime.block_on(locker.acquire("onelock")).expect("it becomes free");
                 waiter.hand_over(guard, |guard| drop(runtime.block_on(guard.release())))
             };
             (0..times).map(once).sum()
@@ -193,14 +193,14 @@ fn hand_off(criterion: &mut Criterion, dir: &Path) {
 
 fn command(criterion: &mut Criterion, dir: &Path) {
     let cargo = std::env::var_os("CARGO").expect("run by cargo bench");
-    let built = Command::new(cargo).args(["build", "--release", "-q", "-p", "dlock", "--bin", "dlock"]).status();
-    assert!(built.is_ok_and(|status| status.success()), "cargo build --release -p dlock failed");
+    let built = Command::new(cargo).args(["build", "--release", "-q", "-p", "onelock-cli", "--bin", "onelock"]).status();
+    assert!(built.is_ok_and(|status| status.success()), "cargo build --release -p onelock-cli failed");
     let mut group = criterion.benchmark_group("command");
     group.sample_size(40).measurement_time(Duration::from_secs(5));
     let url = format!("file://{}", dir.join("command").display());
-    let dlock = beside_this_one("dlock");
-    group.bench_function("dlock run", |b| {
-        b.iter(|| run(Command::new(&dlock).args(["run", "--url", &url, "n", "--", "true"])));
+    let onelock = beside_this_one("onelock");
+    group.bench_function("onelock run", |b| {
+        b.iter(|| run(Command::new(&onelock).args(["run", "--url", &url, "n", "--", "true"])));
     });
     group.bench_function("flock", |b| b.iter(|| run(Command::new("flock").arg(dir.join("x")).arg("true"))));
     group.bench_function("true", |b| b.iter(|| run(&mut Command::new("true"))));

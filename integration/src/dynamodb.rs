@@ -40,7 +40,7 @@ impl DynamoDbLocal {
 
     fn find_or_start() -> Self {
         let cache = cache();
-        fs::create_dir_all(&cache).expect("the cache is writable; DLOCK_SERVERS chooses another place");
+        fs::create_dir_all(&cache).expect("the cache is writable; ONELOCK_SERVERS chooses another place");
         let starting = locked(&cache.join("dynamodb-local.start"), File::lock);
         let user = locked(&cache.join("dynamodb-local.users"), File::lock_shared);
         let note = cache.join("dynamodb-local.port");
@@ -163,8 +163,8 @@ fn answers(address: SocketAddr) -> bool {
 }
 
 fn cache() -> PathBuf {
-    env::var_os("DLOCK_SERVERS").map_or_else(
-        || PathBuf::from(env::var_os("HOME").expect("HOME is set")).join(".cache/dlock/servers"),
+    env::var_os("ONELOCK_SERVERS").map_or_else(
+        || PathBuf::from(env::var_os("HOME").expect("HOME is set")).join(".cache/onelock/servers"),
         PathBuf::from,
     )
 }
@@ -185,7 +185,7 @@ fn installed(cache: &Path) -> PathBuf {
 /// Downloads, checks and unpacks. The caller holds the starters' lock.
 fn fetch(cache: &Path, home: &Path) {
     let work = cache.join(format!("fetch-{}", std::process::id()));
-    fs::create_dir_all(&work).expect("the cache is writable; DLOCK_SERVERS chooses another place");
+    fs::create_dir_all(&work).expect("the cache is writable; ONELOCK_SERVERS chooses another place");
     let package = format!("amplify-dynamodb-simulator@{VERSION}");
     let archive = format!("amplify-dynamodb-simulator-{VERSION}.tgz");
     let steps = format!(

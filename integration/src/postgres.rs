@@ -34,7 +34,7 @@ impl PostgresServer {
             run(&["chown".into(), "postgres".into(), text(dir.path(), "")]);
         }
         let initdb =
-            ["-D", &data, "-U", "dlock", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"].map(Into::into);
+            ["-D", &data, "-U", "onelock", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync"].map(Into::into);
         run(&as_user(&programs.join("initdb"), &initdb));
         for _ in 0..5 {
             let port = free_port();
@@ -48,7 +48,7 @@ impl PostgresServer {
             let ready = || {
                 let mut asked = Command::new(programs.join("pg_isready"));
                 asked
-                    .args(["-q", "-h", "127.0.0.1", "-U", "dlock", "-p", &port.to_string()])
+                    .args(["-q", "-h", "127.0.0.1", "-U", "onelock", "-p", &port.to_string()])
                     .status()
                     .is_ok_and(|status| status.success())
             };
@@ -62,7 +62,7 @@ impl PostgresServer {
 
     /// Its URL.
     pub fn url(&self) -> String {
-        format!("postgres://dlock@127.0.0.1:{}/postgres", self.port)
+        format!("postgres://onelock@127.0.0.1:{}/postgres", self.port)
     }
 }
 

@@ -9,12 +9,12 @@ use std::{
 /// What is installed, one `name==version` a line.
 const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python-requirements.txt");
 
-/// The Python named in `DLOCK_TEST_PYTHON`, else one in a virtual environment below the target directory, which the first call sets up.
+/// The Python named in `ONELOCK_TEST_PYTHON`, else one in a virtual environment below the target directory, which the first call sets up.
 ///
 /// # Panics
 /// When there is neither, with the command that failed.
 pub fn python() -> PathBuf {
-    std::env::var_os("DLOCK_TEST_PYTHON").map_or_else(virtual_environment, PathBuf::from)
+    std::env::var_os("ONELOCK_TEST_PYTHON").map_or_else(virtual_environment, PathBuf::from)
 }
 
 fn virtual_environment() -> PathBuf {

@@ -156,9 +156,9 @@ impl Ports {
     }
 }
 
-/// The server that the tests run against: another one, such as an older Redis or Valkey, is named in `DLOCK_TEST_REDIS_SERVER`.
+/// The server that the tests run against: another one, such as an older Redis or Valkey, is named in `ONELOCK_TEST_REDIS_SERVER`.
 pub(crate) fn program() -> String {
-    std::env::var("DLOCK_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into())
+    std::env::var("ONELOCK_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into())
 }
 
 /// A Redis Cluster of three primaries.

@@ -26,7 +26,7 @@ impl Scratch {
     /// # Panics
     /// When that is not possible.
     pub fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("dlock-test-").tempdir().expect("a temporary directory");
+        let dir = tempfile::Builder::new().prefix("onelock-test-").tempdir().expect("a temporary directory");
         let mut remover = Command::new("sh")
             .args(["-c", REMOVER, "remover"])
             .arg(dir.path())

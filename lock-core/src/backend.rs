@@ -192,7 +192,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Removes what the store keeps of `name` beyond the life of its lock, such as the floor of its tokens: for a name that nobody will use
     /// again. `false` when somebody holds the lock, or went without releasing it: then nothing was removed, and the next holder is told of the
     /// crash. Whoever wants to be rid of such a name acquires and releases it first. What is kept of names that nobody touches for long may go by its
-    /// age alone, as by `dlock sweep` or the ttl of a key or an item.
+    /// age alone, as by `onelock sweep` or the ttl of a key or an item.
     ///
     /// - Spares a holder, and one that crashed, and leaves a name that can be locked as if it were new (`forgetting_spares_the_holder`).
     ///
@@ -205,7 +205,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Looks at how the store is set up: whether that is fit for locks, and what to change. What cannot be found out, because
     /// the store does not answer or a permission is missing, is a finding too, and never [`Unfit`](crate::doctor::Level::Unfit).
     ///
-    /// It need not try whether locks work; `dlock doctor` does that, on every store.
+    /// It need not try whether locks work; `onelock doctor` does that, on every store.
     ///
     /// - Finds nothing unfit on a store that keeps its promises, and changes no lock
     ///   (`an_examination_changes_no_lock_and_finds_a_working_store_fit`).

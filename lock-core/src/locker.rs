@@ -236,7 +236,7 @@ impl Locker {
     }
 
     /// Looks at how the store is set up, and says what of it is fit for locks and what to change; empty where the store has nothing to
-    /// look at, and a warning when that takes longer than a minute. `dlock doctor` prints it, and tries the store besides.
+    /// look at, and a warning when that takes longer than a minute. `onelock doctor` prints it, and tries the store besides.
     ///
     /// # Cancel safety
     /// Cancel safe: it changes nothing.

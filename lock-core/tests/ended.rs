@@ -105,7 +105,7 @@ async fn the_backend_is_not_told_of_what_was_released_or_what_it_has_said_itself
 /// What the metrics say of guards that were dropped.
 fn dropped(recorder: &DebuggingRecorder) -> Vec<(String, u64)> {
     let all = recorder.snapshotter().snapshot().into_vec().into_iter();
-    let dropped = all.filter(|(key, ..)| key.key().name() == "dlock_guards_dropped_total");
+    let dropped = all.filter(|(key, ..)| key.key().name() == "onelock_guards_dropped_total");
     let counted = dropped.map(|(key, _, _, value)| {
         let DebugValue::Counter(count) = value else { panic!("it is a counter") };
         (key.key().labels().next().unwrap().value().to_owned(), count)

@@ -51,18 +51,18 @@ fn attempts_waits_holds_renewals_losses_and_ambiguities_are_counted() {
         });
     });
     let expected = [
-        ("dlock_ambiguous_resolved_total{operation=acquire,as=acquired}", 1),
-        ("dlock_ambiguous_resolved_total{operation=release,as=released}", 1),
-        ("dlock_attempts_total{outcome=acquired}", 3),
-        ("dlock_attempts_total{outcome=error}", 1),
-        ("dlock_attempts_total{outcome=held}", 1),
-        ("dlock_guards_dropped_total{then=background}", 2),
-        ("dlock_hold_seconds{}", 3),
-        ("dlock_losses_total{reason=record_gone}", 1),
-        ("dlock_renewals_total{outcome=lost}", 1),
-        ("dlock_renewals_total{outcome=renewed}", 1),
-        ("dlock_wait_seconds{outcome=acquired}", 3),
-        ("dlock_wait_seconds{outcome=held}", 1),
+        ("onelock_ambiguous_resolved_total{operation=acquire,as=acquired}", 1),
+        ("onelock_ambiguous_resolved_total{operation=release,as=released}", 1),
+        ("onelock_attempts_total{outcome=acquired}", 3),
+        ("onelock_attempts_total{outcome=error}", 1),
+        ("onelock_attempts_total{outcome=held}", 1),
+        ("onelock_guards_dropped_total{then=background}", 2),
+        ("onelock_hold_seconds{}", 3),
+        ("onelock_losses_total{reason=record_gone}", 1),
+        ("onelock_renewals_total{outcome=lost}", 1),
+        ("onelock_renewals_total{outcome=renewed}", 1),
+        ("onelock_wait_seconds{outcome=acquired}", 3),
+        ("onelock_wait_seconds{outcome=held}", 1),
     ];
     assert_eq!(counted(&snapshotter), expected.map(|(name, count)| (name.to_owned(), count)).into());
 }
@@ -88,14 +88,14 @@ fn what_nobody_held_is_not_lost_and_what_was_refused_is_not_ambiguous() {
         });
     });
     let expected = [
-        ("dlock_ambiguous_resolved_total{operation=acquire,as=acquired}", 1),
-        ("dlock_attempts_total{outcome=acquired}", 2),
-        ("dlock_attempts_total{outcome=error}", 2),
-        ("dlock_hold_seconds{}", 1),
-        ("dlock_renewals_total{outcome=error}", 1),
-        ("dlock_renewals_total{outcome=renewed}", 1),
-        ("dlock_wait_seconds{outcome=acquired}", 1),
-        ("dlock_wait_seconds{outcome=error}", 1),
+        ("onelock_ambiguous_resolved_total{operation=acquire,as=acquired}", 1),
+        ("onelock_attempts_total{outcome=acquired}", 2),
+        ("onelock_attempts_total{outcome=error}", 2),
+        ("onelock_hold_seconds{}", 1),
+        ("onelock_renewals_total{outcome=error}", 1),
+        ("onelock_renewals_total{outcome=renewed}", 1),
+        ("onelock_wait_seconds{outcome=acquired}", 1),
+        ("onelock_wait_seconds{outcome=error}", 1),
     ];
     assert_eq!(counted(&snapshotter), expected.map(|(name, count)| (name.to_owned(), count)).into());
 }
@@ -110,12 +110,12 @@ fn dropped(leave: impl AsyncFnOnce(Rig)) -> BTreeMap<String, u64> {
         drop(runtime);
     });
     let mut counts = counted(&snapshotter);
-    counts.retain(|name, _| name.starts_with("dlock_guards_dropped_total"));
+    counts.retain(|name, _| name.starts_with("onelock_guards_dropped_total"));
     counts
 }
 
 fn once(then: &str) -> BTreeMap<String, u64> {
-    [(format!("dlock_guards_dropped_total{{then={then}}}"), 1)].into()
+    [(format!("onelock_guards_dropped_total{{then={then}}}"), 1)].into()
 }
 
 #[test]

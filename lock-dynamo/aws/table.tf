@@ -1,4 +1,4 @@
-# The lock table of dlock's native schema.
+# The lock table of onelock's native schema.
 
 variable "name" {
   description = "The table's name, as in dynamodb://NAME"

@@ -160,7 +160,7 @@ impl DynamoBackend {
     }
 
     fn undecided(&self, skew: Option<i64>, record: &Record) -> Error {
-        metrics::counter!("dlock_dynamodb_takeovers_refused_total").increment(1);
+        metrics::counter!("onelock_dynamodb_takeovers_refused_total").increment(1);
         let off = match skew {
             Some(skew) => format!("this machine's clock is {:+.1} s off the store's", seconds(skew)),
             None => "the store's replies carry no date".to_owned(),

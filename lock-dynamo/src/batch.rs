@@ -213,9 +213,9 @@ mod tests {
             ),
             (
                 Schema::Python,
-                "UPDATE \"ta\"\"ble\" SET \"record_version_number\" = ? SET \"dlock_ttl_ms\" = ? SET \"lease_duration\" = ? SET \"dlock_expires_at\" = ? \
+                "UPDATE \"ta\"\"ble\" SET \"record_version_number\" = ? SET \"onelock_ttl_ms\" = ? SET \"lease_duration\" = ? SET \"onelock_expires_at\" = ? \
                  SET \"expiry_time\" = ? WHERE \"lock_key\" = ? AND \"sort_key\" = ? AND begins_with(\"record_version_number\", ?) \
-                 AND \"dlock_free_at\" IS MISSING AND \"dlock_expires_at\" <= ?",
+                 AND \"onelock_free_at\" IS MISSING AND \"onelock_expires_at\" <= ?",
             ),
         ] {
             let layout = Layout::of(schema);

@@ -69,7 +69,7 @@ pub(crate) async fn connect(
         builder = builder.endpoint_url(&endpoint.0);
     }
     if let Some(role) = &config.role {
-        let provider = AssumeRoleProvider::builder(role).session_name("dlock").configure(&shared).build().await;
+        let provider = AssumeRoleProvider::builder(role).session_name("onelock").configure(&shared).build().await;
         builder = builder.credentials_provider(SharedCredentialsProvider::new(provider));
     }
     let locks = builder.build();
@@ -151,7 +151,7 @@ fn in_a_region(config: &DynamoConfig, sdk: SdkConfig) -> Result<SdkConfig, Error
 
 fn credentials(config: &DynamoConfig) -> Option<Credentials> {
     let (key, secret, session) = config.credentials.as_ref()?.expose();
-    Some(Credentials::new(key, secret, session.map(ToOwned::to_owned), None, "dlock configuration"))
+    Some(Credentials::new(key, secret, session.map(ToOwned::to_owned), None, "onelock configuration"))
 }
 
 /// Reads the store's clock from every reply.
@@ -167,7 +167,7 @@ impl Storable for Sent {
 
 impl Intercept for ReadDate {
     fn name(&self) -> &'static str {
-        "dlock-date"
+        "onelock-date"
     }
 
     fn read_before_transmit(
@@ -176,7 +176,7 @@ impl Intercept for ReadDate {
         _components: &RuntimeComponents,
         bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        metrics::counter!("dlock_dynamodb_requests_total").increment(1);
+        metrics::counter!("onelock_dynamodb_requests_total").increment(1);
         bag.interceptor_state().store_put(Sent(self.0.moment()));
         Ok(())
     }

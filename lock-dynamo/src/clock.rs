@@ -92,7 +92,7 @@ impl StoreClock {
         *span = Some(span.and_then(|known| known.widened(at).intersection(seen)).unwrap_or(seen));
         drop(span);
         if let Some(skew) = self.skew(received) {
-            metrics::gauge!("dlock_dynamodb_clock_skew_seconds").set(seconds(skew));
+            metrics::gauge!("onelock_dynamodb_clock_skew_seconds").set(seconds(skew));
         }
     }
 

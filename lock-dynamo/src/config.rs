@@ -130,7 +130,7 @@ impl DynamoConfig {
     }
 
     /// The attribute after which DynamoDB deletes idle items, if TTL is switched on for it. Default `collect_at`, in the foreign schemas
-    /// what their clients use, or `dlock_collect_at`.
+    /// what their clients use, or `onelock_collect_at`.
     #[must_use]
     pub fn ttl_attribute(mut self, name: impl Into<String>) -> Self {
         self.layout.rename(Attribute::CollectAt, name.into());

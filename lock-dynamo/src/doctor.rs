@@ -20,7 +20,7 @@ impl DynamoBackend {
             Ok(None) => {
                 let text = format!("there is no table \"{}\" in this region", self.config.table);
                 return vec![
-                    Finding::unfit("table", text).advice("create it with dlock init, or correct table and region"),
+                    Finding::unfit("table", text).advice("create it with onelock init, or correct table and region"),
                 ];
             }
             Err(error) => vec![unanswered("table", &error, "DescribeTable")],
@@ -43,7 +43,7 @@ impl DynamoBackend {
             )
             .advice(format!("choose ttl_attribute={attribute}")),
             Ok(None) => Finding::warning("idle items", "stay for ever: TTL is off")
-                .advice(format!("switch TTL on for \"{ours}\" (dlock init)")),
+                .advice(format!("switch TTL on for \"{ours}\" (onelock init)")),
             Err(error) => unanswered("idle items", &error, "DescribeTimeToLive"),
         }
     }
@@ -75,7 +75,7 @@ impl DynamoBackend {
     /// by whoever asks for the findings.
     async fn permissions(&self) -> Vec<Finding> {
         let unused =
-            || LockName::new(format!("dlock-doctor-{}", LeaseId::random())).expect("a short name is a good one");
+            || LockName::new(format!("onelock-doctor-{}", LeaseId::random())).expect("a short name is a good one");
         let (inspected, listed) = (self.look(&unused()).await.map(drop), self.first_page().await);
         let leases = [(); 2].map(|()| Lease { name: unused(), id: LeaseId::random(), token: None, ttl: None });
         let batch = self.renew_batch(&leases).await;
@@ -143,7 +143,7 @@ fn judge(table: &TableDescription, layout: &Layout) -> Vec<Finding> {
     findings.push(match table.deletion_protection_enabled() {
         Some(true) => Finding::good("deletion protection", "on"),
         _ => Finding::note("deletion protection", "off: whoever deletes the table ends all locks")
-            .advice("dlock init --deletion-protection"),
+            .advice("onelock init --deletion-protection"),
     });
     findings
 }

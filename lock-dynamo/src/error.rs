@@ -64,7 +64,7 @@ fn service(code: &str, message: &str, status: u16, config: &DynamoConfig) -> Err
         "ResourceNotFoundException" => (
             ErrorKind::StoreNotReady,
             format!(
-                "there is no table \"{table}\" in this region; create it (`dlock init`), or correct table and region"
+                "there is no table \"{table}\" in this region; create it (`onelock init`), or correct table and region"
             ),
         ),
         "ValidationException" => validation(message, config),
@@ -181,7 +181,7 @@ mod tests {
         let key = "The provided key element does not match the schema";
         let late = "Signature expired: 20261122T000000Z is now earlier than 20261122T005000Z";
         for (code, message, status, kind, advice) in [
-            ("ResourceNotFoundException", "", 400, ErrorKind::StoreNotReady, "`dlock init`"),
+            ("ResourceNotFoundException", "", 400, ErrorKind::StoreNotReady, "`onelock init`"),
             ("ValidationException", key, 400, ErrorKind::StoreNotReady, "partition key \"key\""),
             ("ValidationException", "Item size has exceeded the maximum allowed size", 400, ErrorKind::Limit, "400 KB"),
             ("ValidationException", "nonsense", 400, ErrorKind::Config, "invalid"),

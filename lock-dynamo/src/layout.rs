@@ -101,7 +101,7 @@ fn java(attribute: Attribute) -> &'static str {
         Attribute::Owner => "ownerName",
         Attribute::Lease => "leaseDuration",
         Attribute::Released => "isReleased",
-        Attribute::CollectAt => "dlock_collect_at",
+        Attribute::CollectAt => "onelock_collect_at",
         other => own(other),
     }
 }
@@ -120,14 +120,14 @@ fn python(attribute: Attribute) -> &'static str {
 /// What a foreign client has no name for.
 fn own(attribute: Attribute) -> &'static str {
     match attribute {
-        Attribute::Ttl => "dlock_ttl_ms",
-        Attribute::Released => "dlock_released",
-        Attribute::Expires => "dlock_expires_at",
-        Attribute::Since => "dlock_acquired_at",
-        Attribute::Fence => "dlock_fence",
-        Attribute::FreeAt => "dlock_free_at",
-        Attribute::BrokenId => "dlock_broken_id",
-        Attribute::BrokenBy => "dlock_broken_by",
+        Attribute::Ttl => "onelock_ttl_ms",
+        Attribute::Released => "onelock_released",
+        Attribute::Expires => "onelock_expires_at",
+        Attribute::Since => "onelock_acquired_at",
+        Attribute::Fence => "onelock_fence",
+        Attribute::FreeAt => "onelock_free_at",
+        Attribute::BrokenId => "onelock_broken_id",
+        Attribute::BrokenBy => "onelock_broken_by",
         other => other.as_str(),
     }
 }

@@ -167,9 +167,9 @@ mod tests {
             ("recordVersionNumber", s("1700000000000000000:MZXW6")),
             ("ownerName", s("go")),
             ("leaseDuration", s("20s")),
-            ("dlock_expires_at", n(1)),
-            ("dlock_ttl_ms", n(1)),
-            ("dlock_free_at", n(1)),
+            ("onelock_expires_at", n(1)),
+            ("onelock_ttl_ms", n(1)),
+            ("onelock_free_at", n(1)),
         ]);
         let record = Record::read(&stale, &layout).unwrap().unwrap();
         assert_eq!((record.state, record.expires, record.lease), (State::Held, None, Some(Duration::from_secs(20))));

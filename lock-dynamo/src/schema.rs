@@ -12,7 +12,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Schema {
-    /// Only dlock.
+    /// Only onelock.
     #[default]
     Native,
     /// `amazon-dynamodb-lock-client` for Java.
@@ -40,7 +40,7 @@ impl Schema {
     /// The client whose locks these are, for people.
     pub(crate) fn client(self) -> &'static str {
         match self {
-            Self::Native => "a lock that dlock did not write",
+            Self::Native => "a lock that onelock did not write",
             Self::Java => "a lock of amazon-dynamodb-lock-client (Java)",
             Self::Go => "a lock of dynamolock (Go)",
             Self::Python => "a lock of python_dynamodb_lock",

@@ -17,7 +17,7 @@ use lock_dynamo::Schema;
 
 /// Of this token service, for the next quarter of a century.
 const ASSUMED: &str = r#"<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><AssumedRoleUser>
-<AssumedRoleId>AROA:dlock</AssumedRoleId><Arn>arn:aws:sts::123456789012:assumed-role/locks/dlock</Arn></AssumedRoleUser><Credentials>
+<AssumedRoleId>AROA:onelock</AssumedRoleId><Arn>arn:aws:sts::123456789012:assumed-role/locks/onelock</Arn></AssumedRoleUser><Credentials>
 <AccessKeyId>ASIAOFTHEROLE</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>token-of-the-role</SessionToken>
 <Expiration>2051-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"#;
 

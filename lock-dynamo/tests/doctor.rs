@@ -45,7 +45,7 @@ async fn a_table_that_is_missing_or_has_other_keys_is_unfit() {
     let table = Table::new(Schema::Python).await;
     let missing = DynamoBackend::new(table.config_for("nowhere")).examine().await;
     assert_eq!(about(&missing, "table").level, Level::Unfit);
-    assert!(missing[0].advice.as_deref().unwrap().contains("dlock init"), "{missing:?}");
+    assert!(missing[0].advice.as_deref().unwrap().contains("onelock init"), "{missing:?}");
     let native = DynamoBackend::new(table.config().schema(Schema::Native)).examine().await;
     let keys = about(&native, "keys");
     assert!(keys.level == Level::Unfit && keys.text.contains("sort key \"sort_key\""), "{keys}");
@@ -57,7 +57,7 @@ async fn items_that_stay_for_ever_are_warned_of() {
     let findings = DynamoBackend::new(table.config()).examine().await;
     assert_eq!(
         about(&findings, "idle items").to_string(),
-        "warning: idle items: stay for ever: TTL is off; switch TTL on for \"collect_at\" (dlock init)"
+        "warning: idle items: stay for ever: TTL is off; switch TTL on for \"collect_at\" (onelock init)"
     );
     DynamoBackend::new(table.config()).init(&TableOptions::default()).await.unwrap();
     let findings = DynamoBackend::new(table.config().ttl_attribute("ttl")).examine().await;

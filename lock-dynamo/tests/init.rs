@@ -27,7 +27,7 @@ async fn init_creates_a_table_that_works_and_can_be_repeated() {
         let backend = DynamoBackend::new(config);
         let missing = backend.acquire(&claim("a", Duration::from_secs(9))).await.unwrap_err();
         assert_eq!(missing.kind(), ErrorKind::StoreNotReady);
-        assert!(missing.to_string().contains("dlock init"), "{missing}");
+        assert!(missing.to_string().contains("onelock init"), "{missing}");
         assert!(backend.check().await.unwrap().problems[0].contains("there is no table"));
 
         let options = TableOptions::default().deletion_protection(true);

@@ -121,7 +121,7 @@ impl Calls {
             work.threads += 1;
             drop(work);
             let shared = Arc::clone(&self.0);
-            let thread = thread::Builder::new().name("dlock-files".into()).stack_size(256 * 1024);
+            let thread = thread::Builder::new().name("onelock-files".into()).stack_size(256 * 1024);
             // All others hang or work, and this call must not wait for them.
             if let Err(error) = thread.spawn(move || shared.serve()) {
                 tracing::warn!(%error, "cannot start a thread for calls on the file system");
@@ -207,7 +207,7 @@ impl Progress {
 
     fn end(&self) {
         if let State::Hung(since) = std::mem::replace(&mut *self.state(), State::Done) {
-            gauge!("dlock_file_calls_hung").decrement(1.0);
+            gauge!("onelock_file_calls_hung").decrement(1.0);
             tracing::info!(after = ?since.elapsed(), "a call on the file system that hung has returned");
         }
     }
@@ -221,7 +221,7 @@ impl Drop for WhileWaiting {
         let mut state = self.0.state();
         if let State::Running(since) = *state {
             *state = State::Hung(since);
-            gauge!("dlock_file_calls_hung").increment(1.0);
+            gauge!("onelock_file_calls_hung").increment(1.0);
             tracing::warn!(
                 since = ?since.elapsed(),
                 "a call on the file system hangs; it goes on in a thread of its own (is the NFS server reachable?)"

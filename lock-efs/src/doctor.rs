@@ -183,7 +183,7 @@ fn space(directory: &Path) -> Vec<Finding> {
         }
     );
     vec![if free < LITTLE_SPACE || few_inodes {
-        Finding::warning(SUBJECT, format!("{text}: a new lock needs some")).advice("free some, or run dlock sweep")
+        Finding::warning(SUBJECT, format!("{text}: a new lock needs some")).advice("free some, or run onelock sweep")
     } else {
         Finding::good(SUBJECT, text)
     }]
@@ -258,7 +258,7 @@ fn files(directory: &Path) -> Vec<Finding> {
     if names > MANY_NAMES {
         findings.push(
             Finding::note(SUBJECT, format!("{names} names: listing them takes long"))
-                .advice("run dlock sweep from a crontab"),
+                .advice("run onelock sweep from a crontab"),
         );
     }
     findings

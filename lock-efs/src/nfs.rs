@@ -154,7 +154,7 @@ impl Draft {
 }
 
 /// What the names of drafts begin with; the names of locks do not.
-pub(crate) const DRAFT_PREFIX: &str = ".dlock-";
+pub(crate) const DRAFT_PREFIX: &str = ".onelock-";
 
 impl Drop for Draft {
     fn drop(&mut self) {

@@ -116,7 +116,7 @@ impl Queues {
         };
         // Its call ends when the holder lets go, which may be never: no thread of the runtime is for that.
         // Without a thread there is no queue, and the watch does without.
-        if let Err(error) = thread::Builder::new().name("dlock-queue".into()).stack_size(64 * 1024).spawn(wait) {
+        if let Err(error) = thread::Builder::new().name("onelock-queue".into()).stack_size(64 * 1024).spawn(wait) {
             tracing::debug!(%error, "no thread to queue with");
             *turn.state() = State::Broken;
         }

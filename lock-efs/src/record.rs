@@ -1,7 +1,7 @@
 //! The sidecar: who holds a lock, for others to read, and its fencing token, for the next holder.
 //!
 //! ```text
-//! dlock/1 held     0000000000000000 0000000000000000
+//! onelock/1 held     0000000000000000 0000000000000000
 //! {"name":"nightly-etl","id":"…","token":1764000000000000,"owner":"etl-7:4711","since_us":1764000000000000,"data":"…"}
 //! ```
 //!
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 /// What is read of a record, and so the most that is written.
 pub(crate) const MAX_BYTES: usize = 256 * 1024;
-const HEAD_BYTES: usize = 51;
+const HEAD_BYTES: usize = 53;
 /// Records grow in steps, so that one that replaces another rarely has to change the length of the file.
 const STEP_BYTES: usize = 256;
 /// A clock that is set back by this much, or by no more than the hold is long, does not end a minimum hold.
@@ -142,11 +142,11 @@ fn head(state: State) -> String {
         State::Held => ("held", MinHold::default()),
         State::Released(hold) => ("released", hold),
     };
-    format!("dlock/1 {word:<8} {until_us:016} {for_us:016}\n")
+    format!("onelock/1 {word:<8} {until_us:016} {for_us:016}\n")
 }
 
 fn parse_head(head: &[u8]) -> Option<State> {
-    let head = std::str::from_utf8(head).ok()?.strip_prefix("dlock/1 ")?.strip_suffix('\n')?;
+    let head = std::str::from_utf8(head).ok()?.strip_prefix("onelock/1 ")?.strip_suffix('\n')?;
     let (word, numbers) = head.split_at_checked(8)?;
     let (until_us, for_us) = numbers.strip_prefix(' ')?.split_once(' ')?;
     match word {

@@ -44,7 +44,7 @@ impl Sweep {
     }
 
     /// How long a removed file stays locked. Default a minute on NFS, where other hosts may find the removed file for that long and
-    /// programs that do not look twice, as `filelock`, would lock it; none on a local file system. dlock needs none.
+    /// programs that do not look twice, as `filelock`, would lock it; none on a local file system. onelock needs none.
     #[must_use]
     pub fn keep_locked(mut self, keep_locked: Duration) -> Self {
         self.keep_locked = Some(keep_locked);
@@ -58,7 +58,7 @@ impl Sweep {
 pub struct Swept {
     /// The lock files that were removed, or would be, each with its sidecars.
     pub removed: Vec<PathBuf>,
-    /// How many names stay: used lately, held, or never used by dlock.
+    /// How many names stay: used lately, held, or never used by onelock.
     pub kept: usize,
 }
 
@@ -67,12 +67,12 @@ const NFS_CACHE: Duration = Duration::from_secs(60);
 /// So many removed files at once stay locked: EFS bounds what one process may have open and locked.
 const BATCH: usize = 128;
 /// The largest token of all names that were removed.
-pub(crate) const FLOOR: &str = ".dlock-floor";
-const TURN: &str = ".dlock-sweep";
+pub(crate) const FLOOR: &str = ".onelock-floor";
+const TURN: &str = ".onelock-sweep";
 
 impl FileBackend {
     /// Removes the files of idle names. Each is removed while it is locked and is what its path names, so no holder and no waiter of
-    /// dlock's is disturbed; fencing tokens go on rising. Names without a record of dlock's, which only `flock(1)` or `filelock` use, stay.
+    /// onelock's is disturbed; fencing tokens go on rising. Names without a record of onelock's, which only `flock(1)` or `filelock` use, stay.
     ///
     /// Blocks, on NFS for a minute longer: see [`Sweep::keep_locked`].
     ///
@@ -224,7 +224,7 @@ impl Store {
     }
 }
 
-/// Whether dlock has used the name, and not for this long.
+/// Whether onelock has used the name, and not for this long.
 fn is_idle(files: &Files, idle_for: Duration) -> bool {
     [&files.record, &files.lock]
         .into_iter()

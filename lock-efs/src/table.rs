@@ -45,7 +45,7 @@ impl Labels {
 
     fn gauge(&self) -> Gauge {
         let (directory, mount) = (Arc::clone(&self.directory), Arc::clone(&self.mount));
-        gauge!("dlock_file_locks_held", "directory" => directory, "mount" => mount)
+        gauge!("onelock_file_locks_held", "directory" => directory, "mount" => mount)
     }
 }
 

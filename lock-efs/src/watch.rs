@@ -99,7 +99,7 @@ impl Drop for Source {
         // A process that is killed now does not wait for it either.
         let _ = inotify.rm_watch(self.watched);
         // Without a thread it is closed here after all, with the closure.
-        let _ = thread::Builder::new().name("dlock-close".into()).stack_size(64 * 1024).spawn(move || drop(inotify));
+        let _ = thread::Builder::new().name("onelock-close".into()).stack_size(64 * 1024).spawn(move || drop(inotify));
     }
 }
 

@@ -71,7 +71,7 @@ async fn child_at_its_limits() {
 /// The gauge of held locks, with its labels.
 fn held(snapshotter: &Snapshotter) -> Vec<(Vec<String>, f64)> {
     let metrics = snapshotter.snapshot().into_vec().into_iter();
-    let gauges = metrics.filter(|(key, ..)| key.key().name() == "dlock_file_locks_held");
+    let gauges = metrics.filter(|(key, ..)| key.key().name() == "onelock_file_locks_held");
     gauges
         .map(|(key, _, _, value)| {
             let DebugValue::Gauge(value) = value else { panic!("not a gauge: {value:?}") };

@@ -86,7 +86,7 @@ async fn readers_see_whole_records_while_holders_change() {
     });
     let record = dir.path().join("etl.info");
     common::until("the first record is there", || record.exists());
-    let is_whole = |text: String| text.starts_with("dlock/1 ") && text.trim_end().ends_with('}');
+    let is_whole = |text: String| text.starts_with("onelock/1 ") && text.trim_end().ends_with('}');
     let whole = (0..20_000).filter(|_| fs::read_to_string(&record).is_ok_and(is_whole)).count();
     stop.store(true, Relaxed);
     holders.await.unwrap();

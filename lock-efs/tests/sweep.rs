@@ -31,7 +31,7 @@ async fn used(backend: &FileBackend, text: &str) -> u64 {
 fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<_> =
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.retain(|name| !name.starts_with(".dlock-"));
+    names.retain(|name| !name.starts_with(".onelock-"));
     names.sort();
     names
 }
@@ -78,7 +78,7 @@ async fn a_minimum_hold_outlives_a_sweep() {
 #[tokio::test]
 async fn two_sweeps_of_a_directory_do_not_run_at_once() {
     let (dir, backend) = open();
-    let turn = File::create(dir.path().join(".dlock-sweep")).unwrap();
+    let turn = File::create(dir.path().join(".onelock-sweep")).unwrap();
     turn.lock().unwrap();
     assert_eq!(backend.sweep(Sweep::new(DAY)).unwrap_err().kind(), ErrorKind::Unavailable);
     drop(turn);
@@ -89,7 +89,7 @@ async fn two_sweeps_of_a_directory_do_not_run_at_once() {
 async fn what_acquisitions_left_that_ended_in_their_midst_goes_with_age() {
     let (dir, backend) = open();
     used(&backend, "etl").await;
-    let [old, young] = ["0", "1"].map(|digit| dir.path().join(format!(".dlock-{}", digit.repeat(32))));
+    let [old, young] = ["0", "1"].map(|digit| dir.path().join(format!(".onelock-{}", digit.repeat(32))));
     fs::write(&old, "").unwrap();
     age(dir.path());
     fs::write(&young, "").unwrap();
@@ -97,5 +97,5 @@ async fn what_acquisitions_left_that_ended_in_their_midst_goes_with_age() {
     assert!(old.exists(), "a dry run removes nothing");
     let _ = backend.sweep(Sweep::new(Duration::ZERO)).unwrap();
     // Younger than what NFS clients may not know of yet: its owner may be about to use it.
-    assert!(!old.exists() && young.exists() && dir.path().join(".dlock-floor").exists());
+    assert!(!old.exists() && young.exists() && dir.path().join(".onelock-floor").exists());
 }

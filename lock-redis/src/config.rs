@@ -198,7 +198,7 @@ impl RedisConfig {
         self
     }
 
-    /// What stands before the name in the key. Default `dlock:`, and what the other client uses in a compat mode.
+    /// What stands before the name in the key. Default `onelock:`, and what the other client uses in a compat mode.
     #[must_use]
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.key_prefix = Some(prefix.into());

@@ -17,7 +17,7 @@ impl Keys {
     pub(crate) fn new(prefix: Option<String>, compat: Option<Compat>) -> Self {
         let prefix = prefix.unwrap_or_else(|| {
             match compat {
-                None => "dlock:",
+                None => "onelock:",
                 Some(Compat::RedisPy) => "",
                 Some(Compat::PythonRedisLock) => "lock:",
             }
@@ -110,9 +110,9 @@ impl Keys {
         // The lock's key is verbatim, so it may be in the slot of its whole text, or of a tag inside it. The prefix is not that of locks of
         // ours, one of which may have the same name.
         match (tag(lock), lock.contains('}')) {
-            (Some(tag), _) => format!("dlock-compat:{{{tag}}}:{lock}{kind}{id}"),
-            (None, false) => format!("dlock-compat:{{{lock}}}{kind}{id}"),
-            (None, true) => format!("dlock-compat:{{{}}}:{lock}{kind}{id}", number_in_slot_of(lock)),
+            (Some(tag), _) => format!("onelock-compat:{{{tag}}}:{lock}{kind}{id}"),
+            (None, false) => format!("onelock-compat:{{{lock}}}{kind}{id}"),
+            (None, true) => format!("onelock-compat:{{{}}}:{lock}{kind}{id}", number_in_slot_of(lock)),
         }
     }
 }

@@ -53,7 +53,7 @@ pub(crate) struct Queuing<'a> {
 
 impl Wakers {
     pub(crate) fn new() -> Self {
-        let channel = format!("dlock:wake:{}", LeaseId::random());
+        let channel = format!("onelock:wake:{}", LeaseId::random());
         Self { channel, waiting: Mutex::default(), unwanted: Mutex::default() }
     }
 

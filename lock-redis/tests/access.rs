@@ -17,9 +17,9 @@ use lock_redis::{Address, RedisBackend, RedisConfig};
 /// The rules of the README, for a user that may only use locks.
 const RULES: &[&str] = &[
     "resetkeys",
-    "~dlock:*",
+    "~onelock:*",
     "resetchannels",
-    "&dlock:*",
+    "&onelock:*",
     "+evalsha",
     "+eval",
     "+mget",
@@ -114,7 +114,7 @@ async fn locks_need_no_more_than_the_documented_rules() {
     use_all(tcp(&server).login("locks", "s3cret")).await.unwrap();
     for missing in RULES
         .iter()
-        .filter(|rule| ["+mget", "+set", "+setrange", "+del", "+evalsha", "+pexpire", "~dlock:*"].contains(rule))
+        .filter(|rule| ["+mget", "+set", "+setrange", "+del", "+evalsha", "+pexpire", "~onelock:*"].contains(rule))
     {
         let fewer: Vec<_> = RULES.iter().copied().filter(|rule| rule != missing).collect();
         set("fewer", &fewer);
@@ -153,7 +153,7 @@ async fn who_may_not_leave_the_queue_has_the_lock_all_the_same() {
     let _watch = backend.watch(&waiter.name).await.unwrap().expect("Redis wakes");
     assert!(matches!(backend.acquire(&waiter).await.unwrap(), Attempt::Held(_)));
     // Without the wake-up that would take the process out of the queue.
-    let removed = server.command(&["DEL", "dlock:{job}"]);
+    let removed = server.command(&["DEL", "onelock:{job}"]);
     assert_eq!(removed, ":1\r\n");
     let attempt = backend.acquire(&waiter).await.unwrap();
     assert!(matches!(&attempt, Attempt::Granted(new) if new.token > grant.token), "{attempt:?}");

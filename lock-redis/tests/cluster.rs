@@ -63,7 +63,7 @@ fn name_on(cluster: &RedisCluster, node: usize, what: &str) -> (String, u16) {
     (0..)
         .map(|n| format!("{what}-{n}"))
         .find_map(|name| {
-            let slot = cluster.slot(&format!("dlock:{{{name}}}"));
+            let slot = cluster.slot(&format!("onelock:{{{name}}}"));
             (RedisCluster::node_of(slot) == node).then_some((name, slot))
         })
         .unwrap()
@@ -106,7 +106,7 @@ async fn a_lock_is_renewed_and_released_while_its_slot_moves() {
     let renewed = async |lease: &Lease| assert_eq!(backend.renew(lease).await.unwrap(), Renewal::Renewed);
     let (name, slot) = name_on(&cluster, 0, "moving");
     let (lease, _) = granted(&backend, &claim(&name, LONG)).await;
-    let lock = format!("dlock:{{{name}}}");
+    let lock = format!("onelock:{{{name}}}");
     let moving = Move::begin(&cluster, slot);
     renewed(&lease).await;
     // The old node redirects by ASK from now on.
@@ -135,8 +135,8 @@ async fn a_lock_whose_slot_has_moved_is_followed() {
     let (name, slot) = name_on(&cluster, 0, "moved");
     let (lease, _) = granted(&backend, &claim(&name, LONG)).await;
     let moving = Move::begin(&cluster, slot);
-    moving.key(&format!("dlock:{{{name}}}"));
-    moving.key(&format!("dlock:{{{name}}}:t"));
+    moving.key(&format!("onelock:{{{name}}}"));
+    moving.key(&format!("onelock:{{{name}}}:t"));
     moving.end();
     // The first to answer MOVED, and nobody else knows better.
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
@@ -221,7 +221,8 @@ async fn a_lock_that_its_replica_has_not_confirmed_is_not_granted() {
         lease.unwrap()
     };
     let lease = granted_in_the_end(&name).await;
-    let on = |server: &RedisServer, name: &str| server.command(&["KEYS", &format!("dlock:{{{name}}}")]).contains(name);
+    let on =
+        |server: &RedisServer, name: &str| server.command(&["KEYS", &format!("onelock:{{{name}}}")]).contains(name);
     assert!(on(&cluster.replicas()[0], &name), "the replica has what was granted");
     cluster.replicas()[0].daemon().freeze();
     let error = backend.renew(&lease).await.unwrap_err();
@@ -235,8 +236,8 @@ async fn a_lock_that_its_replica_has_not_confirmed_is_not_granted() {
     until("the replica", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
     // Confirmed is what the node confirms that the slot has moved to, whose replica is another one.
     let moving = Move::begin(&cluster, slot);
-    moving.key(&format!("dlock:{{{name}}}"));
-    moving.key(&format!("dlock:{{{name}}}:t"));
+    moving.key(&format!("onelock:{{{name}}}"));
+    moving.key(&format!("onelock:{{{name}}}:t"));
     moving.end();
     until("the renewal there", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
     assert!(on(&cluster.replicas()[2], &name));

@@ -55,7 +55,7 @@ async fn a_server_that_may_evict_locks_is_unfit() {
 #[tokio::test]
 async fn what_a_user_may_not_ask_is_said_and_does_not_make_the_store_unfit() {
     let server = RedisServer::start();
-    server.command(&["ACL", "SETUSER", "locks", "on", ">s3cret", "~dlock:*", "+eval", "+evalsha", "+ping", "+time"]);
+    server.command(&["ACL", "SETUSER", "locks", "on", ">s3cret", "~onelock:*", "+eval", "+evalsha", "+ping", "+time"]);
     let login = || at(server.addr()).login("locks", "s3cret");
     let findings = RedisBackend::new(login()).unwrap().examine().await;
     assert_eq!(findings.len(), 1, "{findings:#?}");

@@ -216,7 +216,7 @@ async fn a_lease_that_ran_out_is_told_from_one_that_the_server_has_forgotten() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     let (lease, _) = granted(&backend, &claim("job", Duration::from_millis(1))).await;
-    until("the end of the lease", async || server.command(&["EXISTS", "dlock:{job}"]) == ":0\r\n").await;
+    until("the end of the lease", async || server.command(&["EXISTS", "onelock:{job}"]) == ":0\r\n").await;
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::Expired));
     server.command(&["FLUSHALL"]);
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::RecordGone));
@@ -226,7 +226,7 @@ async fn a_lease_that_ran_out_is_told_from_one_that_the_server_has_forgotten() {
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::RecordGone));
     let (next, _) = granted(&backend, &claim("job", LONG)).await;
     assert!(matches!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::TakenBy(_))));
-    server.command(&["DEL", "dlock:{job}"]);
+    server.command(&["DEL", "onelock:{job}"]);
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::RecordGone));
     assert_eq!(backend.renew(&next).await.unwrap(), Renewal::Lost(LossReason::Expired));
 }
@@ -313,7 +313,7 @@ async fn a_waiter_whose_wake_up_was_lost_comes_back_by_itself() {
     let waiting = tokio::spawn(async move { locker.lock("job").acquire().await.unwrap() });
     until("the waiter to queue", async || queued(&server, "job") == 1).await;
     // Nobody is woken when nobody is queued, as after a failover that lost the queue.
-    assert_eq!(server.command(&["DEL", "dlock:{job}:w"]), ":1\r\n");
+    assert_eq!(server.command(&["DEL", "onelock:{job}:w"]), ":1\r\n");
     assert_eq!(direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     let guard = tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it comes back").unwrap();
     assert_eq!(guard.release().await.unwrap(), Release::Released);

@@ -15,7 +15,7 @@ const LONG: Duration = Duration::from_secs(600);
 
 fn keys(server: &RedisServer) -> Vec<String> {
     let reply = server.command(&["KEYS", "*"]);
-    let mut keys: Vec<_> = reply.lines().filter(|line| line.starts_with("dlock:")).map(str::to_owned).collect();
+    let mut keys: Vec<_> = reply.lines().filter(|line| line.starts_with("onelock:")).map(str::to_owned).collect();
     keys.sort();
     keys
 }
@@ -59,9 +59,9 @@ async fn a_foreign_value_is_respected_by_every_operation() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     for expires in [false, true] {
-        server.command(&["SET", "dlock:{job}", "somebody's"]);
+        server.command(&["SET", "onelock:{job}", "somebody's"]);
         if expires {
-            server.command(&["EXPIRE", "dlock:{job}", "500"]);
+            server.command(&["EXPIRE", "onelock:{job}", "500"]);
         }
         let claim = claim("job", LONG);
         let holder = refused(&backend, &claim).await;
@@ -76,8 +76,8 @@ async fn a_foreign_value_is_respected_by_every_operation() {
             assert!(matches!(broken, Break::Changed(Some(_))), "{broken:?}");
         }
         assert!(!backend.forget(&claim.name).await.unwrap());
-        assert_eq!(server.command(&["GET", "dlock:{job}"]), "$10\r\nsomebody's\r\n");
-        assert_eq!(server.command(&["TTL", "dlock:{job}"]).starts_with(":-1"), !expires);
+        assert_eq!(server.command(&["GET", "onelock:{job}"]), "$10\r\nsomebody's\r\n");
+        assert_eq!(server.command(&["TTL", "onelock:{job}"]).starts_with(":-1"), !expires);
         assert_eq!(backend.list("").await.unwrap().len(), 1, "it keeps a lock of ours from being had");
     }
 }
@@ -90,7 +90,7 @@ async fn who_was_broken_is_not_said_to_have_crashed() {
     assert_eq!(backend.break_lock(&lease.name, &lease.id.to_string(), "test").await.unwrap(), Break::Broken);
     let (_, grant) = granted(&backend, &claim("job", LONG)).await;
     assert_eq!(grant.crashed, None);
-    server.command(&["DEL", "dlock:{job}"]);
+    server.command(&["DEL", "onelock:{job}"]);
     let (_, grant) = granted(&backend, &claim("job", LONG)).await;
     assert!(grant.crashed.is_some(), "this one has");
 }
@@ -100,7 +100,7 @@ async fn locks_are_listed_from_among_many_keys() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     // More than SCAN goes through in a step.
-    server.command(&["EVAL", "for i = 1, 5000 do redis.call('SET', 'dlock:{other-' .. i .. '}:t', 1) end", "0"]);
+    server.command(&["EVAL", "for i = 1, 5000 do redis.call('SET', 'onelock:{other-' .. i .. '}:t', 1) end", "0"]);
     let mut names = Vec::new();
     for n in 0..20 {
         names.push(granted(&backend, &claim(&format!("job-{n:02}"), LONG)).await.0.name);
@@ -124,9 +124,9 @@ async fn a_released_lock_leaves_its_token_and_that_for_a_month() {
     let backend = client(server.addr());
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
-    assert_eq!(keys(&server), ["dlock:{job}:t"]);
+    assert_eq!(keys(&server), ["onelock:{job}:t"]);
     let day = Duration::from_secs(24 * 3600);
-    assert!(left(&server, "dlock:{job}:t") > 29 * day && left(&server, "dlock:{job}:t") <= 30 * day);
+    assert!(left(&server, "onelock:{job}:t") > 29 * day && left(&server, "onelock:{job}:t") <= 30 * day);
 }
 
 #[tokio::test]
@@ -155,9 +155,9 @@ async fn a_lock_that_is_granted_again_lasts_a_whole_ttl() {
     let backend = client(server.addr());
     let claim = claim("job", LONG);
     granted(&backend, &claim).await;
-    server.command(&["PEXPIRE", "dlock:{job}", "60000"]);
+    server.command(&["PEXPIRE", "onelock:{job}", "60000"]);
     assert!(granted(&backend, &claim).await.1.already_ours);
-    assert!(left(&server, "dlock:{job}") > LONG / 2);
+    assert!(left(&server, "onelock:{job}") > LONG / 2);
 }
 
 #[tokio::test]
@@ -165,9 +165,9 @@ async fn a_release_writes_down_a_token_that_was_lost() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
-    server.command(&["DEL", "dlock:{job}:t"]);
+    server.command(&["DEL", "onelock:{job}:t"]);
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
-    let kept = server.command(&["GETRANGE", "dlock:{job}:t", "0", "15"]);
+    let kept = server.command(&["GETRANGE", "onelock:{job}:t", "0", "15"]);
     assert_eq!(kept.lines().nth(1), Some(lease.token.unwrap().to_string().as_str()));
 }
 
@@ -177,11 +177,11 @@ async fn a_release_marks_the_kept_token_however_many_digits_it_has() {
     let backend = client(server.addr());
     for token in ["7", "8000000000000000"] {
         let (lease, _) = granted(&backend, &claim("job", LONG)).await;
-        let kept = server.command(&["GET", "dlock:{job}:t"]).lines().nth(1).unwrap().to_owned();
+        let kept = server.command(&["GET", "onelock:{job}:t"]).lines().nth(1).unwrap().to_owned();
         let (_, record) = kept.split_once(' ').unwrap();
-        server.command(&["SET", "dlock:{job}:t", &format!("{token} {record}")]);
+        server.command(&["SET", "onelock:{job}:t", &format!("{token} {record}")]);
         assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
-        let kept = server.command(&["GET", "dlock:{job}:t"]).lines().nth(1).unwrap().to_owned();
+        let kept = server.command(&["GET", "onelock:{job}:t"]).lines().nth(1).unwrap().to_owned();
         assert!(kept.starts_with(&format!("{token} R{} ", lease.id)), "{kept}");
     }
 }
@@ -193,10 +193,10 @@ async fn a_token_rises_although_the_clock_has_gone_back() {
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     // As if it had been minted when the clock was two centuries ahead.
-    let record = server.command(&["GET", "dlock:{job}:t"]).lines().nth(1).unwrap().to_owned();
+    let record = server.command(&["GET", "onelock:{job}:t"]).lines().nth(1).unwrap().to_owned();
     let ahead: u64 = 8_000_000_000_000_000;
     let (_, rest) = record.split_once(' ').unwrap();
-    server.command(&["SET", "dlock:{job}:t", &format!("{ahead} {rest}")]);
+    server.command(&["SET", "onelock:{job}:t", &format!("{ahead} {rest}")]);
     for n in 1..4 {
         let (lease, _) = granted(&backend, &claim("job", LONG)).await;
         assert_eq!(lease.token.unwrap().get(), ahead + n);
@@ -210,11 +210,11 @@ async fn a_waiter_that_has_the_lock_is_not_queued_any_more() {
     let (holder, waiter) = (client(server.addr()), client(server.addr()));
     granted(&holder, &claim("job", LONG)).await;
     let _watch = waiter.watch(&name("job")).await.unwrap().unwrap();
-    assert_eq!(server.command(&["ZCARD", "dlock:{job}:w"]), ":1\r\n");
+    assert_eq!(server.command(&["ZCARD", "onelock:{job}:w"]), ":1\r\n");
     // The holder's lease ends, and nobody is woken.
-    server.command(&["DEL", "dlock:{job}"]);
+    server.command(&["DEL", "onelock:{job}"]);
     assert!(matches!(waiter.acquire(&claim("job", LONG)).await.unwrap(), Attempt::Granted(_)));
-    assert_eq!(server.command(&["ZCARD", "dlock:{job}:w"]), ":0\r\n", "a wake-up for it would be lost");
+    assert_eq!(server.command(&["ZCARD", "onelock:{job}:w"]), ":0\r\n", "a wake-up for it would be lost");
 }
 
 #[tokio::test]
@@ -224,7 +224,7 @@ async fn a_waiter_that_was_woken_too_late_keeps_its_place() {
     let (lease, _) = granted(&holder, &claim("job", LONG)).await;
     let mut woken = first.watch(&name("job")).await.unwrap().unwrap();
     let _behind = second.watch(&name("job")).await.unwrap().unwrap();
-    let queue = || server.command(&["ZRANGE", "dlock:{job}:w", "0", "-1"]);
+    let queue = || server.command(&["ZRANGE", "onelock:{job}:w", "0", "-1"]);
     let before = queue();
     assert_eq!(holder.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     woken.changed().await;

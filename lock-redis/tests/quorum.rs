@@ -128,7 +128,7 @@ async fn the_servers_keep_a_lock_for_longer_than_its_holder_is_promised() {
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
     let longer = || {
         servers.iter().all(|server| {
-            let reply = server.command(&["PTTL", "dlock:{job}"]);
+            let reply = server.command(&["PTTL", "onelock:{job}"]);
             reply.trim().trim_start_matches(':').parse::<u128>().unwrap() > LONG.as_millis()
         })
     };
@@ -146,7 +146,7 @@ async fn an_attempt_without_majority_leaves_nothing_behind() {
         granted(&client(server.addr()), &claim("job", LONG)).await;
     }
     refused(&backend, &claim("job", LONG)).await;
-    assert_eq!(servers[2].command(&["EXISTS", "dlock:{job}"]), ":0\r\n");
+    assert_eq!(servers[2].command(&["EXISTS", "onelock:{job}"]), ":0\r\n");
 }
 
 #[tokio::test]

@@ -59,7 +59,7 @@ async fn a_granted_lock_is_on_the_replica_and_without_it_nothing_is_granted_or_l
     let (primary, replica) = pair();
     let backend = client_of(&primary);
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
-    assert_eq!(replica.command(&["EXISTS", "dlock:{job}"]), ":1\r\n");
+    assert_eq!(replica.command(&["EXISTS", "onelock:{job}"]), ":1\r\n");
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
     replica.daemon().freeze();
     let error = backend.acquire(&claim("other", LONG)).await.unwrap_err();
@@ -82,7 +82,7 @@ async fn a_user_that_may_not_wait_is_told_and_leaves_no_lock() {
     let backend = RedisBackend::new(at(primary.addr()).login("hasty", "s3cret").replicas(1)).unwrap();
     let error = backend.acquire(&claim("job", LONG)).await.unwrap_err();
     assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::PermissionDenied, false), "{error}");
-    assert_eq!(primary.command(&["EXISTS", "dlock:{job}"]), ":0\r\n", "the attempt was undone");
+    assert_eq!(primary.command(&["EXISTS", "onelock:{job}"]), ":0\r\n", "the attempt was undone");
 }
 
 #[tokio::test]

@@ -143,7 +143,7 @@ async fn a_primary_that_was_demoted_is_left_for_its_successor() {
     setup.sentinels[0].command(&["SENTINEL", "FAILOVER", SentinelSetup::SERVICE]);
     setup.wait_for_primary(setup.servers[1].port());
     until("the renewal on the new primary", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
-    let ttl = setup.servers[1].command(&["PTTL", "dlock:{job}"]);
+    let ttl = setup.servers[1].command(&["PTTL", "onelock:{job}"]);
     assert!(!ttl.starts_with(":-"), "{ttl}");
 }
 

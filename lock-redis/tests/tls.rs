@@ -85,7 +85,7 @@ async fn sentinels_and_their_servers_are_asked_by_tls_before_and_after_a_failove
     setup.sentinels[0].command(&["SENTINEL", "FAILOVER", SentinelSetup::SERVICE]);
     setup.wait_for_primary(setup.servers[1].tls_port());
     until("the renewal on the new primary", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
-    assert!(!setup.servers[1].command(&["PTTL", "dlock:{job}"]).starts_with(":-"), "the lock is there");
+    assert!(!setup.servers[1].command(&["PTTL", "onelock:{job}"]).starts_with(":-"), "the lock is there");
 }
 
 #[tokio::test]

@@ -80,7 +80,7 @@ async fn requests_per_hand_off(count: u32) -> f64 {
         tokens.push(waiter.token().await);
     }
     // The last release follows the last token.
-    until("the last release", async || server.command(&["EXISTS", &format!("dlock:{{{NAME}}}")]) == ":0\r\n").await;
+    until("the last release", async || server.command(&["EXISTS", &format!("onelock:{{{NAME}}}")]) == ":0\r\n").await;
     let requests = calls(&server, "eval") - before;
     println!("{count} processes: {requests} requests, {:?} for each hand-off", start.elapsed() / count);
     tokens.sort_unstable();

@@ -1,4 +1,4 @@
-//! A network between client and server that loses, delays and cuts: for `dlock torture`, and for tests.
+//! A network between client and server that loses, delays and cuts: for `onelock torture`, and for tests.
 
 use std::{
     io,

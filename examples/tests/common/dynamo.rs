@@ -3,11 +3,11 @@
 
 use std::net::SocketAddr;
 
-use dlock::{
+use integration::dynamodb::DynamoDbLocal;
+use onelock::{
     LeaseId,
     dynamo::{DynamoBackend, DynamoConfig, TableOptions},
 };
-use integration::dynamodb::DynamoDbLocal;
 
 pub(crate) struct Table {
     server: &'static DynamoDbLocal,

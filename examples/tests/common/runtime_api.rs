@@ -76,7 +76,7 @@ impl RuntimeApi {
             .env("AWS_ACCESS_KEY_ID", "test")
             .env("AWS_SECRET_ACCESS_KEY", "test")
             .env("LOCK_NAME", "nightly-report")
-            .env("DLOCK_URL", url);
+            .env("ONELOCK_URL", url);
         command
     }
 

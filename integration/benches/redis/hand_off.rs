@@ -27,8 +27,8 @@ pub(crate) fn wait(how: &str, port: u16) {
     for line in std::io::stdin().lock().lines() {
         line.expect("the parent writes");
         runtime.block_on(async {
-            if how == "dlock" {
-                let guard = locker.acquire("dlock").await.expect("it becomes free");
+            if how == "onelock" {
+                let guard = locker.acquire("onelock").await.expect("it becomes free");
                 println!("{}", monotonic_nanos());
                 let _ = guard.release().await.expect("it is held");
             } else if how == "raw" {
@@ -82,7 +82,7 @@ impl Listener {
 /// Who holds the lock that is handed on.
 enum Holder {
     Raw(MultiplexedConnection, redis::Script),
-    Dlock(lock_core::Locker),
+    Onelock(lock_core::Locker),
     Rslock(LockManager),
     /// A plain key, for clients that poll it.
     Key(MultiplexedConnection),
@@ -90,7 +90,7 @@ enum Holder {
 
 enum Held {
     Raw(MultiplexedConnection, redis::Script),
-    Dlock(lock_core::Guard),
+    Onelock(lock_core::Guard),
     Rslock(LockManager, Lock),
     Key(MultiplexedConnection),
 }
@@ -98,7 +98,7 @@ enum Held {
 impl Holder {
     async fn acquire(&mut self) -> Held {
         match self {
-            Self::Dlock(locker) => Held::Dlock(locker.acquire("dlock").await.expect("it becomes free")),
+            Self::Onelock(locker) => Held::Onelock(locker.acquire("onelock").await.expect("it becomes free")),
             Self::Raw(connection, release) => {
                 hold(connection, "raw").await;
                 Held::Raw(connection.clone(), release.clone())
@@ -134,7 +134,7 @@ impl Held {
             Self::Raw(mut connection, release) => {
                 let _: i64 = release.key("raw").invoke_async(&mut connection).await.expect("the server answers");
             }
-            Self::Dlock(guard) => drop(guard.release().await.expect("it is held")),
+            Self::Onelock(guard) => drop(guard.release().await.expect("it is held")),
             Self::Rslock(manager, lock) => manager.unlock(&lock).await,
             Self::Key(mut connection) => {
                 redis::cmd("DEL").arg("redis-py").exec_async(&mut connection).await.expect("the server answers");
@@ -167,13 +167,13 @@ pub(crate) fn run() {
     let this = std::env::current_exe().expect("this program has a path");
     let waiter = |how| Process::start(Command::new(&this).args(["wait", how, &port.to_string()]));
     let mut connection = runtime.block_on(connect(port));
-    let (mut dlock, mut its_waiter) = (Holder::Dlock(locker(port)), waiter("dlock"));
+    let (mut onelock, mut its_waiter) = (Holder::Onelock(locker(port)), waiter("onelock"));
     let by_hand = Holder::Raw(runtime.block_on(connect(port)), redis::Script::new(DELETE_AND_WAKE));
     let (mut raw, mut raw_waiter) = (by_hand, waiter("raw"));
     let (mut trips, mut times, mut raw_times) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         trips.push(round_trip(&runtime, &mut connection));
-        times.push(once(&runtime, &mut dlock, &mut its_waiter));
+        times.push(once(&runtime, &mut onelock, &mut its_waiter));
         raw_times.push(once(&runtime, &mut raw, &mut raw_waiter));
     }
     let trip = median(trips);

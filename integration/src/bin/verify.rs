@@ -12,8 +12,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
         ["filter"] => println!("{}", filter()),
         ["torture", time, out] => {
             // The program of the same build.
-            let dlock = env::current_exe()?.with_file_name("dlock");
-            let wrong = torture(&dlock, time, Path::new(out))?;
+            let onelock = env::current_exe()?.with_file_name("onelock");
+            let wrong = torture(&onelock, time, Path::new(out))?;
             wrong.iter().for_each(|what| eprintln!("{what}"));
             return Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }

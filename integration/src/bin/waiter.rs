@@ -1,4 +1,4 @@
-//! Waits for a lock as often as it is told to, and says when it got it: `waiter dlock|flock DIR NAME`.
+//! Waits for a lock as often as it is told to, and says when it got it: `waiter onelock|flock DIR NAME`.
 //!
 //! Each line on standard input begins a wait. It answers `waiting` when it found the lock held, then the nanoseconds of `CLOCK_MONOTONIC` at
 //! which it got the lock, and gives it back.
@@ -24,16 +24,16 @@ fn say(line: impl std::fmt::Display) -> io::Result<()> {
 
 fn main() -> Result<(), Failure> {
     let args: Vec<String> = env::args().collect();
-    let [_, how, directory, name] = args.as_slice() else { return Err("usage: waiter dlock|flock DIR NAME".into()) };
+    let [_, how, directory, name] = args.as_slice() else { return Err("usage: waiter onelock|flock DIR NAME".into()) };
     match how.as_str() {
-        "dlock" => with_dlock(directory, name),
+        "onelock" => with_onelock(directory, name),
         "flock" => with_flock(&Path::new(directory).join(format!("{name}.lock"))),
         other => Err(format!("no way to wait is called {other}").into()),
     }
 }
 
 #[tokio::main(flavor = "current_thread")]
-async fn with_dlock(directory: &str, name: &str) -> Result<(), Failure> {
+async fn with_onelock(directory: &str, name: &str) -> Result<(), Failure> {
     let locker = Locker::new(FileBackend::open(directory)?)?;
     for line in io::stdin().lock().lines() {
         line?;

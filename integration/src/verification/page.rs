@@ -199,7 +199,7 @@ const MISTAKES: &str = "\
 The simulation can see: each classic mistake is brought back in turn, in the core and in the real DynamoDB backend, and counted in how many seeds it
 is found. The kit can see too: a backend
 with one of its mistakes fails (`every_case_passes_without_a_mistake_and_fails_for_some_mistake`). So can the checker
-(`lock-core/tests/history.rs`), the models, each with each of its assumptions broken (`integration/tests/models`), and `dlock torture`
+(`lock-core/tests/history.rs`), the models, each with each of its assumptions broken (`integration/tests/models`), and `onelock torture`
 (`a_store_that_loses_its_data_is_found_out`, `a_store_that_each_process_has_for_itself_is_found_out`).
 ";
 
@@ -209,7 +209,7 @@ const TAIL: &str = "\
 | what | command |
 | --- | --- |
 | this page anew | `./verify`, or `./verify SEEDS TIME` such as `./verify 100000 1h` |
-| a longer torture of a store of yours | `dlock torture --url URL --time 1h --names 64 --ttl 1s` |
+| a longer torture of a store of yours | `onelock torture --url URL --time 1h --names 64 --ttl 1s` |
 | more seeds | `cargo run --release -p integration --bin simulate -- --seeds 100000` |
 | more seeds of the DynamoDB backend | `cargo run --release -p lock-dynamo --example simulate_dynamodb -- --seeds 10000` |
 | one seed again, with the same build | the same with `--from SEED --seeds 1` |

@@ -13,7 +13,7 @@ pub struct Promise {
     pub cases: &'static [&'static str],
     /// What is done to processes, clocks, network and store meanwhile.
     pub faults: &'static str,
-    /// The rules of the history checker that would see it broken, in the simulation and in `dlock torture`.
+    /// The rules of the history checker that would see it broken, in the simulation and in `onelock torture`.
     pub rules: &'static [Rule],
 }
 

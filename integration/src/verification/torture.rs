@@ -1,4 +1,4 @@
-//! `dlock torture` on real stores, all at once: a directory, Redis, DynamoDB Local.
+//! `onelock torture` on real stores, all at once: a directory, Redis, DynamoDB Local.
 
 use std::{
     fs, io,
@@ -14,7 +14,7 @@ use crate::{dynamodb::DynamoDbLocal, redis::RedisServer};
 /// So many locks, and so short a ttl, that a minute has tens of thousands of acquisitions; the first few names are wanted by all.
 const DENSITY: [&str; 4] = ["--names", "64", "--ttl", "1s"];
 
-/// Tortures each store for `time` with the program `dlock`, and writes the reports into `out`. The names of the stores where something is
+/// Tortures each store for `time` with the program `onelock`, and writes the reports into `out`. The names of the stores where something is
 /// wrong come back, with what.
 ///
 /// # Errors
@@ -22,7 +22,7 @@ const DENSITY: [&str; 4] = ["--names", "64", "--ttl", "1s"];
 ///
 /// # Panics
 /// When a server does not start.
-pub fn torture(dlock: &Path, time: &str, out: &Path) -> io::Result<Vec<String>> {
+pub fn torture(onelock: &Path, time: &str, out: &Path) -> io::Result<Vec<String>> {
     fs::create_dir_all(out)?;
     let directory = tempfile::tempdir()?;
     let redis = RedisServer::start();
@@ -31,7 +31,7 @@ pub fn torture(dlock: &Path, time: &str, out: &Path) -> io::Result<Vec<String>> 
         std::process::id(),
         DynamoDbLocal::shared().endpoint()
     );
-    let init = Command::new(dlock).args(["init", "--url", &dynamodb]).stdin(Stdio::null()).output()?;
+    let init = Command::new(onelock).args(["init", "--url", &dynamodb]).stdin(Stdio::null()).output()?;
     if !init.status.success() {
         return Err(io::Error::other(String::from_utf8_lossy(&init.stderr).into_owned()));
     }
@@ -41,7 +41,7 @@ pub fn torture(dlock: &Path, time: &str, out: &Path) -> io::Result<Vec<String>> 
         ("dynamodb", dynamodb, true),
     ];
     let run = |url: &str| -> io::Result<Output> {
-        Command::new(dlock)
+        Command::new(onelock)
             .args(["torture", "--json", "--time", time, "--url", url])
             .args(DENSITY)
             .stdin(Stdio::null())

@@ -24,8 +24,8 @@
 //! - **Leases.** Where both stores have ttls, the chain has; where one of them has (files and Redis), its locks get `lease` (an option, default 30 s), which is then the
 //!   lease of the chain: no ttl can be chosen, and after a crash the lock is free when it ends.
 //! - It breaks locks, where both stores can, wakes waiters, where both stores do, and inspects and lists what is held in either.
-//! - It lends the descriptor of a lock in the old store to a supervisor. Of two stores of files, the lock in the new one is freed when `dlock run` is killed with SIGKILL,
-//!   a moment before its command is: make that step of a migration when no `dlock` is being killed.
+//! - It lends the descriptor of a lock in the old store to a supervisor. Of two stores of files, the lock in the new one is freed when `onelock run` is killed with SIGKILL,
+//!   a moment before its command is: make that step of a migration when no `onelock` is being killed.
 
 mod factory;
 mod holders;

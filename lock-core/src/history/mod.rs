@@ -1,6 +1,6 @@
 //! What many processes did with their locks, and a checker that proves that the promises were kept.
 //!
-//! Pure: events in, [`Report`] out. The simulation, `dlock torture` and an application's own tests feed it. Each worker (a thread
+//! Pure: events in, [`Report`] out. The simulation, `onelock torture` and an application's own tests feed it. Each worker (a thread
 //! or process that does one thing at a time) notes what it did and when; all times must come from one clock, such as `CLOCK_BOOTTIME` of one
 //! machine.
 //!

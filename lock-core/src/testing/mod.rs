@@ -26,7 +26,7 @@
 //! Beside what the contract says of single operations there are cases of the core over the backend: requests and replies that get lost, come twice or
 //! hang, throttling, processes that stand still, clocks that are set, futures and guards that are dropped anywhere, records that a third
 //! party deletes or replaces ([`Subject::vandalise`]), and a storm of faults by chance, whose seed is printed and can be given back in
-//! `DLOCK_KIT_SEED`.
+//! `ONELOCK_KIT_SEED`.
 //!
 //! A case under `except` does not run; it passes only while the backend indeed lacks what the case needs.
 

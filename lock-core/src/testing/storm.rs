@@ -25,7 +25,7 @@ const OBTAINABLE: Duration = Duration::from_secs(20);
 /// Of all requests, so many meet a fault.
 const SHARE: f64 = 0.25;
 /// Replays the faults of a run that failed.
-const SEED: &str = "DLOCK_KIT_SEED";
+const SEED: &str = "ONELOCK_KIT_SEED";
 
 pub(super) async fn a_storm_of_faults_breaks_no_promise(bench: &Bench<'_>) {
     let seed = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());

@@ -118,9 +118,9 @@ async fn a_clock_that_is_off_is_an_error_that_says_by_how_much_and_is_measured()
         let found = all.iter().find(|(key, ..)| key.key().name() == name).unwrap_or_else(|| panic!("no {name}"));
         &found.3
     };
-    let DebugValue::Gauge(skew) = value("dlock_dynamodb_clock_skew_seconds") else { panic!("a gauge") };
+    let DebugValue::Gauge(skew) = value("onelock_dynamodb_clock_skew_seconds") else { panic!("a gauge") };
     assert!((skew.into_inner() + 3_599.7).abs() < 0.05, "{skew}");
-    assert_eq!(value("dlock_dynamodb_takeovers_refused_total"), &DebugValue::Counter(2));
+    assert_eq!(value("onelock_dynamodb_takeovers_refused_total"), &DebugValue::Counter(2));
 }
 
 #[tokio::test]

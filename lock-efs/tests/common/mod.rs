@@ -64,17 +64,17 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// This test binary again, running only its test `test`, which sees `dir` in `DLOCK_TEST_CHILD`.
+/// This test binary again, running only its test `test`, which sees `dir` in `ONELOCK_TEST_CHILD`.
 pub(crate) fn myself(test: &str, dir: &Path) -> Vec<String> {
     let exe = std::env::current_exe().unwrap();
-    ["env", &format!("DLOCK_TEST_CHILD={}", dir.display()), exe.to_str().unwrap(), "--exact", test, "--nocapture"]
+    ["env", &format!("ONELOCK_TEST_CHILD={}", dir.display()), exe.to_str().unwrap(), "--exact", test, "--nocapture"]
         .map(String::from)
         .to_vec()
 }
 
 /// The directory, when this process is what [`myself`] started.
 pub(crate) fn in_child() -> Option<PathBuf> {
-    std::env::var_os("DLOCK_TEST_CHILD").map(Into::into)
+    std::env::var_os("ONELOCK_TEST_CHILD").map(Into::into)
 }
 
 /// Runs `wrapper` with [`myself`] and fails with what it printed.

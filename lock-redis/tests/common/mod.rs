@@ -71,7 +71,7 @@ pub(crate) fn calls_in(stats: &str, command: &str) -> u64 {
 
 /// How many processes wait for the lock `name`, which has no braces.
 pub(crate) fn queued(server: &RedisServer, name: &str) -> u32 {
-    let reply = server.command(&["ZCARD", &format!("dlock:{{{name}}}:w")]);
+    let reply = server.command(&["ZCARD", &format!("onelock:{{{name}}}:w")]);
     reply.trim().trim_start_matches(':').parse().unwrap()
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn outlives_its_validity(guard: &Guard) -> bool {
 
 /// Does to the keys of `name`, which has no braces, what a third party may do. Replicas and nodes with other slots say no.
 pub(crate) fn vandalise(servers: &[RedisServer], what: Vandalism, name: &LockName) -> bool {
-    let lock = format!("dlock:{{{}}}", name.as_str());
+    let lock = format!("onelock:{{{}}}", name.as_str());
     let token = format!("{lock}:t");
     let command: &[&str] = match what {
         Vandalism::DeleteRecord => &["DEL", &lock],

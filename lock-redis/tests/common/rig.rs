@@ -77,7 +77,7 @@ impl Rig {
 
     pub(crate) async fn cluster() -> Self {
         let (cluster, proxies, config) = cluster_behind_proxies().await;
-        let owner = &cluster.nodes()[RedisCluster::node_of(cluster.slot(&format!("dlock:{{{JOB}}}")))];
+        let owner = &cluster.nodes()[RedisCluster::node_of(cluster.slot(&format!("onelock:{{{JOB}}}")))];
         let (direct, ports) = (observer(owner), vec![owner.port()]);
         Self::new(proxies, config, direct, ports, Box::new(cluster)).await
     }

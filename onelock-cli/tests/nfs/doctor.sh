@@ -1,0 +1,45 @@
+#!/bin/bash
+# `onelock doctor` on real NFS: a fit mount, each way in which it can be unfit, and two hosts that meet.
+set -u
+fail() { echo "$*"; exit 1; }
+# says CODE TEXT...: the doctor on client A ends with that code and says all that; $options are its own
+options=
+says() {
+  local code=$1 got text; shift
+  on_a onelock doctor --url efs:///efs/locks $options >/tmp/said 2>&1
+  got=$?
+  for text in "$@"; do grep -qE "$text" /tmp/said || { cat /tmp/said; fail "the doctor did not say \"$text\""; }; done
+  [ $got = "$code" ] || { cat /tmp/said; fail "the doctor ended with $got, not $code"; }
+}
+says 0 '^good +file system: NFSv4.1 from 10.9.0.1:/ on /efs' '^good +mount options' '^good +lease: 10s' '^good +client identity: "nfs-rig-a"' \
+  '^good +permissions: .* 700' '^good +space' '^good +writing' '^good +clock' '^fit for locks'
+
+# What hides the loss of a lock is refused before anything is tried, with all that is to be changed.
+efs=vers=4.1,hard,timeo=600,retrans=2,noresvport
+remount_a vers=4.1,soft; says 73 'mounted with soft.* mount it with hard'
+remount_a vers=4.1,softerr; says 73 'mounted with softerr.* mount it with hard'
+for option in nolock local_lock=all local_lock=flock; do
+  remount3_a $option; says 73 "mounted with $option.*mounted with vers=3.* mount it with vers=4.1"
+done
+remount_a $efs,ro; says 73 'read-only'
+echo Y >/sys/module/nfs/parameters/recover_lost_locks
+remount_a vers=4.1,soft; says 73 'soft.* recover_lost_locks=0'
+echo N >/sys/module/nfs/parameters/recover_lost_locks
+on_a umount /efs; says 73 'not on an NFS mount'; on_a mount --bind /mnt/a /efs
+
+# What is worth knowing makes no mount unfit.
+remount_a vers=4.1,hard
+on_a busybox sh -c 'chmod 777 /efs/locks; touch /efs/locks/other.lock; chown 1000 /efs/locks/other.lock'
+says 0 '^note +mount options: without noresvport' '^warning +permissions: .*break any lock' '^note +files: 1 files belong to other users' '^fit for locks'
+on_a busybox sh -c 'chmod 700 /efs/locks; rm /efs/locks/other.lock'
+remount_a $efs
+
+# Two hosts: on one file system; on two that look alike.
+on_b onelock doctor --url efs:///efs/locks --peer --within 90s >/tmp/b.said 2>&1 & b=$!
+options="--peer --within 90s"; says 0 '^good +two hosts: this host and client-b exclude each other'
+wait $b || { cat /tmp/b.said; fail "the other side found something else"; }
+grep -q 'this host and client-a exclude each other' /tmp/b.said || { cat /tmp/b.said; fail "the other side does not say so"; }
+on_b onelock doctor --url 'efs:///tmp/locks?allow_local=true' --peer --within 10s >/tmp/b.said 2>&1 & b=$!
+options="--peer --within 10s"; says 1 '^unfit +two hosts: no other host was met'
+wait $b && fail "a host with a directory of its own found that in order"
+echo "FIGURE doctor: two clients found that they exclude each other"

@@ -1,0 +1,22 @@
+//! The promises of `onelock run`, on the real program.
+
+mod death;
+mod default_store;
+mod doctor;
+mod etl;
+mod exit_codes;
+#[cfg(feature = "dynamo")]
+mod init;
+mod leases;
+mod locking;
+#[cfg(feature = "redis")]
+mod migration;
+mod operators;
+mod peer;
+#[cfg(feature = "redis")]
+mod secrets;
+mod signals;
+mod support;
+mod terminal;
+mod torture;
+mod transparent;

@@ -1,0 +1,218 @@
+//! Running `onelock` and watching processes. Nothing here sleeps for luck: everything waits on a condition.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// After this long a condition will not come any more.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A directory of locks of one test.
+pub(crate) struct Locks {
+    pub(crate) dir: tempfile::TempDir,
+}
+
+impl Locks {
+    pub(crate) fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("file://{}/locks", self.dir.path().display())
+    }
+
+    /// `onelock run`, without a terminal even if the tests run on one.
+    pub(crate) fn run<const N: usize>(&self, args: [&str; N]) -> Command {
+        let mut command = onelock(["run", "--url", &self.url()]);
+        command.args(args);
+        command
+    }
+
+    /// The file that `flock(1)` locks for the name `x`.
+    pub(crate) fn file(&self) -> PathBuf {
+        self.dir.path().join("locks/x.lock")
+    }
+
+    /// Whether the lock `x` is free, according to `flock(1)`.
+    pub(crate) fn is_free(&self) -> bool {
+        Command::new("flock").arg("-n").arg(self.file()).arg("true").status().unwrap().success()
+    }
+
+    /// A copy of `onelock` that any user can reach, in a directory that anybody may look into.
+    pub(crate) fn program_for_all(&self) -> PathBuf {
+        use std::os::unix::fs::PermissionsExt;
+        fs::set_permissions(self.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let copy = self.dir.path().join("onelock");
+        fs::copy(env!("CARGO_BIN_EXE_onelock"), &copy).unwrap();
+        copy
+    }
+
+    /// Compiles a C library, whose functions take the place of the C library's with `LD_PRELOAD`.
+    pub(crate) fn library(&self, source: &str) -> PathBuf {
+        let (file, library) = (self.dir.path().join("library.c"), self.dir.path().join("library.so"));
+        fs::write(&file, source).unwrap();
+        let compiled = Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&file).status();
+        assert!(compiled.expect("gcc is there").success());
+        library
+    }
+
+    /// Writes a script for `interpreter`.
+    pub(crate) fn script(&self, interpreter: &str, text: &str) -> String {
+        use std::os::unix::fs::PermissionsExt;
+        let path = self.dir.path().join(format!("script-{}", text.len()));
+        fs::write(&path, format!("#!/usr/bin/env {interpreter}\n{text}")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+}
+
+/// `onelock` in a session of its own, which has no terminal. `setsid` becomes it, so that the pid is its own.
+pub(crate) fn onelock<const N: usize>(args: [&str; N]) -> Command {
+    let mut command = Command::new("setsid");
+    command.arg(env!("CARGO_BIN_EXE_onelock")).args(args).env_remove("ONELOCK_URL").env_remove("ONELOCK_URL_FILE");
+    command
+}
+
+/// The output, with a fixed standard input.
+pub(crate) fn output(command: &mut Command) -> Output {
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+pub(crate) fn code(command: &mut Command) -> i32 {
+    let output = output(command);
+    output.status.code().unwrap_or_else(|| panic!("{output:?}"))
+}
+
+pub(crate) fn stdout(command: &mut Command) -> String {
+    let output = output(command);
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A `onelock` in the background; killed when dropped.
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    pub(crate) out: BufReader<ChildStdout>,
+    pub(crate) err: BufReader<ChildStderr>,
+}
+
+impl Running {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let err = BufReader::new(child.stderr.take().unwrap());
+        Self { child, out, err }
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill(self.pid(), signal).unwrap();
+    }
+
+    /// The next line that the command prints.
+    pub(crate) fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.out.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    pub(crate) fn expect_line(&mut self, expected: &str) {
+        let line = self.line();
+        if line != expected {
+            let status = self.child.try_wait();
+            panic!("printed {line:?} instead of {expected:?}; {status:?}");
+        }
+    }
+
+    /// Waits until it says (with `-v`) that it waits.
+    pub(crate) fn expect_waiting(&mut self) {
+        let mut line = String::new();
+        self.err.read_line(&mut line).unwrap();
+        assert!(line.contains("waiting for"), "{line:?}");
+    }
+
+    /// Waits for its end with the exit code `code`, and returns what it had to say.
+    #[track_caller]
+    pub(crate) fn ends_with(self, code: i32) -> String {
+        let (status, message) = self.wait();
+        assert_eq!(status.code(), Some(code), "{message}");
+        message
+    }
+
+    pub(crate) fn wait(mut self) -> (ExitStatus, String) {
+        let status = self.child.wait().unwrap();
+        let mut message = String::new();
+        self.err.read_to_string(&mut message).unwrap();
+        (status, message)
+    }
+
+    /// The watchdog, once the command runs.
+    pub(crate) fn watchdog(&self) -> Pid {
+        let all = children(self.pid());
+        let found = all.iter().find(|pid| comm(**pid).as_deref() == Some("lock-watchdog"));
+        *found.unwrap_or_else(|| panic!("no watchdog among {all:?}"))
+    }
+
+    /// The command's process.
+    pub(crate) fn command(&self) -> Pid {
+        children(self.watchdog())[0]
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+pub(crate) fn children(pid: Pid) -> Vec<Pid> {
+    let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    list.split_whitespace().map(|p| Pid::from_raw(p.parse().unwrap())).collect()
+}
+
+fn comm(pid: Pid) -> Option<String> {
+    Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
+}
+
+/// The state of a process, such as `R`, `S` or `T`; `None` when it is gone or a zombie.
+pub(crate) fn state(pid: Pid) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let state = stat[stat.rfind(')')? + 2..].chars().next()?;
+    (state != 'Z' && state != 'X').then_some(state)
+}
+
+pub(crate) fn is_alive(pid: Pid) -> bool {
+    state(pid).is_some()
+}
+
+/// Waits until `condition` holds.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < end, "in vain: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+pub(crate) fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+pub(crate) fn parse_pid(text: &str) -> Pid {
+    Pid::from_raw(text.trim().parse().unwrap_or_else(|_| panic!("no pid: {text:?}")))
+}

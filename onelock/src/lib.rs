@@ -1,0 +1,80 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+pub use lock_core::*;
+
+#[cfg(feature = "dynamo")]
+#[cfg_attr(docsrs, doc(cfg(feature = "dynamo")))]
+pub use lock_dynamo as dynamo;
+#[cfg(feature = "files")]
+#[cfg_attr(docsrs, doc(cfg(feature = "files")))]
+pub use lock_efs as files;
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use lock_redis as redis;
+
+/// The stores that are built in, by the schemes of their config strings; those that are known but left out say which feature adds them.
+///
+/// A registry has its own `memory:` store, so keep one for as long as its locks are to exclude each other.
+pub fn registry() -> Registry {
+    let registry = Registry::new().with(memory::MemoryFactory::default());
+    #[cfg(feature = "files")]
+    let registry = registry.with(lock_efs::FileFactory);
+    #[cfg(feature = "dynamo")]
+    let registry = registry.with(lock_dynamo::DynamoFactory);
+    #[cfg(feature = "redis")]
+    let registry = registry.with(lock_redis::RedisFactory);
+    let registry = KNOWN.iter().fold(registry, |registry, (scheme, feature)| {
+        registry.known_but_absent(*scheme, format!("build with the cargo feature \"{feature}\""))
+    });
+    registry.clone().with(chain::ChainFactory::new(registry))
+}
+
+/// All schemes, and the features that bring them.
+const KNOWN: &[(&str, &str)] = &[
+    ("file", "files"),
+    ("efs", "files"),
+    ("dynamodb", "dynamo"),
+    ("redis", "redis"),
+    ("rediss", "redis"),
+    ("redis+unix", "redis"),
+    ("redis+sentinel", "redis"),
+    ("rediss+sentinel", "redis"),
+    ("redis+cluster", "redis"),
+    ("rediss+cluster", "redis"),
+    ("redis+quorum", "redis"),
+    ("rediss+quorum", "redis"),
+];
+
+/// Opens the store that `config` describes: a config string, such as `file:///var/lib/app/locks?require=fencing`, or
+/// [`Settings`](config::Settings) (feature `serde`) from a configuration file.
+///
+/// # Errors
+/// As [`Registry::open`].
+///
+/// # Cancel safety
+/// Cancel safe: what was opened is closed.
+pub async fn open(config: impl TryInto<ConfigString, Error: Into<Error>> + Send) -> Result<Locker, Error> {
+    registry().open(config).await
+}
+
+#[cfg(test)]
+mod tests {
+    #[cfg(not(feature = "dynamo"))]
+    #[tokio::test]
+    async fn a_store_that_is_not_built_in_is_named_with_the_feature_that_adds_it() {
+        let error = super::open("dynamodb://locks").await.unwrap_err();
+        assert_eq!(error.kind(), super::ErrorKind::Unsupported);
+        assert!(error.to_string().ends_with("build with the cargo feature \"dynamo\""), "{error}");
+    }
+
+    #[cfg(feature = "dynamo")]
+    #[tokio::test]
+    async fn a_table_is_opened_without_asking_anybody() {
+        let locker = super::open("dynamodb://locks?region=eu-west-1&require=fencing,break").await.unwrap();
+        assert_eq!(locker.store(), "dynamodb://locks?region=eu-west-1");
+    }
+}
+
+#[cfg(all(doctest, feature = "dynamo", feature = "files", feature = "redis", feature = "serde"))]
+mod pages;

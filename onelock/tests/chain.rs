@@ -1,0 +1,107 @@
+//! The chain of files and Redis, as a fleet has it that moves from one to the other: the conformance kit.
+#![cfg(all(feature = "files", feature = "redis"))]
+
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use integration::redis::RedisServer;
+use lock_core::testing::{Subject, Vandalism};
+use onelock::{
+    LeaseId, LockName,
+    backend::Backend,
+    chain::ChainBackend,
+    files::FileBackend,
+    redis::{Address, RedisBackend, RedisConfig},
+};
+
+static SERVER: OnceLock<RedisServer> = OnceLock::new();
+
+/// Of the locks in Redis: that of an NFS server, with which the kit reckons where no ttl can be chosen.
+const LEASE: Duration = Duration::from_secs(90);
+
+/// Brings the end of all leases nearer. ARGV: pattern of their keys, by how many milliseconds.
+const AGE: &str = "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
+    redis.call('PEXPIRE', key, math.max(0, redis.call('PTTL', key) - tonumber(ARGV[2])))
+end";
+
+struct FilesAndRedis {
+    dir: tempfile::TempDir,
+    /// Before its keys, so that time passes for this subject alone.
+    prefix: String,
+}
+
+impl FilesAndRedis {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), prefix: format!("{}:", LeaseId::random()) }
+    }
+
+    fn server() -> &'static RedisServer {
+        SERVER.get_or_init(RedisServer::start)
+    }
+
+    fn files(&self) -> FileBackend {
+        FileBackend::open(self.dir.path().join("locks")).unwrap()
+    }
+
+    fn redis(&self) -> RedisBackend {
+        let address = Address::tcp("127.0.0.1", Self::server().port());
+        RedisBackend::new(RedisConfig::standalone(address).key_prefix(&self.prefix)).unwrap()
+    }
+}
+
+#[async_trait::async_trait]
+impl Subject for FilesAndRedis {
+    async fn client(&self) -> Arc<dyn Backend> {
+        Arc::new(ChainBackend::new(Arc::new(self.files()), Arc::new(self.redis())).lease(LEASE))
+    }
+
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    /// In Redis as many times faster as a lease is longer than the ttl of the kit.
+    async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+        let pattern = format!("{}{{*}}", self.prefix);
+        let older = (LEASE.as_secs_f64() / self.ttl().as_secs_f64() * time.as_secs_f64() * 1_000.0).ceil();
+        Self::server().command(&["EVAL", AGE, "0", &pattern, &older.to_string()]);
+    }
+
+    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+        match what {
+            Vandalism::DeleteRecord => {
+                let deleted = Self::server().command(&["DEL", &format!("{}{{{name}}}", self.prefix)]);
+                assert_eq!(deleted, ":1\r\n");
+                true
+            }
+            Vandalism::DeleteToken => {
+                self.files().forget(name).await.unwrap() && self.redis().forget(name).await.unwrap()
+            }
+            _ => false,
+        }
+    }
+}
+
+lock_core::conformance! {
+    #[tokio::test]
+    FilesAndRedis::new(),
+    except = [
+        (an_expired_lock_is_granted_in_one_attempt, "no ttl can be chosen"),
+        (a_lock_is_held_for_the_holders_ttl, "no ttl can be chosen"),
+        (renewal_extends_the_lease, "no ttl can be chosen"),
+        (renewing_an_expired_lease_does_not_rob_the_successor, "no ttl can be chosen"),
+        (a_leader_that_is_cut_off_stops_before_the_next_starts, "no ttl can be chosen"),
+        (a_hung_renewal_ends_the_guard_before_the_next_holds, "no ttl can be chosen"),
+        (renewals_that_are_throttled_for_too_long_end_the_guard, "no ttl can be chosen"),
+        (a_suspended_holder_knows_at_once_and_spares_its_successor, "no ttl can be chosen"),
+        (a_thawed_holder_knows_at_once_and_spares_its_successor, "no ttl can be chosen"),
+        (a_clock_that_is_set_back_prolongs_no_lease, "no ttl can be chosen"),
+        (tokens_rise_across_break, "a lock file cannot be taken from its holder"),
+        (a_broken_lease_is_lost_at_the_next_renewal, "a lock file cannot be taken from its holder"),
+        (break_compares_the_version, "a lock file cannot be taken from its holder"),
+        (releasing_a_broken_lease_is_a_value, "a lock file cannot be taken from its holder"),
+        (a_replaced_record_is_somebody_elses_lock, "whoever replaces it in Redis has no lock file: the chain of two memories has the case"),
+    ]
+}
