@@ -20,11 +20,11 @@ use lock_core::{
 
 use crate::{
     calls::{Abandoned, Calls},
-    config::{FileConfig, Mode},
     doctor,
+    key::Key,
+    mode::Mode,
     mount::Medium,
     store::Store,
-    table::Key,
 };
 
 /// Locks as files in one directory, held with `flock`.
@@ -43,14 +43,6 @@ pub struct FileBackend {
 }
 
 impl FileBackend {
-    /// Opens `directory`, with its defaults: created when missing, private to this user.
-    ///
-    /// # Errors
-    /// As [`FileConfig::build`].
-    pub fn open(directory: impl Into<PathBuf>) -> Result<Self, Error> {
-        FileConfig::new(directory).build()
-    }
-
     pub(crate) fn new(directory: PathBuf, mode: Mode, medium: Medium) -> Self {
         Self {
             store: Arc::new(Store::new(directory, mode, medium.is_nfs())),

@@ -14,7 +14,7 @@ use lock_core::{Error, ErrorKind};
 use metrics::gauge;
 use tokio::sync::oneshot;
 
-use crate::table::Key;
+use crate::key::Key;
 
 /// More calls than this at once wait for their turn. When the network is away each lock has at most one call that hangs, and a mount
 /// on which so many hang answers nobody else either.

@@ -1,11 +1,10 @@
 //! What a file backend needs to know.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
 
-use async_trait::async_trait;
-use lock_core::{Error, ErrorKind, backend::Backend, config::StoreConfig, registry::BackendFactory};
+use lock_core::Error;
 
-use crate::{backend::FileBackend, calls, dir, mount::Medium};
+use crate::{backend::FileBackend, dir, mode::Mode, mount::Medium};
 
 /// A directory of locks and how to treat it; [`build`](Self::build) opens it.
 ///
@@ -61,9 +60,9 @@ impl FileConfig {
     /// Opens the directory. Blocks; on NFS for as long as the server does not answer.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`] for a mode without `0o600` or beyond `0o666`; [`ErrorKind::StoreNotReady`] for an NFS mount on
+    /// [`ErrorKind::Config`](lock_core::ErrorKind::Config) for a mode without `0o600` or beyond `0o666`; [`ErrorKind::StoreNotReady`](lock_core::ErrorKind::StoreNotReady) for an NFS mount on
     /// which locks would not be safe, with the mount option to change; that,
-    /// [`ErrorKind::PermissionDenied`] or [`ErrorKind::Full`] when the directory is not there, or is not one that can be written to.
+    /// [`ErrorKind::PermissionDenied`](lock_core::ErrorKind::PermissionDenied) or [`ErrorKind::Full`](lock_core::ErrorKind::Full) when the directory is not there, or is not one that can be written to.
     pub fn build(self) -> Result<FileBackend, Error> {
         let mode = Mode::new(self.mode)?;
         if self.require_nfs {
@@ -81,72 +80,12 @@ impl FileConfig {
     }
 }
 
-/// Opens `file:` and `efs:` config strings: `file:///var/lib/app/locks`, `efs:///mnt/efs/locks`, with the options `mode` (as
-/// [`FileConfig::mode`], octal) and `create` (`true`, the default, or `false`).
-///
-/// On an NFS mount the two are the same. Anywhere else `efs:` is refused, unless `allow_local=true`, for a laptop or a test.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct FileFactory;
-
-#[async_trait]
-impl BackendFactory for FileFactory {
-    fn schemes(&self) -> &[&str] {
-        &["efs", "file"]
-    }
-
-    async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
-        let octal = |text: &str| u32::from_str_radix(text, 8).map_err(|_| "write it in octal, such as 660".to_owned());
-        let mut files = FileConfig::new(config.take_directory()?);
-        if let Some(mode) = config.take_with("mode", octal)? {
-            files = files.mode(mode);
-        }
-        if let Some(create) = config.take_bool("create")? {
-            files = files.create(create);
-        }
-        if config.scheme() == "efs" {
-            files = files.require_nfs(!config.take_bool("allow_local")?.unwrap_or(false));
-        }
-        config.finish()?;
-        // Opening may hang with the network, and then the runtime must not.
-        Ok(Arc::new(calls::once(move || files.build()).await?))
-    }
-}
-
-/// The permissions of what is created.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Mode {
-    pub(crate) file: u32,
-    pub(crate) directory: u32,
-    /// The umask is not to take from it.
-    pub(crate) exact: bool,
-}
-
-impl Mode {
-    fn new(mode: Option<u32>) -> Result<Self, Error> {
-        let Some(file) = mode else { return Ok(Self { file: 0o600, directory: 0o700, exact: false }) };
-        if file & 0o600 != 0o600 || file & !0o666 != 0 {
-            return Err(Error::new(
-                ErrorKind::Config,
-                format!("mode={file:o} does not suit lock files; use 600, 660 or 666"),
-            ));
-        }
-        // Who may read may search; who shares by group shares its files by group.
-        let search = (file & 0o444) >> 2;
-        Ok(Self { file, directory: 0o2000 | file | search, exact: true })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mode_gives_the_directory_search_permission_and_the_group() {
-        let directory = |mode| Mode::new(mode).map(|m| m.directory).map_err(|e| e.kind());
-        assert_eq!(directory(None), Ok(0o700));
-        assert_eq!(directory(Some(0o660)), Ok(0o2770));
-        assert_eq!(directory(Some(0o644)), Ok(0o2755));
-        assert_eq!(directory(Some(0o440)), Err(ErrorKind::Config));
-        assert_eq!(directory(Some(0o777)), Err(ErrorKind::Config));
+impl FileBackend {
+    /// Opens `directory`, with its defaults: created when missing, private to this user.
+    ///
+    /// # Errors
+    /// As [`FileConfig::build`].
+    pub fn open(directory: impl Into<PathBuf>) -> Result<Self, Error> {
+        FileConfig::new(directory).build()
     }
 }

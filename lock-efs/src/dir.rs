@@ -13,7 +13,7 @@ use nix::{
     unistd::{AccessFlags, faccessat},
 };
 
-use crate::{config::Mode, error, mount::Medium};
+use crate::{error, mode::Mode, mount::Medium};
 
 /// Makes sure of a writable directory at `path`, and returns it as an absolute path.
 ///

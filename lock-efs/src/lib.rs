@@ -10,11 +10,14 @@ mod dir;
 mod doctor;
 mod encode;
 mod error;
+mod factory;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod key;
 mod lockfile;
 mod look;
+mod mode;
 mod mount;
 mod nfs;
 mod probe;
@@ -29,5 +32,6 @@ mod table;
 mod watch;
 
 pub use backend::FileBackend;
-pub use config::{FileConfig, FileFactory};
+pub use config::FileConfig;
+pub use factory::FileFactory;
 pub use sweep::{Sweep, Swept};

@@ -16,7 +16,7 @@ use nix::{
     fcntl::{FlockArg, OFlag},
 };
 
-use crate::{config::Mode, error};
+use crate::{error, mode::Mode};
 
 /// An open lock file. Closing it unlocks, unless a duplicate is open.
 ///

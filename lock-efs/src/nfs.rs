@@ -19,9 +19,9 @@ use nix::{
 };
 
 use crate::{
-    config::Mode,
     error,
     lockfile::{LockFile, widen},
+    mode::Mode,
 };
 
 /// What a probe of a held lock found.

@@ -18,8 +18,8 @@ use nix::fcntl::FlockArg;
 use tokio::sync::Notify;
 
 use crate::{
-    config::Mode,
     lockfile::{LockFile, flock},
+    mode::Mode,
 };
 
 /// The queues that this backend's waiters stand in.

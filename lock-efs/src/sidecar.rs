@@ -12,9 +12,9 @@ use lock_core::{Error, Holder};
 use nix::{errno::Errno, fcntl::OFlag};
 
 use crate::{
-    config::Mode,
     error,
     lockfile::widen,
+    mode::Mode,
     record::{self, Record, State},
 };
 

@@ -14,13 +14,14 @@ use lock_core::{
 };
 
 use crate::{
-    config::Mode,
     encode, error,
+    key::Key,
     lockfile::LockFile,
+    mode::Mode,
     nfs::{self, Draft, Probe},
     record::{self, State},
     sidecar::{self, Seen},
-    table::{Counted, Held, Key, Labels, Parked, Seat, Table, Told},
+    table::{Counted, Held, Labels, Parked, Seat, Table, Told},
 };
 
 /// How often one attempt starts over because the lock file was replaced under it.

@@ -11,10 +11,7 @@ use std::{
 use lock_core::{FencingToken, Holder, LeaseId, LockName};
 use metrics::{Gauge, gauge};
 
-use crate::{lockfile::LockFile, mount::Mount};
-
-/// An acquisition: its id and what it locks.
-pub(crate) type Key = (LeaseId, LockName);
+use crate::{key::Key, lockfile::LockFile, mount::Mount};
 
 /// A lock that is held.
 #[derive(Debug)]

@@ -1,0 +1,39 @@
+//! Opens a file backend from a config string.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use lock_core::{Error, backend::Backend, config::StoreConfig, registry::BackendFactory};
+
+use crate::{calls, config::FileConfig};
+
+/// Opens `file:` and `efs:` config strings: `file:///var/lib/app/locks`, `efs:///mnt/efs/locks`, with the options `mode` (as
+/// [`FileConfig::mode`], octal) and `create` (`true`, the default, or `false`).
+///
+/// On an NFS mount the two are the same. Anywhere else `efs:` is refused, unless `allow_local=true`, for a laptop or a test.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct FileFactory;
+
+#[async_trait]
+impl BackendFactory for FileFactory {
+    fn schemes(&self) -> &[&str] {
+        &["efs", "file"]
+    }
+
+    async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
+        let octal = |text: &str| u32::from_str_radix(text, 8).map_err(|_| "write it in octal, such as 660".to_owned());
+        let mut files = FileConfig::new(config.take_directory()?);
+        if let Some(mode) = config.take_with("mode", octal)? {
+            files = files.mode(mode);
+        }
+        if let Some(create) = config.take_bool("create")? {
+            files = files.create(create);
+        }
+        if config.scheme() == "efs" {
+            files = files.require_nfs(!config.take_bool("allow_local")?.unwrap_or(false));
+        }
+        config.finish()?;
+        // Opening may hang with the network, and then the runtime must not.
+        Ok(Arc::new(calls::once(move || files.build()).await?))
+    }
+}
