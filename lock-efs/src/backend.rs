@@ -19,11 +19,11 @@ use lock_core::{
 };
 
 use crate::{
-    calls::{Abandoned, Calls},
     doctor,
+    io_pool::{Abandoned, IoPool},
     key::Key,
+    medium::file_system::FileSystem,
     mode::Mode,
-    mount::Medium,
     store::Store,
 };
 
@@ -34,20 +34,20 @@ use crate::{
 #[derive(Debug)]
 pub struct FileBackend {
     store: Arc<Store>,
-    medium: Medium,
-    calls: Calls,
+    file_system: FileSystem,
+    pool: IoPool,
     /// This process or runtime cannot watch files; there is no use in trying for each waiter.
     cannot_watch: AtomicBool,
     #[cfg(target_os = "linux")]
-    queues: Arc<crate::queue::Queues>,
+    queues: Arc<crate::wait::queue::Queues>,
 }
 
 impl FileBackend {
-    pub(crate) fn new(directory: PathBuf, mode: Mode, medium: Medium) -> Self {
+    pub(crate) fn new(directory: PathBuf, mode: Mode, file_system: FileSystem) -> Self {
         Self {
-            store: Arc::new(Store::new(directory, mode, medium.is_nfs())),
-            medium,
-            calls: Calls::default(),
+            store: Arc::new(Store::new(directory, mode, file_system.is_nfs())),
+            file_system,
+            pool: IoPool::default(),
             cannot_watch: AtomicBool::new(false),
             #[cfg(target_os = "linux")]
             queues: Arc::default(),
@@ -75,10 +75,10 @@ impl FileBackend {
         (operation, lane): (Operation, Option<Key>),
         call: impl FnOnce(&Store) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let result = if self.medium.is_nfs() {
+        let result = if self.file_system.is_nfs() {
             let store = Arc::clone(&self.store);
             let abandoned = if operation == Operation::Release { Abandoned::RunAnyway } else { Abandoned::Skip };
-            self.calls.run(lane, abandoned, move || call(&store)).await
+            self.pool.run(lane, abandoned, move || call(&store)).await
         } else {
             call(&self.store)
         };
@@ -97,19 +97,19 @@ impl Backend for FileBackend {
             ttl: false,
             fencing: true,
             // The kernel keeps a local lock until it is released or closed; only removing its file breaks that.
-            loss_signal: self.medium != Medium::Unknown,
+            loss_signal: self.file_system != FileSystem::Unknown,
             holder: true,
             inspect: true,
             list: true,
             break_lock: false,
-            wake_up: cfg!(target_os = "linux") && self.medium == Medium::Local,
+            wake_up: cfg!(target_os = "linux") && self.file_system == FileSystem::Local,
             shared: false,
         }
     }
 
     fn pace(&self) -> Pace {
-        match &self.medium {
-            Medium::Nfs(facts) => nfs_pace(facts.lease),
+        match &self.file_system {
+            FileSystem::Nfs(facts) => nfs_pace(facts.lease),
             // Short, for the moment between the event of a close and the end of the lock, when a process dies.
             _ => Pace { poll_min: Duration::from_millis(5), ..Pace::default() },
         }
@@ -148,13 +148,13 @@ impl Backend for FileBackend {
                 .inspect_err(|error| tracing::warn!(name = %lease.name, %error, "the lock was not released as asked"))
                 .is_ok()
         };
-        if !self.medium.is_nfs() {
+        if !self.file_system.is_nfs() {
             return release(&self.store, lease);
         }
         if tokio::runtime::Handle::try_current().is_err() {
             // The core may have nothing to release it with.
             let (store, lease) = (Arc::clone(&self.store), lease.clone());
-            self.calls.leave((lease.id, lease.name.clone()), move || {
+            self.pool.leave((lease.id, lease.name.clone()), move || {
                 release(&store, &lease);
             });
         }
@@ -162,12 +162,12 @@ impl Backend for FileBackend {
     }
 
     fn lost(&self, lease: &Lease) {
-        if !self.medium.is_nfs() {
+        if !self.file_system.is_nfs() {
             return self.store.lost(lease);
         }
         // Behind a probe that hangs, and so as soon as the server answers again.
         let (store, lease) = (Arc::clone(&self.store), lease.clone());
-        self.calls.leave((lease.id, lease.name.clone()), move || store.lost(&lease));
+        self.pool.leave((lease.id, lease.name.clone()), move || store.lost(&lease));
     }
 
     fn descriptor(&self, lease: &Lease) -> Option<OwnedFd> {
@@ -176,7 +176,7 @@ impl Backend for FileBackend {
 
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         // No event tells of other hosts.
-        if self.medium != Medium::Local || self.cannot_watch.load(Ordering::Relaxed) {
+        if self.file_system != FileSystem::Local || self.cannot_watch.load(Ordering::Relaxed) {
             return Ok(None);
         }
         self.start_watch(name).await
@@ -207,7 +207,7 @@ impl Backend for FileBackend {
 impl FileBackend {
     #[cfg(target_os = "linux")]
     async fn start_watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
-        use crate::watch::{CannotWatch, FileWatch};
+        use crate::wait::watch::{CannotWatch, FileWatch};
 
         let (queues, wanted) = (Arc::clone(&self.queues), name.clone());
         let join = move |store: &Store| {

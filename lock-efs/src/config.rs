@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use lock_core::Error;
 
-use crate::{backend::FileBackend, dir, mode::Mode, mount::Medium};
+use crate::{backend::FileBackend, dir, medium::file_system::FileSystem, mode::Mode};
 
 /// A directory of locks and how to treat it; [`build`](Self::build) opens it.
 ///
@@ -69,14 +69,14 @@ impl FileConfig {
             dir::must_be_nfs(&self.directory)?;
         }
         let directory = dir::prepare(&self.directory, self.create, mode)?;
-        let medium = Medium::of(&directory)?;
-        if medium == Medium::Unknown {
+        let file_system = FileSystem::of(&directory)?;
+        if file_system == FileSystem::Unknown {
             tracing::warn!(
                 directory = %directory.display(),
                 "locks on this network file system can be lost without notice; use NFSv4 or a local directory"
             );
         }
-        Ok(FileBackend::new(directory, mode, medium))
+        Ok(FileBackend::new(directory, mode, file_system))
     }
 }
 

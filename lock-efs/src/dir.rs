@@ -13,7 +13,7 @@ use nix::{
     unistd::{AccessFlags, faccessat},
 };
 
-use crate::{error, mode::Mode, mount::Medium};
+use crate::{error, medium::file_system::FileSystem, mode::Mode};
 
 /// Makes sure of a writable directory at `path`, and returns it as an absolute path.
 ///
@@ -39,7 +39,7 @@ pub(crate) fn prepare(path: &Path, create: bool, mode: Mode) -> Result<PathBuf, 
 /// Makes sure that `path`, or where it would be created, is on NFS.
 pub(crate) fn must_be_nfs(path: &Path) -> Result<(), Error> {
     let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
-    if Medium::of(existing)?.is_nfs() {
+    if FileSystem::of(existing)?.is_nfs() {
         return Ok(());
     }
     let what = format!(
@@ -48,35 +48,6 @@ pub(crate) fn must_be_nfs(path: &Path) -> Result<(), Error> {
         path.display()
     );
     Err(Error::new(ErrorKind::StoreNotReady, what))
-}
-
-/// Whether `directory` is on a network file system, or one that a program provides (FUSE), where a lock can be lost unseen and
-/// no event tells of other machines.
-#[cfg(target_os = "linux")]
-pub(crate) fn is_remote(directory: &Path) -> bool {
-    /// NFS, SMB1, SMB2, CIFS, Ceph, AFS, Coda, 9p, Lustre, GFS2, OCFS2, FUSE, as in statfs(2).
-    const REMOTE: [i64; 12] = [
-        0x6969,
-        0x517B,
-        0xFE53_4D42,
-        0xFF53_4D42,
-        0x00C3_6400,
-        0x5346_414F,
-        0x7375_7245,
-        0x0102_1997,
-        0x0BD0_0BD0,
-        0x0116_1970,
-        0x7461_636F,
-        0x6573_5546,
-    ];
-    #[allow(clippy::unnecessary_cast, reason = "the number has another type on other architectures")]
-    let magic = nix::sys::statfs::statfs(directory).map(|found| found.filesystem_type().0 as i64);
-    magic.is_ok_and(|magic| REMOTE.contains(&magic))
-}
-
-#[cfg(not(target_os = "linux"))]
-pub(crate) fn is_remote(_: &Path) -> bool {
-    false
 }
 
 fn create_private(directory: &Path, mode: Mode) -> Result<(), Error> {

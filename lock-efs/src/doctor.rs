@@ -15,9 +15,11 @@ use nix::{
 };
 
 use crate::{
-    dir,
-    mount::{Mount, NfsFacts},
-    nfs::Draft,
+    medium::{
+        file_system,
+        mount::{Mount, NfsFacts},
+        temp_record::Draft,
+    },
     store::Store,
 };
 
@@ -37,7 +39,7 @@ pub(crate) fn examine(store: &Store) -> Vec<Finding> {
     let mount = Mount::of(directory).ok().flatten();
     let mut findings = match (&mount, mount.as_ref().and_then(Mount::nfs)) {
         (Some(mount), Some(facts)) => nfs(mount, &facts, &Identity::read()),
-        (Some(mount), None) => vec![local(&mount.fs_type, dir::is_remote(directory))],
+        (Some(mount), None) => vec![local(&mount.fs_type, file_system::is_remote(directory))],
         (None, _) => vec![Finding::warning(
             "file system",
             "/proc says nothing of it, so unsafe mount options would go unnoticed",

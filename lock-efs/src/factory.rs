@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lock_core::{Error, backend::Backend, config::StoreConfig, registry::BackendFactory};
 
-use crate::{calls, config::FileConfig};
+use crate::{config::FileConfig, io_pool};
 
 /// Opens `file:` and `efs:` config strings: `file:///var/lib/app/locks`, `efs:///mnt/efs/locks`, with the options `mode` (as
 /// [`FileConfig::mode`], octal) and `create` (`true`, the default, or `false`).
@@ -34,6 +34,6 @@ impl BackendFactory for FileFactory {
         }
         config.finish()?;
         // Opening may hang with the network, and then the runtime must not.
-        Ok(Arc::new(calls::once(move || files.build()).await?))
+        Ok(Arc::new(io_pool::once(move || files.build()).await?))
     }
 }

@@ -4,32 +4,31 @@
 compile_error!("lock-efs needs flock, which only Unix has");
 
 mod backend;
-mod calls;
+mod clock;
 mod config;
 mod dir;
 mod doctor;
 mod encode;
 mod error;
 mod factory;
+mod files;
+mod floor;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod inspect;
+mod io_pool;
 mod key;
 mod lockfile;
-mod look;
+mod medium;
 mod mode;
-mod mount;
-mod nfs;
-mod probe;
-#[cfg(target_os = "linux")]
-mod queue;
 mod record;
 mod sidecar;
 mod store;
 mod sweep;
+mod sync;
 mod table;
-#[cfg(target_os = "linux")]
-mod watch;
+mod wait;
 
 pub use backend::FileBackend;
 pub use config::FileConfig;

@@ -5,7 +5,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use lock_core::{
@@ -14,14 +14,21 @@ use lock_core::{
 };
 
 use crate::{
+    clock::now_us,
     encode, error,
+    files::Files,
+    floor,
     key::Key,
     lockfile::LockFile,
+    medium::{
+        nfs::{self, Probe},
+        temp_record::Draft,
+    },
     mode::Mode,
-    nfs::{self, Draft, Probe},
     record::{self, State},
     sidecar::{self, Seen},
-    table::{Counted, Held, Labels, Parked, Seat, Table, Told},
+    table::{Counted, Held, Labels, Table},
+    wait::slots::{Parked, Seat, Slots, Told},
 };
 
 /// How often one attempt starts over because the lock file was replaced under it.
@@ -38,16 +45,9 @@ pub(crate) struct Store {
     directory: PathBuf,
     mode: Mode,
     nfs: bool,
-    table: Arc<Table>,
+    table: Table,
+    slots: Arc<Slots>,
     labels: Labels,
-}
-
-/// The files of one lock.
-pub(crate) struct Files {
-    pub(crate) lock: PathBuf,
-    pub(crate) record: PathBuf,
-    pub(crate) spare: PathBuf,
-    pub(crate) queue: PathBuf,
 }
 
 /// What became of a lock that this process has for the moment.
@@ -59,7 +59,7 @@ enum Settled {
 impl Store {
     pub(crate) fn new(directory: PathBuf, mode: Mode, nfs: bool) -> Self {
         let labels = Labels::of(&directory);
-        Self { directory, mode, nfs, table: Arc::default(), labels }
+        Self { directory, mode, nfs, table: Table::default(), slots: Arc::default(), labels }
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -85,8 +85,7 @@ impl Store {
     }
 
     pub(crate) fn files(&self, stem: &str) -> Files {
-        let file = |suffix: &str| self.directory.join([stem, suffix].concat());
-        Files { lock: file(".lock"), record: file(".info"), spare: file(".prev"), queue: file(".queue") }
+        Files::new(&self.directory, stem)
     }
 
     pub(crate) fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
@@ -101,7 +100,7 @@ impl Store {
             return Ok(Attempt::Granted(grant));
         }
         for _ in 0..TRIES {
-            let Parked { lock, told } = match self.table.unpark(&claim.name) {
+            let Parked { lock, told } = match self.slots.unpark(&claim.name) {
                 Some(parked) => parked,
                 None => Parked { lock: LockFile::open(&files.lock, self.mode, self.nfs)?, told: None },
             };
@@ -118,7 +117,7 @@ impl Store {
             }
             let Some(holder) = refused else { return self.settle(lock, claim, &files, draft) };
             let told = told.unwrap_or_else(|| Told::new(claim.id, holder.clone()));
-            self.table.park(&claim.name, Parked { lock, told: Some(told) });
+            self.slots.park(&claim.name, Parked { lock, told: Some(told) });
             return Ok(Attempt::Held(holder));
         }
         let what = format!(
@@ -172,7 +171,7 @@ impl Store {
             }
             Ok(Settled::MinHold(holder)) => {
                 lock.unlock(&files.lock)?;
-                self.table.park(&claim.name, Parked { lock, told: None });
+                self.slots.park(&claim.name, Parked { lock, told: None });
                 Ok(Attempt::Held(holder))
             }
             Err(error) => {
@@ -202,7 +201,7 @@ impl Store {
         };
         let before = match &previous {
             Some(record) => record.token(),
-            None => self.floor()?,
+            None => floor::read(&self.directory)?,
         };
         let token = FencingToken::next(before, now_us).ok_or_else(|| {
             let what = format!("the record {} has the last possible token; remove it", files.record.display());
@@ -313,11 +312,11 @@ impl Store {
     /// Opens the lock file for a watch, and keeps it open for its tries.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only inotify watches"))]
     pub(crate) fn seat(&self, name: &LockName) -> Result<Seat, Error> {
-        let parked = match self.table.take_refused(name) {
+        let parked = match self.slots.take_refused(name) {
             Some(parked) => parked,
             None => Parked { lock: LockFile::open(&self.lock_path(name), self.mode, self.nfs)?, told: None },
         };
-        Ok(Seat::take(&self.table, name, parked))
+        Ok(Seat::take(&self.slots, name, parked))
     }
 }
 
@@ -352,12 +351,6 @@ fn try_lock(
         seen = peek();
     }
     Ok(Some(seen.holder(now_us())))
-}
-
-/// The clock of a local file system is that of the machine.
-pub(crate) fn now_us() -> u64 {
-    let since_epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since_epoch.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

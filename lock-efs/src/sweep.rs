@@ -2,23 +2,26 @@
 
 use std::{
     fs::{self, File, Metadata},
-    io::{self, Write},
+    io,
     path::{Path, PathBuf},
     thread,
     time::{Duration, SystemTime},
 };
 
-use lock_core::{Error, ErrorKind, FencingToken, LockName};
+use lock_core::{Error, ErrorKind, LockName};
 use nix::fcntl::FlockArg;
 
 use crate::{
     backend::FileBackend,
+    clock::now_us,
     encode, error,
+    files::Files,
+    floor,
     lockfile::{LockFile, try_flock},
-    nfs::{DRAFT_PREFIX, Draft},
+    medium::temp_record::{DRAFT_PREFIX, Draft},
     record::{Record, State},
     sidecar::{self, Seen},
-    store::{Files, Store, now_us},
+    store::Store,
 };
 
 /// What to remove: made by [`Sweep::new`], and run by [`FileBackend::sweep`].
@@ -66,8 +69,6 @@ pub struct Swept {
 const NFS_CACHE: Duration = Duration::from_secs(60);
 /// So many removed files at once stay locked: EFS bounds what one process may have open and locked.
 const BATCH: usize = 128;
-/// The largest token of all names that were removed.
-pub(crate) const FLOOR: &str = ".onelock-floor";
 const TURN: &str = ".onelock-sweep";
 
 impl FileBackend {
@@ -145,7 +146,7 @@ impl Store {
             return Ok(Some(None));
         }
         let keep_token = |record: &Record| {
-            record.token().map_or(Ok(()), |token| self.raise_floor(token))?;
+            record.token().map_or(Ok(()), |token| floor::raise(self.directory(), token, self.mode()))?;
             Ok(true)
         };
         Ok(self.remove(files, sweep.idle_for, keep_token)?.map(Some))
@@ -178,36 +179,6 @@ impl Store {
             }
         }
         Ok(Some(lock))
-    }
-
-    /// Makes sure that tokens of names without a record begin above `token`.
-    fn raise_floor(&self, token: FencingToken) -> Result<(), Error> {
-        let path = self.directory().join(FLOOR);
-        if self.floor()?.is_some_and(|floor| floor >= token) {
-            return Ok(());
-        }
-        let new = self.directory().join(format!("{FLOOR}-new"));
-        let write = || {
-            let mut file = File::create(&new)?;
-            if let Ok(found) = file.metadata() {
-                crate::lockfile::widen(&file, &found, self.mode(), &new);
-            }
-            writeln!(file, "{}", token.get())?;
-            // Before the record that had it goes.
-            file.sync_all()?;
-            fs::rename(&new, &path)
-        };
-        write().map_err(|e| error::at("write", &path, e))
-    }
-
-    /// What tokens of names without a record must be larger than.
-    pub(crate) fn floor(&self) -> Result<Option<FencingToken>, Error> {
-        let path = self.directory().join(FLOOR);
-        match fs::read_to_string(&path) {
-            Ok(text) => Ok(text.trim().parse().ok().and_then(FencingToken::new)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(error::at("read", &path, e)),
-        }
     }
 
     /// What an acquisition left that ended in its midst.

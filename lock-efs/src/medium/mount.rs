@@ -8,44 +8,6 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{Error, ErrorKind};
-
-use crate::dir;
-
-/// What the locks are on, as far as it matters to them.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Medium {
-    /// The kernel of this machine keeps the locks.
-    Local,
-    /// NFSv4, mounted such that a lock is one for all hosts and its loss can be noticed.
-    Nfs(NfsFacts),
-    /// Another network file system, or one that a program provides: a lock may be lost unseen.
-    Unknown,
-}
-
-impl Medium {
-    /// The medium of `directory`, which exists.
-    pub(crate) fn of(directory: &Path) -> Result<Self, Error> {
-        // Without /proc there is only the type to go by.
-        let nfs = Mount::of(directory).ok().flatten().and_then(|mount| mount.nfs());
-        match nfs {
-            Some(facts) => match facts.objection() {
-                None => Ok(Self::Nfs(facts)),
-                Some(objection) => {
-                    let what = format!("locks in {} would not be safe: {objection}", directory.display());
-                    Err(Error::new(ErrorKind::StoreNotReady, what))
-                }
-            },
-            None if dir::is_remote(directory) => Ok(Self::Unknown),
-            None => Ok(Self::Local),
-        }
-    }
-
-    pub(crate) fn is_nfs(&self) -> bool {
-        matches!(self, Self::Nfs(_))
-    }
-}
-
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {

@@ -14,7 +14,7 @@ use lock_core::{Error, ErrorKind};
 use metrics::gauge;
 use tokio::sync::oneshot;
 
-use crate::key::Key;
+use crate::{key::Key, sync};
 
 /// More calls than this at once wait for their turn. When the network is away each lock has at most one call that hangs, and a mount
 /// on which so many hang answers nobody else either.
@@ -35,7 +35,7 @@ pub(crate) enum Lane {
 
 /// Threads for the calls of one store.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Calls(Arc<Shared>);
+pub(crate) struct IoPool(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
@@ -70,7 +70,7 @@ pub(crate) enum Abandoned {
     RunAnyway,
 }
 
-impl Calls {
+impl IoPool {
     /// Makes `call` after all others of `lane` and returns its answer. It goes on when this future is dropped, and
     /// then counts as hung until it returns.
     pub(crate) async fn run<T: Send + 'static>(
@@ -133,7 +133,7 @@ impl Calls {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Work> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.work)
     }
 
     /// The life of a thread.
@@ -198,7 +198,7 @@ impl Progress {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.0)
     }
 
     fn begin(&self) {
@@ -239,8 +239,8 @@ fn panicked() -> Error {
 pub(crate) async fn once<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let calls = Calls::default();
-    tokio::time::timeout(OPEN, calls.run(None, Abandoned::Skip, call)).await.unwrap_or_else(|_| {
+    let pool = IoPool::default();
+    tokio::time::timeout(OPEN, pool.run(None, Abandoned::Skip, call)).await.unwrap_or_else(|_| {
         let what = format!("the file system did not answer within {OPEN:?}; is its server reachable?");
         Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(false))
     })
@@ -271,15 +271,15 @@ mod tests {
 
     #[tokio::test]
     async fn a_hanging_call_holds_up_its_own_lock_only() {
-        let calls = Calls::default();
+        let pool = IoPool::default();
         let (call, begun, go_on) = hanging();
         let first = tokio::spawn({
-            let calls = calls.clone();
-            async move { calls.run(Some(key(1)), Abandoned::Skip, call).await }
+            let pool = pool.clone();
+            async move { pool.run(Some(key(1)), Abandoned::Skip, call).await }
         });
         tokio::task::spawn_blocking(move || begun.recv()).await.unwrap().unwrap();
-        assert_eq!(calls.run(Some(key(2)), Abandoned::Skip, || Ok(2)).await.unwrap(), 2);
-        let second = calls.run(Some(key(1)), Abandoned::Skip, || Ok(3));
+        assert_eq!(pool.run(Some(key(2)), Abandoned::Skip, || Ok(2)).await.unwrap(), 2);
+        let second = pool.run(Some(key(1)), Abandoned::Skip, || Ok(3));
         assert!(tokio::time::timeout(Duration::from_millis(50), second).await.is_err(), "it is behind the first");
         go_on.send(()).unwrap();
         assert_eq!(first.await.unwrap().unwrap(), 1);
@@ -287,12 +287,12 @@ mod tests {
 
     #[tokio::test]
     async fn what_nobody_waits_for_any_more_is_left_out_but_a_release_is_not() {
-        let calls = Calls::default();
+        let pool = IoPool::default();
         let (call, begun, go_on) = hanging();
         let (said, heard) = mpsc::channel();
         let first = tokio::spawn({
-            let calls = calls.clone();
-            async move { calls.run(Some(key(1)), Abandoned::Skip, call).await }
+            let pool = pool.clone();
+            async move { pool.run(Some(key(1)), Abandoned::Skip, call).await }
         });
         tokio::task::spawn_blocking(move || begun.recv()).await.unwrap().unwrap();
         for (what, abandoned) in [("probe", Abandoned::Skip), ("release", Abandoned::RunAnyway)] {
@@ -302,7 +302,7 @@ mod tests {
                 Ok(())
             };
             let limit = Duration::from_millis(20);
-            assert!(tokio::time::timeout(limit, calls.run(Some(key(1)), abandoned, call)).await.is_err());
+            assert!(tokio::time::timeout(limit, pool.run(Some(key(1)), abandoned, call)).await.is_err());
         }
         first.abort();
         go_on.send(()).unwrap();
@@ -312,31 +312,31 @@ mod tests {
 
     #[tokio::test]
     async fn threads_are_bounded_and_those_behind_get_their_turn() {
-        let calls = Calls::default();
+        let pool = IoPool::default();
         let hung: Vec<_> = (0..MAX_THREADS as u128 + 5)
             .map(|n| {
                 let (call, begun, go_on) = hanging();
-                let calls = calls.clone();
-                (tokio::spawn(async move { calls.run(Some(key(n)), Abandoned::Skip, call).await }), begun, go_on)
+                let pool = pool.clone();
+                (tokio::spawn(async move { pool.run(Some(key(n)), Abandoned::Skip, call).await }), begun, go_on)
             })
             .collect();
         tokio::task::yield_now().await;
-        let one = tokio::time::timeout(Duration::from_millis(50), calls.run(None, Abandoned::Skip, || Ok(())));
+        let one = tokio::time::timeout(Duration::from_millis(50), pool.run(None, Abandoned::Skip, || Ok(())));
         assert!(one.await.is_err(), "all threads are taken");
-        assert_eq!(calls.0.lock().threads, MAX_THREADS);
+        assert_eq!(pool.0.lock().threads, MAX_THREADS);
         for (task, _begun, go_on) in hung {
             let _ = go_on.send(());
             task.await.unwrap().unwrap();
         }
-        calls.run(None, Abandoned::Skip, || Ok(())).await.unwrap();
+        pool.run(None, Abandoned::Skip, || Ok(())).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_panic_in_a_call_is_an_error_and_takes_nothing_with_it() {
-        let calls = Calls::default();
-        let panics = calls.run(Some(key(1)), Abandoned::Skip, || -> Result<(), Error> { panic!("as it may") });
+        let pool = IoPool::default();
+        let panics = pool.run(Some(key(1)), Abandoned::Skip, || -> Result<(), Error> { panic!("as it may") });
         let error = panics.await.unwrap_err();
         assert!(error.to_string().contains("panicked") && error.is_ambiguous(), "{error}");
-        calls.run(Some(key(1)), Abandoned::Skip, || Ok(())).await.unwrap();
+        pool.run(Some(key(1)), Abandoned::Skip, || Ok(())).await.unwrap();
     }
 }

@@ -5,10 +5,15 @@ use std::{fs, io};
 use lock_core::{Error, ErrorKind, Holder, LockName};
 
 use crate::{
-    encode, error, nfs,
-    probe::{self, KernelLocks},
+    clock::now_us,
+    encode, error,
+    files::Files,
+    medium::{
+        kernel_locks::{self, KernelLocks},
+        nfs,
+    },
     sidecar::{self, Seen},
-    store::{Files, Store, now_us},
+    store::Store,
 };
 
 impl Store {
@@ -38,7 +43,8 @@ impl Store {
     }
 
     fn look(&self, files: &Files, known: &KernelLocks) -> Result<Option<Holder>, Error> {
-        let locked = if self.is_nfs() { nfs::is_locked(&files.lock)? } else { probe::is_locked(&files.lock, known)? };
+        let locked =
+            if self.is_nfs() { nfs::is_locked(&files.lock)? } else { kernel_locks::is_locked(&files.lock, known)? };
         let seen = sidecar::peek(&files.record);
         Ok(if locked { Some(seen.holder(now_us())) } else { seen.min_holder(now_us()) })
     }

@@ -9,7 +9,7 @@ use std::{
     collections::HashMap,
     fs::File,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard},
     thread,
 };
 
@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use crate::{
     lockfile::{LockFile, flock},
     mode::Mode,
+    sync,
 };
 
 /// The queues that this backend's waiters stand in.
@@ -61,13 +62,13 @@ impl Turn {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.state)
     }
 }
 
 impl Queues {
     fn abandoned(&self) -> MutexGuard<'_, HashMap<LockName, Arc<Turn>>> {
-        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner)
+        sync::lock(&self.abandoned)
     }
 
     /// Takes a place in the queue for `name`, whose file is at `path`.

@@ -15,7 +15,7 @@ use nix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::{queue::Place, table::Seat};
+use super::{queue::Place, slots::Seat};
 
 /// Wakes when the lock file is closed, which unlocks it, or removed. Only the first of the processes that wait looks at the file; the
 /// others wait to be first.

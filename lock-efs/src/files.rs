@@ -1,0 +1,19 @@
+//! The files of a lock.
+
+use std::path::{Path, PathBuf};
+
+/// The files of one lock.
+pub(crate) struct Files {
+    pub(crate) lock: PathBuf,
+    pub(crate) record: PathBuf,
+    pub(crate) spare: PathBuf,
+    pub(crate) queue: PathBuf,
+}
+
+impl Files {
+    /// The files in `directory` whose names begin with `stem`.
+    pub(crate) fn new(directory: &Path, stem: &str) -> Self {
+        let file = |suffix: &str| directory.join([stem, suffix].concat());
+        Self { lock: file(".lock"), record: file(".info"), spare: file(".prev"), queue: file(".queue") }
+    }
+}

@@ -1,0 +1,43 @@
+//! The floor of the tokens: the largest token of all names that were removed.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    path::Path,
+};
+
+use lock_core::{Error, FencingToken};
+
+use crate::{error, lockfile, mode::Mode};
+
+const FLOOR: &str = ".onelock-floor";
+
+/// Makes sure that tokens of names without a record begin above `token`.
+pub(crate) fn raise(directory: &Path, token: FencingToken, mode: Mode) -> Result<(), Error> {
+    let path = directory.join(FLOOR);
+    if read(directory)?.is_some_and(|floor| floor >= token) {
+        return Ok(());
+    }
+    let new = directory.join(format!("{FLOOR}-new"));
+    let write = || {
+        let mut file = File::create(&new)?;
+        if let Ok(found) = file.metadata() {
+            lockfile::widen(&file, &found, mode, &new);
+        }
+        writeln!(file, "{}", token.get())?;
+        // Before the record that had it goes.
+        file.sync_all()?;
+        fs::rename(&new, &path)
+    };
+    write().map_err(|e| error::at("write", &path, e))
+}
+
+/// What tokens of names without a record must be larger than.
+pub(crate) fn read(directory: &Path) -> Result<Option<FencingToken>, Error> {
+    let path = directory.join(FLOOR);
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.trim().parse().ok().and_then(FencingToken::new)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(error::at("read", &path, e)),
+    }
+}

@@ -1,0 +1,70 @@
+//! Finds out what kind of file system a directory is on.
+
+use std::path::Path;
+
+use lock_core::{Error, ErrorKind};
+
+use super::mount::{Mount, NfsFacts};
+
+/// What the locks are on, as far as it matters to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum FileSystem {
+    /// The kernel of this machine keeps the locks.
+    Local,
+    /// NFSv4, mounted such that a lock is one for all hosts and its loss can be noticed.
+    Nfs(NfsFacts),
+    /// Another network file system, or one that a program provides: a lock may be lost unseen.
+    Unknown,
+}
+
+impl FileSystem {
+    /// The file system of `directory`, which exists.
+    pub(crate) fn of(directory: &Path) -> Result<Self, Error> {
+        // Without /proc there is only the type to go by.
+        let nfs = Mount::of(directory).ok().flatten().and_then(|mount| mount.nfs());
+        match nfs {
+            Some(facts) => match facts.objection() {
+                None => Ok(Self::Nfs(facts)),
+                Some(objection) => {
+                    let what = format!("locks in {} would not be safe: {objection}", directory.display());
+                    Err(Error::new(ErrorKind::StoreNotReady, what))
+                }
+            },
+            None if is_remote(directory) => Ok(Self::Unknown),
+            None => Ok(Self::Local),
+        }
+    }
+
+    pub(crate) fn is_nfs(&self) -> bool {
+        matches!(self, Self::Nfs(_))
+    }
+}
+
+/// Whether `directory` is on a network file system, or one that a program provides (FUSE), where a lock can be lost unseen and
+/// no event tells of other machines.
+#[cfg(target_os = "linux")]
+pub(crate) fn is_remote(directory: &Path) -> bool {
+    /// NFS, SMB1, SMB2, CIFS, Ceph, AFS, Coda, 9p, Lustre, GFS2, OCFS2, FUSE, as in statfs(2).
+    const REMOTE: [i64; 12] = [
+        0x6969,
+        0x517B,
+        0xFE53_4D42,
+        0xFF53_4D42,
+        0x00C3_6400,
+        0x5346_414F,
+        0x7375_7245,
+        0x0102_1997,
+        0x0BD0_0BD0,
+        0x0116_1970,
+        0x7461_636F,
+        0x6573_5546,
+    ];
+    #[allow(clippy::unnecessary_cast, reason = "the number has another type on other architectures")]
+    let magic = nix::sys::statfs::statfs(directory).map(|found| found.filesystem_type().0 as i64);
+    magic.is_ok_and(|magic| REMOTE.contains(&magic))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn is_remote(_: &Path) -> bool {
+    false
+}
