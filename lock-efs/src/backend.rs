@@ -24,7 +24,7 @@ use crate::{
     key::Key,
     medium::file_system::FileSystem,
     mode::Mode,
-    store::Store,
+    store::FileStore,
 };
 
 /// Locks as files in one directory, held with `flock`.
@@ -33,19 +33,19 @@ use crate::{
 /// records then look like a crash to the next holder.
 #[derive(Debug)]
 pub struct FileBackend {
-    store: Arc<Store>,
+    store: Arc<FileStore>,
     file_system: FileSystem,
     pool: IoPool,
     /// This process or runtime cannot watch files; there is no use in trying for each waiter.
     cannot_watch: AtomicBool,
     #[cfg(target_os = "linux")]
-    queues: Arc<crate::wait::queue::Queues>,
+    queues: Arc<crate::wait::queue::FlockQueues>,
 }
 
 impl FileBackend {
     pub(crate) fn new(directory: PathBuf, mode: Mode, file_system: FileSystem) -> Self {
         Self {
-            store: Arc::new(Store::new(directory, mode, file_system.is_nfs())),
+            store: Arc::new(FileStore::new(directory, mode, file_system.is_nfs())),
             file_system,
             pool: IoPool::default(),
             cannot_watch: AtomicBool::new(false),
@@ -59,7 +59,7 @@ impl FileBackend {
         self.store.lock_path(name)
     }
 
-    pub(crate) fn store(&self) -> &Store {
+    pub(crate) fn store(&self) -> &FileStore {
         &self.store
     }
 
@@ -73,7 +73,7 @@ impl FileBackend {
     async fn run<T: Send + 'static>(
         &self,
         (operation, lane): (Operation, Option<Key>),
-        call: impl FnOnce(&Store) -> Result<T, Error> + Send + 'static,
+        call: impl FnOnce(&FileStore) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let result = if self.file_system.is_nfs() {
             let store = Arc::clone(&self.store);
@@ -130,19 +130,19 @@ impl Backend for FileBackend {
     async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let (name, lease) = (&lease.name, lease.clone());
         let lane = Some((lease.id, name.clone()));
-        let raise = move |store: &Store| store.raise(&lease, token);
+        let raise = move |store: &FileStore| store.raise(&lease, token);
         self.run((Operation::Acquire, lane), raise).await.map_err(|e| e.with_name(name))
     }
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
         let (name, lease) = (&lease.name, lease.clone());
         let lane = Some((lease.id, name.clone()));
-        let release = move |store: &Store| store.release(&lease, hold_for);
+        let release = move |store: &FileStore| store.release(&lease, hold_for);
         self.run((Operation::Release, lane), release).await.map_err(|e| e.with_name(name))
     }
 
     fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
-        let release = move |store: &Store, lease: &Lease| {
+        let release = move |store: &FileStore, lease: &Lease| {
             let released = store.release(lease, hold_for);
             released
                 .inspect_err(|error| tracing::warn!(name = %lease.name, %error, "the lock was not released as asked"))
@@ -210,11 +210,11 @@ impl FileBackend {
         use crate::wait::watch::{CannotWatch, FileWatch};
 
         let (queues, wanted) = (Arc::clone(&self.queues), name.clone());
-        let join = move |store: &Store| {
-            Ok((store.seat(&wanted)?, queues.join(&wanted, &store.queue_path(&wanted), store.mode())?))
+        let join = move |store: &FileStore| {
+            Ok((store.descriptor_slot(&wanted)?, queues.join(&wanted, &store.queue_path(&wanted), store.mode())?))
         };
-        let (seat, place) = self.run((Operation::Watch, None), join).await.map_err(|e| e.with_name(name))?;
-        match FileWatch::start(self.lock_path(name), seat, place) {
+        let (slot, position) = self.run((Operation::Watch, None), join).await.map_err(|e| e.with_name(name))?;
+        match FileWatch::start(self.lock_path(name), slot, position) {
             Ok(watch) => Ok(Some(Box::new(watch))),
             Err(CannotWatch::Now(error)) => {
                 tracing::debug!(%name, %error, "cannot watch the lock file; polling");

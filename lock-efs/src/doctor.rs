@@ -18,9 +18,9 @@ use crate::{
     medium::{
         file_system,
         mount::{Mount, NfsFacts},
-        temp_record::Draft,
+        temp_record::TempRecord,
     },
-    store::Store,
+    store::FileStore,
 };
 
 /// Clocks that differ by more are worth a word.
@@ -34,7 +34,7 @@ const MANY_NAMES: usize = 10_000;
 const SAMPLE: usize = 100;
 
 /// Looks at everything; takes as long as the file system does to answer.
-pub(crate) fn examine(store: &Store) -> Vec<Finding> {
+pub(crate) fn examine(store: &FileStore) -> Vec<Finding> {
     let directory = store.directory();
     let mount = Mount::of(directory).ok().flatten();
     let mut findings = match (&mount, mount.as_ref().and_then(Mount::nfs)) {
@@ -192,20 +192,20 @@ fn space(directory: &Path) -> Vec<Finding> {
 }
 
 /// Makes, writes and removes a file, which finds out what no number tells, such as a quota; its time is the server's clock.
-fn writing(store: &Store) -> Vec<Finding> {
+fn writing(store: &FileStore) -> Vec<Finding> {
     const SUBJECT: &str = "writing";
     let unfit = |error: lock_core::Error| {
         let cause = std::error::Error::source(&error).map(|cause| format!(" ({cause})")).unwrap_or_default();
         vec![Finding::unfit(SUBJECT, format!("{error}{cause}"))]
     };
     let before = SystemTime::now();
-    let draft = match Draft::create(store.directory(), LeaseId::random(), store.mode()) {
-        Ok(draft) => draft,
+    let temp = match TempRecord::create(store.directory(), LeaseId::random(), store.mode()) {
+        Ok(temp) => temp,
         Err(error) => return unfit(error),
     };
-    let there = draft.server_us().map(|us| SystemTime::UNIX_EPOCH + Duration::from_micros(us));
+    let there = temp.server_us().map(|us| SystemTime::UNIX_EPOCH + Duration::from_micros(us));
     let after = SystemTime::now();
-    if let Err(error) = draft.write(&[b'\n'; 4096]) {
+    if let Err(error) = temp.write(&[b'\n'; 4096]) {
         return unfit(error);
     }
     let mut findings = vec![Finding::good(SUBJECT, "a file could be made, written and removed")];

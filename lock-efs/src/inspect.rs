@@ -12,11 +12,11 @@ use crate::{
         kernel_locks::{self, KernelLocks},
         nfs,
     },
-    sidecar::{self, Seen},
-    store::Store,
+    sidecar::{self, RecordRead},
+    store::FileStore,
 };
 
-impl Store {
+impl FileStore {
     pub(crate) fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
         self.look(&self.files(&encode::encode(name)), &KernelLocks::read())
     }
@@ -45,8 +45,8 @@ impl Store {
     fn look(&self, files: &Files, known: &KernelLocks) -> Result<Option<Holder>, Error> {
         let locked =
             if self.is_nfs() { nfs::is_locked(&files.lock)? } else { kernel_locks::is_locked(&files.lock, known)? };
-        let seen = sidecar::peek(&files.record);
-        Ok(if locked { Some(seen.holder(now_us())) } else { seen.min_holder(now_us()) })
+        let record = sidecar::peek(&files.record);
+        Ok(if locked { Some(record.holder(now_us())) } else { record.min_holder(now_us()) })
     }
 }
 
@@ -54,6 +54,6 @@ fn name_of(stem: &str, files: &Files) -> Option<LockName> {
     if !encode::has_digest(stem) {
         return encode::decode(stem);
     }
-    let Seen::Record(record) = sidecar::peek(&files.record) else { return None };
+    let RecordRead::Record(record) = sidecar::peek(&files.record) else { return None };
     LockName::new(record.body.name).ok().filter(|name| encode::encode(name) == stem)
 }

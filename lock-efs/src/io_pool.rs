@@ -181,10 +181,10 @@ impl Shared {
 
 /// How far a call is, for counting those that hang.
 #[derive(Debug, Clone)]
-struct Progress(Arc<Mutex<State>>);
+struct Progress(Arc<Mutex<CallState>>);
 
 #[derive(Debug)]
-enum State {
+enum CallState {
     Queued,
     Running(Instant),
     /// Nobody waits for it any more.
@@ -194,19 +194,19 @@ enum State {
 
 impl Progress {
     fn new() -> Self {
-        Self(Arc::new(Mutex::new(State::Queued)))
+        Self(Arc::new(Mutex::new(CallState::Queued)))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, CallState> {
         sync::lock(&self.0)
     }
 
     fn begin(&self) {
-        *self.state() = State::Running(Instant::now());
+        *self.state() = CallState::Running(Instant::now());
     }
 
     fn end(&self) {
-        if let State::Hung(since) = std::mem::replace(&mut *self.state(), State::Done) {
+        if let CallState::Hung(since) = std::mem::replace(&mut *self.state(), CallState::Done) {
             gauge!("onelock_file_calls_hung").decrement(1.0);
             tracing::info!(after = ?since.elapsed(), "a call on the file system that hung has returned");
         }
@@ -219,8 +219,8 @@ struct WhileWaiting(Progress);
 impl Drop for WhileWaiting {
     fn drop(&mut self) {
         let mut state = self.0.state();
-        if let State::Running(since) = *state {
-            *state = State::Hung(since);
+        if let CallState::Running(since) = *state {
+            *state = CallState::Hung(since);
             gauge!("onelock_file_calls_hung").increment(1.0);
             tracing::warn!(
                 since = ?since.elapsed(),

@@ -25,12 +25,12 @@ const MAX_DIGITS: u64 = 9_999_999_999_999_999;
 /// One acquisition, as recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
-    pub(crate) state: State,
+    pub(crate) state: RecordState,
     pub(crate) body: Body,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum RecordState {
     Held,
     Released(MinHold),
 }
@@ -80,7 +80,7 @@ impl Record {
 
     /// For how much longer a released lock is to be refused at `now_us`.
     pub(crate) fn hold_left(&self, now_us: u64) -> Option<Duration> {
-        let State::Released(hold) = self.state else { return None };
+        let RecordState::Released(hold) = self.state else { return None };
         let left = hold.until_us.checked_sub(now_us).filter(|&left| left > 0)?;
         // Much more is left than there ever was: the clock was set back by so much that the lock must not stay closed until it catches up.
         let set_back = left.saturating_sub(hold.for_us);
@@ -121,7 +121,7 @@ pub(crate) fn raised(record: Record, token: FencingToken) -> Vec<u8> {
 }
 
 fn held_bytes(body: &Body) -> Vec<u8> {
-    let mut bytes = head(State::Held).into_bytes();
+    let mut bytes = head(RecordState::Held).into_bytes();
     serde_json::to_writer(&mut bytes, body).expect("strings and numbers are JSON, and a Vec takes all");
     bytes.resize((bytes.len() + 1).next_multiple_of(STEP_BYTES) - 1, b' ');
     bytes.push(b'\n');
@@ -131,27 +131,29 @@ fn held_bytes(body: &Body) -> Vec<u8> {
 /// The first line of a lock that was released at `now_us` and is to be refused for `hold_for` yet.
 pub(crate) fn released(now_us: u64, hold_for: Duration) -> String {
     if hold_for.is_zero() {
-        return head(State::Released(MinHold::default()));
+        return head(RecordState::Released(MinHold::default()));
     }
     let for_us = u64::try_from(hold_for.as_micros()).unwrap_or(MAX_DIGITS).clamp(1, MAX_DIGITS);
-    head(State::Released(MinHold { until_us: now_us.saturating_add(for_us).min(MAX_DIGITS), for_us }))
+    head(RecordState::Released(MinHold { until_us: now_us.saturating_add(for_us).min(MAX_DIGITS), for_us }))
 }
 
-fn head(state: State) -> String {
+fn head(state: RecordState) -> String {
     let (word, MinHold { until_us, for_us }) = match state {
-        State::Held => ("held", MinHold::default()),
-        State::Released(hold) => ("released", hold),
+        RecordState::Held => ("held", MinHold::default()),
+        RecordState::Released(hold) => ("released", hold),
     };
     format!("onelock/1 {word:<8} {until_us:016} {for_us:016}\n")
 }
 
-fn parse_head(head: &[u8]) -> Option<State> {
+fn parse_head(head: &[u8]) -> Option<RecordState> {
     let head = std::str::from_utf8(head).ok()?.strip_prefix("onelock/1 ")?.strip_suffix('\n')?;
     let (word, numbers) = head.split_at_checked(8)?;
     let (until_us, for_us) = numbers.strip_prefix(' ')?.split_once(' ')?;
     match word {
-        "held    " => Some(State::Held),
-        "released" => Some(State::Released(MinHold { until_us: until_us.parse().ok()?, for_us: for_us.parse().ok()? })),
+        "held    " => Some(RecordState::Held),
+        "released" => {
+            Some(RecordState::Released(MinHold { until_us: until_us.parse().ok()?, for_us: for_us.parse().ok()? }))
+        }
         _ => None,
     }
 }
@@ -196,7 +198,7 @@ mod tests {
     fn a_record_tells_the_holder_with_text_and_binary_data() {
         for data in [None, Some(&b"{\"k\":1}\n"[..]), Some(&[0, 0xff, 0x80][..]), Some(&[][..])] {
             let record = Record::parse(&held(&claim(data), token(9), 5)).unwrap();
-            assert_eq!((record.state, record.body.name.as_str()), (State::Held, "etl"));
+            assert_eq!((record.state, record.body.name.as_str()), (RecordState::Held, "etl"));
             let holder = record.into_holder();
             assert_eq!(holder.owner.as_deref(), Some("me:1"));
             assert_eq!(holder.token, Some(token(9)));
@@ -207,7 +209,7 @@ mod tests {
 
     #[test]
     fn every_first_line_has_the_fixed_width() {
-        for line in [head(State::Held), released(0, Duration::ZERO), released(u64::MAX, Duration::MAX)] {
+        for line in [head(RecordState::Held), released(0, Duration::ZERO), released(u64::MAX, Duration::MAX)] {
             assert_eq!(line.len(), HEAD_BYTES, "{line}");
             assert!(parse_head(line.as_bytes()).is_some(), "{line}");
         }
@@ -245,7 +247,7 @@ mod tests {
         #[test]
         fn parsing_never_panics(mut bytes in prop::collection::vec(any::<u8>(), 0..200), with_head: bool) {
             if with_head {
-                bytes.splice(0..0, head(State::Held).bytes());
+                bytes.splice(0..0, head(RecordState::Held).bytes());
             }
             let _ = Record::parse(&bytes);
         }

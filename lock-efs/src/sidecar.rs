@@ -15,24 +15,24 @@ use crate::{
     error,
     lockfile::widen,
     mode::Mode,
-    record::{self, Record, State},
+    record::{self, Record, RecordState},
 };
 
 /// What was found in a record's place.
 #[derive(Debug)]
-pub(crate) enum Seen {
+pub(crate) enum RecordRead {
     Absent,
     Garbage,
     Record(Record),
 }
 
-impl Seen {
+impl RecordRead {
     /// Who holds the lock, given that somebody does.
     pub(crate) fn holder(self, now_us: u64) -> Holder {
         match self {
-            Self::Record(record) if record.state == State::Held => record.into_holder(),
+            Self::Record(record) if record.state == RecordState::Held => record.into_holder(),
             Self::Garbage => Holder::default(),
-            seen => seen.min_holder(now_us).unwrap_or_else(|| Holder {
+            other => other.min_holder(now_us).unwrap_or_else(|| Holder {
                 foreign: Some("a flock(2) holder without a record".into()),
                 ..Holder::default()
             }),
@@ -48,34 +48,34 @@ impl Seen {
 
     /// Whether the record explains that the lock cannot be had.
     pub(crate) fn explains_a_refusal(&self, now_us: u64) -> bool {
-        matches!(self, Self::Record(r) if r.state == State::Held || r.hold_left(now_us).is_some())
+        matches!(self, Self::Record(r) if r.state == RecordState::Held || r.hold_left(now_us).is_some())
     }
 }
 
 /// Reads the record at `path`.
-pub(crate) fn read(path: &Path) -> Result<Seen, Error> {
+pub(crate) fn read(path: &Path) -> Result<RecordRead, Error> {
     let bytes = match read_bytes(path) {
         Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Seen::Absent),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(RecordRead::Absent),
         Err(e) => match e.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => return Ok(Seen::Garbage),
+            Some(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => return Ok(RecordRead::Garbage),
             _ => return Err(error::at("read the lock record", path, e)),
         },
     };
     Ok(match Record::parse(&bytes) {
-        Ok(record) => Seen::Record(record),
+        Ok(record) => RecordRead::Record(record),
         Err(garbage) => {
             tracing::debug!(file = %path.display(), %garbage, "a lock record cannot be read");
-            Seen::Garbage
+            RecordRead::Garbage
         }
     })
 }
 
 /// As [`read`], for those who only want to tell somebody about the holder: an unreadable record is like garbage.
-pub(crate) fn peek(path: &Path) -> Seen {
+pub(crate) fn peek(path: &Path) -> RecordRead {
     read(path).unwrap_or_else(|error| {
         tracing::debug!(file = %path.display(), %error, "a lock record cannot be read");
-        Seen::Garbage
+        RecordRead::Garbage
     })
 }
 

@@ -22,13 +22,13 @@ use crate::{
     lockfile::LockFile,
     medium::{
         nfs::{self, Probe},
-        temp_record::Draft,
+        temp_record::TempRecord,
     },
     mode::Mode,
-    record::{self, State},
-    sidecar::{self, Seen},
-    table::{Counted, Held, Labels, Table},
-    wait::slots::{Parked, Seat, Slots, Told},
+    record::{self, RecordState},
+    sidecar::{self, RecordRead},
+    table::{AcquiredLock, GaugeLabels, HeldGauge, LockTable},
+    wait::slots::{CachedHolder, DescriptorSlot, DescriptorSlots, IdleDescriptor},
 };
 
 /// How often one attempt starts over because the lock file was replaced under it.
@@ -41,25 +41,25 @@ const SECOND_TRIES: usize = 3;
 const MANY_ON_EFS: usize = 200;
 
 #[derive(Debug)]
-pub(crate) struct Store {
+pub(crate) struct FileStore {
     directory: PathBuf,
     mode: Mode,
     nfs: bool,
-    table: Table,
-    slots: Arc<Slots>,
-    labels: Labels,
+    table: LockTable,
+    slots: Arc<DescriptorSlots>,
+    labels: GaugeLabels,
 }
 
 /// What became of a lock that this process has for the moment.
-enum Settled {
+enum RecordOutcome {
     Granted { record: File, token: FencingToken, crashed: Option<Holder>, skew_us: i64 },
     MinHold(Holder),
 }
 
-impl Store {
+impl FileStore {
     pub(crate) fn new(directory: PathBuf, mode: Mode, nfs: bool) -> Self {
-        let labels = Labels::of(&directory);
-        Self { directory, mode, nfs, table: Table::default(), slots: Arc::default(), labels }
+        let labels = GaugeLabels::of(&directory);
+        Self { directory, mode, nfs, table: LockTable::default(), slots: Arc::default(), labels }
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -100,24 +100,24 @@ impl Store {
             return Ok(Attempt::Granted(grant));
         }
         for _ in 0..TRIES {
-            let Parked { lock, told } = match self.slots.unpark(&claim.name) {
-                Some(parked) => parked,
-                None => Parked { lock: LockFile::open(&files.lock, self.mode, self.nfs)?, told: None },
+            let IdleDescriptor { lock, cached } = match self.slots.take_idle(&claim.name) {
+                Some(idle) => idle,
+                None => IdleDescriptor { lock: LockFile::open(&files.lock, self.mode, self.nfs)?, cached: None },
             };
-            let told = told.filter(|told| self.nfs && told.still_does_for(claim.id));
-            let refused = try_lock(&lock, &files.lock, self.nfs, told.as_ref(), || sidecar::peek(&files.record))?;
+            let cached = cached.filter(|cached| self.nfs && cached.is_fresh_for(claim.id));
+            let refused = try_lock(&lock, &files.lock, self.nfs, cached.as_ref(), || sidecar::peek(&files.record))?;
             // Before the path is looked at: it makes NFS look it up anew.
-            let draft = match (&refused, self.nfs) {
-                (None, true) => Some(Draft::create(&self.directory, claim.id, self.mode)?),
+            let temp = match (&refused, self.nfs) {
+                (None, true) => Some(TempRecord::create(&self.directory, claim.id, self.mode)?),
                 _ => None,
             };
             if !lock.inode.is_at(&files.lock)? {
                 tracing::debug!(file = %files.lock.display(), "the lock file was replaced; starting over");
                 continue;
             }
-            let Some(holder) = refused else { return self.settle(lock, claim, &files, draft) };
-            let told = told.unwrap_or_else(|| Told::new(claim.id, holder.clone()));
-            self.slots.park(&claim.name, Parked { lock, told: Some(told) });
+            let Some(holder) = refused else { return self.settle(lock, claim, &files, temp) };
+            let cached = cached.unwrap_or_else(|| CachedHolder::new(claim.id, holder.clone()));
+            self.slots.keep(&claim.name, IdleDescriptor { lock, cached: Some(cached) });
             return Ok(Attempt::Held(holder));
         }
         let what = format!(
@@ -131,7 +131,7 @@ impl Store {
         let Some((lock, token)) = self.table.with(key, |held| (Arc::clone(&held.lock), held.token)) else {
             return Ok(None);
         };
-        if self.check(&lock, &files.lock)? == Probe::Held {
+        if self.check(&lock, &files.lock)? == Probe::StillHeld {
             return Ok(Some(Grant { token: Some(token), crashed: None, already_ours: true }));
         }
         self.give_up(key, &files.lock);
@@ -144,7 +144,7 @@ impl Store {
             return nfs::probe(lock, path);
         }
         Ok(match lock.inode.is_at(path)? {
-            true => Probe::Held,
+            true => Probe::StillHeld,
             false => {
                 Probe::Lost(format!("the lock file {} was removed or replaced while the lock was held", path.display()))
             }
@@ -158,20 +158,20 @@ impl Store {
         }
     }
 
-    fn settle(&self, lock: LockFile, claim: &Claim, files: &Files, draft: Option<Draft>) -> Result<Attempt, Error> {
-        match self.record_holder(claim, files, draft) {
-            Ok(Settled::Granted { record, token, crashed, skew_us }) => {
-                let _counted = Counted::new(&self.labels);
-                let held = Held { lock: Arc::new(lock), record, token, lent: false, skew_us, _counted };
-                let held = self.table.insert((claim.id, claim.name.clone()), held);
+    fn settle(&self, lock: LockFile, claim: &Claim, files: &Files, temp: Option<TempRecord>) -> Result<Attempt, Error> {
+        match self.record_holder(claim, files, temp) {
+            Ok(RecordOutcome::Granted { record, token, crashed, skew_us }) => {
+                let _gauge = HeldGauge::new(&self.labels);
+                let acquired = AcquiredLock { lock: Arc::new(lock), record, token, lent: false, skew_us, _gauge };
+                let held = self.table.insert((claim.id, claim.name.clone()), acquired);
                 if self.nfs && held == MANY_ON_EFS {
                     tracing::warn!(held, "many locks are held; EFS gives a process 256 locked files in one mount");
                 }
                 Ok(Attempt::Granted(Grant { token: Some(token), crashed, already_ours: false }))
             }
-            Ok(Settled::MinHold(holder)) => {
+            Ok(RecordOutcome::MinHold(holder)) => {
                 lock.unlock(&files.lock)?;
-                self.slots.park(&claim.name, Parked { lock, told: None });
+                self.slots.keep(&claim.name, IdleDescriptor { lock, cached: None });
                 Ok(Attempt::Held(holder))
             }
             Err(error) => {
@@ -182,16 +182,16 @@ impl Store {
         }
     }
 
-    fn record_holder(&self, claim: &Claim, files: &Files, draft: Option<Draft>) -> Result<Settled, Error> {
+    fn record_holder(&self, claim: &Claim, files: &Files, temp: Option<TempRecord>) -> Result<RecordOutcome, Error> {
         let here_us = now_us();
-        let now_us = draft.as_ref().map_or(Ok(here_us), Draft::server_us)?;
+        let now_us = temp.as_ref().map_or(Ok(here_us), TempRecord::server_us)?;
         let previous = match sidecar::read(&files.record)? {
-            Seen::Record(record) if record.hold_left(now_us).is_some() => {
-                return Ok(Settled::MinHold(Seen::Record(record).holder(now_us)));
+            RecordRead::Record(record) if record.hold_left(now_us).is_some() => {
+                return Ok(RecordOutcome::MinHold(RecordRead::Record(record).holder(now_us)));
             }
-            Seen::Record(record) => Some(record),
-            Seen::Absent => None,
-            Seen::Garbage => {
+            RecordRead::Record(record) => Some(record),
+            RecordRead::Absent => None,
+            RecordRead::Garbage => {
                 tracing::warn!(
                     file = %files.record.display(),
                     "the lock record is not one; it is replaced, and the next fencing token comes from the clock alone"
@@ -212,15 +212,15 @@ impl Store {
             let what = format!("a lock record has at most {} bytes, this one {}", record::MAX_BYTES, bytes.len());
             return Err(Error::new(ErrorKind::Limit, what + "; attach less data"));
         }
-        let file = match draft {
-            Some(draft) => draft.place(&bytes, &files.record)?,
+        let file = match temp {
+            Some(temp) => temp.place(&bytes, &files.record)?,
             None => sidecar::replace(&files.record, &files.spare, &bytes, previous.is_some(), self.mode)?,
         };
-        let crashed = previous.filter(|r| r.state == State::Held).map(record::Record::into_holder);
+        let crashed = previous.filter(|r| r.state == RecordState::Held).map(record::Record::into_holder);
         if let Some(holder) = &crashed {
             tracing::debug!(name = %claim.name, %holder, "the previous holder ended without releasing");
         }
-        Ok(Settled::Granted { record: file, token, crashed, skew_us: now_us.wrapping_sub(here_us).cast_signed() })
+        Ok(RecordOutcome::Granted { record: file, token, crashed, skew_us: now_us.wrapping_sub(here_us).cast_signed() })
     }
 
     pub(crate) fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
@@ -230,7 +230,7 @@ impl Store {
         };
         let path = self.lock_path(&lease.name);
         match self.check(&lock, &path)? {
-            Probe::Held => Ok(Renewal::Renewed),
+            Probe::StillHeld => Ok(Renewal::Renewed),
             Probe::Lost(why) => {
                 self.give_up(&key, &path);
                 Ok(Renewal::Lost(LossReason::FileLock(why)))
@@ -244,7 +244,7 @@ impl Store {
             return Ok(false);
         }
         let files = self.files(&encode::encode(&lease.name));
-        let Seen::Record(record) = sidecar::read(&files.record)? else {
+        let RecordRead::Record(record) = sidecar::read(&files.record)? else {
             let what = format!("the record {} of a lock that is held was removed or replaced", files.record.display());
             return Err(Error::new(ErrorKind::Corrupt, what).with_ambiguous(false));
         };
@@ -253,10 +253,10 @@ impl Store {
         }
         let bytes = record::raised(record, token);
         let file = match self.nfs {
-            true => Draft::create(&self.directory, lease.id, self.mode)?.place(&bytes, &files.record)?,
+            true => TempRecord::create(&self.directory, lease.id, self.mode)?.place(&bytes, &files.record)?,
             false => sidecar::replace(&files.record, &files.spare, &bytes, true, self.mode)?,
         };
-        let raise = |held: &mut Held| (held.record, held.token) = (file, token);
+        let raise = |held: &mut AcquiredLock| (held.record, held.token) = (file, token);
         Ok(self.table.with(&(lease.id, lease.name.clone()), raise).is_some())
     }
 
@@ -300,7 +300,7 @@ impl Store {
     }
 
     pub(crate) fn descriptor(&self, lease: &Lease) -> Option<OwnedFd> {
-        let lend = |held: &mut Held| {
+        let lend = |held: &mut AcquiredLock| {
             held.lent = true;
             held.lock.duplicate()
         };
@@ -311,28 +311,28 @@ impl Store {
 
     /// Opens the lock file for a watch, and keeps it open for its tries.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only inotify watches"))]
-    pub(crate) fn seat(&self, name: &LockName) -> Result<Seat, Error> {
-        let parked = match self.slots.take_refused(name) {
-            Some(parked) => parked,
-            None => Parked { lock: LockFile::open(&self.lock_path(name), self.mode, self.nfs)?, told: None },
+    pub(crate) fn descriptor_slot(&self, name: &LockName) -> Result<DescriptorSlot, Error> {
+        let idle = match self.slots.take_refused(name) {
+            Some(idle) => idle,
+            None => IdleDescriptor { lock: LockFile::open(&self.lock_path(name), self.mode, self.nfs)?, cached: None },
         };
-        Ok(Seat::take(&self.slots, name, parked))
+        Ok(DescriptorSlot::take(&self.slots, name, idle))
     }
 }
 
-/// Tries for the lock; `Some` is who has it, as this waiter was `told` a moment ago, or else as `peek` at the record says.
+/// Tries for the lock; `Some` is who has it, as this waiter was `cached` a moment ago, or else as `peek` at the record says.
 fn try_lock(
     lock: &LockFile,
     path: &Path,
     nfs: bool,
-    told: Option<&Told>,
-    peek: impl Fn() -> Seen,
+    cached: Option<&CachedHolder>,
+    peek: impl Fn() -> RecordRead,
 ) -> Result<Option<Holder>, Error> {
     if lock.try_lock(path)? {
         return Ok(None);
     }
-    if let Some(told) = told {
-        return Ok(Some(told.holder.clone()));
+    if let Some(cached) = cached {
+        return Ok(Some(cached.holder.clone()));
     }
     let mut seen = peek();
     // On NFS inspections take no lock, and a try is a request to the server.
@@ -377,7 +377,7 @@ mod tests {
                 if peeks.get() == peeks_until_free {
                     flock(&inspector, FlockArg::Unlock).expect("unlocking cannot fail");
                 }
-                Seen::Absent
+                RecordRead::Absent
             };
             let refused = try_lock(&lock, &path, false, None, peek).expect("no error");
             assert_eq!(refused.is_none(), (1..=SECOND_TRIES).contains(&peeks_until_free), "{peeks_until_free}");

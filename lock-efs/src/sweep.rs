@@ -18,10 +18,10 @@ use crate::{
     files::Files,
     floor,
     lockfile::{LockFile, try_flock},
-    medium::temp_record::{DRAFT_PREFIX, Draft},
-    record::{Record, State},
-    sidecar::{self, Seen},
-    store::Store,
+    medium::temp_record::{TEMP_RECORD_PREFIX, TempRecord},
+    record::{Record, RecordState},
+    sidecar::{self, RecordRead},
+    store::FileStore,
 };
 
 /// What to remove: made by [`Sweep::new`], and run by [`FileBackend::sweep`].
@@ -69,7 +69,7 @@ pub struct Swept {
 const NFS_CACHE: Duration = Duration::from_secs(60);
 /// So many removed files at once stay locked: EFS bounds what one process may have open and locked.
 const BATCH: usize = 128;
-const TURN: &str = ".onelock-sweep";
+const SWEEP_LOCK: &str = ".onelock-sweep";
 
 impl FileBackend {
     /// Removes the files of idle names. Each is removed while it is locked and is what its path names, so no holder and no waiter of
@@ -84,9 +84,9 @@ impl FileBackend {
     }
 }
 
-impl Store {
+impl FileStore {
     fn sweep(&self, sweep: Sweep) -> Result<Swept, Error> {
-        let _turn = self.turn()?;
+        let _alone = self.lock_sweep()?;
         let keep_locked = sweep.keep_locked.unwrap_or(if self.is_nfs() { NFS_CACHE } else { Duration::ZERO });
         let fail = |e: io::Error| error::at("list the directory", self.directory(), e);
         let mut swept = Swept::default();
@@ -94,8 +94,8 @@ impl Store {
         for entry in fs::read_dir(self.directory()).map_err(fail)? {
             let file_name = entry.map_err(fail)?.file_name();
             let Some(file_name) = file_name.to_str() else { continue };
-            if file_name.starts_with(DRAFT_PREFIX) && !sweep.dry_run {
-                self.remove_draft(file_name, sweep.idle_for);
+            if file_name.starts_with(TEMP_RECORD_PREFIX) && !sweep.dry_run {
+                self.remove_temp_record(file_name, sweep.idle_for);
             }
             let Some(stem) = file_name.strip_suffix(".lock") else { continue };
             let files = self.files(stem);
@@ -115,8 +115,8 @@ impl Store {
     }
 
     /// One sweep at a time: the floor is read and written.
-    fn turn(&self) -> Result<File, Error> {
-        let path = self.directory().join(TURN);
+    fn lock_sweep(&self) -> Result<File, Error> {
+        let path = self.directory().join(SWEEP_LOCK);
         let file = LockFile::open(&path, self.mode(), false)?.into_file();
         match try_flock(&file, FlockArg::LockExclusiveNonblock) {
             Ok(true) => Ok(file),
@@ -133,7 +133,7 @@ impl Store {
     pub(crate) fn forget(&self, name: &LockName) -> Result<bool, Error> {
         let files = self.files(&encode::encode(name));
         // Of a holder that crashed the next one is to be told.
-        let was_released = |record: &Record| Ok(record.state != State::Held);
+        let was_released = |record: &Record| Ok(record.state != RecordState::Held);
         Ok(!files.lock.exists() || self.remove(&files, Duration::ZERO, was_released)?.is_some())
     }
 
@@ -164,11 +164,11 @@ impl Store {
             return Ok(None);
         }
         // On NFS it makes the looks below fresh; see there.
-        let _draft = if self.is_nfs() { Some(self.draft()?) } else { None };
+        let _temp = if self.is_nfs() { Some(self.temp_record()?) } else { None };
         if !lock.inode.is_at(&files.lock)? || !is_idle(files, idle_for) || is_queued(&files.queue) {
             return Ok(None);
         }
-        let Seen::Record(record) = sidecar::read(&files.record)? else { return Ok(None) };
+        let RecordRead::Record(record) = sidecar::read(&files.record)? else { return Ok(None) };
         if record.hold_left(now_us()).is_some() || !may_go(&record)? {
             return Ok(None);
         }
@@ -182,16 +182,16 @@ impl Store {
     }
 
     /// What an acquisition left that ended in its midst.
-    fn remove_draft(&self, file_name: &str, idle_for: Duration) {
+    fn remove_temp_record(&self, file_name: &str, idle_for: Duration) {
         let path = self.directory().join(file_name);
-        let is_draft = file_name.len() == DRAFT_PREFIX.len() + 32;
-        if is_draft && fs::symlink_metadata(&path).is_ok_and(|found| is_older(&found, idle_for.max(NFS_CACHE))) {
+        let is_temp_record = file_name.len() == TEMP_RECORD_PREFIX.len() + 32;
+        if is_temp_record && fs::symlink_metadata(&path).is_ok_and(|found| is_older(&found, idle_for.max(NFS_CACHE))) {
             let _ = fs::remove_file(path);
         }
     }
 
-    fn draft(&self) -> Result<Draft, Error> {
-        Draft::create(self.directory(), lock_core::LeaseId::random(), self.mode())
+    fn temp_record(&self) -> Result<TempRecord, Error> {
+        TempRecord::create(self.directory(), lock_core::LeaseId::random(), self.mode())
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{key::Key, lockfile::LockFile, medium::mount::Mount, sync};
 
 /// A lock that is held.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct AcquiredLock {
     pub(crate) lock: Arc<LockFile>,
     /// The record, open since it was written, so that the release marks this one and no successor's.
     pub(crate) record: File,
@@ -23,17 +23,17 @@ pub(crate) struct Held {
     pub(crate) lent: bool,
     /// What to add to this machine's clock for the store's, in microseconds.
     pub(crate) skew_us: i64,
-    pub(crate) _counted: Counted,
+    pub(crate) _gauge: HeldGauge,
 }
 
 /// What metrics of held locks are sorted by: limits are those of a mount, on which there may be several directories.
 #[derive(Debug, Clone)]
-pub(crate) struct Labels {
+pub(crate) struct GaugeLabels {
     directory: Arc<str>,
     mount: Arc<str>,
 }
 
-impl Labels {
+impl GaugeLabels {
     pub(crate) fn of(directory: &Path) -> Self {
         let mount = Mount::of(directory).ok().flatten().map_or_else(String::new, |mount| mount.point);
         Self { directory: directory.to_string_lossy().into(), mount: mount.into() }
@@ -47,16 +47,16 @@ impl Labels {
 
 /// Counts a held lock in the metrics, for as long as it is held.
 #[derive(Debug)]
-pub(crate) struct Counted(Labels);
+pub(crate) struct HeldGauge(GaugeLabels);
 
-impl Counted {
-    pub(crate) fn new(labels: &Labels) -> Self {
+impl HeldGauge {
+    pub(crate) fn new(labels: &GaugeLabels) -> Self {
         labels.gauge().increment(1.0);
         Self(labels.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for HeldGauge {
     fn drop(&mut self) {
         self.0.gauge().decrement(1.0);
     }
@@ -64,25 +64,25 @@ impl Drop for Counted {
 
 /// The locks of one backend.
 #[derive(Debug, Default)]
-pub(crate) struct Table(Mutex<HashMap<Key, Held>>);
+pub(crate) struct LockTable(Mutex<HashMap<Key, AcquiredLock>>);
 
-impl Table {
-    fn locks(&self) -> MutexGuard<'_, HashMap<Key, Held>> {
+impl LockTable {
+    fn locks(&self) -> MutexGuard<'_, HashMap<Key, AcquiredLock>> {
         sync::lock(&self.0)
     }
 
     /// Returns how many locks are held with it.
-    pub(crate) fn insert(&self, key: Key, held: Held) -> usize {
+    pub(crate) fn insert(&self, key: Key, lock: AcquiredLock) -> usize {
         let mut locks = self.locks();
-        locks.insert(key, held);
+        locks.insert(key, lock);
         locks.len()
     }
 
-    pub(crate) fn remove(&self, key: &Key) -> Option<Held> {
+    pub(crate) fn remove(&self, key: &Key) -> Option<AcquiredLock> {
         self.locks().remove(key)
     }
 
-    pub(crate) fn with<T>(&self, key: &Key, f: impl FnOnce(&mut Held) -> T) -> Option<T> {
+    pub(crate) fn with<T>(&self, key: &Key, f: impl FnOnce(&mut AcquiredLock) -> T) -> Option<T> {
         self.locks().get_mut(key).map(f)
     }
 }

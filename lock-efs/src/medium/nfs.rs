@@ -23,7 +23,7 @@ use crate::{error, lockfile::LockFile};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Probe {
     /// The server honoured the lock at some moment within the call.
-    Held,
+    StillHeld,
     /// It is gone for good, for this reason.
     Lost(String),
 }
@@ -46,7 +46,7 @@ pub(crate) fn probe(lock: &LockFile, path: &Path) -> Result<Probe, Error> {
     // From the cache, and so up to a minute late: but a lock file that is removed while it is locked is somebody's mistake, or
     // `filelock`'s way of giving its own lock back.
     Ok(match fs::symlink_metadata(path) {
-        Ok(found) if lock.inode.is(&found) => Probe::Held,
+        Ok(found) if lock.inode.is(&found) => Probe::StillHeld,
         Ok(found) if found.dev() != lock.inode.device => Probe::Lost(unmounted(path)),
         Ok(_) => Probe::Lost(removed(path)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => match path.parent().and_then(|dir| fs::metadata(dir).ok()) {

@@ -18,16 +18,16 @@ use crate::{error, lockfile::widen, mode::Mode};
 /// Making a file in the directory is also what makes the directory fresh in this host's cache: for up to a minute before that, the
 /// path of a lock file that was removed elsewhere still leads to the old file, which can be opened and even locked.
 #[derive(Debug)]
-pub(crate) struct Draft {
+pub(crate) struct TempRecord {
     file: File,
     path: PathBuf,
     placed: bool,
 }
 
-impl Draft {
+impl TempRecord {
     /// Makes the file, of which there is one for each acquisition.
     pub(crate) fn create(directory: &Path, id: LeaseId, mode: Mode) -> Result<Self, Error> {
-        let path = directory.join(format!("{DRAFT_PREFIX}{id}"));
+        let path = directory.join(format!("{TEMP_RECORD_PREFIX}{id}"));
         let fail = |e: io::Error| error::at("write the lock record", &path, e);
         // Not O_EXCL, for which servers keep the verifier in the very times that are to tell their clock.
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
@@ -63,10 +63,10 @@ impl Draft {
     }
 }
 
-/// What the names of drafts begin with; the names of locks do not.
-pub(crate) const DRAFT_PREFIX: &str = ".onelock-";
+/// What the names of temporary records begin with; the names of locks do not.
+pub(crate) const TEMP_RECORD_PREFIX: &str = ".onelock-";
 
-impl Drop for Draft {
+impl Drop for TempRecord {
     fn drop(&mut self) {
         if !self.placed {
             // Left over otherwise, until the next sweep.
@@ -84,22 +84,22 @@ mod tests {
     const MODE: Mode = Mode { file: 0o600, directory: 0o700, exact: false };
 
     #[test]
-    fn the_time_of_a_draft_is_what_its_file_system_says() {
+    fn the_time_of_a_temp_record_is_what_its_file_system_says() {
         let dir = tempfile::tempdir().expect("a directory for the test");
-        let draft = Draft::create(dir.path(), LeaseId::from(7), MODE).expect("a draft can be made");
+        let temp = TempRecord::create(dir.path(), LeaseId::from(7), MODE).expect("a temporary record can be made");
         let ahead = SystemTime::now() + Duration::from_secs(3_600);
-        draft.file.set_modified(ahead).expect("it is our file");
-        let told = SystemTime::UNIX_EPOCH + Duration::from_micros(draft.server_us().expect("it has a time"));
+        temp.file.set_modified(ahead).expect("it is our file");
+        let told = SystemTime::UNIX_EPOCH + Duration::from_micros(temp.server_us().expect("it has a time"));
         assert!(ahead.duration_since(told).expect("not later") < Duration::from_millis(1));
     }
 
     #[test]
-    fn a_draft_that_is_not_placed_leaves_nothing_and_one_that_is_replaces_the_record() {
+    fn a_temp_record_that_is_not_placed_leaves_nothing_and_one_that_is_replaces_the_record() {
         let dir = tempfile::tempdir().expect("a directory for the test");
-        let (record, draft) = (dir.path().join("a.info"), || Draft::create(dir.path(), LeaseId::from(7), MODE));
-        drop(draft().expect("a draft can be made"));
+        let (record, temp) = (dir.path().join("a.info"), || TempRecord::create(dir.path(), LeaseId::from(7), MODE));
+        drop(temp().expect("a temporary record can be made"));
         for text in ["first, and longer", "second"] {
-            draft().expect("a draft can be made").place(text.as_bytes(), &record).expect("it can be renamed");
+            temp().expect("a temporary record can be made").place(text.as_bytes(), &record).expect("it can be renamed");
             assert_eq!(fs::read_to_string(&record).expect("it is there"), text);
         }
         assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 1);

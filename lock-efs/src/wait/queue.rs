@@ -1,9 +1,9 @@
 //! Processes that wait for one lock queue in the kernel, so that a release wakes one of them and not all.
 //!
-//! The queue is a file of its own, `NAME.queue`, whose `flock` is the first place. Whoever is not first is blocked in `flock(2)`, in a
+//! The queue is a file of its own, `NAME.queue`, whose `flock` is the first position. Whoever is not first is blocked in `flock(2)`, in a
 //! thread: the kernel wakes one at a time and in order. Blocking on the lock file itself would be simpler but cannot be undone: when its
 //! waiter goes away, the thread would take the lock for a moment all the same, and somebody who tries just then
-//! would skip a job. Taking and giving back the first place harms nobody.
+//! would skip a job. Taking and giving back the first position harms nobody.
 
 use std::{
     collections::HashMap,
@@ -25,27 +25,27 @@ use crate::{
 
 /// The queues that this backend's waiters stand in.
 #[derive(Debug, Default)]
-pub(crate) struct Queues {
-    /// Places whose waiters have gone, while their threads still wait: the next waiter for the name takes them over.
-    abandoned: Mutex<HashMap<LockName, Arc<Turn>>>,
+pub(crate) struct FlockQueues {
+    /// Positions whose waiters have gone, while their threads still wait: the next waiter for the name takes them over.
+    abandoned: Mutex<HashMap<LockName, Arc<SharedPosition>>>,
 }
 
-/// A place in a queue.
+/// A position in a queue.
 #[derive(Debug)]
-pub(crate) struct Place {
-    queues: Arc<Queues>,
+pub(crate) struct QueuePosition {
+    queues: Arc<FlockQueues>,
     name: LockName,
-    turn: Arc<Turn>,
+    shared: Arc<SharedPosition>,
 }
 
 #[derive(Debug)]
-struct Turn {
-    state: Mutex<State>,
+struct SharedPosition {
+    state: Mutex<PositionState>,
     came: Notify,
 }
 
 #[derive(Debug)]
-enum State {
+enum PositionState {
     Waiting {
         wanted: bool,
     },
@@ -56,47 +56,47 @@ enum State {
     Broken,
 }
 
-impl Turn {
-    fn new(state: State) -> Arc<Self> {
+impl SharedPosition {
+    fn new(state: PositionState) -> Arc<Self> {
         Arc::new(Self { state: Mutex::new(state), came: Notify::new() })
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PositionState> {
         sync::lock(&self.state)
     }
 }
 
-impl Queues {
-    fn abandoned(&self) -> MutexGuard<'_, HashMap<LockName, Arc<Turn>>> {
+impl FlockQueues {
+    fn abandoned(&self) -> MutexGuard<'_, HashMap<LockName, Arc<SharedPosition>>> {
         sync::lock(&self.abandoned)
     }
 
-    /// Takes a place in the queue for `name`, whose file is at `path`.
-    pub(crate) fn join(self: &Arc<Self>, name: &LockName, path: &Path, mode: Mode) -> Result<Place, Error> {
-        let turn = match self.take_over(name) {
-            Some(turn) => turn,
+    /// Takes a position in the queue for `name`, whose file is at `path`.
+    pub(crate) fn join(self: &Arc<Self>, name: &LockName, path: &Path, mode: Mode) -> Result<QueuePosition, Error> {
+        let shared = match self.take_over(name) {
+            Some(shared) => shared,
             None => self.start(name, LockFile::open(path, mode, false)?, path)?,
         };
-        Ok(Place { queues: Arc::clone(self), name: name.clone(), turn })
+        Ok(QueuePosition { queues: Arc::clone(self), name: name.clone(), shared })
     }
 
-    fn take_over(&self, name: &LockName) -> Option<Arc<Turn>> {
-        let turn = self.abandoned().remove(name)?;
-        let mut state = turn.state();
-        let waiting = matches!(*state, State::Waiting { .. });
+    fn take_over(&self, name: &LockName) -> Option<Arc<SharedPosition>> {
+        let shared = self.abandoned().remove(name)?;
+        let mut state = shared.state();
+        let waiting = matches!(*state, PositionState::Waiting { .. });
         if waiting {
-            *state = State::Waiting { wanted: true };
+            *state = PositionState::Waiting { wanted: true };
         }
         drop(state);
-        waiting.then_some(turn)
+        waiting.then_some(shared)
     }
 
-    fn start(self: &Arc<Self>, name: &LockName, file: LockFile, path: &Path) -> Result<Arc<Turn>, Error> {
+    fn start(self: &Arc<Self>, name: &LockName, file: LockFile, path: &Path) -> Result<Arc<SharedPosition>, Error> {
         if file.try_lock(path)? {
-            return Ok(Turn::new(State::First { _file: file.into_file() }));
+            return Ok(SharedPosition::new(PositionState::First { _file: file.into_file() }));
         }
-        let turn = Turn::new(State::Waiting { wanted: true });
-        let (queues, name, waiting) = (Arc::downgrade(self), name.clone(), Arc::clone(&turn));
+        let shared = SharedPosition::new(PositionState::Waiting { wanted: true });
+        let (queues, name, waiting) = (Arc::downgrade(self), name.clone(), Arc::clone(&shared));
         let wait = move || {
             let file = file.into_file();
             let locked = flock(&file, FlockArg::LockExclusive);
@@ -105,11 +105,11 @@ impl Queues {
             let mut abandoned = queues.as_ref().map(|queues| queues.abandoned());
             let mut state = waiting.state();
             match (&*state, locked) {
-                (State::Waiting { wanted: true }, Ok(())) => *state = State::First { _file: file },
-                _ => *state = State::Broken,
+                (PositionState::Waiting { wanted: true }, Ok(())) => *state = PositionState::First { _file: file },
+                _ => *state = PositionState::Broken,
             }
             if let Some(abandoned) = &mut abandoned
-                && abandoned.get(&name).is_some_and(|turn| Arc::ptr_eq(turn, &waiting))
+                && abandoned.get(&name).is_some_and(|shared| Arc::ptr_eq(shared, &waiting))
             {
                 abandoned.remove(&name);
             }
@@ -119,36 +119,36 @@ impl Queues {
         // Without a thread there is no queue, and the watch does without.
         if let Err(error) = thread::Builder::new().name("onelock-queue".into()).stack_size(64 * 1024).spawn(wait) {
             tracing::debug!(%error, "no thread to queue with");
-            *turn.state() = State::Broken;
+            *shared.state() = PositionState::Broken;
         }
-        Ok(turn)
+        Ok(shared)
     }
 }
 
-impl Place {
+impl QueuePosition {
     pub(crate) fn is_first(&self) -> bool {
-        !matches!(*self.turn.state(), State::Waiting { .. })
+        !matches!(*self.shared.state(), PositionState::Waiting { .. })
     }
 
-    /// Waits until this place is the first. Cancel safe.
+    /// Waits until this position is the first. Cancel safe.
     pub(crate) async fn first(&self) {
         while !self.is_first() {
-            self.turn.came.notified().await;
+            self.shared.came.notified().await;
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for QueuePosition {
     fn drop(&mut self) {
         let mut abandoned = self.queues.abandoned();
-        let mut state = self.turn.state();
+        let mut state = self.shared.state();
         match &*state {
-            State::Waiting { .. } => {
-                *state = State::Waiting { wanted: false };
-                abandoned.entry(self.name.clone()).or_insert_with(|| Arc::clone(&self.turn));
+            PositionState::Waiting { .. } => {
+                *state = PositionState::Waiting { wanted: false };
+                abandoned.entry(self.name.clone()).or_insert_with(|| Arc::clone(&self.shared));
             }
             // Closes the file, and the next in the queue is first.
-            _ => *state = State::Broken,
+            _ => *state = PositionState::Broken,
         }
     }
 }
@@ -179,37 +179,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn places_become_first_in_order() {
+    async fn positions_become_first_in_order() {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let path = dir.path().join("a.queue");
         let name = LockName::new("a").expect("a name");
-        let queues: Vec<_> = (0..4).map(|_| Arc::new(Queues::default())).collect();
-        let mut places = Vec::new();
+        let queues: Vec<_> = (0..4).map(|_| Arc::new(FlockQueues::default())).collect();
+        let mut positions = Vec::new();
         for queues in &queues {
-            let before = places.len();
-            let place = queues.join(&name, &path, MODE).expect("joining works");
-            if !place.is_first() {
+            let before = positions.len();
+            let position = queues.join(&name, &path, MODE).expect("joining works");
+            if !position.is_first() {
                 // The order is that of the calls to flock(2), which the threads make.
                 eventually("the thread waits", || waiting_for(&path) == before).await;
             }
-            places.push(place);
+            positions.push(position);
         }
         for _ in 0..4 {
-            assert_eq!(places.iter().filter(|place| place.is_first()).count(), 1);
-            assert!(places[0].is_first());
-            drop(places.remove(0));
-            if let Some(next) = places.first() {
+            assert_eq!(positions.iter().filter(|position| position.is_first()).count(), 1);
+            assert!(positions[0].is_first());
+            drop(positions.remove(0));
+            if let Some(next) = positions.first() {
                 next.first().await;
             }
         }
     }
 
     #[tokio::test]
-    async fn an_abandoned_place_is_taken_over_and_else_given_up() {
+    async fn an_abandoned_position_is_taken_over_and_else_given_up() {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let path = dir.path().join("b.queue");
         let name = LockName::new("b").expect("a name");
-        let (one, other) = (Arc::new(Queues::default()), Arc::new(Queues::default()));
+        let (one, other) = (Arc::new(FlockQueues::default()), Arc::new(FlockQueues::default()));
         let first = one.join(&name, &path, MODE).expect("joining works");
         for _ in 0..10 {
             drop(other.join(&name, &path, MODE).expect("joining works"));
@@ -219,7 +219,7 @@ mod tests {
         drop(waiting);
         assert_eq!(other.abandoned().len(), 1);
         drop(first);
-        eventually("the abandoned place is given up", || other.abandoned().is_empty()).await;
+        eventually("the abandoned position is given up", || other.abandoned().is_empty()).await;
         let again = one.join(&name, &path, MODE).expect("joining works");
         again.first().await;
     }

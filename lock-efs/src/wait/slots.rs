@@ -12,38 +12,38 @@ use crate::{lockfile::LockFile, sync};
 
 /// The descriptors of one backend's waiters.
 #[derive(Debug, Default)]
-pub(crate) struct Slots(Mutex<State>);
+pub(crate) struct DescriptorSlots(Mutex<Descriptors>);
 
 #[derive(Debug, Default)]
-struct State {
+struct Descriptors {
     waiting: HashMap<LockName, Waiting>,
     /// The descriptor of the latest refusal: its owner is likely to watch next, and closing it would wake all who watch already.
-    refused: Option<(LockName, Parked)>,
+    refused: Option<(LockName, IdleDescriptor)>,
 }
 
 /// A descriptor to try with again.
 #[derive(Debug)]
-pub(crate) struct Parked {
+pub(crate) struct IdleDescriptor {
     pub(crate) lock: LockFile,
     /// Who was in the way the last time.
-    pub(crate) told: Option<Told>,
+    pub(crate) cached: Option<CachedHolder>,
 }
 
 /// Whom a refusal named.
 #[derive(Debug, Clone)]
-pub(crate) struct Told {
+pub(crate) struct CachedHolder {
     pub(crate) id: LeaseId,
     pub(crate) holder: Holder,
     at: Instant,
 }
 
-impl Told {
+impl CachedHolder {
     pub(crate) fn new(id: LeaseId, holder: Holder) -> Self {
         Self { id, holder, at: Instant::now() }
     }
 
     /// Whether it may be told again to the same waiter: to read a record on NFS takes three requests, for what nothing depends on.
-    pub(crate) fn still_does_for(&self, id: LeaseId) -> bool {
+    pub(crate) fn is_fresh_for(&self, id: LeaseId) -> bool {
         const FRESH: Duration = Duration::from_secs(15);
         self.id == id && self.holder.expires_in.is_none() && self.at.elapsed() < FRESH
     }
@@ -54,61 +54,61 @@ impl Told {
 #[derive(Debug, Default)]
 struct Waiting {
     watches: usize,
-    parked: Vec<Parked>,
+    idle: Vec<IdleDescriptor>,
 }
 
-impl Slots {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl DescriptorSlots {
+    fn descriptors(&self) -> MutexGuard<'_, Descriptors> {
         sync::lock(&self.0)
     }
 
-    /// A parked descriptor, to try once with. Nobody else can try with it meanwhile, and so share its lock.
-    pub(crate) fn unpark(&self, name: &LockName) -> Option<Parked> {
-        let parked = self.state().waiting.get_mut(name).and_then(|waiting| waiting.parked.pop());
-        parked.or_else(|| self.take_refused(name))
+    /// An idle descriptor, to try once with. Nobody else can try with it meanwhile, and so share its lock.
+    pub(crate) fn take_idle(&self, name: &LockName) -> Option<IdleDescriptor> {
+        let idle = self.descriptors().waiting.get_mut(name).and_then(|waiting| waiting.idle.pop());
+        idle.or_else(|| self.take_refused(name))
     }
 
     /// The descriptor of the latest refusal, if that was for `name`.
-    pub(crate) fn take_refused(&self, name: &LockName) -> Option<Parked> {
-        self.state().refused.take_if(|(refused, _)| refused == name).map(|(_, parked)| parked)
+    pub(crate) fn take_refused(&self, name: &LockName) -> Option<IdleDescriptor> {
+        self.descriptors().refused.take_if(|(refused, _)| refused == name).map(|(_, idle)| idle)
     }
 
-    /// Keeps `parked` for the next try: as long as there is a watch for it, or else until the next refusal.
-    pub(crate) fn park(&self, name: &LockName, parked: Parked) {
-        let mut inner = self.state();
-        if let Some(waiting) = inner.waiting.get_mut(name).filter(|w| w.parked.len() < w.watches) {
-            waiting.parked.push(parked);
+    /// Keeps `idle` for the next try: as long as there is a watch for it, or else until the next refusal.
+    pub(crate) fn keep(&self, name: &LockName, idle: IdleDescriptor) {
+        let mut descriptors = self.descriptors();
+        if let Some(waiting) = descriptors.waiting.get_mut(name).filter(|w| w.idle.len() < w.watches) {
+            waiting.idle.push(idle);
             return;
         }
-        let before = inner.refused.replace((name.clone(), parked));
-        drop(inner);
+        let before = descriptors.refused.replace((name.clone(), idle));
+        drop(descriptors);
         drop(before);
     }
 }
 
-/// A watch's right to one parked descriptor.
+/// A watch's right to one idle descriptor.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    slots: Arc<Slots>,
+pub(crate) struct DescriptorSlot {
+    slots: Arc<DescriptorSlots>,
     name: LockName,
 }
 
-impl Seat {
-    pub(crate) fn take(slots: &Arc<Slots>, name: &LockName, parked: Parked) -> Self {
-        slots.state().waiting.entry(name.clone()).or_default().watches += 1;
-        slots.park(name, parked);
+impl DescriptorSlot {
+    pub(crate) fn take(slots: &Arc<DescriptorSlots>, name: &LockName, idle: IdleDescriptor) -> Self {
+        slots.descriptors().waiting.entry(name.clone()).or_default().watches += 1;
+        slots.keep(name, idle);
         Self { slots: Arc::clone(slots), name: name.clone() }
     }
 }
 
-impl Drop for Seat {
+impl Drop for DescriptorSlot {
     fn drop(&mut self) {
-        let mut inner = self.slots.state();
-        let Some(waiting) = inner.waiting.get_mut(&self.name) else { return };
+        let mut descriptors = self.slots.descriptors();
+        let Some(waiting) = descriptors.waiting.get_mut(&self.name) else { return };
         waiting.watches -= 1;
-        waiting.parked.truncate(waiting.watches);
+        waiting.idle.truncate(waiting.watches);
         if waiting.watches == 0 {
-            inner.waiting.remove(&self.name);
+            descriptors.waiting.remove(&self.name);
         }
     }
 }
@@ -120,12 +120,12 @@ mod tests {
     #[test]
     fn a_waiter_is_told_again_what_it_was_told_lately_and_nobody_else_is() {
         let (mine, theirs) = (LeaseId::from(1), LeaseId::from(2));
-        let told = Told::new(mine, Holder::default());
-        assert!(told.still_does_for(mine) && !told.still_does_for(theirs));
+        let cached = CachedHolder::new(mine, Holder::default());
+        assert!(cached.is_fresh_for(mine) && !cached.is_fresh_for(theirs));
         let passes = Holder { expires_in: Some(Duration::from_secs(5)), ..Holder::default() };
-        assert!(!Told::new(mine, passes).still_does_for(mine), "what is left of a minimum hold changes");
+        assert!(!CachedHolder::new(mine, passes).is_fresh_for(mine), "what is left of a minimum hold changes");
         if let Some(at) = Instant::now().checked_sub(Duration::from_secs(16)) {
-            assert!(!Told { at, ..told }.still_does_for(mine), "another may hold it by now");
+            assert!(!CachedHolder { at, ..cached }.is_fresh_for(mine), "another may hold it by now");
         }
     }
 }

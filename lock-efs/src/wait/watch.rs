@@ -15,7 +15,7 @@ use nix::{
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
-use super::{queue::Place, slots::Seat};
+use super::{queue::QueuePosition, slots::DescriptorSlot};
 
 /// Wakes when the lock file is closed, which unlocks it, or removed. Only the first of the processes that wait looks at the file; the
 /// others wait to be first.
@@ -26,9 +26,9 @@ use super::{queue::Place, slots::Seat};
 pub(crate) struct FileWatch {
     events: Events,
     path: PathBuf,
-    _seat: Seat,
+    _slot: DescriptorSlot,
     /// Given up last: who is first next shall find the lock file as we leave it.
-    place: Place,
+    position: QueuePosition,
 }
 
 #[derive(Debug)]
@@ -110,10 +110,10 @@ impl AsRawFd for Source {
 }
 
 impl FileWatch {
-    /// Watches the lock file at `path`, now or as soon as `place` is first.
-    pub(crate) fn start(path: PathBuf, seat: Seat, place: Place) -> Result<Self, CannotWatch> {
-        let events = if place.is_first() { Events::Watched(look(&path)?) } else { Events::NotYet };
-        Ok(Self { events, path, _seat: seat, place })
+    /// Watches the lock file at `path`, now or as soon as `position` is first.
+    pub(crate) fn start(path: PathBuf, slot: DescriptorSlot, position: QueuePosition) -> Result<Self, CannotWatch> {
+        let events = if position.is_first() { Events::Watched(look(&path)?) } else { Events::NotYet };
+        Ok(Self { events, path, _slot: slot, position })
     }
 }
 
@@ -147,7 +147,7 @@ impl Watch for FileWatch {
     async fn changed(&mut self) {
         let events = match &mut self.events {
             Events::NotYet => {
-                self.place.first().await;
+                self.position.first().await;
                 self.events = look(&self.path).map_or_else(
                     |error| {
                         tracing::debug!(?error, "cannot watch the lock file; polling");
