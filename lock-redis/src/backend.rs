@@ -10,7 +10,7 @@ use lock_core::{
     doctor::Finding,
 };
 
-use crate::{Address, Compat, RedisConfig, Topology, doctor, node::Node, quorum::Quorum};
+use crate::{Address, Compat, RedisConfig, Topology, compat::redis_py, deployment::Deployment, doctor, quorum::Quorum};
 
 /// Locks on Redis. Cheap to clone; clones share the connection.
 ///
@@ -28,7 +28,7 @@ pub struct RedisBackend {
 
 #[derive(Debug, Clone)]
 enum Servers {
-    One(Arc<Node>),
+    One(Arc<Deployment>),
     Quorum(Arc<Quorum>),
 }
 
@@ -59,22 +59,27 @@ impl RedisBackend {
 impl Servers {
     fn new(config: &RedisConfig) -> Result<Self, Error> {
         let Topology::Quorum(addresses) = &config.topology else {
-            return Ok(Self::One(Arc::new(Node::new(config)?)));
+            return Ok(Self::One(Arc::new(Deployment::new(config)?)));
         };
-        let node = |address: &Address| {
+        let server = |address: &Address| {
             let alone = RedisConfig { topology: Topology::Standalone(address.clone()), ..config.clone() };
-            Node::new(&alone).map(Arc::new)
+            Deployment::new(&alone).map(Arc::new)
         };
-        let nodes = addresses.iter().map(node).collect::<Result<_, _>>()?;
-        Ok(Self::Quorum(Arc::new(Quorum::new(nodes, config.timeout))))
+        let servers = addresses.iter().map(server).collect::<Result<_, _>>()?;
+        Ok(Self::Quorum(Arc::new(Quorum::new(servers, config.timeout))))
     }
 }
+
+/// The shortest and the longest pause between two attempts of a waiter that a release wakes. The first
+/// soon makes up for a notification lost at the start of a wait; the last, the usual ttl, keeps the load
+/// of many waiters low.
+const POLL_IF_WOKEN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
 
 /// Passes a call on to whatever the servers are.
 macro_rules! ask {
     ($backend:ident.$method:ident($($argument:expr),*)) => {
         match &$backend.servers {
-            Servers::One(node) => node.$method($($argument),*).await,
+            Servers::One(deployment) => deployment.$method($($argument),*).await,
             Servers::Quorum(quorum) => quorum.$method($($argument),*).await,
         }
     };
@@ -101,15 +106,8 @@ impl Backend for RedisBackend {
     }
 
     fn pace(&self) -> Pace {
-        // Waiters are woken; polling is for notifications that were lost, and every waiter polls. Holders that are foreign wake nobody.
-        let (poll_min, poll_max) = if self.wake_up { (200, 30_000) } else { (50, 100) };
-        Pace {
-            poll_min: Duration::from_millis(poll_min),
-            poll_max: Duration::from_millis(poll_max),
-            renew_batch: 100,
-            attempt_timeout: self.attempt_timeout,
-            ..Pace::default()
-        }
+        let (poll_min, poll_max) = if self.wake_up { POLL_IF_WOKEN } else { redis_py::POLL };
+        Pace { poll_min, poll_max, renew_batch: 100, attempt_timeout: self.attempt_timeout, ..Pace::default() }
     }
 
     async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
@@ -124,7 +122,7 @@ impl Backend for RedisBackend {
 
     async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let result = match &self.servers {
-            Servers::One(node) => node.raise(&lease.name, lease.id, token).await,
+            Servers::One(deployment) => deployment.raise(&lease.name, lease.id, token).await,
             Servers::Quorum(quorum) => quorum.raise(lease, token).await,
         };
         result.map_err(|error| self.context(error, Operation::Acquire, Some(&lease.name)))
@@ -146,7 +144,7 @@ impl Backend for RedisBackend {
 
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         let watch: Result<Option<Box<dyn Watch>>, Error> = match &self.servers {
-            Servers::One(node) => node.watch(name).await,
+            Servers::One(deployment) => deployment.watch(name).await,
             Servers::Quorum(quorum) => quorum.watch(name).await.map(|watch| Some(Box::new(watch) as _)),
         };
         watch.map_err(|error| self.context(error, Operation::Watch, Some(name)))
@@ -168,7 +166,7 @@ impl Backend for RedisBackend {
 
     async fn examine(&self) -> Vec<Finding> {
         match &self.servers {
-            Servers::One(node) => doctor::examine_node(&self.config, node).await,
+            Servers::One(deployment) => doctor::examine_deployment(&self.config, deployment).await,
             Servers::Quorum(quorum) => doctor::examine_quorum(&self.config, quorum).await,
         }
     }

@@ -7,8 +7,6 @@ use lock_core::{
     config::{Host, Secret},
 };
 
-use crate::factory::TIMEOUT;
-
 /// No lease waits longer for an answer, and all sums with it are times.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
 
@@ -114,7 +112,7 @@ impl RedisConfig {
             sentinel_password: None,
             database: 0,
             connect_timeout: Duration::from_secs(2),
-            timeout: TIMEOUT,
+            timeout: Duration::from_secs(1),
             compat: None,
             key_prefix: None,
             replicas: 0,

@@ -9,8 +9,8 @@ use redis::Value;
 use crate::{
     config::{Address, RedisConfig, Topology},
     connect::Connector,
-    link::Link,
-    node::Node,
+    connection::ConnectionSlot,
+    deployment::Deployment,
     quorum::Quorum,
 };
 
@@ -20,33 +20,33 @@ const USUAL_TTL: Duration = Duration::from_secs(30);
 const NEARLY_FULL: f64 = 0.9;
 
 /// One server, the primary behind sentinels, or a cluster.
-pub(crate) async fn examine_node(config: &RedisConfig, node: &Node) -> Vec<Finding> {
+pub(crate) async fn examine_deployment(config: &RedisConfig, deployment: &Deployment) -> Vec<Finding> {
     match &config.topology {
-        Topology::Cluster(_) => examine_cluster(config, node).await,
+        Topology::Cluster(_) => examine_cluster(config, deployment).await,
         Topology::Sentinel { sentinels, service } => {
-            let mut findings = examine_server(config, &node.link, None).await;
+            let mut findings = examine_server(config, &deployment.connection, None).await;
             findings.extend(examine_sentinels(config, sentinels, service).await);
             findings
         }
-        _ => examine_server(config, &node.link, None).await,
+        _ => examine_server(config, &deployment.connection, None).await,
     }
 }
 
 /// Each server of a quorum, by its address.
 pub(crate) async fn examine_quorum(config: &RedisConfig, quorum: &Quorum) -> Vec<Finding> {
     let Topology::Quorum(addresses) = &config.topology else { return Vec::new() };
-    let each = addresses.iter().zip(quorum.nodes()).map(|(address, node)| async move {
-        about(&address.to_string(), examine_server(config, &node.link, None).await)
+    let each = addresses.iter().zip(quorum.servers()).map(|(address, server)| async move {
+        about(&address.to_string(), examine_server(config, &server.connection, None).await)
     });
     join_all(each).await.concat()
 }
 
-async fn examine_cluster(config: &RedisConfig, node: &Node) -> Vec<Finding> {
-    let primaries = match node.primaries().await {
+async fn examine_cluster(config: &RedisConfig, deployment: &Deployment) -> Vec<Finding> {
+    let primaries = match deployment.primaries().await {
         Ok(primaries) => primaries,
         Err(error) => return vec![unanswered("cluster", &error, "+cluster|slots")],
     };
-    let state = match ask(&node.link, &["CLUSTER", "INFO"], primaries.first()).await {
+    let state = match ask(&deployment.connection, &["CLUSTER", "INFO"], primaries.first()).await {
         Ok(text) if field(&text, "cluster_state") == Some("ok") => Finding::good("cluster", "all slots are served"),
         Ok(_) => Finding::warning("cluster", "some slots have no primary: locks in them cannot be had")
             .advice("look at CLUSTER INFO and CLUSTER NODES"),
@@ -54,7 +54,7 @@ async fn examine_cluster(config: &RedisConfig, node: &Node) -> Vec<Finding> {
     };
     let each = primaries.iter().map(|primary| async move {
         let (host, port) = primary;
-        about(&format!("{host}:{port}"), examine_server(config, &node.link, Some(primary)).await)
+        about(&format!("{host}:{port}"), examine_server(config, &deployment.connection, Some(primary)).await)
     });
     let mut findings = vec![state];
     findings.extend(join_all(each).await.concat());
@@ -65,13 +65,17 @@ fn about(server: &str, findings: Vec<Finding>) -> Vec<Finding> {
     findings.into_iter().map(|found| Finding { subject: format!("{server} {}", found.subject), ..found }).collect()
 }
 
-async fn examine_server(config: &RedisConfig, link: &Link, node: Option<&(String, u16)>) -> Vec<Finding> {
-    let mut findings = match ask(link, &["INFO"], node).await {
+async fn examine_server(
+    config: &RedisConfig,
+    connection: &ConnectionSlot,
+    node: Option<&(String, u16)>,
+) -> Vec<Finding> {
+    let mut findings = match ask(connection, &["INFO"], node).await {
         Ok(info) => judge_info(config, &info),
         Err(error) => return vec![unanswered("server", &error, "+info")],
     };
-    findings.extend(clock(link, node).await);
-    findings.extend(user(link, node).await);
+    findings.extend(clock(connection, node).await);
+    findings.extend(user(connection, node).await);
     findings
 }
 
@@ -142,9 +146,9 @@ fn replication(config: &RedisConfig, info: &str) -> Option<Finding> {
 }
 
 /// How far the server's clock is from ours. Leases count on the server's alone; the difference is only to be seen.
-async fn clock(link: &Link, node: Option<&(String, u16)>) -> Option<Finding> {
+async fn clock(connection: &ConnectionSlot, node: Option<&(String, u16)>) -> Option<Finding> {
     let asked = SystemTime::now();
-    let answer = query(link, &["TIME"], node).await.ok()?;
+    let answer = query(connection, &["TIME"], node).await.ok()?;
     let round_trip = asked.elapsed().unwrap_or_default();
     let Value::Array(parts) = answer else { return None };
     let [seconds, micros] = [text(parts.first()?)?.parse().ok()?, text(parts.get(1)?)?.parse::<u64>().ok()?];
@@ -167,9 +171,10 @@ async fn clock(link: &Link, node: Option<&(String, u16)>) -> Option<Finding> {
 }
 
 /// Whether the user is one of the locks' own.
-async fn user(link: &Link, node: Option<&(String, u16)>) -> Option<Finding> {
+async fn user(connection: &ConnectionSlot, node: Option<&(String, u16)>) -> Option<Finding> {
     // A user that may not even ask who it is has few rights, as it should.
-    let name = query(link, &["ACL", "WHOAMI"], node).await.ok().and_then(|answer| text(&answer).map(str::to_owned))?;
+    let name =
+        query(connection, &["ACL", "WHOAMI"], node).await.ok().and_then(|answer| text(&answer).map(str::to_owned))?;
     Some(match name.as_str() {
         "default" => Finding::note("user", "we are the user \"default\", who by default may do everything")
             .advice("give locks a user of their own, with the rules under \"Rights of the Redis user\" on the page of this store"),
@@ -219,8 +224,8 @@ async fn ask_sentinel(config: &RedisConfig, address: &Address, service: &str) ->
         database: 0,
         ..config.clone()
     };
-    let link = Link::new(Connector::node(&config, address)?, config.connect_timeout, config.timeout);
-    let answer = query(&link, &["SENTINEL", "MASTER", service], None).await?;
+    let connection = ConnectionSlot::new(Connector::node(&config, address)?, config.connect_timeout, config.timeout);
+    let answer = query(&connection, &["SENTINEL", "MASTER", service], None).await?;
     let items = match answer {
         Value::Array(items) => items,
         Value::Map(pairs) => pairs.into_iter().flat_map(|(name, value)| [name, value]).collect(),
@@ -229,16 +234,16 @@ async fn ask_sentinel(config: &RedisConfig, address: &Address, service: &str) ->
     Ok(items.iter().map(|item| text(item).unwrap_or_default().to_owned()).collect())
 }
 
-async fn query(link: &Link, words: &[&str], node: Option<&(String, u16)>) -> Result<Value, Error> {
+async fn query(connection: &ConnectionSlot, words: &[&str], node: Option<&(String, u16)>) -> Result<Value, Error> {
     let mut command = redis::cmd(words[0]);
     words[1..].iter().for_each(|word| {
         command.arg(word);
     });
-    link.command(&command, node).await
+    connection.command(&command, node).await
 }
 
-async fn ask(link: &Link, words: &[&str], node: Option<&(String, u16)>) -> Result<String, Error> {
-    let answer = query(link, words, node).await?;
+async fn ask(connection: &ConnectionSlot, words: &[&str], node: Option<&(String, u16)>) -> Result<String, Error> {
+    let answer = query(connection, words, node).await?;
     Ok(text(&answer).unwrap_or_default().to_owned())
 }
 

@@ -1,6 +1,6 @@
 //! Config strings for Redis.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use lock_core::{
@@ -133,11 +133,10 @@ fn database(store: &mut StoreConfig, kind: &str) -> Result<i64, Error> {
     Ok(number.into())
 }
 
-/// The default of `timeout`, for one request.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use lock_core::ErrorKind;
 
     use super::*;

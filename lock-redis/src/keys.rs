@@ -1,9 +1,11 @@
 //! The keys of a lock, all in one slot of a cluster.
 
 use lock_core::LockName;
-use redis::cluster_routing::Slot;
 
-use crate::config::Compat;
+use crate::{
+    compat::{self, python_redis_lock, redis_py},
+    config::Compat,
+};
 
 /// How names become keys.
 #[derive(Debug, Clone)]
@@ -18,8 +20,8 @@ impl Keys {
         let prefix = prefix.unwrap_or_else(|| {
             match compat {
                 None => "onelock:",
-                Some(Compat::RedisPy) => "",
-                Some(Compat::PythonRedisLock) => "lock:",
+                Some(Compat::RedisPy) => redis_py::KEY_PREFIX,
+                Some(Compat::PythonRedisLock) => python_redis_lock::KEY_PREFIX,
             }
             .into()
         });
@@ -100,20 +102,14 @@ impl Keys {
 
     /// The list on which waiting processes of python-redis-lock block.
     pub(crate) fn signal(&self, name: &LockName) -> Option<String> {
-        (self.compat == Some(Compat::PythonRedisLock)).then(|| format!("lock-signal:{name}", name = name.as_str()))
+        (self.compat == Some(Compat::PythonRedisLock)).then(|| python_redis_lock::signal_key(name))
     }
 
     fn beside(&self, lock: &str, kind: &str, id: &str) -> String {
         if self.compat.is_none() {
             return joined(lock, kind, id);
         }
-        // The lock's key is verbatim, so it may be in the slot of its whole text, or of a tag inside it. The prefix is not that of locks of
-        // ours, one of which may have the same name.
-        match (tag(lock), lock.contains('}')) {
-            (Some(tag), _) => format!("onelock-compat:{{{tag}}}:{lock}{kind}{id}"),
-            (None, false) => format!("onelock-compat:{{{lock}}}{kind}{id}"),
-            (None, true) => format!("onelock-compat:{{{}}}:{lock}{kind}{id}", number_in_slot_of(lock)),
-        }
+        compat::beside(lock, kind, id)
     }
 }
 
@@ -125,19 +121,6 @@ fn joined(a: &str, b: &str, c: &str) -> String {
         key.push_str(part);
     }
     key
-}
-
-/// The part of a key that decides its slot, when that is not the whole key.
-fn tag(key: &str) -> Option<&str> {
-    let (_, rest) = key.split_once('{')?;
-    let (tag, _) = rest.split_once('}')?;
-    (!tag.is_empty()).then_some(tag)
-}
-
-/// A number in the slot of a key that no tag can spell (`a}b`). Among 16,384 slots one turns up after about as many tries, 1 ms.
-fn number_in_slot_of(key: &str) -> u32 {
-    let slot = Slot::for_key(key);
-    (0..).find(|n: &u32| Slot::for_key(n.to_string()) == slot).expect("CRC16 over numbers reaches every slot")
 }
 
 fn glob(text: &str) -> String {
@@ -154,6 +137,8 @@ fn glob(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+
+    use redis::cluster_routing::Slot;
 
     use super::*;
 

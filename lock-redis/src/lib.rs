@@ -2,9 +2,11 @@
 
 mod answer;
 mod backend;
+mod compat;
 mod config;
 mod connect;
-mod debts;
+mod connection;
+mod deployment;
 mod doctor;
 mod error;
 mod factory;
@@ -12,14 +14,12 @@ mod factory;
 #[doc(hidden)]
 pub mod fuzzing;
 mod keys;
-mod link;
 mod list;
-mod node;
+mod outstanding_replies;
 mod quorum;
 mod record;
 mod script;
-mod signal;
-mod strays;
+mod unanswered_acquires;
 mod wake;
 
 pub use backend::RedisBackend;

@@ -4,12 +4,12 @@ use futures_util::future::try_join_all;
 use lock_core::{Error, ErrorKind, Holder, LockName};
 use redis::Value;
 
-use crate::{error::unexpected, node::Node};
+use crate::{compat::redis_py, deployment::Deployment, error::unexpected};
 
 /// How many keys the server looks at in one step.
 const STEP: u32 = 1000;
 
-impl Node {
+impl Deployment {
     /// The held locks whose names begin with `prefix`.
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
         let mut names = self.scan(prefix).await?;
@@ -23,14 +23,13 @@ impl Node {
             held.extend(chunk.iter().cloned().zip(holders).filter_map(|(name, holder)| Some((name, holder?))));
         }
         if self.keys.are_verbatim() {
-            // Any key may be anything here; only what says so itself is a lock.
-            held.retain(|(_, holder)| holder.foreign.is_none());
+            held.retain(|(_, holder)| redis_py::is_lock(holder));
         }
         Ok(held)
     }
 
     async fn scan(&self, prefix: &str) -> Result<Vec<LockName>, Error> {
-        if !self.link.is_cluster() {
+        if !self.connection.is_cluster() {
             return self.scan_node(prefix, None).await;
         }
         let primaries = self.primaries().await?;
@@ -45,7 +44,7 @@ impl Node {
         loop {
             let mut command = redis::cmd("SCAN");
             command.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(STEP);
-            let (next, keys) = page(&self.link.command(&command, node).await?)?;
+            let (next, keys) = page(&self.connection.command(&command, node).await?)?;
             let found = keys.iter().filter_map(|key| self.keys.name(std::str::from_utf8(key).ok()?));
             names.extend(found.filter(|name| name.as_str().starts_with(prefix)));
             if next == b"0" {
@@ -59,7 +58,7 @@ impl Node {
     pub(crate) async fn primaries(&self) -> Result<Vec<(String, u16)>, Error> {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
-        let answer = self.link.command(&command, None).await?;
+        let answer = self.connection.command(&command, None).await?;
         let Value::Array(ranges) = &answer else { return Err(unexpected(&answer)) };
         primaries(ranges)
     }

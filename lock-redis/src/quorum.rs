@@ -12,36 +12,36 @@ use lock_core::{
     backend::{Attempt, Break, Claim, Grant, Release, Renewal, Watch},
 };
 
-use crate::{node::Node, wake::RedisWatch};
+use crate::{deployment::Deployment, wake::RedisWatch};
 
-/// All nodes are asked at once, and none is waited for longer than a fraction of the ttl.
+/// All servers are asked at once, and none is waited for longer than a fraction of the ttl.
 #[derive(Debug)]
 pub(crate) struct Quorum {
-    nodes: Vec<Arc<Node>>,
+    servers: Vec<Arc<Deployment>>,
     timeout: Duration,
 }
 
 impl Quorum {
-    pub(crate) fn new(nodes: Vec<Arc<Node>>, timeout: Duration) -> Self {
-        Self { nodes, timeout }
+    pub(crate) fn new(servers: Vec<Arc<Deployment>>, timeout: Duration) -> Self {
+        Self { servers, timeout }
     }
 
-    pub(crate) fn nodes(&self) -> &[Arc<Node>] {
-        &self.nodes
+    pub(crate) fn servers(&self) -> &[Arc<Deployment>] {
+        &self.servers
     }
 
     fn majority(&self) -> usize {
-        self.nodes.len() / 2 + 1
+        self.servers.len() / 2 + 1
     }
 
-    /// Asks every node, with a limit far below `ttl`.
-    async fn ask<T, F>(&self, ttl: Option<Duration>, ask: impl Fn(Arc<Node>) -> F) -> Vec<Result<T, Error>>
+    /// Asks every server, with a limit far below `ttl`.
+    async fn ask<T, F>(&self, ttl: Option<Duration>, ask: impl Fn(Arc<Deployment>) -> F) -> Vec<Result<T, Error>>
     where
         F: Future<Output = Result<T, Error>>,
     {
         let limit = ttl.map_or(self.timeout, |ttl| (ttl / 10).max(Duration::from_millis(20)).min(self.timeout));
-        let bounded = self.nodes.iter().map(|node| {
-            let answer = tokio::time::timeout(limit, ask(Arc::clone(node)));
+        let bounded = self.servers.iter().map(|server| {
+            let answer = tokio::time::timeout(limit, ask(Arc::clone(server)));
             async move {
                 let late =
                     || Error::new(ErrorKind::Timeout, format!("a server of the quorum did not answer in {limit:?}"));
@@ -56,7 +56,7 @@ impl Quorum {
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
         let message = match failed {
             0 => "too few servers of the quorum confirmed in time; a longer ttl leaves them more of it".into(),
-            failed => format!("{failed} of the {} servers of the quorum did not answer", self.nodes.len()),
+            failed => format!("{failed} of the {} servers of the quorum did not answer", self.servers.len()),
         };
         let error = Error::new(ErrorKind::Unavailable, message);
         match answers.into_iter().find_map(Result::err) {
@@ -68,9 +68,9 @@ impl Quorum {
     pub(crate) async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
         let longer = Claim { ttl: claim.ttl.map(with_drift), ..claim.clone() };
         let answers = self
-            .ask(claim.ttl, |node| {
+            .ask(claim.ttl, |server| {
                 let claim = longer.clone();
-                async move { node.acquire(&claim).await }
+                async move { server.acquire(&claim).await }
             })
             .await;
         let grants: Vec<&Grant> = answers
@@ -90,11 +90,11 @@ impl Quorum {
                 already_ours: grants.iter().filter(|grant| grant.already_ours).count() >= self.majority(),
             }));
         }
-        // On every node: one that did not answer may have granted it.
+        // On every server: one that did not answer may have granted it.
         let lease = claim.lease(None);
-        self.ask(claim.ttl, |node| {
+        self.ask(claim.ttl, |server| {
             let lease = lease.clone();
-            async move { node.release(&lease, Duration::ZERO).await }
+            async move { server.release(&lease, Duration::ZERO).await }
         })
         .await;
         let holders = answers.iter().filter_map(|answer| match answer {
@@ -108,12 +108,12 @@ impl Quorum {
         }
     }
 
-    /// Tells every node the largest token that any of them has minted. Any later majority shares a node with those who know it, and so
+    /// Tells every server the largest token that any of them has minted. Any later majority shares a server with those who know it, and so
     /// mints a larger one.
     pub(crate) async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
-        let ask = |node: Arc<Node>| {
+        let ask = |server: Arc<Deployment>| {
             let (name, id) = (lease.name.clone(), lease.id);
-            async move { node.raise(&name, id, token).await }
+            async move { server.raise(&name, id, token).await }
         };
         let answers = self.ask(lease.ttl, ask).await;
         let raised = answers.iter().filter(|raised| matches!(raised, Ok(true))).count();
@@ -127,9 +127,9 @@ impl Quorum {
         let longer: Vec<_> =
             leases.iter().map(|lease| Lease { ttl: lease.ttl.map(with_drift), ..lease.clone() }).collect();
         let shortest = leases.iter().filter_map(|lease| lease.ttl).min();
-        let ask = |node: Arc<Node>| {
+        let ask = |server: Arc<Deployment>| {
             let leases = longer.clone();
-            async move { Ok(node.renew_many(&leases).await) }
+            async move { Ok(server.renew_many(&leases).await) }
         };
         let answers = self.ask(shortest, ask).await;
         (0..leases.len())
@@ -145,12 +145,12 @@ impl Quorum {
                 match lost.len() {
                     _ if renewed >= self.majority() => Ok(Renewal::Renewed),
                     // Whoever is silent cannot make it a majority any more.
-                    n if n > self.nodes.len() - self.majority() => {
+                    n if n > self.servers.len() - self.majority() => {
                         Ok(Renewal::Lost(lost.into_iter().max_by_key(how_much_it_says).expect("at least one")))
                     }
                     _ => Err(Error::new(
                         ErrorKind::Unavailable,
-                        format!("{renewed} of {} servers renewed the lease", self.nodes.len()),
+                        format!("{renewed} of {} servers renewed the lease", self.servers.len()),
                     )),
                 }
             })
@@ -158,9 +158,9 @@ impl Quorum {
     }
 
     pub(crate) async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
-        let ask = |node: Arc<Node>| {
+        let ask = |server: Arc<Deployment>| {
             let lease = lease.clone();
-            async move { node.release(&lease, hold_for).await }
+            async move { server.release(&lease, hold_for).await }
         };
         let answers = self.ask(lease.ttl, ask).await;
         let answered = answers.iter().flatten().count();
@@ -168,7 +168,7 @@ impl Quorum {
         if released >= self.majority() {
             return Ok(Release::Released);
         }
-        if answered < self.majority() || released > 0 && answered < self.nodes.len() {
+        if answered < self.majority() || released > 0 && answered < self.servers.len() {
             return Err(self.short(answers));
         }
         let holder = most_frequent(answers.into_iter().flatten().filter_map(|answer| match answer {
@@ -180,9 +180,9 @@ impl Quorum {
 
     pub(crate) async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
         let answers = self
-            .ask(None, |node| {
+            .ask(None, |server| {
                 let name = name.clone();
-                async move { node.inspect(&name).await }
+                async move { server.inspect(&name).await }
             })
             .await;
         if answers.iter().flatten().count() < self.majority() {
@@ -194,9 +194,9 @@ impl Quorum {
 
     pub(crate) async fn forget(&self, name: &LockName) -> Result<bool, Error> {
         let answers = self
-            .ask(None, |node| {
+            .ask(None, |server| {
                 let name = name.clone();
-                async move { node.forget(&name).await }
+                async move { server.forget(&name).await }
             })
             .await;
         if answers.iter().any(Result::is_err) {
@@ -206,7 +206,7 @@ impl Quorum {
     }
 
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
-        let ask = |node: Arc<Node>| async move { node.list(prefix).await };
+        let ask = |server: Arc<Deployment>| async move { server.list(prefix).await };
         let answers = self.ask(None, ask).await;
         if answers.iter().flatten().count() < self.majority() {
             return Err(self.short(answers));
@@ -228,12 +228,12 @@ impl Quorum {
     }
 
     pub(crate) async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
-        let ask = |node: Arc<Node>| async move { node.break_lock(name, version, by).await };
+        let ask = |server: Arc<Deployment>| async move { server.break_lock(name, version, by).await };
         let answers = self.ask(None, ask).await;
         if answers.iter().flatten().count() < self.majority() {
             return Err(self.short(answers));
         }
-        // Broken on one node, a majority that did not have to be all of them may be gone.
+        // Broken on one server, a majority that did not have to be all of them may be gone.
         if answers.iter().any(|answer| matches!(answer, Ok(Break::Broken))) {
             return Ok(Break::Broken);
         }
@@ -246,9 +246,9 @@ impl Quorum {
 
     pub(crate) async fn watch(&self, name: &LockName) -> Result<QuorumWatch, Error> {
         let answers = self
-            .ask(None, |node| {
+            .ask(None, |server| {
                 let name = name.clone();
-                async move { node.queue(&name).await }
+                async move { server.queue(&name).await }
             })
             .await;
         if answers.iter().flatten().count() < self.majority() {
@@ -284,7 +284,7 @@ fn most_frequent(holders: impl Iterator<Item = Holder>) -> Option<Holder> {
     holders.iter().max_by_key(|holder| count(holder)).cloned()
 }
 
-/// Completes with the first of its nodes.
+/// Completes with the first of its servers.
 #[derive(Debug)]
 pub(crate) struct QuorumWatch(Vec<RedisWatch>);
 

@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use lock_core::{FencingToken, Holder, LeaseId, backend::Claim};
 
-/// The prefix that release.lua puts before a record which keeps the lock refused for a while after its release.
-const RELEASED: &[u8] = b"released ";
+/// The prefix that release.lua puts before a record which keeps the lock refused for a while after its
+/// release.
+pub(crate) const RELEASED: &str = "released ";
 
 /// The end of the record, which the client knows before the server has chosen token and time.
 pub(crate) fn tail(claim: &Claim, ttl_ms: u64) -> Vec<u8> {
@@ -31,7 +32,7 @@ pub(crate) fn holder(value: Option<&[u8]>, ttl_ms: i64, kind: Option<&str>) -> H
     let Some(value) = value else {
         return foreign(foreign_kind(kind.unwrap_or("value of an unknown type")), expires_in);
     };
-    let (record, released) = match value.strip_prefix(RELEASED) {
+    let (record, released) = match value.strip_prefix(RELEASED.as_bytes()) {
         Some(record) => (record, true),
         None => (value, false),
     };
@@ -125,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_lock_that_is_only_kept_refused_cannot_be_broken() {
-        let mut kept = RELEASED.to_vec();
+        let mut kept = RELEASED.as_bytes().to_vec();
         kept.extend(record("etl:1", None));
         let holder = holder(Some(&kept), 5, None);
         assert_eq!((holder.owner.as_deref(), holder.version, holder.foreign), (Some("etl:1"), None, None));

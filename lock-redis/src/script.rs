@@ -1,11 +1,26 @@
 //! The Lua scripts: one call for each operation, whole or not at all.
 
+use std::time::Duration;
+
 use redis::{Arg, Cmd, ToRedisArgs};
+
+use crate::record;
+
+/// How long the server keeps the mark of an id that was released before its acquire arrived: longer
+/// than a network holds back a packet.
+pub(crate) const RELEASE_MARK_KEPT: Duration = Duration::from_secs(300);
+
+/// What the scripts share with this crate, as the first lines of each of them.
+fn constants() -> String {
+    let mark_kept = RELEASE_MARK_KEPT.as_millis();
+    let released = record::RELEASED;
+    format!("local RELEASE_MARK_KEPT_MS = '{mark_kept}'\nlocal RELEASED = '{released}'\n")
+}
 
 /// A script, known to the server by its digest.
 #[derive(Debug)]
 pub(crate) struct Script {
-    code: &'static str,
+    code: String,
     digest: String,
 }
 
@@ -20,10 +35,7 @@ macro_rules! scripts {
         impl Scripts {
             pub(crate) fn new() -> Self {
                 Self {
-                    $($name: Script::new(concat!(
-                        include_str!("scripts/common.lua"),
-                        include_str!(concat!("scripts/", $file)),
-                    )),)*
+                    $($name: Script::new(include_str!(concat!("scripts/", $file))),)*
                 }
             }
         }
@@ -45,8 +57,9 @@ scripts! {
 }
 
 impl Script {
-    fn new(code: &'static str) -> Self {
-        Self { digest: redis::Script::new(code).get_hash().into(), code }
+    fn new(operation: &str) -> Self {
+        let code = [&constants(), include_str!("scripts/common.lua"), operation].concat();
+        Self { digest: redis::Script::new(&code).get_hash().into(), code }
     }
 
     /// A call of this script with `keys`; arguments are added with [`Call::arg`].
@@ -76,7 +89,7 @@ impl Call<'_> {
     /// The same call with the script's text, for a server that does not know it yet; it does afterwards.
     pub(crate) fn with_text(&self) -> Cmd {
         let mut command = redis::cmd("EVAL");
-        command.arg(self.script.code);
+        command.arg(&self.script.code);
         for arg in self.command.args_iter().skip(2) {
             if let Arg::Simple(bytes) = arg {
                 command.arg(bytes);

@@ -10,7 +10,7 @@ use lock_core::{LeaseId, backend::Watch};
 use redis::Value;
 use tokio::sync::watch;
 
-use crate::node::Node;
+use crate::deployment::Deployment;
 
 /// The locks that this process waits for, by key.
 #[derive(Debug)]
@@ -152,16 +152,16 @@ impl Wakers {
 /// Waits for one lock to become free.
 #[derive(Debug)]
 pub(crate) struct RedisWatch {
-    node: Arc<Node>,
+    deployment: Arc<Deployment>,
     lock: String,
     changes: watch::Receiver<()>,
 }
 
 impl RedisWatch {
     /// Notes the watch in this process; the server has to be told next.
-    pub(crate) fn new(node: Arc<Node>, lock: String) -> Self {
-        let changes = node.link.wakers.add(&lock);
-        Self { node, lock, changes }
+    pub(crate) fn new(deployment: Arc<Deployment>, lock: String) -> Self {
+        let changes = deployment.connection.wakers.add(&lock);
+        Self { deployment, lock, changes }
     }
 
     /// Makes [`Watch::changed`] return.
@@ -175,19 +175,19 @@ impl Watch for RedisWatch {
     async fn changed(&mut self) {
         // Being woken ended the place in the queue. An attempt to acquire that was refused has restored it, normally.
         let seen = !self.changes.has_changed().unwrap_or(true);
-        let queues = seen && !self.node.link.wakers.is_queued(&self.lock);
-        if !(queues && matches!(self.node.enqueue(&self.lock).await, Ok(false))) {
+        let queues = seen && !self.deployment.connection.wakers.is_queued(&self.lock);
+        if !(queues && matches!(self.deployment.enqueue(&self.lock).await, Ok(false))) {
             // The sender lives as long as any watch of this lock, so this cannot fail.
             let _ = self.changes.changed().await;
         }
-        self.node.pass_on();
+        self.deployment.pass_on();
     }
 }
 
 impl Drop for RedisWatch {
     fn drop(&mut self) {
-        if self.node.link.wakers.remove(&self.lock) {
-            self.node.leave(&self.lock);
+        if self.deployment.connection.wakers.remove(&self.lock) {
+            self.deployment.leave(&self.lock);
         }
     }
 }

@@ -1,4 +1,4 @@
--- Prepended to every script.
+-- Prepended to every script, behind the constants that script.rs shares with them.
 
 -- How long the token of a name that nobody uses is kept, in ms: 30 days. Tokens rise by the server's clock even without it.
 -- As text, like all arguments of commands in the scripts that run most: Redis spells a number with 17 digits, which takes longer than to store it.

@@ -3,9 +3,6 @@
 -- ARGV: id, stamp of this request; if asked for, ms to keep the lock refused, "1" on a cluster, "1" if an acquire of this id got no answer.
 -- Answers 1; 4 if this id has released before; or {0, ...}.
 
--- How long the mark of an id that was released before its acquire arrived is kept, in ms: longer than a network holds back a packet.
-local GONE_FOR = 300000
-
 local found = redis.call('MGET', KEYS[1], KEYS[2])
 local held, kept = found[1], found[2]
 local id = ARGV[1]
@@ -23,7 +20,7 @@ if not held or string.find(held, id, 1, true) ~= 1 then
   end
   if not KEYS[3] then return redis.error_reply('TRYAGAIN the slot of this lock is being moved') end
   local marked = redis.call('MGET', KEYS[3])[1]
-  if not marked or marked < ARGV[2] then redis.call('SET', KEYS[3], ARGV[2], 'PX', GONE_FOR) end
+  if not marked or marked < ARGV[2] then redis.call('SET', KEYS[3], ARGV[2], 'PX', RELEASE_MARK_KEPT_MS) end
   return holder(KEYS[1], held)
 end
 
@@ -42,8 +39,8 @@ else
   redis.call('SET', KEYS[2], (string.match(held, '^%d+', 51) or '') .. mark, 'PX', TOKEN_IDLE)
 end
 -- The mark in the token's key is gone once another holder has written there.
-if ARGV[5] == '1' and KEYS[3] then redis.call('SET', KEYS[3], ARGV[2], 'PX', GONE_FOR) end
-if ARGV[3] and ARGV[3] ~= '0' then redis.call('SET', KEYS[1], 'released ' .. held, 'PX', ARGV[3]) end
+if ARGV[5] == '1' and KEYS[3] then redis.call('SET', KEYS[3], ARGV[2], 'PX', RELEASE_MARK_KEPT_MS) end
+if ARGV[3] and ARGV[3] ~= '0' then redis.call('SET', KEYS[1], RELEASED .. held, 'PX', ARGV[3]) end
 if KEYS[5] then signal(KEYS[5]) end
 if KEYS[4] then wake(KEYS[4], KEYS[1], ARGV[4]) end
 return 1

@@ -1,20 +1,29 @@
-//! How waiting processes of python-redis-lock are woken: a release pushes one element to a list, and one of those who block on it gets it.
+//! `python-redis-lock`. Its release pushes one element to a list, and one of the processes that block on
+//! the list receives it.
 
 use std::{fmt, future::pending, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::{FutureExt, future::BoxFuture, poll};
-use lock_core::{Error, backend::Watch};
+use lock_core::{Error, LockName, backend::Watch};
 use redis::RedisResult;
 
-use crate::{connect::Connection, node::Node};
+use crate::{connect::Connection, deployment::Deployment};
+
+/// What stands before the name in the lock's key.
+pub(crate) const KEY_PREFIX: &str = "lock:";
+
+/// The list on which waiting processes block.
+pub(crate) fn signal_key(name: &LockName) -> String {
+    format!("lock-signal:{}", name.as_str())
+}
 
 /// Longer than any wait, as the connection wants a limit for the answer.
 const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Blocks on the list, on a connection of its own: nothing else can be asked on it meanwhile, and closing it ends the blocking.
 pub(crate) struct SignalWatch {
-    node: Arc<Node>,
+    deployment: Arc<Deployment>,
     /// The lock's, and that of its signal.
     keys: [String; 2],
     /// `None` after it broke.
@@ -26,8 +35,8 @@ pub(crate) struct SignalWatch {
 }
 
 impl SignalWatch {
-    pub(crate) async fn new(node: Arc<Node>, lock: String, signal: String) -> Result<Self, Error> {
-        let mut watch = Self { node, keys: [lock, signal], connection: None, taken: false, waiting: None };
+    pub(crate) async fn new(deployment: Arc<Deployment>, lock: String, signal: String) -> Result<Self, Error> {
+        let mut watch = Self { deployment, keys: [lock, signal], connection: None, taken: false, waiting: None };
         watch.connect().await?;
         // From now on, for a signal is gone after a second.
         if let Some(waiting) = watch.waiting() {
@@ -37,7 +46,7 @@ impl SignalWatch {
     }
 
     async fn connect(&mut self) -> Result<(), Error> {
-        let mut connection = self.node.link.another().await?;
+        let mut connection = self.deployment.connection.another().await?;
         if let Connection::Node(node) = &mut connection {
             node.set_response_timeout(FOR_EVER);
         }
@@ -78,7 +87,7 @@ impl Drop for SignalWatch {
     fn drop(&mut self) {
         let unread = self.waiting.take().and_then(|mut waiting| waiting.as_mut().now_or_never());
         if self.taken || matches!(unread, Some(Ok(_))) {
-            self.node.resignal(&self.keys);
+            self.deployment.resignal(&self.keys);
         }
     }
 }

@@ -15,8 +15,8 @@ use redis::{Cmd, PushKind, RedisError, RedisResult, ServerErrorKind, Value, clus
 
 use crate::{
     connect::{Connection, Connector},
-    debts::{Debts, End},
     error::{Phase, says, translate},
+    outstanding_replies::{OutstandingReplies, RequestEnd},
     script::Call,
     wake::Wakers,
 };
@@ -26,61 +26,61 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A connection to a node, to a primary found by sentinels, or to a cluster.
-pub(crate) struct Link {
+pub(crate) struct ConnectionSlot {
     connector: Connector,
     connect_timeout: Duration,
     timeout: Duration,
     /// The connection in use; `None` before the first and after a dead one.
-    live: Mutex<Option<Arc<Live>>>,
+    open: Mutex<Option<Arc<OpenConnection>>>,
     /// Held by the one that connects. All others wait for its result, instead of opening a connection each.
-    gate: tokio::sync::Mutex<Option<Failure>>,
+    connecting: tokio::sync::Mutex<Option<ConnectFailure>>,
     pub(crate) wakers: Arc<Wakers>,
 }
 
-struct Live {
+struct OpenConnection {
     connection: Connection,
     born: Instant,
     /// Set when the connection is known to have ended.
     ended: Arc<AtomicBool>,
     /// Whether this connection receives wake-ups.
     subscribed: tokio::sync::OnceCell<()>,
-    debts: Debts,
+    outstanding: OutstandingReplies,
     /// Requests that nobody waits for. A cluster connection sends none whose future is gone.
     forgotten: Mutex<Vec<BoxFuture<'static, RedisResult<Value>>>>,
 }
 
-struct Failure {
+struct ConnectFailure {
     error: RedisError,
     at: Instant,
     pause: Duration,
 }
 
 /// Connecting. Dropped on the way, because the caller had no more time, it counts as failed: whoever comes next must not wait as long.
-struct Attempt<'a> {
-    failure: &'a mut Option<Failure>,
+struct ConnectAttempt<'a> {
+    failure: &'a mut Option<ConnectFailure>,
     since: Instant,
     /// Before the next; zero once this has ended by itself.
     pause: Duration,
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for ConnectAttempt<'_> {
     fn drop(&mut self) {
         // Callers who give up at once say nothing about the server.
         if !self.pause.is_zero() && self.since.elapsed() >= FIRST_PAUSE {
             let error = std::io::Error::from(std::io::ErrorKind::TimedOut).into();
-            *self.failure = Some(Failure { error, at: Instant::now(), pause: self.pause });
+            *self.failure = Some(ConnectFailure { error, at: Instant::now(), pause: self.pause });
         }
     }
 }
 
-impl Link {
+impl ConnectionSlot {
     pub(crate) fn new(connector: Connector, connect_timeout: Duration, timeout: Duration) -> Self {
         Self {
             connector,
             connect_timeout,
             timeout,
-            live: Mutex::default(),
-            gate: tokio::sync::Mutex::default(),
+            open: Mutex::default(),
+            connecting: tokio::sync::Mutex::default(),
             wakers: Arc::new(Wakers::new()),
         }
     }
@@ -92,10 +92,10 @@ impl Link {
     /// Runs a script by its digest, and by its text when the server has not seen it since it started.
     pub(crate) async fn run(&self, call: &Call<'_>) -> Result<Value, Error> {
         let slot = self.slot(call);
-        let live = self.live(slot).await?;
+        let open = self.current(slot).await?;
         let send = async |script: &Cmd| {
-            let mut connection = live.connection.clone();
-            self.settle(&live, slot, connection.query(script)).await
+            let mut connection = open.connection.clone();
+            self.settle(&open, slot, connection.query(script)).await
         };
         match send(&call.command).await {
             Err(error) if error.kind() == UNKNOWN_SCRIPT => send(&call.with_text()).await,
@@ -107,10 +107,10 @@ impl Link {
     /// Runs a script and, right behind it on the same connection to the same node, a command, which may fail by itself.
     pub(crate) async fn run_then(&self, call: &Call<'_>, then: &Cmd) -> Result<(Value, Result<Value, Error>), Error> {
         let slot = self.slot(call);
-        let live = self.live(slot).await?;
+        let open = self.current(slot).await?;
         let send = async |script: &Cmd| {
-            let mut connection = live.connection.clone();
-            self.settle(&live, slot, connection.query_both(script, then, call.key)).await
+            let mut connection = open.connection.clone();
+            self.settle(&open, slot, connection.query_both(script, then, call.key)).await
         };
         let translate = |error| translate(error, self.asking());
         match send(&call.command).await {
@@ -123,15 +123,15 @@ impl Link {
 
     /// Runs one command, on the given node of a cluster or on any.
     pub(crate) async fn command(&self, command: &Cmd, node: Option<&(String, u16)>) -> Result<Value, Error> {
-        let live = self.live(None).await?;
-        let mut connection = live.connection.clone();
+        let open = self.current(None).await?;
+        let mut connection = open.connection.clone();
         let answer = async {
             match node {
                 Some(node) => connection.query_at(command, node).await,
                 None => connection.query(command).await,
             }
         };
-        self.settle(&live, None, answer).await.map_err(|error| translate(error, self.asking()))
+        self.settle(&open, None, answer).await.map_err(|error| translate(error, self.asking()))
     }
 
     /// A connection that is not shared.
@@ -141,30 +141,30 @@ impl Link {
 
     /// Makes sure that this connection, and every later one while somebody waits, receives wake-ups.
     pub(crate) async fn subscribe(&self) -> Result<(), Error> {
-        let live = self.live(None).await?;
-        self.subscribe_on(&live).await.map_err(|error| translate(error, Phase::Request))
+        let open = self.current(None).await?;
+        self.subscribe_on(&open).await.map_err(|error| translate(error, Phase::Request))
     }
 
-    async fn subscribe_on(&self, live: &Live) -> Result<(), RedisError> {
-        let mut connection = live.connection.clone();
-        live.subscribed.get_or_try_init(|| connection.subscribe(self.wakers.channel())).await.map(|_| ())
+    async fn subscribe_on(&self, open: &OpenConnection) -> Result<(), RedisError> {
+        let mut connection = open.connection.clone();
+        open.subscribed.get_or_try_init(|| connection.subscribe(self.wakers.channel())).await.map(|_| ())
     }
 
     /// Hands a call to the connection without waiting for anything; for [`Drop`]. `false` when there is none to hand it to.
     pub(crate) fn send_and_forget(&self, call: &Call<'_>) -> bool {
-        let Some(live) = self.usable(self.slot(call)) else { return false };
+        let Some(open) = self.usable(self.slot(call)) else { return false };
         // The timer of the request needs a runtime. Without one there is nobody to write to the socket either.
         if tokio::runtime::Handle::try_current().is_err() {
             return false;
         }
-        let mut connection = live.connection.clone();
+        let mut connection = open.connection.clone();
         // Nobody will read a NOSCRIPT, so the text goes along.
         let mut command = call.with_text();
         // redis-rs does not send what nobody waits for, unless told that this is meant.
         command.set_no_response(true);
         let mut answer = async move { connection.query(&command).await }.boxed();
         if (&mut answer).now_or_never().is_none() && self.is_cluster() {
-            let mut forgotten = live.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut forgotten = open.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
             forgotten.retain_mut(|answer| answer.now_or_never().is_none());
             forgotten.push(answer);
         }
@@ -183,63 +183,63 @@ impl Link {
     /// Awaits an answer, and notes what it says about the connection.
     async fn settle<T>(
         &self,
-        live: &Arc<Live>,
+        open: &Arc<OpenConnection>,
         slot: Option<Slot>,
         answer: impl Future<Output = RedisResult<T>>,
     ) -> RedisResult<T> {
-        let request = live.debts.begin(slot);
+        let request = open.outstanding.begin(slot);
         let result = answer.await;
         match &result {
             Err(error) if is_dead(error) => {
-                request.end(End::Dead);
+                request.end(RequestEnd::Dead);
                 // The other nodes of a cluster still answer: whoever asks this one again connects anew.
                 if !self.is_cluster() {
-                    self.discard(live);
+                    self.discard(open);
                 }
             }
-            _ => request.end(End::Answered),
+            _ => request.end(RequestEnd::Answered),
         }
         result
     }
 
-    fn discard(&self, dead: &Arc<Live>) {
-        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        if live.as_ref().is_some_and(|live| Arc::ptr_eq(live, dead)) {
-            *live = None;
-            drop(live);
+    fn discard(&self, dead: &Arc<OpenConnection>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.as_ref().is_some_and(|open| Arc::ptr_eq(open, dead)) {
+            *open = None;
+            drop(open);
             // Wake-ups may have been lost with the connection: let everybody who waits look.
             self.wakers.wake_all();
         }
     }
 
     /// The connection, if it can be expected to answer for `slot`.
-    fn usable(&self, slot: Option<Slot>) -> Option<Arc<Live>> {
-        let live = self.live.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let silent = live.debts.is_silent(slot, self.timeout);
+    fn usable(&self, slot: Option<Slot>) -> Option<Arc<OpenConnection>> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let silent = open.outstanding.is_silent(slot, self.timeout);
         if self.is_cluster() {
             // Replaced by those who need the silent node, at their cost; all others go on with what they have.
-            return (!silent || live.born.elapsed() < LONGEST_PAUSE).then_some(live);
+            return (!silent || open.born.elapsed() < LONGEST_PAUSE).then_some(open);
         }
-        if live.ended.load(Ordering::Acquire) || silent {
-            self.discard(&live);
+        if open.ended.load(Ordering::Acquire) || silent {
+            self.discard(&open);
             return None;
         }
-        Some(live)
+        Some(open)
     }
 
-    async fn live(&self, slot: Option<Slot>) -> Result<Arc<Live>, Error> {
+    async fn current(&self, slot: Option<Slot>) -> Result<Arc<OpenConnection>, Error> {
         match self.usable(slot) {
-            Some(live) => Ok(live),
+            Some(open) => Ok(open),
             // In a box, because every request would have to make room for all of it.
-            None => Box::pin(self.renewed(slot)).await,
+            None => Box::pin(self.reconnected(slot)).await,
         }
     }
 
     /// A new connection, unless somebody else has got one by the time it is our turn.
-    async fn renewed(&self, slot: Option<Slot>) -> Result<Arc<Live>, Error> {
-        let mut failure = self.gate.lock().await;
-        if let Some(live) = self.usable(slot) {
-            return Ok(live);
+    async fn reconnected(&self, slot: Option<Slot>) -> Result<Arc<OpenConnection>, Error> {
+        let mut failure = self.connecting.lock().await;
+        if let Some(open) = self.usable(slot) {
+            return Ok(open);
         }
         let mut pause = FIRST_PAUSE;
         if let Some(last) = &*failure {
@@ -248,27 +248,27 @@ impl Link {
             }
             pause = (last.pause * 2).min(LONGEST_PAUSE);
         }
-        let mut attempt = Attempt { failure: &mut failure, since: Instant::now(), pause };
+        let mut attempt = ConnectAttempt { failure: &mut failure, since: Instant::now(), pause };
         let connected = self.connect().await;
         attempt.pause = Duration::ZERO;
         drop(attempt);
         match connected {
-            Ok(live) => {
+            Ok(open) => {
                 *failure = None;
-                let old = self.live.lock().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(&live));
+                let old = self.open.lock().unwrap_or_else(PoisonError::into_inner).replace(Arc::clone(&open));
                 if old.is_some() {
                     self.wakers.wake_all();
                 }
-                Ok(live)
+                Ok(open)
             }
             Err(error) => {
-                *failure = Some(Failure { error: error.clone(), at: Instant::now(), pause });
+                *failure = Some(ConnectFailure { error: error.clone(), at: Instant::now(), pause });
                 Err(translate(error, Phase::Connect))
             }
         }
     }
 
-    async fn connect(&self) -> Result<Arc<Live>, RedisError> {
+    async fn connect(&self) -> Result<Arc<OpenConnection>, RedisError> {
         let ended = Arc::new(AtomicBool::new(false));
         let (wakers, flag, is_cluster) = (Arc::clone(&self.wakers), Arc::clone(&ended), self.connector.is_cluster());
         let push = move |info: redis::PushInfo| {
@@ -285,18 +285,18 @@ impl Link {
         };
         let connecting = async {
             let connection = self.connector.connect(push).await?;
-            let live = Live {
+            let open = OpenConnection {
                 connection,
                 born: Instant::now(),
                 ended,
                 subscribed: tokio::sync::OnceCell::new(),
-                debts: Debts::default(),
+                outstanding: OutstandingReplies::default(),
                 forgotten: Mutex::default(),
             };
             if self.wakers.anybody_waits() {
-                self.subscribe_on(&live).await?;
+                self.subscribe_on(&open).await?;
             }
-            Ok(Arc::new(live))
+            Ok(Arc::new(open))
         };
         // redis-rs limits the parts; asking sentinels or a whole cluster has many.
         match tokio::time::timeout(self.connect_timeout * 2, connecting).await {
@@ -306,10 +306,10 @@ impl Link {
     }
 }
 
-impl fmt::Debug for Link {
+impl fmt::Debug for ConnectionSlot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let connected = self.live.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        f.debug_struct("Link").field("connected", &connected).finish_non_exhaustive()
+        let connected = self.open.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        f.debug_struct("ConnectionSlot").field("connected", &connected).finish_non_exhaustive()
     }
 }
 

@@ -17,26 +17,26 @@ use redis::{RedisError, ServerErrorKind, Value};
 
 use crate::{
     answer::{granted_or_held, refusal, why_lost},
+    compat::python_redis_lock::SignalWatch,
     config::{RedisConfig, Topology},
     connect::Connector,
+    connection::ConnectionSlot,
     error::unexpected,
     keys::Keys,
-    link::Link,
     record,
     script::{Call, Scripts},
-    signal::SignalWatch,
-    strays::Strays,
+    unanswered_acquires::UnansweredAcquires,
     wake::{RedisWatch, Standing},
 };
 
 #[derive(Debug)]
-pub(crate) struct Node {
-    pub(crate) link: Link,
+pub(crate) struct Deployment {
+    pub(crate) connection: ConnectionSlot,
     replicated: Option<Replicated>,
     pub(crate) keys: Keys,
     scripts: Scripts,
     last_stamp: AtomicU64,
-    strays: Strays,
+    unanswered: UnansweredAcquires,
 }
 
 /// How to make sure that replicas have what was written. On connections of its own, because `WAIT` holds up all that comes behind it:
@@ -45,16 +45,16 @@ pub(crate) struct Node {
 struct Replicated {
     number: u32,
     timeout: Duration,
-    acquiring: Link,
-    renewing: Link,
+    acquiring: ConnectionSlot,
+    renewing: ConnectionSlot,
 }
 
 impl Replicated {
     /// Runs `call` and waits for the replicas, in one round trip: what it answered, and whether enough of them have it.
-    async fn run(&self, link: &Link, call: &Call<'_>) -> Result<(Value, Result<(), Error>), Error> {
+    async fn run(&self, connection: &ConnectionSlot, call: &Call<'_>) -> Result<(Value, Result<(), Error>), Error> {
         let mut wait = redis::cmd("WAIT");
         wait.arg(self.number).arg(millis(self.timeout));
-        let (answer, confirmed) = link.run_then(call, &wait).await?;
+        let (answer, confirmed) = connection.run_then(call, &wait).await?;
         Ok((answer, confirmed.and_then(|confirmed| self.enough(&confirmed))))
     }
 
@@ -75,26 +75,26 @@ impl Replicated {
 /// The smallest number of 16 digits: in microseconds, September 2001. Later clocks reach the 17th digit in 2286.
 const FIRST_STAMP: u64 = 1_000_000_000_000_000;
 
-impl Node {
+impl Deployment {
     pub(crate) fn new(config: &RedisConfig) -> Result<Self, Error> {
         let connector = || match &config.topology {
             Topology::Standalone(address) => Connector::node(config, address),
             Topology::Sentinel { sentinels, service } => Connector::sentinel(config, sentinels, service),
             Topology::Cluster(seeds) => Connector::cluster(config, seeds),
-            Topology::Quorum(_) => unreachable!("a quorum has a node for each of its servers"),
+            Topology::Quorum(_) => unreachable!("a quorum has a deployment for each of its servers"),
         };
-        let link = || Ok::<_, Error>(Link::new(connector()?, config.connect_timeout, config.timeout));
+        let slot = || Ok::<_, Error>(ConnectionSlot::new(connector()?, config.connect_timeout, config.timeout));
         let replicated = match config.replicas {
             0 => None,
-            number => Some(Replicated { number, timeout: config.timeout / 2, acquiring: link()?, renewing: link()? }),
+            number => Some(Replicated { number, timeout: config.timeout / 2, acquiring: slot()?, renewing: slot()? }),
         };
         Ok(Self {
-            link: link()?,
+            connection: slot()?,
             replicated,
             keys: Keys::new(config.key_prefix.clone(), config.compat),
             scripts: Scripts::new(),
             last_stamp: AtomicU64::new(0),
-            strays: Strays::default(),
+            unanswered: UnansweredAcquires::default(),
         })
     }
 
@@ -113,16 +113,16 @@ impl Node {
         let id = claim.id.to_string();
         let ttl = millis(ttl(claim.ttl)?);
         let mut keys = vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, &id)];
-        let queuing = self.link.wakers.queuing(&lock);
+        let queuing = self.connection.wakers.queuing(&lock);
         keys.extend(queuing.as_ref().map(|_| self.keys.waiters(&lock)));
         let mut call =
             self.scripts.acquire.call(&keys).arg(&id).arg(ttl).arg(self.stamp()).arg(record::tail(claim, ttl));
         if let Some(queuing) = &queuing {
             call = call.arg(queuing.channel).arg(&queuing.place).arg(u8::from(queuing.alone));
         }
-        let mut sent = self.strays.sending(claim.id);
+        let mut sent = self.unanswered.sending(claim.id);
         let answer = match &self.replicated {
-            None => self.link.run(&call).await.map(|answer| (answer, Ok(()))),
+            None => self.connection.run(&call).await.map(|answer| (answer, Ok(()))),
             Some(replicated) => Box::pin(replicated.run(&replicated.acquiring, &call)).await,
         };
         sent.answered = !answer.as_ref().is_err_and(Error::is_ambiguous);
@@ -134,8 +134,10 @@ impl Node {
             return Err(missing.with_ambiguous(!undone));
         }
         match (&attempt, queuing) {
-            (Attempt::Granted(_), Some(queuing)) if queuing.alone => self.link.wakers.note(&lock, Standing::Out, None),
-            (Attempt::Held(_), Some(_)) => self.link.wakers.note(&lock, Standing::Queued, None),
+            (Attempt::Granted(_), Some(queuing)) if queuing.alone => {
+                self.connection.wakers.note(&lock, Standing::Out, None)
+            }
+            (Attempt::Held(_), Some(_)) => self.connection.wakers.note(&lock, Standing::Queued, None),
             _ => {}
         }
         Ok(attempt)
@@ -143,7 +145,7 @@ impl Node {
 
     /// One call for all of them; on a cluster one for each, as a script runs on one slot, and concurrent requests are pipelined.
     pub(crate) async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
-        let at_once = if self.link.is_cluster() { 1 } else { leases.len().max(1) };
+        let at_once = if self.connection.is_cluster() { 1 } else { leases.len().max(1) };
         let calls = join_all(leases.chunks(at_once).map(|some| async move {
             match self.renew(some).await {
                 Ok(renewed) => {
@@ -166,7 +168,7 @@ impl Node {
             call = call.arg(lease.id.to_string()).arg(millis(ttl(lease.ttl)?));
         }
         let answer = match &self.replicated {
-            None => self.link.run(&call).await?,
+            None => self.connection.run(&call).await?,
             Some(replicated) => {
                 let (answer, replicated) = replicated.run(&replicated.renewing, &call).await?;
                 // A replica that takes over now would let the lease end when it ended before.
@@ -186,7 +188,7 @@ impl Node {
     async fn why_lost(&self, lease: &Lease) -> Result<LossReason, Error> {
         let lock = self.keys.lock(&lease.name);
         let keys = [lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, &lease.id.to_string())];
-        why_lost(self.link.run(&self.scripts.lost.call(&keys)).await?, lease)
+        why_lost(self.connection.run(&self.scripts.lost.call(&keys)).await?, lease)
     }
 
     pub(crate) async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
@@ -195,13 +197,13 @@ impl Node {
         let mut keys = vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, &id), self.keys.waiters(&lock)];
         keys.extend(self.keys.signal(&lease.name));
         let hold_for = if hold_for.is_zero() { 0 } else { millis(hold_for) };
-        let (stamp, is_stray) = (self.stamp(), self.strays.contains(lease.id));
+        let (stamp, may_arrive_late) = (self.stamp(), self.unanswered.contains(lease.id));
         let release = async |keys: &[String]| {
             let mut call = self.scripts.release.call(keys).arg(&id).arg(stamp);
-            if hold_for > 0 || self.link.is_cluster() || is_stray {
-                call = call.arg(hold_for).arg(u8::from(self.link.is_cluster())).arg(u8::from(is_stray));
+            if hold_for > 0 || self.connection.is_cluster() || may_arrive_late {
+                call = call.arg(hold_for).arg(u8::from(self.connection.is_cluster())).arg(u8::from(may_arrive_late));
             }
-            self.link.run(&call).await
+            self.connection.run(&call).await
         };
         let answer = match release(&keys).await {
             // The slot of the lock is on its way to another node of the cluster, and no node tells what it knows of keys that may be on
@@ -210,8 +212,8 @@ impl Node {
             answer => answer,
         };
         let answer = answer?;
-        if is_stray {
-            self.strays.remove(lease.id);
+        if may_arrive_late {
+            self.unanswered.remove(lease.id);
         }
         match answer {
             Value::Int(1) => Ok(Release::Released),
@@ -226,7 +228,7 @@ impl Node {
     }
 
     async fn inspect_key(&self, lock: String) -> Result<Option<Holder>, Error> {
-        match self.link.run(&self.scripts.inspect.call(&[lock])).await? {
+        match self.connection.run(&self.scripts.inspect.call(&[lock])).await? {
             Value::Array(answer) => refusal(&answer),
             answer => Err(unexpected(&answer)),
         }
@@ -241,8 +243,8 @@ impl Node {
         let mut keys =
             vec![lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, &id), self.keys.waiters(&lock)];
         keys.extend(self.keys.signal(name));
-        let call = self.scripts.break_lock.call(&keys).arg(&id).arg(by).arg(u8::from(self.link.is_cluster()));
-        match self.link.run(&call).await? {
+        let call = self.scripts.break_lock.call(&keys).arg(&id).arg(by).arg(u8::from(self.connection.is_cluster()));
+        match self.connection.run(&call).await? {
             Value::Array(answer) if answer.first() == Some(&Value::Int(1)) => Ok(Break::Broken),
             Value::Array(answer) => refusal(&answer).map(Break::Changed),
             answer => Err(unexpected(&answer)),
@@ -252,7 +254,7 @@ impl Node {
     pub(crate) async fn forget(&self, name: &LockName) -> Result<bool, Error> {
         let lock = self.keys.lock(name);
         let keys = [lock.clone(), self.keys.token(&lock), self.keys.waiters(&lock)];
-        match self.link.run(&self.scripts.forget.call(&keys)).await? {
+        match self.connection.run(&self.scripts.forget.call(&keys)).await? {
             Value::Int(forgotten) => Ok(forgotten == 1),
             answer => Err(unexpected(&answer)),
         }
@@ -263,7 +265,7 @@ impl Node {
         let lock = self.keys.lock(name);
         let keys = [lock.clone(), self.keys.token(&lock)];
         let call = self.scripts.raise.call(&keys).arg(id.to_string()).arg(token.get());
-        match self.link.run(&call).await? {
+        match self.connection.run(&call).await? {
             Value::Int(raised) => Ok(raised == 1),
             answer => Err(unexpected(&answer)),
         }
@@ -295,19 +297,19 @@ impl Node {
 
     /// Puts this process into the queue of a lock. `false` when the lock is free.
     pub(crate) async fn enqueue(&self, lock: &str) -> Result<bool, Error> {
-        self.link.wakers.note(lock, Standing::Unsure, None);
-        self.link.subscribe().await?;
+        self.connection.wakers.note(lock, Standing::Unsure, None);
+        self.connection.subscribe().await?;
         let keys = [lock.to_owned(), self.keys.waiters(lock)];
-        let answer = self.link.run(&self.scripts.wait.call(&keys).arg(self.link.wakers.channel())).await?;
+        let answer = self.connection.run(&self.scripts.wait.call(&keys).arg(self.connection.wakers.channel())).await?;
         self.pass_on();
         let Value::Array(items) = &answer else { return Err(unexpected(&answer)) };
         match &items[..] {
             [Value::Int(1), Value::BulkString(place)] => {
-                self.link.wakers.note(lock, Standing::Queued, Some(String::from_utf8_lossy(place).into_owned()));
+                self.connection.wakers.note(lock, Standing::Queued, Some(String::from_utf8_lossy(place).into_owned()));
                 Ok(true)
             }
             [Value::Int(0)] => {
-                self.link.wakers.note(lock, Standing::Out, None);
+                self.connection.wakers.note(lock, Standing::Out, None);
                 Ok(false)
             }
             _ => Err(unexpected(&answer)),
@@ -317,23 +319,26 @@ impl Node {
     /// Leaves the queue, or passes a wake-up on that will not be used.
     pub(crate) fn leave(&self, lock: &str) {
         let keys = [lock.to_owned(), self.keys.waiters(lock)];
-        let cluster = u8::from(self.link.is_cluster());
-        if !self.link.send_and_forget(&self.scripts.leave.call(&keys).arg(self.link.wakers.channel()).arg(cluster)) {
-            self.link.wakers.not_wanted(lock);
+        let cluster = u8::from(self.connection.is_cluster());
+        if !self
+            .connection
+            .send_and_forget(&self.scripts.leave.call(&keys).arg(self.connection.wakers.channel()).arg(cluster))
+        {
+            self.connection.wakers.not_wanted(lock);
         }
     }
 
     /// Leaves the queues that could not be left before, and passes on wake-ups for which nobody here waits; after a request, when there
     /// is a connection.
     pub(crate) fn pass_on(&self) {
-        for lock in self.link.wakers.take_unwanted() {
+        for lock in self.connection.wakers.take_unwanted() {
             self.leave(&lock);
         }
     }
 
     /// Passes a signal of python-redis-lock on that will not be used; keys are the lock's and that of its signal.
     pub(crate) fn resignal(&self, keys: &[String; 2]) {
-        self.link.send_and_forget(&self.scripts.resignal.call(keys));
+        self.connection.send_and_forget(&self.scripts.resignal.call(keys));
     }
 }
 
