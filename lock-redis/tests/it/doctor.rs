@@ -1,8 +1,5 @@
 //! What an examination finds on real servers, fit and unfit ones.
 
-mod common;
-
-use common::{at, client};
 use integration::{
     redis::{RedisCluster, RedisServer},
     sentinel::SentinelSetup,
@@ -12,6 +9,8 @@ use lock_core::{
     doctor::{Finding, Level},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
+
+use crate::fixture::{at, client};
 
 fn level(findings: &[Finding], subject: &str) -> Level {
     let found = findings.iter().find(|finding| finding.subject == subject);

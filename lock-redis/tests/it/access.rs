@@ -1,7 +1,5 @@
 //! Logging in, databases, the unix socket; what a user may not do; and that no secret is ever shown.
 
-mod common;
-
 use std::time::Duration;
 
 use integration::{
@@ -9,10 +7,12 @@ use integration::{
     until,
 };
 use lock_core::{
-    Error, ErrorKind, LeaseId, LockName, LossReason,
+    Error, ErrorKind, LeaseId, LossReason,
     backend::{Attempt, Backend, Break, Claim, Grant, Release, Renewal},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig};
+
+use crate::fixture;
 
 /// The rules of the README, for a user that may only use locks.
 const RULES: &[&str] = &[
@@ -47,13 +47,7 @@ fn tcp(server: &RedisServer) -> RedisConfig {
 }
 
 fn claim(name: &str) -> Claim {
-    Claim {
-        name: LockName::new(name).unwrap(),
-        id: LeaseId::random(),
-        owner: "test".into(),
-        ttl: Some(Duration::from_secs(60)),
-        data: None,
-    }
+    fixture::claim(name, Duration::from_secs(60))
 }
 
 /// Every operation once.
@@ -121,7 +115,7 @@ async fn locks_need_no_more_than_the_documented_rules() {
         let told = advice(tcp(&server).login("fewer", "s3cret"), "the README lists the ACL rules").await;
         assert_eq!(told, (ErrorKind::PermissionDenied, false), "without {missing}");
     }
-    assert!(include_str!("../README.md").contains(&RULES.join(" ")), "the README has these rules");
+    assert!(include_str!("../../README.md").contains(&RULES.join(" ")), "the README has these rules");
 }
 
 #[tokio::test]

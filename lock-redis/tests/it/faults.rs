@@ -1,10 +1,7 @@
 //! A real server behind a network that loses and cuts, and a server that freezes, dies and forgets.
 
-mod common;
-
 use std::time::{Duration, Instant};
 
-use common::{at, claim, client, granted, name, outlives_its_validity, queued, refused};
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use integration::{
     Direction::{Replies, Requests},
@@ -18,10 +15,10 @@ use lock_core::{
 };
 use lock_redis::RedisBackend;
 
-const LONG: Duration = Duration::from_secs(600);
+use crate::fixture::{self, LONG, at, claim, client, granted, name, outlives_its_validity, queued, refused};
 
 /// A server; a client that reaches it through a proxy, already connected; and an observer that does not.
-async fn rig() -> (RedisServer, Proxy, RedisBackend, RedisBackend) {
+async fn behind_proxy() -> (RedisServer, Proxy, RedisBackend, RedisBackend) {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.addr()).await;
     let (through, direct) = (client(proxy.addr()), client(server.addr()));
@@ -34,7 +31,7 @@ async fn rig() -> (RedisServer, Proxy, RedisBackend, RedisBackend) {
 
 #[tokio::test]
 async fn a_connection_that_was_cut_is_replaced_by_the_next_request() {
-    let (_server, proxy, through, _) = rig().await;
+    let (_server, proxy, through, _) = behind_proxy().await;
     let (lease, _) = granted(&through, &claim("job", LONG)).await;
     for _ in 0..5 {
         let before = proxy.connections();
@@ -48,7 +45,7 @@ async fn a_connection_that_was_cut_is_replaced_by_the_next_request() {
 
 #[tokio::test]
 async fn a_silent_connection_is_replaced_although_callers_give_up_early() {
-    let (_server, proxy, through, _) = rig().await;
+    let (_server, proxy, through, _) = behind_proxy().await;
     let (lease, _) = granted(&through, &claim("job", LONG)).await;
     let before = proxy.connections();
     // A cut that nobody is told about: a firewall that has forgotten the connection.
@@ -67,7 +64,7 @@ async fn a_silent_connection_is_replaced_although_callers_give_up_early() {
 
 #[tokio::test]
 async fn a_connection_that_always_owes_something_and_answers_is_kept() {
-    let (_server, proxy, _, direct) = rig().await;
+    let (_server, proxy, _, direct) = behind_proxy().await;
     let (lease, _) = granted(&direct, &claim("job", LONG)).await;
     let timeout = Duration::from_secs(3);
     let through = RedisBackend::new(at(proxy.addr()).timeout(timeout)).unwrap();
@@ -89,7 +86,7 @@ async fn a_connection_that_always_owes_something_and_answers_is_kept() {
 
 #[tokio::test]
 async fn a_server_that_is_away_is_asked_with_pauses_and_one_attempt_serves_all() {
-    let (_server, proxy, through, _) = rig().await;
+    let (_server, proxy, through, _) = behind_proxy().await;
     proxy.refuse();
     proxy.cut();
     let (before, probe) = (proxy.connections(), name("x"));
@@ -118,7 +115,7 @@ async fn requests_that_begin_together_share_one_connection() {
 
 #[tokio::test]
 async fn a_server_that_has_become_a_replica_is_connected_to_anew() {
-    let (server, proxy, through, _) = rig().await;
+    let (server, proxy, through, _) = behind_proxy().await;
     let (lease, _) = granted(&through, &claim("job", LONG)).await;
     // As where an operator turns primary and replica round and moves the name: nobody ends the connection to the old one.
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
@@ -146,7 +143,7 @@ async fn an_attempt_to_connect_that_its_caller_gives_up_counts_as_failed() {
 
 #[tokio::test]
 async fn a_call_for_many_leases_that_fails_tells_the_cause_for_each() {
-    let (_server, proxy, through, _) = rig().await;
+    let (_server, proxy, through, _) = behind_proxy().await;
     let mut leases = Vec::new();
     for name in ["a", "b"] {
         leases.push(granted(&through, &claim(name, LONG)).await.0);
@@ -165,7 +162,7 @@ async fn a_call_for_many_leases_that_fails_tells_the_cause_for_each() {
 #[tokio::test]
 async fn a_frozen_server_ends_the_guard_and_the_next_holder_has_a_larger_token() {
     let server = RedisServer::start();
-    let locker = common::locker(client(server.addr()), Duration::from_secs(2));
+    let locker = fixture::locker(client(server.addr()), Duration::from_secs(2));
     let guard = locker.lock("job").acquire().await.unwrap();
     let token = guard.token().unwrap();
     server.daemon().freeze();
@@ -182,7 +179,7 @@ async fn a_frozen_server_ends_the_guard_and_the_next_holder_has_a_larger_token()
     };
     assert!(matches!(lost.reason, LossReason::Unreachable { .. }), "{lost}");
     server.daemon().thaw();
-    let other = common::locker(client(server.addr()), Duration::from_secs(2));
+    let other = fixture::locker(client(server.addr()), Duration::from_secs(2));
     let next = other.lock("job").acquire().await.unwrap();
     assert!(next.token().unwrap() > token);
     assert_eq!(next.release().await.unwrap(), Release::Released);
@@ -244,7 +241,7 @@ async fn scripts_that_the_server_has_forgotten_are_sent_again() {
 
 #[tokio::test]
 async fn a_waiter_whose_connection_was_cut_still_hears_of_the_release() {
-    let (_server, proxy, through, direct) = rig().await;
+    let (_server, proxy, through, direct) = behind_proxy().await;
     let (lease, _) = granted(&direct, &claim("job", LONG)).await;
     let mut watch = through.watch(&name("job")).await.unwrap().unwrap();
     proxy.cut();
@@ -260,7 +257,7 @@ async fn a_waiter_whose_connection_was_cut_still_hears_of_the_release() {
 
 #[tokio::test]
 async fn a_process_whose_leave_was_lost_passes_its_wake_up_on() {
-    let (server, proxy, through, direct) = rig().await;
+    let (server, proxy, through, direct) = behind_proxy().await;
     let (lease, _) = granted(&direct, &claim("job", LONG)).await;
     granted(&direct, &claim("other", LONG)).await;
     let gives_up = through.watch(&name("job")).await.unwrap().unwrap();
@@ -290,7 +287,7 @@ async fn a_process_whose_leave_was_lost_passes_its_wake_up_on() {
 
 #[tokio::test]
 async fn who_gave_up_without_a_connection_leaves_the_queue_with_the_next_request() {
-    let (server, proxy, through, direct) = rig().await;
+    let (server, proxy, through, direct) = behind_proxy().await;
     let (lease, _) = granted(&direct, &claim("job", LONG)).await;
     let (held, _) = granted(&through, &claim("held", LONG)).await;
     let mut gives_up = through.watch(&name("job")).await.unwrap().unwrap();
@@ -306,10 +303,10 @@ async fn who_gave_up_without_a_connection_leaves_the_queue_with_the_next_request
 
 #[tokio::test]
 async fn a_waiter_whose_wake_up_was_lost_comes_back_by_itself() {
-    let (server, _proxy, through, direct) = rig().await;
+    let (server, _proxy, through, direct) = behind_proxy().await;
     let ttl = Duration::from_secs(3);
     let (lease, _) = granted(&direct, &claim("job", ttl)).await;
-    let locker = common::locker(through, ttl);
+    let locker = fixture::locker(through, ttl);
     let waiting = tokio::spawn(async move { locker.lock("job").acquire().await.unwrap() });
     until("the waiter to queue", async || queued(&server, "job") == 1).await;
     // Nobody is woken when nobody is queued, as after a failover that lost the queue.
@@ -321,7 +318,7 @@ async fn a_waiter_whose_wake_up_was_lost_comes_back_by_itself() {
 
 #[tokio::test]
 async fn a_wake_up_that_was_lost_with_its_connection_is_made_up_for_when_that_ends() {
-    let (server, proxy, through, direct) = rig().await;
+    let (server, proxy, through, direct) = behind_proxy().await;
     let (lease, _) = granted(&direct, &claim("job", LONG)).await;
     let mut watch = through.watch(&name("job")).await.unwrap().unwrap();
     assert_eq!(queued(&server, "job"), 1);
@@ -337,7 +334,7 @@ async fn a_wake_up_that_was_lost_with_its_connection_is_made_up_for_when_that_en
 
 #[tokio::test]
 async fn a_waiter_looks_when_its_silent_connection_is_given_up() {
-    let (_server, proxy, through, direct) = rig().await;
+    let (_server, proxy, through, direct) = behind_proxy().await;
     let (lease, _) = granted(&direct, &claim("job", LONG)).await;
     let mut watch = through.watch(&name("job")).await.unwrap().unwrap();
     proxy.hold(Replies);

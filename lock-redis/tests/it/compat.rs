@@ -1,13 +1,10 @@
 //! Real foreign clients from PyPI, in both directions, and what they leave at a key.
 
-mod common;
-
 use std::{
     process::Stdio,
     time::{Duration, Instant},
 };
 
-use common::{at, claim, granted, locker, name, refused};
 use integration::{Proxy, redis::RedisServer, until};
 use lock_core::backend::{Attempt, Backend, Break, Release};
 use lock_redis::{Compat, RedisBackend};
@@ -16,7 +13,8 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 
-const LONG: Duration = Duration::from_secs(600);
+use crate::fixture::{self, LONG, at, claim, granted, locker, name, refused};
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A Python process that holds foreign locks and does what it is told, line by line.
@@ -101,16 +99,16 @@ async fn wake_up_in_both_directions(compat: Compat, client: &str) {
     let mut theirs = Python::start(&server, client);
     let locker = locker(client_like(&server, compat), LONG);
     let guard = locker.lock("job").acquire().await.unwrap();
-    let before = common::calls(&server, "set");
+    let before = fixture::calls(&server, "set");
     theirs.tell("wait").await;
-    until("them to wait", async || common::calls(&server, "set") > before).await;
+    until("them to wait", async || fixture::calls(&server, "set") > before).await;
     let start = Instant::now();
     assert_eq!(guard.release().await.unwrap(), Release::Released);
     assert_eq!(theirs.answer().await, "had");
     println!("{client} was woken after {:?}", start.elapsed());
-    let tried = common::calls(&server, "mget") + 1;
+    let tried = fixture::calls(&server, "mget") + 1;
     let waiting = tokio::spawn(async move { locker.lock("job").acquire().await.unwrap() });
-    until("us to wait", async || common::calls(&server, "mget") > tried).await;
+    until("us to wait", async || fixture::calls(&server, "mget") > tried).await;
     let start = Instant::now();
     assert_eq!(theirs.ask("release").await, "released");
     let guard = tokio::time::timeout(PATIENCE, waiting).await.expect("we are woken").unwrap();

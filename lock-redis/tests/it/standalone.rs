@@ -1,7 +1,5 @@
 //! The conformance cases on a single server.
 
-mod common;
-
 use std::sync::{Arc, OnceLock};
 
 use integration::redis::RedisServer;
@@ -11,6 +9,8 @@ use lock_core::{
     testing::{Subject, Vandalism},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig};
+
+use crate::fixture;
 
 static SERVER: OnceLock<RedisServer> = OnceLock::new();
 
@@ -24,7 +24,7 @@ impl Subject for Standalone {
     }
 
     async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
-        common::vandalise(std::slice::from_ref(SERVER.get_or_init(RedisServer::start)), what, name)
+        fixture::vandalise(std::slice::from_ref(SERVER.get_or_init(RedisServer::start)), what, name)
     }
 }
 

@@ -1,13 +1,10 @@
 //! A primary and a replica behind real sentinels.
 
-mod common;
-
 use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use common::{claim, granted, outlives_its_validity};
 use integration::{sentinel::SentinelSetup, until};
 use lock_core::{
     ErrorKind, LeaseId, LockName, Locker, LossReason, Renew, TryAcquire,
@@ -15,6 +12,8 @@ use lock_core::{
     testing::{Subject, Vandalism},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
+
+use crate::fixture::{self, claim, granted, outlives_its_validity};
 
 static SETUP: OnceLock<SentinelSetup> = OnceLock::new();
 
@@ -33,7 +32,7 @@ impl Subject for Sentinel {
     }
 
     async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
-        common::vandalise(&SETUP.get_or_init(SentinelSetup::start).servers, what, name)
+        fixture::vandalise(&SETUP.get_or_init(SentinelSetup::start).servers, what, name)
     }
 }
 
@@ -86,7 +85,7 @@ async fn a_failover_tells_every_holder_that_lost_its_lock_and_no_token_goes_back
     }
     for guard in kept {
         guard.ensure(ttl / 2).await.expect("the replica had this lock");
-        common::refused(&after, &claim(guard.name().as_str(), ttl)).await;
+        fixture::refused(&after, &claim(guard.name().as_str(), ttl)).await;
     }
     for guard in &lost[10..] {
         let (lease, _) = granted(&after, &claim(guard.name().as_str(), ttl)).await;
@@ -131,7 +130,7 @@ async fn a_silent_first_sentinel_is_passed_over_although_attempts_are_short() {
     let setup = SentinelSetup::start();
     setup.sentinels[0].daemon().freeze();
     // An attempt has a fraction of the ttl, and ends before redis-rs gives a sentinel up.
-    let locker = common::locker(client_of(&setup), Duration::from_secs(1));
+    let locker = fixture::locker(client_of(&setup), Duration::from_secs(1));
     until("a lock", async || matches!(locker.try_acquire("job").await, Ok(TryAcquire::Acquired(_)))).await;
 }
 

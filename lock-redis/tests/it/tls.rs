@@ -1,13 +1,10 @@
 //! TLS with an authority of one's own and a client certificate: the conformance cases, and what goes wrong.
 
-mod common;
-
 use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
-use common::{claim, granted, rig::LONG};
 use integration::{
     redis::{RedisCluster, RedisServer},
     sentinel::SentinelSetup,
@@ -21,6 +18,8 @@ use lock_core::{
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
 use tokio::sync::Notify;
+
+use crate::fixture::{self, LONG, claim, granted};
 
 static SERVER: OnceLock<(RedisServer, Certificates)> = OnceLock::new();
 
@@ -62,7 +61,7 @@ async fn use_it(config: RedisConfig) {
     assert_eq!(backend.list("tls-").await.unwrap().len(), 6);
     let held = Arc::new(Notify::new());
     let waiting = tokio::spawn({
-        let (locker, held) = (common::locker(backend.clone(), LONG), Arc::clone(&held));
+        let (locker, held) = (fixture::locker(backend.clone(), LONG), Arc::clone(&held));
         async move { locker.lock("tls-0").on_held(move |_| held.notify_one()).acquire().await.unwrap() }
     });
     held.notified().await;
@@ -121,7 +120,7 @@ impl Subject for Tls {
     }
 
     async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
-        common::vandalise(std::slice::from_ref(&server().0), what, name)
+        fixture::vandalise(std::slice::from_ref(&server().0), what, name)
     }
 }
 

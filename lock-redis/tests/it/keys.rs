@@ -1,17 +1,14 @@
 //! What locks ask of the server, and leave there.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{calls, claim, client, granted, name, refused};
 use integration::redis::RedisServer;
 use lock_core::{
     LossReason,
     backend::{Attempt, Backend, Break, Release, Renewal},
 };
 
-const LONG: Duration = Duration::from_secs(600);
+use crate::fixture::{LONG, calls, claim, client, granted, name, refused};
 
 fn keys(server: &RedisServer) -> Vec<String> {
     let reply = server.command(&["KEYS", "*"]);

@@ -1,10 +1,7 @@
 //! Locks that replicas have confirmed.
 
-mod common;
-
 use std::{sync::Arc, sync::OnceLock, time::Duration};
 
-use common::{at, claim, granted, name, refused};
 use integration::{redis::RedisServer, until};
 use lock_core::{
     ErrorKind, LockName,
@@ -13,9 +10,9 @@ use lock_core::{
 };
 use lock_redis::RedisBackend;
 
-static PAIR: OnceLock<(RedisServer, RedisServer)> = OnceLock::new();
+use crate::fixture::{self, LONG, at, claim, granted, name, refused};
 
-const LONG: Duration = Duration::from_secs(600);
+static PAIR: OnceLock<(RedisServer, RedisServer)> = OnceLock::new();
 
 fn pair() -> (RedisServer, RedisServer) {
     let primary = RedisServer::start();
@@ -44,7 +41,7 @@ impl Subject for Replicated {
     }
 
     async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
-        common::vandalise(std::slice::from_ref(&PAIR.get_or_init(pair).0), what, name)
+        fixture::vandalise(std::slice::from_ref(&PAIR.get_or_init(pair).0), what, name)
     }
 }
 

@@ -1,13 +1,10 @@
 //! Independent servers of which a majority decides.
 
-mod common;
-
 use std::{
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
-use common::{claim, client, granted, name, refused, rig::Rig};
 use integration::{Direction, redis::RedisServer, until};
 use lock_core::{
     ErrorKind, FencingToken, LockName, LossReason,
@@ -16,9 +13,9 @@ use lock_core::{
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
 
-static SERVERS: OnceLock<Vec<RedisServer>> = OnceLock::new();
+use crate::fixture::{self, Fixture, LONG, claim, client, granted, name, refused};
 
-const LONG: Duration = Duration::from_secs(600);
+static SERVERS: OnceLock<Vec<RedisServer>> = OnceLock::new();
 
 fn start(number: usize) -> Vec<RedisServer> {
     (0..number).map(|_| RedisServer::start()).collect()
@@ -52,7 +49,7 @@ impl Subject for Majority {
     }
 
     async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
-        common::vandalise(SERVERS.get_or_init(|| start(3)), what, name)
+        fixture::vandalise(SERVERS.get_or_init(|| start(3)), what, name)
     }
 }
 
@@ -195,16 +192,16 @@ async fn what_a_minority_holds_is_no_lock() {
 
 #[tokio::test]
 async fn all_servers_are_asked_at_once() {
-    let rig = Rig::quorum().await;
+    let fixture = Fixture::quorum().await;
     // Whoever is asked after another has answered is not asked here.
-    let backend = RedisBackend::new(rig.config.clone().timeout(LONG)).unwrap();
+    let backend = RedisBackend::new(fixture.config.clone().timeout(LONG)).unwrap();
     assert_eq!(backend.inspect(&name("job")).await.unwrap(), None);
-    rig.hold(Direction::Requests);
-    let sent = || rig.proxies.iter().map(|proxy| proxy.bytes(Direction::Requests));
+    fixture.hold(Direction::Requests);
+    let sent = || fixture.proxies.iter().map(|proxy| proxy.bytes(Direction::Requests));
     let before: Vec<_> = sent().collect();
     let asking = tokio::spawn(async move { granted(&backend, &claim("job", LONG)).await });
     until("all to be asked", async || sent().zip(&before).all(|(now, before)| now > *before)).await;
-    rig.heal();
+    fixture.heal();
     asking.await.unwrap();
 }
 

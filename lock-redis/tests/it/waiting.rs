@@ -1,19 +1,18 @@
 //! Many processes that wait for one lock.
 
-mod common;
-
 use std::{
     process::Stdio,
     time::{Duration, Instant},
 };
 
-use common::{calls, client, locker, queued};
 use integration::{redis::RedisServer, until};
 use lock_core::backend::Release;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
 };
+
+use crate::fixture::{calls, client, locker, queued};
 
 const NAME: &str = "job";
 const TTL: Duration = Duration::from_secs(30);

@@ -1,16 +1,10 @@
 //! Requests and replies that are lost, late or cut off, on Redis in all its forms: exactly the right owner is left, and no orphan.
 
-mod common;
-
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use common::{
-    claim, granted, name, refused,
-    rig::{JOB, LONG, Rig},
-};
 use integration::{
     Direction::{self, Replies, Requests},
     until,
@@ -20,6 +14,8 @@ use lock_core::{
     backend::{Attempt, Backend, Break, Claim, Release, Renewal},
 };
 use lock_redis::RedisBackend;
+
+use crate::fixture::{self, Fixture, JOB, LONG, claim, granted, name, refused};
 
 /// Makes a test of each case for each form.
 macro_rules! everywhere {
@@ -35,7 +31,7 @@ macro_rules! everywhere {
             $(
                 #[tokio::test]
                 async fn $case() {
-                    super::$case($crate::common::rig::Rig::$form().await).await;
+                    super::$case($crate::fixture::Fixture::$form().await).await;
                 }
             )*
         }
@@ -62,13 +58,13 @@ everywhere! {
 }
 
 /// The lock as others see it, owned by `claim`.
-async fn owned_by(rig: &Rig, claim: &Claim) {
+async fn owned_by(rig: &Fixture, claim: &Claim) {
     let holder = rig.direct.inspect(&claim.name).await.unwrap().expect("it is held");
     assert_eq!(holder.version, Some(claim.id.to_string()));
-    refused(&rig.direct, &common::claim(JOB, LONG)).await;
+    refused(&rig.direct, &fixture::claim(JOB, LONG)).await;
 }
 
-async fn free(rig: &Rig) -> bool {
+async fn free(rig: &Fixture) -> bool {
     rig.direct.inspect(&name(JOB)).await.unwrap().is_none()
 }
 
@@ -87,7 +83,7 @@ async fn again<T>(mut ask: impl AsyncFnMut() -> Result<T, lock_core::Error>) -> 
 }
 
 /// Heals the network, and waits until every server that has the lock has run as many requests that were held back.
-async fn let_arrive(rig: &Rig, requests: u64) {
+async fn let_arrive(rig: &Fixture, requests: u64) {
     let before = rig.scripts_run();
     rig.heal();
     let arrived = async || rig.scripts_run().iter().zip(&before).all(|(now, before)| *now >= before + requests);
@@ -98,7 +94,7 @@ async fn released(backend: &RedisBackend, lease: &Lease) {
     assert_eq!(again(async || backend.release(lease, Duration::ZERO).await).await, Release::Released);
 }
 
-async fn an_acquire_whose_reply_was_lost_is_found_to_be_ours(rig: Rig) {
+async fn an_acquire_whose_reply_was_lost_is_found_to_be_ours(rig: Fixture) {
     let claim = claim(JOB, LONG);
     rig.lose(Replies);
     let error = rig.through.acquire(&claim).await.unwrap_err();
@@ -118,7 +114,7 @@ async fn an_acquire_whose_reply_was_lost_is_found_to_be_ours(rig: Rig) {
     assert!(free(&rig).await);
 }
 
-async fn an_acquire_whose_request_was_lost_is_granted_when_repeated(rig: Rig) {
+async fn an_acquire_whose_request_was_lost_is_granted_when_repeated(rig: Fixture) {
     let claim = claim(JOB, LONG);
     rig.lose(Requests);
     assert!(rig.through.acquire(&claim).await.unwrap_err().is_ambiguous());
@@ -129,7 +125,7 @@ async fn an_acquire_whose_request_was_lost_is_granted_when_repeated(rig: Rig) {
     owned_by(&rig, &claim).await;
 }
 
-async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock(rig: Rig) {
+async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock(rig: Fixture) {
     let late = claim(JOB, LONG);
     rig.hold(Requests);
     assert!(rig.through.acquire(&late).await.unwrap_err().is_ambiguous());
@@ -139,7 +135,7 @@ async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock(rig: Rig) 
     assert!(free(&rig).await, "the late acquire was refused");
 }
 
-async fn an_acquire_that_arrives_after_a_second_release_of_its_id_leaves_no_lock(rig: Rig) {
+async fn an_acquire_that_arrives_after_a_second_release_of_its_id_leaves_no_lock(rig: Fixture) {
     let claim = claim(JOB, LONG);
     // Undone once, as an attempt is that too few replicas confirmed; then repeated, and given up.
     let (lease, _) = granted(&rig.direct, &claim).await;
@@ -151,7 +147,7 @@ async fn an_acquire_that_arrives_after_a_second_release_of_its_id_leaves_no_lock
     assert!(free(&rig).await, "the late acquire was refused");
 }
 
-async fn an_acquire_that_arrives_after_others_had_the_lock_leaves_no_lock(rig: Rig) {
+async fn an_acquire_that_arrives_after_others_had_the_lock_leaves_no_lock(rig: Fixture) {
     let late = claim(JOB, LONG);
     let before = rig.scripts_run();
     // Long enough for all that follows, on any but a very slow machine.
@@ -173,7 +169,7 @@ async fn an_acquire_that_arrives_after_others_had_the_lock_leaves_no_lock(rig: R
     assert!(free(&rig).await, "the late acquire was refused");
 }
 
-async fn a_release_that_arrives_after_a_later_one_of_its_id_lets_no_late_acquire_in(rig: Rig) {
+async fn a_release_that_arrives_after_a_later_one_of_its_id_lets_no_late_acquire_in(rig: Fixture) {
     let late = claim(JOB, LONG);
     let lease = late.lease(None);
     rig.hold(Requests);
@@ -185,7 +181,7 @@ async fn a_release_that_arrives_after_a_later_one_of_its_id_lets_no_late_acquire
     assert!(free(&rig).await, "the late acquire was refused");
 }
 
-async fn an_acquire_that_arrives_again_after_the_release_of_its_lock_leaves_no_lock(rig: Rig) {
+async fn an_acquire_that_arrives_again_after_the_release_of_its_lock_leaves_no_lock(rig: Fixture) {
     let claim = claim(JOB, LONG);
     rig.hold(Requests);
     assert!(rig.through.acquire(&claim).await.unwrap_err().is_ambiguous());
@@ -196,7 +192,7 @@ async fn an_acquire_that_arrives_again_after_the_release_of_its_lock_leaves_no_l
     assert!(free(&rig).await, "the late acquire was refused");
 }
 
-async fn an_acquire_that_arrives_after_its_lock_was_broken_leaves_no_lock(rig: Rig) {
+async fn an_acquire_that_arrives_after_its_lock_was_broken_leaves_no_lock(rig: Fixture) {
     let late = claim(JOB, LONG);
     rig.hold(Requests);
     assert!(rig.through.acquire(&late).await.unwrap_err().is_ambiguous());
@@ -208,8 +204,8 @@ async fn an_acquire_that_arrives_after_its_lock_was_broken_leaves_no_lock(rig: R
     assert!(free(&rig).await, "the late acquire was refused");
 }
 
-async fn an_acquire_that_was_given_up_unanswered_leaves_no_lock(rig: Rig) {
-    let locker = common::locker(rig.through.clone(), LONG);
+async fn an_acquire_that_was_given_up_unanswered_leaves_no_lock(rig: Fixture) {
+    let locker = fixture::locker(rig.through.clone(), LONG);
     rig.lose(Replies);
     let before = rig.scripts_run();
     let waiting = tokio::spawn(async move { locker.lock(JOB).acquire().await });
@@ -223,7 +219,7 @@ async fn an_acquire_that_was_given_up_unanswered_leaves_no_lock(rig: Rig) {
     assert_eq!(rig.direct.renew(&lease).await.unwrap(), Renewal::Renewed);
 }
 
-async fn a_renewal_whose_reply_was_lost_has_renewed(rig: Rig) {
+async fn a_renewal_whose_reply_was_lost_has_renewed(rig: Fixture) {
     let claim = claim(JOB, LONG);
     let (mut lease, _) = granted(&rig.through, &claim).await;
     lease.ttl = Some(LONG * 2);
@@ -236,7 +232,7 @@ async fn a_renewal_whose_reply_was_lost_has_renewed(rig: Rig) {
     owned_by(&rig, &claim).await;
 }
 
-async fn a_release_whose_reply_was_lost_has_released_and_spares_the_successor(rig: Rig) {
+async fn a_release_whose_reply_was_lost_has_released_and_spares_the_successor(rig: Fixture) {
     let (lease, _) = granted(&rig.through, &claim(JOB, LONG)).await;
     rig.lose(Replies);
     assert!(rig.through.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
@@ -249,7 +245,7 @@ async fn a_release_whose_reply_was_lost_has_released_and_spares_the_successor(ri
     owned_by(&rig, &successor).await;
 }
 
-async fn a_release_whose_request_was_lost_is_repeated(rig: Rig) {
+async fn a_release_whose_request_was_lost_is_repeated(rig: Fixture) {
     let claim = claim(JOB, LONG);
     let (lease, _) = granted(&rig.through, &claim).await;
     rig.lose(Requests);
@@ -261,7 +257,7 @@ async fn a_release_whose_request_was_lost_is_repeated(rig: Rig) {
 }
 
 /// An attempt that failed is undone, and the next has the same id: an undo that comes after that must not undo it too.
-async fn a_release_that_arrives_after_a_later_acquire_of_its_id_spares_the_lock(rig: Rig) {
+async fn a_release_that_arrives_after_a_later_acquire_of_its_id_spares_the_lock(rig: Fixture) {
     let claim = claim(JOB, LONG);
     let (lease, _) = granted(&rig.through, &claim).await;
     rig.hold(Requests);
@@ -274,7 +270,7 @@ async fn a_release_that_arrives_after_a_later_acquire_of_its_id_spares_the_lock(
     assert!(free(&rig).await);
 }
 
-async fn requests_that_are_late_do_what_they_say(rig: Rig) {
+async fn requests_that_are_late_do_what_they_say(rig: Fixture) {
     for direction in [Requests, Replies] {
         // Below the timeout, and within what a quorum grants its slowest server.
         rig.delay(direction, Duration::from_millis(50));
@@ -298,7 +294,7 @@ async fn requests_that_are_late_do_what_they_say(rig: Rig) {
 
 /// Cuts all connections while the answer to `ask` is on its way. Says whether the answer was lost.
 async fn cut_during<T>(
-    rig: &Rig,
+    rig: &Fixture,
     direction: Direction,
     ask: impl Future<Output = Result<T, lock_core::Error>>,
 ) -> Option<T> {
@@ -321,7 +317,7 @@ async fn cut_during<T>(
     }
 }
 
-async fn connections_cut_in_the_middle_of_anything_leave_the_right_owner(rig: Rig) {
+async fn connections_cut_in_the_middle_of_anything_leave_the_right_owner(rig: Fixture) {
     for direction in [Requests, Replies] {
         let claim = claim(JOB, LONG);
         let lease = claim.lease(None);
@@ -344,12 +340,12 @@ async fn connections_cut_in_the_middle_of_anything_leave_the_right_owner(rig: Ri
     }
 }
 
-async fn one_of_many_contenders_wins_while_the_network_cuts(rig: Rig) {
+async fn one_of_many_contenders_wins_while_the_network_cuts(rig: Fixture) {
     let rig = Arc::new(rig);
     let held = Arc::new(std::sync::atomic::AtomicU32::new(0));
     let contenders: Vec<_> = (0..4)
         .map(|_| {
-            let locker = common::locker(RedisBackend::new(rig.config.clone()).unwrap(), Duration::from_secs(10));
+            let locker = fixture::locker(RedisBackend::new(rig.config.clone()).unwrap(), Duration::from_secs(10));
             let held = Arc::clone(&held);
             tokio::spawn(async move { contend(locker, &held).await })
         })

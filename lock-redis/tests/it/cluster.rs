@@ -1,13 +1,10 @@
 //! A real cluster of three primaries.
 
-mod common;
-
 use std::{
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
-use common::{claim, granted, rig::cluster_behind_proxies};
 use integration::{
     Direction::Replies,
     redis::{RedisCluster, RedisServer},
@@ -21,9 +18,9 @@ use lock_core::{
 use lock_redis::{Address, Compat, RedisBackend, RedisConfig, Topology};
 use tokio::sync::Notify;
 
-static CLUSTER: OnceLock<RedisCluster> = OnceLock::new();
+use crate::fixture::{self, LONG, claim, cluster_behind_proxies, granted};
 
-const LONG: Duration = Duration::from_secs(600);
+static CLUSTER: OnceLock<RedisCluster> = OnceLock::new();
 
 fn client_of(cluster: &RedisCluster) -> RedisBackend {
     patient_client_of(cluster, Duration::from_secs(2))
@@ -48,7 +45,7 @@ impl Subject for Cluster {
     }
 
     async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
-        common::vandalise(CLUSTER.get_or_init(RedisCluster::start).nodes(), what, name)
+        fixture::vandalise(CLUSTER.get_or_init(RedisCluster::start).nodes(), what, name)
     }
 }
 
@@ -118,7 +115,7 @@ async fn a_lock_is_renewed_and_released_while_its_slot_moves() {
     let error = backend.acquire(&claim(&name, LONG)).await.unwrap_err();
     assert!(error.is_retryable() && error.to_string().contains("being moved"), "{error:?}");
     let waiting = tokio::spawn({
-        let (locker, name) = (common::locker(client_of(&cluster), LONG), name.clone());
+        let (locker, name) = (fixture::locker(client_of(&cluster), LONG), name.clone());
         async move { locker.lock(name).acquire().await.unwrap() }
     });
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
@@ -140,7 +137,7 @@ async fn a_lock_whose_slot_has_moved_is_followed() {
     moving.end();
     // The first to answer MOVED, and nobody else knows better.
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
-    common::refused(&backend, &claim(&name, LONG)).await;
+    fixture::refused(&backend, &claim(&name, LONG)).await;
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
 }
 
@@ -250,7 +247,7 @@ async fn use_all(backend: &RedisBackend, name: &str) {
     let (first, rival) = (claim(name, LONG), claim(name, LONG));
     let (lease, _) = granted(backend, &first).await;
     let watch = backend.watch(&first.name).await.unwrap();
-    common::refused(backend, &rival).await;
+    fixture::refused(backend, &rival).await;
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed, "{name:?}");
     let version = backend.inspect(&first.name).await.unwrap().expect("it is held").version.unwrap();
     let listed: Vec<_> = backend.list(name).await.unwrap().into_iter().map(|(name, _)| name).collect();
@@ -296,7 +293,7 @@ async fn a_replica_takes_over_the_locks_of_a_node_that_died() {
     until("the replica to have the lock", replicated).await;
     cluster.kill(0);
     until("the failover", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
-    common::refused(&backend, &claim(&kept, LONG)).await;
+    fixture::refused(&backend, &claim(&kept, LONG)).await;
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     let (next, _) = granted(&backend, &claim(&kept, LONG)).await;
     assert!(next.token > lease.token);

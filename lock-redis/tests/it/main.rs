@@ -1,0 +1,16 @@
+//! The backend on real servers, one module for each matter.
+
+mod access;
+mod cluster;
+mod compat;
+mod doctor;
+mod faults;
+mod fixture;
+mod keys;
+mod lost_replies;
+mod quorum;
+mod replicas;
+mod sentinel;
+mod standalone;
+mod tls;
+mod waiting;
