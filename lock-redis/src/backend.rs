@@ -73,7 +73,10 @@ impl Servers {
 /// The shortest and the longest pause between two attempts of a waiter that a release wakes. The first
 /// soon makes up for a notification lost at the start of a wait; the last, the usual ttl, keeps the load
 /// of many waiters low.
-const POLL_IF_WOKEN: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+const POLL_IF_WOKEN: (Duration, Duration) = (Duration::from_millis(200), DEFAULT_TTL);
+
+/// The ttl of a lock for which the user chooses none.
+pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(30);
 
 /// Passes a call on to whatever the servers are.
 macro_rules! ask {
@@ -173,5 +176,17 @@ impl Backend for RedisBackend {
 
     async fn forget(&self, name: &LockName) -> Result<bool, Error> {
         ask!(self.forget(name)).map_err(|error| self.context(error, Operation::Forget, Some(name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_ttl_is_that_of_the_core() {
+        let backend = RedisBackend::new(RedisConfig::standalone(Address::tcp("h", 1))).unwrap();
+        let locker = lock_core::Locker::new(backend).unwrap();
+        assert_eq!(locker.timing().ttl, Some(DEFAULT_TTL));
     }
 }

@@ -7,6 +7,7 @@ use lock_core::{Error, ErrorKind, doctor::Finding};
 use redis::Value;
 
 use crate::{
+    backend::DEFAULT_TTL,
     config::{Address, RedisConfig, Topology},
     connect::Connector,
     connection::ConnectionSlot,
@@ -14,8 +15,6 @@ use crate::{
     quorum::Quorum,
 };
 
-/// The default ttl of a lock. Sentinels that take longer to notice a dead primary let every such lock end in a failover.
-const USUAL_TTL: Duration = Duration::from_secs(30);
 /// A server with less room than this left will soon refuse locks.
 const NEARLY_FULL: f64 = 0.9;
 
@@ -197,7 +196,8 @@ async fn examine_sentinels(config: &RedisConfig, sentinels: &[Address], service:
     let down_after = Duration::from_millis(number("down-after-milliseconds").unwrap_or_default());
     let text =
         format!("a failover begins {down_after:?} after the primary's death: locks with a shorter ttl are lost in it");
-    findings.push(if down_after < USUAL_TTL {
+    // Sentinels that take longer let every lock of the default ttl end in a failover.
+    findings.push(if down_after < DEFAULT_TTL {
         Finding::note("down-after-milliseconds", text)
     } else {
         Finding::warning("down-after-milliseconds", text).advice("set it to a third of the shortest ttl")
