@@ -8,11 +8,11 @@ use lock_core::{
 };
 
 use crate::{
-    backend::{DynamoBackend, Written, overtaken},
-    change::Change,
-    clock::{Reading, seconds},
+    backend::{DynamoBackend, WriteOutcome, overtaken},
+    clock::{StoreTime, seconds},
     config::Takeover,
-    record::{Item, Record, State},
+    record::{Item, LockState, Record},
+    write::ConditionalWrite,
 };
 
 /// What a record means for somebody who wants the lock.
@@ -34,13 +34,13 @@ impl DynamoBackend {
     pub(crate) async fn attempt(&self, claim: &Claim) -> Result<Attempt, Error> {
         let now = self.clock.now();
         let token = next_token(None, now)?;
-        let change = Change::take_free(&self.config.layout, claim, now, token, self.idle());
-        let version = change.version.clone();
-        let item = match self.update(&claim.name, change).await? {
-            Written::Done => return self.granted(claim, now, token, &version, None).await,
-            Written::Refused(Some(item)) => item,
+        let write = ConditionalWrite::take_free(&self.config.layout, claim, now, token, self.idle());
+        let version = write.version.clone();
+        let item = match self.update(&claim.name, write).await? {
+            WriteOutcome::Done => return self.granted(claim, now, token, &version, None).await,
+            WriteOutcome::Refused(Some(item)) => item,
             // A store that does not return the item with the refusal (some emulators): ask for it.
-            Written::Refused(None) => match self.item(self.client().await?, &claim.name).await? {
+            WriteOutcome::Refused(None) => match self.item(self.client().await?, &claim.name).await? {
                 Some(item) => item,
                 None => return Ok(Attempt::Held(Holder::default())),
             },
@@ -60,12 +60,12 @@ impl DynamoBackend {
     pub(crate) fn judge(&self, name: &LockName, record: &Record) -> Verdict {
         let now = self.clock.now_at_least();
         match record.state {
-            State::Released => return Verdict::Free,
-            State::Parked(until) => {
+            LockState::Released => return Verdict::Free,
+            LockState::FreeAt(until) => {
                 let left = Record::until(now, until);
                 return if left.is_zero() { Verdict::Free } else { Verdict::Held(Some(left)) };
             }
-            State::Held => {}
+            LockState::Held => {}
         }
         let unchanged_for = self.observations.unchanged_for(name, &record.version, now.moment);
         let by_watching = record.lease.map(|lease| lease.saturating_sub(unchanged_for));
@@ -96,15 +96,15 @@ impl DynamoBackend {
     async fn take_over(&self, claim: &Claim, seen: &Record) -> Result<Attempt, Error> {
         let now = self.clock.now();
         let token = next_token(seen.fence, now)?;
-        let change = Change::take_over(&self.config.layout, claim, now, Some(token), self.idle(), seen);
-        let version = change.version.clone();
-        match self.update(&claim.name, change).await? {
-            Written::Done => {
-                let crashed = (seen.state == State::Held).then(|| seen.holder(Some(Duration::ZERO)));
+        let write = ConditionalWrite::take_over(&self.config.layout, claim, now, Some(token), self.idle(), seen);
+        let version = write.version.clone();
+        match self.update(&claim.name, write).await? {
+            WriteOutcome::Done => {
+                let crashed = (seen.state == LockState::Held).then(|| seen.holder(Some(Duration::ZERO)));
                 self.granted(claim, now, token, &version, crashed).await
             }
             // Somebody was faster, or the holder lives.
-            Written::Refused(item) => self.beaten(claim, item),
+            WriteOutcome::Refused(item) => self.beaten(claim, item),
         }
     }
 
@@ -119,16 +119,16 @@ impl DynamoBackend {
 
     /// The item has our id: an earlier request of this claim has arrived, and its reply has not.
     async fn again(&self, claim: &Claim, record: &Record) -> Result<Attempt, Error> {
-        if record.state != State::Held {
+        if record.state != LockState::Held {
             let message = "this acquisition was released while a request of it was under way; begin a new one";
             return Err(Error::new(ErrorKind::Other, message));
         }
         match self.correct(&claim.lease(record.fence), &record.version).await? {
-            Written::Done => {
+            WriteOutcome::Done => {
                 self.observations.forget(&claim.name);
                 Ok(Attempt::Granted(Grant { token: record.fence, crashed: None, already_ours: true }))
             }
-            Written::Refused(item) => self.beaten(claim, item),
+            WriteOutcome::Refused(item) => self.beaten(claim, item),
         }
     }
 
@@ -137,7 +137,7 @@ impl DynamoBackend {
     async fn granted(
         &self,
         claim: &Claim,
-        at: Reading,
+        at: StoreTime,
         token: FencingToken,
         version: &str,
         crashed: Option<Holder>,
@@ -148,8 +148,8 @@ impl DynamoBackend {
             let now = self.clock.now();
             token = next_token(Some(token), now)?;
             let lease = claim.lease(Some(token));
-            let change = Change::correct_grant(layout, &lease, now, token, self.idle(), version);
-            if let Written::Refused(item) = self.write_again(&claim.name, change).await? {
+            let write = ConditionalWrite::correct_grant(layout, &lease, now, token, self.idle(), version);
+            if let WriteOutcome::Refused(item) = self.write_again(&claim.name, write).await? {
                 // Too early an expiry invited somebody else, who is in his rights.
                 return self.beaten(claim, item);
             }
@@ -175,7 +175,7 @@ impl DynamoBackend {
     }
 }
 
-fn next_token(previous: Option<FencingToken>, now: Reading) -> Result<FencingToken, Error> {
+fn next_token(previous: Option<FencingToken>, now: StoreTime) -> Result<FencingToken, Error> {
     FencingToken::next(previous, u64::try_from(now.micros).unwrap_or(0)).ok_or_else(|| {
         let message = "the fencing token in the item, or this machine's clock, is beyond the year 2255; correct it";
         Error::new(ErrorKind::Corrupt, message)

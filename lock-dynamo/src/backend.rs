@@ -20,15 +20,15 @@ use lock_core::{
 use tokio::sync::OnceCell;
 
 use crate::{
+    attributes::{Attribute, Schema},
     batch::{self, Batches},
-    change::{Change, Idle},
     client::{self, Clients},
-    clock::{Reading, StoreClock},
+    clock::{StoreClock, StoreTime},
     config::DynamoConfig,
     error::convert,
     observed::Observations,
-    record::{Item, Record, State},
-    schema::{Attribute, Schema},
+    record::{Item, LockState, Record},
+    write::{ConditionalWrite, Idle},
 };
 
 /// Locks in a DynamoDB table.
@@ -45,7 +45,7 @@ pub struct DynamoBackend {
 
 /// What became of a conditional write.
 #[derive(Debug)]
-pub(crate) enum Written {
+pub(crate) enum WriteOutcome {
     Done,
     /// The condition did not hold; this is the item, if there is one.
     Refused(Option<Item>),
@@ -53,21 +53,21 @@ pub(crate) enum Written {
 
 /// Sends a write under its condition. `UpdateItem` and `DeleteItem` are alike in all that matters here, but for their types.
 macro_rules! write_item {
-    ($self:ident, $name:ident, $request:ident, $change:ident, $Error:ident) => {{
+    ($self:ident, $name:ident, $request:ident, $write:ident, $Error:ident) => {{
         let answer = $request
             .table_name(&$self.config.table)
             .set_key(Some($self.key($name)))
-            .condition_expression($change.condition)
+            .condition_expression($write.condition)
             // DynamoDB refuses an empty one.
-            .set_expression_attribute_names(Some($change.names).filter(|names| !names.is_empty()))
-            .set_expression_attribute_values(Some($change.values))
+            .set_expression_attribute_names(Some($write.names).filter(|names| !names.is_empty()))
+            .set_expression_attribute_values(Some($write.values))
             .return_values_on_condition_check_failure(AllOld)
             .send()
             .await;
         match answer {
-            Ok(_) => Ok(Written::Done),
+            Ok(_) => Ok(WriteOutcome::Done),
             Err(error) => match error.as_service_error() {
-                Some($Error::ConditionalCheckFailedException(failed)) => Ok(Written::Refused(failed.item.clone())),
+                Some($Error::ConditionalCheckFailedException(failed)) => Ok(WriteOutcome::Refused(failed.item.clone())),
                 _ => Err(convert(error, &$self.config)),
             },
         }
@@ -138,41 +138,47 @@ impl DynamoBackend {
     }
 
     /// One conditional `UpdateItem`.
-    pub(crate) async fn update(&self, name: &LockName, change: Change<'_>) -> Result<Written, Error> {
-        let request = self.client().await?.update_item().update_expression(change.expression());
-        let version = AttributeValue::S(change.version.clone());
-        let written = write_item!(self, name, request, change, UpdateItemError)?;
+    pub(crate) async fn update(&self, name: &LockName, write: ConditionalWrite<'_>) -> Result<WriteOutcome, Error> {
+        let request = self.client().await?.update_item().update_expression(write.expression());
+        let version = AttributeValue::S(write.version.clone());
+        let written = write_item!(self, name, request, write, UpdateItemError)?;
         Ok(match written {
             // The network delivered it twice: it was done before.
-            Written::Refused(Some(item)) if item.get(self.config.layout.name(Attribute::Version)) == Some(&version) => {
-                Written::Done
+            WriteOutcome::Refused(Some(item))
+                if item.get(self.config.layout.name(Attribute::Version)) == Some(&version) =>
+            {
+                WriteOutcome::Done
             }
             written => written,
         })
     }
 
-    async fn delete(&self, name: &LockName, change: Change<'_>) -> Result<Written, Error> {
+    async fn delete(&self, name: &LockName, write: ConditionalWrite<'_>) -> Result<WriteOutcome, Error> {
         let request = self.client().await?.delete_item();
-        write_item!(self, name, request, change, DeleteItemError)
+        write_item!(self, name, request, write, DeleteItemError)
     }
 
     /// Makes `lease`, whose item has this version, last from now on, whatever was written before.
-    pub(crate) async fn correct(&self, lease: &Lease, version: &str) -> Result<Written, Error> {
+    pub(crate) async fn correct(&self, lease: &Lease, version: &str) -> Result<WriteOutcome, Error> {
         self.write_again(
             &lease.name,
-            Change::correct(&self.config.layout, lease, self.clock.now(), self.idle(), version),
+            ConditionalWrite::correct(&self.config.layout, lease, self.clock.now(), self.idle(), version),
         )
         .await
     }
 
     /// Writes an item that is ours already.
-    pub(crate) async fn write_again(&self, name: &LockName, change: Change<'_>) -> Result<Written, Error> {
+    pub(crate) async fn write_again(
+        &self,
+        name: &LockName,
+        write: ConditionalWrite<'_>,
+    ) -> Result<WriteOutcome, Error> {
         // What went before this has taken effect, whatever becomes of this.
-        self.update(name, change).await.map_err(|error| error.with_ambiguous(true))
+        self.update(name, write).await.map_err(|error| error.with_ambiguous(true))
     }
 
     /// Whether what was written with `reading` stands, now that the reply has shown the store's clock.
-    pub(crate) fn stands(&self, reading: Reading) -> bool {
+    pub(crate) fn stands(&self, reading: StoreTime) -> bool {
         let stands = self.clock.confirms(reading);
         if !stands {
             let skew = self.clock.skew(self.clock.moment()).map(crate::clock::seconds);
@@ -185,14 +191,14 @@ impl DynamoBackend {
     pub(crate) async fn settle(
         &self,
         lease: &Lease,
-        now: Reading,
+        now: StoreTime,
         version: String,
-        written: Written,
+        written: WriteOutcome,
     ) -> Result<Renewal, Error> {
         let version = match written {
-            Written::Done if self.stands(now) => return Ok(Renewal::Renewed),
-            Written::Done => version,
-            Written::Refused(item) => {
+            WriteOutcome::Done if self.stands(now) => return Ok(Renewal::Renewed),
+            WriteOutcome::Done => version,
+            WriteOutcome::Refused(item) => {
                 let record = item.map(|item| self.read(&item)).transpose()?.flatten();
                 match record {
                     // Its recorded end is later: our clock went back. Observers need a new version all the same.
@@ -202,8 +208,8 @@ impl DynamoBackend {
             }
         };
         match self.correct(lease, &version).await? {
-            Written::Done => Ok(Renewal::Renewed),
-            Written::Refused(item) => {
+            WriteOutcome::Done => Ok(Renewal::Renewed),
+            WriteOutcome::Refused(item) => {
                 let record = item.map(|item| self.read(&item)).transpose()?.flatten();
                 if record.as_ref().is_some_and(|record| record.is_held_by(lease.id)) {
                     return Err(overtaken());
@@ -216,7 +222,7 @@ impl DynamoBackend {
     fn lost(&self, lease: &Lease, record: Option<&Record>) -> LossReason {
         match record {
             Some(Record { broken: Some((id, by)), .. }) if *id == lease.id => LossReason::BrokenBy(by.clone()),
-            Some(record) if record.id != Some(lease.id) && record.state == State::Held => {
+            Some(record) if record.id != Some(lease.id) && record.state == LockState::Held => {
                 LossReason::TakenBy(Box::new(self.holder(&lease.name, record)))
             }
             _ => LossReason::RecordGone,
@@ -267,9 +273,9 @@ impl Backend for DynamoBackend {
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
         let now = self.clock.now();
-        let change = Change::renew(&self.config.layout, lease, now, self.idle());
-        let version = change.version.clone();
-        let written = self.update(&lease.name, change).await?;
+        let write = ConditionalWrite::renew(&self.config.layout, lease, now, self.idle());
+        let version = write.version.clone();
+        let written = self.update(&lease.name, write).await?;
         self.settle(lease, now, version, written).await
     }
 
@@ -289,12 +295,13 @@ impl Backend for DynamoBackend {
             let message = "a schema of foreign clients keeps no tokens";
             return Err(Error::new(ErrorKind::Unsupported, message).with_operation(Operation::Acquire));
         }
-        match self.update(&lease.name, Change::raise(&self.config.layout, lease, token)).await? {
-            Written::Done => Ok(true),
-            Written::Refused(item) => {
+        match self.update(&lease.name, ConditionalWrite::raise(&self.config.layout, lease, token)).await? {
+            WriteOutcome::Done => Ok(true),
+            WriteOutcome::Refused(item) => {
                 let record = item.map(|item| self.read(&item)).transpose()?.flatten();
                 // Held by us with a token that is large enough already.
-                Ok(record.is_some_and(|r| r.id == Some(lease.id) && r.state == State::Held && r.fence >= Some(token)))
+                Ok(record
+                    .is_some_and(|r| r.id == Some(lease.id) && r.state == LockState::Held && r.fence >= Some(token)))
             }
         }
     }
@@ -302,12 +309,12 @@ impl Backend for DynamoBackend {
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
         let layout = &self.config.layout;
         let written = if layout.schema.deletes_on_release() && hold_for.is_zero() {
-            self.delete(&lease.name, Change::delete(layout, lease)).await?
+            self.delete(&lease.name, ConditionalWrite::delete(layout, lease)).await?
         } else {
-            let change = Change::release(layout, lease, hold_for, self.clock.now(), self.idle());
-            self.update(&lease.name, change).await?
+            let write = ConditionalWrite::release(layout, lease, hold_for, self.clock.now(), self.idle());
+            self.update(&lease.name, write).await?
         };
-        let Written::Refused(item) = written else { return Ok(Release::Released) };
+        let WriteOutcome::Refused(item) = written else { return Ok(Release::Released) };
         let Some(record) = item.map(|item| self.read(&item)).transpose()?.flatten() else {
             return Ok(Release::NotHeld(None));
         };
@@ -316,7 +323,7 @@ impl Backend for DynamoBackend {
             // Not held any more, but still with our id: an earlier request released it, and its reply was lost.
             return Ok(Release::Released);
         }
-        let held = record.state != State::Released;
+        let held = record.state != LockState::Released;
         Ok(Release::NotHeld(held.then(|| self.holder(&lease.name, &record))))
     }
 
@@ -346,7 +353,7 @@ impl Backend for DynamoBackend {
         if layout.schema.deletes_on_release() {
             return Ok(self.item(self.client().await?, name).await?.is_none());
         }
-        Ok(matches!(self.delete(name, Change::forget(layout)).await?, Written::Done))
+        Ok(matches!(self.delete(name, ConditionalWrite::forget(layout)).await?, WriteOutcome::Done))
     }
 }
 

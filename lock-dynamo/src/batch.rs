@@ -16,10 +16,10 @@ use lock_core::{
 };
 
 use crate::{
-    backend::{DynamoBackend, Written},
-    change::Change,
+    attributes::Attribute,
+    backend::{DynamoBackend, WriteOutcome},
     error::{convert, of_code},
-    schema::Attribute,
+    write::ConditionalWrite,
 };
 
 /// As many statements as DynamoDB takes in one batch.
@@ -65,9 +65,11 @@ impl DynamoBackend {
     /// Renews all `leases` in one request; `None` when there are no batches here, and nothing was done.
     pub(crate) async fn renew_batch(&self, leases: &[Lease]) -> Option<Vec<Result<Renewal, Error>>> {
         let now = self.clock.now();
-        let changes: Vec<_> =
-            leases.iter().map(|lease| Change::renew_in_batch(&self.config.layout, lease, now, self.idle())).collect();
-        let answers = match self.execute(leases, &changes).await {
+        let writes: Vec<_> = leases
+            .iter()
+            .map(|lease| ConditionalWrite::renew_in_batch(&self.config.layout, lease, now, self.idle()))
+            .collect();
+        let answers = match self.execute(leases, &writes).await {
             // Without the permission the whole request is refused, or each of its statements.
             Ok(Ok(answers)) if answers.iter().all(is_denied) => Err(Refusal::Denied),
             Ok(answers) => answers,
@@ -82,14 +84,14 @@ impl DynamoBackend {
             }
         };
         // At once, so that what hangs for one lease costs no other its answer.
-        let renewals = leases.iter().zip(changes).zip(answers).map(async |((lease, change), answer)| {
+        let renewals = leases.iter().zip(writes).zip(answers).map(async |((lease, write), answer)| {
             if is_denied(&answer) {
                 return self.renew(lease).await;
             }
             match self.answered(answer)? {
                 // Gone, or a server that returns no item from a batch (DynamoDB Local): ask again, for the reason.
-                Written::Refused(None) => self.renew(lease).await,
-                written => self.settle(lease, now, change.version, written).await,
+                WriteOutcome::Refused(None) => self.renew(lease).await,
+                written => self.settle(lease, now, write.version, written).await,
             }
         });
         Some(join_all(renewals).await)
@@ -99,10 +101,10 @@ impl DynamoBackend {
     async fn execute(
         &self,
         leases: &[Lease],
-        changes: &[Change<'_>],
+        writes: &[ConditionalWrite<'_>],
     ) -> Result<Result<Vec<BatchStatementResponse>, Refusal>, Error> {
-        let statements = leases.iter().zip(changes).map(|(lease, change)| {
-            let (text, parameters) = change.statement(&self.config.table, lease.name.as_str());
+        let statements = leases.iter().zip(writes).map(|(lease, write)| {
+            let (text, parameters) = write.statement(&self.config.table, lease.name.as_str());
             let request = BatchStatementRequest::builder().statement(text).set_parameters(Some(parameters));
             request.return_values_on_condition_check_failure(AllOld).build().expect("the statement is set")
         });
@@ -124,11 +126,11 @@ impl DynamoBackend {
         Err(Error::new(ErrorKind::Unavailable, "DynamoDB answered a part of a batch only"))
     }
 
-    fn answered(&self, answer: BatchStatementResponse) -> Result<Written, Error> {
+    fn answered(&self, answer: BatchStatementResponse) -> Result<WriteOutcome, Error> {
         match answer.error {
-            None => Ok(Written::Done),
+            None => Ok(WriteOutcome::Done),
             Some(BatchStatementError { code: Some(Code::ConditionalCheckFailed), item, .. }) => {
-                Ok(Written::Refused(item))
+                Ok(WriteOutcome::Refused(item))
             }
             Some(error) => {
                 Err(of_code(error.code.as_ref(), error.message.as_deref().unwrap_or_default(), &self.config))
@@ -137,7 +139,7 @@ impl DynamoBackend {
     }
 }
 
-impl Change<'_> {
+impl ConditionalWrite<'_> {
     /// The same as one PartiQL statement, with its parameters in the order of their appearance.
     fn statement(&self, table: &str, key: &str) -> (String, Vec<AttributeValue>) {
         let mut parameters = Vec::with_capacity(self.values.len() + 2);
@@ -194,7 +196,11 @@ mod tests {
     use lock_core::{LeaseId, LockName, clock::Moment};
 
     use super::*;
-    use crate::{change::Idle, clock::Reading, layout::Layout, schema::Schema};
+    use crate::{
+        attributes::{Layout, Schema},
+        clock::StoreTime,
+        write::Idle,
+    };
 
     #[test]
     fn a_renewal_as_a_statement_has_the_same_conditions() {
@@ -204,7 +210,7 @@ mod tests {
             token: None,
             ttl: Some(Duration::from_secs(30)),
         };
-        let now = Reading { moment: Moment { boot: Duration::ZERO, wall: Duration::ZERO }, micros: 0 };
+        let now = StoreTime { moment: Moment { boot: Duration::ZERO, wall: Duration::ZERO }, micros: 0 };
         for (schema, expected) in [
             (
                 Schema::Native,
@@ -219,8 +225,8 @@ mod tests {
             ),
         ] {
             let layout = Layout::of(schema);
-            let change = Change::renew_in_batch(&layout, &lease, now, Idle(Duration::ZERO));
-            let (text, parameters) = change.statement("ta\"ble", lease.name.as_str());
+            let write = ConditionalWrite::renew_in_batch(&layout, &lease, now, Idle(Duration::ZERO));
+            let (text, parameters) = write.statement("ta\"ble", lease.name.as_str());
             assert_eq!(text, expected);
             assert_eq!(parameters.len(), text.matches('?').count());
             assert!(parameters.contains(&AttributeValue::S("a\"b".into())));

@@ -38,6 +38,9 @@ pub(crate) const ATTEMPT: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(15);
 const TRIES: u32 = 5;
 
+const _: () = assert!(2 * REQUEST.as_millis() < ATTEMPT.as_millis(), "an attempt has time for two requests and more");
+const _: () = assert!(TRIES as u128 * REQUEST.as_millis() <= PATIENCE.as_millis(), "all tries have their time");
+
 /// Two views of one client.
 #[derive(Debug, Clone)]
 pub(crate) struct Clients {
@@ -159,9 +162,9 @@ fn credentials(config: &DynamoConfig) -> Option<Credentials> {
 struct ReadDate(Arc<StoreClock>);
 
 #[derive(Debug)]
-struct Sent(Moment);
+struct SentAt(Moment);
 
-impl Storable for Sent {
+impl Storable for SentAt {
     type Storer = StoreReplace<Self>;
 }
 
@@ -177,7 +180,7 @@ impl Intercept for ReadDate {
         bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         metrics::counter!("onelock_dynamodb_requests_total").increment(1);
-        bag.interceptor_state().store_put(Sent(self.0.moment()));
+        bag.interceptor_state().store_put(SentAt(self.0.moment()));
         Ok(())
     }
 
@@ -191,7 +194,7 @@ impl Intercept for ReadDate {
         // What a proxy answers by itself has its own date, and no request id of DynamoDB.
         let date = headers.get("x-amzn-requestid").and_then(|_| headers.get("date"));
         let date = date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
-        if let (Some(date), Some(Sent(sent))) = (date, bag.load::<Sent>()) {
+        if let (Some(date), Some(SentAt(sent))) = (date, bag.load::<SentAt>()) {
             self.0.observe(*sent, self.0.moment(), date.secs());
         }
         Ok(())

@@ -40,13 +40,13 @@ struct Span {
 
 /// What the store's clock showed at a moment, to the best of our knowledge then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Reading {
+pub(crate) struct StoreTime {
     pub(crate) moment: Moment,
     /// Since the Unix epoch.
     pub(crate) micros: i64,
 }
 
-impl Reading {
+impl StoreTime {
     pub(crate) fn millis(self) -> i64 {
         self.micros.div_euclid(1_000)
     }
@@ -63,20 +63,20 @@ impl StoreClock {
     }
 
     /// The store's time now, for what we write: of the wall clock, as far as the replies do not contradict it, and not dangerously early.
-    pub(crate) fn now(&self) -> Reading {
+    pub(crate) fn now(&self) -> StoreTime {
         self.read(|wall, lo, hi| wall.clamp(lo.max(hi - self.trust), hi))
     }
 
     /// The store's time now, to judge what others have written: not dangerously late.
-    pub(crate) fn now_at_least(&self) -> Reading {
+    pub(crate) fn now_at_least(&self) -> StoreTime {
         self.read(|wall, lo, hi| wall.clamp(lo, hi.min(lo + self.trust)))
     }
 
-    fn read(&self, within: impl Fn(i64, i64, i64) -> i64) -> Reading {
+    fn read(&self, within: impl Fn(i64, i64, i64) -> i64) -> StoreTime {
         let moment = self.clock.now();
         let wall = micros(moment.wall);
         let micros = self.bounds(moment).map_or(wall, |(lo, hi)| within(wall, lo, hi));
-        Reading { moment, micros }
+        StoreTime { moment, micros }
     }
 
     /// Takes in the `date` (in seconds) of a reply that was received at `received` to a request sent at `sent`.
@@ -110,7 +110,7 @@ impl StoreClock {
 
     /// Whether an expiry that was reckoned from a reading before a reply stands in the light of that reply: too early would
     /// invite others, too late would keep them waiting.
-    pub(crate) fn confirms(&self, reading: Reading) -> bool {
+    pub(crate) fn confirms(&self, reading: StoreTime) -> bool {
         self.bounds(reading.moment)
             .is_none_or(|(_, hi)| (hi - self.trust - GRACE..=hi + self.tolerance).contains(&reading.micros))
     }

@@ -2,10 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{
-    layout::Layout,
-    schema::{Attribute, Schema},
-};
+use crate::attributes::{Attribute, Layout, Schema};
 
 /// When a lock whose holder has died may be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -4,12 +4,11 @@ use aws_sdk_dynamodb::types::{BillingMode, PointInTimeRecoveryStatus, TableDescr
 use lock_core::{Error, ErrorKind, Lease, LeaseId, LockName, doctor::Finding};
 
 use crate::{
+    attributes::{Attribute, Layout},
     backend::DynamoBackend,
     batch::Refusal,
     clock::seconds,
     error::convert,
-    layout::Layout,
-    schema::Attribute,
     table::{judge_keys, judge_regions},
 };
 

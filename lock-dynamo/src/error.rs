@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::{
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use lock_core::{Error, ErrorKind};
 
-use crate::{config::DynamoConfig, schema::Attribute};
+use crate::{attributes::Attribute, config::DynamoConfig};
 
 /// An error of the SDK as one of ours. Not for failed conditions, which are answers.
 pub(crate) fn convert<E>(error: SdkError<E, HttpResponse>, config: &DynamoConfig) -> Error

@@ -7,8 +7,8 @@ use lock_core::{Error, backend::Backend, config::StoreConfig, registry::BackendF
 
 use crate::{
     DynamoBackend,
+    attributes::{Attribute, Schema},
     config::{DynamoConfig, Endpoint, Takeover},
-    schema::{Attribute, Schema},
 };
 
 /// Opens `dynamodb://TABLE?region=…`; `docs/dynamodb.md` has the options. Connects at the first operation.

@@ -7,9 +7,8 @@ use lock_core::{ConfigString, config::StoreConfig};
 
 use crate::{
     DynamoConfig, Schema,
-    layout::Layout,
-    record::{Item, Record, State},
-    schema::Attribute,
+    attributes::{Attribute, Layout},
+    record::{Item, LockState, Record},
 };
 
 /// A config string is read or refused.
@@ -26,10 +25,10 @@ pub fn item(data: &[u8]) {
         let layout = Layout::of(*schema);
         let Ok(Some(record)) = Record::read(&parse(data, &layout), &layout) else { continue };
         let holder = record.holder(Some(Duration::ZERO));
-        assert_eq!(holder.version.is_some(), record.state == State::Held);
+        assert_eq!(holder.version.is_some(), record.state == LockState::Held);
         assert_eq!(holder.foreign.is_some(), record.id.is_none(), "what we wrote is ours, all else is foreign");
         assert!(record.id.is_some() || (record.expires.is_none() && holder.token.is_none()), "{record:?}");
-        assert!(record.id.is_none_or(|id| record.is_held_by(id) == (record.state == State::Held)));
+        assert!(record.id.is_none_or(|id| record.is_held_by(id) == (record.state == LockState::Held)));
     }
 }
 

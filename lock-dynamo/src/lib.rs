@@ -1,9 +1,9 @@
 #![doc = include_str!("../README.md")]
 
 mod acquire;
+mod attributes;
 mod backend;
 mod batch;
-mod change;
 mod client;
 mod clock;
 mod config;
@@ -13,15 +13,14 @@ mod factory;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
-mod layout;
 mod observed;
 mod operators;
 mod record;
-mod schema;
 mod table;
+mod write;
 
+pub use attributes::{Attribute, Schema};
 pub use backend::DynamoBackend;
 pub use config::{DynamoConfig, Takeover};
 pub use factory::DynamoFactory;
-pub use schema::{Attribute, Schema};
 pub use table::{TableCheck, TableOptions};

@@ -13,11 +13,11 @@ use lock_core::{LockName, clock::Moment};
 #[derive(Debug)]
 pub(crate) struct Observations {
     most: usize,
-    seen: Mutex<Seen>,
+    seen: Mutex<ObservationIndex>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct ObservationIndex {
     by_name: HashMap<LockName, Observation>,
     by_age: BTreeMap<u64, LockName>,
     next: u64,
@@ -60,7 +60,7 @@ impl Observations {
     }
 }
 
-impl Seen {
+impl ObservationIndex {
     fn forget(&mut self, name: &LockName) {
         if let Some(known) = self.by_name.remove(name) {
             self.by_age.remove(&known.order);

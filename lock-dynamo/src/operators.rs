@@ -5,11 +5,11 @@ use lock_core::{Error, Holder, LockName, backend::Break};
 
 use crate::{
     acquire::Verdict,
-    backend::{DynamoBackend, Written},
-    change::Change,
+    attributes::Attribute,
+    backend::{DynamoBackend, WriteOutcome},
     error::convert,
-    record::{Item, Record, State},
-    schema::Attribute,
+    record::{Item, LockState, Record},
+    write::ConditionalWrite,
 };
 
 impl DynamoBackend {
@@ -92,12 +92,12 @@ impl DynamoBackend {
     }
 
     pub(crate) async fn take_away(&self, name: &LockName, seen: &str, by: &str) -> Result<Break, Error> {
-        let change = Change::broken(&self.config.layout, seen, by, self.clock.now(), self.idle());
-        match self.update(name, change).await? {
-            Written::Done => Ok(Break::Broken),
-            Written::Refused(item) => {
+        let write = ConditionalWrite::break_lock(&self.config.layout, seen, by, self.clock.now(), self.idle());
+        match self.update(name, write).await? {
+            WriteOutcome::Done => Ok(Break::Broken),
+            WriteOutcome::Refused(item) => {
                 let record = item.map(|item| self.read(&item)).transpose()?.flatten();
-                let held = record.filter(|record| record.state != State::Released);
+                let held = record.filter(|record| record.state != LockState::Released);
                 Ok(Break::Changed(held.and_then(|record| self.current(name, &record))))
             }
         }

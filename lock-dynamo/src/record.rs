@@ -8,19 +8,34 @@ use std::{
 use aws_sdk_dynamodb::types::AttributeValue;
 use lock_core::{Error, ErrorKind, FencingToken, Holder, LeaseId};
 
-use crate::{clock::Reading, layout::Layout, schema::Attribute};
+use crate::{
+    attributes::{Attribute, Layout},
+    clock::StoreTime,
+};
 
 pub(crate) type Item = HashMap<String, AttributeValue>;
 
-/// A version that we write: the lease id, and something new at every write, so that observers see a heartbeat.
+/// The value of [`Attribute::Released`] in a released item.
+pub(crate) const RELEASED: &str = "1";
+
+/// How many hexadecimal digits of a version are new at every write.
+const NEW_DIGITS: usize = 16;
+
+/// A version that we write: the lease id, and something new at every write, so that observers see a
+/// heartbeat.
 pub(crate) fn version(id: LeaseId) -> String {
-    format!("{id}.{}", &LeaseId::random().to_string()[..16])
+    format!("{}{}", version_prefix(id), &LeaseId::random().to_string()[..NEW_DIGITS])
+}
+
+/// What all versions that we write for a lease begin with.
+pub(crate) fn version_prefix(id: LeaseId) -> String {
+    format!("{id}.")
 }
 
 /// The lease id in a version, if we wrote it.
 fn lease_id(version: &str) -> Option<LeaseId> {
     let (id, rest) = version.split_once('.')?;
-    (rest.len() == 16 && rest.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.parse().ok()).flatten()
+    (rest.len() == NEW_DIGITS && rest.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.parse().ok()).flatten()
 }
 
 /// An item that has a version: the state of a lock.
@@ -29,7 +44,7 @@ pub(crate) struct Record {
     pub(crate) version: String,
     /// `None` when a foreign client wrote it last.
     pub(crate) id: Option<LeaseId>,
-    pub(crate) state: State,
+    pub(crate) state: LockState,
     /// For how long an observer has to see an unchanged version; `None` when the record does not say so legibly.
     pub(crate) lease: Option<Duration>,
     /// On the store's clock, in milliseconds. Only of records that we wrote last: foreign clients leave it behind, stale.
@@ -43,10 +58,10 @@ pub(crate) struct Record {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+pub(crate) enum LockState {
     Held,
     /// Released, but to be kept from everybody until then, in milliseconds on the store's clock.
-    Parked(i64),
+    FreeAt(i64),
     Released,
 }
 
@@ -69,11 +84,11 @@ impl Record {
         let own_lease = ours(number(Attribute::Ttl)).and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
         let foreign_lease = || get(Attribute::Lease).and_then(|value| layout.schema.decode_lease(value));
         // Python's client has no released items; what has our attribute by chance was not released.
-        let released = text(Attribute::Released).as_deref() == Some("1") && !layout.schema.deletes_on_release();
+        let released = text(Attribute::Released).as_deref() == Some(RELEASED) && !layout.schema.deletes_on_release();
         let state = match ours(number(Attribute::FreeAt)) {
-            _ if released => State::Released,
-            Some(at) => State::Parked(at),
-            None => State::Held,
+            _ if released => LockState::Released,
+            Some(at) => LockState::FreeAt(at),
+            None => LockState::Held,
         };
         Ok(Some(Self {
             id,
@@ -95,12 +110,12 @@ impl Record {
     }
 
     pub(crate) fn is_held_by(&self, id: LeaseId) -> bool {
-        self.state == State::Held && self.id == Some(id)
+        self.state == LockState::Held && self.id == Some(id)
     }
 
     /// Who holds the lock, for others; it can be theirs in `free_in`.
     pub(crate) fn holder(&self, free_in: Option<Duration>) -> Holder {
-        let held = self.state == State::Held;
+        let held = self.state == LockState::Held;
         Holder {
             owner: self.owner.clone(),
             token: self.fence.filter(|_| self.id.is_some()),
@@ -114,7 +129,7 @@ impl Record {
     }
 
     /// Time from `now` to a moment of the store's clock; zero when it has passed.
-    pub(crate) fn until(now: Reading, millis: i64) -> Duration {
+    pub(crate) fn until(now: StoreTime, millis: i64) -> Duration {
         let left = millis.saturating_mul(1_000).saturating_sub(now.micros);
         Duration::from_micros(u64::try_from(left).unwrap_or(0))
     }
@@ -135,7 +150,7 @@ fn corrupt(layout: &Layout) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schema::Schema;
+    use crate::attributes::Schema;
 
     fn item(pairs: &[(&str, AttributeValue)]) -> Item {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
@@ -172,7 +187,10 @@ mod tests {
             ("onelock_free_at", n(1)),
         ]);
         let record = Record::read(&stale, &layout).unwrap().unwrap();
-        assert_eq!((record.state, record.expires, record.lease), (State::Held, None, Some(Duration::from_secs(20))));
+        assert_eq!(
+            (record.state, record.expires, record.lease),
+            (LockState::Held, None, Some(Duration::from_secs(20)))
+        );
         let holder = record.holder(None);
         assert_eq!(holder.version.as_deref(), Some("1700000000000000000:MZXW6"));
         assert_eq!(holder.foreign.as_deref(), Some("a lock of dynamolock (Go)"));

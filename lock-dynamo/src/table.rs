@@ -10,7 +10,11 @@ use aws_sdk_dynamodb::types::{
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use lock_core::{Error, ErrorKind, Operation};
 
-use crate::{backend::DynamoBackend, error::convert, layout::Layout, schema::Attribute};
+use crate::{
+    attributes::{Attribute, Layout},
+    backend::DynamoBackend,
+    error::convert,
+};
 
 /// What [`DynamoBackend::init`] sees to, besides the keys and on-demand billing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -328,7 +332,7 @@ mod tests {
     use aws_sdk_dynamodb::types::ReplicaDescription;
 
     use super::*;
-    use crate::schema::Schema;
+    use crate::attributes::Schema;
 
     fn table(
         keys: &[(KeyType, &str)],

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::schema::{Attribute, Schema};
+use super::{Attribute, Schema};
 
 /// The names of all attributes in one table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,12 +22,7 @@ const LONGEST_SORT_VALUE: usize = 1_024;
 impl Layout {
     /// What the client of that schema uses by default.
     pub(crate) fn of(schema: Schema) -> Self {
-        let name = match schema {
-            Schema::Native => Attribute::as_str,
-            Schema::Java | Schema::Go => java,
-            Schema::Python => python,
-        };
-        let names = Attribute::ALL.iter().map(|attribute| Cow::Borrowed(name(*attribute))).collect();
+        let names = Attribute::ALL.iter().map(|attribute| Cow::Borrowed(schema.default_name(*attribute))).collect();
         let sort = (schema == Schema::Python).then(|| ("sort_key".into(), "-".into()));
         Self { schema, names, sort }
     }
@@ -91,44 +86,6 @@ impl Layout {
             }
             _ => Ok(()),
         }
-    }
-}
-
-fn java(attribute: Attribute) -> &'static str {
-    match attribute {
-        Attribute::Key => "key",
-        Attribute::Version => "recordVersionNumber",
-        Attribute::Owner => "ownerName",
-        Attribute::Lease => "leaseDuration",
-        Attribute::Released => "isReleased",
-        Attribute::CollectAt => "onelock_collect_at",
-        other => own(other),
-    }
-}
-
-fn python(attribute: Attribute) -> &'static str {
-    match attribute {
-        Attribute::Key => "lock_key",
-        Attribute::Version => "record_version_number",
-        Attribute::Owner => "owner_name",
-        Attribute::Lease => "lease_duration",
-        Attribute::CollectAt => "expiry_time",
-        other => own(other),
-    }
-}
-
-/// What a foreign client has no name for.
-fn own(attribute: Attribute) -> &'static str {
-    match attribute {
-        Attribute::Ttl => "onelock_ttl_ms",
-        Attribute::Released => "onelock_released",
-        Attribute::Expires => "onelock_expires_at",
-        Attribute::Since => "onelock_acquired_at",
-        Attribute::Fence => "onelock_fence",
-        Attribute::FreeAt => "onelock_free_at",
-        Attribute::BrokenId => "onelock_broken_id",
-        Attribute::BrokenBy => "onelock_broken_by",
-        other => other.as_str(),
     }
 }
 

@@ -6,15 +6,14 @@ use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use lock_core::{FencingToken, Lease, LeaseId, backend::Claim};
 
 use crate::{
-    clock::Reading,
-    layout::Layout,
+    attributes::{Attribute, Layout, Schema},
+    clock::StoreTime,
     record::{self, Record},
-    schema::{Attribute, Schema},
 };
 
 /// An update or delete of one item, under a condition.
 #[derive(Debug)]
-pub(crate) struct Change<'a> {
+pub(crate) struct ConditionalWrite<'a> {
     pub(crate) layout: &'a Layout,
     style: Style,
     pub(crate) names: HashMap<String, String>,
@@ -39,7 +38,7 @@ enum Style {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Idle(pub(crate) Duration);
 
-impl<'a> Change<'a> {
+impl<'a> ConditionalWrite<'a> {
     fn new(layout: &'a Layout, version: String) -> Self {
         Self::in_style(layout, version, Style::Plain)
     }
@@ -47,64 +46,70 @@ impl<'a> Change<'a> {
     fn in_style(layout: &'a Layout, version: String, style: Style) -> Self {
         let (names, values) = (HashMap::with_capacity(12), HashMap::with_capacity(16));
         let (set, remove, condition) = (String::with_capacity(192), String::new(), String::with_capacity(160));
-        let mut change = Self { layout, style, names, values, set, remove, condition, version };
-        let version = AttributeValue::S(change.version.clone());
-        change.set(Attribute::Version, version);
-        change
+        let mut write = Self { layout, style, names, values, set, remove, condition, version };
+        let version = AttributeValue::S(write.version.clone());
+        write.set(Attribute::Version, version);
+        write
     }
 
     /// Takes a lock that nobody holds: no item, or a released one, and one whose last token is below `token`.
-    pub(crate) fn take_free(layout: &'a Layout, claim: &Claim, now: Reading, token: FencingToken, idle: Idle) -> Self {
-        let mut change = Self::new(layout, record::version(claim.id));
-        let fence = change.grant(claim, now, Some(token), idle);
+    pub(crate) fn take_free(
+        layout: &'a Layout,
+        claim: &Claim,
+        now: StoreTime,
+        token: FencingToken,
+        idle: Idle,
+    ) -> Self {
+        let mut write = Self::new(layout, record::version(claim.id));
+        let fence = write.grant(claim, now, Some(token), idle);
         if layout.schema != Schema::Native {
             // Our own releases have removed them.
-            change.clear(claim);
+            write.clear_leftovers(claim);
         }
-        let version = change.name(Attribute::Version);
-        change.condition = format!("attribute_not_exists({version})");
+        let version = write.name(Attribute::Version);
+        write.condition = format!("attribute_not_exists({version})");
         if !layout.schema.deletes_on_release() {
             // Not after a release of this very id: that would be a request that was overtaken by its own release.
-            let (released, one) = (change.name(Attribute::Released), change.value(text("1")));
-            let id = change.value(text(claim.id));
-            change.condition =
-                format!("({} OR ({released} = {one} AND NOT begins_with({version}, {id})))", change.condition);
+            let (released, one) = (write.name(Attribute::Released), write.value(text(record::RELEASED)));
+            let id = write.value(text(claim.id));
+            write.condition =
+                format!("({} OR ({released} = {one} AND NOT begins_with({version}, {id})))", write.condition);
         }
         if let Some(token) = fence {
-            let fence = change.name(Attribute::Fence);
-            let _ = write!(change.condition, " AND (attribute_not_exists({fence}) OR {fence} < {token})");
+            let fence = write.name(Attribute::Fence);
+            let _ = write!(write.condition, " AND (attribute_not_exists({fence}) OR {fence} < {token})");
         }
-        change
+        write
     }
 
     /// Takes a lock whose record was judged, if it is still that record.
     pub(crate) fn take_over(
         layout: &'a Layout,
         claim: &Claim,
-        now: Reading,
+        now: StoreTime,
         token: Option<FencingToken>,
         idle: Idle,
         seen: &Record,
     ) -> Self {
-        let mut change = Self::new(layout, record::version(claim.id));
-        change.grant(claim, now, token, idle);
-        change.clear(claim);
-        change.require_version(&seen.version);
-        change
+        let mut write = Self::new(layout, record::version(claim.id));
+        write.grant(claim, now, token, idle);
+        write.clear_leftovers(claim);
+        write.require_version(&seen.version);
+        write
     }
 
     /// Makes a held lock last from `now`, unless a later renewal has been there before.
-    pub(crate) fn renew(layout: &'a Layout, lease: &Lease, now: Reading, idle: Idle) -> Self {
+    pub(crate) fn renew(layout: &'a Layout, lease: &Lease, now: StoreTime, idle: Idle) -> Self {
         Self::new(layout, record::version(lease.id)).renewing(lease, now, idle)
     }
 
     /// The same, to be made a statement of a batch.
-    pub(crate) fn renew_in_batch(layout: &'a Layout, lease: &Lease, now: Reading, idle: Idle) -> Self {
+    pub(crate) fn renew_in_batch(layout: &'a Layout, lease: &Lease, now: StoreTime, idle: Idle) -> Self {
         Self::in_style(layout, record::version(lease.id), Style::Placeholders).renewing(lease, now, idle)
     }
 
-    fn renewing(mut self, lease: &Lease, now: Reading, idle: Idle) -> Self {
-        let ends = self.last(lease.ttl, now, idle);
+    fn renewing(mut self, lease: &Lease, now: StoreTime, idle: Idle) -> Self {
+        let ends = self.set_lease(lease.ttl, now, idle);
         self.require_held_by(lease.id);
         // A renewal that hung on its way must not cut short what a later one has promised.
         let (expires, ends) = (self.name(Attribute::Expires), self.value(number(ends)));
@@ -113,100 +118,100 @@ impl<'a> Change<'a> {
     }
 
     /// Makes a lock of this version last from `now`: corrects what was written by a wrong clock.
-    pub(crate) fn correct(layout: &'a Layout, lease: &Lease, now: Reading, idle: Idle, version: &str) -> Self {
-        let mut change = Self::new(layout, record::version(lease.id));
-        change.last(lease.ttl, now, idle);
-        change.require_version(version);
-        change
+    pub(crate) fn correct(layout: &'a Layout, lease: &Lease, now: StoreTime, idle: Idle, version: &str) -> Self {
+        let mut write = Self::new(layout, record::version(lease.id));
+        write.set_lease(lease.ttl, now, idle);
+        write.require_version(version);
+        write
     }
 
     /// The same for a lock that was acquired a moment ago: its token and its beginning are that clock's too.
     pub(crate) fn correct_grant(
         layout: &'a Layout,
         lease: &Lease,
-        now: Reading,
+        now: StoreTime,
         token: FencingToken,
         idle: Idle,
         version: &str,
     ) -> Self {
-        let mut change = Self::correct(layout, lease, now, idle, version);
-        change.set(Attribute::Since, number(now.millis()));
+        let mut write = Self::correct(layout, lease, now, idle, version);
+        write.set(Attribute::Since, number(now.millis()));
         if layout.fences() {
-            change.set(Attribute::Fence, number(token.get()));
+            write.set(Attribute::Fence, number(token.get()));
         }
-        change
+        write
     }
 
     /// Makes the token of a held lock larger.
     pub(crate) fn raise(layout: &'a Layout, lease: &Lease, token: FencingToken) -> Self {
-        let mut change = Self::new(layout, record::version(lease.id));
-        let token = change.set(Attribute::Fence, number(token.get()));
-        change.require_held_by(lease.id);
-        let fence = change.name(Attribute::Fence);
-        let _ = write!(change.condition, " AND {fence} < {token}");
-        change
+        let mut write = Self::new(layout, record::version(lease.id));
+        let token = write.set(Attribute::Fence, number(token.get()));
+        write.require_held_by(lease.id);
+        let fence = write.name(Attribute::Fence);
+        let _ = write!(write.condition, " AND {fence} < {token}");
+        write
     }
 
     /// Frees a held lock, in `hold_for`. The item may be collected when it might have been without the release: long after.
-    pub(crate) fn release(layout: &'a Layout, lease: &Lease, hold_for: Duration, now: Reading, idle: Idle) -> Self {
-        let mut change = Self::new(layout, record::version(lease.id));
+    pub(crate) fn release(layout: &'a Layout, lease: &Lease, hold_for: Duration, now: StoreTime, idle: Idle) -> Self {
+        let mut write = Self::new(layout, record::version(lease.id));
         if hold_for.is_zero() {
-            change.set(Attribute::Released, text("1"));
-            change.remove(Attribute::Data);
+            write.set(Attribute::Released, text(record::RELEASED));
+            write.remove(Attribute::Data);
         } else {
             // To foreign clients it looks like a holder that died, with a lease of just that length.
-            let free_at = change.last(Some(hold_for), now, idle);
-            change.set(Attribute::FreeAt, number(free_at));
+            let free_at = write.set_lease(Some(hold_for), now, idle);
+            write.set(Attribute::FreeAt, number(free_at));
         }
-        change.require_held_by(lease.id);
-        change
+        write.require_held_by(lease.id);
+        write
     }
 
     /// The condition of [`release`](Self::release) alone, for schemas that delete.
     pub(crate) fn delete(layout: &'a Layout, lease: &Lease) -> Self {
-        let mut change = Self::new(layout, String::new());
-        change.values.clear();
-        change.names.clear();
-        change.require_held_by(lease.id);
-        change
+        let mut write = Self::new(layout, String::new());
+        write.values.clear();
+        write.names.clear();
+        write.require_held_by(lease.id);
+        write
     }
 
     /// The condition under which an item that nobody holds may go; only for schemas that keep it.
     pub(crate) fn forget(layout: &'a Layout) -> Self {
-        let mut change = Self::new(layout, String::new());
-        change.values.clear();
-        change.names.clear();
+        let mut write = Self::new(layout, String::new());
+        write.values.clear();
+        write.names.clear();
         // An item that is no lock is somebody else's.
-        let (key, released) = (change.name(Attribute::Key), change.name(Attribute::Released));
-        let one = change.value(text("1"));
-        change.condition = format!("attribute_not_exists({key}) OR {released} = {one}");
-        change
+        let (key, released) = (write.name(Attribute::Key), write.name(Attribute::Released));
+        let one = write.value(text(record::RELEASED));
+        write.condition = format!("attribute_not_exists({key}) OR {released} = {one}");
+        write
     }
 
     /// Takes the lock away from the holder that `seen` names, and leaves a trace for it.
-    pub(crate) fn broken(layout: &'a Layout, seen: &str, by: &str, now: Reading, idle: Idle) -> Self {
+    pub(crate) fn break_lock(layout: &'a Layout, seen: &str, by: &str, now: StoreTime, idle: Idle) -> Self {
         let id = seen.parse::<LeaseId>().ok();
-        let mut change = Self::new(layout, record::version(id.unwrap_or_else(LeaseId::random)));
-        change.set(Attribute::Released, text("1"));
-        change.remove(Attribute::Data);
-        change.collect(now, Duration::ZERO, idle);
+        let mut write = Self::new(layout, record::version(id.unwrap_or_else(LeaseId::random)));
+        write.set(Attribute::Released, text(record::RELEASED));
+        write.remove(Attribute::Data);
+        write.collect(now, Duration::ZERO, idle);
         match id {
             Some(id) => {
-                change.set(Attribute::BrokenId, text(id));
-                change.set(Attribute::BrokenBy, text(by));
-                change.require_held_by(id);
+                write.set(Attribute::BrokenId, text(id));
+                write.set(Attribute::BrokenBy, text(by));
+                write.require_held_by(id);
             }
             None => {
-                change.require_version(seen);
-                change.require_not_released();
+                write.require_version(seen);
+                write.require_not_released();
             }
         }
-        change
+        write
     }
 
     /// Everything that makes the item a lock held by `claim`. Returns the placeholder of the token, where there is one.
-    fn grant(&mut self, claim: &Claim, now: Reading, token: Option<FencingToken>, idle: Idle) -> Option<String> {
-        self.last(claim.ttl, now, idle);
+    fn grant(&mut self, claim: &Claim, now: StoreTime, token: Option<FencingToken>, idle: Idle) -> Option<String> {
+        self.set_lease(claim.ttl, now, idle);
         self.set(Attribute::Owner, text(&claim.owner));
         self.set(Attribute::Since, number(now.millis()));
         if let Some(data) = &claim.data {
@@ -220,7 +225,7 @@ impl<'a> Change<'a> {
     }
 
     /// Removes what a holder that did not release, or a foreign one, has left in the item.
-    fn clear(&mut self, claim: &Claim) {
+    fn clear_leftovers(&mut self, claim: &Claim) {
         self.remove(Attribute::FreeAt);
         if claim.data.is_none() {
             self.remove(Attribute::Data);
@@ -228,7 +233,7 @@ impl<'a> Change<'a> {
     }
 
     /// Sets the lease and its end, which it returns.
-    fn last(&mut self, ttl: Option<Duration>, now: Reading, idle: Idle) -> i64 {
+    fn set_lease(&mut self, ttl: Option<Duration>, now: StoreTime, idle: Idle) -> i64 {
         let ttl = ttl.unwrap_or(NO_TTL);
         let millis = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4);
         let ends = now.millis().saturating_add(1).saturating_add(millis);
@@ -241,7 +246,7 @@ impl<'a> Change<'a> {
         ends
     }
 
-    fn collect(&mut self, now: Reading, ttl: Duration, idle: Idle) {
+    fn collect(&mut self, now: StoreTime, ttl: Duration, idle: Idle) {
         let after = i64::try_from(ttl.saturating_add(idle.0).as_secs()).unwrap_or(i64::MAX / 4);
         // In seconds: DynamoDB takes milliseconds for a date in the far future, and never deletes the item.
         self.set(Attribute::CollectAt, number(now.millis().div_euclid(1_000).saturating_add(after)));
@@ -253,7 +258,7 @@ impl<'a> Change<'a> {
     }
 
     fn require_held_by(&mut self, id: LeaseId) {
-        let (version, id) = (self.name(Attribute::Version), self.value(text(format!("{id}."))));
+        let (version, id) = (self.name(Attribute::Version), self.value(text(record::version_prefix(id))));
         self.condition = format!("begins_with({version}, {id})");
         let free_at = self.name(Attribute::FreeAt);
         let _ = write!(self.condition, " AND attribute_not_exists({free_at})");

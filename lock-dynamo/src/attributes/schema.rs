@@ -1,8 +1,10 @@
-//! How a lock looks as an item: attributes and encodings, by the client that shall understand it.
+//! What the lock clients of other languages call their attributes, and how they write their leases.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
+
+use super::Attribute;
 
 /// Which clients share the table.
 ///
@@ -44,6 +46,15 @@ impl Schema {
             Self::Java => "a lock of amazon-dynamodb-lock-client (Java)",
             Self::Go => "a lock of dynamolock (Go)",
             Self::Python => "a lock of python_dynamodb_lock",
+        }
+    }
+
+    /// What the attribute is called in a table of this client, unless the user has chosen another name.
+    pub(crate) fn default_name(self, attribute: Attribute) -> &'static str {
+        match self {
+            Self::Native => attribute.as_str(),
+            Self::Java | Self::Go => java(attribute),
+            Self::Python => python(attribute),
         }
     }
 
@@ -102,6 +113,44 @@ impl FromStr for Schema {
     }
 }
 
+fn java(attribute: Attribute) -> &'static str {
+    match attribute {
+        Attribute::Key => "key",
+        Attribute::Version => "recordVersionNumber",
+        Attribute::Owner => "ownerName",
+        Attribute::Lease => "leaseDuration",
+        Attribute::Released => "isReleased",
+        Attribute::CollectAt => "onelock_collect_at",
+        other => own(other),
+    }
+}
+
+fn python(attribute: Attribute) -> &'static str {
+    match attribute {
+        Attribute::Key => "lock_key",
+        Attribute::Version => "record_version_number",
+        Attribute::Owner => "owner_name",
+        Attribute::Lease => "lease_duration",
+        Attribute::CollectAt => "expiry_time",
+        other => own(other),
+    }
+}
+
+/// What a foreign client has no name for.
+fn own(attribute: Attribute) -> &'static str {
+    match attribute {
+        Attribute::Ttl => "onelock_ttl_ms",
+        Attribute::Released => "onelock_released",
+        Attribute::Expires => "onelock_expires_at",
+        Attribute::Since => "onelock_acquired_at",
+        Attribute::Fence => "onelock_fence",
+        Attribute::FreeAt => "onelock_free_at",
+        Attribute::BrokenId => "onelock_broken_id",
+        Attribute::BrokenBy => "onelock_broken_by",
+        other => other.as_str(),
+    }
+}
+
 /// Parses what Go's `time.Duration` prints and reads: "20s", "1m30s", "1.5s", "500ms".
 fn go_duration(text: &str) -> Option<Duration> {
     let mut rest = text;
@@ -124,71 +173,6 @@ fn go_duration(text: &str) -> Option<Duration> {
         rest = &rest[unit..];
     }
     (!text.is_empty()).then(|| Duration::try_from_secs_f64(total).ok()).flatten()
-}
-
-macro_rules! attributes {
-    ($($(#[$doc:meta])* $attribute:ident = $text:literal,)*) => {
-        /// An attribute of a lock's item. Its name in the table can be chosen; see [`DynamoConfig::attribute`](crate::DynamoConfig::attribute).
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-        #[non_exhaustive]
-        pub enum Attribute {
-            $($(#[$doc])* $attribute,)*
-        }
-
-        impl Attribute {
-            /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$attribute,)*];
-
-            /// What it is called in config strings, and in the native schema by default.
-            pub fn as_str(self) -> &'static str {
-                match self { $(Self::$attribute => $text,)* }
-            }
-        }
-    };
-}
-
-attributes! {
-    /// The partition key: the lock's name.
-    Key = "key",
-    /// Who holds the lock and since which heartbeat: `<lease id>.<random>`, or whatever a foreign client writes.
-    Version = "version",
-    /// How the holder calls itself.
-    Owner = "owner",
-    /// The lease as foreign clients write it. Not in the native schema.
-    Lease = "lease",
-    /// The lease in milliseconds, as we write it.
-    Ttl = "ttl_ms",
-    /// `"1"` once the lock was released.
-    Released = "released",
-    /// What others may read.
-    Data = "data",
-    /// When the lease ends, on the store's clock, in milliseconds.
-    Expires = "expires_at",
-    /// When the lock was acquired, on the store's clock, in milliseconds.
-    Since = "acquired_at",
-    /// The fencing token.
-    Fence = "fence",
-    /// A released lock that is kept for a while (`min_hold`): until when, on the store's clock, in milliseconds.
-    FreeAt = "free_at",
-    /// The lease id that an operator took the lock from.
-    BrokenId = "broken_id",
-    /// That operator.
-    BrokenBy = "broken_by",
-    /// When DynamoDB may delete the item for being idle, in seconds (its TTL attribute). Decides nothing.
-    CollectAt = "collect_at",
-}
-
-impl Attribute {
-    /// Whether its name in the native schema is a word that DynamoDB reserves.
-    pub(crate) fn is_reserved(self) -> bool {
-        matches!(self, Self::Key | Self::Owner | Self::Data)
-    }
-}
-
-impl fmt::Display for Attribute {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }
 
 #[cfg(test)]
