@@ -11,7 +11,6 @@
 mod client;
 mod clock;
 mod command;
-pub mod dynamodb;
 mod network;
 pub mod real;
 mod store;

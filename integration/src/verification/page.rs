@@ -190,7 +190,7 @@ Processes note what they ask for, get, lose, give back and write; the checker (`
 once, that tokens rose, that a resource which compares tokens took no old write, that nobody was told that he himself is the holder, and
 that no free lock stayed unobtainable. What is assumed stands beside each check: `integration/src/sim/mod.rs`, `integration/tests/models`, and
 each backend's page. The DynamoDB backend is simulated as it is, AWS SDK included, over a model of DynamoDB that is itself compared with DynamoDB
-Local (`lock-dynamo/tests/simulation`). Files have no network of ours to cut.
+Local (`lock-dynamo/tests/it/simulation`). Files have no network of ours to cut.
 ";
 
 const MISTAKES: &str = "\

@@ -1,7 +1,5 @@
 //! The policy and the templates on this crate's page against what the code does.
 
-mod common;
-
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
@@ -10,15 +8,16 @@ use std::{
 };
 
 use aws_sdk_dynamodb::types::{KeyType, ScalarAttributeType};
-use common::{Table, claim, raw_client};
 use integration::{moto::Moto, python::python, wire::Wire};
 use lock_core::backend::Backend;
 use lock_dynamo::{DynamoBackend, DynamoConfig, Schema, TableOptions};
 use serde_json::{Value, json};
 
-const POLICY: &str = include_str!("../aws/policy.json");
-const CLOUD_FORMATION: &str = include_str!("../aws/table.cloudformation.json");
-const TERRAFORM: &str = include_str!("../aws/table.tf");
+use crate::fixture::{self, Table, claim, raw_client};
+
+const POLICY: &str = include_str!("../../aws/policy.json");
+const CLOUD_FORMATION: &str = include_str!("../../aws/table.cloudformation.json");
+const TERRAFORM: &str = include_str!("../../aws/table.tf");
 
 /// The operations that each statement allows.
 fn allowed() -> BTreeMap<String, BTreeSet<String>> {
@@ -39,10 +38,10 @@ async fn lock_and_release(backend: &DynamoBackend) {
         let claim = claim("a", Duration::from_secs(60));
         let _ = backend.acquire(&claim).await.unwrap();
         // Refused, found to be ours, renewed, lost, broken.
-        let _ = backend.acquire(&common::claim("a", Duration::from_secs(60))).await.unwrap();
+        let _ = backend.acquire(&fixture::claim("a", Duration::from_secs(60))).await.unwrap();
         let _ = backend.acquire(&claim).await.unwrap();
         let _ = backend.renew(&claim.lease(None)).await.unwrap();
-        let other = common::claim("b", Duration::from_secs(60)).lease(None);
+        let other = fixture::claim("b", Duration::from_secs(60)).lease(None);
         let _ = backend.renew_many(&[claim.lease(None), other]).await;
         let _ = backend.release(&claim.lease(None), hold_for).await.unwrap();
         let _ = backend.renew(&claim.lease(None)).await.unwrap();

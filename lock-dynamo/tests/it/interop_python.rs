@@ -1,8 +1,6 @@
 //! The real `python_dynamodb_lock`, with boto3, on one table with us: each excludes the other, takes over from the other, and
 //! leaves the other's locks alone.
 
-mod common;
-
 use std::{
     io::{BufRead as _, BufReader},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -10,12 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Table, claim};
 use lock_core::{
     Locker, Renew, TryAcquire,
     backend::{Attempt, Backend, Release, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema};
+
+use crate::fixture::{Table, claim};
 
 /// The lease of the Python client.
 const LEASE: Duration = Duration::from_secs(2);

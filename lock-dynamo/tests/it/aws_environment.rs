@@ -1,19 +1,18 @@
 //! What the AWS environment says: profiles, roles, credentials and their absence, and TLS; in a process of its own for each environment.
 
-mod common;
-
 use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
 };
 
-use common::Table;
 use integration::{
     tls::Certificates,
     wire::{Fault, Wire},
 };
 use lock_dynamo::Schema;
+
+use crate::fixture::Table;
 
 /// Of this token service, for the next quarter of a century.
 const ASSUMED: &str = r#"<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><AssumedRoleUser>

@@ -1,10 +1,7 @@
 //! Looking, listing and setting up while the server throttles or fails, and what its answers show.
 
-mod common;
-
 use std::time::Duration;
 
-use common::{Table, claim};
 use integration::wire::{Fault, Wire};
 use lock_core::{
     ErrorKind, LossReason,
@@ -12,6 +9,8 @@ use lock_core::{
 };
 use lock_dynamo::{DynamoBackend, Schema, TableOptions};
 use serde_json::json;
+
+use crate::fixture::{Table, claim};
 
 const LONG: Duration = Duration::from_secs(60);
 

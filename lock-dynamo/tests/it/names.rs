@@ -1,16 +1,15 @@
 //! Attributes under other names: words that DynamoDB reserves, signs that expressions use.
 
-mod common;
-
 use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use common::{Table, claim, outlive};
 use lock_core::{
     ErrorKind, LossReason,
     backend::{Attempt, Backend, Break, Release, Renewal},
 };
 use lock_dynamo::{Attribute, DynamoBackend, DynamoConfig, Schema, TableOptions};
+
+use crate::fixture::{Table, claim, outlive};
 
 const LONG: Duration = Duration::from_secs(60);
 const NAMES: [&str; 14] = [

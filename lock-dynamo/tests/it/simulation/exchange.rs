@@ -9,7 +9,7 @@ use aws_smithy_runtime_api::client::{
 };
 use serde_json::Value;
 
-use crate::sdk;
+use super::{model_server::Table, sdk};
 
 /// Something that answers at once.
 pub(crate) trait Exchange: fmt::Debug + Send + Sync {
@@ -23,6 +23,11 @@ pub(crate) trait Exchange: fmt::Debug + Send + Sync {
     fn is_dynamodb(&self) -> bool {
         true
     }
+}
+
+/// What the model answers to a request, all writes being as they were asked for.
+pub(crate) fn ask(model: &mut Table, operation: &str, body: &Value) -> (u16, Value) {
+    model.call(operation, body, &|_| {})
 }
 
 /// A configuration under which `server` answers all requests.

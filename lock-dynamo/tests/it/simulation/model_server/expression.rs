@@ -8,14 +8,14 @@ use super::Item;
 
 /// Assignments and removals.
 #[derive(Debug, Default)]
-pub(in crate::sim) struct Update {
-    pub(in crate::sim) set: Vec<(String, Value)>,
-    pub(in crate::sim) remove: Vec<String>,
+pub(super) struct Update {
+    pub(super) set: Vec<(String, Value)>,
+    pub(super) remove: Vec<String>,
 }
 
 /// What must hold of an item.
 #[derive(Debug, Clone)]
-pub(in crate::sim) enum Condition {
+pub(super) enum Condition {
     Always,
     All(Vec<Self>),
     Any(Vec<Self>),
@@ -58,7 +58,7 @@ impl Condition {
     }
 
     /// Replaces parts, from the inside out.
-    pub(in crate::sim) fn replace(&mut self, replacement: &dyn Fn(&Self) -> Option<Self>) {
+    pub(super) fn replace(&mut self, replacement: &dyn Fn(&Self) -> Option<Self>) {
         match self {
             Self::All(parts) | Self::Any(parts) => parts.iter_mut().for_each(|part| part.replace(replacement)),
             Self::Not(part) => part.replace(replacement),

@@ -1,10 +1,7 @@
 //! What is found about a table: on DynamoDB Local, and in descriptions such as DynamoDB gives of others.
 
-mod common;
-
 use std::sync::Arc;
 
-use common::Table;
 use integration::wire::{Fault, Wire};
 use lock_core::{
     backend::Backend,
@@ -13,6 +10,8 @@ use lock_core::{
 };
 use lock_dynamo::{DynamoBackend, Schema, TableOptions};
 use serde_json::{Value, json};
+
+use crate::fixture::Table;
 
 #[track_caller]
 fn about<'a>(findings: &'a [Finding], subject: &str) -> &'a Finding {

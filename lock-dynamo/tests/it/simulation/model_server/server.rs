@@ -2,24 +2,24 @@
 
 use std::{cell::RefCell, cmp::Ordering, time::Duration};
 
-use serde_json::{Value, json};
-
-use super::{Table, Write, expression::Condition};
-use crate::sim::{
+use integration::sim::{
     Mistake,
     real::{Answer, Call, Server, Trouble},
 };
+use serde_json::{Value, json};
 
-/// One table with the keys of `lock-dynamo`'s native schema.
+use super::{Table, Write, expression::Condition};
+
+/// One table with the keys of the native schema.
 #[derive(Debug)]
-pub struct DynamoServer {
+pub(crate) struct DynamoServer {
     table: Table,
     mistake: Option<Mistake>,
 }
 
 impl DynamoServer {
     /// With an empty table.
-    pub fn new(mistake: Option<Mistake>) -> Self {
+    pub(crate) fn new(mistake: Option<Mistake>) -> Self {
         Self { table: Table::new(&["key"]), mistake }
     }
 }
@@ -65,7 +65,7 @@ impl Server for DynamoServer {
         let body: Value = serde_json::from_str(&call.body).expect("the SDK sends JSON");
         let asked = RefCell::new(String::new());
         let mistake = self.mistake;
-        let (status, mut body) = self.table.call_with(&call.operation, &body, &|write| {
+        let (status, mut body) = self.table.call(&call.operation, &body, &|write| {
             let version = write.update.set.iter().find(|(name, _)| name == "version");
             let version = version.and_then(|(_, value)| value["S"].as_str()).unwrap_or_default();
             *asked.borrow_mut() = version.split('.').next().unwrap_or_default().to_owned();

@@ -1,17 +1,16 @@
 //! Creating and checking the table.
 
-mod common;
-
 use std::{collections::BTreeSet, time::Duration};
 
 use aws_sdk_dynamodb::types::{PointInTimeRecoveryStatus, TimeToLiveStatus};
-use common::{Table, claim, raw_client};
 use integration::moto::Moto;
 use lock_core::{
     ErrorKind, LeaseId,
     backend::{Attempt, Backend},
 };
 use lock_dynamo::{DynamoBackend, DynamoConfig, Schema, TableOptions};
+
+use crate::fixture::{Table, claim, raw_client};
 
 /// A configuration for a table that does not exist yet.
 async fn fresh(schema: Schema) -> (Table, DynamoConfig) {

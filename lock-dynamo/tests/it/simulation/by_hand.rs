@@ -6,7 +6,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use integration::sim::dynamodb::Table;
 use lock_core::{
     LeaseId, LockName,
     backend::{Attempt, Backend, Claim, Grant},
@@ -15,7 +14,10 @@ use lock_core::{
 use lock_dynamo::{DynamoBackend, DynamoConfig};
 use serde_json::{Value, json};
 
-use crate::exchange::{self, Exchange};
+use super::{
+    exchange::{self, Exchange, ask},
+    model_server::Table,
+};
 
 pub(crate) const BOUND: Duration = Duration::from_secs(2);
 pub(crate) const TTL: Duration = Duration::from_secs(30);
@@ -122,7 +124,7 @@ impl World {
     /// The item of a name; empty when there is none.
     pub(crate) fn item(&self, name: &str) -> Value {
         let get = json!({ "TableName": "locks", "Key": { "key": { "S": name } } });
-        let (_, body) = self.table.lock().unwrap().call("GetItem", &get);
+        let (_, body) = ask(&mut self.table.lock().unwrap(), "GetItem", &get);
         body["Item"].clone()
     }
 
@@ -136,12 +138,12 @@ impl World {
             "TableName": "locks", "Key": { "key": { "S": name } }, "UpdateExpression": "SET #a = :v",
             "ExpressionAttributeNames": { "#a": attribute }, "ExpressionAttributeValues": { ":v": { "S": text } },
         });
-        assert_eq!(self.table.lock().unwrap().call("UpdateItem", &update).0, 200);
+        assert_eq!(ask(&mut self.table.lock().unwrap(), "UpdateItem", &update).0, 200);
     }
 
     pub(crate) fn delete(&self, name: &str) {
         let delete = json!({ "TableName": "locks", "Key": { "key": { "S": name } } });
-        assert_eq!(self.table.lock().unwrap().call("DeleteItem", &delete).0, 200);
+        assert_eq!(ask(&mut self.table.lock().unwrap(), "DeleteItem", &delete).0, 200);
     }
 }
 
@@ -154,9 +156,9 @@ impl Exchange for World {
         }
         let mut table = self.table.lock().unwrap();
         if fate == Some(Fate::Twice) {
-            let _ = table.call(operation, body);
+            let _ = ask(&mut table, operation, body);
         }
-        let (status, mut body) = table.call(operation, body);
+        let (status, mut body) = ask(&mut table, operation, body);
         match fate {
             Some(Fate::ReplyLost) => return (500, json!({ "__type": "InternalServerError", "message": "" })),
             Some(Fate::CutShort) => body["Responses"].as_array_mut().expect("of a batch").truncate(1),

@@ -8,7 +8,7 @@ use lock_core::{
 };
 use lock_dynamo::Schema;
 
-use crate::by_hand::{Fate, TTL, World, claim, granted, take};
+use super::by_hand::{Fate, TTL, World, claim, granted, take};
 
 const HOUR: i64 = 3_600_000;
 

@@ -1,17 +1,16 @@
 //! Items as the Java client (`amazon-dynamodb-lock-client`) and the Go client (`dynamolock`) write them, and the conditions under which they
 //! write: each way, on one table with us.
 
-mod common;
-
 use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use common::{Table, claim, outlive};
 use lock_core::{
     LossReason,
     backend::{Attempt, Backend, Break, Release, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema};
+
+use crate::fixture::{Table, claim, outlive};
 
 type Item = HashMap<String, AttributeValue>;
 

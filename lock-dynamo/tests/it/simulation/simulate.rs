@@ -1,5 +1,6 @@
 //! Runs many simulations of the backend, or one again: `simulate_dynamodb [--json] [--seeds N] [--from SEED] [--mistake NAME]`.
 
+mod model_server;
 mod sdk;
 mod simulated;
 

@@ -1,17 +1,16 @@
 //! The conformance kit on DynamoDB Local, in each schema.
 
-mod common;
-
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use common::{SKEW, Table};
 use lock_core::{
     LockName,
     backend::Backend,
     testing::{Subject, Vandalism},
 };
 use lock_dynamo::{DynamoBackend, Schema};
+
+use crate::fixture::{SKEW, Table};
 
 #[async_trait]
 impl Subject for Table {

@@ -1,6 +1,6 @@
 //! A model of DynamoDB: one table, the operations that locks need, JSON in and JSON out, as on the wire.
 //!
-//! `lock-dynamo`'s tests compare it with DynamoDB Local, request by request.
+//! The tests in `model.rs` compare it with DynamoDB Local, request by request.
 
 mod expression;
 mod partiql;
@@ -11,14 +11,14 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use self::expression::{Condition, Expressions, Update};
-pub use self::server::DynamoServer;
+pub(crate) use self::server::DynamoServer;
 
 /// An item: attributes by name, each with its type, such as `{"S": "text"}`.
-pub type Item = Map<String, Value>;
+pub(super) type Item = Map<String, Value>;
 
 /// One table, in memory.
 #[derive(Debug)]
-pub struct Table {
+pub(crate) struct Table {
     keys: Vec<String>,
     /// By the values of the keys.
     items: BTreeMap<String, Item>,
@@ -26,9 +26,9 @@ pub struct Table {
 
 /// A write, as it was asked for and before it takes effect; a test may change it to see whether anybody notices.
 #[derive(Debug)]
-pub(super) struct Write {
-    pub(super) update: Update,
-    pub(super) condition: Condition,
+pub(crate) struct Write {
+    update: Update,
+    condition: Condition,
 }
 
 /// Why a request is not fulfilled.
@@ -47,17 +47,12 @@ impl From<String> for Refusal {
 
 impl Table {
     /// An empty table whose keys, all strings, have these names.
-    pub fn new(keys: &[&str]) -> Self {
+    pub(crate) fn new(keys: &[&str]) -> Self {
         Self { keys: keys.iter().map(ToString::to_string).collect(), items: BTreeMap::new() }
     }
 
-    /// Answers a request with a status and a body.
-    pub fn call(&mut self, operation: &str, body: &Value) -> (u16, Value) {
-        self.call_with(operation, body, &|_| {})
-    }
-
-    /// The same, with every write changed by `plant` first.
-    pub(super) fn call_with(&mut self, operation: &str, body: &Value, plant: &dyn Fn(&mut Write)) -> (u16, Value) {
+    /// Answers a request with a status and a body. Changes every write by `plant` first.
+    pub(crate) fn call(&mut self, operation: &str, body: &Value, plant: &dyn Fn(&mut Write)) -> (u16, Value) {
         let answer = match operation {
             "GetItem" => self.get(body),
             "Scan" => self.scan(body),

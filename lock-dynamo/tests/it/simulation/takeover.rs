@@ -9,7 +9,7 @@ use lock_core::{
 use lock_dynamo::Takeover;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
-use crate::by_hand::{BOUND, Fate, TTL, World, claim, granted, take};
+use super::by_hand::{BOUND, Fate, TTL, World, claim, granted, take};
 
 const MICRO: Duration = Duration::from_micros(1);
 const LONG: Duration = Duration::from_secs(24 * 3_600);

@@ -1,8 +1,9 @@
 //! A table of its own on DynamoDB Local for each test.
 
-#![allow(dead_code, reason = "each test file uses a part of this")]
-
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
 
 use aws_sdk_dynamodb::{
     Client,
@@ -62,6 +63,14 @@ impl Table {
         let mut item = self.key(name);
         item.extend(attributes.map(|(name, value)| (name.to_owned(), value)));
         self.client.put_item().table_name(&self.name).set_item(Some(item)).send().await.expect("the item is put");
+    }
+
+    /// When the lock's lease ends, by its item in the native schema.
+    pub(crate) async fn expiry(&self, name: &str) -> SystemTime {
+        let get = self.client.get_item().table_name(&self.name).key("key", AttributeValue::S(name.into()));
+        let item = get.consistent_read(true).send().await.expect("it answers").item.expect("there is a lock");
+        let millis = item["expires_at"].as_n().expect("a number").parse().expect("milliseconds");
+        SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
     }
 
     fn key(&self, name: &LockName) -> HashMap<String, AttributeValue> {

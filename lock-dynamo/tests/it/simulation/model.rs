@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use integration::{dynamodb::DynamoDbLocal, sim::dynamodb::Table};
+use integration::dynamodb::DynamoDbLocal;
 use lock_core::{
     Lease, LeaseId, LockName,
     backend::{Attempt, Backend, Claim},
@@ -14,7 +14,10 @@ use lock_core::{
 use lock_dynamo::{DynamoBackend, DynamoConfig};
 use serde_json::{Value, json};
 
-use crate::exchange::{self, Exchange};
+use super::{
+    exchange::{self, Exchange, ask},
+    model_server::Table,
+};
 
 /// The model, and a table of its own on the server.
 #[derive(Debug)]
@@ -41,7 +44,7 @@ impl Both {
     /// Asks both. What they answer must mean the same.
     fn call(&self, operation: &str, body: &Value) -> (u16, Value) {
         let real = self.server.call(operation, body);
-        let modelled = self.model.lock().unwrap().call(operation, body);
+        let modelled = ask(&mut self.model.lock().unwrap(), operation, body);
         assert_eq!(meaning(&modelled), meaning(&real), "{operation} {body:#}\nthe server said {:#}", real.1);
         *self.answers.lock().unwrap().entry((operation.into(), real.0)).or_default() += 1;
         real

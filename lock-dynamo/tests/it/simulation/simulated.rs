@@ -9,13 +9,12 @@ use aws_smithy_runtime_api::client::{
 use aws_smithy_types::DateTime;
 use integration::sim::{
     Mistake,
-    dynamodb::DynamoServer,
     real::{Real, Server, Transport},
 };
 use lock_core::{backend::Backend, clock::Clock};
 use lock_dynamo::{DynamoBackend, DynamoConfig, Takeover};
 
-use crate::sdk;
+use super::{model_server::DynamoServer, sdk};
 
 #[derive(Debug)]
 pub(crate) struct SimulatedDynamo;

@@ -1,10 +1,7 @@
 //! How many requests go over the wire, seen by a proxy in front of the server.
 
-mod common;
-
 use std::{error::Error as _, time::Duration};
 
-use common::{Table, claim, outlive};
 use integration::wire::{Fault, Wire};
 use lock_core::{
     ErrorKind, Lease, LossReason,
@@ -12,6 +9,8 @@ use lock_core::{
 };
 use lock_dynamo::{DynamoBackend, Schema};
 use serde_json::json;
+
+use crate::fixture::{Table, claim, outlive};
 
 const LONG: Duration = Duration::from_secs(60);
 

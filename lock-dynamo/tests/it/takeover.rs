@@ -1,7 +1,5 @@
 //! Who may take a dead holder's lock, and when: with processes that are killed, cold ones, and ones whose clocks lie.
 
-mod common;
-
 use std::{
     io::{BufRead as _, BufReader},
     path::PathBuf,
@@ -9,14 +7,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use aws_sdk_dynamodb::types::AttributeValue;
-use common::{Table, claim};
 use integration::until;
 use lock_core::{
     backend::{Attempt, Backend},
     clock::{Clock, Moment, SystemClock},
 };
 use lock_dynamo::{DynamoBackend, Schema, Takeover};
+
+use crate::fixture::{Table, claim};
 
 const TTL: Duration = Duration::from_millis(1_500);
 const BOUND: Duration = Duration::from_millis(600);
@@ -94,14 +92,6 @@ fn arguments(command: &mut Command, table: &Table, takeover: &str) {
     command.args([&endpoint, &table.name, "native", takeover, &bound, "job", &ttl]);
 }
 
-/// The recorded expiry of the lock.
-async fn expiry(table: &Table) -> SystemTime {
-    let get = table.client.get_item().table_name(&table.name).key("key", AttributeValue::S("job".into()));
-    let item = get.consistent_read(true).send().await.expect("it answers").item.expect("there is a lock");
-    let millis = item["expires_at"].as_n().expect("a number").parse().expect("milliseconds");
-    SystemTime::UNIX_EPOCH + Duration::from_millis(millis)
-}
-
 /// The end of a lease is a time, and nothing else can be waited for.
 async fn sleep_until(time: SystemTime) {
     if let Ok(left) = time.duration_since(SystemTime::now()) {
@@ -114,10 +104,10 @@ async fn a_fresh_process_takes_a_killed_holders_lock_in_one_try_once_expiry_and_
     let table = Table::new(Schema::Native).await;
     let holder = contend(&table, "absolute");
     assert_eq!(holder.said, "acquired after nobody");
-    let first = expiry(&table).await;
-    until("a renewal, whose expiry counts then", async || expiry(&table).await > first).await;
+    let first = table.expiry("job").await;
+    until("a renewal, whose expiry counts then", async || table.expiry("job").await > first).await;
     holder.kill();
-    let free = expiry(&table).await + BOUND;
+    let free = table.expiry("job").await + BOUND;
     assert!(free > SystemTime::now() + TTL / 2, "a killed holder's lock lasts");
     let mut refused = 0;
     loop {
@@ -135,7 +125,7 @@ async fn a_fresh_process_takes_a_killed_holders_lock_in_one_try_once_expiry_and_
 async fn only_takeover_by_time_lets_a_cold_process_in() {
     let table = Table::new(Schema::Native).await;
     contend(&table, "absolute").kill();
-    sleep_until(expiry(&table).await + BOUND + Duration::from_millis(5)).await;
+    sleep_until(table.expiry("job").await + BOUND + Duration::from_millis(5)).await;
     for _ in 0..3 {
         let patient = contend(&table, "observed");
         assert!(patient.said.starts_with("held by"), "{}", patient.said);
@@ -153,7 +143,7 @@ async fn a_process_whose_clock_is_an_hour_ahead_does_not_steal_and_says_what_is_
     assert!(fast.said.starts_with("held by"), "{}", fast.said);
     holder.kill();
     // Even what is free for others is not decided by a clock that is wrong.
-    sleep_until(expiry(&table).await + BOUND + Duration::from_millis(1_100)).await;
+    sleep_until(table.expiry("job").await + BOUND + Duration::from_millis(1_100)).await;
     let fast = contend_with_clock_off(&table, "+3600s");
     assert!(fast.said.contains("clock is +3599") || fast.said.contains("clock is +3600"), "{}", fast.said);
     assert!(fast.said.contains("set the clock"), "{}", fast.said);
@@ -167,13 +157,13 @@ async fn a_holder_whose_clock_is_an_hour_off_is_not_robbed_and_blocks_nobody() {
         let wrong = contend_with_clock_off(&table, offset);
         assert_eq!(wrong.said, "acquired after nobody", "{offset}");
         // Through several renewals.
-        let first = expiry(&table).await;
-        while expiry(&table).await < first + TTL {
+        let first = table.expiry("job").await;
+        while table.expiry("job").await < first + TTL {
             let other = contend(&table, "absolute");
             assert!(other.said.starts_with("held by"), "{offset}: {}", other.said);
         }
         wrong.kill();
-        let expiry = expiry(&table).await;
+        let expiry = table.expiry("job").await;
         assert!(
             expiry < SystemTime::now() + TTL + Duration::from_millis(1_200),
             "{offset}: the store's clock to a second"

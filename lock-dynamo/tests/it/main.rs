@@ -1,0 +1,17 @@
+//! The backend on DynamoDB Local and in a simulation, one module for each matter.
+
+mod aws_environment;
+mod aws_files;
+mod conformance;
+mod doctor;
+mod endpoints;
+mod faults;
+mod fixture;
+mod init;
+mod interop_items;
+mod interop_python;
+mod names;
+mod operators;
+mod requests;
+mod simulation;
+mod takeover;
