@@ -39,76 +39,47 @@ impl Subject for Table {
     }
 }
 
-mod native {
-    use super::*;
+/// The suite in one schema. What no schema can do is excepted in each of them, and what needs tokens
+/// in those that say why they have none.
+macro_rules! in_schema {
+    ($module:ident, $schema:ident, without_tokens = $reason:literal, except = [$($more:tt)*]) => {
+        in_schema! {
+            $module, $schema, except = [
+                (tokens_rise_across_release, $reason),
+                (a_raised_token_is_exceeded_by_the_next, $reason),
+                (tokens_rise_across_expiry, $reason),
+                (tokens_rise_across_break, $reason),
+                (tokens_rise_although_their_record_was_deleted, $reason),
+                $($more)*
+            ]
+        }
+    };
+    ($module:ident, $schema:ident, except = [$($more:tt)*]) => {
+        mod $module {
+            use super::*;
 
-    lock_core::conformance! {
-        #[tokio::test]
-        Table::new(Schema::Native).await,
-        except = [
-            (a_descriptor_keeps_the_lock_held, "the lock lives in a table"),
-            (a_watch_sees_the_release, "DynamoDB cannot wake anybody up"),
-            (a_wake_up_that_is_not_used_is_passed_on, "DynamoDB cannot wake anybody up"),
-        ]
-    }
+            lock_core::conformance! {
+                #[tokio::test]
+                Table::new(Schema::$schema).await,
+                except = [
+                    (a_descriptor_keeps_the_lock_held, "the lock lives in a table"),
+                    (a_watch_sees_the_release, "DynamoDB cannot wake anybody up"),
+                    (a_wake_up_that_is_not_used_is_passed_on, "DynamoDB cannot wake anybody up"),
+                    $($more)*
+                ]
+            }
+        }
+    };
 }
 
-mod java {
-    use super::*;
-
-    lock_core::conformance! {
-        #[tokio::test]
-        Table::new(Schema::Java).await,
-        except = [
-            (a_descriptor_keeps_the_lock_held, "the lock lives in a table"),
-            (a_watch_sees_the_release, "DynamoDB cannot wake anybody up"),
-            (a_wake_up_that_is_not_used_is_passed_on, "DynamoDB cannot wake anybody up"),
-            (tokens_rise_across_release, "the Java client replaces the item, and a token in it"),
-            (a_raised_token_is_exceeded_by_the_next, "the Java client replaces the item, and a token in it"),
-            (tokens_rise_across_expiry, "the Java client replaces the item, and a token in it"),
-            (tokens_rise_across_break, "the Java client replaces the item, and a token in it"),
-            (tokens_rise_although_their_record_was_deleted, "the Java client replaces the item, and a token in it"),
-        ]
-    }
-}
-
-mod go {
-    use super::*;
-
-    lock_core::conformance! {
-        #[tokio::test]
-        Table::new(Schema::Go).await,
-        except = [
-            (a_descriptor_keeps_the_lock_held, "the lock lives in a table"),
-            (a_watch_sees_the_release, "DynamoDB cannot wake anybody up"),
-            (a_wake_up_that_is_not_used_is_passed_on, "DynamoDB cannot wake anybody up"),
-            (tokens_rise_across_release, "the Go client may delete the item, and a token in it"),
-            (a_raised_token_is_exceeded_by_the_next, "the Go client may delete the item, and a token in it"),
-            (tokens_rise_across_expiry, "the Go client may delete the item, and a token in it"),
-            (tokens_rise_across_break, "the Go client may delete the item, and a token in it"),
-            (tokens_rise_although_their_record_was_deleted, "the Go client may delete the item, and a token in it"),
-        ]
-    }
-}
-
-mod python {
-    use super::*;
-
-    lock_core::conformance! {
-        #[tokio::test]
-        Table::new(Schema::Python).await,
-        except = [
-            (a_descriptor_keeps_the_lock_held, "the lock lives in a table"),
-            (a_watch_sees_the_release, "DynamoDB cannot wake anybody up"),
-            (a_wake_up_that_is_not_used_is_passed_on, "DynamoDB cannot wake anybody up"),
-            (tokens_rise_across_release, "the Python client deletes the item, and a token in it"),
-            (a_raised_token_is_exceeded_by_the_next, "the Python client deletes the item, and a token in it"),
-            (tokens_rise_across_expiry, "the Python client deletes the item, and a token in it"),
-            (tokens_rise_across_break, "the Python client deletes the item, and a token in it"),
-            (tokens_rise_although_their_record_was_deleted, "the Python client deletes the item, and a token in it"),
-            (a_broken_lease_is_lost_at_the_next_renewal, "a free lock is a deleted item, which has no place for a trace"),
-            (break_compares_the_version, "a free lock is a deleted item, which has no place for a trace"),
-            (releasing_a_broken_lease_is_a_value, "a free lock is a deleted item, which has no place for a trace"),
-        ]
-    }
+in_schema! { native, Native, except = [] }
+in_schema! { java, Java, without_tokens = "the Java client replaces the item, and a token in it", except = [] }
+in_schema! { go, Go, without_tokens = "the Go client may delete the item, and a token in it", except = [] }
+in_schema! {
+    python, Python, without_tokens = "the Python client deletes the item, and a token in it",
+    except = [
+        (a_broken_lease_is_lost_at_the_next_renewal, "a free lock is a deleted item, which has no place for a trace"),
+        (break_compares_the_version, "a free lock is a deleted item, which has no place for a trace"),
+        (releasing_a_broken_lease_is_a_value, "a free lock is a deleted item, which has no place for a trace"),
+    ]
 }
