@@ -70,9 +70,9 @@ impl Servers {
     }
 }
 
-/// The shortest and the longest pause between two attempts of a waiter that a release wakes. The first
-/// soon makes up for a notification lost at the start of a wait; the last, the usual ttl, keeps the load
-/// of many waiters low.
+/// The shortest and the longest pause between two attempts of a waiter that a release wakes. It
+/// polls only in case the wake-up was lost, and each poll costs the server a script. So the pauses
+/// begin long, and grow to the default ttl, by which the lease of a silent holder has ended.
 const POLL_IF_WOKEN: (Duration, Duration) = (Duration::from_millis(200), DEFAULT_TTL);
 
 /// The ttl of a lock for which the user chooses none.

@@ -47,7 +47,8 @@ pub(crate) enum RequestEnd {
 }
 
 impl OutstandingReplies {
-    /// Whether no answer can be expected for `slot`: none has come for `timeout`, or the node is gone.
+    /// Whether no answer can be expected for `slot`: none has come for `timeout`, or the node is
+    /// gone.
     pub(crate) fn is_silent(&self, slot: Option<Slot>, timeout: Duration) -> bool {
         let mut by_slot = self.by_slot();
         let outstanding = by_slot.of(slot);

@@ -108,8 +108,8 @@ impl Quorum {
         }
     }
 
-    /// Tells every server the largest token that any of them has minted. Any later majority shares a server with those who know it, and so
-    /// mints a larger one.
+    /// Tells every server the largest token that any of them has minted. Any later majority shares
+    /// a server with those who know it, and so mints a larger one.
     pub(crate) async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let ask = |server: Arc<Deployment>| {
             let (name, id) = (lease.name.clone(), lease.id);

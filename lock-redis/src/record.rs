@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use lock_core::{FencingToken, Holder, LeaseId, backend::Claim};
 
-/// The prefix that release.lua puts before a record which keeps the lock refused for a while after its
-/// release.
+/// The prefix that release.lua puts before a record which keeps the lock refused for a while after
+/// its release.
 pub(crate) const RELEASED: &str = "released ";
 
 /// The end of the record, which the client knows before the server has chosen token and time.

@@ -1,5 +1,5 @@
-//! Acquires whose callers have given up, and which may still arrive: none may take the lock once its
-//! id was released.
+//! Acquires whose callers have given up, and which may still arrive: none may take the lock once
+//! its id was released.
 
 use std::{
     collections::HashMap,
@@ -11,8 +11,8 @@ use lock_core::LeaseId;
 
 use crate::script::RELEASE_MARK_KEPT;
 
-/// The ids of such acquires, and since when. Each is kept for as long as the server keeps the mark of
-/// its release: without that mark a late acquire is not refused anyway.
+/// The ids of such acquires, and since when. Each is kept for as long as the server keeps the mark
+/// of a release; a request that is older does not arrive any more.
 #[derive(Debug, Default)]
 pub(crate) struct UnansweredAcquires(Mutex<HashMap<LeaseId, Instant>>);
 

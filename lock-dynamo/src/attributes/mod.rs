@@ -10,7 +10,8 @@ pub use self::schema::Schema;
 
 macro_rules! attributes {
     ($($(#[$doc:meta])* $attribute:ident = $text:literal,)*) => {
-        /// An attribute of a lock's item. Its name in the table can be chosen; see [`DynamoConfig::attribute`](crate::DynamoConfig::attribute).
+        /// An attribute of a lock's item. Its name in the table can be chosen; see
+        /// [`DynamoConfig::attribute`](crate::DynamoConfig::attribute).
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[non_exhaustive]
         pub enum Attribute {
@@ -32,7 +33,8 @@ macro_rules! attributes {
 attributes! {
     /// The partition key: the lock's name.
     Key = "key",
-    /// Who holds the lock and since which heartbeat: `<lease id>.<random>`, or whatever a foreign client writes.
+    /// Who holds the lock and since which heartbeat: `<lease id>.<random>`, or whatever a foreign
+    /// client writes.
     Version = "version",
     /// How the holder calls itself.
     Owner = "owner",
@@ -50,13 +52,15 @@ attributes! {
     Since = "acquired_at",
     /// The fencing token.
     Fence = "fence",
-    /// A released lock that is kept for a while (`min_hold`): until when, on the store's clock, in milliseconds.
+    /// A released lock that is kept for a while (`min_hold`): until when, on the store's clock, in
+    /// milliseconds.
     FreeAt = "free_at",
     /// The lease id that an operator took the lock from.
     BrokenId = "broken_id",
     /// That operator.
     BrokenBy = "broken_by",
-    /// When DynamoDB may delete the item for being idle, in seconds (its TTL attribute). Decides nothing.
+    /// When DynamoDB may delete the item for being idle, in seconds (its TTL attribute). Decides
+    /// nothing.
     CollectAt = "collect_at",
 }
 

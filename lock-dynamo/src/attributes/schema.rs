@@ -49,7 +49,8 @@ impl Schema {
         }
     }
 
-    /// What the attribute is called in a table of this client, unless the user has chosen another name.
+    /// What the attribute is called in a table of this client, unless the user has chosen another
+    /// name.
     pub(crate) fn default_name(self, attribute: Attribute) -> &'static str {
         match self {
             Self::Native => attribute.as_str(),

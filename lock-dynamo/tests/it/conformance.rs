@@ -39,8 +39,8 @@ impl Subject for Table {
     }
 }
 
-/// The suite in one schema. What no schema can do is excepted in each of them, and what needs tokens
-/// in those that say why they have none.
+/// The suite in one schema. What no schema can do is excepted in each of them, and what needs
+/// tokens in those that say why they have none.
 macro_rules! in_schema {
     ($module:ident, $schema:ident, without_tokens = $reason:literal, except = [$($more:tt)*]) => {
         in_schema! {

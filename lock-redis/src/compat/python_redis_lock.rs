@@ -1,5 +1,5 @@
-//! `python-redis-lock`. Its release pushes one element to a list, and one of the processes that block on
-//! the list receives it.
+//! `python-redis-lock`. Its release pushes one element to a list, and one of the processes that
+//! block on the list receives it.
 
 use std::{fmt, future::pending, sync::Arc, time::Duration};
 

@@ -7,11 +7,12 @@ use lock_core::Holder;
 /// The key is the name.
 pub(crate) const KEY_PREFIX: &str = "";
 
-/// The shortest and the longest pause between two attempts of a waiter. A holder of redis-py wakes no
-/// waiter, so only frequent attempts notice its release.
+/// The shortest and the longest pause between two attempts of a waiter. A holder of redis-py wakes
+/// no waiter, so only frequent attempts notice its release.
 pub(crate) const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(100));
 
-/// Whether what stands at a key is a lock. Any key may be anything; only a record of ours says so itself.
+/// Whether what stands at a key is a lock. Any key may be anything; only a record of ours says so
+/// itself.
 pub(crate) fn is_lock(holder: &Holder) -> bool {
     holder.foreign.is_none()
 }

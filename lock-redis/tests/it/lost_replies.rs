@@ -1,4 +1,5 @@
-//! Requests and replies that are lost, late or cut off, on Redis in all its forms: exactly the right owner is left, and no orphan.
+//! Requests and replies that are lost, late or cut off, on Redis in all its forms: exactly the
+//! right owner is left, and no orphan.
 
 use std::{
     sync::Arc,
@@ -82,7 +83,8 @@ async fn again<T>(mut ask: impl AsyncFnMut() -> Result<T, lock_core::Error>) -> 
     answer.unwrap()
 }
 
-/// Heals the network, and waits until every server that has the lock has run as many requests that were held back.
+/// Heals the network, and waits until every server that has the lock has run as many requests that
+/// were held back.
 async fn let_arrive(fixture: &Fixture, requests: u64) {
     let before = fixture.scripts_run();
     fixture.heal();
@@ -157,7 +159,8 @@ async fn an_acquire_that_arrives_after_others_had_the_lock_leaves_no_lock(fixtur
     fixture.delay(Requests, delay);
     assert!(fixture.through.acquire(&late).await.unwrap_err().is_ambiguous());
     fixture.delay(Requests, Duration::ZERO);
-    // It asks again over another connection, and is done before the first request arrives; and so is another holder.
+    // It asks again over another connection, and is done before the first request arrives; and so
+    // is another holder.
     assert!(matches!(again(async || fixture.through.acquire(&late).await).await, Attempt::Granted(_)));
     released(&fixture.through, &late.lease(None)).await;
     let (other, _) = granted(&fixture.direct, &claim(JOB, LONG)).await;
@@ -259,7 +262,8 @@ async fn a_release_whose_request_was_lost_is_repeated(fixture: Fixture) {
     assert!(free(&fixture).await);
 }
 
-/// An attempt that failed is undone, and the next has the same id: an undo that comes after that must not undo it too.
+/// An attempt that failed is undone, and the next has the same id: an undo that comes after that
+/// must not undo it too.
 async fn a_release_that_arrives_after_a_later_acquire_of_its_id_spares_the_lock(fixture: Fixture) {
     let claim = claim(JOB, LONG);
     let (lease, _) = granted(&fixture.through, &claim).await;

@@ -134,7 +134,8 @@ impl Expressions {
     }
 }
 
-/// Reads expressions of either kind: with placeholders, or PartiQL's with quoted names and parameters.
+/// Reads expressions of either kind: with placeholders, or PartiQL's with quoted names and
+/// parameters.
 pub(super) struct Parser<'a> {
     tokens: Vec<String>,
     at: usize,

@@ -1,4 +1,5 @@
-//! A model of DynamoDB: one table, the operations that locks need, JSON in and JSON out, as on the wire.
+//! A model of DynamoDB: one table, the operations that locks need, JSON in and JSON out, as on the
+//! wire.
 //!
 //! The tests in `model.rs` compare it with DynamoDB Local, request by request.
 
@@ -24,7 +25,8 @@ pub(crate) struct Table {
     items: BTreeMap<String, Item>,
 }
 
-/// A write, as it was asked for and before it takes effect; a test may change it to see whether anybody notices.
+/// A write, as it was asked for and before it takes effect; a test may change it to see whether
+/// anybody notices.
 #[derive(Debug)]
 pub(crate) struct Write {
     update: Update,

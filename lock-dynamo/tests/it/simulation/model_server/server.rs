@@ -1,4 +1,5 @@
-//! The model as the server of a simulation: it fails now and then, and makes the mistakes that it is told to.
+//! The model as the server of a simulation: it fails now and then, and makes the mistakes that it
+//! is told to.
 
 use std::{cell::RefCell, cmp::Ordering, time::Duration};
 
@@ -40,8 +41,8 @@ fn plant(mistake: Option<Mistake>, write: &mut Write) {
     }
 }
 
-/// Says in a refusal whether the owner's lock is of this very acquisition: an attempt may begin anew under another id, and then rightly
-/// meets what is left of the first.
+/// Says in a refusal whether the owner's lock is of this very acquisition: an attempt may begin
+/// anew under another id, and then rightly meets what is left of the first.
 fn sign(mistake: Option<Mistake>, item: &mut Value, asked: &str) {
     let Some((id, rest)) = item["version"]["S"].as_str().and_then(|version| version.split_once('.')) else { return };
     if id != asked {
