@@ -25,18 +25,20 @@ const UNKNOWN_SCRIPT: redis::ErrorKind = redis::ErrorKind::Server(ServerErrorKin
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// A connection to a node, to a primary found by sentinels, or to a cluster.
+/// Holds the one connection to a node, to a primary found by sentinels, or to a cluster.
 pub(crate) struct ConnectionSlot {
     connector: Connector,
     connect_timeout: Duration,
     timeout: Duration,
-    /// The connection in use; `None` before the first and after a dead one.
+    /// `None` before the first connection and after a dead one.
     open: Mutex<Option<Arc<OpenConnection>>>,
-    /// Held by the one that connects. All others wait for its result, instead of opening a connection each.
+    /// Held by the one that connects, with the last failure. All others wait for its result, instead
+    /// of opening a connection each.
     connecting: tokio::sync::Mutex<Option<ConnectFailure>>,
     pub(crate) wakers: Arc<Wakers>,
 }
 
+/// The connection in use, and what is known about it.
 struct OpenConnection {
     connection: Connection,
     born: Instant,
@@ -91,11 +93,11 @@ impl ConnectionSlot {
 
     /// Runs a script by its digest, and by its text when the server has not seen it since it started.
     pub(crate) async fn run(&self, call: &Call<'_>) -> Result<Value, Error> {
-        let slot = self.slot(call);
-        let open = self.current(slot).await?;
+        let hash_slot = self.hash_slot(call);
+        let open = self.current(hash_slot).await?;
         let send = async |script: &Cmd| {
             let mut connection = open.connection.clone();
-            self.settle(&open, slot, connection.query(script)).await
+            self.settle(&open, hash_slot, connection.query(script)).await
         };
         match send(&call.command).await {
             Err(error) if error.kind() == UNKNOWN_SCRIPT => send(&call.with_text()).await,
@@ -106,11 +108,11 @@ impl ConnectionSlot {
 
     /// Runs a script and, right behind it on the same connection to the same node, a command, which may fail by itself.
     pub(crate) async fn run_then(&self, call: &Call<'_>, then: &Cmd) -> Result<(Value, Result<Value, Error>), Error> {
-        let slot = self.slot(call);
-        let open = self.current(slot).await?;
+        let hash_slot = self.hash_slot(call);
+        let open = self.current(hash_slot).await?;
         let send = async |script: &Cmd| {
             let mut connection = open.connection.clone();
-            self.settle(&open, slot, connection.query_both(script, then, call.key)).await
+            self.settle(&open, hash_slot, connection.query_both(script, then, call.key)).await
         };
         let translate = |error| translate(error, self.asking());
         match send(&call.command).await {
@@ -152,7 +154,7 @@ impl ConnectionSlot {
 
     /// Hands a call to the connection without waiting for anything; for [`Drop`]. `false` when there is none to hand it to.
     pub(crate) fn send_and_forget(&self, call: &Call<'_>) -> bool {
-        let Some(open) = self.usable(self.slot(call)) else { return false };
+        let Some(open) = self.usable(self.hash_slot(call)) else { return false };
         // The timer of the request needs a runtime. Without one there is nobody to write to the socket either.
         if tokio::runtime::Handle::try_current().is_err() {
             return false;
@@ -171,8 +173,8 @@ impl ConnectionSlot {
         true
     }
 
-    /// The slot of a call where that says who answers it.
-    fn slot(&self, call: &Call<'_>) -> Option<Slot> {
+    /// The hash slot of a call, where it decides which node answers.
+    fn hash_slot(&self, call: &Call<'_>) -> Option<Slot> {
         self.is_cluster().then(|| Slot::for_key(call.key))
     }
 
@@ -184,10 +186,10 @@ impl ConnectionSlot {
     async fn settle<T>(
         &self,
         open: &Arc<OpenConnection>,
-        slot: Option<Slot>,
+        hash_slot: Option<Slot>,
         answer: impl Future<Output = RedisResult<T>>,
     ) -> RedisResult<T> {
-        let request = open.outstanding.begin(slot);
+        let request = open.outstanding.begin(hash_slot);
         let result = answer.await;
         match &result {
             Err(error) if is_dead(error) => {
@@ -212,10 +214,10 @@ impl ConnectionSlot {
         }
     }
 
-    /// The connection, if it can be expected to answer for `slot`.
-    fn usable(&self, slot: Option<Slot>) -> Option<Arc<OpenConnection>> {
+    /// The connection, if it can be expected to answer for `hash_slot`.
+    fn usable(&self, hash_slot: Option<Slot>) -> Option<Arc<OpenConnection>> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        let silent = open.outstanding.is_silent(slot, self.timeout);
+        let silent = open.outstanding.is_silent(hash_slot, self.timeout);
         if self.is_cluster() {
             // Replaced by those who need the silent node, at their cost; all others go on with what they have.
             return (!silent || open.born.elapsed() < LONGEST_PAUSE).then_some(open);
@@ -227,18 +229,18 @@ impl ConnectionSlot {
         Some(open)
     }
 
-    async fn current(&self, slot: Option<Slot>) -> Result<Arc<OpenConnection>, Error> {
-        match self.usable(slot) {
+    async fn current(&self, hash_slot: Option<Slot>) -> Result<Arc<OpenConnection>, Error> {
+        match self.usable(hash_slot) {
             Some(open) => Ok(open),
             // In a box, because every request would have to make room for all of it.
-            None => Box::pin(self.reconnected(slot)).await,
+            None => Box::pin(self.reconnected(hash_slot)).await,
         }
     }
 
     /// A new connection, unless somebody else has got one by the time it is our turn.
-    async fn reconnected(&self, slot: Option<Slot>) -> Result<Arc<OpenConnection>, Error> {
+    async fn reconnected(&self, hash_slot: Option<Slot>) -> Result<Arc<OpenConnection>, Error> {
         let mut failure = self.connecting.lock().await;
-        if let Some(open) = self.usable(slot) {
+        if let Some(open) = self.usable(hash_slot) {
             return Ok(open);
         }
         let mut pause = FIRST_PAUSE;

@@ -1,4 +1,4 @@
-//! Waiting processes: each has one channel, and one queue per lock decides who is woken by a release.
+//! LocalWaiters processes: each has one channel, and one queue per lock decides who is woken by a release.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -16,13 +16,14 @@ use crate::deployment::Deployment;
 #[derive(Debug)]
 pub(crate) struct Wakers {
     channel: String,
-    waiting: Mutex<HashMap<String, Waiting>>,
+    waiting: Mutex<HashMap<String, LocalWaiters>>,
     /// Locks that this process may still be queued for, or was woken for, although it does not wait any more.
     unwanted: Mutex<HashSet<String>>,
 }
 
+/// Those of this process that wait for one lock.
 #[derive(Debug)]
-struct Waiting {
+struct LocalWaiters {
     watches: usize,
     /// When the process began to wait, by the server's clock: its place in the queue, also after a wake-up that came to nothing.
     place: Option<String>,
@@ -126,7 +127,7 @@ impl Wakers {
             }
             Entry::Vacant(entry) => {
                 let (changes, receiver) = watch::channel(());
-                entry.insert(Waiting { watches: 1, place: None, standing: Standing::Out, changes });
+                entry.insert(LocalWaiters { watches: 1, place: None, standing: Standing::Out, changes });
                 receiver
             }
         }
@@ -140,7 +141,7 @@ impl Wakers {
         waiting.watches == 0 && map.remove(lock).is_some_and(|waiting| waiting.standing != Standing::Out)
     }
 
-    fn map(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
+    fn map(&self) -> MutexGuard<'_, HashMap<String, LocalWaiters>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
