@@ -29,10 +29,11 @@ use crate::{
     wake::{RedisWatch, Standing},
 };
 
+/// One Redis, and what this process knows about its requests to it.
 #[derive(Debug)]
 pub(crate) struct Deployment {
     pub(crate) connection: ConnectionSlot,
-    replicated: Option<Replicated>,
+    replicated: Option<Replication>,
     pub(crate) keys: Keys,
     scripts: Scripts,
     last_stamp: AtomicU64,
@@ -42,14 +43,14 @@ pub(crate) struct Deployment {
 /// How to make sure that replicas have what was written. On connections of its own, because `WAIT` holds up all that comes behind it:
 /// an acquire that waits in vain must not cost another lock its renewal.
 #[derive(Debug)]
-struct Replicated {
+struct Replication {
     number: u32,
     timeout: Duration,
     acquiring: ConnectionSlot,
     renewing: ConnectionSlot,
 }
 
-impl Replicated {
+impl Replication {
     /// Runs `call` and waits for the replicas, in one round trip: what it answered, and whether enough of them have it.
     async fn run(&self, connection: &ConnectionSlot, call: &Call<'_>) -> Result<(Value, Result<(), Error>), Error> {
         let mut wait = redis::cmd("WAIT");
@@ -86,7 +87,7 @@ impl Deployment {
         let slot = || Ok::<_, Error>(ConnectionSlot::new(connector()?, config.connect_timeout, config.timeout));
         let replicated = match config.replicas {
             0 => None,
-            number => Some(Replicated { number, timeout: config.timeout / 2, acquiring: slot()?, renewing: slot()? }),
+            number => Some(Replication { number, timeout: config.timeout / 2, acquiring: slot()?, renewing: slot()? }),
         };
         Ok(Self {
             connection: slot()?,
@@ -135,7 +136,7 @@ impl Deployment {
         }
         match (&attempt, queuing) {
             (Attempt::Granted(_), Some(queuing)) if queuing.alone => {
-                self.connection.wakers.note(&lock, Standing::Out, None)
+                self.connection.wakers.note(&lock, Standing::Out, None);
             }
             (Attempt::Held(_), Some(_)) => self.connection.wakers.note(&lock, Standing::Queued, None),
             _ => {}
