@@ -1,7 +1,8 @@
-//! What locking costs above the bare requests, all in one run against DynamoDB Local: `cargo bench -p integration --bench dynamodb`.
+//! What locking costs above the bare requests, all in one run against DynamoDB Local:
+//! `cargo bench -p integration --bench dynamodb`.
 //!
-//! An uncontended cycle against two bare `UpdateItem`s on a like client, in alternating blocks; renewing 25 leases one by one against one
-//! conditional PartiQL batch; and a thousand locks held.
+//! An uncontended cycle against two bare `UpdateItem`s on a like client, in alternating blocks;
+//! renewing 25 leases one by one against one conditional PartiQL batch; and a thousand locks held.
 
 use std::{
     fs,
@@ -15,13 +16,13 @@ use aws_sdk_dynamodb::{
     types::AttributeValue,
 };
 use futures_util::future::join_all;
-use integration::{dynamodb::DynamoDbLocal, wire::Wire};
 use lock_core::{
     LeaseId, LockName, Locker,
     backend::{Attempt, Backend, Claim},
 };
 use lock_dynamo::{DynamoBackend, DynamoConfig, TableOptions};
 use nix::sys::resource::{UsageWho, getrusage};
+use test_support::{dynamodb::DynamoDbLocal, wire::Wire};
 
 const BLOCKS: usize = 40;
 const CYCLES: u32 = 50;

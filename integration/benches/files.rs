@@ -1,7 +1,8 @@
 //! File locks, all in one run: `cargo bench -p integration --bench files`.
 //!
-//! The cycle against the bare system calls, the hand-off to a waiting process against one blocked in the kernel and Python's
-//! polling `filelock`, and `onelock run` against `flock(1)`. Ends in a table of medians and their ratios.
+//! The cycle against the bare system calls, the hand-off to a waiting process against one blocked
+//! in the kernel and Python's polling `filelock`, and `onelock run` against `flock(1)`. Ends in a
+//! table of medians and their ratios.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -14,16 +15,16 @@ use std::{
 };
 
 use criterion::Criterion;
-use integration::{
-    monotonic_nanos,
-    report::{Row, table},
-};
 use lock_core::{
     LeaseId, LockName, Locker, TryAcquire,
     backend::{Attempt, Backend, Claim},
 };
 use lock_efs::FileBackend;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use test_support::{
+    monotonic_nanos,
+    report::{Row, table},
+};
 
 fn main() {
     let mut criterion = Criterion::default()
@@ -55,8 +56,8 @@ fn open(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).expect("the directory is ours")
 }
 
-/// The calls without which the promises cannot be kept: locked, and still the file of that name; a record with a token,
-/// replaced in one step; marked when released.
+/// The calls without which the promises cannot be kept: locked, and still the file of that name; a
+/// record with a token, replaced in one step; marked when released.
 fn same_promises(dir: &Path, record: &[u8]) {
     let (lock, info, spare) = (dir.join("raw.lock"), dir.join("raw.info"), dir.join("raw.prev"));
     let file = open(&lock);
@@ -193,7 +194,8 @@ fn hand_off(criterion: &mut Criterion, dir: &Path) {
 
 fn command(criterion: &mut Criterion, dir: &Path) {
     let cargo = std::env::var_os("CARGO").expect("run by cargo bench");
-    let built = Command::new(cargo).args(["build", "--release", "-q", "-p", "onelock-cli", "--bin", "onelock"]).status();
+    let built =
+        Command::new(cargo).args(["build", "--release", "-q", "-p", "onelock-cli", "--bin", "onelock"]).status();
     assert!(built.is_ok_and(|status| status.success()), "cargo build --release -p onelock-cli failed");
     let mut group = criterion.benchmark_group("command");
     group.sample_size(40).measurement_time(Duration::from_secs(5));

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use distributed_lock_core::{DistributedLock as _, LockHandle as _, LockProvider as _};
 use distributed_lock_redis::RedisLockProvider;
-use integration::{processor_time, redis::RedisServer};
 use lock_core::{
     LeaseId, LockName, Locker, TryAcquire,
     backend::{Attempt, Backend, Claim},
@@ -12,6 +11,7 @@ use lock_core::{
 use lock_redis::RedisBackend;
 use redis::aio::MultiplexedConnection;
 use rslock::LockManager;
+use test_support::{processor_time, redis::RedisServer};
 use tokio::runtime::Runtime;
 
 use super::{TTL, backend, commands, connect, locker, median, micros, python::Process, runtime};
@@ -23,7 +23,8 @@ const CYCLES: u32 = 200;
 const COMPARE_AND_DELETE: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
 
-/// The least that mints a fencing token by the server's clock, keeps it beyond the lock, and notes who holds the lock since when.
+/// The least that mints a fencing token by the server's clock, keeps it beyond the lock, and notes
+/// who holds the lock since when.
 const ACQUIRE_WITH_TOKEN: &str = "
 local held = redis.call('GET', KEYS[1])
 if held then return {0, held} end
@@ -57,7 +58,8 @@ impl RawWithToken {
     }
 }
 
-/// What every Redis lock needs at least: two round trips, `SET NX PX` and a script that compares and deletes.
+/// What every Redis lock needs at least: two round trips, `SET NX PX` and a script that compares
+/// and deletes.
 struct Raw {
     connection: MultiplexedConnection,
     release: redis::Script,
@@ -193,8 +195,9 @@ pub(crate) fn run() {
         println!("{name:<22} {}", listed.collect::<Vec<_>>().join(", "));
     }
     let mut costs: Vec<Vec<Cost>> = contestants.iter().map(|_| Vec::new()).collect();
-    // In another order each time: the scheduler leaves client and server where the contestant before has put them, on one core or on
-    // two, and that alone makes a round trip half or twice as long.
+    // In another order each time: the scheduler leaves client and server where the contestant
+    // before has put them, on one core or on two, and that alone makes a round trip half or twice
+    // as long.
     let mut order: Vec<_> = (0..contestants.len()).collect();
     for _ in 0..ROUNDS {
         fastrand::shuffle(&mut order);

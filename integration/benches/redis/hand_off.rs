@@ -6,9 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use integration::{monotonic_nanos, redis::RedisServer};
 use redis::aio::MultiplexedConnection;
 use rslock::{Lock, LockManager};
+use test_support::{monotonic_nanos, redis::RedisServer};
 use tokio::runtime::Runtime;
 
 use super::{TTL, connect, locker, median, micros, python::Process, runtime, url};
@@ -19,7 +19,8 @@ const DELETE_AND_WAKE: &str = "redis.call('DEL', KEYS[1]) redis.call('PUBLISH', 
 /// Those who poll take a thousand times as long.
 const ROUNDS_OF_POLLERS: usize = 20;
 
-/// The waiting process: each line on its input begins a wait, and it answers with the time at which it got the lock.
+/// The waiting process: each line on its input begins a wait, and it answers with the time at which
+/// it got the lock.
 pub(crate) fn wait(how: &str, port: u16) {
     let runtime = runtime();
     let (locker, rslock) = (locker(port), LockManager::new(vec![url(port)]));

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use integration::{processor_time, redis::RedisServer};
 use lock_core::Guard;
+use test_support::{processor_time, redis::RedisServer};
 
 use super::{TTL, commands, locker, runtime};
 

@@ -1,8 +1,9 @@
 //! Redis locks, all in one run: `cargo bench -p integration --bench redis`.
 //!
-//! The uncontended cycle against the raw commands on the same kind of connection and against other lock libraries, the hand-off to a waiting
-//! process in round trips, what 10,000 held locks cost, and the commands of each. Contestants take turns in short blocks, so that
-//! all of them meet the same machine; what is printed are medians, and medians of the ratios of neighbouring blocks.
+//! The uncontended cycle against the raw commands on the same kind of connection and against other
+//! lock libraries, the hand-off to a waiting process in round trips, what 10,000 held locks cost,
+//! and the commands of each. Contestants take turns in short blocks, so that all of them meet the
+//! same machine; what is printed are medians, and medians of the ratios of neighbouring blocks.
 
 mod cycle;
 mod hand_off;
@@ -11,10 +12,10 @@ mod python;
 
 use std::time::Duration;
 
-use integration::redis::RedisServer;
 use lock_core::Locker;
 use lock_redis::{RedisBackend, RedisConfig};
 use redis::aio::MultiplexedConnection;
+use test_support::redis::RedisServer;
 use tokio::runtime::Runtime;
 
 /// The lease of all contestants.

@@ -30,7 +30,7 @@ pub(crate) struct Process {
 
 impl Process {
     pub(crate) fn redis_py(port: u16) -> Self {
-        Self::start(Command::new(integration::python::python()).args(["-c", SCRIPT, &port.to_string()]))
+        Self::start(Command::new(test_support::python::python()).args(["-c", SCRIPT, &port.to_string()]))
     }
 
     pub(crate) fn start(command: &mut Command) -> Self {

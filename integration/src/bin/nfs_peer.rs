@@ -1,6 +1,7 @@
 //! A process that takes locks as it is told: `nfs_peer URL`.
 //!
-//! Reads commands from standard input, one a line, and answers on standard output; each answer ends in the nanoseconds of `CLOCK_MONOTONIC`:
+//! Reads commands from standard input, one a line, and answers on standard output; each answer ends
+//! in the nanoseconds of `CLOCK_MONOTONIC`:
 //!
 //! | command | answers |
 //! | --- | --- |
@@ -11,7 +12,8 @@
 //! | `churn NAME` | `cycle NAME TOKEN FROM TO T` for each time that it had the lock, until it ends |
 //! | `sweep DIR` | `swept DIR NUMBER T`, again and again: it removes all names that nobody holds |
 //!
-//! Errors are `error NAME TEXT T`, and what the crates warn of is `warning - TEXT T`. Spaces in texts are underscores.
+//! Errors are `error NAME TEXT T`, and what the crates warn of is `warning - TEXT T`. Spaces in
+//! texts are underscores.
 
 use std::{
     collections::HashMap,
@@ -25,9 +27,9 @@ use std::{
     time::Duration,
 };
 
-use integration::monotonic_nanos;
 use lock_core::{Guard, Locker, Registry, TryAcquire, backend::Release};
 use lock_efs::{FileBackend, FileFactory, Sweep};
+use test_support::monotonic_nanos;
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
     sync::oneshot,

@@ -1,7 +1,8 @@
-//! Runs many simulations of the core, or one again: `simulate [--json] [--seeds N] [--from SEED] [--mistake NAME]`, or `simulate --list-mistakes`.
+//! Runs many simulations of the core, or one again:
+//! `simulate [--json] [--seeds N] [--from SEED] [--mistake NAME]`, or `simulate --list-mistakes`.
 
 use std::process::ExitCode;
 
 fn main() -> Result<ExitCode, String> {
-    integration::sim::command(None)
+    test_support::sim::command(None)
 }

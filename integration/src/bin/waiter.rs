@@ -1,7 +1,8 @@
-//! Waits for a lock as often as it is told to, and says when it got it: `waiter onelock|flock DIR NAME`.
+//! Waits for a lock as often as it is told to, and says when it got it:
+//! `waiter onelock|flock DIR NAME`.
 //!
-//! Each line on standard input begins a wait. It answers `waiting` when it found the lock held, then the nanoseconds of `CLOCK_MONOTONIC` at
-//! which it got the lock, and gives it back.
+//! Each line on standard input begins a wait. It answers `waiting` when it found the lock held,
+//! then the nanoseconds of `CLOCK_MONOTONIC` at which it got the lock, and gives it back.
 
 use std::{
     env,
@@ -10,9 +11,9 @@ use std::{
     path::Path,
 };
 
-use integration::monotonic_nanos;
 use lock_core::{Locker, backend::Release};
 use lock_efs::FileBackend;
+use test_support::monotonic_nanos;
 
 type Failure = Box<dyn std::error::Error>;
 

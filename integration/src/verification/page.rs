@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, fs, io, path::Path};
 use serde_json::Value;
 
 use super::{FAULTS, Fault, PROMISES, Promise, Runs, cases};
-use crate::sim::Mistake;
+use test_support::sim::Mistake;
 
 /// What the page is made of.
 #[derive(Debug)]

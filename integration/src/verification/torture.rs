@@ -9,13 +9,14 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{dynamodb::DynamoDbLocal, redis::RedisServer};
+use test_support::{dynamodb::DynamoDbLocal, redis::RedisServer};
 
-/// So many locks, and so short a ttl, that a minute has tens of thousands of acquisitions; the first few names are wanted by all.
+/// So many locks, and so short a ttl, that a minute has tens of thousands of acquisitions; the
+/// first few names are wanted by all.
 const DENSITY: [&str; 4] = ["--names", "64", "--ttl", "1s"];
 
-/// Tortures each store for `time` with the program `onelock`, and writes the reports into `out`. The names of the stores where something is
-/// wrong come back, with what.
+/// Tortures each store for `time` with the program `onelock`, and writes the reports into `out`.
+/// The names of the stores where something is wrong come back, with what.
 ///
 /// # Errors
 /// When a file cannot be written or a program cannot be run.

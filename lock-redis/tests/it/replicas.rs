@@ -24,7 +24,7 @@ fn pair() -> (RedisServer, RedisServer) {
         primary.command(&["SET", "probe", "y"]);
         streams && replica.command(&["GET", "probe"]).ends_with("y\r\n")
     };
-    assert!(integration::redis::wait_for("the replica", follows));
+    assert!(integration::wait_for("the replica", follows));
     (primary, replica)
 }
 

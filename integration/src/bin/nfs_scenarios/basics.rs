@@ -2,7 +2,8 @@
 
 use crate::{URL, peer::Peer};
 
-/// A lock of either client is refused to the other, and a release lets the other have it, with a larger token.
+/// A lock of either client is refused to the other, and a release lets the other have it, with a
+/// larger token.
 pub(crate) fn exclusion() {
     let (mut a, mut b) = (Peer::start("a", URL), Peer::start("b", URL));
     let first = a.acquire("exclusion");

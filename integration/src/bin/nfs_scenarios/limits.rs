@@ -9,7 +9,8 @@ use crate::{URL, peer::Peer, rig};
 /// The user of the rig who has a quota.
 const USER: u32 = 1000;
 
-/// A quota that is used up, as the server says it, is a limit that names those of EFS; what is held stays held and can be given back.
+/// A quota that is used up, as the server says it, is a limit that names those of EFS; what is held
+/// stays held and can be given back.
 pub(crate) fn quota() {
     rig("on_a mkdir -p /efs/quota && on_a chown 1000:1000 /efs/quota");
     let runner = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"];

@@ -2,7 +2,7 @@
 
 use std::{thread::sleep, time::Duration};
 
-use integration::monotonic_nanos;
+use test_support::monotonic_nanos;
 
 use crate::{
     URL,
@@ -29,8 +29,9 @@ impl Resource {
     }
 }
 
-/// A holder that is cut off for longer than the lease has stopped before the other client gets the lock, every time out of 20; what it still
-/// sends after the link is healed is refused by its token; and its dead lock keeps out no other process of its host.
+/// A holder that is cut off for longer than the lease has stopped before the other client gets the
+/// lock, every time out of 20; what it still sends after the link is healed is refused by its
+/// token; and its dead lock keeps out no other process of its host.
 pub(crate) fn cut() {
     CLIENTS[1..].iter().for_each(|client| drop(rig(&format!("boot_{client}"))));
     let mut holders = CLIENTS.map(|client| Peer::start(client, URL));
@@ -56,7 +57,8 @@ struct Passed {
     new: Option<Answer>,
 }
 
-/// Returns for each client by how many milliseconds the loss of its locks came before another's acquisition, at the least.
+/// Returns for each client by how many milliseconds the loss of its locks came before another's
+/// acquisition, at the least.
 fn cut_all(holders: &mut [Peer], others: &mut [Peer], b: &mut Peer) -> Vec<i64> {
     let mut locks: Vec<Vec<Passed>> = Vec::new();
     for (client, peer) in CLIENTS.iter().zip(&mut *holders) {
@@ -97,7 +99,8 @@ fn cut_all(holders: &mut [Peer], others: &mut [Peer], b: &mut Peer) -> Vec<i64> 
     leads
 }
 
-/// On a busy machine the holder may stand still for a second just when its lease ends, and says that.
+/// On a busy machine the holder may stand still for a second just when its lease ends, and says
+/// that.
 fn ended_by_the_clock(lost: &Answer) -> bool {
     matches!(lost.words[0].as_str(), "unreachable" | "frozen")
 }
@@ -119,7 +122,8 @@ fn late_write(holder: &mut Peer, other: &mut Peer, b: &mut Peer, lock: &Passed) 
     other.release(name);
 }
 
-/// A server that forgets a client takes its locks, though it was never out of reach: the next probe finds that out, and says so.
+/// A server that forgets a client takes its locks, though it was never out of reach: the next probe
+/// finds that out, and says so.
 pub(crate) fn expired() {
     let (mut a, mut b) = (Peer::start("a", URL), Peer::start("b", URL));
     a.acquire("expired");
@@ -138,8 +142,9 @@ pub(crate) fn expired() {
     assert!(!b.tries("expired"), "the release of what was lost freed the successor's lock");
 }
 
-/// A server that restarts while a lock is held lets the holder reclaim it: the guard survives, and nobody else gets in. When it is down for longer than a
-/// lease the guard is lost, though the lock was not: nobody could know.
+/// A server that restarts while a lock is held lets the holder reclaim it: the guard survives, and
+/// nobody else gets in. When it is down for longer than a lease the guard is lost, though the lock
+/// was not: nobody could know.
 pub(crate) fn restart() {
     let (mut a, mut b) = (Peer::start("a", URL), Peer::start("b", URL));
     a.acquire("restart");
@@ -155,7 +160,8 @@ pub(crate) fn restart() {
     assert!(lost.at < got.at);
 }
 
-/// A lock file that is removed or replaced on the other client is a loss, and what is locked anew is the new file on both.
+/// A lock file that is removed or replaced on the other client is a loss, and what is locked anew
+/// is the new file on both.
 pub(crate) fn removed() {
     for (name, command) in [
         ("removed", "rm /efs/locks/removed.lock"),

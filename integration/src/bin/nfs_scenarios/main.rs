@@ -1,6 +1,8 @@
-//! What is tried on real NFS: `nfs_scenarios NAME...`, run on the server of the guest (see `integration::nfs`).
+//! What is tried on real NFS: `nfs_scenarios NAME...`, run on the server of the guest (see
+//! `test_support::nfs`).
 //!
-//! A scenario panics when a promise is not kept. All processes of the guest share one clock, so moments can be compared.
+//! A scenario panics when a promise is not kept. All processes of the guest share one clock, so
+//! moments can be compared.
 
 mod basics;
 mod limits;

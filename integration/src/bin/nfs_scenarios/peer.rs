@@ -160,7 +160,7 @@ impl Peer {
 
     /// SIGKILL, which the process on the client gets too; returns when that was.
     pub(crate) fn kill(&mut self) -> i64 {
-        let at = integration::monotonic_nanos();
+        let at = test_support::monotonic_nanos();
         self.child.kill().expect("it is our child");
         self.child.wait().expect("it is our child");
         at

@@ -2,7 +2,7 @@
 
 use std::{process::Command, thread::sleep, time::Duration};
 
-use integration::monotonic_nanos;
+use test_support::monotonic_nanos;
 
 use crate::{URL, peer::Peer, rig};
 

@@ -12,7 +12,8 @@ use crate::{
 
 const TIME: Duration = Duration::from_secs(60);
 const NAMES: [&str; 4] = ["s0", "s1", "s2", "s3"];
-/// What Python's `filelock` does with a name, on each client: as `churn` of `nfs_peer`, but without tokens.
+/// What Python's `filelock` does with a name, on each client: as `churn` of `nfs_peer`, but without
+/// tokens.
 const FILELOCK: &str = "
 import sys, time
 sys.path.insert(0, '/rig/bin')
@@ -27,8 +28,8 @@ while True:
     time.sleep(0.1)
 ";
 
-/// Eight processes contend for four names, and `filelock` for two of them, while both clients sweep them away as fast as they can: the times of no
-/// two holders overlap, and no token falls.
+/// Eight processes contend for four names, and `filelock` for two of them, while both clients sweep
+/// them away as fast as they can: the times of no two holders overlap, and no token falls.
 pub(crate) fn sweeping() {
     // Python starts so slowly on a busy machine that it could miss the whole time.
     let mut foreign = [("a", NAMES[0]), ("b", NAMES[1])].map(|(client, name)| {

@@ -7,7 +7,8 @@ use crate::{URL, peer::Peer, rig};
 /// How many processes of client B wait at once, in turn.
 const WAITERS: [usize; 3] = [1, 16, 64];
 
-/// A waiter has a released lock soon, however long it has waited; and many waiting processes are a load that a shared file system bears.
+/// A waiter has a released lock soon, however long it has waited; and many waiting processes are a
+/// load that a shared file system bears.
 pub(crate) fn waiting() {
     let (mut a, mut b) = (Peer::start("a", URL), Peer::start("b", URL));
     hand_off(&mut a, &mut b);
@@ -27,8 +28,9 @@ pub(crate) fn waiting() {
             "FIGURE waiting: {wanted} waiting: {each:.2} requests/s each, {:.1} in all {kinds}",
             sent as f64 / 15.0
         );
-        // A try of one request each second or two; the record of the holder now and then. Reading it with each try would be four times as
-        // many, polling at the shortest pause forty times. Between them, because a busy machine starts the processes slowly.
+        // A try of one request each second or two; the record of the holder now and then. Reading
+        // it with each try would be four times as many, polling at the shortest pause forty times.
+        // Between them, because a busy machine starts the processes slowly.
         assert!(each < 2.0, "{wanted} waiters send {each} requests a second each");
     }
 }

@@ -3,7 +3,7 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use lock_core::{ConfigString, config::Host};
-use loopback::{Direction, Proxy};
+use test_support::{Direction, Proxy};
 use tokio::net::lookup_host;
 
 use crate::cli::store::Store;

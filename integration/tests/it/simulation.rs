@@ -1,0 +1,43 @@
+//! The simulation finds nothing in the real core, and every classic mistake that is brought back.
+//! `simulate` runs many more seeds.
+
+use test_support::sim::{
+    Mistake,
+    trial::{breaks_no_promise, is_found, replays},
+};
+
+#[test]
+fn no_promise_is_broken_in_any_storm() {
+    let found = breaks_no_promise(150, None);
+    assert!(found.acquisitions > 8_000 && found.losses > 450, "the storm must hurt, and work go on: {found}");
+}
+
+#[test]
+fn a_validity_that_counts_from_the_reply_is_found() {
+    is_found(Mistake::ValidityFromReply, 60, None);
+}
+
+#[test]
+fn a_release_without_comparison_is_found() {
+    is_found(Mistake::ReleaseWithoutComparison, 10, None);
+}
+
+#[test]
+fn a_takeover_without_the_version_is_found() {
+    is_found(Mistake::TakeoverWithoutVersion, 10, None);
+}
+
+#[test]
+fn a_token_in_the_deleted_record_is_found() {
+    is_found(Mistake::TokenInDeletedRecord, 10, None);
+}
+
+#[test]
+fn a_retry_that_takes_its_own_lock_for_foreign_is_found() {
+    is_found(Mistake::OwnLockTakenForForeign, 10, None);
+}
+
+#[test]
+fn a_seed_replays_the_same_history() {
+    replays(10, Some(Mistake::ReleaseWithoutComparison), None);
+}

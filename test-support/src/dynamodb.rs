@@ -1,0 +1,207 @@
+//! AWS's own DynamoDB Local, from the jar inside the npm package `amplify-dynamodb-simulator`.
+
+use std::{
+    env,
+    fs::{self, File},
+    io::{Read as _, Write as _},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+const VERSION: &str = "2.9.30";
+/// Of the npm package. What the registry serves today must be what these tests were written
+/// against.
+const SHA512: &str = "c5379e44bbf311fab2779961ddb1f8734907bd21c79a6843e590ec1c52804398\
+                      36665e89aa515dbad6908422c7cf1129e91cb5a3b4c1ea7888a17b9002749ec1";
+
+/// A running DynamoDB Local, its tables in memory.
+///
+/// All test processes share one server, for each start costs seconds: the first starts it, and it
+/// ends a few seconds after the last user. The kernel counts the users by their shared locks on a
+/// file, so a killed test counts no more.
+#[derive(Debug)]
+pub struct DynamoDbLocal {
+    address: SocketAddr,
+    _user: File,
+}
+
+static SHARED: OnceLock<DynamoDbLocal> = OnceLock::new();
+
+impl DynamoDbLocal {
+    /// The running server; started if it is not.
+    ///
+    /// # Panics
+    /// When it cannot be started, with what to do about it.
+    pub fn shared() -> &'static Self {
+        SHARED.get_or_init(Self::find_or_start)
+    }
+
+    fn find_or_start() -> Self {
+        let cache = cache();
+        fs::create_dir_all(&cache).expect("the cache is writable; ONELOCK_SERVERS chooses another place");
+        let starting = locked(&cache.join("dynamodb-local.start"), File::lock);
+        let user = locked(&cache.join("dynamodb-local.users"), File::lock_shared);
+        let note = cache.join("dynamodb-local.port");
+        let noted = fs::read_to_string(&note).ok().and_then(|port| port.trim().parse().ok()).map(local);
+        let address = noted.filter(|address| answers(*address)).unwrap_or_else(|| {
+            let home = installed(&cache);
+            let started = (0..5).find_map(|_| start(&cache, &home));
+            started.unwrap_or_else(|| {
+                panic!("DynamoDB Local did not start, five times; try it by hand: cd {home:?} && java -jar DynamoDBLocal.jar -inMemory")
+            })
+        });
+        drop(starting);
+        Self { address, _user: user }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where it listens, as an endpoint URL.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+}
+
+impl DynamoDbLocal {
+    /// Answers a request with a status and a body, without an SDK in between.
+    ///
+    /// # Panics
+    /// When the server breaks off.
+    pub fn call(&self, operation: &str, body: &serde_json::Value) -> (u16, serde_json::Value) {
+        let body = body.to_string();
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: localhost\r\nX-Amz-Target: DynamoDB_20120810.{operation}\r\nContent-Type: application/x-amz-json-1.0\r\n\
+             Authorization: AWS4-HMAC-SHA256 Credential=test/20260101/eu-central-1/dynamodb/aws4_request, SignedHeaders=host, Signature=none\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        let mut stream = TcpStream::connect(self.address).expect("the server runs");
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut reply = String::new();
+        stream.read_to_string(&mut reply).expect("it answers in UTF-8");
+        let (head, body) = reply.split_once("\r\n\r\n").expect("it speaks HTTP");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("it speaks HTTP");
+        (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {reply}")))
+    }
+}
+
+fn locked(path: &Path, how: impl Fn(&File) -> std::io::Result<()>) -> File {
+    let file = File::options().create(true).truncate(false).write(true).open(path);
+    let file = file.unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    how(&file).expect("a local file can be locked");
+    file
+}
+
+fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+/// Ends the server when nobody has had the users' file locked for five looks in a row; under the
+/// lock that starters take, so that no user finds a server that is about to end.
+const SUPERVISOR: &str = r#"
+cd "$HOME_OF_SERVER"
+java -Xmx384m -XX:TieredStopAtLevel=1 -Djava.library.path=DynamoDBLocal_lib -jar DynamoDBLocal.jar \
+    -inMemory -sharedDb -disableTelemetry -port "$PORT" &
+server=$!
+echo "$PORT" > "$CACHE/dynamodb-local.port"
+exec 8>"$CACHE/dynamodb-local.start" 9>"$CACHE/dynamodb-local.users"
+idle=0
+while kill -0 $server; do
+    sleep 1
+    if flock -n -x 9; then flock -u 9; idle=$((idle + 1)); else idle=0; fi
+    if [ $idle -ge 5 ] && flock -n -x 8; then
+        flock -n -x 9 && break
+        flock -u 8
+    fi
+done
+rm -f "$CACHE/dynamodb-local.port"
+kill -9 $server
+"#;
+
+/// Starts a server in a session of its own, so that it outlives the test that happens to be first.
+#[expect(clippy::zombie_processes, reason = "the supervisor outlives this process, whose end lets init reap it")]
+fn start(cache: &Path, home: &Path) -> Option<SocketAddr> {
+    let port = crate::free_port();
+    let mut supervisor = Command::new("setsid")
+        .args(["sh", "-c", SUPERVISOR])
+        .env("HOME_OF_SERVER", home)
+        .env("CACHE", cache)
+        .env("PORT", port.to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("setsid and sh are on every Linux");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < deadline {
+        if answers(local(port)) {
+            return Some(local(port));
+        }
+        if supervisor.try_wait().is_ok_and(|exit| exit.is_some()) {
+            // Most likely somebody else took the port meanwhile.
+            return None;
+        }
+        sleep(Duration::from_millis(50));
+    }
+    None
+}
+
+/// Whether something there speaks DynamoDB: it rejects a request without a signature, with a status
+/// of its own.
+fn answers(address: SocketAddr) -> bool {
+    let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else { return false };
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
+    let request = "POST / HTTP/1.1\r\nHost: localhost\r\nX-Amz-Target: DynamoDB_20120810.ListTables\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+    let mut reply = [0; 12];
+    stream.write_all(request.as_bytes()).is_ok()
+        && stream.read_exact(&mut reply).is_ok()
+        && reply.starts_with(b"HTTP/1.1 4")
+}
+
+fn cache() -> PathBuf {
+    env::var_os("ONELOCK_SERVERS").map_or_else(
+        || PathBuf::from(env::var_os("HOME").expect("HOME is set")).join(".cache/onelock/servers"),
+        PathBuf::from,
+    )
+}
+
+/// The directory with the jar; fetched into the cache when it is not there yet.
+fn installed(cache: &Path) -> PathBuf {
+    assert!(
+        Command::new("java").arg("-version").output().is_ok_and(|java| java.status.success()),
+        "DynamoDB Local needs Java 17: apt-get install openjdk-17-jre-headless"
+    );
+    let home = cache.join(format!("dynamodb-local-{VERSION}"));
+    if !home.join("DynamoDBLocal.jar").exists() {
+        fetch(cache, &home);
+    }
+    home
+}
+
+/// Downloads, checks and unpacks. The caller holds the starters' lock.
+fn fetch(cache: &Path, home: &Path) {
+    let work = cache.join(format!("fetch-{}", std::process::id()));
+    fs::create_dir_all(&work).expect("the cache is writable; ONELOCK_SERVERS chooses another place");
+    let package = format!("amplify-dynamodb-simulator@{VERSION}");
+    let archive = format!("amplify-dynamodb-simulator-{VERSION}.tgz");
+    let steps = format!(
+        "npm pack --silent {package} && echo '{SHA512}  {archive}' | sha512sum --check --quiet && tar -xzf {archive}"
+    );
+    let output = Command::new("sh").args(["-ec", &steps]).current_dir(&work).output().expect("a shell is there");
+    assert!(
+        output.status.success(),
+        "DynamoDB Local could not be fetched; it comes with `npm pack {package}` (apt-get install npm). It said: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let _ = fs::rename(work.join("package/emulator"), home);
+    let _ = fs::remove_dir_all(&work);
+    assert!(home.join("DynamoDBLocal.jar").exists(), "the package {package} has no emulator in it any more");
+}

@@ -1,0 +1,50 @@
+//! What the tests and the benchmarks of all crates share.
+//!
+//! Without its default feature `servers` this crate is only the faulty network on loopback,
+//! [`Proxy`], which `onelock torture` uses outside of tests. The feature adds real servers, a proxy
+//! that knows DynamoDB's protocol ([`wire`]), clocks, and the simulation ([`sim`]).
+//!
+//! A server that cannot be started is a failure of the test, with the command that installs it,
+//! never a skipped test.
+
+#[cfg(feature = "servers")]
+mod clocks;
+#[cfg(feature = "servers")]
+mod daemon;
+#[cfg(feature = "servers")]
+pub mod dynamodb;
+mod loopback;
+#[cfg(feature = "servers")]
+pub mod moto;
+#[cfg(feature = "servers")]
+pub mod nfs;
+#[cfg(feature = "servers")]
+pub mod postgres;
+#[cfg(feature = "servers")]
+pub mod python;
+#[cfg(feature = "servers")]
+pub mod redis;
+#[cfg(feature = "servers")]
+pub mod report;
+#[cfg(feature = "servers")]
+mod scratch;
+#[cfg(feature = "servers")]
+pub mod sentinel;
+#[cfg(feature = "servers")]
+pub mod sim;
+#[cfg(feature = "servers")]
+pub mod tls;
+#[cfg(feature = "servers")]
+mod wait;
+#[cfg(feature = "servers")]
+pub mod wire;
+
+#[cfg(feature = "servers")]
+pub use clocks::{monotonic_nanos, processor_time};
+#[cfg(feature = "servers")]
+pub use daemon::{Daemon, free_port};
+pub use loopback::{Direction, Proxy};
+#[cfg(feature = "servers")]
+pub use scratch::{Scratch, target_directory};
+#[cfg(feature = "servers")]
+pub use wait::{until, wait_for};

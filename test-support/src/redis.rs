@@ -1,0 +1,364 @@
+//! Real Redis servers on free ports.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpStream},
+    path::PathBuf,
+    time::Duration,
+};
+
+use crate::{Daemon, Proxy, Scratch, free_port, tls::Certificates, wait_for};
+
+/// A `redis-server` that keeps nothing on disk.
+#[derive(Debug)]
+pub struct RedisServer {
+    // Before the directory, so that it is gone when that is removed.
+    daemon: Option<Daemon>,
+    dir: Scratch,
+    ports: Ports,
+    args: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    plain: u16,
+    tls: Option<u16>,
+}
+
+impl RedisServer {
+    /// Starts a server and waits until it answers.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start() -> Self {
+        Self::with_args(&[])
+    }
+
+    /// Starts a server with further arguments, as on the command line: `&["--requirepass", "x"]`.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn with_args(args: &[&str]) -> Self {
+        Self::launched(args.iter().map(ToString::to_string).collect(), false, false)
+    }
+
+    /// Starts a server that also listens with TLS, at [`tls_port`](Self::tls_port), and asks
+    /// clients for a certificate.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn with_tls(certificates: &Certificates, args: &[&str]) -> Self {
+        let args = args.iter().map(ToString::to_string);
+        Self::launched(certificates.redis_args().into_iter().chain(args).collect(), true, false)
+    }
+
+    fn launched(args: Vec<String>, tls: bool, cluster: bool) -> Self {
+        let mut server = Self { ports: Ports::free(tls, cluster), dir: Scratch::new(), args, daemon: None };
+        // Another test may take a free port first; then this server ends at once, and other ports
+        // are tried.
+        for _ in 0..20 {
+            if server.launch() {
+                return server;
+            }
+            eprintln!("{}", std::fs::read_to_string(server.dir.path().join("redis.log")).unwrap_or_default());
+            server.ports = Ports::free(tls, cluster);
+        }
+        panic!("{} does not start; see its output above", program());
+    }
+
+    fn launch(&mut self) -> bool {
+        let dir = self.dir.text();
+        let mut args: Vec<String> = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1"].map(Into::into).into();
+        // Clients of a TLS port say "localhost", and sentinels take the first address that this
+        // has.
+        args.extend(self.ports.tls.map(|_| "-::1".into()));
+        args.extend(["--dir".into(), dir.into(), "--unixsocket".into(), format!("{dir}/redis.sock")]);
+        args.extend(["--logfile".into(), format!("{dir}/redis.log"), "--repl-diskless-sync-delay".into(), "0".into()]);
+        let Ports { plain, tls } = self.ports;
+        for (option, port) in [("--port", Some(plain)), ("--tls-port", tls)] {
+            args.extend(port.into_iter().flat_map(|port| [option.into(), port.to_string()]));
+        }
+        args.extend(self.args.iter().cloned());
+        self.daemon = Some(Daemon::start(&program(), "redis-server", &args));
+        // A server that wants a password answers as well, if with an error.
+        wait_for("the server to answer", || answers(plain) || !self.runs()) && self.runs()
+    }
+
+    fn runs(&self) -> bool {
+        self.daemon.as_ref().is_some_and(Daemon::runs)
+    }
+
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.ports.plain
+    }
+
+    /// Its port for TLS, on `localhost`.
+    ///
+    /// # Panics
+    /// When it was started without.
+    pub fn tls_port(&self) -> u16 {
+        self.ports.tls.expect("the server was started with TLS")
+    }
+
+    /// Its address on the loopback interface.
+    pub fn addr(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port()).into()
+    }
+
+    /// Its unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.path().join("redis.sock")
+    }
+
+    /// The process.
+    ///
+    /// # Panics
+    /// When it was killed.
+    pub fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().expect("the server was not killed")
+    }
+
+    /// Kills it; everything in it is lost.
+    pub fn kill(&mut self) {
+        self.daemon = None;
+    }
+
+    /// Starts it again on the same port, empty.
+    ///
+    /// # Panics
+    /// When it does not start, or was not killed.
+    pub fn restart(&mut self) {
+        assert!(self.daemon.is_none(), "kill it first");
+        assert!(self.launch(), "redis-server does not start again");
+    }
+
+    /// Runs one command on a connection of its own and returns the reply as the server sent it.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn command(&self, args: &[&str]) -> String {
+        command(self.port(), args).expect("the server answers")
+    }
+}
+
+impl Ports {
+    fn free(tls: bool, cluster: bool) -> Self {
+        loop {
+            let ports = Self { plain: free_port(), tls: tls.then(free_port) };
+            if !cluster || ports.bus().is_some() {
+                return ports;
+            }
+        }
+    }
+
+    /// Where the nodes of a cluster talk to each other: above the port that they use, as Redis 6
+    /// cannot be told otherwise.
+    fn bus(self) -> Option<u16> {
+        self.tls.unwrap_or(self.plain).checked_add(10_000)
+    }
+}
+
+/// The server that the tests run against: another one, such as an older Redis or Valkey, is named
+/// in `ONELOCK_TEST_REDIS_SERVER`.
+pub(crate) fn program() -> String {
+    std::env::var("ONELOCK_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into())
+}
+
+/// A Redis Cluster of three primaries.
+#[derive(Debug)]
+pub struct RedisCluster {
+    nodes: Vec<RedisServer>,
+    replicas: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    /// Starts the nodes, shares the slots out, and waits until all agree.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn start() -> Self {
+        Self::launched(0, None)
+    }
+
+    /// The same with a replica for each primary.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn with_replicas() -> Self {
+        Self::launched(1, None)
+    }
+
+    /// The same, where the nodes talk to each other and to clients by TLS, under the name
+    /// `localhost`.
+    ///
+    /// # Panics
+    /// When it does not come up.
+    pub fn with_tls(certificates: &Certificates) -> Self {
+        Self::launched(0, Some(certificates))
+    }
+
+    fn launched(replicas: usize, certificates: Option<&Certificates>) -> Self {
+        // Without full coverage, as one dead primary would stop the others too.
+        let args = "--cluster-enabled yes --cluster-node-timeout 2000 --cluster-require-full-coverage no";
+        let mut args: Vec<String> = args.split(' ').map(Into::into).collect();
+        if let Some(certificates) = certificates {
+            args.extend(certificates.redis_args());
+            let tls = "--tls-cluster yes --tls-replication yes --cluster-announce-hostname localhost \
+                       --cluster-preferred-endpoint-type hostname";
+            args.extend(tls.split_whitespace().map(Into::into));
+        }
+        let start = |_| RedisServer::launched(args.clone(), certificates.is_some(), true);
+        let nodes: Vec<_> = (0..3).map(start).collect();
+        let followers: Vec<_> = (0..3 * replicas).map(start).collect();
+        for (node, (first, last)) in nodes.iter().zip([(0, 5460), (5461, 10922), (10923, 16383)]) {
+            let slots: Vec<_> = (first..=last).map(|slot| slot.to_string()).collect();
+            let slots = slots.iter().map(String::as_str);
+            assert_eq!(node.command(&["CLUSTER", "ADDSLOTS"].into_iter().chain(slots).collect::<Vec<_>>()), "+OK\r\n");
+        }
+        for node in nodes.iter().chain(&followers) {
+            let port = node.ports.tls.unwrap_or(node.ports.plain).to_string();
+            assert_eq!(nodes[0].command(&["CLUSTER", "MEET", "127.0.0.1", &port]), "+OK\r\n");
+        }
+        let cluster = Self { nodes, replicas: followers };
+        cluster.wait_until_agreed();
+        for (replica, primary) in cluster.replicas.iter().zip([0, 1, 2].into_iter().cycle()) {
+            let follow = || replica.command(&["CLUSTER", "REPLICATE", &cluster.id(primary)]) == "+OK\r\n";
+            assert!(wait_for("a replica to know its primary", follow), "no replica");
+        }
+        let streams = |node: &RedisServer| node.command(&["INFO", "replication"]).contains("master_link_status:up");
+        assert!(wait_for("the replicas to follow", || cluster.replicas.iter().all(streams)), "no replication");
+        cluster
+    }
+
+    fn wait_until_agreed(&self) {
+        let nodes = || self.nodes.iter().chain(&self.replicas);
+        let known = format!("cluster_known_nodes:{}\r", nodes().count());
+        let agreed = |node: &RedisServer| {
+            let info = node.command(&["CLUSTER", "INFO"]);
+            ["cluster_state:ok", "cluster_slots_ok:16384", "cluster_size:3", &known]
+                .iter()
+                .all(|line| info.contains(line))
+        };
+        assert!(wait_for("the cluster to agree", || nodes().all(agreed)), "no cluster");
+    }
+
+    /// Puts a proxy in front of each node, and tells clients that the nodes are there.
+    ///
+    /// # Panics
+    /// When the nodes do not agree on that.
+    pub async fn behind_proxies(&self) -> Vec<Proxy> {
+        let mut proxies = Vec::new();
+        for node in &self.nodes {
+            let proxy = Proxy::start(node.addr()).await;
+            let port = proxy.addr().port().to_string();
+            assert_eq!(node.command(&["CONFIG", "SET", "cluster-announce-port", &port]), "+OK\r\n");
+            proxies.push(proxy);
+        }
+        let told = |node: &RedisServer| {
+            let slots = node.command(&["CLUSTER", "SLOTS"]);
+            proxies.iter().all(|proxy| slots.contains(&format!(":{}\r\n", proxy.addr().port())))
+        };
+        assert!(wait_for("the nodes to tell each other", || self.nodes.iter().all(told)), "not announced");
+        proxies
+    }
+
+    /// The slot of `key`.
+    ///
+    /// # Panics
+    /// When the first node does not answer.
+    pub fn slot(&self, key: &str) -> u16 {
+        let reply = self.nodes[0].command(&["CLUSTER", "KEYSLOT", key]);
+        reply.trim().trim_start_matches(':').parse().expect("a slot")
+    }
+
+    /// The number of the node that has had `slot` from the start.
+    pub fn node_of(slot: u16) -> usize {
+        usize::from(slot) / 5462
+    }
+
+    /// The replicas, in the order of their primaries.
+    pub fn replicas(&self) -> &[RedisServer] {
+        &self.replicas
+    }
+
+    /// Its nodes: the slots are shared out in order, a third each.
+    pub fn nodes(&self) -> &[RedisServer] {
+        &self.nodes
+    }
+
+    /// Kills a node; everything in it is lost.
+    pub fn kill(&mut self, node: usize) {
+        self.nodes[node].kill();
+    }
+
+    /// The id of a node.
+    ///
+    /// # Panics
+    /// When it does not answer.
+    pub fn id(&self, node: usize) -> String {
+        self.nodes[node].command(&["CLUSTER", "MYID"]).lines().nth(1).expect("an id").to_owned()
+    }
+}
+
+/// Runs one command on the server at `port` of 127.0.0.1 and returns its raw reply.
+///
+/// # Errors
+/// When the server does not answer within a second.
+pub fn command(port: u16, args: &[&str]) -> std::io::Result<String> {
+    command_as(port, None, args)
+}
+
+pub(crate) fn command_as(port: u16, password: Option<&str>, args: &[&str]) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), Duration::from_secs(1))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    if let Some(password) = password {
+        reply_to(&mut stream, &["AUTH", password])?;
+    }
+    reply_to(&mut stream, args)
+}
+
+fn reply_to(stream: &mut TcpStream, args: &[&str]) -> std::io::Result<String> {
+    let mut request = format!("*{}\r\n", args.len());
+    for arg in args {
+        request += &format!("${}\r\n{arg}\r\n", arg.len());
+    }
+    stream.write_all(request.as_bytes())?;
+    let mut reply = Vec::new();
+    let mut buffer = [0; 4096];
+    while rest_of_reply(&reply).is_none() {
+        match stream.read(&mut buffer)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            length => reply.extend_from_slice(&buffer[..length]),
+        }
+    }
+    Ok(String::from_utf8_lossy(&reply).into_owned())
+}
+
+/// What follows the first reply in `bytes`; `None` while that is not complete.
+fn rest_of_reply(bytes: &[u8]) -> Option<&[u8]> {
+    let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
+    let (line, mut rest) = (&bytes[..end], &bytes[end + 2..]);
+    let number = || std::str::from_utf8(&line[1..]).ok()?.parse::<i64>().ok();
+    match line.first()? {
+        b'$' => match usize::try_from(number()?) {
+            Ok(length) => rest.get(length + 2..),
+            Err(_) => Some(rest),
+        },
+        b'*' => {
+            for _ in 0..number()?.max(0) {
+                rest = rest_of_reply(rest)?;
+            }
+            Some(rest)
+        }
+        _ => Some(rest),
+    }
+}
+
+fn answers(port: u16) -> bool {
+    let Ok(stream) = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), Duration::from_secs(1)) else {
+        return false;
+    };
+    let _ = stream.shutdown(Shutdown::Both);
+    command(port, &["PING"]).is_ok_and(|reply| !reply.starts_with("-LOADING"))
+}

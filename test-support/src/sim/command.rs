@@ -1,0 +1,51 @@
+//! The command line of a simulation: many seeds, or one again.
+
+use std::{env, process::ExitCode, time::Instant};
+
+use super::{Mistake, real::Real, search};
+
+/// `[--json] [--seeds N] [--from SEED] [--mistake NAME]`, or `--list-mistakes`: simulates `real`,
+/// or the core over a model of a store.
+///
+/// Without `--mistake` the protocol runs as it is, and a violation is a failure. With one, it says
+/// in how many seeds the mistake was found, and none is a failure.
+///
+/// # Errors
+/// When the arguments say nothing that it understands.
+///
+/// # Panics
+/// When a simulation does.
+pub fn command(real: Option<&dyn Real>) -> Result<ExitCode, String> {
+    let (mut seeds, mut from, mut mistake, mut json) = (1_000, 0, None, false);
+    let mut arguments = env::args().skip(1);
+    while let Some(option) = arguments.next() {
+        match option.as_str() {
+            "--json" => {
+                json = true;
+                continue;
+            }
+            "--list-mistakes" => {
+                Mistake::ALL.iter().for_each(|mistake| println!("{mistake}"));
+                return Ok(ExitCode::SUCCESS);
+            }
+            _ => {}
+        }
+        let value = arguments.next().ok_or_else(|| format!("{option} needs a value"))?;
+        let number = || value.parse::<u64>().map_err(|e| format!("{option} {value}: {e}"));
+        match option.as_str() {
+            "--seeds" => seeds = number()?,
+            "--from" => from = number()?,
+            "--mistake" => mistake = Some(value.parse::<Mistake>()?),
+            other => return Err(format!("no option is called {other}")),
+        }
+    }
+    let started = Instant::now();
+    let found = search(from..from.saturating_add(seeds), mistake, real);
+    if json {
+        println!("{:#}", found.json());
+    } else {
+        println!("{found}\n{:.1} s", started.elapsed().as_secs_f64());
+    }
+    let as_hoped = found.violations.is_empty() == mistake.is_none();
+    Ok(if as_hoped { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

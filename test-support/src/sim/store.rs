@@ -1,0 +1,173 @@
+//! A faithful model of a lease store: what it does with each request, at the moment in which it
+//! arrives.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime},
+};
+
+use lock_core::{
+    FencingToken, Holder, Lease, LeaseId, LockName, LossReason,
+    backend::{Attempt, Claim, Grant, Release, Renewal},
+};
+
+use super::{
+    Mistake,
+    clock::EPOCH,
+    real::{Answer, Call},
+};
+
+/// How a store finds out that a holder is dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// By its own clock, as Redis does.
+    Clocked,
+    /// It has no clock: a client that saw one version of the record for its holder's whole ttl
+    /// writes over that version, as in DynamoDB.
+    Observed,
+}
+
+/// What a client sends.
+#[derive(Debug, Clone)]
+pub(super) enum Request {
+    Acquire {
+        claim: Claim,
+        /// The version of the record whose holder the client knows to be dead.
+        dead: Option<u64>,
+    },
+    Renew(Lease),
+    Release(Lease),
+    /// To a real backend's server.
+    Call(Call),
+}
+
+/// What the store answers.
+#[derive(Debug, Clone)]
+pub(super) enum Reply {
+    Attempt(Attempt),
+    Renewal(Renewal),
+    Release(Release),
+    Answer(Answer),
+}
+
+#[derive(Debug)]
+pub(super) struct Store {
+    kind: Kind,
+    mistake: Option<Mistake>,
+    records: HashMap<LockName, Record>,
+    /// Kept when a record is deleted.
+    tokens: HashMap<LockName, FencingToken>,
+    versions: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Record {
+    id: LeaseId,
+    owner: String,
+    token: FencingToken,
+    ttl: Duration,
+    expires: Duration,
+    version: u64,
+}
+
+impl Store {
+    pub(super) fn new(kind: Kind, mistake: Option<Mistake>) -> Self {
+        Self { kind, mistake, records: HashMap::new(), tokens: HashMap::new(), versions: 0 }
+    }
+
+    pub(super) fn handle(&mut self, now: Duration, request: &Request) -> Reply {
+        match request {
+            Request::Acquire { claim, dead } => Reply::Attempt(self.acquire(now, claim, *dead)),
+            Request::Renew(lease) => Reply::Renewal(self.renew(now, lease)),
+            Request::Release(lease) => Reply::Release(self.release(now, lease)),
+            Request::Call(call) => unreachable!("a call is for a server: {call:?}"),
+        }
+    }
+
+    fn is_dead(&self, record: &Record, now: Duration, dead: Option<u64>) -> bool {
+        match self.kind {
+            Kind::Clocked => now >= record.expires,
+            Kind::Observed if self.mistake == Some(Mistake::TakeoverWithoutVersion) => dead.is_some(),
+            Kind::Observed => dead == Some(record.version),
+        }
+    }
+
+    fn acquire(&mut self, now: Duration, claim: &Claim, dead: Option<u64>) -> Attempt {
+        let ttl = claim.ttl.expect("the core gives every lease of this store a ttl");
+        self.versions += 1;
+        let version = self.versions;
+        let previous = self.records.get(&claim.name).cloned();
+        if let Some(record) = previous.as_ref().filter(|record| !self.is_dead(record, now, dead)) {
+            if record.id != claim.id || self.mistake == Some(Mistake::OwnLockTakenForForeign) {
+                let mut holder = self.holder(record, now);
+                if record.id != claim.id {
+                    // An attempt may begin anew under another id, and then rightly meets what is
+                    // left of the first.
+                    holder.owner = Some(format!("{}, {}", record.owner, record.id));
+                }
+                return Attempt::Held(holder);
+            }
+            let token = record.token;
+            let renewed = Record { ttl, expires: now + ttl, version, ..record.clone() };
+            self.records.insert(claim.name.clone(), renewed);
+            return Attempt::Granted(Grant { token: Some(token), crashed: None, already_ours: true });
+        }
+        let token = self.mint(&claim.name, previous.as_ref(), now);
+        let owner = claim.owner.clone();
+        let record = Record { id: claim.id, owner, token, ttl, expires: now + ttl, version };
+        self.records.insert(claim.name.clone(), record);
+        let crashed = previous.map(|record| self.holder(&record, now));
+        Attempt::Granted(Grant { token: Some(token), crashed, already_ours: false })
+    }
+
+    fn mint(&mut self, name: &LockName, previous: Option<&Record>, now: Duration) -> FencingToken {
+        if self.mistake == Some(Mistake::TokenInDeletedRecord) {
+            return FencingToken::new(previous.map_or(1, |record| record.token.get() + 1)).expect("small");
+        }
+        let micros = (EPOCH * 1e6) as u64 + u64::try_from(now.as_micros()).expect("a simulation is short");
+        let token = FencingToken::next(self.tokens.get(name).copied(), micros).expect("far from 2255");
+        self.tokens.insert(name.clone(), token);
+        token
+    }
+
+    fn renew(&mut self, now: Duration, lease: &Lease) -> Renewal {
+        self.versions += 1;
+        let version = self.versions;
+        let Some(record) = self.records.get(&lease.name).cloned() else { return Renewal::Lost(LossReason::RecordGone) };
+        if record.id != lease.id {
+            return Renewal::Lost(LossReason::TakenBy(Box::new(self.holder(&record, now))));
+        }
+        if self.is_dead(&record, now, None) {
+            return Renewal::Lost(LossReason::Expired);
+        }
+        let ttl = lease.ttl.unwrap_or(record.ttl);
+        self.records.insert(lease.name.clone(), Record { ttl, expires: now + ttl, version, ..record });
+        Renewal::Renewed
+    }
+
+    fn release(&mut self, now: Duration, lease: &Lease) -> Release {
+        let Some(record) = self.records.get(&lease.name) else { return Release::NotHeld(None) };
+        let blind = self.mistake == Some(Mistake::ReleaseWithoutComparison);
+        if !blind && (record.id != lease.id || self.is_dead(record, now, None)) {
+            return Release::NotHeld(Some(self.holder(record, now)));
+        }
+        self.records.remove(&lease.name);
+        Release::Released
+    }
+
+    fn holder(&self, record: &Record, now: Duration) -> Holder {
+        let expires_in = match self.kind {
+            Kind::Clocked => record.expires.saturating_sub(now),
+            // All that the record says; the client knows since when it has been so.
+            Kind::Observed => record.ttl,
+        };
+        Holder {
+            owner: Some(record.owner.clone()),
+            token: Some(record.token),
+            since: Some(SystemTime::UNIX_EPOCH),
+            expires_in: Some(expires_in),
+            version: Some(record.version.to_string()),
+            ..Holder::default()
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! What a simulation is of: the core over a model of a store, or a real backend over a model of its
+//! server.
+
+use std::{sync::Arc, time::Duration};
+
+use lock_core::backend::Backend;
+
+use super::{
+    Mistake,
+    client::{SimBackend, Wire},
+    clock::SimClock,
+    real::{Real, Server, Transport, Trouble},
+    store::{Kind, Reply, Request, Store},
+};
+
+#[derive(Debug)]
+pub(super) enum Subject<'a> {
+    Model(Kind, Store),
+    Real { real: &'a dyn Real, seed: u64, server: Box<dyn Server> },
+}
+
+impl<'a> Subject<'a> {
+    pub(super) fn model(mistake: Option<Mistake>, rng: &mut fastrand::Rng) -> Self {
+        let by_chance = if rng.bool() { Kind::Clocked } else { Kind::Observed };
+        let kind = if mistake == Some(Mistake::TakeoverWithoutVersion) { Kind::Observed } else { by_chance };
+        Self::Model(kind, Store::new(kind, mistake))
+    }
+
+    pub(super) fn real(real: &'a dyn Real, seed: u64, mistake: Option<Mistake>) -> Self {
+        Self::Real { real, seed, server: real.server(mistake) }
+    }
+
+    pub(super) fn is_real(&self) -> bool {
+        matches!(self, Self::Real { .. })
+    }
+
+    /// The backend of a client that starts.
+    pub(super) fn backend(&self, wire: Wire, clock: &Arc<SimClock>) -> Arc<dyn Backend> {
+        match self {
+            Self::Model(kind, _) => Arc::new(SimBackend::new(*kind, wire)),
+            Self::Real { real, seed, .. } => real.backend(*seed, Transport(wire), Arc::clone(clock) as _),
+        }
+    }
+
+    /// What the store answers at `at`; `weather` is how likely a real server fails.
+    pub(super) fn handle(&mut self, at: Duration, request: &Request, weather: f64, rng: &mut fastrand::Rng) -> Reply {
+        match (self, request) {
+            (Self::Real { server, .. }, Request::Call(call)) => {
+                let trouble = (rng.f64() < weather).then(|| Trouble::random(rng));
+                Reply::Answer(server.handle(at, call, trouble))
+            }
+            (Self::Model(_, store), request) => store.handle(at, request),
+            (Self::Real { .. }, request) => unreachable!("a real backend makes calls: {request:?}"),
+        }
+    }
+
+    /// How much later than by the holder's ttl a dead holder's lock may be free.
+    pub(super) fn slack(&self) -> Duration {
+        match self {
+            Self::Model(..) => Duration::ZERO,
+            Self::Real { real, .. } => real.slack(),
+        }
+    }
+}

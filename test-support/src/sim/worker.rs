@@ -1,0 +1,162 @@
+//! What a client does with its locks: takes them in every way there is, works under them, and ends
+//! it in every way there is.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use lock_core::{
+    Guard, LockRequest, Locker, Renew, TryAcquire,
+    history::{Event, What},
+};
+use tokio::time::{sleep, timeout};
+
+use super::{
+    client::{Outbox, Outgoing, send},
+    clock::WorldTime,
+    network::Write,
+};
+
+/// Where all workers note what they do.
+#[derive(Debug, Clone)]
+pub(super) struct Journal {
+    pub(super) time: WorldTime,
+    pub(super) events: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Journal {
+    pub(super) fn note(&self, worker: u64, name: &Arc<str>, what: What) {
+        let event = Event { at: self.time.now(), worker, name: Arc::clone(name), what };
+        self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+}
+
+type Held = Option<(Arc<str>, Arc<Guard>)>;
+
+/// The guard that a worker has now, for the world to look at.
+#[derive(Debug, Clone)]
+pub(super) struct Slot {
+    pub(super) worker: u64,
+    pub(super) guard: Arc<Mutex<Held>>,
+}
+
+impl Slot {
+    pub(super) fn new(worker: u64) -> Self {
+        Self { worker, guard: Arc::default() }
+    }
+
+    fn set(&self, guard: Held) {
+        *self.guard.lock().unwrap_or_else(PoisonError::into_inner) = guard;
+    }
+
+    /// The name of the guard, if it calls itself valid at this instant.
+    pub(super) fn believes(&self) -> Option<Arc<str>> {
+        let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.as_ref().filter(|(_, guard)| guard.check().is_ok()).map(|(name, _)| Arc::clone(name))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) slot: Slot,
+    pub(super) locker: Locker,
+    pub(super) names: Vec<Arc<str>>,
+    pub(super) journal: Journal,
+    pub(super) outbox: Outbox,
+    pub(super) rng: fastrand::Rng,
+}
+
+impl Worker {
+    /// Works for ever.
+    pub(super) async fn work(mut self) {
+        for round in 0_u64.. {
+            let pause = self.random(0, 300);
+            sleep(pause).await;
+            let name = Arc::clone(&self.names[self.rng.usize(..self.names.len())]);
+            let owner = format!("w{}#{round}", self.slot.worker);
+            self.note(&name, What::Attempt { owner: Some(owner.clone()) });
+            match self.acquire(&name, owner).await {
+                Some(guard) => self.hold(&name, guard).await,
+                None => self.note(&name, What::GaveUp),
+            }
+        }
+    }
+
+    fn note(&self, name: &Arc<str>, what: What) {
+        self.journal.note(self.slot.worker, name, what);
+    }
+
+    fn random(&mut self, from_ms: u64, to_ms: u64) -> Duration {
+        Duration::from_millis(self.rng.u64(from_ms..to_ms))
+    }
+
+    fn request(&mut self, name: &Arc<str>, owner: String) -> LockRequest {
+        let (journal, worker, refused) = (self.journal.clone(), self.slot.worker, Arc::clone(name));
+        let renew = if self.rng.u8(..4) == 0 { Renew::Manual } else { Renew::Auto };
+        self.locker
+            .lock(&**name)
+            .owner(owner)
+            .ttl(self.random(800, 3_000))
+            .renew(renew)
+            .on_held(move |holder| journal.note(worker, &refused, What::Refused { owner: holder.owner.clone() }))
+    }
+
+    /// In one of the ways there are; the last is dropped at any point.
+    async fn acquire(&mut self, name: &Arc<str>, owner: String) -> Option<Guard> {
+        let request = self.request(name, owner);
+        let way = self.rng.u8(..4);
+        let patience = self.random(1, 8_000);
+        let outcome = match way {
+            0 => request.try_acquire().await,
+            1 | 2 => request.acquire_within(patience).await,
+            _ => timeout(patience, request.acquire()).await.ok()?.map(TryAcquire::Acquired),
+        };
+        match outcome {
+            Ok(TryAcquire::Acquired(guard)) => Some(guard),
+            Ok(TryAcquire::Held(_)) | Err(_) => None,
+        }
+    }
+
+    async fn hold(&mut self, name: &Arc<str>, guard: Guard) {
+        if guard.check().is_err() {
+            // It ended between the grant and our turn to run.
+            self.note(name, What::GaveUp);
+            return;
+        }
+        let (token, guard) = (guard.token().map(lock_core::FencingToken::get), Arc::new(guard));
+        // The world looks at the guard itself for how long it is valid.
+        self.note(name, What::Granted { token, until: Some(self.journal.time.now()) });
+        self.slot.set(Some((Arc::clone(name), Arc::clone(&guard))));
+        self.use_it(name, &guard, token.unwrap_or_default()).await;
+        self.note(name, if guard.check().is_ok() { What::Released } else { What::Lost { told: false } });
+        self.slot.set(None);
+        let guard = Arc::into_inner(guard).expect("the slot had the only other one");
+        if self.rng.u8(..4) == 0 {
+            drop(guard);
+        } else {
+            // What the store says of it is not what is checked here.
+            let _ = guard.release().await;
+        }
+    }
+
+    /// Writes to the protected resource until it has had enough, or the lock is lost. One in four
+    /// does not look before it writes.
+    async fn use_it(&mut self, name: &Arc<str>, guard: &Guard, token: u64) {
+        let careless = self.rng.u8(..4) == 0;
+        let writes = self.rng.u64(0..6);
+        let step = if self.rng.u8(..4) == 0 { 1_500 } else { 200 };
+        for _ in 0..writes {
+            let pause = self.random(1, step);
+            if timeout(pause, guard.lost()).await.is_ok() && !careless {
+                return;
+            }
+            // Harmless where a renewal is not due or is made in the background.
+            let _ = guard.ensure(Duration::from_millis(300)).await;
+            if careless || guard.check().is_ok() {
+                let write = Write { worker: self.slot.worker, name: Arc::clone(name), token };
+                send(&self.outbox, Outgoing::Write(write));
+            }
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The world: true time, the store, the network, the clients, and what befalls them.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use lock_core::history::{Event, Report, Rule, Rules, What, check};
+
+use super::{
+    Faults, Mistake,
+    client::{Client, Outgoing, Pause},
+    clock::{SimClock, WorldTime},
+    network::{Message, Network, Weather, Write},
+    real::Real,
+    subject::Subject,
+    worker::{Journal, Slot, Worker},
+};
+
+/// The resolution of the clients' timers; the store sees its requests at the exact time.
+const STEP: Duration = Duration::from_millis(10);
+const STORMY: Duration = Duration::from_secs(40);
+/// At the end nothing goes wrong any more, so that whatever can be had is had.
+const CALM: Duration = Duration::from_secs(14);
+/// In the storm: requests of abandoned attempts come late and take the lock for nobody, one after
+/// the other.
+const OBTAINABLE_IN_STORM: Duration = Duration::from_secs(25);
+/// From then on no message of the storm is under way.
+const SETTLED: Duration = Duration::from_secs(STORMY.as_secs() + 4);
+/// The longest ttl of a dead holder, the longest pause of a waiter, and a second for requests and
+/// drift.
+const OBTAINABLE: Duration = Duration::from_secs(5);
+/// As a client's clocks may be off.
+const DRIFT: f64 = 0.03;
+/// As a real backend's wall clock may be wrong from the start, in seconds: more than most bounds on
+/// it.
+const WRONG_BY: f64 = 3.0;
+
+pub(super) struct World<'a> {
+    rng: fastrand::Rng,
+    mistake: Option<Mistake>,
+    time: WorldTime,
+    journal: Journal,
+    looked_at: usize,
+    subject: Subject<'a>,
+    /// The largest token that each protected resource has seen.
+    resource: HashMap<Arc<str>, u64>,
+    network: Network,
+    weather: Weather,
+    /// The chance that a real server fails.
+    failing: f64,
+    clients: Vec<Option<Client>>,
+    names: Vec<Arc<str>>,
+    workers: u64,
+    /// The chance that something befalls a client in a step.
+    trouble: f64,
+    faults: Faults,
+}
+
+impl<'a> World<'a> {
+    pub(super) fn new(seed: u64, mistake: Option<Mistake>, real: Option<&'a dyn Real>) -> Self {
+        // The core's jitter.
+        fastrand::seed(seed);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let subject = match real {
+            None => Subject::model(mistake, &mut rng),
+            Some(real) => Subject::real(real, seed, mistake),
+        };
+        let time = WorldTime::default();
+        let clients = rng.usize(2..6);
+        Self {
+            mistake,
+            journal: Journal { time: time.clone(), events: Arc::default() },
+            time,
+            looked_at: 0,
+            failing: if real.is_some() && rng.bool() { 0.1 * rng.f64() } else { 0.0 },
+            subject,
+            resource: HashMap::new(),
+            network: Network::default(),
+            weather: Weather::random(&mut rng),
+            clients: (0..clients).map(|_| None).collect(),
+            names: (0..rng.usize(1..4)).map(|name| format!("name-{name}").into()).collect(),
+            workers: 0,
+            trouble: if rng.u8(..8) == 0 { 0.0 } else { 0.004 * rng.f64() },
+            faults: Faults::default(),
+            rng,
+        }
+    }
+
+    pub(super) fn run(mut self) -> (Report, Faults) {
+        while self.time.now() < STORMY {
+            self.befall();
+            self.step();
+        }
+        self.trouble = 0.0;
+        self.weather = Weather::calm();
+        self.failing = 0.0;
+        while self.time.now() < STORMY + CALM {
+            self.befall();
+            self.step();
+        }
+        let faults = Faults { messages: self.network.disturbed, ..self.faults };
+        for index in 0..self.clients.len() {
+            self.kill(index);
+        }
+        let events = std::mem::take(&mut *self.journal.events.lock().unwrap_or_else(PoisonError::into_inner));
+        (judge(&events, self.subject.slack()), faults)
+    }
+
+    fn step(&mut self) {
+        self.time.advance(STEP);
+        while let Some((at, message)) = self.network.arrived(self.time.now()) {
+            self.deliver(at, message);
+        }
+        for index in 0..self.clients.len() {
+            let Some(client) = self.clients[index].as_ref().filter(|client| client.paused.is_none()) else { continue };
+            client.run(STEP);
+            self.post(index);
+        }
+        self.look();
+    }
+
+    /// Takes what a client has sent to the network.
+    fn post(&mut self, index: usize) {
+        let Some(client) = &self.clients[index] else { return };
+        let cut = client.cut.is_some_and(|(requests, _, _)| requests);
+        for outgoing in client.sent() {
+            let message = match outgoing {
+                Outgoing::Request(..) if cut => continue,
+                Outgoing::Request(request, reply_to) => Message::Request { client: index, request, reply_to },
+                Outgoing::Write(write) => Message::Write(write),
+            };
+            self.network.send(self.time.now(), &message, &self.weather, &mut self.rng);
+        }
+    }
+
+    fn deliver(&mut self, at: Duration, message: Message) {
+        match message {
+            Message::Request { client, request, reply_to } => {
+                let reply = self.subject.handle(at, &request, self.failing, &mut self.rng);
+                let cut = self.clients[client].as_ref().and_then(|client| client.cut);
+                if !cut.is_some_and(|(_, replies, _)| replies) {
+                    self.network.send(at, &Message::Reply { reply, reply_to }, &self.weather, &mut self.rng);
+                }
+            }
+            Message::Reply { reply, reply_to } => reply_to.give(reply),
+            Message::Write(Write { worker, name, token }) => {
+                let largest = self.resource.entry(Arc::clone(&name)).or_insert(token);
+                let accepted = token >= *largest;
+                *largest = token.max(*largest);
+                self.journal.note(
+                    worker,
+                    &name,
+                    if accepted { What::Accepted { token } } else { What::Rejected { token } },
+                );
+            }
+        }
+    }
+
+    /// Asks, at each new grant, all others whether they believe that they hold the same lock: also
+    /// those that do not run just now, because what they would say is what they will act on.
+    fn look(&mut self) {
+        let mut events = self.journal.events.lock().unwrap_or_else(PoisonError::into_inner);
+        let granted = |event: &Event| matches!(event.what, What::Granted { .. });
+        let grants: Vec<Event> = events[self.looked_at..].iter().filter(|event| granted(event)).cloned().collect();
+        for grant in grants {
+            for slot in self.clients.iter().flatten().flat_map(|client| &client.slots) {
+                if slot.worker != grant.worker && slot.believes().is_some_and(|name| name == grant.name) {
+                    let until = Some(grant.at + Duration::from_nanos(1));
+                    events.push(Event { worker: slot.worker, what: What::Valid { until }, ..grant.clone() });
+                }
+            }
+        }
+        self.looked_at = events.len();
+    }
+
+    /// Begins and ends what goes wrong with clients.
+    fn befall(&mut self) {
+        for index in 0..self.clients.len() {
+            match &self.clients[index] {
+                None if self.trouble > 0.0 && self.rng.u8(..100) > 0 => {}
+                None => self.start(index),
+                Some(_) => {
+                    self.recover(index);
+                    if self.rng.f64() < self.trouble {
+                        self.strike(index);
+                    }
+                }
+            }
+        }
+    }
+
+    fn start(&mut self, index: usize) {
+        let rate = 1.0 + DRIFT * (2.0 * self.rng.f64() - 1.0);
+        let clock = SimClock::new(self.time.clone(), rate);
+        if self.subject.is_real() && self.rng.bool() {
+            // Not its own time only: also what the store's clock is compared with.
+            clock.step_wall(2.0 * WRONG_BY * (self.rng.f64() - 0.5));
+        }
+        let workers = 1 + u64::from(self.rng.u8(..4) == 0);
+        let first = self.workers;
+        self.workers += workers;
+        let (seed, steps_clock) = (self.rng.u64(..), self.rng.bool());
+        let client = Client::start(&self.subject, self.mistake, clock, steps_clock, |locker, outbox| {
+            let worker = |id| Worker {
+                slot: Slot::new(id),
+                locker: locker.clone(),
+                names: self.names.clone(),
+                journal: self.journal.clone(),
+                outbox: Arc::clone(outbox),
+                rng: fastrand::Rng::with_seed(seed ^ id),
+            };
+            (first..first + workers).map(worker).collect()
+        });
+        self.clients[index] = Some(client);
+    }
+
+    fn note_all(&self, client: &Client, what: &What) {
+        for slot in &client.slots {
+            for name in &self.names {
+                self.journal.note(slot.worker, name, what.clone());
+            }
+        }
+    }
+
+    fn kill(&mut self, index: usize) {
+        let Some(client) = self.clients[index].take() else { return };
+        self.note_all(&client, &What::Died);
+        // What the guards still send while they are dropped stays in the outbox.
+        drop(client);
+    }
+
+    fn strike(&mut self, index: usize) {
+        let what = self.rng.u8(..10);
+        let until = self.time.now() + Duration::from_millis(self.rng.u64(10..5_000));
+        let now = self.time.now();
+        if what == 0 {
+            self.faults.kills += 1;
+            return self.kill(index);
+        }
+        let (to, from) = [(true, true), (true, false), (false, true)][self.rng.usize(..3)];
+        let pause = [Pause::Frozen, Pause::Suspended, Pause::Thawed][self.rng.usize(..3)];
+        let step = 20.0 * (self.rng.f64() - 0.5);
+        let Some(client) = self.clients[index].as_mut() else { return };
+        match what {
+            1..=4 if client.cut.is_none() => {
+                self.faults.cuts += 1;
+                client.cut = Some((to, from, until));
+            }
+            5..=7 if client.paused.is_none() => {
+                let pause = if client.steps_clock && pause == Pause::Thawed { Pause::Frozen } else { pause };
+                self.faults.pauses += 1;
+                client.paused = Some((pause, now, until));
+            }
+            8..=9 if client.steps_clock => {
+                self.faults.clock_steps += 1;
+                client.clock.step_wall(step);
+                return;
+            }
+            _ => return,
+        }
+        let client = self.clients[index].as_ref().expect("it was there");
+        self.note_all(client, &What::Stopped);
+    }
+
+    fn recover(&mut self, index: usize) {
+        let (now, calm) = (self.time.now(), self.trouble == 0.0);
+        let Some(client) = self.clients[index].as_mut() else { return };
+        let mut resumed = false;
+        if client.cut.is_some_and(|(_, _, until)| calm || now >= until) {
+            client.cut = None;
+            resumed = true;
+        }
+        if let Some((pause, since, _)) = client.paused.filter(|(_, _, until)| calm || now >= *until) {
+            client.paused = None;
+            resumed = true;
+            match pause {
+                Pause::Frozen => client.run(now - since),
+                Pause::Suspended => {}
+                Pause::Thawed => client.clock.boot_missed(now - since),
+            }
+        }
+        if resumed && client.cut.is_none() && client.paused.is_none() {
+            let client = self.clients[index].as_ref().expect("it was there");
+            self.note_all(client, &What::Resumed);
+        }
+    }
+}
+
+/// Exclusion is judged by what guards say at each grant; liveness by when workers know that they
+/// are done.
+fn judge(events: &[Event], slack: Duration) -> Report {
+    let mut report = check(events, &Rules::default());
+    let until_noted = |event: &Event| match event.what {
+        What::Valid { .. } => None,
+        What::Granted { token, .. } => Some(Event { what: What::Granted { token, until: None }, ..event.clone() }),
+        _ => Some(event.clone()),
+    };
+    let noted: Vec<Event> = events.iter().filter_map(until_noted).collect();
+    // As if all that was before had happened at that moment.
+    let settled: Vec<Event> = noted.iter().map(|event| Event { at: event.at.max(SETTLED), ..event.clone() }).collect();
+    for (events, bound) in [(noted, OBTAINABLE_IN_STORM + slack), (settled, OBTAINABLE + slack)] {
+        let late = check(&events, &Rules { obtainable_within: Some(bound), ..Rules::default() }).violations;
+        report.violations.extend(late.into_iter().filter(|violation| violation.rule == Rule::Obtainable));
+    }
+    report
+}

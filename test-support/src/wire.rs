@@ -1,0 +1,248 @@
+//! A proxy in front of DynamoDB that counts requests, and loses, refuses or delays the ones it is
+//! told to.
+//!
+//! It reads HTTP, unlike [`Proxy`](crate::Proxy), which moves bytes. So a test can lose the reply
+//! to the second request and nothing else, answer in place of the server, and count requests by
+//! operation. It shares no code with that proxy: the one reads a request, then its reply; the other
+//! pumps both directions at once.
+
+use std::{
+    collections::VecDeque,
+    io::{self, BufRead as _, BufReader, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use rustls::{ServerConnection, StreamOwned};
+
+use crate::tls::Certificates;
+
+/// What happens to one request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// It never arrives, and the connection stays open without an answer.
+    LoseRequest,
+    /// It takes effect, and the connection stays open without an answer.
+    LoseReply,
+    /// It arrives after this long; its client may have gone by then.
+    DelayRequest(Duration),
+    /// It is refused with this status and this error code, without any effect.
+    Refuse(u16, &'static str),
+    /// It is answered with this body, without any effect.
+    Answer(String),
+}
+
+/// The proxy. Each test has its own.
+#[derive(Debug)]
+pub struct Wire {
+    address: SocketAddr,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The operations of all requests, in the order of their arrival.
+    seen: Vec<String>,
+    /// The head of the latest request.
+    head: String,
+    next: VecDeque<Option<Fault>>,
+    always: Option<Fault>,
+    answered: usize,
+    connections: usize,
+}
+
+impl Wire {
+    /// Listens on a free port and passes requests on to `server`.
+    ///
+    /// # Panics
+    /// When no port is free.
+    pub fn start(server: SocketAddr) -> Self {
+        Self::accept(server, Some)
+    }
+
+    /// The same for clients that speak TLS.
+    ///
+    /// # Panics
+    /// When no port is free.
+    pub fn start_tls(server: SocketAddr, certificates: &Certificates) -> Self {
+        let config = certificates.server_config();
+        Self::accept(server, move |client| {
+            let connection = ServerConnection::new(Arc::clone(&config)).ok()?;
+            Some(StreamOwned::new(connection, client))
+        })
+    }
+
+    /// Answers all requests itself, until something else is said.
+    ///
+    /// # Panics
+    /// When no port is free.
+    pub fn alone(answer: Fault) -> Self {
+        // Nothing ever goes there.
+        let wire = Self::start(([127, 0, 0, 1], 9).into());
+        wire.always(answer);
+        wire
+    }
+
+    fn accept<S: Read + Write + Send + 'static>(
+        server: SocketAddr,
+        wrap: impl Fn(TcpStream) -> Option<S> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback has free ports");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let state = Arc::<Mutex<State>>::default();
+        let shared = Arc::clone(&state);
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let state = Arc::clone(&shared);
+                lock(&state).connections += 1;
+                let _ = client.set_nodelay(true);
+                let Some(client) = wrap(client) else { continue };
+                // A broken connection is the client's to notice.
+                thread::spawn(move || serve(client, server, &state));
+            }
+        });
+        Self { address, state }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where it listens, as an endpoint URL.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// A header of the latest request; empty when it had none of that name.
+    pub fn header(&self, name: &str) -> String {
+        let state = lock(&self.state);
+        let found = state.head.lines().filter_map(|line| line.split_once(':'));
+        let mut found =
+            found.filter(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim().into());
+        found.next_back().unwrap_or_default()
+    }
+
+    /// The operations of all requests since the last call, such as `UpdateItem`.
+    pub fn take_seen(&self) -> Vec<String> {
+        std::mem::take(&mut lock(&self.state).seen)
+    }
+
+    /// How many requests the server has answered, whether or not the answer went on to the client.
+    pub fn answered(&self) -> usize {
+        lock(&self.state).answered
+    }
+
+    /// How many connections were opened.
+    pub fn connections(&self) -> usize {
+        lock(&self.state).connections
+    }
+
+    /// Adds what happens to the next request that nothing is planned for yet; `None` lets it pass.
+    pub fn next(&self, fault: impl Into<Option<Fault>>) {
+        lock(&self.state).next.push_back(fault.into());
+    }
+
+    /// Sets what happens to all requests once nothing else is planned; `None` lets them pass.
+    pub fn always(&self, fault: impl Into<Option<Fault>>) {
+        lock(&self.state).always = fault.into();
+    }
+}
+
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn serve(client: impl Read + Write, server: SocketAddr, state: &Mutex<State>) -> io::Result<()> {
+    let mut upstream = None;
+    let mut client = BufReader::new(client);
+    while let Some(request) = message(&mut client)? {
+        let fault = {
+            let mut state = lock(state);
+            state.seen.push(operation(&request));
+            state.head = head(&request);
+            state.next.pop_front().unwrap_or_else(|| state.always.clone())
+        };
+        match &fault {
+            Some(Fault::LoseRequest) => return wait_for_end(&mut client),
+            Some(Fault::Refuse(status, code)) => {
+                let body =
+                    format!("{{\"__type\":\"com.amazonaws.dynamodb.v20120810#{code}\",\"message\":\"by the test\"}}");
+                client.get_mut().write_all(&reply(*status, &body))?;
+                client.get_mut().flush()?;
+                continue;
+            }
+            Some(Fault::Answer(body)) => {
+                client.get_mut().write_all(&reply(200, body))?;
+                client.get_mut().flush()?;
+                continue;
+            }
+            Some(Fault::DelayRequest(delay)) => thread::sleep(*delay),
+            Some(Fault::LoseReply) | None => {}
+        }
+        let upstream = match &mut upstream {
+            Some(upstream) => upstream,
+            none => none.insert(BufReader::new(TcpStream::connect(server)?)),
+        };
+        upstream.get_mut().set_nodelay(true)?;
+        upstream.get_mut().write_all(&request)?;
+        let Some(reply) = message(upstream)? else { return Ok(()) };
+        lock(state).answered += 1;
+        if fault == Some(Fault::LoseReply) {
+            return wait_for_end(&mut client);
+        }
+        client.get_mut().write_all(&reply)?;
+        client.get_mut().flush()?;
+    }
+    Ok(())
+}
+
+/// One HTTP message with its body; `None` at the end of the connection.
+fn message(from: &mut BufReader<impl Read>) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    let mut length = 0;
+    loop {
+        let start = bytes.len();
+        if from.read_until(b'\n', &mut bytes)? == 0 {
+            return Ok(None);
+        }
+        let line = String::from_utf8_lossy(&bytes[start..]).to_ascii_lowercase();
+        if let Some(value) = line.strip_prefix("content-length:") {
+            length = value.trim().parse().map_err(io::Error::other)?;
+        }
+        assert!(!line.starts_with("transfer-encoding:"), "DynamoDB does not send chunks");
+        if line.trim().is_empty() {
+            break;
+        }
+    }
+    let body = bytes.len();
+    bytes.resize(body + length, 0);
+    from.read_exact(&mut bytes[body..])?;
+    Ok(Some(bytes))
+}
+
+fn head(request: &[u8]) -> String {
+    let text = String::from_utf8_lossy(request);
+    text.split("\r\n\r\n").next().unwrap_or_default().to_owned()
+}
+
+/// `UpdateItem`, of the header `X-Amz-Target: DynamoDB_20120810.UpdateItem`.
+fn operation(request: &[u8]) -> String {
+    let head = head(request);
+    let target = head.lines().find(|line| line.to_ascii_lowercase().starts_with("x-amz-target:"));
+    target.and_then(|line| line.rsplit('.').next()).unwrap_or("?").trim().to_owned()
+}
+
+fn reply(status: u16, body: &str) -> Vec<u8> {
+    let length = body.len();
+    format!(
+        "HTTP/1.1 {status} Made\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: {length}\r\n\r\n{body}"
+    )
+    .into_bytes()
+}
+
+fn wait_for_end(client: &mut BufReader<impl Read>) -> io::Result<()> {
+    io::copy(client, &mut io::sink()).map(|_| ())
+}
