@@ -1,9 +1,12 @@
-//! How long a new instance of the Lambda function takes to ask for its first event, and to answer it: `cargo bench -p examples`, or with the
-//! binary that is packed: `LAMBDA_BINARY=…/lambda_singleton cargo bench -p examples`.
+//! How long a new instance of the Lambda function takes to ask for its first event, and to answer
+//! it: `cargo bench -p examples`, or with the binary that is packed:
+//! `LAMBDA_BINARY=…/lambda_singleton cargo bench -p examples`.
 
-#[path = "../tests/common/dynamo.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+#[path = "../tests/it/fixture/dynamo.rs"]
 mod dynamo;
-#[path = "../tests/common/runtime_api.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+#[path = "../tests/it/fixture/runtime_api.rs"]
 mod runtime_api;
 
 use std::{
@@ -13,7 +16,7 @@ use std::{
 };
 
 use dynamo::Table;
-use integration::redis::wait_for;
+use integration::wait_for;
 use runtime_api::RuntimeApi;
 use serde_json::json;
 

@@ -1,21 +1,18 @@
 //! Instances of the Lambda function on the Lambda Runtime API, with their locks in DynamoDB Local.
 
-mod common;
-#[path = "common/dynamo.rs"]
-mod dynamo;
-#[path = "common/runtime_api.rs"]
-mod runtime_api;
-
 use std::{collections::BTreeSet, time::Duration};
 
-use common::Process;
-use dynamo::Table;
-use integration::{redis::wait_for, wire::Wire};
+use integration::{wait_for, wire::Wire};
 use onelock::LeaseId;
-use runtime_api::{Outcome, RuntimeApi};
 use serde_json::{Value, json};
 
-const TEMPLATE: &str = include_str!("../lambda_singleton/template.json");
+use crate::fixture::{
+    Process,
+    dynamo::Table,
+    runtime_api::{Outcome, RuntimeApi},
+};
+
+const TEMPLATE: &str = include_str!("../../lambda_singleton/template.json");
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// One instance of the function: a process of its own, as cold as a new one is.
@@ -47,7 +44,8 @@ impl Instance {
         outcome.unwrap_or_else(|| panic!("no answer: {:#?}", self.process.lines()))
     }
 
-    /// Sends an event that makes no pause, and waits for the answer. Says whether the instance worked.
+    /// Sends an event that makes no pause, and waits for the answer. Says whether the instance
+    /// worked.
     fn works(&self) -> bool {
         match self.outcome(&self.invoke(json!({}), MINUTE)) {
             Outcome::Response(answer) => answer.get("steps").is_some(),

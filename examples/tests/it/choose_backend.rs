@@ -1,14 +1,10 @@
 //! One program, four stores.
 
-mod common;
-#[path = "common/dynamo.rs"]
-mod dynamo;
-
 use std::process::Command;
 
-use common::Process;
-use dynamo::Table;
-use integration::redis::{RedisServer, wait_for};
+use integration::{redis::RedisServer, wait_for};
+
+use crate::fixture::{Process, dynamo::Table};
 
 /// Starts the program; its work lasts until its input is closed.
 fn start(url: &str) -> Process {

@@ -1,6 +1,5 @@
-//! Three services, one leader: it is frozen, killed and told to go, and clients never get answers of two leaders at one time.
-
-mod common;
+//! Three services, one leader: it is frozen, killed and told to go, and clients never get answers
+//! of two leaders at one time.
 
 use std::{
     io::{Read as _, Write as _},
@@ -14,11 +13,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::Process;
-use integration::{
-    free_port,
-    redis::{RedisServer, wait_for},
-};
+use integration::{free_port, redis::RedisServer, wait_for};
+
+use crate::fixture::Process;
 
 /// One answer that a client got.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +90,8 @@ impl Fleet {
         let mut first = None;
         let mut serves = || {
             let history = self.history.lock().unwrap();
-            // On a machine that is busy enough a leader may lose its lease by itself, and another serves.
+            // On a machine that is busy enough a leader may lose its lease by itself, and another
+            // serves.
             let latest = history.iter().map(|answer| answer.token).max()?;
             let answers = history.iter().filter(|answer| answer.token == latest);
             first = answers.clone().next().copied();
@@ -113,7 +111,8 @@ impl Fleet {
     }
 }
 
-/// Whoever serves a request that was sent after a later leader's answer had come serves beside that leader.
+/// Whoever serves a request that was sent after a later leader's answer had come serves beside that
+/// leader.
 fn assert_no_overlap(history: &[Answer]) {
     let served: Vec<_> = history.iter().filter(|answer| answer.token.is_some()).collect();
     for later in &served {

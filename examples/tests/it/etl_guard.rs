@@ -1,6 +1,5 @@
-//! A million rows from CSV to SQLite: killed, frozen, cut off, and in the end every row is there once.
-
-mod common;
+//! A million rows from CSV to SQLite: killed, frozen, cut off, and in the end every row is there
+//! once.
 
 use std::{
     fs::{self, File},
@@ -10,10 +9,11 @@ use std::{
     time::Duration,
 };
 
-use common::Process;
-use integration::redis::{RedisServer, wait_for};
+use integration::{redis::RedisServer, wait_for};
 use rusqlite::Connection;
 use tempfile::TempDir;
+
+use crate::fixture::Process;
 
 const ROWS: u64 = 1_000_000;
 
@@ -60,7 +60,8 @@ impl Job {
     }
 }
 
-/// The thread of `process` that writes sleeps. It does so while it waits for the database's lock, and never between two batches.
+/// The thread of `process` that writes sleeps. It does so while it waits for the database's lock,
+/// and never between two batches.
 fn sleeps(process: &Process) -> bool {
     let stat = fs::read_to_string(format!("/proc/{0}/task/{0}/stat", process.pid())).unwrap();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
@@ -96,7 +97,8 @@ fn the_database_refuses_the_late_batch_of_a_job_that_was_frozen_past_its_lease()
     let database = Connection::open(job.database()).unwrap();
     database.busy_timeout(Duration::from_secs(60)).unwrap();
     database.execute_batch("BEGIN IMMEDIATE").unwrap();
-    // Not in a row: it looks at the lock again and again, and on a busy machine waits for a processor first.
+    // Not in a row: it looks at the lock again and again, and on a busy machine waits for a
+    // processor first.
     let mut asleep = 0_i32;
     assert!(wait_for("the batch to wait for the database", || {
         asleep = (asleep + if sleeps(&zombie) { 1 } else { -1 }).max(0);
@@ -122,8 +124,8 @@ fn a_job_that_cannot_renew_stops_before_its_lease_ends() {
     let mut process = job.start();
     process.wait_for("100000 rows, ");
     job.redis.kill();
-    // As on a slow machine: a fast one is done with all rows before the lease is over. The pause is that slowness; what is waited for is that
-    // the job stops.
+    // As on a slow machine: a fast one is done with all rows before the lease is over. The pause is
+    // that slowness; what is waited for is that the job stops.
     assert!(wait_for("the job to stop", || {
         process.freeze();
         std::thread::sleep(Duration::from_millis(200));

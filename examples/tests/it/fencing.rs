@@ -1,8 +1,5 @@
-//! The check of the token, by the resources themselves: SQLite, PostgreSQL, DynamoDB Local and a file; one after the other, and many at once.
-
-mod common;
-#[path = "common/dynamo.rs"]
-mod dynamo;
+//! The check of the token, by the resources themselves: SQLite, PostgreSQL, DynamoDB Local and a
+//! file; one after the other, and many at once.
 
 use std::{
     fs,
@@ -21,8 +18,6 @@ use aws_sdk_dynamodb::{
     config::{BehaviorVersion, Credentials, Region},
     types::AttributeValue,
 };
-use common::Process;
-use dynamo::Table;
 use integration::{postgres::PostgresServer, redis::RedisServer};
 use onelock::{
     FencingToken,
@@ -34,6 +29,8 @@ use onelock::{
 };
 use rusqlite::{Connection, TransactionBehavior, params};
 use tokio::runtime::Runtime;
+
+use crate::fixture::{Process, dynamo::Table};
 
 const ROW: FencedTable<'_> = FencedTable { table: "row", key: &["id"], columns: &["value"], token: "fence" };
 const CREATE: &str =
@@ -80,7 +77,8 @@ fn never_falls<R: Resource>(connect: impl Fn() -> R + Sync) {
         });
         let writer = |number: u64| {
             let mut resource = connect();
-            // Each begins elsewhere and rises, so that there are always older ones beside newer ones.
+            // Each begins elsewhere and rises, so that there are always older ones beside newer
+            // ones.
             let tries = (0..40).map(|step| token(1 + (step * 25) + number * 3));
             tries
                 .filter(|token| {
