@@ -181,6 +181,7 @@ async fn a_waiter_is_woken_by_the_release() {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: asked-twice
 async fn waiters_of_one_process_queue_in_order_with_two_requests_each() {
     let rig = Rig::new();
     let first = rig.guard().await;
@@ -302,6 +303,7 @@ async fn a_look_at_a_store_that_does_not_answer_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: P11
 async fn what_the_store_lacks_is_an_error_when_it_is_required() {
     let error = lock_core::Locker::builder(Arc::new(lock_core::memory::MemoryBackend::new()))
         .require(lock_core::Capability::Fencing)

@@ -345,6 +345,7 @@ async fn an_exception_for_a_case_that_there_is_not_is_a_failure() {
 }
 
 #[test]
+// verifies: P11, kit-sees
 fn every_case_passes_without_a_mistake_and_fails_for_some_mistake() {
     // Failures are what is wanted here.
     std::panic::set_hook(Box::new(|_| {}));

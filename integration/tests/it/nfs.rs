@@ -32,11 +32,13 @@ fn two_clients_exclude_each_other_and_a_killed_holder_frees_the_lock() {
 }
 
 #[test]
+// verifies: file-system
 fn twenty_clients_that_are_cut_off_lose_their_locks_before_another_gets_them() {
     run("cut");
 }
 
 #[test]
+// verifies: file-system
 fn a_server_that_restarts_or_forgets_us_and_a_removed_or_replaced_file_are_survived_or_told() {
     run("restart expired removed");
 }

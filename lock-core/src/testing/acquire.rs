@@ -14,6 +14,7 @@ use crate::{
     name::LockName,
 };
 
+// verifies: P4
 pub(super) async fn a_free_lock_is_granted(bench: &Bench<'_>) {
     let client = bench.client().await;
     let (_, grant) = granted(&*client, &bench.claim(&bench.name("free"))).await;
@@ -26,6 +27,7 @@ pub(super) async fn a_free_lock_is_granted(bench: &Bench<'_>) {
     assert_eq!(grant.crashed, None);
 }
 
+// verifies: P4, asked-twice
 pub(super) async fn a_held_lock_is_refused_to_others(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("held");
@@ -35,6 +37,7 @@ pub(super) async fn a_held_lock_is_refused_to_others(bench: &Bench<'_>) {
     }
 }
 
+// verifies: P1, asked-twice
 pub(super) async fn two_clients_exclude_each_other(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("two");
@@ -45,6 +48,7 @@ pub(super) async fn two_clients_exclude_each_other(bench: &Bench<'_>) {
     refused(&*a, &bench.claim(&name)).await;
 }
 
+// verifies: P1, contention
 pub(super) async fn of_many_contenders_one_wins(bench: &Bench<'_>) {
     for round in 0..10 {
         let name = bench.name(&format!("race{round}"));
@@ -65,6 +69,7 @@ pub(super) async fn of_many_contenders_one_wins(bench: &Bench<'_>) {
     }
 }
 
+// verifies: P4
 pub(super) async fn a_refusal_says_who_holds_the_lock(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("who");
@@ -80,6 +85,7 @@ pub(super) async fn a_refusal_says_who_holds_the_lock(bench: &Bench<'_>) {
     assert_eq!(holder.expires_in.is_some(), b.capabilities().ttl);
 }
 
+// verifies: P5
 pub(super) async fn acquiring_again_with_the_same_id_succeeds(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("again");
@@ -119,6 +125,7 @@ async fn a_whole_ttl_from_then_on(bench: &Bench<'_>) {
     }
 }
 
+// verifies: P7
 pub(super) async fn tokens_rise_across_release(bench: &Bench<'_>) {
     let clients = [bench.client().await, bench.client().await];
     let name = bench.name("tokens");
@@ -132,6 +139,7 @@ pub(super) async fn tokens_rise_across_release(bench: &Bench<'_>) {
     }
 }
 
+// verifies: P7
 pub(super) async fn tokens_rise_across_expiry(bench: &Bench<'_>) {
     let name = bench.name("tokens");
     let mut last = None;
@@ -144,6 +152,7 @@ pub(super) async fn tokens_rise_across_expiry(bench: &Bench<'_>) {
     }
 }
 
+// verifies: P7
 pub(super) async fn tokens_rise_across_break(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("tokens");
@@ -183,6 +192,7 @@ pub(super) async fn a_raised_token_is_exceeded_by_the_next(bench: &Bench<'_>) {
     release(&*b, &next).await;
 }
 
+// verifies: P9
 pub(super) async fn an_expired_lock_is_granted_in_one_attempt(bench: &Bench<'_>) {
     let holder = bench.client().await;
     let name = bench.name("expired");
@@ -193,6 +203,7 @@ pub(super) async fn an_expired_lock_is_granted_in_one_attempt(bench: &Bench<'_>)
     let _taken = granted(&*cold, &bench.claim(&name)).await;
 }
 
+// verifies: P2, P8, other-ttl
 pub(super) async fn a_lock_is_held_for_the_holders_ttl(bench: &Bench<'_>) {
     let (holder, other) = (bench.client().await, bench.client().await);
     let name = bench.name("ttl");
@@ -216,6 +227,7 @@ pub(super) async fn a_lock_is_held_for_the_holders_ttl(bench: &Bench<'_>) {
     }
 }
 
+// verifies: P9
 pub(super) async fn the_winner_is_told_of_a_crashed_holder(bench: &Bench<'_>) {
     let holder = bench.client().await;
     let name = bench.name("crashed");
@@ -230,6 +242,7 @@ pub(super) async fn the_winner_is_told_of_a_crashed_holder(bench: &Bench<'_>) {
     assert_eq!(crashed.token, lease.token);
 }
 
+// verifies: P9
 pub(super) async fn a_released_holder_is_not_reported_as_crashed(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("released");
@@ -299,6 +312,7 @@ fn odd_names(unique: &str) -> Vec<LockName> {
     odd.iter().map(|odd| LockName::new(format!("{unique}{odd}")).expect("within the limit")).collect()
 }
 
+// verifies: P1, odd-names
 pub(super) async fn odd_names_are_distinct_locks(bench: &Bench<'_>) {
     let client = bench.client().await;
     let unique = LeaseId::random().to_string();
@@ -316,6 +330,7 @@ pub(super) async fn odd_names_are_distinct_locks(bench: &Bench<'_>) {
     }
 }
 
+// verifies: P5, cancelled
 pub(super) async fn a_cancelled_acquire_leaves_no_lock(bench: &Bench<'_>) {
     let locker = Locker::builder(bench.client().await).build().expect("the defaults fit");
     let other = bench.client().await;

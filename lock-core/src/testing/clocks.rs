@@ -31,14 +31,17 @@ async fn frozen(bench: &Bench<'_>, freeze: impl FnOnce(&Rig, Duration)) {
     super::release(&*other, &successor).await;
 }
 
+// verifies: P2, standstill
 pub(super) async fn a_suspended_holder_knows_at_once_and_spares_its_successor(bench: &Bench<'_>) {
     frozen(bench, |rig, ttl| rig.clock.suspend(ttl)).await;
 }
 
+// verifies: P2, standstill
 pub(super) async fn a_thawed_holder_knows_at_once_and_spares_its_successor(bench: &Bench<'_>) {
     frozen(bench, |rig, ttl| rig.clock.thaw_after(ttl)).await;
 }
 
+// verifies: P2, P8, clock-set
 pub(super) async fn a_clock_that_is_set_back_prolongs_no_lease(bench: &Bench<'_>) {
     let other = bench.client().await;
     let rig = Rig::new(bench).await;
@@ -51,6 +54,7 @@ pub(super) async fn a_clock_that_is_set_back_prolongs_no_lease(bench: &Bench<'_>
     super::release(&*other, &next).await;
 }
 
+// verifies: P1, P8, clock-set
 pub(super) async fn a_contender_whose_clock_is_years_off_is_refused_all_the_same(bench: &Bench<'_>) {
     let (rig, ahead, behind) = (Rig::new(bench).await, Rig::new(bench).await, Rig::new(bench).await);
     ahead.clock.thaw_after(YEARS);
@@ -71,6 +75,7 @@ pub(super) async fn a_contender_whose_clock_is_years_off_is_refused_all_the_same
     }
 }
 
+// verifies: P3, P10, hold-limits
 pub(super) async fn a_guard_ends_at_its_longest_hold_and_frees_the_lock(bench: &Bench<'_>) {
     let (rig, other) = (Rig::new(bench).await, bench.client().await);
     let name = bench.name("longest");

@@ -26,6 +26,7 @@ async fn polled<T>(times: u32, future: impl Future<Output = T>) -> bool {
     false
 }
 
+// verifies: P5, cancelled
 pub(super) async fn a_cancelled_wait_leaves_no_lock(bench: &Bench<'_>) {
     let (rig, other) = (Rig::new(bench).await, bench.client().await);
     for times in 1..POLLS / 4 {
@@ -37,6 +38,7 @@ pub(super) async fn a_cancelled_wait_leaves_no_lock(bench: &Bench<'_>) {
     }
 }
 
+// verifies: P5, cancelled
 pub(super) async fn a_cancelled_release_frees_the_lock(bench: &Bench<'_>) {
     let (rig, other) = (Rig::new(bench).await, bench.client().await);
     for times in 0..POLLS {
@@ -49,6 +51,7 @@ pub(super) async fn a_cancelled_release_frees_the_lock(bench: &Bench<'_>) {
     }
 }
 
+// verifies: P5, cancelled
 pub(super) async fn a_cancelled_renewal_harms_nothing(bench: &Bench<'_>) {
     let (rig, other) = (Rig::new(bench).await, bench.client().await);
     for times in 0..POLLS {
@@ -67,6 +70,7 @@ pub(super) async fn a_cancelled_renewal_harms_nothing(bench: &Bench<'_>) {
     }
 }
 
+// verifies: P10, dropped-guard
 pub(super) async fn a_dropped_guard_frees_its_lock_with_and_without_a_runtime(bench: &Bench<'_>) {
     let (rig, other) = (Rig::new(bench).await, bench.client().await);
     let name = bench.name("dropped");
@@ -80,6 +84,7 @@ pub(super) async fn a_dropped_guard_frees_its_lock_with_and_without_a_runtime(be
 
 /// The drop must not panic, nor block, and what it could not release ends with the lease, or at once where there is none, though other clones of the
 /// locker live on.
+// verifies: P10, dropped-guard
 pub(super) async fn a_guard_may_be_dropped_by_a_runtime_that_ends(bench: &Bench<'_>) {
     let other = bench.client().await;
     let name = bench.name("ended");

@@ -40,6 +40,7 @@ async fn elected(election: &mut LeaderElection) {
     assert!(election.leader().is_some(), "who is elected leads");
 }
 
+// verifies: P1
 pub(super) async fn of_many_candidates_one_leads(bench: &Bench<'_>) {
     let name = &bench.name("many");
     let leading = &AtomicBool::new(false);
@@ -59,6 +60,7 @@ pub(super) async fn of_many_candidates_one_leads(bench: &Bench<'_>) {
     .await;
 }
 
+// verifies: P1
 pub(super) async fn a_leader_that_is_cut_off_stops_before_the_next_starts(bench: &Bench<'_>) {
     let name = bench.name("cut");
     let network = Faulty::around(bench.client().await);
@@ -124,6 +126,7 @@ pub(super) async fn a_campaign_survives_errors_of_the_store(bench: &Bench<'_>) {
     elected(&mut election).await;
 }
 
+// verifies: cancelled
 pub(super) async fn a_candidate_that_goes_away_leaves_no_leader(bench: &Bench<'_>) {
     let other: Arc<dyn Backend> = bench.client().await;
     for polls in 1..50 {

@@ -89,6 +89,7 @@ pub(super) async fn list_shows_held_locks_by_prefix(bench: &Bench<'_>) {
     }
 }
 
+// verifies: P6
 pub(super) async fn break_compares_the_version(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("compared");
@@ -106,6 +107,7 @@ pub(super) async fn break_compares_the_version(bench: &Bench<'_>) {
     release(&*a, &second).await;
 }
 
+// verifies: P11
 pub(super) async fn an_examination_changes_no_lock_and_finds_a_working_store_fit(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let (held, free) = (bench.name("held"), bench.name("free"));
@@ -124,6 +126,7 @@ pub(super) async fn an_examination_changes_no_lock_and_finds_a_working_store_fit
     release(&*a, &lease).await;
 }
 
+// verifies: P6
 pub(super) async fn forgetting_spares_the_holder(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("forgotten");

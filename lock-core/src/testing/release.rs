@@ -18,6 +18,7 @@ pub(super) async fn a_released_lock_is_free(bench: &Bench<'_>) {
     }
 }
 
+// verifies: hold-limits
 pub(super) async fn min_hold_keeps_the_lock_after_release(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("kept");
@@ -42,6 +43,7 @@ pub(super) async fn min_hold_keeps_the_lock_after_release(bench: &Bench<'_>) {
     }
 }
 
+// verifies: P6, late-holder
 pub(super) async fn release_never_touches_a_successor(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("successor");
@@ -55,6 +57,7 @@ pub(super) async fn release_never_touches_a_successor(bench: &Bench<'_>) {
     release(&*b, &second).await;
 }
 
+// verifies: P5
 pub(super) async fn releasing_twice_is_a_value(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("twice");
@@ -67,6 +70,7 @@ pub(super) async fn releasing_twice_is_a_value(bench: &Bench<'_>) {
     release(&*client, &next).await;
 }
 
+// verifies: P6
 pub(super) async fn releasing_what_was_never_held_is_a_value(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("never");
@@ -78,6 +82,7 @@ pub(super) async fn releasing_what_was_never_held_is_a_value(bench: &Bench<'_>) 
     release(&*client, &held).await;
 }
 
+// verifies: P6
 pub(super) async fn releasing_a_broken_lease_is_a_value(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("broken");
@@ -94,6 +99,7 @@ pub(super) async fn releasing_a_broken_lease_is_a_value(bench: &Bench<'_>) {
     release(&*b, &next).await;
 }
 
+// verifies: P10
 pub(super) async fn releasing_now_frees_the_lock_or_says_that_it_cannot(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("now");
@@ -109,6 +115,7 @@ pub(super) async fn releasing_now_frees_the_lock_or_says_that_it_cannot(bench: &
     }
 }
 
+// verifies: P10, late-holder
 pub(super) async fn a_lease_that_the_core_ended_frees_its_lock(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("ended");

@@ -28,6 +28,7 @@ pub(super) async fn renewal_extends_the_lease(bench: &Bench<'_>) {
     }
 }
 
+// verifies: P5
 pub(super) async fn renewal_is_idempotent(bench: &Bench<'_>) {
     let client = bench.client().await;
     let claim = bench.claim(&bench.name("idempotent"));
@@ -38,6 +39,7 @@ pub(super) async fn renewal_is_idempotent(bench: &Bench<'_>) {
     release(&*client, &lease).await;
 }
 
+// verifies: P3
 pub(super) async fn renewing_a_released_lease_reports_its_loss(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("released");
@@ -51,6 +53,7 @@ pub(super) async fn renewing_a_released_lease_reports_its_loss(bench: &Bench<'_>
     release(&*client, &successor).await;
 }
 
+// verifies: P6, late-holder
 pub(super) async fn renewing_an_expired_lease_does_not_rob_the_successor(bench: &Bench<'_>) {
     let (late, next) = (bench.client().await, bench.client().await);
     let name = bench.name("robbed");
@@ -67,6 +70,7 @@ pub(super) async fn renewing_an_expired_lease_does_not_rob_the_successor(bench: 
     release(&*next, &successor).await;
 }
 
+// verifies: P3
 pub(super) async fn a_broken_lease_is_lost_at_the_next_renewal(bench: &Bench<'_>) {
     let (holder, operator) = (bench.client().await, bench.client().await);
     let name = bench.name("broken");

@@ -27,6 +27,7 @@ const SHARE: f64 = 0.25;
 /// Replays the faults of a run that failed.
 const SEED: &str = "ONELOCK_KIT_SEED";
 
+// verifies: P1
 pub(super) async fn a_storm_of_faults_breaks_no_promise(bench: &Bench<'_>) {
     let seed = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| {

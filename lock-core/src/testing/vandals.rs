@@ -11,6 +11,7 @@ impl Bench<'_> {
     }
 }
 
+// verifies: P3, lost-record
 pub(super) async fn a_deleted_record_is_a_loss_at_the_next_renewal(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("deleted");
@@ -24,6 +25,7 @@ pub(super) async fn a_deleted_record_is_a_loss_at_the_next_renewal(bench: &Bench
     release(&*b, &next).await;
 }
 
+// verifies: P3, foreign-client
 pub(super) async fn a_replaced_record_is_somebody_elses_lock(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("replaced");
@@ -34,6 +36,7 @@ pub(super) async fn a_replaced_record_is_somebody_elses_lock(bench: &Bench<'_>) 
     refused(&*b, &bench.claim(&name)).await;
 }
 
+// verifies: P7, lost-token
 pub(super) async fn tokens_rise_although_their_record_was_deleted(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("tokens");

@@ -54,6 +54,7 @@ async fn is_free(table: &Table, name: &str) -> bool {
 }
 
 #[tokio::test]
+// verifies: lost-reply
 async fn a_lost_reply_to_an_acquire_is_found_to_be_ours() {
     let Setup { table, wire, locker } = setup().await;
     wire.next(Fault::LoseReply);
@@ -66,6 +67,7 @@ async fn a_lost_reply_to_an_acquire_is_found_to_be_ours() {
 }
 
 #[tokio::test]
+// verifies: lost-request
 async fn a_lost_request_to_acquire_is_sent_again() {
     let Setup { table, wire, locker } = setup().await;
     wire.next(Fault::LoseRequest);
@@ -75,6 +77,7 @@ async fn a_lost_request_to_acquire_is_sent_again() {
 }
 
 #[tokio::test]
+// verifies: lost-reply
 async fn a_lost_reply_to_a_takeover_is_found_to_be_ours() {
     let Setup { table, wire, locker } = setup().await;
     let dead = DynamoBackend::new(table.config());
@@ -111,6 +114,7 @@ async fn an_attempt_of_three_requests_that_is_cut_short_is_found_to_be_ours() {
 }
 
 #[tokio::test]
+// verifies: lost-reply
 async fn a_lost_reply_to_a_renewal_is_no_loss() {
     let Setup { table, wire, locker } = setup().await;
     let request = locker.lock("a").renew(Renew::Every(Duration::from_millis(200)));
@@ -125,6 +129,7 @@ async fn a_lost_reply_to_a_renewal_is_no_loss() {
 }
 
 #[tokio::test]
+// verifies: lost-reply
 async fn a_lost_reply_to_a_release_is_a_release() {
     let Setup { table, wire, locker } = setup().await;
     let guard = acquired(&locker, "a").await;
@@ -134,6 +139,7 @@ async fn a_lost_reply_to_a_release_is_a_release() {
 }
 
 #[tokio::test]
+// verifies: late-request
 async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock() {
     let Setup { table, wire, locker: _locker } = setup().await;
     let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
@@ -150,6 +156,7 @@ async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock() {
 }
 
 #[tokio::test]
+// verifies: late-request
 async fn a_renewal_that_hung_on_its_way_does_not_cut_a_later_one_short() {
     let Setup { table, wire, locker: _locker } = setup().await;
     let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
@@ -194,16 +201,19 @@ async fn lost_in_time(fault: Fault, expected: &str) {
 }
 
 #[tokio::test]
+// verifies: hung-renewal
 async fn a_hung_connection_is_a_loss_in_time() {
     lost_in_time(Fault::LoseRequest, "did not answer").await;
 }
 
 #[tokio::test]
+// verifies: throttled
 async fn throttling_beyond_the_deadline_is_a_loss_in_time() {
     lost_in_time(Fault::Refuse(400, "ProvisionedThroughputExceededException"), "fewer requests").await;
 }
 
 #[tokio::test]
+// verifies: throttled
 async fn throttling_shorter_than_the_deadline_is_ridden_out() {
     let Setup { wire, locker, table: _table } = setup().await;
     for _ in 0..2 {

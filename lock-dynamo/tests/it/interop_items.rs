@@ -138,6 +138,7 @@ async fn our_items_are_what_the_foreign_client_reads_and_its_attributes_survive(
 }
 
 #[tokio::test]
+// verifies: foreign-client
 async fn a_foreign_client_that_took_our_lock_over_is_not_mistaken_for_us() {
     for schema in BOTH {
         let table = Table::new(schema).await;

@@ -136,6 +136,7 @@ async fn only_takeover_by_time_lets_a_cold_process_in() {
 }
 
 #[tokio::test]
+// verifies: clock-set
 async fn a_process_whose_clock_is_an_hour_ahead_does_not_steal_and_says_what_is_wrong() {
     let table = Table::new(Schema::Native).await;
     let holder = contend(&table, "absolute");
@@ -151,6 +152,7 @@ async fn a_process_whose_clock_is_an_hour_ahead_does_not_steal_and_says_what_is_
 }
 
 #[tokio::test]
+// verifies: clock-set
 async fn a_holder_whose_clock_is_an_hour_off_is_not_robbed_and_blocks_nobody() {
     for offset in ["-3600s", "+3600s"] {
         let table = Table::new(Schema::Native).await;

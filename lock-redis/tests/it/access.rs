@@ -165,6 +165,7 @@ async fn a_server_that_is_not_there_is_not_ambiguous() {
 }
 
 #[tokio::test]
+// verifies: redis-topology
 async fn a_full_and_a_read_only_server_say_so() {
     let server = RedisServer::start();
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);

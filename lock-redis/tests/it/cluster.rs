@@ -97,6 +97,7 @@ impl Move<'_> {
 }
 
 #[tokio::test]
+// verifies: redis-topology
 async fn a_lock_is_renewed_and_released_while_its_slot_moves() {
     let cluster = RedisCluster::start();
     let backend = client_of(&cluster);
@@ -126,6 +127,7 @@ async fn a_lock_is_renewed_and_released_while_its_slot_moves() {
 }
 
 #[tokio::test]
+// verifies: redis-topology
 async fn a_lock_whose_slot_has_moved_is_followed() {
     let cluster = RedisCluster::start();
     let backend = client_of(&cluster);

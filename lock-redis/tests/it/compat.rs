@@ -118,11 +118,13 @@ async fn wake_up_in_both_directions(compat: Compat, client: &str) {
 }
 
 #[tokio::test]
+// verifies: foreign-client
 async fn redis_py_and_we_exclude_each_other() {
     exclusion_in_both_directions(Compat::RedisPy, "redis-py").await;
 }
 
 #[tokio::test]
+// verifies: foreign-client
 async fn python_redis_lock_and_we_exclude_each_other() {
     exclusion_in_both_directions(Compat::PythonRedisLock, "python-redis-lock").await;
 }
@@ -224,6 +226,7 @@ async fn a_foreign_lock_without_a_ttl_is_said_to_never_expire() {
 }
 
 #[tokio::test]
+// verifies: foreign-client
 async fn a_key_of_another_type_is_a_foreign_lock_and_is_never_touched() {
     let server = RedisServer::start();
     let ours = client_like(&server, Compat::RedisPy);

@@ -160,6 +160,7 @@ async fn a_call_for_many_leases_that_fails_tells_the_cause_for_each() {
 }
 
 #[tokio::test]
+// verifies: hung-renewal
 async fn a_frozen_server_ends_the_guard_and_the_next_holder_has_a_larger_token() {
     let server = RedisServer::start();
     let locker = fixture::locker(client(server.addr()), Duration::from_secs(2));
@@ -186,6 +187,7 @@ async fn a_frozen_server_ends_the_guard_and_the_next_holder_has_a_larger_token()
 }
 
 #[tokio::test]
+// verifies: lost-record
 async fn a_server_that_comes_back_empty_tells_the_holder_and_tokens_still_rise() {
     let mut server = RedisServer::start();
     let backend = client(server.addr());
@@ -229,6 +231,7 @@ async fn a_lease_that_ran_out_is_told_from_one_that_the_server_has_forgotten() {
 }
 
 #[tokio::test]
+// verifies: redis-topology
 async fn scripts_that_the_server_has_forgotten_are_sent_again() {
     let server = RedisServer::start();
     let backend = client(server.addr());

@@ -184,6 +184,7 @@ async fn a_release_marks_the_kept_token_however_many_digits_it_has() {
 }
 
 #[tokio::test]
+// verifies: clock-set
 async fn a_token_rises_although_the_clock_has_gone_back() {
     let server = RedisServer::start();
     let backend = client(server.addr());

@@ -96,6 +96,7 @@ async fn released(backend: &RedisBackend, lease: &Lease) {
     assert_eq!(again(async || backend.release(lease, Duration::ZERO).await).await, Release::Released);
 }
 
+// verifies: lost-reply
 async fn an_acquire_whose_reply_was_lost_is_found_to_be_ours(fixture: Fixture) {
     let claim = claim(JOB, LONG);
     fixture.lose(Replies);
@@ -116,6 +117,7 @@ async fn an_acquire_whose_reply_was_lost_is_found_to_be_ours(fixture: Fixture) {
     assert!(free(&fixture).await);
 }
 
+// verifies: lost-request
 async fn an_acquire_whose_request_was_lost_is_granted_when_repeated(fixture: Fixture) {
     let claim = claim(JOB, LONG);
     fixture.lose(Requests);
@@ -129,6 +131,7 @@ async fn an_acquire_whose_request_was_lost_is_granted_when_repeated(fixture: Fix
     owned_by(&fixture, &claim).await;
 }
 
+// verifies: late-request
 async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock(fixture: Fixture) {
     let late = claim(JOB, LONG);
     fixture.hold(Requests);
@@ -225,6 +228,7 @@ async fn an_acquire_that_was_given_up_unanswered_leaves_no_lock(fixture: Fixture
     assert_eq!(fixture.direct.renew(&lease).await.unwrap(), Renewal::Renewed);
 }
 
+// verifies: lost-reply
 async fn a_renewal_whose_reply_was_lost_has_renewed(fixture: Fixture) {
     let claim = claim(JOB, LONG);
     let (mut lease, _) = granted(&fixture.through, &claim).await;
@@ -238,6 +242,7 @@ async fn a_renewal_whose_reply_was_lost_has_renewed(fixture: Fixture) {
     owned_by(&fixture, &claim).await;
 }
 
+// verifies: lost-reply
 async fn a_release_whose_reply_was_lost_has_released_and_spares_the_successor(fixture: Fixture) {
     let (lease, _) = granted(&fixture.through, &claim(JOB, LONG)).await;
     fixture.lose(Replies);
@@ -251,6 +256,7 @@ async fn a_release_whose_reply_was_lost_has_released_and_spares_the_successor(fi
     owned_by(&fixture, &successor).await;
 }
 
+// verifies: lost-request
 async fn a_release_whose_request_was_lost_is_repeated(fixture: Fixture) {
     let claim = claim(JOB, LONG);
     let (lease, _) = granted(&fixture.through, &claim).await;
@@ -277,6 +283,7 @@ async fn a_release_that_arrives_after_a_later_acquire_of_its_id_spares_the_lock(
     assert!(free(&fixture).await);
 }
 
+// verifies: late-request
 async fn requests_that_are_late_do_what_they_say(fixture: Fixture) {
     for direction in [Requests, Replies] {
         // Below the timeout, and within what a quorum grants its slowest server.
@@ -347,6 +354,7 @@ async fn connections_cut_in_the_middle_of_anything_leave_the_right_owner(fixture
     }
 }
 
+// verifies: contention
 async fn one_of_many_contenders_wins_while_the_network_cuts(fixture: Fixture) {
     let fixture = Arc::new(fixture);
     let held = Arc::new(std::sync::atomic::AtomicU32::new(0));

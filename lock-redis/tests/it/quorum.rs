@@ -85,6 +85,7 @@ async fn a_minority_may_be_dead_or_frozen() {
 }
 
 #[tokio::test]
+// verifies: lost-record
 async fn a_majority_that_forgot_the_lock_ends_it_and_tokens_rise_over_any_majority() {
     let mut servers = start(3);
     let backend = client_of(&servers);

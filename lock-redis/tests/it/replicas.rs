@@ -52,6 +52,7 @@ lock_core::conformance! {
 }
 
 #[tokio::test]
+// verifies: redis-topology
 async fn a_granted_lock_is_on_the_replica_and_without_it_nothing_is_granted_or_left() {
     let (primary, replica) = pair();
     let backend = client_of(&primary);

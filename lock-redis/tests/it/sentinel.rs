@@ -45,6 +45,7 @@ lock_core::conformance! {
 /// What replication that waits for nobody gives: a failover may lose locks, so that for a moment two believe to hold one. The former
 /// holder is told, its validity ends when it said it would, and the new holder's token is larger.
 #[tokio::test(flavor = "multi_thread")]
+// verifies: redis-topology
 async fn a_failover_tells_every_holder_that_lost_its_lock_and_no_token_goes_back() {
     let mut setup = SentinelSetup::start();
     let ttl = Duration::from_secs(30);
@@ -135,6 +136,7 @@ async fn a_silent_first_sentinel_is_passed_over_although_attempts_are_short() {
 }
 
 #[tokio::test]
+// verifies: redis-topology
 async fn a_primary_that_was_demoted_is_left_for_its_successor() {
     let setup = SentinelSetup::start();
     let backend = client_of(&setup);

@@ -50,6 +50,7 @@ async fn known(url: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test]
+// verifies: P11
 async fn the_table_of_capabilities_is_true() {
     let directory = tempfile::tempdir().unwrap();
     let files = format!("file://{}", directory.path().display());

@@ -72,6 +72,7 @@ fn assert_found(output: &std::process::Output) {
 }
 
 #[test]
+// verifies: torture-sees
 fn a_store_that_each_process_has_for_itself_is_found_out() {
     let torture = &mut onelock(["torture", "--json", "--url", "memory:", "--time", "2s", "--ttl", "1s"]);
     assert_found(&output(torture));
@@ -79,6 +80,7 @@ fn a_store_that_each_process_has_for_itself_is_found_out() {
 
 #[cfg(feature = "redis")]
 #[test]
+// verifies: torture-sees
 fn a_store_that_loses_its_data_is_found_out() {
     let server = integration::redis::RedisServer::start();
     let url = format!("redis://{}", server.addr());

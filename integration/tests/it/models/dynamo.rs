@@ -331,6 +331,7 @@ impl Protocol {
 }
 
 #[test]
+// verifies: P1
 fn dynamo_excludes_while_the_skew_is_within_half_the_bound() {
     assert!(holds(NATIVE, EXCLUSION));
 }
@@ -341,6 +342,7 @@ fn comes_to(what: &'static str) -> bool {
 }
 
 #[test]
+// verifies: P9
 fn dynamo_takes_over_from_a_dead_holder() {
     assert!(comes_to(TAKEOVER));
 }

@@ -164,6 +164,7 @@ impl NfsProbe {
 const NFS: NfsProbe = NfsProbe { margin: 1, from_start: true, recovers_lost_locks: false };
 
 #[test]
+// verifies: P1
 fn the_nfs_probe_excludes_when_the_belief_counts_from_its_start() {
     assert!(holds(NFS, "at most one believes"));
     assert!(holds(NfsProbe { margin: 0, ..NFS }, "at most one believes"), "the margin is for clocks that differ");

@@ -17,32 +17,38 @@ use integration::sim::{
 use simulated::SimulatedDynamo;
 
 #[test]
+// verifies: P1, standstill
 fn no_promise_is_broken_in_any_storm() {
     let found = breaks_no_promise(12, Some(&SimulatedDynamo));
     assert!(found.acquisitions > 360 && found.losses > 12, "the storm must hurt, and work go on: {found}");
 }
 
 #[test]
+// verifies: P2
 fn a_validity_that_counts_from_the_reply_is_found() {
     is_found(Mistake::ValidityFromReply, 400, Some(&SimulatedDynamo));
 }
 
 #[test]
+// verifies: P6
 fn a_release_without_comparison_is_found() {
     is_found(Mistake::ReleaseWithoutComparison, 20, Some(&SimulatedDynamo));
 }
 
 #[test]
+// verifies: P6
 fn a_takeover_without_the_version_is_found() {
     is_found(Mistake::TakeoverWithoutVersion, 40, Some(&SimulatedDynamo));
 }
 
 #[test]
+// verifies: P7
 fn a_token_in_the_deleted_record_is_found() {
     is_found(Mistake::TokenInDeletedRecord, 20, Some(&SimulatedDynamo));
 }
 
 #[test]
+// verifies: P5
 fn a_retry_that_takes_its_own_lock_for_foreign_is_found() {
     is_found(Mistake::OwnLockTakenForForeign, 20, Some(&SimulatedDynamo));
 }
