@@ -1,15 +1,15 @@
-//! The parts of `./verify` and of the torture in `./test`: `verify filter`, `verify torture TIME DIRECTORY`, `verify page DIRECTORY JUNIT
-//! PUBLISHED`.
+//! The parts of `./verify` and of the torture in `./test`: `verify filter`,
+//! `verify torture TIME DIRECTORY`, `verify page DIRECTORY JUNIT PUBLISHED`.
 
 use std::{env, error::Error, fs, path::Path, process::ExitCode};
 
-use integration::verification::{Page, Runs, filter, read, torture};
+use integration::verification::{Cases, Page, Runs, read, torture};
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     match arguments[..] {
-        ["filter"] => println!("{}", filter()),
+        ["filter"] => println!("{}", Cases::gather(Page::keys())?.filter()),
         ["torture", time, out] => {
             // The program of the same build.
             let onelock = env::current_exe()?.with_file_name("onelock");
@@ -25,7 +25,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 
 /// Makes the page beside the reports; and publishes it, if it says as much as it should.
 fn page(reports: &Path, junit: &Path, published: &Path) -> Result<ExitCode, Box<dyn Error>> {
-    let page = Page { results: read(reports)?, runs: Runs::parse(&fs::read_to_string(junit)?) };
+    let cases = Cases::gather(Page::keys())?;
+    let page = Page { cases, results: read(reports)?, runs: Runs::parse(&fs::read_to_string(junit)?) };
     let wrong = page.wrong();
     if !wrong.is_empty() {
         return Err(wrong.join("\n").into());

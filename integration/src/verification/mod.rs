@@ -1,29 +1,22 @@
-//! What is promised, where it is checked, and what came out: the contents of `docs/verification.md`.
+//! `docs/verification.md`: what is promised, where it is checked, and what came out.
+//!
+//! The words of the page are in `page.md.in`. Its `{cases KEY}` stands for the tests that carry
+//! that key, in a comment directly above the function:
+//!
+//! ```text
+//! // verifies: P1, contention
+//! async fn of_many_contenders_one_wins() {
+//! ```
+//!
+//! A key is a promise, a kind of failure, or another row of the page. A key without a test is an
+//! error, and so is a test with a key that the page does not have.
 
-mod faults;
+mod cases;
 mod junit;
 mod page;
-mod promises;
 mod torture;
 
-use std::collections::BTreeSet;
-
-pub use faults::{FAULTS, Fault};
+pub use cases::Cases;
 pub use junit::Runs;
-pub use page::{LEAST_SIMULATED, LEAST_TORTURED, Page, read};
-pub use promises::{PROMISES, Promise};
+pub use page::{HISTORIES, LEAST_SIMULATED, LEAST_TORTURED, Page, TEMPLATE, brought_back, read};
 pub use torture::torture;
-
-/// The filter with which `cargo nextest run` runs every case that the page names.
-pub fn filter() -> String {
-    let names: Vec<_> = cases().collect();
-    // A case of the kit may stand in a module of its backend.
-    format!("test(/^(.*::)?({})$/)", names.join("|"))
-}
-
-/// All cases that the page names, each once.
-pub fn cases() -> impl Iterator<Item = &'static str> {
-    let promised = PROMISES.iter().flat_map(|promise| promise.cases);
-    let all: BTreeSet<_> = promised.chain(FAULTS.iter().flat_map(|fault| fault.cases)).copied().collect();
-    all.into_iter()
-}
