@@ -1,7 +1,8 @@
-//! The command `onelock`; see [`cli`].
+//! The command `onelock`: runs a command under a lock ([`run`]), answers operators ([`operators`]),
+//! and examines stores ([`doctor`], and `torture` with the cargo feature of that name).
 //!
-//! It has a C `main` of its own, because Rust's start-up code sets SIGPIPE to "ignore" before `main`, and the command that
-//! we run must get the disposition that we were started with.
+//! It has its own C `main`, because Rust's start-up code sets SIGPIPE to "ignore" before `main`. The
+//! command that we run must get the disposition that we were started with.
 #![cfg_attr(not(test), no_main)]
 
 #[cfg(not(target_os = "linux"))]
@@ -10,8 +11,30 @@ compile_error!(
      on other systems use the library, the crate `onelock`"
 );
 
-mod cli;
+mod args;
+mod doctor;
+mod exit;
+mod init;
+mod operators;
+mod output;
+mod probes;
+mod run;
+mod runtime;
+mod store;
 mod sys;
+#[cfg(feature = "torture")]
+mod torture;
+
+use std::ffi::OsString;
+
+use clap::Parser;
+
+use self::{
+    args::{Cli, CliCommand},
+    exit::{Exit, Failure},
+    output::say,
+    run::inherited::InheritedState,
+};
 
 /// What the C library calls.
 #[cfg(not(test))]
@@ -20,5 +43,58 @@ mod sys;
 #[unsafe(no_mangle)]
 extern "C" fn main(argc: std::ffi::c_int, argv: *const *const std::ffi::c_char) -> std::ffi::c_int {
     // The only use of the pointers: they are exactly what the C library passed.
-    cli::main(sys::arguments(argc, argv))
+    start(sys::arguments(argc, argv))
+}
+
+/// The whole program; returns the exit code.
+#[cfg_attr(test, allow(dead_code, reason = "tests have a main of their own"))]
+fn start(arguments: Vec<OsString>) -> i32 {
+    // First: it notes the state that the command must get back.
+    let inherited = InheritedState::capture().map_err(|e| Failure::os("reading the signal mask", e));
+    let exit = inherited.and_then(|inherited| match Cli::try_parse_from(arguments) {
+        Ok(cli) => execute(cli.command, inherited),
+        Err(error) => Ok(Exit::Code(explain(&error))),
+    });
+    match exit {
+        Ok(Exit::Code(code)) => i32::from(code),
+        Ok(Exit::Signal(signal)) => {
+            sys::deliver_to_self(signal);
+            // It was ignored after all.
+            128 + signal
+        }
+        Err(failure) => {
+            say(&format!("onelock: {failure}\n"));
+            i32::from(failure.code)
+        }
+    }
+}
+
+fn execute(command: CliCommand, inherited: InheritedState) -> Result<Exit, Failure> {
+    match command {
+        CliCommand::Run(args) => {
+            inherited.block_signals().map_err(|e| Failure::os("reading the signal mask", e))?;
+            run::run(args, inherited)
+        }
+        CliCommand::Status(args) => operators::status(args),
+        CliCommand::List(args) => operators::list(args),
+        CliCommand::Break(args) => operators::break_lock(args),
+        CliCommand::Init(args) => init::init(args),
+        CliCommand::Sweep(args) => operators::sweep(args),
+        CliCommand::Doctor(args) => doctor::doctor(args),
+        CliCommand::DoctorSecondProcess(args) => doctor::run_second_process(args),
+        #[cfg(feature = "torture")]
+        CliCommand::Torture(args) => torture::torture(args),
+        #[cfg(feature = "torture")]
+        CliCommand::TortureWorker(args) => torture::run_worker(args),
+        #[cfg(not(feature = "torture"))]
+        CliCommand::Torture(_) => {
+            Err(Failure::new(exit::CONFIG, "this build has no torture; build with `--features torture`"))
+        }
+    }
+}
+
+/// Shows the help that was asked for, or what is wrong with the command line.
+fn explain(error: &clap::Error) -> u8 {
+    let _ = error.print();
+    if error.use_stderr() { exit::USAGE } else { 0 }
 }

@@ -64,7 +64,7 @@ pub(crate) fn next_change() -> io::Result<Option<(Pid, ExitStatus)>> {
 }
 
 /// Ends a child that has nothing left to do, and reaps it, so that no zombie stays where the first process reaps none (containers).
-pub(crate) fn see_off(child: Pid) {
+pub(crate) fn kill_and_reap(child: Pid) {
     let wait = |flags| {
         // SAFETY: a null status is allowed.
         unsafe { libc::waitpid(child.as_raw(), std::ptr::null_mut(), flags) }
@@ -88,7 +88,7 @@ pub(crate) fn kill_group(group: Pid, signal: i32) -> io::Result<()> {
 }
 
 /// Lets a blocked `signal` act on this process as its disposition says (die, stop, nothing), and blocks it again.
-pub(crate) fn act_on(signal: i32) {
+pub(crate) fn deliver_to_self(signal: i32) {
     // SAFETY: the set is initialised by `sigemptyset` before its use; the other calls have no preconditions.
     unsafe {
         let mut set = std::mem::zeroed::<libc::sigset_t>();

@@ -1,0 +1,173 @@
+//! The command line: one file for each command's arguments. Nothing here imports what uses them.
+
+mod doctor;
+mod init;
+mod operators;
+mod run;
+mod store;
+#[cfg(feature = "torture")]
+mod torture;
+mod values;
+
+use clap::{Parser, Subcommand};
+
+#[cfg(feature = "torture")]
+pub(crate) use self::torture::{TortureArgs, TortureWorkerArgs};
+pub(crate) use self::{
+    doctor::{DoctorArgs, SecondProcessArgs},
+    init::InitArgs,
+    operators::{BreakArgs, ListArgs, StatusArgs, SweepArgs},
+    run::RunArgs,
+    store::StoreArgs,
+};
+
+/// One lock for cron jobs and scripts, over files, EFS, DynamoDB and Redis.
+#[derive(Debug, Parser)]
+#[command(name = "onelock", version, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: CliCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CliCommand {
+    /// Run a command while holding a lock.
+    Run(RunArgs),
+    /// Say who holds a lock; exit code 0 when it is held, 1 when it is free.
+    Status(StatusArgs),
+    /// List the locks that are held.
+    List(ListArgs),
+    /// Take a lock away from its holder, if it still is as `onelock status` showed it. Not on files: end the holder's process there.
+    Break(BreakArgs),
+    /// Create the table of a dynamodb: store, or check one that is there; can be repeated.
+    Init(InitArgs),
+    /// Remove the lock files of names that nobody has used for long; safe while jobs run, and made for a crontab.
+    ///
+    /// Names that only flock(1) or filelock use are left alone. A script that locks the same file as onelock with flock(1) may, if it starts in the
+    /// very moment of the removal, lock the removed file: give --idle more time than between two runs of it.
+    Sweep(SweepArgs),
+    /// Judge whether a store, as it is set up, is fit for locks, and say what to change; exit code 0 when it is fit, 1 when it is not.
+    ///
+    /// Locks are tried under names that begin with "onelock-doctor/" and a random part, with --peer also under "onelock-doctor/peer", and nothing else is touched; the store is made
+    /// to forget them. Warnings do not make a store unfit.
+    Doctor(DoctorArgs),
+    /// Another process of `doctor`.
+    #[command(hide = true)]
+    DoctorSecondProcess(SecondProcessArgs),
+    /// Find out whether a store keeps its promises: contend with many processes, kill, freeze and cut off some, check what happened.
+    ///
+    /// Processes are cut off by a proxy of our own on loopback, where the store is plain TCP (redis:, and dynamodb: with an http: endpoint); elsewhere the
+    /// report says why not. What is left in the store of names that were used is removed; marks that protect against delayed requests
+    /// go by themselves within minutes.
+    #[cfg(feature = "torture")]
+    Torture(TortureArgs),
+    /// One of the processes of `torture`.
+    #[cfg(feature = "torture")]
+    #[command(hide = true)]
+    TortureWorker(TortureWorkerArgs),
+    /// Find out whether a store keeps its promises; not part of this build, which lacks `--features torture`.
+    #[cfg(not(feature = "torture"))]
+    Torture(NoTortureArgs),
+}
+
+/// Any arguments: the answer is that this build has no torture.
+#[cfg(not(feature = "torture"))]
+#[derive(Debug, clap::Args)]
+pub(crate) struct NoTortureArgs {
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    ignored: Vec<std::ffi::OsString>,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{values::duration, *};
+
+    fn run(line: &[&str]) -> Result<RunArgs, clap::Error> {
+        Cli::try_parse_from([&["onelock", "run"], line].concat()).map(|cli| {
+            let CliCommand::Run(args) = cli.command else { panic!("not run") };
+            args
+        })
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_commands_own_options_are_not_ours() {
+        for line in [
+            &["-n", "job", "--", "rm", "-n", "-v"][..],
+            &["-n", "job", "rm", "-n", "-v"],
+            &["job", "-n", "rm", "-n", "-v"],
+        ] {
+            let args = run(line).unwrap();
+            assert!(args.nonblock && !args.verbose);
+            assert_eq!(args.argv, ["rm", "-n", "-v"]);
+        }
+        assert_eq!(run(&["job", "--", "--help"]).unwrap().argv, ["--help"]);
+    }
+
+    #[test]
+    fn a_shell_command_is_given_as_with_flock() {
+        let args = run(&["job", "-c", "a | b"]).unwrap();
+        assert_eq!((args.shell, args.argv), (Some("a | b".into()), vec![]));
+        assert!(run(&["job", "-c", "a", "b"]).is_err());
+    }
+
+    #[test]
+    fn durations_are_plain_seconds_or_have_units() {
+        for (text, millis) in [("10", 10_000), ("0", 0), ("0.5", 500), ("1m30s", 90_000), ("250ms", 250)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "-1", "nan", "soon", "1e300", "1e19", "3153600001", "36501d"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_capital_unit_is_refused_everywhere_because_months_are_never_meant() {
+        use clap::CommandFactory;
+        let mut tried = 0;
+        for command in Cli::command().get_subcommands() {
+            let durations =
+                command.get_arguments().filter(|a| a.get_value_names().is_some_and(|names| names[0] == "DURATION"));
+            for option in durations.filter_map(|a| a.get_long()) {
+                let line = ["onelock", command.get_name(), &format!("--{option}=5M")];
+                let refused = Cli::try_parse_from(line).unwrap_err().to_string();
+                assert!(refused.contains("write it small: m"), "{option}: {refused}");
+                tried += 1;
+            }
+        }
+        let least = if cfg!(feature = "torture") { 7 } else { 5 };
+        assert!(tried >= least, "{tried}");
+    }
+
+    #[test]
+    fn the_options_of_flock_are_accepted_or_refused_with_the_reason() {
+        for line in [&["-x", "job", "true"][..], &["-e", "-o", "job", "true"], &["--nb", "job", "true"]] {
+            assert!(run(line).is_ok(), "{line:?}");
+        }
+        let refused = run(&["-s", "job", "true"]).unwrap_err().to_string();
+        assert!(refused.contains("one holder"), "{refused}");
+        let unitless = run(&["--ttl", "30", "job", "true"]).unwrap_err().to_string();
+        assert!(unitless.contains("write 30s"), "{unitless}");
+    }
+
+    #[test]
+    fn what_is_missing_or_contradicts_itself_is_refused() {
+        for line in [
+            &[][..],
+            &["job"],
+            &["job", "--"],
+            &["", "true"],
+            &["-n", "-w", "1", "job", "true"],
+            &["-E", "256", "job", "true"],
+        ] {
+            assert!(run(line).is_err(), "{line:?}");
+        }
+    }
+}

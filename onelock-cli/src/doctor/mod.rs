@@ -1,0 +1,87 @@
+//! `onelock doctor`: is this store, as it is set up, fit for locks, and what should be changed?
+//!
+//! Locks are tried on names of the run's own ([`probes`]), by two clients of this process and by another process ([`second_process`]); then the store's
+//! backend says what it knows of the store (`Locker::examine`). With `--peer` two hosts meet at a lock ([`peer`]).
+
+mod peer;
+mod probes;
+mod report;
+mod second_process;
+mod two_host_check;
+
+use std::{ops::ControlFlow, time::Duration};
+
+use lock_core::{LeaseId, Locker};
+use tokio::time::timeout;
+
+pub(crate) use self::second_process::run_second_process;
+use self::{probes::Probes, report::Diagnosis};
+use crate::{
+    args::DoctorArgs,
+    exit::{self, Exit, Failure},
+    run::signals::Signals,
+    runtime::runtime,
+    store::{StoreLocation, remove_lock_files},
+};
+
+/// How long tidying up may take after a signal.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `onelock doctor`
+pub(crate) fn doctor(args: DoctorArgs) -> Result<Exit, Failure> {
+    let store = StoreLocation::choose(&args.store)?;
+    let runtime = runtime()?;
+    let examined = runtime.block_on(examine_store(&store, args.peer.then_some(args.within)));
+    // A call on a file system that hangs is not waited for.
+    runtime.shutdown_background();
+    let diagnosis = match examined? {
+        ControlFlow::Continue(diagnosis) => diagnosis,
+        ControlFlow::Break(signal) => return Ok(Exit::Signal(signal)),
+    };
+    diagnosis.print(args.json)?;
+    Ok(Exit::Code(match (diagnosis.failed, diagnosis.is_fit()) {
+        (Some(code), _) => code,
+        (None, true) => 0,
+        (None, false) => exit::NOT_ACQUIRED,
+    }))
+}
+
+/// Leaves nothing behind, also when a signal ends it.
+async fn examine_store(store: &StoreLocation, peer: Option<Duration>) -> Result<ControlFlow<i32, Diagnosis>, Failure> {
+    let signals = Signals::block_termination()?;
+    let id = LeaseId::random().to_string();
+    let registry = onelock::registry();
+    let two = async { Ok::<_, Failure>((store.open_with(&registry).await?, store.open_with(&registry).await?)) };
+    let (ours, other) = match signals.race(two).await? {
+        ControlFlow::Continue(two) => two?,
+        ControlFlow::Break(signal) => return Ok(ControlFlow::Break(signal)),
+    };
+    let probes = Probes::new(store, &ours, &other, format!("onelock-doctor/{id}/"));
+    let diagnosis = signals.race(diagnose(&probes, &ours, &id, peer)).await?;
+    if diagnosis.is_break() {
+        signals.unblock();
+        let tidy = async {
+            ours.settled().await;
+            other.settled().await;
+            probes.clean_up().await;
+        };
+        let _ = timeout(CLEANUP_TIMEOUT, tidy).await;
+    }
+    remove_lock_files(&ours.store(), &id);
+    Ok(diagnosis)
+}
+
+async fn diagnose(probes: &Probes<'_>, ours: &Locker, id: &str, peer: Option<Duration>) -> Diagnosis {
+    let (mut findings, failed) = probes.all().await;
+    findings.extend(ours.examine().await);
+    if failed.is_none() && !findings.iter().any(|finding| finding.subject.ends_with("clock")) {
+        findings.extend(probes.clock().await);
+    }
+    if let Some(within) = peer.filter(|_| failed.is_none()) {
+        findings.push(peer::check_two_hosts(ours, id, within).await);
+    }
+    if failed.is_none() {
+        probes.clean_up().await;
+    }
+    Diagnosis { store: ours.store(), capabilities: ours.capabilities(), timing: ours.timing(), findings, failed }
+}

@@ -1,0 +1,111 @@
+//! `onelock doctor --peer`: do two hosts really exclude each other? They meet at one lock of the store itself.
+
+use std::time::{Duration, Instant};
+
+use lock_core::{Error, Guard, Locker, TryAcquire, backend::Release, doctor::Finding};
+use tokio::time::sleep;
+
+use super::two_host_check::{TwoHostCheck, Verdict};
+
+/// Where the two meet: they know nothing of each other but the store.
+const NAME: &str = "onelock-doctor/peer";
+const SUBJECT: &str = "two hosts";
+/// How long each keeps the lock at most: several times as long as the other needs to try.
+const HOLD: Duration = Duration::from_millis(1_500);
+/// So many more holds, which nobody can miss, tell the other what was found out, if it does not know by then.
+const EXTRA_HOLDS: u32 = 2;
+
+/// How many errors in a row that will not pass by themselves are borne.
+const FAILURES: u32 = 3;
+
+/// Contends with another host that does the same, for as long as it takes to tell, and at most `within`.
+pub(super) async fn check_two_hosts(locker: &Locker, id: &str, within: Duration) -> Finding {
+    if !locker.capabilities().holder {
+        let text = "not tried: this store, as configured, does not show who holds a lock";
+        return Finding::warning(SUBJECT, text);
+    }
+    let host = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut check = TwoHostCheck::new(id.to_owned(), host);
+    let end = Instant::now() + within;
+    let (mut extra_holds, mut failures) = (0, 0);
+    while Instant::now() < end {
+        match try_once(locker, &mut check).await {
+            Ok(held) => {
+                failures = 0;
+                extra_holds += u32::from(held && check.verdict().is_some());
+            }
+            Err(error) if error.is_retryable() => pause(500).await,
+            // Where locks do not work, two who have the same one get into each other's way.
+            Err(_) if failures < FAILURES => {
+                failures += 1;
+                pause(500).await;
+            }
+            Err(error) => return Finding::warning(SUBJECT, format!("could not be tried: {error}")),
+        }
+        if check.verdict().is_some() && (check.other_knows() || extra_holds >= EXTRA_HOLDS) {
+            break;
+        }
+    }
+    finding(&check, within)
+}
+
+/// Whether the lock was had, and kept.
+async fn try_once(locker: &Locker, check: &mut TwoHostCheck) -> Result<bool, Error> {
+    let request = locker.lock(NAME).min_hold(Duration::ZERO).data(check.data());
+    match request.try_acquire().await? {
+        TryAcquire::Held(holder) => {
+            check.note_refused(&holder);
+            pause(150).await;
+            Ok(false)
+        }
+        TryAcquire::Acquired(guard) => {
+            check.note_granted(guard.token(), guard.crashed_holder());
+            // Of any length, or two that do not exclude each other might keep in step, one always a little later and never seen.
+            let hold = if check.verdict().is_some() { 3 * HOLD } else { HOLD.mul_f64(0.3 + 0.7 * fastrand::f64()) };
+            let kept = keep(guard, hold).await?;
+            if kept {
+                check.note_kept();
+            }
+            // Longer than the other's pause: now it has its chance.
+            pause(300).await;
+            Ok(kept)
+        }
+    }
+}
+
+async fn keep(guard: Guard, hold: Duration) -> Result<bool, Error> {
+    // Long enough that the other, which looks more often, meets it.
+    let lost = guard.run(sleep(hold)).await.is_err();
+    Ok(guard.release().await? == Release::Released && !lost)
+}
+
+/// With jitter, or two hosts might always meet at the same moment of each other's hold.
+async fn pause(millis: u64) {
+    sleep(Duration::from_millis(millis + fastrand::u64(0..millis))).await;
+}
+
+fn finding(check: &TwoHostCheck, within: Duration) -> Finding {
+    let within = humantime::format_duration(within);
+    let Some(other) = check.other() else {
+        let text = format!(
+            "no other host was met within {within}: it did not run, or it uses another store, and then their locks exclude nothing"
+        );
+        return Finding::unfit(SUBJECT, text).advice(
+            "run the same command there at the same time; if it ran, compare the directory, mount, server or table of the two",
+        );
+    };
+    match check.verdict() {
+        Some(Verdict::Excluded) => Finding::good(
+            SUBJECT,
+            format!("this host and {other} exclude each other: each was refused while the other had the lock"),
+        ),
+        Some(Verdict::BothHeld) => Finding::unfit(SUBJECT, format!("this host and {other} had the same lock at once"))
+            .advice("do not use this store for locks between them; on files, look at the mount options of both"),
+        Some(Verdict::TokensRegressed) => Finding::unfit(
+            SUBJECT,
+            format!("this host and {other} exclude each other, but a later holder had a smaller token"),
+        ),
+        None => Finding::unfit(SUBJECT, format!("{other} was met, but within {within} there was no clear answer"))
+            .advice("run it again on both, for longer (--within)"),
+    }
+}

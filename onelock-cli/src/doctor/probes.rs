@@ -1,0 +1,292 @@
+//! What can be tried on any store.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use lock_core::{
+    Error, FencingToken, Guard, LockRequest, Locker, LossReason, Renew, TryAcquire, backend::Break, doctor::Finding,
+};
+use tokio::time::{sleep, timeout};
+
+use super::second_process::{self, SecondProcessOutcome};
+use crate::{exit::Failure, probes, store::StoreLocation};
+
+/// How often the round trips are measured.
+const ROUNDS: usize = 20;
+/// In how many of these rounds the lock is renewed.
+const RENEWALS: usize = 5;
+/// The ttl of locks that are to be lost.
+const SHORT_TTL: Duration = Duration::from_secs(2);
+/// After this long what was expected will not come any more.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Clocks that differ by more are worth a word.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
+
+/// Two clients of one store, and the names that they may use.
+#[derive(Debug)]
+pub(super) struct Probes<'a> {
+    store: &'a StoreLocation,
+    ours: &'a Locker,
+    other: &'a Locker,
+    prefix: String,
+}
+
+impl<'a> Probes<'a> {
+    pub(super) fn new(store: &'a StoreLocation, ours: &'a Locker, other: &'a Locker, prefix: String) -> Self {
+        Self { store, ours, other, prefix }
+    }
+
+    /// Everything but the clock; with the exit code of the failure when locks do not work at all.
+    pub(super) async fn all(&self) -> (Vec<Finding>, Option<u8>) {
+        let mut findings = match self.round_trips().await {
+            Ok(findings) => findings,
+            Err(failure) => return (vec![Finding::unfit("locks", failure.to_string())], Some(failure.code)),
+        };
+        for (subject, found) in [
+            ("two clients", self.two_clients().await),
+            ("two processes", self.two_processes().await),
+            ("loss", self.loss().await),
+            ("expiry", self.expiry().await),
+        ] {
+            findings.push(
+                found.unwrap_or_else(|failure| Finding::warning(subject, format!("could not be tried: {failure}"))),
+            );
+        }
+        (findings, None)
+    }
+
+    /// Has the store forget the names that were used, so far as it can.
+    pub(super) async fn clean_up(&self) {
+        for name in ["rounds", "clients", "processes", "broken", "expired", "clock"] {
+            let _ = self.ours.forget(self.name(name)).await;
+        }
+    }
+
+    fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn request(&self, locker: &Locker, name: &str) -> LockRequest {
+        probes::request(locker, self.name(name))
+    }
+
+    /// For a lock that is to be lost soon.
+    fn short(&self, name: &str) -> LockRequest {
+        probes::short_lived(self.ours, self.name(name), SHORT_TTL)
+    }
+
+    /// Acquires, renews and releases, and looks at time and tokens.
+    async fn round_trips(&self) -> Result<Vec<Finding>, Failure> {
+        let (mut acquire, mut renew, mut release) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut last, mut risen) = (None, true);
+        for round in 0..ROUNDS {
+            let started = Instant::now();
+            let guard = match self.request(self.ours, "rounds").renew(Renew::Manual).try_acquire().await? {
+                TryAcquire::Acquired(guard) => guard,
+                TryAcquire::Held(holder) => {
+                    return Ok(vec![Finding::unfit(
+                        "locks",
+                        format!("a lock that we had released is held by {holder}"),
+                    )]);
+                }
+            };
+            let round_trip = started.elapsed();
+            acquire.push(round_trip);
+            risen &= guard.token() > last || guard.token().is_none();
+            last = guard.token();
+            if round < RENEWALS {
+                renew.extend(renewal(&guard, round_trip).await?);
+            }
+            let started = Instant::now();
+            let _ = guard.release().await?;
+            release.push(started.elapsed());
+        }
+        let renewals = median(renew).map_or_else(|| "needs no renewal".into(), |time| format!("renew {time:.1?}"));
+        let [acquire, release] = [acquire, release].map(|times| median(times).unwrap_or_default());
+        let mut findings = vec![Finding::good(
+            "locks",
+            format!("acquire {acquire:.1?}, {renewals}, release {release:.1?} (median of {ROUNDS})"),
+        )];
+        if acquire * 2 > self.ours.timing().attempt_timeout {
+            let text = format!(
+                "requests take {acquire:.1?}, and {:?} is all they are given",
+                self.ours.timing().attempt_timeout
+            );
+            findings.push(
+                Finding::warning("speed", text).advice("choose a longer ttl, or look for what makes the store slow"),
+            );
+        }
+        findings.push(match (last, risen) {
+            (None, _) => Finding::note("tokens", "this store mints none: late writes of a lost holder cannot be told"),
+            (Some(_), true) => Finding::good("tokens", "each was larger than all before it"),
+            (Some(_), false) => Finding::unfit("tokens", "a later holder had a smaller one"),
+        });
+        Ok(findings)
+    }
+
+    async fn two_clients(&self) -> Result<Finding, Failure> {
+        const SUBJECT: &str = "two clients";
+        let guard = self.request(self.ours, "clients").acquire().await?;
+        if let TryAcquire::Acquired(second) = self.request(self.other, "clients").try_acquire().await? {
+            let at_once = guard.check().is_ok() && second.check().is_ok();
+            release_all([guard, second]).await?;
+            return Ok(not_exclusive(SUBJECT, at_once, "two clients of one process"));
+        }
+        let token = guard.token();
+        release_all([guard]).await?;
+        let second = self.request(self.other, "clients").acquire().await?;
+        let risen = token_rises(token, second.token());
+        release_all([second]).await?;
+        Ok(excluded(SUBJECT, "two clients of one process", risen))
+    }
+
+    async fn two_processes(&self) -> Result<Finding, Failure> {
+        const SUBJECT: &str = "two processes";
+        let guard = self.request(self.ours, "processes").acquire().await?;
+        if let SecondProcessOutcome::Acquired(_) = second_process::try_lock(self.store, &self.name("processes")).await?
+        {
+            let at_once = guard.check().is_ok();
+            release_all([guard]).await?;
+            return Ok(not_exclusive(SUBJECT, at_once, "two processes"));
+        }
+        let token = guard.token();
+        release_all([guard]).await?;
+        match second_process::try_lock(self.store, &self.name("processes")).await? {
+            SecondProcessOutcome::Acquired(second) => {
+                Ok(excluded(SUBJECT, "two processes", token_rises(token, second)))
+            }
+            SecondProcessOutcome::Contended => {
+                Ok(Finding::unfit(SUBJECT, "a lock that was released stayed held for another process"))
+            }
+        }
+    }
+
+    /// Takes a lock away from its holder, and waits for the holder to observe of it.
+    async fn loss(&self) -> Result<Finding, Failure> {
+        const SUBJECT: &str = "loss";
+        if !self.ours.capabilities().loss_signal {
+            let text = "a holder does not observe of a loss before others may have the lock";
+            return Ok(Finding::warning(SUBJECT, text).advice("have the protected resource compare tokens"));
+        }
+        if !self.ours.capabilities().break_lock {
+            return Ok(Finding::note(SUBJECT, "not tried: nobody can take a lock away on this store"));
+        }
+        let guard = self.short("broken").acquire().await?;
+        let Some(holder) = self.other.inspect(self.name("broken")).await? else {
+            release_all([guard]).await?;
+            return Ok(Finding::unfit(SUBJECT, "a lock that is held does not show"));
+        };
+        let broken = self.other.break_lock(self.name("broken"), &holder, "onelock doctor").await?;
+        let started = Instant::now();
+        let lost = timeout(EVENT_TIMEOUT, guard.lost()).await;
+        let after = started.elapsed();
+        release_all([guard]).await?;
+        Ok(match (broken, lost) {
+            (Break::Changed(_), _) => {
+                Finding::warning(SUBJECT, "not tried: the lock could not be broken as it was seen")
+            }
+            (_, Ok(lost)) if matches!(lost.reason, LossReason::BrokenBy(_)) => Finding::good(
+                SUBJECT,
+                format!("the holder of a broken lock is told who broke it, here after {after:.1?}"),
+            ),
+            (_, Ok(lost)) => Finding::warning(
+                SUBJECT,
+                format!("the holder of a broken lock is told something else: {}", lost.reason),
+            ),
+            (_, Err(_)) => Finding::unfit(SUBJECT, "the holder of a broken lock is not told"),
+        })
+    }
+
+    /// Lets a lock run out, and looks at whose it is when.
+    async fn expiry(&self) -> Result<Finding, Failure> {
+        const SUBJECT: &str = "expiry";
+        if !self.ours.capabilities().ttl {
+            return Ok(Finding::note(
+                SUBJECT,
+                "locks do not expire: each lasts until it is released or its holder dies",
+            ));
+        }
+        let guard = self.short("expired").renew(Renew::Manual).acquire().await?;
+        let token = guard.token();
+        let next = self.request(self.other, "expired").acquire_within(EVENT_TIMEOUT).await?;
+        let ended = guard.check().is_err();
+        let TryAcquire::Acquired(next) = next else {
+            let text = format!("a lock of {SHORT_TTL:?} that nobody renewed was not free after {EVENT_TIMEOUT:?}");
+            return Ok(Finding::unfit(SUBJECT, text));
+        };
+        let risen = token_rises(token, next.token());
+        release_all([guard, next]).await?;
+        Ok(match (ended, risen) {
+            (false, _) => Finding::unfit(SUBJECT, "a second holder came in before the first had ended"),
+            (_, false) => Finding::unfit(SUBJECT, "the token of the next holder was not larger"),
+            _ => Finding::good(SUBJECT, "a lock that nobody renews ends for its holder before the next one has it"),
+        })
+    }
+
+    /// How far the time in the store's records is from ours, where that can be seen.
+    pub(super) async fn clock(&self) -> Option<Finding> {
+        let started = SystemTime::now();
+        let guard = self.request(self.ours, "clock").acquire().await.ok()?;
+        let ended = SystemTime::now();
+        let holder = self.other.inspect(self.name("clock")).await;
+        release_all([guard]).await.ok()?;
+        let since = holder.ok()??.since?;
+        let (apart, direction) = match (since.duration_since(ended), started.duration_since(since)) {
+            (Ok(ahead), _) => (ahead, "ahead of"),
+            (_, Ok(behind)) => (behind, "behind"),
+            _ => (Duration::ZERO, "with"),
+        };
+        let text = format!("the time in records is {:.1} s {direction} this machine's", apart.as_secs_f64());
+        Some(if apart <= CLOCK_TOLERANCE {
+            Finding::good("clock", text)
+        } else {
+            Finding::note("clock", text)
+                .advice("synchronise the clocks: it shows in reports, and stores that compare times need it")
+        })
+    }
+}
+
+/// Renews once; nothing where locks need no renewal.
+async fn renewal(guard: &Guard, round_trip: Duration) -> Result<Option<Duration>, Error> {
+    let Some(left) = guard.remaining() else { return Ok(None) };
+    // Time has to pass before there is anything to renew, and more of it than the renewal itself takes.
+    let used = (Duration::from_millis(20) + 4 * round_trip).min(left / 4);
+    sleep(used).await;
+    let started = Instant::now();
+    guard.ensure(left - used).await?;
+    Ok(Some(started.elapsed()))
+}
+
+fn median(mut times: Vec<Duration>) -> Option<Duration> {
+    times.sort();
+    times.get(times.len() / 2).copied()
+}
+
+/// Where there are tokens, the second is larger.
+fn token_rises(first: Option<FencingToken>, second: Option<FencingToken>) -> bool {
+    second > first || (first, second) == (None, None)
+}
+
+async fn release_all<const N: usize>(guards: [Guard; N]) -> Result<(), Error> {
+    for guard in guards {
+        // A lock that was to be lost is not ours to release.
+        let _ = guard.release().await?;
+    }
+    Ok(())
+}
+
+fn excluded(subject: &str, whom: &str, risen: bool) -> Finding {
+    if risen {
+        Finding::good(subject, format!("{whom} exclude each other"))
+    } else {
+        Finding::unfit(subject, format!("{whom} exclude each other, but the second holder's token was not larger"))
+    }
+}
+
+fn not_exclusive(subject: &str, at_once: bool, whom: &str) -> Finding {
+    if at_once {
+        Finding::unfit(subject, format!("{whom} held the same lock at once"))
+            .advice("choose a store that all of them share; see the notes on it below")
+    } else {
+        Finding::warning(subject, "could not be tried: our lock was lost meanwhile").advice("choose a longer ttl")
+    }
+}

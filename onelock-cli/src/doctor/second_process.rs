@@ -1,0 +1,64 @@
+//! The other process: tries a lock once.
+
+use std::{
+    env,
+    process::{Command, Stdio},
+};
+
+use lock_core::{FencingToken, TryAcquire};
+use nix::sys::{prctl, signal::Signal};
+
+use crate::{
+    args::{SecondProcessArgs, StoreArgs},
+    exit::{self, Exit, Failure},
+    output::print,
+    probes,
+    runtime::runtime,
+    store::StoreLocation,
+};
+
+/// The hidden subcommand: exit code 0 with the token on standard output when the lock was had (it is released again), 1 when it is held.
+pub(crate) fn run_second_process(args: SecondProcessArgs) -> Result<Exit, Failure> {
+    // The doctor may be told to end while it waits for us.
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| Failure::os("tying a process to its parent", e))?;
+    let store = StoreLocation::choose(&StoreArgs::default())?;
+    runtime()?.block_on(async {
+        let locker = store.open().await?;
+        match probes::request(&locker, args.name.as_str()).try_acquire().await? {
+            TryAcquire::Held(_) => Ok(Exit::Code(exit::NOT_ACQUIRED)),
+            TryAcquire::Acquired(guard) => {
+                print(&guard.token().map_or_else(String::new, |token| token.to_string()))?;
+                let _ = guard.release().await?;
+                Ok(Exit::Code(0))
+            }
+        }
+    })
+}
+
+/// What became of the second_process's attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum SecondProcessOutcome {
+    Contended,
+    Acquired(Option<FencingToken>),
+}
+
+/// Has another process try the lock `name`, while our locks go on being renewed.
+pub(super) async fn try_lock(store: &StoreLocation, name: &str) -> Result<SecondProcessOutcome, Failure> {
+    let mut command = Command::new(env::current_exe().map_err(|e| Failure::os("finding this program", e))?);
+    command.args(["doctor-second-process", "--", name]).stdin(Stdio::null());
+    store.pass_to(&mut command);
+    let output = tokio::task::spawn_blocking(move || command.output()).await;
+    let output = output.map_err(|e| Failure::os("waiting for the other process", std::io::Error::other(e)))?;
+    let output = output.map_err(|e| Failure::os("starting the other process", e))?;
+    match output.status.code() {
+        Some(0) => {
+            let token = String::from_utf8_lossy(&output.stdout).trim().parse().ok().and_then(FencingToken::new);
+            Ok(SecondProcessOutcome::Acquired(token))
+        }
+        Some(code) if code == i32::from(exit::NOT_ACQUIRED) => Ok(SecondProcessOutcome::Contended),
+        _ => {
+            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+            Err(Failure::new(exit::INTERNAL, format!("the other process failed: {said}")))
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! How `onelock` ends: one table of exit codes, and the failures that lead to them.
+
+use std::{error::Error as StdError, fmt, io};
+
+use lock_core::{Error, ErrorKind};
+
+/// One line of the table.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) code: &'static str,
+    pub(crate) meaning: &'static str,
+}
+
+const fn row(code: &'static str, meaning: &'static str) -> Row {
+    Row { code, meaning }
+}
+
+/// The exit codes of `onelock run`. The help and the README show this table; tests compare them.
+pub(crate) const TABLE: &[Row] = &[
+    row("0-255", "the command's own exit status"),
+    row("128+N", "the command died of signal N"),
+    row(
+        "1",
+        "the lock was not had: somebody else holds it (another code with -E); `doctor`, `torture`: the store is unfit",
+    ),
+    row("64", "usage: an option, the name or the command line is wrong"),
+    row("65", "the store's record of the lock is corrupt"),
+    row("69", "the store is unavailable, too slow or over its limits"),
+    row("70", "an internal error"),
+    row("71", "the operating system refused: no process, no memory, no descriptor"),
+    row("73", "what holds the locks (directory, table) is missing, full or read-only"),
+    row("75", "the lock was lost; the command was stopped"),
+    row("77", "no permission on the store"),
+    row("78", "the configuration is wrong, or the store cannot do what was asked"),
+    row("126", "the command was found but could not be executed; the lock is free again"),
+    row("127", "the command was not found; the lock is free again"),
+];
+
+/// Also what `status` says of a free lock, `break` of one that has changed, and `doctor` of a store that is unfit.
+pub(crate) const NOT_ACQUIRED: u8 = 1;
+pub(crate) const USAGE: u8 = 64;
+pub(crate) const CORRUPT: u8 = 65;
+pub(crate) const UNAVAILABLE: u8 = 69;
+pub(crate) const INTERNAL: u8 = 70;
+pub(crate) const OS: u8 = 71;
+pub(crate) const CANNOT_CREATE: u8 = 73;
+pub(crate) const LOST: u8 = 75;
+pub(crate) const NO_PERMISSION: u8 = 77;
+pub(crate) const CONFIG: u8 = 78;
+const NOT_EXECUTABLE: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+/// The table as plain text, for the help.
+pub(crate) fn table_text() -> String {
+    let rows = TABLE.iter().map(|Row { code, meaning }| format!("  {code:<6} {meaning}"));
+    format!("Exit codes:\n{}", rows.collect::<Vec<_>>().join("\n"))
+}
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// With this exit code.
+    Code(u8),
+    /// By this signal, so that whoever started us sees what became of the command.
+    Signal(i32),
+}
+
+/// Something failed: a message for standard error and an exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: u8,
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), source: None }
+    }
+
+    pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// The operating system refused `what`.
+    pub(crate) fn os(what: &str, error: impl Into<io::Error>) -> Self {
+        Self::new(OS, format!("{what} failed")).with_source(error.into())
+    }
+
+    /// `command` could not be started.
+    pub(crate) fn spawn(command: &std::ffi::OsStr, error: io::Error) -> Self {
+        let code = match error.raw_os_error() {
+            Some(libc::ENOENT) => NOT_FOUND,
+            Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => OS,
+            _ => NOT_EXECUTABLE,
+        };
+        let why = if code == NOT_FOUND { "not found" } else { "could not be executed" };
+        Self::new(code, format!("the command \"{}\" {why}", command.display().to_string().escape_debug()))
+            .with_source(error)
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        let code = match error.kind() {
+            ErrorKind::Config | ErrorKind::Unsupported => CONFIG,
+            ErrorKind::PermissionDenied => NO_PERMISSION,
+            ErrorKind::StoreNotReady | ErrorKind::Full => CANNOT_CREATE,
+            ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Throttled | ErrorKind::Limit => UNAVAILABLE,
+            ErrorKind::Corrupt => CORRUPT,
+            ErrorKind::Lost => LOST,
+            _ => INTERNAL,
+        };
+        Self::new(code, error.to_string()).with_cause_of(error)
+    }
+}
+
+impl Failure {
+    /// The message already is `error`'s own, so the chain goes on with what is behind it.
+    fn with_cause_of(self, error: Error) -> Self {
+        let mut chain = Vec::new();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            chain.push(cause.to_string());
+            source = cause.source();
+        }
+        if chain.is_empty() { self } else { self.with_source(chain.join(": ")) }
+    }
+}
+
+impl fmt::Display for Failure {
+    /// One line: the message and the chain of causes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        let mut source = self.source.as_deref().map(|s| s as &(dyn StdError + 'static));
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_readme_shows_the_table_of_exit_codes() {
+        let readme = include_str!("../README.md");
+        for Row { code, meaning } in TABLE {
+            let line = format!("| {code} | {meaning} |");
+            assert!(readme.contains(&line), "README.md lacks the line {line}");
+        }
+    }
+
+    #[test]
+    fn every_code_that_is_used_is_in_the_table() {
+        let used = [
+            NOT_ACQUIRED,
+            USAGE,
+            CORRUPT,
+            UNAVAILABLE,
+            INTERNAL,
+            OS,
+            CANNOT_CREATE,
+            LOST,
+            NO_PERMISSION,
+            CONFIG,
+            NOT_EXECUTABLE,
+            NOT_FOUND,
+        ];
+        for code in used {
+            assert!(TABLE.iter().any(|row| row.code == code.to_string()), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_failure_is_one_line_with_its_causes() {
+        let error = Error::new(ErrorKind::Full, "cannot write").with_source(io::Error::from_raw_os_error(libc::ENOSPC));
+        let failure = Failure::from(error);
+        assert_eq!(failure.code, CANNOT_CREATE);
+        assert_eq!(failure.to_string(), "cannot write: No space left on device (os error 28)");
+    }
+}

@@ -1,0 +1,106 @@
+//! What operators ask: who holds what, and taking it away from them.
+
+use std::time::SystemTime;
+
+use lock_core::{Holder, LockName, backend::Break};
+use onelock::files::{FileConfig, Sweep};
+use serde_json::{Value, json};
+
+use crate::{
+    args::{BreakArgs, ListArgs, StatusArgs, SweepArgs},
+    exit::{self, Exit, Failure},
+    output::print,
+    runtime::runtime,
+    store::StoreLocation,
+};
+
+/// `onelock status`: held is success, as for `systemctl is-active`.
+pub(crate) fn status(args: StatusArgs) -> Result<Exit, Failure> {
+    let store = StoreLocation::choose(&args.store)?;
+    let holder =
+        runtime()?.block_on(async { Ok::<_, Failure>(store.open().await?.inspect(args.name.as_str()).await?) })?;
+    match &holder {
+        _ if args.json => print(&json(&args.name, holder.as_ref()).to_string())?,
+        Some(holder) => print(&line(&args.name, holder))?,
+        None => print(&format!("{} is free", args.name))?,
+    }
+    Ok(Exit::Code(if holder.is_some() { 0 } else { exit::NOT_ACQUIRED }))
+}
+
+/// `onelock list`: one held lock a line.
+pub(crate) fn list(args: ListArgs) -> Result<Exit, Failure> {
+    let store = StoreLocation::choose(&args.store)?;
+    let locks = runtime()?.block_on(async { Ok::<_, Failure>(store.open().await?.list(&args.prefix).await?) })?;
+    for (name, holder) in &locks {
+        print(&if args.json { json(name, Some(holder)).to_string() } else { line(name, holder) })?;
+    }
+    Ok(Exit::Code(0))
+}
+
+/// `onelock break`: only if the lock still is as the operator saw it.
+pub(crate) fn break_lock(args: BreakArgs) -> Result<Exit, Failure> {
+    let store = StoreLocation::choose(&args.store)?;
+    runtime()?.block_on(async {
+        let locker = store.open().await?;
+        let name = args.name.as_str();
+        let changed = |now: Option<Holder>| {
+            let now = now.map_or_else(|| "nobody".into(), |holder| holder.to_string());
+            Failure::new(
+                exit::NOT_ACQUIRED,
+                format!("nothing was broken: the lock is not as you saw it; held now by {now}"),
+            )
+        };
+        let Some(holder) = locker.inspect(name).await? else { return Err(changed(None)) };
+        if holder.version.as_ref().is_some_and(|version| *version != args.version) {
+            return Err(changed(Some(holder)));
+        }
+        let by = args.by.unwrap_or_else(operator);
+        match locker.break_lock(name, &holder, &by).await? {
+            Break::Broken => Ok(Exit::Code(0)),
+            Break::Changed(now) => Err(changed(now)),
+        }
+    })
+}
+
+/// `onelock sweep`: one removed lock file a line.
+pub(crate) fn sweep(args: SweepArgs) -> Result<Exit, Failure> {
+    // What is missing is a mistyped directory, not one to make.
+    let backend = FileConfig::new(args.directory).create(false).build()?;
+    let swept = backend.sweep(Sweep::new(args.idle).dry_run(args.dry_run))?;
+    for path in &swept.removed {
+        print(&path.display().to_string())?;
+    }
+    Ok(Exit::Code(0))
+}
+
+/// Who breaks a lock, if they do not say.
+fn operator() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
+    let host = nix::unistd::gethostname().ok().map(|host| host.to_string_lossy().into_owned());
+    format!("{}@{}", user.as_deref().unwrap_or("unknown"), host.as_deref().unwrap_or("unknown"))
+}
+
+fn line(name: &LockName, holder: &Holder) -> String {
+    let version = holder.version.as_ref().map(|version| format!(", version {version}")).unwrap_or_default();
+    format!("{name} is held by {holder}{version}")
+}
+
+fn json(name: &LockName, holder: Option<&Holder>) -> Value {
+    let Some(holder) = holder else { return json!({ "name": name.as_str(), "held": false }) };
+    let since = holder.since.and_then(|since| since.duration_since(SystemTime::UNIX_EPOCH).ok());
+    let data = holder.data.as_ref().map(|data| match std::str::from_utf8(data) {
+        Ok(text) => json!(text),
+        Err(_) => json!(data),
+    });
+    json!({
+        "name": name.as_str(),
+        "held": true,
+        "owner": holder.owner,
+        "token": holder.token.map(lock_core::FencingToken::get),
+        "since": since.map(|since| since.as_secs_f64()),
+        "expires_in": holder.expires_in.map(|left| left.as_secs_f64()),
+        "data": data,
+        "version": holder.version,
+        "foreign": holder.foreign,
+    })
+}

@@ -1,0 +1,138 @@
+//! Waiting for the lock, and saying so.
+
+use std::{
+    io::IsTerminal,
+    ops::ControlFlow,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use lock_core::{Guard, Holder, LockName, Locker, TryAcquire};
+use tokio::time::timeout;
+
+use super::{plan::Plan, signals::Signals};
+use crate::{exit::Failure, output::say};
+
+/// How the wait for the lock ended.
+#[derive(Debug)]
+pub(super) enum WaitOutcome {
+    /// The lock is ours; with the store that it is in.
+    Acquired(Guard, String),
+    /// Somebody else holds it, and we were not to wait (any longer).
+    Contended,
+    /// This signal ended the wait.
+    Signal(i32),
+}
+
+/// How long a request that a signal cut short may take to be undone.
+const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Opens the store and gets the lock as the options say, unless a signal comes first.
+pub(super) async fn acquire(plan: &Plan, signals: &Signals) -> Result<WaitOutcome, Failure> {
+    // A file system may hang already here.
+    let locker = match signals.race(plan.store.open()).await? {
+        ControlFlow::Continue(locker) => locker?,
+        ControlFlow::Break(signal) => return Ok(WaitOutcome::Signal(signal)),
+    };
+    let progress = Arc::new(Progress::new(plan.verbose, plan.job.name.clone()));
+    let acquired = progress.show_while(request_lock(plan, &locker, Arc::clone(&progress)));
+    let acquired = signals.race(acquired).await?;
+    progress.clear();
+    match acquired {
+        ControlFlow::Continue(acquired) => match acquired? {
+            TryAcquire::Acquired(guard) => Ok(WaitOutcome::Acquired(guard, locker.store())),
+            TryAcquire::Held(holder) => {
+                progress.contended(&holder);
+                Ok(WaitOutcome::Contended)
+            }
+        },
+        ControlFlow::Break(signal) => {
+            let _ = timeout(ROLLBACK_TIMEOUT, locker.settled()).await;
+            Ok(WaitOutcome::Signal(signal))
+        }
+    }
+}
+
+async fn request_lock(plan: &Plan, locker: &Locker, progress: Arc<Progress>) -> Result<TryAcquire, lock_core::Error> {
+    let mut request = locker.lock(plan.job.name.as_str());
+    if let Some(ttl) = plan.ttl {
+        request = request.ttl(ttl);
+    }
+    if let Some(grace) = plan.job.grace {
+        request = request.grace(grace);
+    }
+    if let Some(owner) = &plan.owner {
+        request = request.owner(owner);
+    }
+    if plan.verbose && plan.wait != Some(Duration::ZERO) {
+        request = request.on_held(move |holder: &Holder| progress.note_holder(holder));
+    }
+    match plan.wait {
+        Some(Duration::ZERO) => request.try_acquire().await,
+        Some(limit) => request.acquire_within(limit).await,
+        None => request.acquire().await.map(TryAcquire::Acquired),
+    }
+}
+
+/// What `-v` shows: on a terminal one line that is kept up to date and taken away in the end, elsewhere one line per holder.
+#[derive(Debug)]
+struct Progress {
+    verbose: bool,
+    on_terminal: bool,
+    name: LockName,
+    began: Instant,
+    holder: Mutex<Option<Holder>>,
+}
+
+impl Progress {
+    fn new(verbose: bool, name: LockName) -> Self {
+        let on_terminal = verbose && std::io::stderr().is_terminal();
+        Self { verbose, on_terminal, name, began: Instant::now(), holder: Mutex::default() }
+    }
+
+    fn note_holder(&self, holder: &Holder) {
+        let mut known = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = known.as_ref().is_none_or(|k| (&k.owner, k.token) != (&holder.owner, holder.token));
+        *known = Some(holder.clone());
+        drop(known);
+        if self.on_terminal {
+            self.draw();
+        } else if self.verbose && is_new {
+            say(&format!("onelock: waiting for \"{}\", held by {holder}\n", self.name));
+        }
+    }
+
+    /// Has the line say every second how long it has been.
+    async fn show_while<T>(&self, work: impl Future<Output = T>) -> T {
+        tokio::pin!(work);
+        let mut clock = tokio::time::interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = clock.tick(), if self.on_terminal => self.draw(),
+            }
+        }
+    }
+
+    fn draw(&self) {
+        let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(holder) = holder {
+            let waited = self.began.elapsed().as_secs();
+            say(&format!("\r\x1b[Konelock: waiting for \"{}\" for {waited} s, held by {holder}", self.name));
+        }
+    }
+
+    fn clear(&self) {
+        let drawn = self.holder.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        if self.on_terminal && drawn {
+            say("\r\x1b[K");
+        }
+    }
+
+    fn contended(&self, holder: &Holder) {
+        if self.verbose {
+            self.clear();
+            say(&format!("onelock: \"{}\" is held by {holder}\n", self.name));
+        }
+    }
+}

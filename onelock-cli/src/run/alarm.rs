@@ -1,0 +1,67 @@
+//! A moment to wake up at, on two clocks at once.
+
+use std::{os::fd::AsFd, time::Duration};
+
+use lock_core::clock::{Clock, Moment, SystemClock};
+use nix::sys::{
+    time::TimeSpec,
+    timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
+};
+
+/// Whether `moment` has come on either clock.
+pub(super) fn has_passed(moment: Moment) -> bool {
+    let now = SystemClock.now();
+    now.boot >= moment.boot || now.wall >= moment.wall
+}
+
+/// `moment`, this much earlier.
+pub(super) fn before(moment: Moment, by: Duration) -> Moment {
+    Moment { boot: moment.boot.saturating_sub(by), wall: moment.wall.saturating_sub(by) }
+}
+
+/// The moment that is `wait` from now.
+pub(super) fn from_now(wait: Duration) -> Moment {
+    let now = SystemClock.now();
+    Moment { boot: now.boot.saturating_add(wait), wall: now.wall.saturating_add(wait) }
+}
+
+/// The earlier of two moments, on each clock.
+pub(super) fn earlier(a: Moment, b: Moment) -> Moment {
+    Moment { boot: a.boot.min(b.boot), wall: a.wall.min(b.wall) }
+}
+
+/// Two timers: a timeout of `poll(2)` would stand still while the machine is suspended, and know nothing of a wall clock that
+/// was set forward when a virtual machine was thawed.
+#[derive(Debug)]
+pub(super) struct Alarm {
+    boot: TimerFd,
+    wall: TimerFd,
+}
+
+impl Alarm {
+    pub(super) fn new() -> nix::Result<Self> {
+        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
+        Ok(Self {
+            boot: TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?,
+            wall: TimerFd::new(ClockId::CLOCK_REALTIME, flags)?,
+        })
+    }
+
+    /// Makes the descriptors readable at `moment`, or never.
+    pub(super) fn set(&self, moment: Option<Moment>) -> nix::Result<()> {
+        let Some(moment) = moment else {
+            self.boot.unset()?;
+            return self.wall.unset();
+        };
+        // Zero would disarm the timer.
+        let at = |time: Duration| Expiration::OneShot(TimeSpec::from_duration(time.max(Duration::from_nanos(1))));
+        let absolute = TimerSetTimeFlags::TFD_TIMER_ABSTIME;
+        self.boot.set(at(moment.boot), absolute)?;
+        // Also readable when somebody sets the clock.
+        self.wall.set(at(moment.wall), absolute | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET)
+    }
+
+    pub(super) fn descriptors(&self) -> [std::os::fd::BorrowedFd<'_>; 2] {
+        [self.boot.as_fd(), self.wall.as_fd()]
+    }
+}

@@ -1,0 +1,122 @@
+//! The command: its environment, and how it is started.
+
+use std::{
+    ffi::OsString,
+    io::{self, Read as _, Write as _},
+    process::Command,
+    time::Duration,
+};
+
+use lock_core::{LockName, clock::Moment};
+use nix::{
+    sys::{prctl, signal::Signal},
+    unistd::{Pid, getppid, setpgid},
+};
+
+use super::inherited::InheritedState;
+use crate::{exit, sys};
+
+/// What is to be run under the lock.
+#[derive(Debug, Clone)]
+pub(super) struct Job {
+    pub(super) name: LockName,
+    /// The program and its arguments; never empty.
+    pub(super) argv: Vec<OsString>,
+    /// As the user asked; see [`Job::grace`].
+    pub(super) grace: Option<Duration>,
+    /// Whether the command gets a process group of its own. On a terminal it stays in ours, or it would be a background job.
+    pub(super) own_group: bool,
+    pub(super) inherited: InheritedState,
+}
+
+/// Time to clean up in before SIGKILL, unless the user chose one.
+const DEFAULT_GRACE: Duration = Duration::from_secs(5);
+
+impl Job {
+    /// The time between SIGTERM and SIGKILL, for a lease that lasts for `lease` without a renewal. A lease is renewed when a
+    /// third of its ttl is over; a quarter before its end nobody expects the next renewal any more.
+    pub(super) fn grace(&self, lease: Option<Duration>) -> Duration {
+        self.grace.unwrap_or_else(|| lease.map_or(DEFAULT_GRACE, |lease| DEFAULT_GRACE.min(lease / 4)))
+    }
+
+    fn command(&self, token: Option<u64>, deadline: Option<Moment>) -> Command {
+        let mut command = Command::new(&self.argv[0]);
+        command.args(&self.argv[1..]).env("ONELOCK_NAME", self.name.as_str());
+        for (variable, value) in
+            [("ONELOCK_TOKEN", token), ("ONELOCK_EXPIRES_AT", deadline.map(|at| at.wall.as_secs()))]
+        {
+            match value {
+                Some(value) => command.env(variable, value.to_string()),
+                // Of another lock that we were started under.
+                None => command.env_remove(variable),
+            };
+        }
+        command
+    }
+
+    /// Starts the command as a child of this process, which it does not survive. Calls `before_start` when there is a child, and before that becomes
+    /// the command.
+    pub(super) fn spawn(
+        &self,
+        token: Option<u64>,
+        deadline: Option<Moment>,
+        before_start: impl FnOnce(),
+    ) -> io::Result<Pid> {
+        let (mut start_reader, mut start_writer) = io::pipe()?;
+        let (mut errno_reader, mut errno_writer) = io::pipe()?;
+        let parent = Pid::this();
+        if let Some(child) = sys::fork()? {
+            drop((start_reader, errno_writer));
+            before_start();
+            let mut errno = [0; 4];
+            // The read ends without a byte when the exec closes the other end.
+            let refused = start_writer.write_all(&[0]).map(|()| errno_reader.read_exact(&mut errno).is_ok());
+            let error = match refused {
+                Ok(false) => return Ok(child),
+                Ok(true) => io::Error::from_raw_os_error(i32::from_ne_bytes(errno)),
+                Err(error) => error,
+            };
+            sys::kill_and_reap(child);
+            return Err(error);
+        }
+        drop((start_writer, errno_reader));
+        let error = self.run_child(parent, &mut start_reader, token, deadline);
+        let _ = errno_writer.write_all(&error.raw_os_error().unwrap_or(libc::EINVAL).to_ne_bytes());
+        sys::exit_now(i32::from(exit::OS))
+    }
+
+    /// In the child; returns only when that fails.
+    fn run_child(
+        &self,
+        parent: Pid,
+        start_reader: &mut io::PipeReader,
+        token: Option<u64>,
+        deadline: Option<Moment>,
+    ) -> io::Error {
+        if let Err(error) = prctl::set_pdeathsig(Signal::SIGKILL) {
+            return error.into();
+        }
+        // The parent may have died before that call.
+        if getppid() != parent {
+            sys::exit_now(i32::from(exit::OS));
+        }
+        if self.own_group
+            && let Err(error) = setpgid(Pid::from_raw(0), Pid::from_raw(0))
+        {
+            return error.into();
+        }
+        match start_reader.read_exact(&mut [0]) {
+            Ok(()) => self.exec(token, deadline),
+            // Closed by the parent's death.
+            Err(error) => error,
+        }
+    }
+
+    /// Becomes the command; returns only when that fails.
+    pub(super) fn exec(&self, token: Option<u64>, deadline: Option<Moment>) -> io::Error {
+        use std::os::unix::process::CommandExt;
+        let mut command = self.command(token, deadline);
+        let inherited = self.inherited.clone();
+        sys::before_exec(&mut command, move || Ok(inherited.restore_signals()?)).exec()
+    }
+}

@@ -1,0 +1,52 @@
+//! `onelock run --no-fork`: to become the command, with the lock in a descriptor that it inherits.
+
+use tokio::runtime::Runtime;
+
+use super::{
+    acquire::{self, WaitOutcome},
+    plan::Plan,
+    signals::Signals,
+};
+use crate::{
+    exit::{self, Exit, Failure},
+    output::say,
+    runtime::runtime,
+};
+
+/// Gets the lock and becomes the command; returns when one of the two fails.
+pub(super) fn run(plan: &Plan) -> Result<Exit, Failure> {
+    let runtime = runtime()?;
+    let exit = acquire_and_exec(plan, &runtime);
+    // A call on a file system that hangs is not waited for.
+    runtime.shutdown_background();
+    exit
+}
+
+fn acquire_and_exec(plan: &Plan, runtime: &Runtime) -> Result<Exit, Failure> {
+    let waited = runtime.block_on(async { acquire::acquire(plan, &Signals::all()?).await })?;
+    let (guard, store) = match waited {
+        WaitOutcome::Acquired(guard, store) => (guard, store),
+        WaitOutcome::Contended => return Ok(Exit::Code(plan.conflict_code)),
+        WaitOutcome::Signal(signal) => return Ok(Exit::Signal(signal)),
+    };
+    // One of a chain's locks may live in a descriptor, and the other need renewals all the same.
+    let failure = match guard.descriptor().filter(|_| !store.starts_with("chain:")) {
+        None => Failure::new(
+            exit::USAGE,
+            "--no-fork needs a store whose locks live in a descriptor (files): nobody would renew the lease of this one; \
+             leave --no-fork out",
+        ),
+        Some(lock) => {
+            // `dup` clears close-on-exec: this copy goes into the command, and keeps the lock until it and all heirs are gone.
+            let inherited_lock =
+                nix::unistd::dup(&lock).map_err(|e| Failure::os("copying the lock's descriptor", e))?;
+            let error = plan.job.exec(guard.token().map(|t| t.get()), None);
+            drop(inherited_lock);
+            Failure::spawn(&plan.job.argv[0], error)
+        }
+    };
+    if let Err(error) = runtime.block_on(guard.release()) {
+        say(&format!("onelock: {}\n", Failure::from(error)));
+    }
+    Err(failure)
+}

@@ -1,0 +1,46 @@
+//! `onelock run`: two processes between the caller and the command.
+//!
+//! The supervisor ([`supervisor`]) is the process that the caller started: it acquires, renews and
+//! releases the lock. The watchdog ([`watchdog`]) is its child and the parent of the command: it
+//! makes sure that nothing outlives the lock. They talk over a socket ([`protocol`]).
+//! With `--no-fork` there is one process, which becomes the command ([`exec`]).
+
+mod acquire;
+mod alarm;
+mod child;
+mod exec;
+pub(crate) mod inherited;
+mod plan;
+pub(crate) mod process_tree;
+mod protocol;
+pub(crate) mod signals;
+mod supervisor;
+mod watchdog;
+
+use self::{inherited::InheritedState, plan::Plan, protocol::Channel};
+use crate::{
+    args::RunArgs,
+    exit::{Exit, Failure},
+    sys,
+};
+
+/// Runs the command under the lock; in the watchdog's process it does not return.
+pub(crate) fn run(args: RunArgs, inherited: InheritedState) -> Result<Exit, Failure> {
+    let no_fork = args.no_fork;
+    let plan = Plan::new(args, inherited)?;
+    if no_fork {
+        return exec::run(&plan);
+    }
+    let (to_watchdog, to_supervisor) = Channel::pair().map_err(|e| Failure::os("making a socket pair", e))?;
+    // Before anything that starts a thread: a forked copy of a process with threads may not do much.
+    match sys::fork().map_err(|e| Failure::os("starting the watchdog", e))? {
+        None => {
+            drop(to_watchdog);
+            watchdog::main(to_supervisor, &plan.job)
+        }
+        Some(pid) => {
+            drop(to_supervisor);
+            supervisor::main(&plan, to_watchdog, pid)
+        }
+    }
+}

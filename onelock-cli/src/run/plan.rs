@@ -1,0 +1,46 @@
+//! What `onelock run` was asked for.
+
+use std::{env, ffi::OsString, fs::OpenOptions, os::unix::fs::OpenOptionsExt, time::Duration};
+
+use super::{child::Job, inherited::InheritedState};
+use crate::{args::RunArgs, exit::Failure, store::StoreLocation};
+
+/// What the command line asked for, with all defaults filled in.
+#[derive(Debug)]
+pub(super) struct Plan {
+    pub(super) store: StoreLocation,
+    pub(super) job: Job,
+    /// How long to wait for the lock: zero tries once, `None` has no limit.
+    pub(super) wait: Option<Duration>,
+    pub(super) ttl: Option<Duration>,
+    pub(super) owner: Option<String>,
+    pub(super) verbose: bool,
+    pub(super) conflict_code: u8,
+}
+
+impl Plan {
+    /// Fills in the defaults.
+    pub(super) fn new(args: RunArgs, inherited: InheritedState) -> Result<Self, Failure> {
+        let argv = match args.shell {
+            Some(line) => vec![shell(), "-c".into(), line],
+            None => args.argv,
+        };
+        Ok(Self {
+            store: StoreLocation::choose(&args.store)?,
+            job: Job { name: args.name, argv, grace: args.grace, own_group: !has_terminal(), inherited },
+            wait: if args.nonblock { Some(Duration::ZERO) } else { args.wait },
+            ttl: args.ttl,
+            owner: args.owner,
+            verbose: args.verbose,
+            conflict_code: args.conflict_exit_code,
+        })
+    }
+}
+
+fn shell() -> OsString {
+    env::var_os("SHELL").filter(|shell| !shell.is_empty()).unwrap_or_else(|| "/bin/sh".into())
+}
+
+fn has_terminal() -> bool {
+    OpenOptions::new().read(true).custom_flags(libc::O_NOCTTY).open("/dev/tty").is_ok()
+}

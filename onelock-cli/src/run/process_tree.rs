@@ -1,0 +1,160 @@
+//! All processes that descend from this one, whatever they did to get away: `setsid`, double forks, process groups of
+//! their own. For a process that is a subreaper (`PR_SET_CHILD_SUBREAPER`): orphans among its descendants become its children.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, OwnedFd},
+    thread,
+    time::Duration,
+};
+
+use nix::unistd::Pid;
+
+use crate::sys;
+
+/// How long to wait for killed processes before looking again; doubled up to the second value.
+const PAUSE: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(20));
+
+/// A descendant. The descriptor, where there is one, keeps a signal from hitting a stranger who got the same number.
+struct Descendant {
+    pid: Pid,
+    handle: Option<OwnedFd>,
+    group: Pid,
+}
+
+/// Sends `signal` to every descendant once; to the members of `group` all at once.
+pub(super) fn signal_all(signal: i32, group: Option<Pid>) {
+    if let Some(group) = group {
+        let _ = sys::kill_group(group, signal);
+    }
+    let all = descendants();
+    for descendant in all.iter().filter(|d| Some(d.group) != group) {
+        // Gone already, or (a set-user-id program) not ours to signal; then only waiting helps.
+        let _ = match &descendant.handle {
+            Some(handle) => sys::pidfd_kill(handle.as_fd(), signal),
+            None => sys::kill(descendant.pid, signal),
+        };
+    }
+}
+
+/// Kills every descendant, and returns when the last one is dead and reaped.
+pub(super) fn kill_all(group: Option<Pid>) {
+    let mut group = group;
+    let mut pause = PAUSE.0;
+    loop {
+        signal_all(libc::SIGKILL, group);
+        loop {
+            match sys::next_change() {
+                // Once the command is reaped, somebody else's group may get its number.
+                Ok(Some((pid, _))) if Some(pid) == group => group = None,
+                Ok(Some(_)) => {}
+                Ok(None) => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // ECHILD: no descendant is left.
+                Err(_) => return,
+            }
+        }
+        // The killed take a moment to die, and may have forked before they were hit.
+        thread::sleep(pause);
+        pause = (pause * 2).min(PAUSE.1);
+    }
+}
+
+/// Parents before children, so that no parent sees its child die and goes on to the next step.
+fn descendants() -> Vec<Descendant> {
+    let me = Pid::this();
+    let mut found: Vec<Descendant> = Vec::new();
+    let mut next = 0;
+    let mut parent = me;
+    loop {
+        for child in children(parent) {
+            // The order matters: first the handle, then the proof that it is the process we mean.
+            let handle = sys::pidfd_open(child).ok();
+            if let Some(stat) = stat(child)
+                && (stat.parent == parent || stat.parent == me)
+            {
+                found.push(Descendant { pid: child, handle, group: stat.group });
+            }
+        }
+        let Some(descendant) = found.get(next) else { return found };
+        parent = descendant.pid;
+        next += 1;
+    }
+}
+
+fn children(pid: Pid) -> Vec<Pid> {
+    children_by_list(pid).unwrap_or_else(|| children_by_scan(pid))
+}
+
+/// From `/proc/PID/task/*/children`; `None` where the kernel is built without it.
+fn children_by_list(pid: Pid) -> Option<Vec<Pid>> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Some(Vec::new()) };
+    let mut children = Vec::new();
+    for task in tasks.flatten() {
+        match fs::read_to_string(task.path().join("children")) {
+            Ok(list) => children.extend(list.split_ascii_whitespace().filter_map(parse_pid)),
+            // The task may have ended meanwhile; but if ours has no list, nobody's has.
+            Err(_) if pid == Pid::this() => return None,
+            Err(_) => {}
+        }
+    }
+    if children.is_empty() && pid != Pid::this() && !has_child_lists() { None } else { Some(children) }
+}
+
+fn has_child_lists() -> bool {
+    fs::exists(format!("/proc/self/task/{}/children", Pid::this())).unwrap_or(false)
+}
+
+/// From a look at every process.
+fn children_by_scan(pid: Pid) -> Vec<Pid> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let pids = processes.flatten().filter_map(|entry| parse_pid(entry.file_name().to_str()?));
+    pids.filter(|p| stat(*p).is_some_and(|stat| stat.parent == pid)).collect()
+}
+
+fn parse_pid(text: &str) -> Option<Pid> {
+    text.parse().ok().map(Pid::from_raw)
+}
+
+/// Whether the process is stopped now, as after Ctrl-Z.
+pub(crate) fn is_stopped(pid: Pid) -> bool {
+    stat(pid).is_some_and(|stat| stat.state == 'T')
+}
+
+struct Stat {
+    state: char,
+    parent: Pid,
+    group: Pid,
+}
+
+/// From `/proc/PID/stat`: `pid (comm) state ppid pgrp …`, where `comm` may contain anything.
+fn stat(pid: Pid) -> Option<Stat> {
+    let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let after = stat.iter().rposition(|b| *b == b')')? + 1;
+    let mut fields = std::str::from_utf8(&stat[after..]).ok()?.split_ascii_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some(Stat { state, parent: parse_pid(fields.next()?)?, group: parse_pid(fields.next()?)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn both_ways_to_find_children_agree() {
+        let mut child = Command::new("sleep").arg("100").spawn().unwrap();
+        let pid = Pid::from_raw(child.id() as i32);
+        assert!(children_by_scan(Pid::this()).contains(&pid));
+        if let Some(listed) = children_by_list(Pid::this()) {
+            assert!(listed.contains(&pid));
+        }
+        assert_eq!(stat(pid).unwrap().parent, Pid::this());
+        nix::sys::signal::kill(pid, nix::sys::signal::SIGSTOP).unwrap();
+        nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WUNTRACED)).unwrap();
+        assert!(is_stopped(pid) && !is_stopped(Pid::this()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,256 @@
+//! What the supervisor and the watchdog tell each other, and the socket that carries it.
+
+use std::{
+    io::{IoSlice, IoSliceMut},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
+    time::Duration,
+};
+
+use lock_core::clock::Moment;
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+    },
+};
+
+use crate::sys;
+
+/// From the supervisor to the watchdog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ToWatchdog {
+    /// The lock is held: start the command. Comes with the lock's descriptor, where the lock lives in one.
+    Start { token: Option<u64>, deadline: Option<Moment> },
+    /// The lease was renewed.
+    Deadline(Moment),
+    /// Pass this signal on to the command.
+    Signal(i32),
+    /// The lock was lost: stop the command.
+    Lost,
+    /// The end of the command was heard of: let go of the lock, and leave what still runs alone.
+    Finish,
+}
+
+/// From the watchdog to the supervisor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum WatchdogEvent {
+    /// The command runs.
+    Started,
+    /// The command could not be started, for this errno.
+    NotStarted(i32),
+    /// The command, which has this pid, was stopped by this signal.
+    Stopped { signal: i32, pid: i32 },
+    /// The command ended with this wait status.
+    Ended(i32),
+    /// The lock was lost, the command and all that it started are dead, and the watchdog has let go of the lock.
+    Killed,
+}
+
+const BYTES: usize = 32;
+type Bytes = [u8; BYTES];
+
+fn pack(tag: u64, a: u64, b: u64, c: u64) -> Bytes {
+    let mut bytes = [0; BYTES];
+    for (field, value) in bytes.chunks_exact_mut(8).zip([tag, a, b, c]) {
+        field.copy_from_slice(&value.to_ne_bytes());
+    }
+    bytes
+}
+
+fn unpack(bytes: &Bytes) -> [u64; 4] {
+    let mut fields = [0; 4];
+    for (field, value) in fields.iter_mut().zip(bytes.chunks_exact(8)) {
+        *field = u64::from_ne_bytes(value.try_into().expect("chunks_exact(8) yields 8 bytes"));
+    }
+    fields
+}
+
+fn nanos(d: Duration) -> u64 {
+    u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn moment(boot: u64, wall: u64) -> Moment {
+    Moment { boot: Duration::from_nanos(boot), wall: Duration::from_nanos(wall) }
+}
+
+/// A message of fixed size.
+pub(super) trait Message: Copy {
+    fn pack(self) -> Bytes;
+    /// `None` for what this program never sends.
+    fn unpack(bytes: &Bytes) -> Option<Self>;
+}
+
+impl Message for ToWatchdog {
+    fn pack(self) -> Bytes {
+        match self {
+            // No token and no deadline are zero: tokens are never zero, and no deadline is at boot in 1970.
+            Self::Start { token, deadline } => {
+                let (boot, wall) = deadline.map_or((0, 0), |d| (nanos(d.boot), nanos(d.wall)));
+                pack(1, token.unwrap_or(0), boot, wall)
+            }
+            Self::Deadline(at) => pack(2, 0, nanos(at.boot), nanos(at.wall)),
+            Self::Signal(signal) => pack(3, signal as u64, 0, 0),
+            Self::Lost => pack(4, 0, 0, 0),
+            Self::Finish => pack(5, 0, 0, 0),
+        }
+    }
+
+    fn unpack(bytes: &Bytes) -> Option<Self> {
+        Some(match unpack(bytes) {
+            [1, token, boot, wall] => Self::Start {
+                token: (token != 0).then_some(token),
+                deadline: ((boot, wall) != (0, 0)).then(|| moment(boot, wall)),
+            },
+            [2, _, boot, wall] => Self::Deadline(moment(boot, wall)),
+            [3, signal, ..] => Self::Signal(signal as i32),
+            [4, ..] => Self::Lost,
+            [5, ..] => Self::Finish,
+            _ => return None,
+        })
+    }
+}
+
+impl Message for WatchdogEvent {
+    fn pack(self) -> Bytes {
+        match self {
+            Self::Started => pack(1, 0, 0, 0),
+            Self::NotStarted(errno) => pack(2, errno as u64, 0, 0),
+            Self::Stopped { signal, pid } => pack(3, signal as u64, pid as u64, 0),
+            Self::Ended(status) => pack(4, status as u64, 0, 0),
+            Self::Killed => pack(5, 0, 0, 0),
+        }
+    }
+
+    fn unpack(bytes: &Bytes) -> Option<Self> {
+        Some(match unpack(bytes) {
+            [1, ..] => Self::Started,
+            [2, errno, ..] => Self::NotStarted(errno as i32),
+            [3, signal, pid, _] => Self::Stopped { signal: signal as i32, pid: pid as i32 },
+            [4, status, ..] => Self::Ended(status as i32),
+            [5, ..] => Self::Killed,
+            _ => return None,
+        })
+    }
+}
+
+/// One end of the socket. It keeps message boundaries, and its end is seen when the other process is gone, however it went.
+#[derive(Debug)]
+pub(super) struct Channel(OwnedFd);
+
+impl Channel {
+    /// Two connected ends: the supervisor's, which does not block, and the watchdog's, which does.
+    pub(super) fn pair() -> nix::Result<(Self, Self)> {
+        let (supervisor, watchdog) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+        nix::fcntl::fcntl(&supervisor, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+        Ok((Self(supervisor), Self(watchdog)))
+    }
+
+    /// Sends `message`, with a copy of `descriptor`.
+    pub(super) fn send(&self, message: impl Message, descriptor: Option<BorrowedFd<'_>>) -> nix::Result<()> {
+        let bytes = message.pack();
+        let raw: Vec<RawFd> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
+        let rights = [ControlMessage::ScmRights(&raw)];
+        let control = if raw.is_empty() { &[][..] } else { &rights[..] };
+        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+    }
+
+    /// The next message and the descriptor that came with it; `None` once the other process is gone.
+    pub(super) fn receive<M: Message>(&self) -> nix::Result<Option<(M, Option<OwnedFd>)>> {
+        let mut bytes = [0; BYTES];
+        let (length, descriptor) = match self.receive_bytes(&mut bytes) {
+            // The other process went without reading all that we sent. That error comes before what it sent last, and once.
+            Err(Errno::ECONNRESET) => self.receive_bytes(&mut bytes)?,
+            received => received?,
+        };
+        if length == 0 {
+            return Ok(None);
+        }
+        M::unpack(&bytes).map(|message| Some((message, descriptor))).ok_or(Errno::EBADMSG)
+    }
+
+    fn receive_bytes(&self, bytes: &mut Bytes) -> nix::Result<(usize, Option<OwnedFd>)> {
+        let mut control = nix::cmsg_space!(RawFd);
+        let mut buffers = [IoSliceMut::new(bytes)];
+        let fd = self.0.as_raw_fd();
+        let received = recvmsg::<()>(fd, &mut buffers, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
+        Ok((received.bytes, received_descriptor(received.cmsgs()?)))
+    }
+}
+
+fn received_descriptor(messages: impl Iterator<Item = ControlMessageOwned>) -> Option<OwnedFd> {
+    messages
+        .filter_map(|m| if let ControlMessageOwned::ScmRights(fds) = m { fds.first().copied() } else { None })
+        .map(sys::adopt)
+        .next()
+}
+
+impl AsFd for Channel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Channel {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_arrive_as_they_were_sent_and_the_end_is_seen() {
+        let (supervisor, watchdog) = Channel::pair().unwrap();
+        let at = Moment { boot: Duration::from_millis(12_345), wall: Duration::from_nanos(1_700_000_000_000_000_001) };
+        let messages = [
+            ToWatchdog::Start { token: None, deadline: None },
+            ToWatchdog::Start { token: Some(1 << 52), deadline: Some(at) },
+            ToWatchdog::Deadline(at),
+            ToWatchdog::Signal(15),
+            ToWatchdog::Lost,
+            ToWatchdog::Finish,
+        ];
+        for message in messages {
+            supervisor.send(message, None).unwrap();
+            assert_eq!(watchdog.receive::<ToWatchdog>().unwrap().unwrap().0, message);
+        }
+        let events = [
+            WatchdogEvent::Started,
+            WatchdogEvent::NotStarted(2),
+            WatchdogEvent::Stopped { signal: 20, pid: 4711 },
+            WatchdogEvent::Ended(0x7f00),
+            WatchdogEvent::Killed,
+        ];
+        for event in events {
+            watchdog.send(event, None).unwrap();
+            assert_eq!(supervisor.receive::<WatchdogEvent>().unwrap().unwrap().0, event);
+        }
+        assert_eq!(supervisor.receive::<WatchdogEvent>().unwrap_err(), Errno::EAGAIN);
+        drop(supervisor);
+        assert!(watchdog.receive::<ToWatchdog>().unwrap().is_none());
+    }
+
+    #[test]
+    fn the_last_message_of_one_who_did_not_read_ours_arrives() {
+        let (supervisor, watchdog) = Channel::pair().unwrap();
+        supervisor.send(ToWatchdog::Signal(15), None).unwrap();
+        watchdog.send(WatchdogEvent::Ended(0), None).unwrap();
+        drop(watchdog);
+        assert_eq!(supervisor.receive::<WatchdogEvent>().unwrap().unwrap().0, WatchdogEvent::Ended(0));
+        assert!(supervisor.receive::<WatchdogEvent>().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_descriptor_travels_with_its_message() {
+        let (supervisor, watchdog) = Channel::pair().unwrap();
+        let file = std::fs::File::open("/proc/self/stat").unwrap();
+        supervisor.send(ToWatchdog::Start { token: None, deadline: None }, Some(file.as_fd())).unwrap();
+        let (_, copy) = watchdog.receive::<ToWatchdog>().unwrap().unwrap();
+        let copy = copy.unwrap();
+        let target = |fd: RawFd| std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
+        assert_eq!(target(copy.as_raw_fd()), target(file.as_raw_fd()));
+    }
+}

@@ -1,0 +1,278 @@
+//! The supervisor: acquires, renews and releases the lock, forwards signals, and exits as the command exits.
+
+use std::{
+    io,
+    os::{fd::AsFd, unix::process::ExitStatusExt},
+    process::ExitStatus,
+    time::Duration,
+};
+
+use lock_core::{
+    Guard, Lost,
+    clock::Moment,
+    clock::{Clock, SystemClock},
+};
+use nix::{errno::Errno, sys::prctl, unistd::Pid};
+use tokio::{io::unix::AsyncFd, time::Instant};
+
+use super::{
+    acquire::{self, WaitOutcome},
+    child::Job,
+    plan::Plan,
+    process_tree,
+    protocol::{Channel, ToWatchdog, WatchdogEvent},
+    signals::{ReceivedSignal, Signals},
+};
+use crate::{
+    exit::{self, Exit, Failure},
+    output::say,
+    runtime::runtime,
+    sys,
+};
+
+/// How long after its time the watchdog may be silent before it is taken for dead.
+const WATCHDOG_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Runs the supervisor to its end.
+pub(super) fn main(plan: &Plan, channel: Channel, watchdog: Pid) -> Result<Exit, Failure> {
+    // When the watchdog dies, what it watched becomes ours.
+    prctl::set_child_subreaper(true).map_err(|e| Failure::os("becoming a subreaper", e))?;
+    let runtime = runtime()?;
+    let exit = runtime.block_on(async {
+        let channel = sys::watch_reads(channel);
+        let channel = channel.map_err(|e| Failure::os("watching the watchdog", e))?;
+        let signals = Signals::all()?;
+        acquire_and_supervise(plan, channel, signals, watchdog).await
+    });
+    runtime.shutdown_background();
+    sys::kill_and_reap(watchdog);
+    exit
+}
+
+async fn acquire_and_supervise(
+    plan: &Plan,
+    channel: AsyncFd<Channel>,
+    signals: Signals,
+    watchdog: Pid,
+) -> Result<Exit, Failure> {
+    let guard = match acquire::acquire(plan, &signals).await? {
+        WaitOutcome::Acquired(guard, _) => guard,
+        WaitOutcome::Contended => return Ok(Exit::Code(plan.conflict_code)),
+        WaitOutcome::Signal(signal) => return Ok(Exit::Signal(signal)),
+    };
+    let mut supervisor = Supervisor {
+        job: &plan.job,
+        channel,
+        signals,
+        watchdog,
+        sent_deadline: guard.valid_until(),
+        lease: guard.valid_until().map(|until| until.since(SystemClock.now())),
+        lost: None,
+        stop_requested: false,
+    };
+    let ended = supervisor.supervise(&guard).await;
+    supervisor.note_loss(&guard);
+    supervisor.send(ToWatchdog::Finish);
+    if ended.is_err() {
+        // The command may still run, and the watchdog kills it before it goes; only then may the lock be free.
+        supervisor.wait_for_watchdog_exit().await;
+    }
+    let released = guard.release().await;
+    supervisor.wait_for_watchdog_exit().await;
+    supervisor.exit(ended?, released)
+}
+
+struct Supervisor<'a> {
+    job: &'a Job,
+    channel: AsyncFd<Channel>,
+    signals: Signals,
+    watchdog: Pid,
+    /// The end of the lease that the watchdog knows of.
+    sent_deadline: Option<Moment>,
+    /// How long the lease lasts without a renewal.
+    lease: Option<Duration>,
+    /// Why the lock was lost, and when the watchdog has to be done.
+    lost: Option<(Lost, Instant)>,
+    /// SIGTSTP was sent to us, not only to the command.
+    stop_requested: bool,
+}
+
+/// What became of the command.
+enum CommandEnd {
+    Exited(ExitStatus),
+    NotStarted(io::Error),
+    /// It was killed, because the lock was lost.
+    Killed,
+    /// It was killed, because the watchdog died.
+    Orphaned,
+}
+
+impl Supervisor<'_> {
+    async fn supervise(&mut self, guard: &Guard) -> Result<CommandEnd, Failure> {
+        let lock = guard.descriptor();
+        if lock.is_none() && self.sent_deadline.is_none() {
+            let message =
+                "the lock's descriptor could not be shared with the watchdog; is the limit of open files reached?";
+            return Err(Failure::new(exit::OS, message));
+        }
+        let start = ToWatchdog::Start { token: guard.token().map(|t| t.get()), deadline: self.sent_deadline };
+        if self.channel.get_ref().send(start, lock.as_ref().map(AsFd::as_fd)).is_err() {
+            return Ok(self.kill_orphans().await);
+        }
+        drop(lock);
+        loop {
+            self.send_deadline(guard);
+            let done_by = self.lost.as_ref().map(|(_, by)| *by);
+            tokio::select! {
+                biased;
+                event = next_event(&self.channel) => if let Some(ended) = self.handle_event(event).await {
+                    return Ok(ended);
+                },
+                signal = self.signals.next() => {
+                    self.forward_signal(signal.map_err(|e| Failure::os("reading signals", e))?, guard);
+                }
+                lost = guard.lost(), if done_by.is_none() => {
+                    self.lost = Some((lost, Instant::now() + self.job.grace(self.lease) + WATCHDOG_TIMEOUT));
+                    self.send(ToWatchdog::Lost);
+                }
+                () = guard.renewed(), if done_by.is_none() => {}
+                () = tokio::time::sleep_until(done_by.unwrap_or_else(Instant::now)), if done_by.is_some() => {
+                    return Ok(self.kill_orphans().await);
+                }
+            }
+        }
+    }
+
+    /// The command may have gone on past the end of the lease while all of us were frozen: its end is the first that we hear of.
+    fn note_loss(&mut self, guard: &Guard) {
+        if let Some(lost) = guard.check().err().filter(|_| self.lost.is_none()) {
+            self.lost = Some((lost, Instant::now()));
+        }
+    }
+
+    /// Tells the watchdog when the lease ends now. Not only when `renewed` returns: a renewal between two waits would be missed.
+    fn send_deadline(&mut self, guard: &Guard) {
+        let until = guard.valid_until();
+        if let Some(until) = until.filter(|_| until != self.sent_deadline && self.lost.is_none()) {
+            self.send(ToWatchdog::Deadline(until));
+            self.sent_deadline = Some(until);
+        }
+    }
+
+    /// A failed send means that the watchdog is dead, which the channel reports, or that it hangs; the command is killed either way.
+    fn send(&self, message: ToWatchdog) {
+        let _ = self.channel.get_ref().send(message, None);
+    }
+
+    async fn handle_event(&mut self, event: io::Result<Option<WatchdogEvent>>) -> Option<CommandEnd> {
+        match event {
+            Ok(Some(WatchdogEvent::Started)) => {
+                self.job.inherited.close_command_descriptors(true);
+                None
+            }
+            Ok(Some(WatchdogEvent::Stopped { signal, pid })) => {
+                self.stop_with_command(signal, Pid::from_raw(pid));
+                None
+            }
+            Ok(Some(WatchdogEvent::NotStarted(errno))) => {
+                Some(CommandEnd::NotStarted(io::Error::from_raw_os_error(errno)))
+            }
+            Ok(Some(WatchdogEvent::Ended(status))) => Some(CommandEnd::Exited(ExitStatus::from_raw(status))),
+            Ok(Some(WatchdogEvent::Killed)) => Some(CommandEnd::Killed),
+            Ok(None) | Err(_) => Some(self.kill_orphans().await),
+        }
+    }
+
+    /// Whoever started us sees a stopped job when the command was stopped from the terminal, or by a signal that went through us.
+    fn stop_with_command(&mut self, signal: i32, command: Pid) {
+        // The event may be about a stop that is over: with Ctrl-Z right after `fg` we were stopped, and continued, before we read it.
+        if !process_tree::is_stopped(command) {
+            return;
+        }
+        if !self.job.own_group {
+            sys::deliver_to_self(signal);
+        } else if std::mem::take(&mut self.stop_requested) {
+            // SIGTSTP would have no effect in a process group that no shell manages.
+            sys::deliver_to_self(libc::SIGSTOP);
+        }
+    }
+
+    fn forward_signal(&mut self, signal: ReceivedSignal, guard: &Guard) {
+        // The command is in the same foreground job and has got it, too.
+        let already_delivered = signal.by_terminal && !self.job.own_group;
+        // While we were stopped the lock may have been lost: then nothing may be continued, but for its end.
+        let must_not_continue = signal.number == libc::SIGCONT && guard.check().is_err();
+        if signal.number == libc::SIGCHLD || already_delivered || must_not_continue {
+            return;
+        }
+        self.stop_requested |= signal.number == libc::SIGTSTP;
+        self.send(ToWatchdog::Signal(signal.number));
+    }
+
+    /// The watchdog is dead, or as good as: kills it and all that it watched.
+    async fn kill_orphans(&self) -> CommandEnd {
+        let _ = sys::kill(self.watchdog, libc::SIGKILL);
+        // In a thread, because renewals go on until the last process is dead.
+        let _ = tokio::task::spawn_blocking(|| process_tree::kill_all(None)).await;
+        if self.lost.is_some() { CommandEnd::Killed } else { CommandEnd::Orphaned }
+    }
+
+    /// Until the watchdog has let go of the lock, the lock is not free; our exit says that it is.
+    async fn wait_for_watchdog_exit(&self) {
+        let gone = async { while let Ok(Some(_)) = next_event(&self.channel).await {} };
+        if tokio::time::timeout(WATCHDOG_TIMEOUT, gone).await.is_err() {
+            let _ = sys::kill(self.watchdog, libc::SIGKILL);
+        }
+    }
+
+    fn exit(
+        self,
+        ended: CommandEnd,
+        released: Result<lock_core::backend::Release, lock_core::Error>,
+    ) -> Result<Exit, Failure> {
+        let lost = self.lost.map(|(lost, _)| lost.to_string());
+        match ended {
+            CommandEnd::NotStarted(error) => Err(Failure::spawn(&self.job.argv[0], error)),
+            CommandEnd::Orphaned => Err(Failure::new(exit::OS, "the watchdog process died, so the command was killed")),
+            CommandEnd::Killed => {
+                let lost = lost
+                    .unwrap_or_else(|| format!("the lock \"{}\" was lost: its lease was about to end", self.job.name));
+                Err(Failure::new(exit::LOST, format!("{lost}; the command was stopped")))
+            }
+            CommandEnd::Exited(status) => {
+                if let Some(lost) = lost {
+                    return Err(Failure::new(exit::LOST, lost));
+                }
+                match released {
+                    Ok(lock_core::backend::Release::Released) => {}
+                    Ok(lock_core::backend::Release::NotHeld(_)) => {
+                        let message = format!("the lock \"{}\" was lost before the command ended", self.job.name);
+                        return Err(Failure::new(exit::LOST, message));
+                    }
+                    // The command has done its work; the lock will end with its lease.
+                    Err(error) => say(&format!("onelock: {}\n", Failure::from(error))),
+                }
+                Ok(exit_like(status, self.job.own_group))
+            }
+        }
+    }
+}
+
+async fn next_event(channel: &AsyncFd<Channel>) -> io::Result<Option<WatchdogEvent>> {
+    loop {
+        let mut ready = channel.readable().await?;
+        match ready.get_inner().receive() {
+            Err(Errno::EAGAIN) => ready.clear_ready(),
+            received => return Ok(received?.map(|(event, _)| event)),
+        }
+    }
+}
+
+fn exit_like(status: ExitStatus, own_group: bool) -> Exit {
+    match (status.code(), status.signal()) {
+        // A shell stops its script or loop on Ctrl-C only when it sees its child die of it.
+        (_, Some(libc::SIGINT)) if !own_group => Exit::Signal(libc::SIGINT),
+        (Some(code), _) => Exit::Code(code as u8),
+        (None, signal) => Exit::Code(128_u8.wrapping_add(signal.unwrap_or(0) as u8)),
+    }
+}

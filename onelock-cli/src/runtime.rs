@@ -1,0 +1,10 @@
+//! The runtime of every command.
+
+use tokio::runtime::{Builder, Runtime};
+
+use crate::exit::Failure;
+
+/// A runtime of one thread: all that happens here is waiting.
+pub(crate) fn runtime() -> Result<Runtime, Failure> {
+    Builder::new_current_thread().enable_all().build().map_err(|e| Failure::os("starting a runtime", e))
+}

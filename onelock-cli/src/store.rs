@@ -1,0 +1,149 @@
+//! Which store to use, and opening it.
+
+use std::{
+    env, fs, io,
+    os::unix::fs::{DirBuilderExt, MetadataExt},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use nix::unistd::{User, geteuid};
+use onelock::{ConfigString, Locker, Registry, files::FileBackend};
+
+use crate::{
+    args::StoreArgs,
+    exit::{self, Failure},
+    output::say,
+};
+
+/// Where the locks are.
+#[derive(Debug)]
+pub(crate) enum StoreLocation {
+    /// What a config string describes.
+    Url(String),
+    /// A directory of this user's own, for which no config string is needed, whatever its path looks like.
+    UserDirectory(PathBuf),
+}
+
+impl StoreLocation {
+    /// As given, else from the environment, else a directory of this user's own.
+    pub(crate) fn choose(args: &StoreArgs) -> Result<Self, Failure> {
+        if let Some(url) = &args.url {
+            warn_of_secrets(url);
+            return Ok(Self::Url(url.clone()));
+        }
+        if let Some(path) = &args.url_file {
+            return from_file("--url-file", path);
+        }
+        let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
+        match (variable("ONELOCK_URL"), variable("ONELOCK_URL_FILE")) {
+            (None, None) => user_directory().map(Self::UserDirectory),
+            (None, Some(path)) => from_file("$ONELOCK_URL_FILE", Path::new(&path)),
+            (Some(url), None) => match url.into_string() {
+                Ok(url) => Ok(Self::Url(url)),
+                Err(_) => Err(Failure::new(exit::CONFIG, "$ONELOCK_URL is not UTF-8")),
+            },
+            // Whichever we took, somebody who meant the other would have locked elsewhere.
+            (Some(_), Some(_)) => Err(Failure::new(
+                exit::CONFIG,
+                "$ONELOCK_URL and $ONELOCK_URL_FILE are both set; unset one, or give --url",
+            )),
+        }
+    }
+
+    pub(crate) async fn open(&self) -> Result<Locker, Failure> {
+        self.open_with(&onelock::registry()).await
+    }
+
+    /// Opens it with a registry that is kept: for a second client of the same store, which `memory:` is only then.
+    pub(crate) async fn open_with(&self, registry: &Registry) -> Result<Locker, Failure> {
+        let locker = match self {
+            Self::Url(url) => registry.open(url).await,
+            Self::UserDirectory(directory) => {
+                // A home may be on a file system that hangs, and then signals must still be heard.
+                let directory = directory.clone();
+                let opened = tokio::task::spawn_blocking(|| FileBackend::open(directory)).await;
+                opened
+                    .map_err(|e| Failure::os("opening the directory of locks", io::Error::other(e)))?
+                    .and_then(Locker::new)
+            }
+        };
+        Ok(locker?)
+    }
+
+    /// Tells a process of ours the same store. Not as an argument: a password would show in `ps`.
+    pub(crate) fn pass_to(&self, command: &mut Command) {
+        command.env_remove("ONELOCK_URL").env_remove("ONELOCK_URL_FILE");
+        if let Self::Url(url) = self {
+            command.env("ONELOCK_URL", url);
+        }
+    }
+}
+
+/// The store in the file that `what` names.
+fn from_file(what: &str, path: &Path) -> Result<StoreLocation, Failure> {
+    let text = fs::read_to_string(path).map_err(|error| {
+        Failure::new(exit::CONFIG, format!("the file of {what}, {}, cannot be read", path.display())).with_source(error)
+    })?;
+    Ok(StoreLocation::Url(text.trim_end_matches(['\r', '\n']).to_owned()))
+}
+
+fn warn_of_secrets(url: &str) {
+    if ConfigString::parse(url).is_ok_and(|config| config.has_secrets()) {
+        say("onelock: warning: everybody who may run ps can read the secret in --url; \
+             use --url-file or $ONELOCK_URL, or write password_file=FILE or password_env=VARIABLE instead\n");
+    }
+}
+
+/// In a directory of lock files, removes all that carries `id`, which is part of every name that a command of ours made up.
+pub(crate) fn remove_lock_files(store: &str, id: &str) {
+    let Some(directory) = store.strip_prefix("file://").or_else(|| store.strip_prefix("efs://")) else { return };
+    let path = directory.split_once('?').map_or(directory, |(path, _)| path);
+    for entry in fs::read_dir(Path::new(path)).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().contains(id) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Lock files of one user must not be those of another: whoever can write there can hold up our jobs, and whoever
+/// shares it by accident waits for jobs of strangers with the same name.
+fn user_directory() -> Result<PathBuf, Failure> {
+    let state = env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute() && is_ours(path));
+    let home = || env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute() && is_ours(path));
+    // Without HOME (cron, systemd), or with another user's (sudo).
+    let registered = || User::from_uid(geteuid()).ok().flatten().map(|user| user.dir).filter(|path| is_ours(path));
+    match state.or_else(|| home().or_else(registered).map(|home| home.join(".local/state"))) {
+        Some(state) => Ok(state.join("onelock/locks")),
+        None => temporary_directory(),
+    }
+}
+
+/// Whether this user owns the directory; or the one that it would be made in, if it does not exist yet.
+fn is_ours(path: &Path) -> bool {
+    let existing = path.ancestors().find_map(|path| fs::metadata(path).ok());
+    existing.is_some_and(|meta| meta.is_dir() && meta.uid() == geteuid().as_raw())
+}
+
+/// For a user without a home. Anybody can make a directory of that name first, so it counts only when it is ours alone.
+fn temporary_directory() -> Result<PathBuf, Failure> {
+    let path = PathBuf::from(format!("/tmp/onelock-{}", geteuid()));
+    match fs::DirBuilder::new().mode(0o700).create(&path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            let message = format!("cannot create {}; give a store with --url", path.display());
+            return Err(Failure::new(exit::CANNOT_CREATE, message).with_source(error));
+        }
+        _ => {}
+    }
+    // Not `metadata`: a symbolic link in /tmp may lead anywhere.
+    let safe = fs::symlink_metadata(&path)
+        .is_ok_and(|meta| meta.is_dir() && meta.uid() == geteuid().as_raw() && meta.mode() & 0o077 == 0);
+    if safe {
+        return Ok(path);
+    }
+    let message = format!(
+        "{} is not a directory that belongs to this user alone, and this user has no home; give a store with --url",
+        path.display()
+    );
+    Err(Failure::new(exit::NO_PERMISSION, message))
+}

@@ -1,0 +1,62 @@
+//! After a torture nothing stays behind: neither in the store nor on this machine.
+
+use std::{
+    env, fs,
+    os::unix::fs::DirBuilderExt,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use lock_core::{Error, Locker, TryAcquire};
+
+use super::TortureRun;
+use crate::{exit::Failure, probes};
+
+/// A directory of this run's own, for what the processes note.
+pub(super) fn create_run_directory(id: &str) -> Result<PathBuf, Failure> {
+    let directory = env::temp_dir().join(format!("onelock-torture-{id}"));
+    fs::DirBuilder::new().mode(0o700).create(&directory).map_err(|e| Failure::os("making a directory", e))?;
+    Ok(directory)
+}
+
+/// What a run left in the store.
+#[derive(Debug, Default)]
+pub(super) struct Leftovers {
+    /// Locks that were still held when all processes were dead and their leases over.
+    pub(super) stuck: Vec<String>,
+    /// Names that the store did not forget, and why.
+    pub(super) kept: Vec<String>,
+}
+
+/// Has the store forget the names of this run. Their processes are dead: within `bound` each lock must be free.
+pub(super) async fn clean_up(locker: &Locker, run: &TortureRun, bound: Duration) -> Leftovers {
+    let end = Instant::now() + bound;
+    let mut left = Leftovers::default();
+    for name in (0..run.names).map(|index| run.name(index)) {
+        let patience = end.saturating_duration_since(Instant::now());
+        match purge(locker, &name, patience).await {
+            Ok(PurgeOutcome::Purged) => {}
+            Ok(PurgeOutcome::Held(holder)) => left.stuck.push(format!("{name}: held by {holder}")),
+            Ok(PurgeOutcome::Kept) => left.kept.push(format!("{name}: the store keeps it")),
+            Err(error) => left.kept.push(error.to_string()),
+        }
+    }
+    left
+}
+
+enum PurgeOutcome {
+    Purged,
+    Kept,
+    Held(lock_core::Holder),
+}
+
+async fn purge(locker: &Locker, name: &str, patience: Duration) -> Result<PurgeOutcome, Error> {
+    // The last holder may have been killed: take the lock after it, and give it back.
+    match probes::request(locker, name).acquire_within(patience).await? {
+        TryAcquire::Held(holder) => Ok(PurgeOutcome::Held(holder)),
+        TryAcquire::Acquired(guard) => {
+            drop(guard.release().await?);
+            Ok(if locker.forget(name).await? { PurgeOutcome::Purged } else { PurgeOutcome::Kept })
+        }
+    }
+}

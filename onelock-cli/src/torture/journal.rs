@@ -1,0 +1,154 @@
+//! What each process of a run notes, one JSON object a line, so that a killed process spoils at most its last line.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use lock_core::history::{Event, What};
+use serde_json::{Value, json};
+
+#[derive(Debug)]
+pub(super) struct Journal {
+    file: File,
+    worker: u64,
+}
+
+/// What one process noted.
+#[derive(Debug, Default)]
+pub(super) struct JournalEntries {
+    pub(super) events: Vec<Event>,
+    pub(super) errors: Vec<String>,
+}
+
+fn path(directory: &Path, worker: u64) -> PathBuf {
+    directory.join(format!("worker-{worker}.jsonl"))
+}
+
+impl Journal {
+    pub(super) fn create(directory: &Path, worker: u64) -> io::Result<Self> {
+        let file = OpenOptions::new().append(true).create_new(true).open(path(directory, worker))?;
+        Ok(Self { file, worker })
+    }
+
+    pub(super) fn worker(&self) -> u64 {
+        self.worker
+    }
+
+    pub(super) fn note(&mut self, at: Duration, name: &str, what: &What) -> io::Result<()> {
+        let mut line = write(what);
+        line["at"] = json!(nanos(at));
+        line["name"] = json!(name);
+        line["worker"] = json!(self.worker);
+        self.line(&line)
+    }
+
+    pub(super) fn error(&mut self, error: &str) -> io::Result<()> {
+        self.line(&json!({ "error": error }))
+    }
+
+    fn line(&mut self, line: &Value) -> io::Result<()> {
+        // In one call: the page cache keeps it when the process is killed right after.
+        self.file.write_all(format!("{line}\n").as_bytes())
+    }
+}
+
+/// Reads what `worker` noted; without a journal it was killed before it began.
+pub(super) fn read(directory: &Path, worker: u64) -> io::Result<JournalEntries> {
+    let text = match std::fs::read_to_string(path(directory, worker)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        text => text?,
+    };
+    let mut notes = JournalEntries::default();
+    for line in text.lines() {
+        let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
+        match line["error"].as_str() {
+            Some(error) => notes.errors.push(error.to_owned()),
+            None => notes.events.extend(parse(&line)),
+        }
+    }
+    Ok(notes)
+}
+
+fn nanos(at: Duration) -> u64 {
+    u64::try_from(at.as_nanos()).expect("2^64 ns since boot are 584 years")
+}
+
+fn write(what: &What) -> Value {
+    let until = |until: &Option<Duration>| until.map(nanos);
+    match what {
+        What::Attempt { owner } => json!({ "what": "attempt", "owner": owner }),
+        What::Refused { owner } => json!({ "what": "refused", "owner": owner }),
+        What::GaveUp => json!({ "what": "gave_up" }),
+        What::Granted { token, until: end } => json!({ "what": "granted", "token": token, "until": until(end) }),
+        What::Valid { until: end } => json!({ "what": "valid", "until": until(end) }),
+        What::Lost { told } => json!({ "what": "lost", "told": told }),
+        What::Released => json!({ "what": "released" }),
+        What::Died => json!({ "what": "died" }),
+        What::Stopped => json!({ "what": "stopped" }),
+        What::Resumed => json!({ "what": "resumed" }),
+        What::Accepted { token } => json!({ "what": "accepted", "token": token }),
+        What::Rejected { token } => json!({ "what": "rejected", "token": token }),
+    }
+}
+
+fn parse(line: &Value) -> Option<Event> {
+    let until = line["until"].as_u64().map(Duration::from_nanos);
+    let owner = line["owner"].as_str().map(str::to_owned);
+    let what = match line["what"].as_str()? {
+        "attempt" => What::Attempt { owner },
+        "refused" => What::Refused { owner },
+        "gave_up" => What::GaveUp,
+        "granted" => What::Granted { token: line["token"].as_u64(), until },
+        "valid" => What::Valid { until },
+        "lost" => What::Lost { told: line["told"].as_bool()? },
+        "released" => What::Released,
+        "died" => What::Died,
+        "stopped" => What::Stopped,
+        "resumed" => What::Resumed,
+        "accepted" => What::Accepted { token: line["token"].as_u64()? },
+        "rejected" => What::Rejected { token: line["token"].as_u64()? },
+        _ => return None,
+    };
+    let (at, worker) = (Duration::from_nanos(line["at"].as_u64()?), line["worker"].as_u64()?);
+    Some(Event { at, worker, name: line["name"].as_str()?.into(), what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_event_survives_the_journal_and_a_torn_line_spoils_no_other() {
+        let directory = tempfile::tempdir().unwrap();
+        let until = Some(Duration::from_nanos(12));
+        let all = [
+            What::Attempt { owner: None },
+            What::Attempt { owner: Some("c".into()) },
+            What::Refused { owner: Some("a \"b\"".into()) },
+            What::GaveUp,
+            What::Granted { token: Some((1 << 53) - 1), until },
+            What::Granted { token: None, until: None },
+            What::Valid { until },
+            What::Lost { told: true },
+            What::Released,
+            What::Died,
+            What::Stopped,
+            What::Resumed,
+            What::Accepted { token: 1 },
+            What::Rejected { token: 2 },
+        ];
+        let mut journal = Journal::create(directory.path(), 7).unwrap();
+        for what in &all {
+            journal.note(Duration::from_nanos(5), "n", what).unwrap();
+        }
+        journal.error("no such table").unwrap();
+        journal.file.write_all(b"{\"at\": 5, \"na").unwrap();
+        let notes = read(directory.path(), 7).unwrap();
+        let whats: Vec<_> = notes.events.into_iter().map(|event| event.what).collect();
+        assert_eq!(whats, all);
+        assert_eq!(notes.errors, ["no such table"]);
+    }
+}

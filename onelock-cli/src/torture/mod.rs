@@ -1,0 +1,188 @@
+//! `onelock torture`: many processes contend on the user's own store, some are killed, frozen and cut off, and the recorded history is checked.
+//!
+//! The parent ([`parent`]) never takes a lock; its children ([`worker`]) are this same program. They meet in a directory of the run's
+//! own: a journal for each task of a child ([`journal`]), and the protected resource of each name ([`resource`]). Each child has a way of its own to the
+//! store ([`route`]). In the end, and when somebody ends the run, nothing of it stays behind ([`cleanup`]).
+
+mod cleanup;
+mod journal;
+mod parent;
+mod process;
+mod report;
+mod resource;
+mod route;
+mod worker;
+
+use std::{
+    fs,
+    ops::ControlFlow,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use lock_core::{
+    LeaseId, Locker, TryAcquire,
+    backend::Release,
+    clock::{Clock, SystemClock},
+    history::{Rules, check},
+};
+
+use self::{
+    cleanup::{clean_up, create_run_directory},
+    parent::Parent,
+    report::TortureReport,
+    route::Route,
+};
+use crate::{
+    args::TortureArgs,
+    exit::{self, Exit, Failure},
+    output::say,
+    probes,
+    run::signals::Signals,
+    runtime::runtime,
+    store::StoreLocation,
+};
+
+pub(crate) use self::worker::run_worker;
+
+/// How many locks a process asks for at a time. Each task is a worker of the history.
+const TASKS: u64 = 4;
+
+/// What all processes of one run agree on.
+#[derive(Debug, Clone)]
+struct TortureRun {
+    directory: PathBuf,
+    /// Before every name of this run, and in no name of anybody else.
+    prefix: String,
+    names: u32,
+    ttl: Duration,
+}
+
+impl TortureRun {
+    fn name(&self, index: u32) -> String {
+        format!("{}{index}", self.prefix)
+    }
+
+    /// The children end when it exists.
+    fn stop_file(&self) -> PathBuf {
+        self.directory.join("stop")
+    }
+}
+
+/// A lock that nobody holds must be had within the longest lease and this, less for a run that is over before: a busy machine is no violation.
+const SLACK: Duration = Duration::from_secs(20);
+const MIN_SLACK: Duration = Duration::from_secs(5);
+/// Where locks do not expire a frozen holder keeps its lock, and all others only wait.
+const FROZEN_ON_FILES: Duration = Duration::from_millis(500);
+
+/// `onelock torture`
+pub(crate) fn torture(args: TortureArgs) -> Result<Exit, Failure> {
+    let runtime = runtime()?;
+    let exit = runtime.block_on(async { run_torture(args, &Signals::block_termination()?).await });
+    // A call on a file system that hangs is not waited for.
+    runtime.shutdown_background();
+    exit
+}
+
+async fn run_torture(args: TortureArgs, signals: &Signals) -> Result<Exit, Failure> {
+    let id = LeaseId::random().to_string();
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let store = StoreLocation::choose(&args.store)?;
+    let prefix = format!("onelock-torture/{id}/");
+    let opened = async {
+        let locker = store.open().await?;
+        check_that_store_works(&locker, &format!("{prefix}0")).await?;
+        Ok::<_, Failure>((locker, Route::find(&store).await))
+    };
+    let opened = signals.race(opened).await?;
+    let (locker, route) = match opened {
+        ControlFlow::Continue(opened) => opened?,
+        ControlFlow::Break(signal) => return Ok(Exit::Signal(signal)),
+    };
+    let run = TortureRun { directory: create_run_directory(&id)?, prefix, names: args.names, ttl: args.ttl };
+    let has_ttl = locker.capabilities().ttl;
+    say(&format!("torturing {} for {} with seed {seed}\n", locker.store(), humantime::format_duration(args.time)));
+    let longest_fault = if has_ttl { 2 * args.ttl } else { FROZEN_ON_FILES };
+    let mut parent = Parent::new(&run, &store, &route, seed, longest_fault);
+    let started = Instant::now();
+    match signals.race(parent.inject_faults(args.processes, args.time)).await? {
+        ControlFlow::Continue(done) => done.map_err(|e| Failure::os("running the processes", e))?,
+        ControlFlow::Break(signal) => {
+            drop(parent);
+            return Ok(clean_up_after_signal(signal, signals, &locker, &run).await);
+        }
+    }
+    let (events, errors) = parent.collect().map_err(|e| Failure::os("reading the journals", e))?;
+    let bound = (args.time / 2).clamp(MIN_SLACK, SLACK) + parent.lateness + 2 * longest_lease(&locker, &run);
+    let history = check(&events, &Rules { obtainable_within: Some(bound), undisturbed: true });
+    let left = match signals.race(clean_up(&locker, &run, bound)).await? {
+        ControlFlow::Continue(left) => left,
+        ControlFlow::Break(signal) => return Ok(clean_up_after_signal(signal, signals, &locker, &run).await),
+    };
+    if let Some(first) =
+        parent.unexpected_exits.first().filter(|_| history.violations.is_empty() && left.stuck.is_empty())
+    {
+        let _ = fs::remove_dir_all(&run.directory);
+        return Err(Failure::new(
+            exit::OS,
+            format!("{first}; what it noted is not all that happened, so nothing is proved"),
+        ));
+    }
+    let report = TortureReport {
+        store: locker.store(),
+        seed,
+        processes: args.processes,
+        took: started.elapsed(),
+        bound,
+        faults: parent.faults,
+        not_cut: route.why_direct(),
+        errors,
+        left,
+        hung: parent.hung,
+        history,
+        journals: run.directory.clone(),
+    };
+    let passed = report.passed();
+    if passed != Some(false) {
+        let _ = fs::remove_dir_all(&run.directory);
+    }
+    report.print(args.json)?;
+    Ok(Exit::Code(match passed {
+        Some(true) => 0,
+        Some(false) => exit::NOT_ACQUIRED,
+        None => exit::UNAVAILABLE,
+    }))
+}
+
+/// Takes a lock of this run and gives it back: what keeps that from working is told at once, by the store, and not as the workers' errors at
+/// the end of the whole time. A store that does not answer is asked for no longer than its timeouts allow.
+async fn check_that_store_works(locker: &Locker, name: &str) -> Result<(), Failure> {
+    if let TryAcquire::Acquired(guard) = probes::request(locker, name).try_acquire().await? {
+        let _: Release = guard.release().await?;
+    }
+    Ok(())
+}
+
+/// After this long without a renewal the store frees a lock; zero where it ends with its process.
+fn longest_lease(locker: &Locker, run: &TortureRun) -> Duration {
+    if locker.capabilities().ttl { run.ttl } else { locker.timing().lease.unwrap_or_default() }
+}
+
+/// Tidies up after a run that a signal has ended, whose processes are dead.
+async fn clean_up_after_signal(signal: i32, signals: &Signals, locker: &Locker, run: &TortureRun) -> Exit {
+    signals.unblock();
+    let _ = fs::remove_dir_all(&run.directory);
+    say("onelock: interrupted; removing what is in the store (interrupt again to leave it)\n");
+    locker.settled().await;
+    let bound = MIN_SLACK + 2 * longest_lease(locker, run);
+    let left = clean_up(locker, run, bound).await;
+    for what in left.stuck.iter().chain(&left.kept) {
+        say(&format!("onelock: not removed: {what}\n"));
+    }
+    Exit::Signal(signal)
+}
+
+/// Time since boot, which all processes of a machine share.
+fn now() -> Duration {
+    SystemClock.now().boot
+}

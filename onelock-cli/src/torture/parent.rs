@@ -1,0 +1,327 @@
+//! The parent of a torture: starts the processes, kills, freezes and cuts them off by chance, and gathers what they noted.
+
+use std::{
+    collections::BTreeSet,
+    env, fs, io,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use lock_core::history::{Event, What};
+use nix::sys::signal::Signal;
+use tokio::time::sleep;
+
+use super::{
+    TASKS, TortureRun, journal, now,
+    process::{Process, ProcessFault},
+    report::FaultCounts,
+    route::{ProcessProxy, Route},
+};
+use crate::store::StoreLocation;
+
+/// How long the processes may take to end.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
+
+pub(super) struct Parent<'a> {
+    run: &'a TortureRun,
+    store: &'a StoreLocation,
+    route: &'a Route,
+    rng: fastrand::Rng,
+    /// How long a process stands still or is cut off.
+    longest_fault: Duration,
+    processes: Vec<Process>,
+    started: u64,
+    /// What befell a process, and when.
+    fault_events: Vec<(Duration, u64, What)>,
+    pub(super) faults: FaultCounts,
+    /// Processes that did not end when they were told to.
+    pub(super) hung: Vec<String>,
+    /// Those that ended by themselves, such as on a full disk: what they noted is not all that happened.
+    pub(super) unexpected_exits: Vec<String>,
+    /// By how much a pause of ours was too long at most: so late may the processes be, too, on a machine that is busy or was suspended.
+    pub(super) lateness: Duration,
+}
+
+impl<'a> Parent<'a> {
+    pub(super) fn new(
+        run: &'a TortureRun,
+        store: &'a StoreLocation,
+        route: &'a Route,
+        seed: u64,
+        longest_fault: Duration,
+    ) -> Self {
+        Self {
+            run,
+            store,
+            route,
+            rng: fastrand::Rng::with_seed(seed),
+            longest_fault,
+            processes: Vec::new(),
+            started: 0,
+            fault_events: Vec::new(),
+            faults: FaultCounts::default(),
+            hung: Vec::new(),
+            unexpected_exits: Vec::new(),
+            lateness: Duration::ZERO,
+        }
+    }
+
+    /// Ends early when a process ends by itself.
+    pub(super) async fn inject_faults(&mut self, processes: u32, time: Duration) -> io::Result<()> {
+        let end = Instant::now() + time;
+        for _ in 0..processes {
+            let proxy = self.route.open_proxy().await?;
+            self.start(proxy)?;
+        }
+        while Instant::now() < end {
+            // The rhythm of the faults, not a wait for anything.
+            let rest = Duration::from_millis(self.rng.u64(50..400));
+            self.pause(rest).await;
+            self.reap("before it was told to")?;
+            if !self.unexpected_exits.is_empty() {
+                break;
+            }
+            self.end_faults(false);
+            let victim = self.rng.usize(..self.processes.len());
+            match self.rng.u8(..5) {
+                0 => self.kill(victim)?,
+                1 => self.freeze(victim),
+                2 | 3 => self.cut(victim),
+                _ => {}
+            }
+            self.note_self_stops();
+        }
+        fs::write(self.run.stop_file(), "")?;
+        self.end_faults(true);
+        self.finish(EXIT_TIMEOUT).await
+    }
+
+    async fn pause(&mut self, length: Duration) {
+        let began = now();
+        sleep(length).await;
+        self.lateness = self.lateness.max(now().saturating_sub(began + length));
+    }
+
+    /// Waits until all have ended, which they were told to do; not for longer than `limit`.
+    async fn finish(&mut self, limit: Duration) -> io::Result<()> {
+        let end = Instant::now() + limit;
+        loop {
+            self.reap("in the end")?;
+            if self.processes.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= end {
+                break;
+            }
+            // Those that stand still by themselves.
+            for process in &mut self.processes {
+                process.signal(Signal::SIGCONT);
+            }
+            // Until they have noticed the file that tells them to.
+            sleep(Duration::from_millis(10)).await;
+        }
+        for mut process in self.processes.drain(..) {
+            self.fault_events.push((now(), process.number, What::Died));
+            process.kill()?;
+            self.hung.push(format!("process {} hung: told to end, it did not within {limit:?}", process.number));
+        }
+        Ok(())
+    }
+
+    /// Takes those that have ended off the list. They may, once they were told to, and successfully.
+    fn reap(&mut self, when: &str) -> io::Result<()> {
+        let told = self.run.stop_file().exists();
+        let mut index = 0;
+        while let Some(process) = self.processes.get_mut(index) {
+            match process.exit_status()? {
+                None => index += 1,
+                Some(status) => {
+                    if !told || !status.success() {
+                        self.unexpected_exits
+                            .push(format!("process {} ended by itself {when}: {status}", process.number));
+                    }
+                    self.processes.swap_remove(index);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn start(&mut self, proxy: Option<ProcessProxy>) -> io::Result<()> {
+        let number = self.started;
+        self.started += 1;
+        let mut command = Command::new(env::current_exe()?);
+        command.arg("torture-worker").arg("--directory").arg(&self.run.directory);
+        command.args(["--prefix", &self.run.prefix, "--names", &self.run.names.to_string()]);
+        command.args(["--ttl", &format!("{}ms", self.run.ttl.as_millis())]);
+        command.args(["--number", &number.to_string(), "--seed", &self.rng.u64(..).to_string()]);
+        command.args(["--parent", &std::process::id().to_string()]);
+        self.store.pass_to(&mut command);
+        if let Some(proxy) = &proxy {
+            command.env("ONELOCK_URL", &proxy.url);
+        }
+        // A process of its own, because it is killed and frozen.
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        self.processes.push(Process::new(number, child, proxy));
+        Ok(())
+    }
+
+    fn kill(&mut self, victim: usize) -> io::Result<()> {
+        let mut process = self.processes.swap_remove(victim);
+        // Before the signal: from here on nobody can say that it still believes.
+        self.fault_events.push((now(), process.number, What::Died));
+        process.kill()?;
+        self.faults.kills += 1;
+        // What it sent into a cut arrives now, after its death.
+        process.proxy.iter_mut().for_each(ProcessProxy::heal);
+        let proxy = process.proxy.take();
+        self.start(proxy)
+    }
+
+    fn freeze(&mut self, victim: usize) {
+        if self.begin_fault(victim, ProcessFault::Frozen) {
+            self.processes[victim].signal(Signal::SIGSTOP);
+            self.faults.freezes += 1;
+        }
+    }
+
+    fn cut(&mut self, victim: usize) {
+        if self.processes[victim].proxy.is_some() && self.begin_fault(victim, ProcessFault::CutOff) {
+            self.processes[victim].proxy.iter_mut().for_each(|proxy| proxy.cut(&mut self.rng, self.run.ttl));
+            self.faults.cuts += 1;
+        }
+    }
+
+    /// Notes the begin of a fault; `false` when the process has one already.
+    fn begin_fault(&mut self, victim: usize, fault: ProcessFault) -> bool {
+        let most = u64::try_from(self.longest_fault.as_millis()).expect("no duration is that long");
+        let length = Duration::from_millis(self.rng.u64(..most.max(1)));
+        let process = &mut self.processes[victim];
+        let free = process.fault.is_none();
+        if free {
+            process.fault = Some((Instant::now() + length, fault));
+            self.fault_events.push((now(), process.number, What::Stopped));
+        }
+        free
+    }
+
+    /// Those that stopped themselves, in the middle of their work, stay so for as long as those that we freeze.
+    fn note_self_stops(&mut self) {
+        for index in 0..self.processes.len() {
+            if self.processes[index].is_stopped() && self.begin_fault(index, ProcessFault::Frozen) {
+                self.faults.freezes += 1;
+            }
+        }
+    }
+
+    fn end_faults(&mut self, all: bool) {
+        for process in &mut self.processes {
+            let due = process.fault.take_if(|(until, _)| all || Instant::now() >= *until);
+            match due {
+                None => continue,
+                Some((_, ProcessFault::Frozen)) => {
+                    process.signal(Signal::SIGCONT);
+                }
+                Some((_, ProcessFault::CutOff)) => process.proxy.iter_mut().for_each(ProcessProxy::heal),
+            }
+            self.fault_events.push((now(), process.number, What::Resumed));
+        }
+    }
+
+    /// What all processes noted, with what befell them, for each name that they knew.
+    pub(super) fn collect(&self) -> io::Result<(Vec<Event>, Vec<String>)> {
+        let (mut events, mut errors) = (Vec::new(), Vec::new());
+        for worker in 0..self.started * TASKS {
+            let number = worker / TASKS;
+            let mut notes = journal::read(&self.run.directory, worker)?;
+            // What it noted between the parent's look at the clock and the signal: no harm in knowing less.
+            let died = self.fault_events.iter().find(|(_, whose, what)| *whose == number && *what == What::Died);
+            if let Some((at, ..)) = died {
+                notes.events.retain(|event| event.at < *at);
+            }
+            // One that ended by itself believed in nothing after its last word.
+            let last = notes.events.iter().map(|event| event.at).max().unwrap_or_default();
+            let end = (last + Duration::from_nanos(1), number, What::Died);
+            let names: BTreeSet<_> = notes.events.iter().map(|event| event.name.clone()).collect();
+            for name in names {
+                let own = self.fault_events.iter().filter(|(_, whose, _)| *whose == number);
+                let own = own.chain(died.is_none().then_some(&end));
+                let event = |(at, _, what): &(Duration, u64, What)| Event {
+                    at: *at,
+                    worker,
+                    name: name.clone(),
+                    what: what.clone(),
+                };
+                events.extend(own.map(event));
+            }
+            events.extend(notes.events);
+            errors.extend(notes.errors);
+        }
+        Ok((events, errors))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn run(directory: &Path) -> TortureRun {
+        TortureRun { directory: directory.to_owned(), prefix: "x/".into(), names: 1, ttl: Duration::from_secs(1) }
+    }
+
+    fn process(script: &str) -> Process {
+        Process::new(7, Command::new("sh").args(["-c", script]).spawn().unwrap(), None)
+    }
+
+    /// What a parent of these processes, who has told them to end, finds fault with.
+    async fn problems(limit: Duration, script: &str) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let (run, store) = (run(directory.path()), StoreLocation::Url("memory:".into()));
+        fs::write(run.stop_file(), "").unwrap();
+        let route = Route::find(&store).await;
+        let mut parent = Parent::new(&run, &store, &route, 1, Duration::ZERO);
+        parent.processes.push(process(script));
+        parent.finish(limit).await.unwrap();
+        assert!(parent.processes.is_empty());
+        [parent.hung, parent.unexpected_exits].concat()
+    }
+
+    #[tokio::test]
+    async fn a_process_that_hangs_in_the_end_is_a_fault() {
+        let found = problems(Duration::ZERO, "exec sleep 1000").await;
+        assert_eq!(found, ["process 7 hung: told to end, it did not within 0ns"]);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ends_with_an_error_is_a_fault() {
+        let found = problems(Duration::from_secs(60), "exit 71").await;
+        assert_eq!(found, ["process 7 ended by itself in the end: exit status: 71"]);
+        assert_eq!(problems(Duration::from_secs(60), "kill -STOP $$; true").await, [""; 0]);
+    }
+
+    #[tokio::test]
+    async fn one_that_stopped_itself_is_stopped_for_as_long_as_those_that_are_frozen() {
+        let directory = tempfile::tempdir().unwrap();
+        let (run, store) = (run(directory.path()), StoreLocation::Url("memory:".into()));
+        let route = Route::find(&store).await;
+        let mut parent = Parent::new(&run, &store, &route, 1, Duration::from_secs(3_600));
+        parent.processes.push(process("kill -STOP $$; exec sleep 1000"));
+        while !parent.processes[0].is_stopped() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        parent.note_self_stops();
+        parent.note_self_stops();
+        assert_eq!(parent.faults.freezes, 1);
+        assert!(parent.processes[0].fault.is_some_and(|(_, fault)| fault == ProcessFault::Frozen));
+        parent.end_faults(false);
+        assert!(parent.processes[0].is_stopped());
+        parent.end_faults(true);
+        while parent.processes[0].is_stopped() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        let noted: Vec<_> = parent.fault_events.iter().map(|(_, _, what)| what.clone()).collect();
+        assert_eq!(noted, [What::Stopped, What::Resumed]);
+    }
+}

@@ -1,0 +1,130 @@
+//! What came out of a torture, for people and for programs.
+
+use std::{path::PathBuf, time::Duration};
+
+use lock_core::history::Report as HistoryReport;
+use serde_json::{Value, json};
+
+use super::cleanup::Leftovers;
+use crate::{exit::Failure, output::print};
+
+/// What was done to the processes.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct FaultCounts {
+    pub(super) kills: u64,
+    pub(super) freezes: u64,
+    pub(super) cuts: u64,
+}
+
+/// How many violations programs are told in full.
+const SHOWN: usize = 20;
+
+#[derive(Debug)]
+pub(super) struct TortureReport {
+    pub(super) store: String,
+    pub(super) seed: u64,
+    pub(super) processes: u32,
+    pub(super) took: Duration,
+    /// In which a free lock must have been had.
+    pub(super) bound: Duration,
+    pub(super) faults: FaultCounts,
+    /// Why no process was cut off from the store.
+    pub(super) not_cut: Option<String>,
+    pub(super) errors: Vec<String>,
+    pub(super) history: HistoryReport,
+    /// What the store still has of this run.
+    pub(super) left: Leftovers,
+    /// Processes that did not end when they were told to.
+    pub(super) hung: Vec<String>,
+    pub(super) journals: PathBuf,
+}
+
+impl TortureReport {
+    /// `None` when nothing was acquired, which proves nothing.
+    pub(super) fn passed(&self) -> Option<bool> {
+        let sound = self.history.violations.is_empty() && self.left.stuck.is_empty() && self.hung.is_empty();
+        match (sound, self.history.acquisitions) {
+            (true, 0) => None,
+            (passed, _) => Some(passed),
+        }
+    }
+
+    pub(super) fn print(&self, json: bool) -> Result<(), Failure> {
+        print(&if json { self.json().to_string() } else { self.text() })
+    }
+
+    fn verdict(&self) -> &'static str {
+        match self.passed() {
+            Some(true) => "passed",
+            Some(false) => "failed",
+            None => "nothing was acquired",
+        }
+    }
+
+    fn text(&self) -> String {
+        let Self { store, seed, processes, took, faults, errors, history, .. } = self;
+        let mut text = format!(
+            "{}: {store}\n{processes} processes for {:.0} s, {} killed, {} frozen, {} cut off, seed {seed}\n{history}",
+            self.verdict(),
+            took.as_secs_f64(),
+            faults.kills,
+            faults.freezes,
+            faults.cuts,
+        );
+        if let Some(why) = &self.not_cut {
+            text += &format!("\nnobody was cut off from the store: {why}");
+        }
+        if let Some(first) = errors.first() {
+            text += &format!("\n{} requests ended in an error, the first: {first}", errors.len());
+        }
+        for (several, what) in [
+            (&self.hung, "processes hung"),
+            (&self.left.stuck, "locks stayed held after all processes were dead"),
+            (&self.left.kept, "names could not be cleaned up"),
+        ] {
+            if let Some(first) = several.first() {
+                text += &format!("\n{} {what}, the first: {first}", several.len());
+            }
+        }
+        if self.passed() == Some(false) {
+            text += &format!("\nthe journals of all processes are in {}", self.journals.display());
+        }
+        text
+    }
+
+    fn json(&self) -> Value {
+        let HistoryReport { names, attempts, acquisitions, losses, releases, accepted, rejected, violations, .. } =
+            &self.history;
+        let first = violations.iter().take(SHOWN).map(|violation| {
+            let events: Vec<_> = violation.events.iter().map(ToString::to_string).collect();
+            json!({ "rule": violation.rule.as_str(), "events": events })
+        });
+        json!({
+            "passed": self.passed(),
+            "store": self.store,
+            "seed": self.seed,
+            "seconds": self.took.as_secs_f64(),
+            "processes": self.processes,
+            "killed": self.faults.kills,
+            "frozen": self.faults.freezes,
+            "cut_off": self.faults.cuts,
+            "not_cut_off_because": self.not_cut,
+            "names": names,
+            "attempts": attempts,
+            "acquisitions": acquisitions,
+            "released": releases,
+            "lost": losses,
+            "writes_accepted": accepted,
+            "writes_refused": rejected,
+            "errors": self.errors.len(),
+            "first_error": self.errors.first(),
+            "hung": self.hung,
+            "stuck": self.left.stuck,
+            "not_cleaned_up": self.left.kept,
+            "obtainable_within": self.bound.as_secs_f64(),
+            "violations": violations.len(),
+            "first_violations": first.collect::<Vec<_>>(),
+            "journals": (self.passed() == Some(false)).then(|| self.journals.display().to_string()),
+        })
+    }
+}

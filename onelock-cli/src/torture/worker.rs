@@ -1,0 +1,209 @@
+//! One of the processes that contend: its tasks take locks in every way there is, write under them, and note everything.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use lock_core::{ErrorKind, Guard, Holder, Locker, Lost, TryAcquire, history::What};
+use nix::{
+    sys::{
+        prctl,
+        signal::{Signal, raise},
+    },
+    unistd::{Pid, getppid},
+};
+use tokio::time::{sleep, timeout};
+
+use super::{TASKS, TortureRun, journal::Journal, now, resource};
+use crate::{
+    args::{StoreArgs, TortureWorkerArgs},
+    exit::{Exit, Failure},
+    probes,
+    runtime::runtime,
+    store::StoreLocation,
+};
+
+struct Worker {
+    run: TortureRun,
+    locker: Locker,
+    journal: Journal,
+    rng: fastrand::Rng,
+    has_ttl: bool,
+    attempts: u64,
+}
+
+/// Who was said to hold the lock, and when: each only when it is another than before.
+#[derive(Clone, Default)]
+struct Refusals(Arc<Mutex<Vec<Refusal>>>);
+
+type Refusal = (Duration, Option<String>);
+
+impl Refusals {
+    fn list(&self) -> MutexGuard<'_, Vec<Refusal>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, holder: &Holder) {
+        let mut list = self.list();
+        if list.last().is_none_or(|(_, before)| *before != holder.owner) {
+            list.push((now(), holder.owner.clone()));
+        }
+    }
+}
+
+/// The hidden subcommand.
+pub(crate) fn run_worker(args: TortureWorkerArgs) -> Result<Exit, Failure> {
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| Failure::os("tying a worker to its parent", e))?;
+    if getppid() != Pid::from_raw(args.parent) {
+        return Ok(Exit::Code(0));
+    }
+    let run = TortureRun { directory: args.directory, prefix: args.prefix, names: args.names, ttl: args.ttl };
+    let store = StoreLocation::choose(&StoreArgs::default())?;
+    runtime()?.block_on(async {
+        let locker = store.open().await?;
+        let noting = |e: std::io::Error| Failure::os("noting what happened", e);
+        let mut tasks = Vec::new();
+        for task in 0..TASKS {
+            let mut worker = Worker {
+                run: run.clone(),
+                locker: locker.clone(),
+                journal: Journal::create(&run.directory, args.number * TASKS + task).map_err(noting)?,
+                rng: fastrand::Rng::with_seed(args.seed.wrapping_add(task)),
+                has_ttl: locker.capabilities().ttl,
+                attempts: 0,
+            };
+            // Several in one process contend with each other too.
+            tasks.push(tokio::spawn(async move { worker.work().await }));
+        }
+        for task in tasks {
+            task.await.map_err(std::io::Error::other).flatten().map_err(noting)?;
+        }
+        Ok(Exit::Code(0))
+    })
+}
+
+impl Worker {
+    async fn work(&mut self) -> std::io::Result<()> {
+        while !self.run.stop_file().exists() {
+            let pause = self.random(0, 10);
+            // Pauses of any length, so that attempts meet at every point of each other.
+            sleep(pause).await;
+            // Some names are wanted by all, others by few.
+            let most = self.rng.u32(..self.run.names);
+            let name = self.run.name(self.rng.u32(..=most));
+            self.attempts += 1;
+            let owner = format!("{}-{}", self.journal.worker(), self.attempts);
+            let refusals = Refusals::default();
+            self.journal.note(now(), &name, &What::Attempt { owner: Some(owner.clone()) })?;
+            let guard = self.acquire(&name, owner, &refusals).await?;
+            for (at, owner) in refusals.list().drain(..) {
+                self.journal.note(at, &name, &What::Refused { owner })?;
+            }
+            match guard {
+                Some(guard) => self.hold(&name, guard).await?,
+                None => self.journal.note(now(), &name, &What::GaveUp)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn random(&mut self, from_ms: u64, to_ms: u64) -> Duration {
+        Duration::from_millis(self.rng.u64(from_ms..to_ms))
+    }
+
+    /// In one of the ways there are; the last is dropped at any point.
+    async fn acquire(&mut self, name: &str, owner: String, refusals: &Refusals) -> std::io::Result<Option<Guard>> {
+        let observer = refusals.clone();
+        let request = probes::short_lived(&self.locker, name, self.run.ttl).owner(owner);
+        let request = request.on_held(move |holder| observer.note(holder));
+        let patience = self.random(1, 3_000);
+        let outcome = match self.rng.u8(..4) {
+            0 => request.try_acquire().await,
+            1 | 2 => request.acquire_within(patience).await,
+            _ => match timeout(patience, request.acquire()).await {
+                Ok(outcome) => outcome.map(TryAcquire::Acquired),
+                Err(_) => return Ok(None),
+            },
+        };
+        match outcome {
+            Ok(TryAcquire::Acquired(guard)) => Ok(Some(guard)),
+            Ok(TryAcquire::Held(_)) => Ok(None),
+            Err(error) => {
+                // A store that is cut off is part of the game; one that is set up wrongly is not.
+                let kind = if error.kind() == ErrorKind::Config { "configuration: " } else { "" };
+                self.journal.error(&format!("{kind}{error}"))?;
+                // An outage lasts longer than an attempt takes: without a pause there would be nothing but errors in the journal.
+                sleep(Duration::from_millis(200)).await;
+                Ok(None)
+            }
+        }
+    }
+
+    /// Says that the guard is valid, by a time from before it was asked: it was valid then too.
+    fn still_valid(guard: &Guard) -> Result<(Duration, Option<Duration>), Lost> {
+        let (at, until) = (now(), guard.valid_until().map(|until| until.boot));
+        guard.check().map(|()| (at, until))
+    }
+
+    async fn hold(&mut self, name: &str, guard: Guard) -> std::io::Result<()> {
+        let Ok((at, until)) = Self::still_valid(&guard) else {
+            return self.journal.note(now(), name, &What::GaveUp);
+        };
+        let token = guard.token().map(lock_core::FencingToken::get);
+        self.journal.note(at, name, &What::Granted { token, until })?;
+        let lost = self.work_under_lock(name, &guard, token).await?;
+        let end = match lost {
+            None => What::Released,
+            Some(lost) => What::Lost { told: lost.reason.is_from_the_store() },
+        };
+        self.journal.note(now(), name, &end)?;
+        if self.rng.u8(..4) == 0 {
+            drop(guard);
+        } else if let Err(error) = guard.release().await {
+            self.journal.error(&error.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Writes to the protected resource until it has had enough or the lock is lost. One in four writes once more without looking.
+    async fn work_under_lock(
+        &mut self,
+        name: &str,
+        guard: &Guard,
+        token: Option<u64>,
+    ) -> std::io::Result<Option<Lost>> {
+        let longest = if self.rng.u8(..100) == 0 { 500 } else { 4 };
+        let careless = self.rng.u8(..4) == 0;
+        for _ in 0..self.rng.u32(1..5) {
+            if self.has_ttl && self.rng.u16(..2_000) == 0 {
+                // As if stopped in the middle of the work, until the parent ends that: often past the lease.
+                raise(Signal::SIGSTOP)?;
+            }
+            let pause = self.random(0, longest);
+            // The work that the lock protects.
+            sleep(pause).await;
+            match Self::still_valid(guard) {
+                Ok((at, until)) => self.journal.note(at, name, &What::Valid { until })?,
+                Err(lost) if !careless => return Ok(Some(lost)),
+                Err(lost) => {
+                    self.write(name, token)?;
+                    return Ok(Some(lost));
+                }
+            }
+            self.write(name, token)?;
+        }
+        Ok(guard.check().err())
+    }
+
+    fn write(&mut self, name: &str, token: Option<u64>) -> std::io::Result<()> {
+        let Some(token) = token else { return Ok(()) };
+        let index = name.strip_prefix(&self.run.prefix).unwrap_or_default();
+        let path = self.run.directory.join(format!("resource-{index}"));
+        if let Some(decision) = resource::offer(&path, token)? {
+            let what = if decision.accepted { What::Accepted { token } } else { What::Rejected { token } };
+            self.journal.note(decision.at, name, &what)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,97 @@
+//! The documentation is run: the shell and the Python in it against real servers, its links, options, metrics and messages against the code.
+//!
+//! Rust in it is compiled and run as documentation tests, see `src/pages.rs`.
+
+mod compare;
+mod facts;
+mod links;
+mod markdown;
+mod session;
+
+use std::path::{Path, PathBuf};
+
+/// Each page with shell in it has a test of its own, named here.
+macro_rules! pages {
+    ($($test:ident: $page:literal,)*) => {
+        $(
+            #[test]
+            fn $test() {
+                session::run($page);
+            }
+        )*
+
+        const PAGES: &[&str] = &[$($page),*];
+    };
+}
+
+mod shell_runs_as_shown {
+    use super::session;
+
+    pages! {
+        readme: "README.md",
+        command: "onelock-cli/README.md",
+        config_strings: "docs/config-strings.md",
+        dynamodb: "docs/dynamodb.md",
+        files: "docs/files.md",
+        monitoring: "docs/monitoring.md",
+        moving: "docs/moving.md",
+        redis: "docs/redis.md",
+    }
+
+    #[test]
+    fn on_every_page_that_has_some() {
+        let with_shell = |page: &String| super::page(page).blocks.iter().any(|block| block.is_run());
+        let pages: Vec<_> = super::all_pages().into_iter().filter(with_shell).collect();
+        let listed = |page: &String| PAGES.contains(&page.as_str()) || is_example(page);
+        let missing: Vec<_> = pages.iter().filter(|page| !listed(page)).collect();
+        assert!(missing.is_empty(), "pages with shell that no test runs: {missing:?}");
+    }
+
+    /// Their pages show programs that the examples' own tests start.
+    fn is_example(page: &str) -> bool {
+        page.starts_with("examples/")
+    }
+
+    #[test]
+    fn or_parses_at_least_where_an_example_is_built() {
+        super::all_pages().iter().filter(|page| is_example(page)).for_each(|page| session::parse(page));
+    }
+}
+
+/// Where the project's files are.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace").to_owned()
+}
+
+/// A page by its path in the project.
+fn page(path: &str) -> markdown::Page {
+    markdown::Page::parse(&text(path))
+}
+
+fn text(path: &str) -> String {
+    std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The paths of all Markdown files of the project, but what is built or hidden.
+fn all_pages() -> Vec<String> {
+    files_below(&root(), "md")
+}
+
+/// The paths, relative to the project, of all files in `directory` that end in `extension`.
+fn files_below(directory: &Path, extension: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).expect("the directory is there") {
+        let entry = entry.expect("it can be read");
+        let (path, name) = (entry.path(), entry.file_name().into_string().expect("our names are UTF-8"));
+        if entry.file_type().expect("it is there").is_dir() {
+            // `target` may be anywhere, and has other people's pages in it.
+            if !name.starts_with('.') && !path.join("CACHEDIR.TAG").exists() {
+                found.extend(files_below(&path, extension));
+            }
+        } else if path.extension().is_some_and(|e| e == extension) {
+            found.push(path.strip_prefix(root()).expect("it is below the root").display().to_string());
+        }
+    }
+    found.sort();
+    found
+}

@@ -1,0 +1,7 @@
+//! The tests of the command, in one program.
+
+#[cfg(all(feature = "redis", feature = "dynamo", feature = "torture"))]
+mod docs;
+mod nfs;
+mod run;
+mod schedules;

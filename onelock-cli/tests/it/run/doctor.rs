@@ -1,0 +1,95 @@
+//! `onelock doctor`, on the real program and real stores, fit and unfit ones.
+
+use std::process::Output;
+
+use serde_json::Value;
+
+use super::fixture::{Locks, code, onelock, output};
+
+fn doctor(url: &str) -> Output {
+    output(&mut onelock(["doctor", "--json", "--url", url]))
+}
+
+fn report(output: &Output) -> Value {
+    let report = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    println!("{report:#}");
+    report
+}
+
+#[track_caller]
+fn level(report: &Value, subject: &str) -> String {
+    let findings = report["findings"].as_array().unwrap();
+    let found = findings.iter().find(|finding| finding["subject"] == subject);
+    found.unwrap_or_else(|| panic!("nothing on {subject} in {report:#}"))["level"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_directory_is_fit_and_left_as_it_was() {
+    let locks = Locks::new();
+    assert_eq!(code(&mut locks.run(["x", "true"])), 0);
+    let files = || std::fs::read_dir(locks.dir.path().join("locks")).unwrap().count();
+    let before = files();
+    let examined = doctor(&format!("{}?min_hold=1h&prefix=app/", locks.url()));
+    assert_eq!(examined.status.code(), Some(0), "{examined:?}");
+    let report = report(&examined);
+    assert_eq!((&report["fit"], &report["timing"]["ttl"]), (&Value::Bool(true), &Value::Null));
+    assert_eq!((&report["capabilities"]["fencing"], &report["capabilities"]["ttl"]), (&true.into(), &false.into()));
+    for subject in ["locks", "tokens", "two clients", "two processes", "clock"] {
+        assert_eq!(level(&report, subject), "good", "{subject}");
+    }
+    assert_eq!(files(), before);
+}
+
+#[test]
+fn locks_that_another_process_does_not_see_are_unfit() {
+    let examined = doctor("memory:?ttl=20s&margin=3s");
+    assert_eq!(examined.status.code(), Some(1), "{examined:?}");
+    let report = report(&examined);
+    assert_eq!((level(&report, "two clients"), level(&report, "two processes")), ("good".into(), "unfit".into()));
+    assert_eq!((level(&report, "loss"), level(&report, "expiry")), ("good".into(), "good".into()));
+    assert_eq!((&report["timing"]["ttl"], &report["timing"]["margin"]), (&20.0.into(), &3.0.into()));
+}
+
+#[test]
+fn what_people_read_has_every_capability_the_advice_and_the_verdict() {
+    let examined = output(&mut onelock(["doctor", "--url", "memory:"]));
+    let text = String::from_utf8(examined.stdout).unwrap();
+    assert!(text.starts_with("store: memory:\ncapabilities: ttl yes, fencing yes, "), "{text}");
+    assert!(text.contains("shared no\ntiming: ttl 30s, margin 3s, renewed every 10s, "), "{text}");
+    assert!(text.contains("\nunfit    two processes: ") && text.contains("\n         -> "), "{text}");
+    assert!(text.ends_with("\nNOT fit for locks\n"), "{text}");
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn a_redis_that_may_evict_locks_is_unfit_until_it_is_mended() {
+    let server =
+        integration::redis::RedisServer::with_args(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
+    let url = format!("redis://{}", server.addr());
+    let unfit = doctor(&url);
+    assert_eq!(unfit.status.code(), Some(1), "{unfit:?}");
+    let unfit = report(&unfit);
+    assert_eq!((level(&unfit, "maxmemory-policy"), level(&unfit, "two processes")), ("unfit".into(), "good".into()));
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    let mended = doctor(&url);
+    assert_eq!(mended.status.code(), Some(0), "{mended:?}");
+    let mended = report(&mended);
+    for subject in ["locks", "tokens", "two clients", "two processes", "loss", "expiry", "clock", "maxmemory-policy"] {
+        assert_eq!(level(&mended, subject), "good", "{subject}");
+    }
+    assert_eq!(code(&mut onelock(["status", "--url", &url, "x"])), 1);
+    let held = output(&mut onelock(["list", "--url", &url]));
+    assert!(held.status.success() && held.stdout.is_empty(), "no lock is left: {held:?}");
+    assert_eq!(server.command(&["KEYS", "*:t"]), "*0\r\n", "nor a token");
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn a_store_that_does_not_answer_is_unavailable_and_not_judged() {
+    let url = format!("redis://127.0.0.1:{}", integration::free_port());
+    let examined = doctor(&url);
+    assert_eq!(examined.status.code(), Some(69), "{examined:?}");
+    let report = report(&examined);
+    assert_eq!((level(&report, "locks"), level(&report, "server")), ("unfit".into(), "warning".into()));
+    assert_eq!(doctor("redis://h?ttl=30").status.code(), Some(78));
+}

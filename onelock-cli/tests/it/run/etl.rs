@@ -1,0 +1,86 @@
+//! A real job, killed at random: a shell ETL over 100,000 rows, two copies at once, one output.
+
+use std::{fs, path::Path, thread, time::Duration};
+
+use nix::sys::signal::SIGKILL;
+
+use super::fixture::{Locks, Running, code, read};
+
+const ROWS: usize = 100_000;
+const ROUNDS: u64 = 50;
+
+/// Appends the transformed rows to the output, in many small writes, and commits the new length in one step. A load that was cut off
+/// before is cut out first, as any restartable job has to; it is the lock that makes sure that nobody is still writing it.
+const JOB: &str = r#"set -e
+cd "$1"
+touch loaded.csv
+truncate -s "$(cat committed 2>/dev/null || echo 0)" loaded.csv
+[ "$2" = recover ] && exit
+echo "begin $$" >>history
+awk -F, '{ printf "%d,%s,%.2f\n", $1, toupper($2), $3 * 1.19; if (NR % 1000 == 0) fflush() }' source.csv >>loaded.csv
+stat -c %s loaded.csv >committed.new
+mv committed.new committed
+echo "end $$" >>history
+"#;
+
+fn source(dir: &Path) {
+    let rows: String = (0..ROWS).map(|i| format!("{i},item-{},{}.5\n", i % 97, i % 1_000)).collect();
+    fs::write(dir.join("source.csv"), rows).unwrap();
+}
+
+/// What one load of the source is, made without any lock.
+fn one_load(locks: &Locks, job: &str) -> Vec<u8> {
+    let dir = locks.dir.path();
+    assert!(std::process::Command::new(job).arg(dir).arg("load").status().unwrap().success());
+    fs::read(dir.join("loaded.csv")).unwrap()
+}
+
+fn start_over(dir: &Path) {
+    for file in ["loaded.csv", "committed", "history"] {
+        let _ = fs::remove_file(dir.join(file));
+    }
+}
+
+#[test]
+fn a_job_that_is_killed_at_random_never_writes_beside_the_next_one() {
+    let locks = Locks::new();
+    let dir = locks.dir.path();
+    source(dir);
+    let job = locks.script("sh", JOB);
+    let load = one_load(&locks, &job);
+    assert_eq!(load.iter().filter(|byte| **byte == b'\n').count(), ROWS);
+    let mut complete = 0;
+    for round in 0..ROUNDS {
+        start_over(dir);
+        let mut chance = fastrand::Rng::with_seed(round);
+        let copy = || Running::start(&mut locks.run(["x", &job, dir.to_str().unwrap(), "load"]));
+        let mut copies = vec![copy(), copy()];
+        let victim = copies.remove(chance.usize(..2));
+        // At any time of either copy's load, or before or after it.
+        thread::sleep(Duration::from_micros(chance.u64(..300_000)));
+        victim.signal(SIGKILL);
+        let survivor = copies.remove(0);
+        let (status, message) = survivor.wait();
+        assert!(status.success(), "round {round}: {status}: {message}");
+        victim.wait();
+
+        assert_eq!(code(&mut locks.run(["x", &job, dir.to_str().unwrap(), "recover"])), 0);
+        let loaded = fs::read(dir.join("loaded.csv")).unwrap();
+        assert_eq!(
+            loaded.len() % load.len(),
+            0,
+            "round {round}: not a whole number of loads\n{}",
+            read(dir.join("history"))
+        );
+        assert!(loaded.chunks(load.len()).all(|part| part == load), "round {round}: interleaved");
+        let ended = read(dir.join("history")).lines().filter(|line| line.starts_with("end")).count();
+        // A copy may be killed between its commit and its last line.
+        let loads = loaded.len() / load.len();
+        assert!(
+            (1..=2).contains(&loads) && (ended == loads || ended + 1 == loads),
+            "round {round}: {loads} loads, {ended} ends"
+        );
+        complete += loads as u64;
+    }
+    assert!(complete > ROUNDS && complete < 2 * ROUNDS, "the kills hit loads, and not all of them: {complete} loads");
+}

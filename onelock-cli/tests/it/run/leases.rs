@@ -1,0 +1,119 @@
+//! A store with leases: the command ends before the lease does, whatever happened to the supervisor.
+//! Only one process sees the locks of the memory store, but its leases end like all others.
+
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SIGCONT, SIGKILL, SIGSTOP, kill};
+
+use super::fixture::{Locks, Running, eventually, is_alive, onelock, parse_pid, read, state, stdout};
+
+/// A command that notes SIGTERM and stays.
+const STUBBORN: &str = r#"
+trap 'echo term' TERM
+setsid sh -c 'trap "" TERM; echo $$; while :; do sleep 0.01; done' &
+wait -n 2>/dev/null
+while :; do sleep 0.01; done
+"#;
+
+fn stubborn(locks: &Locks, url: &str, grace: &str) -> Running {
+    let script = locks.script("bash", STUBBORN);
+    Running::start(&mut onelock(["run", "--url", url, "--ttl", "2s", "--grace", grace, "x", &script]))
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn frozen_past_the_lease_the_command_gets_sigterm_then_sigkill_and_it_is_75() {
+    let (locks, server) = (Locks::new(), integration::redis::RedisServer::start());
+    let url = format!("redis://{}", server.addr());
+    let mut running = stubborn(&locks, &url, "400ms");
+    let offspring = parse_pid(&running.line());
+    let command = running.command();
+    running.signal(SIGSTOP);
+    running.expect_line("term");
+    // The next holder marks the end of the lease.
+    assert_eq!(stdout(&mut onelock(["run", "--url", &url, "x", "echo", "another"])), "another\n");
+    assert!(!is_alive(command) && !is_alive(offspring), "alive when the lease was over");
+    running.signal(SIGCONT);
+    let message = running.ends_with(75);
+    assert!(message.starts_with("onelock: the lock \"x\" was lost: "), "{message}");
+}
+
+#[test]
+fn a_command_that_was_stopped_with_us_is_killed_at_the_end_of_the_lease() {
+    let locks = Locks::new();
+    let mut running = stubborn(&locks, "memory:", "0s");
+    let offspring = parse_pid(&running.line());
+    let command = running.command();
+    running.signal(nix::sys::signal::SIGTSTP);
+    eventually("we are stopped", || state(running.pid()) == Some('T'));
+    eventually("all are dead", || !is_alive(command) && !is_alive(offspring));
+    running.signal(SIGCONT);
+    running.ends_with(75);
+}
+
+#[test]
+fn renewals_reach_the_watchdog() {
+    let started = Instant::now();
+    let text = stdout(&mut onelock(["run", "--url", "memory:", "--ttl", "600ms", "x", "-c", "sleep 2; echo done"]));
+    assert_eq!(text, "done\n");
+    assert!(started.elapsed() > Duration::from_secs(2));
+}
+
+#[test]
+fn a_watchdog_that_hangs_does_not_keep_the_command_alive() {
+    let locks = Locks::new();
+    let mut running = Running::start(&mut locks.run(["x", "-c", "echo $$; sleep 1000"]));
+    let command = parse_pid(&running.line());
+    kill(running.watchdog(), SIGSTOP).unwrap();
+    // Losing the lock file is losing the lock.
+    std::fs::remove_file(locks.file()).unwrap();
+    running.ends_with(75);
+    assert!(!is_alive(command));
+}
+
+#[test]
+fn a_lost_file_lock_stops_the_command_with_a_reason() {
+    let locks = Locks::new();
+    let log = locks.dir.path().join("log");
+    let line = format!("trap 'echo term >{}; exit 3' TERM; echo $$; while :; do sleep 0.01; done", log.display());
+    let mut running = Running::start(&mut locks.run(["x", "-c", &line]));
+    let command = parse_pid(&running.line());
+    std::fs::remove_file(locks.file()).unwrap();
+    let message = running.ends_with(75);
+    assert!(message.contains("was lost") && message.contains("the command was stopped"), "{message}");
+    assert_eq!(read(log), "term\n");
+    assert!(!is_alive(command));
+}
+
+#[test]
+fn a_killed_supervisor_ends_the_command_on_a_store_with_leases_too() {
+    let mut running = Running::start(&mut onelock(["run", "--url", "memory:", "x", "-c", "echo $$; sleep 1000"]));
+    let command = parse_pid(&running.line());
+    running.signal(SIGKILL);
+    eventually("the command is dead", || !is_alive(command));
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn a_command_that_ended_after_the_lease_while_all_were_frozen_and_the_store_went_is_75() {
+    let (locks, server) = (Locks::new(), integration::redis::RedisServer::start());
+    let url = format!("redis://{}", server.addr());
+    let go_on = locks.dir.path().join("go-on");
+    nix::unistd::mkfifo(&go_on, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let line = format!("echo ready; read x < {}; exit 0", go_on.display());
+    let mut running = Running::start(&mut onelock(["run", "--url", &url, "--ttl", "1s", "x", "-c", &line]));
+    running.expect_line("ready");
+    let (watchdog, command) = (running.watchdog(), running.command());
+    for pid in [watchdog, running.pid()] {
+        kill(pid, SIGSTOP).unwrap();
+    }
+    // All of the lease, then the store.
+    assert_eq!(stdout(&mut onelock(["run", "--url", &url, "x", "echo", "another"])), "another\n");
+    drop(server);
+    std::fs::write(&go_on, "\n").unwrap();
+    eventually("the command has ended", || !is_alive(command));
+    kill(watchdog, SIGCONT).unwrap();
+    eventually("it has told us how the command ended, and sleeps again", || state(watchdog) == Some('S'));
+    running.signal(SIGCONT);
+    running.ends_with(75);
+}

@@ -1,0 +1,23 @@
+//! The promises of `onelock run`, on the real program.
+
+mod death;
+mod default_store;
+mod doctor;
+mod etl;
+mod exit_codes;
+mod fixture;
+#[cfg(feature = "dynamo")]
+mod init;
+mod leases;
+mod locking;
+#[cfg(feature = "redis")]
+mod migration;
+mod operators;
+mod peer;
+#[cfg(feature = "redis")]
+mod secrets;
+mod signals;
+mod terminal;
+#[cfg(feature = "torture")]
+mod torture;
+mod transparent;

@@ -1,0 +1,72 @@
+//! Who holds what, on the real program.
+
+use super::fixture::{Locks, Running, code, onelock, output, stdout};
+
+fn holder(locks: &Locks, name: &str) -> Running {
+    let mut holder =
+        Running::start(&mut locks.run(["--owner", "nightly \"job\"", name, "-c", "echo $ONELOCK_TOKEN; sleep 1000"]));
+    assert!(!holder.line().is_empty());
+    holder
+}
+
+#[test]
+fn status_says_who_holds_a_lock_and_whether() {
+    let locks = Locks::new();
+    let status = |json: &[&str]| output(onelock(["status", "--url", &locks.url()]).args(json).arg("x"));
+    assert_eq!(String::from_utf8(status(&[]).stdout).unwrap(), "x is free\n");
+    assert_eq!(status(&[]).status.code(), Some(1));
+    let _holder = holder(&locks, "x");
+    let held = status(&[]);
+    assert_eq!(held.status.code(), Some(0));
+    let text = String::from_utf8(held.stdout).unwrap();
+    assert!(text.starts_with("x is held by nightly \\\"job\\\" for "), "{text}");
+
+    let held: serde_json::Value = serde_json::from_slice(&status(&["--json"]).stdout).unwrap();
+    assert_eq!(held["owner"], "nightly \"job\"");
+    assert!(
+        held["held"] == true && held["token"].is_u64() && held["since"].is_f64() && held["expires_in"].is_null(),
+        "{held}"
+    );
+}
+
+#[test]
+fn list_shows_held_locks_by_prefix() {
+    let locks = Locks::new();
+    let _holders = ["etl/a", "etl/b", "web"].map(|name| holder(&locks, name));
+    let list = |args: &[&str]| stdout(onelock(["list", "--url", &locks.url()]).args(args));
+    let names = |text: String| text.lines().map(|l| l.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>();
+    assert_eq!(names(list(&[])), ["etl/a", "etl/b", "web"]);
+    assert_eq!(names(list(&["etl/"])), ["etl/a", "etl/b"]);
+    assert_eq!(list(&["nothing"]), "");
+    let lines = list(&["--json", "web"]);
+    let web: serde_json::Value = serde_json::from_str(&lines).unwrap();
+    assert_eq!(web["name"], "web");
+}
+
+#[test]
+fn a_lock_on_files_is_not_broken_and_the_reason_is_said() {
+    let locks = Locks::new();
+    let args = ["break", "--url", &locks.url(), "--version", "1", "x"];
+    assert_eq!(code(&mut onelock(args)), 1, "nobody holds it");
+    let _holder = holder(&locks, "x");
+    let refused = output(&mut onelock(args));
+    assert_eq!(refused.status.code(), Some(78));
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert!(message.contains("stop its process"), "{message}");
+    assert!(!locks.is_free());
+}
+
+#[test]
+fn sweep_removes_idle_names_and_says_which() {
+    let locks = Locks::new();
+    let _held = holder(&locks, "held");
+    assert_eq!(code(&mut locks.run(["idle", "true"])), 0);
+    let directory = locks.url().trim_start_matches("file://").to_owned();
+    let sweep = |args: &[&str]| stdout(onelock(["sweep"]).args(args).arg(&directory));
+    assert_eq!(sweep(&[]), "", "nothing has been idle for 30 days");
+    let idle = format!("{directory}/idle.lock\n");
+    assert_eq!(sweep(&["--idle", "0s", "--dry-run"]).lines().count(), 2, "a dry run tries no lock");
+    assert_eq!(sweep(&["--idle", "0s"]), idle);
+    assert_eq!(sweep(&["--idle", "0s"]), "");
+    assert_ne!(code(&mut onelock(["sweep", "/no/such/directory"])), 0);
+}

@@ -1,0 +1,212 @@
+//! Signals that are sent to `onelock` reach the command, once each.
+
+use std::os::unix::process::ExitStatusExt;
+
+use nix::sys::signal::Signal::{self, *};
+
+use super::fixture::{Locks, Running, eventually, onelock, state};
+
+/// Prints the name of each signal that it gets, until SIGUSR2.
+const LISTENER: &str = r#"
+import signal, sys
+wanted = {s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD)}
+signal.pthread_sigmask(signal.SIG_BLOCK, wanted)
+print("ready", flush=True)
+while True:
+    got = signal.sigwait(wanted)
+    print(signal.Signals(got).name if got < 32 else "RT", flush=True)
+    if got == signal.SIGUSR2: sys.exit(5)
+"#;
+
+fn listener(locks: &Locks) -> Running {
+    let script = locks.script("python3", LISTENER);
+    let mut running = Running::start(&mut locks.run(["x", &script]));
+    running.expect_line("ready");
+    running
+}
+
+#[test]
+fn signals_are_forwarded_each_once_and_do_not_end_us() {
+    let locks = Locks::new();
+    let mut running = listener(&locks);
+    for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGWINCH, SIGALRM, SIGCONT, SIGIO, SIGPIPE] {
+        running.signal(signal);
+        running.expect_line(signal.as_str());
+    }
+    running.signal(SIGUSR2);
+    running.expect_line("SIGUSR2");
+    running.ends_with(5);
+}
+
+#[test]
+fn a_signal_between_the_lock_and_the_start_of_the_command_is_not_lost() {
+    // The moment is short: many tries with the signal at different times find it. Before the lock is held, the signal ends
+    // us; afterwards it reaches the command, or ends it before it listens; in no case is it without effect.
+    let locks = Locks::new();
+    let script = locks.script("python3", LISTENER);
+    for micros in (0..60).map(|i| i * 150) {
+        let running = Running::start(&mut locks.run(["x", &script]));
+        eventually("it is onelock", || {
+            let exe = std::fs::read_link(format!("/proc/{}/exe", running.pid())).unwrap_or_default();
+            exe.ends_with("onelock")
+        });
+        std::thread::sleep(std::time::Duration::from_micros(micros));
+        running.signal(SIGUSR2);
+        let (status, message) = running.wait();
+        let by = status.signal().or(status.code());
+        assert!([12, 128 + 12, 5].contains(&by.unwrap()), "{status:?} {message}");
+    }
+    eventually("the lock is free", || locks.is_free());
+}
+
+#[test]
+fn a_signal_while_waiting_ends_us_by_that_signal() {
+    let locks = Locks::new();
+    let mut holder = Running::start(&mut locks.run(["x", "-c", "echo held; sleep 1000"]));
+    holder.expect_line("held");
+    for signal in [SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGALRM] {
+        let mut waiter = Running::start(&mut locks.run(["-v", "x", "true"]));
+        waiter.expect_waiting();
+        waiter.signal(signal);
+        assert_eq!(waiter.wait().0.signal(), Some(signal as i32));
+    }
+}
+
+#[test]
+fn a_signal_that_we_were_told_to_ignore_does_not_end_the_wait() {
+    let locks = Locks::new();
+    let mut holder = Running::start(&mut locks.run(["x", "-c", "echo held; sleep 1000"]));
+    holder.expect_line("held");
+    let mut command = std::process::Command::new("env");
+    command.arg("--ignore-signal=HUP").arg(env!("CARGO_BIN_EXE_onelock"));
+    command.args(["run", "--url", &locks.url(), "-v", "x", "true"]);
+    let mut waiter = Running::start(&mut command);
+    waiter.expect_waiting();
+    waiter.signal(SIGHUP);
+    waiter.signal(SIGWINCH);
+    drop(holder);
+    assert!(waiter.wait().0.success());
+}
+
+#[test]
+fn stopping_us_stops_the_command_and_continuing_us_continues_it() {
+    let locks = Locks::new();
+    // Not a loop of short commands: a shell that waits for its child to begin cannot stop when that child was stopped first.
+    let mut running = Running::start(&mut locks.run(["x", "-c", "echo ready; exec sleep 1000"]));
+    running.expect_line("ready");
+    let command = running.command();
+    for _ in 0..3 {
+        running.signal(SIGTSTP);
+        eventually("both are stopped", || state(command) == Some('T') && state(running.pid()) == Some('T'));
+        running.signal(SIGCONT);
+        eventually("both go on", || {
+            state(command).is_some_and(|s| s != 'T') && state(running.pid()).is_some_and(|s| s != 'T')
+        });
+    }
+    assert!(!locks.is_free());
+}
+
+#[test]
+fn a_command_that_is_stopped_by_itself_does_not_stop_us() {
+    let locks = Locks::new();
+    let mut running = listener(&locks);
+    let command = running.command();
+    nix::sys::signal::kill(command, SIGSTOP).unwrap();
+    eventually("the command is stopped", || state(command) == Some('T'));
+    // We still pass signals on, so we are not stopped.
+    running.signal(Signal::SIGCONT);
+    running.expect_line("SIGCONT");
+}
+
+/// A C library in which the file system hangs as soon as a store is opened, after it said so.
+fn hanging(locks: &Locks) -> std::path::PathBuf {
+    locks.library(
+        r#"
+        #include <unistd.h>
+        int faccessat(int dir, const char *path, int mode, int flags) {
+            write(2, "hangs\n", 6);
+            for (;;) pause();
+        }"#,
+    )
+}
+
+/// Whether the process has blocked the signal.
+fn blocks(pid: nix::unistd::Pid, signal: Signal) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
+    u64::from_str_radix(mask, 16).unwrap() & (1 << (signal as u64 - 1)) != 0
+}
+
+#[test]
+fn a_signal_ends_every_command_also_while_its_store_hangs() {
+    let locks = Locks::new();
+    let (url, library) = (locks.url(), hanging(&locks));
+    std::fs::create_dir(locks.dir.path().join("locks")).unwrap();
+    for arguments in [
+        &["run", "--url", &url, "x", "true"][..],
+        &["run", "--no-fork", "--url", &url, "x", "true"],
+        &["run", "x", "true"],
+        &["list", "--url", &url],
+        &["status", "--url", &url, "x"],
+        &["break", "--url", &url, "--version", "1", "x"],
+        &["sweep", locks.dir.path().join("locks").to_str().unwrap()],
+        &["doctor", "--url", &url],
+        #[cfg(feature = "torture")]
+        &["torture", "--url", &url],
+    ] {
+        for signal in [SIGINT, SIGTERM, SIGHUP] {
+            let mut command = onelock([]);
+            // The store of who names none is on the same file system.
+            command.args(arguments).env("LD_PRELOAD", &library).env("XDG_STATE_HOME", locks.dir.path());
+            let mut running = Running::start(&mut command);
+            let mut said = String::new();
+            while said != "hangs\n" {
+                said.clear();
+                let read = std::io::BufRead::read_line(&mut running.err, &mut said).unwrap();
+                assert!(read > 0, "{arguments:?} did not hang");
+            }
+            if arguments[0] != "run" {
+                // A thread that starts another blocks all for a moment.
+                eventually("Ctrl-Z has its effect", || !blocks(running.pid(), SIGTSTP));
+            }
+            running.signal(signal);
+            let (status, message) = running.wait();
+            assert_eq!(status.signal(), Some(signal as i32), "{arguments:?}: {message}");
+        }
+    }
+}
+
+#[test]
+fn a_doctor_that_is_told_to_end_leaves_nothing_behind() {
+    let locks = Locks::new();
+    let traces = || {
+        let names = std::fs::read_dir(locks.dir.path().join("locks")).into_iter().flatten();
+        let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        // The name at which hosts meet is no run's own.
+        names.filter(|name| name.contains("onelock-doctor") && !name.contains("peer")).count()
+    };
+    let running = Running::start(&mut onelock(["doctor", "--peer", "--within", "1h", "--url", &locks.url()]));
+    eventually("it is at work", || traces() > 0);
+    running.signal(SIGTERM);
+    assert_eq!(running.wait().0.signal(), Some(SIGTERM as i32));
+    assert_eq!(traces(), 0);
+}
+
+#[cfg(feature = "torture")]
+#[test]
+fn a_torture_that_is_told_to_end_leaves_neither_processes_nor_files_behind() {
+    let locks = Locks::new();
+    let entries = |directory: &str| std::fs::read_dir(locks.dir.path().join(directory)).into_iter().flatten().count();
+    std::fs::create_dir(locks.dir.path().join("tmp")).unwrap();
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let mut command = onelock(["torture", "--time", "1h", "--url", &locks.url()]);
+        let running = Running::start(command.env("TMPDIR", locks.dir.path().join("tmp")));
+        eventually("its processes run", || !super::fixture::children(running.pid()).is_empty());
+        let processes = super::fixture::children(running.pid());
+        running.signal(signal);
+        let (status, message) = running.wait();
+        assert_eq!(status.signal(), Some(signal as i32), "{message}");
+        assert!(!processes.is_empty() && !processes.into_iter().any(super::fixture::is_alive));
+        assert_eq!((entries("tmp"), entries("locks")), (0, 0), "{message}");
+    }
+}
