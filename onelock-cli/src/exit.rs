@@ -36,7 +36,8 @@ pub(crate) const TABLE: &[Row] = &[
     row("127", "the command was not found; the lock is free again"),
 ];
 
-/// Also what `status` says of a free lock, `break` of one that has changed, and `doctor` of a store that is unfit.
+/// Also what `status` says of a free lock, `break` of one that has changed, and `doctor` of a store
+/// that is unfit.
 pub(crate) const NOT_ACQUIRED: u8 = 1;
 pub(crate) const USAGE: u8 = 64;
 pub(crate) const CORRUPT: u8 = 65;

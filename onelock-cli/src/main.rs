@@ -1,8 +1,8 @@
 //! The command `onelock`: runs a command under a lock ([`run`]), answers operators ([`operators`]),
 //! and examines stores ([`doctor`], and `torture` with the cargo feature of that name).
 //!
-//! It has its own C `main`, because Rust's start-up code sets SIGPIPE to "ignore" before `main`. The
-//! command that we run must get the disposition that we were started with.
+//! It has its own C `main`, because Rust's start-up code sets SIGPIPE to "ignore" before `main`.
+//! The command that we run must get the disposition that we were started with.
 #![cfg_attr(not(test), no_main)]
 
 #[cfg(not(target_os = "linux"))]

@@ -1,4 +1,5 @@
-//! Locks that `doctor` and `torture` only try: what the store's URL chooses for an application's locks must not get in their way.
+//! Locks that `doctor` and `torture` only try: what the store's URL chooses for an application's
+//! locks must not get in their way.
 
 use std::time::Duration;
 
@@ -9,7 +10,8 @@ pub(crate) fn request(locker: &Locker, name: impl Into<String>) -> LockRequest {
     locker.lock(name).min_hold(Duration::ZERO)
 }
 
-/// For a lock that ends soon if nobody renews it: with this ttl, where there is one to choose, and all other times so that they suit it.
+/// For a lock that ends soon if nobody renews it: with this ttl, where there is one to choose, and
+/// all other times so that they suit it.
 pub(crate) fn short_lived(locker: &Locker, name: impl Into<String>, ttl: Duration) -> LockRequest {
     let request = request(locker, name).renew(Renew::Auto).grace(Duration::ZERO);
     if locker.capabilities().ttl { request.ttl(ttl).margin(ttl / 5) } else { request }

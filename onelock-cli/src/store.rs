@@ -21,7 +21,8 @@ use crate::{
 pub(crate) enum StoreLocation {
     /// What a config string describes.
     Url(String),
-    /// A directory of this user's own, for which no config string is needed, whatever its path looks like.
+    /// A directory of this user's own, for which no config string is needed, whatever its path
+    /// looks like.
     UserDirectory(PathBuf),
 }
 
@@ -55,7 +56,8 @@ impl StoreLocation {
         self.open_with(&onelock::registry()).await
     }
 
-    /// Opens it with a registry that is kept: for a second client of the same store, which `memory:` is only then.
+    /// Opens it with a registry that is kept: for a second client of the same store, which
+    /// `memory:` is only then.
     pub(crate) async fn open_with(&self, registry: &Registry) -> Result<Locker, Failure> {
         let locker = match self {
             Self::Url(url) => registry.open(url).await,
@@ -95,7 +97,8 @@ fn warn_of_secrets(url: &str) {
     }
 }
 
-/// In a directory of lock files, removes all that carries `id`, which is part of every name that a command of ours made up.
+/// In a directory of lock files, removes all that carries `id`, which is part of every name that a
+/// command of ours made up.
 pub(crate) fn remove_lock_files(store: &str, id: &str) {
     let Some(directory) = store.strip_prefix("file://").or_else(|| store.strip_prefix("efs://")) else { return };
     let path = directory.split_once('?').map_or(directory, |(path, _)| path);
@@ -106,8 +109,8 @@ pub(crate) fn remove_lock_files(store: &str, id: &str) {
     }
 }
 
-/// Lock files of one user must not be those of another: whoever can write there can hold up our jobs, and whoever
-/// shares it by accident waits for jobs of strangers with the same name.
+/// Lock files of one user must not be those of another: whoever can write there can hold up our
+/// jobs, and whoever shares it by accident waits for jobs of strangers with the same name.
 fn user_directory() -> Result<PathBuf, Failure> {
     let state = env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute() && is_ours(path));
     let home = || env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute() && is_ours(path));
@@ -119,13 +122,15 @@ fn user_directory() -> Result<PathBuf, Failure> {
     }
 }
 
-/// Whether this user owns the directory; or the one that it would be made in, if it does not exist yet.
+/// Whether this user owns the directory; or the one that it would be made in, if it does not exist
+/// yet.
 fn is_ours(path: &Path) -> bool {
     let existing = path.ancestors().find_map(|path| fs::metadata(path).ok());
     existing.is_some_and(|meta| meta.is_dir() && meta.uid() == geteuid().as_raw())
 }
 
-/// For a user without a home. Anybody can make a directory of that name first, so it counts only when it is ours alone.
+/// For a user without a home. Anybody can make a directory of that name first, so it counts only
+/// when it is ours alone.
 fn temporary_directory() -> Result<PathBuf, Failure> {
     let path = PathBuf::from(format!("/tmp/onelock-{}", geteuid()));
     match fs::DirBuilder::new().mode(0o700).create(&path) {

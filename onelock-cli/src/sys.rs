@@ -21,13 +21,16 @@ use tokio::io::{Interest, unix::AsyncFd};
 #[cfg_attr(test, allow(dead_code, reason = "tests have a main of their own"))]
 pub(crate) fn arguments(argc: c_int, argv: *const *const c_char) -> Vec<OsString> {
     let count = usize::try_from(argc).unwrap_or(0);
-    // SAFETY: the C library passes `argc` pointers to strings that end in NUL and live as long as the process.
+    // SAFETY: the C library passes `argc` pointers to strings that end in NUL and live as long as
+    // the process.
     (0..count).map(|i| OsString::from_vec(unsafe { CStr::from_ptr(*argv.add(i)) }.to_bytes().to_vec())).collect()
 }
 
-/// Forks: `None` in the child. For a process with a single thread; then the child may do whatever the parent may.
+/// Forks: `None` in the child. For a process with a single thread; then the child may do whatever
+/// the parent may.
 pub(crate) fn fork() -> io::Result<Option<Pid>> {
-    // SAFETY: no other thread exists that could hold a lock which the child needs: this is called before any runtime starts.
+    // SAFETY: no other thread exists that could hold a lock which the child needs: this is called
+    // before any runtime starts.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(None),
@@ -35,7 +38,8 @@ pub(crate) fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
-/// Ends this process now, without exit handlers and destructors: the end of a forked copy must not run its parent's.
+/// Ends this process now, without exit handlers and destructors: the end of a forked copy must not
+/// run its parent's.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` has no preconditions.
     unsafe { libc::_exit(code) }
@@ -46,7 +50,8 @@ pub(crate) fn before_exec(
     command: &mut Command,
     hook: impl FnMut() -> io::Result<()> + Send + Sync + 'static,
 ) -> &mut Command {
-    // SAFETY: the forking process has a single thread, and the hooks given here make system calls only.
+    // SAFETY: the forking process has a single thread, and the hooks given here make system calls
+    // only.
     unsafe { command.pre_exec(hook) }
 }
 
@@ -63,7 +68,8 @@ pub(crate) fn next_change() -> io::Result<Option<(Pid, ExitStatus)>> {
     }
 }
 
-/// Ends a child that has nothing left to do, and reaps it, so that no zombie stays where the first process reaps none (containers).
+/// Ends a child that has nothing left to do, and reaps it, so that no zombie stays where the first
+/// process reaps none (containers).
 pub(crate) fn kill_and_reap(child: Pid) {
     let wait = |flags| {
         // SAFETY: a null status is allowed.
@@ -87,9 +93,11 @@ pub(crate) fn kill_group(group: Pid, signal: i32) -> io::Result<()> {
     kill(Pid::from_raw(-group.as_raw()), signal)
 }
 
-/// Lets a blocked `signal` act on this process as its disposition says (die, stop, nothing), and blocks it again.
+/// Lets a blocked `signal` act on this process as its disposition says (die, stop, nothing), and
+/// blocks it again.
 pub(crate) fn deliver_to_self(signal: i32) {
-    // SAFETY: the set is initialised by `sigemptyset` before its use; the other calls have no preconditions.
+    // SAFETY: the set is initialised by `sigemptyset` before its use; the other calls have no
+    // preconditions.
     unsafe {
         let mut set = std::mem::zeroed::<libc::sigset_t>();
         libc::sigemptyset(&raw mut set);
@@ -119,7 +127,8 @@ pub(crate) fn set_ignored(signal: i32, ignored: bool) {
 
 /// A descriptor that means this very process, whatever becomes of its number.
 pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: a new descriptor that nobody else owns, when it succeeds; it is close-on-exec by definition.
+    // SAFETY: a new descriptor that nobody else owns, when it succeeds; it is close-on-exec by
+    // definition.
     unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0);
         if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd as c_int)) }

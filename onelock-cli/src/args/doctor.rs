@@ -20,7 +20,8 @@ pub(crate) struct DoctorArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Also meet another host that runs the same command on the same store at the same time, and see whether the two exclude each other.
+    /// Also meet another host that runs the same command on the same store at the same time, and
+    /// see whether the two exclude each other.
     #[arg(long)]
     pub(crate) peer: bool,
 

@@ -37,35 +37,43 @@ pub(crate) enum CliCommand {
     Status(StatusArgs),
     /// List the locks that are held.
     List(ListArgs),
-    /// Take a lock away from its holder, if it still is as `onelock status` showed it. Not on files: end the holder's process there.
+    /// Take a lock away from its holder, if it still is as `onelock status` showed it. Not on
+    /// files: end the holder's process there.
     Break(BreakArgs),
     /// Create the table of a dynamodb: store, or check one that is there; can be repeated.
     Init(InitArgs),
-    /// Remove the lock files of names that nobody has used for long; safe while jobs run, and made for a crontab.
+    /// Remove the lock files of names that nobody has used for long; safe while jobs run, and made
+    /// for a crontab.
     ///
-    /// Names that only flock(1) or filelock use are left alone. A script that locks the same file as onelock with flock(1) may, if it starts in the
-    /// very moment of the removal, lock the removed file: give --idle more time than between two runs of it.
+    /// Names that only flock(1) or filelock use are left alone. A script that locks the same file
+    /// as onelock with flock(1) may, if it starts in the very moment of the removal, lock the
+    /// removed file: give --idle more time than between two runs of it.
     Sweep(SweepArgs),
-    /// Judge whether a store, as it is set up, is fit for locks, and say what to change; exit code 0 when it is fit, 1 when it is not.
+    /// Judge whether a store, as it is set up, is fit for locks, and say what to change; exit code
+    /// 0 when it is fit, 1 when it is not.
     ///
-    /// Locks are tried under names that begin with "onelock-doctor/" and a random part, with --peer also under "onelock-doctor/peer", and nothing else is touched; the store is made
-    /// to forget them. Warnings do not make a store unfit.
+    /// Locks are tried under names that begin with "onelock-doctor/" and a random part, with --peer
+    /// also under "onelock-doctor/peer", and nothing else is touched; the store is made to forget
+    /// them. Warnings do not make a store unfit.
     Doctor(DoctorArgs),
     /// Another process of `doctor`.
     #[command(hide = true)]
     DoctorSecondProcess(SecondProcessArgs),
-    /// Find out whether a store keeps its promises: contend with many processes, kill, freeze and cut off some, check what happened.
+    /// Find out whether a store keeps its promises: contend with many processes, kill, freeze and
+    /// cut off some, check what happened.
     ///
-    /// Processes are cut off by a proxy of our own on loopback, where the store is plain TCP (redis:, and dynamodb: with an http: endpoint); elsewhere the
-    /// report says why not. What is left in the store of names that were used is removed; marks that protect against delayed requests
-    /// go by themselves within minutes.
+    /// Processes are cut off by a proxy of our own on loopback, where the store is plain TCP
+    /// (redis:, and dynamodb: with an http: endpoint); elsewhere the report says why not. What is
+    /// left in the store of names that were used is removed; marks that protect against delayed
+    /// requests go by themselves within minutes.
     #[cfg(feature = "torture")]
     Torture(TortureArgs),
     /// One of the processes of `torture`.
     #[cfg(feature = "torture")]
     #[command(hide = true)]
     TortureWorker(TortureWorkerArgs),
-    /// Find out whether a store keeps its promises; not part of this build, which lacks `--features torture`.
+    /// Find out whether a store keeps its promises; not part of this build, which lacks `--features
+    /// torture`.
     #[cfg(not(feature = "torture"))]
     Torture(NoTortureArgs),
 }

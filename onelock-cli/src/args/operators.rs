@@ -62,7 +62,8 @@ pub(crate) struct BreakArgs {
 /// What to remove.
 #[derive(Debug, Args)]
 pub(crate) struct SweepArgs {
-    /// Remove names that were not used for this long, such as "30d"; longer than between two runs of the rarest job.
+    /// Remove names that were not used for this long, such as "30d"; longer than between two runs
+    /// of the rarest job.
     #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, default_value = "30d")]
     pub(crate) idle: Duration,
 

@@ -13,7 +13,8 @@ use crate::exit;
 
 /// Run a command while holding a lock; what flock(1) does, on every store.
 ///
-/// The command is not started before the lock is held, and nothing that it started outlives a lock that is lost.
+/// The command is not started before the lock is held, and nothing that it started outlives a lock
+/// that is lost.
 #[derive(Debug, Args)]
 #[command(after_help = exit::table_text(), override_usage = "onelock run [OPTIONS] <NAME> [--] <COMMAND> [ARG]...
        onelock run [OPTIONS] <NAME> -c <SHELL COMMAND>")]
@@ -25,7 +26,8 @@ pub(crate) struct RunArgs {
     #[arg(short, long, alias = "nb", conflicts_with = "wait")]
     pub(crate) nonblock: bool,
 
-    /// Wait no longer than this for the lock: "1m30s", or a plain number of seconds, as for flock; 0 tries once.
+    /// Wait no longer than this for the lock: "1m30s", or a plain number of seconds, as for flock;
+    /// 0 tries once.
     #[arg(short, long, alias = "timeout", value_name = "DURATION", value_parser = duration)]
     pub(crate) wait: Option<Duration>,
 
@@ -33,16 +35,18 @@ pub(crate) struct RunArgs {
     #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1)]
     pub(crate) conflict_exit_code: u8,
 
-    /// How long the store keeps the lock without a sign of life from us; not for files, which need none.
+    /// How long the store keeps the lock without a sign of life from us; not for files, which need
+    /// none.
     #[arg(long, value_name = "DURATION", value_parser = duration_with_unit)]
     pub(crate) ttl: Option<Duration>,
 
-    /// When the lock is being lost: the time between SIGTERM and SIGKILL [default: 5s, less for a short ttl].
+    /// When the lock is being lost: the time between SIGTERM and SIGKILL [default: 5s, less for a
+    /// short ttl].
     #[arg(long, value_name = "DURATION", value_parser = duration_with_unit)]
     pub(crate) grace: Option<Duration>,
 
-    /// Become the command instead of supervising it (files only): the lock lasts until the command and all that it started are
-    /// gone, and a loss of the lock goes unnoticed.
+    /// Become the command instead of supervising it (files only): the lock lasts until the command
+    /// and all that it started are gone, and a loss of the lock goes unnoticed.
     #[arg(short = 'F', long)]
     pub(crate) no_fork: bool,
 

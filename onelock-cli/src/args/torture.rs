@@ -9,9 +9,11 @@ use super::{
     values::{duration, duration_with_unit},
 };
 
-/// Which store, and how hard. Exit code 0 when every promise was kept, 1 when one was broken, 69 when no lock was ever had.
+/// Which store, and how hard. Exit code 0 when every promise was kept, 1 when one was broken, 69
+/// when no lock was ever had.
 ///
-/// Names that begin with "onelock-torture/" and a random part are used, and nothing else is touched.
+/// Names that begin with "onelock-torture/" and a random part are used, and nothing else is
+/// touched.
 #[derive(Debug, Args)]
 pub(crate) struct TortureArgs {
     #[command(flatten)]
@@ -29,7 +31,8 @@ pub(crate) struct TortureArgs {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) names: u32,
 
-    /// The ttl of the locks; files have none. Processes are frozen and cut off for up to twice as long.
+    /// The ttl of the locks; files have none. Processes are frozen and cut off for up to twice as
+    /// long.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration_with_unit)]
     pub(crate) ttl: Duration,
 

@@ -7,7 +7,8 @@ use lock_core::{
     config::{LONGEST_DURATION, parse_duration},
 };
 
-/// A duration with units, or a plain number of seconds, because that is what the fingers of flock's users type.
+/// A duration with units, or a plain number of seconds, because that is what the fingers of flock's
+/// users type.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse::<f64>() {
         let parsed = Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())?;

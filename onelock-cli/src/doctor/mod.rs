@@ -1,7 +1,8 @@
 //! `onelock doctor`: is this store, as it is set up, fit for locks, and what should be changed?
 //!
-//! Locks are tried on names of the run's own ([`probes`]), by two clients of this process and by another process ([`second_process`]); then the store's
-//! backend says what it knows of the store (`Locker::examine`). With `--peer` two hosts meet at a lock ([`peer`]).
+//! Locks are tried on names of the run's own ([`probes`]), by two clients of this process and by
+//! another process ([`second_process`]); then the store's backend says what it knows of the store
+//! (`Locker::examine`). With `--peer` two hosts meet at a lock ([`peer`]).
 
 mod peer;
 mod probes;

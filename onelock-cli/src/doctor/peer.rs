@@ -1,4 +1,5 @@
-//! `onelock doctor --peer`: do two hosts really exclude each other? They meet at one lock of the store itself.
+//! `onelock doctor --peer`: do two hosts really exclude each other? They meet at one lock of the
+//! store itself.
 
 use std::time::{Duration, Instant};
 
@@ -12,13 +13,15 @@ const NAME: &str = "onelock-doctor/peer";
 const SUBJECT: &str = "two hosts";
 /// How long each keeps the lock at most: several times as long as the other needs to try.
 const HOLD: Duration = Duration::from_millis(1_500);
-/// So many more holds, which nobody can miss, tell the other what was found out, if it does not know by then.
+/// So many more holds, which nobody can miss, tell the other what was found out, if it does not
+/// know by then.
 const EXTRA_HOLDS: u32 = 2;
 
 /// How many errors in a row that will not pass by themselves are borne.
 const FAILURES: u32 = 3;
 
-/// Contends with another host that does the same, for as long as it takes to tell, and at most `within`.
+/// Contends with another host that does the same, for as long as it takes to tell, and at most
+/// `within`.
 pub(super) async fn check_two_hosts(locker: &Locker, id: &str, within: Duration) -> Finding {
     if !locker.capabilities().holder {
         let text = "not tried: this store, as configured, does not show who holds a lock";
@@ -60,7 +63,8 @@ async fn try_once(locker: &Locker, check: &mut TwoHostCheck) -> Result<bool, Err
         }
         TryAcquire::Acquired(guard) => {
             check.note_granted(guard.token(), guard.crashed_holder());
-            // Of any length, or two that do not exclude each other might keep in step, one always a little later and never seen.
+            // Of any length, or two that do not exclude each other might keep in step, one always a
+            // little later and never seen.
             let hold = if check.verdict().is_some() { 3 * HOLD } else { HOLD.mul_f64(0.3 + 0.7 * fastrand::f64()) };
             let kept = keep(guard, hold).await?;
             if kept {

@@ -160,11 +160,11 @@ impl<'a> Probes<'a> {
         }
     }
 
-    /// Takes a lock away from its holder, and waits for the holder to observe of it.
+    /// Takes a lock away from its holder, and waits for the holder to hear of it.
     async fn loss(&self) -> Result<Finding, Failure> {
         const SUBJECT: &str = "loss";
         if !self.ours.capabilities().loss_signal {
-            let text = "a holder does not observe of a loss before others may have the lock";
+            let text = "a holder does not hear of a loss before others may have the lock";
             return Ok(Finding::warning(SUBJECT, text).advice("have the protected resource compare tokens"));
         }
         if !self.ours.capabilities().break_lock {
@@ -248,7 +248,8 @@ impl<'a> Probes<'a> {
 /// Renews once; nothing where locks need no renewal.
 async fn renewal(guard: &Guard, round_trip: Duration) -> Result<Option<Duration>, Error> {
     let Some(left) = guard.remaining() else { return Ok(None) };
-    // Time has to pass before there is anything to renew, and more of it than the renewal itself takes.
+    // Time has to pass before there is anything to renew, and more of it than the renewal itself
+    // takes.
     let used = (Duration::from_millis(20) + 4 * round_trip).min(left / 4);
     sleep(used).await;
     let started = Instant::now();

@@ -17,7 +17,8 @@ use crate::{
     store::StoreLocation,
 };
 
-/// The hidden subcommand: exit code 0 with the token on standard output when the lock was had (it is released again), 1 when it is held.
+/// The hidden subcommand: exit code 0 with the token on standard output when the lock was had (it
+/// is released again), 1 when it is held.
 pub(crate) fn run_second_process(args: SecondProcessArgs) -> Result<Exit, Failure> {
     // The doctor may be told to end while it waits for us.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| Failure::os("tying a process to its parent", e))?;
@@ -35,7 +36,7 @@ pub(crate) fn run_second_process(args: SecondProcessArgs) -> Result<Exit, Failur
     })
 }
 
-/// What became of the second_process's attempt.
+/// The result of the second process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum SecondProcessOutcome {
     Contended,

@@ -1,7 +1,9 @@
-//! What two hosts that contend for one lock learn of each other, from what each writes into the lock while it has it.
+//! What two hosts that contend for one lock learn of each other, from what each writes into the
+//! lock while it has it.
 //!
-//! A host that is granted the lock while the other's record says "held" suspects that both have it, or that the other has died. The other
-//! settles that: it counts the holds that it kept to their end, and says so in its next ones.
+//! A host that is granted the lock while the other's record says "held" suspects that both have it,
+//! or that the other has died. The other settles that: it counts the holds that it kept to their
+//! end, and says so in its next ones.
 
 use std::collections::BTreeSet;
 

@@ -74,7 +74,8 @@ async fn request_lock(plan: &Plan, locker: &Locker, progress: Arc<Progress>) -> 
     }
 }
 
-/// What `-v` shows: on a terminal one line that is kept up to date and taken away in the end, elsewhere one line per holder.
+/// What `-v` shows: on a terminal one line that is kept up to date and taken away in the end,
+/// elsewhere one line per holder.
 #[derive(Debug)]
 struct Progress {
     verbose: bool,

@@ -30,8 +30,8 @@ pub(super) fn earlier(a: Moment, b: Moment) -> Moment {
     Moment { boot: a.boot.min(b.boot), wall: a.wall.min(b.wall) }
 }
 
-/// Two timers: a timeout of `poll(2)` would stand still while the machine is suspended, and know nothing of a wall clock that
-/// was set forward when a virtual machine was thawed.
+/// Two timers: a timeout of `poll(2)` would stand still while the machine is suspended, and know
+/// nothing of a wall clock that was set forward when a virtual machine was thawed.
 #[derive(Debug)]
 pub(super) struct Alarm {
     boot: TimerFd,

@@ -24,7 +24,8 @@ pub(super) struct Job {
     pub(super) argv: Vec<OsString>,
     /// As the user asked; see [`Job::grace`].
     pub(super) grace: Option<Duration>,
-    /// Whether the command gets a process group of its own. On a terminal it stays in ours, or it would be a background job.
+    /// Whether the command gets a process group of its own. On a terminal it stays in ours, or it
+    /// would be a background job.
     pub(super) own_group: bool,
     pub(super) inherited: InheritedState,
 }
@@ -33,8 +34,9 @@ pub(super) struct Job {
 const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 
 impl Job {
-    /// The time between SIGTERM and SIGKILL, for a lease that lasts for `lease` without a renewal. A lease is renewed when a
-    /// third of its ttl is over; a quarter before its end nobody expects the next renewal any more.
+    /// The time between SIGTERM and SIGKILL, for a lease that lasts for `lease` without a renewal.
+    /// A lease is renewed when a third of its ttl is over; a quarter before its end nobody expects
+    /// the next renewal any more.
     pub(super) fn grace(&self, lease: Option<Duration>) -> Duration {
         self.grace.unwrap_or_else(|| lease.map_or(DEFAULT_GRACE, |lease| DEFAULT_GRACE.min(lease / 4)))
     }
@@ -54,8 +56,8 @@ impl Job {
         command
     }
 
-    /// Starts the command as a child of this process, which it does not survive. Calls `before_start` when there is a child, and before that becomes
-    /// the command.
+    /// Starts the command as a child of this process, which it does not survive. Calls
+    /// `before_start` when there is a child, and before that becomes the command.
     pub(super) fn spawn(
         &self,
         token: Option<u64>,

@@ -37,7 +37,8 @@ fn acquire_and_exec(plan: &Plan, runtime: &Runtime) -> Result<Exit, Failure> {
              leave --no-fork out",
         ),
         Some(lock) => {
-            // `dup` clears close-on-exec: this copy goes into the command, and keeps the lock until it and all heirs are gone.
+            // `dup` clears close-on-exec: this copy goes into the command, and keeps the lock until
+            // it and all heirs are gone.
             let inherited_lock =
                 nix::unistd::dup(&lock).map_err(|e| Failure::os("copying the lock's descriptor", e))?;
             let error = plan.job.exec(guard.token().map(|t| t.get()), None);

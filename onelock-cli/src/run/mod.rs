@@ -32,7 +32,8 @@ pub(crate) fn run(args: RunArgs, inherited: InheritedState) -> Result<Exit, Fail
         return exec::run(&plan);
     }
     let (to_watchdog, to_supervisor) = Channel::pair().map_err(|e| Failure::os("making a socket pair", e))?;
-    // Before anything that starts a thread: a forked copy of a process with threads may not do much.
+    // Before anything that starts a thread: a forked copy of a process with threads may not do
+    // much.
     match sys::fork().map_err(|e| Failure::os("starting the watchdog", e))? {
         None => {
             drop(to_watchdog);

@@ -1,5 +1,6 @@
-//! All processes that descend from this one, whatever they did to get away: `setsid`, double forks, process groups of
-//! their own. For a process that is a subreaper (`PR_SET_CHILD_SUBREAPER`): orphans among its descendants become its children.
+//! All processes that descend from this one, whatever they did to get away: `setsid`, double forks,
+//! process groups of their own. For a process that is a subreaper (`PR_SET_CHILD_SUBREAPER`):
+//! orphans among its descendants become its children.
 
 use std::{
     fs, io,
@@ -15,7 +16,8 @@ use crate::sys;
 /// How long to wait for killed processes before looking again; doubled up to the second value.
 const PAUSE: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(20));
 
-/// A descendant. The descriptor, where there is one, keeps a signal from hitting a stranger who got the same number.
+/// A descendant. The descriptor, where there is one, keeps a signal from hitting a stranger who got
+/// the same number.
 struct Descendant {
     pid: Pid,
     handle: Option<OwnedFd>,

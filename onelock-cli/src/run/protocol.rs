@@ -19,7 +19,8 @@ use crate::sys;
 /// From the supervisor to the watchdog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ToWatchdog {
-    /// The lock is held: start the command. Comes with the lock's descriptor, where the lock lives in one.
+    /// The lock is held: start the command. Comes with the lock's descriptor, where the lock lives
+    /// in one.
     Start { token: Option<u64>, deadline: Option<Moment> },
     /// The lease was renewed.
     Deadline(Moment),
@@ -42,7 +43,8 @@ pub(super) enum WatchdogEvent {
     Stopped { signal: i32, pid: i32 },
     /// The command ended with this wait status.
     Ended(i32),
-    /// The lock was lost, the command and all that it started are dead, and the watchdog has let go of the lock.
+    /// The lock was lost, the command and all that it started are dead, and the watchdog has let go
+    /// of the lock.
     Killed,
 }
 
@@ -83,7 +85,8 @@ pub(super) trait Message: Copy {
 impl Message for ToWatchdog {
     fn pack(self) -> Bytes {
         match self {
-            // No token and no deadline are zero: tokens are never zero, and no deadline is at boot in 1970.
+            // No token and no deadline are zero: tokens are never zero, and no deadline is at boot
+            // in 1970.
             Self::Start { token, deadline } => {
                 let (boot, wall) = deadline.map_or((0, 0), |d| (nanos(d.boot), nanos(d.wall)));
                 pack(1, token.unwrap_or(0), boot, wall)
@@ -133,7 +136,8 @@ impl Message for WatchdogEvent {
     }
 }
 
-/// One end of the socket. It keeps message boundaries, and its end is seen when the other process is gone, however it went.
+/// One end of the socket. It keeps message boundaries, and its end is seen when the other process
+/// is gone, however it went.
 #[derive(Debug)]
 pub(super) struct Channel(OwnedFd);
 
@@ -155,11 +159,13 @@ impl Channel {
         sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None).map(drop)
     }
 
-    /// The next message and the descriptor that came with it; `None` once the other process is gone.
+    /// The next message and the descriptor that came with it; `None` once the other process is
+    /// gone.
     pub(super) fn receive<M: Message>(&self) -> nix::Result<Option<(M, Option<OwnedFd>)>> {
         let mut bytes = [0; BYTES];
         let (length, descriptor) = match self.receive_bytes(&mut bytes) {
-            // The other process went without reading all that we sent. That error comes before what it sent last, and once.
+            // The other process went without reading all that we sent. That error comes before what
+            // it sent last, and once.
             Err(Errno::ECONNRESET) => self.receive_bytes(&mut bytes)?,
             received => received?,
         };

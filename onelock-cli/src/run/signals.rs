@@ -47,7 +47,8 @@ pub(crate) struct ReceivedSignal {
 }
 
 impl ReceivedSignal {
-    /// Whether it ends a process that has made no arrangements for it, as ours were when we were started.
+    /// Whether it ends a process that has made no arrangements for it, as ours were when we were
+    /// started.
     pub(crate) fn is_fatal(self) -> bool {
         !HARMLESS.contains(&self.number) && !sys::is_ignored(self.number)
     }
@@ -64,13 +65,15 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// All that [`InheritedState::block_signals`](super::inherited::InheritedState::block_signals) has blocked.
+    /// All that [`InheritedState::block_signals`](super::inherited::InheritedState::block_signals)
+    /// has blocked.
     pub(crate) fn all() -> Result<Self, Failure> {
         Self::of(handled_signals()).map_err(|e| Failure::os("reading signals", e))
     }
 
-    /// Blocks those that ask us to end, for a command that has to tidy up first. To be called with a single thread. Processes that are
-    /// started from now on are deaf to them, too, and have to be ended by us.
+    /// Blocks those that ask us to end, for a command that has to tidy up first. To be called with
+    /// a single thread. Processes that are started from now on are deaf to them, too, and have to
+    /// be ended by us.
     pub(crate) fn block_termination() -> Result<Self, Failure> {
         let set: SigSet = TERMINATION.into_iter().collect();
         let blocked = set.thread_block().map_err(io::Error::from).and_then(|()| Self::of(set));
@@ -82,13 +85,14 @@ impl Signals {
         Ok(Self { fd: sys::watch_reads(fd)?, set })
     }
 
-    /// From now on they act again: who sends a second one does not want to wait for what the first began.
+    /// From now on they act again: who sends a second one does not want to wait for what the first
+    /// began.
     pub(crate) fn unblock(&self) {
         let _ = self.set.thread_unblock();
     }
 
-    /// What `work` comes to, unless a signal that would have ended us comes first: then `work` is dropped. Other signals act as they would have
-    /// without us in between.
+    /// What `work` comes to, unless a signal that would have ended us comes first: then `work` is
+    /// dropped. Other signals act as they would have without us in between.
     pub(crate) async fn race<T>(&self, work: impl Future<Output = T>) -> Result<ControlFlow<i32, T>, Failure> {
         tokio::pin!(work);
         loop {

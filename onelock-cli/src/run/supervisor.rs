@@ -1,4 +1,5 @@
-//! The supervisor: acquires, renews and releases the lock, forwards signals, and exits as the command exits.
+//! The supervisor: acquires, renews and releases the lock, forwards signals, and exits as the
+//! command exits.
 
 use std::{
     io,
@@ -74,7 +75,8 @@ async fn acquire_and_supervise(
     supervisor.note_loss(&guard);
     supervisor.send(ToWatchdog::Finish);
     if ended.is_err() {
-        // The command may still run, and the watchdog kills it before it goes; only then may the lock be free.
+        // The command may still run, and the watchdog kills it before it goes; only then may the
+        // lock be free.
         supervisor.wait_for_watchdog_exit().await;
     }
     let released = guard.release().await;
@@ -143,14 +145,16 @@ impl Supervisor<'_> {
         }
     }
 
-    /// The command may have gone on past the end of the lease while all of us were frozen: its end is the first that we hear of.
+    /// The command may have gone on past the end of the lease while all of us were frozen: its end
+    /// is the first that we hear of.
     fn note_loss(&mut self, guard: &Guard) {
         if let Some(lost) = guard.check().err().filter(|_| self.lost.is_none()) {
             self.lost = Some((lost, Instant::now()));
         }
     }
 
-    /// Tells the watchdog when the lease ends now. Not only when `renewed` returns: a renewal between two waits would be missed.
+    /// Tells the watchdog when the lease ends now. Not only when `renewed` returns: a renewal
+    /// between two waits would be missed.
     fn send_deadline(&mut self, guard: &Guard) {
         let until = guard.valid_until();
         if let Some(until) = until.filter(|_| until != self.sent_deadline && self.lost.is_none()) {
@@ -159,7 +163,8 @@ impl Supervisor<'_> {
         }
     }
 
-    /// A failed send means that the watchdog is dead, which the channel reports, or that it hangs; the command is killed either way.
+    /// A failed send means that the watchdog is dead, which the channel reports, or that it hangs;
+    /// the command is killed either way.
     fn send(&self, message: ToWatchdog) {
         let _ = self.channel.get_ref().send(message, None);
     }
@@ -183,9 +188,11 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Whoever started us sees a stopped job when the command was stopped from the terminal, or by a signal that went through us.
+    /// Whoever started us sees a stopped job when the command was stopped from the terminal, or by
+    /// a signal that went through us.
     fn stop_with_command(&mut self, signal: i32, command: Pid) {
-        // The event may be about a stop that is over: with Ctrl-Z right after `fg` we were stopped, and continued, before we read it.
+        // The event may be about a stop that is over: with Ctrl-Z right after `fg` we were stopped,
+        // and continued, before we read it.
         if !process_tree::is_stopped(command) {
             return;
         }
@@ -200,7 +207,8 @@ impl Supervisor<'_> {
     fn forward_signal(&mut self, signal: ReceivedSignal, guard: &Guard) {
         // The command is in the same foreground job and has got it, too.
         let already_delivered = signal.by_terminal && !self.job.own_group;
-        // While we were stopped the lock may have been lost: then nothing may be continued, but for its end.
+        // While we were stopped the lock may have been lost: then nothing may be continued, but for
+        // its end.
         let must_not_continue = signal.number == libc::SIGCONT && guard.check().is_err();
         if signal.number == libc::SIGCHLD || already_delivered || must_not_continue {
             return;

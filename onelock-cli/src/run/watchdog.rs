@@ -1,9 +1,9 @@
-//! The watchdog: the parent of the command, in a process of its own, so that the command ends before the lock does, whatever
-//! happens to the process that holds the lock.
+//! The watchdog: the parent of the command, in a process of its own, so that the command ends
+//! before the lock does, whatever happens to the process that holds the lock.
 //!
-//! It shares the lock's descriptor, where the lock lives in one: then the kernel frees the lock after the watchdog has let go
-//! of it. It knows when the lease ends, where there is one, and needs nobody to tell it that the time has come.
-//! It uses no runtime and no thread.
+//! It shares the lock's descriptor, where the lock lives in one: then the kernel frees the lock
+//! after the watchdog has let go of it. It knows when the lease ends, where there is one, and needs
+//! nobody to tell it that the time has come. It uses no runtime and no thread.
 
 use std::{
     os::{
@@ -63,7 +63,8 @@ fn start(
     set.add(Signal::SIGCHLD);
     let children = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let alarm = Alarm::new()?;
-    // Not after the command has begun: it and all of its group may be killed at once, and then somebody has to be left to clean up.
+    // Not after the command has begun: it and all of its group may be killed at once, and then
+    // somebody has to be left to clean up.
     let command = match job.spawn(token, deadline, || leave_process_group(job)) {
         Ok(command) => command,
         Err(error) => {
@@ -82,14 +83,17 @@ fn start(
     watchdog.watch()
 }
 
-/// Out of the reach of signals to the job's process group: SIGKILL to that group must leave somebody to clean up.
+/// Out of the reach of signals to the job's process group: SIGKILL to that group must leave
+/// somebody to clean up.
 fn leave_process_group(job: &Job) {
     let _ = if job.own_group {
-        // Staying in the session keeps the command's group from being an orphaned one, in which SIGTSTP has no effect.
+        // Staying in the session keeps the command's group from being an orphaned one, in which
+        // SIGTSTP has no effect.
         setpgid(Pid::from_raw(0), Pid::from_raw(0))
     } else {
-        // Leaving the session, because as a parent in another group of it we would keep a group from being an orphaned one that
-        // should be, and Ctrl-Z would stop a job that nobody can continue.
+        // Leaving the session, because as a parent in another group of it we would keep a group
+        // from being an orphaned one that should be, and Ctrl-Z would stop a job that nobody can
+        // continue.
         setsid().map(drop)
     };
 }
@@ -187,8 +191,8 @@ impl Watchdog {
                         self.ended = true;
                         self.group = None;
                         if self.kill_at.is_none() {
-                            // Not the end yet: whoever killed the command may have killed the supervisor in the same moment, and
-                            // then the offspring has to go, too.
+                            // Not the end yet: whoever killed the command may have killed the
+                            // supervisor in the same moment, and then the offspring has to go, too.
                             let _ = self.supervisor.send(WatchdogEvent::Ended(status.into_raw()), None);
                         }
                     }
@@ -214,7 +218,8 @@ impl Watchdog {
         Next::Watch
     }
 
-    /// The lock is lost, or about to be: all that runs under it gets the grace time to stop, but never more than the lease lasts.
+    /// The lock is lost, or about to be: all that runs under it gets the grace time to stop, but
+    /// never more than the lease lasts.
     fn stop_command(&mut self) {
         if self.kill_at.is_some() || self.ended {
             return;
@@ -233,7 +238,8 @@ impl Watchdog {
         Next::End
     }
 
-    /// Not by closing alone: a file's watchers hear of the close before its lock ends, and would come too early.
+    /// Not by closing alone: a file's watchers hear of the close before its lock ends, and would
+    /// come too early.
     fn unlock(&mut self) {
         if let Some(lock) = self.lock.take() {
             sys::unlock(lock.as_fd());

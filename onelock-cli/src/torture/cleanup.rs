@@ -28,7 +28,8 @@ pub(super) struct Leftovers {
     pub(super) kept: Vec<String>,
 }
 
-/// Has the store forget the names of this run. Their processes are dead: within `bound` each lock must be free.
+/// Has the store forget the names of this run. Their processes are dead: within `bound` each lock
+/// must be free.
 pub(super) async fn clean_up(locker: &Locker, run: &TortureRun, bound: Duration) -> Leftovers {
     let end = Instant::now() + bound;
     let mut left = Leftovers::default();

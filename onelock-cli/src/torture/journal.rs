@@ -1,4 +1,5 @@
-//! What each process of a run notes, one JSON object a line, so that a killed process spoils at most its last line.
+//! What each process of a run notes, one JSON object a line, so that a killed process spoils at
+//! most its last line.
 
 use std::{
     fs::{File, OpenOptions},

@@ -1,8 +1,11 @@
-//! `onelock torture`: many processes contend on the user's own store, some are killed, frozen and cut off, and the recorded history is checked.
+//! `onelock torture`: many processes contend on the user's own store, some are killed, frozen and
+//! cut off, and the recorded history is checked.
 //!
-//! The parent ([`parent`]) never takes a lock; its children ([`worker`]) are this same program. They meet in a directory of the run's
-//! own: a journal for each task of a child ([`journal`]), and the protected resource of each name ([`resource`]). Each child has a way of its own to the
-//! store ([`route`]). In the end, and when somebody ends the run, nothing of it stays behind ([`cleanup`]).
+//! The parent ([`parent`]) never takes a lock; its children ([`worker`]) are this same program.
+//! They meet in a directory of the run's own: a journal for each task of a child ([`journal`]), and
+//! the protected resource of each name ([`resource`]). Each child has a way of its own to the store
+//! ([`route`]). In the end, and when somebody ends the run, nothing of it stays behind
+//! ([`cleanup`]).
 
 mod cleanup;
 mod journal;
@@ -69,7 +72,8 @@ impl TortureRun {
     }
 }
 
-/// A lock that nobody holds must be had within the longest lease and this, less for a run that is over before: a busy machine is no violation.
+/// A lock that nobody holds must be had within the longest lease and this, less for a run that is
+/// over before: a busy machine is no violation.
 const SLACK: Duration = Duration::from_secs(20);
 const MIN_SLACK: Duration = Duration::from_secs(5);
 /// Where locks do not expire a frozen holder keeps its lock, and all others only wait.
@@ -154,8 +158,9 @@ async fn run_torture(args: TortureArgs, signals: &Signals) -> Result<Exit, Failu
     }))
 }
 
-/// Takes a lock of this run and gives it back: what keeps that from working is told at once, by the store, and not as the workers' errors at
-/// the end of the whole time. A store that does not answer is asked for no longer than its timeouts allow.
+/// Takes a lock of this run and gives it back: what keeps that from working is told at once, by the
+/// store, and not as the workers' errors at the end of the whole time. A store that does not answer
+/// is asked for no longer than its timeouts allow.
 async fn check_that_store_works(locker: &Locker, name: &str) -> Result<(), Failure> {
     if let TryAcquire::Acquired(guard) = probes::request(locker, name).try_acquire().await? {
         let _: Release = guard.release().await?;

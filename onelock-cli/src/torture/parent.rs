@@ -1,4 +1,5 @@
-//! The parent of a torture: starts the processes, kills, freezes and cuts them off by chance, and gathers what they noted.
+//! The parent of a torture: starts the processes, kills, freezes and cuts them off by chance, and
+//! gathers what they noted.
 
 use std::{
     collections::BTreeSet,
@@ -31,14 +32,16 @@ pub(super) struct Parent<'a> {
     longest_fault: Duration,
     processes: Vec<Process>,
     started: u64,
-    /// What befell a process, and when.
+    /// The faults of processes, with their times.
     fault_events: Vec<(Duration, u64, What)>,
     pub(super) faults: FaultCounts,
     /// Processes that did not end when they were told to.
     pub(super) hung: Vec<String>,
-    /// Those that ended by themselves, such as on a full disk: what they noted is not all that happened.
+    /// Those that ended by themselves, such as on a full disk: what they noted is not all that
+    /// happened.
     pub(super) unexpected_exits: Vec<String>,
-    /// By how much a pause of ours was too long at most: so late may the processes be, too, on a machine that is busy or was suspended.
+    /// By how much a pause of ours was too long at most: so late may the processes be, too, on a
+    /// machine that is busy or was suspended.
     pub(super) lateness: Duration,
 }
 
@@ -128,7 +131,8 @@ impl<'a> Parent<'a> {
         Ok(())
     }
 
-    /// Takes those that have ended off the list. They may, once they were told to, and successfully.
+    /// Takes those that have ended off the list. They may, once they were told to, and
+    /// successfully.
     fn reap(&mut self, when: &str) -> io::Result<()> {
         let told = self.run.stop_file().exists();
         let mut index = 0;
@@ -192,7 +196,7 @@ impl<'a> Parent<'a> {
         }
     }
 
-    /// Notes the begin of a fault; `false` when the process has one already.
+    /// Records the start of a fault; `false` if the process already has one.
     fn begin_fault(&mut self, victim: usize, fault: ProcessFault) -> bool {
         let most = u64::try_from(self.longest_fault.as_millis()).expect("no duration is that long");
         let length = Duration::from_millis(self.rng.u64(..most.max(1)));
@@ -205,7 +209,8 @@ impl<'a> Parent<'a> {
         free
     }
 
-    /// Those that stopped themselves, in the middle of their work, stay so for as long as those that we freeze.
+    /// Those that stopped themselves, in the middle of their work, stay so for as long as those
+    /// that we freeze.
     fn note_self_stops(&mut self) {
         for index in 0..self.processes.len() {
             if self.processes[index].is_stopped() && self.begin_fault(index, ProcessFault::Frozen) {
@@ -234,7 +239,8 @@ impl<'a> Parent<'a> {
         for worker in 0..self.started * TASKS {
             let number = worker / TASKS;
             let mut notes = journal::read(&self.run.directory, worker)?;
-            // What it noted between the parent's look at the clock and the signal: no harm in knowing less.
+            // What it noted between the parent's look at the clock and the signal: no harm in
+            // knowing less.
             let died = self.fault_events.iter().find(|(_, whose, what)| *whose == number && *what == What::Died);
             if let Some((at, ..)) = died {
                 notes.events.retain(|event| event.at < *at);

@@ -47,7 +47,8 @@ impl Process {
 
     /// Sends `signal`, unless the process has ended; whether it was sent.
     pub(super) fn signal(&mut self, signal: Signal) -> bool {
-        // Once waited for, its pid may be a stranger's. Nobody else waits for it, so what is here now stays here until we look again.
+        // Once waited for, its pid may be a stranger's. Nobody else waits for it, so what is here
+        // now stays here until we look again.
         matches!(self.child.try_wait(), Ok(None)) && kill(self.pid(), signal).is_ok()
     }
 

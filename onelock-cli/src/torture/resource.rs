@@ -1,4 +1,5 @@
-//! A protected resource that does what every resource should: it refuses a write whose token is older than one that it has seen.
+//! A protected resource that does what every resource should: it refuses a write whose token is
+//! older than one that it has seen.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -16,8 +17,8 @@ pub(super) struct Decision {
     pub(super) accepted: bool,
 }
 
-/// Offers a write with `token`; `None` when another process is at the resource. It may be frozen there, and whoever waited for it would
-/// freeze with it.
+/// Offers a write with `token`; `None` when another process is at the resource. It may be frozen
+/// there, and whoever waited for it would freeze with it.
 pub(super) fn offer(path: &Path, token: u64) -> io::Result<Option<Decision>> {
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
     match file.try_lock() {

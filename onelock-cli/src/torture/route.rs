@@ -1,4 +1,5 @@
-//! The way of one process to the store: where it is plain TCP, through a proxy of the parent's own on loopback, which can be cut.
+//! The way of one process to the store: where it is plain TCP, through a proxy of the parent's own
+//! on loopback, which can be cut.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -13,7 +14,7 @@ use crate::store::StoreLocation;
 pub(super) enum Route {
     /// Each through a proxy of its own.
     Proxied { config: ConfigString, part: AddressPart, server: SocketAddr },
-    /// Direct, for this reason.
+    /// Without a proxy, for this reason.
     Direct { why: String },
 }
 
@@ -94,7 +95,8 @@ fn address(config: &ConfigString) -> Result<(AddressPart, String), String> {
 pub(super) struct ProcessProxy {
     proxy: Proxy,
     pub(super) url: String,
-    /// Bytes were swallowed: what comes behind them on the same connection must not arrive, as it never would on a real network.
+    /// Bytes were swallowed: what comes behind them on the same connection must not arrive, as it
+    /// never would on a real network.
     lossy: bool,
 }
 

@@ -1,4 +1,5 @@
-//! One of the processes that contend: its tasks take locks in every way there is, write under them, and note everything.
+//! One of the processes that contend: its tasks take locks in every way there is, write under them,
+//! and note everything.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -133,7 +134,8 @@ impl Worker {
                 // A store that is cut off is part of the game; one that is set up wrongly is not.
                 let kind = if error.kind() == ErrorKind::Config { "configuration: " } else { "" };
                 self.journal.error(&format!("{kind}{error}"))?;
-                // An outage lasts longer than an attempt takes: without a pause there would be nothing but errors in the journal.
+                // An outage lasts longer than an attempt takes: without a pause there would be
+                // nothing but errors in the journal.
                 sleep(Duration::from_millis(200)).await;
                 Ok(None)
             }
@@ -166,7 +168,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Writes to the protected resource until it has had enough or the lock is lost. One in four writes once more without looking.
+    /// Writes to the protected resource until it has had enough or the lock is lost. One in four
+    /// writes once more without looking.
     async fn work_under_lock(
         &mut self,
         name: &str,
@@ -177,7 +180,8 @@ impl Worker {
         let careless = self.rng.u8(..4) == 0;
         for _ in 0..self.rng.u32(1..5) {
             if self.has_ttl && self.rng.u16(..2_000) == 0 {
-                // As if stopped in the middle of the work, until the parent ends that: often past the lease.
+                // As if stopped in the middle of the work, until the parent ends that: often past
+                // the lease.
                 raise(Signal::SIGSTOP)?;
             }
             let pause = self.random(0, longest);

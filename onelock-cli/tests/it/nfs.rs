@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use integration::nfs::Guest;
 
-/// Runs a script on the server of the guest, with the command on its PATH, and prints what it measured.
+/// Runs a script on the server of the guest, with the command on its PATH, and prints what it
+/// measured.
 fn run(script: &str) {
     let out = Guest::new(script).limit(Duration::from_secs(600)).with(env!("CARGO_BIN_EXE_onelock")).run();
     out.lines().filter(|line| line.starts_with("FIGURE")).for_each(|line| println!("{line}"));

@@ -1,4 +1,5 @@
-//! The crontab, the systemd units and the Kubernetes manifest of `examples/cron`: accepted by their own tools, and their command lines by `onelock`.
+//! The crontab, the systemd units and the Kubernetes manifest of `examples/cron`: accepted by their
+//! own tools, and their command lines by `onelock`.
 
 use std::{
     fs,

@@ -1,6 +1,7 @@
 //! Whether a program printed what a page shows: all but what differs from run to run.
 
-/// Compares line by line. `…` in a line of the page stands for any text in it, a line of `…` alone for any lines.
+/// Compares line by line. `…` in a line of the page stands for any text in it, a line of `…` alone
+/// for any lines.
 pub(crate) fn matches(shown: &str, printed: &str) -> bool {
     let lines = |text: &str| text.lines().map(|line| steady(line.trim_end())).collect::<Vec<_>>();
     lines_match(&lines(shown), &lines(printed))
@@ -25,7 +26,8 @@ fn line_matches(shown: &str, printed: &str) -> bool {
     ends.into_iter().any(|at| line_matches(rest, &printed[at..]))
 }
 
-/// The line with signs in place of times, tokens, owners and ids, so that a page can show real ones.
+/// The line with signs in place of times, tokens, owners and ids, so that a page can show real
+/// ones.
 fn steady(line: &str) -> String {
     let mut steady = String::new();
     let mut rest = line;

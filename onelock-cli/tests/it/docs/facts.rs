@@ -1,4 +1,5 @@
-//! What the pages say of the code: options, metrics and messages are those of the code, no more and no less.
+//! What the pages say of the code: options, metrics and messages are those of the code, no more and
+//! no less.
 
 use std::collections::BTreeSet;
 

@@ -17,7 +17,8 @@ pub(crate) struct Block {
     /// What stands behind the opening fence.
     pub(crate) language: String,
     pub(crate) text: String,
-    /// The `<!-- first: … -->` before it: what to run before in the same language, which readers do not see.
+    /// The `<!-- first: … -->` before it: what to run before in the same language, which readers do
+    /// not see.
     pub(crate) first: Option<String>,
     /// The `<!-- not run: … -->` before it: why it cannot run on a bare machine.
     pub(crate) not_run: Option<String>,

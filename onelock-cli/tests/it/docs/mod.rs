@@ -1,4 +1,5 @@
-//! The documentation is run: the shell and the Python in it against real servers, its links, options, metrics and messages against the code.
+//! The documentation is run: the shell and the Python in it against real servers, its links,
+//! options, metrics and messages against the code.
 //!
 //! Rust in it is compiled and run as documentation tests, see `src/pages.rs`.
 

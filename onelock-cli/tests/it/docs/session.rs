@@ -24,8 +24,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Runs all shell of a page and fails with every difference from what the page shows.
 ///
-/// `sh`, `bash` and `python` blocks have to succeed. In `console` blocks a line that begins with `$ ` is a command, `> ` continues it, and the rest is what
-/// it prints; it has to succeed unless a comment behind it says `# exit code 1`. A block that cannot run anywhere is only parsed.
+/// `sh`, `bash` and `python` blocks have to succeed. In `console` blocks a line that begins with `$
+/// ` is a command, `> ` continues it, and the rest is what it prints; it has to succeed unless a
+/// comment behind it says `# exit code 1`. A block that cannot run anywhere is only parsed.
 pub(crate) fn run(path: &str) {
     check(path, &super::page(path).blocks);
 }

@@ -12,8 +12,9 @@ use nix::{
 
 use super::fixture::{Locks, Running, eventually, is_alive, parse_pid, read};
 
-/// Proves its own solitude: every process that it starts inherits a lock on the witness file, so that the file can be locked only
-/// when the last process of all earlier ones is dead. The offspring tries to get away in several ways.
+/// Proves its own solitude: every process that it starts inherits a lock on the witness file, so
+/// that the file can be locked only when the last process of all earlier ones is dead. The
+/// offspring tries to get away in several ways.
 const WITNESS: &str = r#"
 dir=$1 id=$2
 exec 9>>"$dir/witness"

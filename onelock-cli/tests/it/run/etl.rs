@@ -9,8 +9,9 @@ use super::fixture::{Locks, Running, code, read};
 const ROWS: usize = 100_000;
 const ROUNDS: u64 = 50;
 
-/// Appends the transformed rows to the output, in many small writes, and commits the new length in one step. A load that was cut off
-/// before is cut out first, as any restartable job has to; it is the lock that makes sure that nobody is still writing it.
+/// Appends the transformed rows to the output, in many small writes, and commits the new length in
+/// one step. A load that was cut off before is cut out first, as any restartable job has to; it is
+/// the lock that makes sure that nobody is still writing it.
 const JOB: &str = r#"set -e
 cd "$1"
 touch loaded.csv

@@ -1,4 +1,5 @@
-//! Running `onelock` and watching processes. Nothing here sleeps for luck: everything waits on a condition.
+//! Running `onelock` and watching processes. Nothing here sleeps for luck: everything waits on a
+//! condition.
 
 use std::{
     fs,
@@ -76,7 +77,8 @@ impl Locks {
     }
 }
 
-/// `onelock` in a session of its own, which has no terminal. `setsid` becomes it, so that the pid is its own.
+/// `onelock` in a session of its own, which has no terminal. `setsid` becomes it, so that the pid
+/// is its own.
 pub(crate) fn onelock<const N: usize>(args: [&str; N]) -> Command {
     let mut command = Command::new("setsid");
     command.arg(env!("CARGO_BIN_EXE_onelock")).args(args).env_remove("ONELOCK_URL").env_remove("ONELOCK_URL_FILE");

@@ -1,5 +1,6 @@
-//! A store with leases: the command ends before the lease does, whatever happened to the supervisor.
-//! Only one process sees the locks of the memory store, but its leases end like all others.
+//! A store with leases: the command ends before the lease does, whatever happened to the
+//! supervisor. Only one process sees the locks of the memory store, but its leases end like all
+//! others.
 
 use std::time::{Duration, Instant};
 

@@ -18,7 +18,8 @@ fn the_lock_is_free_when_our_exit_is_seen() {
 
 #[test]
 fn no_process_of_ours_is_left_when_we_end() {
-    // In a container whose first process reaps nothing, a zombie would stay for every run: so we have none at our end.
+    // In a container whose first process reaps nothing, a zombie would stay for every run: so we
+    // have none at our end.
     let locks = Locks::new();
     // With a subreaper above, what we leave behind becomes its child and is counted.
     let script = "import ctypes, subprocess, sys, os
@@ -50,7 +51,8 @@ fn flock_and_we_exclude_each_other() {
     assert_eq!(code(&mut locks.run(["-n", "x", "true"])), 1);
 }
 
-/// Python's `filelock` on the lock file: prints what became of it, and holds it until its input ends.
+/// Python's `filelock` on the lock file: prints what became of it, and holds it until its input
+/// ends.
 const FILELOCK: &str = "import sys, filelock
 lock = filelock.FileLock(sys.argv[1])
 try:

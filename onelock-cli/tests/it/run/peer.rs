@@ -39,7 +39,8 @@ fn check(found: &[(String, String, Option<i32>); 2], level: &str, words: &str, c
     }
 }
 
-/// A C library in which `flock` locks nothing and says that it did, as on a mount whose locks do not reach the server.
+/// A C library in which `flock` locks nothing and says that it did, as on a mount whose locks do
+/// not reach the server.
 fn without_locks(locks: &Locks) -> PathBuf {
     locks.library("int flock(int fd, int operation) { return 0; }")
 }

@@ -40,8 +40,9 @@ fn signals_are_forwarded_each_once_and_do_not_end_us() {
 
 #[test]
 fn a_signal_between_the_lock_and_the_start_of_the_command_is_not_lost() {
-    // The moment is short: many tries with the signal at different times find it. Before the lock is held, the signal ends
-    // us; afterwards it reaches the command, or ends it before it listens; in no case is it without effect.
+    // The moment is short: many tries with the signal at different times find it. Before the lock
+    // is held, the signal ends us; afterwards it reaches the command, or ends it before it listens;
+    // in no case is it without effect.
     let locks = Locks::new();
     let script = locks.script("python3", LISTENER);
     for micros in (0..60).map(|i| i * 150) {
@@ -91,7 +92,8 @@ fn a_signal_that_we_were_told_to_ignore_does_not_end_the_wait() {
 #[test]
 fn stopping_us_stops_the_command_and_continuing_us_continues_it() {
     let locks = Locks::new();
-    // Not a loop of short commands: a shell that waits for its child to begin cannot stop when that child was stopped first.
+    // Not a loop of short commands: a shell that waits for its child to begin cannot stop when that
+    // child was stopped first.
     let mut running = Running::start(&mut locks.run(["x", "-c", "echo ready; exec sleep 1000"]));
     running.expect_line("ready");
     let command = running.command();

@@ -68,7 +68,8 @@ impl Terminal {
         self.keyboard.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Types a line. What the terminal echoes is not what `expect` waits for, if the line has `''` in the middle of a word.
+    /// Types a line. What the terminal echoes is not what `expect` waits for, if the line has `''`
+    /// in the middle of a word.
     fn line(&mut self, line: &str) {
         self.keys(line);
         self.keys("\n");
@@ -165,7 +166,8 @@ while True: signal.pause()
         terminal.keys("\x03");
         eventually("the key arrived", || read(&count) == i.to_string());
     }
-    // We handle signals in the order of their numbers: a forwarded SIGINT would come before this one.
+    // We handle signals in the order of their numbers: a forwarded SIGINT would come before this
+    // one.
     kill(supervisor, SIGUSR1).unwrap();
     terminal.expect("interrupted 5 times");
 }
@@ -248,7 +250,8 @@ fn killing_the_whole_job_kills_those_who_left_it() {
     kill_job(&mut terminal, &locks, sleeper);
 }
 
-/// Kills the shell's last background job. The lock must not be free before `offspring`, which left the job, is dead.
+/// Kills the shell's last background job. The lock must not be free before `offspring`, which left
+/// the job, is dead.
 fn kill_job(terminal: &mut Terminal, locks: &Locks, offspring: Pid) {
     terminal.line("kill -9 -$!");
     eventually("the lock is free", || {

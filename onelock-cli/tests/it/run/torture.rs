@@ -174,7 +174,8 @@ fn a_process_that_ends_by_itself_is_found_out() {
     let mut command = onelock(["torture", "--json", "--time", "1h", "--url", &locks.url()]);
     let mut running = Running::start(&mut command);
     eventually("its processes run", || !children(running.pid()).is_empty());
-    // Until the parent, which itself kills and starts processes, has found one dead that it did not kill.
+    // Until the parent, which itself kills and starts processes, has found one dead that it did not
+    // kill.
     while running.child.try_wait().unwrap().is_none() {
         for pid in children(running.pid()) {
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL);

@@ -7,7 +7,8 @@ use std::{
 
 use super::fixture::{Locks, Running, code, is_alive, onelock, output, parse_pid, stdout};
 
-/// What `probe` prints when `prelude` of the shell runs it directly, and when it runs it under the lock.
+/// What `probe` prints when `prelude` of the shell runs it directly, and when it runs it under the
+/// lock.
 fn both(locks: &Locks, prelude: &str, probe: &str) -> (String, String) {
     let url = locks.url();
     let ours = [env!("CARGO_BIN_EXE_onelock"), "run", "--url", &url, "x", "--"];
