@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_stopped_itself_is_stopped_for_as_long_as_those_that_are_frozen() {
+    async fn a_process_that_stops_itself_counts_as_frozen() {
         let directory = tempfile::tempdir().unwrap();
         let (run, store) = (run(directory.path()), StoreLocation::Url("memory:".into()));
         let route = Route::find(&store).await;
