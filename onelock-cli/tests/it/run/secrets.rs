@@ -4,7 +4,9 @@ use std::{fs, process::Output};
 
 use integration::redis::RedisServer;
 
-use super::fixture::{Locks, Running, children, code, onelock, output};
+use super::fixture::{Locks, code, onelock, output};
+#[cfg(feature = "torture")]
+use super::fixture::{Running, children};
 
 const PASSWORD: &str = "s3cret";
 const WARNING: &str = "onelock: warning: everybody who may run ps can read the secret in --url";
