@@ -9,7 +9,7 @@ use std::{
 
 use lock_core::{Error, Locker, TryAcquire};
 
-use super::TortureRun;
+use super::shared::TortureRun;
 use crate::{exit::Failure, probes};
 
 /// A directory of this run's own, for what the processes note.

@@ -14,19 +14,18 @@ mod process;
 mod report;
 mod resource;
 mod route;
+mod shared;
 mod worker;
 
 use std::{
     fs,
     ops::ControlFlow,
-    path::PathBuf,
     time::{Duration, Instant},
 };
 
 use lock_core::{
     LeaseId, Locker, TryAcquire,
     backend::Release,
-    clock::{Clock, SystemClock},
     history::{Rules, check},
 };
 
@@ -35,6 +34,7 @@ use self::{
     parent::Parent,
     report::TortureReport,
     route::Route,
+    shared::TortureRun,
 };
 use crate::{
     args::TortureArgs,
@@ -47,30 +47,6 @@ use crate::{
 };
 
 pub(crate) use self::worker::run_worker;
-
-/// How many locks a process asks for at a time. Each task is a worker of the history.
-const TASKS: u64 = 4;
-
-/// What all processes of one run agree on.
-#[derive(Debug, Clone)]
-struct TortureRun {
-    directory: PathBuf,
-    /// Before every name of this run, and in no name of anybody else.
-    prefix: String,
-    names: u32,
-    ttl: Duration,
-}
-
-impl TortureRun {
-    fn name(&self, index: u32) -> String {
-        format!("{}{index}", self.prefix)
-    }
-
-    /// The children end when it exists.
-    fn stop_file(&self) -> PathBuf {
-        self.directory.join("stop")
-    }
-}
 
 /// A lock that nobody holds must be had within the longest lease and this, less for a run that is
 /// over before: a busy machine is no violation.
@@ -185,9 +161,4 @@ async fn clean_up_after_signal(signal: i32, signals: &Signals, locker: &Locker, 
         say(&format!("onelock: not removed: {what}\n"));
     }
     Exit::Signal(signal)
-}
-
-/// Time since boot, which all processes of a machine share.
-fn now() -> Duration {
-    SystemClock.now().boot
 }

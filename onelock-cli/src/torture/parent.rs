@@ -13,10 +13,11 @@ use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
 use super::{
-    TASKS, TortureRun, journal, now,
+    journal,
     process::{Process, ProcessFault},
     report::FaultCounts,
     route::{ProcessProxy, Route},
+    shared::{TASKS, TortureRun, now},
 };
 use crate::store::StoreLocation;
 

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::now;
+use super::shared::now;
 
 /// What became of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,7 +16,11 @@ use nix::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{TASKS, TortureRun, journal::Journal, now, resource};
+use super::{
+    journal::Journal,
+    resource,
+    shared::{TASKS, TortureRun, now},
+};
 use crate::{
     args::{StoreArgs, TortureWorkerArgs},
     exit::{Exit, Failure},
