@@ -50,8 +50,8 @@ pub(crate) struct BreakArgs {
     #[arg(long)]
     pub(crate) version: String,
 
-    /// Who breaks it, for the holder to read [default: user@host].
-    #[arg(long, value_name = "TEXT")]
+    // Not a documentation comment: rustdoc would read the default as a link.
+    #[arg(long, value_name = "TEXT", help = "Who breaks it, for the holder to read [default: user@host]")]
     pub(crate) by: Option<String>,
 
     /// The name of the lock.
