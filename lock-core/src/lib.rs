@@ -1,49 +1,40 @@
 #![doc = include_str!("../README.md")]
 
 pub mod backend;
-mod backoff;
-pub mod capabilities;
-pub mod chain;
-pub mod clock;
 pub mod config;
-pub mod doctor;
-mod error;
-pub mod faults;
+mod engine;
 pub mod fencing;
-mod flight;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
-mod guard;
-pub mod history;
-mod hold;
-mod holder;
-mod keeper;
-mod leader;
-mod lease;
 mod locker;
-mod lost;
 pub mod memory;
-mod metrics;
-mod name;
-mod options;
-mod pulse;
-mod queue;
-pub mod registry;
-mod request;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod types;
 
-pub use capabilities::{Capabilities, Capability};
-pub use config::ConfigString;
-pub use error::{Error, ErrorKind, Operation};
-pub use guard::Guard;
-pub use holder::Holder;
-pub use leader::{LeaderElection, Leadership};
-pub use lease::{FencingToken, InvalidLeaseId, Lease, LeaseId};
-pub use locker::{Locker, LockerBuilder};
-pub use lost::{LossReason, Lost};
-pub use name::{InvalidName, LockName};
-pub use options::{LockOptions, Renew, Timing};
-pub use registry::Registry;
-pub use request::{LockRequest, TryAcquire};
+pub use backend::{Capabilities, Capability};
+pub use config::{ConfigString, Registry};
+pub use engine::Timing;
+pub use locker::{Guard, LeaderElection, Leadership, LockRequest, Locker, LockerBuilder, TryAcquire};
+#[cfg(feature = "testing")]
+pub use testing::faults;
+pub use types::{
+    Error, ErrorKind, FencingToken, Holder, InvalidLeaseId, InvalidName, Lease, LeaseId, LockName, LockOptions,
+    LossReason, Lost, Operation, Renew, clock,
+};
+
+/// What stores can do: see [`backend`].
+pub mod capabilities {
+    pub use crate::backend::{Capabilities, Capability, Pace, UnknownCapability};
+}
+
+/// What an examination of a store finds: see [`backend`].
+pub mod doctor {
+    pub use crate::backend::{Finding, Level};
+}
+
+/// From a config string to a [`Locker`]: see [`config`].
+pub mod registry {
+    pub use crate::config::{BackendFactory, Registry};
+}

@@ -1,6 +1,6 @@
 //! The in-memory backend: locks of one process, the reference implementation, and what applications test their loss handling with.
 //!
-//! Wrap it in [`Faulty`](crate::faults::Faulty) to lose requests and replies, and use [`MemoryBackend::lose`] or
+//! Wrap it in `faults::Faulty` (feature `testing`) to lose requests and replies, and use [`MemoryBackend::lose`] or
 //! [`MemoryBackend::lose_after`] to take a lock away:
 //!
 //! ```
@@ -30,16 +30,9 @@ use async_trait::async_trait;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    backend::{Attempt, Backend, Break, Claim, Grant, Release, Renewal, Watch},
-    capabilities::{Capabilities, Pace},
-    config::StoreConfig,
-    doctor::Finding,
-    error::Error,
-    holder::Holder,
-    lease::{FencingToken, Lease, LeaseId},
-    lost::LossReason,
-    name::LockName,
-    registry::BackendFactory,
+    backend::{Attempt, Backend, Break, Capabilities, Claim, Finding, Grant, Pace, Release, Renewal, Watch},
+    config::{BackendFactory, StoreConfig},
+    types::{Error, FencingToken, Holder, Lease, LeaseId, LockName, LossReason},
 };
 
 /// Locks in the memory of this process. Clones are clients of the same store.

@@ -9,6 +9,7 @@ pub use lock_dynamo as dynamo;
 #[cfg(feature = "files")]
 #[cfg_attr(docsrs, doc(cfg(feature = "files")))]
 pub use lock_efs as files;
+pub use lock_migrate as migrate;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use lock_redis as redis;
@@ -27,7 +28,7 @@ pub fn registry() -> Registry {
     let registry = KNOWN.iter().fold(registry, |registry, (scheme, feature)| {
         registry.known_but_absent(*scheme, format!("build with the cargo feature \"{feature}\""))
     });
-    registry.clone().with(chain::ChainFactory::new(registry))
+    registry.clone().with(migrate::ChainFactory::new(registry))
 }
 
 /// All schemes, and the features that bring them.

@@ -11,8 +11,8 @@ use lock_core::testing::{Subject, Vandalism};
 use onelock::{
     LeaseId, LockName,
     backend::Backend,
-    chain::ChainBackend,
     files::FileBackend,
+    migrate::ChainBackend,
     redis::{Address, RedisBackend, RedisConfig},
 };
 

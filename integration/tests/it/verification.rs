@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs};
 use integration::verification::{
     Cases, HISTORIES, LEAST_SIMULATED, LEAST_TORTURED, Page, Runs, TEMPLATE, brought_back,
 };
-use lock_core::history::Rule;
+use lock_history::Rule;
 use serde_json::{Value, json};
 use test_support::sim::Mistake;
 

@@ -2,10 +2,9 @@
 
 use super::{StoreConfig, duration, suggest::did_you_mean};
 use crate::{
-    capabilities::Capability,
-    error::Error,
+    backend::Capability,
     locker::LockerBuilder,
-    options::{LockOptions, Renew},
+    types::{Error, LockOptions, Renew},
 };
 
 /// The options that every store has, as the core wants them.

@@ -7,7 +7,7 @@ const UNITS: &[&str] = &[
     "hrs", "hour", "hours", "d", "day", "days",
 ];
 
-use crate::error::{Error, ErrorKind};
+use crate::types::{Error, ErrorKind};
 
 const LONGEST_DAYS: u64 = 36_500;
 /// The longest duration that is taken, 100 years: what is longer is a slip, and clocks and timers would overflow.

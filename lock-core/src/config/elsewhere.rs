@@ -3,7 +3,7 @@
 use std::{env, fs};
 
 use super::{ConfigString, Secret, secret::is_secret_name};
-use crate::error::Error;
+use crate::types::Error;
 
 /// Where a secret is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

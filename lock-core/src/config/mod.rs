@@ -12,7 +12,7 @@
 //! | `redis://app:s3cret@[::1]:6379/0?ttl=20s` | a server with user, password and database |
 //! | `redis+sentinel://h1:26379,h2/mymaster` | several hosts |
 //! | `dynamodb://locks?region=eu-west-1` | a table |
-//! | `chain:?from=file:///mnt/efs/locks&to=dynamodb://locks` | [two stores as one](crate::chain) |
+//! | `chain:?from=file:///mnt/efs/locks&to=dynamodb://locks` | two stores as one (crate `lock-migrate`) |
 //!
 //! Every part is percent-encoded where it needs to be: in users and passwords all but letters, digits and `-._~`;
 //! everywhere spaces (`%20`), `%` (`%25`), `#` (`%23`) and `@` (`%40`); in paths `?` (`%3F`); in values `&` (`%26`).
@@ -54,6 +54,7 @@ mod duration;
 mod elsewhere;
 mod host;
 mod parse;
+mod registry;
 mod secret;
 #[cfg(feature = "serde")]
 mod settings;
@@ -70,6 +71,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr};
 pub(crate) use common::Common;
 pub use duration::{LONGEST_DURATION, parse_duration};
 pub use host::Host;
+pub use registry::{BackendFactory, Registry};
 pub use secret::Secret;
 use secret::is_secret;
 #[cfg(feature = "serde")]
@@ -77,7 +79,7 @@ pub use settings::Settings;
 pub use store::StoreConfig;
 use write::Text;
 
-use crate::error::{Error, ErrorKind, Operation};
+use crate::types::{Error, ErrorKind, Operation};
 
 /// A config string, parsed: which store, and with which options. The [module](self) describes the format.
 ///

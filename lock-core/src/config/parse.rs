@@ -8,7 +8,7 @@ use std::{borrow::Cow, collections::BTreeMap, net::Ipv6Addr};
 use percent_encoding::percent_decode_str;
 
 use super::{ConfigString, Host, Secret, secret::redact_unparsed};
-use crate::error::{Error, ErrorKind, Operation};
+use crate::types::{Error, ErrorKind, Operation};
 
 /// What is wrong and how to mend it.
 type Problem = Cow<'static, str>;

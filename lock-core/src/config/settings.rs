@@ -13,7 +13,7 @@ use super::{
     secret::{MASK, is_secret},
     suggest::nearest,
 };
-use crate::error::{Error, ErrorKind, Operation};
+use crate::types::{Error, ErrorKind, Operation};
 
 const URL: &str = "url";
 const PASSWORD: &str = "password";

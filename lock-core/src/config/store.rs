@@ -7,7 +7,7 @@ use super::{
     secret::{MASK, is_secret, is_secret_name},
     suggest::did_you_mean,
 };
-use crate::error::{Error, ErrorKind, Operation};
+use crate::types::{Error, ErrorKind, Operation};
 
 /// What [`BackendFactory::open`](crate::registry::BackendFactory::open) takes its settings from.
 ///

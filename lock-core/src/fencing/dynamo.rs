@@ -1,6 +1,6 @@
 //! Fenced writes to DynamoDB: a condition on the written item.
 
-use crate::lease::FencingToken;
+use crate::types::FencingToken;
 
 /// The parts of a `PutItem`, `UpdateItem` or `DeleteItem` that DynamoDB refuses with `ConditionalCheckFailedException` when it comes from an
 /// old holder. Names and values are those of the low-level API, as strings.

@@ -9,7 +9,7 @@ use std::{
 
 use crate::{
     fencing::Stale,
-    lease::{FencingToken, LeaseId},
+    types::{FencingToken, LeaseId},
 };
 
 /// Replaces the file at `path` by `content`, unless a later holder has written it. Readers see the old content or the new, never half of

@@ -30,7 +30,7 @@ pub mod file;
 pub mod s3;
 pub mod sql;
 
-use crate::lease::FencingToken;
+use crate::types::FencingToken;
 
 /// The resource has seen a larger token: this write comes from a holder whose lock somebody else has by now. It was not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

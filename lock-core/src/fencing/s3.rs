@@ -8,7 +8,7 @@
 //! the same bytes, an old holder's condition holds for the newer object, too. So the token belongs into the *body* as well, as in
 //! [`Pointer::body`]: a small object that names the real one, whose key has the token in it and is never written twice ([`Put::new_object`]).
 
-use crate::{fencing::Stale, lease::FencingToken};
+use crate::{fencing::Stale, types::FencingToken};
 
 /// The metadata in which an object keeps the token of its writer.
 pub const METADATA: &str = "x-amz-meta-fencing-token";

@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use crate::clock::{Clock, Moment};
+use crate::types::{Clock, Moment};
 
 /// Follows the runtime's (pausable) clock, plus what a test does to it.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lock_core::history::{Event, What};
+use lock_history::{Event, What};
 use serde_json::{Value, json};
 
 #[derive(Debug)]

@@ -26,8 +26,8 @@ use std::{
 use lock_core::{
     LeaseId, Locker, TryAcquire,
     backend::Release,
-    history::{Rules, check},
 };
+use lock_history::{Rules, check};
 
 use self::{
     cleanup::{clean_up, create_run_directory},

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lock_core::history::{Event, What};
+use lock_history::{Event, What};
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use lock_core::history::Report as HistoryReport;
+use lock_history::Report as HistoryReport;
 use serde_json::{Value, json};
 
 use super::cleanup::Leftovers;

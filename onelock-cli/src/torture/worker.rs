@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{ErrorKind, Guard, Holder, Locker, Lost, TryAcquire, history::What};
+use lock_core::{ErrorKind, Guard, Holder, Locker, Lost, TryAcquire};
+use lock_history::What;
 use nix::{
     sys::{
         prctl,

@@ -3,7 +3,7 @@
 //!
 //! Each client is a tokio runtime of its own with a paused clock, so that a client that does not
 //! run does not run, timers included, while the store and the others go on. One seed decides
-//! everything that the simulation decides; the checker of [`lock_core::history`] is the oracle. It
+//! everything that the simulation decides; the checker of [`lock_history`] is the oracle. It
 //! can see: [`Mistake`] brings back the classic ones, and the tests count the seeds in which each
 //! is found.
 //!
@@ -30,7 +30,7 @@ use std::{
     thread,
 };
 
-use lock_core::history::{Report, Violation};
+use lock_history::{Report, Violation};
 use serde_json::{Value, json};
 
 pub use self::command::command;

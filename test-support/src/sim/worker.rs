@@ -6,10 +6,8 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{
-    Guard, LockRequest, Locker, Renew, TryAcquire,
-    history::{Event, What},
-};
+use lock_core::{Guard, LockRequest, Locker, Renew, TryAcquire};
+use lock_history::{Event, What};
 use tokio::time::{sleep, timeout};
 
 use super::{

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use lock_core::history::{Event, Report, Rule, Rules, What, check};
+use lock_history::{Event, Report, Rule, Rules, What, check};
 
 use super::{
     Faults, Mistake,

@@ -104,7 +104,7 @@ fn every_message_that_a_page_explains_is_in_the_code() {
 
 /// All that is compiled into the product, without its tests.
 fn sources() -> Vec<String> {
-    let crates = ["lock-core", "lock-efs", "lock-redis", "lock-dynamo", "onelock"];
+    let crates = ["lock-core", "lock-migrate", "lock-efs", "lock-redis", "lock-dynamo", "onelock"];
     let files = crates.iter().flat_map(|name| files_below(&root().join(name).join("src"), "rs"));
     files
         .map(|path| text(&path))

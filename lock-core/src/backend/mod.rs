@@ -1,0 +1,301 @@
+//! The contract between the core and a store. For implementors; users hold a [`Locker`](crate::Locker).
+
+mod capabilities;
+mod finding;
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+
+pub use self::{
+    capabilities::{Capabilities, Capability, Pace, UnknownCapability},
+    finding::{Finding, Level},
+};
+use crate::types::{Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LockName, LossReason, Operation};
+
+/// A store of locks: one *attempt* to acquire, renew or release, and what operators need.
+///
+/// An implementation does not wait, does not retry in a loop, does not start background tasks and keeps no clock: waiting, jitter,
+/// renewal, loss, drop and timeouts exist once, in the core. Below, each bullet names the case of the
+/// conformance kit (feature `testing`) that checks it.
+///
+/// # For all operations
+/// - Any [`LockName`] works and two different names never meet, whatever the store folds, cuts or forbids
+///   (`odd_names_are_distinct_locks`).
+/// - The future may be dropped at any await point, and the core follows up with [`release`](Self::release) of the same id
+///   (`a_cancelled_acquire_leaves_no_lock`).
+/// - An error says that the outcome is unknown or that nothing was done, and
+///   [`is_ambiguous`](Error::is_ambiguous) tells which; contention is never an error (`a_held_lock_is_refused_to_others`,
+///   `of_many_contenders_one_wins`).
+#[async_trait]
+pub trait Backend: fmt::Debug + Send + Sync + 'static {
+    /// The store, for messages, logs and metrics: as a config string without secrets.
+    fn describe(&self) -> String;
+
+    /// What this backend, as configured, can do.
+    fn capabilities(&self) -> Capabilities;
+
+    /// How often the core should come back.
+    fn pace(&self) -> Pace;
+
+    /// Tries once to acquire `claim.name`.
+    ///
+    /// - A free name is granted (`a_free_lock_is_granted`) and from then on held against every other id, from this client
+    ///   and others (`a_held_lock_is_refused_to_others`, `two_clients_exclude_each_other`); of many at once exactly one wins,
+    ///   or none where several servers vote (`of_many_contenders_one_wins`).
+    /// - A refusal says who holds the lock, with owner, data, token and start, where the capability `holder` is declared
+    ///   (`a_refusal_says_who_holds_the_lock`).
+    /// - Idempotent on `claim.id`: while that id holds the lock, acquiring again grants it again, with the same token,
+    ///   [`already_ours`](Grant::already_ours) and, where there is a ttl, a whole ttl from then on
+    ///   (`acquiring_again_with_the_same_id_succeeds`).
+    /// - A copy of the request that comes after the release of its own id, having been held up on its way, is refused while somebody else holds
+    ///   the lock. Otherwise it may be granted, to nobody, with a token of its own, and ends with its ttl like any lease that nobody renews
+    ///   (`an_acquisition_that_arrives_after_its_release_is_nobodys_and_ends`); a store that can tell leaves no lock behind.
+    /// - Every grant carries a token larger than all before it, across release, expiry and break, where
+    ///   the capability `fencing` is declared (`tokens_rise_across_release`, `tokens_rise_across_expiry`, `tokens_rise_across_break`), also when
+    ///   a third party has deleted what the store keeps of them (`tokens_rise_although_their_record_was_deleted`).
+    /// - With a ttl the lock is free once the holder's own ttl, as recorded, has passed on the store's clock, and not before; a contender's
+    ///   ttl does not matter (`an_expired_lock_is_granted_in_one_attempt`, `a_lock_is_held_for_the_holders_ttl`), to one of those
+    ///   who want it (`of_many_contenders_one_takes_over_from_the_dead`). The winner is told of the crashed holder (`the_winner_is_told_of_a_crashed_holder`), and only of a crashed one
+    ///   (`a_released_holder_is_not_reported_as_crashed`).
+    ///
+    /// # Errors
+    /// When the store cannot say; never because the lock is held.
+    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error>;
+
+    /// Renews `lease` once: it then lasts `lease.ttl` from the store's now.
+    ///
+    /// - While the lease is held it is [`Renewed`](Renewal::Renewed), and lasts longer (`renewal_extends_the_lease`); again with
+    ///   the same result (`renewal_is_idempotent`).
+    /// - A lease that is not held any more is [`Lost`](Renewal::Lost), with the reason, and is never revived
+    ///   (`renewing_a_released_lease_reports_its_loss`, `renewing_an_expired_lease_does_not_rob_the_successor`,
+    ///   `a_broken_lease_is_lost_at_the_next_renewal`); nor is one whose record a third party has deleted or replaced
+    ///   (`a_deleted_record_is_a_loss_at_the_next_renewal`, `a_replaced_record_is_somebody_elses_lock`).
+    ///
+    /// # Errors
+    /// When the store cannot say.
+    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error>;
+
+    /// Raises the token of a lock that is held: its holder's is `token` from now on, and all later ones are larger. `false` when `lease` does not hold the
+    /// lock. A smaller `token` changes nothing. For what makes one lock of several stores, whose tokens have to agree.
+    ///
+    /// - The next token is larger than the one that was raised (`a_raised_token_is_exceeded_by_the_next`).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where tokens cannot be raised; else when the store cannot say.
+    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        let _ = token;
+        Err(unsupported(self, "raising a token").with_operation(Operation::Acquire).with_name(&lease.name))
+    }
+
+    /// Releases `lease` once. With `hold_for` above zero the lock stays refused to everybody for that long, and is then free.
+    ///
+    /// - The lock is free at once for others (`a_released_lock_is_free`), or after `hold_for`
+    ///   (`min_hold_keeps_the_lock_after_release`).
+    /// - Compares the id: never touches a successor's lock; what is not held by this id is
+    ///   [`NotHeld`](Release::NotHeld), a value (`release_never_touches_a_successor`, `releasing_twice_is_a_value`), also after the
+    ///   lock was broken (`releasing_a_broken_lease_is_a_value`).
+    /// - Works for an id whose acquire was refused, lost or never sent (`releasing_what_was_never_held_is_a_value`).
+    ///
+    /// # Errors
+    /// When the store cannot say.
+    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error>;
+
+    /// Releases from [`Drop`]: without a runtime, without blocking and without panicking. `false` when this backend cannot;
+    /// the core then releases in the background, or counts a leak.
+    ///
+    /// - `true` means that the lock is free (`releasing_now_frees_the_lock_or_says_that_it_cannot`).
+    fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
+        let _ = (lease, hold_for);
+        false
+    }
+
+    /// Tells that the core has ended `lease` by its clock (its validity, `max_hold` or the deadline), though the guard may live on, or that
+    /// nobody is left to release it, because the runtime has ended: what the lease holds on this machine is in nobody's interest any more. Without blocking and without panicking. For stores whose locks
+    /// have no ttl; where there is one, it ends the lock.
+    ///
+    /// - The lock becomes free without a release, and a release that follows is a value that touches no successor
+    ///   (`a_lease_that_the_core_ended_frees_its_lock`).
+    fn lost(&self, lease: &Lease) {
+        let _ = lease;
+    }
+
+    /// A descriptor that keeps the lock held for as long as any process has it open, for a supervisor that must outlive this
+    /// process; `None` where the lock does not live in a descriptor.
+    ///
+    /// - While a copy is open the lock stays held, whatever became of the backend that gave it
+    ///   (`a_descriptor_keeps_the_lock_held`).
+    #[cfg(unix)]
+    fn descriptor(&self, lease: &Lease) -> Option<std::os::fd::OwnedFd> {
+        let _ = lease;
+        None
+    }
+
+    /// Renews several leases, one result for each, in order. The core passes at most [`Pace::renew_batch`] at once.
+    ///
+    /// - Each lease has its own result: one that is lost spoils no other (`renewing_many_reports_each`).
+    async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
+        join_all(leases.iter().map(|lease| self.renew(lease))).await
+    }
+
+    /// Starts to watch for `name` becoming free; `None` when this store cannot tell, and the core polls.
+    ///
+    /// - A release after this returned completes the [`Watch::changed`] of at least one of those who watch the name, so of the only one
+    ///   there is (`a_watch_sees_the_release`); a store may wake one after the other. It may also complete for nothing.
+    /// - Who was woken and is dropped without having acquired passes the wake-up on to another
+    ///   (`a_wake_up_that_is_not_used_is_passed_on`).
+    ///
+    /// The core relies on neither: whoever hears nothing comes back at the holder's expiry, and after [`Pace::poll_max`] at the latest.
+    ///
+    /// # Errors
+    /// When watching fails; the core then polls, and tries to watch again with every attempt.
+    async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
+        let _ = name;
+        Ok(None)
+    }
+
+    /// Who holds `name` now; `None` when nobody does.
+    ///
+    /// - Sees a holder and its release (`inspect_sees_the_holder`).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where the capability `inspect` is not declared; else when the store cannot say.
+    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        Err(unsupported(self, "inspecting a lock").with_operation(Operation::Inspect).with_name(name))
+    }
+
+    /// The held locks whose names begin with `prefix`, in the order of their names. May lag behind.
+    ///
+    /// - Lists what is held, and only what begins with `prefix` (`list_shows_held_locks_by_prefix`).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where the capability `list` is not declared; else when the store cannot say.
+    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+        let _ = prefix;
+        Err(unsupported(self, "listing locks").with_operation(Operation::List))
+    }
+
+    /// Takes `name` away from its holder, if the record is still the one of `version` (from [`Holder::version`]). The holder finds
+    /// [`LossReason::BrokenBy`] with `by` at its next renewal.
+    ///
+    /// - Breaks the version that was seen, and nothing else (`break_compares_the_version`).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where the capability `break` is not declared; else when the store cannot say.
+    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
+        let _ = (version, by);
+        Err(unsupported(self, "breaking a lock").with_operation(Operation::Break).with_name(name))
+    }
+
+    /// Removes what the store keeps of `name` beyond the life of its lock, such as the floor of its tokens: for a name that nobody will use
+    /// again. `false` when somebody holds the lock, or went without releasing it: then nothing was removed, and the next holder is told of the
+    /// crash. Whoever wants to be rid of such a name acquires and releases it first. What is kept of names that nobody touches for long may go by its
+    /// age alone, as by `onelock sweep` or the ttl of a key or an item.
+    ///
+    /// - Spares a holder, and one that crashed, and leaves a name that can be locked as if it were new (`forgetting_spares_the_holder`).
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where nothing can be removed; else when the store cannot say.
+    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+        Err(unsupported(self, "forgetting a name").with_operation(Operation::Forget).with_name(name))
+    }
+
+    /// Looks at how the store is set up: whether that is fit for locks, and what to change. What cannot be found out, because
+    /// the store does not answer or a permission is missing, is a finding too, and never [`Unfit`](crate::doctor::Level::Unfit).
+    ///
+    /// It need not try whether locks work; `onelock doctor` does that, on every store.
+    ///
+    /// - Finds nothing unfit on a store that keeps its promises, and changes no lock
+    ///   (`an_examination_changes_no_lock_and_finds_a_working_store_fit`).
+    async fn examine(&self) -> Vec<Finding> {
+        Vec::new()
+    }
+}
+
+fn unsupported<B: Backend + ?Sized>(backend: &B, what: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("{what} is not possible on this store")).with_store(backend.describe())
+}
+
+/// Waits for a name to become free; made by [`Backend::watch`].
+#[async_trait]
+pub trait Watch: fmt::Debug + Send {
+    /// Returns when the name may have become free since the watch began or since the last return.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a change that nobody has seen yet completes the next call.
+    async fn changed(&mut self);
+}
+
+/// What [`Backend::acquire`] is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// What to lock.
+    pub name: LockName,
+    /// The id of this acquisition, the same in every attempt of it.
+    pub id: LeaseId,
+    /// How the holder calls itself.
+    pub owner: String,
+    /// How long the store keeps the lock without a renewal; `None` where the store has no ttl.
+    pub ttl: Option<Duration>,
+    /// What others may read while the lock is held.
+    pub data: Option<Vec<u8>>,
+}
+
+impl Claim {
+    /// The lease that this claim becomes when it is granted with `token`.
+    pub fn lease(&self, token: Option<FencingToken>) -> Lease {
+        Lease { name: self.name.clone(), id: self.id, token, ttl: self.ttl }
+    }
+}
+
+/// The answer to an attempt to acquire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a granted lock that nobody keeps stays held"]
+pub enum Attempt {
+    /// The lock is held by the claim's id now.
+    Granted(Grant),
+    /// Somebody else holds it.
+    Held(Holder),
+}
+
+/// What comes with a granted lock.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grant {
+    /// The fencing token, where the backend mints them.
+    pub token: Option<FencingToken>,
+    /// The previous holder, if it went without releasing.
+    pub crashed: Option<Holder>,
+    /// The claim's id held the lock before this attempt: an earlier one had succeeded and its reply was lost.
+    pub already_ours: bool,
+}
+
+/// The answer to a renewal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a lease that was lost must not be used"]
+pub enum Renewal {
+    /// The lease lasts a whole ttl from the store's now.
+    Renewed,
+    /// The lease is not held any more.
+    Lost(LossReason),
+}
+
+/// The answer to a release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "`NotHeld` means that the lock had been lost before"]
+pub enum Release {
+    /// The lock is free, or will be after `hold_for`.
+    Released,
+    /// This lease did not hold the lock; whoever does, if the store says so, still does.
+    NotHeld(Option<Holder>),
+}
+
+/// The answer to a break.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "`Changed` means that nothing was broken"]
+pub enum Break {
+    /// The lock was taken from its holder and is free.
+    Broken,
+    /// The record is not the one that was seen; this is it now.
+    Changed(Option<Holder>),
+}

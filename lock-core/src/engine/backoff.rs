@@ -1,0 +1,90 @@
+//! How long a waiter pauses between its attempts.
+
+use std::time::Duration;
+
+use crate::{backend::Pace, types::Holder};
+
+/// The shortest pause, and the shortest lease: stores that count in milliseconds would be asked for one of zero.
+pub(crate) const SHORTEST: Duration = Duration::from_millis(1);
+
+/// Pauses that double, with jitter: waiters that began together do not come back together.
+pub(crate) struct Backoff {
+    pace: Pace,
+    next: Duration,
+    /// The shortest pause before a holder's expiry; it doubles while holders stay beyond theirs.
+    shortest: Duration,
+    /// Who held the lock, as far as the store could say, when the watch woke us, unless a pause came since.
+    woken_behind: Option<Option<Holder>>,
+    /// The pause after a wake for nothing; it doubles up to `poll_min`, so that a real one is not missed for long.
+    for_nothing: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn new(pace: Pace) -> Self {
+        Self { pace, next: pace.poll_min, shortest: SHORTEST, woken_behind: None, for_nothing: SHORTEST }
+    }
+
+    fn reset(&mut self) {
+        self.next = self.pace.poll_min;
+    }
+
+    /// Notes that the watch woke us while `holder` held the lock.
+    pub(crate) fn woken(&mut self, holder: Option<&Holder>) {
+        self.reset();
+        self.woken_behind = Some(holder.map(without_expiry));
+    }
+
+    /// How long not to listen to a watch that has woken us for nothing: `holder` is the one that it was before.
+    pub(crate) fn after_wake(&mut self, holder: Option<&Holder>) -> Duration {
+        let before = self.woken_behind.take();
+        if before.is_none_or(|before| before != holder.map(without_expiry)) {
+            self.for_nothing = SHORTEST;
+            return Duration::ZERO;
+        }
+        let pause = self.for_nothing;
+        self.for_nothing = (2 * pause).min(self.pace.poll_min);
+        pause
+    }
+
+    /// The next pause: no longer than the holder's expiry.
+    pub(crate) fn next(&mut self, expires_in: Option<Duration>) -> Duration {
+        let pause = self.next.mul_f64(jitter());
+        self.next = (self.next * 2).min(self.pace.poll_max);
+        let Some(expires_in) = expires_in else { return pause };
+        if expires_in > self.shortest {
+            self.shortest = SHORTEST;
+            return pause.min(expires_in);
+        }
+        let shortest = self.shortest;
+        self.shortest = (2 * shortest).min(self.pace.poll_max);
+        shortest
+    }
+}
+
+fn without_expiry(holder: &Holder) -> Holder {
+    Holder { expires_in: None, ..holder.clone() }
+}
+
+/// Between a half and one.
+pub(crate) fn jitter() -> f64 {
+    0.5 + 0.5 * fastrand::f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_with_jitter_up_to_the_longest() {
+        let pace = Pace { poll_min: Duration::from_millis(10), poll_max: Duration::from_millis(80), ..Pace::default() };
+        let mut backoff = Backoff::new(pace);
+        for full in [10, 20, 40, 80, 80].map(Duration::from_millis) {
+            let pause = backoff.next(None);
+            assert!(pause >= full / 2 && pause <= full, "{pause:?} of {full:?}");
+        }
+        let longest: std::collections::HashSet<_> = (0..20).map(|_| backoff.next(None)).collect();
+        assert!(longest.len() > 1, "jitter");
+        backoff.reset();
+        assert!(backoff.next(None) <= Duration::from_millis(10));
+    }
+}

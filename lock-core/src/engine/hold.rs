@@ -1,0 +1,395 @@
+//! What a guard believes about its lock, and when it has to stop believing.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::Notify;
+
+use crate::{
+    backend::{Backend, Renewal},
+    engine::{
+        freeze::{Pulse, TICK},
+        metrics,
+        queue::Turn,
+        timing::Timing,
+    },
+    types::{Clock, Error, Lease, LossReason, Lost, Moment},
+};
+
+/// The limits of a hold that no renewal moves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// When the caller asked, from which its deadline counts.
+    pub(crate) asked: Moment,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) min_hold: Duration,
+    pub(crate) max_hold: Option<Duration>,
+}
+
+/// A renewal on its way.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    pub(crate) lease: Lease,
+    at: Moment,
+    /// The earliest renewal before it that got no answer: it may be the one that took effect.
+    unanswered: Option<Moment>,
+}
+
+/// One acquisition: shared by its guard and the keeper.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    pub(crate) lease: Lease,
+    pub(crate) timing: Timing,
+    limits: Limits,
+    /// The earliest send that may have granted the lock.
+    acquired: Moment,
+    backend: Arc<dyn Backend>,
+    clock: Arc<dyn Clock>,
+    pulse: Arc<Pulse>,
+    state: Mutex<State>,
+    lost: Notify,
+    renewed: Notify,
+    /// Serialises renewals and the release of this lock: a release that overtook its own renewal would see it fail.
+    pub(crate) requests: Arc<tokio::sync::Mutex<()>>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Validity counts from here: the earliest unanswered send before the last confirmation.
+    confirmed: Moment,
+    /// For how long from then on; `None` where locks do not expire.
+    valid_for: Option<Duration>,
+    /// The next renewal is due this long after that moment; `None` while one is in flight, or for manual renewal.
+    renew: Option<(Moment, Duration)>,
+    /// The earliest renewal that got no answer since the last one that did.
+    unanswered: Option<Moment>,
+    last_error: Option<String>,
+    lost: Option<Lost>,
+    closed: bool,
+    turn: Option<Turn>,
+}
+
+impl Hold {
+    pub(crate) fn new(
+        lease: Lease,
+        timing: Timing,
+        limits: Limits,
+        acquired: Moment,
+        valid_for: Option<Duration>,
+        (backend, clock, pulse): (Arc<dyn Backend>, Arc<dyn Clock>, Arc<Pulse>),
+    ) -> Self {
+        let state = State {
+            confirmed: acquired,
+            valid_for,
+            renew: timing.renew_every.map(|every| (acquired, jittered(every))),
+            unanswered: None,
+            last_error: None,
+            lost: None,
+            closed: false,
+            turn: None,
+        };
+        Self {
+            lease,
+            timing,
+            limits,
+            acquired,
+            backend,
+            clock,
+            pulse,
+            state: Mutex::new(state),
+            lost: Notify::new(),
+            renewed: Notify::new(),
+            requests: Arc::default(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every critical section leaves the state whole, so a panic elsewhere does not make it wrong.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn now(&self) -> Moment {
+        self.clock.now()
+    }
+
+    /// Whether the lock is valid at `now`, without deciding anything.
+    pub(crate) fn is_valid(&self, now: Moment) -> bool {
+        let state = self.state();
+        state.lost.is_none() && self.over(&state, now, Duration::ZERO).is_none()
+    }
+
+    /// Whether the lock is still valid at `now`; decides and announces the loss if it is not.
+    pub(crate) fn check(&self, now: Moment) -> Result<(), Lost> {
+        let state = self.state();
+        if let Some(lost) = &state.lost {
+            return Err(lost.clone());
+        }
+        let Some(reason) = self.over(&state, now, Duration::ZERO) else { return Ok(()) };
+        let closed = state.closed;
+        let lost = self.lose(state, reason);
+        // Else a release is on its way, which ends the lock and may keep it for the minimum hold.
+        if !closed {
+            self.backend.lost(&self.lease);
+        }
+        Err(lost)
+    }
+
+    /// Like [`check`](Self::check), but `grace` earlier, and without deciding anything.
+    pub(crate) fn check_early(&self, now: Moment) -> Result<(), Lost> {
+        self.check(now)?;
+        self.over(&self.state(), now, self.timing.grace).map_or(Ok(()), |reason| Err(self.lost_for(reason)))
+    }
+
+    /// Why the hold is over in `ahead` from `now`, if it is.
+    fn over(&self, state: &State, now: Moment, ahead: Duration) -> Option<LossReason> {
+        let past = |from: Moment, limit: Duration| now.since(from).saturating_add(ahead) >= limit;
+        if self.limits.deadline.is_some_and(|limit| past(self.limits.asked, limit)) {
+            return Some(LossReason::Deadline);
+        }
+        if self.limits.max_hold.is_some_and(|limit| past(self.acquired, limit)) {
+            return Some(LossReason::MaxHold);
+        }
+        if !state.valid_for.is_some_and(|limit| past(state.confirmed, limit)) {
+            return None;
+        }
+        if let Some(gap) = self.pulse.frozen_for(now) {
+            return Some(LossReason::FrozenFor(gap));
+        }
+        let since = now.since(state.confirmed);
+        match (&state.last_error, state.unanswered) {
+            (Some(error), _) => Some(LossReason::Unreachable { since, last_error: error.clone() }),
+            (None, Some(sent)) => {
+                let last_error = format!("no reply to the renewal sent {:.1} s ago", now.since(sent).as_secs_f64());
+                Some(LossReason::Unreachable { since, last_error })
+            }
+            // Only the deadline cuts a lease short: it has come, but for the margin.
+            (None, None) if state.valid_for < self.timing.lease_for(None).1 => Some(LossReason::Deadline),
+            (None, None) => Some(LossReason::Expired),
+        }
+    }
+
+    /// For how long a renewal sent at `now` can make the hold valid; `None` when nothing ends it.
+    pub(crate) fn longest(&self, now: Moment) -> Option<Duration> {
+        let left = self.deadline_left(now);
+        let max_hold = self.limits.max_hold.map(|limit| limit.saturating_sub(now.since(self.acquired)));
+        [self.timing.lease_for(left).1, left, max_hold].into_iter().flatten().min()
+    }
+
+    fn deadline_left(&self, now: Moment) -> Option<Duration> {
+        self.limits.deadline.map(|limit| limit.saturating_sub(now.since(self.limits.asked)))
+    }
+
+    /// Time left at `now`; `None` when nothing ends it.
+    pub(crate) fn remaining(&self, now: Moment) -> Option<Duration> {
+        let state = self.state();
+        if state.lost.is_some() {
+            return Some(Duration::ZERO);
+        }
+        self.limits_of(&state).map(|(from, limit)| limit.saturating_sub(now.since(from))).min()
+    }
+
+    /// When the hold ends, on both clocks: it is over when either is reached.
+    pub(crate) fn valid_until(&self) -> Option<Moment> {
+        let state = self.state();
+        self.limits_of(&state)
+            .map(|(from, limit)| Moment {
+                boot: from.boot.saturating_add(limit),
+                wall: from.wall.saturating_add(limit),
+            })
+            .reduce(|a, b| Moment { boot: a.boot.min(b.boot), wall: a.wall.min(b.wall) })
+    }
+
+    fn limits_of(&self, state: &State) -> impl Iterator<Item = (Moment, Duration)> + use<> {
+        [
+            self.limits.deadline.map(|limit| (self.limits.asked, limit)),
+            self.limits.max_hold.map(|limit| (self.acquired, limit)),
+            state.valid_for.map(|limit| (state.confirmed, limit)),
+        ]
+        .into_iter()
+        .flatten()
+    }
+
+    /// Time until the keeper has to look at this hold, `None` for never.
+    pub(crate) fn due_in(&self, now: Moment) -> Option<Duration> {
+        let renew = self.state().renew.map(|(from, after)| after.saturating_sub(now.since(from)));
+        [renew, self.remaining(now)].into_iter().flatten().min()
+    }
+
+    /// Whether a renewal is due, or so nearly that it may as well go out with others; if so, it counts as in flight from now on.
+    pub(crate) fn take_renewal(&self, now: Moment, slack: Duration) -> bool {
+        let mut state = self.state();
+        // Never at once: a quick failure must not be repeated in a tight loop.
+        let due = |(from, after): (Moment, Duration)| now.since(from).saturating_add(slack.min(after / 4)) >= after;
+        let due = state.renew.is_some_and(due);
+        if due {
+            state.renew = None;
+        }
+        due && !state.closed && state.lost.is_none()
+    }
+
+    /// Tries the renewal that [`take_renewal`](Self::take_renewal) took again in `after`.
+    pub(crate) fn renew_in(&self, after: Duration) {
+        let now = self.now();
+        if self.timing.renew_every.is_some() {
+            self.state().renew = Some((now, after));
+        }
+    }
+
+    /// Has a renewal sent again that was in flight when the keeper's task died: nobody will take in its answer.
+    pub(crate) fn resume(&self, now: Moment) {
+        let mut state = self.state();
+        if state.renew.is_none() && !state.closed {
+            state.renew = self.timing.renew_every.map(|_| (now, Duration::ZERO));
+        }
+    }
+
+    /// Notes that a renewal goes out.
+    pub(crate) fn sending(&self) -> Sent {
+        let at = self.now();
+        let mut lease = self.lease.clone();
+        (lease.ttl, _) = self.timing.lease_for(self.deadline_left(at));
+        let mut state = self.state();
+        let unanswered = state.unanswered;
+        state.unanswered.get_or_insert(at);
+        Sent { lease, at, unanswered }
+    }
+
+    /// Takes in the answer to a renewal.
+    pub(crate) fn settle(&self, sent: &Sent, answer: &Result<Renewal, Error>) {
+        let now = self.now();
+        let mut state = self.state();
+        match answer {
+            Ok(Renewal::Renewed) => {
+                let from = sent.unanswered.unwrap_or(sent.at);
+                state.unanswered = None;
+                state.last_error = None;
+                // The margin of a lease that was cut short is smaller.
+                let (_, valid_for) = self.timing.lease_for(sent.lease.ttl);
+                state.confirmed = from;
+                state.valid_for = valid_for;
+                state.renew = self.timing.renew_every.map(|every| (from, jittered(every)));
+                drop(state);
+                metrics::renewal("renewed");
+                if sent.unanswered.is_some() {
+                    metrics::ambiguity_resolved("renew", "renewed");
+                }
+                self.renewed.notify_waiters();
+            }
+            Ok(Renewal::Lost(reason)) => {
+                if state.lost.is_none() && !state.closed {
+                    self.lose(state, reason.clone());
+                } else {
+                    drop(state);
+                }
+                metrics::renewal("lost");
+            }
+            Err(error) => {
+                if !error.is_ambiguous() {
+                    state.unanswered = sent.unanswered;
+                }
+                state.last_error = Some(error.to_string());
+                let left = state.valid_for.map(|valid| valid.saturating_sub(now.since(state.confirmed)));
+                let again = left.map_or(self.timing.attempt_timeout, |left| left / 8).max(Duration::from_millis(10));
+                state.renew = self.timing.renew_every.map(|every| (now, jittered(again.min(every))));
+                drop(state);
+                metrics::renewal(if error.kind() == crate::ErrorKind::Timeout { "timeout" } else { "error" });
+                tracing::warn!(name = %self.lease.name, %error, "a renewal failed; trying again while the lease lasts");
+            }
+        }
+    }
+
+    fn lost_for(&self, reason: LossReason) -> Lost {
+        Lost { name: self.lease.name.clone(), token: self.lease.token, reason }
+    }
+
+    /// Decides the loss, and then announces it: whoever hears of it, a waiter, a metrics recorder or a subscriber of traces, may ask this hold.
+    fn lose(&self, mut state: MutexGuard<'_, State>, reason: LossReason) -> Lost {
+        let lost = self.lost_for(reason);
+        state.lost = Some(lost.clone());
+        let (closed, turn) = (state.closed, state.turn.take());
+        drop(state);
+        if !closed {
+            metrics::loss(lost.reason.as_str());
+            metrics::held(self.now().since(self.acquired));
+            tracing::warn!(name = %lost.name, token = ?lost.token, reason = %lost.reason, "lock lost");
+        }
+        // The next waiter of this process may try its luck: the lock is not ours any more.
+        drop(turn);
+        self.lost.notify_waiters();
+        lost
+    }
+
+    /// Waits for the loss, or `grace` before it when `early`. Cancel safe.
+    pub(crate) async fn wait_lost(&self, early: bool) -> Lost {
+        loop {
+            let signal = self.lost.notified();
+            tokio::pin!(signal);
+            signal.as_mut().enable();
+            let now = self.now();
+            if let Err(lost) = if early { self.check_early(now) } else { self.check(now) } {
+                return lost;
+            }
+            let ahead = if early { self.timing.grace } else { Duration::ZERO };
+            // Timers stand still while the machine sleeps, so never trust one for longer than a tick.
+            let nap = self
+                .remaining(now)
+                .map_or(TICK, |left| left.saturating_sub(ahead).clamp(Duration::from_millis(1), TICK));
+            tokio::select! {
+                () = signal => {}
+                () = tokio::time::sleep(nap) => {}
+            }
+        }
+    }
+
+    /// Waits for the next confirmed renewal. Cancel safe.
+    pub(crate) async fn wait_renewed(&self) {
+        self.renewed.notified().await;
+    }
+
+    /// Ends all renewals: the guard is going away.
+    pub(crate) fn close(&self, now: Moment) {
+        let mut state = self.state();
+        let ended = !state.closed && state.lost.is_none();
+        state.closed = true;
+        state.renew = None;
+        drop(state);
+        if ended {
+            metrics::held(now.since(self.acquired));
+        }
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        let state = self.state();
+        state.closed || state.lost.is_some()
+    }
+
+    /// Keeps the turn of the waiter that acquired this.
+    pub(crate) fn keep_turn(&self, turn: Option<Turn>) {
+        let before = std::mem::replace(&mut self.state().turn, turn);
+        drop(before);
+    }
+
+    /// Lets the next waiter of this process have its turn.
+    pub(crate) fn end_turn(&self) {
+        self.keep_turn(None);
+    }
+
+    /// How much of `min_hold` is left.
+    pub(crate) fn hold_for(&self) -> Duration {
+        match self.limits.min_hold {
+            Duration::ZERO => Duration::ZERO,
+            min_hold => min_hold.saturating_sub(self.now().since(self.acquired)),
+        }
+    }
+
+    pub(crate) fn is_lost(&self) -> Option<Lost> {
+        self.state().lost.clone()
+    }
+}
+
+/// `interval` shortened by up to a tenth, so that locks taken together are not renewed together.
+fn jittered(interval: Duration) -> Duration {
+    interval.mul_f64(1.0 - 0.1 * fastrand::f64())
+}

@@ -1,0 +1,13 @@
+//! How locks are waited for, kept and given back; nothing of it is public but [`Timing`].
+
+pub(crate) mod acquisition;
+pub(crate) mod backoff;
+pub(crate) mod freeze;
+pub(crate) mod hold;
+pub(crate) mod metrics;
+pub(crate) mod queue;
+pub(crate) mod renewer;
+pub(crate) mod shared;
+pub(crate) mod timing;
+
+pub use timing::Timing;

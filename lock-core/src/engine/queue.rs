@@ -1,0 +1,130 @@
+//! Waiters of one process queue for a name first-in first-out, so that the store sees one contender per name.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::types::{Holder, LockName};
+
+/// The queues of a `Locker`, one for each name that somebody waits for or holds.
+#[derive(Debug, Default)]
+pub(crate) struct Queues(Mutex<BTreeMap<LockName, Arc<Queue>>>);
+
+#[derive(Debug)]
+struct Queue {
+    /// One permit; tokio hands it on in the order in which it was asked for.
+    turn: Arc<Semaphore>,
+    holder: Mutex<Holder>,
+}
+
+impl Queues {
+    fn map(&self) -> MutexGuard<'_, BTreeMap<LockName, Arc<Queue>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn queue(self: &Arc<Self>, name: &LockName) -> Place {
+        let mut map = self.map();
+        let queue = map
+            .entry(name.clone())
+            .or_insert_with(|| Arc::new(Queue { turn: Arc::new(Semaphore::new(1)), holder: Mutex::default() }));
+        Place { queues: Arc::clone(self), name: name.clone(), queue: Some(Arc::clone(queue)) }
+    }
+
+    /// Takes the turn for `name` if nobody has it.
+    pub(crate) fn try_enter(self: &Arc<Self>, name: &LockName) -> Option<Turn> {
+        let place = self.queue(name);
+        let permit = Arc::clone(&place.queue().turn).try_acquire_owned().ok()?;
+        Some(Turn { permit: Some(permit), place })
+    }
+
+    /// Queues for the turn. Cancel safe: dropping the future leaves the queue.
+    pub(crate) async fn enter(self: &Arc<Self>, name: &LockName) -> Turn {
+        let place = self.queue(name);
+        let permit = Arc::clone(&place.queue().turn).acquire_owned().await.expect("no queue closes its semaphore");
+        Turn { permit: Some(permit), place }
+    }
+
+    /// Who holds `name` in this process, or held it when this process last asked.
+    pub(crate) fn holder(&self, name: &LockName) -> Holder {
+        let map = self.map();
+        map.get(name).map(|q| q.holder.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default()
+    }
+}
+
+/// A place in a queue; the last one to leave removes the queue.
+#[derive(Debug)]
+struct Place {
+    queues: Arc<Queues>,
+    name: LockName,
+    queue: Option<Arc<Queue>>,
+}
+
+impl Place {
+    fn queue(&self) -> &Arc<Queue> {
+        self.queue.as_ref().expect("a place has its queue until it is dropped")
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut map = self.queues.map();
+        drop(self.queue.take());
+        // Nobody else has this queue: clones are made under the same lock.
+        if map.get(&self.name).is_some_and(|queue| Arc::strong_count(queue) == 1) {
+            map.remove(&self.name);
+        }
+    }
+}
+
+/// The right to contend for a name; held by its waiter, then by its guard.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    permit: Option<OwnedSemaphorePermit>,
+    place: Place,
+}
+
+impl Turn {
+    /// Notes who holds the lock, for those who wait behind.
+    pub(crate) fn note_holder(&self, holder: Holder) {
+        *self.place.queue().holder.lock().unwrap_or_else(PoisonError::into_inner) = holder;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // Before the place goes, which may remove the queue.
+        drop(self.permit.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn turns_are_taken_in_order_and_queues_vanish() {
+        let queues = Arc::new(Queues::default());
+        let name = LockName::new("n").unwrap();
+        let first = queues.enter(&name).await;
+        assert!(queues.try_enter(&name).is_none());
+        let order = Arc::new(Mutex::new(Vec::new()));
+        let mut waiters = Vec::new();
+        for i in 0..5 {
+            let (queues, name, order) = (Arc::clone(&queues), name.clone(), Arc::clone(&order));
+            waiters.push(tokio::spawn(async move {
+                let _turn = queues.enter(&name).await;
+                order.lock().unwrap().push(i);
+            }));
+            tokio::task::yield_now().await;
+        }
+        drop(first);
+        for waiter in waiters {
+            waiter.await.unwrap();
+        }
+        assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
+        assert!(queues.map().is_empty(), "the last one out removes the queue");
+    }
+}

@@ -1,0 +1,285 @@
+//! The one task of a `Locker` that renews all its leases and ends those that could not be renewed.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap},
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
+use tokio::{
+    runtime::{Handle, Id},
+    sync::{Notify, OwnedMutexGuard},
+    time::{Instant, timeout},
+};
+
+use crate::{
+    backend::{Backend, Pace},
+    engine::{
+        freeze::{Pulse, TICK},
+        hold::Hold,
+    },
+    types::{Clock, Error, ErrorKind, LeaseId, Moment, Operation, no_reply},
+};
+
+/// Renewals that come due within this time of each other go out together.
+const COALESCE: Duration = Duration::from_millis(20);
+/// A difference between our clock and the timers' that means: the machine slept, or a clock was set.
+const JUMP: Duration = Duration::from_millis(100);
+/// Further ahead nothing is scheduled: a limit of centuries must not overflow a timer.
+const FAR: Duration = Duration::from_secs(3600);
+/// How soon a renewal is tried again whose lock is just being renewed by hand.
+const BUSY: Duration = Duration::from_millis(50);
+
+/// Renews and ends holds. One task for all of them: a task per lock costs memory per lock and renews one lock per request.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    backend: Arc<dyn Backend>,
+    clock: Arc<dyn Clock>,
+    pace: Pace,
+    pub(crate) pulse: Arc<Pulse>,
+    schedule: Mutex<Schedule>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Schedule {
+    holds: BTreeMap<LeaseId, Arc<Hold>>,
+    /// May hold stale entries: of holds that are gone, or that come due later than it says.
+    due: BinaryHeap<Reverse<(Instant, LeaseId)>>,
+    running: bool,
+    sleeping_until: Option<Instant>,
+    /// Where the holds were taken: when one of these runtimes ends, and the task with it, another one has to run it.
+    runtimes: Vec<Handle>,
+}
+
+impl Keeper {
+    pub(crate) fn new(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>) -> Self {
+        let pace = backend.pace();
+        Self { backend, clock, pace, pulse: Arc::default(), schedule: Mutex::default(), wake: Notify::new() }
+    }
+
+    fn schedule(&self) -> MutexGuard<'_, Schedule> {
+        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes `hold` in. Called from within a runtime, on which the task starts unless it is running.
+    pub(crate) fn keep(self: &Arc<Self>, hold: &Arc<Hold>, now: Moment) {
+        let due = hold.due_in(now).map(|after| Instant::now() + after.min(FAR));
+        let mut schedule = self.schedule();
+        schedule.holds.insert(hold.lease.id, Arc::clone(hold));
+        schedule.push(due, hold.lease.id);
+        let runtime = Handle::current();
+        if schedule.runtimes.iter().all(|known| known.id() != runtime.id()) {
+            schedule.runtimes.push(runtime.clone());
+        }
+        let early = due.is_some_and(|due| schedule.sleeping_until.is_some_and(|until| due < until));
+        drop(schedule);
+        if early {
+            self.wake.notify_one();
+        }
+        self.revive(&runtime);
+    }
+
+    /// Starts the task on `runtime`, unless it is running or has nothing to do.
+    pub(crate) fn revive(self: &Arc<Self>, runtime: &Handle) {
+        let mut schedule = self.schedule();
+        if schedule.running || schedule.holds.is_empty() {
+            return;
+        }
+        schedule.running = true;
+        self.pulse.beat(self.clock.now());
+        drop(schedule);
+        // One task for all locks: they are renewed while nobody polls a guard.
+        runtime.spawn(run(Running { keeper: Arc::clone(self), runtime: runtime.id(), ended: false }));
+    }
+
+    /// What a new task does first: the one before it may have left renewals unanswered, and its timers are not those of this runtime.
+    fn begin(&self) {
+        let now = self.clock.now();
+        let mut schedule = self.schedule();
+        schedule.holds.values().for_each(|hold| hold.resume(now));
+        schedule.rebuild(now, Instant::now());
+    }
+
+    /// Lets go of the hold with that id.
+    pub(crate) fn forget(&self, id: LeaseId) {
+        let mut schedule = self.schedule();
+        schedule.holds.remove(&id);
+        if schedule.holds.is_empty() {
+            // Else locks that are released at once would pile up here until the next look.
+            schedule.due.clear();
+        }
+    }
+
+    /// One look at everything that is due: returns the holds to renew, and when to look again; `None` when nothing is left to keep.
+    fn round(&self, now: Moment, jumped: bool, idle: bool) -> Option<(Vec<Arc<Hold>>, Instant)> {
+        let mut schedule = self.schedule();
+        if schedule.holds.is_empty() && idle {
+            schedule.running = false;
+            schedule.sleeping_until = None;
+            schedule.due.clear();
+            schedule.runtimes.clear();
+            return None;
+        }
+        let started = Instant::now();
+        if jumped || schedule.due.len() > 2 * schedule.holds.len() + 64 {
+            schedule.rebuild(now, started);
+        }
+        let mut due = Vec::new();
+        while let Some(&Reverse((at, id))) = schedule.due.peek() {
+            if at > started + COALESCE {
+                break;
+            }
+            schedule.due.pop();
+            due.extend(schedule.holds.get(&id).cloned());
+        }
+        drop(schedule);
+        let (mut renew, mut later, mut ended) = (Vec::new(), Vec::new(), Vec::new());
+        for hold in due {
+            let id = hold.lease.id;
+            // It announces a loss, and whoever hears of that may use this locker.
+            if hold.check(now).is_err() {
+                ended.push(id);
+                continue;
+            }
+            if hold.take_renewal(now, COALESCE) {
+                renew.push(Arc::clone(&hold));
+            }
+            later.push((hold.due_in(now).map(|after| started + after.clamp(Duration::from_millis(1), FAR)), id));
+        }
+        let mut schedule = self.schedule();
+        for id in ended {
+            schedule.holds.remove(&id);
+        }
+        for (due, id) in later {
+            schedule.push(due, id);
+        }
+        let next = schedule.due.peek().map_or(started + TICK, |&Reverse((at, _))| at.min(started + TICK));
+        schedule.sleeping_until = Some(next);
+        Some((renew, next))
+    }
+
+    /// Sends one renewal for `holds` and takes the answers in. Bounded in time; a hung one holds nothing else up.
+    async fn renew(&self, holds: Vec<Arc<Hold>>) {
+        let mut sent: Vec<(Arc<Hold>, OwnedMutexGuard<()>)> = Vec::with_capacity(holds.len());
+        for hold in holds {
+            match Arc::clone(&hold.requests).try_lock_owned() {
+                Ok(requests) => sent.push((hold, requests)),
+                Err(_) => self.again(&hold, Some(BUSY)),
+            }
+        }
+        if sent.is_empty() {
+            return;
+        }
+        let renewals: Vec<_> = sent.iter().map(|(hold, _)| hold.sending()).collect();
+        let leases: Vec<_> = renewals.iter().map(|renewal| renewal.lease.clone()).collect();
+        let limit = sent.iter().map(|(hold, _)| hold.timing.attempt_timeout).min().unwrap_or(self.pace.attempt_timeout);
+        // A panic must not end the renewals of all other locks.
+        let call = AssertUnwindSafe(async { self.backend.renew_many(&leases).await }).catch_unwind();
+        let (answers, panicked) = match timeout(limit, call).await {
+            Ok(Ok(answers)) => (answers, false),
+            Ok(Err(_)) => (Vec::new(), true),
+            Err(_) => (Vec::new(), false),
+        };
+        let mut answers = answers.into_iter();
+        for ((hold, requests), renewal) in sent.into_iter().zip(&renewals) {
+            let missing = || if panicked { backend_panicked() } else { no_reply(limit) };
+            let answer = answers.next().unwrap_or_else(|| Err(missing().with_operation(Operation::Renew)));
+            hold.settle(renewal, &answer);
+            drop(requests);
+            self.again(&hold, None);
+        }
+    }
+
+    fn again(&self, hold: &Arc<Hold>, after: Option<Duration>) {
+        if let Some(after) = after {
+            hold.renew_in(after);
+        }
+        if hold.is_over() {
+            self.forget(hold.lease.id);
+        } else {
+            let due = hold.due_in(self.clock.now()).map(|after| Instant::now() + after.min(FAR));
+            self.schedule().push(due, hold.lease.id);
+        }
+    }
+}
+
+fn backend_panicked() -> Error {
+    Error::new(ErrorKind::Other, "the backend panicked").with_ambiguous(true)
+}
+
+impl Schedule {
+    fn push(&mut self, due: Option<Instant>, id: LeaseId) {
+        if let Some(due) = due {
+            self.due.push(Reverse((due, id)));
+        }
+    }
+
+    fn rebuild(&mut self, now: Moment, started: Instant) {
+        self.due = self
+            .holds
+            .iter()
+            .filter_map(|(id, hold)| Some(Reverse((started + hold.due_in(now)?.min(FAR), *id))))
+            .collect();
+    }
+}
+
+/// The task of a keeper. Notes its end, also when its runtime drops it before it has run at all: it goes on in another runtime that
+/// took locks, else with the next request.
+struct Running {
+    keeper: Arc<Keeper>,
+    runtime: Id,
+    /// The regular end has been noted by `round`, and another task may be running by now.
+    ended: bool,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        let mut schedule = self.keeper.schedule();
+        schedule.running = false;
+        schedule.sleeping_until = None;
+        self.keeper.pulse.stop();
+        // Each end takes one runtime off the list, so a row of dead ones comes to an end too.
+        schedule.runtimes.retain(|runtime| runtime.id() != self.runtime);
+        let next = schedule.runtimes.last().cloned();
+        drop(schedule);
+        if let Some(next) = next {
+            self.keeper.revive(&next);
+        }
+    }
+}
+
+async fn run(mut running: Running) {
+    let keeper = Arc::clone(&running.keeper);
+    let mut renewals = FuturesUnordered::new();
+    keeper.begin();
+    // Locks that are held for a moment only are often taken one after the other, and a task for each would cost more than they do.
+    let mut stays = true;
+    let mut last = (Instant::now(), keeper.clock.now());
+    loop {
+        let now = keeper.clock.now();
+        let jumped = now.since(last.1) > last.0.elapsed() + JUMP;
+        last = (Instant::now(), now);
+        let Some((due, until)) = keeper.round(now, jumped, renewals.is_empty() && !stays) else {
+            running.ended = true;
+            return;
+        };
+        stays = false;
+        // After the round: the gap since the last beat is the reason that a frozen hold gives.
+        keeper.pulse.beat(now);
+        for batch in due.chunks(keeper.pace.renew_batch.max(1)) {
+            renewals.push(keeper.renew(batch.to_vec()));
+        }
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => {}
+            () = keeper.wake.notified() => {}
+            Some(()) = renewals.next(), if !renewals.is_empty() => {}
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! What all clones of a `Locker`, its guards and its renewals share, and how it releases locks.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{runtime::Handle, sync::watch, time::timeout};
+
+use crate::{
+    backend::{Backend, Capabilities, Release},
+    engine::{metrics, queue::Queues, renewer::Keeper, timing::Timing},
+    types::{Clock, Error, Lease, LeaseId, LockName, LockOptions, Operation, no_reply},
+};
+
+/// What all clones of a `Locker`, its guards and its keeper share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) queues: Arc<Queues>,
+    pub(crate) capabilities: Capabilities,
+    pub(crate) defaults: LockOptions,
+    pub(crate) timing: Timing,
+    pub(crate) prefix: String,
+    default_owner: String,
+    /// The runtime of the latest acquisition, for guards that are dropped outside of any.
+    runtime: Mutex<Option<Handle>>,
+    /// How many releases go on in the background.
+    pub(crate) releasing: watch::Sender<usize>,
+}
+
+const RELEASE_ATTEMPTS: u32 = 3;
+const RELEASE_PAUSE: Duration = Duration::from_millis(100);
+
+impl Shared {
+    pub(crate) fn new(
+        backend: Arc<dyn Backend>,
+        clock: Arc<dyn Clock>,
+        defaults: LockOptions,
+        timing: Timing,
+        prefix: String,
+    ) -> Self {
+        Self {
+            keeper: Arc::new(Keeper::new(Arc::clone(&backend), Arc::clone(&clock))),
+            queues: Arc::default(),
+            capabilities: backend.capabilities(),
+            backend,
+            clock,
+            defaults,
+            timing,
+            prefix,
+            default_owner: default_owner(),
+            runtime: Mutex::default(),
+            releasing: watch::Sender::default(),
+        }
+    }
+
+    pub(crate) fn runtime(&self) -> Option<Handle> {
+        self.runtime.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn note_runtime(&self) {
+        let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = Handle::current();
+        if runtime.as_ref().is_none_or(|noted| noted.id() != current.id()) {
+            *runtime = Some(current);
+        }
+    }
+
+    pub(crate) fn owner(&self) -> &str {
+        &self.default_owner
+    }
+
+    pub(crate) fn name(&self, name: &str) -> Result<LockName, Error> {
+        if name.is_empty() || self.prefix.is_empty() {
+            return Ok(LockName::new(name)?);
+        }
+        Ok(LockName::new(format!("{}{name}", self.prefix))?)
+    }
+
+    /// Releases `lease`, up to three times while the store does not answer. Each attempt is bounded by `limit`. When the lock was not
+    /// `held` before, a lost reply does not explain that it is not held now.
+    pub(crate) async fn release_repeatedly(
+        &self,
+        lease: &Lease,
+        hold_for: Duration,
+        limit: Duration,
+        held: bool,
+    ) -> Result<Release, Error> {
+        let mut ambiguous = false;
+        let mut attempts = 1;
+        loop {
+            let answer =
+                timeout(limit, self.backend.release(lease, hold_for)).await.unwrap_or_else(|_| Err(no_reply(limit)));
+            match answer {
+                // An earlier request had released it and its reply was lost.
+                Ok(Release::NotHeld(_)) if ambiguous && held => {
+                    metrics::ambiguity_resolved("release", "released");
+                    return Ok(Release::Released);
+                }
+                Ok(answer) => return Ok(answer),
+                Err(error) if error.is_retryable() && attempts < RELEASE_ATTEMPTS => {
+                    ambiguous |= error.is_ambiguous();
+                    // Whatever made the store fail may need a moment to pass.
+                    tokio::time::sleep(RELEASE_PAUSE * attempts).await;
+                    attempts += 1;
+                }
+                Err(error) => {
+                    let error = error.with_operation(Operation::Release).with_name(&lease.name);
+                    return Err(error.with_store(self.backend.describe()));
+                }
+            }
+        }
+    }
+
+    /// Frees `lease` without an `await`: at once if the backend can, else by `work` on a runtime, if there is one, which says whether
+    /// it did. `became` is told once what became of the lock: `released`, `background` or `leaked`. Says whether the work goes on.
+    pub(crate) fn in_background<F>(
+        &self,
+        lease: &Lease,
+        hold_for: Duration,
+        work: impl FnOnce(Lease) -> F,
+        became: fn(&'static str),
+    ) -> bool
+    where
+        F: Future<Output = bool> + Send + 'static,
+    {
+        if self.backend.release_now(lease, hold_for) {
+            became("released");
+            return false;
+        }
+        let counted = Counted::new(&self.releasing);
+        let unfinished =
+            Unfinished { lease: lease.clone(), backend: Arc::clone(&self.backend), became, freed: None, counted };
+        let Some(runtime) = tokio::runtime::Handle::try_current().ok().or_else(|| self.runtime()) else { return false };
+        let work = work(lease.clone());
+        // The caller is a `Drop`, which cannot wait for the store.
+        runtime.spawn(async move {
+            let mut unfinished = unfinished;
+            unfinished.freed = Some(work.await);
+        });
+        true
+    }
+}
+
+/// `host:pid-` and a random part: a pid alone comes back after a reboot, and containers share host names.
+fn default_owner() -> String {
+    let host =
+        nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "unknown".into());
+    let random = LeaseId::random().to_string();
+    format!("{host}:{}-{}", std::process::id(), &random[..8])
+}
+
+/// A release in the background, which comes to nothing where there is no runtime, or one that ends and drops it.
+struct Unfinished {
+    lease: Lease,
+    backend: Arc<dyn Backend>,
+    became: fn(&'static str),
+    freed: Option<bool>,
+    #[expect(dead_code, reason = "counts until all else is done")]
+    counted: Counted,
+}
+
+/// One of those that `Locker::settled` waits for.
+struct Counted(watch::Sender<usize>);
+
+impl Counted {
+    fn new(releasing: &watch::Sender<usize>) -> Self {
+        releasing.send_modify(|count| *count += 1);
+        Self(releasing.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        if self.freed == Some(true) {
+            return (self.became)("background");
+        }
+        (self.became)("leaked");
+        if self.freed.is_none() {
+            tracing::warn!(name = %self.lease.name, "no runtime was there to release a lock on: it stays until its ttl ends, if it has one");
+        }
+        // What this process holds of it, such as an open file, would otherwise keep the lock for as long as the process lives.
+        self.backend.lost(&self.lease);
+    }
+}

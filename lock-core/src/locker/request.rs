@@ -1,0 +1,368 @@
+//! Acquiring: one attempt, a bounded wait, or as long as it takes.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use crate::{
+    backend::{Attempt, Claim, Grant, Watch},
+    engine::{
+        acquisition::Flight,
+        backoff::{Backoff, SHORTEST, jitter},
+        hold::{Hold, Limits},
+        metrics::{self, Outcome},
+        queue::Turn,
+        shared::Shared,
+        timing::Timing,
+    },
+    locker::{guard::Guard, options::option_setters},
+    types::{Error, ErrorKind, Holder, LeaseId, LockName, LockOptions, Moment, Operation},
+};
+
+/// How a bounded attempt to acquire ended, if the store could say.
+#[derive(Debug)]
+#[must_use = "dropping an acquired guard releases the lock"]
+pub enum TryAcquire {
+    /// The lock is ours.
+    Acquired(Guard),
+    /// Somebody else holds it.
+    Held(Holder),
+}
+
+type OnHeld = Arc<dyn Fn(&Holder) + Send + Sync>;
+
+/// A lock about to be acquired; made by [`Locker::lock`](crate::Locker::lock). Options override those of the locker.
+#[derive(Clone)]
+#[must_use = "a request does nothing until it is acquired"]
+pub struct LockRequest {
+    shared: Arc<Shared>,
+    name: String,
+    options: LockOptions,
+    on_held: Option<OnHeld>,
+}
+
+impl fmt::Debug for LockRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockRequest").field("name", &self.name).field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// How long a waiter bears errors that may pass before it reports the last one.
+const OUTAGE: Duration = Duration::from_secs(30);
+/// How often an attempt that must answer now is sent while errors may pass.
+const TRIES: u32 = 3;
+
+impl LockRequest {
+    option_setters!();
+
+    pub(crate) fn new(shared: Arc<Shared>, name: String) -> Self {
+        let options = shared.defaults.clone();
+        Self { shared, name, options, on_held: None }
+    }
+
+    /// Calls `observer` with each refusal while waiting, to say who is waited for.
+    pub fn on_held(mut self, observer: impl Fn(&Holder) + Send + Sync + 'static) -> Self {
+        self.on_held = Some(Arc::new(observer));
+        self
+    }
+
+    /// Tries now: acquired, or held by somebody else. One request to the store, repeated at most twice if it gets no answer; a grant that came
+    /// too late is given back first.
+    ///
+    /// Does not queue behind other waiters of this process.
+    ///
+    /// # Errors
+    /// When the store cannot say, or an option is wrong; never because the lock is held.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: a lock that the store may have granted is released in the background.
+    pub async fn try_acquire(self) -> Result<TryAcquire, Error> {
+        let mut contender = Contender::new(self)?;
+        contender.turn = contender.shared.queues.try_enter(&contender.name);
+        let outcome = contender.answer_now().await;
+        contender.finish(outcome)
+    }
+
+    /// Waits for the lock for at most `wait`, then says who holds it. Zero is one attempt.
+    ///
+    /// Takes longer than `wait` by one request at most, or two where a grant that came too late has to be given back, as a request that is under
+    /// way when it ends is not given up: see
+    /// [`Timing::attempt_timeout`]. With `wait` zero that request is repeated at most twice if it gets no answer.
+    ///
+    /// Waiters of one process queue for a name first-in first-out.
+    ///
+    /// # Errors
+    /// When the store cannot say for all of `wait`, or for 30 s; never because the lock is held.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the place in the queue is given up, and a lock that the store may have granted is released in the background.
+    pub async fn acquire_within(self, wait: Duration) -> Result<TryAcquire, Error> {
+        let mut contender = Contender::new(self)?;
+        let outcome = contender.wait(Some(wait)).await;
+        contender.finish(outcome)
+    }
+
+    /// Waits for the lock, for as long as it takes or until the [`deadline`](Self::deadline).
+    ///
+    /// Waiters of one process queue for a name first-in first-out.
+    ///
+    /// # Errors
+    /// When the store cannot say for 30 s, or the deadline comes first; never because the lock is held.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: the place in the queue is given up, and a lock that the store may have granted is released in the background.
+    pub async fn acquire(self) -> Result<Guard, Error> {
+        let mut contender = Contender::new(self)?;
+        let outcome = contender.wait(None).await;
+        match contender.finish(outcome)? {
+            TryAcquire::Acquired(guard) => Ok(guard),
+            TryAcquire::Held(holder) => {
+                let message = format!("the deadline came before the lock was free: held by {holder}");
+                Err(Error::new(ErrorKind::Timeout, message)
+                    .with_ambiguous(false)
+                    .with_retryable(false)
+                    .with_operation(Operation::Acquire))
+            }
+        }
+    }
+}
+
+/// One acquisition under way.
+struct Contender {
+    shared: Arc<Shared>,
+    name: LockName,
+    timing: Timing,
+    limits: Limits,
+    flight: Flight,
+    turn: Option<Turn>,
+    on_held: Option<OnHeld>,
+}
+
+impl Contender {
+    /// Checks everything that can be wrong before the first byte is sent.
+    fn new(LockRequest { shared, name, options, on_held }: LockRequest) -> Result<Self, Error> {
+        let asked = shared.clock.now();
+        let name = shared.name(&name)?;
+        let timing = Timing::new(&options, shared.capabilities, shared.backend.pace())
+            .map_err(|e| e.with_name(&name).with_store(shared.backend.describe()))?;
+        shared.note_runtime();
+        // Guards of a runtime that has ended may be in the way, and nobody else ends them.
+        shared.keeper.revive(&tokio::runtime::Handle::current());
+        let limits =
+            Limits { asked, deadline: options.deadline, min_hold: options.min_hold, max_hold: options.max_hold };
+        let claim = Claim {
+            name: name.clone(),
+            id: LeaseId::random(),
+            owner: options.owner.unwrap_or_else(|| shared.owner().to_owned()),
+            ttl: timing.ttl,
+            data: options.data,
+        };
+        let flight = Flight::new(&shared, claim, timing.attempt_timeout);
+        Ok(Self { shared, name, timing, limits, flight, turn: None, on_held })
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.shared.clock.now().since(self.limits.asked)
+    }
+
+    /// Time until the caller's deadline.
+    fn left(&self) -> Option<Duration> {
+        self.limits.deadline.map(|limit| limit.saturating_sub(self.elapsed()))
+    }
+
+    fn is_too_late(&self) -> bool {
+        self.left().is_some_and(|left| left < SHORTEST)
+    }
+
+    fn finish(&self, outcome: Result<TryAcquire, Error>) -> Result<TryAcquire, Error> {
+        let ended = match &outcome {
+            Ok(TryAcquire::Acquired(_)) => Outcome::Acquired,
+            Ok(TryAcquire::Held(_)) => Outcome::Held,
+            Err(_) => Outcome::Error,
+        };
+        metrics::waited(ended, self.elapsed());
+        match &outcome {
+            Ok(TryAcquire::Acquired(guard)) => tracing::debug!(name = %self.name, token = ?guard.token(), "acquired"),
+            Ok(TryAcquire::Held(holder)) => tracing::debug!(name = %self.name, %holder, "held by somebody else"),
+            Err(error) => tracing::debug!(name = %self.name, %error, "could not acquire"),
+        }
+        outcome.map_err(|e| e.with_store(self.shared.backend.describe()))
+    }
+
+    /// One attempt and what became of it.
+    #[tracing::instrument(level = "debug", name = "attempt", skip_all, fields(name = %self.name))]
+    async fn attempt(&mut self) -> Result<TryAcquire, Error> {
+        self.flight.prepare(self.left()).await?;
+        if self.is_too_late() {
+            return Err(too_late());
+        }
+        let left = self.left();
+        let (ttl, valid_for) = self.timing.lease_for(left);
+        self.flight.set_ttl(ttl);
+        let (from, answer) = self.flight.attempt(left).await?;
+        let grant = match answer {
+            Attempt::Granted(grant) => grant,
+            Attempt::Held(holder) => {
+                self.note_held(&holder);
+                return Ok(TryAcquire::Held(holder));
+            }
+        };
+        let lease = self.flight.claim.lease(grant.token);
+        let shared = &self.shared;
+        let means = (Arc::clone(&shared.backend), Arc::clone(&shared.clock), Arc::clone(&shared.keeper.pulse));
+        let hold = Hold::new(lease, self.timing, self.limits, from, valid_for, means);
+        let now = hold.now();
+        if hold.is_valid(now) {
+            return Ok(TryAcquire::Acquired(self.guard(hold, from, now, grant)));
+        }
+        // Granted, but the reply took so long that the lease is over.
+        let given_back = self.flight.give_back(from).await;
+        if self.is_too_late() {
+            return Err(too_late().with_ambiguous(!given_back));
+        }
+        let what = "the store's reply took longer than the lease; use a longer ttl where there is one to choose";
+        Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(!given_back))
+    }
+
+    fn guard(&mut self, hold: Hold, from: Moment, now: Moment, grant: Grant) -> Guard {
+        if let Some(turn) = &self.turn {
+            let owner = Some(self.flight.claim.owner.clone());
+            let since = Some(std::time::SystemTime::UNIX_EPOCH + from.wall);
+            turn.note_holder(Holder { owner, token: grant.token, since, ..Holder::default() });
+        }
+        hold.keep_turn(self.turn.take());
+        let hold = Arc::new(hold);
+        self.shared.keeper.keep(&hold, now);
+        Guard::new(hold, Arc::clone(&self.shared), grant.crashed)
+    }
+
+    fn note_held(&self, holder: &Holder) {
+        if let Some(turn) = &self.turn {
+            turn.note_holder(holder.clone());
+        }
+        if let Some(observer) = &self.on_held {
+            observer(holder);
+        }
+    }
+
+    /// The attempt of somebody who does not wait: repeated only while the store gives no answer.
+    async fn answer_now(&mut self) -> Result<TryAcquire, Error> {
+        let mut tries = 1;
+        loop {
+            match self.attempt().await {
+                Err(error) if error.is_retryable() && tries < TRIES && !self.is_too_late() => {
+                    tracing::debug!(name = %self.name, %error, "trying again");
+                    // The store gave no answer. With jitter, as others had none either and try again.
+                    tokio::time::sleep(self.shared.backend.pace().poll_min.mul_f64(f64::from(tries) * jitter())).await;
+                    tries += 1;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Time until the wait is over.
+    fn patience(&self, wait: Option<Duration>) -> Option<Duration> {
+        [wait.map(|wait| wait.saturating_sub(self.elapsed())), self.left()].into_iter().flatten().min()
+    }
+
+    /// Queues for the turn of this process, then contends for the lock.
+    async fn wait(&mut self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
+        if self.patience(wait).is_some_and(|left| left.is_zero()) {
+            self.turn = self.shared.queues.try_enter(&self.name);
+            return self.answer_now().await;
+        }
+        let queues = Arc::clone(&self.shared.queues);
+        let queued = queues.enter(&self.name);
+        let turn = match self.patience(wait) {
+            None => Some(queued.await),
+            Some(left) => tokio::time::timeout(left, queued).await.ok(),
+        };
+        let Some(turn) = turn else { return Ok(TryAcquire::Held(queues.holder(&self.name))) };
+        self.turn = Some(turn);
+        self.contend(wait).await
+    }
+
+    async fn contend(&mut self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
+        let mut backoff = Backoff::new(self.shared.backend.pace());
+        let mut watch = None;
+        let mut may_watch = self.shared.capabilities.wake_up;
+        let mut failing: Option<Moment> = None;
+        loop {
+            let answer = self.attempt().await;
+            let expires_in = match &answer {
+                Ok(TryAcquire::Acquired(_)) => return answer,
+                Ok(TryAcquire::Held(holder)) => {
+                    failing = None;
+                    holder.expires_in
+                }
+                Err(error) => {
+                    let now = self.shared.clock.now();
+                    let since = *failing.get_or_insert(now);
+                    if !error.is_retryable() || now.since(since) >= OUTAGE {
+                        return answer;
+                    }
+                    tracing::debug!(name = %self.name, %error, "waiting through an error");
+                    None
+                }
+            };
+            let left = self.patience(wait);
+            if left.is_some_and(|left| left.is_zero()) {
+                return answer;
+            }
+            if may_watch && watch.is_none() {
+                let limit = left.map_or(self.timing.attempt_timeout, |left| left.min(self.timing.attempt_timeout));
+                match watch_for(&self.shared, &self.name, limit).await {
+                    Ok(Some(begun)) => {
+                        watch = Some(begun);
+                        // Once more: what was released before the watch began wakes nobody.
+                        continue;
+                    }
+                    Ok(None) => may_watch = false,
+                    // The next round tries again: an outage must not leave a long wait to polling.
+                    Err(()) => {}
+                }
+            }
+            let longest = self.patience(wait).unwrap_or(Duration::MAX);
+            let pause = backoff.after_wake(holder_of(&answer));
+            if !pause.is_zero() {
+                // Woken for nothing: a watch that goes on like that must not make us ask without end.
+                tokio::time::sleep(pause.min(longest)).await;
+            }
+            let nap = backoff.next(expires_in).min(longest);
+            tokio::select! {
+                // Until the holder expires at the latest, and where nothing wakes until the next poll.
+                () = tokio::time::sleep(nap.max(SHORTEST)) => {}
+                () = changed(watch.as_mut()) => backoff.woken(holder_of(&answer)),
+            }
+            if self.is_too_late() {
+                return answer;
+            }
+        }
+    }
+}
+
+/// `Ok(None)` when this store cannot tell, an error when it could not now. Not a method: a `Contender` with a request in flight
+/// cannot be shared between threads.
+async fn watch_for(shared: &Shared, name: &LockName, limit: Duration) -> Result<Option<Box<dyn Watch>>, ()> {
+    let answer = tokio::time::timeout(limit, shared.backend.watch(name)).await;
+    answer.map_err(drop)?.map_err(|error| tracing::debug!(%name, %error, "cannot watch; polling until the next try"))
+}
+
+async fn changed(watch: Option<&mut Box<dyn Watch>>) {
+    match watch {
+        Some(watch) => watch.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn holder_of(answer: &Result<TryAcquire, Error>) -> Option<&Holder> {
+    match answer {
+        Ok(TryAcquire::Held(holder)) => Some(holder),
+        _ => None,
+    }
+}
+
+fn too_late() -> Error {
+    Error::new(ErrorKind::Timeout, "the deadline came before the store granted the lock")
+        .with_ambiguous(false)
+        .with_retryable(false)
+}

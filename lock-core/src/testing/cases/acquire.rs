@@ -1,0 +1,356 @@
+//! Cases of [`Backend::acquire`](crate::backend::Backend::acquire).
+
+use std::{collections::HashSet, pin::pin, task::Poll, time::Duration};
+
+use futures_util::{future::join_all, poll};
+use tokio::time::Instant;
+
+use crate::{
+    backend::{Attempt, Break, Claim, Renewal},
+    locker::Locker,
+    testing::harness::{Bench, acquire, claim_for, granted, granted_soon, refused, release},
+    types::{ErrorKind, FencingToken, LeaseId, LockName},
+};
+
+// verifies: P4
+pub(super) async fn a_free_lock_is_granted(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    let (_, grant) = granted(&*client, &bench.claim(&bench.name("free"))).await;
+    assert_eq!(
+        grant.token.is_some(),
+        client.capabilities().fencing,
+        "a token comes with the grant where fencing is declared"
+    );
+    assert!(!grant.already_ours);
+    assert_eq!(grant.crashed, None);
+}
+
+// verifies: P4, asked-twice
+pub(super) async fn a_held_lock_is_refused_to_others(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    let name = bench.name("held");
+    let _held = granted(&*client, &bench.claim(&name)).await;
+    for _ in 0..3 {
+        refused(&*client, &bench.claim(&name)).await;
+    }
+}
+
+// verifies: P1, asked-twice
+pub(super) async fn two_clients_exclude_each_other(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("two");
+    let (held, _) = granted(&*a, &bench.claim(&name)).await;
+    refused(&*b, &bench.claim(&name)).await;
+    release(&*a, &held).await;
+    let _held = granted(&*b, &bench.claim(&name)).await;
+    refused(&*a, &bench.claim(&name)).await;
+}
+
+// verifies: P1, contention
+pub(super) async fn of_many_contenders_one_wins(bench: &Bench<'_>) {
+    for round in 0..10 {
+        let name = bench.name(&format!("race{round}"));
+        let contenders = join_all((0..16).map(|_| async {
+            let client = bench.client().await;
+            // Nothing ends here, and with a short ttl a busy machine may not answer in time.
+            let claim = Claim { ttl: Some(Duration::from_secs(60)), ..bench.claim(&name) };
+            (acquire(&*client, &claim).await, client)
+        }))
+        .await;
+        let winners = contenders.iter().filter(|(attempt, _)| matches!(attempt, Attempt::Granted(_))).count();
+        if winners == 0 && bench.subject.votes() {
+            // The refused have undone what they got, and one that comes back gets all.
+            let _ = granted(&*bench.client().await, &bench.claim(&name)).await;
+            continue;
+        }
+        assert_eq!(winners, 1, "of 16 contenders for {name}");
+    }
+}
+
+// verifies: P4
+pub(super) async fn a_refusal_says_who_holds_the_lock(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("who");
+    let data = vec![0, 255, b'\n', b'"', 7];
+    let claim = Claim { owner: "Zoë's \"job\"\n#1".into(), data: Some(data.clone()), ..bench.claim(&name) };
+    let (lease, _) = granted(&*a, &claim).await;
+    let holder = refused(&*b, &bench.claim(&name)).await;
+    assert_eq!(holder.owner.as_deref(), Some(&*claim.owner));
+    assert_eq!(holder.data, Some(data));
+    assert_eq!(holder.token, lease.token);
+    assert!(holder.since.is_some());
+    assert_eq!(holder.foreign, None);
+    assert_eq!(holder.expires_in.is_some(), b.capabilities().ttl);
+}
+
+// verifies: P5
+pub(super) async fn acquiring_again_with_the_same_id_succeeds(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    let name = bench.name("again");
+    let claim = bench.claim(&name);
+    let (lease, _) = granted(&*client, &claim).await;
+    let (again, grant) = granted(&*client, &claim).await;
+    assert!(grant.already_ours);
+    assert_eq!(again.token, lease.token, "the same acquisition has the same token");
+    refused(&*client, &bench.claim(&name)).await;
+    release(&*client, &lease).await;
+    let _free = granted(&*client, &bench.claim(&name)).await;
+    if client.capabilities().ttl {
+        a_whole_ttl_from_then_on(bench).await;
+    }
+}
+
+/// Of a lock that is acquired again and again.
+async fn a_whole_ttl_from_then_on(bench: &Bench<'_>) {
+    let (holder, other) = (bench.client().await, bench.client().await);
+    let name = bench.name("prolonged");
+    let claim = bench.short_claim(&name);
+    let mut asked = Instant::now();
+    let _ = granted(&*holder, &claim).await;
+    for _ in 0..4 {
+        bench.subject.pass(bench.subject.ttl() / 2).await;
+        let sent = Instant::now();
+        let (_, grant) = granted(&*holder, &claim).await;
+        // Only a machine that stood still for half a ttl may see that it had ended.
+        assert!(grant.already_ours || asked.elapsed() >= bench.subject.ttl(), "it had ended too early");
+        asked = sent;
+        let attempt = acquire(&*other, &bench.short_claim(&name)).await;
+        if asked.elapsed() < bench.subject.ttl() {
+            assert!(matches!(attempt, Attempt::Held(_)), "acquired again {:?} ago", asked.elapsed());
+        } else if matches!(attempt, Attempt::Granted(_)) {
+            return;
+        }
+    }
+}
+
+// verifies: P7
+pub(super) async fn tokens_rise_across_release(bench: &Bench<'_>) {
+    let clients = [bench.client().await, bench.client().await];
+    let name = bench.name("tokens");
+    let mut last = None;
+    for round in 0..20 {
+        let client = &*clients[round % 2];
+        let (lease, _) = granted(client, &bench.claim(&name)).await;
+        assert!(lease.token > last, "{:?} after {last:?}", lease.token);
+        last = lease.token;
+        release(client, &lease).await;
+    }
+}
+
+// verifies: P7
+pub(super) async fn tokens_rise_across_expiry(bench: &Bench<'_>) {
+    let name = bench.name("tokens");
+    let mut last = None;
+    for _ in 0..3 {
+        let client = bench.client().await;
+        let (lease, _) = granted(&*client, &bench.short_claim(&name)).await;
+        assert!(lease.token > last, "{:?} after {last:?}", lease.token);
+        last = lease.token;
+        bench.subject.crash(client).await;
+    }
+}
+
+// verifies: P7
+pub(super) async fn tokens_rise_across_break(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    let name = bench.name("tokens");
+    let mut last = None;
+    for _ in 0..3 {
+        let (lease, _) = granted(&*client, &bench.claim(&name)).await;
+        assert!(lease.token > last, "{:?} after {last:?}", lease.token);
+        last = lease.token;
+        let version =
+            refused(&*client, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
+        assert_eq!(client.break_lock(&name, &version, "kit").await.expect("the store answers"), Break::Broken);
+    }
+}
+
+pub(super) async fn a_raised_token_is_exceeded_by_the_next(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("raised");
+    let claim = bench.claim(&name);
+    let (lease, _) = granted(&*a, &claim).await;
+    let token = lease.token.expect("fencing is declared");
+    // Far beyond any clock, as of a store whose clock is a day ahead.
+    let raised = FencingToken::new(token.get() + 86_400_000_000).expect("a day more");
+    match a.raise(&lease, raised).await {
+        Ok(held) => assert!(held, "the lease holds the lock"),
+        Err(error) => return assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),
+    }
+    assert!(a.raise(&lease, token).await.expect("the store answers"), "a smaller one changes nothing");
+    let (again, _) = granted(&*a, &claim).await;
+    assert_eq!(again.token, Some(raised));
+    assert_eq!(refused(&*b, &bench.claim(&name)).await.token, Some(raised));
+    assert_eq!(a.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
+    release(&*a, &lease).await;
+    assert!(!a.raise(&lease, raised).await.expect("the store answers"), "it was released");
+    let (next, grant) = granted(&*b, &bench.claim(&name)).await;
+    assert!(next.token > Some(raised), "{:?} after {raised:?}", next.token);
+    assert_eq!(grant.crashed, None);
+    release(&*b, &next).await;
+}
+
+// verifies: P9
+pub(super) async fn an_expired_lock_is_granted_in_one_attempt(bench: &Bench<'_>) {
+    let holder = bench.client().await;
+    let name = bench.name("expired");
+    let _dead = granted(&*holder, &bench.short_claim(&name)).await;
+    bench.subject.crash(holder).await;
+    // A client that has never seen the lock before: a cold process.
+    let cold = bench.client().await;
+    let _taken = granted(&*cold, &bench.claim(&name)).await;
+}
+
+// verifies: P2, P8, other-ttl
+pub(super) async fn a_lock_is_held_for_the_holders_ttl(bench: &Bench<'_>) {
+    let (holder, other) = (bench.client().await, bench.client().await);
+    let name = bench.name("ttl");
+    let started = Instant::now();
+    let _held = granted(&*holder, &bench.short_claim(&name)).await;
+    let impatient = Claim { ttl: bench.ttl_of(0.05), ..bench.claim(&name) };
+    loop {
+        let attempt = other.acquire(&claim_for(&*other, &impatient)).await;
+        let after = started.elapsed();
+        match attempt {
+            Ok(Attempt::Granted(_)) => {
+                assert!(after >= bench.subject.ttl(), "granted after {after:?}, within the holder's ttl");
+                return;
+            }
+            Ok(Attempt::Held(_)) => {}
+            // A ttl as short as this one leaves a store little time to answer.
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+        assert!(after < 100 * bench.subject.ttl(), "not granted after {after:?}");
+        bench.subject.pass(bench.subject.ttl() / 20).await;
+    }
+}
+
+// verifies: P9
+pub(super) async fn the_winner_is_told_of_a_crashed_holder(bench: &Bench<'_>) {
+    let holder = bench.client().await;
+    let name = bench.name("crashed");
+    let claim =
+        Claim { owner: "the one that died".into(), data: Some(b"half done".to_vec()), ..bench.short_claim(&name) };
+    let (lease, _) = granted(&*holder, &claim).await;
+    bench.subject.crash(holder).await;
+    let (_, grant) = bench.granted_in_the_end(&*bench.client().await, &bench.claim(&name)).await;
+    let crashed = grant.crashed.expect("the previous holder did not release");
+    assert_eq!(crashed.owner.as_deref(), Some("the one that died"));
+    assert_eq!(crashed.data.as_deref(), Some(&b"half done"[..]));
+    assert_eq!(crashed.token, lease.token);
+}
+
+// verifies: P9
+pub(super) async fn a_released_holder_is_not_reported_as_crashed(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    let name = bench.name("released");
+    for hold_for in [Duration::ZERO, bench.subject.ttl() / 10] {
+        let (lease, _) = granted(&*client, &bench.claim(&name)).await;
+        let _ = client.release(&lease, hold_for).await.expect("the store answers");
+        let (lease, grant) = bench.granted_in_the_end(&*client, &bench.claim(&name)).await;
+        assert_eq!(grant.crashed, None);
+        release(&*client, &lease).await;
+    }
+}
+
+/// Names that some store folds, cuts, forbids or gives a meaning.
+fn odd_names(unique: &str) -> Vec<LockName> {
+    let long = "x".repeat(LockName::MAX_BYTES - unique.len());
+    let almost = format!("{}y", &long[1..]);
+    let odd = [
+        "",
+        ".",
+        "..",
+        "/",
+        "//",
+        "../x",
+        "a/b",
+        "a\\b",
+        "a",
+        "A",
+        "a ",
+        " a",
+        "a.lock",
+        "a.lock.lock",
+        "a%2fb",
+        "a%2Fb",
+        "%",
+        "%%",
+        "\0",
+        "a\0b",
+        "\n",
+        "\u{1b}[2J",
+        "{",
+        "}",
+        "{}",
+        "{a}",
+        "a{b",
+        "a}b",
+        "{a}{b}",
+        "a:b",
+        "a*b",
+        "a?b",
+        "~",
+        "-n",
+        "é",
+        "e\u{301}",
+        "É",
+        "ß",
+        "SS",
+        "İ",
+        "日本語",
+        "🔒",
+        "\u{202e}",
+        "CON",
+        "con",
+        "nul.txt",
+        &long,
+        &almost,
+    ];
+    odd.iter().map(|odd| LockName::new(format!("{unique}{odd}")).expect("within the limit")).collect()
+}
+
+// verifies: P1, odd-names
+pub(super) async fn odd_names_are_distinct_locks(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    let unique = LeaseId::random().to_string();
+    let names = odd_names(&unique);
+    assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
+    let mut leases = Vec::new();
+    for name in &names {
+        leases.push(granted(&*client, &bench.claim(name)).await.0);
+    }
+    for (name, lease) in names.iter().zip(&leases) {
+        refused(&*client, &bench.claim(name)).await;
+        release(&*client, lease).await;
+        let (again, _) = granted(&*client, &bench.claim(name)).await;
+        release(&*client, &again).await;
+    }
+}
+
+// verifies: P5, cancelled
+pub(super) async fn a_cancelled_acquire_leaves_no_lock(bench: &Bench<'_>) {
+    let locker = Locker::builder(bench.client().await).build().expect("the defaults fit");
+    let other = bench.client().await;
+    for polls in 1..50 {
+        let name = bench.name(&polls.to_string());
+        {
+            let mut acquiring = pin!(locker.try_acquire(name.as_str()));
+            let mut done = false;
+            for _ in 0..polls {
+                if let Poll::Ready(outcome) = poll!(acquiring.as_mut()) {
+                    drop(outcome.expect("the store answers"));
+                    done = true;
+                    break;
+                }
+                // A request of a real store takes time: each round drops a little later in it.
+                tokio::time::sleep(Duration::from_micros(100)).await;
+            }
+            if done {
+                granted_soon(bench, &other, &name).await;
+                return;
+            }
+        }
+        granted_soon(bench, &other, &name).await;
+    }
+}

@@ -1,0 +1,122 @@
+//! Cases of the core whose futures are dropped at any await point, and whose guards are dropped anywhere.
+
+use std::{pin::pin, sync::Arc, thread, time::Duration};
+
+use futures_util::poll;
+
+use crate::{
+    Locker,
+    testing::{
+        TestClock,
+        harness::{Bench, Rig, acquired_in_the_end, free_soon, granted, refused, release},
+    },
+};
+
+/// More polls than a future of ours needs; one that waits for a network is polled more often than it has await points.
+const POLLS: u32 = 40;
+
+/// Polls `future` at most that often, then drops it. `true` when it was done.
+async fn polled<T>(times: u32, future: impl Future<Output = T>) -> bool {
+    let mut future = pin!(future);
+    for _ in 0..times {
+        if poll!(future.as_mut()).is_ready() {
+            return true;
+        }
+        // A request of a real store takes time: each round drops a little later in it.
+        tokio::time::sleep(Duration::from_micros(100)).await;
+    }
+    false
+}
+
+// verifies: P5, cancelled
+pub(super) async fn a_cancelled_wait_leaves_no_lock(bench: &Bench<'_>) {
+    let (rig, other) = (Rig::new(bench).await, bench.client().await);
+    for times in 1..POLLS / 4 {
+        let name = bench.name(&times.to_string());
+        let (held, _) = granted(&*other, &bench.claim(&name)).await;
+        assert!(!polled(times, rig.locker.acquire(name.as_str())).await, "somebody else holds it");
+        release(&*other, &held).await;
+        free_soon(bench, &*other, &name).await;
+    }
+}
+
+// verifies: P5, cancelled
+pub(super) async fn a_cancelled_release_frees_the_lock(bench: &Bench<'_>) {
+    let (rig, other) = (Rig::new(bench).await, bench.client().await);
+    for times in 0..POLLS {
+        let name = bench.name(&times.to_string());
+        let done = polled(times, rig.acquired(&name).await.release()).await;
+        free_soon(bench, &*other, &name).await;
+        if done {
+            return;
+        }
+    }
+}
+
+// verifies: P5, cancelled
+pub(super) async fn a_cancelled_renewal_harms_nothing(bench: &Bench<'_>) {
+    let (rig, other) = (Rig::new(bench).await, bench.client().await);
+    for times in 0..POLLS {
+        let name = bench.name(&times.to_string());
+        let guard = rig.acquired(&name).await;
+        rig.age();
+        let done = polled(times, guard.ensure(rig.rest())).await;
+        guard.check().expect("it was not renewed, and lasts a while yet");
+        refused(&*other, &bench.claim(&name)).await;
+        guard.ensure(rig.rest()).await.expect("the store answers");
+        drop(guard);
+        free_soon(bench, &*other, &name).await;
+        if done {
+            return;
+        }
+    }
+}
+
+// verifies: P10, dropped-guard
+pub(super) async fn a_dropped_guard_frees_its_lock_with_and_without_a_runtime(bench: &Bench<'_>) {
+    let (rig, other) = (Rig::new(bench).await, bench.client().await);
+    let name = bench.name("dropped");
+    drop(rig.acquired(&name).await);
+    free_soon(bench, &*other, &name).await;
+    let guard = rig.acquired(&name).await;
+    // A thread without a runtime.
+    thread::spawn(move || drop(guard)).join().expect("a drop never panics");
+    free_soon(bench, &*other, &name).await;
+}
+
+/// The drop must not panic, nor block, and what it could not release ends with the lease, or at once where there is none, though other clones of the
+/// locker live on.
+// verifies: P10, dropped-guard
+pub(super) async fn a_guard_may_be_dropped_by_a_runtime_that_ends(bench: &Bench<'_>) {
+    let other = bench.client().await;
+    let name = bench.name("ended");
+    let alive = thread::scope(|scope| {
+        let ends = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a second runtime");
+            runtime.block_on(async {
+                let client = bench.client().await;
+                let ttl = Some(bench.subject.ttl()).filter(|_| client.capabilities().ttl);
+                let locker =
+                    Locker::builder(client).clock(Arc::new(TestClock::new())).build().expect("the defaults fit");
+                let request = || locker.lock(name.as_str());
+                let guard = acquired_in_the_end(|| match ttl {
+                    Some(ttl) => request().ttl(ttl),
+                    None => request(),
+                })
+                .await;
+                let held = tokio::spawn(async move {
+                    let _guard = guard;
+                    std::future::pending::<()>().await;
+                });
+                tokio::task::yield_now().await;
+                assert!(!held.is_finished());
+                locker
+            })
+        };
+        // A runtime cannot block within another.
+        scope.spawn(ends).join().expect("a drop never panics")
+    });
+    let (next, _) = bench.granted_in_the_end(&*other, &bench.claim(&name)).await;
+    drop(alive);
+    release(&*other, &next).await;
+}

@@ -1,0 +1,148 @@
+//! Cases of [`Backend::release`](crate::backend::Backend::release).
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{
+    backend::{Attempt, Break, Release},
+    testing::harness::{Bench, acquire, assert_not_held, claim_for, granted, refused, release},
+};
+
+pub(super) async fn a_released_lock_is_free(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("released");
+    for _ in 0..5 {
+        for client in [&a, &b] {
+            let (lease, _) = granted(&**client, &bench.claim(&name)).await;
+            release(&**client, &lease).await;
+        }
+    }
+}
+
+// verifies: hold-limits
+pub(super) async fn min_hold_keeps_the_lock_after_release(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("kept");
+    let (lease, _) = granted(&*a, &bench.claim(&name)).await;
+    let hold_for = bench.subject.ttl() / 2;
+    let released = Instant::now();
+    assert_eq!(a.release(&lease, hold_for).await.expect("the store answers"), Release::Released);
+    loop {
+        let attempt = acquire(&*b, &bench.claim(&name)).await;
+        // Stores count in milliseconds; the fraction that they drop is not the contract.
+        let after = released.elapsed() + Duration::from_millis(2);
+        match attempt {
+            Attempt::Granted(_) => {
+                assert!(after >= hold_for, "free {after:?} after a release that keeps the lock for {hold_for:?}");
+                return;
+            }
+            Attempt::Held(_) => {
+                assert!(after < 100 * hold_for, "still held after {after:?}");
+                bench.subject.pass(hold_for / 20).await;
+            }
+        }
+    }
+}
+
+// verifies: P6, late-holder
+pub(super) async fn release_never_touches_a_successor(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("successor");
+    let (first, _) = granted(&*a, &bench.claim(&name)).await;
+    release(&*a, &first).await;
+    let (second, _) = granted(&*b, &bench.claim(&name)).await;
+    for hold_for in [Duration::ZERO, bench.subject.ttl()] {
+        assert_not_held(a.release(&first, hold_for).await);
+        refused(&*a, &bench.claim(&name)).await;
+    }
+    release(&*b, &second).await;
+}
+
+// verifies: P5
+pub(super) async fn releasing_twice_is_a_value(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    let name = bench.name("twice");
+    let (lease, _) = granted(&*client, &bench.claim(&name)).await;
+    release(&*client, &lease).await;
+    for _ in 0..2 {
+        let _ = client.release(&lease, Duration::ZERO).await.expect("a value, not an error");
+    }
+    let (next, _) = granted(&*client, &bench.claim(&name)).await;
+    release(&*client, &next).await;
+}
+
+// verifies: P6
+pub(super) async fn releasing_what_was_never_held_is_a_value(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    let name = bench.name("never");
+    let never = claim_for(&*client, &bench.claim(&name)).lease(None);
+    assert_eq!(client.release(&never, Duration::ZERO).await.expect("a value, not an error"), Release::NotHeld(None));
+    let (held, _) = granted(&*client, &bench.claim(&name)).await;
+    assert_not_held(client.release(&never, Duration::ZERO).await);
+    refused(&*client, &bench.claim(&name)).await;
+    release(&*client, &held).await;
+}
+
+// verifies: P6
+pub(super) async fn releasing_a_broken_lease_is_a_value(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("broken");
+    let (lease, _) = granted(&*a, &bench.claim(&name)).await;
+    let seen = refused(&*b, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
+    assert_eq!(b.break_lock(&name, &seen, "kit").await.expect("the store answers"), Break::Broken);
+    for _ in 0..2 {
+        let answer = a.release(&lease, Duration::ZERO).await.expect("a value, not an error");
+        assert_eq!(answer, Release::NotHeld(None), "the lock had been taken from it");
+    }
+    let (next, _) = granted(&*b, &bench.claim(&name)).await;
+    assert_not_held(a.release(&lease, Duration::ZERO).await);
+    refused(&*a, &bench.claim(&name)).await;
+    release(&*b, &next).await;
+}
+
+// verifies: P10
+pub(super) async fn releasing_now_frees_the_lock_or_says_that_it_cannot(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("now");
+    let (lease, _) = granted(&*a, &bench.claim(&name)).await;
+    if a.release_now(&lease, Duration::ZERO) {
+        let (next, _) = granted(&*b, &bench.claim(&name)).await;
+        assert!(a.release_now(&lease, Duration::ZERO), "a successor does not change what the backend can do");
+        refused(&*a, &bench.claim(&name)).await;
+        release(&*b, &next).await;
+    } else {
+        refused(&*b, &bench.claim(&name)).await;
+        release(&*a, &lease).await;
+    }
+}
+
+// verifies: P10, late-holder
+pub(super) async fn a_lease_that_the_core_ended_frees_its_lock(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("ended");
+    let (first, _) = granted(&*a, &bench.short_claim(&name)).await;
+    a.lost(&first);
+    let (second, _) = bench.granted_in_the_end(&*b, &bench.claim(&name)).await;
+    a.lost(&first);
+    assert_not_held(a.release(&first, Duration::ZERO).await);
+    refused(&*a, &bench.claim(&name)).await;
+    release(&*b, &second).await;
+}
+
+pub(super) async fn a_descriptor_keeps_the_lock_held(bench: &Bench<'_>) {
+    #[cfg(unix)]
+    {
+        let (a, b) = (bench.client().await, bench.client().await);
+        let name = bench.name("descriptor");
+        let (lease, _) = granted(&*a, &bench.claim(&name)).await;
+        let descriptor = a.descriptor(&lease).expect("checked before the case");
+        bench.subject.crash(a).await;
+        refused(&*b, &bench.claim(&name)).await;
+        drop(descriptor);
+        let (next, _) = granted(&*b, &bench.claim(&name)).await;
+        release(&*b, &next).await;
+    }
+    #[cfg(not(unix))]
+    let _ = bench;
+}

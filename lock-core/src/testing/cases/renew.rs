@@ -1,0 +1,110 @@
+//! Cases of [`Backend::renew`](crate::backend::Backend::renew).
+
+use tokio::time::Instant;
+
+use crate::{
+    backend::{Attempt, Break, Claim, Renewal},
+    testing::harness::{Bench, acquire, granted, refused, release},
+    types::LossReason,
+};
+
+pub(super) async fn renewal_extends_the_lease(bench: &Bench<'_>) {
+    let (holder, other) = (bench.client().await, bench.client().await);
+    let name = bench.name("renewed");
+    let (lease, _) = granted(&*holder, &bench.short_claim(&name)).await;
+    let mut renewed = Instant::now();
+    for _ in 0..4 {
+        bench.subject.pass(bench.subject.ttl() / 2).await;
+        let sent = Instant::now();
+        match holder.renew(&lease).await.expect("the store answers") {
+            Renewal::Renewed => renewed = sent,
+            // Only a machine that stood still for half a ttl may see this.
+            Renewal::Lost(reason) => assert!(renewed.elapsed() >= bench.subject.ttl(), "lost in time: {reason}"),
+        }
+        let attempt = acquire(&*other, &bench.claim(&name)).await;
+        if renewed.elapsed() < bench.subject.ttl() {
+            assert!(matches!(attempt, Attempt::Held(_)), "renewed {:?} ago", renewed.elapsed());
+        }
+    }
+}
+
+// verifies: P5
+pub(super) async fn renewal_is_idempotent(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    let claim = bench.claim(&bench.name("idempotent"));
+    let (lease, _) = granted(&*client, &claim).await;
+    for _ in 0..3 {
+        assert_eq!(client.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
+    }
+    release(&*client, &lease).await;
+}
+
+// verifies: P3
+pub(super) async fn renewing_a_released_lease_reports_its_loss(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    let name = bench.name("released");
+    let (lease, _) = granted(&*client, &bench.claim(&name)).await;
+    release(&*client, &lease).await;
+    assert!(matches!(client.renew(&lease).await.expect("the store answers"), Renewal::Lost(_)));
+    // Nor did it come back.
+    let (successor, _) = granted(&*client, &bench.claim(&name)).await;
+    assert!(matches!(client.renew(&lease).await.expect("the store answers"), Renewal::Lost(_)));
+    refused(&*client, &bench.claim(&name)).await;
+    release(&*client, &successor).await;
+}
+
+// verifies: P6, late-holder
+pub(super) async fn renewing_an_expired_lease_does_not_rob_the_successor(bench: &Bench<'_>) {
+    let (late, next) = (bench.client().await, bench.client().await);
+    let name = bench.name("robbed");
+    let (lease, _) = granted(&*late, &bench.short_claim(&name)).await;
+    bench.subject.pass(bench.subject.ttl()).await;
+    let long = Claim { owner: "successor".into(), ..bench.claim(&name) };
+    let (successor, _) = bench.granted_in_the_end(&*next, &long).await;
+    match late.renew(&lease).await.expect("the store answers") {
+        Renewal::Lost(_) if !late.capabilities().holder => {}
+        Renewal::Lost(LossReason::TakenBy(holder)) => assert_eq!(holder.owner.as_deref(), Some("successor")),
+        other => panic!("expected to learn who took it: {other:?}"),
+    }
+    assert_eq!(next.renew(&successor).await.expect("the store answers"), Renewal::Renewed);
+    release(&*next, &successor).await;
+}
+
+// verifies: P3
+pub(super) async fn a_broken_lease_is_lost_at_the_next_renewal(bench: &Bench<'_>) {
+    let (holder, operator) = (bench.client().await, bench.client().await);
+    let name = bench.name("broken");
+    let long = bench.claim(&name);
+    let (lease, _) = granted(&*holder, &long).await;
+    let version =
+        refused(&*operator, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
+    assert_eq!(operator.break_lock(&name, &version, "alice").await.expect("the store answers"), Break::Broken);
+    match holder.renew(&lease).await.expect("the store answers") {
+        Renewal::Lost(LossReason::BrokenBy(by)) => assert_eq!(by, "alice"),
+        other => panic!("expected to learn who broke it: {other:?}"),
+    }
+    let (next, _) = granted(&*operator, &bench.claim(&name)).await;
+    release(&*operator, &next).await;
+}
+
+pub(super) async fn renewing_many_reports_each(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    let mut leases = Vec::new();
+    for i in 0..5 {
+        let claim = bench.claim(&bench.name(&i.to_string()));
+        leases.push(granted(&*client, &claim).await.0);
+    }
+    release(&*client, &leases[1]).await;
+    release(&*client, &leases[4]).await;
+    let batch = client.pace().renew_batch.max(1);
+    let mut answers = Vec::new();
+    for chunk in leases.chunks(batch) {
+        answers.extend(client.renew_many(chunk).await);
+    }
+    let renewed: Vec<_> =
+        answers.into_iter().map(|answer| matches!(answer.expect("the store answers"), Renewal::Renewed)).collect();
+    assert_eq!(renewed, [true, false, true, true, false]);
+    for i in [0, 2, 3] {
+        release(&*client, &leases[i]).await;
+    }
+}

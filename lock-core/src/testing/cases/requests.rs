@@ -1,0 +1,134 @@
+//! Cases of the core over a store whose requests and replies get lost, come twice, or are throttled.
+
+use std::time::Duration;
+
+use crate::{
+    ErrorKind, Operation,
+    backend::{Attempt, Release, Renewal},
+    testing::{
+        faults::Fault,
+        harness::{
+            Bench, Rig, acquire, acquired_in_the_end, assert_not_held, claim_for, free_soon, granted, refused, release,
+        },
+    },
+};
+
+/// Acquires, renews and releases while each of these operations meets `fault` once.
+async fn one_fault_each(bench: &Bench<'_>, fault: Fault) {
+    let (rig, other) = (Rig::new(bench).await, bench.client().await);
+    let name = bench.name("resolved");
+    rig.network.next(Operation::Acquire, fault);
+    let guard = rig.acquired(&name).await;
+    refused(&*other, &bench.claim(&name)).await;
+
+    rig.age();
+    rig.network.next(Operation::Renew, fault);
+    guard.ensure(rig.rest()).await.expect("the second attempt renews");
+    guard.check().expect("renewed");
+
+    rig.network.next(Operation::Release, fault);
+    // After a lost reply the store may not know any more that it was us.
+    let _: Release = guard.release().await.expect("the second attempt releases");
+    let (next, _) = granted(&*other, &bench.claim(&name)).await;
+    release(&*other, &next).await;
+}
+
+// verifies: P5, lost-reply
+pub(super) async fn a_lost_reply_is_resolved_by_asking_again(bench: &Bench<'_>) {
+    one_fault_each(bench, Fault::FailAfter(ErrorKind::Unavailable)).await;
+}
+
+// verifies: P5, lost-request
+pub(super) async fn a_lost_request_is_sent_again(bench: &Bench<'_>) {
+    one_fault_each(bench, Fault::Refuse(ErrorKind::Unavailable)).await;
+}
+
+// verifies: P5, late-request
+pub(super) async fn a_request_that_arrives_twice_changes_nothing(bench: &Bench<'_>) {
+    one_fault_each(bench, Fault::Duplicate).await;
+}
+
+/// A copy of the request to acquire, held up on its way, that comes after the release of its own id.
+// verifies: P5, late-request
+pub(super) async fn an_acquisition_that_arrives_after_its_release_is_nobodys_and_ends(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("late");
+    let claim = claim_for(&*a, &bench.short_claim(&name));
+    let (first, _) = granted(&*a, &claim).await;
+    let _: Release = a.release(&first, Duration::ZERO).await.expect("the store answers");
+    let mut last = first.token;
+    if let Ok(Attempt::Granted(orphan)) = a.acquire(&claim).await {
+        assert!(orphan.token > last || last.is_none(), "{:?} after {last:?}", orphan.token);
+        last = orphan.token;
+        if claim.ttl.is_none() {
+            // Nothing repeats requests on the way to such a store: it was the client that asked again, and it goes on holding.
+            let _: Release = a.release(&claim.lease(orphan.token), Duration::ZERO).await.expect("the store answers");
+        }
+    }
+    let (next, _) = bench.granted_in_the_end(&*b, &bench.claim(&name)).await;
+    assert!(next.token > last || last.is_none(), "{:?} after {last:?}", next.token);
+    if let Ok(Attempt::Granted(_)) = a.acquire(&claim).await {
+        panic!("two hold {name}");
+    }
+    assert_eq!(b.renew(&next).await.expect("the store answers"), Renewal::Renewed);
+    release(&*b, &next).await;
+}
+
+// verifies: P4, throttled
+pub(super) async fn throttling_is_an_error_and_leaves_nothing(bench: &Bench<'_>) {
+    let (rig, other) = (Rig::new(bench).await, bench.client().await);
+    for fault in [Fault::Refuse(ErrorKind::Throttled), Fault::FailAfter(ErrorKind::Throttled)] {
+        let name = bench.name("throttled");
+        rig.network.always(Operation::Acquire, fault);
+        let error = rig.locker.try_acquire(name.as_str()).await.expect_err("the store never said who holds it");
+        assert_eq!(error.kind(), ErrorKind::Throttled, "{error}");
+        free_soon(bench, &*other, &name).await;
+    }
+}
+
+/// While renewals meet `fault` for ever, the guard is lost before anybody else has the lock, and its release spares the successor.
+async fn ends_before_the_next(bench: &Bench<'_>, fault: Fault) {
+    let other = bench.client().await;
+    let rig = Rig::with_ttl(bench, bench.subject.ttl()).await;
+    let name = bench.name("ends");
+    rig.network.always(Operation::Renew, fault);
+    let guard = acquired_in_the_end(|| rig.locker.lock(name.as_str())).await;
+    let (successor, _) = bench.granted_in_the_end(&*other, &bench.claim(&name)).await;
+    assert!(guard.check().is_err(), "two hold {name}");
+    guard.lost().await;
+    assert_not_held(guard.release().await);
+    assert_eq!(other.renew(&successor).await.expect("the store answers"), Renewal::Renewed);
+    release(&*other, &successor).await;
+}
+
+// verifies: P2, P3, hung-renewal
+pub(super) async fn a_hung_renewal_ends_the_guard_before_the_next_holds(bench: &Bench<'_>) {
+    ends_before_the_next(bench, Fault::LoseRequest).await;
+}
+
+// verifies: P2, throttled
+pub(super) async fn renewals_that_are_throttled_for_too_long_end_the_guard(bench: &Bench<'_>) {
+    ends_before_the_next(bench, Fault::Refuse(ErrorKind::Throttled)).await;
+}
+
+// verifies: P1, P9, other-ttl, contention
+pub(super) async fn of_many_contenders_one_takes_over_from_the_dead(bench: &Bench<'_>) {
+    let holder = bench.client().await;
+    let name = bench.name("inherited");
+    let _dead = granted(&*holder, &bench.short_claim(&name)).await;
+    // Their own ttl is another one.
+    let mut contenders = Vec::new();
+    for _ in 0..8 {
+        contenders.push((bench.client().await, bench.claim(&name)));
+    }
+    bench.subject.crash(holder).await;
+    for _ in 0..2_000 {
+        let attempts = contenders.iter().map(|(client, claim)| acquire(&**client, claim));
+        let attempts = futures_util::future::join_all(attempts).await;
+        match attempts.iter().filter(|attempt| matches!(attempt, Attempt::Granted(_))).count() {
+            0 => bench.subject.pass(bench.subject.ttl() / 20).await,
+            winners => return assert_eq!(winners, 1, "of {} contenders", contenders.len()),
+        }
+    }
+    panic!("nobody took over from a dead holder");
+}

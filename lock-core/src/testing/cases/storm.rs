@@ -1,0 +1,105 @@
+//! The case of everything at once: many workers, faults by chance, and the recorded history checked.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use lock_history::{Event, Rules, What, check};
+use tokio::time::{sleep, timeout};
+
+use crate::{
+    Guard, TryAcquire,
+    testing::{
+        TestClock,
+        harness::{Bench, Rig},
+    },
+    types::{Clock, LeaseId},
+};
+
+const WORKERS: u64 = 4;
+const ROUNDS: u32 = 8;
+/// Of all the rounds, at least so many end with the lock.
+const LEAST: u64 = WORKERS * ROUNDS as u64 / 2;
+/// Somebody has the lock within this and two ttls, while anybody waits.
+const OBTAINABLE: Duration = Duration::from_secs(20);
+/// Of all requests, so many meet a fault.
+const SHARE: f64 = 0.25;
+/// Replays the faults of a run that failed.
+const SEED: &str = "ONELOCK_KIT_SEED";
+
+// verifies: P1
+pub(super) async fn a_storm_of_faults_breaks_no_promise(bench: &Bench<'_>) {
+    let seed = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| {
+        LeaseId::random().to_string().bytes().fold(7, |n: u64, b| n.wrapping_mul(31) + u64::from(b))
+    });
+    println!("faults by {SEED}={seed}");
+    let name = bench.name("storm");
+    // One clock for all: the history has one.
+    let clock = TestClock::new();
+    let history = Mutex::new(Vec::new());
+    join_all((0..WORKERS).map(|number| {
+        let (name, clock, history) = (&name, &clock, &history);
+        async move {
+            let rig = Rig::with_ttl(bench, bench.subject.ttl()).await;
+            rig.network.at_random(seed.wrapping_add(number), SHARE, bench.subject.ttl() / 4);
+            Worker { number, rig, clock, history, name }.work().await;
+        }
+    }))
+    .await;
+    let history = history.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // Where what is lost with a reply does not end by itself, the lock may have to wait for the patience of whoever lost it.
+    let obtainable_within = bench.client().await.capabilities().ttl.then_some(OBTAINABLE + 2 * bench.subject.ttl());
+    let report = check(&history, &Rules { obtainable_within, ..Rules::default() });
+    assert!(report.violations.is_empty(), "faults by {SEED}={seed}\n{report}");
+    assert!(report.acquisitions >= LEAST, "faults by {SEED}={seed}\n{report}");
+}
+
+struct Worker<'a> {
+    number: u64,
+    rig: Rig,
+    clock: &'a TestClock,
+    history: &'a Mutex<Vec<Event>>,
+    name: &'a crate::LockName,
+}
+
+impl Worker<'_> {
+    fn note(&self, at: Duration, what: What) {
+        let event = Event { at, worker: self.number, name: Arc::from(self.name.as_str()), what };
+        self.history.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+
+    fn now(&self) -> Duration {
+        self.clock.now().boot
+    }
+
+    async fn work(&self) {
+        for _ in 0..ROUNDS {
+            self.note(self.now(), What::Attempt { owner: None });
+            let patience = Duration::from_secs(5);
+            match timeout(2 * patience, self.rig.locker.acquire_within(self.name.as_str(), patience)).await {
+                Ok(Ok(TryAcquire::Acquired(guard))) => self.hold(guard).await,
+                _ => self.note(self.now(), What::GaveUp),
+            }
+        }
+    }
+
+    async fn hold(&self, guard: Guard) {
+        for round in 0..4 {
+            // By a time from before the guard was asked.
+            let at = self.now();
+            let until = guard.remaining().map(|left| at + left);
+            if let Err(lost) = guard.check() {
+                return self.note(self.now(), What::Lost { told: lost.reason.is_from_the_store() });
+            }
+            let token = guard.token().map(crate::FencingToken::get);
+            self.note(at, if round == 0 { What::Granted { token, until } } else { What::Valid { until } });
+            // The work that the lock protects.
+            sleep(Duration::from_millis(3)).await;
+        }
+        self.note(self.now(), What::Released);
+        let _ = guard.release().await;
+    }
+}

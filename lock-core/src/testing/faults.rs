@@ -1,0 +1,229 @@
+//! Faults on demand, around any backend: lost requests, lost replies, hung and failing calls.
+//!
+//! For tests of the core, of backends, and of what an application does when its store lets it down.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+
+use crate::{
+    backend::{Attempt, Backend, Break, Capabilities, Claim, Finding, Pace, Release, Renewal, Watch},
+    types::{Error, ErrorKind, FencingToken, Holder, Lease, LockName, Operation},
+};
+
+/// What happens to one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The request never arrives, and no reply comes.
+    LoseRequest,
+    /// The request takes effect, and no reply comes.
+    LoseReply,
+    /// The request arrives after this long.
+    DelayRequest(Duration),
+    /// The request takes effect, and the reply comes after this long.
+    DelayReply(Duration),
+    /// The store refuses the request with an error of this kind, without any effect.
+    Refuse(ErrorKind),
+    /// The request takes effect, and an error of this kind comes back.
+    FailAfter(ErrorKind),
+    /// The request arrives twice, and the second reply comes back.
+    Duplicate,
+    /// The request takes effect, and the backend panics.
+    Panic,
+}
+
+/// A backend whose requests suffer scripted faults. Clones share the script.
+///
+/// It stands for a store across a network, so it never releases from [`Drop`]: [`Backend::release_now`] says `false`.
+#[derive(Debug, Clone)]
+pub struct Faulty {
+    inner: Arc<dyn Backend>,
+    script: Arc<Mutex<HashMap<Operation, Script>>>,
+    chance: Arc<Mutex<Option<Chance>>>,
+}
+
+/// Faults that are not scripted.
+#[derive(Debug)]
+struct Chance {
+    rng: fastrand::Rng,
+    share: f64,
+    longest: Duration,
+}
+
+impl Chance {
+    fn fault(&mut self) -> Option<Fault> {
+        if self.rng.f64() >= self.share {
+            return None;
+        }
+        let delay = self.longest.mul_f64(self.rng.f64());
+        Some(match self.rng.u8(..8) {
+            0 => Fault::LoseRequest,
+            1 => Fault::LoseReply,
+            2 => Fault::DelayRequest(delay),
+            3 => Fault::DelayReply(delay),
+            4 => Fault::Refuse(ErrorKind::Unavailable),
+            5 => Fault::FailAfter(ErrorKind::Unavailable),
+            6 => Fault::Refuse(ErrorKind::Throttled),
+            _ => Fault::Duplicate,
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Script {
+    next: VecDeque<Option<Fault>>,
+    always: Option<Fault>,
+    sent: u64,
+}
+
+impl Faulty {
+    /// Wraps `inner`; without a script it changes nothing.
+    pub fn new(inner: impl Backend) -> Self {
+        Self::around(Arc::new(inner))
+    }
+
+    /// Wraps a backend that others use as well, without faults.
+    pub fn around(inner: Arc<dyn Backend>) -> Self {
+        Self { inner, script: Arc::default(), chance: Arc::default() }
+    }
+
+    /// Adds what happens to the next request of that operation that has nothing planned yet; `None` lets it pass.
+    pub fn next(&self, operation: Operation, fault: impl Into<Option<Fault>>) {
+        self.with(operation, |script| script.next.push_back(fault.into()));
+    }
+
+    /// Sets what happens to all requests of that operation once nothing else is planned; `None` lets them pass.
+    pub fn always(&self, operation: Operation, fault: impl Into<Option<Fault>>) {
+        self.with(operation, |script| script.always = fault.into());
+    }
+
+    /// From now on, that `share` of all requests for which nothing is scripted meets a fault: lost, late by up to `longest`, refused, repeated. The
+    /// same `seed` makes the same choices again.
+    pub fn at_random(&self, seed: u64, share: f64, longest: Duration) {
+        let chance = Chance { rng: fastrand::Rng::with_seed(seed), share, longest };
+        *self.chance.lock().unwrap_or_else(PoisonError::into_inner) = Some(chance);
+    }
+
+    fn by_chance(&self) -> Option<Fault> {
+        self.chance.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.fault()
+    }
+
+    /// How many requests of that operation were sent.
+    pub fn sent(&self, operation: Operation) -> u64 {
+        self.with(operation, |script| script.sent)
+    }
+
+    fn with<T>(&self, operation: Operation, change: impl FnOnce(&mut Script) -> T) -> T {
+        let mut scripts = self.script.lock().unwrap_or_else(PoisonError::into_inner);
+        change(scripts.entry(operation).or_default())
+    }
+
+    async fn disturb<T, F>(&self, operation: Operation, call: impl Fn() -> F + Send + Sync) -> Result<T, Error>
+    where
+        T: Send,
+        F: Future<Output = Result<T, Error>> + Send,
+    {
+        let fault = self.with(operation, |script| {
+            script.sent += 1;
+            script.next.pop_front().unwrap_or(script.always)
+        });
+        let fault = fault.or_else(|| self.by_chance());
+        match fault {
+            None => call().await,
+            Some(Fault::LoseRequest) => std::future::pending().await,
+            Some(Fault::LoseReply) => {
+                let _ = call().await;
+                std::future::pending().await
+            }
+            // The fault itself; on a paused clock it takes no time.
+            Some(Fault::DelayRequest(delay)) => {
+                tokio::time::sleep(delay).await;
+                call().await
+            }
+            Some(Fault::DelayReply(delay)) => {
+                let reply = call().await;
+                tokio::time::sleep(delay).await;
+                reply
+            }
+            Some(Fault::Refuse(kind)) => Err(Error::new(kind, "refused by the fault script").with_ambiguous(false)),
+            Some(Fault::FailAfter(kind)) => {
+                let _ = call().await;
+                Err(Error::new(kind, "failed by the fault script").with_ambiguous(true))
+            }
+            Some(Fault::Duplicate) => {
+                let _ = call().await;
+                call().await
+            }
+            Some(Fault::Panic) => {
+                let _ = call().await;
+                panic!("by the fault script");
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for Faulty {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn pace(&self) -> Pace {
+        // One by one, so that the script speaks of single renewals.
+        Pace { renew_batch: 1, ..self.inner.pace() }
+    }
+
+    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+        self.disturb(Operation::Acquire, || self.inner.acquire(claim)).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
+        self.disturb(Operation::Renew, || self.inner.renew(lease)).await
+    }
+
+    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        self.inner.raise(lease, token).await
+    }
+
+    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        self.disturb(Operation::Release, || self.inner.release(lease, hold_for)).await
+    }
+
+    fn lost(&self, lease: &Lease) {
+        self.inner.lost(lease);
+    }
+
+    async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
+        self.disturb(Operation::Watch, || self.inner.watch(name)).await
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        self.disturb(Operation::Inspect, || self.inner.inspect(name)).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+        self.disturb(Operation::List, || self.inner.list(prefix)).await
+    }
+
+    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
+        self.disturb(Operation::Break, || self.inner.break_lock(name, version, by)).await
+    }
+
+    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+        self.disturb(Operation::Forget, || self.inner.forget(name)).await
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        let examined = self.disturb(Operation::Inspect, async || Ok(self.inner.examine().await)).await;
+        examined.unwrap_or_else(|error| vec![Finding::warning("store", error.to_string())])
+    }
+}

@@ -1,0 +1,41 @@
+//! What can be chosen for a lock.
+
+use std::time::Duration;
+
+/// When a guard's lease is renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Renew {
+    /// In the background, every third of the ttl; on a store without a ttl, as often as it asks to be probed.
+    #[default]
+    Auto,
+    /// In the background, at this interval.
+    Every(Duration),
+    /// Only by [`Guard::ensure`](crate::Guard::ensure): nothing runs in the background. For a process that may be frozen
+    /// between two pieces of work, such as a Lambda function.
+    Manual,
+}
+
+/// What can be chosen for a [`Locker`](crate::Locker) and overridden for each [`LockRequest`](crate::LockRequest).
+///
+/// `None` stands for the default that the field's method on [`LockRequest`](crate::LockRequest) documents.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LockOptions {
+    /// See [`LockRequest::ttl`](crate::LockRequest::ttl).
+    pub ttl: Option<Duration>,
+    /// See [`LockRequest::margin`](crate::LockRequest::margin).
+    pub margin: Option<Duration>,
+    /// See [`LockRequest::renew`](crate::LockRequest::renew).
+    pub renew: Renew,
+    /// See [`LockRequest::grace`](crate::LockRequest::grace).
+    pub grace: Duration,
+    /// See [`LockRequest::owner`](crate::LockRequest::owner).
+    pub owner: Option<String>,
+    /// See [`LockRequest::data`](crate::LockRequest::data).
+    pub data: Option<Vec<u8>>,
+    /// See [`LockRequest::min_hold`](crate::LockRequest::min_hold).
+    pub min_hold: Duration,
+    /// See [`LockRequest::max_hold`](crate::LockRequest::max_hold).
+    pub max_hold: Option<Duration>,
+    /// See [`LockRequest::deadline`](crate::LockRequest::deadline).
+    pub deadline: Option<Duration>,
+}

@@ -1,0 +1,153 @@
+//! The backend is told of a lock that the core has ended by its clock, or that nobody is left to release, and of no other.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use crate::fixture::*;
+use async_trait::async_trait;
+use lock_core::{
+    Capabilities, Error, Guard, Lease, Locker, LossReason, Operation,
+    backend::{Attempt, Backend, Claim, Grant, Release, Renewal},
+    capabilities::Pace,
+    faults::{Fault, Faulty},
+    testing::TestClock,
+};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use tokio::{runtime::Builder, time::sleep};
+
+/// A store without a ttl of its own, whose server gives up what it does not hear of: notes what it is told.
+#[derive(Debug, Default, Clone)]
+struct Noting {
+    ended: Arc<Mutex<Vec<Lease>>>,
+    gone: bool,
+}
+
+impl Noting {
+    fn ended(&self) -> Vec<Lease> {
+        self.ended.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Backend for Noting {
+    fn describe(&self) -> String {
+        "noting:".into()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { loss_signal: true, ..Capabilities::default() }
+    }
+
+    fn pace(&self) -> Pace {
+        Pace { lease: Some(TTL), ..Pace::default() }
+    }
+
+    async fn acquire(&self, _: &Claim) -> Result<Attempt, Error> {
+        Ok(Attempt::Granted(Grant::default()))
+    }
+
+    async fn renew(&self, _: &Lease) -> Result<Renewal, Error> {
+        Ok(if self.gone { Renewal::Lost(LossReason::RecordGone) } else { Renewal::Renewed })
+    }
+
+    async fn release(&self, _: &Lease, _: Duration) -> Result<Release, Error> {
+        Ok(Release::Released)
+    }
+
+    fn lost(&self, lease: &Lease) {
+        self.ended.lock().unwrap().push(lease.clone());
+    }
+}
+
+async fn guard(store: &Faulty, max_hold: Option<Duration>) -> Guard {
+    let locker = Locker::builder(Arc::new(store.clone())).clock(Arc::new(TestClock::new())).build().unwrap();
+    let request = locker.lock(NAME);
+    acquired(if let Some(max_hold) = max_hold { request.max_hold(max_hold) } else { request }.try_acquire().await)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_backend_is_told_once_of_a_lock_that_ends_by_the_clock_while_its_guard_lives() {
+    for unreachable in [true, false] {
+        let store = Noting::default();
+        let network = Faulty::new(store.clone());
+        let guard = guard(&network, (!unreachable).then_some(TTL / 2)).await;
+        if unreachable {
+            network.always(Operation::Renew, Fault::LoseRequest);
+        }
+        // Nobody asks the guard: the keeper alone ends it.
+        sleep(2 * TTL).await;
+        let told: Vec<_> = store.ended().iter().map(|lease| lease.name.as_str().to_owned()).collect();
+        assert_eq!(told, [NAME], "unreachable: {unreachable}");
+        guard.check().unwrap_err();
+        sleep(2 * TTL).await;
+        drop(guard);
+        assert_eq!(store.ended().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_backend_is_not_told_of_what_was_released_or_what_it_has_said_itself() {
+    let store = Noting { gone: true, ..Noting::default() };
+    let lost = guard(&Faulty::new(store.clone()), None).await;
+    assert_eq!(lost.lost().await.reason, LossReason::RecordGone);
+    let network = Faulty::new(store.clone());
+    let released = guard(&network, Some(secs(2))).await;
+    network.always(Operation::Release, Fault::DelayReply(secs(4)));
+    drop(released);
+    sleep(4 * TTL).await;
+    assert_eq!(store.ended(), []);
+}
+
+/// What the metrics say of guards that were dropped.
+fn dropped(recorder: &DebuggingRecorder) -> Vec<(String, u64)> {
+    let all = recorder.snapshotter().snapshot().into_vec().into_iter();
+    let dropped = all.filter(|(key, ..)| key.key().name() == "onelock_guards_dropped_total");
+    let counted = dropped.map(|(key, _, _, value)| {
+        let DebugValue::Counter(count) = value else { panic!("it is a counter") };
+        (key.key().labels().next().unwrap().value().to_owned(), count)
+    });
+    counted.collect()
+}
+
+/// A file that stays open keeps its lock for as long as the process lives, and there may be other clones of the locker to live on.
+#[test]
+fn the_backend_is_told_of_a_guard_whose_runtime_ends_before_it_is_released() {
+    let (store, recorder) = (Noting::default(), DebuggingRecorder::new());
+    let network = Faulty::new(store.clone());
+    metrics::with_local_recorder(&recorder, || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let locker = Locker::new(network.clone()).unwrap();
+        let guard = runtime.block_on(async { acquired(locker.try_acquire(NAME).await) });
+        runtime.spawn(async move {
+            let _guard = guard;
+            std::future::pending::<()>().await;
+        });
+        runtime.block_on(tokio::task::yield_now());
+        assert_eq!(store.ended(), []);
+        drop(runtime);
+        assert_eq!(store.ended().len(), 1);
+        drop(locker);
+    });
+    assert_eq!(dropped(&recorder), [("leaked".to_owned(), 1)], "and it is counted once");
+}
+
+#[test]
+fn the_backend_is_told_of_an_acquisition_whose_runtime_ends_before_it_is_undone() {
+    let (store, recorder) = (Noting::default(), DebuggingRecorder::new());
+    let network = Faulty::new(store.clone());
+    network.always(Operation::Acquire, Fault::LoseReply);
+    metrics::with_local_recorder(&recorder, || {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let locker = Locker::new(network.clone()).unwrap();
+        let waiting = locker.clone();
+        runtime.spawn(async move { waiting.acquire(NAME).await.map(drop) });
+        runtime.block_on(tokio::task::yield_now());
+        assert_eq!(network.sent(Operation::Acquire), 1);
+        drop(runtime);
+        assert_eq!(store.ended().len(), 1);
+        drop(locker);
+    });
+    assert_eq!(dropped(&recorder), [], "it was no guard");
+}

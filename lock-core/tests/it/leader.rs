@@ -1,0 +1,121 @@
+//! The election on a paused clock: outages, frozen leaders, grace, and calls that are dropped. What holds on every store is in the conformance kit.
+
+use std::{pin::pin, time::Duration};
+
+use crate::fixture::*;
+use futures_util::{StreamExt as _, poll};
+use lock_core::{
+    Error, ErrorKind, LeaderElection, Leadership, LossReason, Lost, Operation, backend::Release, faults::Fault,
+};
+use tokio::time::{Instant, sleep};
+
+fn candidate(rig: &Rig) -> LeaderElection {
+    LeaderElection::new(rig.locker.lock(NAME))
+}
+
+async fn elected(election: &mut LeaderElection) {
+    let event = election.next().await;
+    assert!(matches!(event, Ok(Leadership::Elected(Some(_)))), "{event:?}");
+}
+
+fn lost(event: Result<Leadership, Error>) -> Lost {
+    match event {
+        Ok(Leadership::Lost(lost)) => lost,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_candidate_stands_through_an_outage_of_any_length() {
+    let rig = Rig::new();
+    rig.network.always(Operation::Acquire, Fault::LoseRequest);
+    let mut election = candidate(&rig);
+    tokio::select! {
+        event = election.next() => panic!("{event:?}"),
+        () = sleep(secs(3600)) => {}
+    }
+    rig.network.always(Operation::Acquire, None);
+    elected(&mut election).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_was_frozen_does_not_lead_although_nobody_told_it() {
+    let rig = Rig::new();
+    let mut election = candidate(&rig);
+    elected(&mut election).await;
+    rig.clock.suspend(TTL);
+    assert!(election.leader().is_none());
+    let lost = lost(election.next().await);
+    assert!(matches!(lost.reason, LossReason::FrozenFor(_)), "{lost}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_has_its_grace_time_to_stop_and_keeps_the_lock_until_it_says_that_it_has() {
+    let rig = Rig::with(|builder| builder.grace(secs(5)));
+    let mut election = candidate(&rig);
+    let started = Instant::now();
+    elected(&mut election).await;
+    // Refused, not lost: a renewal that hangs might leave no time for another before the lease is over.
+    rig.network.always(Operation::Renew, Fault::Refuse(ErrorKind::Unavailable));
+    lost(election.next().await);
+    assert_close(started.elapsed(), VALID - secs(5));
+    assert!(election.leader().is_none(), "no new work");
+    assert!(!rig.is_free().await, "work that is under way may end");
+    // The store is back before the lease is over, and would renew for ever.
+    rig.network.always(Operation::Renew, None);
+    sleep(10 * TTL).await;
+    assert!(!rig.is_free().await, "the leader has not stopped yet");
+    elected(&mut election).await;
+    assert_eq!(rig.network.sent(Operation::Release), 1, "of the term before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_call_that_is_dropped_loses_no_place_and_costs_no_request() {
+    let rig = Rig::new();
+    let holder = rig.guard().await;
+    let mut election = candidate(&rig);
+    let mut behind = pin!(rig.locker.acquire(NAME));
+    assert!(poll!(pin!(election.next())).is_pending());
+    assert!(poll!(behind.as_mut()).is_pending());
+    for _ in 0..1_000 {
+        assert!(poll!(pin!(election.next())).is_pending());
+    }
+    assert_eq!(rig.network.sent(Operation::Acquire), 1, "of the holder");
+    release(holder).await;
+    elected(&mut election).await;
+    assert!(poll!(behind).is_pending(), "it came first");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_term_that_its_guard_ended_is_followed_by_a_new_campaign() {
+    let rig = Rig::with(|builder| builder.max_hold(secs(60)));
+    let mut election = candidate(&rig);
+    let first = election.campaign().await.unwrap().token();
+    assert_eq!(election.campaign().await.unwrap().token(), first, "it leads");
+    let lost = election.leader().unwrap().run(std::future::pending::<()>()).await.unwrap_err();
+    assert_eq!(lost.reason, LossReason::MaxHold);
+    assert!(election.campaign().await.unwrap().token() > first);
+    assert_eq!(election.resign().await.unwrap(), Release::Released);
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_alternate() {
+    let rig = Rig::with(|builder| builder.max_hold(secs(60)));
+    let mut election = candidate(&rig);
+    let events: Vec<_> = election.events().take(5).collect().await;
+    let led = events.iter().map(|event| matches!(event, Ok(Leadership::Elected(_)))).collect::<Vec<_>>();
+    assert_eq!(led, [true, false, true, false, true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_candidacy_given_up_ends_the_campaign() {
+    let rig = Rig::new();
+    let holder = rig.guard().await;
+    let mut election = candidate(&rig);
+    assert!(poll!(pin!(election.next())).is_pending());
+    assert_eq!(election.resign().await.unwrap(), Release::NotHeld(None));
+    release(holder).await;
+    sleep(Duration::from_secs(60)).await;
+    assert!(rig.is_free().await);
+    elected(&mut election).await;
+}

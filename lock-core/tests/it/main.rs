@@ -1,0 +1,23 @@
+//! The core from outside, most of it over the memory store on a paused clock.
+
+mod acquiring;
+mod api;
+mod callbacks;
+mod clocks;
+mod config_parts;
+mod conformance_memory;
+mod dropping;
+mod ended;
+mod ensure;
+mod fixture;
+mod kit_sees;
+mod leader;
+mod metrics;
+mod registry;
+mod runtimes;
+mod secrets;
+mod store_lease;
+mod timeouts;
+mod too_late;
+mod validity;
+mod waiting;

@@ -1,0 +1,147 @@
+//! Every number that operators watch is counted.
+
+use std::collections::BTreeMap;
+
+use crate::fixture::*;
+use lock_core::{ErrorKind, Operation, Renew, faults::Fault};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use tokio::{
+    runtime::Builder,
+    time::{sleep, timeout},
+};
+
+/// All counters and the number of samples of all histograms, as `name{label=value}`.
+fn counted(snapshotter: &Snapshotter) -> BTreeMap<String, u64> {
+    let metrics = snapshotter.snapshot().into_vec().into_iter().map(|(key, _, _, value)| {
+        let key = key.key();
+        let labels: Vec<_> = key.labels().map(|l| format!("{}={}", l.key(), l.value())).collect();
+        let count = match value {
+            DebugValue::Counter(count) => count,
+            DebugValue::Histogram(samples) => samples.len() as u64,
+            DebugValue::Gauge(_) => panic!("there are no gauges"),
+        };
+        (format!("{}{{{}}}", key.name(), labels.join(",")), count)
+    });
+    metrics.collect()
+}
+
+#[test]
+fn attempts_waits_holds_renewals_losses_and_ambiguities_are_counted() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        runtime.block_on(async {
+            let rig = Rig::new();
+            rig.network.next(Operation::Acquire, Fault::LoseReply);
+            let guard = rig.guard().await;
+            let _ = rig.locker.try_acquire(NAME).await.unwrap();
+            sleep(secs(11)).await;
+            rig.network.next(Operation::Release, Fault::LoseReply);
+            release(guard).await;
+            drop(rig.guard().await);
+            rig.freed_after().await;
+            let guard = rig.guard().await;
+            rig.store.lose(NAME);
+            guard.lost().await;
+            drop(guard);
+            sleep(secs(1)).await;
+        });
+    });
+    let expected = [
+        ("onelock_ambiguous_resolved_total{operation=acquire,as=acquired}", 1),
+        ("onelock_ambiguous_resolved_total{operation=release,as=released}", 1),
+        ("onelock_attempts_total{outcome=acquired}", 3),
+        ("onelock_attempts_total{outcome=error}", 1),
+        ("onelock_attempts_total{outcome=held}", 1),
+        ("onelock_guards_dropped_total{then=background}", 2),
+        ("onelock_hold_seconds{}", 3),
+        ("onelock_losses_total{reason=record_gone}", 1),
+        ("onelock_renewals_total{outcome=lost}", 1),
+        ("onelock_renewals_total{outcome=renewed}", 1),
+        ("onelock_wait_seconds{outcome=acquired}", 3),
+        ("onelock_wait_seconds{outcome=held}", 1),
+    ];
+    assert_eq!(counted(&snapshotter), expected.map(|(name, count)| (name.to_owned(), count)).into());
+}
+
+#[test]
+fn what_nobody_held_is_not_lost_and_what_was_refused_is_not_ambiguous() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    metrics::with_local_recorder(&recorder, || {
+        runtime.block_on(async {
+            let rig = Rig::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
+            rig.network.next(Operation::Acquire, Fault::LoseReply);
+            rig.network.next(Operation::Acquire, Fault::LoseReply);
+            rig.network.next(Operation::Acquire, Fault::DelayReply(ms(350)));
+            rig.locker.try_acquire(NAME).await.unwrap_err();
+            rig.freed_after().await;
+            let guard = rig.guard().await;
+            sleep(ms(100)).await;
+            rig.network.next(Operation::Renew, Fault::Refuse(ErrorKind::Throttled));
+            guard.ensure(ms(750)).await.unwrap();
+            release(guard).await;
+        });
+    });
+    let expected = [
+        ("onelock_ambiguous_resolved_total{operation=acquire,as=acquired}", 1),
+        ("onelock_attempts_total{outcome=acquired}", 2),
+        ("onelock_attempts_total{outcome=error}", 2),
+        ("onelock_hold_seconds{}", 1),
+        ("onelock_renewals_total{outcome=error}", 1),
+        ("onelock_renewals_total{outcome=renewed}", 1),
+        ("onelock_wait_seconds{outcome=acquired}", 1),
+        ("onelock_wait_seconds{outcome=error}", 1),
+    ];
+    assert_eq!(counted(&snapshotter), expected.map(|(name, count)| (name.to_owned(), count)).into());
+}
+
+/// What is counted of a guard, or of an acquisition, that `leave` leaves behind on a runtime that ends when it has.
+fn dropped(leave: impl AsyncFnOnce(Rig)) -> BTreeMap<String, u64> {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(leave(Rig::new()));
+        drop(runtime);
+    });
+    let mut counts = counted(&snapshotter);
+    counts.retain(|name, _| name.starts_with("onelock_guards_dropped_total"));
+    counts
+}
+
+fn once(then: &str) -> BTreeMap<String, u64> {
+    [(format!("onelock_guards_dropped_total{{then={then}}}"), 1)].into()
+}
+
+#[test]
+fn a_dropped_guard_is_counted_once_by_what_became_of_its_lock() {
+    let released = dropped(async |rig| {
+        drop(rig.guard().await);
+        rig.freed_after().await;
+        sleep(secs(1)).await;
+    });
+    assert_eq!(released, once("background"));
+    let runtime_ended = dropped(async |rig| drop(rig.guard().await));
+    assert_eq!(runtime_ended, once("leaked"));
+    let refused = dropped(async |rig| {
+        rig.network.always(Operation::Release, Fault::Refuse(ErrorKind::PermissionDenied));
+        drop(rig.guard().await);
+        sleep(secs(60)).await;
+    });
+    assert_eq!(refused, once("leaked"));
+}
+
+#[test]
+fn an_abandoned_acquisition_is_no_guard() {
+    for seconds in [0, 60] {
+        let abandoned = dropped(async |rig| {
+            rig.network.always(Operation::Acquire, Fault::LoseReply);
+            timeout(secs(1), rig.locker.try_acquire(NAME)).await.unwrap_err();
+            sleep(secs(seconds)).await;
+        });
+        assert!(abandoned.is_empty(), "{abandoned:?}");
+    }
+}

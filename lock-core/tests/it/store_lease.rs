@@ -1,0 +1,80 @@
+//! A store without a ttl that has a lease of its own, such as NFS: the same promises as with a ttl, without a choice.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::fixture::*;
+use async_trait::async_trait;
+use lock_core::{
+    Error, Lease, Locker, LossReason, Operation,
+    backend::{Attempt, Backend, Claim, Release, Renewal},
+    capabilities::{Capabilities, Pace},
+    clock::Clock,
+    faults::{Fault, Faulty},
+    memory::MemoryBackend,
+    testing::TestClock,
+};
+use tokio::time::{Instant, sleep};
+
+/// The memory store, as a file system that forgets clients that it does not hear from.
+#[derive(Debug)]
+struct Forgetful(MemoryBackend);
+
+#[async_trait]
+impl Backend for Forgetful {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { ttl: false, ..self.0.capabilities() }
+    }
+
+    fn pace(&self) -> Pace {
+        Pace { lease: Some(secs(10)), ..self.0.pace() }
+    }
+
+    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+        assert_eq!(claim.ttl, None, "nobody chose one");
+        self.0.acquire(claim).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
+        self.0.renew(lease).await
+    }
+
+    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        self.0.release(lease, hold_for).await
+    }
+}
+
+fn locker() -> (Faulty, Locker) {
+    let network = Faulty::new(Forgetful(MemoryBackend::new()));
+    let clock: Arc<dyn Clock> = Arc::new(TestClock::new());
+    let locker = Locker::builder(Arc::new(network.clone())).clock(clock).build().unwrap();
+    (network, locker)
+}
+
+#[tokio::test(start_paused = true)]
+async fn validity_ends_before_the_stores_lease_while_a_probe_hangs() {
+    let (network, locker) = locker();
+    network.always(Operation::Renew, Fault::LoseRequest);
+    let started = Instant::now();
+    let guard = acquired(locker.try_acquire(NAME).await);
+    assert_close(guard.remaining().unwrap(), secs(9));
+    let lost = guard.lost().await;
+    assert_close(started.elapsed(), secs(9));
+    assert!(matches!(lost.reason, LossReason::Unreachable { .. }), "{lost}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn good_probes_keep_the_guard_and_each_counts_from_its_start() {
+    let (network, locker) = locker();
+    let guard = acquired(locker.try_acquire(NAME).await);
+    sleep(secs(100)).await;
+    guard.check().unwrap();
+    network.always(Operation::Renew, Fault::DelayReply(secs(3)));
+    guard.renewed().await;
+    guard.renewed().await;
+    assert_close(guard.remaining().unwrap(), secs(6));
+    release(guard).await;
+}

@@ -1,0 +1,259 @@
+//! Waits that end when they should, and ask no more often than they should.
+
+use std::sync::{Arc, Mutex};
+
+use crate::fixture::*;
+use async_trait::async_trait;
+use lock_core::{
+    Capabilities, Error, ErrorKind, Holder, Locker, Operation, Renew, TryAcquire,
+    backend::{Attempt, Backend, Claim, Release, Renewal, Watch},
+    clock::Clock,
+    faults::Fault,
+};
+use tokio::time::{Instant, sleep};
+
+/// A store that says what it is told to about one holder that never goes, else fails, and notes the ttls that it was asked for.
+#[derive(Debug, Default)]
+struct Stubborn {
+    holder: Option<Holder>,
+    wakes: bool,
+    ttls: Mutex<Vec<Option<std::time::Duration>>>,
+}
+
+#[async_trait]
+impl Backend for Stubborn {
+    fn describe(&self) -> String {
+        "stubborn:".into()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { ttl: true, wake_up: self.wakes, ..Capabilities::default() }
+    }
+
+    fn pace(&self) -> lock_core::capabilities::Pace {
+        lock_core::capabilities::Pace::default()
+    }
+
+    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+        self.ttls.lock().unwrap().push(claim.ttl);
+        let fails = || Error::new(ErrorKind::Unavailable, "no answer");
+        self.holder.clone().map(Attempt::Held).ok_or_else(fails)
+    }
+
+    async fn renew(&self, _: &lock_core::Lease) -> Result<Renewal, Error> {
+        unreachable!("nobody holds anything")
+    }
+
+    async fn release(&self, _: &lock_core::Lease, _: std::time::Duration) -> Result<Release, Error> {
+        Ok(Release::NotHeld(None))
+    }
+
+    async fn watch(&self, _: &lock_core::LockName) -> Result<Option<Box<dyn Watch>>, Error> {
+        Ok(Some(Box::new(Restless)))
+    }
+}
+
+/// Completes again and again for nothing, as a broken subscription does.
+#[derive(Debug)]
+struct Restless;
+
+#[async_trait]
+impl Watch for Restless {
+    async fn changed(&mut self) {
+        sleep(std::time::Duration::from_micros(100)).await;
+    }
+}
+
+fn locker(store: &Arc<Stubborn>) -> Locker {
+    let clock = Arc::new(lock_core::testing::TestClock::new()) as Arc<dyn Clock>;
+    Locker::builder(Arc::clone(store) as Arc<dyn Backend>).clock(clock).build().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_holder_that_expires_at_once_and_stays_is_not_asked_for_in_a_tight_loop() {
+    for expires_in in [ms(0), ms(1)] {
+        let holder = Holder { expires_in: Some(expires_in), ..Holder::default() };
+        let store = Arc::new(Stubborn { holder: Some(holder), ..Stubborn::default() });
+        let _ = locker(&store).acquire_within(NAME, secs(10)).await.unwrap();
+        let attempts = store.ttls.lock().unwrap().len();
+        assert!(attempts < 40, "{attempts} attempts in 10 s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_wakes_for_nothing_is_not_followed_in_a_tight_loop() {
+    for holder in [Some(Holder::default()), None] {
+        let store = Arc::new(Stubborn { wakes: true, holder, ..Stubborn::default() });
+        let _ = locker(&store).acquire_within(NAME, secs(10)).await;
+        let attempts = store.ttls.lock().unwrap().len();
+        assert!(attempts < 300, "{attempts} attempts in 10 s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_lease_of_nothing_is_asked_for_when_the_deadline_comes() {
+    let store = Arc::new(Stubborn { holder: Some(Holder::default()), ..Stubborn::default() });
+    let request = || locker(&store).lock(NAME).deadline(secs(5));
+    assert_eq!(request().acquire().await.unwrap_err().kind(), ErrorKind::Timeout);
+    assert!(matches!(request().acquire_within(secs(9)).await.unwrap(), TryAcquire::Held(_)));
+    assert!(store.ttls.lock().unwrap().iter().all(|ttl| ttl.unwrap() >= ms(1)));
+    store.ttls.lock().unwrap().clear();
+    let error = request().deadline(ms(0)).try_acquire().await.unwrap_err();
+    assert!(error.to_string().contains("deadline") && !error.is_retryable(), "{error}");
+    assert!(store.ttls.lock().unwrap().is_empty(), "a caller that is gone asks for nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_does_not_hold_the_caller_past_its_deadline() {
+    for wait in [None, Some(secs(0)), Some(secs(60))] {
+        let rig = Rig::new();
+        rig.network.always(Operation::Acquire, Fault::LoseReply);
+        let started = Instant::now();
+        let request = rig.locker.lock(NAME).deadline(secs(2));
+        match wait {
+            None => request.acquire().await.map(drop).unwrap_err(),
+            Some(wait) => request.acquire_within(wait).await.map(drop).unwrap_err(),
+        };
+        assert_close(started.elapsed(), secs(2));
+        assert!(rig.freed_after().await < secs(1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bounded_wait_takes_one_request_longer_at_most() {
+    let rig = Rig::new();
+    rig.network.always(Operation::Acquire, Fault::LoseRequest);
+    let started = Instant::now();
+    rig.locker.acquire_within(NAME, secs(1)).await.unwrap_err();
+    assert_close(started.elapsed(), secs(5));
+    // One is under way when the time is over.
+    let started = Instant::now();
+    rig.locker.acquire_within(NAME, secs(12)).await.unwrap_err();
+    assert!((secs(12)..=secs(17)).contains(&started.elapsed()), "{:?}", started.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_whose_grant_came_too_late_keeps_its_turn() {
+    let rig = Rig::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
+    rig.network.next(Operation::Acquire, Fault::LoseReply);
+    rig.network.next(Operation::Acquire, Fault::LoseReply);
+    rig.network.next(Operation::Acquire, Fault::DelayReply(ms(350)));
+    // So that it naps after the late grant, and whoever has the turn by then comes first.
+    rig.network.always(Operation::Watch, Fault::Refuse(ErrorKind::Unsupported));
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let mut waiters = Vec::new();
+    for i in 0..3 {
+        let (locker, order) = (rig.locker.clone(), Arc::clone(&order));
+        waiters.push(tokio::spawn(async move {
+            let guard = locker.acquire(NAME).await.unwrap();
+            order.lock().unwrap().push(i);
+            release(guard).await;
+        }));
+        tokio::task::yield_now().await;
+    }
+    for waiter in waiters {
+        waiter.await.unwrap();
+    }
+    assert_eq!(*order.lock().unwrap(), [0, 1, 2]);
+    assert_eq!(rig.network.sent(Operation::Acquire), 6, "one contender at a time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_released_before_the_watch_began_is_seen_at_once() {
+    let rig = Rig::new();
+    let held = acquired(rig.other().try_acquire(NAME).await);
+    rig.network.next(Operation::Watch, Fault::DelayRequest(secs(1)));
+    let started = Instant::now();
+    let releaser = async {
+        sleep(ms(500)).await;
+        release(held).await;
+    };
+    let (guard, ()) = tokio::join!(rig.locker.acquire(NAME), releaser);
+    assert_close(started.elapsed(), secs(1));
+    release(guard.unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_that_could_not_watch_tries_again_and_is_woken() {
+    let rig = Rig::new();
+    let held = acquired(rig.other().lock(NAME).ttl(secs(3600)).try_acquire().await);
+    rig.network.next(Operation::Watch, Fault::Refuse(ErrorKind::Unavailable));
+    rig.network.next(Operation::Watch, Fault::LoseReply);
+    let releaser = async {
+        sleep(secs(900)).await;
+        let watched = rig.network.sent(Operation::Watch);
+        assert_eq!(watched, 3, "one that works is not begun again");
+        let released = Instant::now();
+        release(held).await;
+        released
+    };
+    let (guard, released) = tokio::join!(rig.locker.acquire(NAME), releaser);
+    assert_close(released.elapsed(), secs(0));
+    release(guard.unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_short_outages_far_apart_are_not_one_long_one() {
+    let rig = Rig::new();
+    let held = acquired(rig.other().try_acquire(NAME).await);
+    rig.network.next(Operation::Acquire, Fault::Refuse(ErrorKind::Unavailable));
+    let troubles = async {
+        sleep(secs(40)).await;
+        rig.network.next(Operation::Acquire, Fault::Refuse(ErrorKind::Unavailable));
+        sleep(secs(2)).await;
+        release(held).await;
+    };
+    let (guard, ()) = tokio::join!(rig.locker.acquire(NAME), troubles);
+    release(guard.unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_bounded_wait_behind_a_waiter_says_who_holds_the_lock() {
+    let rig = Rig::new();
+    let _held = acquired(rig.other().lock(NAME).owner("busy").try_acquire().await);
+    let first = rig.locker.acquire_within(NAME, secs(9));
+    let (_, second) = tokio::join!(first, rig.locker.acquire_within(NAME, secs(3)));
+    match second.unwrap() {
+        TryAcquire::Held(holder) => assert_eq!(holder.owner.as_deref(), Some("busy")),
+        TryAcquire::Acquired(_) => panic!("two holders"),
+    }
+}
+
+/// A locker whose next acquire is granted when its lease is over.
+fn late() -> Rig {
+    let rig = Rig::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
+    rig.network.next(Operation::Acquire, Fault::LoseReply);
+    rig.network.next(Operation::Acquire, Fault::LoseReply);
+    rig.network.next(Operation::Acquire, Fault::DelayReply(ms(350)));
+    rig
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_release_of_a_late_grant_does_not_free_the_next_one() {
+    let rig = late();
+    for _ in 0..3 {
+        rig.network.next(Operation::Release, Fault::Refuse(ErrorKind::Throttled));
+    }
+    rig.network.next(Operation::Release, Fault::DelayRequest(ms(200)));
+    let guard = rig.locker.acquire(NAME).await.unwrap();
+    sleep(ms(300)).await;
+    guard.check().unwrap();
+    assert!(!rig.is_free().await);
+    release(guard).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancelling_while_a_late_grant_is_given_back_still_gives_it_back() {
+    let rig = late();
+    rig.network.next(Operation::Release, Fault::LoseRequest);
+    let giving_back = async {
+        while rig.network.sent(Operation::Release) == 0 {
+            sleep(ms(1)).await;
+        }
+    };
+    tokio::select! {
+        _ = rig.locker.acquire(NAME) => panic!("the release hangs"),
+        () = giving_back => {}
+    }
+    assert!(rig.freed_after().await < ms(100));
+}

@@ -1,0 +1,84 @@
+//! Whether a lock that nobody holds is had by somebody who waits for it.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use crate::{
+    event::{Event, What},
+    report::{Report, Rule},
+};
+
+/// Who waits and who believes, as time goes on.
+#[derive(Default)]
+struct State<'a> {
+    waiting: HashMap<u64, &'a Event>,
+    stopped: HashSet<u64>,
+    /// Until when each believes.
+    holding: HashMap<u64, Option<Duration>>,
+}
+
+impl<'a> State<'a> {
+    fn take_in(&mut self, event: &'a Event) {
+        let worker = event.worker;
+        match event.what {
+            What::Attempt { .. } => {
+                self.waiting.insert(worker, event);
+            }
+            What::GaveUp => {
+                self.waiting.remove(&worker);
+            }
+            What::Granted { until, .. } => {
+                self.waiting.remove(&worker);
+                self.holding.insert(worker, until);
+            }
+            What::Valid { until } => {
+                self.holding.entry(worker).and_modify(|end| *end = until);
+            }
+            What::Lost { .. } | What::Released => {
+                self.holding.remove(&worker);
+            }
+            What::Died => {
+                self.waiting.remove(&worker);
+                self.holding.remove(&worker);
+            }
+            What::Stopped => {
+                self.stopped.insert(worker);
+            }
+            What::Resumed => {
+                self.stopped.remove(&worker);
+            }
+            What::Refused { .. } | What::Accepted { .. } | What::Rejected { .. } => {}
+        }
+    }
+
+    fn somebody_waits(&self) -> bool {
+        self.waiting.keys().any(|worker| !self.stopped.contains(worker))
+    }
+
+    /// Until when somebody believes; zero when nobody does.
+    fn held_until(&self) -> Duration {
+        self.holding.values().map(|until| until.unwrap_or(Duration::MAX)).max().unwrap_or_default()
+    }
+}
+
+/// Reports each time in which nobody held the lock, and somebody who could reach the store waited, for longer than `bound`.
+pub(super) fn obtainable(events: &[&Event], bound: Duration, report: &mut Report) {
+    let mut state = State::default();
+    let mut free_since: Option<(Duration, &Event)> = None;
+    for &event in events {
+        if let Some((_, first)) = free_since.filter(|(since, _)| event.at.saturating_sub(*since) > bound) {
+            report.found(Rule::Obtainable, &[first, event]);
+            free_since = None;
+        }
+        state.take_in(event);
+        let held = state.held_until();
+        free_since = match free_since {
+            _ if !state.somebody_waits() || held == Duration::MAX => None,
+            Some((since, first)) if held <= since => Some((since, first)),
+            // A belief may end by itself, later than at this event.
+            _ => Some((held.max(event.at), event)),
+        };
+    }
+}

@@ -1,0 +1,207 @@
+//! The history checker finds every kind of violation that is planted, and nothing in a clean history.
+
+use std::time::Duration;
+
+use lock_history::{Event, Report, Rule, Rules, What, check};
+use proptest::prelude::*;
+
+const BOUND: Duration = Duration::from_millis(1_000);
+
+fn event(millis: u64, worker: u64, what: What) -> Event {
+    Event { at: Duration::from_millis(millis), worker, name: "n".into(), what }
+}
+
+fn granted(token: u64, until: Option<u64>) -> What {
+    What::Granted { token: Some(token), until: until.map(Duration::from_millis) }
+}
+
+fn checked(events: &[Event]) -> Report {
+    check(events, &Rules { obtainable_within: Some(BOUND), ..Rules::default() })
+}
+
+fn broken(events: &[Event]) -> Vec<Rule> {
+    checked(events).violations.iter().map(|violation| violation.rule).collect()
+}
+
+/// How a turn of a clean history ends.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Release,
+    Loss,
+    Death,
+    /// Its lease runs out, and nothing is heard of the worker again.
+    Silence,
+}
+
+/// One worker after the other: gap before, time held, how it ends, whether it expires.
+fn turns() -> impl Strategy<Value = Vec<(u64, u64, End, bool)>> {
+    let end = prop_oneof![Just(End::Release), Just(End::Loss), Just(End::Death), Just(End::Silence)];
+    prop::collection::vec((0..900_u64, 10..500_u64, end, any::<bool>()), 2..20)
+}
+
+/// A history in which everything is as it should be, and the indices of its grants.
+fn clean(turns: &[(u64, u64, End, bool)]) -> (Vec<Event>, Vec<usize>) {
+    let (mut events, mut grants, mut now) = (Vec::new(), Vec::new(), 1_000);
+    for (turn, &(gap, held, end, expires)) in turns.iter().enumerate() {
+        let worker = turn as u64;
+        let until = (expires || matches!(end, End::Silence)).then_some(now + gap + held);
+        events.push(event(now, worker, What::Attempt { owner: Some(format!("w{turn}")) }));
+        events.push(event(now, worker, What::Refused { owner: Some("somebody".into()) }));
+        now += gap;
+        grants.push(events.len());
+        events.push(event(now, worker, granted(100 + worker, until)));
+        events.push(event(now + held / 2, worker, What::Valid { until: until.map(Duration::from_millis) }));
+        events.push(event(now + held / 2, worker, What::Accepted { token: 100 + worker }));
+        now += held;
+        match end {
+            End::Release => events.push(event(now, worker, What::Released)),
+            End::Loss => events.push(event(now, worker, What::Lost { told: false })),
+            End::Death => events.push(event(now, worker, What::Died)),
+            End::Silence => {}
+        }
+    }
+    (events, grants)
+}
+
+fn token_of(event: &mut Event) -> &mut u64 {
+    match &mut event.what {
+        What::Granted { token: Some(token), .. } | What::Accepted { token } => token,
+        other => panic!("no token in {other:?}"),
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_clean_history_passes_in_any_order_of_its_workers(turns in turns(), rotate in any::<prop::sample::Index>()) {
+        let (mut events, _) = clean(&turns);
+        prop_assert_eq!(broken(&events), vec![]);
+        // Files of several processes come one after the other.
+        let middle = rotate.index(events.len());
+        let worker = events[middle].worker;
+        events.sort_by_key(|event| (event.worker < worker, event.worker));
+        prop_assert_eq!(broken(&events), vec![]);
+    }
+
+    #[test]
+    fn a_grant_within_a_belief_is_found(turns in turns(), which in any::<prop::sample::Index>()) {
+        let (mut events, grants) = clean(&turns);
+        let grant = grants[which.index(grants.len())];
+        let intruder = Event { worker: 1_000, ..events[grant].clone() };
+        let at = intruder.at + Duration::from_millis(1);
+        let token = *token_of(&mut events[grant]) ;
+        events.push(Event { at, what: What::Granted { token: Some(token), until: Some(at) }, ..intruder });
+        let report = checked(&events);
+        let found = report.violations.iter().find(|violation| violation.rule == Rule::Exclusion);
+        prop_assert!(found.is_some_and(|violation| violation.events.len() <= 3), "{}", report);
+    }
+
+    #[test]
+    fn a_token_that_does_not_rise_is_found(turns in turns(), which in any::<prop::sample::Index>(), by in 0..3_u64) {
+        let (mut events, grants) = clean(&turns);
+        let later = 1 + which.index(grants.len() - 1);
+        *token_of(&mut events[grants[later]]) = 100 + later as u64 - 1 - by.min(later as u64 - 1);
+        prop_assert_eq!(broken(&events), vec![Rule::TokensRise]);
+    }
+
+    #[test]
+    fn an_old_write_that_was_taken_is_found(turns in turns(), which in any::<prop::sample::Index>()) {
+        let (mut events, grants) = clean(&turns);
+        let later = 1 + which.index(grants.len() - 1);
+        *token_of(&mut events[grants[later] + 2]) = 99;
+        prop_assert_eq!(broken(&events), vec![Rule::NoOldWrite]);
+    }
+
+    #[test]
+    fn a_lock_that_nobody_gets_is_found(turns in turns(), beyond in 1..1_000_u64) {
+        let (mut events, _) = clean(&turns);
+        let end = events.iter().map(|event| event.at.as_millis() as u64).max().unwrap() + 500;
+        let last = (turns.len() - 1) as u64;
+        events.push(event(end, last, What::Died));
+        events.push(event(end, 1_000, What::Attempt { owner: None }));
+        events.push(event(end + BOUND.as_millis() as u64, 1_000, What::GaveUp));
+        prop_assert_eq!(broken(&events), vec![], "the bound itself is in time");
+        events.pop();
+        events.push(event(end + BOUND.as_millis() as u64 + beyond, 1_000, What::GaveUp));
+        prop_assert_eq!(broken(&events), vec![Rule::Obtainable]);
+    }
+}
+
+#[test]
+fn a_renewed_belief_lasts_until_its_last_confirmation() {
+    let valid = |until| What::Valid { until: Some(Duration::from_millis(until)) };
+    let renewed = |next| {
+        vec![
+            event(0, 1, granted(1, Some(100))),
+            event(60, 1, valid(160)),
+            event(120, 1, valid(220)),
+            event(next, 2, granted(2, Some(next + 100))),
+        ]
+    };
+    assert_eq!(broken(&renewed(219)), [Rule::Exclusion]);
+    assert_eq!(broken(&renewed(220)), []);
+}
+
+#[test]
+fn a_belief_without_an_end_ends_with_release_loss_or_death() {
+    for end in [What::Released, What::Lost { told: false }, What::Died] {
+        let events = [event(0, 1, granted(1, None)), event(50, 1, end.clone()), event(50, 2, granted(2, None))];
+        assert_eq!(broken(&events), [], "{end:?}");
+        assert_eq!(broken(&[events[0].clone(), events[2].clone()]), [Rule::Exclusion]);
+    }
+}
+
+#[test]
+fn what_the_store_said_counts_from_the_last_time_that_the_guard_was_valid() {
+    let taken_at_30 = |told| {
+        [event(0, 1, granted(1, Some(100))), event(30, 2, granted(2, Some(130))), event(40, 1, What::Lost { told })]
+    };
+    assert_eq!(broken(&taken_at_30(true)), [], "it may have known by then");
+    assert_eq!(broken(&taken_at_30(false)), [Rule::Exclusion], "its timer had not run out");
+}
+
+#[test]
+fn a_loss_before_the_end_is_found_where_nobody_disturbs_the_store() {
+    let found = |until: Option<u64>, told| {
+        let events = [event(0, 1, granted(1, until)), event(40, 1, What::Lost { told })];
+        let violations = check(&events, &Rules { undisturbed: true, ..Rules::default() }).violations;
+        violations.iter().map(|violation| violation.rule).collect::<Vec<_>>()
+    };
+    assert_eq!(found(Some(41), true), [Rule::KeptToTheEnd]);
+    assert_eq!(found(None, true), [Rule::KeptToTheEnd], "it would never have ended");
+    assert_eq!(found(Some(40), true), [], "it was over by then");
+    assert_eq!(found(Some(41), false), [], "a limit of its own");
+    assert_eq!(broken(&[event(0, 1, granted(1, None)), event(40, 1, What::Lost { told: true })]), []);
+}
+
+#[test]
+fn an_attempt_that_meets_itself_is_found() {
+    let refused = |owner: &str| What::Refused { owner: Some(owner.into()) };
+    let attempt = |owner: &str| What::Attempt { owner: Some(owner.into()) };
+    assert_eq!(broken(&[event(0, 1, attempt("a#1")), event(1, 1, refused("a#1"))]), [Rule::OwnLockIsKnown]);
+    assert_eq!(broken(&[event(0, 1, attempt("a#2")), event(1, 1, refused("a#1"))]), []);
+}
+
+#[test]
+fn nobody_waits_for_the_stopped_and_the_dead() {
+    let attempt = What::Attempt { owner: None };
+    for stop in [What::Stopped, What::Died, What::GaveUp] {
+        let events =
+            [event(0, 1, attempt.clone()), event(10, 1, stop.clone()), event(5_000, 2, What::Lost { told: false })];
+        assert_eq!(broken(&events), [], "{stop:?}");
+    }
+    let resumed = [
+        event(0, 1, attempt),
+        event(10, 1, What::Stopped),
+        event(4_500, 1, What::Resumed),
+        event(5_000, 2, What::Lost { told: false }),
+    ];
+    assert_eq!(broken(&resumed), []);
+}
+
+#[test]
+fn different_names_have_nothing_to_do_with_each_other() {
+    let mut events = vec![event(0, 1, granted(5, Some(100))), event(10, 2, granted(5, Some(110)))];
+    events[1].name = "m".into();
+    assert_eq!(checked(&events).violations, []);
+    assert_eq!(checked(&events).names, 2);
+}

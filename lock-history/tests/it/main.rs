@@ -1,0 +1,3 @@
+//! The checker from outside.
+
+mod checker;

@@ -1,0 +1,341 @@
+//! A backend made of two.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::future::{join, select_all};
+use lock_core::{
+    Capabilities, ConfigString, Error, ErrorKind, FencingToken, Holder, Lease, LockName, LossReason,
+    backend::{Attempt, Backend, Break, Claim, Grant, Release, Renewal, Watch},
+    capabilities::Pace,
+    doctor::Finding,
+};
+
+use crate::{
+    holders::{merged, merged_lists, split_version},
+    taken::{Side, Taken, TakenLocks},
+};
+
+/// Two stores as one; see the [crate](crate).
+pub struct ChainBackend {
+    from: Arc<dyn Backend>,
+    to: Arc<dyn Backend>,
+    /// The ttl of the locks in the one store that has ttls, where the other has none.
+    lease: Duration,
+    taken: TakenLocks,
+}
+
+const DEFAULT_LEASE: Duration = Duration::from_secs(30);
+
+impl ChainBackend {
+    /// The chain of two stores, which must not be the same.
+    pub fn new(from: Arc<dyn Backend>, to: Arc<dyn Backend>) -> Self {
+        Self { from, to, lease: DEFAULT_LEASE, taken: TakenLocks::default() }
+    }
+
+    /// Where only one of the stores has ttls: that of its locks. Default 30 s.
+    #[must_use]
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// Whether only one of the stores has ttls.
+    pub(crate) fn is_mixed(&self) -> bool {
+        self.from.capabilities().ttl != self.to.capabilities().ttl
+    }
+
+    fn side(&self, side: Side) -> &dyn Backend {
+        match side {
+            Side::From => &*self.from,
+            Side::To => &*self.to,
+        }
+    }
+
+    /// The ttl of a lock in one of the stores.
+    fn ttl(&self, side: Side, chosen: Option<Duration>) -> Option<Duration> {
+        if !self.side(side).capabilities().ttl {
+            return None;
+        }
+        if self.is_mixed() { Some(self.lease) } else { chosen }
+    }
+
+    fn part(&self, side: Side, lease: &Lease, taken: Taken) -> Lease {
+        Lease { id: taken.id, ttl: self.ttl(side, lease.ttl), ..lease.clone() }
+    }
+
+    async fn try_side(&self, side: Side, claim: &Claim, taken: &mut Taken) -> Result<Attempt, Error> {
+        let part = Claim { id: taken.id, ttl: self.ttl(side, claim.ttl), ..claim.clone() };
+        let before = *taken;
+        taken.set(side, true);
+        self.taken.put(claim.id, &claim.name, *taken);
+        let answer = self.side(side).acquire(&part).await;
+        match &answer {
+            Ok(Attempt::Granted(_)) => {}
+            Ok(Attempt::Held(_)) => taken.set(side, false),
+            Err(error) if error.is_ambiguous() => {}
+            Err(_) => *taken = before,
+        }
+        self.taken.put(claim.id, &claim.name, *taken);
+        answer
+    }
+
+    /// Gives back whatever an attempt has got.
+    async fn undo(&self, claim: &Claim) -> Result<(), Error> {
+        self.release(&claim.lease(None), Duration::ZERO).await.map(drop)
+    }
+
+    /// The failure of an attempt, once what it had got is given back.
+    async fn failed(&self, claim: &Claim, error: Error) -> Error {
+        let undone = self.undo(claim).await.is_ok();
+        error.with_ambiguous(!undone)
+    }
+
+    /// Makes the tokens agree: the larger one counts, and the store that minted the smaller one goes on above it.
+    async fn agree(
+        &self,
+        lease: &Lease,
+        taken: Taken,
+        tokens: [Option<FencingToken>; 2],
+    ) -> Result<Option<FencingToken>, Error> {
+        let [Some(from), Some(to)] = tokens else { return Ok(None) };
+        let token = from.max(to);
+        for (side, minted) in [(Side::From, from), (Side::To, to)] {
+            if minted < token && !self.side(side).raise(&self.part(side, lease, taken), token).await? {
+                let message = "the lock was lost while it was being acquired in both stores; try again";
+                return Err(Error::new(ErrorKind::Unavailable, message));
+            }
+        }
+        Ok(Some(token))
+    }
+
+    /// After the loss of a part, lets go of what is left.
+    async fn let_go(&self, lease: &Lease) {
+        if let Err(error) = self.release(lease, Duration::ZERO).await {
+            tracing::warn!(name = %lease.name, %error, "one lock of a chain was lost, and the other could not be released");
+        }
+    }
+
+    /// Who holds a lock that one store refused. To break it takes the versions in both stores, so the other is asked for its own.
+    async fn refused_by(&self, side: Side, name: &LockName, holder: Holder) -> Holder {
+        let other = if side == Side::From { &self.to } else { &self.from };
+        let mut seen = None;
+        if self.capabilities().break_lock {
+            seen = other.inspect(name).await.ok().flatten().filter(|seen| seen.token == holder.token);
+        }
+        let (from, to) = if side == Side::From { (Some(holder), seen) } else { (seen, Some(holder)) };
+        merged(from, to).unwrap_or_default()
+    }
+}
+
+#[async_trait]
+impl Backend for ChainBackend {
+    fn describe(&self) -> String {
+        describe(&self.from.describe(), &self.to.describe())
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let (from, to) = (self.from.capabilities(), self.to.capabilities());
+        Capabilities {
+            ttl: from.ttl && to.ttl,
+            fencing: from.fencing && to.fencing,
+            loss_signal: from.loss_signal && to.loss_signal,
+            holder: from.holder && to.holder,
+            inspect: from.inspect && to.inspect,
+            list: from.list && to.list,
+            break_lock: from.break_lock && to.break_lock,
+            wake_up: from.wake_up && to.wake_up,
+            shared: false,
+        }
+    }
+
+    fn pace(&self) -> Pace {
+        let (from, to) = (self.from.pace(), self.to.pace());
+        let own = self.is_mixed().then_some(self.lease);
+        let poll_max = from.poll_max.min(to.poll_max);
+        Pace {
+            poll_min: from.poll_min.max(to.poll_min).min(poll_max),
+            // Long pauses are for those who are woken.
+            poll_max: if self.capabilities().wake_up { poll_max } else { poll_max.min(Pace::default().poll_max) },
+            probe_every: from.probe_every.min(to.probe_every),
+            lease: [from.lease, to.lease, own].into_iter().flatten().min(),
+            renew_batch: 1,
+            attempt_timeout: from.attempt_timeout + to.attempt_timeout,
+        }
+    }
+
+    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+        let shortest = [self.from.pace().lease, self.to.pace().lease].into_iter().flatten().min();
+        if let (Some(ttl), Some(lease)) = (self.ttl(Side::From, claim.ttl).or(self.ttl(Side::To, claim.ttl)), shortest)
+            && ttl > lease
+        {
+            let message =
+                format!("one store of the chain keeps locks for {lease:?} only; choose a ttl or lease of at most that");
+            return Err(Error::new(ErrorKind::Config, message).with_ambiguous(false));
+        }
+        let mut taken = self.taken.begin(claim.id, &claim.name);
+        let mut grants: [Grant; 2] = Default::default();
+        for (side, grant) in [Side::From, Side::To].into_iter().zip(&mut grants) {
+            match self.try_side(side, claim, &mut taken).await {
+                Ok(Attempt::Granted(granted)) => *grant = granted,
+                Ok(Attempt::Held(holder)) => {
+                    // What an earlier attempt may have got in the other store too.
+                    self.undo(claim).await.map_err(|error| error.with_ambiguous(true))?;
+                    return Ok(Attempt::Held(self.refused_by(side, &claim.name, holder).await));
+                }
+                Err(error) => return Err(self.failed(claim, error).await),
+            }
+        }
+        let [from, to] = grants;
+        let token = match self.agree(&claim.lease(None), taken, [from.token, to.token]).await {
+            Ok(token) => token,
+            Err(error) => return Err(self.failed(claim, error).await),
+        };
+        let crashed = from.crashed.or(to.crashed);
+        Ok(Attempt::Granted(Grant { token, crashed, already_ours: from.already_ours && to.already_ours }))
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
+        let Some(taken) = self.taken.find(lease) else { return Ok(Renewal::Lost(LossReason::RecordGone)) };
+        let [from, to] = [Side::From, Side::To].map(|side| self.part(side, lease, taken));
+        let reason = match join(self.from.renew(&from), self.to.renew(&to)).await {
+            (Ok(Renewal::Renewed), Ok(Renewal::Renewed)) => return Ok(Renewal::Renewed),
+            // Who broke it says more than that it is gone.
+            (_, Ok(Renewal::Lost(reason @ LossReason::BrokenBy(_)))) => reason,
+            (Ok(Renewal::Lost(reason)), _) | (_, Ok(Renewal::Lost(reason))) => reason,
+            (Err(error), _) | (_, Err(error)) => return Err(error),
+        };
+        self.let_go(lease).await;
+        Ok(Renewal::Lost(reason))
+    }
+
+    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        let Some(taken) = self.taken.find(lease) else { return Ok(false) };
+        let [from, to] = [Side::From, Side::To].map(|side| self.part(side, lease, taken));
+        let (from, to) = join(self.from.raise(&from, token), self.to.raise(&to, token)).await;
+        Ok(from? && to?)
+    }
+
+    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        let Some(mut taken) = self.taken.find(lease) else { return Ok(Release::NotHeld(None)) };
+        let (mut missing, mut failed) = (None, None);
+        for side in [Side::To, Side::From] {
+            // The one that a release in vain had to leave.
+            if !taken.has(side) {
+                continue;
+            }
+            match self.side(side).release(&self.part(side, lease, taken), hold_for).await {
+                Ok(answer) => {
+                    if let Release::NotHeld(holder) = answer {
+                        missing = Some(holder);
+                    }
+                    taken.set(side, false);
+                    self.taken.put(lease.id, &lease.name, taken);
+                }
+                // The other is released all the same: it may have no ttl that ends it.
+                Err(error) => failed = Some(error),
+            }
+        }
+        match (failed, missing) {
+            (Some(error), _) => Err(error.with_ambiguous(true)),
+            (None, Some(holder)) => Ok(Release::NotHeld(holder)),
+            (None, None) => Ok(Release::Released),
+        }
+    }
+
+    fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
+        let Some(mut taken) = self.taken.find(lease) else { return true };
+        for side in [Side::To, Side::From] {
+            if !taken.has(side) {
+                continue;
+            }
+            // The old store's goes last, here too: what is left is for a release, or for `lost`.
+            if !self.side(side).release_now(&self.part(side, lease, taken), hold_for) {
+                return false;
+            }
+            taken.set(side, false);
+            self.taken.put(lease.id, &lease.name, taken);
+        }
+        true
+    }
+
+    fn lost(&self, lease: &Lease) {
+        if let Some(taken) = self.taken.find(lease) {
+            for side in [Side::To, Side::From] {
+                self.side(side).lost(&self.part(side, lease, taken));
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    fn descriptor(&self, lease: &Lease) -> Option<std::os::fd::OwnedFd> {
+        let taken = self.taken.find(lease)?;
+        [Side::From, Side::To].into_iter().find_map(|side| self.side(side).descriptor(&self.part(side, lease, taken)))
+    }
+
+    async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
+        if !self.capabilities().wake_up {
+            return Ok(None);
+        }
+        let (from, to) = (self.from.watch(name).await?, self.to.watch(name).await?);
+        Ok(from.zip(to).map(|(from, to)| Box::new(ChainWatch([from, to])) as Box<dyn Watch>))
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        let (from, to) = join(self.from.inspect(name), self.to.inspect(name)).await;
+        Ok(merged(from?, to?))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+        let (from, to) = join(self.from.list(prefix), self.to.list(prefix)).await;
+        Ok(merged_lists(from?, to?))
+    }
+
+    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
+        let (from, to) = split_version(version);
+        let mut broken = false;
+        // In the order of a release: whoever comes in by the old store alone must not meet the holder in the new one.
+        for (side, version) in [(Side::To, to), (Side::From, from)] {
+            if let Some(version) = version {
+                broken |= self.side(side).break_lock(name, version, by).await? == Break::Broken;
+            }
+        }
+        if broken { Ok(Break::Broken) } else { Ok(Break::Changed(self.inspect(name).await?)) }
+    }
+
+    /// In the new store first. What that one removed is gone, also where somebody then turns out to hold the lock in the old one.
+    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+        Ok(self.to.forget(name).await? && self.from.forget(name).await?)
+    }
+
+    async fn examine(&self) -> Vec<Finding> {
+        let (from, to) = join(self.from.examine(), self.to.examine()).await;
+        let about = |side: &'static str| {
+            move |found: Finding| Finding { subject: format!("{side}: {}", found.subject), ..found }
+        };
+        from.into_iter().map(about("from")).chain(to.into_iter().map(about("to"))).collect()
+    }
+}
+
+impl fmt::Debug for ChainBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChainBackend").field("from", &self.from).field("to", &self.to).finish_non_exhaustive()
+    }
+}
+
+/// Completes with either.
+#[derive(Debug)]
+struct ChainWatch([Box<dyn Watch>; 2]);
+
+#[async_trait]
+impl Watch for ChainWatch {
+    async fn changed(&mut self) {
+        select_all(self.0.iter_mut().map(|watch| watch.changed())).await;
+    }
+}
+
+/// The chain as a config string, of two that have no secrets.
+fn describe(from: &str, to: &str) -> String {
+    let chain = ConfigString::parse("chain:").and_then(|chain| chain.with_option("from", from)?.with_option("to", to));
+    chain.map_or_else(|_| "chain:".into(), |chain| chain.expose())
+}

@@ -1,0 +1,72 @@
+//! Config strings for chains.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use lock_core::{ConfigString, Error, Registry, backend::Backend, config::StoreConfig, registry::BackendFactory};
+
+use crate::backend::ChainBackend;
+
+/// Opens `chain:?from=URL&to=URL`, two config strings in one; in each `&` is written `%26`, `@` `%40`, `#` `%23` and `%` `%25`. The options of every store go behind
+/// the chain, not into the two. Option `lease`: see [`ChainBackend::lease`].
+///
+/// ```
+/// use lock_core::{Registry, memory::MemoryFactory};
+/// use lock_migrate::ChainFactory;
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lock_core::Error> {
+/// let registry = Registry::new().with(MemoryFactory::default());
+/// let registry = registry.clone().with(ChainFactory::new(registry));
+/// let error = registry.open("chain:?from=memory:&to=memory:&ttl=20s").await.unwrap_err();
+/// assert!(error.to_string().ends_with("from and to are the same store"));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct ChainFactory(Registry);
+
+impl ChainFactory {
+    /// Opens chains of the stores that `registry` opens.
+    pub fn new(registry: Registry) -> Self {
+        Self(registry)
+    }
+
+    async fn part(&self, config: &StoreConfig, name: &str, url: Option<String>) -> Result<Arc<dyn Backend>, Error> {
+        let Some(url) = url else {
+            return Err(config.error(format!("{name} is missing; write chain:?from=OLD_STORE&to=NEW_STORE")));
+        };
+        self.0.open_backend(ConfigString::parse(&url)?.fetch_secrets()?).await
+    }
+}
+
+#[async_trait]
+impl BackendFactory for ChainFactory {
+    fn schemes(&self) -> &[&str] {
+        &["chain"]
+    }
+
+    async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
+        let lease = config.take_duration("lease")?;
+        let (from, to) = (config.take_string("from"), config.take_string("to"));
+        config.finish()?;
+        let (from, to) = (self.part(config, "from", from).await?, self.part(config, "to", to).await?);
+        if from.describe() == to.describe() {
+            return Err(config.error("from and to are the same store"));
+        }
+        let chain = ChainBackend::new(from, to);
+        let Some(lease) = lease else { return Ok(Arc::new(chain)) };
+        if !chain.is_mixed() {
+            return Err(
+                config.error("lease is for a chain of which one store has ttls and the other has not; leave it out")
+            );
+        }
+        if lease < SHORTEST_LEASE {
+            return Err(config.error(format!("lease is {lease:?}, but must be at least {SHORTEST_LEASE:?}")));
+        }
+        Ok(Arc::new(chain.lease(lease)))
+    }
+}
+
+/// Below this the renewals of two stores eat the lease up.
+const SHORTEST_LEASE: Duration = Duration::from_millis(500);

@@ -1,0 +1,65 @@
+//! One holder out of two records.
+
+use std::collections::BTreeMap;
+
+use lock_core::{Holder, LockName};
+
+/// Who holds the chain's lock: whoever holds it in both stores, or in one of them alone.
+pub(super) fn merged(from: Option<Holder>, to: Option<Holder>) -> Option<Holder> {
+    match (from, to) {
+        (Some(from), Some(to)) => Some(both(from, to)),
+        (Some(from), None) => Some(Holder { version: from.version.as_ref().map(|v| version(Some(v), None)), ..from }),
+        (None, Some(to)) => Some(Holder { version: to.version.as_ref().map(|v| version(None, Some(v))), ..to }),
+        (None, None) => None,
+    }
+}
+
+/// The holder in the old store, who holds the lock in the new one too or keeps out whoever does.
+fn both(from: Holder, to: Holder) -> Holder {
+    let known = from.version.is_some() || to.version.is_some();
+    Holder {
+        version: known.then(|| version(from.version.as_deref(), to.version.as_deref())),
+        // Free when both are; a lock file does not expire by itself.
+        expires_in: from.expires_in.zip(to.expires_in).map(|(from, to)| from.max(to)),
+        ..from
+    }
+}
+
+pub(super) fn merged_lists(from: Vec<(LockName, Holder)>, to: Vec<(LockName, Holder)>) -> Vec<(LockName, Holder)> {
+    let mut by_name: BTreeMap<LockName, (Option<Holder>, Option<Holder>)> = BTreeMap::new();
+    for (name, holder) in from {
+        by_name.entry(name).or_default().0 = Some(holder);
+    }
+    for (name, holder) in to {
+        by_name.entry(name).or_default().1 = Some(holder);
+    }
+    by_name.into_iter().filter_map(|(name, (from, to))| Some((name, merged(from, to)?))).collect()
+}
+
+/// Versions are texts of the stores' own; the length of the first tells them apart.
+fn version(from: Option<&str>, to: Option<&str>) -> String {
+    let (from, to) = (from.unwrap_or_default(), to.unwrap_or_default());
+    format!("{}:{from}{to}", from.len())
+}
+
+/// The versions in the two stores; `None` where nobody held the lock, or what is given is no version of a chain.
+pub(super) fn split_version(version: &str) -> (Option<&str>, Option<&str>) {
+    let parts = version.split_once(':').and_then(|(length, rest)| rest.split_at_checked(length.parse().ok()?));
+    let (from, to) = parts.unwrap_or_default();
+    (Some(from).filter(|v| !v.is_empty()), Some(to).filter(|v| !v.is_empty()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_two_stores_are_told_apart_again() {
+        for (from, to) in [(Some("a:1"), Some("2:b")), (None, Some("x")), (Some("é"), None), (None, None)] {
+            assert_eq!(split_version(&version(from, to)), (from, to));
+        }
+        for nonsense in ["", "x", "9:x", "-1:x", "1:é"] {
+            assert_eq!(split_version(nonsense), (None, None), "{nonsense}");
+        }
+    }
+}

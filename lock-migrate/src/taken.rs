@@ -1,0 +1,71 @@
+//! What a chain may hold in its two stores.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use lock_core::{Lease, LeaseId, LockName};
+
+/// One of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    From,
+    To,
+}
+
+/// One acquisition. In the stores it has an id of its own, a new one after each attempt that was undone: to a store, an id that was released
+/// is done with, while the core goes on trying with the same.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Taken {
+    pub(super) id: LeaseId,
+    /// Whether the lock in the store may be held.
+    from: bool,
+    to: bool,
+}
+
+impl Taken {
+    pub(super) fn has(&self, side: Side) -> bool {
+        match side {
+            Side::From => self.from,
+            Side::To => self.to,
+        }
+    }
+
+    pub(super) fn set(&mut self, side: Side, held: bool) {
+        match side {
+            Side::From => self.from = held,
+            Side::To => self.to = held,
+        }
+    }
+}
+
+/// All that this process may hold through one chain, by the core's ids.
+#[derive(Debug, Default)]
+pub(super) struct TakenLocks(Mutex<HashMap<(LeaseId, LockName), Taken>>);
+
+impl TakenLocks {
+    fn all(&self) -> MutexGuard<'_, HashMap<(LeaseId, LockName), Taken>> {
+        // Every change is a single step, so a panic cannot leave one half done.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn begin(&self, id: LeaseId, name: &LockName) -> Taken {
+        let known = self.all().get(&(id, name.clone())).copied();
+        known.unwrap_or_else(|| Taken { id: LeaseId::random(), from: false, to: false })
+    }
+
+    pub(super) fn find(&self, lease: &Lease) -> Option<Taken> {
+        self.all().get(&(lease.id, lease.name.clone())).copied()
+    }
+
+    /// Notes what may be held; forgets an acquisition of which nothing is.
+    pub(super) fn put(&self, id: LeaseId, name: &LockName, taken: Taken) {
+        let key = (id, name.clone());
+        if taken.from || taken.to {
+            self.all().insert(key, taken)
+        } else {
+            self.all().remove(&key)
+        };
+    }
+}

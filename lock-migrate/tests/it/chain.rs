@@ -1,0 +1,264 @@
+//! Two stores as one: the conformance kit on two memories, and what the kit does not know of.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use lock_core::{
+    Capability, ErrorKind, FencingToken, Lease, LeaseId, LockName, Locker, Operation, Registry, TryAcquire,
+    backend::{Attempt, Backend, Break, Claim, Grant, Release, Renewal},
+    faults::{Fault, Faulty},
+    memory::{MemoryBackend, MemoryFactory},
+    testing::{Subject, Vandalism},
+};
+use lock_migrate::{ChainBackend, ChainFactory};
+
+struct Memories(MemoryBackend, MemoryBackend);
+
+#[async_trait]
+impl Subject for Memories {
+    async fn client(&self) -> Arc<dyn Backend> {
+        Arc::new(ChainBackend::new(Arc::new(self.0.clone()), Arc::new(self.1.clone())))
+    }
+
+    /// In the old store: what happens to the records of one is enough to lose both.
+    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+        match what {
+            Vandalism::DeleteRecord => self.0.lose(name.as_str()),
+            Vandalism::ReplaceRecord => {
+                self.0.lose(name.as_str());
+                let _ = granted(&self.0, &Claim { name: name.clone(), ttl: Some(10 * LONG), ..claim("x") }).await;
+            }
+            Vandalism::DeleteToken => return self.0.forget(name).await.unwrap() && self.1.forget(name).await.unwrap(),
+            _ => return false,
+        }
+        true
+    }
+}
+
+mod memories {
+    use super::*;
+
+    lock_core::conformance! {
+        #[tokio::test(start_paused = true)]
+        Memories(MemoryBackend::new(), MemoryBackend::new()),
+        except = [(a_descriptor_keeps_the_lock_held, "a lock in memory does not live in a descriptor")]
+    }
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn claim(name: &str) -> Claim {
+    Claim { name: LockName::new(name).unwrap(), id: LeaseId::random(), owner: "me".into(), ttl: Some(LONG), data: None }
+}
+
+async fn granted(backend: &dyn Backend, claim: &Claim) -> (Lease, Grant) {
+    match backend.acquire(claim).await.unwrap() {
+        Attempt::Granted(grant) => (claim.lease(grant.token), grant),
+        Attempt::Held(holder) => panic!("{} is held by {holder}", claim.name),
+    }
+}
+
+async fn is_held(backend: &dyn Backend, name: &str) -> bool {
+    backend.inspect(&LockName::new(name).unwrap()).await.unwrap().is_some()
+}
+
+/// Two stores, each with faults on demand, and their chain.
+fn chain() -> (Faulty, Faulty, ChainBackend) {
+    let [from, to] = [(); 2].map(|()| Faulty::new(MemoryBackend::new()));
+    let chain = ChainBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
+    (from, to, chain)
+}
+
+#[tokio::test]
+async fn whoever_uses_one_of_the_stores_alone_is_excluded_and_excludes() {
+    let (from, to, chain) = chain();
+    for alone in [&from, &to] {
+        let (lease, _) = granted(alone, &claim("x")).await;
+        assert!(matches!(chain.acquire(&claim("x")).await.unwrap(), Attempt::Held(holder) if holder.owner.is_some()));
+        let other = if std::ptr::eq(alone, &from) { &to } else { &from };
+        assert!(!is_held(other, "x").await, "an attempt that was refused holds nothing");
+        assert_eq!(alone.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+        let (lease, _) = granted(&chain, &claim("x")).await;
+        assert!(matches!(alone.acquire(&claim("x")).await.unwrap(), Attempt::Held(_)));
+        assert_eq!(chain.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+        assert!(!is_held(&from, "x").await && !is_held(&to, "x").await);
+    }
+}
+
+#[tokio::test]
+async fn an_id_that_was_refused_may_try_again_until_it_has_both() {
+    let (_, to, chain) = chain();
+    let (other, _) = granted(&to, &claim("x")).await;
+    let ours = claim("x");
+    for _ in 0..3 {
+        assert!(matches!(chain.acquire(&ours).await.unwrap(), Attempt::Held(_)));
+    }
+    assert_eq!(to.release(&other, Duration::ZERO).await.unwrap(), Release::Released);
+    let (lease, grant) = granted(&chain, &ours).await;
+    assert!(!grant.already_ours);
+    assert_eq!(chain.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+}
+
+#[tokio::test]
+async fn tokens_rise_from_the_old_store_through_the_chain_to_the_new_one_though_a_clock_is_a_day_ahead() {
+    for ahead in [0, 1] {
+        let stores = [MemoryBackend::new(), MemoryBackend::new()];
+        // As if the clock of that store were a day ahead.
+        let (lease, grant) = granted(&stores[ahead], &claim("x")).await;
+        let tomorrow = FencingToken::new(grant.token.unwrap().get() + 86_400_000_000).unwrap();
+        assert!(stores[ahead].raise(&lease, tomorrow).await.unwrap());
+        assert_eq!(stores[ahead].release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+        let [from, to] = &stores;
+        let chain = ChainBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
+        let mut last = None;
+        let backends: [&dyn Backend; 9] = [from, &chain, from, &chain, &chain, to, &chain, to, to];
+        for (step, backend) in backends.into_iter().enumerate() {
+            let (lease, grant) = granted(backend, &claim("x")).await;
+            assert!(grant.token > last, "step {step}, store {ahead} ahead: {:?} after {last:?}", grant.token);
+            last = grant.token;
+            assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_loss_of_either_lock_is_the_loss_of_both() {
+    for lost in [0, 1] {
+        let stores = [MemoryBackend::new(), MemoryBackend::new()];
+        let chain = ChainBackend::new(Arc::new(stores[0].clone()), Arc::new(stores[1].clone()));
+        let (lease, _) = granted(&chain, &claim("x")).await;
+        assert_eq!(chain.renew(&lease).await.unwrap(), Renewal::Renewed);
+        stores[lost].lose("x");
+        assert!(matches!(chain.renew(&lease).await.unwrap(), Renewal::Lost(_)));
+        assert!(!is_held(&stores[1 - lost], "x").await, "the other is let go");
+        assert!(matches!(chain.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(_)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_renewal_needs_an_answer_of_both_stores() {
+    let (_, to, chain) = chain();
+    let (lease, _) = granted(&chain, &claim("x")).await;
+    to.next(Operation::Renew, Fault::Refuse(ErrorKind::Unavailable));
+    assert_eq!(chain.renew(&lease).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(chain.renew(&lease).await.unwrap(), Renewal::Renewed);
+}
+
+#[tokio::test]
+async fn a_failure_half_way_is_undone_and_said_to_be() {
+    let (from, to, chain) = chain();
+    for (fault, ambiguous) in
+        [(Fault::Refuse(ErrorKind::Unavailable), false), (Fault::FailAfter(ErrorKind::Unavailable), false)]
+    {
+        to.next(Operation::Acquire, fault);
+        let error = chain.acquire(&claim("x")).await.unwrap_err();
+        assert_eq!(error.is_ambiguous(), ambiguous, "{fault:?}");
+        assert!(!is_held(&from, "x").await && !is_held(&to, "x").await, "{fault:?}");
+    }
+    // Where it cannot be undone it is said to be unsure, and the release that follows does it.
+    let ours = claim("x");
+    to.next(Operation::Acquire, Fault::FailAfter(ErrorKind::Unavailable));
+    to.next(Operation::Release, Fault::Refuse(ErrorKind::Unavailable));
+    assert!(chain.acquire(&ours).await.unwrap_err().is_ambiguous());
+    assert!(!is_held(&from, "x").await && is_held(&to, "x").await);
+    assert_eq!(chain.release(&ours.lease(None), Duration::ZERO).await.unwrap(), Release::Released);
+    assert!(!is_held(&to, "x").await);
+}
+
+#[tokio::test]
+async fn a_release_that_one_store_does_not_answer_frees_the_other_and_can_be_repeated() {
+    let (from, to, chain) = chain();
+    let (lease, _) = granted(&chain, &claim("x")).await;
+    to.next(Operation::Release, Fault::Refuse(ErrorKind::Unavailable));
+    assert!(chain.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
+    assert!(!is_held(&from, "x").await && is_held(&to, "x").await);
+    assert_eq!(chain.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    assert!(!is_held(&to, "x").await);
+}
+
+/// A chain whose old store releases without an `await`.
+#[tokio::test]
+async fn a_release_from_drop_keeps_the_old_store_until_the_new_one_is_free() {
+    let (from, to) = (MemoryBackend::new(), Faulty::new(MemoryBackend::new()));
+    let chain = ChainBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
+    let (lease, _) = granted(&chain, &claim("x")).await;
+    assert!(!chain.release_now(&lease, Duration::ZERO), "one of them is across a network");
+    assert!(is_held(&from, "x").await && is_held(&to, "x").await);
+    assert_eq!(chain.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    assert!(!is_held(&from, "x").await && !is_held(&to, "x").await);
+}
+
+#[tokio::test]
+async fn a_name_is_forgotten_in_both_stores() {
+    let (from, to, chain) = chain();
+    let name = LockName::new("x").unwrap();
+    for alone in [&from, &to] {
+        let (lease, _) = granted(alone, &claim("x")).await;
+        assert!(!chain.forget(&name).await.unwrap(), "it is held in one of them");
+        assert_eq!(alone.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    }
+    assert!(chain.forget(&name).await.unwrap());
+    for side in [&from, &to] {
+        assert!(side.sent(Operation::Forget) > 0);
+    }
+}
+
+#[tokio::test]
+async fn operators_see_and_break_what_is_held_in_either_store() {
+    let (from, to, chain) = chain();
+    let _leases =
+        [granted(&from, &claim("old")).await, granted(&to, &claim("new")).await, granted(&chain, &claim("both")).await];
+    let names: Vec<_> = chain.list("").await.unwrap().into_iter().map(|(name, _)| name.to_string()).collect();
+    assert_eq!(names, ["both", "new", "old"]);
+    for name in ["old", "new", "both"] {
+        let name = LockName::new(name).unwrap();
+        let version = chain.inspect(&name).await.unwrap().unwrap().version.unwrap();
+        assert_eq!(chain.break_lock(&name, &version, "alice").await.unwrap(), Break::Broken);
+        assert_eq!(chain.inspect(&name).await.unwrap(), None);
+        assert_eq!(chain.break_lock(&name, &version, "alice").await.unwrap(), Break::Changed(None));
+    }
+}
+
+fn registry() -> Registry {
+    let registry = Registry::new().with(MemoryFactory::default());
+    registry.clone().with(ChainFactory::new(registry))
+}
+
+#[tokio::test]
+async fn config_strings_of_chains_are_checked_and_mistakes_named() {
+    for (text, words) in [
+        ("chain:", "from is missing; write chain:?from=OLD_STORE&to=NEW_STORE"),
+        ("chain:?from=memory:", "to is missing"),
+        ("chain:?from=memory:&to=memory:", "from and to are the same store"),
+        ("chain:?from=memroy:&to=memory:", "open on memroy:: there is no scheme \"memroy\""),
+        ("chain:?from=memory:?ttl=3s&to=memory:", "open on memory:?ttl=3s: there is no option \"ttl\""),
+        ("chain:?frm=memory:&to=memory:", "there is no option \"frm\"; did you mean \"from\"?"),
+        ("chain:?from=chain:&to=memory:", "there is no scheme \"chain\""),
+    ] {
+        let error = registry().open(text).await.unwrap_err().to_string();
+        assert!(error.contains(words), "{text}: {error}");
+    }
+    let secret = registry().open("chain:?from=redis://u:hunter2%40h&to=memory:").await.unwrap_err();
+    assert!(!format!("{secret} {secret:?}").contains("hunter2"), "{secret}");
+}
+
+#[tokio::test]
+async fn a_locker_on_a_chain_waits_for_whoever_uses_either_store_alone() {
+    let (from, to, chain) = chain();
+    let chain = Locker::new(chain).unwrap();
+    assert!(chain.capabilities().has(Capability::Fencing) && chain.capabilities().has(Capability::WakeUp));
+    for alone in [&from, &to] {
+        let alone = Locker::new(alone.clone()).unwrap();
+        let held = alone.acquire("x").await.unwrap();
+        let TryAcquire::Held(_) = chain.try_acquire("x").await.unwrap() else { panic!("two hold the lock") };
+        let tries = from.sent(Operation::Acquire);
+        let (waited, released) = tokio::join!(chain.acquire("x"), async {
+            while from.sent(Operation::Acquire) == tries {
+                tokio::task::yield_now().await;
+            }
+            held.release().await
+        });
+        assert_eq!(released.unwrap(), Release::Released);
+        assert_eq!(waited.unwrap().release().await.unwrap(), Release::Released);
+    }
+}
