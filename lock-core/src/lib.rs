@@ -9,6 +9,7 @@ pub mod fencing;
 pub mod fuzzing;
 mod locker;
 pub mod memory;
+mod mutex;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod types;

@@ -1,6 +1,7 @@
 //! The in-memory backend: locks of one process, the reference implementation, and what applications test their loss handling with.
 //!
-//! Wrap it in `faults::Faulty` (feature `testing`) to lose requests and replies, and use [`MemoryBackend::lose`] or
+//! Wrap it in `faults::Faulty` (feature `testing`) to lose requests and replies, and use
+//! [`MemoryBackend::lose`] or
 //! [`MemoryBackend::lose_after`] to take a lock away:
 //!
 //! ```
@@ -22,7 +23,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::{Duration, SystemTime},
 };
 
@@ -32,6 +33,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     backend::{Attempt, Backend, Break, Capabilities, Claim, Finding, Grant, Pace, Release, Renewal, Watch},
     config::{BackendFactory, StoreConfig},
+    mutex::Mutex,
     types::{Error, FencingToken, Holder, Lease, LeaseId, LockName, LossReason},
 };
 
@@ -119,7 +121,7 @@ impl MemoryBackend {
 
     /// The store with everything done that has come due.
     fn locks(&self) -> MutexGuard<'_, Locks> {
-        let mut locks = self.store.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut locks = self.store.locks.lock();
         let now = Instant::now();
         if locks.scheduled_losses.iter().any(|(at, _)| *at <= now) {
             let Locks { records, scheduled_losses, .. } = &mut *locks;

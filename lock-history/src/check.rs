@@ -1,4 +1,5 @@
-//! What a history is checked against, and the checks that need no more than one pass over the events.
+//! What a history is checked against, and the checks that need no more than one pass over the
+//! events.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -12,13 +13,16 @@ use crate::{
 /// What a history is checked against, beyond what always holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rules {
-    /// Nobody holds a lock and somebody who can reach the store waits for it: for how long at most. `None` checks no liveness.
+    /// Nobody holds a lock and somebody who can reach the store waits for it: for how long at most.
+    /// `None` checks no liveness.
     pub obtainable_within: Option<Duration>,
-    /// Nobody breaks locks, and the store loses nothing: then no guard is told of a loss before it would have ended by itself.
+    /// Nobody breaks locks, and the store loses nothing: then no guard is told of a loss before it
+    /// would have ended by itself.
     pub undisturbed: bool,
 }
 
-/// Checks `events`, in any order; those of one worker must not share a time unless they stand in the order in which they happened.
+/// Checks `events`, in any order; those of one worker must not share a time unless they stand in
+/// the order in which they happened.
 pub fn check(events: &[Event], rules: &Rules) -> Report {
     let mut sorted: Vec<&Event> = events.iter().collect();
     // Stable: events of one instant stay as they came.
@@ -41,7 +45,8 @@ pub fn check(events: &[Event], rules: &Rules) -> Report {
     report
 }
 
-/// While at most one believes, the order of grants is the order of time: each worker notes its grant before it can release.
+/// While at most one believes, the order of grants is the order of time: each worker notes its
+/// grant before it can release.
 fn tokens_rise(events: &[&Event], report: &mut Report) {
     let mut largest: Option<(u64, &Event)> = None;
     for event in events {

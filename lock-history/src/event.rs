@@ -44,7 +44,8 @@ pub enum What {
     },
     /// The guard called itself lost.
     Lost {
-        /// The store had said so, at some time since the guard last called itself valid. Otherwise its own timer had run out, when it was to.
+        /// The store had said so, at some time since the guard last called itself valid. Otherwise
+        /// its own timer had run out, when it was to.
         told: bool,
     },
     /// The worker began to give the lock back.

@@ -16,7 +16,7 @@ use crate::{
     taken::{Side, Taken, TakenLocks},
 };
 
-/// Two stores as one; see the [crate](crate).
+/// Two stores as one; see the documentation of the [crate].
 pub struct ChainBackend {
     from: Arc<dyn Backend>,
     to: Arc<dyn Backend>,

@@ -105,12 +105,14 @@ impl Registry {
         common.apply(Locker::builder(backend)).build()
     }
 
-    /// Opens a store for use as a part of another store: without the options that every store has, such as `ttl`.
+    /// Opens a store for use as a part of another store: without the options that every store has,
+    /// such as `ttl`.
     ///
     /// For backends that are made of other backends; applications call [`open`](Self::open).
     ///
     /// # Errors
-    /// As [`open`](Self::open); a ttl, a prefix and the other options of every store are unknown here.
+    /// As [`open`](Self::open); a ttl, a prefix and the other options of every store are unknown
+    /// here.
     ///
     /// # Cancel safety
     /// Cancel safe: what was opened is closed.

@@ -1,7 +1,7 @@
 //! What a guard believes about its lock, and when it has to stop believing.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 
@@ -15,6 +15,7 @@ use crate::{
         queue::Turn,
         timing::Timing,
     },
+    mutex::Mutex,
     types::{Clock, Error, Lease, LossReason, Lost, Moment},
 };
 
@@ -106,8 +107,7 @@ impl Hold {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every critical section leaves the state whole, so a panic elsewhere does not make it wrong.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     pub(crate) fn now(&self) -> Moment {

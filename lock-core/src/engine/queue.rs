@@ -2,12 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::types::{Holder, LockName};
+use crate::{
+    mutex::Mutex,
+    types::{Holder, LockName},
+};
 
 /// The queues of a `Locker`, one for each name that somebody waits for or holds.
 #[derive(Debug, Default)]
@@ -22,7 +25,7 @@ struct Queue {
 
 impl Queues {
     fn map(&self) -> MutexGuard<'_, BTreeMap<LockName, Arc<Queue>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn queue(self: &Arc<Self>, name: &LockName) -> Place {
@@ -50,7 +53,7 @@ impl Queues {
     /// Who holds `name` in this process, or held it when this process last asked.
     pub(crate) fn holder(&self, name: &LockName) -> Holder {
         let map = self.map();
-        map.get(name).map(|q| q.holder.lock().unwrap_or_else(PoisonError::into_inner).clone()).unwrap_or_default()
+        map.get(name).map(|q| q.holder.lock().clone()).unwrap_or_default()
     }
 }
 
@@ -89,7 +92,7 @@ pub(crate) struct Turn {
 impl Turn {
     /// Notes who holds the lock, for those who wait behind.
     pub(crate) fn note_holder(&self, holder: Holder) {
-        *self.place.queue().holder.lock().unwrap_or_else(PoisonError::into_inner) = holder;
+        *self.place.queue().holder.lock() = holder;
     }
 }
 
@@ -116,7 +119,7 @@ mod tests {
             let (queues, name, order) = (Arc::clone(&queues), name.clone(), Arc::clone(&order));
             waiters.push(tokio::spawn(async move {
                 let _turn = queues.enter(&name).await;
-                order.lock().unwrap().push(i);
+                order.lock().push(i);
             }));
             tokio::task::yield_now().await;
         }
@@ -124,7 +127,7 @@ mod tests {
         for waiter in waiters {
             waiter.await.unwrap();
         }
-        assert_eq!(*order.lock().unwrap(), [0, 1, 2, 3, 4]);
+        assert_eq!(*order.lock(), [0, 1, 2, 3, 4]);
         assert!(queues.map().is_empty(), "the last one out removes the queue");
     }
 }

@@ -4,7 +4,7 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 
@@ -21,6 +21,7 @@ use crate::{
         freeze::{Pulse, TICK},
         hold::Hold,
     },
+    mutex::Mutex,
     types::{Clock, Error, ErrorKind, LeaseId, Moment, Operation, no_reply},
 };
 
@@ -62,7 +63,7 @@ impl Keeper {
     }
 
     fn schedule(&self) -> MutexGuard<'_, Schedule> {
-        self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
+        self.schedule.lock()
     }
 
     /// Takes `hold` in. Called from within a runtime, on which the task starts unless it is running.
@@ -125,6 +126,8 @@ impl Keeper {
             return None;
         }
         let started = Instant::now();
+        // More than half of the entries are stale. The 64 keep a handful of holds from a rebuild at
+        // every look.
         if jumped || schedule.due.len() > 2 * schedule.holds.len() + 64 {
             schedule.rebuild(now, started);
         }

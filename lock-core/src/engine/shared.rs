@@ -1,15 +1,13 @@
 //! What all clones of a `Locker`, its guards and its renewals share, and how it releases locks.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use crate::{
     backend::{Backend, Capabilities, Release},
     engine::{metrics, queue::Queues, renewer::Keeper, timing::Timing},
+    mutex::Mutex,
     types::{Clock, Error, Lease, LeaseId, LockName, LockOptions, Operation, no_reply},
 };
 
@@ -31,7 +29,11 @@ pub(crate) struct Shared {
     pub(crate) releasing: watch::Sender<usize>,
 }
 
+/// More than one, because a single lost packet must not leave the lock to its ttl. Few, because the
+/// caller waits and the ttl is the backstop.
 const RELEASE_ATTEMPTS: u32 = 3;
+/// Before the second attempt; twice as long before the third. Long enough to connect again, short
+/// against any usual ttl.
 const RELEASE_PAUSE: Duration = Duration::from_millis(100);
 
 impl Shared {
@@ -58,11 +60,11 @@ impl Shared {
     }
 
     pub(crate) fn runtime(&self) -> Option<Handle> {
-        self.runtime.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.runtime.lock().clone()
     }
 
     pub(crate) fn note_runtime(&self) {
-        let mut runtime = self.runtime.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut runtime = self.runtime.lock();
         let current = Handle::current();
         if runtime.as_ref().is_none_or(|noted| noted.id() != current.id()) {
             *runtime = Some(current);
@@ -80,7 +82,8 @@ impl Shared {
         Ok(LockName::new(format!("{}{name}", self.prefix))?)
     }
 
-    /// Releases `lease`, up to three times while the store does not answer. Each attempt is bounded by `limit`. When the lock was not
+    /// Releases `lease`, up to three times while the store does not answer. Each attempt is bounded
+    /// by `limit`. When the lock was not
     /// `held` before, a lost reply does not explain that it is not held now.
     pub(crate) async fn release_repeatedly(
         &self,
@@ -115,8 +118,10 @@ impl Shared {
         }
     }
 
-    /// Frees `lease` without an `await`: at once if the backend can, else by `work` on a runtime, if there is one, which says whether
-    /// it did. `became` is told once what became of the lock: `released`, `background` or `leaked`. Says whether the work goes on.
+    /// Frees `lease` without an `await`: at once if the backend can, else by `work` on a runtime,
+    /// if there is one, which says whether
+    /// it did. `became` is told once what became of the lock: `released`, `background` or `leaked`.
+    /// Says whether the work goes on.
     pub(crate) fn in_background<F>(
         &self,
         lease: &Lease,
@@ -145,7 +150,8 @@ impl Shared {
     }
 }
 
-/// `host:pid-` and a random part: a pid alone comes back after a reboot, and containers share host names.
+/// `host:pid-` and a random part: a pid alone comes back after a reboot, and containers share host
+/// names.
 fn default_owner() -> String {
     let host =
         nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "unknown".into());
@@ -153,7 +159,8 @@ fn default_owner() -> String {
     format!("{host}:{}-{}", std::process::id(), &random[..8])
 }
 
-/// A release in the background, which comes to nothing where there is no runtime, or one that ends and drops it.
+/// A release in the background, which comes to nothing where there is no runtime, or one that ends
+/// and drops it.
 struct Unfinished {
     lease: Lease,
     backend: Arc<dyn Backend>,
@@ -188,7 +195,8 @@ impl Drop for Unfinished {
         if self.freed.is_none() {
             tracing::warn!(name = %self.lease.name, "no runtime was there to release a lock on: it stays until its ttl ends, if it has one");
         }
-        // What this process holds of it, such as an open file, would otherwise keep the lock for as long as the process lives.
+        // What this process holds of it, such as an open file, would otherwise keep the lock for as
+        // long as the process lives.
         self.backend.lost(&self.lease);
     }
 }

@@ -41,6 +41,8 @@ impl fmt::Debug for Guard {
     }
 }
 
+/// How many renewals one `ensure` sends. One lost reply must not fail it; after three the lease is
+/// shorter, and the caller decides how to go on.
 const ENSURE_ATTEMPTS: u32 = 3;
 
 impl Guard {

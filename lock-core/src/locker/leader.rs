@@ -1,17 +1,13 @@
 //! One leader among many candidates, and followers that take over.
 
-use std::{
-    fmt,
-    future::Future,
-    pin::Pin,
-    sync::{Mutex, PoisonError},
-};
+use std::{fmt, future::Future, pin::Pin};
 
 use futures_util::stream::{self, Stream};
 
 use crate::{
     backend::Release,
     locker::{guard::Guard, request::LockRequest},
+    mutex::Mutex,
     types::{Error, FencingToken, Lost},
 };
 
@@ -154,7 +150,7 @@ impl LeaderElection {
             self.state = State::Campaigning(Mutex::new(Box::pin(campaign(self.request.clone()))));
         }
         if let State::Campaigning(campaign) = &mut self.state {
-            let outcome = campaign.get_mut().unwrap_or_else(PoisonError::into_inner).await;
+            let outcome = campaign.get_mut().await;
             self.state = State::Idle;
             self.state = State::Leading(outcome?);
         }

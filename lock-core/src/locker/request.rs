@@ -45,9 +45,13 @@ impl fmt::Debug for LockRequest {
     }
 }
 
-/// How long a waiter bears errors that may pass before it reports the last one.
+/// How long a waiter retries transient errors before it returns the last one.
+/// As long as the default ttl: after that an outage has ended the leases of most holders too, and
+/// is news for the caller.
 const OUTAGE: Duration = Duration::from_secs(30);
-/// How often an attempt that must answer now is sent while errors may pass.
+/// How many times an attempt that must answer now is sent while errors are transient.
+/// One lost reply must not fail it; each further attempt may keep the caller waiting for a whole
+/// request timeout.
 const TRIES: u32 = 3;
 
 impl LockRequest {

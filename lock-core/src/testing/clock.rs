@@ -1,13 +1,13 @@
 //! A clock whose machine can be suspended and whose wall clock can be set.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::types::{Clock, Moment};
+use crate::{
+    mutex::Mutex,
+    types::{Clock, Moment},
+};
 
 /// Follows the runtime's (pausable) clock, plus what a test does to it.
 #[derive(Debug)]
@@ -54,14 +54,14 @@ impl TestClock {
     }
 
     fn change(&self, change: impl FnOnce(&mut Offsets)) {
-        change(&mut self.offsets.lock().unwrap_or_else(PoisonError::into_inner));
+        change(&mut self.offsets.lock());
     }
 }
 
 impl Clock for TestClock {
     fn now(&self) -> Moment {
         let ran = self.started.elapsed();
-        let offsets = self.offsets.lock().unwrap_or_else(PoisonError::into_inner);
+        let offsets = self.offsets.lock();
         Moment { boot: offsets.boot + ran, wall: offsets.wall + ran }
     }
 }

@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -12,6 +12,7 @@ use async_trait::async_trait;
 
 use crate::{
     backend::{Attempt, Backend, Break, Capabilities, Claim, Finding, Pace, Release, Renewal, Watch},
+    mutex::Mutex,
     types::{Error, ErrorKind, FencingToken, Holder, Lease, LockName, Operation},
 };
 
@@ -106,11 +107,11 @@ impl Faulty {
     /// same `seed` makes the same choices again.
     pub fn at_random(&self, seed: u64, share: f64, longest: Duration) {
         let chance = Chance { rng: fastrand::Rng::with_seed(seed), share, longest };
-        *self.chance.lock().unwrap_or_else(PoisonError::into_inner) = Some(chance);
+        *self.chance.lock() = Some(chance);
     }
 
     fn by_chance(&self) -> Option<Fault> {
-        self.chance.lock().unwrap_or_else(PoisonError::into_inner).as_mut()?.fault()
+        self.chance.lock().as_mut()?.fault()
     }
 
     /// How many requests of that operation were sent.
@@ -119,7 +120,7 @@ impl Faulty {
     }
 
     fn with<T>(&self, operation: Operation, change: impl FnOnce(&mut Script) -> T) -> T {
-        let mut scripts = self.script.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scripts = self.script.lock();
         change(scripts.entry(operation).or_default())
     }
 

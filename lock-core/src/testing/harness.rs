@@ -1,4 +1,5 @@
-//! What the cases are made of: clients and names of their own, and the core over a client across a network with faults, on a clock that a case can
+//! What the cases are made of: clients and names of their own, and the core over a client across a
+//! network with faults, on a clock that a case can
 //! change.
 
 use std::{sync::Arc, time::Duration};
@@ -90,7 +91,8 @@ impl Bench<'_> {
         LockName::new(format!("conformance/{}/{what}/{}", self.case, LeaseId::random())).expect("short and not empty")
     }
 
-    /// For a lock that shall not end while the case looks at something else, on a loaded machine too.
+    /// For a lock that shall not end while the case looks at something else, on a loaded machine
+    /// too.
     pub(super) fn claim(&self, name: &LockName) -> Claim {
         Claim {
             name: name.clone(),
@@ -212,7 +214,8 @@ impl Rig {
     }
 }
 
-/// A lock with a short ttl: on a loaded machine the store may take longer to grant it than it lasts, and is asked again.
+/// A lock with a short ttl: on a loaded machine the store may take longer to grant it than it
+/// lasts, and is asked again.
 pub(super) async fn acquired_in_the_end(request: impl Fn() -> LockRequest) -> Guard {
     let started = Instant::now();
     loop {
@@ -244,7 +247,8 @@ pub(super) async fn free_soon(bench: &Bench<'_>, client: &dyn Backend, name: &Lo
     }
 }
 
-/// A lock that was abandoned is released in the background: soon, and long before the default ttl of 30 s.
+/// A lock that was abandoned is released in the background: soon, and long before the default ttl
+/// of 30 s.
 pub(super) async fn granted_soon(bench: &Bench<'_>, client: &Arc<dyn Backend>, name: &LockName) {
     let started = Instant::now();
     let claim = bench.claim(name);

@@ -262,7 +262,8 @@ impl From<InvalidName> for Error {
     }
 }
 
-/// The error of a request to which no reply came within `limit`. Whoever sent it says which operation it was.
+/// The error of a request to which no reply came within `limit`. Whoever sent it says which
+/// operation it was.
 pub(crate) fn no_reply(limit: Duration) -> Error {
     Error::new(ErrorKind::Timeout, format!("the store did not answer within {limit:?}"))
 }

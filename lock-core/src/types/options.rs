@@ -5,19 +5,23 @@ use std::time::Duration;
 /// When a guard's lease is renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Renew {
-    /// In the background, every third of the ttl; on a store without a ttl, as often as it asks to be probed.
+    /// In the background, every third of the ttl; on a store without a ttl, as often as it asks to
+    /// be probed.
     #[default]
     Auto,
     /// In the background, at this interval.
     Every(Duration),
-    /// Only by [`Guard::ensure`](crate::Guard::ensure): nothing runs in the background. For a process that may be frozen
+    /// Only by [`Guard::ensure`](crate::Guard::ensure): nothing runs in the background. For a
+    /// process that may be frozen
     /// between two pieces of work, such as a Lambda function.
     Manual,
 }
 
-/// What can be chosen for a [`Locker`](crate::Locker) and overridden for each [`LockRequest`](crate::LockRequest).
+/// What can be chosen for a [`Locker`](crate::Locker) and overridden for each
+/// [`LockRequest`](crate::LockRequest).
 ///
-/// `None` stands for the default that the field's method on [`LockRequest`](crate::LockRequest) documents.
+/// `None` stands for the default that the field's method on [`LockRequest`](crate::LockRequest)
+/// documents.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LockOptions {
     /// See [`LockRequest::ttl`](crate::LockRequest::ttl).

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::backend::Capability;
 
-/// The list of all cases: the one place that knows them. Calls `callback! { args… module::case [need]; … }`.
+/// The list of all cases: the one place that knows them. Calls `callback! { args… module::case
+/// [need]; … }`.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! conformance_cases {

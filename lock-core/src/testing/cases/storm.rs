@@ -1,9 +1,6 @@
 //! The case of everything at once: many workers, faults by chance, and the recorded history checked.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use lock_history::{Event, Rules, What, check};
@@ -11,6 +8,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::{
     Guard, TryAcquire,
+    mutex::Mutex,
     testing::{
         TestClock,
         harness::{Bench, Rig},
@@ -49,7 +47,7 @@ pub(super) async fn a_storm_of_faults_breaks_no_promise(bench: &Bench<'_>) {
         }
     }))
     .await;
-    let history = history.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let history = std::mem::take(&mut *history.lock());
     // Where what is lost with a reply does not end by itself, the lock may have to wait for the patience of whoever lost it.
     let obtainable_within = bench.client().await.capabilities().ttl.then_some(OBTAINABLE + 2 * bench.subject.ttl());
     let report = check(&history, &Rules { obtainable_within, ..Rules::default() });
@@ -68,7 +66,7 @@ struct Worker<'a> {
 impl Worker<'_> {
     fn note(&self, at: Duration, what: What) {
         let event = Event { at, worker: self.number, name: Arc::from(self.name.as_str()), what };
-        self.history.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+        self.history.lock().push(event);
     }
 
     fn now(&self) -> Duration {

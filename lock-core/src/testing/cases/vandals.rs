@@ -1,4 +1,5 @@
-//! Cases of a store whose records somebody else deletes or replaces; [`Subject::vandalise`](crate::testing::Subject::vandalise) does it.
+//! Cases of a store whose records somebody else deletes or replaces;
+//! [`Subject::vandalise`](crate::testing::Subject::vandalise) does it.
 
 use std::time::Duration;
 
