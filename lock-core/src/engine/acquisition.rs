@@ -19,7 +19,7 @@ type Call = Pin<Box<dyn Future<Output = Result<Attempt, Error>> + Send>>;
 /// An acquisition that has not become a guard yet.
 ///
 /// Dropping it, at any point, sees to it that its id holds no lock: a request still in flight is awaited in the background and undone.
-pub(crate) struct Flight {
+pub(crate) struct PendingAcquire {
     shared: Arc<Shared>,
     pub(crate) claim: Arc<Claim>,
     attempt_timeout: Duration,
@@ -30,16 +30,16 @@ pub(crate) struct Flight {
     too_late: bool,
 }
 
-impl fmt::Debug for Flight {
+impl fmt::Debug for PendingAcquire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Flight")
+        f.debug_struct("PendingAcquire")
             .field("claim", &self.claim)
             .field("unanswered", &self.unanswered)
             .finish_non_exhaustive()
     }
 }
 
-impl Flight {
+impl PendingAcquire {
     pub(crate) fn new(shared: &Arc<Shared>, claim: Claim, attempt_timeout: Duration) -> Self {
         let (shared, claim) = (Arc::clone(shared), Arc::new(claim));
         Self { shared, claim, attempt_timeout, call: None, unanswered: None, too_late: false }
@@ -138,7 +138,7 @@ impl Flight {
     }
 }
 
-impl Drop for Flight {
+impl Drop for PendingAcquire {
     fn drop(&mut self) {
         if self.unanswered.is_some() {
             self.abandon();

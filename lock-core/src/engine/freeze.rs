@@ -1,22 +1,24 @@
-//! Whether this process runs: it looks at its clocks again and again while it holds locks, and a gap means that it stood still.
+//! Detects that the process was frozen: while locks are held the clocks are sampled, and a gap
+//! between two samples means a freeze.
 
 use std::time::Duration;
 
 use crate::{mutex::Mutex, types::Moment};
 
-/// How long at most passes between two looks at the clocks while locks are held.
+/// The longest time between two samples while locks are held.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
-/// A gap between two looks that is longer than this means that the process did not run.
+/// A gap between two samples that is longer than this means that the process did not run.
 /// One tick and a half: a busy runtime wakes a task late. A wrong guess ends no lock; it only
 /// changes the reason that a loss is given.
 const FROZEN: Duration = Duration::from_millis(1_500);
 
-/// When this process last looked at its clocks, `None` while nobody does; shared by all holds of a `Locker`.
+/// The last sample of the clocks, `None` while no locks are held; shared by all holds of a
+/// `Locker`.
 #[derive(Debug, Default)]
-pub(crate) struct Pulse(Mutex<Option<Moment>>);
+pub(crate) struct FreezeDetector(Mutex<Option<Moment>>);
 
-impl Pulse {
-    pub(crate) fn beat(&self, now: Moment) {
+impl FreezeDetector {
+    pub(crate) fn sample(&self, now: Moment) {
         *self.0.lock() = Some(now);
     }
 

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::{
     backend::{Backend, Renewal},
     engine::{
-        freeze::{Pulse, TICK},
+        freeze::{FreezeDetector, TICK},
         metrics,
         queue::Turn,
         timing::Timing,
@@ -21,7 +21,7 @@ use crate::{
 
 /// The limits of a hold that no renewal moves.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct HoldLimits {
     /// When the caller asked, from which its deadline counts.
     pub(crate) asked: Moment,
     pub(crate) deadline: Option<Duration>,
@@ -31,24 +31,24 @@ pub(crate) struct Limits {
 
 /// A renewal on its way.
 #[derive(Debug)]
-pub(crate) struct Sent {
+pub(crate) struct RenewalInFlight {
     pub(crate) lease: Lease,
     at: Moment,
     /// The earliest renewal before it that got no answer: it may be the one that took effect.
     unanswered: Option<Moment>,
 }
 
-/// One acquisition: shared by its guard and the keeper.
+/// One acquisition: shared by its guard and the renewer.
 #[derive(Debug)]
-pub(crate) struct Hold {
+pub(crate) struct LeaseState {
     pub(crate) lease: Lease,
     pub(crate) timing: Timing,
-    limits: Limits,
+    limits: HoldLimits,
     /// The earliest send that may have granted the lock.
     acquired: Moment,
     backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
-    pulse: Arc<Pulse>,
+    detector: Arc<FreezeDetector>,
     state: Mutex<State>,
     lost: Notify,
     renewed: Notify,
@@ -72,14 +72,14 @@ struct State {
     turn: Option<Turn>,
 }
 
-impl Hold {
+impl LeaseState {
     pub(crate) fn new(
         lease: Lease,
         timing: Timing,
-        limits: Limits,
+        limits: HoldLimits,
         acquired: Moment,
         valid_for: Option<Duration>,
-        (backend, clock, pulse): (Arc<dyn Backend>, Arc<dyn Clock>, Arc<Pulse>),
+        (backend, clock, detector): (Arc<dyn Backend>, Arc<dyn Clock>, Arc<FreezeDetector>),
     ) -> Self {
         let state = State {
             confirmed: acquired,
@@ -98,7 +98,7 @@ impl Hold {
             acquired,
             backend,
             clock,
-            pulse,
+            detector,
             state: Mutex::new(state),
             lost: Notify::new(),
             renewed: Notify::new(),
@@ -154,7 +154,7 @@ impl Hold {
         if !state.valid_for.is_some_and(|limit| past(state.confirmed, limit)) {
             return None;
         }
-        if let Some(gap) = self.pulse.frozen_for(now) {
+        if let Some(gap) = self.detector.frozen_for(now) {
             return Some(LossReason::FrozenFor(gap));
         }
         let since = now.since(state.confirmed);
@@ -211,7 +211,7 @@ impl Hold {
         .flatten()
     }
 
-    /// Time until the keeper has to look at this hold, `None` for never.
+    /// Time until the renewer has to look at this hold, `None` for never.
     pub(crate) fn due_in(&self, now: Moment) -> Option<Duration> {
         let renew = self.state().renew.map(|(from, after)| after.saturating_sub(now.since(from)));
         [renew, self.remaining(now)].into_iter().flatten().min()
@@ -237,7 +237,7 @@ impl Hold {
         }
     }
 
-    /// Has a renewal sent again that was in flight when the keeper's task died: nobody will take in its answer.
+    /// Has a renewal sent again that was in flight when the renewer's task died: nobody will take in its answer.
     pub(crate) fn resume(&self, now: Moment) {
         let mut state = self.state();
         if state.renew.is_none() && !state.closed {
@@ -246,18 +246,18 @@ impl Hold {
     }
 
     /// Notes that a renewal goes out.
-    pub(crate) fn sending(&self) -> Sent {
+    pub(crate) fn sending(&self) -> RenewalInFlight {
         let at = self.now();
         let mut lease = self.lease.clone();
         (lease.ttl, _) = self.timing.lease_for(self.deadline_left(at));
         let mut state = self.state();
         let unanswered = state.unanswered;
         state.unanswered.get_or_insert(at);
-        Sent { lease, at, unanswered }
+        RenewalInFlight { lease, at, unanswered }
     }
 
     /// Takes in the answer to a renewal.
-    pub(crate) fn settle(&self, sent: &Sent, answer: &Result<Renewal, Error>) {
+    pub(crate) fn settle(&self, sent: &RenewalInFlight, answer: &Result<Renewal, Error>) {
         let now = self.now();
         let mut state = self.state();
         match answer {

@@ -18,8 +18,8 @@ use tokio::{
 use crate::{
     backend::{Backend, Pace},
     engine::{
-        freeze::{Pulse, TICK},
-        hold::Hold,
+        freeze::{FreezeDetector, TICK},
+        hold::LeaseState,
     },
     mutex::Mutex,
     types::{Clock, Error, ErrorKind, LeaseId, Moment, Operation, no_reply},
@@ -36,18 +36,18 @@ const BUSY: Duration = Duration::from_millis(50);
 
 /// Renews and ends holds. One task for all of them: a task per lock costs memory per lock and renews one lock per request.
 #[derive(Debug)]
-pub(crate) struct Keeper {
+pub(crate) struct Renewer {
     backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
     pace: Pace,
-    pub(crate) pulse: Arc<Pulse>,
+    pub(crate) detector: Arc<FreezeDetector>,
     schedule: Mutex<Schedule>,
     wake: Notify,
 }
 
 #[derive(Debug, Default)]
 struct Schedule {
-    holds: BTreeMap<LeaseId, Arc<Hold>>,
+    holds: BTreeMap<LeaseId, Arc<LeaseState>>,
     /// May hold stale entries: of holds that are gone, or that come due later than it says.
     due: BinaryHeap<Reverse<(Instant, LeaseId)>>,
     running: bool,
@@ -56,10 +56,10 @@ struct Schedule {
     runtimes: Vec<Handle>,
 }
 
-impl Keeper {
+impl Renewer {
     pub(crate) fn new(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>) -> Self {
         let pace = backend.pace();
-        Self { backend, clock, pace, pulse: Arc::default(), schedule: Mutex::default(), wake: Notify::new() }
+        Self { backend, clock, pace, detector: Arc::default(), schedule: Mutex::default(), wake: Notify::new() }
     }
 
     fn schedule(&self) -> MutexGuard<'_, Schedule> {
@@ -67,7 +67,7 @@ impl Keeper {
     }
 
     /// Takes `hold` in. Called from within a runtime, on which the task starts unless it is running.
-    pub(crate) fn keep(self: &Arc<Self>, hold: &Arc<Hold>, now: Moment) {
+    pub(crate) fn keep(self: &Arc<Self>, hold: &Arc<LeaseState>, now: Moment) {
         let due = hold.due_in(now).map(|after| Instant::now() + after.min(FAR));
         let mut schedule = self.schedule();
         schedule.holds.insert(hold.lease.id, Arc::clone(hold));
@@ -91,10 +91,10 @@ impl Keeper {
             return;
         }
         schedule.running = true;
-        self.pulse.beat(self.clock.now());
+        self.detector.sample(self.clock.now());
         drop(schedule);
         // One task for all locks: they are renewed while nobody polls a guard.
-        runtime.spawn(run(Running { keeper: Arc::clone(self), runtime: runtime.id(), ended: false }));
+        runtime.spawn(run(Running { renewer: Arc::clone(self), runtime: runtime.id(), ended: false }));
     }
 
     /// What a new task does first: the one before it may have left renewals unanswered, and its timers are not those of this runtime.
@@ -116,7 +116,7 @@ impl Keeper {
     }
 
     /// One look at everything that is due: returns the holds to renew, and when to look again; `None` when nothing is left to keep.
-    fn round(&self, now: Moment, jumped: bool, idle: bool) -> Option<(Vec<Arc<Hold>>, Instant)> {
+    fn round(&self, now: Moment, jumped: bool, idle: bool) -> Option<(Vec<Arc<LeaseState>>, Instant)> {
         let mut schedule = self.schedule();
         if schedule.holds.is_empty() && idle {
             schedule.running = false;
@@ -166,8 +166,8 @@ impl Keeper {
     }
 
     /// Sends one renewal for `holds` and takes the answers in. Bounded in time; a hung one holds nothing else up.
-    async fn renew(&self, holds: Vec<Arc<Hold>>) {
-        let mut sent: Vec<(Arc<Hold>, OwnedMutexGuard<()>)> = Vec::with_capacity(holds.len());
+    async fn renew(&self, holds: Vec<Arc<LeaseState>>) {
+        let mut sent: Vec<(Arc<LeaseState>, OwnedMutexGuard<()>)> = Vec::with_capacity(holds.len());
         for hold in holds {
             match Arc::clone(&hold.requests).try_lock_owned() {
                 Ok(requests) => sent.push((hold, requests)),
@@ -197,7 +197,7 @@ impl Keeper {
         }
     }
 
-    fn again(&self, hold: &Arc<Hold>, after: Option<Duration>) {
+    fn again(&self, hold: &Arc<LeaseState>, after: Option<Duration>) {
         if let Some(after) = after {
             hold.renew_in(after);
         }
@@ -230,10 +230,10 @@ impl Schedule {
     }
 }
 
-/// The task of a keeper. Notes its end, also when its runtime drops it before it has run at all: it goes on in another runtime that
+/// The task of a renewer. Notes its end, also when its runtime drops it before it has run at all: it goes on in another runtime that
 /// took locks, else with the next request.
 struct Running {
-    keeper: Arc<Keeper>,
+    renewer: Arc<Renewer>,
     runtime: Id,
     /// The regular end has been noted by `round`, and another task may be running by now.
     ended: bool,
@@ -244,44 +244,44 @@ impl Drop for Running {
         if self.ended {
             return;
         }
-        let mut schedule = self.keeper.schedule();
+        let mut schedule = self.renewer.schedule();
         schedule.running = false;
         schedule.sleeping_until = None;
-        self.keeper.pulse.stop();
+        self.renewer.detector.stop();
         // Each end takes one runtime off the list, so a row of dead ones comes to an end too.
         schedule.runtimes.retain(|runtime| runtime.id() != self.runtime);
         let next = schedule.runtimes.last().cloned();
         drop(schedule);
         if let Some(next) = next {
-            self.keeper.revive(&next);
+            self.renewer.revive(&next);
         }
     }
 }
 
 async fn run(mut running: Running) {
-    let keeper = Arc::clone(&running.keeper);
+    let renewer = Arc::clone(&running.renewer);
     let mut renewals = FuturesUnordered::new();
-    keeper.begin();
+    renewer.begin();
     // Locks that are held for a moment only are often taken one after the other, and a task for each would cost more than they do.
     let mut stays = true;
-    let mut last = (Instant::now(), keeper.clock.now());
+    let mut last = (Instant::now(), renewer.clock.now());
     loop {
-        let now = keeper.clock.now();
+        let now = renewer.clock.now();
         let jumped = now.since(last.1) > last.0.elapsed() + JUMP;
         last = (Instant::now(), now);
-        let Some((due, until)) = keeper.round(now, jumped, renewals.is_empty() && !stays) else {
+        let Some((due, until)) = renewer.round(now, jumped, renewals.is_empty() && !stays) else {
             running.ended = true;
             return;
         };
         stays = false;
-        // After the round: the gap since the last beat is the reason that a frozen hold gives.
-        keeper.pulse.beat(now);
-        for batch in due.chunks(keeper.pace.renew_batch.max(1)) {
-            renewals.push(keeper.renew(batch.to_vec()));
+        // After the round: the gap since the last sample is the reason that a frozen hold gives.
+        renewer.detector.sample(now);
+        for batch in due.chunks(renewer.pace.renew_batch.max(1)) {
+            renewals.push(renewer.renew(batch.to_vec()));
         }
         tokio::select! {
             () = tokio::time::sleep_until(until) => {}
-            () = keeper.wake.notified() => {}
+            () = renewer.wake.notified() => {}
             Some(()) = renewals.next(), if !renewals.is_empty() => {}
         }
     }

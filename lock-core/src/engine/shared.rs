@@ -6,17 +6,17 @@ use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use crate::{
     backend::{Backend, Capabilities, Release},
-    engine::{metrics, queue::Queues, renewer::Keeper, timing::Timing},
+    engine::{metrics, queue::Queues, renewer::Renewer, timing::Timing},
     mutex::Mutex,
     types::{Clock, Error, Lease, LeaseId, LockName, LockOptions, Operation, no_reply},
 };
 
-/// What all clones of a `Locker`, its guards and its keeper share.
+/// What all clones of a `Locker`, its guards and its renewer share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) clock: Arc<dyn Clock>,
-    pub(crate) keeper: Arc<Keeper>,
+    pub(crate) renewer: Arc<Renewer>,
     pub(crate) queues: Arc<Queues>,
     pub(crate) capabilities: Capabilities,
     pub(crate) defaults: LockOptions,
@@ -45,7 +45,7 @@ impl Shared {
         prefix: String,
     ) -> Self {
         Self {
-            keeper: Arc::new(Keeper::new(Arc::clone(&backend), Arc::clone(&clock))),
+            renewer: Arc::new(Renewer::new(Arc::clone(&backend), Arc::clone(&clock))),
             queues: Arc::default(),
             capabilities: backend.capabilities(),
             backend,

@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 
 use crate::{
     backend::{Release, Renewal},
-    engine::{hold::Hold, metrics, shared::Shared},
+    engine::{hold::LeaseState, metrics, shared::Shared},
     types::{Error, ErrorKind, FencingToken, Holder, Lease, LockName, Lost, Moment, Operation, no_reply},
 };
 
@@ -26,7 +26,7 @@ use crate::{
 /// [`max_hold`](crate::LockRequest::max_hold) bounds that.
 #[must_use = "dropping a guard releases its lock"]
 pub struct Guard {
-    hold: Arc<Hold>,
+    hold: Arc<LeaseState>,
     shared: Arc<Shared>,
     crashed: Option<Holder>,
     armed: bool,
@@ -46,7 +46,7 @@ impl fmt::Debug for Guard {
 const ENSURE_ATTEMPTS: u32 = 3;
 
 impl Guard {
-    pub(crate) fn new(hold: Arc<Hold>, shared: Arc<Shared>, crashed: Option<Holder>) -> Self {
+    pub(crate) fn new(hold: Arc<LeaseState>, shared: Arc<Shared>, crashed: Option<Holder>) -> Self {
         if let Some(crashed) = &crashed {
             tracing::info!(name = %hold.lease.name, holder = %crashed, "took over from a holder that did not release");
         }
@@ -248,7 +248,7 @@ impl Guard {
 
     fn stop_renewing(&self, now: Moment) {
         self.hold.close(now);
-        self.shared.keeper.forget(self.hold.lease.id);
+        self.shared.renewer.forget(self.hold.lease.id);
     }
 }
 

@@ -5,9 +5,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use crate::{
     backend::{Attempt, Claim, Grant, Watch},
     engine::{
-        acquisition::Flight,
+        acquisition::PendingAcquire,
         backoff::{Backoff, SHORTEST, jitter},
-        hold::{Hold, Limits},
+        hold::{HoldLimits, LeaseState},
         metrics::{self, Outcome},
         queue::Turn,
         shared::Shared,
@@ -79,10 +79,10 @@ impl LockRequest {
     /// # Cancel safety
     /// Cancel safe: a lock that the store may have granted is released in the background.
     pub async fn try_acquire(self) -> Result<TryAcquire, Error> {
-        let mut contender = Contender::new(self)?;
-        contender.turn = contender.shared.queues.try_enter(&contender.name);
-        let outcome = contender.answer_now().await;
-        contender.finish(outcome)
+        let mut acquiring = AcquireLoop::new(self)?;
+        acquiring.turn = acquiring.shared.queues.try_enter(&acquiring.name);
+        let outcome = acquiring.answer_now().await;
+        acquiring.finish(outcome)
     }
 
     /// Waits for the lock for at most `wait`, then says who holds it. Zero is one attempt.
@@ -99,9 +99,9 @@ impl LockRequest {
     /// # Cancel safety
     /// Cancel safe: the place in the queue is given up, and a lock that the store may have granted is released in the background.
     pub async fn acquire_within(self, wait: Duration) -> Result<TryAcquire, Error> {
-        let mut contender = Contender::new(self)?;
-        let outcome = contender.wait(Some(wait)).await;
-        contender.finish(outcome)
+        let mut acquiring = AcquireLoop::new(self)?;
+        let outcome = acquiring.wait(Some(wait)).await;
+        acquiring.finish(outcome)
     }
 
     /// Waits for the lock, for as long as it takes or until the [`deadline`](Self::deadline).
@@ -114,9 +114,9 @@ impl LockRequest {
     /// # Cancel safety
     /// Cancel safe: the place in the queue is given up, and a lock that the store may have granted is released in the background.
     pub async fn acquire(self) -> Result<Guard, Error> {
-        let mut contender = Contender::new(self)?;
-        let outcome = contender.wait(None).await;
-        match contender.finish(outcome)? {
+        let mut acquiring = AcquireLoop::new(self)?;
+        let outcome = acquiring.wait(None).await;
+        match acquiring.finish(outcome)? {
             TryAcquire::Acquired(guard) => Ok(guard),
             TryAcquire::Held(holder) => {
                 let message = format!("the deadline came before the lock was free: held by {holder}");
@@ -130,17 +130,17 @@ impl LockRequest {
 }
 
 /// One acquisition under way.
-struct Contender {
+struct AcquireLoop {
     shared: Arc<Shared>,
     name: LockName,
     timing: Timing,
-    limits: Limits,
-    flight: Flight,
+    limits: HoldLimits,
+    pending: PendingAcquire,
     turn: Option<Turn>,
     on_held: Option<OnHeld>,
 }
 
-impl Contender {
+impl AcquireLoop {
     /// Checks everything that can be wrong before the first byte is sent.
     fn new(LockRequest { shared, name, options, on_held }: LockRequest) -> Result<Self, Error> {
         let asked = shared.clock.now();
@@ -149,9 +149,9 @@ impl Contender {
             .map_err(|e| e.with_name(&name).with_store(shared.backend.describe()))?;
         shared.note_runtime();
         // Guards of a runtime that has ended may be in the way, and nobody else ends them.
-        shared.keeper.revive(&tokio::runtime::Handle::current());
+        shared.renewer.revive(&tokio::runtime::Handle::current());
         let limits =
-            Limits { asked, deadline: options.deadline, min_hold: options.min_hold, max_hold: options.max_hold };
+            HoldLimits { asked, deadline: options.deadline, min_hold: options.min_hold, max_hold: options.max_hold };
         let claim = Claim {
             name: name.clone(),
             id: LeaseId::random(),
@@ -159,8 +159,8 @@ impl Contender {
             ttl: timing.ttl,
             data: options.data,
         };
-        let flight = Flight::new(&shared, claim, timing.attempt_timeout);
-        Ok(Self { shared, name, timing, limits, flight, turn: None, on_held })
+        let pending = PendingAcquire::new(&shared, claim, timing.attempt_timeout);
+        Ok(Self { shared, name, timing, limits, pending, turn: None, on_held })
     }
 
     fn elapsed(&self) -> Duration {
@@ -194,14 +194,14 @@ impl Contender {
     /// One attempt and what became of it.
     #[tracing::instrument(level = "debug", name = "attempt", skip_all, fields(name = %self.name))]
     async fn attempt(&mut self) -> Result<TryAcquire, Error> {
-        self.flight.prepare(self.left()).await?;
+        self.pending.prepare(self.left()).await?;
         if self.is_too_late() {
             return Err(too_late());
         }
         let left = self.left();
         let (ttl, valid_for) = self.timing.lease_for(left);
-        self.flight.set_ttl(ttl);
-        let (from, answer) = self.flight.attempt(left).await?;
+        self.pending.set_ttl(ttl);
+        let (from, answer) = self.pending.attempt(left).await?;
         let grant = match answer {
             Attempt::Granted(grant) => grant,
             Attempt::Held(holder) => {
@@ -209,16 +209,16 @@ impl Contender {
                 return Ok(TryAcquire::Held(holder));
             }
         };
-        let lease = self.flight.claim.lease(grant.token);
+        let lease = self.pending.claim.lease(grant.token);
         let shared = &self.shared;
-        let means = (Arc::clone(&shared.backend), Arc::clone(&shared.clock), Arc::clone(&shared.keeper.pulse));
-        let hold = Hold::new(lease, self.timing, self.limits, from, valid_for, means);
+        let means = (Arc::clone(&shared.backend), Arc::clone(&shared.clock), Arc::clone(&shared.renewer.detector));
+        let hold = LeaseState::new(lease, self.timing, self.limits, from, valid_for, means);
         let now = hold.now();
         if hold.is_valid(now) {
             return Ok(TryAcquire::Acquired(self.guard(hold, from, now, grant)));
         }
         // Granted, but the reply took so long that the lease is over.
-        let given_back = self.flight.give_back(from).await;
+        let given_back = self.pending.give_back(from).await;
         if self.is_too_late() {
             return Err(too_late().with_ambiguous(!given_back));
         }
@@ -226,15 +226,15 @@ impl Contender {
         Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(!given_back))
     }
 
-    fn guard(&mut self, hold: Hold, from: Moment, now: Moment, grant: Grant) -> Guard {
+    fn guard(&mut self, hold: LeaseState, from: Moment, now: Moment, grant: Grant) -> Guard {
         if let Some(turn) = &self.turn {
-            let owner = Some(self.flight.claim.owner.clone());
+            let owner = Some(self.pending.claim.owner.clone());
             let since = Some(std::time::SystemTime::UNIX_EPOCH + from.wall);
             turn.note_holder(Holder { owner, token: grant.token, since, ..Holder::default() });
         }
         hold.keep_turn(self.turn.take());
         let hold = Arc::new(hold);
-        self.shared.keeper.keep(&hold, now);
+        self.shared.renewer.keep(&hold, now);
         Guard::new(hold, Arc::clone(&self.shared), grant.crashed)
     }
 
@@ -344,7 +344,7 @@ impl Contender {
     }
 }
 
-/// `Ok(None)` when this store cannot tell, an error when it could not now. Not a method: a `Contender` with a request in flight
+/// `Ok(None)` when this store cannot tell, an error when it could not now. Not a method: an `AcquireLoop` with a request in flight
 /// cannot be shared between threads.
 async fn watch_for(shared: &Shared, name: &LockName, limit: Duration) -> Result<Option<Box<dyn Watch>>, ()> {
     let answer = tokio::time::timeout(limit, shared.backend.watch(name)).await;

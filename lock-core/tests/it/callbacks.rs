@@ -28,7 +28,7 @@ impl Asked {
         let guards: Vec<_> = self.0.lock().unwrap().iter().filter_map(Weak::upgrade).collect();
         for guard in guards {
             let _ = guard.check();
-            // Takes the schedule of the keeper.
+            // Takes the schedule of the renewer.
             drop(guard);
         }
     }
@@ -127,14 +127,14 @@ fn a_loss_is_announced_while_nothing_is_locked() {
                 let kept = Arc::<Mutex<Vec<_>>>::default();
                 let store = Asking(MemoryBackend::new(), asked.clone(), Arc::clone(&kept));
                 let locker = Locker::builder(Arc::new(store)).clock(Arc::new(TestClock::new())).build().unwrap();
-                for (name, max_hold) in [("ended by the keeper", secs(5)), ("let go of in a callback", 100 * TTL)] {
+                for (name, max_hold) in [("ended by the renewer", secs(5)), ("let go of in a callback", 100 * TTL)] {
                     let guard = Arc::new(acquired(locker.lock(name).max_hold(max_hold).try_acquire().await));
                     asked.0.lock().unwrap().push(Arc::downgrade(&guard));
                     kept.lock().unwrap().push(guard);
                 }
                 tokio::time::sleep(secs(10)).await;
                 assert_eq!(kept.lock().unwrap().len(), 0, "the store was told");
-                for name in ["ended by the keeper", "let go of in a callback"] {
+                for name in ["ended by the renewer", "let go of in a callback"] {
                     assert_eq!(acquired(locker.try_acquire(name).await).release().await.unwrap(), Release::Released);
                 }
             });

@@ -195,7 +195,7 @@ fn a_locker_works_on_the_next_runtime_after_its_first_one_ended() {
     runtime.block_on(async {
         let other = acquired(rig.locker.try_acquire("another").await);
         sleep(3 * TTL).await;
-        other.check().expect("the keeper came back with the new runtime");
+        other.check().expect("the renewer came back with the new runtime");
         guard.check().expect("and keeps the old guard too");
         release(guard).await;
         release(other).await;

@@ -76,7 +76,7 @@ async fn the_backend_is_told_once_of_a_lock_that_ends_by_the_clock_while_its_gua
         if unreachable {
             network.always(Operation::Renew, Fault::LoseRequest);
         }
-        // Nobody asks the guard: the keeper alone ends it.
+        // Nobody asks the guard: the renewer alone ends it.
         sleep(2 * TTL).await;
         let told: Vec<_> = store.ended().iter().map(|lease| lease.name.as_str().to_owned()).collect();
         assert_eq!(told, [NAME], "unreachable: {unreachable}");

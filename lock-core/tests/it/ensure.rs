@@ -1,4 +1,4 @@
-//! Renewal by hand: `ensure`, alone and beside the keeper.
+//! Renewal by hand: `ensure`, alone and beside the renewer.
 
 use crate::fixture::*;
 use lock_core::{ErrorKind, Operation, Renew, faults::Fault};
