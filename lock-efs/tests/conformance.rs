@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use lock_core::{
     LockName,
     backend::Backend,
-    testing::{Subject, Vandalism},
+    testing::{Subject, Tampering},
 };
 use lock_efs::FileBackend;
 use tempfile::TempDir;
@@ -36,17 +36,17 @@ impl Subject for Files {
         Arc::new(self.open())
     }
 
-    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         let lock = self.open().lock_path(name);
         match what {
-            Vandalism::DeleteRecord => fs::remove_file(lock).unwrap(),
-            Vandalism::ReplaceRecord => {
+            Tampering::DeleteRecord => fs::remove_file(lock).unwrap(),
+            Tampering::ReplaceRecord => {
                 fs::remove_file(&lock).unwrap();
                 let file = File::create_new(&lock).unwrap();
                 file.lock().unwrap();
                 self.foreign.lock().unwrap().push(file);
             }
-            Vandalism::DeleteToken => fs::remove_file(lock.with_extension("info")).unwrap(),
+            Tampering::DeleteToken => fs::remove_file(lock.with_extension("info")).unwrap(),
             _ => return false,
         }
         true

@@ -7,7 +7,7 @@ use std::{
 };
 
 use integration::redis::RedisServer;
-use lock_core::testing::{Subject, Vandalism};
+use lock_core::testing::{Subject, Tampering};
 use onelock::{
     LeaseId, LockName,
     backend::Backend,
@@ -69,14 +69,14 @@ impl Subject for FilesAndRedis {
         Self::server().command(&["EVAL", AGE, "0", &pattern, &older.to_string()]);
     }
 
-    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         match what {
-            Vandalism::DeleteRecord => {
+            Tampering::DeleteRecord => {
                 let deleted = Self::server().command(&["DEL", &format!("{}{{{name}}}", self.prefix)]);
                 assert_eq!(deleted, ":1\r\n");
                 true
             }
-            Vandalism::DeleteToken => {
+            Tampering::DeleteToken => {
                 self.files().forget(name).await.unwrap() && self.redis().forget(name).await.unwrap()
             }
             _ => false,

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Subject, TestClock, Vandalism, faults::Faulty};
+use super::{Subject, Tampering, TestClock, faults::Faulty};
 use crate::{
     Guard, LockRequest, Locker, LockerBuilder, Renew, TryAcquire,
     backend::{Attempt, Backend, Capability, Claim, Grant, Release},
@@ -20,8 +20,8 @@ pub(super) enum Need {
     Has(Capability),
     /// [`Backend::descriptor`] gives one.
     Descriptor,
-    /// [`Subject::vandalise`] can do this.
-    Vandal(Vandalism),
+    /// [`Subject::tamper`] can do this.
+    Tamper(Tampering),
 }
 
 /// What every case works with.
@@ -69,13 +69,13 @@ impl Bench<'_> {
             }
             #[cfg(not(unix))]
             Need::Descriptor => false,
-            Need::Vandal(what) => {
+            Need::Tamper(what) => {
                 let name = self.name("probe");
                 let (lease, _) = granted(&*client, &self.claim(&name)).await;
-                if what == Vandalism::DeleteToken {
+                if what == Tampering::DeleteToken {
                     release(&*client, &lease).await;
                 }
-                let can = self.subject.vandalise(what, &name).await;
+                let can = self.subject.tamper(what, &name).await;
                 let _ = client.release(&lease, Duration::ZERO).await;
                 can
             }
@@ -161,7 +161,7 @@ pub(super) fn assert_not_held(answer: Result<Release, Error>) {
     assert!(matches!(answer, Release::NotHeld(_)), "released what somebody else holds");
 }
 
-pub(super) struct Rig {
+pub(super) struct Fixture {
     pub(super) network: Faulty,
     pub(super) clock: Arc<TestClock>,
     pub(super) locker: Locker,
@@ -172,7 +172,7 @@ pub(super) struct Rig {
 /// Of locks that shall not end while a case looks at something else, on a loaded machine too.
 const LONG: Duration = Duration::from_secs(60);
 
-impl Rig {
+impl Fixture {
     /// With a long ttl, where there is one, and no renewals but those that the case asks for.
     pub(super) async fn new(bench: &Bench<'_>) -> Self {
         Self::build(bench, LONG, |builder| builder.renew(Renew::Manual)).await

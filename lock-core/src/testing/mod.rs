@@ -25,7 +25,7 @@
 //!
 //! Beside what the contract says of single operations there are cases of the core over the backend: requests and replies that get lost, come twice or
 //! hang, throttling, processes that stand still, clocks that are set, futures and guards that are dropped anywhere, records that a third
-//! party deletes or replaces ([`Subject::vandalise`]), and a storm of faults by chance, whose seed is printed and can be given back in
+//! party deletes or replaces ([`Subject::tamper`]), and a storm of faults by chance, whose seed is printed and can be given back in
 //! `ONELOCK_KIT_SEED`.
 //!
 //! A case under `except` does not run; it passes only while the backend indeed lacks what the case needs.
@@ -73,7 +73,7 @@ pub trait Subject: Send + Sync {
 
     /// Does to the store's record of `name` what a third party may do, past the backend. `false`, the default, when it cannot: the cases that need
     /// it are then to be excepted, with the reason.
-    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         let _ = (what, name);
         false
     }
@@ -82,7 +82,7 @@ pub trait Subject: Send + Sync {
 /// What a third party may do to a store behind the back of its clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Vandalism {
+pub enum Tampering {
     /// Delete the record that says who holds the lock.
     DeleteRecord,
     /// Put the lock of another client there, that is held for long.

@@ -11,9 +11,9 @@ use tokio::time::{Instant, sleep};
 
 #[tokio::test(start_paused = true)]
 async fn contention_is_a_value_that_names_the_holder() {
-    let rig = Rig::new();
-    let guard = acquired(rig.locker.lock(NAME).owner("me").data("[1]").try_acquire().await);
-    match rig.other().try_acquire(NAME).await.unwrap() {
+    let fixture = Fixture::new();
+    let guard = acquired(fixture.locker.lock(NAME).owner("me").data("[1]").try_acquire().await);
+    match fixture.other().try_acquire(NAME).await.unwrap() {
         TryAcquire::Held(holder) => {
             assert_eq!(holder.owner.as_deref(), Some("me"));
             assert_eq!(holder.data.as_deref(), Some(&b"[1]"[..]));
@@ -27,72 +27,72 @@ async fn contention_is_a_value_that_names_the_holder() {
 #[tokio::test(start_paused = true)]
 async fn an_error_is_neither_held_nor_acquired() {
     for kind in [ErrorKind::PermissionDenied, ErrorKind::Unavailable, ErrorKind::Throttled, ErrorKind::Timeout] {
-        let rig = Rig::new();
-        rig.network.always(Operation::Acquire, Fault::Refuse(kind));
-        let error = rig.locker.try_acquire(NAME).await.unwrap_err();
+        let fixture = Fixture::new();
+        fixture.network.always(Operation::Acquire, Fault::Refuse(kind));
+        let error = fixture.locker.try_acquire(NAME).await.unwrap_err();
         assert_eq!(error.kind(), kind);
         assert!(error.to_string().contains(NAME) && error.to_string().contains("memory:"), "{error}");
-        let sent = rig.network.sent(Operation::Acquire);
+        let sent = fixture.network.sent(Operation::Acquire);
         assert_eq!(sent, if error.is_retryable() { 3 } else { 1 }, "{kind:?}");
         sleep(secs(1)).await;
-        assert_eq!(rig.network.sent(Operation::Release), 0, "what was refused needs no clean-up");
+        assert_eq!(fixture.network.sent(Operation::Release), 0, "what was refused needs no clean-up");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_reply_is_not_a_foreign_holder() {
     for fault in [Fault::LoseReply, Fault::FailAfter(ErrorKind::Unavailable), Fault::LoseRequest] {
-        let rig = Rig::new();
-        rig.network.next(Operation::Acquire, fault);
-        let guard = rig.guard().await;
-        assert_eq!(rig.network.sent(Operation::Acquire), 2, "{fault:?}");
+        let fixture = Fixture::new();
+        fixture.network.next(Operation::Acquire, fault);
+        let guard = fixture.guard().await;
+        assert_eq!(fixture.network.sent(Operation::Acquire), 2, "{fault:?}");
         assert_eq!(guard.release().await.unwrap(), Release::Released);
-        assert!(rig.is_free().await);
+        assert!(fixture.is_free().await);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_acquire_that_never_got_an_answer_leaves_no_lock() {
-    let rig = Rig::new();
-    rig.network.always(Operation::Acquire, Fault::LoseReply);
-    let error = rig.locker.try_acquire(NAME).await.unwrap_err();
+    let fixture = Fixture::new();
+    fixture.network.always(Operation::Acquire, Fault::LoseReply);
+    let error = fixture.locker.try_acquire(NAME).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout);
-    assert!(rig.freed_after().await < secs(1));
+    assert!(fixture.freed_after().await < secs(1));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_reply_to_a_release_is_found_out() {
     for fault in [Fault::LoseReply, Fault::LoseRequest, Fault::FailAfter(ErrorKind::Timeout)] {
-        let rig = Rig::new();
-        let guard = rig.guard().await;
-        rig.network.next(Operation::Release, fault);
+        let fixture = Fixture::new();
+        let guard = fixture.guard().await;
+        fixture.network.next(Operation::Release, fault);
         assert_eq!(guard.release().await.unwrap(), Release::Released, "{fault:?}");
-        assert!(rig.is_free().await);
+        assert!(fixture.is_free().await);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn releasing_a_lost_lock_is_a_value_and_spares_the_successor() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
-    rig.store.lose(NAME);
-    let successor = acquired(rig.other().try_acquire(NAME).await);
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
+    fixture.store.lose(NAME);
+    let successor = acquired(fixture.other().try_acquire(NAME).await);
     match guard.release().await.unwrap() {
         Release::NotHeld(Some(holder)) => assert_eq!(holder.token, successor.token()),
         other => panic!("{other:?}"),
     }
     successor.check().unwrap();
-    assert!(!rig.is_free().await);
+    assert!(!fixture.is_free().await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_reply_does_not_make_a_lost_lock_released() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
-    rig.store.lose(NAME);
-    let successor = acquired(rig.other().try_acquire(NAME).await);
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
+    fixture.store.lose(NAME);
+    let successor = acquired(fixture.other().try_acquire(NAME).await);
     guard.lost().await;
-    rig.network.next(Operation::Release, Fault::LoseRequest);
+    fixture.network.next(Operation::Release, Fault::LoseRequest);
     match guard.release().await.unwrap() {
         Release::NotHeld(Some(holder)) => assert_eq!(holder.token, successor.token()),
         other => panic!("{other:?}"),
@@ -101,22 +101,22 @@ async fn a_lost_reply_does_not_make_a_lost_lock_released() {
 
 #[tokio::test(start_paused = true)]
 async fn a_release_that_fails_goes_on_in_the_background() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
     for _ in 0..4 {
-        rig.network.next(Operation::Release, Fault::Refuse(ErrorKind::Unavailable));
+        fixture.network.next(Operation::Release, Fault::Refuse(ErrorKind::Unavailable));
     }
     assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::Unavailable);
-    assert!(!rig.is_free().await);
-    assert!(rig.freed_after().await < secs(1), "before its ttl");
+    assert!(!fixture.is_free().await);
+    assert!(fixture.freed_after().await < secs(1), "before its ttl");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_release_lets_its_own_renewal_go_first() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
-    rig.network.always(Operation::Renew, Fault::DelayRequest(secs(2)));
-    while rig.network.sent(Operation::Renew) == 0 {
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
+    fixture.network.always(Operation::Renew, Fault::DelayRequest(secs(2)));
+    while fixture.network.sent(Operation::Renew) == 0 {
         sleep(ms(50)).await;
     }
     guard.check().unwrap();
@@ -127,10 +127,10 @@ async fn a_release_lets_its_own_renewal_go_first() {
 
 #[tokio::test(start_paused = true)]
 async fn a_bounded_wait_ends_on_time_and_says_who_holds_the_lock() {
-    let rig = Rig::new();
-    let _held = acquired(rig.other().lock(NAME).owner("busy").try_acquire().await);
+    let fixture = Fixture::new();
+    let _held = acquired(fixture.other().lock(NAME).owner("busy").try_acquire().await);
     let started = Instant::now();
-    match rig.locker.acquire_within(NAME, secs(7)).await.unwrap() {
+    match fixture.locker.acquire_within(NAME, secs(7)).await.unwrap() {
         TryAcquire::Held(holder) => assert_eq!(holder.owner.as_deref(), Some("busy")),
         TryAcquire::Acquired(_) => panic!("two holders"),
     }
@@ -139,38 +139,38 @@ async fn a_bounded_wait_ends_on_time_and_says_who_holds_the_lock() {
 
 #[tokio::test(start_paused = true)]
 async fn a_bounded_wait_behind_this_process_says_who_holds_the_lock() {
-    let rig = Rig::new();
-    let _held = acquired(rig.locker.lock(NAME).owner("busy").try_acquire().await);
-    let before = rig.network.sent(Operation::Acquire);
-    match rig.locker.acquire_within(NAME, secs(7)).await.unwrap() {
+    let fixture = Fixture::new();
+    let _held = acquired(fixture.locker.lock(NAME).owner("busy").try_acquire().await);
+    let before = fixture.network.sent(Operation::Acquire);
+    match fixture.locker.acquire_within(NAME, secs(7)).await.unwrap() {
         TryAcquire::Held(holder) => assert_eq!(holder.owner.as_deref(), Some("busy")),
         TryAcquire::Acquired(_) => panic!("two holders"),
     }
-    assert_eq!(rig.network.sent(Operation::Acquire), before, "a queue in this process costs the store nothing");
+    assert_eq!(fixture.network.sent(Operation::Acquire), before, "a queue in this process costs the store nothing");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_waiter_without_a_watch_comes_back_when_the_holder_expires() {
-    let rig = Rig::new();
-    rig.network.always(Operation::Watch, Fault::Refuse(ErrorKind::Unsupported));
-    let dead = acquired(rig.other().lock(NAME).renew(lock_core::Renew::Manual).ttl(ms(400)).try_acquire().await);
+    let fixture = Fixture::new();
+    fixture.network.always(Operation::Watch, Fault::Refuse(ErrorKind::Unsupported));
+    let dead = acquired(fixture.other().lock(NAME).renew(lock_core::Renew::Manual).ttl(ms(400)).try_acquire().await);
     let started = Instant::now();
-    let guard = rig.locker.acquire(NAME).await.unwrap();
+    let guard = fixture.locker.acquire(NAME).await.unwrap();
     assert!(started.elapsed() <= ms(410), "{:?}", started.elapsed());
     assert_eq!(guard.crashed_holder().map(|h| h.token), Some(dead.token()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_waiter_is_woken_by_the_release() {
-    let rig = Rig::new();
-    let held = acquired(rig.other().try_acquire(NAME).await);
-    let locker = rig.locker.clone();
+    let fixture = Fixture::new();
+    let held = acquired(fixture.other().try_acquire(NAME).await);
+    let locker = fixture.locker.clone();
     let waiter = tokio::spawn(async move {
         let guard = locker.acquire(NAME).await.unwrap();
         (guard, Instant::now())
     });
     sleep(secs(20) + ms(321)).await;
-    let attempts = rig.network.sent(Operation::Acquire);
+    let attempts = fixture.network.sent(Operation::Acquire);
     assert!(attempts < 40, "{attempts} attempts in 20 s");
     release(held).await;
     let released = Instant::now();
@@ -181,12 +181,12 @@ async fn a_waiter_is_woken_by_the_release() {
 #[tokio::test(start_paused = true)]
 // verifies: asked-twice
 async fn waiters_of_one_process_queue_in_order_with_two_requests_each() {
-    let rig = Rig::new();
-    let first = rig.guard().await;
+    let fixture = Fixture::new();
+    let first = fixture.guard().await;
     let order = Arc::new(Mutex::new(Vec::new()));
     let mut waiters = Vec::new();
     for i in 0..50 {
-        let (locker, order) = (rig.locker.clone(), Arc::clone(&order));
+        let (locker, order) = (fixture.locker.clone(), Arc::clone(&order));
         waiters.push(tokio::spawn(async move {
             let guard = locker.acquire(NAME).await.unwrap();
             order.lock().unwrap().push(i);
@@ -200,103 +200,103 @@ async fn waiters_of_one_process_queue_in_order_with_two_requests_each() {
         waiter.await.unwrap();
     }
     assert_eq!(*order.lock().unwrap(), (0..50).collect::<Vec<_>>());
-    assert_eq!((rig.network.sent(Operation::Acquire), rig.network.sent(Operation::Release)), (51, 51));
+    assert_eq!((fixture.network.sent(Operation::Acquire), fixture.network.sent(Operation::Release)), (51, 51));
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_next_waiter_of_this_process_goes_on_when_the_guard_before_it_is_lost() {
-    let rig = Rig::new();
-    let lost = rig.guard().await;
-    let locker = rig.locker.clone();
+    let fixture = Fixture::new();
+    let lost = fixture.guard().await;
+    let locker = fixture.locker.clone();
     let waiter = tokio::spawn(async move { locker.acquire(NAME).await });
-    rig.network.always(Operation::Renew, Fault::LoseRequest);
+    fixture.network.always(Operation::Renew, Fault::LoseRequest);
     assert!(matches!(lost.lost().await.reason, LossReason::Unreachable { .. }));
     let guard = waiter.await.unwrap().unwrap();
     assert!(guard.token() > lost.token());
     drop(lost);
     sleep(ms(10)).await;
-    assert!(!rig.is_free().await, "dropping the lost guard did not touch its successor");
+    assert!(!fixture.is_free().await, "dropping the lost guard did not touch its successor");
 }
 
 #[tokio::test(start_paused = true)]
 async fn waiting_bears_an_outage_and_not_for_ever() {
-    let rig = Rig::new();
-    rig.network.always(Operation::Acquire, Fault::Refuse(ErrorKind::Unavailable));
-    let locker = rig.locker.clone();
+    let fixture = Fixture::new();
+    fixture.network.always(Operation::Acquire, Fault::Refuse(ErrorKind::Unavailable));
+    let locker = fixture.locker.clone();
     let waiter = tokio::spawn(async move { locker.acquire(NAME).await });
     sleep(secs(20)).await;
-    rig.network.always(Operation::Acquire, None);
+    fixture.network.always(Operation::Acquire, None);
     let guard = waiter.await.unwrap().unwrap();
     release(guard).await;
 
-    rig.network.always(Operation::Acquire, Fault::Refuse(ErrorKind::Unavailable));
+    fixture.network.always(Operation::Acquire, Fault::Refuse(ErrorKind::Unavailable));
     let started = Instant::now();
-    assert_eq!(rig.locker.acquire(NAME).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(fixture.locker.acquire(NAME).await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert!((secs(30)..secs(32)).contains(&started.elapsed()), "{:?}", started.elapsed());
     let started = Instant::now();
-    assert_eq!(rig.locker.acquire_within(NAME, secs(3)).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(fixture.locker.acquire_within(NAME, secs(3)).await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_close(started.elapsed(), secs(3));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_deadline_ends_an_unbounded_wait() {
-    let rig = Rig::new();
-    let _held = acquired(rig.other().try_acquire(NAME).await);
+    let fixture = Fixture::new();
+    let _held = acquired(fixture.other().try_acquire(NAME).await);
     let started = Instant::now();
-    let error = rig.locker.lock(NAME).deadline(secs(5)).acquire().await.unwrap_err();
+    let error = fixture.locker.lock(NAME).deadline(secs(5)).acquire().await.unwrap_err();
     assert_close(started.elapsed(), secs(5));
     assert!(error.to_string().contains("deadline"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn min_hold_outlives_an_early_release() {
-    let rig = Rig::new();
+    let fixture = Fixture::new();
     let started = Instant::now();
-    let guard = acquired(rig.locker.lock(NAME).min_hold(secs(60)).try_acquire().await);
+    let guard = acquired(fixture.locker.lock(NAME).min_hold(secs(60)).try_acquire().await);
     sleep(secs(2)).await;
     release(guard).await;
-    assert!(!rig.is_free().await);
-    let next = rig.other().acquire(NAME).await.unwrap();
+    assert!(!fixture.is_free().await);
+    let next = fixture.other().acquire(NAME).await.unwrap();
     assert!((secs(60)..secs(61)).contains(&started.elapsed()), "{:?}", started.elapsed());
     assert_eq!(next.crashed_holder(), None);
 }
 
 #[tokio::test(start_paused = true)]
 async fn wrong_options_are_refused_before_anything_is_sent() {
-    let rig = Rig::new();
+    let fixture = Fixture::new();
     let long = "x".repeat(1_025);
     let outcomes: [Result<TryAcquire, Error>; 3] = [
-        rig.locker.try_acquire("").await,
-        rig.locker.try_acquire(long).await,
-        rig.locker.lock(NAME).ttl(secs(1)).margin(secs(2)).try_acquire().await,
+        fixture.locker.try_acquire("").await,
+        fixture.locker.try_acquire(long).await,
+        fixture.locker.lock(NAME).ttl(secs(1)).margin(secs(2)).try_acquire().await,
     ];
     for outcome in outcomes {
         assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Config);
     }
-    assert_eq!(rig.network.sent(Operation::Acquire), 0);
+    assert_eq!(fixture.network.sent(Operation::Acquire), 0);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_prefix_separates_applications_on_one_store() {
-    let rig = Rig::with(|b| b.prefix("app1/"));
-    let guard = rig.guard().await;
+    let fixture = Fixture::with(|b| b.prefix("app1/"));
+    let guard = fixture.guard().await;
     assert_eq!(guard.name().as_str(), "app1/nightly-etl");
-    assert!(rig.is_free().await, "the bare name is another lock");
-    let listed = rig.locker.list("").await.unwrap();
+    assert!(fixture.is_free().await, "the bare name is another lock");
+    let listed = fixture.locker.list("").await.unwrap();
     assert_eq!(listed.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), [NAME]);
-    assert_eq!(rig.locker.inspect(NAME).await.unwrap().unwrap().token, guard.token());
+    assert_eq!(fixture.locker.inspect(NAME).await.unwrap().unwrap().token, guard.token());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_look_at_a_store_that_does_not_answer_ends() {
-    let rig = Rig::new();
+    let fixture = Fixture::new();
     for operation in [Operation::List, Operation::Inspect] {
-        rig.network.always(operation, Fault::LoseRequest);
+        fixture.network.always(operation, Fault::LoseRequest);
     }
-    let error = rig.locker.list("").await.unwrap_err();
+    let error = fixture.locker.list("").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
-    assert_eq!(rig.locker.inspect(NAME).await.unwrap_err().kind(), ErrorKind::Timeout);
-    let findings = rig.locker.examine().await;
+    assert_eq!(fixture.locker.inspect(NAME).await.unwrap_err().kind(), ErrorKind::Timeout);
+    let findings = fixture.locker.examine().await;
     assert!(findings.len() == 1 && findings[0].text.contains("no answer within 60s"), "{findings:?}");
 }
 
@@ -314,11 +314,11 @@ async fn what_the_store_lacks_is_an_error_when_it_is_required() {
 
 #[tokio::test(start_paused = true)]
 async fn the_observer_is_told_who_is_waited_for() {
-    let rig = Rig::new();
-    let _held = acquired(rig.other().lock(NAME).owner("busy").try_acquire().await);
+    let fixture = Fixture::new();
+    let _held = acquired(fixture.other().lock(NAME).owner("busy").try_acquire().await);
     let seen = Arc::new(Mutex::new(Vec::new()));
     let observer = Arc::clone(&seen);
-    let request = rig.locker.lock(NAME).on_held(move |holder| observer.lock().unwrap().push(holder.owner.clone()));
+    let request = fixture.locker.lock(NAME).on_held(move |holder| observer.lock().unwrap().push(holder.owner.clone()));
     let _ = request.acquire_within(secs(1)).await.unwrap();
     assert_eq!(seen.lock().unwrap()[0].as_deref(), Some("busy"));
 }

@@ -8,13 +8,13 @@ use tokio::time::{Instant, sleep, timeout};
 
 #[tokio::test(start_paused = true)]
 async fn a_suspended_process_finds_out_before_it_acts() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
     let steps = AtomicUsize::new(0);
     let work = async {
         loop {
             steps.fetch_add(1, Ordering::Relaxed);
-            rig.clock.suspend(secs(60));
+            fixture.clock.suspend(secs(60));
             tokio::task::yield_now().await;
         }
     };
@@ -25,26 +25,26 @@ async fn a_suspended_process_finds_out_before_it_acts() {
 
 #[tokio::test(start_paused = true)]
 async fn a_suspension_ends_a_waiting_guard_within_a_second() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
-    rig.clock.suspend(secs(60));
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
+    fixture.clock.suspend(secs(60));
     let lost = timeout(ms(1_001), guard.lost()).await.unwrap();
     assert!(matches!(lost.reason, LossReason::FrozenFor(_)), "{lost}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_thawed_machine_is_told_by_its_wall_clock() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
-    rig.clock.thaw_after(secs(28));
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
+    fixture.clock.thaw_after(secs(28));
     assert!(matches!(guard.check().unwrap_err().reason, LossReason::FrozenFor(_)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_wall_clock_set_back_lengthens_nothing() {
-    let rig = Rig::with(|b| b.renew(Renew::Manual));
-    let guard = rig.guard().await;
-    rig.clock.set_back(secs(3600));
+    let fixture = Fixture::with(|b| b.renew(Renew::Manual));
+    let guard = fixture.guard().await;
+    fixture.clock.set_back(secs(3600));
     let started = Instant::now();
     let lost = guard.lost().await;
     assert_close(started.elapsed(), VALID);
@@ -53,51 +53,51 @@ async fn a_wall_clock_set_back_lengthens_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_short_step_forward_costs_validity_and_no_more() {
-    let rig = Rig::with(|b| b.renew(Renew::Manual));
-    let guard = rig.guard().await;
-    rig.clock.thaw_after(secs(10));
+    let fixture = Fixture::with(|b| b.renew(Renew::Manual));
+    let guard = fixture.guard().await;
+    fixture.clock.thaw_after(secs(10));
     assert_close(guard.remaining().unwrap(), VALID - secs(10));
     guard.check().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_renewed_soon_after_a_short_suspension() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
     sleep(ms(10)).await;
-    rig.clock.suspend(secs(15));
+    fixture.clock.suspend(secs(15));
     sleep(secs(1) + ms(10)).await;
     assert!(guard.remaining().unwrap() > VALID - secs(2), "{:?}", guard.remaining());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_freeze_that_the_keeper_noticed_first_is_still_the_reason() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
-    rig.clock.suspend(secs(60));
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
+    fixture.clock.suspend(secs(60));
     sleep(secs(3)).await;
     assert!(matches!(guard.check().unwrap_err().reason, LossReason::FrozenFor(gap) if gap >= secs(60)));
 }
 
 #[tokio::test(start_paused = true)]
 async fn work_that_outlived_the_lock_in_one_step_is_not_ok() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
-    let blocking = async { rig.clock.suspend(secs(60)) };
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
+    let blocking = async { fixture.clock.suspend(secs(60)) };
     assert!(guard.run(blocking).await.is_err());
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_step_of_the_work_follows_a_suspension_between_two_steps() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
     let (go, steps) = (tokio::sync::Notify::new(), AtomicUsize::new(0));
     let work = async {
         go.notified().await;
         steps.fetch_add(1, Ordering::Relaxed);
     };
     let suspend = async {
-        rig.clock.suspend(secs(60));
+        fixture.clock.suspend(secs(60));
         go.notify_one();
     };
     let (outcome, ()) = tokio::join!(guard.run(work), suspend);

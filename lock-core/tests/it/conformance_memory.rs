@@ -8,20 +8,20 @@ use lock_core::{
     backend::{Attempt, Backend, Claim},
     faults::Faulty,
     memory::MemoryBackend,
-    testing::{Subject, Vandalism},
+    testing::{Subject, Tampering},
 };
 
-async fn vandalise(store: &MemoryBackend, what: Vandalism, name: &LockName) -> bool {
+async fn tamper(store: &MemoryBackend, what: Tampering, name: &LockName) -> bool {
     match what {
-        Vandalism::DeleteRecord => store.lose(name.as_str()),
-        Vandalism::ReplaceRecord => {
+        Tampering::DeleteRecord => store.lose(name.as_str()),
+        Tampering::ReplaceRecord => {
             store.lose(name.as_str());
             let ttl = Some(std::time::Duration::from_secs(600));
             let foreign =
                 Claim { name: name.clone(), id: LeaseId::random(), owner: "somebody".into(), ttl, data: None };
             assert!(matches!(store.acquire(&foreign).await, Ok(Attempt::Granted(_))));
         }
-        Vandalism::DeleteToken => return store.forget(name).await.unwrap(),
+        Tampering::DeleteToken => return store.forget(name).await.unwrap(),
         _ => return false,
     }
     true
@@ -35,8 +35,8 @@ impl Subject for Memory {
         Arc::new(self.0.clone())
     }
 
-    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
-        vandalise(&self.0, what, name).await
+    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
+        tamper(&self.0, what, name).await
     }
 }
 
@@ -58,8 +58,8 @@ impl Subject for Remote {
         Arc::new(Faulty::new(self.0.clone()))
     }
 
-    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
-        vandalise(&self.0, what, name).await
+    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
+        tamper(&self.0, what, name).await
     }
 }
 

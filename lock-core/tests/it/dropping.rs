@@ -23,11 +23,11 @@ async fn poll_some<F: Future>(future: F, polls: usize) -> Option<F::Output> {
 }
 
 /// Every request takes a while on both ways, so that every await point is one where a future can be dropped.
-fn slow_network(rig: &Rig) {
+fn slow_network(fixture: &Fixture) {
     for operation in [Operation::Acquire, Operation::Release, Operation::Renew, Operation::Watch] {
         for _ in 0..20 {
-            rig.network.next(operation, Fault::DelayRequest(ms(250)));
-            rig.network.next(operation, Fault::DelayReply(ms(250)));
+            fixture.network.next(operation, Fault::DelayRequest(ms(250)));
+            fixture.network.next(operation, Fault::DelayReply(ms(250)));
         }
     }
 }
@@ -36,14 +36,14 @@ fn slow_network(rig: &Rig) {
 async fn cancelling_try_acquire_at_every_await_point_leaks_nothing() {
     for fault in [Fault::DelayRequest(ms(250)), Fault::DelayReply(ms(250))] {
         for polls in 1.. {
-            let rig = Rig::new();
-            rig.network.next(Operation::Acquire, fault);
-            let ended = poll_some(rig.locker.try_acquire(NAME), polls).await;
+            let fixture = Fixture::new();
+            fixture.network.next(Operation::Acquire, fault);
+            let ended = poll_some(fixture.locker.try_acquire(NAME), polls).await;
             let over = ended.is_some();
             drop(ended);
             // Longer than the request that is still on its way.
             sleep(ms(300)).await;
-            assert!(rig.freed_after().await < secs(1), "{fault:?}, dropped after {polls} polls");
+            assert!(fixture.freed_after().await < secs(1), "{fault:?}, dropped after {polls} polls");
             if over {
                 assert!(polls > 2);
                 break;
@@ -55,18 +55,18 @@ async fn cancelling_try_acquire_at_every_await_point_leaks_nothing() {
 #[tokio::test(start_paused = true)]
 async fn cancelling_a_waiter_at_every_await_point_leaks_nothing_and_frees_its_place() {
     for polls in 1..60 {
-        let rig = Rig::new();
-        let held = acquired(rig.other().try_acquire(NAME).await);
-        slow_network(&rig);
+        let fixture = Fixture::new();
+        let held = acquired(fixture.other().try_acquire(NAME).await);
+        slow_network(&fixture);
         let releaser = async {
             sleep(ms(1_234)).await;
             release(held).await;
         };
-        let (_, outcome) = tokio::join!(releaser, poll_some(rig.locker.acquire(NAME), polls));
+        let (_, outcome) = tokio::join!(releaser, poll_some(fixture.locker.acquire(NAME), polls));
         drop(outcome);
         sleep(ms(300)).await;
-        assert!(rig.freed_after().await < secs(2), "dropped after {polls} polls");
-        let mut next = pin!(rig.locker.acquire(NAME));
+        assert!(fixture.freed_after().await < secs(2), "dropped after {polls} polls");
+        let mut next = pin!(fixture.locker.acquire(NAME));
         let guard = loop {
             match poll!(next.as_mut()) {
                 Poll::Ready(guard) => break guard.unwrap(),
@@ -80,24 +80,24 @@ async fn cancelling_a_waiter_at_every_await_point_leaks_nothing_and_frees_its_pl
 #[tokio::test(start_paused = true)]
 async fn cancelling_a_release_at_every_await_point_still_releases() {
     for polls in 0..8 {
-        let rig = Rig::new();
-        let guard = rig.guard().await;
-        slow_network(&rig);
+        let fixture = Fixture::new();
+        let guard = fixture.guard().await;
+        slow_network(&fixture);
         let _ = poll_some(guard.release(), polls).await;
-        assert!(rig.freed_after().await < secs(2), "dropped after {polls} polls");
+        assert!(fixture.freed_after().await < secs(2), "dropped after {polls} polls");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn cancelling_ensure_at_every_await_point_promises_nothing_too_much() {
     for polls in 1..12 {
-        let rig = Rig::with(|b| b.renew(lock_core::Renew::Manual));
-        let guard = rig.guard().await;
+        let fixture = Fixture::with(|b| b.renew(lock_core::Renew::Manual));
+        let guard = fixture.guard().await;
         sleep(secs(20)).await;
-        slow_network(&rig);
+        slow_network(&fixture);
         let _ = poll_some(guard.ensure(secs(20)), polls).await;
         let believed = guard.remaining().unwrap();
-        let recorded = rig.other().inspect(NAME).await.unwrap().unwrap().expires_in.unwrap();
+        let recorded = fixture.other().inspect(NAME).await.unwrap().unwrap().expires_in.unwrap();
         assert!(believed < recorded, "dropped after {polls} polls: believes {believed:?} of {recorded:?}");
         release(guard).await;
     }
@@ -105,8 +105,8 @@ async fn cancelling_ensure_at_every_await_point_promises_nothing_too_much() {
 
 #[tokio::test(start_paused = true)]
 async fn cancelling_run_drops_the_work_and_keeps_the_guard() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
     let _ = poll_some(guard.run(sleep(secs(1_000))), 3).await;
     guard.check().unwrap();
     release(guard).await;
@@ -114,20 +114,20 @@ async fn cancelling_run_drops_the_work_and_keeps_the_guard() {
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_guard_is_released_in_the_background() {
-    let rig = Rig::new();
-    drop(rig.guard().await);
-    assert!(rig.freed_after().await <= ms(5));
-    let renewals = rig.network.sent(Operation::Renew);
+    let fixture = Fixture::new();
+    drop(fixture.guard().await);
+    assert!(fixture.freed_after().await <= ms(5));
+    let renewals = fixture.network.sent(Operation::Renew);
     sleep(10 * TTL).await;
-    assert_eq!(rig.network.sent(Operation::Renew), renewals, "a dropped guard is not renewed");
+    assert_eq!(fixture.network.sent(Operation::Renew), renewals, "a dropped guard is not renewed");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_guard_is_released_at_once_where_the_store_allows_it() {
-    let rig = Rig::new();
-    let guard = acquired(rig.other().try_acquire(NAME).await);
+    let fixture = Fixture::new();
+    let guard = acquired(fixture.other().try_acquire(NAME).await);
     drop(guard);
-    assert!(rig.is_free().await);
+    assert!(fixture.is_free().await);
 }
 
 fn runtime() -> tokio::runtime::Runtime {
@@ -135,33 +135,33 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 /// A guard of a runtime that ended, and the store that it is held in.
-fn orphan(local: bool) -> (Guard, Rig) {
+fn orphan(local: bool) -> (Guard, Fixture) {
     let runtime = runtime();
-    let (guard, rig) = runtime.block_on(async {
-        let rig = Rig::new();
-        let guard = if local { acquired(rig.other().try_acquire(NAME).await) } else { rig.guard().await };
-        (guard, rig)
+    let (guard, fixture) = runtime.block_on(async {
+        let fixture = Fixture::new();
+        let guard = if local { acquired(fixture.other().try_acquire(NAME).await) } else { fixture.guard().await };
+        (guard, fixture)
     });
     drop(runtime);
-    (guard, rig)
+    (guard, fixture)
 }
 
 #[test]
 fn a_guard_dropped_without_a_runtime_neither_blocks_nor_panics() {
-    let (guard, rig) = orphan(false);
+    let (guard, fixture) = orphan(false);
     drop(guard);
     // Nobody could release it; the ttl is the backstop.
-    assert!(runtime().block_on(async { !rig.is_free().await }));
-    let (guard, rig) = orphan(true);
+    assert!(runtime().block_on(async { !fixture.is_free().await }));
+    let (guard, fixture) = orphan(true);
     drop(guard);
-    assert!(runtime().block_on(async { rig.is_free().await }), "memory and files need no runtime to release");
+    assert!(runtime().block_on(async { fixture.is_free().await }), "memory and files need no runtime to release");
 }
 
 #[test]
 fn a_guard_without_a_runtime_still_ends_with_its_lease() {
-    let (guard, rig) = orphan(false);
+    let (guard, fixture) = orphan(false);
     guard.check().unwrap();
-    rig.clock.suspend(VALID);
+    fixture.clock.suspend(VALID);
     guard.check().unwrap_err();
 }
 
@@ -171,13 +171,13 @@ fn a_guard_dropped_by_a_runtime_that_ends_neither_blocks_nor_panics() {
         let runtime =
             if multi { Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap() } else { runtime() };
         runtime.block_on(async {
-            let rig = Rig::new();
-            let guard = rig.guard().await;
+            let fixture = Fixture::new();
+            let guard = fixture.guard().await;
             tokio::spawn(async move {
                 let _guard = guard;
                 std::future::pending::<()>().await;
             });
-            let other = rig.other();
+            let other = fixture.other();
             tokio::spawn(async move {
                 let _ = other.acquire("another").await.map(std::mem::forget);
                 std::future::pending::<()>().await;
@@ -190,10 +190,10 @@ fn a_guard_dropped_by_a_runtime_that_ends_neither_blocks_nor_panics() {
 
 #[test]
 fn a_locker_works_on_the_next_runtime_after_its_first_one_ended() {
-    let (guard, rig) = orphan(false);
+    let (guard, fixture) = orphan(false);
     let runtime = runtime();
     runtime.block_on(async {
-        let other = acquired(rig.locker.try_acquire("another").await);
+        let other = acquired(fixture.locker.try_acquire("another").await);
         sleep(3 * TTL).await;
         other.check().expect("the renewer came back with the new runtime");
         guard.check().expect("and keeps the old guard too");
@@ -204,7 +204,7 @@ fn a_locker_works_on_the_next_runtime_after_its_first_one_ended() {
 
 #[tokio::test(start_paused = true)]
 async fn a_locker_that_is_dropped_keeps_its_guards_renewed() {
-    let Rig { locker, store, .. } = Rig::new();
+    let Fixture { locker, store, .. } = Fixture::new();
     let guard = acquired(locker.try_acquire(NAME).await);
     drop(locker);
     sleep(10 * TTL).await;
@@ -215,12 +215,12 @@ async fn a_locker_that_is_dropped_keeps_its_guards_renewed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_timeout_around_acquire_is_a_cancellation_like_any_other() {
-    let rig = Rig::new();
-    rig.network.next(Operation::Acquire, Fault::DelayReply(secs(2)));
-    assert!(tokio::time::timeout(secs(1), rig.locker.acquire(NAME)).await.is_err());
+    let fixture = Fixture::new();
+    fixture.network.next(Operation::Acquire, Fault::DelayReply(secs(2)));
+    assert!(tokio::time::timeout(secs(1), fixture.locker.acquire(NAME)).await.is_err());
     let started = Instant::now();
     assert!(
-        rig.freed_after().await <= secs(1) + ms(5),
+        fixture.freed_after().await <= secs(1) + ms(5),
         "as soon as the request has been answered: {:?}",
         started.elapsed()
     );
@@ -228,61 +228,61 @@ async fn a_timeout_around_acquire_is_a_cancellation_like_any_other() {
 
 #[tokio::test(start_paused = true)]
 async fn a_guard_in_a_dropped_outcome_is_released() {
-    let rig = Rig::new();
-    let outcome: TryAcquire = rig.locker.try_acquire(NAME).await.unwrap();
+    let fixture = Fixture::new();
+    let outcome: TryAcquire = fixture.locker.try_acquire(NAME).await.unwrap();
     drop(outcome);
-    assert!(rig.freed_after().await <= Duration::from_millis(5));
+    assert!(fixture.freed_after().await <= Duration::from_millis(5));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_guard_is_kept_for_its_min_hold() {
-    let rig = Rig::new();
+    let fixture = Fixture::new();
     let started = Instant::now();
-    drop(acquired(rig.locker.lock(NAME).min_hold(secs(60)).try_acquire().await));
-    rig.freed_after().await;
+    drop(acquired(fixture.locker.lock(NAME).min_hold(secs(60)).try_acquire().await));
+    fixture.freed_after().await;
     assert!((secs(60)..secs(61)).contains(&started.elapsed()), "{:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_guard_lets_its_own_renewal_go_first() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
-    rig.network.always(Operation::Renew, Fault::DelayRequest(secs(2)));
-    while rig.network.sent(Operation::Renew) == 0 {
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
+    fixture.network.always(Operation::Renew, Fault::DelayRequest(secs(2)));
+    while fixture.network.sent(Operation::Renew) == 0 {
         sleep(ms(50)).await;
     }
     drop(guard);
     sleep(secs(1)).await;
-    assert_eq!(rig.network.sent(Operation::Release), 0);
-    assert!(rig.freed_after().await <= secs(1) + ms(5));
+    assert_eq!(fixture.network.sent(Operation::Release), 0);
+    assert!(fixture.freed_after().await <= secs(1) + ms(5));
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_abandoned_request_is_answered_before_it_is_undone() {
-    let rig = Rig::new();
-    rig.network.next(Operation::Acquire, Fault::DelayReply(secs(2)));
-    assert!(tokio::time::timeout(secs(1), rig.locker.acquire(NAME)).await.is_err());
+    let fixture = Fixture::new();
+    fixture.network.next(Operation::Acquire, Fault::DelayReply(secs(2)));
+    assert!(tokio::time::timeout(secs(1), fixture.locker.acquire(NAME)).await.is_err());
     sleep(ms(900)).await;
-    assert_eq!(rig.network.sent(Operation::Release), 0);
+    assert_eq!(fixture.network.sent(Operation::Release), 0);
     sleep(ms(200)).await;
-    assert_eq!(rig.network.sent(Operation::Release), 1);
+    assert_eq!(fixture.network.sent(Operation::Release), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_goes_on_in_the_background_can_be_waited_for_and_nothing_else_is() {
-    let rig = Rig::new();
+    let fixture = Fixture::new();
     // Such as the task of a connection, which lives as long as the store is open.
     let connection = tokio::spawn(std::future::pending::<()>());
-    rig.locker.settled().await;
-    rig.network.next(Operation::Release, Fault::DelayRequest(ms(250)));
+    fixture.locker.settled().await;
+    fixture.network.next(Operation::Release, Fault::DelayRequest(ms(250)));
     let began = Instant::now();
-    drop(rig.guard().await);
-    rig.locker.settled().await;
-    assert!(rig.is_free().await);
+    drop(fixture.guard().await);
+    fixture.locker.settled().await;
+    assert!(fixture.is_free().await);
     assert_eq!(began.elapsed().as_millis() / 10, 25, "by the paused clock: neither before the release nor later");
-    drop(poll_some(rig.locker.try_acquire(NAME), 1).await);
-    rig.locker.settled().await;
-    assert!(rig.is_free().await);
+    drop(poll_some(fixture.locker.try_acquire(NAME), 1).await);
+    fixture.locker.settled().await;
+    assert!(fixture.is_free().await);
     connection.abort();
 }
 
@@ -290,12 +290,12 @@ async fn what_goes_on_in_the_background_can_be_waited_for_and_nothing_else_is() 
 fn a_runtime_that_ends_leaves_nothing_to_wait_for() {
     let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
     let first = runtime();
-    let rig = first.block_on(async {
-        let rig = Rig::new();
-        rig.network.next(Operation::Release, Fault::LoseRequest);
-        drop(rig.guard().await);
-        rig
+    let fixture = first.block_on(async {
+        let fixture = Fixture::new();
+        fixture.network.next(Operation::Release, Fault::LoseRequest);
+        drop(fixture.guard().await);
+        fixture
     });
     drop(first);
-    runtime().block_on(rig.locker.settled());
+    runtime().block_on(fixture.locker.settled());
 }

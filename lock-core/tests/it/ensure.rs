@@ -6,25 +6,25 @@ use tokio::time::{Instant, sleep, timeout};
 
 #[tokio::test(start_paused = true)]
 async fn validity_after_a_lost_renewal_counts_from_its_send() {
-    let rig = Rig::with(|b| b.renew(Renew::Manual));
-    let guard = rig.guard().await;
+    let fixture = Fixture::with(|b| b.renew(Renew::Manual));
+    let guard = fixture.guard().await;
     sleep(secs(20)).await;
-    rig.network.next(Operation::Renew, Fault::LoseReply);
+    fixture.network.next(Operation::Renew, Fault::LoseReply);
     let sent = Instant::now();
     guard.ensure(secs(20)).await.unwrap();
-    assert_eq!(rig.network.sent(Operation::Renew), 2);
+    assert_eq!(fixture.network.sent(Operation::Renew), 2);
     assert_close(guard.remaining().unwrap() + sent.elapsed(), VALID);
 }
 
 #[tokio::test(start_paused = true)]
 async fn ensure_renews_only_when_less_is_left() {
-    let rig = Rig::with(|b| b.renew(Renew::Manual));
-    let guard = rig.guard().await;
+    let fixture = Fixture::with(|b| b.renew(Renew::Manual));
+    let guard = fixture.guard().await;
     guard.ensure(secs(20)).await.unwrap();
-    assert_eq!(rig.network.sent(Operation::Renew), 0);
+    assert_eq!(fixture.network.sent(Operation::Renew), 0);
     sleep(secs(10)).await;
     guard.ensure(secs(20)).await.unwrap();
-    assert_eq!(rig.network.sent(Operation::Renew), 1);
+    assert_eq!(fixture.network.sent(Operation::Renew), 1);
     assert_close(guard.remaining().unwrap(), VALID);
     let error = guard.ensure(secs(28)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
@@ -33,14 +33,14 @@ async fn ensure_renews_only_when_less_is_left() {
 
 #[tokio::test(start_paused = true)]
 async fn ensure_is_not_content_with_a_renewal_that_leaves_too_little() {
-    let rig = Rig::with(|b| b.renew(Renew::Manual));
-    let guard = rig.guard().await;
+    let fixture = Fixture::with(|b| b.renew(Renew::Manual));
+    let guard = fixture.guard().await;
     sleep(secs(10)).await;
-    rig.network.next(Operation::Renew, Fault::DelayReply(secs(3)));
+    fixture.network.next(Operation::Renew, Fault::DelayReply(secs(3)));
     guard.ensure(secs(26)).await.unwrap();
     assert!(guard.remaining().unwrap() >= secs(26), "{:?}", guard.remaining());
     sleep(secs(10)).await;
-    rig.network.always(Operation::Renew, Fault::DelayReply(secs(3)));
+    fixture.network.always(Operation::Renew, Fault::DelayReply(secs(3)));
     assert_eq!(guard.ensure(secs(26)).await.unwrap_err().kind(), ErrorKind::Timeout);
     guard.check().unwrap();
 }
@@ -49,8 +49,8 @@ async fn ensure_is_not_content_with_a_renewal_that_leaves_too_little() {
 async fn ensure_refuses_what_a_limit_cuts_off() {
     for limited in [|b: lock_core::LockRequest| b.deadline(secs(20)), |b: lock_core::LockRequest| b.max_hold(secs(20))]
     {
-        let rig = Rig::with(|b| b.renew(Renew::Manual));
-        let guard = acquired(limited(rig.locker.lock(NAME)).try_acquire().await);
+        let fixture = Fixture::with(|b| b.renew(Renew::Manual));
+        let guard = acquired(limited(fixture.locker.lock(NAME)).try_acquire().await);
         sleep(secs(10)).await;
         assert_eq!(guard.ensure(secs(15)).await.unwrap_err().kind(), ErrorKind::Config);
         guard.ensure(secs(7)).await.unwrap();
@@ -59,23 +59,23 @@ async fn ensure_refuses_what_a_limit_cuts_off() {
 
 #[tokio::test(start_paused = true)]
 async fn ensure_reports_the_store_while_the_lock_is_still_held() {
-    let rig = Rig::with(|b| b.renew(Renew::Manual));
-    let guard = rig.guard().await;
+    let fixture = Fixture::with(|b| b.renew(Renew::Manual));
+    let guard = fixture.guard().await;
     sleep(secs(10)).await;
-    rig.network.always(Operation::Renew, Fault::Refuse(ErrorKind::PermissionDenied));
+    fixture.network.always(Operation::Renew, Fault::Refuse(ErrorKind::PermissionDenied));
     assert_eq!(guard.ensure(secs(20)).await.unwrap_err().kind(), ErrorKind::PermissionDenied);
     guard.check().unwrap();
-    rig.network.always(Operation::Renew, None);
-    rig.store.lose(NAME);
+    fixture.network.always(Operation::Renew, None);
+    fixture.store.lose(NAME);
     assert_eq!(guard.ensure(secs(20)).await.unwrap_err().kind(), ErrorKind::Lost);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_renewal_that_met_a_cancelled_ensure_is_sent_later() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
     sleep(ms(8_500)).await;
-    rig.network.next(Operation::Renew, Fault::LoseRequest);
+    fixture.network.next(Operation::Renew, Fault::LoseRequest);
     // The renewal in the background comes due meanwhile.
     timeout(secs(3), guard.ensure(secs(26))).await.unwrap_err();
     sleep(3 * TTL).await;

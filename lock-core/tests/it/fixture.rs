@@ -12,14 +12,14 @@ pub(crate) const TTL: Duration = Duration::from_secs(30);
 /// 30 s less the default margin of a tenth.
 pub(crate) const VALID: Duration = Duration::from_secs(27);
 
-pub(crate) struct Rig {
+pub(crate) struct Fixture {
     pub(crate) store: MemoryBackend,
     pub(crate) network: Faulty,
     pub(crate) clock: Arc<TestClock>,
     pub(crate) locker: Locker,
 }
 
-impl Rig {
+impl Fixture {
     pub(crate) fn new() -> Self {
         Self::with(|builder| builder)
     }

@@ -9,8 +9,8 @@ use lock_core::{
 };
 use tokio::time::{Instant, sleep};
 
-fn candidate(rig: &Rig) -> LeaderElection {
-    LeaderElection::new(rig.locker.lock(NAME))
+fn candidate(fixture: &Fixture) -> LeaderElection {
+    LeaderElection::new(fixture.locker.lock(NAME))
 }
 
 async fn elected(election: &mut LeaderElection) {
@@ -27,23 +27,23 @@ fn lost(event: Result<Leadership, Error>) -> Lost {
 
 #[tokio::test(start_paused = true)]
 async fn a_candidate_stands_through_an_outage_of_any_length() {
-    let rig = Rig::new();
-    rig.network.always(Operation::Acquire, Fault::LoseRequest);
-    let mut election = candidate(&rig);
+    let fixture = Fixture::new();
+    fixture.network.always(Operation::Acquire, Fault::LoseRequest);
+    let mut election = candidate(&fixture);
     tokio::select! {
         event = election.next() => panic!("{event:?}"),
         () = sleep(secs(3600)) => {}
     }
-    rig.network.always(Operation::Acquire, None);
+    fixture.network.always(Operation::Acquire, None);
     elected(&mut election).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_that_was_frozen_does_not_lead_although_nobody_told_it() {
-    let rig = Rig::new();
-    let mut election = candidate(&rig);
+    let fixture = Fixture::new();
+    let mut election = candidate(&fixture);
     elected(&mut election).await;
-    rig.clock.suspend(TTL);
+    fixture.clock.suspend(TTL);
     assert!(election.leader().is_none());
     let lost = lost(election.next().await);
     assert!(matches!(lost.reason, LossReason::FrozenFor(_)), "{lost}");
@@ -51,36 +51,36 @@ async fn a_leader_that_was_frozen_does_not_lead_although_nobody_told_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_leader_has_its_grace_time_to_stop_and_keeps_the_lock_until_it_says_that_it_has() {
-    let rig = Rig::with(|builder| builder.grace(secs(5)));
-    let mut election = candidate(&rig);
+    let fixture = Fixture::with(|builder| builder.grace(secs(5)));
+    let mut election = candidate(&fixture);
     let started = Instant::now();
     elected(&mut election).await;
     // Refused, not lost: a renewal that hangs might leave no time for another before the lease is over.
-    rig.network.always(Operation::Renew, Fault::Refuse(ErrorKind::Unavailable));
+    fixture.network.always(Operation::Renew, Fault::Refuse(ErrorKind::Unavailable));
     lost(election.next().await);
     assert_close(started.elapsed(), VALID - secs(5));
     assert!(election.leader().is_none(), "no new work");
-    assert!(!rig.is_free().await, "work that is under way may end");
+    assert!(!fixture.is_free().await, "work that is under way may end");
     // The store is back before the lease is over, and would renew for ever.
-    rig.network.always(Operation::Renew, None);
+    fixture.network.always(Operation::Renew, None);
     sleep(10 * TTL).await;
-    assert!(!rig.is_free().await, "the leader has not stopped yet");
+    assert!(!fixture.is_free().await, "the leader has not stopped yet");
     elected(&mut election).await;
-    assert_eq!(rig.network.sent(Operation::Release), 1, "of the term before");
+    assert_eq!(fixture.network.sent(Operation::Release), 1, "of the term before");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_is_dropped_loses_no_place_and_costs_no_request() {
-    let rig = Rig::new();
-    let holder = rig.guard().await;
-    let mut election = candidate(&rig);
-    let mut behind = pin!(rig.locker.acquire(NAME));
+    let fixture = Fixture::new();
+    let holder = fixture.guard().await;
+    let mut election = candidate(&fixture);
+    let mut behind = pin!(fixture.locker.acquire(NAME));
     assert!(poll!(pin!(election.next())).is_pending());
     assert!(poll!(behind.as_mut()).is_pending());
     for _ in 0..1_000 {
         assert!(poll!(pin!(election.next())).is_pending());
     }
-    assert_eq!(rig.network.sent(Operation::Acquire), 1, "of the holder");
+    assert_eq!(fixture.network.sent(Operation::Acquire), 1, "of the holder");
     release(holder).await;
     elected(&mut election).await;
     assert!(poll!(behind).is_pending(), "it came first");
@@ -88,8 +88,8 @@ async fn a_call_that_is_dropped_loses_no_place_and_costs_no_request() {
 
 #[tokio::test(start_paused = true)]
 async fn a_term_that_its_guard_ended_is_followed_by_a_new_campaign() {
-    let rig = Rig::with(|builder| builder.max_hold(secs(60)));
-    let mut election = candidate(&rig);
+    let fixture = Fixture::with(|builder| builder.max_hold(secs(60)));
+    let mut election = candidate(&fixture);
     let first = election.campaign().await.unwrap().token();
     assert_eq!(election.campaign().await.unwrap().token(), first, "it leads");
     let lost = election.leader().unwrap().run(std::future::pending::<()>()).await.unwrap_err();
@@ -100,8 +100,8 @@ async fn a_term_that_its_guard_ended_is_followed_by_a_new_campaign() {
 
 #[tokio::test(start_paused = true)]
 async fn events_alternate() {
-    let rig = Rig::with(|builder| builder.max_hold(secs(60)));
-    let mut election = candidate(&rig);
+    let fixture = Fixture::with(|builder| builder.max_hold(secs(60)));
+    let mut election = candidate(&fixture);
     let events: Vec<_> = election.events().take(5).collect().await;
     let led = events.iter().map(|event| matches!(event, Ok(Leadership::Elected(_)))).collect::<Vec<_>>();
     assert_eq!(led, [true, false, true, false, true]);
@@ -109,13 +109,13 @@ async fn events_alternate() {
 
 #[tokio::test(start_paused = true)]
 async fn a_candidacy_given_up_ends_the_campaign() {
-    let rig = Rig::new();
-    let holder = rig.guard().await;
-    let mut election = candidate(&rig);
+    let fixture = Fixture::new();
+    let holder = fixture.guard().await;
+    let mut election = candidate(&fixture);
     assert!(poll!(pin!(election.next())).is_pending());
     assert_eq!(election.resign().await.unwrap(), Release::NotHeld(None));
     release(holder).await;
     sleep(Duration::from_secs(60)).await;
-    assert!(rig.is_free().await);
+    assert!(fixture.is_free().await);
     elected(&mut election).await;
 }

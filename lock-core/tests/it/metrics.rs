@@ -32,17 +32,17 @@ fn attempts_waits_holds_renewals_losses_and_ambiguities_are_counted() {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     metrics::with_local_recorder(&recorder, || {
         runtime.block_on(async {
-            let rig = Rig::new();
-            rig.network.next(Operation::Acquire, Fault::LoseReply);
-            let guard = rig.guard().await;
-            let _ = rig.locker.try_acquire(NAME).await.unwrap();
+            let fixture = Fixture::new();
+            fixture.network.next(Operation::Acquire, Fault::LoseReply);
+            let guard = fixture.guard().await;
+            let _ = fixture.locker.try_acquire(NAME).await.unwrap();
             sleep(secs(11)).await;
-            rig.network.next(Operation::Release, Fault::LoseReply);
+            fixture.network.next(Operation::Release, Fault::LoseReply);
             release(guard).await;
-            drop(rig.guard().await);
-            rig.freed_after().await;
-            let guard = rig.guard().await;
-            rig.store.lose(NAME);
+            drop(fixture.guard().await);
+            fixture.freed_after().await;
+            let guard = fixture.guard().await;
+            fixture.store.lose(NAME);
             guard.lost().await;
             drop(guard);
             sleep(secs(1)).await;
@@ -72,15 +72,15 @@ fn what_nobody_held_is_not_lost_and_what_was_refused_is_not_ambiguous() {
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     metrics::with_local_recorder(&recorder, || {
         runtime.block_on(async {
-            let rig = Rig::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
-            rig.network.next(Operation::Acquire, Fault::LoseReply);
-            rig.network.next(Operation::Acquire, Fault::LoseReply);
-            rig.network.next(Operation::Acquire, Fault::DelayReply(ms(350)));
-            rig.locker.try_acquire(NAME).await.unwrap_err();
-            rig.freed_after().await;
-            let guard = rig.guard().await;
+            let fixture = Fixture::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
+            fixture.network.next(Operation::Acquire, Fault::LoseReply);
+            fixture.network.next(Operation::Acquire, Fault::LoseReply);
+            fixture.network.next(Operation::Acquire, Fault::DelayReply(ms(350)));
+            fixture.locker.try_acquire(NAME).await.unwrap_err();
+            fixture.freed_after().await;
+            let guard = fixture.guard().await;
             sleep(ms(100)).await;
-            rig.network.next(Operation::Renew, Fault::Refuse(ErrorKind::Throttled));
+            fixture.network.next(Operation::Renew, Fault::Refuse(ErrorKind::Throttled));
             guard.ensure(ms(750)).await.unwrap();
             release(guard).await;
         });
@@ -99,12 +99,12 @@ fn what_nobody_held_is_not_lost_and_what_was_refused_is_not_ambiguous() {
 }
 
 /// What is counted of a guard, or of an acquisition, that `leave` leaves behind on a runtime that ends when it has.
-fn dropped(leave: impl AsyncFnOnce(Rig)) -> BTreeMap<String, u64> {
+fn dropped(leave: impl AsyncFnOnce(Fixture)) -> BTreeMap<String, u64> {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     metrics::with_local_recorder(&recorder, || {
         let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(leave(Rig::new()));
+        runtime.block_on(leave(Fixture::new()));
         drop(runtime);
     });
     let mut counts = counted(&snapshotter);
@@ -118,17 +118,17 @@ fn once(then: &str) -> BTreeMap<String, u64> {
 
 #[test]
 fn a_dropped_guard_is_counted_once_by_what_became_of_its_lock() {
-    let released = dropped(async |rig| {
-        drop(rig.guard().await);
-        rig.freed_after().await;
+    let released = dropped(async |fixture| {
+        drop(fixture.guard().await);
+        fixture.freed_after().await;
         sleep(secs(1)).await;
     });
     assert_eq!(released, once("background"));
-    let runtime_ended = dropped(async |rig| drop(rig.guard().await));
+    let runtime_ended = dropped(async |fixture| drop(fixture.guard().await));
     assert_eq!(runtime_ended, once("leaked"));
-    let refused = dropped(async |rig| {
-        rig.network.always(Operation::Release, Fault::Refuse(ErrorKind::PermissionDenied));
-        drop(rig.guard().await);
+    let refused = dropped(async |fixture| {
+        fixture.network.always(Operation::Release, Fault::Refuse(ErrorKind::PermissionDenied));
+        drop(fixture.guard().await);
         sleep(secs(60)).await;
     });
     assert_eq!(refused, once("leaked"));
@@ -137,9 +137,9 @@ fn a_dropped_guard_is_counted_once_by_what_became_of_its_lock() {
 #[test]
 fn an_abandoned_acquisition_is_no_guard() {
     for seconds in [0, 60] {
-        let abandoned = dropped(async |rig| {
-            rig.network.always(Operation::Acquire, Fault::LoseReply);
-            timeout(secs(1), rig.locker.try_acquire(NAME)).await.unwrap_err();
+        let abandoned = dropped(async |fixture| {
+            fixture.network.always(Operation::Acquire, Fault::LoseReply);
+            timeout(secs(1), fixture.locker.try_acquire(NAME)).await.unwrap_err();
             sleep(secs(seconds)).await;
         });
         assert!(abandoned.is_empty(), "{abandoned:?}");

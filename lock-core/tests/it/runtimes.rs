@@ -12,20 +12,20 @@ fn runtime() -> Runtime {
 }
 
 /// A guard of a runtime that ended after `after`.
-fn orphan(rig: impl FnOnce() -> Rig, after: std::time::Duration) -> (Guard, Rig) {
+fn orphan(fixture: impl FnOnce() -> Fixture, after: std::time::Duration) -> (Guard, Fixture) {
     runtime().block_on(async {
-        let rig = rig();
-        let guard = rig.guard().await;
+        let fixture = fixture();
+        let guard = fixture.guard().await;
         sleep(after).await;
-        (guard, rig)
+        (guard, fixture)
     })
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_in_one_renewal_stops_no_other() {
-    let rig = Rig::new();
-    let guards = [rig.guard().await, acquired(rig.locker.try_acquire("another").await)];
-    rig.network.next(Operation::Renew, Fault::Panic);
+    let fixture = Fixture::new();
+    let guards = [fixture.guard().await, acquired(fixture.locker.try_acquire("another").await)];
+    fixture.network.next(Operation::Renew, Fault::Panic);
     sleep(3 * TTL).await;
     for guard in guards {
         guard.check().unwrap();
@@ -35,29 +35,29 @@ async fn a_panic_in_one_renewal_stops_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_in_an_acquire_leaves_no_lock() {
-    let rig = Rig::new();
-    rig.network.next(Operation::Acquire, Fault::Panic);
-    let locker = rig.locker.clone();
+    let fixture = Fixture::new();
+    fixture.network.next(Operation::Acquire, Fault::Panic);
+    let locker = fixture.locker.clone();
     assert!(tokio::spawn(async move { locker.acquire(NAME).await.map(drop) }).await.unwrap_err().is_panic());
-    assert!(rig.freed_after().await < secs(1));
-    release(rig.locker.acquire(NAME).await.unwrap()).await;
+    assert!(fixture.freed_after().await < secs(1));
+    release(fixture.locker.acquire(NAME).await.unwrap()).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_panic_in_a_release_is_followed_by_another_release() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
-    rig.network.next(Operation::Release, Fault::Panic);
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
+    fixture.network.next(Operation::Release, Fault::Panic);
     assert!(tokio::spawn(guard.release()).await.unwrap_err().is_panic());
-    assert!(rig.freed_after().await < secs(1));
-    release(rig.locker.acquire(NAME).await.unwrap()).await;
+    assert!(fixture.freed_after().await < secs(1));
+    release(fixture.locker.acquire(NAME).await.unwrap()).await;
 }
 
 #[test]
 fn a_waiter_is_not_stuck_behind_a_guard_whose_runtime_is_gone() {
-    let (guard, rig) = orphan(|| Rig::with(|b| b.renew(Renew::Manual)), secs(0));
+    let (guard, fixture) = orphan(|| Fixture::with(|b| b.renew(Renew::Manual)), secs(0));
     runtime().block_on(async {
-        let next = tokio::time::timeout(2 * TTL, rig.locker.acquire(NAME)).await.expect("the guard's lease ends");
+        let next = tokio::time::timeout(2 * TTL, fixture.locker.acquire(NAME)).await.expect("the guard's lease ends");
         guard.check().unwrap_err();
         release(next.unwrap()).await;
     });
@@ -66,14 +66,14 @@ fn a_waiter_is_not_stuck_behind_a_guard_whose_runtime_is_gone() {
 #[test]
 fn a_renewal_that_died_with_its_runtime_is_sent_again_by_the_next() {
     let hung = || {
-        let rig = Rig::new();
-        rig.network.next(Operation::Renew, Fault::LoseRequest);
-        rig
+        let fixture = Fixture::new();
+        fixture.network.next(Operation::Renew, Fault::LoseRequest);
+        fixture
     };
-    let (guard, rig) = orphan(hung, secs(11));
-    assert_eq!(rig.network.sent(Operation::Renew), 1);
+    let (guard, fixture) = orphan(hung, secs(11));
+    assert_eq!(fixture.network.sent(Operation::Renew), 1);
     runtime().block_on(async {
-        let other = acquired(rig.locker.try_acquire("another").await);
+        let other = acquired(fixture.locker.try_acquire("another").await);
         sleep(3 * TTL).await;
         guard.check().unwrap();
         release(guard).await;
@@ -83,10 +83,10 @@ fn a_renewal_that_died_with_its_runtime_is_sent_again_by_the_next() {
 
 #[test]
 fn guards_of_a_runtime_outlive_another_one_that_renewed_them() {
-    let rig = runtime().block_on(async { Rig::new() });
+    let fixture = runtime().block_on(async { Fixture::new() });
     let first = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let second = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let short = |name: &str| rig.locker.lock(name).ttl(secs(4)).try_acquire();
+    let short = |name: &str| fixture.locker.lock(name).ttl(secs(4)).try_acquire();
     let guards = [first.block_on(short("first")), second.block_on(short("second"))].map(acquired);
     drop(first);
     second.block_on(async {
@@ -101,15 +101,15 @@ fn guards_of_a_runtime_outlive_another_one_that_renewed_them() {
 
 #[test]
 fn a_guard_that_ended_with_its_runtime_does_not_blame_a_freeze() {
-    let (guard, rig) = orphan(|| Rig::with(|b| b.renew(Renew::Manual)), secs(3));
-    rig.clock.suspend(VALID);
+    let (guard, fixture) = orphan(|| Fixture::with(|b| b.renew(Renew::Manual)), secs(3));
+    fixture.clock.suspend(VALID);
     assert_eq!(guard.check().unwrap_err().reason, LossReason::Expired);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_keeper_ends_when_nothing_is_left_to_keep() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     assert_eq!(tasks(), 1);
     release(guard).await;
@@ -119,9 +119,9 @@ async fn the_keeper_ends_when_nothing_is_left_to_keep() {
 
 #[tokio::test(start_paused = true)]
 async fn locks_that_are_taken_one_after_the_other_are_kept_by_one_task() {
-    let rig = Rig::new();
+    let fixture = Fixture::new();
     for _ in 0..5 {
-        release(rig.guard().await).await;
+        release(fixture.guard().await).await;
         sleep(ms(10)).await;
         assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1, "it waits for the next");
     }
@@ -129,19 +129,19 @@ async fn locks_that_are_taken_one_after_the_other_are_kept_by_one_task() {
 
 #[tokio::test(start_paused = true)]
 async fn a_guard_dropped_on_a_thread_without_a_runtime_is_released_on_that_of_its_acquisition() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
     std::thread::spawn(move || drop(guard)).join().unwrap();
-    assert!(rig.freed_after().await <= ms(5));
+    assert!(fixture.freed_after().await <= ms(5));
 }
 
 #[test]
 fn a_suspension_is_noticed_by_a_waiting_guard_without_its_first_runtime() {
-    let (guard, rig) = orphan(|| Rig::with(|b| b.renew(Renew::Manual)), secs(0));
+    let (guard, fixture) = orphan(|| Fixture::with(|b| b.renew(Renew::Manual)), secs(0));
     runtime().block_on(async {
         let suspend = async {
             sleep(ms(100)).await;
-            rig.clock.suspend(secs(60));
+            fixture.clock.suspend(secs(60));
         };
         let (lost, ()) = tokio::join!(tokio::time::timeout(secs(2), guard.lost()), suspend);
         lost.expect("the clocks are read once a second");

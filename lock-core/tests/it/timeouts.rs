@@ -12,7 +12,7 @@ fn names<T>(outcome: Result<T, Error>, operation: Operation, begin: &str) {
 
 #[tokio::test(start_paused = true)]
 async fn a_timeout_names_the_operation_that_timed_out() {
-    let rig = Rig::with(|builder| builder.ttl(secs(600)).renew(Renew::Manual));
+    let fixture = Fixture::with(|builder| builder.ttl(secs(600)).renew(Renew::Manual));
     for operation in [
         Operation::Acquire,
         Operation::Renew,
@@ -21,19 +21,19 @@ async fn a_timeout_names_the_operation_that_timed_out() {
         Operation::Break,
         Operation::Forget,
     ] {
-        rig.network.always(operation, Fault::LoseRequest);
+        fixture.network.always(operation, Fault::LoseRequest);
     }
-    names(rig.locker.try_acquire(NAME).await, Operation::Acquire, "acquire \"nightly-etl\"");
-    rig.network.always(Operation::Acquire, None);
-    let TryAcquire::Acquired(guard) = rig.locker.try_acquire(NAME).await.unwrap() else { panic!("it is free") };
+    names(fixture.locker.try_acquire(NAME).await, Operation::Acquire, "acquire \"nightly-etl\"");
+    fixture.network.always(Operation::Acquire, None);
+    let TryAcquire::Acquired(guard) = fixture.locker.try_acquire(NAME).await.unwrap() else { panic!("it is free") };
     tokio::time::sleep(secs(100)).await;
     names(guard.ensure(secs(500)).await, Operation::Renew, "renew \"nightly-etl\" on memory:");
-    names(rig.locker.inspect(NAME).await, Operation::Inspect, "inspect \"nightly-etl\" on memory:");
-    names(rig.locker.forget(NAME).await, Operation::Forget, "forget \"nightly-etl\" on memory:");
-    let seen = rig.other().inspect(NAME).await.unwrap().unwrap();
-    names(rig.locker.break_lock(NAME, &seen, "me").await, Operation::Break, "break \"nightly-etl\" on memory:");
+    names(fixture.locker.inspect(NAME).await, Operation::Inspect, "inspect \"nightly-etl\" on memory:");
+    names(fixture.locker.forget(NAME).await, Operation::Forget, "forget \"nightly-etl\" on memory:");
+    let seen = fixture.other().inspect(NAME).await.unwrap().unwrap();
+    names(fixture.locker.break_lock(NAME, &seen, "me").await, Operation::Break, "break \"nightly-etl\" on memory:");
     names(guard.release().await, Operation::Release, "release \"nightly-etl\" on memory:");
-    rig.network.always(Operation::Release, None);
-    let guard = acquired(rig.locker.acquire_within(NAME, 2 * TTL).await);
+    fixture.network.always(Operation::Release, None);
+    let guard = acquired(fixture.locker.acquire_within(NAME, 2 * TTL).await);
     assert_eq!(guard.release().await.unwrap(), Release::Released);
 }

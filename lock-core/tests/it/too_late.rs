@@ -4,46 +4,46 @@ use crate::fixture::*;
 use lock_core::{ErrorKind, Operation, Renew, faults::Fault};
 
 /// The first grant comes too late, and so many releases fail.
-fn granted_too_late(failing_releases: usize) -> Rig {
-    let rig = Rig::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
+fn granted_too_late(failing_releases: usize) -> Fixture {
+    let fixture = Fixture::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
     // Within the attempt's time, which the ttl bounds, two late replies in a row use the lease up.
     for fault in [Fault::LoseReply, Fault::LoseReply, Fault::DelayReply(ms(350))] {
-        rig.network.next(Operation::Acquire, fault);
+        fixture.network.next(Operation::Acquire, fault);
     }
     for _ in 0..failing_releases {
-        rig.network.next(Operation::Release, Fault::Refuse(ErrorKind::Unavailable));
+        fixture.network.next(Operation::Release, Fault::Refuse(ErrorKind::Unavailable));
     }
-    rig
+    fixture
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_reply_that_is_later_than_the_lease_grants_nothing() {
-    let rig = granted_too_late(0);
-    let error = rig.locker.try_acquire(NAME).await.unwrap_err();
+    let fixture = granted_too_late(0);
+    let error = fixture.locker.try_acquire(NAME).await.unwrap_err();
     assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Timeout, false), "{error}");
-    assert!(rig.freed_after().await < ms(100), "what was granted too late was given back");
+    assert!(fixture.freed_after().await < ms(100), "what was granted too late was given back");
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_given_back_yet_is_not_held_by_somebody_else() {
     // As many as are sent at once, and more.
     for failing in [3, 5] {
-        let rig = granted_too_late(failing);
+        let fixture = granted_too_late(failing);
         let request =
-            rig.locker.lock(NAME).on_held(|holder| panic!("nobody else is there, but it is held by {holder}"));
+            fixture.locker.lock(NAME).on_held(|holder| panic!("nobody else is there, but it is held by {holder}"));
         let guard = acquired(request.acquire_within(secs(20)).await);
-        assert_eq!(rig.network.sent(Operation::Release), failing as u64 + 1, "then it was given back");
+        assert_eq!(fixture.network.sent(Operation::Release), failing as u64 + 1, "then it was given back");
         release(guard).await;
-        assert!(rig.is_free().await);
+        assert!(fixture.is_free().await);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_given_back_yet_is_left_to_the_background_when_the_caller_gives_up() {
-    let rig = granted_too_late(3);
-    let error = rig.locker.try_acquire(NAME).await.unwrap_err();
+    let fixture = granted_too_late(3);
+    let error = fixture.locker.try_acquire(NAME).await.unwrap_err();
     assert!(error.is_ambiguous(), "it may be held: {error:?}");
-    rig.locker.settled().await;
-    assert_eq!(rig.network.sent(Operation::Release), 4);
-    assert!(rig.is_free().await);
+    fixture.locker.settled().await;
+    assert_eq!(fixture.network.sent(Operation::Release), 4);
+    assert!(fixture.is_free().await);
 }

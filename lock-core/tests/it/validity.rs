@@ -14,56 +14,56 @@ use tokio::time::{Instant, sleep, timeout};
 
 #[tokio::test(start_paused = true)]
 async fn validity_ends_on_time_while_a_renewal_hangs() {
-    let rig = Rig::new();
-    rig.network.always(Operation::Renew, Fault::LoseRequest);
+    let fixture = Fixture::new();
+    fixture.network.always(Operation::Renew, Fault::LoseRequest);
     let started = Instant::now();
-    let guard = rig.guard().await;
+    let guard = fixture.guard().await;
     let lost = guard.lost().await;
     assert_close(started.elapsed(), VALID);
     assert!(matches!(lost.reason, LossReason::Unreachable { .. }), "{lost}");
     assert_eq!(guard.check(), Err(lost));
-    assert!(!rig.is_free().await, "the loss comes before anybody else can hold the lock");
+    assert!(!fixture.is_free().await, "the loss comes before anybody else can hold the lock");
 }
 
 #[tokio::test(start_paused = true)]
 async fn renewals_keep_a_guard_for_as_long_as_it_lives() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
     for _ in 0..100 {
         sleep(secs(10)).await;
         guard.check().unwrap();
-        assert!(!rig.is_free().await);
+        assert!(!fixture.is_free().await);
     }
-    let renewals = rig.network.sent(Operation::Renew);
+    let renewals = fixture.network.sent(Operation::Renew);
     assert!((100..=115).contains(&renewals), "one renewal each third of the ttl, jitter included: {renewals}");
     release(guard).await;
     sleep(10 * TTL).await;
-    assert_eq!(rig.network.sent(Operation::Renew), renewals, "nothing is renewed after the release");
+    assert_eq!(fixture.network.sent(Operation::Renew), renewals, "nothing is renewed after the release");
 }
 
 #[tokio::test(start_paused = true)]
 async fn validity_counts_from_before_the_request() {
-    let rig = Rig::new();
-    rig.network.next(Operation::Acquire, Fault::DelayReply(secs(3)));
-    let guard = rig.guard().await;
+    let fixture = Fixture::new();
+    fixture.network.next(Operation::Acquire, Fault::DelayReply(secs(3)));
+    let guard = fixture.guard().await;
     assert_close(guard.remaining().unwrap(), VALID - secs(3));
 }
 
 #[tokio::test(start_paused = true)]
 async fn validity_after_a_retry_counts_from_the_earliest_unanswered_send() {
-    let rig = Rig::new();
-    rig.network.next(Operation::Acquire, Fault::LoseReply);
+    let fixture = Fixture::new();
+    fixture.network.next(Operation::Acquire, Fault::LoseReply);
     let started = Instant::now();
-    let guard = rig.guard().await;
+    let guard = fixture.guard().await;
     assert!(started.elapsed() >= secs(5), "the first attempt had to time out");
     assert_close(guard.remaining().unwrap() + started.elapsed(), VALID);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lock_that_the_store_lost_is_noticed_at_the_next_renewal() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
-    rig.store.lose_after(NAME, secs(3));
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
+    fixture.store.lose_after(NAME, secs(3));
     let started = Instant::now();
     let lost = guard.lost().await;
     assert_eq!(lost.reason, LossReason::RecordGone);
@@ -72,16 +72,16 @@ async fn a_lock_that_the_store_lost_is_noticed_at_the_next_renewal() {
 
 #[tokio::test(start_paused = true)]
 async fn whoever_took_or_broke_the_lock_is_named() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
-    rig.store.lose(NAME);
-    let thief = acquired(rig.other().lock(NAME).owner("thief").try_acquire().await);
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
+    fixture.store.lose(NAME);
+    let thief = acquired(fixture.other().lock(NAME).owner("thief").try_acquire().await);
     match guard.lost().await.reason {
         LossReason::TakenBy(holder) => assert_eq!(holder.owner.as_deref(), Some("thief")),
         other => panic!("{other}"),
     }
-    let seen = rig.locker.inspect(NAME).await.unwrap().unwrap();
-    let _ = rig.locker.break_lock(NAME, &seen, "alice").await.unwrap();
+    let seen = fixture.locker.inspect(NAME).await.unwrap().unwrap();
+    let _ = fixture.locker.break_lock(NAME, &seen, "alice").await.unwrap();
     assert_eq!(thief.lost().await.reason, LossReason::BrokenBy("alice".into()));
 }
 
@@ -93,9 +93,9 @@ async fn one_failed_renewal_is_retried_within_the_lease() {
         Fault::Refuse(ErrorKind::Throttled),
         Fault::FailAfter(ErrorKind::Unavailable),
     ] {
-        let rig = Rig::new();
-        let guard = rig.guard().await;
-        rig.network.next(Operation::Renew, fault);
+        let fixture = Fixture::new();
+        let guard = fixture.guard().await;
+        fixture.network.next(Operation::Renew, fault);
         sleep(3 * TTL).await;
         assert_eq!(guard.check(), Ok(()), "{fault:?}");
     }
@@ -103,25 +103,25 @@ async fn one_failed_renewal_is_retried_within_the_lease() {
 
 #[tokio::test(start_paused = true)]
 async fn throttled_past_the_deadline_is_lost_on_time_and_says_so() {
-    let rig = Rig::new();
-    rig.network.always(Operation::Renew, Fault::Refuse(ErrorKind::Throttled));
+    let fixture = Fixture::new();
+    fixture.network.always(Operation::Renew, Fault::Refuse(ErrorKind::Throttled));
     let started = Instant::now();
-    let guard = rig.guard().await;
+    let guard = fixture.guard().await;
     let lost = guard.lost().await;
     assert_close(started.elapsed(), VALID);
     assert!(lost.to_string().contains("refused by the fault script"), "{lost}");
-    let renewals = rig.network.sent(Operation::Renew);
+    let renewals = fixture.network.sent(Operation::Renew);
     assert!((4..60).contains(&renewals), "tried again, and not in a tight loop: {renewals}");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_guard_that_is_lost_stays_lost() {
-    let rig = Rig::new();
-    rig.network.next(Operation::Renew, Fault::DelayReply(secs(60)));
-    rig.network.always(Operation::Renew, Fault::LoseRequest);
-    let guard = rig.guard().await;
+    let fixture = Fixture::new();
+    fixture.network.next(Operation::Renew, Fault::DelayReply(secs(60)));
+    fixture.network.always(Operation::Renew, Fault::LoseRequest);
+    let guard = fixture.guard().await;
     let lost = guard.lost().await;
-    rig.network.always(Operation::Renew, None);
+    fixture.network.always(Operation::Renew, None);
     sleep(secs(120)).await;
     assert_eq!(guard.check(), Err(lost.clone()));
     assert_eq!(guard.ensure(secs(1)).await.unwrap_err().lost(), Some(&lost));
@@ -130,10 +130,10 @@ async fn a_guard_that_is_lost_stays_lost() {
 
 #[tokio::test(start_paused = true)]
 async fn work_is_stopped_the_grace_time_early() {
-    let rig = Rig::with(|b| b.grace(secs(5)));
-    rig.network.always(Operation::Renew, Fault::LoseRequest);
+    let fixture = Fixture::with(|b| b.grace(secs(5)));
+    fixture.network.always(Operation::Renew, Fault::LoseRequest);
     let started = Instant::now();
-    let guard = rig.guard().await;
+    let guard = fixture.guard().await;
     guard.run(pending::<()>()).await.unwrap_err();
     assert_close(started.elapsed(), VALID - secs(5));
     guard.check().expect("there is time to clean up under the lock");
@@ -143,8 +143,8 @@ async fn work_is_stopped_the_grace_time_early() {
 
 #[tokio::test(start_paused = true)]
 async fn work_that_ends_in_time_gives_its_output() {
-    let rig = Rig::new();
-    let guard = rig.guard().await;
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
     let done = guard.run(async {
         sleep(10 * TTL).await;
         42
@@ -154,48 +154,48 @@ async fn work_that_ends_in_time_gives_its_output() {
 
 #[tokio::test(start_paused = true)]
 async fn max_hold_ends_a_guard_however_often_it_is_renewed() {
-    let rig = Rig::with(|b| b.max_hold(secs(100)));
+    let fixture = Fixture::with(|b| b.max_hold(secs(100)));
     let started = Instant::now();
-    let guard = rig.guard().await;
+    let guard = fixture.guard().await;
     assert_eq!(guard.lost().await.reason, LossReason::MaxHold);
     assert_close(started.elapsed(), secs(100));
-    rig.freed_after().await;
+    fixture.freed_after().await;
     assert!(started.elapsed() <= secs(100) + TTL, "and it is not renewed any more");
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_lease_outlives_the_callers_deadline() {
-    let rig = Rig::new();
+    let fixture = Fixture::new();
     let started = Instant::now();
-    let guard = acquired(rig.locker.lock(NAME).deadline(secs(12)).try_acquire().await);
-    let holder = rig.other().inspect(NAME).await.unwrap().unwrap();
+    let guard = acquired(fixture.locker.lock(NAME).deadline(secs(12)).try_acquire().await);
+    let holder = fixture.other().inspect(NAME).await.unwrap().unwrap();
     assert!(holder.expires_in.unwrap() <= secs(12), "{holder}");
     guard.lost().await;
     assert!(started.elapsed() <= secs(12), "{:?}", started.elapsed());
-    rig.freed_after().await;
+    fixture.freed_after().await;
     assert!(started.elapsed() <= secs(12) + ms(5), "free as soon as the caller is gone: {:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn renewals_do_not_move_a_lease_past_the_deadline() {
-    let rig = Rig::new();
+    let fixture = Fixture::new();
     let started = Instant::now();
-    let guard = acquired(rig.locker.lock(NAME).deadline(secs(45)).try_acquire().await);
+    let guard = acquired(fixture.locker.lock(NAME).deadline(secs(45)).try_acquire().await);
     guard.lost().await;
     assert!((secs(40)..=secs(45)).contains(&started.elapsed()), "{:?}", started.elapsed());
     assert_eq!(guard.lost().await.reason, LossReason::Deadline);
-    assert!(rig.network.sent(Operation::Renew) >= 2);
-    rig.freed_after().await;
+    assert!(fixture.network.sent(Operation::Renew) >= 2);
+    fixture.freed_after().await;
     assert!(started.elapsed() <= secs(45) + ms(5), "{:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_refused_renewal_costs_the_next_one_nothing() {
-    let rig = Rig::with(|b| b.renew(Renew::Manual));
-    let guard = rig.guard().await;
+    let fixture = Fixture::with(|b| b.renew(Renew::Manual));
+    let guard = fixture.guard().await;
     for _ in 0..3 {
         sleep(secs(5)).await;
-        rig.network.next(Operation::Renew, Fault::Refuse(ErrorKind::PermissionDenied));
+        fixture.network.next(Operation::Renew, Fault::Refuse(ErrorKind::PermissionDenied));
         guard.ensure(secs(25)).await.unwrap_err();
     }
     guard.ensure(secs(25)).await.unwrap();
@@ -204,30 +204,30 @@ async fn a_refused_renewal_costs_the_next_one_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn a_thousand_guards_are_renewed_by_one_locker() {
-    let rig = Rig::new();
+    let fixture = Fixture::new();
     let mut guards = Vec::new();
     for i in 0..1_000 {
-        guards.push(acquired(rig.locker.try_acquire(format!("lock-{i}")).await));
+        guards.push(acquired(fixture.locker.try_acquire(format!("lock-{i}")).await));
     }
     sleep(5 * TTL).await;
     assert!(guards.iter().all(|g| g.check().is_ok()));
-    assert_eq!(rig.other().list("lock-").await.unwrap().len(), 1_000);
-    rig.network.always(Operation::Renew, Fault::LoseRequest);
+    assert_eq!(fixture.other().list("lock-").await.unwrap().len(), 1_000);
+    fixture.network.always(Operation::Renew, Fault::LoseRequest);
     sleep(VALID).await;
     assert!(guards.iter().all(|g| g.check().is_err()), "and all are told");
 }
 
 #[tokio::test(start_paused = true)]
 async fn one_hung_renewal_holds_up_no_other() {
-    let rig = Rig::new();
+    let fixture = Fixture::new();
     let mut guards = Vec::new();
     for i in 0..10 {
-        guards.push(acquired(rig.locker.try_acquire(format!("lock-{i}")).await));
+        guards.push(acquired(fixture.locker.try_acquire(format!("lock-{i}")).await));
     }
-    rig.network.next(Operation::Renew, Fault::LoseRequest);
+    fixture.network.next(Operation::Renew, Fault::LoseRequest);
     // The renewals are due within the first 10 s, and the one that hangs does so for 5 s more.
     sleep(secs(10) + ms(100)).await;
-    assert_eq!(rig.network.sent(Operation::Renew), 10);
+    assert_eq!(fixture.network.sent(Operation::Renew), 10);
     let renewed = guards.iter().filter(|g| g.remaining().unwrap() > VALID - secs(2)).count();
     assert_eq!(renewed, 9);
     sleep(secs(10)).await;
@@ -236,23 +236,23 @@ async fn one_hung_renewal_holds_up_no_other() {
 
 #[tokio::test(start_paused = true)]
 async fn an_earlier_lock_wakes_the_keeper() {
-    let rig = Rig::new();
-    let _long = rig.guard().await;
+    let fixture = Fixture::new();
+    let _long = fixture.guard().await;
     sleep(ms(10)).await;
-    let short = acquired(rig.locker.lock("short").ttl(ms(300)).try_acquire().await);
+    let short = acquired(fixture.locker.lock("short").ttl(ms(300)).try_acquire().await);
     sleep(secs(3)).await;
     short.check().unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn max_hold_counts_from_the_acquisition() {
-    let rig = Rig::new();
-    let held = acquired(rig.other().try_acquire(NAME).await);
+    let fixture = Fixture::new();
+    let held = acquired(fixture.other().try_acquire(NAME).await);
     let releaser = async {
         sleep(secs(20)).await;
         release(held).await;
     };
-    let (guard, ()) = tokio::join!(rig.locker.lock(NAME).max_hold(secs(30)).acquire(), releaser);
+    let (guard, ()) = tokio::join!(fixture.locker.lock(NAME).max_hold(secs(30)).acquire(), releaser);
     let guard = guard.unwrap();
     sleep(secs(15)).await;
     guard.check().expect("35 s after the request, 15 s after the acquisition");
@@ -260,20 +260,20 @@ async fn max_hold_counts_from_the_acquisition() {
 
 #[tokio::test(start_paused = true)]
 async fn the_first_reason_of_a_loss_stays() {
-    let rig = Rig::with(|b| b.renew(Renew::Every(secs(5))).max_hold(secs(6)));
-    rig.network.always(Operation::Renew, Fault::DelayRequest(secs(3)));
-    let guard = rig.guard().await;
+    let fixture = Fixture::with(|b| b.renew(Renew::Every(secs(5))).max_hold(secs(6)));
+    fixture.network.always(Operation::Renew, Fault::DelayRequest(secs(3)));
+    let guard = fixture.guard().await;
     assert_eq!(guard.lost().await.reason, LossReason::MaxHold);
-    rig.store.lose(NAME);
+    fixture.store.lose(NAME);
     sleep(secs(5)).await;
-    assert_eq!(rig.network.sent(Operation::Renew), 1);
+    assert_eq!(fixture.network.sent(Operation::Renew), 1);
     assert_eq!(guard.check().unwrap_err().reason, LossReason::MaxHold);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_loss_and_a_renewal_are_told_at_once() {
-    let rig = Rig::with(|b| b.renew(Renew::Manual));
-    let guard = rig.guard().await;
+    let fixture = Fixture::with(|b| b.renew(Renew::Manual));
+    let guard = fixture.guard().await;
     sleep(ms(500)).await;
     let renewed = async {
         guard.renewed().await;
@@ -285,7 +285,7 @@ async fn a_loss_and_a_renewal_are_told_at_once() {
     sleep(ms(500)).await;
     let loss = async {
         sleep(ms(100)).await;
-        rig.store.lose(NAME);
+        fixture.store.lose(NAME);
         guard.ensure(VALID - ms(100)).await.unwrap_err();
         Instant::now()
     };

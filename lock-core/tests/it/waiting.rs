@@ -106,44 +106,44 @@ async fn no_lease_of_nothing_is_asked_for_when_the_deadline_comes() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_hangs_does_not_hold_the_caller_past_its_deadline() {
     for wait in [None, Some(secs(0)), Some(secs(60))] {
-        let rig = Rig::new();
-        rig.network.always(Operation::Acquire, Fault::LoseReply);
+        let fixture = Fixture::new();
+        fixture.network.always(Operation::Acquire, Fault::LoseReply);
         let started = Instant::now();
-        let request = rig.locker.lock(NAME).deadline(secs(2));
+        let request = fixture.locker.lock(NAME).deadline(secs(2));
         match wait {
             None => request.acquire().await.map(drop).unwrap_err(),
             Some(wait) => request.acquire_within(wait).await.map(drop).unwrap_err(),
         };
         assert_close(started.elapsed(), secs(2));
-        assert!(rig.freed_after().await < secs(1));
+        assert!(fixture.freed_after().await < secs(1));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_bounded_wait_takes_one_request_longer_at_most() {
-    let rig = Rig::new();
-    rig.network.always(Operation::Acquire, Fault::LoseRequest);
+    let fixture = Fixture::new();
+    fixture.network.always(Operation::Acquire, Fault::LoseRequest);
     let started = Instant::now();
-    rig.locker.acquire_within(NAME, secs(1)).await.unwrap_err();
+    fixture.locker.acquire_within(NAME, secs(1)).await.unwrap_err();
     assert_close(started.elapsed(), secs(5));
     // One is under way when the time is over.
     let started = Instant::now();
-    rig.locker.acquire_within(NAME, secs(12)).await.unwrap_err();
+    fixture.locker.acquire_within(NAME, secs(12)).await.unwrap_err();
     assert!((secs(12)..=secs(17)).contains(&started.elapsed()), "{:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_waiter_whose_grant_came_too_late_keeps_its_turn() {
-    let rig = Rig::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
-    rig.network.next(Operation::Acquire, Fault::LoseReply);
-    rig.network.next(Operation::Acquire, Fault::LoseReply);
-    rig.network.next(Operation::Acquire, Fault::DelayReply(ms(350)));
+    let fixture = Fixture::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
+    fixture.network.next(Operation::Acquire, Fault::LoseReply);
+    fixture.network.next(Operation::Acquire, Fault::LoseReply);
+    fixture.network.next(Operation::Acquire, Fault::DelayReply(ms(350)));
     // So that it naps after the late grant, and whoever has the turn by then comes first.
-    rig.network.always(Operation::Watch, Fault::Refuse(ErrorKind::Unsupported));
+    fixture.network.always(Operation::Watch, Fault::Refuse(ErrorKind::Unsupported));
     let order = Arc::new(Mutex::new(Vec::new()));
     let mut waiters = Vec::new();
     for i in 0..3 {
-        let (locker, order) = (rig.locker.clone(), Arc::clone(&order));
+        let (locker, order) = (fixture.locker.clone(), Arc::clone(&order));
         waiters.push(tokio::spawn(async move {
             let guard = locker.acquire(NAME).await.unwrap();
             order.lock().unwrap().push(i);
@@ -155,64 +155,64 @@ async fn a_waiter_whose_grant_came_too_late_keeps_its_turn() {
         waiter.await.unwrap();
     }
     assert_eq!(*order.lock().unwrap(), [0, 1, 2]);
-    assert_eq!(rig.network.sent(Operation::Acquire), 6, "one contender at a time");
+    assert_eq!(fixture.network.sent(Operation::Acquire), 6, "one contender at a time");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_lock_released_before_the_watch_began_is_seen_at_once() {
-    let rig = Rig::new();
-    let held = acquired(rig.other().try_acquire(NAME).await);
-    rig.network.next(Operation::Watch, Fault::DelayRequest(secs(1)));
+    let fixture = Fixture::new();
+    let held = acquired(fixture.other().try_acquire(NAME).await);
+    fixture.network.next(Operation::Watch, Fault::DelayRequest(secs(1)));
     let started = Instant::now();
     let releaser = async {
         sleep(ms(500)).await;
         release(held).await;
     };
-    let (guard, ()) = tokio::join!(rig.locker.acquire(NAME), releaser);
+    let (guard, ()) = tokio::join!(fixture.locker.acquire(NAME), releaser);
     assert_close(started.elapsed(), secs(1));
     release(guard.unwrap()).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_waiter_that_could_not_watch_tries_again_and_is_woken() {
-    let rig = Rig::new();
-    let held = acquired(rig.other().lock(NAME).ttl(secs(3600)).try_acquire().await);
-    rig.network.next(Operation::Watch, Fault::Refuse(ErrorKind::Unavailable));
-    rig.network.next(Operation::Watch, Fault::LoseReply);
+    let fixture = Fixture::new();
+    let held = acquired(fixture.other().lock(NAME).ttl(secs(3600)).try_acquire().await);
+    fixture.network.next(Operation::Watch, Fault::Refuse(ErrorKind::Unavailable));
+    fixture.network.next(Operation::Watch, Fault::LoseReply);
     let releaser = async {
         sleep(secs(900)).await;
-        let watched = rig.network.sent(Operation::Watch);
+        let watched = fixture.network.sent(Operation::Watch);
         assert_eq!(watched, 3, "one that works is not begun again");
         let released = Instant::now();
         release(held).await;
         released
     };
-    let (guard, released) = tokio::join!(rig.locker.acquire(NAME), releaser);
+    let (guard, released) = tokio::join!(fixture.locker.acquire(NAME), releaser);
     assert_close(released.elapsed(), secs(0));
     release(guard.unwrap()).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn two_short_outages_far_apart_are_not_one_long_one() {
-    let rig = Rig::new();
-    let held = acquired(rig.other().try_acquire(NAME).await);
-    rig.network.next(Operation::Acquire, Fault::Refuse(ErrorKind::Unavailable));
+    let fixture = Fixture::new();
+    let held = acquired(fixture.other().try_acquire(NAME).await);
+    fixture.network.next(Operation::Acquire, Fault::Refuse(ErrorKind::Unavailable));
     let troubles = async {
         sleep(secs(40)).await;
-        rig.network.next(Operation::Acquire, Fault::Refuse(ErrorKind::Unavailable));
+        fixture.network.next(Operation::Acquire, Fault::Refuse(ErrorKind::Unavailable));
         sleep(secs(2)).await;
         release(held).await;
     };
-    let (guard, ()) = tokio::join!(rig.locker.acquire(NAME), troubles);
+    let (guard, ()) = tokio::join!(fixture.locker.acquire(NAME), troubles);
     release(guard.unwrap()).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_bounded_wait_behind_a_waiter_says_who_holds_the_lock() {
-    let rig = Rig::new();
-    let _held = acquired(rig.other().lock(NAME).owner("busy").try_acquire().await);
-    let first = rig.locker.acquire_within(NAME, secs(9));
-    let (_, second) = tokio::join!(first, rig.locker.acquire_within(NAME, secs(3)));
+    let fixture = Fixture::new();
+    let _held = acquired(fixture.other().lock(NAME).owner("busy").try_acquire().await);
+    let first = fixture.locker.acquire_within(NAME, secs(9));
+    let (_, second) = tokio::join!(first, fixture.locker.acquire_within(NAME, secs(3)));
     match second.unwrap() {
         TryAcquire::Held(holder) => assert_eq!(holder.owner.as_deref(), Some("busy")),
         TryAcquire::Acquired(_) => panic!("two holders"),
@@ -220,40 +220,40 @@ async fn a_bounded_wait_behind_a_waiter_says_who_holds_the_lock() {
 }
 
 /// A locker whose next acquire is granted when its lease is over.
-fn late() -> Rig {
-    let rig = Rig::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
-    rig.network.next(Operation::Acquire, Fault::LoseReply);
-    rig.network.next(Operation::Acquire, Fault::LoseReply);
-    rig.network.next(Operation::Acquire, Fault::DelayReply(ms(350)));
-    rig
+fn late() -> Fixture {
+    let fixture = Fixture::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
+    fixture.network.next(Operation::Acquire, Fault::LoseReply);
+    fixture.network.next(Operation::Acquire, Fault::LoseReply);
+    fixture.network.next(Operation::Acquire, Fault::DelayReply(ms(350)));
+    fixture
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_late_release_of_a_late_grant_does_not_free_the_next_one() {
-    let rig = late();
+    let fixture = late();
     for _ in 0..3 {
-        rig.network.next(Operation::Release, Fault::Refuse(ErrorKind::Throttled));
+        fixture.network.next(Operation::Release, Fault::Refuse(ErrorKind::Throttled));
     }
-    rig.network.next(Operation::Release, Fault::DelayRequest(ms(200)));
-    let guard = rig.locker.acquire(NAME).await.unwrap();
+    fixture.network.next(Operation::Release, Fault::DelayRequest(ms(200)));
+    let guard = fixture.locker.acquire(NAME).await.unwrap();
     sleep(ms(300)).await;
     guard.check().unwrap();
-    assert!(!rig.is_free().await);
+    assert!(!fixture.is_free().await);
     release(guard).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn cancelling_while_a_late_grant_is_given_back_still_gives_it_back() {
-    let rig = late();
-    rig.network.next(Operation::Release, Fault::LoseRequest);
+    let fixture = late();
+    fixture.network.next(Operation::Release, Fault::LoseRequest);
     let giving_back = async {
-        while rig.network.sent(Operation::Release) == 0 {
+        while fixture.network.sent(Operation::Release) == 0 {
             sleep(ms(1)).await;
         }
     };
     tokio::select! {
-        _ = rig.locker.acquire(NAME) => panic!("the release hangs"),
+        _ = fixture.locker.acquire(NAME) => panic!("the release hangs"),
         () = giving_back => {}
     }
-    assert!(rig.freed_after().await < ms(100));
+    assert!(fixture.freed_after().await < ms(100));
 }

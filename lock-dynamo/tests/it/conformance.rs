@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use lock_core::{
     LockName,
     backend::Backend,
-    testing::{Subject, Vandalism},
+    testing::{Subject, Tampering},
 };
 use lock_dynamo::{DynamoBackend, Schema};
 
@@ -28,11 +28,11 @@ impl Subject for Table {
         self.pass(self.ttl() + SKEW + Duration::from_millis(20)).await;
     }
 
-    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         match what {
             // The token is kept in the item.
-            Vandalism::DeleteRecord | Vandalism::DeleteToken => self.delete_item(name).await,
-            Vandalism::ReplaceRecord => self.put_foreign_item(name).await,
+            Tampering::DeleteRecord | Tampering::DeleteToken => self.delete_item(name).await,
+            Tampering::ReplaceRecord => self.put_foreign_item(name).await,
             _ => return false,
         }
         true

@@ -8,7 +8,7 @@ use lock_core::{
     backend::{Attempt, Backend, Break, Claim, Grant, Release, Renewal},
     faults::{Fault, Faulty},
     memory::{MemoryBackend, MemoryFactory},
-    testing::{Subject, Vandalism},
+    testing::{Subject, Tampering},
 };
 use lock_migrate::{ChainBackend, ChainFactory};
 
@@ -21,14 +21,14 @@ impl Subject for Memories {
     }
 
     /// In the old store: what happens to the records of one is enough to lose both.
-    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         match what {
-            Vandalism::DeleteRecord => self.0.lose(name.as_str()),
-            Vandalism::ReplaceRecord => {
+            Tampering::DeleteRecord => self.0.lose(name.as_str()),
+            Tampering::ReplaceRecord => {
                 self.0.lose(name.as_str());
                 let _ = granted(&self.0, &Claim { name: name.clone(), ttl: Some(10 * LONG), ..claim("x") }).await;
             }
-            Vandalism::DeleteToken => return self.0.forget(name).await.unwrap() && self.1.forget(name).await.unwrap(),
+            Tampering::DeleteToken => return self.0.forget(name).await.unwrap() && self.1.forget(name).await.unwrap(),
             _ => return false,
         }
         true

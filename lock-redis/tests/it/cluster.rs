@@ -13,7 +13,7 @@ use integration::{
 use lock_core::{
     ErrorKind, Lease, LockName, LossReason,
     backend::{Attempt, Backend, Break, Release, Renewal},
-    testing::{Subject, Vandalism},
+    testing::{Subject, Tampering},
 };
 use lock_redis::{Address, Compat, RedisBackend, RedisConfig, Topology};
 use tokio::sync::Notify;
@@ -44,8 +44,8 @@ impl Subject for Cluster {
         Duration::from_secs(1)
     }
 
-    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
-        fixture::vandalise(CLUSTER.get_or_init(RedisCluster::start).nodes(), what, name)
+    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
+        fixture::tamper(CLUSTER.get_or_init(RedisCluster::start).nodes(), what, name)
     }
 }
 

@@ -9,7 +9,7 @@ use integration::{Direction, redis::RedisServer, until};
 use lock_core::{
     ErrorKind, FencingToken, LockName, LossReason,
     backend::{Attempt, Backend, Break, Release, Renewal},
-    testing::{Subject, Vandalism},
+    testing::{Subject, Tampering},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
 
@@ -48,8 +48,8 @@ impl Subject for Majority {
         true
     }
 
-    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
-        fixture::vandalise(SERVERS.get_or_init(|| start(3)), what, name)
+    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
+        fixture::tamper(SERVERS.get_or_init(|| start(3)), what, name)
     }
 }
 

@@ -6,7 +6,7 @@ use integration::{redis::RedisServer, until};
 use lock_core::{
     ErrorKind, LockName,
     backend::{Backend, Renewal},
-    testing::{Subject, Vandalism},
+    testing::{Subject, Tampering},
 };
 use lock_redis::RedisBackend;
 
@@ -40,8 +40,8 @@ impl Subject for Replicated {
         Arc::new(client_of(&PAIR.get_or_init(pair).0))
     }
 
-    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
-        fixture::vandalise(std::slice::from_ref(&PAIR.get_or_init(pair).0), what, name)
+    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
+        fixture::tamper(std::slice::from_ref(&PAIR.get_or_init(pair).0), what, name)
     }
 }
 

@@ -9,7 +9,7 @@ use integration::{sentinel::SentinelSetup, until};
 use lock_core::{
     ErrorKind, LeaseId, LockName, Locker, LossReason, Renew, TryAcquire,
     backend::{Attempt, Backend, Renewal},
-    testing::{Subject, Vandalism},
+    testing::{Subject, Tampering},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
 
@@ -31,8 +31,8 @@ impl Subject for Sentinel {
         Arc::new(client_of(SETUP.get_or_init(SentinelSetup::start)))
     }
 
-    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
-        fixture::vandalise(&SETUP.get_or_init(SentinelSetup::start).servers, what, name)
+    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
+        fixture::tamper(&SETUP.get_or_init(SentinelSetup::start).servers, what, name)
     }
 }
 

@@ -6,7 +6,7 @@ use integration::redis::RedisServer;
 use lock_core::{
     LockName,
     backend::Backend,
-    testing::{Subject, Vandalism},
+    testing::{Subject, Tampering},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig};
 
@@ -23,8 +23,8 @@ impl Subject for Standalone {
         Arc::new(RedisBackend::new(RedisConfig::standalone(Address::tcp("127.0.0.1", port))).unwrap())
     }
 
-    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
-        fixture::vandalise(std::slice::from_ref(SERVER.get_or_init(RedisServer::start)), what, name)
+    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
+        fixture::tamper(std::slice::from_ref(SERVER.get_or_init(RedisServer::start)), what, name)
     }
 }
 

@@ -14,7 +14,7 @@ use integration::{
 use lock_core::{
     ErrorKind, LockName,
     backend::{Backend, Release, Renewal},
-    testing::{Subject, Vandalism},
+    testing::{Subject, Tampering},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
 use tokio::sync::Notify;
@@ -119,8 +119,8 @@ impl Subject for Tls {
         Arc::new(RedisBackend::new(with_certificates("localhost")).unwrap())
     }
 
-    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
-        fixture::vandalise(std::slice::from_ref(&server().0), what, name)
+    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
+        fixture::tamper(std::slice::from_ref(&server().0), what, name)
     }
 }
 

@@ -5,19 +5,19 @@ use std::time::Duration;
 use crate::{
     LossReason, Renew, TryAcquire,
     backend::{Release, Renewal},
-    testing::harness::{Bench, Rig, acquired_in_the_end, assert_not_held, free_soon, release},
+    testing::harness::{Bench, Fixture, acquired_in_the_end, assert_not_held, free_soon, release},
 };
 
 const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// A process stands still for longer than its lease, as told by one clock or both, while somebody else takes the lock.
-async fn frozen(bench: &Bench<'_>, freeze: impl FnOnce(&Rig, Duration)) {
+async fn frozen(bench: &Bench<'_>, freeze: impl FnOnce(&Fixture, Duration)) {
     let other = bench.client().await;
-    let rig = Rig::new(bench).await;
+    let fixture = Fixture::new(bench).await;
     let name = bench.name("frozen");
     let ttl = bench.subject.ttl();
-    let guard = acquired_in_the_end(|| rig.locker.lock(name.as_str()).ttl(ttl).renew(Renew::Manual)).await;
-    freeze(&rig, ttl);
+    let guard = acquired_in_the_end(|| fixture.locker.lock(name.as_str()).ttl(ttl).renew(Renew::Manual)).await;
+    freeze(&fixture, ttl);
     // Without an await in between: this is what its work does next.
     let lost = guard.check().expect_err("it was frozen for longer than its lease");
     assert!(matches!(lost.reason, LossReason::FrozenFor(_) | LossReason::Expired), "{lost}");
@@ -30,22 +30,22 @@ async fn frozen(bench: &Bench<'_>, freeze: impl FnOnce(&Rig, Duration)) {
 
 // verifies: P2, standstill
 pub(super) async fn a_suspended_holder_knows_at_once_and_spares_its_successor(bench: &Bench<'_>) {
-    frozen(bench, |rig, ttl| rig.clock.suspend(ttl)).await;
+    frozen(bench, |fixture, ttl| fixture.clock.suspend(ttl)).await;
 }
 
 // verifies: P2, standstill
 pub(super) async fn a_thawed_holder_knows_at_once_and_spares_its_successor(bench: &Bench<'_>) {
-    frozen(bench, |rig, ttl| rig.clock.thaw_after(ttl)).await;
+    frozen(bench, |fixture, ttl| fixture.clock.thaw_after(ttl)).await;
 }
 
 // verifies: P2, P8, clock-set
 pub(super) async fn a_clock_that_is_set_back_prolongs_no_lease(bench: &Bench<'_>) {
     let other = bench.client().await;
-    let rig = Rig::new(bench).await;
+    let fixture = Fixture::new(bench).await;
     let name = bench.name("set-back");
     let ttl = bench.subject.ttl();
-    let guard = acquired_in_the_end(|| rig.locker.lock(name.as_str()).ttl(ttl).renew(Renew::Manual)).await;
-    rig.clock.set_back(YEARS);
+    let guard = acquired_in_the_end(|| fixture.locker.lock(name.as_str()).ttl(ttl).renew(Renew::Manual)).await;
+    fixture.clock.set_back(YEARS);
     let (next, _) = bench.granted_in_the_end(&*other, &bench.claim(&name)).await;
     assert!(guard.check().is_err(), "two hold {name}");
     release(&*other, &next).await;
@@ -53,11 +53,11 @@ pub(super) async fn a_clock_that_is_set_back_prolongs_no_lease(bench: &Bench<'_>
 
 // verifies: P1, P8, clock-set
 pub(super) async fn a_contender_whose_clock_is_years_off_is_refused_all_the_same(bench: &Bench<'_>) {
-    let (rig, ahead, behind) = (Rig::new(bench).await, Rig::new(bench).await, Rig::new(bench).await);
+    let (fixture, ahead, behind) = (Fixture::new(bench).await, Fixture::new(bench).await, Fixture::new(bench).await);
     ahead.clock.thaw_after(YEARS);
     behind.clock.set_back(YEARS);
     let name = bench.name("skewed");
-    let guard = rig.acquired(&name).await;
+    let guard = fixture.acquired(&name).await;
     for contender in [&ahead, &behind] {
         match contender.locker.try_acquire(name.as_str()).await.expect("the store answers") {
             TryAcquire::Held(_) => {}
@@ -74,11 +74,11 @@ pub(super) async fn a_contender_whose_clock_is_years_off_is_refused_all_the_same
 
 // verifies: P3, P10, hold-limits
 pub(super) async fn a_guard_ends_at_its_longest_hold_and_frees_the_lock(bench: &Bench<'_>) {
-    let (rig, other) = (Rig::new(bench).await, bench.client().await);
+    let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     let name = bench.name("longest");
     let longest = Duration::from_millis(200);
     let started = tokio::time::Instant::now();
-    let request = rig.locker.lock(name.as_str()).max_hold(longest);
+    let request = fixture.locker.lock(name.as_str()).max_hold(longest);
     let Ok(TryAcquire::Acquired(guard)) = request.try_acquire().await else { panic!("{name} is free") };
     let lost = guard.lost().await;
     assert!(matches!(lost.reason, LossReason::MaxHold), "{lost}");

@@ -8,7 +8,7 @@ use crate::{
     Locker,
     testing::{
         TestClock,
-        harness::{Bench, Rig, acquired_in_the_end, free_soon, granted, refused, release},
+        harness::{Bench, Fixture, acquired_in_the_end, free_soon, granted, refused, release},
     },
 };
 
@@ -30,11 +30,11 @@ async fn polled<T>(times: u32, future: impl Future<Output = T>) -> bool {
 
 // verifies: P5, cancelled
 pub(super) async fn a_cancelled_wait_leaves_no_lock(bench: &Bench<'_>) {
-    let (rig, other) = (Rig::new(bench).await, bench.client().await);
+    let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     for times in 1..POLLS / 4 {
         let name = bench.name(&times.to_string());
         let (held, _) = granted(&*other, &bench.claim(&name)).await;
-        assert!(!polled(times, rig.locker.acquire(name.as_str())).await, "somebody else holds it");
+        assert!(!polled(times, fixture.locker.acquire(name.as_str())).await, "somebody else holds it");
         release(&*other, &held).await;
         free_soon(bench, &*other, &name).await;
     }
@@ -42,10 +42,10 @@ pub(super) async fn a_cancelled_wait_leaves_no_lock(bench: &Bench<'_>) {
 
 // verifies: P5, cancelled
 pub(super) async fn a_cancelled_release_frees_the_lock(bench: &Bench<'_>) {
-    let (rig, other) = (Rig::new(bench).await, bench.client().await);
+    let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     for times in 0..POLLS {
         let name = bench.name(&times.to_string());
-        let done = polled(times, rig.acquired(&name).await.release()).await;
+        let done = polled(times, fixture.acquired(&name).await.release()).await;
         free_soon(bench, &*other, &name).await;
         if done {
             return;
@@ -55,15 +55,15 @@ pub(super) async fn a_cancelled_release_frees_the_lock(bench: &Bench<'_>) {
 
 // verifies: P5, cancelled
 pub(super) async fn a_cancelled_renewal_harms_nothing(bench: &Bench<'_>) {
-    let (rig, other) = (Rig::new(bench).await, bench.client().await);
+    let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     for times in 0..POLLS {
         let name = bench.name(&times.to_string());
-        let guard = rig.acquired(&name).await;
-        rig.age();
-        let done = polled(times, guard.ensure(rig.rest())).await;
+        let guard = fixture.acquired(&name).await;
+        fixture.age();
+        let done = polled(times, guard.ensure(fixture.rest())).await;
         guard.check().expect("it was not renewed, and lasts a while yet");
         refused(&*other, &bench.claim(&name)).await;
-        guard.ensure(rig.rest()).await.expect("the store answers");
+        guard.ensure(fixture.rest()).await.expect("the store answers");
         drop(guard);
         free_soon(bench, &*other, &name).await;
         if done {
@@ -74,11 +74,11 @@ pub(super) async fn a_cancelled_renewal_harms_nothing(bench: &Bench<'_>) {
 
 // verifies: P10, dropped-guard
 pub(super) async fn a_dropped_guard_frees_its_lock_with_and_without_a_runtime(bench: &Bench<'_>) {
-    let (rig, other) = (Rig::new(bench).await, bench.client().await);
+    let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     let name = bench.name("dropped");
-    drop(rig.acquired(&name).await);
+    drop(fixture.acquired(&name).await);
     free_soon(bench, &*other, &name).await;
-    let guard = rig.acquired(&name).await;
+    let guard = fixture.acquired(&name).await;
     // A thread without a runtime.
     thread::spawn(move || drop(guard)).join().expect("a drop never panics");
     free_soon(bench, &*other, &name).await;

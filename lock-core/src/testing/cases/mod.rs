@@ -1,6 +1,7 @@
 //! The cases of the conformance kit, by what they are about.
 
 mod acquire;
+mod chaos;
 mod clocks;
 mod drops;
 mod leader;
@@ -8,11 +9,10 @@ mod operators;
 mod release;
 mod renew;
 mod requests;
-mod storm;
-mod vandals;
+mod tamper;
 
 use super::{
-    Vandalism,
+    Tampering,
     harness::{Bench, Need},
 };
 use crate::backend::Capability;
@@ -80,10 +80,10 @@ macro_rules! conformance_cases {
             drops::a_cancelled_renewal_harms_nothing [];
             drops::a_dropped_guard_frees_its_lock_with_and_without_a_runtime [];
             drops::a_guard_may_be_dropped_by_a_runtime_that_ends [];
-            vandals::a_deleted_record_is_a_loss_at_the_next_renewal [Need::Vandal(Vandalism::DeleteRecord)];
-            vandals::a_replaced_record_is_somebody_elses_lock [Need::Vandal(Vandalism::ReplaceRecord)];
-            vandals::tokens_rise_although_their_record_was_deleted [Need::Vandal(Vandalism::DeleteToken), Need::Has(Capability::Fencing)];
-            storm::a_storm_of_faults_breaks_no_promise [];
+            tamper::a_deleted_record_is_a_loss_at_the_next_renewal [Need::Tamper(Tampering::DeleteRecord)];
+            tamper::a_replaced_record_is_somebody_elses_lock [Need::Tamper(Tampering::ReplaceRecord)];
+            tamper::tokens_rise_although_their_record_was_deleted [Need::Tamper(Tampering::DeleteToken), Need::Has(Capability::Fencing)];
+            chaos::a_storm_of_faults_breaks_no_promise [];
             leader::of_many_candidates_one_leads [];
             leader::a_leader_that_is_cut_off_stops_before_the_next_starts [Need::Has(Capability::Ttl)];
             leader::a_leader_that_resigns_makes_way_at_once [];

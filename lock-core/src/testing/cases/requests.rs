@@ -8,25 +8,26 @@ use crate::{
     testing::{
         faults::Fault,
         harness::{
-            Bench, Rig, acquire, acquired_in_the_end, assert_not_held, claim_for, free_soon, granted, refused, release,
+            Bench, Fixture, acquire, acquired_in_the_end, assert_not_held, claim_for, free_soon, granted, refused,
+            release,
         },
     },
 };
 
 /// Acquires, renews and releases while each of these operations meets `fault` once.
 async fn one_fault_each(bench: &Bench<'_>, fault: Fault) {
-    let (rig, other) = (Rig::new(bench).await, bench.client().await);
+    let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     let name = bench.name("resolved");
-    rig.network.next(Operation::Acquire, fault);
-    let guard = rig.acquired(&name).await;
+    fixture.network.next(Operation::Acquire, fault);
+    let guard = fixture.acquired(&name).await;
     refused(&*other, &bench.claim(&name)).await;
 
-    rig.age();
-    rig.network.next(Operation::Renew, fault);
-    guard.ensure(rig.rest()).await.expect("the second attempt renews");
+    fixture.age();
+    fixture.network.next(Operation::Renew, fault);
+    guard.ensure(fixture.rest()).await.expect("the second attempt renews");
     guard.check().expect("renewed");
 
-    rig.network.next(Operation::Release, fault);
+    fixture.network.next(Operation::Release, fault);
     // After a lost reply the store may not know any more that it was us.
     let _: Release = guard.release().await.expect("the second attempt releases");
     let (next, _) = granted(&*other, &bench.claim(&name)).await;
@@ -76,11 +77,11 @@ pub(super) async fn an_acquisition_that_arrives_after_its_release_is_nobodys_and
 
 // verifies: P4, throttled
 pub(super) async fn throttling_is_an_error_and_leaves_nothing(bench: &Bench<'_>) {
-    let (rig, other) = (Rig::new(bench).await, bench.client().await);
+    let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     for fault in [Fault::Refuse(ErrorKind::Throttled), Fault::FailAfter(ErrorKind::Throttled)] {
         let name = bench.name("throttled");
-        rig.network.always(Operation::Acquire, fault);
-        let error = rig.locker.try_acquire(name.as_str()).await.expect_err("the store never said who holds it");
+        fixture.network.always(Operation::Acquire, fault);
+        let error = fixture.locker.try_acquire(name.as_str()).await.expect_err("the store never said who holds it");
         assert_eq!(error.kind(), ErrorKind::Throttled, "{error}");
         free_soon(bench, &*other, &name).await;
     }
@@ -89,10 +90,10 @@ pub(super) async fn throttling_is_an_error_and_leaves_nothing(bench: &Bench<'_>)
 /// While renewals meet `fault` for ever, the guard is lost before anybody else has the lock, and its release spares the successor.
 async fn ends_before_the_next(bench: &Bench<'_>, fault: Fault) {
     let other = bench.client().await;
-    let rig = Rig::with_ttl(bench, bench.subject.ttl()).await;
+    let fixture = Fixture::with_ttl(bench, bench.subject.ttl()).await;
     let name = bench.name("ends");
-    rig.network.always(Operation::Renew, fault);
-    let guard = acquired_in_the_end(|| rig.locker.lock(name.as_str())).await;
+    fixture.network.always(Operation::Renew, fault);
+    let guard = acquired_in_the_end(|| fixture.locker.lock(name.as_str())).await;
     let (successor, _) = bench.granted_in_the_end(&*other, &bench.claim(&name)).await;
     assert!(guard.check().is_err(), "two hold {name}");
     guard.lost().await;

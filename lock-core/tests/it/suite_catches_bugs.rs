@@ -1,4 +1,5 @@
-//! The conformance kit can see: a backend with a mistake in it fails every case that is about it, and every case fails for some mistake.
+//! The conformance suite catches bugs: a backend with a bug fails every case that is about the bug, and
+//! every case fails for some bug.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,12 +18,12 @@ use lock_core::{
     capabilities::Pace,
     doctor::Finding,
     memory::MemoryBackend,
-    testing::{self, Subject, Vandalism},
+    testing::{self, Subject, Tampering},
 };
 
 /// What is wrong with a backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mistake {
+enum Bug {
     None,
     GrantsWhatIsHeld,
     TakesItsOwnLockForForeign,
@@ -58,70 +59,70 @@ enum Mistake {
     ReleasesNowInWordsOnly,
 }
 
-use Mistake as M;
+use Bug as B;
 
-const MISTAKES: &[Mistake] = &[
-    M::GrantsWhatIsHeld,
-    M::TakesItsOwnLockForForeign,
-    M::TakesRetriesForNew,
-    M::RemembersIdsForEver,
-    M::ReleasesWithoutComparison,
-    M::ReleasesNothing,
-    M::ReleaseOfTheUnknownFails,
-    M::ForgetsTheMinimumHold,
-    M::RenewsWhatIsLost,
-    M::LosesWhatIsHeld,
-    M::LosesWithoutReason,
-    M::RenewsForNothing,
-    M::MixesUpABatch,
-    M::TokensStandStill,
-    M::RaisesNoToken,
-    M::EndsEarly,
-    M::NeverEnds,
-    M::HidesTheHolder,
-    M::TellsOfNoCrash,
-    M::TellsOfACrashAlways,
-    M::FoldsNames,
-    M::WakesNobody,
-    M::InspectsNothing,
-    M::ListsNothing,
-    M::BreaksAnything,
-    M::ForgetsAnything,
-    M::ForgetsACrash,
-    M::TakesABreakForARelease,
-    M::LeavesARetryItsOldEnd,
-    M::GetsStuck,
-    M::FindsItselfUnfit,
-    M::ReleasesNowInWordsOnly,
+const BUGS: &[Bug] = &[
+    B::GrantsWhatIsHeld,
+    B::TakesItsOwnLockForForeign,
+    B::TakesRetriesForNew,
+    B::RemembersIdsForEver,
+    B::ReleasesWithoutComparison,
+    B::ReleasesNothing,
+    B::ReleaseOfTheUnknownFails,
+    B::ForgetsTheMinimumHold,
+    B::RenewsWhatIsLost,
+    B::LosesWhatIsHeld,
+    B::LosesWithoutReason,
+    B::RenewsForNothing,
+    B::MixesUpABatch,
+    B::TokensStandStill,
+    B::RaisesNoToken,
+    B::EndsEarly,
+    B::NeverEnds,
+    B::HidesTheHolder,
+    B::TellsOfNoCrash,
+    B::TellsOfACrashAlways,
+    B::FoldsNames,
+    B::WakesNobody,
+    B::InspectsNothing,
+    B::ListsNothing,
+    B::BreaksAnything,
+    B::ForgetsAnything,
+    B::ForgetsACrash,
+    B::TakesABreakForARelease,
+    B::LeavesARetryItsOldEnd,
+    B::GetsStuck,
+    B::FindsItselfUnfit,
+    B::ReleasesNowInWordsOnly,
 ];
 
-/// The memory backend, with a mistake.
+/// The memory backend, with a bug.
 #[derive(Debug, Clone)]
-struct Mistaken {
+struct Buggy {
     store: MemoryBackend,
-    mistake: Mistake,
+    bug: Bug,
     /// What each id was granted.
     remembered: Arc<Mutex<HashMap<LeaseId, Grant>>>,
     attempts: Arc<AtomicU32>,
 }
 
-impl Mistaken {
-    fn new(mistake: Mistake) -> Self {
-        Self { store: MemoryBackend::new(), mistake, remembered: Arc::default(), attempts: Arc::default() }
+impl Buggy {
+    fn new(bug: Bug) -> Self {
+        Self { store: MemoryBackend::new(), bug, remembered: Arc::default(), attempts: Arc::default() }
     }
 
-    fn has(&self, mistake: Mistake) -> bool {
-        self.mistake == mistake
+    fn has(&self, bug: Bug) -> bool {
+        self.bug == bug
     }
 
     fn name(&self, name: &LockName) -> LockName {
-        if self.has(M::FoldsNames) { LockName::new(name.as_str().to_lowercase()).unwrap() } else { name.clone() }
+        if self.has(B::FoldsNames) { LockName::new(name.as_str().to_lowercase()).unwrap() } else { name.clone() }
     }
 
     fn ttl(&self, ttl: Option<Duration>) -> Option<Duration> {
-        match self.mistake {
-            M::EndsEarly => ttl.map(|ttl| ttl / 4),
-            M::NeverEnds => ttl.map(|_| Duration::from_secs(1_000_000)),
+        match self.bug {
+            B::EndsEarly => ttl.map(|ttl| ttl / 4),
+            B::NeverEnds => ttl.map(|_| Duration::from_secs(1_000_000)),
             _ => ttl,
         }
     }
@@ -132,7 +133,7 @@ impl Mistaken {
 }
 
 #[async_trait]
-impl Backend for Mistaken {
+impl Backend for Buggy {
     fn describe(&self) -> String {
         self.store.describe()
     }
@@ -147,15 +148,15 @@ impl Backend for Mistaken {
 
     async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
         let claim = Claim { name: self.name(&claim.name), ttl: self.ttl(claim.ttl), ..claim.clone() };
-        if self.has(M::GrantsWhatIsHeld) {
+        if self.has(B::GrantsWhatIsHeld) {
             self.store.lose(claim.name.as_str());
         }
-        if self.has(M::RemembersIdsForEver)
+        if self.has(B::RemembersIdsForEver)
             && let Some(grant) = self.remembered.lock().unwrap().get(&claim.id)
         {
             return Ok(Attempt::Granted(Grant { already_ours: true, ..grant.clone() }));
         }
-        if self.has(M::GetsStuck) && self.attempts.fetch_add(1, Relaxed) > 30 {
+        if self.has(B::GetsStuck) && self.attempts.fetch_add(1, Relaxed) > 30 {
             return Ok(Attempt::Held(Holder::default()));
         }
         let before = self.store.inspect(&claim.name).await?.and_then(|holder| holder.expires_in);
@@ -164,37 +165,37 @@ impl Backend for Mistaken {
             self.remembered.lock().unwrap().insert(claim.id, grant.clone());
         }
         Ok(match attempt {
-            Attempt::Granted(grant) if grant.already_ours && self.has(M::LeavesARetryItsOldEnd) => {
+            Attempt::Granted(grant) if grant.already_ours && self.has(B::LeavesARetryItsOldEnd) => {
                 let _ = self.store.renew(&Lease { ttl: before, ..claim.lease(grant.token) }).await?;
                 Attempt::Granted(grant)
             }
-            Attempt::Granted(grant) if grant.already_ours && self.has(M::TakesItsOwnLockForForeign) => {
+            Attempt::Granted(grant) if grant.already_ours && self.has(B::TakesItsOwnLockForForeign) => {
                 Attempt::Held(Holder::default())
             }
             Attempt::Granted(grant) => Attempt::Granted(Grant {
-                token: if self.has(M::TokensStandStill) { FencingToken::new(7) } else { grant.token },
-                crashed: match self.mistake {
-                    M::TellsOfNoCrash => None,
-                    M::TellsOfACrashAlways => Some(Holder::default()),
+                token: if self.has(B::TokensStandStill) { FencingToken::new(7) } else { grant.token },
+                crashed: match self.bug {
+                    B::TellsOfNoCrash => None,
+                    B::TellsOfACrashAlways => Some(Holder::default()),
                     _ => grant.crashed,
                 },
-                already_ours: grant.already_ours && !self.has(M::TakesRetriesForNew),
+                already_ours: grant.already_ours && !self.has(B::TakesRetriesForNew),
             }),
-            Attempt::Held(_) if self.has(M::HidesTheHolder) => Attempt::Held(Holder::default()),
+            Attempt::Held(_) if self.has(B::HidesTheHolder) => Attempt::Held(Holder::default()),
             held @ Attempt::Held(_) => held,
         })
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
-        if self.has(M::RenewsForNothing) {
+        if self.has(B::RenewsForNothing) {
             return Ok(Renewal::Renewed);
         }
-        if self.has(M::LosesWhatIsHeld) {
+        if self.has(B::LosesWhatIsHeld) {
             return Ok(Renewal::Lost(LossReason::RecordGone));
         }
         Ok(match self.store.renew(&self.lease(lease)).await? {
-            Renewal::Lost(_) if self.has(M::RenewsWhatIsLost) => Renewal::Renewed,
-            Renewal::Lost(_) if self.has(M::LosesWithoutReason) => Renewal::Lost(LossReason::RecordGone),
+            Renewal::Lost(_) if self.has(B::RenewsWhatIsLost) => Renewal::Renewed,
+            Renewal::Lost(_) if self.has(B::LosesWithoutReason) => Renewal::Lost(LossReason::RecordGone),
             renewal => renewal,
         })
     }
@@ -204,7 +205,7 @@ impl Backend for Mistaken {
         for lease in leases {
             answers.push(self.renew(lease).await);
         }
-        if self.has(M::MixesUpABatch) {
+        if self.has(B::MixesUpABatch) {
             answers.reverse();
         }
         answers
@@ -212,55 +213,55 @@ impl Backend for Mistaken {
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
         let lease = self.lease(lease);
-        let hold_for = if self.has(M::ForgetsTheMinimumHold) { Duration::ZERO } else { hold_for };
-        if self.has(M::ReleasesNothing) {
+        let hold_for = if self.has(B::ForgetsTheMinimumHold) { Duration::ZERO } else { hold_for };
+        if self.has(B::ReleasesNothing) {
             return Ok(Release::Released);
         }
         let released = self.store.release(&lease, hold_for).await?;
         match released {
-            Release::NotHeld(_) if self.has(M::ReleasesWithoutComparison) => {
+            Release::NotHeld(_) if self.has(B::ReleasesWithoutComparison) => {
                 self.store.lose(lease.name.as_str());
                 Ok(Release::Released)
             }
-            Release::NotHeld(_) if self.has(M::ReleaseOfTheUnknownFails) => {
+            Release::NotHeld(_) if self.has(B::ReleaseOfTheUnknownFails) => {
                 Err(Error::new(ErrorKind::Other, "this id does not hold the lock"))
             }
-            Release::NotHeld(None) if self.has(M::TakesABreakForARelease) => Ok(Release::Released),
+            Release::NotHeld(None) if self.has(B::TakesABreakForARelease) => Ok(Release::Released),
             released => Ok(released),
         }
     }
 
     async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
-        if self.has(M::RaisesNoToken) { Ok(true) } else { self.store.raise(&self.lease(lease), token).await }
+        if self.has(B::RaisesNoToken) { Ok(true) } else { self.store.raise(&self.lease(lease), token).await }
     }
 
     fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
-        match self.mistake {
-            M::ReleasesNowInWordsOnly => true,
-            M::None => self.store.release_now(lease, hold_for),
+        match self.bug {
+            B::ReleasesNowInWordsOnly => true,
+            B::None => self.store.release_now(lease, hold_for),
             // As a store across a network, so that the core has to.
             _ => false,
         }
     }
 
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
-        if self.has(M::WakesNobody) {
+        if self.has(B::WakesNobody) {
             return Ok(Some(Box::new(Deaf)));
         }
         self.store.watch(name).await
     }
 
     async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        if self.has(M::InspectsNothing) { Ok(None) } else { self.store.inspect(&self.name(name)).await }
+        if self.has(B::InspectsNothing) { Ok(None) } else { self.store.inspect(&self.name(name)).await }
     }
 
     async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
-        if self.has(M::ListsNothing) { Ok(Vec::new()) } else { self.store.list(prefix).await }
+        if self.has(B::ListsNothing) { Ok(Vec::new()) } else { self.store.list(prefix).await }
     }
 
     async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
         let name = self.name(name);
-        if self.has(M::BreaksAnything) {
+        if self.has(B::BreaksAnything) {
             self.store.lose(name.as_str());
             return Ok(Break::Broken);
         }
@@ -268,17 +269,17 @@ impl Backend for Mistaken {
     }
 
     async fn forget(&self, name: &LockName) -> Result<bool, Error> {
-        if self.has(M::ForgetsAnything) {
+        if self.has(B::ForgetsAnything) {
             self.store.lose(name.as_str());
         }
-        if self.has(M::ForgetsACrash) && self.store.inspect(name).await?.is_none() {
+        if self.has(B::ForgetsACrash) && self.store.inspect(name).await?.is_none() {
             self.store.lose(name.as_str());
         }
         self.store.forget(&self.name(name)).await
     }
 
     async fn examine(&self) -> Vec<Finding> {
-        if self.has(M::FindsItselfUnfit) {
+        if self.has(B::FindsItselfUnfit) {
             return vec![Finding::unfit("everything", "is wrong")];
         }
         self.store.examine().await
@@ -296,15 +297,15 @@ impl Watch for Deaf {
 }
 
 #[async_trait]
-impl Subject for Mistaken {
+impl Subject for Buggy {
     async fn client(&self) -> Arc<dyn Backend> {
         Arc::new(self.clone())
     }
 
-    async fn vandalise(&self, what: Vandalism, name: &LockName) -> bool {
+    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         match what {
-            Vandalism::DeleteRecord => self.store.lose(name.as_str()),
-            Vandalism::ReplaceRecord => {
+            Tampering::DeleteRecord => self.store.lose(name.as_str()),
+            Tampering::ReplaceRecord => {
                 self.store.lose(name.as_str());
                 let ttl = Some(Duration::from_secs(600));
                 let id = LeaseId::random();
@@ -323,13 +324,13 @@ macro_rules! names {
 
 const CASES: &[&str] = lock_core::conformance_cases! { [names] };
 
-/// Whether the case fails for a backend with that mistake; also when it would wait for ever.
-fn fails(case: &'static str, mistake: Mistake) -> bool {
+/// Whether the case fails for a backend with that bug; also when it would wait for ever.
+fn fails(case: &'static str, bug: Bug) -> bool {
     let exceptions = [("a_descriptor_keeps_the_lock_held", "a lock in memory does not live in a descriptor")];
     let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
-            let subject = Mistaken::new(mistake);
+            let subject = Buggy::new(bug);
             let day = Duration::from_secs(24 * 3600);
             tokio::time::timeout(day, testing::run(case, &subject, &exceptions)).await.expect("ended");
         });
@@ -340,7 +341,7 @@ fn fails(case: &'static str, mistake: Mistake) -> bool {
 #[tokio::test(start_paused = true)]
 #[should_panic(expected = "there is no case a_descriptor_keeps_the_lock_hold")]
 async fn an_exception_for_a_case_that_there_is_not_is_a_failure() {
-    let subject = Mistaken::new(M::None);
+    let subject = Buggy::new(B::None);
     testing::run(CASES[0], &subject, &[("a_descriptor_keeps_the_lock_hold", "misspelt")]).await;
 }
 
@@ -349,20 +350,20 @@ async fn an_exception_for_a_case_that_there_is_not_is_a_failure() {
 fn every_case_passes_without_a_mistake_and_fails_for_some_mistake() {
     // Failures are what is wanted here.
     std::panic::set_hook(Box::new(|_| {}));
-    let failing: Vec<_> = CASES.iter().copied().filter(|case| fails(case, M::None)).collect();
-    let mut found: BTreeMap<&str, Vec<Mistake>> = BTreeMap::new();
+    let failing: Vec<_> = CASES.iter().copied().filter(|case| fails(case, B::None)).collect();
+    let mut found: BTreeMap<&str, Vec<Bug>> = BTreeMap::new();
     for case in CASES.iter().copied().filter(|case| *case != "a_descriptor_keeps_the_lock_held") {
-        found.insert(case, MISTAKES.iter().copied().filter(|mistake| fails(case, *mistake)).collect());
+        found.insert(case, BUGS.iter().copied().filter(|bug| fails(case, *bug)).collect());
     }
     let _ = std::panic::take_hook();
-    assert_eq!(failing, [""; 0], "failed without a mistake");
-    let mut missed = MISTAKES.to_vec();
-    for (case, mistakes) in &found {
-        println!("{case}: {mistakes:?}");
-        missed.retain(|mistake| !mistakes.contains(mistake));
+    assert_eq!(failing, [""; 0], "failed without a bug");
+    let mut missed = BUGS.to_vec();
+    for (case, bugs) in &found {
+        println!("{case}: {bugs:?}");
+        missed.retain(|bug| !bugs.contains(bug));
     }
     assert_eq!(missed, [], "no case finds these");
-    let blind: Vec<_> = found.iter().filter(|(_, mistakes)| mistakes.is_empty()).map(|(case, _)| *case).collect();
+    let blind: Vec<_> = found.iter().filter(|(_, bugs)| bugs.is_empty()).map(|(case, _)| *case).collect();
     assert_eq!(blind, [""; 0], "these cases find nothing");
 }
 

@@ -1,19 +1,19 @@
 //! Cases of a store whose records somebody else deletes or replaces;
-//! [`Subject::vandalise`](crate::testing::Subject::vandalise) does it.
+//! [`Subject::tamper`](crate::testing::Subject::tamper) does it.
 
 use std::time::Duration;
 
 use crate::{
     backend::Renewal,
     testing::{
-        Vandalism,
+        Tampering,
         harness::{Bench, assert_not_held, granted, refused, release},
     },
 };
 
 impl Bench<'_> {
-    async fn vandalise(&self, what: Vandalism, name: &crate::LockName) {
-        assert!(self.subject.vandalise(what, name).await, "checked before the case");
+    async fn tamper(&self, what: Tampering, name: &crate::LockName) {
+        assert!(self.subject.tamper(what, name).await, "checked before the case");
     }
 }
 
@@ -22,7 +22,7 @@ pub(super) async fn a_deleted_record_is_a_loss_at_the_next_renewal(bench: &Bench
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("deleted");
     let (lease, _) = granted(&*a, &bench.claim(&name)).await;
-    bench.vandalise(Vandalism::DeleteRecord, &name).await;
+    bench.tamper(Tampering::DeleteRecord, &name).await;
     assert!(matches!(a.renew(&lease).await.expect("the store answers"), Renewal::Lost(_)));
     let (next, _) = granted(&*b, &bench.claim(&name)).await;
     assert!(next.token > lease.token || !b.capabilities().fencing, "{:?} after {:?}", next.token, lease.token);
@@ -36,7 +36,7 @@ pub(super) async fn a_replaced_record_is_somebody_elses_lock(bench: &Bench<'_>) 
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("replaced");
     let (lease, _) = granted(&*a, &bench.claim(&name)).await;
-    bench.vandalise(Vandalism::ReplaceRecord, &name).await;
+    bench.tamper(Tampering::ReplaceRecord, &name).await;
     assert!(matches!(a.renew(&lease).await.expect("the store answers"), Renewal::Lost(_)));
     assert_not_held(a.release(&lease, Duration::ZERO).await);
     refused(&*b, &bench.claim(&name)).await;
@@ -52,6 +52,6 @@ pub(super) async fn tokens_rise_although_their_record_was_deleted(bench: &Bench<
         assert!(lease.token > last, "{:?} after {last:?}", lease.token);
         last = lease.token;
         release(&*client, &lease).await;
-        bench.vandalise(Vandalism::DeleteToken, &name).await;
+        bench.tamper(Tampering::DeleteToken, &name).await;
     }
 }

@@ -11,7 +11,7 @@ use crate::{
     mutex::Mutex,
     testing::{
         TestClock,
-        harness::{Bench, Rig},
+        harness::{Bench, Fixture},
     },
     types::{Clock, LeaseId},
 };
@@ -34,16 +34,16 @@ pub(super) async fn a_storm_of_faults_breaks_no_promise(bench: &Bench<'_>) {
         LeaseId::random().to_string().bytes().fold(7, |n: u64, b| n.wrapping_mul(31) + u64::from(b))
     });
     println!("faults by {SEED}={seed}");
-    let name = bench.name("storm");
+    let name = bench.name("chaos");
     // One clock for all: the history has one.
     let clock = TestClock::new();
     let history = Mutex::new(Vec::new());
     join_all((0..WORKERS).map(|number| {
         let (name, clock, history) = (&name, &clock, &history);
         async move {
-            let rig = Rig::with_ttl(bench, bench.subject.ttl()).await;
-            rig.network.at_random(seed.wrapping_add(number), SHARE, bench.subject.ttl() / 4);
-            Worker { number, rig, clock, history, name }.work().await;
+            let fixture = Fixture::with_ttl(bench, bench.subject.ttl()).await;
+            fixture.network.at_random(seed.wrapping_add(number), SHARE, bench.subject.ttl() / 4);
+            Worker { number, fixture, clock, history, name }.work().await;
         }
     }))
     .await;
@@ -57,7 +57,7 @@ pub(super) async fn a_storm_of_faults_breaks_no_promise(bench: &Bench<'_>) {
 
 struct Worker<'a> {
     number: u64,
-    rig: Rig,
+    fixture: Fixture,
     clock: &'a TestClock,
     history: &'a Mutex<Vec<Event>>,
     name: &'a crate::LockName,
@@ -77,7 +77,7 @@ impl Worker<'_> {
         for _ in 0..ROUNDS {
             self.note(self.now(), What::Attempt { owner: None });
             let patience = Duration::from_secs(5);
-            match timeout(2 * patience, self.rig.locker.acquire_within(self.name.as_str(), patience)).await {
+            match timeout(2 * patience, self.fixture.locker.acquire_within(self.name.as_str(), patience)).await {
                 Ok(Ok(TryAcquire::Acquired(guard))) => self.hold(guard).await,
                 _ => self.note(self.now(), What::GaveUp),
             }
