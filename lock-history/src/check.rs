@@ -4,15 +4,15 @@
 use std::{collections::HashMap, time::Duration};
 
 use crate::{
-    belief,
-    event::{Event, What},
+    event::{Event, EventKind},
     liveness,
-    report::{Report, Rule},
+    report::{Property, Report},
+    validity,
 };
 
 /// What a history is checked against, beyond what always holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Rules {
+pub struct Checks {
     /// Nobody holds a lock and somebody who can reach the store waits for it: for how long at most.
     /// `None` checks no liveness.
     pub obtainable_within: Option<Duration>,
@@ -23,21 +23,21 @@ pub struct Rules {
 
 /// Checks `events`, in any order; those of one worker must not share a time unless they stand in
 /// the order in which they happened.
-pub fn check(events: &[Event], rules: &Rules) -> Report {
+pub fn check(events: &[Event], checks: &Checks) -> Report {
     let mut sorted: Vec<&Event> = events.iter().collect();
     // Stable: events of one instant stay as they came.
     sorted.sort_by(|a, b| (&a.name, a.at).cmp(&(&b.name, b.at)));
     let mut report = Report::default();
     for events in sorted.chunk_by(|a, b| a.name == b.name) {
         report.count(events);
-        belief::exclusion(events, &mut report);
+        validity::exclusion(events, &mut report);
         tokens_rise(events, &mut report);
         resource_takes_no_old_token(events, &mut report);
         own_lock_is_known(events, &mut report);
-        if rules.undisturbed {
-            belief::kept_to_the_end(events, &mut report);
+        if checks.undisturbed {
+            validity::kept_to_the_end(events, &mut report);
         }
-        if let Some(bound) = rules.obtainable_within {
+        if let Some(bound) = checks.obtainable_within {
             liveness::obtainable(events, bound, &mut report);
         }
     }
@@ -45,14 +45,14 @@ pub fn check(events: &[Event], rules: &Rules) -> Report {
     report
 }
 
-/// While at most one believes, the order of grants is the order of time: each worker notes its
+/// While at most one guard is valid, the order of grants is the order of time: each worker notes its
 /// grant before it can release.
 fn tokens_rise(events: &[&Event], report: &mut Report) {
     let mut largest: Option<(u64, &Event)> = None;
     for event in events {
-        let What::Granted { token: Some(token), .. } = event.what else { continue };
+        let EventKind::Granted { token: Some(token), .. } = event.kind else { continue };
         match largest {
-            Some((before, earlier)) if token <= before => report.found(Rule::TokensRise, &[earlier, event]),
+            Some((before, earlier)) if token <= before => report.found(Property::TokensRise, &[earlier, event]),
             _ => largest = Some((token, event)),
         }
     }
@@ -61,9 +61,9 @@ fn tokens_rise(events: &[&Event], report: &mut Report) {
 fn resource_takes_no_old_token(events: &[&Event], report: &mut Report) {
     let mut largest: Option<(u64, &Event)> = None;
     for event in events {
-        let What::Accepted { token } = event.what else { continue };
+        let EventKind::Accepted { token } = event.kind else { continue };
         match largest {
-            Some((before, earlier)) if token < before => report.found(Rule::NoOldWrite, &[earlier, event]),
+            Some((before, earlier)) if token < before => report.found(Property::NoOldWrite, &[earlier, event]),
             _ => largest = Some((token, event)),
         }
     }
@@ -73,17 +73,17 @@ fn resource_takes_no_old_token(events: &[&Event], report: &mut Report) {
 fn own_lock_is_known(events: &[&Event], report: &mut Report) {
     let mut asking: HashMap<u64, &Event> = HashMap::new();
     for event in events {
-        match &event.what {
-            What::Attempt { .. } => {
+        match &event.kind {
+            EventKind::Attempt { .. } => {
                 asking.insert(event.worker, event);
             }
-            What::Refused { owner: Some(holder) } => {
+            EventKind::Refused { owner: Some(holder) } => {
                 let Some(attempt) = asking.get(&event.worker) else { continue };
-                if matches!(&attempt.what, What::Attempt { owner: Some(own) } if own == holder) {
-                    report.found(Rule::OwnLockIsKnown, &[attempt, event]);
+                if matches!(&attempt.kind, EventKind::Attempt { owner: Some(own) } if own == holder) {
+                    report.found(Property::OwnLockIsKnown, &[attempt, event]);
                 }
             }
-            What::GaveUp | What::Granted { .. } | What::Died => {
+            EventKind::GaveUp | EventKind::Granted { .. } | EventKind::Died => {
                 asking.remove(&event.worker);
             }
             _ => {}

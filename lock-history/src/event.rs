@@ -12,12 +12,12 @@ pub struct Event {
     /// Which lock.
     pub name: Arc<str>,
     /// What.
-    pub what: What,
+    pub kind: EventKind,
 }
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
+pub enum EventKind {
     /// The worker began to ask for the lock, under this owner's name if each attempt has its own.
     Attempt {
         /// As others would read it.
@@ -39,7 +39,7 @@ pub enum What {
     },
     /// The guard still called itself valid.
     Valid {
-        /// As in [`What::Granted`].
+        /// As in [`EventKind::Granted`].
         until: Option<Duration>,
     },
     /// The guard called itself lost.

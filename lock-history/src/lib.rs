@@ -1,11 +1,11 @@
 #![doc = include_str!("../README.md")]
 
-mod belief;
 mod check;
 mod event;
 mod liveness;
 mod report;
+mod validity;
 
-pub use check::{Rules, check};
-pub use event::{Event, What};
-pub use report::{Report, Rule, Violation};
+pub use check::{Checks, check};
+pub use event::{Event, EventKind};
+pub use report::{Property, Report, Violation};

@@ -6,50 +6,50 @@ use std::{
 };
 
 use crate::{
-    event::{Event, What},
-    report::{Report, Rule},
+    event::{Event, EventKind},
+    report::{Property, Report},
 };
 
-/// Who waits and who believes, as time goes on.
+/// Which workers wait and which hold a valid guard, as time goes on.
 #[derive(Default)]
 struct State<'a> {
     waiting: HashMap<u64, &'a Event>,
     stopped: HashSet<u64>,
-    /// Until when each believes.
+    /// Until when each guard is valid.
     holding: HashMap<u64, Option<Duration>>,
 }
 
 impl<'a> State<'a> {
     fn take_in(&mut self, event: &'a Event) {
         let worker = event.worker;
-        match event.what {
-            What::Attempt { .. } => {
+        match event.kind {
+            EventKind::Attempt { .. } => {
                 self.waiting.insert(worker, event);
             }
-            What::GaveUp => {
+            EventKind::GaveUp => {
                 self.waiting.remove(&worker);
             }
-            What::Granted { until, .. } => {
+            EventKind::Granted { until, .. } => {
                 self.waiting.remove(&worker);
                 self.holding.insert(worker, until);
             }
-            What::Valid { until } => {
+            EventKind::Valid { until } => {
                 self.holding.entry(worker).and_modify(|end| *end = until);
             }
-            What::Lost { .. } | What::Released => {
+            EventKind::Lost { .. } | EventKind::Released => {
                 self.holding.remove(&worker);
             }
-            What::Died => {
+            EventKind::Died => {
                 self.waiting.remove(&worker);
                 self.holding.remove(&worker);
             }
-            What::Stopped => {
+            EventKind::Stopped => {
                 self.stopped.insert(worker);
             }
-            What::Resumed => {
+            EventKind::Resumed => {
                 self.stopped.remove(&worker);
             }
-            What::Refused { .. } | What::Accepted { .. } | What::Rejected { .. } => {}
+            EventKind::Refused { .. } | EventKind::Accepted { .. } | EventKind::Rejected { .. } => {}
         }
     }
 
@@ -57,7 +57,7 @@ impl<'a> State<'a> {
         self.waiting.keys().any(|worker| !self.stopped.contains(worker))
     }
 
-    /// Until when somebody believes; zero when nobody does.
+    /// Until when any guard is valid; zero if none is.
     fn held_until(&self) -> Duration {
         self.holding.values().map(|until| until.unwrap_or(Duration::MAX)).max().unwrap_or_default()
     }
@@ -69,7 +69,7 @@ pub(super) fn obtainable(events: &[&Event], bound: Duration, report: &mut Report
     let mut free_since: Option<(Duration, &Event)> = None;
     for &event in events {
         if let Some((_, first)) = free_since.filter(|(since, _)| event.at.saturating_sub(*since) > bound) {
-            report.found(Rule::Obtainable, &[first, event]);
+            report.found(Property::Obtainable, &[first, event]);
             free_since = None;
         }
         state.take_in(event);
@@ -77,7 +77,7 @@ pub(super) fn obtainable(events: &[&Event], bound: Duration, report: &mut Report
         free_since = match free_since {
             _ if !state.somebody_waits() || held == Duration::MAX => None,
             Some((since, first)) if held <= since => Some((since, first)),
-            // A belief may end by itself, later than at this event.
+            // A validity may end by itself, later than at this event.
             _ => Some((held.max(event.at), event)),
         };
     }

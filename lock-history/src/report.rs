@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use crate::event::{Event, What};
+use crate::event::{Event, EventKind};
 
-/// A promise that a history can break.
+/// A property that a history can violate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Rule {
+pub enum Property {
     /// At most one guard calls itself valid at a time.
     Exclusion,
     /// Tokens rise in the order of grants.
@@ -22,8 +22,8 @@ pub enum Rule {
     KeptToTheEnd,
 }
 
-impl Rule {
-    /// The rule as one lower-case word, for programs.
+impl Property {
+    /// The property as one lower-case word, for programs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Exclusion => "exclusion",
@@ -36,7 +36,7 @@ impl Rule {
     }
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for Property {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Exclusion => "two guards called themselves valid at once",
@@ -53,22 +53,22 @@ impl fmt::Display for Rule {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     /// Which promise.
-    pub rule: Rule,
+    pub property: Property,
     /// The smallest part of the history that breaks it, in the order of time.
     pub events: Vec<Event>,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.rule)?;
+        write!(f, "{}:", self.property)?;
         self.events.iter().try_for_each(|event| write!(f, "\n  {event}"))
     }
 }
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { at, worker, name, what } = self;
-        write!(f, "{:.6} s  worker {worker}  \"{}\"  {what:?}", at.as_secs_f64(), name.escape_debug())
+        let Self { at, worker, name, kind } = self;
+        write!(f, "{:.6} s  worker {worker}  \"{}\"  {kind:?}", at.as_secs_f64(), name.escape_debug())
     }
 }
 
@@ -97,26 +97,26 @@ impl Report {
     pub(super) fn count(&mut self, events: &[&Event]) {
         self.names += 1;
         for event in events {
-            let counter = match event.what {
-                What::Attempt { .. } => &mut self.attempts,
-                What::Granted { .. } => &mut self.acquisitions,
-                What::Lost { .. } => &mut self.losses,
-                What::Released => &mut self.releases,
-                What::Accepted { .. } => &mut self.accepted,
-                What::Rejected { .. } => &mut self.rejected,
-                What::Refused { .. }
-                | What::GaveUp
-                | What::Valid { .. }
-                | What::Died
-                | What::Stopped
-                | What::Resumed => continue,
+            let counter = match event.kind {
+                EventKind::Attempt { .. } => &mut self.attempts,
+                EventKind::Granted { .. } => &mut self.acquisitions,
+                EventKind::Lost { .. } => &mut self.losses,
+                EventKind::Released => &mut self.releases,
+                EventKind::Accepted { .. } => &mut self.accepted,
+                EventKind::Rejected { .. } => &mut self.rejected,
+                EventKind::Refused { .. }
+                | EventKind::GaveUp
+                | EventKind::Valid { .. }
+                | EventKind::Died
+                | EventKind::Stopped
+                | EventKind::Resumed => continue,
             };
             *counter += 1;
         }
     }
 
-    pub(super) fn found(&mut self, rule: Rule, events: &[&Event]) {
-        self.violations.push(Violation { rule, events: events.iter().map(|&event| event.clone()).collect() });
+    pub(super) fn found(&mut self, property: Property, events: &[&Event]) {
+        self.violations.push(Violation { property, events: events.iter().map(|&event| event.clone()).collect() });
     }
 }
 

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fs};
 use integration::verification::{
     Cases, HISTORIES, LEAST_SIMULATED, LEAST_TORTURED, Page, Runs, TEMPLATE, brought_back,
 };
-use lock_history::Rule;
+use lock_history::Property;
 use serde_json::{Value, json};
 use test_support::sim::Mistake;
 
@@ -53,14 +53,14 @@ fn the_promises_name_every_rule_of_the_history_and_no_other() {
     rules.sort_unstable();
     rules.dedup();
     let mut all = [
-        Rule::Exclusion,
-        Rule::TokensRise,
-        Rule::NoOldWrite,
-        Rule::OwnLockIsKnown,
-        Rule::Obtainable,
-        Rule::KeptToTheEnd,
+        Property::Exclusion,
+        Property::TokensRise,
+        Property::NoOldWrite,
+        Property::OwnLockIsKnown,
+        Property::Obtainable,
+        Property::KeptToTheEnd,
     ]
-    .map(Rule::as_str);
+    .map(Property::as_str);
     all.sort_unstable();
     assert_eq!(rules, all);
 }

@@ -2,25 +2,25 @@
 
 use std::time::Duration;
 
-use lock_history::{Event, Report, Rule, Rules, What, check};
+use lock_history::{Checks, Event, EventKind, Property, Report, check};
 use proptest::prelude::*;
 
 const BOUND: Duration = Duration::from_millis(1_000);
 
-fn event(millis: u64, worker: u64, what: What) -> Event {
-    Event { at: Duration::from_millis(millis), worker, name: "n".into(), what }
+fn event(millis: u64, worker: u64, kind: EventKind) -> Event {
+    Event { at: Duration::from_millis(millis), worker, name: "n".into(), kind }
 }
 
-fn granted(token: u64, until: Option<u64>) -> What {
-    What::Granted { token: Some(token), until: until.map(Duration::from_millis) }
+fn granted(token: u64, until: Option<u64>) -> EventKind {
+    EventKind::Granted { token: Some(token), until: until.map(Duration::from_millis) }
 }
 
 fn checked(events: &[Event]) -> Report {
-    check(events, &Rules { obtainable_within: Some(BOUND), ..Rules::default() })
+    check(events, &Checks { obtainable_within: Some(BOUND), ..Checks::default() })
 }
 
-fn broken(events: &[Event]) -> Vec<Rule> {
-    checked(events).violations.iter().map(|violation| violation.rule).collect()
+fn broken(events: &[Event]) -> Vec<Property> {
+    checked(events).violations.iter().map(|violation| violation.property).collect()
 }
 
 /// How a turn of a clean history ends.
@@ -45,18 +45,18 @@ fn clean(turns: &[(u64, u64, End, bool)]) -> (Vec<Event>, Vec<usize>) {
     for (turn, &(gap, held, end, expires)) in turns.iter().enumerate() {
         let worker = turn as u64;
         let until = (expires || matches!(end, End::Silence)).then_some(now + gap + held);
-        events.push(event(now, worker, What::Attempt { owner: Some(format!("w{turn}")) }));
-        events.push(event(now, worker, What::Refused { owner: Some("somebody".into()) }));
+        events.push(event(now, worker, EventKind::Attempt { owner: Some(format!("w{turn}")) }));
+        events.push(event(now, worker, EventKind::Refused { owner: Some("somebody".into()) }));
         now += gap;
         grants.push(events.len());
         events.push(event(now, worker, granted(100 + worker, until)));
-        events.push(event(now + held / 2, worker, What::Valid { until: until.map(Duration::from_millis) }));
-        events.push(event(now + held / 2, worker, What::Accepted { token: 100 + worker }));
+        events.push(event(now + held / 2, worker, EventKind::Valid { until: until.map(Duration::from_millis) }));
+        events.push(event(now + held / 2, worker, EventKind::Accepted { token: 100 + worker }));
         now += held;
         match end {
-            End::Release => events.push(event(now, worker, What::Released)),
-            End::Loss => events.push(event(now, worker, What::Lost { told: false })),
-            End::Death => events.push(event(now, worker, What::Died)),
+            End::Release => events.push(event(now, worker, EventKind::Released)),
+            End::Loss => events.push(event(now, worker, EventKind::Lost { told: false })),
+            End::Death => events.push(event(now, worker, EventKind::Died)),
             End::Silence => {}
         }
     }
@@ -64,8 +64,8 @@ fn clean(turns: &[(u64, u64, End, bool)]) -> (Vec<Event>, Vec<usize>) {
 }
 
 fn token_of(event: &mut Event) -> &mut u64 {
-    match &mut event.what {
-        What::Granted { token: Some(token), .. } | What::Accepted { token } => token,
+    match &mut event.kind {
+        EventKind::Granted { token: Some(token), .. } | EventKind::Accepted { token } => token,
         other => panic!("no token in {other:?}"),
     }
 }
@@ -89,9 +89,9 @@ proptest! {
         let intruder = Event { worker: 1_000, ..events[grant].clone() };
         let at = intruder.at + Duration::from_millis(1);
         let token = *token_of(&mut events[grant]) ;
-        events.push(Event { at, what: What::Granted { token: Some(token), until: Some(at) }, ..intruder });
+        events.push(Event { at, kind: EventKind::Granted { token: Some(token), until: Some(at) }, ..intruder });
         let report = checked(&events);
-        let found = report.violations.iter().find(|violation| violation.rule == Rule::Exclusion);
+        let found = report.violations.iter().find(|violation| violation.property == Property::Exclusion);
         prop_assert!(found.is_some_and(|violation| violation.events.len() <= 3), "{}", report);
     }
 
@@ -100,7 +100,7 @@ proptest! {
         let (mut events, grants) = clean(&turns);
         let later = 1 + which.index(grants.len() - 1);
         *token_of(&mut events[grants[later]]) = 100 + later as u64 - 1 - by.min(later as u64 - 1);
-        prop_assert_eq!(broken(&events), vec![Rule::TokensRise]);
+        prop_assert_eq!(broken(&events), vec![Property::TokensRise]);
     }
 
     #[test]
@@ -108,7 +108,7 @@ proptest! {
         let (mut events, grants) = clean(&turns);
         let later = 1 + which.index(grants.len() - 1);
         *token_of(&mut events[grants[later] + 2]) = 99;
-        prop_assert_eq!(broken(&events), vec![Rule::NoOldWrite]);
+        prop_assert_eq!(broken(&events), vec![Property::NoOldWrite]);
     }
 
     #[test]
@@ -116,19 +116,19 @@ proptest! {
         let (mut events, _) = clean(&turns);
         let end = events.iter().map(|event| event.at.as_millis() as u64).max().unwrap() + 500;
         let last = (turns.len() - 1) as u64;
-        events.push(event(end, last, What::Died));
-        events.push(event(end, 1_000, What::Attempt { owner: None }));
-        events.push(event(end + BOUND.as_millis() as u64, 1_000, What::GaveUp));
+        events.push(event(end, last, EventKind::Died));
+        events.push(event(end, 1_000, EventKind::Attempt { owner: None }));
+        events.push(event(end + BOUND.as_millis() as u64, 1_000, EventKind::GaveUp));
         prop_assert_eq!(broken(&events), vec![], "the bound itself is in time");
         events.pop();
-        events.push(event(end + BOUND.as_millis() as u64 + beyond, 1_000, What::GaveUp));
-        prop_assert_eq!(broken(&events), vec![Rule::Obtainable]);
+        events.push(event(end + BOUND.as_millis() as u64 + beyond, 1_000, EventKind::GaveUp));
+        prop_assert_eq!(broken(&events), vec![Property::Obtainable]);
     }
 }
 
 #[test]
 fn a_renewed_belief_lasts_until_its_last_confirmation() {
-    let valid = |until| What::Valid { until: Some(Duration::from_millis(until)) };
+    let valid = |until| EventKind::Valid { until: Some(Duration::from_millis(until)) };
     let renewed = |next| {
         vec![
             event(0, 1, granted(1, Some(100))),
@@ -137,63 +137,70 @@ fn a_renewed_belief_lasts_until_its_last_confirmation() {
             event(next, 2, granted(2, Some(next + 100))),
         ]
     };
-    assert_eq!(broken(&renewed(219)), [Rule::Exclusion]);
+    assert_eq!(broken(&renewed(219)), [Property::Exclusion]);
     assert_eq!(broken(&renewed(220)), []);
 }
 
 #[test]
 fn a_belief_without_an_end_ends_with_release_loss_or_death() {
-    for end in [What::Released, What::Lost { told: false }, What::Died] {
+    for end in [EventKind::Released, EventKind::Lost { told: false }, EventKind::Died] {
         let events = [event(0, 1, granted(1, None)), event(50, 1, end.clone()), event(50, 2, granted(2, None))];
         assert_eq!(broken(&events), [], "{end:?}");
-        assert_eq!(broken(&[events[0].clone(), events[2].clone()]), [Rule::Exclusion]);
+        assert_eq!(broken(&[events[0].clone(), events[2].clone()]), [Property::Exclusion]);
     }
 }
 
 #[test]
 fn what_the_store_said_counts_from_the_last_time_that_the_guard_was_valid() {
     let taken_at_30 = |told| {
-        [event(0, 1, granted(1, Some(100))), event(30, 2, granted(2, Some(130))), event(40, 1, What::Lost { told })]
+        [
+            event(0, 1, granted(1, Some(100))),
+            event(30, 2, granted(2, Some(130))),
+            event(40, 1, EventKind::Lost { told }),
+        ]
     };
     assert_eq!(broken(&taken_at_30(true)), [], "it may have known by then");
-    assert_eq!(broken(&taken_at_30(false)), [Rule::Exclusion], "its timer had not run out");
+    assert_eq!(broken(&taken_at_30(false)), [Property::Exclusion], "its timer had not run out");
 }
 
 #[test]
 fn a_loss_before_the_end_is_found_where_nobody_disturbs_the_store() {
     let found = |until: Option<u64>, told| {
-        let events = [event(0, 1, granted(1, until)), event(40, 1, What::Lost { told })];
-        let violations = check(&events, &Rules { undisturbed: true, ..Rules::default() }).violations;
-        violations.iter().map(|violation| violation.rule).collect::<Vec<_>>()
+        let events = [event(0, 1, granted(1, until)), event(40, 1, EventKind::Lost { told })];
+        let violations = check(&events, &Checks { undisturbed: true, ..Checks::default() }).violations;
+        violations.iter().map(|violation| violation.property).collect::<Vec<_>>()
     };
-    assert_eq!(found(Some(41), true), [Rule::KeptToTheEnd]);
-    assert_eq!(found(None, true), [Rule::KeptToTheEnd], "it would never have ended");
+    assert_eq!(found(Some(41), true), [Property::KeptToTheEnd]);
+    assert_eq!(found(None, true), [Property::KeptToTheEnd], "it would never have ended");
     assert_eq!(found(Some(40), true), [], "it was over by then");
     assert_eq!(found(Some(41), false), [], "a limit of its own");
-    assert_eq!(broken(&[event(0, 1, granted(1, None)), event(40, 1, What::Lost { told: true })]), []);
+    assert_eq!(broken(&[event(0, 1, granted(1, None)), event(40, 1, EventKind::Lost { told: true })]), []);
 }
 
 #[test]
 fn an_attempt_that_meets_itself_is_found() {
-    let refused = |owner: &str| What::Refused { owner: Some(owner.into()) };
-    let attempt = |owner: &str| What::Attempt { owner: Some(owner.into()) };
-    assert_eq!(broken(&[event(0, 1, attempt("a#1")), event(1, 1, refused("a#1"))]), [Rule::OwnLockIsKnown]);
+    let refused = |owner: &str| EventKind::Refused { owner: Some(owner.into()) };
+    let attempt = |owner: &str| EventKind::Attempt { owner: Some(owner.into()) };
+    assert_eq!(broken(&[event(0, 1, attempt("a#1")), event(1, 1, refused("a#1"))]), [Property::OwnLockIsKnown]);
     assert_eq!(broken(&[event(0, 1, attempt("a#2")), event(1, 1, refused("a#1"))]), []);
 }
 
 #[test]
 fn nobody_waits_for_the_stopped_and_the_dead() {
-    let attempt = What::Attempt { owner: None };
-    for stop in [What::Stopped, What::Died, What::GaveUp] {
-        let events =
-            [event(0, 1, attempt.clone()), event(10, 1, stop.clone()), event(5_000, 2, What::Lost { told: false })];
+    let attempt = EventKind::Attempt { owner: None };
+    for stop in [EventKind::Stopped, EventKind::Died, EventKind::GaveUp] {
+        let events = [
+            event(0, 1, attempt.clone()),
+            event(10, 1, stop.clone()),
+            event(5_000, 2, EventKind::Lost { told: false }),
+        ];
         assert_eq!(broken(&events), [], "{stop:?}");
     }
     let resumed = [
         event(0, 1, attempt),
-        event(10, 1, What::Stopped),
-        event(4_500, 1, What::Resumed),
-        event(5_000, 2, What::Lost { told: false }),
+        event(10, 1, EventKind::Stopped),
+        event(4_500, 1, EventKind::Resumed),
+        event(5_000, 2, EventKind::Lost { told: false }),
     ];
     assert_eq!(broken(&resumed), []);
 }

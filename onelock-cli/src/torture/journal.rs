@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lock_history::{Event, What};
+use lock_history::{Event, EventKind};
 use serde_json::{Value, json};
 
 #[derive(Debug)]
@@ -38,7 +38,7 @@ impl Journal {
         self.worker
     }
 
-    pub(super) fn note(&mut self, at: Duration, name: &str, what: &What) -> io::Result<()> {
+    pub(super) fn note(&mut self, at: Duration, name: &str, what: &EventKind) -> io::Result<()> {
         let mut line = write(what);
         line["at"] = json!(nanos(at));
         line["name"] = json!(name);
@@ -77,21 +77,21 @@ fn nanos(at: Duration) -> u64 {
     u64::try_from(at.as_nanos()).expect("2^64 ns since boot are 584 years")
 }
 
-fn write(what: &What) -> Value {
+fn write(what: &EventKind) -> Value {
     let until = |until: &Option<Duration>| until.map(nanos);
     match what {
-        What::Attempt { owner } => json!({ "what": "attempt", "owner": owner }),
-        What::Refused { owner } => json!({ "what": "refused", "owner": owner }),
-        What::GaveUp => json!({ "what": "gave_up" }),
-        What::Granted { token, until: end } => json!({ "what": "granted", "token": token, "until": until(end) }),
-        What::Valid { until: end } => json!({ "what": "valid", "until": until(end) }),
-        What::Lost { told } => json!({ "what": "lost", "told": told }),
-        What::Released => json!({ "what": "released" }),
-        What::Died => json!({ "what": "died" }),
-        What::Stopped => json!({ "what": "stopped" }),
-        What::Resumed => json!({ "what": "resumed" }),
-        What::Accepted { token } => json!({ "what": "accepted", "token": token }),
-        What::Rejected { token } => json!({ "what": "rejected", "token": token }),
+        EventKind::Attempt { owner } => json!({ "what": "attempt", "owner": owner }),
+        EventKind::Refused { owner } => json!({ "what": "refused", "owner": owner }),
+        EventKind::GaveUp => json!({ "what": "gave_up" }),
+        EventKind::Granted { token, until: end } => json!({ "what": "granted", "token": token, "until": until(end) }),
+        EventKind::Valid { until: end } => json!({ "what": "valid", "until": until(end) }),
+        EventKind::Lost { told } => json!({ "what": "lost", "told": told }),
+        EventKind::Released => json!({ "what": "released" }),
+        EventKind::Died => json!({ "what": "died" }),
+        EventKind::Stopped => json!({ "what": "stopped" }),
+        EventKind::Resumed => json!({ "what": "resumed" }),
+        EventKind::Accepted { token } => json!({ "what": "accepted", "token": token }),
+        EventKind::Rejected { token } => json!({ "what": "rejected", "token": token }),
     }
 }
 
@@ -99,22 +99,22 @@ fn parse(line: &Value) -> Option<Event> {
     let until = line["until"].as_u64().map(Duration::from_nanos);
     let owner = line["owner"].as_str().map(str::to_owned);
     let what = match line["what"].as_str()? {
-        "attempt" => What::Attempt { owner },
-        "refused" => What::Refused { owner },
-        "gave_up" => What::GaveUp,
-        "granted" => What::Granted { token: line["token"].as_u64(), until },
-        "valid" => What::Valid { until },
-        "lost" => What::Lost { told: line["told"].as_bool()? },
-        "released" => What::Released,
-        "died" => What::Died,
-        "stopped" => What::Stopped,
-        "resumed" => What::Resumed,
-        "accepted" => What::Accepted { token: line["token"].as_u64()? },
-        "rejected" => What::Rejected { token: line["token"].as_u64()? },
+        "attempt" => EventKind::Attempt { owner },
+        "refused" => EventKind::Refused { owner },
+        "gave_up" => EventKind::GaveUp,
+        "granted" => EventKind::Granted { token: line["token"].as_u64(), until },
+        "valid" => EventKind::Valid { until },
+        "lost" => EventKind::Lost { told: line["told"].as_bool()? },
+        "released" => EventKind::Released,
+        "died" => EventKind::Died,
+        "stopped" => EventKind::Stopped,
+        "resumed" => EventKind::Resumed,
+        "accepted" => EventKind::Accepted { token: line["token"].as_u64()? },
+        "rejected" => EventKind::Rejected { token: line["token"].as_u64()? },
         _ => return None,
     };
     let (at, worker) = (Duration::from_nanos(line["at"].as_u64()?), line["worker"].as_u64()?);
-    Some(Event { at, worker, name: line["name"].as_str()?.into(), what })
+    Some(Event { at, worker, name: line["name"].as_str()?.into(), kind: what })
 }
 
 #[cfg(test)]
@@ -126,20 +126,20 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let until = Some(Duration::from_nanos(12));
         let all = [
-            What::Attempt { owner: None },
-            What::Attempt { owner: Some("c".into()) },
-            What::Refused { owner: Some("a \"b\"".into()) },
-            What::GaveUp,
-            What::Granted { token: Some((1 << 53) - 1), until },
-            What::Granted { token: None, until: None },
-            What::Valid { until },
-            What::Lost { told: true },
-            What::Released,
-            What::Died,
-            What::Stopped,
-            What::Resumed,
-            What::Accepted { token: 1 },
-            What::Rejected { token: 2 },
+            EventKind::Attempt { owner: None },
+            EventKind::Attempt { owner: Some("c".into()) },
+            EventKind::Refused { owner: Some("a \"b\"".into()) },
+            EventKind::GaveUp,
+            EventKind::Granted { token: Some((1 << 53) - 1), until },
+            EventKind::Granted { token: None, until: None },
+            EventKind::Valid { until },
+            EventKind::Lost { told: true },
+            EventKind::Released,
+            EventKind::Died,
+            EventKind::Stopped,
+            EventKind::Resumed,
+            EventKind::Accepted { token: 1 },
+            EventKind::Rejected { token: 2 },
         ];
         let mut journal = Journal::create(directory.path(), 7).unwrap();
         for what in &all {
@@ -148,7 +148,7 @@ mod tests {
         journal.error("no such table").unwrap();
         journal.file.write_all(b"{\"at\": 5, \"na").unwrap();
         let notes = read(directory.path(), 7).unwrap();
-        let whats: Vec<_> = notes.events.into_iter().map(|event| event.what).collect();
+        let whats: Vec<_> = notes.events.into_iter().map(|event| event.kind).collect();
         assert_eq!(whats, all);
         assert_eq!(notes.errors, ["no such table"]);
     }

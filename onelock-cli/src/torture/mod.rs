@@ -27,7 +27,7 @@ use lock_core::{
     LeaseId, Locker, TryAcquire,
     backend::Release,
 };
-use lock_history::{Rules, check};
+use lock_history::{Checks, check};
 
 use self::{
     cleanup::{clean_up, create_run_directory},
@@ -94,7 +94,7 @@ async fn run_torture(args: TortureArgs, signals: &Signals) -> Result<Exit, Failu
     }
     let (events, errors) = parent.collect().map_err(|e| Failure::os("reading the journals", e))?;
     let bound = (args.time / 2).clamp(MIN_SLACK, SLACK) + parent.lateness + 2 * longest_lease(&locker, &run);
-    let history = check(&events, &Rules { obtainable_within: Some(bound), undisturbed: true });
+    let history = check(&events, &Checks { obtainable_within: Some(bound), undisturbed: true });
     let left = match signals.race(clean_up(&locker, &run, bound)).await? {
         ControlFlow::Continue(left) => left,
         ControlFlow::Break(signal) => return Ok(clean_up_after_signal(signal, signals, &locker, &run).await),

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lock_history::{Event, What};
+use lock_history::{Event, EventKind};
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
@@ -34,7 +34,7 @@ pub(super) struct Parent<'a> {
     processes: Vec<Process>,
     started: u64,
     /// The faults of processes, with their times.
-    fault_events: Vec<(Duration, u64, What)>,
+    fault_events: Vec<(Duration, u64, EventKind)>,
     pub(super) faults: FaultCounts,
     /// Processes that did not end when they were told to.
     pub(super) hung: Vec<String>,
@@ -125,7 +125,7 @@ impl<'a> Parent<'a> {
             sleep(Duration::from_millis(10)).await;
         }
         for mut process in self.processes.drain(..) {
-            self.fault_events.push((now(), process.number, What::Died));
+            self.fault_events.push((now(), process.number, EventKind::Died));
             process.kill()?;
             self.hung.push(format!("process {} hung: told to end, it did not within {limit:?}", process.number));
         }
@@ -174,7 +174,7 @@ impl<'a> Parent<'a> {
     fn kill(&mut self, victim: usize) -> io::Result<()> {
         let mut process = self.processes.swap_remove(victim);
         // Before the signal: from here on nobody can say that it still believes.
-        self.fault_events.push((now(), process.number, What::Died));
+        self.fault_events.push((now(), process.number, EventKind::Died));
         process.kill()?;
         self.faults.kills += 1;
         // What it sent into a cut arrives now, after its death.
@@ -205,7 +205,7 @@ impl<'a> Parent<'a> {
         let free = process.fault.is_none();
         if free {
             process.fault = Some((Instant::now() + length, fault));
-            self.fault_events.push((now(), process.number, What::Stopped));
+            self.fault_events.push((now(), process.number, EventKind::Stopped));
         }
         free
     }
@@ -230,7 +230,7 @@ impl<'a> Parent<'a> {
                 }
                 Some((_, ProcessFault::CutOff)) => process.proxy.iter_mut().for_each(ProcessProxy::heal),
             }
-            self.fault_events.push((now(), process.number, What::Resumed));
+            self.fault_events.push((now(), process.number, EventKind::Resumed));
         }
     }
 
@@ -242,18 +242,18 @@ impl<'a> Parent<'a> {
             let mut notes = journal::read(&self.run.directory, worker)?;
             // What it noted between the parent's look at the clock and the signal: no harm in
             // knowing less.
-            let died = self.fault_events.iter().find(|(_, whose, what)| *whose == number && *what == What::Died);
+            let died = self.fault_events.iter().find(|(_, whose, what)| *whose == number && *what == EventKind::Died);
             if let Some((at, ..)) = died {
                 notes.events.retain(|event| event.at < *at);
             }
             // One that ended by itself believed in nothing after its last word.
             let last = notes.events.iter().map(|event| event.at).max().unwrap_or_default();
-            let end = (last + Duration::from_nanos(1), number, What::Died);
+            let end = (last + Duration::from_nanos(1), number, EventKind::Died);
             let names: BTreeSet<_> = notes.events.iter().map(|event| event.name.clone()).collect();
             for name in names {
                 let own = self.fault_events.iter().filter(|(_, whose, _)| *whose == number);
                 let own = own.chain(died.is_none().then_some(&end));
-                let event = |(at, _, what): &(Duration, u64, What)| Event {
+                let event = |(at, _, what): &(Duration, u64, EventKind)| Event {
                     at: *at,
                     worker,
                     name: name.clone(),
@@ -329,6 +329,6 @@ mod tests {
             sleep(Duration::from_millis(1)).await;
         }
         let noted: Vec<_> = parent.fault_events.iter().map(|(_, _, what)| what.clone()).collect();
-        assert_eq!(noted, [What::Stopped, What::Resumed]);
+        assert_eq!(noted, [EventKind::Stopped, EventKind::Resumed]);
     }
 }

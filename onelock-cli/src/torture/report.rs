@@ -97,7 +97,7 @@ impl TortureReport {
             &self.history;
         let first = violations.iter().take(SHOWN).map(|violation| {
             let events: Vec<_> = violation.events.iter().map(ToString::to_string).collect();
-            json!({ "rule": violation.rule.as_str(), "events": events })
+            json!({ "rule": violation.property.as_str(), "events": events })
         });
         json!({
             "passed": self.passed(),

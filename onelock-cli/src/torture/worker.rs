@@ -7,7 +7,7 @@ use std::{
 };
 
 use lock_core::{ErrorKind, Guard, Holder, Locker, Lost, TryAcquire};
-use lock_history::What;
+use lock_history::EventKind;
 use nix::{
     sys::{
         prctl,
@@ -101,14 +101,14 @@ impl Worker {
             self.attempts += 1;
             let owner = format!("{}-{}", self.journal.worker(), self.attempts);
             let refusals = Refusals::default();
-            self.journal.note(now(), &name, &What::Attempt { owner: Some(owner.clone()) })?;
+            self.journal.note(now(), &name, &EventKind::Attempt { owner: Some(owner.clone()) })?;
             let guard = self.acquire(&name, owner, &refusals).await?;
             for (at, owner) in refusals.list().drain(..) {
-                self.journal.note(at, &name, &What::Refused { owner })?;
+                self.journal.note(at, &name, &EventKind::Refused { owner })?;
             }
             match guard {
                 Some(guard) => self.hold(&name, guard).await?,
-                None => self.journal.note(now(), &name, &What::GaveUp)?,
+                None => self.journal.note(now(), &name, &EventKind::GaveUp)?,
             }
         }
         Ok(())
@@ -155,14 +155,14 @@ impl Worker {
 
     async fn hold(&mut self, name: &str, guard: Guard) -> std::io::Result<()> {
         let Ok((at, until)) = Self::still_valid(&guard) else {
-            return self.journal.note(now(), name, &What::GaveUp);
+            return self.journal.note(now(), name, &EventKind::GaveUp);
         };
         let token = guard.token().map(lock_core::FencingToken::get);
-        self.journal.note(at, name, &What::Granted { token, until })?;
+        self.journal.note(at, name, &EventKind::Granted { token, until })?;
         let lost = self.work_under_lock(name, &guard, token).await?;
         let end = match lost {
-            None => What::Released,
-            Some(lost) => What::Lost { told: lost.reason.is_from_the_store() },
+            None => EventKind::Released,
+            Some(lost) => EventKind::Lost { told: lost.reason.is_from_the_store() },
         };
         self.journal.note(now(), name, &end)?;
         if self.rng.u8(..4) == 0 {
@@ -193,7 +193,7 @@ impl Worker {
             // The work that the lock protects.
             sleep(pause).await;
             match Self::still_valid(guard) {
-                Ok((at, until)) => self.journal.note(at, name, &What::Valid { until })?,
+                Ok((at, until)) => self.journal.note(at, name, &EventKind::Valid { until })?,
                 Err(lost) if !careless => return Ok(Some(lost)),
                 Err(lost) => {
                     self.write(name, token)?;
@@ -210,7 +210,7 @@ impl Worker {
         let index = name.strip_prefix(&self.run.prefix).unwrap_or_default();
         let path = self.run.directory.join(format!("resource-{index}"));
         if let Some(decision) = resource::offer(&path, token)? {
-            let what = if decision.accepted { What::Accepted { token } } else { What::Rejected { token } };
+            let what = if decision.accepted { EventKind::Accepted { token } } else { EventKind::Rejected { token } };
             self.journal.note(decision.at, name, &what)?;
         }
         Ok(())

@@ -7,7 +7,7 @@ use std::{
 };
 
 use lock_core::{Guard, LockRequest, Locker, Renew, TryAcquire};
-use lock_history::{Event, What};
+use lock_history::{Event, EventKind};
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -24,8 +24,8 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    pub(super) fn note(&self, worker: u64, name: &Arc<str>, what: What) {
-        let event = Event { at: self.time.now(), worker, name: Arc::clone(name), what };
+    pub(super) fn note(&self, worker: u64, name: &Arc<str>, kind: EventKind) {
+        let event = Event { at: self.time.now(), worker, name: Arc::clone(name), kind };
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
 }
@@ -73,16 +73,16 @@ impl Worker {
             sleep(pause).await;
             let name = Arc::clone(&self.names[self.rng.usize(..self.names.len())]);
             let owner = format!("w{}#{round}", self.slot.worker);
-            self.note(&name, What::Attempt { owner: Some(owner.clone()) });
+            self.note(&name, EventKind::Attempt { owner: Some(owner.clone()) });
             match self.acquire(&name, owner).await {
                 Some(guard) => self.hold(&name, guard).await,
-                None => self.note(&name, What::GaveUp),
+                None => self.note(&name, EventKind::GaveUp),
             }
         }
     }
 
-    fn note(&self, name: &Arc<str>, what: What) {
-        self.journal.note(self.slot.worker, name, what);
+    fn note(&self, name: &Arc<str>, kind: EventKind) {
+        self.journal.note(self.slot.worker, name, kind);
     }
 
     fn random(&mut self, from_ms: u64, to_ms: u64) -> Duration {
@@ -97,7 +97,7 @@ impl Worker {
             .owner(owner)
             .ttl(self.random(800, 3_000))
             .renew(renew)
-            .on_held(move |holder| journal.note(worker, &refused, What::Refused { owner: holder.owner.clone() }))
+            .on_held(move |holder| journal.note(worker, &refused, EventKind::Refused { owner: holder.owner.clone() }))
     }
 
     /// In one of the ways there are; the last is dropped at any point.
@@ -119,15 +119,15 @@ impl Worker {
     async fn hold(&mut self, name: &Arc<str>, guard: Guard) {
         if guard.check().is_err() {
             // It ended between the grant and our turn to run.
-            self.note(name, What::GaveUp);
+            self.note(name, EventKind::GaveUp);
             return;
         }
         let (token, guard) = (guard.token().map(lock_core::FencingToken::get), Arc::new(guard));
         // The world looks at the guard itself for how long it is valid.
-        self.note(name, What::Granted { token, until: Some(self.journal.time.now()) });
+        self.note(name, EventKind::Granted { token, until: Some(self.journal.time.now()) });
         self.slot.set(Some((Arc::clone(name), Arc::clone(&guard))));
         self.use_it(name, &guard, token.unwrap_or_default()).await;
-        self.note(name, if guard.check().is_ok() { What::Released } else { What::Lost { told: false } });
+        self.note(name, if guard.check().is_ok() { EventKind::Released } else { EventKind::Lost { told: false } });
         self.slot.set(None);
         let guard = Arc::into_inner(guard).expect("the slot had the only other one");
         if self.rng.u8(..4) == 0 {

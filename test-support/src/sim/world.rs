@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use lock_history::{Event, Report, Rule, Rules, What, check};
+use lock_history::{Checks, Event, EventKind, Property, Report, check};
 
 use super::{
     Faults, Mistake,
@@ -152,7 +152,7 @@ impl<'a> World<'a> {
                 self.journal.note(
                     worker,
                     &name,
-                    if accepted { What::Accepted { token } } else { What::Rejected { token } },
+                    if accepted { EventKind::Accepted { token } } else { EventKind::Rejected { token } },
                 );
             }
         }
@@ -162,13 +162,13 @@ impl<'a> World<'a> {
     /// those that do not run just now, because what they would say is what they will act on.
     fn look(&mut self) {
         let mut events = self.journal.events.lock().unwrap_or_else(PoisonError::into_inner);
-        let granted = |event: &Event| matches!(event.what, What::Granted { .. });
+        let granted = |event: &Event| matches!(event.kind, EventKind::Granted { .. });
         let grants: Vec<Event> = events[self.looked_at..].iter().filter(|event| granted(event)).cloned().collect();
         for grant in grants {
             for slot in self.clients.iter().flatten().flat_map(|client| &client.slots) {
                 if slot.worker != grant.worker && slot.believes().is_some_and(|name| name == grant.name) {
                     let until = Some(grant.at + Duration::from_nanos(1));
-                    events.push(Event { worker: slot.worker, what: What::Valid { until }, ..grant.clone() });
+                    events.push(Event { worker: slot.worker, kind: EventKind::Valid { until }, ..grant.clone() });
                 }
             }
         }
@@ -216,7 +216,7 @@ impl<'a> World<'a> {
         self.clients[index] = Some(client);
     }
 
-    fn note_all(&self, client: &Client, what: &What) {
+    fn note_all(&self, client: &Client, what: &EventKind) {
         for slot in &client.slots {
             for name in &self.names {
                 self.journal.note(slot.worker, name, what.clone());
@@ -226,7 +226,7 @@ impl<'a> World<'a> {
 
     fn kill(&mut self, index: usize) {
         let Some(client) = self.clients[index].take() else { return };
-        self.note_all(&client, &What::Died);
+        self.note_all(&client, &EventKind::Died);
         // What the guards still send while they are dropped stays in the outbox.
         drop(client);
     }
@@ -261,7 +261,7 @@ impl<'a> World<'a> {
             _ => return,
         }
         let client = self.clients[index].as_ref().expect("it was there");
-        self.note_all(client, &What::Stopped);
+        self.note_all(client, &EventKind::Stopped);
     }
 
     fn recover(&mut self, index: usize) {
@@ -283,7 +283,7 @@ impl<'a> World<'a> {
         }
         if resumed && client.cut.is_none() && client.paused.is_none() {
             let client = self.clients[index].as_ref().expect("it was there");
-            self.note_all(client, &What::Resumed);
+            self.note_all(client, &EventKind::Resumed);
         }
     }
 }
@@ -291,18 +291,20 @@ impl<'a> World<'a> {
 /// Exclusion is judged by what guards say at each grant; liveness by when workers know that they
 /// are done.
 fn judge(events: &[Event], slack: Duration) -> Report {
-    let mut report = check(events, &Rules::default());
-    let until_noted = |event: &Event| match event.what {
-        What::Valid { .. } => None,
-        What::Granted { token, .. } => Some(Event { what: What::Granted { token, until: None }, ..event.clone() }),
+    let mut report = check(events, &Checks::default());
+    let until_noted = |event: &Event| match event.kind {
+        EventKind::Valid { .. } => None,
+        EventKind::Granted { token, .. } => {
+            Some(Event { kind: EventKind::Granted { token, until: None }, ..event.clone() })
+        }
         _ => Some(event.clone()),
     };
     let noted: Vec<Event> = events.iter().filter_map(until_noted).collect();
     // As if all that was before had happened at that moment.
     let settled: Vec<Event> = noted.iter().map(|event| Event { at: event.at.max(SETTLED), ..event.clone() }).collect();
     for (events, bound) in [(noted, OBTAINABLE_IN_STORM + slack), (settled, OBTAINABLE + slack)] {
-        let late = check(&events, &Rules { obtainable_within: Some(bound), ..Rules::default() }).violations;
-        report.violations.extend(late.into_iter().filter(|violation| violation.rule == Rule::Obtainable));
+        let late = check(&events, &Checks { obtainable_within: Some(bound), ..Checks::default() }).violations;
+        report.violations.extend(late.into_iter().filter(|violation| violation.property == Property::Obtainable));
     }
     report
 }

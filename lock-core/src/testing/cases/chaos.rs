@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use lock_history::{Event, Rules, What, check};
+use lock_history::{Checks, Event, EventKind, check};
 use tokio::time::{sleep, timeout};
 
 use crate::{
@@ -50,7 +50,7 @@ pub(super) async fn a_storm_of_faults_breaks_no_promise(bench: &Bench<'_>) {
     let history = std::mem::take(&mut *history.lock());
     // Where what is lost with a reply does not end by itself, the lock may have to wait for the patience of whoever lost it.
     let obtainable_within = bench.client().await.capabilities().ttl.then_some(OBTAINABLE + 2 * bench.subject.ttl());
-    let report = check(&history, &Rules { obtainable_within, ..Rules::default() });
+    let report = check(&history, &Checks { obtainable_within, ..Checks::default() });
     assert!(report.violations.is_empty(), "faults by {SEED}={seed}\n{report}");
     assert!(report.acquisitions >= LEAST, "faults by {SEED}={seed}\n{report}");
 }
@@ -64,8 +64,8 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    fn note(&self, at: Duration, what: What) {
-        let event = Event { at, worker: self.number, name: Arc::from(self.name.as_str()), what };
+    fn note(&self, at: Duration, kind: EventKind) {
+        let event = Event { at, worker: self.number, name: Arc::from(self.name.as_str()), kind };
         self.history.lock().push(event);
     }
 
@@ -75,11 +75,11 @@ impl Worker<'_> {
 
     async fn work(&self) {
         for _ in 0..ROUNDS {
-            self.note(self.now(), What::Attempt { owner: None });
+            self.note(self.now(), EventKind::Attempt { owner: None });
             let patience = Duration::from_secs(5);
             match timeout(2 * patience, self.fixture.locker.acquire_within(self.name.as_str(), patience)).await {
                 Ok(Ok(TryAcquire::Acquired(guard))) => self.hold(guard).await,
-                _ => self.note(self.now(), What::GaveUp),
+                _ => self.note(self.now(), EventKind::GaveUp),
             }
         }
     }
@@ -90,14 +90,14 @@ impl Worker<'_> {
             let at = self.now();
             let until = guard.remaining().map(|left| at + left);
             if let Err(lost) = guard.check() {
-                return self.note(self.now(), What::Lost { told: lost.reason.is_from_the_store() });
+                return self.note(self.now(), EventKind::Lost { told: lost.reason.is_from_the_store() });
             }
             let token = guard.token().map(crate::FencingToken::get);
-            self.note(at, if round == 0 { What::Granted { token, until } } else { What::Valid { until } });
+            self.note(at, if round == 0 { EventKind::Granted { token, until } } else { EventKind::Valid { until } });
             // The work that the lock protects.
             sleep(Duration::from_millis(3)).await;
         }
-        self.note(self.now(), What::Released);
+        self.note(self.now(), EventKind::Released);
         let _ = guard.release().await;
     }
 }
