@@ -16,9 +16,9 @@ use std::{
 };
 
 use dynamo::Table;
-use integration::wait_for;
 use runtime_api::RuntimeApi;
 use serde_json::json;
+use test_support::wait_for;
 
 const STARTS: usize = 30;
 

@@ -85,6 +85,6 @@ fn all_cases_on_nfs() {
          on_a env TMPDIR=/efs/tmp {name} --skip all_cases_on_nfs --skip a_watch_sees_the_release \
          --skip a_wake_up_that_is_not_used_is_passed_on --test-threads 2 2>&1\n"
     );
-    let out = integration::nfs::Guest::new(script).with(&own).run();
+    let out = test_support::nfs::Guest::new(script).with(&own).run();
     assert_eq!(out.matches("test result: ok").count(), 2, "{out}");
 }

@@ -86,7 +86,7 @@ async fn we_are_refused_while_filelock_holds_and_have_it_when_it_is_killed() {
 }
 
 fn python(script: &str, path: &Path) -> Command {
-    let mut command = Command::new(integration::python::python());
+    let mut command = Command::new(test_support::python::python());
     command.arg("-c").arg(script).arg(path);
     command
 }

@@ -10,9 +10,9 @@ use std::{
 };
 
 use common::{Process, in_child, myself, open};
-use integration::{monotonic_nanos, python::python};
 use lock_core::{Locker, backend::Release};
 use lock_efs::{FileBackend, Sweep};
+use test_support::{monotonic_nanos, python::python};
 
 /// Long enough for tens of thousands of acquisitions.
 const TIME: Duration = Duration::from_secs(20);

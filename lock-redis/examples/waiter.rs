@@ -8,9 +8,9 @@ use std::{
     sync::{Arc, Once},
 };
 
-use integration::monotonic_nanos;
 use lock_core::{Holder, Locker, backend::Release};
 use lock_redis::{RedisBackend, RedisConfig};
+use test_support::monotonic_nanos;
 
 fn say(line: impl std::fmt::Display) -> io::Result<()> {
     let mut out = io::stdout();

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-use integration::redis::RedisServer;
 use lock_core::testing::{Subject, Tampering};
 use onelock::{
     LeaseId, LockName,
@@ -15,6 +14,7 @@ use onelock::{
     migrate::ChainBackend,
     redis::{Address, RedisBackend, RedisConfig},
 };
+use test_support::redis::RedisServer;
 
 static SERVER: OnceLock<RedisServer> = OnceLock::new();
 

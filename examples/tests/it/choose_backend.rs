@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use integration::{redis::RedisServer, wait_for};
+use test_support::{redis::RedisServer, wait_for};
 
 use crate::fixture::{Process, dynamo::Table};
 

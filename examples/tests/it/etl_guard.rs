@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use integration::{redis::RedisServer, wait_for};
 use rusqlite::Connection;
 use tempfile::TempDir;
+use test_support::{redis::RedisServer, wait_for};
 
 use crate::fixture::Process;
 

@@ -18,7 +18,6 @@ use aws_sdk_dynamodb::{
     config::{BehaviorVersion, Credentials, Region},
     types::AttributeValue,
 };
-use integration::{postgres::PostgresServer, redis::RedisServer};
 use onelock::{
     FencingToken,
     fencing::{
@@ -28,6 +27,7 @@ use onelock::{
     },
 };
 use rusqlite::{Connection, TransactionBehavior, params};
+use test_support::{postgres::PostgresServer, redis::RedisServer};
 use tokio::runtime::Runtime;
 
 use crate::fixture::{Process, dynamo::Table};

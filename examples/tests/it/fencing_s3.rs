@@ -5,11 +5,11 @@ use std::{
     net::TcpStream,
 };
 
-use integration::moto::Moto;
 use onelock::{
     FencingToken,
     fencing::s3::{METADATA, Pointer, Put, Seen},
 };
+use test_support::moto::Moto;
 
 const KEY: &str = "report";
 

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use integration::{wait_for, wire::Wire};
 use onelock::LeaseId;
 use serde_json::{Value, json};
+use test_support::{wait_for, wire::Wire};
 
 use crate::fixture::{
     Process,

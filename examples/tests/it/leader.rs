@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use integration::{free_port, redis::RedisServer, wait_for};
+use test_support::{free_port, redis::RedisServer, wait_for};
 
 use crate::fixture::Process;
 

@@ -6,11 +6,11 @@ use std::{
     process::Command,
 };
 
-use integration::{
+use lock_dynamo::Schema;
+use test_support::{
     tls::Certificates,
     wire::{Fault, Wire},
 };
-use lock_dynamo::Schema;
 
 use crate::fixture::Table;
 

@@ -8,10 +8,10 @@ use std::{
 };
 
 use aws_sdk_dynamodb::types::{KeyType, ScalarAttributeType};
-use integration::{moto::Moto, python::python, wire::Wire};
 use lock_core::backend::Backend;
 use lock_dynamo::{DynamoBackend, DynamoConfig, Schema, TableOptions};
 use serde_json::{Value, json};
+use test_support::{moto::Moto, python::python, wire::Wire};
 
 use crate::fixture::{self, Table, claim, raw_client};
 

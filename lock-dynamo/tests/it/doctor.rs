@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use integration::wire::{Fault, Wire};
 use lock_core::{
     backend::Backend,
     clock::{Clock, Moment, SystemClock},
@@ -10,6 +9,7 @@ use lock_core::{
 };
 use lock_dynamo::{DynamoBackend, Schema, TableOptions};
 use serde_json::{Value, json};
+use test_support::wire::{Fault, Wire};
 
 use crate::fixture::Table;
 

@@ -5,15 +5,15 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use integration::{
-    until,
-    wire::{Fault, Wire},
-};
 use lock_core::{
     ErrorKind, Guard, Locker, LossReason, Renew, TryAcquire,
     backend::{Attempt, Backend, Release, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema};
+use test_support::{
+    until,
+    wire::{Fault, Wire},
+};
 
 use crate::fixture::{Table, claim, outlive};
 

@@ -10,9 +10,9 @@ use aws_sdk_dynamodb::{
     config::{BehaviorVersion, Credentials, Region},
     types::{AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType},
 };
-use integration::dynamodb::DynamoDbLocal;
 use lock_core::{LeaseId, LockName, backend::Claim};
 use lock_dynamo::{DynamoConfig, Schema};
+use test_support::dynamodb::DynamoDbLocal;
 
 /// A server and an empty table in it.
 pub(crate) struct Table {

@@ -3,12 +3,12 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use aws_sdk_dynamodb::types::{PointInTimeRecoveryStatus, TimeToLiveStatus};
-use integration::moto::Moto;
 use lock_core::{
     ErrorKind, LeaseId,
     backend::{Attempt, Backend},
 };
 use lock_dynamo::{DynamoBackend, DynamoConfig, Schema, TableOptions};
+use test_support::moto::Moto;
 
 use crate::fixture::{Table, claim, raw_client};
 

@@ -51,7 +51,7 @@ struct Python {
 impl Python {
     /// Starts a client that waits for the lock for at most `wait` seconds.
     fn start(table: &Table, wait: f64) -> Self {
-        let mut child = Command::new(integration::python::python())
+        let mut child = Command::new(test_support::python::python())
             .args(["-c", CLIENT, &table.server.endpoint(), &table.name, "job", &wait.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -80,7 +80,7 @@ impl Drop for Python {
 
 /// A table; and before any lock is held, the interpreter, which may take a while to set up.
 async fn table() -> Table {
-    tokio::task::spawn_blocking(integration::python::python).await.expect("it says what is missing");
+    tokio::task::spawn_blocking(test_support::python::python).await.expect("it says what is missing");
     Table::new(Schema::Python).await
 }
 

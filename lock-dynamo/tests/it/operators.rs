@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use integration::wire::{Fault, Wire};
 use lock_core::{
     ErrorKind, LossReason,
     backend::{Attempt, Backend, Claim, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema, TableOptions};
 use serde_json::json;
+use test_support::wire::{Fault, Wire};
 
 use crate::fixture::{Table, claim};
 

@@ -2,13 +2,13 @@
 
 use std::{error::Error as _, time::Duration};
 
-use integration::wire::{Fault, Wire};
 use lock_core::{
     ErrorKind, Lease, LossReason,
     backend::{Attempt, Backend, Break, Release, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema};
 use serde_json::json;
+use test_support::wire::{Fault, Wire};
 
 use crate::fixture::{Table, claim, outlive};
 

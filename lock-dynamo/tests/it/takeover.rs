@@ -7,12 +7,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use integration::until;
 use lock_core::{
     backend::{Attempt, Backend},
     clock::{Clock, Moment, SystemClock},
 };
 use lock_dynamo::{DynamoBackend, Schema, Takeover};
+use test_support::until;
 
 use crate::fixture::{Table, claim};
 

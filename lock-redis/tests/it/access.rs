@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use integration::{
-    redis::{RedisServer, command},
-    until,
-};
 use lock_core::{
     Error, ErrorKind, LeaseId, LossReason,
     backend::{Attempt, Backend, Break, Claim, Grant, Release, Renewal},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig};
+use test_support::{
+    redis::{RedisServer, command},
+    until,
+};
 
 use crate::fixture;
 

@@ -5,17 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use integration::{
-    Direction::Replies,
-    redis::{RedisCluster, RedisServer},
-    until,
-};
 use lock_core::{
     ErrorKind, Lease, LockName, LossReason,
     backend::{Attempt, Backend, Break, Release, Renewal},
     testing::{Subject, Tampering},
 };
 use lock_redis::{Address, Compat, RedisBackend, RedisConfig, Topology};
+use test_support::{
+    Direction::Replies,
+    redis::{RedisCluster, RedisServer},
+    until,
+};
 use tokio::sync::Notify;
 
 use crate::fixture::{self, LONG, claim, cluster_behind_proxies, granted};

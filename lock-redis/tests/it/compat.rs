@@ -5,9 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use integration::{Proxy, redis::RedisServer, until};
 use lock_core::backend::{Attempt, Backend, Break, Release};
 use lock_redis::{Compat, RedisBackend};
+use test_support::{Proxy, redis::RedisServer, until};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},
@@ -46,7 +46,7 @@ for line in sys.stdin:
 
 impl Python {
     fn start(server: &RedisServer, client: &str) -> Self {
-        let mut child = Command::new(integration::python::python())
+        let mut child = Command::new(test_support::python::python())
             .args(["-c", SCRIPT, &server.port().to_string(), client])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -1,14 +1,14 @@
 //! What an examination finds on real servers, fit and unfit ones.
 
-use integration::{
-    redis::{RedisCluster, RedisServer},
-    sentinel::SentinelSetup,
-};
 use lock_core::{
     backend::Backend,
     doctor::{Finding, Level},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
+use test_support::{
+    redis::{RedisCluster, RedisServer},
+    sentinel::SentinelSetup,
+};
 
 use crate::fixture::{at, client};
 
@@ -79,7 +79,7 @@ async fn a_replica_is_unfit_and_a_server_that_is_gone_is_only_not_looked_at() {
 async fn sentinels_are_asked_when_they_begin_a_failover() {
     let setup = SentinelSetup::start();
     let mut sentinels: Vec<_> = setup.ports().into_iter().map(|port| Address::tcp("127.0.0.1", port)).collect();
-    let nobody = Address::tcp("127.0.0.1", integration::free_port());
+    let nobody = Address::tcp("127.0.0.1", test_support::free_port());
     sentinels.push(nobody.clone());
     let topology = Topology::Sentinel { sentinels, service: SentinelSetup::SERVICE.into() };
     let findings = RedisBackend::new(RedisConfig::new(topology)).unwrap().examine().await;

@@ -3,17 +3,17 @@
 use std::time::{Duration, Instant};
 
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
-use integration::{
-    Direction::{Replies, Requests},
-    Proxy,
-    redis::RedisServer,
-    until,
-};
 use lock_core::{
     ErrorKind, LossReason,
     backend::{Backend, Release, Renewal},
 };
 use lock_redis::RedisBackend;
+use test_support::{
+    Direction::{Replies, Requests},
+    Proxy,
+    redis::RedisServer,
+    until,
+};
 
 use crate::fixture::{self, LONG, at, claim, client, granted, name, outlives_its_validity, queued, refused};
 

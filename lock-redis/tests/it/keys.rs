@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use integration::redis::RedisServer;
 use lock_core::{
     LossReason,
     backend::{Attempt, Backend, Break, Release, Renewal},
 };
+use test_support::redis::RedisServer;
 
 use crate::fixture::{LONG, calls, claim, client, granted, name, refused};
 

@@ -6,15 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use integration::{
-    Direction::{self, Replies, Requests},
-    until,
-};
 use lock_core::{
     Lease, Locker,
     backend::{Attempt, Backend, Break, Claim, Release, Renewal},
 };
 use lock_redis::RedisBackend;
+use test_support::{
+    Direction::{self, Replies, Requests},
+    until,
+};
 
 use crate::fixture::{self, Fixture, JOB, LONG, claim, granted, name, refused};
 

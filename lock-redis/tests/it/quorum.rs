@@ -5,13 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use integration::{Direction, redis::RedisServer, until};
 use lock_core::{
     ErrorKind, FencingToken, LockName, LossReason,
     backend::{Attempt, Backend, Break, Release, Renewal},
     testing::{Subject, Tampering},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
+use test_support::{Direction, redis::RedisServer, until};
 
 use crate::fixture::{self, Fixture, LONG, claim, client, granted, name, refused};
 

@@ -2,13 +2,13 @@
 
 use std::{sync::Arc, sync::OnceLock, time::Duration};
 
-use integration::{redis::RedisServer, until};
 use lock_core::{
     ErrorKind, LockName,
     backend::{Backend, Renewal},
     testing::{Subject, Tampering},
 };
 use lock_redis::RedisBackend;
+use test_support::{redis::RedisServer, until};
 
 use crate::fixture::{self, LONG, at, claim, granted, name, refused};
 
@@ -24,7 +24,7 @@ fn pair() -> (RedisServer, RedisServer) {
         primary.command(&["SET", "probe", "y"]);
         streams && replica.command(&["GET", "probe"]).ends_with("y\r\n")
     };
-    assert!(integration::wait_for("the replica", follows));
+    assert!(test_support::wait_for("the replica", follows));
     (primary, replica)
 }
 

@@ -5,13 +5,13 @@ use std::{
     time::Duration,
 };
 
-use integration::{sentinel::SentinelSetup, until};
 use lock_core::{
     ErrorKind, LeaseId, LockName, Locker, LossReason, Renew, TryAcquire,
     backend::{Attempt, Backend, Renewal},
     testing::{Subject, Tampering},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
+use test_support::{sentinel::SentinelSetup, until};
 
 use crate::fixture::{self, claim, granted, outlives_its_validity};
 
@@ -55,7 +55,7 @@ async fn a_failover_tells_every_holder_that_lost_its_lock_and_no_token_goes_back
     for n in 0..50 {
         if n == 25 {
             // What comes now does not reach the replica: it follows a port where nobody is.
-            let held = |port| integration::redis::command(port, &["DBSIZE"]).unwrap();
+            let held = |port| test_support::redis::command(port, &["DBSIZE"]).unwrap();
             until("the replica", async || held(setup.servers[0].port()) == held(setup.servers[1].port())).await;
             assert_eq!(setup.servers[1].command(&["REPLICAOF", "127.0.0.1", "1"]), "+OK\r\n");
         }
@@ -151,7 +151,7 @@ async fn a_primary_that_was_demoted_is_left_for_its_successor() {
 #[tokio::test]
 async fn sentinels_that_are_not_there_or_know_no_such_service_are_an_error_and_not_ambiguous() {
     let topology = Topology::Sentinel {
-        sentinels: vec![Address::tcp("127.0.0.1", integration::free_port())],
+        sentinels: vec![Address::tcp("127.0.0.1", test_support::free_port())],
         service: "nothing".into(),
     };
     let backend = RedisBackend::new(RedisConfig::new(topology)).unwrap();

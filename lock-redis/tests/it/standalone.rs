@@ -2,13 +2,13 @@
 
 use std::sync::{Arc, OnceLock};
 
-use integration::redis::RedisServer;
 use lock_core::{
     LockName,
     backend::Backend,
     testing::{Subject, Tampering},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig};
+use test_support::redis::RedisServer;
 
 use crate::fixture;
 

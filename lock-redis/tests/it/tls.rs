@@ -5,18 +5,18 @@ use std::{
     time::Duration,
 };
 
-use integration::{
-    redis::{RedisCluster, RedisServer},
-    sentinel::SentinelSetup,
-    tls::Certificates,
-    until,
-};
 use lock_core::{
     ErrorKind, LockName,
     backend::{Backend, Release, Renewal},
     testing::{Subject, Tampering},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
+use test_support::{
+    redis::{RedisCluster, RedisServer},
+    sentinel::SentinelSetup,
+    tls::Certificates,
+    until,
+};
 use tokio::sync::Notify;
 
 use crate::fixture::{self, LONG, claim, granted};

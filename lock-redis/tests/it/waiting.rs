@@ -5,8 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use integration::{redis::RedisServer, until};
 use lock_core::backend::Release;
+use test_support::{redis::RedisServer, until};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     process::{Child, ChildStdin, ChildStdout, Command},

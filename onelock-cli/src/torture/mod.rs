@@ -23,10 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lock_core::{
-    LeaseId, Locker, TryAcquire,
-    backend::Release,
-};
+use lock_core::{LeaseId, Locker, TryAcquire, backend::Release};
 use lock_history::{Checks, check};
 
 use self::{

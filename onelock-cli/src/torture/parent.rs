@@ -257,7 +257,7 @@ impl<'a> Parent<'a> {
                     at: *at,
                     worker,
                     name: name.clone(),
-                    what: what.clone(),
+                    kind: what.clone(),
                 };
                 events.extend(own.map(event));
             }

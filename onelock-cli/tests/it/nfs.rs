@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use integration::nfs::Guest;
+use test_support::nfs::Guest;
 
 /// Runs a script on the server of the guest, with the command on its PATH, and prints what it
 /// measured.

@@ -7,8 +7,8 @@ use std::{
     process::{Command, Output},
 };
 
-use integration::python::python;
 use tempfile::TempDir;
+use test_support::python::python;
 
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/cron").join(name)

@@ -1,4 +1,4 @@
-//! The backend as it is, SDK included, in the simulation of `integration`: on clients that are frozen, suspended, killed, cut off and lied to
+//! The backend as it is, SDK included, in the simulation of `test-support`: on clients that are frozen, suspended, killed, cut off and lied to
 //! about the time, over a model of DynamoDB. The example `simulate_dynamodb` runs many more seeds.
 
 mod by_hand;
@@ -10,11 +10,11 @@ mod simulated;
 mod takeover;
 mod writes;
 
-use integration::sim::{
+use simulated::SimulatedDynamo;
+use test_support::sim::{
     Mistake,
     trial::{breaks_no_promise, is_found, replays},
 };
-use simulated::SimulatedDynamo;
 
 #[test]
 // verifies: P1, standstill

@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use integration::dynamodb::DynamoDbLocal;
 use lock_core::{
     Lease, LeaseId, LockName,
     backend::{Attempt, Backend, Claim},
 };
 use lock_dynamo::{DynamoBackend, DynamoConfig};
 use serde_json::{Value, json};
+use test_support::dynamodb::DynamoDbLocal;
 
 use super::{
     exchange::{self, Exchange, ask},

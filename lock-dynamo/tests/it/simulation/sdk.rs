@@ -10,7 +10,7 @@ use aws_smithy_runtime_api::{
     http::StatusCode,
 };
 use aws_smithy_types::{DateTime, body::SdkBody, date_time::Format};
-use integration::sim::real::Call;
+use test_support::sim::real::Call;
 
 /// A configuration under which all requests go through `connector`.
 pub(crate) fn config(connector: impl HttpConnector + 'static) -> SdkConfig {

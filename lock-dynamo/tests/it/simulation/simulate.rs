@@ -7,5 +7,5 @@ mod simulated;
 use std::process::ExitCode;
 
 fn main() -> Result<ExitCode, String> {
-    integration::sim::command(Some(&simulated::SimulatedDynamo))
+    test_support::sim::command(Some(&simulated::SimulatedDynamo))
 }

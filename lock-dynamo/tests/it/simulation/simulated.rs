@@ -7,12 +7,12 @@ use aws_smithy_runtime_api::client::{
     orchestrator::HttpRequest,
 };
 use aws_smithy_types::DateTime;
-use integration::sim::{
+use lock_core::{backend::Backend, clock::Clock};
+use lock_dynamo::{DynamoBackend, DynamoConfig, Takeover};
+use test_support::sim::{
     Mistake,
     real::{Real, Server, Transport},
 };
-use lock_core::{backend::Backend, clock::Clock};
-use lock_dynamo::{DynamoBackend, DynamoConfig, Takeover};
 
 use super::{model_server::DynamoServer, sdk};
 

@@ -10,12 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use integration::{dynamodb::DynamoDbLocal, python::python, redis::RedisServer};
 use lock_core::LeaseId;
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
+use test_support::{dynamodb::DynamoDbLocal, python::python, redis::RedisServer};
 
 use super::{compare, markdown::Block};
 

@@ -64,7 +64,7 @@ fn what_people_read_has_every_capability_the_advice_and_the_verdict() {
 #[test]
 fn a_redis_that_may_evict_locks_is_unfit_until_it_is_mended() {
     let server =
-        integration::redis::RedisServer::with_args(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
+        test_support::redis::RedisServer::with_args(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
     let url = format!("redis://{}", server.addr());
     let unfit = doctor(&url);
     assert_eq!(unfit.status.code(), Some(1), "{unfit:?}");
@@ -86,7 +86,7 @@ fn a_redis_that_may_evict_locks_is_unfit_until_it_is_mended() {
 #[cfg(feature = "redis")]
 #[test]
 fn a_store_that_does_not_answer_is_unavailable_and_not_judged() {
-    let url = format!("redis://127.0.0.1:{}", integration::free_port());
+    let url = format!("redis://127.0.0.1:{}", test_support::free_port());
     let examined = doctor(&url);
     assert_eq!(examined.status.code(), Some(69), "{examined:?}");
     let report = report(&examined);

@@ -1,7 +1,7 @@
 //! `onelock init` and a command under a lock, on AWS's own DynamoDB Local.
 
-use integration::dynamodb::DynamoDbLocal;
 use lock_core::LeaseId;
+use test_support::dynamodb::DynamoDbLocal;
 
 use super::fixture::{code, onelock, output, stdout};
 

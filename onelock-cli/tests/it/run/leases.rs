@@ -24,7 +24,7 @@ fn stubborn(locks: &Locks, url: &str, grace: &str) -> Running {
 #[cfg(feature = "redis")]
 #[test]
 fn frozen_past_the_lease_the_command_gets_sigterm_then_sigkill_and_it_is_75() {
-    let (locks, server) = (Locks::new(), integration::redis::RedisServer::start());
+    let (locks, server) = (Locks::new(), test_support::redis::RedisServer::start());
     let url = format!("redis://{}", server.addr());
     let mut running = stubborn(&locks, &url, "400ms");
     let offspring = parse_pid(&running.line());
@@ -97,7 +97,7 @@ fn a_killed_supervisor_ends_the_command_on_a_store_with_leases_too() {
 #[cfg(feature = "redis")]
 #[test]
 fn a_command_that_ended_after_the_lease_while_all_were_frozen_and_the_store_went_is_75() {
-    let (locks, server) = (Locks::new(), integration::redis::RedisServer::start());
+    let (locks, server) = (Locks::new(), test_support::redis::RedisServer::start());
     let url = format!("redis://{}", server.addr());
     let go_on = locks.dir.path().join("go-on");
     nix::unistd::mkfifo(&go_on, nix::sys::stat::Mode::S_IRWXU).unwrap();

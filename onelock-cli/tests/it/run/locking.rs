@@ -64,7 +64,7 @@ else:
     sys.stdin.read()";
 
 fn python() -> Command {
-    Command::new(integration::python::python())
+    Command::new(test_support::python::python())
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
     thread,
 };
 
-use integration::redis::RedisServer;
+use test_support::redis::RedisServer;
 
 use super::fixture::{Locks, code, eventually, onelock, output, read};
 

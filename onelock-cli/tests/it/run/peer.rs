@@ -88,7 +88,7 @@ fn two_with_a_store_each_never_meet() {
 #[cfg(feature = "redis")]
 #[test]
 fn two_that_share_a_redis_exclude_each_other() {
-    let server = integration::redis::RedisServer::start();
+    let server = test_support::redis::RedisServer::start();
     let url = &format!("redis://{}", server.addr());
     check(&meet([url, url], "2m", None), "good", "exclude each other", 0);
 }

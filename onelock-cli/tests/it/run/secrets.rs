@@ -2,7 +2,7 @@
 
 use std::{fs, process::Output};
 
-use integration::redis::RedisServer;
+use test_support::redis::RedisServer;
 
 use super::fixture::{Locks, code, onelock, output};
 #[cfg(feature = "torture")]
@@ -68,7 +68,7 @@ fn two_stores_at_once_are_refused_and_a_file_that_is_not_there_is_named() {
 fn no_command_and_no_error_shows_a_secret() {
     let (server, url) = server();
     let wrong_password = format!("redis://ann:{PASSWORD}-not@{}", server.addr());
-    let dead = format!("redis://:{PASSWORD}@127.0.0.1:{}", integration::free_port());
+    let dead = format!("redis://:{PASSWORD}@127.0.0.1:{}", test_support::free_port());
     let misspelt = format!("redis://:{PASSWORD}@h?pasword={PASSWORD}&token={PASSWORD}");
     let broken = format!("redis://u:{PASSWORD}/{PASSWORD}@h:x y");
     let unknown = format!("rediz://u:{PASSWORD}@h");

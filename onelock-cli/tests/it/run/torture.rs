@@ -38,7 +38,7 @@ fn files_keep_their_promises_while_processes_are_killed_and_frozen() {
 #[cfg(feature = "redis")]
 #[test]
 fn redis_keeps_its_promises_while_processes_are_killed_frozen_and_cut_off() {
-    let server = integration::redis::RedisServer::start();
+    let server = test_support::redis::RedisServer::start();
     assert_thorough(&torture(&format!("redis://{}", server.addr()), "8s"), true);
     let left = server.command(&["KEYS", "*"]);
     // Marks that a released id must not come back stay for minutes.
@@ -48,7 +48,7 @@ fn redis_keeps_its_promises_while_processes_are_killed_frozen_and_cut_off() {
 #[cfg(feature = "dynamo")]
 #[test]
 fn dynamodb_keeps_its_promises_while_processes_are_killed_frozen_and_cut_off() {
-    let endpoint = integration::dynamodb::DynamoDbLocal::shared().endpoint();
+    let endpoint = test_support::dynamodb::DynamoDbLocal::shared().endpoint();
     let url = format!(
         "dynamodb://torture-{}?endpoint={endpoint}&region=eu-central-1&access_key_id=test&secret_access_key=test",
         std::process::id()
@@ -82,7 +82,7 @@ fn a_store_that_each_process_has_for_itself_is_found_out() {
 #[test]
 // verifies: torture-sees
 fn a_store_that_loses_its_data_is_found_out() {
-    let server = integration::redis::RedisServer::start();
+    let server = test_support::redis::RedisServer::start();
     let url = format!("redis://{}", server.addr());
     let mut torture = onelock(["torture", "--json", "--url", &url, "--time", "4s", "--ttl", "1s"]);
     let torture = std::thread::spawn(move || output(&mut torture));
@@ -196,7 +196,7 @@ fn what_the_url_chooses_for_an_applications_locks_is_not_in_the_way() {
 #[cfg(feature = "redis")]
 #[test]
 fn a_process_killed_in_a_chain_is_waited_for_as_long_as_its_lease_lasts() {
-    let (locks, server) = (Locks::new(), integration::redis::RedisServer::start());
+    let (locks, server) = (Locks::new(), test_support::redis::RedisServer::start());
     let to = format!("redis://{}", server.addr());
     let url = format!("chain:?from={}&to={to}&lease=12s", locks.url());
     let report = torture(&url, "4s");

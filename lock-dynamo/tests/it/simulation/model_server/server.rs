@@ -3,11 +3,11 @@
 
 use std::{cell::RefCell, cmp::Ordering, time::Duration};
 
-use integration::sim::{
+use serde_json::{Value, json};
+use test_support::sim::{
     Mistake,
     real::{Answer, Call, Server, Trouble},
 };
-use serde_json::{Value, json};
 
 use super::{Table, Write, expression::Condition};
 
