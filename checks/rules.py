@@ -24,6 +24,17 @@ DIALECT = re.compile(
 )
 SENTENCE = re.compile(r"[.!?][\"')*_\]]*\s+(?=[\"'(*_\[`]*[A-Z`])")
 ABBREVIATION = re.compile(r"\b(?:e\.g|i\.e|etc|vs|cf|approx|resp)\.\s")
+UNPUBLISHED = re.compile(r"(?m)^publish = false")
+MANIFEST = (
+    "repository",
+    "homepage",
+    "documentation",
+    "keywords",
+    "categories",
+    "[package.metadata.docs.rs]",
+)
+LICENCES = ("LICENSE-MIT", "LICENSE-APACHE")
+BLOB = re.compile(r"https://github\.com/[\w-]+/[\w-]+/(?:blob|tree)/main/([^#?]+)")
 LINK = re.compile(r"\]\(([^()\s]+)[^()]*\)|^\[[^\]]+\]:\s*(\S+)", re.M)
 
 
@@ -136,22 +147,46 @@ def in_tests(path):
     return "tests" in Path(path).parts or Path(path).stem.endswith("tests")
 
 
-def relative_links(tree):
-    """Relative links in a README that is a crate's documentation: dead on docs.rs.
+def metadata(tree):
+    """What crates.io and docs.rs show of a crate that is published, and its licences.
 
-    Write https://docs.rs/CRATE/... or the blob URL of the repository. Links to items (`::`) and to
-    headings of the same page (`#`) are fine.
+    In the manifest: repository, homepage, documentation, keywords, categories, and
+    [package.metadata.docs.rs]. In the folder: LICENSE-MIT and LICENSE-APACHE, as links.
     """
-    for crate in tree.crates:
-        path = f"{crate}/README.md"
-        manifest = tree.text(f"{crate}/Cargo.toml")
-        if path not in tree.paths or re.search(r"(?m)^publish = false", manifest):
-            continue
+    for crate in published(tree):
+        path = f"{crate}/Cargo.toml"
+        manifest = tree.text(path)
+        for key in MANIFEST:
+            if not re.search(rf"(?m)^{re.escape(key)}", manifest):
+                yield path, 0, f"has no {key}"
+        for licence in LICENCES:
+            if f"{crate}/{licence}" not in tree.paths:
+                yield path, 0, f"has no {licence} beside it: ln -s ../{licence} {crate}/"
+
+
+def published(tree):
+    manifests = {crate: tree.text(f"{crate}/Cargo.toml") for crate in tree.crates}
+    return [crate for crate, text in manifests.items() if not UNPUBLISHED.search(text)]
+
+
+def links(tree):
+    """Links that are dead where the page is read.
+
+    A README that is a crate's documentation has no relative link, which docs.rs cannot follow:
+    write https://docs.rs/CRATE/... or the blob URL of the repository. Links to items (`::`) and to
+    headings of the same page (`#`) are fine. A blob URL, on any page, names a file that exists.
+    """
+    on_docs_rs = {f"{crate}/README.md" for crate in published(tree)}
+    for path in tree.markdown:
         for number, line in prose_and_definitions(tree.text(path)):
             for match in LINK.finditer(re.sub(r"`[^`]*`", "code", line)):
                 target = match[1] or match[2]
-                if not re.match(r"https?://|mailto:|#", target) and re.search(r"[/.]", target):
-                    yield path, number, target
+                relative = not re.match(r"https?://|mailto:|#", target)
+                if relative and path in on_docs_rs and re.search(r"[/.]", target):
+                    yield path, number, f"relative: {target}"
+                blob = BLOB.match(target)
+                if blob and not (tree.root / blob[1]).exists():
+                    yield path, number, f"no such file: {target}"
 
 
 def prose_and_definitions(text):
@@ -184,6 +219,7 @@ RULES = {
     "dialect": dialect,
     "test-names": test_names,
     "function-length": function_length,
-    "relative-links": relative_links,
+    "metadata": metadata,
+    "links": links,
     "commit-subjects": subjects,
 }
