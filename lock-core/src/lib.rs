@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod backend;
+pub mod blocking;
 pub mod config;
 mod engine;
 pub mod fencing;
@@ -17,7 +18,9 @@ mod types;
 pub use backend::{Capabilities, Capability};
 pub use config::{ConfigString, Registry};
 pub use engine::Timing;
-pub use locker::{Guard, LeaderElection, Leadership, LockRequest, Locker, LockerBuilder, TryAcquire};
+pub use locker::{
+    Guard, LeaderElection, Leadership, LockAdmin, LockRequest, Locker, LockerBuilder, LossSignal, TryAcquire, TryRun,
+};
 #[cfg(feature = "testing")]
 pub use testing::faults;
 pub use types::{

@@ -17,8 +17,8 @@ use crate::{
 /// `onelock status`: held is success, as for `systemctl is-active`.
 pub(crate) fn status(args: StatusArgs) -> Result<Exit, Failure> {
     let store = StoreLocation::choose(&args.store)?;
-    let holder =
-        runtime()?.block_on(async { Ok::<_, Failure>(store.open().await?.inspect(args.name.as_str()).await?) })?;
+    let holder = runtime()?
+        .block_on(async { Ok::<_, Failure>(store.open().await?.admin().inspect(args.name.as_str()).await?) })?;
     match &holder {
         _ if args.json => print(&json(&args.name, holder.as_ref()).to_string())?,
         Some(holder) => print(&line(&args.name, holder))?,
@@ -30,7 +30,8 @@ pub(crate) fn status(args: StatusArgs) -> Result<Exit, Failure> {
 /// `onelock list`: one held lock a line.
 pub(crate) fn list(args: ListArgs) -> Result<Exit, Failure> {
     let store = StoreLocation::choose(&args.store)?;
-    let locks = runtime()?.block_on(async { Ok::<_, Failure>(store.open().await?.list(&args.prefix).await?) })?;
+    let locks =
+        runtime()?.block_on(async { Ok::<_, Failure>(store.open().await?.admin().list(&args.prefix).await?) })?;
     for (name, holder) in &locks {
         print(&if args.json { json(name, Some(holder)).to_string() } else { line(name, holder) })?;
     }
@@ -50,12 +51,12 @@ pub(crate) fn break_lock(args: BreakArgs) -> Result<Exit, Failure> {
                 format!("nothing was broken: the lock is not as you saw it; held now by {now}"),
             )
         };
-        let Some(holder) = locker.inspect(name).await? else { return Err(changed(None)) };
+        let Some(holder) = locker.admin().inspect(name).await? else { return Err(changed(None)) };
         if holder.version.as_ref().is_some_and(|version| *version != args.version) {
             return Err(changed(Some(holder)));
         }
         let by = args.by.unwrap_or_else(operator);
-        match locker.break_lock(name, &holder, &by).await? {
+        match locker.admin().break_lock(name, &holder, &by).await? {
             Break::Broken => Ok(Exit::Code(0)),
             Break::Changed(now) => Err(changed(now)),
         }

@@ -59,6 +59,29 @@ pub async fn open(config: impl TryInto<ConfigString, Error: Into<Error>> + Send)
     registry().open(config).await
 }
 
+/// The same locks for code without an async runtime; see [`lock_core::blocking`].
+pub mod blocking {
+    pub use lock_core::blocking::*;
+
+    use crate::{ConfigString, Error};
+
+    /// Opens the store that `config` describes, as [`open`](crate::open) does, for use from threads.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), onelock::Error> {
+    /// let locker = onelock::blocking::open("memory:?ttl=20s")?;
+    /// locker.acquire("nightly-etl")?.release()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Registry::open`](crate::Registry::open); also when no thread can be started.
+    pub fn open(config: impl TryInto<ConfigString, Error: Into<Error>> + Send) -> Result<Locker, Error> {
+        Locker::open(&crate::registry(), config)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[cfg(not(feature = "dynamo"))]

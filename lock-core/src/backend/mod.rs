@@ -280,9 +280,8 @@ pub enum Renewal {
     Lost(LossReason),
 }
 
-/// The answer to a release.
+/// The answer to a release. It may be ignored: either way this lease does not hold the lock any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "`NotHeld` means that the lock had been lost before"]
 pub enum Release {
     /// The lock is free, or will be after `hold_for`.
     Released,

@@ -16,6 +16,10 @@ pub(crate) struct Common {
 }
 
 impl Common {
+    /// The names of these options.
+    pub(crate) const NAMES: [&str; 9] =
+        ["ttl", "margin", "renew", "grace", "owner", "prefix", "min_hold", "max_hold", "require"];
+
     /// Takes the common options out of `config`.
     pub(crate) fn take(config: &mut StoreConfig) -> Result<Self, Error> {
         let options = LockOptions {
@@ -92,6 +96,10 @@ mod tests {
         };
         let require = vec![Capability::Fencing, Capability::Holder];
         assert_eq!(common, Ok(Common { options, prefix: "app/".into(), require }));
+        let every = Common::NAMES.map(|name| format!("{name}={}", if name == "require" { "ttl" } else { "1s" }));
+        let mut config = ConfigString::parse(&format!("x:?{}", every.join("&"))).unwrap().into();
+        Common::take(&mut config).unwrap();
+        config.finish().expect("the names are those that are taken");
         assert_eq!(take("renew=manual").unwrap().options.renew, Renew::Manual);
         assert_eq!(take("renew=auto"), Ok(Common::default()));
     }

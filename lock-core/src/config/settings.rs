@@ -1,6 +1,6 @@
 //! A store in the configuration file of an application: TOML, JSON, YAML, or whatever else `serde` reads.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, env, ffi::OsString, fmt};
 
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
@@ -9,7 +9,7 @@ use serde::{
 };
 
 use super::{
-    ConfigString, Secret,
+    Common, ConfigString, Secret,
     secret::{MASK, is_secret},
     suggest::nearest,
 };
@@ -52,6 +52,24 @@ const PASSWORD: &str = "password";
 /// # Ok(())
 /// # }
 /// ```
+///
+/// # Layers
+///
+/// Applications read settings from a file, then the environment, then their arguments. Each of these
+/// is a layer, and [`overlay`](Self::overlay) puts a later one over an earlier one, option by option:
+///
+/// ```
+/// use lock_core::{ConfigString, config::Settings};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let file: Settings = serde_json::from_str(r#"{ "url": "redis://db.internal?ttl=20s", "replicas": 1 }"#)?;
+/// let environment = Settings::from_env("APP_LOCK"); // APP_LOCK_URL, APP_LOCK_TTL, ...
+/// let argument = Settings::default().with_option("ttl", "5s");
+/// let settings = file.overlay(environment).overlay(argument);
+/// assert_eq!(ConfigString::try_from(settings)?, ConfigString::parse("redis://db.internal?replicas=1&ttl=5s")?);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Settings {
     url: Option<String>,
@@ -59,6 +77,89 @@ pub struct Settings {
     options: BTreeMap<String, String>,
     /// What is wrong, beyond what a config string could have wrong.
     problem: Option<String>,
+}
+
+impl Settings {
+    /// Makes settings of a config string alone, such as that of an argument.
+    pub fn from_url(url: impl Into<String>) -> Self {
+        Self { url: Some(url.into()), ..Self::default() }
+    }
+
+    /// Sets an option, in place of the same option of these settings; `url` and `password` are options too.
+    #[must_use]
+    pub fn with_option(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        match (name.into(), value.into()) {
+            (name, value) if name == URL => self.url = Some(value),
+            (name, value) if name == PASSWORD => self.password = Some(Secret::new(value)),
+            (name, value) => drop(self.options.insert(name, value)),
+        }
+        self
+    }
+
+    /// Reads the layer of the environment: the variable `PREFIX_URL` is a config string, and
+    /// `PREFIX_TTL` and the like are the options that every store has. A variable that is not set, or
+    /// is empty, sets nothing.
+    pub fn from_env(prefix: &str) -> Self {
+        Self::from_variables(prefix, |name| env::var_os(name))
+    }
+
+    pub(super) fn from_variables(prefix: &str, variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let mut settings = Self::default();
+        for option in Common::NAMES.into_iter().chain([URL]) {
+            let name = format!("{prefix}_{}", option.to_uppercase());
+            match variable(&name).map(OsString::into_string) {
+                None => {}
+                Some(Ok(value)) if value.is_empty() => {}
+                Some(Ok(value)) => settings = settings.with_option(option, value),
+                Some(Err(_)) => {
+                    settings.problem.get_or_insert(format!("the variable {name} is not UTF-8"));
+                }
+            }
+        }
+        settings
+    }
+
+    /// Puts the layer `later` over these settings: each of its options wins, wherever it stands.
+    ///
+    /// A url of `later` replaces this one, and the password in or beside this one. When it has another
+    /// scheme, only the options that every store has are kept: the others belong to the old store.
+    #[must_use]
+    pub fn overlay(self, later: Self) -> Self {
+        let (earlier, later) = match (self.spread(), later.spread()) {
+            (Ok(earlier), Ok(later)) => (earlier, later),
+            // What is wrong with one layer shows when it becomes a config string.
+            (Err(wrong), _) | (_, Err(wrong)) => return wrong,
+        };
+        let mut merged = earlier;
+        if later.url.is_some() {
+            if merged.scheme() != later.scheme() {
+                merged.options.retain(|name, _| Common::NAMES.contains(&name.as_str()));
+            }
+            merged.url = later.url;
+            merged.password = None;
+        }
+        merged.password = later.password.or(merged.password);
+        merged.options.extend(later.options);
+        merged
+    }
+
+    /// The same settings with every option out of the url; as they are, in the error, when they are wrong.
+    fn spread(self) -> Result<Self, Self> {
+        if self.problem.is_some() {
+            return Err(self);
+        }
+        if self.url.is_none() {
+            return Ok(self);
+        }
+        match ConfigString::try_from(&self) {
+            Ok(config) => Ok(config.into()),
+            Err(_) => Err(self),
+        }
+    }
+
+    fn scheme(&self) -> Option<&str> {
+        self.url.as_deref()?.split(':').next()
+    }
 }
 
 impl TryFrom<Settings> for ConfigString {

@@ -105,3 +105,48 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn later_layers_win_option_by_option() {
+    let file = || toml("[lock]\nurl = 'redis://app@h:1/0?ttl=20s'\npassword = 'hunter2'\nreplicas = 2\n");
+    let over = |later: Settings| meaning(file().overlay(later)).unwrap().expose();
+    for (later, expected) in [
+        (Settings::default(), "redis://app:hunter2@h:1/0?replicas=2&ttl=20s"),
+        (Settings::default().with_option("ttl", "5s"), "redis://app:hunter2@h:1/0?replicas=2&ttl=5s"),
+        (Settings::from_url("redis://other"), "redis://other?replicas=2&ttl=20s"),
+        (Settings::from_url("redis://other?ttl=5s"), "redis://other?replicas=2&ttl=5s"),
+        (Settings::from_url("memory:"), "memory:?ttl=20s"),
+        (Settings::default().with_option("password", "s2"), "redis://app:s2@h:1/0?replicas=2&ttl=20s"),
+    ] {
+        assert_eq!(over(later), expected);
+    }
+    let last = Settings::from_url("redis://a?ttl=1s").overlay(file()).overlay(Settings::from_url("redis://b?ttl=3s"));
+    assert_eq!(meaning(last).unwrap().expose(), "redis://b?replicas=2&ttl=3s");
+}
+
+#[test]
+fn wrong_layer_is_reported_whichever_it_is() {
+    let wrong = || Settings::from_url("/var/locks").with_option("ttl", "3s");
+    let expected = meaning(wrong()).unwrap_err();
+    let right = || Settings::from_url("memory:");
+    assert_eq!(meaning(wrong().overlay(right())).unwrap_err(), expected);
+    assert_eq!(meaning(right().overlay(wrong())).unwrap_err(), expected);
+    let no_url = Settings::default().with_option("ttl", "3s").overlay(Settings::default());
+    assert!(meaning(no_url).unwrap_err().contains("url is missing"));
+}
+
+#[test]
+fn environment_is_a_layer_of_url_and_common_options() {
+    use std::{ffi::OsString, os::unix::ffi::OsStringExt};
+    let variables = |name: &str| match name {
+        "APP_LOCK_URL" => Some("redis://h?replicas=1".into()),
+        "APP_LOCK_MIN_HOLD" => Some("3s".into()),
+        "APP_LOCK_OWNER" => Some("".into()),
+        "APP_LOCK_REPLICAS" => Some("7".into()),
+        _ => None,
+    };
+    let settings = Settings::from_variables("APP_LOCK", variables);
+    assert_eq!(meaning(settings).unwrap().expose(), "redis://h?min_hold=3s&replicas=1");
+    let odd = Settings::from_variables("X", |_| Some(OsString::from_vec(vec![0xff])));
+    assert!(meaning(odd).unwrap_err().contains("is not UTF-8"));
+}

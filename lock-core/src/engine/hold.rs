@@ -142,6 +142,16 @@ impl LeaseState {
         self.over(&self.state(), now, self.timing.grace).map_or(Ok(()), |reason| Err(self.lost_for(reason)))
     }
 
+    /// Like [`check`](Self::check), for what may outlive the guard.
+    pub(crate) fn check_guarded(&self, now: Moment) -> Result<(), Lost> {
+        let state = self.state();
+        if state.closed && state.lost.is_none() {
+            return Err(self.lost_for(LossReason::Released));
+        }
+        drop(state);
+        self.check(now)
+    }
+
     /// Why the hold is over in `ahead` from `now`, if it is.
     fn over(&self, state: &State, now: Moment, ahead: Duration) -> Option<LossReason> {
         let past = |from: Moment, limit: Duration| now.since(from).saturating_add(ahead) >= limit;
@@ -323,15 +333,27 @@ impl LeaseState {
 
     /// Waits for the loss, or `grace` before it when `early`. Cancel safe.
     pub(crate) async fn wait_lost(&self, early: bool) -> Lost {
+        if early {
+            self.wait_for(Self::check_early, self.timing.grace).await
+        } else {
+            self.wait_for(Self::check, Duration::ZERO).await
+        }
+    }
+
+    /// Waits for the loss or the end of the guard. Cancel safe.
+    pub(crate) async fn wait_guarded(&self) -> Lost {
+        self.wait_for(Self::check_guarded, Duration::ZERO).await
+    }
+
+    async fn wait_for(&self, check: fn(&Self, Moment) -> Result<(), Lost>, ahead: Duration) -> Lost {
         loop {
             let signal = self.lost.notified();
             tokio::pin!(signal);
             signal.as_mut().enable();
             let now = self.now();
-            if let Err(lost) = if early { self.check_early(now) } else { self.check(now) } {
+            if let Err(lost) = check(self, now) {
                 return lost;
             }
-            let ahead = if early { self.timing.grace } else { Duration::ZERO };
             // Timers stand still while the machine sleeps, so never trust one for longer than a tick.
             let nap = self
                 .remaining(now)
@@ -357,6 +379,8 @@ impl LeaseState {
         drop(state);
         if ended {
             metrics::held(now.since(self.acquired));
+            // Loss signals that outlive the guard end with it.
+            self.lost.notify_waiters();
         }
     }
 

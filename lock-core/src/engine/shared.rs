@@ -75,11 +75,9 @@ impl Shared {
         &self.default_owner
     }
 
-    pub(crate) fn name(&self, name: &str) -> Result<LockName, Error> {
-        if name.is_empty() || self.prefix.is_empty() {
-            return Ok(LockName::new(name)?);
-        }
-        Ok(LockName::new(format!("{}{name}", self.prefix))?)
+    /// The name as the store knows it.
+    pub(crate) fn name(&self, name: impl TryInto<LockName, Error: Into<Error>>) -> Result<LockName, Error> {
+        Ok(name.try_into().map_err(Into::into)?.with_prefix(&self.prefix)?)
     }
 
     /// Releases `lease`, up to three times while the store does not answer. Each attempt is bounded

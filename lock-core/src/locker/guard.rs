@@ -15,6 +15,7 @@ use tracing::Instrument as _;
 use crate::{
     backend::{Release, Renewal},
     engine::{hold::LeaseState, metrics, shared::Shared},
+    locker::LossSignal,
     types::{Error, ErrorKind, FencingToken, Holder, Lease, LockName, Lost, Moment, Operation, no_reply},
 };
 
@@ -63,6 +64,34 @@ impl Guard {
         self.hold.lease.token
     }
 
+    /// The fencing token, for work that must not go ahead without one.
+    ///
+    /// ```
+    /// # use lock_core::{Locker, memory::MemoryBackend};
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), lock_core::Error> {
+    /// # let locker = Locker::new(MemoryBackend::new())?;
+    /// let guard = locker.acquire("nightly-etl").await?;
+    /// let token = guard.require_token()?;
+    /// println!("UPDATE report SET fence = {token} WHERE fence < {token}");
+    /// guard.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Of kind [`ErrorKind::Unsupported`] when the store mints no tokens. Write `require=fencing` in
+    /// the config string to learn that at start-up.
+    pub fn require_token(&self) -> Result<FencingToken, Error> {
+        self.token().ok_or_else(|| {
+            let message = "this store mints no fencing tokens; \
+                           choose one that does, and write require=fencing in its config string";
+            Error::new(ErrorKind::Unsupported, message)
+                .with_name(self.name())
+                .with_store(self.shared.backend.describe())
+        })
+    }
+
     /// The previous holder, if it went without releasing: its work may be half done.
     pub fn crashed_holder(&self) -> Option<&Holder> {
         self.crashed.as_ref()
@@ -99,6 +128,11 @@ impl Guard {
     /// Cancel safe.
     pub async fn lost(&self) -> Lost {
         self.hold.wait_lost(false).await
+    }
+
+    /// Returns a signal of the loss that other tasks and threads can own. See [`LossSignal`].
+    pub fn loss_signal(&self) -> LossSignal {
+        LossSignal::new(Arc::clone(&self.hold))
     }
 
     /// Waits until the lock is lost or, while renewals keep failing, until [`grace`](crate::LockRequest::grace) before that: the time to stop.

@@ -1,24 +1,26 @@
 //! The user's handle on a store of locks.
 
+mod admin;
 mod guard;
 mod leader;
+mod loss_signal;
 mod options;
 mod request;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use tokio::time::timeout;
-
 use self::options::option_setters;
 pub use self::{
+    admin::LockAdmin,
     guard::Guard,
     leader::{LeaderElection, Leadership},
-    request::{LockRequest, TryAcquire},
+    loss_signal::LossSignal,
+    request::{LockRequest, TryAcquire, TryRun},
 };
 use crate::{
-    backend::{Backend, Break, Capabilities, Capability, Finding},
+    backend::{Backend, Capabilities, Capability},
     engine::{shared::Shared, timing::Timing},
-    types::{Clock, Error, ErrorKind, Holder, LockName, LockOptions, Operation, SystemClock, no_reply},
+    types::{Clock, Error, ErrorKind, LockName, LockOptions, Operation, SystemClock},
 };
 
 /// Takes locks on one store. Cheap to clone; clones share connections, renewals and queues.
@@ -44,9 +46,6 @@ pub struct Locker {
     shared: Arc<Shared>,
 }
 
-/// How long looking at a whole store may take: many requests, whose number no store knows beforehand.
-const WHOLE_STORE: Duration = Duration::from_secs(60);
-
 impl Locker {
     /// A locker on `backend` with default options.
     ///
@@ -68,8 +67,10 @@ impl Locker {
     }
 
     /// Begins a request for the lock `name`, to choose options for it.
-    pub fn lock(&self, name: impl Into<String>) -> LockRequest {
-        LockRequest::new(Arc::clone(&self.shared), name.into())
+    ///
+    /// The name may be a text or a [`LockName`]. A text that is no lock name is an error of the request.
+    pub fn lock(&self, name: impl TryInto<LockName, Error: Into<Error>>) -> LockRequest {
+        LockRequest::new(Arc::clone(&self.shared), name)
     }
 
     /// Tries once: acquired, or held by somebody else. See [`LockRequest::try_acquire`].
@@ -79,7 +80,10 @@ impl Locker {
     ///
     /// # Cancel safety
     /// Cancel safe: a lock that the store may have granted is released in the background.
-    pub async fn try_acquire(&self, name: impl Into<String> + Send) -> Result<TryAcquire, Error> {
+    pub async fn try_acquire(
+        &self,
+        name: impl TryInto<LockName, Error: Into<Error>> + Send,
+    ) -> Result<TryAcquire, Error> {
         self.lock(name).try_acquire().await
     }
 
@@ -90,7 +94,11 @@ impl Locker {
     ///
     /// # Cancel safety
     /// Cancel safe: the place in the queue is given up, and a lock that the store may have granted is released in the background.
-    pub async fn acquire_within(&self, name: impl Into<String> + Send, wait: Duration) -> Result<TryAcquire, Error> {
+    pub async fn acquire_within(
+        &self,
+        name: impl TryInto<LockName, Error: Into<Error>> + Send,
+        wait: Duration,
+    ) -> Result<TryAcquire, Error> {
         self.lock(name).acquire_within(wait).await
     }
 
@@ -101,8 +109,28 @@ impl Locker {
     ///
     /// # Cancel safety
     /// Cancel safe: the place in the queue is given up, and a lock that the store may have granted is released in the background.
-    pub async fn acquire(&self, name: impl Into<String> + Send) -> Result<Guard, Error> {
+    pub async fn acquire(&self, name: impl TryInto<LockName, Error: Into<Error>> + Send) -> Result<Guard, Error> {
         self.lock(name).acquire().await
+    }
+
+    /// Runs `work` under the lock, or skips it when the lock is contended. See [`LockRequest::try_run`].
+    ///
+    /// # Errors
+    /// As [`LockRequest::try_run`].
+    ///
+    /// # Cancel safety
+    /// As [`LockRequest::try_run`].
+    pub fn try_run<T>(
+        &self,
+        name: impl TryInto<LockName, Error: Into<Error>>,
+        work: impl AsyncFnOnce(&Guard) -> T,
+    ) -> impl Future<Output = Result<TryRun<T>, Error>> {
+        self.lock(name).try_run(work)
+    }
+
+    /// Operators' calls: who holds what, and taking a lock away.
+    pub fn admin(&self) -> LockAdmin {
+        LockAdmin::new(Arc::clone(&self.shared))
     }
 
     /// What the store, as configured, can do.
@@ -120,86 +148,6 @@ impl Locker {
         self.shared.backend.describe()
     }
 
-    /// Who holds the lock now; `None` when nobody does.
-    ///
-    /// # Errors
-    /// When the store cannot say, or cannot do this at all.
-    ///
-    /// # Cancel safety
-    /// Cancel safe: it changes nothing.
-    pub async fn inspect(&self, name: impl AsRef<str> + Send) -> Result<Option<Holder>, Error> {
-        let name = self.shared.name(name.as_ref())?;
-        let answer = self.bounded(Operation::Inspect, self.shared.backend.inspect(&name)).await;
-        answer.map_err(|e| e.with_name(&name))
-    }
-
-    /// The held locks whose names begin with `prefix`, by name. May lag behind; see the backend's page.
-    ///
-    /// # Errors
-    /// When the store cannot say, not within a minute, or cannot do this at all.
-    ///
-    /// # Cancel safety
-    /// Cancel safe: it changes nothing.
-    pub async fn list(&self, prefix: impl AsRef<str> + Send) -> Result<Vec<(LockName, Holder)>, Error> {
-        let own = &self.shared.prefix;
-        let prefix = format!("{own}{}", prefix.as_ref());
-        // A list takes as many requests as there are pages of it: the time of one does not bound it.
-        let found = timeout(WHOLE_STORE, self.shared.backend.list(&prefix)).await;
-        let found = found
-            .unwrap_or_else(|_| Err(no_reply(WHOLE_STORE)))
-            .map_err(|e| e.with_operation(Operation::List).with_store(self.store()))?;
-        // Names as the caller of this locker knows them. One that is nothing but the prefix was not taken through it.
-        let shown = |(name, holder): (LockName, Holder)| {
-            let short = name.as_str().strip_prefix(own.as_str()).and_then(|name| LockName::new(name).ok())?;
-            Some((short, holder))
-        };
-        Ok(found.into_iter().filter_map(shown).collect())
-    }
-
-    /// Takes the lock away from the holder that [`inspect`](Self::inspect) showed, if the lock still is as it was then.
-    /// `by` is what the former holder will read.
-    ///
-    /// # Errors
-    /// When the store cannot say, or cannot do this at all.
-    ///
-    /// # Cancel safety
-    /// Not cancel safe: whether the lock was broken stays unknown; inspect it.
-    pub async fn break_lock(&self, name: impl AsRef<str> + Send, seen: &Holder, by: &str) -> Result<Break, Error> {
-        let name = self.shared.name(name.as_ref())?;
-        let Some(version) = &seen.version else {
-            let message =
-                "this holder has no version to compare, so it cannot be broken safely; stop its process instead";
-            return Err(Error::new(ErrorKind::Unsupported, message).with_operation(Operation::Break).with_name(&name));
-        };
-        let answer = self.bounded(Operation::Break, self.shared.backend.break_lock(&name, version, by)).await;
-        answer.map_err(|e| e.with_name(&name))
-    }
-
-    /// Removes what the store keeps of a name that nobody will use again, such as that of a test. `false` when somebody holds the lock or went
-    /// without releasing it; then nothing was removed. What protects others from delayed requests may stay for minutes yet.
-    ///
-    /// # Errors
-    /// When the store cannot say, or cannot do this at all.
-    ///
-    /// # Cancel safety
-    /// Cancel safe: it may or may not have taken effect.
-    pub async fn forget(&self, name: impl AsRef<str> + Send) -> Result<bool, Error> {
-        let name = self.shared.name(name.as_ref())?;
-        let answer = self.bounded(Operation::Forget, self.shared.backend.forget(&name)).await;
-        answer.map_err(|e| e.with_name(&name))
-    }
-
-    /// Looks at how the store is set up, and says what of it is fit for locks and what to change; empty where the store has nothing to
-    /// look at, and a warning when that takes longer than a minute. `onelock doctor` prints it, and tries the store besides.
-    ///
-    /// # Cancel safety
-    /// Cancel safe: it changes nothing.
-    pub async fn examine(&self) -> Vec<Finding> {
-        timeout(WHOLE_STORE, self.shared.backend.examine()).await.unwrap_or_else(|_| {
-            vec![Finding::warning("store", format!("could not be examined: no answer within {WHOLE_STORE:?}"))]
-        })
-    }
-
     /// Waits until what dropped guards and cancelled acquisitions left to the background has been released, or given up. For the end of a
     /// program: a runtime that ends drops its tasks. Waits for as long as guards go on being dropped; bound it where the store may not answer.
     ///
@@ -209,12 +157,6 @@ impl Locker {
         let mut releasing = self.shared.releasing.subscribe();
         // The sender lives as long as this locker.
         let _ = releasing.wait_for(|count| *count == 0).await;
-    }
-
-    async fn bounded<T>(&self, operation: Operation, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let limit = self.shared.backend.pace().attempt_timeout;
-        let answer = timeout(limit, call).await.unwrap_or_else(|_| Err(no_reply(limit)));
-        answer.map_err(|e| e.with_operation(operation).with_store(self.store()))
     }
 }
 

@@ -27,6 +27,16 @@ pub enum TryAcquire {
     Held(Holder),
 }
 
+/// How [`try_run`](LockRequest::try_run) ended, if the store could say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "the work may have been skipped"]
+pub enum TryRun<T> {
+    /// The work ran to its end under the lock, with this result.
+    Ran(T),
+    /// Another client holds the lock, so the work did not start.
+    Skipped(Holder),
+}
+
 type OnHeld = Arc<dyn Fn(&Holder) + Send + Sync>;
 
 /// A lock about to be acquired; made by [`Locker::lock`](crate::Locker::lock). Options override those of the locker.
@@ -34,7 +44,8 @@ type OnHeld = Arc<dyn Fn(&Holder) + Send + Sync>;
 #[must_use = "a request does nothing until it is acquired"]
 pub struct LockRequest {
     shared: Arc<Shared>,
-    name: String,
+    /// As the caller gave it. What is wrong with it is an error of the acquisition, like a wrong option.
+    name: Result<LockName, Error>,
     options: LockOptions,
     on_held: Option<OnHeld>,
 }
@@ -57,9 +68,16 @@ const TRIES: u32 = 3;
 impl LockRequest {
     option_setters!();
 
-    pub(crate) fn new(shared: Arc<Shared>, name: String) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, name: impl TryInto<LockName, Error: Into<Error>>) -> Self {
+        let name = shared.name(name);
         let options = shared.defaults.clone();
         Self { shared, name, options, on_held: None }
+    }
+
+    /// Replaces all options at once, as read from a configuration.
+    pub fn options(mut self, options: LockOptions) -> Self {
+        self.options = options;
+        self
     }
 
     /// Calls `observer` with each refusal while waiting, to say who is waited for.
@@ -129,6 +147,64 @@ impl LockRequest {
     }
 }
 
+impl LockRequest {
+    /// Runs `work` under the lock, or skips it when the lock is contended.
+    ///
+    /// The work is dropped when the lock is lost, as by [`Guard::run`], and the lock is released after
+    /// it. A release that fails is logged, and goes on in the background: the work is done.
+    ///
+    /// ```
+    /// use lock_core::{Locker, TryRun, memory::MemoryBackend};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), lock_core::Error> {
+    /// let locker = Locker::new(MemoryBackend::new())?;
+    /// match locker.try_run("nightly-etl", async |guard| println!("token {:?}", guard.token())).await? {
+    ///     TryRun::Ran(()) => println!("done"),
+    ///     TryRun::Skipped(holder) => println!("skipped: held by {holder}"),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Of kind [`ErrorKind::Lost`] when the lock was lost before the work ended; else as
+    /// [`try_acquire`](Self::try_acquire).
+    ///
+    /// # Cancel safety
+    /// As cancel safe as `work`; the lock is released in the background.
+    pub async fn try_run<T>(self, work: impl AsyncFnOnce(&Guard) -> T) -> Result<TryRun<T>, Error> {
+        match self.try_acquire().await? {
+            TryAcquire::Held(holder) => Ok(TryRun::Skipped(holder)),
+            TryAcquire::Acquired(guard) => run_and_release(guard, work).await.map(TryRun::Ran),
+        }
+    }
+
+    /// Waits for the lock, for as long as it takes, and runs `work` under it.
+    ///
+    /// # Errors
+    /// Of kind [`ErrorKind::Lost`] when the lock was lost before the work ended; else as
+    /// [`acquire`](Self::acquire).
+    ///
+    /// # Cancel safety
+    /// As cancel safe as `work`; the place in the queue is given up, and the lock is released in the
+    /// background.
+    pub async fn run<T>(self, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T, Error> {
+        run_and_release(self.acquire().await?, work).await
+    }
+}
+
+async fn run_and_release<T>(guard: Guard, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T, Error> {
+    // On a loss the guard is dropped, and releases in the background what it may still hold: the
+    // caller must hear of the loss now.
+    let done = guard.run(work(&guard)).await?;
+    let name = guard.name().clone();
+    if let Err(error) = guard.release().await {
+        tracing::warn!(%name, %error, "the work is done, but the release failed");
+    }
+    Ok(done)
+}
+
 /// One acquisition under way.
 struct AcquireLoop {
     shared: Arc<Shared>,
@@ -144,7 +220,7 @@ impl AcquireLoop {
     /// Checks everything that can be wrong before the first byte is sent.
     fn new(LockRequest { shared, name, options, on_held }: LockRequest) -> Result<Self, Error> {
         let asked = shared.clock.now();
-        let name = shared.name(&name)?;
+        let name = name?;
         let timing = Timing::new(&options, shared.capabilities, shared.backend.pace())
             .map_err(|e| e.with_name(&name).with_store(shared.backend.describe()))?;
         shared.note_runtime();

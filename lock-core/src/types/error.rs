@@ -103,8 +103,9 @@ impl Operation {
 ///
 /// It never means "somebody else holds the lock": contention is a value, and an error means that nobody knows, or that
 /// nothing can be done. `Display` is one line that says what to do next; the cause is its [`source`](StdError::source), which clones
-/// share.
-#[derive(Debug, Clone)]
+/// share. `Debug` reads like `Display`, followed by the causes, because that is how `main() -> Result`
+/// prints it; `{:#?}` shows the fields.
+#[derive(Clone)]
 pub struct Error(Box<Inner>);
 
 #[derive(Debug, Clone)]
@@ -235,6 +236,21 @@ impl fmt::Display for Error {
     }
 }
 
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if f.alternate() {
+            return f.debug_tuple("Error").field(&self.0).finish();
+        }
+        write!(f, "{self}")?;
+        let mut source = self.source();
+        while let Some(cause) = source {
+            write!(f, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
+}
+
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.0.source.as_deref().map(|s| s as _)
@@ -281,6 +297,16 @@ mod tests {
             .with_source(std::io::Error::other("ENOSPC"));
         assert_eq!(error.to_string(), "acquire \"a\\nb\" on file:///x: no space left; free some");
         assert_eq!(error.source().unwrap().to_string(), "ENOSPC");
+    }
+
+    #[test]
+    fn debug_reads_like_display_and_names_the_causes() {
+        let error = Error::new(ErrorKind::Full, "no space left; free some")
+            .with_operation(Operation::Open)
+            .with_source(std::io::Error::other("ENOSPC"));
+        assert_eq!(format!("{error:?}"), "open: no space left; free some: ENOSPC");
+        let fields = format!("{error:#?}");
+        assert!(fields.contains("kind: Full") && fields.contains("retryable: false"), "{fields}");
     }
 
     #[test]

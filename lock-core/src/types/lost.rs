@@ -43,12 +43,23 @@ pub enum LossReason {
     MaxHold,
     /// The [`deadline`](crate::LockRequest::deadline) has come.
     Deadline,
+    /// The guard released the lock or was dropped. Only a [`LossSignal`](crate::LossSignal), which may
+    /// outlive its guard, gives this reason.
+    Released,
 }
 
 impl LossReason {
     /// Whether it was the store that said so. Otherwise the guard ended by this machine's clocks, when it was to.
     pub fn is_from_the_store(&self) -> bool {
-        !matches!(self, Self::Expired | Self::Unreachable { .. } | Self::FrozenFor(_) | Self::MaxHold | Self::Deadline)
+        !matches!(
+            self,
+            Self::Expired
+                | Self::Unreachable { .. }
+                | Self::FrozenFor(_)
+                | Self::MaxHold
+                | Self::Deadline
+                | Self::Released
+        )
     }
 
     /// The reason as one lower-case word, for metrics and logs.
@@ -63,6 +74,7 @@ impl LossReason {
             Self::FileLock(_) => "file_lock",
             Self::MaxHold => "max_hold",
             Self::Deadline => "deadline",
+            Self::Released => "released",
         }
     }
 }
@@ -81,6 +93,7 @@ impl fmt::Display for LossReason {
             Self::FileLock(what) => write!(f, "{what}"),
             Self::MaxHold => write!(f, "held for as long as max_hold allows"),
             Self::Deadline => write!(f, "its deadline has come"),
+            Self::Released => write!(f, "its guard released it"),
         }
     }
 }

@@ -40,6 +40,11 @@ impl LockName {
         }
     }
 
+    /// The name with `prefix` in front of it.
+    pub(crate) fn with_prefix(self, prefix: &str) -> Result<Self, InvalidName> {
+        if prefix.is_empty() { Ok(self) } else { Self::new(format!("{prefix}{self_}", self_ = self.0)) }
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -64,6 +69,27 @@ impl AsRef<str> for LockName {
         &self.0
     }
 }
+
+impl From<&Self> for LockName {
+    fn from(name: &Self) -> Self {
+        name.clone()
+    }
+}
+
+/// Every text that a call may be given instead of a name is checked in one place.
+macro_rules! from_text {
+    ($($text:ty)*) => {
+        $(impl TryFrom<$text> for LockName {
+            type Error = InvalidName;
+
+            fn try_from(name: $text) -> Result<Self, InvalidName> {
+                Self::new(name)
+            }
+        })*
+    };
+}
+
+from_text!(&str String &String);
 
 impl FromStr for LockName {
     type Err = InvalidName;

@@ -282,9 +282,9 @@ async fn a_prefix_separates_applications_on_one_store() {
     let guard = fixture.guard().await;
     assert_eq!(guard.name().as_str(), "app1/nightly-etl");
     assert!(fixture.is_free().await, "the bare name is another lock");
-    let listed = fixture.locker.list("").await.unwrap();
+    let listed = fixture.locker.admin().list("").await.unwrap();
     assert_eq!(listed.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), [NAME]);
-    assert_eq!(fixture.locker.inspect(NAME).await.unwrap().unwrap().token, guard.token());
+    assert_eq!(fixture.locker.admin().inspect(NAME).await.unwrap().unwrap().token, guard.token());
 }
 
 #[tokio::test(start_paused = true)]
@@ -293,10 +293,10 @@ async fn a_look_at_a_store_that_does_not_answer_ends() {
     for operation in [Operation::List, Operation::Inspect] {
         fixture.network.always(operation, Fault::LoseRequest);
     }
-    let error = fixture.locker.list("").await.unwrap_err();
+    let error = fixture.locker.admin().list("").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
-    assert_eq!(fixture.locker.inspect(NAME).await.unwrap_err().kind(), ErrorKind::Timeout);
-    let findings = fixture.locker.examine().await;
+    assert_eq!(fixture.locker.admin().inspect(NAME).await.unwrap_err().kind(), ErrorKind::Timeout);
+    let findings = fixture.locker.admin().examine().await;
     assert!(findings.len() == 1 && findings[0].text.contains("no answer within 60s"), "{findings:?}");
 }
 

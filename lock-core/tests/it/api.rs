@@ -28,8 +28,8 @@ fn public_futures_cross_threads() {
     send(&locker.try_acquire("a"));
     send(&locker.acquire("a"));
     send(&locker.acquire_within("a", std::time::Duration::ZERO));
-    send(&locker.inspect("a"));
-    send(&locker.list("a"));
+    send(&locker.admin().inspect("a"));
+    send(&locker.admin().list("a"));
     send(&Registry::new().open("memory:"));
     async fn with_guard(guard: Guard) {
         let _ = guard.ensure(std::time::Duration::ZERO).await;

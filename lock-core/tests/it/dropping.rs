@@ -97,7 +97,7 @@ async fn cancelling_ensure_at_every_await_point_promises_nothing_too_much() {
         slow_network(&fixture);
         let _ = poll_some(guard.ensure(secs(20)), polls).await;
         let believed = guard.remaining().unwrap();
-        let recorded = fixture.other().inspect(NAME).await.unwrap().unwrap().expires_in.unwrap();
+        let recorded = fixture.other().admin().inspect(NAME).await.unwrap().unwrap().expires_in.unwrap();
         assert!(believed < recorded, "dropped after {polls} polls: believes {believed:?} of {recorded:?}");
         release(guard).await;
     }
@@ -210,7 +210,7 @@ async fn a_locker_that_is_dropped_keeps_its_guards_renewed() {
     sleep(10 * TTL).await;
     guard.check().unwrap();
     release(guard).await;
-    assert!(lock_core::Locker::new(store).unwrap().inspect(NAME).await.unwrap().is_none());
+    assert!(lock_core::Locker::new(store).unwrap().admin().inspect(NAME).await.unwrap().is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -43,7 +43,7 @@ impl Fixture {
     }
 
     pub(crate) async fn is_free(&self) -> bool {
-        self.other().inspect(NAME).await.unwrap().is_none()
+        self.other().admin().inspect(NAME).await.unwrap().is_none()
     }
 
     /// Lets background work run, and time pass until the lock is free; returns how long that took.

@@ -2,6 +2,7 @@
 
 mod acquiring;
 mod api;
+mod blocking;
 mod callbacks;
 mod clocks;
 mod config_parts;
@@ -11,6 +12,7 @@ mod ended;
 mod ensure;
 mod fixture;
 mod leader;
+mod loss_signal;
 mod metrics;
 mod registry;
 mod runtimes;
@@ -19,5 +21,6 @@ mod store_lease;
 mod suite_catches_bugs;
 mod timeouts;
 mod too_late;
+mod try_run;
 mod validity;
 mod waiting;

@@ -177,9 +177,9 @@ async fn what_is_wrong_with_a_config_string_is_said_with_its_remedy() {
 #[tokio::test]
 async fn what_a_store_finds_out_about_itself_reaches_the_user_through_every_layer() {
     let found = vec![Finding::warning("disk", "nearly full")];
-    assert_eq!(registry().open("file:x").await.unwrap().examine().await, found);
+    assert_eq!(registry().open("file:x").await.unwrap().admin().examine().await, found);
     let wrapped = Faulty::new(NoTtl { shown: "file:x".into(), inner: MemoryBackend::new() });
-    assert_eq!(Locker::new(wrapped).unwrap().examine().await, found);
+    assert_eq!(Locker::new(wrapped).unwrap().admin().examine().await, found);
 }
 
 #[tokio::test(start_paused = true)]
@@ -216,7 +216,7 @@ async fn the_factory_added_last_opens_a_scheme_and_an_empty_registry_says_so() {
     let registry = registry().with(MemoryFactory::from(store.clone()));
     assert_eq!(registry.schemes(), ["careless", "efs", "file", "memory"]);
     let _guard = registry.open("memory:").await.unwrap().acquire("x").await.unwrap();
-    assert!(Locker::new(store).unwrap().inspect("x").await.unwrap().is_some());
+    assert!(Locker::new(store).unwrap().admin().inspect("x").await.unwrap().is_some());
     let message = Registry::new().open("memory:").await.unwrap_err().to_string();
     assert_eq!(message, "open on memory:: there is no scheme \"memory\". Available: none");
 }

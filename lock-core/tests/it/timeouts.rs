@@ -28,10 +28,14 @@ async fn a_timeout_names_the_operation_that_timed_out() {
     let TryAcquire::Acquired(guard) = fixture.locker.try_acquire(NAME).await.unwrap() else { panic!("it is free") };
     tokio::time::sleep(secs(100)).await;
     names(guard.ensure(secs(500)).await, Operation::Renew, "renew \"nightly-etl\" on memory:");
-    names(fixture.locker.inspect(NAME).await, Operation::Inspect, "inspect \"nightly-etl\" on memory:");
-    names(fixture.locker.forget(NAME).await, Operation::Forget, "forget \"nightly-etl\" on memory:");
-    let seen = fixture.other().inspect(NAME).await.unwrap().unwrap();
-    names(fixture.locker.break_lock(NAME, &seen, "me").await, Operation::Break, "break \"nightly-etl\" on memory:");
+    names(fixture.locker.admin().inspect(NAME).await, Operation::Inspect, "inspect \"nightly-etl\" on memory:");
+    names(fixture.locker.admin().forget(NAME).await, Operation::Forget, "forget \"nightly-etl\" on memory:");
+    let seen = fixture.other().admin().inspect(NAME).await.unwrap().unwrap();
+    names(
+        fixture.locker.admin().break_lock(NAME, &seen, "me").await,
+        Operation::Break,
+        "break \"nightly-etl\" on memory:",
+    );
     names(guard.release().await, Operation::Release, "release \"nightly-etl\" on memory:");
     fixture.network.always(Operation::Release, None);
     let guard = acquired(fixture.locker.acquire_within(NAME, 2 * TTL).await);

@@ -80,8 +80,8 @@ async fn whoever_took_or_broke_the_lock_is_named() {
         LossReason::TakenBy(holder) => assert_eq!(holder.owner.as_deref(), Some("thief")),
         other => panic!("{other}"),
     }
-    let seen = fixture.locker.inspect(NAME).await.unwrap().unwrap();
-    let _ = fixture.locker.break_lock(NAME, &seen, "alice").await.unwrap();
+    let seen = fixture.locker.admin().inspect(NAME).await.unwrap().unwrap();
+    let _ = fixture.locker.admin().break_lock(NAME, &seen, "alice").await.unwrap();
     assert_eq!(thief.lost().await.reason, LossReason::BrokenBy("alice".into()));
 }
 
@@ -168,7 +168,7 @@ async fn no_lease_outlives_the_callers_deadline() {
     let fixture = Fixture::new();
     let started = Instant::now();
     let guard = acquired(fixture.locker.lock(NAME).deadline(secs(12)).try_acquire().await);
-    let holder = fixture.other().inspect(NAME).await.unwrap().unwrap();
+    let holder = fixture.other().admin().inspect(NAME).await.unwrap().unwrap();
     assert!(holder.expires_in.unwrap() <= secs(12), "{holder}");
     guard.lost().await;
     assert!(started.elapsed() <= secs(12), "{:?}", started.elapsed());
@@ -211,7 +211,7 @@ async fn a_thousand_guards_are_renewed_by_one_locker() {
     }
     sleep(5 * TTL).await;
     assert!(guards.iter().all(|g| g.check().is_ok()));
-    assert_eq!(fixture.other().list("lock-").await.unwrap().len(), 1_000);
+    assert_eq!(fixture.other().admin().list("lock-").await.unwrap().len(), 1_000);
     fixture.network.always(Operation::Renew, Fault::LoseRequest);
     sleep(VALID).await;
     assert!(guards.iter().all(|g| g.check().is_err()), "and all are told");

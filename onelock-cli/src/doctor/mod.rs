@@ -74,7 +74,7 @@ async fn examine_store(store: &StoreLocation, peer: Option<Duration>) -> Result<
 
 async fn diagnose(probes: &Probes<'_>, ours: &Locker, id: &str, peer: Option<Duration>) -> Diagnosis {
     let (mut findings, failed) = probes.all().await;
-    findings.extend(ours.examine().await);
+    findings.extend(ours.admin().examine().await);
     if failed.is_none() && !findings.iter().any(|finding| finding.subject.ends_with("clock")) {
         findings.extend(probes.clock().await);
     }

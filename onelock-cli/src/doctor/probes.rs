@@ -57,7 +57,7 @@ impl<'a> Probes<'a> {
     /// Has the store forget the names that were used, so far as it can.
     pub(super) async fn clean_up(&self) {
         for name in ["rounds", "clients", "processes", "broken", "expired", "clock"] {
-            let _ = self.ours.forget(self.name(name)).await;
+            let _ = self.ours.admin().forget(self.name(name)).await;
         }
     }
 
@@ -171,11 +171,11 @@ impl<'a> Probes<'a> {
             return Ok(Finding::note(SUBJECT, "not tried: nobody can take a lock away on this store"));
         }
         let guard = self.short("broken").acquire().await?;
-        let Some(holder) = self.other.inspect(self.name("broken")).await? else {
+        let Some(holder) = self.other.admin().inspect(self.name("broken")).await? else {
             release_all([guard]).await?;
             return Ok(Finding::unfit(SUBJECT, "a lock that is held does not show"));
         };
-        let broken = self.other.break_lock(self.name("broken"), &holder, "onelock doctor").await?;
+        let broken = self.other.admin().break_lock(self.name("broken"), &holder, "onelock doctor").await?;
         let started = Instant::now();
         let lost = timeout(EVENT_TIMEOUT, guard.lost()).await;
         let after = started.elapsed();
@@ -227,7 +227,7 @@ impl<'a> Probes<'a> {
         let started = SystemTime::now();
         let guard = self.request(self.ours, "clock").acquire().await.ok()?;
         let ended = SystemTime::now();
-        let holder = self.other.inspect(self.name("clock")).await;
+        let holder = self.other.admin().inspect(self.name("clock")).await;
         release_all([guard]).await.ok()?;
         let since = holder.ok()??.since?;
         let (apart, direction) = match (since.duration_since(ended), started.duration_since(since)) {

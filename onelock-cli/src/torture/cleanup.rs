@@ -57,7 +57,7 @@ async fn purge(locker: &Locker, name: &str, patience: Duration) -> Result<PurgeO
         TryAcquire::Held(holder) => Ok(PurgeOutcome::Held(holder)),
         TryAcquire::Acquired(guard) => {
             drop(guard.release().await?);
-            Ok(if locker.forget(name).await? { PurgeOutcome::Purged } else { PurgeOutcome::Kept })
+            Ok(if locker.admin().forget(name).await? { PurgeOutcome::Purged } else { PurgeOutcome::Kept })
         }
     }
 }

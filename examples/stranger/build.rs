@@ -1,0 +1,58 @@
+//! Copies the Rust examples of every README into this crate, which denies warnings.
+//!
+//! Documentation tests hide warnings, so they do not show what a user of the example would see.
+
+use std::{env, fmt::Write, fs, path::Path};
+
+const READMES: [&str; 7] = ["", "lock-core/", "lock-efs/", "lock-redis/", "lock-dynamo/", "onelock/", "examples/backend/"];
+
+fn main() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let mut modules = String::new();
+    let mut count = 0;
+    for folder in READMES {
+        let path = root.join(folder).join("README.md");
+        println!("cargo::rerun-if-changed={}", path.display());
+        let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        for block in rust_blocks(&text) {
+            count += 1;
+            writeln!(modules, "/// From {folder}README.md.\npub mod example_{count} {{\n{}\n}}", function(&block)).unwrap();
+        }
+    }
+    writeln!(modules, "/// How many examples there are.\npub const EXAMPLES: usize = {count};").unwrap();
+    fs::write(Path::new(&env::var("OUT_DIR").unwrap()).join("readmes.rs"), modules).unwrap();
+}
+
+fn rust_blocks(text: &str) -> Vec<String> {
+    let mut blocks = Vec::new();
+    let mut block: Option<String> = None;
+    for line in text.lines() {
+        match &mut block {
+            None if line == "```rust" || line == "```rust,no_run" => block = Some(String::new()),
+            None => {}
+            Some(_) if line == "```" => blocks.extend(block.take()),
+            Some(block) => {
+                // Hidden lines of documentation tests.
+                let line = line.strip_prefix("# ").unwrap_or(if line == "#" { "" } else { line });
+                block.push_str(line);
+                block.push('\n');
+            }
+        }
+    }
+    blocks
+}
+
+/// The block as rustdoc would compile it, but public, so that it is not dead code.
+fn function(block: &str) -> String {
+    if block.contains("fn main()") {
+        // In a whole program `main` is called.
+        return block.replacen("async fn main()", "pub async fn main()", 1).replacen("\nfn main()", "\npub fn main()", 1);
+    }
+    if block.contains("Ok::<") {
+        return format!("pub fn example() -> Result<(), impl std::fmt::Debug> {{\n{block}\n}}");
+    }
+    if block.contains("\nasync fn ") || block.starts_with("async fn ") {
+        return block.replace("\nasync fn ", "\npub async fn ");
+    }
+    format!("pub fn example() {{\n{block}\n}}")
+}

@@ -1,0 +1,410 @@
+//! The same locks for code without an async runtime: scripts, threads, synchronous services.
+//!
+//! Every method blocks the calling thread until the store has answered. Renewals run on a thread that
+//! belongs to the [`Locker`], so a lock stays held while the caller computes. Do not call this from
+//! async code: it would block the runtime. Each call then returns an error that says so.
+//!
+//! ```
+//! use lock_core::{Registry, blocking, memory::MemoryFactory};
+//!
+//! # fn main() -> Result<(), lock_core::Error> {
+//! let registry = Registry::new().with(MemoryFactory::default());
+//! let locker = blocking::Locker::open(&registry, "memory:?ttl=20s")?;
+//! match locker.try_acquire("nightly-etl")? {
+//!     blocking::TryAcquire::Acquired(guard) => {
+//!         // ... the work, with guard.check()? before each step that must not happen twice ...
+//!         guard.release()?;
+//!     }
+//!     blocking::TryAcquire::Held(holder) => println!("skipped: held by {holder}"),
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+use std::{
+    fmt,
+    sync::Arc,
+    thread,
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    runtime::{Builder, Handle},
+    sync::oneshot,
+};
+
+use crate::{
+    Capabilities, ConfigString, Error, ErrorKind, FencingToken, Holder, LockName, LockOptions, LossSignal, Lost,
+    Registry, Renew, Timing, TryRun, backend::Release, clock::Moment,
+};
+
+/// How long the thread waits, after the last handle is gone, for releases of dropped guards.
+///
+/// A store that does not answer must not keep a thread alive for longer.
+const LAST_RELEASES: Duration = Duration::from_secs(10);
+
+/// How a bounded attempt to acquire ended, if the store could say. See [`crate::TryAcquire`].
+#[derive(Debug)]
+#[must_use = "dropping an acquired guard releases the lock"]
+pub enum TryAcquire {
+    /// The lock is ours.
+    Acquired(Guard),
+    /// Another client holds the lock.
+    Held(Holder),
+}
+
+/// Acquires locks on one store, from threads. Cheap to clone. See [`crate::Locker`].
+#[derive(Clone)]
+pub struct Locker {
+    inner: crate::Locker,
+    renewals: Arc<Renewals>,
+}
+
+/// The thread that drives connections and renewals. It ends when the last locker and guard are gone.
+struct Renewals {
+    runtime: Handle,
+    /// Dropped to end the thread.
+    _stop: oneshot::Sender<()>,
+}
+
+impl Renewals {
+    /// Starts the thread and opens the store on its runtime, to which connections belong.
+    fn start(open: impl Future<Output = Result<crate::Locker, Error>>) -> Result<Locker, Error> {
+        let failed = |error| Error::new(ErrorKind::Other, "the thread for renewals could not start").with_source(error);
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let (handle, (stop, stopped)) = (runtime.handle().clone(), oneshot::channel());
+        let (tell, told) = oneshot::channel::<crate::Locker>();
+        let work = move || {
+            runtime.block_on(async {
+                let Ok(locker) = told.await else { return };
+                // An error too: the sender is only ever dropped.
+                let _ = stopped.await;
+                let _ = tokio::time::timeout(LAST_RELEASES, locker.settled()).await;
+            });
+        };
+        thread::Builder::new().name("onelock-renewal".into()).spawn(work).map_err(failed)?;
+        let renewals = Self { runtime: handle, _stop: stop };
+        let inner = renewals.block_on(open)??;
+        // The thread waits for it, so it is there.
+        let _ = tell.send(inner.clone());
+        Ok(Locker { inner, renewals: Arc::new(renewals) })
+    }
+
+    fn block_on<T>(&self, future: impl Future<Output = T>) -> Result<T, Error> {
+        if Handle::try_current().is_ok() {
+            let message = "a blocking call from async code would block the runtime; \
+                           use the async Locker there, or spawn_blocking";
+            return Err(Error::new(ErrorKind::Config, message));
+        }
+        Ok(self.runtime.block_on(future))
+    }
+}
+
+impl Locker {
+    /// Opens the store that `config` describes. See [`Registry::open`].
+    ///
+    /// # Errors
+    /// As [`Registry::open`]; also when no thread can be started.
+    pub fn open(
+        registry: &Registry,
+        config: impl TryInto<ConfigString, Error: Into<Error>> + Send,
+    ) -> Result<Self, Error> {
+        Renewals::start(registry.open(config))
+    }
+
+    /// Uses the async locker that `open` makes; it is made on the runtime of the thread for renewals.
+    ///
+    /// # Errors
+    /// Those of `open`; also when no thread can be started.
+    pub fn open_with(open: impl Future<Output = Result<crate::Locker, Error>>) -> Result<Self, Error> {
+        Renewals::start(open)
+    }
+
+    /// Begins a request for the lock `name`, to choose options for it.
+    pub fn lock(&self, name: impl TryInto<LockName, Error: Into<Error>>) -> LockRequest {
+        LockRequest { inner: self.inner.lock(name), renewals: Arc::clone(&self.renewals) }
+    }
+
+    /// Tries once. See [`crate::LockRequest::try_acquire`].
+    ///
+    /// # Errors
+    /// When the store cannot say; never because the lock is held.
+    pub fn try_acquire(&self, name: impl TryInto<LockName, Error: Into<Error>>) -> Result<TryAcquire, Error> {
+        self.lock(name).try_acquire()
+    }
+
+    /// Waits for the lock for at most `wait`. See [`crate::LockRequest::acquire_within`].
+    ///
+    /// # Errors
+    /// When the store cannot say; never because the lock is held.
+    pub fn acquire_within(
+        &self,
+        name: impl TryInto<LockName, Error: Into<Error>>,
+        wait: Duration,
+    ) -> Result<TryAcquire, Error> {
+        self.lock(name).acquire_within(wait)
+    }
+
+    /// Waits for the lock. See [`crate::LockRequest::acquire`].
+    ///
+    /// # Errors
+    /// When the store cannot say; never because the lock is held.
+    pub fn acquire(&self, name: impl TryInto<LockName, Error: Into<Error>>) -> Result<Guard, Error> {
+        self.lock(name).acquire()
+    }
+
+    /// Runs `work` under the lock, or skips it when the lock is contended. See
+    /// [`LockRequest::try_run`].
+    ///
+    /// # Errors
+    /// As [`LockRequest::try_run`].
+    pub fn try_run<T>(
+        &self,
+        name: impl TryInto<LockName, Error: Into<Error>>,
+        work: impl FnOnce(&Guard) -> T,
+    ) -> Result<TryRun<T>, Error> {
+        self.lock(name).try_run(work)
+    }
+
+    /// What the store, as configured, can do.
+    pub fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    /// The timing of locks for which nothing else is chosen.
+    pub fn timing(&self) -> Timing {
+        self.inner.timing()
+    }
+
+    /// The store, as a config string without secrets.
+    pub fn store(&self) -> String {
+        self.inner.store()
+    }
+
+    /// Waits for background releases started by dropped guards, for at most `wait`. Returns whether
+    /// all have ended.
+    ///
+    /// # Errors
+    /// When it is called from async code.
+    pub fn settled(&self, wait: Duration) -> Result<bool, Error> {
+        let all = async { tokio::time::timeout(wait, self.inner.settled()).await.is_ok() };
+        self.renewals.block_on(all)
+    }
+
+    /// The async locker, for what has no blocking form, such as [`crate::Locker::admin`]. Its futures
+    /// run by [`block_on`](Self::block_on).
+    pub fn as_async(&self) -> &crate::Locker {
+        &self.inner
+    }
+
+    /// Runs a future of the async locker to its end.
+    ///
+    /// # Errors
+    /// When it is called from async code.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> Result<T, Error> {
+        self.renewals.block_on(future)
+    }
+}
+
+impl fmt::Debug for Locker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+/// A lock about to be acquired; made by [`Locker::lock`]. See [`crate::LockRequest`].
+#[derive(Clone)]
+#[must_use = "a request does nothing until it is acquired"]
+pub struct LockRequest {
+    inner: crate::LockRequest,
+    renewals: Arc<Renewals>,
+}
+
+/// Each option of the async request, by the same name.
+macro_rules! options {
+    ($($option:ident($argument:ty),)*) => {
+        $(
+            #[doc = concat!("See [`", stringify!($option), "`](crate::LockRequest::", stringify!($option), ").")]
+            pub fn $option(mut self, $option: $argument) -> Self {
+                self.inner = self.inner.$option($option);
+                self
+            }
+        )*
+    };
+}
+
+impl LockRequest {
+    options! {
+        ttl(Duration),
+        margin(Duration),
+        renew(Renew),
+        grace(Duration),
+        owner(impl Into<String>),
+        data(impl Into<Vec<u8>>),
+        min_hold(Duration),
+        max_hold(Duration),
+        deadline(Duration),
+        options(LockOptions),
+        on_held(impl Fn(&Holder) + Send + Sync + 'static),
+    }
+
+    /// Tries once. See [`crate::LockRequest::try_acquire`].
+    ///
+    /// # Errors
+    /// When the store cannot say, or an option is wrong; never because the lock is held.
+    pub fn try_acquire(self) -> Result<TryAcquire, Error> {
+        let outcome = self.renewals.block_on(self.inner.try_acquire())??;
+        Ok(guarded(outcome, self.renewals))
+    }
+
+    /// Waits for the lock for at most `wait`. See [`crate::LockRequest::acquire_within`].
+    ///
+    /// # Errors
+    /// When the store cannot say, or an option is wrong; never because the lock is held.
+    pub fn acquire_within(self, wait: Duration) -> Result<TryAcquire, Error> {
+        let outcome = self.renewals.block_on(self.inner.acquire_within(wait))??;
+        Ok(guarded(outcome, self.renewals))
+    }
+
+    /// Waits for the lock. See [`crate::LockRequest::acquire`].
+    ///
+    /// # Errors
+    /// When the store cannot say, an option is wrong, or the deadline comes first.
+    pub fn acquire(self) -> Result<Guard, Error> {
+        let inner = self.renewals.block_on(self.inner.acquire())??;
+        Ok(Guard { inner, renewals: self.renewals })
+    }
+
+    /// Runs `work` under the lock, or skips it when the lock is contended.
+    ///
+    /// A thread cannot be stopped from outside: long work calls [`Guard::check`] before each step that
+    /// must not happen twice.
+    ///
+    /// # Errors
+    /// Of kind [`ErrorKind::Lost`] when the lock was lost before the work ended; else as
+    /// [`try_acquire`](Self::try_acquire).
+    pub fn try_run<T>(self, work: impl FnOnce(&Guard) -> T) -> Result<TryRun<T>, Error> {
+        let guard = match self.try_acquire()? {
+            TryAcquire::Acquired(guard) => guard,
+            TryAcquire::Held(holder) => return Ok(TryRun::Skipped(holder)),
+        };
+        guard.check()?;
+        let done = work(&guard);
+        guard.check()?;
+        let name = guard.name().clone();
+        if let Err(error) = guard.release() {
+            tracing::warn!(%name, %error, "the work is done, but the release failed");
+        }
+        Ok(TryRun::Ran(done))
+    }
+}
+
+impl fmt::Debug for LockRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+fn guarded(outcome: crate::TryAcquire, renewals: Arc<Renewals>) -> TryAcquire {
+    match outcome {
+        crate::TryAcquire::Acquired(inner) => TryAcquire::Acquired(Guard { inner, renewals }),
+        crate::TryAcquire::Held(holder) => TryAcquire::Held(holder),
+    }
+}
+
+/// A held lock: valid until it is released or lost, and never beyond its lease. See [`crate::Guard`].
+///
+/// Dropping it releases the lock without waiting: at once where the store allows it (files, memory),
+/// else on the thread for renewals.
+#[must_use = "dropping a guard releases its lock"]
+pub struct Guard {
+    // Before `renewals`: its drop hands the release to that thread.
+    inner: crate::Guard,
+    renewals: Arc<Renewals>,
+}
+
+impl Guard {
+    /// What is locked, as the store knows it (with the locker's prefix).
+    pub fn name(&self) -> &LockName {
+        self.inner.name()
+    }
+
+    /// The fencing token of this acquisition, where the store mints them.
+    pub fn token(&self) -> Option<FencingToken> {
+        self.inner.token()
+    }
+
+    /// The fencing token, for work that must not go ahead without one.
+    ///
+    /// # Errors
+    /// Of kind [`ErrorKind::Unsupported`] when the store mints no tokens.
+    pub fn require_token(&self) -> Result<FencingToken, Error> {
+        self.inner.require_token()
+    }
+
+    /// The previous holder, if it went without releasing: its work may be half done.
+    pub fn crashed_holder(&self) -> Option<&Holder> {
+        self.inner.crashed_holder()
+    }
+
+    /// Checks by the local clocks whether the lock is still held. Makes no request.
+    ///
+    /// # Errors
+    /// [`Lost`], with the reason, from the loss on.
+    pub fn check(&self) -> Result<(), Lost> {
+        self.inner.check()
+    }
+
+    /// Time left until the lock is lost unless it is renewed; `None` where locks do not expire.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.inner.remaining()
+    }
+
+    /// When the lock is lost unless it is renewed, as a reading of both clocks.
+    pub fn valid_until(&self) -> Option<Moment> {
+        self.inner.valid_until()
+    }
+
+    /// Like [`valid_until`](Self::valid_until), by the wall clock.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.inner.expires_at()
+    }
+
+    /// Returns a signal of the loss that other threads and tasks can own.
+    pub fn loss_signal(&self) -> LossSignal {
+        self.inner.loss_signal()
+    }
+
+    /// Blocks until the lock is lost or `wait` has passed; `None` then.
+    ///
+    /// # Errors
+    /// When it is called from async code.
+    pub fn lost_within(&self, wait: Duration) -> Result<Option<Lost>, Error> {
+        // Inside of the async block, because a timer needs the runtime that `block_on` enters.
+        self.renewals.block_on(async { tokio::time::timeout(wait, self.inner.lost()).await.ok() })
+    }
+
+    /// Makes sure that at least `at_least` of the lease is left. See [`crate::Guard::ensure`].
+    ///
+    /// # Errors
+    /// As [`crate::Guard::ensure`].
+    pub fn ensure(&self, at_least: Duration) -> Result<(), Error> {
+        self.renewals.block_on(self.inner.ensure(at_least))?
+    }
+
+    /// Releases the lock. See [`crate::Guard::release`].
+    ///
+    /// # Errors
+    /// When the store does not confirm it after three attempts. A further attempt goes on in the
+    /// background, and the ttl is the backstop.
+    pub fn release(self) -> Result<Release, Error> {
+        let Self { inner, renewals } = self;
+        renewals.block_on(inner.release())?
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}

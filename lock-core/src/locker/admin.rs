@@ -1,0 +1,139 @@
+//! What operators ask and do: who holds what, taking a lock away, whether a store is fit.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use crate::{
+    backend::{Break, Finding},
+    engine::shared::Shared,
+    types::{Error, ErrorKind, Holder, LockName, Operation, no_reply},
+};
+
+/// How long looking at a whole store may take: many requests, whose number no store knows beforehand.
+const WHOLE_STORE: Duration = Duration::from_secs(60);
+
+/// Operators' calls on a store; made by [`Locker::admin`](crate::Locker::admin).
+///
+/// ```
+/// use lock_core::{Locker, memory::MemoryBackend};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lock_core::Error> {
+/// let locker = Locker::new(MemoryBackend::new())?;
+/// let guard = locker.acquire("nightly-etl").await?;
+/// let holder = locker.admin().inspect("nightly-etl").await?.expect("the guard holds it");
+/// assert_eq!(holder.token, guard.token());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct LockAdmin {
+    shared: Arc<Shared>,
+}
+
+impl LockAdmin {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Who holds the lock now; `None` when nobody does.
+    ///
+    /// # Errors
+    /// When the store cannot say, or cannot do this at all.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it changes nothing.
+    pub async fn inspect(
+        &self,
+        name: impl TryInto<LockName, Error: Into<Error>> + Send,
+    ) -> Result<Option<Holder>, Error> {
+        let name = self.shared.name(name)?;
+        let answer = self.bounded(Operation::Inspect, self.shared.backend.inspect(&name)).await;
+        answer.map_err(|e| e.with_name(&name))
+    }
+
+    /// The held locks whose names begin with `prefix`, by name. May lag behind; see the backend's page.
+    ///
+    /// # Errors
+    /// When the store cannot say, not within a minute, or cannot do this at all.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it changes nothing.
+    pub async fn list(&self, prefix: impl AsRef<str> + Send) -> Result<Vec<(LockName, Holder)>, Error> {
+        let own = &self.shared.prefix;
+        let prefix = format!("{own}{}", prefix.as_ref());
+        // A list takes as many requests as there are pages of it: the time of one does not bound it.
+        let found = timeout(WHOLE_STORE, self.shared.backend.list(&prefix)).await;
+        let found = found
+            .unwrap_or_else(|_| Err(no_reply(WHOLE_STORE)))
+            .map_err(|e| e.with_operation(Operation::List).with_store(self.shared.backend.describe()))?;
+        // Names as the caller of this locker knows them. One that is nothing but the prefix was not taken through it.
+        let shown = |(name, holder): (LockName, Holder)| {
+            let short = name.as_str().strip_prefix(own.as_str()).and_then(|name| LockName::new(name).ok())?;
+            Some((short, holder))
+        };
+        Ok(found.into_iter().filter_map(shown).collect())
+    }
+
+    /// Takes the lock away from the holder that [`inspect`](Self::inspect) showed, if the lock still is as it was then.
+    /// `by` is what the former holder will read.
+    ///
+    /// # Errors
+    /// When the store cannot say, or cannot do this at all.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: whether the lock was broken stays unknown; inspect it.
+    pub async fn break_lock(
+        &self,
+        name: impl TryInto<LockName, Error: Into<Error>> + Send,
+        seen: &Holder,
+        by: &str,
+    ) -> Result<Break, Error> {
+        let name = self.shared.name(name)?;
+        let Some(version) = &seen.version else {
+            let message =
+                "this holder has no version to compare, so it cannot be broken safely; stop its process instead";
+            return Err(Error::new(ErrorKind::Unsupported, message).with_operation(Operation::Break).with_name(&name));
+        };
+        let answer = self.bounded(Operation::Break, self.shared.backend.break_lock(&name, version, by)).await;
+        answer.map_err(|e| e.with_name(&name))
+    }
+
+    /// Removes what the store keeps of a name that nobody will use again, such as that of a test. `false` when somebody holds the lock or went
+    /// without releasing it; then nothing was removed. What protects others from delayed requests may stay for minutes yet.
+    ///
+    /// # Errors
+    /// When the store cannot say, or cannot do this at all.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it may or may not have taken effect.
+    pub async fn forget(&self, name: impl TryInto<LockName, Error: Into<Error>> + Send) -> Result<bool, Error> {
+        let name = self.shared.name(name)?;
+        let answer = self.bounded(Operation::Forget, self.shared.backend.forget(&name)).await;
+        answer.map_err(|e| e.with_name(&name))
+    }
+
+    /// Looks at how the store is set up, and says what of it is fit for locks and what to change; empty where the store has nothing to
+    /// look at, and a warning when that takes longer than a minute. `onelock doctor` prints it, and tries the store besides.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it changes nothing.
+    pub async fn examine(&self) -> Vec<Finding> {
+        timeout(WHOLE_STORE, self.shared.backend.examine()).await.unwrap_or_else(|_| {
+            vec![Finding::warning("store", format!("could not be examined: no answer within {WHOLE_STORE:?}"))]
+        })
+    }
+
+    async fn bounded<T>(&self, operation: Operation, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let limit = self.shared.backend.pace().attempt_timeout;
+        let answer = timeout(limit, call).await.unwrap_or_else(|_| Err(no_reply(limit)));
+        answer.map_err(|e| e.with_operation(operation).with_store(self.shared.backend.describe()))
+    }
+}
+
+impl fmt::Debug for LockAdmin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LockAdmin").field("store", &self.shared.backend.describe()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,97 @@
+//! Tells other tasks that a lock was lost.
+
+use std::{
+    fmt,
+    future::{Future, IntoFuture},
+    pin::Pin,
+    sync::Arc,
+};
+
+use crate::{engine::hold::LeaseState, types::Lost};
+
+/// Tells any task that a lock is no longer held; made by [`Guard::loss_signal`](crate::Guard::loss_signal).
+///
+/// It is cheap to clone and borrows nothing, so it can be moved into other tasks and threads. It fires
+/// at the same moment as [`Guard::lost`](crate::Guard::lost). It also fires when the guard is released
+/// or dropped, with [`LossReason::Released`](crate::LossReason::Released), so that no task waits
+/// forever. It does not keep the lock held.
+///
+/// ```
+/// use lock_core::{Locker, LossReason, memory::MemoryBackend};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lock_core::Error> {
+/// let locker = Locker::new(MemoryBackend::new())?;
+/// let guard = locker.acquire("nightly-etl").await?;
+/// let signal = guard.loss_signal();
+/// let watcher = tokio::spawn(async move { signal.lost().await });
+/// guard.release().await?;
+/// assert_eq!(watcher.await.unwrap().reason, LossReason::Released);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct LossSignal {
+    hold: Arc<LeaseState>,
+}
+
+impl LossSignal {
+    pub(crate) fn new(hold: Arc<LeaseState>) -> Self {
+        Self { hold }
+    }
+
+    /// Checks by the local clocks whether the lock is still held. Makes no request.
+    ///
+    /// # Errors
+    /// [`Lost`], with the reason, from the loss or the end of the guard on.
+    pub fn check(&self) -> Result<(), Lost> {
+        self.hold.check_guarded(self.hold.now())
+    }
+
+    /// Returns `true` when the lock is no longer held.
+    pub fn is_lost(&self) -> bool {
+        self.check().is_err()
+    }
+
+    /// Waits until the lock is lost, released or dropped, and returns the reason.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn lost(&self) -> Lost {
+        self.hold.wait_guarded().await
+    }
+
+    /// Returns a token that is cancelled when this signal fires, for code that takes tokens.
+    ///
+    /// A task of the current runtime waits for the signal. The task ends when the token is cancelled.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    #[cfg(feature = "tokio-util")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tokio-util")))]
+    pub fn cancellation_token(&self) -> tokio_util::sync::CancellationToken {
+        let (token, signal) = (tokio_util::sync::CancellationToken::new(), self.clone());
+        let fired = token.clone();
+        // The token is passive, so a task has to wait for the signal on its behalf.
+        tokio::spawn(async move {
+            let _ = fired.run_until_cancelled(signal.lost()).await;
+            fired.cancel();
+        });
+        token
+    }
+}
+
+impl IntoFuture for LossSignal {
+    type Output = Lost;
+    type IntoFuture = Pin<Box<dyn Future<Output = Lost> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.lost().await })
+    }
+}
+
+impl fmt::Debug for LossSignal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LossSignal").field("name", &self.hold.lease.name).field("lost", &self.check().err()).finish()
+    }
+}

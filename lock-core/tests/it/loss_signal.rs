@@ -1,0 +1,96 @@
+//! P3: other tasks and threads learn of a loss, and of the end of the guard.
+
+use crate::fixture::*;
+use lock_core::{ErrorKind, FencingToken, LossReason, Operation, faults::Fault};
+
+#[tokio::test(start_paused = true)]
+async fn signal_moves_to_another_task_and_fires_on_loss() {
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
+    let signal = guard.loss_signal();
+    let task = tokio::spawn({
+        let signal = signal.clone();
+        async move { signal.lost().await }
+    });
+    fixture.store.lose(NAME);
+    let lost = task.await.unwrap();
+    assert_eq!(lost, guard.lost().await, "the same loss, with the same reason");
+    assert_eq!((lost.name.as_str(), lost.token), (NAME, guard.token()));
+    assert_eq!(signal.check(), Err(lost.clone()));
+    assert!(signal.is_lost());
+    assert_eq!(signal.await, lost, "a signal can be awaited itself");
+}
+
+#[tokio::test(start_paused = true)]
+async fn signal_fires_before_another_client_can_acquire() {
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
+    let signal = guard.loss_signal();
+    fixture.network.always(Operation::Renew, Fault::Refuse(ErrorKind::Unavailable));
+    let (fired, taken) = tokio::join!(
+        async {
+            signal.lost().await;
+            tokio::time::Instant::now()
+        },
+        async {
+            let _next = fixture.other().acquire(NAME).await.unwrap();
+            tokio::time::Instant::now()
+        }
+    );
+    assert!(fired < taken);
+}
+
+#[tokio::test(start_paused = true)]
+async fn signal_of_a_released_or_dropped_guard_fires_with_released() {
+    let fixture = Fixture::new();
+    for drop_it in [false, true] {
+        let guard = fixture.guard().await;
+        let (signal, token) = (guard.loss_signal(), guard.token());
+        assert_eq!(signal.check(), Ok(()));
+        let waiting = tokio::spawn({
+            let signal = signal.clone();
+            async move { signal.lost().await }
+        });
+        // The waiter is asleep before the guard ends.
+        tokio::task::yield_now().await;
+        if drop_it {
+            drop(guard)
+        } else {
+            release(guard).await
+        }
+        let lost = waiting.await.unwrap();
+        assert_eq!((lost.reason.clone(), lost.token), (LossReason::Released, token));
+        assert_eq!(signal.check(), Err(lost));
+        assert!(fixture.freed_after().await < secs(1), "a signal keeps no lock held");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn signal_keeps_the_reason_of_a_loss_before_the_release() {
+    let fixture = Fixture::new();
+    let guard = fixture.guard().await;
+    let signal = guard.loss_signal();
+    fixture.store.lose(NAME);
+    let lost = guard.lost().await;
+    drop(guard);
+    assert_eq!(signal.lost().await, lost);
+    assert_ne!(lost.reason, LossReason::Released);
+    assert!(lost.token > FencingToken::new(0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn cancellation_token_is_cancelled_on_loss_and_on_release() {
+    let fixture = Fixture::new();
+    for lose in [true, false] {
+        let guard = fixture.guard().await;
+        let token = guard.loss_signal().cancellation_token();
+        tokio::task::yield_now().await;
+        assert!(!token.is_cancelled());
+        if lose {
+            fixture.store.lose(NAME);
+        } else {
+            release(guard).await;
+        }
+        token.cancelled().await;
+    }
+}
