@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, stdin};
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let locker = onelock::open(&std::env::var("ONELOCK_URL")?).await?;
     match locker.try_acquire("nightly-report").await? {
-        TryAcquire::Held(holder) => println!("skipped: held by {holder}"),
+        TryAcquire::Contended(holder) => println!("skipped: held by {holder}"),
         TryAcquire::Acquired(guard) => {
             println!("working under {}, token {:?}", locker.store(), guard.token());
             // Stands for your work: until its input ends.

@@ -24,7 +24,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let args: Vec<String> = env::args().collect();
     let [_, csv, database] = args.as_slice() else { return Err("usage: etl_guard CSV DATABASE".into()) };
     let locker = onelock::open(&env::var("ONELOCK_URL")?).await?;
-    let guard = locker.lock(NAME).on_held(|holder| println!("waiting for {holder}")).acquire().await?;
+    let guard = locker.lock(NAME).on_contention(|holder| println!("waiting for {holder}")).acquire().await?;
     let token = guard.token().ok_or("this store has no fencing tokens")?.into();
     println!("locked, token {token}");
     // Dropped before the lease ends, by as much as `grace` in ONELOCK_URL says. The clocks are read before each batch.

@@ -27,7 +27,7 @@ async fn handle(locker: &Locker, name: &str, event: LambdaEvent<Value>) -> Resul
     let owner = format!("{}/{}", context.env_config.function_name, context.request_id);
     let request = locker.lock(name).owner(owner).deadline(left.saturating_sub(TO_ANSWER));
     let guard = match request.try_acquire().await? {
-        TryAcquire::Held(holder) => {
+        TryAcquire::Contended(holder) => {
             println!("skipped: {name:?} is held by {holder}");
             return Ok(json!({ "skipped": holder.to_string() }));
         }

@@ -17,8 +17,8 @@ use aws_sdk_dynamodb::{
 };
 use futures_util::future::join_all;
 use lock_core::{
-    LeaseId, LockName, Locker,
-    backend::{Attempt, Backend, Claim},
+    LockName, Locker,
+    backend::{AcquireOutcome, AcquireRequest, Backend, LeaseId},
 };
 use lock_dynamo::{DynamoBackend, DynamoConfig, TableOptions};
 use nix::sys::resource::{UsageWho, getrusage};
@@ -59,9 +59,9 @@ fn raw_client(endpoint: &str) -> Client {
     Client::from_conf(config.build())
 }
 
-fn claim(name: &str) -> Claim {
+fn claim(name: &str) -> AcquireRequest {
     let name = LockName::new(name).expect("a good name");
-    Claim { name, id: LeaseId::random(), owner: "host:4711-0a1b2c3d".into(), ttl: Some(TTL), data: None }
+    AcquireRequest { name, id: LeaseId::random(), owner: "host:4711-0a1b2c3d".into(), ttl: Some(TTL), data: None }
 }
 
 /// CPU time of this process.
@@ -138,7 +138,9 @@ async fn cycles(backend: &Arc<DynamoBackend>, raw: &Client, table: &str) {
     };
     let one_attempt = async || {
         let claim = claim("attempt");
-        let Attempt::Granted(grant) = backend.acquire(&claim).await.expect("it answers") else { panic!("it is free") };
+        let AcquireOutcome::Granted(grant) = backend.acquire(&claim).await.expect("it answers") else {
+            panic!("it is free")
+        };
         let _ = backend.release(&claim.lease(grant.token), Duration::ZERO).await.expect("it answers");
     };
     let guard = async || {
@@ -164,7 +166,9 @@ async fn renewals(backend: &DynamoBackend) {
     let claims: Vec<_> = (0..BATCH).map(|i| claim(&format!("renewed{i}"))).collect();
     let mut leases = Vec::new();
     for claim in &claims {
-        let Attempt::Granted(grant) = backend.acquire(claim).await.expect("it answers") else { panic!("it is free") };
+        let AcquireOutcome::Granted(grant) = backend.acquire(claim).await.expect("it answers") else {
+            panic!("it is free")
+        };
         leases.push(claim.lease(grant.token));
     }
     let one_by_one = async || {

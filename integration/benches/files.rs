@@ -16,8 +16,8 @@ use std::{
 
 use criterion::Criterion;
 use lock_core::{
-    LeaseId, LockName, Locker, TryAcquire,
-    backend::{Attempt, Backend, Claim},
+    LockName, Locker, TryAcquire,
+    backend::{AcquireOutcome, AcquireRequest, Backend, LeaseId},
 };
 use lock_efs::FileBackend;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -92,9 +92,14 @@ fn cycle(criterion: &mut Criterion, medium: &str, dir: &Path) {
     group.bench_function("backend", |b| {
         b.iter(|| {
             runtime.block_on(async {
-                let claim =
-                    Claim { name: name.clone(), id: LeaseId::random(), owner: "bench".into(), ttl: None, data: None };
-                let Ok(Attempt::Granted(grant)) = backend.acquire(&claim).await else { panic!("it is free") };
+                let claim = AcquireRequest {
+                    name: name.clone(),
+                    id: LeaseId::random(),
+                    owner: "bench".into(),
+                    ttl: None,
+                    data: None,
+                };
+                let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&claim).await else { panic!("it is free") };
                 backend.release(&claim.lease(grant.token), Duration::ZERO).await.expect("it is held")
             })
         });

@@ -15,7 +15,7 @@
 //!         // ... the work, with guard.check()? before each step that must not happen twice ...
 //!         guard.release()?;
 //!     }
-//!     blocking::TryAcquire::Held(holder) => println!("skipped: held by {holder}"),
+//!     blocking::TryAcquire::Contended(holder) => println!("skipped: held by {holder}"),
 //! }
 //! # Ok(())
 //! # }
@@ -34,8 +34,8 @@ use tokio::{
 };
 
 use crate::{
-    Capabilities, ConfigString, Error, ErrorKind, FencingToken, Holder, LockName, LockOptions, LossSignal, Lost,
-    Registry, Renew, Timing, TryRun, backend::Release, clock::Moment,
+    ConfigString, Error, ErrorKind, FencingToken, Holder, LockName, LockOptions, LossSignal, Lost, Registry, Release,
+    Renew, Timing, TryRun, backend::Capabilities, clock::ClockReading,
 };
 
 /// How long the thread waits, after the last handle is gone, for releases of dropped guards.
@@ -50,7 +50,7 @@ pub enum TryAcquire {
     /// The lock is ours.
     Acquired(Guard),
     /// Another client holds the lock.
-    Held(Holder),
+    Contended(Holder),
 }
 
 /// Acquires locks on one store, from threads. Cheap to clone. See [`crate::Locker`].
@@ -79,7 +79,7 @@ impl Renewals {
                 let Ok(locker) = told.await else { return };
                 // An error too: the sender is only ever dropped.
                 let _ = stopped.await;
-                let _ = tokio::time::timeout(LAST_RELEASES, locker.settled()).await;
+                let _ = tokio::time::timeout(LAST_RELEASES, locker.wait_idle()).await;
             });
         };
         thread::Builder::new().name("onelock-renewal".into()).spawn(work).map_err(failed)?;
@@ -186,8 +186,8 @@ impl Locker {
     ///
     /// # Errors
     /// When it is called from async code.
-    pub fn settled(&self, wait: Duration) -> Result<bool, Error> {
-        let all = async { tokio::time::timeout(wait, self.inner.settled()).await.is_ok() };
+    pub fn wait_idle(&self, wait: Duration) -> Result<bool, Error> {
+        let all = async { tokio::time::timeout(wait, self.inner.wait_idle()).await.is_ok() };
         self.renewals.block_on(all)
     }
 
@@ -245,7 +245,7 @@ impl LockRequest {
         max_hold(Duration),
         deadline(Duration),
         options(LockOptions),
-        on_held(impl Fn(&Holder) + Send + Sync + 'static),
+        on_contention(impl Fn(&Holder) + Send + Sync + 'static),
     }
 
     /// Tries once. See [`crate::LockRequest::try_acquire`].
@@ -286,7 +286,7 @@ impl LockRequest {
     pub fn try_run<T>(self, work: impl FnOnce(&Guard) -> T) -> Result<TryRun<T>, Error> {
         let guard = match self.try_acquire()? {
             TryAcquire::Acquired(guard) => guard,
-            TryAcquire::Held(holder) => return Ok(TryRun::Skipped(holder)),
+            TryAcquire::Contended(holder) => return Ok(TryRun::Skipped(holder)),
         };
         guard.check()?;
         let done = work(&guard);
@@ -308,7 +308,7 @@ impl fmt::Debug for LockRequest {
 fn guarded(outcome: crate::TryAcquire, renewals: Arc<Renewals>) -> TryAcquire {
     match outcome {
         crate::TryAcquire::Acquired(inner) => TryAcquire::Acquired(Guard { inner, renewals }),
-        crate::TryAcquire::Held(holder) => TryAcquire::Held(holder),
+        crate::TryAcquire::Contended(holder) => TryAcquire::Contended(holder),
     }
 }
 
@@ -361,7 +361,7 @@ impl Guard {
     }
 
     /// When the lock is lost unless it is renewed, as a reading of both clocks.
-    pub fn valid_until(&self) -> Option<Moment> {
+    pub fn valid_until(&self) -> Option<ClockReading> {
         self.inner.valid_until()
     }
 
@@ -384,12 +384,12 @@ impl Guard {
         self.renewals.block_on(async { tokio::time::timeout(wait, self.inner.lost()).await.ok() })
     }
 
-    /// Makes sure that at least `at_least` of the lease is left. See [`crate::Guard::ensure`].
+    /// Makes sure that at least `at_least` of the lease is left. See [`crate::Guard::renew_if_below`].
     ///
     /// # Errors
-    /// As [`crate::Guard::ensure`].
-    pub fn ensure(&self, at_least: Duration) -> Result<(), Error> {
-        self.renewals.block_on(self.inner.ensure(at_least))?
+    /// As [`crate::Guard::renew_if_below`].
+    pub fn renew_if_below(&self, at_least: Duration) -> Result<(), Error> {
+        self.renewals.block_on(self.inner.renew_if_below(at_least))?
     }
 
     /// Releases the lock. See [`crate::Guard::release`].

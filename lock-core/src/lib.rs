@@ -15,7 +15,7 @@ mod mutex;
 pub mod testing;
 mod types;
 
-pub use backend::{Capabilities, Capability};
+pub use backend::{Capability, Release};
 pub use config::{ConfigString, Registry};
 pub use engine::Timing;
 pub use locker::{
@@ -24,21 +24,6 @@ pub use locker::{
 #[cfg(feature = "testing")]
 pub use testing::faults;
 pub use types::{
-    Error, ErrorKind, FencingToken, Holder, InvalidLeaseId, InvalidName, Lease, LeaseId, LockName, LockOptions,
-    LossReason, Lost, Operation, Renew, clock,
+    Error, ErrorKind, FencingToken, Holder, InvalidName, LockName, LockOptions, LossReason, Lost, Operation, Renew,
+    clock,
 };
-
-/// What stores can do: see [`backend`].
-pub mod capabilities {
-    pub use crate::backend::{Capabilities, Capability, Pace, UnknownCapability};
-}
-
-/// What an examination of a store finds: see [`backend`].
-pub mod doctor {
-    pub use crate::backend::{Finding, Level};
-}
-
-/// From a config string to a [`Locker`]: see [`config`].
-pub mod registry {
-    pub use crate::config::{BackendFactory, Registry};
-}

@@ -31,7 +31,10 @@ use async_trait::async_trait;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    backend::{Attempt, Backend, Break, Capabilities, Claim, Finding, Grant, Pace, Release, Renewal, Watch},
+    backend::{
+        AcquireOutcome, AcquireRequest, Backend, Break, Capabilities, Finding, Grant, Release, Renewal, StoreTimings,
+        Watch,
+    },
     config::{BackendFactory, StoreConfig},
     mutex::Mutex,
     types::{Error, FencingToken, Holder, Lease, LeaseId, LockName, LossReason},
@@ -202,11 +205,11 @@ impl Backend for MemoryBackend {
         }
     }
 
-    fn pace(&self) -> Pace {
-        Pace { renew_batch: 100, ..Pace::default() }
+    fn timings(&self) -> StoreTimings {
+        StoreTimings { renew_batch: 100, ..StoreTimings::default() }
     }
 
-    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let now = Instant::now();
         let expires = now + claim.ttl.unwrap_or(NO_TTL);
         let wall = self.wall(now);
@@ -216,9 +219,13 @@ impl Backend for MemoryBackend {
         let (crashed, broken) = match previous {
             Some(record) if record.is_held_by(claim.id, now) => {
                 record.expires = expires;
-                return Ok(Attempt::Granted(Grant { token: Some(record.token), crashed: None, already_ours: true }));
+                return Ok(AcquireOutcome::Granted(Grant {
+                    token: Some(record.token),
+                    crashed: None,
+                    already_ours: true,
+                }));
             }
-            Some(record) if record.is_held(now) => return Ok(Attempt::Held(record.holder(now))),
+            Some(record) if record.is_held(now) => return Ok(AcquireOutcome::Contended(record.holder(now))),
             Some(record) => ((!record.released).then(|| record.holder(now)), record.broken.take()),
             None => (None, None),
         };
@@ -237,7 +244,7 @@ impl Backend for MemoryBackend {
             broken,
         };
         records.insert(claim.name.clone(), record);
-        Ok(Attempt::Granted(Grant { token: Some(token), crashed, already_ours: false }))
+        Ok(AcquireOutcome::Granted(Grant { token: Some(token), crashed, already_ours: false }))
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
@@ -258,7 +265,7 @@ impl Backend for MemoryBackend {
         Ok(Renewal::Lost(reason))
     }
 
-    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+    async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let mut locks = self.locks();
         let Locks { records, last_token, .. } = &mut *locks;
         let held = records.get_mut(&lease.name).filter(|record| record.is_held_by(lease.id, Instant::now()));
@@ -312,12 +319,12 @@ impl Backend for MemoryBackend {
         Ok(Break::Broken)
     }
 
-    async fn examine(&self) -> Vec<Finding> {
+    async fn diagnose(&self) -> Vec<Finding> {
         let text = "locks in the memory of this process: no other process sees them";
         vec![Finding::warning("reach", text).advice("use it for tests, or for tasks of one process")]
     }
 
-    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
         let now = Instant::now();
         let mut locks = self.locks();
         let needed = locks.records.get(name).is_some_and(|record| record.is_held(now) || !record.released);
@@ -354,7 +361,7 @@ impl Watch for MemoryWatch {
 /// let registry = Registry::new().with(MemoryFactory::from(store.clone()));
 /// let guard = registry.open("memory:?renew=manual").await?.acquire("report").await?;
 /// store.lose("report");
-/// assert!(guard.ensure(std::time::Duration::from_secs(60)).await.is_err());
+/// assert!(guard.renew_if_below(std::time::Duration::from_secs(60)).await.is_err());
 /// # Ok(())
 /// # }
 /// ```

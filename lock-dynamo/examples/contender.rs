@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 }
             }
         }
-        Ok(TryAcquire::Held(holder)) => println!("held by {holder}"),
+        Ok(TryAcquire::Contended(holder)) => println!("held by {holder}"),
         Err(error) => println!("{:?} error: {error}", error.kind()),
     }
     Ok(())

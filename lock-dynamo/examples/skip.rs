@@ -29,6 +29,6 @@ async fn skip(config: &str, name: &str) -> Result<String, Error> {
             let release = guard.release().await?;
             Ok(format!("acquired, then {release:?}"))
         }
-        TryAcquire::Held(holder) => Ok(format!("skipped: held by {holder}")),
+        TryAcquire::Contended(holder) => Ok(format!("skipped: held by {holder}")),
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName,
-    backend::{Attempt, Claim, Grant},
+    backend::{AcquireOutcome, AcquireRequest, Grant},
 };
 
 use crate::{
@@ -31,7 +31,7 @@ pub(crate) enum Verdict {
 impl DynamoBackend {
     /// One attempt. The first request takes a free lock and is all there is to an uncontended or a refused attempt; a second
     /// one takes over from a dead holder, on the condition that its record is the one that the first request was refused with.
-    pub(crate) async fn attempt(&self, claim: &Claim) -> Result<Attempt, Error> {
+    pub(crate) async fn attempt(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let now = self.clock.now();
         let token = next_token(None, now)?;
         let write = ConditionalWrite::take_free(&self.config.layout, claim, now, token, self.idle());
@@ -42,16 +42,16 @@ impl DynamoBackend {
             // A store that does not return the item with the refusal (some emulators): ask for it.
             WriteOutcome::Refused(None) => match self.item(self.client().await?, &claim.name).await? {
                 Some(item) => item,
-                None => return Ok(Attempt::Held(Holder::default())),
+                None => return Ok(AcquireOutcome::Contended(Holder::default())),
             },
         };
-        let Some(record) = self.read(&item)? else { return Ok(Attempt::Held(Holder::default())) };
+        let Some(record) = self.read(&item)? else { return Ok(AcquireOutcome::Contended(Holder::default())) };
         if record.id == Some(claim.id) {
             return self.again(claim, &record).await;
         }
         match self.judge(&claim.name, &record) {
             Verdict::Free | Verdict::Dead => self.take_over(claim, &record).await,
-            Verdict::Held(free_in) => Ok(Attempt::Held(record.holder(free_in))),
+            Verdict::Held(free_in) => Ok(AcquireOutcome::Contended(record.holder(free_in))),
             Verdict::Undecided(skew) => Err(self.undecided(skew, &record)),
         }
     }
@@ -93,7 +93,7 @@ impl DynamoBackend {
         }
     }
 
-    async fn take_over(&self, claim: &Claim, seen: &Record) -> Result<Attempt, Error> {
+    async fn take_over(&self, claim: &AcquireRequest, seen: &Record) -> Result<AcquireOutcome, Error> {
         let now = self.clock.now();
         let token = next_token(seen.fence, now)?;
         let write = ConditionalWrite::take_over(&self.config.layout, claim, now, Some(token), self.idle(), seen);
@@ -109,16 +109,16 @@ impl DynamoBackend {
     }
 
     /// Somebody else has changed the record between two requests of one attempt.
-    fn beaten(&self, claim: &Claim, item: Option<Item>) -> Result<Attempt, Error> {
+    fn beaten(&self, claim: &AcquireRequest, item: Option<Item>) -> Result<AcquireOutcome, Error> {
         let record = item.map(|item| self.read(&item)).transpose()?.flatten();
         if record.as_ref().is_some_and(|record| record.is_held_by(claim.id)) {
             return Err(overtaken());
         }
-        Ok(Attempt::Held(record.map_or_else(Holder::default, |record| self.holder(&claim.name, &record))))
+        Ok(AcquireOutcome::Contended(record.map_or_else(Holder::default, |record| self.holder(&claim.name, &record))))
     }
 
     /// The item has our id: an earlier request of this claim has arrived, and its reply has not.
-    async fn again(&self, claim: &Claim, record: &Record) -> Result<Attempt, Error> {
+    async fn again(&self, claim: &AcquireRequest, record: &Record) -> Result<AcquireOutcome, Error> {
         if record.state != LockState::Held {
             let message = "this acquisition was released while a request of it was under way; begin a new one";
             return Err(Error::new(ErrorKind::Other, message));
@@ -126,7 +126,7 @@ impl DynamoBackend {
         match self.correct(&claim.lease(record.fence), &record.version).await? {
             WriteOutcome::Done => {
                 self.observations.forget(&claim.name);
-                Ok(Attempt::Granted(Grant { token: record.fence, crashed: None, already_ours: true }))
+                Ok(AcquireOutcome::Granted(Grant { token: record.fence, crashed: None, already_ours: true }))
             }
             WriteOutcome::Refused(item) => self.beaten(claim, item),
         }
@@ -136,12 +136,12 @@ impl DynamoBackend {
     /// its token, where no record of an earlier one has kept it from going back.
     async fn granted(
         &self,
-        claim: &Claim,
+        claim: &AcquireRequest,
         at: StoreTime,
         token: FencingToken,
         version: &str,
         crashed: Option<Holder>,
-    ) -> Result<Attempt, Error> {
+    ) -> Result<AcquireOutcome, Error> {
         let layout = &self.config.layout;
         let mut token = token;
         if !self.stands(at) {
@@ -156,7 +156,7 @@ impl DynamoBackend {
         }
         self.observations.forget(&claim.name);
         let token = layout.fences().then_some(token);
-        Ok(Attempt::Granted(Grant { token, crashed, already_ours: false }))
+        Ok(AcquireOutcome::Granted(Grant { token, crashed, already_ours: false }))
     }
 
     fn undecided(&self, skew: Option<i64>, record: &Record) -> Error {

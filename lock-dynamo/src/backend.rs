@@ -11,11 +11,11 @@ use aws_sdk_dynamodb::{
 };
 use futures_util::future::join_all;
 use lock_core::{
-    Capabilities, Error, ErrorKind, FencingToken, Holder, Lease, LockName, LossReason, Operation,
-    backend::{Attempt, Backend, Break, Claim, Release, Renewal},
-    capabilities::Pace,
+    Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation,
+    backend::{
+        AcquireOutcome, AcquireRequest, Backend, Break, Capabilities, Finding, Lease, Release, Renewal, StoreTimings,
+    },
     clock::{Clock, SystemClock},
-    doctor::Finding,
 };
 use tokio::sync::OnceCell;
 
@@ -203,7 +203,7 @@ impl DynamoBackend {
                 match record {
                     // Its recorded end is later: our clock went back. Observers need a new version all the same.
                     Some(record) if record.is_held_by(lease.id) => record.version,
-                    record => return Ok(Renewal::Lost(self.lost(lease, record.as_ref()))),
+                    record => return Ok(Renewal::Lost(self.loss_of(lease, record.as_ref()))),
                 }
             }
         };
@@ -214,12 +214,12 @@ impl DynamoBackend {
                 if record.as_ref().is_some_and(|record| record.is_held_by(lease.id)) {
                     return Err(overtaken());
                 }
-                Ok(Renewal::Lost(self.lost(lease, record.as_ref())))
+                Ok(Renewal::Lost(self.loss_of(lease, record.as_ref())))
             }
         }
     }
 
-    fn lost(&self, lease: &Lease, record: Option<&Record>) -> LossReason {
+    fn loss_of(&self, lease: &Lease, record: Option<&Record>) -> LossReason {
         match record {
             Some(Record { broken: Some((id, by)), .. }) if *id == lease.id => LossReason::BrokenBy(by.clone()),
             Some(record) if record.id != Some(lease.id) && record.state == LockState::Held => {
@@ -258,16 +258,16 @@ impl Backend for DynamoBackend {
         }
     }
 
-    fn pace(&self) -> Pace {
-        Pace {
+    fn timings(&self) -> StoreTimings {
+        StoreTimings {
             poll_min: Duration::from_millis(100),
             renew_batch: batch::LARGEST,
             attempt_timeout: client::ATTEMPT,
-            ..Pace::default()
+            ..StoreTimings::default()
         }
     }
 
-    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         self.attempt(claim).await
     }
 
@@ -290,12 +290,12 @@ impl Backend for DynamoBackend {
         join_all(leases.iter().map(|lease| self.renew(lease))).await
     }
 
-    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+    async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         if !self.config.layout.fences() {
             let message = "a schema of foreign clients keeps no tokens";
             return Err(Error::new(ErrorKind::Unsupported, message).with_operation(Operation::Acquire));
         }
-        match self.update(&lease.name, ConditionalWrite::raise(&self.config.layout, lease, token)).await? {
+        match self.update(&lease.name, ConditionalWrite::advance_token(&self.config.layout, lease, token)).await? {
             WriteOutcome::Done => Ok(true),
             WriteOutcome::Refused(item) => {
                 let record = item.map(|item| self.read(&item)).transpose()?.flatten();
@@ -344,11 +344,11 @@ impl Backend for DynamoBackend {
         self.take_away(name, version, by).await
     }
 
-    async fn examine(&self) -> Vec<Finding> {
+    async fn diagnose(&self) -> Vec<Finding> {
         self.findings().await
     }
 
-    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
         let layout = &self.config.layout;
         if layout.schema.deletes_on_release() {
             return Ok(self.item(self.client().await?, name).await?.is_none());

@@ -11,8 +11,8 @@ use aws_sdk_dynamodb::{
 };
 use futures_util::future::join_all;
 use lock_core::{
-    Error, ErrorKind, Lease,
-    backend::{Backend, Renewal},
+    Error, ErrorKind,
+    backend::{Backend, Lease, Renewal},
 };
 
 use crate::{
@@ -193,7 +193,7 @@ fn quoted(name: &str) -> String {
 mod tests {
     use std::time::Duration;
 
-    use lock_core::{LeaseId, LockName, clock::Moment};
+    use lock_core::{LockName, backend::LeaseId, clock::ClockReading};
 
     use super::*;
     use crate::{
@@ -210,7 +210,7 @@ mod tests {
             token: None,
             ttl: Some(Duration::from_secs(30)),
         };
-        let now = StoreTime { moment: Moment { boot: Duration::ZERO, wall: Duration::ZERO }, micros: 0 };
+        let now = StoreTime { moment: ClockReading { boot: Duration::ZERO, wall: Duration::ZERO }, micros: 0 };
         for (schema, expected) in [
             (
                 Schema::Native,

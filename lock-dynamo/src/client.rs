@@ -24,7 +24,7 @@ use aws_smithy_types::{
     retry::RetryConfig,
     timeout::TimeoutConfig,
 };
-use lock_core::{Error, ErrorKind, Operation, clock::Moment};
+use lock_core::{Error, ErrorKind, Operation, clock::ClockReading};
 
 use crate::{clock::StoreClock, config::DynamoConfig};
 
@@ -162,7 +162,7 @@ fn credentials(config: &DynamoConfig) -> Option<Credentials> {
 struct ReadDate(Arc<StoreClock>);
 
 #[derive(Debug)]
-struct SentAt(Moment);
+struct SentAt(ClockReading);
 
 impl Storable for SentAt {
     type Storer = StoreReplace<Self>;

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use lock_core::clock::{Clock, Moment};
+use lock_core::clock::{Clock, ClockReading};
 
 const SECOND: i64 = 1_000_000;
 /// A date that was cut right before it would have changed makes a good clock seem late by as long as the request took. Below this, that is left
@@ -41,7 +41,7 @@ struct Span {
 /// What the store's clock showed at a moment, to the best of our knowledge then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StoreTime {
-    pub(crate) moment: Moment,
+    pub(crate) moment: ClockReading,
     /// Since the Unix epoch.
     pub(crate) micros: i64,
 }
@@ -58,7 +58,7 @@ impl StoreClock {
         Self { clock, tolerance, trust: tolerance.max(SECOND), span: Mutex::new(None) }
     }
 
-    pub(crate) fn moment(&self) -> Moment {
+    pub(crate) fn moment(&self) -> ClockReading {
         self.clock.now()
     }
 
@@ -80,7 +80,7 @@ impl StoreClock {
     }
 
     /// Takes in the `date` (in seconds) of a reply that was received at `received` to a request sent at `sent`.
-    pub(crate) fn observe(&self, sent: Moment, received: Moment, date: i64) {
+    pub(crate) fn observe(&self, sent: ClockReading, received: ClockReading, date: i64) {
         let at = micros(received.boot);
         let seen = Span { lo: date * SECOND - at, hi: (date + 1) * SECOND - micros(sent.boot), at };
         if seen.lo > seen.hi {
@@ -97,14 +97,14 @@ impl StoreClock {
     }
 
     /// How far the wall clock is off at least, in microseconds, ahead being positive; `None` before the first reply.
-    pub(crate) fn skew(&self, at: Moment) -> Option<i64> {
+    pub(crate) fn skew(&self, at: ClockReading) -> Option<i64> {
         let (lo, hi) = self.bounds(at)?;
         let wall = micros(at.wall);
         Some(wall - wall.clamp(lo, hi))
     }
 
     /// Whether the wall clock may decide over other people's locks: it is known, and within the tolerance, of the store's.
-    pub(crate) fn is_trusted(&self, at: Moment) -> bool {
+    pub(crate) fn is_trusted(&self, at: ClockReading) -> bool {
         self.skew(at).is_some_and(|skew| skew.abs() <= self.tolerance)
     }
 
@@ -116,7 +116,7 @@ impl StoreClock {
     }
 
     /// Between what the store's clock is at a moment.
-    fn bounds(&self, moment: Moment) -> Option<(i64, i64)> {
+    fn bounds(&self, moment: ClockReading) -> Option<(i64, i64)> {
         let boot = micros(moment.boot);
         let span = (*self.span.lock().unwrap_or_else(PoisonError::into_inner))?.widened(boot);
         Some((span.lo + boot, span.hi + boot))
@@ -151,10 +151,10 @@ mod tests {
     use super::*;
 
     #[derive(Debug)]
-    struct Fixed(Mutex<Moment>);
+    struct Fixed(Mutex<ClockReading>);
 
     impl Clock for Fixed {
-        fn now(&self) -> Moment {
+        fn now(&self) -> ClockReading {
             *self.0.lock().unwrap()
         }
     }
@@ -162,9 +162,9 @@ mod tests {
     const EPOCH: u64 = 1_700_000_000;
 
     /// Boot and wall time in milliseconds, the wall clock being `off` seconds ahead.
-    fn at(boot: u64, off: i64) -> Moment {
+    fn at(boot: u64, off: i64) -> ClockReading {
         let wall = Duration::from_secs(EPOCH.checked_add_signed(off).unwrap()) + Duration::from_millis(boot);
-        Moment { boot: Duration::from_millis(boot), wall }
+        ClockReading { boot: Duration::from_millis(boot), wall }
     }
 
     /// A clock on a machine whose wall clock is `off` seconds ahead, two seconds after boot.
@@ -225,7 +225,7 @@ mod tests {
                         let wall = wall
                             .checked_sub(Duration::from_millis(20_000_u64.checked_add_signed(-off).unwrap()))
                             .unwrap();
-                        Moment { boot: Duration::from_millis(boot), wall }
+                        ClockReading { boot: Duration::from_millis(boot), wall }
                     };
                     // The date is of the beginning, or of the end, of the time under way.
                     for stamped in [boot, boot + took] {

@@ -1,7 +1,10 @@
 //! Whether a table is fit for locks as it is set up: what DynamoDB says of it, read and judged.
 
 use aws_sdk_dynamodb::types::{BillingMode, PointInTimeRecoveryStatus, TableDescription, TableStatus};
-use lock_core::{Error, ErrorKind, Lease, LeaseId, LockName, doctor::Finding};
+use lock_core::{
+    Error, ErrorKind, LockName,
+    backend::{Finding, Lease, LeaseId},
+};
 
 use crate::{
     attributes::{Attribute, Layout},

@@ -3,7 +3,11 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use lock_core::{Error, backend::Backend, config::StoreConfig, registry::BackendFactory};
+use lock_core::{
+    Error,
+    backend::Backend,
+    config::{BackendFactory, StoreConfig},
+};
 
 use crate::{
     DynamoBackend,

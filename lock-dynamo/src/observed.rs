@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{LockName, clock::Moment};
+use lock_core::{LockName, clock::ClockReading};
 
 /// Remembers since when each lock has had its version. Bounded: the oldest observation goes first, and costs a dead holder's
 /// lock one more lease of waiting.
@@ -37,7 +37,7 @@ impl Observations {
     }
 
     /// For how long `name` has had this version, as far as we know.
-    pub(crate) fn unchanged_for(&self, name: &LockName, version: &str, now: Moment) -> Duration {
+    pub(crate) fn unchanged_for(&self, name: &LockName, version: &str, now: ClockReading) -> Duration {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = seen.by_name.get(name).filter(|known| known.version == version) {
             return now.boot.saturating_sub(known.since);
@@ -72,8 +72,8 @@ impl ObservationIndex {
 mod tests {
     use super::*;
 
-    fn at(boot: u64) -> Moment {
-        Moment { boot: Duration::from_secs(boot), wall: Duration::from_secs(9_999) }
+    fn at(boot: u64) -> ClockReading {
+        ClockReading { boot: Duration::from_secs(boot), wall: Duration::from_secs(9_999) }
     }
 
     fn name(i: usize) -> LockName {

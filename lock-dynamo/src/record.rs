@@ -6,7 +6,7 @@ use std::{
 };
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use lock_core::{Error, ErrorKind, FencingToken, Holder, LeaseId};
+use lock_core::{Error, ErrorKind, FencingToken, Holder, backend::LeaseId};
 
 use crate::{
     attributes::{Attribute, Layout},

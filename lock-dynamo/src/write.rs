@@ -3,7 +3,10 @@
 use std::{collections::HashMap, fmt::Write as _, time::Duration};
 
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
-use lock_core::{FencingToken, Lease, LeaseId, backend::Claim};
+use lock_core::{
+    FencingToken,
+    backend::{AcquireRequest, Lease, LeaseId},
+};
 
 use crate::{
     attributes::{Attribute, Layout, Schema},
@@ -55,7 +58,7 @@ impl<'a> ConditionalWrite<'a> {
     /// Takes a lock that nobody holds: no item, or a released one, and one whose last token is below `token`.
     pub(crate) fn take_free(
         layout: &'a Layout,
-        claim: &Claim,
+        claim: &AcquireRequest,
         now: StoreTime,
         token: FencingToken,
         idle: Idle,
@@ -85,7 +88,7 @@ impl<'a> ConditionalWrite<'a> {
     /// Takes a lock whose record was judged, if it is still that record.
     pub(crate) fn take_over(
         layout: &'a Layout,
-        claim: &Claim,
+        claim: &AcquireRequest,
         now: StoreTime,
         token: Option<FencingToken>,
         idle: Idle,
@@ -143,7 +146,7 @@ impl<'a> ConditionalWrite<'a> {
     }
 
     /// Makes the token of a held lock larger.
-    pub(crate) fn raise(layout: &'a Layout, lease: &Lease, token: FencingToken) -> Self {
+    pub(crate) fn advance_token(layout: &'a Layout, lease: &Lease, token: FencingToken) -> Self {
         let mut write = Self::new(layout, record::version(lease.id));
         let token = write.set(Attribute::Fence, number(token.get()));
         write.require_held_by(lease.id);
@@ -210,7 +213,13 @@ impl<'a> ConditionalWrite<'a> {
     }
 
     /// Everything that makes the item a lock held by `claim`. Returns the placeholder of the token, where there is one.
-    fn grant(&mut self, claim: &Claim, now: StoreTime, token: Option<FencingToken>, idle: Idle) -> Option<String> {
+    fn grant(
+        &mut self,
+        claim: &AcquireRequest,
+        now: StoreTime,
+        token: Option<FencingToken>,
+        idle: Idle,
+    ) -> Option<String> {
         self.set_lease(claim.ttl, now, idle);
         self.set(Attribute::Owner, text(&claim.owner));
         self.set(Attribute::Since, number(now.millis()));
@@ -225,7 +234,7 @@ impl<'a> ConditionalWrite<'a> {
     }
 
     /// Removes what a holder that did not release, or a foreign one, has left in the item.
-    fn clear_leftovers(&mut self, claim: &Claim) {
+    fn clear_leftovers(&mut self, claim: &AcquireRequest) {
         self.remove(Attribute::FreeAt);
         if claim.data.is_none() {
             self.remove(Attribute::Data);

@@ -12,10 +12,10 @@ use std::{
 
 use async_trait::async_trait;
 use lock_core::{
-    Error, FencingToken, Holder, Lease, LockName, Operation,
-    backend::{Attempt, Backend, Claim, Release, Renewal, Watch},
-    capabilities::{Capabilities, Pace},
-    doctor::Finding,
+    Error, FencingToken, Holder, LockName, Operation,
+    backend::{
+        AcquireOutcome, AcquireRequest, Backend, Capabilities, Finding, Lease, Release, Renewal, StoreTimings, Watch,
+    },
 };
 
 use crate::{
@@ -107,15 +107,15 @@ impl Backend for FileBackend {
         }
     }
 
-    fn pace(&self) -> Pace {
+    fn timings(&self) -> StoreTimings {
         match &self.file_system {
             FileSystem::Nfs(facts) => nfs_pace(facts.lease),
             // Short, for the moment between the event of a close and the end of the lock, when a process dies.
-            _ => Pace { poll_min: Duration::from_millis(5), ..Pace::default() },
+            _ => StoreTimings { poll_min: Duration::from_millis(5), ..StoreTimings::default() },
         }
     }
 
-    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let (name, claim) = (&claim.name, claim.clone());
         let lane = Some((claim.id, name.clone()));
         self.run((Operation::Acquire, lane), move |store| store.acquire(&claim)).await.map_err(|e| e.with_name(name))
@@ -127,10 +127,10 @@ impl Backend for FileBackend {
         self.run((Operation::Renew, lane), move |store| store.renew(&lease)).await.map_err(|e| e.with_name(name))
     }
 
-    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+    async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let (name, lease) = (&lease.name, lease.clone());
         let lane = Some((lease.id, name.clone()));
-        let raise = move |store: &FileStore| store.raise(&lease, token);
+        let raise = move |store: &FileStore| store.advance_token(&lease, token);
         self.run((Operation::Acquire, lane), raise).await.map_err(|e| e.with_name(name))
     }
 
@@ -161,13 +161,13 @@ impl Backend for FileBackend {
         false
     }
 
-    fn lost(&self, lease: &Lease) {
+    fn on_lost(&self, lease: &Lease) {
         if !self.file_system.is_nfs() {
-            return self.store.lost(lease);
+            return self.store.on_lost(lease);
         }
         // Behind a probe that hangs, and so as soon as the server answers again.
         let (store, lease) = (Arc::clone(&self.store), lease.clone());
-        self.pool.leave((lease.id, lease.name.clone()), move || store.lost(&lease));
+        self.pool.leave((lease.id, lease.name.clone()), move || store.on_lost(&lease));
     }
 
     fn descriptor(&self, lease: &Lease) -> Option<OwnedFd> {
@@ -192,12 +192,12 @@ impl Backend for FileBackend {
         self.run((Operation::List, None), move |store| store.list(&prefix)).await
     }
 
-    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
         let wanted = name.clone();
-        self.run((Operation::Forget, None), move |store| store.forget(&wanted)).await.map_err(|e| e.with_name(name))
+        self.run((Operation::Purge, None), move |store| store.purge(&wanted)).await.map_err(|e| e.with_name(name))
     }
 
-    async fn examine(&self) -> Vec<Finding> {
+    async fn diagnose(&self) -> Vec<Finding> {
         let examined = self.run((Operation::Inspect, None), |store| Ok(doctor::examine(store))).await;
         examined
             .unwrap_or_else(|error| vec![Finding::warning("file system", format!("could not be examined: {error}"))])
@@ -239,15 +239,15 @@ impl FileBackend {
 const SHORTEST_LEASE: Duration = Duration::from_secs(10);
 
 /// A probe and a try are one request each, to a server that many hosts share.
-fn nfs_pace(lease: Option<Duration>) -> Pace {
+fn nfs_pace(lease: Option<Duration>) -> StoreTimings {
     let lease = lease.unwrap_or(SHORTEST_LEASE);
-    Pace {
+    StoreTimings {
         poll_min: Duration::from_millis(100),
         poll_max: Duration::from_secs(2),
         // Often enough that a lock which the server lost by itself is noticed soon; the lease alone would allow far less.
         probe_every: (lease / 10).clamp(Duration::from_secs(1), Duration::from_secs(5)),
         lease: Some(lease),
-        ..Pace::default()
+        ..StoreTimings::default()
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use lock_core::{LeaseId, doctor::Finding};
+use lock_core::backend::{Finding, LeaseId};
 use nix::{
     fcntl::{AT_FDCWD, AtFlags},
     sys::statvfs::statvfs,
@@ -268,7 +268,7 @@ fn files(directory: &Path) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use lock_core::doctor::Level;
+    use lock_core::backend::Level;
 
     use super::*;
 

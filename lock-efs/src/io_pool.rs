@@ -250,7 +250,7 @@ pub(crate) async fn once<T: Send + 'static>(
 mod tests {
     use std::sync::mpsc;
 
-    use lock_core::{LeaseId, LockName};
+    use lock_core::{LockName, backend::LeaseId};
 
     use super::*;
 

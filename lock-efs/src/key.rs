@@ -1,6 +1,6 @@
 //! Identifies an acquisition.
 
-use lock_core::{LeaseId, LockName};
+use lock_core::{LockName, backend::LeaseId};
 
 /// An acquisition: its id and what it locks.
 pub(crate) type Key = (LeaseId, LockName);

@@ -10,7 +10,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use lock_core::{FencingToken, Holder, backend::Claim};
+use lock_core::{FencingToken, Holder, backend::AcquireRequest};
 use serde::{Deserialize, Serialize};
 
 /// What is read of a record, and so the most that is written.
@@ -101,7 +101,7 @@ impl Record {
 }
 
 /// The whole record of a lock that is held from now on.
-pub(crate) fn held(claim: &Claim, token: FencingToken, since_us: u64) -> Vec<u8> {
+pub(crate) fn held(claim: &AcquireRequest, token: FencingToken, since_us: u64) -> Vec<u8> {
     let text = claim.data.as_deref().map(std::str::from_utf8);
     let body = Body {
         name: claim.name.as_str().into(),
@@ -168,13 +168,13 @@ fn from_hex(hex: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
-    use lock_core::{LeaseId, LockName};
+    use lock_core::{LockName, backend::LeaseId};
     use proptest::prelude::*;
 
     use super::*;
 
-    fn claim(data: Option<&[u8]>) -> Claim {
-        Claim {
+    fn claim(data: Option<&[u8]>) -> AcquireRequest {
+        AcquireRequest {
             name: LockName::new("etl").expect("a valid name"),
             id: LeaseId::from(7),
             owner: "me:1".into(),

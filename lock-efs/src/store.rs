@@ -9,8 +9,8 @@ use std::{
 };
 
 use lock_core::{
-    Error, ErrorKind, FencingToken, Holder, Lease, LockName, LossReason,
-    backend::{Attempt, Claim, Grant, Release, Renewal},
+    Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
+    backend::{AcquireOutcome, AcquireRequest, Grant, Lease, Release, Renewal},
 };
 
 use crate::{
@@ -88,7 +88,7 @@ impl FileStore {
         Files::new(&self.directory, stem)
     }
 
-    pub(crate) fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+    pub(crate) fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         if claim.ttl.is_some() {
             return Err(Error::new(
                 ErrorKind::Config,
@@ -97,7 +97,7 @@ impl FileStore {
         }
         let files = self.files(&encode::encode(&claim.name));
         if let Some(grant) = self.held_already(&(claim.id, claim.name.clone()), &files)? {
-            return Ok(Attempt::Granted(grant));
+            return Ok(AcquireOutcome::Granted(grant));
         }
         for _ in 0..TRIES {
             let IdleDescriptor { lock, cached } = match self.slots.take_idle(&claim.name) {
@@ -118,7 +118,7 @@ impl FileStore {
             let Some(holder) = refused else { return self.settle(lock, claim, &files, temp) };
             let cached = cached.unwrap_or_else(|| CachedHolder::new(claim.id, holder.clone()));
             self.slots.keep(&claim.name, IdleDescriptor { lock, cached: Some(cached) });
-            return Ok(Attempt::Held(holder));
+            return Ok(AcquireOutcome::Contended(holder));
         }
         let what = format!(
             "the lock file {} is being replaced again and again; find out who removes lock files and stop it",
@@ -158,7 +158,13 @@ impl FileStore {
         }
     }
 
-    fn settle(&self, lock: LockFile, claim: &Claim, files: &Files, temp: Option<TempRecord>) -> Result<Attempt, Error> {
+    fn settle(
+        &self,
+        lock: LockFile,
+        claim: &AcquireRequest,
+        files: &Files,
+        temp: Option<TempRecord>,
+    ) -> Result<AcquireOutcome, Error> {
         match self.record_holder(claim, files, temp) {
             Ok(RecordOutcome::Granted { record, token, crashed, skew_us }) => {
                 let _gauge = HeldGauge::new(&self.labels);
@@ -167,12 +173,12 @@ impl FileStore {
                 if self.nfs && held == MANY_ON_EFS {
                     tracing::warn!(held, "many locks are held; EFS gives a process 256 locked files in one mount");
                 }
-                Ok(Attempt::Granted(Grant { token: Some(token), crashed, already_ours: false }))
+                Ok(AcquireOutcome::Granted(Grant { token: Some(token), crashed, already_ours: false }))
             }
             Ok(RecordOutcome::MinHold(holder)) => {
                 lock.unlock(&files.lock)?;
                 self.slots.keep(&claim.name, IdleDescriptor { lock, cached: None });
-                Ok(Attempt::Held(holder))
+                Ok(AcquireOutcome::Contended(holder))
             }
             Err(error) => {
                 // Not left to the close alone, which a child that is about to exec would delay.
@@ -182,7 +188,12 @@ impl FileStore {
         }
     }
 
-    fn record_holder(&self, claim: &Claim, files: &Files, temp: Option<TempRecord>) -> Result<RecordOutcome, Error> {
+    fn record_holder(
+        &self,
+        claim: &AcquireRequest,
+        files: &Files,
+        temp: Option<TempRecord>,
+    ) -> Result<RecordOutcome, Error> {
         let here_us = now_us();
         let now_us = temp.as_ref().map_or(Ok(here_us), TempRecord::server_us)?;
         let previous = match sidecar::read(&files.record)? {
@@ -239,7 +250,7 @@ impl FileStore {
     }
 
     /// Writes a larger token into the record of a lock that is held here.
-    pub(crate) fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+    pub(crate) fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         if self.renew(lease)? != Renewal::Renewed {
             return Ok(false);
         }
@@ -261,7 +272,7 @@ impl FileStore {
     }
 
     /// Lets go of a lock that the core has ended. The record goes on saying "held": its holder did not come to release it.
-    pub(crate) fn lost(&self, lease: &Lease) {
+    pub(crate) fn on_lost(&self, lease: &Lease) {
         let Some(held) = self.table.remove(&(lease.id, lease.name.clone())) else { return };
         // A supervisor that shares the lock keeps it until the work has stopped; closing ours takes nothing from it.
         if !held.lent {

@@ -130,7 +130,7 @@ impl FileStore {
 
     /// Removes a name that nobody holds or waits for, that its last holder released, and that nobody will use again: without a floor for its
     /// tokens.
-    pub(crate) fn forget(&self, name: &LockName) -> Result<bool, Error> {
+    pub(crate) fn purge(&self, name: &LockName) -> Result<bool, Error> {
         let files = self.files(&encode::encode(name));
         // Of a holder that crashed the next one is to be told.
         let was_released = |record: &Record| Ok(record.state != RecordState::Held);
@@ -191,7 +191,7 @@ impl FileStore {
     }
 
     fn temp_record(&self) -> Result<TempRecord, Error> {
-        TempRecord::create(self.directory(), lock_core::LeaseId::random(), self.mode())
+        TempRecord::create(self.directory(), lock_core::backend::LeaseId::random(), self.mode())
     }
 }
 

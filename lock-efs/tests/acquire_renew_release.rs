@@ -15,7 +15,7 @@ use std::{
 use common::{claim, grant, name, open, refused, token};
 use lock_core::{
     ErrorKind, Locker, LossReason, TryAcquire,
-    backend::{Attempt, Backend, Claim, Release, Renewal},
+    backend::{AcquireOutcome, AcquireRequest, Backend, Release, Renewal},
 };
 use lock_efs::{FileBackend, FileConfig};
 
@@ -25,7 +25,7 @@ const NO_TIME: Duration = Duration::ZERO;
 async fn two_backends_on_one_directory_exclude_each_other_and_a_refusal_names_the_holder() {
     let (dir, one) = open();
     let two = FileBackend::open(dir.path()).unwrap();
-    let mine = Claim { owner: "etl-7".into(), data: Some(b"load 3".to_vec()), ..claim("etl") };
+    let mine = AcquireRequest { owner: "etl-7".into(), data: Some(b"load 3".to_vec()), ..claim("etl") };
     let before = SystemTime::now();
     let (granted, lease) = grant(&one, &mine).await;
     for backend in [&one, &two] {
@@ -82,13 +82,13 @@ async fn a_minimum_hold_refuses_everybody_until_it_is_over() {
     let end = SystemTime::now() + hold;
     loop {
         match two.acquire(&claim("etl")).await.unwrap() {
-            Attempt::Held(holder) => {
+            AcquireOutcome::Contended(holder) => {
                 let left = holder.expires_in.expect("a minimum hold has an end");
                 assert!(left <= hold && holder.owner.as_deref() == Some("tester"));
                 assert!(two.inspect(&name("etl")).await.unwrap().is_none_or(|h| h.expires_in.is_some()));
                 tokio::time::sleep(left).await;
             }
-            Attempt::Granted(grant) => {
+            AcquireOutcome::Granted(grant) => {
                 assert!(SystemTime::now() + Duration::from_millis(1) >= end, "granted before the hold was over");
                 assert_eq!(grant.crashed, None);
                 break;
@@ -154,7 +154,7 @@ async fn a_guard_that_has_ended_by_its_clock_is_in_nobodys_way_while_it_lives() 
     assert_eq!(guard.check().unwrap_err().reason, LossReason::MaxHold);
     assert!(matches!(guard.release().await.unwrap(), Release::NotHeld(Some(_))));
     successor.check().unwrap();
-    assert!(matches!(mine.try_acquire("etl").await.unwrap(), TryAcquire::Held(_)));
+    assert!(matches!(mine.try_acquire("etl").await.unwrap(), TryAcquire::Contended(_)));
 }
 
 #[tokio::test]
@@ -163,7 +163,7 @@ async fn a_supervisor_keeps_the_lock_beyond_the_end_of_the_guard_until_it_lets_g
     let two = FileBackend::open(dir.path()).unwrap();
     let (_, lease) = grant(&one, &claim("etl")).await;
     let lent = one.descriptor(&lease).unwrap();
-    one.lost(&lease);
+    one.on_lost(&lease);
     refused(&two, "etl").await;
     drop(lent);
     grant(&two, &claim("etl")).await;
@@ -193,7 +193,8 @@ async fn odd_names_lock_and_list_as_themselves() {
 #[tokio::test]
 async fn a_ttl_is_refused_with_the_fix() {
     let (_dir, backend) = open();
-    let error = backend.acquire(&Claim { ttl: Some(Duration::from_secs(9)), ..claim("etl") }).await.unwrap_err();
+    let error =
+        backend.acquire(&AcquireRequest { ttl: Some(Duration::from_secs(9)), ..claim("etl") }).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
     assert!(error.to_string().contains("remove the option ttl"), "{error}");
 }
@@ -201,7 +202,7 @@ async fn a_ttl_is_refused_with_the_fix() {
 #[tokio::test]
 async fn data_too_large_for_a_record_is_a_limit_and_leaves_the_lock_free() {
     let (_dir, backend) = open();
-    let error = backend.acquire(&Claim { data: Some(vec![0; 300_000]), ..claim("etl") }).await.unwrap_err();
+    let error = backend.acquire(&AcquireRequest { data: Some(vec![0; 300_000]), ..claim("etl") }).await.unwrap_err();
     assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Limit, false));
     grant(&backend, &claim("etl")).await;
 }
@@ -238,7 +239,7 @@ async fn of_many_tasks_on_many_names_exactly_one_each_is_in() {
                 let mut last = None;
                 while done < 100 {
                     let mine = claim(&format!("n{}", task % 4));
-                    let Attempt::Granted(granted) = backend.acquire(&mine).await.unwrap() else {
+                    let AcquireOutcome::Granted(granted) = backend.acquire(&mine).await.unwrap() else {
                         tokio::task::yield_now().await;
                         continue;
                     };

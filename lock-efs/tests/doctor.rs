@@ -10,10 +10,7 @@ use std::{
 };
 
 use common::{OWN_MOUNTS, in_child, mount, open, run_child};
-use lock_core::{
-    backend::Backend,
-    doctor::{Finding, Level},
-};
+use lock_core::backend::{Backend, Finding, Level};
 use lock_efs::FileBackend;
 
 #[track_caller]
@@ -38,7 +35,7 @@ fn chmod(path: &Path, mode: u32) {
 async fn a_private_directory_is_fit_and_left_as_it_was() {
     let (dir, backend) = open();
     chmod(dir.path(), 0o700);
-    let findings = backend.examine().await;
+    let findings = backend.diagnose().await;
     // Where the tests run in a container that is its layer.
     let fit = |finding: &Finding| finding.level < Level::Warning || finding.subject == "file system";
     assert!(findings.iter().all(fit), "{findings:#?}");
@@ -60,7 +57,7 @@ async fn a_directory_that_others_may_write_to_is_warned_of() {
         (0o755, Level::Good, "mode 755"),
     ] {
         chmod(dir.path(), mode);
-        check(&backend.examine().await, "permissions", level, words);
+        check(&backend.diagnose().await, "permissions", level, words);
     }
 }
 
@@ -90,7 +87,7 @@ async fn child_with_foreign_files() {
         foreign_file(&path);
     }
     let backend = FileBackend::open(&dir).unwrap();
-    check(&backend.examine().await, "files", Level::Warning, "1 of 1 files of other users cannot be written");
+    check(&backend.diagnose().await, "files", Level::Warning, "1 of 1 files of other users cannot be written");
     println!("CHILD RAN");
 }
 
@@ -105,13 +102,13 @@ async fn child_on_other_file_systems() {
     let Some(dir) = in_child() else { return };
     mount(&["-t", "tmpfs", "-o", "size=512k,mode=700", "none"], &dir);
     let small = FileBackend::open(&dir).unwrap();
-    let findings = small.examine().await;
+    let findings = small.diagnose().await;
     check(&findings, "file system", Level::Note, "tmpfs");
     check(&findings, "space", Level::Warning, "0 MiB");
     check(&findings, "writing", Level::Good, "");
     fs::write(dir.join("ballast"), vec![0; 500_000]).unwrap_or_default();
     let _ = fs::write(dir.join("ballast2"), vec![0; 100_000]);
-    check(&small.examine().await, "writing", Level::Unfit, "file system is full");
+    check(&small.diagnose().await, "writing", Level::Unfit, "file system is full");
     drop(small);
 
     mount(&["-t", "tmpfs", "-o", "mode=700", "none"], &dir);
@@ -121,11 +118,16 @@ async fn child_on_other_file_systems() {
     let merged = dir.join("merged");
     let [lower, upper, work] = ["lower", "upper", "work"].map(|part| dir.join(part).display().to_string());
     mount(&["-t", "overlay", "-o", &format!("lowerdir={lower},upperdir={upper},workdir={work}"), "none"], &merged);
-    check(&FileBackend::open(&merged).unwrap().examine().await, "file system", Level::Warning, "container's own layer");
+    check(
+        &FileBackend::open(&merged).unwrap().diagnose().await,
+        "file system",
+        Level::Warning,
+        "container's own layer",
+    );
 
     let backend = FileBackend::open(dir.join("locks")).unwrap();
     mount(&["--bind", dir.to_str().unwrap()], &dir);
     mount(&["-o", "remount,bind,ro"], &dir);
-    check(&backend.examine().await, "writing", Level::Unfit, "read-only");
+    check(&backend.diagnose().await, "writing", Level::Unfit, "read-only");
     println!("CHILD RAN");
 }

@@ -5,7 +5,7 @@ mod common;
 use std::{process::Command, time::Duration};
 
 use common::{Process, claim, grant, in_child, myself, open, refused, until};
-use lock_core::backend::{Attempt, Backend};
+use lock_core::backend::{AcquireOutcome, Backend};
 use lock_efs::FileBackend;
 
 #[tokio::test]
@@ -27,7 +27,7 @@ async fn a_killed_holder_frees_the_lock_and_the_next_hears_who_it_was() {
 async fn child_holds_a_lock() {
     let Some(dir) = in_child() else { return };
     let backend = FileBackend::open(dir).unwrap();
-    let mine = lock_core::backend::Claim { owner: "the child".into(), ..claim("etl") };
+    let mine = lock_core::backend::AcquireRequest { owner: "the child".into(), ..claim("etl") };
     let _ = grant(&backend, &mine).await;
     println!("CHILD HOLDS");
     std::thread::sleep(Duration::from_secs(600));
@@ -53,7 +53,7 @@ async fn a_program_that_the_holder_starts_does_not_keep_the_lock() {
     let other = FileBackend::open(dir.path()).unwrap();
     // Not at once: a dropped backend only closes, and a program that another test is starting may have a copy until it execs.
     let mine = claim("etl");
-    while let Attempt::Held(_) = other.acquire(&mine).await.unwrap() {
+    while let AcquireOutcome::Contended(_) = other.acquire(&mine).await.unwrap() {
         tokio::task::yield_now().await;
     }
     assert!(daemon.0.try_wait().unwrap().is_none(), "the daemon still runs");
@@ -74,7 +74,9 @@ async fn a_release_frees_the_lock_while_other_threads_start_programs() {
         let (_, lease) = grant(&backend, &claim("etl")).await;
         assert!(backend.release_now(&lease, Duration::ZERO));
         let mine = claim("etl");
-        let Attempt::Granted(granted) = other.acquire(&mine).await.unwrap() else { panic!("released, but still held") };
+        let AcquireOutcome::Granted(granted) = other.acquire(&mine).await.unwrap() else {
+            panic!("released, but still held")
+        };
         assert!(other.release_now(&mine.lease(granted.token), Duration::ZERO));
     }
     spawner.join().unwrap();

@@ -15,7 +15,7 @@ use std::{
 use common::{Process, claim, grant, in_child, myself, name, open, refused, run_child, until};
 use lock_core::{
     Locker,
-    backend::{Attempt, Backend, Watch},
+    backend::{AcquireOutcome, Backend, Watch},
 };
 use lock_efs::FileBackend;
 
@@ -51,11 +51,11 @@ async fn a_watch_wakes_on_a_release_of_ours_and_of_flock_1() {
 }
 
 /// As the core does it: woken by the watch, and after a wake-up that came too early by a poll.
-async fn until_granted(backend: &FileBackend, watch: &mut Box<dyn Watch>) -> lock_core::Lease {
+async fn until_granted(backend: &FileBackend, watch: &mut Box<dyn Watch>) -> lock_core::backend::Lease {
     let mine = claim("etl");
     let end = tokio::time::Instant::now() + LONG;
     loop {
-        if let Attempt::Granted(grant) = backend.acquire(&mine).await.unwrap() {
+        if let AcquireOutcome::Granted(grant) = backend.acquire(&mine).await.unwrap() {
             return mine.lease(grant.token);
         }
         assert!(tokio::time::Instant::now() < end, "still held");

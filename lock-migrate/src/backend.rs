@@ -5,10 +5,11 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::future::{join, select_all};
 use lock_core::{
-    Capabilities, ConfigString, Error, ErrorKind, FencingToken, Holder, Lease, LockName, LossReason,
-    backend::{Attempt, Backend, Break, Claim, Grant, Release, Renewal, Watch},
-    capabilities::Pace,
-    doctor::Finding,
+    ConfigString, Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
+    backend::{
+        AcquireOutcome, AcquireRequest, Backend, Break, Capabilities, Finding, Grant, Lease, Release, Renewal,
+        StoreTimings, Watch,
+    },
 };
 
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
 };
 
 /// Two stores as one; see the documentation of the [crate].
-pub struct ChainBackend {
+pub struct MigrationBackend {
     from: Arc<dyn Backend>,
     to: Arc<dyn Backend>,
     /// The ttl of the locks in the one store that has ttls, where the other has none.
@@ -27,7 +28,7 @@ pub struct ChainBackend {
 
 const DEFAULT_LEASE: Duration = Duration::from_secs(30);
 
-impl ChainBackend {
+impl MigrationBackend {
     /// The chain of two stores, which must not be the same.
     pub fn new(from: Arc<dyn Backend>, to: Arc<dyn Backend>) -> Self {
         Self { from, to, lease: DEFAULT_LEASE, taken: TakenLocks::default() }
@@ -64,15 +65,15 @@ impl ChainBackend {
         Lease { id: taken.id, ttl: self.ttl(side, lease.ttl), ..lease.clone() }
     }
 
-    async fn try_side(&self, side: Side, claim: &Claim, taken: &mut Taken) -> Result<Attempt, Error> {
-        let part = Claim { id: taken.id, ttl: self.ttl(side, claim.ttl), ..claim.clone() };
+    async fn try_side(&self, side: Side, claim: &AcquireRequest, taken: &mut Taken) -> Result<AcquireOutcome, Error> {
+        let part = AcquireRequest { id: taken.id, ttl: self.ttl(side, claim.ttl), ..claim.clone() };
         let before = *taken;
         taken.set(side, true);
         self.taken.put(claim.id, &claim.name, *taken);
         let answer = self.side(side).acquire(&part).await;
         match &answer {
-            Ok(Attempt::Granted(_)) => {}
-            Ok(Attempt::Held(_)) => taken.set(side, false),
+            Ok(AcquireOutcome::Granted(_)) => {}
+            Ok(AcquireOutcome::Contended(_)) => taken.set(side, false),
             Err(error) if error.is_ambiguous() => {}
             Err(_) => *taken = before,
         }
@@ -81,12 +82,12 @@ impl ChainBackend {
     }
 
     /// Gives back whatever an attempt has got.
-    async fn undo(&self, claim: &Claim) -> Result<(), Error> {
+    async fn undo(&self, claim: &AcquireRequest) -> Result<(), Error> {
         self.release(&claim.lease(None), Duration::ZERO).await.map(drop)
     }
 
     /// The failure of an attempt, once what it had got is given back.
-    async fn failed(&self, claim: &Claim, error: Error) -> Error {
+    async fn failed(&self, claim: &AcquireRequest, error: Error) -> Error {
         let undone = self.undo(claim).await.is_ok();
         error.with_ambiguous(!undone)
     }
@@ -101,7 +102,7 @@ impl ChainBackend {
         let [Some(from), Some(to)] = tokens else { return Ok(None) };
         let token = from.max(to);
         for (side, minted) in [(Side::From, from), (Side::To, to)] {
-            if minted < token && !self.side(side).raise(&self.part(side, lease, taken), token).await? {
+            if minted < token && !self.side(side).advance_token(&self.part(side, lease, taken), token).await? {
                 let message = "the lock was lost while it was being acquired in both stores; try again";
                 return Err(Error::new(ErrorKind::Unavailable, message));
             }
@@ -129,7 +130,7 @@ impl ChainBackend {
 }
 
 #[async_trait]
-impl Backend for ChainBackend {
+impl Backend for MigrationBackend {
     fn describe(&self) -> String {
         describe(&self.from.describe(), &self.to.describe())
     }
@@ -149,14 +150,18 @@ impl Backend for ChainBackend {
         }
     }
 
-    fn pace(&self) -> Pace {
-        let (from, to) = (self.from.pace(), self.to.pace());
+    fn timings(&self) -> StoreTimings {
+        let (from, to) = (self.from.timings(), self.to.timings());
         let own = self.is_mixed().then_some(self.lease);
         let poll_max = from.poll_max.min(to.poll_max);
-        Pace {
+        StoreTimings {
             poll_min: from.poll_min.max(to.poll_min).min(poll_max),
             // Long pauses are for those who are woken.
-            poll_max: if self.capabilities().wake_up { poll_max } else { poll_max.min(Pace::default().poll_max) },
+            poll_max: if self.capabilities().wake_up {
+                poll_max
+            } else {
+                poll_max.min(StoreTimings::default().poll_max)
+            },
             probe_every: from.probe_every.min(to.probe_every),
             lease: [from.lease, to.lease, own].into_iter().flatten().min(),
             renew_batch: 1,
@@ -164,8 +169,8 @@ impl Backend for ChainBackend {
         }
     }
 
-    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
-        let shortest = [self.from.pace().lease, self.to.pace().lease].into_iter().flatten().min();
+    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        let shortest = [self.from.timings().lease, self.to.timings().lease].into_iter().flatten().min();
         if let (Some(ttl), Some(lease)) = (self.ttl(Side::From, claim.ttl).or(self.ttl(Side::To, claim.ttl)), shortest)
             && ttl > lease
         {
@@ -177,11 +182,11 @@ impl Backend for ChainBackend {
         let mut grants: [Grant; 2] = Default::default();
         for (side, grant) in [Side::From, Side::To].into_iter().zip(&mut grants) {
             match self.try_side(side, claim, &mut taken).await {
-                Ok(Attempt::Granted(granted)) => *grant = granted,
-                Ok(Attempt::Held(holder)) => {
+                Ok(AcquireOutcome::Granted(granted)) => *grant = granted,
+                Ok(AcquireOutcome::Contended(holder)) => {
                     // What an earlier attempt may have got in the other store too.
                     self.undo(claim).await.map_err(|error| error.with_ambiguous(true))?;
-                    return Ok(Attempt::Held(self.refused_by(side, &claim.name, holder).await));
+                    return Ok(AcquireOutcome::Contended(self.refused_by(side, &claim.name, holder).await));
                 }
                 Err(error) => return Err(self.failed(claim, error).await),
             }
@@ -192,7 +197,7 @@ impl Backend for ChainBackend {
             Err(error) => return Err(self.failed(claim, error).await),
         };
         let crashed = from.crashed.or(to.crashed);
-        Ok(Attempt::Granted(Grant { token, crashed, already_ours: from.already_ours && to.already_ours }))
+        Ok(AcquireOutcome::Granted(Grant { token, crashed, already_ours: from.already_ours && to.already_ours }))
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
@@ -209,10 +214,10 @@ impl Backend for ChainBackend {
         Ok(Renewal::Lost(reason))
     }
 
-    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+    async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let Some(taken) = self.taken.find(lease) else { return Ok(false) };
         let [from, to] = [Side::From, Side::To].map(|side| self.part(side, lease, taken));
-        let (from, to) = join(self.from.raise(&from, token), self.to.raise(&to, token)).await;
+        let (from, to) = join(self.from.advance_token(&from, token), self.to.advance_token(&to, token)).await;
         Ok(from? && to?)
     }
 
@@ -259,10 +264,10 @@ impl Backend for ChainBackend {
         true
     }
 
-    fn lost(&self, lease: &Lease) {
+    fn on_lost(&self, lease: &Lease) {
         if let Some(taken) = self.taken.find(lease) {
             for side in [Side::To, Side::From] {
-                self.side(side).lost(&self.part(side, lease, taken));
+                self.side(side).on_lost(&self.part(side, lease, taken));
             }
         }
     }
@@ -304,12 +309,12 @@ impl Backend for ChainBackend {
     }
 
     /// In the new store first. What that one removed is gone, also where somebody then turns out to hold the lock in the old one.
-    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
-        Ok(self.to.forget(name).await? && self.from.forget(name).await?)
+    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
+        Ok(self.to.purge(name).await? && self.from.purge(name).await?)
     }
 
-    async fn examine(&self) -> Vec<Finding> {
-        let (from, to) = join(self.from.examine(), self.to.examine()).await;
+    async fn diagnose(&self) -> Vec<Finding> {
+        let (from, to) = join(self.from.diagnose(), self.to.diagnose()).await;
         let about = |side: &'static str| {
             move |found: Finding| Finding { subject: format!("{side}: {}", found.subject), ..found }
         };
@@ -317,9 +322,9 @@ impl Backend for ChainBackend {
     }
 }
 
-impl fmt::Debug for ChainBackend {
+impl fmt::Debug for MigrationBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ChainBackend").field("from", &self.from).field("to", &self.to).finish_non_exhaustive()
+        f.debug_struct("MigrationBackend").field("from", &self.from).field("to", &self.to).finish_non_exhaustive()
     }
 }
 
@@ -336,6 +341,7 @@ impl Watch for ChainWatch {
 
 /// The chain as a config string, of two that have no secrets.
 fn describe(from: &str, to: &str) -> String {
-    let chain = ConfigString::parse("chain:").and_then(|chain| chain.with_option("from", from)?.with_option("to", to));
-    chain.map_or_else(|_| "chain:".into(), |chain| chain.expose())
+    let chain =
+        ConfigString::parse("migrate:").and_then(|chain| chain.with_option("from", from)?.with_option("to", to));
+    chain.map_or_else(|_| "migrate:".into(), |chain| chain.expose())
 }

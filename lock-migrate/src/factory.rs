@@ -3,30 +3,34 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use lock_core::{ConfigString, Error, Registry, backend::Backend, config::StoreConfig, registry::BackendFactory};
+use lock_core::{
+    ConfigString, Error, Registry,
+    backend::Backend,
+    config::{BackendFactory, StoreConfig},
+};
 
-use crate::backend::ChainBackend;
+use crate::backend::MigrationBackend;
 
-/// Opens `chain:?from=URL&to=URL`, two config strings in one; in each `&` is written `%26`, `@` `%40`, `#` `%23` and `%` `%25`. The options of every store go behind
-/// the chain, not into the two. Option `lease`: see [`ChainBackend::lease`].
+/// Opens `migrate:?from=URL&to=URL`, two config strings in one; in each `&` is written `%26`, `@` `%40`, `#` `%23` and `%` `%25`. The options of every store go behind
+/// the chain, not into the two. Option `lease`: see [`MigrationBackend::lease`].
 ///
 /// ```
 /// use lock_core::{Registry, memory::MemoryFactory};
-/// use lock_migrate::ChainFactory;
+/// use lock_migrate::MigrationFactory;
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), lock_core::Error> {
 /// let registry = Registry::new().with(MemoryFactory::default());
-/// let registry = registry.clone().with(ChainFactory::new(registry));
-/// let error = registry.open("chain:?from=memory:&to=memory:&ttl=20s").await.unwrap_err();
+/// let registry = registry.clone().with(MigrationFactory::new(registry));
+/// let error = registry.open("migrate:?from=memory:&to=memory:&ttl=20s").await.unwrap_err();
 /// assert!(error.to_string().ends_with("from and to are the same store"));
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Debug, Clone)]
-pub struct ChainFactory(Registry);
+pub struct MigrationFactory(Registry);
 
-impl ChainFactory {
+impl MigrationFactory {
     /// Opens chains of the stores that `registry` opens.
     pub fn new(registry: Registry) -> Self {
         Self(registry)
@@ -34,16 +38,16 @@ impl ChainFactory {
 
     async fn part(&self, config: &StoreConfig, name: &str, url: Option<String>) -> Result<Arc<dyn Backend>, Error> {
         let Some(url) = url else {
-            return Err(config.error(format!("{name} is missing; write chain:?from=OLD_STORE&to=NEW_STORE")));
+            return Err(config.error(format!("{name} is missing; write migrate:?from=OLD_STORE&to=NEW_STORE")));
         };
         self.0.open_backend(ConfigString::parse(&url)?.fetch_secrets()?).await
     }
 }
 
 #[async_trait]
-impl BackendFactory for ChainFactory {
+impl BackendFactory for MigrationFactory {
     fn schemes(&self) -> &[&str] {
-        &["chain"]
+        &["migrate"]
     }
 
     async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
@@ -54,7 +58,7 @@ impl BackendFactory for ChainFactory {
         if from.describe() == to.describe() {
             return Err(config.error("from and to are the same store"));
         }
-        let chain = ChainBackend::new(from, to);
+        let chain = MigrationBackend::new(from, to);
         let Some(lease) = lease else { return Ok(Arc::new(chain)) };
         if !chain.is_mixed() {
             return Err(

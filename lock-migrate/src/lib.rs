@@ -5,5 +5,5 @@ mod factory;
 mod holders;
 mod taken;
 
-pub use backend::ChainBackend;
-pub use factory::ChainFactory;
+pub use backend::MigrationBackend;
+pub use factory::MigrationFactory;

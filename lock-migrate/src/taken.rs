@@ -5,7 +5,10 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use lock_core::{Lease, LeaseId, LockName};
+use lock_core::{
+    LockName,
+    backend::{Lease, LeaseId},
+};
 
 /// One of the two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         line?;
         let told = Once::new();
         let tell = move |_: &Holder| told.call_once(|| say("held").expect("the parent reads"));
-        let guard = locker.lock(name).on_held(tell).acquire().await?;
+        let guard = locker.lock(name).on_contention(tell).acquire().await?;
         say(format_args!("{} {}", monotonic_nanos(), guard.token().ok_or("Redis has tokens")?))?;
         if guard.release().await? != Release::Released {
             return Err("the lock was lost while it was held".into());

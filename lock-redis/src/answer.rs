@@ -1,29 +1,29 @@
 //! What the scripts answer, as values of the contract.
 
 use lock_core::{
-    Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LossReason,
-    backend::{Attempt, Grant},
+    Error, ErrorKind, FencingToken, Holder, LossReason,
+    backend::{AcquireOutcome, Grant, Lease, LeaseId},
 };
 use redis::Value;
 
 use crate::{error::unexpected, record};
 
-pub(crate) fn granted_or_held(answer: Value) -> Result<Attempt, Error> {
+pub(crate) fn granted_or_held(answer: Value) -> Result<AcquireOutcome, Error> {
     let items = match &answer {
-        Value::BulkString(granted) => return new_grant(granted).map(Attempt::Granted),
+        Value::BulkString(granted) => return new_grant(granted).map(AcquireOutcome::Granted),
         Value::Array(items) => items,
         _ => return Err(unexpected(&answer)),
     };
     match &items[..] {
         [Value::Int(2), Value::BulkString(record)] => {
             let token = record::parse(record).and_then(|holder| holder.token);
-            Ok(Attempt::Granted(Grant { token, crashed: None, already_ours: true }))
+            Ok(AcquireOutcome::Granted(Grant { token, crashed: None, already_ours: true }))
         }
         [Value::Int(3)] => {
             Err(Error::new(ErrorKind::Other, "this attempt reached Redis after its own lease id had been released"))
         }
         items => match refusal(items)? {
-            Some(holder) => Ok(Attempt::Held(holder)),
+            Some(holder) => Ok(AcquireOutcome::Contended(holder)),
             None => Err(unexpected(&answer)),
         },
     }

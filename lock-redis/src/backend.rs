@@ -4,10 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lock_core::{
-    Error, FencingToken, Holder, Lease, LockName, Operation,
-    backend::{Attempt, Backend, Break, Claim, Release, Renewal, Watch},
-    capabilities::{Capabilities, Pace},
-    doctor::Finding,
+    Error, FencingToken, Holder, LockName, Operation,
+    backend::{
+        AcquireOutcome, AcquireRequest, Backend, Break, Capabilities, Finding, Lease, Release, Renewal, StoreTimings,
+        Watch,
+    },
 };
 
 use crate::{Address, Compat, RedisConfig, Topology, compat::redis_py, deployment::Deployment, doctor, quorum::Quorum};
@@ -108,12 +109,18 @@ impl Backend for RedisBackend {
         }
     }
 
-    fn pace(&self) -> Pace {
+    fn timings(&self) -> StoreTimings {
         let (poll_min, poll_max) = if self.wake_up { POLL_IF_WOKEN } else { redis_py::POLL };
-        Pace { poll_min, poll_max, renew_batch: 100, attempt_timeout: self.attempt_timeout, ..Pace::default() }
+        StoreTimings {
+            poll_min,
+            poll_max,
+            renew_batch: 100,
+            attempt_timeout: self.attempt_timeout,
+            ..StoreTimings::default()
+        }
     }
 
-    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let result = ask!(self.acquire(claim));
         result.map_err(|error| self.context(error, Operation::Acquire, Some(&claim.name)))
     }
@@ -123,10 +130,10 @@ impl Backend for RedisBackend {
         results.pop().expect("renew_many answers for each lease")
     }
 
-    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+    async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let result = match &self.servers {
-            Servers::One(deployment) => deployment.raise(&lease.name, lease.id, token).await,
-            Servers::Quorum(quorum) => quorum.raise(lease, token).await,
+            Servers::One(deployment) => deployment.advance_token(&lease.name, lease.id, token).await,
+            Servers::Quorum(quorum) => quorum.advance_token(lease, token).await,
         };
         result.map_err(|error| self.context(error, Operation::Acquire, Some(&lease.name)))
     }
@@ -167,15 +174,15 @@ impl Backend for RedisBackend {
         result.map_err(|error| self.context(error, Operation::Break, Some(name)))
     }
 
-    async fn examine(&self) -> Vec<Finding> {
+    async fn diagnose(&self) -> Vec<Finding> {
         match &self.servers {
             Servers::One(deployment) => doctor::examine_deployment(&self.config, deployment).await,
             Servers::Quorum(quorum) => doctor::examine_quorum(&self.config, quorum).await,
         }
     }
 
-    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
-        ask!(self.forget(name)).map_err(|error| self.context(error, Operation::Forget, Some(name)))
+    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
+        ask!(self.purge(name)).map_err(|error| self.context(error, Operation::Purge, Some(name)))
     }
 }
 

@@ -10,8 +10,8 @@ use std::{
 
 use futures_util::future::join_all;
 use lock_core::{
-    Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LockName, LossReason,
-    backend::{Attempt, Break, Claim, Release, Renewal, Watch},
+    Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
+    backend::{AcquireOutcome, AcquireRequest, Break, Lease, LeaseId, Release, Renewal, Watch},
 };
 use redis::{RedisError, ServerErrorKind, Value};
 
@@ -109,7 +109,7 @@ impl Deployment {
         next(previous.unwrap_or_default())
     }
 
-    pub(crate) async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+    pub(crate) async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let lock = self.keys.lock(&claim.name);
         let id = claim.id.to_string();
         let ttl = millis(ttl(claim.ttl)?);
@@ -130,15 +130,15 @@ impl Deployment {
         let (answer, replicated) = answer?;
         self.pass_on();
         let attempt = granted_or_held(answer)?;
-        if let (Err(missing), Attempt::Granted(_)) = (replicated, &attempt) {
+        if let (Err(missing), AcquireOutcome::Granted(_)) = (replicated, &attempt) {
             let undone = Box::pin(self.release(&claim.lease(None), Duration::ZERO)).await.is_ok();
             return Err(missing.with_ambiguous(!undone));
         }
         match (&attempt, queuing) {
-            (Attempt::Granted(_), Some(queuing)) if queuing.alone => {
+            (AcquireOutcome::Granted(_), Some(queuing)) if queuing.alone => {
                 self.connection.wakers.note(&lock, Standing::Out, None);
             }
-            (Attempt::Held(_), Some(_)) => self.connection.wakers.note(&lock, Standing::Queued, None),
+            (AcquireOutcome::Contended(_), Some(_)) => self.connection.wakers.note(&lock, Standing::Queued, None),
             _ => {}
         }
         Ok(attempt)
@@ -252,20 +252,20 @@ impl Deployment {
         }
     }
 
-    pub(crate) async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+    pub(crate) async fn purge(&self, name: &LockName) -> Result<bool, Error> {
         let lock = self.keys.lock(name);
         let keys = [lock.clone(), self.keys.token(&lock), self.keys.waiters(&lock)];
-        match self.connection.run(&self.scripts.forget.call(&keys)).await? {
+        match self.connection.run(&self.scripts.purge.call(&keys)).await? {
             Value::Int(forgotten) => Ok(forgotten == 1),
             answer => Err(unexpected(&answer)),
         }
     }
 
     /// Raises the token of a lock that `id` holds, for a quorum whose servers have minted different ones. `false` when it does not hold it.
-    pub(crate) async fn raise(&self, name: &LockName, id: LeaseId, token: FencingToken) -> Result<bool, Error> {
+    pub(crate) async fn advance_token(&self, name: &LockName, id: LeaseId, token: FencingToken) -> Result<bool, Error> {
         let lock = self.keys.lock(name);
         let keys = [lock.clone(), self.keys.token(&lock)];
-        let call = self.scripts.raise.call(&keys).arg(id.to_string()).arg(token.get());
+        let call = self.scripts.advance_token.call(&keys).arg(id.to_string()).arg(token.get());
         match self.connection.run(&call).await? {
             Value::Int(raised) => Ok(raised == 1),
             answer => Err(unexpected(&answer)),

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
-use lock_core::{Error, ErrorKind, doctor::Finding};
+use lock_core::{Error, ErrorKind, backend::Finding};
 use redis::Value;
 
 use crate::{
@@ -270,7 +270,7 @@ fn unanswered(subject: &str, error: &Error, right: &str) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use lock_core::doctor::Level;
+    use lock_core::backend::Level;
 
     use super::*;
 

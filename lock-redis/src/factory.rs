@@ -6,8 +6,7 @@ use async_trait::async_trait;
 use lock_core::{
     ConfigString, Error,
     backend::Backend,
-    config::{Host, StoreConfig},
-    registry::BackendFactory,
+    config::{BackendFactory, Host, StoreConfig},
 };
 
 use crate::{Address, Compat, RedisBackend, RedisConfig, Topology};

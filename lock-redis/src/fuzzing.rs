@@ -1,6 +1,9 @@
 //! What the fuzz targets call; only in a build for fuzzing.
 
-use lock_core::{LeaseId, LockName, backend::Claim};
+use lock_core::{
+    LockName,
+    backend::{AcquireRequest, LeaseId},
+};
 use redis::Value;
 
 use crate::{Compat, RedisConfig, answer, keys::Keys, record};
@@ -47,9 +50,9 @@ pub fn value(data: &[u8]) {
     assert_eq!((read.owner, read.data), (Some(claim.owner), claim.data));
 }
 
-fn claim(data: &[u8], id: LeaseId) -> Claim {
+fn claim(data: &[u8], id: LeaseId) -> AcquireRequest {
     let (owner, data) = data.split_at(data.len() / 2);
-    Claim {
+    AcquireRequest {
         name: LockName::new("n").expect("short and not empty"),
         id,
         owner: String::from_utf8_lossy(owner).into_owned(),

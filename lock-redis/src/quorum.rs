@@ -8,8 +8,8 @@ use futures_util::{
     future::{join_all, select_all},
 };
 use lock_core::{
-    Error, ErrorKind, FencingToken, Holder, Lease, LockName, LossReason,
-    backend::{Attempt, Break, Claim, Grant, Release, Renewal, Watch},
+    Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
+    backend::{AcquireOutcome, AcquireRequest, Break, Grant, Lease, Release, Renewal, Watch},
 };
 
 use crate::{deployment::Deployment, wake::RedisWatch};
@@ -65,8 +65,8 @@ impl Quorum {
         }
     }
 
-    pub(crate) async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
-        let longer = Claim { ttl: claim.ttl.map(with_drift), ..claim.clone() };
+    pub(crate) async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        let longer = AcquireRequest { ttl: claim.ttl.map(with_drift), ..claim.clone() };
         let answers = self
             .ask(claim.ttl, |server| {
                 let claim = longer.clone();
@@ -76,15 +76,15 @@ impl Quorum {
         let grants: Vec<&Grant> = answers
             .iter()
             .filter_map(|answer| match answer {
-                Ok(Attempt::Granted(grant)) => Some(grant),
+                Ok(AcquireOutcome::Granted(grant)) => Some(grant),
                 _ => None,
             })
             .collect();
         if grants.len() >= self.majority()
             && let Some(token) = grants.iter().filter_map(|grant| grant.token).max()
-            && self.raise(&claim.lease(Some(token)), token).await.is_ok_and(|raised| raised)
+            && self.advance_token(&claim.lease(Some(token)), token).await.is_ok_and(|raised| raised)
         {
-            return Ok(Attempt::Granted(Grant {
+            return Ok(AcquireOutcome::Granted(Grant {
                 token: Some(token),
                 crashed: grants.iter().find_map(|grant| grant.crashed.clone()),
                 already_ours: grants.iter().filter(|grant| grant.already_ours).count() >= self.majority(),
@@ -98,22 +98,24 @@ impl Quorum {
         })
         .await;
         let holders = answers.iter().filter_map(|answer| match answer {
-            Ok(Attempt::Held(holder)) => Some(holder.clone()),
+            Ok(AcquireOutcome::Contended(holder)) => Some(holder.clone()),
             _ => None,
         });
         match most_frequent(holders) {
             // One server that refuses says nothing about the lock while most are silent.
-            Some(holder) if answers.iter().flatten().count() >= self.majority() => Ok(Attempt::Held(holder)),
+            Some(holder) if answers.iter().flatten().count() >= self.majority() => {
+                Ok(AcquireOutcome::Contended(holder))
+            }
             _ => Err(self.short(answers)),
         }
     }
 
     /// Tells every server the largest token that any of them has minted. Any later majority shares
     /// a server with those who know it, and so mints a larger one.
-    pub(crate) async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+    pub(crate) async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let ask = |server: Arc<Deployment>| {
             let (name, id) = (lease.name.clone(), lease.id);
-            async move { server.raise(&name, id, token).await }
+            async move { server.advance_token(&name, id, token).await }
         };
         let answers = self.ask(lease.ttl, ask).await;
         let raised = answers.iter().filter(|raised| matches!(raised, Ok(true))).count();
@@ -192,11 +194,11 @@ impl Quorum {
         Ok(self.held_by_majority(holders))
     }
 
-    pub(crate) async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+    pub(crate) async fn purge(&self, name: &LockName) -> Result<bool, Error> {
         let answers = self
             .ask(None, |server| {
                 let name = name.clone();
-                async move { server.forget(&name).await }
+                async move { server.purge(&name).await }
             })
             .await;
         if answers.iter().any(Result::is_err) {

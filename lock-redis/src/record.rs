@@ -5,14 +5,17 @@
 
 use std::time::{Duration, SystemTime};
 
-use lock_core::{FencingToken, Holder, LeaseId, backend::Claim};
+use lock_core::{
+    FencingToken, Holder,
+    backend::{AcquireRequest, LeaseId},
+};
 
 /// The prefix that release.lua puts before a record which keeps the lock refused for a while after
 /// its release.
 pub(crate) const RELEASED: &str = "released ";
 
 /// The end of the record, which the client knows before the server has chosen token and time.
-pub(crate) fn tail(claim: &Claim, ttl_ms: u64) -> Vec<u8> {
+pub(crate) fn tail(claim: &AcquireRequest, ttl_ms: u64) -> Vec<u8> {
     let (owner, data) = (&claim.owner, claim.data.as_deref());
     let mut tail = Vec::with_capacity(32 + owner.len() + data.map_or(0, <[u8]>::len));
     // Not by `format!`, which costs several times as much, for every request.
@@ -89,7 +92,7 @@ mod tests {
     use super::*;
 
     fn record(owner: &str, data: Option<&[u8]>) -> Vec<u8> {
-        let claim = Claim {
+        let claim = AcquireRequest {
             name: LockName::new("n").unwrap(),
             id: LeaseId::from(7),
             owner: owner.into(),

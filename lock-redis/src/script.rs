@@ -52,8 +52,8 @@ scripts! {
     wait = "wait.lua",
     leave = "leave.lua",
     resignal = "resignal.lua",
-    raise = "raise.lua",
-    forget = "forget.lua",
+    advance_token = "advance_token.lua",
+    purge = "purge.lua",
 }
 
 impl Script {

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use lock_core::LeaseId;
+use lock_core::backend::LeaseId;
 
 use crate::script::RELEASE_MARK_KEPT;
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lock_core::{LeaseId, backend::Watch};
+use lock_core::backend::{LeaseId, Watch};
 use redis::Value;
 use tokio::sync::watch;
 

@@ -28,7 +28,7 @@ pub fn registry() -> Registry {
     let registry = KNOWN.iter().fold(registry, |registry, (scheme, feature)| {
         registry.known_but_absent(*scheme, format!("build with the cargo feature \"{feature}\""))
     });
-    registry.clone().with(migrate::ChainFactory::new(registry))
+    registry.clone().with(migrate::MigrationFactory::new(registry))
 }
 
 /// All schemes, and the features that bring them.

@@ -8,10 +8,10 @@ use std::{
 
 use lock_core::testing::{Subject, Tampering};
 use onelock::{
-    LeaseId, LockName,
-    backend::Backend,
+    LockName,
+    backend::{Backend, LeaseId},
     files::FileBackend,
-    migrate::ChainBackend,
+    migrate::MigrationBackend,
     redis::{Address, RedisBackend, RedisConfig},
 };
 use test_support::redis::RedisServer;
@@ -54,7 +54,7 @@ impl FilesAndRedis {
 #[async_trait::async_trait]
 impl Subject for FilesAndRedis {
     async fn client(&self) -> Arc<dyn Backend> {
-        Arc::new(ChainBackend::new(Arc::new(self.files()), Arc::new(self.redis())).lease(LEASE))
+        Arc::new(MigrationBackend::new(Arc::new(self.files()), Arc::new(self.redis())).lease(LEASE))
     }
 
     fn ttl(&self) -> Duration {
@@ -77,7 +77,7 @@ impl Subject for FilesAndRedis {
                 true
             }
             Tampering::DeleteToken => {
-                self.files().forget(name).await.unwrap() && self.redis().forget(name).await.unwrap()
+                self.files().purge(name).await.unwrap() && self.redis().purge(name).await.unwrap()
             }
             _ => false,
         }

@@ -7,11 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lock_core::{
-    Capabilities, Error, FencingToken, Holder, Lease, LeaseId, LockName, LossReason,
-    backend::{Attempt, Backend, Claim, Grant, Release, Renewal},
-    capabilities::Pace,
-};
+use lock_core::{Error, FencingToken, Holder, LockName, LossReason, backend::{AcquireOutcome, Backend, AcquireRequest, Grant, Release, Renewal, Capabilities, Lease, LeaseId, StoreTimings}};
 use tokio::time::Instant;
 
 /// Leases on a shelf in memory: the required operations, expiry and tokens, and none of the optional parts.
@@ -53,26 +49,26 @@ impl Backend for Shelf {
         Capabilities { ttl: true, fencing: true, ..Capabilities::default() }
     }
 
-    fn pace(&self) -> Pace {
-        Pace::default()
+    fn timings(&self) -> StoreTimings {
+        StoreTimings::default()
     }
 
-    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let until = Instant::now() + claim.ttl.unwrap_or_default();
         Ok(self.with(|slots, last| {
             let crashed = match slots.get_mut(&claim.name) {
                 Some(slot) if slot.is_held_by(claim.id) => {
                     slot.until = until;
-                    return Attempt::Granted(Grant { token: Some(slot.token), already_ours: true, ..Grant::default() });
+                    return AcquireOutcome::Granted(Grant { token: Some(slot.token), already_ours: true, ..Grant::default() });
                 }
-                Some(slot) if Instant::now() < slot.until => return Attempt::Held(Holder::default()),
+                Some(slot) if Instant::now() < slot.until => return AcquireOutcome::Contended(Holder::default()),
                 Some(slot) => (!slot.released).then(Holder::default),
                 None => None,
             };
             let token = FencingToken::next(*last, 0).expect("2^53 is far");
             *last = Some(token);
             slots.insert(claim.name.clone(), Slot { id: claim.id, token, until, released: false });
-            Attempt::Granted(Grant { token: Some(token), crashed, already_ours: false })
+            AcquireOutcome::Granted(Grant { token: Some(token), crashed, already_ours: false })
         }))
     }
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use onelock::LeaseId;
+use onelock::backend::LeaseId;
 use serde_json::{Value, json};
 use test_support::{wait_for, wire::Wire};
 

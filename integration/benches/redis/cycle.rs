@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use distributed_lock_core::{DistributedLock as _, LockHandle as _, LockProvider as _};
 use distributed_lock_redis::RedisLockProvider;
 use lock_core::{
-    LeaseId, LockName, Locker, TryAcquire,
-    backend::{Attempt, Backend, Claim},
+    LockName, Locker, TryAcquire,
+    backend::{AcquireOutcome, AcquireRequest, Backend, LeaseId},
 };
 use lock_redis::RedisBackend;
 use redis::aio::MultiplexedConnection;
@@ -124,14 +124,14 @@ impl Contestant {
                 }
             }
             Self::Backend(backend) => {
-                let claim = Claim {
+                let claim = AcquireRequest {
                     name: LockName::new("backend").expect("a name"),
                     id: LeaseId::random(),
                     owner: "bench".into(),
                     ttl: Some(TTL),
                     data: None,
                 };
-                let Ok(Attempt::Granted(grant)) = backend.acquire(&claim).await else { panic!("it is free") };
+                let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&claim).await else { panic!("it is free") };
                 let _ = backend.release(&claim.lease(grant.token), Duration::ZERO).await.expect("it is held");
             }
             Self::Locker(locker) => {

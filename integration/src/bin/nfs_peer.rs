@@ -77,7 +77,7 @@ async fn contend(locker: Locker, name: String, once: bool, released: oneshot::Re
     };
     match answer {
         Ok(TryAcquire::Acquired(guard)) => keep(guard, &name, released).await,
-        Ok(TryAcquire::Held(holder)) => say("held", &name, &[&holder.to_string()]),
+        Ok(TryAcquire::Contended(holder)) => say("held", &name, &[&holder.to_string()]),
         Err(error) => say("error", &name, &[&error.to_string()]),
     }
 }

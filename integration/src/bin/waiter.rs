@@ -40,7 +40,7 @@ async fn with_onelock(directory: &str, name: &str) -> Result<(), Failure> {
         line?;
         let told = std::sync::Once::new();
         let tell = move |_: &lock_core::Holder| told.call_once(|| say("waiting").expect("the parent reads"));
-        let guard = locker.lock(name).on_held(tell).acquire().await?;
+        let guard = locker.lock(name).on_contention(tell).acquire().await?;
         say(monotonic_nanos())?;
         if guard.release().await? != Release::Released {
             return Err("the lock was lost while it was held".into());

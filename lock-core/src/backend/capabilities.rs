@@ -84,7 +84,7 @@ impl FromStr for Capability {
 
 /// How often the core comes back to a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Pace {
+pub struct StoreTimings {
     /// The first pause between two attempts of a waiter; it doubles up to `poll_max`.
     pub poll_min: Duration,
     /// The longest pause between two attempts of a waiter. With jitter, and never past the holder's expiry.
@@ -100,7 +100,7 @@ pub struct Pace {
     pub attempt_timeout: Duration,
 }
 
-impl Default for Pace {
+impl Default for StoreTimings {
     fn default() -> Self {
         Self {
             poll_min: Duration::from_millis(50),

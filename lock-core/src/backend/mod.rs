@@ -9,10 +9,11 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 
 pub use self::{
-    capabilities::{Capabilities, Capability, Pace, UnknownCapability},
+    capabilities::{Capabilities, Capability, StoreTimings, UnknownCapability},
     finding::{Finding, Level},
 };
-use crate::types::{Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LockName, LossReason, Operation};
+use crate::types::{Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation};
+pub use crate::types::{InvalidLeaseId, Lease, LeaseId};
 
 /// A store of locks: one *attempt* to acquire, renew or release, and what operators need.
 ///
@@ -37,7 +38,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     fn capabilities(&self) -> Capabilities;
 
     /// How often the core should come back.
-    fn pace(&self) -> Pace;
+    fn timings(&self) -> StoreTimings;
 
     /// Tries once to acquire `claim.name`.
     ///
@@ -62,7 +63,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// When the store cannot say; never because the lock is held.
-    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error>;
+    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error>;
 
     /// Renews `lease` once: it then lasts `lease.ttl` from the store's now.
     ///
@@ -84,7 +85,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] where tokens cannot be raised; else when the store cannot say.
-    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+    async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let _ = token;
         Err(unsupported(self, "raising a token").with_operation(Operation::Acquire).with_name(&lease.name))
     }
@@ -117,7 +118,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///
     /// - The lock becomes free without a release, and a release that follows is a value that touches no successor
     ///   (`a_lease_that_the_core_ended_frees_its_lock`).
-    fn lost(&self, lease: &Lease) {
+    fn on_lost(&self, lease: &Lease) {
         let _ = lease;
     }
 
@@ -132,7 +133,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         None
     }
 
-    /// Renews several leases, one result for each, in order. The core passes at most [`Pace::renew_batch`] at once.
+    /// Renews several leases, one result for each, in order. The core passes at most [`StoreTimings::renew_batch`] at once.
     ///
     /// - Each lease has its own result: one that is lost spoils no other (`renewing_many_reports_each`).
     async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
@@ -146,7 +147,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// - Who was woken and is dropped without having acquired passes the wake-up on to another
     ///   (`a_wake_up_that_is_not_used_is_passed_on`).
     ///
-    /// The core relies on neither: whoever hears nothing comes back at the holder's expiry, and after [`Pace::poll_max`] at the latest.
+    /// The core relies on neither: whoever hears nothing comes back at the holder's expiry, and after [`StoreTimings::poll_max`] at the latest.
     ///
     /// # Errors
     /// When watching fails; the core then polls, and tries to watch again with every attempt.
@@ -197,18 +198,18 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] where nothing can be removed; else when the store cannot say.
-    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
-        Err(unsupported(self, "forgetting a name").with_operation(Operation::Forget).with_name(name))
+    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
+        Err(unsupported(self, "purging a name").with_operation(Operation::Purge).with_name(name))
     }
 
     /// Looks at how the store is set up: whether that is fit for locks, and what to change. What cannot be found out, because
-    /// the store does not answer or a permission is missing, is a finding too, and never [`Unfit`](crate::doctor::Level::Unfit).
+    /// the store does not answer or a permission is missing, is a finding too, and never [`Unfit`](crate::backend::Level::Unfit).
     ///
     /// It need not try whether locks work; `onelock doctor` does that, on every store.
     ///
     /// - Finds nothing unfit on a store that keeps its promises, and changes no lock
     ///   (`an_examination_changes_no_lock_and_finds_a_working_store_fit`).
-    async fn examine(&self) -> Vec<Finding> {
+    async fn diagnose(&self) -> Vec<Finding> {
         Vec::new()
     }
 }
@@ -229,7 +230,7 @@ pub trait Watch: fmt::Debug + Send {
 
 /// What [`Backend::acquire`] is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Claim {
+pub struct AcquireRequest {
     /// What to lock.
     pub name: LockName,
     /// The id of this acquisition, the same in every attempt of it.
@@ -242,7 +243,7 @@ pub struct Claim {
     pub data: Option<Vec<u8>>,
 }
 
-impl Claim {
+impl AcquireRequest {
     /// The lease that this claim becomes when it is granted with `token`.
     pub fn lease(&self, token: Option<FencingToken>) -> Lease {
         Lease { name: self.name.clone(), id: self.id, token, ttl: self.ttl }
@@ -252,11 +253,11 @@ impl Claim {
 /// The answer to an attempt to acquire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "a granted lock that nobody keeps stays held"]
-pub enum Attempt {
+pub enum AcquireOutcome {
     /// The lock is held by the claim's id now.
     Granted(Grant),
     /// Somebody else holds it.
-    Held(Holder),
+    Contended(Holder),
 }
 
 /// What comes with a granted lock.

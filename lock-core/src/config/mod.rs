@@ -12,7 +12,7 @@
 //! | `redis://app:s3cret@[::1]:6379/0?ttl=20s` | a server with user, password and database |
 //! | `redis+sentinel://h1:26379,h2/mymaster` | several hosts |
 //! | `dynamodb://locks?region=eu-west-1` | a table |
-//! | `chain:?from=file:///mnt/efs/locks&to=dynamodb://locks` | two stores as one (crate `lock-migrate`) |
+//! | `migrate:?from=file:///mnt/efs/locks&to=dynamodb://locks` | two stores as one (crate `lock-migrate`) |
 //!
 //! Every part is percent-encoded where it needs to be: in users and passwords all but letters, digits and `-._~`;
 //! everywhere spaces (`%20`), `%` (`%25`), `#` (`%23`) and `@` (`%40`); in paths `?` (`%3F`); in values `&` (`%26`).

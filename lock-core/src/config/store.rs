@@ -9,7 +9,7 @@ use super::{
 };
 use crate::types::{Error, ErrorKind, Operation};
 
-/// What [`BackendFactory::open`](crate::registry::BackendFactory::open) takes its settings from.
+/// What [`BackendFactory::open`](crate::config::BackendFactory::open) takes its settings from.
 ///
 /// Each `take_…` removes a part, and says with that that the store knows it. [`finish`](Self::finish) makes an error of whatever is left, so
 /// no setting is ever ignored: a misspelt option, or a password for a store that has no use for one.

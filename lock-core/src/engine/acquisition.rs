@@ -6,26 +6,26 @@ use futures_util::FutureExt;
 use tokio::time::timeout;
 
 use crate::{
-    backend::{Attempt, Claim},
+    backend::{AcquireOutcome, AcquireRequest},
     engine::{
         metrics::{self, Outcome},
         shared::Shared,
     },
-    types::{Error, Lease, LeaseId, Moment, Operation, no_reply},
+    types::{ClockReading, Error, Lease, LeaseId, Operation, no_reply},
 };
 
-type Call = Pin<Box<dyn Future<Output = Result<Attempt, Error>> + Send>>;
+type Call = Pin<Box<dyn Future<Output = Result<AcquireOutcome, Error>> + Send>>;
 
 /// An acquisition that has not become a guard yet.
 ///
 /// Dropping it, at any point, sees to it that its id holds no lock: a request still in flight is awaited in the background and undone.
 pub(crate) struct PendingAcquire {
     shared: Arc<Shared>,
-    pub(crate) claim: Arc<Claim>,
+    pub(crate) claim: Arc<AcquireRequest>,
     attempt_timeout: Duration,
     call: Option<Call>,
     /// The earliest send that got no answer, since the last that did: it may be the one that is granted.
-    unanswered: Option<Moment>,
+    unanswered: Option<ClockReading>,
     /// The id was granted the lock too late to be of use, and may hold it still.
     too_late: bool,
 }
@@ -40,7 +40,7 @@ impl fmt::Debug for PendingAcquire {
 }
 
 impl PendingAcquire {
-    pub(crate) fn new(shared: &Arc<Shared>, claim: Claim, attempt_timeout: Duration) -> Self {
+    pub(crate) fn new(shared: &Arc<Shared>, claim: AcquireRequest, attempt_timeout: Duration) -> Self {
         let (shared, claim) = (Arc::clone(shared), Arc::new(claim));
         Self { shared, claim, attempt_timeout, call: None, unanswered: None, too_late: false }
     }
@@ -54,7 +54,7 @@ impl PendingAcquire {
 
     /// Releases a lock that was granted too late to be of use, and goes on under a new id: the old one would count from `from`, its send,
     /// again. Says whether the store has confirmed it.
-    pub(crate) async fn give_back(&mut self, from: Moment) -> bool {
+    pub(crate) async fn give_back(&mut self, from: ClockReading) -> bool {
         (self.unanswered, self.too_late) = (Some(from), true);
         let (lease, limit) = (self.claim.lease(None), self.attempt_timeout);
         let released = self.shared.release_repeatedly(&lease, Duration::ZERO, limit, false).await.is_ok();
@@ -88,7 +88,7 @@ impl PendingAcquire {
     }
 
     /// Sends one attempt, which may take as long as `left` at most. With the answer comes the moment from which a granted lease counts.
-    pub(crate) async fn attempt(&mut self, left: Option<Duration>) -> Result<(Moment, Attempt), Error> {
+    pub(crate) async fn attempt(&mut self, left: Option<Duration>) -> Result<(ClockReading, AcquireOutcome), Error> {
         let limit = self.limit(left);
         let sent = self.shared.clock.now();
         let before = self.unanswered;
@@ -101,8 +101,8 @@ impl PendingAcquire {
             Ok(answer) => {
                 let from = self.unanswered.take().unwrap_or(sent);
                 let (outcome, found) = match &answer {
-                    Attempt::Granted(_) => (Outcome::Acquired, "acquired"),
-                    Attempt::Held(_) => (Outcome::Held, "held"),
+                    AcquireOutcome::Granted(_) => (Outcome::Acquired, "acquired"),
+                    AcquireOutcome::Contended(_) => (Outcome::Contended, "contended"),
                 };
                 if before.is_some() {
                     metrics::ambiguity_resolved("acquire", found);

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use crate::{backend::Pace, types::Holder};
+use crate::{backend::StoreTimings, types::Holder};
 
 /// The shortest pause, and the shortest lease: stores that count in milliseconds would be asked for one of zero.
 pub(crate) const SHORTEST: Duration = Duration::from_millis(1);
 
 /// Pauses that double, with jitter: waiters that began together do not come back together.
 pub(crate) struct Backoff {
-    pace: Pace,
+    pace: StoreTimings,
     next: Duration,
     /// The shortest pause before a holder's expiry; it doubles while holders stay beyond theirs.
     shortest: Duration,
@@ -20,7 +20,7 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    pub(crate) fn new(pace: Pace) -> Self {
+    pub(crate) fn new(pace: StoreTimings) -> Self {
         Self { pace, next: pace.poll_min, shortest: SHORTEST, woken_behind: None, for_nothing: SHORTEST }
     }
 
@@ -76,7 +76,11 @@ mod tests {
 
     #[test]
     fn pauses_double_with_jitter_up_to_the_longest() {
-        let pace = Pace { poll_min: Duration::from_millis(10), poll_max: Duration::from_millis(80), ..Pace::default() };
+        let pace = StoreTimings {
+            poll_min: Duration::from_millis(10),
+            poll_max: Duration::from_millis(80),
+            ..StoreTimings::default()
+        };
         let mut backoff = Backoff::new(pace);
         for full in [10, 20, 40, 80, 80].map(Duration::from_millis) {
             let pause = backoff.next(None);

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::{mutex::Mutex, types::Moment};
+use crate::{mutex::Mutex, types::ClockReading};
 
 /// The longest time between two samples while locks are held.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
@@ -15,10 +15,10 @@ const FROZEN: Duration = Duration::from_millis(1_500);
 /// The last sample of the clocks, `None` while no locks are held; shared by all holds of a
 /// `Locker`.
 #[derive(Debug, Default)]
-pub(crate) struct FreezeDetector(Mutex<Option<Moment>>);
+pub(crate) struct FreezeDetector(Mutex<Option<ClockReading>>);
 
 impl FreezeDetector {
-    pub(crate) fn sample(&self, now: Moment) {
+    pub(crate) fn sample(&self, now: ClockReading) {
         *self.0.lock() = Some(now);
     }
 
@@ -28,7 +28,7 @@ impl FreezeDetector {
     }
 
     /// For how long the process has not run at `now`, if that is longer than it should be.
-    pub(crate) fn frozen_for(&self, now: Moment) -> Option<Duration> {
+    pub(crate) fn frozen_for(&self, now: ClockReading) -> Option<Duration> {
         let last = *self.0.lock();
         last.map(|last| now.since(last)).filter(|gap| *gap > FROZEN)
     }

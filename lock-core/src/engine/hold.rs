@@ -16,14 +16,14 @@ use crate::{
         timing::Timing,
     },
     mutex::Mutex,
-    types::{Clock, Error, Lease, LossReason, Lost, Moment},
+    types::{Clock, ClockReading, Error, Lease, LossReason, Lost},
 };
 
 /// The limits of a hold that no renewal moves.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HoldLimits {
     /// When the caller asked, from which its deadline counts.
-    pub(crate) asked: Moment,
+    pub(crate) asked: ClockReading,
     pub(crate) deadline: Option<Duration>,
     pub(crate) min_hold: Duration,
     pub(crate) max_hold: Option<Duration>,
@@ -33,9 +33,9 @@ pub(crate) struct HoldLimits {
 #[derive(Debug)]
 pub(crate) struct RenewalInFlight {
     pub(crate) lease: Lease,
-    at: Moment,
+    at: ClockReading,
     /// The earliest renewal before it that got no answer: it may be the one that took effect.
-    unanswered: Option<Moment>,
+    unanswered: Option<ClockReading>,
 }
 
 /// One acquisition: shared by its guard and the renewer.
@@ -45,7 +45,7 @@ pub(crate) struct LeaseState {
     pub(crate) timing: Timing,
     limits: HoldLimits,
     /// The earliest send that may have granted the lock.
-    acquired: Moment,
+    acquired: ClockReading,
     backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
     detector: Arc<FreezeDetector>,
@@ -59,13 +59,13 @@ pub(crate) struct LeaseState {
 #[derive(Debug)]
 struct State {
     /// Validity counts from here: the earliest unanswered send before the last confirmation.
-    confirmed: Moment,
+    confirmed: ClockReading,
     /// For how long from then on; `None` where locks do not expire.
     valid_for: Option<Duration>,
     /// The next renewal is due this long after that moment; `None` while one is in flight, or for manual renewal.
-    renew: Option<(Moment, Duration)>,
+    renew: Option<(ClockReading, Duration)>,
     /// The earliest renewal that got no answer since the last one that did.
-    unanswered: Option<Moment>,
+    unanswered: Option<ClockReading>,
     last_error: Option<String>,
     lost: Option<Lost>,
     closed: bool,
@@ -77,7 +77,7 @@ impl LeaseState {
         lease: Lease,
         timing: Timing,
         limits: HoldLimits,
-        acquired: Moment,
+        acquired: ClockReading,
         valid_for: Option<Duration>,
         (backend, clock, detector): (Arc<dyn Backend>, Arc<dyn Clock>, Arc<FreezeDetector>),
     ) -> Self {
@@ -110,18 +110,18 @@ impl LeaseState {
         self.state.lock()
     }
 
-    pub(crate) fn now(&self) -> Moment {
+    pub(crate) fn now(&self) -> ClockReading {
         self.clock.now()
     }
 
     /// Whether the lock is valid at `now`, without deciding anything.
-    pub(crate) fn is_valid(&self, now: Moment) -> bool {
+    pub(crate) fn is_valid(&self, now: ClockReading) -> bool {
         let state = self.state();
         state.lost.is_none() && self.over(&state, now, Duration::ZERO).is_none()
     }
 
     /// Whether the lock is still valid at `now`; decides and announces the loss if it is not.
-    pub(crate) fn check(&self, now: Moment) -> Result<(), Lost> {
+    pub(crate) fn check(&self, now: ClockReading) -> Result<(), Lost> {
         let state = self.state();
         if let Some(lost) = &state.lost {
             return Err(lost.clone());
@@ -131,19 +131,19 @@ impl LeaseState {
         let lost = self.lose(state, reason);
         // Else a release is on its way, which ends the lock and may keep it for the minimum hold.
         if !closed {
-            self.backend.lost(&self.lease);
+            self.backend.on_lost(&self.lease);
         }
         Err(lost)
     }
 
     /// Like [`check`](Self::check), but `grace` earlier, and without deciding anything.
-    pub(crate) fn check_early(&self, now: Moment) -> Result<(), Lost> {
+    pub(crate) fn check_early(&self, now: ClockReading) -> Result<(), Lost> {
         self.check(now)?;
         self.over(&self.state(), now, self.timing.grace).map_or(Ok(()), |reason| Err(self.lost_for(reason)))
     }
 
     /// Like [`check`](Self::check), for what may outlive the guard.
-    pub(crate) fn check_guarded(&self, now: Moment) -> Result<(), Lost> {
+    pub(crate) fn check_guarded(&self, now: ClockReading) -> Result<(), Lost> {
         let state = self.state();
         if state.closed && state.lost.is_none() {
             return Err(self.lost_for(LossReason::Released));
@@ -153,8 +153,8 @@ impl LeaseState {
     }
 
     /// Why the hold is over in `ahead` from `now`, if it is.
-    fn over(&self, state: &State, now: Moment, ahead: Duration) -> Option<LossReason> {
-        let past = |from: Moment, limit: Duration| now.since(from).saturating_add(ahead) >= limit;
+    fn over(&self, state: &State, now: ClockReading, ahead: Duration) -> Option<LossReason> {
+        let past = |from: ClockReading, limit: Duration| now.since(from).saturating_add(ahead) >= limit;
         if self.limits.deadline.is_some_and(|limit| past(self.limits.asked, limit)) {
             return Some(LossReason::Deadline);
         }
@@ -181,18 +181,18 @@ impl LeaseState {
     }
 
     /// For how long a renewal sent at `now` can make the hold valid; `None` when nothing ends it.
-    pub(crate) fn longest(&self, now: Moment) -> Option<Duration> {
+    pub(crate) fn longest(&self, now: ClockReading) -> Option<Duration> {
         let left = self.deadline_left(now);
         let max_hold = self.limits.max_hold.map(|limit| limit.saturating_sub(now.since(self.acquired)));
         [self.timing.lease_for(left).1, left, max_hold].into_iter().flatten().min()
     }
 
-    fn deadline_left(&self, now: Moment) -> Option<Duration> {
+    fn deadline_left(&self, now: ClockReading) -> Option<Duration> {
         self.limits.deadline.map(|limit| limit.saturating_sub(now.since(self.limits.asked)))
     }
 
     /// Time left at `now`; `None` when nothing ends it.
-    pub(crate) fn remaining(&self, now: Moment) -> Option<Duration> {
+    pub(crate) fn remaining(&self, now: ClockReading) -> Option<Duration> {
         let state = self.state();
         if state.lost.is_some() {
             return Some(Duration::ZERO);
@@ -201,17 +201,17 @@ impl LeaseState {
     }
 
     /// When the hold ends, on both clocks: it is over when either is reached.
-    pub(crate) fn valid_until(&self) -> Option<Moment> {
+    pub(crate) fn valid_until(&self) -> Option<ClockReading> {
         let state = self.state();
         self.limits_of(&state)
-            .map(|(from, limit)| Moment {
+            .map(|(from, limit)| ClockReading {
                 boot: from.boot.saturating_add(limit),
                 wall: from.wall.saturating_add(limit),
             })
-            .reduce(|a, b| Moment { boot: a.boot.min(b.boot), wall: a.wall.min(b.wall) })
+            .reduce(|a, b| ClockReading { boot: a.boot.min(b.boot), wall: a.wall.min(b.wall) })
     }
 
-    fn limits_of(&self, state: &State) -> impl Iterator<Item = (Moment, Duration)> + use<> {
+    fn limits_of(&self, state: &State) -> impl Iterator<Item = (ClockReading, Duration)> + use<> {
         [
             self.limits.deadline.map(|limit| (self.limits.asked, limit)),
             self.limits.max_hold.map(|limit| (self.acquired, limit)),
@@ -222,16 +222,17 @@ impl LeaseState {
     }
 
     /// Time until the renewer has to look at this hold, `None` for never.
-    pub(crate) fn due_in(&self, now: Moment) -> Option<Duration> {
+    pub(crate) fn due_in(&self, now: ClockReading) -> Option<Duration> {
         let renew = self.state().renew.map(|(from, after)| after.saturating_sub(now.since(from)));
         [renew, self.remaining(now)].into_iter().flatten().min()
     }
 
     /// Whether a renewal is due, or so nearly that it may as well go out with others; if so, it counts as in flight from now on.
-    pub(crate) fn take_renewal(&self, now: Moment, slack: Duration) -> bool {
+    pub(crate) fn take_renewal(&self, now: ClockReading, slack: Duration) -> bool {
         let mut state = self.state();
         // Never at once: a quick failure must not be repeated in a tight loop.
-        let due = |(from, after): (Moment, Duration)| now.since(from).saturating_add(slack.min(after / 4)) >= after;
+        let due =
+            |(from, after): (ClockReading, Duration)| now.since(from).saturating_add(slack.min(after / 4)) >= after;
         let due = state.renew.is_some_and(due);
         if due {
             state.renew = None;
@@ -248,7 +249,7 @@ impl LeaseState {
     }
 
     /// Has a renewal sent again that was in flight when the renewer's task died: nobody will take in its answer.
-    pub(crate) fn resume(&self, now: Moment) {
+    pub(crate) fn resume(&self, now: ClockReading) {
         let mut state = self.state();
         if state.renew.is_none() && !state.closed {
             state.renew = self.timing.renew_every.map(|_| (now, Duration::ZERO));
@@ -345,7 +346,7 @@ impl LeaseState {
         self.wait_for(Self::check_guarded, Duration::ZERO).await
     }
 
-    async fn wait_for(&self, check: fn(&Self, Moment) -> Result<(), Lost>, ahead: Duration) -> Lost {
+    async fn wait_for(&self, check: fn(&Self, ClockReading) -> Result<(), Lost>, ahead: Duration) -> Lost {
         loop {
             let signal = self.lost.notified();
             tokio::pin!(signal);
@@ -371,7 +372,7 @@ impl LeaseState {
     }
 
     /// Ends all renewals: the guard is going away.
-    pub(crate) fn close(&self, now: Moment) {
+    pub(crate) fn close(&self, now: ClockReading) {
         let mut state = self.state();
         let ended = !state.closed && state.lost.is_none();
         state.closed = true;

@@ -8,7 +8,7 @@ use metrics::{counter, histogram};
 #[derive(Clone, Copy)]
 pub(crate) enum Outcome {
     Acquired,
-    Held,
+    Contended,
     Error,
 }
 
@@ -17,7 +17,7 @@ macro_rules! by_outcome {
     ($kind:ident, $name:literal, $outcome:expr) => {
         match $outcome {
             Outcome::Acquired => $kind!($name, "outcome" => "acquired"),
-            Outcome::Held => $kind!($name, "outcome" => "held"),
+            Outcome::Contended => $kind!($name, "outcome" => "contended"),
             Outcome::Error => $kind!($name, "outcome" => "error"),
         }
     };

@@ -16,13 +16,13 @@ use tokio::{
 };
 
 use crate::{
-    backend::{Backend, Pace},
+    backend::{Backend, StoreTimings},
     engine::{
         freeze::{FreezeDetector, TICK},
         hold::LeaseState,
     },
     mutex::Mutex,
-    types::{Clock, Error, ErrorKind, LeaseId, Moment, Operation, no_reply},
+    types::{Clock, ClockReading, Error, ErrorKind, LeaseId, Operation, no_reply},
 };
 
 /// Renewals that come due within this time of each other go out together.
@@ -39,7 +39,7 @@ const BUSY: Duration = Duration::from_millis(50);
 pub(crate) struct Renewer {
     backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
-    pace: Pace,
+    pace: StoreTimings,
     pub(crate) detector: Arc<FreezeDetector>,
     schedule: Mutex<Schedule>,
     wake: Notify,
@@ -58,7 +58,7 @@ struct Schedule {
 
 impl Renewer {
     pub(crate) fn new(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>) -> Self {
-        let pace = backend.pace();
+        let pace = backend.timings();
         Self { backend, clock, pace, detector: Arc::default(), schedule: Mutex::default(), wake: Notify::new() }
     }
 
@@ -67,7 +67,7 @@ impl Renewer {
     }
 
     /// Takes `hold` in. Called from within a runtime, on which the task starts unless it is running.
-    pub(crate) fn keep(self: &Arc<Self>, hold: &Arc<LeaseState>, now: Moment) {
+    pub(crate) fn keep(self: &Arc<Self>, hold: &Arc<LeaseState>, now: ClockReading) {
         let due = hold.due_in(now).map(|after| Instant::now() + after.min(FAR));
         let mut schedule = self.schedule();
         schedule.holds.insert(hold.lease.id, Arc::clone(hold));
@@ -116,7 +116,7 @@ impl Renewer {
     }
 
     /// One look at everything that is due: returns the holds to renew, and when to look again; `None` when nothing is left to keep.
-    fn round(&self, now: Moment, jumped: bool, idle: bool) -> Option<(Vec<Arc<LeaseState>>, Instant)> {
+    fn round(&self, now: ClockReading, jumped: bool, idle: bool) -> Option<(Vec<Arc<LeaseState>>, Instant)> {
         let mut schedule = self.schedule();
         if schedule.holds.is_empty() && idle {
             schedule.running = false;
@@ -221,7 +221,7 @@ impl Schedule {
         }
     }
 
-    fn rebuild(&mut self, now: Moment, started: Instant) {
+    fn rebuild(&mut self, now: ClockReading, started: Instant) {
         self.due = self
             .holds
             .iter()

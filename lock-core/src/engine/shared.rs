@@ -168,7 +168,7 @@ struct Unfinished {
     counted: Counted,
 }
 
-/// One of those that `Locker::settled` waits for.
+/// One of those that `Locker::wait_idle` waits for.
 struct Counted(watch::Sender<usize>);
 
 impl Counted {
@@ -195,6 +195,6 @@ impl Drop for Unfinished {
         }
         // What this process holds of it, such as an open file, would otherwise keep the lock for as
         // long as the process lives.
-        self.backend.lost(&self.lease);
+        self.backend.on_lost(&self.lease);
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    backend::{Capabilities, Capability, Pace},
+    backend::{Capabilities, Capability, StoreTimings},
     types::{Error, ErrorKind, LockOptions, Renew},
 };
 
@@ -18,7 +18,7 @@ pub struct Timing {
     pub lease: Option<Duration>,
     /// How long before the end of the lease a guard's validity ends.
     pub margin: Duration,
-    /// Time between two renewals; `None` when only [`Guard::ensure`](crate::Guard::ensure) renews.
+    /// Time between two renewals; `None` when only [`Guard::renew_if_below`](crate::Guard::renew_if_below) renews.
     pub renew_every: Option<Duration>,
     /// How long before the end of the validity the work is stopped while renewals fail.
     pub grace: Duration,
@@ -35,7 +35,7 @@ const MAX_DAYS: u64 = 366;
 const MIN_RENEW: Duration = Duration::from_millis(5);
 
 impl Timing {
-    pub(crate) fn new(options: &LockOptions, capabilities: Capabilities, pace: Pace) -> Result<Self, Error> {
+    pub(crate) fn new(options: &LockOptions, capabilities: Capabilities, pace: StoreTimings) -> Result<Self, Error> {
         if let Some(max) = options.max_hold.filter(|max| *max <= options.min_hold) {
             return Err(config(format!("max_hold ({max:?}) must be longer than min_hold ({:?})", options.min_hold)));
         }
@@ -45,7 +45,7 @@ impl Timing {
         if capabilities.has(Capability::Ttl) { Self::with_ttl(options, pace) } else { Self::without_ttl(options, pace) }
     }
 
-    fn with_ttl(options: &LockOptions, pace: Pace) -> Result<Self, Error> {
+    fn with_ttl(options: &LockOptions, pace: StoreTimings) -> Result<Self, Error> {
         let ttl = options.ttl.unwrap_or(DEFAULT_TTL);
         if !(MIN_TTL..=MAX_TTL).contains(&ttl) {
             return Err(config(format!("ttl is {ttl:?}, but must be between {MIN_TTL:?} and {MAX_DAYS} days")));
@@ -57,7 +57,7 @@ impl Timing {
     /// For a lock that expires: `what` and for how long the store keeps it without a renewal, and how often renewals go out by themselves.
     fn leased(
         options: &LockOptions,
-        pace: Pace,
+        pace: StoreTimings,
         (what, lease): (&str, Duration),
         auto: Duration,
     ) -> Result<Self, Error> {
@@ -87,7 +87,7 @@ impl Timing {
         Ok(Self { ttl: None, lease: Some(lease), margin, renew_every, grace: options.grace, attempt_timeout })
     }
 
-    fn without_ttl(options: &LockOptions, pace: Pace) -> Result<Self, Error> {
+    fn without_ttl(options: &LockOptions, pace: StoreTimings) -> Result<Self, Error> {
         let expires = pace.lease.is_some();
         for (what, set) in [("ttl", options.ttl.is_some()), ("margin", options.margin.is_some() && !expires)] {
             if set {
@@ -149,7 +149,7 @@ mod tests {
     const FILES: Capabilities = Capabilities { ttl: false, ..LEASES };
 
     fn timing(options: &LockOptions) -> Result<Timing, String> {
-        Timing::new(options, LEASES, Pace::default()).map_err(|e| e.to_string())
+        Timing::new(options, LEASES, StoreTimings::default()).map_err(|e| e.to_string())
     }
 
     fn secs(s: u64) -> Duration {
@@ -185,15 +185,15 @@ mod tests {
     #[test]
     fn a_store_without_ttl_refuses_one_and_is_probed_instead() {
         let options = LockOptions { ttl: Some(secs(10)), ..LockOptions::default() };
-        let error = Timing::new(&options, FILES, Pace::default()).unwrap_err();
+        let error = Timing::new(&options, FILES, StoreTimings::default()).unwrap_err();
         assert!(error.to_string().contains("no ttl to choose"), "{error}");
-        let t = Timing::new(&LockOptions::default(), FILES, Pace::default()).unwrap();
+        let t = Timing::new(&LockOptions::default(), FILES, StoreTimings::default()).unwrap();
         assert_eq!((t.ttl, t.renew_every), (None, Some(secs(1))));
     }
 
     #[test]
     fn a_lease_of_the_stores_own_bounds_the_validity_without_a_ttl() {
-        let pace = Pace { lease: Some(secs(10)), ..Pace::default() };
+        let pace = StoreTimings { lease: Some(secs(10)), ..StoreTimings::default() };
         let t = Timing::new(&LockOptions::default(), FILES, pace).unwrap();
         assert_eq!((t.ttl, t.renew_every, t.margin), (None, Some(secs(1)), secs(1)));
         assert_eq!(t.lease_for(None), (None, Some(secs(9))));

@@ -108,9 +108,9 @@ impl LockAdmin {
     ///
     /// # Cancel safety
     /// Cancel safe: it may or may not have taken effect.
-    pub async fn forget(&self, name: impl TryInto<LockName, Error: Into<Error>> + Send) -> Result<bool, Error> {
+    pub async fn purge(&self, name: impl TryInto<LockName, Error: Into<Error>> + Send) -> Result<bool, Error> {
         let name = self.shared.name(name)?;
-        let answer = self.bounded(Operation::Forget, self.shared.backend.forget(&name)).await;
+        let answer = self.bounded(Operation::Purge, self.shared.backend.purge(&name)).await;
         answer.map_err(|e| e.with_name(&name))
     }
 
@@ -119,14 +119,14 @@ impl LockAdmin {
     ///
     /// # Cancel safety
     /// Cancel safe: it changes nothing.
-    pub async fn examine(&self) -> Vec<Finding> {
-        timeout(WHOLE_STORE, self.shared.backend.examine()).await.unwrap_or_else(|_| {
+    pub async fn diagnose(&self) -> Vec<Finding> {
+        timeout(WHOLE_STORE, self.shared.backend.diagnose()).await.unwrap_or_else(|_| {
             vec![Finding::warning("store", format!("could not be examined: no answer within {WHOLE_STORE:?}"))]
         })
     }
 
     async fn bounded<T>(&self, operation: Operation, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let limit = self.shared.backend.pace().attempt_timeout;
+        let limit = self.shared.backend.timings().attempt_timeout;
         let answer = timeout(limit, call).await.unwrap_or_else(|_| Err(no_reply(limit)));
         answer.map_err(|e| e.with_operation(operation).with_store(self.shared.backend.describe()))
     }

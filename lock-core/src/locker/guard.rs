@@ -16,7 +16,7 @@ use crate::{
     backend::{Release, Renewal},
     engine::{hold::LeaseState, metrics, shared::Shared},
     locker::LossSignal,
-    types::{Error, ErrorKind, FencingToken, Holder, Lease, LockName, Lost, Moment, Operation, no_reply},
+    types::{ClockReading, Error, ErrorKind, FencingToken, Holder, Lease, LockName, Lost, Operation, no_reply},
 };
 
 /// A held lock: valid until it is released or lost, and never beyond its lease.
@@ -112,7 +112,7 @@ impl Guard {
 
     /// When the lock is lost unless it is renewed, as a reading of both clocks: it is over as soon as either is reached.
     /// `None` where locks do not expire.
-    pub fn valid_until(&self) -> Option<Moment> {
+    pub fn valid_until(&self) -> Option<ClockReading> {
         self.hold.valid_until()
     }
 
@@ -139,11 +139,11 @@ impl Guard {
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn stopping(&self) -> Lost {
+    pub async fn stop_requested(&self) -> Lost {
         self.hold.wait_lost(true).await
     }
 
-    /// Whether [`stopping`](Self::stopping) would return at once.
+    /// Whether [`stop_requested`](Self::stop_requested) would return at once.
     pub(crate) fn is_stopping(&self) -> bool {
         self.hold.check_early(self.hold.now()).is_err()
     }
@@ -166,7 +166,7 @@ impl Guard {
     ///
     /// # Cancel safety
     /// Cancel safe: the renewal may or may not have happened, and the guard counts as if it had not.
-    pub async fn ensure(&self, at_least: Duration) -> Result<(), Error> {
+    pub async fn renew_if_below(&self, at_least: Duration) -> Result<(), Error> {
         self.check()?;
         if let Some(longest) = self.hold.longest(self.hold.now()).filter(|longest| *longest < at_least) {
             let message = format!(
@@ -192,7 +192,7 @@ impl Guard {
                 Ok(()) | Err(_) => attempts += 1,
             }
             // The store failed or was slow: not at once again.
-            tokio::time::sleep(self.shared.backend.pace().poll_min).await;
+            tokio::time::sleep(self.shared.backend.timings().poll_min).await;
         }
         Ok(self.check()?)
     }
@@ -227,7 +227,7 @@ impl Guard {
     /// As cancel safe as `work`.
     pub async fn run<T>(&self, work: impl Future<Output = T>) -> Result<T, Lost> {
         let mut work = pin!(work);
-        let mut stop = pin!(self.stopping());
+        let mut stop = pin!(self.stop_requested());
         poll_fn(|cx| {
             if let Err(lost) = self.hold.check_early(self.hold.now()) {
                 return Poll::Ready(Err(lost));
@@ -280,7 +280,7 @@ impl Guard {
         Ok(answer)
     }
 
-    fn stop_renewing(&self, now: Moment) {
+    fn stop_renewing(&self, now: ClockReading) {
         self.hold.close(now);
         self.shared.renewer.forget(self.hold.lease.id);
     }

@@ -89,7 +89,7 @@ impl LeaderElection {
     /// Cancel safe, for use in `select!`: neither the place among the waiters nor an event is lost. A campaign goes on only while it is polled.
     pub async fn next(&mut self) -> Result<Leadership, Error> {
         if let State::Leading(guard) = &self.state {
-            let lost = guard.stopping().await;
+            let lost = guard.stop_requested().await;
             self.state = match std::mem::replace(&mut self.state, State::Idle) {
                 State::Leading(guard) => State::Stopping(guard),
                 other => other,

@@ -36,7 +36,7 @@ use crate::{
 ///         // ... the work, with guard.check()? before each step that must not happen twice ...
 ///         guard.release().await?;
 ///     }
-///     TryAcquire::Held(holder) => println!("skipped: held by {holder}"),
+///     TryAcquire::Contended(holder) => println!("skipped: held by {holder}"),
 /// }
 /// # Ok(())
 /// # }
@@ -153,7 +153,7 @@ impl Locker {
     ///
     /// # Cancel safety
     /// Cancel safe.
-    pub async fn settled(&self) {
+    pub async fn wait_idle(&self) {
         let mut releasing = self.shared.releasing.subscribe();
         // The sender lives as long as this locker.
         let _ = releasing.wait_for(|count| *count == 0).await;
@@ -212,7 +212,7 @@ impl LockerBuilder {
     pub fn build(self) -> Result<Locker, Error> {
         let capabilities = self.backend.capabilities();
         let with_store = |error: Error| error.with_operation(Operation::Open).with_store(self.backend.describe());
-        let timing = Timing::new(&self.options, capabilities, self.backend.pace()).map_err(with_store)?;
+        let timing = Timing::new(&self.options, capabilities, self.backend.timings()).map_err(with_store)?;
         if let Some(missing) = self.require.iter().find(|c| !capabilities.has(**c)) {
             let has = Capability::ALL.iter().filter(|c| capabilities.has(**c)).map(|c| c.as_str()).collect::<Vec<_>>();
             let message = format!("this store does not have the required \"{missing}\"; it has: {}", has.join(", "));

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
-    backend::{Attempt, Claim, Grant, Watch},
+    backend::{AcquireOutcome, AcquireRequest, Grant, Watch},
     engine::{
         acquisition::PendingAcquire,
         backoff::{Backoff, SHORTEST, jitter},
@@ -14,7 +14,7 @@ use crate::{
         timing::Timing,
     },
     locker::{guard::Guard, options::option_setters},
-    types::{Error, ErrorKind, Holder, LeaseId, LockName, LockOptions, Moment, Operation},
+    types::{ClockReading, Error, ErrorKind, Holder, LeaseId, LockName, LockOptions, Operation},
 };
 
 /// How a bounded attempt to acquire ended, if the store could say.
@@ -24,7 +24,7 @@ pub enum TryAcquire {
     /// The lock is ours.
     Acquired(Guard),
     /// Somebody else holds it.
-    Held(Holder),
+    Contended(Holder),
 }
 
 /// How [`try_run`](LockRequest::try_run) ended, if the store could say.
@@ -37,7 +37,7 @@ pub enum TryRun<T> {
     Skipped(Holder),
 }
 
-type OnHeld = Arc<dyn Fn(&Holder) + Send + Sync>;
+type OnContention = Arc<dyn Fn(&Holder) + Send + Sync>;
 
 /// A lock about to be acquired; made by [`Locker::lock`](crate::Locker::lock). Options override those of the locker.
 #[derive(Clone)]
@@ -47,7 +47,7 @@ pub struct LockRequest {
     /// As the caller gave it. What is wrong with it is an error of the acquisition, like a wrong option.
     name: Result<LockName, Error>,
     options: LockOptions,
-    on_held: Option<OnHeld>,
+    on_contention: Option<OnContention>,
 }
 
 impl fmt::Debug for LockRequest {
@@ -71,7 +71,7 @@ impl LockRequest {
     pub(crate) fn new(shared: Arc<Shared>, name: impl TryInto<LockName, Error: Into<Error>>) -> Self {
         let name = shared.name(name);
         let options = shared.defaults.clone();
-        Self { shared, name, options, on_held: None }
+        Self { shared, name, options, on_contention: None }
     }
 
     /// Replaces all options at once, as read from a configuration.
@@ -81,8 +81,8 @@ impl LockRequest {
     }
 
     /// Calls `observer` with each refusal while waiting, to say who is waited for.
-    pub fn on_held(mut self, observer: impl Fn(&Holder) + Send + Sync + 'static) -> Self {
-        self.on_held = Some(Arc::new(observer));
+    pub fn on_contention(mut self, observer: impl Fn(&Holder) + Send + Sync + 'static) -> Self {
+        self.on_contention = Some(Arc::new(observer));
         self
     }
 
@@ -136,7 +136,7 @@ impl LockRequest {
         let outcome = acquiring.wait(None).await;
         match acquiring.finish(outcome)? {
             TryAcquire::Acquired(guard) => Ok(guard),
-            TryAcquire::Held(holder) => {
+            TryAcquire::Contended(holder) => {
                 let message = format!("the deadline came before the lock was free: held by {holder}");
                 Err(Error::new(ErrorKind::Timeout, message)
                     .with_ambiguous(false)
@@ -175,7 +175,7 @@ impl LockRequest {
     /// As cancel safe as `work`; the lock is released in the background.
     pub async fn try_run<T>(self, work: impl AsyncFnOnce(&Guard) -> T) -> Result<TryRun<T>, Error> {
         match self.try_acquire().await? {
-            TryAcquire::Held(holder) => Ok(TryRun::Skipped(holder)),
+            TryAcquire::Contended(holder) => Ok(TryRun::Skipped(holder)),
             TryAcquire::Acquired(guard) => run_and_release(guard, work).await.map(TryRun::Ran),
         }
     }
@@ -213,22 +213,22 @@ struct AcquireLoop {
     limits: HoldLimits,
     pending: PendingAcquire,
     turn: Option<Turn>,
-    on_held: Option<OnHeld>,
+    on_contention: Option<OnContention>,
 }
 
 impl AcquireLoop {
     /// Checks everything that can be wrong before the first byte is sent.
-    fn new(LockRequest { shared, name, options, on_held }: LockRequest) -> Result<Self, Error> {
+    fn new(LockRequest { shared, name, options, on_contention }: LockRequest) -> Result<Self, Error> {
         let asked = shared.clock.now();
         let name = name?;
-        let timing = Timing::new(&options, shared.capabilities, shared.backend.pace())
+        let timing = Timing::new(&options, shared.capabilities, shared.backend.timings())
             .map_err(|e| e.with_name(&name).with_store(shared.backend.describe()))?;
         shared.note_runtime();
         // Guards of a runtime that has ended may be in the way, and nobody else ends them.
         shared.renewer.revive(&tokio::runtime::Handle::current());
         let limits =
             HoldLimits { asked, deadline: options.deadline, min_hold: options.min_hold, max_hold: options.max_hold };
-        let claim = Claim {
+        let claim = AcquireRequest {
             name: name.clone(),
             id: LeaseId::random(),
             owner: options.owner.unwrap_or_else(|| shared.owner().to_owned()),
@@ -236,7 +236,7 @@ impl AcquireLoop {
             data: options.data,
         };
         let pending = PendingAcquire::new(&shared, claim, timing.attempt_timeout);
-        Ok(Self { shared, name, timing, limits, pending, turn: None, on_held })
+        Ok(Self { shared, name, timing, limits, pending, turn: None, on_contention })
     }
 
     fn elapsed(&self) -> Duration {
@@ -255,13 +255,13 @@ impl AcquireLoop {
     fn finish(&self, outcome: Result<TryAcquire, Error>) -> Result<TryAcquire, Error> {
         let ended = match &outcome {
             Ok(TryAcquire::Acquired(_)) => Outcome::Acquired,
-            Ok(TryAcquire::Held(_)) => Outcome::Held,
+            Ok(TryAcquire::Contended(_)) => Outcome::Contended,
             Err(_) => Outcome::Error,
         };
         metrics::waited(ended, self.elapsed());
         match &outcome {
             Ok(TryAcquire::Acquired(guard)) => tracing::debug!(name = %self.name, token = ?guard.token(), "acquired"),
-            Ok(TryAcquire::Held(holder)) => tracing::debug!(name = %self.name, %holder, "held by somebody else"),
+            Ok(TryAcquire::Contended(holder)) => tracing::debug!(name = %self.name, %holder, "held by somebody else"),
             Err(error) => tracing::debug!(name = %self.name, %error, "could not acquire"),
         }
         outcome.map_err(|e| e.with_store(self.shared.backend.describe()))
@@ -279,10 +279,10 @@ impl AcquireLoop {
         self.pending.set_ttl(ttl);
         let (from, answer) = self.pending.attempt(left).await?;
         let grant = match answer {
-            Attempt::Granted(grant) => grant,
-            Attempt::Held(holder) => {
+            AcquireOutcome::Granted(grant) => grant,
+            AcquireOutcome::Contended(holder) => {
                 self.note_held(&holder);
-                return Ok(TryAcquire::Held(holder));
+                return Ok(TryAcquire::Contended(holder));
             }
         };
         let lease = self.pending.claim.lease(grant.token);
@@ -302,7 +302,7 @@ impl AcquireLoop {
         Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(!given_back))
     }
 
-    fn guard(&mut self, hold: LeaseState, from: Moment, now: Moment, grant: Grant) -> Guard {
+    fn guard(&mut self, hold: LeaseState, from: ClockReading, now: ClockReading, grant: Grant) -> Guard {
         if let Some(turn) = &self.turn {
             let owner = Some(self.pending.claim.owner.clone());
             let since = Some(std::time::SystemTime::UNIX_EPOCH + from.wall);
@@ -318,7 +318,7 @@ impl AcquireLoop {
         if let Some(turn) = &self.turn {
             turn.note_holder(holder.clone());
         }
-        if let Some(observer) = &self.on_held {
+        if let Some(observer) = &self.on_contention {
             observer(holder);
         }
     }
@@ -331,7 +331,8 @@ impl AcquireLoop {
                 Err(error) if error.is_retryable() && tries < TRIES && !self.is_too_late() => {
                     tracing::debug!(name = %self.name, %error, "trying again");
                     // The store gave no answer. With jitter, as others had none either and try again.
-                    tokio::time::sleep(self.shared.backend.pace().poll_min.mul_f64(f64::from(tries) * jitter())).await;
+                    tokio::time::sleep(self.shared.backend.timings().poll_min.mul_f64(f64::from(tries) * jitter()))
+                        .await;
                     tries += 1;
                 }
                 answer => return answer,
@@ -356,21 +357,21 @@ impl AcquireLoop {
             None => Some(queued.await),
             Some(left) => tokio::time::timeout(left, queued).await.ok(),
         };
-        let Some(turn) = turn else { return Ok(TryAcquire::Held(queues.holder(&self.name))) };
+        let Some(turn) = turn else { return Ok(TryAcquire::Contended(queues.holder(&self.name))) };
         self.turn = Some(turn);
         self.contend(wait).await
     }
 
     async fn contend(&mut self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
-        let mut backoff = Backoff::new(self.shared.backend.pace());
+        let mut backoff = Backoff::new(self.shared.backend.timings());
         let mut watch = None;
         let mut may_watch = self.shared.capabilities.wake_up;
-        let mut failing: Option<Moment> = None;
+        let mut failing: Option<ClockReading> = None;
         loop {
             let answer = self.attempt().await;
             let expires_in = match &answer {
                 Ok(TryAcquire::Acquired(_)) => return answer,
-                Ok(TryAcquire::Held(holder)) => {
+                Ok(TryAcquire::Contended(holder)) => {
                     failing = None;
                     holder.expires_in
                 }
@@ -436,7 +437,7 @@ async fn changed(watch: Option<&mut Box<dyn Watch>>) {
 
 fn holder_of(answer: &Result<TryAcquire, Error>) -> Option<&Holder> {
     match answer {
-        Ok(TryAcquire::Held(holder)) => Some(holder),
+        Ok(TryAcquire::Contended(holder)) => Some(holder),
         _ => None,
     }
 }

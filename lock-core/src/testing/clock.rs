@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     mutex::Mutex,
-    types::{Clock, Moment},
+    types::{Clock, ClockReading},
 };
 
 /// Follows the runtime's (pausable) clock, plus what a test does to it.
@@ -59,9 +59,9 @@ impl TestClock {
 }
 
 impl Clock for TestClock {
-    fn now(&self) -> Moment {
+    fn now(&self) -> ClockReading {
         let ran = self.started.elapsed();
         let offsets = self.offsets.lock();
-        Moment { boot: offsets.boot + ran, wall: offsets.wall + ran }
+        ClockReading { boot: offsets.boot + ran, wall: offsets.wall + ran }
     }
 }

@@ -11,7 +11,9 @@ use std::{
 use async_trait::async_trait;
 
 use crate::{
-    backend::{Attempt, Backend, Break, Capabilities, Claim, Finding, Pace, Release, Renewal, Watch},
+    backend::{
+        AcquireOutcome, AcquireRequest, Backend, Break, Capabilities, Finding, Release, Renewal, StoreTimings, Watch,
+    },
     mutex::Mutex,
     types::{Error, ErrorKind, FencingToken, Holder, Lease, LockName, Operation},
 };
@@ -178,12 +180,12 @@ impl Backend for Faulty {
         self.inner.capabilities()
     }
 
-    fn pace(&self) -> Pace {
+    fn timings(&self) -> StoreTimings {
         // One by one, so that the script speaks of single renewals.
-        Pace { renew_batch: 1, ..self.inner.pace() }
+        StoreTimings { renew_batch: 1, ..self.inner.timings() }
     }
 
-    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         self.disturb(Operation::Acquire, || self.inner.acquire(claim)).await
     }
 
@@ -191,16 +193,16 @@ impl Backend for Faulty {
         self.disturb(Operation::Renew, || self.inner.renew(lease)).await
     }
 
-    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
-        self.inner.raise(lease, token).await
+    async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        self.inner.advance_token(lease, token).await
     }
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
         self.disturb(Operation::Release, || self.inner.release(lease, hold_for)).await
     }
 
-    fn lost(&self, lease: &Lease) {
-        self.inner.lost(lease);
+    fn on_lost(&self, lease: &Lease) {
+        self.inner.on_lost(lease);
     }
 
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
@@ -219,12 +221,12 @@ impl Backend for Faulty {
         self.disturb(Operation::Break, || self.inner.break_lock(name, version, by)).await
     }
 
-    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
-        self.disturb(Operation::Forget, || self.inner.forget(name)).await
+    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
+        self.disturb(Operation::Purge, || self.inner.purge(name)).await
     }
 
-    async fn examine(&self) -> Vec<Finding> {
-        let examined = self.disturb(Operation::Inspect, async || Ok(self.inner.examine().await)).await;
+    async fn diagnose(&self) -> Vec<Finding> {
+        let examined = self.disturb(Operation::Inspect, async || Ok(self.inner.diagnose().await)).await;
         examined.unwrap_or_else(|error| vec![Finding::warning("store", error.to_string())])
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Subject, Tampering, TestClock, faults::Faulty};
 use crate::{
     Guard, LockRequest, Locker, LockerBuilder, Renew, TryAcquire,
-    backend::{Attempt, Backend, Capability, Claim, Grant, Release},
+    backend::{AcquireOutcome, AcquireRequest, Backend, Capability, Grant, Release},
     types::{Error, Holder, Lease, LeaseId, LockName},
 };
 
@@ -93,8 +93,8 @@ impl Bench<'_> {
 
     /// For a lock that shall not end while the case looks at something else, on a loaded machine
     /// too.
-    pub(super) fn claim(&self, name: &LockName) -> Claim {
-        Claim {
+    pub(super) fn claim(&self, name: &LockName) -> AcquireRequest {
+        AcquireRequest {
             name: name.clone(),
             id: LeaseId::random(),
             owner: "conformance".into(),
@@ -104,8 +104,8 @@ impl Bench<'_> {
     }
 
     /// For a lock that shall end by itself.
-    pub(super) fn short_claim(&self, name: &LockName) -> Claim {
-        Claim { ttl: self.ttl_of(1.0), ..self.claim(name) }
+    pub(super) fn short_claim(&self, name: &LockName) -> AcquireRequest {
+        AcquireRequest { ttl: self.ttl_of(1.0), ..self.claim(name) }
     }
 
     /// A part of the subject's ttl; asked for only where the backend has ttls (see [`claim_for`]).
@@ -114,11 +114,11 @@ impl Bench<'_> {
     }
 
     /// Passes time in small steps until `claim` is granted; fails when it takes absurdly long.
-    pub(super) async fn granted_in_the_end(&self, client: &dyn Backend, claim: &Claim) -> (Lease, Grant) {
+    pub(super) async fn granted_in_the_end(&self, client: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant) {
         for _ in 0..2_000 {
             match acquire(client, claim).await {
-                Attempt::Granted(grant) => return (claim_for(client, claim).lease(grant.token), grant),
-                Attempt::Held(_) => self.subject.pass(self.subject.ttl() / 20).await,
+                AcquireOutcome::Granted(grant) => return (claim_for(client, claim).lease(grant.token), grant),
+                AcquireOutcome::Contended(_) => self.subject.pass(self.subject.ttl() / 20).await,
             }
         }
         panic!("{:?} was not granted within 100 ttls", claim.name);
@@ -126,26 +126,28 @@ impl Bench<'_> {
 }
 
 /// `claim` without a ttl where the store has none.
-pub(super) fn claim_for(client: &dyn Backend, claim: &Claim) -> Claim {
+pub(super) fn claim_for(client: &dyn Backend, claim: &AcquireRequest) -> AcquireRequest {
     let ttl = claim.ttl.filter(|_| client.capabilities().ttl);
-    Claim { ttl, ..claim.clone() }
+    AcquireRequest { ttl, ..claim.clone() }
 }
 
-pub(super) async fn acquire(client: &dyn Backend, claim: &Claim) -> Attempt {
+pub(super) async fn acquire(client: &dyn Backend, claim: &AcquireRequest) -> AcquireOutcome {
     client.acquire(&claim_for(client, claim)).await.expect("the store answers")
 }
 
-pub(super) async fn granted(client: &dyn Backend, claim: &Claim) -> (Lease, Grant) {
+pub(super) async fn granted(client: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant) {
     match acquire(client, claim).await {
-        Attempt::Granted(grant) => (claim_for(client, claim).lease(grant.token), grant),
-        Attempt::Held(holder) => panic!("{:?} should have been granted, but is held by {holder}", claim.name),
+        AcquireOutcome::Granted(grant) => (claim_for(client, claim).lease(grant.token), grant),
+        AcquireOutcome::Contended(holder) => {
+            panic!("{:?} should have been granted, but is held by {holder}", claim.name)
+        }
     }
 }
 
-pub(super) async fn refused(client: &dyn Backend, claim: &Claim) -> Holder {
+pub(super) async fn refused(client: &dyn Backend, claim: &AcquireRequest) -> Holder {
     match acquire(client, claim).await {
-        Attempt::Held(holder) => holder,
-        Attempt::Granted(_) => panic!("{:?} was granted, but somebody else holds it", claim.name),
+        AcquireOutcome::Contended(holder) => holder,
+        AcquireOutcome::Granted(_) => panic!("{:?} was granted, but somebody else holds it", claim.name),
     }
 }
 
@@ -186,7 +188,7 @@ impl Fixture {
     async fn build(bench: &Bench<'_>, ttl: Duration, choose: impl FnOnce(LockerBuilder) -> LockerBuilder) -> Self {
         let (client, clock) = (bench.client().await, Arc::new(TestClock::new()));
         let ttl = Some(ttl).filter(|_| client.capabilities().ttl);
-        let lease = client.pace().lease.unwrap_or(LONG);
+        let lease = client.timings().lease.unwrap_or(LONG);
         let network = Faulty::around(client);
         let builder = choose(Locker::builder(Arc::new(network.clone())).clock(Arc::clone(&clock) as _));
         let builder = match ttl {
@@ -199,7 +201,7 @@ impl Fixture {
     pub(super) async fn acquired(&self, name: &LockName) -> Guard {
         match self.locker.try_acquire(name.as_str()).await.expect("the store answers in the end") {
             TryAcquire::Acquired(guard) => guard,
-            TryAcquire::Held(holder) => panic!("{name:?} should have been granted, but is held by {holder}"),
+            TryAcquire::Contended(holder) => panic!("{name:?} should have been granted, but is held by {holder}"),
         }
     }
 
@@ -235,10 +237,10 @@ pub(super) async fn free_soon(bench: &Bench<'_>, client: &dyn Backend, name: &Lo
     let claim = bench.claim(name);
     loop {
         match acquire(client, &claim).await {
-            Attempt::Granted(grant) => {
+            AcquireOutcome::Granted(grant) => {
                 return release(client, &claim_for(client, &claim).lease(grant.token)).await;
             }
-            Attempt::Held(holder) => {
+            AcquireOutcome::Contended(holder) => {
                 assert!(started.elapsed() < LONG / 2, "{name} was left behind: held by {holder}");
                 // Until the background has done its work; bounded above.
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -254,8 +256,8 @@ pub(super) async fn granted_soon(bench: &Bench<'_>, client: &Arc<dyn Backend>, n
     let claim = bench.claim(name);
     loop {
         match acquire(&**client, &claim).await {
-            Attempt::Granted(_) => return,
-            Attempt::Held(holder) => {
+            AcquireOutcome::Granted(_) => return,
+            AcquireOutcome::Contended(holder) => {
                 assert!(started.elapsed() < Duration::from_secs(20), "{name} was left behind: held by {holder}");
                 // Until the background has done its work; bounded above.
                 tokio::time::sleep(Duration::from_millis(2)).await;

@@ -6,14 +6,14 @@ use nix::time::{ClockId, clock_gettime};
 
 /// A reading of two clocks at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moment {
+pub struct ClockReading {
     /// Time since boot, including time in suspend.
     pub boot: Duration,
     /// Wall time since the Unix epoch.
     pub wall: Duration,
 }
 
-impl Moment {
+impl ClockReading {
     /// Time from `earlier` to `self`: the larger of boot time and wall time, zero if both say that it is later.
     ///
     /// `CLOCK_BOOTTIME` counts on while a machine is suspended, which `CLOCK_MONOTONIC` (and so [`std::time::Instant`])
@@ -29,7 +29,7 @@ impl Moment {
 /// Where the core reads the time. A trait, so that tests can suspend the machine and step its clocks.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// Both clocks now.
-    fn now(&self) -> Moment;
+    fn now(&self) -> ClockReading;
 }
 
 /// The clocks of the operating system.
@@ -37,8 +37,8 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    fn now(&self) -> Moment {
-        Moment { boot: read(BOOT), wall: read(ClockId::CLOCK_REALTIME) }
+    fn now(&self) -> ClockReading {
+        ClockReading { boot: read(BOOT), wall: read(ClockId::CLOCK_REALTIME) }
     }
 }
 
@@ -58,8 +58,8 @@ fn read(id: ClockId) -> Duration {
 mod tests {
     use super::*;
 
-    fn at(boot: u64, wall: u64) -> Moment {
-        Moment { boot: Duration::from_secs(boot), wall: Duration::from_secs(wall) }
+    fn at(boot: u64, wall: u64) -> ClockReading {
+        ClockReading { boot: Duration::from_secs(boot), wall: Duration::from_secs(wall) }
     }
 
     #[test]

@@ -78,8 +78,8 @@ pub enum Operation {
     Break,
     /// [`watch`](crate::backend::Backend::watch).
     Watch,
-    /// [`forget`](crate::backend::Backend::forget).
-    Forget,
+    /// [`purge`](crate::backend::Backend::purge).
+    Purge,
 }
 
 impl Operation {
@@ -92,7 +92,7 @@ impl Operation {
             Self::Release => "release",
             Self::Inspect => "inspect",
             Self::List => "list",
-            Self::Forget => "forget",
+            Self::Purge => "purge",
             Self::Break => "break",
             Self::Watch => "watch",
         }

@@ -8,7 +8,7 @@ mod lost;
 mod name;
 mod options;
 
-pub(crate) use clock::{Clock, Moment, SystemClock};
+pub(crate) use clock::{Clock, ClockReading, SystemClock};
 pub(crate) use error::no_reply;
 pub use error::{Error, ErrorKind, Operation};
 pub use holder::Holder;

@@ -11,7 +11,7 @@ pub enum Renew {
     Auto,
     /// In the background, at this interval.
     Every(Duration),
-    /// Only by [`Guard::ensure`](crate::Guard::ensure): nothing runs in the background. For a
+    /// Only by [`Guard::renew_if_below`](crate::Guard::renew_if_below): nothing runs in the background. For a
     /// process that may be frozen
     /// between two pieces of work, such as a Lambda function.
     Manual,

@@ -14,7 +14,7 @@ async fn contention_is_a_value_that_names_the_holder() {
     let fixture = Fixture::new();
     let guard = acquired(fixture.locker.lock(NAME).owner("me").data("[1]").try_acquire().await);
     match fixture.other().try_acquire(NAME).await.unwrap() {
-        TryAcquire::Held(holder) => {
+        TryAcquire::Contended(holder) => {
             assert_eq!(holder.owner.as_deref(), Some("me"));
             assert_eq!(holder.data.as_deref(), Some(&b"[1]"[..]));
             assert_eq!(holder.token, guard.token());
@@ -131,7 +131,7 @@ async fn a_bounded_wait_ends_on_time_and_says_who_holds_the_lock() {
     let _held = acquired(fixture.other().lock(NAME).owner("busy").try_acquire().await);
     let started = Instant::now();
     match fixture.locker.acquire_within(NAME, secs(7)).await.unwrap() {
-        TryAcquire::Held(holder) => assert_eq!(holder.owner.as_deref(), Some("busy")),
+        TryAcquire::Contended(holder) => assert_eq!(holder.owner.as_deref(), Some("busy")),
         TryAcquire::Acquired(_) => panic!("two holders"),
     }
     assert_close(started.elapsed(), secs(7));
@@ -143,7 +143,7 @@ async fn a_bounded_wait_behind_this_process_says_who_holds_the_lock() {
     let _held = acquired(fixture.locker.lock(NAME).owner("busy").try_acquire().await);
     let before = fixture.network.sent(Operation::Acquire);
     match fixture.locker.acquire_within(NAME, secs(7)).await.unwrap() {
-        TryAcquire::Held(holder) => assert_eq!(holder.owner.as_deref(), Some("busy")),
+        TryAcquire::Contended(holder) => assert_eq!(holder.owner.as_deref(), Some("busy")),
         TryAcquire::Acquired(_) => panic!("two holders"),
     }
     assert_eq!(fixture.network.sent(Operation::Acquire), before, "a queue in this process costs the store nothing");
@@ -296,7 +296,7 @@ async fn a_look_at_a_store_that_does_not_answer_ends() {
     let error = fixture.locker.admin().list("").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     assert_eq!(fixture.locker.admin().inspect(NAME).await.unwrap_err().kind(), ErrorKind::Timeout);
-    let findings = fixture.locker.admin().examine().await;
+    let findings = fixture.locker.admin().diagnose().await;
     assert!(findings.len() == 1 && findings[0].text.contains("no answer within 60s"), "{findings:?}");
 }
 
@@ -318,7 +318,8 @@ async fn the_observer_is_told_who_is_waited_for() {
     let _held = acquired(fixture.other().lock(NAME).owner("busy").try_acquire().await);
     let seen = Arc::new(Mutex::new(Vec::new()));
     let observer = Arc::clone(&seen);
-    let request = fixture.locker.lock(NAME).on_held(move |holder| observer.lock().unwrap().push(holder.owner.clone()));
+    let request =
+        fixture.locker.lock(NAME).on_contention(move |holder| observer.lock().unwrap().push(holder.owner.clone()));
     let _ = request.acquire_within(secs(1)).await.unwrap();
     assert_eq!(seen.lock().unwrap()[0].as_deref(), Some("busy"));
 }

@@ -1,9 +1,12 @@
 //! What the types promise at compile time.
 
 use lock_core::{
-    Capabilities, ConfigString, Error, FencingToken, Guard, Holder, LeaderElection, Leadership, Lease, LeaseId,
-    LockName, LockOptions, LockRequest, Locker, Lost, Registry, TryAcquire, backend::Backend, config::StoreConfig,
-    faults::Faulty, memory::MemoryBackend,
+    ConfigString, Error, FencingToken, Guard, Holder, LeaderElection, Leadership, LockName, LockOptions, LockRequest,
+    Locker, Lost, Registry, TryAcquire,
+    backend::{Backend, Capabilities, Lease, LeaseId},
+    config::StoreConfig,
+    faults::Faulty,
+    memory::MemoryBackend,
 };
 
 fn send_sync<T: Send + Sync>() {}
@@ -32,7 +35,7 @@ fn public_futures_cross_threads() {
     send(&locker.admin().list("a"));
     send(&Registry::new().open("memory:"));
     async fn with_guard(guard: Guard) {
-        let _ = guard.ensure(std::time::Duration::ZERO).await;
+        let _ = guard.renew_if_below(std::time::Duration::ZERO).await;
         let _ = guard.run(async {}).await;
         let _ = guard.lost().await;
         let _ = guard.release().await;

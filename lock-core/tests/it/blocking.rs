@@ -30,7 +30,7 @@ fn over_a_network(store: &MemoryBackend) -> Locker {
 fn acquired(outcome: TryAcquire) -> Guard {
     match outcome {
         TryAcquire::Acquired(guard) => guard,
-        TryAcquire::Held(holder) => panic!("held by {holder}"),
+        TryAcquire::Contended(holder) => panic!("held by {holder}"),
     }
 }
 
@@ -54,7 +54,9 @@ fn lock_is_renewed_while_the_caller_computes() {
     let first = guard.valid_until().unwrap();
     // The caller's thread drives no runtime meanwhile.
     until("three renewals", || guard.valid_until().unwrap().since(first) > Duration::from_millis(400));
-    assert!(matches!(theirs.try_acquire(NAME).unwrap(), TryAcquire::Held(holder) if holder.token == guard.token()));
+    assert!(
+        matches!(theirs.try_acquire(NAME).unwrap(), TryAcquire::Contended(holder) if holder.token == guard.token())
+    );
     guard.check().unwrap();
     assert_eq!(guard.release().unwrap(), Release::Released);
     assert_eq!(acquired(theirs.try_acquire(NAME).unwrap()).release().unwrap(), Release::Released);
@@ -91,7 +93,7 @@ fn dropped_guard_is_released_by_the_renewal_thread() {
     let (ours, theirs) = (over_a_network(&store), locker(&store, ""));
     drop(ours.acquire(NAME).unwrap());
     until("the release", || is_free(&theirs));
-    assert!(ours.settled(Duration::from_secs(60)).unwrap());
+    assert!(ours.wait_idle(Duration::from_secs(60)).unwrap());
 }
 
 #[test]

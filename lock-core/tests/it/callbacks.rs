@@ -9,9 +9,8 @@ use std::{
 use crate::fixture::*;
 use async_trait::async_trait;
 use lock_core::{
-    Capabilities, Error, Guard, Lease, Locker,
-    backend::{Attempt, Backend, Claim, Release, Renewal},
-    capabilities::Pace,
+    Error, Guard, Locker,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Lease, Release, Renewal, StoreTimings},
     memory::MemoryBackend,
     testing::TestClock,
 };
@@ -80,11 +79,11 @@ impl Backend for Asking {
         self.0.capabilities()
     }
 
-    fn pace(&self) -> Pace {
-        self.0.pace()
+    fn timings(&self) -> StoreTimings {
+        self.0.timings()
     }
 
-    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         self.0.acquire(claim).await
     }
 
@@ -96,7 +95,7 @@ impl Backend for Asking {
         self.0.release(lease, hold_for).await
     }
 
-    fn lost(&self, _: &Lease) {
+    fn on_lost(&self, _: &Lease) {
         self.1.ask();
         let guards = std::mem::take(&mut *self.2.lock().unwrap());
         drop(guards);

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use lock_core::{
-    LeaseId, LockName,
-    backend::{Attempt, Backend, Claim},
+    LockName,
+    backend::{AcquireOutcome, AcquireRequest, Backend, LeaseId},
     faults::Faulty,
     memory::MemoryBackend,
     testing::{Subject, Tampering},
@@ -18,10 +18,10 @@ async fn tamper(store: &MemoryBackend, what: Tampering, name: &LockName) -> bool
             store.lose(name.as_str());
             let ttl = Some(std::time::Duration::from_secs(600));
             let foreign =
-                Claim { name: name.clone(), id: LeaseId::random(), owner: "somebody".into(), ttl, data: None };
-            assert!(matches!(store.acquire(&foreign).await, Ok(Attempt::Granted(_))));
+                AcquireRequest { name: name.clone(), id: LeaseId::random(), owner: "somebody".into(), ttl, data: None };
+            assert!(matches!(store.acquire(&foreign).await, Ok(AcquireOutcome::Granted(_))));
         }
-        Tampering::DeleteToken => return store.forget(name).await.unwrap(),
+        Tampering::DeleteToken => return store.purge(name).await.unwrap(),
         _ => return false,
     }
     true

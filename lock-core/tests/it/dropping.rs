@@ -95,7 +95,7 @@ async fn cancelling_ensure_at_every_await_point_promises_nothing_too_much() {
         let guard = fixture.guard().await;
         sleep(secs(20)).await;
         slow_network(&fixture);
-        let _ = poll_some(guard.ensure(secs(20)), polls).await;
+        let _ = poll_some(guard.renew_if_below(secs(20)), polls).await;
         let believed = guard.remaining().unwrap();
         let recorded = fixture.other().admin().inspect(NAME).await.unwrap().unwrap().expires_in.unwrap();
         assert!(believed < recorded, "dropped after {polls} polls: believes {believed:?} of {recorded:?}");
@@ -273,15 +273,15 @@ async fn what_goes_on_in_the_background_can_be_waited_for_and_nothing_else_is() 
     let fixture = Fixture::new();
     // Such as the task of a connection, which lives as long as the store is open.
     let connection = tokio::spawn(std::future::pending::<()>());
-    fixture.locker.settled().await;
+    fixture.locker.wait_idle().await;
     fixture.network.next(Operation::Release, Fault::DelayRequest(ms(250)));
     let began = Instant::now();
     drop(fixture.guard().await);
-    fixture.locker.settled().await;
+    fixture.locker.wait_idle().await;
     assert!(fixture.is_free().await);
     assert_eq!(began.elapsed().as_millis() / 10, 25, "by the paused clock: neither before the release nor later");
     drop(poll_some(fixture.locker.try_acquire(NAME), 1).await);
-    fixture.locker.settled().await;
+    fixture.locker.wait_idle().await;
     assert!(fixture.is_free().await);
     connection.abort();
 }
@@ -297,5 +297,5 @@ fn a_runtime_that_ends_leaves_nothing_to_wait_for() {
         fixture
     });
     drop(first);
-    runtime().block_on(fixture.locker.settled());
+    runtime().block_on(fixture.locker.wait_idle());
 }

@@ -8,9 +8,8 @@ use std::{
 use crate::fixture::*;
 use async_trait::async_trait;
 use lock_core::{
-    Capabilities, Error, Guard, Lease, Locker, LossReason, Operation,
-    backend::{Attempt, Backend, Claim, Grant, Release, Renewal},
-    capabilities::Pace,
+    Error, Guard, Locker, LossReason, Operation,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Grant, Lease, Release, Renewal, StoreTimings},
     faults::{Fault, Faulty},
     testing::TestClock,
 };
@@ -40,12 +39,12 @@ impl Backend for Noting {
         Capabilities { loss_signal: true, ..Capabilities::default() }
     }
 
-    fn pace(&self) -> Pace {
-        Pace { lease: Some(TTL), ..Pace::default() }
+    fn timings(&self) -> StoreTimings {
+        StoreTimings { lease: Some(TTL), ..StoreTimings::default() }
     }
 
-    async fn acquire(&self, _: &Claim) -> Result<Attempt, Error> {
-        Ok(Attempt::Granted(Grant::default()))
+    async fn acquire(&self, _: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        Ok(AcquireOutcome::Granted(Grant::default()))
     }
 
     async fn renew(&self, _: &Lease) -> Result<Renewal, Error> {
@@ -56,7 +55,7 @@ impl Backend for Noting {
         Ok(Release::Released)
     }
 
-    fn lost(&self, lease: &Lease) {
+    fn on_lost(&self, lease: &Lease) {
         self.ended.lock().unwrap().push(lease.clone());
     }
 }

@@ -11,7 +11,7 @@ async fn validity_after_a_lost_renewal_counts_from_its_send() {
     sleep(secs(20)).await;
     fixture.network.next(Operation::Renew, Fault::LoseReply);
     let sent = Instant::now();
-    guard.ensure(secs(20)).await.unwrap();
+    guard.renew_if_below(secs(20)).await.unwrap();
     assert_eq!(fixture.network.sent(Operation::Renew), 2);
     assert_close(guard.remaining().unwrap() + sent.elapsed(), VALID);
 }
@@ -20,13 +20,13 @@ async fn validity_after_a_lost_renewal_counts_from_its_send() {
 async fn ensure_renews_only_when_less_is_left() {
     let fixture = Fixture::with(|b| b.renew(Renew::Manual));
     let guard = fixture.guard().await;
-    guard.ensure(secs(20)).await.unwrap();
+    guard.renew_if_below(secs(20)).await.unwrap();
     assert_eq!(fixture.network.sent(Operation::Renew), 0);
     sleep(secs(10)).await;
-    guard.ensure(secs(20)).await.unwrap();
+    guard.renew_if_below(secs(20)).await.unwrap();
     assert_eq!(fixture.network.sent(Operation::Renew), 1);
     assert_close(guard.remaining().unwrap(), VALID);
-    let error = guard.ensure(secs(28)).await.unwrap_err();
+    let error = guard.renew_if_below(secs(28)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
     guard.check().unwrap();
 }
@@ -37,11 +37,11 @@ async fn ensure_is_not_content_with_a_renewal_that_leaves_too_little() {
     let guard = fixture.guard().await;
     sleep(secs(10)).await;
     fixture.network.next(Operation::Renew, Fault::DelayReply(secs(3)));
-    guard.ensure(secs(26)).await.unwrap();
+    guard.renew_if_below(secs(26)).await.unwrap();
     assert!(guard.remaining().unwrap() >= secs(26), "{:?}", guard.remaining());
     sleep(secs(10)).await;
     fixture.network.always(Operation::Renew, Fault::DelayReply(secs(3)));
-    assert_eq!(guard.ensure(secs(26)).await.unwrap_err().kind(), ErrorKind::Timeout);
+    assert_eq!(guard.renew_if_below(secs(26)).await.unwrap_err().kind(), ErrorKind::Timeout);
     guard.check().unwrap();
 }
 
@@ -52,8 +52,8 @@ async fn ensure_refuses_what_a_limit_cuts_off() {
         let fixture = Fixture::with(|b| b.renew(Renew::Manual));
         let guard = acquired(limited(fixture.locker.lock(NAME)).try_acquire().await);
         sleep(secs(10)).await;
-        assert_eq!(guard.ensure(secs(15)).await.unwrap_err().kind(), ErrorKind::Config);
-        guard.ensure(secs(7)).await.unwrap();
+        assert_eq!(guard.renew_if_below(secs(15)).await.unwrap_err().kind(), ErrorKind::Config);
+        guard.renew_if_below(secs(7)).await.unwrap();
     }
 }
 
@@ -63,11 +63,11 @@ async fn ensure_reports_the_store_while_the_lock_is_still_held() {
     let guard = fixture.guard().await;
     sleep(secs(10)).await;
     fixture.network.always(Operation::Renew, Fault::Refuse(ErrorKind::PermissionDenied));
-    assert_eq!(guard.ensure(secs(20)).await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    assert_eq!(guard.renew_if_below(secs(20)).await.unwrap_err().kind(), ErrorKind::PermissionDenied);
     guard.check().unwrap();
     fixture.network.always(Operation::Renew, None);
     fixture.store.lose(NAME);
-    assert_eq!(guard.ensure(secs(20)).await.unwrap_err().kind(), ErrorKind::Lost);
+    assert_eq!(guard.renew_if_below(secs(20)).await.unwrap_err().kind(), ErrorKind::Lost);
 }
 
 #[tokio::test(start_paused = true)]
@@ -77,7 +77,7 @@ async fn a_renewal_that_met_a_cancelled_ensure_is_sent_later() {
     sleep(ms(8_500)).await;
     fixture.network.next(Operation::Renew, Fault::LoseRequest);
     // The renewal in the background comes due meanwhile.
-    timeout(secs(3), guard.ensure(secs(26))).await.unwrap_err();
+    timeout(secs(3), guard.renew_if_below(secs(26))).await.unwrap_err();
     sleep(3 * TTL).await;
     guard.check().unwrap();
 }

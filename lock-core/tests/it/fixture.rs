@@ -60,7 +60,7 @@ impl Fixture {
 pub(crate) fn acquired(outcome: Result<TryAcquire, Error>) -> Guard {
     match outcome.unwrap() {
         TryAcquire::Acquired(guard) => guard,
-        TryAcquire::Held(holder) => panic!("held by {holder}"),
+        TryAcquire::Contended(holder) => panic!("held by {holder}"),
     }
 }
 

@@ -81,7 +81,7 @@ fn what_nobody_held_is_not_lost_and_what_was_refused_is_not_ambiguous() {
             let guard = fixture.guard().await;
             sleep(ms(100)).await;
             fixture.network.next(Operation::Renew, Fault::Refuse(ErrorKind::Throttled));
-            guard.ensure(ms(750)).await.unwrap();
+            guard.renew_if_below(ms(750)).await.unwrap();
             release(guard).await;
         });
     });

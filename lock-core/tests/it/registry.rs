@@ -4,14 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lock_core::{
-    Capabilities, ConfigString, Error, ErrorKind, Lease, Locker, Registry, TryAcquire,
-    backend::{Attempt, Backend, Claim, Release, Renewal},
-    capabilities::Pace,
-    config::StoreConfig,
-    doctor::Finding,
+    ConfigString, Error, ErrorKind, Locker, Registry, TryAcquire,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Finding, Lease, Release, Renewal, StoreTimings},
+    config::{BackendFactory, StoreConfig},
     faults::Faulty,
     memory::{MemoryBackend, MemoryFactory},
-    registry::BackendFactory,
 };
 
 /// A store without a ttl, as files are.
@@ -31,11 +28,11 @@ impl Backend for NoTtl {
         Capabilities { ttl: false, loss_signal: true, ..Capabilities::default() }
     }
 
-    fn pace(&self) -> Pace {
-        Pace::default()
+    fn timings(&self) -> StoreTimings {
+        StoreTimings::default()
     }
 
-    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         self.inner.acquire(claim).await
     }
 
@@ -47,7 +44,7 @@ impl Backend for NoTtl {
         self.inner.release(lease, hold_for).await
     }
 
-    async fn examine(&self) -> Vec<Finding> {
+    async fn diagnose(&self) -> Vec<Finding> {
         vec![Finding::warning("disk", "nearly full")]
     }
 }
@@ -107,7 +104,9 @@ async fn the_same_config_string_opens_the_same_locks() {
     let one = registry.open("memory:?prefix=a/&owner=me").await.unwrap();
     let other = registry.open(ConfigString::parse("memory:").unwrap()).await.unwrap();
     let guard = one.acquire("x").await.unwrap();
-    let TryAcquire::Held(holder) = other.try_acquire("a/x").await.unwrap() else { panic!("two hold the same lock") };
+    let TryAcquire::Contended(holder) = other.try_acquire("a/x").await.unwrap() else {
+        panic!("two hold the same lock")
+    };
     assert_eq!(holder.owner.as_deref(), Some("me"));
     let _ = guard.release().await.unwrap();
 }
@@ -177,9 +176,9 @@ async fn what_is_wrong_with_a_config_string_is_said_with_its_remedy() {
 #[tokio::test]
 async fn what_a_store_finds_out_about_itself_reaches_the_user_through_every_layer() {
     let found = vec![Finding::warning("disk", "nearly full")];
-    assert_eq!(registry().open("file:x").await.unwrap().admin().examine().await, found);
+    assert_eq!(registry().open("file:x").await.unwrap().admin().diagnose().await, found);
     let wrapped = Faulty::new(NoTtl { shown: "file:x".into(), inner: MemoryBackend::new() });
-    assert_eq!(Locker::new(wrapped).unwrap().admin().examine().await, found);
+    assert_eq!(Locker::new(wrapped).unwrap().admin().diagnose().await, found);
 }
 
 #[tokio::test(start_paused = true)]

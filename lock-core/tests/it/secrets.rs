@@ -6,9 +6,8 @@ use async_trait::async_trait;
 use lock_core::{
     ConfigString, Error, ErrorKind, Registry,
     backend::Backend,
-    config::{Secret, StoreConfig},
+    config::{BackendFactory, Secret, StoreConfig},
     memory::MemoryBackend,
-    registry::BackendFactory,
 };
 
 /// Accepts one password and one key.

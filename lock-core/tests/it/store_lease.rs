@@ -5,9 +5,8 @@ use std::{sync::Arc, time::Duration};
 use crate::fixture::*;
 use async_trait::async_trait;
 use lock_core::{
-    Error, Lease, Locker, LossReason, Operation,
-    backend::{Attempt, Backend, Claim, Release, Renewal},
-    capabilities::{Capabilities, Pace},
+    Error, Locker, LossReason, Operation,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Lease, Release, Renewal, StoreTimings},
     clock::Clock,
     faults::{Fault, Faulty},
     memory::MemoryBackend,
@@ -29,11 +28,11 @@ impl Backend for Forgetful {
         Capabilities { ttl: false, ..self.0.capabilities() }
     }
 
-    fn pace(&self) -> Pace {
-        Pace { lease: Some(secs(10)), ..self.0.pace() }
+    fn timings(&self) -> StoreTimings {
+        StoreTimings { lease: Some(secs(10)), ..self.0.timings() }
     }
 
-    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         assert_eq!(claim.ttl, None, "nobody chose one");
         self.0.acquire(claim).await
     }

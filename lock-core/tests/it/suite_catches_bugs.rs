@@ -13,10 +13,11 @@ use std::{
 
 use async_trait::async_trait;
 use lock_core::{
-    Capabilities, Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LockName, LossReason,
-    backend::{Attempt, Backend, Break, Claim, Grant, Release, Renewal, Watch},
-    capabilities::Pace,
-    doctor::Finding,
+    Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
+    backend::{
+        AcquireOutcome, AcquireRequest, Backend, Break, Capabilities, Finding, Grant, Lease, LeaseId, Release, Renewal,
+        StoreTimings, Watch,
+    },
     memory::MemoryBackend,
     testing::{self, Subject, Tampering},
 };
@@ -142,37 +143,37 @@ impl Backend for Buggy {
         self.store.capabilities()
     }
 
-    fn pace(&self) -> Pace {
-        self.store.pace()
+    fn timings(&self) -> StoreTimings {
+        self.store.timings()
     }
 
-    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
-        let claim = Claim { name: self.name(&claim.name), ttl: self.ttl(claim.ttl), ..claim.clone() };
+    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        let claim = AcquireRequest { name: self.name(&claim.name), ttl: self.ttl(claim.ttl), ..claim.clone() };
         if self.has(B::GrantsWhatIsHeld) {
             self.store.lose(claim.name.as_str());
         }
         if self.has(B::RemembersIdsForEver)
             && let Some(grant) = self.remembered.lock().unwrap().get(&claim.id)
         {
-            return Ok(Attempt::Granted(Grant { already_ours: true, ..grant.clone() }));
+            return Ok(AcquireOutcome::Granted(Grant { already_ours: true, ..grant.clone() }));
         }
         if self.has(B::GetsStuck) && self.attempts.fetch_add(1, Relaxed) > 30 {
-            return Ok(Attempt::Held(Holder::default()));
+            return Ok(AcquireOutcome::Contended(Holder::default()));
         }
         let before = self.store.inspect(&claim.name).await?.and_then(|holder| holder.expires_in);
         let attempt = self.store.acquire(&claim).await?;
-        if let Attempt::Granted(grant) = &attempt {
+        if let AcquireOutcome::Granted(grant) = &attempt {
             self.remembered.lock().unwrap().insert(claim.id, grant.clone());
         }
         Ok(match attempt {
-            Attempt::Granted(grant) if grant.already_ours && self.has(B::LeavesARetryItsOldEnd) => {
+            AcquireOutcome::Granted(grant) if grant.already_ours && self.has(B::LeavesARetryItsOldEnd) => {
                 let _ = self.store.renew(&Lease { ttl: before, ..claim.lease(grant.token) }).await?;
-                Attempt::Granted(grant)
+                AcquireOutcome::Granted(grant)
             }
-            Attempt::Granted(grant) if grant.already_ours && self.has(B::TakesItsOwnLockForForeign) => {
-                Attempt::Held(Holder::default())
+            AcquireOutcome::Granted(grant) if grant.already_ours && self.has(B::TakesItsOwnLockForForeign) => {
+                AcquireOutcome::Contended(Holder::default())
             }
-            Attempt::Granted(grant) => Attempt::Granted(Grant {
+            AcquireOutcome::Granted(grant) => AcquireOutcome::Granted(Grant {
                 token: if self.has(B::TokensStandStill) { FencingToken::new(7) } else { grant.token },
                 crashed: match self.bug {
                     B::TellsOfNoCrash => None,
@@ -181,8 +182,8 @@ impl Backend for Buggy {
                 },
                 already_ours: grant.already_ours && !self.has(B::TakesRetriesForNew),
             }),
-            Attempt::Held(_) if self.has(B::HidesTheHolder) => Attempt::Held(Holder::default()),
-            held @ Attempt::Held(_) => held,
+            AcquireOutcome::Contended(_) if self.has(B::HidesTheHolder) => AcquireOutcome::Contended(Holder::default()),
+            held @ AcquireOutcome::Contended(_) => held,
         })
     }
 
@@ -231,8 +232,8 @@ impl Backend for Buggy {
         }
     }
 
-    async fn raise(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
-        if self.has(B::RaisesNoToken) { Ok(true) } else { self.store.raise(&self.lease(lease), token).await }
+    async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        if self.has(B::RaisesNoToken) { Ok(true) } else { self.store.advance_token(&self.lease(lease), token).await }
     }
 
     fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
@@ -268,21 +269,21 @@ impl Backend for Buggy {
         self.store.break_lock(&name, version, by).await
     }
 
-    async fn forget(&self, name: &LockName) -> Result<bool, Error> {
+    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
         if self.has(B::ForgetsAnything) {
             self.store.lose(name.as_str());
         }
         if self.has(B::ForgetsACrash) && self.store.inspect(name).await?.is_none() {
             self.store.lose(name.as_str());
         }
-        self.store.forget(&self.name(name)).await
+        self.store.purge(&self.name(name)).await
     }
 
-    async fn examine(&self) -> Vec<Finding> {
+    async fn diagnose(&self) -> Vec<Finding> {
         if self.has(B::FindsItselfUnfit) {
             return vec![Finding::unfit("everything", "is wrong")];
         }
-        self.store.examine().await
+        self.store.diagnose().await
     }
 }
 
@@ -309,10 +310,10 @@ impl Subject for Buggy {
                 self.store.lose(name.as_str());
                 let ttl = Some(Duration::from_secs(600));
                 let id = LeaseId::random();
-                let foreign = Claim { name: name.clone(), id, owner: "somebody".into(), ttl, data: None };
-                assert!(matches!(self.store.acquire(&foreign).await, Ok(Attempt::Granted(_))));
+                let foreign = AcquireRequest { name: name.clone(), id, owner: "somebody".into(), ttl, data: None };
+                assert!(matches!(self.store.acquire(&foreign).await, Ok(AcquireOutcome::Granted(_))));
             }
-            _ => return self.store.forget(name).await.unwrap(),
+            _ => return self.store.purge(name).await.unwrap(),
         }
         true
     }

@@ -19,7 +19,7 @@ async fn a_timeout_names_the_operation_that_timed_out() {
         Operation::Release,
         Operation::Inspect,
         Operation::Break,
-        Operation::Forget,
+        Operation::Purge,
     ] {
         fixture.network.always(operation, Fault::LoseRequest);
     }
@@ -27,9 +27,9 @@ async fn a_timeout_names_the_operation_that_timed_out() {
     fixture.network.always(Operation::Acquire, None);
     let TryAcquire::Acquired(guard) = fixture.locker.try_acquire(NAME).await.unwrap() else { panic!("it is free") };
     tokio::time::sleep(secs(100)).await;
-    names(guard.ensure(secs(500)).await, Operation::Renew, "renew \"nightly-etl\" on memory:");
+    names(guard.renew_if_below(secs(500)).await, Operation::Renew, "renew \"nightly-etl\" on memory:");
     names(fixture.locker.admin().inspect(NAME).await, Operation::Inspect, "inspect \"nightly-etl\" on memory:");
-    names(fixture.locker.admin().forget(NAME).await, Operation::Forget, "forget \"nightly-etl\" on memory:");
+    names(fixture.locker.admin().purge(NAME).await, Operation::Purge, "purge \"nightly-etl\" on memory:");
     let seen = fixture.other().admin().inspect(NAME).await.unwrap().unwrap();
     names(
         fixture.locker.admin().break_lock(NAME, &seen, "me").await,

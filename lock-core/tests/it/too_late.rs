@@ -29,8 +29,10 @@ async fn what_cannot_be_given_back_yet_is_not_held_by_somebody_else() {
     // As many as are sent at once, and more.
     for failing in [3, 5] {
         let fixture = granted_too_late(failing);
-        let request =
-            fixture.locker.lock(NAME).on_held(|holder| panic!("nobody else is there, but it is held by {holder}"));
+        let request = fixture
+            .locker
+            .lock(NAME)
+            .on_contention(|holder| panic!("nobody else is there, but it is held by {holder}"));
         let guard = acquired(request.acquire_within(secs(20)).await);
         assert_eq!(fixture.network.sent(Operation::Release), failing as u64 + 1, "then it was given back");
         release(guard).await;
@@ -43,7 +45,7 @@ async fn what_cannot_be_given_back_yet_is_left_to_the_background_when_the_caller
     let fixture = granted_too_late(3);
     let error = fixture.locker.try_acquire(NAME).await.unwrap_err();
     assert!(error.is_ambiguous(), "it may be held: {error:?}");
-    fixture.locker.settled().await;
+    fixture.locker.wait_idle().await;
     assert_eq!(fixture.network.sent(Operation::Release), 4);
     assert!(fixture.is_free().await);
 }

@@ -5,9 +5,8 @@ use std::{future::pending, time::Duration};
 use crate::fixture::*;
 use async_trait::async_trait;
 use lock_core::{
-    Capabilities, Error, ErrorKind, Lease, Locker, LossReason, Operation, Renew,
-    backend::{Attempt, Backend, Claim, Grant, Release, Renewal},
-    capabilities::Pace,
+    Error, ErrorKind, Locker, LossReason, Operation, Renew,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Grant, Lease, Release, Renewal, StoreTimings},
     faults::Fault,
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -124,7 +123,7 @@ async fn a_guard_that_is_lost_stays_lost() {
     fixture.network.always(Operation::Renew, None);
     sleep(secs(120)).await;
     assert_eq!(guard.check(), Err(lost.clone()));
-    assert_eq!(guard.ensure(secs(1)).await.unwrap_err().lost(), Some(&lost));
+    assert_eq!(guard.renew_if_below(secs(1)).await.unwrap_err().lost(), Some(&lost));
     assert_eq!(guard.remaining(), Some(Duration::ZERO));
 }
 
@@ -196,9 +195,9 @@ async fn a_refused_renewal_costs_the_next_one_nothing() {
     for _ in 0..3 {
         sleep(secs(5)).await;
         fixture.network.next(Operation::Renew, Fault::Refuse(ErrorKind::PermissionDenied));
-        guard.ensure(secs(25)).await.unwrap_err();
+        guard.renew_if_below(secs(25)).await.unwrap_err();
     }
-    guard.ensure(secs(25)).await.unwrap();
+    guard.renew_if_below(secs(25)).await.unwrap();
     assert_close(guard.remaining().unwrap(), VALID);
 }
 
@@ -279,14 +278,14 @@ async fn a_loss_and_a_renewal_are_told_at_once() {
         guard.renewed().await;
         Instant::now()
     };
-    let (told, done) = tokio::join!(timeout(secs(1), renewed), guard.ensure(VALID));
+    let (told, done) = tokio::join!(timeout(secs(1), renewed), guard.renew_if_below(VALID));
     done.unwrap();
     assert_close(told.unwrap().elapsed(), Duration::ZERO);
     sleep(ms(500)).await;
     let loss = async {
         sleep(ms(100)).await;
         fixture.store.lose(NAME);
-        guard.ensure(VALID - ms(100)).await.unwrap_err();
+        guard.renew_if_below(VALID - ms(100)).await.unwrap_err();
         Instant::now()
     };
     let (_, lost) = tokio::join!(guard.lost(), loss);
@@ -307,12 +306,12 @@ impl Backend for Endless {
         Capabilities::default()
     }
 
-    fn pace(&self) -> Pace {
-        Pace::default()
+    fn timings(&self) -> StoreTimings {
+        StoreTimings::default()
     }
 
-    async fn acquire(&self, _: &Claim) -> Result<Attempt, Error> {
-        Ok(Attempt::Granted(Grant::default()))
+    async fn acquire(&self, _: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        Ok(AcquireOutcome::Granted(Grant::default()))
     }
 
     async fn renew(&self, _: &Lease) -> Result<Renewal, Error> {
@@ -332,7 +331,7 @@ async fn a_limit_of_ages_on_a_store_without_ttl_is_no_panic() {
         assert_eq!(guard.expires_at(), None);
         assert!(guard.remaining().unwrap() > 1_000 * TTL && guard.valid_until().is_some());
         sleep(TTL).await;
-        guard.ensure(TTL).await.unwrap();
+        guard.renew_if_below(TTL).await.unwrap();
         release(guard).await;
     }
     let guard = acquired(locker.try_acquire(NAME).await);

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use crate::fixture::*;
 use async_trait::async_trait;
 use lock_core::{
-    Capabilities, Error, ErrorKind, Holder, Locker, Operation, Renew, TryAcquire,
-    backend::{Attempt, Backend, Claim, Release, Renewal, Watch},
+    Error, ErrorKind, Holder, Locker, Operation, Renew, TryAcquire,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Release, Renewal, Watch},
     clock::Clock,
     faults::Fault,
 };
@@ -30,21 +30,21 @@ impl Backend for Stubborn {
         Capabilities { ttl: true, wake_up: self.wakes, ..Capabilities::default() }
     }
 
-    fn pace(&self) -> lock_core::capabilities::Pace {
-        lock_core::capabilities::Pace::default()
+    fn timings(&self) -> lock_core::backend::StoreTimings {
+        lock_core::backend::StoreTimings::default()
     }
 
-    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         self.ttls.lock().unwrap().push(claim.ttl);
         let fails = || Error::new(ErrorKind::Unavailable, "no answer");
-        self.holder.clone().map(Attempt::Held).ok_or_else(fails)
+        self.holder.clone().map(AcquireOutcome::Contended).ok_or_else(fails)
     }
 
-    async fn renew(&self, _: &lock_core::Lease) -> Result<Renewal, Error> {
+    async fn renew(&self, _: &lock_core::backend::Lease) -> Result<Renewal, Error> {
         unreachable!("nobody holds anything")
     }
 
-    async fn release(&self, _: &lock_core::Lease, _: std::time::Duration) -> Result<Release, Error> {
+    async fn release(&self, _: &lock_core::backend::Lease, _: std::time::Duration) -> Result<Release, Error> {
         Ok(Release::NotHeld(None))
     }
 
@@ -95,7 +95,7 @@ async fn no_lease_of_nothing_is_asked_for_when_the_deadline_comes() {
     let store = Arc::new(Stubborn { holder: Some(Holder::default()), ..Stubborn::default() });
     let request = || locker(&store).lock(NAME).deadline(secs(5));
     assert_eq!(request().acquire().await.unwrap_err().kind(), ErrorKind::Timeout);
-    assert!(matches!(request().acquire_within(secs(9)).await.unwrap(), TryAcquire::Held(_)));
+    assert!(matches!(request().acquire_within(secs(9)).await.unwrap(), TryAcquire::Contended(_)));
     assert!(store.ttls.lock().unwrap().iter().all(|ttl| ttl.unwrap() >= ms(1)));
     store.ttls.lock().unwrap().clear();
     let error = request().deadline(ms(0)).try_acquire().await.unwrap_err();
@@ -214,7 +214,7 @@ async fn a_bounded_wait_behind_a_waiter_says_who_holds_the_lock() {
     let first = fixture.locker.acquire_within(NAME, secs(9));
     let (_, second) = tokio::join!(first, fixture.locker.acquire_within(NAME, secs(3)));
     match second.unwrap() {
-        TryAcquire::Held(holder) => assert_eq!(holder.owner.as_deref(), Some("busy")),
+        TryAcquire::Contended(holder) => assert_eq!(holder.owner.as_deref(), Some("busy")),
         TryAcquire::Acquired(_) => panic!("two holders"),
     }
 }

@@ -73,7 +73,7 @@ async fn the_policy_allows_what_is_called_and_nothing_else() {
         let _ = backend.check().await.unwrap();
         assert_eq!(seen(&wire), allowed["Check"], "{schema}: checking");
 
-        let _ = backend.examine().await;
+        let _ = backend.diagnose().await;
         let mut examining = allowed["Doctor"].clone();
         for others in ["InspectAndList", "Check"] {
             examining.extend(allowed[others].clone());
@@ -81,7 +81,7 @@ async fn the_policy_allows_what_is_called_and_nothing_else() {
         examining.extend(["BatchExecuteStatement".to_owned(), "UpdateItem".to_owned()]);
         assert_eq!(seen(&wire), examining, "{schema}: examining");
 
-        backend.forget(&claim("b", Duration::ZERO).name).await.unwrap();
+        backend.purge(&claim("b", Duration::ZERO).name).await.unwrap();
         if schema != Schema::Python {
             assert_eq!(seen(&wire), allowed["Forget"], "{schema}: forgetting");
         }

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 
 use lock_core::{
-    backend::Backend,
-    clock::{Clock, Moment, SystemClock},
-    doctor::{Finding, Level},
+    backend::{Backend, Finding, Level},
+    clock::{Clock, ClockReading, SystemClock},
 };
 use lock_dynamo::{DynamoBackend, Schema, TableOptions};
 use serde_json::{Value, json};
@@ -28,7 +27,7 @@ async fn a_table_that_init_made_is_fit() {
         let backend = DynamoBackend::new(table.config());
         backend.init(&TableOptions::default()).await.unwrap();
         let before = table.client.scan().table_name(&table.name).send().await.unwrap().items;
-        let findings = backend.examine().await;
+        let findings = backend.diagnose().await;
         for subject in
             ["table", "keys", "billing", "regions", "idle items", "permission to look", "batches of renewals", "clock"]
         {
@@ -42,10 +41,10 @@ async fn a_table_that_init_made_is_fit() {
 #[tokio::test]
 async fn a_table_that_is_missing_or_has_other_keys_is_unfit() {
     let table = Table::new(Schema::Python).await;
-    let missing = DynamoBackend::new(table.config_for("nowhere")).examine().await;
+    let missing = DynamoBackend::new(table.config_for("nowhere")).diagnose().await;
     assert_eq!(about(&missing, "table").level, Level::Unfit);
     assert!(missing[0].advice.as_deref().unwrap().contains("onelock init"), "{missing:?}");
-    let native = DynamoBackend::new(table.config().schema(Schema::Native)).examine().await;
+    let native = DynamoBackend::new(table.config().schema(Schema::Native)).diagnose().await;
     let keys = about(&native, "keys");
     assert!(keys.level == Level::Unfit && keys.text.contains("sort key \"sort_key\""), "{keys}");
 }
@@ -53,13 +52,13 @@ async fn a_table_that_is_missing_or_has_other_keys_is_unfit() {
 #[tokio::test]
 async fn items_that_stay_for_ever_are_warned_of() {
     let table = Table::new(Schema::Native).await;
-    let findings = DynamoBackend::new(table.config()).examine().await;
+    let findings = DynamoBackend::new(table.config()).diagnose().await;
     assert_eq!(
         about(&findings, "idle items").to_string(),
         "warning: idle items: stay for ever: TTL is off; switch TTL on for \"collect_at\" (onelock init)"
     );
     DynamoBackend::new(table.config()).init(&TableOptions::default()).await.unwrap();
-    let findings = DynamoBackend::new(table.config().ttl_attribute("ttl")).examine().await;
+    let findings = DynamoBackend::new(table.config().ttl_attribute("ttl")).diagnose().await;
     assert!(about(&findings, "idle items").advice.as_deref().unwrap().contains("ttl_attribute=collect_at"));
 }
 
@@ -76,7 +75,7 @@ async fn described(differences: &[(&str, Value)]) -> Vec<Finding> {
         description[*field] = value.clone();
     }
     wire.next(Fault::Answer(json!({ "Table": description }).to_string()));
-    DynamoBackend::new(table.config_at(&wire.endpoint())).examine().await
+    DynamoBackend::new(table.config_at(&wire.endpoint())).diagnose().await
 }
 
 #[tokio::test]
@@ -114,7 +113,7 @@ async fn what_may_not_be_looked_at_is_said_with_the_permission_and_is_never_unfi
     let table = Table::new(Schema::Native).await;
     let wire = Wire::start(table.server.address());
     wire.always(Fault::Refuse(400, "AccessDeniedException"));
-    let findings = DynamoBackend::new(table.config_at(&wire.endpoint())).examine().await;
+    let findings = DynamoBackend::new(table.config_at(&wire.endpoint())).diagnose().await;
     for (subject, operation) in [
         ("table", "DescribeTable"),
         ("idle items", "DescribeTimeToLive"),
@@ -132,7 +131,7 @@ async fn what_may_not_be_looked_at_is_said_with_the_permission_and_is_never_unfi
 async fn a_server_without_batches_is_noted_and_no_permission_is_asked_for() {
     let wire = Wire::alone(Fault::Refuse(400, "UnknownOperationException"));
     let config = Table::new(Schema::Native).await.config_at(&wire.endpoint());
-    let findings = DynamoBackend::new(config).examine().await;
+    let findings = DynamoBackend::new(config).diagnose().await;
     let found = about(&findings, "batches of renewals");
     assert!(found.level == Level::Note && found.text.contains("renewals go one by one"), "{found}");
     assert_eq!(found.advice, None, "{found}");
@@ -150,7 +149,7 @@ async fn point_in_time_recovery_is_noted() {
             "PointInTimeRecoveryDescription": { "PointInTimeRecoveryStatus": "ENABLED" } } })
         .to_string(),
     ));
-    let findings = DynamoBackend::new(table.config_at(&wire.endpoint())).examine().await;
+    let findings = DynamoBackend::new(table.config_at(&wire.endpoint())).diagnose().await;
     let found = about(&findings, "point-in-time recovery");
     assert!(found.level == Level::Note && found.text.starts_with("on;"), "{found}");
 }
@@ -160,16 +159,16 @@ async fn point_in_time_recovery_is_noted() {
 struct Ahead;
 
 impl Clock for Ahead {
-    fn now(&self) -> Moment {
-        let Moment { boot, wall } = SystemClock.now();
-        Moment { boot, wall: wall + std::time::Duration::from_secs(3_600) }
+    fn now(&self) -> ClockReading {
+        let ClockReading { boot, wall } = SystemClock.now();
+        ClockReading { boot, wall: wall + std::time::Duration::from_secs(3_600) }
     }
 }
 
 #[tokio::test]
 async fn a_clock_that_is_off_is_measured() {
     let table = Table::new(Schema::Native).await;
-    let findings = DynamoBackend::with_clock(table.config(), Arc::new(Ahead)).examine().await;
+    let findings = DynamoBackend::with_clock(table.config(), Arc::new(Ahead)).diagnose().await;
     let found = about(&findings, "clock");
     assert!(
         found.level == Level::Warning && (found.text.starts_with("+3599") || found.text.starts_with("+3600")),

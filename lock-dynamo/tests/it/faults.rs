@@ -7,7 +7,7 @@ use std::{
 
 use lock_core::{
     ErrorKind, Guard, Locker, LossReason, Renew, TryAcquire,
-    backend::{Attempt, Backend, Release, Renewal},
+    backend::{AcquireOutcome, Backend, Release, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema};
 use test_support::{
@@ -36,7 +36,7 @@ async fn setup() -> Setup {
 async fn acquired(locker: &Locker, name: &str) -> Guard {
     match locker.try_acquire(name).await.unwrap() {
         TryAcquire::Acquired(guard) => guard,
-        TryAcquire::Held(holder) => panic!("held by {holder}"),
+        TryAcquire::Contended(holder) => panic!("held by {holder}"),
     }
 }
 
@@ -45,11 +45,11 @@ async fn is_free(table: &Table, name: &str) -> bool {
     let other = DynamoBackend::new(table.config());
     let claim = claim(name, TTL);
     match other.acquire(&claim).await.unwrap() {
-        Attempt::Granted(grant) => {
+        AcquireOutcome::Granted(grant) => {
             let _ = other.release(&claim.lease(grant.token), Duration::ZERO).await.unwrap();
             true
         }
-        Attempt::Held(_) => false,
+        AcquireOutcome::Contended(_) => false,
     }
 }
 
@@ -82,7 +82,7 @@ async fn a_lost_reply_to_a_takeover_is_found_to_be_ours() {
     let Setup { table, wire, locker } = setup().await;
     let dead = DynamoBackend::new(table.config());
     let short = Duration::from_millis(100);
-    assert!(matches!(dead.acquire(&claim("a", short)).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(dead.acquire(&claim("a", short)).await.unwrap(), AcquireOutcome::Granted(_)));
     outlive(short).await;
     wire.next(None);
     wire.next(Fault::LoseReply);
@@ -98,7 +98,7 @@ async fn an_attempt_of_three_requests_that_is_cut_short_is_found_to_be_ours() {
     let locker = Locker::builder(Arc::new(backend)).ttl(3 * TTL).renew(Renew::Manual).build().unwrap();
     let dead = DynamoBackend::new(table.config());
     let short = Duration::from_millis(100);
-    assert!(matches!(dead.acquire(&claim("a", short)).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(dead.acquire(&claim("a", short)).await.unwrap(), AcquireOutcome::Granted(_)));
     outlive(short).await;
     // As a server that returns no item with a refusal; then a read and a takeover, which together take longer than an attempt may.
     let limit = locker.timing().attempt_timeout;
@@ -149,7 +149,7 @@ async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock() {
     let hung = tokio::time::timeout(Duration::from_millis(100), backend.acquire(&late)).await;
     assert!(hung.is_err());
     // The same acquisition, tried again, succeeds, works and releases; then the first request arrives.
-    let Attempt::Granted(grant) = backend.acquire(&late).await.unwrap() else { panic!("it is free") };
+    let AcquireOutcome::Granted(grant) = backend.acquire(&late).await.unwrap() else { panic!("it is free") };
     let _ = backend.release(&late.lease(grant.token), Duration::ZERO).await.unwrap();
     until("the first request to arrive", async || wire.answered() >= before + 3).await;
     assert!(is_free(&table, "a").await);
@@ -161,7 +161,7 @@ async fn a_renewal_that_hung_on_its_way_does_not_cut_a_later_one_short() {
     let Setup { table, wire, locker: _locker } = setup().await;
     let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
     let claim = claim("a", TTL);
-    assert!(matches!(backend.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
     let lease = claim.lease(None);
     let before = wire.answered();
     wire.next(Fault::DelayRequest(Duration::from_millis(1_000)));

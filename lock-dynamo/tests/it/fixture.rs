@@ -10,7 +10,10 @@ use aws_sdk_dynamodb::{
     config::{BehaviorVersion, Credentials, Region},
     types::{AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, ScalarAttributeType},
 };
-use lock_core::{LeaseId, LockName, backend::Claim};
+use lock_core::{
+    LockName,
+    backend::{AcquireRequest, LeaseId},
+};
 use lock_dynamo::{DynamoConfig, Schema};
 use test_support::dynamodb::DynamoDbLocal;
 
@@ -123,8 +126,8 @@ pub(crate) fn raw_client(endpoint: &str) -> Client {
     Client::from_conf(config)
 }
 
-pub(crate) fn claim(name: &str, ttl: Duration) -> Claim {
-    Claim {
+pub(crate) fn claim(name: &str, ttl: Duration) -> AcquireRequest {
+    AcquireRequest {
         name: LockName::new(name).expect("a good name"),
         id: LeaseId::random(),
         owner: "test".into(),

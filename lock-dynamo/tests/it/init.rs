@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, time::Duration};
 
 use aws_sdk_dynamodb::types::{PointInTimeRecoveryStatus, TimeToLiveStatus};
 use lock_core::{
-    ErrorKind, LeaseId,
-    backend::{Attempt, Backend},
+    ErrorKind,
+    backend::{AcquireOutcome, Backend, LeaseId},
 };
 use lock_dynamo::{DynamoBackend, DynamoConfig, Schema, TableOptions};
 use test_support::moto::Moto;
@@ -34,7 +34,10 @@ async fn init_creates_a_table_that_works_and_can_be_repeated() {
         assert!(!backend.init(&options).await.unwrap(), "{schema}: there already");
         let check = backend.check().await.unwrap();
         assert!(check.problems.is_empty() && check.warnings.is_empty(), "{schema}: {check:?}");
-        assert!(matches!(backend.acquire(&claim("a", Duration::from_secs(9))).await.unwrap(), Attempt::Granted(_)));
+        assert!(matches!(
+            backend.acquire(&claim("a", Duration::from_secs(9))).await.unwrap(),
+            AcquireOutcome::Granted(_)
+        ));
 
         let name = format!("{}-new", table.name);
         let ttl = table.client.describe_time_to_live().table_name(&name).send().await.unwrap();
@@ -136,7 +139,7 @@ async fn an_idle_item_may_be_collected_in_seconds_and_long_after_its_use() {
     let table = Table::new(Schema::Native).await;
     let backend = DynamoBackend::new(table.config());
     let claim = claim(&LeaseId::random().to_string(), Duration::from_secs(60));
-    assert!(matches!(backend.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
     for released in [false, true] {
         if released {
             let _ = backend.release(&claim.lease(None), Duration::ZERO).await.unwrap();
@@ -153,5 +156,5 @@ async fn an_idle_item_may_be_collected_in_seconds_and_long_after_its_use() {
 async fn an_idle_item_may_stay_for_longer_than_there_are_seconds() {
     let table = Table::new(Schema::Native).await;
     let backend = DynamoBackend::new(table.config().collect_after(Duration::MAX));
-    assert!(matches!(backend.acquire(&claim("a", Duration::from_secs(60))).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(backend.acquire(&claim("a", Duration::from_secs(60))).await.unwrap(), AcquireOutcome::Granted(_)));
 }

@@ -6,7 +6,7 @@ use std::{collections::HashMap, time::Duration};
 use aws_sdk_dynamodb::types::AttributeValue;
 use lock_core::{
     LossReason,
-    backend::{Attempt, Backend, Break, Release, Renewal},
+    backend::{AcquireOutcome, Backend, Break, Release, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema};
 
@@ -79,7 +79,7 @@ async fn a_foreign_lock_is_held_for_its_whole_lease_and_then_taken_by_watching_o
         outlive(LEASE).await;
         // Nothing in the item says that it is over: a cold process has to watch it.
         let ours = DynamoBackend::new(table.config());
-        let Attempt::Held(holder) = ours.acquire(&claim("job", LEASE)).await.unwrap() else {
+        let AcquireOutcome::Contended(holder) = ours.acquire(&claim("job", LEASE)).await.unwrap() else {
             panic!("{schema}: stolen")
         };
         assert_eq!(holder.owner.as_deref(), Some("ip-10-0-0-1_4b3c"));
@@ -90,11 +90,11 @@ async fn a_foreign_lock_is_held_for_its_whole_lease_and_then_taken_by_watching_o
         tokio::time::sleep(LEASE * 2 / 3).await;
         // A heartbeat.
         assert!(put(&table, foreign(schema, "v2"), IS_THAT, &[(":version", "v1")]).await);
-        assert!(matches!(ours.acquire(&claim("job", LEASE)).await.unwrap(), Attempt::Held(_)), "{schema}");
+        assert!(matches!(ours.acquire(&claim("job", LEASE)).await.unwrap(), AcquireOutcome::Contended(_)), "{schema}");
         tokio::time::sleep(LEASE * 2 / 3).await;
-        assert!(matches!(ours.acquire(&claim("job", LEASE)).await.unwrap(), Attempt::Held(_)), "{schema}");
+        assert!(matches!(ours.acquire(&claim("job", LEASE)).await.unwrap(), AcquireOutcome::Contended(_)), "{schema}");
         tokio::time::sleep(LEASE / 2).await;
-        let Attempt::Granted(grant) = ours.acquire(&claim("job", LEASE)).await.unwrap() else {
+        let AcquireOutcome::Granted(grant) = ours.acquire(&claim("job", LEASE)).await.unwrap() else {
             panic!("{schema}: dead")
         };
         assert_eq!(grant.crashed.unwrap().owner.as_deref(), Some("ip-10-0-0-1_4b3c"));
@@ -112,7 +112,9 @@ async fn our_items_are_what_the_foreign_client_reads_and_its_attributes_survive(
         assert!(put(&table, released, IS_NEW, &[]).await);
         let ours = DynamoBackend::new(table.config());
         let claim = claim("job", Duration::from_secs(20));
-        let Attempt::Granted(grant) = ours.acquire(&claim).await.unwrap() else { panic!("{schema}: it is released") };
+        let AcquireOutcome::Granted(grant) = ours.acquire(&claim).await.unwrap() else {
+            panic!("{schema}: it is released")
+        };
         assert_eq!(grant.crashed, None);
         let acquired = read(&table).await;
         assert_eq!(text(&acquired, "ownerName"), "test");
@@ -144,7 +146,7 @@ async fn a_foreign_client_that_took_our_lock_over_is_not_mistaken_for_us() {
         let table = Table::new(schema).await;
         let ours = DynamoBackend::new(table.config());
         let claim = claim("job", Duration::from_secs(20));
-        assert!(matches!(ours.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+        assert!(matches!(ours.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
         // dynamolock merges all attributes of the item before into its own.
         let mut merged = read(&table).await;
         let version = text(&merged, "recordVersionNumber").to_owned();
@@ -172,7 +174,7 @@ async fn a_foreign_lock_can_be_broken_by_its_version_and_its_next_heartbeat_fail
         let version = ours.inspect(&claim.name).await.unwrap().unwrap().version.unwrap();
         assert_eq!(ours.break_lock(&claim.name, &version, "alice").await.unwrap(), Break::Broken);
         assert!(!put(&table, foreign(schema, "v3"), IS_THAT, &[(":version", "v2")]).await);
-        assert!(matches!(ours.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+        assert!(matches!(ours.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
     }
 }
 
@@ -186,7 +188,9 @@ async fn a_lease_that_another_client_wrote_is_never_judged() {
         assert!(put(&table, item, IS_NEW, &[]).await);
         let ours = DynamoBackend::new(table.config());
         for _ in 0..5 {
-            let Attempt::Held(holder) = ours.acquire(&claim("job", LEASE)).await.unwrap() else { panic!("{schema}") };
+            let AcquireOutcome::Contended(holder) = ours.acquire(&claim("job", LEASE)).await.unwrap() else {
+                panic!("{schema}")
+            };
             assert_eq!(holder.expires_in, None, "it does not say so legibly");
             // Longer than the lease that it would be to its other reader: that it does not end shows only as time passes.
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -200,7 +204,7 @@ async fn min_hold_looks_like_a_dead_holder_of_that_lease_to_foreign_clients() {
         let table = Table::new(schema).await;
         let ours = DynamoBackend::new(table.config());
         let claim = claim("job", Duration::from_secs(20));
-        assert!(matches!(ours.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+        assert!(matches!(ours.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
         assert_eq!(ours.release(&claim.lease(None), Duration::from_secs(5)).await.unwrap(), Release::Released);
         let item = read(&table).await;
         assert!(!item.contains_key("isReleased"), "{schema}");

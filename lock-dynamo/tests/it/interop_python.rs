@@ -10,7 +10,7 @@ use std::{
 
 use lock_core::{
     Locker, Renew, TryAcquire,
-    backend::{Attempt, Backend, Release, Renewal},
+    backend::{AcquireOutcome, Backend, Release, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema};
 
@@ -102,7 +102,7 @@ async fn pythons_lock_is_held_for_us_until_it_is_released() {
     // Longer than its lease, which its heartbeats prolong.
     let started = Instant::now();
     while started.elapsed() < LEASE * 2 {
-        let TryAcquire::Held(holder) = try_acquire(&locker).await else { panic!("two holders") };
+        let TryAcquire::Contended(holder) = try_acquire(&locker).await else { panic!("two holders") };
         assert_eq!(holder.owner.as_deref(), Some("python"));
         assert_eq!(holder.foreign.as_deref(), Some("a lock of python_dynamodb_lock"));
         assert!(holder.expires_in.expect("it has a lease") <= LEASE);
@@ -151,7 +151,7 @@ async fn python_takes_over_from_us_after_watching_our_lease_and_we_learn_it() {
     let table = table().await;
     let backend = DynamoBackend::new(table.config());
     let claim = claim("job", LEASE);
-    assert!(matches!(backend.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
     let started = Instant::now();
     let mut python = Python::start(&table, 5.0 * LEASE.as_secs_f64());
     assert_eq!(python.says(), "acquired");
@@ -184,6 +184,6 @@ async fn python_learns_that_we_took_its_lock() {
     let last = python.release();
     assert_ne!(last, "acquired");
     guard.check().expect("nor did its release");
-    let TryAcquire::Held(_) = try_acquire(&locker).await else { panic!("two holders") };
+    let TryAcquire::Contended(_) = try_acquire(&locker).await else { panic!("two holders") };
     assert_eq!(guard.release().await.expect("it answers"), Release::Released);
 }

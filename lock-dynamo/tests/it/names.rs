@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use aws_sdk_dynamodb::types::AttributeValue;
 use lock_core::{
     ErrorKind, LossReason,
-    backend::{Attempt, Backend, Break, Release, Renewal},
+    backend::{AcquireOutcome, Backend, Break, Release, Renewal},
 };
 use lock_dynamo::{Attribute, DynamoBackend, DynamoConfig, Schema, TableOptions};
 
@@ -65,8 +65,11 @@ async fn locks_work_under_any_names_and_leave_other_attributes_alone() {
         // Acquired, refused, renewed alone and in a batch, seen.
         let mut first = claim("a", LONG);
         first.data = Some(b"data".to_vec());
-        let Attempt::Granted(grant) = backend.acquire(&first).await.unwrap() else { panic!("{schema}: it is free") };
-        let Attempt::Held(holder) = DynamoBackend::new(config()).acquire(&claim("a", LONG)).await.unwrap() else {
+        let AcquireOutcome::Granted(grant) = backend.acquire(&first).await.unwrap() else {
+            panic!("{schema}: it is free")
+        };
+        let AcquireOutcome::Contended(holder) = DynamoBackend::new(config()).acquire(&claim("a", LONG)).await.unwrap()
+        else {
             panic!("{schema}: it is held")
         };
         assert_eq!((holder.owner.as_deref(), holder.data.as_deref()), (Some("test"), Some(&b"data"[..])), "{schema}");
@@ -77,7 +80,7 @@ async fn locks_work_under_any_names_and_leave_other_attributes_alone() {
         let lease = first.lease(grant.token);
         assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed, "{schema}");
         let other = claim("b", LONG);
-        assert!(matches!(backend.acquire(&other).await.unwrap(), Attempt::Granted(_)));
+        assert!(matches!(backend.acquire(&other).await.unwrap(), AcquireOutcome::Granted(_)));
         for answer in backend.renew_many(&[lease.clone(), other.lease(None)]).await {
             assert_eq!(answer.unwrap(), Renewal::Renewed, "{schema}");
         }
@@ -99,13 +102,17 @@ async fn locks_work_under_any_names_and_leave_other_attributes_alone() {
 
         // Parked, free again, and taken over by a cold process after a crash.
         let short = claim("a", Duration::from_millis(150));
-        assert!(matches!(backend.acquire(&short).await.unwrap(), Attempt::Granted(_)), "{schema}");
+        assert!(matches!(backend.acquire(&short).await.unwrap(), AcquireOutcome::Granted(_)), "{schema}");
         assert_eq!(backend.release(&short.lease(None), LONG).await.unwrap(), Release::Released);
-        assert!(matches!(backend.acquire(&claim("a", LONG)).await.unwrap(), Attempt::Held(_)), "{schema}: parked");
+        assert!(
+            matches!(backend.acquire(&claim("a", LONG)).await.unwrap(), AcquireOutcome::Contended(_)),
+            "{schema}: parked"
+        );
         let dead = claim("c", Duration::from_millis(150));
-        assert!(matches!(backend.acquire(&dead).await.unwrap(), Attempt::Granted(_)));
+        assert!(matches!(backend.acquire(&dead).await.unwrap(), AcquireOutcome::Granted(_)));
         outlive(Duration::from_millis(150)).await;
-        let Attempt::Granted(grant) = DynamoBackend::new(config()).acquire(&claim("c", LONG)).await.unwrap() else {
+        let AcquireOutcome::Granted(grant) = DynamoBackend::new(config()).acquire(&claim("c", LONG)).await.unwrap()
+        else {
             panic!("{schema}: its holder is dead")
         };
         assert!(grant.crashed.is_some(), "{schema}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lock_core::{
     ErrorKind, LossReason,
-    backend::{Attempt, Backend, Claim, Renewal},
+    backend::{AcquireOutcome, AcquireRequest, Backend, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema, TableOptions};
 use serde_json::json;
@@ -31,7 +31,7 @@ const PASSING: [Fault; 3] = [
 async fn looking_and_listing_ride_out_what_passes() {
     let (_table, wire, backend) = wired().await;
     let held = claim("held", LONG);
-    assert!(matches!(backend.acquire(&held).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(backend.acquire(&held).await.unwrap(), AcquireOutcome::Granted(_)));
     for fault in PASSING {
         wire.take_seen();
         wire.next(fault.clone());
@@ -50,10 +50,10 @@ async fn looking_and_listing_ride_out_what_passes() {
 async fn a_list_of_more_than_a_page_is_whole() {
     let table = Table::new(Schema::Native).await;
     let backend = DynamoBackend::new(table.config());
-    let big = |i| Claim { data: Some(vec![7; 300_000]), ..claim(&format!("lock{i}"), LONG) };
+    let big = |i| AcquireRequest { data: Some(vec![7; 300_000]), ..claim(&format!("lock{i}"), LONG) };
     let claims: Vec<_> = (0..8).map(big).collect();
     for claim in &claims {
-        assert!(matches!(backend.acquire(claim).await.unwrap(), Attempt::Granted(_)));
+        assert!(matches!(backend.acquire(claim).await.unwrap(), AcquireOutcome::Granted(_)));
     }
     let page = table.client.scan().table_name(&table.name).send().await.unwrap();
     assert!(page.last_evaluated_key().is_some() && page.count() < 8, "DynamoDB looks at a megabyte at a time");
@@ -100,7 +100,7 @@ async fn each_of_a_batch_is_told_its_own_end_without_another_request() {
     // As DynamoDB answers, unlike DynamoDB Local: with the item.
     responses[3] = json!({ "Error": { "Code": "ConditionalCheckFailed", "Message": "The conditional request failed", "Item": {
         "key": { "S": "lock3" }, "owner": { "S": "etl-7" }, "ttl_ms": { "N": "20000" }, "fence": { "N": "9" },
-        "version": { "S": format!("{}.0123456789abcdef", lock_core::LeaseId::from(7)) },
+        "version": { "S": format!("{}.0123456789abcdef", lock_core::backend::LeaseId::from(7)) },
     } } });
     responses[4] = json!({ "Error": { "Code": "ThrottlingError", "Message": "slow down" } });
     responses[5] = json!({ "Error": { "Code": "InternalServerError", "Message": "?" } });

@@ -3,8 +3,8 @@
 use std::{error::Error as _, time::Duration};
 
 use lock_core::{
-    ErrorKind, Lease, LossReason,
-    backend::{Attempt, Backend, Break, Release, Renewal},
+    ErrorKind, LossReason,
+    backend::{AcquireOutcome, Backend, Break, Lease, Release, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema};
 use serde_json::json;
@@ -33,7 +33,7 @@ async fn an_uncontended_cycle_is_one_request_each_way_in_every_schema() {
         let Wired { wire, backend, table: _table } = wired(schema).await;
         for _ in 0..5 {
             let claim = claim("cycle", LONG);
-            let Attempt::Granted(grant) = backend.acquire(&claim).await.unwrap() else { panic!("it is free") };
+            let AcquireOutcome::Granted(grant) = backend.acquire(&claim).await.unwrap() else { panic!("it is free") };
             assert_eq!(wire.take_seen(), ["UpdateItem"], "{schema}: acquire");
             assert_eq!(backend.release(&claim.lease(grant.token), Duration::ZERO).await.unwrap(), Release::Released);
             let released = if schema == Schema::Python { "DeleteItem" } else { "UpdateItem" };
@@ -48,11 +48,11 @@ async fn a_skipped_attempt_is_one_request_and_says_who() {
     for &schema in Schema::ALL {
         let Wired { table, wire, backend } = wired(schema).await;
         let holder = DynamoBackend::new(table.config());
-        assert!(matches!(holder.acquire(&claim("held", LONG)).await.unwrap(), Attempt::Granted(_)));
+        assert!(matches!(holder.acquire(&claim("held", LONG)).await.unwrap(), AcquireOutcome::Granted(_)));
         for _ in 0..3 {
             match backend.acquire(&claim("held", LONG)).await.unwrap() {
-                Attempt::Held(holder) => assert_eq!(holder.owner.as_deref(), Some("test")),
-                Attempt::Granted(_) => panic!("{schema}: it is held"),
+                AcquireOutcome::Contended(holder) => assert_eq!(holder.owner.as_deref(), Some("test")),
+                AcquireOutcome::Granted(_) => panic!("{schema}: it is held"),
             }
             assert_eq!(wire.take_seen(), ["UpdateItem"], "{schema}");
         }
@@ -63,7 +63,7 @@ async fn a_skipped_attempt_is_one_request_and_says_who() {
 async fn a_renewal_is_one_request_whether_the_lease_is_there_or_lost() {
     let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
     let claim = claim("renewed", LONG);
-    assert!(matches!(backend.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
     let lease = claim.lease(None);
     wire.take_seen();
     for _ in 0..5 {
@@ -80,7 +80,7 @@ async fn a_renewal_is_one_request_whether_the_lease_is_there_or_lost() {
 async fn hold(backend: &DynamoBackend, count: usize) -> Vec<Lease> {
     let claims: Vec<_> = (0..count).map(|i| claim(&format!("batch{i}"), LONG)).collect();
     for claim in &claims {
-        assert!(matches!(backend.acquire(claim).await.unwrap(), Attempt::Granted(_)));
+        assert!(matches!(backend.acquire(claim).await.unwrap(), AcquireOutcome::Granted(_)));
     }
     let leases: Vec<_> = claims.iter().map(|claim| claim.lease(None)).collect();
     assert_eq!(backend.release(&leases[1], Duration::ZERO).await.unwrap(), Release::Released);
@@ -96,9 +96,9 @@ async fn twenty_five_renewals_are_one_request_in_every_schema_and_one_that_is_lo
     for &schema in Schema::ALL {
         let Wired { wire, backend, table } = wired(schema).await;
         let leases = hold(&backend, 25).await;
-        assert_eq!(backend.pace().renew_batch, 25);
+        assert_eq!(backend.timings().renew_batch, 25);
         let other = DynamoBackend::new(table.config());
-        assert!(matches!(other.acquire(&claim("batch1", LONG)).await.unwrap(), Attempt::Granted(_)));
+        assert!(matches!(other.acquire(&claim("batch1", LONG)).await.unwrap(), AcquireOutcome::Granted(_)));
         wire.take_seen();
         let mut answers = backend.renew_many(&leases).await;
         let seen = wire.take_seen();
@@ -118,7 +118,7 @@ async fn a_broken_lease_and_its_successor_in_one_process_spoil_no_batch() {
     let version = backend.inspect(&leases[0].name).await.unwrap().unwrap().version.unwrap();
     assert_eq!(backend.break_lock(&leases[0].name, &version, "alice").await.unwrap(), Break::Broken);
     let successor = claim("batch0", LONG);
-    assert!(matches!(backend.acquire(&successor).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(backend.acquire(&successor).await.unwrap(), AcquireOutcome::Granted(_)));
     leases.push(successor.lease(None));
     assert_eq!(renewed(backend.renew_many(&leases).await), [false, false, true, true]);
 }
@@ -191,7 +191,7 @@ async fn leases_that_are_asked_for_again_are_asked_for_at_once() {
         wire.next(Fault::LoseRequest);
     }
     // The longest time that the core gives to one renewal of them all.
-    let mut answers = tokio::time::timeout(backend.pace().attempt_timeout, backend.renew_many(&leases))
+    let mut answers = tokio::time::timeout(backend.timings().attempt_timeout, backend.renew_many(&leases))
         .await
         .expect("one request that hangs does not wait for another");
     assert_eq!(answers.remove(0).unwrap(), Renewal::Renewed);
@@ -217,9 +217,9 @@ async fn taking_over_from_a_dead_holder_is_two_requests_even_for_a_cold_process(
     let Wired { table, wire, backend } = wired(Schema::Native).await;
     let ttl = Duration::from_millis(300);
     let holder = DynamoBackend::new(table.config());
-    assert!(matches!(holder.acquire(&claim("dead", ttl)).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(holder.acquire(&claim("dead", ttl)).await.unwrap(), AcquireOutcome::Granted(_)));
     outlive(ttl).await;
-    assert!(matches!(backend.acquire(&claim("dead", ttl)).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(backend.acquire(&claim("dead", ttl)).await.unwrap(), AcquireOutcome::Granted(_)));
     assert_eq!(wire.take_seen(), ["UpdateItem"; 2]);
 }
 
@@ -227,9 +227,9 @@ async fn taking_over_from_a_dead_holder_is_two_requests_even_for_a_cold_process(
 async fn finding_ones_own_lost_reply_is_two_requests() {
     let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
     let claim = claim("mine", LONG);
-    assert!(matches!(backend.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
     wire.take_seen();
-    assert!(matches!(backend.acquire(&claim).await.unwrap(), Attempt::Granted(grant) if grant.already_ours));
+    assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(grant) if grant.already_ours));
     assert_eq!(wire.take_seen(), ["UpdateItem"; 2], "one to find out, one for a whole ttl");
 }
 
@@ -237,7 +237,7 @@ async fn finding_ones_own_lost_reply_is_two_requests() {
 async fn operators_need_one_request_each() {
     let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
     let claim = claim("looked at", LONG);
-    assert!(matches!(backend.acquire(&claim).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
     wire.take_seen();
     let holder = backend.inspect(&claim.name).await.unwrap().expect("it is held");
     assert_eq!(wire.take_seen(), ["GetItem"]);

@@ -8,8 +8,8 @@ use std::{
 };
 
 use lock_core::{
-    backend::{Attempt, Backend},
-    clock::{Clock, Moment, SystemClock},
+    backend::{AcquireOutcome, Backend},
+    clock::{Clock, ClockReading, SystemClock},
 };
 use lock_dynamo::{DynamoBackend, Schema, Takeover};
 use test_support::until;
@@ -180,10 +180,10 @@ async fn a_holder_whose_clock_is_an_hour_off_is_not_robbed_and_blocks_nobody() {
 struct Off(i64);
 
 impl Clock for Off {
-    fn now(&self) -> Moment {
-        let Moment { boot, wall } = SystemClock.now();
+    fn now(&self) -> ClockReading {
+        let ClockReading { boot, wall } = SystemClock.now();
         let secs = wall.as_secs().checked_add_signed(self.0).expect("after 1970");
-        Moment { boot, wall: Duration::new(secs, wall.subsec_nanos()) }
+        ClockReading { boot, wall: Duration::new(secs, wall.subsec_nanos()) }
     }
 }
 
@@ -192,21 +192,21 @@ async fn watching_takes_a_dead_holders_lock_whatever_the_clocks_say() {
     let table = Table::new(Schema::Native).await;
     let ttl = Duration::from_millis(700);
     let dead = DynamoBackend::new(table.config());
-    assert!(matches!(dead.acquire(&claim("job", ttl)).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(dead.acquire(&claim("job", ttl)).await.unwrap(), AcquireOutcome::Granted(_)));
     let clocks = [Off(3_600), Off(-3_600)].map(std::sync::Arc::new);
     for (clock, takeover) in clocks.into_iter().zip([Takeover::Absolute, Takeover::Observed]) {
         let watcher = DynamoBackend::with_clock(table.config().takeover(takeover), clock);
         let started = std::time::Instant::now();
         let mut first = claim("job", ttl);
         loop {
-            first.id = lock_core::LeaseId::random();
+            first.id = lock_core::backend::LeaseId::random();
             match watcher.acquire(&first).await {
-                Ok(Attempt::Granted(grant)) => {
+                Ok(AcquireOutcome::Granted(grant)) => {
                     assert!(grant.crashed.is_some());
                     break;
                 }
                 // Unless the time is up for everybody, there is no error.
-                Ok(Attempt::Held(_)) => {}
+                Ok(AcquireOutcome::Contended(_)) => {}
                 Err(error) => assert!(error.is_retryable() && !error.is_ambiguous(), "{error}"),
             }
             // As the core would: what is waited for is that it is granted.
@@ -223,9 +223,9 @@ async fn a_watcher_waits_for_the_holders_lease_and_a_heartbeat_starts_it_anew() 
     let (long, short) = (Duration::from_millis(900), Duration::from_millis(50));
     let holder = DynamoBackend::new(table.config());
     let held = claim("job", long);
-    assert!(matches!(holder.acquire(&held).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(holder.acquire(&held).await.unwrap(), AcquireOutcome::Granted(_)));
     let watcher = DynamoBackend::new(table.config().takeover(Takeover::Observed));
-    let refused = |attempt: Attempt| assert!(matches!(attempt, Attempt::Held(_)));
+    let refused = |attempt: AcquireOutcome| assert!(matches!(attempt, AcquireOutcome::Contended(_)));
     refused(watcher.acquire(&claim("job", short)).await.unwrap());
     // Each pause is two thirds of the lease: one ends before it, two after it.
     tokio::time::sleep(long * 2 / 3).await;
@@ -234,5 +234,5 @@ async fn a_watcher_waits_for_the_holders_lease_and_a_heartbeat_starts_it_anew() 
     tokio::time::sleep(long * 2 / 3).await;
     refused(watcher.acquire(&claim("job", short)).await.unwrap());
     tokio::time::sleep(long * 2 / 3).await;
-    assert!(matches!(watcher.acquire(&claim("job", short)).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(watcher.acquire(&claim("job", short)).await.unwrap(), AcquireOutcome::Granted(_)));
 }

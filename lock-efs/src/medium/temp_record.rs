@@ -8,7 +8,7 @@ use std::{
     time::SystemTime,
 };
 
-use lock_core::{Error, LeaseId};
+use lock_core::{Error, backend::LeaseId};
 use nix::fcntl::OFlag;
 
 use crate::{error, lockfile::widen, mode::Mode};

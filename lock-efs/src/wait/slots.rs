@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lock_core::{Holder, LeaseId, LockName};
+use lock_core::{Holder, LockName, backend::LeaseId};
 
 use crate::{lockfile::LockFile, sync};
 

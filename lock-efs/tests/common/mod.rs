@@ -9,8 +9,8 @@ use std::{
 };
 
 use lock_core::{
-    Error, FencingToken, Holder, Lease, LeaseId, LockName,
-    backend::{Attempt, Backend, Claim, Grant},
+    Error, FencingToken, Holder, LockName,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Grant, Lease, LeaseId},
 };
 use lock_efs::FileBackend;
 use tempfile::TempDir;
@@ -26,24 +26,24 @@ pub(crate) fn name(text: &str) -> LockName {
     LockName::new(text).unwrap()
 }
 
-pub(crate) fn claim(text: &str) -> Claim {
-    Claim { name: name(text), id: LeaseId::random(), owner: "tester".into(), ttl: None, data: None }
+pub(crate) fn claim(text: &str) -> AcquireRequest {
+    AcquireRequest { name: name(text), id: LeaseId::random(), owner: "tester".into(), ttl: None, data: None }
 }
 
-pub(crate) async fn grant(backend: &FileBackend, claim: &Claim) -> (Grant, Lease) {
+pub(crate) async fn grant(backend: &FileBackend, claim: &AcquireRequest) -> (Grant, Lease) {
     match backend.acquire(claim).await.unwrap() {
-        Attempt::Granted(grant) => {
+        AcquireOutcome::Granted(grant) => {
             let lease = claim.lease(grant.token);
             (grant, lease)
         }
-        Attempt::Held(holder) => panic!("{} is held by {holder}", claim.name),
+        AcquireOutcome::Contended(holder) => panic!("{} is held by {holder}", claim.name),
     }
 }
 
 pub(crate) async fn refused(backend: &FileBackend, text: &str) -> Holder {
     match backend.acquire(&claim(text)).await.unwrap() {
-        Attempt::Held(holder) => holder,
-        Attempt::Granted(grant) => panic!("{text} was granted: {grant:?}"),
+        AcquireOutcome::Contended(holder) => holder,
+        AcquireOutcome::Granted(grant) => panic!("{text} was granted: {grant:?}"),
     }
 }
 

@@ -4,20 +4,20 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lock_core::{
-    Capability, ErrorKind, FencingToken, Lease, LeaseId, LockName, Locker, Operation, Registry, TryAcquire,
-    backend::{Attempt, Backend, Break, Claim, Grant, Release, Renewal},
+    Capability, ErrorKind, FencingToken, LockName, Locker, Operation, Registry, TryAcquire,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Break, Grant, Lease, LeaseId, Release, Renewal},
     faults::{Fault, Faulty},
     memory::{MemoryBackend, MemoryFactory},
     testing::{Subject, Tampering},
 };
-use lock_migrate::{ChainBackend, ChainFactory};
+use lock_migrate::{MigrationBackend, MigrationFactory};
 
 struct Memories(MemoryBackend, MemoryBackend);
 
 #[async_trait]
 impl Subject for Memories {
     async fn client(&self) -> Arc<dyn Backend> {
-        Arc::new(ChainBackend::new(Arc::new(self.0.clone()), Arc::new(self.1.clone())))
+        Arc::new(MigrationBackend::new(Arc::new(self.0.clone()), Arc::new(self.1.clone())))
     }
 
     /// In the old store: what happens to the records of one is enough to lose both.
@@ -26,9 +26,10 @@ impl Subject for Memories {
             Tampering::DeleteRecord => self.0.lose(name.as_str()),
             Tampering::ReplaceRecord => {
                 self.0.lose(name.as_str());
-                let _ = granted(&self.0, &Claim { name: name.clone(), ttl: Some(10 * LONG), ..claim("x") }).await;
+                let _ =
+                    granted(&self.0, &AcquireRequest { name: name.clone(), ttl: Some(10 * LONG), ..claim("x") }).await;
             }
-            Tampering::DeleteToken => return self.0.forget(name).await.unwrap() && self.1.forget(name).await.unwrap(),
+            Tampering::DeleteToken => return self.0.purge(name).await.unwrap() && self.1.purge(name).await.unwrap(),
             _ => return false,
         }
         true
@@ -47,14 +48,20 @@ mod memories {
 
 const LONG: Duration = Duration::from_secs(60);
 
-fn claim(name: &str) -> Claim {
-    Claim { name: LockName::new(name).unwrap(), id: LeaseId::random(), owner: "me".into(), ttl: Some(LONG), data: None }
+fn claim(name: &str) -> AcquireRequest {
+    AcquireRequest {
+        name: LockName::new(name).unwrap(),
+        id: LeaseId::random(),
+        owner: "me".into(),
+        ttl: Some(LONG),
+        data: None,
+    }
 }
 
-async fn granted(backend: &dyn Backend, claim: &Claim) -> (Lease, Grant) {
+async fn granted(backend: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant) {
     match backend.acquire(claim).await.unwrap() {
-        Attempt::Granted(grant) => (claim.lease(grant.token), grant),
-        Attempt::Held(holder) => panic!("{} is held by {holder}", claim.name),
+        AcquireOutcome::Granted(grant) => (claim.lease(grant.token), grant),
+        AcquireOutcome::Contended(holder) => panic!("{} is held by {holder}", claim.name),
     }
 }
 
@@ -63,9 +70,9 @@ async fn is_held(backend: &dyn Backend, name: &str) -> bool {
 }
 
 /// Two stores, each with faults on demand, and their chain.
-fn chain() -> (Faulty, Faulty, ChainBackend) {
+fn chain() -> (Faulty, Faulty, MigrationBackend) {
     let [from, to] = [(); 2].map(|()| Faulty::new(MemoryBackend::new()));
-    let chain = ChainBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
+    let chain = MigrationBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
     (from, to, chain)
 }
 
@@ -74,12 +81,14 @@ async fn whoever_uses_one_of_the_stores_alone_is_excluded_and_excludes() {
     let (from, to, chain) = chain();
     for alone in [&from, &to] {
         let (lease, _) = granted(alone, &claim("x")).await;
-        assert!(matches!(chain.acquire(&claim("x")).await.unwrap(), Attempt::Held(holder) if holder.owner.is_some()));
+        assert!(
+            matches!(chain.acquire(&claim("x")).await.unwrap(), AcquireOutcome::Contended(holder) if holder.owner.is_some())
+        );
         let other = if std::ptr::eq(alone, &from) { &to } else { &from };
         assert!(!is_held(other, "x").await, "an attempt that was refused holds nothing");
         assert_eq!(alone.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
         let (lease, _) = granted(&chain, &claim("x")).await;
-        assert!(matches!(alone.acquire(&claim("x")).await.unwrap(), Attempt::Held(_)));
+        assert!(matches!(alone.acquire(&claim("x")).await.unwrap(), AcquireOutcome::Contended(_)));
         assert_eq!(chain.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
         assert!(!is_held(&from, "x").await && !is_held(&to, "x").await);
     }
@@ -91,7 +100,7 @@ async fn an_id_that_was_refused_may_try_again_until_it_has_both() {
     let (other, _) = granted(&to, &claim("x")).await;
     let ours = claim("x");
     for _ in 0..3 {
-        assert!(matches!(chain.acquire(&ours).await.unwrap(), Attempt::Held(_)));
+        assert!(matches!(chain.acquire(&ours).await.unwrap(), AcquireOutcome::Contended(_)));
     }
     assert_eq!(to.release(&other, Duration::ZERO).await.unwrap(), Release::Released);
     let (lease, grant) = granted(&chain, &ours).await;
@@ -106,10 +115,10 @@ async fn tokens_rise_from_the_old_store_through_the_chain_to_the_new_one_though_
         // As if the clock of that store were a day ahead.
         let (lease, grant) = granted(&stores[ahead], &claim("x")).await;
         let tomorrow = FencingToken::new(grant.token.unwrap().get() + 86_400_000_000).unwrap();
-        assert!(stores[ahead].raise(&lease, tomorrow).await.unwrap());
+        assert!(stores[ahead].advance_token(&lease, tomorrow).await.unwrap());
         assert_eq!(stores[ahead].release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
         let [from, to] = &stores;
-        let chain = ChainBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
+        let chain = MigrationBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
         let mut last = None;
         let backends: [&dyn Backend; 9] = [from, &chain, from, &chain, &chain, to, &chain, to, to];
         for (step, backend) in backends.into_iter().enumerate() {
@@ -125,7 +134,7 @@ async fn tokens_rise_from_the_old_store_through_the_chain_to_the_new_one_though_
 async fn the_loss_of_either_lock_is_the_loss_of_both() {
     for lost in [0, 1] {
         let stores = [MemoryBackend::new(), MemoryBackend::new()];
-        let chain = ChainBackend::new(Arc::new(stores[0].clone()), Arc::new(stores[1].clone()));
+        let chain = MigrationBackend::new(Arc::new(stores[0].clone()), Arc::new(stores[1].clone()));
         let (lease, _) = granted(&chain, &claim("x")).await;
         assert_eq!(chain.renew(&lease).await.unwrap(), Renewal::Renewed);
         stores[lost].lose("x");
@@ -180,7 +189,7 @@ async fn a_release_that_one_store_does_not_answer_frees_the_other_and_can_be_rep
 #[tokio::test]
 async fn a_release_from_drop_keeps_the_old_store_until_the_new_one_is_free() {
     let (from, to) = (MemoryBackend::new(), Faulty::new(MemoryBackend::new()));
-    let chain = ChainBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
+    let chain = MigrationBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
     let (lease, _) = granted(&chain, &claim("x")).await;
     assert!(!chain.release_now(&lease, Duration::ZERO), "one of them is across a network");
     assert!(is_held(&from, "x").await && is_held(&to, "x").await);
@@ -194,12 +203,12 @@ async fn a_name_is_forgotten_in_both_stores() {
     let name = LockName::new("x").unwrap();
     for alone in [&from, &to] {
         let (lease, _) = granted(alone, &claim("x")).await;
-        assert!(!chain.forget(&name).await.unwrap(), "it is held in one of them");
+        assert!(!chain.purge(&name).await.unwrap(), "it is held in one of them");
         assert_eq!(alone.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     }
-    assert!(chain.forget(&name).await.unwrap());
+    assert!(chain.purge(&name).await.unwrap());
     for side in [&from, &to] {
-        assert!(side.sent(Operation::Forget) > 0);
+        assert!(side.sent(Operation::Purge) > 0);
     }
 }
 
@@ -221,24 +230,24 @@ async fn operators_see_and_break_what_is_held_in_either_store() {
 
 fn registry() -> Registry {
     let registry = Registry::new().with(MemoryFactory::default());
-    registry.clone().with(ChainFactory::new(registry))
+    registry.clone().with(MigrationFactory::new(registry))
 }
 
 #[tokio::test]
 async fn config_strings_of_chains_are_checked_and_mistakes_named() {
     for (text, words) in [
-        ("chain:", "from is missing; write chain:?from=OLD_STORE&to=NEW_STORE"),
-        ("chain:?from=memory:", "to is missing"),
-        ("chain:?from=memory:&to=memory:", "from and to are the same store"),
-        ("chain:?from=memroy:&to=memory:", "open on memroy:: there is no scheme \"memroy\""),
-        ("chain:?from=memory:?ttl=3s&to=memory:", "open on memory:?ttl=3s: there is no option \"ttl\""),
-        ("chain:?frm=memory:&to=memory:", "there is no option \"frm\"; did you mean \"from\"?"),
-        ("chain:?from=chain:&to=memory:", "there is no scheme \"chain\""),
+        ("migrate:", "from is missing; write migrate:?from=OLD_STORE&to=NEW_STORE"),
+        ("migrate:?from=memory:", "to is missing"),
+        ("migrate:?from=memory:&to=memory:", "from and to are the same store"),
+        ("migrate:?from=memroy:&to=memory:", "open on memroy:: there is no scheme \"memroy\""),
+        ("migrate:?from=memory:?ttl=3s&to=memory:", "open on memory:?ttl=3s: there is no option \"ttl\""),
+        ("migrate:?frm=memory:&to=memory:", "there is no option \"frm\"; did you mean \"from\"?"),
+        ("migrate:?from=chain:&to=memory:", "there is no scheme \"chain\""),
     ] {
         let error = registry().open(text).await.unwrap_err().to_string();
         assert!(error.contains(words), "{text}: {error}");
     }
-    let secret = registry().open("chain:?from=redis://u:hunter2%40h&to=memory:").await.unwrap_err();
+    let secret = registry().open("migrate:?from=redis://u:hunter2%40h&to=memory:").await.unwrap_err();
     assert!(!format!("{secret} {secret:?}").contains("hunter2"), "{secret}");
 }
 
@@ -250,7 +259,7 @@ async fn a_locker_on_a_chain_waits_for_whoever_uses_either_store_alone() {
     for alone in [&from, &to] {
         let alone = Locker::new(alone.clone()).unwrap();
         let held = alone.acquire("x").await.unwrap();
-        let TryAcquire::Held(_) = chain.try_acquire("x").await.unwrap() else { panic!("two hold the lock") };
+        let TryAcquire::Contended(_) = chain.try_acquire("x").await.unwrap() else { panic!("two hold the lock") };
         let tries = from.sent(Operation::Acquire);
         let (waited, released) = tokio::join!(chain.acquire("x"), async {
             while from.sent(Operation::Acquire) == tries {

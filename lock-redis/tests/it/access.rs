@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use lock_core::{
-    Error, ErrorKind, LeaseId, LossReason,
-    backend::{Attempt, Backend, Break, Claim, Grant, Release, Renewal},
+    Error, ErrorKind, LossReason,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Break, Grant, LeaseId, Release, Renewal},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig};
 use test_support::{
@@ -46,7 +46,7 @@ fn tcp(server: &RedisServer) -> RedisConfig {
     RedisConfig::standalone(Address::tcp("127.0.0.1", server.port()))
 }
 
-fn claim(name: &str) -> Claim {
+fn claim(name: &str) -> AcquireRequest {
     fixture::claim(name, Duration::from_secs(60))
 }
 
@@ -56,10 +56,10 @@ async fn use_all(config: RedisConfig) -> Result<(), Error> {
     // A name of its own: where a right is missing, a lock may stay behind.
     let name = format!("all/{}", LeaseId::random());
     let (claim, rival) = (claim(&name), claim(&name));
-    let Attempt::Granted(grant) = backend.acquire(&claim).await? else { panic!("the lock is free") };
+    let AcquireOutcome::Granted(grant) = backend.acquire(&claim).await? else { panic!("the lock is free") };
     let lease = claim.lease(grant.token);
     let watch = backend.watch(&claim.name).await?;
-    assert!(matches!(backend.acquire(&rival).await?, Attempt::Held(_)));
+    assert!(matches!(backend.acquire(&rival).await?, AcquireOutcome::Contended(_)));
     assert_eq!(backend.renew(&lease).await?, Renewal::Renewed);
     assert_eq!(backend.list(&name[..20]).await?.len(), 1);
     let holder = backend.inspect(&claim.name).await?.expect("it is held");
@@ -68,7 +68,7 @@ async fn use_all(config: RedisConfig) -> Result<(), Error> {
     assert!(matches!(backend.release(&lease, Duration::ZERO).await?, Release::NotHeld(None)));
     let mut watch = watch.expect("Redis wakes");
     tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("a break wakes too");
-    let Attempt::Granted(grant) = backend.acquire(&rival).await? else { panic!("it was broken") };
+    let AcquireOutcome::Granted(grant) = backend.acquire(&rival).await? else { panic!("it was broken") };
     assert_eq!(backend.release(&rival.lease(grant.token), Duration::ZERO).await?, Release::Released);
     Ok(())
 }
@@ -128,7 +128,7 @@ async fn who_may_not_wake_others_can_release_all_the_same() {
         assert_eq!(server.command(&set), "+OK\r\n");
         let quiet = RedisBackend::new(tcp(&server).login("quiet", "s3cret")).unwrap();
         let claim = claim("job");
-        let Attempt::Granted(grant) = quiet.acquire(&claim).await.unwrap() else { panic!("the lock is free") };
+        let AcquireOutcome::Granted(grant) = quiet.acquire(&claim).await.unwrap() else { panic!("the lock is free") };
         let _watch = waiter.watch(&claim.name).await.unwrap().expect("Redis wakes");
         let released = quiet.release(&claim.lease(grant.token), Duration::ZERO).await;
         assert_eq!(released.unwrap(), Release::Released, "without {missing}");
@@ -143,14 +143,14 @@ async fn who_may_not_leave_the_queue_has_the_lock_all_the_same() {
     assert_eq!(server.command(&set), "+OK\r\n");
     let backend = RedisBackend::new(tcp(&server).login("stuck", "s3cret")).unwrap();
     let (holder, waiter) = (claim("job"), claim("job"));
-    let Attempt::Granted(grant) = backend.acquire(&holder).await.unwrap() else { panic!("the lock is free") };
+    let AcquireOutcome::Granted(grant) = backend.acquire(&holder).await.unwrap() else { panic!("the lock is free") };
     let _watch = backend.watch(&waiter.name).await.unwrap().expect("Redis wakes");
-    assert!(matches!(backend.acquire(&waiter).await.unwrap(), Attempt::Held(_)));
+    assert!(matches!(backend.acquire(&waiter).await.unwrap(), AcquireOutcome::Contended(_)));
     // Without the wake-up that would take the process out of the queue.
     let removed = server.command(&["DEL", "onelock:{job}"]);
     assert_eq!(removed, ":1\r\n");
     let attempt = backend.acquire(&waiter).await.unwrap();
-    assert!(matches!(&attempt, Attempt::Granted(new) if new.token > grant.token), "{attempt:?}");
+    assert!(matches!(&attempt, AcquireOutcome::Granted(new) if new.token > grant.token), "{attempt:?}");
 }
 
 #[tokio::test]
@@ -186,14 +186,14 @@ async fn locks_are_renewed_released_and_broken_on_a_full_server() {
     let (held, broken, kept) = (claim("held"), claim("broken"), claim("kept"));
     let mut leases = Vec::new();
     for claim in [&held, &broken, &kept] {
-        let Attempt::Granted(grant) = backend.acquire(claim).await.unwrap() else { panic!("the lock is free") };
+        let AcquireOutcome::Granted(grant) = backend.acquire(claim).await.unwrap() else { panic!("the lock is free") };
         leases.push(claim.lease(grant.token));
     }
     let mut watch = waiter.watch(&held.name).await.unwrap().expect("Redis wakes");
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
     assert_eq!(backend.renew(&leases[0]).await.unwrap(), Renewal::Renewed);
     let again = backend.acquire(&held).await.unwrap();
-    assert!(matches!(again, Attempt::Granted(Grant { already_ours: true, .. })), "{again:?}");
+    assert!(matches!(again, AcquireOutcome::Granted(Grant { already_ours: true, .. })), "{again:?}");
     assert_eq!(backend.release(&leases[0], Duration::ZERO).await.unwrap(), Release::Released);
     assert_eq!(backend.release(&leases[0], Duration::ZERO).await.unwrap(), Release::NotHeld(None));
     tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("a waiter is woken");
@@ -208,8 +208,8 @@ async fn locks_are_renewed_released_and_broken_on_a_full_server() {
     for (lease, name) in leases.iter().zip(["held", "broken", "kept"]) {
         let mut grant = None;
         until("the minimum hold to end", async || match backend.acquire(&claim(name)).await.unwrap() {
-            Attempt::Granted(new) => grant.insert(new).token > lease.token,
-            Attempt::Held(_) => false,
+            AcquireOutcome::Granted(new) => grant.insert(new).token > lease.token,
+            AcquireOutcome::Contended(_) => false,
         })
         .await;
         assert_eq!(grant.unwrap().crashed, None);

@@ -6,8 +6,8 @@ use std::{
 };
 
 use lock_core::{
-    ErrorKind, Lease, LockName, LossReason,
-    backend::{Attempt, Backend, Break, Release, Renewal},
+    ErrorKind, LockName, LossReason,
+    backend::{AcquireOutcome, Backend, Break, Lease, Release, Renewal},
     testing::{Subject, Tampering},
 };
 use lock_redis::{Address, Compat, RedisBackend, RedisConfig, Topology};
@@ -156,7 +156,8 @@ async fn a_slot_that_nobody_serves_is_an_error_for_its_locks_alone() {
     assert!(error.to_string().contains("CLUSTER INFO"), "{error}");
     granted(&backend, &claim(&other, LONG)).await;
     ok(&cluster.nodes()[2].command(&["CLUSTER", "ADDSLOTS", &slot.to_string()]));
-    until("the slot", async || matches!(backend.acquire(&claim(&gone, LONG)).await, Ok(Attempt::Granted(_)))).await;
+    until("the slot", async || matches!(backend.acquire(&claim(&gone, LONG)).await, Ok(AcquireOutcome::Granted(_))))
+        .await;
 }
 
 #[tokio::test]
@@ -211,7 +212,7 @@ async fn a_lock_that_its_replica_has_not_confirmed_is_not_granted() {
         let mut lease = None;
         until("the replica to confirm", async || {
             let claim = claim(name, LONG);
-            if let Ok(Attempt::Granted(grant)) = backend.acquire(&claim).await {
+            if let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&claim).await {
                 lease = Some(claim.lease(grant.token));
             }
             lease.is_some()
@@ -262,7 +263,7 @@ async fn use_all(backend: &RedisBackend, name: &str) {
     let (next, _) = granted(backend, &rival).await;
     assert!(next.token > lease.token, "{name:?}");
     assert_eq!(backend.release(&next, Duration::ZERO).await.unwrap(), Release::Released);
-    assert!(backend.forget(&first.name).await.unwrap());
+    assert!(backend.purge(&first.name).await.unwrap());
 }
 
 /// Nothing stands before these names, as a lock's `prefix` or the names of the kit's cases do.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lock_core::backend::{Attempt, Backend, Break, Release};
+use lock_core::backend::{AcquireOutcome, Backend, Break, Release};
 use lock_redis::{Compat, RedisBackend};
 use test_support::{Proxy, redis::RedisServer, until};
 use tokio::{
@@ -243,7 +243,7 @@ async fn a_key_of_another_type_is_a_foreign_lock_and_is_never_touched() {
         assert!(matches!(ours.renew(&lease).await.unwrap(), lock_core::backend::Renewal::Lost(_)));
         let broken = ours.break_lock(&name("job"), &claim.id.to_string(), "test").await.unwrap();
         assert!(matches!(broken, Break::Changed(Some(_))));
-        assert!(matches!(ours.acquire(&claim).await.unwrap(), Attempt::Held(_)));
+        assert!(matches!(ours.acquire(&claim).await.unwrap(), AcquireOutcome::Contended(_)));
         assert_eq!(server.command(&["EXISTS", "job"]), ":1\r\n");
     }
 }

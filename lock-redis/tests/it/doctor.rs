@@ -1,9 +1,6 @@
 //! What an examination finds on real servers, fit and unfit ones.
 
-use lock_core::{
-    backend::Backend,
-    doctor::{Finding, Level},
-};
+use lock_core::backend::{Backend, Finding, Level};
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
 use test_support::{
     redis::{RedisCluster, RedisServer},
@@ -24,7 +21,7 @@ fn worst(findings: &[Finding]) -> Level {
 #[tokio::test]
 async fn a_plain_server_is_fit_and_said_to_be_without_persistence() {
     let server = RedisServer::start();
-    let findings = client(server.addr()).examine().await;
+    let findings = client(server.addr()).diagnose().await;
     assert_eq!(worst(&findings), Level::Note, "{findings:#?}");
     for (subject, expected) in [
         ("server version", Level::Good),
@@ -37,15 +34,15 @@ async fn a_plain_server_is_fit_and_said_to_be_without_persistence() {
         assert_eq!(level(&findings, subject), expected, "{subject}");
     }
     server.command(&["CONFIG", "SET", "appendonly", "yes"]);
-    assert_eq!(level(&client(server.addr()).examine().await, "persistence"), Level::Good);
+    assert_eq!(level(&client(server.addr()).diagnose().await, "persistence"), Level::Good);
 }
 
 #[tokio::test]
 async fn a_server_that_may_evict_locks_is_unfit() {
     let server = RedisServer::with_args(&["--maxmemory-policy", "allkeys-lru"]);
-    assert_eq!(level(&client(server.addr()).examine().await, "maxmemory-policy"), Level::Warning, "without a limit");
+    assert_eq!(level(&client(server.addr()).diagnose().await, "maxmemory-policy"), Level::Warning, "without a limit");
     server.command(&["CONFIG", "SET", "maxmemory", "100mb"]);
-    let findings = client(server.addr()).examine().await;
+    let findings = client(server.addr()).diagnose().await;
     assert_eq!(level(&findings, "maxmemory-policy"), Level::Unfit);
     let advice = findings.iter().find_map(|finding| finding.advice.as_deref().filter(|a| a.contains("noeviction")));
     assert_eq!(advice, Some("set maxmemory-policy to noeviction"));
@@ -56,11 +53,11 @@ async fn what_a_user_may_not_ask_is_said_and_does_not_make_the_store_unfit() {
     let server = RedisServer::start();
     server.command(&["ACL", "SETUSER", "locks", "on", ">s3cret", "~onelock:*", "+eval", "+evalsha", "+ping", "+time"]);
     let login = || at(server.addr()).login("locks", "s3cret");
-    let findings = RedisBackend::new(login()).unwrap().examine().await;
+    let findings = RedisBackend::new(login()).unwrap().diagnose().await;
     assert_eq!(findings.len(), 1, "{findings:#?}");
     assert_eq!((level(&findings, "server"), findings[0].advice.is_some()), (Level::Note, true));
     server.command(&["ACL", "SETUSER", "locks", "+info", "+acl|whoami"]);
-    let findings = RedisBackend::new(login()).unwrap().examine().await;
+    let findings = RedisBackend::new(login()).unwrap().diagnose().await;
     assert_eq!(level(&findings, "user"), Level::Good);
     assert!(!format!("{findings:?}").contains("s3cret"), "{findings:?}");
 }
@@ -69,9 +66,9 @@ async fn what_a_user_may_not_ask_is_said_and_does_not_make_the_store_unfit() {
 async fn a_replica_is_unfit_and_a_server_that_is_gone_is_only_not_looked_at() {
     let mut server = RedisServer::start();
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
-    assert_eq!(level(&client(server.addr()).examine().await, "replicas"), Level::Unfit);
+    assert_eq!(level(&client(server.addr()).diagnose().await, "replicas"), Level::Unfit);
     server.kill();
-    let findings = client(server.addr()).examine().await;
+    let findings = client(server.addr()).diagnose().await;
     assert_eq!((findings.len(), worst(&findings)), (1, Level::Warning), "{findings:#?}");
 }
 
@@ -82,7 +79,7 @@ async fn sentinels_are_asked_when_they_begin_a_failover() {
     let nobody = Address::tcp("127.0.0.1", test_support::free_port());
     sentinels.push(nobody.clone());
     let topology = Topology::Sentinel { sentinels, service: SentinelSetup::SERVICE.into() };
-    let findings = RedisBackend::new(RedisConfig::new(topology)).unwrap().examine().await;
+    let findings = RedisBackend::new(RedisConfig::new(topology)).unwrap().diagnose().await;
     assert_eq!(level(&findings, "down-after-milliseconds"), Level::Note);
     assert!(findings.iter().any(|finding| finding.text.contains("begins 500ms after")), "{findings:#?}");
     assert_eq!(level(&findings, "sentinels"), Level::Good);
@@ -96,12 +93,12 @@ async fn every_server_of_a_cluster_is_examined_and_one_alone_is_unfit() {
     let seeds = cluster.nodes().iter().map(|node| Address::tcp("127.0.0.1", node.port())).collect();
     cluster.nodes()[1].command(&["CONFIG", "SET", "maxmemory-policy", "volatile-lru"]);
     cluster.nodes()[1].command(&["CONFIG", "SET", "maxmemory", "100mb"]);
-    let findings = RedisBackend::new(RedisConfig::new(Topology::Cluster(seeds))).unwrap().examine().await;
+    let findings = RedisBackend::new(RedisConfig::new(Topology::Cluster(seeds))).unwrap().diagnose().await;
     assert_eq!(level(&findings, "cluster"), Level::Good);
     for (node, expected) in cluster.nodes().iter().zip([Level::Good, Level::Unfit, Level::Good]) {
         assert_eq!(level(&findings, &format!("127.0.0.1:{} maxmemory-policy", node.port())), expected);
     }
-    assert_eq!(level(&client(cluster.nodes()[0].addr()).examine().await, "cluster"), Level::Unfit);
+    assert_eq!(level(&client(cluster.nodes()[0].addr()).diagnose().await, "cluster"), Level::Unfit);
 }
 
 #[tokio::test]
@@ -110,7 +107,7 @@ async fn every_server_of_a_quorum_is_examined_and_a_silent_one_named() {
     servers[2].kill();
     let addresses: Vec<_> = servers.iter().map(|server| Address::tcp("127.0.0.1", server.port())).collect();
     let config = RedisConfig::new(Topology::Quorum(addresses.clone()));
-    let findings = RedisBackend::new(config).unwrap().examine().await;
+    let findings = RedisBackend::new(config).unwrap().diagnose().await;
     assert_eq!(level(&findings, &format!("{} server version", addresses[0])), Level::Good);
     assert_eq!(level(&findings, &format!("{} server", addresses[2])), Level::Warning);
     assert_eq!(worst(&findings), Level::Warning, "{findings:#?}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lock_core::{
     LossReason,
-    backend::{Attempt, Backend, Break, Release, Renewal},
+    backend::{AcquireOutcome, Backend, Break, Release, Renewal},
 };
 use test_support::redis::RedisServer;
 
@@ -72,7 +72,7 @@ async fn a_foreign_value_is_respected_by_every_operation() {
             let broken = backend.break_lock(&claim.name, &version, "test").await.unwrap();
             assert!(matches!(broken, Break::Changed(Some(_))), "{broken:?}");
         }
-        assert!(!backend.forget(&claim.name).await.unwrap());
+        assert!(!backend.purge(&claim.name).await.unwrap());
         assert_eq!(server.command(&["GET", "onelock:{job}"]), "$10\r\nsomebody's\r\n");
         assert_eq!(server.command(&["TTL", "onelock:{job}"]).starts_with(":-1"), !expires);
         assert_eq!(backend.list("").await.unwrap().len(), 1, "it keeps a lock of ours from being had");
@@ -211,7 +211,7 @@ async fn a_waiter_that_has_the_lock_is_not_queued_any_more() {
     assert_eq!(server.command(&["ZCARD", "onelock:{job}:w"]), ":1\r\n");
     // The holder's lease ends, and nobody is woken.
     server.command(&["DEL", "onelock:{job}"]);
-    assert!(matches!(waiter.acquire(&claim("job", LONG)).await.unwrap(), Attempt::Granted(_)));
+    assert!(matches!(waiter.acquire(&claim("job", LONG)).await.unwrap(), AcquireOutcome::Granted(_)));
     assert_eq!(server.command(&["ZCARD", "onelock:{job}:w"]), ":0\r\n", "a wake-up for it would be lost");
 }
 

@@ -7,8 +7,8 @@ use std::{
 };
 
 use lock_core::{
-    Lease, Locker,
-    backend::{Attempt, Backend, Break, Claim, Release, Renewal},
+    Locker,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Break, Lease, Release, Renewal},
 };
 use lock_redis::RedisBackend;
 use test_support::{
@@ -59,7 +59,7 @@ everywhere! {
 }
 
 /// The lock as others see it, owned by `claim`.
-async fn owned_by(fixture: &Fixture, claim: &Claim) {
+async fn owned_by(fixture: &Fixture, claim: &AcquireRequest) {
     let holder = fixture.direct.inspect(&claim.name).await.unwrap().expect("it is held");
     assert_eq!(holder.version, Some(claim.id.to_string()));
     refused(&fixture.direct, &fixture::claim(JOB, LONG)).await;
@@ -104,7 +104,7 @@ async fn an_acquire_whose_reply_was_lost_is_found_to_be_ours(fixture: Fixture) {
     assert!(error.is_ambiguous(), "{error:?}");
     let arrived = fixture.direct.inspect(&claim.name).await.unwrap();
     fixture.heal();
-    let Attempt::Granted(grant) = again(async || fixture.through.acquire(&claim).await).await else {
+    let AcquireOutcome::Granted(grant) = again(async || fixture.through.acquire(&claim).await).await else {
         panic!("our own lock looks like somebody else's")
     };
     let holder = arrived.expect("the request had arrived");
@@ -124,7 +124,7 @@ async fn an_acquire_whose_request_was_lost_is_granted_when_repeated(fixture: Fix
     assert!(fixture.through.acquire(&claim).await.unwrap_err().is_ambiguous());
     assert!(free(&fixture).await);
     fixture.heal();
-    let Attempt::Granted(grant) = again(async || fixture.through.acquire(&claim).await).await else {
+    let AcquireOutcome::Granted(grant) = again(async || fixture.through.acquire(&claim).await).await else {
         panic!("it is free")
     };
     assert!(!grant.already_ours);
@@ -164,7 +164,7 @@ async fn an_acquire_that_arrives_after_others_had_the_lock_leaves_no_lock(fixtur
     fixture.delay(Requests, Duration::ZERO);
     // It asks again over another connection, and is done before the first request arrives; and so
     // is another holder.
-    assert!(matches!(again(async || fixture.through.acquire(&late).await).await, Attempt::Granted(_)));
+    assert!(matches!(again(async || fixture.through.acquire(&late).await).await, AcquireOutcome::Granted(_)));
     released(&fixture.through, &late.lease(None)).await;
     let (other, _) = granted(&fixture.direct, &claim(JOB, LONG)).await;
     assert_eq!(fixture.direct.release(&other, Duration::ZERO).await.unwrap(), Release::Released);
@@ -275,7 +275,7 @@ async fn a_release_that_arrives_after_a_later_acquire_of_its_id_spares_the_lock(
     let (lease, _) = granted(&fixture.through, &claim).await;
     fixture.hold(Requests);
     assert!(fixture.through.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
-    let Attempt::Granted(grant) = fixture.direct.acquire(&claim).await.unwrap() else { panic!("it is ours") };
+    let AcquireOutcome::Granted(grant) = fixture.direct.acquire(&claim).await.unwrap() else { panic!("it is ours") };
     assert!(grant.already_ours);
     let_arrive(&fixture, 1).await;
     owned_by(&fixture, &claim).await;
@@ -290,7 +290,7 @@ async fn requests_that_are_late_do_what_they_say(fixture: Fixture) {
         fixture.delay(direction, Duration::from_millis(50));
         let claim = claim(JOB, LONG);
         let lease = claim.lease(None);
-        assert!(matches!(again(async || fixture.through.acquire(&claim).await).await, Attempt::Granted(_)));
+        assert!(matches!(again(async || fixture.through.acquire(&claim).await).await, AcquireOutcome::Granted(_)));
         owned_by(&fixture, &claim).await;
         assert_eq!(again(async || fixture.through.renew(&lease).await).await, Renewal::Renewed);
         released(&fixture.through, &lease).await;
@@ -302,7 +302,7 @@ async fn requests_that_are_late_do_what_they_say(fixture: Fixture) {
     let claim = claim(JOB, LONG);
     assert!(fixture.through.acquire(&claim).await.unwrap_err().is_ambiguous());
     fixture.heal();
-    assert!(matches!(again(async || fixture.through.acquire(&claim).await).await, Attempt::Granted(_)));
+    assert!(matches!(again(async || fixture.through.acquire(&claim).await).await, AcquireOutcome::Granted(_)));
     owned_by(&fixture, &claim).await;
 }
 
@@ -339,7 +339,7 @@ async fn connections_cut_in_the_middle_of_anything_leave_the_right_owner(fixture
             Some(answer) => answer,
             None => again(async || fixture.through.acquire(&claim).await).await,
         };
-        assert!(matches!(granted, Attempt::Granted(_)), "{granted:?}");
+        assert!(matches!(granted, AcquireOutcome::Granted(_)), "{granted:?}");
         owned_by(&fixture, &claim).await;
         let renewed = match cut_during(&fixture, direction, fixture.through.renew(&lease)).await {
             Some(answer) => answer,

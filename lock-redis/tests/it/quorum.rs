@@ -7,7 +7,7 @@ use std::{
 
 use lock_core::{
     ErrorKind, FencingToken, LockName, LossReason,
-    backend::{Attempt, Backend, Break, Release, Renewal},
+    backend::{AcquireOutcome, Backend, Break, Release, Renewal},
     testing::{Subject, Tampering},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
@@ -103,8 +103,8 @@ async fn a_majority_that_forgot_the_lock_ends_it_and_tokens_rise_over_any_majori
         until("a majority", async || {
             let claim = claim("other", Duration::from_secs(1));
             match backend.acquire(&claim).await {
-                Ok(Attempt::Granted(grant)) => held = Some(claim.lease(grant.token)),
-                Ok(Attempt::Held(_)) | Err(_) => {}
+                Ok(AcquireOutcome::Granted(grant)) => held = Some(claim.lease(grant.token)),
+                Ok(AcquireOutcome::Contended(_)) | Err(_) => {}
             }
             held.is_some()
         })
@@ -188,7 +188,7 @@ async fn what_a_minority_holds_is_no_lock() {
     assert_eq!(backend.inspect(&name("job")).await.unwrap(), None);
     assert_eq!(backend.list("").await.unwrap(), []);
     let larger = FencingToken::new(lease.token.unwrap().get() + 1).unwrap();
-    assert!(!backend.raise(&lease, larger).await.unwrap(), "a token that only a minority knows");
+    assert!(!backend.advance_token(&lease, larger).await.unwrap(), "a token that only a minority knows");
 }
 
 #[tokio::test]
@@ -213,7 +213,7 @@ async fn a_silent_server_is_not_waited_for_longer_than_a_part_of_the_ttl() {
     assert_eq!(backend.inspect(&name("job")).await.unwrap(), None);
     servers[2].daemon().freeze();
     let in_time = until("a lock", async || {
-        matches!(backend.acquire(&claim("job", Duration::from_secs(4))).await, Ok(Attempt::Granted(_)))
+        matches!(backend.acquire(&claim("job", Duration::from_secs(4))).await, Ok(AcquireOutcome::Granted(_)))
     });
     tokio::time::timeout(LONG / 2, in_time).await.expect("its answer is not waited for until the timeout");
 }

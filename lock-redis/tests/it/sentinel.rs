@@ -6,8 +6,8 @@ use std::{
 };
 
 use lock_core::{
-    ErrorKind, LeaseId, LockName, Locker, LossReason, Renew, TryAcquire,
-    backend::{Attempt, Backend, Renewal},
+    ErrorKind, LockName, Locker, LossReason, Renew, TryAcquire,
+    backend::{AcquireOutcome, Backend, LeaseId, Renewal},
     testing::{Subject, Tampering},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
@@ -85,7 +85,7 @@ async fn a_failover_tells_every_holder_that_lost_its_lock_and_no_token_goes_back
         assert!(guard.check().is_err());
     }
     for guard in kept {
-        guard.ensure(ttl / 2).await.expect("the replica had this lock");
+        guard.renew_if_below(ttl / 2).await.expect("the replica had this lock");
         fixture::refused(&after, &claim(guard.name().as_str(), ttl)).await;
     }
     for guard in &lost[10..] {
@@ -122,8 +122,10 @@ async fn a_sentinel_that_is_frozen_or_gone_is_passed_over() {
     let config = client_of(&setup);
     drop(setup.sentinels.remove(1));
     let ttl = Duration::from_secs(60);
-    until("the last sentinel", async || matches!(config.acquire(&claim("job", ttl)).await, Ok(Attempt::Granted(_))))
-        .await;
+    until("the last sentinel", async || {
+        matches!(config.acquire(&claim("job", ttl)).await, Ok(AcquireOutcome::Granted(_)))
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -62,7 +62,7 @@ async fn use_it(config: RedisConfig) {
     let held = Arc::new(Notify::new());
     let waiting = tokio::spawn({
         let (locker, held) = (fixture::locker(backend.clone(), LONG), Arc::clone(&held));
-        async move { locker.lock("tls-0").on_held(move |_| held.notify_one()).acquire().await.unwrap() }
+        async move { locker.lock("tls-0").on_contention(move |_| held.notify_one()).acquire().await.unwrap() }
     });
     held.notified().await;
     for lease in &leases {

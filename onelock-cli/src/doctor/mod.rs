@@ -12,7 +12,7 @@ mod two_host_check;
 
 use std::{ops::ControlFlow, time::Duration};
 
-use lock_core::{LeaseId, Locker};
+use lock_core::{Locker, backend::LeaseId};
 use tokio::time::timeout;
 
 pub(crate) use self::second_process::run_second_process;
@@ -62,8 +62,8 @@ async fn examine_store(store: &StoreLocation, peer: Option<Duration>) -> Result<
     if diagnosis.is_break() {
         signals.unblock();
         let tidy = async {
-            ours.settled().await;
-            other.settled().await;
+            ours.wait_idle().await;
+            other.wait_idle().await;
             probes.clean_up().await;
         };
         let _ = timeout(CLEANUP_TIMEOUT, tidy).await;
@@ -74,7 +74,7 @@ async fn examine_store(store: &StoreLocation, peer: Option<Duration>) -> Result<
 
 async fn diagnose(probes: &Probes<'_>, ours: &Locker, id: &str, peer: Option<Duration>) -> Diagnosis {
     let (mut findings, failed) = probes.all().await;
-    findings.extend(ours.admin().examine().await);
+    findings.extend(ours.admin().diagnose().await);
     if failed.is_none() && !findings.iter().any(|finding| finding.subject.ends_with("clock")) {
         findings.extend(probes.clock().await);
     }

@@ -3,7 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use lock_core::{Error, Guard, Locker, TryAcquire, backend::Release, doctor::Finding};
+use lock_core::{
+    Error, Guard, Locker, TryAcquire,
+    backend::{Finding, Release},
+};
 use tokio::time::sleep;
 
 use super::two_host_check::{TwoHostCheck, Verdict};
@@ -56,7 +59,7 @@ pub(super) async fn check_two_hosts(locker: &Locker, id: &str, within: Duration)
 async fn try_once(locker: &Locker, check: &mut TwoHostCheck) -> Result<bool, Error> {
     let request = locker.lock(NAME).min_hold(Duration::ZERO).data(check.data());
     match request.try_acquire().await? {
-        TryAcquire::Held(holder) => {
+        TryAcquire::Contended(holder) => {
             check.note_refused(&holder);
             pause(150).await;
             Ok(false)

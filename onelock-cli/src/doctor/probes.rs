@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use lock_core::{
-    Error, FencingToken, Guard, LockRequest, Locker, LossReason, Renew, TryAcquire, backend::Break, doctor::Finding,
+    Error, FencingToken, Guard, LockRequest, Locker, LossReason, Renew, TryAcquire,
+    backend::{Break, Finding},
 };
 use tokio::time::{sleep, timeout};
 
@@ -57,7 +58,7 @@ impl<'a> Probes<'a> {
     /// Has the store forget the names that were used, so far as it can.
     pub(super) async fn clean_up(&self) {
         for name in ["rounds", "clients", "processes", "broken", "expired", "clock"] {
-            let _ = self.ours.admin().forget(self.name(name)).await;
+            let _ = self.ours.admin().purge(self.name(name)).await;
         }
     }
 
@@ -82,7 +83,7 @@ impl<'a> Probes<'a> {
             let started = Instant::now();
             let guard = match self.request(self.ours, "rounds").renew(Renew::Manual).try_acquire().await? {
                 TryAcquire::Acquired(guard) => guard,
-                TryAcquire::Held(holder) => {
+                TryAcquire::Contended(holder) => {
                     return Ok(vec![Finding::unfit(
                         "locks",
                         format!("a lock that we had released is held by {holder}"),
@@ -253,7 +254,7 @@ async fn renewal(guard: &Guard, round_trip: Duration) -> Result<Option<Duration>
     let used = (Duration::from_millis(20) + 4 * round_trip).min(left / 4);
     sleep(used).await;
     let started = Instant::now();
-    guard.ensure(left - used).await?;
+    guard.renew_if_below(left - used).await?;
     Ok(Some(started.elapsed()))
 }
 

@@ -3,8 +3,8 @@
 use std::{fmt::Write, time::Duration};
 
 use lock_core::{
-    Capabilities, Capability, Timing,
-    doctor::{Finding, Level},
+    Capability, Timing,
+    backend::{Capabilities, Finding, Level},
 };
 use serde_json::{Map, Value, json};
 

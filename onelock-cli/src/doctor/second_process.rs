@@ -26,7 +26,7 @@ pub(crate) fn run_second_process(args: SecondProcessArgs) -> Result<Exit, Failur
     runtime()?.block_on(async {
         let locker = store.open().await?;
         match probes::request(&locker, args.name.as_str()).try_acquire().await? {
-            TryAcquire::Held(_) => Ok(Exit::Code(exit::NOT_ACQUIRED)),
+            TryAcquire::Contended(_) => Ok(Exit::Code(exit::NOT_ACQUIRED)),
             TryAcquire::Acquired(guard) => {
                 print(&guard.token().map_or_else(String::new, |token| token.to_string()))?;
                 let _ = guard.release().await?;

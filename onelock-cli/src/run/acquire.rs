@@ -41,13 +41,13 @@ pub(super) async fn acquire(plan: &Plan, signals: &Signals) -> Result<WaitOutcom
     match acquired {
         ControlFlow::Continue(acquired) => match acquired? {
             TryAcquire::Acquired(guard) => Ok(WaitOutcome::Acquired(guard, locker.store())),
-            TryAcquire::Held(holder) => {
+            TryAcquire::Contended(holder) => {
                 progress.contended(&holder);
                 Ok(WaitOutcome::Contended)
             }
         },
         ControlFlow::Break(signal) => {
-            let _ = timeout(ROLLBACK_TIMEOUT, locker.settled()).await;
+            let _ = timeout(ROLLBACK_TIMEOUT, locker.wait_idle()).await;
             Ok(WaitOutcome::Signal(signal))
         }
     }
@@ -65,7 +65,7 @@ async fn request_lock(plan: &Plan, locker: &Locker, progress: Arc<Progress>) -> 
         request = request.owner(owner);
     }
     if plan.verbose && plan.wait != Some(Duration::ZERO) {
-        request = request.on_held(move |holder: &Holder| progress.note_holder(holder));
+        request = request.on_contention(move |holder: &Holder| progress.note_holder(holder));
     }
     match plan.wait {
         Some(Duration::ZERO) => request.try_acquire().await,

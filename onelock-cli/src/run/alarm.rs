@@ -2,32 +2,32 @@
 
 use std::{os::fd::AsFd, time::Duration};
 
-use lock_core::clock::{Clock, Moment, SystemClock};
+use lock_core::clock::{Clock, ClockReading, SystemClock};
 use nix::sys::{
     time::TimeSpec,
     timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
 };
 
 /// Whether `moment` has come on either clock.
-pub(super) fn has_passed(moment: Moment) -> bool {
+pub(super) fn has_passed(moment: ClockReading) -> bool {
     let now = SystemClock.now();
     now.boot >= moment.boot || now.wall >= moment.wall
 }
 
 /// `moment`, this much earlier.
-pub(super) fn before(moment: Moment, by: Duration) -> Moment {
-    Moment { boot: moment.boot.saturating_sub(by), wall: moment.wall.saturating_sub(by) }
+pub(super) fn before(moment: ClockReading, by: Duration) -> ClockReading {
+    ClockReading { boot: moment.boot.saturating_sub(by), wall: moment.wall.saturating_sub(by) }
 }
 
 /// The moment that is `wait` from now.
-pub(super) fn from_now(wait: Duration) -> Moment {
+pub(super) fn from_now(wait: Duration) -> ClockReading {
     let now = SystemClock.now();
-    Moment { boot: now.boot.saturating_add(wait), wall: now.wall.saturating_add(wait) }
+    ClockReading { boot: now.boot.saturating_add(wait), wall: now.wall.saturating_add(wait) }
 }
 
 /// The earlier of two moments, on each clock.
-pub(super) fn earlier(a: Moment, b: Moment) -> Moment {
-    Moment { boot: a.boot.min(b.boot), wall: a.wall.min(b.wall) }
+pub(super) fn earlier(a: ClockReading, b: ClockReading) -> ClockReading {
+    ClockReading { boot: a.boot.min(b.boot), wall: a.wall.min(b.wall) }
 }
 
 /// Two timers: a timeout of `poll(2)` would stand still while the machine is suspended, and know
@@ -48,7 +48,7 @@ impl Alarm {
     }
 
     /// Makes the descriptors readable at `moment`, or never.
-    pub(super) fn set(&self, moment: Option<Moment>) -> nix::Result<()> {
+    pub(super) fn set(&self, moment: Option<ClockReading>) -> nix::Result<()> {
         let Some(moment) = moment else {
             self.boot.unset()?;
             return self.wall.unset();

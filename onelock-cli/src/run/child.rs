@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{LockName, clock::Moment};
+use lock_core::{LockName, clock::ClockReading};
 use nix::{
     sys::{prctl, signal::Signal},
     unistd::{Pid, getppid, setpgid},
@@ -41,7 +41,7 @@ impl Job {
         self.grace.unwrap_or_else(|| lease.map_or(DEFAULT_GRACE, |lease| DEFAULT_GRACE.min(lease / 4)))
     }
 
-    fn command(&self, token: Option<u64>, deadline: Option<Moment>) -> Command {
+    fn command(&self, token: Option<u64>, deadline: Option<ClockReading>) -> Command {
         let mut command = Command::new(&self.argv[0]);
         command.args(&self.argv[1..]).env("ONELOCK_NAME", self.name.as_str());
         for (variable, value) in
@@ -61,7 +61,7 @@ impl Job {
     pub(super) fn spawn(
         &self,
         token: Option<u64>,
-        deadline: Option<Moment>,
+        deadline: Option<ClockReading>,
         before_start: impl FnOnce(),
     ) -> io::Result<Pid> {
         let (mut start_reader, mut start_writer) = io::pipe()?;
@@ -93,7 +93,7 @@ impl Job {
         parent: Pid,
         start_reader: &mut io::PipeReader,
         token: Option<u64>,
-        deadline: Option<Moment>,
+        deadline: Option<ClockReading>,
     ) -> io::Error {
         if let Err(error) = prctl::set_pdeathsig(Signal::SIGKILL) {
             return error.into();
@@ -115,7 +115,7 @@ impl Job {
     }
 
     /// Becomes the command; returns only when that fails.
-    pub(super) fn exec(&self, token: Option<u64>, deadline: Option<Moment>) -> io::Error {
+    pub(super) fn exec(&self, token: Option<u64>, deadline: Option<ClockReading>) -> io::Error {
         use std::os::unix::process::CommandExt;
         let mut command = self.command(token, deadline);
         let inherited = self.inherited.clone();

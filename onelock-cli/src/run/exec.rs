@@ -30,7 +30,7 @@ fn acquire_and_exec(plan: &Plan, runtime: &Runtime) -> Result<Exit, Failure> {
         WaitOutcome::Signal(signal) => return Ok(Exit::Signal(signal)),
     };
     // One of a chain's locks may live in a descriptor, and the other need renewals all the same.
-    let failure = match guard.descriptor().filter(|_| !store.starts_with("chain:")) {
+    let failure = match guard.descriptor().filter(|_| !store.starts_with("migrate:")) {
         None => Failure::new(
             exit::USAGE,
             "--no-fork needs a store whose locks live in a descriptor (files): nobody would renew the lease of this one; \

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use lock_core::clock::Moment;
+use lock_core::clock::ClockReading;
 use nix::{
     errno::Errno,
     sys::socket::{
@@ -21,9 +21,9 @@ use crate::sys;
 pub(super) enum ToWatchdog {
     /// The lock is held: start the command. Comes with the lock's descriptor, where the lock lives
     /// in one.
-    Start { token: Option<u64>, deadline: Option<Moment> },
+    Start { token: Option<u64>, deadline: Option<ClockReading> },
     /// The lease was renewed.
-    Deadline(Moment),
+    Deadline(ClockReading),
     /// Pass this signal on to the command.
     Signal(i32),
     /// The lock was lost: stop the command.
@@ -71,8 +71,8 @@ fn nanos(d: Duration) -> u64 {
     u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)
 }
 
-fn moment(boot: u64, wall: u64) -> Moment {
-    Moment { boot: Duration::from_nanos(boot), wall: Duration::from_nanos(wall) }
+fn moment(boot: u64, wall: u64) -> ClockReading {
+    ClockReading { boot: Duration::from_nanos(boot), wall: Duration::from_nanos(wall) }
 }
 
 /// A message of fixed size.
@@ -210,7 +210,8 @@ mod tests {
     #[test]
     fn messages_arrive_as_they_were_sent_and_the_end_is_seen() {
         let (supervisor, watchdog) = Channel::pair().unwrap();
-        let at = Moment { boot: Duration::from_millis(12_345), wall: Duration::from_nanos(1_700_000_000_000_000_001) };
+        let at =
+            ClockReading { boot: Duration::from_millis(12_345), wall: Duration::from_nanos(1_700_000_000_000_000_001) };
         let messages = [
             ToWatchdog::Start { token: None, deadline: None },
             ToWatchdog::Start { token: Some(1 << 52), deadline: Some(at) },

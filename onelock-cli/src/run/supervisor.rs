@@ -10,7 +10,7 @@ use std::{
 
 use lock_core::{
     Guard, Lost,
-    clock::Moment,
+    clock::ClockReading,
     clock::{Clock, SystemClock},
 };
 use nix::{errno::Errno, sys::prctl, unistd::Pid};
@@ -90,7 +90,7 @@ struct Supervisor<'a> {
     signals: Signals,
     watchdog: Pid,
     /// The end of the lease that the watchdog knows of.
-    sent_deadline: Option<Moment>,
+    sent_deadline: Option<ClockReading>,
     /// How long the lease lasts without a renewal.
     lease: Option<Duration>,
     /// Why the lock was lost, and when the watchdog has to be done.

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use lock_core::clock::{Clock, Moment, SystemClock};
+use lock_core::clock::{Clock, ClockReading, SystemClock};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -56,7 +56,7 @@ fn start(
     supervisor: Channel,
     job: &Job,
     token: Option<u64>,
-    deadline: Option<Moment>,
+    deadline: Option<ClockReading>,
     lock: Option<OwnedFd>,
 ) -> nix::Result<()> {
     let mut set = SigSet::empty();
@@ -108,9 +108,9 @@ struct Watchdog {
     group: Option<Pid>,
     grace: Duration,
     /// When the lease ends.
-    deadline: Option<Moment>,
+    deadline: Option<ClockReading>,
     /// The command was told to stop, and will be killed then.
-    kill_at: Option<Moment>,
+    kill_at: Option<ClockReading>,
     /// The command has ended.
     ended: bool,
 }
@@ -150,7 +150,7 @@ impl Watchdog {
         }
     }
 
-    fn next_alarm(&self) -> Option<Moment> {
+    fn next_alarm(&self) -> Option<ClockReading> {
         // What the command left behind when it ended by itself is nobody's business.
         let deadline = self.deadline.filter(|_| !self.ended);
         self.kill_at.or_else(|| deadline.map(|at| alarm::before(at, self.grace)))

@@ -54,10 +54,10 @@ enum PurgeOutcome {
 async fn purge(locker: &Locker, name: &str, patience: Duration) -> Result<PurgeOutcome, Error> {
     // The last holder may have been killed: take the lock after it, and give it back.
     match probes::request(locker, name).acquire_within(patience).await? {
-        TryAcquire::Held(holder) => Ok(PurgeOutcome::Held(holder)),
+        TryAcquire::Contended(holder) => Ok(PurgeOutcome::Held(holder)),
         TryAcquire::Acquired(guard) => {
             drop(guard.release().await?);
-            Ok(if locker.admin().forget(name).await? { PurgeOutcome::Purged } else { PurgeOutcome::Kept })
+            Ok(if locker.admin().purge(name).await? { PurgeOutcome::Purged } else { PurgeOutcome::Kept })
         }
     }
 }

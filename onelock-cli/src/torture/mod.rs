@@ -23,7 +23,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lock_core::{LeaseId, Locker, TryAcquire, backend::Release};
+use lock_core::{
+    Locker, TryAcquire,
+    backend::{LeaseId, Release},
+};
 use lock_history::{Checks, check};
 
 use self::{
@@ -151,7 +154,7 @@ async fn clean_up_after_signal(signal: i32, signals: &Signals, locker: &Locker, 
     signals.unblock();
     let _ = fs::remove_dir_all(&run.directory);
     say("onelock: interrupted; removing what is in the store (interrupt again to leave it)\n");
-    locker.settled().await;
+    locker.wait_idle().await;
     let bound = MIN_SLACK + 2 * longest_lease(locker, run);
     let left = clean_up(locker, run, bound).await;
     for what in left.stuck.iter().chain(&left.kept) {

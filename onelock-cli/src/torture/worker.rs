@@ -122,7 +122,7 @@ impl Worker {
     async fn acquire(&mut self, name: &str, owner: String, refusals: &Refusals) -> std::io::Result<Option<Guard>> {
         let observer = refusals.clone();
         let request = probes::short_lived(&self.locker, name, self.run.ttl).owner(owner);
-        let request = request.on_held(move |holder| observer.note(holder));
+        let request = request.on_contention(move |holder| observer.note(holder));
         let patience = self.random(1, 3_000);
         let outcome = match self.rng.u8(..4) {
             0 => request.try_acquire().await,
@@ -134,7 +134,7 @@ impl Worker {
         };
         match outcome {
             Ok(TryAcquire::Acquired(guard)) => Ok(Some(guard)),
-            Ok(TryAcquire::Held(_)) => Ok(None),
+            Ok(TryAcquire::Contended(_)) => Ok(None),
             Err(error) => {
                 // A store that is cut off is part of the game; one that is set up wrongly is not.
                 let kind = if error.kind() == ErrorKind::Config { "configuration: " } else { "" };

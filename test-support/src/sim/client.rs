@@ -10,10 +10,9 @@ use std::{
 
 use async_trait::async_trait;
 use lock_core::{
-    Error, Lease, LockName, Locker,
-    backend::{Attempt, Backend, Claim, Release, Renewal},
-    capabilities::{Capabilities, Pace},
-    clock::{Clock, Moment},
+    Error, LockName, Locker,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Lease, Release, Renewal, StoreTimings},
+    clock::{Clock, ClockReading},
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -68,7 +67,7 @@ pub(super) struct SimBackend {
     wire: Wire,
     /// Each record's version, its holder's ttl, and since when it has been so by the client's
     /// clock.
-    observed: Mutex<HashMap<LockName, (u64, Duration, Moment)>>,
+    observed: Mutex<HashMap<LockName, (u64, Duration, ClockReading)>>,
 }
 
 impl SimBackend {
@@ -98,9 +97,9 @@ impl SimBackend {
     }
 }
 
-/// Not [`Moment::since`]: whoever waits for another's lease to end must not be hurried by a wall
+/// Not [`ClockReading::since`]: whoever waits for another's lease to end must not be hurried by a wall
 /// clock that is set forward.
-fn elapsed(from: Moment, to: Moment) -> Duration {
+fn elapsed(from: ClockReading, to: ClockReading) -> Duration {
     to.boot.saturating_sub(from.boot)
 }
 
@@ -114,21 +113,21 @@ impl Backend for SimBackend {
         Capabilities { ttl: true, fencing: true, loss_signal: true, holder: true, ..Capabilities::default() }
     }
 
-    fn pace(&self) -> Pace {
-        Pace::default()
+    fn timings(&self) -> StoreTimings {
+        StoreTimings::default()
     }
 
-    async fn acquire(&self, claim: &Claim) -> Result<Attempt, Error> {
+    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let dead = match self.kind {
             Kind::Clocked => None,
             Kind::Observed => self.dead(&claim.name),
         };
         match self.wire.ask(Request::Acquire { claim: claim.clone(), dead }).await {
-            Reply::Attempt(Attempt::Held(mut holder)) => {
+            Reply::Attempt(AcquireOutcome::Contended(mut holder)) => {
                 if self.kind == Kind::Observed {
                     self.observe(&claim.name, &mut holder);
                 }
-                Ok(Attempt::Held(holder))
+                Ok(AcquireOutcome::Contended(holder))
             }
             Reply::Attempt(granted) => Ok(granted),
             other => unreachable!("the store answers what it was asked: {other:?}"),

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lock_core::clock::{Clock, Moment};
+use lock_core::clock::{Clock, ClockReading};
 
 /// The true time since the beginning, which nobody but the world can read.
 #[derive(Debug, Clone, Default)]
@@ -76,10 +76,10 @@ impl SimClock {
 }
 
 impl Clock for SimClock {
-    fn now(&self) -> Moment {
+    fn now(&self) -> ClockReading {
         let ran = self.world.now().as_secs_f64() * self.rate;
         let offsets = self.offsets.lock().unwrap_or_else(PoisonError::into_inner);
-        Moment {
+        ClockReading {
             boot: Duration::from_secs_f64(BOOTED + ran + offsets.boot),
             wall: Duration::from_secs_f64(EPOCH + ran + offsets.wall),
         }

@@ -7,8 +7,8 @@ use std::{
 };
 
 use lock_core::{
-    FencingToken, Holder, Lease, LeaseId, LockName, LossReason,
-    backend::{Attempt, Claim, Grant, Release, Renewal},
+    FencingToken, Holder, LockName, LossReason,
+    backend::{AcquireOutcome, AcquireRequest, Grant, Lease, LeaseId, Release, Renewal},
 };
 
 use super::{
@@ -31,7 +31,7 @@ pub(super) enum Kind {
 #[derive(Debug, Clone)]
 pub(super) enum Request {
     Acquire {
-        claim: Claim,
+        claim: AcquireRequest,
         /// The version of the record whose holder the client knows to be dead.
         dead: Option<u64>,
     },
@@ -44,7 +44,7 @@ pub(super) enum Request {
 /// What the store answers.
 #[derive(Debug, Clone)]
 pub(super) enum Reply {
-    Attempt(Attempt),
+    Attempt(AcquireOutcome),
     Renewal(Renewal),
     Release(Release),
     Answer(Answer),
@@ -92,7 +92,7 @@ impl Store {
         }
     }
 
-    fn acquire(&mut self, now: Duration, claim: &Claim, dead: Option<u64>) -> Attempt {
+    fn acquire(&mut self, now: Duration, claim: &AcquireRequest, dead: Option<u64>) -> AcquireOutcome {
         let ttl = claim.ttl.expect("the core gives every lease of this store a ttl");
         self.versions += 1;
         let version = self.versions;
@@ -105,19 +105,19 @@ impl Store {
                     // left of the first.
                     holder.owner = Some(format!("{}, {}", record.owner, record.id));
                 }
-                return Attempt::Held(holder);
+                return AcquireOutcome::Contended(holder);
             }
             let token = record.token;
             let renewed = Record { ttl, expires: now + ttl, version, ..record.clone() };
             self.records.insert(claim.name.clone(), renewed);
-            return Attempt::Granted(Grant { token: Some(token), crashed: None, already_ours: true });
+            return AcquireOutcome::Granted(Grant { token: Some(token), crashed: None, already_ours: true });
         }
         let token = self.mint(&claim.name, previous.as_ref(), now);
         let owner = claim.owner.clone();
         let record = Record { id: claim.id, owner, token, ttl, expires: now + ttl, version };
         self.records.insert(claim.name.clone(), record);
         let crashed = previous.map(|record| self.holder(&record, now));
-        Attempt::Granted(Grant { token: Some(token), crashed, already_ours: false })
+        AcquireOutcome::Granted(Grant { token: Some(token), crashed, already_ours: false })
     }
 
     fn mint(&mut self, name: &LockName, previous: Option<&Record>, now: Duration) -> FencingToken {

@@ -92,12 +92,9 @@ impl Worker {
     fn request(&mut self, name: &Arc<str>, owner: String) -> LockRequest {
         let (journal, worker, refused) = (self.journal.clone(), self.slot.worker, Arc::clone(name));
         let renew = if self.rng.u8(..4) == 0 { Renew::Manual } else { Renew::Auto };
-        self.locker
-            .lock(&**name)
-            .owner(owner)
-            .ttl(self.random(800, 3_000))
-            .renew(renew)
-            .on_held(move |holder| journal.note(worker, &refused, EventKind::Refused { owner: holder.owner.clone() }))
+        self.locker.lock(&**name).owner(owner).ttl(self.random(800, 3_000)).renew(renew).on_contention(move |holder| {
+            journal.note(worker, &refused, EventKind::Refused { owner: holder.owner.clone() })
+        })
     }
 
     /// In one of the ways there are; the last is dropped at any point.
@@ -112,7 +109,7 @@ impl Worker {
         };
         match outcome {
             Ok(TryAcquire::Acquired(guard)) => Some(guard),
-            Ok(TryAcquire::Held(_)) | Err(_) => None,
+            Ok(TryAcquire::Contended(_)) | Err(_) => None,
         }
     }
 
@@ -150,7 +147,7 @@ impl Worker {
                 return;
             }
             // Harmless where a renewal is not due or is made in the background.
-            let _ = guard.ensure(Duration::from_millis(300)).await;
+            let _ = guard.renew_if_below(Duration::from_millis(300)).await;
             if careless || guard.check().is_ok() {
                 let write = Write { worker: self.slot.worker, name: Arc::clone(name), token };
                 send(&self.outbox, Outgoing::Write(write));

@@ -12,7 +12,7 @@ async fn main() -> Result<(), onelock::Error> {
             println!("worked");
             guard.release().await?;
         }
-        TryAcquire::Held(holder) => println!("gave up: held by {holder}"),
+        TryAcquire::Contended(holder) => println!("gave up: held by {holder}"),
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use futures_util::{future::join_all, poll};
 use tokio::time::Instant;
 
 use crate::{
-    backend::{Attempt, Break, Claim, Renewal},
+    backend::{AcquireOutcome, AcquireRequest, Break, Renewal},
     locker::Locker,
     testing::harness::{Bench, acquire, claim_for, granted, granted_soon, refused, release},
     types::{ErrorKind, FencingToken, LeaseId, LockName},
@@ -53,11 +53,11 @@ pub(super) async fn of_many_contenders_one_wins(bench: &Bench<'_>) {
         let contenders = join_all((0..16).map(|_| async {
             let client = bench.client().await;
             // Nothing ends here, and with a short ttl a busy machine may not answer in time.
-            let claim = Claim { ttl: Some(Duration::from_secs(60)), ..bench.claim(&name) };
+            let claim = AcquireRequest { ttl: Some(Duration::from_secs(60)), ..bench.claim(&name) };
             (acquire(&*client, &claim).await, client)
         }))
         .await;
-        let winners = contenders.iter().filter(|(attempt, _)| matches!(attempt, Attempt::Granted(_))).count();
+        let winners = contenders.iter().filter(|(attempt, _)| matches!(attempt, AcquireOutcome::Granted(_))).count();
         if winners == 0 && bench.subject.votes() {
             // The refused have undone what they got, and one that comes back gets all.
             let _ = granted(&*bench.client().await, &bench.claim(&name)).await;
@@ -72,7 +72,7 @@ pub(super) async fn a_refusal_says_who_holds_the_lock(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("who");
     let data = vec![0, 255, b'\n', b'"', 7];
-    let claim = Claim { owner: "Zoë's \"job\"\n#1".into(), data: Some(data.clone()), ..bench.claim(&name) };
+    let claim = AcquireRequest { owner: "Zoë's \"job\"\n#1".into(), data: Some(data.clone()), ..bench.claim(&name) };
     let (lease, _) = granted(&*a, &claim).await;
     let holder = refused(&*b, &bench.claim(&name)).await;
     assert_eq!(holder.owner.as_deref(), Some(&*claim.owner));
@@ -116,8 +116,8 @@ async fn a_whole_ttl_from_then_on(bench: &Bench<'_>) {
         asked = sent;
         let attempt = acquire(&*other, &bench.short_claim(&name)).await;
         if asked.elapsed() < bench.subject.ttl() {
-            assert!(matches!(attempt, Attempt::Held(_)), "acquired again {:?} ago", asked.elapsed());
-        } else if matches!(attempt, Attempt::Granted(_)) {
+            assert!(matches!(attempt, AcquireOutcome::Contended(_)), "acquired again {:?} ago", asked.elapsed());
+        } else if matches!(attempt, AcquireOutcome::Granted(_)) {
             return;
         }
     }
@@ -173,17 +173,17 @@ pub(super) async fn a_raised_token_is_exceeded_by_the_next(bench: &Bench<'_>) {
     let token = lease.token.expect("fencing is declared");
     // Far beyond any clock, as of a store whose clock is a day ahead.
     let raised = FencingToken::new(token.get() + 86_400_000_000).expect("a day more");
-    match a.raise(&lease, raised).await {
+    match a.advance_token(&lease, raised).await {
         Ok(held) => assert!(held, "the lease holds the lock"),
         Err(error) => return assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),
     }
-    assert!(a.raise(&lease, token).await.expect("the store answers"), "a smaller one changes nothing");
+    assert!(a.advance_token(&lease, token).await.expect("the store answers"), "a smaller one changes nothing");
     let (again, _) = granted(&*a, &claim).await;
     assert_eq!(again.token, Some(raised));
     assert_eq!(refused(&*b, &bench.claim(&name)).await.token, Some(raised));
     assert_eq!(a.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
     release(&*a, &lease).await;
-    assert!(!a.raise(&lease, raised).await.expect("the store answers"), "it was released");
+    assert!(!a.advance_token(&lease, raised).await.expect("the store answers"), "it was released");
     let (next, grant) = granted(&*b, &bench.claim(&name)).await;
     assert!(next.token > Some(raised), "{:?} after {raised:?}", next.token);
     assert_eq!(grant.crashed, None);
@@ -207,16 +207,16 @@ pub(super) async fn a_lock_is_held_for_the_holders_ttl(bench: &Bench<'_>) {
     let name = bench.name("ttl");
     let started = Instant::now();
     let _held = granted(&*holder, &bench.short_claim(&name)).await;
-    let impatient = Claim { ttl: bench.ttl_of(0.05), ..bench.claim(&name) };
+    let impatient = AcquireRequest { ttl: bench.ttl_of(0.05), ..bench.claim(&name) };
     loop {
         let attempt = other.acquire(&claim_for(&*other, &impatient)).await;
         let after = started.elapsed();
         match attempt {
-            Ok(Attempt::Granted(_)) => {
+            Ok(AcquireOutcome::Granted(_)) => {
                 assert!(after >= bench.subject.ttl(), "granted after {after:?}, within the holder's ttl");
                 return;
             }
-            Ok(Attempt::Held(_)) => {}
+            Ok(AcquireOutcome::Contended(_)) => {}
             // A ttl as short as this one leaves a store little time to answer.
             Err(error) => assert!(error.is_retryable(), "{error}"),
         }
@@ -229,8 +229,11 @@ pub(super) async fn a_lock_is_held_for_the_holders_ttl(bench: &Bench<'_>) {
 pub(super) async fn the_winner_is_told_of_a_crashed_holder(bench: &Bench<'_>) {
     let holder = bench.client().await;
     let name = bench.name("crashed");
-    let claim =
-        Claim { owner: "the one that died".into(), data: Some(b"half done".to_vec()), ..bench.short_claim(&name) };
+    let claim = AcquireRequest {
+        owner: "the one that died".into(),
+        data: Some(b"half done".to_vec()),
+        ..bench.short_claim(&name)
+    };
     let (lease, _) = granted(&*holder, &claim).await;
     bench.subject.crash(holder).await;
     let (_, grant) = bench.granted_in_the_end(&*bench.client().await, &bench.claim(&name)).await;

@@ -60,7 +60,7 @@ pub(super) async fn a_contender_whose_clock_is_years_off_is_refused_all_the_same
     let guard = fixture.acquired(&name).await;
     for contender in [&ahead, &behind] {
         match contender.locker.try_acquire(name.as_str()).await.expect("the store answers") {
-            TryAcquire::Held(_) => {}
+            TryAcquire::Contended(_) => {}
             TryAcquire::Acquired(_) => panic!("two hold {name}"),
         }
     }

@@ -60,10 +60,10 @@ pub(super) async fn a_cancelled_renewal_harms_nothing(bench: &Bench<'_>) {
         let name = bench.name(&times.to_string());
         let guard = fixture.acquired(&name).await;
         fixture.age();
-        let done = polled(times, guard.ensure(fixture.rest())).await;
+        let done = polled(times, guard.renew_if_below(fixture.rest())).await;
         guard.check().expect("it was not renewed, and lasts a while yet");
         refused(&*other, &bench.claim(&name)).await;
-        guard.ensure(fixture.rest()).await.expect("the store answers");
+        guard.renew_if_below(fixture.rest()).await.expect("the store answers");
         drop(guard);
         free_soon(bench, &*other, &name).await;
         if done {

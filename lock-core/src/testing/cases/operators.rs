@@ -6,7 +6,7 @@ use futures_util::{future::select_all, poll};
 use tokio::time::timeout;
 
 use crate::{
-    backend::{Break, Claim, Level, Renewal},
+    backend::{AcquireRequest, Break, Level, Renewal},
     testing::harness::{Bench, granted, refused, release},
     types::{ErrorKind, LeaseId, LockName},
 };
@@ -15,7 +15,7 @@ pub(super) async fn a_watch_sees_the_release(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("watched");
     // Longer than anything here waits.
-    let long = Claim { ttl: Some(Duration::from_secs(600)), ..bench.claim(&name) };
+    let long = AcquireRequest { ttl: Some(Duration::from_secs(600)), ..bench.claim(&name) };
     for _ in 0..5 {
         let (lease, _) = granted(&*a, &long).await;
         let mut watch = b.watch(&name).await.expect("the store answers").expect("the capability wake-up is declared");
@@ -38,7 +38,7 @@ pub(super) async fn a_wake_up_that_is_not_used_is_passed_on(bench: &Bench<'_>) {
     let (a, b, c) = (bench.client().await, bench.client().await, bench.client().await);
     let name = bench.name("passed-on");
     // Longer than anything here waits.
-    let long = Claim { ttl: Some(Duration::from_secs(600)), ..bench.claim(&name) };
+    let long = AcquireRequest { ttl: Some(Duration::from_secs(600)), ..bench.claim(&name) };
     let (lease, _) = granted(&*a, &long).await;
     let mut watches = Vec::new();
     for client in [&b, &c] {
@@ -57,7 +57,7 @@ pub(super) async fn inspect_sees_the_holder(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("inspected");
     assert_eq!(b.inspect(&name).await.expect("the store answers"), None);
-    let claim = Claim { owner: "me".into(), ..bench.claim(&name) };
+    let claim = AcquireRequest { owner: "me".into(), ..bench.claim(&name) };
     let (lease, _) = granted(&*a, &claim).await;
     let holder = b.inspect(&name).await.expect("the store answers").expect("it is held");
     assert_eq!(holder.owner.as_deref(), Some("me"));
@@ -72,7 +72,7 @@ pub(super) async fn list_shows_held_locks_by_prefix(bench: &Bench<'_>) {
     let mut leases = Vec::new();
     for short in ["b", "A", "a/é\n", "gone"] {
         let name = LockName::new(format!("{prefix}{short}")).expect("short and not empty");
-        let claim = Claim { owner: short.into(), ..bench.claim(&name) };
+        let claim = AcquireRequest { owner: short.into(), ..bench.claim(&name) };
         leases.push(granted(&*a, &claim).await.0);
     }
     let (other, _) = granted(&*a, &bench.claim(&bench.name("elsewhere"))).await;
@@ -95,7 +95,7 @@ pub(super) async fn break_compares_the_version(bench: &Bench<'_>) {
     let stale = refused(&*b, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
     release(&*a, &first).await;
     assert_eq!(b.break_lock(&name, &stale, "kit").await.expect("the store answers"), Break::Changed(None));
-    let (second, _) = granted(&*a, &Claim { id: LeaseId::random(), ..long }).await;
+    let (second, _) = granted(&*a, &AcquireRequest { id: LeaseId::random(), ..long }).await;
     match b.break_lock(&name, &stale, "kit").await.expect("the store answers") {
         Break::Changed(Some(_)) => {}
         other => panic!("broke a holder that nobody had seen: {other:?}"),
@@ -111,12 +111,12 @@ pub(super) async fn an_examination_changes_no_lock_and_finds_a_working_store_fit
     let long = bench.claim(&held);
     let (lease, _) = granted(&*a, &long).await;
     for client in [&a, &b] {
-        let findings = client.examine().await;
+        let findings = client.diagnose().await;
         let unfit: Vec<_> = findings.iter().filter(|finding| finding.level == Level::Unfit).collect();
         assert!(unfit.is_empty(), "a store that keeps its promises is fit: {unfit:?}");
     }
     assert_eq!(a.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
-    refused(&*b, &Claim { id: LeaseId::random(), ..long }).await;
+    refused(&*b, &AcquireRequest { id: LeaseId::random(), ..long }).await;
     let (other, grant) = granted(&*b, &bench.claim(&free)).await;
     assert_eq!(grant.crashed, None);
     release(&*b, &other).await;
@@ -127,25 +127,25 @@ pub(super) async fn an_examination_changes_no_lock_and_finds_a_working_store_fit
 pub(super) async fn forgetting_spares_the_holder(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("forgotten");
-    match a.forget(&name).await {
+    match a.purge(&name).await {
         Ok(forgotten) => assert!(forgotten, "of a name that was never used there is nothing to keep"),
         Err(error) => return assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),
     }
     let long = bench.claim(&name);
     let (lease, _) = granted(&*a, &long).await;
-    assert!(!b.forget(&name).await.expect("the store answers"), "forgot a lock that is held");
+    assert!(!b.purge(&name).await.expect("the store answers"), "forgot a lock that is held");
     refused(&*b, &bench.claim(&name)).await;
     assert_eq!(a.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
     release(&*a, &lease).await;
-    assert!(b.forget(&name).await.expect("the store answers"));
+    assert!(b.purge(&name).await.expect("the store answers"));
     let (again, grant) = granted(&*a, &bench.short_claim(&name)).await;
     assert_eq!((grant.crashed, grant.already_ours), (None, false));
     // That one goes without releasing, and whoever comes next shall be told.
     bench.subject.crash(a).await;
-    assert!(!b.forget(&name).await.expect("the store answers"), "forgot that a holder crashed");
+    assert!(!b.purge(&name).await.expect("the store answers"), "forgot that a holder crashed");
     let (next, grant) = bench.granted_in_the_end(&*b, &bench.claim(&name)).await;
     assert!(grant.crashed.is_some() || !b.capabilities().holder, "not told of the crash");
     assert!(next.token.is_none() || next.token > again.token, "{:?} after {:?}", next.token, again.token);
     release(&*b, &next).await;
-    assert!(b.forget(&name).await.expect("the store answers"), "what was released since can be forgotten");
+    assert!(b.purge(&name).await.expect("the store answers"), "what was released since can be forgotten");
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::{
-    backend::{Attempt, Break, Release},
+    backend::{AcquireOutcome, Break, Release},
     testing::harness::{Bench, acquire, assert_not_held, claim_for, granted, refused, release},
 };
 
@@ -33,11 +33,11 @@ pub(super) async fn min_hold_keeps_the_lock_after_release(bench: &Bench<'_>) {
         // Stores count in milliseconds; the fraction that they drop is not the contract.
         let after = released.elapsed() + Duration::from_millis(2);
         match attempt {
-            Attempt::Granted(_) => {
+            AcquireOutcome::Granted(_) => {
                 assert!(after >= hold_for, "free {after:?} after a release that keeps the lock for {hold_for:?}");
                 return;
             }
-            Attempt::Held(_) => {
+            AcquireOutcome::Contended(_) => {
                 assert!(after < 100 * hold_for, "still held after {after:?}");
                 bench.subject.pass(hold_for / 20).await;
             }
@@ -122,9 +122,9 @@ pub(super) async fn a_lease_that_the_core_ended_frees_its_lock(bench: &Bench<'_>
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("ended");
     let (first, _) = granted(&*a, &bench.short_claim(&name)).await;
-    a.lost(&first);
+    a.on_lost(&first);
     let (second, _) = bench.granted_in_the_end(&*b, &bench.claim(&name)).await;
-    a.lost(&first);
+    a.on_lost(&first);
     assert_not_held(a.release(&first, Duration::ZERO).await);
     refused(&*a, &bench.claim(&name)).await;
     release(&*b, &second).await;

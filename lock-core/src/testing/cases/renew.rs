@@ -3,7 +3,7 @@
 use tokio::time::Instant;
 
 use crate::{
-    backend::{Attempt, Break, Claim, Renewal},
+    backend::{AcquireOutcome, AcquireRequest, Break, Renewal},
     testing::harness::{Bench, acquire, granted, refused, release},
     types::LossReason,
 };
@@ -23,7 +23,7 @@ pub(super) async fn renewal_extends_the_lease(bench: &Bench<'_>) {
         }
         let attempt = acquire(&*other, &bench.claim(&name)).await;
         if renewed.elapsed() < bench.subject.ttl() {
-            assert!(matches!(attempt, Attempt::Held(_)), "renewed {:?} ago", renewed.elapsed());
+            assert!(matches!(attempt, AcquireOutcome::Contended(_)), "renewed {:?} ago", renewed.elapsed());
         }
     }
 }
@@ -59,7 +59,7 @@ pub(super) async fn renewing_an_expired_lease_does_not_rob_the_successor(bench: 
     let name = bench.name("robbed");
     let (lease, _) = granted(&*late, &bench.short_claim(&name)).await;
     bench.subject.pass(bench.subject.ttl()).await;
-    let long = Claim { owner: "successor".into(), ..bench.claim(&name) };
+    let long = AcquireRequest { owner: "successor".into(), ..bench.claim(&name) };
     let (successor, _) = bench.granted_in_the_end(&*next, &long).await;
     match late.renew(&lease).await.expect("the store answers") {
         Renewal::Lost(_) if !late.capabilities().holder => {}
@@ -96,7 +96,7 @@ pub(super) async fn renewing_many_reports_each(bench: &Bench<'_>) {
     }
     release(&*client, &leases[1]).await;
     release(&*client, &leases[4]).await;
-    let batch = client.pace().renew_batch.max(1);
+    let batch = client.timings().renew_batch.max(1);
     let mut answers = Vec::new();
     for chunk in leases.chunks(batch) {
         answers.extend(client.renew_many(chunk).await);

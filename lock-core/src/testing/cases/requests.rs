@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     ErrorKind, Operation,
-    backend::{Attempt, Release, Renewal},
+    backend::{AcquireOutcome, Release, Renewal},
     testing::{
         faults::Fault,
         harness::{
@@ -24,7 +24,7 @@ async fn one_fault_each(bench: &Bench<'_>, fault: Fault) {
 
     fixture.age();
     fixture.network.next(Operation::Renew, fault);
-    guard.ensure(fixture.rest()).await.expect("the second attempt renews");
+    guard.renew_if_below(fixture.rest()).await.expect("the second attempt renews");
     guard.check().expect("renewed");
 
     fixture.network.next(Operation::Release, fault);
@@ -58,7 +58,7 @@ pub(super) async fn an_acquisition_that_arrives_after_its_release_is_nobodys_and
     let (first, _) = granted(&*a, &claim).await;
     let _: Release = a.release(&first, Duration::ZERO).await.expect("the store answers");
     let mut last = first.token;
-    if let Ok(Attempt::Granted(orphan)) = a.acquire(&claim).await {
+    if let Ok(AcquireOutcome::Granted(orphan)) = a.acquire(&claim).await {
         assert!(orphan.token > last || last.is_none(), "{:?} after {last:?}", orphan.token);
         last = orphan.token;
         if claim.ttl.is_none() {
@@ -68,7 +68,7 @@ pub(super) async fn an_acquisition_that_arrives_after_its_release_is_nobodys_and
     }
     let (next, _) = bench.granted_in_the_end(&*b, &bench.claim(&name)).await;
     assert!(next.token > last || last.is_none(), "{:?} after {last:?}", next.token);
-    if let Ok(Attempt::Granted(_)) = a.acquire(&claim).await {
+    if let Ok(AcquireOutcome::Granted(_)) = a.acquire(&claim).await {
         panic!("two hold {name}");
     }
     assert_eq!(b.renew(&next).await.expect("the store answers"), Renewal::Renewed);
@@ -126,7 +126,7 @@ pub(super) async fn of_many_contenders_one_takes_over_from_the_dead(bench: &Benc
     for _ in 0..2_000 {
         let attempts = contenders.iter().map(|(client, claim)| acquire(&**client, claim));
         let attempts = futures_util::future::join_all(attempts).await;
-        match attempts.iter().filter(|attempt| matches!(attempt, Attempt::Granted(_))).count() {
+        match attempts.iter().filter(|attempt| matches!(attempt, AcquireOutcome::Granted(_))).count() {
             0 => bench.subject.pass(bench.subject.ttl() / 20).await,
             winners => return assert_eq!(winners, 1, "of {} contenders", contenders.len()),
         }

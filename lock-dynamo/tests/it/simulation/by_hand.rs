@@ -7,9 +7,9 @@ use std::{
 };
 
 use lock_core::{
-    LeaseId, LockName,
-    backend::{Attempt, Backend, Claim, Grant},
-    clock::{Clock, Moment},
+    LockName,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Grant, LeaseId},
+    clock::{Clock, ClockReading},
 };
 use lock_dynamo::{DynamoBackend, DynamoConfig};
 use serde_json::{Value, json};
@@ -199,29 +199,29 @@ impl Hands {
 }
 
 impl Clock for Hands {
-    fn now(&self) -> Moment {
+    fn now(&self) -> ClockReading {
         let (time, off) = (self.world.now() - *self.missed.lock().unwrap(), *self.off.lock().unwrap());
         let shift = Duration::from_millis(off.unsigned_abs());
         let wall = if off < 0 { time - shift } else { time + shift };
-        Moment { boot: time - EPOCH + Duration::from_secs(1_000), wall }
+        ClockReading { boot: time - EPOCH + Duration::from_secs(1_000), wall }
     }
 }
 
-pub(crate) fn claim(name: &str) -> Claim {
+pub(crate) fn claim(name: &str) -> AcquireRequest {
     let name = LockName::new(name).expect("a good name");
-    Claim { name, id: LeaseId::random(), owner: "test".into(), ttl: Some(TTL), data: None }
+    AcquireRequest { name, id: LeaseId::random(), owner: "test".into(), ttl: Some(TTL), data: None }
 }
 
 #[track_caller]
-pub(crate) fn granted(attempt: Result<Attempt, lock_core::Error>) -> Grant {
+pub(crate) fn granted(attempt: Result<AcquireOutcome, lock_core::Error>) -> Grant {
     match attempt.expect("the store answers") {
-        Attempt::Granted(grant) => grant,
-        Attempt::Held(holder) => panic!("held by {holder}"),
+        AcquireOutcome::Granted(grant) => grant,
+        AcquireOutcome::Contended(holder) => panic!("held by {holder}"),
     }
 }
 
 /// Acquires for a new claim, which it returns with the token in its lease.
-pub(crate) async fn take(backend: &DynamoBackend, name: &str) -> lock_core::Lease {
+pub(crate) async fn take(backend: &DynamoBackend, name: &str) -> lock_core::backend::Lease {
     let claim = claim(name);
     let grant = granted(backend.acquire(&claim).await);
     claim.lease(grant.token)

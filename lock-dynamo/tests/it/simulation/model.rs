@@ -7,8 +7,8 @@ use std::{
 };
 
 use lock_core::{
-    Lease, LeaseId, LockName,
-    backend::{Attempt, Backend, Claim},
+    LockName,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Lease, LeaseId},
 };
 use lock_dynamo::{DynamoBackend, DynamoConfig};
 use serde_json::{Value, json};
@@ -280,10 +280,10 @@ async fn the_model_answers_what_the_backend_asks_as_dynamodb_local_does() {
             0..=4 => {
                 let (id, data) = (LeaseId::random(), rng.bool().then(|| b"data".to_vec()));
                 let ttl = Duration::from_millis(if rng.bool() { 1 } else { 60_000 });
-                let claim = Claim { name, id, owner: "test".into(), ttl: Some(ttl), data };
+                let claim = AcquireRequest { name, id, owner: "test".into(), ttl: Some(ttl), data };
                 let again = 1 + usize::from(rng.bool());
                 for _ in 0..again {
-                    if let Ok(Attempt::Granted(grant)) = backend.acquire(&claim).await {
+                    if let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&claim).await {
                         held.push((client, claim.lease(grant.token)));
                     }
                 }
@@ -314,7 +314,7 @@ async fn the_model_answers_what_the_backend_asks_as_dynamodb_local_does() {
                 }
             }
             11 => {
-                let _ = backend.forget(&name).await.unwrap();
+                let _ = backend.purge(&name).await.unwrap();
             }
             12 => {
                 let prefix = ["", "a", "z"][rng.usize(..3)];

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lock_core::{
     ErrorKind,
-    backend::{Attempt, Backend},
+    backend::{AcquireOutcome, Backend},
 };
 use lock_dynamo::Takeover;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
@@ -26,7 +26,9 @@ async fn a_cold_process_gets_it_when_expiry_and_bound_have_passed_and_not_a_micr
     let free = expiry(&world, "a") + BOUND;
     assert!(free - world.now() - TTL - BOUND <= Duration::from_millis(1), "a millisecond for rounding");
     world.set(free - MICRO);
-    let Attempt::Held(holder) = world.process(0).acquire(&claim("a")).await.unwrap() else { panic!("too early") };
+    let AcquireOutcome::Contended(holder) = world.process(0).acquire(&claim("a")).await.unwrap() else {
+        panic!("too early")
+    };
     assert_eq!(holder.expires_in, Some(MICRO));
     world.set(free);
     let grant = granted(world.process(0).acquire(&claim("a")).await);
@@ -39,7 +41,7 @@ async fn with_observed_takeover_no_time_on_any_clock_makes_a_cold_process_take_i
     take(&world.process(0), "a").await;
     world.pass(LONG);
     let cold = world.configured(0, |config| config.takeover(Takeover::Observed));
-    let Attempt::Held(holder) = cold.acquire(&claim("a")).await.unwrap() else { panic!("unseen") };
+    let AcquireOutcome::Contended(holder) = cold.acquire(&claim("a")).await.unwrap() else { panic!("unseen") };
     assert_eq!(holder.expires_in, Some(TTL));
 }
 
@@ -54,12 +56,12 @@ async fn a_warm_process_gets_what_it_saw_unchanged_for_the_holders_lease_and_not
         let warm = world.configured(off, |config| config.takeover(Takeover::Observed));
         let mut impatient = claim("a");
         impatient.ttl = Some(Duration::from_millis(1));
-        assert!(matches!(warm.acquire(&impatient).await.unwrap(), Attempt::Held(_)));
+        assert!(matches!(warm.acquire(&impatient).await.unwrap(), AcquireOutcome::Contended(_)));
         world.pass(TTL - MICRO);
         let _ = holder.renew(&lease).await.unwrap();
-        assert!(matches!(warm.acquire(&impatient).await.unwrap(), Attempt::Held(_)), "a heartbeat");
+        assert!(matches!(warm.acquire(&impatient).await.unwrap(), AcquireOutcome::Contended(_)), "a heartbeat");
         world.pass(TTL - MICRO);
-        assert!(matches!(warm.acquire(&impatient).await.unwrap(), Attempt::Held(_)), "{off}: too early");
+        assert!(matches!(warm.acquire(&impatient).await.unwrap(), AcquireOutcome::Contended(_)), "{off}: too early");
         world.pass(MICRO);
         world.take_seen();
         assert!(granted(warm.acquire(&impatient).await).crashed.is_some(), "{off}");
@@ -85,11 +87,11 @@ async fn no_two_wrong_clocks_together_rob_a_holder() {
                 world.set(sent + TTL - GRACE - Duration::from_millis(1));
                 let attempt = world.process(contender).acquire(&claim("a")).await;
                 let what = format!("the holder's clock is off by {holder} ms, the contender's by {contender}");
-                assert!(!matches!(attempt, Ok(Attempt::Granted(_))), "robbed: {what}");
+                assert!(!matches!(attempt, Ok(AcquireOutcome::Granted(_))), "robbed: {what}");
                 // And a contender whose clock is good gets it in the end.
                 world.set(sent + TTL + 2 * BOUND);
                 let attempt = world.process(contender).acquire(&claim("a")).await;
-                let is_granted = matches!(attempt, Ok(Attempt::Granted(_)));
+                let is_granted = matches!(attempt, Ok(AcquireOutcome::Granted(_)));
                 assert!(is_granted || contender.abs() > 900, "blocked: {what}: {attempt:?}");
                 taken += u32::from(is_granted);
             }
@@ -132,7 +134,7 @@ async fn a_clock_within_half_the_bound_may_decide_and_one_beyond_may_not() {
         let free = expiry(&world, "a") + 2 * BOUND;
         world.set(Duration::from_secs(free.as_secs() + 1));
         let attempt = world.process(off).acquire(&claim("a")).await;
-        assert_eq!(matches!(attempt, Ok(Attempt::Granted(_))), may, "{off}: {attempt:?}");
+        assert_eq!(matches!(attempt, Ok(AcquireOutcome::Granted(_))), may, "{off}: {attempt:?}");
     }
 }
 
@@ -155,7 +157,7 @@ async fn a_lock_that_is_kept_after_its_release_is_free_at_that_moment() {
     let free = Duration::from_millis(world.number("a", "free_at").try_into().unwrap());
     assert!(free >= world.now() + hold && free <= world.now() + hold + Duration::from_millis(1));
     world.set(free - MICRO);
-    assert!(matches!(world.process(0).acquire(&claim("a")).await.unwrap(), Attempt::Held(_)));
+    assert!(matches!(world.process(0).acquire(&claim("a")).await.unwrap(), AcquireOutcome::Contended(_)));
     world.set(free);
     assert_eq!(granted(world.process(0).acquire(&claim("a")).await).crashed, None);
     assert!(!world.item("a").as_object().unwrap().contains_key("free_at"), "or it would look released again");
@@ -170,7 +172,7 @@ async fn a_record_that_has_changed_since_it_was_judged_is_not_taken() {
         world.next(None);
         world.next(Fate::After(version));
         let attempt = world.process(0).acquire(&claim("a")).await.unwrap();
-        assert!(matches!(attempt, Attempt::Held(_)), "{attempt:?}");
+        assert!(matches!(attempt, AcquireOutcome::Contended(_)), "{attempt:?}");
         assert_eq!(world.item("a")["version"]["S"], version);
     }
 }

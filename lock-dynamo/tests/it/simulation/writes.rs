@@ -59,9 +59,9 @@ async fn a_raised_token_is_never_lowered() {
     let lease = take(&process, "a").await;
     let token = lease.token.unwrap().get();
     let raised = FencingToken::new(token + 1_000_000).unwrap();
-    assert!(process.raise(&lease, raised).await.unwrap());
+    assert!(process.advance_token(&lease, raised).await.unwrap());
     for lower in [token, token + 999_999] {
-        assert!(process.raise(&lease, FencingToken::new(lower).unwrap()).await.unwrap(), "it is that large");
+        assert!(process.advance_token(&lease, FencingToken::new(lower).unwrap()).await.unwrap(), "it is that large");
     }
     assert_eq!(world.number("a", "fence"), i64::try_from(raised.get()).unwrap());
     assert_eq!(process.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
@@ -278,22 +278,22 @@ async fn an_item_is_forgotten_only_once_it_is_a_released_lock() {
     let world = World::new();
     let process = world.process(0);
     let name = claim("a").name;
-    assert!(process.forget(&name).await.unwrap(), "there is nothing");
+    assert!(process.purge(&name).await.unwrap(), "there is nothing");
     // Somebody's data, which is no lock.
     world.put("a", "team", "etl");
-    assert!(!process.forget(&name).await.unwrap());
+    assert!(!process.purge(&name).await.unwrap());
     assert_eq!(world.item("a")["team"]["S"], "etl");
     world.delete("a");
     for hold_for in [TTL, Duration::ZERO] {
         let lease = take(&process, "a").await;
-        assert!(!process.forget(&name).await.unwrap(), "it is held");
+        assert!(!process.purge(&name).await.unwrap(), "it is held");
         let _ = process.release(&lease, hold_for).await.unwrap();
-        assert_eq!(process.forget(&name).await.unwrap(), hold_for.is_zero(), "kept for {hold_for:?}");
+        assert_eq!(process.purge(&name).await.unwrap(), hold_for.is_zero(), "kept for {hold_for:?}");
         world.pass(2 * TTL);
     }
     assert_eq!(world.item("a"), serde_json::Value::Null);
     // As one that died.
     take(&process, "a").await;
     world.pass(10 * TTL);
-    assert!(!process.forget(&name).await.unwrap(), "nobody released it");
+    assert!(!process.purge(&name).await.unwrap(), "nobody released it");
 }

@@ -33,7 +33,7 @@ async fn the_option_tables_have_every_option_and_no_other() {
     };
     let common = known("memory:").await;
     assert_eq!(shown("docs/config-strings.md"), common);
-    for (path, urls) in STORES.iter().chain(&[("docs/moving.md", &["chain:"] as &[_])]) {
+    for (path, urls) in STORES.iter().chain(&[("docs/moving.md", &["migrate:"] as &[_])]) {
         let mut own = BTreeSet::new();
         for url in *urls {
             own.extend(known(url).await);

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lock_core::LeaseId;
+use lock_core::backend::LeaseId;
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,

@@ -1,6 +1,6 @@
 //! `onelock init` and a command under a lock, on AWS's own DynamoDB Local.
 
-use lock_core::LeaseId;
+use lock_core::backend::LeaseId;
 use test_support::dynamodb::DynamoDbLocal;
 
 use super::fixture::{code, onelock, output, stdout};

@@ -68,7 +68,7 @@ impl Drop for Stop<'_, '_> {
 fn a_fleet_moves_from_files_to_redis_and_no_two_ever_hold_the_lock() {
     let (locks, server) = (Locks::new(), RedisServer::start());
     let (old, new) = (locks.url(), format!("redis://{}", server.addr()));
-    let chain = format!("chain:?from={old}&to={new}&lease=20s");
+    let chain = format!("migrate:?from={old}&to={new}&lease=20s");
     let (section, dir) = (locks.script("sh", SECTION), locks.dir.path().to_str().unwrap());
     let fleet = Fleet {
         stores: std::array::from_fn(|_| Mutex::new(old.as_str())),
@@ -96,7 +96,7 @@ fn a_fleet_moves_from_files_to_redis_and_no_two_ever_hold_the_lock() {
 #[test]
 fn a_chain_of_files_and_redis_refuses_what_it_cannot_keep() {
     let (locks, server) = (Locks::new(), RedisServer::start());
-    let chain = format!("chain:?from={}&to=redis://{}", locks.url(), server.addr());
+    let chain = format!("migrate:?from={}&to=redis://{}", locks.url(), server.addr());
     let no_fork = output(&mut onelock(["run", "--url", &chain, "--no-fork", "x", "true"]));
     assert_eq!(no_fork.status.code(), Some(64), "nobody would renew the lease: {no_fork:?}");
     assert_eq!(code(&mut onelock(["run", "--url", &chain, "--ttl", "10s", "x", "true"])), 78);

@@ -198,7 +198,7 @@ fn what_the_url_chooses_for_an_applications_locks_is_not_in_the_way() {
 fn a_process_killed_in_a_chain_is_waited_for_as_long_as_its_lease_lasts() {
     let (locks, server) = (Locks::new(), test_support::redis::RedisServer::start());
     let to = format!("redis://{}", server.addr());
-    let url = format!("chain:?from={}&to={to}&lease=12s", locks.url());
+    let url = format!("migrate:?from={}&to={to}&lease=12s", locks.url());
     let report = torture(&url, "4s");
     assert!(report["killed"].as_u64().unwrap() > 0);
     assert!(report["obtainable_within"].as_f64().unwrap() >= 29.0, "5 s and twice the lease: {report:#}");
