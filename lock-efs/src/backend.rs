@@ -29,13 +29,15 @@ use crate::{
 
 /// Locks as files in one directory, held with `flock`.
 ///
-/// On a local file system cheap calls, made inline; on NFS, where any call may hang, on threads of their own. Dropping it closes all its locks, which frees them; their
-/// records then look like a crash to the next holder.
+/// On a local file system cheap calls, made inline; on NFS, where any call may hang, on threads of
+/// their own. Dropping it closes all its locks, which frees them; their records then look like a
+/// crash to the next holder.
 #[derive(Debug)]
 pub struct FileBackend {
     store: Arc<FileStore>,
     file_system: FileSystem,
-    pool: IoPool,
+    /// Threads for the calls of a file system on which any call may hang.
+    pool: Option<IoPool>,
     /// This process or runtime cannot watch files; there is no use in trying for each waiter.
     cannot_watch: AtomicBool,
     #[cfg(target_os = "linux")]
@@ -45,16 +47,17 @@ pub struct FileBackend {
 impl FileBackend {
     pub(crate) fn new(directory: PathBuf, mode: Mode, file_system: FileSystem) -> Self {
         Self {
-            store: Arc::new(FileStore::new(directory, mode, file_system.is_nfs())),
+            store: Arc::new(FileStore::new(directory, mode, file_system.medium())),
+            pool: file_system.is_nfs().then(IoPool::default),
             file_system,
-            pool: IoPool::default(),
             cannot_watch: AtomicBool::new(false),
             #[cfg(target_os = "linux")]
             queues: Arc::default(),
         }
     }
 
-    /// The file that `flock(1)`, Python's `filelock` and others must lock to exclude holders of `name`, and be excluded by them.
+    /// The file that `flock(1)`, Python's `filelock` and others must lock to exclude holders of
+    /// `name`, and be excluded by them.
     pub fn lock_path(&self, name: &LockName) -> PathBuf {
         self.store.lock_path(name)
     }
@@ -68,19 +71,20 @@ impl FileBackend {
         self.store.directory()
     }
 
-    /// Where everything that can block passes. A local call is made inline, because it takes microseconds, and a hop to another
-    /// thread tens of them.
+    /// Where everything that can block passes. A local call is made inline, because it takes
+    /// microseconds, and a hop to another thread tens of them.
     async fn run<T: Send + 'static>(
         &self,
         (operation, lane): (Operation, Option<Key>),
         call: impl FnOnce(&FileStore) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
-        let result = if self.file_system.is_nfs() {
-            let store = Arc::clone(&self.store);
-            let abandoned = if operation == Operation::Release { Abandoned::RunAnyway } else { Abandoned::Skip };
-            self.pool.run(lane, abandoned, move || call(&store)).await
-        } else {
-            call(&self.store)
+        let result = match &self.pool {
+            None => call(&self.store),
+            Some(pool) => {
+                let store = Arc::clone(&self.store);
+                let abandoned = if operation == Operation::Release { Abandoned::RunAnyway } else { Abandoned::Skip };
+                pool.run(lane, abandoned, move || call(&store)).await
+            }
         };
         result.map_err(|e| e.with_operation(operation).with_store(self.describe()))
     }
@@ -96,7 +100,8 @@ impl Backend for FileBackend {
         Capabilities {
             ttl: false,
             fencing: true,
-            // The kernel keeps a local lock until it is released or closed; only removing its file breaks that.
+            // The kernel keeps a local lock until it is released or closed; only removing its file
+            // breaks that.
             loss_signal: self.file_system != FileSystem::Unknown,
             holder: true,
             inspect: true,
@@ -110,7 +115,8 @@ impl Backend for FileBackend {
     fn timings(&self) -> StoreTimings {
         match &self.file_system {
             FileSystem::Nfs(facts) => nfs_pace(facts.lease),
-            // Short, for the moment between the event of a close and the end of the lock, when a process dies.
+            // Short, for the moment between the event of a close and the end of the lock, when a
+            // process dies.
             _ => StoreTimings { poll_min: Duration::from_millis(5), ..StoreTimings::default() },
         }
     }
@@ -148,13 +154,11 @@ impl Backend for FileBackend {
                 .inspect_err(|error| tracing::warn!(name = %lease.name, %error, "the lock was not released as asked"))
                 .is_ok()
         };
-        if !self.file_system.is_nfs() {
-            return release(&self.store, lease);
-        }
+        let Some(pool) = &self.pool else { return release(&self.store, lease) };
         if tokio::runtime::Handle::try_current().is_err() {
             // The core may have nothing to release it with.
             let (store, lease) = (Arc::clone(&self.store), lease.clone());
-            self.pool.leave((lease.id, lease.name.clone()), move || {
+            pool.leave((lease.id, lease.name.clone()), move || {
                 release(&store, &lease);
             });
         }
@@ -162,12 +166,10 @@ impl Backend for FileBackend {
     }
 
     fn on_lost(&self, lease: &Lease) {
-        if !self.file_system.is_nfs() {
-            return self.store.on_lost(lease);
-        }
+        let Some(pool) = &self.pool else { return self.store.on_lost(lease) };
         // Behind a probe that hangs, and so as soon as the server answers again.
         let (store, lease) = (Arc::clone(&self.store), lease.clone());
-        self.pool.leave((lease.id, lease.name.clone()), move || store.on_lost(&lease));
+        pool.leave((lease.id, lease.name.clone()), move || store.on_lost(&lease));
     }
 
     fn descriptor(&self, lease: &Lease) -> Option<OwnedFd> {
@@ -244,7 +246,8 @@ fn nfs_pace(lease: Option<Duration>) -> StoreTimings {
     StoreTimings {
         poll_min: Duration::from_millis(100),
         poll_max: Duration::from_secs(2),
-        // Often enough that a lock which the server lost by itself is noticed soon; the lease alone would allow far less.
+        // Often enough that a lock which the server lost by itself is noticed soon; the lease alone
+        // would allow far less.
         probe_every: (lease / 10).clamp(Duration::from_secs(1), Duration::from_secs(5)),
         lease: Some(lease),
         ..StoreTimings::default()

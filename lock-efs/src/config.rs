@@ -29,28 +29,29 @@ impl FileConfig {
         Self { directory: directory.into(), create: true, mode: None, require_nfs: false }
     }
 
-    /// Whether to create a missing directory, and its parents. Say no for a mount point: what is missing then is the mount, and locks in
-    /// the empty directory under it would exclude nobody.
+    /// Whether to create a missing directory, and its parents. Say no for a mount point: what is
+    /// missing then is the mount, and locks in the empty directory under it would exclude nobody.
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
         self
     }
 
-    /// The permissions of the files, for a directory that several users share: `0o660` for a group, `0o666` for all. The umask does
-    /// not take from it.
+    /// The permissions of the files, for a directory that several users share: `0o660` for a group,
+    /// `0o666` for all. The umask does not take from it.
     ///
-    /// A directory that is created gets the same, with search permission and the set-group-ID bit. Without this option files have `0o600`
-    /// and directories `0o700`, less the umask. A directory for several users must not have the sticky bit, under which one
-    /// user cannot replace another's record.
+    /// A directory that is created gets the same, with search permission and the set-group-ID bit.
+    /// Without this option files have `0o600` and directories `0o700`, less the umask. A directory
+    /// for several users must not have the sticky bit, under which one user cannot replace
+    /// another's record.
     #[must_use]
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = Some(mode);
         self
     }
 
-    /// Refuses a directory that is not on NFS, for locks that several hosts share: a mount that is missing would leave each host with
-    /// a directory of its own. Default no.
+    /// Refuses a directory that is not on NFS, for locks that several hosts share: a mount that is
+    /// missing would leave each host with a directory of its own. Default no.
     #[must_use]
     pub fn require_nfs(mut self, require_nfs: bool) -> Self {
         self.require_nfs = require_nfs;
@@ -60,9 +61,12 @@ impl FileConfig {
     /// Opens the directory. Blocks; on NFS for as long as the server does not answer.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`](lock_core::ErrorKind::Config) for a mode without `0o600` or beyond `0o666`; [`ErrorKind::StoreNotReady`](lock_core::ErrorKind::StoreNotReady) for an NFS mount on
-    /// which locks would not be safe, with the mount option to change; that,
-    /// [`ErrorKind::PermissionDenied`](lock_core::ErrorKind::PermissionDenied) or [`ErrorKind::Full`](lock_core::ErrorKind::Full) when the directory is not there, or is not one that can be written to.
+    /// [`ErrorKind::Config`](lock_core::ErrorKind::Config) for a mode without `0o600` or beyond
+    /// `0o666`; [`ErrorKind::StoreNotReady`](lock_core::ErrorKind::StoreNotReady) for an NFS mount
+    /// on which locks would not be safe, with the mount option to change; that,
+    /// [`ErrorKind::PermissionDenied`](lock_core::ErrorKind::PermissionDenied) or
+    /// [`ErrorKind::Full`](lock_core::ErrorKind::Full) when the directory is not there, or is not
+    /// one that can be written to.
     pub fn build(self) -> Result<FileBackend, Error> {
         let mode = Mode::new(self.mode)?;
         if self.require_nfs {

@@ -17,7 +17,8 @@ use crate::{error, medium::file_system::FileSystem, mode::Mode};
 
 /// Makes sure of a writable directory at `path`, and returns it as an absolute path.
 ///
-/// Symbolic links on the way are kept, not resolved: when one is turned to another directory, every process must follow.
+/// Symbolic links on the way are kept, not resolved: when one is turned to another directory, every
+/// process must follow.
 pub(crate) fn prepare(path: &Path, create: bool, mode: Mode) -> Result<PathBuf, Error> {
     let directory = std::path::absolute(path).map_err(|e| {
         Error::new(ErrorKind::Config, format!("\"{}\" is no directory; name one for the locks", path.display()))

@@ -191,7 +191,8 @@ fn space(directory: &Path) -> Vec<Finding> {
     }]
 }
 
-/// Makes, writes and removes a file, which finds out what no number tells, such as a quota; its time is the server's clock.
+/// Makes, writes and removes a file, which finds out what no number tells, such as a quota; its
+/// time is the server's clock.
 fn writing(store: &FileStore) -> Vec<Finding> {
     const SUBJECT: &str = "writing";
     let unfit = |error: lock_core::Error| {

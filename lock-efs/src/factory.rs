@@ -11,10 +11,12 @@ use lock_core::{
 
 use crate::{config::FileConfig, io_pool};
 
-/// Opens `file:` and `efs:` config strings: `file:///var/lib/app/locks`, `efs:///mnt/efs/locks`, with the options `mode` (as
-/// [`FileConfig::mode`], octal) and `create` (`true`, the default, or `false`).
+/// Opens `file:` and `efs:` config strings: `file:///var/lib/app/locks`, `efs:///mnt/efs/locks`,
+/// with the options `mode` (as [`FileConfig::mode`], octal) and `create` (`true`, the default, or
+/// `false`).
 ///
-/// On an NFS mount the two are the same. Anywhere else `efs:` is refused, unless `allow_local=true`, for a laptop or a test.
+/// On an NFS mount the two are the same. Anywhere else `efs:` is refused, unless
+/// `allow_local=true`, for a laptop or a test.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FileFactory;
 

@@ -8,10 +8,7 @@ use crate::{
     clock::now_us,
     encode, error,
     files::Files,
-    medium::{
-        kernel_locks::{self, KernelLocks},
-        nfs,
-    },
+    medium::kernel_locks::KernelLocks,
     sidecar::{self, RecordRead},
     store::FileStore,
 };
@@ -43,8 +40,7 @@ impl FileStore {
     }
 
     fn look(&self, files: &Files, known: &KernelLocks) -> Result<Option<Holder>, Error> {
-        let locked =
-            if self.is_nfs() { nfs::is_locked(&files.lock)? } else { kernel_locks::is_locked(&files.lock, known)? };
+        let locked = self.medium().is_locked(&files.lock, known)?;
         let record = sidecar::peek(&files.record);
         Ok(if locked { Some(record.holder(now_us())) } else { record.min_holder(now_us()) })
     }

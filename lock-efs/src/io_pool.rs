@@ -1,6 +1,8 @@
-//! Calls that may block for as long as a network is away: each on a thread that nobody waits for without a limit.
+//! Calls that may block for as long as a network is away: each on a thread that nobody waits for
+//! without a limit.
 //!
-//! Not the runtime's own threads for blocking calls: a runtime waits for those when it shuts down, and has a limited number for everything.
+//! Not the runtime's own threads for blocking calls: a runtime waits for those when it shuts down,
+//! and has a limited number for everything.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -16,9 +18,13 @@ use tokio::sync::oneshot;
 
 use crate::{key::Key, sync};
 
-/// More calls than this at once wait for their turn. When the network is away each lock has at most one call that hangs, and a mount
-/// on which so many hang answers nobody else either.
+/// More calls than this at once wait for their turn. When the network is away each lock has at most
+/// one call that hangs, and a mount on which so many hang answers nobody else either.
 const MAX_THREADS: usize = 32;
+/// The stack of a thread. Records and lists are on the heap, so the usual 2 MiB for each of so many
+/// threads would be wasted. Parsing, formatting and the program's tracing subscriber need more than
+/// the system calls alone.
+const STACK_BYTES: usize = 256 * 1024;
 /// How long an idle thread stays.
 const IDLE: Duration = Duration::from_secs(10);
 /// How long opening a store may take.
@@ -27,7 +33,8 @@ const OPEN: Duration = Duration::from_secs(30);
 /// What is done one after the other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Lane {
-    /// Calls for one acquisition: while one hangs the next do not start, and those that nobody waits for any more never do.
+    /// Calls for one acquisition: while one hangs the next do not start, and those that nobody
+    /// waits for any more never do.
     Lock(Key),
     /// A call that has nothing to do with others.
     Alone(u64),
@@ -71,8 +78,8 @@ pub(crate) enum Abandoned {
 }
 
 impl IoPool {
-    /// Makes `call` after all others of `lane` and returns its answer. It goes on when this future is dropped, and
-    /// then counts as hung until it returns.
+    /// Makes `call` after all others of `lane` and returns its answer. It goes on when this future
+    /// is dropped, and then counts as hung until it returns.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         lane: Option<Key>,
@@ -121,7 +128,7 @@ impl IoPool {
             work.threads += 1;
             drop(work);
             let shared = Arc::clone(&self.0);
-            let thread = thread::Builder::new().name("onelock-files".into()).stack_size(256 * 1024);
+            let thread = thread::Builder::new().name("onelock-files".into()).stack_size(STACK_BYTES);
             // All others hang or work, and this call must not wait for them.
             if let Err(error) = thread.spawn(move || shared.serve()) {
                 tracing::warn!(%error, "cannot start a thread for calls on the file system");

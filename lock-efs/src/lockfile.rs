@@ -35,8 +35,8 @@ pub(crate) struct Inode {
 }
 
 impl LockFile {
-    /// Opens or makes the file; on NFS for `direct` reads, which ask the server.
-    pub(crate) fn open(path: &Path, mode: Mode, direct: bool) -> Result<Self, Error> {
+    /// Opens or makes the file, with the `flags` that its file system needs beside the usual ones.
+    pub(crate) fn open(path: &Path, mode: Mode, flags: OFlag) -> Result<Self, Error> {
         let fail = |e: io::Error| error::at("open the lock file", path, e);
         let file = OpenOptions::new()
             .read(true)
@@ -44,7 +44,7 @@ impl LockFile {
             .create(true)
             .truncate(false)
             .mode(mode.file)
-            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | direct_flag(direct)).bits())
+            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | flags).bits())
             .open(path)
             .map_err(fail)?;
         let found = file.metadata().map_err(fail)?;
@@ -77,7 +77,8 @@ impl LockFile {
         try_flock(&self.file, FlockArg::LockExclusiveNonblock).map_err(|e| error::at("lock", path, e))
     }
 
-    /// Frees the lock even while a duplicate of the descriptor is open: in a supervisor, or in a child that is about to exec.
+    /// Frees the lock even while a duplicate of the descriptor is open: in a supervisor, or in a
+    /// child that is about to exec.
     pub(crate) fn unlock(&self, path: &Path) -> Result<(), Error> {
         flock(&self.file, FlockArg::Unlock).map_err(|e| error::at("unlock", path, e))
     }
@@ -102,7 +103,8 @@ impl Inode {
         Self::of(found) == self
     }
 
-    /// Whether `path` names this file, which must be open; else it was removed or replaced, and its lock excludes nobody.
+    /// Whether `path` names this file, which must be open; else it was removed or replaced, and its
+    /// lock excludes nobody.
     pub(crate) fn is_at(self, path: &Path) -> Result<bool, Error> {
         match fs::symlink_metadata(path) {
             Ok(found) => Ok(Self::of(&found) == self),
@@ -112,17 +114,8 @@ impl Inode {
     }
 }
 
-#[cfg(target_os = "linux")]
-fn direct_flag(direct: bool) -> OFlag {
-    if direct { OFlag::O_DIRECT } else { OFlag::empty() }
-}
-
-#[cfg(not(target_os = "linux"))]
-fn direct_flag(_: bool) -> OFlag {
-    OFlag::empty()
-}
-
-/// Adds what the umask took from the permissions that the user asked for; only the owner of the file can.
+/// Adds what the umask took from the permissions that the user asked for; only the owner of the
+/// file can.
 pub(crate) fn widen(file: &File, found: &Metadata, mode: Mode, path: &Path) {
     let missing = mode.file & !found.mode();
     if mode.exact && missing != 0 {

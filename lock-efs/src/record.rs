@@ -5,8 +5,9 @@
 //! {"name":"nightly-etl","id":"…","token":1764000000000000,"owner":"etl-7:4711","since_us":1764000000000000,"data":"…"}
 //! ```
 //!
-//! The first line has a fixed width, so that a release changes it by one write in place. Its numbers are the end and the length
-//! of a minimum hold, in microseconds. Nothing here decides who holds the lock; only `flock` does.
+//! The first line has a fixed width, so that a release changes it by one write in place. Its
+//! numbers are the end and the length of a minimum hold, in microseconds. Nothing here decides who
+//! holds the lock; only `flock` does.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,9 +17,11 @@ use serde::{Deserialize, Serialize};
 /// What is read of a record, and so the most that is written.
 pub(crate) const MAX_BYTES: usize = 256 * 1024;
 const HEAD_BYTES: usize = 53;
-/// Records grow in steps, so that one that replaces another rarely has to change the length of the file.
+/// Records grow in steps, so that one that replaces another rarely has to change the length of the
+/// file.
 const STEP_BYTES: usize = 256;
-/// A clock that is set back by this much, or by no more than the hold is long, does not end a minimum hold.
+/// A clock that is set back by this much, or by no more than the hold is long, does not end a
+/// minimum hold.
 const SET_BACK_US: u64 = 60_000_000;
 const MAX_DIGITS: u64 = 9_999_999_999_999_999;
 
@@ -35,7 +38,8 @@ pub(crate) enum RecordState {
     Released(MinHold),
 }
 
-/// How long a released lock stays refused: its end, and its whole length to recognise a clock that was set back.
+/// How long a released lock stays refused: its end, and its whole length to recognise a clock that
+/// was set back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct MinHold {
     until_us: u64,
@@ -82,7 +86,8 @@ impl Record {
     pub(crate) fn hold_left(&self, now_us: u64) -> Option<Duration> {
         let RecordState::Released(hold) = self.state else { return None };
         let left = hold.until_us.checked_sub(now_us).filter(|&left| left > 0)?;
-        // Much more is left than there ever was: the clock was set back by so much that the lock must not stay closed until it catches up.
+        // Much more is left than there ever was: the clock was set back by so much that the lock
+        // must not stay closed until it catches up.
         let set_back = left.saturating_sub(hold.for_us);
         (set_back <= hold.for_us.max(SET_BACK_US)).then(|| Duration::from_micros(left))
     }

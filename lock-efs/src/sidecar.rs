@@ -1,9 +1,9 @@
-//! Reads and replaces the record beside a lock file.
+//! Reads the record beside a lock file, and marks it as released.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{File, OpenOptions},
     io::{self, Read},
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
     time::Duration,
 };
@@ -13,8 +13,6 @@ use nix::{errno::Errno, fcntl::OFlag};
 
 use crate::{
     error,
-    lockfile::widen,
-    mode::Mode,
     record::{self, Record, RecordState},
 };
 
@@ -71,7 +69,8 @@ pub(crate) fn read(path: &Path) -> Result<RecordRead, Error> {
     })
 }
 
-/// As [`read`], for those who only want to tell somebody about the holder: an unreadable record is like garbage.
+/// As [`read`], for those who only want to tell somebody about the holder: an unreadable record is
+/// like garbage.
 pub(crate) fn peek(path: &Path) -> RecordRead {
     read(path).unwrap_or_else(|error| {
         tracing::debug!(file = %path.display(), %error, "a lock record cannot be read");
@@ -90,51 +89,6 @@ fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
         file.take(record::MAX_BYTES as u64 + 1 - 4096).read_to_end(&mut bytes)?;
     }
     Ok(bytes)
-}
-
-/// Puts `bytes` in the place of the record at `path`, in one step for every reader; only under the lock.
-///
-/// `spare` is where they are written first. When a readable record is `replaced` the two files change places, and the next record
-/// is written over the older one: renaming over a file makes ext4 start writing the new one to disk at once, which takes five
-/// times as long as the whole rest of an acquisition. A reader that keeps the file open across two acquisitions may
-/// see a mixed record, which is as good as any other that is out of date.
-///
-/// Not synchronised to disk: a token lost with the record is made up for by the clock.
-pub(crate) fn replace(path: &Path, spare: &Path, bytes: &[u8], replaced: bool, mode: Mode) -> Result<File, Error> {
-    let file = write_spare(spare, bytes, mode).map_err(|e| error::at("write the lock record", spare, e))?;
-    if !(replaced && exchange(spare, path)) {
-        fs::rename(spare, path).map_err(|e| error::at("put the lock record in the place of", path, e))?;
-    }
-    Ok(file)
-}
-
-fn write_spare(spare: &Path, bytes: &[u8], mode: Mode) -> io::Result<File> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(mode.file)
-        .custom_flags(flags.bits())
-        .open(spare)?;
-    let found = file.metadata()?;
-    widen(&file, &found, mode, spare);
-    file.write_all_at(bytes, 0)?;
-    if found.size() > bytes.len() as u64 {
-        file.set_len(bytes.len() as u64)?;
-    }
-    Ok(file)
-}
-
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn exchange(a: &Path, b: &Path) -> bool {
-    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-    renameat2(AT_FDCWD, a, AT_FDCWD, b, RenameFlags::RENAME_EXCHANGE).is_ok()
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn exchange(_: &Path, _: &Path) -> bool {
-    false
 }
 
 /// Marks the record in `file` as released: one write of a fixed size in place.

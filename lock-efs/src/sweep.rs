@@ -9,7 +9,7 @@ use std::{
 };
 
 use lock_core::{Error, ErrorKind, LockName};
-use nix::fcntl::FlockArg;
+use nix::fcntl::{FlockArg, OFlag};
 
 use crate::{
     backend::FileBackend,
@@ -18,7 +18,7 @@ use crate::{
     files::Files,
     floor,
     lockfile::{LockFile, try_flock},
-    medium::temp_record::{TEMP_RECORD_PREFIX, TempRecord},
+    medium::{nfs::DIRECTORY_CACHE, temp_record::TEMP_RECORD_PREFIX},
     record::{Record, RecordState},
     sidecar::{self, RecordRead},
     store::FileStore,
@@ -33,8 +33,8 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// All names that nobody has acquired or released for `idle_for`, and that nobody holds. Choose it longer than the longest time between
-    /// two runs of the rarest job.
+    /// All names that nobody has acquired or released for `idle_for`, and that nobody holds. Choose
+    /// it longer than the longest time between two runs of the rarest job.
     pub fn new(idle_for: Duration) -> Self {
         Self { idle_for, dry_run: false, keep_locked: None }
     }
@@ -46,8 +46,9 @@ impl Sweep {
         self
     }
 
-    /// How long a removed file stays locked. Default a minute on NFS, where other hosts may find the removed file for that long and
-    /// programs that do not look twice, as `filelock`, would lock it; none on a local file system. onelock needs none.
+    /// How long a removed file stays locked. Default a minute on NFS, where other hosts may find
+    /// the removed file for that long and programs that do not look twice, as `filelock`, would
+    /// lock it; none on a local file system. onelock needs none.
     #[must_use]
     pub fn keep_locked(mut self, keep_locked: Duration) -> Self {
         self.keep_locked = Some(keep_locked);
@@ -65,15 +66,14 @@ pub struct Swept {
     pub kept: usize,
 }
 
-/// How long NFS clients keep what they know of a directory (acdirmax).
-const NFS_CACHE: Duration = Duration::from_secs(60);
 /// So many removed files at once stay locked: EFS bounds what one process may have open and locked.
 const BATCH: usize = 128;
 const SWEEP_LOCK: &str = ".onelock-sweep";
 
 impl FileBackend {
-    /// Removes the files of idle names. Each is removed while it is locked and is what its path names, so no holder and no waiter of
-    /// onelock's is disturbed; fencing tokens go on rising. Names without a record of onelock's, which only `flock(1)` or `filelock` use, stay.
+    /// Removes the files of idle names. Each is removed while it is locked and is what its path
+    /// names, so no holder and no waiter of onelock's is disturbed; fencing tokens go on rising.
+    /// Names without a record of onelock's, which only `flock(1)` or `filelock` use, stay.
     ///
     /// Blocks, on NFS for a minute longer: see [`Sweep::keep_locked`].
     ///
@@ -87,7 +87,7 @@ impl FileBackend {
 impl FileStore {
     fn sweep(&self, sweep: Sweep) -> Result<Swept, Error> {
         let _alone = self.lock_sweep()?;
-        let keep_locked = sweep.keep_locked.unwrap_or(if self.is_nfs() { NFS_CACHE } else { Duration::ZERO });
+        let keep_locked = sweep.keep_locked.unwrap_or_else(|| self.medium().removal_delay());
         let fail = |e: io::Error| error::at("list the directory", self.directory(), e);
         let mut swept = Swept::default();
         let mut locked = Vec::new();
@@ -117,7 +117,7 @@ impl FileStore {
     /// One sweep at a time: the floor is read and written.
     fn lock_sweep(&self) -> Result<File, Error> {
         let path = self.directory().join(SWEEP_LOCK);
-        let file = LockFile::open(&path, self.mode(), false)?.into_file();
+        let file = LockFile::open(&path, self.mode(), OFlag::empty())?.into_file();
         match try_flock(&file, FlockArg::LockExclusiveNonblock) {
             Ok(true) => Ok(file),
             Ok(false) => {
@@ -128,8 +128,8 @@ impl FileStore {
         }
     }
 
-    /// Removes a name that nobody holds or waits for, that its last holder released, and that nobody will use again: without a floor for its
-    /// tokens.
+    /// Removes a name that nobody holds or waits for, that its last holder released, and that
+    /// nobody will use again: without a floor for its tokens.
     pub(crate) fn purge(&self, name: &LockName) -> Result<bool, Error> {
         let files = self.files(&encode::encode(name));
         // Of a holder that crashed the next one is to be told.
@@ -137,7 +137,8 @@ impl FileStore {
         Ok(!files.lock.exists() || self.remove(&files, Duration::ZERO, was_released)?.is_some())
     }
 
-    /// Removes a name if it is idle: the lock that is to be kept for a while yet, or `Some(None)` when that was a dry run.
+    /// Removes a name if it is idle: the lock that is to be kept for a while yet, or `Some(None)`
+    /// when that was a dry run.
     fn sweep_name(&self, files: &Files, sweep: Sweep) -> Result<Option<Option<LockFile>>, Error> {
         if !is_idle(files, sweep.idle_for) {
             return Ok(None);
@@ -163,8 +164,7 @@ impl FileStore {
         if !lock.try_lock(&files.lock)? {
             return Ok(None);
         }
-        // On NFS it makes the looks below fresh; see there.
-        let _temp = if self.is_nfs() { Some(self.temp_record()?) } else { None };
+        let _fresh = self.medium().refresh_directory(self.directory(), self.mode())?;
         if !lock.inode.is_at(&files.lock)? || !is_idle(files, idle_for) || is_queued(&files.queue) {
             return Ok(None);
         }
@@ -185,13 +185,11 @@ impl FileStore {
     fn remove_temp_record(&self, file_name: &str, idle_for: Duration) {
         let path = self.directory().join(file_name);
         let is_temp_record = file_name.len() == TEMP_RECORD_PREFIX.len() + 32;
-        if is_temp_record && fs::symlink_metadata(&path).is_ok_and(|found| is_older(&found, idle_for.max(NFS_CACHE))) {
+        if is_temp_record
+            && fs::symlink_metadata(&path).is_ok_and(|found| is_older(&found, idle_for.max(DIRECTORY_CACHE)))
+        {
             let _ = fs::remove_file(path);
         }
-    }
-
-    fn temp_record(&self) -> Result<TempRecord, Error> {
-        TempRecord::create(self.directory(), lock_core::backend::LeaseId::random(), self.mode())
     }
 }
 
@@ -214,7 +212,8 @@ fn is_queued(queue: &Path) -> bool {
 /// In the thread of the sweep, which no operation on a lock waits for.
 fn wait_and_close(locked: &mut Vec<LockFile>, keep_locked: Duration) {
     if !locked.is_empty() {
-        // Until no NFS client opens a removed file by what it remembers of the directory: nothing tells when.
+        // Until no NFS client opens a removed file by what it remembers of the directory: nothing
+        // tells when.
         thread::sleep(keep_locked);
         locked.clear();
     }

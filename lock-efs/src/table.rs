@@ -16,17 +16,20 @@ use crate::{key::Key, lockfile::LockFile, medium::mount::Mount, sync};
 #[derive(Debug)]
 pub(crate) struct AcquiredLock {
     pub(crate) lock: Arc<LockFile>,
-    /// The record, open since it was written, so that the release marks this one and no successor's.
+    /// The record, open since it was written, so that the release marks this one and no
+    /// successor's.
     pub(crate) record: File,
     pub(crate) token: FencingToken,
-    /// A duplicate was given away, so closing ours may not be the last close of the file, which wakes waiters.
+    /// A duplicate was given away, so closing ours may not be the last close of the file, which
+    /// wakes waiters.
     pub(crate) lent: bool,
     /// What to add to this machine's clock for the store's, in microseconds.
     pub(crate) skew_us: i64,
     pub(crate) _gauge: HeldGauge,
 }
 
-/// What metrics of held locks are sorted by: limits are those of a mount, on which there may be several directories.
+/// What metrics of held locks are sorted by: limits are those of a mount, on which there may be
+/// several directories.
 #[derive(Debug, Clone)]
 pub(crate) struct GaugeLabels {
     directory: Arc<str>,

@@ -4,7 +4,12 @@ use std::path::Path;
 
 use lock_core::{Error, ErrorKind};
 
-use super::mount::{Mount, NfsFacts};
+use super::{
+    Medium,
+    local::Local,
+    mount::{Mount, NfsFacts},
+    nfs::Nfs,
+};
 
 /// What the locks are on, as far as it matters to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,10 +43,18 @@ impl FileSystem {
     pub(crate) fn is_nfs(&self) -> bool {
         matches!(self, Self::Nfs(_))
     }
+
+    /// How the store treats this file system.
+    pub(crate) fn medium(&self) -> &'static dyn Medium {
+        match self {
+            Self::Nfs(_) => &Nfs,
+            Self::Local | Self::Unknown => &Local,
+        }
+    }
 }
 
-/// Whether `directory` is on a network file system, or one that a program provides (FUSE), where a lock can be lost unseen and
-/// no event tells of other machines.
+/// Whether `directory` is on a network file system, or one that a program provides (FUSE), where a
+/// lock can be lost unseen and no event tells of other machines.
 #[cfg(target_os = "linux")]
 pub(crate) fn is_remote(directory: &Path) -> bool {
     /// NFS, SMB1, SMB2, CIFS, Ceph, AFS, Coda, 9p, Lustre, GFS2, OCFS2, FUSE, as in statfs(2).

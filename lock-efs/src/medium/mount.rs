@@ -42,7 +42,8 @@ impl Mount {
         Ok(Self::find(&fs::read_to_string("/proc/self/mountinfo")?, id.trim()))
     }
 
-    /// The mount with that id, in the text of `/proc/self/mountinfo`: `54 33 0:33 / /efs rw,relatime shared:1 - nfs4 HOST:/ rw,vers=4.1`.
+    /// The mount with that id, in the text of `/proc/self/mountinfo`: `54 33 0:33 / /efs
+    /// rw,relatime shared:1 - nfs4 HOST:/ rw,vers=4.1`.
     fn find(mountinfo: &str, id: &str) -> Option<Self> {
         let line = mountinfo.lines().find(|line| line.split(' ').next() == Some(id))?;
         let (mount, file_system) = line.split_once(" - ")?;

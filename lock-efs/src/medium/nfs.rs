@@ -1,4 +1,4 @@
-//! What is different on NFS: what can be believed, and what a lost lock looks like.
+//! NFSv4, where calls ask a server and a lock can be lost.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -8,31 +8,115 @@ use std::{
         unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     },
     path::Path,
+    time::Duration,
 };
 
-use lock_core::Error;
+use lock_core::{Error, backend::LeaseId};
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
     libc,
 };
 
-use crate::{error, lockfile::LockFile};
+use super::{
+    Medium, NewRecord, Probe,
+    kernel_locks::KernelLocks,
+    refusal::{CachedHolder, LockAttempt},
+    temp_record::TempRecord,
+};
+use crate::{clock::now_us, error, lockfile::LockFile, mode::Mode, sidecar};
 
-/// What a probe of a held lock found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Probe {
-    /// The server honoured the lock at some moment within the call.
-    StillHeld,
-    /// It is gone for good, for this reason.
-    Lost(String),
+/// How long NFS clients keep what they know of a directory (acdirmax).
+pub(crate) const DIRECTORY_CACHE: Duration = Duration::from_secs(60);
+/// How many locks of one process are worth a warning, before EFS refuses the 257th.
+const MANY_ON_EFS: usize = 200;
+
+/// An NFSv4 mount.
+#[derive(Debug)]
+pub(crate) struct Nfs;
+
+impl Medium for Nfs {
+    /// Direct reads ask the server; see [`probe`].
+    #[cfg(target_os = "linux")]
+    fn open_flags(&self) -> OFlag {
+        OFlag::O_DIRECT
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn open_flags(&self) -> OFlag {
+        OFlag::empty()
+    }
+
+    /// Inspections take no lock here, and each try is a request to the server. So a record that
+    /// explains the refusal is believed, and for a while the holder that it named.
+    fn try_lock(&self, attempt: &LockAttempt<'_>, cached: Option<CachedHolder>) -> Result<Option<CachedHolder>, Error> {
+        let cached = cached.filter(|cached| cached.is_fresh_for(attempt.id));
+        if attempt.succeeds()? {
+            return Ok(None);
+        }
+        if cached.is_some() {
+            return Ok(cached);
+        }
+        let record = (attempt.peek)();
+        if record.explains_a_refusal(now_us()) {
+            return Ok(Some(attempt.refused(record)));
+        }
+        attempt.try_again(record)
+    }
+
+    fn check(&self, lock: &LockFile, path: &Path) -> Result<Probe, Error> {
+        probe(lock, path)
+    }
+
+    fn is_locked(&self, path: &Path, _known: &KernelLocks) -> Result<bool, Error> {
+        is_locked(path)
+    }
+
+    /// Makes the file of the record, which refreshes the directory in this host's cache, and whose
+    /// time is the server's clock.
+    fn begin_record(&self, directory: &Path, id: LeaseId, mode: Mode) -> Result<Option<TempRecord>, Error> {
+        TempRecord::create(directory, id, mode).map(Some)
+    }
+
+    fn place_record(&self, record: &NewRecord<'_>, begun: Option<TempRecord>) -> Result<File, Error> {
+        let temp = match begun {
+            Some(temp) => temp,
+            None => TempRecord::create(record.directory, record.id, record.mode)?,
+        };
+        temp.place(record.bytes, &record.files.record)
+    }
+
+    /// The mark must reach the server before the unlock. Otherwise the next holder could miss it,
+    /// and would report that this one crashed.
+    fn mark_released(&self, file: &File, now_us: u64, hold_for: Duration) -> io::Result<()> {
+        sidecar::mark_released(file, now_us, hold_for)?;
+        file.sync_data()
+    }
+
+    /// No event tells of other hosts, so nothing watches here.
+    fn wake_watches(&self, _: &Path) {}
+
+    fn refresh_directory(&self, directory: &Path, mode: Mode) -> Result<Option<TempRecord>, Error> {
+        TempRecord::create(directory, LeaseId::random(), mode).map(Some)
+    }
+
+    fn removal_delay(&self) -> Duration {
+        DIRECTORY_CACHE
+    }
+
+    fn note_held(&self, held: usize) {
+        if held == MANY_ON_EFS {
+            tracing::warn!(held, "many locks are held; EFS gives a process 256 locked files in one mount");
+        }
+    }
 }
 
-/// Asks the server whether the lock of `lock`, opened for direct reads, still stands: one READ request under the lock's own identity.
+/// Asks the server whether the lock of `lock`, opened for direct reads, still stands: one READ
+/// request under the lock's own identity.
 ///
-/// Nothing else asks. A lost lock stays invisible to `fstat`, cached reads, `F_GETLK` and `/proc/locks`, and locking again
-/// succeeds even after somebody else has been in.
-pub(crate) fn probe(lock: &LockFile, path: &Path) -> Result<Probe, Error> {
+/// Nothing else asks. A lost lock stays invisible to `fstat`, cached reads, `F_GETLK` and
+/// `/proc/locks`, and locking again succeeds even after somebody else has been in.
+fn probe(lock: &LockFile, path: &Path) -> Result<Probe, Error> {
     match read_direct(lock.file()) {
         Ok(()) => {}
         Err(Errno::EIO) => {
@@ -40,20 +124,20 @@ pub(crate) fn probe(lock: &LockFile, path: &Path) -> Result<Probe, Error> {
                 "the NFS server gave the lock up: this host was out of its reach for longer than a lease, or the server lost its state".into(),
             ));
         }
-        Err(Errno::ESTALE) => return Ok(Probe::Lost(removed(path))),
+        Err(Errno::ESTALE) => return Ok(Probe::removed(path)),
         Err(e) => return Err(error::at("read through the lock on", path, e)),
     }
-    // From the cache, and so up to a minute late: but a lock file that is removed while it is locked is somebody's mistake, or
-    // `filelock`'s way of giving its own lock back.
+    // From the cache, and so up to a minute late: but a lock file that is removed while it is
+    // locked is somebody's mistake, or `filelock`'s way of giving its own lock back.
     Ok(match fs::symlink_metadata(path) {
         Ok(found) if lock.inode.is(&found) => Probe::StillHeld,
         Ok(found) if found.dev() != lock.inode.device => Probe::Lost(unmounted(path)),
-        Ok(_) => Probe::Lost(removed(path)),
+        Ok(_) => Probe::removed(path),
         Err(e) if e.kind() == io::ErrorKind::NotFound => match path.parent().and_then(|dir| fs::metadata(dir).ok()) {
-            Some(dir) if dir.dev() == lock.inode.device => Probe::Lost(removed(path)),
+            Some(dir) if dir.dev() == lock.inode.device => Probe::removed(path),
             _ => Probe::Lost(unmounted(path)),
         },
-        Err(e) if e.raw_os_error() == Some(libc::ESTALE) => Probe::Lost(removed(path)),
+        Err(e) if e.raw_os_error() == Some(libc::ESTALE) => Probe::removed(path),
         Err(e) => return Err(error::at("look at the lock file", path, e)),
     })
 }
@@ -70,16 +154,13 @@ fn read_direct(file: &File) -> Result<(), Errno> {
     }
 }
 
-fn removed(path: &Path) -> String {
-    format!("the lock file {} was removed or replaced while the lock was held", path.display())
-}
-
 fn unmounted(path: &Path) -> String {
     format!("the file system of {} was unmounted while the lock was held", path.display())
 }
 
-/// Whether somebody holds a lock on the file at `path`, without taking one for it: the server is asked, and says so of every client.
-pub(crate) fn is_locked(path: &Path) -> Result<bool, Error> {
+/// Whether somebody holds a lock on the file at `path`, without taking one for it: the server is
+/// asked, and says so of every client.
+fn is_locked(path: &Path) -> Result<bool, Error> {
     let fail = |e: io::Error| error::at("look at the lock file", path, e);
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {

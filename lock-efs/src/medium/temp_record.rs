@@ -15,8 +15,9 @@ use crate::{error, lockfile::widen, mode::Mode};
 
 /// The next record, written beside the lock file and then put in the place of the one before.
 ///
-/// Making a file in the directory is also what makes the directory fresh in this host's cache: for up to a minute before that, the
-/// path of a lock file that was removed elsewhere still leads to the old file, which can be opened and even locked.
+/// Making a file in the directory is also what makes the directory fresh in this host's cache: for
+/// up to a minute before that, the path of a lock file that was removed elsewhere still leads to
+/// the old file, which can be opened and even locked.
 #[derive(Debug)]
 pub(crate) struct TempRecord {
     file: File,
@@ -29,7 +30,8 @@ impl TempRecord {
     pub(crate) fn create(directory: &Path, id: LeaseId, mode: Mode) -> Result<Self, Error> {
         let path = directory.join(format!("{TEMP_RECORD_PREFIX}{id}"));
         let fail = |e: io::Error| error::at("write the lock record", &path, e);
-        // Not O_EXCL, for which servers keep the verifier in the very times that are to tell their clock.
+        // Not O_EXCL, for which servers keep the verifier in the very times that are to tell their
+        // clock.
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
         let mut options = OpenOptions::new();
         let file =

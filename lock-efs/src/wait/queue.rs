@@ -1,9 +1,10 @@
-//! Processes that wait for one lock queue in the kernel, so that a release wakes one of them and not all.
+//! Queues the processes that wait for one lock in the kernel, so that a release wakes one of them.
 //!
-//! The queue is a file of its own, `NAME.queue`, whose `flock` is the first position. Whoever is not first is blocked in `flock(2)`, in a
-//! thread: the kernel wakes one at a time and in order. Blocking on the lock file itself would be simpler but cannot be undone: when its
-//! waiter goes away, the thread would take the lock for a moment all the same, and somebody who tries just then
-//! would skip a job. Taking and giving back the first position harms nobody.
+//! The queue is a file of its own, `NAME.queue`. The process that holds its `flock` is first. The
+//! others are blocked in `flock(2)`, each in a thread, and the kernel wakes them one at a time and
+//! in order. Blocking on the lock file itself would be simpler, but cannot be undone: when the
+//! waiter goes away, its thread would still take the lock for a moment, and a caller that tries
+//! just then would skip its job. Taking and giving back the first position disturbs no caller.
 
 use std::{
     collections::HashMap,
@@ -14,7 +15,7 @@ use std::{
 };
 
 use lock_core::{Error, LockName};
-use nix::fcntl::FlockArg;
+use nix::fcntl::{FlockArg, OFlag};
 use tokio::sync::Notify;
 
 use crate::{
@@ -26,7 +27,8 @@ use crate::{
 /// The queues that this backend's waiters stand in.
 #[derive(Debug, Default)]
 pub(crate) struct FlockQueues {
-    /// Positions whose waiters have gone, while their threads still wait: the next waiter for the name takes them over.
+    /// Positions whose waiters have gone, while their threads still wait: the next waiter for the
+    /// name takes them over.
     abandoned: Mutex<HashMap<LockName, Arc<SharedPosition>>>,
 }
 
@@ -75,7 +77,7 @@ impl FlockQueues {
     pub(crate) fn join(self: &Arc<Self>, name: &LockName, path: &Path, mode: Mode) -> Result<QueuePosition, Error> {
         let shared = match self.take_over(name) {
             Some(shared) => shared,
-            None => self.start(name, LockFile::open(path, mode, false)?, path)?,
+            None => self.start(name, LockFile::open(path, mode, OFlag::empty())?, path)?,
         };
         Ok(QueuePosition { queues: Arc::clone(self), name: name.clone(), shared })
     }
@@ -115,9 +117,11 @@ impl FlockQueues {
             }
             waiting.came.notify_one();
         };
-        // Its call ends when the holder lets go, which may be never: no thread of the runtime is for that.
-        // Without a thread there is no queue, and the watch does without.
-        if let Err(error) = thread::Builder::new().name("onelock-queue".into()).stack_size(64 * 1024).spawn(wait) {
+        // Its call ends when the holder lets go, which may be never: no thread of the runtime is
+        // for that. Without a thread there is no queue, and the watch does without.
+        if let Err(error) =
+            thread::Builder::new().name("onelock-queue".into()).stack_size(super::STACK_BYTES).spawn(wait)
+        {
             tracing::debug!(%error, "no thread to queue with");
             *shared.state() = PositionState::Broken;
         }

@@ -3,12 +3,11 @@
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
-    time::{Duration, Instant},
 };
 
-use lock_core::{Holder, LockName, backend::LeaseId};
+use lock_core::LockName;
 
-use crate::{lockfile::LockFile, sync};
+use crate::{lockfile::LockFile, medium::refusal::CachedHolder, sync};
 
 /// The descriptors of one backend's waiters.
 #[derive(Debug, Default)]
@@ -17,7 +16,8 @@ pub(crate) struct DescriptorSlots(Mutex<Descriptors>);
 #[derive(Debug, Default)]
 struct Descriptors {
     waiting: HashMap<LockName, Waiting>,
-    /// The descriptor of the latest refusal: its owner is likely to watch next, and closing it would wake all who watch already.
+    /// The descriptor of the latest refusal: its owner is likely to watch next, and closing it
+    /// would wake all who watch already.
     refused: Option<(LockName, IdleDescriptor)>,
 }
 
@@ -29,28 +29,9 @@ pub(crate) struct IdleDescriptor {
     pub(crate) cached: Option<CachedHolder>,
 }
 
-/// Whom a refusal named.
-#[derive(Debug, Clone)]
-pub(crate) struct CachedHolder {
-    pub(crate) id: LeaseId,
-    pub(crate) holder: Holder,
-    at: Instant,
-}
-
-impl CachedHolder {
-    pub(crate) fn new(id: LeaseId, holder: Holder) -> Self {
-        Self { id, holder, at: Instant::now() }
-    }
-
-    /// Whether it may be told again to the same waiter: to read a record on NFS takes three requests, for what nothing depends on.
-    pub(crate) fn is_fresh_for(&self, id: LeaseId) -> bool {
-        const FRESH: Duration = Duration::from_secs(15);
-        self.id == id && self.holder.expires_in.is_none() && self.at.elapsed() < FRESH
-    }
-}
-
-/// A waiter that opened and closed the lock file for each try would wake all other waiters with each close, and they it, for
-/// ever. So as many descriptors stay open as there are watches, and tries reuse them.
+/// A waiter that opened and closed the lock file for each try would wake all other waiters with
+/// each close, and they it, for ever. So as many descriptors stay open as there are watches, and
+/// tries reuse them.
 #[derive(Debug, Default)]
 struct Waiting {
     watches: usize,
@@ -62,7 +43,8 @@ impl DescriptorSlots {
         sync::lock(&self.0)
     }
 
-    /// An idle descriptor, to try once with. Nobody else can try with it meanwhile, and so share its lock.
+    /// An idle descriptor, to try once with. Nobody else can try with it meanwhile, and so share
+    /// its lock.
     pub(crate) fn take_idle(&self, name: &LockName) -> Option<IdleDescriptor> {
         let idle = self.descriptors().waiting.get_mut(name).and_then(|waiting| waiting.idle.pop());
         idle.or_else(|| self.take_refused(name))
@@ -73,7 +55,8 @@ impl DescriptorSlots {
         self.descriptors().refused.take_if(|(refused, _)| refused == name).map(|(_, idle)| idle)
     }
 
-    /// Keeps `idle` for the next try: as long as there is a watch for it, or else until the next refusal.
+    /// Keeps `idle` for the next try: as long as there is a watch for it, or else until the next
+    /// refusal.
     pub(crate) fn keep(&self, name: &LockName, idle: IdleDescriptor) {
         let mut descriptors = self.descriptors();
         if let Some(waiting) = descriptors.waiting.get_mut(name).filter(|w| w.idle.len() < w.watches) {
@@ -109,23 +92,6 @@ impl Drop for DescriptorSlot {
         waiting.idle.truncate(waiting.watches);
         if waiting.watches == 0 {
             descriptors.waiting.remove(&self.name);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_waiter_is_told_again_what_it_was_told_lately_and_nobody_else_is() {
-        let (mine, theirs) = (LeaseId::from(1), LeaseId::from(2));
-        let cached = CachedHolder::new(mine, Holder::default());
-        assert!(cached.is_fresh_for(mine) && !cached.is_fresh_for(theirs));
-        let passes = Holder { expires_in: Some(Duration::from_secs(5)), ..Holder::default() };
-        assert!(!CachedHolder::new(mine, passes).is_fresh_for(mine), "what is left of a minimum hold changes");
-        if let Some(at) = Instant::now().checked_sub(Duration::from_secs(16)) {
-            assert!(!CachedHolder { at, ..cached }.is_fresh_for(mine), "another may hold it by now");
         }
     }
 }

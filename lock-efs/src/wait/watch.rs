@@ -17,11 +17,12 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{queue::QueuePosition, slots::DescriptorSlot};
 
-/// Wakes when the lock file is closed, which unlocks it, or removed. Only the first of the processes that wait looks at the file; the
-/// others wait to be first.
+/// Wakes when the lock file is closed, which unlocks it, or removed. Only the first of the
+/// processes that wait looks at the file; the others wait to be first.
 ///
-/// A hint only: when a process dies, its descriptors report the close shortly before the kernel ends their lock, so the try that
-/// follows at once may come too early, and the core's next poll takes over.
+/// A hint only: when a process dies, its descriptors report the close shortly before the kernel
+/// ends their lock, so the try that follows at once may come too early, and the core's next poll
+/// takes over.
 #[derive(Debug)]
 pub(crate) struct FileWatch {
     events: Events,
@@ -51,9 +52,9 @@ pub(crate) enum CannotWatch {
 
 /// An inotify instance with one watch.
 ///
-/// Closing one takes 5 to 20 ms, in which the kernel waits for its other processors, and the waiter that drops its watch has just
-/// got the lock: so that is left to a thread. Keeping it for the next time would use up the 128 instances that a user
-/// has for all processes.
+/// Closing one takes 5 to 20 ms, in which the kernel waits for its other processors, and the waiter
+/// that drops its watch has just got the lock: so that is left to a thread. Keeping it for the next
+/// time would use up the 128 instances that a user has for all processes.
 #[derive(Debug)]
 struct Source {
     inotify: Option<Inotify>,
@@ -99,7 +100,10 @@ impl Drop for Source {
         // A process that is killed now does not wait for it either.
         let _ = inotify.rm_watch(self.watched);
         // Without a thread it is closed here after all, with the closure.
-        let _ = thread::Builder::new().name("onelock-close".into()).stack_size(64 * 1024).spawn(move || drop(inotify));
+        let _ = thread::Builder::new()
+            .name("onelock-close".into())
+            .stack_size(super::STACK_BYTES)
+            .spawn(move || drop(inotify));
     }
 }
 
@@ -119,7 +123,8 @@ impl FileWatch {
 
 fn look(path: &Path) -> Result<AsyncFd<Source>, CannotWatch> {
     let source = Source::new(path).map_err(CannotWatch::Now)?;
-    // tokio panics where the runtime was built without `enable_io`, and has no way to ask beforehand.
+    // tokio panics where the runtime was built without `enable_io`, and has no way to ask
+    // beforehand.
     catch_unwind(AssertUnwindSafe(|| register(source)))
         .map_err(|_| CannotWatch::Ever)?
         .map_err(|e| CannotWatch::Now(e.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)))

@@ -1,10 +1,8 @@
 //! Records that are absent, torn, foreign or huge never decide anything.
 
-mod common;
-
 use std::{fs, time::Duration};
 
-use common::{claim, grant, name, open, refused, token};
+use crate::fixture::{claim, grant, name, open, refused, token, until};
 use lock_core::{
     Holder,
     backend::{Backend, Release},
@@ -66,7 +64,8 @@ async fn a_record_is_replaced_whole_whatever_its_length() {
     }
 }
 
-/// While one holder follows the other, a reader sees whole records: the last holder or the one before, never a torn one.
+/// While one holder follows the other, a reader sees whole records: the last holder or the one
+/// before, never a torn one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_see_whole_records_while_holders_change() {
     use std::sync::{
@@ -85,7 +84,7 @@ async fn readers_see_whole_records_while_holders_change() {
         }
     });
     let record = dir.path().join("etl.info");
-    common::until("the first record is there", || record.exists());
+    until("the first record is there", || record.exists());
     let is_whole = |text: String| text.starts_with("onelock/1 ") && text.trim_end().ends_with('}');
     let whole = (0..20_000).filter(|_| fs::read_to_string(&record).is_ok_and(is_whole)).count();
     stop.store(true, Relaxed);

@@ -74,15 +74,16 @@ lock_core::conformance! {
     ]
 }
 
-/// The same cases once more, in a guest, where the temporary directory is on an NFSv4.1 mount. But for the watch: nothing wakes there.
+/// The same cases once more, in a guest, where the temporary directory is on an NFSv4.1 mount. But
+/// for the watch: nothing wakes there.
 #[test]
 fn all_cases_on_nfs() {
     let own = std::env::current_exe().unwrap();
     let name = own.file_name().unwrap().to_str().unwrap();
     // One case by itself first: the first locks on a fresh mount of an emulated guest take seconds.
     let script = format!(
-        "#!/bin/bash\non_a mkdir /efs/tmp && on_a env TMPDIR=/efs/tmp {name} --exact a_free_lock_is_granted 2>&1 && \
-         on_a env TMPDIR=/efs/tmp {name} --skip all_cases_on_nfs --skip a_watch_sees_the_release \
+        "#!/bin/bash\non_a mkdir /efs/tmp && on_a env TMPDIR=/efs/tmp {name} --exact conformance::a_free_lock_is_granted 2>&1 && \
+         on_a env TMPDIR=/efs/tmp {name} conformance:: --skip all_cases_on_nfs --skip a_watch_sees_the_release \
          --skip a_wake_up_that_is_not_used_is_passed_on --test-threads 2 2>&1\n"
     );
     let out = test_support::nfs::Guest::new(script).with(&own).run();

@@ -1,17 +1,15 @@
 //! What becomes of a lock when processes end, and of processes that its holder starts.
 
-mod common;
-
 use std::{process::Command, time::Duration};
 
-use common::{Process, claim, grant, in_child, myself, open, refused, until};
+use crate::fixture::{Process, claim, grant, in_child, myself, open, refused, until};
 use lock_core::backend::{AcquireOutcome, Backend};
 use lock_efs::FileBackend;
 
 #[tokio::test]
 async fn a_killed_holder_frees_the_lock_and_the_next_hears_who_it_was() {
     let (dir, backend) = open();
-    let command = myself("child_holds_a_lock", dir.path());
+    let command = myself("processes::child_holds_a_lock", dir.path());
     for _ in 0..5 {
         let mut holder = Process::start(&command.iter().map(String::as_str).collect::<Vec<_>>());
         holder.wait_for("CHILD HOLDS");
@@ -34,7 +32,6 @@ async fn child_holds_a_lock() {
 }
 
 #[tokio::test]
-// verifies: inherited
 async fn a_program_that_the_holder_starts_does_not_keep_the_lock() {
     let (dir, backend) = open();
     let (_, lease) = grant(&backend, &claim("etl")).await;
@@ -51,7 +48,8 @@ async fn a_program_that_the_holder_starts_does_not_keep_the_lock() {
     assert_eq!(inherited(), 0);
     drop((watch, backend));
     let other = FileBackend::open(dir.path()).unwrap();
-    // Not at once: a dropped backend only closes, and a program that another test is starting may have a copy until it execs.
+    // Not at once: a dropped backend only closes, and a program that another test is starting may
+    // have a copy until it execs.
     let mine = claim("etl");
     while let AcquireOutcome::Contended(_) = other.acquire(&mine).await.unwrap() {
         tokio::task::yield_now().await;
@@ -59,9 +57,9 @@ async fn a_program_that_the_holder_starts_does_not_keep_the_lock() {
     assert!(daemon.0.try_wait().unwrap().is_none(), "the daemon still runs");
 }
 
-/// Between fork and exec a child has every descriptor of its parent, so a release must unlock, and not only close.
+/// Between fork and exec a child has every descriptor of its parent, so a release must unlock, and
+/// not only close.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-// verifies: inherited
 async fn a_release_frees_the_lock_while_other_threads_start_programs() {
     let (dir, backend) = open();
     let other = FileBackend::open(dir.path()).unwrap();

@@ -1,14 +1,12 @@
 //! Sweeping: idle names go, all others stay, and tokens go on rising.
 
-mod common;
-
 use std::{
     fs::{self, File},
     path::Path,
     time::{Duration, SystemTime},
 };
 
-use common::{claim, grant, name, open, refused, token};
+use crate::fixture::{claim, grant, name, open, refused, token};
 use lock_core::{ErrorKind, backend::Backend};
 use lock_efs::{FileBackend, Sweep};
 

@@ -1,5 +1,4 @@
 //! What the tests of this crate share.
-#![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{
     io::{BufRead, BufReader},
@@ -64,7 +63,8 @@ pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// This test binary again, running only its test `test`, which sees `dir` in `ONELOCK_TEST_CHILD`.
+/// This test binary again, running only `test`, named with its module, which sees `dir` in
+/// `ONELOCK_TEST_CHILD`.
 pub(crate) fn myself(test: &str, dir: &Path) -> Vec<String> {
     let exe = std::env::current_exe().unwrap();
     ["env", &format!("ONELOCK_TEST_CHILD={}", dir.display()), exe.to_str().unwrap(), "--exact", test, "--nocapture"]
@@ -115,7 +115,8 @@ impl Drop for Process {
     }
 }
 
-/// A mount table of its own, which goes with the process; no root needed where user namespaces are allowed.
+/// A mount table of its own, which goes with the process; no root needed where user namespaces are
+/// allowed.
 pub(crate) const OWN_MOUNTS: &[&str] = &["unshare", "--user", "--map-root-user", "--mount"];
 
 /// Mounts in a process that [`OWN_MOUNTS`] started.

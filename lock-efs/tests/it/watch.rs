@@ -1,7 +1,4 @@
 //! Waiters are woken, and do not wake each other for ever.
-#![cfg(target_os = "linux")]
-
-mod common;
 
 use std::{
     fs,
@@ -12,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Process, claim, grant, in_child, myself, name, open, refused, run_child, until};
+use crate::fixture::{Process, claim, grant, in_child, myself, name, open, refused, run_child, until};
 use lock_core::{
     Locker,
     backend::{AcquireOutcome, Backend, Watch},
@@ -66,7 +63,7 @@ async fn until_granted(backend: &FileBackend, watch: &mut Box<dyn Watch>) -> loc
 #[tokio::test]
 async fn a_watch_wakes_when_the_holder_is_killed() {
     let (dir, waiter) = open();
-    let command = myself("child_holds_a_lock", dir.path());
+    let command = myself("watch::child_holds_a_lock", dir.path());
     let mut holder = Process::start(&command.iter().map(String::as_str).collect::<Vec<_>>());
     holder.wait_for("CHILD HOLDS");
     refused(&waiter, "etl").await;
@@ -96,8 +93,8 @@ async fn a_watch_wakes_on_a_release_whose_descriptor_was_lent() {
     drop(lent);
 }
 
-/// A waiter whose every try closed a descriptor would wake the others, and they it: thousands of tries instead of a few. And of those
-/// who wait only the first is woken, however many there are.
+/// A waiter whose every try closed a descriptor would wake the others, and they it: thousands of
+/// tries instead of a few. And of those who wait only the first is woken, however many there are.
 #[tokio::test]
 async fn waiters_do_not_wake_each_other_for_ever() {
     let (dir, holder) = open();
@@ -133,7 +130,8 @@ async fn waiters_do_not_wake_each_other_for_ever() {
     // What goes on by itself shows within this; that nothing does has no condition to wait for.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let tries = tries.load(Relaxed);
-    // Each once at the start, and the first of them once for each wake-up; one more when it learns that it is the first.
+    // Each once at the start, and the first of them once for each wake-up; one more when it learns
+    // that it is the first.
     assert!(tries <= 3 + wakes + 2, "{tries} tries");
 }
 
@@ -150,7 +148,8 @@ async fn a_refused_waiter_that_begins_to_watch_wakes_nobody() {
     assert!(tokio::time::timeout(Duration::from_millis(50), waiting.changed()).await.is_err());
 }
 
-/// Two waiters of one backend try at the same time: with one descriptor between them they would share one lock.
+/// Two waiters of one backend try at the same time: with one descriptor between them they would
+/// share one lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiters_of_one_backend_never_share_a_lock() {
     let (_dir, backend) = open();
@@ -196,24 +195,31 @@ async fn a_watch_leaves_no_descriptor_behind() {
     assert_eq!(open_here(), 0);
 }
 
-/// A waiter drops its watch when it has the lock; closing an inotify instance takes the kernel 5 to 20 ms.
+/// A waiter drops its watch when it has the lock. Closing an inotify instance takes the kernel 5 to
+/// 20 ms, so a thread does that meanwhile. The figure is in `hand-off` of the benchmark of files.
 #[tokio::test]
 async fn dropping_a_watch_does_not_wait_for_the_kernel() {
     let (_dir, backend) = open();
-    let mut times = Vec::new();
-    for _ in 0..21 {
-        let watch = watch(&backend, "etl").await;
-        let begin = std::time::Instant::now();
-        drop(watch);
-        times.push(begin.elapsed());
-    }
-    times.sort_unstable();
-    assert!(times[10] < Duration::from_millis(3), "{times:?}");
+    let drop_until_a_thread_closes = async {
+        loop {
+            drop(watch(&backend, "etl").await);
+            if has_thread("onelock-close") {
+                break;
+            }
+            // The time limit is looked at here.
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LONG, drop_until_a_thread_closes).await.expect("a thread closes the instance");
+}
+
+fn has_thread(name: &str) -> bool {
+    let mut threads = fs::read_dir("/proc/self/task").unwrap();
+    threads.any(|thread| fs::read_to_string(thread.unwrap().path().join("comm")).is_ok_and(|comm| comm.trim() == name))
 }
 
 /// The lock file was replaced between open and lock: the waiter has the old one open.
 #[tokio::test]
-// verifies: file-system
 async fn a_file_that_was_replaced_between_open_and_lock_is_opened_anew() {
     let (dir, holder) = open();
     let waiter = FileBackend::open(dir.path()).unwrap();
@@ -252,7 +258,7 @@ fn without_inotify_instances_waiters_poll() {
     let dir = tempfile::tempdir().unwrap();
     let limited = ["unshare", "--user", "--map-root-user", "sh", "-c"];
     let script = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$0\" \"$@\"";
-    run_child(&[&limited[..], &[script]].concat(), "child_without_inotify", dir.path());
+    run_child(&[&limited[..], &[script]].concat(), "watch::child_without_inotify", dir.path());
 }
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! Sweeps in a loop under processes that contend: no two have a lock at once, and no token falls.
 
-mod common;
-
 use std::{
     fs::File,
     io::{Read, Seek},
@@ -9,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{Process, in_child, myself, open};
+use crate::fixture::{self, Process, in_child, myself, open};
 use lock_core::{Locker, backend::Release};
 use lock_efs::{FileBackend, Sweep};
 use test_support::{monotonic_nanos, python::python};
@@ -18,7 +16,8 @@ use test_support::{monotonic_nanos, python::python};
 const TIME: Duration = Duration::from_secs(20);
 const NAMES: [&str; 2] = ["s0", "s1"];
 
-/// Takes and gives back a lock as Python programs do, and notes when it had it, as [`child_that_contends`] does.
+/// Takes and gives back a lock as Python programs do, and notes when it had it, as
+/// [`child_that_contends`] does.
 const FILELOCK: &str = "import filelock, sys, time
 lock = filelock.FileLock(sys.argv[1], poll_interval=0.002)
 while True:
@@ -33,9 +32,10 @@ while True:
 #[test]
 fn sweeps_let_no_two_in_and_no_token_fall_while_eight_processes_contend() {
     let (dir, backend) = open();
-    let mut contenders: Vec<_> = (0..6).map(|_| spawn(&myself("child_that_contends", dir.path()))).collect();
+    let mut contenders: Vec<_> =
+        (0..6).map(|_| spawn(&myself("sweep_contended::child_that_contends", dir.path()))).collect();
     for name in NAMES {
-        let path = backend.lock_path(&common::name(name));
+        let path = backend.lock_path(&fixture::name(name));
         let python = python().display().to_string();
         contenders.push(spawn(&[python, "-c".into(), FILELOCK.into(), path.display().to_string(), name.into()]));
     }

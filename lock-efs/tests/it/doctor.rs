@@ -1,7 +1,5 @@
 //! What the doctor finds in directories, on real file systems.
 
-mod common;
-
 use std::{
     fs,
     os::unix::fs::{PermissionsExt, chown},
@@ -9,7 +7,7 @@ use std::{
     process::Command,
 };
 
-use common::{OWN_MOUNTS, in_child, mount, open, run_child};
+use crate::fixture::{OWN_MOUNTS, in_child, mount, open, run_child};
 use lock_core::backend::{Backend, Finding, Level};
 use lock_efs::FileBackend;
 
@@ -76,7 +74,7 @@ fn lock_files_of_others_that_cannot_be_written_are_warned_of() {
     if Command::new("id").arg("-u").output().unwrap().stdout == b"0\n" {
         foreign_file(&dir.path().join("etl.lock"));
     }
-    run_child(OWN_MOUNTS, "child_with_foreign_files", dir.path());
+    run_child(OWN_MOUNTS, "doctor::child_with_foreign_files", dir.path());
 }
 
 #[tokio::test]
@@ -94,7 +92,7 @@ async fn child_with_foreign_files() {
 #[test]
 fn what_a_mount_is_good_for_is_told() {
     let dir = tempfile::tempdir().unwrap();
-    run_child(OWN_MOUNTS, "child_on_other_file_systems", dir.path());
+    run_child(OWN_MOUNTS, "doctor::child_on_other_file_systems", dir.path());
 }
 
 #[tokio::test]

@@ -1,10 +1,9 @@
-//! Together with the programs that people lock files with today: the real `flock(1)` and Python's `filelock`.
-
-mod common;
+//! Together with the programs that people lock files with today: the real `flock(1)` and Python's
+//! `filelock`.
 
 use std::{path::Path, process::Command, time::Duration};
 
-use common::{Process, claim, grant, name, open, refused};
+use crate::fixture::{Process, claim, grant, name, open, refused};
 use lock_core::backend::{Backend, Renewal};
 
 const HOLD: &str = "import filelock, sys, time
@@ -55,7 +54,6 @@ async fn a_shared_flock_1_excludes_us_and_is_shown() {
 }
 
 #[tokio::test]
-// verifies: foreign-client
 async fn filelock_is_refused_while_we_hold_and_has_it_after_our_release() {
     let (_dir, backend) = open();
     let (_, lease) = grant(&backend, &claim("etl")).await;

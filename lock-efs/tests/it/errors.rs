@@ -1,6 +1,5 @@
-//! Every error that a file system can be made to give: its kind, its advice, and that it is never taken for "held".
-
-mod common;
+//! Every error that a file system can be made to give: its kind, its advice, and that it is never
+//! taken for "held".
 
 use std::{
     fs,
@@ -10,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use common::{OWN_MOUNTS, claim, failed, grant, in_child, mount, name, open, refused, run_child};
+use crate::fixture::{OWN_MOUNTS, claim, failed, grant, in_child, mount, name, open, refused, run_child};
 use lock_core::{Error, ErrorKind, Operation, backend::Backend};
 use lock_efs::{FileBackend, FileConfig};
 
@@ -78,7 +77,6 @@ async fn a_pipe_in_the_place_of_the_record_blocks_nobody() {
 }
 
 #[tokio::test]
-// verifies: file-system
 async fn a_directory_that_went_away_is_named_and_comes_back() {
     let (dir, backend) = open();
     let (_, lease) = grant(&backend, &claim("etl")).await;
@@ -122,14 +120,15 @@ async fn a_path_that_is_too_long_is_a_configuration_error() {
     check_attempt(&failed(&backend, &"x".repeat(250)).await, ErrorKind::Config, &deep, "too long");
 }
 
-/// As root without capabilities: permission bits bind, and the test binary stays readable wherever it is.
+/// As root without capabilities: permission bits bind, and the test binary stays readable wherever
+/// it is.
 const WITHOUT_CAPABILITIES: &[&str] = &["setpriv", "--inh-caps=-all", "--bounding-set=-all"];
 
 #[test]
 fn a_missing_permission_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
-    run_child(if is_root { WITHOUT_CAPABILITIES } else { &[] }, "child_without_permission", dir.path());
+    run_child(if is_root { WITHOUT_CAPABILITIES } else { &[] }, "errors::child_without_permission", dir.path());
     fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
 }
 
@@ -163,7 +162,7 @@ async fn child_without_permission() {
 #[test]
 fn a_full_disk_is_named_and_the_lock_is_free_afterwards() {
     let dir = tempfile::tempdir().unwrap();
-    run_child(OWN_MOUNTS, "child_on_a_full_disk", dir.path());
+    run_child(OWN_MOUNTS, "errors::child_on_a_full_disk", dir.path());
 }
 
 #[tokio::test]
@@ -194,7 +193,7 @@ async fn child_on_a_full_disk() {
 #[test]
 fn a_read_only_file_system_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    run_child(OWN_MOUNTS, "child_on_a_read_only_file_system", dir.path());
+    run_child(OWN_MOUNTS, "errors::child_on_a_read_only_file_system", dir.path());
 }
 
 #[tokio::test]
@@ -203,7 +202,8 @@ async fn child_on_a_read_only_file_system() {
     mount(&["-t", "tmpfs", "none"], &dir);
     let backend = FileBackend::open(&dir).unwrap();
     grant(&backend, &claim("held")).await;
-    // A bind mount, because a file system with files open for writing cannot become read-only itself.
+    // A bind mount, because a file system with files open for writing cannot become read-only
+    // itself.
     mount(&["--bind", dir.to_str().unwrap()], &dir);
     mount(&["-o", "remount,bind,ro"], &dir);
     check_attempt(&failed(&backend, "held").await, ErrorKind::Full, &dir.join("held.lock"), "read-only");
@@ -213,10 +213,9 @@ async fn child_on_a_read_only_file_system() {
 }
 
 #[test]
-// verifies: file-system
 fn too_many_open_files_is_a_limit_that_may_pass() {
     let dir = tempfile::tempdir().unwrap();
-    run_child(&["sh", "-c", "ulimit -n 40; exec \"$0\" \"$@\""], "child_with_few_descriptors", dir.path());
+    run_child(&["sh", "-c", "ulimit -n 40; exec \"$0\" \"$@\""], "errors::child_with_few_descriptors", dir.path());
 }
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! One attempt at a time, against real files.
 
-mod common;
-
 use std::{
     fs,
     os::unix::fs::{MetadataExt, PermissionsExt},
@@ -12,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use common::{claim, grant, name, open, refused, token};
+use crate::fixture::{claim, grant, name, open, refused, token};
 use lock_core::{
     ErrorKind, Locker, LossReason, TryAcquire,
     backend::{AcquireOutcome, AcquireRequest, Backend, Release, Renewal},
@@ -98,7 +96,6 @@ async fn a_minimum_hold_refuses_everybody_until_it_is_over() {
 }
 
 #[tokio::test]
-// verifies: lost-record
 async fn a_lock_file_that_is_removed_or_replaced_is_a_lost_lock_and_never_a_successors() {
     let (_dir, backend) = open();
     let path = backend.lock_path(&name("etl"));

@@ -1,7 +1,5 @@
 //! What a store gives no more of is a limit, named as such, and the locks held are counted.
 
-mod common;
-
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -9,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use common::{claim, failed, grant, in_child, name, open, run_child};
+use crate::fixture::{claim, failed, grant, in_child, name, open, refused, run_child};
 use lock_core::{
     ErrorKind,
     backend::{Backend, Release},
@@ -17,7 +15,8 @@ use lock_core::{
 use lock_efs::FileBackend;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 
-/// A C library in which `flock` fails, while the file named in the environment is there, with the error number that it holds.
+/// A C library in which `flock` fails, while the file named in the environment is there, with the
+/// error number that it holds.
 fn failing_flock(dir: &Path) -> PathBuf {
     const SOURCE: &str = r#"
 #include <errno.h>
@@ -44,7 +43,7 @@ fn no_more_locks_and_a_quota_are_limits_that_name_those_of_efs() {
     let (dir, tools) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let preload = format!("LD_PRELOAD={}", failing_flock(tools.path()).display());
     let told = format!("FAIL_FLOCK={}", tools.path().join("errno").display());
-    run_child(&["env", &preload, &told], "child_at_its_limits", dir.path());
+    run_child(&["env", &preload, &told], "limits::child_at_its_limits", dir.path());
 }
 
 #[tokio::test]
@@ -90,7 +89,7 @@ fn the_locks_held_are_counted_by_directory_and_mount() {
             let (dir, backend) = open();
             let (_, first) = grant(&backend, &claim("a")).await;
             let (_, second) = grant(&backend, &claim("b")).await;
-            let _ = common::refused(&backend, "a").await;
+            let _ = refused(&backend, "a").await;
             let [(labels, value)] = &held(&snapshotter)[..] else { panic!("one gauge") };
             assert_eq!(labels[0], format!("directory={}", dir.path().display()));
             assert!(labels[1].strip_prefix("mount=").is_some_and(|mount| dir.path().starts_with(mount)), "{labels:?}");

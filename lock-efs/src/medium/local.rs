@@ -1,0 +1,183 @@
+//! File systems whose locks this machine's kernel keeps, and those that are treated as such.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    path::Path,
+    time::Duration,
+};
+
+use lock_core::{Error, backend::LeaseId};
+use nix::fcntl::{FlockArg, OFlag};
+
+use super::{
+    Medium, NewRecord, Probe,
+    kernel_locks::KernelLocks,
+    refusal::{CachedHolder, LockAttempt},
+    temp_record::TempRecord,
+};
+use crate::{
+    error,
+    lockfile::{LockFile, try_flock, widen},
+    mode::Mode,
+    sidecar,
+};
+
+/// A file system of this machine.
+#[derive(Debug)]
+pub(crate) struct Local;
+
+impl Medium for Local {
+    fn open_flags(&self) -> OFlag {
+        OFlag::empty()
+    }
+
+    fn try_lock(
+        &self,
+        attempt: &LockAttempt<'_>,
+        _cached: Option<CachedHolder>,
+    ) -> Result<Option<CachedHolder>, Error> {
+        if attempt.succeeds()? {
+            return Ok(None);
+        }
+        attempt.try_again((attempt.peek)())
+    }
+
+    /// The kernel keeps a local lock until it is released or closed; only removing its file breaks
+    /// that.
+    fn check(&self, lock: &LockFile, path: &Path) -> Result<Probe, Error> {
+        Ok(if lock.inode.is_at(path)? { Probe::StillHeld } else { Probe::removed(path) })
+    }
+
+    /// What the kernel does not list is tried with a shared lock, given back at once. A contender
+    /// that comes in these microseconds finds the lock taken without a record that says so, and
+    /// tries once more.
+    fn is_locked(&self, path: &Path, known: &KernelLocks) -> Result<bool, Error> {
+        let fail = |e: io::Error| error::at("look at the lock file", path, e);
+        let found = match fs::symlink_metadata(path) {
+            Ok(found) => found,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(fail(e)),
+        };
+        if known.list(&found) {
+            return Ok(true);
+        }
+        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(fail(e)),
+        };
+        let got_it = try_flock(&file, FlockArg::LockSharedNonblock).map_err(|e| fail(e.into()))?;
+        Ok(!got_it)
+    }
+
+    /// Nothing is to be prepared: the path is fresh, and the clock is that of this machine.
+    fn begin_record(&self, _: &Path, _: LeaseId, _: Mode) -> Result<Option<TempRecord>, Error> {
+        Ok(None)
+    }
+
+    fn place_record(&self, record: &NewRecord<'_>, _begun: Option<TempRecord>) -> Result<File, Error> {
+        replace(record)
+    }
+
+    fn mark_released(&self, file: &File, now_us: u64, hold_for: Duration) -> io::Result<()> {
+        sidecar::mark_released(file, now_us, hold_for)
+    }
+
+    /// The close of a file that was open for reading is an event too.
+    fn wake_watches(&self, path: &Path) {
+        drop(File::open(path));
+    }
+
+    fn refresh_directory(&self, _: &Path, _: Mode) -> Result<Option<TempRecord>, Error> {
+        Ok(None)
+    }
+
+    fn removal_delay(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn note_held(&self, _: usize) {}
+}
+
+/// Writes the record to the spare file, and then puts that in the place of the one before.
+///
+/// If the new record replaces one that can be read, the two files change places, and the next
+/// record is written over the older one. Renaming over a file makes ext4 start writing the new one
+/// to disk at once, which takes five times as long as the whole rest of an acquisition. A reader
+/// that keeps the file open across two acquisitions may see a mixed record, which is as good as any
+/// other that is out of date.
+///
+/// The record is not synchronised to disk: the clock makes up for a token lost with the record.
+fn replace(record: &NewRecord<'_>) -> Result<File, Error> {
+    let (path, spare) = (&record.files.record, &record.files.spare);
+    let file = write_spare(spare, record.bytes, record.mode);
+    let file = file.map_err(|e| error::at("write the lock record", spare, e))?;
+    if !(record.replaces && exchange(spare, path)) {
+        fs::rename(spare, path).map_err(|e| error::at("put the lock record in the place of", path, e))?;
+    }
+    Ok(file)
+}
+
+fn write_spare(spare: &Path, bytes: &[u8], mode: Mode) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(mode.file)
+        .custom_flags(flags.bits())
+        .open(spare)?;
+    let found = file.metadata()?;
+    widen(&file, &found, mode, spare);
+    file.write_all_at(bytes, 0)?;
+    if found.size() > bytes.len() as u64 {
+        file.set_len(bytes.len() as u64)?;
+    }
+    Ok(file)
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn exchange(a: &Path, b: &Path) -> bool {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    renameat2(AT_FDCWD, a, AT_FDCWD, b, RenameFlags::RENAME_EXCHANGE).is_ok()
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn exchange(_: &Path, _: &Path) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::{lockfile::flock, medium::refusal::SECOND_TRIES, sidecar::RecordRead};
+
+    #[test]
+    fn a_lock_that_was_taken_for_a_moment_only_is_not_refused() {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let path = dir.path().join("etl.lock");
+        let mode = Mode { file: 0o600, directory: 0o700, exact: false };
+        let lock = LockFile::open(&path, mode, Local.open_flags()).expect("a fresh file opens");
+        for peeks_until_free in 0..=SECOND_TRIES + 1 {
+            let inspector = File::open(&path).expect("the lock file is there");
+            assert_eq!(try_flock(&inspector, FlockArg::LockSharedNonblock), Ok(true));
+            let peeks = Cell::new(0);
+            let peek = || {
+                peeks.set(peeks.get() + 1);
+                if peeks.get() == peeks_until_free {
+                    flock(&inspector, FlockArg::Unlock).expect("unlocking cannot fail");
+                }
+                RecordRead::Absent
+            };
+            let attempt = LockAttempt { id: LeaseId::from(7), lock: &lock, path: &path, peek: &peek };
+            let refused = Local.try_lock(&attempt, None).expect("no error");
+            assert_eq!(refused.is_none(), (1..=SECOND_TRIES).contains(&peeks_until_free), "{peeks_until_free}");
+            lock.unlock(&path).expect("unlocking cannot fail");
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! Tries that are refused: when to try again, and what to tell the waiter.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use lock_core::{Error, Holder, backend::LeaseId};
+
+use crate::{clock::now_us, lockfile::LockFile, sidecar::RecordRead};
+
+/// How often a refused lock is tried again while no record says who holds it; once if one does.
+///
+/// Without these tries an inspection in a loop spoilt 8 % of the attempts on a free lock. What is
+/// left is the inspector that loses its processor in the midst.
+pub(super) const SECOND_TRIES: usize = 3;
+
+/// A try for a lock whose file is open.
+pub(crate) struct LockAttempt<'a> {
+    pub(crate) id: LeaseId,
+    pub(crate) lock: &'a LockFile,
+    pub(crate) path: &'a Path,
+    /// Reads the record.
+    pub(crate) peek: &'a dyn Fn() -> RecordRead,
+}
+
+impl LockAttempt<'_> {
+    /// Makes the try.
+    pub(crate) fn succeeds(&self) -> Result<bool, Error> {
+        self.lock.try_lock(self.path)
+    }
+
+    /// Tries again after a refusal, for which there was `record`.
+    ///
+    /// The lock may have been taken for microseconds only: by an inspection, or by a contender that
+    /// is about to write its record or found a minimum hold. A refusal for that reason would make a
+    /// caller skip its job.
+    pub(crate) fn try_again(&self, mut record: RecordRead) -> Result<Option<CachedHolder>, Error> {
+        for _ in 0..SECOND_TRIES {
+            if self.succeeds()? {
+                return Ok(None);
+            }
+            if record.explains_a_refusal(now_us()) {
+                break;
+            }
+            record = (self.peek)();
+        }
+        Ok(Some(self.refused(record)))
+    }
+
+    /// Returns the refusal for which `record` gives the holder.
+    pub(crate) fn refused(&self, record: RecordRead) -> CachedHolder {
+        CachedHolder::new(self.id, record.holder(now_us()))
+    }
+}
+
+/// The holder that a refusal named.
+#[derive(Debug, Clone)]
+pub(crate) struct CachedHolder {
+    id: LeaseId,
+    pub(crate) holder: Holder,
+    at: Instant,
+}
+
+impl CachedHolder {
+    pub(crate) fn new(id: LeaseId, holder: Holder) -> Self {
+        Self { id, holder, at: Instant::now() }
+    }
+
+    /// Whether the same waiter may be told this holder again. Reading the record on NFS takes three
+    /// requests, and nothing depends on the holder.
+    pub(crate) fn is_fresh_for(&self, id: LeaseId) -> bool {
+        const FRESH: Duration = Duration::from_secs(15);
+        self.id == id && self.holder.expires_in.is_none() && self.at.elapsed() < FRESH
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waiter_is_told_again_what_it_was_told_lately_and_nobody_else_is() {
+        let (mine, theirs) = (LeaseId::from(1), LeaseId::from(2));
+        let cached = CachedHolder::new(mine, Holder::default());
+        assert!(cached.is_fresh_for(mine) && !cached.is_fresh_for(theirs));
+        let passes = Holder { expires_in: Some(Duration::from_secs(5)), ..Holder::default() };
+        assert!(!CachedHolder::new(mine, passes).is_fresh_for(mine), "what is left of a minimum hold changes");
+        if let Some(at) = Instant::now().checked_sub(Duration::from_secs(16)) {
+            assert!(!CachedHolder { at, ..cached }.is_fresh_for(mine), "another may hold it by now");
+        }
+    }
+}
