@@ -61,7 +61,7 @@ fn raw_client(endpoint: &str) -> Client {
 
 fn claim(name: &str) -> AcquireRequest {
     let name = LockName::new(name).expect("a good name");
-    AcquireRequest { name, id: LeaseId::random(), owner: "host:4711-0a1b2c3d".into(), ttl: Some(TTL), data: None }
+    AcquireRequest::new(name, LeaseId::random(), "host:4711-0a1b2c3d").with_ttl(TTL)
 }
 
 /// CPU time of this process.

@@ -92,13 +92,7 @@ fn cycle(criterion: &mut Criterion, medium: &str, dir: &Path) {
     group.bench_function("backend", |b| {
         b.iter(|| {
             runtime.block_on(async {
-                let claim = AcquireRequest {
-                    name: name.clone(),
-                    id: LeaseId::random(),
-                    owner: "bench".into(),
-                    ttl: None,
-                    data: None,
-                };
+                let claim = AcquireRequest::new(name.clone(), LeaseId::random(), "bench");
                 let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&claim).await else { panic!("it is free") };
                 backend.release(&claim.lease(grant.token), Duration::ZERO).await.expect("it is held")
             })

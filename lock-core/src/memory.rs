@@ -183,8 +183,6 @@ impl fmt::Debug for MemoryBackend {
     }
 }
 
-const NO_TTL: Duration = Duration::from_secs(30);
-
 #[async_trait]
 impl Backend for MemoryBackend {
     fn describe(&self) -> String {
@@ -211,7 +209,7 @@ impl Backend for MemoryBackend {
 
     async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let now = Instant::now();
-        let expires = now + claim.ttl.unwrap_or(NO_TTL);
+        let expires = now + claim.ttl;
         let wall = self.wall(now);
         let mut locks = self.locks();
         let Locks { records, last_token, .. } = &mut *locks;
@@ -252,7 +250,7 @@ impl Backend for MemoryBackend {
         let mut locks = self.locks();
         let reason = match locks.records.get_mut(&lease.name) {
             Some(record) if record.is_held_by(lease.id, now) => {
-                record.expires = now + lease.ttl.unwrap_or(NO_TTL);
+                record.expires = now + lease.ttl;
                 return Ok(Renewal::Renewed);
             }
             Some(Record { broken: Some((id, by)), .. }) if *id == lease.id => LossReason::BrokenBy(by.clone()),

@@ -126,7 +126,7 @@ impl DynamoBackend {
         match self.correct(&claim.lease(record.fence), &record.version).await? {
             WriteOutcome::Done => {
                 self.observations.forget(&claim.name);
-                Ok(AcquireOutcome::Granted(Grant { token: record.fence, crashed: None, already_ours: true }))
+                Ok(AcquireOutcome::Granted(Grant::default().with_token(record.fence).with_already_ours(true)))
             }
             WriteOutcome::Refused(item) => self.beaten(claim, item),
         }
@@ -156,7 +156,7 @@ impl DynamoBackend {
         }
         self.observations.forget(&claim.name);
         let token = layout.fences().then_some(token);
-        Ok(AcquireOutcome::Granted(Grant { token, crashed, already_ours: false }))
+        Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)))
     }
 
     fn undecided(&self, skew: Option<i64>, record: &Record) -> Error {

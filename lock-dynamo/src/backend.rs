@@ -243,28 +243,23 @@ impl Backend for DynamoBackend {
 
     fn capabilities(&self) -> Capabilities {
         let schema = self.config.layout.schema;
-        Capabilities {
-            ttl: true,
+        Capabilities::default()
+            .with_ttl(true)
             // Kept in the item, which foreign clients replace.
-            fencing: schema == Schema::Native,
-            loss_signal: true,
-            holder: true,
-            inspect: true,
-            list: true,
+            .with_fencing(schema == Schema::Native)
+            .with_loss_signal(true)
+            .with_holder(true)
+            .with_inspect(true)
+            .with_list(true)
             // Where only a deleted item is a free lock there is no place for the trace that the holder shall find.
-            break_lock: !schema.deletes_on_release(),
-            wake_up: false,
-            shared: false,
-        }
+            .with_break_lock(!schema.deletes_on_release())
     }
 
     fn timings(&self) -> StoreTimings {
-        StoreTimings {
-            poll_min: Duration::from_millis(100),
-            renew_batch: batch::LARGEST,
-            attempt_timeout: client::ATTEMPT,
-            ..StoreTimings::default()
-        }
+        StoreTimings::default()
+            .with_poll_min(Duration::from_millis(100))
+            .with_renew_batch(batch::LARGEST)
+            .with_attempt_timeout(client::ATTEMPT)
     }
 
     async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {

@@ -204,12 +204,7 @@ mod tests {
 
     #[test]
     fn a_renewal_as_a_statement_has_the_same_conditions() {
-        let lease = Lease {
-            name: LockName::new("a\"b").unwrap(),
-            id: LeaseId::from(1),
-            token: None,
-            ttl: Some(Duration::from_secs(30)),
-        };
+        let lease = Lease::new(LockName::new("a\"b").unwrap(), LeaseId::from(1)).with_ttl(Duration::from_secs(30));
         let now = StoreTime { moment: ClockReading { boot: Duration::ZERO, wall: Duration::ZERO }, micros: 0 };
         for (schema, expected) in [
             (

@@ -79,7 +79,7 @@ impl DynamoBackend {
         let unused =
             || LockName::new(format!("onelock-doctor-{}", LeaseId::random())).expect("a short name is a good one");
         let (inspected, listed) = (self.look(&unused()).await.map(drop), self.first_page().await);
-        let leases = [(); 2].map(|()| Lease { name: unused(), id: LeaseId::random(), token: None, ttl: None });
+        let leases = [(); 2].map(|()| Lease::new(unused(), LeaseId::random()));
         let batch = self.renew_batch(&leases).await;
         let looking =
             match inspected.err().map(|error| ("GetItem", error)).or(listed.err().map(|error| ("Scan", error))) {

@@ -116,16 +116,16 @@ impl Record {
     /// Who holds the lock, for others; it can be theirs in `free_in`.
     pub(crate) fn holder(&self, free_in: Option<Duration>) -> Holder {
         let held = self.state == LockState::Held;
-        Holder {
-            owner: self.owner.clone(),
-            token: self.fence.filter(|_| self.id.is_some()),
-            since: self.since.and_then(system_time),
-            expires_in: free_in,
-            data: self.data.clone(),
-            // Heartbeats change the version of a record, but not whose it is: a living holder must be breakable.
-            version: held.then(|| self.id.map_or_else(|| self.version.clone(), |id| id.to_string())),
-            foreign: self.foreign.map(Into::into),
-        }
+        Holder::default()
+            .with_owner(self.owner.clone())
+            .with_token(self.fence.filter(|_| self.id.is_some()))
+            .with_since(self.since.and_then(system_time))
+            .with_expires_in(free_in)
+            .with_data(self.data.clone())
+            // Heartbeats change the version of a record, but not whose it is: a living holder must be
+            // breakable.
+            .with_version(held.then(|| self.id.map_or_else(|| self.version.clone(), |id| id.to_string())))
+            .with_foreign(self.foreign.map(Into::into))
     }
 
     /// Time from `now` to a moment of the store's clock; zero when it has passed.

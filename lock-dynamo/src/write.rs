@@ -163,7 +163,7 @@ impl<'a> ConditionalWrite<'a> {
             write.remove(Attribute::Data);
         } else {
             // To foreign clients it looks like a holder that died, with a lease of just that length.
-            let free_at = write.set_lease(Some(hold_for), now, idle);
+            let free_at = write.set_lease(hold_for, now, idle);
             write.set(Attribute::FreeAt, number(free_at));
         }
         write.require_held_by(lease.id);
@@ -242,8 +242,7 @@ impl<'a> ConditionalWrite<'a> {
     }
 
     /// Sets the lease and its end, which it returns.
-    fn set_lease(&mut self, ttl: Option<Duration>, now: StoreTime, idle: Idle) -> i64 {
-        let ttl = ttl.unwrap_or(NO_TTL);
+    fn set_lease(&mut self, ttl: Duration, now: StoreTime, idle: Idle) -> i64 {
         let millis = i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4);
         let ends = now.millis().saturating_add(1).saturating_add(millis);
         self.set(Attribute::Ttl, number(millis));
@@ -316,9 +315,6 @@ impl<'a> ConditionalWrite<'a> {
         format!("{}{}", self.set, self.remove)
     }
 }
-
-/// The core gives every claim a ttl on this store; a lease that lasts for ever is never written.
-const NO_TTL: Duration = Duration::from_secs(30);
 
 fn placeholder(attr: Attribute) -> &'static str {
     match attr {

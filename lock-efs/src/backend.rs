@@ -97,19 +97,15 @@ impl Backend for FileBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            ttl: false,
-            fencing: true,
+        Capabilities::default()
+            .with_fencing(true)
             // The kernel keeps a local lock until it is released or closed; only removing its file
             // breaks that.
-            loss_signal: self.file_system != FileSystem::Unknown,
-            holder: true,
-            inspect: true,
-            list: true,
-            break_lock: false,
-            wake_up: cfg!(target_os = "linux") && self.file_system == FileSystem::Local,
-            shared: false,
-        }
+            .with_loss_signal(self.file_system != FileSystem::Unknown)
+            .with_holder(true)
+            .with_inspect(true)
+            .with_list(true)
+            .with_wake_up(cfg!(target_os = "linux") && self.file_system == FileSystem::Local)
     }
 
     fn timings(&self) -> StoreTimings {
@@ -117,7 +113,7 @@ impl Backend for FileBackend {
             FileSystem::Nfs(facts) => nfs_pace(facts.lease),
             // Short, for the moment between the event of a close and the end of the lock, when a
             // process dies.
-            _ => StoreTimings { poll_min: Duration::from_millis(5), ..StoreTimings::default() },
+            _ => StoreTimings::default().with_poll_min(Duration::from_millis(5)),
         }
     }
 
@@ -243,15 +239,13 @@ const SHORTEST_LEASE: Duration = Duration::from_secs(10);
 /// A probe and a try are one request each, to a server that many hosts share.
 fn nfs_pace(lease: Option<Duration>) -> StoreTimings {
     let lease = lease.unwrap_or(SHORTEST_LEASE);
-    StoreTimings {
-        poll_min: Duration::from_millis(100),
-        poll_max: Duration::from_secs(2),
+    StoreTimings::default()
+        .with_poll_min(Duration::from_millis(100))
+        .with_poll_max(Duration::from_secs(2))
         // Often enough that a lock which the server lost by itself is noticed soon; the lease alone
         // would allow far less.
-        probe_every: (lease / 10).clamp(Duration::from_secs(1), Duration::from_secs(5)),
-        lease: Some(lease),
-        ..StoreTimings::default()
-    }
+        .with_probe_every((lease / 10).clamp(Duration::from_secs(1), Duration::from_secs(5)))
+        .with_lease(lease)
 }
 
 #[cfg(test)]

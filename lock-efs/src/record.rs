@@ -95,13 +95,11 @@ impl Record {
     pub(crate) fn into_holder(self) -> Holder {
         let token = self.token();
         let Body { owner, since_us, data, data_hex, .. } = self.body;
-        Holder {
-            owner: (!owner.is_empty()).then_some(owner),
-            token,
-            since: SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(since_us)),
-            data: data.map(String::into_bytes).or_else(|| data_hex.and_then(|hex| from_hex(&hex))),
-            ..Holder::default()
-        }
+        Holder::default()
+            .with_owner((!owner.is_empty()).then_some(owner))
+            .with_token(token)
+            .with_since(SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(since_us)))
+            .with_data(data.map(String::into_bytes).or_else(|| data_hex.and_then(|hex| from_hex(&hex))))
     }
 }
 
@@ -179,13 +177,8 @@ mod tests {
     use super::*;
 
     fn claim(data: Option<&[u8]>) -> AcquireRequest {
-        AcquireRequest {
-            name: LockName::new("etl").expect("a valid name"),
-            id: LeaseId::from(7),
-            owner: "me:1".into(),
-            ttl: None,
-            data: data.map(Into::into),
-        }
+        AcquireRequest::new(LockName::new("etl").expect("a valid name"), LeaseId::from(7), "me:1")
+            .with_data(data.map(Into::into))
     }
 
     fn token(n: u64) -> FencingToken {

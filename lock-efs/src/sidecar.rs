@@ -30,10 +30,9 @@ impl RecordRead {
         match self {
             Self::Record(record) if record.state == RecordState::Held => record.into_holder(),
             Self::Garbage => Holder::default(),
-            other => other.min_holder(now_us).unwrap_or_else(|| Holder {
-                foreign: Some("a flock(2) holder without a record".into()),
-                ..Holder::default()
-            }),
+            other => other
+                .min_holder(now_us)
+                .unwrap_or_else(|| Holder::default().with_foreign("a flock(2) holder without a record".to_owned())),
         }
     }
 
@@ -41,7 +40,7 @@ impl RecordRead {
     pub(crate) fn min_holder(self, now_us: u64) -> Option<Holder> {
         let Self::Record(record) = self else { return None };
         let left = record.hold_left(now_us)?;
-        Some(Holder { expires_in: Some(left), ..record.into_holder() })
+        Some(record.into_holder().with_expires_in(left))
     }
 
     /// Whether the record explains that the lock cannot be had.

@@ -83,12 +83,6 @@ impl FileStore {
     }
 
     pub(crate) fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        if claim.ttl.is_some() {
-            return Err(Error::new(
-                ErrorKind::Config,
-                "a file lock has no ttl, it lasts until it is released or its process ends; remove the option ttl",
-            ));
-        }
         let files = self.files(&encode::encode(&claim.name));
         if let Some(grant) = self.held_already(&(claim.id, claim.name.clone()), &files)? {
             return Ok(AcquireOutcome::Granted(grant));
@@ -127,7 +121,7 @@ impl FileStore {
             return Ok(None);
         };
         if self.medium.check(&lock, &files.lock)? == Probe::StillHeld {
-            return Ok(Some(Grant { token: Some(token), crashed: None, already_ours: true }));
+            return Ok(Some(Grant::default().with_token(token).with_already_ours(true)));
         }
         self.give_up(key, &files.lock);
         Ok(None)
@@ -158,7 +152,7 @@ impl FileStore {
                 let acquired = AcquiredLock { lock: Arc::new(lock), record, token, lent: false, skew_us, _gauge };
                 let held = self.table.insert((claim.id, claim.name.clone()), acquired);
                 self.medium.note_held(held);
-                Ok(AcquireOutcome::Granted(Grant { token: Some(token), crashed, already_ours: false }))
+                Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)))
             }
             Ok(RecordOutcome::MinHold(holder)) => {
                 lock.unlock(&files.lock)?;

@@ -53,20 +53,17 @@ impl MigrationBackend {
         }
     }
 
-    /// The ttl of a lock in one of the stores.
-    fn ttl(&self, side: Side, chosen: Option<Duration>) -> Option<Duration> {
-        if !self.side(side).capabilities().ttl {
-            return None;
-        }
-        if self.is_mixed() { Some(self.lease) } else { chosen }
+    /// The ttl of a lock in a store that has ttls.
+    fn ttl(&self, chosen: Duration) -> Duration {
+        if self.is_mixed() { self.lease } else { chosen }
     }
 
-    fn part(&self, side: Side, lease: &Lease, taken: Taken) -> Lease {
-        Lease { id: taken.id, ttl: self.ttl(side, lease.ttl), ..lease.clone() }
+    fn part(&self, lease: &Lease, taken: Taken) -> Lease {
+        lease.clone().with_id(taken.id).with_ttl(self.ttl(lease.ttl))
     }
 
     async fn try_side(&self, side: Side, claim: &AcquireRequest, taken: &mut Taken) -> Result<AcquireOutcome, Error> {
-        let part = AcquireRequest { id: taken.id, ttl: self.ttl(side, claim.ttl), ..claim.clone() };
+        let part = claim.clone().with_id(taken.id).with_ttl(self.ttl(claim.ttl));
         let before = *taken;
         taken.set(side, true);
         self.taken.put(claim.id, &claim.name, *taken);
@@ -102,7 +99,7 @@ impl MigrationBackend {
         let [Some(from), Some(to)] = tokens else { return Ok(None) };
         let token = from.max(to);
         for (side, minted) in [(Side::From, from), (Side::To, to)] {
-            if minted < token && !self.side(side).advance_token(&self.part(side, lease, taken), token).await? {
+            if minted < token && !self.side(side).advance_token(&self.part(lease, taken), token).await? {
                 let message = "the lock was lost while it was being acquired in both stores; try again";
                 return Err(Error::new(ErrorKind::Unavailable, message));
             }
@@ -137,43 +134,39 @@ impl Backend for MigrationBackend {
 
     fn capabilities(&self) -> Capabilities {
         let (from, to) = (self.from.capabilities(), self.to.capabilities());
-        Capabilities {
-            ttl: from.ttl && to.ttl,
-            fencing: from.fencing && to.fencing,
-            loss_signal: from.loss_signal && to.loss_signal,
-            holder: from.holder && to.holder,
-            inspect: from.inspect && to.inspect,
-            list: from.list && to.list,
-            break_lock: from.break_lock && to.break_lock,
-            wake_up: from.wake_up && to.wake_up,
-            shared: false,
-        }
+        Capabilities::default()
+            .with_ttl(from.ttl && to.ttl)
+            .with_fencing(from.fencing && to.fencing)
+            .with_loss_signal(from.loss_signal && to.loss_signal)
+            .with_holder(from.holder && to.holder)
+            .with_inspect(from.inspect && to.inspect)
+            .with_list(from.list && to.list)
+            .with_break_lock(from.break_lock && to.break_lock)
+            .with_wake_up(from.wake_up && to.wake_up)
     }
 
     fn timings(&self) -> StoreTimings {
         let (from, to) = (self.from.timings(), self.to.timings());
         let own = self.is_mixed().then_some(self.lease);
         let poll_max = from.poll_max.min(to.poll_max);
-        StoreTimings {
-            poll_min: from.poll_min.max(to.poll_min).min(poll_max),
+        StoreTimings::default()
+            .with_poll_min(from.poll_min.max(to.poll_min).min(poll_max))
             // Long pauses are for those who are woken.
-            poll_max: if self.capabilities().wake_up {
+            .with_poll_max(if self.capabilities().wake_up {
                 poll_max
             } else {
                 poll_max.min(StoreTimings::default().poll_max)
-            },
-            probe_every: from.probe_every.min(to.probe_every),
-            lease: [from.lease, to.lease, own].into_iter().flatten().min(),
-            renew_batch: 1,
-            attempt_timeout: from.attempt_timeout + to.attempt_timeout,
-        }
+            })
+            .with_probe_every(from.probe_every.min(to.probe_every))
+            .with_lease([from.lease, to.lease, own].into_iter().flatten().min())
+            .with_renew_batch(1)
+            .with_attempt_timeout(from.attempt_timeout + to.attempt_timeout)
     }
 
     async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let shortest = [self.from.timings().lease, self.to.timings().lease].into_iter().flatten().min();
-        if let (Some(ttl), Some(lease)) = (self.ttl(Side::From, claim.ttl).or(self.ttl(Side::To, claim.ttl)), shortest)
-            && ttl > lease
-        {
+        let expires = self.from.capabilities().ttl || self.to.capabilities().ttl;
+        if let Some(lease) = shortest.filter(|lease| expires && self.ttl(claim.ttl) > *lease) {
             let message =
                 format!("one store of the chain keeps locks for {lease:?} only; choose a ttl or lease of at most that");
             return Err(Error::new(ErrorKind::Config, message).with_ambiguous(false));
@@ -197,13 +190,18 @@ impl Backend for MigrationBackend {
             Err(error) => return Err(self.failed(claim, error).await),
         };
         let crashed = from.crashed.or(to.crashed);
-        Ok(AcquireOutcome::Granted(Grant { token, crashed, already_ours: from.already_ours && to.already_ours }))
+        Ok(AcquireOutcome::Granted(
+            Grant::default()
+                .with_token(token)
+                .with_crashed(crashed)
+                .with_already_ours(from.already_ours && to.already_ours),
+        ))
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
         let Some(taken) = self.taken.find(lease) else { return Ok(Renewal::Lost(LossReason::RecordGone)) };
-        let [from, to] = [Side::From, Side::To].map(|side| self.part(side, lease, taken));
-        let reason = match join(self.from.renew(&from), self.to.renew(&to)).await {
+        let part = self.part(lease, taken);
+        let reason = match join(self.from.renew(&part), self.to.renew(&part)).await {
             (Ok(Renewal::Renewed), Ok(Renewal::Renewed)) => return Ok(Renewal::Renewed),
             // Who broke it says more than that it is gone.
             (_, Ok(Renewal::Lost(reason @ LossReason::BrokenBy(_)))) => reason,
@@ -216,8 +214,8 @@ impl Backend for MigrationBackend {
 
     async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let Some(taken) = self.taken.find(lease) else { return Ok(false) };
-        let [from, to] = [Side::From, Side::To].map(|side| self.part(side, lease, taken));
-        let (from, to) = join(self.from.advance_token(&from, token), self.to.advance_token(&to, token)).await;
+        let part = self.part(lease, taken);
+        let (from, to) = join(self.from.advance_token(&part, token), self.to.advance_token(&part, token)).await;
         Ok(from? && to?)
     }
 
@@ -229,7 +227,7 @@ impl Backend for MigrationBackend {
             if !taken.has(side) {
                 continue;
             }
-            match self.side(side).release(&self.part(side, lease, taken), hold_for).await {
+            match self.side(side).release(&self.part(lease, taken), hold_for).await {
                 Ok(answer) => {
                     if let Release::NotHeld(holder) = answer {
                         missing = Some(holder);
@@ -255,7 +253,7 @@ impl Backend for MigrationBackend {
                 continue;
             }
             // The old store's goes last, here too: what is left is for a release, or for `lost`.
-            if !self.side(side).release_now(&self.part(side, lease, taken), hold_for) {
+            if !self.side(side).release_now(&self.part(lease, taken), hold_for) {
                 return false;
             }
             taken.set(side, false);
@@ -267,7 +265,7 @@ impl Backend for MigrationBackend {
     fn on_lost(&self, lease: &Lease) {
         if let Some(taken) = self.taken.find(lease) {
             for side in [Side::To, Side::From] {
-                self.side(side).on_lost(&self.part(side, lease, taken));
+                self.side(side).on_lost(&self.part(lease, taken));
             }
         }
     }
@@ -275,7 +273,7 @@ impl Backend for MigrationBackend {
     #[cfg(unix)]
     fn descriptor(&self, lease: &Lease) -> Option<std::os::fd::OwnedFd> {
         let taken = self.taken.find(lease)?;
-        [Side::From, Side::To].into_iter().find_map(|side| self.side(side).descriptor(&self.part(side, lease, taken)))
+        [Side::From, Side::To].into_iter().find_map(|side| self.side(side).descriptor(&self.part(lease, taken)))
     }
 
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {

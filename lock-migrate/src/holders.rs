@@ -8,8 +8,14 @@ use lock_core::{Holder, LockName};
 pub(super) fn merged(from: Option<Holder>, to: Option<Holder>) -> Option<Holder> {
     match (from, to) {
         (Some(from), Some(to)) => Some(both(from, to)),
-        (Some(from), None) => Some(Holder { version: from.version.as_ref().map(|v| version(Some(v), None)), ..from }),
-        (None, Some(to)) => Some(Holder { version: to.version.as_ref().map(|v| version(None, Some(v))), ..to }),
+        (Some(mut from), None) => {
+            from.version = from.version.map(|v| version(Some(&v), None));
+            Some(from)
+        }
+        (None, Some(mut to)) => {
+            to.version = to.version.map(|v| version(None, Some(&v)));
+            Some(to)
+        }
         (None, None) => None,
     }
 }
@@ -17,12 +23,10 @@ pub(super) fn merged(from: Option<Holder>, to: Option<Holder>) -> Option<Holder>
 /// The holder in the old store, who holds the lock in the new one too or keeps out whoever does.
 fn both(from: Holder, to: Holder) -> Holder {
     let known = from.version.is_some() || to.version.is_some();
-    Holder {
-        version: known.then(|| version(from.version.as_deref(), to.version.as_deref())),
-        // Free when both are; a lock file does not expire by itself.
-        expires_in: from.expires_in.zip(to.expires_in).map(|(from, to)| from.max(to)),
-        ..from
-    }
+    let version = known.then(|| version(from.version.as_deref(), to.version.as_deref()));
+    // Free when both are; a lock file does not expire by itself.
+    let expires_in = from.expires_in.zip(to.expires_in).map(|(from, to)| from.max(to));
+    from.with_version(version).with_expires_in(expires_in)
 }
 
 pub(super) fn merged_lists(from: Vec<(LockName, Holder)>, to: Vec<(LockName, Holder)>) -> Vec<(LockName, Holder)> {

@@ -17,7 +17,7 @@ pub(crate) fn granted_or_held(answer: Value) -> Result<AcquireOutcome, Error> {
     match &items[..] {
         [Value::Int(2), Value::BulkString(record)] => {
             let token = record::parse(record).and_then(|holder| holder.token);
-            Ok(AcquireOutcome::Granted(Grant { token, crashed: None, already_ours: true }))
+            Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_already_ours(true)))
         }
         [Value::Int(3)] => {
             Err(Error::new(ErrorKind::Other, "this attempt reached Redis after its own lease id had been released"))
@@ -35,9 +35,7 @@ fn new_grant(granted: &[u8]) -> Result<Grant, Error> {
     let token =
         parts.next().and_then(|token| std::str::from_utf8(token).ok()?.parse().ok()).and_then(FencingToken::new);
     match token {
-        Some(token) => {
-            Ok(Grant { token: Some(token), crashed: parts.next().and_then(record::parse), already_ours: false })
-        }
+        Some(token) => Ok(Grant::default().with_token(token).with_crashed(parts.next().and_then(record::parse))),
         None => Err(Error::new(
             ErrorKind::Corrupt,
             "the fencing tokens of this lock are used up: its token key in Redis was tampered with; delete that key",
@@ -120,7 +118,7 @@ mod tests {
             assert!(error.kind() == ErrorKind::Corrupt && error.is_ambiguous(), "{answer:?}: {error:?}");
         }
         let name = lock_core::LockName::new("job").unwrap();
-        let lease = Lease { name, id: LeaseId::from(1), token: None, ttl: None };
+        let lease = Lease::new(name, LeaseId::from(1));
         for answer in unreadable() {
             let error = why_lost(answer.clone(), &lease).unwrap_err();
             assert!(error.kind() == ErrorKind::Corrupt && error.is_ambiguous(), "{answer:?}: {error:?}");

@@ -96,28 +96,24 @@ impl Backend for RedisBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            ttl: true,
-            fencing: true,
-            loss_signal: true,
-            holder: true,
-            inspect: true,
-            list: true,
-            break_lock: true,
-            wake_up: self.wake_up,
-            shared: false,
-        }
+        Capabilities::default()
+            .with_ttl(true)
+            .with_fencing(true)
+            .with_loss_signal(true)
+            .with_holder(true)
+            .with_inspect(true)
+            .with_list(true)
+            .with_break_lock(true)
+            .with_wake_up(self.wake_up)
     }
 
     fn timings(&self) -> StoreTimings {
         let (poll_min, poll_max) = if self.wake_up { POLL_IF_WOKEN } else { redis_py::POLL };
-        StoreTimings {
-            poll_min,
-            poll_max,
-            renew_batch: 100,
-            attempt_timeout: self.attempt_timeout,
-            ..StoreTimings::default()
-        }
+        StoreTimings::default()
+            .with_poll_min(poll_min)
+            .with_poll_max(poll_max)
+            .with_renew_batch(100)
+            .with_attempt_timeout(self.attempt_timeout)
     }
 
     async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {

@@ -112,7 +112,7 @@ impl Deployment {
     pub(crate) async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let lock = self.keys.lock(&claim.name);
         let id = claim.id.to_string();
-        let ttl = millis(ttl(claim.ttl)?);
+        let ttl = millis(claim.ttl);
         let mut keys = vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, &id)];
         let queuing = self.connection.wakers.queuing(&lock);
         keys.extend(queuing.as_ref().map(|_| self.keys.waiters(&lock)));
@@ -166,7 +166,7 @@ impl Deployment {
         let keys: Vec<_> = leases.iter().map(|lease| self.keys.lock(&lease.name)).collect();
         let mut call = self.scripts.renew.call(&keys);
         for lease in leases {
-            call = call.arg(lease.id.to_string()).arg(millis(ttl(lease.ttl)?));
+            call = call.arg(lease.id.to_string()).arg(millis(lease.ttl));
         }
         let answer = match &self.replicated {
             None => self.connection.run(&call).await?,
@@ -347,10 +347,6 @@ impl Deployment {
 fn is_moving(error: &Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<RedisError>());
     source.is_some_and(|source| source.kind() == redis::ErrorKind::Server(ServerErrorKind::TryAgain))
-}
-
-fn ttl(ttl: Option<Duration>) -> Result<Duration, Error> {
-    ttl.ok_or_else(|| Error::new(ErrorKind::Config, "a lock on Redis needs a ttl"))
 }
 
 fn stamp_after(last: u64, now_micros: u64) -> u64 {

@@ -52,13 +52,12 @@ pub fn value(data: &[u8]) {
 
 fn claim(data: &[u8], id: LeaseId) -> AcquireRequest {
     let (owner, data) = data.split_at(data.len() / 2);
-    AcquireRequest {
-        name: LockName::new("n").expect("short and not empty"),
+    AcquireRequest::new(
+        LockName::new("n").expect("short and not empty"),
         id,
-        owner: String::from_utf8_lossy(owner).into_owned(),
-        ttl: None,
-        data: (!data.is_empty()).then(|| data.to_vec()),
-    }
+        String::from_utf8_lossy(owner).into_owned(),
+    )
+    .with_data((!data.is_empty()).then(|| data.to_vec()))
 }
 
 /// Shapes of answers, with `data` in every place for bytes.

@@ -66,9 +66,9 @@ impl Quorum {
     }
 
     pub(crate) async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        let longer = AcquireRequest { ttl: claim.ttl.map(with_drift), ..claim.clone() };
+        let longer = claim.clone().with_ttl(with_drift(claim.ttl));
         let answers = self
-            .ask(claim.ttl, |server| {
+            .ask(Some(claim.ttl), |server| {
                 let claim = longer.clone();
                 async move { server.acquire(&claim).await }
             })
@@ -84,15 +84,16 @@ impl Quorum {
             && let Some(token) = grants.iter().filter_map(|grant| grant.token).max()
             && self.advance_token(&claim.lease(Some(token)), token).await.is_ok_and(|raised| raised)
         {
-            return Ok(AcquireOutcome::Granted(Grant {
-                token: Some(token),
-                crashed: grants.iter().find_map(|grant| grant.crashed.clone()),
-                already_ours: grants.iter().filter(|grant| grant.already_ours).count() >= self.majority(),
-            }));
+            return Ok(AcquireOutcome::Granted(
+                Grant::default()
+                    .with_token(token)
+                    .with_crashed(grants.iter().find_map(|grant| grant.crashed.clone()))
+                    .with_already_ours(grants.iter().filter(|grant| grant.already_ours).count() >= self.majority()),
+            ));
         }
         // On every server: one that did not answer may have granted it.
         let lease = claim.lease(None);
-        self.ask(claim.ttl, |server| {
+        self.ask(Some(claim.ttl), |server| {
             let lease = lease.clone();
             async move { server.release(&lease, Duration::ZERO).await }
         })
@@ -117,7 +118,7 @@ impl Quorum {
             let (name, id) = (lease.name.clone(), lease.id);
             async move { server.advance_token(&name, id, token).await }
         };
-        let answers = self.ask(lease.ttl, ask).await;
+        let answers = self.ask(Some(lease.ttl), ask).await;
         let raised = answers.iter().filter(|raised| matches!(raised, Ok(true))).count();
         if raised < self.majority() && answers.iter().any(Result::is_err) {
             return Err(self.short(answers));
@@ -126,9 +127,8 @@ impl Quorum {
     }
 
     pub(crate) async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
-        let longer: Vec<_> =
-            leases.iter().map(|lease| Lease { ttl: lease.ttl.map(with_drift), ..lease.clone() }).collect();
-        let shortest = leases.iter().filter_map(|lease| lease.ttl).min();
+        let longer: Vec<_> = leases.iter().map(|lease| lease.clone().with_ttl(with_drift(lease.ttl))).collect();
+        let shortest = leases.iter().map(|lease| lease.ttl).min();
         let ask = |server: Arc<Deployment>| {
             let leases = longer.clone();
             async move { Ok(server.renew_many(&leases).await) }
@@ -164,7 +164,7 @@ impl Quorum {
             let lease = lease.clone();
             async move { server.release(&lease, hold_for).await }
         };
-        let answers = self.ask(lease.ttl, ask).await;
+        let answers = self.ask(Some(lease.ttl), ask).await;
         let answered = answers.iter().flatten().count();
         let released = answers.iter().filter(|answer| matches!(answer, Ok(Release::Released))).count();
         if released >= self.majority() {

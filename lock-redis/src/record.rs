@@ -40,7 +40,10 @@ pub(crate) fn holder(value: Option<&[u8]>, ttl_ms: i64, kind: Option<&str>) -> H
         None => (value, false),
     };
     match parse(record) {
-        Some(holder) => Holder { expires_in, version: holder.version.filter(|_| !released), ..holder },
+        Some(mut holder) => {
+            let version = holder.version.take().filter(|_| !released);
+            holder.with_expires_in(expires_in).with_version(version)
+        }
         None => foreign("a foreign Redis client".into(), expires_in),
     }
 }
@@ -61,21 +64,21 @@ pub(crate) fn parse(record: &[u8]) -> Option<Holder> {
         Some((b'+', data)) => Some(data.to_vec()),
         Some(_) => return None,
     };
-    Some(Holder {
-        owner: Some(std::str::from_utf8(owner).ok()?.into()),
-        token: Some(token),
-        since: Some(since),
-        data,
-        version: Some(id.to_string()),
-        ..Holder::default()
-    })
+    Some(
+        Holder::default()
+            .with_owner(std::str::from_utf8(owner).ok()?.to_owned())
+            .with_token(token)
+            .with_since(since)
+            .with_data(data)
+            .with_version(id.to_string()),
+    )
 }
 
 fn foreign(mut kind: String, expires_in: Option<Duration>) -> Holder {
     if expires_in.is_none() {
         kind.push_str(" whose key never expires");
     }
-    Holder { foreign: Some(kind), expires_in, ..Holder::default() }
+    Holder::default().with_foreign(kind).with_expires_in(expires_in)
 }
 
 fn foreign_kind(kind: &str) -> String {
@@ -92,13 +95,8 @@ mod tests {
     use super::*;
 
     fn record(owner: &str, data: Option<&[u8]>) -> Vec<u8> {
-        let claim = AcquireRequest {
-            name: LockName::new("n").unwrap(),
-            id: LeaseId::from(7),
-            owner: owner.into(),
-            ttl: None,
-            data: data.map(Into::into),
-        };
+        let claim =
+            AcquireRequest::new(LockName::new("n").unwrap(), LeaseId::from(7), owner).with_data(data.map(Into::into));
         let mut record = format!("{} 1700000000000002 1700000000000001 1700000000000000 ", claim.id).into_bytes();
         record.extend(tail(&claim, 30_000));
         record

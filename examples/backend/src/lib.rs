@@ -46,7 +46,7 @@ impl Backend for Shelf {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { ttl: true, fencing: true, ..Capabilities::default() }
+        Capabilities::default().with_ttl(true).with_fencing(true)
     }
 
     fn timings(&self) -> StoreTimings {
@@ -59,7 +59,7 @@ impl Backend for Shelf {
             let crashed = match slots.get_mut(&claim.name) {
                 Some(slot) if slot.is_held_by(claim.id) => {
                     slot.until = until;
-                    return AcquireOutcome::Granted(Grant { token: Some(slot.token), already_ours: true, ..Grant::default() });
+                    return AcquireOutcome::Granted(Grant::default().with_token(slot.token).with_already_ours(true));
                 }
                 Some(slot) if Instant::now() < slot.until => return AcquireOutcome::Contended(Holder::default()),
                 Some(slot) => (!slot.released).then(Holder::default),
@@ -68,7 +68,7 @@ impl Backend for Shelf {
             let token = FencingToken::next(*last, 0).expect("2^53 is far");
             *last = Some(token);
             slots.insert(claim.name.clone(), Slot { id: claim.id, token, until, released: false });
-            AcquireOutcome::Granted(Grant { token: Some(token), crashed, already_ours: false })
+            AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed))
         }))
     }
 

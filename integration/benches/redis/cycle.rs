@@ -124,13 +124,8 @@ impl Contestant {
                 }
             }
             Self::Backend(backend) => {
-                let claim = AcquireRequest {
-                    name: LockName::new("backend").expect("a name"),
-                    id: LeaseId::random(),
-                    owner: "bench".into(),
-                    ttl: Some(TTL),
-                    data: None,
-                };
+                let claim = AcquireRequest::new(LockName::new("backend").expect("a name"), LeaseId::random(), "bench")
+                    .with_ttl(TTL);
                 let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&claim).await else { panic!("it is free") };
                 let _ = backend.release(&claim.lease(grant.token), Duration::ZERO).await.expect("it is held");
             }

@@ -2,10 +2,13 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use crate::types::setters;
+
 macro_rules! capabilities {
     ($($(#[$doc:meta])* $field:ident = $text:literal / $variant:ident,)*) => {
         /// What a backend, as configured, can do. Names in config strings (`require=fencing,holder`) are those of [`Capability`].
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+        #[non_exhaustive]
         pub struct Capabilities {
             $($(#[$doc])* pub $field: bool,)*
         }
@@ -57,6 +60,18 @@ capabilities! {
     shared = "shared" / Shared,
 }
 
+setters!(Capabilities {
+    with_ttl(ttl: bool),
+    with_fencing(fencing: bool),
+    with_loss_signal(loss_signal: bool),
+    with_holder(holder: bool),
+    with_inspect(inspect: bool),
+    with_list(list: bool),
+    with_break_lock(break_lock: bool),
+    with_wake_up(wake_up: bool),
+    with_shared(shared: bool),
+});
+
 impl fmt::Display for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -84,6 +99,7 @@ impl FromStr for Capability {
 
 /// How often the core comes back to a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoreTimings {
     /// The first pause between two attempts of a waiter; it doubles up to `poll_max`.
     pub poll_min: Duration,
@@ -99,6 +115,15 @@ pub struct StoreTimings {
     /// Longest time for one request, where the ttl does not demand less.
     pub attempt_timeout: Duration,
 }
+
+setters!(StoreTimings {
+    with_poll_min(poll_min: Duration),
+    with_poll_max(poll_max: Duration),
+    with_probe_every(probe_every: Duration),
+    with_lease(lease: impl Into<Option<Duration>>),
+    with_renew_batch(renew_batch: usize),
+    with_attempt_timeout(attempt_timeout: Duration),
+});
 
 impl Default for StoreTimings {
     fn default() -> Self {

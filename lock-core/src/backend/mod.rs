@@ -12,7 +12,7 @@ pub use self::{
     capabilities::{Capabilities, Capability, StoreTimings, UnknownCapability},
     finding::{Finding, Level},
 };
-use crate::types::{Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation};
+use crate::types::{DEFAULT_TTL, Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation, setters};
 pub use crate::types::{InvalidLeaseId, Lease, LeaseId};
 
 /// A store of locks: one *attempt* to acquire, renew or release, and what operators need.
@@ -228,27 +228,57 @@ pub trait Watch: fmt::Debug + Send {
     async fn changed(&mut self);
 }
 
-/// What [`Backend::acquire`] is asked for.
+/// What [`Backend::acquire`] is asked for. It may grow: make one with [`new`](Self::new) and setters.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct AcquireRequest {
     /// What to lock.
     pub name: LockName,
     /// The id of this acquisition, the same in every attempt of it.
     pub id: LeaseId,
+    /// How the lock is to be held.
+    pub mode: Mode,
     /// How the holder calls itself.
     pub owner: String,
-    /// How long the store keeps the lock without a renewal; `None` where the store has no ttl.
-    pub ttl: Option<Duration>,
+    /// How long the store keeps the lock without a renewal. A store without the capability `ttl`
+    /// ignores it.
+    pub ttl: Duration,
     /// What others may read while the lock is held.
     pub data: Option<Vec<u8>>,
 }
 
+/// How a lock is held.
+///
+/// A backend refuses a mode that it does not know with [`ErrorKind::Unsupported`], and never falls
+/// back to another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Mode {
+    /// One holder, and no other of any mode.
+    #[default]
+    Exclusive,
+}
+
 impl AcquireRequest {
-    /// The lease that this claim becomes when it is granted with `token`.
+    /// A request for an exclusive lock with the default ttl, 30 s, and no data.
+    pub fn new(name: LockName, id: LeaseId, owner: impl Into<String>) -> Self {
+        Self { name, id, mode: Mode::Exclusive, owner: owner.into(), ttl: DEFAULT_TTL, data: None }
+    }
+
+    /// The lease that this request becomes when it is granted with `token`.
     pub fn lease(&self, token: Option<FencingToken>) -> Lease {
         Lease { name: self.name.clone(), id: self.id, token, ttl: self.ttl }
     }
 }
+
+setters!(AcquireRequest {
+    with_name(name: LockName),
+    with_id(id: LeaseId),
+    with_mode(mode: Mode),
+    with_owner(owner: impl Into<String>),
+    with_ttl(ttl: Duration),
+    with_data(data: impl Into<Option<Vec<u8>>>),
+});
 
 /// The answer to an attempt to acquire.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -262,6 +292,7 @@ pub enum AcquireOutcome {
 
 /// What comes with a granted lock.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Grant {
     /// The fencing token, where the backend mints them.
     pub token: Option<FencingToken>,
@@ -270,6 +301,12 @@ pub struct Grant {
     /// The claim's id held the lock before this attempt: an earlier one had succeeded and its reply was lost.
     pub already_ours: bool,
 }
+
+setters!(Grant {
+    with_token(token: impl Into<Option<FencingToken>>),
+    with_crashed(crashed: impl Into<Option<Holder>>),
+    with_already_ours(already_ours: bool),
+});
 
 /// The answer to a renewal.
 #[derive(Debug, Clone, PartialEq, Eq)]

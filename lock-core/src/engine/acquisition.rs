@@ -46,7 +46,7 @@ impl PendingAcquire {
     }
 
     /// Sets the ttl of the next attempts.
-    pub(crate) fn set_ttl(&mut self, ttl: Option<Duration>) {
+    pub(crate) fn set_ttl(&mut self, ttl: Duration) {
         if self.claim.ttl != ttl {
             Arc::make_mut(&mut self.claim).ttl = ttl;
         }

@@ -260,7 +260,9 @@ impl LeaseState {
     pub(crate) fn sending(&self) -> RenewalInFlight {
         let at = self.now();
         let mut lease = self.lease.clone();
-        (lease.ttl, _) = self.timing.lease_for(self.deadline_left(at));
+        if let (Some(ttl), _) = self.timing.lease_for(self.deadline_left(at)) {
+            lease.ttl = ttl;
+        }
         let mut state = self.state();
         let unanswered = state.unanswered;
         state.unanswered.get_or_insert(at);
@@ -277,7 +279,7 @@ impl LeaseState {
                 state.unanswered = None;
                 state.last_error = None;
                 // The margin of a lease that was cut short is smaller.
-                let (_, valid_for) = self.timing.lease_for(sent.lease.ttl);
+                let (_, valid_for) = self.timing.lease_for(Some(sent.lease.ttl));
                 state.confirmed = from;
                 state.valid_for = valid_for;
                 state.renew = self.timing.renew_every.map(|every| (from, jittered(every)));

@@ -228,13 +228,11 @@ impl AcquireLoop {
         shared.renewer.revive(&tokio::runtime::Handle::current());
         let limits =
             HoldLimits { asked, deadline: options.deadline, min_hold: options.min_hold, max_hold: options.max_hold };
-        let claim = AcquireRequest {
-            name: name.clone(),
-            id: LeaseId::random(),
-            owner: options.owner.unwrap_or_else(|| shared.owner().to_owned()),
-            ttl: timing.ttl,
-            data: options.data,
-        };
+        let owner = options.owner.unwrap_or_else(|| shared.owner().to_owned());
+        let mut claim = AcquireRequest::new(name.clone(), LeaseId::random(), owner).with_data(options.data);
+        if let Some(ttl) = timing.ttl {
+            claim.ttl = ttl;
+        }
         let pending = PendingAcquire::new(&shared, claim, timing.attempt_timeout);
         Ok(Self { shared, name, timing, limits, pending, turn: None, on_contention })
     }
@@ -276,7 +274,9 @@ impl AcquireLoop {
         }
         let left = self.left();
         let (ttl, valid_for) = self.timing.lease_for(left);
-        self.pending.set_ttl(ttl);
+        if let Some(ttl) = ttl {
+            self.pending.set_ttl(ttl);
+        }
         let (from, answer) = self.pending.attempt(left).await?;
         let grant = match answer {
             AcquireOutcome::Granted(grant) => grant,

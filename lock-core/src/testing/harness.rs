@@ -94,30 +94,24 @@ impl Bench<'_> {
     /// For a lock that shall not end while the case looks at something else, on a loaded machine
     /// too.
     pub(super) fn claim(&self, name: &LockName) -> AcquireRequest {
-        AcquireRequest {
-            name: name.clone(),
-            id: LeaseId::random(),
-            owner: "conformance".into(),
-            ttl: Some(Duration::from_secs(60)),
-            data: None,
-        }
+        AcquireRequest::new(name.clone(), LeaseId::random(), "conformance").with_ttl(Duration::from_secs(60))
     }
 
     /// For a lock that shall end by itself.
     pub(super) fn short_claim(&self, name: &LockName) -> AcquireRequest {
-        AcquireRequest { ttl: self.ttl_of(1.0), ..self.claim(name) }
+        self.claim(name).with_ttl(self.ttl_of(1.0))
     }
 
-    /// A part of the subject's ttl; asked for only where the backend has ttls (see [`claim_for`]).
-    pub(super) fn ttl_of(&self, part: f64) -> Option<Duration> {
-        Some(self.subject.ttl().mul_f64(part))
+    /// A part of the subject's ttl, which a backend without ttls ignores.
+    pub(super) fn ttl_of(&self, part: f64) -> Duration {
+        self.subject.ttl().mul_f64(part)
     }
 
     /// Passes time in small steps until `claim` is granted; fails when it takes absurdly long.
     pub(super) async fn granted_in_the_end(&self, client: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant) {
         for _ in 0..2_000 {
             match acquire(client, claim).await {
-                AcquireOutcome::Granted(grant) => return (claim_for(client, claim).lease(grant.token), grant),
+                AcquireOutcome::Granted(grant) => return (claim.lease(grant.token), grant),
                 AcquireOutcome::Contended(_) => self.subject.pass(self.subject.ttl() / 20).await,
             }
         }
@@ -125,19 +119,13 @@ impl Bench<'_> {
     }
 }
 
-/// `claim` without a ttl where the store has none.
-pub(super) fn claim_for(client: &dyn Backend, claim: &AcquireRequest) -> AcquireRequest {
-    let ttl = claim.ttl.filter(|_| client.capabilities().ttl);
-    AcquireRequest { ttl, ..claim.clone() }
-}
-
 pub(super) async fn acquire(client: &dyn Backend, claim: &AcquireRequest) -> AcquireOutcome {
-    client.acquire(&claim_for(client, claim)).await.expect("the store answers")
+    client.acquire(&claim).await.expect("the store answers")
 }
 
 pub(super) async fn granted(client: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant) {
     match acquire(client, claim).await {
-        AcquireOutcome::Granted(grant) => (claim_for(client, claim).lease(grant.token), grant),
+        AcquireOutcome::Granted(grant) => (claim.lease(grant.token), grant),
         AcquireOutcome::Contended(holder) => {
             panic!("{:?} should have been granted, but is held by {holder}", claim.name)
         }
@@ -238,7 +226,7 @@ pub(super) async fn free_soon(bench: &Bench<'_>, client: &dyn Backend, name: &Lo
     loop {
         match acquire(client, &claim).await {
             AcquireOutcome::Granted(grant) => {
-                return release(client, &claim_for(client, &claim).lease(grant.token)).await;
+                return release(client, &claim.lease(grant.token)).await;
             }
             AcquireOutcome::Contended(holder) => {
                 assert!(started.elapsed() < LONG / 2, "{name} was left behind: held by {holder}");

@@ -11,6 +11,7 @@ use crate::types::FencingToken;
 ///
 /// Every field is optional, because the holder may be a foreign client that records less, or nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Holder {
     /// The holder's name for itself; see [`owner`](crate::LockRequest::owner).
     pub owner: Option<String>,
@@ -30,6 +31,16 @@ pub struct Holder {
     /// a record".
     pub foreign: Option<String>,
 }
+
+setters!(Holder {
+    with_owner(owner: impl Into<Option<String>>),
+    with_token(token: impl Into<Option<FencingToken>>),
+    with_since(since: impl Into<Option<SystemTime>>),
+    with_expires_in(expires_in: impl Into<Option<Duration>>),
+    with_data(data: impl Into<Option<Vec<u8>>>),
+    with_version(version: impl Into<Option<String>>),
+    with_foreign(foreign: impl Into<Option<String>>),
+});
 
 impl fmt::Display for Holder {
     /// One line: `etl-7:4711-x3 for 42 s, token 1732, expires in 12 s`.

@@ -120,6 +120,7 @@ impl fmt::Debug for FencingToken {
 /// One acquisition as a backend sees it; what [`renew`](crate::backend::Backend::renew) and
 /// [`release`](crate::backend::Backend::release) take.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Lease {
     /// What is locked.
     pub name: LockName,
@@ -127,9 +128,27 @@ pub struct Lease {
     pub id: LeaseId,
     /// Its fencing token, where the backend mints them.
     pub token: Option<FencingToken>,
-    /// How long the store keeps the lock without a renewal; `None` where the store has no expiry to choose.
-    pub ttl: Option<Duration>,
+    /// How long the store keeps the lock without a renewal. A store without the capability `ttl`
+    /// ignores it.
+    pub ttl: Duration,
 }
+
+impl Lease {
+    /// A lease of the default ttl, 30 s, without a token.
+    pub fn new(name: LockName, id: LeaseId) -> Self {
+        Self { name, id, token: None, ttl: DEFAULT_TTL }
+    }
+}
+
+setters!(Lease {
+    with_name(name: LockName),
+    with_id(id: LeaseId),
+    with_token(token: impl Into<Option<FencingToken>>),
+    with_ttl(ttl: Duration),
+});
+
+/// The ttl of a lock for which none is chosen.
+pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(30);
 
 #[cfg(test)]
 mod tests {

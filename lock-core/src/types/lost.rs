@@ -7,6 +7,7 @@ use crate::types::{FencingToken, Holder, LockName};
 /// A guard's lock is no longer valid. The work that it protected must stop.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the lock \"{name}\" was lost: {reason}")]
+#[non_exhaustive]
 pub struct Lost {
     /// Which lock.
     pub name: LockName,

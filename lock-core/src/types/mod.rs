@@ -1,5 +1,22 @@
 //! What all other modules speak of: plain data and the clock. Imports none of them.
 
+/// Generates setters for the fields of a struct that may grow, so that other crates can fill it.
+macro_rules! setters {
+    ($type:ty { $($with:ident($field:ident: $argument:ty),)* }) => {
+        impl $type {
+            $(
+                #[doc = concat!("Sets `", stringify!($field), "`.")]
+                #[must_use]
+                pub fn $with(mut self, $field: $argument) -> Self {
+                    self.$field = $field.into();
+                    self
+                }
+            )*
+        }
+    };
+}
+pub(crate) use setters;
+
 pub mod clock;
 mod error;
 mod holder;
@@ -12,6 +29,7 @@ pub(crate) use clock::{Clock, ClockReading, SystemClock};
 pub(crate) use error::no_reply;
 pub use error::{Error, ErrorKind, Operation};
 pub use holder::Holder;
+pub(crate) use lease::DEFAULT_TTL;
 pub use lease::{FencingToken, InvalidLeaseId, Lease, LeaseId};
 pub use lost::{LossReason, Lost};
 pub use name::{InvalidName, LockName};

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 /// When a guard's lease is renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Renew {
     /// In the background, every third of the ttl; on a store without a ttl, as often as it asks to
     /// be probed.

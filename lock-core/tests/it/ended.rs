@@ -36,11 +36,11 @@ impl Backend for Noting {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { loss_signal: true, ..Capabilities::default() }
+        Capabilities::default().with_loss_signal(true)
     }
 
     fn timings(&self) -> StoreTimings {
-        StoreTimings { lease: Some(TTL), ..StoreTimings::default() }
+        StoreTimings::default().with_lease(TTL)
     }
 
     async fn acquire(&self, _: &AcquireRequest) -> Result<AcquireOutcome, Error> {

@@ -25,7 +25,7 @@ impl Backend for NoTtl {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { ttl: false, loss_signal: true, ..Capabilities::default() }
+        Capabilities::default().with_loss_signal(true)
     }
 
     fn timings(&self) -> StoreTimings {

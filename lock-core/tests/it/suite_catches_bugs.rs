@@ -120,16 +120,16 @@ impl Buggy {
         if self.has(B::FoldsNames) { LockName::new(name.as_str().to_lowercase()).unwrap() } else { name.clone() }
     }
 
-    fn ttl(&self, ttl: Option<Duration>) -> Option<Duration> {
+    fn ttl(&self, ttl: Duration) -> Duration {
         match self.bug {
-            B::EndsEarly => ttl.map(|ttl| ttl / 4),
-            B::NeverEnds => ttl.map(|_| Duration::from_secs(1_000_000)),
+            B::EndsEarly => ttl / 4,
+            B::NeverEnds => Duration::from_secs(1_000_000),
             _ => ttl,
         }
     }
 
     fn lease(&self, lease: &Lease) -> Lease {
-        Lease { name: self.name(&lease.name), ttl: self.ttl(lease.ttl), ..lease.clone() }
+        lease.clone().with_name(self.name(&lease.name)).with_ttl(self.ttl(lease.ttl))
     }
 }
 
@@ -148,14 +148,14 @@ impl Backend for Buggy {
     }
 
     async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        let claim = AcquireRequest { name: self.name(&claim.name), ttl: self.ttl(claim.ttl), ..claim.clone() };
+        let claim = claim.clone().with_name(self.name(&claim.name)).with_ttl(self.ttl(claim.ttl));
         if self.has(B::GrantsWhatIsHeld) {
             self.store.lose(claim.name.as_str());
         }
         if self.has(B::RemembersIdsForEver)
             && let Some(grant) = self.remembered.lock().unwrap().get(&claim.id)
         {
-            return Ok(AcquireOutcome::Granted(Grant { already_ours: true, ..grant.clone() }));
+            return Ok(AcquireOutcome::Granted(grant.clone().with_already_ours(true)));
         }
         if self.has(B::GetsStuck) && self.attempts.fetch_add(1, Relaxed) > 30 {
             return Ok(AcquireOutcome::Contended(Holder::default()));
@@ -167,21 +167,25 @@ impl Backend for Buggy {
         }
         Ok(match attempt {
             AcquireOutcome::Granted(grant) if grant.already_ours && self.has(B::LeavesARetryItsOldEnd) => {
-                let _ = self.store.renew(&Lease { ttl: before, ..claim.lease(grant.token) }).await?;
+                let _ = self
+                    .store
+                    .renew(&claim.lease(grant.token).with_ttl(before.expect("a lock that is held expires")))
+                    .await?;
                 AcquireOutcome::Granted(grant)
             }
             AcquireOutcome::Granted(grant) if grant.already_ours && self.has(B::TakesItsOwnLockForForeign) => {
                 AcquireOutcome::Contended(Holder::default())
             }
-            AcquireOutcome::Granted(grant) => AcquireOutcome::Granted(Grant {
-                token: if self.has(B::TokensStandStill) { FencingToken::new(7) } else { grant.token },
-                crashed: match self.bug {
-                    B::TellsOfNoCrash => None,
-                    B::TellsOfACrashAlways => Some(Holder::default()),
-                    _ => grant.crashed,
-                },
-                already_ours: grant.already_ours && !self.has(B::TakesRetriesForNew),
-            }),
+            AcquireOutcome::Granted(grant) => AcquireOutcome::Granted(
+                Grant::default()
+                    .with_token(if self.has(B::TokensStandStill) { FencingToken::new(7) } else { grant.token })
+                    .with_crashed(match self.bug {
+                        B::TellsOfNoCrash => None,
+                        B::TellsOfACrashAlways => Some(Holder::default()),
+                        _ => grant.crashed,
+                    })
+                    .with_already_ours(grant.already_ours && !self.has(B::TakesRetriesForNew)),
+            ),
             AcquireOutcome::Contended(_) if self.has(B::HidesTheHolder) => AcquireOutcome::Contended(Holder::default()),
             held @ AcquireOutcome::Contended(_) => held,
         })
@@ -308,9 +312,9 @@ impl Subject for Buggy {
             Tampering::DeleteRecord => self.store.lose(name.as_str()),
             Tampering::ReplaceRecord => {
                 self.store.lose(name.as_str());
-                let ttl = Some(Duration::from_secs(600));
+                let ttl = Duration::from_secs(600);
                 let id = LeaseId::random();
-                let foreign = AcquireRequest { name: name.clone(), id, owner: "somebody".into(), ttl, data: None };
+                let foreign = AcquireRequest::new(name.clone(), id, "somebody").with_ttl(ttl);
                 assert!(matches!(self.store.acquire(&foreign).await, Ok(AcquireOutcome::Granted(_))));
             }
             _ => return self.store.purge(name).await.unwrap(),

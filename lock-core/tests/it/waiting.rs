@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 struct Stubborn {
     holder: Option<Holder>,
     wakes: bool,
-    ttls: Mutex<Vec<Option<std::time::Duration>>>,
+    ttls: Mutex<Vec<std::time::Duration>>,
 }
 
 #[async_trait]
@@ -27,7 +27,7 @@ impl Backend for Stubborn {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { ttl: true, wake_up: self.wakes, ..Capabilities::default() }
+        Capabilities::default().with_ttl(true).with_wake_up(self.wakes)
     }
 
     fn timings(&self) -> lock_core::backend::StoreTimings {
@@ -72,7 +72,7 @@ fn locker(store: &Arc<Stubborn>) -> Locker {
 #[tokio::test(start_paused = true)]
 async fn a_holder_that_expires_at_once_and_stays_is_not_asked_for_in_a_tight_loop() {
     for expires_in in [ms(0), ms(1)] {
-        let holder = Holder { expires_in: Some(expires_in), ..Holder::default() };
+        let holder = Holder::default().with_expires_in(expires_in);
         let store = Arc::new(Stubborn { holder: Some(holder), ..Stubborn::default() });
         let _ = locker(&store).acquire_within(NAME, secs(10)).await.unwrap();
         let attempts = store.ttls.lock().unwrap().len();
@@ -96,7 +96,7 @@ async fn no_lease_of_nothing_is_asked_for_when_the_deadline_comes() {
     let request = || locker(&store).lock(NAME).deadline(secs(5));
     assert_eq!(request().acquire().await.unwrap_err().kind(), ErrorKind::Timeout);
     assert!(matches!(request().acquire_within(secs(9)).await.unwrap(), TryAcquire::Contended(_)));
-    assert!(store.ttls.lock().unwrap().iter().all(|ttl| ttl.unwrap() >= ms(1)));
+    assert!(store.ttls.lock().unwrap().iter().all(|ttl| *ttl >= ms(1)));
     store.ttls.lock().unwrap().clear();
     let error = request().deadline(ms(0)).try_acquire().await.unwrap_err();
     assert!(error.to_string().contains("deadline") && !error.is_retryable(), "{error}");

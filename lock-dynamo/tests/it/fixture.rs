@@ -127,11 +127,5 @@ pub(crate) fn raw_client(endpoint: &str) -> Client {
 }
 
 pub(crate) fn claim(name: &str, ttl: Duration) -> AcquireRequest {
-    AcquireRequest {
-        name: LockName::new(name).expect("a good name"),
-        id: LeaseId::random(),
-        owner: "test".into(),
-        ttl: Some(ttl),
-        data: None,
-    }
+    AcquireRequest::new(LockName::new(name).expect("a good name"), LeaseId::random(), "test").with_ttl(ttl)
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lock_core::{
     ErrorKind, LossReason,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Renewal},
+    backend::{AcquireOutcome, Backend, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema, TableOptions};
 use serde_json::json;
@@ -50,7 +50,7 @@ async fn looking_and_listing_ride_out_what_passes() {
 async fn a_list_of_more_than_a_page_is_whole() {
     let table = Table::new(Schema::Native).await;
     let backend = DynamoBackend::new(table.config());
-    let big = |i| AcquireRequest { data: Some(vec![7; 300_000]), ..claim(&format!("lock{i}"), LONG) };
+    let big = |i| claim(&format!("lock{i}"), LONG).with_data(vec![7; 300_000]);
     let claims: Vec<_> = (0..8).map(big).collect();
     for claim in &claims {
         assert!(matches!(backend.acquire(claim).await.unwrap(), AcquireOutcome::Granted(_)));

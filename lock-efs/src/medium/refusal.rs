@@ -84,7 +84,7 @@ mod tests {
         let (mine, theirs) = (LeaseId::from(1), LeaseId::from(2));
         let cached = CachedHolder::new(mine, Holder::default());
         assert!(cached.is_fresh_for(mine) && !cached.is_fresh_for(theirs));
-        let passes = Holder { expires_in: Some(Duration::from_secs(5)), ..Holder::default() };
+        let passes = Holder::default().with_expires_in(Duration::from_secs(5));
         assert!(!CachedHolder::new(mine, passes).is_fresh_for(mine), "what is left of a minimum hold changes");
         if let Some(at) = Instant::now().checked_sub(Duration::from_secs(16)) {
             assert!(!CachedHolder { at, ..cached }.is_fresh_for(mine), "another may hold it by now");

@@ -13,7 +13,7 @@ use std::{
 use crate::fixture::{claim, grant, name, open, refused, token};
 use lock_core::{
     ErrorKind, Locker, LossReason, TryAcquire,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Release, Renewal},
+    backend::{AcquireOutcome, Backend, Release, Renewal},
 };
 use lock_efs::{FileBackend, FileConfig};
 
@@ -23,7 +23,7 @@ const NO_TIME: Duration = Duration::ZERO;
 async fn two_backends_on_one_directory_exclude_each_other_and_a_refusal_names_the_holder() {
     let (dir, one) = open();
     let two = FileBackend::open(dir.path()).unwrap();
-    let mine = AcquireRequest { owner: "etl-7".into(), data: Some(b"load 3".to_vec()), ..claim("etl") };
+    let mine = claim("etl").with_owner("etl-7").with_data(b"load 3".to_vec());
     let before = SystemTime::now();
     let (granted, lease) = grant(&one, &mine).await;
     for backend in [&one, &two] {
@@ -190,16 +190,16 @@ async fn odd_names_lock_and_list_as_themselves() {
 #[tokio::test]
 async fn a_ttl_is_refused_with_the_fix() {
     let (_dir, backend) = open();
-    let error =
-        backend.acquire(&AcquireRequest { ttl: Some(Duration::from_secs(9)), ..claim("etl") }).await.unwrap_err();
+    let locker = lock_core::Locker::new(backend).unwrap();
+    let error = locker.lock("etl").ttl(Duration::from_secs(9)).try_acquire().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);
-    assert!(error.to_string().contains("remove the option ttl"), "{error}");
+    assert!(error.to_string().contains("leave ttl out"), "{error}");
 }
 
 #[tokio::test]
 async fn data_too_large_for_a_record_is_a_limit_and_leaves_the_lock_free() {
     let (_dir, backend) = open();
-    let error = backend.acquire(&AcquireRequest { data: Some(vec![0; 300_000]), ..claim("etl") }).await.unwrap_err();
+    let error = backend.acquire(&claim("etl").with_data(vec![0; 300_000])).await.unwrap_err();
     assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Limit, false));
     grant(&backend, &claim("etl")).await;
 }

@@ -26,7 +26,7 @@ pub(crate) fn name(text: &str) -> LockName {
 }
 
 pub(crate) fn claim(text: &str) -> AcquireRequest {
-    AcquireRequest { name: name(text), id: LeaseId::random(), owner: "tester".into(), ttl: None, data: None }
+    AcquireRequest::new(name(text), LeaseId::random(), "tester")
 }
 
 pub(crate) async fn grant(backend: &FileBackend, claim: &AcquireRequest) -> (Grant, Lease) {

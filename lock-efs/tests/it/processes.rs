@@ -25,7 +25,7 @@ async fn a_killed_holder_frees_the_lock_and_the_next_hears_who_it_was() {
 async fn child_holds_a_lock() {
     let Some(dir) = in_child() else { return };
     let backend = FileBackend::open(dir).unwrap();
-    let mine = lock_core::backend::AcquireRequest { owner: "the child".into(), ..claim("etl") };
+    let mine = claim("etl").with_owner("the child");
     let _ = grant(&backend, &mine).await;
     println!("CHILD HOLDS");
     std::thread::sleep(Duration::from_secs(600));

@@ -57,7 +57,7 @@ async fn a_token_from_a_clock_ahead_of_ours_is_still_exceeded() {
 async fn a_record_is_replaced_whole_whatever_its_length() {
     let (_dir, backend) = open();
     for size in [10, 100_000, 10, 5_000, 0, 20_000] {
-        let mine = lock_core::backend::AcquireRequest { data: Some(vec![b'd'; size]), ..claim("etl") };
+        let mine = claim("etl").with_data(vec![b'd'; size]);
         let (_, lease) = grant(&backend, &mine).await;
         assert_eq!(refused(&backend, "etl").await.data.map(|d| d.len()), Some(size));
         assert!(backend.release_now(&lease, Duration::ZERO));

@@ -26,8 +26,7 @@ impl Subject for Memories {
             Tampering::DeleteRecord => self.0.lose(name.as_str()),
             Tampering::ReplaceRecord => {
                 self.0.lose(name.as_str());
-                let _ =
-                    granted(&self.0, &AcquireRequest { name: name.clone(), ttl: Some(10 * LONG), ..claim("x") }).await;
+                let _ = granted(&self.0, &claim("x").with_name(name.clone()).with_ttl(10 * LONG)).await;
             }
             Tampering::DeleteToken => return self.0.purge(name).await.unwrap() && self.1.purge(name).await.unwrap(),
             _ => return false,
@@ -49,13 +48,7 @@ mod memories {
 const LONG: Duration = Duration::from_secs(60);
 
 fn claim(name: &str) -> AcquireRequest {
-    AcquireRequest {
-        name: LockName::new(name).unwrap(),
-        id: LeaseId::random(),
-        owner: "me".into(),
-        ttl: Some(LONG),
-        data: None,
-    }
+    AcquireRequest::new(LockName::new(name).unwrap(), LeaseId::random(), "me").with_ttl(LONG)
 }
 
 async fn granted(backend: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant) {

@@ -232,7 +232,7 @@ async fn an_acquire_that_was_given_up_unanswered_leaves_no_lock(fixture: Fixture
 async fn a_renewal_whose_reply_was_lost_has_renewed(fixture: Fixture) {
     let claim = claim(JOB, LONG);
     let (mut lease, _) = granted(&fixture.through, &claim).await;
-    lease.ttl = Some(LONG * 2);
+    lease.ttl = LONG * 2;
     fixture.lose(Replies);
     assert!(fixture.through.renew(&lease).await.unwrap_err().is_ambiguous());
     let left = fixture.direct.inspect(&claim.name).await.unwrap().unwrap().expires_in.unwrap();

@@ -194,7 +194,7 @@ mod tests {
             }
             self.token += 1;
             let token = FencingToken::new(self.token);
-            let record = Holder { token, data: Some(side.data()), ..Holder::default() };
+            let record = Holder::default().with_token(token).with_data(side.data());
             side.note_granted(token, self.record.as_ref().filter(|_| self.held));
             (self.record, self.held) = (Some(record), true);
             true
@@ -263,7 +263,7 @@ mod tests {
             next.note_kept();
         }
         let data = Some(next.data());
-        two.note_refused(&Holder { data, ..Holder::default() });
+        two.note_refused(&Holder::default().with_data(data));
         assert_eq!(two.verdict(), None);
     }
 
@@ -281,10 +281,10 @@ mod tests {
     fn what_others_write_into_the_lock_is_no_note() {
         let (mut one, _) = sides();
         for data in ["", "etl", "{}", "[1]", r#"{"doctor":"2"}"#, r#"{"doctor":2,"host":"x","hold":1,"kept":0}"#] {
-            one.note_refused(&Holder { data: Some(data.into()), ..Holder::default() });
+            one.note_refused(&Holder::default().with_data(Vec::from(data)));
         }
         let own = one.data();
-        one.note_refused(&Holder { data: Some(own), ..Holder::default() });
+        one.note_refused(&Holder::default().with_data(own));
         assert_eq!(one.other(), None);
     }
 }

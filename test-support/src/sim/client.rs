@@ -110,7 +110,7 @@ impl Backend for SimBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { ttl: true, fencing: true, loss_signal: true, holder: true, ..Capabilities::default() }
+        Capabilities::default().with_ttl(true).with_fencing(true).with_loss_signal(true).with_holder(true)
     }
 
     fn timings(&self) -> StoreTimings {

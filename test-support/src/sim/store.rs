@@ -93,7 +93,7 @@ impl Store {
     }
 
     fn acquire(&mut self, now: Duration, claim: &AcquireRequest, dead: Option<u64>) -> AcquireOutcome {
-        let ttl = claim.ttl.expect("the core gives every lease of this store a ttl");
+        let ttl = claim.ttl;
         self.versions += 1;
         let version = self.versions;
         let previous = self.records.get(&claim.name).cloned();
@@ -110,14 +110,14 @@ impl Store {
             let token = record.token;
             let renewed = Record { ttl, expires: now + ttl, version, ..record.clone() };
             self.records.insert(claim.name.clone(), renewed);
-            return AcquireOutcome::Granted(Grant { token: Some(token), crashed: None, already_ours: true });
+            return AcquireOutcome::Granted(Grant::default().with_token(token).with_already_ours(true));
         }
         let token = self.mint(&claim.name, previous.as_ref(), now);
         let owner = claim.owner.clone();
         let record = Record { id: claim.id, owner, token, ttl, expires: now + ttl, version };
         self.records.insert(claim.name.clone(), record);
         let crashed = previous.map(|record| self.holder(&record, now));
-        AcquireOutcome::Granted(Grant { token: Some(token), crashed, already_ours: false })
+        AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed))
     }
 
     fn mint(&mut self, name: &LockName, previous: Option<&Record>, now: Duration) -> FencingToken {
@@ -140,7 +140,7 @@ impl Store {
         if self.is_dead(&record, now, None) {
             return Renewal::Lost(LossReason::Expired);
         }
-        let ttl = lease.ttl.unwrap_or(record.ttl);
+        let ttl = lease.ttl;
         self.records.insert(lease.name.clone(), Record { ttl, expires: now + ttl, version, ..record });
         Renewal::Renewed
     }
@@ -161,13 +161,11 @@ impl Store {
             // All that the record says; the client knows since when it has been so.
             Kind::Observed => record.ttl,
         };
-        Holder {
-            owner: Some(record.owner.clone()),
-            token: Some(record.token),
-            since: Some(SystemTime::UNIX_EPOCH),
-            expires_in: Some(expires_in),
-            version: Some(record.version.to_string()),
-            ..Holder::default()
-        }
+        Holder::default()
+            .with_owner(record.owner.clone())
+            .with_token(record.token)
+            .with_since(SystemTime::UNIX_EPOCH)
+            .with_expires_in(expires_in)
+            .with_version(record.version.to_string())
     }
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::{
     backend::{AcquireOutcome, AcquireRequest, Break, Renewal},
     locker::Locker,
-    testing::harness::{Bench, acquire, claim_for, granted, granted_soon, refused, release},
+    testing::harness::{Bench, acquire, granted, granted_soon, refused, release},
     types::{ErrorKind, FencingToken, LeaseId, LockName},
 };
 
@@ -53,7 +53,7 @@ pub(super) async fn of_many_contenders_one_wins(bench: &Bench<'_>) {
         let contenders = join_all((0..16).map(|_| async {
             let client = bench.client().await;
             // Nothing ends here, and with a short ttl a busy machine may not answer in time.
-            let claim = AcquireRequest { ttl: Some(Duration::from_secs(60)), ..bench.claim(&name) };
+            let claim = bench.claim(&name).with_ttl(Duration::from_secs(60));
             (acquire(&*client, &claim).await, client)
         }))
         .await;
@@ -207,9 +207,9 @@ pub(super) async fn a_lock_is_held_for_the_holders_ttl(bench: &Bench<'_>) {
     let name = bench.name("ttl");
     let started = Instant::now();
     let _held = granted(&*holder, &bench.short_claim(&name)).await;
-    let impatient = AcquireRequest { ttl: bench.ttl_of(0.05), ..bench.claim(&name) };
+    let impatient = bench.claim(&name).with_ttl(bench.ttl_of(0.05));
     loop {
-        let attempt = other.acquire(&claim_for(&*other, &impatient)).await;
+        let attempt = other.acquire(&impatient).await;
         let after = started.elapsed();
         match attempt {
             Ok(AcquireOutcome::Granted(_)) => {

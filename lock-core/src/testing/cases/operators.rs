@@ -15,7 +15,7 @@ pub(super) async fn a_watch_sees_the_release(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("watched");
     // Longer than anything here waits.
-    let long = AcquireRequest { ttl: Some(Duration::from_secs(600)), ..bench.claim(&name) };
+    let long = bench.claim(&name).with_ttl(Duration::from_secs(600));
     for _ in 0..5 {
         let (lease, _) = granted(&*a, &long).await;
         let mut watch = b.watch(&name).await.expect("the store answers").expect("the capability wake-up is declared");
@@ -38,7 +38,7 @@ pub(super) async fn a_wake_up_that_is_not_used_is_passed_on(bench: &Bench<'_>) {
     let (a, b, c) = (bench.client().await, bench.client().await, bench.client().await);
     let name = bench.name("passed-on");
     // Longer than anything here waits.
-    let long = AcquireRequest { ttl: Some(Duration::from_secs(600)), ..bench.claim(&name) };
+    let long = bench.claim(&name).with_ttl(Duration::from_secs(600));
     let (lease, _) = granted(&*a, &long).await;
     let mut watches = Vec::new();
     for client in [&b, &c] {

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     backend::{AcquireOutcome, Break, Release},
-    testing::harness::{Bench, acquire, assert_not_held, claim_for, granted, refused, release},
+    testing::harness::{Bench, acquire, assert_not_held, granted, refused, release},
 };
 
 pub(super) async fn a_released_lock_is_free(bench: &Bench<'_>) {
@@ -76,7 +76,7 @@ pub(super) async fn releasing_twice_is_a_value(bench: &Bench<'_>) {
 pub(super) async fn releasing_what_was_never_held_is_a_value(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("never");
-    let never = claim_for(&*client, &bench.claim(&name)).lease(None);
+    let never = bench.claim(&name).lease(None);
     assert_eq!(client.release(&never, Duration::ZERO).await.expect("a value, not an error"), Release::NotHeld(None));
     let (held, _) = granted(&*client, &bench.claim(&name)).await;
     assert_not_held(client.release(&never, Duration::ZERO).await);

@@ -209,7 +209,7 @@ impl Clock for Hands {
 
 pub(crate) fn claim(name: &str) -> AcquireRequest {
     let name = LockName::new(name).expect("a good name");
-    AcquireRequest { name, id: LeaseId::random(), owner: "test".into(), ttl: Some(TTL), data: None }
+    AcquireRequest::new(name, LeaseId::random(), "test").with_ttl(TTL)
 }
 
 #[track_caller]

@@ -280,7 +280,7 @@ async fn the_model_answers_what_the_backend_asks_as_dynamodb_local_does() {
             0..=4 => {
                 let (id, data) = (LeaseId::random(), rng.bool().then(|| b"data".to_vec()));
                 let ttl = Duration::from_millis(if rng.bool() { 1 } else { 60_000 });
-                let claim = AcquireRequest { name, id, owner: "test".into(), ttl: Some(ttl), data };
+                let claim = AcquireRequest::new(name, id, "test").with_ttl(ttl).with_data(data);
                 let again = 1 + usize::from(rng.bool());
                 for _ in 0..again {
                     if let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&claim).await {

@@ -55,7 +55,7 @@ async fn a_warm_process_gets_what_it_saw_unchanged_for_the_holders_lease_and_not
         world.pass(Duration::from_secs(1));
         let warm = world.configured(off, |config| config.takeover(Takeover::Observed));
         let mut impatient = claim("a");
-        impatient.ttl = Some(Duration::from_millis(1));
+        impatient.ttl = Duration::from_millis(1);
         assert!(matches!(warm.acquire(&impatient).await.unwrap(), AcquireOutcome::Contended(_)));
         world.pass(TTL - MICRO);
         let _ = holder.renew(&lease).await.unwrap();

@@ -172,7 +172,7 @@ async fn a_renewal_in_a_batch_has_every_condition_of_a_single_one() {
     world.delete("gone");
     // As a renewal with a longer lease would have left it.
     let mut long = leases[5].clone();
-    long.ttl = Some(2 * TTL);
+    long.ttl = 2 * TTL;
     assert_eq!(process.renew(&long).await.unwrap(), Renewal::Renewed);
     let untouched = ["parked", "released", "taken"].map(|name| (name, world.item(name)));
     world.take_seen();
