@@ -32,8 +32,8 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     backend::{
-        AcquireOutcome, AcquireRequest, Backend, Break, Capabilities, Finding, Grant, Release, Renewal, StoreTimings,
-        Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, ProcessBound, Release,
+        Renewal, StoreTimings, Watch,
     },
     config::{BackendFactory, StoreConfig},
     mutex::Mutex,
@@ -277,16 +277,26 @@ impl Backend for MemoryBackend {
         Ok(self.release_sync(lease, hold_for))
     }
 
-    fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
-        // Whatever the answer is, this lease does not hold the lock any more.
-        let _ = self.release_sync(lease, hold_for);
-        true
-    }
-
     async fn watch(&self, _name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         Ok(Some(Box::new(MemoryWatch(self.store.releases.subscribe()))))
     }
 
+    async fn diagnose(&self) -> Vec<Finding> {
+        let text = "locks in the memory of this process: no other process sees them";
+        vec![Finding::warning("reach", text).advice("use it for tests, or for tasks of one process")]
+    }
+
+    fn admin(&self) -> Option<&dyn Admin> {
+        Some(self)
+    }
+
+    fn process_bound(&self) -> Option<&dyn ProcessBound> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Admin for MemoryBackend {
     async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
         let now = Instant::now();
         Ok(self.locks().records.get(name).filter(|record| record.is_held(now)).map(|record| record.holder(now)))
@@ -317,11 +327,6 @@ impl Backend for MemoryBackend {
         Ok(Break::Broken)
     }
 
-    async fn diagnose(&self) -> Vec<Finding> {
-        let text = "locks in the memory of this process: no other process sees them";
-        vec![Finding::warning("reach", text).advice("use it for tests, or for tasks of one process")]
-    }
-
     async fn purge(&self, name: &LockName) -> Result<bool, Error> {
         let now = Instant::now();
         let mut locks = self.locks();
@@ -330,6 +335,23 @@ impl Backend for MemoryBackend {
             locks.records.remove(name);
         }
         Ok(!needed)
+    }
+}
+
+impl ProcessBound for MemoryBackend {
+    fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
+        // Whatever the answer is, this lease does not hold the lock any more.
+        let _ = self.release_sync(lease, hold_for);
+        true
+    }
+
+    fn on_lost(&self, _: &Lease) {
+        // The ttl ends the lock.
+    }
+
+    #[cfg(unix)]
+    fn descriptor(&self, _: &Lease) -> Option<std::os::fd::OwnedFd> {
+        None
     }
 }
 

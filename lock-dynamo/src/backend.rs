@@ -13,7 +13,8 @@ use futures_util::future::join_all;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation,
     backend::{
-        AcquireOutcome, AcquireRequest, Backend, Break, Capabilities, Finding, Lease, Release, Renewal, StoreTimings,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Release, Renewal,
+        StoreTimings,
     },
     clock::{Clock, SystemClock},
 };
@@ -322,6 +323,17 @@ impl Backend for DynamoBackend {
         Ok(Release::NotHeld(held.then(|| self.holder(&lease.name, &record))))
     }
 
+    async fn diagnose(&self) -> Vec<Finding> {
+        self.findings().await
+    }
+
+    fn admin(&self) -> Option<&dyn Admin> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Admin for DynamoBackend {
     async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
         self.look(name).await
     }
@@ -337,10 +349,6 @@ impl Backend for DynamoBackend {
             return Err(error.with_operation(Operation::Break).with_name(name).with_store(self.describe()));
         }
         self.take_away(name, version, by).await
-    }
-
-    async fn diagnose(&self) -> Vec<Finding> {
-        self.findings().await
     }
 
     async fn purge(&self, name: &LockName) -> Result<bool, Error> {

@@ -12,9 +12,10 @@ use std::{
 
 use async_trait::async_trait;
 use lock_core::{
-    Error, FencingToken, Holder, LockName, Operation,
+    Error, ErrorKind, FencingToken, Holder, LockName, Operation,
     backend::{
-        AcquireOutcome, AcquireRequest, Backend, Capabilities, Finding, Lease, Release, Renewal, StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, ProcessBound, Release,
+        Renewal, StoreTimings, Watch,
     },
 };
 
@@ -143,6 +144,53 @@ impl Backend for FileBackend {
         self.run((Operation::Release, lane), release).await.map_err(|e| e.with_name(name))
     }
 
+    async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
+        // No event tells of other hosts.
+        if self.file_system != FileSystem::Local || self.cannot_watch.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        self.start_watch(name).await
+    }
+
+    async fn diagnose(&self) -> Vec<Finding> {
+        let examined = self.run((Operation::Inspect, None), |store| Ok(doctor::examine(store))).await;
+        examined
+            .unwrap_or_else(|error| vec![Finding::warning("file system", format!("could not be examined: {error}"))])
+    }
+
+    fn admin(&self) -> Option<&dyn Admin> {
+        Some(self)
+    }
+
+    fn process_bound(&self) -> Option<&dyn ProcessBound> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Admin for FileBackend {
+    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        let wanted = name.clone();
+        self.run((Operation::Inspect, None), move |store| store.inspect(&wanted)).await.map_err(|e| e.with_name(name))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+        let prefix = prefix.to_owned();
+        self.run((Operation::List, None), move |store| store.list(&prefix)).await
+    }
+
+    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
+        let wanted = name.clone();
+        self.run((Operation::Purge, None), move |store| store.purge(&wanted)).await.map_err(|e| e.with_name(name))
+    }
+
+    async fn break_lock(&self, name: &LockName, _version: &str, _by: &str) -> Result<Break, Error> {
+        let message = "a file lock cannot be broken while its holder lives; stop the holder's process";
+        Err(Error::new(ErrorKind::Unsupported, message).with_operation(Operation::Break).with_name(name))
+    }
+}
+
+impl ProcessBound for FileBackend {
     fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
         let release = move |store: &FileStore, lease: &Lease| {
             let released = store.release(lease, hold_for);
@@ -170,35 +218,6 @@ impl Backend for FileBackend {
 
     fn descriptor(&self, lease: &Lease) -> Option<OwnedFd> {
         self.store.descriptor(lease)
-    }
-
-    async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
-        // No event tells of other hosts.
-        if self.file_system != FileSystem::Local || self.cannot_watch.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        self.start_watch(name).await
-    }
-
-    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        let wanted = name.clone();
-        self.run((Operation::Inspect, None), move |store| store.inspect(&wanted)).await.map_err(|e| e.with_name(name))
-    }
-
-    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
-        let prefix = prefix.to_owned();
-        self.run((Operation::List, None), move |store| store.list(&prefix)).await
-    }
-
-    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
-        let wanted = name.clone();
-        self.run((Operation::Purge, None), move |store| store.purge(&wanted)).await.map_err(|e| e.with_name(name))
-    }
-
-    async fn diagnose(&self) -> Vec<Finding> {
-        let examined = self.run((Operation::Inspect, None), |store| Ok(doctor::examine(store))).await;
-        examined
-            .unwrap_or_else(|error| vec![Finding::warning("file system", format!("could not be examined: {error}"))])
     }
 }
 

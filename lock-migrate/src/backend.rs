@@ -7,8 +7,8 @@ use futures_util::future::{join, select_all};
 use lock_core::{
     ConfigString, Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
     backend::{
-        AcquireOutcome, AcquireRequest, Backend, Break, Capabilities, Finding, Grant, Lease, Release, Renewal,
-        StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, Lease, ProcessBound,
+        Release, Renewal, StoreTimings, Watch,
     },
 };
 
@@ -118,8 +118,8 @@ impl MigrationBackend {
     async fn refused_by(&self, side: Side, name: &LockName, holder: Holder) -> Holder {
         let other = if side == Side::From { &self.to } else { &self.from };
         let mut seen = None;
-        if self.capabilities().break_lock {
-            seen = other.inspect(name).await.ok().flatten().filter(|seen| seen.token == holder.token);
+        if let Some(admin) = other.admin().filter(|_| self.capabilities().break_lock) {
+            seen = admin.inspect(name).await.ok().flatten().filter(|seen| seen.token == holder.token);
         }
         let (from, to) = if side == Side::From { (Some(holder), seen) } else { (seen, Some(holder)) };
         merged(from, to).unwrap_or_default()
@@ -246,6 +246,65 @@ impl Backend for MigrationBackend {
         }
     }
 
+    async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
+        if !self.capabilities().wake_up {
+            return Ok(None);
+        }
+        let (from, to) = (self.from.watch(name).await?, self.to.watch(name).await?);
+        Ok(from.zip(to).map(|(from, to)| Box::new(ChainWatch([from, to])) as Box<dyn Watch>))
+    }
+
+    async fn diagnose(&self) -> Vec<Finding> {
+        let (from, to) = join(self.from.diagnose(), self.to.diagnose()).await;
+        let about = |side: &'static str| {
+            move |found: Finding| Finding { subject: format!("{side}: {}", found.subject), ..found }
+        };
+        from.into_iter().map(about("from")).chain(to.into_iter().map(about("to"))).collect()
+    }
+
+    fn admin(&self) -> Option<&dyn Admin> {
+        let both = self.from.admin().is_some() && self.to.admin().is_some();
+        both.then_some(self as &dyn Admin)
+    }
+
+    fn process_bound(&self) -> Option<&dyn ProcessBound> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Admin for MigrationBackend {
+    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        let (from, to) = (self.from.require_admin()?, self.to.require_admin()?);
+        let (from, to) = join(from.inspect(name), to.inspect(name)).await;
+        Ok(merged(from?, to?))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+        let (from, to) = (self.from.require_admin()?, self.to.require_admin()?);
+        let (from, to) = join(from.list(prefix), to.list(prefix)).await;
+        Ok(merged_lists(from?, to?))
+    }
+
+    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
+        let (from, to) = split_version(version);
+        let mut broken = false;
+        // In the order of a release: whoever comes in by the old store alone must not meet the holder in the new one.
+        for (side, version) in [(Side::To, to), (Side::From, from)] {
+            if let Some(version) = version {
+                broken |= self.side(side).require_admin()?.break_lock(name, version, by).await? == Break::Broken;
+            }
+        }
+        if broken { Ok(Break::Broken) } else { Ok(Break::Changed(self.inspect(name).await?)) }
+    }
+
+    /// In the new store first. What that one removed is gone, also where somebody then turns out to hold the lock in the old one.
+    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
+        Ok(self.to.require_admin()?.purge(name).await? && self.from.require_admin()?.purge(name).await?)
+    }
+}
+
+impl ProcessBound for MigrationBackend {
     fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
         let Some(mut taken) = self.taken.find(lease) else { return true };
         for side in [Side::To, Side::From] {
@@ -253,7 +312,8 @@ impl Backend for MigrationBackend {
                 continue;
             }
             // The old store's goes last, here too: what is left is for a release, or for `lost`.
-            if !self.side(side).release_now(&self.part(lease, taken), hold_for) {
+            let part = self.part(lease, taken);
+            if !self.side(side).process_bound().is_some_and(|bound| bound.release_now(&part, hold_for)) {
                 return false;
             }
             taken.set(side, false);
@@ -265,7 +325,9 @@ impl Backend for MigrationBackend {
     fn on_lost(&self, lease: &Lease) {
         if let Some(taken) = self.taken.find(lease) {
             for side in [Side::To, Side::From] {
-                self.side(side).on_lost(&self.part(lease, taken));
+                if let Some(bound) = self.side(side).process_bound() {
+                    bound.on_lost(&self.part(lease, taken));
+                }
             }
         }
     }
@@ -273,50 +335,8 @@ impl Backend for MigrationBackend {
     #[cfg(unix)]
     fn descriptor(&self, lease: &Lease) -> Option<std::os::fd::OwnedFd> {
         let taken = self.taken.find(lease)?;
-        [Side::From, Side::To].into_iter().find_map(|side| self.side(side).descriptor(&self.part(lease, taken)))
-    }
-
-    async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
-        if !self.capabilities().wake_up {
-            return Ok(None);
-        }
-        let (from, to) = (self.from.watch(name).await?, self.to.watch(name).await?);
-        Ok(from.zip(to).map(|(from, to)| Box::new(ChainWatch([from, to])) as Box<dyn Watch>))
-    }
-
-    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        let (from, to) = join(self.from.inspect(name), self.to.inspect(name)).await;
-        Ok(merged(from?, to?))
-    }
-
-    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
-        let (from, to) = join(self.from.list(prefix), self.to.list(prefix)).await;
-        Ok(merged_lists(from?, to?))
-    }
-
-    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
-        let (from, to) = split_version(version);
-        let mut broken = false;
-        // In the order of a release: whoever comes in by the old store alone must not meet the holder in the new one.
-        for (side, version) in [(Side::To, to), (Side::From, from)] {
-            if let Some(version) = version {
-                broken |= self.side(side).break_lock(name, version, by).await? == Break::Broken;
-            }
-        }
-        if broken { Ok(Break::Broken) } else { Ok(Break::Changed(self.inspect(name).await?)) }
-    }
-
-    /// In the new store first. What that one removed is gone, also where somebody then turns out to hold the lock in the old one.
-    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
-        Ok(self.to.purge(name).await? && self.from.purge(name).await?)
-    }
-
-    async fn diagnose(&self) -> Vec<Finding> {
-        let (from, to) = join(self.from.diagnose(), self.to.diagnose()).await;
-        let about = |side: &'static str| {
-            move |found: Finding| Finding { subject: format!("{side}: {}", found.subject), ..found }
-        };
-        from.into_iter().map(about("from")).chain(to.into_iter().map(about("to"))).collect()
+        let part = self.part(lease, taken);
+        [Side::From, Side::To].into_iter().find_map(|side| self.side(side).process_bound()?.descriptor(&part))
     }
 }
 

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use lock_core::{
     Error, FencingToken, Holder, LockName, Operation,
     backend::{
-        AcquireOutcome, AcquireRequest, Backend, Break, Capabilities, Finding, Lease, Release, Renewal, StoreTimings,
-        Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Release, Renewal,
+        StoreTimings, Watch,
     },
 };
 
@@ -156,6 +156,20 @@ impl Backend for RedisBackend {
         watch.map_err(|error| self.context(error, Operation::Watch, Some(name)))
     }
 
+    async fn diagnose(&self) -> Vec<Finding> {
+        match &self.servers {
+            Servers::One(deployment) => doctor::examine_deployment(&self.config, deployment).await,
+            Servers::Quorum(quorum) => doctor::examine_quorum(&self.config, quorum).await,
+        }
+    }
+
+    fn admin(&self) -> Option<&dyn Admin> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Admin for RedisBackend {
     async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
         let result = ask!(self.inspect(name));
         result.map_err(|error| self.context(error, Operation::Inspect, Some(name)))
@@ -168,13 +182,6 @@ impl Backend for RedisBackend {
     async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
         let result = ask!(self.break_lock(name, version, by));
         result.map_err(|error| self.context(error, Operation::Break, Some(name)))
-    }
-
-    async fn diagnose(&self) -> Vec<Finding> {
-        match &self.servers {
-            Servers::One(deployment) => doctor::examine_deployment(&self.config, deployment).await,
-            Servers::Quorum(quorum) => doctor::examine_quorum(&self.config, quorum).await,
-        }
     }
 
     async fn purge(&self, name: &LockName) -> Result<bool, Error> {

@@ -9,7 +9,7 @@ use std::{
 use lock_core::testing::{Subject, Tampering};
 use onelock::{
     LockName,
-    backend::{Backend, LeaseId},
+    backend::{Admin, Backend, LeaseId},
     files::FileBackend,
     migrate::MigrationBackend,
     redis::{Address, RedisBackend, RedisConfig},

@@ -1,16 +1,20 @@
 //! The contract between the core and a store. For implementors; users hold a [`Locker`](crate::Locker).
 
+mod admin;
 mod capabilities;
 mod finding;
+mod process_bound;
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 
 pub use self::{
+    admin::Admin,
     capabilities::{Capabilities, Capability, StoreTimings, UnknownCapability},
     finding::{Finding, Level},
+    process_bound::ProcessBound,
 };
 use crate::types::{DEFAULT_TTL, Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation, setters};
 pub use crate::types::{InvalidLeaseId, Lease, LeaseId};
@@ -103,36 +107,6 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// When the store cannot say.
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error>;
 
-    /// Releases from [`Drop`]: without a runtime, without blocking and without panicking. `false` when this backend cannot;
-    /// the core then releases in the background, or counts a leak.
-    ///
-    /// - `true` means that the lock is free (`releasing_now_frees_the_lock_or_says_that_it_cannot`).
-    fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
-        let _ = (lease, hold_for);
-        false
-    }
-
-    /// Tells that the core has ended `lease` by its clock (its validity, `max_hold` or the deadline), though the guard may live on, or that
-    /// nobody is left to release it, because the runtime has ended: what the lease holds on this machine is in nobody's interest any more. Without blocking and without panicking. For stores whose locks
-    /// have no ttl; where there is one, it ends the lock.
-    ///
-    /// - The lock becomes free without a release, and a release that follows is a value that touches no successor
-    ///   (`a_lease_that_the_core_ended_frees_its_lock`).
-    fn on_lost(&self, lease: &Lease) {
-        let _ = lease;
-    }
-
-    /// A descriptor that keeps the lock held for as long as any process has it open, for a supervisor that must outlive this
-    /// process; `None` where the lock does not live in a descriptor.
-    ///
-    /// - While a copy is open the lock stays held, whatever became of the backend that gave it
-    ///   (`a_descriptor_keeps_the_lock_held`).
-    #[cfg(unix)]
-    fn descriptor(&self, lease: &Lease) -> Option<std::os::fd::OwnedFd> {
-        let _ = lease;
-        None
-    }
-
     /// Renews several leases, one result for each, in order. The core passes at most [`StoreTimings::renew_batch`] at once.
     ///
     /// - Each lease has its own result: one that is lost spoils no other (`renewing_many_reports_each`).
@@ -156,50 +130,18 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Who holds `name` now; `None` when nobody does.
+    /// The half of the contract that operators need; `None` when this store can do nothing of it.
     ///
-    /// - Sees a holder and its release (`inspect_sees_the_holder`).
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unsupported`] where the capability `inspect` is not declared; else when the store cannot say.
-    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        Err(unsupported(self, "inspecting a lock").with_operation(Operation::Inspect).with_name(name))
+    /// - It is there where one of the capabilities `inspect`, `list` and `break` is declared
+    ///   (`operators_calls_are_there_where_declared`).
+    fn admin(&self) -> Option<&dyn Admin> {
+        None
     }
 
-    /// The held locks whose names begin with `prefix`, in the order of their names. May lag behind.
-    ///
-    /// - Lists what is held, and only what begins with `prefix` (`list_shows_held_locks_by_prefix`).
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unsupported`] where the capability `list` is not declared; else when the store cannot say.
-    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
-        let _ = prefix;
-        Err(unsupported(self, "listing locks").with_operation(Operation::List))
-    }
-
-    /// Takes `name` away from its holder, if the record is still the one of `version` (from [`Holder::version`]). The holder finds
-    /// [`LossReason::BrokenBy`] with `by` at its next renewal.
-    ///
-    /// - Breaks the version that was seen, and nothing else (`break_compares_the_version`).
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unsupported`] where the capability `break` is not declared; else when the store cannot say.
-    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
-        let _ = (version, by);
-        Err(unsupported(self, "breaking a lock").with_operation(Operation::Break).with_name(name))
-    }
-
-    /// Removes what the store keeps of `name` beyond the life of its lock, such as the floor of its tokens: for a name that nobody will use
-    /// again. `false` when somebody holds the lock, or went without releasing it: then nothing was removed, and the next holder is told of the
-    /// crash. Whoever wants to be rid of such a name acquires and releases it first. What is kept of names that nobody touches for long may go by its
-    /// age alone, as by `onelock sweep` or the ttl of a key or an item.
-    ///
-    /// - Spares a holder, and one that crashed, and leaves a name that can be locked as if it were new (`forgetting_spares_the_holder`).
-    ///
-    /// # Errors
-    /// [`ErrorKind::Unsupported`] where nothing can be removed; else when the store cannot say.
-    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
-        Err(unsupported(self, "purging a name").with_operation(Operation::Purge).with_name(name))
+    /// The half of the contract for locks that live in this process; `None` when a lock ends by its
+    /// ttl alone.
+    fn process_bound(&self) -> Option<&dyn ProcessBound> {
+        None
     }
 
     /// Looks at how the store is set up: whether that is fit for locks, and what to change. What cannot be found out, because
@@ -214,8 +156,71 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     }
 }
 
+impl dyn Backend {
+    /// The operators' half.
+    ///
+    /// # Errors
+    /// Of kind [`ErrorKind::Unsupported`] when this store has none.
+    pub fn require_admin(&self) -> Result<&dyn Admin, Error> {
+        self.admin().ok_or_else(|| unsupported(self, "looking at the locks of others"))
+    }
+}
+
 fn unsupported<B: Backend + ?Sized>(backend: &B, what: &str) -> Error {
     Error::new(ErrorKind::Unsupported, format!("{what} is not possible on this store")).with_store(backend.describe())
+}
+
+/// A shared backend is a backend, so that a test can keep a handle on the one that it gives away.
+#[async_trait]
+#[deny(clippy::missing_trait_methods, reason = "a wrapper that forgets a method hides what the backend can do")]
+impl<B: Backend + ?Sized> Backend for Arc<B> {
+    fn describe(&self) -> String {
+        (**self).describe()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
+    }
+
+    fn timings(&self) -> StoreTimings {
+        (**self).timings()
+    }
+
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        (**self).acquire(request).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
+        (**self).renew(lease).await
+    }
+
+    async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        (**self).advance_token(lease, token).await
+    }
+
+    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        (**self).release(lease, hold_for).await
+    }
+
+    async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
+        (**self).renew_many(leases).await
+    }
+
+    async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
+        (**self).watch(name).await
+    }
+
+    fn admin(&self) -> Option<&dyn Admin> {
+        (**self).admin()
+    }
+
+    fn process_bound(&self) -> Option<&dyn ProcessBound> {
+        (**self).process_bound()
+    }
+
+    async fn diagnose(&self) -> Vec<Finding> {
+        (**self).diagnose().await
+    }
 }
 
 /// Waits for a name to become free; made by [`Backend::watch`].

@@ -131,7 +131,9 @@ impl LeaseState {
         let lost = self.lose(state, reason);
         // Else a release is on its way, which ends the lock and may keep it for the minimum hold.
         if !closed {
-            self.backend.on_lost(&self.lease);
+            if let Some(bound) = self.backend.process_bound() {
+                bound.on_lost(&self.lease);
+            }
         }
         Err(lost)
     }

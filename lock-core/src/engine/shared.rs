@@ -130,7 +130,7 @@ impl Shared {
     where
         F: Future<Output = bool> + Send + 'static,
     {
-        if self.backend.release_now(lease, hold_for) {
+        if self.backend.process_bound().is_some_and(|bound| bound.release_now(lease, hold_for)) {
             became("released");
             return false;
         }
@@ -195,6 +195,8 @@ impl Drop for Unfinished {
         }
         // What this process holds of it, such as an open file, would otherwise keep the lock for as
         // long as the process lives.
-        self.backend.on_lost(&self.lease);
+        if let Some(bound) = self.backend.process_bound() {
+            bound.on_lost(&self.lease);
+        }
     }
 }

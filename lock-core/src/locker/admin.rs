@@ -10,7 +10,8 @@ use crate::{
     types::{Error, ErrorKind, Holder, LockName, Operation, no_reply},
 };
 
-/// How long looking at a whole store may take: many requests, whose number no store knows beforehand.
+/// How long a call about the whole store may take. It sends many requests, and no store knows their
+/// number beforehand.
 const WHOLE_STORE: Duration = Duration::from_secs(60);
 
 /// Operators' calls on a store; made by [`Locker::admin`](crate::Locker::admin).
@@ -37,7 +38,7 @@ impl LockAdmin {
         Self { shared }
     }
 
-    /// Who holds the lock now; `None` when nobody does.
+    /// Returns the holder of the lock now; `None` when the lock is free.
     ///
     /// # Errors
     /// When the store cannot say, or cannot do this at all.
@@ -49,11 +50,13 @@ impl LockAdmin {
         name: impl TryInto<LockName, Error: Into<Error>> + Send,
     ) -> Result<Option<Holder>, Error> {
         let name = self.shared.name(name)?;
-        let answer = self.bounded(Operation::Inspect, self.shared.backend.inspect(&name)).await;
+        let answer =
+            self.bounded(Operation::Inspect, async { self.shared.backend.require_admin()?.inspect(&name).await }).await;
         answer.map_err(|e| e.with_name(&name))
     }
 
-    /// The held locks whose names begin with `prefix`, by name. May lag behind; see the backend's page.
+    /// Lists the held locks whose names begin with `prefix`, by name. May lag behind; see the page of
+    /// the store.
     ///
     /// # Errors
     /// When the store cannot say, not within a minute, or cannot do this at all.
@@ -63,12 +66,13 @@ impl LockAdmin {
     pub async fn list(&self, prefix: impl AsRef<str> + Send) -> Result<Vec<(LockName, Holder)>, Error> {
         let own = &self.shared.prefix;
         let prefix = format!("{own}{}", prefix.as_ref());
-        // A list takes as many requests as there are pages of it: the time of one does not bound it.
-        let found = timeout(WHOLE_STORE, self.shared.backend.list(&prefix)).await;
+        // A list takes one request for each page, so the time limit of one request does not bound it.
+        let found = timeout(WHOLE_STORE, async { self.shared.backend.require_admin()?.list(&prefix).await }).await;
         let found = found
             .unwrap_or_else(|_| Err(no_reply(WHOLE_STORE)))
             .map_err(|e| e.with_operation(Operation::List).with_store(self.shared.backend.describe()))?;
-        // Names as the caller of this locker knows them. One that is nothing but the prefix was not taken through it.
+        // Names as the caller of this locker knows them. A name that equals the prefix was not
+        // acquired through it.
         let shown = |(name, holder): (LockName, Holder)| {
             let short = name.as_str().strip_prefix(own.as_str()).and_then(|name| LockName::new(name).ok())?;
             Some((short, holder))
@@ -76,8 +80,8 @@ impl LockAdmin {
         Ok(found.into_iter().filter_map(shown).collect())
     }
 
-    /// Takes the lock away from the holder that [`inspect`](Self::inspect) showed, if the lock still is as it was then.
-    /// `by` is what the former holder will read.
+    /// Takes the lock away from the holder that [`inspect`](Self::inspect) showed, if nothing has
+    /// changed since. The former holder reads `by` as the reason of its loss.
     ///
     /// # Errors
     /// When the store cannot say, or cannot do this at all.
@@ -96,12 +100,18 @@ impl LockAdmin {
                 "this holder has no version to compare, so it cannot be broken safely; stop its process instead";
             return Err(Error::new(ErrorKind::Unsupported, message).with_operation(Operation::Break).with_name(&name));
         };
-        let answer = self.bounded(Operation::Break, self.shared.backend.break_lock(&name, version, by)).await;
+        let answer = self
+            .bounded(Operation::Break, async {
+                self.shared.backend.require_admin()?.break_lock(&name, version, by).await
+            })
+            .await;
         answer.map_err(|e| e.with_name(&name))
     }
 
-    /// Removes what the store keeps of a name that nobody will use again, such as that of a test. `false` when somebody holds the lock or went
-    /// without releasing it; then nothing was removed. What protects others from delayed requests may stay for minutes yet.
+    /// Removes what the store keeps of a name that will not be used again, such as that of a test.
+    ///
+    /// `false` when the lock is held or its holder crashed; then nothing was removed. Marks that
+    /// protect against delayed requests may stay for some minutes.
     ///
     /// # Errors
     /// When the store cannot say, or cannot do this at all.
@@ -110,18 +120,21 @@ impl LockAdmin {
     /// Cancel safe: it may or may not have taken effect.
     pub async fn purge(&self, name: impl TryInto<LockName, Error: Into<Error>> + Send) -> Result<bool, Error> {
         let name = self.shared.name(name)?;
-        let answer = self.bounded(Operation::Purge, self.shared.backend.purge(&name)).await;
+        let answer =
+            self.bounded(Operation::Purge, async { self.shared.backend.require_admin()?.purge(&name).await }).await;
         answer.map_err(|e| e.with_name(&name))
     }
 
-    /// Looks at how the store is set up, and says what of it is fit for locks and what to change; empty where the store has nothing to
-    /// look at, and a warning when that takes longer than a minute. `onelock doctor` prints it, and tries the store besides.
+    /// Checks how the store is set up: what of it is fit for locks, and what to change.
+    ///
+    /// Empty where the store has nothing to check, and a warning when the check takes longer than a
+    /// minute. `onelock doctor` prints the findings, and tries locks besides.
     ///
     /// # Cancel safety
     /// Cancel safe: it changes nothing.
     pub async fn diagnose(&self) -> Vec<Finding> {
         timeout(WHOLE_STORE, self.shared.backend.diagnose()).await.unwrap_or_else(|_| {
-            vec![Finding::warning("store", format!("could not be examined: no answer within {WHOLE_STORE:?}"))]
+            vec![Finding::warning("store", format!("could not be checked: no answer within {WHOLE_STORE:?}"))]
         })
     }
 

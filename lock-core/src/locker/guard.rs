@@ -243,7 +243,7 @@ impl Guard {
     /// A descriptor that keeps the lock held while any process has it open, where the lock lives in one (files).
     #[cfg(unix)]
     pub fn descriptor(&self) -> Option<std::os::fd::OwnedFd> {
-        self.shared.backend.descriptor(&self.hold.lease)
+        self.shared.backend.process_bound()?.descriptor(&self.hold.lease)
     }
 
     /// Gives the lock back, after [`min_hold`](crate::LockRequest::min_hold) if that is longer. What had been lost is

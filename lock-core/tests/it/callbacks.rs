@@ -10,7 +10,9 @@ use crate::fixture::*;
 use async_trait::async_trait;
 use lock_core::{
     Error, Guard, Locker,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Lease, Release, Renewal, StoreTimings},
+    backend::{
+        AcquireOutcome, AcquireRequest, Backend, Capabilities, Lease, ProcessBound, Release, Renewal, StoreTimings,
+    },
     memory::MemoryBackend,
     testing::TestClock,
 };
@@ -95,10 +97,24 @@ impl Backend for Asking {
         self.0.release(lease, hold_for).await
     }
 
+    fn process_bound(&self) -> Option<&dyn ProcessBound> {
+        Some(self)
+    }
+}
+
+impl ProcessBound for Asking {
     fn on_lost(&self, _: &Lease) {
         self.1.ask();
         let guards = std::mem::take(&mut *self.2.lock().unwrap());
         drop(guards);
+    }
+
+    fn release_now(&self, _: &Lease, _: Duration) -> bool {
+        false
+    }
+
+    fn descriptor(&self, _: &Lease) -> Option<std::os::fd::OwnedFd> {
+        None
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lock_core::{
     LockName,
-    backend::{AcquireOutcome, AcquireRequest, Backend, LeaseId},
+    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, LeaseId},
     faults::Faulty,
     memory::MemoryBackend,
     testing::{Subject, Tampering},

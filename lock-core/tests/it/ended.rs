@@ -9,7 +9,10 @@ use crate::fixture::*;
 use async_trait::async_trait;
 use lock_core::{
     Error, Guard, Locker, LossReason, Operation,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Grant, Lease, Release, Renewal, StoreTimings},
+    backend::{
+        AcquireOutcome, AcquireRequest, Backend, Capabilities, Grant, Lease, ProcessBound, Release, Renewal,
+        StoreTimings,
+    },
     faults::{Fault, Faulty},
     testing::TestClock,
 };
@@ -55,8 +58,22 @@ impl Backend for Noting {
         Ok(Release::Released)
     }
 
+    fn process_bound(&self) -> Option<&dyn ProcessBound> {
+        Some(self)
+    }
+}
+
+impl ProcessBound for Noting {
     fn on_lost(&self, lease: &Lease) {
         self.ended.lock().unwrap().push(lease.clone());
+    }
+
+    fn release_now(&self, _: &Lease, _: Duration) -> bool {
+        false
+    }
+
+    fn descriptor(&self, _: &Lease) -> Option<std::os::fd::OwnedFd> {
+        None
     }
 }
 

@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
     backend::{
-        AcquireOutcome, AcquireRequest, Backend, Break, Capabilities, Finding, Grant, Lease, LeaseId, Release, Renewal,
-        StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, Lease, LeaseId,
+        ProcessBound, Release, Renewal, StoreTimings, Watch,
     },
     memory::MemoryBackend,
     testing::{self, Subject, Tampering},
@@ -240,15 +240,6 @@ impl Backend for Buggy {
         if self.has(B::RaisesNoToken) { Ok(true) } else { self.store.advance_token(&self.lease(lease), token).await }
     }
 
-    fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
-        match self.bug {
-            B::ReleasesNowInWordsOnly => true,
-            B::None => self.store.release_now(lease, hold_for),
-            // As a store across a network, so that the core has to.
-            _ => false,
-        }
-    }
-
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         if self.has(B::WakesNobody) {
             return Ok(Some(Box::new(Deaf)));
@@ -256,6 +247,24 @@ impl Backend for Buggy {
         self.store.watch(name).await
     }
 
+    async fn diagnose(&self) -> Vec<Finding> {
+        if self.has(B::FindsItselfUnfit) {
+            return vec![Finding::unfit("everything", "is wrong")];
+        }
+        self.store.diagnose().await
+    }
+
+    fn admin(&self) -> Option<&dyn Admin> {
+        Some(self)
+    }
+
+    fn process_bound(&self) -> Option<&dyn ProcessBound> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Admin for Buggy {
     async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
         if self.has(B::InspectsNothing) { Ok(None) } else { self.store.inspect(&self.name(name)).await }
     }
@@ -282,12 +291,22 @@ impl Backend for Buggy {
         }
         self.store.purge(&self.name(name)).await
     }
+}
 
-    async fn diagnose(&self) -> Vec<Finding> {
-        if self.has(B::FindsItselfUnfit) {
-            return vec![Finding::unfit("everything", "is wrong")];
+impl ProcessBound for Buggy {
+    fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
+        match self.bug {
+            B::ReleasesNowInWordsOnly => true,
+            B::None => self.store.release_now(lease, hold_for),
+            // As a store across a network, so that the core has to.
+            _ => false,
         }
-        self.store.diagnose().await
+    }
+
+    fn on_lost(&self, _: &Lease) {}
+
+    fn descriptor(&self, _: &Lease) -> Option<std::os::fd::OwnedFd> {
+        None
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aws_sdk_dynamodb::types::{KeyType, ScalarAttributeType};
-use lock_core::backend::Backend;
+use lock_core::backend::{Admin, Backend};
 use lock_dynamo::{DynamoBackend, DynamoConfig, Schema, TableOptions};
 use serde_json::{Value, json};
 use test_support::{moto::Moto, python::python, wire::Wire};

@@ -9,7 +9,7 @@ use aws_smithy_runtime_api::client::{
     orchestrator::HttpRequest,
     result::ConnectorError,
 };
-use lock_core::{ErrorKind, LockName, backend::Backend};
+use lock_core::{ErrorKind, LockName, backend::Admin};
 use lock_dynamo::{DynamoBackend, DynamoConfig};
 
 #[derive(Debug, Clone, Default)]

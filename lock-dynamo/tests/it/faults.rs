@@ -7,7 +7,7 @@ use std::{
 
 use lock_core::{
     ErrorKind, Guard, Locker, LossReason, Renew, TryAcquire,
-    backend::{AcquireOutcome, Backend, Release, Renewal},
+    backend::{AcquireOutcome, Admin, Backend, Release, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema};
 use test_support::{

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use aws_sdk_dynamodb::types::AttributeValue;
 use lock_core::{
     ErrorKind, LossReason,
-    backend::{AcquireOutcome, Backend, Break, Release, Renewal},
+    backend::{AcquireOutcome, Admin, Backend, Break, Release, Renewal},
 };
 use lock_dynamo::{Attribute, DynamoBackend, DynamoConfig, Schema, TableOptions};
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lock_core::{
     ErrorKind, LossReason,
-    backend::{AcquireOutcome, Backend, Renewal},
+    backend::{AcquireOutcome, Admin, Backend, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema, TableOptions};
 use serde_json::json;

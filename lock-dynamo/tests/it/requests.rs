@@ -4,7 +4,7 @@ use std::{error::Error as _, time::Duration};
 
 use lock_core::{
     ErrorKind, LossReason,
-    backend::{AcquireOutcome, Backend, Break, Lease, Release, Renewal},
+    backend::{AcquireOutcome, Admin, Backend, Break, Lease, Release, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema};
 use serde_json::json;

@@ -13,7 +13,7 @@ use std::{
 use crate::fixture::{claim, grant, name, open, refused, token};
 use lock_core::{
     ErrorKind, Locker, LossReason, TryAcquire,
-    backend::{AcquireOutcome, Backend, Release, Renewal},
+    backend::{AcquireOutcome, Admin, Backend, ProcessBound, Release, Renewal},
 };
 use lock_efs::{FileBackend, FileConfig};
 

@@ -10,7 +10,10 @@ use std::{
 };
 
 use crate::fixture::{OWN_MOUNTS, claim, failed, grant, in_child, mount, name, open, refused, run_child};
-use lock_core::{Error, ErrorKind, Operation, backend::Backend};
+use lock_core::{
+    Error, ErrorKind, Operation,
+    backend::{Admin, Backend, ProcessBound},
+};
 use lock_efs::{FileBackend, FileConfig};
 
 #[track_caller]

@@ -4,7 +4,7 @@
 use std::{path::Path, process::Command, time::Duration};
 
 use crate::fixture::{Process, claim, grant, name, open, refused};
-use lock_core::backend::{Backend, Renewal};
+use lock_core::backend::{Admin, Backend, ProcessBound, Renewal};
 
 const HOLD: &str = "import filelock, sys, time
 with filelock.FileLock(sys.argv[1]):

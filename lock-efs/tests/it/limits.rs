@@ -10,7 +10,7 @@ use std::{
 use crate::fixture::{claim, failed, grant, in_child, name, open, refused, run_child};
 use lock_core::{
     ErrorKind,
-    backend::{Backend, Release},
+    backend::{Backend, ProcessBound, Release},
 };
 use lock_efs::FileBackend;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};

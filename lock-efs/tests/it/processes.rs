@@ -3,7 +3,7 @@
 use std::{process::Command, time::Duration};
 
 use crate::fixture::{Process, claim, grant, in_child, myself, open, refused, until};
-use lock_core::backend::{AcquireOutcome, Backend};
+use lock_core::backend::{AcquireOutcome, Backend, ProcessBound};
 use lock_efs::FileBackend;
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 use crate::fixture::{claim, grant, name, open, refused, token, until};
 use lock_core::{
     Holder,
-    backend::{Backend, Release},
+    backend::{Admin, Backend, ProcessBound, Release},
 };
 
 #[tokio::test]

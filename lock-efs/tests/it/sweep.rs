@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::fixture::{claim, grant, name, open, refused, token};
-use lock_core::{ErrorKind, backend::Backend};
+use lock_core::{ErrorKind, backend::ProcessBound};
 use lock_efs::{FileBackend, Sweep};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);

@@ -12,7 +12,7 @@ use std::{
 use crate::fixture::{Process, claim, grant, in_child, myself, name, open, refused, run_child, until};
 use lock_core::{
     Locker,
-    backend::{AcquireOutcome, Backend, Watch},
+    backend::{AcquireOutcome, Backend, ProcessBound, Watch},
 };
 use lock_efs::FileBackend;
 

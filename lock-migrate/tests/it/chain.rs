@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use lock_core::{
     Capability, ErrorKind, FencingToken, LockName, Locker, Operation, Registry, TryAcquire,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Break, Grant, Lease, LeaseId, Release, Renewal},
+    backend::{
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Grant, Lease, LeaseId, ProcessBound, Release, Renewal,
+    },
     faults::{Fault, Faulty},
     memory::{MemoryBackend, MemoryFactory},
     testing::{Subject, Tampering},
@@ -59,7 +61,7 @@ async fn granted(backend: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant
 }
 
 async fn is_held(backend: &dyn Backend, name: &str) -> bool {
-    backend.inspect(&LockName::new(name).unwrap()).await.unwrap().is_some()
+    backend.require_admin().unwrap().inspect(&LockName::new(name).unwrap()).await.unwrap().is_some()
 }
 
 /// Two stores, each with faults on demand, and their chain.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lock_core::{
     Error, ErrorKind, LossReason,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Break, Grant, LeaseId, Release, Renewal},
+    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Break, Grant, LeaseId, Release, Renewal},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig};
 use test_support::{

@@ -7,7 +7,7 @@ use std::{
 
 use lock_core::{
     ErrorKind, LockName, LossReason,
-    backend::{AcquireOutcome, Backend, Break, Lease, Release, Renewal},
+    backend::{AcquireOutcome, Admin, Backend, Break, Lease, Release, Renewal},
     testing::{Subject, Tampering},
 };
 use lock_redis::{Address, Compat, RedisBackend, RedisConfig, Topology};

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lock_core::backend::{AcquireOutcome, Backend, Break, Release};
+use lock_core::backend::{AcquireOutcome, Admin, Backend, Break, Release};
 use lock_redis::{Compat, RedisBackend};
 use test_support::{Proxy, redis::RedisServer, until};
 use tokio::{

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesUnordered};
 use lock_core::{
     ErrorKind, LossReason,
-    backend::{Backend, Release, Renewal},
+    backend::{Admin, Backend, Release, Renewal},
 };
 use lock_redis::RedisBackend;
 use test_support::{

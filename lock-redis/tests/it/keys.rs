@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lock_core::{
     LossReason,
-    backend::{AcquireOutcome, Backend, Break, Release, Renewal},
+    backend::{AcquireOutcome, Admin, Backend, Break, Release, Renewal},
 };
 use test_support::redis::RedisServer;
 

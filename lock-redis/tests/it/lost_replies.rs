@@ -8,7 +8,7 @@ use std::{
 
 use lock_core::{
     Locker,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Break, Lease, Release, Renewal},
+    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Break, Lease, Release, Renewal},
 };
 use lock_redis::RedisBackend;
 use test_support::{

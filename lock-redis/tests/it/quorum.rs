@@ -7,7 +7,7 @@ use std::{
 
 use lock_core::{
     ErrorKind, FencingToken, LockName, LossReason,
-    backend::{AcquireOutcome, Backend, Break, Release, Renewal},
+    backend::{AcquireOutcome, Admin, Backend, Break, Release, Renewal},
     testing::{Subject, Tampering},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};

@@ -4,7 +4,7 @@ use std::{sync::Arc, sync::OnceLock, time::Duration};
 
 use lock_core::{
     ErrorKind, LockName,
-    backend::{Backend, Renewal},
+    backend::{Admin, Backend, Renewal},
     testing::{Subject, Tampering},
 };
 use lock_redis::RedisBackend;

@@ -7,7 +7,7 @@ use std::{
 
 use lock_core::{
     ErrorKind, LockName,
-    backend::{Backend, Release, Renewal},
+    backend::{Admin, Backend, Release, Renewal},
     testing::{Subject, Tampering},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};

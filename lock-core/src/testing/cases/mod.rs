@@ -61,6 +61,7 @@ macro_rules! conformance_cases {
             operators::list_shows_held_locks_by_prefix [Need::Has(Capability::List)];
             operators::break_compares_the_version [Need::Has(Capability::Break)];
             operators::forgetting_spares_the_holder [];
+            operators::operators_calls_are_there_where_declared [];
             operators::an_examination_changes_no_lock_and_finds_a_working_store_fit [];
             requests::a_lost_reply_is_resolved_by_asking_again [];
             requests::a_lost_request_is_sent_again [];

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::{
     backend::{AcquireRequest, Break, Level, Renewal},
-    testing::harness::{Bench, granted, refused, release},
+    testing::harness::{Bench, admin, granted, refused, release},
     types::{ErrorKind, LeaseId, LockName},
 };
 
@@ -56,14 +56,14 @@ pub(super) async fn a_wake_up_that_is_not_used_is_passed_on(bench: &Bench<'_>) {
 pub(super) async fn inspect_sees_the_holder(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("inspected");
-    assert_eq!(b.inspect(&name).await.expect("the store answers"), None);
+    assert_eq!(admin(&b).inspect(&name).await.expect("the store answers"), None);
     let claim = AcquireRequest { owner: "me".into(), ..bench.claim(&name) };
     let (lease, _) = granted(&*a, &claim).await;
-    let holder = b.inspect(&name).await.expect("the store answers").expect("it is held");
+    let holder = admin(&b).inspect(&name).await.expect("the store answers").expect("it is held");
     assert_eq!(holder.owner.as_deref(), Some("me"));
     assert_eq!(holder.token, lease.token);
     release(&*a, &lease).await;
-    assert_eq!(b.inspect(&name).await.expect("the store answers"), None);
+    assert_eq!(admin(&b).inspect(&name).await.expect("the store answers"), None);
 }
 
 pub(super) async fn list_shows_held_locks_by_prefix(bench: &Bench<'_>) {
@@ -77,7 +77,7 @@ pub(super) async fn list_shows_held_locks_by_prefix(bench: &Bench<'_>) {
     }
     let (other, _) = granted(&*a, &bench.claim(&bench.name("elsewhere"))).await;
     release(&*a, &leases.pop().expect("four were taken")).await;
-    let listed = b.list(&prefix).await.expect("the store answers");
+    let listed = admin(&b).list(&prefix).await.expect("the store answers");
     let shown: Vec<_> =
         listed.iter().map(|(name, holder)| (&name.as_str()[prefix.len()..], holder.owner.as_deref())).collect();
     assert_eq!(shown, [("A", Some("A")), ("a/é\n", Some("a/é\n")), ("b", Some("b"))]);
@@ -94,9 +94,9 @@ pub(super) async fn break_compares_the_version(bench: &Bench<'_>) {
     let (first, _) = granted(&*a, &long).await;
     let stale = refused(&*b, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
     release(&*a, &first).await;
-    assert_eq!(b.break_lock(&name, &stale, "kit").await.expect("the store answers"), Break::Changed(None));
+    assert_eq!(admin(&b).break_lock(&name, &stale, "kit").await.expect("the store answers"), Break::Changed(None));
     let (second, _) = granted(&*a, &AcquireRequest { id: LeaseId::random(), ..long }).await;
-    match b.break_lock(&name, &stale, "kit").await.expect("the store answers") {
+    match admin(&b).break_lock(&name, &stale, "kit").await.expect("the store answers") {
         Break::Changed(Some(_)) => {}
         other => panic!("broke a holder that nobody had seen: {other:?}"),
     }
@@ -127,25 +127,49 @@ pub(super) async fn an_examination_changes_no_lock_and_finds_a_working_store_fit
 pub(super) async fn forgetting_spares_the_holder(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("forgotten");
-    match a.purge(&name).await {
+    let purged = match a.require_admin() {
+        Ok(admin) => admin.purge(&name).await,
+        Err(error) => Err(error),
+    };
+    match purged {
         Ok(forgotten) => assert!(forgotten, "of a name that was never used there is nothing to keep"),
         Err(error) => return assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),
     }
     let long = bench.claim(&name);
     let (lease, _) = granted(&*a, &long).await;
-    assert!(!b.purge(&name).await.expect("the store answers"), "forgot a lock that is held");
+    assert!(!admin(&b).purge(&name).await.expect("the store answers"), "forgot a lock that is held");
     refused(&*b, &bench.claim(&name)).await;
     assert_eq!(a.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
     release(&*a, &lease).await;
-    assert!(b.purge(&name).await.expect("the store answers"));
+    assert!(admin(&b).purge(&name).await.expect("the store answers"));
     let (again, grant) = granted(&*a, &bench.short_claim(&name)).await;
     assert_eq!((grant.crashed, grant.already_ours), (None, false));
     // That one goes without releasing, and whoever comes next shall be told.
     bench.subject.crash(a).await;
-    assert!(!b.purge(&name).await.expect("the store answers"), "forgot that a holder crashed");
+    assert!(!admin(&b).purge(&name).await.expect("the store answers"), "forgot that a holder crashed");
     let (next, grant) = bench.granted_in_the_end(&*b, &bench.claim(&name)).await;
     assert!(grant.crashed.is_some() || !b.capabilities().holder, "not told of the crash");
     assert!(next.token.is_none() || next.token > again.token, "{:?} after {:?}", next.token, again.token);
     release(&*b, &next).await;
-    assert!(b.purge(&name).await.expect("the store answers"), "what was released since can be forgotten");
+    assert!(admin(&b).purge(&name).await.expect("the store answers"), "what was released since can be forgotten");
+}
+
+// verifies: P11
+pub(super) async fn operators_calls_are_there_where_declared(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    let declared = client.capabilities();
+    if declared.inspect || declared.list || declared.break_lock {
+        let admin = client.require_admin().expect("a capability of operators is declared");
+        // A break of what is free asks the store, and changes nothing.
+        let name = bench.name("unused");
+        let unsupported = |error: crate::Error| error.kind() == ErrorKind::Unsupported;
+        let no_break = admin.break_lock(&name, "0", "suite").await.is_err_and(unsupported);
+        assert_eq!(no_break, !declared.break_lock, "break");
+        let no_inspect = admin.inspect(&name).await.is_err_and(unsupported);
+        assert_eq!(no_inspect, !declared.inspect, "inspect");
+        let no_list = admin.list(name.as_str()).await.is_err_and(unsupported);
+        assert_eq!(no_list, !declared.list, "list");
+    } else {
+        assert!(client.admin().is_none(), "operators' calls without a capability that declares them");
+    }
 }

@@ -4,7 +4,7 @@ use tokio::time::Instant;
 
 use crate::{
     backend::{AcquireOutcome, AcquireRequest, Break, Renewal},
-    testing::harness::{Bench, acquire, granted, refused, release},
+    testing::harness::{Bench, acquire, admin, granted, refused, release},
     types::LossReason,
 };
 
@@ -78,7 +78,7 @@ pub(super) async fn a_broken_lease_is_lost_at_the_next_renewal(bench: &Bench<'_>
     let (lease, _) = granted(&*holder, &long).await;
     let version =
         refused(&*operator, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
-    assert_eq!(operator.break_lock(&name, &version, "alice").await.expect("the store answers"), Break::Broken);
+    assert_eq!(admin(&operator).break_lock(&name, &version, "alice").await.expect("the store answers"), Break::Broken);
     match holder.renew(&lease).await.expect("the store answers") {
         Renewal::Lost(LossReason::BrokenBy(by)) => assert_eq!(by, "alice"),
         other => panic!("expected to learn who broke it: {other:?}"),

@@ -8,7 +8,7 @@ use std::{
 
 use lock_core::{
     LockName,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Lease, LeaseId},
+    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Lease, LeaseId},
 };
 use lock_dynamo::{DynamoBackend, DynamoConfig};
 use serde_json::{Value, json};

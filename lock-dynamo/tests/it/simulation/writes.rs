@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lock_core::{
     ErrorKind, FencingToken, LossReason,
-    backend::{Backend, Break, Release, Renewal},
+    backend::{Admin, Backend, Break, Release, Renewal},
 };
 use lock_dynamo::Schema;
 

@@ -1,0 +1,60 @@
+//! The half of the contract that operators need.
+
+use async_trait::async_trait;
+
+use super::Break;
+use crate::types::{Error, Holder, LockName};
+
+/// What operators ask and do; given by [`Backend::admin`](super::Backend::admin).
+///
+/// A store that can do one of these but not another returns an error of kind
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for the other. A wrapper of a backend has all four,
+/// so that it cannot forget one.
+#[async_trait]
+pub trait Admin: Send + Sync {
+    /// Returns the holder of `name` now; `None` when the lock is free.
+    ///
+    /// - Sees a holder and its release (`inspect_sees_the_holder`).
+    ///
+    /// # Errors
+    /// Of kind [`Unsupported`](crate::ErrorKind::Unsupported) where the capability `inspect` is not
+    /// declared; else when the store cannot say.
+    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error>;
+
+    /// Returns the held locks whose names begin with `prefix`, in the order of their names. May lag
+    /// behind.
+    ///
+    /// - Lists what is held, and only what begins with `prefix` (`list_shows_held_locks_by_prefix`).
+    ///
+    /// # Errors
+    /// Of kind [`Unsupported`](crate::ErrorKind::Unsupported) where the capability `list` is not
+    /// declared; else when the store cannot say.
+    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error>;
+
+    /// Takes `name` away from its holder, if the record is still the one of `version` (from
+    /// [`Holder::version`]). The holder finds [`LossReason::BrokenBy`](crate::LossReason::BrokenBy)
+    /// with `by` at its next renewal.
+    ///
+    /// - Breaks the version that was seen, and nothing else (`break_compares_the_version`).
+    ///
+    /// # Errors
+    /// Of kind [`Unsupported`](crate::ErrorKind::Unsupported) where the capability `break` is not
+    /// declared; else when the store cannot say.
+    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error>;
+
+    /// Removes what the store keeps of `name` beyond the life of its lock, such as the floor of its
+    /// tokens: for a name that will not be used again.
+    ///
+    /// `false` when the lock is held, or its holder crashed: then nothing was removed, and the next
+    /// holder is told of the crash. To purge such a name, acquire and release it first. Records of
+    /// names that have been idle for long may be removed by age alone, as by `onelock sweep` or the
+    /// ttl of a key or an item.
+    ///
+    /// - Leaves a holder and a crashed holder untouched, and leaves a name that can be locked as if it
+    ///   were new (`forgetting_spares_the_holder`).
+    ///
+    /// # Errors
+    /// Of kind [`Unsupported`](crate::ErrorKind::Unsupported) where nothing can be removed; else when
+    /// the store cannot say.
+    async fn purge(&self, name: &LockName) -> Result<bool, Error>;
+}
