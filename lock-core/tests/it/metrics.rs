@@ -53,14 +53,14 @@ fn attempts_waits_holds_renewals_losses_and_ambiguities_are_counted() {
         ("onelock_ambiguous_resolved_total{operation=release,as=released}", 1),
         ("onelock_attempts_total{outcome=acquired}", 3),
         ("onelock_attempts_total{outcome=error}", 1),
-        ("onelock_attempts_total{outcome=held}", 1),
+        ("onelock_attempts_total{outcome=contended}", 1),
         ("onelock_guards_dropped_total{then=background}", 2),
         ("onelock_hold_seconds{}", 3),
         ("onelock_losses_total{reason=record_gone}", 1),
         ("onelock_renewals_total{outcome=lost}", 1),
         ("onelock_renewals_total{outcome=renewed}", 1),
         ("onelock_wait_seconds{outcome=acquired}", 3),
-        ("onelock_wait_seconds{outcome=held}", 1),
+        ("onelock_wait_seconds{outcome=contended}", 1),
     ];
     assert_eq!(counted(&snapshotter), expected.map(|(name, count)| (name.to_owned(), count)).into());
 }

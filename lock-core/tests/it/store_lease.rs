@@ -25,7 +25,7 @@ impl Backend for Forgetful {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
+        self.0.capabilities().with_ttl(false)
     }
 
     fn timings(&self) -> StoreTimings {

@@ -49,6 +49,7 @@ enum Bug {
     FoldsNames,
     WakesNobody,
     InspectsNothing,
+    HidesItsOperators,
     ListsNothing,
     BreaksAnything,
     ForgetsAnything,
@@ -86,6 +87,7 @@ const BUGS: &[Bug] = &[
     B::FoldsNames,
     B::WakesNobody,
     B::InspectsNothing,
+    B::HidesItsOperators,
     B::ListsNothing,
     B::BreaksAnything,
     B::ForgetsAnything,
@@ -255,7 +257,7 @@ impl Backend for Buggy {
     }
 
     fn admin(&self) -> Option<&dyn Admin> {
-        Some(self)
+        (!self.has(B::HidesItsOperators)).then_some(self as _)
     }
 
     fn process_bound(&self) -> Option<&dyn ProcessBound> {
@@ -394,7 +396,12 @@ fn every_case_passes_without_a_mistake_and_fails_for_some_mistake() {
 /// The bullets of the trait's documentation, each in one line.
 fn bullets() -> Vec<String> {
     let mut bullets: Vec<String> = Vec::new();
-    for line in include_str!("../../src/backend/mod.rs").lines() {
+    let contract = [
+        include_str!("../../src/backend/mod.rs"),
+        include_str!("../../src/backend/admin.rs"),
+        include_str!("../../src/backend/process_bound.rs"),
+    ];
+    for line in contract.iter().flat_map(|text| text.lines()) {
         let Some(text) = line.trim().strip_prefix("/// ") else { continue };
         match (text.strip_prefix("- "), bullets.last_mut()) {
             (Some(first), _) => bullets.push(first.to_owned()),
