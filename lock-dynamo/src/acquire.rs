@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName,
-    backend::{AcquireOutcome, AcquireRequest, Grant},
+    backend::{AcquireOutcome, AcquireRequest, Grant, StoreTime},
 };
 
 use crate::{
     backend::{DynamoBackend, WriteOutcome, overtaken},
-    clock::{StoreTime, seconds},
+    client::seconds,
     config::Takeover,
     record::{Item, LockState, Record},
     write::ConditionalWrite,

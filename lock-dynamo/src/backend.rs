@@ -13,8 +13,8 @@ use futures_util::future::join_all;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Release, Renewal,
-        StoreTimings,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Observations, Release,
+        Renewal, StoreClock, StoreTime, StoreTimings,
     },
     clock::{Clock, SystemClock},
 };
@@ -24,10 +24,8 @@ use crate::{
     attributes::{Attribute, Schema},
     batch::{self, Batches},
     client::{self, Clients},
-    clock::{StoreClock, StoreTime},
     config::DynamoConfig,
     error::convert,
-    observed::Observations,
     record::{Item, LockState, Record},
     write::{ConditionalWrite, Idle},
 };
@@ -182,7 +180,7 @@ impl DynamoBackend {
     pub(crate) fn stands(&self, reading: StoreTime) -> bool {
         let stands = self.clock.confirms(reading);
         if !stands {
-            let skew = self.clock.skew(self.clock.moment()).map(crate::clock::seconds);
+            let skew = self.clock.skew(self.clock.moment()).map(crate::client::seconds);
             tracing::warn!(?skew, table = %self.config.table, "this machine's clock is not the store's; writing the lease again by the store's");
         }
         stands

@@ -193,19 +193,22 @@ fn quoted(name: &str) -> String {
 mod tests {
     use std::time::Duration;
 
-    use lock_core::{LockName, backend::LeaseId, clock::ClockReading};
+    use lock_core::{
+        LockName,
+        backend::{LeaseId, StoreTime},
+        clock::ClockReading,
+    };
 
     use super::*;
     use crate::{
         attributes::{Layout, Schema},
-        clock::StoreTime,
         write::Idle,
     };
 
     #[test]
     fn a_renewal_as_a_statement_has_the_same_conditions() {
         let lease = Lease::new(LockName::new("a\"b").unwrap(), LeaseId::from(1)).with_ttl(Duration::from_secs(30));
-        let now = StoreTime { moment: ClockReading { boot: Duration::ZERO, wall: Duration::ZERO }, micros: 0 };
+        let now = StoreTime::new(ClockReading { boot: Duration::ZERO, wall: Duration::ZERO }, 0);
         for (schema, expected) in [
             (
                 Schema::Native,

@@ -24,9 +24,9 @@ use aws_smithy_types::{
     retry::RetryConfig,
     timeout::TimeoutConfig,
 };
-use lock_core::{Error, ErrorKind, Operation, clock::ClockReading};
+use lock_core::{Error, ErrorKind, Operation, backend::StoreClock, clock::ClockReading};
 
-use crate::{clock::StoreClock, config::DynamoConfig};
+use crate::config::DynamoConfig;
 
 /// Longest time to connect, TLS included.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -195,8 +195,18 @@ impl Intercept for ReadDate {
         let date = headers.get("x-amzn-requestid").and_then(|_| headers.get("date"));
         let date = date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
         if let (Some(date), Some(SentAt(sent))) = (date, bag.load::<SentAt>()) {
-            self.0.observe(*sent, self.0.moment(), date.secs());
+            let received = self.0.moment();
+            self.0.observe(*sent, received, date.secs());
+            if let Some(skew) = self.0.skew(received) {
+                metrics::gauge!("onelock_dynamodb_clock_skew_seconds").set(seconds(skew));
+            }
         }
         Ok(())
     }
+}
+
+/// Microseconds as seconds, for people and gauges.
+#[expect(clippy::cast_precision_loss, reason = "shown with three decimals at most")]
+pub(crate) fn seconds(micros: i64) -> f64 {
+    micros as f64 / 1e6
 }

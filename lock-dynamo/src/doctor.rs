@@ -10,7 +10,7 @@ use crate::{
     attributes::{Attribute, Layout},
     backend::DynamoBackend,
     batch::Refusal,
-    clock::seconds,
+    client::seconds,
     error::convert,
     table::{judge_keys, judge_regions},
 };

@@ -5,7 +5,6 @@ mod attributes;
 mod backend;
 mod batch;
 mod client;
-mod clock;
 mod config;
 mod doctor;
 mod error;
@@ -13,7 +12,6 @@ mod factory;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
-mod observed;
 mod operators;
 mod record;
 mod table;

@@ -6,12 +6,12 @@ use std::{
 };
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use lock_core::{Error, ErrorKind, FencingToken, Holder, backend::LeaseId};
-
-use crate::{
-    attributes::{Attribute, Layout},
-    clock::StoreTime,
+use lock_core::{
+    Error, ErrorKind, FencingToken, Holder,
+    backend::{LeaseId, StoreTime},
 };
+
+use crate::attributes::{Attribute, Layout};
 
 pub(crate) type Item = HashMap<String, AttributeValue>;
 

@@ -5,12 +5,11 @@ use std::{collections::HashMap, fmt::Write as _, time::Duration};
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use lock_core::{
     FencingToken,
-    backend::{AcquireRequest, Lease, LeaseId},
+    backend::{AcquireRequest, Lease, LeaseId, StoreTime},
 };
 
 use crate::{
     attributes::{Attribute, Layout, Schema},
-    clock::StoreTime,
     record::{self, Record},
 };
 

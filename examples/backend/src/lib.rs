@@ -54,7 +54,7 @@ impl Backend for Shelf {
     }
 
     async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        let until = Instant::now() + claim.ttl.unwrap_or_default();
+        let until = Instant::now() + claim.ttl;
         Ok(self.with(|slots, last| {
             let crashed = match slots.get_mut(&claim.name) {
                 Some(slot) if slot.is_held_by(claim.id) => {
@@ -75,7 +75,7 @@ impl Backend for Shelf {
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
         Ok(self.with(|slots, _| match slots.get_mut(&lease.name) {
             Some(slot) if slot.is_held_by(lease.id) => {
-                slot.until = Instant::now() + lease.ttl.unwrap_or_default();
+                slot.until = Instant::now() + lease.ttl;
                 Renewal::Renewed
             }
             Some(slot) if slot.id != lease.id => Renewal::Lost(LossReason::TakenBy(Box::default())),

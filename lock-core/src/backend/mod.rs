@@ -3,7 +3,9 @@
 mod admin;
 mod capabilities;
 mod finding;
+mod observations;
 mod process_bound;
+mod store_clock;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -14,7 +16,9 @@ pub use self::{
     admin::Admin,
     capabilities::{Capabilities, Capability, StoreTimings, UnknownCapability},
     finding::{Finding, Level},
+    observations::Observations,
     process_bound::ProcessBound,
+    store_clock::{StoreClock, StoreTime},
 };
 use crate::types::{DEFAULT_TTL, Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation, setters};
 pub use crate::types::{InvalidLeaseId, Lease, LeaseId};

@@ -17,6 +17,7 @@ pub(crate) struct Common {
 
 impl Common {
     /// The names of these options.
+    #[cfg(any(test, feature = "serde"))]
     pub(crate) const NAMES: [&str; 9] =
         ["ttl", "margin", "renew", "grace", "owner", "prefix", "min_hold", "max_hold", "require"];
 

@@ -130,10 +130,8 @@ impl LeaseState {
         let closed = state.closed;
         let lost = self.lose(state, reason);
         // Else a release is on its way, which ends the lock and may keep it for the minimum hold.
-        if !closed {
-            if let Some(bound) = self.backend.process_bound() {
-                bound.on_lost(&self.lease);
-            }
+        if !closed && let Some(bound) = self.backend.process_bound() {
+            bound.on_lost(&self.lease);
         }
         Err(lost)
     }

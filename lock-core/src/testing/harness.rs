@@ -125,7 +125,7 @@ pub(super) fn admin(client: &Arc<dyn Backend>) -> &dyn Admin {
 }
 
 pub(super) async fn acquire(client: &dyn Backend, claim: &AcquireRequest) -> AcquireOutcome {
-    client.acquire(&claim).await.expect("the store answers")
+    client.acquire(claim).await.expect("the store answers")
 }
 
 pub(super) async fn granted(client: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant) {

@@ -54,9 +54,9 @@ async fn signal_of_a_released_or_dropped_guard_fires_with_released() {
         // The waiter is asleep before the guard ends.
         tokio::task::yield_now().await;
         if drop_it {
-            drop(guard)
+            drop(guard);
         } else {
-            release(guard).await
+            release(guard).await;
         }
         let lost = waiting.await.unwrap();
         assert_eq!((lost.reason.clone(), lost.token), (LossReason::Released, token));

@@ -93,7 +93,7 @@ impl Worker {
         let (journal, worker, refused) = (self.journal.clone(), self.slot.worker, Arc::clone(name));
         let renew = if self.rng.u8(..4) == 0 { Renew::Manual } else { Renew::Auto };
         self.locker.lock(&**name).owner(owner).ttl(self.random(800, 3_000)).renew(renew).on_contention(move |holder| {
-            journal.note(worker, &refused, EventKind::Refused { owner: holder.owner.clone() })
+            journal.note(worker, &refused, EventKind::Refused { owner: holder.owner.clone() });
         })
     }
 

@@ -1,17 +1,23 @@
-//! What this process has seen of other people's locks: a version that stays the same for a whole lease belongs to a dead holder.
+//! The observed-lease rule: a version that stays the same for a whole lease belongs to a dead holder.
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-use lock_core::{LockName, clock::ClockReading};
+use crate::{
+    mutex::Mutex,
+    types::{ClockReading, LockName},
+};
 
-/// Remembers since when each lock has had its version. Bounded: the oldest observation goes first, and costs a dead holder's
-/// lock one more lease of waiting.
+/// Remembers since when the lock of each name has had its version, for stores without a usable clock.
+///
+/// An observer needs no clock in common with the holder: when the version has not changed for the
+/// holder's whole lease, on the observer's clock, the holder is dead. Take the lock over only on
+/// condition of the observed version. The memory is bounded: the oldest observation goes first, and
+/// costs the lock of a dead holder one more lease of waiting.
 #[derive(Debug)]
-pub(crate) struct Observations {
+pub struct Observations {
     most: usize,
     seen: Mutex<ObservationIndex>,
 }
@@ -26,19 +32,21 @@ struct ObservationIndex {
 #[derive(Debug)]
 struct Observation {
     version: String,
-    /// Time since boot. Not the larger of two clocks, as holders use: they err towards later, and observers must not.
+    /// Time since boot. Holders use the larger of two clocks, which errs towards later; observers
+    /// must not.
     since: Duration,
     order: u64,
 }
 
 impl Observations {
-    pub(crate) fn new(most: usize) -> Self {
+    /// An empty memory for at most `most` names.
+    pub fn new(most: usize) -> Self {
         Self { most, seen: Mutex::default() }
     }
 
-    /// For how long `name` has had this version, as far as we know.
-    pub(crate) fn unchanged_for(&self, name: &LockName, version: &str, now: ClockReading) -> Duration {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Returns for how long `name` has had this version, as far as this process has seen.
+    pub fn unchanged_for(&self, name: &LockName, version: &str, now: ClockReading) -> Duration {
+        let mut seen = self.seen.lock();
         if let Some(known) = seen.by_name.get(name).filter(|known| known.version == version) {
             return now.boot.saturating_sub(known.since);
         }
@@ -54,9 +62,9 @@ impl Observations {
         Duration::ZERO
     }
 
-    /// Forgets about a lock that is ours or free.
-    pub(crate) fn forget(&self, name: &LockName) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).forget(name);
+    /// Forgets a lock that is ours or free.
+    pub fn forget(&self, name: &LockName) {
+        self.seen.lock().forget(name);
     }
 }
 
@@ -97,13 +105,13 @@ mod tests {
         for i in 0..10 {
             seen.unchanged_for(&name(i), "v", at(i as u64));
         }
-        let inner = seen.seen.lock().unwrap();
+        let inner = seen.seen.lock();
         assert_eq!((inner.by_name.len(), inner.by_age.len()), (3, 3));
         drop(inner);
         for version in ["w", "x", "y", "z"] {
             seen.unchanged_for(&name(9), version, at(9));
         }
-        let inner = seen.seen.lock().unwrap();
+        let inner = seen.seen.lock();
         assert_eq!((inner.by_name.len(), inner.by_age.len()), (3, 3), "heartbeats push nobody out");
         drop(inner);
         seen.unchanged_for(&name(9), "v", at(9));

@@ -1,26 +1,29 @@
-//! The store's clock, as far as the `Date` of its replies shows it.
+//! The clock of a store that shows it only in the `Date` of its replies.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    mutex::Mutex,
+    types::{Clock, ClockReading},
 };
 
-use lock_core::clock::{Clock, ClockReading};
-
 const SECOND: i64 = 1_000_000;
-/// A date that was cut right before it would have changed makes a good clock seem late by as long as the request took. Below this, that is left
-/// to the margin between the end of a guard and that of its lease, rather than to a second request.
+/// A date is cut to a second, so a good clock may seem late by as long as the request took. Below
+/// this difference, the margin between the end of a guard and the end of its lease covers it, and no
+/// second request is sent.
 const GRACE: i64 = 250_000;
 
-/// Tells DynamoDB's time.
+/// Estimates the time of a store that shows its clock only in the `Date` header of a reply, cut to a
+/// second, such as DynamoDB and object stores.
 ///
-/// DynamoDB shows its clock only in the `Date` header of a reply, cut to a second. A reply that was asked for at `a` and arrived at `b`
-/// with the date `d` proves that the store's clock is ahead of our elapsed clock by something in `[d - b, d + 1 s - a]`; each
-/// further reply narrows that span. Within it the wall clock is believed, because it is precise to a millisecond on a machine whose
-/// time is kept, but never so far that a lie would make two holders: an expiry is written at most half of the skew bound early
-/// ([`now`](Self::now)), and judged at most half of it ahead ([`now_at_least`](Self::now_at_least)).
+/// A reply that was requested at `a` and arrived at `b` with the date `d` proves that the store's clock
+/// is ahead of our elapsed clock by something in `[d - b, d + 1 s - a]`. Each further reply narrows
+/// that span. Within the span the wall clock is used, because it is precise to a millisecond on a
+/// machine whose time is kept. It is never used so far that a wrong clock would make two holders: an
+/// expiry is written at most half of the skew bound early ([`now`](Self::now)), and judged at most
+/// half of it ahead ([`now_at_least`](Self::now_at_least)).
 #[derive(Debug)]
-pub(crate) struct StoreClock {
+pub struct StoreClock {
     clock: Arc<dyn Clock>,
     /// How far a single clock may be off: half of the bound on the difference of two.
     tolerance: i64,
@@ -38,37 +41,48 @@ struct Span {
     at: i64,
 }
 
-/// What the store's clock showed at a moment, to the best of our knowledge then.
+/// The estimated time of a store at one reading of our clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StoreTime {
-    pub(crate) moment: ClockReading,
-    /// Since the Unix epoch.
-    pub(crate) micros: i64,
+#[non_exhaustive]
+pub struct StoreTime {
+    /// The reading of our clocks.
+    pub moment: ClockReading,
+    /// The store's time then, in microseconds since the Unix epoch.
+    pub micros: i64,
 }
 
 impl StoreTime {
-    pub(crate) fn millis(self) -> i64 {
+    /// A time of the store that a test chooses.
+    pub fn new(moment: ClockReading, micros: i64) -> Self {
+        Self { moment, micros }
+    }
+
+    /// The store's time in whole milliseconds since the Unix epoch.
+    pub fn millis(self) -> i64 {
         self.micros.div_euclid(1_000)
     }
 }
 
 impl StoreClock {
-    pub(crate) fn new(clock: Arc<dyn Clock>, skew_bound: Duration) -> Self {
+    /// An estimate without any reply yet. The clocks of two clients may differ by `skew_bound`.
+    pub fn new(clock: Arc<dyn Clock>, skew_bound: Duration) -> Self {
         let tolerance = micros(skew_bound) / 2;
         Self { clock, tolerance, trust: tolerance.max(SECOND), span: Mutex::new(None) }
     }
 
-    pub(crate) fn moment(&self) -> ClockReading {
+    /// Reads our own clocks.
+    pub fn moment(&self) -> ClockReading {
         self.clock.now()
     }
 
-    /// The store's time now, for what we write: of the wall clock, as far as the replies do not contradict it, and not dangerously early.
-    pub(crate) fn now(&self) -> StoreTime {
+    /// Estimates the store's time now, for an expiry that is written: not dangerously early.
+    pub fn now(&self) -> StoreTime {
         self.read(|wall, lo, hi| wall.clamp(lo.max(hi - self.trust), hi))
     }
 
-    /// The store's time now, to judge what others have written: not dangerously late.
-    pub(crate) fn now_at_least(&self) -> StoreTime {
+    /// Estimates the store's time now, to judge an expiry that another client wrote: not dangerously
+    /// late.
+    pub fn now_at_least(&self) -> StoreTime {
         self.read(|wall, lo, hi| wall.clamp(lo, hi.min(lo + self.trust)))
     }
 
@@ -79,46 +93,46 @@ impl StoreClock {
         StoreTime { moment, micros }
     }
 
-    /// Takes in the `date` (in seconds) of a reply that was received at `received` to a request sent at `sent`.
-    pub(crate) fn observe(&self, sent: ClockReading, received: ClockReading, date: i64) {
+    /// Narrows the estimate by the `date` (in seconds since the Unix epoch) of a reply received at
+    /// `received` to a request sent at `sent`.
+    pub fn observe(&self, sent: ClockReading, received: ClockReading, date: i64) {
         let at = micros(received.boot);
         let seen = Span { lo: date * SECOND - at, hi: (date + 1) * SECOND - micros(sent.boot), at };
         if seen.lo > seen.hi {
             // Time since boot does not go back; where it has, this reply proves nothing.
             return;
         }
-        let mut span = self.span.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut span = self.span.lock();
         // What contradicts all before is right: this machine was paused without its clock noticing.
         *span = Some(span.and_then(|known| known.widened(at).intersection(seen)).unwrap_or(seen));
-        drop(span);
-        if let Some(skew) = self.skew(received) {
-            metrics::gauge!("onelock_dynamodb_clock_skew_seconds").set(seconds(skew));
-        }
     }
 
-    /// How far the wall clock is off at least, in microseconds, ahead being positive; `None` before the first reply.
-    pub(crate) fn skew(&self, at: ClockReading) -> Option<i64> {
+    /// Returns the least error of the wall clock, in microseconds, positive when it is ahead; `None`
+    /// before the first reply.
+    pub fn skew(&self, at: ClockReading) -> Option<i64> {
         let (lo, hi) = self.bounds(at)?;
         let wall = micros(at.wall);
         Some(wall - wall.clamp(lo, hi))
     }
 
-    /// Whether the wall clock may decide over other people's locks: it is known, and within the tolerance, of the store's.
-    pub(crate) fn is_trusted(&self, at: ClockReading) -> bool {
+    /// Returns whether the wall clock may judge the locks of other clients: its error is known, and
+    /// within half of the skew bound.
+    pub fn is_trusted(&self, at: ClockReading) -> bool {
         self.skew(at).is_some_and(|skew| skew.abs() <= self.tolerance)
     }
 
-    /// Whether an expiry that was reckoned from a reading before a reply stands in the light of that reply: too early would
-    /// invite others, too late would keep them waiting.
-    pub(crate) fn confirms(&self, reading: StoreTime) -> bool {
+    /// Returns whether an expiry that was computed from `reading`, before a reply, is right in the
+    /// light of that reply. An early expiry would let another client in; a late one would keep it
+    /// waiting.
+    pub fn confirms(&self, reading: StoreTime) -> bool {
         self.bounds(reading.moment)
             .is_none_or(|(_, hi)| (hi - self.trust - GRACE..=hi + self.tolerance).contains(&reading.micros))
     }
 
-    /// Between what the store's clock is at a moment.
+    /// The bounds of the store's clock at a reading of ours.
     fn bounds(&self, moment: ClockReading) -> Option<(i64, i64)> {
         let boot = micros(moment.boot);
-        let span = (*self.span.lock().unwrap_or_else(PoisonError::into_inner))?.widened(boot);
+        let span = (*self.span.lock())?.widened(boot);
         Some((span.lo + boot, span.hi + boot))
     }
 }
@@ -140,18 +154,12 @@ fn micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX / 4)
 }
 
-/// Microseconds as seconds, for people and gauges.
-#[expect(clippy::cast_precision_loss, reason = "shown with three decimals at most")]
-pub(crate) fn seconds(micros: i64) -> f64 {
-    micros as f64 / 1e6
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[derive(Debug)]
-    struct Fixed(Mutex<ClockReading>);
+    struct Fixed(std::sync::Mutex<ClockReading>);
 
     impl Clock for Fixed {
         fn now(&self) -> ClockReading {
@@ -169,7 +177,7 @@ mod tests {
 
     /// A clock on a machine whose wall clock is `off` seconds ahead, two seconds after boot.
     fn clock(off: i64) -> (Arc<Fixed>, StoreClock) {
-        let fixed = Arc::new(Fixed(Mutex::new(at(2_000, off))));
+        let fixed = Arc::new(Fixed(std::sync::Mutex::new(at(2_000, off))));
         (Arc::clone(&fixed), StoreClock::new(fixed, Duration::from_secs(2)))
     }
 
@@ -229,7 +237,7 @@ mod tests {
                     };
                     // The date is of the beginning, or of the end, of the time under way.
                     for stamped in [boot, boot + took] {
-                        let fixed = Arc::new(Fixed(Mutex::new(moment(boot))));
+                        let fixed = Arc::new(Fixed(std::sync::Mutex::new(moment(boot))));
                         let clock = StoreClock::new(Arc::clone(&fixed) as Arc<dyn Clock>, Duration::from_secs(2));
                         let before = clock.now();
                         clock.observe(moment(boot), moment(boot + took), date_at(stamped));
@@ -249,12 +257,12 @@ mod tests {
 
     #[test]
     fn under_a_bound_below_the_grain_of_dates_a_good_clock_is_believed() {
-        let fixed = Arc::new(Fixed(Mutex::new(at(5_900, 0))));
+        let fixed = Arc::new(Fixed(std::sync::Mutex::new(at(5_900, 0))));
         let clock = StoreClock::new(fixed, Duration::from_millis(200));
         let before = clock.now();
         clock.observe(at(5_900, 0), at(5_901, 0), date_at(5_900));
         assert_eq!((clock.now().micros, clock.now_at_least().micros), (before.micros, before.micros));
-        let fixed = Arc::new(Fixed(Mutex::new(at(5_100, 0))));
+        let fixed = Arc::new(Fixed(std::sync::Mutex::new(at(5_100, 0))));
         let clock = StoreClock::new(fixed, Duration::from_millis(200));
         let before = clock.now();
         clock.observe(at(5_100, 0), at(5_101, 0), date_at(5_100));
