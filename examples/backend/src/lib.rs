@@ -7,7 +7,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use lock_core::{Error, FencingToken, Holder, LockName, LossReason, backend::{AcquireOutcome, Backend, AcquireRequest, Grant, Release, Renewal, Capabilities, Lease, LeaseId, StoreTimings}};
+use lock_core::{
+    Error, FencingToken, Holder, LockName, LossReason,
+    backend::{
+        AcquireOutcome, AcquireRequest, Backend, Capabilities, Grant, Lease, LeaseId, Release, Renewal, StoreTimings,
+    },
+};
 use tokio::time::Instant;
 
 /// Leases on a shelf in memory: the required operations, expiry and tokens, and none of the optional parts.
