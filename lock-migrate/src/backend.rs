@@ -29,7 +29,7 @@ pub struct MigrationBackend {
 const DEFAULT_LEASE: Duration = Duration::from_secs(30);
 
 impl MigrationBackend {
-    /// The chain of two stores, which must not be the same.
+    /// Combines two stores, which must not be the same.
     pub fn new(from: Arc<dyn Backend>, to: Arc<dyn Backend>) -> Self {
         Self { from, to, lease: DEFAULT_LEASE, taken: TakenLocks::default() }
     }
@@ -110,7 +110,7 @@ impl MigrationBackend {
     /// After the loss of a part, lets go of what is left.
     async fn let_go(&self, lease: &Lease) {
         if let Err(error) = self.release(lease, Duration::ZERO).await {
-            tracing::warn!(name = %lease.name, %error, "one lock of a chain was lost, and the other could not be released");
+            tracing::warn!(name = %lease.name, %error, "one of the two locks was lost, and the other could not be released");
         }
     }
 
@@ -168,7 +168,7 @@ impl Backend for MigrationBackend {
         let expires = self.from.capabilities().ttl || self.to.capabilities().ttl;
         if let Some(lease) = shortest.filter(|lease| expires && self.ttl(claim.ttl) > *lease) {
             let message =
-                format!("one store of the chain keeps locks for {lease:?} only; choose a ttl or lease of at most that");
+                format!("one of the two stores keeps locks for {lease:?} only; choose a ttl or lease of at most that");
             return Err(Error::new(ErrorKind::Config, message).with_ambiguous(false));
         }
         let mut taken = self.taken.begin(claim.id, &claim.name);
@@ -251,7 +251,7 @@ impl Backend for MigrationBackend {
             return Ok(None);
         }
         let (from, to) = (self.from.watch(name).await?, self.to.watch(name).await?);
-        Ok(from.zip(to).map(|(from, to)| Box::new(ChainWatch([from, to])) as Box<dyn Watch>))
+        Ok(from.zip(to).map(|(from, to)| Box::new(MigrationWatch([from, to])) as Box<dyn Watch>))
     }
 
     async fn diagnose(&self) -> Vec<Finding> {
@@ -348,18 +348,17 @@ impl fmt::Debug for MigrationBackend {
 
 /// Completes with either.
 #[derive(Debug)]
-struct ChainWatch([Box<dyn Watch>; 2]);
+struct MigrationWatch([Box<dyn Watch>; 2]);
 
 #[async_trait]
-impl Watch for ChainWatch {
+impl Watch for MigrationWatch {
     async fn changed(&mut self) {
         select_all(self.0.iter_mut().map(|watch| watch.changed())).await;
     }
 }
 
-/// The chain as a config string, of two that have no secrets.
+/// The config string of the two stores, whose own strings have no secrets.
 fn describe(from: &str, to: &str) -> String {
-    let chain =
-        ConfigString::parse("migrate:").and_then(|chain| chain.with_option("from", from)?.with_option("to", to));
-    chain.map_or_else(|_| "migrate:".into(), |chain| chain.expose())
+    let both = ConfigString::parse("migrate:").and_then(|both| both.with_option("from", from)?.with_option("to", to));
+    both.map_or_else(|_| "migrate:".into(), |both| both.expose())
 }

@@ -1,3 +1,3 @@
 //! Two stores as one, from outside.
 
-mod chain;
+mod migration;
