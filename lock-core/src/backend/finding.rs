@@ -34,7 +34,7 @@ impl fmt::Display for Level {
     }
 }
 
-/// One thing that was looked at, and what was seen; made by [`Backend::examine`](crate::backend::Backend::examine).
+/// One thing that was looked at, and what was seen; made by [`Backend::diagnose`](crate::backend::Backend::diagnose).
 ///
 /// ```
 /// use lock_core::doctor::Finding;

@@ -2,7 +2,7 @@
 //!
 //! Locks are tried on names of the run's own ([`probes`]), by two clients of this process and by
 //! another process ([`second_process`]); then the store's backend says what it knows of the store
-//! (`Locker::examine`). With `--peer` two hosts meet at a lock ([`peer`]).
+//! (`LockAdmin::diagnose`). With `--peer` two hosts meet at a lock ([`peer`]).
 
 mod peer;
 mod probes;
