@@ -96,6 +96,7 @@ async fn a_minimum_hold_refuses_everybody_until_it_is_over() {
 }
 
 #[tokio::test]
+// verifies: lost-record
 async fn a_lock_file_that_is_removed_or_replaced_is_a_lost_lock_and_never_a_successors() {
     let (_dir, backend) = open();
     let path = backend.lock_path(&name("etl"));

@@ -80,6 +80,7 @@ async fn a_pipe_in_the_place_of_the_record_blocks_nobody() {
 }
 
 #[tokio::test]
+// verifies: file-system
 async fn a_directory_that_went_away_is_named_and_comes_back() {
     let (dir, backend) = open();
     let (_, lease) = grant(&backend, &claim("etl")).await;
@@ -216,6 +217,7 @@ async fn child_on_a_read_only_file_system() {
 }
 
 #[test]
+// verifies: file-system
 fn too_many_open_files_is_a_limit_that_may_pass() {
     let dir = tempfile::tempdir().unwrap();
     run_child(&["sh", "-c", "ulimit -n 40; exec \"$0\" \"$@\""], "errors::child_with_few_descriptors", dir.path());

@@ -54,6 +54,7 @@ async fn a_shared_flock_1_excludes_us_and_is_shown() {
 }
 
 #[tokio::test]
+// verifies: foreign-client
 async fn filelock_is_refused_while_we_hold_and_has_it_after_our_release() {
     let (_dir, backend) = open();
     let (_, lease) = grant(&backend, &claim("etl")).await;

@@ -32,6 +32,7 @@ async fn child_holds_a_lock() {
 }
 
 #[tokio::test]
+// verifies: inherited
 async fn a_program_that_the_holder_starts_does_not_keep_the_lock() {
     let (dir, backend) = open();
     let (_, lease) = grant(&backend, &claim("etl")).await;
@@ -60,6 +61,7 @@ async fn a_program_that_the_holder_starts_does_not_keep_the_lock() {
 /// Between fork and exec a child has every descriptor of its parent, so a release must unlock, and
 /// not only close.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+// verifies: inherited
 async fn a_release_frees_the_lock_while_other_threads_start_programs() {
     let (dir, backend) = open();
     let other = FileBackend::open(dir.path()).unwrap();

@@ -220,6 +220,7 @@ fn has_thread(name: &str) -> bool {
 
 /// The lock file was replaced between open and lock: the waiter has the old one open.
 #[tokio::test]
+// verifies: file-system
 async fn a_file_that_was_replaced_between_open_and_lock_is_opened_anew() {
     let (dir, holder) = open();
     let waiter = FileBackend::open(dir.path()).unwrap();
