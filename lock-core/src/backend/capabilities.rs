@@ -48,11 +48,11 @@ capabilities! {
     loss_signal = "loss-signal" / LossSignal,
     /// A refusal says who holds the lock.
     holder = "holder" / Holder,
-    /// [`inspect`](crate::backend::Backend::inspect) works.
+    /// [`inspect`](crate::backend::Admin::inspect) works.
     inspect = "inspect" / Inspect,
-    /// [`list`](crate::backend::Backend::list) works.
+    /// [`list`](crate::backend::Admin::list) works.
     list = "list" / List,
-    /// [`break_lock`](crate::backend::Backend::break_lock) works.
+    /// [`break_lock`](crate::backend::Admin::break_lock) works.
     break_lock = "break" / Break,
     /// Waiters are woken by a release and need not poll for it.
     wake_up = "wake-up" / WakeUp,

@@ -37,7 +37,7 @@ impl fmt::Display for Level {
 /// One thing that was looked at, and what was seen; made by [`Backend::diagnose`](crate::backend::Backend::diagnose).
 ///
 /// ```
-/// use lock_core::doctor::Finding;
+/// use lock_core::backend::Finding;
 ///
 /// let finding = Finding::unfit("maxmemory-policy", "allkeys-lru: the server may evict a lock that is held")
 ///     .advice("set maxmemory-policy to noeviction");

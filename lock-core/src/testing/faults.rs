@@ -44,7 +44,7 @@ pub enum Fault {
 
 /// A backend whose requests suffer scripted faults. Clones share the script.
 ///
-/// It stands for a store across a network, so it never releases from [`Drop`]: [`Backend::release_now`] says `false`.
+/// It stands for a store across a network, so it never releases from [`Drop`]: [`ProcessBound::release_now`] says `false`.
 #[derive(Debug, Clone)]
 pub struct Faulty {
     inner: Arc<dyn Backend>,

@@ -18,7 +18,7 @@ use crate::{
 pub(super) enum Need {
     /// A declared capability.
     Has(Capability),
-    /// [`Backend::descriptor`] gives one.
+    /// [`ProcessBound::descriptor`](crate::backend::ProcessBound::descriptor) gives one.
     Descriptor,
     /// [`Subject::tamper`] can do this.
     Tamper(Tampering),

@@ -70,15 +70,15 @@ pub enum Operation {
     Renew,
     /// [`release`](crate::backend::Backend::release).
     Release,
-    /// [`inspect`](crate::backend::Backend::inspect).
+    /// [`inspect`](crate::backend::Admin::inspect).
     Inspect,
-    /// [`list`](crate::backend::Backend::list).
+    /// [`list`](crate::backend::Admin::list).
     List,
-    /// [`break_lock`](crate::backend::Backend::break_lock).
+    /// [`break_lock`](crate::backend::Admin::break_lock).
     Break,
     /// [`watch`](crate::backend::Backend::watch).
     Watch,
-    /// [`purge`](crate::backend::Backend::purge).
+    /// [`purge`](crate::backend::Admin::purge).
     Purge,
 }
 

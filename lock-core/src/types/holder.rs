@@ -24,7 +24,7 @@ pub struct Holder {
     pub expires_in: Option<Duration>,
     /// What the holder left for others to read.
     pub data: Option<Vec<u8>>,
-    /// Identifies this state of the record, for [`break_lock`](crate::backend::Backend::break_lock): changes at least with
+    /// Identifies this state of the record, for [`break_lock`](crate::backend::Admin::break_lock): changes at least with
     /// every acquisition. `None` when the lock cannot be broken.
     pub version: Option<String>,
     /// What kind of foreign lock this is, when it is not one of ours: "a Redis hash (Redisson)", "a flock(2) holder without

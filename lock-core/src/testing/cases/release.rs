@@ -1,4 +1,4 @@
-//! Cases of [`Backend::release`](crate::backend::Backend::release).
+//! Cases of [`Backend::release`].
 
 use std::{sync::Arc, time::Duration};
 
