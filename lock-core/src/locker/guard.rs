@@ -21,10 +21,53 @@ use crate::{
 
 /// A held lock: valid until it is released or lost, and never beyond its lease.
 ///
-/// [`release`](Self::release) is how to give it back. Dropping it releases too, but as best it can: at once where the store allows it
-/// (files, memory), else in the background of the runtime, or of the one that the locker was last used on, whose errors nobody sees. Where
-/// that has ended too, the lock stays until its ttl ends; one without a ttl is let go of. A guard that is leaked (`std::mem::forget`) goes on being renewed:
-/// [`max_hold`](crate::LockRequest::max_hold) bounds that.
+/// ```
+/// use lock_core::{Locker, memory::MemoryBackend};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lock_core::Error> {
+/// let locker = Locker::new(MemoryBackend::new())?;
+/// let guard = locker.acquire("nightly-etl").await?;
+/// for part in ["extract", "load"] {
+///     // Before each step that must not happen twice. Makes no request.
+///     guard.check()?;
+///     println!("{part}");
+/// }
+/// guard.release().await?;
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Release and drop
+///
+/// Release the lock with [`release`](Self::release). Dropping the guard releases the lock too, but
+/// errors are only logged:
+///
+/// - Where the store allows it (files, memory), the drop releases the lock immediately.
+/// - Otherwise a task releases it, on the current runtime or on the one last used with the locker.
+/// - If that runtime has ended too, the lock stays held until its ttl ends. A lock without a ttl is
+///   freed, because the drop closes its local resources.
+///
+/// A leaked guard (`std::mem::forget`) is still renewed;
+/// [`max_hold`](crate::LockRequest::max_hold) limits that.
+///
+/// # Blocking work
+///
+/// One task of the tokio runtime renews the lease in the background. Blocking calls starve it:
+///
+/// - On a current-thread runtime, any blocking call or long computation stops the renewal task.
+/// - On a multi-thread runtime, blocking calls on all worker threads stop it too.
+///
+/// While the runtime is blocked, [`lost`](Self::lost), [`run`](Self::run) and loss signals cannot
+/// report the loss either. The validity still ends in time, but only [`check`](Self::check) reads
+/// the clocks then, and the blocked code has to call it.
+///
+/// Use one of these for blocking work:
+///
+/// - `tokio::task::spawn_blocking`, with [`loss_signal`](Self::loss_signal) in the closure to check
+///   the lock.
+/// - A multi-thread runtime, if the work blocks fewer threads than the runtime has.
+/// - The blocking interface [`lock_core::blocking`](crate::blocking), which renews on its own thread.
 #[must_use = "dropping a guard releases its lock"]
 pub struct Guard {
     hold: Arc<LeaseState>,
@@ -42,8 +85,8 @@ impl fmt::Debug for Guard {
     }
 }
 
-/// How many renewals one `ensure` sends. One lost reply must not fail it; after three the lease is
-/// shorter, and the caller decides how to go on.
+/// The number of renewals that one `renew_if_below` sends. One lost reply must not fail it. After
+/// three the lease is shorter, and the caller decides what to do.
 const ENSURE_ATTEMPTS: u32 = 3;
 
 impl Guard {
@@ -54,17 +97,18 @@ impl Guard {
         Self { hold, shared, crashed, armed: true }
     }
 
-    /// What is locked, as the store knows it (with the locker's prefix).
+    /// Returns the name of the lock in the store, with the locker's prefix.
     pub fn name(&self) -> &LockName {
         &self.hold.lease.name
     }
 
-    /// The fencing token of this acquisition, where the store mints them: send it along with every protected write.
+    /// Returns the fencing token of this acquisition, if the store issues them. Send it with every
+    /// protected write.
     pub fn token(&self) -> Option<FencingToken> {
         self.hold.lease.token
     }
 
-    /// The fencing token, for work that must not go ahead without one.
+    /// Returns the fencing token, or an error if the store issues none.
     ///
     /// ```
     /// # use lock_core::{Locker, memory::MemoryBackend};
@@ -80,49 +124,54 @@ impl Guard {
     /// ```
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Unsupported`] when the store mints no tokens. Write `require=fencing` in
-    /// the config string to learn that at start-up.
+    /// Of kind [`ErrorKind::Unsupported`] if the store issues no tokens. With `require=fencing` in
+    /// the config string, opening such a store fails.
     pub fn require_token(&self) -> Result<FencingToken, Error> {
         self.token().ok_or_else(|| {
-            let message = "this store mints no fencing tokens; \
-                           choose one that does, and write require=fencing in its config string";
+            let message = "this store issues no fencing tokens; \
+                           use one that does, and write require=fencing in its config string";
             Error::new(ErrorKind::Unsupported, message)
                 .with_name(self.name())
                 .with_store(self.shared.backend.describe())
         })
     }
 
-    /// The previous holder, if it went without releasing: its work may be half done.
+    /// Returns the previous holder, if it did not release the lock. Its work may be incomplete.
     pub fn crashed_holder(&self) -> Option<&Holder> {
         self.crashed.as_ref()
     }
 
-    /// Whether the lock is still held, by the local clocks alone: no I/O, cheap enough for every step of the work.
+    /// Checks by the local clocks whether the lock is still held. Makes no request, so it is cheap
+    /// enough to call before every step.
     ///
     /// # Errors
-    /// [`Lost`], with the reason, and then for ever.
+    /// [`Lost`], with the reason, from the loss on.
     pub fn check(&self) -> Result<(), Lost> {
         self.hold.check(self.hold.now())
     }
 
-    /// Time left until the lock is lost unless it is renewed; `None` where locks do not expire. Zero once it is lost.
+    /// Returns the time until the validity ends unless the lock is renewed. `None` if locks do not
+    /// expire; zero after the loss.
     pub fn remaining(&self) -> Option<Duration> {
         self.hold.remaining(self.hold.now())
     }
 
-    /// When the lock is lost unless it is renewed, as a reading of both clocks: it is over as soon as either is reached.
-    /// `None` where locks do not expire.
+    /// Returns the end of the validity unless the lock is renewed, as a reading of both clocks. The
+    /// lock is lost as soon as either clock reaches it. `None` if locks do not expire.
     pub fn valid_until(&self) -> Option<ClockReading> {
         self.hold.valid_until()
     }
 
-    /// Like [`valid_until`](Self::valid_until), by the wall clock, for others to read. `None` also beyond what a [`SystemTime`] can say.
+    /// Like [`valid_until`](Self::valid_until), as wall time for other programs. `None` also if a
+    /// [`SystemTime`] cannot represent it.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.valid_until().and_then(|until| SystemTime::UNIX_EPOCH.checked_add(until.wall))
     }
 
-    /// Waits until the lock is lost, and says why. Before anybody else can hold it: by the end of the validity at the latest, even while a
-    /// renewal hangs.
+    /// Waits until the lock is lost, and returns the reason.
+    ///
+    /// Returns before another client can hold the lock: at the end of the validity at the latest,
+    /// even while a renewal hangs.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -135,7 +184,8 @@ impl Guard {
         LossSignal::new(Arc::clone(&self.hold))
     }
 
-    /// Waits until the lock is lost or, while renewals keep failing, until [`grace`](crate::LockRequest::grace) before that: the time to stop.
+    /// Waits until the work has to stop: at the loss, or [`grace`](crate::LockRequest::grace)
+    /// before the validity ends if renewals keep failing.
     ///
     /// # Cancel safety
     /// Cancel safe.
@@ -143,34 +193,40 @@ impl Guard {
         self.hold.wait_lost(true).await
     }
 
-    /// Whether [`stop_requested`](Self::stop_requested) would return at once.
+    /// Returns `true` if [`stop_requested`](Self::stop_requested) would return immediately.
     pub(crate) fn is_stopping(&self) -> bool {
         self.hold.check_early(self.hold.now()).is_err()
     }
 
-    /// Waits until the next renewal is confirmed, which moves [`valid_until`](Self::valid_until).
+    /// Waits for the next confirmed renewal, which extends [`valid_until`](Self::valid_until).
     ///
     /// # Cancel safety
-    /// Cancel safe; renewals confirmed between two calls are not seen.
+    /// Cancel safe. Renewals that are confirmed between two calls are missed.
     pub async fn renewed(&self) {
         self.hold.wait_renewed().await;
     }
 
-    /// Makes sure that at least `at_least` of the lease is left: renews it if it is less, and does nothing otherwise. For
-    /// [manual renewal](crate::Renew::Manual), between two pieces of work. Does nothing where locks do not expire, but for [`check`](Self::check).
+    /// Renews the lock if less than `at_least` of its validity remains.
+    ///
+    /// Call it between two pieces of work, with [manual renewal](crate::Renew::Manual). If locks do
+    /// not expire, it only calls [`check`](Self::check).
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Lost`] when the lock is lost, [`ErrorKind::Config`] when no lease is that long or the deadline or `max_hold`
-    /// comes first, and else the store's error when it cannot say, or [`ErrorKind::Timeout`] when its answers take too long
-    /// for so long a rest: the lock is then still held for as long as [`remaining`](Self::remaining) says.
+    /// - [`ErrorKind::Lost`] if the lock is lost.
+    /// - [`ErrorKind::Config`] if no lease is that long, or the deadline or `max_hold` comes first.
+    /// - [`ErrorKind::Timeout`] if the replies are too slow to leave that much validity.
+    /// - Any other kind if the store fails.
+    ///
+    /// Unless the lock is lost, it is still held for as long as [`remaining`](Self::remaining)
+    /// returns.
     ///
     /// # Cancel safety
-    /// Cancel safe: the renewal may or may not have happened, and the guard counts as if it had not.
+    /// Cancel safe. The renewal may have taken effect, but the guard's validity is not extended.
     pub async fn renew_if_below(&self, at_least: Duration) -> Result<(), Error> {
         self.check()?;
         if let Some(longest) = self.hold.longest(self.hold.now()).filter(|longest| *longest < at_least) {
             let message = format!(
-                "no renewal makes a lease that is valid for {at_least:?}: ttl - margin, the deadline and max_hold leave {longest:?}"
+                "a renewal cannot extend the validity to {at_least:?}: ttl - margin, the deadline and max_hold leave {longest:?}; ask for less or use a longer ttl"
             );
             return Err(Error::new(ErrorKind::Config, message).with_name(self.name()));
         }
@@ -184,14 +240,15 @@ impl Guard {
             match self.renew_once().await {
                 Ok(()) if enough() => break,
                 Ok(()) if attempts >= ENSURE_ATTEMPTS => {
-                    let message =
-                        format!("renewed, but the answers took too long to leave {at_least:?}; use a longer ttl");
+                    let message = format!(
+                        "renewed, but the replies were too slow to leave {at_least:?} of validity; use a longer ttl"
+                    );
                     return Err(Error::new(ErrorKind::Timeout, message).with_ambiguous(false).with_name(self.name()));
                 }
                 Err(error) if !error.is_retryable() || attempts >= ENSURE_ATTEMPTS => return Err(error),
                 Ok(()) | Err(_) => attempts += 1,
             }
-            // The store failed or was slow: not at once again.
+            // The store failed or was slow, so an immediate retry would only add load.
             tokio::time::sleep(self.shared.backend.timings().poll_min).await;
         }
         Ok(self.check()?)
@@ -214,14 +271,16 @@ impl Guard {
         }
     }
 
-    /// Runs `work` under the lock, and drops it when the lock is lost, or [`grace`](crate::LockRequest::grace) before that while renewals keep failing.
+    /// Runs `work` under the lock, and drops `work` when the lock is lost. If renewals keep
+    /// failing, `work` is dropped [`grace`](crate::LockRequest::grace) before the validity ends.
     ///
-    /// The clocks are read before every step of `work`: a process that was stopped or suspended does not act on a lock that it
-    /// lost meanwhile. `Ok` means that the lock was held from the first step to the last.
+    /// The clocks are read before every poll of `work`. So a process that was stopped or suspended
+    /// does not act on a lock that it lost meanwhile. `Ok` means that the lock was held from the
+    /// first poll to the last.
     ///
     /// # Errors
-    /// [`Lost`], with the reason; `work` has been dropped by then. With a grace time the lock may still be valid for that long: see
-    /// [`check`](Self::check).
+    /// [`Lost`], with the reason; `work` has been dropped by then. With a grace time the lock may
+    /// still be valid for that long; [`check`](Self::check) tells.
     ///
     /// # Cancel safety
     /// As cancel safe as `work`.
@@ -240,20 +299,24 @@ impl Guard {
         .await
     }
 
-    /// A descriptor that keeps the lock held while any process has it open, where the lock lives in one (files).
+    /// Returns a descriptor that keeps the lock held while any process has it open. `None` unless
+    /// the lock belongs to a descriptor (files).
     #[cfg(unix)]
     pub fn descriptor(&self) -> Option<std::os::fd::OwnedFd> {
         self.shared.backend.process_bound()?.descriptor(&self.hold.lease)
     }
 
-    /// Gives the lock back, after [`min_hold`](crate::LockRequest::min_hold) if that is longer. What had been lost is
-    /// [`Release::NotHeld`], a value; a successor's lock is never touched.
+    /// Releases the lock, after [`min_hold`](crate::LockRequest::min_hold) if that has not passed.
+    ///
+    /// If the lock was lost before, this returns [`Release::NotHeld`]. It never releases a
+    /// successor's lock.
     ///
     /// # Errors
-    /// When the store does not confirm it after three attempts. A further attempt goes on in the background, and the ttl is the backstop.
+    /// If the store does not confirm the release after three attempts. A further attempt continues
+    /// in the background, and the ttl is the backstop.
     ///
     /// # Cancel safety
-    /// Cancel safe in that the lock is released in any case: dropping the future leaves the rest to the background.
+    /// Cancel safe: if the future is dropped, the release continues in the background.
     pub async fn release(mut self) -> Result<Release, Error> {
         let span = tracing::debug_span!("release", name = %self.hold.lease.name);
         let answer = self.give_back().instrument(span).await;
@@ -270,7 +333,8 @@ impl Guard {
         let held = self.hold.is_valid(now);
         self.stop_renewing(now);
         let limit = self.hold.timing.attempt_timeout;
-        // A renewal in flight goes first. If it hangs, the release does not wait for ever: both compare the id.
+        // A renewal in flight goes first. If it hangs, the release goes ahead after `limit`, which
+        // is safe because both compare the id.
         let _requests = match self.hold.requests.try_lock() {
             Ok(requests) => Some(requests),
             Err(_) => timeout(limit, self.hold.requests.lock()).await.ok(),
@@ -300,7 +364,7 @@ impl Drop for Guard {
             let _requests = timeout(limit, hold.requests.lock()).await;
             let answer = shared.release_repeatedly(&lease, hold_for, limit, held).await;
             if let Err(error) = &answer {
-                tracing::warn!(name = %lease.name, %error, "a dropped guard's lock could not be released: it stays until its ttl ends");
+                tracing::warn!(name = %lease.name, %error, "release of a dropped guard failed: the lock stays held until its ttl ends");
             }
             hold.end_turn();
             answer.is_ok()

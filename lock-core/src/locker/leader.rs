@@ -1,4 +1,4 @@
-//! One leader among many candidates, and followers that take over.
+//! Leader election: one of many candidates leads, and another one takes over.
 
 use std::{fmt, future::Future, pin::Pin};
 
@@ -11,18 +11,24 @@ use crate::{
     types::{Error, FencingToken, Lost},
 };
 
-/// A candidate in the election of a leader: whoever holds the lock leads, the others wait and take over.
+/// A candidate in a leader election: the holder of the lock leads, the other candidates wait.
 ///
-/// Drive it with [`next`](Self::next), which tells when to begin and when to stop; or with [`campaign`](Self::campaign) and
-/// [`Guard::run`], which drops the leader's work by itself. Below, each bullet names the case of the conformance kit
-/// (feature `testing`) that checks it.
+/// There are two ways to use it. [`next`](Self::next) returns when to start and when to stop
+/// leading. [`campaign`](Self::campaign) with [`Guard::run`] drops the leader's work by itself.
 ///
-/// - Of many candidates at most one leads, and each leads in the end (`of_many_candidates_one_leads`).
-/// - A leader that is cut off from its store is told to stop before the next one is elected, where the store declares the capability
-///   `loss-signal` (`a_leader_that_is_cut_off_stops_before_the_next_starts`). It stays a candidate.
-/// - A leader that resigns makes way at once (`a_leader_that_resigns_makes_way_at_once`).
-/// - A campaign goes on through errors of the store that may pass (`a_campaign_survives_errors_of_the_store`).
-/// - A candidate that goes away leaves no lock behind, whenever it goes (`a_candidate_that_goes_away_leaves_no_leader`).
+/// Each bullet below names the case of the conformance suite (feature `testing`) that checks it.
+///
+/// - Of many candidates at most one leads, and each one leads eventually
+///   (`of_many_candidates_one_leads`).
+/// - If the store has the capability `loss-signal`, a leader that is cut off from it stops before
+///   the next one is elected (`a_leader_that_is_cut_off_stops_before_the_next_starts`). It stays a
+///   candidate.
+/// - After a leader resigns, the next one can be elected immediately
+///   (`a_leader_that_resigns_makes_way_at_once`).
+/// - A campaign continues through transient errors of the store
+///   (`a_campaign_survives_errors_of_the_store`).
+/// - A candidate that is dropped leaves no lock behind
+///   (`a_candidate_that_goes_away_leaves_no_leader`).
 ///
 /// ```
 /// use lock_core::{Leadership, LeaderElection, Locker, memory::MemoryBackend};
@@ -51,42 +57,46 @@ type Campaign = Pin<Box<dyn Future<Output = Result<Guard, Error>> + Send>>;
 
 enum State {
     Idle,
-    /// Kept between calls, so that a call that is dropped loses neither the place in the queue nor a granted lock. In a mutex,
-    /// which nobody ever locks, because it makes the future `Sync`.
+    /// Kept between calls, so that a dropped call loses neither the place in the queue nor a
+    /// granted lock. The mutex is never locked; it makes the future `Sync`.
     Campaigning(Mutex<Campaign>),
     Leading(Guard),
-    /// The leader was told to stop. It keeps the lock, if that is still valid, until it says that it has stopped.
+    /// The leader was told to stop. It keeps the lock, if still valid, until it confirms that it
+    /// has stopped.
     Stopping(Guard),
 }
 
-/// What has become of a candidate.
+/// A change in the state of a candidate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Leadership {
-    /// This candidate leads from now on, with the fencing token of its term, where the store mints them.
+    /// This candidate leads from now on. Contains the fencing token of its term, if the store
+    /// issues them.
     Elected(Option<FencingToken>),
-    /// This candidate does not lead any more and has to stop, before the next leader can be elected. The request's
-    /// [`grace`](LockRequest::grace) is how long it may take for that.
+    /// This candidate has to stop leading, before the next leader can be elected. The request's
+    /// [`grace`](LockRequest::grace) is the time that it has to stop.
     Lost(Lost),
 }
 
 impl LeaderElection {
-    /// A candidate for the lock that `request` describes. It stands from the first call of [`next`](Self::next) or
-    /// [`campaign`](Self::campaign) on.
+    /// Creates a candidate for the lock that `request` describes. It starts campaigning at the
+    /// first call to [`next`](Self::next) or [`campaign`](Self::campaign).
     ///
-    /// A [`deadline`](LockRequest::deadline) counts anew for each campaign, and [`max_hold`](LockRequest::max_hold) bounds each term.
+    /// A [`deadline`](LockRequest::deadline) starts again with each campaign.
+    /// [`max_hold`](LockRequest::max_hold) limits each term.
     pub fn new(request: LockRequest) -> Self {
         Self { request, state: State::Idle }
     }
 
-    /// Waits for what happens next: elected, lost, elected again. Calling it after [`Leadership::Lost`] says that this
-    /// candidate has stopped leading, and makes it stand again.
+    /// Waits for the next change: elected, lost, elected again. A call after [`Leadership::Lost`]
+    /// confirms that this candidate has stopped leading, and starts a new campaign.
     ///
     /// # Errors
-    /// When trying again cannot help, such as a wrong option or a missing permission. Errors that may pass are waited through. The next
-    /// call campaigns anew.
+    /// If a retry cannot help, as with an invalid option or a missing permission. Transient errors
+    /// are retried. The next call starts a new campaign.
     ///
     /// # Cancel safety
-    /// Cancel safe, for use in `select!`: neither the place among the waiters nor an event is lost. A campaign goes on only while it is polled.
+    /// Cancel safe, for use in `select!`: neither the place in the queue nor a change is lost. A
+    /// campaign makes progress only while it is polled.
     pub async fn next(&mut self) -> Result<Leadership, Error> {
         if let State::Leading(guard) = &self.state {
             let lost = guard.stop_requested().await;
@@ -99,12 +109,13 @@ impl LeaderElection {
         Ok(Leadership::Elected(self.elected().await?.token()))
     }
 
-    /// All that [`next`](Self::next) says, as a stream.
+    /// Returns the results of [`next`](Self::next) as a stream.
     pub fn events(&mut self) -> impl Stream<Item = Result<Leadership, Error>> + Send + '_ {
         stream::unfold(self, async |election| Some((election.next().await, election)))
     }
 
-    /// Waits until this candidate leads, and returns the guard of its term; at once while it leads. A term that is over is left first.
+    /// Waits until this candidate leads, and returns the guard of its term. Returns immediately
+    /// while it leads. Ends a term that is over first.
     ///
     /// # Errors
     /// As [`next`](Self::next).
@@ -120,8 +131,8 @@ impl LeaderElection {
         self.elected().await
     }
 
-    /// The guard of the current term; `None` unless this candidate leads, by the clocks, at this moment. No I/O: ask before each
-    /// step that only the leader may take.
+    /// Returns the guard of the current term, or `None` if this candidate does not lead now by its
+    /// clocks. Makes no request; call it before each step that only the leader may take.
     pub fn leader(&self) -> Option<&Guard> {
         match &self.state {
             State::Leading(guard) if !guard.is_stopping() => Some(guard),
@@ -129,13 +140,14 @@ impl LeaderElection {
         }
     }
 
-    /// Gives up the lead or the candidacy. The next leader can be elected at once. [`Release::NotHeld`] when this candidate did not lead.
+    /// Gives up leadership or the candidacy. The next leader can be elected immediately. Returns
+    /// [`Release::NotHeld`] if this candidate did not lead.
     ///
     /// # Errors
     /// As [`Guard::release`].
     ///
     /// # Cancel safety
-    /// Cancel safe in that the lead is given up in any case: dropping the future leaves the rest to the background.
+    /// Cancel safe: if the future is dropped, the release continues in the background.
     pub async fn resign(&mut self) -> Result<Release, Error> {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Leading(guard) | State::Stopping(guard) => guard.release().await,
@@ -145,7 +157,7 @@ impl LeaderElection {
 
     async fn elected(&mut self) -> Result<&Guard, Error> {
         if matches!(self.state, State::Idle | State::Stopping(_)) {
-            // The guard of a term that is over goes first, and releases in the background what it still holds.
+            // Drops the guard of an ended term first, which releases its lock in the background.
             self.state = State::Idle;
             self.state = State::Campaigning(Mutex::new(Box::pin(campaign(self.request.clone()))));
         }
@@ -161,11 +173,11 @@ impl LeaderElection {
     }
 }
 
-/// Acquires, for as long as it takes.
+/// Acquires the lock, and retries transient errors without a limit.
 async fn campaign(request: LockRequest) -> Result<Guard, Error> {
     loop {
         match request.clone().acquire().await {
-            Err(error) if error.is_retryable() => tracing::warn!(%error, "still a candidate while the store fails"),
+            Err(error) if error.is_retryable() => tracing::warn!(%error, "campaign continues: the store failed"),
             outcome => return outcome,
         }
     }

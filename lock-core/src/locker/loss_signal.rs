@@ -1,4 +1,4 @@
-//! Tells other tasks that a lock was lost.
+//! Signals to other tasks that a lock was lost.
 
 use std::{
     fmt,
@@ -9,12 +9,13 @@ use std::{
 
 use crate::{engine::hold::LeaseState, types::Lost};
 
-/// Tells any task that a lock is no longer held; made by [`Guard::loss_signal`](crate::Guard::loss_signal).
+/// Signals to any task that a lock is no longer held; made by
+/// [`Guard::loss_signal`](crate::Guard::loss_signal).
 ///
-/// It is cheap to clone and borrows nothing, so it can be moved into other tasks and threads. It fires
-/// at the same moment as [`Guard::lost`](crate::Guard::lost). It also fires when the guard is released
-/// or dropped, with [`LossReason::Released`](crate::LossReason::Released), so that no task waits
-/// forever. It does not keep the lock held.
+/// It is cheap to clone and borrows nothing, so it can be moved into other tasks and threads. It
+/// fires at the same moment as [`Guard::lost`](crate::Guard::lost). It also fires when the guard is
+/// released or dropped, with [`LossReason::Released`](crate::LossReason::Released), so that no task
+/// waits forever. It does not keep the lock held.
 ///
 /// ```
 /// use lock_core::{Locker, LossReason, memory::MemoryBackend};
@@ -43,7 +44,7 @@ impl LossSignal {
     /// Checks by the local clocks whether the lock is still held. Makes no request.
     ///
     /// # Errors
-    /// [`Lost`], with the reason, from the loss or the end of the guard on.
+    /// [`Lost`], with the reason, after the loss or the end of the guard.
     pub fn check(&self) -> Result<(), Lost> {
         self.hold.check_guarded(self.hold.now())
     }
@@ -63,7 +64,8 @@ impl LossSignal {
 
     /// Returns a token that is cancelled when this signal fires, for code that takes tokens.
     ///
-    /// A task of the current runtime waits for the signal. The task ends when the token is cancelled.
+    /// A task of the current runtime waits for the signal. The task ends when the token is
+    /// cancelled.
     ///
     /// # Panics
     /// Outside of a tokio runtime.

@@ -1,4 +1,4 @@
-//! The user's handle on a store of locks.
+//! The interface for applications: lockers, requests, guards, elections.
 
 mod admin;
 mod guard;
@@ -23,7 +23,7 @@ use crate::{
     types::{Clock, Error, ErrorKind, LockName, LockOptions, Operation, SystemClock},
 };
 
-/// Takes locks on one store. Cheap to clone; clones share connections, renewals and queues.
+/// Acquires locks on one store. Cheap to clone; clones share connections, renewals and queues.
 ///
 /// ```
 /// use lock_core::{Locker, TryAcquire, memory::MemoryBackend};
@@ -47,15 +47,16 @@ pub struct Locker {
 }
 
 impl Locker {
-    /// A locker on `backend` with default options.
+    /// Creates a locker on `backend` with default options.
     ///
     /// # Errors
-    /// Never with the backends of this project; of kind [`ErrorKind::Config`] if the defaults do not fit `backend`.
+    /// Of kind [`ErrorKind::Config`] if the defaults do not fit `backend`. They fit the backends of
+    /// this project.
     pub fn new(backend: impl Backend) -> Result<Self, Error> {
         Self::builder(Arc::new(backend)).build()
     }
 
-    /// Chooses options for all locks of a locker.
+    /// Creates a builder, which sets options for all locks of a locker.
     pub fn builder(backend: Arc<dyn Backend>) -> LockerBuilder {
         LockerBuilder {
             backend,
@@ -66,17 +67,18 @@ impl Locker {
         }
     }
 
-    /// Begins a request for the lock `name`, to choose options for it.
+    /// Creates a request for the lock `name`, which sets options for this lock.
     ///
-    /// The name may be a text or a [`LockName`]. A text that is no lock name is an error of the request.
+    /// The name may be a text or a [`LockName`]. An invalid name becomes an error of the
+    /// acquisition.
     pub fn lock(&self, name: impl TryInto<LockName, Error: Into<Error>>) -> LockRequest {
         LockRequest::new(Arc::clone(&self.shared), name)
     }
 
-    /// Tries once: acquired, or held by somebody else. See [`LockRequest::try_acquire`].
+    /// Tries to acquire the lock without waiting. See [`LockRequest::try_acquire`].
     ///
     /// # Errors
-    /// When the store cannot say; never because the lock is held.
+    /// If the store fails. Contention is not an error.
     ///
     /// # Cancel safety
     /// Cancel safe: a lock that the store may have granted is released in the background.
@@ -90,10 +92,11 @@ impl Locker {
     /// Waits for the lock for at most `wait`. See [`LockRequest::acquire_within`].
     ///
     /// # Errors
-    /// When the store cannot say; never because the lock is held.
+    /// If the store fails. Contention is not an error.
     ///
     /// # Cancel safety
-    /// Cancel safe: the place in the queue is given up, and a lock that the store may have granted is released in the background.
+    /// Cancel safe: the waiter leaves the queue, and a lock that the store may have granted is
+    /// released in the background.
     pub async fn acquire_within(
         &self,
         name: impl TryInto<LockName, Error: Into<Error>> + Send,
@@ -105,15 +108,17 @@ impl Locker {
     /// Waits for the lock. See [`LockRequest::acquire`].
     ///
     /// # Errors
-    /// When the store cannot say for longer than its patience; never because the lock is held.
+    /// If the store keeps failing for 30 s. Contention is not an error.
     ///
     /// # Cancel safety
-    /// Cancel safe: the place in the queue is given up, and a lock that the store may have granted is released in the background.
+    /// Cancel safe: the waiter leaves the queue, and a lock that the store may have granted is
+    /// released in the background.
     pub async fn acquire(&self, name: impl TryInto<LockName, Error: Into<Error>> + Send) -> Result<Guard, Error> {
         self.lock(name).acquire().await
     }
 
-    /// Runs `work` under the lock, or skips it when the lock is contended. See [`LockRequest::try_run`].
+    /// Runs `work` under the lock, or skips it when the lock is contended. See
+    /// [`LockRequest::try_run`].
     ///
     /// # Errors
     /// As [`LockRequest::try_run`].
@@ -128,34 +133,36 @@ impl Locker {
         self.lock(name).try_run(work)
     }
 
-    /// Operators' calls: who holds what, and taking a lock away.
+    /// Returns the operators' interface: inspect, list and break locks.
     pub fn admin(&self) -> LockAdmin {
         LockAdmin::new(Arc::clone(&self.shared))
     }
 
-    /// What the store, as configured, can do.
+    /// Returns the capabilities of the store as configured.
     pub fn capabilities(&self) -> Capabilities {
         self.shared.capabilities
     }
 
-    /// The timing of locks for which nothing else is chosen.
+    /// Returns the timing of locks without options of their own.
     pub fn timing(&self) -> Timing {
         self.shared.timing
     }
 
-    /// The store, as a config string without secrets.
+    /// Returns the store as a config string without secrets.
     pub fn store(&self) -> String {
         self.shared.backend.describe()
     }
 
-    /// Waits until what dropped guards and cancelled acquisitions left to the background has been released, or given up. For the end of a
-    /// program: a runtime that ends drops its tasks. Waits for as long as guards go on being dropped; bound it where the store may not answer.
+    /// Waits for background releases started by dropped guards and cancelled acquisitions.
+    ///
+    /// Call it at the end of a program, because a runtime that ends drops its tasks. It also waits
+    /// for guards that are dropped meanwhile. Add a timeout if the store may not reply.
     ///
     /// # Cancel safety
     /// Cancel safe.
     pub async fn wait_idle(&self) {
         let mut releasing = self.shared.releasing.subscribe();
-        // The sender lives as long as this locker.
+        // Cannot fail: the sender lives as long as this locker.
         let _ = releasing.wait_for(|count| *count == 0).await;
     }
 }
@@ -166,7 +173,7 @@ impl fmt::Debug for Locker {
     }
 }
 
-/// Chooses options for all locks of a [`Locker`]; each [`LockRequest`] may override them.
+/// Sets options for all locks of a [`Locker`]. Each [`LockRequest`] may override them.
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct LockerBuilder {
@@ -180,42 +187,42 @@ pub struct LockerBuilder {
 impl LockerBuilder {
     option_setters!();
 
-    /// Replaces all options at once, as read from a configuration.
+    /// Replaces all options, for example with those of a configuration.
     pub fn options(mut self, options: LockOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// Goes before every name, so that several applications share one store.
+    /// Sets a prefix for every name, so that several applications can share one store.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// Makes it an error if the store lacks this capability.
+    /// Makes [`build`](Self::build) fail if the store lacks this capability.
     pub fn require(mut self, capability: Capability) -> Self {
         self.require.push(capability);
         self
     }
 
-    /// Replaces the clocks, for tests of one's own.
+    /// Replaces the clocks, for tests.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// The locker.
+    /// Builds the locker.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`] when options contradict each other or the store cannot honour them, and
-    /// [`ErrorKind::Unsupported`] when a required capability is missing.
+    /// Of kind [`ErrorKind::Config`] if options contradict each other or the store cannot honour
+    /// them. Of kind [`ErrorKind::Unsupported`] if a required capability is missing.
     pub fn build(self) -> Result<Locker, Error> {
         let capabilities = self.backend.capabilities();
         let with_store = |error: Error| error.with_operation(Operation::Open).with_store(self.backend.describe());
         let timing = Timing::new(&self.options, capabilities, self.backend.timings()).map_err(with_store)?;
         if let Some(missing) = self.require.iter().find(|c| !capabilities.has(**c)) {
             let has = Capability::ALL.iter().filter(|c| capabilities.has(**c)).map(|c| c.as_str()).collect::<Vec<_>>();
-            let message = format!("this store does not have the required \"{missing}\"; it has: {}", has.join(", "));
+            let message = format!("this store lacks the required capability \"{missing}\"; it has: {}", has.join(", "));
             return Err(with_store(Error::new(ErrorKind::Unsupported, message)));
         }
         let shared = Shared::new(self.backend, self.clock, self.options, timing, self.prefix);

@@ -1,70 +1,67 @@
-//! The methods that choose options, the same for a locker and for one request.
+//! The methods that set options, for a locker and for one request.
 
 /// Generates the same setters for everything that owns `LockOptions`.
 macro_rules! option_setters {
     () => {
-        /// How long the store keeps the lock without a renewal. Default 30 s. An error on a store
-        /// that has no ttl (files).
+        /// Sets how long the store keeps the lock without a renewal. Default: 30 s. An error on a
+        /// store without ttl (files).
         pub fn ttl(mut self, ttl: Duration) -> Self {
             self.options.ttl = Some(ttl);
             self
         }
 
-        /// The guard's validity ends this long before the store lets anybody else in; covers the
-        /// difference in rate between two
-        /// clocks and the time that it takes to stop. Default a tenth of the ttl, at least 500 ms,
-        /// at most a fifth of the ttl.
+        /// Sets how long before the end of the lease the guard's validity ends. Covers the
+        /// different rates of two clocks, and the time that the work needs to stop. Default: a
+        /// tenth of the ttl, at least 500 ms, at most a fifth of the ttl.
         pub fn margin(mut self, margin: Duration) -> Self {
             self.options.margin = Some(margin);
             self
         }
 
-        /// When the lease is renewed. Default in the background, every third of the ttl.
+        /// Sets when the lease is renewed. Default: in the background, after every third of the
+        /// ttl.
         pub fn renew(mut self, renew: $crate::Renew) -> Self {
             self.options.renew = renew;
             self
         }
 
-        /// [`Guard::run`](crate::Guard::run) stops the work this long before the validity ends,
-        /// when renewals keep failing.
-        /// Default zero.
+        /// Sets how long before the end of the validity [`Guard::run`](crate::Guard::run) stops the
+        /// work, if renewals keep failing. Default: zero.
         pub fn grace(mut self, grace: Duration) -> Self {
             self.options.grace = grace;
             self
         }
 
-        /// How the holder calls itself, for others to read. Default `host:pid-` and a random part.
+        /// Sets the name of the holder, which other clients can read. Default: `host:pid-` and a
+        /// random part.
         pub fn owner(mut self, owner: impl Into<String>) -> Self {
             self.options.owner = Some(owner.into());
             self
         }
 
-        /// Bytes that others can read while the lock is held, such as a JSON text.
+        /// Sets bytes that other clients can read while the lock is held, such as a JSON text.
         pub fn data(mut self, data: impl Into<Vec<u8>>) -> Self {
             self.options.data = Some(data.into());
             self
         }
 
-        /// Keeps the lock for at least this long from its acquisition, even if it is released
-        /// earlier, so that a schedule that fires
-        /// twice runs once. Default zero.
+        /// Sets how long the lock stays held from its acquisition, even if it is released earlier.
+        /// So a schedule that fires twice runs once. Default: zero.
         pub fn min_hold(mut self, min_hold: Duration) -> Self {
             self.options.min_hold = min_hold;
             self
         }
 
-        /// The guard is lost when it is older than this, whatever the renewals say. Default: no
-        /// limit. The remedy
-        /// against a guard that is forgotten (`std::mem::forget`, a task that hangs) and would be
-        /// renewed for ever.
+        /// Sets how long the lock may be held; after that it is lost although renewals succeed.
+        /// Default: no limit. Limits a leaked guard (`std::mem::forget`, a task that hangs), which
+        /// would otherwise be renewed forever.
         pub fn max_hold(mut self, max_hold: Duration) -> Self {
             self.options.max_hold = Some(max_hold);
             self
         }
 
-        /// Time from now on after which the caller will be gone, such as a Lambda invocation's
-        /// remaining time. No lease outlives it:
-        /// ttls are cut to end there, and the guard is lost by then.
+        /// Sets the time from now until the caller ends, such as the remaining time of a Lambda
+        /// invocation. No lease outlives it: ttls are shortened, and the guard is lost by then.
         pub fn deadline(mut self, from_now: Duration) -> Self {
             self.options.deadline = Some(from_now);
             self

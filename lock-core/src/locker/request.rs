@@ -1,4 +1,4 @@
-//! Acquiring: one attempt, a bounded wait, or as long as it takes.
+//! Acquires a lock: by one attempt, within a bounded wait, or for as long as it takes.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -17,21 +17,21 @@ use crate::{
     types::{ClockReading, Error, ErrorKind, Holder, LeaseId, LockName, LockOptions, Operation},
 };
 
-/// How a bounded attempt to acquire ended, if the store could say.
+/// The outcome of a bounded attempt to acquire.
 #[derive(Debug)]
 #[must_use = "dropping an acquired guard releases the lock"]
 pub enum TryAcquire {
-    /// The lock is ours.
+    /// This process holds the lock now.
     Acquired(Guard),
-    /// Somebody else holds it.
+    /// Another client holds the lock.
     Contended(Holder),
 }
 
-/// How [`try_run`](LockRequest::try_run) ended, if the store could say.
+/// The outcome of [`try_run`](LockRequest::try_run).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "the work may have been skipped"]
 pub enum TryRun<T> {
-    /// The work ran to its end under the lock, with this result.
+    /// The work finished under the lock, with this result.
     Ran(T),
     /// Another client holds the lock, so the work did not start.
     Skipped(Holder),
@@ -39,12 +39,13 @@ pub enum TryRun<T> {
 
 type OnContention = Arc<dyn Fn(&Holder) + Send + Sync>;
 
-/// A lock about to be acquired; made by [`Locker::lock`](crate::Locker::lock). Options override those of the locker.
+/// A request for a lock, made by [`Locker::lock`](crate::Locker::lock). Its options override those
+/// of the locker.
 #[derive(Clone)]
 #[must_use = "a request does nothing until it is acquired"]
 pub struct LockRequest {
     shared: Arc<Shared>,
-    /// As the caller gave it. What is wrong with it is an error of the acquisition, like a wrong option.
+    /// An invalid name becomes an error of the acquisition, like an invalid option.
     name: Result<LockName, Error>,
     options: LockOptions,
     on_contention: Option<OnContention>,
@@ -56,13 +57,12 @@ impl fmt::Debug for LockRequest {
     }
 }
 
-/// How long a waiter retries transient errors before it returns the last one.
-/// As long as the default ttl: after that an outage has ended the leases of most holders too, and
-/// is news for the caller.
+/// How long a waiter retries transient errors before it returns the last one. As long as the
+/// default ttl: a longer outage has ended the leases of most holders too, and the caller has to
+/// know.
 const OUTAGE: Duration = Duration::from_secs(30);
-/// How many times an attempt that must answer now is sent while errors are transient.
-/// One lost reply must not fail it; each further attempt may keep the caller waiting for a whole
-/// request timeout.
+/// How many times an attempt without a wait is sent while errors are transient. One lost reply must
+/// not fail it. Each further attempt may take a whole request timeout.
 const TRIES: u32 = 3;
 
 impl LockRequest {
@@ -74,25 +74,27 @@ impl LockRequest {
         Self { shared, name, options, on_contention: None }
     }
 
-    /// Replaces all options at once, as read from a configuration.
+    /// Replaces all options, for example with those of a configuration.
     pub fn options(mut self, options: LockOptions) -> Self {
         self.options = options;
         self
     }
 
-    /// Calls `observer` with each refusal while waiting, to say who is waited for.
+    /// Calls `observer` with the current holder each time an attempt is contended.
     pub fn on_contention(mut self, observer: impl Fn(&Holder) + Send + Sync + 'static) -> Self {
         self.on_contention = Some(Arc::new(observer));
         self
     }
 
-    /// Tries now: acquired, or held by somebody else. One request to the store, repeated at most twice if it gets no answer; a grant that came
-    /// too late is given back first.
+    /// Tries to acquire the lock without waiting: acquired or contended.
+    ///
+    /// Sends one request to the store, and at most two more if it gets no reply. A grant that
+    /// arrived too late is released first.
     ///
     /// Does not queue behind other waiters of this process.
     ///
     /// # Errors
-    /// When the store cannot say, or an option is wrong; never because the lock is held.
+    /// If the store fails or an option is invalid. Contention is not an error.
     ///
     /// # Cancel safety
     /// Cancel safe: a lock that the store may have granted is released in the background.
@@ -103,19 +105,21 @@ impl LockRequest {
         acquiring.finish(outcome)
     }
 
-    /// Waits for the lock for at most `wait`, then says who holds it. Zero is one attempt.
+    /// Waits for the lock for at most `wait`, and then returns the holder. With zero it makes one
+    /// attempt.
     ///
-    /// Takes longer than `wait` by one request at most, or two where a grant that came too late has to be given back, as a request that is under
-    /// way when it ends is not given up: see
-    /// [`Timing::attempt_timeout`]. With `wait` zero that request is repeated at most twice if it gets no answer.
+    /// May exceed `wait` by one request, because a request in flight is not abandoned, or by two if
+    /// a late grant has to be released. [`Timing::attempt_timeout`] limits each request. With zero,
+    /// the request is repeated at most twice if it gets no reply.
     ///
-    /// Waiters of one process queue for a name first-in first-out.
+    /// Waiters of one process queue for a name in first-in, first-out order.
     ///
     /// # Errors
-    /// When the store cannot say for all of `wait`, or for 30 s; never because the lock is held.
+    /// If the store keeps failing for the whole of `wait`, or for 30 s. Contention is not an error.
     ///
     /// # Cancel safety
-    /// Cancel safe: the place in the queue is given up, and a lock that the store may have granted is released in the background.
+    /// Cancel safe: the waiter leaves the queue, and a lock that the store may have granted is
+    /// released in the background.
     pub async fn acquire_within(self, wait: Duration) -> Result<TryAcquire, Error> {
         let mut acquiring = AcquireLoop::new(self)?;
         let outcome = acquiring.wait(Some(wait)).await;
@@ -124,20 +128,22 @@ impl LockRequest {
 
     /// Waits for the lock, for as long as it takes or until the [`deadline`](Self::deadline).
     ///
-    /// Waiters of one process queue for a name first-in first-out.
+    /// Waiters of one process queue for a name in first-in, first-out order.
     ///
     /// # Errors
-    /// When the store cannot say for 30 s, or the deadline comes first; never because the lock is held.
+    /// If the store keeps failing for 30 s, or the deadline is reached first. Contention is not an
+    /// error.
     ///
     /// # Cancel safety
-    /// Cancel safe: the place in the queue is given up, and a lock that the store may have granted is released in the background.
+    /// Cancel safe: the waiter leaves the queue, and a lock that the store may have granted is
+    /// released in the background.
     pub async fn acquire(self) -> Result<Guard, Error> {
         let mut acquiring = AcquireLoop::new(self)?;
         let outcome = acquiring.wait(None).await;
         match acquiring.finish(outcome)? {
             TryAcquire::Acquired(guard) => Ok(guard),
             TryAcquire::Contended(holder) => {
-                let message = format!("the deadline came before the lock was free: held by {holder}");
+                let message = format!("the deadline was reached before the lock was free: held by {holder}");
                 Err(Error::new(ErrorKind::Timeout, message)
                     .with_ambiguous(false)
                     .with_retryable(false)
@@ -150,8 +156,9 @@ impl LockRequest {
 impl LockRequest {
     /// Runs `work` under the lock, or skips it when the lock is contended.
     ///
-    /// The work is dropped when the lock is lost, as by [`Guard::run`], and the lock is released after
-    /// it. A release that fails is logged, and goes on in the background: the work is done.
+    /// The work is dropped when the lock is lost, as by [`Guard::run`]. After the work the lock is
+    /// released. A failed release is only logged, because the work is done; it continues in the
+    /// background.
     ///
     /// ```
     /// use lock_core::{Locker, TryRun, memory::MemoryBackend};
@@ -168,7 +175,7 @@ impl LockRequest {
     /// ```
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Lost`] when the lock was lost before the work ended; else as
+    /// Of kind [`ErrorKind::Lost`] if the lock was lost before the work ended. Otherwise as
     /// [`try_acquire`](Self::try_acquire).
     ///
     /// # Cancel safety
@@ -183,11 +190,11 @@ impl LockRequest {
     /// Waits for the lock, for as long as it takes, and runs `work` under it.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Lost`] when the lock was lost before the work ended; else as
+    /// Of kind [`ErrorKind::Lost`] if the lock was lost before the work ended. Otherwise as
     /// [`acquire`](Self::acquire).
     ///
     /// # Cancel safety
-    /// As cancel safe as `work`; the place in the queue is given up, and the lock is released in the
+    /// As cancel safe as `work`; the waiter leaves the queue, and the lock is released in the
     /// background.
     pub async fn run<T>(self, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T, Error> {
         run_and_release(self.acquire().await?, work).await
@@ -195,17 +202,17 @@ impl LockRequest {
 }
 
 async fn run_and_release<T>(guard: Guard, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T, Error> {
-    // On a loss the guard is dropped, and releases in the background what it may still hold: the
-    // caller must hear of the loss now.
+    // On a loss the guard is dropped, which releases in the background. The caller has to get the
+    // loss without waiting for that.
     let done = guard.run(work(&guard)).await?;
     let name = guard.name().clone();
     if let Err(error) = guard.release().await {
-        tracing::warn!(%name, %error, "the work is done, but the release failed");
+        tracing::warn!(%name, %error, "release failed after the work was done");
     }
     Ok(done)
 }
 
-/// One acquisition under way.
+/// One acquisition in progress.
 struct AcquireLoop {
     shared: Arc<Shared>,
     name: LockName,
@@ -217,14 +224,14 @@ struct AcquireLoop {
 }
 
 impl AcquireLoop {
-    /// Checks everything that can be wrong before the first byte is sent.
+    /// Checks the name and the options before the first request is sent.
     fn new(LockRequest { shared, name, options, on_contention }: LockRequest) -> Result<Self, Error> {
         let asked = shared.clock.now();
         let name = name?;
         let timing = Timing::new(&options, shared.capabilities, shared.backend.timings())
             .map_err(|e| e.with_name(&name).with_store(shared.backend.describe()))?;
         shared.note_runtime();
-        // Guards of a runtime that has ended may be in the way, and nobody else ends them.
+        // Guards of an ended runtime may hold the lock, and only the renewal task ends them.
         shared.renewer.revive(&tokio::runtime::Handle::current());
         let limits =
             HoldLimits { asked, deadline: options.deadline, min_hold: options.min_hold, max_hold: options.max_hold };
@@ -241,7 +248,7 @@ impl AcquireLoop {
         self.shared.clock.now().since(self.limits.asked)
     }
 
-    /// Time until the caller's deadline.
+    /// Returns the time until the caller's deadline.
     fn left(&self) -> Option<Duration> {
         self.limits.deadline.map(|limit| limit.saturating_sub(self.elapsed()))
     }
@@ -259,13 +266,13 @@ impl AcquireLoop {
         metrics::waited(ended, self.elapsed());
         match &outcome {
             Ok(TryAcquire::Acquired(guard)) => tracing::debug!(name = %self.name, token = ?guard.token(), "acquired"),
-            Ok(TryAcquire::Contended(holder)) => tracing::debug!(name = %self.name, %holder, "held by somebody else"),
-            Err(error) => tracing::debug!(name = %self.name, %error, "could not acquire"),
+            Ok(TryAcquire::Contended(holder)) => tracing::debug!(name = %self.name, %holder, "contended"),
+            Err(error) => tracing::debug!(name = %self.name, %error, "acquisition failed"),
         }
         outcome.map_err(|e| e.with_store(self.shared.backend.describe()))
     }
 
-    /// One attempt and what became of it.
+    /// Makes one attempt and returns its outcome.
     #[tracing::instrument(level = "debug", name = "attempt", skip_all, fields(name = %self.name))]
     async fn attempt(&mut self) -> Result<TryAcquire, Error> {
         self.pending.prepare(self.left()).await?;
@@ -293,12 +300,12 @@ impl AcquireLoop {
         if hold.is_valid(now) {
             return Ok(TryAcquire::Acquired(self.guard(hold, from, now, grant)));
         }
-        // Granted, but the reply took so long that the lease is over.
+        // Granted, but the lease expired before the reply arrived.
         let given_back = self.pending.give_back(from).await;
         if self.is_too_late() {
             return Err(too_late().with_ambiguous(!given_back));
         }
-        let what = "the store's reply took longer than the lease; use a longer ttl where there is one to choose";
+        let what = "the store's reply arrived after the lease had expired; use a longer ttl if the store has one";
         Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(!given_back))
     }
 
@@ -323,14 +330,14 @@ impl AcquireLoop {
         }
     }
 
-    /// The attempt of somebody who does not wait: repeated only while the store gives no answer.
+    /// Makes an attempt without waiting. Repeats it only while the store does not reply.
     async fn answer_now(&mut self) -> Result<TryAcquire, Error> {
         let mut tries = 1;
         loop {
             match self.attempt().await {
                 Err(error) if error.is_retryable() && tries < TRIES && !self.is_too_late() => {
-                    tracing::debug!(name = %self.name, %error, "trying again");
-                    // The store gave no answer. With jitter, as others had none either and try again.
+                    tracing::debug!(name = %self.name, %error, "attempt failed; retrying");
+                    // With jitter, because other clients got no reply either and retry too.
                     tokio::time::sleep(self.shared.backend.timings().poll_min.mul_f64(f64::from(tries) * jitter()))
                         .await;
                     tries += 1;
@@ -340,12 +347,12 @@ impl AcquireLoop {
         }
     }
 
-    /// Time until the wait is over.
+    /// Returns the time until the wait ends.
     fn patience(&self, wait: Option<Duration>) -> Option<Duration> {
         [wait.map(|wait| wait.saturating_sub(self.elapsed())), self.left()].into_iter().flatten().min()
     }
 
-    /// Queues for the turn of this process, then contends for the lock.
+    /// Waits for its turn in this process, then contends for the lock.
     async fn wait(&mut self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
         if self.patience(wait).is_some_and(|left| left.is_zero()) {
             self.turn = self.shared.queues.try_enter(&self.name);
@@ -381,7 +388,7 @@ impl AcquireLoop {
                     if !error.is_retryable() || now.since(since) >= OUTAGE {
                         return answer;
                     }
-                    tracing::debug!(name = %self.name, %error, "waiting through an error");
+                    tracing::debug!(name = %self.name, %error, "attempt failed while waiting; retrying");
                     None
                 }
             };
@@ -394,23 +401,25 @@ impl AcquireLoop {
                 match watch_for(&self.shared, &self.name, limit).await {
                     Ok(Some(begun)) => {
                         watch = Some(begun);
-                        // Once more: what was released before the watch began wakes nobody.
+                        // Try again: a release before the watch began does not wake it.
                         continue;
                     }
                     Ok(None) => may_watch = false,
-                    // The next round tries again: an outage must not leave a long wait to polling.
+                    // Retried in the next round: after an outage a long wait must not depend on
+                    // polling.
                     Err(()) => {}
                 }
             }
             let longest = self.patience(wait).unwrap_or(Duration::MAX);
             let pause = backoff.after_wake(holder_of(&answer));
             if !pause.is_zero() {
-                // Woken for nothing: a watch that goes on like that must not make us ask without end.
+                // Woken although the lock is still held. Such a watch must not cause a tight loop.
                 tokio::time::sleep(pause.min(longest)).await;
             }
             let nap = backoff.next(expires_in).min(longest);
             tokio::select! {
-                // Until the holder expires at the latest, and where nothing wakes until the next poll.
+                // At the latest until the holder's lease expires; without a watch until the next
+                // poll.
                 () = tokio::time::sleep(nap.max(SHORTEST)) => {}
                 () = changed(watch.as_mut()) => backoff.woken(holder_of(&answer)),
             }
@@ -421,11 +430,16 @@ impl AcquireLoop {
     }
 }
 
-/// `Ok(None)` when this store cannot tell, an error when it could not now. Not a method: an `AcquireLoop` with a request in flight
-/// cannot be shared between threads.
+/// Begins to watch a name. Returns `Ok(None)` if the store cannot watch at all, and an error if it
+/// failed now.
+///
+/// Not a method, because an `AcquireLoop` with a request in flight cannot be shared between
+/// threads.
 async fn watch_for(shared: &Shared, name: &LockName, limit: Duration) -> Result<Option<Box<dyn Watch>>, ()> {
     let answer = tokio::time::timeout(limit, shared.backend.watch(name)).await;
-    answer.map_err(drop)?.map_err(|error| tracing::debug!(%name, %error, "cannot watch; polling until the next try"))
+    answer
+        .map_err(drop)?
+        .map_err(|error| tracing::debug!(%name, %error, "watch failed; polling until the next attempt"))
 }
 
 async fn changed(watch: Option<&mut Box<dyn Watch>>) {
@@ -443,7 +457,7 @@ fn holder_of(answer: &Result<TryAcquire, Error>) -> Option<&Holder> {
 }
 
 fn too_late() -> Error {
-    Error::new(ErrorKind::Timeout, "the deadline came before the store granted the lock")
+    Error::new(ErrorKind::Timeout, "the deadline was reached before the store granted the lock")
         .with_ambiguous(false)
         .with_retryable(false)
 }

@@ -1,4 +1,4 @@
-//! Elapsed time that a suspended, frozen or thawed process cannot miss.
+//! Measures elapsed time on clocks that keep running while the process is suspended or frozen.
 
 use std::{fmt, time::Duration};
 
@@ -14,11 +14,13 @@ pub struct ClockReading {
 }
 
 impl ClockReading {
-    /// Time from `earlier` to `self`: the larger of boot time and wall time, zero if both say that it is later.
+    /// Returns the time from `earlier` to `self`: the larger of boot time and wall time. Zero if
+    /// both clocks read less than at `earlier`.
     ///
-    /// `CLOCK_BOOTTIME` counts on while a machine is suspended, which `CLOCK_MONOTONIC` (and so [`std::time::Instant`])
-    /// does not; but a virtual machine that is paused and thawed may notice it only in its wall clock. Reading too much
-    /// ends a lease early, reading too little makes two holders: so the larger one counts.
+    /// `CLOCK_BOOTTIME` keeps running while a machine is suspended; `CLOCK_MONOTONIC`, and so
+    /// [`std::time::Instant`], does not. After a pause of a virtual machine only the wall clock may
+    /// have advanced. Too long a time ends a lease early, too short a time permits two holders. So
+    /// the larger one counts.
     pub fn since(self, earlier: Self) -> Duration {
         let boot = self.boot.saturating_sub(earlier.boot);
         let wall = self.wall.saturating_sub(earlier.wall);
@@ -26,9 +28,9 @@ impl ClockReading {
     }
 }
 
-/// Where the core reads the time. A trait, so that tests can suspend the machine and step its clocks.
+/// The source of time for the core. Tests replace it to suspend the machine and step its clocks.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// Both clocks now.
+    /// Reads both clocks.
     fn now(&self) -> ClockReading;
 }
 
@@ -44,7 +46,7 @@ impl Clock for SystemClock {
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const BOOT: ClockId = ClockId::CLOCK_BOOTTIME;
-// Elsewhere the monotonic clock; on macOS and the BSDs it may stop in suspend, and wall time has to tell.
+// On macOS and the BSDs the monotonic clock may stop during suspend; the wall clock covers that.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 const BOOT: ClockId = ClockId::CLOCK_MONOTONIC;
 
@@ -65,12 +67,8 @@ mod tests {
     #[test]
     fn elapsed_time_is_the_larger_of_boot_and_wall_time() {
         assert_eq!(at(15, 105).since(at(10, 100)), Duration::from_secs(5));
-        assert_eq!(at(11, 160).since(at(10, 100)), Duration::from_secs(60), "thawed: only the wall clock noticed");
-        assert_eq!(
-            at(70, 100).since(at(10, 100)),
-            Duration::from_secs(60),
-            "the wall clock stood still or was set back"
-        );
+        assert_eq!(at(11, 160).since(at(10, 100)), Duration::from_secs(60), "thawed: only the wall clock advanced");
+        assert_eq!(at(70, 100).since(at(10, 100)), Duration::from_secs(60), "the wall clock stopped or was set back");
         assert_eq!(at(10, 40).since(at(10, 100)), Duration::ZERO, "the wall clock went back");
     }
 

@@ -1,41 +1,41 @@
-//! What went wrong, on which store, with which lock, and whether trying again can help.
+//! Errors: what failed, on which store and lock, and whether a retry can help.
 
 use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use crate::types::{InvalidName, LockName, Lost};
 
-/// The sort of an [`Error`], to branch on.
+/// The kind of an [`Error`], to branch on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A setting, name or option is wrong: mend the configuration.
+    /// Invalid configuration: a setting, name or option is wrong.
     Config,
-    /// This backend, as configured, cannot do what was asked.
+    /// The backend, as configured, does not support the operation.
     Unsupported,
-    /// The store refused us: credentials or permissions.
+    /// The store refused the request: wrong credentials or missing permissions.
     PermissionDenied,
-    /// What should hold the locks (directory, table) is not there or is not what it should be.
+    /// The directory or table for the locks is missing or unsuitable.
     StoreNotReady,
-    /// The store could not be reached, or broke off.
+    /// The store was unreachable, or the connection broke.
     Unavailable,
-    /// The store did not answer in time.
+    /// The store did not reply in time, or a deadline was reached.
     Timeout,
-    /// The store is up but asks for fewer requests.
+    /// The store is up, but rejects requests because there are too many.
     Throttled,
-    /// A quota or a size limit of the store was hit.
+    /// A quota or a size limit of the store was reached.
     Limit,
-    /// The store cannot write: full or read-only.
+    /// The store cannot write: it is full or read-only.
     Full,
-    /// A record in the store is not what it should be.
+    /// A record in the store is corrupt.
     Corrupt,
     /// The lock was lost; see [`Error::lost`].
     Lost,
-    /// Anything else.
+    /// Any other error.
     Other,
 }
 
 impl ErrorKind {
-    /// The kind as one lower-case word, for metrics and logs.
+    /// Returns the kind as one lower-case word, for metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Config => "config",
@@ -58,7 +58,7 @@ impl ErrorKind {
     }
 }
 
-/// Which operation failed.
+/// The operation that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Operation {
@@ -83,7 +83,7 @@ pub enum Operation {
 }
 
 impl Operation {
-    /// The operation as one lower-case word, for metrics and logs.
+    /// Returns the operation as one lower-case word, for metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",
@@ -99,12 +99,14 @@ impl Operation {
     }
 }
 
-/// The error of every fallible operation here.
+/// The error type of this crate.
 ///
-/// It never means "somebody else holds the lock": contention is a value, and an error means that nobody knows, or that
-/// nothing can be done. `Display` is one line that says what to do next; the cause is its [`source`](StdError::source), which clones
-/// share. `Debug` reads like `Display`, followed by the causes, because that is how `main() -> Result`
-/// prints it; `{:#?}` shows the fields.
+/// An error never means that another client holds the lock: contention is a value. An error means
+/// that the outcome is unknown, or that the operation cannot succeed.
+///
+/// `Display` is one line that says what to do next. The cause is the [`source`](StdError::source),
+/// which clones share. `Debug` prints the same line and then the causes, because `main() -> Result`
+/// prints errors by `Debug`. `{:#?}` shows the fields.
 #[derive(Clone)]
 pub struct Error(Box<Inner>);
 
@@ -122,9 +124,10 @@ struct Inner {
 }
 
 impl Error {
-    /// A new error; `message` says what is wrong and what to do about it, without repeating the source.
+    /// Creates an error. `message` says what is wrong and what to do, without repeating the source.
     ///
-    /// Retryable as its kind suggests, and ambiguous for [`ErrorKind::Unavailable`] and [`ErrorKind::Timeout`].
+    /// The error is retryable if its kind is transient. It is ambiguous if its kind is
+    /// [`ErrorKind::Unavailable`] or [`ErrorKind::Timeout`].
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Box::new(Inner {
             kind,
@@ -146,72 +149,73 @@ impl Error {
         self
     }
 
-    /// Adds the operation, unless one stands.
+    /// Adds the operation, unless one is set.
     #[must_use]
     pub fn with_operation(mut self, operation: Operation) -> Self {
         self.0.operation.get_or_insert(operation);
         self
     }
 
-    /// Adds the lock's name, unless one stands.
+    /// Adds the lock's name, unless one is set.
     #[must_use]
     pub fn with_name(mut self, name: &LockName) -> Self {
         self.0.name.get_or_insert_with(|| name.clone());
         self
     }
 
-    /// Adds the store, in a form without secrets, unless one stands.
+    /// Adds the store, in a form without secrets, unless one is set.
     #[must_use]
     pub fn with_store(mut self, store: impl Into<String>) -> Self {
         self.0.store.get_or_insert(store.into());
         self
     }
 
-    /// Says whether trying the same again can help.
+    /// Sets whether a retry can help.
     #[must_use]
     pub fn with_retryable(mut self, retryable: bool) -> Self {
         self.0.retryable = retryable;
         self
     }
 
-    /// Says whether the request may have taken effect although it failed: `false` only where it certainly has not.
+    /// Sets whether the request may have taken effect although it failed. `false` means that it
+    /// certainly has not.
     #[must_use]
     pub fn with_ambiguous(mut self, ambiguous: bool) -> Self {
         self.0.ambiguous = ambiguous;
         self
     }
 
-    /// The sort of the error.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// Which operation failed, if it was one on the store.
+    /// Returns the operation that failed, if it was one on the store.
     pub fn operation(&self) -> Option<Operation> {
         self.0.operation
     }
 
-    /// Which lock it was about.
+    /// Returns the name of the lock, if the error concerns one.
     pub fn name(&self) -> Option<&LockName> {
         self.0.name.as_ref()
     }
 
-    /// Which store it was, without secrets.
+    /// Returns the store, without secrets.
     pub fn store(&self) -> Option<&str> {
         self.0.store.as_deref()
     }
 
-    /// Whether trying the same again can help.
+    /// Returns `true` if a retry can help.
     pub fn is_retryable(&self) -> bool {
         self.0.retryable
     }
 
-    /// Whether the request may have taken effect although it failed.
+    /// Returns `true` if the request may have taken effect although it failed.
     pub fn is_ambiguous(&self) -> bool {
         self.0.ambiguous
     }
 
-    /// How the lock was lost, when the kind is [`ErrorKind::Lost`].
+    /// Returns the loss, if the kind is [`ErrorKind::Lost`].
     pub fn lost(&self) -> Option<&Lost> {
         self.0.lost.as_ref()
     }
@@ -266,7 +270,7 @@ impl From<Lost> for Error {
 }
 
 impl From<std::convert::Infallible> for Error {
-    /// For what takes anything that can become a value, one that needs no change included.
+    /// Lets generic `TryInto` arguments accept the identity conversion.
     fn from(never: std::convert::Infallible) -> Self {
         match never {}
     }
@@ -278,8 +282,7 @@ impl From<InvalidName> for Error {
     }
 }
 
-/// The error of a request to which no reply came within `limit`. Whoever sent it says which
-/// operation it was.
+/// Returns the error of a request that got no reply within `limit`. The caller adds the operation.
 pub(crate) fn no_reply(limit: Duration) -> Error {
     Error::new(ErrorKind::Timeout, format!("the store did not answer within {limit:?}"))
 }
@@ -310,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clone_says_the_same_and_has_the_same_cause() {
+    fn clone_keeps_fields_and_shares_the_cause() {
         let error =
             Error::new(ErrorKind::Throttled, "wait").with_ambiguous(true).with_source(std::io::Error::other("503"));
         let one = error.clone().with_name(&LockName::new("a").unwrap());
@@ -321,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_may_have_reached_the_store_is_ambiguous() {
+    fn kinds_set_retryable_and_ambiguous() {
         assert!(Error::new(ErrorKind::Timeout, "").is_ambiguous());
         assert!(!Error::new(ErrorKind::Throttled, "").is_ambiguous());
         assert!(Error::new(ErrorKind::Throttled, "").is_retryable());

@@ -1,56 +1,73 @@
-//! How a lock was lost.
+//! The loss of a lock and its reason.
 
 use std::{fmt, time::Duration};
 
 use crate::types::{FencingToken, Holder, LockName};
 
-/// A guard's lock is no longer valid. The work that it protected must stop.
+/// The loss of a guard's lock: the work that it protected must stop.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use lock_core::{Locker, LossReason, memory::MemoryBackend};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), lock_core::Error> {
+/// let locker = Locker::new(MemoryBackend::new())?;
+/// let guard = locker.lock("nightly-etl").max_hold(Duration::from_millis(50)).acquire().await?;
+/// let lost = guard.lost().await;
+/// assert_eq!(lost.reason, LossReason::MaxHold);
+/// assert_eq!(lost.token, guard.token());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the lock \"{name}\" was lost: {reason}")]
 #[non_exhaustive]
 pub struct Lost {
-    /// Which lock.
+    /// The name of the lock.
     pub name: LockName,
-    /// The token of the acquisition that was lost.
+    /// The fencing token of the acquisition that was lost.
     pub token: Option<FencingToken>,
-    /// Why.
+    /// The reason of the loss.
     pub reason: LossReason,
 }
 
-/// Why a lock was lost.
+/// The reason why a lock was lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LossReason {
-    /// The lease ran out and nobody renewed it: manual renewal came too late, or not at all.
+    /// The lease expired without a renewal: manual renewal came too late, or not at all.
     Expired,
-    /// Somebody else holds the lock now.
+    /// Another client holds the lock now.
     TakenBy(Box<Holder>),
-    /// The store's record of this acquisition is gone, and nobody holds the lock.
+    /// The store's record of this acquisition is gone, and the lock is free.
     RecordGone,
     /// An operator broke the lock.
     BrokenBy(String),
-    /// The store did not confirm the lease in time, since this long before the loss.
+    /// The store did not confirm a renewal in time.
     Unreachable {
-        /// Time since the last confirmed renewal.
+        /// The time from the last confirmed renewal to the loss.
         since: Duration,
-        /// What the last attempt to renew ended in.
+        /// The error of the last attempt to renew.
         last_error: String,
     },
-    /// The process did not run (stopped, suspended, thawed), or its clock jumped, for this long, past the end of the lease.
+    /// The process was stopped or suspended for this long, or its clock jumped, past the end of the
+    /// lease.
     FrozenFor(Duration),
     /// The file system lost the lock, or the lock file was replaced or removed.
     FileLock(String),
-    /// Held for longer than [`max_hold`](crate::LockRequest::max_hold) allows.
+    /// The lock was held for as long as [`max_hold`](crate::LockRequest::max_hold) allows.
     MaxHold,
-    /// The [`deadline`](crate::LockRequest::deadline) has come.
+    /// The [`deadline`](crate::LockRequest::deadline) was reached.
     Deadline,
-    /// The guard released the lock or was dropped. Only a [`LossSignal`](crate::LossSignal), which may
-    /// outlive its guard, gives this reason.
+    /// The guard released the lock or was dropped. Only a [`LossSignal`](crate::LossSignal), which
+    /// may outlive its guard, gives this reason.
     Released,
 }
 
 impl LossReason {
-    /// Whether it was the store that said so. Otherwise the guard ended by this machine's clocks, when it was to.
+    /// Returns `true` if the store reported the loss, `false` if the local deadline expired.
     pub fn is_from_the_store(&self) -> bool {
         !matches!(
             self,
@@ -63,7 +80,7 @@ impl LossReason {
         )
     }
 
-    /// The reason as one lower-case word, for metrics and logs.
+    /// Returns the reason as one lower-case word, for metrics and logs.
     pub fn as_str(&self) -> &'static str {
         match self {
             Self::Expired => "expired",
@@ -83,17 +100,17 @@ impl LossReason {
 impl fmt::Display for LossReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Expired => write!(f, "its lease ran out without a renewal"),
+            Self::Expired => write!(f, "its lease expired without a renewal"),
             Self::TakenBy(holder) => write!(f, "taken by {holder}"),
             Self::RecordGone => write!(f, "its record in the store is gone"),
             Self::BrokenBy(who) => write!(f, "broken by {}", who.escape_debug()),
             Self::Unreachable { since, last_error } => {
                 write!(f, "no renewal was confirmed for {:.1} s ({last_error})", since.as_secs_f64())
             }
-            Self::FrozenFor(gap) => write!(f, "the process did not run for {:.1} s", gap.as_secs_f64()),
+            Self::FrozenFor(gap) => write!(f, "the process was frozen for {:.1} s", gap.as_secs_f64()),
             Self::FileLock(what) => write!(f, "{what}"),
-            Self::MaxHold => write!(f, "held for as long as max_hold allows"),
-            Self::Deadline => write!(f, "its deadline has come"),
+            Self::MaxHold => write!(f, "max_hold was reached"),
+            Self::Deadline => write!(f, "its deadline was reached"),
             Self::Released => write!(f, "its guard released it"),
         }
     }

@@ -1,4 +1,4 @@
-//! What all other modules speak of: plain data and the clock. Imports none of them.
+//! The plain data types and the clock. All other modules import these; this module imports none.
 
 /// Generates setters for the fields of a struct that may grow, so that other crates can fill it.
 macro_rules! setters {

@@ -2,35 +2,36 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
-/// The name of a lock: 1 to 1,024 bytes of UTF-8, any characters.
+/// The name of a lock: 1 to 1,024 bytes of UTF-8, with any characters.
 ///
-/// Slashes, dots, NUL, braces and other scripts are legal; each backend encodes what its store cannot take. Names are
-/// compared byte by byte: no case folding, no Unicode normalisation.
+/// Slashes, dots, NUL, braces and other scripts are legal. Each backend encodes the characters that
+/// its store does not accept. Names are compared byte by byte, without case folding or Unicode
+/// normalisation.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LockName(Arc<str>);
 
-/// Why a text cannot be a [`LockName`].
+/// The reason why a text is not a valid [`LockName`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
     /// The text is empty.
-    #[error("a lock name must not be empty; give the thing that is locked a name, such as \"nightly-etl\"")]
+    #[error("a lock name must not be empty; name what the lock protects, such as \"nightly-etl\"")]
     Empty,
     /// The text is longer than [`LockName::MAX_BYTES`].
-    #[error("a lock name has at most {max} bytes, this one has {bytes}; use a shorter name or a digest of it", max = LockName::MAX_BYTES)]
+    #[error("a lock name has at most {max} bytes, but this one has {bytes}; use a shorter name or a digest of it", max = LockName::MAX_BYTES)]
     TooLong {
-        /// How long the text is.
+        /// The length of the text.
         bytes: usize,
     },
 }
 
 impl LockName {
-    /// The longest name, in bytes of UTF-8.
+    /// The length of the longest name, in bytes of UTF-8.
     pub const MAX_BYTES: usize = 1024;
 
-    /// Checks and wraps `name`.
+    /// Checks `name` and makes a lock name of it.
     ///
     /// # Errors
-    /// [`InvalidName`] when `name` is empty or longer than [`Self::MAX_BYTES`].
+    /// [`InvalidName`] if `name` is empty or longer than [`Self::MAX_BYTES`].
     pub fn new(name: impl AsRef<str>) -> Result<Self, InvalidName> {
         let name = name.as_ref();
         match name.len() {
@@ -40,12 +41,12 @@ impl LockName {
         }
     }
 
-    /// The name with `prefix` in front of it.
+    /// Returns the name with `prefix` in front of it.
     pub(crate) fn with_prefix(self, prefix: &str) -> Result<Self, InvalidName> {
         if prefix.is_empty() { Ok(self) } else { Self::new(format!("{prefix}{self_}", self_ = self.0)) }
     }
 
-    /// The name as text.
+    /// Returns the name as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -76,7 +77,7 @@ impl From<&Self> for LockName {
     }
 }
 
-/// Every text that a call may be given instead of a name is checked in one place.
+/// All conversions from text check the name in one place.
 macro_rules! from_text {
     ($($text:ty)*) => {
         $(impl TryFrom<$text> for LockName {

@@ -1,4 +1,4 @@
-//! What can be chosen for a lock.
+//! The options of a lock.
 
 use std::time::Duration;
 
@@ -6,20 +6,20 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Renew {
-    /// In the background, every third of the ttl; on a store without a ttl, as often as it asks to
-    /// be probed.
+    /// In the background, after every third of the ttl. On a store without a ttl, at the store's
+    /// probe interval.
     #[default]
     Auto,
     /// In the background, at this interval.
     Every(Duration),
-    /// Only by [`Guard::renew_if_below`](crate::Guard::renew_if_below): nothing runs in the background. For a
-    /// process that may be frozen
-    /// between two pieces of work, such as a Lambda function.
+    /// Only by [`Guard::renew_if_below`](crate::Guard::renew_if_below): no renewal runs in the
+    /// background. For a process that may be frozen between two pieces of work, such as a Lambda
+    /// function.
     Manual,
 }
 
-/// What can be chosen for a [`Locker`](crate::Locker) and overridden for each
-/// [`LockRequest`](crate::LockRequest).
+/// The options of a [`Locker`](crate::Locker), which each [`LockRequest`](crate::LockRequest) can
+/// override.
 ///
 /// `None` stands for the default that the field's method on [`LockRequest`](crate::LockRequest)
 /// documents.
