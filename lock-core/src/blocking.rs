@@ -293,7 +293,7 @@ impl LockRequest {
         guard.check()?;
         let name = guard.name().clone();
         if let Err(error) = guard.release() {
-            tracing::warn!(%name, %error, "the work is done, but the release failed");
+            tracing::warn!(%name, %error, "release failed after the work was done");
         }
         Ok(TryRun::Ran(done))
     }

@@ -2,7 +2,8 @@
 
 use std::sync::{MutexGuard, PoisonError};
 
-/// [`std::sync::Mutex`] without poisoning: each critical section of this crate leaves the value whole, so a panic in one does not spoil it.
+/// A [`std::sync::Mutex`] without poisoning. A panic in a critical section of this crate leaves the
+/// value consistent.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(std::sync::Mutex<T>);
 

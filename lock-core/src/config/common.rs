@@ -7,7 +7,7 @@ use crate::{
     types::{Error, LockOptions, Renew},
 };
 
-/// The options that every store has, as the core wants them.
+/// The options that every store has, as values of the core.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Common {
     options: LockOptions,
@@ -21,7 +21,7 @@ impl Common {
     pub(crate) const NAMES: [&str; 9] =
         ["ttl", "margin", "renew", "grace", "owner", "prefix", "min_hold", "max_hold", "require"];
 
-    /// Takes the common options out of `config`.
+    /// Takes these options out of `config`.
     pub(crate) fn take(config: &mut StoreConfig) -> Result<Self, Error> {
         let options = LockOptions {
             ttl: config.take_duration("ttl")?,
@@ -52,7 +52,7 @@ fn parse_renew(text: &str) -> Result<Renew, String> {
         "manual" => Ok(Renew::Manual),
         _ => duration::parse(text).map(Renew::Every).map_err(|problem| {
             let near = did_you_mean(text, ["auto", "manual"]);
-            if near.is_empty() { problem } else { format!("is none of auto, manual or a duration such as 10s{near}") }
+            if near.is_empty() { problem } else { format!("must be auto, manual or a duration such as 10s{near}") }
         }),
     }
 }
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn every_common_option_reaches_its_place() {
+    fn every_common_option_sets_its_field() {
         let common = take(
             "ttl=20s&margin=2s&renew=5s&grace=1s&owner=me%20%26%20you&min_hold=3s&max_hold=1h&prefix=app/&require=fencing,holder",
         );
@@ -100,22 +100,19 @@ mod tests {
         let every = Common::NAMES.map(|name| format!("{name}={}", if name == "require" { "ttl" } else { "1s" }));
         let mut config = ConfigString::parse(&format!("x:?{}", every.join("&"))).unwrap().into();
         Common::take(&mut config).unwrap();
-        config.finish().expect("the names are those that are taken");
+        config.finish().expect("NAMES lists every option that `take` takes");
         assert_eq!(take("renew=manual").unwrap().options.renew, Renew::Manual);
         assert_eq!(take("renew=auto"), Ok(Common::default()));
     }
 
     #[test]
-    fn a_wrong_value_is_refused_with_what_to_write() {
+    fn invalid_value_is_refused_with_a_fix() {
         for (options, message) in [
-            ("ttl=30", "open on x:?ttl=30: ttl=30 has no unit; write 30s for seconds, or another of ms, s, m, h, d"),
-            (
-                "renew=10",
-                "open on x:?renew=10: renew=10 has no unit; write 10s for seconds, or another of ms, s, m, h, d",
-            ),
+            ("ttl=30", "open on x:?ttl=30: ttl=30 has no unit; write 30s for seconds, or use ms, m, h or d"),
+            ("renew=10", "open on x:?renew=10: renew=10 has no unit; write 10s for seconds, or use ms, m, h or d"),
             (
                 "renew=manul",
-                "open on x:?renew=manul: renew=manul is none of auto, manual or a duration such as 10s; did you mean \"manual\"?",
+                "open on x:?renew=manul: renew=manul must be auto, manual or a duration such as 10s; did you mean \"manual\"?",
             ),
             (
                 "require=fencing,holdr",

@@ -1,4 +1,4 @@
-//! Durations as people write them: a number and its unit.
+//! Durations in text: numbers with units.
 
 use std::time::Duration;
 
@@ -10,34 +10,37 @@ const UNITS: &[&str] = &[
 use crate::types::{Error, ErrorKind};
 
 const LONGEST_DAYS: u64 = 36_500;
-/// The longest duration that is taken, 100 years: what is longer is a slip, and clocks and timers would overflow.
+/// The longest duration that is accepted: 100 years. Longer ones are mistakes, and clocks and
+/// timers would overflow.
 pub const LONGEST_DURATION: Duration = Duration::from_secs(LONGEST_DAYS * 24 * 3600);
 
-/// Reads a duration as config strings have it, for an application's own options: `30s`, `250ms`, `1h30m`.
+/// Parses a duration in the format of config strings: `30s`, `250ms`, `1h30m`. For an application's
+/// own options.
 ///
 /// # Errors
-/// Of kind [`ErrorKind::Config`] for a number without a unit, a unit longer than days (to many parsers `M` is a month) and what is longer than
-/// [`LONGEST_DURATION`].
+/// Of kind [`ErrorKind::Config`] for a number without a unit, for a unit longer than days (to many
+/// parsers `M` is a month), and for a duration longer than [`LONGEST_DURATION`].
 pub fn parse_duration(text: &str) -> Result<Duration, Error> {
     parse(text).map_err(|problem| Error::new(ErrorKind::Config, format!("\"{}\" {problem}", text.escape_debug())))
 }
 
-/// Reads `text`, such as `30s`, `250ms`, `1h30m`; what is wrong goes behind the text in a sentence.
+/// Parses `text`, such as `30s`, `250ms`, `1h30m`. The error continues a sentence that begins with
+/// the text.
 pub(super) fn parse(text: &str) -> Result<Duration, String> {
     if text.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(format!("has no unit; write {text}s for seconds, or another of ms, s, m, h, d"));
+        return Err(format!("has no unit; write {text}s for seconds, or use ms, m, h or d"));
     }
-    // To humantime `M` is a month: a lease of five of them, where minutes were meant, would be taken.
+    // To humantime `M` is a month, so `5M` would silently become a lease of five months.
     let mut units = text.split(|c: char| c.is_ascii_digit() || c == ' ' || c == '.').filter(|unit| !unit.is_empty());
     if let Some(unit) = units.find(|unit| !UNITS.contains(unit)) {
         let lower = unit.to_ascii_lowercase();
-        let near = if UNITS.contains(&&*lower) { format!("; write it small: {lower}") } else { String::new() };
+        let near = if UNITS.contains(&&*lower) { format!("; write it in lower case: {lower}") } else { String::new() };
         return Err(format!("is not a duration: \"{}\" is none of ms, s, m, h, d{near}", unit.escape_debug()));
     }
     let parsed = humantime::parse_duration(text)
         .map_err(|_| "is not a duration; write whole numbers with units, such as 30s, 250ms or 1h30m")?;
     if parsed > LONGEST_DURATION {
-        return Err(format!("is longer than {LONGEST_DAYS} days; leave it out where no limit is meant"));
+        return Err(format!("is longer than {LONGEST_DAYS} days; leave it out for no limit"));
     }
     Ok(parsed)
 }
@@ -47,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_duration_has_a_unit_and_nothing_longer_than_days() {
+    fn duration_needs_a_unit_of_days_or_shorter() {
         for (text, ms) in [("30s", 30_000), ("250ms", 250), ("1h30m", 5_400_000), ("1m 5s", 65_000), ("0s", 0)] {
             assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text}");
         }
@@ -55,8 +58,8 @@ mod tests {
         for (text, words) in [
             ("30", "write 30s"),
             ("0", "write 0s"),
-            ("5M", "\"M\" is none of ms, s, m, h, d; write it small: m"),
-            ("250MS", "write it small: ms"),
+            ("5M", "\"M\" is none of ms, s, m, h, d; write it in lower case: m"),
+            ("250MS", "write it in lower case: ms"),
             ("1Y", "\"Y\" is none of ms, s, m, h, d"),
             ("36501d", "is longer than 36500 days"),
             ("18446744073709551615s", "is longer than 36500 days"),

@@ -1,37 +1,44 @@
-//! Secrets that stand elsewhere: `password_file=/run/secrets/redis`, `password_env=REDIS_PASSWORD`.
+//! Secrets from files and environment variables: `password_file=/run/secrets/redis`,
+//! `password_env=REDIS_PASSWORD`.
 
 use std::{env, fs};
 
 use super::{ConfigString, Secret, secret::is_secret_name};
 use crate::types::Error;
 
-/// Where a secret is.
+/// The kind of place that has a secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     File,
     Environment,
 }
 
-/// The secret that the option `name` says the place of, and what sort of place that is.
+/// Returns the secret option that the option `name` refers to, and the kind of place.
 fn refers_to(name: &str) -> Option<(&str, Place)> {
     let file = name.strip_suffix("_file").map(|secret| (secret, Place::File));
     file.or(name.strip_suffix("_env").map(|secret| (secret, Place::Environment)))
         .filter(|(secret, _)| is_secret_name(secret))
 }
 
-/// Whether the option says where a secret is, rather than what it is.
+/// Returns `true` if the option contains the place of a secret, not the secret itself.
 pub(super) fn is_reference(name: &str) -> bool {
     refers_to(name).is_some()
 }
 
 impl ConfigString {
-    /// Fetches the secrets that stand elsewhere: an option `NAME_file` becomes `NAME` with the content of that file, less a line end behind it; `NAME_env`
-    /// becomes `NAME` with the value of that environment variable; for all options that are secret by their names, and for `password`, which is
-    /// the password before the host. [`Registry::open`](crate::Registry::open) does this.
+    /// Replaces references to secrets by the secrets. [`Registry::open`](crate::Registry::open)
+    /// calls this.
+    ///
+    /// - `NAME_file` becomes `NAME` with the content of that file, without a trailing line break.
+    /// - `NAME_env` becomes `NAME` with the value of that environment variable.
+    ///
+    /// This applies to all options that are secret by name. `password` is the password before the
+    /// host.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`](crate::ErrorKind::Config) when a file cannot be read, a variable is not set, what is there is no secret that could stand in
-    /// a config string, or the secret stands in the config string too.
+    /// Of kind [`ErrorKind::Config`](crate::ErrorKind::Config) if a file cannot be read, a variable
+    /// is not set, the secret is not valid in a config string, or the config string already
+    /// contains it.
     pub fn fetch_secrets(mut self) -> Result<Self, Error> {
         let (references, options): (Vec<_>, Vec<_>) =
             self.options.into_iter().partition(|(name, _)| is_reference(name));
@@ -39,7 +46,8 @@ impl ConfigString {
         for (reference, place) in &references {
             let Some((name, kind)) = refers_to(reference) else { continue };
             let secret = fetch(kind, place).map_err(|(problem, source)| {
-                // Without what stands there: often it is the secret itself, from a `$VARIABLE` that a shell has replaced.
+                // The message omits the value: it is often the secret itself, from a `$VARIABLE`
+                // that a shell expanded.
                 let error = self.error(format!("{reference}: {problem}"));
                 match source {
                     Some(source) => error.with_source(source),
@@ -74,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_places_of_secrets_are_references() {
+    fn references_name_the_places_of_secrets() {
         for name in
             ["password_file", "password_env", "sentinel_password_file", "secret_access_key_env", "session_token_file"]
         {

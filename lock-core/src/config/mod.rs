@@ -1,4 +1,4 @@
-//! Config strings: which store to use and how, in one line.
+//! Config strings: the store and its options in one line.
 //!
 //! ```text
 //! scheme://[user[:password]@]host[:port][,host2[:port]…]/path?option=value&option=value
@@ -14,10 +14,15 @@
 //! | `dynamodb://locks?region=eu-west-1` | a table |
 //! | `migrate:?from=file:///mnt/efs/locks&to=dynamodb://locks` | two stores as one (crate `lock-migrate`) |
 //!
-//! Every part is percent-encoded where it needs to be: in users and passwords all but letters, digits and `-._~`;
-//! everywhere spaces (`%20`), `%` (`%25`), `#` (`%23`) and `@` (`%40`); in paths `?` (`%3F`); in values `&` (`%26`).
-//! `+` stands for itself. What is decoded is UTF-8 without control characters. `scheme://` and `scheme:` with nothing behind
-//! are the same. Options have no empty values and do not repeat.
+//! Percent-encode these characters:
+//!
+//! - everywhere: spaces (`%20`), `%` (`%25`), `#` (`%23`) and `@` (`%40`)
+//! - in users and passwords: everything except letters, digits and `-._~`
+//! - in paths: `?` (`%3F`)
+//! - in values: `&` (`%26`)
+//!
+//! `+` is a literal plus sign. Decoded text must be UTF-8 without control characters. `scheme://`
+//! and `scheme:` mean the same. An option must have a value, and must not repeat.
 //!
 //! # Options of every store
 //!
@@ -33,21 +38,26 @@
 //! | `max_hold` | duration | no limit | [`LockRequest::max_hold`](crate::LockRequest::max_hold) |
 //! | `require` | [capabilities](crate::Capability), with commas | none | [`LockerBuilder::require`](crate::LockerBuilder::require) |
 //!
-//! A duration is a number with its unit, `ms`, `s`, `m`, `h` or `d`, or several: `250ms`, `30s`, `1h30m`.
-//! Other options belong to the store; its page has them. One that the store does not know, or cannot honour, is an error.
+//! A duration consists of numbers with units, `ms`, `s`, `m`, `h` or `d`: `250ms`, `30s`, `1h30m`.
+//! Other options belong to the store; its page lists them. An option that the store does not know,
+//! or cannot honour, is an error.
 //!
 //! # Secrets
 //!
-//! Neither passwords, nor options that are secret by name (`password`, `token`, `secret`, …) or hold an address with a password in it,
-//! are ever printed: not by `Debug`, `Display` or in an error, even in one about a text that cannot be parsed. [`ConfigString::expose`] is the one way to see them.
+//! These are secrets: passwords, options that are secret by name (`password`, `token`, `secret`,
+//! …), and values that are an address with a password. `Debug`, `Display` and errors never print
+//! them, not even the error about a text that cannot be parsed. Only [`ConfigString::expose`]
+//! returns them.
 //!
-//! A secret need not stand in the config string, where `ps` or a copy of it shows it: `password_file=/run/secrets/redis` is the password in that
-//! file, `password_env=REDIS_PASSWORD` the one in that environment variable; `_file` and `_env` work behind the name of every option that is secret
-//! ([`ConfigString::fetch_secrets`]).
+//! In a config string, a secret is visible to `ps` and in copies. So it can come from elsewhere:
+//! `password_file=/run/secrets/redis` reads the password from that file, and
+//! `password_env=REDIS_PASSWORD` from that environment variable. The suffixes `_file` and `_env`
+//! work for every secret option ([`ConfigString::fetch_secrets`]).
 //!
 //! # Fuzzing
 //!
-//! [`ConfigString::parse`] is a pure function of any text; what it returns is written by `expose` as a text that parses to the same.
+//! [`ConfigString::parse`] is a pure function of any text. `expose` writes its result as a text
+//! that parses to the same value.
 
 mod common;
 mod duration;
@@ -81,9 +91,10 @@ use write::Text;
 
 use crate::types::{Error, ErrorKind, Operation};
 
-/// A config string, parsed: which store, and with which options. The [module](self) describes the format.
+/// A parsed config string: the store and its options. The [module](self) describes the format.
 ///
-/// Two are equal when they mean the same: the order of options, the case of the scheme and how parts were encoded do not matter.
+/// Two config strings are equal if they mean the same. The order of options, the case of the scheme
+/// and the percent-encoding do not matter.
 ///
 /// ```
 /// use lock_core::ConfigString;
@@ -107,56 +118,56 @@ pub struct ConfigString {
 }
 
 impl ConfigString {
-    /// Parses `text`. A pure function: it looks at nothing but its argument.
+    /// Parses `text`. This is a pure function of its argument.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`], with what is wrong and how to mend it, and with `text` less its secrets as
-    /// [`Error::store`].
+    /// Of kind [`ErrorKind::Config`], with the problem and its fix. [`Error::store`] is `text`
+    /// without its secrets.
     pub fn parse(text: &str) -> Result<Self, Error> {
         parse::parse(text)
     }
 
-    /// Which sort of store, in lower case: what stands before the first colon.
+    /// Returns the scheme, which is the text before the first colon, in lower case.
     pub fn scheme(&self) -> &str {
         &self.scheme
     }
 
-    /// The servers, or what else stands in their place.
+    /// Returns the servers, or what the store has in their place.
     pub fn hosts(&self) -> &[Host] {
         &self.hosts
     }
 
-    /// The value of an option, secret or not.
+    /// Returns the value of an option, secret or not.
     pub fn option(&self, name: &str) -> Option<&str> {
         self.options.get(name).map(String::as_str)
     }
 
-    /// The same store under another address, such as that of a proxy.
+    /// Replaces all hosts by `host`, for example by a proxy.
     #[must_use]
     pub fn at_host(mut self, host: Host) -> Self {
         self.hosts = vec![host];
         self
     }
 
-    /// Without an option, to [add](Self::with_option) it with another value.
+    /// Removes an option, for example to [add](Self::with_option) it with another value.
     #[must_use]
     pub fn without_option(mut self, name: &str) -> Self {
         self.options.remove(name);
         self
     }
 
-    /// Adds the password, for one that comes from a safer place than a command line.
+    /// Adds the password, for example one from a safer place than a command line.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`] when there is a password already, no host that could want one, or when `password` is empty or
-    /// has control characters, such as the line end of the file that it was read from.
+    /// Of kind [`ErrorKind::Config`] if there is a password already, if there is no host, or if
+    /// `password` is empty or contains control characters, such as a trailing line break.
     pub fn with_password(mut self, password: Secret) -> Result<Self, Error> {
         let problem = match &self.password {
-            Some(_) => "there is a password in the config string already; leave one out",
-            None if self.hosts.is_empty() => "there is no host that could want a password; leave it out",
+            Some(_) => "the config string already has a password; leave one out",
+            None if self.hosts.is_empty() => "the config string has a password but no host; leave the password out",
             None if password.expose().is_empty() => "the password is empty; leave it out",
             None if password.expose().contains(char::is_control) => {
-                "the password has a control character in it; is there a line end too many?"
+                "the password contains a control character; is there a trailing line break?"
             }
             None => {
                 self.password = Some(password);
@@ -166,10 +177,11 @@ impl ConfigString {
         Err(self.error(problem))
     }
 
-    /// Adds an option, for one that comes from elsewhere; `value` as it is, not percent-encoded.
+    /// Adds an option. `value` is literal, not percent-encoded.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`] when the option is there already, or when `name` or `value` could not stand in a config string.
+    /// Of kind [`ErrorKind::Config`] if the option is set already, or if `name` or `value` is not
+    /// valid in a config string.
     pub fn with_option(mut self, name: impl Into<String>, value: impl Into<String>) -> Result<Self, Error> {
         match parse::add_option(&mut self.options, name.into(), value.into()) {
             Ok(()) => Ok(self),
@@ -177,8 +189,9 @@ impl ConfigString {
         }
     }
 
-    /// Whether there is a secret in it: a password, a user without one (which often is a password in the wrong place), or an option that is secret. What
-    /// only says where a secret is, such as `password_file`, is none.
+    /// Returns `true` if the config string contains a secret: a password, a user without a password
+    /// (often a password in the wrong place), or a secret option. A reference to a secret, such as
+    /// `password_file`, does not count.
     pub fn has_secrets(&self) -> bool {
         let lone_user = self.user.is_some()
             && !["password_file", "password_env"].iter().any(|name| self.options.contains_key(*name));
@@ -186,14 +199,15 @@ impl ConfigString {
         self.password.is_some() || lone_user || self.options.iter().any(secret)
     }
 
-    /// The whole text with `***` in place of each secret, as `Display` prints it: for logs, and for
-    /// [`Backend::describe`](crate::backend::Backend::describe). A user without a password is hidden too: it often is a password
-    /// in the wrong place.
+    /// Returns the whole text with `***` in place of each secret, as `Display` prints it. For logs,
+    /// and for [`Backend::describe`](crate::backend::Backend::describe).
+    ///
+    /// A user without a password is hidden too, because it is often a password in the wrong place.
     pub fn redacted(&self) -> String {
         self.to_string()
     }
 
-    /// The whole text with its secrets; parses back to the same.
+    /// Returns the whole text with its secrets, which parses to the same value.
     pub fn expose(&self) -> String {
         Text { config: self, masked: false }.to_string()
     }

@@ -1,7 +1,7 @@
-//! From text to its parts.
+//! Parses a config string into its parts.
 //!
-//! Messages never quote a piece of the input: where it cannot be parsed, nobody knows which piece is a secret. The input is
-//! shown whole, by [`redact_unparsed`].
+//! Messages never quote a part of the input, because it is unknown which part of an unparsable text
+//! is a secret. [`redact_unparsed`] shows the whole input instead.
 
 use std::{borrow::Cow, collections::BTreeMap, net::Ipv6Addr};
 
@@ -10,7 +10,7 @@ use percent_encoding::percent_decode_str;
 use super::{ConfigString, Host, Secret, secret::redact_unparsed};
 use crate::types::{Error, ErrorKind, Operation};
 
-/// What is wrong and how to mend it.
+/// A problem and its fix.
 type Problem = Cow<'static, str>;
 
 pub(super) fn parse(text: &str) -> Result<ConfigString, Error> {
@@ -30,9 +30,10 @@ fn parts(text: &str) -> Result<ConfigString, Problem> {
         Some(rest) => rest.split_at(rest.find('/').unwrap_or(rest.len())),
         None => ("", rest),
     };
-    // Else `redis://u:12?x=secret@h`, a password that ought to have been encoded, would be read as the option `x` of the host `u`.
+    // Otherwise `redis://u:12?x=secret@h`, with a password that is not encoded, would parse as the
+    // option `x` of the host `u`.
     if path.contains('@') || query.is_some_and(|query| query.contains('@')) {
-        return Err("an \"@\" that does not follow a user and password must be written %40; and in a password \"/\" %2F, \"?\" %3F".into());
+        return Err("write an \"@\" that does not follow a user and password as %40; in a password, write \"/\" as %2F and \"?\" as %3F".into());
     }
     let (login, hosts) = match authority.rsplit_once('@') {
         Some((login, hosts)) => (Some(login), hosts),
@@ -47,7 +48,7 @@ fn parts(text: &str) -> Result<ConfigString, Problem> {
     for (i, piece) in query.filter(|query| !query.is_empty()).into_iter().flat_map(|q| q.split('&')).enumerate() {
         let (name, value) = piece.split_once('=').ok_or_else(|| {
             format!(
-                "option {} has no value; write NAME=VALUE, with \"&\" between options and %26 for one in a value",
+                "option {} has no value; write NAME=VALUE, with \"&\" between options and %26 for a literal \"&\"",
                 i + 1
             )
         })?;
@@ -61,13 +62,13 @@ fn check_characters(text: &str) -> Result<(), Problem> {
         return Err("the config string is empty; write one such as file:///var/lib/app/locks".into());
     }
     if text.contains(char::is_control) {
-        return Err("there is a control character in it; is there a line end too many?".into());
+        return Err("it contains a control character; is there a trailing line break?".into());
     }
     if text.contains(char::is_whitespace) {
-        return Err("there is a space in it; write %20 for one that is meant".into());
+        return Err("it contains a space; write a literal space as %20".into());
     }
     if text.contains('#') {
-        return Err("there is nothing that a fragment (\"#…\") could mean; write %23 for a \"#\" that is meant".into());
+        return Err("a fragment (\"#…\") has no meaning here; write a literal \"#\" as %23".into());
     }
     Ok(())
 }
@@ -79,9 +80,7 @@ fn scheme(text: &str) -> Result<(String, &str), Problem> {
             && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
     });
     let Some(colon) = colon else {
-        return Err(
-            "there is no scheme in front of it, such as redis:// for a server or file:// for a directory".into()
-        );
+        return Err("it has no scheme; begin with one such as redis:// for a server or file:// for a directory".into());
     };
     Ok((text[..colon].to_ascii_lowercase(), &text[colon + 1..]))
 }
@@ -92,10 +91,10 @@ fn split_login(login: &str) -> Result<(Option<String>, Option<Secret>), Problem>
         None => (login, None),
     };
     if login.contains('@') {
-        return Err("an \"@\" in a user or password must be written %40".into());
+        return Err("write an \"@\" in a user or password as %40".into());
     }
     if password.as_deref() == Some("") {
-        return Err("the password is empty; was a variable not set? Without a password leave out its colon".into());
+        return Err("the password is empty; is a variable not set? Without a password leave out its colon".into());
     }
     let user = decode(user)?;
     Ok(((!user.is_empty()).then_some(user), password.map(Secret::new)))
@@ -106,7 +105,7 @@ fn host(text: &str) -> Result<Host, Problem> {
         Some(bracketed) => {
             let (address, rest) = bracketed.split_once(']').ok_or("the \"]\" after an IPv6 address is missing")?;
             let address: Ipv6Addr =
-                address.parse().map_err(|_| "there is no IPv6 address in the brackets; write one such as [::1]")?;
+                address.parse().map_err(|_| "the brackets do not contain an IPv6 address; write one such as [::1]")?;
             let port = match rest.strip_prefix(':') {
                 Some(port) => Some(port),
                 None if rest.is_empty() => None,
@@ -124,7 +123,7 @@ fn host(text: &str) -> Result<Host, Problem> {
         }
     };
     if name.is_empty() {
-        return Err("a host is empty; with several, write HOST1,HOST2".into());
+        return Err("a host is empty; separate several hosts by commas, such as HOST1,HOST2".into());
     }
     Ok(Host { name, port: port.map(parse_port).transpose()? })
 }
@@ -135,38 +134,38 @@ fn parse_port(text: &str) -> Result<u16, Problem> {
     port.ok_or_else(|| "a port is not a number from 1 to 65535".into())
 }
 
-/// Undoes percent-encoding; `+` stays what it is.
+/// Decodes percent-encoding. `+` is literal.
 fn decode(text: &str) -> Result<String, Problem> {
     let mut escapes = text.split('%').skip(1);
     if !escapes.all(|after| after.len() >= 2 && after.bytes().take(2).all(|b| b.is_ascii_hexdigit())) {
-        return Err("a \"%\" is not followed by two hexadecimal digits; write %25 for one that is meant".into());
+        return Err("a \"%\" is not followed by two hexadecimal digits; write a literal \"%\" as %25".into());
     }
-    let decoded = percent_decode_str(text).decode_utf8().map_err(|_| "what is percent-encoded in it is not UTF-8")?;
+    let decoded = percent_decode_str(text).decode_utf8().map_err(|_| "its percent-encoded text is not UTF-8")?;
     check_decoded(&decoded)?;
     Ok(decoded.into_owned())
 }
 
 fn check_decoded(text: &str) -> Result<(), Problem> {
     if text.contains(char::is_control) {
-        return Err("there is a control character percent-encoded in it; is there a line end too many?".into());
+        return Err("it contains a percent-encoded control character; is there a trailing line break?".into());
     }
     Ok(())
 }
 
-/// Adds an option that need not come from a text.
+/// Checks and adds an option, from a text or from code.
 pub(super) fn add_option(options: &mut BTreeMap<String, String>, name: String, value: String) -> Result<(), Problem> {
     check_decoded(&value)?;
     if name.is_empty() {
         return Err("an option has no name; write NAME=VALUE".into());
     }
     if !name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.')) {
-        return Err("the name of an option has other characters than letters, digits and \"_\"".into());
+        return Err("the name of an option may contain only letters, digits, \"_\", \"-\" and \".\"".into());
     }
     if value.is_empty() {
         return Err(format!("option \"{name}\" is empty; give it a value or leave it out").into());
     }
     if options.contains_key(&name) {
-        return Err(format!("option \"{name}\" stands twice; leave one out").into());
+        return Err(format!("option \"{name}\" is given twice; leave one out").into());
     }
     options.insert(name, value);
     Ok(())

@@ -1,4 +1,4 @@
-//! From a config string to a [`Locker`]: which schemes there are, and who opens them.
+//! Opens a [`Locker`] from a config string: schemes, and the factories that open them.
 
 use std::{fmt, sync::Arc};
 
@@ -11,27 +11,31 @@ use crate::{
     types::{Error, ErrorKind, Operation},
 };
 
-/// Opens the stores of some schemes; for implementors of backends.
+/// Opens the stores of some schemes. For implementors of backends.
 #[async_trait]
 pub trait BackendFactory: fmt::Debug + Send + Sync + 'static {
-    /// The schemes that this factory opens, in lower case.
+    /// Returns the schemes that this factory opens, in lower case.
     fn schemes(&self) -> &[&str];
 
     /// Opens the store that `config` describes.
     ///
-    /// Takes what it knows out of `config`, calls [`StoreConfig::finish`], and only then does I/O: a misspelt option must
-    /// show before a server that does not answer. The options of every store are taken already. The backend's
-    /// [`describe`](Backend::describe) has no secrets: [`StoreConfig::redacted`] has none.
+    /// An implementation takes the options that it knows out of `config`, and calls
+    /// [`StoreConfig::finish`]. Only then it does I/O, so that a misspelt option is reported before
+    /// an unreachable server. The options of every store have been taken already.
+    ///
+    /// The backend's [`describe`](Backend::describe) must not contain secrets;
+    /// [`StoreConfig::redacted`] contains none.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`] when a setting is wrong or missing; else when the store cannot be used.
+    /// Of kind [`ErrorKind::Config`] if a setting is invalid or missing. Of another kind if the
+    /// store cannot be used.
     ///
     /// # Cancel safety
-    /// Cancel safe: what was opened is closed.
+    /// Cancel safe: open connections and files are closed.
     async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error>;
 }
 
-/// The schemes that config strings may have, as a value: two registries know nothing of each other.
+/// The schemes that config strings may have. Registries are values and independent of each other.
 ///
 /// ```
 /// use lock_core::{Registry, memory::MemoryFactory};
@@ -59,26 +63,28 @@ pub struct Registry {
 }
 
 impl Registry {
-    /// A registry without any scheme.
+    /// Creates a registry without schemes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds the schemes of `factory`. Of two factories for one scheme the one added last opens it.
+    /// Adds the schemes of `factory`. If two factories have the same scheme, the one added last
+    /// opens it.
     #[must_use]
     pub fn with(mut self, factory: impl BackendFactory) -> Self {
         self.factories.push(Arc::new(factory));
         self
     }
 
-    /// Says that `scheme` exists but is not built in, and in `hint` what adds it. Does nothing where a factory opens it.
+    /// Adds a `scheme` that is not part of this build, with a `hint` how to add it. Has no effect
+    /// if a factory opens the scheme.
     #[must_use]
     pub fn known_but_absent(mut self, scheme: impl Into<String>, hint: impl Into<String>) -> Self {
         self.absent.push((scheme.into(), hint.into()));
         self
     }
 
-    /// The schemes that can be opened, in alphabetical order.
+    /// Returns the schemes that can be opened, in alphabetical order.
     pub fn schemes(&self) -> Vec<&str> {
         let mut schemes: Vec<_> = self.factories.iter().flat_map(|factory| factory.schemes()).copied().collect();
         schemes.sort_unstable();
@@ -86,16 +92,20 @@ impl Registry {
         schemes
     }
 
-    /// Opens the store that `config` describes: a config string, as text or parsed, or [`Settings`](crate::config::Settings) (feature `serde`). Fetches
-    /// the secrets that stand elsewhere.
+    /// Opens the store that `config` describes: a config string, as text or parsed, or
+    /// [`Settings`](crate::config::Settings) (feature `serde`).
+    ///
+    /// Reads secrets from files and environment variables if `config` refers to them.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`] when `config` is a text that is no config string, its scheme or an option is unknown, a secret is not where it
-    /// should be, or options contradict each other or the store; [`ErrorKind::Unsupported`] when the scheme is not built in or a required capability
-    /// is missing; else when the store cannot be used.
+    /// - [`ErrorKind::Config`] if `config` cannot be parsed, the scheme or an option is unknown, a
+    /// secret cannot be read, or options contradict each other or the store.
+    /// - [`ErrorKind::Unsupported`] if the scheme is not part of this build, or a required
+    ///   capability is missing.
+    /// - Any other kind if the store cannot be used.
     ///
     /// # Cancel safety
-    /// Cancel safe: what was opened is closed.
+    /// Cancel safe: open connections and files are closed.
     pub async fn open(&self, config: impl TryInto<ConfigString, Error: Into<Error>> + Send) -> Result<Locker, Error> {
         let config = config.try_into().map_err(Into::into)?.fetch_secrets()?;
         let mut config = StoreConfig::from(config);
@@ -105,17 +115,17 @@ impl Registry {
         common.apply(Locker::builder(backend)).build()
     }
 
-    /// Opens a store for use as a part of another store: without the options that every store has,
-    /// such as `ttl`.
+    /// Opens a store as a part of another store, without the options that every store has, such as
+    /// `ttl`.
     ///
-    /// For backends that are made of other backends; applications call [`open`](Self::open).
+    /// For backends that consist of other backends. Applications call [`open`](Self::open).
     ///
     /// # Errors
-    /// As [`open`](Self::open); a ttl, a prefix and the other options of every store are unknown
-    /// here.
+    /// As [`open`](Self::open). A ttl, a prefix and the other options of every store are unknown
+    /// options here.
     ///
     /// # Cancel safety
-    /// Cancel safe: what was opened is closed.
+    /// Cancel safe: open connections and files are closed.
     pub async fn open_backend(&self, config: ConfigString) -> Result<Arc<dyn Backend>, Error> {
         let mut config = StoreConfig::from(config);
         self.connect(&mut config).await
@@ -124,7 +134,7 @@ impl Registry {
     async fn connect(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
         let backend = self.factory(config)?.open(config).await;
         let backend = backend.map_err(|e| e.with_operation(Operation::Open).with_store(config.redacted()))?;
-        // Once more, for a factory that has forgotten it.
+        // Repeated here, in case that the factory does not call it.
         config.finish()?;
         Ok(backend)
     }

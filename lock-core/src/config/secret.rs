@@ -1,8 +1,8 @@
-//! Texts that are never printed, and how to tell that an option is one.
+//! Secrets, which are never printed, and the rules that recognise secret options.
 
 use std::fmt;
 
-/// A password or the like: `Debug` and `Display` print `***`.
+/// A secret, such as a password. `Debug` and `Display` print `***`.
 ///
 /// ```
 /// use lock_core::config::Secret;
@@ -15,12 +15,12 @@ use std::fmt;
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps `text`.
+    /// Creates a secret from `text`.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
 
-    /// The text itself, for the store and nobody else.
+    /// Returns the text, to be sent to the store only.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -38,20 +38,20 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// What stands where a secret was.
+/// The text that replaces a secret.
 pub(super) const MASK: &str = "***";
 
 const SECRET_WORDS: &[&str] =
     &["auth", "credential", "credentials", "pass", "passphrase", "passwd", "password", "pw", "pwd", "secret", "token"];
 
-/// Whether the option must not be printed: by its name, or because there is a password in its value, as in the address
-/// `http://user:pass@proxy`.
+/// Returns `true` if the option must not be printed: by its name, or because its value contains a
+/// password, as in the address `http://user:pass@proxy`.
 pub(super) fn is_secret(name: &str, value: &str) -> bool {
     is_secret_name(name) || value.split_once('@').is_some_and(|(login, _)| login.contains(':'))
 }
 
-/// Whether an option of this name holds a secret: one of its words is a word for secrets, or nearly so, because an option
-/// that is misspelt is shown in an error.
+/// Returns `true` if the name is that of a secret option: one of its words is a word for secrets,
+/// or close to one. Misspelt words count, because an error shows a misspelt option.
 pub(super) fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     let joined = name.replace(['_', '-', '.'], "");
@@ -70,10 +70,11 @@ fn is_nearly(word: &str, secret: &str) -> bool {
     strsim::osa_distance(word, secret) <= tolerated
 }
 
-/// `text`, which could not be read as a config string, with everything hidden that may have been meant as a secret.
+/// Hides all possible secrets in `text`, which could not be parsed as a config string.
 ///
-/// Nobody knows what was meant, so it hides too much rather than too little: all that stands between the scheme and the last
-/// `@` (a password may hold any character that ought to have been encoded), and all that follows a secret option.
+/// The meaning of the text is unknown, so this hides too much rather than too little: everything
+/// between the scheme and the last `@`, because a password may contain characters that should have
+/// been encoded, and everything after a secret option.
 pub(super) fn redact_unparsed(text: &str) -> String {
     let cut = secret_option_end(text);
     let begin = text.find(':').map_or(0, |colon| if text[colon..].starts_with("://") { colon + 3 } else { colon + 1 });
@@ -90,7 +91,8 @@ pub(super) fn redact_unparsed(text: &str) -> String {
     shown.chars().flat_map(|c| if c.is_control() { c.escape_debug().collect() } else { vec![c] }).collect()
 }
 
-/// Where a port begins that is none: `redis://:secret` and `redis://user:secret`, with the host forgotten.
+/// Returns the start of an invalid port: `redis://:secret` and `redis://user:secret` lack the host,
+/// so the secret is in the place of the port.
 fn odd_port(text: &str, begin: usize) -> Option<usize> {
     let end = text[begin..].find(['/', '?', '#']).map_or(text.len(), |length| begin + length);
     let colon = begin + text[begin..end].rfind("]:").map_or_else(|| text[begin..end].find(':'), |i| Some(i + 1))?;
@@ -99,7 +101,7 @@ fn odd_port(text: &str, begin: usize) -> Option<usize> {
     (text[..begin].ends_with("://") && odd).then_some(colon + 1)
 }
 
-/// Where the value of the first secret option begins.
+/// Returns the start of the value of the first secret option.
 fn secret_option_end(text: &str) -> Option<usize> {
     let mut begin = text.find('?')? + 1;
     for piece in text[begin..].split('&') {
@@ -119,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_of_secrets_are_known_even_when_misspelt() {
+    fn secret_names_are_recognised_even_if_misspelt() {
         for name in
             ["password", "PASSWORD", "redis_password", "pasword", "passwrod", "passwort", "tokn", "secrt", "auth", "pw"]
         {
@@ -134,13 +136,13 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_an_address_is_a_secret() {
+    fn password_in_an_address_is_a_secret() {
         assert!(is_secret("endpoint", "http://u:p@proxy") && is_secret("proxy", "u:p@h"));
         assert!(!is_secret("endpoint", "http://localhost:8000") && !is_secret("owner", "me@host"));
     }
 
     #[test]
-    fn what_cannot_be_parsed_shows_no_secret() {
+    fn unparsable_text_shows_no_secret() {
         for (text, shown) in [
             ("redis://u:p/w@h:1", "redis://***@h:1"),
             ("redis://u:p?w@h#x", "redis://***@h#x"),

@@ -1,4 +1,5 @@
-//! A store in the configuration file of an application: TOML, JSON, YAML, or whatever else `serde` reads.
+//! A store in the configuration file of an application: TOML, JSON, YAML, or another format of
+//! `serde`.
 
 use std::{collections::BTreeMap, env, ffi::OsString, fmt};
 
@@ -18,11 +19,16 @@ use crate::types::{Error, ErrorKind, Operation};
 const URL: &str = "url";
 const PASSWORD: &str = "password";
 
-/// Which store, and with which options, as a part of an application's own configuration. It means exactly what a [`ConfigString`] means, and becomes
-/// one: [`Registry::open`](crate::Registry::open) takes either.
+/// A store and its options, as a part of an application's own configuration.
 ///
-/// It is a config string by itself, or a table of `url`, a config string; `password`, which may be left out; and any options that a config string has, those
-/// of every store and the store's own, as texts, whole numbers, `true`, `false`, or lists of these:
+/// Settings have the same meaning as a [`ConfigString`], and convert to one.
+/// [`Registry::open`](crate::Registry::open) takes either.
+///
+/// They are a config string alone, or a table with these entries:
+///
+/// - `url`, a config string
+/// - optionally `password`
+/// - any options of the config string, as texts, whole numbers, `true`, `false`, or lists of these
 ///
 /// ```toml
 /// [lock]
@@ -33,8 +39,9 @@ const PASSWORD: &str = "password";
 /// replicas = 1
 /// ```
 ///
-/// Reading accepts any table, and what is wrong with it shows when it becomes a `ConfigString`: the errors are then those of config strings, and no
-/// reader prints the line with the password that it stumbled over. Writing writes the secrets too: it is for files, not for logs.
+/// Deserialization accepts any table. Errors appear at the conversion to a `ConfigString`, as
+/// errors of config strings, so no deserializer prints a line with a password. Serialization
+/// includes the secrets; it is for files, not for logs.
 ///
 /// ```
 /// use lock_core::{ConfigString, config::Settings};
@@ -55,8 +62,9 @@ const PASSWORD: &str = "password";
 ///
 /// # Layers
 ///
-/// Applications read settings from a file, then the environment, then their arguments. Each of these
-/// is a layer, and [`overlay`](Self::overlay) puts a later one over an earlier one, option by option:
+/// Applications read settings from a file, then from the environment, then from their arguments.
+/// Each of these is a layer. [`overlay`](Self::overlay) puts a later layer over an earlier one,
+/// option by option:
 ///
 /// ```
 /// use lock_core::{ConfigString, config::Settings};
@@ -75,17 +83,17 @@ pub struct Settings {
     url: Option<String>,
     password: Option<Secret>,
     options: BTreeMap<String, String>,
-    /// What is wrong, beyond what a config string could have wrong.
+    /// A problem that a config string cannot have.
     problem: Option<String>,
 }
 
 impl Settings {
-    /// Makes settings of a config string alone, such as that of an argument.
+    /// Creates settings from a config string alone, such as that of an argument.
     pub fn from_url(url: impl Into<String>) -> Self {
         Self { url: Some(url.into()), ..Self::default() }
     }
 
-    /// Sets an option, in place of the same option of these settings; `url` and `password` are options too.
+    /// Sets an option, and replaces an earlier value. `url` and `password` are options too.
     #[must_use]
     pub fn with_option(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         match (name.into(), value.into()) {
@@ -96,9 +104,9 @@ impl Settings {
         self
     }
 
-    /// Reads the layer of the environment: the variable `PREFIX_URL` is a config string, and
-    /// `PREFIX_TTL` and the like are the options that every store has. A variable that is not set, or
-    /// is empty, sets nothing.
+    /// Reads the layer of the environment. The variable `PREFIX_URL` is a config string;
+    /// `PREFIX_TTL` and so on are the options that every store has. An unset or empty variable sets
+    /// nothing.
     pub fn from_env(prefix: &str) -> Self {
         Self::from_variables(prefix, |name| env::var_os(name))
     }
@@ -119,15 +127,17 @@ impl Settings {
         settings
     }
 
-    /// Puts the layer `later` over these settings: each of its options wins, wherever it stands.
+    /// Puts the layer `later` over these settings. Each of its options wins, in the url or beside
+    /// it.
     ///
-    /// A url of `later` replaces this one, and the password in or beside this one. When it has another
-    /// scheme, only the options that every store has are kept: the others belong to the old store.
+    /// A url of `later` replaces the url and the password of these settings. If it has another
+    /// scheme, only the options that every store has are kept, because the others belong to the old
+    /// store.
     #[must_use]
     pub fn overlay(self, later: Self) -> Self {
         let (earlier, later) = match (self.spread(), later.spread()) {
             (Ok(earlier), Ok(later)) => (earlier, later),
-            // What is wrong with one layer shows when it becomes a config string.
+            // A problem of one layer is reported at the conversion to a config string.
             (Err(wrong), _) | (_, Err(wrong)) => return wrong,
         };
         let mut merged = earlier;
@@ -143,7 +153,8 @@ impl Settings {
         merged
     }
 
-    /// The same settings with every option out of the url; as they are, in the error, when they are wrong.
+    /// Moves every option out of the url. Returns the unchanged settings as the error if they are
+    /// invalid.
     fn spread(self) -> Result<Self, Self> {
         if self.problem.is_some() {
             return Err(self);
@@ -166,8 +177,8 @@ impl TryFrom<Settings> for ConfigString {
     type Error = Error;
 
     /// # Errors
-    /// Of kind [`ErrorKind::Config`]: those of [`ConfigString::parse`], when `url` is missing, an option or password stands in two places, or
-    /// a value is none that an option can have.
+    /// Of kind [`ErrorKind::Config`]: those of [`ConfigString::parse`], and if `url` is missing, an
+    /// option or the password is given twice, or a value has an unsupported type.
     fn try_from(settings: Settings) -> Result<Self, Error> {
         let wrong = |problem: String| Error::new(ErrorKind::Config, problem).with_operation(Operation::Open);
         if let Some(problem) = settings.problem {
@@ -175,9 +186,9 @@ impl TryFrom<Settings> for ConfigString {
         }
         let Some(url) = settings.url else {
             let near = settings.options.keys().find(|key| nearest(key, [URL]).is_some());
-            let near = near.map(|key| format!("; is \"{key}\" meant to be it?")).unwrap_or_default();
+            let near = near.map(|key| format!("; is \"{key}\" a misspelling of it?")).unwrap_or_default();
             return Err(wrong(format!(
-                "url is missing in the settings of a store, such as url = \"file:///var/lib/app/locks\"{near}"
+                "the settings of the store have no url; add one such as url = \"file:///var/lib/app/locks\"{near}"
             )));
         };
         let mut config = Self::parse(&url)?;
@@ -199,7 +210,7 @@ impl TryFrom<&Settings> for ConfigString {
 impl From<ConfigString> for Settings {
     fn from(mut config: ConfigString) -> Self {
         let password = config.password.take();
-        // An option that is called like one of ours stays in the url.
+        // An option named `url` or `password` stays in the url, because the table uses these names.
         let (kept, options) =
             config.options.into_iter().partition(|(name, _)| [URL, PASSWORD].contains(&name.as_str()));
         config.options = kept;
@@ -243,7 +254,9 @@ impl<'de> Deserialize<'de> for Settings {
             Read::Text(url) => Self { url: Some(url), ..Self::default() },
             Read::Table(settings) => *settings,
             Read::List(_) | Read::Nothing => Self {
-                problem: Some("the settings of a store are a config string, or a table with url and options".into()),
+                problem: Some(
+                    "the settings of a store must be a config string, or a table with url and options".into(),
+                ),
                 ..Self::default()
             },
         };
@@ -251,10 +264,10 @@ impl<'de> Deserialize<'de> for Settings {
     }
 }
 
-/// Any value that a format may have in a place.
+/// A value of any type that a format supports.
 enum Read {
     Text(String),
-    /// Its elements; `None` where one is a list or a table itself.
+    /// The elements; `None` for an element that is a list or a table.
     List(Vec<Option<String>>),
     Table(Box<Settings>),
     Nothing,
@@ -334,18 +347,21 @@ impl Settings {
         let text = match value {
             Read::Text(text) => Some(text),
             Read::List(items) => items.into_iter().collect::<Option<Vec<_>>>().map(|items| items.join(",")),
-            // An option that is empty is refused as one.
+            // Refused later as an option without a value.
             Read::Nothing => Some(String::new()),
             Read::Table(_) => None,
         };
         let Some(text) = text else {
-            return Err(format!("\"{}\" is no text, whole number, true, false or list of these", name.escape_debug()));
+            return Err(format!(
+                "\"{}\" must be a text, a whole number, true, false or a list of these",
+                name.escape_debug()
+            ));
         };
         let twice = match name.as_str() {
             URL => self.url.replace(text).is_some(),
             PASSWORD => self.password.replace(Secret::new(text)).is_some(),
             _ => self.options.insert(name.clone(), text).is_some(),
         };
-        if twice { Err(format!("\"{}\" stands twice; leave one out", name.escape_debug())) } else { Ok(()) }
+        if twice { Err(format!("\"{}\" is given twice; leave one out", name.escape_debug())) } else { Ok(()) }
     }
 }

@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ConfigString, Settings, tests::any_config};
 
-/// As an application would have it in its own configuration.
+/// The configuration of an application.
 #[derive(Debug, Serialize, Deserialize, PartialEq)]
 struct Application {
     lock: Settings,
@@ -22,7 +22,7 @@ fn meaning(settings: Settings) -> Result<ConfigString, String> {
 }
 
 #[test]
-fn the_same_store_in_every_format_means_the_same() {
+fn settings_mean_the_same_in_every_format() {
     let expected =
         ConfigString::parse("redis://app:hunter2@h:1/0?replicas=2&require=fencing,holder&ttl=20s&tls=true").unwrap();
     let in_toml = "[lock]\nurl = 'redis://app@h:1/0?ttl=20s'\npassword = 'hunter2'\nreplicas = 2\ntls = true\nrequire = ['fencing', 'holder']\n";
@@ -40,31 +40,37 @@ fn the_same_store_in_every_format_means_the_same() {
 }
 
 #[test]
-fn what_is_wrong_is_said_as_for_config_strings_and_without_secrets() {
+fn errors_are_those_of_config_strings_without_secrets() {
     for (text, message) in [
         (
             "ulr = 'memory:'",
-            "open: url is missing in the settings of a store, such as url = \"file:///var/lib/app/locks\"; is \"ulr\" meant to be it?",
+            "open: the settings of the store have no url; add one such as url = \"file:///var/lib/app/locks\"; is \"ulr\" a misspelling of it?",
         ),
-        ("ttl = '3s'", "open: url is missing in the settings of a store, such as url = \"file:///var/lib/app/locks\""),
+        (
+            "ttl = '3s'",
+            "open: the settings of the store have no url; add one such as url = \"file:///var/lib/app/locks\"",
+        ),
         (
             "url = '/var/locks'",
-            "open on /var/locks: there is no scheme in front of it, such as redis:// for a server or file:// for a directory",
+            "open on /var/locks: it has no scheme; begin with one such as redis:// for a server or file:// for a directory",
         ),
-        ("url = 'memory:?ttl=3s'\nttl = '4s'", "open on memory:?ttl=3s: option \"ttl\" stands twice; leave one out"),
+        ("url = 'memory:?ttl=3s'\nttl = '4s'", "open on memory:?ttl=3s: option \"ttl\" is given twice; leave one out"),
         (
             "url = 'redis://u:hunter2@h'\npassword = 'hunter2'",
-            "open on redis://u:***@h: there is a password in the config string already; leave one out",
+            "open on redis://u:***@h: the config string already has a password; leave one out",
         ),
         (
             "url = 'redis://u:hunter2@h'\nttl = ''",
             "open on redis://u:***@h: option \"ttl\" is empty; give it a value or leave it out",
         ),
         ("url = 'redis://u:hunter2@h:x'", "open on redis://***@h:x: a port is not a number from 1 to 65535"),
-        ("url = 'memory:'\nttl = { s = 3 }", "open: \"ttl\" is no text, whole number, true, false or list of these"),
+        (
+            "url = 'memory:'\nttl = { s = 3 }",
+            "open: \"ttl\" must be a text, a whole number, true, false or a list of these",
+        ),
         (
             "url = 'memory:'\nrequire = [['a']]",
-            "open: \"require\" is no text, whole number, true, false or list of these",
+            "open: \"require\" must be a text, a whole number, true, false or a list of these",
         ),
         (
             "url = 'memory:'\nrequire = []",
@@ -72,12 +78,12 @@ fn what_is_wrong_is_said_as_for_config_strings_and_without_secrets() {
         ),
         (
             "url = 'memory:'\n'a b' = 1",
-            "open on memory:: the name of an option has other characters than letters, digits and \"_\"",
+            "open on memory:: the name of an option may contain only letters, digits, \"_\", \"-\" and \".\"",
         ),
     ] {
         assert_eq!(meaning(toml(&format!("[lock]\n{text}\n"))), Err(message.to_owned()), "{text}");
     }
-    let wrong = "open: the settings of a store are a config string, or a table with url and options";
+    let wrong = "open: the settings of a store must be a config string, or a table with url and options";
     for text in ["null", "[\"redis://u:hunter2@h\"]"] {
         let settings: Settings = serde_json::from_str(text).unwrap();
         assert_eq!(meaning(settings), Err(wrong.to_owned()));
@@ -85,12 +91,12 @@ fn what_is_wrong_is_said_as_for_config_strings_and_without_secrets() {
     let null: Settings = serde_json::from_str(r#"{"url": "memory:", "ttl": null}"#).unwrap();
     assert!(meaning(null).unwrap_err().contains("\"ttl\" is empty"));
     let twice: Settings = serde_json::from_str(r#"{"url": "memory:", "ttl": "3s", "ttl": "4s"}"#).unwrap();
-    assert_eq!(meaning(twice), Err("open: \"ttl\" stands twice; leave one out".to_owned()));
+    assert_eq!(meaning(twice), Err("open: \"ttl\" is given twice; leave one out".to_owned()));
 }
 
 proptest! {
     #[test]
-    fn settings_mean_the_same_as_the_config_string_through_every_format(config in any_config()) {
+    fn settings_keep_their_meaning_through_every_format(config in any_config()) {
         let settings = Settings::from(config.clone());
         prop_assert!(ConfigString::try_from(&settings).unwrap() == config);
         let text = config.expose();
@@ -125,14 +131,14 @@ fn later_layers_win_option_by_option() {
 }
 
 #[test]
-fn wrong_layer_is_reported_whichever_it_is() {
+fn invalid_layer_is_reported_in_either_position() {
     let wrong = || Settings::from_url("/var/locks").with_option("ttl", "3s");
     let expected = meaning(wrong()).unwrap_err();
     let right = || Settings::from_url("memory:");
     assert_eq!(meaning(wrong().overlay(right())).unwrap_err(), expected);
     assert_eq!(meaning(right().overlay(wrong())).unwrap_err(), expected);
     let no_url = Settings::default().with_option("ttl", "3s").overlay(Settings::default());
-    assert!(meaning(no_url).unwrap_err().contains("url is missing"));
+    assert!(meaning(no_url).unwrap_err().contains("have no url"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a store takes from its config string, part by part, until nothing is left.
+//! The parts of a config string, which a store takes one by one until none is left.
 
 use std::{collections::BTreeSet, fmt, ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -9,10 +9,11 @@ use super::{
 };
 use crate::types::{Error, ErrorKind, Operation};
 
-/// What [`BackendFactory::open`](crate::config::BackendFactory::open) takes its settings from.
+/// The settings that [`BackendFactory::open`](crate::config::BackendFactory::open) takes.
 ///
-/// Each `take_…` removes a part, and says with that that the store knows it. [`finish`](Self::finish) makes an error of whatever is left, so
-/// no setting is ever ignored: a misspelt option, or a password for a store that has no use for one.
+/// Each `take_…` removes a part and marks it as known. [`finish`](Self::finish) returns an error if
+/// any part is left. So no setting is ignored, such as a misspelt option, or a password for a store
+/// without passwords.
 ///
 /// ```
 /// # use lock_core::{ConfigString, Error, config::StoreConfig};
@@ -35,18 +36,18 @@ use crate::types::{Error, ErrorKind, Operation};
 /// ```
 pub struct StoreConfig {
     left: ConfigString,
-    /// The whole, for messages.
+    /// The whole config string without secrets, for messages.
     shown: String,
     known: BTreeSet<&'static str>,
 }
 
 impl StoreConfig {
-    /// The scheme, for a store that has several.
+    /// Returns the scheme, for a store that has several.
     pub fn scheme(&self) -> &str {
         &self.left.scheme
     }
 
-    /// The config string that this is from, with `***` in place of each secret.
+    /// Returns the original config string, with `***` in place of each secret.
     pub fn redacted(&self) -> &str {
         &self.shown
     }
@@ -66,10 +67,10 @@ impl StoreConfig {
         std::mem::take(&mut self.left.hosts)
     }
 
-    /// Takes the one host; `what` stands for it in messages, such as `HOST:PORT` or `TABLE`.
+    /// Takes the only host. `what` is its name in messages, such as `HOST:PORT` or `TABLE`.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`] when there is none or more than one.
+    /// Of kind [`ErrorKind::Config`] if there is no host or more than one.
     pub fn take_host(&mut self, what: &str) -> Result<Host, Error> {
         let scheme = self.scheme();
         match self.left.hosts.len() {
@@ -79,22 +80,24 @@ impl StoreConfig {
         }
     }
 
-    /// Takes the path, with its leading slash if it has one; empty when there is none.
+    /// Takes the path, with its leading slash if any; empty if there is none.
     pub fn take_path(&mut self) -> String {
         std::mem::take(&mut self.left.path)
     }
 
-    /// Takes the path as a directory, absolute (`file:///a/b`) or relative to the working directory (`file:a/b`).
+    /// Takes the path as a directory, absolute (`file:///a/b`) or relative to the working directory
+    /// (`file:a/b`).
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`] when there is none, a host stands in its place, or it begins with `~`.
+    /// Of kind [`ErrorKind::Config`] if there is no path, if there is a host instead, or if the
+    /// path begins with `~`.
     pub fn take_directory(&mut self) -> Result<PathBuf, Error> {
         let path = self.take_path();
         let scheme = self.scheme();
         if let Some(host) = self.left.hosts.first() {
             return Err(self.error(format!(
-                "there is no host in {scheme}, but \"{host}\" stands in its place; an absolute directory has three slashes \
-                 ({scheme}:///{host}{path}), a relative one none ({scheme}:{host}{path})"
+                "{scheme} takes no host, but \"{host}\" is in its place; write {scheme}:///{host}{path} for an absolute \
+                 directory, {scheme}:{host}{path} for a relative one"
             )));
         }
         if path.is_empty() {
@@ -112,11 +115,12 @@ impl StoreConfig {
         self.left.options.remove(name)
     }
 
-    /// Takes an option that must not be printed; give it a name that says so (`password`, `token`, …).
+    /// Takes an option that must not be printed. Its name has to be that of a secret (`password`,
+    /// `token`, …).
     pub fn take_secret(&mut self, name: &'static str) -> Option<Secret> {
         debug_assert!(
             is_secret_name(name),
-            "{name} would be printed in errors, for its name does not say that it is secret"
+            "{name} would be printed in errors, because its name is not that of a secret"
         );
         self.take_string(name).map(Secret::new)
     }
@@ -124,7 +128,7 @@ impl StoreConfig {
     /// Takes a duration with its unit.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`] when it is none.
+    /// Of kind [`ErrorKind::Config`] if the value is not a duration.
     pub fn take_duration(&mut self, name: &'static str) -> Result<Option<Duration>, Error> {
         self.take_with(name, duration::parse)
     }
@@ -132,7 +136,7 @@ impl StoreConfig {
     /// Takes `true` or `false`.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`] when it is neither.
+    /// Of kind [`ErrorKind::Config`] if the value is neither.
     pub fn take_bool(&mut self, name: &'static str) -> Result<Option<bool>, Error> {
         self.take_choice(name, &[("true", true), ("false", false)])
     }
@@ -140,7 +144,7 @@ impl StoreConfig {
     /// Takes a whole number within `range`.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`] when it is none, or out of range.
+    /// Of kind [`ErrorKind::Config`] if the value is not a whole number within `range`.
     pub fn take_u64(&mut self, name: &'static str, range: RangeInclusive<u64>) -> Result<Option<u64>, Error> {
         self.take_with(name, |text| {
             let digits = text.bytes().all(|b| b.is_ascii_digit());
@@ -152,7 +156,7 @@ impl StoreConfig {
     /// Takes one of several words.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`] when it is none of them.
+    /// Of kind [`ErrorKind::Config`] if the value is none of them.
     pub fn take_choice<T: Clone>(&mut self, name: &'static str, choices: &[(&str, T)]) -> Result<Option<T>, Error> {
         self.take_with(name, |text| {
             let chosen = choices.iter().find(|(word, _)| *word == text).map(|(_, choice)| choice.clone());
@@ -161,10 +165,11 @@ impl StoreConfig {
         })
     }
 
-    /// Takes what `parse` makes of an option. Its error goes behind the option in a sentence: `is not an octal number`.
+    /// Takes an option and parses it by `parse`, whose error continues a sentence that begins with
+    /// the option: `is not an octal number`.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`] when `parse` fails.
+    /// Of kind [`ErrorKind::Config`] if `parse` fails.
     pub fn take_with<T>(
         &mut self,
         name: &'static str,
@@ -177,18 +182,20 @@ impl StoreConfig {
         })
     }
 
-    /// Checks the options that every store has and sets them aside, for whoever does something else with a store than lock.
+    /// Checks and removes the options that every store has, for programs that use the store without
+    /// locking.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`] when one of them is wrong.
+    /// Of kind [`ErrorKind::Config`] if one of them is invalid.
     pub fn set_common_aside(&mut self) -> Result<(), Error> {
         super::Common::take(self).map(drop)
     }
 
-    /// Makes sure that nothing is left. Call it before the first I/O.
+    /// Checks that no part is left. Call it before the first I/O.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`], with what was probably meant and what there is.
+    /// Of kind [`ErrorKind::Config`] if a part is left. The message contains the nearest option and
+    /// all known ones.
     pub fn finish(&self) -> Result<(), Error> {
         let ConfigString { scheme, user, password, hosts, path, options } = &self.left;
         if let Some(name) = options.keys().next() {
@@ -209,7 +216,7 @@ impl StoreConfig {
         Ok(())
     }
 
-    /// An error of kind [`ErrorKind::Config`] about this config string.
+    /// Returns an error of kind [`ErrorKind::Config`] about this config string.
     pub fn error(&self, message: impl Into<String>) -> Error {
         Error::new(ErrorKind::Config, message).with_operation(Operation::Open).with_store(&self.shown)
     }

@@ -1,6 +1,7 @@
-//! "Did you mean …?"
+//! Suggestions for misspelt words: "did you mean …?"
 
-/// The candidate that was probably meant by `word`, if any is near enough; upper and lower case count as the same.
+/// Returns the candidate nearest to `word`, if any is near enough. The case of `word` does not
+/// matter.
 pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
     let tolerated = (word.chars().count() / 3).clamp(1, 3);
@@ -8,7 +9,7 @@ pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a s
     ranked.filter(|(distance, candidate)| *distance <= tolerated && *distance < candidate.len()).min().map(|(_, c)| c)
 }
 
-/// ` did you mean "x"?` with a leading `;`, or nothing when no candidate is near.
+/// Returns `; did you mean "x"?`, or an empty text if no candidate is near.
 pub(crate) fn did_you_mean<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
     nearest(word, candidates).map_or_else(String::new, |near| format!("; did you mean \"{near}\"?"))
 }
@@ -18,7 +19,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_near_is_suggested() {
+    fn only_near_words_are_suggested() {
         let known = ["ttl", "renew", "min_hold", "max_hold", "prefix"];
         for (word, near) in [
             ("tll", Some("ttl")),

@@ -17,7 +17,7 @@ fn login(user: Option<&str>, password: Option<&str>, config: ConfigString) -> Co
     ConfigString { user: user.map(Into::into), password: password.map(Secret::new), ..config }
 }
 
-/// Text, what it means, and how it is printed.
+/// Texts with their meanings and their printed forms.
 fn good() -> Vec<(&'static str, ConfigString, &'static str)> {
     vec![
         ("memory:", config("memory", &[], "", &[]), "memory:"),
@@ -64,7 +64,7 @@ fn good() -> Vec<(&'static str, ConfigString, &'static str)> {
 }
 
 #[test]
-fn a_good_config_string_is_read_printed_without_secrets_and_written_again() {
+fn valid_config_string_is_parsed_redacted_and_written_back() {
     for (text, meaning, shown) in good() {
         let parsed = ConfigString::parse(text).unwrap();
         assert!(parsed == meaning, "{text}: {parsed:?} is not {meaning:?}");
@@ -74,47 +74,43 @@ fn a_good_config_string_is_read_printed_without_secrets_and_written_again() {
     }
 }
 
-const AT: &str =
-    "an \"@\" that does not follow a user and password must be written %40; and in a password \"/\" %2F, \"?\" %3F";
+const AT: &str = "write an \"@\" that does not follow a user and password as %40; in a password, write \"/\" as %2F and \"?\" as %3F";
 const PORT: &str = "a port is not a number from 1 to 65535";
-const SCHEME: &str = "there is no scheme in front of it, such as redis:// for a server or file:// for a directory";
+const SCHEME: &str = "it has no scheme; begin with one such as redis:// for a server or file:// for a directory";
 const EMPTY: &str = "the config string is empty; write one such as file:///var/lib/app/locks";
-const NO_VALUE: &str = "option 2 has no value; write NAME=VALUE, with \"&\" between options and %26 for one in a value";
-const ESCAPE: &str = "a \"%\" is not followed by two hexadecimal digits; write %25 for one that is meant";
-const NAME: &str = "the name of an option has other characters than letters, digits and \"_\"";
+const NO_VALUE: &str =
+    "option 2 has no value; write NAME=VALUE, with \"&\" between options and %26 for a literal \"&\"";
+const ESCAPE: &str = "a \"%\" is not followed by two hexadecimal digits; write a literal \"%\" as %25";
+const NAME: &str = "the name of an option may contain only letters, digits, \"_\", \"-\" and \".\"";
 
-/// Text, how the error shows it, and the message.
+/// Texts with their form in the error, and the message.
 const BAD: &[(&str, &str, &str)] = &[
     ("", "", EMPTY),
     ("  ", "  ", EMPTY),
     ("/var/locks", "/var/locks", SCHEME),
     ("127.0.0.1:6379", "127.0.0.1:6379", SCHEME),
     ("://h", "://h", SCHEME),
-    ("a b://h", "a b://h", "there is a space in it; write %20 for one that is meant"),
-    ("memory:\n", "memory:\\n", "there is a control character in it; is there a line end too many?"),
+    ("a b://h", "a b://h", "it contains a space; write a literal space as %20"),
+    ("memory:\n", "memory:\\n", "it contains a control character; is there a trailing line break?"),
     (
         "memory:?owner=a%0A",
         "memory:?owner=a%0A",
-        "there is a control character percent-encoded in it; is there a line end too many?",
+        "it contains a percent-encoded control character; is there a trailing line break?",
     ),
-    (
-        "memory:#x",
-        "memory:#x",
-        "there is nothing that a fragment (\"#…\") could mean; write %23 for a \"#\" that is meant",
-    ),
+    ("memory:#x", "memory:#x", "a fragment (\"#…\") has no meaning here; write a literal \"#\" as %23"),
     ("memory:?a=%zz", "memory:?a=%zz", ESCAPE),
     ("memory:?a=%e", "memory:?a=%e", ESCAPE),
     ("memory:?a=%+1", "memory:?a=%+1", ESCAPE),
-    ("memory:?a=%ff", "memory:?a=%ff", "what is percent-encoded in it is not UTF-8"),
+    ("memory:?a=%ff", "memory:?a=%ff", "its percent-encoded text is not UTF-8"),
     ("memory:?a=1&b", "memory:?a=1&b", NO_VALUE),
     ("memory:?a=1&", "memory:?a=1&", NO_VALUE),
     ("memory:?=1", "memory:?=1", "an option has no name; write NAME=VALUE"),
     ("memory:?a/b=1", "memory:?a/b=1", NAME),
     ("memory:?a=", "memory:?a=", "option \"a\" is empty; give it a value or leave it out"),
-    ("memory:?a=1&a=1", "memory:?a=1&a=1", "option \"a\" stands twice; leave one out"),
-    ("memory:?a=1&%61=1", "memory:?a=1&%61=1", "option \"a\" stands twice; leave one out"),
-    ("redis://:6379", "redis://:6379", "a host is empty; with several, write HOST1,HOST2"),
-    ("redis://a,,b", "redis://a,,b", "a host is empty; with several, write HOST1,HOST2"),
+    ("memory:?a=1&a=1", "memory:?a=1&a=1", "option \"a\" is given twice; leave one out"),
+    ("memory:?a=1&%61=1", "memory:?a=1&%61=1", "option \"a\" is given twice; leave one out"),
+    ("redis://:6379", "redis://:6379", "a host is empty; separate several hosts by commas, such as HOST1,HOST2"),
+    ("redis://a,,b", "redis://a,,b", "a host is empty; separate several hosts by commas, such as HOST1,HOST2"),
     ("redis://u:p@/0", "redis://***@/0", "the host is missing after the \"@\""),
     ("redis://h:", "redis://h:", PORT),
     ("redis://h:0", "redis://h:0", PORT),
@@ -127,14 +123,14 @@ const BAD: &[(&str, &str, &str)] = &[
         "a host has more than one colon; an IPv6 address goes in brackets, such as [::1]:6379",
     ),
     ("redis://[::1", "redis://[:***", "the \"]\" after an IPv6 address is missing"),
-    ("redis://[::x]", "redis://[:***", "there is no IPv6 address in the brackets; write one such as [::1]"),
+    ("redis://[::x]", "redis://[:***", "the brackets do not contain an IPv6 address; write one such as [::1]"),
     ("redis://[::1]x", "redis://[:***", "only a colon and a port may follow the \"]\" of an IPv6 address"),
     (
         "redis://u:@h",
         "redis://***@h",
-        "the password is empty; was a variable not set? Without a password leave out its colon",
+        "the password is empty; is a variable not set? Without a password leave out its colon",
     ),
-    ("redis://u:p@ss@h", "redis://***@h", "an \"@\" in a user or password must be written %40"),
+    ("redis://u:p@ss@h", "redis://***@h", "write an \"@\" in a user or password as %40"),
     ("redis://u:hunter/2@h", "redis://***@h", AT),
     ("redis://u:12?x=hunter2@h", "redis://***@h", AT),
     ("redis:u:hunter2@h", "redis:***@h", AT),
@@ -145,7 +141,7 @@ const BAD: &[(&str, &str, &str)] = &[
 ];
 
 #[test]
-fn a_bad_config_string_is_refused_with_what_to_mend() {
+fn invalid_config_string_is_refused_with_a_fix() {
     for (text, shown, message) in BAD {
         let error = ConfigString::parse(text).unwrap_err();
         assert_eq!(error.to_string(), format!("open on {shown}: {message}"), "{text:?}");
@@ -154,7 +150,7 @@ fn a_bad_config_string_is_refused_with_what_to_mend() {
 }
 
 #[test]
-fn passwords_and_options_can_be_added_and_are_checked() {
+fn added_passwords_and_options_are_checked() {
     let config = || ConfigString::parse("redis://u@h?ttl=3s").unwrap();
     let full = config().with_password(Secret::new("a/b")).unwrap().with_option("owner", "x y").unwrap();
     assert_eq!(full.expose(), "redis://u:a%2Fb@h?owner=x%20y&ttl=3s");
@@ -170,11 +166,11 @@ fn passwords_and_options_can_be_added_and_are_checked() {
         config().with_option("password", "hunter2\n"),
     ];
     for (result, words) in messages.into_iter().zip([
-        "already; leave one out",
+        "already has a password",
         "the password is empty",
         "control character",
-        "no host that could want",
-        "\"ttl\" stands twice",
+        "has a password but no host",
+        "\"ttl\" is given twice",
         "has no name",
         "is empty",
         "control character",
@@ -184,7 +180,7 @@ fn passwords_and_options_can_be_added_and_are_checked() {
     }
 }
 
-/// Any text that may stand in a part.
+/// Any text that is valid in a part.
 fn part() -> impl Strategy<Value = String> {
     any::<String>().prop_map(|s| s.chars().filter(|c| !c.is_control()).collect())
 }
@@ -213,11 +209,11 @@ pub(super) fn any_config() -> impl Strategy<Value = ConfigString> {
 
 proptest! {
     #[test]
-    fn what_is_written_reads_back_the_same(config in any_config()) {
+    fn written_config_parses_to_the_same_value(config in any_config()) {
         let text = config.expose();
         let read = ConfigString::parse(&text);
         prop_assert!(read.as_ref().is_ok_and(|read| *read == config), "{text}: {read:?}");
-        // What is shown can be used again, once its secrets are filled in.
+        // The redacted form parses too, so a user can fill the secrets in.
         prop_assert!(ConfigString::parse(&config.redacted()).is_ok());
     }
 
@@ -232,14 +228,14 @@ proptest! {
     }
 
     #[test]
-    fn no_text_of_the_formats_own_characters_makes_the_parser_panic(text in "[a-z]{0,2}[:/@?&=%#,\\[\\]a2.é]{0,20}") {
+    fn no_text_of_special_characters_makes_the_parser_panic(text in "[a-z]{0,2}[:/@?&=%#,\\[\\]a2.é]{0,20}") {
         if let Ok(config) = ConfigString::parse(&text) {
             prop_assert!(ConfigString::parse(&config.expose()).unwrap() == config, "{config:?}");
         }
     }
 
     #[test]
-    fn a_password_never_shows_however_wrongly_it_is_encoded(
+    fn badly_encoded_password_is_never_shown(
         before in "[a1:/?@&=%#,\\[\\] ]{0,6}", after in "[a1:/?@&=%#,\\[\\] ]{0,6}", slashes in select(vec!["//", "", "/"]),
     ) {
         let text = format!("redis:{slashes}u:{before}hunter2{after}@h/0?ttl=3s");
@@ -251,7 +247,7 @@ proptest! {
     }
 
     #[test]
-    fn a_secret_option_never_shows_however_wrongly_it_is_encoded(
+    fn badly_encoded_secret_option_is_never_shown(
         before in "[a1:/?@=%#,\\[\\] ]{0,6}", after in "[a1:/?@&=%#,\\[\\] ]{0,6}", name in select(vec!["password", "pasword", "session_token"]),
     ) {
         let text = format!("redis://h:1/0?{name}={before}hunter2{after}&ttl=3s");

@@ -1,4 +1,4 @@
-//! A config string as text again, with its secrets or without.
+//! Writes a config string as text, with or without its secrets.
 
 use std::fmt;
 
@@ -9,12 +9,12 @@ use super::{
     secret::{MASK, is_secret},
 };
 
-/// For users, passwords and hosts: all that RFC 3986 does not call unreserved.
+/// For users, passwords and hosts: all characters except the unreserved ones of RFC 3986.
 pub(super) const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#').add(b'@');
 const VALUE: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'&').add(b'#').add(b'@');
 
-/// The text of `config`; with `masked` no secret shows.
+/// Writes the text of `config`, without secrets if `masked`.
 pub(super) struct Text<'a> {
     pub(super) config: &'a ConfigString,
     pub(super) masked: bool,
@@ -50,7 +50,7 @@ fn write(config: &ConfigString, masked: bool, f: &mut fmt::Formatter<'_>) -> fmt
 fn write_login(config: &ConfigString, masked: bool, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     match (&config.user, &config.password) {
         (None, None) => return Ok(()),
-        // A lone user is often a password that was written in the wrong place.
+        // A user without a password is often a password in the wrong place.
         (Some(_), None) if masked => f.write_str(MASK)?,
         (user, password) => {
             write!(f, "{}", utf8_percent_encode(user.as_deref().unwrap_or_default(), STRICT))?;

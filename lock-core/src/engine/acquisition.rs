@@ -1,4 +1,4 @@
-//! One acquisition on its way: every request of it carries one id, and none is left behind unanswered.
+//! One pending acquisition. All its requests carry one id, and each unanswered one is rolled back.
 
 use std::{fmt, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
@@ -16,17 +16,19 @@ use crate::{
 
 type Call = Pin<Box<dyn Future<Output = Result<AcquireOutcome, Error>> + Send>>;
 
-/// An acquisition that has not become a guard yet.
+/// An acquisition that has no guard yet.
 ///
-/// Dropping it, at any point, sees to it that its id holds no lock: a request still in flight is awaited in the background and undone.
+/// Dropping it rolls the acquisition back, so that its id holds no lock. A request in flight is
+/// awaited and rolled back in the background.
 pub(crate) struct PendingAcquire {
     shared: Arc<Shared>,
     pub(crate) claim: Arc<AcquireRequest>,
     attempt_timeout: Duration,
     call: Option<Call>,
-    /// The earliest send that got no answer, since the last that did: it may be the one that is granted.
+    /// The earliest unanswered send since the last answered one, which may be the one that is
+    /// granted.
     unanswered: Option<ClockReading>,
-    /// The id was granted the lock too late to be of use, and may hold it still.
+    /// The lock was granted to this id too late, and the id may still hold it.
     too_late: bool,
 }
 
@@ -52,8 +54,9 @@ impl PendingAcquire {
         }
     }
 
-    /// Releases a lock that was granted too late to be of use, and goes on under a new id: the old one would count from `from`, its send,
-    /// again. Says whether the store has confirmed it.
+    /// Releases a lock that was granted too late, and continues with a new id. The validity of the
+    /// old id would count from `from`, its first send. Returns `true` if the store confirmed the
+    /// release.
     pub(crate) async fn give_back(&mut self, from: ClockReading) -> bool {
         (self.unanswered, self.too_late) = (Some(from), true);
         let (lease, limit) = (self.claim.lease(None), self.attempt_timeout);
@@ -64,8 +67,8 @@ impl PendingAcquire {
         released
     }
 
-    /// What has to come before the next attempt, in as long as `left` at most: giving back what could not be given back yet. Under another id
-    /// this process would be refused by a lock of its own.
+    /// Prepares the next attempt, within `left`: releases a late grant whose release has not been
+    /// confirmed. Otherwise this process, under a new id, would contend with its own lock.
     pub(crate) async fn prepare(&mut self, left: Option<Duration>) -> Result<(), Error> {
         if self.too_late {
             let (lease, limit) = (self.claim.lease(None), self.limit(left));
@@ -87,7 +90,8 @@ impl PendingAcquire {
         left.map_or(self.attempt_timeout, |left| left.min(self.attempt_timeout))
     }
 
-    /// Sends one attempt, which may take as long as `left` at most. With the answer comes the moment from which a granted lease counts.
+    /// Sends one attempt, which takes at most `left`. Returns the answer and the time from which a
+    /// granted lease counts.
     pub(crate) async fn attempt(&mut self, left: Option<Duration>) -> Result<(ClockReading, AcquireOutcome), Error> {
         let limit = self.limit(left);
         let sent = self.shared.clock.now();
@@ -120,20 +124,20 @@ impl PendingAcquire {
         }
     }
 
-    /// Sees to it in the background that the id holds no lock.
+    /// Rolls the acquisition back in the background.
     fn abandon(&mut self) {
         let lease = self.claim.lease(None);
-        tracing::debug!(name = %lease.name, id = %lease.id, "an acquisition was abandoned; making sure that it holds nothing");
+        tracing::debug!(name = %lease.name, id = %lease.id, "acquisition abandoned; rolling it back");
         let (call, limit, shared) = (self.call.take(), self.attempt_timeout, Arc::clone(&self.shared));
         let work = async move |lease: Lease| {
             if let Some(call) = call {
-                // A request that is only dropped may still arrive after the release; its answer says that it will not.
-                // The call may be here because it panicked, and then does so again.
+                // A dropped request may still arrive after the release, so await its answer first.
+                // A call that panicked may panic again.
                 let _ = timeout(limit, AssertUnwindSafe(call).catch_unwind()).await;
             }
             shared.release_repeatedly(&lease, Duration::ZERO, limit, false).await.is_ok()
         };
-        // No guard was dropped, and none is counted.
+        // No guard was dropped, so none is counted.
         self.shared.in_background(&lease, Duration::ZERO, work, |_| ());
     }
 }

@@ -1,21 +1,24 @@
-//! How long a waiter pauses between its attempts.
+//! The pauses of a waiter between its attempts.
 
 use std::time::Duration;
 
 use crate::{backend::StoreTimings, types::Holder};
 
-/// The shortest pause, and the shortest lease: stores that count in milliseconds would be asked for one of zero.
+/// The shortest pause, and the shortest lease. A shorter lease would be zero for stores that count
+/// in milliseconds.
 pub(crate) const SHORTEST: Duration = Duration::from_millis(1);
 
-/// Pauses that double, with jitter: waiters that began together do not come back together.
+/// Pauses that double, with jitter, so that waiters that started together do not retry together.
 pub(crate) struct Backoff {
     pace: StoreTimings,
     next: Duration,
-    /// The shortest pause before a holder's expiry; it doubles while holders stay beyond theirs.
+    /// The shortest pause before a holder's expiry. Doubles while the holder stays beyond its
+    /// expiry.
     shortest: Duration,
-    /// Who held the lock, as far as the store could say, when the watch woke us, unless a pause came since.
+    /// The holder, if known, at the last wake-up by the watch. `None` if a pause followed.
     woken_behind: Option<Option<Holder>>,
-    /// The pause after a wake for nothing; it doubles up to `poll_min`, so that a real one is not missed for long.
+    /// The pause after a spurious wake-up. Doubles up to `poll_min`, so that a real one is not
+    /// delayed for long.
     for_nothing: Duration,
 }
 
@@ -28,13 +31,14 @@ impl Backoff {
         self.next = self.pace.poll_min;
     }
 
-    /// Notes that the watch woke us while `holder` held the lock.
+    /// Records that the watch woke the waiter while `holder` held the lock.
     pub(crate) fn woken(&mut self, holder: Option<&Holder>) {
         self.reset();
         self.woken_behind = Some(holder.map(without_expiry));
     }
 
-    /// How long not to listen to a watch that has woken us for nothing: `holder` is the one that it was before.
+    /// Returns how long to ignore the watch after a spurious wake-up, that is, if `holder` has not
+    /// changed.
     pub(crate) fn after_wake(&mut self, holder: Option<&Holder>) -> Duration {
         let before = self.woken_behind.take();
         if before.is_none_or(|before| before != holder.map(without_expiry)) {
@@ -46,7 +50,7 @@ impl Backoff {
         pause
     }
 
-    /// The next pause: no longer than the holder's expiry.
+    /// Returns the next pause, which ends at the holder's expiry at the latest.
     pub(crate) fn next(&mut self, expires_in: Option<Duration>) -> Duration {
         let pause = self.next.mul_f64(jitter());
         self.next = (self.next * 2).min(self.pace.poll_max);
@@ -65,7 +69,7 @@ fn without_expiry(holder: &Holder) -> Holder {
     Holder { expires_in: None, ..holder.clone() }
 }
 
-/// Between a half and one.
+/// Returns a random factor between a half and one.
 pub(crate) fn jitter() -> f64 {
     0.5 + 0.5 * fastrand::f64()
 }

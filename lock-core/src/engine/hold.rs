@@ -1,4 +1,4 @@
-//! What a guard believes about its lock, and when it has to stop believing.
+//! The state of one held lock: how long it is valid, and when and why it is lost.
 
 use std::{
     sync::{Arc, MutexGuard},
@@ -19,26 +19,26 @@ use crate::{
     types::{Clock, ClockReading, Error, Lease, LossReason, Lost},
 };
 
-/// The limits of a hold that no renewal moves.
+/// The limits of a hold that renewals do not extend.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HoldLimits {
-    /// When the caller asked, from which its deadline counts.
+    /// The time of the caller's request; its deadline counts from here.
     pub(crate) asked: ClockReading,
     pub(crate) deadline: Option<Duration>,
     pub(crate) min_hold: Duration,
     pub(crate) max_hold: Option<Duration>,
 }
 
-/// A renewal on its way.
+/// A renewal that has been sent.
 #[derive(Debug)]
 pub(crate) struct RenewalInFlight {
     pub(crate) lease: Lease,
     at: ClockReading,
-    /// The earliest renewal before it that got no answer: it may be the one that took effect.
+    /// The earliest unanswered renewal before this one, which may be the one that took effect.
     unanswered: Option<ClockReading>,
 }
 
-/// One acquisition: shared by its guard and the renewer.
+/// The state of one acquisition, shared by its guard and the renewer.
 #[derive(Debug)]
 pub(crate) struct LeaseState {
     pub(crate) lease: Lease,
@@ -52,19 +52,21 @@ pub(crate) struct LeaseState {
     state: Mutex<State>,
     lost: Notify,
     renewed: Notify,
-    /// Serialises renewals and the release of this lock: a release that overtook its own renewal would see it fail.
+    /// Serialises renewals and the release of this lock. A renewal that the release overtakes
+    /// fails.
     pub(crate) requests: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// Validity counts from here: the earliest unanswered send before the last confirmation.
+    /// The start of the validity: the earliest unanswered send before the last confirmation.
     confirmed: ClockReading,
-    /// For how long from then on; `None` where locks do not expire.
+    /// The length of the validity; `None` if locks do not expire.
     valid_for: Option<Duration>,
-    /// The next renewal is due this long after that moment; `None` while one is in flight, or for manual renewal.
+    /// The next renewal is due this long after this reading. `None` while one is in flight, or with
+    /// manual renewal.
     renew: Option<(ClockReading, Duration)>,
-    /// The earliest renewal that got no answer since the last one that did.
+    /// The earliest unanswered renewal since the last answered one.
     unanswered: Option<ClockReading>,
     last_error: Option<String>,
     lost: Option<Lost>,
@@ -114,13 +116,13 @@ impl LeaseState {
         self.clock.now()
     }
 
-    /// Whether the lock is valid at `now`, without deciding anything.
+    /// Returns `true` if the lock is valid at `now`. Does not record a loss.
     pub(crate) fn is_valid(&self, now: ClockReading) -> bool {
         let state = self.state();
         state.lost.is_none() && self.over(&state, now, Duration::ZERO).is_none()
     }
 
-    /// Whether the lock is still valid at `now`; decides and announces the loss if it is not.
+    /// Checks whether the lock is valid at `now`; otherwise records and announces the loss.
     pub(crate) fn check(&self, now: ClockReading) -> Result<(), Lost> {
         let state = self.state();
         if let Some(lost) = &state.lost {
@@ -129,20 +131,20 @@ impl LeaseState {
         let Some(reason) = self.over(&state, now, Duration::ZERO) else { return Ok(()) };
         let closed = state.closed;
         let lost = self.lose(state, reason);
-        // Else a release is on its way, which ends the lock and may keep it for the minimum hold.
-        if !closed && let Some(bound) = self.backend.process_bound() {
-            bound.on_lost(&self.lease);
+        // A closed hold is being released, which may keep the lock for the minimum hold.
+        if !closed {
+            self.backend.on_lost(&self.lease);
         }
         Err(lost)
     }
 
-    /// Like [`check`](Self::check), but `grace` earlier, and without deciding anything.
+    /// Like [`check`](Self::check), but `grace` earlier, and without recording that as a loss.
     pub(crate) fn check_early(&self, now: ClockReading) -> Result<(), Lost> {
         self.check(now)?;
         self.over(&self.state(), now, self.timing.grace).map_or(Ok(()), |reason| Err(self.lost_for(reason)))
     }
 
-    /// Like [`check`](Self::check), for what may outlive the guard.
+    /// Like [`check`](Self::check), for loss signals, which may outlive the guard.
     pub(crate) fn check_guarded(&self, now: ClockReading) -> Result<(), Lost> {
         let state = self.state();
         if state.closed && state.lost.is_none() {
@@ -152,7 +154,7 @@ impl LeaseState {
         self.check(now)
     }
 
-    /// Why the hold is over in `ahead` from `now`, if it is.
+    /// Returns why the hold is over at `ahead` after `now`, if it is.
     fn over(&self, state: &State, now: ClockReading, ahead: Duration) -> Option<LossReason> {
         let past = |from: ClockReading, limit: Duration| now.since(from).saturating_add(ahead) >= limit;
         if self.limits.deadline.is_some_and(|limit| past(self.limits.asked, limit)) {
@@ -174,13 +176,14 @@ impl LeaseState {
                 let last_error = format!("no reply to the renewal sent {:.1} s ago", now.since(sent).as_secs_f64());
                 Some(LossReason::Unreachable { since, last_error })
             }
-            // Only the deadline cuts a lease short: it has come, but for the margin.
+            // Only the deadline shortens a lease, so the deadline minus the margin was reached.
             (None, None) if state.valid_for < self.timing.lease_for(None).1 => Some(LossReason::Deadline),
             (None, None) => Some(LossReason::Expired),
         }
     }
 
-    /// For how long a renewal sent at `now` can make the hold valid; `None` when nothing ends it.
+    /// Returns the longest validity that a renewal sent at `now` can give. `None` if the hold has
+    /// no limit.
     pub(crate) fn longest(&self, now: ClockReading) -> Option<Duration> {
         let left = self.deadline_left(now);
         let max_hold = self.limits.max_hold.map(|limit| limit.saturating_sub(now.since(self.acquired)));
@@ -191,7 +194,7 @@ impl LeaseState {
         self.limits.deadline.map(|limit| limit.saturating_sub(now.since(self.limits.asked)))
     }
 
-    /// Time left at `now`; `None` when nothing ends it.
+    /// Returns the time left at `now`. `None` if the hold has no limit.
     pub(crate) fn remaining(&self, now: ClockReading) -> Option<Duration> {
         let state = self.state();
         if state.lost.is_some() {
@@ -200,7 +203,7 @@ impl LeaseState {
         self.limits_of(&state).map(|(from, limit)| limit.saturating_sub(now.since(from))).min()
     }
 
-    /// When the hold ends, on both clocks: it is over when either is reached.
+    /// Returns the end of the hold on both clocks. The hold is over when either clock reaches it.
     pub(crate) fn valid_until(&self) -> Option<ClockReading> {
         let state = self.state();
         self.limits_of(&state)
@@ -221,16 +224,17 @@ impl LeaseState {
         .flatten()
     }
 
-    /// Time until the renewer has to look at this hold, `None` for never.
+    /// Returns the time until the renewer has to check this hold; `None` for never.
     pub(crate) fn due_in(&self, now: ClockReading) -> Option<Duration> {
         let renew = self.state().renew.map(|(from, after)| after.saturating_sub(now.since(from)));
         [renew, self.remaining(now)].into_iter().flatten().min()
     }
 
-    /// Whether a renewal is due, or so nearly that it may as well go out with others; if so, it counts as in flight from now on.
+    /// Returns `true` if a renewal is due, or nearly due so that it can go out with others. It then
+    /// counts as in flight.
     pub(crate) fn take_renewal(&self, now: ClockReading, slack: Duration) -> bool {
         let mut state = self.state();
-        // Never at once: a quick failure must not be repeated in a tight loop.
+        // The limited slack leaves a pause, so a quick failure does not repeat in a tight loop.
         let due =
             |(from, after): (ClockReading, Duration)| now.since(from).saturating_add(slack.min(after / 4)) >= after;
         let due = state.renew.is_some_and(due);
@@ -240,7 +244,7 @@ impl LeaseState {
         due && !state.closed && state.lost.is_none()
     }
 
-    /// Tries the renewal that [`take_renewal`](Self::take_renewal) took again in `after`.
+    /// Schedules the renewal that [`take_renewal`](Self::take_renewal) returned again, in `after`.
     pub(crate) fn renew_in(&self, after: Duration) {
         let now = self.now();
         if self.timing.renew_every.is_some() {
@@ -248,7 +252,8 @@ impl LeaseState {
         }
     }
 
-    /// Has a renewal sent again that was in flight when the renewer's task died: nobody will take in its answer.
+    /// Schedules a renewal again that was in flight when the renewer's task ended, because its
+    /// answer is lost.
     pub(crate) fn resume(&self, now: ClockReading) {
         let mut state = self.state();
         if state.renew.is_none() && !state.closed {
@@ -256,20 +261,18 @@ impl LeaseState {
         }
     }
 
-    /// Notes that a renewal goes out.
+    /// Records that a renewal is sent.
     pub(crate) fn sending(&self) -> RenewalInFlight {
         let at = self.now();
         let mut lease = self.lease.clone();
-        if let (Some(ttl), _) = self.timing.lease_for(self.deadline_left(at)) {
-            lease.ttl = ttl;
-        }
+        (lease.ttl, _) = self.timing.lease_for(self.deadline_left(at));
         let mut state = self.state();
         let unanswered = state.unanswered;
         state.unanswered.get_or_insert(at);
         RenewalInFlight { lease, at, unanswered }
     }
 
-    /// Takes in the answer to a renewal.
+    /// Applies the answer to a renewal.
     pub(crate) fn settle(&self, sent: &RenewalInFlight, answer: &Result<Renewal, Error>) {
         let now = self.now();
         let mut state = self.state();
@@ -278,8 +281,8 @@ impl LeaseState {
                 let from = sent.unanswered.unwrap_or(sent.at);
                 state.unanswered = None;
                 state.last_error = None;
-                // The margin of a lease that was cut short is smaller.
-                let (_, valid_for) = self.timing.lease_for(Some(sent.lease.ttl));
+                // The margin of a shortened lease is smaller.
+                let (_, valid_for) = self.timing.lease_for(sent.lease.ttl);
                 state.confirmed = from;
                 state.valid_for = valid_for;
                 state.renew = self.timing.renew_every.map(|every| (from, jittered(every)));
@@ -308,7 +311,7 @@ impl LeaseState {
                 state.renew = self.timing.renew_every.map(|every| (now, jittered(again.min(every))));
                 drop(state);
                 metrics::renewal(if error.kind() == crate::ErrorKind::Timeout { "timeout" } else { "error" });
-                tracing::warn!(name = %self.lease.name, %error, "a renewal failed; trying again while the lease lasts");
+                tracing::warn!(name = %self.lease.name, %error, "renewal failed; retrying until the lease ends");
             }
         }
     }
@@ -317,7 +320,8 @@ impl LeaseState {
         Lost { name: self.lease.name.clone(), token: self.lease.token, reason }
     }
 
-    /// Decides the loss, and then announces it: whoever hears of it, a waiter, a metrics recorder or a subscriber of traces, may ask this hold.
+    /// Records the loss, and then announces it, in this order. Waiters, metrics recorders and trace
+    /// subscribers may call back into this hold.
     fn lose(&self, mut state: MutexGuard<'_, State>, reason: LossReason) -> Lost {
         let lost = self.lost_for(reason);
         state.lost = Some(lost.clone());
@@ -328,7 +332,7 @@ impl LeaseState {
             metrics::held(self.now().since(self.acquired));
             tracing::warn!(name = %lost.name, token = ?lost.token, reason = %lost.reason, "lock lost");
         }
-        // The next waiter of this process may try its luck: the lock is not ours any more.
+        // Lets the next waiter of this process contend, because the lock is no longer held here.
         drop(turn);
         self.lost.notify_waiters();
         lost
@@ -357,7 +361,7 @@ impl LeaseState {
             if let Err(lost) = check(self, now) {
                 return lost;
             }
-            // Timers stand still while the machine sleeps, so never trust one for longer than a tick.
+            // Timers stop while the machine is suspended, so no sleep is longer than a tick.
             let nap = self
                 .remaining(now)
                 .map_or(TICK, |left| left.saturating_sub(ahead).clamp(Duration::from_millis(1), TICK));
@@ -373,7 +377,7 @@ impl LeaseState {
         self.renewed.notified().await;
     }
 
-    /// Ends all renewals: the guard is going away.
+    /// Ends all renewals, because the guard is released or dropped.
     pub(crate) fn close(&self, now: ClockReading) {
         let mut state = self.state();
         let ended = !state.closed && state.lost.is_none();
@@ -392,18 +396,18 @@ impl LeaseState {
         state.closed || state.lost.is_some()
     }
 
-    /// Keeps the turn of the waiter that acquired this.
+    /// Keeps the turn of the waiter that acquired the lock.
     pub(crate) fn keep_turn(&self, turn: Option<Turn>) {
         let before = std::mem::replace(&mut self.state().turn, turn);
         drop(before);
     }
 
-    /// Lets the next waiter of this process have its turn.
+    /// Gives the turn to the next waiter of this process.
     pub(crate) fn end_turn(&self) {
         self.keep_turn(None);
     }
 
-    /// How much of `min_hold` is left.
+    /// Returns the rest of `min_hold`.
     pub(crate) fn hold_for(&self) -> Duration {
         match self.limits.min_hold {
             Duration::ZERO => Duration::ZERO,
@@ -416,7 +420,7 @@ impl LeaseState {
     }
 }
 
-/// `interval` shortened by up to a tenth, so that locks taken together are not renewed together.
+/// Shortens `interval` by up to a tenth, so that locks acquired together are not renewed together.
 fn jittered(interval: Duration) -> Duration {
     interval.mul_f64(1.0 - 0.1 * fastrand::f64())
 }

@@ -1,4 +1,4 @@
-//! How locks are waited for, kept and given back; nothing of it is public but [`Timing`].
+//! The engine: waits for, renews and releases locks. Only [`Timing`] is public.
 
 pub(crate) mod acquisition;
 pub(crate) mod backoff;

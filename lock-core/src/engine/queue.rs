@@ -1,4 +1,5 @@
-//! Waiters of one process queue for a name first-in first-out, so that the store sees one contender per name.
+//! Queues the waiters of one process for a name, first-in, first-out, so that the store sees one
+//! contender per name.
 
 use std::{
     collections::BTreeMap,
@@ -12,13 +13,13 @@ use crate::{
     types::{Holder, LockName},
 };
 
-/// The queues of a `Locker`, one for each name that somebody waits for or holds.
+/// The queues of a `Locker`: one for each name that has a holder or a waiter.
 #[derive(Debug, Default)]
 pub(crate) struct Queues(Mutex<BTreeMap<LockName, Arc<Queue>>>);
 
 #[derive(Debug)]
 struct Queue {
-    /// One permit; tokio hands it on in the order in which it was asked for.
+    /// One permit, which tokio grants in the order of the requests.
     turn: Arc<Semaphore>,
     holder: Mutex<Holder>,
 }
@@ -36,7 +37,7 @@ impl Queues {
         Place { queues: Arc::clone(self), name: name.clone(), queue: Some(Arc::clone(queue)) }
     }
 
-    /// Takes the turn for `name` if nobody has it.
+    /// Takes the turn for `name` if it is free.
     pub(crate) fn try_enter(self: &Arc<Self>, name: &LockName) -> Option<Turn> {
         let place = self.queue(name);
         let permit = Arc::clone(&place.queue().turn).try_acquire_owned().ok()?;
@@ -50,7 +51,7 @@ impl Queues {
         Turn { permit: Some(permit), place }
     }
 
-    /// Who holds `name` in this process, or held it when this process last asked.
+    /// Returns the holder of `name` in this process, or the holder that the store last reported.
     pub(crate) fn holder(&self, name: &LockName) -> Holder {
         let map = self.map();
         map.get(name).map(|q| q.holder.lock().clone()).unwrap_or_default()
@@ -75,14 +76,14 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut map = self.queues.map();
         drop(self.queue.take());
-        // Nobody else has this queue: clones are made under the same lock.
+        // No other place has this queue, because clones are made under the same mutex.
         if map.get(&self.name).is_some_and(|queue| Arc::strong_count(queue) == 1) {
             map.remove(&self.name);
         }
     }
 }
 
-/// The right to contend for a name; held by its waiter, then by its guard.
+/// The right to contend for a name; owned by the waiter, and then by its guard.
 #[derive(Debug)]
 pub(crate) struct Turn {
     permit: Option<OwnedSemaphorePermit>,
@@ -90,7 +91,7 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    /// Notes who holds the lock, for those who wait behind.
+    /// Records the holder of the lock, for the waiters behind this one.
     pub(crate) fn note_holder(&self, holder: Holder) {
         *self.place.queue().holder.lock() = holder;
     }
@@ -98,7 +99,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // Before the place goes, which may remove the queue.
+        // Before the place is dropped, which may remove the queue.
         drop(self.permit.take());
     }
 }
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn turns_are_taken_in_order_and_queues_vanish() {
+    async fn turns_are_taken_in_order_and_queues_removed() {
         let queues = Arc::new(Queues::default());
         let name = LockName::new("n").unwrap();
         let first = queues.enter(&name).await;
@@ -128,6 +129,6 @@ mod tests {
             waiter.await.unwrap();
         }
         assert_eq!(*order.lock(), [0, 1, 2, 3, 4]);
-        assert!(queues.map().is_empty(), "the last one out removes the queue");
+        assert!(queues.map().is_empty(), "the last waiter removes the queue");
     }
 }

@@ -1,4 +1,4 @@
-//! The one task of a `Locker` that renews all its leases and ends those that could not be renewed.
+//! The task of a `Locker` that renews all its leases and ends those that could not be renewed.
 
 use std::{
     cmp::Reverse,
@@ -27,14 +27,15 @@ use crate::{
 
 /// Renewals that come due within this time of each other go out together.
 const COALESCE: Duration = Duration::from_millis(20);
-/// A difference between our clock and the timers' that means: the machine slept, or a clock was set.
+/// A larger difference between the clock and the timers means a suspend or a clock that was set.
 const JUMP: Duration = Duration::from_millis(100);
-/// Further ahead nothing is scheduled: a limit of centuries must not overflow a timer.
+/// The longest time that is scheduled ahead, because a limit of centuries would overflow a timer.
 const FAR: Duration = Duration::from_secs(3600);
-/// How soon a renewal is tried again whose lock is just being renewed by hand.
+/// The pause before a renewal is retried while a manual renewal of the same lock is in flight.
 const BUSY: Duration = Duration::from_millis(50);
 
-/// Renews and ends holds. One task for all of them: a task per lock costs memory per lock and renews one lock per request.
+/// Renews and ends holds, in one task for all. A task per lock would cost memory, and could renew
+/// only one lock per request.
 #[derive(Debug)]
 pub(crate) struct Renewer {
     backend: Arc<dyn Backend>,
@@ -48,11 +49,12 @@ pub(crate) struct Renewer {
 #[derive(Debug, Default)]
 struct Schedule {
     holds: BTreeMap<LeaseId, Arc<LeaseState>>,
-    /// May hold stale entries: of holds that are gone, or that come due later than it says.
+    /// May contain stale entries: of removed holds, and of holds that are due later.
     due: BinaryHeap<Reverse<(Instant, LeaseId)>>,
     running: bool,
     sleeping_until: Option<Instant>,
-    /// Where the holds were taken: when one of these runtimes ends, and the task with it, another one has to run it.
+    /// The runtimes on which the holds were acquired. When one ends, and the task with it, the task
+    /// starts on another one.
     runtimes: Vec<Handle>,
 }
 
@@ -66,7 +68,8 @@ impl Renewer {
         self.schedule.lock()
     }
 
-    /// Takes `hold` in. Called from within a runtime, on which the task starts unless it is running.
+    /// Starts to renew `hold`. Called within a runtime, on which the task starts unless it is
+    /// running.
     pub(crate) fn keep(self: &Arc<Self>, hold: &Arc<LeaseState>, now: ClockReading) {
         let due = hold.due_in(now).map(|after| Instant::now() + after.min(FAR));
         let mut schedule = self.schedule();
@@ -93,11 +96,12 @@ impl Renewer {
         schedule.running = true;
         self.detector.sample(self.clock.now());
         drop(schedule);
-        // One task for all locks: they are renewed while nobody polls a guard.
+        // A task of its own renews the locks while no guard is polled.
         runtime.spawn(run(Running { renewer: Arc::clone(self), runtime: runtime.id(), ended: false }));
     }
 
-    /// What a new task does first: the one before it may have left renewals unanswered, and its timers are not those of this runtime.
+    /// Prepares a new task. Its predecessor may have left renewals unanswered, and the timers
+    /// belong to another runtime.
     fn begin(&self) {
         let now = self.clock.now();
         let mut schedule = self.schedule();
@@ -105,17 +109,18 @@ impl Renewer {
         schedule.rebuild(now, Instant::now());
     }
 
-    /// Lets go of the hold with that id.
+    /// Removes the hold with this id.
     pub(crate) fn forget(&self, id: LeaseId) {
         let mut schedule = self.schedule();
         schedule.holds.remove(&id);
         if schedule.holds.is_empty() {
-            // Else locks that are released at once would pile up here until the next look.
+            // Otherwise the entries of short holds would accumulate until the next round.
             schedule.due.clear();
         }
     }
 
-    /// One look at everything that is due: returns the holds to renew, and when to look again; `None` when nothing is left to keep.
+    /// Checks all holds that are due. Returns the holds to renew and the time of the next round, or
+    /// `None` if no hold is left.
     fn round(&self, now: ClockReading, jumped: bool, idle: bool) -> Option<(Vec<Arc<LeaseState>>, Instant)> {
         let mut schedule = self.schedule();
         if schedule.holds.is_empty() && idle {
@@ -126,8 +131,8 @@ impl Renewer {
             return None;
         }
         let started = Instant::now();
-        // More than half of the entries are stale. The 64 keep a handful of holds from a rebuild at
-        // every look.
+        // More than half of the entries are stale. The 64 avoid a rebuild at every round for a few
+        // holds.
         if jumped || schedule.due.len() > 2 * schedule.holds.len() + 64 {
             schedule.rebuild(now, started);
         }
@@ -143,7 +148,8 @@ impl Renewer {
         let (mut renew, mut later, mut ended) = (Vec::new(), Vec::new(), Vec::new());
         for hold in due {
             let id = hold.lease.id;
-            // It announces a loss, and whoever hears of that may use this locker.
+            // Without the schedule's mutex, because `check` announces a loss to code that may use
+            // this locker.
             if hold.check(now).is_err() {
                 ended.push(id);
                 continue;
@@ -165,7 +171,8 @@ impl Renewer {
         Some((renew, next))
     }
 
-    /// Sends one renewal for `holds` and takes the answers in. Bounded in time; a hung one holds nothing else up.
+    /// Sends one renewal for `holds` and applies the answers. Limited in time, so a hung request
+    /// does not delay other renewals.
     async fn renew(&self, holds: Vec<Arc<LeaseState>>) {
         let mut sent: Vec<(Arc<LeaseState>, OwnedMutexGuard<()>)> = Vec::with_capacity(holds.len());
         for hold in holds {
@@ -230,12 +237,13 @@ impl Schedule {
     }
 }
 
-/// The task of a renewer. Notes its end, also when its runtime drops it before it has run at all: it goes on in another runtime that
-/// took locks, else with the next request.
+/// The running task of a renewer. Its drop records the end of the task, even if the runtime drops
+/// it before its first poll. The task then starts on another runtime that acquired locks, or with
+/// the next request.
 struct Running {
     renewer: Arc<Renewer>,
     runtime: Id,
-    /// The regular end has been noted by `round`, and another task may be running by now.
+    /// `round` has recorded the regular end, and another task may already be running.
     ended: bool,
 }
 
@@ -248,7 +256,7 @@ impl Drop for Running {
         schedule.running = false;
         schedule.sleeping_until = None;
         self.renewer.detector.stop();
-        // Each end takes one runtime off the list, so a row of dead ones comes to an end too.
+        // Each end removes one runtime from the list, so a series of ended runtimes terminates.
         schedule.runtimes.retain(|runtime| runtime.id() != self.runtime);
         let next = schedule.runtimes.last().cloned();
         drop(schedule);
@@ -262,7 +270,7 @@ async fn run(mut running: Running) {
     let renewer = Arc::clone(&running.renewer);
     let mut renewals = FuturesUnordered::new();
     renewer.begin();
-    // Locks that are held for a moment only are often taken one after the other, and a task for each would cost more than they do.
+    // Short holds often follow each other, and a new task for each would cost more than the hold.
     let mut stays = true;
     let mut last = (Instant::now(), renewer.clock.now());
     loop {
@@ -274,7 +282,8 @@ async fn run(mut running: Running) {
             return;
         };
         stays = false;
-        // After the round: the gap since the last sample is the reason that a frozen hold gives.
+        // Sampled after the round, which reports the gap since the last sample as the reason of a
+        // loss.
         renewer.detector.sample(now);
         for batch in due.chunks(renewer.pace.renew_batch.max(1)) {
             renewals.push(renewer.renew(batch.to_vec()));

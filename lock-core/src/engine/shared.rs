@@ -1,4 +1,4 @@
-//! What all clones of a `Locker`, its guards and its renewals share, and how it releases locks.
+//! The state that all clones of a `Locker` share, and the release of locks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::{
     types::{Clock, Error, Lease, LeaseId, LockName, LockOptions, Operation, no_reply},
 };
 
-/// What all clones of a `Locker`, its guards and its renewer share.
+/// The state that all clones of a `Locker`, its guards and its renewer share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) backend: Arc<dyn Backend>,
@@ -25,15 +25,15 @@ pub(crate) struct Shared {
     default_owner: String,
     /// The runtime of the latest acquisition, for guards that are dropped outside of any.
     runtime: Mutex<Option<Handle>>,
-    /// How many releases go on in the background.
+    /// The number of releases in the background.
     pub(crate) releasing: watch::Sender<usize>,
 }
 
-/// More than one, because a single lost packet must not leave the lock to its ttl. Few, because the
-/// caller waits and the ttl is the backstop.
+/// More than one, because a single lost packet must not leave the lock held until its ttl ends.
+/// Few, because the caller waits, and the ttl is the backstop.
 const RELEASE_ATTEMPTS: u32 = 3;
-/// Before the second attempt; twice as long before the third. Long enough to connect again, short
-/// against any usual ttl.
+/// The pause before the second attempt, and twice as long before the third. Long enough to
+/// reconnect, and short against any usual ttl.
 const RELEASE_PAUSE: Duration = Duration::from_millis(100);
 
 impl Shared {
@@ -75,14 +75,16 @@ impl Shared {
         &self.default_owner
     }
 
-    /// The name as the store knows it.
+    /// Returns the name in the store, with the prefix.
     pub(crate) fn name(&self, name: impl TryInto<LockName, Error: Into<Error>>) -> Result<LockName, Error> {
         Ok(name.try_into().map_err(Into::into)?.with_prefix(&self.prefix)?)
     }
 
-    /// Releases `lease`, up to three times while the store does not answer. Each attempt is bounded
-    /// by `limit`. When the lock was not
-    /// `held` before, a lost reply does not explain that it is not held now.
+    /// Releases `lease`, with up to three attempts while the store does not reply. `limit` bounds
+    /// each attempt.
+    ///
+    /// If an earlier reply was lost, "not held" can mean that the earlier attempt released the
+    /// lock. That applies only if the lock was `held` before.
     pub(crate) async fn release_repeatedly(
         &self,
         lease: &Lease,
@@ -96,7 +98,7 @@ impl Shared {
             let answer =
                 timeout(limit, self.backend.release(lease, hold_for)).await.unwrap_or_else(|_| Err(no_reply(limit)));
             match answer {
-                // An earlier request had released it and its reply was lost.
+                // An earlier request released the lock, and its reply was lost.
                 Ok(Release::NotHeld(_)) if ambiguous && held => {
                     metrics::ambiguity_resolved("release", "released");
                     return Ok(Release::Released);
@@ -104,7 +106,7 @@ impl Shared {
                 Ok(answer) => return Ok(answer),
                 Err(error) if error.is_retryable() && attempts < RELEASE_ATTEMPTS => {
                     ambiguous |= error.is_ambiguous();
-                    // Whatever made the store fail may need a moment to pass.
+                    // A transient failure may need a moment to pass.
                     tokio::time::sleep(RELEASE_PAUSE * attempts).await;
                     attempts += 1;
                 }
@@ -116,10 +118,11 @@ impl Shared {
         }
     }
 
-    /// Frees `lease` without an `await`: at once if the backend can, else by `work` on a runtime,
-    /// if there is one, which says whether
-    /// it did. `became` is told once what became of the lock: `released`, `background` or `leaked`.
-    /// Says whether the work goes on.
+    /// Releases `lease` without an `await`: immediately if the backend can, otherwise by `work` on
+    /// a runtime. `work` returns whether it released the lock.
+    ///
+    /// Calls `became` once, with the outcome: `released`, `background` or `leaked`. Returns `true`
+    /// if `work` continues in the background.
     pub(crate) fn in_background<F>(
         &self,
         lease: &Lease,
@@ -130,7 +133,7 @@ impl Shared {
     where
         F: Future<Output = bool> + Send + 'static,
     {
-        if self.backend.process_bound().is_some_and(|bound| bound.release_now(lease, hold_for)) {
+        if self.backend.release_now(lease, hold_for) {
             became("released");
             return false;
         }
@@ -148,8 +151,8 @@ impl Shared {
     }
 }
 
-/// `host:pid-` and a random part: a pid alone comes back after a reboot, and containers share host
-/// names.
+/// Returns `host:pid-` and a random part, because pids repeat after a reboot and containers share
+/// host names.
 fn default_owner() -> String {
     let host =
         nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "unknown".into());
@@ -157,18 +160,17 @@ fn default_owner() -> String {
     format!("{host}:{}-{}", std::process::id(), &random[..8])
 }
 
-/// A release in the background, which comes to nothing where there is no runtime, or one that ends
-/// and drops it.
+/// A release in the background. It fails if there is no runtime, or if the runtime ends first.
 struct Unfinished {
     lease: Lease,
     backend: Arc<dyn Backend>,
     became: fn(&'static str),
     freed: Option<bool>,
-    #[expect(dead_code, reason = "counts until all else is done")]
+    #[expect(dead_code, reason = "counted until the release has ended")]
     counted: Counted,
 }
 
-/// One of those that `Locker::wait_idle` waits for.
+/// Counts one release that `Locker::wait_idle` waits for.
 struct Counted(watch::Sender<usize>);
 
 impl Counted {
@@ -191,12 +193,10 @@ impl Drop for Unfinished {
         }
         (self.became)("leaked");
         if self.freed.is_none() {
-            tracing::warn!(name = %self.lease.name, "no runtime was there to release a lock on: it stays until its ttl ends, if it has one");
+            tracing::warn!(name = %self.lease.name, "lock not released: no runtime available; it expires with its ttl, if it has one");
         }
-        // What this process holds of it, such as an open file, would otherwise keep the lock for as
-        // long as the process lives.
-        if let Some(bound) = self.backend.process_bound() {
-            bound.on_lost(&self.lease);
-        }
+        // Local resources, such as an open file, would otherwise keep the lock held until the
+        // process ends.
+        self.backend.on_lost(&self.lease);
     }
 }

@@ -1,35 +1,55 @@
-//! The timing of a lock, and the rules that tie its choices together.
+//! The timing of a lock, and the rules that its options have to meet.
 
 use std::time::Duration;
 
 use crate::{
     backend::{Capabilities, Capability, StoreTimings},
-    types::{DEFAULT_TTL, Error, ErrorKind, LockOptions, Renew},
+    types::{Error, ErrorKind, LockOptions, Renew},
 };
 
-/// The timing of a lock: choices checked against each other, so that
-/// `renew interval < renew deadline = ttl - margin < ttl` always holds; see [`Locker::timing`](crate::Locker::timing).
+/// The timing of a lock, made of options that were checked against each other.
+///
+/// `renew interval < renew deadline = ttl - margin < ttl` always holds. See
+/// [`Locker::timing`](crate::Locker::timing).
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use lock_core::{Locker, memory::MemoryBackend};
+///
+/// # fn main() -> Result<(), lock_core::Error> {
+/// let timing = Locker::new(MemoryBackend::new())?.timing();
+/// assert_eq!(timing.ttl, Some(Duration::from_secs(30)));
+/// assert_eq!(timing.renew_every, Some(Duration::from_secs(10)));
+/// // A guard is valid for ttl - margin after the last confirmed renewal.
+/// assert_eq!(timing.margin, Duration::from_secs(3));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timing {
-    /// What the user chose; `None` where the store has no ttl.
+    /// The ttl; `None` if the store has none.
     pub ttl: Option<Duration>,
-    /// What the store keeps the lock for without a renewal: the ttl, or a lease of the store's own. `None` where locks do not expire.
+    /// How long the store keeps the lock without a renewal: the ttl, or the store's own lease.
+    /// `None` if locks do not expire.
     pub lease: Option<Duration>,
-    /// How long before the end of the lease a guard's validity ends.
+    /// The time between the end of a guard's validity and the end of the lease.
     pub margin: Duration,
-    /// Time between two renewals; `None` when only [`Guard::renew_if_below`](crate::Guard::renew_if_below) renews.
+    /// The time between two renewals. `None` if only
+    /// [`Guard::renew_if_below`](crate::Guard::renew_if_below) renews.
     pub renew_every: Option<Duration>,
-    /// How long before the end of the validity the work is stopped while renewals fail.
+    /// How long before the end of the validity the work is stopped if renewals fail.
     pub grace: Duration,
-    /// Longest time for one request.
+    /// The time limit for one request.
     pub attempt_timeout: Duration,
 }
 
-/// Below this, timers and a single round trip eat the lease up.
+const DEFAULT_TTL: Duration = Duration::from_secs(30);
+/// Below this, timer inaccuracy and a single round trip use up the lease.
 const MIN_TTL: Duration = Duration::from_millis(50);
 const MAX_TTL: Duration = Duration::from_secs(MAX_DAYS * 24 * 3600);
-/// Clocks, and stores that count in milliseconds, overflow far beyond this.
+/// Far below the values at which clocks, and stores that count in milliseconds, overflow.
 const MAX_DAYS: u64 = 366;
 const MIN_RENEW: Duration = Duration::from_millis(5);
 
@@ -53,7 +73,8 @@ impl Timing {
         Ok(Self { ttl: Some(ttl), ..leased })
     }
 
-    /// For a lock that expires: `what` and for how long the store keeps it without a renewal, and how often renewals go out by themselves.
+    /// Returns the timing of a lock that expires after `lease`, which messages call `what`. `auto`
+    /// is the interval of automatic renewal.
     fn leased(
         options: &LockOptions,
         pace: StoreTimings,
@@ -77,11 +98,11 @@ impl Timing {
         let latest = renew_every.map_or(deadline, |every| deadline - every);
         if options.grace >= latest {
             return Err(config(format!(
-                "grace ({:?}) must be shorter than {what} - margin - renew ({latest:?}), or healthy work would be stopped",
+                "grace ({:?}) must be shorter than {what} - margin - renew ({latest:?}), or work would be stopped although renewals succeed",
                 options.grace
             )));
         }
-        // Two attempts fit between a renewal that comes due and the end of the validity.
+        // Two attempts fit between the time a renewal is due and the end of the validity.
         let attempt_timeout = pace.attempt_timeout.min(latest / 2).max(Duration::from_millis(1));
         Ok(Self { ttl: None, lease: Some(lease), margin, renew_every, grace: options.grace, attempt_timeout })
     }
@@ -91,7 +112,7 @@ impl Timing {
         for (what, set) in [("ttl", options.ttl.is_some()), ("margin", options.margin.is_some() && !expires)] {
             if set {
                 return Err(config(format!(
-                    "this store has no {what} to choose: a lock lasts until it is released or its holder dies; leave {what} out"
+                    "{what} cannot be set on this store: a lock lasts until it is released or its holder dies; leave {what} out"
                 )));
             }
         }
@@ -116,11 +137,13 @@ impl Timing {
         })
     }
 
-    /// The ttl to ask for when the caller's deadline is `left` away, and for how long that makes a guard valid.
+    /// Returns the ttl to request if the caller's deadline is `left` away, and the validity of a
+    /// guard with that ttl.
     pub(crate) fn lease_for(&self, left: Option<Duration>) -> (Option<Duration>, Option<Duration>) {
         let Some(ttl) = self.ttl else { return (None, self.lease.map(|lease| lease - self.margin)) };
         let Some(cut) = left.filter(|left| *left < ttl) else { return (Some(ttl), Some(ttl - self.margin)) };
-        // As much of it as of the ttl; the usual, small one stays whole for longer.
+        // The margin shrinks in proportion to the ttl, but a small margin keeps its full length for
+        // longer.
         let in_proportion = self.margin.mul_f64(cut.as_secs_f64() / ttl.as_secs_f64());
         (Some(cut), Some(cut.saturating_sub(in_proportion.max(self.margin.min(cut / 5)))))
     }
@@ -156,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_keep_the_renewal_before_the_deadline_for_every_ttl() {
+    fn default_renewal_precedes_the_deadline_for_every_ttl() {
         for ttl in [50, 100, 1_000, 2_500, 30_000, 3_600_000].map(Duration::from_millis) {
             let t = timing(&LockOptions { ttl: Some(ttl), ..LockOptions::default() }).unwrap();
             let (renew, deadline) = (t.renew_every.unwrap(), ttl - t.margin);
@@ -166,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn contradicting_times_are_refused_with_both_numbers() {
+    fn contradicting_times_are_refused_with_both_values() {
         let base = LockOptions { ttl: Some(secs(10)), ..LockOptions::default() };
         for (options, words) in [
             (LockOptions { margin: Some(secs(10)), ..base.clone() }, "margin (10s) must be shorter than ttl (10s)"),
@@ -182,26 +205,26 @@ mod tests {
     }
 
     #[test]
-    fn a_store_without_ttl_refuses_one_and_is_probed_instead() {
+    fn store_without_ttl_refuses_one_and_is_probed() {
         let options = LockOptions { ttl: Some(secs(10)), ..LockOptions::default() };
         let error = Timing::new(&options, FILES, StoreTimings::default()).unwrap_err();
-        assert!(error.to_string().contains("no ttl to choose"), "{error}");
+        assert!(error.to_string().contains("ttl cannot be set"), "{error}");
         let t = Timing::new(&LockOptions::default(), FILES, StoreTimings::default()).unwrap();
         assert_eq!((t.ttl, t.renew_every), (None, Some(secs(1))));
     }
 
     #[test]
-    fn a_lease_of_the_stores_own_bounds_the_validity_without_a_ttl() {
+    fn lease_of_the_store_bounds_validity_without_ttl() {
         let pace = StoreTimings { lease: Some(secs(10)), ..StoreTimings::default() };
         let t = Timing::new(&LockOptions::default(), FILES, pace).unwrap();
         assert_eq!((t.ttl, t.renew_every, t.margin), (None, Some(secs(1)), secs(1)));
         assert_eq!(t.lease_for(None), (None, Some(secs(9))));
-        assert_eq!(t.lease_for(Some(secs(5))), (None, Some(secs(9))), "the deadline is a limit of its own");
+        assert_eq!(t.lease_for(Some(secs(5))), (None, Some(secs(9))), "the deadline is a separate limit");
         assert!(t.renew_every.unwrap() + 2 * t.attempt_timeout <= secs(9), "two attempts fit: {t:?}");
         let wide = LockOptions { margin: Some(secs(3)), ..LockOptions::default() };
         assert_eq!(Timing::new(&wide, FILES, pace).unwrap().lease_for(None), (None, Some(secs(7))));
         for (options, words) in [
-            (LockOptions { ttl: Some(secs(30)), ..LockOptions::default() }, "no ttl to choose"),
+            (LockOptions { ttl: Some(secs(30)), ..LockOptions::default() }, "ttl cannot be set"),
             (
                 LockOptions { renew: Renew::Every(secs(9)), ..LockOptions::default() },
                 "shorter than lease - margin (9s)",

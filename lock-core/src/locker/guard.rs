@@ -53,20 +53,23 @@ use crate::{
 ///
 /// # Blocking work
 ///
-/// One task of the tokio runtime renews the lease in the background. Blocking calls starve it:
+/// One task of the tokio runtime renews the lease in the background. Blocking calls, such as a long
+/// computation or `std::thread::sleep`, starve it:
 ///
-/// - On a current-thread runtime, any blocking call or long computation stops the renewal task.
-/// - On a multi-thread runtime, blocking calls on all worker threads stop it too.
+/// - On a current-thread runtime, every blocking call stops the renewals.
+/// - On a multi-thread runtime, a blocking call in a spawned task can stop them too. The renewal task
+///   may be queued on the blocked worker, where idle workers do not find it.
 ///
-/// While the runtime is blocked, [`lost`](Self::lost), [`run`](Self::run) and loss signals cannot
-/// report the loss either. The validity still ends in time, but only [`check`](Self::check) reads
-/// the clocks then, and the blocked code has to call it.
+/// A blocked runtime does not wake [`lost`](Self::lost), [`run`](Self::run) or other waiters. The
+/// validity still ends in time, but only calls that read the clocks, such as [`check`](Self::check),
+/// report it: the blocking code has to call them. The reason is then
+/// [`FrozenFor`](crate::LossReason::FrozenFor).
 ///
 /// Use one of these for blocking work:
 ///
-/// - `tokio::task::spawn_blocking`, with [`loss_signal`](Self::loss_signal) in the closure to check
-///   the lock.
-/// - A multi-thread runtime, if the work blocks fewer threads than the runtime has.
+/// - `tokio::task::spawn_blocking`, and in the closure [`LossSignal::check`] of
+///   [`loss_signal`](Self::loss_signal).
+/// - `tokio::task::block_in_place` on a multi-thread runtime, which moves other tasks away first.
 /// - The blocking interface [`lock_core::blocking`](crate::blocking), which renews on its own thread.
 #[must_use = "dropping a guard releases its lock"]
 pub struct Guard {

@@ -107,7 +107,7 @@ impl fmt::Display for LossReason {
             Self::Unreachable { since, last_error } => {
                 write!(f, "no renewal was confirmed for {:.1} s ({last_error})", since.as_secs_f64())
             }
-            Self::FrozenFor(gap) => write!(f, "the process was frozen for {:.1} s", gap.as_secs_f64()),
+            Self::FrozenFor(gap) => write!(f, "the process or its runtime did not run for {:.1} s", gap.as_secs_f64()),
             Self::FileLock(what) => write!(f, "{what}"),
             Self::MaxHold => write!(f, "max_hold was reached"),
             Self::Deadline => write!(f, "its deadline was reached"),

@@ -140,10 +140,7 @@ async fn what_is_wrong_with_a_config_string_is_said_with_its_remedy() {
             "open on memory:?pasword=***: there is no option \"pasword\". Known: grace, margin, max_hold, min_hold, owner, prefix, \
              renew, require, ttl",
         ),
-        (
-            "memory:?ttl=30",
-            "open on memory:?ttl=30: ttl=30 has no unit; write 30s for seconds, or another of ms, s, m, h, d",
-        ),
+        ("memory:?ttl=30", "open on memory:?ttl=30: ttl=30 has no unit; write 30s for seconds, or use ms, m, h or d"),
         ("memory:?ttl=10s&margin=10s", "open on memory:: margin (10s) must be shorter than ttl (10s)"),
         ("memory://h", "open on memory://h: memory takes no host; leave \"h\" out"),
         ("memory:x", "open on memory:x: memory takes no path; leave it out"),
@@ -152,12 +149,12 @@ async fn what_is_wrong_with_a_config_string_is_said_with_its_remedy() {
         ("careless://u@h", "open on careless://***@h: careless takes no host; leave \"h\" out"),
         (
             "file:///x?ttl=3s",
-            "open on file:///x?ttl=3s: this store has no ttl to choose: a lock lasts until it is released or its holder dies; \
+            "open on file:///x?ttl=3s: ttl cannot be set on this store: a lock lasts until it is released or its holder dies; \
              leave ttl out",
         ),
         (
             "file:///x?require=loss-signal,fencing",
-            "open on file:///x?require=loss-signal,fencing: this store does not have the required \"fencing\"; it has: loss-signal",
+            "open on file:///x?require=loss-signal,fencing: this store lacks the required capability \"fencing\"; it has: loss-signal",
         ),
         (
             "file://var/x",

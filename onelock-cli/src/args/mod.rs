@@ -146,7 +146,7 @@ mod tests {
             for option in durations.filter_map(|a| a.get_long()) {
                 let line = ["onelock", command.get_name(), &format!("--{option}=5M")];
                 let refused = Cli::try_parse_from(line).unwrap_err().to_string();
-                assert!(refused.contains("write it small: m"), "{option}: {refused}");
+                assert!(refused.contains("write it in lower case: m"), "{option}: {refused}");
                 tried += 1;
             }
         }
