@@ -1,8 +1,9 @@
-//! The same locks for code without an async runtime: scripts, threads, synchronous services.
+//! The blocking interface: the same locks for code without an async runtime, such as scripts,
+//! threads and synchronous services.
 //!
-//! Every method blocks the calling thread until the store has answered. Renewals run on a thread that
-//! belongs to the [`Locker`], so a lock stays held while the caller computes. Do not call this from
-//! async code: it would block the runtime. Each call then returns an error that says so.
+//! Every method blocks the calling thread until the store has answered. Renewals run on a thread
+//! that belongs to the [`Locker`], so a lock stays held while the caller computes. Do not call
+//! these methods from async code, because they would block the runtime. They return an error there.
 //!
 //! ```
 //! use lock_core::{Registry, blocking, memory::MemoryFactory};
@@ -38,16 +39,16 @@ use crate::{
     Renew, Timing, TryRun, backend::Capabilities, clock::ClockReading,
 };
 
-/// How long the thread waits, after the last handle is gone, for releases of dropped guards.
+/// How long the thread waits for releases of dropped guards after the last handle is dropped.
 ///
 /// A store that does not answer must not keep a thread alive for longer.
 const LAST_RELEASES: Duration = Duration::from_secs(10);
 
-/// How a bounded attempt to acquire ended, if the store could say. See [`crate::TryAcquire`].
+/// The outcome of a bounded attempt to acquire. See [`crate::TryAcquire`].
 #[derive(Debug)]
 #[must_use = "dropping an acquired guard releases the lock"]
 pub enum TryAcquire {
-    /// The lock is ours.
+    /// This process holds the lock now.
     Acquired(Guard),
     /// Another client holds the lock.
     Contended(Holder),
@@ -60,7 +61,8 @@ pub struct Locker {
     renewals: Arc<Renewals>,
 }
 
-/// The thread that drives connections and renewals. It ends when the last locker and guard are gone.
+/// The thread that drives connections and renewals. It ends when the last locker and guard are
+/// dropped.
 struct Renewals {
     runtime: Handle,
     /// Dropped to end the thread.
@@ -70,14 +72,14 @@ struct Renewals {
 impl Renewals {
     /// Starts the thread and opens the store on its runtime, to which connections belong.
     fn start(open: impl Future<Output = Result<crate::Locker, Error>>) -> Result<Locker, Error> {
-        let failed = |error| Error::new(ErrorKind::Other, "the thread for renewals could not start").with_source(error);
+        let failed = |error| Error::new(ErrorKind::Other, "the renewal thread could not be started").with_source(error);
         let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let (handle, (stop, stopped)) = (runtime.handle().clone(), oneshot::channel());
         let (tell, told) = oneshot::channel::<crate::Locker>();
         let work = move || {
             runtime.block_on(async {
                 let Ok(locker) = told.await else { return };
-                // An error too: the sender is only ever dropped.
+                // Always an error, because the sender is only dropped.
                 let _ = stopped.await;
                 let _ = tokio::time::timeout(LAST_RELEASES, locker.wait_idle()).await;
             });
@@ -85,7 +87,7 @@ impl Renewals {
         thread::Builder::new().name("onelock-renewal".into()).spawn(work).map_err(failed)?;
         let renewals = Self { runtime: handle, _stop: stop };
         let inner = renewals.block_on(open)??;
-        // The thread waits for it, so it is there.
+        // The thread is waiting for the locker, so the receiver exists.
         let _ = tell.send(inner.clone());
         Ok(Locker { inner, renewals: Arc::new(renewals) })
     }
@@ -104,7 +106,7 @@ impl Locker {
     /// Opens the store that `config` describes. See [`Registry::open`].
     ///
     /// # Errors
-    /// As [`Registry::open`]; also when no thread can be started.
+    /// As [`Registry::open`]. Also if the renewal thread cannot be started.
     pub fn open(
         registry: &Registry,
         config: impl TryInto<ConfigString, Error: Into<Error>> + Send,
@@ -112,23 +114,24 @@ impl Locker {
         Renewals::start(registry.open(config))
     }
 
-    /// Uses the async locker that `open` makes; it is made on the runtime of the thread for renewals.
+    /// Creates a blocking locker from the async locker that `open` returns. `open` runs on the
+    /// runtime of the renewal thread.
     ///
     /// # Errors
-    /// Those of `open`; also when no thread can be started.
+    /// Those of `open`. Also if the renewal thread cannot be started.
     pub fn open_with(open: impl Future<Output = Result<crate::Locker, Error>>) -> Result<Self, Error> {
         Renewals::start(open)
     }
 
-    /// Begins a request for the lock `name`, to choose options for it.
+    /// Creates a request for the lock `name`, which sets options for this lock.
     pub fn lock(&self, name: impl TryInto<LockName, Error: Into<Error>>) -> LockRequest {
         LockRequest { inner: self.inner.lock(name), renewals: Arc::clone(&self.renewals) }
     }
 
-    /// Tries once. See [`crate::LockRequest::try_acquire`].
+    /// Tries to acquire the lock without waiting. See [`crate::LockRequest::try_acquire`].
     ///
     /// # Errors
-    /// When the store cannot say; never because the lock is held.
+    /// If the store fails. Contention is not an error.
     pub fn try_acquire(&self, name: impl TryInto<LockName, Error: Into<Error>>) -> Result<TryAcquire, Error> {
         self.lock(name).try_acquire()
     }
@@ -136,7 +139,7 @@ impl Locker {
     /// Waits for the lock for at most `wait`. See [`crate::LockRequest::acquire_within`].
     ///
     /// # Errors
-    /// When the store cannot say; never because the lock is held.
+    /// If the store fails. Contention is not an error.
     pub fn acquire_within(
         &self,
         name: impl TryInto<LockName, Error: Into<Error>>,
@@ -148,7 +151,7 @@ impl Locker {
     /// Waits for the lock. See [`crate::LockRequest::acquire`].
     ///
     /// # Errors
-    /// When the store cannot say; never because the lock is held.
+    /// If the store fails. Contention is not an error.
     pub fn acquire(&self, name: impl TryInto<LockName, Error: Into<Error>>) -> Result<Guard, Error> {
         self.lock(name).acquire()
     }
@@ -166,17 +169,17 @@ impl Locker {
         self.lock(name).try_run(work)
     }
 
-    /// What the store, as configured, can do.
+    /// Returns the capabilities of the store as configured.
     pub fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
 
-    /// The timing of locks for which nothing else is chosen.
+    /// Returns the timing of locks without options of their own.
     pub fn timing(&self) -> Timing {
         self.inner.timing()
     }
 
-    /// The store, as a config string without secrets.
+    /// Returns the store as a config string without secrets.
     pub fn store(&self) -> String {
         self.inner.store()
     }
@@ -185,22 +188,22 @@ impl Locker {
     /// all have ended.
     ///
     /// # Errors
-    /// When it is called from async code.
+    /// If it is called from async code.
     pub fn wait_idle(&self, wait: Duration) -> Result<bool, Error> {
         let all = async { tokio::time::timeout(wait, self.inner.wait_idle()).await.is_ok() };
         self.renewals.block_on(all)
     }
 
-    /// The async locker, for what has no blocking form, such as [`crate::Locker::admin`]. Its futures
-    /// run by [`block_on`](Self::block_on).
+    /// Returns the async locker, for calls without a blocking form, such as
+    /// [`crate::Locker::admin`]. Run its futures by [`block_on`](Self::block_on).
     pub fn as_async(&self) -> &crate::Locker {
         &self.inner
     }
 
-    /// Runs a future of the async locker to its end.
+    /// Runs a future of the async locker, and returns its result.
     ///
     /// # Errors
-    /// When it is called from async code.
+    /// If it is called from async code.
     pub fn block_on<T>(&self, future: impl Future<Output = T>) -> Result<T, Error> {
         self.renewals.block_on(future)
     }
@@ -212,7 +215,7 @@ impl fmt::Debug for Locker {
     }
 }
 
-/// A lock about to be acquired; made by [`Locker::lock`]. See [`crate::LockRequest`].
+/// A request for a lock, made by [`Locker::lock`]. See [`crate::LockRequest`].
 #[derive(Clone)]
 #[must_use = "a request does nothing until it is acquired"]
 pub struct LockRequest {
@@ -220,7 +223,7 @@ pub struct LockRequest {
     renewals: Arc<Renewals>,
 }
 
-/// Each option of the async request, by the same name.
+/// Generates the option setters of the async request, with the same names.
 macro_rules! options {
     ($($option:ident($argument:ty),)*) => {
         $(
@@ -248,10 +251,10 @@ impl LockRequest {
         on_contention(impl Fn(&Holder) + Send + Sync + 'static),
     }
 
-    /// Tries once. See [`crate::LockRequest::try_acquire`].
+    /// Tries to acquire the lock without waiting. See [`crate::LockRequest::try_acquire`].
     ///
     /// # Errors
-    /// When the store cannot say, or an option is wrong; never because the lock is held.
+    /// If the store fails or an option is invalid. Contention is not an error.
     pub fn try_acquire(self) -> Result<TryAcquire, Error> {
         let outcome = self.renewals.block_on(self.inner.try_acquire())??;
         Ok(guarded(outcome, self.renewals))
@@ -260,7 +263,7 @@ impl LockRequest {
     /// Waits for the lock for at most `wait`. See [`crate::LockRequest::acquire_within`].
     ///
     /// # Errors
-    /// When the store cannot say, or an option is wrong; never because the lock is held.
+    /// If the store fails or an option is invalid. Contention is not an error.
     pub fn acquire_within(self, wait: Duration) -> Result<TryAcquire, Error> {
         let outcome = self.renewals.block_on(self.inner.acquire_within(wait))??;
         Ok(guarded(outcome, self.renewals))
@@ -269,7 +272,7 @@ impl LockRequest {
     /// Waits for the lock. See [`crate::LockRequest::acquire`].
     ///
     /// # Errors
-    /// When the store cannot say, an option is wrong, or the deadline comes first.
+    /// If the store fails, an option is invalid, or the deadline is reached first.
     pub fn acquire(self) -> Result<Guard, Error> {
         let inner = self.renewals.block_on(self.inner.acquire())??;
         Ok(Guard { inner, renewals: self.renewals })
@@ -277,11 +280,11 @@ impl LockRequest {
 
     /// Runs `work` under the lock, or skips it when the lock is contended.
     ///
-    /// A thread cannot be stopped from outside: long work calls [`Guard::check`] before each step that
-    /// must not happen twice.
+    /// A thread cannot be stopped from outside: long work calls [`Guard::check`] before each step
+    /// that must not happen twice.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Lost`] when the lock was lost before the work ended; else as
+    /// Of kind [`ErrorKind::Lost`] if the lock was lost before the work ended. Otherwise as
     /// [`try_acquire`](Self::try_acquire).
     pub fn try_run<T>(self, work: impl FnOnce(&Guard) -> T) -> Result<TryRun<T>, Error> {
         let guard = match self.try_acquire()? {
@@ -312,37 +315,38 @@ fn guarded(outcome: crate::TryAcquire, renewals: Arc<Renewals>) -> TryAcquire {
     }
 }
 
-/// A held lock: valid until it is released or lost, and never beyond its lease. See [`crate::Guard`].
+/// A held lock: valid until it is released or lost, and never beyond its lease. See
+/// [`crate::Guard`].
 ///
-/// Dropping it releases the lock without waiting: at once where the store allows it (files, memory),
-/// else on the thread for renewals.
+/// Dropping it releases the lock without waiting: immediately where the store allows it (files,
+/// memory), otherwise on the renewal thread.
 #[must_use = "dropping a guard releases its lock"]
 pub struct Guard {
-    // Before `renewals`: its drop hands the release to that thread.
+    // Declared before `renewals`, because its drop passes the release to that thread.
     inner: crate::Guard,
     renewals: Arc<Renewals>,
 }
 
 impl Guard {
-    /// What is locked, as the store knows it (with the locker's prefix).
+    /// Returns the name of the lock in the store, with the locker's prefix.
     pub fn name(&self) -> &LockName {
         self.inner.name()
     }
 
-    /// The fencing token of this acquisition, where the store mints them.
+    /// Returns the fencing token of this acquisition, if the store issues them.
     pub fn token(&self) -> Option<FencingToken> {
         self.inner.token()
     }
 
-    /// The fencing token, for work that must not go ahead without one.
+    /// Returns the fencing token, or an error if the store issues none.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Unsupported`] when the store mints no tokens.
+    /// Of kind [`ErrorKind::Unsupported`] if the store issues no tokens.
     pub fn require_token(&self) -> Result<FencingToken, Error> {
         self.inner.require_token()
     }
 
-    /// The previous holder, if it went without releasing: its work may be half done.
+    /// Returns the previous holder, if it did not release the lock. Its work may be incomplete.
     pub fn crashed_holder(&self) -> Option<&Holder> {
         self.inner.crashed_holder()
     }
@@ -355,17 +359,18 @@ impl Guard {
         self.inner.check()
     }
 
-    /// Time left until the lock is lost unless it is renewed; `None` where locks do not expire.
+    /// Returns the time until the validity ends unless the lock is renewed. `None` if locks do not
+    /// expire.
     pub fn remaining(&self) -> Option<Duration> {
         self.inner.remaining()
     }
 
-    /// When the lock is lost unless it is renewed, as a reading of both clocks.
+    /// Returns the end of the validity unless the lock is renewed, as a reading of both clocks.
     pub fn valid_until(&self) -> Option<ClockReading> {
         self.inner.valid_until()
     }
 
-    /// Like [`valid_until`](Self::valid_until), by the wall clock.
+    /// Like [`valid_until`](Self::valid_until), as wall time.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.inner.expires_at()
     }
@@ -375,16 +380,18 @@ impl Guard {
         self.inner.loss_signal()
     }
 
-    /// Blocks until the lock is lost or `wait` has passed; `None` then.
+    /// Blocks until the lock is lost, or returns `None` after `wait`.
     ///
     /// # Errors
-    /// When it is called from async code.
+    /// If it is called from async code.
     pub fn lost_within(&self, wait: Duration) -> Result<Option<Lost>, Error> {
-        // Inside of the async block, because a timer needs the runtime that `block_on` enters.
+        // The timer is created inside the async block, because it needs the runtime that `block_on`
+        // enters.
         self.renewals.block_on(async { tokio::time::timeout(wait, self.inner.lost()).await.ok() })
     }
 
-    /// Makes sure that at least `at_least` of the lease is left. See [`crate::Guard::renew_if_below`].
+    /// Renews the lock if less than `at_least` of its validity remains. See
+    /// [`crate::Guard::renew_if_below`].
     ///
     /// # Errors
     /// As [`crate::Guard::renew_if_below`].
@@ -395,8 +402,8 @@ impl Guard {
     /// Releases the lock. See [`crate::Guard::release`].
     ///
     /// # Errors
-    /// When the store does not confirm it after three attempts. A further attempt goes on in the
-    /// background, and the ttl is the backstop.
+    /// If the store does not confirm the release after three attempts. A further attempt continues
+    /// in the background, and the ttl is the backstop.
     pub fn release(self) -> Result<Release, Error> {
         let Self { inner, renewals } = self;
         renewals.block_on(inner.release())?

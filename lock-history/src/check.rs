@@ -1,5 +1,4 @@
-//! What a history is checked against, and the checks that need no more than one pass over the
-//! events.
+//! The options of a check, and the checks that need one pass over the events.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -10,22 +9,22 @@ use crate::{
     validity,
 };
 
-/// What a history is checked against, beyond what always holds.
+/// The optional checks of a history, in addition to those that always run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Checks {
-    /// Nobody holds a lock and somebody who can reach the store waits for it: for how long at most.
-    /// `None` checks no liveness.
+    /// The longest time that a lock may be free while a waiter can reach the store. `None` does not
+    /// check liveness.
     pub obtainable_within: Option<Duration>,
-    /// Nobody breaks locks, and the store loses nothing: then no guard is told of a loss before it
-    /// would have ended by itself.
+    /// `true` if no lock is broken and the store loses no data. Then no guard may be told of a loss
+    /// before its own end.
     pub undisturbed: bool,
 }
 
-/// Checks `events`, in any order; those of one worker must not share a time unless they stand in
+/// Checks `events`, which may be in any order. Events of one worker with the same time must be in
 /// the order in which they happened.
 pub fn check(events: &[Event], checks: &Checks) -> Report {
     let mut sorted: Vec<&Event> = events.iter().collect();
-    // Stable: events of one instant stay as they came.
+    // The sort is stable, so events with the same time keep their order.
     sorted.sort_by(|a, b| (&a.name, a.at).cmp(&(&b.name, b.at)));
     let mut report = Report::default();
     for events in sorted.chunk_by(|a, b| a.name == b.name) {
@@ -45,8 +44,8 @@ pub fn check(events: &[Event], checks: &Checks) -> Report {
     report
 }
 
-/// While at most one guard is valid, the order of grants is the order of time: each worker notes its
-/// grant before it can release.
+/// Checks that tokens rise. While at most one guard is valid, grants are ordered by time, because
+/// each worker records its grant before it can release.
 fn tokens_rise(events: &[&Event], report: &mut Report) {
     let mut largest: Option<(u64, &Event)> = None;
     for event in events {
@@ -69,7 +68,7 @@ fn resource_takes_no_old_token(events: &[&Event], report: &mut Report) {
     }
 }
 
-/// A worker must never be told that the lock is held by the very attempt that asks for it.
+/// Checks that no attempt is refused because of its own lock.
 fn own_lock_is_known(events: &[&Event], report: &mut Report) {
     let mut asking: HashMap<u64, &Event> = HashMap::new();
     for event in events {

@@ -1,69 +1,69 @@
-//! What a worker notes.
+//! The events that workers record.
 
 use std::{sync::Arc, time::Duration};
 
-/// One thing that one worker did with one name.
+/// One event of one worker for one lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// When, on the clock of this history.
+    /// The time on the clock of this history.
     pub at: Duration,
-    /// Who: does one thing at a time, and is never reused for another process.
+    /// The worker. It does one thing at a time, and its number is never reused for another process.
     pub worker: u64,
-    /// Which lock.
+    /// The name of the lock.
     pub name: Arc<str>,
-    /// What.
+    /// The kind of event.
     pub kind: EventKind,
 }
 
-/// What happened.
+/// The kind of an [`Event`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventKind {
-    /// The worker began to ask for the lock, under this owner's name if each attempt has its own.
+    /// The worker began an attempt to acquire the lock.
     Attempt {
-        /// As others would read it.
+        /// The owner's name as other clients read it, if each attempt has its own.
         owner: Option<String>,
     },
-    /// The store said that somebody else holds the lock; the attempt goes on.
+    /// The store answered that another client holds the lock. The attempt continues.
     Refused {
-        /// Who, as the store said.
+        /// The holder, according to the store.
         owner: Option<String>,
     },
     /// The attempt ended without the lock.
     GaveUp,
-    /// The attempt ended with a guard that calls itself valid.
+    /// The attempt ended with a guard that reports itself valid.
     Granted {
         /// The fencing token.
         token: Option<u64>,
-        /// Until when it will call itself valid if nothing else happens; `None` until it ends.
+        /// The end of the validity if it is not renewed; `None` if it has no end.
         until: Option<Duration>,
     },
-    /// The guard still called itself valid.
+    /// The guard still reported itself valid.
     Valid {
         /// As in [`EventKind::Granted`].
         until: Option<Duration>,
     },
-    /// The guard called itself lost.
+    /// The guard reported itself lost.
     Lost {
-        /// The store had said so, at some time since the guard last called itself valid. Otherwise
-        /// its own timer had run out, when it was to.
+        /// `true` if the store reported the loss, at some time since the guard last reported itself
+        /// valid. `false` if the guard's own timer expired.
         told: bool,
     },
-    /// The worker began to give the lock back.
+    /// The worker began to release the lock.
     Released,
     /// The worker was killed.
     Died,
-    /// The worker stopped to run, or was cut off from the store: it is not waited for.
+    /// The worker was stopped, or was cut off from the store, so it does not count as a waiter.
     Stopped,
-    /// The worker runs and reaches the store again.
+    /// The worker runs again and can reach the store.
     Resumed,
-    /// The protected resource took a write.
+    /// The protected resource accepted a write.
     Accepted {
-        /// Which came with this token.
+        /// The token of the write.
         token: u64,
     },
     /// The protected resource refused a write.
     Rejected {
-        /// Which came with this token.
+        /// The token of the write.
         token: u64,
     },
 }

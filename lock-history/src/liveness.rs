@@ -1,4 +1,4 @@
-//! Whether a lock that nobody holds is had by somebody who waits for it.
+//! Checks liveness: a waiter acquires a free lock in time.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,12 +10,12 @@ use crate::{
     report::{Property, Report},
 };
 
-/// Which workers wait and which hold a valid guard, as time goes on.
+/// The workers that wait and those that hold a valid guard, at the time of an event.
 #[derive(Default)]
 struct State<'a> {
     waiting: HashMap<u64, &'a Event>,
     stopped: HashSet<u64>,
-    /// Until when each guard is valid.
+    /// The end of the validity of each guard.
     holding: HashMap<u64, Option<Duration>>,
 }
 
@@ -53,17 +53,18 @@ impl<'a> State<'a> {
         }
     }
 
-    fn somebody_waits(&self) -> bool {
+    fn has_waiter(&self) -> bool {
         self.waiting.keys().any(|worker| !self.stopped.contains(worker))
     }
 
-    /// Until when any guard is valid; zero if none is.
+    /// Returns the latest end of a guard's validity; zero if no guard is valid.
     fn held_until(&self) -> Duration {
         self.holding.values().map(|until| until.unwrap_or(Duration::MAX)).max().unwrap_or_default()
     }
 }
 
-/// Reports each time in which nobody held the lock, and somebody who could reach the store waited, for longer than `bound`.
+/// Reports each time longer than `bound` in which the lock was free and a waiter could reach the
+/// store.
 pub(super) fn obtainable(events: &[&Event], bound: Duration, report: &mut Report) {
     let mut state = State::default();
     let mut free_since: Option<(Duration, &Event)> = None;
@@ -75,9 +76,9 @@ pub(super) fn obtainable(events: &[&Event], bound: Duration, report: &mut Report
         state.take_in(event);
         let held = state.held_until();
         free_since = match free_since {
-            _ if !state.somebody_waits() || held == Duration::MAX => None,
+            _ if !state.has_waiter() || held == Duration::MAX => None,
             Some((since, first)) if held <= since => Some((since, first)),
-            // A validity may end by itself, later than at this event.
+            // A validity may end later than this event.
             _ => Some((held.max(event.at), event)),
         };
     }

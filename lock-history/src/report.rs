@@ -1,4 +1,4 @@
-//! What a check found.
+//! The result of a check.
 
 use std::fmt;
 
@@ -8,22 +8,22 @@ use crate::event::{Event, EventKind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Property {
-    /// At most one guard calls itself valid at a time.
+    /// At most one guard reports itself valid at a time.
     Exclusion,
-    /// Tokens rise in the order of grants.
+    /// Fencing tokens rise in the order of grants.
     TokensRise,
-    /// The protected resource takes no token that is older than one that it has taken.
+    /// The protected resource accepts no token that is smaller than one that it has accepted.
     NoOldWrite,
-    /// Nobody is told that the lock is held by the very attempt that asks for it.
+    /// No attempt is refused because of its own lock.
     OwnLockIsKnown,
-    /// A lock that nobody holds is had in time by somebody who waits for it.
+    /// A waiter acquires a free lock in time.
     Obtainable,
-    /// On a store that nobody disturbs, no guard is told of a loss before it would have ended by itself.
+    /// On an undisturbed store, no guard is told of a loss before its own end.
     KeptToTheEnd,
 }
 
 impl Property {
-    /// The property as one lower-case word, for programs.
+    /// Returns the property as one lower-case word, for programs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Exclusion => "exclusion",
@@ -39,22 +39,22 @@ impl Property {
 impl fmt::Display for Property {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Exclusion => "two guards called themselves valid at once",
+            Self::Exclusion => "two guards reported themselves valid at the same time",
             Self::TokensRise => "a later grant has a token that is not larger",
-            Self::NoOldWrite => "the resource took a token older than one that it had taken",
-            Self::OwnLockIsKnown => "an attempt was told that it is itself the holder",
-            Self::Obtainable => "nobody held the lock, somebody waited, and did not get it in time",
-            Self::KeptToTheEnd => "a guard lost its lock before its end, and nobody had broken it",
+            Self::NoOldWrite => "the resource accepted a smaller token than one that it had accepted",
+            Self::OwnLockIsKnown => "an attempt was refused because of its own lock",
+            Self::Obtainable => "the lock was free, but no waiter acquired it in time",
+            Self::KeptToTheEnd => "a guard lost its lock before its end, although no operator broke it",
         })
     }
 }
 
-/// A broken promise, with the few events that show it.
+/// A violated property, with the events that prove it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// Which promise.
+    /// The property.
     pub property: Property,
-    /// The smallest part of the history that breaks it, in the order of time.
+    /// The smallest part of the history that violates the property, ordered by time.
     pub events: Vec<Event>,
 }
 
@@ -72,24 +72,24 @@ impl fmt::Display for Event {
     }
 }
 
-/// What a history contains and which promises it breaks.
+/// The counts of a history, and the properties that it violates.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Locks.
+    /// The number of locks.
     pub names: u64,
-    /// Attempts to acquire.
+    /// The number of attempts to acquire.
     pub attempts: u64,
-    /// Guards that called themselves valid.
+    /// The number of guards that reported themselves valid.
     pub acquisitions: u64,
-    /// Guards that called themselves lost.
+    /// The number of guards that reported themselves lost.
     pub losses: u64,
-    /// Locks given back.
+    /// The number of releases.
     pub releases: u64,
-    /// Writes that the protected resource took.
+    /// The number of writes that the protected resource accepted.
     pub accepted: u64,
-    /// Writes that it refused.
+    /// The number of writes that the protected resource refused.
     pub rejected: u64,
-    /// Broken promises, in the order of time.
+    /// The violations, ordered by time.
     pub violations: Vec<Violation>,
 }
 
@@ -120,11 +120,11 @@ impl Report {
     }
 }
 
-/// One cause often breaks a promise a thousand times.
+/// The number of violations that are printed, because one cause often has a thousand of them.
 const SHOWN: usize = 5;
 
 impl fmt::Display for Report {
-    /// A line of counts and, for each of the first violations, the part of the history that shows it.
+    /// Writes a line of counts and then the first violations with their events.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { names, attempts, acquisitions, losses, releases, accepted, rejected, violations } = self;
         write!(

@@ -1,4 +1,4 @@
-//! The intervals in which guards called themselves valid, and whether two of them overlap.
+//! Checks the intervals in which guards reported themselves valid.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,13 +7,13 @@ use crate::{
     report::{Property, Report},
 };
 
-/// The time in which one guard called itself valid, with the events that prove it.
+/// The time in which one guard reported itself valid, with the events that prove it.
 #[derive(Debug)]
 struct ValidityInterval<'a> {
     granted: &'a Event,
-    /// The last event at which the guard said that it is valid.
+    /// The last event at which the guard reported itself valid.
     confirmed: &'a Event,
-    /// `None` when nothing has ended it.
+    /// `None` if no event has ended it.
     end: Option<Duration>,
 }
 
@@ -23,7 +23,8 @@ impl ValidityInterval<'_> {
     }
 }
 
-/// Whether at most one guard is valid at a time. Ends are exclusive: what ends at an instant may begin elsewhere at the same.
+/// Checks that at most one guard is valid at a time. Ends are exclusive: an interval may begin at
+/// the time at which another one ends.
 pub(super) fn exclusion(events: &[&Event], report: &mut Report) {
     let mut longest: Option<ValidityInterval<'_>> = None;
     for interval in intervals(events) {
@@ -38,7 +39,7 @@ pub(super) fn exclusion(events: &[&Event], report: &mut Report) {
     }
 }
 
-/// Whether no guard was told of a loss before the end that it had last given for itself.
+/// Checks that no guard was told of a loss before its last reported end.
 pub(super) fn kept_to_the_end(events: &[&Event], report: &mut Report) {
     let mut confirmed: HashMap<u64, (&Event, Option<Duration>)> = HashMap::new();
     for &event in events {
@@ -61,7 +62,7 @@ pub(super) fn kept_to_the_end(events: &[&Event], report: &mut Report) {
     }
 }
 
-/// The intervals in the order in which they began.
+/// Returns the intervals in the order of their starts.
 fn intervals<'a>(events: &[&'a Event]) -> Vec<ValidityInterval<'a>> {
     let mut all: Vec<ValidityInterval<'a>> = Vec::new();
     let mut open: HashMap<u64, usize> = HashMap::new();
@@ -74,7 +75,8 @@ fn intervals<'a>(events: &[&'a Event]) -> Vec<ValidityInterval<'a>> {
             EventKind::Valid { until } => {
                 if let Some(interval) = open.get(&event.worker).map(|&index| &mut all[index]) {
                     interval.confirmed = event;
-                    // A guard may be cut short, but what it said at an instant was true at that instant.
+                    // A validity may be shortened, but not before the time of this event, at which
+                    // the guard was valid.
                     interval.end = until.map(|until| until.max(event.at));
                 }
             }

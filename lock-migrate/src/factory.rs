@@ -1,4 +1,4 @@
-//! Config strings for chains.
+//! Opens the scheme `migrate:`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,8 +11,11 @@ use lock_core::{
 
 use crate::backend::MigrationBackend;
 
-/// Opens `migrate:?from=URL&to=URL`, two config strings in one; in each `&` is written `%26`, `@` `%40`, `#` `%23` and `%` `%25`. The options of every store go behind
-/// the chain, not into the two. Option `lease`: see [`MigrationBackend::lease`].
+/// Opens `migrate:?from=URL&to=URL`, which contains two config strings.
+///
+/// In both URLs write `&` as `%26`, `@` as `%40`, `#` as `%23` and `%` as `%25`. The options that
+/// every store has, such as `ttl`, are options of `migrate:`, not of the two URLs. The option
+/// `lease` sets [`MigrationBackend::lease`].
 ///
 /// ```
 /// use lock_core::{Registry, memory::MemoryFactory};
@@ -31,7 +34,7 @@ use crate::backend::MigrationBackend;
 pub struct MigrationFactory(Registry);
 
 impl MigrationFactory {
-    /// Opens chains of the stores that `registry` opens.
+    /// Creates a factory for pairs of the stores that `registry` opens.
     pub fn new(registry: Registry) -> Self {
         Self(registry)
     }
@@ -61,9 +64,7 @@ impl BackendFactory for MigrationFactory {
         let chain = MigrationBackend::new(from, to);
         let Some(lease) = lease else { return Ok(Arc::new(chain)) };
         if !chain.is_mixed() {
-            return Err(
-                config.error("lease is for a chain of which one store has ttls and the other has not; leave it out")
-            );
+            return Err(config.error("lease applies only if exactly one of the two stores has ttls; leave it out"));
         }
         if lease < SHORTEST_LEASE {
             return Err(config.error(format!("lease is {lease:?}, but must be at least {SHORTEST_LEASE:?}")));
@@ -72,5 +73,5 @@ impl BackendFactory for MigrationFactory {
     }
 }
 
-/// Below this the renewals of two stores eat the lease up.
+/// Below this, the renewals in two stores use up the lease.
 const SHORTEST_LEASE: Duration = Duration::from_millis(500);

@@ -1,4 +1,4 @@
-//! What a chain may hold in its two stores.
+//! The locks that this process may hold in the two stores.
 
 use std::{
     collections::HashMap,
@@ -10,19 +10,19 @@ use lock_core::{
     backend::{Lease, LeaseId},
 };
 
-/// One of the two.
+/// One of the two stores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Side {
     From,
     To,
 }
 
-/// One acquisition. In the stores it has an id of its own, a new one after each attempt that was undone: to a store, an id that was released
-/// is done with, while the core goes on trying with the same.
+/// One acquisition. It has its own id in the stores, and gets a new one after each attempt that was
+/// rolled back. A store refuses a released id, but the core retries with the same id.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Taken {
     pub(super) id: LeaseId,
-    /// Whether the lock in the store may be held.
+    /// `true` if the lock may be held in this store.
     from: bool,
     to: bool,
 }
@@ -43,13 +43,13 @@ impl Taken {
     }
 }
 
-/// All that this process may hold through one chain, by the core's ids.
+/// All locks that this process may hold through one backend, by the core's ids.
 #[derive(Debug, Default)]
 pub(super) struct TakenLocks(Mutex<HashMap<(LeaseId, LockName), Taken>>);
 
 impl TakenLocks {
     fn all(&self) -> MutexGuard<'_, HashMap<(LeaseId, LockName), Taken>> {
-        // Every change is a single step, so a panic cannot leave one half done.
+        // Every change is a single step, so a panic cannot leave a partial change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -62,7 +62,7 @@ impl TakenLocks {
         self.all().get(&(lease.id, lease.name.clone())).copied()
     }
 
-    /// Notes what may be held; forgets an acquisition of which nothing is.
+    /// Records what may be held. Removes an acquisition that holds nothing.
     pub(super) fn put(&self, id: LeaseId, name: &LockName, taken: Taken) {
         let key = (id, name.clone());
         if taken.from || taken.to {

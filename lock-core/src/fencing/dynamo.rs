@@ -2,28 +2,31 @@
 
 use crate::types::FencingToken;
 
-/// The parts of a `PutItem`, `UpdateItem` or `DeleteItem` that DynamoDB refuses with `ConditionalCheckFailedException` when it comes from an
-/// old holder. Names and values are those of the low-level API, as strings.
+/// The condition of a `PutItem`, `UpdateItem` or `DeleteItem`. DynamoDB refuses a write of an old
+/// holder with `ConditionalCheckFailedException`. Names and values are strings of the low-level
+/// API.
 ///
-/// The item keeps the token in an attribute of its own: `PutItem` puts it there with [`value`](Self::value), `UpdateItem` by
-/// [`assignment`](Self::assignment). An item without that attribute was written by nobody who held the lock, and is open to all.
+/// The item stores the token in an attribute: `PutItem` sets it to [`value`](Self::value),
+/// `UpdateItem` by [`assignment`](Self::assignment). An item without that attribute was never
+/// written under the lock, and accepts every token.
 ///
-/// A deleted item has forgotten its token. Where items are deleted, mark them as deleted instead, and let DynamoDB's TTL collect them
-/// once no holder of that time can be alive.
+/// A deleted item has lost its token. So mark items as deleted instead of deleting them, and let
+/// DynamoDB's TTL remove them when no holder of that time can be alive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Condition {
-    /// For `ConditionExpression`; combine it with others by `AND (…)`.
+    /// The `ConditionExpression`. Combine it with other conditions by `AND (…)`.
     pub expression: String,
-    /// For the `SET` of an `UpdateExpression`.
+    /// The assignment for the `SET` of an `UpdateExpression`.
     pub assignment: String,
-    /// For `ExpressionAttributeNames`: placeholder and attribute.
+    /// The entry of `ExpressionAttributeNames`: placeholder and attribute.
     pub name: (String, String),
-    /// For `ExpressionAttributeValues`: placeholder and the text of a number (type `N`).
+    /// The entry of `ExpressionAttributeValues`: placeholder and the text of a number (type `N`).
     pub value: (String, String),
 }
 
 impl Condition {
-    /// The condition that no holder with a token above `token` has written the item, which keeps it in `attribute`.
+    /// Creates the condition that no holder with a token larger than `token` has written the item.
+    /// The item stores the token in `attribute`.
     pub fn new(attribute: &str, token: FencingToken) -> Self {
         Self {
             expression: "(attribute_not_exists(#fence) OR #fence <= :fence)".into(),

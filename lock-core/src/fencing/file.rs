@@ -1,4 +1,4 @@
-//! Fenced writes to a file: replaced as a whole, or not at all.
+//! Fenced writes to a file, which is replaced as a whole or not at all.
 
 use std::{
     ffi::OsString,
@@ -12,16 +12,18 @@ use crate::{
     types::{FencingToken, LeaseId},
 };
 
-/// Replaces the file at `path` by `content`, unless a later holder has written it. Readers see the old content or the new, never half of
-/// one, also after a crash.
+/// Replaces the file at `path` by `content`, unless a later holder has written it. Readers see the
+/// old content or the new content, also after a crash, and never a part of it.
 ///
-/// `PATH.fence` beside it keeps the largest token, and is locked for the moment of the check and the replacement; all
-/// writers have to come through here. It blocks: on the disk, and while another writer is in that moment, even a frozen one. Call it by `spawn_blocking` in
-/// async code. On NFS the lock works between hosts, too.
+/// The file `PATH.fence` stores the largest token, and is locked during the check and the
+/// replacement. All writers have to use this function. On NFS the lock also works between hosts.
+///
+/// This function blocks on the disk, and while another writer holds that lock, even if that writer
+/// is frozen. In async code, call it in `spawn_blocking`.
 ///
 /// # Errors
-/// Of kind [`io::ErrorKind::PermissionDenied`] with [`Stale`] inside (see [`stale`]) when a later holder was here; else what the
-/// file system says. The file is then as it was.
+/// Of kind [`io::ErrorKind::PermissionDenied`], with [`Stale`] inside (see [`stale`]), if a later
+/// holder has written the file. Otherwise an error of the file system. The file is then unchanged.
 pub fn replace(path: &Path, token: FencingToken, content: &[u8]) -> io::Result<()> {
     let new = Temporary(beside(path, &format!(".{}.new", LeaseId::random())));
     let mut file = File::create_new(&new.0)?;
@@ -38,7 +40,8 @@ pub fn replace(path: &Path, token: FencingToken, content: &[u8]) -> io::Result<(
     if let Some(seen) = seen.filter(|seen| *seen > token) {
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, Stale { token, seen }));
     }
-    // First the fence: if we crash in between, the file is old and the fence is high, which harms nobody. Always of one length.
+    // The fence first: after a crash in between, the file is old and the fence is high, which is
+    // safe. The text always has the same length, so it overwrites the old one.
     fence.seek(SeekFrom::Start(0))?;
     fence.write_all(format!("{:016}\n", token.get()).as_bytes())?;
     fence.sync_data()?;
@@ -47,12 +50,12 @@ pub fn replace(path: &Path, token: FencingToken, content: &[u8]) -> io::Result<(
     File::open(directory.unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
-/// The refusal inside an error of [`replace`].
+/// Returns the refusal inside an error of [`replace`], if it is one.
 pub fn stale(error: &io::Error) -> Option<Stale> {
     error.get_ref()?.downcast_ref().copied()
 }
 
-/// Removed when it was not renamed.
+/// A temporary file, removed unless it was renamed.
 struct Temporary(PathBuf);
 
 impl Drop for Temporary {
@@ -69,6 +72,9 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 
 fn corrupt(path: &Path) -> io::Error {
     let fence = beside(path, ".fence");
-    let message = format!("{} holds no token; write the largest one into it that may have been used", fence.display());
+    let message = format!(
+        "{} contains no fencing token; write the largest token into it that may have been used",
+        fence.display()
+    );
     io::Error::new(io::ErrorKind::InvalidData, message)
 }

@@ -1,16 +1,18 @@
-//! The other half of fencing: the check at the resource.
+//! The second half of fencing: the check at the resource.
 //!
-//! A lock cannot stop a write that is already on its way when the lock is lost. The written resource can, by comparing the fencing token of
-//! the write ([`Guard::token`](crate::Guard::token)) with the largest one that it has seen. The check and the write have to be one step *of the
-//! resource*; reading the token first and writing afterwards leaves the gap that it is meant to close. Here are the steps of the usual
-//! resources, as texts and plain data for whatever client the application uses:
+//! A lock cannot stop a write that is in flight when the lock is lost. The resource can: it
+//! compares the fencing token of the write ([`Guard::token`](crate::Guard::token)) with the largest
+//! token that it has seen. The comparison and the write have to be one atomic step *of the
+//! resource*. A read of the token followed by a write leaves the gap open.
+//!
+//! This module provides that step for common resources, as texts and plain data for any client:
 //!
 //! | resource | helper | what compares |
 //! |---|---|---|
-//! | PostgreSQL, SQLite | [`sql`] | the database, in the `WHERE` of the writing statement, or once for each transaction |
+//! | PostgreSQL, SQLite | [`sql`] | the database, in the `WHERE` of the writing statement, or once per transaction |
 //! | DynamoDB | [`dynamo`] | the table, in the condition of the write |
-//! | S3 | [`s3`] | the client; the bucket makes sure that what was compared is still there |
-//! | a file | [`mod@file`] | this process, under a lock of the file's own |
+//! | S3 | [`s3`] | the client; the bucket checks that the object has not changed since |
+//! | a file | [`mod@file`] | this process, under a lock on a file beside it |
 //!
 //! ```
 //! use lock_core::fencing::sql::{Dialect, FencedTable};
@@ -21,9 +23,11 @@
 //! assert_eq!(accounts.update(Dialect::Postgres), update);
 //! ```
 //!
-//! All of them take a token that is *equal* to the largest one seen: a holder writes many times. All keep refusing what they have refused once.
-//! What they cannot do is refuse an old holder's write that arrives *before* the first write of the next holder. Where that matters, the
-//! next holder's first act is a write.
+//! All of them accept a token *equal* to the largest one seen, because a holder writes many times.
+//! A token that was refused once is always refused.
+//!
+//! They cannot refuse a write of an old holder that arrives *before* the first write of the next
+//! holder. If that matters, let the next holder begin with a write.
 
 pub mod dynamo;
 pub mod file;
@@ -32,17 +36,18 @@ pub mod sql;
 
 use crate::types::FencingToken;
 
-/// The resource has seen a larger token: this write comes from a holder whose lock somebody else has by now. It was not done.
+/// The refusal of a write whose token is smaller than one that the resource has seen. The writer
+/// has lost its lock to another client, and the write had no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the write with token {token} came too late: one with token {seen} was there before")]
+#[error("the write with token {token} was refused: a write with the larger token {seen} came before it")]
 pub struct Stale {
-    /// Of the write that was refused.
+    /// The token of the refused write.
     pub token: FencingToken,
-    /// The largest that the resource has seen.
+    /// The largest token that the resource has seen.
     pub seen: FencingToken,
 }
 
-/// Every token fits, for the integers of SQL.
+/// Converts a token to an integer of SQL. Every token fits.
 impl From<FencingToken> for i64 {
     fn from(token: FencingToken) -> Self {
         // At most 2^53 - 1, so nothing wraps.

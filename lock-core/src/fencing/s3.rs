@@ -1,40 +1,46 @@
 //! Fenced writes to S3: conditional puts.
 //!
-//! S3 compares no numbers. What it can refuse is a `PutObject` for a key that exists (`If-None-Match: *`), or whose object is not
-//! the one that the client has seen (`If-Match: ETAG`). So the client reads the object's token with a `HeadObject`, compares, and puts on the condition
-//! that the object is still that one: [`Put::over`]. Refused with 412, or with 409 while another conditional write was under way, it begins again.
+//! S3 cannot compare numbers. It can refuse a `PutObject` if the key exists (`If-None-Match: *`),
+//! or if the object is not the one that the client has read (`If-Match: ETAG`). So a write has
+//! these steps:
 //!
-//! **An `ETag` says nothing of an object's metadata.** Of an object that is put in one piece without KMS it is the MD5 of its bytes: when two holders write
-//! the same bytes, an old holder's condition holds for the newer object, too. So the token belongs into the *body* as well, as in
-//! [`Pointer::body`]: a small object that names the real one, whose key has the token in it and is never written twice ([`Put::new_object`]).
+//! 1. Read the object's token with `HeadObject`, and compare it.
+//! 2. Put the new object, on the condition that the old one has not changed: [`Put::over`].
+//! 3. If S3 refuses with 412, or with 409 because of a concurrent conditional write, start again.
+//!
+//! **An `ETag` does not cover the metadata of an object.** For an object that is put in one piece
+//! without KMS it is the MD5 of the bytes. If two holders write the same bytes, the condition of
+//! the old holder is also true for the newer object. So the *body* has to contain the token as
+//! well, as in [`Pointer::body`]. That is a small object that names the real one, whose key
+//! contains the token and is never written twice ([`Put::new_object`]).
 
 use crate::{fencing::Stale, types::FencingToken};
 
-/// The metadata in which an object keeps the token of its writer.
+/// The metadata header with the token of an object's writer.
 pub const METADATA: &str = "x-amz-meta-fencing-token";
 
-/// What `HeadObject` says of the object that is to be replaced.
+/// The result of `HeadObject` for the object to replace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
-    /// Its `ETag`, quotes and all.
+    /// The `ETag`, including its quotes.
     pub etag: String,
-    /// Its [`METADATA`], read as a number. `None` where nobody who held the lock has written it.
+    /// The value of [`METADATA`] as a token. `None` if the object was not written under the lock.
     pub token: Option<FencingToken>,
 }
 
-/// The headers of a `PutObject` that S3 refuses when the object is not what it was.
+/// The headers of a `PutObject` that S3 refuses if the object has changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Put {
-    /// Name and value of each.
+    /// The names and values of the headers.
     pub headers: Vec<(&'static str, String)>,
 }
 
 impl Put {
-    /// Replaces the object that was seen, or makes the first one. The new body has to differ from that of every other token; see the
-    /// [module](self).
+    /// Returns the headers that replace the `seen` object, or that create the first one. The new
+    /// body has to differ from the bodies of all other tokens; see the [module](self).
     ///
     /// # Errors
-    /// [`Stale`] when a later holder has written the object.
+    /// [`Stale`] if a later holder has written the object.
     pub fn over(seen: Option<&Seen>, token: FencingToken) -> Result<Self, Stale> {
         let condition = match seen {
             None => ("If-None-Match", "*".to_owned()),
@@ -44,33 +50,36 @@ impl Put {
         Ok(Self { headers: vec![condition, (METADATA, token.to_string())] })
     }
 
-    /// Makes an object that must not exist yet, such as [`Pointer::object`].
+    /// Returns the headers that create an object that must not exist yet, such as
+    /// [`Pointer::object`].
     pub fn new_object(token: FencingToken) -> Self {
         Self { headers: vec![("If-None-Match", "*".into()), (METADATA, token.to_string())] }
     }
 }
 
-/// Where the current object is: what is stored under the key that everybody knows.
+/// The location of the current object, which is stored under the well-known key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pointer {
-    /// Of the holder that wrote the object.
+    /// The token of the holder that wrote the object.
     pub token: FencingToken,
-    /// The object's key, which no other holder writes to.
+    /// The object's key, to which no other holder writes.
     pub object: String,
 }
 
 impl Pointer {
-    /// The pointer to the `part`-th object that the holder of `token` makes for `key`. Keys sort by token.
+    /// Creates the pointer to the object number `part` that the holder with `token` writes for
+    /// `key`. Keys sort by token.
     pub fn new(key: &str, token: FencingToken, part: u64) -> Self {
         Self { token, object: format!("{key}.{:016}.{part:08}", token.get()) }
     }
 
-    /// The pointer's body: different for every token and part, so that its `ETag` is.
+    /// Returns the body of the pointer. It differs for every token and part, and so does its
+    /// `ETag`.
     pub fn body(&self) -> String {
         format!("{} {}\n", self.token, self.object)
     }
 
-    /// Reads a body. `None` when it is none.
+    /// Parses the body of a pointer. Returns `None` if it is not valid.
     pub fn parse(body: &str) -> Option<Self> {
         let (token, object) = body.strip_suffix('\n')?.split_once(' ')?;
         Some(Self { token: FencingToken::new(token.parse().ok()?)?, object: object.to_owned() })
@@ -87,7 +96,8 @@ mod tests {
         FencingToken::new(token).unwrap()
     }
 
-    /// One key of a bucket, as the documentation of `PutObject` has it: the `ETag` is of the body alone.
+    /// A bucket with one key, as in the documentation of `PutObject`: the `ETag` is of the body
+    /// alone.
     #[derive(Default)]
     struct Bucket(Option<(String, Vec<(&'static str, String)>)>);
 
@@ -122,11 +132,11 @@ mod tests {
     }
 
     #[test]
-    fn an_old_holder_is_refused_whether_it_looked_before_or_after_the_new_one_wrote() {
+    fn old_holder_is_refused_before_and_after_it_reads() {
         let mut bucket = Bucket::default();
         let write = |token| Pointer::new("report", token, 0).body();
         assert_eq!(bucket.put(&Put::over(None, token(1)).unwrap(), &write(token(1))), 200);
-        // The old holder looks, and is frozen before it puts.
+        // The old holder reads, and is frozen before its put.
         let late = Put::over(bucket.head().as_ref(), token(1)).unwrap();
         let first = Put::over(bucket.head().as_ref(), token(2)).unwrap();
         assert_eq!(bucket.put(&first, &write(token(2))), 200);
@@ -134,12 +144,12 @@ mod tests {
         let stale = Put::over(bucket.head().as_ref(), token(1)).unwrap_err();
         assert_eq!(stale, Stale { token: token(1), seen: token(2) });
         assert!(Put::over(bucket.head().as_ref(), token(2)).is_ok(), "a holder writes many times");
-        assert_eq!(bucket.put(&Put::new_object(token(3)), "x"), 412, "never over another");
+        assert_eq!(bucket.put(&Put::new_object(token(3)), "x"), 412, "never replaces an object");
     }
 
-    /// Why the body has to have the token in it.
+    /// Shows why the body has to contain the token.
     #[test]
-    fn the_same_bytes_deceive_the_condition() {
+    fn equal_bytes_make_a_stale_condition_hold() {
         let mut bucket = Bucket::default();
         assert_eq!(bucket.put(&Put::over(None, token(1)).unwrap(), "same"), 200);
         let late = Put::over(bucket.head().as_ref(), token(1)).unwrap();

@@ -1,13 +1,14 @@
-//! Fenced writes to a SQL database: texts with placeholders for any client.
+//! Fenced writes to a SQL database: statements with placeholders for any client.
 //!
-//! Two ways. [`FencedTable`] fences single rows: each keeps the token of its latest writer, and the writing statement compares. A [`Fence`] guards all
-//! that a transaction writes, in tables that know nothing of tokens.
+//! There are two ways. [`FencedTable`] fences single rows: each row stores the token of its latest
+//! writer, and the writing statement compares it. A [`Fence`] guards all writes of a transaction,
+//! also in tables without tokens.
 //!
-//! Either way a refusal shows as a statement that has changed no row. Tokens are bound as `i64` (`i64::from(token)`).
+//! A refused statement changes no row. Bind tokens as `i64` (`i64::from(token)`).
 
 use std::fmt::Write as _;
 
-/// How placeholders are written.
+/// The syntax of placeholders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Dialect {
@@ -26,15 +27,18 @@ impl Dialect {
     }
 }
 
-/// A table that keeps the largest token of each name, for whole transactions:
+/// A table with the largest token of each name, which fences whole transactions:
 ///
-/// 1. begin a transaction,
-/// 2. run [`raise`](Self::raise) with the lock's name and the token; if that has changed no row, roll back: a later holder was here,
-/// 3. write whatever is to be written, and commit.
+/// 1. Begin a transaction.
+/// 2. Run [`raise`](Self::raise) with the lock's name and the token. If it changes no row, a later
+///    holder has written: roll back.
+/// 3. Write, and commit.
 ///
-/// The raised row stays locked until the commit, so nobody can pass in between. On SQLite begin with `BEGIN IMMEDIATE`. A holder that
-/// is frozen in the middle of a transaction stops the others until the database ends it
-/// (PostgreSQL: `idle_in_transaction_session_timeout`), so keep it short.
+/// The raised row stays locked until the commit, so no later holder can write in between. On
+/// SQLite, begin with `BEGIN IMMEDIATE`.
+///
+/// Keep the transaction short: a holder that is frozen during it blocks the others until the
+/// database ends it (PostgreSQL: `idle_in_transaction_session_timeout`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fence<'a> {
     /// The table's name.
@@ -42,21 +46,22 @@ pub struct Fence<'a> {
 }
 
 impl Fence<'_> {
-    /// Creates the table unless it is there.
+    /// Returns the statement that creates the table unless it exists.
     pub fn create(&self) -> String {
         format!("CREATE TABLE IF NOT EXISTS {} (name TEXT PRIMARY KEY, token BIGINT NOT NULL)", quoted(self.table))
     }
 
-    /// Raises the fence of a name to a token. Parameters: name, token. Changes no row when the fence is higher already.
+    /// Returns the statement that raises the fence of a name to a token. Parameters: name, token.
+    /// It changes no row if the fence is already higher.
     pub fn raise(&self, dialect: Dialect) -> String {
         FencedTable { table: self.table, key: &["name"], columns: &[], token: "token" }.upsert(dialect)
     }
 }
 
-/// A table whose rows each keep the token of their latest writer.
+/// A table whose rows store the token of their latest writer.
 ///
-/// The token's column should be `BIGINT NOT NULL DEFAULT 0`, for rows that are older than the fencing. A deleted row has forgotten its token: mark
-/// it as deleted instead.
+/// The column of the token should be `BIGINT NOT NULL DEFAULT 0`, for rows older than the fencing.
+/// A deleted row has lost its token, so mark it as deleted instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FencedTable<'a> {
     /// The table's name.
@@ -70,8 +75,9 @@ pub struct FencedTable<'a> {
 }
 
 impl FencedTable<'_> {
-    /// Changes a row that is there. Parameters: the key's values, the columns' values, the token. Changes no row when the
-    /// row has a larger token, or is not there.
+    /// Returns the statement that changes an existing row. Parameters: the key's values, the
+    /// columns' values, the token. It changes no row if the row has a larger token or does not
+    /// exist.
     pub fn update(&self, dialect: Dialect) -> String {
         let numbered = |names: &[&str], first: usize| -> Vec<String> {
             let pairs = names.iter().zip(first..);
@@ -86,7 +92,8 @@ impl FencedTable<'_> {
         format!("UPDATE {} SET {} WHERE {}", quoted(self.table), set.join(", "), condition.join(" AND "))
     }
 
-    /// Changes a row, or inserts it. Parameters as for [`update`](Self::update). Changes no row when the row has a larger token.
+    /// Returns the statement that changes or inserts a row. Parameters as for
+    /// [`update`](Self::update). It changes no row if the row has a larger token.
     pub fn upsert(&self, dialect: Dialect) -> String {
         let (table, token) = (quoted(self.table), quoted(self.token));
         let list = |names: &[&str]| names.iter().map(|name| quoted(name)).collect::<Vec<_>>();
@@ -97,12 +104,12 @@ impl FencedTable<'_> {
         let set: Vec<_> = all[self.key.len()..].iter().map(|name| format!("{name} = excluded.{name}")).collect();
         let key = list(self.key).join(", ");
         write!(text, " ON CONFLICT ({key}) DO UPDATE SET {} WHERE {table}.{token} <= excluded.{token}", set.join(", "))
-            .expect("a String takes everything");
+            .expect("writing to a String cannot fail");
         text
     }
 }
 
-/// An identifier as SQL has it, whatever is in it.
+/// Quotes any text as an SQL identifier.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -52,8 +52,8 @@ pub enum LossReason {
         /// The error of the last attempt to renew.
         last_error: String,
     },
-    /// The process was stopped or suspended for this long, or its clock jumped, past the end of the
-    /// lease.
+    /// The process did not run for this long, past the end of the lease. It was stopped or
+    /// suspended, its runtime was blocked, or its clock jumped.
     FrozenFor(Duration),
     /// The file system lost the lock, or the lock file was replaced or removed.
     FileLock(String),

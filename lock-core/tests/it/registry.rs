@@ -158,8 +158,8 @@ async fn what_is_wrong_with_a_config_string_is_said_with_its_remedy() {
         ),
         (
             "file://var/x",
-            "open on file://var/x: there is no host in file, but \"var\" stands in its place; an absolute directory has three \
-             slashes (file:///var/x), a relative one none (file:var/x)",
+            "open on file://var/x: file takes no host, but \"var\" is in its place; write file:///var/x for an \
+             absolute directory, file:var/x for a relative one",
         ),
         ("efs:", "open on efs:: the directory is missing; write efs:///var/lib/app/locks"),
         ("file:~/x", "open on file:~/x: \"~\" is not expanded here; write the directory in full"),
