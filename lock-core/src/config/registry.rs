@@ -51,7 +51,8 @@ pub trait BackendFactory: fmt::Debug + Send + Sync + 'static {
 /// let error = registry.open("redis://db.internal").await.unwrap_err();
 /// assert_eq!(
 ///     error.to_string(),
-///     "open on redis://db.internal: redis is not part of this build; build with the cargo feature \"redis\""
+///     "open on redis://db.internal: redis is not part of this build; \
+///      build with the cargo feature \"redis\""
 /// );
 /// # Ok(())
 /// # }

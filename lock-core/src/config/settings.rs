@@ -52,7 +52,9 @@ const PASSWORD: &str = "password";
 /// }
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let file = r#"{ "lock": { "url": "redis://db.internal", "ttl": "20s", "require": ["fencing", "holder"] } }"#;
+/// let file = r#"{ "lock": {
+///     "url": "redis://db.internal", "ttl": "20s", "require": ["fencing", "holder"]
+/// } }"#;
 /// let application: Application = serde_json::from_str(file)?;
 /// let config = ConfigString::try_from(application.lock)?;
 /// assert_eq!(config, ConfigString::parse("redis://db.internal?ttl=20s&require=fencing,holder")?);
@@ -70,11 +72,13 @@ const PASSWORD: &str = "password";
 /// use lock_core::{ConfigString, config::Settings};
 ///
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-/// let file: Settings = serde_json::from_str(r#"{ "url": "redis://db.internal?ttl=20s", "replicas": 1 }"#)?;
+/// let file = r#"{ "url": "redis://db.internal?ttl=20s", "replicas": 1 }"#;
+/// let file: Settings = serde_json::from_str(file)?;
 /// let environment = Settings::from_env("APP_LOCK"); // APP_LOCK_URL, APP_LOCK_TTL, ...
 /// let argument = Settings::default().with_option("ttl", "5s");
 /// let settings = file.overlay(environment).overlay(argument);
-/// assert_eq!(ConfigString::try_from(settings)?, ConfigString::parse("redis://db.internal?replicas=1&ttl=5s")?);
+/// let expected = ConfigString::parse("redis://db.internal?replicas=1&ttl=5s")?;
+/// assert_eq!(ConfigString::try_from(settings)?, expected);
 /// # Ok(())
 /// # }
 /// ```

@@ -29,7 +29,8 @@ use crate::types::{Error, ErrorKind, Operation};
 /// let error = settings(&mut config.into()).unwrap_err();
 /// assert_eq!(
 ///     error.to_string(),
-///     "open on x:?craete=true&region=us-east-1: there is no option \"craete\"; did you mean \"create\"? Known: create, region"
+///     "open on x:?craete=true&region=us-east-1: there is no option \"craete\"; \
+///      did you mean \"create\"? Known: create, region"
 /// );
 /// # Ok(())
 /// # }

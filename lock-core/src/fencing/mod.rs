@@ -17,10 +17,14 @@
 //! ```
 //! use lock_core::fencing::sql::{Dialect, FencedTable};
 //!
-//! let accounts = FencedTable { table: "accounts", key: &["id"], columns: &["cents"], token: "fence" };
+//! let (key, columns) = (&["id"], &["cents"]);
+//! let accounts = FencedTable { table: "accounts", key, columns, token: "fence" };
 //! // Parameters: id, cents, token. No row changed: refused.
-//! let update = r#"UPDATE "accounts" SET "cents" = $2, "fence" = $3 WHERE "id" = $1 AND "fence" <= $3"#;
-//! assert_eq!(accounts.update(Dialect::Postgres), update);
+//! assert_eq!(
+//!     accounts.update(Dialect::Postgres),
+//!     "UPDATE \"accounts\" SET \"cents\" = $2, \"fence\" = $3 \
+//!      WHERE \"id\" = $1 AND \"fence\" <= $3"
+//! );
 //! ```
 //!
 //! All of them accept a token *equal* to the largest one seen, because a holder writes many times.

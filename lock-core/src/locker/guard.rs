@@ -57,12 +57,12 @@ use crate::{
 /// computation or `std::thread::sleep`, starve it:
 ///
 /// - On a current-thread runtime, every blocking call stops the renewals.
-/// - On a multi-thread runtime, a blocking call in a spawned task can stop them too. The renewal task
-///   may be queued on the blocked worker, where idle workers do not find it.
+/// - On a multi-thread runtime, a blocking call in a spawned task can stop them too. The renewal
+///   task may be queued on the blocked worker, where idle workers do not find it.
 ///
 /// A blocked runtime does not wake [`lost`](Self::lost), [`run`](Self::run) or other waiters. The
-/// validity still ends in time, but only calls that read the clocks, such as [`check`](Self::check),
-/// report it: the blocking code has to call them. The reason is then
+/// validity still ends in time, but only calls that read the clocks, such as
+/// [`check`](Self::check), report it: the blocking code has to call them. The reason is then
 /// [`FrozenFor`](crate::LossReason::FrozenFor).
 ///
 /// Use one of these for blocking work:
@@ -70,7 +70,8 @@ use crate::{
 /// - `tokio::task::spawn_blocking`, and in the closure [`LossSignal::check`] of
 ///   [`loss_signal`](Self::loss_signal).
 /// - `tokio::task::block_in_place` on a multi-thread runtime, which moves other tasks away first.
-/// - The blocking interface [`lock_core::blocking`](crate::blocking), which renews on its own thread.
+/// - The blocking interface [`lock_core::blocking`](crate::blocking), which renews on its own
+///   thread.
 #[must_use = "dropping a guard releases its lock"]
 pub struct Guard {
     hold: Arc<LeaseState>,

@@ -161,12 +161,13 @@ impl LockRequest {
     /// background.
     ///
     /// ```
-    /// use lock_core::{Locker, TryRun, memory::MemoryBackend};
+    /// use lock_core::{Guard, Locker, TryRun, memory::MemoryBackend};
     ///
     /// # #[tokio::main(flavor = "current_thread")]
     /// # async fn main() -> Result<(), lock_core::Error> {
     /// let locker = Locker::new(MemoryBackend::new())?;
-    /// match locker.try_run("nightly-etl", async |guard| println!("token {:?}", guard.token())).await? {
+    /// let work = async |guard: &Guard| println!("token {:?}", guard.token());
+    /// match locker.try_run("nightly-etl", work).await? {
     ///     TryRun::Ran(()) => println!("done"),
     ///     TryRun::Skipped(holder) => println!("skipped: held by {holder}"),
     /// }

@@ -297,7 +297,7 @@ async fn a_look_at_a_store_that_does_not_answer_ends() {
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
     assert_eq!(fixture.locker.admin().inspect(NAME).await.unwrap_err().kind(), ErrorKind::Timeout);
     let findings = fixture.locker.admin().diagnose().await;
-    assert!(findings.len() == 1 && findings[0].text.contains("no answer within 60s"), "{findings:?}");
+    assert!(findings.len() == 1 && findings[0].text.contains("no reply within 60s"), "{findings:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -71,11 +71,8 @@ async fn a_secret_that_is_not_where_it_should_be_is_an_error_that_shows_none() {
         (format!("password_file={}", two_lines.display()), "control character"),
         (format!("password_file={}", empty.display()), "the password is empty"),
         (format!("session_token_file={}", empty.display()), "option \"session_token\" is empty"),
-        (
-            format!("password_file={}&password_env=PATH", good.display()),
-            "there is a password in the config string already",
-        ),
-        (format!("session_token=hunter2&session_token_file={}", good.display()), "\"session_token\" stands twice"),
+        (format!("password_file={}&password_env=PATH", good.display()), "the config string already has a password"),
+        (format!("session_token=hunter2&session_token_file={}", good.display()), "\"session_token\" is given twice"),
         (format!("secret_thing_file={}", good.display()), "there is no option \"secret_thing\""),
     ] {
         let error = registry.open(format!("guarded://h?{options}")).await.unwrap_err();
@@ -84,7 +81,10 @@ async fn a_secret_that_is_not_where_it_should_be_is_an_error_that_shows_none() {
         assert!(!format!("{error} {error:?}").contains("hunter2"), "{error:?}");
     }
     let both = registry.open(format!("guarded://u:hunter2@h?password_file={}", good.display())).await.unwrap_err();
-    assert!(both.to_string().starts_with("open on guarded://u:***@h: there is a password"), "{both}");
+    assert!(
+        both.to_string().starts_with("open on guarded://u:***@h: the config string already has a password"),
+        "{both}"
+    );
 }
 
 #[test]
