@@ -100,7 +100,7 @@ impl Registry {
     ///
     /// # Errors
     /// - [`ErrorKind::Config`] if `config` cannot be parsed, the scheme or an option is unknown, a
-    /// secret cannot be read, or options contradict each other or the store.
+    ///   secret cannot be read, or options contradict each other or the store.
     /// - [`ErrorKind::Unsupported`] if the scheme is not part of this build, or a required
     ///   capability is missing.
     /// - Any other kind if the store cannot be used.
