@@ -180,7 +180,7 @@ mod tests {
             ("dynamodb://localhost:8000", "endpoint=http://HOST:PORT"),
             ("dynamodb://locks?scheme=java", "did you mean \"schema\"?"),
             ("dynamodb://locks?schema=jaba", "did you mean \"java\"?"),
-            ("dynamodb://locks?takeover=always", "is none of absolute, observed"),
+            ("dynamodb://locks?takeover=always", "must be one of absolute, observed"),
             ("dynamodb://locks?attributes=version", "is not like version:v"),
             ("dynamodb://locks?attributes=vershun:v", "names \"vershun\", which is none of version, owner,"),
             ("dynamodb://locks?attributes=key:v", "which is none of"),

@@ -104,7 +104,10 @@ fn an_instance_that_was_frozen_past_its_lease_wakes_and_does_not_act() {
     frozen.process.thaw();
     match frozen.outcome(&id) {
         Outcome::Error(error) => {
-            assert!(error.contains("\"nightly-report\" was lost: the process or its runtime did not run for"), "{error}");
+            assert!(
+                error.contains("\"nightly-report\" was lost: the process or its runtime did not run for"),
+                "{error}"
+            );
         }
         Outcome::Response(answer) => panic!("{answer}"),
     }

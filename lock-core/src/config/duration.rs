@@ -35,7 +35,7 @@ pub(super) fn parse(text: &str) -> Result<Duration, String> {
     if let Some(unit) = units.find(|unit| !UNITS.contains(unit)) {
         let lower = unit.to_ascii_lowercase();
         let near = if UNITS.contains(&&*lower) { format!("; write it in lower case: {lower}") } else { String::new() };
-        return Err(format!("is not a duration: \"{}\" is none of ms, s, m, h, d{near}", unit.escape_debug()));
+        return Err(format!("is not a duration: \"{}\" is not one of ms, s, m, h, d{near}", unit.escape_debug()));
     }
     let parsed = humantime::parse_duration(text)
         .map_err(|_| "is not a duration; write whole numbers with units, such as 30s, 250ms or 1h30m")?;
@@ -58,13 +58,13 @@ mod tests {
         for (text, words) in [
             ("30", "write 30s"),
             ("0", "write 0s"),
-            ("5M", "\"M\" is none of ms, s, m, h, d; write it in lower case: m"),
+            ("5M", "\"M\" is not one of ms, s, m, h, d; write it in lower case: m"),
             ("250MS", "write it in lower case: ms"),
-            ("1Y", "\"Y\" is none of ms, s, m, h, d"),
+            ("1Y", "\"Y\" is not one of ms, s, m, h, d"),
             ("36501d", "is longer than 36500 days"),
             ("18446744073709551615s", "is longer than 36500 days"),
-            ("-5s", "\"-\" is none of"),
-            ("1y", "\"y\" is none of"),
+            ("-5s", "\"-\" is not one of"),
+            ("1y", "\"y\" is not one of"),
             ("s", "is not a duration; write"),
             ("99999999999999999999s", "is not a duration; write"),
             ("99999999999999999d", "is not a duration; write"),

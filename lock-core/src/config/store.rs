@@ -157,12 +157,12 @@ impl StoreConfig {
     /// Takes one of several words.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`] if the value is none of them.
+    /// Of kind [`ErrorKind::Config`] if the value is not one of them.
     pub fn take_choice<T: Clone>(&mut self, name: &'static str, choices: &[(&str, T)]) -> Result<Option<T>, Error> {
         self.take_with(name, |text| {
             let chosen = choices.iter().find(|(word, _)| *word == text).map(|(_, choice)| choice.clone());
             let words = || choices.iter().map(|(word, _)| *word);
-            chosen.ok_or_else(|| format!("is none of {}{}", join(words()), did_you_mean(text, words())))
+            chosen.ok_or_else(|| format!("must be one of {}{}", join(words()), did_you_mean(text, words())))
         })
     }
 

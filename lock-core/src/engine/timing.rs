@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_is_cut_to_the_callers_deadline() {
+    fn lease_is_shortened_to_the_callers_deadline() {
         let t = timing(&LockOptions { ttl: Some(secs(10)), ..LockOptions::default() }).unwrap();
         assert_eq!(t.lease_for(None), (Some(secs(10)), Some(secs(9))));
         assert_eq!(t.lease_for(Some(secs(20))), (Some(secs(10)), Some(secs(9))));

@@ -324,7 +324,7 @@ impl Guard {
     pub async fn release(mut self) -> Result<Release, Error> {
         let span = tracing::debug_span!("release", name = %self.hold.lease.name);
         let answer = self.give_back().instrument(span).await;
-        tracing::debug!(name = %self.hold.lease.name, ?answer, "released");
+        tracing::debug!(name = %self.hold.lease.name, ?answer, "release finished");
         self.armed = match &answer {
             Ok(_) => false,
             Err(error) => error.is_retryable(),

@@ -236,11 +236,11 @@ fn settings_are_taken_by_type_and_wrong_ones_named() {
     let mut config = open("x://a,b?on=yes&n=10&mode=safer&password_length=hunter2");
     for (error, message) in [
         (config.take_host("TABLE").unwrap_err(), "there are 2 hosts, but x takes one"),
-        (config.take_bool("on").unwrap_err(), "on=yes is none of true, false"),
+        (config.take_bool("on").unwrap_err(), "on=yes must be one of true, false"),
         (config.take_u64("n", 1..=9).unwrap_err(), "n=10 is not a whole number from 1 to 9"),
         (
             config.take_choice("mode", &[("fast", 'f'), ("safe", 's')]).unwrap_err(),
-            "mode=safer is none of fast, safe; did you mean \"safe\"?",
+            "mode=safer must be one of fast, safe; did you mean \"safe\"?",
         ),
         (
             config.take_u64("password_length", 1..=9).unwrap_err(),
