@@ -52,8 +52,8 @@ pub(crate) struct LeaseState {
     state: Mutex<State>,
     lost: Notify,
     renewed: Notify,
-    /// Serialises renewals and the release of this lock. A renewal that the release overtakes
-    /// fails.
+    /// Serialises renewals and the release of this lock, because a renewal that arrives after the
+    /// release fails.
     pub(crate) requests: Arc<tokio::sync::Mutex<()>>,
 }
 
@@ -244,7 +244,7 @@ impl LeaseState {
         due && !state.closed && state.lost.is_none()
     }
 
-    /// Schedules the renewal that [`take_renewal`](Self::take_renewal) returned again, in `after`.
+    /// Reschedules the renewal that [`take_renewal`](Self::take_renewal) took, in `after`.
     pub(crate) fn renew_in(&self, after: Duration) {
         let now = self.now();
         if self.timing.renew_every.is_some() {

@@ -63,7 +63,7 @@ use crate::{
 /// A blocked runtime does not wake [`lost`](Self::lost), [`run`](Self::run) or other waiters. The
 /// validity still ends in time, but only calls that read the clocks, such as
 /// [`check`](Self::check), report it: the blocking code has to call them. The reason is then
-/// [`FrozenFor`](crate::LossReason::FrozenFor).
+/// usually [`FrozenFor`](crate::LossReason::FrozenFor).
 ///
 /// Use one of these for blocking work:
 ///
