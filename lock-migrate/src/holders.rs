@@ -1,29 +1,32 @@
-//! Merges the holders in two stores.
+//! One holder out of two records.
 
 use std::collections::BTreeMap;
 
 use lock_core::{Holder, LockName};
 
-/// Returns the holder of the lock, from the holders in the two stores.
+/// Who holds the chain's lock: whoever holds it in both stores, or in one of them alone.
 pub(super) fn merged(from: Option<Holder>, to: Option<Holder>) -> Option<Holder> {
     match (from, to) {
         (Some(from), Some(to)) => Some(both(from, to)),
-        (Some(from), None) => Some(Holder { version: from.version.as_ref().map(|v| version(Some(v), None)), ..from }),
-        (None, Some(to)) => Some(Holder { version: to.version.as_ref().map(|v| version(None, Some(v))), ..to }),
+        (Some(mut from), None) => {
+            from.version = from.version.map(|v| version(Some(&v), None));
+            Some(from)
+        }
+        (None, Some(mut to)) => {
+            to.version = to.version.map(|v| version(None, Some(&v)));
+            Some(to)
+        }
         (None, None) => None,
     }
 }
 
-/// Returns the holder in the old store, with the versions of both. A client needs the lock in both
-/// stores, so this holder excludes a different one in the new store.
+/// The holder in the old store, who holds the lock in the new one too or keeps out whoever does.
 fn both(from: Holder, to: Holder) -> Holder {
     let known = from.version.is_some() || to.version.is_some();
-    Holder {
-        version: known.then(|| version(from.version.as_deref(), to.version.as_deref())),
-        // The lock is free when both are free. A lock file does not expire by itself.
-        expires_in: from.expires_in.zip(to.expires_in).map(|(from, to)| from.max(to)),
-        ..from
-    }
+    let version = known.then(|| version(from.version.as_deref(), to.version.as_deref()));
+    // Free when both are; a lock file does not expire by itself.
+    let expires_in = from.expires_in.zip(to.expires_in).map(|(from, to)| from.max(to));
+    from.with_version(version).with_expires_in(expires_in)
 }
 
 pub(super) fn merged_lists(from: Vec<(LockName, Holder)>, to: Vec<(LockName, Holder)>) -> Vec<(LockName, Holder)> {
@@ -37,14 +40,13 @@ pub(super) fn merged_lists(from: Vec<(LockName, Holder)>, to: Vec<(LockName, Hol
     by_name.into_iter().filter_map(|(name, (from, to))| Some((name, merged(from, to)?))).collect()
 }
 
-/// Joins two versions, which are arbitrary texts. The length of the first one separates them.
+/// Versions are texts of the stores' own; the length of the first tells them apart.
 fn version(from: Option<&str>, to: Option<&str>) -> String {
     let (from, to) = (from.unwrap_or_default(), to.unwrap_or_default());
     format!("{}:{from}{to}", from.len())
 }
 
-/// Splits a joined version. `None` for a store in which the lock was free, or if `version` is not a
-/// joined version.
+/// The versions in the two stores; `None` where nobody held the lock, or what is given is no version of a chain.
 pub(super) fn split_version(version: &str) -> (Option<&str>, Option<&str>) {
     let parts = version.split_once(':').and_then(|(length, rest)| rest.split_at_checked(length.parse().ok()?));
     let (from, to) = parts.unwrap_or_default();
@@ -56,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn joined_versions_split_into_the_same_versions() {
+    fn versions_of_two_stores_are_told_apart_again() {
         for (from, to) in [(Some("a:1"), Some("2:b")), (None, Some("x")), (Some("é"), None), (None, None)] {
             assert_eq!(split_version(&version(from, to)), (from, to));
         }

@@ -132,8 +132,8 @@ impl LeaseState {
         let closed = state.closed;
         let lost = self.lose(state, reason);
         // A closed hold is being released, which may keep the lock for the minimum hold.
-        if !closed {
-            self.backend.on_lost(&self.lease);
+        if !closed && let Some(bound) = self.backend.process_bound() {
+            bound.on_lost(&self.lease);
         }
         Err(lost)
     }
@@ -265,7 +265,9 @@ impl LeaseState {
     pub(crate) fn sending(&self) -> RenewalInFlight {
         let at = self.now();
         let mut lease = self.lease.clone();
-        (lease.ttl, _) = self.timing.lease_for(self.deadline_left(at));
+        if let (Some(ttl), _) = self.timing.lease_for(self.deadline_left(at)) {
+            lease.ttl = ttl;
+        }
         let mut state = self.state();
         let unanswered = state.unanswered;
         state.unanswered.get_or_insert(at);
@@ -282,7 +284,7 @@ impl LeaseState {
                 state.unanswered = None;
                 state.last_error = None;
                 // The margin of a shortened lease is smaller.
-                let (_, valid_for) = self.timing.lease_for(sent.lease.ttl);
+                let (_, valid_for) = self.timing.lease_for(Some(sent.lease.ttl));
                 state.confirmed = from;
                 state.valid_for = valid_for;
                 state.renew = self.timing.renew_every.map(|every| (from, jittered(every)));

@@ -133,7 +133,7 @@ impl Shared {
     where
         F: Future<Output = bool> + Send + 'static,
     {
-        if self.backend.release_now(lease, hold_for) {
+        if self.backend.process_bound().is_some_and(|bound| bound.release_now(lease, hold_for)) {
             became("released");
             return false;
         }
@@ -197,6 +197,8 @@ impl Drop for Unfinished {
         }
         // Local resources, such as an open file, would otherwise keep the lock held until the
         // process ends.
-        self.backend.on_lost(&self.lease);
+        if let Some(bound) = self.backend.process_bound() {
+            bound.on_lost(&self.lease);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     backend::{Capabilities, Capability, StoreTimings},
-    types::{Error, ErrorKind, LockOptions, Renew},
+    types::{DEFAULT_TTL, Error, ErrorKind, LockOptions, Renew},
 };
 
 /// The timing of a lock, made of options that were checked against each other.
@@ -45,7 +45,6 @@ pub struct Timing {
     pub attempt_timeout: Duration,
 }
 
-const DEFAULT_TTL: Duration = Duration::from_secs(30);
 /// Below this, timer inaccuracy and a single round trip use up the lease.
 const MIN_TTL: Duration = Duration::from_millis(50);
 const MAX_TTL: Duration = Duration::from_secs(MAX_DAYS * 24 * 3600);
