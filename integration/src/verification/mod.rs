@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! // verifies: P1, contention
-//! async fn of_many_contenders_one_wins() {
+//! async fn exactly_one_of_many_contenders_acquires() {
 //! ```
 //!
 //! A key is a promise, a kind of failure, or another row of the page. A key without a test is an

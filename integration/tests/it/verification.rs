@@ -112,9 +112,9 @@ fn a_page_is_refused_for_a_violation_a_mistake_not_found_a_failure_and_what_did_
     let unseen = "simulation-dynamodb-ValidityFromReply";
     assert!(refused(&|page| spoil(page, unseen, 0)).contains("ValidityFromReply: the mistake was not found"));
     assert!(refused(&|page| drop(page.results.remove("simulation"))).contains("there is no figure simulation.seeds"));
-    let failed = "<testcase name=\"a_free_lock_is_granted\"><failure/></testcase>";
-    assert!(refused(&|page| page.runs = Runs::parse(failed)).contains("a_free_lock_is_granted failed"));
-    assert!(refused(&|page| page.runs = Runs::default()).contains("a_free_lock_is_granted did not run"));
+    let failed = "<testcase name=\"acquiring_a_free_lock_grants_it\"><failure/></testcase>";
+    assert!(refused(&|page| page.runs = Runs::parse(failed)).contains("acquiring_a_free_lock_grants_it failed"));
+    assert!(refused(&|page| page.runs = Runs::default()).contains("acquiring_a_free_lock_grants_it did not run"));
 }
 
 #[test]

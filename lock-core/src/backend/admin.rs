@@ -14,7 +14,7 @@ use crate::types::{Error, Holder, LockName};
 pub trait Admin: Send + Sync {
     /// Returns the holder of `name` now; `None` when the lock is free.
     ///
-    /// - Sees a holder and its release (`inspect_sees_the_holder`).
+    /// - Sees a holder and its release (`inspect_reports_the_holder_until_release`).
     ///
     /// # Errors
     /// Of kind [`Unsupported`](crate::ErrorKind::Unsupported) where the capability `inspect` is not
@@ -24,7 +24,7 @@ pub trait Admin: Send + Sync {
     /// Returns the held locks whose names begin with `prefix`, in the order of their names. May lag
     /// behind.
     ///
-    /// - Lists what is held, and only what begins with `prefix` (`list_shows_held_locks_by_prefix`).
+    /// - Lists what is held, and only what begins with `prefix` (`list_returns_held_locks_under_a_prefix`).
     ///
     /// # Errors
     /// Of kind [`Unsupported`](crate::ErrorKind::Unsupported) where the capability `list` is not
@@ -35,7 +35,7 @@ pub trait Admin: Send + Sync {
     /// [`Holder::version`]). The holder finds [`LossReason::BrokenBy`](crate::LossReason::BrokenBy)
     /// with `by` at its next renewal.
     ///
-    /// - Breaks the version that was seen, and nothing else (`break_compares_the_version`).
+    /// - Breaks the version that was seen, and nothing else (`breaking_requires_the_current_lock_version`).
     ///
     /// # Errors
     /// Of kind [`Unsupported`](crate::ErrorKind::Unsupported) where the capability `break` is not
@@ -51,7 +51,7 @@ pub trait Admin: Send + Sync {
     /// ttl of a key or an item.
     ///
     /// - Leaves a holder and a crashed holder untouched, and leaves a name that can be locked as if it
-    ///   were new (`forgetting_spares_the_holder`).
+    ///   were new (`purge_keeps_held_and_crashed_locks`).
     ///
     /// # Errors
     /// Of kind [`Unsupported`](crate::ErrorKind::Unsupported) where nothing can be removed; else when

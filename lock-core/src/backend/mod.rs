@@ -31,12 +31,12 @@ pub use crate::types::{InvalidLeaseId, Lease, LeaseId};
 ///
 /// # For all operations
 /// - Any [`LockName`] works and two different names never meet, whatever the store folds, cuts or forbids
-///   (`odd_names_are_distinct_locks`).
+///   (`unusual_names_are_kept_as_distinct_locks`).
 /// - The future may be dropped at any await point, and the core follows up with [`release`](Self::release) of the same id
-///   (`a_cancelled_acquire_leaves_no_lock`).
+///   (`a_cancelled_acquire_leaves_no_lock_behind`).
 /// - An error says that the outcome is unknown or that nothing was done, and
-///   [`is_ambiguous`](Error::is_ambiguous) tells which; contention is never an error (`a_held_lock_is_refused_to_others`,
-///   `of_many_contenders_one_wins`).
+///   [`is_ambiguous`](Error::is_ambiguous) tells which; contention is never an error (`a_held_lock_refuses_other_lease_ids`,
+///   `exactly_one_of_many_contenders_acquires`).
 #[async_trait]
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// The store, for messages, logs and metrics: as a config string without secrets.
@@ -50,24 +50,24 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Tries once to acquire `claim.name`.
     ///
-    /// - A free name is granted (`a_free_lock_is_granted`) and from then on held against every other id, from this client
-    ///   and others (`a_held_lock_is_refused_to_others`, `two_clients_exclude_each_other`); of many at once exactly one wins,
-    ///   or none where several servers vote (`of_many_contenders_one_wins`).
+    /// - A free name is granted (`acquiring_a_free_lock_grants_it`) and from then on held against every other id, from this client
+    ///   and others (`a_held_lock_refuses_other_lease_ids`, `two_clients_never_hold_the_same_lock`); of many at once exactly one wins,
+    ///   or none where several servers vote (`exactly_one_of_many_contenders_acquires`).
     /// - A refusal says who holds the lock, with owner, data, token and start, where the capability `holder` is declared
-    ///   (`a_refusal_says_who_holds_the_lock`).
+    ///   (`a_refusal_reports_the_current_holder`).
     /// - Idempotent on `claim.id`: while that id holds the lock, acquiring again grants it again, with the same token,
     ///   [`already_ours`](Grant::already_ours) and, where there is a ttl, a whole ttl from then on
     ///   (`acquiring_again_with_the_same_id_succeeds`).
     /// - A copy of the request that comes after the release of its own id, having been held up on its way, is refused while somebody else holds
     ///   the lock. Otherwise it may be granted, to nobody, with a token of its own, and ends with its ttl like any lease that nobody renews
-    ///   (`an_acquisition_that_arrives_after_its_release_is_nobodys_and_ends`); a store that can tell leaves no lock behind.
+    ///   (`a_late_acquire_leaves_no_lasting_lock`); a store that can tell leaves no lock behind.
     /// - Every grant carries a token larger than all before it, across release, expiry and break, where
-    ///   the capability `fencing` is declared (`tokens_rise_across_release`, `tokens_rise_across_expiry`, `tokens_rise_across_break`), also when
-    ///   a third party has deleted what the store keeps of them (`tokens_rise_although_their_record_was_deleted`).
+    ///   the capability `fencing` is declared (`fencing_tokens_increase_across_every_release`, `fencing_tokens_increase_across_lease_expiry`, `fencing_tokens_increase_across_a_forced_break`), also when
+    ///   a third party has deleted what the store keeps of them (`fencing_tokens_increase_after_their_record_is_deleted`).
     /// - With a ttl the lock is free once the holder's own ttl, as recorded, has passed on the store's clock, and not before; a contender's
-    ///   ttl does not matter (`an_expired_lock_is_granted_in_one_attempt`, `a_lock_is_held_for_the_holders_ttl`), to one of those
-    ///   who want it (`of_many_contenders_one_takes_over_from_the_dead`). The winner is told of the crashed holder (`the_winner_is_told_of_a_crashed_holder`), and only of a crashed one
-    ///   (`a_released_holder_is_not_reported_as_crashed`).
+    ///   ttl does not matter (`an_expired_lock_is_granted_in_one_attempt`, `the_holders_ttl_decides_when_a_lock_expires`), to one of those
+    ///   who want it (`exactly_one_contender_replaces_a_crashed_holder`). The winner is told of the crashed holder (`the_next_grant_reports_a_crashed_holder`), and only of a crashed one
+    ///   (`a_released_lock_reports_no_crashed_holder`).
     ///
     /// # Errors
     /// When the store cannot say; never because the lock is held.
@@ -75,12 +75,12 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Renews `lease` once: it then lasts `lease.ttl` from the store's now.
     ///
-    /// - While the lease is held it is [`Renewed`](Renewal::Renewed), and lasts longer (`renewal_extends_the_lease`); again with
-    ///   the same result (`renewal_is_idempotent`).
+    /// - While the lease is held it is [`Renewed`](Renewal::Renewed), and lasts longer (`renewing_keeps_the_lease_past_its_ttl`); again with
+    ///   the same result (`renewing_a_lease_repeatedly_is_idempotent`).
     /// - A lease that is not held any more is [`Lost`](Renewal::Lost), with the reason, and is never revived
-    ///   (`renewing_a_released_lease_reports_its_loss`, `renewing_an_expired_lease_does_not_rob_the_successor`,
-    ///   `a_broken_lease_is_lost_at_the_next_renewal`); nor is one whose record a third party has deleted or replaced
-    ///   (`a_deleted_record_is_a_loss_at_the_next_renewal`, `a_replaced_record_is_somebody_elses_lock`).
+    ///   (`renewing_a_released_lease_reports_its_loss`, `renewing_an_expired_lease_leaves_its_successor_alone`,
+    ///   `the_next_renewal_reports_a_broken_lease`); nor is one whose record a third party has deleted or replaced
+    ///   (`the_next_renewal_reports_a_deleted_record`, `a_replaced_record_belongs_to_another_client`).
     ///
     /// # Errors
     /// When the store cannot say.
@@ -89,7 +89,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Raises the token of a lock that is held: its holder's is `token` from now on, and all later ones are larger. `false` when `lease` does not hold the
     /// lock. A smaller `token` changes nothing. For what makes one lock of several stores, whose tokens have to agree.
     ///
-    /// - The next token is larger than the one that was raised (`a_raised_token_is_exceeded_by_the_next`).
+    /// - The next token is larger than the one that was raised (`the_next_token_exceeds_an_advanced_token`).
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] where tokens cannot be raised; else when the store cannot say.
@@ -100,12 +100,12 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Releases `lease` once. With `hold_for` above zero the lock stays refused to everybody for that long, and is then free.
     ///
-    /// - The lock is free at once for others (`a_released_lock_is_free`), or after `hold_for`
+    /// - The lock is free at once for others (`a_released_lock_can_be_acquired_again`), or after `hold_for`
     ///   (`min_hold_keeps_the_lock_after_release`).
     /// - Compares the id: never touches a successor's lock; what is not held by this id is
-    ///   [`NotHeld`](Release::NotHeld), a value (`release_never_touches_a_successor`, `releasing_twice_is_a_value`), also after the
-    ///   lock was broken (`releasing_a_broken_lease_is_a_value`).
-    /// - Works for an id whose acquire was refused, lost or never sent (`releasing_what_was_never_held_is_a_value`).
+    ///   [`NotHeld`](Release::NotHeld), a value (`a_late_release_leaves_the_successor_alone`, `releasing_twice_is_never_an_error`), also after the
+    ///   lock was broken (`releasing_a_broken_lease_reports_not_held`).
+    /// - Works for an id whose acquire was refused, lost or never sent (`releasing_a_lease_never_granted_is_no_error`).
     ///
     /// # Errors
     /// When the store cannot say.
@@ -113,7 +113,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// Renews several leases, one result for each, in order. The core passes at most [`StoreTimings::renew_batch`] at once.
     ///
-    /// - Each lease has its own result: one that is lost spoils no other (`renewing_many_reports_each`).
+    /// - Each lease has its own result: one that is lost spoils no other (`renewing_many_leases_reports_each_one_separately`).
     async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
         join_all(leases.iter().map(|lease| self.renew(lease))).await
     }
@@ -121,9 +121,9 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Starts to watch for `name` becoming free; `None` when this store cannot tell, and the core polls.
     ///
     /// - A release after this returned completes the [`Watch::changed`] of at least one of those who watch the name, so of the only one
-    ///   there is (`a_watch_sees_the_release`); a store may wake one after the other. It may also complete for nothing.
+    ///   there is (`a_watch_completes_after_the_release`); a store may wake one after the other. It may also complete for nothing.
     /// - Who was woken and is dropped without having acquired passes the wake-up on to another
-    ///   (`a_wake_up_that_is_not_used_is_passed_on`).
+    ///   (`an_unused_wake_up_reaches_another_watcher`).
     ///
     /// The core relies on neither: whoever hears nothing comes back at the holder's expiry, and after [`StoreTimings::poll_max`] at the latest.
     ///
@@ -154,7 +154,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// It need not try whether locks work; `onelock doctor` does that, on every store.
     ///
     /// - Finds nothing unfit on a store that keeps its promises, and changes no lock
-    ///   (`an_examination_changes_no_lock_and_finds_a_working_store_fit`).
+    ///   (`diagnose_finds_the_store_fit_and_changes_nothing`).
     async fn diagnose(&self) -> Vec<Finding> {
         Vec::new()
     }

@@ -19,16 +19,16 @@ use crate::{
 /// Each bullet below names the case of the conformance suite (feature `testing`) that checks it.
 ///
 /// - Of many candidates at most one leads, and each one leads eventually
-///   (`of_many_candidates_one_leads`).
+///   (`exactly_one_of_many_candidates_leads`).
 /// - If the store has the capability `loss-signal`, a leader that is cut off from it stops before
-///   the next one is elected (`a_leader_that_is_cut_off_stops_before_the_next_starts`). It stays a
+///   the next one is elected (`an_isolated_leader_stops_before_the_next_starts`). It stays a
 ///   candidate.
 /// - After a leader resigns, the next one can be elected immediately
-///   (`a_leader_that_resigns_makes_way_at_once`).
+///   (`a_resigning_leader_is_replaced_immediately`).
 /// - A campaign continues through transient errors of the store
-///   (`a_campaign_survives_errors_of_the_store`).
+///   (`a_campaign_survives_retryable_store_errors`).
 /// - A candidate that is dropped leaves no lock behind
-///   (`a_candidate_that_goes_away_leaves_no_leader`).
+///   (`a_dropped_candidate_leaves_no_leader_behind`).
 ///
 /// ```
 /// use lock_core::{Leadership, LeaderElection, Locker, memory::MemoryBackend};

@@ -352,7 +352,7 @@ const CASES: &[&str] = lock_core::conformance_cases! { [names] };
 
 /// Whether the case fails for a backend with that bug; also when it would wait for ever.
 fn fails(case: &'static str, bug: Bug) -> bool {
-    let exceptions = [("a_descriptor_keeps_the_lock_held", "a lock in memory does not live in a descriptor")];
+    let exceptions = [("an_open_descriptor_keeps_the_lock_held", "a lock in memory does not live in a descriptor")];
     let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
@@ -365,10 +365,10 @@ fn fails(case: &'static str, bug: Bug) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-#[should_panic(expected = "there is no case a_descriptor_keeps_the_lock_hold")]
+#[should_panic(expected = "there is no case an_open_descriptor_keeps_the_lock_hold")]
 async fn an_exception_for_a_case_that_there_is_not_is_a_failure() {
     let subject = Buggy::new(B::None);
-    testing::run(CASES[0], &subject, &[("a_descriptor_keeps_the_lock_hold", "misspelt")]).await;
+    testing::run(CASES[0], &subject, &[("an_open_descriptor_keeps_the_lock_hold", "misspelt")]).await;
 }
 
 #[test]
@@ -378,7 +378,7 @@ fn every_case_passes_without_a_mistake_and_fails_for_some_mistake() {
     std::panic::set_hook(Box::new(|_| {}));
     let failing: Vec<_> = CASES.iter().copied().filter(|case| fails(case, B::None)).collect();
     let mut found: BTreeMap<&str, Vec<Bug>> = BTreeMap::new();
-    for case in CASES.iter().copied().filter(|case| *case != "a_descriptor_keeps_the_lock_held") {
+    for case in CASES.iter().copied().filter(|case| *case != "an_open_descriptor_keeps_the_lock_held") {
         found.insert(case, BUGS.iter().copied().filter(|bug| fails(case, *bug)).collect());
     }
     let _ = std::panic::take_hook();

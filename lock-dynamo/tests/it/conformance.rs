@@ -45,11 +45,11 @@ macro_rules! in_schema {
     ($module:ident, $schema:ident, without_tokens = $reason:literal, except = [$($more:tt)*]) => {
         in_schema! {
             $module, $schema, except = [
-                (tokens_rise_across_release, $reason),
-                (a_raised_token_is_exceeded_by_the_next, $reason),
-                (tokens_rise_across_expiry, $reason),
-                (tokens_rise_across_break, $reason),
-                (tokens_rise_although_their_record_was_deleted, $reason),
+                (fencing_tokens_increase_across_every_release, $reason),
+                (the_next_token_exceeds_an_advanced_token, $reason),
+                (fencing_tokens_increase_across_lease_expiry, $reason),
+                (fencing_tokens_increase_across_a_forced_break, $reason),
+                (fencing_tokens_increase_after_their_record_is_deleted, $reason),
                 $($more)*
             ]
         }
@@ -62,9 +62,9 @@ macro_rules! in_schema {
                 #[tokio::test]
                 Table::new(Schema::$schema).await,
                 except = [
-                    (a_descriptor_keeps_the_lock_held, "the lock lives in a table"),
-                    (a_watch_sees_the_release, "DynamoDB cannot wake anybody up"),
-                    (a_wake_up_that_is_not_used_is_passed_on, "DynamoDB cannot wake anybody up"),
+                    (an_open_descriptor_keeps_the_lock_held, "the lock lives in a table"),
+                    (a_watch_completes_after_the_release, "DynamoDB cannot wake anybody up"),
+                    (an_unused_wake_up_reaches_another_watcher, "DynamoDB cannot wake anybody up"),
                     $($more)*
                 ]
             }
@@ -78,8 +78,8 @@ in_schema! { go, Go, without_tokens = "the Go client may delete the item, and a 
 in_schema! {
     python, Python, without_tokens = "the Python client deletes the item, and a token in it",
     except = [
-        (a_broken_lease_is_lost_at_the_next_renewal, "a free lock is a deleted item, which has no place for a trace"),
-        (break_compares_the_version, "a free lock is a deleted item, which has no place for a trace"),
-        (releasing_a_broken_lease_is_a_value, "a free lock is a deleted item, which has no place for a trace"),
+        (the_next_renewal_reports_a_broken_lease, "a free lock is a deleted item, which has no place for a trace"),
+        (breaking_requires_the_current_lock_version, "a free lock is a deleted item, which has no place for a trace"),
+        (releasing_a_broken_lease_reports_not_held, "a free lock is a deleted item, which has no place for a trace"),
     ]
 }

@@ -57,20 +57,20 @@ lock_core::conformance! {
     #[tokio::test]
     Files::new(),
     except = [
-        (tokens_rise_across_break, "the kernel's lock cannot be taken from its holder"),
+        (fencing_tokens_increase_across_a_forced_break, "the kernel's lock cannot be taken from its holder"),
         (an_expired_lock_is_granted_in_one_attempt, "a file lock has no ttl"),
-        (a_lock_is_held_for_the_holders_ttl, "a file lock has no ttl"),
-        (renewal_extends_the_lease, "a file lock has no ttl"),
-        (renewing_an_expired_lease_does_not_rob_the_successor, "a file lock has no ttl"),
-        (a_broken_lease_is_lost_at_the_next_renewal, "the kernel's lock cannot be taken from its holder"),
-        (break_compares_the_version, "the kernel's lock cannot be taken from its holder"),
-        (releasing_a_broken_lease_is_a_value, "the kernel's lock cannot be taken from its holder"),
-        (a_hung_renewal_ends_the_guard_before_the_next_holds, "a file lock has no ttl"),
-        (renewals_that_are_throttled_for_too_long_end_the_guard, "a file lock has no ttl"),
-        (a_suspended_holder_knows_at_once_and_spares_its_successor, "a file lock has no ttl"),
-        (a_thawed_holder_knows_at_once_and_spares_its_successor, "a file lock has no ttl"),
-        (a_clock_that_is_set_back_prolongs_no_lease, "a file lock has no ttl"),
-        (a_leader_that_is_cut_off_stops_before_the_next_starts, "a file lock has no ttl"),
+        (the_holders_ttl_decides_when_a_lock_expires, "a file lock has no ttl"),
+        (renewing_keeps_the_lease_past_its_ttl, "a file lock has no ttl"),
+        (renewing_an_expired_lease_leaves_its_successor_alone, "a file lock has no ttl"),
+        (the_next_renewal_reports_a_broken_lease, "the kernel's lock cannot be taken from its holder"),
+        (breaking_requires_the_current_lock_version, "the kernel's lock cannot be taken from its holder"),
+        (releasing_a_broken_lease_reports_not_held, "the kernel's lock cannot be taken from its holder"),
+        (a_hung_renewal_loses_the_guard_before_takeover, "a file lock has no ttl"),
+        (throttled_renewals_lose_the_guard_before_takeover, "a file lock has no ttl"),
+        (a_suspended_holder_reports_its_loss_immediately, "a file lock has no ttl"),
+        (a_thawed_holder_reports_its_loss_immediately, "a file lock has no ttl"),
+        (setting_the_clock_back_extends_no_lease, "a file lock has no ttl"),
+        (an_isolated_leader_stops_before_the_next_starts, "a file lock has no ttl"),
     ]
 }
 
@@ -82,9 +82,9 @@ fn all_cases_on_nfs() {
     let name = own.file_name().unwrap().to_str().unwrap();
     // One case by itself first: the first locks on a fresh mount of an emulated guest take seconds.
     let script = format!(
-        "#!/bin/bash\non_a mkdir /efs/tmp && on_a env TMPDIR=/efs/tmp {name} --exact conformance::a_free_lock_is_granted 2>&1 && \
-         on_a env TMPDIR=/efs/tmp {name} conformance:: --skip all_cases_on_nfs --skip a_watch_sees_the_release \
-         --skip a_wake_up_that_is_not_used_is_passed_on --test-threads 2 2>&1\n"
+        "#!/bin/bash\non_a mkdir /efs/tmp && on_a env TMPDIR=/efs/tmp {name} --exact conformance::acquiring_a_free_lock_grants_it 2>&1 && \
+         on_a env TMPDIR=/efs/tmp {name} conformance:: --skip all_cases_on_nfs --skip a_watch_completes_after_the_release \
+         --skip an_unused_wake_up_reaches_another_watcher --test-threads 2 2>&1\n"
     );
     let out = test_support::nfs::Guest::new(script).with(&own).run();
     assert_eq!(out.matches("test result: ok").count(), 2, "{out}");

@@ -13,7 +13,7 @@ use crate::{
 };
 
 // verifies: P4
-pub(super) async fn a_free_lock_is_granted(bench: &Bench<'_>) {
+pub(super) async fn acquiring_a_free_lock_grants_it(bench: &Bench<'_>) {
     let client = bench.client().await;
     let (_, grant) = granted(&*client, &bench.claim(&bench.name("free"))).await;
     assert_eq!(
@@ -26,7 +26,7 @@ pub(super) async fn a_free_lock_is_granted(bench: &Bench<'_>) {
 }
 
 // verifies: P4, asked-twice
-pub(super) async fn a_held_lock_is_refused_to_others(bench: &Bench<'_>) {
+pub(super) async fn a_held_lock_refuses_other_lease_ids(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("held");
     let _held = granted(&*client, &bench.claim(&name)).await;
@@ -36,7 +36,7 @@ pub(super) async fn a_held_lock_is_refused_to_others(bench: &Bench<'_>) {
 }
 
 // verifies: P1, asked-twice
-pub(super) async fn two_clients_exclude_each_other(bench: &Bench<'_>) {
+pub(super) async fn two_clients_never_hold_the_same_lock(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("two");
     let (held, _) = granted(&*a, &bench.claim(&name)).await;
@@ -47,7 +47,7 @@ pub(super) async fn two_clients_exclude_each_other(bench: &Bench<'_>) {
 }
 
 // verifies: P1, contention
-pub(super) async fn of_many_contenders_one_wins(bench: &Bench<'_>) {
+pub(super) async fn exactly_one_of_many_contenders_acquires(bench: &Bench<'_>) {
     for round in 0..10 {
         let name = bench.name(&format!("race{round}"));
         let contenders = join_all((0..16).map(|_| async {
@@ -68,7 +68,7 @@ pub(super) async fn of_many_contenders_one_wins(bench: &Bench<'_>) {
 }
 
 // verifies: P4
-pub(super) async fn a_refusal_says_who_holds_the_lock(bench: &Bench<'_>) {
+pub(super) async fn a_refusal_reports_the_current_holder(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("who");
     let data = vec![0, 255, b'\n', b'"', 7];
@@ -124,7 +124,7 @@ async fn a_whole_ttl_from_then_on(bench: &Bench<'_>) {
 }
 
 // verifies: P7
-pub(super) async fn tokens_rise_across_release(bench: &Bench<'_>) {
+pub(super) async fn fencing_tokens_increase_across_every_release(bench: &Bench<'_>) {
     let clients = [bench.client().await, bench.client().await];
     let name = bench.name("tokens");
     let mut last = None;
@@ -138,7 +138,7 @@ pub(super) async fn tokens_rise_across_release(bench: &Bench<'_>) {
 }
 
 // verifies: P7
-pub(super) async fn tokens_rise_across_expiry(bench: &Bench<'_>) {
+pub(super) async fn fencing_tokens_increase_across_lease_expiry(bench: &Bench<'_>) {
     let name = bench.name("tokens");
     let mut last = None;
     for _ in 0..3 {
@@ -151,7 +151,7 @@ pub(super) async fn tokens_rise_across_expiry(bench: &Bench<'_>) {
 }
 
 // verifies: P7
-pub(super) async fn tokens_rise_across_break(bench: &Bench<'_>) {
+pub(super) async fn fencing_tokens_increase_across_a_forced_break(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("tokens");
     let mut last = None;
@@ -165,7 +165,7 @@ pub(super) async fn tokens_rise_across_break(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn a_raised_token_is_exceeded_by_the_next(bench: &Bench<'_>) {
+pub(super) async fn the_next_token_exceeds_an_advanced_token(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("raised");
     let claim = bench.claim(&name);
@@ -202,7 +202,7 @@ pub(super) async fn an_expired_lock_is_granted_in_one_attempt(bench: &Bench<'_>)
 }
 
 // verifies: P2, P8, other-ttl
-pub(super) async fn a_lock_is_held_for_the_holders_ttl(bench: &Bench<'_>) {
+pub(super) async fn the_holders_ttl_decides_when_a_lock_expires(bench: &Bench<'_>) {
     let (holder, other) = (bench.client().await, bench.client().await);
     let name = bench.name("ttl");
     let started = Instant::now();
@@ -226,7 +226,7 @@ pub(super) async fn a_lock_is_held_for_the_holders_ttl(bench: &Bench<'_>) {
 }
 
 // verifies: P9
-pub(super) async fn the_winner_is_told_of_a_crashed_holder(bench: &Bench<'_>) {
+pub(super) async fn the_next_grant_reports_a_crashed_holder(bench: &Bench<'_>) {
     let holder = bench.client().await;
     let name = bench.name("crashed");
     let claim = AcquireRequest {
@@ -244,7 +244,7 @@ pub(super) async fn the_winner_is_told_of_a_crashed_holder(bench: &Bench<'_>) {
 }
 
 // verifies: P9
-pub(super) async fn a_released_holder_is_not_reported_as_crashed(bench: &Bench<'_>) {
+pub(super) async fn a_released_lock_reports_no_crashed_holder(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("released");
     for hold_for in [Duration::ZERO, bench.subject.ttl() / 10] {
@@ -314,7 +314,7 @@ fn odd_names(unique: &str) -> Vec<LockName> {
 }
 
 // verifies: P1, odd-names
-pub(super) async fn odd_names_are_distinct_locks(bench: &Bench<'_>) {
+pub(super) async fn unusual_names_are_kept_as_distinct_locks(bench: &Bench<'_>) {
     let client = bench.client().await;
     let unique = LeaseId::random().to_string();
     let names = odd_names(&unique);
@@ -332,7 +332,7 @@ pub(super) async fn odd_names_are_distinct_locks(bench: &Bench<'_>) {
 }
 
 // verifies: P5, cancelled
-pub(super) async fn a_cancelled_acquire_leaves_no_lock(bench: &Bench<'_>) {
+pub(super) async fn a_cancelled_acquire_leaves_no_lock_behind(bench: &Bench<'_>) {
     let locker = Locker::builder(bench.client().await).build().expect("the defaults fit");
     let other = bench.client().await;
     for polls in 1..50 {

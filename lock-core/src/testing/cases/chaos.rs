@@ -28,7 +28,7 @@ const SHARE: f64 = 0.25;
 const SEED: &str = "ONELOCK_KIT_SEED";
 
 // verifies: P1
-pub(super) async fn a_storm_of_faults_breaks_no_promise(bench: &Bench<'_>) {
+pub(super) async fn random_faults_never_violate_lock_guarantees(bench: &Bench<'_>) {
     let seed = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| {
         LeaseId::random().to_string().bytes().fold(7, |n: u64, b| n.wrapping_mul(31) + u64::from(b))

@@ -29,17 +29,17 @@ async fn frozen(bench: &Bench<'_>, freeze: impl FnOnce(&Fixture, Duration)) {
 }
 
 // verifies: P2, standstill
-pub(super) async fn a_suspended_holder_knows_at_once_and_spares_its_successor(bench: &Bench<'_>) {
+pub(super) async fn a_suspended_holder_reports_its_loss_immediately(bench: &Bench<'_>) {
     frozen(bench, |fixture, ttl| fixture.clock.suspend(ttl)).await;
 }
 
 // verifies: P2, standstill
-pub(super) async fn a_thawed_holder_knows_at_once_and_spares_its_successor(bench: &Bench<'_>) {
+pub(super) async fn a_thawed_holder_reports_its_loss_immediately(bench: &Bench<'_>) {
     frozen(bench, |fixture, ttl| fixture.clock.thaw_after(ttl)).await;
 }
 
 // verifies: P2, P8, clock-set
-pub(super) async fn a_clock_that_is_set_back_prolongs_no_lease(bench: &Bench<'_>) {
+pub(super) async fn setting_the_clock_back_extends_no_lease(bench: &Bench<'_>) {
     let other = bench.client().await;
     let fixture = Fixture::new(bench).await;
     let name = bench.name("set-back");
@@ -52,7 +52,7 @@ pub(super) async fn a_clock_that_is_set_back_prolongs_no_lease(bench: &Bench<'_>
 }
 
 // verifies: P1, P8, clock-set
-pub(super) async fn a_contender_whose_clock_is_years_off_is_refused_all_the_same(bench: &Bench<'_>) {
+pub(super) async fn a_contender_with_a_skewed_clock_is_refused(bench: &Bench<'_>) {
     let (fixture, ahead, behind) = (Fixture::new(bench).await, Fixture::new(bench).await, Fixture::new(bench).await);
     ahead.clock.thaw_after(YEARS);
     behind.clock.set_back(YEARS);
@@ -73,7 +73,7 @@ pub(super) async fn a_contender_whose_clock_is_years_off_is_refused_all_the_same
 }
 
 // verifies: P3, P10, hold-limits
-pub(super) async fn a_guard_ends_at_its_longest_hold_and_frees_the_lock(bench: &Bench<'_>) {
+pub(super) async fn a_guard_past_max_hold_frees_the_lock(bench: &Bench<'_>) {
     let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     let name = bench.name("longest");
     let longest = Duration::from_millis(200);

@@ -29,7 +29,7 @@ async fn polled<T>(times: u32, future: impl Future<Output = T>) -> bool {
 }
 
 // verifies: P5, cancelled
-pub(super) async fn a_cancelled_wait_leaves_no_lock(bench: &Bench<'_>) {
+pub(super) async fn a_cancelled_wait_leaves_no_lock_behind(bench: &Bench<'_>) {
     let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     for times in 1..POLLS / 4 {
         let name = bench.name(&times.to_string());
@@ -41,7 +41,7 @@ pub(super) async fn a_cancelled_wait_leaves_no_lock(bench: &Bench<'_>) {
 }
 
 // verifies: P5, cancelled
-pub(super) async fn a_cancelled_release_frees_the_lock(bench: &Bench<'_>) {
+pub(super) async fn a_cancelled_release_still_frees_the_lock(bench: &Bench<'_>) {
     let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     for times in 0..POLLS {
         let name = bench.name(&times.to_string());
@@ -54,7 +54,7 @@ pub(super) async fn a_cancelled_release_frees_the_lock(bench: &Bench<'_>) {
 }
 
 // verifies: P5, cancelled
-pub(super) async fn a_cancelled_renewal_harms_nothing(bench: &Bench<'_>) {
+pub(super) async fn a_cancelled_renewal_keeps_the_guard_valid(bench: &Bench<'_>) {
     let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     for times in 0..POLLS {
         let name = bench.name(&times.to_string());
@@ -73,7 +73,7 @@ pub(super) async fn a_cancelled_renewal_harms_nothing(bench: &Bench<'_>) {
 }
 
 // verifies: P10, dropped-guard
-pub(super) async fn a_dropped_guard_frees_its_lock_with_and_without_a_runtime(bench: &Bench<'_>) {
+pub(super) async fn dropped_guards_free_their_locks_on_any_thread(bench: &Bench<'_>) {
     let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     let name = bench.name("dropped");
     drop(fixture.acquired(&name).await);
@@ -87,7 +87,7 @@ pub(super) async fn a_dropped_guard_frees_its_lock_with_and_without_a_runtime(be
 /// The drop must not panic, nor block, and what it could not release ends with the lease, or at once where there is none, though other clones of the
 /// locker live on.
 // verifies: P10, dropped-guard
-pub(super) async fn a_guard_may_be_dropped_by_a_runtime_that_ends(bench: &Bench<'_>) {
+pub(super) async fn dropping_at_runtime_shutdown_frees_the_lock(bench: &Bench<'_>) {
     let other = bench.client().await;
     let name = bench.name("ended");
     let alive = thread::scope(|scope| {

@@ -44,7 +44,7 @@ async fn elected(election: &mut LeaderElection) {
 }
 
 // verifies: P1
-pub(super) async fn of_many_candidates_one_leads(bench: &Bench<'_>) {
+pub(super) async fn exactly_one_of_many_candidates_leads(bench: &Bench<'_>) {
     let name = &bench.name("many");
     let leading = &AtomicBool::new(false);
     join_all((0..5).map(|_| async move {
@@ -64,7 +64,7 @@ pub(super) async fn of_many_candidates_one_leads(bench: &Bench<'_>) {
 }
 
 // verifies: P1
-pub(super) async fn a_leader_that_is_cut_off_stops_before_the_next_starts(bench: &Bench<'_>) {
+pub(super) async fn an_isolated_leader_stops_before_the_next_starts(bench: &Bench<'_>) {
     let name = bench.name("cut");
     let network = Faulty::around(bench.client().await);
     let locker = locker(Arc::new(network.clone())).ttl(bench.subject.ttl()).build().expect("the ttl fits");
@@ -97,7 +97,7 @@ pub(super) async fn a_leader_that_is_cut_off_stops_before_the_next_starts(bench:
     elected(&mut old).await;
 }
 
-pub(super) async fn a_leader_that_resigns_makes_way_at_once(bench: &Bench<'_>) {
+pub(super) async fn a_resigning_leader_is_replaced_immediately(bench: &Bench<'_>) {
     let name = bench.name("resigns");
     let (mut first, mut second) = (candidate(bench, &name).await, candidate(bench, &name).await);
     elected(&mut first).await;
@@ -111,7 +111,7 @@ pub(super) async fn a_leader_that_resigns_makes_way_at_once(bench: &Bench<'_>) {
     assert_eq!(first.resign().await.expect("the store answers"), Release::NotHeld(None));
 }
 
-pub(super) async fn a_campaign_survives_errors_of_the_store(bench: &Bench<'_>) {
+pub(super) async fn a_campaign_survives_retryable_store_errors(bench: &Bench<'_>) {
     let name = bench.name("errors");
     let network = Faulty::around(bench.client().await);
     for kind in [ErrorKind::Unavailable, ErrorKind::Throttled, ErrorKind::Timeout] {
@@ -130,7 +130,7 @@ pub(super) async fn a_campaign_survives_errors_of_the_store(bench: &Bench<'_>) {
 }
 
 // verifies: cancelled
-pub(super) async fn a_candidate_that_goes_away_leaves_no_leader(bench: &Bench<'_>) {
+pub(super) async fn a_dropped_candidate_leaves_no_leader_behind(bench: &Bench<'_>) {
     let other: Arc<dyn Backend> = bench.client().await;
     for polls in 1..50 {
         let name = bench.name(&polls.to_string());

@@ -11,7 +11,7 @@ use crate::{
     types::{ErrorKind, LeaseId, LockName},
 };
 
-pub(super) async fn a_watch_sees_the_release(bench: &Bench<'_>) {
+pub(super) async fn a_watch_completes_after_the_release(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("watched");
     // Longer than anything here waits.
@@ -34,7 +34,7 @@ pub(super) async fn a_watch_sees_the_release(bench: &Bench<'_>) {
     }
 }
 
-pub(super) async fn a_wake_up_that_is_not_used_is_passed_on(bench: &Bench<'_>) {
+pub(super) async fn an_unused_wake_up_reaches_another_watcher(bench: &Bench<'_>) {
     let (a, b, c) = (bench.client().await, bench.client().await, bench.client().await);
     let name = bench.name("passed-on");
     // Longer than anything here waits.
@@ -53,7 +53,7 @@ pub(super) async fn a_wake_up_that_is_not_used_is_passed_on(bench: &Bench<'_>) {
     assert!(passed.is_ok(), "who was woken and gave up passes it on");
 }
 
-pub(super) async fn inspect_sees_the_holder(bench: &Bench<'_>) {
+pub(super) async fn inspect_reports_the_holder_until_release(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("inspected");
     assert_eq!(admin(&b).inspect(&name).await.expect("the store answers"), None);
@@ -66,7 +66,7 @@ pub(super) async fn inspect_sees_the_holder(bench: &Bench<'_>) {
     assert_eq!(admin(&b).inspect(&name).await.expect("the store answers"), None);
 }
 
-pub(super) async fn list_shows_held_locks_by_prefix(bench: &Bench<'_>) {
+pub(super) async fn list_returns_held_locks_under_a_prefix(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let prefix = format!("List/{}/", LeaseId::random());
     let mut leases = Vec::new();
@@ -87,7 +87,7 @@ pub(super) async fn list_shows_held_locks_by_prefix(bench: &Bench<'_>) {
 }
 
 // verifies: P6
-pub(super) async fn break_compares_the_version(bench: &Bench<'_>) {
+pub(super) async fn breaking_requires_the_current_lock_version(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("compared");
     let long = bench.claim(&name);
@@ -105,7 +105,7 @@ pub(super) async fn break_compares_the_version(bench: &Bench<'_>) {
 }
 
 // verifies: P11
-pub(super) async fn an_examination_changes_no_lock_and_finds_a_working_store_fit(bench: &Bench<'_>) {
+pub(super) async fn diagnose_finds_the_store_fit_and_changes_nothing(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let (held, free) = (bench.name("held"), bench.name("free"));
     let long = bench.claim(&held);
@@ -124,7 +124,7 @@ pub(super) async fn an_examination_changes_no_lock_and_finds_a_working_store_fit
 }
 
 // verifies: P6
-pub(super) async fn forgetting_spares_the_holder(bench: &Bench<'_>) {
+pub(super) async fn purge_keeps_held_and_crashed_locks(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("forgotten");
     let purged = match a.require_admin() {

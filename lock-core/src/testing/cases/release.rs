@@ -9,7 +9,7 @@ use crate::{
     testing::harness::{Bench, acquire, admin, assert_not_held, granted, refused, release},
 };
 
-pub(super) async fn a_released_lock_is_free(bench: &Bench<'_>) {
+pub(super) async fn a_released_lock_can_be_acquired_again(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("released");
     for _ in 0..5 {
@@ -46,7 +46,7 @@ pub(super) async fn min_hold_keeps_the_lock_after_release(bench: &Bench<'_>) {
 }
 
 // verifies: P6, late-holder
-pub(super) async fn release_never_touches_a_successor(bench: &Bench<'_>) {
+pub(super) async fn a_late_release_leaves_the_successor_alone(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("successor");
     let (first, _) = granted(&*a, &bench.claim(&name)).await;
@@ -60,7 +60,7 @@ pub(super) async fn release_never_touches_a_successor(bench: &Bench<'_>) {
 }
 
 // verifies: P5
-pub(super) async fn releasing_twice_is_a_value(bench: &Bench<'_>) {
+pub(super) async fn releasing_twice_is_never_an_error(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("twice");
     let (lease, _) = granted(&*client, &bench.claim(&name)).await;
@@ -73,7 +73,7 @@ pub(super) async fn releasing_twice_is_a_value(bench: &Bench<'_>) {
 }
 
 // verifies: P6
-pub(super) async fn releasing_what_was_never_held_is_a_value(bench: &Bench<'_>) {
+pub(super) async fn releasing_a_lease_never_granted_is_no_error(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("never");
     let never = bench.claim(&name).lease(None);
@@ -85,7 +85,7 @@ pub(super) async fn releasing_what_was_never_held_is_a_value(bench: &Bench<'_>) 
 }
 
 // verifies: P6
-pub(super) async fn releasing_a_broken_lease_is_a_value(bench: &Bench<'_>) {
+pub(super) async fn releasing_a_broken_lease_reports_not_held(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("broken");
     let (lease, _) = granted(&*a, &bench.claim(&name)).await;
@@ -112,7 +112,7 @@ fn on_lost(client: &Arc<dyn Backend>, lease: &Lease) {
 }
 
 // verifies: P10
-pub(super) async fn releasing_now_frees_the_lock_or_says_that_it_cannot(bench: &Bench<'_>) {
+pub(super) async fn release_now_frees_the_lock_or_returns_false(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("now");
     let (lease, _) = granted(&*a, &bench.claim(&name)).await;
@@ -128,7 +128,7 @@ pub(super) async fn releasing_now_frees_the_lock_or_says_that_it_cannot(bench: &
 }
 
 // verifies: P10, late-holder
-pub(super) async fn a_lease_that_the_core_ended_frees_its_lock(bench: &Bench<'_>) {
+pub(super) async fn a_lease_reported_lost_frees_its_lock(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("ended");
     let (first, _) = granted(&*a, &bench.short_claim(&name)).await;
@@ -140,7 +140,7 @@ pub(super) async fn a_lease_that_the_core_ended_frees_its_lock(bench: &Bench<'_>
     release(&*b, &second).await;
 }
 
-pub(super) async fn a_descriptor_keeps_the_lock_held(bench: &Bench<'_>) {
+pub(super) async fn an_open_descriptor_keeps_the_lock_held(bench: &Bench<'_>) {
     #[cfg(unix)]
     {
         let (a, b) = (bench.client().await, bench.client().await);

@@ -8,7 +8,7 @@ use crate::{
     types::LossReason,
 };
 
-pub(super) async fn renewal_extends_the_lease(bench: &Bench<'_>) {
+pub(super) async fn renewing_keeps_the_lease_past_its_ttl(bench: &Bench<'_>) {
     let (holder, other) = (bench.client().await, bench.client().await);
     let name = bench.name("renewed");
     let (lease, _) = granted(&*holder, &bench.short_claim(&name)).await;
@@ -29,7 +29,7 @@ pub(super) async fn renewal_extends_the_lease(bench: &Bench<'_>) {
 }
 
 // verifies: P5
-pub(super) async fn renewal_is_idempotent(bench: &Bench<'_>) {
+pub(super) async fn renewing_a_lease_repeatedly_is_idempotent(bench: &Bench<'_>) {
     let client = bench.client().await;
     let claim = bench.claim(&bench.name("idempotent"));
     let (lease, _) = granted(&*client, &claim).await;
@@ -54,7 +54,7 @@ pub(super) async fn renewing_a_released_lease_reports_its_loss(bench: &Bench<'_>
 }
 
 // verifies: P6, late-holder
-pub(super) async fn renewing_an_expired_lease_does_not_rob_the_successor(bench: &Bench<'_>) {
+pub(super) async fn renewing_an_expired_lease_leaves_its_successor_alone(bench: &Bench<'_>) {
     let (late, next) = (bench.client().await, bench.client().await);
     let name = bench.name("robbed");
     let (lease, _) = granted(&*late, &bench.short_claim(&name)).await;
@@ -71,7 +71,7 @@ pub(super) async fn renewing_an_expired_lease_does_not_rob_the_successor(bench: 
 }
 
 // verifies: P3
-pub(super) async fn a_broken_lease_is_lost_at_the_next_renewal(bench: &Bench<'_>) {
+pub(super) async fn the_next_renewal_reports_a_broken_lease(bench: &Bench<'_>) {
     let (holder, operator) = (bench.client().await, bench.client().await);
     let name = bench.name("broken");
     let long = bench.claim(&name);
@@ -87,7 +87,7 @@ pub(super) async fn a_broken_lease_is_lost_at_the_next_renewal(bench: &Bench<'_>
     release(&*operator, &next).await;
 }
 
-pub(super) async fn renewing_many_reports_each(bench: &Bench<'_>) {
+pub(super) async fn renewing_many_leases_reports_each_one_separately(bench: &Bench<'_>) {
     let client = bench.client().await;
     let mut leases = Vec::new();
     for i in 0..5 {

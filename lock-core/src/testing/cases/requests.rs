@@ -34,7 +34,7 @@ async fn one_fault_each(bench: &Bench<'_>, fault: Fault) {
 }
 
 // verifies: P5, lost-reply
-pub(super) async fn a_lost_reply_is_resolved_by_asking_again(bench: &Bench<'_>) {
+pub(super) async fn a_lost_reply_is_resolved_by_a_retry(bench: &Bench<'_>) {
     one_fault_each(bench, Fault::FailAfter(ErrorKind::Unavailable)).await;
 }
 
@@ -44,13 +44,13 @@ pub(super) async fn a_lost_request_is_sent_again(bench: &Bench<'_>) {
 }
 
 // verifies: P5, late-request
-pub(super) async fn a_request_that_arrives_twice_changes_nothing(bench: &Bench<'_>) {
+pub(super) async fn a_duplicate_request_has_no_further_effect(bench: &Bench<'_>) {
     one_fault_each(bench, Fault::Duplicate).await;
 }
 
 /// A copy of the request to acquire, held up on its way, that comes after the release of its own id.
 // verifies: P5, late-request
-pub(super) async fn an_acquisition_that_arrives_after_its_release_is_nobodys_and_ends(bench: &Bench<'_>) {
+pub(super) async fn a_late_acquire_leaves_no_lasting_lock(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("late");
     let claim = bench.short_claim(&name);
@@ -75,7 +75,7 @@ pub(super) async fn an_acquisition_that_arrives_after_its_release_is_nobodys_and
 }
 
 // verifies: P4, throttled
-pub(super) async fn throttling_is_an_error_and_leaves_nothing(bench: &Bench<'_>) {
+pub(super) async fn a_throttled_acquire_fails_and_leaves_no_lock(bench: &Bench<'_>) {
     let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     for fault in [Fault::Refuse(ErrorKind::Throttled), Fault::FailAfter(ErrorKind::Throttled)] {
         let name = bench.name("throttled");
@@ -102,17 +102,17 @@ async fn ends_before_the_next(bench: &Bench<'_>, fault: Fault) {
 }
 
 // verifies: P2, P3, hung-renewal
-pub(super) async fn a_hung_renewal_ends_the_guard_before_the_next_holds(bench: &Bench<'_>) {
+pub(super) async fn a_hung_renewal_loses_the_guard_before_takeover(bench: &Bench<'_>) {
     ends_before_the_next(bench, Fault::LoseRequest).await;
 }
 
 // verifies: P2, throttled
-pub(super) async fn renewals_that_are_throttled_for_too_long_end_the_guard(bench: &Bench<'_>) {
+pub(super) async fn throttled_renewals_lose_the_guard_before_takeover(bench: &Bench<'_>) {
     ends_before_the_next(bench, Fault::Refuse(ErrorKind::Throttled)).await;
 }
 
 // verifies: P1, P9, other-ttl, contention
-pub(super) async fn of_many_contenders_one_takes_over_from_the_dead(bench: &Bench<'_>) {
+pub(super) async fn exactly_one_contender_replaces_a_crashed_holder(bench: &Bench<'_>) {
     let holder = bench.client().await;
     let name = bench.name("inherited");
     let _dead = granted(&*holder, &bench.short_claim(&name)).await;

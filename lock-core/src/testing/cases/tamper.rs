@@ -18,7 +18,7 @@ impl Bench<'_> {
 }
 
 // verifies: P3, lost-record
-pub(super) async fn a_deleted_record_is_a_loss_at_the_next_renewal(bench: &Bench<'_>) {
+pub(super) async fn the_next_renewal_reports_a_deleted_record(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("deleted");
     let (lease, _) = granted(&*a, &bench.claim(&name)).await;
@@ -32,7 +32,7 @@ pub(super) async fn a_deleted_record_is_a_loss_at_the_next_renewal(bench: &Bench
 }
 
 // verifies: P3, foreign-client
-pub(super) async fn a_replaced_record_is_somebody_elses_lock(bench: &Bench<'_>) {
+pub(super) async fn a_replaced_record_belongs_to_another_client(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("replaced");
     let (lease, _) = granted(&*a, &bench.claim(&name)).await;
@@ -43,7 +43,7 @@ pub(super) async fn a_replaced_record_is_somebody_elses_lock(bench: &Bench<'_>) 
 }
 
 // verifies: P7, lost-token
-pub(super) async fn tokens_rise_although_their_record_was_deleted(bench: &Bench<'_>) {
+pub(super) async fn fencing_tokens_increase_after_their_record_is_deleted(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("tokens");
     let mut last = None;
