@@ -52,7 +52,7 @@ async fn a_lost_reply_is_not_a_foreign_holder() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_acquire_that_never_got_an_answer_leaves_no_lock() {
+async fn an_unanswered_acquire_leaves_no_lock_behind() {
     let fixture = Fixture::new();
     fixture.network.always(Operation::Acquire, Fault::LoseReply);
     let error = fixture.locker.try_acquire(NAME).await.unwrap_err();
@@ -61,7 +61,7 @@ async fn an_acquire_that_never_got_an_answer_leaves_no_lock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_reply_to_a_release_is_found_out() {
+async fn a_lost_release_reply_is_resolved_by_a_retry() {
     for fault in [Fault::LoseReply, Fault::LoseRequest, Fault::FailAfter(ErrorKind::Timeout)] {
         let fixture = Fixture::new();
         let guard = fixture.guard().await;
@@ -72,7 +72,7 @@ async fn a_lost_reply_to_a_release_is_found_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn releasing_a_lost_lock_is_a_value_and_spares_the_successor() {
+async fn releasing_a_lost_lock_leaves_its_successor_alone() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     fixture.store.lose(NAME);
@@ -86,7 +86,7 @@ async fn releasing_a_lost_lock_is_a_value_and_spares_the_successor() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_reply_does_not_make_a_lost_lock_released() {
+async fn a_release_retry_still_reports_a_lost_lock() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     fixture.store.lose(NAME);
@@ -100,7 +100,7 @@ async fn a_lost_reply_does_not_make_a_lost_lock_released() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_that_fails_goes_on_in_the_background() {
+async fn a_failed_release_is_retried_in_the_background() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     for _ in 0..4 {
@@ -112,7 +112,7 @@ async fn a_release_that_fails_goes_on_in_the_background() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_release_lets_its_own_renewal_go_first() {
+async fn a_release_waits_for_its_renewal_in_flight() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     fixture.network.always(Operation::Renew, Fault::DelayRequest(secs(2)));
@@ -126,7 +126,7 @@ async fn a_release_lets_its_own_renewal_go_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bounded_wait_ends_on_time_and_says_who_holds_the_lock() {
+async fn a_bounded_wait_ends_on_time_with_the_holder() {
     let fixture = Fixture::new();
     let _held = acquired(fixture.other().lock(NAME).owner("busy").try_acquire().await);
     let started = Instant::now();
@@ -138,7 +138,7 @@ async fn a_bounded_wait_ends_on_time_and_says_who_holds_the_lock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bounded_wait_behind_this_process_says_who_holds_the_lock() {
+async fn a_bounded_wait_reports_a_holder_of_this_process() {
     let fixture = Fixture::new();
     let _held = acquired(fixture.locker.lock(NAME).owner("busy").try_acquire().await);
     let before = fixture.network.sent(Operation::Acquire);
@@ -150,7 +150,7 @@ async fn a_bounded_wait_behind_this_process_says_who_holds_the_lock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_without_a_watch_comes_back_when_the_holder_expires() {
+async fn a_waiter_without_a_watch_retries_at_holder_expiry() {
     let fixture = Fixture::new();
     fixture.network.always(Operation::Watch, Fault::Refuse(ErrorKind::Unsupported));
     let dead = acquired(fixture.other().lock(NAME).renew(lock_core::Renew::Manual).ttl(ms(400)).try_acquire().await);
@@ -180,7 +180,7 @@ async fn a_waiter_is_woken_by_the_release() {
 
 #[tokio::test(start_paused = true)]
 // verifies: asked-twice
-async fn waiters_of_one_process_queue_in_order_with_two_requests_each() {
+async fn waiters_of_one_process_queue_with_two_requests_each() {
     let fixture = Fixture::new();
     let first = fixture.guard().await;
     let order = Arc::new(Mutex::new(Vec::new()));
@@ -204,7 +204,7 @@ async fn waiters_of_one_process_queue_in_order_with_two_requests_each() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_next_waiter_of_this_process_goes_on_when_the_guard_before_it_is_lost() {
+async fn the_next_waiter_proceeds_when_the_guard_is_lost() {
     let fixture = Fixture::new();
     let lost = fixture.guard().await;
     let locker = fixture.locker.clone();
@@ -219,7 +219,7 @@ async fn the_next_waiter_of_this_process_goes_on_when_the_guard_before_it_is_los
 }
 
 #[tokio::test(start_paused = true)]
-async fn waiting_bears_an_outage_and_not_for_ever() {
+async fn waiting_tolerates_an_outage_of_bounded_length() {
     let fixture = Fixture::new();
     fixture.network.always(Operation::Acquire, Fault::Refuse(ErrorKind::Unavailable));
     let locker = fixture.locker.clone();
@@ -262,7 +262,7 @@ async fn min_hold_outlives_an_early_release() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn wrong_options_are_refused_before_anything_is_sent() {
+async fn invalid_options_are_refused_before_any_request() {
     let fixture = Fixture::new();
     let long = "x".repeat(1_025);
     let outcomes: [Result<TryAcquire, Error>; 3] = [
@@ -288,7 +288,7 @@ async fn a_prefix_separates_applications_on_one_store() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_look_at_a_store_that_does_not_answer_ends() {
+async fn admin_calls_time_out_on_an_unresponsive_store() {
     let fixture = Fixture::new();
     for operation in [Operation::List, Operation::Inspect] {
         fixture.network.always(operation, Fault::LoseRequest);
@@ -302,7 +302,7 @@ async fn a_look_at_a_store_that_does_not_answer_ends() {
 
 #[tokio::test(start_paused = true)]
 // verifies: P11
-async fn what_the_store_lacks_is_an_error_when_it_is_required() {
+async fn a_missing_required_capability_is_an_error() {
     let error = lock_core::Locker::builder(Arc::new(lock_core::memory::MemoryBackend::new()))
         .require(lock_core::Capability::Fencing)
         .require(lock_core::Capability::Shared)
@@ -313,7 +313,7 @@ async fn what_the_store_lacks_is_an_error_when_it_is_required() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_observer_is_told_who_is_waited_for() {
+async fn the_contention_callback_receives_the_current_holder() {
     let fixture = Fixture::new();
     let _held = acquired(fixture.other().lock(NAME).owner("busy").try_acquire().await);
     let seen = Arc::new(Mutex::new(Vec::new()));

@@ -74,7 +74,7 @@ fn waiter_on_a_thread_is_woken_by_the_release() {
 }
 
 #[test]
-fn loss_reaches_a_thread_that_waits() {
+fn loss_wakes_a_thread_waiting_for_it() {
     let store = MemoryBackend::new();
     let locker = locker(&store, "ttl=300ms");
     let guard = locker.acquire(NAME).unwrap();
@@ -148,7 +148,7 @@ fn try_run_runs_skips_and_reports_a_loss() {
 }
 
 #[test]
-fn call_from_async_code_is_an_error() {
+fn blocking_call_from_async_code_is_an_error() {
     let store = MemoryBackend::new();
     let locker = locker(&store, "");
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -158,7 +158,7 @@ fn call_from_async_code_is_an_error() {
 }
 
 #[test]
-fn wrong_name_is_an_error_that_says_why() {
+fn invalid_name_is_refused_with_the_reason() {
     let locker = locker(&MemoryBackend::new(), "");
     let error = locker.try_acquire("").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config);

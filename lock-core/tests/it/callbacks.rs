@@ -132,7 +132,7 @@ fn ends(test: impl FnOnce() + Send + 'static) {
 }
 
 #[test]
-fn a_loss_is_announced_while_nothing_is_locked() {
+fn callbacks_run_while_no_internal_mutex_is_locked() {
     ends(|| {
         let asked = Asked::default();
         metrics::with_local_recorder(&asked, || {

@@ -7,7 +7,7 @@ use lock_core::{LossReason, Renew};
 use tokio::time::{Instant, sleep, timeout};
 
 #[tokio::test(start_paused = true)]
-async fn a_suspended_process_finds_out_before_it_acts() {
+async fn a_suspended_process_detects_loss_before_acting() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     let steps = AtomicUsize::new(0);
@@ -33,7 +33,7 @@ async fn a_suspension_ends_a_waiting_guard_within_a_second() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thawed_machine_is_told_by_its_wall_clock() {
+async fn a_thawed_machine_detects_loss_by_wall_clock() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     fixture.clock.thaw_after(secs(28));
@@ -41,7 +41,7 @@ async fn a_thawed_machine_is_told_by_its_wall_clock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wall_clock_set_back_lengthens_nothing() {
+async fn setting_the_wall_clock_back_extends_no_lease() {
     let fixture = Fixture::with(|b| b.renew(Renew::Manual));
     let guard = fixture.guard().await;
     fixture.clock.set_back(secs(3600));
@@ -52,7 +52,7 @@ async fn a_wall_clock_set_back_lengthens_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_short_step_forward_costs_validity_and_no_more() {
+async fn a_small_clock_step_forward_only_shortens_validity() {
     let fixture = Fixture::with(|b| b.renew(Renew::Manual));
     let guard = fixture.guard().await;
     fixture.clock.thaw_after(secs(10));
@@ -71,7 +71,7 @@ async fn a_lease_is_renewed_soon_after_a_short_suspension() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_freeze_that_the_keeper_noticed_first_is_still_the_reason() {
+async fn a_freeze_detected_by_the_renewer_stays_the_reason() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     fixture.clock.suspend(secs(60));
@@ -80,7 +80,7 @@ async fn a_freeze_that_the_keeper_noticed_first_is_still_the_reason() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_that_outlived_the_lock_in_one_step_is_not_ok() {
+async fn work_that_outlives_the_lock_is_an_error() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     let blocking = async { fixture.clock.suspend(secs(60)) };
@@ -88,7 +88,7 @@ async fn work_that_outlived_the_lock_in_one_step_is_not_ok() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_step_of_the_work_follows_a_suspension_between_two_steps() {
+async fn no_step_of_the_work_runs_after_a_suspension() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     let (go, steps) = (tokio::sync::Notify::new(), AtomicUsize::new(0));

@@ -3,7 +3,7 @@
 use lock_core::{ConfigString, config::Host};
 
 #[test]
-fn the_same_store_behind_a_proxy_differs_in_its_address_only() {
+fn a_proxied_store_differs_only_in_its_address() {
     let config = ConfigString::parse("redis://app:s3cret@db:6380/2?ttl=20s").unwrap();
     assert_eq!(config.hosts(), [Host { name: "db".into(), port: Some(6380) }]);
     let proxied = config.at_host(Host { name: "127.0.0.1".into(), port: Some(7) });

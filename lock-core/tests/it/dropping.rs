@@ -33,7 +33,7 @@ fn slow_network(fixture: &Fixture) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cancelling_try_acquire_at_every_await_point_leaks_nothing() {
+async fn cancelling_an_acquire_at_any_await_point_leaks_nothing() {
     for fault in [Fault::DelayRequest(ms(250)), Fault::DelayReply(ms(250))] {
         for polls in 1.. {
             let fixture = Fixture::new();
@@ -53,7 +53,7 @@ async fn cancelling_try_acquire_at_every_await_point_leaks_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cancelling_a_waiter_at_every_await_point_leaks_nothing_and_frees_its_place() {
+async fn cancelling_a_waiter_at_every_await_point_leaks_nothing() {
     for polls in 1..60 {
         let fixture = Fixture::new();
         let held = acquired(fixture.other().try_acquire(NAME).await);
@@ -78,7 +78,7 @@ async fn cancelling_a_waiter_at_every_await_point_leaks_nothing_and_frees_its_pl
 }
 
 #[tokio::test(start_paused = true)]
-async fn cancelling_a_release_at_every_await_point_still_releases() {
+async fn a_release_cancelled_at_any_await_point_completes() {
     for polls in 0..8 {
         let fixture = Fixture::new();
         let guard = fixture.guard().await;
@@ -89,7 +89,7 @@ async fn cancelling_a_release_at_every_await_point_still_releases() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cancelling_ensure_at_every_await_point_promises_nothing_too_much() {
+async fn a_cancelled_renewal_never_overstates_validity() {
     for polls in 1..12 {
         let fixture = Fixture::with(|b| b.renew(lock_core::Renew::Manual));
         let guard = fixture.guard().await;
@@ -123,7 +123,7 @@ async fn a_dropped_guard_is_released_in_the_background() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_guard_is_released_at_once_where_the_store_allows_it() {
+async fn a_dropped_guard_is_released_synchronously_if_possible() {
     let fixture = Fixture::new();
     let guard = acquired(fixture.other().try_acquire(NAME).await);
     drop(guard);
@@ -147,7 +147,7 @@ fn orphan(local: bool) -> (Guard, Fixture) {
 }
 
 #[test]
-fn a_guard_dropped_without_a_runtime_neither_blocks_nor_panics() {
+fn a_guard_dropped_without_a_runtime_never_panics() {
     let (guard, fixture) = orphan(false);
     drop(guard);
     // Nobody could release it; the ttl is the backstop.
@@ -166,7 +166,7 @@ fn a_guard_without_a_runtime_still_ends_with_its_lease() {
 }
 
 #[test]
-fn a_guard_dropped_by_a_runtime_that_ends_neither_blocks_nor_panics() {
+fn a_guard_dropped_at_runtime_shutdown_never_panics() {
     for multi in [false, true] {
         let runtime =
             if multi { Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap() } else { runtime() };
@@ -189,7 +189,7 @@ fn a_guard_dropped_by_a_runtime_that_ends_neither_blocks_nor_panics() {
 }
 
 #[test]
-fn a_locker_works_on_the_next_runtime_after_its_first_one_ended() {
+fn a_locker_outlives_its_first_runtime() {
     let (guard, fixture) = orphan(false);
     let runtime = runtime();
     runtime.block_on(async {
@@ -203,7 +203,7 @@ fn a_locker_works_on_the_next_runtime_after_its_first_one_ended() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_locker_that_is_dropped_keeps_its_guards_renewed() {
+async fn guards_of_a_dropped_locker_are_still_renewed() {
     let Fixture { locker, store, .. } = Fixture::new();
     let guard = acquired(locker.try_acquire(NAME).await);
     drop(locker);
@@ -214,7 +214,7 @@ async fn a_locker_that_is_dropped_keeps_its_guards_renewed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_timeout_around_acquire_is_a_cancellation_like_any_other() {
+async fn a_timeout_around_acquire_cancels_it_cleanly() {
     let fixture = Fixture::new();
     fixture.network.next(Operation::Acquire, Fault::DelayReply(secs(2)));
     assert!(tokio::time::timeout(secs(1), fixture.locker.acquire(NAME)).await.is_err());
@@ -244,7 +244,7 @@ async fn a_dropped_guard_is_kept_for_its_min_hold() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_guard_lets_its_own_renewal_go_first() {
+async fn a_dropped_guard_waits_for_its_renewal_in_flight() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     fixture.network.always(Operation::Renew, Fault::DelayRequest(secs(2)));
@@ -258,7 +258,7 @@ async fn a_dropped_guard_lets_its_own_renewal_go_first() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_abandoned_request_is_answered_before_it_is_undone() {
+async fn an_abandoned_acquire_is_rolled_back_after_its_reply() {
     let fixture = Fixture::new();
     fixture.network.next(Operation::Acquire, Fault::DelayReply(secs(2)));
     assert!(tokio::time::timeout(secs(1), fixture.locker.acquire(NAME)).await.is_err());
@@ -269,7 +269,7 @@ async fn an_abandoned_request_is_answered_before_it_is_undone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_goes_on_in_the_background_can_be_waited_for_and_nothing_else_is() {
+async fn wait_idle_waits_for_background_releases_only() {
     let fixture = Fixture::new();
     // Such as the task of a connection, which lives as long as the store is open.
     let connection = tokio::spawn(std::future::pending::<()>());
@@ -287,7 +287,7 @@ async fn what_goes_on_in_the_background_can_be_waited_for_and_nothing_else_is() 
 }
 
 #[test]
-fn a_runtime_that_ends_leaves_nothing_to_wait_for() {
+fn wait_idle_ignores_work_of_an_ended_runtime() {
     let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
     let first = runtime();
     let fixture = first.block_on(async {

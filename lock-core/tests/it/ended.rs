@@ -84,7 +84,7 @@ async fn guard(store: &Faulty, max_hold: Option<Duration>) -> Guard {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_backend_is_told_once_of_a_lock_that_ends_by_the_clock_while_its_guard_lives() {
+async fn on_lost_runs_once_when_a_live_guard_expires() {
     for unreachable in [true, false] {
         let store = Noting::default();
         let network = Faulty::new(store.clone());
@@ -104,7 +104,7 @@ async fn the_backend_is_told_once_of_a_lock_that_ends_by_the_clock_while_its_gua
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_backend_is_not_told_of_what_was_released_or_what_it_has_said_itself() {
+async fn on_lost_skips_released_and_store_reported_losses() {
     let store = Noting { gone: true, ..Noting::default() };
     let lost = guard(&Faulty::new(store.clone()), None).await;
     assert_eq!(lost.lost().await.reason, LossReason::RecordGone);
@@ -129,7 +129,7 @@ fn dropped(recorder: &DebuggingRecorder) -> Vec<(String, u64)> {
 
 /// A file that stays open keeps its lock for as long as the process lives, and there may be other clones of the locker to live on.
 #[test]
-fn the_backend_is_told_of_a_guard_whose_runtime_ends_before_it_is_released() {
+fn on_lost_runs_when_runtime_shutdown_leaks_a_guard() {
     let (store, recorder) = (Noting::default(), DebuggingRecorder::new());
     let network = Faulty::new(store.clone());
     metrics::with_local_recorder(&recorder, || {
@@ -150,7 +150,7 @@ fn the_backend_is_told_of_a_guard_whose_runtime_ends_before_it_is_released() {
 }
 
 #[test]
-fn the_backend_is_told_of_an_acquisition_whose_runtime_ends_before_it_is_undone() {
+fn on_lost_runs_when_shutdown_prevents_a_rollback() {
     let (store, recorder) = (Noting::default(), DebuggingRecorder::new());
     let network = Faulty::new(store.clone());
     network.always(Operation::Acquire, Fault::LoseReply);

@@ -5,7 +5,7 @@ use lock_core::{ErrorKind, Operation, Renew, faults::Fault};
 use tokio::time::{Instant, sleep, timeout};
 
 #[tokio::test(start_paused = true)]
-async fn validity_after_a_lost_renewal_counts_from_its_send() {
+async fn validity_counts_from_the_send_of_a_lost_renewal() {
     let fixture = Fixture::with(|b| b.renew(Renew::Manual));
     let guard = fixture.guard().await;
     sleep(secs(20)).await;
@@ -17,7 +17,7 @@ async fn validity_after_a_lost_renewal_counts_from_its_send() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ensure_renews_only_when_less_is_left() {
+async fn renew_if_below_renews_only_under_its_threshold() {
     let fixture = Fixture::with(|b| b.renew(Renew::Manual));
     let guard = fixture.guard().await;
     guard.renew_if_below(secs(20)).await.unwrap();
@@ -32,7 +32,7 @@ async fn ensure_renews_only_when_less_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ensure_is_not_content_with_a_renewal_that_leaves_too_little() {
+async fn renew_if_below_retries_a_too_short_renewal() {
     let fixture = Fixture::with(|b| b.renew(Renew::Manual));
     let guard = fixture.guard().await;
     sleep(secs(10)).await;
@@ -46,7 +46,7 @@ async fn ensure_is_not_content_with_a_renewal_that_leaves_too_little() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ensure_refuses_what_a_limit_cuts_off() {
+async fn renew_if_below_refuses_time_beyond_a_limit() {
     for limited in [|b: lock_core::LockRequest| b.deadline(secs(20)), |b: lock_core::LockRequest| b.max_hold(secs(20))]
     {
         let fixture = Fixture::with(|b| b.renew(Renew::Manual));
@@ -58,7 +58,7 @@ async fn ensure_refuses_what_a_limit_cuts_off() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn ensure_reports_the_store_while_the_lock_is_still_held() {
+async fn renew_if_below_reports_store_errors_while_held() {
     let fixture = Fixture::with(|b| b.renew(Renew::Manual));
     let guard = fixture.guard().await;
     sleep(secs(10)).await;
@@ -71,7 +71,7 @@ async fn ensure_reports_the_store_while_the_lock_is_still_held() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_renewal_that_met_a_cancelled_ensure_is_sent_later() {
+async fn background_renewal_survives_a_cancelled_renew_if_below() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     sleep(ms(8_500)).await;

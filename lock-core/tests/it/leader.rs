@@ -26,7 +26,7 @@ fn lost(event: Result<Leadership, Error>) -> Lost {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_candidate_stands_through_an_outage_of_any_length() {
+async fn a_candidate_survives_an_outage_of_any_length() {
     let fixture = Fixture::new();
     fixture.network.always(Operation::Acquire, Fault::LoseRequest);
     let mut election = candidate(&fixture);
@@ -39,7 +39,7 @@ async fn a_candidate_stands_through_an_outage_of_any_length() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_that_was_frozen_does_not_lead_although_nobody_told_it() {
+async fn a_frozen_leader_detects_its_loss_by_itself() {
     let fixture = Fixture::new();
     let mut election = candidate(&fixture);
     elected(&mut election).await;
@@ -50,7 +50,7 @@ async fn a_leader_that_was_frozen_does_not_lead_although_nobody_told_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_leader_has_its_grace_time_to_stop_and_keeps_the_lock_until_it_says_that_it_has() {
+async fn a_leader_keeps_the_lock_through_its_grace_time() {
     let fixture = Fixture::with(|builder| builder.grace(secs(5)));
     let mut election = candidate(&fixture);
     let started = Instant::now();
@@ -70,7 +70,7 @@ async fn a_leader_has_its_grace_time_to_stop_and_keeps_the_lock_until_it_says_th
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_is_dropped_loses_no_place_and_costs_no_request() {
+async fn a_dropped_call_keeps_the_candidates_queue_position() {
     let fixture = Fixture::new();
     let holder = fixture.guard().await;
     let mut election = candidate(&fixture);
@@ -87,7 +87,7 @@ async fn a_call_that_is_dropped_loses_no_place_and_costs_no_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_term_that_its_guard_ended_is_followed_by_a_new_campaign() {
+async fn a_new_campaign_follows_a_lost_term() {
     let fixture = Fixture::with(|builder| builder.max_hold(secs(60)));
     let mut election = candidate(&fixture);
     let first = election.campaign().await.unwrap().token();
@@ -99,7 +99,7 @@ async fn a_term_that_its_guard_ended_is_followed_by_a_new_campaign() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn events_alternate() {
+async fn leadership_events_alternate_between_elected_and_lost() {
     let fixture = Fixture::with(|builder| builder.max_hold(secs(60)));
     let mut election = candidate(&fixture);
     let events: Vec<_> = election.events().take(5).collect().await;
@@ -108,7 +108,7 @@ async fn events_alternate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_candidacy_given_up_ends_the_campaign() {
+async fn resigning_a_candidacy_ends_the_campaign() {
     let fixture = Fixture::new();
     let holder = fixture.guard().await;
     let mut election = candidate(&fixture);

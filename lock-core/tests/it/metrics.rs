@@ -26,7 +26,7 @@ fn counted(snapshotter: &Snapshotter) -> BTreeMap<String, u64> {
 }
 
 #[test]
-fn attempts_waits_holds_renewals_losses_and_ambiguities_are_counted() {
+fn every_outcome_of_a_lock_is_counted_once() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
@@ -66,7 +66,7 @@ fn attempts_waits_holds_renewals_losses_and_ambiguities_are_counted() {
 }
 
 #[test]
-fn what_nobody_held_is_not_lost_and_what_was_refused_is_not_ambiguous() {
+fn late_grants_count_no_loss_and_refusals_no_ambiguity() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
@@ -117,7 +117,7 @@ fn once(then: &str) -> BTreeMap<String, u64> {
 }
 
 #[test]
-fn a_dropped_guard_is_counted_once_by_what_became_of_its_lock() {
+fn a_dropped_guard_is_counted_once_by_its_outcome() {
     let released = dropped(async |fixture| {
         drop(fixture.guard().await);
         fixture.freed_after().await;
@@ -135,7 +135,7 @@ fn a_dropped_guard_is_counted_once_by_what_became_of_its_lock() {
 }
 
 #[test]
-fn an_abandoned_acquisition_is_no_guard() {
+fn an_abandoned_acquisition_is_not_counted_as_a_guard() {
     for seconds in [0, 60] {
         let abandoned = dropped(async |fixture| {
             fixture.network.always(Operation::Acquire, Fault::LoseReply);

@@ -112,7 +112,7 @@ async fn the_same_config_string_opens_the_same_locks() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_config_string_is_said_with_its_remedy() {
+async fn config_errors_name_the_mistake_and_the_fix() {
     for (text, message) in [
         (
             "memroy:",
@@ -171,7 +171,7 @@ async fn what_is_wrong_with_a_config_string_is_said_with_its_remedy() {
 }
 
 #[tokio::test]
-async fn what_a_store_finds_out_about_itself_reaches_the_user_through_every_layer() {
+async fn findings_of_a_store_pass_through_every_wrapper() {
     let found = vec![Finding::warning("disk", "nearly full")];
     assert_eq!(registry().open("file:x").await.unwrap().admin().diagnose().await, found);
     let wrapped = Faulty::new(NoTtl { shown: "file:x".into(), inner: MemoryBackend::new() });
@@ -179,7 +179,7 @@ async fn what_a_store_finds_out_about_itself_reaches_the_user_through_every_laye
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_duration_is_long_enough_for_a_panic() {
+async fn the_longest_durations_cause_no_panic() {
     const LONGEST: &str = "36500d";
     for text in ["memory:?min_hold=", "memory:?max_hold=", "memory:?renew=", "file:x?renew=", "file:x?grace="] {
         let Ok(locker) = registry().open(&format!("{text}{LONGEST}")).await else { continue };
@@ -193,7 +193,7 @@ async fn no_duration_is_long_enough_for_a_panic() {
 }
 
 #[tokio::test]
-async fn the_kind_tells_a_wrong_setting_from_what_cannot_be_had() {
+async fn error_kinds_separate_bad_settings_from_missing_features() {
     for (text, kind) in [
         ("memroy:", ErrorKind::Config),
         ("", ErrorKind::Config),
@@ -207,7 +207,7 @@ async fn the_kind_tells_a_wrong_setting_from_what_cannot_be_had() {
 }
 
 #[tokio::test]
-async fn the_factory_added_last_opens_a_scheme_and_an_empty_registry_says_so() {
+async fn the_last_factory_added_opens_the_scheme() {
     let store = MemoryBackend::new();
     let registry = registry().with(MemoryFactory::from(store.clone()));
     assert_eq!(registry.schemes(), ["careless", "efs", "file", "memory"]);
@@ -218,7 +218,7 @@ async fn the_factory_added_last_opens_a_scheme_and_an_empty_registry_says_so() {
 }
 
 #[test]
-fn settings_are_taken_by_type_and_wrong_ones_named() {
+fn settings_are_parsed_by_type_and_errors_named() {
     let open = |text: &str| StoreConfig::from(ConfigString::parse(text).unwrap());
     let mut config = open("x://u:p@h:1/db?on=true&n=7&mode=fast&wait=2s&token=t");
     assert_eq!(config.take_user().as_deref(), Some("u"));

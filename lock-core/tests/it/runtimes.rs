@@ -22,7 +22,7 @@ fn orphan(fixture: impl FnOnce() -> Fixture, after: std::time::Duration) -> (Gua
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_one_renewal_stops_no_other() {
+async fn a_panic_in_one_renewal_affects_no_other() {
     let fixture = Fixture::new();
     let guards = [fixture.guard().await, acquired(fixture.locker.try_acquire("another").await)];
     fixture.network.next(Operation::Renew, Fault::Panic);
@@ -44,7 +44,7 @@ async fn a_panic_in_an_acquire_leaves_no_lock() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_panic_in_a_release_is_followed_by_another_release() {
+async fn a_panicked_release_is_retried_in_the_background() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     fixture.network.next(Operation::Release, Fault::Panic);
@@ -54,7 +54,7 @@ async fn a_panic_in_a_release_is_followed_by_another_release() {
 }
 
 #[test]
-fn a_waiter_is_not_stuck_behind_a_guard_whose_runtime_is_gone() {
+fn a_waiter_outlasts_a_guard_of_an_ended_runtime() {
     let (guard, fixture) = orphan(|| Fixture::with(|b| b.renew(Renew::Manual)), secs(0));
     runtime().block_on(async {
         let next = tokio::time::timeout(2 * TTL, fixture.locker.acquire(NAME)).await.expect("the guard's lease ends");
@@ -64,7 +64,7 @@ fn a_waiter_is_not_stuck_behind_a_guard_whose_runtime_is_gone() {
 }
 
 #[test]
-fn a_renewal_that_died_with_its_runtime_is_sent_again_by_the_next() {
+fn the_next_runtime_resends_an_interrupted_renewal() {
     let hung = || {
         let fixture = Fixture::new();
         fixture.network.next(Operation::Renew, Fault::LoseRequest);
@@ -82,7 +82,7 @@ fn a_renewal_that_died_with_its_runtime_is_sent_again_by_the_next() {
 }
 
 #[test]
-fn guards_of_a_runtime_outlive_another_one_that_renewed_them() {
+fn guards_outlive_another_runtime_that_renewed_them() {
     let fixture = runtime().block_on(async { Fixture::new() });
     let first = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let second = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -100,14 +100,14 @@ fn guards_of_a_runtime_outlive_another_one_that_renewed_them() {
 }
 
 #[test]
-fn a_guard_that_ended_with_its_runtime_does_not_blame_a_freeze() {
+fn a_guard_of_an_ended_runtime_reports_expiry() {
     let (guard, fixture) = orphan(|| Fixture::with(|b| b.renew(Renew::Manual)), secs(3));
     fixture.clock.suspend(VALID);
     assert_eq!(guard.check().unwrap_err().reason, LossReason::Expired);
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_keeper_ends_when_nothing_is_left_to_keep() {
+async fn the_renewer_ends_when_no_lease_remains() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
@@ -118,7 +118,7 @@ async fn the_keeper_ends_when_nothing_is_left_to_keep() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn locks_that_are_taken_one_after_the_other_are_kept_by_one_task() {
+async fn one_renewer_task_serves_consecutive_locks() {
     let fixture = Fixture::new();
     for _ in 0..5 {
         release(fixture.guard().await).await;
@@ -128,7 +128,7 @@ async fn locks_that_are_taken_one_after_the_other_are_kept_by_one_task() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guard_dropped_on_a_thread_without_a_runtime_is_released_on_that_of_its_acquisition() {
+async fn a_guard_dropped_on_a_plain_thread_is_released() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     std::thread::spawn(move || drop(guard)).join().unwrap();
@@ -136,7 +136,7 @@ async fn a_guard_dropped_on_a_thread_without_a_runtime_is_released_on_that_of_it
 }
 
 #[test]
-fn a_suspension_is_noticed_by_a_waiting_guard_without_its_first_runtime() {
+fn a_guard_on_another_runtime_detects_a_suspension() {
     let (guard, fixture) = orphan(|| Fixture::with(|b| b.renew(Renew::Manual)), secs(0));
     runtime().block_on(async {
         let suspend = async {

@@ -59,7 +59,7 @@ async fn secrets_come_from_files_and_from_the_environment() {
 }
 
 #[tokio::test]
-async fn a_secret_that_is_not_where_it_should_be_is_an_error_that_shows_none() {
+async fn errors_about_unreadable_secrets_reveal_no_secret() {
     let registry = Registry::new().with(Guarded);
     let (two_lines, empty, good) = (file("hunter2\nhunter2\n"), file("\n"), file("hunter2"));
     for (options, words) in [
@@ -88,7 +88,7 @@ async fn a_secret_that_is_not_where_it_should_be_is_an_error_that_shows_none() {
 }
 
 #[test]
-fn what_only_says_where_a_secret_is_is_none() {
+fn references_to_secrets_are_not_secrets_themselves() {
     for (text, has) in [
         ("redis://u:p@h", true),
         ("redis://u@h", true),

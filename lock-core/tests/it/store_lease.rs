@@ -66,7 +66,7 @@ async fn validity_ends_before_the_stores_lease_while_a_probe_hangs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn good_probes_keep_the_guard_and_each_counts_from_its_start() {
+async fn successful_probes_extend_validity_from_their_start() {
     let (network, locker) = locker();
     let guard = acquired(locker.try_acquire(NAME).await);
     sleep(secs(100)).await;

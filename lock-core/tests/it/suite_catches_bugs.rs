@@ -366,14 +366,14 @@ fn fails(case: &'static str, bug: Bug) -> bool {
 
 #[tokio::test(start_paused = true)]
 #[should_panic(expected = "there is no case an_open_descriptor_keeps_the_lock_hold")]
-async fn an_exception_for_a_case_that_there_is_not_is_a_failure() {
+async fn an_exception_for_an_unknown_case_fails() {
     let subject = Buggy::new(B::None);
     testing::run(CASES[0], &subject, &[("an_open_descriptor_keeps_the_lock_hold", "misspelt")]).await;
 }
 
 #[test]
 // verifies: P11, kit-sees
-fn every_case_passes_without_a_mistake_and_fails_for_some_mistake() {
+fn every_case_passes_without_bugs_and_catches_one() {
     // Failures are what is wanted here.
     std::panic::set_hook(Box::new(|_| {}));
     let failing: Vec<_> = CASES.iter().copied().filter(|case| fails(case, B::None)).collect();

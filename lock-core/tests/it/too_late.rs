@@ -17,7 +17,7 @@ fn granted_too_late(failing_releases: usize) -> Fixture {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_reply_that_is_later_than_the_lease_grants_nothing() {
+async fn a_reply_after_the_lease_grants_no_guard() {
     let fixture = granted_too_late(0);
     let error = fixture.locker.try_acquire(NAME).await.unwrap_err();
     assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Timeout, false), "{error}");
@@ -25,7 +25,7 @@ async fn a_reply_that_is_later_than_the_lease_grants_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_given_back_yet_is_not_held_by_somebody_else() {
+async fn an_unreleased_late_grant_is_not_reported_contended() {
     // As many as are sent at once, and more.
     for failing in [3, 5] {
         let fixture = granted_too_late(failing);
@@ -41,7 +41,7 @@ async fn what_cannot_be_given_back_yet_is_not_held_by_somebody_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_be_given_back_yet_is_left_to_the_background_when_the_caller_gives_up() {
+async fn the_background_releases_a_late_grant_after_failures() {
     let fixture = granted_too_late(3);
     let error = fixture.locker.try_acquire(NAME).await.unwrap_err();
     assert!(error.is_ambiguous(), "it may be held: {error:?}");

@@ -48,7 +48,7 @@ async fn work_is_dropped_when_the_lock_is_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn result_survives_a_release_that_fails() {
+async fn result_of_the_work_survives_a_failed_release() {
     let fixture = Fixture::new();
     let ran = fixture
         .locker

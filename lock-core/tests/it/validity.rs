@@ -49,7 +49,7 @@ async fn validity_counts_from_before_the_request() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn validity_after_a_retry_counts_from_the_earliest_unanswered_send() {
+async fn validity_counts_from_the_earliest_unanswered_acquire() {
     let fixture = Fixture::new();
     fixture.network.next(Operation::Acquire, Fault::LoseReply);
     let started = Instant::now();
@@ -59,7 +59,7 @@ async fn validity_after_a_retry_counts_from_the_earliest_unanswered_send() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lock_that_the_store_lost_is_noticed_at_the_next_renewal() {
+async fn the_next_renewal_detects_a_lock_the_store_lost() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     fixture.store.lose_after(NAME, secs(3));
@@ -70,7 +70,7 @@ async fn a_lock_that_the_store_lost_is_noticed_at_the_next_renewal() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_took_or_broke_the_lock_is_named() {
+async fn a_loss_names_the_new_holder_or_operator() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     fixture.store.lose(NAME);
@@ -101,7 +101,7 @@ async fn one_failed_renewal_is_retried_within_the_lease() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn throttled_past_the_deadline_is_lost_on_time_and_says_so() {
+async fn throttling_past_the_deadline_loses_the_guard_on_time() {
     let fixture = Fixture::new();
     fixture.network.always(Operation::Renew, Fault::Refuse(ErrorKind::Throttled));
     let started = Instant::now();
@@ -114,7 +114,7 @@ async fn throttled_past_the_deadline_is_lost_on_time_and_says_so() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_guard_that_is_lost_stays_lost() {
+async fn a_lost_guard_stays_lost_after_recovery() {
     let fixture = Fixture::new();
     fixture.network.next(Operation::Renew, Fault::DelayReply(secs(60)));
     fixture.network.always(Operation::Renew, Fault::LoseRequest);
@@ -128,7 +128,7 @@ async fn a_guard_that_is_lost_stays_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_is_stopped_the_grace_time_early() {
+async fn work_is_stopped_one_grace_time_early() {
     let fixture = Fixture::with(|b| b.grace(secs(5)));
     fixture.network.always(Operation::Renew, Fault::LoseRequest);
     let started = Instant::now();
@@ -141,7 +141,7 @@ async fn work_is_stopped_the_grace_time_early() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn work_that_ends_in_time_gives_its_output() {
+async fn run_returns_the_output_of_finished_work() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     let done = guard.run(async {
@@ -152,7 +152,7 @@ async fn work_that_ends_in_time_gives_its_output() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn max_hold_ends_a_guard_however_often_it_is_renewed() {
+async fn max_hold_ends_a_guard_despite_its_renewals() {
     let fixture = Fixture::with(|b| b.max_hold(secs(100)));
     let started = Instant::now();
     let guard = fixture.guard().await;
@@ -189,7 +189,7 @@ async fn renewals_do_not_move_a_lease_past_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_renewal_costs_the_next_one_nothing() {
+async fn a_refused_renewal_does_not_delay_the_next() {
     let fixture = Fixture::with(|b| b.renew(Renew::Manual));
     let guard = fixture.guard().await;
     for _ in 0..3 {
@@ -217,7 +217,7 @@ async fn a_thousand_guards_are_renewed_by_one_locker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_hung_renewal_holds_up_no_other() {
+async fn one_hung_renewal_delays_no_other_renewal() {
     let fixture = Fixture::new();
     let mut guards = Vec::new();
     for i in 0..10 {
@@ -234,7 +234,7 @@ async fn one_hung_renewal_holds_up_no_other() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_earlier_lock_wakes_the_keeper() {
+async fn a_shorter_lease_wakes_the_sleeping_renewer() {
     let fixture = Fixture::new();
     let _long = fixture.guard().await;
     sleep(ms(10)).await;
@@ -258,7 +258,7 @@ async fn max_hold_counts_from_the_acquisition() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_reason_of_a_loss_stays() {
+async fn the_first_reason_of_a_loss_is_kept() {
     let fixture = Fixture::with(|b| b.renew(Renew::Every(secs(5))).max_hold(secs(6)));
     fixture.network.always(Operation::Renew, Fault::DelayRequest(secs(3)));
     let guard = fixture.guard().await;
@@ -270,7 +270,7 @@ async fn the_first_reason_of_a_loss_stays() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_loss_and_a_renewal_are_told_at_once() {
+async fn losses_and_renewals_wake_their_waiters_immediately() {
     let fixture = Fixture::with(|b| b.renew(Renew::Manual));
     let guard = fixture.guard().await;
     sleep(ms(500)).await;
@@ -324,7 +324,7 @@ impl Backend for Endless {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_of_ages_on_a_store_without_ttl_is_no_panic() {
+async fn the_longest_limit_without_a_ttl_causes_no_panic() {
     let locker = Locker::new(Endless).unwrap();
     for endless in [locker.lock(NAME).max_hold(Duration::MAX), locker.lock(NAME).deadline(Duration::MAX)] {
         let guard = acquired(endless.try_acquire().await);

@@ -70,7 +70,7 @@ fn locker(store: &Arc<Stubborn>) -> Locker {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_holder_that_expires_at_once_and_stays_is_not_asked_for_in_a_tight_loop() {
+async fn a_holder_always_about_to_expire_is_polled_slowly() {
     for expires_in in [ms(0), ms(1)] {
         let holder = Holder::default().with_expires_in(expires_in);
         let store = Arc::new(Stubborn { holder: Some(holder), ..Stubborn::default() });
@@ -81,7 +81,7 @@ async fn a_holder_that_expires_at_once_and_stays_is_not_asked_for_in_a_tight_loo
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_watch_that_wakes_for_nothing_is_not_followed_in_a_tight_loop() {
+async fn spurious_wake_ups_cause_no_tight_polling_loop() {
     for holder in [Some(Holder::default()), None] {
         let store = Arc::new(Stubborn { wakes: true, holder, ..Stubborn::default() });
         let _ = locker(&store).acquire_within(NAME, secs(10)).await;
@@ -91,7 +91,7 @@ async fn a_watch_that_wakes_for_nothing_is_not_followed_in_a_tight_loop() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_lease_of_nothing_is_asked_for_when_the_deadline_comes() {
+async fn no_empty_ttl_is_requested_at_the_deadline() {
     let store = Arc::new(Stubborn { holder: Some(Holder::default()), ..Stubborn::default() });
     let request = || locker(&store).lock(NAME).deadline(secs(5));
     assert_eq!(request().acquire().await.unwrap_err().kind(), ErrorKind::Timeout);
@@ -104,7 +104,7 @@ async fn no_lease_of_nothing_is_asked_for_when_the_deadline_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_hangs_does_not_hold_the_caller_past_its_deadline() {
+async fn a_hung_store_delays_no_caller_past_its_deadline() {
     for wait in [None, Some(secs(0)), Some(secs(60))] {
         let fixture = Fixture::new();
         fixture.network.always(Operation::Acquire, Fault::LoseReply);
@@ -133,7 +133,7 @@ async fn a_bounded_wait_takes_one_request_longer_at_most() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_whose_grant_came_too_late_keeps_its_turn() {
+async fn a_waiter_with_a_late_grant_keeps_its_turn() {
     let fixture = Fixture::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
     fixture.network.next(Operation::Acquire, Fault::LoseReply);
     fixture.network.next(Operation::Acquire, Fault::LoseReply);
@@ -159,7 +159,7 @@ async fn a_waiter_whose_grant_came_too_late_keeps_its_turn() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lock_released_before_the_watch_began_is_seen_at_once() {
+async fn a_release_before_the_watch_is_noticed_immediately() {
     let fixture = Fixture::new();
     let held = acquired(fixture.other().try_acquire(NAME).await);
     fixture.network.next(Operation::Watch, Fault::DelayRequest(secs(1)));
@@ -174,7 +174,7 @@ async fn a_lock_released_before_the_watch_began_is_seen_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_waiter_that_could_not_watch_tries_again_and_is_woken() {
+async fn a_failed_watch_is_retried_until_it_wakes() {
     let fixture = Fixture::new();
     let held = acquired(fixture.other().lock(NAME).ttl(secs(3600)).try_acquire().await);
     fixture.network.next(Operation::Watch, Fault::Refuse(ErrorKind::Unavailable));
@@ -193,7 +193,7 @@ async fn a_waiter_that_could_not_watch_tries_again_and_is_woken() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn two_short_outages_far_apart_are_not_one_long_one() {
+async fn two_distant_short_outages_do_not_add_up() {
     let fixture = Fixture::new();
     let held = acquired(fixture.other().try_acquire(NAME).await);
     fixture.network.next(Operation::Acquire, Fault::Refuse(ErrorKind::Unavailable));
@@ -208,7 +208,7 @@ async fn two_short_outages_far_apart_are_not_one_long_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_bounded_wait_behind_a_waiter_says_who_holds_the_lock() {
+async fn a_bounded_wait_behind_a_waiter_reports_the_holder() {
     let fixture = Fixture::new();
     let _held = acquired(fixture.other().lock(NAME).owner("busy").try_acquire().await);
     let first = fixture.locker.acquire_within(NAME, secs(9));
@@ -229,7 +229,7 @@ fn late() -> Fixture {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_late_release_of_a_late_grant_does_not_free_the_next_one() {
+async fn a_late_release_does_not_free_the_next_grant() {
     let fixture = late();
     for _ in 0..3 {
         fixture.network.next(Operation::Release, Fault::Refuse(ErrorKind::Throttled));
@@ -243,7 +243,7 @@ async fn a_late_release_of_a_late_grant_does_not_free_the_next_one() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cancelling_while_a_late_grant_is_given_back_still_gives_it_back() {
+async fn cancelling_still_releases_a_late_grant() {
     let fixture = late();
     fixture.network.next(Operation::Release, Fault::LoseRequest);
     let giving_back = async {

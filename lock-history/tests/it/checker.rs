@@ -83,7 +83,7 @@ proptest! {
     }
 
     #[test]
-    fn a_grant_within_a_belief_is_found(turns in turns(), which in any::<prop::sample::Index>()) {
+    fn a_grant_within_a_validity_interval_is_found(turns in turns(), which in any::<prop::sample::Index>()) {
         let (mut events, grants) = clean(&turns);
         let grant = grants[which.index(grants.len())];
         let intruder = Event { worker: 1_000, ..events[grant].clone() };
@@ -96,7 +96,7 @@ proptest! {
     }
 
     #[test]
-    fn a_token_that_does_not_rise_is_found(turns in turns(), which in any::<prop::sample::Index>(), by in 0..3_u64) {
+    fn a_token_without_an_increase_is_found(turns in turns(), which in any::<prop::sample::Index>(), by in 0..3_u64) {
         let (mut events, grants) = clean(&turns);
         let later = 1 + which.index(grants.len() - 1);
         *token_of(&mut events[grants[later]]) = 100 + later as u64 - 1 - by.min(later as u64 - 1);
@@ -104,7 +104,7 @@ proptest! {
     }
 
     #[test]
-    fn an_old_write_that_was_taken_is_found(turns in turns(), which in any::<prop::sample::Index>()) {
+    fn an_accepted_write_with_an_old_token_is_found(turns in turns(), which in any::<prop::sample::Index>()) {
         let (mut events, grants) = clean(&turns);
         let later = 1 + which.index(grants.len() - 1);
         *token_of(&mut events[grants[later] + 2]) = 99;
@@ -112,7 +112,7 @@ proptest! {
     }
 
     #[test]
-    fn a_lock_that_nobody_gets_is_found(turns in turns(), beyond in 1..1_000_u64) {
+    fn a_free_lock_without_any_grant_is_found(turns in turns(), beyond in 1..1_000_u64) {
         let (mut events, _) = clean(&turns);
         let end = events.iter().map(|event| event.at.as_millis() as u64).max().unwrap() + 500;
         let last = (turns.len() - 1) as u64;
@@ -127,7 +127,7 @@ proptest! {
 }
 
 #[test]
-fn a_renewed_belief_lasts_until_its_last_confirmation() {
+fn a_validity_interval_ends_after_its_last_renewal() {
     let valid = |until| EventKind::Valid { until: Some(Duration::from_millis(until)) };
     let renewed = |next| {
         vec![
@@ -142,7 +142,7 @@ fn a_renewed_belief_lasts_until_its_last_confirmation() {
 }
 
 #[test]
-fn a_belief_without_an_end_ends_with_release_loss_or_death() {
+fn an_open_interval_ends_with_release_loss_or_death() {
     for end in [EventKind::Released, EventKind::Lost { told: false }, EventKind::Died] {
         let events = [event(0, 1, granted(1, None)), event(50, 1, end.clone()), event(50, 2, granted(2, None))];
         assert_eq!(broken(&events), [], "{end:?}");
@@ -151,7 +151,7 @@ fn a_belief_without_an_end_ends_with_release_loss_or_death() {
 }
 
 #[test]
-fn what_the_store_said_counts_from_the_last_time_that_the_guard_was_valid() {
+fn a_reported_loss_counts_from_the_last_validity() {
     let taken_at_30 = |told| {
         [
             event(0, 1, granted(1, Some(100))),
@@ -164,7 +164,7 @@ fn what_the_store_said_counts_from_the_last_time_that_the_guard_was_valid() {
 }
 
 #[test]
-fn a_loss_before_the_end_is_found_where_nobody_disturbs_the_store() {
+fn an_early_loss_in_an_undisturbed_store_is_found() {
     let found = |until: Option<u64>, told| {
         let events = [event(0, 1, granted(1, until)), event(40, 1, EventKind::Lost { told })];
         let violations = check(&events, &Checks { undisturbed: true, ..Checks::default() }).violations;
@@ -178,7 +178,7 @@ fn a_loss_before_the_end_is_found_where_nobody_disturbs_the_store() {
 }
 
 #[test]
-fn an_attempt_that_meets_itself_is_found() {
+fn an_attempt_refused_by_itself_is_found() {
     let refused = |owner: &str| EventKind::Refused { owner: Some(owner.into()) };
     let attempt = |owner: &str| EventKind::Attempt { owner: Some(owner.into()) };
     assert_eq!(broken(&[event(0, 1, attempt("a#1")), event(1, 1, refused("a#1"))]), [Property::OwnLockIsKnown]);
@@ -186,7 +186,7 @@ fn an_attempt_that_meets_itself_is_found() {
 }
 
 #[test]
-fn nobody_waits_for_the_stopped_and_the_dead() {
+fn stopped_and_dead_workers_are_not_waiting() {
     let attempt = EventKind::Attempt { owner: None };
     for stop in [EventKind::Stopped, EventKind::Died, EventKind::GaveUp] {
         let events = [
@@ -206,7 +206,7 @@ fn nobody_waits_for_the_stopped_and_the_dead() {
 }
 
 #[test]
-fn different_names_have_nothing_to_do_with_each_other() {
+fn locks_with_different_names_are_checked_separately() {
     let mut events = vec![event(0, 1, granted(5, Some(100))), event(10, 2, granted(5, Some(110)))];
     events[1].name = "m".into();
     assert_eq!(checked(&events).violations, []);
