@@ -1,4 +1,4 @@
-//! The chain of files and Redis, as a fleet has it that moves from one to the other: the conformance kit.
+//! The conformance suite on a migration from files to Redis.
 #![cfg(all(feature = "files", feature = "redis"))]
 
 use std::{
@@ -18,17 +18,19 @@ use test_support::redis::RedisServer;
 
 static SERVER: OnceLock<RedisServer> = OnceLock::new();
 
-/// Of the locks in Redis: that of an NFS server, with which the kit reckons where no ttl can be chosen.
+/// The lease of the locks in Redis.
+///
+/// It equals the lease of an NFS server, which the suite assumes where no ttl can be chosen.
 const LEASE: Duration = Duration::from_secs(90);
 
-/// Brings the end of all leases nearer. ARGV: pattern of their keys, by how many milliseconds.
+/// Shortens all leases. ARGV: the pattern of their keys, and the number of milliseconds.
 const AGE: &str = "for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
     redis.call('PEXPIRE', key, math.max(0, redis.call('PTTL', key) - tonumber(ARGV[2])))
 end";
 
 struct FilesAndRedis {
     dir: tempfile::TempDir,
-    /// Before its keys, so that time passes for this subject alone.
+    /// The prefix of the subject's keys, so that time passes for this subject alone.
     prefix: String,
 }
 
@@ -61,7 +63,7 @@ impl Subject for FilesAndRedis {
         Duration::from_secs(1)
     }
 
-    /// In Redis as many times faster as a lease is longer than the ttl of the kit.
+    /// Redis time passes faster, by the ratio of the lease to the suite's ttl.
     async fn pass(&self, time: Duration) {
         tokio::time::sleep(time).await;
         let pattern = format!("{}{{*}}", self.prefix);
@@ -102,6 +104,6 @@ lock_core::conformance! {
         (the_next_renewal_reports_a_broken_lease, "a lock file cannot be taken from its holder"),
         (breaking_requires_the_current_lock_version, "a lock file cannot be taken from its holder"),
         (releasing_a_broken_lease_reports_not_held, "a lock file cannot be taken from its holder"),
-        (a_replaced_record_belongs_to_another_client, "whoever replaces it in Redis has no lock file: the chain of two memories has the case"),
+        (a_replaced_record_belongs_to_another_client, "a client that replaces the key in Redis has no lock file; lock-migrate runs this case on two memory stores"),
     ]
 }

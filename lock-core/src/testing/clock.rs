@@ -1,4 +1,4 @@
-//! A clock whose machine can be suspended and whose wall clock can be set.
+//! A clock for tests that suspend the machine or set its wall clock.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::{
     types::{Clock, ClockReading},
 };
 
-/// Follows the runtime's (pausable) clock, plus what a test does to it.
+/// A clock that follows the runtime's pausable clock, plus the offsets that a test adds.
 #[derive(Debug)]
 pub struct TestClock {
     started: Instant,
@@ -29,13 +29,13 @@ impl Default for TestClock {
 }
 
 impl TestClock {
-    /// A clock that begins now, some years after the epoch.
+    /// Creates a clock that starts now, some years after the epoch.
     pub fn new() -> Self {
         let offsets = Offsets { boot: Duration::from_secs(1_000), wall: Duration::from_secs(1_700_000_000) };
         Self { started: Instant::now(), offsets: Mutex::new(offsets) }
     }
 
-    /// Suspends the machine: boot time and wall time go on, timers do not.
+    /// Suspends the machine: boot time and wall time advance, timers do not.
     pub fn suspend(&self, time: Duration) {
         self.change(|offsets| {
             offsets.boot += time;
@@ -43,7 +43,7 @@ impl TestClock {
         });
     }
 
-    /// Pauses the virtual machine: only the wall clock notices when it is thawed.
+    /// Pauses the virtual machine: only the wall clock advances when the machine is thawed.
     pub fn thaw_after(&self, time: Duration) {
         self.change(|offsets| offsets.wall += time);
     }

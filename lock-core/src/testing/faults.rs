@@ -1,6 +1,6 @@
-//! Faults on demand, around any backend: lost requests, lost replies, hung and failing calls.
+//! Injects faults into any backend: lost requests, lost replies, hung and failing calls.
 //!
-//! For tests of the core, of backends, and of what an application does when its store lets it down.
+//! Use it in tests of the core, of a backend, or of an application's reaction to store failures.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -9,42 +9,41 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures_util::future::join_all;
 
 use crate::{
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, ProcessBound, Release, Renewal,
-        StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Backend, Break, Capabilities, Finding, Release, Renewal, StoreTimings, Watch,
     },
     mutex::Mutex,
     types::{Error, ErrorKind, FencingToken, Holder, Lease, LockName, Operation},
 };
 
-/// What happens to one request.
+/// The fault of one request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The request never arrives, and no reply comes.
+    /// The request never arrives, and no reply is sent.
     LoseRequest,
-    /// The request takes effect, and no reply comes.
+    /// The request takes effect, but its reply is lost.
     LoseReply,
-    /// The request arrives after this long.
+    /// The request arrives after this delay.
     DelayRequest(Duration),
-    /// The request takes effect, and the reply comes after this long.
+    /// The request takes effect, and its reply arrives after this delay.
     DelayReply(Duration),
-    /// The store refuses the request with an error of this kind, without any effect.
+    /// The store refuses the request with an error of this kind, and nothing changes.
     Refuse(ErrorKind),
-    /// The request takes effect, and an error of this kind comes back.
+    /// The request takes effect, but the call returns an error of this kind.
     FailAfter(ErrorKind),
-    /// The request arrives twice, and the second reply comes back.
+    /// The request arrives twice, and the call returns the second reply.
     Duplicate,
     /// The request takes effect, and the backend panics.
     Panic,
 }
 
-/// A backend whose requests suffer scripted faults. Clones share the script.
+/// A backend that injects scripted faults into its requests. Clones share the script.
 ///
-/// It stands for a store across a network, so it never releases from [`Drop`]: [`ProcessBound::release_now`] says `false`.
+/// The wrapper models a store across a network, so a dropped guard is never released synchronously:
+/// [`Backend::release_now`] returns `false`.
 #[derive(Debug, Clone)]
 pub struct Faulty {
     inner: Arc<dyn Backend>,
@@ -52,7 +51,7 @@ pub struct Faulty {
     chance: Arc<Mutex<Option<Chance>>>,
 }
 
-/// Faults that are not scripted.
+/// Random faults.
 #[derive(Debug)]
 struct Chance {
     rng: fastrand::Rng,
@@ -87,28 +86,31 @@ struct Script {
 }
 
 impl Faulty {
-    /// Wraps `inner`; without a script it changes nothing.
+    /// Wraps `inner`. Without a script, all requests pass unchanged.
     pub fn new(inner: impl Backend) -> Self {
         Self::around(Arc::new(inner))
     }
 
-    /// Wraps a backend that others use as well, without faults.
+    /// Wraps a shared backend. Other users of that backend see no faults.
     pub fn around(inner: Arc<dyn Backend>) -> Self {
         Self { inner, script: Arc::default(), chance: Arc::default() }
     }
 
-    /// Adds what happens to the next request of that operation that has nothing planned yet; `None` lets it pass.
+    /// Plans the fault of the next unplanned request of `operation`. `None` lets the request pass.
     pub fn next(&self, operation: Operation, fault: impl Into<Option<Fault>>) {
         self.with(operation, |script| script.next.push_back(fault.into()));
     }
 
-    /// Sets what happens to all requests of that operation once nothing else is planned; `None` lets them pass.
+    /// Sets the fault of all requests of `operation` that have no planned fault. `None` lets them
+    /// pass.
     pub fn always(&self, operation: Operation, fault: impl Into<Option<Fault>>) {
         self.with(operation, |script| script.always = fault.into());
     }
 
-    /// From now on, that `share` of all requests for which nothing is scripted meets a fault: lost, late by up to `longest`, refused, repeated. The
-    /// same `seed` makes the same choices again.
+    /// Injects random faults into a `share` of all requests without a scripted fault.
+    ///
+    /// Such a request is lost, delayed by up to `longest`, refused, or duplicated. The same `seed`
+    /// makes the same choices again.
     pub fn at_random(&self, seed: u64, share: f64, longest: Duration) {
         let chance = Chance { rng: fastrand::Rng::with_seed(seed), share, longest };
         *self.chance.lock() = Some(chance);
@@ -118,7 +120,7 @@ impl Faulty {
         self.chance.lock().as_mut()?.fault()
     }
 
-    /// How many requests of that operation were sent.
+    /// Returns the number of requests of `operation` sent so far.
     pub fn sent(&self, operation: Operation) -> u64 {
         self.with(operation, |script| script.sent)
     }
@@ -145,7 +147,7 @@ impl Faulty {
                 let _ = call().await;
                 std::future::pending().await
             }
-            // The fault itself; on a paused clock it takes no time.
+            // The delay is the fault; on a paused clock it takes no time.
             Some(Fault::DelayRequest(delay)) => {
                 tokio::time::sleep(delay).await;
                 call().await
@@ -166,14 +168,13 @@ impl Faulty {
             }
             Some(Fault::Panic) => {
                 let _ = call().await;
-                panic!("by the fault script");
+                panic!("panicked by the fault script");
             }
         }
     }
 }
 
 #[async_trait]
-#[deny(clippy::missing_trait_methods, reason = "a wrapper that forgets a method hides what the backend can do")]
 impl Backend for Faulty {
     fn describe(&self) -> String {
         self.inner.describe()
@@ -184,7 +185,7 @@ impl Backend for Faulty {
     }
 
     fn timings(&self) -> StoreTimings {
-        // One by one, so that the script speaks of single renewals.
+        // Renewed one by one, so that the script applies to single renewals.
         StoreTimings { renew_batch: 1, ..self.inner.timings() }
     }
 
@@ -196,11 +197,6 @@ impl Backend for Faulty {
         self.disturb(Operation::Renew, || self.inner.renew(lease)).await
     }
 
-    async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
-        // One by one, so that the script speaks of single renewals.
-        join_all(leases.iter().map(|lease| self.renew(lease))).await
-    }
-
     async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         self.inner.advance_token(lease, token).await
     }
@@ -209,57 +205,32 @@ impl Backend for Faulty {
         self.disturb(Operation::Release, || self.inner.release(lease, hold_for)).await
     }
 
+    fn on_lost(&self, lease: &Lease) {
+        self.inner.on_lost(lease);
+    }
+
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         self.disturb(Operation::Watch, || self.inner.watch(name)).await
+    }
+
+    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        self.disturb(Operation::Inspect, || self.inner.inspect(name)).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+        self.disturb(Operation::List, || self.inner.list(prefix)).await
+    }
+
+    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
+        self.disturb(Operation::Break, || self.inner.break_lock(name, version, by)).await
+    }
+
+    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
+        self.disturb(Operation::Purge, || self.inner.purge(name)).await
     }
 
     async fn diagnose(&self) -> Vec<Finding> {
         let examined = self.disturb(Operation::Inspect, async || Ok(self.inner.diagnose().await)).await;
         examined.unwrap_or_else(|error| vec![Finding::warning("store", error.to_string())])
-    }
-
-    fn admin(&self) -> Option<&dyn Admin> {
-        self.inner.admin().map(|_| self as _)
-    }
-
-    fn process_bound(&self) -> Option<&dyn ProcessBound> {
-        self.inner.process_bound().map(|_| self as _)
-    }
-}
-
-#[async_trait]
-impl Admin for Faulty {
-    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        self.disturb(Operation::Inspect, async || self.inner.require_admin()?.inspect(name).await).await
-    }
-
-    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
-        self.disturb(Operation::List, async || self.inner.require_admin()?.list(prefix).await).await
-    }
-
-    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
-        self.disturb(Operation::Break, async || self.inner.require_admin()?.break_lock(name, version, by).await).await
-    }
-
-    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
-        self.disturb(Operation::Purge, async || self.inner.require_admin()?.purge(name).await).await
-    }
-}
-
-impl ProcessBound for Faulty {
-    /// A release needs the network, which may lose it.
-    fn release_now(&self, _: &Lease, _: Duration) -> bool {
-        false
-    }
-
-    fn on_lost(&self, lease: &Lease) {
-        if let Some(bound) = self.inner.process_bound() {
-            bound.on_lost(lease);
-        }
-    }
-
-    #[cfg(unix)]
-    fn descriptor(&self, lease: &Lease) -> Option<std::os::fd::OwnedFd> {
-        self.inner.process_bound()?.descriptor(lease)
     }
 }

@@ -1,6 +1,6 @@
-//! What the cases are made of: clients and names of their own, and the core over a client across a
-//! network with faults, on a clock that a case can
-//! change.
+//! Building blocks of the cases: clients, unique names, and a locker.
+//!
+//! The locker runs over a network with faults, on a clock that the case controls.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,22 +9,22 @@ use tokio::time::Instant;
 use super::{Subject, Tampering, TestClock, faults::Faulty};
 use crate::{
     Guard, LockRequest, Locker, LockerBuilder, Renew, TryAcquire,
-    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Capability, Grant, Release},
+    backend::{AcquireOutcome, AcquireRequest, Backend, Capability, Grant, Release},
     types::{Error, Holder, Lease, LeaseId, LockName},
 };
 
-/// What a case needs of a backend to make sense.
+/// A precondition of a case.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Need {
     /// A declared capability.
     Has(Capability),
-    /// [`ProcessBound::descriptor`](crate::backend::ProcessBound::descriptor) gives one.
+    /// [`Backend::descriptor`] returns a descriptor.
     Descriptor,
-    /// [`Subject::tamper`] can do this.
+    /// [`Subject::tamper`] supports this kind of tampering.
     Tamper(Tampering),
 }
 
-/// What every case works with.
+/// The context of a running case.
 pub(super) struct Bench<'a> {
     pub(super) subject: &'a dyn Subject,
     pub(super) case: &'a str,
@@ -32,7 +32,7 @@ pub(super) struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    /// Whether the case applies; panics where that and the list of exceptions disagree.
+    /// Returns whether the case applies; panics if the list of exceptions contradicts that.
     pub(super) async fn applies(&self, needs: &[Need]) -> bool {
         let mut missing = None;
         for need in needs {
@@ -47,10 +47,16 @@ impl Bench<'_> {
                 false
             }
             (Some(need), None) => {
-                panic!("{} needs {need:?}, which this backend lacks: except it, with the reason", self.case)
+                panic!(
+                    "{} needs {need:?}, which this backend lacks; add the case to `except`, with the reason",
+                    self.case
+                )
             }
             (None, Some(reason)) => {
-                panic!("{} is excepted (\"{reason}\"), but this backend has what it needs", self.case)
+                panic!(
+                    "{} is excepted (\"{reason}\"), but this backend meets its needs; remove the exception",
+                    self.case
+                )
             }
         }
     }
@@ -63,7 +69,7 @@ impl Bench<'_> {
             Need::Descriptor => {
                 let claim = self.claim(&self.name("probe"));
                 let (lease, _) = granted(&*client, &claim).await;
-                let there = client.process_bound().is_some_and(|bound| bound.descriptor(&lease).is_some());
+                let there = client.descriptor(&lease).is_some();
                 release(&*client, &lease).await;
                 there
             }
@@ -86,32 +92,38 @@ impl Bench<'_> {
         self.subject.client().await
     }
 
-    /// A name that no other test and no other run uses.
+    /// Returns a name that no other test or run uses.
     pub(super) fn name(&self, what: &str) -> LockName {
         LockName::new(format!("conformance/{}/{what}/{}", self.case, LeaseId::random())).expect("short and not empty")
     }
 
-    /// For a lock that shall not end while the case looks at something else, on a loaded machine
-    /// too.
+    /// Requests a lease that outlasts the case, even on a loaded machine.
     pub(super) fn claim(&self, name: &LockName) -> AcquireRequest {
-        AcquireRequest::new(name.clone(), LeaseId::random(), "conformance").with_ttl(Duration::from_secs(60))
+        AcquireRequest {
+            name: name.clone(),
+            id: LeaseId::random(),
+            owner: "conformance".into(),
+            ttl: Some(Duration::from_secs(60)),
+            data: None,
+        }
     }
 
-    /// For a lock that shall end by itself.
+    /// Requests a lease short enough to expire during the case.
     pub(super) fn short_claim(&self, name: &LockName) -> AcquireRequest {
-        self.claim(name).with_ttl(self.ttl_of(1.0))
+        AcquireRequest { ttl: self.ttl_of(1.0), ..self.claim(name) }
     }
 
-    /// A part of the subject's ttl, which a backend without ttls ignores.
-    pub(super) fn ttl_of(&self, part: f64) -> Duration {
-        self.subject.ttl().mul_f64(part)
+    /// Returns a fraction of the subject's ttl; ignored where the backend has no ttl (see
+    /// [`claim_for`]).
+    pub(super) fn ttl_of(&self, part: f64) -> Option<Duration> {
+        Some(self.subject.ttl().mul_f64(part))
     }
 
-    /// Passes time in small steps until `claim` is granted; fails when it takes absurdly long.
+    /// Advances time in small steps until `claim` is granted; panics after 100 ttls.
     pub(super) async fn granted_in_the_end(&self, client: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant) {
         for _ in 0..2_000 {
             match acquire(client, claim).await {
-                AcquireOutcome::Granted(grant) => return (claim.lease(grant.token), grant),
+                AcquireOutcome::Granted(grant) => return (claim_for(client, claim).lease(grant.token), grant),
                 AcquireOutcome::Contended(_) => self.subject.pass(self.subject.ttl() / 20).await,
             }
         }
@@ -119,18 +131,19 @@ impl Bench<'_> {
     }
 }
 
-/// The operators' half of a backend, in a case that needs it.
-pub(super) fn admin(client: &Arc<dyn Backend>) -> &dyn Admin {
-    client.require_admin().expect("declared by its capabilities")
+/// Returns `claim`, without a ttl if the store has no ttl.
+pub(super) fn claim_for(client: &dyn Backend, claim: &AcquireRequest) -> AcquireRequest {
+    let ttl = claim.ttl.filter(|_| client.capabilities().ttl);
+    AcquireRequest { ttl, ..claim.clone() }
 }
 
 pub(super) async fn acquire(client: &dyn Backend, claim: &AcquireRequest) -> AcquireOutcome {
-    client.acquire(claim).await.expect("the store answers")
+    client.acquire(&claim_for(client, claim)).await.expect("the store answers")
 }
 
 pub(super) async fn granted(client: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant) {
     match acquire(client, claim).await {
-        AcquireOutcome::Granted(grant) => (claim.lease(grant.token), grant),
+        AcquireOutcome::Granted(grant) => (claim_for(client, claim).lease(grant.token), grant),
         AcquireOutcome::Contended(holder) => {
             panic!("{:?} should have been granted, but is held by {holder}", claim.name)
         }
@@ -140,7 +153,7 @@ pub(super) async fn granted(client: &dyn Backend, claim: &AcquireRequest) -> (Le
 pub(super) async fn refused(client: &dyn Backend, claim: &AcquireRequest) -> Holder {
     match acquire(client, claim).await {
         AcquireOutcome::Contended(holder) => holder,
-        AcquireOutcome::Granted(_) => panic!("{:?} was granted, but somebody else holds it", claim.name),
+        AcquireOutcome::Granted(_) => panic!("{:?} was granted although another client holds it", claim.name),
     }
 }
 
@@ -149,31 +162,31 @@ pub(super) async fn release(client: &dyn Backend, lease: &Lease) {
     assert_eq!(answer, Release::Released, "{:?} was held and should have been released", lease.name);
 }
 
-/// The answer to a release of what somebody else holds by now.
+/// Asserts that the release found the lock held by another client, or free.
 #[track_caller]
 pub(super) fn assert_not_held(answer: Result<Release, Error>) {
     let answer = answer.expect("a value, not an error");
-    assert!(matches!(answer, Release::NotHeld(_)), "released what somebody else holds");
+    assert!(matches!(answer, Release::NotHeld(_)), "the release freed a lock that another client holds");
 }
 
 pub(super) struct Fixture {
     pub(super) network: Faulty,
     pub(super) clock: Arc<TestClock>,
     pub(super) locker: Locker,
-    /// How long the store keeps a lock without a renewal.
+    /// The store keeps an unrenewed lock for this long.
     lease: Duration,
 }
 
-/// Of locks that shall not end while a case looks at something else, on a loaded machine too.
+/// The ttl of locks that must outlast a case, even on a loaded machine.
 const LONG: Duration = Duration::from_secs(60);
 
 impl Fixture {
-    /// With a long ttl, where there is one, and no renewals but those that the case asks for.
+    /// Builds a locker with a long ttl, if the store has ttls, and with manual renewal.
     pub(super) async fn new(bench: &Bench<'_>) -> Self {
         Self::build(bench, LONG, |builder| builder.renew(Renew::Manual)).await
     }
 
-    /// With this ttl, where there is one.
+    /// Builds a locker with this ttl, if the store has ttls.
     pub(super) async fn with_ttl(bench: &Bench<'_>, ttl: Duration) -> Self {
         Self::build(bench, ttl, |builder| builder).await
     }
@@ -198,19 +211,20 @@ impl Fixture {
         }
     }
 
-    /// Lets the holder's clock go on, so that a renewal is due.
+    /// Advances the holder's clock until a renewal is due.
     pub(super) fn age(&self) {
         self.clock.suspend(self.lease / 3);
     }
 
-    /// What [`age`](Self::age) leaves less of, and a renewal restores.
+    /// Returns a remaining time that [`age`](Self::age) falls below and a renewal restores.
     pub(super) fn rest(&self) -> Duration {
         self.lease * 2 / 3
     }
 }
 
-/// A lock with a short ttl: on a loaded machine the store may take longer to grant it than it
-/// lasts, and is asked again.
+/// Acquires a lock with a short ttl.
+///
+/// On a loaded machine a grant may arrive after its lease has expired; the request is then retried.
 pub(super) async fn acquired_in_the_end(request: impl Fn() -> LockRequest) -> Guard {
     let started = Instant::now();
     loop {
@@ -219,31 +233,30 @@ pub(super) async fn acquired_in_the_end(request: impl Fn() -> LockRequest) -> Gu
             Err(error) if !error.is_retryable() => panic!("{error}"),
             answer => assert!(started.elapsed() < LONG, "not granted after {:?}: {answer:?}", started.elapsed()),
         }
-        // Until the store has time for it; bounded above.
+        // Polls until the store can grant it; the loop is bounded above.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
-/// A lock that was given up is free soon: long before a [`LONG`] ttl has passed.
+/// Waits until an abandoned lock is free, which must be long before a [`LONG`] ttl ends.
 pub(super) async fn free_soon(bench: &Bench<'_>, client: &dyn Backend, name: &LockName) {
     let started = Instant::now();
     let claim = bench.claim(name);
     loop {
         match acquire(client, &claim).await {
             AcquireOutcome::Granted(grant) => {
-                return release(client, &claim.lease(grant.token)).await;
+                return release(client, &claim_for(client, &claim).lease(grant.token)).await;
             }
             AcquireOutcome::Contended(holder) => {
                 assert!(started.elapsed() < LONG / 2, "{name} was left behind: held by {holder}");
-                // Until the background has done its work; bounded above.
+                // Polls until the background release is done; the loop is bounded above.
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
     }
 }
 
-/// A lock that was abandoned is released in the background: soon, and long before the default ttl
-/// of 30 s.
+/// Waits until the background has released an abandoned lock, long before the default ttl of 30 s.
 pub(super) async fn granted_soon(bench: &Bench<'_>, client: &Arc<dyn Backend>, name: &LockName) {
     let started = Instant::now();
     let claim = bench.claim(name);
@@ -252,7 +265,7 @@ pub(super) async fn granted_soon(bench: &Bench<'_>, client: &Arc<dyn Backend>, n
             AcquireOutcome::Granted(_) => return,
             AcquireOutcome::Contended(holder) => {
                 assert!(started.elapsed() < Duration::from_secs(20), "{name} was left behind: held by {holder}");
-                // Until the background has done its work; bounded above.
+                // Polls until the background release is done; the loop is bounded above.
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         }

@@ -1,6 +1,6 @@
-//! The conformance kit: what the [`Backend`] contract promises, one named test per promise and backend.
+//! The conformance suite: one named test for each guarantee of the [`Backend`] contract.
 //!
-//! A backend runs it with a dozen lines in a file under `tests/`:
+//! A backend runs the suite with a dozen lines in a file under `tests/`:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -23,12 +23,17 @@
 //! # fn main() {}
 //! ```
 //!
-//! Beside what the contract says of single operations there are cases of the core over the backend: requests and replies that get lost, come twice or
-//! hang, throttling, processes that stand still, clocks that are set, futures and guards that are dropped anywhere, records that a third
-//! party deletes or replaces ([`Subject::tamper`]), and a storm of faults by chance, whose seed is printed and can be given back in
-//! `ONELOCK_KIT_SEED`.
+//! Some cases check single operations of the contract. The other cases run the core over the
+//! backend and inject faults:
 //!
-//! A case under `except` does not run; it passes only while the backend indeed lacks what the case needs.
+//! - requests and replies that are lost, duplicated or delayed, and throttling;
+//! - processes that are suspended, and clocks that are set;
+//! - futures dropped at any await point, and guards dropped on any thread;
+//! - records that a third party deletes or replaces ([`Subject::tamper`]);
+//! - many random faults at once. The case prints its seed; `ONELOCK_KIT_SEED` replays it.
+//!
+//! A case listed under `except` does not run. Its test passes only while the backend lacks the
+//! capability that the case needs.
 
 mod cases;
 mod clock;
@@ -46,52 +51,59 @@ use crate::{backend::Backend, types::LockName};
 /// A store under test.
 #[async_trait]
 pub trait Subject: Send + Sync {
-    /// A new client of the store, as another process would have it. All clients of one subject see the same locks.
+    /// Returns a new client of the store, equivalent to a client in another process. All clients of
+    /// one subject see the same locks.
     async fn client(&self) -> Arc<dyn Backend>;
 
-    /// The ttl that the cases use: short, but long against one request. Default 500 ms.
+    /// Returns the ttl that the cases use: short, but much longer than one request takes. Default:
+    /// 500 ms.
     fn ttl(&self) -> Duration {
         Duration::from_millis(500)
     }
 
-    /// Lets time pass for the store. Default: sleeps.
+    /// Advances the store's time. Default: sleeps.
     async fn pass(&self, time: Duration) {
         tokio::time::sleep(time).await;
     }
 
-    /// Ends a client as if its process had been killed, and waits until the store may know. Default: drops it and lets a
-    /// ttl pass; where a lock has no ttl it must be free when the process is gone.
+    /// Ends a client as if its process had been killed, and waits until the store can detect that.
+    ///
+    /// Default: drops the client and lets one ttl pass. Where locks have no ttl, the client's locks
+    /// must be free when this method returns.
     async fn crash(&self, client: Arc<dyn Backend>) {
         drop(client);
         self.pass(self.ttl() + self.ttl() / 10).await;
     }
 
-    /// Whether several servers vote, so that of many contenders at once there may be none with a majority. Default `false`.
+    /// Returns whether several servers vote, so that simultaneous contenders may all miss a
+    /// majority. Default: `false`.
     fn votes(&self) -> bool {
         false
     }
 
-    /// Does to the store's record of `name` what a third party may do, past the backend. `false`, the default, when it cannot: the cases that need
-    /// it are then to be excepted, with the reason.
+    /// Changes the store's record of `name` as a third party could, bypassing the backend.
+    ///
+    /// Returns `false`, the default, if the subject cannot do that. The cases that need this
+    /// kind of tampering must then be excepted, with the reason.
     async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         let _ = (what, name);
         false
     }
 }
 
-/// What a third party may do to a store behind the back of its clients.
+/// A change that a third party makes to the store without the clients' knowledge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Tampering {
-    /// Delete the record that says who holds the lock.
+    /// Deletes the record of the current holder.
     DeleteRecord,
-    /// Put the lock of another client there, that is held for long.
+    /// Replaces the record with a long lease of another client.
     ReplaceRecord,
-    /// Delete what the store keeps of a free name's tokens.
+    /// Deletes the fencing token that the store keeps for a free name.
     DeleteToken,
 }
 
-/// Makes one test per case of the kit; see [`testing`](crate::testing).
+/// Generates one test for each case of the suite; see [`testing`](crate::testing).
 #[macro_export]
 macro_rules! conformance {
     ($(#[$attribute:meta])+ $subject:expr $(, except = [$(($except:ident, $reason:literal)),* $(,)?])? $(,)?) => {
@@ -120,7 +132,7 @@ macro_rules! conformance_test {
     };
 }
 
-/// Runs the case of that name, or checks that it is rightly excepted.
+/// Runs the named case, or checks that its exception is justified.
 #[doc(hidden)]
 pub async fn run(case: &str, subject: &dyn Subject, exceptions: &[(&str, &str)]) {
     for (name, _) in exceptions {

@@ -1,4 +1,4 @@
-//! P4, P5 and waiting: three outcomes that are never confused, and queues that are fair.
+//! P4, P5 and waiting: three distinct outcomes, and fair queues.
 
 use std::{
     sync::{Arc, Mutex},
@@ -20,7 +20,7 @@ async fn contention_is_a_value_that_names_the_holder() {
             assert_eq!(holder.token, guard.token());
             assert!(holder.since.is_some() && holder.expires_in.is_some());
         }
-        TryAcquire::Acquired(_) => panic!("two holders"),
+        TryAcquire::Acquired(_) => panic!("two clients hold the lock"),
     }
 }
 
@@ -35,7 +35,7 @@ async fn an_error_is_neither_held_nor_acquired() {
         let sent = fixture.network.sent(Operation::Acquire);
         assert_eq!(sent, if error.is_retryable() { 3 } else { 1 }, "{kind:?}");
         sleep(secs(1)).await;
-        assert_eq!(fixture.network.sent(Operation::Release), 0, "what was refused needs no clean-up");
+        assert_eq!(fixture.network.sent(Operation::Release), 0, "a refused request needs no rollback");
     }
 }
 
@@ -108,7 +108,7 @@ async fn a_failed_release_is_retried_in_the_background() {
     }
     assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert!(!fixture.is_free().await);
-    assert!(fixture.freed_after().await < secs(1), "before its ttl");
+    assert!(fixture.freed_after().await < secs(1), "freed before the ttl ended");
 }
 
 #[tokio::test(start_paused = true)]
@@ -132,7 +132,7 @@ async fn a_bounded_wait_ends_on_time_with_the_holder() {
     let started = Instant::now();
     match fixture.locker.acquire_within(NAME, secs(7)).await.unwrap() {
         TryAcquire::Contended(holder) => assert_eq!(holder.owner.as_deref(), Some("busy")),
-        TryAcquire::Acquired(_) => panic!("two holders"),
+        TryAcquire::Acquired(_) => panic!("two clients hold the lock"),
     }
     assert_close(started.elapsed(), secs(7));
 }
@@ -144,7 +144,7 @@ async fn a_bounded_wait_reports_a_holder_of_this_process() {
     let before = fixture.network.sent(Operation::Acquire);
     match fixture.locker.acquire_within(NAME, secs(7)).await.unwrap() {
         TryAcquire::Contended(holder) => assert_eq!(holder.owner.as_deref(), Some("busy")),
-        TryAcquire::Acquired(_) => panic!("two holders"),
+        TryAcquire::Acquired(_) => panic!("two clients hold the lock"),
     }
     assert_eq!(fixture.network.sent(Operation::Acquire), before, "a queue in this process costs the store nothing");
 }

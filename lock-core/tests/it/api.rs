@@ -1,4 +1,4 @@
-//! What the types promise at compile time.
+//! Properties of the public types that the compiler checks.
 
 use lock_core::{
     ConfigString, Error, FencingToken, Guard, Holder, LeaderElection, Leadership, LockName, LockOptions, LockRequest,

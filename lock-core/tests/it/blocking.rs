@@ -1,4 +1,4 @@
-//! The blocking interface: the same promises without an async runtime.
+//! The blocking interface: the same guarantees without an async runtime.
 
 use std::{
     sync::Arc,
@@ -21,7 +21,7 @@ fn locker(store: &MemoryBackend, options: &str) -> Locker {
     Locker::open(&registry, format!("memory:?{options}")).unwrap()
 }
 
-/// A locker whose drops need a runtime: a faulty network has no release that needs none.
+/// Opens a locker whose drops need a runtime: `Faulty` has no synchronous release.
 fn over_a_network(store: &MemoryBackend) -> Locker {
     let backend = Arc::new(Faulty::new(store.clone()));
     Locker::open_with(async { lock_core::Locker::builder(backend).build() }).unwrap()
@@ -52,7 +52,7 @@ fn lock_is_renewed_while_the_caller_computes() {
     let (ours, theirs) = (locker(&store, "ttl=300ms"), locker(&store, "ttl=300ms"));
     let guard = ours.acquire(NAME).unwrap();
     let first = guard.valid_until().unwrap();
-    // The caller's thread drives no runtime meanwhile.
+    // The caller's thread does not drive a runtime here.
     until("three renewals", || guard.valid_until().unwrap().since(first) > Duration::from_millis(400));
     assert!(
         matches!(theirs.try_acquire(NAME).unwrap(), TryAcquire::Contended(holder) if holder.token == guard.token())
@@ -80,7 +80,7 @@ fn loss_wakes_a_thread_waiting_for_it() {
     let guard = locker.acquire(NAME).unwrap();
     assert_eq!(guard.lost_within(Duration::ZERO).unwrap(), None);
     store.lose(NAME);
-    let lost = guard.lost_within(Duration::from_secs(60)).unwrap().expect("the lock was taken away");
+    let lost = guard.lost_within(Duration::from_secs(60)).unwrap().expect("the store lost the lock");
     assert_eq!(lost.reason, LossReason::RecordGone);
     assert_eq!(guard.check(), Err(lost));
     assert!(guard.loss_signal().is_lost());
@@ -102,7 +102,7 @@ fn guard_dropped_after_its_locker_is_released() {
     let (ours, theirs) = (over_a_network(&store), locker(&store, ""));
     let guard = ours.acquire(NAME).unwrap();
     drop(ours);
-    assert!(!is_free(&theirs), "a guard holds the lock without its locker");
+    assert!(!is_free(&theirs), "a guard still holds the lock after its locker was dropped");
     drop(guard);
     until("the release", || is_free(&theirs));
 }

@@ -1,4 +1,6 @@
-//! Whoever is called back, a backend or a metrics recorder, may use the lock that it is called about: nothing of the core's is locked meanwhile.
+//! Callbacks of backends and metrics recorders may use the lock that they are called about.
+//!
+//! The core holds none of its mutexes during a callback.
 
 use std::{
     sync::{Arc, Mutex, Weak, mpsc},
@@ -20,7 +22,7 @@ use metrics::{
     Counter, CounterFn, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
 };
 
-/// The guards that are asked in a callback.
+/// The guards that a callback checks.
 #[derive(Debug, Default, Clone)]
 struct Asked(Arc<Mutex<Vec<Weak<Guard>>>>);
 
@@ -29,7 +31,7 @@ impl Asked {
         let guards: Vec<_> = self.0.lock().unwrap().iter().filter_map(Weak::upgrade).collect();
         for guard in guards {
             let _ = guard.check();
-            // Takes the schedule of the renewer.
+            // The drop locks the renewer's schedule.
             drop(guard);
         }
     }
@@ -67,7 +69,7 @@ impl Recorder for Asked {
     }
 }
 
-/// The memory store, which asks too when it is told of an end, and lets go of the guards that it finds.
+/// The memory store, whose `on_lost` checks the guards and drops the guards that it stores.
 #[derive(Debug)]
 struct Asking(MemoryBackend, Asked, Arc<Mutex<Vec<Arc<Guard>>>>);
 
@@ -118,7 +120,9 @@ impl ProcessBound for Asking {
     }
 }
 
-/// Runs `test` on a thread of its own: a lock that is taken twice would hang it, and no runtime's timer would notice.
+/// Runs `test` on its own thread.
+///
+/// A mutex locked twice would hang the thread, and no timer of a runtime would detect that.
 fn ends(test: impl FnOnce() + Send + 'static) {
     let (done, is_done) = mpsc::channel();
     let thread = thread::spawn(move || {
@@ -126,7 +130,7 @@ fn ends(test: impl FnOnce() + Send + 'static) {
         let _ = done.send(());
     });
     if is_done.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
-        panic!("it hangs in a callback");
+        panic!("the test hangs in a callback");
     }
     thread.join().unwrap();
 }
@@ -142,14 +146,14 @@ fn callbacks_run_while_no_internal_mutex_is_locked() {
                 let kept = Arc::<Mutex<Vec<_>>>::default();
                 let store = Asking(MemoryBackend::new(), asked.clone(), Arc::clone(&kept));
                 let locker = Locker::builder(Arc::new(store)).clock(Arc::new(TestClock::new())).build().unwrap();
-                for (name, max_hold) in [("ended by the renewer", secs(5)), ("let go of in a callback", 100 * TTL)] {
+                for (name, max_hold) in [("ended by the renewer", secs(5)), ("dropped in a callback", 100 * TTL)] {
                     let guard = Arc::new(acquired(locker.lock(name).max_hold(max_hold).try_acquire().await));
                     asked.0.lock().unwrap().push(Arc::downgrade(&guard));
                     kept.lock().unwrap().push(guard);
                 }
                 tokio::time::sleep(secs(10)).await;
-                assert_eq!(kept.lock().unwrap().len(), 0, "the store was told");
-                for name in ["ended by the renewer", "let go of in a callback"] {
+                assert_eq!(kept.lock().unwrap().len(), 0, "`on_lost` was called");
+                for name in ["ended by the renewer", "dropped in a callback"] {
                     assert_eq!(acquired(locker.try_acquire(name).await).release().await.unwrap(), Release::Released);
                 }
             });

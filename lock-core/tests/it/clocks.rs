@@ -1,4 +1,4 @@
-//! P2 on machines that sleep, freeze, and have their clocks set.
+//! P2 on machines that are suspended or frozen, or whose clocks are set.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,7 +19,7 @@ async fn a_suspended_process_detects_loss_before_acting() {
         }
     };
     let lost = guard.run(work).await.unwrap_err();
-    assert_eq!(steps.load(Ordering::Relaxed), 1, "not one step after the suspension");
+    assert_eq!(steps.load(Ordering::Relaxed), 1, "the work ran after the suspension");
     assert!(matches!(lost.reason, LossReason::FrozenFor(gap) if gap >= secs(60)), "{lost}");
 }
 

@@ -1,4 +1,4 @@
-//! The parts of a config string that others than its store may look at and replace.
+//! The parts of a config string that other code than its store may read and replace.
 
 use lock_core::{ConfigString, config::Host};
 

@@ -1,4 +1,4 @@
-//! P5 and P10: cancelled at any await point, dropped anywhere, nothing leaks.
+//! P5 and P10: no lock leaks, whichever future or guard is dropped.
 
 use std::{pin::pin, task::Poll, time::Duration};
 
@@ -10,7 +10,8 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// Polls `future` up to `polls` times, letting 100 ms pass in between, and drops it. `true` when it had ended before.
+/// Polls `future` up to `polls` times, 100 ms apart, and drops it. Returns its output if it
+/// completed.
 async fn poll_some<F: Future>(future: F, polls: usize) -> Option<F::Output> {
     let mut future = pin!(future);
     for _ in 0..polls {
@@ -22,7 +23,7 @@ async fn poll_some<F: Future>(future: F, polls: usize) -> Option<F::Output> {
     None
 }
 
-/// Every request takes a while on both ways, so that every await point is one where a future can be dropped.
+/// Delays every request and reply, so that a future can be dropped at every await point.
 fn slow_network(fixture: &Fixture) {
     for operation in [Operation::Acquire, Operation::Release, Operation::Renew, Operation::Watch] {
         for _ in 0..20 {
@@ -41,7 +42,7 @@ async fn cancelling_an_acquire_at_any_await_point_leaks_nothing() {
             let ended = poll_some(fixture.locker.try_acquire(NAME), polls).await;
             let over = ended.is_some();
             drop(ended);
-            // Longer than the request that is still on its way.
+            // Longer than the delay of the request in flight.
             sleep(ms(300)).await;
             assert!(fixture.freed_after().await < secs(1), "{fault:?}, dropped after {polls} polls");
             if over {
@@ -98,7 +99,7 @@ async fn a_cancelled_renewal_never_overstates_validity() {
         let _ = poll_some(guard.renew_if_below(secs(20)), polls).await;
         let believed = guard.remaining().unwrap();
         let recorded = fixture.other().admin().inspect(NAME).await.unwrap().unwrap().expires_in.unwrap();
-        assert!(believed < recorded, "dropped after {polls} polls: believes {believed:?} of {recorded:?}");
+        assert!(believed < recorded, "dropped after {polls} polls: the guard claims {believed:?} of {recorded:?}");
         release(guard).await;
     }
 }
@@ -134,7 +135,7 @@ fn runtime() -> tokio::runtime::Runtime {
     Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
 }
 
-/// A guard of a runtime that ended, and the store that it is held in.
+/// Returns a guard whose runtime ended, and its fixture.
 fn orphan(local: bool) -> (Guard, Fixture) {
     let runtime = runtime();
     let (guard, fixture) = runtime.block_on(async {
@@ -150,7 +151,7 @@ fn orphan(local: bool) -> (Guard, Fixture) {
 fn a_guard_dropped_without_a_runtime_never_panics() {
     let (guard, fixture) = orphan(false);
     drop(guard);
-    // Nobody could release it; the ttl is the backstop.
+    // No runtime could release the lock; its ttl is the backstop.
     assert!(runtime().block_on(async { !fixture.is_free().await }));
     let (guard, fixture) = orphan(true);
     drop(guard);
@@ -195,8 +196,8 @@ fn a_locker_outlives_its_first_runtime() {
     runtime.block_on(async {
         let other = acquired(fixture.locker.try_acquire("another").await);
         sleep(3 * TTL).await;
-        other.check().expect("the renewer came back with the new runtime");
-        guard.check().expect("and keeps the old guard too");
+        other.check().expect("the renewer restarted on the new runtime");
+        guard.check().expect("the renewer also renews the old guard");
         release(guard).await;
         release(other).await;
     });
@@ -221,7 +222,7 @@ async fn a_timeout_around_acquire_cancels_it_cleanly() {
     let started = Instant::now();
     assert!(
         fixture.freed_after().await <= secs(1) + ms(5),
-        "as soon as the request has been answered: {:?}",
+        "freed only after {:?}, not right after the reply",
         started.elapsed()
     );
 }
@@ -271,7 +272,7 @@ async fn an_abandoned_acquire_is_rolled_back_after_its_reply() {
 #[tokio::test(start_paused = true)]
 async fn wait_idle_waits_for_background_releases_only() {
     let fixture = Fixture::new();
-    // Such as the task of a connection, which lives as long as the store is open.
+    // Stands for the task of a connection, which lives as long as the store is open.
     let connection = tokio::spawn(std::future::pending::<()>());
     fixture.locker.wait_idle().await;
     fixture.network.next(Operation::Release, Fault::DelayRequest(ms(250)));
@@ -279,7 +280,7 @@ async fn wait_idle_waits_for_background_releases_only() {
     drop(fixture.guard().await);
     fixture.locker.wait_idle().await;
     assert!(fixture.is_free().await);
-    assert_eq!(began.elapsed().as_millis() / 10, 25, "by the paused clock: neither before the release nor later");
+    assert_eq!(began.elapsed().as_millis() / 10, 25, "`wait_idle` must return exactly when the release is done");
     drop(poll_some(fixture.locker.try_acquire(NAME), 1).await);
     fixture.locker.wait_idle().await;
     assert!(fixture.is_free().await);

@@ -1,4 +1,6 @@
-//! The backend is told of a lock that the core has ended by its clock, or that nobody is left to release, and of no other.
+//! `Backend::on_lost` is called for locks that the core expired or that no runtime can release.
+//!
+//! It is called for no other lock.
 
 use std::{
     sync::{Arc, Mutex},
@@ -19,7 +21,7 @@ use lock_core::{
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tokio::{runtime::Builder, time::sleep};
 
-/// A store without a ttl of its own, whose server gives up what it does not hear of: notes what it is told.
+/// A store without a ttl, whose server drops unrenewed locks. It records the `on_lost` calls.
 #[derive(Debug, Default, Clone)]
 struct Noting {
     ended: Arc<Mutex<Vec<Lease>>>,
@@ -92,7 +94,7 @@ async fn on_lost_runs_once_when_a_live_guard_expires() {
         if unreachable {
             network.always(Operation::Renew, Fault::LoseRequest);
         }
-        // Nobody asks the guard: the renewer alone ends it.
+        // The test does not check the guard: the renewer alone ends it.
         sleep(2 * TTL).await;
         let told: Vec<_> = store.ended().iter().map(|lease| lease.name.as_str().to_owned()).collect();
         assert_eq!(told, [NAME], "unreachable: {unreachable}");
@@ -116,18 +118,19 @@ async fn on_lost_skips_released_and_store_reported_losses() {
     assert_eq!(store.ended(), []);
 }
 
-/// What the metrics say of guards that were dropped.
+/// Returns the counters of dropped guards, by outcome.
 fn dropped(recorder: &DebuggingRecorder) -> Vec<(String, u64)> {
     let all = recorder.snapshotter().snapshot().into_vec().into_iter();
     let dropped = all.filter(|(key, ..)| key.key().name() == "onelock_guards_dropped_total");
     let counted = dropped.map(|(key, _, _, value)| {
-        let DebugValue::Counter(count) = value else { panic!("it is a counter") };
+        let DebugValue::Counter(count) = value else { panic!("not a counter") };
         (key.key().labels().next().unwrap().value().to_owned(), count)
     });
     counted.collect()
 }
 
-/// A file that stays open keeps its lock for as long as the process lives, and there may be other clones of the locker to live on.
+/// An open file keeps its lock as long as the process lives, and other clones of the locker may
+/// keep the file open.
 #[test]
 fn on_lost_runs_when_runtime_shutdown_leaks_a_guard() {
     let (store, recorder) = (Noting::default(), DebuggingRecorder::new());
@@ -146,7 +149,7 @@ fn on_lost_runs_when_runtime_shutdown_leaks_a_guard() {
         assert_eq!(store.ended().len(), 1);
         drop(locker);
     });
-    assert_eq!(dropped(&recorder), [("leaked".to_owned(), 1)], "and it is counted once");
+    assert_eq!(dropped(&recorder), [("leaked".to_owned(), 1)], "the leaked guard is counted once");
 }
 
 #[test]
@@ -165,5 +168,5 @@ fn on_lost_runs_when_shutdown_prevents_a_rollback() {
         assert_eq!(store.ended().len(), 1);
         drop(locker);
     });
-    assert_eq!(dropped(&recorder), [], "it was no guard");
+    assert_eq!(dropped(&recorder), [], "an acquisition in flight is not a guard");
 }

@@ -1,4 +1,4 @@
-//! Renewal by hand: `ensure`, alone and beside the renewer.
+//! Manual renewal: `renew_if_below`, alone and beside the renewer.
 
 use crate::fixture::*;
 use lock_core::{ErrorKind, Operation, Renew, faults::Fault};
@@ -76,7 +76,7 @@ async fn background_renewal_survives_a_cancelled_renew_if_below() {
     let guard = fixture.guard().await;
     sleep(ms(8_500)).await;
     fixture.network.next(Operation::Renew, Fault::LoseRequest);
-    // The renewal in the background comes due meanwhile.
+    // The background renewal comes due during this call.
     timeout(secs(3), guard.renew_if_below(secs(26))).await.unwrap_err();
     sleep(3 * TTL).await;
     guard.check().unwrap();

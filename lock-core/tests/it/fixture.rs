@@ -46,11 +46,11 @@ impl Fixture {
         self.other().admin().inspect(NAME).await.unwrap().is_none()
     }
 
-    /// Lets background work run, and time pass until the lock is free; returns how long that took.
+    /// Advances time until the lock is free, and returns how long that took.
     pub(crate) async fn freed_after(&self) -> Duration {
         let started = tokio::time::Instant::now();
         while !self.is_free().await {
-            assert!(started.elapsed() < 10 * TTL, "the lock is never freed");
+            assert!(started.elapsed() < 10 * TTL, "the lock was not freed within 10 ttls");
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         started.elapsed()
@@ -72,7 +72,7 @@ pub(crate) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// Equal but for the millisecond to which timers are rounded.
+/// Asserts that two durations are equal, except for the rounding of timers to milliseconds.
 #[track_caller]
 pub(crate) fn assert_close(a: Duration, b: Duration) {
     assert!(a.abs_diff(b) <= ms(2), "{a:?} is not {b:?}");

@@ -1,4 +1,6 @@
-//! The election on a paused clock: outages, frozen leaders, grace, and calls that are dropped. What holds on every store is in the conformance kit.
+//! Leader elections on a paused clock: outages, frozen leaders, grace time, and dropped calls.
+//!
+//! The conformance suite has the cases that apply to every store.
 
 use std::{pin::pin, time::Duration};
 
@@ -55,18 +57,18 @@ async fn a_leader_keeps_the_lock_through_its_grace_time() {
     let mut election = candidate(&fixture);
     let started = Instant::now();
     elected(&mut election).await;
-    // Refused, not lost: a renewal that hangs might leave no time for another before the lease is over.
+    // Refused, not lost: a hung renewal might leave no time for a retry within the lease.
     fixture.network.always(Operation::Renew, Fault::Refuse(ErrorKind::Unavailable));
     lost(election.next().await);
     assert_close(started.elapsed(), VALID - secs(5));
-    assert!(election.leader().is_none(), "no new work");
-    assert!(!fixture.is_free().await, "work that is under way may end");
-    // The store is back before the lease is over, and would renew for ever.
+    assert!(election.leader().is_none(), "a leader in its grace time starts no new work");
+    assert!(!fixture.is_free().await, "the lock is kept while the leader finishes its work");
+    // The store recovers within the lease, so renewals would succeed from now on.
     fixture.network.always(Operation::Renew, None);
     sleep(10 * TTL).await;
     assert!(!fixture.is_free().await, "the leader has not stopped yet");
     elected(&mut election).await;
-    assert_eq!(fixture.network.sent(Operation::Release), 1, "of the term before");
+    assert_eq!(fixture.network.sent(Operation::Release), 1, "only the previous term was released");
 }
 
 #[tokio::test(start_paused = true)]
@@ -80,10 +82,10 @@ async fn a_dropped_call_keeps_the_candidates_queue_position() {
     for _ in 0..1_000 {
         assert!(poll!(pin!(election.next())).is_pending());
     }
-    assert_eq!(fixture.network.sent(Operation::Acquire), 1, "of the holder");
+    assert_eq!(fixture.network.sent(Operation::Acquire), 1, "only the holder sent a request");
     release(holder).await;
     elected(&mut election).await;
-    assert!(poll!(behind).is_pending(), "it came first");
+    assert!(poll!(behind).is_pending(), "the candidate was first in the queue");
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,7 +93,7 @@ async fn a_new_campaign_follows_a_lost_term() {
     let fixture = Fixture::with(|builder| builder.max_hold(secs(60)));
     let mut election = candidate(&fixture);
     let first = election.campaign().await.unwrap().token();
-    assert_eq!(election.campaign().await.unwrap().token(), first, "it leads");
+    assert_eq!(election.campaign().await.unwrap().token(), first, "the candidate already leads");
     let lost = election.leader().unwrap().run(std::future::pending::<()>()).await.unwrap_err();
     assert_eq!(lost.reason, LossReason::MaxHold);
     assert!(election.campaign().await.unwrap().token() > first);

@@ -1,4 +1,4 @@
-//! P3: other tasks and threads learn of a loss, and of the end of the guard.
+//! P3: a loss signal tells other tasks and threads when the guard is lost or ends.
 
 use crate::fixture::*;
 use lock_core::{ErrorKind, FencingToken, LossReason, Operation, faults::Fault};
@@ -14,7 +14,7 @@ async fn signal_moves_to_another_task_and_fires_on_loss() {
     });
     fixture.store.lose(NAME);
     let lost = task.await.unwrap();
-    assert_eq!(lost, guard.lost().await, "the same loss, with the same reason");
+    assert_eq!(lost, guard.lost().await, "the signal and the guard report different losses");
     assert_eq!((lost.name.as_str(), lost.token), (NAME, guard.token()));
     assert_eq!(signal.check(), Err(lost.clone()));
     assert!(signal.is_lost());

@@ -1,4 +1,4 @@
-//! The core from outside, most of it over the memory store on a paused clock.
+//! Tests of the core's public interface, mostly over the memory store on a paused clock.
 
 mod acquiring;
 mod api;

@@ -1,4 +1,4 @@
-//! Every number that operators watch is counted.
+//! Every metric that operators watch is recorded.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// All counters and the number of samples of all histograms, as `name{label=value}`.
+/// Returns all counters and the sample counts of all histograms, as `name{label=value}`.
 fn counted(snapshotter: &Snapshotter) -> BTreeMap<String, u64> {
     let metrics = snapshotter.snapshot().into_vec().into_iter().map(|(key, _, _, value)| {
         let key = key.key();
@@ -98,7 +98,7 @@ fn late_grants_count_no_loss_and_refusals_no_ambiguity() {
     assert_eq!(counted(&snapshotter), expected.map(|(name, count)| (name.to_owned(), count)).into());
 }
 
-/// What is counted of a guard, or of an acquisition, that `leave` leaves behind on a runtime that ends when it has.
+/// Returns the counters of guards dropped by `leave`, whose runtime ends right after it.
 fn dropped(leave: impl AsyncFnOnce(Fixture)) -> BTreeMap<String, u64> {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();

@@ -1,4 +1,4 @@
-//! Stores opened by config strings.
+//! Opening stores from config strings.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use lock_core::{
     memory::{MemoryBackend, MemoryFactory},
 };
 
-/// A store without a ttl, as files are.
+/// A store without a ttl, like files.
 #[derive(Debug)]
 struct NoTtl {
     shown: String,
@@ -69,7 +69,7 @@ impl BackendFactory for Files {
     }
 }
 
-/// Takes the user and nothing else, and does not finish.
+/// Takes only the user, and never calls `finish`.
 #[derive(Debug)]
 struct Careless;
 
@@ -91,7 +91,7 @@ fn registry() -> Registry {
         .with(Files)
         .with(Careless)
         .known_but_absent("redis", "build with the cargo feature \"redis\"")
-        .known_but_absent("memory", "never said, for it is there")
+        .known_but_absent("memory", "never shown, because the scheme is available")
 }
 
 async fn refusal(text: &str) -> Error {
@@ -105,7 +105,7 @@ async fn the_same_config_string_opens_the_same_locks() {
     let other = registry.open(ConfigString::parse("memory:").unwrap()).await.unwrap();
     let guard = one.acquire("x").await.unwrap();
     let TryAcquire::Contended(holder) = other.try_acquire("a/x").await.unwrap() else {
-        panic!("two hold the same lock")
+        panic!("two clients hold the same lock")
     };
     assert_eq!(holder.owner.as_deref(), Some("me"));
     let _ = guard.release().await.unwrap();

@@ -1,4 +1,4 @@
-//! Runtimes that die, several at once, and backends that panic: no guard is forgotten and no waiter is stuck.
+//! Ended runtimes, several runtimes, and panics in backends: no guard leaks, no waiter hangs.
 
 use crate::fixture::*;
 use lock_core::{Guard, LossReason, Operation, Renew, faults::Fault};
@@ -11,7 +11,7 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().start_paused(true).build().unwrap()
 }
 
-/// A guard of a runtime that ended after `after`.
+/// Returns a guard whose runtime ended after `after`, and its fixture.
 fn orphan(fixture: impl FnOnce() -> Fixture, after: std::time::Duration) -> (Guard, Fixture) {
     runtime().block_on(async {
         let fixture = fixture();
@@ -90,7 +90,7 @@ fn guards_outlive_another_runtime_that_renewed_them() {
     let guards = [first.block_on(short("first")), second.block_on(short("second"))].map(acquired);
     drop(first);
     second.block_on(async {
-        // Renewed even after the lease that the first runtime may have prolonged last.
+        // Renewed beyond the last lease that the first runtime may have extended.
         let over = guards.each_ref().map(|guard| guard.expires_at().unwrap() + secs(4));
         while guards.iter().zip(&over).any(|(guard, over)| guard.expires_at().unwrap() < *over) {
             guards.iter().for_each(|guard| guard.check().unwrap());
@@ -123,7 +123,11 @@ async fn one_renewer_task_serves_consecutive_locks() {
     for _ in 0..5 {
         release(fixture.guard().await).await;
         sleep(ms(10)).await;
-        assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1, "it waits for the next");
+        assert_eq!(
+            tokio::runtime::Handle::current().metrics().num_alive_tasks(),
+            1,
+            "the renewer waits for the next lock"
+        );
     }
 }
 

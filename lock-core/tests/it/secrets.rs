@@ -1,4 +1,4 @@
-//! Secrets that stand in files and in the environment, and what is said when they do not.
+//! Secrets from files and environment variables, and the errors when they are missing.
 
 use std::{fs, sync::Arc};
 
@@ -38,7 +38,7 @@ fn file(content: &str) -> tempfile::TempPath {
 #[tokio::test]
 async fn secrets_come_from_files_and_from_the_environment() {
     let registry = Registry::new().with(Guarded);
-    // `PATH` is there for every process; its value is no secret, and wrong here.
+    // Every process has `PATH`. Its value is not secret, and is the wrong password here.
     let (password, token) = (file("hunter2\n"), file("hunter3"));
     for line_end in ["", "\n", "\r\n"] {
         fs::write(&password, format!("hunter2{line_end}")).unwrap();

@@ -1,4 +1,4 @@
-//! A store without a ttl that has a lease of its own, such as NFS: the same promises as with a ttl, without a choice.
+//! A store without a ttl but with its own lease, such as NFS, gives the same guarantees.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use lock_core::{
 };
 use tokio::time::{Instant, sleep};
 
-/// The memory store, as a file system that forgets clients that it does not hear from.
+/// The memory store, acting as a file system that drops the locks of silent clients.
 #[derive(Debug)]
 struct Forgetful(MemoryBackend);
 
@@ -25,15 +25,15 @@ impl Backend for Forgetful {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.0.capabilities().with_ttl(false)
+        Capabilities { ttl: false, ..self.0.capabilities() }
     }
 
     fn timings(&self) -> StoreTimings {
-        self.0.timings().with_lease(secs(10))
+        StoreTimings { lease: Some(secs(10)), ..self.0.timings() }
     }
 
     async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        assert_eq!(claim.ttl, secs(30), "the default, which this store ignores");
+        assert_eq!(claim.ttl, None, "no ttl was configured");
         self.0.acquire(claim).await
     }
 

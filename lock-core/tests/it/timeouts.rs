@@ -1,4 +1,4 @@
-//! A request without an answer is an error that names what it was, and of which lock.
+//! A timeout error names the operation and the lock.
 
 use crate::fixture::*;
 use lock_core::{Error, ErrorKind, Operation, Renew, TryAcquire, backend::Release, faults::Fault};

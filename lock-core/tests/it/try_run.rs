@@ -1,4 +1,4 @@
-//! Work under a lock in one call: run, skipped, stopped on loss.
+//! `run` and `try_run`: the work runs, is skipped, or stops on loss.
 
 use std::sync::{
     Arc,

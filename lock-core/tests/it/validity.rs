@@ -1,4 +1,4 @@
-//! P2 and P3: a guard never outlives its lease, and says why it ended.
+//! P2 and P3: a guard never outlives its lease, and reports the reason of its loss.
 
 use std::{future::pending, time::Duration};
 
@@ -21,7 +21,7 @@ async fn validity_ends_on_time_while_a_renewal_hangs() {
     assert_close(started.elapsed(), VALID);
     assert!(matches!(lost.reason, LossReason::Unreachable { .. }), "{lost}");
     assert_eq!(guard.check(), Err(lost));
-    assert!(!fixture.is_free().await, "the loss comes before anybody else can hold the lock");
+    assert!(!fixture.is_free().await, "the loss must precede the next grant");
 }
 
 #[tokio::test(start_paused = true)]
@@ -34,10 +34,10 @@ async fn renewals_keep_a_guard_for_as_long_as_it_lives() {
         assert!(!fixture.is_free().await);
     }
     let renewals = fixture.network.sent(Operation::Renew);
-    assert!((100..=115).contains(&renewals), "one renewal each third of the ttl, jitter included: {renewals}");
+    assert!((100..=115).contains(&renewals), "expected one renewal per third of the ttl, with jitter: {renewals}");
     release(guard).await;
     sleep(10 * TTL).await;
-    assert_eq!(fixture.network.sent(Operation::Renew), renewals, "nothing is renewed after the release");
+    assert_eq!(fixture.network.sent(Operation::Renew), renewals, "a released lock was renewed");
 }
 
 #[tokio::test(start_paused = true)]
@@ -110,7 +110,7 @@ async fn throttling_past_the_deadline_loses_the_guard_on_time() {
     assert_close(started.elapsed(), VALID);
     assert!(lost.to_string().contains("refused by the fault script"), "{lost}");
     let renewals = fixture.network.sent(Operation::Renew);
-    assert!((4..60).contains(&renewals), "tried again, and not in a tight loop: {renewals}");
+    assert!((4..60).contains(&renewals), "expected retries, but not in a tight loop: {renewals}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,7 +159,7 @@ async fn max_hold_ends_a_guard_despite_its_renewals() {
     assert_eq!(guard.lost().await.reason, LossReason::MaxHold);
     assert_close(started.elapsed(), secs(100));
     fixture.freed_after().await;
-    assert!(started.elapsed() <= secs(100) + TTL, "and it is not renewed any more");
+    assert!(started.elapsed() <= secs(100) + TTL, "renewals must stop at max_hold");
 }
 
 #[tokio::test(start_paused = true)]
@@ -172,7 +172,7 @@ async fn no_lease_outlives_the_callers_deadline() {
     guard.lost().await;
     assert!(started.elapsed() <= secs(12), "{:?}", started.elapsed());
     fixture.freed_after().await;
-    assert!(started.elapsed() <= secs(12) + ms(5), "free as soon as the caller is gone: {:?}", started.elapsed());
+    assert!(started.elapsed() <= secs(12) + ms(5), "the lock must be free at the deadline: {:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -213,7 +213,7 @@ async fn a_thousand_guards_are_renewed_by_one_locker() {
     assert_eq!(fixture.other().admin().list("lock-").await.unwrap().len(), 1_000);
     fixture.network.always(Operation::Renew, Fault::LoseRequest);
     sleep(VALID).await;
-    assert!(guards.iter().all(|g| g.check().is_err()), "and all are told");
+    assert!(guards.iter().all(|g| g.check().is_err()), "every guard must be lost");
 }
 
 #[tokio::test(start_paused = true)]
@@ -224,13 +224,13 @@ async fn one_hung_renewal_delays_no_other_renewal() {
         guards.push(acquired(fixture.locker.try_acquire(format!("lock-{i}")).await));
     }
     fixture.network.next(Operation::Renew, Fault::LoseRequest);
-    // The renewals are due within the first 10 s, and the one that hangs does so for 5 s more.
+    // All renewals are due within the first 10 s; the hung renewal lasts 5 s longer.
     sleep(secs(10) + ms(100)).await;
     assert_eq!(fixture.network.sent(Operation::Renew), 10);
     let renewed = guards.iter().filter(|g| g.remaining().unwrap() > VALID - secs(2)).count();
     assert_eq!(renewed, 9);
     sleep(secs(10)).await;
-    assert!(guards.iter().all(|g| g.remaining().unwrap() > VALID - secs(12)), "and it was renewed in its turn");
+    assert!(guards.iter().all(|g| g.remaining().unwrap() > VALID - secs(12)), "the hung renewal was not retried");
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! Waits that end when they should, and ask no more often than they should.
+//! Waits that end on time and do not poll the store too often.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +12,9 @@ use lock_core::{
 };
 use tokio::time::{Instant, sleep};
 
-/// A store that says what it is told to about one holder that never goes, else fails, and notes the ttls that it was asked for.
+/// A store that always reports the same holder, or fails if there is none.
+///
+/// The store records the requested ttls.
 #[derive(Debug, Default)]
 struct Stubborn {
     holder: Option<Holder>,
@@ -41,7 +43,7 @@ impl Backend for Stubborn {
     }
 
     async fn renew(&self, _: &lock_core::backend::Lease) -> Result<Renewal, Error> {
-        unreachable!("nobody holds anything")
+        unreachable!("no client holds a lock")
     }
 
     async fn release(&self, _: &lock_core::backend::Lease, _: std::time::Duration) -> Result<Release, Error> {
@@ -53,7 +55,7 @@ impl Backend for Stubborn {
     }
 }
 
-/// Completes again and again for nothing, as a broken subscription does.
+/// A watch that wakes repeatedly without a change, like a broken subscription.
 #[derive(Debug)]
 struct Restless;
 
@@ -100,7 +102,7 @@ async fn no_empty_ttl_is_requested_at_the_deadline() {
     store.ttls.lock().unwrap().clear();
     let error = request().deadline(ms(0)).try_acquire().await.unwrap_err();
     assert!(error.to_string().contains("deadline") && !error.is_retryable(), "{error}");
-    assert!(store.ttls.lock().unwrap().is_empty(), "a caller that is gone asks for nothing");
+    assert!(store.ttls.lock().unwrap().is_empty(), "an acquire past its deadline sends no request");
 }
 
 #[tokio::test(start_paused = true)]
@@ -126,7 +128,7 @@ async fn a_bounded_wait_takes_one_request_longer_at_most() {
     let started = Instant::now();
     fixture.locker.acquire_within(NAME, secs(1)).await.unwrap_err();
     assert_close(started.elapsed(), secs(5));
-    // One is under way when the time is over.
+    // An attempt is in flight when the time ends.
     let started = Instant::now();
     fixture.locker.acquire_within(NAME, secs(12)).await.unwrap_err();
     assert!((secs(12)..=secs(17)).contains(&started.elapsed()), "{:?}", started.elapsed());
@@ -138,7 +140,7 @@ async fn a_waiter_with_a_late_grant_keeps_its_turn() {
     fixture.network.next(Operation::Acquire, Fault::LoseReply);
     fixture.network.next(Operation::Acquire, Fault::LoseReply);
     fixture.network.next(Operation::Acquire, Fault::DelayReply(ms(350)));
-    // So that it naps after the late grant, and whoever has the turn by then comes first.
+    // Without a watch the waiter sleeps after its late grant. It must keep its turn meanwhile.
     fixture.network.always(Operation::Watch, Fault::Refuse(ErrorKind::Unsupported));
     let order = Arc::new(Mutex::new(Vec::new()));
     let mut waiters = Vec::new();
@@ -155,7 +157,7 @@ async fn a_waiter_with_a_late_grant_keeps_its_turn() {
         waiter.await.unwrap();
     }
     assert_eq!(*order.lock().unwrap(), [0, 1, 2]);
-    assert_eq!(fixture.network.sent(Operation::Acquire), 6, "one contender at a time");
+    assert_eq!(fixture.network.sent(Operation::Acquire), 6, "only one waiter of the process may contend at a time");
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,7 +184,7 @@ async fn a_failed_watch_is_retried_until_it_wakes() {
     let releaser = async {
         sleep(secs(900)).await;
         let watched = fixture.network.sent(Operation::Watch);
-        assert_eq!(watched, 3, "one that works is not begun again");
+        assert_eq!(watched, 3, "a working watch must not be restarted");
         let released = Instant::now();
         release(held).await;
         released
@@ -219,7 +221,7 @@ async fn a_bounded_wait_behind_a_waiter_reports_the_holder() {
     }
 }
 
-/// A locker whose next acquire is granted when its lease is over.
+/// Returns a fixture whose next acquire is granted only after its lease has expired.
 fn late() -> Fixture {
     let fixture = Fixture::with(|b| b.ttl(secs(1)).renew(Renew::Manual));
     fixture.network.next(Operation::Acquire, Fault::LoseReply);

@@ -1,4 +1,4 @@
-//! The history checker finds every kind of violation that is planted, and nothing in a clean history.
+//! The history checker finds every planted violation, and none in a clean history.
 
 use std::time::Duration;
 
@@ -23,30 +23,30 @@ fn broken(events: &[Event]) -> Vec<Property> {
     checked(events).violations.iter().map(|violation| violation.property).collect()
 }
 
-/// How a turn of a clean history ends.
+/// The end of a turn in a clean history.
 #[derive(Debug, Clone, Copy)]
 enum End {
     Release,
     Loss,
     Death,
-    /// Its lease runs out, and nothing is heard of the worker again.
+    /// The lease expires, and the worker records no further event.
     Silence,
 }
 
-/// One worker after the other: gap before, time held, how it ends, whether it expires.
+/// Generates turns of successive workers: gap, time held, end, and whether the lease expires.
 fn turns() -> impl Strategy<Value = Vec<(u64, u64, End, bool)>> {
     let end = prop_oneof![Just(End::Release), Just(End::Loss), Just(End::Death), Just(End::Silence)];
     prop::collection::vec((0..900_u64, 10..500_u64, end, any::<bool>()), 2..20)
 }
 
-/// A history in which everything is as it should be, and the indices of its grants.
+/// Returns a history without violations, and the indices of its grants.
 fn clean(turns: &[(u64, u64, End, bool)]) -> (Vec<Event>, Vec<usize>) {
     let (mut events, mut grants, mut now) = (Vec::new(), Vec::new(), 1_000);
     for (turn, &(gap, held, end, expires)) in turns.iter().enumerate() {
         let worker = turn as u64;
         let until = (expires || matches!(end, End::Silence)).then_some(now + gap + held);
         events.push(event(now, worker, EventKind::Attempt { owner: Some(format!("w{turn}")) }));
-        events.push(event(now, worker, EventKind::Refused { owner: Some("somebody".into()) }));
+        events.push(event(now, worker, EventKind::Refused { owner: Some("another client".into()) }));
         now += gap;
         grants.push(events.len());
         events.push(event(now, worker, granted(100 + worker, until)));
@@ -75,7 +75,7 @@ proptest! {
     fn a_clean_history_passes_in_any_order_of_its_workers(turns in turns(), rotate in any::<prop::sample::Index>()) {
         let (mut events, _) = clean(&turns);
         prop_assert_eq!(broken(&events), vec![]);
-        // Files of several processes come one after the other.
+        // The files of several processes are concatenated.
         let middle = rotate.index(events.len());
         let worker = events[middle].worker;
         events.sort_by_key(|event| (event.worker < worker, event.worker));
@@ -119,7 +119,7 @@ proptest! {
         events.push(event(end, last, EventKind::Died));
         events.push(event(end, 1_000, EventKind::Attempt { owner: None }));
         events.push(event(end + BOUND.as_millis() as u64, 1_000, EventKind::GaveUp));
-        prop_assert_eq!(broken(&events), vec![], "the bound itself is in time");
+        prop_assert_eq!(broken(&events), vec![], "a wait of exactly the bound is allowed");
         events.pop();
         events.push(event(end + BOUND.as_millis() as u64 + beyond, 1_000, EventKind::GaveUp));
         prop_assert_eq!(broken(&events), vec![Property::Obtainable]);
@@ -159,8 +159,8 @@ fn a_reported_loss_counts_from_the_last_validity() {
             event(40, 1, EventKind::Lost { told }),
         ]
     };
-    assert_eq!(broken(&taken_at_30(true)), [], "it may have known by then");
-    assert_eq!(broken(&taken_at_30(false)), [Property::Exclusion], "its timer had not run out");
+    assert_eq!(broken(&taken_at_30(true)), [], "the store may have reported the loss by then");
+    assert_eq!(broken(&taken_at_30(false)), [Property::Exclusion], "the guard's own timer had not expired");
 }
 
 #[test]
@@ -171,9 +171,9 @@ fn an_early_loss_in_an_undisturbed_store_is_found() {
         violations.iter().map(|violation| violation.property).collect::<Vec<_>>()
     };
     assert_eq!(found(Some(41), true), [Property::KeptToTheEnd]);
-    assert_eq!(found(None, true), [Property::KeptToTheEnd], "it would never have ended");
-    assert_eq!(found(Some(40), true), [], "it was over by then");
-    assert_eq!(found(Some(41), false), [], "a limit of its own");
+    assert_eq!(found(None, true), [Property::KeptToTheEnd], "the lease had no end");
+    assert_eq!(found(Some(40), true), [], "the lease had already expired");
+    assert_eq!(found(Some(41), false), [], "the guard ended by its own limit");
     assert_eq!(broken(&[event(0, 1, granted(1, None)), event(40, 1, EventKind::Lost { told: true })]), []);
 }
 

@@ -1,4 +1,4 @@
-//! Two stores as one: the conformance kit on two memories, and what the kit does not know of.
+//! Two stores as one: the conformance suite on two memory stores, and tests of the migration.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +20,7 @@ impl Subject for Memories {
         Arc::new(MigrationBackend::new(Arc::new(self.0.clone()), Arc::new(self.1.clone())))
     }
 
-    /// In the old store: what happens to the records of one is enough to lose both.
+    /// Tampers with the old store: the loss of one record loses both locks.
     async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         match what {
             Tampering::DeleteRecord => self.0.lose(name.as_str()),
@@ -69,7 +69,7 @@ async fn is_held(backend: &dyn Backend, name: &str) -> bool {
     backend.inspect(&LockName::new(name).unwrap()).await.unwrap().is_some()
 }
 
-/// Two stores, each with faults on demand, and their chain.
+/// Returns two stores with injectable faults, and their migration backend.
 fn chain() -> (Faulty, Faulty, MigrationBackend) {
     let [from, to] = [(); 2].map(|()| Faulty::new(MemoryBackend::new()));
     let chain = MigrationBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
@@ -85,7 +85,7 @@ async fn single_store_and_migrating_clients_exclude_each_other() {
             matches!(chain.acquire(&claim("x")).await.unwrap(), AcquireOutcome::Contended(holder) if holder.owner.is_some())
         );
         let other = if std::ptr::eq(alone, &from) { &to } else { &from };
-        assert!(!is_held(other, "x").await, "an attempt that was refused holds nothing");
+        assert!(!is_held(other, "x").await, "a refused attempt left a lock behind");
         assert_eq!(alone.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
         let (lease, _) = granted(&chain, &claim("x")).await;
         assert!(matches!(alone.acquire(&claim("x")).await.unwrap(), AcquireOutcome::Contended(_)));
@@ -112,7 +112,7 @@ async fn a_refused_id_can_retry_until_both_grant() {
 async fn fencing_tokens_increase_through_the_whole_migration() {
     for ahead in [0, 1] {
         let stores = [MemoryBackend::new(), MemoryBackend::new()];
-        // As if the clock of that store were a day ahead.
+        // Advances the token as if the clock of this store were a day ahead.
         let (lease, grant) = granted(&stores[ahead], &claim("x")).await;
         let tomorrow = FencingToken::new(grant.token.unwrap().get() + 86_400_000_000).unwrap();
         assert!(stores[ahead].advance_token(&lease, tomorrow).await.unwrap());
@@ -139,7 +139,7 @@ async fn losing_either_lock_loses_both_locks() {
         assert_eq!(chain.renew(&lease).await.unwrap(), Renewal::Renewed);
         stores[lost].lose("x");
         assert!(matches!(chain.renew(&lease).await.unwrap(), Renewal::Lost(_)));
-        assert!(!is_held(&stores[1 - lost], "x").await, "the other is let go");
+        assert!(!is_held(&stores[1 - lost], "x").await, "the other lock was not released");
         assert!(matches!(chain.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(_)));
     }
 }
@@ -164,7 +164,7 @@ async fn a_partial_acquire_is_rolled_back_and_reported() {
         assert_eq!(error.is_ambiguous(), ambiguous, "{fault:?}");
         assert!(!is_held(&from, "x").await && !is_held(&to, "x").await, "{fault:?}");
     }
-    // Where it cannot be undone it is said to be unsure, and the release that follows does it.
+    // If the rollback fails, the error is ambiguous, and the following release frees the lock.
     let ours = claim("x");
     to.next(Operation::Acquire, Fault::FailAfter(ErrorKind::Unavailable));
     to.next(Operation::Release, Fault::Refuse(ErrorKind::Unavailable));
@@ -185,13 +185,13 @@ async fn a_half_failed_release_frees_the_other_store() {
     assert!(!is_held(&to, "x").await);
 }
 
-/// A chain whose old store releases without an `await`.
+/// The old store has a synchronous release, the new store has none.
 #[tokio::test]
 async fn a_synchronous_release_needs_both_stores() {
     let (from, to) = (MemoryBackend::new(), Faulty::new(MemoryBackend::new()));
     let chain = MigrationBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
     let (lease, _) = granted(&chain, &claim("x")).await;
-    assert!(!chain.release_now(&lease, Duration::ZERO), "one of them is across a network");
+    assert!(!chain.release_now(&lease, Duration::ZERO), "the new store has no synchronous release");
     assert!(is_held(&from, "x").await && is_held(&to, "x").await);
     assert_eq!(chain.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     assert!(!is_held(&from, "x").await && !is_held(&to, "x").await);
@@ -203,7 +203,7 @@ async fn purging_a_name_removes_it_from_both_stores() {
     let name = LockName::new("x").unwrap();
     for alone in [&from, &to] {
         let (lease, _) = granted(alone, &claim("x")).await;
-        assert!(!chain.purge(&name).await.unwrap(), "it is held in one of them");
+        assert!(!chain.purge(&name).await.unwrap(), "purge removed a name that one store holds");
         assert_eq!(alone.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     }
     assert!(chain.purge(&name).await.unwrap());
@@ -259,7 +259,9 @@ async fn a_migrating_locker_waits_for_clients_of_one_store() {
     for alone in [&from, &to] {
         let alone = Locker::new(alone.clone()).unwrap();
         let held = alone.acquire("x").await.unwrap();
-        let TryAcquire::Contended(_) = chain.try_acquire("x").await.unwrap() else { panic!("two hold the lock") };
+        let TryAcquire::Contended(_) = chain.try_acquire("x").await.unwrap() else {
+            panic!("two clients hold the lock")
+        };
         let tries = from.sent(Operation::Acquire);
         let (waited, released) = tokio::join!(chain.acquire("x"), async {
             while from.sent(Operation::Acquire) == tries {

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::{
     backend::{AcquireOutcome, AcquireRequest, Break, Renewal},
     locker::Locker,
-    testing::harness::{Bench, acquire, admin, granted, granted_soon, refused, release},
+    testing::harness::{Bench, acquire, claim_for, granted, granted_soon, refused, release},
     types::{ErrorKind, FencingToken, LeaseId, LockName},
 };
 
@@ -52,14 +52,14 @@ pub(super) async fn exactly_one_of_many_contenders_acquires(bench: &Bench<'_>) {
         let name = bench.name(&format!("race{round}"));
         let contenders = join_all((0..16).map(|_| async {
             let client = bench.client().await;
-            // Nothing ends here, and with a short ttl a busy machine may not answer in time.
-            let claim = bench.claim(&name).with_ttl(Duration::from_secs(60));
+            // No lease may expire in this case, and a busy machine answers slowly.
+            let claim = AcquireRequest { ttl: Some(Duration::from_secs(60)), ..bench.claim(&name) };
             (acquire(&*client, &claim).await, client)
         }))
         .await;
         let winners = contenders.iter().filter(|(attempt, _)| matches!(attempt, AcquireOutcome::Granted(_))).count();
         if winners == 0 && bench.subject.votes() {
-            // The refused have undone what they got, and one that comes back gets all.
+            // The refused clients rolled back their votes, so a single retry gets all votes.
             let _ = granted(&*bench.client().await, &bench.claim(&name)).await;
             continue;
         }
@@ -100,7 +100,7 @@ pub(super) async fn acquiring_again_with_the_same_id_succeeds(bench: &Bench<'_>)
     }
 }
 
-/// Of a lock that is acquired again and again.
+/// Checks that each repeated acquire extends the lease by a whole ttl.
 async fn a_whole_ttl_from_then_on(bench: &Bench<'_>) {
     let (holder, other) = (bench.client().await, bench.client().await);
     let name = bench.name("prolonged");
@@ -111,8 +111,8 @@ async fn a_whole_ttl_from_then_on(bench: &Bench<'_>) {
         bench.subject.pass(bench.subject.ttl() / 2).await;
         let sent = Instant::now();
         let (_, grant) = granted(&*holder, &claim).await;
-        // Only a machine that stood still for half a ttl may see that it had ended.
-        assert!(grant.already_ours || asked.elapsed() >= bench.subject.ttl(), "it had ended too early");
+        // The lease may have expired only if the machine stalled for half a ttl.
+        assert!(grant.already_ours || asked.elapsed() >= bench.subject.ttl(), "the lease expired too early");
         asked = sent;
         let attempt = acquire(&*other, &bench.short_claim(&name)).await;
         if asked.elapsed() < bench.subject.ttl() {
@@ -161,7 +161,7 @@ pub(super) async fn fencing_tokens_increase_across_a_forced_break(bench: &Bench<
         last = lease.token;
         let version =
             refused(&*client, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
-        assert_eq!(admin(&client).break_lock(&name, &version, "kit").await.expect("the store answers"), Break::Broken);
+        assert_eq!(client.break_lock(&name, &version, "kit").await.expect("the store answers"), Break::Broken);
     }
 }
 
@@ -171,19 +171,22 @@ pub(super) async fn the_next_token_exceeds_an_advanced_token(bench: &Bench<'_>) 
     let claim = bench.claim(&name);
     let (lease, _) = granted(&*a, &claim).await;
     let token = lease.token.expect("fencing is declared");
-    // Far beyond any clock, as of a store whose clock is a day ahead.
+    // Far beyond any clock, as if from a store whose clock is a day ahead.
     let raised = FencingToken::new(token.get() + 86_400_000_000).expect("a day more");
     match a.advance_token(&lease, raised).await {
         Ok(held) => assert!(held, "the lease holds the lock"),
         Err(error) => return assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),
     }
-    assert!(a.advance_token(&lease, token).await.expect("the store answers"), "a smaller one changes nothing");
+    assert!(a.advance_token(&lease, token).await.expect("the store answers"), "a smaller token changes nothing");
     let (again, _) = granted(&*a, &claim).await;
     assert_eq!(again.token, Some(raised));
     assert_eq!(refused(&*b, &bench.claim(&name)).await.token, Some(raised));
     assert_eq!(a.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
     release(&*a, &lease).await;
-    assert!(!a.advance_token(&lease, raised).await.expect("the store answers"), "it was released");
+    assert!(
+        !a.advance_token(&lease, raised).await.expect("the store answers"),
+        "a released lease cannot advance the token"
+    );
     let (next, grant) = granted(&*b, &bench.claim(&name)).await;
     assert!(next.token > Some(raised), "{:?} after {raised:?}", next.token);
     assert_eq!(grant.crashed, None);
@@ -196,7 +199,7 @@ pub(super) async fn an_expired_lock_is_granted_in_one_attempt(bench: &Bench<'_>)
     let name = bench.name("expired");
     let _dead = granted(&*holder, &bench.short_claim(&name)).await;
     bench.subject.crash(holder).await;
-    // A client that has never seen the lock before: a cold process.
+    // A cold process: this client has never seen the lock.
     let cold = bench.client().await;
     let _taken = granted(&*cold, &bench.claim(&name)).await;
 }
@@ -207,9 +210,9 @@ pub(super) async fn the_holders_ttl_decides_when_a_lock_expires(bench: &Bench<'_
     let name = bench.name("ttl");
     let started = Instant::now();
     let _held = granted(&*holder, &bench.short_claim(&name)).await;
-    let impatient = bench.claim(&name).with_ttl(bench.ttl_of(0.05));
+    let impatient = AcquireRequest { ttl: bench.ttl_of(0.05), ..bench.claim(&name) };
     loop {
-        let attempt = other.acquire(&impatient).await;
+        let attempt = other.acquire(&claim_for(&*other, &impatient)).await;
         let after = started.elapsed();
         match attempt {
             Ok(AcquireOutcome::Granted(_)) => {
@@ -217,7 +220,7 @@ pub(super) async fn the_holders_ttl_decides_when_a_lock_expires(bench: &Bench<'_
                 return;
             }
             Ok(AcquireOutcome::Contended(_)) => {}
-            // A ttl as short as this one leaves a store little time to answer.
+            // Such a short ttl leaves the store little time to answer.
             Err(error) => assert!(error.is_retryable(), "{error}"),
         }
         assert!(after < 100 * bench.subject.ttl(), "not granted after {after:?}");
@@ -229,16 +232,13 @@ pub(super) async fn the_holders_ttl_decides_when_a_lock_expires(bench: &Bench<'_
 pub(super) async fn the_next_grant_reports_a_crashed_holder(bench: &Bench<'_>) {
     let holder = bench.client().await;
     let name = bench.name("crashed");
-    let claim = AcquireRequest {
-        owner: "the one that died".into(),
-        data: Some(b"half done".to_vec()),
-        ..bench.short_claim(&name)
-    };
+    let claim =
+        AcquireRequest { owner: "crashed owner".into(), data: Some(b"half done".to_vec()), ..bench.short_claim(&name) };
     let (lease, _) = granted(&*holder, &claim).await;
     bench.subject.crash(holder).await;
     let (_, grant) = bench.granted_in_the_end(&*bench.client().await, &bench.claim(&name)).await;
     let crashed = grant.crashed.expect("the previous holder did not release");
-    assert_eq!(crashed.owner.as_deref(), Some("the one that died"));
+    assert_eq!(crashed.owner.as_deref(), Some("crashed owner"));
     assert_eq!(crashed.data.as_deref(), Some(&b"half done"[..]));
     assert_eq!(crashed.token, lease.token);
 }
@@ -256,7 +256,7 @@ pub(super) async fn a_released_lock_reports_no_crashed_holder(bench: &Bench<'_>)
     }
 }
 
-/// Names that some store folds, cuts, forbids or gives a meaning.
+/// Names that some stores fold, truncate, forbid or interpret.
 fn odd_names(unique: &str) -> Vec<LockName> {
     let long = "x".repeat(LockName::MAX_BYTES - unique.len());
     let almost = format!("{}y", &long[1..]);
@@ -346,7 +346,7 @@ pub(super) async fn a_cancelled_acquire_leaves_no_lock_behind(bench: &Bench<'_>)
                     done = true;
                     break;
                 }
-                // A request of a real store takes time: each round drops a little later in it.
+                // A request to a real store takes time: each round drops it a little later.
                 tokio::time::sleep(Duration::from_micros(100)).await;
             }
             if done {

@@ -1,4 +1,4 @@
-//! The case of everything at once: many workers, faults by chance, and the recorded history checked.
+//! Runs many workers under random faults, and checks the recorded history.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,13 +18,13 @@ use crate::{
 
 const WORKERS: u64 = 4;
 const ROUNDS: u32 = 8;
-/// Of all the rounds, at least so many end with the lock.
+/// The minimum number of rounds that must acquire the lock.
 const LEAST: u64 = WORKERS * ROUNDS as u64 / 2;
-/// Somebody has the lock within this and two ttls, while anybody waits.
+/// While a worker waits, a worker must hold the lock within this time plus two ttls.
 const OBTAINABLE: Duration = Duration::from_secs(20);
-/// Of all requests, so many meet a fault.
+/// The share of requests with a fault.
 const SHARE: f64 = 0.25;
-/// Replays the faults of a run that failed.
+/// The environment variable that replays the faults of a failed run.
 const SEED: &str = "ONELOCK_KIT_SEED";
 
 // verifies: P1
@@ -35,7 +35,7 @@ pub(super) async fn random_faults_never_violate_lock_guarantees(bench: &Bench<'_
     });
     println!("faults by {SEED}={seed}");
     let name = bench.name("chaos");
-    // One clock for all: the history has one.
+    // All workers share one clock, because the history has one timeline.
     let clock = TestClock::new();
     let history = Mutex::new(Vec::new());
     join_all((0..WORKERS).map(|number| {
@@ -48,7 +48,8 @@ pub(super) async fn random_faults_never_violate_lock_guarantees(bench: &Bench<'_
     }))
     .await;
     let history = std::mem::take(&mut *history.lock());
-    // Where what is lost with a reply does not end by itself, the lock may have to wait for the patience of whoever lost it.
+    // Without a ttl, a grant whose reply was lost lasts until its client gives up. The waiting
+    // time then has no bound here.
     let obtainable_within = bench.client().await.capabilities().ttl.then_some(OBTAINABLE + 2 * bench.subject.ttl());
     let report = check(&history, &Checks { obtainable_within, ..Checks::default() });
     assert!(report.violations.is_empty(), "faults by {SEED}={seed}\n{report}");
@@ -86,7 +87,7 @@ impl Worker<'_> {
 
     async fn hold(&self, guard: Guard) {
         for round in 0..4 {
-            // By a time from before the guard was asked.
+            // Read before the guard is asked, so that the interval is not overstated.
             let at = self.now();
             let until = guard.remaining().map(|left| at + left);
             if let Err(lost) = guard.check() {

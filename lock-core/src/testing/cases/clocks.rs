@@ -1,4 +1,4 @@
-//! Cases of the core whose process stands still, or whose clocks are set.
+//! Cases of the core with suspended processes and changed clocks.
 
 use std::time::Duration;
 
@@ -10,7 +10,9 @@ use crate::{
 
 const YEARS: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// A process stands still for longer than its lease, as told by one clock or both, while somebody else takes the lock.
+/// Freezes a process for longer than its lease while another client takes over the lock.
+///
+/// One clock or both clocks show the freeze.
 async fn frozen(bench: &Bench<'_>, freeze: impl FnOnce(&Fixture, Duration)) {
     let other = bench.client().await;
     let fixture = Fixture::new(bench).await;
@@ -18,8 +20,8 @@ async fn frozen(bench: &Bench<'_>, freeze: impl FnOnce(&Fixture, Duration)) {
     let ttl = bench.subject.ttl();
     let guard = acquired_in_the_end(|| fixture.locker.lock(name.as_str()).ttl(ttl).renew(Renew::Manual)).await;
     freeze(&fixture, ttl);
-    // Without an await in between: this is what its work does next.
-    let lost = guard.check().expect_err("it was frozen for longer than its lease");
+    // No await before this check: the holder's work runs it immediately after the freeze.
+    let lost = guard.check().expect_err("the freeze was longer than the lease");
     assert!(matches!(lost.reason, LossReason::FrozenFor(_) | LossReason::Expired), "{lost}");
 
     let (successor, _) = bench.granted_in_the_end(&*other, &bench.claim(&name)).await;
@@ -64,7 +66,7 @@ pub(super) async fn a_contender_with_a_skewed_clock_is_refused(bench: &Bench<'_>
             TryAcquire::Acquired(_) => panic!("two hold {name}"),
         }
     }
-    guard.check().expect("nobody has taken it");
+    guard.check().expect("no other client has acquired the lock");
     let _: Release = guard.release().await.expect("the store answers");
     for contender in [&ahead, &behind] {
         let guard = contender.acquired(&name).await;

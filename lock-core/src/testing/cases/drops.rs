@@ -1,4 +1,4 @@
-//! Cases of the core whose futures are dropped at any await point, and whose guards are dropped anywhere.
+//! Cases of the core with futures dropped at any await point and guards dropped on any thread.
 
 use std::{pin::pin, sync::Arc, thread, time::Duration};
 
@@ -12,17 +12,18 @@ use crate::{
     },
 };
 
-/// More polls than a future of ours needs; one that waits for a network is polled more often than it has await points.
+/// More polls than any of the futures needs. A future that waits for the network is polled more
+/// often than it has await points.
 const POLLS: u32 = 40;
 
-/// Polls `future` at most that often, then drops it. `true` when it was done.
+/// Polls `future` at most `times` times, then drops it. Returns whether it completed.
 async fn polled<T>(times: u32, future: impl Future<Output = T>) -> bool {
     let mut future = pin!(future);
     for _ in 0..times {
         if poll!(future.as_mut()).is_ready() {
             return true;
         }
-        // A request of a real store takes time: each round drops a little later in it.
+        // A request to a real store takes time: each round drops it a little later.
         tokio::time::sleep(Duration::from_micros(100)).await;
     }
     false
@@ -34,7 +35,7 @@ pub(super) async fn a_cancelled_wait_leaves_no_lock_behind(bench: &Bench<'_>) {
     for times in 1..POLLS / 4 {
         let name = bench.name(&times.to_string());
         let (held, _) = granted(&*other, &bench.claim(&name)).await;
-        assert!(!polled(times, fixture.locker.acquire(name.as_str())).await, "somebody else holds it");
+        assert!(!polled(times, fixture.locker.acquire(name.as_str())).await, "another client holds the lock");
         release(&*other, &held).await;
         free_soon(bench, &*other, &name).await;
     }
@@ -61,7 +62,7 @@ pub(super) async fn a_cancelled_renewal_keeps_the_guard_valid(bench: &Bench<'_>)
         let guard = fixture.acquired(&name).await;
         fixture.age();
         let done = polled(times, guard.renew_if_below(fixture.rest())).await;
-        guard.check().expect("it was not renewed, and lasts a while yet");
+        guard.check().expect("the lease is still valid without a renewal");
         refused(&*other, &bench.claim(&name)).await;
         guard.renew_if_below(fixture.rest()).await.expect("the store answers");
         drop(guard);
@@ -84,8 +85,10 @@ pub(super) async fn dropped_guards_free_their_locks_on_any_thread(bench: &Bench<
     free_soon(bench, &*other, &name).await;
 }
 
-/// The drop must not panic, nor block, and what it could not release ends with the lease, or at once where there is none, though other clones of the
-/// locker live on.
+/// The drop must neither panic nor block.
+///
+/// A lock that the drop could not release ends with its lease. Without a lease the lock ends
+/// immediately, although other clones of the locker stay alive.
 // verifies: P10, dropped-guard
 pub(super) async fn dropping_at_runtime_shutdown_frees_the_lock(bench: &Bench<'_>) {
     let other = bench.client().await;

@@ -24,15 +24,15 @@ use crate::{
     types::LockName,
 };
 
-/// Long against anything that a case waits for, on a loaded machine too.
+/// Longer than any wait in a case, even on a loaded machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A candidate with a client of its own, with the default timing.
+/// Creates a candidate with its own client and the default timing.
 async fn candidate(bench: &Bench<'_>, name: &LockName) -> LeaderElection {
     LeaderElection::new(locker(bench.client().await).build().expect("the defaults fit").lock(name.as_str()))
 }
 
-/// On the runtime's clock: a subject may pause it.
+/// Uses the runtime's clock, which a subject may pause.
 fn locker(client: Arc<dyn Backend>) -> LockerBuilder {
     Locker::builder(client).clock(Arc::new(TestClock::new()))
 }
@@ -40,7 +40,7 @@ fn locker(client: Arc<dyn Backend>) -> LockerBuilder {
 async fn elected(election: &mut LeaderElection) {
     let event = timeout(PATIENCE, election.next()).await.expect("elected in the end").expect("the store answers");
     assert!(matches!(event, Leadership::Elected(_)), "{event:?}");
-    assert!(election.leader().is_some(), "who is elected leads");
+    assert!(election.leader().is_some(), "an elected candidate is the leader");
 }
 
 // verifies: P1
@@ -51,13 +51,13 @@ pub(super) async fn exactly_one_of_many_candidates_leads(bench: &Bench<'_>) {
         let mut election = candidate(bench, name).await;
         for _ in 0..3 {
             elected(&mut election).await;
-            assert!(!leading.swap(true, Ordering::SeqCst), "two lead at once");
+            assert!(!leading.swap(true, Ordering::SeqCst), "two candidates lead at the same time");
             for _ in 0..10 {
                 tokio::task::yield_now().await;
             }
             leading.store(false, Ordering::SeqCst);
             assert_eq!(election.resign().await.expect("the store answers"), Release::Released);
-            assert!(election.leader().is_none(), "who has resigned does not lead");
+            assert!(election.leader().is_none(), "a resigned candidate is not the leader");
         }
     }))
     .await;
@@ -81,15 +81,15 @@ pub(super) async fn an_isolated_leader_stops_before_the_next_starts(bench: &Benc
             Poll::Ready(event) => break event.expect("the store answers"),
             Poll::Pending => bench.subject.pass(bench.subject.ttl() / 20).await,
         }
-        assert!(Instant::now() < deadline, "nobody takes over");
+        assert!(Instant::now() < deadline, "no candidate took over before the deadline");
     };
-    // The old leader's task may not have run yet, but whatever it asks, it is told.
-    assert!(old.leader().is_none(), "two lead at once");
+    // The old leader's task may not have run yet, but every call already reports the loss.
+    assert!(old.leader().is_none(), "two candidates lead at the same time");
     let told = poll!(pin!(old.next()));
     assert!(matches!(told, Poll::Ready(Ok(Leadership::Lost(_)))), "{told:?}");
     let Leadership::Elected(token) = successor else { panic!("{successor:?}") };
     assert!(token > term || term.is_none(), "{token:?} after {term:?}");
-    // It stays a candidate, and is elected again when its turn comes.
+    // The old leader stays a candidate, and is elected again on its next turn.
     network.always(Operation::Release, None);
     network.always(Operation::Renew, None);
     assert!(poll!(pin!(old.next())).is_pending());
@@ -101,12 +101,12 @@ pub(super) async fn a_resigning_leader_is_replaced_immediately(bench: &Bench<'_>
     let name = bench.name("resigns");
     let (mut first, mut second) = (candidate(bench, &name).await, candidate(bench, &name).await);
     elected(&mut first).await;
-    assert!(poll!(pin!(second.next())).is_pending(), "two lead at once");
+    assert!(poll!(pin!(second.next())).is_pending(), "two candidates lead at the same time");
     assert_eq!(first.resign().await.expect("the store answers"), Release::Released);
-    // Not a fresh one: `second` waits where it stood, far shorter than the ttl of 30 s.
+    // `second` keeps its place in the queue, so it waits far less than the ttl of 30 s.
     let started = Instant::now();
     elected(&mut second).await;
-    assert!(started.elapsed() < Duration::from_secs(20), "it waited for the ttl");
+    assert!(started.elapsed() < Duration::from_secs(20), "the next leader had to wait for the ttl");
     assert_eq!(second.leader().and_then(crate::Guard::crashed_holder), None, "a resignation is not a crash");
     assert_eq!(first.resign().await.expect("the store answers"), Release::NotHeld(None));
 }
@@ -121,10 +121,13 @@ pub(super) async fn a_campaign_survives_retryable_store_errors(bench: &Bench<'_>
     let locker = locker(Arc::new(network.clone())).build().expect("the defaults fit");
     let mut election = LeaderElection::new(locker.lock(name.as_str()));
     elected(&mut election).await;
-    assert!(election.leader().is_some_and(|guard| guard.crashed_holder().is_none()), "its own lost reply is no crash");
+    assert!(
+        election.leader().is_some_and(|guard| guard.crashed_holder().is_none()),
+        "a lost reply of its own is not a crash"
+    );
     network.next(Operation::Acquire, Fault::Refuse(ErrorKind::PermissionDenied));
     assert_eq!(election.resign().await.expect("the store answers"), Release::Released);
-    let error = election.next().await.expect_err("no wait can help here");
+    let error = election.next().await.expect_err("the error cannot be retried");
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     elected(&mut election).await;
 }
@@ -136,13 +139,13 @@ pub(super) async fn a_dropped_candidate_leaves_no_leader_behind(bench: &Bench<'_
         let name = bench.name(&polls.to_string());
         let mut election = candidate(bench, &name).await;
         let mut was_elected = false;
-        // Each time a new call: what a dropped one has begun goes on in the next.
+        // Each poll is a new call: the next call continues the work of a dropped one.
         for _ in 0..polls {
             was_elected = matches!(poll!(pin!(election.next())), Poll::Ready(Ok(Leadership::Elected(_))));
             if was_elected {
                 break;
             }
-            // A request of a real store takes time: each round drops a little later in it.
+            // A request to a real store takes time: each round drops it a little later.
             tokio::time::sleep(Duration::from_micros(100)).await;
         }
         drop(election);

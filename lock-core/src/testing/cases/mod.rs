@@ -1,4 +1,4 @@
-//! The cases of the conformance kit, by what they are about.
+//! The cases of the conformance suite, one module for each operation or subject.
 
 mod acquire;
 mod chaos;

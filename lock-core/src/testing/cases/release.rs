@@ -30,7 +30,7 @@ pub(super) async fn min_hold_keeps_the_lock_after_release(bench: &Bench<'_>) {
     assert_eq!(a.release(&lease, hold_for).await.expect("the store answers"), Release::Released);
     loop {
         let attempt = acquire(&*b, &bench.claim(&name)).await;
-        // Stores count in milliseconds; the fraction that they drop is not the contract.
+        // Stores round to milliseconds; the contract does not cover the fraction.
         let after = released.elapsed() + Duration::from_millis(2);
         match attempt {
             AcquireOutcome::Granted(_) => {
@@ -93,7 +93,7 @@ pub(super) async fn releasing_a_broken_lease_reports_not_held(bench: &Bench<'_>)
     assert_eq!(admin(&b).break_lock(&name, &seen, "kit").await.expect("the store answers"), Break::Broken);
     for _ in 0..2 {
         let answer = a.release(&lease, Duration::ZERO).await.expect("a value, not an error");
-        assert_eq!(answer, Release::NotHeld(None), "the lock had been taken from it");
+        assert_eq!(answer, Release::NotHeld(None), "an operator broke the lock");
     }
     let (next, _) = granted(&*b, &bench.claim(&name)).await;
     assert_not_held(a.release(&lease, Duration::ZERO).await);

@@ -1,4 +1,4 @@
-//! Cases of the core over a store whose requests and replies get lost, come twice, or are throttled.
+//! Cases of the core with lost, duplicated, delayed and throttled requests and replies.
 
 use std::time::Duration;
 
@@ -8,12 +8,13 @@ use crate::{
     testing::{
         faults::Fault,
         harness::{
-            Bench, Fixture, acquire, acquired_in_the_end, assert_not_held, free_soon, granted, refused, release,
+            Bench, Fixture, acquire, acquired_in_the_end, assert_not_held, claim_for, free_soon, granted, refused,
+            release,
         },
     },
 };
 
-/// Acquires, renews and releases while each of these operations meets `fault` once.
+/// Acquires, renews and releases a lock; each operation meets `fault` once.
 async fn one_fault_each(bench: &Bench<'_>, fault: Fault) {
     let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     let name = bench.name("resolved");
@@ -27,7 +28,7 @@ async fn one_fault_each(bench: &Bench<'_>, fault: Fault) {
     guard.check().expect("renewed");
 
     fixture.network.next(Operation::Release, fault);
-    // After a lost reply the store may not know any more that it was us.
+    // After a lost reply, the store may no longer know which lease was released.
     let _: Release = guard.release().await.expect("the second attempt releases");
     let (next, _) = granted(&*other, &bench.claim(&name)).await;
     release(&*other, &next).await;
@@ -48,20 +49,21 @@ pub(super) async fn a_duplicate_request_has_no_further_effect(bench: &Bench<'_>)
     one_fault_each(bench, Fault::Duplicate).await;
 }
 
-/// A copy of the request to acquire, held up on its way, that comes after the release of its own id.
+/// A duplicate acquire request arrives after the release of its own id.
 // verifies: P5, late-request
 pub(super) async fn a_late_acquire_leaves_no_lasting_lock(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("late");
-    let claim = bench.short_claim(&name);
+    let claim = claim_for(&*a, &bench.short_claim(&name));
     let (first, _) = granted(&*a, &claim).await;
     let _: Release = a.release(&first, Duration::ZERO).await.expect("the store answers");
     let mut last = first.token;
     if let Ok(AcquireOutcome::Granted(orphan)) = a.acquire(&claim).await {
         assert!(orphan.token > last || last.is_none(), "{:?} after {last:?}", orphan.token);
         last = orphan.token;
-        if !a.capabilities().ttl {
-            // Nothing repeats requests on the way to such a store: it was the client that asked again, and it goes on holding.
+        if claim.ttl.is_none() {
+            // No network duplicates requests to a store without a ttl. The client itself asked again,
+            // so the client holds the lock.
             let _: Release = a.release(&claim.lease(orphan.token), Duration::ZERO).await.expect("the store answers");
         }
     }
@@ -80,13 +82,15 @@ pub(super) async fn a_throttled_acquire_fails_and_leaves_no_lock(bench: &Bench<'
     for fault in [Fault::Refuse(ErrorKind::Throttled), Fault::FailAfter(ErrorKind::Throttled)] {
         let name = bench.name("throttled");
         fixture.network.always(Operation::Acquire, fault);
-        let error = fixture.locker.try_acquire(name.as_str()).await.expect_err("the store never said who holds it");
+        let error = fixture.locker.try_acquire(name.as_str()).await.expect_err("the throttled request cannot succeed");
         assert_eq!(error.kind(), ErrorKind::Throttled, "{error}");
         free_soon(bench, &*other, &name).await;
     }
 }
 
-/// While renewals meet `fault` for ever, the guard is lost before anybody else has the lock, and its release spares the successor.
+/// Checks that a guard whose renewals all meet `fault` is lost before another client acquires.
+///
+/// The late release of the guard leaves the successor untouched.
 async fn ends_before_the_next(bench: &Bench<'_>, fault: Fault) {
     let other = bench.client().await;
     let fixture = Fixture::with_ttl(bench, bench.subject.ttl()).await;
@@ -116,7 +120,7 @@ pub(super) async fn exactly_one_contender_replaces_a_crashed_holder(bench: &Benc
     let holder = bench.client().await;
     let name = bench.name("inherited");
     let _dead = granted(&*holder, &bench.short_claim(&name)).await;
-    // Their own ttl is another one.
+    // The contenders' ttl differs from the holder's ttl.
     let mut contenders = Vec::new();
     for _ in 0..8 {
         contenders.push((bench.client().await, bench.claim(&name)));
@@ -130,5 +134,5 @@ pub(super) async fn exactly_one_contender_replaces_a_crashed_holder(bench: &Benc
             winners => return assert_eq!(winners, 1, "of {} contenders", contenders.len()),
         }
     }
-    panic!("nobody took over from a dead holder");
+    panic!("no contender took over from the crashed holder");
 }

@@ -1,5 +1,5 @@
-//! Cases of a store whose records somebody else deletes or replaces;
-//! [`Subject::tamper`](crate::testing::Subject::tamper) does it.
+//! Cases of a store whose records a third party deletes or replaces, through
+//! [`Subject::tamper`](crate::testing::Subject::tamper).
 
 use std::time::Duration;
 
