@@ -18,7 +18,7 @@
 //! lock_core::conformance! {
 //!     #[tokio::test(start_paused = true)]
 //!     Memory(MemoryBackend::new()),
-//!     except = [(an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor")]
+//!     except = [(an_open_descriptor_keeps_the_lock_held, "no lock lives in a descriptor")]
 //! }
 //! # fn main() {}
 //! ```

@@ -161,7 +161,7 @@ pub(super) async fn fencing_tokens_increase_across_a_forced_break(bench: &Bench<
         last = lease.token;
         let version =
             refused(&*client, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
-        assert_eq!(client.break_lock(&name, &version, "kit").await.expect("the store answers"), Break::Broken);
+        assert_eq!(client.break_lock(&name, &version, "suite").await.expect("the store answers"), Break::Broken);
     }
 }
 

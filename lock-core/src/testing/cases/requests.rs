@@ -62,8 +62,8 @@ pub(super) async fn a_late_acquire_leaves_no_lasting_lock(bench: &Bench<'_>) {
         assert!(orphan.token > last || last.is_none(), "{:?} after {last:?}", orphan.token);
         last = orphan.token;
         if claim.ttl.is_none() {
-            // No network duplicates requests to a store without a ttl. The client itself asked again,
-            // so the client holds the lock.
+            // No network duplicates requests to a store without a ttl. The client itself asked
+            // again, so the client holds the lock.
             let _: Release = a.release(&claim.lease(orphan.token), Duration::ZERO).await.expect("the store answers");
         }
     }
