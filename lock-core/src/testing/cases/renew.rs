@@ -20,7 +20,7 @@ pub(super) async fn renewing_keeps_the_lease_past_its_ttl(bench: &Bench<'_>) {
             Renewal::Renewed => renewed = sent,
             // The lease may be lost only if the machine stalled for half a ttl.
             Renewal::Lost(reason) => {
-                assert!(renewed.elapsed() >= bench.subject.ttl(), "lost before the ttl ended: {reason}")
+                assert!(renewed.elapsed() >= bench.subject.ttl(), "lost before the ttl ended: {reason}");
             }
         }
         let attempt = acquire(&*other, &bench.claim(&name)).await;
