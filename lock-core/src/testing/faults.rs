@@ -9,10 +9,12 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 
 use crate::{
     backend::{
-        AcquireOutcome, AcquireRequest, Backend, Break, Capabilities, Finding, Release, Renewal, StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, ProcessBound, Release, Renewal,
+        StoreTimings, Watch,
     },
     mutex::Mutex,
     types::{Error, ErrorKind, FencingToken, Holder, Lease, LockName, Operation},
@@ -42,8 +44,7 @@ pub enum Fault {
 
 /// A backend that injects scripted faults into its requests. Clones share the script.
 ///
-/// The wrapper models a store across a network, so a dropped guard is never released synchronously:
-/// [`Backend::release_now`] returns `false`.
+/// It stands for a store across a network, so it never releases from [`Drop`]: [`ProcessBound::release_now`] says `false`.
 #[derive(Debug, Clone)]
 pub struct Faulty {
     inner: Arc<dyn Backend>,
@@ -175,6 +176,7 @@ impl Faulty {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods, reason = "a wrapper that forgets a method hides what the backend can do")]
 impl Backend for Faulty {
     fn describe(&self) -> String {
         self.inner.describe()
@@ -197,6 +199,11 @@ impl Backend for Faulty {
         self.disturb(Operation::Renew, || self.inner.renew(lease)).await
     }
 
+    async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
+        // One by one, so that the script speaks of single renewals.
+        join_all(leases.iter().map(|lease| self.renew(lease))).await
+    }
+
     async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         self.inner.advance_token(lease, token).await
     }
@@ -205,32 +212,57 @@ impl Backend for Faulty {
         self.disturb(Operation::Release, || self.inner.release(lease, hold_for)).await
     }
 
-    fn on_lost(&self, lease: &Lease) {
-        self.inner.on_lost(lease);
-    }
-
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         self.disturb(Operation::Watch, || self.inner.watch(name)).await
-    }
-
-    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        self.disturb(Operation::Inspect, || self.inner.inspect(name)).await
-    }
-
-    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
-        self.disturb(Operation::List, || self.inner.list(prefix)).await
-    }
-
-    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
-        self.disturb(Operation::Break, || self.inner.break_lock(name, version, by)).await
-    }
-
-    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
-        self.disturb(Operation::Purge, || self.inner.purge(name)).await
     }
 
     async fn diagnose(&self) -> Vec<Finding> {
         let examined = self.disturb(Operation::Inspect, async || Ok(self.inner.diagnose().await)).await;
         examined.unwrap_or_else(|error| vec![Finding::warning("store", error.to_string())])
+    }
+
+    fn admin(&self) -> Option<&dyn Admin> {
+        self.inner.admin().map(|_| self as _)
+    }
+
+    fn process_bound(&self) -> Option<&dyn ProcessBound> {
+        self.inner.process_bound().map(|_| self as _)
+    }
+}
+
+#[async_trait]
+impl Admin for Faulty {
+    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        self.disturb(Operation::Inspect, async || self.inner.require_admin()?.inspect(name).await).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+        self.disturb(Operation::List, async || self.inner.require_admin()?.list(prefix).await).await
+    }
+
+    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
+        self.disturb(Operation::Break, async || self.inner.require_admin()?.break_lock(name, version, by).await).await
+    }
+
+    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
+        self.disturb(Operation::Purge, async || self.inner.require_admin()?.purge(name).await).await
+    }
+}
+
+impl ProcessBound for Faulty {
+    /// A release needs the network, which may lose it.
+    fn release_now(&self, _: &Lease, _: Duration) -> bool {
+        false
+    }
+
+    fn on_lost(&self, lease: &Lease) {
+        if let Some(bound) = self.inner.process_bound() {
+            bound.on_lost(lease);
+        }
+    }
+
+    #[cfg(unix)]
+    fn descriptor(&self, lease: &Lease) -> Option<std::os::fd::OwnedFd> {
+        self.inner.process_bound()?.descriptor(lease)
     }
 }

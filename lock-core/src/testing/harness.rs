@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::{Subject, Tampering, TestClock, faults::Faulty};
 use crate::{
     Guard, LockRequest, Locker, LockerBuilder, Renew, TryAcquire,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Capability, Grant, Release},
+    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Capability, Grant, Release},
     types::{Error, Holder, Lease, LeaseId, LockName},
 };
 
@@ -18,7 +18,7 @@ use crate::{
 pub(super) enum Need {
     /// A declared capability.
     Has(Capability),
-    /// [`Backend::descriptor`] returns a descriptor.
+    /// [`ProcessBound::descriptor`](crate::backend::ProcessBound::descriptor) gives one.
     Descriptor,
     /// [`Subject::tamper`] supports this kind of tampering.
     Tamper(Tampering),
@@ -69,7 +69,7 @@ impl Bench<'_> {
             Need::Descriptor => {
                 let claim = self.claim(&self.name("probe"));
                 let (lease, _) = granted(&*client, &claim).await;
-                let there = client.descriptor(&lease).is_some();
+                let there = client.process_bound().is_some_and(|bound| bound.descriptor(&lease).is_some());
                 release(&*client, &lease).await;
                 there
             }
@@ -99,31 +99,24 @@ impl Bench<'_> {
 
     /// Requests a lease that outlasts the case, even on a loaded machine.
     pub(super) fn claim(&self, name: &LockName) -> AcquireRequest {
-        AcquireRequest {
-            name: name.clone(),
-            id: LeaseId::random(),
-            owner: "conformance".into(),
-            ttl: Some(Duration::from_secs(60)),
-            data: None,
-        }
+        AcquireRequest::new(name.clone(), LeaseId::random(), "conformance").with_ttl(Duration::from_secs(60))
     }
 
     /// Requests a lease short enough to expire during the case.
     pub(super) fn short_claim(&self, name: &LockName) -> AcquireRequest {
-        AcquireRequest { ttl: self.ttl_of(1.0), ..self.claim(name) }
+        self.claim(name).with_ttl(self.ttl_of(1.0))
     }
 
-    /// Returns a fraction of the subject's ttl; ignored where the backend has no ttl (see
-    /// [`claim_for`]).
-    pub(super) fn ttl_of(&self, part: f64) -> Option<Duration> {
-        Some(self.subject.ttl().mul_f64(part))
+    /// A part of the subject's ttl, which a backend without ttls ignores.
+    pub(super) fn ttl_of(&self, part: f64) -> Duration {
+        self.subject.ttl().mul_f64(part)
     }
 
     /// Advances time in small steps until `claim` is granted; panics after 100 ttls.
     pub(super) async fn granted_in_the_end(&self, client: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant) {
         for _ in 0..2_000 {
             match acquire(client, claim).await {
-                AcquireOutcome::Granted(grant) => return (claim_for(client, claim).lease(grant.token), grant),
+                AcquireOutcome::Granted(grant) => return (claim.lease(grant.token), grant),
                 AcquireOutcome::Contended(_) => self.subject.pass(self.subject.ttl() / 20).await,
             }
         }
@@ -131,19 +124,18 @@ impl Bench<'_> {
     }
 }
 
-/// Returns `claim`, without a ttl if the store has no ttl.
-pub(super) fn claim_for(client: &dyn Backend, claim: &AcquireRequest) -> AcquireRequest {
-    let ttl = claim.ttl.filter(|_| client.capabilities().ttl);
-    AcquireRequest { ttl, ..claim.clone() }
+/// The operators' half of a backend, in a case that needs it.
+pub(super) fn admin(client: &Arc<dyn Backend>) -> &dyn Admin {
+    client.require_admin().expect("declared by its capabilities")
 }
 
 pub(super) async fn acquire(client: &dyn Backend, claim: &AcquireRequest) -> AcquireOutcome {
-    client.acquire(&claim_for(client, claim)).await.expect("the store answers")
+    client.acquire(claim).await.expect("the store answers")
 }
 
 pub(super) async fn granted(client: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant) {
     match acquire(client, claim).await {
-        AcquireOutcome::Granted(grant) => (claim_for(client, claim).lease(grant.token), grant),
+        AcquireOutcome::Granted(grant) => (claim.lease(grant.token), grant),
         AcquireOutcome::Contended(holder) => {
             panic!("{:?} should have been granted, but is held by {holder}", claim.name)
         }
@@ -245,7 +237,7 @@ pub(super) async fn free_soon(bench: &Bench<'_>, client: &dyn Backend, name: &Lo
     loop {
         match acquire(client, &claim).await {
             AcquireOutcome::Granted(grant) => {
-                return release(client, &claim_for(client, &claim).lease(grant.token)).await;
+                return release(client, &claim.lease(grant.token)).await;
             }
             AcquireOutcome::Contended(holder) => {
                 assert!(started.elapsed() < LONG / 2, "{name} was left behind: held by {holder}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use lock_core::{
     LockName,
-    backend::{AcquireOutcome, AcquireRequest, Backend, LeaseId},
+    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, LeaseId},
     faults::Faulty,
     memory::MemoryBackend,
     testing::{Subject, Tampering},
@@ -16,14 +16,8 @@ async fn tamper(store: &MemoryBackend, what: Tampering, name: &LockName) -> bool
         Tampering::DeleteRecord => store.lose(name.as_str()),
         Tampering::ReplaceRecord => {
             store.lose(name.as_str());
-            let ttl = Some(std::time::Duration::from_secs(600));
-            let foreign = AcquireRequest {
-                name: name.clone(),
-                id: LeaseId::random(),
-                owner: "another client".into(),
-                ttl,
-                data: None,
-            };
+            let ttl = std::time::Duration::from_secs(600);
+            let foreign = AcquireRequest::new(name.clone(), LeaseId::random(), "somebody").with_ttl(ttl);
             assert!(matches!(store.acquire(&foreign).await, Ok(AcquireOutcome::Granted(_))));
         }
         Tampering::DeleteToken => return store.purge(name).await.unwrap(),

@@ -25,15 +25,15 @@ impl Backend for Forgetful {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { ttl: false, ..self.0.capabilities() }
+        self.0.capabilities().with_ttl(false)
     }
 
     fn timings(&self) -> StoreTimings {
-        StoreTimings { lease: Some(secs(10)), ..self.0.timings() }
+        self.0.timings().with_lease(secs(10))
     }
 
     async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        assert_eq!(claim.ttl, None, "no ttl was configured");
+        assert_eq!(claim.ttl, secs(30), "the default, which this store ignores");
         self.0.acquire(claim).await
     }
 

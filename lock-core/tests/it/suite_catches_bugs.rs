@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
     backend::{
-        AcquireOutcome, AcquireRequest, Backend, Break, Capabilities, Finding, Grant, Lease, LeaseId, Release, Renewal,
-        StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, Lease, LeaseId,
+        ProcessBound, Release, Renewal, StoreTimings, Watch,
     },
     memory::MemoryBackend,
     testing::{self, Subject, Tampering},
@@ -48,6 +48,7 @@ enum Bug {
     FoldsNames,
     WakesNobody,
     InspectsNothing,
+    HidesItsOperators,
     ListsNothing,
     BreaksAnything,
     ForgetsAnything,
@@ -85,6 +86,7 @@ const BUGS: &[Bug] = &[
     B::FoldsNames,
     B::WakesNobody,
     B::InspectsNothing,
+    B::HidesItsOperators,
     B::ListsNothing,
     B::BreaksAnything,
     B::ForgetsAnything,
@@ -119,16 +121,16 @@ impl Buggy {
         if self.has(B::FoldsNames) { LockName::new(name.as_str().to_lowercase()).unwrap() } else { name.clone() }
     }
 
-    fn ttl(&self, ttl: Option<Duration>) -> Option<Duration> {
+    fn ttl(&self, ttl: Duration) -> Duration {
         match self.bug {
-            B::EndsEarly => ttl.map(|ttl| ttl / 4),
-            B::NeverEnds => ttl.map(|_| Duration::from_secs(1_000_000)),
+            B::EndsEarly => ttl / 4,
+            B::NeverEnds => Duration::from_secs(1_000_000),
             _ => ttl,
         }
     }
 
     fn lease(&self, lease: &Lease) -> Lease {
-        Lease { name: self.name(&lease.name), ttl: self.ttl(lease.ttl), ..lease.clone() }
+        lease.clone().with_name(self.name(&lease.name)).with_ttl(self.ttl(lease.ttl))
     }
 }
 
@@ -147,14 +149,14 @@ impl Backend for Buggy {
     }
 
     async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        let claim = AcquireRequest { name: self.name(&claim.name), ttl: self.ttl(claim.ttl), ..claim.clone() };
+        let claim = claim.clone().with_name(self.name(&claim.name)).with_ttl(self.ttl(claim.ttl));
         if self.has(B::GrantsWhatIsHeld) {
             self.store.lose(claim.name.as_str());
         }
         if self.has(B::RemembersIdsForEver)
             && let Some(grant) = self.remembered.lock().unwrap().get(&claim.id)
         {
-            return Ok(AcquireOutcome::Granted(Grant { already_ours: true, ..grant.clone() }));
+            return Ok(AcquireOutcome::Granted(grant.clone().with_already_ours(true)));
         }
         if self.has(B::GetsStuck) && self.attempts.fetch_add(1, Relaxed) > 30 {
             return Ok(AcquireOutcome::Contended(Holder::default()));
@@ -166,21 +168,25 @@ impl Backend for Buggy {
         }
         Ok(match attempt {
             AcquireOutcome::Granted(grant) if grant.already_ours && self.has(B::LeavesARetryItsOldEnd) => {
-                let _ = self.store.renew(&Lease { ttl: before, ..claim.lease(grant.token) }).await?;
+                let _ = self
+                    .store
+                    .renew(&claim.lease(grant.token).with_ttl(before.expect("a lock that is held expires")))
+                    .await?;
                 AcquireOutcome::Granted(grant)
             }
             AcquireOutcome::Granted(grant) if grant.already_ours && self.has(B::TakesItsOwnLockForForeign) => {
                 AcquireOutcome::Contended(Holder::default())
             }
-            AcquireOutcome::Granted(grant) => AcquireOutcome::Granted(Grant {
-                token: if self.has(B::TokensStandStill) { FencingToken::new(7) } else { grant.token },
-                crashed: match self.bug {
-                    B::TellsOfNoCrash => None,
-                    B::TellsOfACrashAlways => Some(Holder::default()),
-                    _ => grant.crashed,
-                },
-                already_ours: grant.already_ours && !self.has(B::TakesRetriesForNew),
-            }),
+            AcquireOutcome::Granted(grant) => AcquireOutcome::Granted(
+                Grant::default()
+                    .with_token(if self.has(B::TokensStandStill) { FencingToken::new(7) } else { grant.token })
+                    .with_crashed(match self.bug {
+                        B::TellsOfNoCrash => None,
+                        B::TellsOfACrashAlways => Some(Holder::default()),
+                        _ => grant.crashed,
+                    })
+                    .with_already_ours(grant.already_ours && !self.has(B::TakesRetriesForNew)),
+            ),
             AcquireOutcome::Contended(_) if self.has(B::HidesTheHolder) => AcquireOutcome::Contended(Holder::default()),
             held @ AcquireOutcome::Contended(_) => held,
         })
@@ -235,15 +241,6 @@ impl Backend for Buggy {
         if self.has(B::RaisesNoToken) { Ok(true) } else { self.store.advance_token(&self.lease(lease), token).await }
     }
 
-    fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
-        match self.bug {
-            B::ReleasesNowInWordsOnly => true,
-            B::None => self.store.release_now(lease, hold_for),
-            // Acts as a store across a network, so that the core must release.
-            _ => false,
-        }
-    }
-
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         if self.has(B::WakesNobody) {
             return Ok(Some(Box::new(Deaf)));
@@ -251,6 +248,24 @@ impl Backend for Buggy {
         self.store.watch(name).await
     }
 
+    async fn diagnose(&self) -> Vec<Finding> {
+        if self.has(B::FindsItselfUnfit) {
+            return vec![Finding::unfit("everything", "is wrong")];
+        }
+        self.store.diagnose().await
+    }
+
+    fn admin(&self) -> Option<&dyn Admin> {
+        (!self.has(B::HidesItsOperators)).then_some(self as _)
+    }
+
+    fn process_bound(&self) -> Option<&dyn ProcessBound> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Admin for Buggy {
     async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
         if self.has(B::InspectsNothing) { Ok(None) } else { self.store.inspect(&self.name(name)).await }
     }
@@ -277,12 +292,22 @@ impl Backend for Buggy {
         }
         self.store.purge(&self.name(name)).await
     }
+}
 
-    async fn diagnose(&self) -> Vec<Finding> {
-        if self.has(B::FindsItselfUnfit) {
-            return vec![Finding::unfit("everything", "is wrong")];
+impl ProcessBound for Buggy {
+    fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
+        match self.bug {
+            B::ReleasesNowInWordsOnly => true,
+            B::None => self.store.release_now(lease, hold_for),
+            // As a store across a network, so that the core has to.
+            _ => false,
         }
-        self.store.diagnose().await
+    }
+
+    fn on_lost(&self, _: &Lease) {}
+
+    fn descriptor(&self, _: &Lease) -> Option<std::os::fd::OwnedFd> {
+        None
     }
 }
 
@@ -307,10 +332,9 @@ impl Subject for Buggy {
             Tampering::DeleteRecord => self.store.lose(name.as_str()),
             Tampering::ReplaceRecord => {
                 self.store.lose(name.as_str());
-                let ttl = Some(Duration::from_secs(600));
+                let ttl = Duration::from_secs(600);
                 let id = LeaseId::random();
-                let foreign =
-                    AcquireRequest { name: name.clone(), id, owner: "another client".into(), ttl, data: None };
+                let foreign = AcquireRequest::new(name.clone(), id, "somebody").with_ttl(ttl);
                 assert!(matches!(self.store.acquire(&foreign).await, Ok(AcquireOutcome::Granted(_))));
             }
             _ => return self.store.purge(name).await.unwrap(),
@@ -371,7 +395,12 @@ fn every_case_passes_without_bugs_and_catches_one() {
 /// Returns the bullets of the trait's documentation, each on one line.
 fn bullets() -> Vec<String> {
     let mut bullets: Vec<String> = Vec::new();
-    for line in include_str!("../../src/backend/mod.rs").lines() {
+    let contract = [
+        include_str!("../../src/backend/mod.rs"),
+        include_str!("../../src/backend/admin.rs"),
+        include_str!("../../src/backend/process_bound.rs"),
+    ];
+    for line in contract.iter().flat_map(|text| text.lines()) {
         let Some(text) = line.trim().strip_prefix("/// ") else { continue };
         match (text.strip_prefix("- "), bullets.last_mut()) {
             (Some(first), _) => bullets.push(first.to_owned()),

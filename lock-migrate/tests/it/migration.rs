@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use lock_core::{
     Capability, ErrorKind, FencingToken, LockName, Locker, Operation, Registry, TryAcquire,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Break, Grant, Lease, LeaseId, Release, Renewal},
+    backend::{
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Grant, Lease, LeaseId, ProcessBound, Release, Renewal,
+    },
     faults::{Fault, Faulty},
     memory::{MemoryBackend, MemoryFactory},
     testing::{Subject, Tampering},
@@ -26,8 +28,7 @@ impl Subject for Memories {
             Tampering::DeleteRecord => self.0.lose(name.as_str()),
             Tampering::ReplaceRecord => {
                 self.0.lose(name.as_str());
-                let _ =
-                    granted(&self.0, &AcquireRequest { name: name.clone(), ttl: Some(10 * LONG), ..claim("x") }).await;
+                let _ = granted(&self.0, &claim("x").with_name(name.clone()).with_ttl(10 * LONG)).await;
             }
             Tampering::DeleteToken => return self.0.purge(name).await.unwrap() && self.1.purge(name).await.unwrap(),
             _ => return false,
@@ -49,13 +50,7 @@ mod memories {
 const LONG: Duration = Duration::from_secs(60);
 
 fn claim(name: &str) -> AcquireRequest {
-    AcquireRequest {
-        name: LockName::new(name).unwrap(),
-        id: LeaseId::random(),
-        owner: "me".into(),
-        ttl: Some(LONG),
-        data: None,
-    }
+    AcquireRequest::new(LockName::new(name).unwrap(), LeaseId::random(), "me").with_ttl(LONG)
 }
 
 async fn granted(backend: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant) {
@@ -66,46 +61,46 @@ async fn granted(backend: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant
 }
 
 async fn is_held(backend: &dyn Backend, name: &str) -> bool {
-    backend.inspect(&LockName::new(name).unwrap()).await.unwrap().is_some()
+    backend.require_admin().unwrap().inspect(&LockName::new(name).unwrap()).await.unwrap().is_some()
 }
 
 /// Returns two stores with injectable faults, and their migration backend.
-fn chain() -> (Faulty, Faulty, MigrationBackend) {
+fn migration() -> (Faulty, Faulty, MigrationBackend) {
     let [from, to] = [(); 2].map(|()| Faulty::new(MemoryBackend::new()));
-    let chain = MigrationBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
-    (from, to, chain)
+    let migration = MigrationBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
+    (from, to, migration)
 }
 
 #[tokio::test]
 async fn single_store_and_migrating_clients_exclude_each_other() {
-    let (from, to, chain) = chain();
+    let (from, to, migration) = migration();
     for alone in [&from, &to] {
         let (lease, _) = granted(alone, &claim("x")).await;
         assert!(
-            matches!(chain.acquire(&claim("x")).await.unwrap(), AcquireOutcome::Contended(holder) if holder.owner.is_some())
+            matches!(migration.acquire(&claim("x")).await.unwrap(), AcquireOutcome::Contended(holder) if holder.owner.is_some())
         );
         let other = if std::ptr::eq(alone, &from) { &to } else { &from };
         assert!(!is_held(other, "x").await, "a refused attempt left a lock behind");
         assert_eq!(alone.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
-        let (lease, _) = granted(&chain, &claim("x")).await;
+        let (lease, _) = granted(&migration, &claim("x")).await;
         assert!(matches!(alone.acquire(&claim("x")).await.unwrap(), AcquireOutcome::Contended(_)));
-        assert_eq!(chain.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+        assert_eq!(migration.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
         assert!(!is_held(&from, "x").await && !is_held(&to, "x").await);
     }
 }
 
 #[tokio::test]
 async fn a_refused_id_can_retry_until_both_grant() {
-    let (_, to, chain) = chain();
+    let (_, to, migration) = migration();
     let (other, _) = granted(&to, &claim("x")).await;
     let ours = claim("x");
     for _ in 0..3 {
-        assert!(matches!(chain.acquire(&ours).await.unwrap(), AcquireOutcome::Contended(_)));
+        assert!(matches!(migration.acquire(&ours).await.unwrap(), AcquireOutcome::Contended(_)));
     }
     assert_eq!(to.release(&other, Duration::ZERO).await.unwrap(), Release::Released);
-    let (lease, grant) = granted(&chain, &ours).await;
+    let (lease, grant) = granted(&migration, &ours).await;
     assert!(!grant.already_ours);
-    assert_eq!(chain.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    assert_eq!(migration.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
 }
 
 #[tokio::test]
@@ -118,9 +113,9 @@ async fn fencing_tokens_increase_through_the_whole_migration() {
         assert!(stores[ahead].advance_token(&lease, tomorrow).await.unwrap());
         assert_eq!(stores[ahead].release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
         let [from, to] = &stores;
-        let chain = MigrationBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
+        let migration = MigrationBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
         let mut last = None;
-        let backends: [&dyn Backend; 9] = [from, &chain, from, &chain, &chain, to, &chain, to, to];
+        let backends: [&dyn Backend; 9] = [from, &migration, from, &migration, &migration, to, &migration, to, to];
         for (step, backend) in backends.into_iter().enumerate() {
             let (lease, grant) = granted(backend, &claim("x")).await;
             assert!(grant.token > last, "step {step}, store {ahead} ahead: {:?} after {last:?}", grant.token);
@@ -134,33 +129,33 @@ async fn fencing_tokens_increase_through_the_whole_migration() {
 async fn losing_either_lock_loses_both_locks() {
     for lost in [0, 1] {
         let stores = [MemoryBackend::new(), MemoryBackend::new()];
-        let chain = MigrationBackend::new(Arc::new(stores[0].clone()), Arc::new(stores[1].clone()));
-        let (lease, _) = granted(&chain, &claim("x")).await;
-        assert_eq!(chain.renew(&lease).await.unwrap(), Renewal::Renewed);
+        let migration = MigrationBackend::new(Arc::new(stores[0].clone()), Arc::new(stores[1].clone()));
+        let (lease, _) = granted(&migration, &claim("x")).await;
+        assert_eq!(migration.renew(&lease).await.unwrap(), Renewal::Renewed);
         stores[lost].lose("x");
-        assert!(matches!(chain.renew(&lease).await.unwrap(), Renewal::Lost(_)));
+        assert!(matches!(migration.renew(&lease).await.unwrap(), Renewal::Lost(_)));
         assert!(!is_held(&stores[1 - lost], "x").await, "the other lock was not released");
-        assert!(matches!(chain.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(_)));
+        assert!(matches!(migration.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(_)));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_renewal_requires_both_stores_to_answer() {
-    let (_, to, chain) = chain();
-    let (lease, _) = granted(&chain, &claim("x")).await;
+    let (_, to, migration) = migration();
+    let (lease, _) = granted(&migration, &claim("x")).await;
     to.next(Operation::Renew, Fault::Refuse(ErrorKind::Unavailable));
-    assert_eq!(chain.renew(&lease).await.unwrap_err().kind(), ErrorKind::Unavailable);
-    assert_eq!(chain.renew(&lease).await.unwrap(), Renewal::Renewed);
+    assert_eq!(migration.renew(&lease).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(migration.renew(&lease).await.unwrap(), Renewal::Renewed);
 }
 
 #[tokio::test]
 async fn a_partial_acquire_is_rolled_back_and_reported() {
-    let (from, to, chain) = chain();
+    let (from, to, migration) = migration();
     for (fault, ambiguous) in
         [(Fault::Refuse(ErrorKind::Unavailable), false), (Fault::FailAfter(ErrorKind::Unavailable), false)]
     {
         to.next(Operation::Acquire, fault);
-        let error = chain.acquire(&claim("x")).await.unwrap_err();
+        let error = migration.acquire(&claim("x")).await.unwrap_err();
         assert_eq!(error.is_ambiguous(), ambiguous, "{fault:?}");
         assert!(!is_held(&from, "x").await && !is_held(&to, "x").await, "{fault:?}");
     }
@@ -168,20 +163,20 @@ async fn a_partial_acquire_is_rolled_back_and_reported() {
     let ours = claim("x");
     to.next(Operation::Acquire, Fault::FailAfter(ErrorKind::Unavailable));
     to.next(Operation::Release, Fault::Refuse(ErrorKind::Unavailable));
-    assert!(chain.acquire(&ours).await.unwrap_err().is_ambiguous());
+    assert!(migration.acquire(&ours).await.unwrap_err().is_ambiguous());
     assert!(!is_held(&from, "x").await && is_held(&to, "x").await);
-    assert_eq!(chain.release(&ours.lease(None), Duration::ZERO).await.unwrap(), Release::Released);
+    assert_eq!(migration.release(&ours.lease(None), Duration::ZERO).await.unwrap(), Release::Released);
     assert!(!is_held(&to, "x").await);
 }
 
 #[tokio::test]
 async fn a_half_failed_release_frees_the_other_store() {
-    let (from, to, chain) = chain();
-    let (lease, _) = granted(&chain, &claim("x")).await;
+    let (from, to, migration) = migration();
+    let (lease, _) = granted(&migration, &claim("x")).await;
     to.next(Operation::Release, Fault::Refuse(ErrorKind::Unavailable));
-    assert!(chain.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
+    assert!(migration.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
     assert!(!is_held(&from, "x").await && is_held(&to, "x").await);
-    assert_eq!(chain.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    assert_eq!(migration.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     assert!(!is_held(&to, "x").await);
 }
 
@@ -189,24 +184,24 @@ async fn a_half_failed_release_frees_the_other_store() {
 #[tokio::test]
 async fn a_synchronous_release_needs_both_stores() {
     let (from, to) = (MemoryBackend::new(), Faulty::new(MemoryBackend::new()));
-    let chain = MigrationBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
-    let (lease, _) = granted(&chain, &claim("x")).await;
-    assert!(!chain.release_now(&lease, Duration::ZERO), "the new store has no synchronous release");
+    let migration = MigrationBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
+    let (lease, _) = granted(&migration, &claim("x")).await;
+    assert!(!migration.release_now(&lease, Duration::ZERO), "the new store has no synchronous release");
     assert!(is_held(&from, "x").await && is_held(&to, "x").await);
-    assert_eq!(chain.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    assert_eq!(migration.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     assert!(!is_held(&from, "x").await && !is_held(&to, "x").await);
 }
 
 #[tokio::test]
 async fn purging_a_name_removes_it_from_both_stores() {
-    let (from, to, chain) = chain();
+    let (from, to, migration) = migration();
     let name = LockName::new("x").unwrap();
     for alone in [&from, &to] {
         let (lease, _) = granted(alone, &claim("x")).await;
-        assert!(!chain.purge(&name).await.unwrap(), "purge removed a name that one store holds");
+        assert!(!migration.purge(&name).await.unwrap(), "purge removed a name that one store holds");
         assert_eq!(alone.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     }
-    assert!(chain.purge(&name).await.unwrap());
+    assert!(migration.purge(&name).await.unwrap());
     for side in [&from, &to] {
         assert!(side.sent(Operation::Purge) > 0);
     }
@@ -214,17 +209,20 @@ async fn purging_a_name_removes_it_from_both_stores() {
 
 #[tokio::test]
 async fn operators_list_and_break_locks_of_either_store() {
-    let (from, to, chain) = chain();
-    let _leases =
-        [granted(&from, &claim("old")).await, granted(&to, &claim("new")).await, granted(&chain, &claim("both")).await];
-    let names: Vec<_> = chain.list("").await.unwrap().into_iter().map(|(name, _)| name.to_string()).collect();
+    let (from, to, migration) = migration();
+    let _leases = [
+        granted(&from, &claim("old")).await,
+        granted(&to, &claim("new")).await,
+        granted(&migration, &claim("both")).await,
+    ];
+    let names: Vec<_> = migration.list("").await.unwrap().into_iter().map(|(name, _)| name.to_string()).collect();
     assert_eq!(names, ["both", "new", "old"]);
     for name in ["old", "new", "both"] {
         let name = LockName::new(name).unwrap();
-        let version = chain.inspect(&name).await.unwrap().unwrap().version.unwrap();
-        assert_eq!(chain.break_lock(&name, &version, "alice").await.unwrap(), Break::Broken);
-        assert_eq!(chain.inspect(&name).await.unwrap(), None);
-        assert_eq!(chain.break_lock(&name, &version, "alice").await.unwrap(), Break::Changed(None));
+        let version = migration.inspect(&name).await.unwrap().unwrap().version.unwrap();
+        assert_eq!(migration.break_lock(&name, &version, "alice").await.unwrap(), Break::Broken);
+        assert_eq!(migration.inspect(&name).await.unwrap(), None);
+        assert_eq!(migration.break_lock(&name, &version, "alice").await.unwrap(), Break::Changed(None));
     }
 }
 
@@ -242,7 +240,7 @@ async fn errors_in_migration_config_strings_are_named() {
         ("migrate:?from=memroy:&to=memory:", "open on memroy:: there is no scheme \"memroy\""),
         ("migrate:?from=memory:?ttl=3s&to=memory:", "open on memory:?ttl=3s: there is no option \"ttl\""),
         ("migrate:?frm=memory:&to=memory:", "there is no option \"frm\"; did you mean \"from\"?"),
-        ("migrate:?from=chain:&to=memory:", "there is no scheme \"chain\""),
+        ("migrate:?from=migration:&to=memory:", "there is no scheme \"migration\""),
     ] {
         let error = registry().open(text).await.unwrap_err().to_string();
         assert!(error.contains(words), "{text}: {error}");
@@ -253,17 +251,17 @@ async fn errors_in_migration_config_strings_are_named() {
 
 #[tokio::test]
 async fn a_migrating_locker_waits_for_clients_of_one_store() {
-    let (from, to, chain) = chain();
-    let chain = Locker::new(chain).unwrap();
-    assert!(chain.capabilities().has(Capability::Fencing) && chain.capabilities().has(Capability::WakeUp));
+    let (from, to, migration) = migration();
+    let migration = Locker::new(migration).unwrap();
+    assert!(migration.capabilities().has(Capability::Fencing) && migration.capabilities().has(Capability::WakeUp));
     for alone in [&from, &to] {
         let alone = Locker::new(alone.clone()).unwrap();
         let held = alone.acquire("x").await.unwrap();
-        let TryAcquire::Contended(_) = chain.try_acquire("x").await.unwrap() else {
+        let TryAcquire::Contended(_) = migration.try_acquire("x").await.unwrap() else {
             panic!("two clients hold the lock")
         };
         let tries = from.sent(Operation::Acquire);
-        let (waited, released) = tokio::join!(chain.acquire("x"), async {
+        let (waited, released) = tokio::join!(migration.acquire("x"), async {
             while from.sent(Operation::Acquire) == tries {
                 tokio::task::yield_now().await;
             }

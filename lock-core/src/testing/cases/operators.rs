@@ -7,15 +7,15 @@ use tokio::time::timeout;
 
 use crate::{
     backend::{AcquireRequest, Break, Level, Renewal},
-    testing::harness::{Bench, granted, refused, release},
+    testing::harness::{Bench, admin, granted, refused, release},
     types::{ErrorKind, LeaseId, LockName},
 };
 
 pub(super) async fn a_watch_completes_after_the_release(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("watched");
-    // Longer than any wait in this case.
-    let long = AcquireRequest { ttl: Some(Duration::from_secs(600)), ..bench.claim(&name) };
+    // Longer than anything here waits.
+    let long = bench.claim(&name).with_ttl(Duration::from_secs(600));
     for _ in 0..5 {
         let (lease, _) = granted(&*a, &long).await;
         let mut watch = b.watch(&name).await.expect("the store answers").expect("the capability wake-up is declared");
@@ -37,8 +37,8 @@ pub(super) async fn a_watch_completes_after_the_release(bench: &Bench<'_>) {
 pub(super) async fn an_unused_wake_up_reaches_another_watcher(bench: &Bench<'_>) {
     let (a, b, c) = (bench.client().await, bench.client().await, bench.client().await);
     let name = bench.name("passed-on");
-    // Longer than any wait in this case.
-    let long = AcquireRequest { ttl: Some(Duration::from_secs(600)), ..bench.claim(&name) };
+    // Longer than anything here waits.
+    let long = bench.claim(&name).with_ttl(Duration::from_secs(600));
     let (lease, _) = granted(&*a, &long).await;
     let mut watches = Vec::new();
     for client in [&b, &c] {
@@ -56,14 +56,14 @@ pub(super) async fn an_unused_wake_up_reaches_another_watcher(bench: &Bench<'_>)
 pub(super) async fn inspect_reports_the_holder_until_release(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("inspected");
-    assert_eq!(b.inspect(&name).await.expect("the store answers"), None);
+    assert_eq!(admin(&b).inspect(&name).await.expect("the store answers"), None);
     let claim = AcquireRequest { owner: "me".into(), ..bench.claim(&name) };
     let (lease, _) = granted(&*a, &claim).await;
-    let holder = b.inspect(&name).await.expect("the store answers").expect("the lock is held");
+    let holder = admin(&b).inspect(&name).await.expect("the store answers").expect("it is held");
     assert_eq!(holder.owner.as_deref(), Some("me"));
     assert_eq!(holder.token, lease.token);
     release(&*a, &lease).await;
-    assert_eq!(b.inspect(&name).await.expect("the store answers"), None);
+    assert_eq!(admin(&b).inspect(&name).await.expect("the store answers"), None);
 }
 
 pub(super) async fn list_returns_held_locks_under_a_prefix(bench: &Bench<'_>) {
@@ -76,8 +76,8 @@ pub(super) async fn list_returns_held_locks_under_a_prefix(bench: &Bench<'_>) {
         leases.push(granted(&*a, &claim).await.0);
     }
     let (other, _) = granted(&*a, &bench.claim(&bench.name("elsewhere"))).await;
-    release(&*a, &leases.pop().expect("four locks were acquired")).await;
-    let listed = b.list(&prefix).await.expect("the store answers");
+    release(&*a, &leases.pop().expect("four were taken")).await;
+    let listed = admin(&b).list(&prefix).await.expect("the store answers");
     let shown: Vec<_> =
         listed.iter().map(|(name, holder)| (&name.as_str()[prefix.len()..], holder.owner.as_deref())).collect();
     assert_eq!(shown, [("A", Some("A")), ("a/é\n", Some("a/é\n")), ("b", Some("b"))]);
@@ -94,9 +94,9 @@ pub(super) async fn breaking_requires_the_current_lock_version(bench: &Bench<'_>
     let (first, _) = granted(&*a, &long).await;
     let stale = refused(&*b, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
     release(&*a, &first).await;
-    assert_eq!(b.break_lock(&name, &stale, "suite").await.expect("the store answers"), Break::Changed(None));
+    assert_eq!(admin(&b).break_lock(&name, &stale, "kit").await.expect("the store answers"), Break::Changed(None));
     let (second, _) = granted(&*a, &AcquireRequest { id: LeaseId::random(), ..long }).await;
-    match b.break_lock(&name, &stale, "suite").await.expect("the store answers") {
+    match admin(&b).break_lock(&name, &stale, "kit").await.expect("the store answers") {
         Break::Changed(Some(_)) => {}
         other => panic!("a stale version broke the lock of a newer holder: {other:?}"),
     }
@@ -127,25 +127,47 @@ pub(super) async fn diagnose_finds_the_store_fit_and_changes_nothing(bench: &Ben
 pub(super) async fn purge_keeps_held_and_crashed_locks(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("forgotten");
-    match a.purge(&name).await {
-        Ok(forgotten) => assert!(forgotten, "an unused name has no record to keep"),
+    let purged = match a.require_admin() {
+        Ok(admin) => admin.purge(&name).await,
+        Err(error) => Err(error),
+    };
+    match purged {
+        Ok(forgotten) => assert!(forgotten, "of a name that was never used there is nothing to keep"),
         Err(error) => return assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),
     }
     let long = bench.claim(&name);
     let (lease, _) = granted(&*a, &long).await;
-    assert!(!b.purge(&name).await.expect("the store answers"), "purge removed a held lock");
+    assert!(!admin(&b).purge(&name).await.expect("the store answers"), "forgot a lock that is held");
     refused(&*b, &bench.claim(&name)).await;
     assert_eq!(a.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
     release(&*a, &lease).await;
-    assert!(b.purge(&name).await.expect("the store answers"));
+    assert!(admin(&b).purge(&name).await.expect("the store answers"));
     let (again, grant) = granted(&*a, &bench.short_claim(&name)).await;
     assert_eq!((grant.crashed, grant.already_ours), (None, false));
     // This holder crashes without a release, so the next grant must report it.
     bench.subject.crash(a).await;
-    assert!(!b.purge(&name).await.expect("the store answers"), "purge removed the record of a crashed holder");
+    assert!(!admin(&b).purge(&name).await.expect("the store answers"), "forgot that a holder crashed");
     let (next, grant) = bench.granted_in_the_end(&*b, &bench.claim(&name)).await;
     assert!(grant.crashed.is_some() || !b.capabilities().holder, "the grant did not report the crashed holder");
     assert!(next.token.is_none() || next.token > again.token, "{:?} after {:?}", next.token, again.token);
     release(&*b, &next).await;
-    assert!(b.purge(&name).await.expect("the store answers"), "a released lock can be purged");
+    assert!(admin(&b).purge(&name).await.expect("the store answers"), "what was released since can be forgotten");
+}
+
+// verifies: P11
+pub(super) async fn operators_calls_are_there_where_declared(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    let declared = client.capabilities();
+    if declared.inspect || declared.list || declared.break_lock {
+        let admin = client.require_admin().expect("a capability of operators is declared");
+        let name = bench.name("unused");
+        let unsupported = |error: crate::Error| error.kind() == ErrorKind::Unsupported;
+        // What is declared is supported; what is not declared may be.
+        assert!(!declared.inspect || !admin.inspect(&name).await.is_err_and(unsupported), "inspect");
+        assert!(!declared.list || !admin.list(name.as_str()).await.is_err_and(unsupported), "list");
+        // A break of a free lock asks the store, and changes nothing.
+        assert!(!declared.break_lock || !admin.break_lock(&name, "0", "suite").await.is_err_and(unsupported), "break");
+    } else {
+        assert!(client.admin().is_none(), "operators' calls without a capability that declares them");
+    }
 }

@@ -1,12 +1,12 @@
-//! Cases of [`Backend::release`](crate::backend::Backend::release).
+//! Cases of [`Backend::release`].
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::{
-    backend::{AcquireOutcome, Break, Release},
-    testing::harness::{Bench, acquire, assert_not_held, claim_for, granted, refused, release},
+    backend::{AcquireOutcome, Backend, Break, Lease, Release},
+    testing::harness::{Bench, acquire, admin, assert_not_held, granted, refused, release},
 };
 
 pub(super) async fn a_released_lock_can_be_acquired_again(bench: &Bench<'_>) {
@@ -76,7 +76,7 @@ pub(super) async fn releasing_twice_is_never_an_error(bench: &Bench<'_>) {
 pub(super) async fn releasing_a_lease_never_granted_is_no_error(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("never");
-    let never = claim_for(&*client, &bench.claim(&name)).lease(None);
+    let never = bench.claim(&name).lease(None);
     assert_eq!(client.release(&never, Duration::ZERO).await.expect("a value, not an error"), Release::NotHeld(None));
     let (held, _) = granted(&*client, &bench.claim(&name)).await;
     assert_not_held(client.release(&never, Duration::ZERO).await);
@@ -90,7 +90,7 @@ pub(super) async fn releasing_a_broken_lease_reports_not_held(bench: &Bench<'_>)
     let name = bench.name("broken");
     let (lease, _) = granted(&*a, &bench.claim(&name)).await;
     let seen = refused(&*b, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
-    assert_eq!(b.break_lock(&name, &seen, "suite").await.expect("the store answers"), Break::Broken);
+    assert_eq!(admin(&b).break_lock(&name, &seen, "kit").await.expect("the store answers"), Break::Broken);
     for _ in 0..2 {
         let answer = a.release(&lease, Duration::ZERO).await.expect("a value, not an error");
         assert_eq!(answer, Release::NotHeld(None), "an operator broke the lock");
@@ -101,14 +101,24 @@ pub(super) async fn releasing_a_broken_lease_reports_not_held(bench: &Bench<'_>)
     release(&*b, &next).await;
 }
 
+fn release_now(client: &Arc<dyn Backend>, lease: &Lease) -> bool {
+    client.process_bound().is_some_and(|bound| bound.release_now(lease, Duration::ZERO))
+}
+
+fn on_lost(client: &Arc<dyn Backend>, lease: &Lease) {
+    if let Some(bound) = client.process_bound() {
+        bound.on_lost(lease);
+    }
+}
+
 // verifies: P10
 pub(super) async fn release_now_frees_the_lock_or_returns_false(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("now");
     let (lease, _) = granted(&*a, &bench.claim(&name)).await;
-    if a.release_now(&lease, Duration::ZERO) {
+    if release_now(&a, &lease) {
         let (next, _) = granted(&*b, &bench.claim(&name)).await;
-        assert!(a.release_now(&lease, Duration::ZERO), "a successor does not change what the backend can do");
+        assert!(release_now(&a, &lease), "a successor does not change what the backend can do");
         refused(&*a, &bench.claim(&name)).await;
         release(&*b, &next).await;
     } else {
@@ -122,9 +132,9 @@ pub(super) async fn a_lease_reported_lost_frees_its_lock(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("ended");
     let (first, _) = granted(&*a, &bench.short_claim(&name)).await;
-    a.on_lost(&first);
+    on_lost(&a, &first);
     let (second, _) = bench.granted_in_the_end(&*b, &bench.claim(&name)).await;
-    a.on_lost(&first);
+    on_lost(&a, &first);
     assert_not_held(a.release(&first, Duration::ZERO).await);
     refused(&*a, &bench.claim(&name)).await;
     release(&*b, &second).await;
@@ -136,7 +146,7 @@ pub(super) async fn an_open_descriptor_keeps_the_lock_held(bench: &Bench<'_>) {
         let (a, b) = (bench.client().await, bench.client().await);
         let name = bench.name("descriptor");
         let (lease, _) = granted(&*a, &bench.claim(&name)).await;
-        let descriptor = a.descriptor(&lease).expect("checked before the case");
+        let descriptor = a.process_bound().and_then(|bound| bound.descriptor(&lease)).expect("checked before the case");
         bench.subject.crash(a).await;
         refused(&*b, &bench.claim(&name)).await;
         drop(descriptor);
