@@ -21,7 +21,7 @@ use crate::{error, medium::file_system::FileSystem, mode::Mode};
 /// process must follow.
 pub(crate) fn prepare(path: &Path, create: bool, mode: Mode) -> Result<PathBuf, Error> {
     let directory = std::path::absolute(path).map_err(|e| {
-        Error::new(ErrorKind::Config, format!("\"{}\" is no directory; name one for the locks", path.display()))
+        Error::new(ErrorKind::Config, format!("\"{}\" is not a path; name a directory for the locks", path.display()))
             .with_source(e)
     })?;
     match fs::metadata(&directory) {
@@ -44,8 +44,8 @@ pub(crate) fn must_be_nfs(path: &Path) -> Result<(), Error> {
         return Ok(());
     }
     let what = format!(
-        "{} is not on an NFS mount, so its locks would exclude no other host; mount the file system, or say that this is \
-         meant: allow_local=true, or file: in place of efs:",
+        "{} is not on an NFS mount, so its locks would not exclude other hosts; mount the file system, or \
+         accept a local directory with allow_local=true or with file: instead of efs:",
         path.display()
     );
     Err(Error::new(ErrorKind::StoreNotReady, what))
@@ -79,7 +79,7 @@ fn check(directory: &Path) -> Result<(), Error> {
     if shared_by_all {
         tracing::warn!(
             directory = %directory.display(),
-            "every user may remove the lock files of this directory, and so break any lock; take write access from others"
+            "every user can remove the lock files of this directory and so break any lock; remove write access for others (chmod o-w)"
         );
     }
     Ok(())

@@ -42,7 +42,7 @@ pub(crate) fn examine(store: &FileStore) -> Vec<Finding> {
         (Some(mount), None) => vec![local(&mount.fs_type, file_system::is_remote(directory))],
         (None, _) => vec![Finding::warning(
             "file system",
-            "/proc says nothing of it, so unsafe mount options would go unnoticed",
+            "/proc does not describe it, so unsafe mount options cannot be detected",
         )],
     };
     findings.extend(permissions(directory));
@@ -75,12 +75,12 @@ impl Identity {
         /// What hosts are called that nobody gave a name.
         const NAMELESS: [&str; 6] = ["", "(none)", "localhost", "localhost.localdomain", "debian", "ubuntu"];
         let advice =
-            "give each host a name of its own, or an identity: options nfs nfs4_unique_id=UUID in /etc/modprobe.d";
+            "give each host its own name or its own identity: options nfs nfs4_unique_id=UUID in /etc/modprobe.d";
         if !self.uniquifier.is_empty() {
-            return Finding::good(SUBJECT, format!("\"{}\", chosen for this host", self.uniquifier));
+            return Finding::good(SUBJECT, format!("\"{}\", configured for this host", self.uniquifier));
         }
         let text = format!(
-            "this host is \"{}\" to the server; another one of that name destroys the locks of this one, and this one its",
+            "the server knows this host as \"{}\"; two hosts with one name destroy each other's locks",
             self.host
         );
         if NAMELESS.contains(&self.host.as_str()) {
@@ -97,12 +97,12 @@ fn nfs(mount: &Mount, facts: &NfsFacts, identity: &Identity) -> Vec<Finding> {
     if objections.is_empty() {
         findings.push(Finding::good(
             "mount options",
-            "none that would hide the loss of a lock, or keep locks on this host",
+            "none that hides a lost lock or keeps locks on this host",
         ));
     }
     findings.extend(objections.into_iter().map(|(seen, fix)| Finding::unfit("mount options", seen).advice(fix)));
     if mount.has("local_lock=posix") {
-        let text = "local_lock=posix: programs that lock with fcntl(2) on other hosts are not excluded, those with flock(2) are";
+        let text = "local_lock=posix: flock(2) locks exclude programs on other hosts, fcntl(2) locks do not";
         findings.push(Finding::note("mount options", text).advice("mount it with local_lock=none"));
     }
     if !mount.has("noresvport") {
@@ -112,10 +112,10 @@ fn nfs(mount: &Mount, facts: &NfsFacts, identity: &Identity) -> Vec<Finding> {
     findings.push(match facts.lease {
         Some(lease) => Finding::good(
             "lease",
-            format!("{lease:?}: so long the server keeps the locks of a host that it does not hear from"),
+            format!("{lease:?}: the server keeps the locks of an unreachable host for this long"),
         ),
         None => {
-            Finding::note("lease", "the kernel does not tell the server's; the shortest usual one, 10 s, is assumed")
+            Finding::note("lease", "the kernel does not report it; the shortest usual lease, 10 s, is assumed")
         }
     });
     findings.push(identity.finding());
@@ -127,16 +127,16 @@ fn local(fs_type: &str, remote: bool) -> Finding {
     match fs_type {
         _ if remote => Finding::warning(
             SUBJECT,
-            format!("{fs_type}: what its locks exclude is up to it, and a lock that is lost is not noticed"),
+            format!("{fs_type}: its locks may not exclude other hosts, and a lost lock is not detected"),
         )
-        .advice("use NFSv4 or a local directory, and see with --peer whether two hosts exclude each other"),
+        .advice("use NFSv4 or a local directory, or check with --peer whether two hosts exclude each other"),
         "overlay" => Finding::warning(
             SUBJECT,
-            "overlay: a container's own layer, whose locks exclude no other container and go with it",
+            "overlay: a container's own layer; its locks exclude no other container and disappear with it",
         )
         .advice("use a volume that all contenders mount"),
         "tmpfs" | "ramfs" => {
-            Finding::note(SUBJECT, format!("{fs_type}: locks of this machine; records and tokens go when it restarts"))
+            Finding::note(SUBJECT, format!("{fs_type}: locks of this machine; a restart removes records and tokens"))
         }
         _ => Finding::good(SUBJECT, format!("{fs_type}: locks of this machine, kept by its kernel")),
     }
@@ -151,14 +151,14 @@ fn permissions(directory: &Path) -> Option<Finding> {
     Some(match mode & 0o022 {
         0 => Finding::good(SUBJECT, text),
         _ if sticky => {
-            Finding::warning(SUBJECT, format!("{text}: under its sticky bit one user cannot replace another's record"))
-                .advice("take the sticky bit away, and write access from others")
+            Finding::warning(SUBJECT, format!("{text}: its sticky bit keeps one user from replacing another's record"))
+                .advice("remove the sticky bit, and write access for others")
         }
         shared if shared & 0o002 != 0 => {
-            Finding::warning(SUBJECT, format!("{text}: every user may remove lock files, and so break any lock"))
-                .advice("take write access from others (chmod o-w)")
+            Finding::warning(SUBJECT, format!("{text}: every user can remove lock files and so break any lock"))
+                .advice("remove write access for others (chmod o-w)")
         }
-        _ => Finding::note(SUBJECT, format!("{text}: its group may remove lock files, and so break any lock")),
+        _ => Finding::note(SUBJECT, format!("{text}: its group can remove lock files and so break any lock")),
     })
 }
 
@@ -166,7 +166,7 @@ fn space(directory: &Path) -> Vec<Finding> {
     const SUBJECT: &str = "space";
     let found = match statvfs(directory) {
         Ok(found) => found,
-        Err(error) => return vec![Finding::note(SUBJECT, format!("the file system does not tell: {error}"))],
+        Err(error) => return vec![Finding::note(SUBJECT, format!("the file system does not report it: {error}"))],
     };
     #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "the numbers have other types elsewhere")]
     let (free, inodes, all_inodes) = (
@@ -180,12 +180,12 @@ fn space(directory: &Path) -> Vec<Finding> {
         "{} MiB and {} free",
         free / 1024 / 1024,
         match all_inodes {
-            0 => "any number of inodes".to_owned(),
+            0 => "unlimited inodes".to_owned(),
             _ => format!("{inodes} inodes"),
         }
     );
     vec![if free < LITTLE_SPACE || few_inodes {
-        Finding::warning(SUBJECT, format!("{text}: a new lock needs some")).advice("free some, or run onelock sweep")
+        Finding::warning(SUBJECT, format!("{text}: a new lock needs both")).advice("free some space, or run onelock sweep")
     } else {
         Finding::good(SUBJECT, text)
     }]
@@ -209,7 +209,7 @@ fn writing(store: &FileStore) -> Vec<Finding> {
     if let Err(error) = temp.write(&[b'\n'; 4096]) {
         return unfit(error);
     }
-    let mut findings = vec![Finding::good(SUBJECT, "a file could be made, written and removed")];
+    let mut findings = vec![Finding::good(SUBJECT, "a file could be created, written and removed")];
     findings.extend(there.ok().map(|there| clock(before, there, after)));
     findings
 }
@@ -219,13 +219,13 @@ fn clock(before: SystemTime, there: SystemTime, after: SystemTime) -> Finding {
     let (apart, direction) = match (there.duration_since(after), before.duration_since(there)) {
         (Ok(ahead), _) if !ahead.is_zero() => (ahead, "ahead of"),
         (_, Ok(behind)) if !behind.is_zero() => (behind, "behind"),
-        _ => (Duration::ZERO, "with"),
+        _ => (Duration::ZERO, "apart from"),
     };
-    let text = format!("the file system's is {:.1} s {direction} this machine's", apart.as_secs_f64());
+    let text = format!("the file system's clock is {:.1} s {direction} this machine's", apart.as_secs_f64());
     if apart <= APART {
         return Finding::good("clock", text);
     }
-    Finding::warning("clock", format!("{text}: minimum holds and the age of idle names are taken from it"))
+    Finding::warning("clock", format!("{text}: minimum holds and the age of idle names depend on it"))
         .advice("synchronise this machine's clock")
 }
 
@@ -250,17 +250,17 @@ fn files(directory: &Path) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     if refused > 0 {
-        let text = format!("{refused} of {foreign} files of other users cannot be written: their locks cannot be had");
+        let text = format!("{refused} of {foreign} files of other users cannot be written: their locks cannot be acquired");
         findings.push(
             Finding::warning(SUBJECT, text)
-                .advice("let all users of the directory have the option mode=0660 and a common group"),
+                .advice("give all users of the directory a common group and the option mode=0660"),
         );
     } else if foreign > 0 {
-        findings.push(Finding::note(SUBJECT, format!("{foreign} files belong to other users, and can be written")));
+        findings.push(Finding::note(SUBJECT, format!("{foreign} files belong to other users and are writable")));
     }
     if names > MANY_NAMES {
         findings.push(
-            Finding::note(SUBJECT, format!("{names} names: listing them takes long"))
+            Finding::note(SUBJECT, format!("{names} names: listing and sweeping them is slow"))
                 .advice("run onelock sweep from a crontab"),
         );
     }
@@ -303,7 +303,7 @@ mod tests {
     fn a_clock_that_is_apart_is_named_with_its_direction() {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         for (there, level, words) in [
-            (100, Level::Good, "0.0 s with"),
+            (100, Level::Good, "0.0 s apart from"),
             (99, Level::Good, "1.0 s behind"),
             (97, Level::Warning, "3.0 s behind"),
             (111, Level::Warning, "10.0 s ahead of"),

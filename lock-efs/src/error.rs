@@ -30,7 +30,7 @@ fn diagnose(errno: Errno) -> (ErrorKind, bool, &'static str) {
         Errno::EACCES | Errno::EPERM => (
             K::PermissionDenied,
             false,
-            "this user may not; give it write access to the directory and its files (several users need the option mode=0660 and \
+            "this user lacks permission; give it write access to the directory and its files (several users need the option mode=0660 and \
              a directory of their common group without the sticky bit)",
         ),
         Errno::EROFS => {
@@ -40,12 +40,12 @@ fn diagnose(errno: Errno) -> (ErrorKind, bool, &'static str) {
         Errno::EDQUOT => (
             K::Limit,
             false,
-            "a quota is used up, of space, or on EFS of locks (512 on one file; 8,192 in one mount, over 256 pairs of file and process); raise it or hold fewer locks at once",
+            "a quota is exhausted: of space, or on EFS of locks (512 on one file; 8,192 in one mount, over 256 pairs of file and process); raise it or hold fewer locks at once",
         ),
         Errno::ENOLCK => (
             K::Limit,
             true,
-            "there are no more locks to have (EFS gives 512 on one file, and 8,192 in one mount over 256 pairs of file and process); hold fewer at once",
+            "no more locks are available (EFS allows 512 on one file, and 8,192 in one mount over 256 pairs of file and process); hold fewer at once",
         ),
         Errno::EMFILE | Errno::ENFILE => {
             (K::Limit, true, "too many open files, and a lock needs two; raise the limit (ulimit -n)")
@@ -54,14 +54,14 @@ fn diagnose(errno: Errno) -> (ErrorKind, bool, &'static str) {
         Errno::EBADF => (
             K::Config,
             false,
-            "this mount wants descriptors that are open for writing; allow writing to the lock files",
+            "this mount locks only files that are open for writing; give this user write access to the lock files",
         ),
         Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::ENOTTY => {
-            (K::Unsupported, false, "this file system has no flock; use another one")
+            (K::Unsupported, false, "this file system does not support flock; use another one")
         }
-        Errno::ESTALE => (K::Unavailable, true, "the file went away on the server; try again"),
+        Errno::ESTALE => (K::Unavailable, true, "the file was removed on the server; try again"),
         Errno::EIO | Errno::ETIMEDOUT | Errno::EAGAIN | Errno::ENOMEM | Errno::ENOTCONN | Errno::EHOSTDOWN => {
-            (K::Unavailable, true, "the file system did not answer; look at the disk or the mount and try again")
+            (K::Unavailable, true, "the file system did not answer; check the disk or the mount and try again")
         }
         _ => (K::Other, false, "see the cause"),
     }

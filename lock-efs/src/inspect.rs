@@ -30,7 +30,7 @@ impl FileStore {
             match self.look(&files, &known) {
                 Ok(holder) => locks.extend(holder.map(|h| (name, h))),
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                    tracing::debug!(%name, %error, "not listed: another user's lock that is not known to be held");
+                    tracing::debug!(%name, %error, "lock not listed: it belongs to another user and is not known to be held");
                 }
                 Err(error) => return Err(error),
             }

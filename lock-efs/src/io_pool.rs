@@ -102,7 +102,7 @@ impl IoPool {
         let result = answered.await;
         drop(guard);
         result.unwrap_or_else(|_| {
-            let what = "no thread could be started for a call on the file system; raise the limit (ulimit -u)";
+            let what = "cannot start a thread for a file-system call; raise the limit (ulimit -u)";
             Err(Error::new(ErrorKind::Limit, what).with_retryable(true).with_ambiguous(false))
         })
     }
@@ -131,7 +131,7 @@ impl IoPool {
             let thread = thread::Builder::new().name("onelock-files".into()).stack_size(STACK_BYTES);
             // All others hang or work, and this call must not wait for them.
             if let Err(error) = thread.spawn(move || shared.serve()) {
-                tracing::warn!(%error, "cannot start a thread for calls on the file system");
+                tracing::warn!(%error, "cannot start a thread for file-system calls");
                 self.0.start_failed();
             }
         }
@@ -215,7 +215,7 @@ impl Progress {
     fn end(&self) {
         if let CallState::Hung(since) = std::mem::replace(&mut *self.state(), CallState::Done) {
             gauge!("onelock_file_calls_hung").decrement(1.0);
-            tracing::info!(after = ?since.elapsed(), "a call on the file system that hung has returned");
+            tracing::info!(after = ?since.elapsed(), "hung file-system call returned");
         }
     }
 }
@@ -231,14 +231,14 @@ impl Drop for WhileWaiting {
             gauge!("onelock_file_calls_hung").increment(1.0);
             tracing::warn!(
                 since = ?since.elapsed(),
-                "a call on the file system hangs; it goes on in a thread of its own (is the NFS server reachable?)"
+                "file-system call hangs; it continues on its own thread (is the NFS server reachable?)"
             );
         }
     }
 }
 
 fn panicked() -> Error {
-    let what = "a call on the file system panicked; please report it, with what standard error says";
+    let what = "a file-system call panicked; please report it together with the output on standard error";
     Error::new(ErrorKind::Other, what).with_ambiguous(true)
 }
 
@@ -248,7 +248,7 @@ pub(crate) async fn once<T: Send + 'static>(
 ) -> Result<T, Error> {
     let pool = IoPool::default();
     tokio::time::timeout(OPEN, pool.run(None, Abandoned::Skip, call)).await.unwrap_or_else(|_| {
-        let what = format!("the file system did not answer within {OPEN:?}; is its server reachable?");
+        let what = format!("the file system did not answer within {OPEN:?}; check that its server is reachable");
         Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(false))
     })
 }

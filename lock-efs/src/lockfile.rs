@@ -60,7 +60,7 @@ impl LockFile {
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
         match OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path) {
             Ok(file) => {
-                let found = file.metadata().map_err(|e| error::at("look at the lock file", path, e))?;
+                let found = file.metadata().map_err(|e| error::at("inspect the lock file", path, e))?;
                 Ok(Some(Self { file, inode: Inode::of(&found) }))
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -109,7 +109,7 @@ impl Inode {
         match fs::symlink_metadata(path) {
             Ok(found) => Ok(Self::of(&found) == self),
             Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
-            Err(e) => Err(error::at("look at the lock file", path, e)),
+            Err(e) => Err(error::at("inspect the lock file", path, e)),
         }
     }
 }
@@ -121,7 +121,7 @@ pub(crate) fn widen(file: &File, found: &Metadata, mode: Mode, path: &Path) {
     if mode.exact && missing != 0 {
         let wanted = Permissions::from_mode((found.mode() | missing) & 0o7777);
         if let Err(e) = file.set_permissions(wanted) {
-            tracing::debug!(file = %path.display(), error = %e, "cannot give a file the configured mode");
+            tracing::debug!(file = %path.display(), error = %e, "cannot set the configured mode on the file");
         }
     }
 }

@@ -17,7 +17,7 @@ impl Mode {
         if file & 0o600 != 0o600 || file & !0o666 != 0 {
             return Err(Error::new(
                 ErrorKind::Config,
-                format!("mode={file:o} does not suit lock files; use 600, 660 or 666"),
+                format!("mode={file:o} is not valid for lock files; use 600, 660 or 666"),
             ));
         }
         // Who may read may search; who shares by group shares its files by group.

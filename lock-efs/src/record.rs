@@ -72,9 +72,9 @@ impl Record {
             return Err(Garbage("too long"));
         }
         let (head, body) = bytes.split_at_checked(HEAD_BYTES).ok_or(Garbage("too short"))?;
-        let state = parse_head(head).ok_or(Garbage("a wrong first line"))?;
+        let state = parse_head(head).ok_or(Garbage("wrong first line"))?;
         let body: Body = serde_json::from_slice(body).map_err(|_| Garbage("no JSON object after the first line"))?;
-        FencingToken::new(body.token).ok_or(Garbage("an impossible token"))?;
+        FencingToken::new(body.token).ok_or(Garbage("token out of range"))?;
         Ok(Self { state, body })
     }
 

@@ -62,7 +62,7 @@ pub(crate) fn read(path: &Path) -> Result<RecordRead, Error> {
     Ok(match Record::parse(&bytes) {
         Ok(record) => RecordRead::Record(record),
         Err(garbage) => {
-            tracing::debug!(file = %path.display(), %garbage, "a lock record cannot be read");
+            tracing::debug!(file = %path.display(), %garbage, "invalid lock record");
             RecordRead::Garbage
         }
     })
@@ -72,7 +72,7 @@ pub(crate) fn read(path: &Path) -> Result<RecordRead, Error> {
 /// like garbage.
 pub(crate) fn peek(path: &Path) -> RecordRead {
     read(path).unwrap_or_else(|error| {
-        tracing::debug!(file = %path.display(), %error, "a lock record cannot be read");
+        tracing::debug!(file = %path.display(), %error, "cannot read the lock record");
         RecordRead::Garbage
     })
 }

@@ -110,7 +110,7 @@ impl FileStore {
             return Ok(AcquireOutcome::Contended(holder));
         }
         let what = format!(
-            "the lock file {} is being replaced again and again; find out who removes lock files and stop it",
+            "the lock file {} is replaced again and again; find the program that removes lock files and stop it",
             files.lock.display()
         );
         Err(Error::new(ErrorKind::Unavailable, what).with_ambiguous(false))
@@ -184,7 +184,7 @@ impl FileStore {
             RecordRead::Garbage => {
                 tracing::warn!(
                     file = %files.record.display(),
-                    "the lock record is not one; it is replaced, and the next fencing token comes from the clock alone"
+                    "replacing an invalid lock record; the next fencing token comes from the clock alone"
                 );
                 None
             }
@@ -194,12 +194,12 @@ impl FileStore {
             None => floor::read(&self.directory)?,
         };
         let token = FencingToken::next(before, now_us).ok_or_else(|| {
-            let what = format!("the record {} has the last possible token; remove it", files.record.display());
+            let what = format!("the record {} holds the largest possible fencing token; remove the record to start again from the clock", files.record.display());
             Error::new(ErrorKind::Corrupt, what)
         })?;
         let bytes = record::held(claim, token, now_us);
         if bytes.len() > record::MAX_BYTES {
-            let what = format!("a lock record has at most {} bytes, this one {}", record::MAX_BYTES, bytes.len());
+            let what = format!("the lock record has {} bytes, and the limit is {}", bytes.len(), record::MAX_BYTES);
             return Err(Error::new(ErrorKind::Limit, what + "; attach less data"));
         }
         let replaces = previous.is_some();
@@ -208,7 +208,7 @@ impl FileStore {
         let file = self.medium.place_record(&new, begun)?;
         let crashed = previous.filter(|r| r.state == RecordState::Held).map(record::Record::into_holder);
         if let Some(holder) = &crashed {
-            tracing::debug!(name = %claim.name, %holder, "the previous holder ended without releasing");
+            tracing::debug!(name = %claim.name, %holder, "the previous holder ended without releasing the lock");
         }
         Ok(RecordOutcome::Granted { record: file, token, crashed, skew_us: now_us.wrapping_sub(here_us).cast_signed() })
     }
@@ -235,7 +235,7 @@ impl FileStore {
         }
         let files = self.files(&encode::encode(&lease.name));
         let RecordRead::Record(record) = sidecar::read(&files.record)? else {
-            let what = format!("the record {} of a lock that is held was removed or replaced", files.record.display());
+            let what = format!("the record {} was removed or replaced while its lock was held; find the program that changes records", files.record.display());
             return Err(Error::new(ErrorKind::Corrupt, what).with_ambiguous(false));
         };
         if record.token() >= Some(token) {
@@ -286,7 +286,7 @@ impl FileStore {
         match marked {
             Err(e) if !hold_for.is_zero() => Err(error::at("record the minimum hold of the released lock", &path, e)),
             Err(error) => {
-                tracing::warn!(name = %lease.name, %error, "the lock was released, but its record says that it crashed");
+                tracing::warn!(name = %lease.name, %error, "lock released, but its record still says held; the next holder will report a crash");
                 Ok(Release::Released)
             }
             Ok(()) => Ok(Release::Released),

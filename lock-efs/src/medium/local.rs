@@ -54,7 +54,7 @@ impl Medium for Local {
     /// that comes in these microseconds finds the lock taken without a record that says so, and
     /// tries once more.
     fn is_locked(&self, path: &Path, known: &KernelLocks) -> Result<bool, Error> {
-        let fail = |e: io::Error| error::at("look at the lock file", path, e);
+        let fail = |e: io::Error| error::at("inspect the lock file", path, e);
         let found = match fs::symlink_metadata(path) {
             Ok(found) => found,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
@@ -116,7 +116,7 @@ fn replace(record: &NewRecord<'_>) -> Result<File, Error> {
     let file = write_spare(spare, record.bytes, record.mode);
     let file = file.map_err(|e| error::at("write the lock record", spare, e))?;
     if !(record.replaces && exchange(spare, path)) {
-        fs::rename(spare, path).map_err(|e| error::at("put the lock record in the place of", path, e))?;
+        fs::rename(spare, path).map_err(|e| error::at("replace the lock record", path, e))?;
     }
     Ok(file)
 }

@@ -97,20 +97,20 @@ impl NfsFacts {
             .iter()
             .map(|(option, instead)| {
                 let why = match *option {
-                    "soft" | "softerr" => "a lock that times out cannot be told from one that is lost",
-                    _ => "locks on it do not reach the server and exclude no other host",
+                    "soft" | "softerr" => "a timeout cannot be distinguished from a lost lock",
+                    _ => "its locks do not reach the server and do not exclude other hosts",
                 };
                 (format!("it is mounted with {option}: {why}"), format!("mount it with {instead}"))
             })
             .collect();
         if !self.version.starts_with('4') {
-            let why = "before NFSv4 the server has no lease, and a lost lock cannot be noticed";
+            let why = "before NFSv4 the server has no lease, so a lost lock cannot be detected";
             objections
                 .push((format!("it is mounted with vers={}: {why}", self.version), "mount it with vers=4.1".into()));
         }
         if self.recovers_lost_locks {
             objections.push((
-                "the kernel takes lost locks again in silence (nfs.recover_lost_locks=1)".into(),
+                "the kernel silently reacquires lost locks (nfs.recover_lost_locks=1)".into(),
                 "set it to 0 in /sys/module/nfs/parameters and /etc/modprobe.d (options nfs recover_lost_locks=0)"
                     .into(),
             ));

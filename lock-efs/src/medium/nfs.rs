@@ -106,7 +106,7 @@ impl Medium for Nfs {
 
     fn note_held(&self, held: usize) {
         if held == MANY_ON_EFS {
-            tracing::warn!(held, "many locks are held; EFS gives a process 256 locked files in one mount");
+            tracing::warn!(held, "this process holds many locks; EFS allows a process 256 locked files in one mount");
         }
     }
 }
@@ -121,11 +121,11 @@ fn probe(lock: &LockFile, path: &Path) -> Result<Probe, Error> {
         Ok(()) => {}
         Err(Errno::EIO) => {
             return Ok(Probe::Lost(
-                "the NFS server gave the lock up: this host was out of its reach for longer than a lease, or the server lost its state".into(),
+                "the NFS server dropped the lock: it did not hear from this host for longer than its lease, or it lost its state".into(),
             ));
         }
         Err(Errno::ESTALE) => return Ok(Probe::removed(path)),
-        Err(e) => return Err(error::at("read through the lock on", path, e)),
+        Err(e) => return Err(error::at("probe the lock on", path, e)),
     }
     // From the cache, and so up to a minute late: but a lock file that is removed while it is
     // locked is somebody's mistake, or `filelock`'s way of giving its own lock back.
@@ -138,7 +138,7 @@ fn probe(lock: &LockFile, path: &Path) -> Result<Probe, Error> {
             _ => Probe::Lost(unmounted(path)),
         },
         Err(e) if e.raw_os_error() == Some(libc::ESTALE) => Probe::removed(path),
-        Err(e) => return Err(error::at("look at the lock file", path, e)),
+        Err(e) => return Err(error::at("inspect the lock file", path, e)),
     })
 }
 
@@ -161,7 +161,7 @@ fn unmounted(path: &Path) -> String {
 /// Whether somebody holds a lock on the file at `path`, without taking one for it: the server is
 /// asked, and says so of every client.
 fn is_locked(path: &Path) -> Result<bool, Error> {
-    let fail = |e: io::Error| error::at("look at the lock file", path, e);
+    let fail = |e: io::Error| error::at("inspect the lock file", path, e);
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
         Ok(file) => file,

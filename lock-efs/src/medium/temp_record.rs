@@ -45,7 +45,7 @@ impl TempRecord {
     /// The server's clock, as it set the file's time a moment ago.
     pub(crate) fn server_us(&self) -> Result<u64, Error> {
         let time = self.file.metadata().and_then(|found| found.modified());
-        let time = time.map_err(|e| error::at("read the time of", &self.path, e))?;
+        let time = time.map_err(|e| error::at("read the timestamp of", &self.path, e))?;
         let micros = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
         Ok(u64::try_from(micros).unwrap_or(u64::MAX))
     }
@@ -59,9 +59,9 @@ impl TempRecord {
     /// Writes `bytes` and renames the file to `record`, in one step for readers on any host.
     pub(crate) fn place(mut self, bytes: &[u8], record: &Path) -> Result<File, Error> {
         self.write(bytes)?;
-        fs::rename(&self.path, record).map_err(|e| error::at("put the lock record in the place of", record, e))?;
+        fs::rename(&self.path, record).map_err(|e| error::at("replace the lock record", record, e))?;
         self.placed = true;
-        self.file.try_clone().map_err(|e| error::at("keep open the lock record", record, e))
+        self.file.try_clone().map_err(|e| error::at("duplicate the descriptor of the lock record", record, e))
     }
 }
 

@@ -122,7 +122,7 @@ impl FlockQueues {
         if let Err(error) =
             thread::Builder::new().name("onelock-queue".into()).stack_size(super::STACK_BYTES).spawn(wait)
         {
-            tracing::debug!(%error, "no thread to queue with");
+            tracing::debug!(%error, "cannot start a thread for the queue; polling");
             *shared.state() = PositionState::Broken;
         }
         Ok(shared)

@@ -144,12 +144,12 @@ async fn child_without_permission() {
     let path = backend.lock_path(&name("foreign"));
     fs::write(&path, "").unwrap();
     chmod(&path, 0o444);
-    check_attempt(&failed(&backend, "foreign").await, ErrorKind::PermissionDenied, &path, "this user may not");
+    check_attempt(&failed(&backend, "foreign").await, ErrorKind::PermissionDenied, &path, "this user lacks permission");
     let record = path.with_extension("info");
     chmod(&path, 0o600);
     fs::write(&record, "").unwrap();
     chmod(&record, 0);
-    check_attempt(&failed(&backend, "foreign").await, ErrorKind::PermissionDenied, &record, "this user may not");
+    check_attempt(&failed(&backend, "foreign").await, ErrorKind::PermissionDenied, &record, "this user lacks permission");
     chmod(&dir, 0o500);
     check_attempt(
         &failed(&backend, "etl").await,
