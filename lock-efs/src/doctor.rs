@@ -95,10 +95,7 @@ fn nfs(mount: &Mount, facts: &NfsFacts, identity: &Identity) -> Vec<Finding> {
         vec![Finding::good("file system", format!("NFSv{} from {} on {}", facts.version, mount.source, mount.point))];
     let objections = facts.objections();
     if objections.is_empty() {
-        findings.push(Finding::good(
-            "mount options",
-            "none that hides a lost lock or keeps locks on this host",
-        ));
+        findings.push(Finding::good("mount options", "none that hides a lost lock or keeps locks on this host"));
     }
     findings.extend(objections.into_iter().map(|(seen, fix)| Finding::unfit("mount options", seen).advice(fix)));
     if mount.has("local_lock=posix") {
@@ -114,9 +111,7 @@ fn nfs(mount: &Mount, facts: &NfsFacts, identity: &Identity) -> Vec<Finding> {
             "lease",
             format!("{lease:?}: the server keeps the locks of an unreachable host for this long"),
         ),
-        None => {
-            Finding::note("lease", "the kernel does not report it; the shortest usual lease, 10 s, is assumed")
-        }
+        None => Finding::note("lease", "the kernel does not report it; the shortest usual lease, 10 s, is assumed"),
     });
     findings.push(identity.finding());
     findings
@@ -185,7 +180,8 @@ fn space(directory: &Path) -> Vec<Finding> {
         }
     );
     vec![if free < LITTLE_SPACE || few_inodes {
-        Finding::warning(SUBJECT, format!("{text}: a new lock needs both")).advice("free some space, or run onelock sweep")
+        Finding::warning(SUBJECT, format!("{text}: a new lock needs both"))
+            .advice("free some space, or run onelock sweep")
     } else {
         Finding::good(SUBJECT, text)
     }]
@@ -250,7 +246,8 @@ fn files(directory: &Path) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     if refused > 0 {
-        let text = format!("{refused} of {foreign} files of other users cannot be written: their locks cannot be acquired");
+        let text =
+            format!("{refused} of {foreign} files of other users cannot be written: their locks cannot be acquired");
         findings.push(
             Finding::warning(SUBJECT, text)
                 .advice("give all users of the directory a common group and the option mode=0660"),
@@ -274,7 +271,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_without_a_name_or_identity_of_its_own_is_warned() {
+    fn a_host_without_a_unique_identity_is_warned() {
         for (host, uniquifier, level) in [
             ("etl-7", "", Level::Note),
             ("localhost", "", Level::Warning),
@@ -287,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kind_of_a_file_system_tells_what_its_locks_are_worth() {
+    fn a_file_system_type_decides_the_level_of_its_finding() {
         for (fs_type, remote, level) in [
             ("ext4", false, Level::Good),
             ("tmpfs", false, Level::Note),
@@ -300,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_apart_is_named_with_its_direction() {
+    fn a_clock_that_differs_is_reported_with_its_direction() {
         let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         for (there, level, words) in [
             (100, Level::Good, "0.0 s apart from"),

@@ -107,14 +107,14 @@ mod tests {
     }
 
     #[test]
-    fn file_names_that_are_no_encoding_are_not_decoded() {
+    fn foreign_file_names_are_not_decoded() {
         for foreign in ["", "Backup", ".hidden", "a b", "a%2Fb", "a%61", "a%2", "a%zz", "%ff", "a%+f", "x%sha256-00"] {
             assert_eq!(decode(foreign), None, "{foreign}");
         }
     }
 
     #[test]
-    fn a_long_name_is_cut_between_escapes_and_keeps_a_readable_front() {
+    fn a_long_name_is_cut_between_escapes_after_a_prefix() {
         let stem = encode(&name(&format!("etl/{}", "é".repeat(500))));
         assert!(stem.starts_with("etl%2f%c3%a9") && has_digest(&stem) && stem.len() <= MAX_BYTES, "{stem}");
         assert!(decode(stem.split(DIGEST_MARK).next().unwrap_or_default()).is_none(), "cut inside a character");
@@ -138,7 +138,7 @@ mod tests {
         }
 
         #[test]
-        fn different_names_have_different_files_even_when_case_is_folded(
+        fn different_names_have_different_files_if_case_is_folded(
             texts in prop::collection::vec("[aA.%é/_x]{1,5}|[ab]{240,260}|(%[0-9a-fA-F]{2}){1,3}", 2..50)
         ) {
             let mut seen = HashMap::new();

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_errno_has_its_kind_and_none_is_contention() {
+    fn every_errno_maps_to_its_kind_and_never_to_contention() {
         for (errno, kind, retryable) in [
             (Errno::ENOENT, ErrorKind::StoreNotReady, false),
             (Errno::ENOTDIR, ErrorKind::StoreNotReady, false),

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hanging_call_holds_up_its_own_lock_only() {
+    async fn a_hanging_call_delays_only_its_own_lock() {
         let pool = IoPool::default();
         let (call, begun, go_on) = hanging();
         let first = tokio::spawn({
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_nobody_waits_for_any_more_is_left_out_but_a_release_is_not() {
+    async fn an_abandoned_probe_is_skipped_but_a_release_runs() {
         let pool = IoPool::default();
         let (call, begun, go_on) = hanging();
         let (said, heard) = mpsc::channel();
@@ -318,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn threads_are_bounded_and_those_behind_get_their_turn() {
+    async fn threads_are_bounded_and_queued_calls_run_later() {
         let pool = IoPool::default();
         let hung: Vec<_> = (0..MAX_THREADS as u128 + 5)
             .map(|n| {
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_in_a_call_is_an_error_and_takes_nothing_with_it() {
+    async fn a_panic_in_a_call_is_an_error_and_the_pool_survives() {
         let pool = IoPool::default();
         let panics = pool.run(Some(key(1)), Abandoned::Skip, || -> Result<(), Error> { panic!("as it may") });
         let error = panics.await.unwrap_err();

@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mode_gives_the_directory_search_permission_and_the_group() {
+    fn a_mode_adds_search_permission_and_setgid_to_directories() {
         let directory = |mode| Mode::new(mode).map(|m| m.directory).map_err(|e| e.kind());
         assert_eq!(directory(None), Ok(0o700));
         assert_eq!(directory(Some(0o660)), Ok(0o2770));

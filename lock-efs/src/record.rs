@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_tells_the_holder_with_text_and_binary_data() {
+    fn a_record_keeps_the_holder_and_text_or_binary_data() {
         for data in [None, Some(&b"{\"k\":1}\n"[..]), Some(&[0, 0xff, 0x80][..]), Some(&[][..])] {
             let record = Record::parse(&held(&claim(data), token(9), 5)).unwrap();
             assert_eq!((record.state, record.body.name.as_str()), (RecordState::Held, "etl"));
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_minimum_hold_lasts_as_long_as_recorded_and_a_clock_set_back_does_not_prolong_it_for_ever() {
+    fn a_minimum_hold_survives_only_small_clock_setbacks() {
         let hour = Duration::from_secs(3600);
         let record = released_at(1_000_000, hour);
         assert_eq!(record.hold_left(1_000_000), Some(hour));

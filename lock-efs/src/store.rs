@@ -235,7 +235,10 @@ impl FileStore {
         }
         let files = self.files(&encode::encode(&lease.name));
         let RecordRead::Record(record) = sidecar::read(&files.record)? else {
-            let what = format!("the record {} was removed or replaced while its lock was held; find the program that changes records", files.record.display());
+            let what = format!(
+                "the record {} was removed or replaced while its lock was held; find the program that changes records",
+                files.record.display()
+            );
             return Err(Error::new(ErrorKind::Corrupt, what).with_ambiguous(false));
         };
         if record.token() >= Some(token) {

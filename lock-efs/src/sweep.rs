@@ -121,7 +121,8 @@ impl FileStore {
         match try_flock(&file, FlockArg::LockExclusiveNonblock) {
             Ok(true) => Ok(file),
             Ok(false) => {
-                let what = format!("another sweep of {} is running; try again when it has ended", self.directory().display());
+                let what =
+                    format!("another sweep of {} is running; try again when it has ended", self.directory().display());
                 Err(Error::new(ErrorKind::Unavailable, what).with_ambiguous(false))
             }
             Err(e) => Err(error::at("lock", &path, e)),

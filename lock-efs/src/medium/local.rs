@@ -158,7 +158,7 @@ mod tests {
     use crate::{lockfile::flock, medium::refusal::SECOND_TRIES, sidecar::RecordRead};
 
     #[test]
-    fn a_lock_that_was_taken_for_a_moment_only_is_not_refused() {
+    fn a_lock_taken_only_for_a_moment_is_not_refused() {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let path = dir.path().join("etl.lock");
         let mode = Mode { file: 0o600, directory: 0o700, exact: false };

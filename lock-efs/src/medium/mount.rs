@@ -160,7 +160,7 @@ device server:/x mounted on /old with fstype nfs statvers=1.1
 ";
 
     #[test]
-    fn a_mount_is_found_by_its_id_with_the_options_of_both_levels() {
+    fn a_mount_is_found_by_id_with_the_options_of_both_levels() {
         let mount = Mount::find(INFO, "54").unwrap();
         assert_eq!((mount.point.as_str(), mount.fs_type.as_str()), ("/mnt/a\\040b", "nfs4"));
         assert_eq!(mount.source, "10.9.0.1:/");
@@ -171,7 +171,7 @@ device server:/x mounted on /old with fstype nfs statvers=1.1
     }
 
     #[test]
-    fn the_lease_is_that_of_the_latest_mount_at_the_place() {
+    fn the_lease_is_that_of_the_latest_mount_at_a_path() {
         assert_eq!(lease(STATS, "/mnt/a\\040b"), Some(Duration::from_secs(10)));
         assert_eq!(lease(STATS, "/old"), None);
         assert_eq!(lease(STATS, "/elsewhere"), None);
@@ -179,14 +179,14 @@ device server:/x mounted on /old with fstype nfs statvers=1.1
     }
 
     #[test]
-    fn facts_tell_the_version_and_the_lease() {
+    fn nfs_facts_contain_the_version_and_the_lease() {
         let facts = Mount::find(INFO, "54").unwrap().facts(STATS, "");
         assert_eq!((facts.version.as_str(), facts.lease), ("4.1", Some(Duration::from_secs(10))));
         assert_eq!(facts.objection(), None);
     }
 
     #[test]
-    fn what_is_unsafe_is_named_with_its_fix() {
+    fn unsafe_mount_options_are_named_with_their_fix() {
         let with = |options: &str| Mount {
             point: "/efs".into(),
             fs_type: "nfs4".into(),

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_waiter_is_told_again_what_it_was_told_lately_and_nobody_else_is() {
+    fn a_fresh_holder_is_repeated_to_the_same_waiter_only() {
         let (mine, theirs) = (LeaseId::from(1), LeaseId::from(2));
         let cached = CachedHolder::new(mine, Holder::default());
         assert!(cached.is_fresh_for(mine) && !cached.is_fresh_for(theirs));

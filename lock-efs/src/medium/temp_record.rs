@@ -86,7 +86,7 @@ mod tests {
     const MODE: Mode = Mode { file: 0o600, directory: 0o700, exact: false };
 
     #[test]
-    fn the_time_of_a_temp_record_is_what_its_file_system_says() {
+    fn a_temp_record_takes_its_time_from_the_file_system() {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let temp = TempRecord::create(dir.path(), LeaseId::from(7), MODE).expect("a temporary record can be made");
         let ahead = SystemTime::now() + Duration::from_secs(3_600);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_temp_record_that_is_not_placed_leaves_nothing_and_one_that_is_replaces_the_record() {
+    fn a_temp_record_replaces_the_record_or_is_removed() {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let (record, temp) = (dir.path().join("a.info"), || TempRecord::create(dir.path(), LeaseId::from(7), MODE));
         drop(temp().expect("a temporary record can be made"));

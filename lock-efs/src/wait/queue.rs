@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_abandoned_position_is_taken_over_and_else_given_up() {
+    async fn an_abandoned_position_is_taken_over_or_given_up() {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let path = dir.path().join("b.queue");
         let name = LockName::new("b").expect("a name");

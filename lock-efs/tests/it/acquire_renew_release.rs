@@ -20,7 +20,7 @@ use lock_efs::{FileBackend, FileConfig};
 const NO_TIME: Duration = Duration::ZERO;
 
 #[tokio::test]
-async fn two_backends_on_one_directory_exclude_each_other_and_a_refusal_names_the_holder() {
+async fn backends_exclude_each_other_and_name_the_holder() {
     let (dir, one) = open();
     let two = FileBackend::open(dir.path()).unwrap();
     let mine = claim("etl").with_owner("etl-7").with_data(b"load 3".to_vec());
@@ -43,7 +43,7 @@ async fn two_backends_on_one_directory_exclude_each_other_and_a_refusal_names_th
 }
 
 #[tokio::test]
-async fn acquiring_again_with_the_same_id_is_granted_again_with_the_same_token() {
+async fn acquiring_again_with_one_id_returns_the_same_token() {
     let (_dir, backend) = open();
     let mine = claim("etl");
     let (first, lease) = grant(&backend, &mine).await;
@@ -57,7 +57,7 @@ async fn acquiring_again_with_the_same_id_is_granted_again_with_the_same_token()
 }
 
 #[tokio::test]
-async fn a_dropped_backend_frees_its_locks_and_the_next_holder_hears_of_a_crash_once() {
+async fn dropping_a_backend_frees_locks_and_reports_one_crash() {
     let (dir, one) = open();
     let (first, _) = grant(&one, &claim("etl")).await;
     drop(one);
@@ -71,7 +71,7 @@ async fn a_dropped_backend_frees_its_locks_and_the_next_holder_hears_of_a_crash_
 }
 
 #[tokio::test]
-async fn a_minimum_hold_refuses_everybody_until_it_is_over() {
+async fn a_minimum_hold_refuses_all_clients_until_it_ends() {
     let (dir, one) = open();
     let two = FileBackend::open(dir.path()).unwrap();
     let (_, lease) = grant(&one, &claim("etl")).await;
@@ -117,7 +117,7 @@ async fn a_lock_file_that_is_removed_or_replaced_is_a_lost_lock_and_never_a_succ
 }
 
 #[tokio::test]
-async fn acquiring_again_after_the_file_was_removed_is_a_new_acquisition() {
+async fn acquiring_after_file_removal_is_a_new_acquisition() {
     let (_dir, backend) = open();
     let mine = claim("etl");
     let (first, _) = grant(&backend, &mine).await;
@@ -127,7 +127,7 @@ async fn acquiring_again_after_the_file_was_removed_is_a_new_acquisition() {
 }
 
 #[tokio::test]
-async fn a_descriptor_keeps_the_lock_held_after_the_backend_is_gone_but_not_after_a_release() {
+async fn a_lent_descriptor_keeps_the_lock_until_a_release() {
     let (dir, one) = open();
     let two = FileBackend::open(dir.path()).unwrap();
     let (_, lease) = grant(&one, &claim("etl")).await;
@@ -144,7 +144,7 @@ async fn a_descriptor_keeps_the_lock_held_after_the_backend_is_gone_but_not_afte
 }
 
 #[tokio::test]
-async fn a_guard_that_has_ended_by_its_clock_is_in_nobodys_way_while_it_lives() {
+async fn a_guard_past_max_hold_does_not_block_a_successor() {
     let (dir, one) = open();
     let (mine, theirs) = (Locker::new(one).unwrap(), Locker::new(FileBackend::open(dir.path()).unwrap()).unwrap());
     let guard = mine.lock("etl").max_hold(Duration::from_millis(50)).acquire().await.unwrap();
@@ -156,7 +156,7 @@ async fn a_guard_that_has_ended_by_its_clock_is_in_nobodys_way_while_it_lives() 
 }
 
 #[tokio::test]
-async fn a_supervisor_keeps_the_lock_beyond_the_end_of_the_guard_until_it_lets_go() {
+async fn a_lent_descriptor_keeps_the_lock_after_the_guard_ends() {
     let (dir, one) = open();
     let two = FileBackend::open(dir.path()).unwrap();
     let (_, lease) = grant(&one, &claim("etl")).await;
@@ -168,7 +168,7 @@ async fn a_supervisor_keeps_the_lock_beyond_the_end_of_the_guard_until_it_lets_g
 }
 
 #[tokio::test]
-async fn odd_names_lock_and_list_as_themselves() {
+async fn odd_names_are_locked_and_listed_unchanged() {
     let (dir, backend) = open();
     let long = "long/".repeat(200);
     let mut names = ["../x", "..", "a/b", "A", "a", "\0", "é", "e\u{301}", "CON", "x.lock", &long];
@@ -198,7 +198,7 @@ async fn a_ttl_is_refused_with_the_fix() {
 }
 
 #[tokio::test]
-async fn data_too_large_for_a_record_is_a_limit_and_leaves_the_lock_free() {
+async fn data_too_large_for_a_record_leaves_the_lock_free() {
     let (_dir, backend) = open();
     let error = backend.acquire(&claim("etl").with_data(vec![0; 300_000])).await.unwrap_err();
     assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Limit, false));
@@ -206,7 +206,7 @@ async fn data_too_large_for_a_record_is_a_limit_and_leaves_the_lock_free() {
 }
 
 #[tokio::test]
-async fn what_is_created_is_private_and_a_mode_shares_it() {
+async fn created_files_are_private_unless_a_mode_shares_them() {
     let dir = tempfile::tempdir().unwrap();
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     let private = dir.path().join("a/private");
@@ -225,7 +225,7 @@ async fn what_is_created_is_private_and_a_mode_shares_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_many_tasks_on_many_names_exactly_one_each_is_in() {
+async fn many_tasks_on_many_names_exclude_each_other() {
     let (_dir, backend) = open();
     let backend = Arc::new(backend);
     let inside: Arc<Vec<AtomicUsize>> = Arc::new((0..4).map(|_| AtomicUsize::new(0)).collect());

@@ -30,7 +30,7 @@ fn chmod(path: &Path, mode: u32) {
 }
 
 #[tokio::test]
-async fn a_private_directory_is_fit_and_left_as_it_was() {
+async fn a_private_directory_is_fit_and_left_unchanged() {
     let (dir, backend) = open();
     chmod(dir.path(), 0o700);
     let findings = backend.diagnose().await;
@@ -45,7 +45,7 @@ async fn a_private_directory_is_fit_and_left_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_directory_that_others_may_write_to_is_warned_of() {
+async fn a_directory_writable_by_others_gets_a_warning() {
     let (dir, backend) = open();
     for (mode, level, words) in [
         (0o770, Level::Note, "group"),
@@ -68,7 +68,7 @@ fn foreign_file(path: &Path) {
 }
 
 #[test]
-fn lock_files_of_others_that_cannot_be_written_are_warned_of() {
+fn foreign_lock_files_without_write_access_get_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     // Root may write to everything, unless the owner is unknown where it is root.
     if Command::new("id").arg("-u").output().unwrap().stdout == b"0\n" {
@@ -90,7 +90,7 @@ async fn child_with_foreign_files() {
 }
 
 #[test]
-fn what_a_mount_is_good_for_is_told() {
+fn the_doctor_reports_the_fitness_of_each_file_system() {
     let dir = tempfile::tempdir().unwrap();
     run_child(OWN_MOUNTS, "doctor::child_on_other_file_systems", dir.path());
 }

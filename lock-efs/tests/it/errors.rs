@@ -33,7 +33,7 @@ fn check_attempt(error: &Error, kind: ErrorKind, path: &Path, advice: &str) {
 }
 
 #[tokio::test]
-async fn a_symbolic_link_in_the_way_is_not_followed() {
+async fn a_symbolic_link_at_the_lock_path_is_not_followed() {
     let (dir, backend) = open();
     let (path, target) = (backend.lock_path(&name("etl")), dir.path().join("target"));
     symlink(&target, &path).unwrap();
@@ -42,7 +42,7 @@ async fn a_symbolic_link_in_the_way_is_not_followed() {
 }
 
 #[tokio::test]
-async fn a_symbolic_link_in_the_place_of_the_record_is_replaced_not_followed() {
+async fn a_symbolic_link_at_the_record_path_is_not_followed() {
     let (dir, backend) = open();
     let target = dir.path().join("precious");
     fs::write(&target, "precious").unwrap();
@@ -56,7 +56,7 @@ async fn a_symbolic_link_in_the_place_of_the_record_is_replaced_not_followed() {
 }
 
 #[tokio::test]
-async fn a_directory_or_a_pipe_in_the_way_is_named() {
+async fn a_directory_or_pipe_at_a_path_is_named_in_the_error() {
     let (dir, backend) = open();
     let path = backend.lock_path(&name("etl"));
     fs::create_dir(&path).unwrap();
@@ -72,7 +72,7 @@ async fn a_directory_or_a_pipe_in_the_way_is_named() {
 }
 
 #[tokio::test]
-async fn a_pipe_in_the_place_of_the_record_blocks_nobody() {
+async fn a_pipe_at_the_record_path_does_not_block() {
     let (dir, backend) = open();
     assert!(Command::new("mkfifo").arg(dir.path().join("etl.info")).status().unwrap().success());
     assert_eq!(backend.inspect(&name("etl")).await.unwrap(), None);
@@ -97,7 +97,7 @@ async fn a_directory_that_went_away_is_named_and_comes_back() {
 }
 
 #[test]
-fn opening_says_what_is_wrong_with_the_directory() {
+fn opening_reports_the_defect_of_a_directory() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "").unwrap();
@@ -112,7 +112,7 @@ fn opening_says_what_is_wrong_with_the_directory() {
 }
 
 #[tokio::test]
-async fn a_path_that_is_too_long_is_a_configuration_error() {
+async fn a_path_too_long_is_a_configuration_error() {
     let dir = tempfile::tempdir().unwrap();
     let mut deep = dir.path().to_owned();
     // Room for the short name below, none for the long one within the 4,096 bytes of a path.
@@ -149,7 +149,12 @@ async fn child_without_permission() {
     chmod(&path, 0o600);
     fs::write(&record, "").unwrap();
     chmod(&record, 0);
-    check_attempt(&failed(&backend, "foreign").await, ErrorKind::PermissionDenied, &record, "this user lacks permission");
+    check_attempt(
+        &failed(&backend, "foreign").await,
+        ErrorKind::PermissionDenied,
+        &record,
+        "this user lacks permission",
+    );
     chmod(&dir, 0o500);
     check_attempt(
         &failed(&backend, "etl").await,
@@ -164,7 +169,7 @@ async fn child_without_permission() {
 }
 
 #[test]
-fn a_full_disk_is_named_and_the_lock_is_free_afterwards() {
+fn a_full_disk_is_named_and_leaves_the_lock_free() {
     let dir = tempfile::tempdir().unwrap();
     run_child(OWN_MOUNTS, "errors::child_on_a_full_disk", dir.path());
 }
@@ -247,7 +252,7 @@ async fn child_with_few_descriptors() {
 }
 
 #[tokio::test]
-async fn efs_refuses_a_directory_that_is_not_on_nfs_unless_that_is_meant() {
+async fn efs_refuses_local_directories_unless_allow_local_is_set() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("locks");
     let registry = lock_core::Registry::new().with(lock_efs::FileFactory);

@@ -18,7 +18,7 @@ except filelock.Timeout:
     sys.exit(3)";
 
 #[tokio::test]
-async fn flock_1_is_refused_while_we_hold_and_had_it_after_our_release() {
+async fn flock_1_is_refused_until_onelock_releases() {
     let (_dir, backend) = open();
     let (_, lease) = grant(&backend, &claim("etl")).await;
     let path = backend.lock_path(&name("etl"));
@@ -29,7 +29,7 @@ async fn flock_1_is_refused_while_we_hold_and_had_it_after_our_release() {
 }
 
 #[tokio::test]
-async fn we_are_refused_while_flock_1_holds_and_have_it_when_it_is_killed() {
+async fn onelock_is_refused_until_flock_1_is_killed() {
     let (_dir, backend) = open();
     let path = backend.lock_path(&name("etl"));
     let mut flock = Process::start(&["flock", "-F", path.to_str().unwrap(), "sh", "-c", "echo locked; exec sleep 600"]);
@@ -43,7 +43,7 @@ async fn we_are_refused_while_flock_1_holds_and_have_it_when_it_is_killed() {
 }
 
 #[tokio::test]
-async fn a_shared_flock_1_excludes_us_and_is_shown() {
+async fn a_shared_flock_1_excludes_onelock_and_is_listed() {
     let (_dir, backend) = open();
     let path = backend.lock_path(&name("etl"));
     let mut flock =
@@ -69,7 +69,7 @@ async fn filelock_is_refused_while_we_hold_and_has_it_after_our_release() {
 }
 
 #[tokio::test]
-async fn we_are_refused_while_filelock_holds_and_have_it_when_it_is_killed() {
+async fn onelock_is_refused_until_filelock_is_killed() {
     let (_dir, backend) = open();
     let (before, lease) = grant(&backend, &claim("etl")).await;
     assert!(backend.release_now(&lease, Duration::ZERO));

@@ -39,7 +39,7 @@ int flock(int fd, int operation) {
 }
 
 #[test]
-fn no_more_locks_and_a_quota_are_limits_that_name_those_of_efs() {
+fn enolck_and_edquot_are_limits_that_name_the_efs_limits() {
     let (dir, tools) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let preload = format!("LD_PRELOAD={}", failing_flock(tools.path()).display());
     let told = format!("FAIL_FLOCK={}", tools.path().join("errno").display());
@@ -80,7 +80,7 @@ fn held(snapshotter: &Snapshotter) -> Vec<(Vec<String>, f64)> {
 }
 
 #[test]
-fn the_locks_held_are_counted_by_directory_and_mount() {
+fn held_locks_are_counted_by_directory_and_mount() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

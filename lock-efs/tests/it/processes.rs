@@ -7,7 +7,7 @@ use lock_core::backend::{AcquireOutcome, Backend, ProcessBound};
 use lock_efs::FileBackend;
 
 #[tokio::test]
-async fn a_killed_holder_frees_the_lock_and_the_next_hears_who_it_was() {
+async fn the_successor_of_a_killed_holder_learns_its_owner() {
     let (dir, backend) = open();
     let command = myself("processes::child_holds_a_lock", dir.path());
     for _ in 0..5 {

@@ -9,7 +9,7 @@ use lock_core::{
 };
 
 #[tokio::test]
-async fn a_bad_record_makes_the_holder_unknown_and_excludes_all_the_same() {
+async fn a_bad_record_hides_the_holder_but_not_the_lock() {
     let (dir, backend) = open();
     let (_, lease) = grant(&backend, &claim("etl")).await;
     let record = dir.path().join("etl.info");
@@ -25,7 +25,7 @@ async fn a_bad_record_makes_the_holder_unknown_and_excludes_all_the_same() {
 }
 
 #[tokio::test]
-async fn tokens_rise_although_the_record_was_lost_or_destroyed() {
+async fn tokens_rise_after_the_record_is_lost_or_destroyed() {
     let (dir, backend) = open();
     let record = dir.path().join("etl.info");
     let mut last = None;
@@ -42,7 +42,7 @@ async fn tokens_rise_although_the_record_was_lost_or_destroyed() {
 }
 
 #[tokio::test]
-async fn a_token_from_a_clock_ahead_of_ours_is_still_exceeded() {
+async fn a_token_from_a_clock_that_ran_ahead_is_exceeded() {
     let (dir, backend) = open();
     let (granted, lease) = grant(&backend, &claim("etl")).await;
     assert!(backend.release_now(&lease, Duration::ZERO));
@@ -54,7 +54,7 @@ async fn a_token_from_a_clock_ahead_of_ours_is_still_exceeded() {
 }
 
 #[tokio::test]
-async fn a_record_is_replaced_whole_whatever_its_length() {
+async fn a_record_of_any_length_is_replaced_whole() {
     let (_dir, backend) = open();
     for size in [10, 100_000, 10, 5_000, 0, 20_000] {
         let mine = claim("etl").with_data(vec![b'd'; size]);

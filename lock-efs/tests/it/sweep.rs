@@ -35,7 +35,7 @@ fn names(dir: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn only_idle_names_that_nobody_holds_are_removed() {
+async fn a_sweep_removes_only_idle_names_without_a_holder() {
     let (dir, backend) = open();
     used(&backend, "idle").await;
     let _held = grant(&backend, &claim("held")).await;
@@ -52,7 +52,7 @@ async fn only_idle_names_that_nobody_holds_are_removed() {
 }
 
 #[tokio::test]
-async fn tokens_rise_across_a_sweep_even_when_they_are_ahead_of_the_clock() {
+async fn tokens_ahead_of_the_clock_rise_across_a_sweep() {
     let (dir, backend) = open();
     let now = used(&backend, "etl").await;
     let record = dir.path().join("etl.info");
@@ -74,7 +74,7 @@ async fn a_minimum_hold_outlives_a_sweep() {
 }
 
 #[tokio::test]
-async fn two_sweeps_of_a_directory_do_not_run_at_once() {
+async fn a_second_sweep_of_a_directory_is_refused() {
     let (dir, backend) = open();
     let turn = File::create(dir.path().join(".onelock-sweep")).unwrap();
     turn.lock().unwrap();
@@ -84,7 +84,7 @@ async fn two_sweeps_of_a_directory_do_not_run_at_once() {
 }
 
 #[tokio::test]
-async fn what_acquisitions_left_that_ended_in_their_midst_goes_with_age() {
+async fn a_sweep_removes_old_temp_records_only() {
     let (dir, backend) = open();
     used(&backend, "etl").await;
     let [old, young] = ["0", "1"].map(|digit| dir.path().join(format!(".onelock-{}", digit.repeat(32))));

@@ -17,7 +17,7 @@ const TIME: Duration = Duration::from_secs(20);
 const NAMES: [&str; 2] = ["s0", "s1"];
 
 /// Takes and gives back a lock as Python programs do, and notes when it had it, as
-/// [`child_that_contends`] does.
+/// [`child_contends`] does.
 const FILELOCK: &str = "import filelock, sys, time
 lock = filelock.FileLock(sys.argv[1], poll_interval=0.002)
 while True:
@@ -30,10 +30,10 @@ while True:
 ";
 
 #[test]
-fn sweeps_let_no_two_in_and_no_token_fall_while_eight_processes_contend() {
+fn sweeps_under_contention_keep_exclusion_and_rising_tokens() {
     let (dir, backend) = open();
     let mut contenders: Vec<_> =
-        (0..6).map(|_| spawn(&myself("sweep_contended::child_that_contends", dir.path()))).collect();
+        (0..6).map(|_| spawn(&myself("sweep_contended::child_contends", dir.path()))).collect();
     for name in NAMES {
         let path = backend.lock_path(&fixture::name(name));
         let python = python().display().to_string();
@@ -92,7 +92,7 @@ fn cycle(line: &str, name: &str) -> Option<[i64; 3]> {
 }
 
 #[tokio::test]
-async fn child_that_contends() {
+async fn child_contends() {
     let Some(dir) = in_child() else { return };
     let locker = Locker::new(FileBackend::open(&dir).unwrap()).unwrap();
     for name in NAMES.into_iter().cycle() {

@@ -28,7 +28,7 @@ async fn watch(backend: &FileBackend, text: &str) -> Box<dyn Watch> {
 }
 
 #[tokio::test]
-async fn a_watch_wakes_on_a_release_of_ours_and_of_flock_1() {
+async fn a_watch_wakes_on_releases_by_onelock_and_flock_1() {
     let (dir, holder) = open();
     let waiter = FileBackend::open(dir.path()).unwrap();
     let (_, lease) = grant(&holder, &claim("etl")).await;
@@ -83,7 +83,7 @@ async fn child_holds_a_lock() {
 }
 
 #[tokio::test]
-async fn a_watch_wakes_on_a_release_whose_descriptor_was_lent() {
+async fn a_watch_wakes_on_a_release_with_a_lent_descriptor() {
     let (_dir, backend) = open();
     let (_, lease) = grant(&backend, &claim("etl")).await;
     let lent = backend.descriptor(&lease).unwrap();
@@ -96,7 +96,7 @@ async fn a_watch_wakes_on_a_release_whose_descriptor_was_lent() {
 /// A waiter whose every try closed a descriptor would wake the others, and they it: thousands of
 /// tries instead of a few. And of those who wait only the first is woken, however many there are.
 #[tokio::test]
-async fn waiters_do_not_wake_each_other_for_ever() {
+async fn waiters_do_not_keep_waking_each_other() {
     let (dir, holder) = open();
     let (_, _lease) = grant(&holder, &claim("etl")).await;
     let (tries, wakes) = (Arc::new(AtomicUsize::new(0)), 5);
@@ -136,7 +136,7 @@ async fn waiters_do_not_wake_each_other_for_ever() {
 }
 
 #[tokio::test]
-async fn a_refused_waiter_that_begins_to_watch_wakes_nobody() {
+async fn a_refused_waiter_starts_to_watch_without_waking_others() {
     let (dir, holder) = open();
     let (_, _lease) = grant(&holder, &claim("etl")).await;
     let (first, second) = (FileBackend::open(dir.path()).unwrap(), FileBackend::open(dir.path()).unwrap());
@@ -176,7 +176,7 @@ async fn waiters_of_one_backend_never_share_a_lock() {
 }
 
 #[tokio::test]
-async fn a_watch_leaves_no_descriptor_behind() {
+async fn a_dropped_watch_leaves_no_descriptor_open() {
     let (dir, backend) = open();
     let open_as = |suffix: &str| {
         let fds = fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
@@ -240,7 +240,7 @@ async fn a_file_that_was_replaced_between_open_and_lock_is_opened_anew() {
 }
 
 #[test]
-fn without_an_io_driver_waiters_poll() {
+fn waiters_poll_without_an_io_driver() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     runtime.block_on(async {
         let (dir, backend) = open();
@@ -255,7 +255,7 @@ fn without_an_io_driver_waiters_poll() {
 }
 
 #[test]
-fn without_inotify_instances_waiters_poll() {
+fn waiters_poll_without_inotify_instances() {
     let dir = tempfile::tempdir().unwrap();
     let limited = ["unshare", "--user", "--map-root-user", "sh", "-c"];
     let script = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$0\" \"$@\"";
