@@ -8,11 +8,14 @@ use redis::Value;
 
 use crate::{error::unexpected, record};
 
+const ACQUIRE: &str = "the acquire script";
+const LOST: &str = "the lost script";
+
 pub(crate) fn granted_or_held(answer: Value) -> Result<AcquireOutcome, Error> {
     let items = match &answer {
         Value::BulkString(granted) => return new_grant(granted).map(AcquireOutcome::Granted),
         Value::Array(items) => items,
-        _ => return Err(unexpected(&answer)),
+        _ => return Err(unexpected(ACQUIRE, &answer)),
     };
     match &items[..] {
         [Value::Int(2), Value::BulkString(record)] => {
@@ -20,11 +23,11 @@ pub(crate) fn granted_or_held(answer: Value) -> Result<AcquireOutcome, Error> {
             Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_already_ours(true)))
         }
         [Value::Int(3)] => {
-            Err(Error::new(ErrorKind::Other, "this attempt reached Redis after its own lease id had been released"))
+            Err(Error::new(ErrorKind::Other, "this acquire reached Redis after its lease id had been released"))
         }
-        items => match refusal(items)? {
+        items => match refusal(ACQUIRE, items)? {
             Some(holder) => Ok(AcquireOutcome::Contended(holder)),
-            None => Err(unexpected(&answer)),
+            None => Err(unexpected(ACQUIRE, &answer)),
         },
     }
 }
@@ -38,42 +41,42 @@ fn new_grant(granted: &[u8]) -> Result<Grant, Error> {
         Some(token) => Ok(Grant::default().with_token(token).with_crashed(parts.next().and_then(record::parse))),
         None => Err(Error::new(
             ErrorKind::Corrupt,
-            "the fencing tokens of this lock are used up: its token key in Redis was tampered with; delete that key",
+            "this lock has no fencing tokens left because its token key in Redis was modified; delete that key",
         )
         // Granted all the same.
         .with_ambiguous(true)),
     }
 }
 
-/// The holder in a refusal of a script.
-pub(crate) fn refusal(items: &[Value]) -> Result<Option<Holder>, Error> {
+/// Reads the holder from a refusal by `script`.
+pub(crate) fn refusal(script: &str, items: &[Value]) -> Result<Option<Holder>, Error> {
     match items {
-        [Value::Int(0), rest @ ..] => current(rest),
-        _ => Err(unexpected(&Value::Array(items.to_vec()))),
+        [Value::Int(0), rest @ ..] => current(script, rest),
+        _ => Err(unexpected(script, &Value::Array(items.to_vec()))),
     }
 }
 
-/// `[record, remaining ms, type]` as a holder.
-fn current(items: &[Value]) -> Result<Option<Holder>, Error> {
+/// Reads `[record, remaining ms, type]` as a holder.
+fn current(script: &str, items: &[Value]) -> Result<Option<Holder>, Error> {
     match items {
         [Value::BulkString(value), Value::Int(ttl), _] => Ok(Some(record::holder(Some(value), *ttl, None))),
         [Value::Nil, Value::Int(ttl), Value::BulkString(kind)] => match &kind[..] {
             b"none" => Ok(None),
             kind => Ok(Some(record::holder(None, *ttl, std::str::from_utf8(kind).ok()))),
         },
-        _ => Err(unexpected(&Value::Array(items.to_vec()))),
+        _ => Err(unexpected(script, &Value::Array(items.to_vec()))),
     }
 }
 
 /// Why `lease` is not held any more.
 pub(crate) fn why_lost(answer: Value, lease: &Lease) -> Result<LossReason, Error> {
-    let Value::Array(items) = answer else { return Err(unexpected(&answer)) };
-    let [now @ .., token, broken] = &items[..] else { return Err(unexpected(&Value::Array(items))) };
+    let Value::Array(items) = answer else { return Err(unexpected(LOST, &answer)) };
+    let [now @ .., token, broken] = &items[..] else { return Err(unexpected(LOST, &Value::Array(items))) };
     if let Value::BulkString(by) = broken {
         return Ok(LossReason::BrokenBy(String::from_utf8_lossy(by).into_owned()));
     }
     // A lock that is only kept refused after its release has an owner, but no version.
-    let holder = current(now)?.filter(|holder| holder.version.is_some() || holder.foreign.is_some());
+    let holder = current(LOST, now)?.filter(|holder| holder.version.is_some() || holder.foreign.is_some());
     Ok(match (holder, token) {
         (Some(holder), _) => LossReason::TakenBy(Box::new(holder)),
         (None, Value::BulkString(last)) if ends_in_our_record(last, lease.id) => LossReason::Expired,

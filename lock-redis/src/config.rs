@@ -216,27 +216,27 @@ impl RedisConfig {
         let cluster = matches!(self.topology, Topology::Cluster(_));
         if self.key_prefix.as_ref().is_some_and(|prefix| prefix.contains(['{', '}'])) {
             return wrong(
-                "key_prefix must not contain braces: those around the name keep the keys of a lock in one slot",
+                "key_prefix must not contain braces: the braces around the name keep all keys of a lock in one slot",
             );
         }
         if cluster && self.database != 0 {
-            return wrong("a Redis cluster has only database 0; take the number out of the configuration");
+            return wrong("a Redis cluster has only database 0; remove the number from the configuration");
         }
         if cluster && self.compat == Some(Compat::PythonRedisLock) {
             return wrong("python-redis-lock does not work on a cluster: its two keys are in different slots");
         }
         if self.replicas > 0 && matches!(self.topology, Topology::Quorum(_)) {
-            return wrong("the servers of a quorum are independent and none needs replicas; leave replicas out");
+            return wrong("the servers of a quorum are independent and have no replicas; remove the option replicas");
         }
         if matches!(&self.topology, Topology::Quorum(nodes) if nodes.len() < 3) {
-            return wrong("a quorum needs at least three independent servers: of two, both would have to live");
+            return wrong("a quorum needs at least three independent servers: with two, no server may fail");
         }
         if matches!(self.topology, Topology::Quorum(_)) && self.compat.is_some() {
-            return wrong("compat is for one server, as the clients that it speaks to use one");
+            return wrong("compat does not work on a quorum, because the other client uses a single server");
         }
         for (option, time) in [("timeout", self.timeout), ("connect_timeout", self.connect_timeout)] {
             if time.is_zero() || time > LONGEST_TIMEOUT {
-                return wrong(&format!("{option}={time:?} must be longer than nothing and at most an hour"));
+                return wrong(&format!("{option}={time:?} must be longer than 0 and at most one hour"));
             }
         }
         Ok(())

@@ -275,14 +275,14 @@ fn certificates(config: &RedisConfig) -> Result<Option<TlsCertificates>, Error> 
             Some(ClientTlsConfig { client_cert: read("cert", cert)?, client_key: read("key", key)? })
         }
         (None, None) => None,
-        _ => return Err(opening(Error::new(ErrorKind::Config, "a client certificate takes both, cert and key"))),
+        _ => return Err(opening(Error::new(ErrorKind::Config, "a client certificate needs both cert and key"))),
     };
     Ok(Some(TlsCertificates { client_tls, root_cert }))
 }
 
 fn read(option: &str, path: &Path) -> Result<Vec<u8>, Error> {
     fs::read(path).map_err(|error| {
-        let message = format!("the file of option {option}, {}, cannot be read", path.display());
+        let message = format!("cannot read {}, the file of option {option}", path.display());
         opening(Error::new(ErrorKind::Config, message).with_source(error))
     })
 }

@@ -64,11 +64,11 @@ impl Replication {
         match confirmed {
             Value::Int(confirmed) if *confirmed >= i64::from(number) => Ok(()),
             Value::Int(confirmed) => {
-                let advice = "look at INFO replication, or ask for fewer (replicas)";
+                let advice = "check INFO replication, or lower the option replicas";
                 let message = format!("{confirmed} of {number} replicas confirmed in time; {advice}");
                 Err(Error::new(ErrorKind::Unavailable, message))
             }
-            other => Err(unexpected(other)),
+            other => Err(unexpected("WAIT", other)),
         }
     }
 }
@@ -179,9 +179,9 @@ impl Deployment {
         self.pass_on();
         let renewed = match &answer {
             Value::Array(answers) => answers.iter().map(|answer| *answer == Value::Int(1)).collect::<Vec<_>>(),
-            _ => return Err(unexpected(&answer)),
+            _ => return Err(unexpected("the renew script", &answer)),
         };
-        if renewed.len() == leases.len() { Ok(renewed) } else { Err(unexpected(&answer)) }
+        if renewed.len() == leases.len() { Ok(renewed) } else { Err(unexpected("the renew script", &answer)) }
     }
 
     /// What became of a lease that is not held any more. Asked separately, because a renewal that names its lock's key alone is also
@@ -219,8 +219,8 @@ impl Deployment {
         match answer {
             Value::Int(1) => Ok(Release::Released),
             Value::Int(4) => Ok(Release::NotHeld(None)),
-            Value::Array(answer) => refusal(&answer).map(Release::NotHeld),
-            answer => Err(unexpected(&answer)),
+            Value::Array(answer) => refusal("the release script", &answer).map(Release::NotHeld),
+            answer => Err(unexpected("the release script", &answer)),
         }
     }
 
@@ -230,8 +230,8 @@ impl Deployment {
 
     async fn inspect_key(&self, lock: String) -> Result<Option<Holder>, Error> {
         match self.connection.run(&self.scripts.inspect.call(&[lock])).await? {
-            Value::Array(answer) => refusal(&answer),
-            answer => Err(unexpected(&answer)),
+            Value::Array(answer) => refusal("the inspect script", &answer),
+            answer => Err(unexpected("the inspect script", &answer)),
         }
     }
 
@@ -247,8 +247,8 @@ impl Deployment {
         let call = self.scripts.break_lock.call(&keys).arg(&id).arg(by).arg(u8::from(self.connection.is_cluster()));
         match self.connection.run(&call).await? {
             Value::Array(answer) if answer.first() == Some(&Value::Int(1)) => Ok(Break::Broken),
-            Value::Array(answer) => refusal(&answer).map(Break::Changed),
-            answer => Err(unexpected(&answer)),
+            Value::Array(answer) => refusal("the break script", &answer).map(Break::Changed),
+            answer => Err(unexpected("the break script", &answer)),
         }
     }
 
@@ -257,7 +257,7 @@ impl Deployment {
         let keys = [lock.clone(), self.keys.token(&lock), self.keys.waiters(&lock)];
         match self.connection.run(&self.scripts.purge.call(&keys)).await? {
             Value::Int(forgotten) => Ok(forgotten == 1),
-            answer => Err(unexpected(&answer)),
+            answer => Err(unexpected("the purge script", &answer)),
         }
     }
 
@@ -268,7 +268,7 @@ impl Deployment {
         let call = self.scripts.advance_token.call(&keys).arg(id.to_string()).arg(token.get());
         match self.connection.run(&call).await? {
             Value::Int(raised) => Ok(raised == 1),
-            answer => Err(unexpected(&answer)),
+            answer => Err(unexpected("the advance_token script", &answer)),
         }
     }
 
@@ -303,7 +303,7 @@ impl Deployment {
         let keys = [lock.to_owned(), self.keys.waiters(lock)];
         let answer = self.connection.run(&self.scripts.wait.call(&keys).arg(self.connection.wakers.channel())).await?;
         self.pass_on();
-        let Value::Array(items) = &answer else { return Err(unexpected(&answer)) };
+        let Value::Array(items) = &answer else { return Err(unexpected("the wait script", &answer)) };
         match &items[..] {
             [Value::Int(1), Value::BulkString(place)] => {
                 self.connection.wakers.note(lock, Standing::Queued, Some(String::from_utf8_lossy(place).into_owned()));
@@ -313,7 +313,7 @@ impl Deployment {
                 self.connection.wakers.note(lock, Standing::Out, None);
                 Ok(false)
             }
-            _ => Err(unexpected(&answer)),
+            _ => Err(unexpected("the wait script", &answer)),
         }
     }
 

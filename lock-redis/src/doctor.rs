@@ -47,8 +47,8 @@ async fn examine_cluster(config: &RedisConfig, deployment: &Deployment) -> Vec<F
     };
     let state = match ask(&deployment.connection, &["CLUSTER", "INFO"], primaries.first()).await {
         Ok(text) if field(&text, "cluster_state") == Some("ok") => Finding::good("cluster", "all slots are served"),
-        Ok(_) => Finding::warning("cluster", "some slots have no primary: locks in them cannot be had")
-            .advice("look at CLUSTER INFO and CLUSTER NODES"),
+        Ok(_) => Finding::warning("cluster", "some slots have no primary: locks in them cannot be acquired")
+            .advice("check CLUSTER INFO and CLUSTER NODES"),
         Err(error) => unanswered("cluster", &error, "+cluster|info"),
     };
     let each = primaries.iter().map(|primary| async move {
@@ -85,17 +85,17 @@ fn judge_info(config: &RedisConfig, info: &str) -> Vec<Finding> {
     let mut findings = vec![Finding::good("server version", format!("{product} {version}"))];
     findings.extend(memory(info));
     findings.push(match field(info, "aof_enabled") {
-        Some("1") => Finding::good("persistence", "writes are logged (appendonly): a restart keeps all but the last of them"),
+        Some("1") => Finding::good("persistence", "writes are logged (appendonly): a restart loses only the last of them"),
         _ => Finding::note(
             "persistence",
-            "writes are not logged: a restart loses the locks that are held, and others may have them before the holders know",
+            "writes are not logged: a restart loses held locks, and other clients may acquire them before the holders notice",
         )
         .advice("set appendonly to yes, or have the protected resource compare tokens"),
     });
     findings.extend(replication(config, info));
     // Not redis_mode, which is server_mode on Valkey.
     if field(info, "cluster_enabled") == Some("1") && !matches!(config.topology, Topology::Cluster(_)) {
-        let text = "this server is a node of a cluster: most names belong to other nodes, and cannot be locked here";
+        let text = "this server is a cluster node: most lock names belong to other nodes and cannot be locked here";
         findings.push(Finding::unfit("cluster", text).advice("use redis+cluster://"));
     }
     findings
@@ -108,10 +108,10 @@ fn memory(info: &str) -> Option<Finding> {
     let advice = "set maxmemory-policy to noeviction";
     Some(match (policy, limit > 0.0) {
         ("noeviction", true) if number("used_memory").unwrap_or_default() > limit * NEARLY_FULL => {
-            Finding::warning("maxmemory", "memory is nearly used up: locks will soon be refused")
+            Finding::warning("maxmemory", "memory is nearly full: Redis will soon refuse locks")
                 .advice("raise maxmemory")
         }
-        ("noeviction", _) => Finding::good("maxmemory-policy", "noeviction: no lock is deleted for want of memory"),
+        ("noeviction", _) => Finding::good("maxmemory-policy", "noeviction: locks are never deleted to free memory"),
         (_, true) => Finding::unfit("maxmemory-policy", format!("{policy}: the server may delete a lock that is held"))
             .advice(advice),
         (_, false) => Finding::warning(
@@ -124,23 +124,26 @@ fn memory(info: &str) -> Option<Finding> {
 
 fn replication(config: &RedisConfig, info: &str) -> Option<Finding> {
     if field(info, "role") == Some("slave") {
-        let text = "this server is a replica, and cannot be written";
-        return Some(Finding::unfit("replicas", text).advice("name the primary, or let redis+sentinel:// find it"));
+        let text = "this server is a read-only replica";
+        return Some(
+            Finding::unfit("replicas", text).advice("connect to the primary, or use redis+sentinel:// to find it"),
+        );
     }
     let connected: u32 = field(info, "connected_slaves")?.parse().ok()?;
     let wanted = config.replicas;
     Some(match (connected, wanted) {
-        (0, 0) => Finding::note("replicas", "none: no failover, and no lock that a failover could lose"),
+        (0, 0) => Finding::note("replicas", "none: no failover is possible, so none can lose a lock"),
         (_, 0) => Finding::warning(
             "replicas",
-            format!("{connected}, and none confirms locks: after a failover a lock may have two holders"),
+            format!("{connected} connected, none confirms locks: after a failover a lock may have two holders"),
         )
         .advice("add replicas=1 to the config string, or have the protected resource compare tokens"),
-        _ if connected < wanted => {
-            Finding::unfit("replicas", format!("replicas={wanted}, but {connected} follow: no lock can be had"))
-                .advice("look at INFO replication, or ask for fewer")
-        }
-        _ => Finding::good("replicas", format!("{connected} follow, {wanted} of them confirm every lock")),
+        _ if connected < wanted => Finding::unfit(
+            "replicas",
+            format!("replicas={wanted}, but only {connected} connected: no lock can be acquired"),
+        )
+        .advice("check INFO replication, or lower the option replicas"),
+        _ => Finding::good("replicas", format!("{connected} connected, {wanted} of them confirm every lock")),
     })
 }
 
@@ -157,13 +160,13 @@ async fn clock(connection: &ConnectionSlot, node: Option<&(String, u16)>) -> Opt
         Ok(ahead) => (false, ahead),
         Err(behind) => (true, behind.duration()),
     };
-    let shown = format!("{:.1} s {} ours", apart.as_secs_f64(), if behind { "behind" } else { "ahead of" });
+    let shown = format!("{:.1} s {} this machine", apart.as_secs_f64(), if behind { "behind" } else { "ahead of" });
     Some(if apart <= Duration::from_secs(1) + round_trip {
         Finding::good("clock", shown)
     } else {
         Finding::note(
             "clock",
-            format!("{shown}; leases count by the server's clock alone, but times in records are its own"),
+            format!("{shown}; leases use only the server's clock, and records show times of that clock"),
         )
         .advice("synchronise both clocks")
     })
@@ -175,9 +178,14 @@ async fn user(connection: &ConnectionSlot, node: Option<&(String, u16)>) -> Opti
     let name =
         query(connection, &["ACL", "WHOAMI"], node).await.ok().and_then(|answer| text(&answer).map(str::to_owned))?;
     Some(match name.as_str() {
-        "default" => Finding::note("user", "we are the user \"default\", who by default may do everything")
-            .advice("give locks a user of their own, with the rules under \"Rights of the Redis user\" on the page of this store"),
-        name => Finding::good("user", format!("we are the user \"{}\"", name.escape_debug())),
+        "default" => Finding::note(
+            "user",
+            "this client uses the user \"default\", which may run every command unless restricted",
+        )
+        .advice(
+            "give locks a separate user, with the rules under \"Rights of the Redis user\" in the README of lock-redis",
+        ),
+        name => Finding::good("user", format!("this client uses the user \"{}\"", name.escape_debug())),
     })
 }
 
@@ -195,7 +203,7 @@ async fn examine_sentinels(config: &RedisConfig, sentinels: &[Address], service:
         |name: &str| state.chunks_exact(2).find(|pair| pair[0] == name).and_then(|pair| pair[1].parse::<u64>().ok());
     let down_after = Duration::from_millis(number("down-after-milliseconds").unwrap_or_default());
     let text =
-        format!("a failover begins {down_after:?} after the primary's death: locks with a shorter ttl are lost in it");
+        format!("a failover starts {down_after:?} after the primary fails: locks with a shorter ttl expire during it");
     // Sentinels that take longer let every lock of the default ttl end in a failover.
     findings.push(if down_after < DEFAULT_TTL {
         Finding::note("down-after-milliseconds", text)
@@ -206,11 +214,11 @@ async fn examine_sentinels(config: &RedisConfig, sentinels: &[Address], service:
     findings.push(if all < 3 {
         Finding::warning(
             "sentinels",
-            format!("only {all}: when one is lost with the primary, nobody decides on a failover"),
+            format!("only {all}: if one fails together with the primary, the rest cannot start a failover"),
         )
-        .advice("run three, on machines of their own")
+        .advice("run three, on separate machines")
     } else {
-        Finding::good("sentinels", format!("{all}, of which {} decide", number("quorum").unwrap_or_default()))
+        Finding::good("sentinels", format!("{all}, with a quorum of {}", number("quorum").unwrap_or_default()))
     });
     findings
 }
@@ -262,10 +270,10 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
 /// A question without an answer: for want of a right, which locks do not need, or because nobody answers.
 fn unanswered(subject: &str, error: &Error, right: &str) -> Finding {
     if error.kind() == ErrorKind::PermissionDenied {
-        return Finding::note(subject, "could not be looked at: the Redis user may not ask")
-            .advice(format!("give the user {right} for the examination"));
+        return Finding::note(subject, "not examined: the Redis user lacks the permission")
+            .advice(format!("grant the user {right} for the examination"));
     }
-    Finding::warning(subject, format!("could not be looked at: {error}"))
+    Finding::warning(subject, format!("not examined: {error}"))
 }
 
 #[cfg(test)]

@@ -20,61 +20,71 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
         "READONLY",
         ErrorKind::Full,
         true,
-        "this Redis is a read-only replica; name the primary, or let redis+sentinel:// find it",
+        "this Redis is a read-only replica; connect to the primary, or use redis+sentinel:// to find it",
     ),
     ("LOADING", ErrorKind::Unavailable, true, "Redis is still loading its data; try again in a moment"),
     (
         "OOM",
         ErrorKind::Full,
         true,
-        "Redis has used up its maxmemory; raise it or free memory (locks need maxmemory-policy noeviction)",
+        "Redis has reached its maxmemory; raise the limit or free memory (locks need maxmemory-policy noeviction)",
     ),
     (
         "MISCONF",
         ErrorKind::Full,
         true,
-        "Redis refuses writes because it cannot save to disk; look at its log and its disk",
+        "Redis refuses writes because it cannot save to disk; check its log and its disk",
     ),
     (
         "NOAUTH",
         ErrorKind::PermissionDenied,
         false,
-        "Redis wants a password; put user and password into the configuration",
+        "Redis requires a password; add user and password to the configuration",
     ),
-    ("WRONGPASS", ErrorKind::PermissionDenied, false, "Redis does not accept this user and password"),
+    ("WRONGPASS", ErrorKind::PermissionDenied, false, "Redis rejected this user and password; check both"),
     (
         "NOPERM",
         ErrorKind::PermissionDenied,
         false,
-        "the Redis user lacks a permission; the README lists the ACL rules that locks need",
+        "the Redis user lacks a permission; the README of lock-redis lists the ACL rules",
     ),
     (
         // Valkey 9, of a command inside a script.
         "ACL failure",
         ErrorKind::PermissionDenied,
         false,
-        "the Redis user lacks a permission; the README lists the ACL rules that locks need",
+        "the Redis user lacks a permission; the README of lock-redis lists the ACL rules",
     ),
     (
         "can't run this command",
         ErrorKind::PermissionDenied,
         false,
-        "the Redis user lacks a permission; the README lists the ACL rules that locks need",
+        "the Redis user lacks a permission; the README of lock-redis lists the ACL rules",
     ),
     (
         "CLUSTERDOWN",
         ErrorKind::Unavailable,
         true,
-        "the Redis cluster is down: some slots have no primary; look at CLUSTER INFO",
+        "the Redis cluster is down: some slots have no primary; check CLUSTER INFO",
     ),
-    ("MASTERDOWN", ErrorKind::Unavailable, true, "this Redis is a replica without its primary; wait for the failover"),
+    (
+        "MASTERDOWN",
+        ErrorKind::Unavailable,
+        true,
+        "this Redis is a replica that has lost its primary; wait for the failover",
+    ),
     (
         "UNBLOCKED",
         ErrorKind::Unavailable,
         true,
-        "this Redis became a replica while it waited for others to confirm; wait for the failover",
+        "this Redis was demoted while waiting for its replicas to confirm; wait for the failover",
     ),
-    ("NOREPLICAS", ErrorKind::Unavailable, true, "Redis refuses writes for want of replicas (min-replicas-to-write)"),
+    (
+        "NOREPLICAS",
+        ErrorKind::Unavailable,
+        true,
+        "Redis refuses writes because too few replicas are connected; check min-replicas-to-write",
+    ),
     (
         "TRYAGAIN",
         ErrorKind::Unavailable,
@@ -85,7 +95,7 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
         "MOVED",
         ErrorKind::Unavailable,
         true,
-        "this Redis is a node of a cluster and another node has this lock; use redis+cluster://",
+        "this Redis is a cluster node, and another node owns the slot of this lock; use redis+cluster://",
     ),
     (
         "ASK",
@@ -99,26 +109,41 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
         false,
         "the keys of this lock are in different slots; do not use this compat mode on a cluster",
     ),
-    ("BUSY", ErrorKind::Throttled, true, "Redis is busy with a long script; try again, and look for it with SLOWLOG"),
-    ("max number of clients", ErrorKind::Limit, true, "Redis has as many connections as it allows (maxclients)"),
+    (
+        "BUSY",
+        ErrorKind::Throttled,
+        true,
+        "Redis is busy with a long script; try again, and find the script with SLOWLOG",
+    ),
+    (
+        "max number of clients",
+        ErrorKind::Limit,
+        true,
+        "Redis has reached its connection limit; raise maxclients or close idle connections",
+    ),
     (
         "unknown command",
         ErrorKind::Unsupported,
         false,
-        "this server lacks a command that locks need; Redis 6.0 or Valkey 7.2 and later have them",
+        "this server lacks a command that locks need; use Redis 6.0 or Valkey 7.2, or later",
     ),
     (
         "NOPROTO",
         ErrorKind::Unsupported,
         false,
-        "this server does not speak RESP3; Redis 6.0 or Valkey 7.2 and later do",
+        "this server does not support RESP3; use Redis 6.0 or Valkey 7.2, or later",
     ),
-    ("DB index is out of range", ErrorKind::Config, false, "this Redis has fewer databases than the configured number"),
+    (
+        "DB index is out of range",
+        ErrorKind::Config,
+        false,
+        "this Redis has no database with the configured number; use a lower number",
+    ),
     (
         "SELECT is not allowed",
         ErrorKind::Config,
         false,
-        "this Redis has only database 0; take the number out of the configuration",
+        "this Redis has only database 0; remove the number from the configuration",
     ),
 ];
 
@@ -154,40 +179,45 @@ fn classify(error: &RedisError, phase: Phase) -> (ErrorKind, bool, String) {
     match error.kind() {
         _ if error.is_timeout() => (ErrorKind::Timeout, true, no_answer(phase).into()),
         _ if error.is_connection_refusal() => {
-            let advice = "Redis refused the connection; is it running, and are host and port right?";
+            let advice = "Redis refused the connection; check that it is running, and check host and port";
             (ErrorKind::Unavailable, true, advice.into())
         }
         redis::ErrorKind::AuthenticationFailed => {
-            (ErrorKind::PermissionDenied, false, "Redis does not accept this user and password".into())
+            (ErrorKind::PermissionDenied, false, "Redis rejected this user and password; check both".into())
         }
         redis::ErrorKind::RESP3NotSupported => (
             ErrorKind::Unsupported,
             false,
-            "this server does not speak RESP3; Redis 6.0 or Valkey 7.2 and later do".into(),
+            "this server does not support RESP3; use Redis 6.0 or Valkey 7.2, or later".into(),
         ),
         redis::ErrorKind::InvalidClientConfig | redis::ErrorKind::EmptySentinelList => {
-            (ErrorKind::Config, false, "these connection settings cannot work".into())
+            (ErrorKind::Config, false, "these connection settings are invalid".into())
         }
         redis::ErrorKind::MasterNameNotFoundBySentinel => {
-            let advice = "no sentinel could be reached that knows a primary of this service; check the names, or wait for the failover";
+            let advice =
+                "no reachable sentinel knows a primary of this service; check the names, or wait for the failover";
             (ErrorKind::Unavailable, true, advice.into())
         }
-        redis::ErrorKind::ClusterConnectionNotFound => {
-            (ErrorKind::Unavailable, true, "the cluster node that has this lock cannot be reached".into())
-        }
+        redis::ErrorKind::ClusterConnectionNotFound => (
+            ErrorKind::Unavailable,
+            true,
+            "the cluster node that owns the slot of this lock is unreachable; check CLUSTER NODES".into(),
+        ),
         redis::ErrorKind::Io if is_tls(&text) => {
             let advice =
-                "TLS was not agreed on; check the certificate authority (ca), the host name and the client certificate";
+                "TLS handshake failed; check the certificate authority (ca), the host name and the client certificate";
             (ErrorKind::Config, false, advice.into())
         }
         redis::ErrorKind::Io => (ErrorKind::Unavailable, true, broken(phase).into()),
         redis::ErrorKind::Server(ServerErrorKind::ResponseError) => {
-            (ErrorKind::Other, false, "Redis answered with an error".into())
+            (ErrorKind::Other, false, "Redis returned an error".into())
         }
-        redis::ErrorKind::Parse | redis::ErrorKind::UnexpectedReturnType => {
-            (ErrorKind::Corrupt, false, "the answer is not what a Redis server would send; is it one?".into())
-        }
-        _ => (ErrorKind::Other, false, "Redis failed".into()),
+        redis::ErrorKind::Parse | redis::ErrorKind::UnexpectedReturnType => (
+            ErrorKind::Corrupt,
+            false,
+            "the reply is not valid in the Redis protocol; check that host and port are those of a Redis server".into(),
+        ),
+        _ => (ErrorKind::Other, false, "the request to Redis failed".into()),
     }
 }
 
@@ -198,7 +228,7 @@ pub(crate) fn says(error: &RedisError, code: &str) -> bool {
 
 fn no_answer(phase: Phase) -> &'static str {
     match phase {
-        Phase::Connect => "connecting to Redis took too long",
+        Phase::Connect => "connecting to Redis timed out",
         Phase::Request | Phase::RepeatedRequest => "Redis did not answer in time",
     }
 }
@@ -206,7 +236,7 @@ fn no_answer(phase: Phase) -> &'static str {
 fn broken(phase: Phase) -> &'static str {
     match phase {
         Phase::Connect => "Redis cannot be reached; check host, port and network",
-        Phase::Request | Phase::RepeatedRequest => "the connection to Redis broke off before the answer",
+        Phase::Request | Phase::RepeatedRequest => "the connection to Redis was lost before the reply",
     }
 }
 
@@ -216,15 +246,15 @@ fn is_tls(text: &str) -> bool {
         .any(|mark| text.contains(mark))
 }
 
-/// An answer of a script that it cannot have given.
-pub(crate) fn unexpected(answer: &redis::Value) -> Error {
-    // Only its shape: the values may be what a user keeps private.
+/// The error for a reply to `command` that Redis and its scripts never give.
+pub(crate) fn unexpected(command: &str, answer: &redis::Value) -> Error {
+    // Shows only the shape, because the values may be private.
     let shape = match answer {
-        redis::Value::Array(items) => format!("an array of {}", items.len()),
+        redis::Value::Array(items) => format!("an array of length {}", items.len()),
         redis::Value::Nil => "nil".into(),
         _ => "a single value".into(),
     };
-    let message = format!("a lock script answered with {shape}; is something between us and Redis?");
+    let message = format!("unexpected reply to {command}: {shape}; check for a proxy between this client and Redis");
     Error::new(ErrorKind::Corrupt, message).with_ambiguous(true)
 }
 

@@ -90,12 +90,12 @@ fn topology(store: &mut StoreConfig, kind: &str) -> Result<Topology, Error> {
         "" => Topology::Standalone(address(6379)(store.take_host("HOST")?)),
         "unix" => match store.take_path() {
             path if path.starts_with('/') => Topology::Standalone(Address::Unix(path.into())),
-            _ => return Err(store.error("the socket is missing; write redis+unix:///run/redis/redis.sock")),
+            _ => return Err(store.error("the path of the socket is missing; write redis+unix:///run/redis/redis.sock")),
         },
         "sentinel" => {
             let sentinels = all(store, 26379);
             match store.take_path().trim_start_matches('/') {
-                "" => return Err(store.error("the service is missing; write redis+sentinel://HOST,HOST/mymaster")),
+                "" => return Err(store.error("the service name is missing; write redis+sentinel://HOST,HOST/mymaster")),
                 service => Topology::Sentinel { sentinels, service: service.into() },
             }
         }
@@ -107,7 +107,7 @@ fn topology(store: &mut StoreConfig, kind: &str) -> Result<Topology, Error> {
         Topology::Standalone(_) => 1,
     };
     if hosts == 0 {
-        return Err(store.error("the hosts are missing; write them behind ://, with commas"));
+        return Err(store.error("the hosts are missing; write them after ://, separated by commas"));
     }
     Ok(topology)
 }
@@ -120,7 +120,7 @@ fn database(store: &mut StoreConfig, kind: &str) -> Result<i64, Error> {
             match path.trim_start_matches('/') {
                 "" => 0,
                 text => text.parse::<u32>().map_err(|_| {
-                    store.error(format!("the path is the number of a database, such as /0, and \"{text}\" is none"))
+                    store.error(format!("\"{text}\" is not the number of a database; write a path such as /0"))
                 })?,
             }
         }

@@ -59,7 +59,7 @@ impl Deployment {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
         let answer = self.connection.command(&command, None).await?;
-        let Value::Array(ranges) = &answer else { return Err(unexpected(&answer)) };
+        let Value::Array(ranges) = &answer else { return Err(unexpected("CLUSTER SLOTS", &answer)) };
         primaries(ranges)
     }
 }
@@ -68,7 +68,7 @@ impl Deployment {
 fn primaries(ranges: &[Value]) -> Result<Vec<(String, u16)>, Error> {
     let Some(mut primaries) = ranges.iter().map(primary).collect::<Option<Vec<_>>>() else {
         let advice =
-            "a node of the cluster does not tell its address; set cluster-announce-ip or cluster-announce-hostname";
+            "a cluster node does not announce its address; set cluster-announce-ip or cluster-announce-hostname";
         return Err(Error::new(ErrorKind::Unsupported, advice));
     };
     primaries.sort();
@@ -86,7 +86,7 @@ fn primary(range: &Value) -> Option<(String, u16)> {
 
 /// The next cursor and the keys in an answer to SCAN.
 fn page(answer: &Value) -> Result<(Vec<u8>, Vec<Vec<u8>>), Error> {
-    redis::from_redis_value_ref(answer).map_err(|_| unexpected(answer))
+    redis::from_redis_value_ref(answer).map_err(|_| unexpected("SCAN", answer))
 }
 
 #[cfg(test)]

@@ -43,8 +43,9 @@ impl Quorum {
         let bounded = self.servers.iter().map(|server| {
             let answer = tokio::time::timeout(limit, ask(Arc::clone(server)));
             async move {
-                let late =
-                    || Error::new(ErrorKind::Timeout, format!("a server of the quorum did not answer in {limit:?}"));
+                let late = || {
+                    Error::new(ErrorKind::Timeout, format!("a server of the quorum did not answer within {limit:?}"))
+                };
                 answer.await.unwrap_or_else(|_| Err(late()))
             }
         });
@@ -55,7 +56,7 @@ impl Quorum {
     fn short<T>(&self, answers: Vec<Result<T, Error>>) -> Error {
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
         let message = match failed {
-            0 => "too few servers of the quorum confirmed in time; a longer ttl leaves them more of it".into(),
+            0 => "too few servers of the quorum confirmed in time; use a longer ttl".into(),
             failed => format!("{failed} of the {} servers of the quorum did not answer", self.servers.len()),
         };
         let error = Error::new(ErrorKind::Unavailable, message);
@@ -152,7 +153,7 @@ impl Quorum {
                     }
                     _ => Err(Error::new(
                         ErrorKind::Unavailable,
-                        format!("{renewed} of {} servers renewed the lease", self.servers.len()),
+                        format!("only {renewed} of the {} servers of the quorum renewed the lease", self.servers.len()),
                     )),
                 }
             })

@@ -91,9 +91,9 @@ async fn a_password_a_database_and_a_socket_work() {
     use_all(tcp(&server).password("s3cret").database(3)).await.unwrap();
     use_all(RedisConfig::standalone(Address::Unix(server.socket())).password("s3cret")).await.unwrap();
     let denied = (ErrorKind::PermissionDenied, false);
-    assert_eq!(advice(tcp(&server), "wants a password").await, denied, "NOAUTH");
-    assert_eq!(advice(tcp(&server).password("s3cret-not"), "does not accept").await, denied, "WRONGPASS");
-    let number = advice(tcp(&server).password("s3cret").database(99), "fewer databases").await;
+    assert_eq!(advice(tcp(&server), "requires a password").await, denied, "NOAUTH");
+    assert_eq!(advice(tcp(&server).password("s3cret-not"), "rejected this user").await, denied, "WRONGPASS");
+    let number = advice(tcp(&server).password("s3cret").database(99), "no database with the configured number").await;
     assert_eq!(number, (ErrorKind::Config, false));
 }
 
@@ -112,7 +112,7 @@ async fn locks_need_no_more_than_the_documented_rules() {
     {
         let fewer: Vec<_> = RULES.iter().copied().filter(|rule| rule != missing).collect();
         set("fewer", &fewer);
-        let told = advice(tcp(&server).login("fewer", "s3cret"), "the README lists the ACL rules").await;
+        let told = advice(tcp(&server).login("fewer", "s3cret"), "the README of lock-redis lists the ACL rules").await;
         assert_eq!(told, (ErrorKind::PermissionDenied, false), "without {missing}");
     }
     assert!(include_str!("../../README.md").contains(&RULES.join(" ")), "the README has these rules");
@@ -169,12 +169,12 @@ async fn a_server_that_is_not_there_is_not_ambiguous() {
 async fn a_full_and_a_read_only_server_say_so() {
     let server = RedisServer::start();
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
-    assert_eq!(advice(tcp(&server), "used up its maxmemory").await, (ErrorKind::Full, true), "OOM");
+    assert_eq!(advice(tcp(&server), "has reached its maxmemory").await, (ErrorKind::Full, true), "OOM");
     server.command(&["CONFIG", "SET", "maxmemory", "0"]);
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
     assert_eq!(advice(tcp(&server), "read-only replica").await, (ErrorKind::Full, true), "READONLY");
     server.command(&["CONFIG", "SET", "replica-serve-stale-data", "no"]);
-    let masterdown = advice(tcp(&server), "a replica without its primary").await;
+    let masterdown = advice(tcp(&server), "a replica that has lost its primary").await;
     assert_eq!(masterdown, (ErrorKind::Unavailable, true), "MASTERDOWN");
 }
 
