@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_cannot_be_read_is_corrupt_and_leaves_open_what_was_done() {
+    fn unreadable_replies_are_corrupt_and_ambiguous() {
         // Refused, by nobody.
         let free = Value::Array(vec![Value::Int(0), Value::Nil, Value::Int(-2), text("none")]);
         for answer in unreadable().into_iter().chain([free, text("granted"), Value::Array(vec![Value::Int(2)])]) {

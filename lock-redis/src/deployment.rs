@@ -363,7 +363,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stamps_rise_and_have_16_digits_whatever_the_clock_shows() {
+    fn stamps_rise_and_have_16_digits_at_any_clock_reading() {
         for now in [0, FIRST_STAMP - 1, FIRST_STAMP, 1_800_000_000_000_000, 10 * FIRST_STAMP, u64::MAX] {
             let first = stamp_after(0, now);
             let second = stamp_after(first, now - now / 2);

@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn every_policy_but_noeviction_is_unfit_once_there_is_a_limit() {
+    fn eviction_policies_are_unfit_once_maxmemory_is_set() {
         let config = RedisConfig::standalone(Address::tcp("h", 1));
         for (policy, limit, used, level) in [
             ("noeviction", 0, 5, Level::Good),
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn replicas_are_judged_by_what_the_configuration_asks_of_them() {
+    fn replicas_are_judged_by_the_configured_number() {
         let config = |number| RedisConfig::standalone(Address::tcp("h", 1)).replicas(number);
         for (info, wanted, level) in [
             ("role:master\r\nconnected_slaves:0\r\n", 0, Level::Note),

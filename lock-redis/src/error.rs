@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_of_the_server_have_a_kind_and_are_not_ambiguous() {
+    fn server_errors_have_a_kind_and_are_not_ambiguous() {
         for (line, kind, retryable) in [
             ("READONLY You can't write against a read only replica.", ErrorKind::Full, true),
             ("LOADING Redis is loading the dataset in memory", ErrorKind::Unavailable, true),
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_repeats_of_a_login_is_not_printed() {
+    fn credentials_echoed_by_the_server_are_not_printed() {
         let line = "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'etl' 'hunter2'";
         let error = translate(server(line), Phase::Connect);
         assert_eq!(error.kind(), ErrorKind::Unsupported);
@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_request_that_went_out_is_ambiguous() {
+    fn only_a_sent_request_is_ambiguous() {
         let io = |kind: io::ErrorKind| RedisError::from(io::Error::from(kind));
         let refused = translate(io(io::ErrorKind::ConnectionRefused), Phase::Connect);
         assert_eq!((refused.kind(), refused.is_ambiguous()), (ErrorKind::Unavailable, false));

@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_and_secrets_are_not() {
+    fn errors_name_the_mistake_and_hide_secrets() {
         for (text, hint) in [
             ("redis://", "redis://HOST"),
             ("redis://a,b", "takes one"),

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn all_keys_of_a_lock_are_in_one_slot_and_no_two_locks_share_a_key() {
+    fn keys_of_a_lock_share_one_slot_and_no_other_lock_has_them() {
         // A verbatim name may take a search for a number in its slot.
         for (compat, length) in [(None, 4), (Some(Compat::RedisPy), 2)] {
             let keys = Keys::new(None, compat);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_keep_beside_foreign_locks_is_kept_apart_from_our_own_locks() {
+    fn keys_beside_foreign_locks_differ_from_our_own_keys() {
         let names: Vec<_> = NAMES.iter().map(|n| LockName::new(n).unwrap()).collect();
         let keys = |compat| names.iter().flat_map(|name| all(&Keys::new(None, compat), name)).collect::<HashSet<_>>();
         let ours = keys(None);
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_key_tells_its_name_and_other_keys_do_not() {
+    fn only_the_lock_key_decodes_to_a_name() {
         let keys = Keys::new(None, None);
         for name in NAMES.iter().map(|n| LockName::new(n).unwrap()) {
             let all = all(&keys, &name);

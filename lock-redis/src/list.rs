@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_without_an_address_is_an_error_that_says_what_to_set() {
+    fn a_node_without_an_address_is_an_error_with_advice() {
         // A list without the locks of one node would look like a whole one.
         for nameless in
             [Value::Nil, host("c")].into_iter().zip([6379, 65536]).map(|(host, port)| range(100, host, port))
@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_page_of_keys_is_an_error() {
+    fn an_invalid_page_of_keys_is_an_error() {
         for answer in [Value::Nil, Value::Array(vec![host("0")])] {
             assert_eq!(page(&answer).unwrap_err().kind(), ErrorKind::Corrupt, "{answer:?}");
         }

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn owner_and_data_survive_whatever_bytes_they_have() {
+    fn owner_and_data_survive_arbitrary_bytes() {
         for owner in ["etl:1", "", "two words + more", "ü\n\0"] {
             for data in [None, Some(&b""[..]), Some(b"+ \0\xff")] {
                 let holder = parse(&record(owner, data)).unwrap();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_ours_is_foreign_and_cannot_be_broken() {
+    fn foreign_values_are_reported_and_cannot_be_broken() {
         let uuid = b"0123456789abcdef0123456789abcdef";
         for value in [&uuid[..], b"", b"\xff", &record("o", None)[..40], b"ADDED:2026-01-01@host"] {
             let holder = holder(Some(value), 5_000, None);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_that_is_only_kept_refused_cannot_be_broken() {
+    fn a_released_lock_in_its_minimum_hold_cannot_be_broken() {
         let mut kept = RELEASED.as_bytes().to_vec();
         kept.extend(record("etl:1", None));
         let holder = holder(Some(&kept), 5, None);

@@ -119,7 +119,7 @@ async fn locks_need_no_more_than_the_documented_rules() {
 }
 
 #[tokio::test]
-async fn who_may_not_wake_others_can_release_all_the_same() {
+async fn a_user_without_wake_up_rights_can_release() {
     let server = RedisServer::start();
     let waiter = RedisBackend::new(tcp(&server)).unwrap();
     for missing in ["+publish", "+zpopmin"] {
@@ -136,7 +136,7 @@ async fn who_may_not_wake_others_can_release_all_the_same() {
 }
 
 #[tokio::test]
-async fn who_may_not_leave_the_queue_has_the_lock_all_the_same() {
+async fn a_user_without_zrem_rights_can_acquire() {
     let server = RedisServer::start();
     let rules = RULES.iter().filter(|rule| **rule != "+zrem");
     let set: Vec<_> = ["ACL", "SETUSER", "stuck", "reset", "on", ">s3cret"].iter().chain(rules).copied().collect();
@@ -217,7 +217,7 @@ async fn locks_are_renewed_released_and_broken_on_a_full_server() {
 }
 
 #[test]
-fn timeouts_beyond_all_measure_are_refused() {
+fn timeouts_out_of_range_are_refused() {
     for option in ["timeout", "connect_timeout"] {
         let config = |time| {
             let config = RedisConfig::standalone(Address::tcp("127.0.0.1", 1));

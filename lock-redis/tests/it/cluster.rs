@@ -128,7 +128,7 @@ async fn a_lock_is_renewed_and_released_while_its_slot_moves() {
 
 #[tokio::test]
 // verifies: redis-topology
-async fn a_lock_whose_slot_has_moved_is_followed() {
+async fn a_lock_is_followed_after_its_slot_moved() {
     let cluster = RedisCluster::start();
     let backend = client_of(&cluster);
     let (name, slot) = name_on(&cluster, 0, "moved");
@@ -144,7 +144,7 @@ async fn a_lock_whose_slot_has_moved_is_followed() {
 }
 
 #[tokio::test]
-async fn a_slot_that_nobody_serves_is_an_error_for_its_locks_alone() {
+async fn an_unserved_slot_is_an_error_only_for_its_locks() {
     let cluster = RedisCluster::start();
     let backend = client_of(&cluster);
     let ((gone, slot), (other, _)) = (name_on(&cluster, 0, "gone"), name_on(&cluster, 1, "other"));
@@ -161,7 +161,7 @@ async fn a_slot_that_nobody_serves_is_an_error_for_its_locks_alone() {
 }
 
 #[tokio::test]
-async fn a_silent_node_is_connected_to_anew_and_the_others_go_on_meanwhile() {
+async fn a_silent_node_is_reconnected_while_others_continue() {
     let (cluster, proxies, config) = cluster_behind_proxies().await;
     let backend = RedisBackend::new(config).unwrap();
     let mut leases = Vec::new();
@@ -201,7 +201,7 @@ async fn a_silent_node_is_connected_to_anew_and_the_others_go_on_meanwhile() {
 }
 
 #[tokio::test]
-async fn a_lock_that_its_replica_has_not_confirmed_is_not_granted() {
+async fn a_lock_without_replica_confirmation_is_not_granted() {
     let cluster = RedisCluster::with_replicas();
     let seed = Address::tcp("127.0.0.1", cluster.nodes()[0].port());
     let config = RedisConfig::new(Topology::Cluster(vec![seed])).timeout(Duration::from_secs(1)).replicas(1);
@@ -268,7 +268,7 @@ async fn use_all(backend: &RedisBackend, name: &str) {
 
 /// Nothing stands before these names, as a lock's `prefix` or the names of the kit's cases do.
 #[tokio::test]
-async fn names_that_begin_with_braces_have_all_their_keys_in_one_slot() {
+async fn names_with_braces_keep_all_keys_in_one_slot() {
     let cluster = RedisCluster::start();
     let seed = || vec![Address::tcp("127.0.0.1", cluster.nodes()[1].port())];
     let config = || RedisConfig::new(Topology::Cluster(seed())).timeout(Duration::from_secs(2));
@@ -303,7 +303,7 @@ async fn a_replica_takes_over_the_locks_of_a_node_that_died() {
 }
 
 #[tokio::test]
-async fn a_dead_node_holds_up_no_lock_of_another() {
+async fn a_dead_node_delays_no_lock_on_other_nodes() {
     let cluster = RedisCluster::start();
     // Whoever waits for the dead node does so for a minute.
     let backend = patient_client_of(&cluster, Duration::from_secs(60));

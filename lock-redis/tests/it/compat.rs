@@ -140,7 +140,7 @@ async fn python_redis_lock_and_we_wake_each_other() {
 }
 
 #[tokio::test]
-async fn a_waiter_blocks_on_the_signal_of_python_redis_lock_again_when_its_connection_was_cut() {
+async fn a_python_redis_lock_waiter_blocks_again_after_a_cut() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.addr()).await;
     let holder = client_like(&server, Compat::PythonRedisLock);
@@ -185,7 +185,7 @@ async fn a_waiter_blocks_on_the_signal_of_python_redis_lock_again_when_its_conne
 }
 
 #[tokio::test]
-async fn a_break_wakes_those_who_wait_in_the_way_of_python_redis_lock() {
+async fn a_break_wakes_waiters_of_python_redis_lock() {
     let server = RedisServer::start();
     let ours = client_like(&server, Compat::PythonRedisLock);
     let (lease, _) = granted(&ours, &claim("job", LONG)).await;
@@ -197,7 +197,7 @@ async fn a_break_wakes_those_who_wait_in_the_way_of_python_redis_lock() {
 }
 
 #[tokio::test]
-async fn releases_leave_one_signal_for_python_redis_lock_and_not_for_long() {
+async fn releases_leave_one_short_lived_signal() {
     let server = RedisServer::start();
     let ours = client_like(&server, Compat::PythonRedisLock);
     for _ in 0..2 {
@@ -211,7 +211,7 @@ async fn releases_leave_one_signal_for_python_redis_lock_and_not_for_long() {
 }
 
 #[tokio::test]
-async fn a_foreign_lock_without_a_ttl_is_said_to_never_expire() {
+async fn a_foreign_lock_without_a_ttl_is_reported_as_never_expiring() {
     let server = RedisServer::start();
     let (ours, mut theirs) = (client_like(&server, Compat::RedisPy), Python::start(&server, "redis-py-for-ever"));
     assert_eq!(theirs.ask("try").await, "had");

@@ -19,7 +19,7 @@ fn worst(findings: &[Finding]) -> Level {
 }
 
 #[tokio::test]
-async fn a_plain_server_is_fit_and_said_to_be_without_persistence() {
+async fn a_plain_server_is_fit_with_a_note_on_persistence() {
     let server = RedisServer::start();
     let findings = client(server.addr()).diagnose().await;
     assert_eq!(worst(&findings), Level::Note, "{findings:#?}");
@@ -49,7 +49,7 @@ async fn a_server_that_may_evict_locks_is_unfit() {
 }
 
 #[tokio::test]
-async fn what_a_user_may_not_ask_is_said_and_does_not_make_the_store_unfit() {
+async fn missing_examination_rights_do_not_make_a_store_unfit() {
     let server = RedisServer::start();
     server.command(&["ACL", "SETUSER", "locks", "on", ">s3cret", "~onelock:*", "+eval", "+evalsha", "+ping", "+time"]);
     let login = || at(server.addr()).login("locks", "s3cret");
@@ -63,7 +63,7 @@ async fn what_a_user_may_not_ask_is_said_and_does_not_make_the_store_unfit() {
 }
 
 #[tokio::test]
-async fn a_replica_is_unfit_and_a_server_that_is_gone_is_only_not_looked_at() {
+async fn a_replica_is_unfit_and_a_missing_server_a_warning() {
     let mut server = RedisServer::start();
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
     assert_eq!(level(&client(server.addr()).diagnose().await, "replicas"), Level::Unfit);
@@ -73,17 +73,17 @@ async fn a_replica_is_unfit_and_a_server_that_is_gone_is_only_not_looked_at() {
 }
 
 #[tokio::test]
-async fn sentinels_are_asked_when_they_begin_a_failover() {
+async fn sentinels_report_when_a_failover_starts() {
     let setup = SentinelSetup::start();
     let mut sentinels: Vec<_> = setup.ports().into_iter().map(|port| Address::tcp("127.0.0.1", port)).collect();
-    let nobody = Address::tcp("127.0.0.1", test_support::free_port());
-    sentinels.push(nobody.clone());
+    let unreachable = Address::tcp("127.0.0.1", test_support::free_port());
+    sentinels.push(unreachable.clone());
     let topology = Topology::Sentinel { sentinels, service: SentinelSetup::SERVICE.into() };
     let findings = RedisBackend::new(RedisConfig::new(topology)).unwrap().diagnose().await;
     assert_eq!(level(&findings, "down-after-milliseconds"), Level::Note);
-    assert!(findings.iter().any(|finding| finding.text.contains("begins 500ms after")), "{findings:#?}");
+    assert!(findings.iter().any(|finding| finding.text.contains("starts 500ms after")), "{findings:#?}");
     assert_eq!(level(&findings, "sentinels"), Level::Good);
-    assert_eq!(level(&findings, &format!("sentinel {nobody}")), Level::Warning);
+    assert_eq!(level(&findings, &format!("sentinel {unreachable}")), Level::Warning);
     assert_eq!(level(&findings, "replicas"), Level::Warning, "a failover may lose locks");
 }
 

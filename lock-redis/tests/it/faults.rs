@@ -30,7 +30,7 @@ async fn behind_proxy() -> (RedisServer, Proxy, RedisBackend, RedisBackend) {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_cut_is_replaced_by_the_next_request() {
+async fn a_cut_connection_is_replaced_by_the_next_request() {
     let (_server, proxy, through, _) = behind_proxy().await;
     let (lease, _) = granted(&through, &claim("job", LONG)).await;
     for _ in 0..5 {
@@ -44,7 +44,7 @@ async fn a_connection_that_was_cut_is_replaced_by_the_next_request() {
 }
 
 #[tokio::test]
-async fn a_silent_connection_is_replaced_although_callers_give_up_early() {
+async fn a_silent_connection_is_replaced_despite_impatient_callers() {
     let (_server, proxy, through, _) = behind_proxy().await;
     let (lease, _) = granted(&through, &claim("job", LONG)).await;
     let before = proxy.connections();
@@ -63,7 +63,7 @@ async fn a_silent_connection_is_replaced_although_callers_give_up_early() {
 }
 
 #[tokio::test]
-async fn a_connection_that_always_owes_something_and_answers_is_kept() {
+async fn a_busy_connection_that_answers_is_kept() {
     let (_server, proxy, _, direct) = behind_proxy().await;
     let (lease, _) = granted(&direct, &claim("job", LONG)).await;
     let timeout = Duration::from_secs(3);
@@ -85,7 +85,7 @@ async fn a_connection_that_always_owes_something_and_answers_is_kept() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_is_asked_with_pauses_and_one_attempt_serves_all() {
+async fn an_unreachable_server_is_retried_once_for_all_callers() {
     let (_server, proxy, through, _) = behind_proxy().await;
     proxy.refuse();
     proxy.cut();
@@ -114,7 +114,7 @@ async fn requests_that_begin_together_share_one_connection() {
 }
 
 #[tokio::test]
-async fn a_server_that_has_become_a_replica_is_connected_to_anew() {
+async fn a_server_demoted_to_a_replica_is_reconnected() {
     let (server, proxy, through, _) = behind_proxy().await;
     let (lease, _) = granted(&through, &claim("job", LONG)).await;
     // As where an operator turns primary and replica round and moves the name: nobody ends the connection to the old one.
@@ -128,7 +128,7 @@ async fn a_server_that_has_become_a_replica_is_connected_to_anew() {
 }
 
 #[tokio::test]
-async fn an_attempt_to_connect_that_its_caller_gives_up_counts_as_failed() {
+async fn a_cancelled_connection_attempt_counts_as_failed() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.addr()).await;
     let patient = RedisBackend::new(at(proxy.addr()).connect_timeout(Duration::from_secs(600))).unwrap();
@@ -142,7 +142,7 @@ async fn an_attempt_to_connect_that_its_caller_gives_up_counts_as_failed() {
 }
 
 #[tokio::test]
-async fn a_call_for_many_leases_that_fails_tells_the_cause_for_each() {
+async fn a_failed_batch_renewal_reports_the_cause_for_each_lease() {
     let (_server, proxy, through, _) = behind_proxy().await;
     let mut leases = Vec::new();
     for name in ["a", "b"] {
@@ -161,7 +161,7 @@ async fn a_call_for_many_leases_that_fails_tells_the_cause_for_each() {
 
 #[tokio::test]
 // verifies: hung-renewal
-async fn a_frozen_server_ends_the_guard_and_the_next_holder_has_a_larger_token() {
+async fn a_frozen_server_ends_the_guard_and_tokens_rise() {
     let server = RedisServer::start();
     let locker = fixture::locker(client(server.addr()), Duration::from_secs(2));
     let guard = locker.lock("job").acquire().await.unwrap();
@@ -188,7 +188,7 @@ async fn a_frozen_server_ends_the_guard_and_the_next_holder_has_a_larger_token()
 
 #[tokio::test]
 // verifies: lost-record
-async fn a_server_that_comes_back_empty_tells_the_holder_and_tokens_still_rise() {
+async fn an_emptied_server_reports_the_loss_and_tokens_rise() {
     let mut server = RedisServer::start();
     let backend = client(server.addr());
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
@@ -211,7 +211,7 @@ async fn a_server_that_comes_back_empty_tells_the_holder_and_tokens_still_rise()
 }
 
 #[tokio::test]
-async fn a_lease_that_ran_out_is_told_from_one_that_the_server_has_forgotten() {
+async fn an_expired_lease_differs_from_a_forgotten_one() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     let (lease, _) = granted(&backend, &claim("job", Duration::from_millis(1))).await;
@@ -232,7 +232,7 @@ async fn a_lease_that_ran_out_is_told_from_one_that_the_server_has_forgotten() {
 
 #[tokio::test]
 // verifies: redis-topology
-async fn scripts_that_the_server_has_forgotten_are_sent_again() {
+async fn scripts_missing_on_the_server_are_sent_again() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
@@ -243,7 +243,7 @@ async fn scripts_that_the_server_has_forgotten_are_sent_again() {
 }
 
 #[tokio::test]
-async fn a_waiter_whose_connection_was_cut_still_hears_of_the_release() {
+async fn a_waiter_with_a_cut_connection_notices_the_release() {
     let (_server, proxy, through, direct) = behind_proxy().await;
     let (lease, _) = granted(&direct, &claim("job", LONG)).await;
     let mut watch = through.watch(&name("job")).await.unwrap().unwrap();
@@ -259,7 +259,7 @@ async fn a_waiter_whose_connection_was_cut_still_hears_of_the_release() {
 }
 
 #[tokio::test]
-async fn a_process_whose_leave_was_lost_passes_its_wake_up_on() {
+async fn a_process_with_a_lost_leave_passes_its_wake_up_on() {
     let (server, proxy, through, direct) = behind_proxy().await;
     let (lease, _) = granted(&direct, &claim("job", LONG)).await;
     granted(&direct, &claim("other", LONG)).await;
@@ -289,7 +289,7 @@ async fn a_process_whose_leave_was_lost_passes_its_wake_up_on() {
 }
 
 #[tokio::test]
-async fn who_gave_up_without_a_connection_leaves_the_queue_with_the_next_request() {
+async fn a_waiter_that_gave_up_offline_leaves_the_queue_later() {
     let (server, proxy, through, direct) = behind_proxy().await;
     let (lease, _) = granted(&direct, &claim("job", LONG)).await;
     let (held, _) = granted(&through, &claim("held", LONG)).await;
@@ -305,7 +305,7 @@ async fn who_gave_up_without_a_connection_leaves_the_queue_with_the_next_request
 }
 
 #[tokio::test]
-async fn a_waiter_whose_wake_up_was_lost_comes_back_by_itself() {
+async fn a_waiter_with_a_lost_wake_up_retries_by_itself() {
     let (server, _proxy, through, direct) = behind_proxy().await;
     let ttl = Duration::from_secs(3);
     let (lease, _) = granted(&direct, &claim("job", ttl)).await;
@@ -320,7 +320,7 @@ async fn a_waiter_whose_wake_up_was_lost_comes_back_by_itself() {
 }
 
 #[tokio::test]
-async fn a_wake_up_that_was_lost_with_its_connection_is_made_up_for_when_that_ends() {
+async fn a_lost_wake_up_is_recovered_when_its_connection_ends() {
     let (server, proxy, through, direct) = behind_proxy().await;
     let (lease, _) = granted(&direct, &claim("job", LONG)).await;
     let mut watch = through.watch(&name("job")).await.unwrap().unwrap();
@@ -336,7 +336,7 @@ async fn a_wake_up_that_was_lost_with_its_connection_is_made_up_for_when_that_en
 }
 
 #[tokio::test]
-async fn a_waiter_looks_when_its_silent_connection_is_given_up() {
+async fn a_waiter_checks_when_its_silent_connection_is_dropped() {
     let (_server, proxy, through, direct) = behind_proxy().await;
     let (lease, _) = granted(&direct, &claim("job", LONG)).await;
     let mut watch = through.watch(&name("job")).await.unwrap().unwrap();
@@ -349,7 +349,7 @@ async fn a_waiter_looks_when_its_silent_connection_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_waiter_that_died_or_gave_up_does_not_swallow_the_wake_up() {
+async fn a_dead_or_cancelled_waiter_does_not_swallow_a_wake_up() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;

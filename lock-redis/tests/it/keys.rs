@@ -24,7 +24,7 @@ fn left(server: &RedisServer, key: &str) -> Duration {
 }
 
 #[tokio::test]
-async fn each_operation_is_one_request_and_a_hundred_renewals_are() {
+async fn each_operation_and_a_hundred_renewals_are_one_request() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     let mut leases = Vec::new();
@@ -80,7 +80,7 @@ async fn a_foreign_value_is_respected_by_every_operation() {
 }
 
 #[tokio::test]
-async fn who_was_broken_is_not_said_to_have_crashed() {
+async fn a_holder_whose_lock_was_broken_is_not_reported_as_crashed() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
@@ -116,7 +116,7 @@ async fn locks_are_listed_from_among_many_keys() {
 }
 
 #[tokio::test]
-async fn a_released_lock_leaves_its_token_and_that_for_a_month() {
+async fn a_released_lock_leaves_its_token_for_30_days() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
@@ -127,7 +127,7 @@ async fn a_released_lock_leaves_its_token_and_that_for_a_month() {
 }
 
 #[tokio::test]
-async fn no_key_stays_for_ever() {
+async fn every_key_expires() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
@@ -158,7 +158,7 @@ async fn a_lock_that_is_granted_again_lasts_a_whole_ttl() {
 }
 
 #[tokio::test]
-async fn a_release_writes_down_a_token_that_was_lost() {
+async fn a_release_restores_a_lost_token() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
@@ -169,7 +169,7 @@ async fn a_release_writes_down_a_token_that_was_lost() {
 }
 
 #[tokio::test]
-async fn a_release_marks_the_kept_token_however_many_digits_it_has() {
+async fn a_release_marks_a_token_of_any_length() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     for token in ["7", "8000000000000000"] {
@@ -203,7 +203,7 @@ async fn a_token_rises_although_the_clock_has_gone_back() {
 }
 
 #[tokio::test]
-async fn a_waiter_that_has_the_lock_is_not_queued_any_more() {
+async fn a_waiter_leaves_the_queue_once_granted() {
     let server = RedisServer::start();
     let (holder, waiter) = (client(server.addr()), client(server.addr()));
     granted(&holder, &claim("job", LONG)).await;

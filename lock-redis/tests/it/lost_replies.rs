@@ -43,18 +43,18 @@ everywhere! {
     an_acquire_whose_reply_was_lost_is_found_to_be_ours,
     an_acquire_whose_request_was_lost_is_granted_when_repeated,
     an_acquire_that_arrives_after_its_own_release_leaves_no_lock,
-    an_acquire_that_arrives_after_a_second_release_of_its_id_leaves_no_lock,
-    a_release_that_arrives_after_a_later_one_of_its_id_lets_no_late_acquire_in,
-    an_acquire_that_arrives_after_others_had_the_lock_leaves_no_lock,
-    an_acquire_that_arrives_again_after_the_release_of_its_lock_leaves_no_lock,
-    an_acquire_that_was_given_up_unanswered_leaves_no_lock,
-    an_acquire_that_arrives_after_its_lock_was_broken_leaves_no_lock,
+    an_acquire_arriving_after_a_second_release_leaves_no_lock,
+    a_late_release_keeps_a_late_acquire_refused,
+    an_acquire_arriving_after_another_holder_leaves_no_lock,
+    a_duplicate_acquire_after_its_release_leaves_no_lock,
+    a_cancelled_unanswered_acquire_leaves_no_lock,
+    an_acquire_arriving_after_a_break_leaves_no_lock,
     a_renewal_whose_reply_was_lost_has_renewed,
-    a_release_whose_reply_was_lost_has_released_and_spares_the_successor,
+    a_release_with_a_lost_reply_spares_the_successor,
     a_release_whose_request_was_lost_is_repeated,
-    a_release_that_arrives_after_a_later_acquire_of_its_id_spares_the_lock,
-    requests_that_are_late_do_what_they_say,
-    connections_cut_in_the_middle_of_anything_leave_the_right_owner,
+    a_release_sent_before_a_retried_acquire_spares_the_lock,
+    delayed_requests_take_effect,
+    cut_connections_leave_the_right_owner,
     one_of_many_contenders_wins_while_the_network_cuts,
 }
 
@@ -142,7 +142,7 @@ async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock(fixture: F
     assert!(free(&fixture).await, "the late acquire was refused");
 }
 
-async fn an_acquire_that_arrives_after_a_second_release_of_its_id_leaves_no_lock(fixture: Fixture) {
+async fn an_acquire_arriving_after_a_second_release_leaves_no_lock(fixture: Fixture) {
     let claim = claim(JOB, LONG);
     // Undone once, as an attempt is that too few replicas confirmed; then repeated, and given up.
     let (lease, _) = granted(&fixture.direct, &claim).await;
@@ -154,7 +154,7 @@ async fn an_acquire_that_arrives_after_a_second_release_of_its_id_leaves_no_lock
     assert!(free(&fixture).await, "the late acquire was refused");
 }
 
-async fn an_acquire_that_arrives_after_others_had_the_lock_leaves_no_lock(fixture: Fixture) {
+async fn an_acquire_arriving_after_another_holder_leaves_no_lock(fixture: Fixture) {
     let late = claim(JOB, LONG);
     let before = fixture.scripts_run();
     // Long enough for all that follows, on any but a very slow machine.
@@ -177,7 +177,7 @@ async fn an_acquire_that_arrives_after_others_had_the_lock_leaves_no_lock(fixtur
     assert!(free(&fixture).await, "the late acquire was refused");
 }
 
-async fn a_release_that_arrives_after_a_later_one_of_its_id_lets_no_late_acquire_in(fixture: Fixture) {
+async fn a_late_release_keeps_a_late_acquire_refused(fixture: Fixture) {
     let late = claim(JOB, LONG);
     let lease = late.lease(None);
     fixture.hold(Requests);
@@ -190,7 +190,7 @@ async fn a_release_that_arrives_after_a_later_one_of_its_id_lets_no_late_acquire
     assert!(free(&fixture).await, "the late acquire was refused");
 }
 
-async fn an_acquire_that_arrives_again_after_the_release_of_its_lock_leaves_no_lock(fixture: Fixture) {
+async fn a_duplicate_acquire_after_its_release_leaves_no_lock(fixture: Fixture) {
     let claim = claim(JOB, LONG);
     fixture.hold(Requests);
     assert!(fixture.through.acquire(&claim).await.unwrap_err().is_ambiguous());
@@ -201,7 +201,7 @@ async fn an_acquire_that_arrives_again_after_the_release_of_its_lock_leaves_no_l
     assert!(free(&fixture).await, "the late acquire was refused");
 }
 
-async fn an_acquire_that_arrives_after_its_lock_was_broken_leaves_no_lock(fixture: Fixture) {
+async fn an_acquire_arriving_after_a_break_leaves_no_lock(fixture: Fixture) {
     let late = claim(JOB, LONG);
     fixture.hold(Requests);
     assert!(fixture.through.acquire(&late).await.unwrap_err().is_ambiguous());
@@ -213,7 +213,7 @@ async fn an_acquire_that_arrives_after_its_lock_was_broken_leaves_no_lock(fixtur
     assert!(free(&fixture).await, "the late acquire was refused");
 }
 
-async fn an_acquire_that_was_given_up_unanswered_leaves_no_lock(fixture: Fixture) {
+async fn a_cancelled_unanswered_acquire_leaves_no_lock(fixture: Fixture) {
     let locker = fixture::locker(fixture.through.clone(), LONG);
     fixture.lose(Replies);
     let before = fixture.scripts_run();
@@ -243,7 +243,7 @@ async fn a_renewal_whose_reply_was_lost_has_renewed(fixture: Fixture) {
 }
 
 // verifies: lost-reply
-async fn a_release_whose_reply_was_lost_has_released_and_spares_the_successor(fixture: Fixture) {
+async fn a_release_with_a_lost_reply_spares_the_successor(fixture: Fixture) {
     let (lease, _) = granted(&fixture.through, &claim(JOB, LONG)).await;
     fixture.lose(Replies);
     assert!(fixture.through.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
@@ -270,7 +270,7 @@ async fn a_release_whose_request_was_lost_is_repeated(fixture: Fixture) {
 
 /// An attempt that failed is undone, and the next has the same id: an undo that comes after that
 /// must not undo it too.
-async fn a_release_that_arrives_after_a_later_acquire_of_its_id_spares_the_lock(fixture: Fixture) {
+async fn a_release_sent_before_a_retried_acquire_spares_the_lock(fixture: Fixture) {
     let claim = claim(JOB, LONG);
     let (lease, _) = granted(&fixture.through, &claim).await;
     fixture.hold(Requests);
@@ -284,7 +284,7 @@ async fn a_release_that_arrives_after_a_later_acquire_of_its_id_spares_the_lock(
 }
 
 // verifies: late-request
-async fn requests_that_are_late_do_what_they_say(fixture: Fixture) {
+async fn delayed_requests_take_effect(fixture: Fixture) {
     for direction in [Requests, Replies] {
         // Below the timeout, and within what a quorum grants its slowest server.
         fixture.delay(direction, Duration::from_millis(50));
@@ -331,7 +331,7 @@ async fn cut_during<T>(
     }
 }
 
-async fn connections_cut_in_the_middle_of_anything_leave_the_right_owner(fixture: Fixture) {
+async fn cut_connections_leave_the_right_owner(fixture: Fixture) {
     for direction in [Requests, Replies] {
         let claim = claim(JOB, LONG);
         let lease = claim.lease(None);

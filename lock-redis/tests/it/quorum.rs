@@ -86,7 +86,7 @@ async fn a_minority_may_be_dead_or_frozen() {
 
 #[tokio::test]
 // verifies: lost-record
-async fn a_majority_that_forgot_the_lock_ends_it_and_tokens_rise_over_any_majority() {
+async fn a_majority_without_the_lock_ends_it_and_tokens_rise() {
     let mut servers = start(3);
     let backend = client_of(&servers);
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
@@ -120,7 +120,7 @@ async fn a_majority_that_forgot_the_lock_ends_it_and_tokens_rise_over_any_majori
 }
 
 #[tokio::test]
-async fn the_servers_keep_a_lock_for_longer_than_its_holder_is_promised() {
+async fn servers_keep_a_lock_longer_than_its_promised_ttl() {
     let servers = start(3);
     let backend = client_of(&servers);
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
@@ -163,7 +163,7 @@ async fn a_minority_that_forgot_the_lock_does_not_end_it() {
 }
 
 #[tokio::test]
-async fn a_release_of_which_too_few_servers_know_is_not_said_to_be_one_or_none() {
+async fn a_release_known_to_a_minority_is_ambiguous() {
     let servers = start(3);
     let backend = client_of(&servers);
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
@@ -177,7 +177,7 @@ async fn a_release_of_which_too_few_servers_know_is_not_said_to_be_one_or_none()
 }
 
 #[tokio::test]
-async fn what_a_minority_holds_is_no_lock() {
+async fn a_lock_on_a_minority_is_not_held() {
     let servers = start(3);
     let backend = client_of(&servers);
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
@@ -207,7 +207,7 @@ async fn all_servers_are_asked_at_once() {
 }
 
 #[tokio::test]
-async fn a_silent_server_is_not_waited_for_longer_than_a_part_of_the_ttl() {
+async fn a_silent_server_is_awaited_for_a_fraction_of_the_ttl() {
     let servers = start(3);
     let backend = patient_client_of(&servers, LONG);
     assert_eq!(backend.inspect(&name("job")).await.unwrap(), None);
@@ -219,7 +219,7 @@ async fn a_silent_server_is_not_waited_for_longer_than_a_part_of_the_ttl() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_one_server_while_most_are_silent_is_no_refusal() {
+async fn one_refusal_does_not_count_while_a_majority_is_silent() {
     let mut servers = start(3);
     granted(&client(servers[0].addr()), &claim("job", LONG)).await;
     servers[1].kill();
@@ -229,7 +229,7 @@ async fn a_refusal_of_one_server_while_most_are_silent_is_no_refusal() {
 }
 
 #[tokio::test]
-async fn the_server_that_knows_why_a_lease_ended_is_believed() {
+async fn the_most_specific_loss_reason_is_reported() {
     let servers = start(3);
     let backend = client_of(&servers);
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;

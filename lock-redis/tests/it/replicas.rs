@@ -53,7 +53,7 @@ lock_core::conformance! {
 
 #[tokio::test]
 // verifies: redis-topology
-async fn a_granted_lock_is_on_the_replica_and_without_it_nothing_is_granted_or_left() {
+async fn a_lock_is_granted_only_if_the_replica_confirms() {
     let (primary, replica) = pair();
     let backend = client_of(&primary);
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
@@ -71,7 +71,7 @@ async fn a_granted_lock_is_on_the_replica_and_without_it_nothing_is_granted_or_l
 }
 
 #[tokio::test]
-async fn a_user_that_may_not_wait_is_told_and_leaves_no_lock() {
+async fn a_user_without_wait_rights_is_told_and_leaves_no_lock() {
     let (primary, _replica) = pair();
     let reply = primary.command(&["ACL", "SETUSER", "hasty", "on", ">s3cret", "~*", "&*", "+@all", "-wait"]);
     assert_eq!(reply, "+OK\r\n");
@@ -84,7 +84,7 @@ async fn a_user_that_may_not_wait_is_told_and_leaves_no_lock() {
 }
 
 #[tokio::test]
-async fn a_primary_that_is_demoted_while_replicas_confirm_says_so_and_may_have_left_the_lock() {
+async fn a_primary_demoted_during_confirmation_is_ambiguous() {
     let (primary, replica) = pair();
     let backend = client_of(&primary);
     granted(&backend, &claim("before", LONG)).await;

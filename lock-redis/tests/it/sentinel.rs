@@ -46,7 +46,7 @@ lock_core::conformance! {
 /// holder is told, its validity ends when it said it would, and the new holder's token is larger.
 #[tokio::test(flavor = "multi_thread")]
 // verifies: redis-topology
-async fn a_failover_tells_every_holder_that_lost_its_lock_and_no_token_goes_back() {
+async fn a_failover_is_reported_to_losers_and_tokens_rise() {
     let mut setup = SentinelSetup::start();
     let ttl = Duration::from_secs(30);
     let builder = Locker::builder(Arc::new(client_of(&setup))).ttl(ttl).renew(Renew::Every(Duration::from_secs(2)));
@@ -97,7 +97,7 @@ async fn a_failover_tells_every_holder_that_lost_its_lock_and_no_token_goes_back
 }
 
 #[tokio::test]
-async fn sentinels_may_have_a_login_of_their_own() {
+async fn sentinels_may_have_a_separate_login() {
     let setup = SentinelSetup::with_password("s3cret");
     let sentinels: Vec<_> = setup.ports().into_iter().map(|port| Address::tcp("127.0.0.1", port)).collect();
     let config = || {
@@ -116,7 +116,7 @@ async fn sentinels_may_have_a_login_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_sentinel_that_is_frozen_or_gone_is_passed_over() {
+async fn a_frozen_or_missing_sentinel_is_skipped() {
     let mut setup = SentinelSetup::start();
     setup.sentinels[0].daemon().freeze();
     let config = client_of(&setup);
@@ -129,7 +129,7 @@ async fn a_sentinel_that_is_frozen_or_gone_is_passed_over() {
 }
 
 #[tokio::test]
-async fn a_silent_first_sentinel_is_passed_over_although_attempts_are_short() {
+async fn a_silent_first_sentinel_is_skipped_by_short_attempts() {
     let setup = SentinelSetup::start();
     setup.sentinels[0].daemon().freeze();
     // An attempt has a fraction of the ttl, and ends before redis-rs gives a sentinel up.
@@ -139,7 +139,7 @@ async fn a_silent_first_sentinel_is_passed_over_although_attempts_are_short() {
 
 #[tokio::test]
 // verifies: redis-topology
-async fn a_primary_that_was_demoted_is_left_for_its_successor() {
+async fn a_demoted_primary_is_left_for_its_successor() {
     let setup = SentinelSetup::start();
     let backend = client_of(&setup);
     let (lease, _) = granted(&backend, &claim("job", Duration::from_secs(600))).await;
@@ -151,7 +151,7 @@ async fn a_primary_that_was_demoted_is_left_for_its_successor() {
 }
 
 #[tokio::test]
-async fn sentinels_that_are_not_there_or_know_no_such_service_are_an_error_and_not_ambiguous() {
+async fn unreachable_sentinels_are_an_unambiguous_error() {
     let topology = Topology::Sentinel {
         sentinels: vec![Address::tcp("127.0.0.1", test_support::free_port())],
         service: "nothing".into(),

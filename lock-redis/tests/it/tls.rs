@@ -72,7 +72,7 @@ async fn use_it(config: RedisConfig) {
 }
 
 #[tokio::test]
-async fn sentinels_and_their_servers_are_asked_by_tls_before_and_after_a_failover() {
+async fn tls_works_with_sentinels_before_and_after_a_failover() {
     let certificates = Certificates::make();
     let setup = SentinelSetup::with_tls(&certificates);
     let sentinels = setup.sentinels.iter().map(|sentinel| on_localhost(sentinel.tls_port())).collect();
@@ -88,7 +88,7 @@ async fn sentinels_and_their_servers_are_asked_by_tls_before_and_after_a_failove
 }
 
 #[tokio::test]
-async fn all_nodes_of_a_cluster_are_asked_by_tls() {
+async fn tls_works_with_all_nodes_of_a_cluster() {
     let certificates = Certificates::make();
     let cluster = RedisCluster::with_tls(&certificates);
     let seeds = vec![on_localhost(cluster.nodes()[0].tls_port())];
@@ -98,7 +98,7 @@ async fn all_nodes_of_a_cluster_are_asked_by_tls() {
 }
 
 #[tokio::test]
-async fn a_quorum_is_asked_by_tls() {
+async fn tls_works_with_a_quorum() {
     let certificates = Certificates::make();
     let servers: Vec<_> = (0..3).map(|_| RedisServer::with_tls(&certificates, &[])).collect();
     let nodes = servers.iter().map(|server| on_localhost(server.tls_port())).collect();
@@ -131,13 +131,13 @@ lock_core::conformance! {
 }
 
 #[tokio::test]
-async fn an_authority_that_is_not_trusted_is_refused() {
+async fn an_untrusted_authority_is_refused() {
     let (cert, key) = server().1.client();
     assert_eq!(kind(config("localhost").client_certificate(cert, key)).await, (ErrorKind::Config, false));
 }
 
 #[tokio::test]
-async fn a_missing_client_certificate_is_an_error_of_the_configuration() {
+async fn a_missing_client_certificate_is_a_config_error() {
     assert_eq!(kind(config("localhost").ca_file(server().1.ca())).await, (ErrorKind::Config, false));
 }
 
@@ -153,7 +153,7 @@ async fn speaking_plainly_to_a_tls_port_is_an_error() {
 }
 
 #[test]
-fn a_certificate_that_cannot_be_read_is_named() {
+fn an_unreadable_certificate_is_named() {
     let error = RedisBackend::new(config("localhost").ca_file("/nonexistent/ca.pem")).unwrap_err();
     assert!(error.kind() == ErrorKind::Config && error.to_string().contains("/nonexistent/ca.pem"), "{error}");
 }

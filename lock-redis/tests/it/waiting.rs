@@ -89,7 +89,7 @@ async fn requests_per_hand_off(count: u32) -> f64 {
 }
 
 #[tokio::test]
-async fn requests_per_hand_off_do_not_grow_with_the_number_of_waiting_processes() {
+async fn requests_per_hand_off_do_not_grow_with_waiters() {
     for count in [2, 16, 64] {
         let each = requests_per_hand_off(count).await;
         // One to release and one to acquire; where that takes long, each polls a few times. Were all woken by each release, it would
@@ -99,7 +99,7 @@ async fn requests_per_hand_off_do_not_grow_with_the_number_of_waiting_processes(
 }
 
 #[tokio::test]
-async fn a_woken_process_that_cannot_use_its_wake_up_keeps_nobody_waiting_for_ever() {
+async fn an_unused_wake_up_does_not_block_the_next_waiter() {
     let server = RedisServer::start();
     // The holder's expiry is what everybody who hears nothing comes back for, if not before.
     let held = locker(client(server.addr()), Duration::from_secs(4)).lock(NAME).acquire().await.unwrap();
