@@ -1,7 +1,8 @@
 //! Waits for a lock as often as it is told to, and says when it got it: `waiter URL NAME`.
 //!
-//! Each line on standard input begins a wait. It answers `held` when it found the lock held, then the nanoseconds of `CLOCK_MONOTONIC` at
-//! which it got the lock, and its token, and gives it back. The tests and the benchmarks start many of it, freeze it and kill it.
+//! Each line on standard input starts a wait. The program prints `held` if it found the lock held.
+//! Once it acquires the lock, it prints the nanoseconds of `CLOCK_MONOTONIC` and the token, and
+//! releases the lock. The tests and benchmarks start many waiters, freeze them and kill them.
 
 use std::{
     io::{self, BufRead as _, Write as _},

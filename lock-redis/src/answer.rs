@@ -43,7 +43,7 @@ fn new_grant(granted: &[u8]) -> Result<Grant, Error> {
             ErrorKind::Corrupt,
             "this lock has no fencing tokens left because its token key in Redis was modified; delete that key",
         )
-        // Granted all the same.
+        // The lock was granted anyway.
         .with_ambiguous(true)),
     }
 }
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn unreadable_replies_are_corrupt_and_ambiguous() {
-        // Refused, by nobody.
+        // A refusal that names no holder.
         let free = Value::Array(vec![Value::Int(0), Value::Nil, Value::Int(-2), text("none")]);
         for answer in unreadable().into_iter().chain([free, text("granted"), Value::Array(vec![Value::Int(2)])]) {
             let error = granted_or_held(answer.clone()).unwrap_err();

@@ -1,4 +1,4 @@
-//! Which Redis, and how to use it.
+//! The settings of a Redis store.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -7,13 +7,13 @@ use lock_core::{
     config::{Host, Secret},
 };
 
-/// No lease waits longer for an answer, and all sums with it are times.
+/// The upper limit of both timeouts. Sums with it cannot overflow.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Where a Redis server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
-    /// A host name or IP address, and a port.
+    /// A host name or IP address and a port.
     Tcp {
         /// The host.
         host: String,
@@ -25,7 +25,7 @@ pub enum Address {
 }
 
 impl Address {
-    /// A host and its port; 6379 is usual, 26379 for sentinels.
+    /// Creates a TCP address. The usual port is 6379, and 26379 for sentinels.
     pub fn tcp(host: impl Into<String>, port: u16) -> Self {
         Self::Tcp { host: host.into(), port }
     }
@@ -40,17 +40,17 @@ impl fmt::Display for Address {
     }
 }
 
-/// How the servers belong together.
+/// The arrangement of the servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Topology {
     /// One server.
     Standalone(Address),
-    /// The primary that sentinels name.
+    /// The primary that the sentinels name.
     Sentinel {
         /// The sentinels to ask.
         sentinels: Vec<Address>,
-        /// The name under which they watch the primary, often `mymaster`.
+        /// The name under which the sentinels monitor the primary, often `mymaster`.
         service: String,
     },
     /// A Redis Cluster, found through any of its nodes.
@@ -59,22 +59,25 @@ pub enum Topology {
     Quorum(Vec<Address>),
 }
 
-/// Another client whose locks ours exclude, and whose locks exclude ours.
+/// Another client whose locks and onelock's exclude each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Compat {
-    /// `Lock` of the Python package `redis`, and every client that sets the name itself as the key: redsync, redislock, node-redlock.
+    /// `Lock` of the Python package `redis`, and other clients that use the name itself as the key:
+    /// redsync, redislock, node-redlock.
     RedisPy,
     /// The Python package `python-redis-lock`.
     PythonRedisLock,
 }
 
-/// Which Redis to use for locks, and how. Nothing is connected before the first operation.
+/// The settings of a [`RedisBackend`](crate::RedisBackend), which connects at its first operation.
 ///
 /// ```
 /// use lock_redis::{Address, RedisBackend, RedisConfig};
 ///
-/// let config = RedisConfig::standalone(Address::tcp("localhost", 6379)).login("locks", "secret").database(2);
+/// let config = RedisConfig::standalone(Address::tcp("localhost", 6379))
+///     .login("locks", "secret")
+///     .database(2);
 /// let backend = RedisBackend::new(config)?;
 /// # Ok::<(), lock_core::Error>(())
 /// ```
@@ -98,7 +101,7 @@ pub struct RedisConfig {
 }
 
 impl RedisConfig {
-    /// The servers in `topology`, without TLS and login.
+    /// Creates settings for the servers in `topology`, without TLS or login.
     pub fn new(topology: Topology) -> Self {
         Self {
             topology,
@@ -119,12 +122,15 @@ impl RedisConfig {
         }
     }
 
-    /// One server.
+    /// Creates settings for one server, without TLS or login.
     pub fn standalone(address: Address) -> Self {
         Self::new(Topology::Standalone(address))
     }
 
-    /// Encrypts the connection; the server's certificate must be for its host name and from an authority that the system trusts.
+    /// Encrypts the connection.
+    ///
+    /// The server's certificate must be for its host name, from an authority that the system
+    /// trusts.
     #[must_use]
     pub fn tls(mut self) -> Self {
         self.tls = true;
@@ -138,7 +144,8 @@ impl RedisConfig {
         self.tls()
     }
 
-    /// Shows the server the certificate in the PEM file `cert`, whose key is in the PEM file `key`. Turns TLS on.
+    /// Sends the client certificate in the PEM file `cert`, with the key in the PEM file `key`. Turns
+    /// TLS on.
     #[must_use]
     pub fn client_certificate(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.cert_file = Some(cert.into());
@@ -160,7 +167,7 @@ impl RedisConfig {
         self
     }
 
-    /// Logs in to the sentinels, which have users of their own.
+    /// Logs in to the sentinels, whose users are separate from those of the server.
     #[must_use]
     pub fn sentinel_login(mut self, user: Option<String>, password: impl Into<String>) -> Self {
         self.sentinel_user = user;
@@ -168,42 +175,47 @@ impl RedisConfig {
         self
     }
 
-    /// Selects a database by number; a cluster has only 0.
+    /// Selects a database by number. A cluster has only database 0.
     #[must_use]
     pub fn database(mut self, number: u32) -> Self {
         self.database = number.into();
         self
     }
 
-    /// Longest time to connect and log in. Default 2 s.
+    /// Sets the longest time to connect and log in. Default 2 s.
     #[must_use]
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Longest time for the answer to one request. Default 1 s. A connection that owes an answer for longer is replaced.
+    /// Sets the longest time to wait for a reply. Default 1 s.
+    ///
+    /// A connection with an older outstanding reply is replaced.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Uses the keys of another client, so that its locks and ours exclude each other.
+    /// Uses the keys of another client, so that its locks and onelock's exclude each other.
     #[must_use]
     pub fn compat(mut self, compat: Compat) -> Self {
         self.compat = Some(compat);
         self
     }
 
-    /// What stands before the name in the key. Default `onelock:`, and what the other client uses in a compat mode.
+    /// Sets the prefix of the name in the key. Default `onelock:`, or the other client's prefix in a
+    /// compat mode.
     #[must_use]
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.key_prefix = Some(prefix.into());
         self
     }
 
-    /// Grants and renews only what this many replicas have confirmed (`WAIT`), so that a failover to one of them finds the lock.
+    /// Requires this many replicas to confirm each acquire and renewal (`WAIT`).
+    ///
+    /// A failover to one of these replicas keeps the lock.
     #[must_use]
     pub fn replicas(mut self, number: u32) -> Self {
         self.replicas = number;
@@ -243,7 +255,7 @@ impl RedisConfig {
     }
 }
 
-/// A config string without secrets: what logs and errors call this store.
+/// Formats a config string without secrets, which names this store in logs and errors.
 impl fmt::Display for RedisConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plain = if self.tls { "rediss" } else { "redis" };

@@ -40,8 +40,9 @@ impl Connection {
         }
     }
 
-    /// Two commands as one, so that they go to one node with nothing in between; on a cluster to the primary that has `key`, also when
-    /// that turns out to be another. The second may fail although the first has not.
+    /// Sends two commands as one pipeline, so that one node runs them without a gap.
+    /// On a cluster that node is the primary that owns `key`, also after a redirection.
+    /// The second command may fail after the first has succeeded.
     pub(crate) async fn query_both(&mut self, a: &Cmd, b: &Cmd, key: &str) -> RedisResult<(Value, RedisResult<Value>)> {
         let mut both = redis::pipe();
         both.add_command(a.clone()).add_command(b.clone());
@@ -95,8 +96,10 @@ enum Target {
     },
 }
 
-/// One client for each order of the sentinels, each of which begins with another: redis-rs waits for the first in the order, and whoever
-/// connects may have given up before it passes over one that is silent.
+/// One client for each rotation of the list of sentinels.
+///
+/// redis-rs waits for the first sentinel of the list. A caller may give up before redis-rs skips a
+/// silent one, so each attempt begins with another sentinel.
 struct Sentinels {
     /// Clients keep connections, hence the locks; connecting is done by one at a time anyway.
     clients: Vec<Mutex<SentinelClient>>,
@@ -148,7 +151,8 @@ impl Connector {
         matches!(self.target, Target::Cluster { .. })
     }
 
-    /// One attempt to connect; `push` is called with what the server sends unasked, and when the connection ends.
+    /// Makes one attempt to connect. `push` receives the server's push messages and the end of the
+    /// connection.
     pub(crate) async fn connect(
         &self,
         push: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
@@ -173,7 +177,7 @@ impl Connector {
                     .use_protocol(ProtocolVersion::RESP3)
                     .connection_timeout(*connect_timeout)
                     .response_timeout(*timeout)
-                    // A redirection or a reconnect takes one more try each; the core decides about any further one.
+                    // A redirection and a reconnect take one retry each. The core decides on further ones.
                     .retries(3)
                     .min_retry_wait(10)
                     .max_retry_wait(100)
@@ -265,7 +269,7 @@ fn certificates(config: &RedisConfig) -> Result<Option<TlsCertificates>, Error> 
     if !config.tls {
         return Ok(None);
     }
-    // rustls wants one provider of cryptography for the process; an application that has chosen another keeps it.
+    // rustls needs one crypto provider per process. A provider that the application installed stays.
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         let _ = rustls::crypto::ring::default_provider().install_default();
     }

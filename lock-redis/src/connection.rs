@@ -32,8 +32,8 @@ pub(crate) struct ConnectionSlot {
     timeout: Duration,
     /// `None` before the first connection and after a dead one.
     open: Mutex<Option<Arc<OpenConnection>>>,
-    /// Held by the one that connects, with the last failure. All others wait for its result, instead
-    /// of opening a connection each.
+    /// Locked by the caller that connects; holds the last failure. Other callers wait for that
+    /// result instead of opening a connection each.
     connecting: tokio::sync::Mutex<Option<ConnectFailure>>,
     pub(crate) wakers: Arc<Wakers>,
 }
@@ -47,7 +47,7 @@ struct OpenConnection {
     /// Whether this connection receives wake-ups.
     subscribed: tokio::sync::OnceCell<()>,
     outstanding: OutstandingReplies,
-    /// Requests that nobody waits for. A cluster connection sends none whose future is gone.
+    /// Unattended requests. A cluster connection sends no request whose future was dropped.
     forgotten: Mutex<Vec<BoxFuture<'static, RedisResult<Value>>>>,
 }
 
@@ -57,7 +57,8 @@ struct ConnectFailure {
     pause: Duration,
 }
 
-/// Connecting. Dropped on the way, because the caller had no more time, it counts as failed: whoever comes next must not wait as long.
+/// An attempt to connect. If its caller gives up and drops it, the attempt counts as failed, so
+/// that the next caller does not wait as long.
 struct ConnectAttempt<'a> {
     failure: &'a mut Option<ConnectFailure>,
     since: Instant,
@@ -91,7 +92,7 @@ impl ConnectionSlot {
         self.connector.is_cluster()
     }
 
-    /// Runs a script by its digest, and by its text when the server has not seen it since it started.
+    /// Runs a script by its digest, or by its text if the server does not have the script.
     pub(crate) async fn run(&self, call: &Call<'_>) -> Result<Value, Error> {
         let hash_slot = self.hash_slot(call);
         let open = self.current(hash_slot).await?;
@@ -106,7 +107,8 @@ impl ConnectionSlot {
         .map_err(|error| translate(error, self.asking()))
     }
 
-    /// Runs a script and, right behind it on the same connection to the same node, a command, which may fail by itself.
+    /// Runs a script and directly after it a command, on the same connection and node. The command may
+    /// fail on its own.
     pub(crate) async fn run_then(&self, call: &Call<'_>, then: &Cmd) -> Result<(Value, Result<Value, Error>), Error> {
         let hash_slot = self.hash_slot(call);
         let open = self.current(hash_slot).await?;
@@ -141,7 +143,7 @@ impl ConnectionSlot {
         self.connector.connect(|_| Ok(())).await.map_err(|error| translate(error, Phase::Connect))
     }
 
-    /// Makes sure that this connection, and every later one while somebody waits, receives wake-ups.
+    /// Subscribes this connection to wake-ups, and every later one while this process has waiters.
     pub(crate) async fn subscribe(&self) -> Result<(), Error> {
         let open = self.current(None).await?;
         self.subscribe_on(&open).await.map_err(|error| translate(error, Phase::Request))
@@ -152,17 +154,18 @@ impl ConnectionSlot {
         open.subscribed.get_or_try_init(|| connection.subscribe(self.wakers.channel())).await.map(|_| ())
     }
 
-    /// Hands a call to the connection without waiting for anything; for [`Drop`]. `false` when there is none to hand it to.
+    /// Hands a call to the connection without waiting, for use in [`Drop`]. Returns `false` if there is
+    /// no usable connection.
     pub(crate) fn send_and_forget(&self, call: &Call<'_>) -> bool {
         let Some(open) = self.usable(self.hash_slot(call)) else { return false };
-        // The timer of the request needs a runtime. Without one there is nobody to write to the socket either.
+        // The timer of the request needs a runtime, and so does the task that writes to the socket.
         if tokio::runtime::Handle::try_current().is_err() {
             return false;
         }
         let mut connection = open.connection.clone();
-        // Nobody will read a NOSCRIPT, so the text goes along.
+        // No caller will read a NOSCRIPT, so the call includes the text.
         let mut command = call.with_text();
-        // redis-rs does not send what nobody waits for, unless told that this is meant.
+        // Without this flag redis-rs does not send a request whose future was dropped.
         command.set_no_response(true);
         let mut answer = async move { connection.query(&command).await }.boxed();
         if (&mut answer).now_or_never().is_none() && self.is_cluster() {
@@ -194,7 +197,7 @@ impl ConnectionSlot {
         match &result {
             Err(error) if is_dead(error) => {
                 request.end(RequestEnd::Dead);
-                // The other nodes of a cluster still answer: whoever asks this one again connects anew.
+                // The other nodes of a cluster still answer. The next request to this node reconnects.
                 if !self.is_cluster() {
                     self.discard(open);
                 }
@@ -209,7 +212,7 @@ impl ConnectionSlot {
         if open.as_ref().is_some_and(|open| Arc::ptr_eq(open, dead)) {
             *open = None;
             drop(open);
-            // Wake-ups may have been lost with the connection: let everybody who waits look.
+            // Wake-ups may have been lost with the connection, so all waiters check their locks.
             self.wakers.wake_all();
         }
     }
@@ -219,7 +222,7 @@ impl ConnectionSlot {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
         let silent = open.outstanding.is_silent(hash_slot, self.timeout);
         if self.is_cluster() {
-            // Replaced by those who need the silent node, at their cost; all others go on with what they have.
+            // Only requests to the silent node replace the connection. The others keep using it.
             return (!silent || open.born.elapsed() < LONGEST_PAUSE).then_some(open);
         }
         if open.ended.load(Ordering::Acquire) || silent {
@@ -237,7 +240,7 @@ impl ConnectionSlot {
         }
     }
 
-    /// A new connection, unless somebody else has got one by the time it is our turn.
+    /// Connects, unless another caller has connected in the meantime.
     async fn reconnected(&self, hash_slot: Option<Slot>) -> Result<Arc<OpenConnection>, Error> {
         let mut failure = self.connecting.lock().await;
         if let Some(open) = self.usable(hash_slot) {

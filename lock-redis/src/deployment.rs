@@ -40,8 +40,10 @@ pub(crate) struct Deployment {
     unanswered: UnansweredAcquires,
 }
 
-/// How to make sure that replicas have what was written. On connections of its own, because `WAIT` holds up all that comes behind it:
-/// an acquire that waits in vain must not cost another lock its renewal.
+/// Waits until replicas have confirmed a write.
+///
+/// `WAIT` blocks all later requests on its connection. Acquires and renewals therefore have
+/// separate connections, so that an acquire that times out does not delay a renewal.
 #[derive(Debug)]
 struct Replication {
     number: u32,
@@ -51,7 +53,8 @@ struct Replication {
 }
 
 impl Replication {
-    /// Runs `call` and waits for the replicas, in one round trip: what it answered, and whether enough of them have it.
+    /// Runs `call` and waits for the replicas, in one round trip. Returns the reply, and whether enough
+    /// replicas confirmed.
     async fn run(&self, connection: &ConnectionSlot, call: &Call<'_>) -> Result<(Value, Result<(), Error>), Error> {
         let mut wait = redis::cmd("WAIT");
         wait.arg(self.number).arg(millis(self.timeout));
@@ -73,7 +76,8 @@ impl Replication {
     }
 }
 
-/// The smallest number of 16 digits: in microseconds, September 2001. Later clocks reach the 17th digit in 2286.
+/// The smallest number of 16 digits: in microseconds, September 2001. The 17th digit follows in
+/// 2286.
 const FIRST_STAMP: u64 = 1_000_000_000_000_000;
 
 impl Deployment {
@@ -99,8 +103,11 @@ impl Deployment {
         })
     }
 
-    /// A number of 16 digits that rises with every request of this process, and roughly with the time across processes. The server compares
-    /// those of one id, to know an acquire that arrives after its own release.
+    /// Returns a number of 16 digits that rises with every request of this process, and roughly with
+    /// time across processes.
+    ///
+    /// The server compares the stamps of one id to detect an acquire that arrives after its
+    /// release.
     fn stamp(&self) -> u64 {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
         let now = u64::try_from(now).unwrap_or(u64::MAX);
@@ -144,7 +151,8 @@ impl Deployment {
         Ok(attempt)
     }
 
-    /// One call for all of them; on a cluster one for each, as a script runs on one slot, and concurrent requests are pipelined.
+    /// Renews all leases in one call. A cluster needs one call each, because a script runs on one slot;
+    /// these calls are pipelined.
     pub(crate) async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
         let at_once = if self.connection.is_cluster() { 1 } else { leases.len().max(1) };
         let calls = join_all(leases.chunks(at_once).map(|some| async move {
@@ -161,7 +169,7 @@ impl Deployment {
         calls.await.into_iter().flatten().collect()
     }
 
-    /// Says of each lease whether it is held, and lasts a whole ttl now.
+    /// Renews the leases. Returns for each whether it was still held.
     async fn renew(&self, leases: &[Lease]) -> Result<Vec<bool>, Error> {
         let keys: Vec<_> = leases.iter().map(|lease| self.keys.lock(&lease.name)).collect();
         let mut call = self.scripts.renew.call(&keys);
@@ -184,8 +192,11 @@ impl Deployment {
         if renewed.len() == leases.len() { Ok(renewed) } else { Err(unexpected("the renew script", &answer)) }
     }
 
-    /// What became of a lease that is not held any more. Asked separately, because a renewal that names its lock's key alone is also
-    /// answered while the slot of that key moves to another node of a cluster.
+    /// Returns why a lease was lost.
+    ///
+    /// This is a separate request, because a renewal may name only the lock's key: a script with
+    /// one
+    /// key also runs while its slot moves to another node of a cluster.
     async fn why_lost(&self, lease: &Lease) -> Result<LossReason, Error> {
         let lock = self.keys.lock(&lease.name);
         let keys = [lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, &lease.id.to_string())];
@@ -207,8 +218,9 @@ impl Deployment {
             self.connection.run(&call).await
         };
         let answer = match release(&keys).await {
-            // The slot of the lock is on its way to another node of the cluster, and no node tells what it knows of keys that may be on
-            // the other. A held lock and its token exist: released without the queue, whose waiters come back by themselves.
+            // The slot of the lock is moving to another cluster node, so a script may name only keys that
+            // exist.
+            // A held lock and its token exist. Its waiters retry by themselves.
             Err(error) if is_moving(&error) => Box::pin(release(&keys[..2])).await,
             answer => answer,
         };
@@ -236,7 +248,8 @@ impl Deployment {
     }
 
     pub(crate) async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
-        // Only locks of ours have a version, and it is the id; anything else is not what is there now.
+        // Only onelock's locks have a version, which is the lease id. Any other text matches no current
+        // lock.
         let Ok(id) = version.parse::<LeaseId>().map(|id| id.to_string()) else {
             return self.inspect(name).await.map(Break::Changed);
         };
@@ -261,7 +274,8 @@ impl Deployment {
         }
     }
 
-    /// Raises the token of a lock that `id` holds, for a quorum whose servers have minted different ones. `false` when it does not hold it.
+    /// Raises the token of a lock that `id` holds, because the servers of a quorum mint different
+    /// tokens. Returns `false` if `id` does not hold the lock.
     pub(crate) async fn advance_token(&self, name: &LockName, id: LeaseId, token: FencingToken) -> Result<bool, Error> {
         let lock = self.keys.lock(name);
         let keys = [lock.clone(), self.keys.token(&lock)];
@@ -279,7 +293,7 @@ impl Deployment {
             return Ok(Some(Box::new(SignalWatch::new(Arc::clone(self), lock, signal).await?)));
         }
         if self.keys.are_verbatim() {
-            // redis-py wakes nobody, and where it may be the holder only polling helps.
+            // redis-py wakes no waiter. Where redis-py may be the holder, only polling helps.
             return Ok(None);
         }
         Ok(Some(Box::new(self.queue(name).await?)))
@@ -329,15 +343,16 @@ impl Deployment {
         }
     }
 
-    /// Leaves the queues that could not be left before, and passes on wake-ups for which nobody here waits; after a request, when there
-    /// is a connection.
+    /// Leaves queues that could not be left before, and passes on unused wake-ups.
+    ///
+    /// Called after a request, because a connection is open then.
     pub(crate) fn pass_on(&self) {
         for lock in self.connection.wakers.take_unwanted() {
             self.leave(&lock);
         }
     }
 
-    /// Passes a signal of python-redis-lock on that will not be used; keys are the lock's and that of its signal.
+    /// Passes on an unused signal of python-redis-lock. `keys` are those of the lock and of its signal.
     pub(crate) fn resignal(&self, keys: &[String; 2]) {
         self.connection.send_and_forget(&self.scripts.resignal.call(keys));
     }
@@ -353,7 +368,8 @@ fn stamp_after(last: u64, now_micros: u64) -> u64 {
     now_micros.clamp(FIRST_STAMP, 9 * FIRST_STAMP).max(last + 1)
 }
 
-/// Whole milliseconds, rounded up: Redis has no finer time, refuses 0, and a lease must never be shorter than asked for.
+/// Converts to whole milliseconds, rounded up. Redis has no finer unit and refuses 0, and a lease
+/// must not be shorter than requested.
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).clamp(1, 1 << 52)
 }

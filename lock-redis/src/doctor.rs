@@ -1,4 +1,4 @@
-//! Whether a Redis is fit for locks as it is set up: what the server says of itself, read and judged.
+//! Checks whether a Redis is fit for locks, by what the server reports about itself.
 
 use std::time::{Duration, SystemTime};
 
@@ -147,7 +147,8 @@ fn replication(config: &RedisConfig, info: &str) -> Option<Finding> {
     })
 }
 
-/// How far the server's clock is from ours. Leases count on the server's alone; the difference is only to be seen.
+/// Measures the difference between the server's clock and this machine's. Leases use only the
+/// server's clock, so this is informational.
 async fn clock(connection: &ConnectionSlot, node: Option<&(String, u16)>) -> Option<Finding> {
     let asked = SystemTime::now();
     let answer = query(connection, &["TIME"], node).await.ok()?;
@@ -267,7 +268,8 @@ fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
-/// A question without an answer: for want of a right, which locks do not need, or because nobody answers.
+/// The finding for a failed question: the user lacks a right that locks do not need, or the server
+/// does not answer.
 fn unanswered(subject: &str, error: &Error, right: &str) -> Finding {
     if error.kind() == ErrorKind::PermissionDenied {
         return Finding::note(subject, "not examined: the Redis user lacks the permission")

@@ -1,4 +1,4 @@
-//! What Redis says when it fails, as kinds with advice.
+//! Translates errors of Redis into kinds with advice.
 
 use lock_core::{Error, ErrorKind};
 use redis::{RedisError, ServerErrorKind};
@@ -10,11 +10,12 @@ pub(crate) enum Phase {
     Connect,
     /// After the request went out.
     Request,
-    /// After the request went out, perhaps several times: the client of a cluster repeats by itself what got no answer.
+    /// After the request was sent, perhaps several times: a cluster client repeats unanswered requests
+    /// by itself.
     RepeatedRequest,
 }
 
-/// What to tell about an answer of the server: its code or a part of its text, the kind, whether to try again, and advice.
+/// The known error replies: code or part of the text, kind, whether a retry can help, and advice.
 const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
     (
         "READONLY",
@@ -150,17 +151,19 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
 /// The [`Error`] for `error`, with advice, and not ambiguous where Redis certainly did nothing.
 pub(crate) fn translate(error: RedisError, phase: Phase) -> Error {
     let (kind, retryable, message) = classify(&error, phase);
-    // An answer of the server means that it has run nothing: a script is refused before its first write, or else for want of a right,
-    // which no repetition finds out about. Unless it is no answer that a server would give.
+    // An error reply means that the server changed nothing that matters: a script fails before its
+    // first write, or for lack of a right.
+    // An invalid reply proves nothing.
     let unanswered = error.is_io_error() || matches!(kind, ErrorKind::Timeout | ErrorKind::Corrupt);
     let unsure = match phase {
         Phase::Connect => false,
         Phase::Request => unanswered,
-        // What the last try was told, an earlier one may not have been.
+        // The reply to the last try says nothing about earlier ones.
         Phase::RepeatedRequest => unanswered || retryable,
     };
     let translated = Error::new(kind, message).with_retryable(retryable).with_ambiguous(unsure);
-    // A server that does not know a command repeats its arguments, and those of the first one are user and password.
+    // A server echoes the arguments of an unknown command, and those of the first command are user and
+    // password.
     if phase == Phase::Connect && error.to_string().contains("unknown command") {
         return translated;
     }
@@ -221,7 +224,8 @@ fn classify(error: &RedisError, phase: Phase) -> (ErrorKind, bool, String) {
     }
 }
 
-/// Whether the server answered with `code`. Redis 6 wraps what a script ran into in an ERR, so the text is searched as well.
+/// Whether the server replied with `code`. Redis 6 wraps errors inside a script in an ERR, so the
+/// text is searched too.
 pub(crate) fn says(error: &RedisError, code: &str) -> bool {
     error.code() == Some(code) || error.to_string().contains(&format!("-{code} "))
 }

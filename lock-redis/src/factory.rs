@@ -1,4 +1,4 @@
-//! Config strings for Redis.
+//! Parses config strings for Redis.
 
 use std::sync::Arc;
 
@@ -39,10 +39,13 @@ impl BackendFactory for RedisFactory {
 }
 
 impl RedisConfig {
-    /// Reads a config string, such as `rediss://app:s3cret@cache.internal:6380/0?ca=/etc/redis/ca.pem`. A pure function.
+    /// Parses a config string, such as
+    /// `rediss://app:s3cret@cache.internal:6380/0?ca=/etc/redis/ca.pem`.
+    ///
+    /// Opens no file and no connection.
     ///
     /// # Errors
-    /// Of kind [`Config`](lock_core::ErrorKind::Config), with what is wrong and how to mend it.
+    /// Of kind [`Config`](lock_core::ErrorKind::Config), with the mistake and how to fix it.
     pub fn from_url(text: &str) -> Result<Self, Error> {
         Self::take(&mut StoreConfig::from(ConfigString::parse(text)?))
     }

@@ -29,7 +29,8 @@ pub fn name(data: &[u8]) {
     assert!(!others.contains(&lock) && others.iter().all(|key| keys.name(key).is_none()), "{others:?}");
 }
 
-/// Whatever stands at a key, and whatever a server answers, is a holder, foreign, or an error. What we write reads back.
+/// Any value at a key and any reply is a holder, foreign or an error. A written record reads back
+/// unchanged.
 pub fn value(data: &[u8]) {
     let ttl = data.first().map_or(-1, |&byte| i64::from(byte) - 2);
     let holder = record::holder(Some(data), ttl, None);

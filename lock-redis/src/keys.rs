@@ -30,9 +30,10 @@ impl Keys {
 
     /// The key that is set while the lock is held.
     ///
-    /// The slot is that of the text between the first `{` and the next `}`, and that of the whole key when there is nothing between
-    /// them. Every key of ours begins with this one, so they share a slot whatever braces the name has, as long as it does not
-    /// begin with `}`: that one is escaped, and so is `%` there, to keep names apart.
+    /// Redis hashes the text between the first `{` and the next `}`, or the whole key if that text is
+    /// empty. All keys of a lock begin with this key, so they share a slot, unless the name begins
+    /// with `}`. A leading `}` is therefore escaped, and so is a leading `%` to keep names
+    /// distinct.
     pub(crate) fn lock(&self, name: &LockName) -> String {
         let (prefix, name) = (&self.prefix, name.as_str());
         if self.compat.is_some() {
@@ -64,7 +65,7 @@ impl Keys {
         LockName::new(name).ok()
     }
 
-    /// A glob for SCAN that finds the locks whose names begin with `prefix`, and perhaps a few more.
+    /// Returns a SCAN pattern that finds the locks whose names begin with `prefix`, and perhaps more.
     pub(crate) fn pattern(&self, prefix: &str) -> String {
         // The escaped first characters are not worth an exact pattern; `name` sorts them out.
         let exact = !prefix.starts_with(['}', '%']) && self.compat.is_none();

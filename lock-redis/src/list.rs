@@ -17,7 +17,7 @@ impl Deployment {
         // SCAN may return a key several times.
         names.dedup();
         let mut held = Vec::new();
-        // Concurrent requests are pipelined; a bound on them keeps memory and the server's other users in mind.
+        // Concurrent requests are pipelined. The bound limits memory and the load on the server.
         for chunk in names.chunks(100) {
             let holders = try_join_all(chunk.iter().map(|name| self.inspect(name))).await?;
             held.extend(chunk.iter().cloned().zip(holders).filter_map(|(name, holder)| Some((name, holder?))));

@@ -1,4 +1,4 @@
-//! Independent servers of which a majority decides: the Redlock algorithm, with tokens that rise all the same.
+//! A majority of independent servers decides: the Redlock algorithm, extended by rising tokens.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +14,7 @@ use lock_core::{
 
 use crate::{deployment::Deployment, wake::RedisWatch};
 
-/// All servers are asked at once, and none is waited for longer than a fraction of the ttl.
+/// Asks all servers at once, and waits for each at most a fraction of the ttl.
 #[derive(Debug)]
 pub(crate) struct Quorum {
     servers: Vec<Arc<Deployment>>,
@@ -52,7 +52,7 @@ impl Quorum {
         join_all(bounded).await
     }
 
-    /// The error of a quorum that did not come about.
+    /// The error if no majority answered in time.
     fn short<T>(&self, answers: Vec<Result<T, Error>>) -> Error {
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
         let message = match failed {
@@ -147,7 +147,7 @@ impl Quorum {
                 }
                 match lost.len() {
                     _ if renewed >= self.majority() => Ok(Renewal::Renewed),
-                    // Whoever is silent cannot make it a majority any more.
+                    // The silent servers cannot complete a majority any more.
                     n if n > self.servers.len() - self.majority() => {
                         Ok(Renewal::Lost(lost.into_iter().max_by_key(how_much_it_says).expect("at least one")))
                     }
@@ -261,8 +261,8 @@ impl Quorum {
     }
 }
 
-/// What the servers are told: their clocks may run faster than ours, by 1 % and 2 ms, and the lease must last for as long as
-/// its holder was promised on the holder's clock.
+/// The ttl that the servers receive. Their clocks may run faster than the holder's by 1 % and 2 ms,
+/// and the lease must last its whole ttl on the holder's clock.
 fn with_drift(ttl: Duration) -> Duration {
     ttl + ttl / 100 + Duration::from_millis(2)
 }

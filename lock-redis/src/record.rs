@@ -1,7 +1,9 @@
-//! The value of a lock's key: the lease id first, so that clients which compare the whole value and clients which set their own
-//! exclude each other; then what others may know: `<id> <stamp> <token> <since, µs> <ttl, ms> <bytes of owner> <owner>[+<data>]`.
-//! The stamp is that of the last request that acquired it: a release which was sent before does not count. It always has 16 digits, so that
-//! the scripts find it by its place and compare it as text.
+//! The value of a lock's key:
+//! `<id> <stamp> <token> <since, µs> <ttl, ms> <bytes of owner> <owner>[+<data>]`.
+//!
+//! The lease id makes the value unique, as foreign clients expect. The other fields describe the
+//! holder. The stamp is that of the last request that acquired the lock, so that an earlier release
+//! is ignored. It always has 16 digits: the scripts find it by position and compare it as text.
 
 use std::time::{Duration, SystemTime};
 
@@ -29,7 +31,8 @@ pub(crate) fn tail(claim: &AcquireRequest, ttl_ms: u64) -> Vec<u8> {
     tail
 }
 
-/// What a key says about who holds its lock: `value` if it is a string, else the `kind` of value, and the key's remaining time.
+/// Reads the holder from a key: from `value` if that is a string, else from the `kind` of value.
+/// `ttl_ms` is the key's remaining time.
 pub(crate) fn holder(value: Option<&[u8]>, ttl_ms: i64, kind: Option<&str>) -> Holder {
     let expires_in = u64::try_from(ttl_ms).ok().map(Duration::from_millis);
     let Some(value) = value else {

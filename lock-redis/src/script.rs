@@ -86,7 +86,7 @@ impl Call<'_> {
         self
     }
 
-    /// The same call with the script's text, for a server that does not know it yet; it does afterwards.
+    /// The same call with the script's text, which the server then keeps.
     pub(crate) fn with_text(&self) -> Cmd {
         let mut command = redis::cmd("EVAL");
         command.arg(&self.script.code);

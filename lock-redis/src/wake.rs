@@ -1,4 +1,5 @@
-//! LocalWaiters processes: each has one channel, and one queue per lock decides who is woken by a release.
+//! Waiting processes: each has one channel, and a queue per lock decides which process a release
+//! wakes.
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
@@ -17,15 +18,16 @@ use crate::deployment::Deployment;
 pub(crate) struct Wakers {
     channel: String,
     waiting: Mutex<HashMap<String, LocalWaiters>>,
-    /// Locks that this process may still be queued for, or was woken for, although it does not wait any more.
+    /// Locks for which this process may still be queued, or was woken, although it stopped waiting.
     unwanted: Mutex<HashSet<String>>,
 }
 
-/// Those of this process that wait for one lock.
+/// The waiters of this process for one lock.
 #[derive(Debug)]
 struct LocalWaiters {
     watches: usize,
-    /// When the process began to wait, by the server's clock: its place in the queue, also after a wake-up that came to nothing.
+    /// When the process began to wait, by the server's clock. This is its place in the queue, which it
+    /// keeps after an unused wake-up.
     place: Option<String>,
     standing: Standing,
     changes: watch::Sender<()>,
@@ -38,17 +40,18 @@ pub(crate) enum Standing {
     Out,
     /// In it.
     Queued,
-    /// Taken out of it and woken, and nobody else was; or a request to put it in was not answered yet.
+    /// Removed from the queue and woken, as the only process; or the reply to a request to join is
+    /// outstanding.
     Unsure,
 }
 
-/// What the acquire of a process that waits tells the server about that.
+/// What a waiting process tells the server with its acquire.
 #[derive(Debug)]
 pub(crate) struct Queuing<'a> {
     pub(crate) channel: &'a str,
     /// Empty when it has none yet.
     pub(crate) place: String,
-    /// Whether nobody is left waiting in this process once the lock is granted.
+    /// Whether this process has no other waiter once the lock is granted.
     pub(crate) alone: bool,
 }
 
@@ -100,16 +103,16 @@ impl Wakers {
             return;
         }
         self.not_wanted(lock);
-        // Whoever wakes passes it on.
+        // A woken waiter passes the wake-up on.
         self.wake_all();
     }
 
-    /// Notes that the server has yet to be told that nobody here waits for `lock`.
+    /// Notes a lock that this process must tell the server it no longer waits for.
     pub(crate) fn not_wanted(&self, lock: &str) {
         self.unwanted().insert(lock.to_owned());
     }
 
-    /// Takes the locks of which the server has to be told that nobody here waits for them.
+    /// Takes the locks that this process must tell the server it no longer waits for.
     pub(crate) fn take_unwanted(&self) -> Vec<String> {
         let unwanted = std::mem::take(&mut *self.unwanted());
         unwanted.into_iter().filter(|lock| !self.map().contains_key(lock)).collect()
@@ -174,7 +177,8 @@ impl RedisWatch {
 #[async_trait]
 impl Watch for RedisWatch {
     async fn changed(&mut self) {
-        // Being woken ended the place in the queue. An attempt to acquire that was refused has restored it, normally.
+        // The wake-up removed this process from the queue. Normally a refused acquire has restored its
+        // place.
         let seen = !self.changes.has_changed().unwrap_or(true);
         let queues = seen && !self.deployment.connection.wakers.is_queued(&self.lock);
         if !(queues && matches!(self.deployment.enqueue(&self.lock).await, Ok(false))) {

@@ -19,16 +19,17 @@ pub(crate) fn signal_key(name: &LockName) -> String {
 }
 
 /// Longer than any wait, as the connection wants a limit for the answer.
-const FOR_EVER: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const BLOCKING_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// Blocks on the list, on a connection of its own: nothing else can be asked on it meanwhile, and closing it ends the blocking.
+/// Blocks on the list, on a separate connection. A blocked connection serves no other request, and
+/// closing it ends the blocking.
 pub(crate) struct SignalWatch {
     deployment: Arc<Deployment>,
     /// The lock's, and that of its signal.
     keys: [String; 2],
     /// `None` after it broke.
     connection: Option<Connection>,
-    /// Whether a signal was taken, which somebody else may be waiting for.
+    /// Whether this watch took a signal that another waiter may need.
     taken: bool,
     /// Kept across calls, for a signal is given once.
     waiting: Option<BoxFuture<'static, RedisResult<redis::Value>>>,
@@ -48,7 +49,7 @@ impl SignalWatch {
     async fn connect(&mut self) -> Result<(), Error> {
         let mut connection = self.deployment.connection.another().await?;
         if let Connection::Node(node) = &mut connection {
-            node.set_response_timeout(FOR_EVER);
+            node.set_response_timeout(BLOCKING_TIMEOUT);
         }
         self.connection = Some(connection);
         Ok(())
