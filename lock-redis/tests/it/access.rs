@@ -1,4 +1,4 @@
-//! Logging in, databases, the unix socket; what a user may not do; and that no secret is ever shown.
+//! Login, databases, the unix socket, missing rights, and secrets in messages.
 
 use std::time::Duration;
 
@@ -204,7 +204,7 @@ async fn locks_are_renewed_released_and_broken_on_a_full_server() {
     assert_eq!(backend.release(&leases[2], hold_for).await.unwrap(), Release::Released);
     assert_eq!(backend.acquire(&claim("next")).await.unwrap_err().kind(), ErrorKind::Full);
     server.command(&["CONFIG", "SET", "maxmemory", "0"]);
-    // What they wrote down is there: tokens rise, and nobody crashed.
+    // The tokens and releases were recorded: tokens rise, and no holder is reported as crashed.
     for (lease, name) in leases.iter().zip(["held", "broken", "kept"]) {
         let mut grant = None;
         until("the minimum hold to end", async || match backend.acquire(&claim(name)).await.unwrap() {

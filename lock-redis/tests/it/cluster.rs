@@ -112,7 +112,8 @@ async fn a_lock_is_renewed_and_released_while_its_slot_moves() {
     renewed(&lease).await;
     moving.key(&format!("{lock}:t"));
     renewed(&lease).await;
-    // An acquire names keys that do not exist, and only the node that has the whole slot can tell that they do not.
+    // An acquire names missing keys, and only a node that owns the whole slot knows that they are
+    // missing.
     let error = backend.acquire(&claim(&name, LONG)).await.unwrap_err();
     assert!(error.is_retryable() && error.to_string().contains("being moved"), "{error:?}");
     let waiting = tokio::spawn({
@@ -137,7 +138,7 @@ async fn a_lock_is_followed_after_its_slot_moved() {
     moving.key(&format!("onelock:{{{name}}}"));
     moving.key(&format!("onelock:{{{name}}}:t"));
     moving.end();
-    // The first to answer MOVED, and nobody else knows better.
+    // The old node answers MOVED.
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
     fixture::refused(&backend, &claim(&name, LONG)).await;
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
@@ -168,7 +169,7 @@ async fn a_silent_node_is_reconnected_while_others_continue() {
     for node in 0..3 {
         leases.push(granted(&backend, &claim(&name_on(&cluster, node, "silent").0, LONG)).await.0);
     }
-    // A firewall that has forgotten one of the connections: packets vanish, and nobody is told.
+    // Like a firewall that has dropped the state of one connection: packets vanish without an error.
     proxies[2].hold(Replies);
     let before = proxies[2].connections();
     let stop = Arc::new(Notify::new());
@@ -305,7 +306,7 @@ async fn a_replica_takes_over_the_locks_of_a_node_that_died() {
 #[tokio::test]
 async fn a_dead_node_delays_no_lock_on_other_nodes() {
     let cluster = RedisCluster::start();
-    // Whoever waits for the dead node does so for a minute.
+    // A request to the dead node waits for a minute.
     let backend = patient_client_of(&cluster, Duration::from_secs(60));
     let leases: Vec<Lease> = futures_util::future::join_all([0, 1, 2].map(async |node| {
         let (name, _) = name_on(&cluster, node, "spread");
@@ -316,7 +317,7 @@ async fn a_dead_node_delays_no_lock_on_other_nodes() {
     for _ in 0..5 {
         let start = Instant::now();
         let two = tokio::join!(backend.renew(&leases[0]), backend.renew(&leases[1]), async {
-            // Somebody hangs on the dead node all the while.
+            // Another request waits for the dead node meanwhile.
             let _ = tokio::time::timeout(Duration::from_millis(100), backend.renew(&leases[2])).await;
         });
         assert_eq!((two.0.unwrap(), two.1.unwrap()), (Renewal::Renewed, Renewal::Renewed));

@@ -171,7 +171,7 @@ async fn a_python_redis_lock_waiter_blocks_again_after_a_cut() {
         watch
     });
     until("the waiter to block again", blocked(1)).await;
-    // As whoever waits has done before.
+    // As a waiter has done before.
     refused(&waiter, &claim("job", LONG)).await;
     assert_eq!(holder.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     let watch = tokio::time::timeout(PATIENCE, waiting).await.expect("it is woken").unwrap();
@@ -207,7 +207,7 @@ async fn releases_leave_one_short_lived_signal() {
     // A second one would wake a second waiter, for one lock.
     assert_ne!(server.command(&["LLEN", "lock-signal:job"]), ":2\r\n");
     let gone = async || server.command(&["EXISTS", "lock-signal:job"]) == ":0\r\n";
-    until("the end of a signal that nobody took", gone).await;
+    until("the unused signal to expire", gone).await;
 }
 
 #[tokio::test]

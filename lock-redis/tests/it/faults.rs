@@ -17,7 +17,7 @@ use test_support::{
 
 use crate::fixture::{self, LONG, at, claim, client, granted, name, outlives_its_validity, queued, refused};
 
-/// A server; a client that reaches it through a proxy, already connected; and an observer that does not.
+/// A server, its proxy, a connected client behind the proxy, and a client with a direct connection.
 async fn behind_proxy() -> (RedisServer, Proxy, RedisBackend, RedisBackend) {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.addr()).await;
@@ -36,7 +36,7 @@ async fn a_cut_connection_is_replaced_by_the_next_request() {
     for _ in 0..5 {
         let before = proxy.connections();
         proxy.cut();
-        // The client may learn of the cut only by its next request, and then the answer to that one is lost.
+        // The client may notice the cut only at its next request, whose reply is then lost.
         until("the renewal on a new connection", async || matches!(through.renew(&lease).await, Ok(Renewal::Renewed)))
             .await;
         assert_eq!(proxy.connections(), before + 1);
@@ -48,7 +48,7 @@ async fn a_silent_connection_is_replaced_despite_impatient_callers() {
     let (_server, proxy, through, _) = behind_proxy().await;
     let (lease, _) = granted(&through, &claim("job", LONG)).await;
     let before = proxy.connections();
-    // A cut that nobody is told about: a firewall that has forgotten the connection.
+    // A cut without an error, as by a firewall that has dropped the state of the connection.
     proxy.hold(Requests);
     let patience = Duration::from_millis(50);
     let start = Instant::now();
@@ -117,7 +117,8 @@ async fn requests_that_begin_together_share_one_connection() {
 async fn a_server_demoted_to_a_replica_is_reconnected() {
     let (server, proxy, through, _) = behind_proxy().await;
     let (lease, _) = granted(&through, &claim("job", LONG)).await;
-    // As where an operator turns primary and replica round and moves the name: nobody ends the connection to the old one.
+    // As if an operator swapped primary and replica and moved the name: the connection to the old
+    // primary stays open.
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
     let before = proxy.connections();
     assert_eq!(through.renew(&lease).await.unwrap_err().kind(), ErrorKind::Full);
@@ -176,7 +177,7 @@ async fn a_frozen_server_ends_the_guard_and_tokens_rise() {
     };
     let lost = tokio::select! {
         lost = guard.lost() => lost,
-        () = watch => unreachable!("it watches for ever"),
+        () = watch => unreachable!("the watch never ends"),
     };
     assert!(matches!(lost.reason, LossReason::Unreachable { .. }), "{lost}");
     server.daemon().thaw();
@@ -312,7 +313,7 @@ async fn a_waiter_with_a_lost_wake_up_retries_by_itself() {
     let locker = fixture::locker(through, ttl);
     let waiting = tokio::spawn(async move { locker.lock("job").acquire().await.unwrap() });
     until("the waiter to queue", async || queued(&server, "job") == 1).await;
-    // Nobody is woken when nobody is queued, as after a failover that lost the queue.
+    // A release wakes no process if the queue is empty, as after a failover that lost the queue.
     assert_eq!(server.command(&["DEL", "onelock:{job}:w"]), ":1\r\n");
     assert_eq!(direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     let guard = tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it comes back").unwrap();
@@ -345,7 +346,7 @@ async fn a_waiter_checks_when_its_silent_connection_is_dropped() {
     assert!(through.inspect(&name("other")).await.is_err(), "no answer comes");
     tokio::time::timeout(Duration::from_secs(60), watch.changed())
         .await
-        .expect("its wake-up may be on the way for ever");
+        .expect("the end of the silent connection wakes the waiter");
 }
 
 #[tokio::test]
@@ -353,7 +354,8 @@ async fn a_dead_or_cancelled_waiter_does_not_swallow_a_wake_up() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
-    // The first dies without a word, the second gives up, the third is woken and gives up only then, the fourth shall be woken.
+    // The first waiter dies silently. The second gives up. The third is woken and then gives up. The
+    // fourth must be woken.
     let proxy = Proxy::start(server.addr()).await;
     let dead = client(proxy.addr()).watch(&name("job")).await.unwrap().unwrap();
     proxy.refuse();
@@ -367,7 +369,7 @@ async fn a_dead_or_cancelled_waiter_does_not_swallow_a_wake_up() {
     drop(gave_up);
     until("the second to leave", async || queued(&server, "job") == 3).await;
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
-    tokio::time::timeout(Duration::from_secs(20), woken.changed()).await.expect("the third is the first who lives");
+    tokio::time::timeout(Duration::from_secs(20), woken.changed()).await.expect("the third is the first live waiter");
     let early = tokio::time::timeout(Duration::from_millis(100), last.changed()).await;
     assert!(early.is_err(), "one release wakes one process");
     drop(woken);

@@ -56,7 +56,7 @@ async fn a_foreign_value_is_respected_by_every_operation() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     for expires in [false, true] {
-        server.command(&["SET", "onelock:{job}", "somebody's"]);
+        server.command(&["SET", "onelock:{job}", "a foreigner"]);
         if expires {
             server.command(&["EXPIRE", "onelock:{job}", "500"]);
         }
@@ -68,14 +68,14 @@ async fn a_foreign_value_is_respected_by_every_operation() {
         let lease = claim.lease(None);
         assert!(matches!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::TakenBy(_))));
         assert!(matches!(backend.release(&lease, LONG).await.unwrap(), Release::NotHeld(Some(_))));
-        for version in [claim.id.to_string(), "somebody's".into(), String::new()] {
+        for version in [claim.id.to_string(), "a foreigner".into(), String::new()] {
             let broken = backend.break_lock(&claim.name, &version, "test").await.unwrap();
             assert!(matches!(broken, Break::Changed(Some(_))), "{broken:?}");
         }
         assert!(!backend.purge(&claim.name).await.unwrap());
-        assert_eq!(server.command(&["GET", "onelock:{job}"]), "$10\r\nsomebody's\r\n");
+        assert_eq!(server.command(&["GET", "onelock:{job}"]), "$11\r\na foreigner\r\n");
         assert_eq!(server.command(&["TTL", "onelock:{job}"]).starts_with(":-1"), !expires);
-        assert_eq!(backend.list("").await.unwrap().len(), 1, "it keeps a lock of ours from being had");
+        assert_eq!(backend.list("").await.unwrap().len(), 1, "it blocks the lock");
     }
 }
 
@@ -209,7 +209,7 @@ async fn a_waiter_leaves_the_queue_once_granted() {
     granted(&holder, &claim("job", LONG)).await;
     let _watch = waiter.watch(&name("job")).await.unwrap().unwrap();
     assert_eq!(server.command(&["ZCARD", "onelock:{job}:w"]), ":1\r\n");
-    // The holder's lease ends, and nobody is woken.
+    // The holder's lease ends without a wake-up.
     server.command(&["DEL", "onelock:{job}"]);
     assert!(matches!(waiter.acquire(&claim("job", LONG)).await.unwrap(), AcquireOutcome::Granted(_)));
     assert_eq!(server.command(&["ZCARD", "onelock:{job}:w"]), ":0\r\n", "a wake-up for it would be lost");
@@ -226,7 +226,7 @@ async fn a_waiter_that_was_woken_too_late_keeps_its_place() {
     let before = queue();
     assert_eq!(holder.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     woken.changed().await;
-    // Somebody who did not wait was faster.
+    // Another client, which did not wait, was faster.
     granted(&holder, &claim("job", LONG)).await;
     refused(&first, &claim("job", LONG)).await;
     assert_eq!(queue(), before);

@@ -105,7 +105,7 @@ async fn an_acquire_whose_reply_was_lost_is_found_to_be_ours(fixture: Fixture) {
     let arrived = fixture.direct.inspect(&claim.name).await.unwrap();
     fixture.heal();
     let AcquireOutcome::Granted(grant) = again(async || fixture.through.acquire(&claim).await).await else {
-        panic!("our own lock looks like somebody else's")
+        panic!("the client's own lock looks contended")
     };
     let holder = arrived.expect("the request had arrived");
     assert!(grant.already_ours, "{grant:?}");

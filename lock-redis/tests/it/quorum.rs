@@ -98,7 +98,7 @@ async fn a_majority_without_the_lock_ends_it_and_tokens_rise() {
     let mut last = lease.token;
     for down in [0, 1, 2, 0, 1, 2] {
         servers[down].daemon().freeze();
-        // What a frozen server was sent it does later, so its part of an old lock may stand until the ttl of that one ends.
+        // A frozen server runs its requests later, so its part of an old lock may stay until that ttl ends.
         let mut held = None;
         until("a majority", async || {
             let claim = claim("other", Duration::from_secs(1));
@@ -139,7 +139,7 @@ async fn servers_keep_a_lock_longer_than_its_promised_ttl() {
 async fn an_attempt_without_majority_leaves_nothing_behind() {
     let servers = start(3);
     let backend = client_of(&servers);
-    // Somebody else has the lock on two of the three.
+    // Another client holds the lock on two of the three servers.
     for server in &servers[..2] {
         granted(&client(server.addr()), &claim("job", LONG)).await;
     }
@@ -194,7 +194,7 @@ async fn a_lock_on_a_minority_is_not_held() {
 #[tokio::test]
 async fn all_servers_are_asked_at_once() {
     let fixture = Fixture::quorum().await;
-    // Whoever is asked after another has answered is not asked here.
+    // The timeout is long, so a server that waited for another's reply would not be asked.
     let backend = RedisBackend::new(fixture.config.clone().timeout(LONG)).unwrap();
     assert_eq!(backend.inspect(&name("job")).await.unwrap(), None);
     fixture.hold(Direction::Requests);

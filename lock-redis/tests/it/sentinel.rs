@@ -42,8 +42,9 @@ lock_core::conformance! {
     except = [(an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor")]
 }
 
-/// What replication that waits for nobody gives: a failover may lose locks, so that for a moment two believe to hold one. The former
-/// holder is told, its validity ends when it said it would, and the new holder's token is larger.
+/// With asynchronous replication a failover may lose locks, so that one lock briefly has two
+/// holders.
+/// The old holder is told, its validity ends when promised, and the new holder's token is larger.
 #[tokio::test(flavor = "multi_thread")]
 // verifies: redis-topology
 async fn a_failover_is_reported_to_losers_and_tokens_rise() {
@@ -54,7 +55,7 @@ async fn a_failover_is_reported_to_losers_and_tokens_rise() {
     let mut guards = Vec::new();
     for n in 0..50 {
         if n == 25 {
-            // What comes now does not reach the replica: it follows a port where nobody is.
+            // Later writes do not reach the replica, because it replicates from an unused port.
             let held = |port| test_support::redis::command(port, &["DBSIZE"]).unwrap();
             until("the replica", async || held(setup.servers[0].port()) == held(setup.servers[1].port())).await;
             assert_eq!(setup.servers[1].command(&["REPLICAOF", "127.0.0.1", "1"]), "+OK\r\n");
@@ -72,7 +73,7 @@ async fn a_failover_is_reported_to_losers_and_tokens_rise() {
     setup.servers[0].kill();
     setup.wait_for_primary(setup.servers[1].port());
 
-    // Somebody takes some of the lost ones at once; nobody takes the others.
+    // Another client acquires some of the lost locks at once, and leaves the others free.
     let (kept, lost) = guards.split_at(25);
     let after = client_of(&setup);
     for guard in &lost[..10] {

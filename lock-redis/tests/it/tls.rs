@@ -1,4 +1,4 @@
-//! TLS with an authority of one's own and a client certificate: the conformance cases, and what goes wrong.
+//! TLS with a private authority and a client certificate: the conformance cases, and failures.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -40,7 +40,7 @@ fn with_certificates(host: &str) -> RedisConfig {
 
 fn trusting(config: RedisConfig, certificates: &Certificates) -> RedisConfig {
     let (cert, key) = certificates.client();
-    // Where many handshakes of a debug build share two processors, one may take seconds.
+    // In a debug build a handshake may take seconds if many share two processors.
     config.ca_file(certificates.ca()).client_certificate(cert, key).connect_timeout(Duration::from_secs(20))
 }
 

@@ -63,7 +63,8 @@ impl Waiter {
     }
 }
 
-/// Lets `count` processes wait for one lock, and hand it on until all had it. Returns the requests for each.
+/// Lets `count` processes wait for one lock and hand it on until each has held it. Returns the
+/// requests per hand-off.
 async fn requests_per_hand_off(count: u32) -> f64 {
     let server = RedisServer::start();
     let first = locker(client(server.addr()), TTL).lock(NAME).acquire().await.unwrap();
@@ -92,8 +93,8 @@ async fn requests_per_hand_off(count: u32) -> f64 {
 async fn requests_per_hand_off_do_not_grow_with_waiters() {
     for count in [2, 16, 64] {
         let each = requests_per_hand_off(count).await;
-        // One to release and one to acquire; where that takes long, each polls a few times. Were all woken by each release, it would
-        // be 33 of 64.
+        // One request to release and one to acquire. On a slow machine each process also polls a few times.
+        // If each release woke all processes, 64 processes would need 33.
         assert!((2.0..=12.0).contains(&each), "{each} requests for each hand-off among {count}");
     }
 }
@@ -101,7 +102,7 @@ async fn requests_per_hand_off_do_not_grow_with_waiters() {
 #[tokio::test]
 async fn an_unused_wake_up_does_not_block_the_next_waiter() {
     let server = RedisServer::start();
-    // The holder's expiry is what everybody who hears nothing comes back for, if not before.
+    // A waiter without a wake-up retries when the holder's lease expires, at the latest.
     let held = locker(client(server.addr()), Duration::from_secs(4)).lock(NAME).acquire().await.unwrap();
     let mut frozen = Waiter::start(&server);
     frozen.wait().await;
@@ -111,7 +112,7 @@ async fn an_unused_wake_up_does_not_block_the_next_waiter() {
     until("the next to queue", async || queued(&server, NAME) == 2).await;
     frozen.signal("-STOP");
     let token = held.token().unwrap().get();
-    // Redis sees that the frozen process has a connection, and wakes nobody else.
+    // The frozen process is still connected, so Redis wakes no other process.
     assert_eq!(held.release().await.unwrap(), Release::Released);
     let taken = next.token().await;
     assert!(taken > token);
