@@ -144,8 +144,8 @@ impl RedisConfig {
         self.tls()
     }
 
-    /// Sends the client certificate in the PEM file `cert`, with the key in the PEM file `key`. Turns
-    /// TLS on.
+    /// Sends the client certificate in the PEM file `cert`, with the key in the PEM file `key`.
+    /// Turns TLS on.
     #[must_use]
     pub fn client_certificate(mut self, cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
         self.cert_file = Some(cert.into());
@@ -205,8 +205,8 @@ impl RedisConfig {
         self
     }
 
-    /// Sets the prefix of the name in the key. Default `onelock:`, or the other client's prefix in a
-    /// compat mode.
+    /// Sets the prefix of the name in the key. Default `onelock:`, or the other client's prefix in
+    /// a compat mode.
     #[must_use]
     pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.key_prefix = Some(prefix.into());

@@ -177,7 +177,8 @@ impl Connector {
                     .use_protocol(ProtocolVersion::RESP3)
                     .connection_timeout(*connect_timeout)
                     .response_timeout(*timeout)
-                    // A redirection and a reconnect take one retry each. The core decides on further ones.
+                    // A redirection and a reconnect take one retry each. The core decides on
+                    // further ones.
                     .retries(3)
                     .min_retry_wait(10)
                     .max_retry_wait(100)
@@ -269,7 +270,8 @@ fn certificates(config: &RedisConfig) -> Result<Option<TlsCertificates>, Error> 
     if !config.tls {
         return Ok(None);
     }
-    // rustls needs one crypto provider per process. A provider that the application installed stays.
+    // rustls needs one crypto provider per process. A provider that the application installed
+    // stays.
     if rustls::crypto::CryptoProvider::get_default().is_none() {
         let _ = rustls::crypto::ring::default_provider().install_default();
     }

@@ -107,8 +107,8 @@ impl ConnectionSlot {
         .map_err(|error| translate(error, self.asking()))
     }
 
-    /// Runs a script and directly after it a command, on the same connection and node. The command may
-    /// fail on its own.
+    /// Runs a script and directly after it a command, on the same connection and node. The command
+    /// may fail on its own.
     pub(crate) async fn run_then(&self, call: &Call<'_>, then: &Cmd) -> Result<(Value, Result<Value, Error>), Error> {
         let hash_slot = self.hash_slot(call);
         let open = self.current(hash_slot).await?;
@@ -154,8 +154,8 @@ impl ConnectionSlot {
         open.subscribed.get_or_try_init(|| connection.subscribe(self.wakers.channel())).await.map(|_| ())
     }
 
-    /// Hands a call to the connection without waiting, for use in [`Drop`]. Returns `false` if there is
-    /// no usable connection.
+    /// Hands a call to the connection without waiting, for use in [`Drop`]. Returns `false` if
+    /// there is no usable connection.
     pub(crate) fn send_and_forget(&self, call: &Call<'_>) -> bool {
         let Some(open) = self.usable(self.hash_slot(call)) else { return false };
         // The timer of the request needs a runtime, and so does the task that writes to the socket.
@@ -197,7 +197,8 @@ impl ConnectionSlot {
         match &result {
             Err(error) if is_dead(error) => {
                 request.end(RequestEnd::Dead);
-                // The other nodes of a cluster still answer. The next request to this node reconnects.
+                // The other nodes of a cluster still answer. The next request to this node
+                // reconnects.
                 if !self.is_cluster() {
                     self.discard(open);
                 }

@@ -53,8 +53,8 @@ struct Replication {
 }
 
 impl Replication {
-    /// Runs `call` and waits for the replicas, in one round trip. Returns the reply, and whether enough
-    /// replicas confirmed.
+    /// Runs `call` and waits for the replicas, in one round trip. Returns the reply, and whether
+    /// enough replicas confirmed.
     async fn run(&self, connection: &ConnectionSlot, call: &Call<'_>) -> Result<(Value, Result<(), Error>), Error> {
         let mut wait = redis::cmd("WAIT");
         wait.arg(self.number).arg(millis(self.timeout));
@@ -103,8 +103,8 @@ impl Deployment {
         })
     }
 
-    /// Returns a number of 16 digits that rises with every request of this process, and roughly with
-    /// time across processes.
+    /// Returns a number of 16 digits that rises with every request of this process, and roughly
+    /// with time across processes.
     ///
     /// The server compares the stamps of one id to detect an acquire that arrives after its
     /// release.
@@ -151,8 +151,8 @@ impl Deployment {
         Ok(attempt)
     }
 
-    /// Renews all leases in one call. A cluster needs one call each, because a script runs on one slot;
-    /// these calls are pipelined.
+    /// Renews all leases in one call. A cluster needs one call each, because a script runs on one
+    /// slot; these calls are pipelined.
     pub(crate) async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
         let at_once = if self.connection.is_cluster() { 1 } else { leases.len().max(1) };
         let calls = join_all(leases.chunks(at_once).map(|some| async move {
@@ -195,8 +195,7 @@ impl Deployment {
     /// Returns why a lease was lost.
     ///
     /// This is a separate request, because a renewal may name only the lock's key: a script with
-    /// one
-    /// key also runs while its slot moves to another node of a cluster.
+    /// one key also runs while its slot moves to another node of a cluster.
     async fn why_lost(&self, lease: &Lease) -> Result<LossReason, Error> {
         let lock = self.keys.lock(&lease.name);
         let keys = [lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, &lease.id.to_string())];
@@ -218,9 +217,8 @@ impl Deployment {
             self.connection.run(&call).await
         };
         let answer = match release(&keys).await {
-            // The slot of the lock is moving to another cluster node, so a script may name only keys that
-            // exist.
-            // A held lock and its token exist. Its waiters retry by themselves.
+            // The slot of the lock is moving to another cluster node, so a script may name only
+            // keys that exist. A held lock and its token exist. Its waiters retry by themselves.
             Err(error) if is_moving(&error) => Box::pin(release(&keys[..2])).await,
             answer => answer,
         };
@@ -248,8 +246,8 @@ impl Deployment {
     }
 
     pub(crate) async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
-        // Only onelock's locks have a version, which is the lease id. Any other text matches no current
-        // lock.
+        // Only onelock's locks have a version, which is the lease id. Any other text matches no
+        // current lock.
         let Ok(id) = version.parse::<LeaseId>().map(|id| id.to_string()) else {
             return self.inspect(name).await.map(Break::Changed);
         };
@@ -352,7 +350,8 @@ impl Deployment {
         }
     }
 
-    /// Passes on an unused signal of python-redis-lock. `keys` are those of the lock and of its signal.
+    /// Passes on an unused signal of python-redis-lock. `keys` are those of the lock and of its
+    /// signal.
     pub(crate) fn resignal(&self, keys: &[String; 2]) {
         self.connection.send_and_forget(&self.scripts.resignal.call(keys));
     }

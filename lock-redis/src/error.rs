@@ -10,8 +10,8 @@ pub(crate) enum Phase {
     Connect,
     /// After the request went out.
     Request,
-    /// After the request was sent, perhaps several times: a cluster client repeats unanswered requests
-    /// by itself.
+    /// After the request was sent, perhaps several times: a cluster client repeats unanswered
+    /// requests by itself.
     RepeatedRequest,
 }
 
@@ -152,8 +152,7 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
 pub(crate) fn translate(error: RedisError, phase: Phase) -> Error {
     let (kind, retryable, message) = classify(&error, phase);
     // An error reply means that the server changed nothing that matters: a script fails before its
-    // first write, or for lack of a right.
-    // An invalid reply proves nothing.
+    // first write, or for lack of a right. An invalid reply proves nothing.
     let unanswered = error.is_io_error() || matches!(kind, ErrorKind::Timeout | ErrorKind::Corrupt);
     let unsure = match phase {
         Phase::Connect => false,
@@ -162,8 +161,8 @@ pub(crate) fn translate(error: RedisError, phase: Phase) -> Error {
         Phase::RepeatedRequest => unanswered || retryable,
     };
     let translated = Error::new(kind, message).with_retryable(retryable).with_ambiguous(unsure);
-    // A server echoes the arguments of an unknown command, and those of the first command are user and
-    // password.
+    // A server echoes the arguments of an unknown command, and those of the first command are user
+    // and password.
     if phase == Phase::Connect && error.to_string().contains("unknown command") {
         return translated;
     }

@@ -30,9 +30,9 @@ impl Keys {
 
     /// The key that is set while the lock is held.
     ///
-    /// Redis hashes the text between the first `{` and the next `}`, or the whole key if that text is
-    /// empty. All keys of a lock begin with this key, so they share a slot, unless the name begins
-    /// with `}`. A leading `}` is therefore escaped, and so is a leading `%` to keep names
+    /// Redis hashes the text between the first `{` and the next `}`, or the whole key if that text
+    /// is empty. All keys of a lock begin with this key, so they share a slot, unless the name
+    /// begins with `}`. A leading `}` is therefore escaped, and so is a leading `%` to keep names
     /// distinct.
     pub(crate) fn lock(&self, name: &LockName) -> String {
         let (prefix, name) = (&self.prefix, name.as_str());
@@ -65,7 +65,8 @@ impl Keys {
         LockName::new(name).ok()
     }
 
-    /// Returns a SCAN pattern that finds the locks whose names begin with `prefix`, and perhaps more.
+    /// Returns a SCAN pattern that finds the locks whose names begin with `prefix`, and perhaps
+    /// more.
     pub(crate) fn pattern(&self, prefix: &str) -> String {
         // The escaped first characters are not worth an exact pattern; `name` sorts them out.
         let exact = !prefix.starts_with(['}', '%']) && self.compat.is_none();

@@ -26,8 +26,8 @@ pub(crate) struct Wakers {
 #[derive(Debug)]
 struct LocalWaiters {
     watches: usize,
-    /// When the process began to wait, by the server's clock. This is its place in the queue, which it
-    /// keeps after an unused wake-up.
+    /// When the process began to wait, by the server's clock. This is its place in the queue, which
+    /// it keeps after an unused wake-up.
     place: Option<String>,
     standing: Standing,
     changes: watch::Sender<()>,
@@ -177,8 +177,8 @@ impl RedisWatch {
 #[async_trait]
 impl Watch for RedisWatch {
     async fn changed(&mut self) {
-        // The wake-up removed this process from the queue. Normally a refused acquire has restored its
-        // place.
+        // The wake-up removed this process from the queue. Normally a refused acquire has restored
+        // its place.
         let seen = !self.changes.has_changed().unwrap_or(true);
         let queues = seen && !self.deployment.connection.wakers.is_queued(&self.lock);
         if !(queues && matches!(self.deployment.enqueue(&self.lock).await, Ok(false))) {

@@ -169,7 +169,8 @@ async fn a_silent_node_is_reconnected_while_others_continue() {
     for node in 0..3 {
         leases.push(granted(&backend, &claim(&name_on(&cluster, node, "silent").0, LONG)).await.0);
     }
-    // Like a firewall that has dropped the state of one connection: packets vanish without an error.
+    // Like a firewall that has dropped the state of one connection: packets vanish without an
+    // error.
     proxies[2].hold(Replies);
     let before = proxies[2].connections();
     let stop = Arc::new(Notify::new());

@@ -354,8 +354,8 @@ async fn a_dead_or_cancelled_waiter_does_not_swallow_a_wake_up() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
-    // The first waiter dies silently. The second gives up. The third is woken and then gives up. The
-    // fourth must be woken.
+    // The first waiter dies silently. The second gives up. The third is woken and then gives up.
+    // The fourth must be woken.
     let proxy = Proxy::start(server.addr()).await;
     let dead = client(proxy.addr()).watch(&name("job")).await.unwrap().unwrap();
     proxy.refuse();

@@ -98,7 +98,8 @@ async fn a_majority_without_the_lock_ends_it_and_tokens_rise() {
     let mut last = lease.token;
     for down in [0, 1, 2, 0, 1, 2] {
         servers[down].daemon().freeze();
-        // A frozen server runs its requests later, so its part of an old lock may stay until that ttl ends.
+        // A frozen server runs its requests later, so its part of an old lock may stay until that
+        // ttl ends.
         let mut held = None;
         until("a majority", async || {
             let claim = claim("other", Duration::from_secs(1));

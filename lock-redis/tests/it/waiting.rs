@@ -93,8 +93,8 @@ async fn requests_per_hand_off(count: u32) -> f64 {
 async fn requests_per_hand_off_do_not_grow_with_waiters() {
     for count in [2, 16, 64] {
         let each = requests_per_hand_off(count).await;
-        // One request to release and one to acquire. On a slow machine each process also polls a few times.
-        // If each release woke all processes, 64 processes would need 33.
+        // One request to release and one to acquire. On a slow machine each process also polls a
+        // few times. If each release woke all processes, 64 processes would need 33.
         assert!((2.0..=12.0).contains(&each), "{each} requests for each hand-off among {count}");
     }
 }
