@@ -1,33 +1,38 @@
--- Prepended to every script, behind the constants that script.rs shares with them.
+-- Prepended to every script, after the constants that script.rs shares with them.
 
--- How long the token of a name that nobody uses is kept, in ms: 30 days. Tokens rise by the server's clock even without it.
--- As text, like all arguments of commands in the scripts that run most: Redis spells a number with 17 digits, which takes longer than to store it.
+-- How long the token of an unused name is kept, in ms: 30 days. Without it tokens still rise by the
+-- server's clock.
+-- A string, like all command arguments in the scripts that run most: formatting a number with 17
+-- digits takes Redis longer than storing it.
 local TOKEN_IDLE = '2592000000'
 
--- Who holds the lock, for a refusal: {0, record or false, remaining ms, type of a key that is no string or false}.
+-- Returns the holder, for a refusal:
+-- {0, record or false, remaining ms, type of a key that is not a string or false}.
 local function holder(lock, held)
   local kind = false
   if not held then kind = redis.call('TYPE', lock).ok end
   return {0, held, redis.call('PTTL', lock), kind}
 end
 
--- Queues a waiting process, known by its channel; one that waits already keeps its place.
+-- Queues a waiting process, identified by its channel. A queued process keeps its place.
 local function enqueue(waiters, channel, score, lock)
   redis.call('ZADD', waiters, 'NX', string.format('%.0f', score), channel)
-  -- A waiter comes back when the lease ends, at the latest; a queue that nobody has touched for long is dead.
+  -- A waiter retries when the lease ends, at the latest. A queue that is unchanged ten minutes later
+  -- has no live waiters.
   redis.call('PEXPIRE', waiters, math.max(redis.call('PTTL', lock), 0) + 600000)
 end
 
--- Wakes one of those who wait in the way of python-redis-lock.
+-- Wakes one waiter of python-redis-lock.
 local function signal(list)
   redis.call('DEL', list)
   redis.call('LPUSH', list, 1)
   redis.call('PEXPIRE', list, 1000)
 end
 
--- Wakes the process that has waited longest, and only that one: it passes the wake-up on if it cannot use it. A process that died
--- does not receive, and the next one is woken. On a cluster, PUBLISH counts only its own node's receivers, so the count says nothing.
--- pcall: a user without the right to publish must still be able to release.
+-- Wakes only the process that has waited longest. It passes on a wake-up that it cannot use.
+-- If a process has died, PUBLISH reports no receiver, and the next process is woken. On a cluster
+-- PUBLISH counts only receivers on its own node, so the count means nothing.
+-- pcall, because a user without the right to publish must still be able to release.
 local function wake(waiters, lock, cluster)
   while true do
     local first = redis.pcall('ZPOPMIN', waiters)

@@ -1,4 +1,5 @@
--- Queues a waiting process. KEYS: lock, waiters. ARGV: its channel. Answers {1, its place} or, if the lock is free, {0}.
+-- Queues a waiting process. KEYS: lock, waiters. ARGV: its channel.
+-- Returns {1, its place}, or {0} if the lock is free.
 if redis.call('EXISTS', KEYS[1]) == 0 then return {0} end
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
