@@ -1,5 +1,5 @@
-//! Tries once to take a lock, says what came of it, and holds it until its standard input ends. The tests start it, kill it and lie to it
-//! about the time.
+//! Tries once to take a lock, says what came of it, and holds it until its standard input ends. The
+//! tests start it, kill it and lie to it about the time.
 //!
 //! `contender ENDPOINT TABLE SCHEMA TAKEOVER SKEW_MS NAME TTL_MS`
 
@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let locker = Locker::builder(Arc::new(DynamoBackend::new(config))).ttl(millis(ttl)?).build()?;
     match locker.try_acquire(name).await {
         Ok(TryAcquire::Acquired(guard)) => {
-            let crashed = guard.crashed_holder().and_then(|holder| holder.owner.as_deref()).unwrap_or("nobody");
+            let crashed = guard.crashed_holder().and_then(|holder| holder.owner.as_deref()).unwrap_or("none");
             println!("acquired after {crashed}");
             tokio::select! {
                 lost = guard.lost() => println!("{lost}"),

@@ -1,5 +1,5 @@
-//! Takes a lock and releases it, or says who holds it. Settings come from the config string and the AWS environment:
-//! `skip 'dynamodb://locks?region=eu-central-1' nightly-etl`
+//! Takes a lock and releases it, or says who holds it. Settings come from the config string and the
+//! AWS environment: `skip 'dynamodb://locks?region=eu-central-1' nightly-etl`
 
 use std::error::Error as _;
 

@@ -1,4 +1,5 @@
-//! Acquiring: the request that takes a free lock, and what follows when it is refused.
+//! Acquires a lock: one request takes a free lock, and a refusal is judged by the record it
+//! returns.
 
 use std::time::Duration;
 
@@ -15,22 +16,25 @@ use crate::{
     write::ConditionalWrite,
 };
 
-/// What a record means for somebody who wants the lock.
+/// What a record means for a client that wants the lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Nobody holds it.
+    /// No client holds the lock.
     Free,
-    /// Its holder has died.
+    /// The holder is dead: its lease is over.
     Dead,
-    /// It is held, and can be had after this long unless it is renewed; `None` when it does not say for how long it is held.
+    /// The lock is held. It becomes free after this long unless the holder renews it. `None` if the
+    /// record states no lease.
     Held(Option<Duration>),
-    /// Its recorded lease is over, but this machine's clock is off by this many microseconds: too much to decide by it.
+    /// The recorded lease is over, but this machine's clock cannot be trusted to judge it. The
+    /// clock is off by this many microseconds, if known.
     Undecided(Option<i64>),
 }
 
 impl DynamoBackend {
-    /// One attempt. The first request takes a free lock and is all there is to an uncontended or a refused attempt; a second
-    /// one takes over from a dead holder, on the condition that its record is the one that the first request was refused with.
+    /// Makes one attempt. The first request takes a free lock, and is the only one unless the
+    /// holder is dead. A second request takes over from a dead holder, if the record is still the
+    /// one that refused the first request.
     pub(crate) async fn attempt(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let now = self.clock.now();
         let token = next_token(None, now)?;
@@ -39,7 +43,7 @@ impl DynamoBackend {
         let item = match self.update(&claim.name, write).await? {
             WriteOutcome::Done => return self.granted(claim, now, token, &version, None).await,
             WriteOutcome::Refused(Some(item)) => item,
-            // A store that does not return the item with the refusal (some emulators): ask for it.
+            // Some emulators do not return the item with the refusal: read it.
             WriteOutcome::Refused(None) => match self.item(self.client().await?, &claim.name).await? {
                 Some(item) => item,
                 None => return Ok(AcquireOutcome::Contended(Holder::default())),
@@ -56,7 +60,7 @@ impl DynamoBackend {
         }
     }
 
-    /// Whether the lock of `record`, which a reply has just brought, can be had.
+    /// Judges whether the lock of `record`, which has just been read, can be acquired.
     pub(crate) fn judge(&self, name: &LockName, record: &Record) -> Verdict {
         let now = self.clock.now_at_least();
         match record.state {
@@ -85,7 +89,7 @@ impl DynamoBackend {
         }
     }
 
-    /// The holder of a lock that is not ours, for people and waiters.
+    /// Describes the holder of a contended lock, for messages and waiters.
     pub(crate) fn holder(&self, name: &LockName, record: &Record) -> Holder {
         match self.judge(name, record) {
             Verdict::Held(free_in) => record.holder(free_in),
@@ -103,12 +107,12 @@ impl DynamoBackend {
                 let crashed = (seen.state == LockState::Held).then(|| seen.holder(Some(Duration::ZERO)));
                 self.granted(claim, now, token, &version, crashed).await
             }
-            // Somebody was faster, or the holder lives.
+            // Another client was faster, or the holder has renewed.
             WriteOutcome::Refused(item) => self.beaten(claim, item),
         }
     }
 
-    /// Somebody else has changed the record between two requests of one attempt.
+    /// Another client has changed the record between two requests of one attempt.
     fn beaten(&self, claim: &AcquireRequest, item: Option<Item>) -> Result<AcquireOutcome, Error> {
         let record = item.map(|item| self.read(&item)).transpose()?.flatten();
         if record.as_ref().is_some_and(|record| record.is_held_by(claim.id)) {
@@ -117,10 +121,12 @@ impl DynamoBackend {
         Ok(AcquireOutcome::Contended(record.map_or_else(Holder::default, |record| self.holder(&claim.name, &record))))
     }
 
-    /// The item has our id: an earlier request of this claim has arrived, and its reply has not.
+    /// Handles an item with our id: an earlier request of this attempt arrived, but its reply was
+    /// lost.
     async fn again(&self, claim: &AcquireRequest, record: &Record) -> Result<AcquireOutcome, Error> {
         if record.state != LockState::Held {
-            let message = "this acquisition was released while a request of it was under way; begin a new one";
+            let message =
+                "this acquisition was released while one of its requests was still in flight; start a new one";
             return Err(Error::new(ErrorKind::Other, message));
         }
         match self.correct(&claim.lease(record.fence), &record.version).await? {
@@ -132,8 +138,8 @@ impl DynamoBackend {
         }
     }
 
-    /// The lock is ours in the item of this version, written at `at`; but all that is a time in it may be that of a wrong clock: its expiry, and
-    /// its token, where no record of an earlier one has kept it from going back.
+    /// Completes a grant that was written at `at` as this version of the item. If the clock was
+    /// wrong then, the expiry and the token are wrong too, and are corrected first.
     async fn granted(
         &self,
         claim: &AcquireRequest,
@@ -150,7 +156,8 @@ impl DynamoBackend {
             let lease = claim.lease(Some(token));
             let write = ConditionalWrite::correct_grant(layout, &lease, now, token, self.idle(), version);
             if let WriteOutcome::Refused(item) = self.write_again(&claim.name, write).await? {
-                // Too early an expiry invited somebody else, who is in his rights.
+                // The expiry was written too early, so another client may legitimately hold the
+                // lock now.
                 return self.beaten(claim, item);
             }
         }
@@ -162,22 +169,22 @@ impl DynamoBackend {
     fn undecided(&self, skew: Option<i64>, record: &Record) -> Error {
         metrics::counter!("onelock_dynamodb_takeovers_refused_total").increment(1);
         let off = match skew {
-            Some(skew) => format!("this machine's clock is {:+.1} s off the store's", seconds(skew)),
-            None => "the store's replies carry no date".to_owned(),
+            Some(skew) => format!("this machine's clock differs from the store's by {:+.1} s", seconds(skew)),
+            None => "the store's replies have no Date header".to_owned(),
         };
         let holder = record.holder(None);
         let message = format!(
-            "the lease of {holder} is over, but {off}, too much to take the lock by time (skew bound {:?}); set the clock, or wait until a whole lease has been watched",
+            "the lease of {holder} is over, but {off}, so this machine cannot take over by time (skew bound {:?}); set the clock, or wait until the record has stayed unchanged for a whole lease",
             self.config.skew_bound
         );
-        // Watching goes on, so trying again helps in the end.
+        // Each retry also observes the record, so retrying succeeds in the end.
         Error::new(ErrorKind::Config, message).with_retryable(true)
     }
 }
 
 fn next_token(previous: Option<FencingToken>, now: StoreTime) -> Result<FencingToken, Error> {
     FencingToken::next(previous, u64::try_from(now.micros).unwrap_or(0)).ok_or_else(|| {
-        let message = "the fencing token in the item, or this machine's clock, is beyond the year 2255; correct it";
+        let message = "the fencing token in the item or this machine's clock is past the year 2255; correct the item or the clock";
         Error::new(ErrorKind::Corrupt, message)
     })
 }

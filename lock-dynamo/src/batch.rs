@@ -1,4 +1,4 @@
-//! Many renewals in one request: conditional PartiQL updates, each with an answer of its own.
+//! Batches renewals: up to 25 conditional PartiQL updates in one request, each with its own result.
 
 use std::{fmt, sync::OnceLock};
 
@@ -22,27 +22,28 @@ use crate::{
     write::ConditionalWrite,
 };
 
-/// As many statements as DynamoDB takes in one batch.
+/// DynamoDB's limit on the statements in one batch.
 pub(crate) const LARGEST: usize = 25;
 
-/// Whether all leases are of different locks. When an operator breaks a lock that this process then takes again, both leases are here until the
-/// first is found to be lost, and DynamoDB refuses a whole batch that names an item twice.
+/// Whether all leases are of different locks. If an operator breaks a lock and this process
+/// acquires it again, both leases are here until the first is found to be lost. DynamoDB refuses a
+/// whole batch that names an item twice.
 pub(crate) fn are_distinct(leases: &[Lease]) -> bool {
     let mut names: Vec<_> = leases.iter().map(|lease| &lease.name).collect();
     names.sort_unstable();
     names.windows(2).all(|pair| pair[0] != pair[1])
 }
 
-/// Whether this process can use batches, which it does until it is told otherwise.
+/// Whether the store accepts batches; assumed until a batch is refused.
 #[derive(Debug, Default)]
 pub(crate) struct Batches(OnceLock<Refusal>);
 
-/// Why there are no batches.
+/// Why the store refused batches.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Refusal {
-    /// They need a permission of their own (`dynamodb:PartiQLUpdate`).
+    /// The permission `dynamodb:PartiQLUpdate` is missing.
     Denied,
-    /// The server, which is not AWS's own, does not know the operation.
+    /// The server, an emulator, does not implement the operation.
     Unknown,
 }
 
@@ -56,13 +57,14 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Denied => "no permission for PartiQLUpdate",
-            Self::Unknown => "this server has no BatchExecuteStatement",
+            Self::Unknown => "this server does not support BatchExecuteStatement",
         })
     }
 }
 
 impl DynamoBackend {
-    /// Renews all `leases` in one request; `None` when there are no batches here, and nothing was done.
+    /// Renews all `leases` in one request. Returns `None`, with nothing done, if the store refuses
+    /// batches.
     pub(crate) async fn renew_batch(&self, leases: &[Lease]) -> Option<Vec<Result<Renewal, Error>>> {
         let now = self.clock.now();
         let writes: Vec<_> = leases
@@ -70,7 +72,8 @@ impl DynamoBackend {
             .map(|lease| ConditionalWrite::renew_in_batch(&self.config.layout, lease, now, self.idle()))
             .collect();
         let answers = match self.execute(leases, &writes).await {
-            // Without the permission the whole request is refused, or each of its statements.
+            // If the permission is missing, the whole request is refused, or each of its
+            // statements.
             Ok(Ok(answers)) if answers.iter().all(is_denied) => Err(Refusal::Denied),
             Ok(answers) => answers,
             Err(error) => return Some(vec![Err(error); leases.len()]),
@@ -78,18 +81,19 @@ impl DynamoBackend {
         let answers = match answers {
             Ok(answers) => answers,
             Err(refusal) => {
-                tracing::info!(table = %self.config.table, "{refusal}: renewing one by one");
+                tracing::info!(table = %self.config.table, "batched renewals disabled, renewing one by one: {refusal}");
                 let _ = self.batches.0.set(refusal);
                 return None;
             }
         };
-        // At once, so that what hangs for one lease costs no other its answer.
+        // Concurrently, so that a request that hangs for one lease delays no other.
         let renewals = leases.iter().zip(writes).zip(answers).map(async |((lease, write), answer)| {
             if is_denied(&answer) {
                 return self.renew(lease).await;
             }
             match self.answered(answer)? {
-                // Gone, or a server that returns no item from a batch (DynamoDB Local): ask again, for the reason.
+                // The item is gone, or the server returns none from a batch (DynamoDB Local): renew
+                // singly to learn the reason.
                 WriteOutcome::Refused(None) => self.renew(lease).await,
                 written => self.settle(lease, now, write.version, written).await,
             }
@@ -97,7 +101,7 @@ impl DynamoBackend {
         Some(join_all(renewals).await)
     }
 
-    /// The answers in the order of the leases, or why the request as a whole was refused.
+    /// Returns the results in the order of the leases, or why the whole request was refused.
     async fn execute(
         &self,
         leases: &[Lease],
@@ -115,7 +119,7 @@ impl DynamoBackend {
                 return match error.code() {
                     Some("AccessDeniedException") => Ok(Err(Refusal::Denied)),
                     Some("UnknownOperationException") => Ok(Err(Refusal::Unknown)),
-                    // Such as credentials that have expired, which single renewals have too.
+                    // Errors that single renewals would get as well, such as expired credentials.
                     _ => Err(convert(error, &self.config)),
                 };
             }
@@ -123,7 +127,7 @@ impl DynamoBackend {
         if answers.len() == leases.len() {
             return Ok(Ok(answers));
         }
-        Err(Error::new(ErrorKind::Unavailable, "DynamoDB answered a part of a batch only"))
+        Err(Error::new(ErrorKind::Unavailable, "DynamoDB answered only part of a batch of renewals; they are retried"))
     }
 
     fn answered(&self, answer: BatchStatementResponse) -> Result<WriteOutcome, Error> {
@@ -140,7 +144,7 @@ impl DynamoBackend {
 }
 
 impl ConditionalWrite<'_> {
-    /// The same as one PartiQL statement, with its parameters in the order of their appearance.
+    /// Renders this write as one PartiQL statement, with its parameters in order of appearance.
     fn statement(&self, table: &str, key: &str) -> (String, Vec<AttributeValue>) {
         let mut parameters = Vec::with_capacity(self.values.len() + 2);
         let sets = self.expression().trim_start_matches("SET ").replace(", ", " SET ");
@@ -155,7 +159,7 @@ impl ConditionalWrite<'_> {
         (format!("{text} AND {condition}"), parameters)
     }
 
-    /// `expression` with PartiQL's names and parameters in place of the placeholders.
+    /// Replaces the placeholders in `expression` with PartiQL's names and parameters.
     fn resolved(&self, expression: &str, parameters: &mut Vec<AttributeValue>) -> String {
         let mut words = Vec::new();
         for word in expression.split(' ') {

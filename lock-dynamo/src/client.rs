@@ -1,4 +1,4 @@
-//! The SDK's clients: one set per backend, built at its first request, on one HTTP client.
+//! Builds the SDK's clients: one set per backend, at its first request, on one HTTP client.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,26 +28,29 @@ use lock_core::{Error, ErrorKind, Operation, backend::StoreClock, clock::ClockRe
 
 use crate::config::DynamoConfig;
 
-/// Longest time to connect, TLS included.
+/// Limit on connecting, TLS included.
 const CONNECT: Duration = Duration::from_secs(1);
-/// Longest time for one request. Two of them, and what a takeover needs, fit into [`ATTEMPT`].
+/// Limit on one request. [`ATTEMPT`] leaves time for two of them and part of a third.
 const REQUEST: Duration = Duration::from_secs(2);
-/// What the core is told to allow for one attempt, which is up to three requests in the worst case.
+/// The time that the core allows for one attempt, which takes up to three requests.
 pub(crate) const ATTEMPT: Duration = Duration::from_secs(5);
-/// Longest time for something that is not a lock's: a page of a list, a step of creating a table. With [`TRIES`] requests.
+/// Limit on an operation that holds no lock: a page of a list, or a step of creating a table.
+/// Covers [`TRIES`] requests.
 const PATIENCE: Duration = Duration::from_secs(15);
 const TRIES: u32 = 5;
 
-const _: () = assert!(2 * REQUEST.as_millis() < ATTEMPT.as_millis(), "an attempt has time for two requests and more");
-const _: () = assert!(TRIES as u128 * REQUEST.as_millis() <= PATIENCE.as_millis(), "all tries have their time");
+const _: () = assert!(2 * REQUEST.as_millis() < ATTEMPT.as_millis(), "an attempt has time for more than two requests");
+const _: () = assert!(TRIES as u128 * REQUEST.as_millis() <= PATIENCE.as_millis(), "all tries fit into the limit");
 
-/// Two views of one client.
+/// Two configurations of one client.
 #[derive(Debug, Clone)]
 pub(crate) struct Clients {
-    /// For acquire, renew, release and break. The core tries again, under the same lease id and within the time that the lease leaves.
-    /// Retries below it would hide from it that an earlier attempt may have taken effect.
+    /// For acquire, renew, release and break, without retries. The core retries under the same
+    /// lease id while the lease is valid. If the SDK retried, the core could not tell that an
+    /// earlier request may have taken effect.
     pub(crate) locks: Client,
-    /// For reading, and for the table: repeated by the SDK while the server throttles or fails, because nobody above does.
+    /// For reads and for the table. The SDK retries while the server throttles or fails, because
+    /// the callers do not.
     pub(crate) patient: Client,
 }
 
@@ -64,11 +67,11 @@ pub(crate) async fn connect(
     let mut builder = Builder::from(&shared)
         .retry_config(RetryConfig::disabled())
         .timeout_config(timeouts(REQUEST))
-        // Made for large bodies; the time of these requests is bounded as a whole.
+        // Stall protection is for large bodies; these requests have a limit on their total time.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .interceptor(ReadDate(Arc::clone(clock)));
     if let Some(endpoint) = &config.endpoint {
-        // Here and not for all services: a role is assumed elsewhere.
+        // For DynamoDB only: a role is assumed at the token service.
         builder = builder.endpoint_url(&endpoint.0);
     }
     if let Some(role) = &config.role {
@@ -95,9 +98,9 @@ fn wrong(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Config, message).with_operation(Operation::Open)
 }
 
-/// What `config` says, and for the rest the AWS environment.
+/// Loads the settings of `config`, and the rest from the AWS environment.
 async fn load(config: &DynamoConfig) -> Result<SdkConfig, Error> {
-    // Also for what asks the instance, the container or the token service.
+    // The credential providers for instance, container and token service use it too.
     let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
     let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http);
     if let Some(region) = &config.region {
@@ -118,11 +121,11 @@ async fn load(config: &DynamoConfig) -> Result<SdkConfig, Error> {
     in_a_region(config, loader.load().await)
 }
 
-/// What `config` says, and for the rest the application's own configuration.
+/// Applies the settings of `config` to the application's own AWS configuration.
 fn chosen(config: &DynamoConfig, sdk: SdkConfig) -> Result<SdkConfig, Error> {
     if config.profile.is_some() {
         return Err(wrong(
-            "a profile has no effect beside an AWS configuration of the application's own; load it with that",
+            "a profile has no effect on an AWS configuration that the application passes in; load the profile into that configuration",
         ));
     }
     let mut builder = sdk.into_builder();
@@ -148,7 +151,7 @@ fn in_a_region(config: &DynamoConfig, sdk: SdkConfig) -> Result<SdkConfig, Error
     if config.endpoint.is_none() && sdk.endpoint_url().is_none() {
         return Err(wrong("no AWS region; add region=… to the configuration, or set AWS_REGION"));
     }
-    // Something that is not AWS does not care; a signature needs one.
+    // An emulator ignores the region, but a signature needs one.
     Ok(sdk.into_builder().region(Region::from_static("us-east-1")).build())
 }
 
@@ -191,7 +194,7 @@ impl Intercept for ReadDate {
         bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let headers = context.response().headers();
-        // What a proxy answers by itself has its own date, and no request id of DynamoDB.
+        // A proxy's own reply has the proxy's date, and no request id from DynamoDB.
         let date = headers.get("x-amzn-requestid").and_then(|_| headers.get("date"));
         let date = date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
         if let (Some(date), Some(SentAt(sent))) = (date, bag.load::<SentAt>()) {

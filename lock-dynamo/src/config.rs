@@ -1,23 +1,26 @@
-//! Which table, and how to use it.
+//! Settings: the table, its schema, and how to reach it.
 
 use std::{fmt, time::Duration};
 
 use crate::attributes::{Attribute, Layout, Schema};
 
-/// When a lock whose holder has died may be taken.
+/// When a dead holder's lock may be taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Takeover {
-    /// When its recorded expiry plus the [skew bound](DynamoConfig::skew_bound) has passed on the store's clock, or as in
-    /// [`Observed`](Self::Observed), whichever is sooner. A process that has only just started can do it.
+    /// After its recorded expiry plus the [skew bound](DynamoConfig::skew_bound) on the store's
+    /// clock, or as in [`Observed`](Self::Observed), whichever is sooner. A process that has just
+    /// started can take over this way.
     #[default]
     Absolute,
-    /// Only when this process has seen the record unchanged for the holder's whole lease: however wrong clocks are, no holder is robbed. The end
-    /// of a [`min_hold`](lock_core::LockRequest::min_hold) after a release, when nobody holds the lock any more, is judged by the clock all the same.
+    /// Only after this process has seen the record unchanged for the holder's whole lease. A live
+    /// holder keeps its lock however wrong the clocks are. The end of a
+    /// [`min_hold`](lock_core::LockRequest::min_hold) after a release is still judged by the clock,
+    /// because the lock has no holder then.
     Observed,
 }
 
-/// An access key, its secret, and perhaps a session token. Never printed.
+/// An access key, its secret, and optionally a session token. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secrets {
     key: String,
@@ -37,7 +40,7 @@ impl fmt::Debug for Secrets {
     }
 }
 
-/// A URL, of which a user and password are never printed.
+/// A URL whose user and password are never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint(pub(crate) String);
 
@@ -58,7 +61,7 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// Which DynamoDB table to use for locks, and how. Nothing is connected before the first operation.
+/// Settings for a DynamoDB table of locks. The backend connects at the first operation.
 ///
 /// ```
 /// use std::time::Duration;
@@ -85,7 +88,8 @@ pub struct DynamoConfig {
 }
 
 impl DynamoConfig {
-    /// The table of that name (or ARN), in the native schema; everything else as the AWS environment says.
+    /// Creates settings for the table of this name or ARN, in the native schema. Everything else
+    /// comes from the AWS environment.
     pub fn new(table: impl Into<String>) -> Self {
         Self {
             table: table.into(),
@@ -103,83 +107,87 @@ impl DynamoConfig {
         }
     }
 
-    /// Writes items as another client does, to share its table. Sets the attribute names to that client's defaults, so choose names
-    /// after it.
+    /// Writes items as another client does, to share its table. This resets the attribute names to
+    /// that client's defaults, so call it before you choose names.
     #[must_use]
     pub fn schema(mut self, schema: Schema) -> Self {
         self.layout = Layout::of(schema);
         self
     }
 
-    /// The name of the table's partition key. Default `key`, in the Python schema `lock_key`.
+    /// Sets the name of the table's partition key. Default `key`, in the Python schema `lock_key`.
     #[must_use]
     pub fn partition_key(mut self, name: impl Into<String>) -> Self {
         self.layout.rename(Attribute::Key, name.into());
         self
     }
 
-    /// The name of the table's sort key and the value that all items of these locks have there. Default none, in the Python schema
-    /// `sort_key` and `-`.
+    /// Sets the name of the table's sort key, and its value in all items of these locks. Default
+    /// none, in the Python schema `sort_key` and `-`.
     #[must_use]
     pub fn sort_key(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.layout.sort = Some((name.into(), value.into()));
         self
     }
 
-    /// The attribute after which DynamoDB deletes idle items, if TTL is switched on for it. Default `collect_at`, in the foreign schemas
-    /// what their clients use, or `onelock_collect_at`.
+    /// Sets the attribute by which DynamoDB deletes idle items, if TTL is on for it. Default
+    /// `collect_at`, in the Python schema `expiry_time`, and in the Java and Go schemas
+    /// `onelock_collect_at`.
     #[must_use]
     pub fn ttl_attribute(mut self, name: impl Into<String>) -> Self {
         self.layout.rename(Attribute::CollectAt, name.into());
         self
     }
 
-    /// The name of any attribute. Those that the client of a foreign schema looks for keep theirs. Names may be words that DynamoDB
-    /// reserves; that no two are alike is checked before the first request.
+    /// Renames an attribute. Attributes that the client of a foreign schema reads keep their names.
+    /// A name may be a word that DynamoDB reserves. Duplicate names are refused before the first
+    /// request.
     #[must_use]
     pub fn attribute(mut self, attribute: Attribute, name: impl Into<String>) -> Self {
         self.layout.rename(attribute, name.into());
         self
     }
 
-    /// How long an item stays after its last use before DynamoDB may delete it. Default 30 days. It holds the fencing token, so it
-    /// should stay longer than anybody compares tokens while their clocks are wrong.
+    /// Sets how long an item stays after its last use before DynamoDB may delete it. Default 30
+    /// days. The item keeps the fencing token, so it should stay longer than any resource compares
+    /// tokens while clocks are wrong.
     #[must_use]
     pub fn collect_after(mut self, idle: Duration) -> Self {
         self.collect_after = idle;
         self
     }
 
-    /// The AWS region. Default from `AWS_REGION`, the profile, or the instance.
+    /// Sets the AWS region. Default from `AWS_REGION`, the profile, or the instance.
     #[must_use]
     pub fn region(mut self, region: impl Into<String>) -> Self {
         self.region = Some(region.into());
         self
     }
 
-    /// The URL of something that speaks DynamoDB's protocol: DynamoDB Local, a VPC endpoint.
+    /// Sets the URL of a server that speaks DynamoDB's protocol, such as DynamoDB Local or a VPC
+    /// endpoint.
     #[must_use]
     pub fn endpoint(mut self, url: impl Into<String>) -> Self {
         self.endpoint = Some(Endpoint(url.into()));
         self
     }
 
-    /// The profile in the AWS configuration files. Default from `AWS_PROFILE`.
+    /// Sets the profile in the AWS configuration files. Default from `AWS_PROFILE`.
     #[must_use]
     pub fn profile(mut self, profile: impl Into<String>) -> Self {
         self.profile = Some(profile.into());
         self
     }
 
-    /// The ARN of a role to assume with the credentials at hand.
+    /// Sets the ARN of a role to assume with the configured credentials.
     #[must_use]
     pub fn role(mut self, arn: impl Into<String>) -> Self {
         self.role = Some(arn.into());
         self
     }
 
-    /// Fixed credentials. Default from the environment, the profile, the container, the instance or a web identity, which are all
-    /// better places for them.
+    /// Sets fixed credentials. Default from the environment, the profile, the container, the
+    /// instance or a web identity. Prefer those: they keep secrets out of the configuration.
     #[must_use]
     pub fn credentials(
         mut self,
@@ -191,47 +199,49 @@ impl DynamoConfig {
         self
     }
 
-    /// Uses the endpoints with FIPS 140-validated cryptography on the server's side. Default as the AWS environment says, else no.
+    /// Uses endpoints whose server-side cryptography is FIPS 140-validated. Default from the AWS
+    /// environment, else no.
     #[must_use]
     pub fn fips(mut self, fips: bool) -> Self {
         self.fips = fips;
         self
     }
 
-    /// Uses the endpoints that have IPv6 too. Default as the AWS environment says, else no.
+    /// Uses endpoints that also support IPv6. Default from the AWS environment, else no.
     #[must_use]
     pub fn dual_stack(mut self, dual_stack: bool) -> Self {
         self.dual_stack = dual_stack;
         self
     }
 
-    /// When a dead holder's lock may be taken. Default [`Takeover::Absolute`].
+    /// Sets when a dead holder's lock may be taken over. Default [`Takeover::Absolute`].
     #[must_use]
     pub fn takeover(mut self, takeover: Takeover) -> Self {
         self.takeover = takeover;
         self
     }
 
-    /// How far two machines' clocks may be apart. Default 2 s. Added to the recorded expiry before a lock is taken by
-    /// [`Takeover::Absolute`]; a machine whose clock is further from the store's than half of it does not take locks that way, and writes
-    /// its own expiries by the store's clock. All clients of a table should agree on it.
+    /// Sets how far two machines' clocks may differ. Default 2 s. [`Takeover::Absolute`] adds it to
+    /// the recorded expiry. If a machine's clock differs from the store's by more than half of the
+    /// bound, the machine does not take over that way, and writes its own expiries by the store's
+    /// clock. All clients of a table should use the same bound.
     ///
-    /// The store shows its clock to a second; below 2 s the rest rests on the machines' own timekeeping, which on AWS is
-    /// good to milliseconds.
+    /// The store shows its clock in whole seconds. A bound below 2 s therefore relies on the
+    /// machines' own timekeeping, which on AWS is accurate to milliseconds.
     #[must_use]
     pub fn skew_bound(mut self, bound: Duration) -> Self {
         self.skew_bound = bound;
         self
     }
 
-    /// Which clients share the table.
+    /// The schema of the clients that share the table.
     pub(crate) fn shared_with(&self) -> Schema {
         self.layout.schema
     }
 }
 
 impl fmt::Display for DynamoConfig {
-    /// As a config string without secrets.
+    /// Formats the settings as a config string without secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "dynamodb://{}", self.table)?;
         let mut separator = '?';

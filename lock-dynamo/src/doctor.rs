@@ -1,4 +1,4 @@
-//! Whether a table is fit for locks as it is set up: what DynamoDB says of it, read and judged.
+//! Diagnoses the table: reads how it is set up, and judges whether it is fit for locks.
 
 use aws_sdk_dynamodb::types::{BillingMode, PointInTimeRecoveryStatus, TableDescription, TableStatus};
 use lock_core::{
@@ -30,7 +30,7 @@ impl DynamoBackend {
         findings.push(self.idle_items().await);
         findings.push(self.backups().await);
         findings.extend(self.permissions().await);
-        // Last, because every reply has shown the store's clock.
+        // Last, because every reply improves the estimate of the store's clock.
         findings.push(self.clock_finding());
         findings
     }
@@ -38,13 +38,15 @@ impl DynamoBackend {
     async fn idle_items(&self) -> Finding {
         let ours = self.config.layout.name(Attribute::CollectAt);
         match self.collected_by().await {
-            Ok(Some(attribute)) if attribute == ours => Finding::good("idle items", format!("go by TTL on \"{ours}\"")),
+            Ok(Some(attribute)) if attribute == ours => {
+                Finding::good("idle items", format!("deleted by TTL on \"{ours}\""))
+            }
             Ok(Some(attribute)) => Finding::warning(
                 "idle items",
-                format!("stay for ever: TTL is on for \"{attribute}\", but these locks write \"{ours}\""),
+                format!("never deleted: TTL is on for \"{attribute}\", but these locks write \"{ours}\""),
             )
-            .advice(format!("choose ttl_attribute={attribute}")),
-            Ok(None) => Finding::warning("idle items", "stay for ever: TTL is off")
+            .advice(format!("set ttl_attribute={attribute}")),
+            Ok(None) => Finding::warning("idle items", "never deleted: TTL is off")
                 .advice(format!("switch TTL on for \"{ours}\" (onelock init)")),
             Err(error) => unanswered("idle items", &error, "DescribeTimeToLive"),
         }
@@ -65,26 +67,24 @@ impl DynamoBackend {
             .continuous_backups_description
             .and_then(|backups| backups.point_in_time_recovery_description?.point_in_time_recovery_status);
         match status {
-            Some(PointInTimeRecoveryStatus::Enabled) => Finding::note(
-                subject,
-                "on; locks of yesterday are worth nothing, and it costs by the size of the table",
-            ),
-            _ => Finding::good(subject, "off; there is nothing in locks to recover"),
+            Some(PointInTimeRecoveryStatus::Enabled) => {
+                Finding::note(subject, "on; old locks are worthless, and recovery costs by the size of the table")
+            }
+            _ => Finding::good(subject, "off; locks need no recovery"),
         }
     }
 
-    /// What can be tried without changing anything: reading names that nobody uses, and renewing leases that nobody holds. Locking itself is tried
-    /// by whoever asks for the findings.
+    /// Tests permissions without changing anything: reads unused names, and renews leases that do
+    /// not exist. The caller of the diagnosis tests locking itself.
     async fn permissions(&self) -> Vec<Finding> {
-        let unused =
-            || LockName::new(format!("onelock-doctor-{}", LeaseId::random())).expect("a short name is a good one");
+        let unused = || LockName::new(format!("onelock-doctor-{}", LeaseId::random())).expect("a short name is valid");
         let (inspected, listed) = (self.look(&unused()).await.map(drop), self.first_page().await);
         let leases = [(); 2].map(|()| Lease::new(unused(), LeaseId::random()));
         let batch = self.renew_batch(&leases).await;
         let looking =
             match inspected.err().map(|error| ("GetItem", error)).or(listed.err().map(|error| ("Scan", error))) {
-                None => Finding::good("permission to look", "GetItem and Scan: inspect and list work"),
-                Some((operation, error)) => unanswered("permission to look", &error, operation),
+                None => Finding::good("permission to read", "GetItem and Scan: inspect and list work"),
+                Some((operation, error)) => unanswered("permission to read", &error, operation),
             };
         let batches = match batch.and_then(|renewals| renewals.into_iter().find_map(Result::err)) {
             Some(error) => unanswered("batches of renewals", &error, "PartiQLUpdate"),
@@ -111,15 +111,15 @@ impl DynamoBackend {
         let now = self.clock.moment();
         let bound = self.config.skew_bound;
         match self.clock.skew(now) {
-            None => Finding::note("clock", "the replies carry no date, so nobody takes a dead holder's lock by time"),
+            None => Finding::note("clock", "the replies have no Date header, so this machine cannot take over a dead holder's lock by time"),
             Some(_) if self.clock.is_trusted(now) => {
-                Finding::good("clock", format!("not further from DynamoDB's than half of the skew bound ({bound:?}), as far as replies show"))
+                Finding::good("clock", format!("within half of the skew bound ({bound:?}) of DynamoDB's, as far as replies show"))
             }
             Some(skew) => Finding::warning(
                 "clock",
-                format!("{:+.1} s off DynamoDB's: this machine may not take a dead holder's lock by time (skew bound {bound:?})", seconds(skew)),
+                format!("{:+.1} s off DynamoDB's: this machine cannot take over a dead holder's lock by time (skew bound {bound:?})", seconds(skew)),
             )
-            .advice("keep the time with chrony or another NTP client"),
+            .advice("synchronise the clock with chrony or another NTP client"),
         }
     }
 }
@@ -139,13 +139,14 @@ fn judge(table: &TableDescription, layout: &Layout) -> Vec<Finding> {
     });
     if !table.local_secondary_indexes().is_empty() || !table.global_secondary_indexes().is_empty() {
         findings.push(
-            Finding::warning("indexes", "each makes every write dearer").advice("keep locks in a table of their own"),
+            Finding::warning("indexes", "each makes every write more expensive")
+                .advice("use a separate table for locks"),
         );
     }
     findings.push(match table.deletion_protection_enabled() {
         Some(true) => Finding::good("deletion protection", "on"),
-        _ => Finding::note("deletion protection", "off: whoever deletes the table ends all locks")
-            .advice("onelock init --deletion-protection"),
+        _ => Finding::note("deletion protection", "off: deleting the table ends all locks")
+            .advice("run onelock init --deletion-protection"),
     });
     findings
 }
@@ -167,14 +168,14 @@ fn billing(table: &TableDescription) -> Finding {
     let capacity = table.provisioned_throughput().and_then(|throughput| throughput.write_capacity_units()).unwrap_or(0);
     Finding::warning(
         "billing",
-        format!("{capacity} write units are provisioned: beyond them renewals are throttled, and locks lost"),
+        format!("{capacity} write units are provisioned: above them, renewals are throttled and locks are lost"),
     )
-    .advice("change it to on-demand, or provide for every renewal and every attempt")
+    .advice("change it to on-demand, or provision for every renewal and every attempt")
 }
 
-/// What could not be found out, and the permission that may be missing.
+/// Notes a failed check, and the permission that may be missing.
 fn unanswered(subject: &str, error: &Error, operation: &str) -> Finding {
-    let finding = Finding::note(subject, format!("could not be looked at: {error}"));
+    let finding = Finding::note(subject, format!("could not be checked: {error}"));
     if error.kind() == ErrorKind::PermissionDenied {
         return finding.advice(format!("allow dynamodb:{operation}"));
     }

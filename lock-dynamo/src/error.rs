@@ -1,4 +1,4 @@
-//! What the SDK's errors mean, and what to do about them.
+//! Converts the SDK's errors, with advice.
 
 use std::error::Error as StdError;
 
@@ -12,7 +12,7 @@ use lock_core::{Error, ErrorKind};
 
 use crate::{attributes::Attribute, config::DynamoConfig};
 
-/// An error of the SDK as one of ours. Not for failed conditions, which are answers.
+/// Converts an SDK error. Failed conditions are not errors, and do not come here.
 pub(crate) fn convert<E>(error: SdkError<E, HttpResponse>, config: &DynamoConfig) -> Error
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
@@ -22,7 +22,7 @@ where
         SdkError::DispatchFailure(failure) if failure.is_timeout() => timeout(),
         SdkError::DispatchFailure(_) if is_about_credentials(&error) => credentials(),
         SdkError::DispatchFailure(failure) if failure.is_user() => {
-            Error::new(ErrorKind::Config, "the request could not be made; look at endpoint and region")
+            Error::new(ErrorKind::Config, "the request could not be built; check endpoint and region")
         }
         SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => unreachable(config),
         SdkError::ServiceError(context) => {
@@ -34,7 +34,7 @@ where
                 config,
             )
         }
-        _ => Error::new(ErrorKind::Config, "the request could not be made; look at table, endpoint and region"),
+        _ => Error::new(ErrorKind::Config, "the request could not be built; check table, endpoint and region"),
     };
     converted.with_source(error)
 }
@@ -45,7 +45,10 @@ fn timeout() -> Error {
 
 fn unreachable(config: &DynamoConfig) -> Error {
     let place = config.endpoint.as_ref().map_or_else(|| "its endpoint".to_owned(), ToString::to_string);
-    Error::new(ErrorKind::Unavailable, format!("DynamoDB could not be reached at {place}, or broke the connection off"))
+    Error::new(
+        ErrorKind::Unavailable,
+        format!("DynamoDB could not be reached at {place}, or closed the connection; check network and endpoint"),
+    )
 }
 
 fn credentials() -> Error {
@@ -57,7 +60,7 @@ fn is_about_credentials(error: &(dyn StdError + 'static)) -> bool {
     std::iter::successors(Some(error), |&error| error.source()).any(|error| error.is::<CredentialsError>())
 }
 
-/// What DynamoDB's own error codes mean.
+/// Converts DynamoDB's error codes.
 fn service(code: &str, message: &str, status: u16, config: &DynamoConfig) -> Error {
     let table = &config.table;
     let (kind, text) = match code {
@@ -70,7 +73,7 @@ fn service(code: &str, message: &str, status: u16, config: &DynamoConfig) -> Err
         "ValidationException" => validation(message, config),
         "AccessDeniedException" | "NotAuthorizedException" => (
             ErrorKind::PermissionDenied,
-            format!("access to the table \"{table}\" is denied; the policy that locks need is on this crate's page"),
+            format!("access to the table \"{table}\" is denied; grant the permissions in docs/dynamodb.md"),
         ),
         "ExpiredTokenException" | "ExpiredToken" => {
             (ErrorKind::PermissionDenied, "the AWS credentials have expired; log in again or refresh them".into())
@@ -94,24 +97,27 @@ fn service(code: &str, message: &str, status: u16, config: &DynamoConfig) -> Err
         | "RequestLimitExceeded"
         | "LimitExceededException" => (
             ErrorKind::Throttled,
-            format!("DynamoDB asks for fewer requests; give the table \"{table}\" on-demand billing or more capacity"),
+            format!("DynamoDB throttles requests; give the table \"{table}\" on-demand billing or more capacity"),
         ),
         "ItemCollectionSizeLimitExceededException" => {
             (ErrorKind::Limit, "the item collection is too large; keep locks in a table without local indexes".into())
         }
         "ReplicatedWriteConflictException" | "TransactionConflictException" => {
-            (ErrorKind::Throttled, "another write to the same item was under way".into())
+            (ErrorKind::Throttled, "another write to the same item was in progress; retry".into())
         }
-        "UnknownOperationException" => (ErrorKind::Unsupported, format!("this server cannot do that: {message}")),
+        "UnknownOperationException" => {
+            (ErrorKind::Unsupported, format!("this server does not support the operation: {message}"))
+        }
         _ if status >= 500 => (ErrorKind::Unavailable, format!("DynamoDB failed with status {status}")),
         "" => (ErrorKind::Other, format!("DynamoDB answered with status {status}")),
-        // The SDK's own `Display` says no more than "service error".
+        // The SDK's own `Display` says only "service error".
         _ => (ErrorKind::Other, format!("DynamoDB answered {code}: {message}")),
     };
     Error::new(kind, text)
 }
 
-/// What went wrong with one statement of a batch, whose codes are those of single requests with other endings.
+/// Converts the error of one statement of a batch. Its codes are those of single requests with
+/// other endings.
 pub(crate) fn of_code(code: Option<&BatchStatementErrorCodeEnum>, message: &str, config: &DynamoConfig) -> Error {
     let stem = code.map_or("", |code| code.as_str());
     let stem = stem.strip_suffix("Error").filter(|_| stem != "InternalServerError").unwrap_or(stem);
@@ -143,7 +149,7 @@ fn validation(message: &str, config: &DynamoConfig) -> (ErrorKind, String) {
         return (
             ErrorKind::StoreNotReady,
             format!(
-                "the keys of the table \"{}\" are not those of schema {}: {keys}; choose the schema or key names to match",
+                "the keys of the table \"{}\" do not match schema {}, which needs {keys}; choose the schema or the key names of the table",
                 config.table, layout.schema
             ),
         );
@@ -156,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_codes_of_a_batch_mean_the_same() {
+    fn batch_codes_have_the_kinds_of_single_requests() {
         use BatchStatementErrorCodeEnum as Code;
         for (code, kind) in [
             (Code::ThrottlingError, ErrorKind::Throttled),
@@ -176,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn each_code_has_its_kind_and_its_advice() {
+    fn each_error_code_has_its_kind_and_advice() {
         let config = DynamoConfig::new("locks");
         let key = "The provided key element does not match the schema";
         let late = "Signature expired: 20261122T000000Z is now earlier than 20261122T005000Z";
@@ -191,7 +197,7 @@ mod tests {
             ("InvalidSignatureException", "does not match", 403, ErrorKind::PermissionDenied, "secret key"),
             ("UnrecognizedClientException", "", 400, ErrorKind::PermissionDenied, "access key"),
             ("ProvisionedThroughputExceededException", "", 400, ErrorKind::Throttled, "on-demand"),
-            ("ThrottlingException", "", 400, ErrorKind::Throttled, "fewer"),
+            ("ThrottlingException", "", 400, ErrorKind::Throttled, "throttles requests"),
             ("InternalServerError", "", 500, ErrorKind::Unavailable, "500"),
             ("", "", 503, ErrorKind::Unavailable, "503"),
             ("SomethingNew", "", 400, ErrorKind::Other, "SomethingNew"),

@@ -1,4 +1,4 @@
-//! From a config string to a backend.
+//! Opens a backend from a config string.
 
 use std::sync::Arc;
 
@@ -15,7 +15,8 @@ use crate::{
     config::{DynamoConfig, Endpoint, Takeover},
 };
 
-/// Opens `dynamodb://TABLE?region=…`; `docs/dynamodb.md` has the options. Connects at the first operation.
+/// Opens `dynamodb://TABLE?region=…`; `docs/dynamodb.md` has the options. Connects at the first
+/// operation.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DynamoFactory;
 
@@ -31,14 +32,15 @@ impl BackendFactory for DynamoFactory {
 }
 
 impl DynamoConfig {
-    /// Takes everything out of a config string, whose common options have been taken.
+    /// Takes the settings from a config string, after the common options were taken.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Config`](lock_core::ErrorKind::Config) when a setting is wrong, missing or unknown.
+    /// Of kind [`ErrorKind::Config`](lock_core::ErrorKind::Config) if a setting is wrong, missing
+    /// or unknown.
     pub fn take(config: &mut StoreConfig) -> Result<Self, Error> {
         let table = take_table(config)?;
         let schemas: Vec<_> = Schema::ALL.iter().map(|schema| (schema.as_str(), *schema)).collect();
-        // First, because it chooses the names that the others change.
+        // First, because it resets the names that other options change.
         let mut this = Self::new(table).schema(config.take_choice("schema", &schemas)?.unwrap_or_default());
         if let Some(key) = config.take_string("partition_key") {
             this = this.partition_key(key);
@@ -88,13 +90,14 @@ impl DynamoConfig {
                 Ok(self.credentials(key.expose(), secret.expose(), session.map(|token| token.expose().to_owned())))
             }
             (None, None) if session.is_none() => Ok(self),
-            _ => Err(config
-                .error("access_key_id and secret_access_key go together; better leave both to the AWS environment")),
+            _ => Err(config.error(
+                "access_key_id and secret_access_key go together; set both, or leave both to the AWS environment",
+            )),
         }
     }
 }
 
-/// `version:v,fence:f`. The keys and the TTL attribute have options of their own.
+/// Parses `version:v,fence:f`. The keys and the TTL attribute have their own options.
 fn attributes(text: &str) -> Result<Vec<(Attribute, String)>, String> {
     let named = |attribute: &&Attribute| !matches!(attribute, Attribute::Key | Attribute::CollectAt);
     let one = |pair: &str| {
@@ -109,7 +112,7 @@ fn attributes(text: &str) -> Result<Vec<(Attribute, String)>, String> {
     text.split(',').map(one).collect()
 }
 
-/// The table: in the host's place, or as an ARN in the path's.
+/// Takes the table's name from the host, or its ARN from the path.
 fn take_table(config: &mut StoreConfig) -> Result<String, Error> {
     let path = config.take_path();
     if path.starts_with("arn:") {
@@ -172,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_in_a_config_string_is_said() {
+    fn config_string_errors_name_the_problem() {
         for (text, problem) in [
             ("dynamodb:", "TABLE is missing"),
             ("dynamodb://a,b", "takes one"),
@@ -185,7 +188,7 @@ mod tests {
             ("dynamodb://locks?attributes=vershun:v", "names \"vershun\", which is none of version, owner,"),
             ("dynamodb://locks?attributes=key:v", "which is none of"),
             ("dynamodb://locks?attributes=version:owner", "would both be called \"owner\""),
-            ("dynamodb://locks?schema=java&attributes=version:v", "leave its name alone"),
+            ("dynamodb://locks?schema=java&attributes=version:v", "do not rename it"),
             ("dynamodb://locks?ttl_attribute=fence", "would both be called"),
             ("dynamodb://locks?sort_value=x", "sort_value needs sort_key"),
             ("dynamodb://locks?secret_access_key=hunter2", "go together"),
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn no_secret_is_shown() {
+    fn secrets_are_never_shown() {
         let config =
             parse("dynamodb://locks?region=r&access_key_id=hunter1&secret_access_key=hunter2&session_token=hunter3")
                 .unwrap();

@@ -1,4 +1,4 @@
-//! What the fuzz targets call; only in a build for fuzzing.
+//! Entry points of the fuzz targets; only in a build for fuzzing.
 
 use std::time::Duration;
 
@@ -11,22 +11,26 @@ use crate::{
     record::{Item, LockState, Record},
 };
 
-/// A config string is read or refused.
+/// Checks that a config string is parsed or refused without a panic.
 pub fn config_string(data: &[u8]) {
     let Some(config) = std::str::from_utf8(data).ok().and_then(|text| ConfigString::parse(text).ok()) else { return };
     let _ = DynamoConfig::take(&mut StoreConfig::from(config)).map(|config| config.to_string());
 }
 
-/// An item is a lock, none, or corrupt, in every schema.
+/// Checks that an item is read as a lock, as no lock, or as corrupt, in every schema.
 ///
-/// The input is attributes: one byte that chooses the attribute, one for the type, one for the length, and the value.
+/// The input is a list of attributes: one byte each for attribute, type and length, then the value.
 pub fn item(data: &[u8]) {
     for schema in Schema::ALL {
         let layout = Layout::of(*schema);
         let Ok(Some(record)) = Record::read(&parse(data, &layout), &layout) else { continue };
         let holder = record.holder(Some(Duration::ZERO));
         assert_eq!(holder.version.is_some(), record.state == LockState::Held);
-        assert_eq!(holder.foreign.is_some(), record.id.is_none(), "what we wrote is ours, all else is foreign");
+        assert_eq!(
+            holder.foreign.is_some(),
+            record.id.is_none(),
+            "a holder is foreign if and only if onelock did not write it"
+        );
         assert!(record.id.is_some() || (record.expires.is_none() && holder.token.is_none()), "{record:?}");
         assert!(record.id.is_none_or(|id| record.is_held_by(id) == (record.state == LockState::Held)));
     }

@@ -1,4 +1,4 @@
-//! What operators need: look at a lock, list the locks, take one away.
+//! Operators' calls: inspect a lock, list the locks, break one.
 
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use lock_core::{Error, Holder, LockName, backend::Break};
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl DynamoBackend {
-    /// The item, by a consistent read.
+    /// Reads the item, strongly consistently.
     pub(crate) async fn item(&self, client: &Client, name: &LockName) -> Result<Option<Item>, Error> {
         let request = client.get_item().table_name(&self.config.table).set_key(Some(self.key(name)));
         let answer = request.consistent_read(true).send().await;
@@ -26,7 +26,7 @@ impl DynamoBackend {
         Ok(record.and_then(|record| self.current(name, &record)))
     }
 
-    /// Who holds the lock of `record`, if anybody does.
+    /// The current holder of the lock of `record`, if it is held.
     fn current(&self, name: &LockName, record: &Record) -> Option<Holder> {
         match self.judge(name, record) {
             Verdict::Free | Verdict::Dead => None,
@@ -34,7 +34,8 @@ impl DynamoBackend {
         }
     }
 
-    /// All held locks whose names begin with `prefix`: an eventually consistent scan of the whole table, page by page.
+    /// Lists the held locks whose names begin with `prefix`, by an eventually consistent scan of
+    /// the whole table.
     pub(crate) async fn scan(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
         let client = self.patient_client().await?;
         let mut found = Vec::new();
@@ -55,7 +56,7 @@ impl DynamoBackend {
         Ok(found)
     }
 
-    /// Leaves everything that is not a held lock of that prefix on the server's side.
+    /// Lets the server filter out items that are not held locks with that prefix.
     fn filter(
         &self,
         request: aws_sdk_dynamodb::operation::scan::builders::ScanFluentBuilder,
@@ -84,7 +85,7 @@ impl DynamoBackend {
     }
 
     fn listed(&self, item: &Item) -> Result<Option<(LockName, Holder)>, Error> {
-        // A key that is no name of ours (empty, too long) was not locked through us.
+        // A key that is not a valid lock name (empty, too long) was not written by onelock.
         let key = item.get(self.config.layout.name(Attribute::Key)).and_then(|key| key.as_s().ok());
         let Some(name) = key.and_then(|key| LockName::new(key).ok()) else { return Ok(None) };
         let Some(record) = self.read(item)? else { return Ok(None) };

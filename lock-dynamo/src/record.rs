@@ -1,4 +1,4 @@
-//! What an item says about its lock.
+//! Reads the state of a lock from its item.
 
 use std::{
     collections::HashMap,
@@ -18,36 +18,38 @@ pub(crate) type Item = HashMap<String, AttributeValue>;
 /// The value of [`Attribute::Released`] in a released item.
 pub(crate) const RELEASED: &str = "1";
 
-/// How many hexadecimal digits of a version are new at every write.
+/// The number of hexadecimal digits in a version that change with every write.
 const NEW_DIGITS: usize = 16;
 
-/// A version that we write: the lease id, and something new at every write, so that observers see a
-/// heartbeat.
+/// Creates a version: the lease id and a random part that changes with every write, so that
+/// observers see a heartbeat.
 pub(crate) fn version(id: LeaseId) -> String {
     format!("{}{}", version_prefix(id), &LeaseId::random().to_string()[..NEW_DIGITS])
 }
 
-/// What all versions that we write for a lease begin with.
+/// The prefix of all versions that onelock writes for a lease.
 pub(crate) fn version_prefix(id: LeaseId) -> String {
     format!("{id}.")
 }
 
-/// The lease id in a version, if we wrote it.
+/// The lease id in a version, if onelock wrote it.
 fn lease_id(version: &str) -> Option<LeaseId> {
     let (id, rest) = version.split_once('.')?;
     (rest.len() == NEW_DIGITS && rest.bytes().all(|b| b.is_ascii_hexdigit())).then(|| id.parse().ok()).flatten()
 }
 
-/// An item that has a version: the state of a lock.
+/// The state of a lock, read from an item that has a version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) version: String,
-    /// `None` when a foreign client wrote it last.
+    /// `None` if a foreign client was the last to write the item.
     pub(crate) id: Option<LeaseId>,
     pub(crate) state: LockState,
-    /// For how long an observer has to see an unchanged version; `None` when the record does not say so legibly.
+    /// How long an observer has to see an unchanged version before it may take over. `None` if the
+    /// record states no readable lease.
     pub(crate) lease: Option<Duration>,
-    /// On the store's clock, in milliseconds. Only of records that we wrote last: foreign clients leave it behind, stale.
+    /// The expiry on the store's clock, in milliseconds. `None` if a foreign client wrote last,
+    /// because it leaves a stale value behind.
     pub(crate) expires: Option<i64>,
     pub(crate) fence: Option<FencingToken>,
     pub(crate) broken: Option<(LeaseId, String)>,
@@ -60,16 +62,16 @@ pub(crate) struct Record {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LockState {
     Held,
-    /// Released, but to be kept from everybody until then, in milliseconds on the store's clock.
+    /// Released, but not free until then, in milliseconds on the store's clock.
     FreeAt(i64),
     Released,
 }
 
 impl Record {
-    /// Reads an item; `None` when there is no lock in it.
+    /// Reads an item; `None` if the item is not a lock.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Corrupt`] when the attribute that everything depends on has the wrong type.
+    /// Of kind [`ErrorKind::Corrupt`] if the version attribute is not a string.
     pub(crate) fn read(item: &Item, layout: &Layout) -> Result<Option<Self>, Error> {
         let get = |attr| item.get(layout.name(attr));
         let version = match get(Attribute::Version) {
@@ -83,7 +85,8 @@ impl Record {
         let ours = |value: Option<i64>| value.filter(|_| id.is_some());
         let own_lease = ours(number(Attribute::Ttl)).and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
         let foreign_lease = || get(Attribute::Lease).and_then(|value| layout.schema.decode_lease(value));
-        // Python's client has no released items; what has our attribute by chance was not released.
+        // Python's client deletes released items; an item that has this attribute by chance is not
+        // released.
         let released = text(Attribute::Released).as_deref() == Some(RELEASED) && !layout.schema.deletes_on_release();
         let state = match ours(number(Attribute::FreeAt)) {
             _ if released => LockState::Released,
@@ -113,7 +116,7 @@ impl Record {
         self.state == LockState::Held && self.id == Some(id)
     }
 
-    /// Who holds the lock, for others; it can be theirs in `free_in`.
+    /// Describes the holder for other clients; the lock becomes free in `free_in`.
     pub(crate) fn holder(&self, free_in: Option<Duration>) -> Holder {
         let held = self.state == LockState::Held;
         Holder::default()
@@ -141,7 +144,7 @@ fn system_time(millis: i64) -> Option<SystemTime> {
 
 fn corrupt(layout: &Layout) -> Error {
     let message = format!(
-        "the item's attribute \"{}\" is not a string, so no lock client wrote it; look at the item, and delete it if nobody needs it",
+        "the item's attribute \"{}\" is not a string, so no lock client wrote it; inspect the item, and delete it if it is not needed",
         layout.name(Attribute::Version)
     );
     Error::new(ErrorKind::Corrupt, message)

@@ -1,4 +1,4 @@
-//! The table itself: creating it, and saying what is wrong with one that is there.
+//! Creates the table, and checks an existing one.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::{
     error::convert,
 };
 
-/// What [`DynamoBackend::init`] sees to, besides the keys and on-demand billing.
+/// Options of [`DynamoBackend::init`] for the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableOptions {
     collect_idle: bool,
@@ -32,28 +32,29 @@ impl Default for TableOptions {
 }
 
 impl TableOptions {
-    /// Whether DynamoDB shall delete items that have been idle for long (its TTL). Default yes.
+    /// Sets whether DynamoDB deletes items that have been idle for long (its TTL). Default yes.
     #[must_use]
     pub fn collect_idle(mut self, on: bool) -> Self {
         self.collect_idle = on;
         self
     }
 
-    /// Whether to switch point-in-time recovery on. Default no: locks are worth nothing tomorrow. `false` leaves it as it is.
+    /// Sets whether to turn on point-in-time recovery. Default no, because old locks are worthless.
+    /// `false` leaves it as it is.
     #[must_use]
     pub fn point_in_time_recovery(mut self, on: bool) -> Self {
         self.point_in_time_recovery = on;
         self
     }
 
-    /// Whether to protect the table from deletion. Default no; `false` leaves it as it is.
+    /// Sets whether to protect the table from deletion. Default no; `false` leaves it as it is.
     #[must_use]
     pub fn deletion_protection(mut self, on: bool) -> Self {
         self.deletion_protection = on;
         self
     }
 
-    /// Adds a tag.
+    /// Adds a tag to the table.
     #[must_use]
     pub fn tag(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.tags.insert(key.into(), value.into());
@@ -61,40 +62,41 @@ impl TableOptions {
     }
 }
 
-/// What [`DynamoBackend::check`] found.
+/// The findings of [`DynamoBackend::check`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[must_use = "problems are for somebody to read"]
+#[must_use = "problems need to be read and fixed"]
 pub struct TableCheck {
-    /// Locks do not work on this table until these are mended.
+    /// Problems that keep locks from working on this table until they are fixed.
     pub problems: Vec<String>,
-    /// Locks work, but something should be known.
+    /// Findings that do not keep locks from working.
     pub warnings: Vec<String>,
 }
 
-/// How long a new table may take to become active.
+/// Limit on the time that a new table takes to become active.
 const CREATION: Duration = Duration::from_secs(120);
 
 impl DynamoBackend {
-    /// Creates the table unless it is there, and sees to its options. Can be repeated; `true` when it was created by this call.
+    /// Creates the table if it does not exist, and applies the options. Can be repeated. Returns
+    /// `true` if this call created the table.
     ///
-    /// Needs more permissions than locking does; they are on this crate's page.
+    /// Needs more permissions than locking does; `docs/dynamodb.md` lists them.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::StoreNotReady`], with all that is wrong, when the table is there and is not one for these locks;
-    /// else when DynamoDB refuses or does not answer.
+    /// Of kind [`ErrorKind::StoreNotReady`], with all problems, if the table exists but is not fit
+    /// for these locks. Other kinds if DynamoDB refuses or does not answer.
     ///
     /// # Cancel safety
-    /// Not cancel safe: what was done by then stays done. Repeat it.
+    /// Not cancel safe: completed steps are not rolled back. Repeat the call to complete the rest.
     pub async fn init(&self, options: &TableOptions) -> Result<bool, Error> {
         self.init_table(options)
             .await
             .map_err(|error| error.with_operation(Operation::Open).with_store(self.config.to_string()))
     }
 
-    /// Looks at the table and says what is wrong with it, without changing anything.
+    /// Checks the table and reports its problems, without changing anything.
     ///
     /// # Errors
-    /// When DynamoDB refuses or does not answer. A missing table is a problem, not an error.
+    /// If DynamoDB refuses or does not answer. A missing table is a problem, not an error.
     ///
     /// # Cancel safety
     /// Cancel safe: it changes nothing.
@@ -145,7 +147,8 @@ impl DynamoBackend {
         }
     }
 
-    /// Waits for a table that is being created or changed, by us or by somebody else. For whoever sets a store up: no operation on a lock comes here.
+    /// Waits for a table that this or another client is creating or changing. Only `init` waits
+    /// here; no operation on a lock does.
     async fn active_table(&self) -> Result<TableDescription, Error> {
         let wait = async {
             loop {
@@ -154,7 +157,7 @@ impl DynamoBackend {
                 {
                     return Ok(table);
                 }
-                // DynamoDB tells nobody when it is done.
+                // DynamoDB does not notify its clients when the table is active.
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
         };
@@ -174,22 +177,26 @@ impl DynamoBackend {
             let definition = AttributeDefinition::builder().attribute_name(name).attribute_type(ScalarAttributeType::S);
             request = request
                 .key_schema(
-                    KeySchemaElement::builder().attribute_name(name).key_type(kind).build().expect("both are set"),
+                    KeySchemaElement::builder()
+                        .attribute_name(name)
+                        .key_type(kind)
+                        .build()
+                        .expect("both fields are set"),
                 )
-                .attribute_definitions(definition.build().expect("both are set"));
+                .attribute_definitions(definition.build().expect("both fields are set"));
         }
         for tag in tags(options) {
             request = request.tags(tag);
         }
         match request.send().await {
             Ok(_) => Ok(true),
-            // Somebody else was faster.
+            // Another client was faster.
             Err(error) if error.code() == Some("ResourceInUseException") => Ok(false),
             Err(error) => Err(convert(error, &self.config)),
         }
     }
 
-    /// On which attribute DynamoDB deletes idle items, if on any.
+    /// The attribute by which DynamoDB deletes idle items, if TTL is on.
     pub(crate) async fn collected_by(&self) -> Result<Option<String>, Error> {
         let answer = self.patient_client().await?.describe_time_to_live().table_name(&self.config.table).send().await;
         let ttl = answer.map_err(|error| convert(error, &self.config))?.time_to_live_description;
@@ -205,7 +212,7 @@ impl DynamoBackend {
             Some(attribute) if attribute == ours => None,
             Some(attribute) => Some(collected_by_another(&attribute, ours)),
             None => Some(format!(
-                "TTL is off: items of names that are not used any more stay for ever; switch it on for the attribute \"{ours}\""
+                "TTL is off: items of unused names are never deleted; turn TTL on for the attribute \"{ours}\""
             )),
         })
     }
@@ -219,16 +226,17 @@ impl DynamoBackend {
             }
             None => {}
         }
-        let ttl = TimeToLiveSpecification::builder().enabled(true).attribute_name(ours).build().expect("both are set");
+        let ttl =
+            TimeToLiveSpecification::builder().enabled(true).attribute_name(ours).build().expect("both fields are set");
         let request = self.patient_client().await?.update_time_to_live().table_name(&self.config.table);
         match request.time_to_live_specification(ttl).send().await {
-            // Somebody else may have been faster.
+            // Another client may have been faster.
             Err(error) if self.collected_by().await?.as_deref() != Some(ours) => Err(convert(error, &self.config)),
             _ => Ok(()),
         }
     }
 
-    /// What a table that was there before has to be given.
+    /// Applies protection and tags to a table that existed before.
     async fn protect(&self, table: &TableDescription, options: &TableOptions) -> Result<(), Error> {
         let client = self.patient_client().await?;
         if options.deletion_protection && table.deletion_protection_enabled() != Some(true) {
@@ -253,7 +261,7 @@ impl DynamoBackend {
 
 fn collected_by_another(attribute: &str, ours: &str) -> String {
     format!(
-        "TTL deletes items by the attribute \"{attribute}\", but these locks write \"{ours}\": idle items stay for ever; choose ttl_attribute={attribute}"
+        "TTL deletes items by the attribute \"{attribute}\", but these locks write \"{ours}\": idle items are never deleted; set ttl_attribute={attribute}"
     )
 }
 
@@ -263,11 +271,12 @@ fn keys(layout: &Layout) -> Vec<(KeyType, &str)> {
 }
 
 fn tags(options: &TableOptions) -> Vec<Tag> {
-    let tag = |(key, value): (&String, &String)| Tag::builder().key(key).value(value).build().expect("both are set");
+    let tag =
+        |(key, value): (&String, &String)| Tag::builder().key(key).value(value).build().expect("both fields are set");
     options.tags.iter().map(tag).collect()
 }
 
-/// What is wrong with a table, as far as its description shows.
+/// Finds the problems that the description of a table shows.
 fn judge(table: &TableDescription, layout: &Layout) -> TableCheck {
     let mut found = TableCheck { problems: judge_keys(table, layout), ..TableCheck::default() };
     if let Some(status @ (TableStatus::Deleting | TableStatus::Archiving | TableStatus::Archived)) =
@@ -279,12 +288,12 @@ fn judge(table: &TableDescription, layout: &Layout) -> TableCheck {
         .problems
         .extend(judge_regions(table).err().map(|problem| format!("it is {problem}; use a table of one region")));
     if !table.local_secondary_indexes().is_empty() || !table.global_secondary_indexes().is_empty() {
-        found.warnings.push("it has secondary indexes, each of which makes every write dearer".into());
+        found.warnings.push("it has secondary indexes, each of which makes every write more expensive".into());
     }
     found
 }
 
-/// The regions of a global table, if it is one; an error when two of them could take a lock at once.
+/// The regions of a global table, if it is one. An error if two regions could both acquire a lock.
 pub(crate) fn judge_regions(table: &TableDescription) -> Result<Option<String>, String> {
     if table.replicas().is_empty() {
         return Ok(None);
@@ -295,11 +304,11 @@ pub(crate) fn judge_regions(table: &TableDescription) -> Result<Option<String>, 
         return Ok(Some(regions));
     }
     Err(format!(
-        "a global table ({regions}), which resolves concurrent writes by \"last writer wins\": two regions can both take a lock"
+        "a global table ({regions}), which resolves concurrent writes by \"last writer wins\": two regions can both acquire a lock"
     ))
 }
 
-/// What is wrong with a table's keys.
+/// Finds the problems of a table's keys.
 pub(crate) fn judge_keys(table: &TableDescription, layout: &Layout) -> Vec<String> {
     let mut problems = Vec::new();
     let there: Vec<_> = table.key_schema().iter().map(|key| (key.key_type().clone(), key.attribute_name())).collect();
@@ -346,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_table_is_said_precisely() {
+    fn wrong_keys_are_reported_with_the_right_ones() {
         let native = Layout::of(Schema::Native);
         let python = Layout::of(Schema::Python);
         let good = table(&keys(&native), ScalarAttributeType::S);
@@ -358,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn a_global_table_is_a_problem_unless_it_is_strongly_consistent() {
+    fn only_strongly_consistent_global_tables_are_accepted() {
         let native = Layout::of(Schema::Native);
         let replica = ReplicaDescription::builder().region_name("us-east-1").build();
         let global = table(&keys(&native), ScalarAttributeType::S).replicas(replica);

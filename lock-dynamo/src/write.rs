@@ -1,4 +1,4 @@
-//! The conditional writes, as DynamoDB expressions.
+//! Builds the conditional writes as DynamoDB expressions.
 
 use std::{collections::HashMap, fmt::Write as _, time::Duration};
 
@@ -23,20 +23,21 @@ pub(crate) struct ConditionalWrite<'a> {
     set: String,
     remove: String,
     pub(crate) condition: String,
-    /// The version that the item has afterwards.
+    /// The version of the item after the write.
     pub(crate) version: String,
 }
 
 /// How an expression names attributes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Style {
-    /// As they are called, where DynamoDB takes that: fewer bytes to write, send and parse.
+    /// By their plain names, where DynamoDB accepts them: fewer bytes to send and parse.
     Plain,
-    /// All by placeholders.
+    /// By placeholders only.
     Placeholders,
 }
 
-/// How long an idle item stays before DynamoDB may collect it; see [`DynamoConfig::collect_after`](crate::DynamoConfig::collect_after).
+/// How long an idle item stays before DynamoDB may collect it; see
+/// [`DynamoConfig::collect_after`](crate::DynamoConfig::collect_after).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Idle(pub(crate) Duration);
 
@@ -54,7 +55,7 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
-    /// Takes a lock that nobody holds: no item, or a released one, and one whose last token is below `token`.
+    /// Takes a free lock: there is no item, or it is released, and its last token is below `token`.
     pub(crate) fn take_free(
         layout: &'a Layout,
         claim: &AcquireRequest,
@@ -65,13 +66,13 @@ impl<'a> ConditionalWrite<'a> {
         let mut write = Self::new(layout, record::version(claim.id));
         let fence = write.grant(claim, now, Some(token), idle);
         if layout.schema != Schema::Native {
-            // Our own releases have removed them.
+            // In the native schema, onelock's own releases have removed them.
             write.clear_leftovers(claim);
         }
         let version = write.name(Attribute::Version);
         write.condition = format!("attribute_not_exists({version})");
         if !layout.schema.deletes_on_release() {
-            // Not after a release of this very id: that would be a request that was overtaken by its own release.
+            // Refuses a request that arrives after the release of its own id.
             let (released, one) = (write.name(Attribute::Released), write.value(text(record::RELEASED)));
             let id = write.value(text(claim.id));
             write.condition =
@@ -84,7 +85,7 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
-    /// Takes a lock whose record was judged, if it is still that record.
+    /// Takes over a lock whose record was judged, if the record is unchanged.
     pub(crate) fn take_over(
         layout: &'a Layout,
         claim: &AcquireRequest,
@@ -100,12 +101,12 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
-    /// Makes a held lock last from `now`, unless a later renewal has been there before.
+    /// Renews a held lock from `now`, unless a later renewal has already arrived.
     pub(crate) fn renew(layout: &'a Layout, lease: &Lease, now: StoreTime, idle: Idle) -> Self {
         Self::new(layout, record::version(lease.id)).renewing(lease, now, idle)
     }
 
-    /// The same, to be made a statement of a batch.
+    /// Like `renew`, as one statement of a PartiQL batch.
     pub(crate) fn renew_in_batch(layout: &'a Layout, lease: &Lease, now: StoreTime, idle: Idle) -> Self {
         Self::in_style(layout, record::version(lease.id), Style::Placeholders).renewing(lease, now, idle)
     }
@@ -113,13 +114,13 @@ impl<'a> ConditionalWrite<'a> {
     fn renewing(mut self, lease: &Lease, now: StoreTime, idle: Idle) -> Self {
         let ends = self.set_lease(lease.ttl, now, idle);
         self.require_held_by(lease.id);
-        // A renewal that hung on its way must not cut short what a later one has promised.
+        // A delayed renewal must not shorten the lease that a later one has extended.
         let (expires, ends) = (self.name(Attribute::Expires), self.value(number(ends)));
         let _ = write!(self.condition, " AND {expires} <= {ends}");
         self
     }
 
-    /// Makes a lock of this version last from `now`: corrects what was written by a wrong clock.
+    /// Renews a lock of this version from `now`, to correct an expiry written by a wrong clock.
     pub(crate) fn correct(layout: &'a Layout, lease: &Lease, now: StoreTime, idle: Idle, version: &str) -> Self {
         let mut write = Self::new(layout, record::version(lease.id));
         write.set_lease(lease.ttl, now, idle);
@@ -127,7 +128,8 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
-    /// The same for a lock that was acquired a moment ago: its token and its beginning are that clock's too.
+    /// Like `correct`, for a lock that was just acquired: also corrects its token and time of
+    /// acquisition.
     pub(crate) fn correct_grant(
         layout: &'a Layout,
         lease: &Lease,
@@ -144,7 +146,7 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
-    /// Makes the token of a held lock larger.
+    /// Raises the fencing token of a held lock.
     pub(crate) fn advance_token(layout: &'a Layout, lease: &Lease, token: FencingToken) -> Self {
         let mut write = Self::new(layout, record::version(lease.id));
         let token = write.set(Attribute::Fence, number(token.get()));
@@ -154,7 +156,8 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
-    /// Frees a held lock, in `hold_for`. The item may be collected when it might have been without the release: long after.
+    /// Releases a held lock, which becomes free after `hold_for`. The release does not change when
+    /// DynamoDB may collect the item, unless `hold_for` moves the expiry.
     pub(crate) fn release(layout: &'a Layout, lease: &Lease, hold_for: Duration, now: StoreTime, idle: Idle) -> Self {
         let mut write = Self::new(layout, record::version(lease.id));
         if hold_for.is_zero() {
@@ -178,19 +181,19 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
-    /// The condition under which an item that nobody holds may go; only for schemas that keep it.
+    /// The condition for deleting a free item; only for schemas that keep released items.
     pub(crate) fn forget(layout: &'a Layout) -> Self {
         let mut write = Self::new(layout, String::new());
         write.values.clear();
         write.names.clear();
-        // An item that is no lock is somebody else's.
+        // An item that is not a lock belongs to another application.
         let (key, released) = (write.name(Attribute::Key), write.name(Attribute::Released));
         let one = write.value(text(record::RELEASED));
         write.condition = format!("attribute_not_exists({key}) OR {released} = {one}");
         write
     }
 
-    /// Takes the lock away from the holder that `seen` names, and leaves a trace for it.
+    /// Breaks the lock of the holder that `seen` names, and records the operator for that holder.
     pub(crate) fn break_lock(layout: &'a Layout, seen: &str, by: &str, now: StoreTime, idle: Idle) -> Self {
         let id = seen.parse::<LeaseId>().ok();
         let mut write = Self::new(layout, record::version(id.unwrap_or_else(LeaseId::random)));
@@ -211,7 +214,8 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
-    /// Everything that makes the item a lock held by `claim`. Returns the placeholder of the token, where there is one.
+    /// Sets all attributes of a lock held by `claim`. Returns the placeholder of the token, if the
+    /// layout has one.
     fn grant(
         &mut self,
         claim: &AcquireRequest,
@@ -232,7 +236,7 @@ impl<'a> ConditionalWrite<'a> {
         Some(self.set(Attribute::Fence, number(token.get())))
     }
 
-    /// Removes what a holder that did not release, or a foreign one, has left in the item.
+    /// Removes attributes left in the item by a dead or a foreign holder.
     fn clear_leftovers(&mut self, claim: &AcquireRequest) {
         self.remove(Attribute::FreeAt);
         if claim.data.is_none() {
@@ -255,7 +259,8 @@ impl<'a> ConditionalWrite<'a> {
 
     fn collect(&mut self, now: StoreTime, ttl: Duration, idle: Idle) {
         let after = i64::try_from(ttl.saturating_add(idle.0).as_secs()).unwrap_or(i64::MAX / 4);
-        // In seconds: DynamoDB takes milliseconds for a date in the far future, and never deletes the item.
+        // In seconds: DynamoDB would read milliseconds as a date in the far future, and never
+        // delete the item.
         self.set(Attribute::CollectAt, number(now.millis().div_euclid(1_000).saturating_add(after)));
     }
 
@@ -291,7 +296,8 @@ impl<'a> ConditionalWrite<'a> {
         let _ = write!(self.remove, "{}{name}", if self.remove.is_empty() { " REMOVE " } else { ", " });
     }
 
-    /// The attribute in an expression. A placeholder where its name is a reserved word, or may be, because somebody else chose it.
+    /// The attribute in an expression. A placeholder if its name is a reserved word, or might be
+    /// because the user chose it.
     fn name(&mut self, attr: Attribute) -> &'a str {
         let plain = self.layout.name(attr);
         if self.style == Style::Plain && plain == attr.as_str() && !attr.is_reserved() {

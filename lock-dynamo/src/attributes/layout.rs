@@ -1,4 +1,4 @@
-//! The names that a lock's attributes have in one table.
+//! The names of a lock's attributes in one table.
 
 use std::borrow::Cow;
 
@@ -8,19 +8,19 @@ use super::{Attribute, Schema};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Layout {
     pub(crate) schema: Schema,
-    /// Of each attribute, in the order of [`Attribute::ALL`].
+    /// The name of each attribute, in the order of [`Attribute::ALL`].
     names: Vec<Cow<'static, str>>,
     /// Name and value of the sort key.
     pub(crate) sort: Option<(String, String)>,
 }
 
-/// DynamoDB's limit on the names of keys and of a TTL attribute; others may be longer, and need not be.
+/// DynamoDB's limit on the names of keys and of a TTL attribute, applied here to all names.
 const LONGEST_NAME: usize = 255;
 /// DynamoDB's limit on the value of a sort key.
 const LONGEST_SORT_VALUE: usize = 1_024;
 
 impl Layout {
-    /// What the client of that schema uses by default.
+    /// The default layout of the client of that schema.
     pub(crate) fn of(schema: Schema) -> Self {
         let names = Attribute::ALL.iter().map(|attribute| Cow::Borrowed(schema.default_name(*attribute))).collect();
         let sort = (schema == Schema::Python).then(|| ("sort_key".into(), "-".into()));
@@ -35,12 +35,13 @@ impl Layout {
         &self.names[attribute as usize]
     }
 
-    /// Whether items keep a fencing token. Foreign clients replace or delete whole items, and it with them.
+    /// Whether items keep a fencing token. Foreign clients replace or delete whole items, and the
+    /// token with them.
     pub(crate) fn fences(&self) -> bool {
         self.schema == Schema::Native
     }
 
-    /// Whether items of this layout have the attribute at all.
+    /// Whether items of this layout have the attribute.
     fn has(&self, attribute: Attribute) -> bool {
         match attribute {
             Attribute::Lease => self.schema != Schema::Native,
@@ -50,9 +51,11 @@ impl Layout {
         }
     }
 
+    /// Checks the names.
+    ///
     /// # Errors
-    /// What is wrong, when two attributes have one name, or one has a name that DynamoDB does not take, or one that the foreign client would
-    /// not find it under.
+    /// The problem, if two attributes have the same name, DynamoDB refuses a name, or the foreign
+    /// client reads the attribute under another name.
     pub(crate) fn check(&self) -> Result<(), String> {
         let named: Vec<_> =
             Attribute::ALL.iter().filter(|a| self.has(**a)).map(|a| (a.as_str(), self.name(*a))).collect();
@@ -71,7 +74,7 @@ impl Layout {
             let (fixed, name) = (Self::of(self.schema), self.name(*attribute));
             if self.schema.fixes(*attribute) && name != fixed.name(*attribute) {
                 return Err(format!(
-                    "the clients of schema {} know the attribute \"{attribute}\" as \"{}\" only; leave its name alone",
+                    "the clients of schema {} read the attribute \"{attribute}\" only as \"{}\"; do not rename it",
                     self.schema,
                     fixed.name(*attribute)
                 ));
@@ -100,14 +103,14 @@ mod tests {
     }
 
     #[test]
-    fn the_default_names_of_every_schema_go_together() {
+    fn default_names_of_every_schema_are_valid() {
         for &schema in Schema::ALL {
             Layout::of(schema).check().unwrap();
         }
     }
 
     #[test]
-    fn an_attribute_is_found_at_its_place() {
+    fn renaming_an_attribute_changes_that_attribute() {
         for (place, attribute) in Attribute::ALL.iter().enumerate() {
             assert_eq!(*attribute as usize, place);
             assert_eq!(renamed(Schema::Native, *attribute, "x").name(*attribute), "x");
@@ -115,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn every_name_of_the_native_schema_can_be_chosen_and_no_two_alike() {
+    fn native_attributes_can_be_renamed_but_not_alike() {
         for &attribute in Attribute::ALL.iter().filter(|attribute| **attribute != Attribute::Lease) {
             renamed(Schema::Native, attribute, "another").check().unwrap();
             let other = if attribute == Attribute::Owner { "version" } else { "owner" };
@@ -125,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sort_key_is_an_attribute_like_others() {
+    fn sort_key_is_checked_like_other_attributes() {
         let mut layout = Layout::of(Schema::Native);
         layout.sort = Some(("fence".into(), "-".into()));
         let message = layout.check().unwrap_err();
@@ -137,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_foreign_client_must_find_keeps_its_name() {
+    fn attributes_of_foreign_clients_keep_their_names() {
         for (schema, attribute) in [
             (Schema::Java, Attribute::Version),
             (Schema::Go, Attribute::Released),
@@ -145,7 +148,7 @@ mod tests {
             (Schema::Java, Attribute::Data),
         ] {
             let message = renamed(schema, attribute, "mine").check().unwrap_err();
-            assert!(message.contains("leave its name alone"), "{schema}: {message}");
+            assert!(message.contains("do not rename it"), "{schema}: {message}");
         }
         renamed(Schema::Java, Attribute::Key, "id").check().unwrap();
         renamed(Schema::Go, Attribute::Expires, "mine").check().unwrap();
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_dynamodb_does_not_take_or_the_schema_does_not_have_is_refused() {
+    fn invalid_names_and_unknown_attributes_are_refused() {
         for (layout, problem) in [
             (renamed(Schema::Native, Attribute::Fence, ""), "1 to 255 bytes"),
             (renamed(Schema::Native, Attribute::Fence, &"x".repeat(256)), "1 to 255 bytes"),

@@ -1,4 +1,4 @@
-//! How a lock looks as an item: its attributes, by the client that shall understand them.
+//! The attributes of a lock's item, for each client that may read them.
 
 mod layout;
 mod schema;
@@ -19,10 +19,10 @@ macro_rules! attributes {
         }
 
         impl Attribute {
-            /// All of them.
+            /// All attributes.
             pub const ALL: &[Self] = &[$(Self::$attribute,)*];
 
-            /// What it is called in config strings, and in the native schema by default.
+            /// Returns its name in config strings, which is its default name in the native schema.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$attribute => $text,)* }
             }
@@ -33,18 +33,18 @@ macro_rules! attributes {
 attributes! {
     /// The partition key: the lock's name.
     Key = "key",
-    /// Who holds the lock and since which heartbeat: `<lease id>.<random>`, or whatever a foreign
+    /// The holder and its latest heartbeat: `<lease id>.<random>`, or the version that a foreign
     /// client writes.
     Version = "version",
-    /// How the holder calls itself.
+    /// The name that the holder gave itself.
     Owner = "owner",
-    /// The lease as foreign clients write it. Not in the native schema.
+    /// The lease in the format of foreign clients. Not in the native schema.
     Lease = "lease",
-    /// The lease in milliseconds, as we write it.
+    /// The lease in milliseconds, in onelock's format.
     Ttl = "ttl_ms",
-    /// `"1"` once the lock was released.
+    /// `"1"` if the lock is released.
     Released = "released",
-    /// What others may read.
+    /// Data of the holder that other clients may read.
     Data = "data",
     /// When the lease ends, on the store's clock, in milliseconds.
     Expires = "expires_at",
@@ -52,15 +52,14 @@ attributes! {
     Since = "acquired_at",
     /// The fencing token.
     Fence = "fence",
-    /// A released lock that is kept for a while (`min_hold`): until when, on the store's clock, in
-    /// milliseconds.
+    /// When a released lock with a `min_hold` becomes free, on the store's clock, in milliseconds.
     FreeAt = "free_at",
-    /// The lease id that an operator took the lock from.
+    /// The lease id that an operator broke.
     BrokenId = "broken_id",
-    /// That operator.
+    /// The operator who broke the lock.
     BrokenBy = "broken_by",
-    /// When DynamoDB may delete the item for being idle, in seconds (its TTL attribute). Decides
-    /// nothing.
+    /// When DynamoDB may delete the idle item, in seconds (its TTL attribute). Does not affect the
+    /// lock.
     CollectAt = "collect_at",
 }
 

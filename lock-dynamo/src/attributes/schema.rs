@@ -1,4 +1,4 @@
-//! What the lock clients of other languages call their attributes, and how they write their leases.
+//! The attribute names and lease formats of lock clients in other languages.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -6,30 +6,32 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::Attribute;
 
-/// Which clients share the table.
+/// The item format of the clients that share the table.
 ///
-/// The foreign schemas are those of the DynamoDB lock clients in other languages: they exclude us, and we them. They keep no expiry, so a
-/// dead foreign holder is only found out by watching it for its whole lease; and they replace or delete whole items, so there are no
+/// The foreign schemas are those of DynamoDB lock clients in other languages. Those clients and
+/// onelock exclude each other. They record no expiry, so a dead foreign holder is detected only by
+/// watching its record for its whole lease. They replace or delete whole items, so there are no
 /// fencing tokens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Schema {
-    /// Only onelock.
+    /// The native schema, for onelock only.
     #[default]
     Native,
     /// `amazon-dynamodb-lock-client` for Java.
     Java,
-    /// `dynamolock` for Go. Its leases are not those of the Java client, although all attributes have the same names.
+    /// `dynamolock` for Go. Its attributes have the Java client's names, but its leases another
+    /// format.
     Go,
     /// `python_dynamodb_lock`.
     Python,
 }
 
 impl Schema {
-    /// All of them.
+    /// All schemas.
     pub const ALL: &[Self] = &[Self::Native, Self::Java, Self::Go, Self::Python];
 
-    /// Its name in config strings.
+    /// Returns its name in config strings.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Native => "native",
@@ -39,7 +41,7 @@ impl Schema {
         }
     }
 
-    /// The client whose locks these are, for people.
+    /// The client of this schema, as shown in messages.
     pub(crate) fn client(self) -> &'static str {
         match self {
             Self::Native => "a lock that onelock did not write",
@@ -49,8 +51,7 @@ impl Schema {
         }
     }
 
-    /// What the attribute is called in a table of this client, unless the user has chosen another
-    /// name.
+    /// The default name of the attribute in a table of this client.
     pub(crate) fn default_name(self, attribute: Attribute) -> &'static str {
         match self {
             Self::Native => attribute.as_str(),
@@ -59,12 +60,12 @@ impl Schema {
         }
     }
 
-    /// Whether a released lock is a deleted item: the Python client knows no other.
+    /// Whether a release deletes the item. The Python client has no other form of release.
     pub(crate) fn deletes_on_release(self) -> bool {
         self == Self::Python
     }
 
-    /// Whether the client of this schema looks for the attribute under one name only.
+    /// Whether the client of this schema reads the attribute only under its default name.
     pub(crate) fn fixes(self, attribute: Attribute) -> bool {
         match attribute {
             Attribute::Version | Attribute::Owner | Attribute::Lease => self != Self::Native,
@@ -73,18 +74,18 @@ impl Schema {
         }
     }
 
-    /// The foreign client's text or number for a lease.
+    /// Writes a lease in the foreign client's format.
     pub(crate) fn encode_lease(self, lease: Duration) -> Option<AttributeValue> {
         match self {
             Self::Native => None,
             Self::Java => Some(AttributeValue::S(lease.as_millis().to_string())),
             Self::Go => Some(AttributeValue::S(format!("{}ms", lease.as_millis()))),
-            // Whole seconds; longer is the safe side.
+            // Whole seconds, rounded up: a longer lease is safe.
             Self::Python => Some(AttributeValue::N(lease.as_millis().div_ceil(1_000).to_string())),
         }
     }
 
-    /// Reads a lease; `None` when no client of this schema would have written it.
+    /// Reads a lease; `None` if no client of this schema would have written the value.
     pub(crate) fn decode_lease(self, value: &AttributeValue) -> Option<Duration> {
         match (self, value) {
             (Self::Java, AttributeValue::S(text)) => text.parse().ok().map(Duration::from_millis),
@@ -109,7 +110,7 @@ impl FromStr for Schema {
     fn from_str(s: &str) -> Result<Self, String> {
         Self::ALL.iter().copied().find(|schema| schema.as_str() == s).ok_or_else(|| {
             let known: Vec<_> = Self::ALL.iter().map(|schema| schema.as_str()).collect();
-            format!("there is no schema \"{}\"; there are: {}", s.escape_debug(), known.join(", "))
+            format!("unknown schema \"{}\"; known: {}", s.escape_debug(), known.join(", "))
         })
     }
 }
@@ -137,7 +138,7 @@ fn python(attribute: Attribute) -> &'static str {
     }
 }
 
-/// What a foreign client has no name for.
+/// The names of attributes that foreign clients do not have.
 fn own(attribute: Attribute) -> &'static str {
     match attribute {
         Attribute::Ttl => "onelock_ttl_ms",
@@ -211,6 +212,6 @@ mod tests {
     #[test]
     fn an_unknown_schema_lists_the_known_ones() {
         let message = "rust".parse::<Schema>().unwrap_err();
-        assert_eq!(message, "there is no schema \"rust\"; there are: native, java, go, python");
+        assert_eq!(message, "unknown schema \"rust\"; known: native, java, go, python");
     }
 }

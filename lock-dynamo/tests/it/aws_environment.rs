@@ -1,4 +1,5 @@
-//! What the AWS environment says: profiles, roles, credentials and their absence, and TLS; in a process of its own for each environment.
+//! What the AWS environment says: profiles, roles, credentials and their absence, and TLS; in a
+//! process of its own for each environment.
 
 use std::{
     fs,

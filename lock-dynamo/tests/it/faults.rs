@@ -1,4 +1,5 @@
-//! Lost requests and replies, a connection that hangs, a table that throttles: who owns the lock afterwards, and who was told in time.
+//! Lost requests and replies, a connection that hangs, a table that throttles: who owns the lock
+//! afterwards, and who was told in time.
 
 use std::{
     sync::Arc,
@@ -100,7 +101,8 @@ async fn an_attempt_of_three_requests_that_is_cut_short_is_found_to_be_ours() {
     let short = Duration::from_millis(100);
     assert!(matches!(dead.acquire(&claim("a", short)).await.unwrap(), AcquireOutcome::Granted(_)));
     outlive(short).await;
-    // As a server that returns no item with a refusal; then a read and a takeover, which together take longer than an attempt may.
+    // As a server that returns no item with a refusal; then a read and a takeover, which together
+    // take longer than an attempt may.
     let limit = locker.timing().attempt_timeout;
     wire.next(Fault::Refuse(400, "ConditionalCheckFailedException"));
     wire.next(Fault::DelayRequest(limit * 2 / 3));
@@ -148,7 +150,8 @@ async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock() {
     wire.next(Fault::DelayRequest(Duration::from_millis(500)));
     let hung = tokio::time::timeout(Duration::from_millis(100), backend.acquire(&late)).await;
     assert!(hung.is_err());
-    // The same acquisition, tried again, succeeds, works and releases; then the first request arrives.
+    // The same acquisition, tried again, succeeds, works and releases; then the first request
+    // arrives.
     let AcquireOutcome::Granted(grant) = backend.acquire(&late).await.unwrap() else { panic!("it is free") };
     let _ = backend.release(&late.lease(grant.token), Duration::ZERO).await.unwrap();
     until("the first request to arrive", async || wire.answered() >= before + 3).await;

@@ -50,7 +50,8 @@ impl Table {
         request.send().await.expect("the item is deleted");
     }
 
-    /// Puts a lock there that another client of the schema holds for ten minutes; in the native schema, one that is not ours.
+    /// Puts a lock there that another client of the schema holds for ten minutes; in the native
+    /// schema, one that is not ours.
     pub(crate) async fn put_foreign_item(&self, name: &LockName) {
         let s = |text: &str| AttributeValue::S(text.into());
         let attributes = match self.schema {
@@ -106,7 +107,8 @@ impl Table {
     }
 }
 
-/// Waits until a lease of this length that nobody renews is over for everybody. Time alone ends it: there is no other condition to wait for.
+/// Waits until a lease of this length that nobody renews is over for everybody. Time alone ends it:
+/// there is no other condition to wait for.
 pub(crate) async fn outlive(ttl: Duration) {
     tokio::time::sleep(ttl + SKEW + Duration::from_millis(20)).await;
 }

@@ -1,5 +1,5 @@
-//! Items as the Java client (`amazon-dynamodb-lock-client`) and the Go client (`dynamolock`) write them, and the conditions under which they
-//! write: each way, on one table with us.
+//! Items as the Java client (`amazon-dynamodb-lock-client`) and the Go client (`dynamolock`) write
+//! them, and the conditions under which they write: each way, on one table with us.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -192,7 +192,8 @@ async fn a_lease_that_another_client_wrote_is_never_judged() {
                 panic!("{schema}")
             };
             assert_eq!(holder.expires_in, None, "it does not say so legibly");
-            // Longer than the lease that it would be to its other reader: that it does not end shows only as time passes.
+            // Longer than the lease that it would be to its other reader: that it does not end
+            // shows only as time passes.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }

@@ -1,5 +1,5 @@
-//! The real `python_dynamodb_lock`, with boto3, on one table with us: each excludes the other, takes over from the other, and
-//! leaves the other's locks alone.
+//! The real `python_dynamodb_lock`, with boto3, on one table with us: each excludes the other,
+//! takes over from the other, and leaves the other's locks alone.
 
 use std::{
     io::{BufRead as _, BufReader},

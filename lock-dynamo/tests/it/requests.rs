@@ -103,7 +103,8 @@ async fn twenty_five_renewals_are_one_request_in_every_schema_and_one_that_is_lo
         let mut answers = backend.renew_many(&leases).await;
         let seen = wire.take_seen();
         assert_eq!(seen[0], "BatchExecuteStatement", "{schema}");
-        // DynamoDB Local does not return the item of a refused statement, so there is one more, for who took the lock.
+        // DynamoDB Local does not return the item of a refused statement, so there is one more, for
+        // who took the lock.
         assert!(seen[1..].len() <= 1, "{schema}: {seen:?}");
         let Renewal::Lost(LossReason::TakenBy(holder)) = answers.remove(1).unwrap() else { panic!("{schema}: taken") };
         assert_eq!(holder.owner.as_deref(), Some("test"));

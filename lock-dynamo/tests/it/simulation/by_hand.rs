@@ -1,4 +1,5 @@
-//! The backend over the model, on clocks that a test moves by hand: for moments that have to be exact, and orders of events that are rare.
+//! The backend over the model, on clocks that a test moves by hand: for moments that have to be
+//! exact, and orders of events that are rare.
 
 use std::{
     collections::VecDeque,
@@ -81,7 +82,8 @@ impl World {
         *self.time.lock().unwrap() = time;
     }
 
-    /// Adds what becomes of the next request that nothing is planned for; `None` for nothing unusual.
+    /// Adds what becomes of the next request that nothing is planned for; `None` for nothing
+    /// unusual.
     pub(crate) fn next(&self, fate: impl Into<Option<Fate>>) {
         self.next.lock().unwrap().push_back(fate.into());
     }
@@ -91,7 +93,8 @@ impl World {
         std::mem::take(&mut *self.seen.lock().unwrap()).into_iter().map(|(operation, _)| operation).collect()
     }
 
-    /// A process that has just started, on a machine whose wall clock is off by so many milliseconds.
+    /// A process that has just started, on a machine whose wall clock is off by so many
+    /// milliseconds.
     pub(crate) fn process(self: &Arc<Self>, off: i64) -> DynamoBackend {
         self.configured(off, |config| config)
     }

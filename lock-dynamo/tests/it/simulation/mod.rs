@@ -1,5 +1,6 @@
-//! The backend as it is, SDK included, in the simulation of `test-support`: on clients that are frozen, suspended, killed, cut off and lied to
-//! about the time, over a model of DynamoDB. The example `simulate_dynamodb` runs many more seeds.
+//! The backend as it is, SDK included, in the simulation of `test-support`: on clients that are
+//! frozen, suspended, killed, cut off and lied to about the time, over a model of DynamoDB. The
+//! example `simulate_dynamodb` runs many more seeds.
 
 mod by_hand;
 mod exchange;

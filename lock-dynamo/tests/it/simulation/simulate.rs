@@ -1,4 +1,5 @@
-//! Runs many simulations of the backend, or one again: `simulate_dynamodb [--json] [--seeds N] [--from SEED] [--mistake NAME]`.
+//! Runs many simulations of the backend, or one again: `simulate_dynamodb [--json] [--seeds N]
+//! [--from SEED] [--mistake NAME]`.
 
 mod model_server;
 mod sdk;

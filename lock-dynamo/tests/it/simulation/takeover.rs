@@ -1,4 +1,5 @@
-//! Who may take a lock that was not released, and from when on: to the microsecond, whatever the machines' clocks show.
+//! Who may take a lock that was not released, and from when on: to the microsecond, whatever the
+//! machines' clocks show.
 
 use std::time::Duration;
 
@@ -69,8 +70,8 @@ async fn a_warm_process_gets_what_it_saw_unchanged_for_the_holders_lease_and_not
     }
 }
 
-/// How much earlier than its lease ends a lock may be free for others, by a date that was cut right before it would have changed. The guard's
-/// margin, a tenth of the ttl, is larger.
+/// How much earlier than its lease ends a lock may be free for others, by a date that was cut right
+/// before it would have changed. The guard's margin, a tenth of the ttl, is larger.
 const GRACE: Duration = Duration::from_millis(250);
 
 #[tokio::test]
@@ -110,7 +111,8 @@ async fn a_clock_that_is_off_is_an_error_that_says_by_how_much_and_is_measured()
     world.set(expiry(&world, "a") + BOUND + LONG);
     for (off, shown) in [(3_600_000, "is +3599.3 s off"), (-3_600_000, "is -3599.7 s off")] {
         let wrong = world.process(off);
-        // Not at once: the first request of a clock that is ahead, or behind, must not decide either.
+        // Not at once: the first request of a clock that is ahead, or behind, must not decide
+        // either.
         let error = wrong.acquire(&claim("a")).await.unwrap_err();
         assert!(error.kind() == ErrorKind::Config && error.is_retryable() && !error.is_ambiguous(), "{error}");
         assert!(error.to_string().contains(shown) && error.to_string().contains("skew bound 2s"), "{error}");
@@ -127,7 +129,8 @@ async fn a_clock_that_is_off_is_an_error_that_says_by_how_much_and_is_measured()
 
 #[tokio::test]
 async fn a_clock_within_half_the_bound_may_decide_and_one_beyond_may_not() {
-    // The store's time is the first moment of a second then, so a date shows no more than that a clock is off by less than a second, ahead.
+    // The store's time is the first moment of a second then, so a date shows no more than that a
+    // clock is off by less than a second, ahead.
     for (off, may) in [(-1_000, true), (-1_001, false), (2_000, true), (2_001, false)] {
         let world = World::new();
         take(&world.process(0), "a").await;
@@ -144,7 +147,7 @@ async fn a_date_that_is_not_dynamodbs_is_not_believed() {
     take(&world.process(0), "a").await;
     world.pass(LONG);
     let error = world.process(0).acquire(&claim("a")).await.unwrap_err();
-    assert!(error.to_string().contains("carry no date"), "{error}");
+    assert!(error.to_string().contains("no Date header"), "{error}");
 }
 
 #[tokio::test]

@@ -254,7 +254,8 @@ async fn only_the_lease_that_was_seen_is_broken() {
     let broken = process.break_lock(&first.name, &seen, "alice").await.unwrap();
     assert!(matches!(broken, Break::Changed(Some(_))), "{broken:?}");
     assert_eq!(process.renew(&second).await.unwrap(), Renewal::Renewed);
-    // One that another client wrote, by its version; and not once it was released under that very version.
+    // One that another client wrote, by its version; and not once it was released under that very
+    // version.
     world.put("b", "version", "v1");
     world.put("b", "released", "1");
     assert_eq!(process.break_lock(&claim("b").name, "v1", "alice").await.unwrap(), Break::Changed(None));
