@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn config_strings_mean_what_the_builder_says() {
+    fn config_strings_match_the_builder() {
         let new = || DynamoConfig::new("Locks_1.a-b");
         let python = || new().schema(Schema::Python);
         for (options, expected) in [

@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_carry_the_lease_id_and_are_new_each_time() {
+    fn versions_carry_the_lease_id_and_never_repeat() {
         let id = LeaseId::random();
         assert_ne!(version(id), version(id));
         assert_eq!(lease_id(&version(id)), Some(id));
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_left_in_an_item_that_a_foreign_client_took_over_does_not_count() {
+    fn our_stale_attributes_are_ignored_after_foreign_takeover() {
         // dynamolock merges the attributes of the holder before into its own item.
         let layout = Layout::of(Schema::Go);
         let stale = item(&[
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_without_a_version_is_no_lock_and_one_of_another_type_is_an_error() {
+    fn item_without_a_string_version_is_no_lock_or_corrupt() {
         let layout = Layout::of(Schema::Native);
         assert_eq!(Record::read(&item(&[("key", s("a")), ("note", s("kept"))]), &layout).unwrap(), None);
         let error = Record::read(&item(&[("version", n(7))]), &layout).unwrap_err();

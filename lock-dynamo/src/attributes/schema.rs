@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn each_schema_reads_its_own_leases_and_not_the_others() {
+    fn each_schema_reads_only_its_own_leases() {
         let s = |text: &str| AttributeValue::S(text.into());
         let n = |text: &str| AttributeValue::N(text.into());
         let twenty = Some(Duration::from_secs(20));

@@ -1,5 +1,5 @@
-//! What the AWS environment says: profiles, roles, credentials and their absence, and TLS; in a
-//! process of its own for each environment.
+//! Tests the AWS environment: profiles, roles, missing credentials, and TLS. Each environment runs
+//! in a separate process.
 
 use std::{
     fs,
@@ -21,7 +21,7 @@ const ASSUMED: &str = r#"<AssumeRoleResponse xmlns="https://sts.amazonaws.com/do
 <AccessKeyId>ASIAOFTHEROLE</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>token-of-the-role</SessionToken>
 <Expiration>2051-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"#;
 
-/// A table behind a wire, and an environment with nothing in it.
+/// A table behind a proxy, and an empty environment.
 struct Environment {
     table: Table,
     wire: Wire,
@@ -69,7 +69,7 @@ impl Environment {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// Who signed the latest request, and for which region.
+    /// The access key and the region that the latest request was signed with.
     fn signed_by(&self) -> String {
         let authorization = self.wire.header("authorization");
         let (_, credential) = authorization.split_once("Credential=").expect("it is signed");
@@ -93,7 +93,7 @@ async fn region_and_credentials_come_from_the_environment() {
     env.set("AWS_REGION", "ap-south-1");
     assert_eq!(env.skip("").await, "acquired, then Released\n");
     assert_eq!(env.signed_by(), "AKIAENVIRONMENT in ap-south-1");
-    // The config string goes first.
+    // The config string takes precedence.
     assert_eq!(
         env.skip("region=sa-east-1&access_key_id=AKIACONFIG&secret_access_key=s").await,
         "acquired, then Released\n"
@@ -119,7 +119,7 @@ async fn a_profile_brings_its_region_and_credentials() {
 }
 
 #[tokio::test]
-async fn a_role_is_assumed_at_the_token_service_and_not_at_the_tables_endpoint() {
+async fn role_is_assumed_at_the_token_service() {
     let mut env = Environment::new().await;
     let tokens = Wire::alone(Fault::Answer(ASSUMED.into()));
     env.keys("AKIAENVIRONMENT");
@@ -148,7 +148,7 @@ async fn a_profile_may_assume_a_role_by_another() {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_named() {
+async fn missing_settings_are_named() {
     let mut env = Environment::new().await;
     let said = env.skip("region=eu-central-1").await;
     assert!(
@@ -157,19 +157,19 @@ async fn what_is_missing_is_named() {
     );
     let said = env.skip_at("takeover=observed").await;
     assert!(said.starts_with("Config error: ") && said.contains("no AWS region; add region=…"), "{said}");
-    let said = env.skip("region=eu-central-1&profile=nobody").await;
+    let said = env.skip("region=eu-central-1&profile=missing").await;
     assert!(said.starts_with("PermissionDenied error: ") && said.contains("no usable AWS credentials"), "{said}");
-    // Those at hand have expired, as the token service says.
+    // The token service reports expired credentials.
     let tokens = Wire::alone(Fault::Refuse(403, "ExpiredTokenException"));
     env.keys("ASIAOFYESTERDAY");
     env.set("AWS_ENDPOINT_URL_STS", tokens.endpoint());
     let said = env.skip("region=eu-central-1&role=arn:aws:iam::123456789012:role/locks").await;
     assert!(said.starts_with("PermissionDenied error: ") && said.contains("no usable AWS credentials"), "{said}");
-    assert_eq!(env.wire.take_seen(), [""; 0], "nothing was asked without credentials");
+    assert_eq!(env.wire.take_seen(), [""; 0], "no request is sent without credentials");
 }
 
 #[tokio::test]
-async fn over_tls_the_servers_certificate_is_checked() {
+async fn server_certificate_is_verified_over_tls() {
     let mut env = Environment::new().await;
     let certificates = Certificates::make();
     let wire = Wire::start_tls(env.table.server.address(), &certificates);
@@ -177,11 +177,11 @@ async fn over_tls_the_servers_certificate_is_checked() {
     let options = format!("region=eu-central-1&endpoint=https://localhost:{}", wire.address().port());
     let said = env.skip_at(&options).await;
     assert!(said.starts_with("Unavailable error: ") && said.contains("UnknownIssuer"), "{said}");
-    assert_eq!(wire.take_seen(), [""; 0], "nothing was said to a server that nobody vouches for");
+    assert_eq!(wire.take_seen(), [""; 0], "no request is sent to a server with an unknown issuer");
     env.set("SSL_CERT_FILE", certificates.ca().display().to_string());
     assert_eq!(env.skip_at(&options).await, "acquired, then Released\n");
     assert_eq!(wire.take_seen(), ["UpdateItem"; 2]);
-    // Not the name in the certificate.
+    // The certificate is for another name.
     let said = env.skip_at(&options.replace("localhost", "127.0.0.1")).await;
     assert!(said.starts_with("Unavailable error: "), "{said}");
 }

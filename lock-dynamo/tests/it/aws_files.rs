@@ -1,4 +1,4 @@
-//! The policy and the templates on this crate's page against what the code does.
+//! Compares the policy and the templates with what the code does.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,7 +50,7 @@ async fn lock_and_release(backend: &DynamoBackend) {
 }
 
 #[tokio::test]
-async fn the_policy_allows_what_is_called_and_nothing_else() {
+async fn policy_allows_exactly_the_operations_called() {
     let allowed = allowed();
     for &schema in Schema::ALL {
         let table = Table::new(schema).await;
@@ -58,7 +58,7 @@ async fn the_policy_allows_what_is_called_and_nothing_else() {
         let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
         lock_and_release(&backend).await;
         let mut expected = allowed["Locks"].clone();
-        // The name of the operation and of its permission differ.
+        // The permission and its operation have different names.
         assert_eq!(allowed["BatchesOfRenewals"], BTreeSet::from(["PartiQLUpdate".to_owned()]));
         expected.insert("BatchExecuteStatement".into());
         if schema == Schema::Python {
@@ -89,7 +89,7 @@ async fn the_policy_allows_what_is_called_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_policy_allows_what_init_calls_and_nothing_else() {
+async fn policy_allows_exactly_the_operations_of_init() {
     let table = Table::new(Schema::Native).await;
     let wire = Wire::start(table.server.address());
     let fresh = table.config_for(&format!("{}-new", table.name)).endpoint(wire.endpoint());
@@ -104,7 +104,7 @@ async fn the_policy_allows_what_init_calls_and_nothing_else() {
     assert_eq!(seen(&wire), allowed()["Init"]);
 }
 
-/// What `init` creates, to compare the templates with.
+/// The table that `init` creates, for comparison with the templates.
 async fn created() -> (String, String) {
     let table = Table::new(Schema::Native).await;
     let name = format!("{}-new", table.name);
@@ -127,7 +127,7 @@ fn asked(program: &str, arguments: &[&str], environment: &[(&str, &str)]) -> Val
     serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
 }
 
-/// Gives both files to AWS's services, as far as an emulator goes.
+/// Applies both files to an emulator of AWS's services.
 const APPLY: &str = r#"
 import boto3, json, sys
 endpoint, template, policy = sys.argv[1:]
@@ -143,7 +143,7 @@ print(json.dumps({"stack": formation.describe_stacks(StackName="locks")["Stacks"
 "#;
 
 #[tokio::test]
-async fn cloud_formation_creates_the_table_that_init_creates_and_iam_takes_the_policy() {
+async fn cloudformation_creates_the_table_of_init() {
     let moto = tokio::task::spawn_blocking(Moto::start).await.unwrap();
     let endpoint = moto.endpoint();
     let policy = POLICY.replace("REGION", "eu-central-1").replace("ACCOUNT", "123456789012");
@@ -205,7 +205,7 @@ fn terraform_says(file: &str) -> Value {
 }
 
 #[test]
-fn terraform_takes_the_file_as_it_is() {
+fn terraform_accepts_the_file_unchanged() {
     let said = terraform_says(TERRAFORM);
     assert_eq!(said["change"], "", "terraform fmt");
     // The newest provider that a package has is of 2021, and this argument of 2023. There is
@@ -220,7 +220,7 @@ fn terraform_takes_the_file_as_it_is() {
 }
 
 #[tokio::test]
-async fn terraform_creates_the_table_that_init_creates() {
+async fn terraform_creates_the_table_of_init() {
     let (key, collected_by) = created().await;
     let file: Value = hcl::from_str(TERRAFORM).expect("it is HCL");
     let table = &file["resource"]["aws_dynamodb_table"]["locks"];

@@ -1,4 +1,4 @@
-//! The conformance kit on DynamoDB Local, in each schema.
+//! Runs the conformance suite on DynamoDB Local, in each schema.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,7 +22,7 @@ impl Subject for Table {
         Duration::from_millis(1_000)
     }
 
-    /// A dead holder's lock is free a skew bound after its ttl.
+    /// A dead holder's lock becomes free one skew bound after its ttl.
     async fn crash(&self, client: Arc<dyn Backend>) {
         drop(client);
         self.pass(self.ttl() + SKEW + Duration::from_millis(20)).await;

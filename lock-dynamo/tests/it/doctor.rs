@@ -1,5 +1,5 @@
-//! What is found about a table: on DynamoDB Local, and in descriptions such as DynamoDB gives of
-//! others.
+//! Tests the findings about a table, on DynamoDB Local and for descriptions that DynamoDB returns
+//! for other tables.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ fn about<'a>(findings: &'a [Finding], subject: &str) -> &'a Finding {
 }
 
 #[tokio::test]
-async fn a_table_that_init_made_is_fit() {
+async fn table_created_by_init_is_fit() {
     for &schema in Schema::ALL {
         let table = Table::new(schema).await;
         let backend = DynamoBackend::new(table.config());
@@ -40,7 +40,7 @@ async fn a_table_that_init_made_is_fit() {
 }
 
 #[tokio::test]
-async fn a_table_that_is_missing_or_has_other_keys_is_unfit() {
+async fn table_missing_or_with_other_keys_is_unfit() {
     let table = Table::new(Schema::Python).await;
     let missing = DynamoBackend::new(table.config_for("nowhere")).diagnose().await;
     assert_eq!(about(&missing, "table").level, Level::Unfit);
@@ -51,7 +51,7 @@ async fn a_table_that_is_missing_or_has_other_keys_is_unfit() {
 }
 
 #[tokio::test]
-async fn items_that_stay_for_ever_are_warned_of() {
+async fn items_without_ttl_get_a_warning() {
     let table = Table::new(Schema::Native).await;
     let findings = DynamoBackend::new(table.config()).diagnose().await;
     assert_eq!(
@@ -63,7 +63,7 @@ async fn items_that_stay_for_ever_are_warned_of() {
     assert!(about(&findings, "idle items").advice.as_deref().unwrap().contains("ttl_attribute=collect_at"));
 }
 
-/// What is found when DynamoDB describes the table with these differences.
+/// The findings if DynamoDB describes the table with these differences.
 async fn described(differences: &[(&str, Value)]) -> Vec<Finding> {
     let table = Table::new(Schema::Native).await;
     let wire = Wire::start(table.server.address());
@@ -80,7 +80,7 @@ async fn described(differences: &[(&str, Value)]) -> Vec<Finding> {
 }
 
 #[tokio::test]
-async fn the_description_of_a_table_is_judged() {
+async fn findings_follow_the_table_description() {
     let replicas = json!([{ "RegionName": "us-west-2" }, { "RegionName": "eu-central-1" }]);
     let index = json!([{ "IndexName": "by_owner" }]);
     for (differences, subject, level, text) in [
@@ -110,7 +110,7 @@ async fn the_description_of_a_table_is_judged() {
 }
 
 #[tokio::test]
-async fn what_may_not_be_looked_at_is_said_with_the_permission_and_is_never_unfit() {
+async fn denied_checks_name_the_permission_and_are_notes() {
     let table = Table::new(Schema::Native).await;
     let wire = Wire::start(table.server.address());
     wire.always(Fault::Refuse(400, "AccessDeniedException"));
@@ -129,7 +129,7 @@ async fn what_may_not_be_looked_at_is_said_with_the_permission_and_is_never_unfi
 }
 
 #[tokio::test]
-async fn a_server_without_batches_is_noted_and_no_permission_is_asked_for() {
+async fn server_without_batches_is_a_note_without_advice() {
     let wire = Wire::alone(Fault::Refuse(400, "UnknownOperationException"));
     let config = Table::new(Schema::Native).await.config_at(&wire.endpoint());
     let findings = DynamoBackend::new(config).diagnose().await;
@@ -167,7 +167,7 @@ impl Clock for Ahead {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_off_is_measured() {
+async fn wrong_clock_is_measured() {
     let table = Table::new(Schema::Native).await;
     let findings = DynamoBackend::with_clock(table.config(), Arc::new(Ahead)).diagnose().await;
     let found = about(&findings, "clock");

@@ -1,4 +1,5 @@
-//! Which endpoint a configuration leads to, on AWS too: the requests are caught before they leave.
+//! Tests which endpoint a configuration selects, on AWS too: the requests are caught before they
+//! are sent.
 
 use std::sync::{Arc, Mutex};
 
@@ -33,7 +34,7 @@ fn application(caught: &Caught) -> aws_config::SdkConfig {
         .build()
 }
 
-/// Where the requests of `config` go.
+/// The endpoint that requests of `config` are sent to.
 async fn endpoint(config: DynamoConfig) -> String {
     let caught = Caught::default();
     let backend = DynamoBackend::new(config).with_sdk_config(application(&caught));
@@ -67,7 +68,7 @@ async fn region_fips_and_dual_stack_choose_the_endpoint() {
 }
 
 #[tokio::test]
-async fn a_profile_beside_an_application_s_own_configuration_is_refused() {
+async fn profile_with_an_application_configuration_is_refused() {
     let caught = Caught::default();
     let backend = DynamoBackend::new(DynamoConfig::new("locks").profile("ops")).with_sdk_config(application(&caught));
     let error = backend.inspect(&LockName::new("a").unwrap()).await.unwrap_err();

@@ -1,5 +1,5 @@
-//! Lost requests and replies, a connection that hangs, a table that throttles: who owns the lock
-//! afterwards, and who was told in time.
+//! Tests lost requests and replies, hung connections and throttling: which client holds the lock
+//! afterwards, and whether a loss is reported in time.
 
 use std::{
     sync::Arc,
@@ -41,7 +41,7 @@ async fn acquired(locker: &Locker, name: &str) -> Guard {
     }
 }
 
-/// Whether a process of its own finds the lock free.
+/// Whether another process finds the lock free.
 async fn is_free(table: &Table, name: &str) -> bool {
     let other = DynamoBackend::new(table.config());
     let claim = claim(name, TTL);
@@ -60,7 +60,7 @@ async fn a_lost_reply_to_an_acquire_is_found_to_be_ours() {
     let Setup { table, wire, locker } = setup().await;
     wire.next(Fault::LoseReply);
     let guard = acquired(&locker, "a").await;
-    assert_eq!(wire.take_seen().len(), 3, "the lost one, one that finds it, one for a whole ttl");
+    assert_eq!(wire.take_seen().len(), 3, "the lost request, one that finds its effect, one for a whole ttl");
     guard.check().unwrap();
     assert!(!is_free(&table, "a").await);
     assert_eq!(guard.release().await.unwrap(), Release::Released);
@@ -93,7 +93,7 @@ async fn a_lost_reply_to_a_takeover_is_found_to_be_ours() {
 }
 
 #[tokio::test]
-async fn an_attempt_of_three_requests_that_is_cut_short_is_found_to_be_ours() {
+async fn interrupted_three_request_attempt_is_found_to_be_ours() {
     let Setup { table, wire, locker: _locker } = setup().await;
     let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
     let locker = Locker::builder(Arc::new(backend)).ttl(3 * TTL).renew(Renew::Manual).build().unwrap();
@@ -101,8 +101,8 @@ async fn an_attempt_of_three_requests_that_is_cut_short_is_found_to_be_ours() {
     let short = Duration::from_millis(100);
     assert!(matches!(dead.acquire(&claim("a", short)).await.unwrap(), AcquireOutcome::Granted(_)));
     outlive(short).await;
-    // As a server that returns no item with a refusal; then a read and a takeover, which together
-    // take longer than an attempt may.
+    // The server returns no item with the refusal. A read and a takeover follow, which together
+    // exceed the time of an attempt.
     let limit = locker.timing().attempt_timeout;
     wire.next(Fault::Refuse(400, "ConditionalCheckFailedException"));
     wire.next(Fault::DelayRequest(limit * 2 / 3));
@@ -123,7 +123,7 @@ async fn a_lost_reply_to_a_renewal_is_no_loss() {
     let Ok(TryAcquire::Acquired(guard)) = request.try_acquire().await else { panic!("it is free") };
     let acquired = Instant::now();
     wire.next(Fault::LoseReply);
-    // By then only the renewals after the lost one can keep it.
+    // By now only renewals after the lost one can have kept the lock.
     tokio::time::sleep_until((acquired + TTL + TTL / 4).into()).await;
     guard.check().unwrap();
     assert!(!is_free(&table, "a").await);
@@ -150,8 +150,7 @@ async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock() {
     wire.next(Fault::DelayRequest(Duration::from_millis(500)));
     let hung = tokio::time::timeout(Duration::from_millis(100), backend.acquire(&late)).await;
     assert!(hung.is_err());
-    // The same acquisition, tried again, succeeds, works and releases; then the first request
-    // arrives.
+    // The retried acquisition succeeds and is released; then the first request arrives.
     let AcquireOutcome::Granted(grant) = backend.acquire(&late).await.unwrap() else { panic!("it is free") };
     let _ = backend.release(&late.lease(grant.token), Duration::ZERO).await.unwrap();
     until("the first request to arrive", async || wire.answered() >= before + 3).await;
@@ -160,7 +159,7 @@ async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock() {
 
 #[tokio::test]
 // verifies: late-request
-async fn a_renewal_that_hung_on_its_way_does_not_cut_a_later_one_short() {
+async fn delayed_renewal_does_not_shorten_a_later_one() {
     let Setup { table, wire, locker: _locker } = setup().await;
     let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
     let claim = claim("a", TTL);
@@ -181,8 +180,9 @@ async fn a_renewal_that_hung_on_its_way_does_not_cut_a_later_one_short() {
     assert!(now + since + Duration::from_millis(200) > later, "{now:?} left, {later:?} left {since:?} before");
 }
 
-/// Renews in the background until the store goes away. The loss is told while the item still keeps
-/// others out, and the item does so for no longer than a ttl after the last chance of a renewal.
+/// Renews in the background until the store fails. The loss must be reported while the item still
+/// excludes other clients. The item must not exclude them for longer than a ttl after the last
+/// possible renewal.
 async fn lost_in_time(fault: Fault, expected: &str) {
     let Setup { table, wire, locker } = setup().await;
     let Ok(TryAcquire::Acquired(guard)) = locker.lock("a").renew(Renew::Auto).try_acquire().await else {
@@ -193,10 +193,11 @@ async fn lost_in_time(fault: Fault, expected: &str) {
     guard.check().unwrap();
     wire.always(fault);
     let last_chance = SystemTime::now();
-    let lost = tokio::time::timeout(2 * TTL, guard.lost()).await.expect("a loss is told while the store is away");
+    let lost =
+        tokio::time::timeout(2 * TTL, guard.lost()).await.expect("a loss is reported while the store is unreachable");
     let LossReason::Unreachable { last_error, .. } = &lost.reason else { panic!("{lost}") };
     assert!(last_error.contains(expected), "{last_error}");
-    assert!(!is_free(&table, "a").await, "told before anybody else can have the lock");
+    assert!(!is_free(&table, "a").await, "the loss is reported before another client can acquire the lock");
     // Expiries are written to the millisecond, rounded up.
     let latest = last_chance + TTL + Duration::from_millis(1);
     assert!(table.expiry("a").await <= latest, "no item blocks others past its ttl");
@@ -205,19 +206,19 @@ async fn lost_in_time(fault: Fault, expected: &str) {
 
 #[tokio::test]
 // verifies: hung-renewal
-async fn a_hung_connection_is_a_loss_in_time() {
+async fn hung_connection_is_reported_as_loss_in_time() {
     lost_in_time(Fault::LoseRequest, "did not answer").await;
 }
 
 #[tokio::test]
 // verifies: throttled
-async fn throttling_beyond_the_deadline_is_a_loss_in_time() {
+async fn throttling_past_the_deadline_is_a_loss_in_time() {
     lost_in_time(Fault::Refuse(400, "ProvisionedThroughputExceededException"), "fewer requests").await;
 }
 
 #[tokio::test]
 // verifies: throttled
-async fn throttling_shorter_than_the_deadline_is_ridden_out() {
+async fn short_throttling_is_retried_until_it_ends() {
     let Setup { wire, locker, table: _table } = setup().await;
     for _ in 0..2 {
         wire.next(Fault::Refuse(400, "ThrottlingException"));
@@ -229,7 +230,7 @@ async fn throttling_shorter_than_the_deadline_is_ridden_out() {
 }
 
 #[tokio::test]
-async fn a_refused_client_is_told_why_and_not_tried_again() {
+async fn refused_requests_are_not_retried() {
     for (status, code, kind) in [
         (400, "AccessDeniedException", ErrorKind::PermissionDenied),
         (400, "ExpiredTokenException", ErrorKind::PermissionDenied),
@@ -241,6 +242,6 @@ async fn a_refused_client_is_told_why_and_not_tried_again() {
         wire.always(Fault::Refuse(status, code));
         let error = locker.try_acquire("a").await.unwrap_err();
         assert_eq!(error.kind(), kind, "{error}");
-        assert_eq!(wire.take_seen().len(), 1, "{code}: trying again cannot help");
+        assert_eq!(wire.take_seen().len(), 1, "{code}: a retry cannot help");
     }
 }

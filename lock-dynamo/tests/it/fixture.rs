@@ -1,4 +1,4 @@
-//! A table of its own on DynamoDB Local for each test.
+//! Creates a separate table on DynamoDB Local for each test.
 
 use std::{
     collections::HashMap,
@@ -44,14 +44,14 @@ impl Table {
         Self { server, name, client, schema }
     }
 
-    /// Deletes the item of a lock behind everybody's back.
+    /// Deletes the item of a lock without a release.
     pub(crate) async fn delete_item(&self, name: &LockName) {
         let request = self.client.delete_item().table_name(&self.name).set_key(Some(self.key(name)));
         request.send().await.expect("the item is deleted");
     }
 
-    /// Puts a lock there that another client of the schema holds for ten minutes; in the native
-    /// schema, one that is not ours.
+    /// Adds a lock that a foreign client of the schema holds for ten minutes. In the native schema,
+    /// onelock did not write it either.
     pub(crate) async fn put_foreign_item(&self, name: &LockName) {
         let s = |text: &str| AttributeValue::S(text.into());
         let attributes = match self.schema {
@@ -69,7 +69,7 @@ impl Table {
         self.client.put_item().table_name(&self.name).set_item(Some(item)).send().await.expect("the item is put");
     }
 
-    /// When the lock's lease ends, by its item in the native schema.
+    /// The expiry of the lock in its item, in the native schema.
     pub(crate) async fn expiry(&self, name: &str) -> SystemTime {
         let get = self.client.get_item().table_name(&self.name).key("key", AttributeValue::S(name.into()));
         let item = get.consistent_read(true).send().await.expect("it answers").item.expect("there is a lock");
@@ -107,13 +107,13 @@ impl Table {
     }
 }
 
-/// Waits until a lease of this length that nobody renews is over for everybody. Time alone ends it:
+/// Waits until an unrenewed lease of this length is over for all clients. Only time ends it, so
 /// there is no other condition to wait for.
 pub(crate) async fn outlive(ttl: Duration) {
     tokio::time::sleep(ttl + SKEW + Duration::from_millis(20)).await;
 }
 
-/// All clients of the tests share one clock; this is what is left for a busy machine.
+/// The skew bound of the tests. All clients share one clock, so it only allows for a busy machine.
 pub(crate) const SKEW: Duration = Duration::from_millis(200);
 
 pub(crate) fn raw_client(endpoint: &str) -> Client {

@@ -1,4 +1,4 @@
-//! Creating and checking the table.
+//! Tests creating and checking the table.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -20,7 +20,7 @@ async fn fresh(schema: Schema) -> (Table, DynamoConfig) {
 }
 
 #[tokio::test]
-async fn init_creates_a_table_that_works_and_can_be_repeated() {
+async fn init_creates_a_working_table_and_is_repeatable() {
     for &schema in Schema::ALL {
         let (table, config) = fresh(schema).await;
         let backend = DynamoBackend::new(config);
@@ -31,7 +31,7 @@ async fn init_creates_a_table_that_works_and_can_be_repeated() {
 
         let options = TableOptions::default().deletion_protection(true);
         assert!(backend.init(&options).await.unwrap(), "{schema}: created");
-        assert!(!backend.init(&options).await.unwrap(), "{schema}: there already");
+        assert!(!backend.init(&options).await.unwrap(), "{schema}: existed before");
         let check = backend.check().await.unwrap();
         assert!(check.problems.is_empty() && check.warnings.is_empty(), "{schema}: {check:?}");
         assert!(matches!(
@@ -47,7 +47,7 @@ async fn init_creates_a_table_that_works_and_can_be_repeated() {
 }
 
 #[tokio::test]
-async fn what_the_server_cannot_do_is_said_in_its_words() {
+async fn unsupported_options_are_reported_in_the_servers_words() {
     let table = Table::new(Schema::Native).await;
     // DynamoDB Local has no tags.
     let error = DynamoBackend::new(table.config()).init(&TableOptions::default().tag("team", "etl")).await.unwrap_err();
@@ -57,7 +57,7 @@ async fn what_the_server_cannot_do_is_said_in_its_words() {
 
 /// A server that has tags and backups, unlike DynamoDB Local.
 #[tokio::test]
-async fn options_hold_for_a_table_that_is_new_and_for_one_that_is_there() {
+async fn options_apply_to_new_and_existing_tables() {
     let moto = tokio::task::spawn_blocking(Moto::start).await.unwrap();
     let client = raw_client(&moto.endpoint());
     for table in ["new", "there"] {
@@ -77,30 +77,30 @@ async fn options_hold_for_a_table_that_is_new_and_for_one_that_is_there() {
             let shown = client.describe_table().table_name(table).send().await.unwrap().table.unwrap();
             assert_eq!(shown.deletion_protection_enabled(), Some(true), "{table}");
             let tags = client.list_tags_of_resource().resource_arn(shown.table_arn().unwrap()).send().await.unwrap();
-            // A set, because this emulator keeps what is said twice.
+            // A set, because this emulator keeps duplicate tags.
             let tags: BTreeSet<_> = tags.tags().iter().map(|tag| (tag.key(), tag.value())).collect();
             assert_eq!(tags, BTreeSet::from([("stage", "prod"), ("team", "etl")]), "{table}");
             let backups = client.describe_continuous_backups().table_name(table).send().await.unwrap();
             let recovery = backups.continuous_backups_description.unwrap().point_in_time_recovery_description.unwrap();
             let on = Some(&PointInTimeRecoveryStatus::Enabled);
             assert_eq!(recovery.point_in_time_recovery_status(), on, "{table}");
-            // What was not asked for is left as it is.
+            // Options that were not set leave the table unchanged.
             assert!(!backend.init(&TableOptions::default()).await.unwrap());
         }
     }
 }
 
 #[tokio::test]
-async fn two_that_create_the_table_at_once_both_succeed() {
+async fn concurrent_inits_both_succeed() {
     let (_table, config) = fresh(Schema::Native).await;
     let (a, b) = (DynamoBackend::new(config.clone()), DynamoBackend::new(config));
     let options = TableOptions::default();
     let (a, b) = tokio::join!(a.init(&options), b.init(&options));
-    assert!(a.unwrap() ^ b.unwrap(), "one of them created it");
+    assert!(a.unwrap() ^ b.unwrap(), "exactly one call created it");
 }
 
 #[tokio::test]
-async fn a_table_with_other_keys_is_refused_with_what_is_wrong() {
+async fn table_with_other_keys_is_refused_with_its_problems() {
     let table = Table::new(Schema::Python).await;
     let native = DynamoBackend::new(table.config().schema(Schema::Native));
     let error = native.init(&TableOptions::default()).await.unwrap_err();
@@ -112,7 +112,7 @@ async fn a_table_with_other_keys_is_refused_with_what_is_wrong() {
 }
 
 #[tokio::test]
-async fn a_table_that_does_not_collect_idle_items_is_warned_of() {
+async fn table_without_ttl_gets_a_warning() {
     let table = Table::new(Schema::Native).await;
     let backend = DynamoBackend::new(table.config());
     let check = backend.check().await.unwrap();
@@ -125,7 +125,7 @@ async fn a_table_that_does_not_collect_idle_items_is_warned_of() {
 }
 
 #[tokio::test]
-async fn data_that_does_not_fit_into_an_item_is_a_limit() {
+async fn oversized_data_is_a_limit_error() {
     let table = Table::new(Schema::Native).await;
     let mut claim = claim("a", Duration::from_secs(9));
     claim.data = Some(vec![7; 500_000]);
@@ -135,7 +135,7 @@ async fn data_that_does_not_fit_into_an_item_is_a_limit() {
 }
 
 #[tokio::test]
-async fn an_idle_item_may_be_collected_in_seconds_and_long_after_its_use() {
+async fn idle_items_are_collected_long_after_their_use() {
     let table = Table::new(Schema::Native).await;
     let backend = DynamoBackend::new(table.config());
     let claim = claim(&LeaseId::random().to_string(), Duration::from_secs(60));
@@ -153,7 +153,7 @@ async fn an_idle_item_may_be_collected_in_seconds_and_long_after_its_use() {
 }
 
 #[tokio::test]
-async fn an_idle_item_may_stay_for_longer_than_there_are_seconds() {
+async fn collect_after_may_exceed_all_representable_seconds() {
     let table = Table::new(Schema::Native).await;
     let backend = DynamoBackend::new(table.config().collect_after(Duration::MAX));
     assert!(matches!(backend.acquire(&claim("a", Duration::from_secs(60))).await.unwrap(), AcquireOutcome::Granted(_)));

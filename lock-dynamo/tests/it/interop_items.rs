@@ -1,5 +1,5 @@
-//! Items as the Java client (`amazon-dynamodb-lock-client`) and the Go client (`dynamolock`) write
-//! them, and the conditions under which they write: each way, on one table with us.
+//! Tests items and write conditions of the Java client (`amazon-dynamodb-lock-client`) and the Go
+//! client (`dynamolock`), in both directions, on one table with onelock.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::fixture::{Table, claim, outlive};
 
 type Item = HashMap<String, AttributeValue>;
 
-/// Long enough for a busy machine to be in time for two thirds of it.
+/// Long enough that a busy machine can act within two thirds of it.
 const LEASE: Duration = Duration::from_millis(2_400);
 const BOTH: [Schema; 2] = [Schema::Java, Schema::Go];
 
@@ -22,7 +22,7 @@ fn s(text: &str) -> AttributeValue {
     AttributeValue::S(text.into())
 }
 
-/// A lock as that client writes it, with an attribute of the user's own.
+/// A lock in the format of that client, with an attribute that the user added.
 fn foreign(schema: Schema, version: &str) -> Item {
     let lease = if schema == Schema::Java { "2400" } else { "2400ms" };
     let pairs = [
@@ -39,7 +39,7 @@ fn foreign(schema: Schema, version: &str) -> Item {
         .collect()
 }
 
-/// `PutItem` under a condition, as the foreign clients acquire; whether the condition held.
+/// Acquires like a foreign client, by a conditional `PutItem`. Returns whether the condition held.
 async fn put(table: &Table, item: Item, condition: &str, values: &[(&str, &str)]) -> bool {
     let mut request = table
         .client
@@ -72,12 +72,12 @@ fn text<'a>(item: &'a Item, name: &str) -> &'a str {
 }
 
 #[tokio::test]
-async fn a_foreign_lock_is_held_for_its_whole_lease_and_then_taken_by_watching_only() {
+async fn foreign_lock_is_taken_over_only_by_watching() {
     for schema in BOTH {
         let table = Table::new(schema).await;
         assert!(put(&table, foreign(schema, "v1"), IS_NEW, &[]).await);
         outlive(LEASE).await;
-        // Nothing in the item says that it is over: a cold process has to watch it.
+        // The item has no expiry, so a cold process has to watch it.
         let ours = DynamoBackend::new(table.config());
         let AcquireOutcome::Contended(holder) = ours.acquire(&claim("job", LEASE)).await.unwrap() else {
             panic!("{schema}: stolen")
@@ -86,7 +86,7 @@ async fn a_foreign_lock_is_held_for_its_whole_lease_and_then_taken_by_watching_o
         assert_eq!(holder.data.as_deref(), Some(&b"half"[..]));
         assert!(holder.foreign.is_some() && holder.token.is_none());
         assert!(holder.expires_in.unwrap() <= LEASE);
-        // Watching takes time: two such parts are more than the lease.
+        // Watching takes time: two of these pauses exceed the lease.
         tokio::time::sleep(LEASE * 2 / 3).await;
         // A heartbeat.
         assert!(put(&table, foreign(schema, "v2"), IS_THAT, &[(":version", "v1")]).await);
@@ -98,13 +98,13 @@ async fn a_foreign_lock_is_held_for_its_whole_lease_and_then_taken_by_watching_o
             panic!("{schema}: dead")
         };
         assert_eq!(grant.crashed.unwrap().owner.as_deref(), Some("ip-10-0-0-1_4b3c"));
-        // Its heartbeat, had it only slept, would fail.
+        // A late heartbeat of the old holder fails.
         assert!(!put(&table, foreign(schema, "v3"), IS_THAT, &[(":version", "v2")]).await, "{schema}");
     }
 }
 
 #[tokio::test]
-async fn our_items_are_what_the_foreign_client_reads_and_its_attributes_survive() {
+async fn foreign_clients_read_our_items_and_keep_attributes() {
     for schema in BOTH {
         let table = Table::new(schema).await;
         let mut released = foreign(schema, "v1");
@@ -121,7 +121,7 @@ async fn our_items_are_what_the_foreign_client_reads_and_its_attributes_survive(
         assert_eq!(text(&acquired, "leaseDuration"), if schema == Schema::Java { "20000" } else { "20000ms" });
         assert!(!acquired.contains_key("isReleased"), "{schema}: its presence alone means released");
         assert_eq!(text(&acquired, "team"), "etl");
-        // Neither a new lock nor a released one to them.
+        // To foreign clients the lock is neither new nor released.
         assert!(!put(&table, foreign(schema, "x"), IS_NEW, &[]).await);
         assert!(!put(&table, foreign(schema, "x"), IS_RELEASED, &[(":one", "1")]).await);
 
@@ -135,19 +135,22 @@ async fn our_items_are_what_the_foreign_client_reads_and_its_attributes_survive(
         for needed in ["ownerName", "leaseDuration", "recordVersionNumber"] {
             assert!(!text(&item, needed).is_empty(), "{schema}: readers throw without {needed}");
         }
-        assert!(put(&table, foreign(schema, "v9"), IS_RELEASED, &[(":one", "1")]).await, "{schema}: free for them");
+        assert!(
+            put(&table, foreign(schema, "v9"), IS_RELEASED, &[(":one", "1")]).await,
+            "{schema}: free for foreign clients"
+        );
     }
 }
 
 #[tokio::test]
 // verifies: foreign-client
-async fn a_foreign_client_that_took_our_lock_over_is_not_mistaken_for_us() {
+async fn foreign_takeover_is_reported_as_loss() {
     for schema in BOTH {
         let table = Table::new(schema).await;
         let ours = DynamoBackend::new(table.config());
         let claim = claim("job", Duration::from_secs(20));
         assert!(matches!(ours.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
-        // dynamolock merges all attributes of the item before into its own.
+        // dynamolock merges all attributes of the previous item into its own.
         let mut merged = read(&table).await;
         let version = text(&merged, "recordVersionNumber").to_owned();
         merged.extend(foreign(schema, "v1"));
@@ -162,7 +165,7 @@ async fn a_foreign_client_that_took_our_lock_over_is_not_mistaken_for_us() {
 }
 
 #[tokio::test]
-async fn a_foreign_lock_can_be_broken_by_its_version_and_its_next_heartbeat_fails() {
+async fn broken_foreign_lock_fails_its_next_heartbeat() {
     for schema in BOTH {
         let table = Table::new(schema).await;
         assert!(put(&table, foreign(schema, "v1"), IS_NEW, &[]).await);
@@ -179,11 +182,11 @@ async fn a_foreign_lock_can_be_broken_by_its_version_and_its_next_heartbeat_fail
 }
 
 #[tokio::test]
-async fn a_lease_that_another_client_wrote_is_never_judged() {
+async fn lease_of_another_client_is_never_judged() {
     for schema in BOTH {
         let table = Table::new(schema).await;
         let mut item = foreign(schema, "v1");
-        // Java's milliseconds on a table of Go, and the other way round.
+        // Java's milliseconds on a table of Go, and vice versa.
         item.insert("leaseDuration".into(), s(if schema == Schema::Java { "10ms" } else { "10" }));
         assert!(put(&table, item, IS_NEW, &[]).await);
         let ours = DynamoBackend::new(table.config());
@@ -191,7 +194,7 @@ async fn a_lease_that_another_client_wrote_is_never_judged() {
             let AcquireOutcome::Contended(holder) = ours.acquire(&claim("job", LEASE)).await.unwrap() else {
                 panic!("{schema}")
             };
-            assert_eq!(holder.expires_in, None, "it does not say so legibly");
+            assert_eq!(holder.expires_in, None, "its lease is not readable");
             // Longer than the lease that it would be to its other reader: that it does not end
             // shows only as time passes.
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -200,7 +203,7 @@ async fn a_lease_that_another_client_wrote_is_never_judged() {
 }
 
 #[tokio::test]
-async fn min_hold_looks_like_a_dead_holder_of_that_lease_to_foreign_clients() {
+async fn min_hold_looks_like_a_dead_holder_to_foreign_clients() {
     for schema in BOTH {
         let table = Table::new(schema).await;
         let ours = DynamoBackend::new(table.config());

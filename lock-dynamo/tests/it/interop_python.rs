@@ -1,5 +1,5 @@
-//! The real `python_dynamodb_lock`, with boto3, on one table with us: each excludes the other,
-//! takes over from the other, and leaves the other's locks alone.
+//! Tests the real `python_dynamodb_lock`, with boto3, on one table with onelock. Each client
+//! excludes the other and takes over from the other.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -94,12 +94,12 @@ async fn try_acquire(locker: &Locker) -> TryAcquire {
 }
 
 #[tokio::test]
-async fn pythons_lock_is_held_for_us_until_it_is_released() {
+async fn python_lock_excludes_us_until_released() {
     let table = table().await;
     let mut python = Python::start(&table, 0.0);
     assert_eq!(python.says(), "acquired");
     let locker = locker(&table, Renew::Auto);
-    // Longer than its lease, which its heartbeats prolong.
+    // Longer than its lease, which its heartbeats extend.
     let started = Instant::now();
     while started.elapsed() < LEASE * 2 {
         let TryAcquire::Contended(holder) = try_acquire(&locker).await else { panic!("two holders") };
@@ -115,14 +115,14 @@ async fn pythons_lock_is_held_for_us_until_it_is_released() {
 }
 
 #[tokio::test]
-async fn our_lock_is_held_for_python_until_it_is_released() {
+async fn our_lock_excludes_python_until_released() {
     let table = table().await;
     let TryAcquire::Acquired(guard) = try_acquire(&locker(&table, Renew::Auto)).await else { panic!("it is free") };
     let says = tokio::task::spawn_blocking({
         let mut python = Python::start(&table, 2.0 * LEASE.as_secs_f64());
         move || python.says()
     });
-    assert_eq!(says.await.expect("no panic"), "refused ACQUIRE_TIMEOUT", "our heartbeats count");
+    assert_eq!(says.await.expect("no panic"), "refused ACQUIRE_TIMEOUT", "our heartbeats keep python out");
     guard.check().expect("not lost");
     assert_eq!(guard.release().await.expect("it answers"), Release::Released);
     let mut python = Python::start(&table, 0.0);
@@ -131,7 +131,7 @@ async fn our_lock_is_held_for_python_until_it_is_released() {
 }
 
 #[tokio::test]
-async fn we_take_over_from_a_killed_python_after_watching_its_lease() {
+async fn we_take_over_from_killed_python_after_its_lease() {
     let table = table().await;
     let mut python = Python::start(&table, 0.0);
     assert_eq!(python.says(), "acquired");
@@ -139,15 +139,15 @@ async fn we_take_over_from_a_killed_python_after_watching_its_lease() {
     let locker = locker(&table, Renew::Auto);
     let started = Instant::now();
     let TryAcquire::Acquired(guard) = locker.acquire_within("job", 5 * LEASE).await.expect("it answers") else {
-        panic!("a dead holder's lock is to be had");
+        panic!("a dead holder's lock can be acquired");
     };
-    assert!(started.elapsed() >= LEASE, "its whole lease");
+    assert!(started.elapsed() >= LEASE, "acquired only after its whole lease");
     assert_eq!(guard.crashed_holder().and_then(|holder| holder.owner.as_deref()), Some("python"));
     assert_eq!(guard.release().await.expect("it answers"), Release::Released);
 }
 
 #[tokio::test]
-async fn python_takes_over_from_us_after_watching_our_lease_and_we_learn_it() {
+async fn python_takes_over_from_us_after_our_lease() {
     let table = table().await;
     let backend = DynamoBackend::new(table.config());
     let claim = claim("job", LEASE);
@@ -155,7 +155,7 @@ async fn python_takes_over_from_us_after_watching_our_lease_and_we_learn_it() {
     let started = Instant::now();
     let mut python = Python::start(&table, 5.0 * LEASE.as_secs_f64());
     assert_eq!(python.says(), "acquired");
-    assert!(started.elapsed() >= LEASE, "our whole lease");
+    assert!(started.elapsed() >= LEASE, "acquired only after our whole lease");
     let Renewal::Lost(reason) = backend.renew(&claim.lease(None)).await.unwrap() else { panic!("it is python's") };
     assert!(reason.to_string().starts_with("taken by python"), "{reason}");
     let Release::NotHeld(Some(_)) = backend.release(&claim.lease(None), Duration::ZERO).await.unwrap() else {
@@ -175,10 +175,10 @@ async fn python_learns_that_we_took_its_lock() {
     signal("-STOP");
     let locker = locker(&table, Renew::Auto);
     let TryAcquire::Acquired(guard) = locker.acquire_within("job", 5 * LEASE).await.expect("it answers") else {
-        panic!("a stopped holder's lock is to be had");
+        panic!("a stopped holder's lock can be acquired");
     };
     signal("-CONT");
-    // Several of its heartbeats: that they change nothing can only be seen as time passes.
+    // Long enough for several of its heartbeats, none of which may change anything.
     tokio::time::sleep(LEASE).await;
     guard.check().expect("its late heartbeat changed nothing");
     let last = python.release();

@@ -1,4 +1,4 @@
-//! The backend on DynamoDB Local and in a simulation, one module for each matter.
+//! Tests the backend on DynamoDB Local and in a simulation, one module a subject.
 
 mod aws_environment;
 mod aws_files;

@@ -1,4 +1,4 @@
-//! Attributes under other names: words that DynamoDB reserves, signs that expressions use.
+//! Tests renamed attributes: reserved words, and characters that expressions use.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -47,7 +47,7 @@ fn chosen(config: DynamoConfig, schema: Schema) -> DynamoConfig {
 }
 
 #[tokio::test]
-async fn locks_work_under_any_names_and_leave_other_attributes_alone() {
+async fn renamed_attributes_work_and_others_stay_unchanged() {
     for &schema in Schema::ALL {
         let table = Table::new(schema).await;
         let name = format!("{}-named", table.name);
@@ -120,7 +120,7 @@ async fn locks_work_under_any_names_and_leave_other_attributes_alone() {
 }
 
 #[tokio::test]
-async fn names_that_contradict_each_other_are_refused_before_anything_is_asked() {
+async fn contradictory_names_are_refused_before_any_request() {
     let table = Table::new(Schema::Native).await;
     for config in [
         table.config().attribute(Attribute::Fence, "owner"),

@@ -1,4 +1,5 @@
-//! Looking, listing and setting up while the server throttles or fails, and what its answers show.
+//! Tests inspect, list and init while the server throttles or fails, and reports that follow from
+//! its replies.
 
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ const PASSING: [Fault; 3] = [
 ];
 
 #[tokio::test]
-async fn looking_and_listing_ride_out_what_passes() {
+async fn inspect_and_list_retry_transient_failures() {
     let (_table, wire, backend) = wired().await;
     let held = claim("held", LONG);
     assert!(matches!(backend.acquire(&held).await.unwrap(), AcquireOutcome::Granted(_)));
@@ -47,7 +48,7 @@ async fn looking_and_listing_ride_out_what_passes() {
 }
 
 #[tokio::test]
-async fn a_list_of_more_than_a_page_is_whole() {
+async fn list_of_more_than_a_page_is_complete() {
     let table = Table::new(Schema::Native).await;
     let backend = DynamoBackend::new(table.config());
     let big = |i| claim(&format!("lock{i}"), LONG).with_data(vec![7; 300_000]);
@@ -56,13 +57,13 @@ async fn a_list_of_more_than_a_page_is_whole() {
         assert!(matches!(backend.acquire(claim).await.unwrap(), AcquireOutcome::Granted(_)));
     }
     let page = table.client.scan().table_name(&table.name).send().await.unwrap();
-    assert!(page.last_evaluated_key().is_some() && page.count() < 8, "DynamoDB looks at a megabyte at a time");
+    assert!(page.last_evaluated_key().is_some() && page.count() < 8, "DynamoDB scans one megabyte a page");
     let listed: Vec<_> = backend.list("lock").await.unwrap().into_iter().map(|(name, _)| name).collect();
     assert_eq!(listed, claims.into_iter().map(|claim| claim.name).collect::<Vec<_>>());
 }
 
 #[tokio::test]
-async fn setting_up_rides_out_what_passes() {
+async fn init_retries_transient_failures() {
     let (table, wire, _) = wired().await;
     let config = table.config_for(&format!("{}-new", table.name)).endpoint(wire.endpoint());
     let backend = DynamoBackend::new(config);
@@ -77,7 +78,7 @@ async fn setting_up_rides_out_what_passes() {
 }
 
 #[tokio::test]
-async fn what_does_not_pass_is_told_after_five_tries_and_a_refusal_at_once() {
+async fn reads_fail_after_five_tries_and_refusals_at_once() {
     let (_table, wire, backend) = wired().await;
     wire.always(Fault::Refuse(400, "ThrottlingException"));
     let error = backend.list("").await.unwrap_err();
@@ -86,18 +87,18 @@ async fn what_does_not_pass_is_told_after_five_tries_and_a_refusal_at_once() {
     wire.always(Fault::Refuse(400, "AccessDeniedException"));
     assert_eq!(backend.list("").await.unwrap_err().kind(), ErrorKind::PermissionDenied);
     assert_eq!(wire.take_seen(), ["Scan"]);
-    // What is done with locks is the core's to repeat.
+    // The core retries the operations on locks.
     wire.always(Fault::Refuse(400, "ThrottlingException"));
     assert_eq!(backend.acquire(&claim("a", LONG)).await.unwrap_err().kind(), ErrorKind::Throttled);
     assert_eq!(wire.take_seen(), ["UpdateItem"]);
 }
 
 #[tokio::test]
-async fn each_of_a_batch_is_told_its_own_end_without_another_request() {
+async fn batch_reports_each_loss_without_another_request() {
     let (_table, wire, backend) = wired().await;
     let leases: Vec<_> = (0..25).map(|i| claim(&format!("lock{i}"), LONG).lease(None)).collect();
     let mut responses = vec![json!({}); 25];
-    // As DynamoDB answers, unlike DynamoDB Local: with the item.
+    // DynamoDB returns the item; DynamoDB Local does not.
     responses[3] = json!({ "Error": { "Code": "ConditionalCheckFailed", "Message": "The conditional request failed", "Item": {
         "key": { "S": "lock3" }, "owner": { "S": "etl-7" }, "ttl_ms": { "N": "20000" }, "fence": { "N": "9" },
         "version": { "S": format!("{}.0123456789abcdef", lock_core::backend::LeaseId::from(7)) },
@@ -133,7 +134,7 @@ fn global(consistency: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_global_table_is_found_by_its_replicas() {
+async fn global_table_is_detected_by_its_replicas() {
     let (_table, wire, backend) = wired().await;
     wire.next(Fault::Answer(global("EVENTUAL")));
     let check = backend.check().await.unwrap();

@@ -1,4 +1,4 @@
-//! How many requests go over the wire, seen by a proxy in front of the server.
+//! Counts requests with a proxy in front of the server.
 
 use std::{error::Error as _, time::Duration};
 
@@ -28,7 +28,7 @@ async fn wired(schema: Schema) -> Wired {
 }
 
 #[tokio::test]
-async fn an_uncontended_cycle_is_one_request_each_way_in_every_schema() {
+async fn uncontended_cycle_takes_two_requests_in_every_schema() {
     for &schema in Schema::ALL {
         let Wired { wire, backend, table: _table } = wired(schema).await;
         for _ in 0..5 {
@@ -39,12 +39,12 @@ async fn an_uncontended_cycle_is_one_request_each_way_in_every_schema() {
             let released = if schema == Schema::Python { "DeleteItem" } else { "UpdateItem" };
             assert_eq!(wire.take_seen(), [released], "{schema}: release");
         }
-        assert_eq!(wire.connections(), 1, "{schema}: one connection serves them all");
+        assert_eq!(wire.connections(), 1, "{schema}: one connection serves all requests");
     }
 }
 
 #[tokio::test]
-async fn a_skipped_attempt_is_one_request_and_says_who() {
+async fn contended_attempt_takes_one_request_and_names_holder() {
     for &schema in Schema::ALL {
         let Wired { table, wire, backend } = wired(schema).await;
         let holder = DynamoBackend::new(table.config());
@@ -60,7 +60,7 @@ async fn a_skipped_attempt_is_one_request_and_says_who() {
 }
 
 #[tokio::test]
-async fn a_renewal_is_one_request_whether_the_lease_is_there_or_lost() {
+async fn renewal_takes_one_request_even_if_lost() {
     let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
     let claim = claim("renewed", LONG);
     assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
@@ -92,7 +92,7 @@ fn renewed(answers: Vec<Result<Renewal, lock_core::Error>>) -> Vec<bool> {
 }
 
 #[tokio::test]
-async fn twenty_five_renewals_are_one_request_in_every_schema_and_one_that_is_lost_spoils_no_other() {
+async fn batch_renews_25_leases_despite_one_lost() {
     for &schema in Schema::ALL {
         let Wired { wire, backend, table } = wired(schema).await;
         let leases = hold(&backend, 25).await;
@@ -113,7 +113,7 @@ async fn twenty_five_renewals_are_one_request_in_every_schema_and_one_that_is_lo
 }
 
 #[tokio::test]
-async fn a_broken_lease_and_its_successor_in_one_process_spoil_no_batch() {
+async fn broken_lease_and_its_successor_share_no_batch() {
     let Wired { wire: _wire, backend, table: _table } = wired(Schema::Native).await;
     let mut leases = hold(&backend, 3).await;
     let version = backend.inspect(&leases[0].name).await.unwrap().unwrap().version.unwrap();
@@ -132,12 +132,12 @@ async fn one_by_one(refusal: Fault) {
     wire.next(refusal);
     for requests in [5, 4] {
         assert_eq!(renewed(backend.renew_many(&leases).await), [true, false, true, true]);
-        assert_eq!(wire.take_seen().len(), requests, "asked once, and then never again");
+        assert_eq!(wire.take_seen().len(), requests, "a refused batch is never sent again");
     }
 }
 
 #[tokio::test]
-async fn without_the_permission_for_batches_renewals_go_one_by_one() {
+async fn renewals_go_one_by_one_without_batch_permission() {
     // The request as a whole is refused, or each statement of it.
     let denied = json!({ "Error": { "Code": "AccessDenied", "Message": "by the test" } });
     let statements = Fault::Answer(json!({ "Responses": vec![denied; 4] }).to_string());
@@ -147,12 +147,12 @@ async fn without_the_permission_for_batches_renewals_go_one_by_one() {
 }
 
 #[tokio::test]
-async fn on_a_server_without_batches_renewals_go_one_by_one() {
+async fn renewals_go_one_by_one_without_server_batches() {
     one_by_one(Fault::Refuse(400, "UnknownOperationException")).await;
 }
 
 #[tokio::test]
-async fn one_lease_that_may_not_be_renewed_in_a_batch_goes_by_itself_and_batches_go_on() {
+async fn lease_denied_in_a_batch_is_renewed_alone() {
     let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
     let held = hold(&backend, 3).await;
     let leases = [held[0].clone(), held[2].clone()];
@@ -167,7 +167,7 @@ async fn one_lease_that_may_not_be_renewed_in_a_batch_goes_by_itself_and_batches
 }
 
 #[tokio::test]
-async fn credentials_that_have_expired_end_no_batches() {
+async fn expired_credentials_do_not_disable_batches() {
     let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
     let leases = hold(&backend, 3).await;
     wire.take_seen();
@@ -177,11 +177,11 @@ async fn credentials_that_have_expired_end_no_batches() {
     }
     assert_eq!(wire.take_seen(), ["BatchExecuteStatement"]);
     assert_eq!(renewed(backend.renew_many(&leases).await), [true, false, true]);
-    assert_eq!(wire.take_seen()[0], "BatchExecuteStatement", "they have been refreshed");
+    assert_eq!(wire.take_seen()[0], "BatchExecuteStatement", "batches continue after the credentials are refreshed");
 }
 
 #[tokio::test]
-async fn leases_that_are_asked_for_again_are_asked_for_at_once() {
+async fn leases_of_a_batch_are_retried_concurrently() {
     let Wired { wire, backend, table } = wired(Schema::Native).await;
     let leases = hold(&backend, 5).await;
     for lease in &leases[2..] {
@@ -194,13 +194,13 @@ async fn leases_that_are_asked_for_again_are_asked_for_at_once() {
     // The longest time that the core gives to one renewal of them all.
     let mut answers = tokio::time::timeout(backend.timings().attempt_timeout, backend.renew_many(&leases))
         .await
-        .expect("one request that hangs does not wait for another");
+        .expect("a hung request delays no other");
     assert_eq!(answers.remove(0).unwrap(), Renewal::Renewed);
     assert!(answers.into_iter().all(|answer| answer.unwrap_err().kind() == ErrorKind::Timeout));
 }
 
 #[tokio::test]
-async fn a_batch_that_fails_is_an_error_for_each_lease_and_loses_none() {
+async fn failed_batch_is_an_error_but_no_loss() {
     let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
     let leases = hold(&backend, 3).await;
     wire.next(Fault::Refuse(400, "ThrottlingException"));
@@ -214,7 +214,7 @@ async fn a_batch_that_fails_is_an_error_for_each_lease_and_loses_none() {
 }
 
 #[tokio::test]
-async fn taking_over_from_a_dead_holder_is_two_requests_even_for_a_cold_process() {
+async fn takeover_takes_two_requests_in_a_cold_process() {
     let Wired { table, wire, backend } = wired(Schema::Native).await;
     let ttl = Duration::from_millis(300);
     let holder = DynamoBackend::new(table.config());
@@ -225,17 +225,17 @@ async fn taking_over_from_a_dead_holder_is_two_requests_even_for_a_cold_process(
 }
 
 #[tokio::test]
-async fn finding_ones_own_lost_reply_is_two_requests() {
+async fn retry_after_a_lost_reply_takes_two_requests() {
     let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
     let claim = claim("mine", LONG);
     assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
     wire.take_seen();
     assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(grant) if grant.already_ours));
-    assert_eq!(wire.take_seen(), ["UpdateItem"; 2], "one to find out, one for a whole ttl");
+    assert_eq!(wire.take_seen(), ["UpdateItem"; 2], "one request to detect it, one for a whole ttl");
 }
 
 #[tokio::test]
-async fn operators_need_one_request_each() {
+async fn operators_calls_take_one_request_each() {
     let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
     let claim = claim("looked at", LONG);
     assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
@@ -245,7 +245,7 @@ async fn operators_need_one_request_each() {
     assert_eq!(backend.list("looked").await.unwrap().len(), 1);
     assert_eq!(wire.take_seen(), ["Scan"]);
     let version = holder.version.expect("it can be broken");
-    // A heartbeat in between does not save the holder.
+    // A heartbeat in between does not prevent the break.
     assert_eq!(backend.renew(&claim.lease(None)).await.unwrap(), Renewal::Renewed);
     wire.take_seen();
     assert_eq!(backend.break_lock(&claim.name, &version, "alice").await.unwrap(), Break::Broken);

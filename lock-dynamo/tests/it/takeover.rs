@@ -1,5 +1,5 @@
-//! Who may take a dead holder's lock, and when: with processes that are killed, cold ones, and ones
-//! whose clocks lie.
+//! Tests which process may take over a dead holder's lock, and when: killed and cold processes, and
+//! wrong clocks.
 
 use std::{
     io::{BufRead as _, BufReader},
@@ -20,10 +20,10 @@ use crate::fixture::{Table, claim};
 const TTL: Duration = Duration::from_millis(1_500);
 const BOUND: Duration = Duration::from_millis(600);
 
-/// A process that has tried once.
+/// A process that has made one attempt.
 struct Contender {
     child: Child,
-    /// What it said about that.
+    /// The line that it printed about the attempt.
     said: String,
     lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
     stdin: Option<ChildStdin>,
@@ -34,7 +34,7 @@ impl Contender {
         drop(self);
     }
 
-    /// Lets it release, and returns what it said then.
+    /// Lets the process release, and returns the line that it prints.
     fn finish(mut self) -> String {
         drop(self.stdin.take());
         let last = self.lines.next().transpose().expect("its output is text").unwrap_or_default();
@@ -72,7 +72,7 @@ fn contend(table: &Table, takeover: &str) -> Contender {
     start(command)
 }
 
-/// The same with a wall clock that is off; elapsed time stays what it is.
+/// Like `contend`, with a wrong wall clock; elapsed time stays correct.
 fn contend_with_clock_off(table: &Table, offset: &str) -> Contender {
     let mut command = Command::new(program());
     // Not by the program `faketime`, which would be killed in the place of its child.
@@ -93,7 +93,7 @@ fn arguments(command: &mut Command, table: &Table, takeover: &str) {
     command.args([&endpoint, &table.name, "native", takeover, &bound, "job", &ttl]);
 }
 
-/// The end of a lease is a time, and nothing else can be waited for.
+/// Waits for the end of a lease, which only time can bring.
 async fn sleep_until(time: SystemTime) {
     if let Ok(left) = time.duration_since(SystemTime::now()) {
         tokio::time::sleep(left).await;
@@ -101,7 +101,7 @@ async fn sleep_until(time: SystemTime) {
 }
 
 #[tokio::test]
-async fn a_fresh_process_takes_a_killed_holders_lock_in_one_try_once_expiry_and_bound_have_passed_and_not_before() {
+async fn cold_process_takes_over_after_expiry_plus_skew_bound() {
     let table = Table::new(Schema::Native).await;
     let holder = contend(&table, "absolute");
     assert_eq!(holder.said, "acquired after none");
@@ -123,7 +123,7 @@ async fn a_fresh_process_takes_a_killed_holders_lock_in_one_try_once_expiry_and_
 }
 
 #[tokio::test]
-async fn only_takeover_by_time_lets_a_cold_process_in() {
+async fn only_absolute_takeover_admits_a_cold_process() {
     let table = Table::new(Schema::Native).await;
     contend(&table, "absolute").kill();
     sleep_until(table.expiry("job").await + BOUND + Duration::from_millis(5)).await;
@@ -138,13 +138,13 @@ async fn only_takeover_by_time_lets_a_cold_process_in() {
 
 #[tokio::test]
 // verifies: clock-set
-async fn a_process_whose_clock_is_an_hour_ahead_does_not_steal_and_says_what_is_wrong() {
+async fn process_with_a_fast_clock_refuses_to_take_over() {
     let table = Table::new(Schema::Native).await;
     let holder = contend(&table, "absolute");
     let fast = contend_with_clock_off(&table, "+3600s");
     assert!(fast.said.starts_with("held by"), "{}", fast.said);
     holder.kill();
-    // Even what is free for others is not decided by a clock that is wrong.
+    // A wrong clock does not decide, even if the lock is free for other clients.
     sleep_until(table.expiry("job").await + BOUND + Duration::from_millis(1_100)).await;
     let fast = contend_with_clock_off(&table, "+3600s");
     assert!(fast.said.contains("by +3599") || fast.said.contains("by +3600"), "{}", fast.said);
@@ -154,7 +154,7 @@ async fn a_process_whose_clock_is_an_hour_ahead_does_not_steal_and_says_what_is_
 
 #[tokio::test]
 // verifies: clock-set
-async fn a_holder_whose_clock_is_an_hour_off_is_not_robbed_and_blocks_nobody() {
+async fn holder_with_a_wrong_clock_keeps_and_releases_its_lock() {
     for offset in ["-3600s", "+3600s"] {
         let table = Table::new(Schema::Native).await;
         let wrong = contend_with_clock_off(&table, offset);
@@ -176,7 +176,7 @@ async fn a_holder_whose_clock_is_an_hour_off_is_not_robbed_and_blocks_nobody() {
     }
 }
 
-/// A machine whose wall clock is off.
+/// A machine with a wrong wall clock.
 #[derive(Debug)]
 struct Off(i64);
 
@@ -189,7 +189,7 @@ impl Clock for Off {
 }
 
 #[tokio::test]
-async fn watching_takes_a_dead_holders_lock_whatever_the_clocks_say() {
+async fn watching_takes_over_despite_wrong_clocks() {
     let table = Table::new(Schema::Native).await;
     let ttl = Duration::from_millis(700);
     let dead = DynamoBackend::new(table.config());
@@ -206,20 +206,20 @@ async fn watching_takes_a_dead_holders_lock_whatever_the_clocks_say() {
                     assert!(grant.crashed.is_some());
                     break;
                 }
-                // Unless the time is up for everybody, there is no error.
+                // There is no error before the lease is over for all clients.
                 Ok(AcquireOutcome::Contended(_)) => {}
                 Err(error) => assert!(error.is_retryable() && !error.is_ambiguous(), "{error}"),
             }
             // As the core would: what is waited for is that it is granted.
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        assert!(started.elapsed() >= ttl, "a whole lease has to be watched");
+        assert!(started.elapsed() >= ttl, "a whole lease must be watched");
         assert!(started.elapsed() < 3 * ttl);
     }
 }
 
 #[tokio::test]
-async fn a_watcher_waits_for_the_holders_lease_and_a_heartbeat_starts_it_anew() {
+async fn heartbeat_restarts_the_watched_lease() {
     let table = Table::new(Schema::Native).await;
     let (long, short) = (Duration::from_millis(900), Duration::from_millis(50));
     let holder = DynamoBackend::new(table.config());

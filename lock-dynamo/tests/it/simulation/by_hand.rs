@@ -24,20 +24,20 @@ pub(crate) const BOUND: Duration = Duration::from_secs(2);
 pub(crate) const TTL: Duration = Duration::from_secs(30);
 const EPOCH: Duration = Duration::from_secs(1_700_000_000);
 
-/// What becomes of a request.
+/// The fate of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
     /// The network delivers it twice, and its client gets the second answer.
     Twice,
-    /// It arrives, and its client hears of an error.
+    /// The request arrives, and its client gets an error.
     ReplyLost,
-    /// Somebody else's write of this version to the item "a" arrives right before it.
+    /// Another client's write of this version to the item "a" arrives right before it.
     After(&'static str),
     /// A batch of which only the first statement is answered.
     CutShort,
 }
 
-/// One table, its clock, and what it was asked.
+/// One table, its clock, and the requests that it received.
 #[derive(Debug)]
 pub(crate) struct World {
     table: Mutex<Table>,
@@ -135,7 +135,7 @@ impl World {
         self.item(name)[attribute]["N"].as_str().expect("a number").parse().expect("of 64 bits")
     }
 
-    /// Puts text into attributes, behind everybody's back.
+    /// Puts text into attributes, without a lock operation.
     pub(crate) fn put(&self, name: &str, attribute: &str, text: &str) {
         let update = json!({
             "TableName": "locks", "Key": { "key": { "S": name } }, "UpdateExpression": "SET #a = :v",

@@ -247,7 +247,7 @@ impl Words {
 }
 
 #[test]
-fn the_model_answers_chance_requests_as_dynamodb_local_does() {
+fn model_answers_random_requests_like_dynamodb_local() {
     let both = Both::new();
     let mut chance = Chance(fastrand::Rng::with_seed(4));
     for _ in 0..3_000 {
@@ -264,7 +264,7 @@ impl Exchange for Both {
 }
 
 #[tokio::test]
-async fn the_model_answers_what_the_backend_asks_as_dynamodb_local_does() {
+async fn model_answers_the_backend_like_dynamodb_local() {
     let both = tokio::task::spawn_blocking(|| Arc::new(Both::new())).await.unwrap();
     let clients = [(); 3].map(|()| {
         let config = DynamoConfig::new(&both.table).skew_bound(Duration::from_millis(1));

@@ -1,5 +1,5 @@
-//! Who may take a lock that was not released, and from when on: to the microsecond, whatever the
-//! machines' clocks show.
+//! Tests which process may take over an unreleased lock, and when, to the microsecond and with
+//! wrong clocks.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use super::by_hand::{BOUND, Fate, TTL, World, claim, granted, take};
 const MICRO: Duration = Duration::from_micros(1);
 const LONG: Duration = Duration::from_secs(24 * 3_600);
 
-/// When the lease that is recorded for `name` ends.
+/// The recorded expiry of the lease of `name`.
 fn expiry(world: &World, name: &str) -> Duration {
     Duration::from_millis(world.number(name, "expires_at").try_into().unwrap())
 }
 
 #[tokio::test]
-async fn a_cold_process_gets_it_when_expiry_and_bound_have_passed_and_not_a_microsecond_before() {
+async fn cold_process_takes_over_exactly_at_expiry_plus_bound() {
     let world = World::new();
     let lease = take(&world.process(0), "a").await;
     let free = expiry(&world, "a") + BOUND;
@@ -37,7 +37,7 @@ async fn a_cold_process_gets_it_when_expiry_and_bound_have_passed_and_not_a_micr
 }
 
 #[tokio::test]
-async fn with_observed_takeover_no_time_on_any_clock_makes_a_cold_process_take_it() {
+async fn observed_takeover_ignores_clocks_in_a_cold_process() {
     let world = World::new();
     take(&world.process(0), "a").await;
     world.pass(LONG);
@@ -47,8 +47,8 @@ async fn with_observed_takeover_no_time_on_any_clock_makes_a_cold_process_take_i
 }
 
 #[tokio::test]
-async fn a_warm_process_gets_what_it_saw_unchanged_for_the_holders_lease_and_not_a_microsecond_less() {
-    // Whatever its wall clock shows meanwhile.
+async fn warm_process_takes_over_exactly_after_a_watched_lease() {
+    // The wall clock must not matter.
     for off in [0, -3_600_000, 3_600_000] {
         let world = World::new();
         let holder = world.process(0);
@@ -75,7 +75,7 @@ async fn a_warm_process_gets_what_it_saw_unchanged_for_the_holders_lease_and_not
 const GRACE: Duration = Duration::from_millis(250);
 
 #[tokio::test]
-async fn no_two_wrong_clocks_together_rob_a_holder() {
+async fn two_wrong_clocks_never_end_a_valid_lease() {
     let clocks = [-3_600_000, -2_100, -1_900, -1_100, -900, -400, 0, 400, 900, 1_100, 1_900, 2_100, 3_600_000];
     let mut taken = 0;
     for holder in clocks {
@@ -89,7 +89,7 @@ async fn no_two_wrong_clocks_together_rob_a_holder() {
                 let attempt = world.process(contender).acquire(&claim("a")).await;
                 let what = format!("the holder's clock is off by {holder} ms, the contender's by {contender}");
                 assert!(!matches!(attempt, Ok(AcquireOutcome::Granted(_))), "robbed: {what}");
-                // And a contender whose clock is good gets it in the end.
+                // A contender with a good clock acquires the lock in the end.
                 world.set(sent + TTL + 2 * BOUND);
                 let attempt = world.process(contender).acquire(&claim("a")).await;
                 let is_granted = matches!(attempt, Ok(AcquireOutcome::Granted(_)));
@@ -102,14 +102,14 @@ async fn no_two_wrong_clocks_together_rob_a_holder() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_off_is_an_error_that_says_by_how_much_and_is_measured() {
+async fn wrong_clock_is_an_error_with_the_measured_skew() {
     let recorder = DebuggingRecorder::new();
     let metrics = recorder.snapshotter();
     let _recording = metrics::set_default_local_recorder(&recorder);
     let world = World::new();
     take(&world.process(0), "a").await;
     world.set(expiry(&world, "a") + BOUND + LONG);
-    for (off, shown) in [(3_600_000, "is +3599.3 s off"), (-3_600_000, "is -3599.7 s off")] {
+    for (off, shown) in [(3_600_000, "by +3599.3 s"), (-3_600_000, "by -3599.7 s")] {
         let wrong = world.process(off);
         // Not at once: the first request of a clock that is ahead, or behind, must not decide
         // either.
@@ -128,7 +128,7 @@ async fn a_clock_that_is_off_is_an_error_that_says_by_how_much_and_is_measured()
 }
 
 #[tokio::test]
-async fn a_clock_within_half_the_bound_may_decide_and_one_beyond_may_not() {
+async fn only_a_clock_within_half_the_bound_decides() {
     // The store's time is the first moment of a second then, so a date shows no more than that a
     // clock is off by less than a second, ahead.
     for (off, may) in [(-1_000, true), (-1_001, false), (2_000, true), (2_001, false)] {
@@ -142,7 +142,7 @@ async fn a_clock_within_half_the_bound_may_decide_and_one_beyond_may_not() {
 }
 
 #[tokio::test]
-async fn a_date_that_is_not_dynamodbs_is_not_believed() {
+async fn date_of_a_proxy_is_ignored() {
     let world = World::proxied();
     take(&world.process(0), "a").await;
     world.pass(LONG);
@@ -151,7 +151,7 @@ async fn a_date_that_is_not_dynamodbs_is_not_believed() {
 }
 
 #[tokio::test]
-async fn a_lock_that_is_kept_after_its_release_is_free_at_that_moment() {
+async fn lock_with_min_hold_is_free_exactly_at_its_end() {
     let world = World::new();
     let holder = world.process(0);
     let lease = take(&holder, "a").await;
@@ -167,7 +167,7 @@ async fn a_lock_that_is_kept_after_its_release_is_free_at_that_moment() {
 }
 
 #[tokio::test]
-async fn a_record_that_has_changed_since_it_was_judged_is_not_taken() {
+async fn record_changed_since_judgement_is_not_taken_over() {
     for version in ["0", "z"] {
         let world = World::new();
         take(&world.process(0), "a").await;

@@ -13,7 +13,7 @@ use super::by_hand::{Fate, TTL, World, claim, granted, take};
 const HOUR: i64 = 3_600_000;
 
 #[tokio::test]
-async fn a_token_is_larger_than_the_one_before_at_the_same_microsecond_and_by_a_clock_that_went_back() {
+async fn token_grows_within_a_microsecond_and_with_slow_clocks() {
     let world = World::new();
     let process = world.process(0);
     let mut last = None;
@@ -34,7 +34,7 @@ async fn a_token_is_larger_than_the_one_before_at_the_same_microsecond_and_by_a_
 }
 
 #[tokio::test]
-async fn a_token_does_not_go_back_with_its_record_gone_whatever_the_next_clock_shows() {
+async fn token_grows_after_its_record_was_deleted() {
     let world = World::new();
     let mut last = None;
     for off in [0, -HOUR, 0, -24 * HOUR, 0] {
@@ -47,7 +47,7 @@ async fn a_token_does_not_go_back_with_its_record_gone_whatever_the_next_clock_s
         assert!(since.abs_diff(world.now()) <= Duration::from_secs(1), "{off}: since {since:?}");
         last = lease.token;
         world.delete("a");
-        // A date shows a second.
+        // A date has a resolution of one second.
         world.pass(Duration::from_secs(2));
     }
 }
@@ -69,7 +69,7 @@ async fn a_raised_token_is_never_lowered() {
 }
 
 #[tokio::test]
-async fn an_item_may_be_collected_so_many_seconds_after_its_lease() {
+async fn item_may_be_collected_after_lease_plus_idle_time() {
     let world = World::new();
     let idle = Duration::from_secs(90 * 24 * 3_600);
     let process = world.configured(0, |config| config.collect_after(idle));
@@ -86,7 +86,7 @@ async fn an_item_may_be_collected_so_many_seconds_after_its_lease() {
 }
 
 #[tokio::test]
-async fn what_the_network_delivers_twice_is_done_once_and_known_to_be() {
+async fn duplicate_requests_take_effect_once() {
     let world = World::new();
     let process = world.process(0);
     world.next(Fate::Twice);
@@ -109,7 +109,7 @@ async fn what_the_network_delivers_twice_is_done_once_and_known_to_be() {
 }
 
 #[tokio::test]
-async fn a_lost_reply_is_resolved_for_each_of_a_batch() {
+async fn lost_batch_reply_is_resolved_for_each_lease() {
     let world = World::new();
     let process = world.process(0);
     let mut leases = Vec::new();
@@ -132,7 +132,7 @@ async fn a_lost_reply_is_resolved_for_each_of_a_batch() {
 }
 
 #[tokio::test]
-async fn a_batch_that_is_answered_in_part_is_an_error_for_each() {
+async fn partly_answered_batch_is_an_error_for_each_lease() {
     let world = World::new();
     let process = world.process(0);
     let leases = [take(&process, "a").await, take(&process, "b").await];
@@ -146,7 +146,7 @@ async fn a_batch_that_is_answered_in_part_is_an_error_for_each() {
 }
 
 #[tokio::test]
-async fn two_leases_of_one_name_spoil_no_batch() {
+async fn two_leases_of_one_name_are_both_renewed() {
     let world = World::new();
     let process = world.process(0);
     let (first, other) = (take(&process, "a").await, take(&process, "b").await);
@@ -158,7 +158,7 @@ async fn two_leases_of_one_name_spoil_no_batch() {
 }
 
 #[tokio::test]
-async fn a_renewal_in_a_batch_has_every_condition_of_a_single_one() {
+async fn batched_renewal_has_the_conditions_of_a_single_one() {
     let world = World::new();
     let process = world.process(0);
     let mut leases = Vec::new();
@@ -183,11 +183,11 @@ async fn a_renewal_in_a_batch_has_every_condition_of_a_single_one() {
     for (name, before) in untouched {
         assert_eq!(world.item(name), before, "{name}");
     }
-    assert_eq!(world.item("gone"), serde_json::Value::Null, "a renewal makes no item");
+    assert_eq!(world.item("gone"), serde_json::Value::Null, "a renewal creates no item");
 }
 
 #[tokio::test]
-async fn a_clock_that_went_back_still_sends_heartbeats() {
+async fn clock_that_went_back_still_sends_heartbeats() {
     let world = World::new();
     let (process, clock) = world.machine();
     let lease = take(&process, "a").await;
@@ -196,11 +196,11 @@ async fn a_clock_that_went_back_still_sends_heartbeats() {
     world.pass(Duration::from_millis(100));
     let before = world.item("a")["version"].clone();
     assert_eq!(process.renew(&lease).await.unwrap(), Renewal::Renewed);
-    assert_ne!(world.item("a")["version"], before, "observers have to see that the holder lives");
+    assert_ne!(world.item("a")["version"], before, "observers must see a heartbeat");
 }
 
 #[tokio::test]
-async fn a_pause_that_no_clock_of_the_machine_noticed_is_made_good_by_the_renewal_that_finds_it_out() {
+async fn renewal_corrects_an_expiry_after_an_unnoticed_pause() {
     for batch in [false, true] {
         let world = World::new();
         let (process, clock) = world.machine();
@@ -219,7 +219,7 @@ async fn a_pause_that_no_clock_of_the_machine_noticed_is_made_good_by_the_renewa
 }
 
 #[tokio::test]
-async fn a_request_of_a_released_acquisition_does_not_bring_it_back_to_life() {
+async fn late_request_of_a_released_acquisition_is_refused() {
     // Where there are tokens, a late request is kept out by its old one too.
     for schema in [Schema::Native, Schema::Java, Schema::Go] {
         for hold_for in [TTL, Duration::ZERO] {
@@ -243,7 +243,7 @@ async fn a_request_of_a_released_acquisition_does_not_bring_it_back_to_life() {
 }
 
 #[tokio::test]
-async fn only_the_lease_that_was_seen_is_broken() {
+async fn break_affects_only_the_lease_seen() {
     let world = World::new();
     let process = world.process(0);
     let first = take(&process, "a").await;
@@ -263,7 +263,7 @@ async fn only_the_lease_that_was_seen_is_broken() {
 }
 
 #[tokio::test]
-async fn a_broken_lease_is_not_released() {
+async fn release_of_a_broken_lease_is_not_held() {
     let world = World::new();
     let process = world.process(0);
     let lease = take(&process, "a").await;
@@ -275,12 +275,12 @@ async fn a_broken_lease_is_not_released() {
 }
 
 #[tokio::test]
-async fn an_item_is_forgotten_only_once_it_is_a_released_lock() {
+async fn purge_deletes_only_released_locks() {
     let world = World::new();
     let process = world.process(0);
     let name = claim("a").name;
-    assert!(process.purge(&name).await.unwrap(), "there is nothing");
-    // Somebody's data, which is no lock.
+    assert!(process.purge(&name).await.unwrap(), "the item does not exist");
+    // Another application's data, which is not a lock.
     world.put("a", "team", "etl");
     assert!(!process.purge(&name).await.unwrap());
     assert_eq!(world.item("a")["team"]["S"], "etl");
@@ -293,8 +293,8 @@ async fn an_item_is_forgotten_only_once_it_is_a_released_lock() {
         world.pass(2 * TTL);
     }
     assert_eq!(world.item("a"), serde_json::Value::Null);
-    // As one that died.
+    // The holder is dead.
     take(&process, "a").await;
     world.pass(10 * TTL);
-    assert!(!process.purge(&name).await.unwrap(), "nobody released it");
+    assert!(!process.purge(&name).await.unwrap(), "it was not released");
 }

@@ -25,8 +25,8 @@ pub(crate) struct Table {
     items: BTreeMap<String, Item>,
 }
 
-/// A write, as it was asked for and before it takes effect; a test may change it to see whether
-/// anybody notices.
+/// A write, as it was asked for and before it takes effect; a test may change it to check that the
+/// change is detected.
 #[derive(Debug)]
 pub(crate) struct Write {
     update: Update,
