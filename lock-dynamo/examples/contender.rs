@@ -1,5 +1,5 @@
-//! Tries once to take a lock, says what came of it, and holds it until its standard input ends. The
-//! tests start it, kill it and lie to it about the time.
+//! Tries once to acquire a lock, prints the outcome, and holds the lock until its standard input
+//! ends. The tests start it, kill it, and give it a wrong clock.
 //!
 //! `contender ENDPOINT TABLE SCHEMA TAKEOVER SKEW_MS NAME TTL_MS`
 

@@ -67,7 +67,8 @@ impl fmt::Debug for Endpoint {
 /// use std::time::Duration;
 /// use lock_dynamo::{DynamoBackend, DynamoConfig};
 ///
-/// let config = DynamoConfig::new("locks").region("eu-central-1").skew_bound(Duration::from_secs(1));
+/// let config =
+///     DynamoConfig::new("locks").region("eu-central-1").skew_bound(Duration::from_secs(1));
 /// let locker = lock_core::Locker::new(DynamoBackend::new(config))?;
 /// # Ok::<(), lock_core::Error>(())
 /// ```
