@@ -134,7 +134,7 @@ impl LockAdmin {
     /// Cancel safe: it changes nothing.
     pub async fn diagnose(&self) -> Vec<Finding> {
         timeout(WHOLE_STORE, self.shared.backend.diagnose()).await.unwrap_or_else(|_| {
-            vec![Finding::warning("store", format!("could not be checked: no answer within {WHOLE_STORE:?}"))]
+            vec![Finding::warning("store", format!("could not be examined: no answer within {WHOLE_STORE:?}"))]
         })
     }
 
