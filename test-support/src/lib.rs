@@ -2,7 +2,7 @@
 //!
 //! Without its default feature `servers` this crate is only the faulty network on loopback,
 //! [`Proxy`], which `onelock torture` uses outside of tests. The feature adds real servers, a proxy
-//! that knows DynamoDB's protocol ([`wire`]), clocks, and the simulation ([`sim`]).
+//! that knows DynamoDB's protocol (`wire`), clocks, and the simulation (`sim`).
 //!
 //! A server that cannot be started is a failure of the test, with the command that installs it,
 //! never a skipped test.

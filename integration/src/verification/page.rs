@@ -1,6 +1,11 @@
 //! `docs/verification.md`, from what the runs left: nothing in it is written by hand but words.
 
-use std::{collections::BTreeMap, fmt, fs, io, path::Path, slice};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs, io,
+    path::Path,
+    slice,
+};
 
 use serde_json::Value;
 use test_support::sim::Mistake;
@@ -68,13 +73,16 @@ impl Page {
         let missing = self.cases.all().into_iter().filter(|case| self.runs.passed(case) == 0);
         let mut wrong: Vec<_> = missing.map(|case| format!("the case {case} did not run")).collect();
         wrong.extend(self.runs.failed().iter().map(|test| format!("{test} failed")));
-        let unknown = holes().filter(|hole| hole.contains('.') && self.figure(hole).is_none());
-        wrong.extend(unknown.map(|figure| format!("there is no figure {figure}")));
         for name in HISTORIES {
-            if self.count(name, "violations") != Some(0) {
-                wrong.push(format!("{name}: {:#}", self.results.get(name).unwrap_or(&Value::Null)));
+            match self.results.get(name) {
+                None => wrong.push(format!("{name}.json is missing")),
+                Some(report) if report["violations"] != 0 => wrong.push(format!("{name}: {report:#}")),
+                Some(_) => {}
             }
         }
+        let lacks = |hole: &str| hole.split_once('.').is_some_and(|(of, what)| self.count(of, what).is_none());
+        let unknown: BTreeSet<_> = holes().filter(|hole| lacks(hole)).collect();
+        wrong.extend(unknown.into_iter().map(|figure| format!("there is no figure {figure}")));
         for result in Mistake::ALL.iter().flat_map(|one| SIMULATIONS.map(|simulation| brought_back(*one, simulation))) {
             if self.count(&result, "violations").is_none_or(|found| found == 0) {
                 wrong.push(format!("{result}: the mistake was not found"));
@@ -102,9 +110,9 @@ impl Page {
         reports.iter().map(figure).sum::<Option<f64>>().map(|sum| sum.round() as u64)
     }
 
-    fn figure(&self, hole: &str) -> Option<String> {
-        let (of, what) = hole.split_once('.')?;
-        self.count(of, what).map(grouped)
+    fn figure(&self, hole: &str) -> String {
+        let (of, what) = hole.split_once('.').unwrap_or_default();
+        self.count(of, what).map(grouped).unwrap_or_default()
     }
 
     /// Each with the number of backends and set-ups that it ran on.
@@ -149,7 +157,7 @@ impl fmt::Display for Page {
             match hole.strip_prefix("cases ") {
                 Some(key) => f.write_str(&self.ran(key))?,
                 None if hole == "mistakes" => f.write_str(&self.mistakes())?,
-                None => f.write_str(&self.figure(hole).unwrap_or_default())?,
+                None => f.write_str(&self.figure(hole))?,
             }
             f.write_str(words)?;
         }

@@ -111,7 +111,9 @@ fn a_page_is_refused_for_a_violation_a_mistake_not_found_a_failure_and_what_did_
     assert!(refused(&|page| spoil(page, "torture-redis", 1)).contains("torture-redis"));
     let unseen = "simulation-dynamodb-ValidityFromReply";
     assert!(refused(&|page| spoil(page, unseen, 0)).contains("ValidityFromReply: the mistake was not found"));
-    assert!(refused(&|page| drop(page.results.remove("simulation"))).contains("there is no figure simulation.seeds"));
+    assert!(refused(&|page| drop(page.results.remove("simulation"))).contains("simulation.json is missing"));
+    let unknown = |page: &mut Page| drop(page.results.get_mut("torture-files").unwrap()["killed"].take());
+    assert!(refused(&unknown).contains("there is no figure torture-files.killed"));
     let failed = "<testcase name=\"acquiring_a_free_lock_grants_it\"><failure/></testcase>";
     assert!(refused(&|page| page.runs = Runs::parse(failed)).contains("acquiring_a_free_lock_grants_it failed"));
     assert!(refused(&|page| page.runs = Runs::default()).contains("acquiring_a_free_lock_grants_it did not run"));
