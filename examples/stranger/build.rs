@@ -4,7 +4,8 @@
 
 use std::{env, fmt::Write, fs, path::Path};
 
-const READMES: [&str; 7] = ["", "lock-core/", "lock-efs/", "lock-redis/", "lock-dynamo/", "onelock/", "examples/backend/"];
+const READMES: [&str; 7] =
+    ["", "lock-core/", "lock-efs/", "lock-redis/", "lock-dynamo/", "onelock/", "examples/backend/"];
 
 fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
@@ -16,7 +17,8 @@ fn main() {
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         for block in rust_blocks(&text) {
             count += 1;
-            writeln!(modules, "/// From {folder}README.md.\npub mod example_{count} {{\n{}\n}}", function(&block)).unwrap();
+            writeln!(modules, "/// From {folder}README.md.\npub mod example_{count} {{\n{}\n}}", function(&block))
+                .unwrap();
         }
     }
     writeln!(modules, "/// How many examples there are.\npub const EXAMPLES: usize = {count};").unwrap();
@@ -46,7 +48,11 @@ fn rust_blocks(text: &str) -> Vec<String> {
 fn function(block: &str) -> String {
     if block.contains("fn main()") {
         // In a whole program `main` is called.
-        return block.replacen("async fn main()", "pub async fn main()", 1).replacen("\nfn main()", "\npub fn main()", 1);
+        return block.replacen("async fn main()", "pub async fn main()", 1).replacen(
+            "\nfn main()",
+            "\npub fn main()",
+            1,
+        );
     }
     if block.contains("Ok::<") {
         return format!("pub fn example() -> Result<(), impl std::fmt::Debug> {{\n{block}\n}}");

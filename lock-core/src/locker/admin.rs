@@ -97,7 +97,7 @@ impl LockAdmin {
         let name = self.shared.name(name)?;
         let Some(version) = &seen.version else {
             let message =
-                "this holder has no version to compare, so it cannot be broken safely; stop its process instead";
+                "this holder has no version to compare, so its lock cannot be broken safely; stop the holder's process instead";
             return Err(Error::new(ErrorKind::Unsupported, message).with_operation(Operation::Break).with_name(&name));
         };
         let answer = self
@@ -134,7 +134,7 @@ impl LockAdmin {
     /// Cancel safe: it changes nothing.
     pub async fn diagnose(&self) -> Vec<Finding> {
         timeout(WHOLE_STORE, self.shared.backend.diagnose()).await.unwrap_or_else(|_| {
-            vec![Finding::warning("store", format!("could not be examined: no answer within {WHOLE_STORE:?}"))]
+            vec![Finding::warning("store", format!("could not be examined: no reply within {WHOLE_STORE:?}"))]
         })
     }
 
