@@ -73,7 +73,9 @@ fn service(code: &str, message: &str, status: u16, config: &DynamoConfig) -> Err
         "ValidationException" => validation(message, config),
         "AccessDeniedException" | "NotAuthorizedException" => (
             ErrorKind::PermissionDenied,
-            format!("access to the table \"{table}\" is denied; grant the permissions in docs/dynamodb.md"),
+            format!(
+                "access to the table \"{table}\" is denied; grant the permissions of the policy in docs/dynamodb.md"
+            ),
         ),
         "ExpiredTokenException" | "ExpiredToken" => {
             (ErrorKind::PermissionDenied, "the AWS credentials have expired; log in again or refresh them".into())

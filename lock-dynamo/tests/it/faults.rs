@@ -213,7 +213,7 @@ async fn hung_connection_is_reported_as_loss_in_time() {
 #[tokio::test]
 // verifies: throttled
 async fn throttling_past_the_deadline_is_a_loss_in_time() {
-    lost_in_time(Fault::Refuse(400, "ProvisionedThroughputExceededException"), "fewer requests").await;
+    lost_in_time(Fault::Refuse(400, "ProvisionedThroughputExceededException"), "throttles requests").await;
 }
 
 #[tokio::test]
