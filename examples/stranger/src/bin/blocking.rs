@@ -4,7 +4,10 @@ use onelock::blocking::{self, TryAcquire};
 
 fn main() -> Result<(), onelock::Error> {
     let locker = blocking::open(&std::env::var("ONELOCK_URL").unwrap())?;
-    let TryAcquire::Acquired(guard) = locker.try_acquire("report")? else { return Ok(println!("skipped")) };
+    let TryAcquire::Acquired(guard) = locker.try_acquire("report")? else {
+        println!("skipped");
+        return Ok(());
+    };
     println!("worked");
     guard.release()?;
     Ok(())
