@@ -74,5 +74,5 @@ fn page_counts_the_lines_of_each_program() {
 
 #[test]
 fn every_readme_example_is_compiled_here() {
-    assert!(stranger::EXAMPLES >= 5, "only {} examples were found", stranger::EXAMPLES);
+    const { assert!(stranger::EXAMPLES >= 5, "the READMEs have examples") };
 }
