@@ -1,4 +1,4 @@
-//! What a file backend needs to know.
+//! Settings of a file backend.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use lock_core::Error;
 
 use crate::{backend::FileBackend, dir, medium::file_system::FileSystem, mode::Mode};
 
-/// A directory of locks and how to treat it; [`build`](Self::build) opens it.
+/// Settings of a directory of locks. [`build`](Self::build) opens it.
 ///
 /// ```
 /// # fn main() -> Result<(), lock_core::Error> {
@@ -24,49 +24,55 @@ pub struct FileConfig {
 }
 
 impl FileConfig {
-    /// The locks in `directory`, which is created when missing, private to this user.
+    /// Uses the locks in `directory`. If the directory is missing, it is created private to this
+    /// user.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into(), create: true, mode: None, require_nfs: false }
     }
 
-    /// Whether to create a missing directory, and its parents. Say no for a mount point: what is
-    /// missing then is the mount, and locks in the empty directory under it would exclude nobody.
+    /// Sets whether to create a missing directory and its parents. Default `true`.
+    ///
+    /// Use `false` for a directory on a mount: if the mount is missing, locks in the empty
+    /// directory under it would not exclude other hosts.
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
         self
     }
 
-    /// The permissions of the files, for a directory that several users share: `0o660` for a group,
-    /// `0o666` for all. The umask does not take from it.
+    /// Sets the permissions of the files, whatever the umask, for a directory that several users
+    /// share: `0o660` for a group, `0o666` for all.
     ///
-    /// A directory that is created gets the same, with search permission and the set-group-ID bit.
-    /// Without this option files have `0o600` and directories `0o700`, less the umask. A directory
-    /// for several users must not have the sticky bit, under which one user cannot replace
-    /// another's record.
+    /// A directory that is created gets the same permissions, plus search permission and the
+    /// set-group-ID bit. Without this option files have `0o600` and directories `0o700`, less the
+    /// umask. A directory for several users must not have the sticky bit, which keeps one user from
+    /// replacing another's record.
     #[must_use]
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = Some(mode);
         self
     }
 
-    /// Refuses a directory that is not on NFS, for locks that several hosts share: a mount that is
-    /// missing would leave each host with a directory of its own. Default no.
+    /// Sets whether to refuse a directory that is not on NFS. Default `false`.
+    ///
+    /// Use `true` for locks that several hosts share: without it, a missing mount leaves each host
+    /// with its own directory.
     #[must_use]
     pub fn require_nfs(mut self, require_nfs: bool) -> Self {
         self.require_nfs = require_nfs;
         self
     }
 
-    /// Opens the directory. Blocks; on NFS for as long as the server does not answer.
+    /// Opens the directory. Blocks, on NFS until the server answers.
     ///
     /// # Errors
-    /// [`ErrorKind::Config`](lock_core::ErrorKind::Config) for a mode without `0o600` or beyond
-    /// `0o666`; [`ErrorKind::StoreNotReady`](lock_core::ErrorKind::StoreNotReady) for an NFS mount
-    /// on which locks would not be safe, with the mount option to change; that,
-    /// [`ErrorKind::PermissionDenied`](lock_core::ErrorKind::PermissionDenied) or
-    /// [`ErrorKind::Full`](lock_core::ErrorKind::Full) when the directory is not there, or is not
-    /// one that can be written to.
+    /// - [`ErrorKind::Config`](lock_core::ErrorKind::Config) for a mode without `0o600` or beyond
+    ///   `0o666`.
+    /// - [`ErrorKind::StoreNotReady`](lock_core::ErrorKind::StoreNotReady) if the directory is
+    ///   missing or not on the required NFS, or if locks on its NFS mount would not be safe. The
+    ///   error names the mount option to change.
+    /// - [`ErrorKind::PermissionDenied`](lock_core::ErrorKind::PermissionDenied) or
+    ///   [`ErrorKind::Full`](lock_core::ErrorKind::Full) if the directory is not writable.
     pub fn build(self) -> Result<FileBackend, Error> {
         let mode = Mode::new(self.mode)?;
         if self.require_nfs {
@@ -85,7 +91,7 @@ impl FileConfig {
 }
 
 impl FileBackend {
-    /// Opens `directory`, with its defaults: created when missing, private to this user.
+    /// Opens `directory` with the default settings: created if missing, private to this user.
     ///
     /// # Errors
     /// As [`FileConfig::build`].

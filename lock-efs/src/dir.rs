@@ -1,4 +1,4 @@
-//! The directory of the locks: created, and checked once.
+//! Creates the directory of the locks and checks it once.
 
 use std::{
     fs::{self, DirBuilder, Permissions},
@@ -15,10 +15,10 @@ use nix::{
 
 use crate::{error, medium::file_system::FileSystem, mode::Mode};
 
-/// Makes sure of a writable directory at `path`, and returns it as an absolute path.
+/// Ensures that `path` is a writable directory, and returns its absolute path.
 ///
-/// Symbolic links on the way are kept, not resolved: when one is turned to another directory, every
-/// process must follow.
+/// Symbolic links in the path are not resolved: if a link is changed to another directory, every
+/// process must follow it.
 pub(crate) fn prepare(path: &Path, create: bool, mode: Mode) -> Result<PathBuf, Error> {
     let directory = std::path::absolute(path).map_err(|e| {
         Error::new(ErrorKind::Config, format!("\"{}\" is not a path; name a directory for the locks", path.display()))
@@ -37,7 +37,7 @@ pub(crate) fn prepare(path: &Path, create: bool, mode: Mode) -> Result<PathBuf, 
     Ok(directory)
 }
 
-/// Makes sure that `path`, or where it would be created, is on NFS.
+/// Returns an error unless `path`, or its nearest existing parent, is on NFS.
 pub(crate) fn must_be_nfs(path: &Path) -> Result<(), Error> {
     let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
     if FileSystem::of(existing)?.is_nfs() {
@@ -58,7 +58,7 @@ fn create_private(directory: &Path, mode: Mode) -> Result<(), Error> {
             Ok(()) if mode.exact => fs::set_permissions(directory, Permissions::from_mode(mode.directory))
                 .map_err(|e| error::at("set the permissions of", directory, e))?,
             Ok(()) => {}
-            // Somebody else was faster, which is as good; `check` sees what it is.
+            // Another process created it first. `check` verifies that it is a directory.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(error::at("create the directory", directory, e)),
         }

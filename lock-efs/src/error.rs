@@ -1,13 +1,13 @@
-//! What an errno means for a lock, and what to do about it.
+//! Maps an errno to the kind of a lock error and to advice.
 
 use std::{io, path::Path};
 
 use lock_core::{Error, ErrorKind};
 use nix::errno::Errno;
 
-/// The error of a system call on `path`, while `doing` ("open the lock file").
+/// Returns the error of a system call on `path`, while `doing` ("open the lock file").
 ///
-/// Never ambiguous: when an attempt fails its descriptor is closed, and with it goes the lock.
+/// Never ambiguous: a failed attempt closes its descriptor, which frees the lock.
 pub(crate) fn at(doing: &str, path: &Path, source: impl Into<io::Error>) -> Error {
     let source = source.into();
     let (kind, retryable, advice) = diagnose(source.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw));
@@ -17,7 +17,7 @@ pub(crate) fn at(doing: &str, path: &Path, source: impl Into<io::Error>) -> Erro
         .with_ambiguous(false)
 }
 
-/// Kind, whether trying again can help, and the advice.
+/// Returns the kind, whether a retry can help, and the advice.
 fn diagnose(errno: Errno) -> (ErrorKind, bool, &'static str) {
     use ErrorKind as K;
     match errno {

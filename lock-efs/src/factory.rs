@@ -11,12 +11,14 @@ use lock_core::{
 
 use crate::{config::FileConfig, io_pool};
 
-/// Opens `file:` and `efs:` config strings: `file:///var/lib/app/locks`, `efs:///mnt/efs/locks`,
-/// with the options `mode` (as [`FileConfig::mode`], octal) and `create` (`true`, the default, or
+/// Opens `file:` and `efs:` config strings, such as `file:///var/lib/app/locks` and
+/// `efs:///mnt/efs/locks`.
+///
+/// The options are `mode` (as [`FileConfig::mode`], octal) and `create` (`true`, the default, or
 /// `false`).
 ///
-/// On an NFS mount the two are the same. Anywhere else `efs:` is refused, unless
-/// `allow_local=true`, for a laptop or a test.
+/// On an NFS mount both schemes are the same. On other file systems `efs:` is refused. The option
+/// `allow_local=true` accepts it, for a laptop or a test.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct FileFactory;
 
@@ -39,7 +41,7 @@ impl BackendFactory for FileFactory {
             files = files.require_nfs(!config.take_bool("allow_local")?.unwrap_or(false));
         }
         config.finish()?;
-        // Opening may hang with the network, and then the runtime must not.
+        // Opening may hang if the network is away. The runtime must not hang with it.
         Ok(Arc::new(io_pool::once(move || files.build()).await?))
     }
 }

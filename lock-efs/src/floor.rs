@@ -1,4 +1,4 @@
-//! The floor of the tokens: the largest token of all names that were removed.
+//! Keeps the floor of the fencing tokens: the largest token of all names that were removed.
 
 use std::{
     fs::{self, File},
@@ -12,7 +12,7 @@ use crate::{error, lockfile, mode::Mode};
 
 const FLOOR: &str = ".onelock-floor";
 
-/// Makes sure that tokens of names without a record begin above `token`.
+/// Ensures that tokens of names without a record begin above `token`.
 pub(crate) fn raise(directory: &Path, token: FencingToken, mode: Mode) -> Result<(), Error> {
     let path = directory.join(FLOOR);
     if read(directory)?.is_some_and(|floor| floor >= token) {
@@ -25,14 +25,14 @@ pub(crate) fn raise(directory: &Path, token: FencingToken, mode: Mode) -> Result
             lockfile::widen(&file, &found, mode, &new);
         }
         writeln!(file, "{}", token.get())?;
-        // Before the record that had it goes.
+        // The floor must be on disk before the record with this token is removed.
         file.sync_all()?;
         fs::rename(&new, &path)
     };
     write().map_err(|e| error::at("write", &path, e))
 }
 
-/// What tokens of names without a record must be larger than.
+/// Returns the token that tokens of names without a record must exceed.
 pub(crate) fn read(directory: &Path) -> Result<Option<FencingToken>, Error> {
     let path = directory.join(FLOOR);
     match fs::read_to_string(&path) {

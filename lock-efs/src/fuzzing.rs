@@ -1,4 +1,4 @@
-//! What the fuzz targets call; only in a build for fuzzing.
+//! Entry points of the fuzz targets, in builds for fuzzing only.
 
 use lock_core::LockName;
 
@@ -7,7 +7,8 @@ use crate::{
     record::Record,
 };
 
-/// A file name is legal everywhere, and leads back to its name unless it is a digest.
+/// Checks that a file name is legal everywhere, and decodes to its lock name unless it has a
+/// digest.
 pub fn name(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let _ = decode(text);
@@ -18,7 +19,7 @@ pub fn name(data: &[u8]) {
     assert!(has_digest(&stem) || decode(&stem).as_ref() == Some(&name), "{stem}");
 }
 
-/// A record is read or refused.
+/// Checks that a record is parsed or refused, without a panic.
 pub fn record(data: &[u8]) {
     let Ok(record) = Record::parse(data) else { return };
     let left = [0, 1, u64::MAX].map(|now| record.hold_left(now));

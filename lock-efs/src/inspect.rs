@@ -1,4 +1,4 @@
-//! Who holds which locks, for those who only look.
+//! Inspects and lists locks without acquiring them.
 
 use std::{fs, io};
 

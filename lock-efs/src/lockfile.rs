@@ -1,4 +1,4 @@
-//! One lock file: opened, locked, compared with its path.
+//! Opens and locks a lock file, and compares it with its path.
 
 use std::{
     fs::{self, File, Metadata, OpenOptions, Permissions},
@@ -20,14 +20,14 @@ use crate::{error, mode::Mode};
 
 /// An open lock file. Closing it unlocks, unless a duplicate is open.
 ///
-/// The file stays empty: Python's `filelock` truncates it, and others may write what they like.
+/// The file stays empty: Python's `filelock` truncates it, and other programs may write to it.
 #[derive(Debug)]
 pub(crate) struct LockFile {
     file: File,
     pub(crate) inode: Inode,
 }
 
-/// Which file this is; unique for as long as it is open.
+/// The identity of a file; unique as long as the file is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Inode {
     pub(crate) device: u64,
@@ -35,7 +35,7 @@ pub(crate) struct Inode {
 }
 
 impl LockFile {
-    /// Opens or makes the file, with the `flags` that its file system needs beside the usual ones.
+    /// Opens or creates the file, with the additional `flags` that its file system needs.
     pub(crate) fn open(path: &Path, mode: Mode, flags: OFlag) -> Result<Self, Error> {
         let fail = |e: io::Error| error::at("open the lock file", path, e);
         let file = OpenOptions::new()
@@ -55,7 +55,7 @@ impl LockFile {
         Ok(Self { file, inode: Inode::of(&found) })
     }
 
-    /// Opens the file if it is there.
+    /// Opens the file if it exists.
     pub(crate) fn open_existing(path: &Path) -> Result<Option<Self>, Error> {
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
         match OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path) {
@@ -72,13 +72,14 @@ impl LockFile {
         &self.file
     }
 
-    /// Whether the lock could be had; locking what is locked already is fine.
+    /// Returns whether the lock was acquired. Locking a file that is already locked through this
+    /// descriptor succeeds.
     pub(crate) fn try_lock(&self, path: &Path) -> Result<bool, Error> {
         try_flock(&self.file, FlockArg::LockExclusiveNonblock).map_err(|e| error::at("lock", path, e))
     }
 
-    /// Frees the lock even while a duplicate of the descriptor is open: in a supervisor, or in a
-    /// child that is about to exec.
+    /// Frees the lock even while a duplicate of the descriptor is open, in a supervisor or in a
+    /// child between fork and exec.
     pub(crate) fn unlock(&self, path: &Path) -> Result<(), Error> {
         flock(&self.file, FlockArg::Unlock).map_err(|e| error::at("unlock", path, e))
     }
@@ -87,7 +88,7 @@ impl LockFile {
         self.file
     }
 
-    /// A second descriptor of the same lock, closed on exec.
+    /// Returns a second descriptor of the same lock, closed on exec.
     pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
         self.file.try_clone().map(Into::into)
     }
@@ -98,13 +99,13 @@ impl Inode {
         Self { device: found.dev(), number: found.ino() }
     }
 
-    /// Whether `found` describes this file.
+    /// Returns whether `found` describes this file.
     pub(crate) fn is(self, found: &Metadata) -> bool {
         Self::of(found) == self
     }
 
-    /// Whether `path` names this file, which must be open; else it was removed or replaced, and its
-    /// lock excludes nobody.
+    /// Returns whether `path` names this file, which must be open. If not, the file was removed or
+    /// replaced, and its lock does not exclude other clients.
     pub(crate) fn is_at(self, path: &Path) -> Result<bool, Error> {
         match fs::symlink_metadata(path) {
             Ok(found) => Ok(Self::of(&found) == self),
@@ -114,8 +115,7 @@ impl Inode {
     }
 }
 
-/// Adds what the umask took from the permissions that the user asked for; only the owner of the
-/// file can.
+/// Restores the configured permissions that the umask removed. Only the owner of the file can.
 pub(crate) fn widen(file: &File, found: &Metadata, mode: Mode, path: &Path) {
     let missing = mode.file & !found.mode();
     if mode.exact && missing != 0 {
@@ -126,17 +126,18 @@ pub(crate) fn widen(file: &File, found: &Metadata, mode: Mode, path: &Path) {
     }
 }
 
-/// Whether `arg`, which must not block, succeeded; `false` when somebody else holds the lock.
+/// Returns whether `arg`, which must not block, succeeded; `false` if another client holds the
+/// lock.
 pub(crate) fn try_flock(file: &File, arg: FlockArg) -> Result<bool, Errno> {
     match flock(file, arg) {
         Ok(()) => Ok(true),
-        // EACCES is what some NFS servers answer for a lock that is held.
+        // Some NFS servers answer EACCES for a lock that is held.
         Err(Errno::EWOULDBLOCK | Errno::EACCES) => Ok(false),
         Err(e) => Err(e),
     }
 }
 
-#[expect(deprecated, reason = "the successor, `Flock`, unlocks on drop, and so would take the lock from a duplicate")]
+#[expect(deprecated, reason = "the successor, `Flock`, unlocks on drop, which would also unlock a duplicate")]
 pub(crate) fn flock(file: &File, arg: FlockArg) -> Result<(), Errno> {
     loop {
         match nix::fcntl::flock(file.as_raw_fd(), arg) {

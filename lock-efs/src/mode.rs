@@ -2,12 +2,12 @@
 
 use lock_core::{Error, ErrorKind};
 
-/// The permissions of what is created.
+/// The permissions of files and directories that are created.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mode {
     pub(crate) file: u32,
     pub(crate) directory: u32,
-    /// The umask is not to take from it.
+    /// Whether the permissions apply whatever the umask.
     pub(crate) exact: bool,
 }
 
@@ -20,7 +20,8 @@ impl Mode {
                 format!("mode={file:o} is not valid for lock files; use 600, 660 or 666"),
             ));
         }
-        // Who may read may search; who shares by group shares its files by group.
+        // Readers also need search permission. The set-group-ID bit gives new files the directory's
+        // group.
         let search = (file & 0o444) >> 2;
         Ok(Self { file, directory: 0o2000 | file | search, exact: true })
     }

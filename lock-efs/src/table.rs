@@ -1,4 +1,4 @@
-//! What this backend holds.
+//! The locks that this backend holds.
 
 use std::{
     collections::HashMap,
@@ -16,20 +16,20 @@ use crate::{key::Key, lockfile::LockFile, medium::mount::Mount, sync};
 #[derive(Debug)]
 pub(crate) struct AcquiredLock {
     pub(crate) lock: Arc<LockFile>,
-    /// The record, open since it was written, so that the release marks this one and no
+    /// The record, open since it was written. So the release marks this record and never a
     /// successor's.
     pub(crate) record: File,
     pub(crate) token: FencingToken,
-    /// A duplicate was given away, so closing ours may not be the last close of the file, which
-    /// wakes waiters.
+    /// Whether a duplicate of the descriptor was handed out. Only the last close of the file wakes
+    /// waiters, and that may then be the close of the duplicate.
     pub(crate) lent: bool,
-    /// What to add to this machine's clock for the store's, in microseconds.
+    /// The store's clock minus this machine's clock, in microseconds.
     pub(crate) skew_us: i64,
     pub(crate) _gauge: HeldGauge,
 }
 
-/// What metrics of held locks are sorted by: limits are those of a mount, on which there may be
-/// several directories.
+/// The labels of the metric of held locks. Limits apply to a mount, which may have several
+/// directories of locks.
 #[derive(Debug, Clone)]
 pub(crate) struct GaugeLabels {
     directory: Arc<str>,
@@ -48,7 +48,7 @@ impl GaugeLabels {
     }
 }
 
-/// Counts a held lock in the metrics, for as long as it is held.
+/// Counts a held lock in the metrics until it is dropped.
 #[derive(Debug)]
 pub(crate) struct HeldGauge(GaugeLabels);
 
@@ -74,7 +74,7 @@ impl LockTable {
         sync::lock(&self.0)
     }
 
-    /// Returns how many locks are held with it.
+    /// Adds a lock and returns how many locks are held now.
     pub(crate) fn insert(&self, key: Key, lock: AcquiredLock) -> usize {
         let mut locks = self.locks();
         locks.insert(key, lock);

@@ -1,4 +1,4 @@
-//! Finds out what kind of file system a directory is on.
+//! Detects the kind of file system that a directory is on.
 
 use std::path::Path;
 
@@ -11,21 +11,22 @@ use super::{
     nfs::Nfs,
 };
 
-/// What the locks are on, as far as it matters to them.
+/// The kind of file system that the locks are on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum FileSystem {
     /// The kernel of this machine keeps the locks.
     Local,
-    /// NFSv4, mounted such that a lock is one for all hosts and its loss can be noticed.
+    /// NFSv4, mounted so that a lock excludes all hosts and its loss can be detected.
     Nfs(NfsFacts),
-    /// Another network file system, or one that a program provides: a lock may be lost unseen.
+    /// Another network file system, or one that a program provides (FUSE): a lock may be lost
+    /// without notice.
     Unknown,
 }
 
 impl FileSystem {
-    /// The file system of `directory`, which exists.
+    /// Detects the file system of `directory`, which must exist.
     pub(crate) fn of(directory: &Path) -> Result<Self, Error> {
-        // Without /proc there is only the type to go by.
+        // Without /proc only the type of the file system is known.
         let nfs = Mount::of(directory).ok().flatten().and_then(|mount| mount.nfs());
         match nfs {
             Some(facts) => match facts.objection() {
@@ -44,7 +45,7 @@ impl FileSystem {
         matches!(self, Self::Nfs(_))
     }
 
-    /// How the store treats this file system.
+    /// Returns the operations that depend on this file system.
     pub(crate) fn medium(&self) -> &'static dyn Medium {
         match self {
             Self::Nfs(_) => &Nfs,
@@ -53,8 +54,10 @@ impl FileSystem {
     }
 }
 
-/// Whether `directory` is on a network file system, or one that a program provides (FUSE), where a
-/// lock can be lost unseen and no event tells of other machines.
+/// Returns whether `directory` is on a network file system, or on one that a program provides
+/// (FUSE).
+///
+/// There a lock can be lost without notice, and no event reports changes by other machines.
 #[cfg(target_os = "linux")]
 pub(crate) fn is_remote(directory: &Path) -> bool {
     /// NFS, SMB1, SMB2, CIFS, Ceph, AFS, Coda, 9p, Lustre, GFS2, OCFS2, FUSE, as in statfs(2).
@@ -72,7 +75,7 @@ pub(crate) fn is_remote(directory: &Path) -> bool {
         0x7461_636F,
         0x6573_5546,
     ];
-    #[allow(clippy::unnecessary_cast, reason = "the number has another type on other architectures")]
+    #[allow(clippy::unnecessary_cast, reason = "the type of the number depends on the architecture")]
     let magic = nix::sys::statfs::statfs(directory).map(|found| found.filesystem_type().0 as i64);
     magic.is_ok_and(|magic| REMOTE.contains(&magic))
 }

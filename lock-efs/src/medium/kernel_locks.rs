@@ -1,12 +1,13 @@
-//! Reads the list of locks that the kernel keeps.
+//! Reads the kernel's list of locks.
 
 #[cfg(target_os = "linux")]
 use std::os::unix::fs::MetadataExt;
 use std::{collections::HashSet, fs};
 
-/// The `flock` locks that the kernel lists: these are certainly held. Others may be too: the list
-/// leaves out processes of foreign containers, and some file systems (btrfs, overlayfs) show other
-/// device numbers to `stat` than to it.
+/// The `flock` locks in the kernel's list. A listed lock is held.
+///
+/// A lock that is not listed may be held too. The list omits processes of other containers, and
+/// some file systems (btrfs, overlayfs) show other device numbers in it than in `stat`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct KernelLocks(HashSet<(u64, u64, u64)>);
 
@@ -15,8 +16,8 @@ impl KernelLocks {
         fs::read_to_string("/proc/locks").map(|text| Self::parse(&text)).unwrap_or_default()
     }
 
-    /// Lines like `3: FLOCK  ADVISORY  WRITE 5086 fe:00:382078 0 EOF`; those with `->` are only
-    /// waiting.
+    /// Parses lines like `3: FLOCK ADVISORY WRITE 5086 fe:00:382078 0 EOF`. A line with `->` is a
+    /// waiter.
     fn parse(text: &str) -> Self {
         let inode = |line: &str| {
             let mut words = line.split_whitespace().skip(1);

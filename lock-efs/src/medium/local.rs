@@ -1,4 +1,4 @@
-//! File systems whose locks this machine's kernel keeps, and those that are treated as such.
+//! Local file systems, and file systems of unknown kind, which are treated as local.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -44,15 +44,15 @@ impl Medium for Local {
         attempt.try_again((attempt.peek)())
     }
 
-    /// The kernel keeps a local lock until it is released or closed; only removing its file breaks
-    /// that.
+    /// The kernel keeps a local lock until it is released or closed. Only the removal of its file
+    /// breaks the lock.
     fn check(&self, lock: &LockFile, path: &Path) -> Result<Probe, Error> {
         Ok(if lock.inode.is_at(path)? { Probe::StillHeld } else { Probe::removed(path) })
     }
 
-    /// What the kernel does not list is tried with a shared lock, given back at once. A contender
-    /// that comes in these microseconds finds the lock taken without a record that says so, and
-    /// tries once more.
+    /// A lock that the kernel does not list is tried with a shared lock, released at once. A client
+    /// that tries in these microseconds is refused without a record that names a holder, and tries
+    /// again.
     fn is_locked(&self, path: &Path, known: &KernelLocks) -> Result<bool, Error> {
         let fail = |e: io::Error| error::at("inspect the lock file", path, e);
         let found = match fs::symlink_metadata(path) {
@@ -73,7 +73,7 @@ impl Medium for Local {
         Ok(!got_it)
     }
 
-    /// Nothing is to be prepared: the path is fresh, and the clock is that of this machine.
+    /// Prepares nothing: the path is current, and the file system uses this machine's clock.
     fn begin_record(&self, _: &Path, _: LeaseId, _: Mode) -> Result<Option<TempRecord>, Error> {
         Ok(None)
     }
@@ -86,7 +86,7 @@ impl Medium for Local {
         sidecar::mark_released(file, now_us, hold_for)
     }
 
-    /// The close of a file that was open for reading is an event too.
+    /// Closing a file that was open for reading is an event too.
     fn wake_watches(&self, path: &Path) {
         drop(File::open(path));
     }
@@ -102,15 +102,15 @@ impl Medium for Local {
     fn note_held(&self, _: usize) {}
 }
 
-/// Writes the record to the spare file, and then puts that in the place of the one before.
+/// Writes the record to the spare file, and then replaces the previous record with it.
 ///
-/// If the new record replaces one that can be read, the two files change places, and the next
-/// record is written over the older one. Renaming over a file makes ext4 start writing the new one
-/// to disk at once, which takes five times as long as the whole rest of an acquisition. A reader
-/// that keeps the file open across two acquisitions may see a mixed record, which is as good as any
-/// other that is out of date.
+/// If the previous record is readable, the two files are exchanged, and the next record overwrites
+/// the older one. The reason is speed: after a rename over a file, ext4 writes the new file to disk
+/// at once. That takes five times as long as the rest of an acquisition. A reader that keeps the
+/// file open across two acquisitions may see a mixed record. That is no worse than an outdated one.
 ///
-/// The record is not synchronised to disk: the clock makes up for a token lost with the record.
+/// The record is not synchronised to disk: if a token is lost with its record, the clock supplies a
+/// larger one.
 fn replace(record: &NewRecord<'_>) -> Result<File, Error> {
     let (path, spare) = (&record.files.record, &record.files.spare);
     let file = write_spare(spare, record.bytes, record.mode);

@@ -1,4 +1,4 @@
-//! What the kernel says of the mount that a directory is on: from `/proc`, not from guesses.
+//! Reads from `/proc` how the file system of a directory is mounted.
 
 use std::{
     fs::{self, File},
@@ -11,7 +11,7 @@ use std::{
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Mount {
-    /// Where it is mounted, escaped as in `/proc` (a space is `\040`).
+    /// The mount point, escaped as in `/proc` (a space is `\040`).
     pub(crate) point: String,
     pub(crate) fs_type: String,
     /// The device, or the server and its directory.
@@ -20,21 +20,21 @@ pub(crate) struct Mount {
     options: Vec<String>,
 }
 
-/// What matters of an NFS mount.
+/// The properties of an NFS mount that decide whether locks on it are safe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NfsFacts {
     /// `3`, `4.0`, `4.1` …
     pub(crate) version: String,
-    /// How long the server keeps the locks of a client that it does not hear from.
+    /// How long the server keeps the locks of an unreachable client.
     pub(crate) lease: Option<Duration>,
-    /// Each with what to mount it with.
+    /// Each with the option to use instead.
     unsafe_options: Vec<(&'static str, &'static str)>,
-    /// The client takes lost locks again in silence.
+    /// Whether the client silently reacquires lost locks.
     recovers_lost_locks: bool,
 }
 
 impl Mount {
-    /// The mount that `directory` is on.
+    /// Returns the mount that `directory` is on.
     pub(crate) fn of(directory: &Path) -> io::Result<Option<Self>> {
         let open = File::open(directory)?;
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", open.as_raw_fd()))?;
@@ -42,8 +42,8 @@ impl Mount {
         Ok(Self::find(&fs::read_to_string("/proc/self/mountinfo")?, id.trim()))
     }
 
-    /// The mount with that id, in the text of `/proc/self/mountinfo`: `54 33 0:33 / /efs
-    /// rw,relatime shared:1 - nfs4 HOST:/ rw,vers=4.1`.
+    /// Finds the mount with this id in the text of `/proc/self/mountinfo`, which has lines like `54
+    /// 33 0:33 / /efs rw,relatime shared:1 - nfs4 HOST:/ rw,vers=4.1`.
     fn find(mountinfo: &str, id: &str) -> Option<Self> {
         let line = mountinfo.lines().find(|line| line.split(' ').next() == Some(id))?;
         let (mount, file_system) = line.split_once(" - ")?;
@@ -63,7 +63,7 @@ impl Mount {
         self.options.iter().find_map(|o| o.strip_prefix(option)?.strip_prefix('='))
     }
 
-    /// What matters if this is NFS.
+    /// Returns the properties of the mount if it is NFS.
     pub(crate) fn nfs(&self) -> Option<NfsFacts> {
         if !matches!(self.fs_type.as_str(), "nfs" | "nfs4") {
             return None;
@@ -90,7 +90,7 @@ impl Mount {
 }
 
 impl NfsFacts {
-    /// All that makes locks on this mount unsafe: what was seen, and how to mend it.
+    /// Returns what makes locks on this mount unsafe, each with its fix.
     pub(crate) fn objections(&self) -> Vec<(String, String)> {
         let mut objections: Vec<_> = self
             .unsafe_options
@@ -118,20 +118,20 @@ impl NfsFacts {
         objections
     }
 
-    /// All of them in one line.
+    /// Returns all objections in one line.
     pub(crate) fn objection(&self) -> Option<String> {
         let all: Vec<_> = self.objections().into_iter().map(|(seen, fix)| format!("{seen}; {fix}")).collect();
         (!all.is_empty()).then(|| all.join("; "))
     }
 }
 
-/// The lease of the NFSv4 mount at `point`, from the text of `/proc/self/mountstats`.
+/// Returns the lease of the NFSv4 mount at `point`, from the text of `/proc/self/mountstats`.
 fn lease(mountstats: &str, point: &str) -> Option<Duration> {
     let is_point = |line: &str| {
         let mut words = line.strip_prefix("device ").into_iter().flat_map(|line| line.split(' '));
         words.any(|word| word == "on") && words.next() == Some(point)
     };
-    // A later mount covers an earlier one at the same place.
+    // A later mount hides an earlier one at the same path.
     let (at, _) = mountstats.lines().enumerate().filter(|(_, line)| is_point(line)).last()?;
     let section = mountstats.lines().skip(at + 1).take_while(|line| !line.starts_with("device "));
     let seconds = section.flat_map(|line| line.split(',')).find_map(|word| word.strip_prefix("lease_time="))?;
@@ -207,7 +207,7 @@ device server:/x mounted on /old with fstype nfs statvers=1.1
         }
         let several = with("rw,vers=3,soft,nolock").facts("", "Y").objections();
         assert_eq!(several.len(), 4, "{several:?}");
-        // The server decides about flock(2) all the same; only fcntl(2) locks stay on the host.
+        // The server still decides about flock(2). Only fcntl(2) locks stay on the host.
         assert_eq!(with("rw,vers=4.1,hard,local_lock=posix").facts("", "N").objection(), None);
     }
 }

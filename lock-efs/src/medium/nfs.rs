@@ -1,4 +1,4 @@
-//! NFSv4, where calls ask a server and a lock can be lost.
+//! NFSv4, where calls are requests to a server and a lock can be lost.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -26,9 +26,9 @@ use super::{
 };
 use crate::{clock::now_us, error, lockfile::LockFile, mode::Mode, sidecar};
 
-/// How long NFS clients keep what they know of a directory (acdirmax).
+/// How long NFS clients cache the attributes of a directory (acdirmax).
 pub(crate) const DIRECTORY_CACHE: Duration = Duration::from_secs(60);
-/// How many locks of one process are worth a warning, before EFS refuses the 257th.
+/// The number of locks of one process that causes a warning. EFS refuses the 257th.
 const MANY_ON_EFS: usize = 200;
 
 /// An NFSv4 mount.
@@ -36,7 +36,7 @@ const MANY_ON_EFS: usize = 200;
 pub(crate) struct Nfs;
 
 impl Medium for Nfs {
-    /// Direct reads ask the server; see [`probe`].
+    /// Direct reads reach the server; see [`probe`].
     #[cfg(target_os = "linux")]
     fn open_flags(&self) -> OFlag {
         OFlag::O_DIRECT
@@ -47,8 +47,9 @@ impl Medium for Nfs {
         OFlag::empty()
     }
 
-    /// Inspections take no lock here, and each try is a request to the server. So a record that
-    /// explains the refusal is believed, and for a while the holder that it named.
+    /// Inspections take no lock here, and each try is a request to the server. So if the record
+    /// explains the refusal, the lock is not tried again. The holder that the record names is
+    /// cached for a while.
     fn try_lock(&self, attempt: &LockAttempt<'_>, cached: Option<CachedHolder>) -> Result<Option<CachedHolder>, Error> {
         let cached = cached.filter(|cached| cached.is_fresh_for(attempt.id));
         if attempt.succeeds()? {
@@ -72,8 +73,8 @@ impl Medium for Nfs {
         is_locked(path)
     }
 
-    /// Makes the file of the record, which refreshes the directory in this host's cache, and whose
-    /// time is the server's clock.
+    /// Creates the file of the record. That refreshes the directory in this host's cache, and the
+    /// time of the file shows the server's clock.
     fn begin_record(&self, directory: &Path, id: LeaseId, mode: Mode) -> Result<Option<TempRecord>, Error> {
         TempRecord::create(directory, id, mode).map(Some)
     }
@@ -86,14 +87,14 @@ impl Medium for Nfs {
         temp.place(record.bytes, &record.files.record)
     }
 
-    /// The mark must reach the server before the unlock. Otherwise the next holder could miss it,
-    /// and would report that this one crashed.
+    /// The mark must reach the server before the unlock. Otherwise the next holder could miss the
+    /// mark, and would report a crash of this one.
     fn mark_released(&self, file: &File, now_us: u64, hold_for: Duration) -> io::Result<()> {
         sidecar::mark_released(file, now_us, hold_for)?;
         file.sync_data()
     }
 
-    /// No event tells of other hosts, so nothing watches here.
+    /// Does nothing: no event reports changes by other hosts, so there are no watches.
     fn wake_watches(&self, _: &Path) {}
 
     fn refresh_directory(&self, directory: &Path, mode: Mode) -> Result<Option<TempRecord>, Error> {
@@ -111,11 +112,11 @@ impl Medium for Nfs {
     }
 }
 
-/// Asks the server whether the lock of `lock`, opened for direct reads, still stands: one READ
-/// request under the lock's own identity.
+/// Asks the server whether `lock`, opened for direct reads, is still held: one READ request with
+/// the identity of the lock.
 ///
-/// Nothing else asks. A lost lock stays invisible to `fstat`, cached reads, `F_GETLK` and
-/// `/proc/locks`, and locking again succeeds even after somebody else has been in.
+/// No other call detects a lost lock: `fstat`, cached reads, `F_GETLK` and `/proc/locks` do not
+/// show it. Locking again succeeds even after another client held the lock in between.
 fn probe(lock: &LockFile, path: &Path) -> Result<Probe, Error> {
     match read_direct(lock.file()) {
         Ok(()) => {}
@@ -127,8 +128,8 @@ fn probe(lock: &LockFile, path: &Path) -> Result<Probe, Error> {
         Err(Errno::ESTALE) => return Ok(Probe::removed(path)),
         Err(e) => return Err(error::at("probe the lock on", path, e)),
     }
-    // From the cache, and so up to a minute late: but a lock file that is removed while it is
-    // locked is somebody's mistake, or `filelock`'s way of giving its own lock back.
+    // The answer comes from the cache and may be a minute old. That is acceptable: a lock file is
+    // removed under a holder only by mistake, or by `filelock` when it releases its own lock.
     Ok(match fs::symlink_metadata(path) {
         Ok(found) if lock.inode.is(&found) => Probe::StillHeld,
         Ok(found) if found.dev() != lock.inode.device => Probe::Lost(unmounted(path)),
@@ -158,8 +159,8 @@ fn unmounted(path: &Path) -> String {
     format!("the file system of {} was unmounted while the lock was held", path.display())
 }
 
-/// Whether somebody holds a lock on the file at `path`, without taking one for it: the server is
-/// asked, and says so of every client.
+/// Returns whether any client holds a lock on the file at `path`. The server answers for all
+/// clients, and no lock is taken.
 fn is_locked(path: &Path) -> Result<bool, Error> {
     let fail = |e: io::Error| error::at("inspect the lock file", path, e);
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;

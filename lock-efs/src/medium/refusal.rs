@@ -1,4 +1,4 @@
-//! Tries that are refused: when to try again, and what to tell the waiter.
+//! Decides whether a refused try is repeated, and which holder the waiter is told.
 
 use std::{
     path::Path,
@@ -9,13 +9,14 @@ use lock_core::{Error, Holder, backend::LeaseId};
 
 use crate::{clock::now_us, lockfile::LockFile, sidecar::RecordRead};
 
-/// How often a refused lock is tried again while no record says who holds it; once if one does.
+/// How often a refused lock is tried again while no record names the holder; once if a record does.
 ///
-/// Without these tries an inspection in a loop spoilt 8 % of the attempts on a free lock. What is
-/// left is the inspector that loses its processor in the midst.
+/// Without these retries, inspections in a loop made 8 % of the attempts on a free lock fail. The
+/// remaining failures come from an inspecting process that is descheduled while it holds the shared
+/// lock.
 pub(super) const SECOND_TRIES: usize = 3;
 
-/// A try for a lock whose file is open.
+/// An attempt to acquire a lock whose file is open.
 pub(crate) struct LockAttempt<'a> {
     pub(crate) id: LeaseId,
     pub(crate) lock: &'a LockFile,
@@ -25,15 +26,15 @@ pub(crate) struct LockAttempt<'a> {
 }
 
 impl LockAttempt<'_> {
-    /// Makes the try.
+    /// Tries to lock the file once, and returns whether that succeeded.
     pub(crate) fn succeeds(&self) -> Result<bool, Error> {
         self.lock.try_lock(self.path)
     }
 
-    /// Tries again after a refusal, for which there was `record`.
+    /// Tries again after a refusal. `record` was read after that refusal.
     ///
-    /// The lock may have been taken for microseconds only: by an inspection, or by a contender that
-    /// is about to write its record or found a minimum hold. A refusal for that reason would make a
+    /// The lock may be taken for microseconds only: by an inspection, or by a contender that has
+    /// not written its record yet or found a minimum hold. A refusal for that reason would make a
     /// caller skip its job.
     pub(crate) fn try_again(&self, mut record: RecordRead) -> Result<Option<CachedHolder>, Error> {
         for _ in 0..SECOND_TRIES {
@@ -48,7 +49,7 @@ impl LockAttempt<'_> {
         Ok(Some(self.refused(record)))
     }
 
-    /// Returns the refusal for which `record` gives the holder.
+    /// Returns the refusal with the holder that `record` names.
     pub(crate) fn refused(&self, record: RecordRead) -> CachedHolder {
         CachedHolder::new(self.id, record.holder(now_us()))
     }
@@ -67,8 +68,8 @@ impl CachedHolder {
         Self { id, holder, at: Instant::now() }
     }
 
-    /// Whether the same waiter may be told this holder again. Reading the record on NFS takes three
-    /// requests, and nothing depends on the holder.
+    /// Returns whether the cached holder may be reported to the waiter `id` again. Reading the
+    /// record costs three NFS requests, and no decision depends on the holder.
     pub(crate) fn is_fresh_for(&self, id: LeaseId) -> bool {
         const FRESH: Duration = Duration::from_secs(15);
         self.id == id && self.holder.expires_in.is_none() && self.at.elapsed() < FRESH
@@ -85,9 +86,9 @@ mod tests {
         let cached = CachedHolder::new(mine, Holder::default());
         assert!(cached.is_fresh_for(mine) && !cached.is_fresh_for(theirs));
         let passes = Holder::default().with_expires_in(Duration::from_secs(5));
-        assert!(!CachedHolder::new(mine, passes).is_fresh_for(mine), "what is left of a minimum hold changes");
+        assert!(!CachedHolder::new(mine, passes).is_fresh_for(mine), "the rest of a minimum hold changes");
         if let Some(at) = Instant::now().checked_sub(Duration::from_secs(16)) {
-            assert!(!CachedHolder { at, ..cached }.is_fresh_for(mine), "another may hold it by now");
+            assert!(!CachedHolder { at, ..cached }.is_fresh_for(mine), "another client may hold the lock by now");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A record that is written beside the lock file first.
+//! Writes a record to a temporary file that then replaces the previous record.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -13,11 +13,11 @@ use nix::fcntl::OFlag;
 
 use crate::{error, lockfile::widen, mode::Mode};
 
-/// The next record, written beside the lock file and then put in the place of the one before.
+/// The next record, written to a temporary file and then renamed over the previous record.
 ///
-/// Making a file in the directory is also what makes the directory fresh in this host's cache: for
-/// up to a minute before that, the path of a lock file that was removed elsewhere still leads to
-/// the old file, which can be opened and even locked.
+/// Creating a file also refreshes the directory in this host's cache. Without that, for up to a
+/// minute the path of a lock file that another host removed still leads to the old file. That file
+/// can be opened and even locked.
 #[derive(Debug)]
 pub(crate) struct TempRecord {
     file: File,
@@ -26,12 +26,11 @@ pub(crate) struct TempRecord {
 }
 
 impl TempRecord {
-    /// Makes the file, of which there is one for each acquisition.
+    /// Creates the file. Each acquisition has its own.
     pub(crate) fn create(directory: &Path, id: LeaseId, mode: Mode) -> Result<Self, Error> {
         let path = directory.join(format!("{TEMP_RECORD_PREFIX}{id}"));
         let fail = |e: io::Error| error::at("write the lock record", &path, e);
-        // Not O_EXCL, for which servers keep the verifier in the very times that are to tell their
-        // clock.
+        // Not O_EXCL: servers store its verifier in the file times, which must show their clock.
         let flags = OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
         let mut options = OpenOptions::new();
         let file =
@@ -42,7 +41,7 @@ impl TempRecord {
         Ok(Self { file, path, placed: false })
     }
 
-    /// The server's clock, as it set the file's time a moment ago.
+    /// Returns the server's clock in microseconds, taken from the time that it just gave the file.
     pub(crate) fn server_us(&self) -> Result<u64, Error> {
         let time = self.file.metadata().and_then(|found| found.modified());
         let time = time.map_err(|e| error::at("read the timestamp of", &self.path, e))?;
@@ -50,13 +49,14 @@ impl TempRecord {
         Ok(u64::try_from(micros).unwrap_or(u64::MAX))
     }
 
-    /// Writes `bytes`. A server that has not got them yet would show the others an empty record.
+    /// Writes `bytes` and waits until the server has them. Otherwise other hosts could read an
+    /// empty record.
     pub(crate) fn write(&self, bytes: &[u8]) -> Result<(), Error> {
         let written = self.file.write_all_at(bytes, 0).and_then(|()| self.file.sync_data());
         written.map_err(|e| error::at("write the lock record", &self.path, e))
     }
 
-    /// Writes `bytes` and renames the file to `record`, in one step for readers on any host.
+    /// Writes `bytes` and renames the file to `record`, atomically for readers on all hosts.
     pub(crate) fn place(mut self, bytes: &[u8], record: &Path) -> Result<File, Error> {
         self.write(bytes)?;
         fs::rename(&self.path, record).map_err(|e| error::at("replace the lock record", record, e))?;
@@ -65,13 +65,13 @@ impl TempRecord {
     }
 }
 
-/// What the names of temporary records begin with; the names of locks do not.
+/// The prefix of the names of temporary records. No lock file's name begins with it.
 pub(crate) const TEMP_RECORD_PREFIX: &str = ".onelock-";
 
 impl Drop for TempRecord {
     fn drop(&mut self) {
         if !self.placed {
-            // Left over otherwise, until the next sweep.
+            // A file that cannot be removed here stays until the next sweep.
             let _ = fs::remove_file(&self.path);
         }
     }
