@@ -1,4 +1,4 @@
-//! What can be said of a directory of locks by looking at it.
+//! Examines a directory of locks and reports findings.
 
 use std::{
     fs,
@@ -23,17 +23,18 @@ use crate::{
     store::FileStore,
 };
 
-/// Clocks that differ by more are worth a word.
+/// The difference of clocks above which the doctor warns.
 const APART: Duration = Duration::from_secs(2);
-/// Less than this is soon used up: a record has some hundred bytes, a name three files.
+/// Free space below which the doctor warns. A record has some hundred bytes, and a name has three
+/// files.
 const LITTLE_SPACE: u64 = 1024 * 1024;
 const FEW_INODES: u64 = 1_000;
-/// So many names make each sweep and each list slow.
+/// The number of names above which each sweep and each list is slow.
 const MANY_NAMES: usize = 10_000;
-/// How many files of others are tried for writing.
+/// How many files of other users are checked for write access.
 const SAMPLE: usize = 100;
 
-/// Looks at everything; takes as long as the file system does to answer.
+/// Runs all checks. Blocks as long as the file system takes to answer.
 pub(crate) fn examine(store: &FileStore) -> Vec<Finding> {
     let directory = store.directory();
     let mount = Mount::of(directory).ok().flatten();
@@ -52,17 +53,17 @@ pub(crate) fn examine(store: &FileStore) -> Vec<Finding> {
     findings
 }
 
-/// By what the server tells this host from others.
+/// The identity by which the server distinguishes this host from others.
 #[derive(Debug, Default)]
 struct Identity {
     host: String,
-    /// What the administrator chose.
+    /// The identifier that the administrator configured.
     uniquifier: String,
 }
 
 impl Identity {
     fn read() -> Self {
-        // The first goes before the second.
+        // The first source has priority.
         let sources = ["/sys/fs/nfs/net/nfs_client/identifier", "/sys/module/nfs/parameters/nfs4_unique_id"];
         let chosen = sources.iter().filter_map(|path| fs::read_to_string(path).ok());
         let chosen = chosen.map(|text| text.trim().to_owned()).find(|text| !text.is_empty() && text != "(null)");
@@ -72,7 +73,7 @@ impl Identity {
 
     fn finding(&self) -> Finding {
         const SUBJECT: &str = "client identity";
-        /// What hosts are called that nobody gave a name.
+        /// The names of hosts without a configured name.
         const NAMELESS: [&str; 6] = ["", "(none)", "localhost", "localhost.localdomain", "debian", "ubuntu"];
         let advice =
             "give each host its own name or its own identity: options nfs nfs4_unique_id=UUID in /etc/modprobe.d";
@@ -163,13 +164,17 @@ fn space(directory: &Path) -> Vec<Finding> {
         Ok(found) => found,
         Err(error) => return vec![Finding::note(SUBJECT, format!("the file system does not report it: {error}"))],
     };
-    #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "the numbers have other types elsewhere")]
+    #[allow(
+        clippy::unnecessary_cast,
+        clippy::useless_conversion,
+        reason = "the types of the numbers depend on the platform"
+    )]
     let (free, inodes, all_inodes) = (
         (found.blocks_available() as u64).saturating_mul(found.fragment_size() as u64),
         found.files_available() as u64,
         found.files() as u64,
     );
-    // Some file systems have no fixed number of inodes, and say zero.
+    // Some file systems have no fixed number of inodes and report zero.
     let few_inodes = all_inodes > 0 && inodes < FEW_INODES;
     let text = format!(
         "{} MiB and {} free",
@@ -187,8 +192,8 @@ fn space(directory: &Path) -> Vec<Finding> {
     }]
 }
 
-/// Makes, writes and removes a file, which finds out what no number tells, such as a quota; its
-/// time is the server's clock.
+/// Creates, writes and removes a file. This detects what no number shows, such as a quota. The time
+/// of the file shows the server's clock.
 fn writing(store: &FileStore) -> Vec<Finding> {
     const SUBJECT: &str = "writing";
     let unfit = |error: lock_core::Error| {
@@ -210,7 +215,8 @@ fn writing(store: &FileStore) -> Vec<Finding> {
     findings
 }
 
-/// `there` is what the clock of the file system said between `before` and `after` on ours.
+/// Compares clocks: `there` is the file system's time, read between `before` and `after` on this
+/// machine's clock.
 fn clock(before: SystemTime, there: SystemTime, after: SystemTime) -> Finding {
     let (apart, direction) = match (there.duration_since(after), before.duration_since(there)) {
         (Ok(ahead), _) if !ahead.is_zero() => (ahead, "ahead of"),

@@ -1,22 +1,22 @@
-//! Lock names as file names, and back.
+//! Encodes lock names as file names, and decodes them.
 
 use std::fmt::Write as _;
 
 use lock_core::LockName;
 use sha2::{Digest, Sha256};
 
-/// File names have at most 255 bytes on every file system that matters here, and every suffix has
-/// five.
+/// File names have at most 255 bytes on all supported file systems, and a suffix has at most five.
 const MAX_BYTES: usize = 250;
-/// In a plain encoding two hexadecimal digits follow every `%`, so nothing plain contains this.
+/// In a plain encoding two hexadecimal digits follow every `%`, so no plain encoding contains this.
 const DIGEST_MARK: &str = "%sha256-";
 const DIGEST_DIGITS: usize = 64;
 
-/// The file name, without its suffix, of the lock `name`.
+/// Returns the file name, without its suffix, of the lock `name`.
 ///
-/// `a-z 0-9 _ - .` stay, but for a dot at the front; every other byte becomes `%` and two
-/// lower-case digits: upper-case letters because some file systems fold them, non-ASCII because
-/// some normalise it. A result that would be too long is cut, and the SHA-256 of the name is added.
+/// `a-z 0-9 _ - .` stay, except a leading dot. Every other byte becomes `%` and two lower-case
+/// digits. Upper-case letters are escaped because some file systems fold case, and non-ASCII
+/// characters because some normalise them. A result that would be too long is cut, and the SHA-256
+/// of the name is added.
 pub(crate) fn encode(name: &LockName) -> String {
     let mut encoded = String::with_capacity(name.as_str().len());
     for (i, byte) in name.as_str().bytes().enumerate() {
@@ -25,8 +25,8 @@ pub(crate) fn encode(name: &LockName) -> String {
     if encoded.len() <= MAX_BYTES { encoded } else { cut_with_digest(name) }
 }
 
-/// The name whose plain encoding is `stem`; `None` for what is no plain encoding, which may be a
-/// [digest](has_digest).
+/// Returns the name whose plain encoding is `stem`. `None` if `stem` is not a plain encoding; it
+/// may have a [digest](has_digest).
 pub(crate) fn decode(stem: &str) -> Option<LockName> {
     let mut bytes = Vec::with_capacity(stem.len());
     let mut rest = stem.as_bytes();
@@ -44,7 +44,7 @@ pub(crate) fn decode(stem: &str) -> Option<LockName> {
     (encode(&name) == stem).then_some(name)
 }
 
-/// Whether `stem` stands for a long name, which only the record tells.
+/// Returns whether `stem` stands for a long name, which only the record contains.
 pub(crate) fn has_digest(stem: &str) -> bool {
     stem.contains(DIGEST_MARK)
 }

@@ -1,4 +1,4 @@
-//! The files of a lock.
+//! The paths of a lock's files.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// The files in `directory` whose names begin with `stem`.
+    /// Returns the paths of the files in `directory` whose names begin with `stem`.
     pub(crate) fn new(directory: &Path, stem: &str) -> Self {
         let file = |suffix: &str| directory.join([stem, suffix].concat());
         Self { lock: file(".lock"), record: file(".info"), spare: file(".prev"), queue: file(".queue") }

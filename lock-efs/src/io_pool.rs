@@ -1,8 +1,7 @@
-//! Calls that may block for as long as a network is away: each on a thread that nobody waits for
-//! without a limit.
+//! Runs file-system calls that may hang on NFS on dedicated threads, always awaited with a timeout.
 //!
-//! Not the runtime's own threads for blocking calls: a runtime waits for those when it shuts down,
-//! and has a limited number for everything.
+//! The runtime's own threads for blocking calls do not fit: the runtime waits for them when it
+//! shuts down, and their number is limited for the whole program.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -18,29 +17,30 @@ use tokio::sync::oneshot;
 
 use crate::{key::Key, sync};
 
-/// More calls than this at once wait for their turn. When the network is away each lock has at most
-/// one call that hangs, and a mount on which so many hang answers nobody else either.
+/// The limit of concurrent calls; further calls are queued. While the network is away, at most one
+/// call hangs for each lock. A mount on which so many calls hang does not answer further calls
+/// either.
 const MAX_THREADS: usize = 32;
-/// The stack of a thread. Records and lists are on the heap, so the usual 2 MiB for each of so many
-/// threads would be wasted. Parsing, formatting and the program's tracing subscriber need more than
+/// The stack size of a thread. Records and lists are on the heap, so the usual 2 MiB for each
+/// thread would be wasted. Parsing, formatting and the program's tracing subscriber need more than
 /// the system calls alone.
 const STACK_BYTES: usize = 256 * 1024;
-/// How long an idle thread stays.
+/// How long an idle thread is kept.
 const IDLE: Duration = Duration::from_secs(10);
 /// How long opening a store may take.
 const OPEN: Duration = Duration::from_secs(30);
 
-/// What is done one after the other.
+/// Calls that run one after the other.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Lane {
-    /// Calls for one acquisition: while one hangs the next do not start, and those that nobody
-    /// waits for any more never do.
+    /// Calls for one acquisition. While one hangs, the next calls do not start, and abandoned calls
+    /// never start.
     Lock(Key),
-    /// A call that has nothing to do with others.
+    /// A call that is independent of other calls.
     Alone(u64),
 }
 
-/// Threads for the calls of one store.
+/// The threads for the calls of one store.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct IoPool(Arc<Shared>);
 
@@ -52,9 +52,9 @@ struct Shared {
 
 #[derive(Default)]
 struct Work {
-    /// The calls to be made of each lane that has any, or is under way.
+    /// The queued calls of each lane that has queued or running calls.
     lanes: HashMap<Lane, VecDeque<Job>>,
-    /// The lanes whose next call can start.
+    /// The lanes whose next call may start.
     ready: VecDeque<Lane>,
     threads: usize,
     idle: usize,
@@ -69,17 +69,17 @@ impl std::fmt::Debug for Work {
     }
 }
 
-/// Whether a call that has begun may be left out when nobody waits for it any more.
+/// What happens to a queued call whose future is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Abandoned {
     Skip,
-    /// A release that nobody waits for must still happen.
+    /// The call runs anyway. A release must run even if its caller no longer waits.
     RunAnyway,
 }
 
 impl IoPool {
-    /// Makes `call` after all others of `lane` and returns its answer. It goes on when this future
-    /// is dropped, and then counts as hung until it returns.
+    /// Runs `call` after all other calls of `lane` and returns its answer. If this future is
+    /// dropped, a running call continues, and counts as hung until it returns.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         lane: Option<Key>,
@@ -107,7 +107,7 @@ impl IoPool {
         })
     }
 
-    /// Makes `call` without anybody waiting for it.
+    /// Runs `call` without a caller that waits for it.
     pub(crate) fn leave(&self, lane: Key, call: impl FnOnce() + Send + 'static) {
         self.submit(Some(lane), Box::new(call));
     }
@@ -129,7 +129,7 @@ impl IoPool {
             drop(work);
             let shared = Arc::clone(&self.0);
             let thread = thread::Builder::new().name("onelock-files".into()).stack_size(STACK_BYTES);
-            // All others hang or work, and this call must not wait for them.
+            // All other threads hang or work, and this call must not wait for them.
             if let Err(error) = thread.spawn(move || shared.serve()) {
                 tracing::warn!(%error, "cannot start a thread for file-system calls");
                 self.0.start_failed();
@@ -143,7 +143,7 @@ impl Shared {
         sync::lock(&self.work)
     }
 
-    /// The life of a thread.
+    /// Runs the calls of ready lanes until the thread has been idle for [`IDLE`].
     fn serve(&self) {
         let mut work = self.lock();
         loop {
@@ -161,7 +161,7 @@ impl Shared {
             let job = work.lanes.get_mut(&lane).and_then(VecDeque::pop_front);
             drop(work);
             if let Some(job) = job {
-                // A panic in one call must not take the thread from the others.
+                // A panic in one call must not end the thread, which other calls need.
                 let _ = catch_unwind(AssertUnwindSafe(job));
             }
             work = self.lock();
@@ -173,7 +173,8 @@ impl Shared {
         }
     }
 
-    /// Without any thread nobody would ever make the calls: whoever waits for them gets an error.
+    /// Notes that a thread could not be started. If no thread is left, all queued calls are
+    /// dropped, and their callers get an error.
     fn start_failed(&self) {
         let mut work = self.lock();
         work.threads -= 1;
@@ -186,7 +187,7 @@ impl Shared {
     }
 }
 
-/// How far a call is, for counting those that hang.
+/// The progress of a call, for counting hung calls.
 #[derive(Debug, Clone)]
 struct Progress(Arc<Mutex<CallState>>);
 
@@ -194,7 +195,7 @@ struct Progress(Arc<Mutex<CallState>>);
 enum CallState {
     Queued,
     Running(Instant),
-    /// Nobody waits for it any more.
+    /// Still running, but its caller no longer waits.
     Hung(Instant),
     Done,
 }
@@ -220,7 +221,7 @@ impl Progress {
     }
 }
 
-/// Notes that nobody waits for the call any more.
+/// Counts the call as hung if it still runs when its caller stops waiting.
 struct WhileWaiting(Progress);
 
 impl Drop for WhileWaiting {
@@ -242,7 +243,7 @@ fn panicked() -> Error {
     Error::new(ErrorKind::Other, what).with_ambiguous(true)
 }
 
-/// Makes one call on a thread of its own, within a time limit.
+/// Runs one call on its own thread, with a timeout.
 pub(crate) async fn once<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
@@ -265,7 +266,7 @@ mod tests {
         (LeaseId::from(n), LockName::new("etl").expect("a name"))
     }
 
-    /// A call that returns once told to, and says when it has begun.
+    /// Returns a call that reports its start and then waits for a message.
     fn hanging() -> (impl FnOnce() -> Result<u32, Error> + Send, mpsc::Receiver<()>, mpsc::Sender<()>) {
         let ((begun, has_begun), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel());
         let call = move || {
@@ -287,7 +288,10 @@ mod tests {
         tokio::task::spawn_blocking(move || begun.recv()).await.unwrap().unwrap();
         assert_eq!(pool.run(Some(key(2)), Abandoned::Skip, || Ok(2)).await.unwrap(), 2);
         let second = pool.run(Some(key(1)), Abandoned::Skip, || Ok(3));
-        assert!(tokio::time::timeout(Duration::from_millis(50), second).await.is_err(), "it is behind the first");
+        assert!(
+            tokio::time::timeout(Duration::from_millis(50), second).await.is_err(),
+            "the second call is queued behind the first"
+        );
         go_on.send(()).unwrap();
         assert_eq!(first.await.unwrap().unwrap(), 1);
     }
@@ -305,7 +309,7 @@ mod tests {
         for (what, abandoned) in [("probe", Abandoned::Skip), ("release", Abandoned::RunAnyway)] {
             let said = said.clone();
             let call = move || {
-                said.send(what).expect("the test listens");
+                said.send(what).expect("the test receives");
                 Ok(())
             };
             let limit = Duration::from_millis(20);
@@ -341,7 +345,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_in_a_call_is_an_error_and_the_pool_survives() {
         let pool = IoPool::default();
-        let panics = pool.run(Some(key(1)), Abandoned::Skip, || -> Result<(), Error> { panic!("as it may") });
+        let panics = pool.run(Some(key(1)), Abandoned::Skip, || -> Result<(), Error> { panic!("a bug in a call") });
         let error = panics.await.unwrap_err();
         assert!(error.to_string().contains("panicked") && error.is_ambiguous(), "{error}");
         pool.run(Some(key(1)), Abandoned::Skip, || Ok(())).await.unwrap();

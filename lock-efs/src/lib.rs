@@ -1,7 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 #[cfg(not(unix))]
-compile_error!("lock-efs needs flock, which only Unix has");
+compile_error!("lock-efs needs flock, which exists only on Unix");
 
 mod backend;
 mod clock;

@@ -1,4 +1,5 @@
-//! The sidecar: who holds a lock, for others to read, and its fencing token, for the next holder.
+//! The record of a lock: its holder, for other clients to read, and its fencing token, for the next
+//! holder.
 //!
 //! ```text
 //! onelock/1 held     0000000000000000 0000000000000000
@@ -6,26 +7,25 @@
 //! ```
 //!
 //! The first line has a fixed width, so that a release changes it by one write in place. Its
-//! numbers are the end and the length of a minimum hold, in microseconds. Nothing here decides who
-//! holds the lock; only `flock` does.
+//! numbers are the end and the length of a minimum hold, in microseconds. The record never decides
+//! which client holds the lock; only `flock` does.
 
 use std::time::{Duration, SystemTime};
 
 use lock_core::{FencingToken, Holder, backend::AcquireRequest};
 use serde::{Deserialize, Serialize};
 
-/// What is read of a record, and so the most that is written.
+/// How much of a record is read, and therefore the limit for writing.
 pub(crate) const MAX_BYTES: usize = 256 * 1024;
 const HEAD_BYTES: usize = 53;
-/// Records grow in steps, so that one that replaces another rarely has to change the length of the
-/// file.
+/// Records grow in steps, so that a replacement rarely changes the length of the file.
 const STEP_BYTES: usize = 256;
-/// A clock that is set back by this much, or by no more than the hold is long, does not end a
-/// minimum hold.
+/// Setting the clock back does not end a minimum hold if it is by at most this, or at most the
+/// length of the hold.
 const SET_BACK_US: u64 = 60_000_000;
 const MAX_DIGITS: u64 = 9_999_999_999_999_999;
 
-/// One acquisition, as recorded.
+/// The record of one acquisition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) state: RecordState,
@@ -38,15 +38,15 @@ pub(crate) enum RecordState {
     Released(MinHold),
 }
 
-/// How long a released lock stays refused: its end, and its whole length to recognise a clock that
-/// was set back.
+/// The minimum hold of a released lock: its end, and its length, which shows whether the clock was
+/// set back.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct MinHold {
     until_us: u64,
     for_us: u64,
 }
 
-/// Every field has a default: a record of a later version must at least give its token.
+/// Every field has a default, so that at least the token of a later version's record can be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Body {
@@ -61,7 +61,7 @@ pub(crate) struct Body {
     data_hex: Option<String>,
 }
 
-/// A file is not a record: torn, of another program, or tampered with.
+/// The file is not a record: torn, written by another program, or tampered with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("not a lock record: {0}")]
 pub(crate) struct Garbage(&'static str);
@@ -82,12 +82,12 @@ impl Record {
         FencingToken::new(self.body.token)
     }
 
-    /// For how much longer a released lock is to be refused at `now_us`.
+    /// Returns the rest of the minimum hold of a released lock at `now_us`.
     pub(crate) fn hold_left(&self, now_us: u64) -> Option<Duration> {
         let RecordState::Released(hold) = self.state else { return None };
         let left = hold.until_us.checked_sub(now_us).filter(|&left| left > 0)?;
-        // Much more is left than there ever was: the clock was set back by so much that the lock
-        // must not stay closed until it catches up.
+        // If the rest is much longer than the whole hold, the clock was set back. The lock must not
+        // stay refused until the clock catches up.
         let set_back = left.saturating_sub(hold.for_us);
         (set_back <= hold.for_us.max(SET_BACK_US)).then(|| Duration::from_micros(left))
     }
@@ -103,7 +103,7 @@ impl Record {
     }
 }
 
-/// The whole record of a lock that is held from now on.
+/// Returns the whole record of a lock that is held from now on.
 pub(crate) fn held(claim: &AcquireRequest, token: FencingToken, since_us: u64) -> Vec<u8> {
     let text = claim.data.as_deref().map(std::str::from_utf8);
     let body = Body {
@@ -118,7 +118,7 @@ pub(crate) fn held(claim: &AcquireRequest, token: FencingToken, since_us: u64) -
     held_bytes(&body)
 }
 
-/// The record of a held lock with another token.
+/// Returns the record of a held lock with another token.
 pub(crate) fn raised(record: Record, token: FencingToken) -> Vec<u8> {
     held_bytes(&Body { token: token.get(), ..record.body })
 }
@@ -131,7 +131,8 @@ fn held_bytes(body: &Body) -> Vec<u8> {
     bytes
 }
 
-/// The first line of a lock that was released at `now_us` and is to be refused for `hold_for` yet.
+/// Returns the first line of a lock that was released at `now_us` with a minimum hold of
+/// `hold_for`.
 pub(crate) fn released(now_us: u64, hold_for: Duration) -> String {
     if hold_for.is_zero() {
         return head(RecordState::Released(MinHold::default()));
@@ -219,11 +220,11 @@ mod tests {
         let record = released_at(1_000_000, hour);
         assert_eq!(record.hold_left(1_000_000), Some(hour));
         assert_eq!(record.hold_left(3_600_000_000), Some(Duration::from_secs(1)));
-        assert_eq!(record.hold_left(3_601_000_000), None, "over");
+        assert_eq!(record.hold_left(3_601_000_000), None, "the hold has ended");
         assert_eq!(record.hold_left(999_999), Some(hour + Duration::from_micros(1)), "the clock was set back a little");
         let short = released_at(100_000_000, Duration::from_secs(1));
-        assert_eq!(short.hold_left(40_000_000), Some(Duration::from_secs(61)), "and by a minute");
-        assert_eq!(short.hold_left(39_999_999), None, "by more than a minute, and than the hold is long");
+        assert_eq!(short.hold_left(40_000_000), Some(Duration::from_secs(61)), "the clock was set back by a minute");
+        assert_eq!(short.hold_left(39_999_999), None, "the clock was set back by more than a minute and the hold");
         assert_eq!(released_at(1, Duration::ZERO).hold_left(0), None);
     }
 

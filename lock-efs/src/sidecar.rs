@@ -16,7 +16,7 @@ use crate::{
     record::{self, Record, RecordState},
 };
 
-/// What was found in a record's place.
+/// The result of reading a record.
 #[derive(Debug)]
 pub(crate) enum RecordRead {
     Absent,
@@ -25,7 +25,7 @@ pub(crate) enum RecordRead {
 }
 
 impl RecordRead {
-    /// Who holds the lock, given that somebody does.
+    /// Returns the holder of a lock that is known to be held.
     pub(crate) fn holder(self, now_us: u64) -> Holder {
         match self {
             Self::Record(record) if record.state == RecordState::Held => record.into_holder(),
@@ -36,14 +36,14 @@ impl RecordRead {
         }
     }
 
-    /// Who released the lock with a minimum hold that is not over yet.
+    /// Returns the last holder if its minimum hold has not ended yet.
     pub(crate) fn min_holder(self, now_us: u64) -> Option<Holder> {
         let Self::Record(record) = self else { return None };
         let left = record.hold_left(now_us)?;
         Some(record.into_holder().with_expires_in(left))
     }
 
-    /// Whether the record explains that the lock cannot be had.
+    /// Returns whether the record explains why the lock was refused.
     pub(crate) fn explains_a_refusal(&self, now_us: u64) -> bool {
         matches!(self, Self::Record(r) if r.state == RecordState::Held || r.hold_left(now_us).is_some())
     }
@@ -68,8 +68,7 @@ pub(crate) fn read(path: &Path) -> Result<RecordRead, Error> {
     })
 }
 
-/// As [`read`], for those who only want to tell somebody about the holder: an unreadable record is
-/// like garbage.
+/// Like [`read`], for callers that only report the holder: an unreadable record counts as garbage.
 pub(crate) fn peek(path: &Path) -> RecordRead {
     read(path).unwrap_or_else(|error| {
         tracing::debug!(file = %path.display(), %error, "cannot read the lock record");
@@ -78,7 +77,7 @@ pub(crate) fn peek(path: &Path) -> RecordRead {
 }
 
 fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
-    // O_NONBLOCK, because a pipe in the record's place would block the open for ever.
+    // O_NONBLOCK, because opening a pipe at the record's path would block forever.
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let mut file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
     let mut bytes = vec![0; 4096];
@@ -90,7 +89,7 @@ fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Marks the record in `file` as released: one write of a fixed size in place.
+/// Marks the record in `file` as released, by one write of a fixed size in place.
 pub(crate) fn mark_released(file: &File, now_us: u64, hold_for: Duration) -> io::Result<()> {
     file.write_all_at(record::released(now_us, hold_for).as_bytes(), 0)
 }

@@ -1,4 +1,4 @@
-//! All that happens on the file system: blocking, without a runtime.
+//! Acquires, renews and releases locks on the file system. Blocking, without a runtime.
 
 use std::{
     fs::File,
@@ -28,11 +28,11 @@ use crate::{
     wait::slots::{DescriptorSlot, DescriptorSlots, IdleDescriptor},
 };
 
-/// How often one attempt starts over because the lock file was replaced under it.
+/// How often one attempt starts over because the lock file was replaced meanwhile.
 ///
-/// A sweep, or a program that deletes its lock files, must hit the moment between open and check to
-/// cause one of these. So many in a row mean that a program removes the file in a loop, which an
-/// error can name and an endless attempt would hide.
+/// This happens when a sweep, or a program that deletes its lock files, removes the file between
+/// open and check. So many removals in a row mean that a program removes the file in a loop. An
+/// error can say so; an endless attempt would hide it.
 const TRIES: usize = 16;
 #[derive(Debug)]
 pub(crate) struct FileStore {
@@ -44,7 +44,7 @@ pub(crate) struct FileStore {
     labels: GaugeLabels,
 }
 
-/// What became of a lock that this process has for the moment.
+/// The result of recording the holder, while this process has the lock.
 enum RecordOutcome {
     Granted { record: File, token: FencingToken, crashed: Option<Holder>, skew_us: i64 },
     MinHold(Holder),
@@ -64,7 +64,8 @@ impl FileStore {
         self.directory.join(encode::encode(name) + ".lock")
     }
 
-    /// The file whose lock is the first place in the queue of waiting processes.
+    /// Returns the path of the file whose `flock` holder is first in the queue of waiting
+    /// processes.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only watches queue"))]
     pub(crate) fn queue_path(&self, name: &LockName) -> PathBuf {
         self.directory.join(encode::encode(name) + ".queue")
@@ -95,7 +96,7 @@ impl FileStore {
             let peek = || sidecar::peek(&files.record);
             let attempt = LockAttempt { id: claim.id, lock: &lock, path: &files.lock, peek: &peek };
             let refusal = self.medium.try_lock(&attempt, cached)?;
-            // Before the path is looked at: on NFS it makes the host look the path up anew.
+            // Before the path is compared: on NFS this makes the host look the path up again.
             let begun = match refusal {
                 None => self.medium.begin_record(&self.directory, claim.id, self.mode)?,
                 Some(_) => None,
@@ -131,7 +132,7 @@ impl FileStore {
         LockFile::open(path, self.mode, self.medium.open_flags())
     }
 
-    /// Lets go of a lock that was lost. At once: on NFS a lost lock that stays open keeps out the
+    /// Unlocks and closes a lost lock at once: on NFS, a lost lock that stays open excludes the
     /// other processes of this host.
     fn give_up(&self, key: &Key, path: &Path) {
         if let Some(held) = self.table.remove(key) {
@@ -160,7 +161,8 @@ impl FileStore {
                 Ok(AcquireOutcome::Contended(holder))
             }
             Err(error) => {
-                // Not left to the close alone, which a child that is about to exec would delay.
+                // Unlocked explicitly, because a child between fork and exec would delay the effect
+                // of the close.
                 let _ = lock.unlock(&files.lock);
                 Err(error)
             }
@@ -228,7 +230,7 @@ impl FileStore {
         }
     }
 
-    /// Writes a larger token into the record of a lock that is held here.
+    /// Writes a larger token into the record of a lock that this process holds.
     pub(crate) fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         if self.renew(lease)? != Renewal::Renewed {
             return Ok(false);
@@ -258,12 +260,12 @@ impl FileStore {
         Ok(self.table.with(&(lease.id, lease.name.clone()), raise).is_some())
     }
 
-    /// Lets go of a lock that the core has ended. The record goes on saying "held": its holder did
-    /// not come to release it.
+    /// Frees a lock whose guard the core has ended. The record still says "held", because the
+    /// holder did not release the lock.
     pub(crate) fn on_lost(&self, lease: &Lease) {
         let Some(held) = self.table.remove(&(lease.id, lease.name.clone())) else { return };
-        // A supervisor that shares the lock keeps it until the work has stopped; closing ours takes
-        // nothing from it.
+        // A supervisor with a duplicate of the descriptor keeps the lock until the work has
+        // stopped. Closing this descriptor does not affect it.
         if !held.lent {
             let _ = held.lock.unlock(&self.lock_path(&lease.name));
         }
@@ -281,7 +283,7 @@ impl FileStore {
         }
         let released_us = now_us().saturating_add_signed(held.skew_us);
         let marked = self.medium.mark_released(&held.record, released_us, hold_for);
-        // Unlocked before it is closed: the close is what wakes waiters.
+        // Unlocked before it is closed, because the close wakes waiters.
         held.lock.unlock(&path)?;
         if held.lent {
             self.medium.wake_watches(&path);
@@ -306,7 +308,7 @@ impl FileStore {
             .ok()
     }
 
-    /// Opens the lock file for a watch, and keeps it open for its tries.
+    /// Opens the lock file for a watch, and keeps it open for the waiter's tries.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only inotify watches"))]
     pub(crate) fn descriptor_slot(&self, name: &LockName) -> Result<DescriptorSlot, Error> {
         let idle = match self.slots.take_refused(name) {

@@ -1,4 +1,4 @@
-//! Removes the files of names that nobody uses any more.
+//! Removes the files of names that are no longer used.
 
 use std::{
     fs::{self, File, Metadata},
@@ -24,7 +24,7 @@ use crate::{
     store::FileStore,
 };
 
-/// What to remove: made by [`Sweep::new`], and run by [`FileBackend::sweep`].
+/// Settings of a sweep. [`FileBackend::sweep`] runs it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sweep {
     idle_for: Duration,
@@ -33,22 +33,25 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// All names that nobody has acquired or released for `idle_for`, and that nobody holds. Choose
-    /// it longer than the longest time between two runs of the rarest job.
+    /// Removes all names that are free and have not been acquired or released for `idle_for`.
+    ///
+    /// Choose a time longer than the pause between two runs of the rarest job.
     pub fn new(idle_for: Duration) -> Self {
         Self { idle_for, dry_run: false, keep_locked: None }
     }
 
-    /// Only say what would be removed.
+    /// Sets whether to report what would be removed, without removing it.
     #[must_use]
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
         self
     }
 
-    /// How long a removed file stays locked. Default a minute on NFS, where other hosts may find
-    /// the removed file for that long and programs that do not look twice, as `filelock`, would
-    /// lock it; none on a local file system. onelock needs none.
+    /// Sets how long a removed file stays locked.
+    ///
+    /// The default is a minute on NFS, and zero on a local file system. On NFS other hosts may find
+    /// the removed file for a minute, and programs that do not check again, such as `filelock`,
+    /// would lock it. onelock checks again and does not need this.
     #[must_use]
     pub fn keep_locked(mut self, keep_locked: Duration) -> Self {
         self.keep_locked = Some(keep_locked);
@@ -56,29 +59,32 @@ impl Sweep {
     }
 }
 
-/// What a sweep did.
+/// The result of a sweep.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Swept {
-    /// The lock files that were removed, or would be, each with its sidecars.
+    /// The lock files that were removed, or would be in a dry run, each with its sidecars.
     pub removed: Vec<PathBuf>,
-    /// How many names stay: used lately, held, or never used by onelock.
+    /// The number of names that stay: used recently, held, or never used by onelock.
     pub kept: usize,
 }
 
-/// So many removed files at once stay locked: EFS bounds what one process may have open and locked.
+/// How many removed files stay locked at a time. EFS limits the locked files of one process.
 const BATCH: usize = 128;
 const SWEEP_LOCK: &str = ".onelock-sweep";
 
 impl FileBackend {
-    /// Removes the files of idle names. Each is removed while it is locked and is what its path
-    /// names, so no holder and no waiter of onelock's is disturbed; fencing tokens go on rising.
-    /// Names without a record of onelock's, which only `flock(1)` or `filelock` use, stay.
+    /// Removes the files of idle names.
     ///
-    /// Blocks, on NFS for a minute longer: see [`Sweep::keep_locked`].
+    /// Each file is removed under its lock and only if its path still names it. So no holder and no
+    /// waiter of onelock is disturbed, and fencing tokens continue to rise. Names without a record
+    /// of onelock, which only `flock(1)` or `filelock` use, stay.
+    ///
+    /// Blocks, on NFS for an additional minute: see [`Sweep::keep_locked`].
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] while another sweep of this directory runs; else what stopped it.
+    /// [`ErrorKind::Unavailable`] while another sweep of this directory runs. Otherwise the error
+    /// that stopped the sweep.
     pub fn sweep(&self, sweep: Sweep) -> Result<Swept, Error> {
         self.store().sweep(sweep)
     }
@@ -114,7 +120,7 @@ impl FileStore {
         Ok(swept)
     }
 
-    /// One sweep at a time: the floor is read and written.
+    /// Ensures one sweep at a time, because a sweep reads and then writes the floor.
     fn lock_sweep(&self) -> Result<File, Error> {
         let path = self.directory().join(SWEEP_LOCK);
         let file = LockFile::open(&path, self.mode(), OFlag::empty())?.into_file();
@@ -129,17 +135,18 @@ impl FileStore {
         }
     }
 
-    /// Removes a name that nobody holds or waits for, that its last holder released, and that
-    /// nobody will use again: without a floor for its tokens.
+    /// Removes a name that has no holder and no waiter and that its last holder released.
+    ///
+    /// The name must never be used again, because the floor of the tokens is not raised.
     pub(crate) fn purge(&self, name: &LockName) -> Result<bool, Error> {
         let files = self.files(&encode::encode(name));
-        // Of a holder that crashed the next one is to be told.
+        // The record of a crashed holder stays, so that the next holder learns of the crash.
         let was_released = |record: &Record| Ok(record.state != RecordState::Held);
         Ok(!files.lock.exists() || self.remove(&files, Duration::ZERO, was_released)?.is_some())
     }
 
-    /// Removes a name if it is idle: the lock that is to be kept for a while yet, or `Some(None)`
-    /// when that was a dry run.
+    /// Removes a name if it is idle. Returns the lock, which the caller keeps for a while, or
+    /// `Some(None)` in a dry run.
     fn sweep_name(&self, files: &Files, sweep: Sweep) -> Result<Option<Option<LockFile>>, Error> {
         if !is_idle(files, sweep.idle_for) {
             return Ok(None);
@@ -182,7 +189,8 @@ impl FileStore {
         Ok(Some(lock))
     }
 
-    /// What an acquisition left that ended in its midst.
+    /// Removes the temporary record of an acquisition that ended early, if the record is old
+    /// enough.
     fn remove_temp_record(&self, file_name: &str, idle_for: Duration) {
         let path = self.directory().join(file_name);
         let is_temp_record = file_name.len() == TEMP_RECORD_PREFIX.len() + 32;
@@ -194,7 +202,7 @@ impl FileStore {
     }
 }
 
-/// Whether onelock has used the name, and not for this long.
+/// Returns whether onelock used the name, but not within `idle_for`.
 fn is_idle(files: &Files, idle_for: Duration) -> bool {
     [&files.record, &files.lock]
         .into_iter()
@@ -205,16 +213,16 @@ fn is_older(found: &Metadata, age: Duration) -> bool {
     found.modified().is_ok_and(|at| SystemTime::now().duration_since(at).is_ok_and(|since| since >= age))
 }
 
-/// Whether processes wait for the name.
+/// Returns whether processes wait for the name.
 fn is_queued(queue: &Path) -> bool {
     File::open(queue).is_ok_and(|file| !matches!(try_flock(&file, FlockArg::LockSharedNonblock), Ok(true)))
 }
 
-/// In the thread of the sweep, which no operation on a lock waits for.
+/// Sleeps in the thread of the sweep. No operation on a lock waits for this thread.
 fn wait_and_close(locked: &mut Vec<LockFile>, keep_locked: Duration) {
     if !locked.is_empty() {
-        // Until no NFS client opens a removed file by what it remembers of the directory: nothing
-        // tells when.
+        // Until no NFS client opens a removed file from its cache of the directory. No event
+        // reports that.
         thread::sleep(keep_locked);
         locked.clear();
     }

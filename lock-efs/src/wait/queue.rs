@@ -1,10 +1,12 @@
 //! Queues the processes that wait for one lock in the kernel, so that a release wakes one of them.
 //!
-//! The queue is a file of its own, `NAME.queue`. The process that holds its `flock` is first. The
-//! others are blocked in `flock(2)`, each in a thread, and the kernel wakes them one at a time and
-//! in order. Blocking on the lock file itself would be simpler, but cannot be undone: when the
-//! waiter goes away, its thread would still take the lock for a moment, and a caller that tries
-//! just then would skip its job. Taking and giving back the first position disturbs no caller.
+//! The queue is a separate file, `NAME.queue`. The process that holds its `flock` is first. The
+//! other processes are blocked in `flock(2)`, each in a thread. The kernel wakes them one at a time
+//! and in order.
+//!
+//! Blocking on the lock file itself would be simpler, but cannot be cancelled. When the waiter goes
+//! away, its thread would still take the lock for a moment, and a caller that tries just then would
+//! skip its job. Taking and releasing the first position disturbs no caller.
 
 use std::{
     collections::HashMap,
@@ -24,11 +26,11 @@ use crate::{
     sync,
 };
 
-/// The queues that this backend's waiters stand in.
+/// The queues that the waiters of this backend have joined.
 #[derive(Debug, Default)]
 pub(crate) struct FlockQueues {
-    /// Positions whose waiters have gone, while their threads still wait: the next waiter for the
-    /// name takes them over.
+    /// Positions without a waiter whose threads still wait. The next waiter for the name takes its
+    /// position over.
     abandoned: Mutex<HashMap<LockName, Arc<SharedPosition>>>,
 }
 
@@ -54,7 +56,7 @@ enum PositionState {
     First {
         _file: File,
     },
-    /// The queue cannot be used; everybody is first.
+    /// The queue cannot be used; every waiter is first.
     Broken,
 }
 
@@ -73,7 +75,7 @@ impl FlockQueues {
         sync::lock(&self.abandoned)
     }
 
-    /// Takes a position in the queue for `name`, whose file is at `path`.
+    /// Joins the queue for `name`, whose file is at `path`.
     pub(crate) fn join(self: &Arc<Self>, name: &LockName, path: &Path, mode: Mode) -> Result<QueuePosition, Error> {
         let shared = match self.take_over(name) {
             Some(shared) => shared,
@@ -102,7 +104,8 @@ impl FlockQueues {
         let wait = move || {
             let file = file.into_file();
             let locked = flock(&file, FlockArg::LockExclusive);
-            // Under the lock of the map, so that nobody takes over what is about to end.
+            // Under the lock of the map, so that no waiter takes over a position that is about to
+            // end.
             let queues = queues.upgrade();
             let mut abandoned = queues.as_ref().map(|queues| queues.abandoned());
             let mut state = waiting.state();
@@ -117,8 +120,9 @@ impl FlockQueues {
             }
             waiting.came.notify_one();
         };
-        // Its call ends when the holder lets go, which may be never: no thread of the runtime is
-        // for that. Without a thread there is no queue, and the watch does without.
+        // The call ends when the position before it is released, which may be never, so it must not
+        // block a thread of the runtime. If no thread can be started, the watch works without a
+        // queue.
         if let Err(error) =
             thread::Builder::new().name("onelock-queue".into()).stack_size(super::STACK_BYTES).spawn(wait)
         {
@@ -134,7 +138,7 @@ impl QueuePosition {
         !matches!(*self.shared.state(), PositionState::Waiting { .. })
     }
 
-    /// Waits until this position is the first. Cancel safe.
+    /// Waits until this position is first. Cancel safe.
     pub(crate) async fn first(&self) {
         while !self.is_first() {
             self.shared.came.notified().await;
@@ -151,7 +155,7 @@ impl Drop for QueuePosition {
                 *state = PositionState::Waiting { wanted: false };
                 abandoned.entry(self.name.clone()).or_insert_with(|| Arc::clone(&self.shared));
             }
-            // Closes the file, and the next in the queue is first.
+            // Closes the file, which makes the next position first.
             _ => *state = PositionState::Broken,
         }
     }
@@ -165,7 +169,7 @@ mod tests {
 
     const MODE: Mode = Mode { file: 0o600, directory: 0o700, exact: false };
 
-    /// How many calls of flock(2) wait for the file.
+    /// Returns how many calls of flock(2) wait for the file.
     fn waiting_for(path: &Path) -> usize {
         let file = format!(":{} ", std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).expect("it is there")));
         let locks = std::fs::read_to_string("/proc/locks").expect("proc is mounted");
@@ -179,7 +183,7 @@ mod tests {
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
-        panic!("still not so: {what}");
+        panic!("condition not met: {what}");
     }
 
     #[tokio::test]
@@ -193,7 +197,7 @@ mod tests {
             let before = positions.len();
             let position = queues.join(&name, &path, MODE).expect("joining works");
             if !position.is_first() {
-                // The order is that of the calls to flock(2), which the threads make.
+                // The order of the queue is the order in which the threads call flock(2).
                 eventually("the thread waits", || waiting_for(&path) == before).await;
             }
             positions.push(position);
@@ -219,7 +223,7 @@ mod tests {
             drop(other.join(&name, &path, MODE).expect("joining works"));
         }
         let waiting = other.join(&name, &path, MODE).expect("joining works");
-        assert!(other.abandoned().is_empty(), "the one thread that waits was taken over each time");
+        assert!(other.abandoned().is_empty(), "each waiter took over the one waiting thread");
         drop(waiting);
         assert_eq!(other.abandoned().len(), 1);
         drop(first);

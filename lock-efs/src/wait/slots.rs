@@ -1,4 +1,4 @@
-//! Keeps the descriptors open with which waiters try.
+//! Keeps the lock files of waiters open between their tries.
 
 use std::{
     collections::HashMap,
@@ -16,22 +16,23 @@ pub(crate) struct DescriptorSlots(Mutex<Descriptors>);
 #[derive(Debug, Default)]
 struct Descriptors {
     waiting: HashMap<LockName, Waiting>,
-    /// The descriptor of the latest refusal: its owner is likely to watch next, and closing it
-    /// would wake all who watch already.
+    /// The descriptor of the latest refusal. The refused client is likely to watch next, and
+    /// closing its descriptor would wake all existing watches.
     refused: Option<(LockName, IdleDescriptor)>,
 }
 
-/// A descriptor to try with again.
+/// An open lock file for the next try.
 #[derive(Debug)]
 pub(crate) struct IdleDescriptor {
     pub(crate) lock: LockFile,
-    /// Who was in the way the last time.
+    /// The holder at the last refusal.
     pub(crate) cached: Option<CachedHolder>,
 }
 
-/// A waiter that opened and closed the lock file for each try would wake all other waiters with
-/// each close, and they it, for ever. So as many descriptors stay open as there are watches, and
-/// tries reuse them.
+/// The watches of a name and its idle descriptors.
+///
+/// If waiters opened and closed the lock file for each try, each close would wake the other
+/// waiters, endlessly. So one descriptor per watch stays open, and tries reuse it.
 #[derive(Debug, Default)]
 struct Waiting {
     watches: usize,
@@ -43,19 +44,19 @@ impl DescriptorSlots {
         sync::lock(&self.0)
     }
 
-    /// An idle descriptor, to try once with. Nobody else can try with it meanwhile, and so share
-    /// its lock.
+    /// Takes an idle descriptor for one try. No other waiter can use it meanwhile: two waiters with
+    /// one descriptor would share its lock.
     pub(crate) fn take_idle(&self, name: &LockName) -> Option<IdleDescriptor> {
         let idle = self.descriptors().waiting.get_mut(name).and_then(|waiting| waiting.idle.pop());
         idle.or_else(|| self.take_refused(name))
     }
 
-    /// The descriptor of the latest refusal, if that was for `name`.
+    /// Takes the descriptor of the latest refusal, if that was for `name`.
     pub(crate) fn take_refused(&self, name: &LockName) -> Option<IdleDescriptor> {
         self.descriptors().refused.take_if(|(refused, _)| refused == name).map(|(_, idle)| idle)
     }
 
-    /// Keeps `idle` for the next try: as long as there is a watch for it, or else until the next
+    /// Keeps `idle` for the next try: as long as a watch has room for it, otherwise until the next
     /// refusal.
     pub(crate) fn keep(&self, name: &LockName, idle: IdleDescriptor) {
         let mut descriptors = self.descriptors();
@@ -69,7 +70,7 @@ impl DescriptorSlots {
     }
 }
 
-/// A watch's right to one idle descriptor.
+/// A watch's claim to one idle descriptor.
 #[derive(Debug)]
 pub(crate) struct DescriptorSlot {
     slots: Arc<DescriptorSlots>,

@@ -1,4 +1,4 @@
-//! Waits for a lock file to be closed by whoever has it open.
+//! Waits until any process closes a lock file.
 
 use std::{
     os::fd::{AsFd, AsRawFd, RawFd},
@@ -17,44 +17,44 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{queue::QueuePosition, slots::DescriptorSlot};
 
-/// Wakes when the lock file is closed, which unlocks it, or removed. Only the first of the
-/// processes that wait looks at the file; the others wait to be first.
+/// Wakes when the lock file is closed, which unlocks it, or removed. Only the first process in the
+/// queue watches the file; the other processes wait to be first.
 ///
-/// A hint only: when a process dies, its descriptors report the close shortly before the kernel
-/// ends their lock, so the try that follows at once may come too early, and the core's next poll
-/// takes over.
+/// A wake-up is only a hint. When a process dies, the close is reported shortly before the kernel
+/// ends the lock. A try at that moment may be refused, and the core's next poll then acquires the
+/// lock.
 #[derive(Debug)]
 pub(crate) struct FileWatch {
     events: Events,
     path: PathBuf,
     _slot: DescriptorSlot,
-    /// Given up last: who is first next shall find the lock file as we leave it.
+    /// Dropped last, so that the next first process sees the lock file in its final state.
     position: QueuePosition,
 }
 
 #[derive(Debug)]
 enum Events {
-    /// Not first yet.
+    /// The position is not first yet.
     NotYet,
     Watched(AsyncFd<Source>),
     /// The file cannot be watched; the core polls.
     Unseen,
 }
 
-/// Why there is no watch.
+/// The reason why no watch could start.
 #[derive(Debug)]
 pub(crate) enum CannotWatch {
-    /// For now: most likely the limit of 128 instances per user is reached.
+    /// A temporary failure, most likely the limit of 128 inotify instances per user.
     Now(Errno),
-    /// This runtime has no I/O driver.
+    /// A permanent failure: this runtime has no I/O driver.
     Ever,
 }
 
 /// An inotify instance with one watch.
 ///
-/// Closing one takes 5 to 20 ms, in which the kernel waits for its other processors, and the waiter
-/// that drops its watch has just got the lock: so that is left to a thread. Keeping it for the next
-/// time would use up the 128 instances that a user has for all processes.
+/// Closing an instance takes 5 to 20 ms, because the kernel waits for its other processors. The
+/// waiter that drops its watch has just acquired the lock, so a thread closes the instance. Keeping
+/// instances for reuse would exhaust the 128 that a user has for all processes.
 #[derive(Debug)]
 struct Source {
     inotify: Option<Inotify>,
@@ -72,19 +72,20 @@ impl Source {
         self.inotify.as_ref().expect("only drop takes the instance")
     }
 
-    /// Follows the path to a new file; whether there is one, whose release may have gone unseen.
+    /// Watches the file that the path names now. Returns whether it is a new file, whose release
+    /// may have been missed.
     fn follow(&mut self, path: &Path) -> bool {
         let Ok(watched) = add(self.inotify(), path) else { return false };
         let before = std::mem::replace(&mut self.watched, watched);
         if before == watched {
             return false;
         }
-        // An error says that the kernel was faster, because the old file is gone.
+        // An error means that the old file is gone and the kernel removed its watch already.
         let _ = self.inotify().rm_watch(before);
         true
     }
 
-    /// Empties the queue; whether there were events.
+    /// Reads all queued events. Returns whether there were any.
     fn drain(&self) -> bool {
         let mut any = false;
         while self.inotify().read_events().is_ok_and(|events| !events.is_empty()) {
@@ -97,9 +98,9 @@ impl Source {
 impl Drop for Source {
     fn drop(&mut self) {
         let Some(inotify) = self.inotify.take() else { return };
-        // A process that is killed now does not wait for it either.
+        // Removed first, so that a process that is killed now does not wait either.
         let _ = inotify.rm_watch(self.watched);
-        // Without a thread it is closed here after all, with the closure.
+        // If no thread can be started, dropping the closure closes the instance here.
         let _ = thread::Builder::new()
             .name("onelock-close".into())
             .stack_size(super::STACK_BYTES)
@@ -123,8 +124,7 @@ impl FileWatch {
 
 fn look(path: &Path) -> Result<AsyncFd<Source>, CannotWatch> {
     let source = Source::new(path).map_err(CannotWatch::Now)?;
-    // tokio panics where the runtime was built without `enable_io`, and has no way to ask
-    // beforehand.
+    // tokio panics if the runtime was built without `enable_io`, and offers no check for that.
     catch_unwind(AssertUnwindSafe(|| register(source)))
         .map_err(|_| CannotWatch::Ever)?
         .map_err(|e| CannotWatch::Now(e.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw)))
@@ -132,7 +132,7 @@ fn look(path: &Path) -> Result<AsyncFd<Source>, CannotWatch> {
 
 #[allow(
     deprecated,
-    reason = "unsound only for types that give up their descriptor; the successor is unsafe and needs tokio 1.54"
+    reason = "unsound only for types that release their descriptor; the successor is unsafe and needs tokio 1.54"
 )]
 fn register(source: Source) -> std::io::Result<AsyncFd<Source>> {
     AsyncFd::with_interest(source, Interest::READABLE)
@@ -160,7 +160,7 @@ impl Watch for FileWatch {
                     },
                     Events::Watched,
                 );
-                // What was released before this look wakes nobody.
+                // A release before this watch started causes no event.
                 return;
             }
             Events::Watched(events) => events,
@@ -171,7 +171,7 @@ impl Watch for FileWatch {
         }
         loop {
             let Ok(mut ready) = events.readable().await else {
-                // The runtime is shutting down; nobody waits for an answer any more.
+                // The runtime is shutting down, and no task awaits an answer any more.
                 return std::future::pending().await;
             };
             let changed = ready.get_inner().drain();
