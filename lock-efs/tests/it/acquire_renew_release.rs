@@ -1,4 +1,4 @@
-//! One attempt at a time, against real files.
+//! Single acquire, renew and release calls against real files.
 
 use std::{
     fs,
@@ -63,7 +63,7 @@ async fn dropping_a_backend_frees_locks_and_reports_one_crash() {
     drop(one);
     let two = FileBackend::open(dir.path()).unwrap();
     let (second, lease) = grant(&two, &claim("etl")).await;
-    let crashed = second.crashed.as_ref().expect("the first never released");
+    let crashed = second.crashed.as_ref().expect("the first holder did not release");
     assert_eq!((crashed.owner.as_deref(), crashed.token), (Some("tester"), first.token));
     assert!(token(&second) > token(&first));
     assert_eq!(two.release(&lease, NO_TIME).await.unwrap(), Release::Released);
@@ -87,7 +87,7 @@ async fn a_minimum_hold_refuses_all_clients_until_it_ends() {
                 tokio::time::sleep(left).await;
             }
             AcquireOutcome::Granted(grant) => {
-                assert!(SystemTime::now() + Duration::from_millis(1) >= end, "granted before the hold was over");
+                assert!(SystemTime::now() + Duration::from_millis(1) >= end, "granted before the hold ended");
                 assert_eq!(grant.crashed, None);
                 break;
             }
@@ -110,7 +110,9 @@ async fn a_lock_file_that_is_removed_or_replaced_is_a_lost_lock_and_never_a_succ
     let (_, second) = grant(&backend, &claim("etl")).await;
     fs::rename(&path, path.with_extension("old")).unwrap();
     let (_, third) = grant(&backend, &claim("etl")).await;
-    let Release::NotHeld(Some(holder)) = backend.release(&second, NO_TIME).await.unwrap() else { panic!("not told") };
+    let Release::NotHeld(Some(holder)) = backend.release(&second, NO_TIME).await.unwrap() else {
+        panic!("the release named no successor")
+    };
     assert_eq!(holder.token, third.token);
     assert_eq!(backend.renew(&third).await.unwrap(), Renewal::Renewed);
     refused(&backend, "etl").await;
@@ -178,7 +180,7 @@ async fn odd_names_are_locked_and_listed_unchanged() {
     for odd in names {
         refused(&backend, odd).await;
     }
-    // Foreign things in the directory are not locks of ours.
+    // Foreign files in the directory are not locks of onelock.
     fs::write(dir.path().join("Backup.lock"), "").unwrap();
     fs::write(dir.path().join("free.lock"), "").unwrap();
     names.sort_unstable();
@@ -241,7 +243,7 @@ async fn many_tasks_on_many_names_exclude_each_other() {
                         tokio::task::yield_now().await;
                         continue;
                     };
-                    assert_eq!(inside[task % 4].fetch_add(1, SeqCst), 0, "two at once");
+                    assert_eq!(inside[task % 4].fetch_add(1, SeqCst), 0, "two holders at once");
                     assert!(granted.token > last && granted.crashed.is_none());
                     last = granted.token;
                     tokio::task::yield_now().await;

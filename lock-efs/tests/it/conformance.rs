@@ -1,4 +1,4 @@
-//! The conformance kit of the core, on a real directory.
+//! Runs the conformance suite of the core on a real directory.
 
 use std::{
     fs::{self, File},
@@ -74,13 +74,14 @@ lock_core::conformance! {
     ]
 }
 
-/// The same cases once more, in a guest, where the temporary directory is on an NFSv4.1 mount. But
-/// for the watch: nothing wakes there.
+/// Runs the same cases in a guest whose temporary directory is on an NFSv4.1 mount. The cases of
+/// the watch are skipped, because NFS has no wake-up.
 #[test]
 fn all_cases_on_nfs() {
     let own = std::env::current_exe().unwrap();
     let name = own.file_name().unwrap().to_str().unwrap();
-    // One case by itself first: the first locks on a fresh mount of an emulated guest take seconds.
+    // One case runs alone first: the first locks on a fresh mount of an emulated guest take
+    // seconds.
     let script = format!(
         "#!/bin/bash\non_a mkdir /efs/tmp && on_a env TMPDIR=/efs/tmp {name} --exact conformance::acquiring_a_free_lock_grants_it 2>&1 && \
          on_a env TMPDIR=/efs/tmp {name} conformance:: --skip all_cases_on_nfs --skip a_watch_completes_after_the_release \

@@ -1,4 +1,4 @@
-//! What the doctor finds in directories, on real file systems.
+//! The doctor's findings about directories on real file systems.
 
 use std::{
     fs,
@@ -16,13 +16,16 @@ fn find<'a>(findings: &'a [Finding], subject: &str) -> &'a Finding {
     findings
         .iter()
         .find(|finding| finding.subject == subject)
-        .unwrap_or_else(|| panic!("nothing on {subject}: {findings:#?}"))
+        .unwrap_or_else(|| panic!("no finding about {subject}: {findings:#?}"))
 }
 
 #[track_caller]
 fn check(findings: &[Finding], subject: &str, level: Level, words: &str) {
     let finding = find(findings, subject);
-    assert!(finding.level == level && finding.to_string().contains(words), "{finding}; not {level} with {words:?}");
+    assert!(
+        finding.level == level && finding.to_string().contains(words),
+        "expected {level} with {words:?}, found: {finding}"
+    );
 }
 
 fn chmod(path: &Path, mode: u32) {
@@ -34,7 +37,7 @@ async fn a_private_directory_is_fit_and_left_unchanged() {
     let (dir, backend) = open();
     chmod(dir.path(), 0o700);
     let findings = backend.diagnose().await;
-    // Where the tests run in a container that is its layer.
+    // In a container the temporary directory may be on the container's own layer.
     let fit = |finding: &Finding| finding.level < Level::Warning || finding.subject == "file system";
     assert!(findings.iter().all(fit), "{findings:#?}");
     check(&findings, "permissions", Level::Good, "mode 700");
@@ -59,7 +62,7 @@ async fn a_directory_writable_by_others_gets_a_warning() {
     }
 }
 
-/// A file of another user: owned by one if this is root, else root's.
+/// Creates a file of another user: of an unknown user if this process is root, otherwise of root.
 fn foreign_file(path: &Path) {
     fs::write(path, "").unwrap();
     if chown(path, Some(12345), Some(12345)).is_err() {
@@ -70,7 +73,8 @@ fn foreign_file(path: &Path) {
 #[test]
 fn foreign_lock_files_without_write_access_get_a_warning() {
     let dir = tempfile::tempdir().unwrap();
-    // Root may write to everything, unless the owner is unknown where it is root.
+    // Root may write to every file except, in a user namespace, a file whose owner is unknown
+    // there.
     if Command::new("id").arg("-u").output().unwrap().stdout == b"0\n" {
         foreign_file(&dir.path().join("etl.lock"));
     }

@@ -1,5 +1,5 @@
-//! Every error that a file system can be made to give: its kind, its advice, and that it is never
-//! taken for "held".
+//! Provokes errors of real file systems: each has its kind and advice, and none is reported as
+//! contention.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ fn check(error: &Error, kind: ErrorKind, path: &Path, advice: &str) {
     assert!(!error.is_ambiguous(), "{text}");
 }
 
-/// As [`check`], and the error says which attempt failed.
+/// Like [`check`], and the error names the operation, the lock and the store.
 #[track_caller]
 fn check_attempt(error: &Error, kind: ErrorKind, path: &Path, advice: &str) {
     check(error, kind, path, advice);
@@ -115,7 +115,7 @@ fn opening_reports_the_defect_of_a_directory() {
 async fn a_path_too_long_is_a_configuration_error() {
     let dir = tempfile::tempdir().unwrap();
     let mut deep = dir.path().to_owned();
-    // Room for the short name below, none for the long one within the 4,096 bytes of a path.
+    // A path has at most 4,096 bytes: enough for the short name below, but not for the long one.
     while deep.as_os_str().len() < 3900 {
         deep.push("d".repeat((3900 - deep.as_os_str().len()).min(200)));
     }
@@ -124,8 +124,7 @@ async fn a_path_too_long_is_a_configuration_error() {
     check_attempt(&failed(&backend, &"x".repeat(250)).await, ErrorKind::Config, &deep, "too long");
 }
 
-/// As root without capabilities: permission bits bind, and the test binary stays readable wherever
-/// it is.
+/// Runs as root without capabilities: permission bits apply, and the test binary stays readable.
 const WITHOUT_CAPABILITIES: &[&str] = &["setpriv", "--inh-caps=-all", "--bounding-set=-all"];
 
 #[test]
@@ -182,7 +181,7 @@ async fn child_on_a_full_disk() {
     let (before, lease) = grant(&backend, &claim("etl")).await;
     let ballast = dir.join("ballast");
     let _ = fs::write(&ballast, vec![0; 100_000]);
-    // What is held stays held and can be released: that needs no space.
+    // A held lock stays held and can be released, which needs no space.
     assert_eq!(backend.renew(&lease).await.unwrap(), lock_core::backend::Renewal::Renewed);
     let released = backend.release(&lease, Duration::ZERO).await.unwrap();
     assert_eq!(released, lock_core::backend::Release::Released);
@@ -211,13 +210,13 @@ async fn child_on_a_read_only_file_system() {
     mount(&["-t", "tmpfs", "none"], &dir);
     let backend = FileBackend::open(&dir).unwrap();
     grant(&backend, &claim("held")).await;
-    // A bind mount, because a file system with files open for writing cannot become read-only
-    // itself.
+    // A bind mount, because a file system with files open for writing cannot be remounted
+    // read-only.
     mount(&["--bind", dir.to_str().unwrap()], &dir);
     mount(&["-o", "remount,bind,ro"], &dir);
     check_attempt(&failed(&backend, "held").await, ErrorKind::Full, &dir.join("held.lock"), "read-only");
     check(&FileBackend::open(&dir).unwrap_err(), ErrorKind::Full, &dir, "read-only");
-    assert_eq!(backend.list("").await.unwrap().len(), 1, "reading needs no writing");
+    assert_eq!(backend.list("").await.unwrap().len(), 1, "listing needs no write access");
     println!("CHILD RAN");
 }
 
@@ -237,11 +236,11 @@ async fn child_with_few_descriptors() {
     while let Ok(file) = fs::File::open("/dev/null") {
         all.push(file);
     }
-    // With none left the lock file cannot be opened; with one, its record cannot.
+    // With no descriptor left the lock file cannot be opened. With one left its record cannot.
     for left in [0, 1] {
         let error = failed(&backend, "etl").await;
         check_attempt(&error, ErrorKind::Limit, &dir, "ulimit -n");
-        assert!(error.is_retryable(), "with {left} left");
+        assert!(error.is_retryable(), "with {left} descriptors left");
         all.pop();
     }
     assert!(backend.release_now(&kept, Duration::ZERO));
@@ -258,7 +257,7 @@ async fn efs_refuses_local_directories_unless_allow_local_is_set() {
     let registry = lock_core::Registry::new().with(lock_efs::FileFactory);
     let error = registry.open(&format!("efs://{}", missing.display())).await.unwrap_err();
     check(&error, ErrorKind::StoreNotReady, &missing, "allow_local=true");
-    assert!(!missing.exists(), "nothing is created where the mount is missing");
+    assert!(!missing.exists(), "no directory is created if the mount is missing");
     let locker = registry.open(&format!("efs://{}?allow_local=true", missing.display())).await.unwrap();
     drop(locker.acquire("etl").await.unwrap());
 }

@@ -1,4 +1,4 @@
-//! What the tests of this crate share.
+//! Helpers of this crate's tests.
 
 use std::{
     io::{BufRead, BufReader},
@@ -14,7 +14,7 @@ use lock_core::{
 use lock_efs::FileBackend;
 use tempfile::TempDir;
 
-/// A directory of its own and a backend on it.
+/// Creates a temporary directory and a backend on it.
 pub(crate) fn open() -> (TempDir, FileBackend) {
     let dir = tempfile::tempdir().unwrap();
     let backend = FileBackend::open(dir.path()).unwrap();
@@ -58,13 +58,13 @@ pub(crate) fn token(grant: &Grant) -> FencingToken {
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while !condition() {
-        assert!(Instant::now() < end, "still not so after 20 s: {what}");
+        assert!(Instant::now() < end, "condition not met after 20 s: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// This test binary again, running only `test`, named with its module, which sees `dir` in
-/// `ONELOCK_TEST_CHILD`.
+/// Returns the command that runs only `test` (named with its module) of this test binary, with
+/// `dir` in `ONELOCK_TEST_CHILD`.
 pub(crate) fn myself(test: &str, dir: &Path) -> Vec<String> {
     let exe = std::env::current_exe().unwrap();
     ["env", &format!("ONELOCK_TEST_CHILD={}", dir.display()), exe.to_str().unwrap(), "--exact", test, "--nocapture"]
@@ -72,12 +72,12 @@ pub(crate) fn myself(test: &str, dir: &Path) -> Vec<String> {
         .to_vec()
 }
 
-/// The directory, when this process is what [`myself`] started.
+/// Returns the directory if this process was started by [`myself`].
 pub(crate) fn in_child() -> Option<PathBuf> {
     std::env::var_os("ONELOCK_TEST_CHILD").map(Into::into)
 }
 
-/// Runs `wrapper` with [`myself`] and fails with what it printed.
+/// Runs [`myself`] under `wrapper`, and on failure panics with its output.
 pub(crate) fn run_child(wrapper: &[&str], test: &str, dir: &Path) {
     let command: Vec<String> = wrapper.iter().map(|s| s.to_string()).chain(myself(test, dir)).collect();
     let output = Command::new(&command[0]).args(&command[1..]).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
@@ -115,11 +115,10 @@ impl Drop for Process {
     }
 }
 
-/// A mount table of its own, which goes with the process; no root needed where user namespaces are
-/// allowed.
+/// Starts a process with its own mount table. Needs no root if user namespaces are allowed.
 pub(crate) const OWN_MOUNTS: &[&str] = &["unshare", "--user", "--map-root-user", "--mount"];
 
-/// Mounts in a process that [`OWN_MOUNTS`] started.
+/// Mounts a file system, in a process started by [`OWN_MOUNTS`].
 pub(crate) fn mount(arguments: &[&str], on: &Path) {
     let status = Command::new("mount").args(arguments).arg(on).status().unwrap();
     assert!(status.success(), "mount {arguments:?} needs root or user namespaces: {status}");

@@ -1,5 +1,4 @@
-//! Together with the programs that people lock files with today: the real `flock(1)` and Python's
-//! `filelock`.
+//! Locks shared with the real `flock(1)` and Python's `filelock`.
 
 use std::{path::Path, process::Command, time::Duration};
 
@@ -61,7 +60,7 @@ async fn filelock_is_refused_while_we_hold_and_has_it_after_our_release() {
     let path = backend.lock_path(&name("etl"));
     let filelock = || python(TRY, &path).status().unwrap().code();
     assert_eq!(filelock(), Some(3));
-    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed, "its try did no harm");
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed, "the try of filelock did not break the lock");
     assert_eq!(refused(&backend, "etl").await.owner.as_deref(), Some("tester"));
     assert!(backend.release_now(&lease, Duration::ZERO));
     assert_eq!(filelock(), Some(0));

@@ -1,4 +1,4 @@
-//! What a store gives no more of is a limit, named as such, and the locks held are counted.
+//! An exhausted limit is reported as such, and held locks are counted.
 
 use std::{
     fs,
@@ -15,8 +15,8 @@ use lock_core::{
 use lock_efs::FileBackend;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 
-/// A C library in which `flock` fails, while the file named in the environment is there, with the
-/// error number that it holds.
+/// Builds a C library whose `flock` fails while the file named in the environment exists, with the
+/// error number in that file.
 fn failing_flock(dir: &Path) -> PathBuf {
     const SOURCE: &str = r#"
 #include <errno.h>
@@ -34,7 +34,7 @@ int flock(int fd, int operation) {
     let (source, library) = (dir.join("flock.c"), dir.join("flock.so"));
     fs::write(&source, SOURCE).unwrap();
     let compiled = Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
-    assert!(compiled.expect("gcc is there").success());
+    assert!(compiled.expect("gcc is installed").success());
     library
 }
 
@@ -52,7 +52,7 @@ async fn child_at_its_limits() {
     let told = PathBuf::from(std::env::var_os("FAIL_FLOCK").unwrap());
     let backend = FileBackend::open(&dir).unwrap();
     let (_, kept) = grant(&backend, &claim("kept")).await;
-    // As EFS and nfsd answer: ENOLCK, EDQUOT.
+    // ENOLCK and EDQUOT, which EFS and nfsd answer.
     for (errno, retryable) in [(37, true), (122, false)] {
         fs::write(&told, errno.to_string()).unwrap();
         let error = failed(&backend, "more").await;
@@ -67,7 +67,7 @@ async fn child_at_its_limits() {
     println!("CHILD RAN");
 }
 
-/// The gauge of held locks, with its labels.
+/// Returns the gauge of held locks with its labels.
 fn held(snapshotter: &Snapshotter) -> Vec<(Vec<String>, f64)> {
     let metrics = snapshotter.snapshot().into_vec().into_iter();
     let gauges = metrics.filter(|(key, ..)| key.key().name() == "onelock_file_locks_held");
@@ -97,8 +97,8 @@ fn held_locks_are_counted_by_directory_and_mount() {
             assert!(backend.release_now(&first, Duration::ZERO));
             fs::remove_file(backend.lock_path(&name("b"))).unwrap();
             assert_ne!(backend.renew(&second).await.unwrap(), lock_core::backend::Renewal::Renewed);
-            // Since the snapshot before.
-            assert_eq!(held(&snapshotter)[0].1, -2.0, "what was released and what was lost is not held");
+            // The value is the change since the previous snapshot.
+            assert_eq!(held(&snapshotter)[0].1, -2.0, "released and lost locks are no longer counted");
         });
     });
 }

@@ -1,4 +1,4 @@
-//! The tests of file locks on real directories, with real processes and programs.
+//! Tests of file locks on real directories, with real processes and programs.
 
 mod acquire_renew_release;
 mod conformance;

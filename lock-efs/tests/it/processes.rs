@@ -1,4 +1,4 @@
-//! What becomes of a lock when processes end, and of processes that its holder starts.
+//! Locks when the holder's process ends, and when the holder starts other processes.
 
 use std::{process::Command, time::Duration};
 
@@ -43,14 +43,14 @@ async fn a_program_that_the_holder_starts_does_not_keep_the_lock() {
         let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
         fds.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok()).filter(|f| f.starts_with(dir.path())).count()
     };
-    until("the daemon is what it was started as", || {
+    until("the daemon has called exec", || {
         std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|c| c.trim() == "sleep")
     });
     assert_eq!(inherited(), 0);
     drop((watch, backend));
     let other = FileBackend::open(dir.path()).unwrap();
-    // Not at once: a dropped backend only closes, and a program that another test is starting may
-    // have a copy until it execs.
+    // The lock may be freed with a delay: a dropped backend only closes, and a child of another
+    // test may have a copy of the descriptor until it execs.
     let mine = claim("etl");
     while let AcquireOutcome::Contended(_) = other.acquire(&mine).await.unwrap() {
         tokio::task::yield_now().await;
@@ -58,8 +58,8 @@ async fn a_program_that_the_holder_starts_does_not_keep_the_lock() {
     assert!(daemon.0.try_wait().unwrap().is_none(), "the daemon still runs");
 }
 
-/// Between fork and exec a child has every descriptor of its parent, so a release must unlock, and
-/// not only close.
+/// Between fork and exec a child has every descriptor of its parent. So a release must unlock
+/// explicitly, not only close.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 // verifies: inherited
 async fn a_release_frees_the_lock_while_other_threads_start_programs() {
@@ -75,7 +75,7 @@ async fn a_release_frees_the_lock_while_other_threads_start_programs() {
         assert!(backend.release_now(&lease, Duration::ZERO));
         let mine = claim("etl");
         let AcquireOutcome::Granted(granted) = other.acquire(&mine).await.unwrap() else {
-            panic!("released, but still held")
+            panic!("the lock was released but is still held")
         };
         assert!(other.release_now(&mine.lease(granted.token), Duration::ZERO));
     }

@@ -1,4 +1,4 @@
-//! Records that are absent, torn, foreign or huge never decide anything.
+//! Absent, torn, foreign and huge records never decide which client holds a lock.
 
 use std::{fs, time::Duration};
 
@@ -64,8 +64,7 @@ async fn a_record_of_any_length_is_replaced_whole() {
     }
 }
 
-/// While one holder follows the other, a reader sees whole records: the last holder or the one
-/// before, never a torn one.
+/// While holders change, a reader sees the whole record of the last holder or of the one before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_see_whole_records_while_holders_change() {
     use std::sync::{
@@ -84,7 +83,7 @@ async fn readers_see_whole_records_while_holders_change() {
         }
     });
     let record = dir.path().join("etl.info");
-    until("the first record is there", || record.exists());
+    until("the first record exists", || record.exists());
     let is_whole = |text: String| text.starts_with("onelock/1 ") && text.trim_end().ends_with('}');
     let whole = (0..20_000).filter(|_| fs::read_to_string(&record).is_ok_and(is_whole)).count();
     stop.store(true, Relaxed);

@@ -1,4 +1,4 @@
-//! Sweeping: idle names go, all others stay, and tokens go on rising.
+//! Sweeps remove idle names, keep all others, and tokens continue to rise.
 
 use std::{
     fs::{self, File},
@@ -94,6 +94,6 @@ async fn a_sweep_removes_old_temp_records_only() {
     let _ = backend.sweep(Sweep::new(DAY).dry_run(true)).unwrap();
     assert!(old.exists(), "a dry run removes nothing");
     let _ = backend.sweep(Sweep::new(Duration::ZERO)).unwrap();
-    // Younger than what NFS clients may not know of yet: its owner may be about to use it.
+    // The young file stays: within the cache time of NFS clients its owner may still use it.
     assert!(!old.exists() && young.exists() && dir.path().join(".onelock-floor").exists());
 }

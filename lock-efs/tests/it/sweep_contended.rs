@@ -1,4 +1,4 @@
-//! Sweeps in a loop under processes that contend: no two have a lock at once, and no token falls.
+//! Sweeps in a loop under contending processes: no two hold a lock at once, and no token falls.
 
 use std::{
     fs::File,
@@ -16,8 +16,8 @@ use test_support::{monotonic_nanos, python::python};
 const TIME: Duration = Duration::from_secs(20);
 const NAMES: [&str; 2] = ["s0", "s1"];
 
-/// Takes and gives back a lock as Python programs do, and notes when it had it, as
-/// [`child_contends`] does.
+/// Acquires and releases a lock as Python programs do, and prints each cycle like
+/// [`child_contends`].
 const FILELOCK: &str = "import filelock, sys, time
 lock = filelock.FileLock(sys.argv[1], poll_interval=0.002)
 while True:
@@ -43,7 +43,7 @@ fn sweeps_under_contention_keep_exclusion_and_rising_tokens() {
     let mut removed = 0;
     while Instant::now() < end {
         removed += backend.sweep(Sweep::new(Duration::ZERO)).unwrap().removed.len();
-        // The rhythm of the sweeps: contenders get in between.
+        // A pause between sweeps, so that contenders can acquire the lock.
         std::thread::sleep(Duration::from_millis(1));
     }
     let said: String = contenders.into_iter().map(all_it_said).collect();
@@ -52,7 +52,7 @@ fn sweeps_under_contention_keep_exclusion_and_rising_tokens() {
         let mut cycles: Vec<[i64; 3]> = said.lines().filter_map(|line| cycle(line, name)).collect();
         cycles.sort_unstable();
         for pair in cycles.windows(2) {
-            assert!(pair[0][1] < pair[1][0], "two had {name} at once: {pair:?}");
+            assert!(pair[0][1] < pair[1][0], "two clients held {name} at once: {pair:?}");
         }
         foreign += cycles.iter().filter(|[.., token]| *token == 0).count();
         cycles.retain(|[.., token]| *token > 0);
@@ -61,11 +61,15 @@ fn sweeps_under_contention_keep_exclusion_and_rising_tokens() {
             assert!(pair[0][2] < pair[1][2], "a token of {name} fell: {pair:?}");
         }
     }
-    println!("{ours} acquisitions of ours and {foreign} by filelock, {removed} removed names");
-    assert!(ours > 0 && foreign > 0 && removed > 0, "nothing was tried: {ours}, {foreign}, {removed}");
+    println!("{ours} acquisitions by onelock and {foreign} by filelock, {removed} removed names");
+    assert!(
+        ours > 0 && foreign > 0 && removed > 0,
+        "the test did not exercise all parts: {ours}, {foreign}, {removed}"
+    );
 }
 
-/// A process, and the file that it prints to: nobody reads a pipe before the end.
+/// Starts a process that prints to a file. A pipe would fill up, because the test reads the output
+/// only at the end.
 fn spawn(command: &[String]) -> (Process, File) {
     let out = tempfile::tempfile().unwrap();
     let stdout = out.try_clone().unwrap();
@@ -73,7 +77,7 @@ fn spawn(command: &[String]) -> (Process, File) {
     (Process(child.unwrap_or_else(|e| panic!("{command:?}: {e}"))), out)
 }
 
-/// Kills it and returns what it had printed; it must have gone on to the end.
+/// Kills the process and returns its output. The process must still have been running.
 fn all_it_said((mut process, mut out): (Process, File)) -> String {
     let ended = process.0.try_wait().unwrap();
     process.kill();
@@ -84,7 +88,7 @@ fn all_it_said((mut process, mut out): (Process, File)) -> String {
     said + "\n"
 }
 
-/// When `name` was had, and with which token, if that is what `line` says, and says it whole.
+/// Returns when `name` was held, and with which token, if `line` is a complete cycle of `name`.
 fn cycle(line: &str, name: &str) -> Option<[i64; 3]> {
     let mut words = line.strip_prefix("cycle ")?.strip_prefix(name)?.split_whitespace().map(str::parse);
     let (token, start, end) = (words.next()?.ok()?, words.next()?.ok()?, words.next()?.ok()?);

@@ -1,4 +1,4 @@
-//! Waiters are woken, and do not wake each other for ever.
+//! Releases wake waiters, and waiters do not keep waking each other.
 
 use std::{
     fs,
@@ -16,7 +16,7 @@ use lock_core::{
 };
 use lock_efs::FileBackend;
 
-/// Only bounds a failing test.
+/// Bounds only a failing test.
 const LONG: Duration = Duration::from_secs(20);
 
 async fn woken(watch: &mut Box<dyn Watch>) {
@@ -47,7 +47,7 @@ async fn a_watch_wakes_on_releases_by_onelock_and_flock_1() {
     until_granted(&waiter, &mut watch).await;
 }
 
-/// As the core does it: woken by the watch, and after a wake-up that came too early by a poll.
+/// Acquires as the core does: after a wake-up, and after a premature wake-up by polling.
 async fn until_granted(backend: &FileBackend, watch: &mut Box<dyn Watch>) -> lock_core::backend::Lease {
     let mine = claim("etl");
     let end = tokio::time::Instant::now() + LONG;
@@ -93,8 +93,8 @@ async fn a_watch_wakes_on_a_release_with_a_lent_descriptor() {
     drop(lent);
 }
 
-/// A waiter whose every try closed a descriptor would wake the others, and they it: thousands of
-/// tries instead of a few. And of those who wait only the first is woken, however many there are.
+/// If every try closed a descriptor, waiters would keep waking each other: thousands of tries
+/// instead of a few. A wake-up reaches only the first waiter, however many wait.
 #[tokio::test]
 async fn waiters_do_not_keep_waking_each_other() {
     let (dir, holder) = open();
@@ -127,11 +127,12 @@ async fn waiters_do_not_keep_waking_each_other() {
         drop(fs::OpenOptions::new().write(true).open(&path).unwrap());
         more_than(before).await;
     }
-    // What goes on by itself shows within this; that nothing does has no condition to wait for.
+    // The absence of tries has no condition to wait for. Waiters that wake each other show within
+    // this time.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let tries = tries.load(Relaxed);
-    // Each once at the start, and the first of them once for each wake-up; one more when it learns
-    // that it is the first.
+    // Each waiter tries once at the start, and the first one once for each wake-up. It tries once
+    // more when it becomes first.
     assert!(tries <= 3 + wakes + 2, "{tries} tries");
 }
 
@@ -144,12 +145,11 @@ async fn a_refused_waiter_starts_to_watch_without_waking_others() {
     refused(&second, "etl").await;
     let _second_watch = watch(&second, "etl").await;
     refused(&second, "etl").await;
-    // That nothing happens has no condition to wait for; a wake-up would be there at once.
+    // The absence of a wake-up has no condition to wait for. A wake-up would come at once.
     assert!(tokio::time::timeout(Duration::from_millis(50), waiting.changed()).await.is_err());
 }
 
-/// Two waiters of one backend try at the same time: with one descriptor between them they would
-/// share one lock.
+/// Waiters of one backend try at the same time. With a common descriptor they would share one lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waiters_of_one_backend_never_share_a_lock() {
     let (_dir, backend) = open();
@@ -162,7 +162,7 @@ async fn waiters_of_one_backend_never_share_a_lock() {
                 for _ in 0..50 {
                     let mut watch = watch(&backend, "etl").await;
                     let lease = until_granted(&backend, &mut watch).await;
-                    assert_eq!(inside.fetch_add(1, Relaxed), 0, "two at once");
+                    assert_eq!(inside.fetch_add(1, Relaxed), 0, "two holders at once");
                     tokio::task::yield_now().await;
                     inside.fetch_sub(1, Relaxed);
                     assert!(backend.release_now(&lease, Duration::ZERO));
@@ -190,13 +190,13 @@ async fn a_dropped_watch_leaves_no_descriptor_open() {
     assert_eq!(open_here(), held + 2);
     drop(watches);
     assert_eq!(open_here(), held);
-    until("nobody queues", || open_as(".queue") == 0);
+    until("the queue file is closed", || open_as(".queue") == 0);
     assert!(backend.release_now(&lease, Duration::ZERO));
     assert_eq!(open_here(), 0);
 }
 
 /// A waiter drops its watch when it has the lock. Closing an inotify instance takes the kernel 5 to
-/// 20 ms, so a thread does that meanwhile. The figure is in `hand-off` of the benchmark of files.
+/// 20 ms, so a thread closes it. The benchmark of files measures this as `hand-off`.
 #[tokio::test]
 async fn dropping_a_watch_does_not_wait_for_the_kernel() {
     let (_dir, backend) = open();
@@ -206,7 +206,7 @@ async fn dropping_a_watch_does_not_wait_for_the_kernel() {
             if has_thread("onelock-close") {
                 break;
             }
-            // The time limit is looked at here.
+            // The timeout can take effect only at an await.
             tokio::task::yield_now().await;
         }
     };
@@ -218,7 +218,7 @@ fn has_thread(name: &str) -> bool {
     threads.any(|thread| fs::read_to_string(thread.unwrap().path().join("comm")).is_ok_and(|comm| comm.trim() == name))
 }
 
-/// The lock file was replaced between open and lock: the waiter has the old one open.
+/// The lock file is replaced between open and lock, so the waiter has the old file open.
 #[tokio::test]
 // verifies: file-system
 async fn a_file_that_was_replaced_between_open_and_lock_is_opened_anew() {
