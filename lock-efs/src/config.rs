@@ -24,8 +24,7 @@ pub struct FileConfig {
 }
 
 impl FileConfig {
-    /// Uses the locks in `directory`. If the directory is missing, it is created private to this
-    /// user.
+    /// Uses the locks in `directory`, which is created private to this user if it is missing.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into(), create: true, mode: None, require_nfs: false }
     }

@@ -20,8 +20,8 @@ pub(crate) const MAX_BYTES: usize = 256 * 1024;
 const HEAD_BYTES: usize = 53;
 /// Records grow in steps, so that a replacement rarely changes the length of the file.
 const STEP_BYTES: usize = 256;
-/// Setting the clock back does not end a minimum hold if it is by at most this, or at most the
-/// length of the hold.
+/// A minimum hold survives a clock that is set back by at most this, or by at most the length of
+/// the hold.
 const SET_BACK_US: u64 = 60_000_000;
 const MAX_DIGITS: u64 = 9_999_999_999_999_999;
 

@@ -16,8 +16,8 @@ impl KernelLocks {
         fs::read_to_string("/proc/locks").map(|text| Self::parse(&text)).unwrap_or_default()
     }
 
-    /// Parses lines like `3: FLOCK ADVISORY WRITE 5086 fe:00:382078 0 EOF`. A line with `->` is a
-    /// waiter.
+    /// Parses lines like `3: FLOCK  ADVISORY  WRITE 5086 fe:00:382078 0 EOF`. A line with `->` is
+    /// a waiter.
     fn parse(text: &str) -> Self {
         let inode = |line: &str| {
             let mut words = line.split_whitespace().skip(1);

@@ -164,7 +164,7 @@ mod tests {
         let mode = Mode { file: 0o600, directory: 0o700, exact: false };
         let lock = LockFile::open(&path, mode, Local.open_flags()).expect("a fresh file opens");
         for peeks_until_free in 0..=SECOND_TRIES + 1 {
-            let inspector = File::open(&path).expect("the lock file is there");
+            let inspector = File::open(&path).expect("the lock file exists");
             assert_eq!(try_flock(&inspector, FlockArg::LockSharedNonblock), Ok(true));
             let peeks = Cell::new(0);
             let peek = || {

@@ -42,8 +42,8 @@ impl Mount {
         Ok(Self::find(&fs::read_to_string("/proc/self/mountinfo")?, id.trim()))
     }
 
-    /// Finds the mount with this id in the text of `/proc/self/mountinfo`, which has lines like `54
-    /// 33 0:33 / /efs rw,relatime shared:1 - nfs4 HOST:/ rw,vers=4.1`.
+    /// Finds the mount with this id in the text of `/proc/self/mountinfo`, which has lines like
+    /// `54 33 0:33 / /efs rw,relatime shared:1 - nfs4 HOST:/ rw,vers=4.1`.
     fn find(mountinfo: &str, id: &str) -> Option<Self> {
         let line = mountinfo.lines().find(|line| line.split(' ').next() == Some(id))?;
         let (mount, file_system) = line.split_once(" - ")?;
@@ -179,7 +179,7 @@ device server:/x mounted on /old with fstype nfs statvers=1.1
     }
 
     #[test]
-    fn nfs_facts_contain_the_version_and_the_lease() {
+    fn mount_facts_contain_the_version_and_the_lease() {
         let facts = Mount::find(INFO, "54").unwrap().facts(STATS, "");
         assert_eq!((facts.version.as_str(), facts.lease), ("4.1", Some(Duration::from_secs(10))));
         assert_eq!(facts.objection(), None);

@@ -90,9 +90,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let temp = TempRecord::create(dir.path(), LeaseId::from(7), MODE).expect("a temporary record can be made");
         let ahead = SystemTime::now() + Duration::from_secs(3_600);
-        temp.file.set_modified(ahead).expect("it is our file");
-        let told = SystemTime::UNIX_EPOCH + Duration::from_micros(temp.server_us().expect("it has a time"));
-        assert!(ahead.duration_since(told).expect("not later") < Duration::from_millis(1));
+        temp.file.set_modified(ahead).expect("the test owns the file");
+        let told = SystemTime::UNIX_EPOCH + Duration::from_micros(temp.server_us().expect("the file has a time"));
+        assert!(ahead.duration_since(told).expect("the file time is not later") < Duration::from_millis(1));
     }
 
     #[test]
@@ -101,8 +101,11 @@ mod tests {
         let (record, temp) = (dir.path().join("a.info"), || TempRecord::create(dir.path(), LeaseId::from(7), MODE));
         drop(temp().expect("a temporary record can be made"));
         for text in ["first, and longer", "second"] {
-            temp().expect("a temporary record can be made").place(text.as_bytes(), &record).expect("it can be renamed");
-            assert_eq!(fs::read_to_string(&record).expect("it is there"), text);
+            temp()
+                .expect("a temporary record can be made")
+                .place(text.as_bytes(), &record)
+                .expect("the record can be replaced");
+            assert_eq!(fs::read_to_string(&record).expect("the record exists"), text);
         }
         assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 1);
     }

@@ -171,7 +171,10 @@ mod tests {
 
     /// Returns how many calls of flock(2) wait for the file.
     fn waiting_for(path: &Path) -> usize {
-        let file = format!(":{} ", std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).expect("it is there")));
+        let file = format!(
+            ":{} ",
+            std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).expect("the queue file exists"))
+        );
         let locks = std::fs::read_to_string("/proc/locks").expect("proc is mounted");
         locks.lines().filter(|line| line.contains("->") && line.contains(&file)).count()
     }
