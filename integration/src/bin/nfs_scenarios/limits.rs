@@ -9,7 +9,7 @@ use crate::{URL, peer::Peer, rig};
 /// The user of the rig who has a quota.
 const USER: u32 = 1000;
 
-/// A quota that is used up, as the server says it, is a limit that names those of EFS; what is held
+/// An exhausted quota, as the server reports it, is a limit that names those of EFS; what is held
 /// stays held and can be given back.
 pub(crate) fn quota() {
     rig("on_a mkdir -p /efs/quota && on_a chown 1000:1000 /efs/quota");
@@ -22,7 +22,7 @@ pub(crate) fn quota() {
     a.tell("try more");
     let refused = a.first_of(&["error", "acquired", "held"], "more");
     assert_eq!(refused.what, "error", "{refused:?}");
-    for words in ["a_quota_is_used_up", "512_on_one_file"] {
+    for words in ["a_quota_is_exhausted", "512_on_one_file"] {
         assert!(refused.words[0].contains(words), "{refused:?}");
     }
     a.release("held");

@@ -131,7 +131,7 @@ pub(crate) fn expired() {
     rig("expire a");
     let lost = a.expect("lost", "expired");
     assert_eq!(lost.words[0], "file_lock", "{lost:?}");
-    assert!(lost.words[1].contains("the_NFS_server_gave_the_lock_up"), "{lost:?}");
+    assert!(lost.words[1].contains("the_NFS_server_dropped_the_lock"), "{lost:?}");
     b.expect("acquired", "expired");
     b.release("expired");
     // The guard lives on, and a dead lock that stayed open would be in the way of its own host.
