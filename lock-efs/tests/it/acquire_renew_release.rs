@@ -97,7 +97,7 @@ async fn a_minimum_hold_refuses_all_clients_until_it_ends() {
 
 #[tokio::test]
 // verifies: lost-record
-async fn a_lock_file_that_is_removed_or_replaced_is_a_lost_lock_and_never_a_successors() {
+async fn removing_or_replacing_a_lock_file_loses_the_lock() {
     let (_dir, backend) = open();
     let path = backend.lock_path(&name("etl"));
     let (_, first) = grant(&backend, &claim("etl")).await;

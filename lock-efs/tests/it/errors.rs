@@ -81,7 +81,7 @@ async fn a_pipe_at_the_record_path_does_not_block() {
 
 #[tokio::test]
 // verifies: file-system
-async fn a_directory_that_went_away_is_named_and_comes_back() {
+async fn a_removed_directory_is_named_and_usable_once_recreated() {
     let (dir, backend) = open();
     let (_, lease) = grant(&backend, &claim("etl")).await;
     fs::remove_dir_all(dir.path()).unwrap();
@@ -222,7 +222,7 @@ async fn child_on_a_read_only_file_system() {
 
 #[test]
 // verifies: file-system
-fn too_many_open_files_is_a_limit_that_may_pass() {
+fn too_many_open_files_is_a_retryable_limit() {
     let dir = tempfile::tempdir().unwrap();
     run_child(&["sh", "-c", "ulimit -n 40; exec \"$0\" \"$@\""], "errors::child_with_few_descriptors", dir.path());
 }

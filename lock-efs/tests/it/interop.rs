@@ -54,7 +54,7 @@ async fn a_shared_flock_1_excludes_onelock_and_is_listed() {
 
 #[tokio::test]
 // verifies: foreign-client
-async fn filelock_is_refused_while_we_hold_and_has_it_after_our_release() {
+async fn filelock_is_refused_until_onelock_releases() {
     let (_dir, backend) = open();
     let (_, lease) = grant(&backend, &claim("etl")).await;
     let path = backend.lock_path(&name("etl"));

@@ -33,7 +33,7 @@ async fn child_holds_a_lock() {
 
 #[tokio::test]
 // verifies: inherited
-async fn a_program_that_the_holder_starts_does_not_keep_the_lock() {
+async fn a_program_started_by_the_holder_does_not_keep_the_lock() {
     let (dir, backend) = open();
     let (_, lease) = grant(&backend, &claim("etl")).await;
     let watch = backend.watch(&lease.name).await.unwrap();

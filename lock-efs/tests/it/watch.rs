@@ -221,7 +221,7 @@ fn has_thread(name: &str) -> bool {
 /// The lock file is replaced between open and lock, so the waiter has the old file open.
 #[tokio::test]
 // verifies: file-system
-async fn a_file_that_was_replaced_between_open_and_lock_is_opened_anew() {
+async fn a_lock_file_replaced_after_open_is_reopened() {
     let (dir, holder) = open();
     let waiter = FileBackend::open(dir.path()).unwrap();
     let path = holder.lock_path(&name("etl"));
