@@ -1,4 +1,4 @@
-//! What the scripts answer, as values of the contract.
+//! Converts replies of the scripts into values of the backend contract.
 
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LossReason,
@@ -68,14 +68,14 @@ fn current(script: &str, items: &[Value]) -> Result<Option<Holder>, Error> {
     }
 }
 
-/// Why `lease` is not held any more.
+/// Reads from a reply why `lease` was lost.
 pub(crate) fn why_lost(answer: Value, lease: &Lease) -> Result<LossReason, Error> {
     let Value::Array(items) = answer else { return Err(unexpected(LOST, &answer)) };
     let [now @ .., token, broken] = &items[..] else { return Err(unexpected(LOST, &Value::Array(items))) };
     if let Value::BulkString(by) = broken {
         return Ok(LossReason::BrokenBy(String::from_utf8_lossy(by).into_owned()));
     }
-    // A lock that is only kept refused after its release has an owner, but no version.
+    // A released lock in its minimum hold has an owner, but no version.
     let holder = current(LOST, now)?.filter(|holder| holder.version.is_some() || holder.foreign.is_some());
     Ok(match (holder, token) {
         (Some(holder), _) => LossReason::TakenBy(Box::new(holder)),
@@ -99,7 +99,7 @@ mod tests {
         Value::BulkString(text.into())
     }
 
-    /// What no script of ours answers, whichever was asked.
+    /// Replies that no script gives.
     fn unreadable() -> [Value; 6] {
         let refusal = |items: &[Value]| Value::Array([&[Value::Int(0)], items].concat());
         [

@@ -1,4 +1,4 @@
-//! Opens connections, to whatever the topology says is the server to ask.
+//! Opens connections to the servers of a topology.
 
 use std::{
     fs,
@@ -79,7 +79,7 @@ impl Connection {
     }
 }
 
-/// Knows how to connect.
+/// Opens connections with the settings of one store.
 pub(crate) struct Connector {
     target: Target,
     settings: AsyncConnectionConfig,
@@ -101,14 +101,14 @@ enum Target {
 /// redis-rs waits for the first sentinel of the list. A caller may give up before redis-rs skips a
 /// silent one, so each attempt begins with another sentinel.
 struct Sentinels {
-    /// Clients keep connections, hence the locks; connecting is done by one at a time anyway.
+    /// In locks, because a client keeps connections. Callers connect one at a time anyway.
     clients: Vec<Mutex<SentinelClient>>,
-    /// Which to begin with.
+    /// The index of the next client.
     next: AtomicUsize,
 }
 
 impl Connector {
-    /// To the single server at `address`.
+    /// Creates a connector to the single server at `address`.
     pub(crate) fn node(config: &RedisConfig, address: &Address) -> Result<Self, Error> {
         let certificates = certificates(config)?;
         let info = connection_info(config, address)?;
@@ -120,7 +120,7 @@ impl Connector {
         Ok(Self { target: Target::Node(Box::new(client)), settings: settings(config) })
     }
 
-    /// To the primary that the sentinels name, asked anew for each connection.
+    /// Creates a connector to the primary, for which each connection asks the sentinels.
     pub(crate) fn sentinel(config: &RedisConfig, sentinels: &[Address], service: &str) -> Result<Self, Error> {
         let wrong = |error| opening(translate(error, Phase::Connect));
         let certificates = certificates(config)?;
@@ -135,7 +135,7 @@ impl Connector {
         Ok(Self { target, settings: settings(config) })
     }
 
-    /// To all nodes of the cluster that `seeds` belong to.
+    /// Creates a connector to all nodes of the cluster that `seeds` belong to.
     pub(crate) fn cluster(config: &RedisConfig, seeds: &[Address]) -> Result<Self, Error> {
         let seeds = seeds.iter().map(|s| connection_info(config, s)).collect::<Result<Vec<_>, _>>()?;
         let target = Target::Cluster {
@@ -165,7 +165,7 @@ impl Connector {
             }
             Target::Sentinel(sentinels) => {
                 let settings = settings().set_push_sender(push);
-                // Noted before, because the caller may give up meanwhile.
+                // Advanced before connecting, because the caller may give up meanwhile.
                 let turn = sentinels.next.fetch_add(1, Ordering::Relaxed);
                 let client = &sentinels.clients[turn % sentinels.clients.len()];
                 let connection = client.lock().await.get_async_connection_with_config(&settings).await?;
@@ -265,7 +265,7 @@ fn connection_info(config: &RedisConfig, address: &Address) -> Result<Connection
     Ok(info.set_redis_settings(login).set_tcp_settings(tcp_settings()))
 }
 
-/// The certificates, when TLS is on; reads their files.
+/// Reads the certificates, if TLS is on.
 fn certificates(config: &RedisConfig) -> Result<Option<TlsCertificates>, Error> {
     if !config.tls {
         return Ok(None);

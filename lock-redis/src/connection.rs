@@ -1,4 +1,4 @@
-//! One connection that is opened when it is needed, and replaced when it has died.
+//! A connection that is opened on first use and replaced after it fails.
 
 use std::{
     fmt,
@@ -38,7 +38,7 @@ pub(crate) struct ConnectionSlot {
     pub(crate) wakers: Arc<Wakers>,
 }
 
-/// The connection in use, and what is known about it.
+/// The connection in use and its state.
 struct OpenConnection {
     connection: Connection,
     born: Instant,
@@ -62,13 +62,13 @@ struct ConnectFailure {
 struct ConnectAttempt<'a> {
     failure: &'a mut Option<ConnectFailure>,
     since: Instant,
-    /// Before the next; zero once this has ended by itself.
+    /// The pause before the next attempt; zero once this attempt has ended by itself.
     pause: Duration,
 }
 
 impl Drop for ConnectAttempt<'_> {
     fn drop(&mut self) {
-        // Callers who give up at once say nothing about the server.
+        // A caller that gives up at once says nothing about the server.
         if !self.pause.is_zero() && self.since.elapsed() >= FIRST_PAUSE {
             let error = std::io::Error::from(std::io::ErrorKind::TimedOut).into();
             *self.failure = Some(ConnectFailure { error, at: Instant::now(), pause: self.pause });
@@ -138,7 +138,7 @@ impl ConnectionSlot {
         self.settle(&open, None, answer).await.map_err(|error| translate(error, self.asking()))
     }
 
-    /// A connection that is not shared.
+    /// Opens a connection that is not shared.
     pub(crate) async fn another(&self) -> Result<Connection, Error> {
         self.connector.connect(|_| Ok(())).await.map_err(|error| translate(error, Phase::Connect))
     }
@@ -176,7 +176,7 @@ impl ConnectionSlot {
         true
     }
 
-    /// The hash slot of a call, where it decides which node answers.
+    /// The hash slot of a call on a cluster, where it decides which node answers.
     fn hash_slot(&self, call: &Call<'_>) -> Option<Slot> {
         self.is_cluster().then(|| Slot::for_key(call.key))
     }
@@ -185,7 +185,7 @@ impl ConnectionSlot {
         if self.is_cluster() { Phase::RepeatedRequest } else { Phase::Request }
     }
 
-    /// Awaits an answer, and notes what it says about the connection.
+    /// Awaits a reply and records what it says about the connection.
     async fn settle<T>(
         &self,
         open: &Arc<OpenConnection>,
@@ -218,7 +218,7 @@ impl ConnectionSlot {
         }
     }
 
-    /// The connection, if it can be expected to answer for `hash_slot`.
+    /// Returns the connection if it is expected to answer for `hash_slot`.
     fn usable(&self, hash_slot: Option<Slot>) -> Option<Arc<OpenConnection>> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
         let silent = open.outstanding.is_silent(hash_slot, self.timeout);
@@ -236,7 +236,7 @@ impl ConnectionSlot {
     async fn current(&self, hash_slot: Option<Slot>) -> Result<Arc<OpenConnection>, Error> {
         match self.usable(hash_slot) {
             Some(open) => Ok(open),
-            // In a box, because every request would have to make room for all of it.
+            // Boxed, to keep the future of every request small.
             None => Box::pin(self.reconnected(hash_slot)).await,
         }
     }
@@ -279,7 +279,7 @@ impl ConnectionSlot {
         let (wakers, flag, is_cluster) = (Arc::clone(&self.wakers), Arc::clone(&ended), self.connector.is_cluster());
         let push = move |info: redis::PushInfo| {
             match info.kind {
-                // Of a cluster this is one node, and the others go on.
+                // On a cluster only one node has disconnected.
                 PushKind::Disconnection => {
                     flag.store(!is_cluster, Ordering::Release);
                     wakers.wake_all();
@@ -304,7 +304,7 @@ impl ConnectionSlot {
             }
             Ok(Arc::new(open))
         };
-        // redis-rs limits the parts; asking sentinels or a whole cluster has many.
+        // redis-rs limits each step, and connecting to sentinels or a cluster has many steps.
         match tokio::time::timeout(self.connect_timeout * 2, connecting).await {
             Ok(result) => result,
             Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),

@@ -180,7 +180,8 @@ impl Deployment {
             None => self.connection.run(&call).await?,
             Some(replicated) => {
                 let (answer, replicated) = replicated.run(&replicated.renewing, &call).await?;
-                // A replica that takes over now would let the lease end when it ended before.
+                // A replica that lacks the renewal would expire the lease at its old end after a
+                // failover.
                 replicated.map(|()| answer)?
             }
         };
@@ -284,7 +285,8 @@ impl Deployment {
         }
     }
 
-    /// Watches in the way of the clients that share these locks; `None` where they have none.
+    /// Watches a lock by the wake-ups of the clients that share it. `None` if these clients have no
+    /// wake-ups.
     pub(crate) async fn watch(self: &Arc<Self>, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         if let Some(signal) = self.keys.signal(name) {
             let lock = self.keys.lock(name);
@@ -300,7 +302,7 @@ impl Deployment {
     /// Joins the queue of `name`. From then on a release wakes this process when its turn comes.
     pub(crate) async fn queue(self: &Arc<Self>, name: &LockName) -> Result<RedisWatch, Error> {
         let lock = self.keys.lock(name);
-        // Before the effect, so that it is undone by the drop of the watch whatever happens next.
+        // The watch exists before the request, so that its drop always leaves the queue.
         let mut watch = RedisWatch::new(Arc::clone(self), lock.clone());
         if !self.enqueue(&lock).await? {
             watch.complete();
@@ -308,7 +310,7 @@ impl Deployment {
         Ok(watch)
     }
 
-    /// Puts this process into the queue of a lock. `false` when the lock is free.
+    /// Puts this process into the queue of a lock. Returns `false` if the lock is free.
     pub(crate) async fn enqueue(&self, lock: &str) -> Result<bool, Error> {
         self.connection.wakers.note(lock, Standing::Unsure, None);
         self.connection.subscribe().await?;
@@ -329,7 +331,7 @@ impl Deployment {
         }
     }
 
-    /// Leaves the queue, or passes a wake-up on that will not be used.
+    /// Leaves the queue, or passes on an unused wake-up.
     pub(crate) fn leave(&self, lock: &str) {
         let keys = [lock.to_owned(), self.keys.waiters(lock)];
         let cluster = u8::from(self.connection.is_cluster());

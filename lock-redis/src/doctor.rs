@@ -15,10 +15,10 @@ use crate::{
     quorum::Quorum,
 };
 
-/// A server with less room than this left will soon refuse locks.
+/// The part of maxmemory above which the server will soon refuse locks.
 const NEARLY_FULL: f64 = 0.9;
 
-/// One server, the primary behind sentinels, or a cluster.
+/// Examines one server, the primary behind sentinels, or a cluster.
 pub(crate) async fn examine_deployment(config: &RedisConfig, deployment: &Deployment) -> Vec<Finding> {
     match &config.topology {
         Topology::Cluster(_) => examine_cluster(config, deployment).await,
@@ -31,7 +31,7 @@ pub(crate) async fn examine_deployment(config: &RedisConfig, deployment: &Deploy
     }
 }
 
-/// Each server of a quorum, by its address.
+/// Examines each server of a quorum.
 pub(crate) async fn examine_quorum(config: &RedisConfig, quorum: &Quorum) -> Vec<Finding> {
     let Topology::Quorum(addresses) = &config.topology else { return Vec::new() };
     let each = addresses.iter().zip(quorum.servers()).map(|(address, server)| async move {
@@ -78,7 +78,7 @@ async fn examine_server(
     findings
 }
 
-/// What `INFO` tells of version, memory, persistence, replicas and cluster.
+/// Judges version, memory, persistence, replicas and cluster by the reply to `INFO`.
 fn judge_info(config: &RedisConfig, info: &str) -> Vec<Finding> {
     let version = field(info, "valkey_version").map(|version| ("Valkey", version));
     let (product, version) = version.or(field(info, "redis_version").map(|v| ("Redis", v))).unwrap_or(("Redis", "?"));
@@ -173,9 +173,9 @@ async fn clock(connection: &ConnectionSlot, node: Option<&(String, u16)>) -> Opt
     })
 }
 
-/// Whether the user is one of the locks' own.
+/// Checks whether the locks have a separate user.
 async fn user(connection: &ConnectionSlot, node: Option<&(String, u16)>) -> Option<Finding> {
-    // A user that may not even ask who it is has few rights, as it should.
+    // A user that may not run ACL WHOAMI has few rights, as recommended.
     let name =
         query(connection, &["ACL", "WHOAMI"], node).await.ok().and_then(|answer| text(&answer).map(str::to_owned))?;
     Some(match name.as_str() {
@@ -190,7 +190,7 @@ async fn user(connection: &ConnectionSlot, node: Option<&(String, u16)>) -> Opti
     })
 }
 
-/// What the sentinels will do when the primary dies.
+/// Examines how the sentinels will fail over.
 async fn examine_sentinels(config: &RedisConfig, sentinels: &[Address], service: &str) -> Vec<Finding> {
     let asked = join_all(sentinels.iter().map(|address| ask_sentinel(config, address, service))).await;
     let mut findings = Vec::new();
@@ -205,7 +205,7 @@ async fn examine_sentinels(config: &RedisConfig, sentinels: &[Address], service:
     let down_after = Duration::from_millis(number("down-after-milliseconds").unwrap_or_default());
     let text =
         format!("a failover starts {down_after:?} after the primary fails: locks with a shorter ttl expire during it");
-    // Sentinels that take longer let every lock of the default ttl end in a failover.
+    // With slower sentinels every lock of the default ttl expires during a failover.
     findings.push(if down_after < DEFAULT_TTL {
         Finding::note("down-after-milliseconds", text)
     } else {
@@ -224,7 +224,7 @@ async fn examine_sentinels(config: &RedisConfig, sentinels: &[Address], service:
     findings
 }
 
-/// What one sentinel knows of the primary: names and values in turn.
+/// Asks one sentinel about the primary. Returns alternating names and values.
 async fn ask_sentinel(config: &RedisConfig, address: &Address, service: &str) -> Result<Vec<String>, Error> {
     let config = RedisConfig {
         topology: Topology::Standalone(address.clone()),

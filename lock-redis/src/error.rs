@@ -6,9 +6,9 @@ use redis::{RedisError, ServerErrorKind};
 /// Whether the request had been sent when it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// While connecting, logging in included: no lock was touched.
+    /// While connecting or logging in, so no lock was changed.
     Connect,
-    /// After the request went out.
+    /// After the request was sent.
     Request,
     /// After the request was sent, perhaps several times: a cluster client repeats unanswered
     /// requests by itself.
@@ -50,7 +50,7 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
         "the Redis user lacks a permission; the README of lock-redis lists the ACL rules",
     ),
     (
-        // Valkey 9, of a command inside a script.
+        // Valkey 9, for a command inside a script.
         "ACL failure",
         ErrorKind::PermissionDenied,
         false,
@@ -148,11 +148,11 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
     ),
 ];
 
-/// The [`Error`] for `error`, with advice, and not ambiguous where Redis certainly did nothing.
+/// Converts to an [`Error`] with advice, which is ambiguous unless Redis certainly did nothing.
 pub(crate) fn translate(error: RedisError, phase: Phase) -> Error {
     let (kind, retryable, message) = classify(&error, phase);
-    // An error reply means that the server changed nothing that matters: a script fails before its
-    // first write, or for lack of a right. An invalid reply proves nothing.
+    // An error reply means that the script wrote nothing, unless the user lacks a right, and that a
+    // retry cannot resolve. An invalid reply proves nothing.
     let unanswered = error.is_io_error() || matches!(kind, ErrorKind::Timeout | ErrorKind::Corrupt);
     let unsure = match phase {
         Phase::Connect => false,

@@ -11,7 +11,7 @@ use lock_core::{
 
 use crate::{Address, Compat, RedisBackend, RedisConfig, Topology};
 
-/// Opens Redis config strings; `docs/redis.md` has their forms and options.
+/// Opens stores by Redis config strings. `docs/redis.md` describes their forms and options.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RedisFactory;
 
@@ -115,7 +115,7 @@ fn topology(store: &mut StoreConfig, kind: &str) -> Result<Topology, Error> {
     Ok(topology)
 }
 
-/// The database: the path where that has no other meaning, else the option `db`.
+/// Reads the database from the path, or from the option `db` if the path has another meaning.
 fn database(store: &mut StoreConfig, kind: &str) -> Result<i64, Error> {
     let number = match kind {
         "" | "quorum" | "cluster" => {

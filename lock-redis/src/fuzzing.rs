@@ -1,4 +1,4 @@
-//! What the fuzz targets call; only in a build for fuzzing.
+//! Entry points of the fuzz targets, only in a build for fuzzing.
 
 use lock_core::{
     LockName,
@@ -8,13 +8,13 @@ use redis::Value;
 
 use crate::{Compat, RedisConfig, answer, keys::Keys, record};
 
-/// A config string is read or refused.
+/// Checks that a config string is parsed or refused.
 pub fn config_string(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let _ = RedisConfig::from_url(text).map(|config| config.to_string());
 }
 
-/// A key leads back to its name, and to no other.
+/// Checks that a key decodes to its own name only.
 pub fn name(data: &[u8]) {
     let Some(name) = std::str::from_utf8(data).ok().and_then(|text| LockName::new(text).ok()) else { return };
     for compat in [None, Some(Compat::RedisPy), Some(Compat::PythonRedisLock)] {
@@ -29,8 +29,8 @@ pub fn name(data: &[u8]) {
     assert!(!others.contains(&lock) && others.iter().all(|key| keys.name(key).is_none()), "{others:?}");
 }
 
-/// Any value at a key and any reply is a holder, foreign or an error. A written record reads back
-/// unchanged.
+/// Checks that any value and any reply is a holder, foreign or an error, and that a written record
+/// reads back unchanged.
 pub fn value(data: &[u8]) {
     let ttl = data.first().map_or(-1, |&byte| i64::from(byte) - 2);
     let holder = record::holder(Some(data), ttl, None);
@@ -61,7 +61,7 @@ fn claim(data: &[u8], id: LeaseId) -> AcquireRequest {
     .with_data((!data.is_empty()).then(|| data.to_vec()))
 }
 
-/// Shapes of answers, with `data` in every place for bytes.
+/// Shapes of replies, with `data` as every byte string.
 fn answers(data: &[u8]) -> Vec<Value> {
     let bytes = || Value::BulkString(data.to_vec());
     let number = Value::Int(data.len() as i64 - 1);

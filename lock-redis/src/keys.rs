@@ -7,10 +7,10 @@ use crate::{
     config::Compat,
 };
 
-/// How names become keys.
+/// Converts names to keys.
 #[derive(Debug, Clone)]
 pub(crate) struct Keys {
-    /// What stands before the name.
+    /// The prefix of the name.
     prefix: String,
     compat: Option<Compat>,
 }
@@ -50,7 +50,7 @@ impl Keys {
         }
     }
 
-    /// The name whose lock has this key, if it is one of a lock.
+    /// Returns the name of the lock with this key. `None` if the key is not that of a lock.
     pub(crate) fn name(&self, lock: &str) -> Option<LockName> {
         let rest = lock.strip_prefix(&self.prefix)?;
         if self.compat.is_some() {
@@ -68,7 +68,7 @@ impl Keys {
     /// Returns a SCAN pattern that finds the locks whose names begin with `prefix`, and perhaps
     /// more.
     pub(crate) fn pattern(&self, prefix: &str) -> String {
-        // The escaped first characters are not worth an exact pattern; `name` sorts them out.
+        // Escaped first characters have no exact pattern; the caller filters by name.
         let exact = !prefix.starts_with(['}', '%']) && self.compat.is_none();
         match (&self.compat, exact) {
             (Some(_), _) => format!("{}{}*", glob(&self.prefix), glob(prefix)),
@@ -77,7 +77,7 @@ impl Keys {
         }
     }
 
-    /// Whether the key of a lock is any text, so that not every key is one of a lock.
+    /// Whether any text can be the key of a lock, so that a key does not imply a lock.
     pub(crate) fn are_verbatim(&self) -> bool {
         self.compat == Some(Compat::RedisPy)
     }
@@ -115,9 +115,10 @@ impl Keys {
     }
 }
 
-/// The parts in a row. Not by `format!`, which costs more than all else here, for every request.
+/// Concatenates the parts. Not with `format!`, which would cost more than the rest of a request's
+/// key building.
 fn joined(a: &str, b: &str, c: &str) -> String {
-    // Room for a brace too.
+    // One byte more, for a closing brace.
     let mut key = String::with_capacity(a.len() + b.len() + c.len() + 1);
     for part in [a, b, c] {
         key.push_str(part);
@@ -154,7 +155,7 @@ mod tests {
         vec![keys.token(&lock), keys.gone(&lock, id), keys.broken(&lock, id), keys.waiters(&lock), lock]
     }
 
-    /// Every text of up to `length` of the characters that mean something in a key.
+    /// All texts of up to `length` characters that have a meaning in a key.
     fn texts(length: usize) -> Vec<String> {
         let longer = |some: &String| "{}%7Da:".chars().map(move |c| format!("{some}{c}")).collect::<Vec<_>>();
         let mut all = vec![String::new()];
@@ -169,7 +170,8 @@ mod tests {
 
     #[test]
     fn keys_of_a_lock_share_one_slot_and_no_other_lock_has_them() {
-        // A verbatim name may take a search for a number in its slot.
+        // Shorter with redis-py, because a verbatim name may need a search for a number in its
+        // slot.
         for (compat, length) in [(None, 4), (Some(Compat::RedisPy), 2)] {
             let keys = Keys::new(None, compat);
             let mut seen = HashSet::new();

@@ -1,4 +1,4 @@
-//! Listing by SCAN, which goes through the keys in small steps and never holds the server up.
+//! Lists locks with SCAN, which reads the keys in small steps and never blocks the server.
 
 use futures_util::future::try_join_all;
 use lock_core::{Error, ErrorKind, Holder, LockName};
@@ -6,11 +6,11 @@ use redis::Value;
 
 use crate::{compat::redis_py, deployment::Deployment, error::unexpected};
 
-/// How many keys the server looks at in one step.
+/// The number of keys that the server reads in one step.
 const STEP: u32 = 1000;
 
 impl Deployment {
-    /// The held locks whose names begin with `prefix`.
+    /// Lists the held locks whose names begin with `prefix`.
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
         let mut names = self.scan(prefix).await?;
         names.sort();
@@ -54,7 +54,7 @@ impl Deployment {
         }
     }
 
-    /// The nodes of a cluster that have slots.
+    /// Lists the nodes of a cluster that own slots.
     pub(crate) async fn primaries(&self) -> Result<Vec<(String, u16)>, Error> {
         let mut command = redis::cmd("CLUSTER");
         command.arg("SLOTS");
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn a_node_without_an_address_is_an_error_with_advice() {
-        // A list without the locks of one node would look like a whole one.
+        // A list without the locks of one node would look complete.
         for nameless in
             [Value::Nil, host("c")].into_iter().zip([6379, 65536]).map(|(host, port)| range(100, host, port))
         {

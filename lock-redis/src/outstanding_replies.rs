@@ -15,7 +15,7 @@ use redis::cluster_routing::Slot;
 #[derive(Default)]
 pub(crate) struct OutstandingReplies(Mutex<BySlot>);
 
-/// By slot on a cluster, whose nodes fail one by one.
+/// By slot on a cluster, because its nodes fail independently.
 #[derive(Default)]
 struct BySlot {
     server: Outstanding,
@@ -24,7 +24,7 @@ struct BySlot {
 
 #[derive(Default)]
 struct Outstanding {
-    /// Whose callers still wait.
+    /// Requests whose callers still wait.
     requests: usize,
     /// Since when no reply has come although one is due.
     since: Option<Instant>,
@@ -55,7 +55,7 @@ impl OutstandingReplies {
         outstanding.dead || outstanding.since.is_some_and(|since| since.elapsed() >= timeout)
     }
 
-    /// Notes a request to the one who answers for `slot`.
+    /// Records a request to the server that owns `slot`.
     pub(crate) fn begin(&self, slot: Option<Slot>) -> RequestInFlight<'_> {
         let mut by_slot = self.by_slot();
         let outstanding = by_slot.of(slot);
@@ -92,7 +92,7 @@ impl Drop for RequestInFlight<'_> {
         match self.end {
             RequestEnd::Open => {}
             RequestEnd::Dead => outstanding.dead = true,
-            // Answers come in order, so whatever is still open was sent after this one.
+            // Replies come in order, so all open requests were sent after this one.
             RequestEnd::Answered => {
                 outstanding.since = (outstanding.requests > 0).then(Instant::now);
                 outstanding.dead = false;

@@ -92,7 +92,7 @@ impl Quorum {
                     .with_already_ours(grants.iter().filter(|grant| grant.already_ours).count() >= self.majority()),
             ));
         }
-        // On every server: one that did not answer may have granted it.
+        // On every server, because a server that did not answer may have granted the lock.
         let lease = claim.lease(None);
         self.ask(Some(claim.ttl), |server| {
             let lease = lease.clone();
@@ -104,7 +104,7 @@ impl Quorum {
             _ => None,
         });
         match most_frequent(holders) {
-            // One server that refuses says nothing about the lock while most are silent.
+            // While a majority is silent, a single refusal says nothing about the lock.
             Some(holder) if answers.iter().flatten().count() >= self.majority() => {
                 Ok(AcquireOutcome::Contended(holder))
             }
@@ -112,8 +112,9 @@ impl Quorum {
         }
     }
 
-    /// Tells every server the largest token that any of them has minted. Any later majority shares
-    /// a server with those who know it, and so mints a larger one.
+    /// Tells every server the largest token that any of them has minted.
+    ///
+    /// Any later majority includes a server that knows this token, and so mints a larger one.
     pub(crate) async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let ask = |server: Arc<Deployment>| {
             let (name, id) = (lease.name.clone(), lease.id);
@@ -236,7 +237,7 @@ impl Quorum {
         if answers.iter().flatten().count() < self.majority() {
             return Err(self.short(answers));
         }
-        // Broken on one server, a majority that did not have to be all of them may be gone.
+        // A break on one server may end a majority that did not include all servers.
         if answers.iter().any(|answer| matches!(answer, Ok(Break::Broken))) {
             return Ok(Break::Broken);
         }
@@ -267,7 +268,7 @@ fn with_drift(ttl: Duration) -> Duration {
     ttl + ttl / 100 + Duration::from_millis(2)
 }
 
-/// A server that has forgotten the lock knows less about its end than others do.
+/// Ranks loss reasons: a server that lost the record knows least about the end of the lock.
 fn how_much_it_says(reason: &LossReason) -> u8 {
     match reason {
         LossReason::RecordGone => 0,
@@ -287,7 +288,7 @@ fn most_frequent(holders: impl Iterator<Item = Holder>) -> Option<Holder> {
     holders.iter().max_by_key(|holder| count(holder)).cloned()
 }
 
-/// Completes with the first of its servers.
+/// Completes when the watch on any server completes.
 #[derive(Debug)]
 pub(crate) struct QuorumWatch(Vec<RedisWatch>);
 

@@ -12,15 +12,15 @@ use lock_core::{
     backend::{AcquireRequest, LeaseId},
 };
 
-/// The prefix that release.lua puts before a record which keeps the lock refused for a while after
-/// its release.
+/// The prefix that release.lua puts before a record that keeps a released lock refused for its
+/// minimum hold.
 pub(crate) const RELEASED: &str = "released ";
 
-/// The end of the record, which the client knows before the server has chosen token and time.
+/// Formats the end of the record, which does not depend on the server's token and time.
 pub(crate) fn tail(claim: &AcquireRequest, ttl_ms: u64) -> Vec<u8> {
     let (owner, data) = (&claim.owner, claim.data.as_deref());
     let mut tail = Vec::with_capacity(32 + owner.len() + data.map_or(0, <[u8]>::len));
-    // Not by `format!`, which costs several times as much, for every request.
+    // Not with `format!`, which costs several times as much in every request.
     for part in [&ttl_ms.to_string(), " ", &owner.len().to_string(), " ", owner] {
         tail.extend_from_slice(part.as_bytes());
     }
@@ -51,7 +51,7 @@ pub(crate) fn holder(value: Option<&[u8]>, ttl_ms: i64, kind: Option<&str>) -> H
     }
 }
 
-/// The holder in a record as it was written, such as one that crashed.
+/// Parses the holder from a record.
 pub(crate) fn parse(record: &[u8]) -> Option<Holder> {
     let mut fields = record.splitn(7, |&b| b == b' ');
     let mut text = || std::str::from_utf8(fields.next()?).ok();

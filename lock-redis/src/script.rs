@@ -1,4 +1,4 @@
-//! The Lua scripts: one call for each operation, whole or not at all.
+//! The Lua scripts: each operation is one atomic call.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::record;
 /// than a network holds back a packet.
 pub(crate) const RELEASE_MARK_KEPT: Duration = Duration::from_secs(300);
 
-/// What the scripts share with this crate, as the first lines of each of them.
+/// The constants that the scripts share with this crate, as their first lines.
 fn constants() -> String {
     let mark_kept = RELEASE_MARK_KEPT.as_millis();
     let released = record::RELEASED;
@@ -64,7 +64,7 @@ impl Script {
 
     /// A call of this script with `keys`; arguments are added with [`Call::arg`].
     pub(crate) fn call<'a>(&'a self, keys: &'a [String]) -> Call<'a> {
-        // Room for the arguments too: growing costs more than filling.
+        // Includes room for the arguments, because growing costs more than filling.
         let mut command = Cmd::with_capacity(keys.len() + 12, 512);
         command.arg("EVALSHA").arg(&self.digest).arg(keys.len()).arg(keys);
         Call { script: self, key: &keys[0], command }

@@ -1,5 +1,5 @@
-//! Acquires whose callers have given up, and which may still arrive: none may take the lock once
-//! its id was released.
+//! Tracks abandoned acquires that may still arrive. None may take the lock after its id is
+//! released.
 
 use std::{
     collections::HashMap,
@@ -11,12 +11,14 @@ use lock_core::backend::LeaseId;
 
 use crate::script::RELEASE_MARK_KEPT;
 
-/// The ids of such acquires, and since when. Each is kept for as long as the server keeps the mark
-/// of a release; a request that is older does not arrive any more.
+/// The ids of abandoned acquires and their times.
+///
+/// An id is kept as long as the server keeps the mark of a release. An older request no longer
+/// arrives.
 #[derive(Debug, Default)]
 pub(crate) struct UnansweredAcquires(Mutex<HashMap<LeaseId, Instant>>);
 
-/// An acquire under way. If it is dropped without an answer, its id is noted.
+/// An acquire in flight. If it is dropped without a reply, its id is recorded.
 pub(crate) struct AcquireInFlight<'a> {
     unanswered: &'a UnansweredAcquires,
     id: LeaseId,

@@ -33,12 +33,12 @@ struct LocalWaiters {
     changes: watch::Sender<()>,
 }
 
-/// Where this process stands in the server's queue of a lock, as far as it knows.
+/// The last known position of this process in the server's queue of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Standing {
-    /// Not in it.
+    /// Not queued.
     Out,
-    /// In it.
+    /// Queued.
     Queued,
     /// Removed from the queue and woken, as the only process; or the reply to a request to join is
     /// outstanding.
@@ -49,7 +49,7 @@ pub(crate) enum Standing {
 #[derive(Debug)]
 pub(crate) struct Queuing<'a> {
     pub(crate) channel: &'a str,
-    /// Empty when it has none yet.
+    /// Empty if the process has no place yet.
     pub(crate) place: String,
     /// Whether this process has no other waiter once the lock is granted.
     pub(crate) alone: bool,
@@ -70,7 +70,7 @@ impl Wakers {
         !self.map().is_empty()
     }
 
-    /// How this process waits for `lock` while it tries to acquire it; `None` when it does not.
+    /// Describes how this process waits for `lock`. `None` if it does not wait.
     pub(crate) fn queuing(&self, lock: &str) -> Option<Queuing<'_>> {
         self.map().get(lock).map(|waiting| Queuing {
             channel: &self.channel,
@@ -79,7 +79,7 @@ impl Wakers {
         })
     }
 
-    /// Notes what the server did.
+    /// Records the effect of a reply.
     pub(crate) fn note(&self, lock: &str, standing: Standing, place: Option<String>) {
         if let Some(waiting) = self.map().get_mut(lock) {
             waiting.standing = standing;
@@ -93,7 +93,7 @@ impl Wakers {
         }
     }
 
-    /// A message came: its payload is the key of a lock that became free.
+    /// Handles a wake-up, whose payload is the key of a free lock.
     pub(crate) fn received(&self, data: &[Value]) {
         let [_, Value::BulkString(lock)] = data else { return };
         let Ok(lock) = std::str::from_utf8(lock) else { return };
@@ -136,7 +136,8 @@ impl Wakers {
         }
     }
 
-    /// Whether this was the last watch of `lock`, and the server has to be told.
+    /// Removes a watch. Returns whether it was the last watch of `lock` and the server must be
+    /// told.
     fn remove(&self, lock: &str) -> bool {
         let mut map = self.map();
         let Some(waiting) = map.get_mut(lock) else { return false };
@@ -162,7 +163,7 @@ pub(crate) struct RedisWatch {
 }
 
 impl RedisWatch {
-    /// Notes the watch in this process; the server has to be told next.
+    /// Registers the watch in this process. The caller must then tell the server.
     pub(crate) fn new(deployment: Arc<Deployment>, lock: String) -> Self {
         let changes = deployment.connection.wakers.add(&lock);
         Self { deployment, lock, changes }

@@ -1,7 +1,7 @@
-//! Other clients, whose locks exclude ours: what they call their keys, and how they wait.
+//! Compatibility with other clients: the names of their keys, and how they wait.
 //!
-//! Such a client decides the name of the lock's key. What we keep beside that key is ours alone,
-//! and has to be in its slot.
+//! The other client decides the name of the lock's key. Only onelock uses the keys beside it, which
+//! must be in the same slot.
 
 pub(crate) mod python_redis_lock;
 pub(crate) mod redis_py;

@@ -10,7 +10,7 @@ use redis::RedisResult;
 
 use crate::{connect::Connection, deployment::Deployment};
 
-/// What stands before the name in the lock's key.
+/// The prefix of the name in the lock's key.
 pub(crate) const KEY_PREFIX: &str = "lock:";
 
 /// The list on which waiting processes block.
@@ -18,20 +18,20 @@ pub(crate) fn signal_key(name: &LockName) -> String {
     format!("lock-signal:{}", name.as_str())
 }
 
-/// Longer than any wait, as the connection wants a limit for the answer.
+/// Longer than any wait, because the connection requires a response timeout.
 const BLOCKING_TIMEOUT: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Blocks on the list, on a separate connection. A blocked connection serves no other request, and
 /// closing it ends the blocking.
 pub(crate) struct SignalWatch {
     deployment: Arc<Deployment>,
-    /// The lock's, and that of its signal.
+    /// The keys of the lock and of its signal.
     keys: [String; 2],
     /// `None` after it broke.
     connection: Option<Connection>,
     /// Whether this watch took a signal that another waiter may need.
     taken: bool,
-    /// Kept across calls, for a signal is given once.
+    /// Kept across calls, because a signal is sent only once.
     waiting: Option<BoxFuture<'static, RedisResult<redis::Value>>>,
 }
 
@@ -39,7 +39,7 @@ impl SignalWatch {
     pub(crate) async fn new(deployment: Arc<Deployment>, lock: String, signal: String) -> Result<Self, Error> {
         let mut watch = Self { deployment, keys: [lock, signal], connection: None, taken: false, waiting: None };
         watch.connect().await?;
-        // From now on, for a signal is gone after a second.
+        // Blocks from now on, because a signal expires after a second.
         if let Some(waiting) = watch.waiting() {
             let _ = poll!(waiting);
         }
@@ -70,7 +70,7 @@ impl SignalWatch {
 impl Watch for SignalWatch {
     async fn changed(&mut self) {
         if self.connection.is_none() && self.connect().await.is_err() {
-            // The core comes back by itself, and the next call connects.
+            // The core retries by itself, and the next call connects.
             return pending().await;
         }
         let Some(waiting) = self.waiting() else { return };
@@ -78,7 +78,7 @@ impl Watch for SignalWatch {
         self.waiting = None;
         match answer {
             Ok(_) => self.taken = true,
-            // A signal may have been lost with the connection: look, and connect anew.
+            // A signal may have been lost with the connection, so the waiter checks and reconnects.
             Err(_) => self.connection = None,
         }
     }

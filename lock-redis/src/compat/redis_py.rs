@@ -11,8 +11,8 @@ pub(crate) const KEY_PREFIX: &str = "";
 /// no waiter, so only frequent attempts notice its release.
 pub(crate) const POLL: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(100));
 
-/// Whether what stands at a key is a lock. Any key may be anything; only a record of ours says so
-/// itself.
+/// Whether the value of a key is certainly a lock. Any key may have any value, and only a record of
+/// onelock identifies itself.
 pub(crate) fn is_lock(holder: &Holder) -> bool {
     holder.foreign.is_none()
 }

@@ -14,7 +14,7 @@ use test_support::{
 
 use crate::fixture;
 
-/// The rules of the README, for a user that may only use locks.
+/// The rules in the README for a user that may only use locks.
 const RULES: &[&str] = &[
     "resetkeys",
     "~onelock:*",
@@ -50,10 +50,10 @@ fn claim(name: &str) -> AcquireRequest {
     fixture::claim(name, Duration::from_secs(60))
 }
 
-/// Every operation once.
+/// Runs every operation once.
 async fn use_all(config: RedisConfig) -> Result<(), Error> {
     let backend = RedisBackend::new(config)?;
-    // A name of its own: where a right is missing, a lock may stay behind.
+    // A separate name, because a lock may stay behind if a right is missing.
     let name = format!("all/{}", LeaseId::random());
     let (claim, rival) = (claim(&name), claim(&name));
     let AcquireOutcome::Granted(grant) = backend.acquire(&claim).await? else { panic!("the lock is free") };
@@ -77,7 +77,8 @@ async fn kind(config: RedisConfig) -> ErrorKind {
     advice(config, "").await.0
 }
 
-/// The kind of the failure, and whether to try again, where it says `words`.
+/// Returns the kind of the error and whether a retry can help. Asserts that the error contains
+/// `words`.
 async fn advice(config: RedisConfig, words: &str) -> (ErrorKind, bool) {
     let error = use_all(config).await.unwrap_err();
     assert!(!error.is_ambiguous() && !format!("{error} {error:?}").contains("s3cret"), "{error:?}");
@@ -146,7 +147,7 @@ async fn a_user_without_zrem_rights_can_acquire() {
     let AcquireOutcome::Granted(grant) = backend.acquire(&holder).await.unwrap() else { panic!("the lock is free") };
     let _watch = backend.watch(&waiter.name).await.unwrap().expect("Redis wakes");
     assert!(matches!(backend.acquire(&waiter).await.unwrap(), AcquireOutcome::Contended(_)));
-    // Without the wake-up that would take the process out of the queue.
+    // Without a release, whose wake-up would remove the process from the queue.
     let removed = server.command(&["DEL", "onelock:{job}"]);
     assert_eq!(removed, ":1\r\n");
     let attempt = backend.acquire(&waiter).await.unwrap();
@@ -234,7 +235,7 @@ fn timeouts_out_of_range_are_refused() {
 #[tokio::test]
 async fn a_server_that_cannot_save_says_so() {
     let server = RedisServer::start();
-    // A directory is where the file should be.
+    // A directory takes the place of the file.
     std::fs::create_dir_all(server.socket().with_file_name("dump.rdb/x")).unwrap();
     for (option, value) in [("save", "3600 1"), ("stop-writes-on-bgsave-error", "yes")] {
         assert_eq!(server.command(&["CONFIG", "SET", option, value]), "+OK\r\n");
@@ -253,7 +254,7 @@ async fn a_server_that_misses_its_replicas_or_is_busy_says_so() {
     server.command(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     server.command(&["CONFIG", "SET", "lua-time-limit", "1"]);
     let port = server.port();
-    // Gets no answer before it is killed.
+    // Gets no reply before it is killed.
     let endless = std::thread::spawn(move || command(port, &["EVAL", "while true do end", "0"]));
     until("the server to be busy", async || server.command(&["PING"]).starts_with("-BUSY")).await;
     assert_eq!(advice(tcp(&server), "busy with a long script").await, (ErrorKind::Throttled, true), "BUSY");

@@ -27,7 +27,7 @@ fn client_of(cluster: &RedisCluster) -> RedisBackend {
 }
 
 fn patient_client_of(cluster: &RedisCluster, timeout: Duration) -> RedisBackend {
-    // Any node will do to find the others.
+    // Any node is enough to find the others.
     let seed = Address::tcp("127.0.0.1", cluster.nodes()[1].port());
     RedisBackend::new(RedisConfig::new(Topology::Cluster(vec![seed])).timeout(timeout)).unwrap()
 }
@@ -55,7 +55,7 @@ lock_core::conformance! {
     except = [(an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor")]
 }
 
-/// A name with its lock on the node of that number.
+/// Finds a name whose lock is on the given node, and its slot.
 fn name_on(cluster: &RedisCluster, node: usize, what: &str) -> (String, u16) {
     (0..)
         .map(|n| format!("{what}-{n}"))
@@ -70,7 +70,7 @@ fn ok(reply: &str) {
     assert_eq!(reply, "+OK\r\n");
 }
 
-/// A slot on its way from the first node to the third.
+/// A slot that moves from the first node to the third.
 struct Move<'a> {
     cluster: &'a RedisCluster,
     slot: String,
@@ -197,7 +197,7 @@ async fn a_silent_node_is_reconnected_while_others_continue() {
     })
     .await;
     stop.notify_one();
-    others.await.expect("the other nodes' locks were renewed all the while");
+    others.await.expect("the other nodes' locks were renewed meanwhile");
     proxies[2].heal();
     until("the silent node", async || matches!(backend.renew(&leases[2]).await, Ok(Renewal::Renewed))).await;
 }
@@ -209,7 +209,7 @@ async fn a_lock_without_replica_confirmation_is_not_granted() {
     let config = RedisConfig::new(Topology::Cluster(vec![seed])).timeout(Duration::from_secs(1)).replicas(1);
     let backend = RedisBackend::new(config).unwrap();
     let ((name, slot), (other, _)) = (name_on(&cluster, 0, "confirmed"), name_on(&cluster, 1, "other"));
-    // A replica that has just said that it follows may not confirm yet.
+    // A replica that has just connected may not confirm yet.
     let granted_in_the_end = async |name: &str| {
         let mut lease = None;
         until("the replica to confirm", async || {
@@ -236,7 +236,7 @@ async fn a_lock_without_replica_confirmation_is_not_granted() {
     granted_in_the_end(&other).await;
     cluster.replicas()[0].daemon().thaw();
     until("the replica", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
-    // Confirmed is what the node confirms that the slot has moved to, whose replica is another one.
+    // After the move the replica of the new node confirms.
     let moving = Move::begin(&cluster, slot);
     moving.key(&format!("onelock:{{{name}}}"));
     moving.key(&format!("onelock:{{{name}}}:t"));
@@ -247,7 +247,7 @@ async fn a_lock_without_replica_confirmation_is_not_granted() {
     assert!(backend.renew(&lease).await.unwrap_err().to_string().contains("0 of 1 replicas"));
 }
 
-/// Every operation, each on all the keys that it has.
+/// Runs every operation, so that all keys of a lock are used.
 async fn use_all(backend: &RedisBackend, name: &str) {
     let (first, rival) = (claim(name, LONG), claim(name, LONG));
     let (lease, _) = granted(backend, &first).await;
@@ -268,7 +268,7 @@ async fn use_all(backend: &RedisBackend, name: &str) {
     assert!(backend.purge(&first.name).await.unwrap());
 }
 
-/// Nothing stands before these names, as a lock's `prefix` or the names of the kit's cases do.
+/// These names have no prefix, unlike the names in the conformance suite.
 #[tokio::test]
 async fn names_with_braces_keep_all_keys_in_one_slot() {
     let cluster = RedisCluster::start();

@@ -29,7 +29,7 @@ import sys, redis, redis_lock
 client = redis.Redis(port=int(sys.argv[1]))
 make = {
     "redis-py": lambda: client.lock("job", timeout=600),
-    "redis-py-for-ever": lambda: client.lock("job"),
+    "redis-py-without-ttl": lambda: client.lock("job"),
     "python-redis-lock": lambda: redis_lock.Lock(client, "job", expire=600),
 }[sys.argv[2]]
 lock = make()
@@ -63,7 +63,7 @@ impl Python {
 
     async fn answer(&mut self) -> String {
         let line = tokio::time::timeout(PATIENCE, self.answers.next_line()).await.expect("python answers").unwrap();
-        line.expect("python goes on answering")
+        line.expect("python still runs")
     }
 
     async fn ask(&mut self, word: &str) -> String {
@@ -88,7 +88,7 @@ async fn exclusion_in_both_directions(compat: Compat, client: &str) {
     assert!(holder.expires_in.is_some_and(|left| left > LONG / 2 && left <= LONG), "{holder}");
     let other = claim("job", LONG).lease(None);
     let released = ours.release(&other, Duration::ZERO).await.unwrap();
-    assert!(matches!(released, Release::NotHeld(Some(_))), "nothing foreign is released");
+    assert!(matches!(released, Release::NotHeld(Some(_))), "a foreign lock is not released");
     assert_eq!(theirs.ask("release").await, "released");
     let (next, _) = granted(&ours, &claim("job", LONG)).await;
     assert!(next.token > lease.token);
@@ -153,16 +153,16 @@ async fn a_python_redis_lock_waiter_blocks_again_after_a_cut() {
         async move || server.command(&["INFO", "clients"]).contains(&line)
     };
     until("the waiter to block", blocked(1)).await;
-    // For longer than other requests may take.
+    // Longer than the timeout of other requests.
     let heard = tokio::time::timeout(Duration::from_millis(700), watch.changed()).await;
-    assert!(heard.is_err(), "there was nothing to hear");
+    assert!(heard.is_err(), "no signal was sent");
     proxy.refuse();
     proxy.cut();
     tokio::time::timeout(PATIENCE, watch.changed()).await.expect("a signal may be lost: the waiter looks");
     until("the old connection to end", blocked(0)).await;
     let before = proxy.connections();
     tokio::select! {
-        () = watch.changed() => panic!("nothing was heard, as nothing answers"),
+        () = watch.changed() => panic!("no signal can arrive while no server answers"),
         () = until("the attempt to connect", async || proxy.connections() > before) => {}
     }
     proxy.heal();
@@ -175,13 +175,11 @@ async fn a_python_redis_lock_waiter_blocks_again_after_a_cut() {
     refused(&waiter, &claim("job", LONG)).await;
     assert_eq!(holder.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     let watch = tokio::time::timeout(PATIENCE, waiting).await.expect("it is woken").unwrap();
-    // The signal was for one, and it had it.
+    // The waiter consumed the only signal.
     assert_eq!(server.command(&["EXISTS", "lock-signal:job"]), ":0\r\n");
     drop(watch);
-    until("the signal that was not used to be passed on", async || {
-        server.command(&["EXISTS", "lock-signal:job"]) == ":1\r\n"
-    })
-    .await;
+    until("the unused signal to be passed on", async || server.command(&["EXISTS", "lock-signal:job"]) == ":1\r\n")
+        .await;
 }
 
 #[tokio::test]
@@ -204,7 +202,7 @@ async fn releases_leave_one_short_lived_signal() {
         let (lease, _) = granted(&ours, &claim("job", LONG)).await;
         assert_eq!(ours.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     }
-    // A second one would wake a second waiter, for one lock.
+    // A second signal would wake a second waiter for one lock.
     assert_ne!(server.command(&["LLEN", "lock-signal:job"]), ":2\r\n");
     let gone = async || server.command(&["EXISTS", "lock-signal:job"]) == ":0\r\n";
     until("the unused signal to expire", gone).await;
@@ -213,12 +211,12 @@ async fn releases_leave_one_short_lived_signal() {
 #[tokio::test]
 async fn a_foreign_lock_without_a_ttl_is_reported_as_never_expiring() {
     let server = RedisServer::start();
-    let (ours, mut theirs) = (client_like(&server, Compat::RedisPy), Python::start(&server, "redis-py-for-ever"));
+    let (ours, mut theirs) = (client_like(&server, Compat::RedisPy), Python::start(&server, "redis-py-without-ttl"));
     assert_eq!(theirs.ask("try").await, "had");
     let holder = refused(&ours, &claim("job", LONG)).await;
     assert_eq!(holder.foreign.as_deref(), Some("a foreign Redis client whose key never expires"));
     assert_eq!((holder.expires_in, holder.version), (None, None));
-    // Any key may be anything there, so only what says itself that it is a lock is listed.
+    // Any key may have any value there, so only records of onelock are listed.
     let (other, _) = granted(&ours, &claim("other", LONG)).await;
     let listed: Vec<_> = ours.list("").await.unwrap().into_iter().map(|(name, _)| name).collect();
     assert_eq!(listed, [other.name]);

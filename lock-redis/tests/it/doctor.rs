@@ -1,4 +1,4 @@
-//! What an examination finds on real servers, fit and unfit ones.
+//! Examinations of real servers, fit and unfit.
 
 use lock_core::backend::{Backend, Finding, Level};
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};

@@ -1,4 +1,5 @@
-//! A real server behind a network that loses and cuts, and a server that freezes, dies and forgets.
+//! A real server that freezes, dies or loses data, and a network that loses packets and
+//! connections.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ async fn behind_proxy() -> (RedisServer, Proxy, RedisBackend, RedisBackend) {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.addr()).await;
     let (through, direct) = (client(proxy.addr()), client(server.addr()));
-    // The server knows the scripts, else a lost reply would be one that asks for the text.
+    // Loads the scripts, so that a lost reply is never a NOSCRIPT.
     let (lease, _) = granted(&through, &claim("warm", LONG)).await;
     assert_eq!(through.renew(&lease).await.unwrap(), Renewal::Renewed);
     assert_eq!(through.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
@@ -73,8 +74,8 @@ async fn a_busy_connection_that_answers_is_kept() {
     let (before, sent) = (proxy.connections(), proxy.bytes(Requests));
     let mut under_way = FuturesUnordered::from_iter([through.renew(&lease)]);
     assert!(under_way.next().now_or_never().is_none());
-    // From then on one is under way whenever another is answered.
-    until("the first to be on its way alone", async || proxy.bytes(Requests) > sent).await;
+    // From then on one request is in flight whenever another is answered.
+    until("the first request to be sent alone", async || proxy.bytes(Requests) > sent).await;
     under_way.push(through.renew(&lease));
     let start = Instant::now();
     while start.elapsed() < timeout + timeout / 4 {
@@ -91,7 +92,7 @@ async fn an_unreachable_server_is_retried_once_for_all_callers() {
     proxy.cut();
     let (before, probe) = (proxy.connections(), name("x"));
     let start = Instant::now();
-    // How rarely it is tried shows only over a time.
+    // The number of attempts is only visible over a period.
     while start.elapsed() < Duration::from_millis(600) {
         let asked = (0..20).map(|_| through.inspect(&probe));
         futures_util::future::join_all(asked).await;
@@ -133,7 +134,8 @@ async fn a_cancelled_connection_attempt_counts_as_failed() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.addr()).await;
     let patient = RedisBackend::new(at(proxy.addr()).connect_timeout(Duration::from_secs(600))).unwrap();
-    // It takes connections, and says nothing: each caller would wait as long as the one before.
+    // The proxy accepts connections but stays silent, so each caller would wait as long as the one
+    // before.
     proxy.hold(Requests);
     let patience = Duration::from_millis(60);
     let told = async || matches!(tokio::time::timeout(patience, patient.inspect(&name("job"))).await, Ok(Err(_)));
@@ -168,7 +170,7 @@ async fn a_frozen_server_ends_the_guard_and_tokens_rise() {
     let guard = locker.lock("job").acquire().await.unwrap();
     let token = guard.token().unwrap();
     server.daemon().freeze();
-    // Looks all the while for what must not happen at any moment.
+    // Checks continuously, because the violation could be brief.
     let watch = async {
         loop {
             assert!(!outlives_its_validity(&guard), "valid after the end of its validity");
@@ -220,7 +222,7 @@ async fn an_expired_lease_differs_from_a_forgotten_one() {
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::Expired));
     server.command(&["FLUSHALL"]);
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::RecordGone));
-    // Nor did it run out when it was given back, or when another had it after it.
+    // A released lease has not expired, nor has one whose lock another client acquired and lost.
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::RecordGone));
@@ -249,9 +251,10 @@ async fn a_waiter_with_a_cut_connection_notices_the_release() {
     let (lease, _) = granted(&direct, &claim("job", LONG)).await;
     let mut watch = through.watch(&name("job")).await.unwrap().unwrap();
     proxy.cut();
-    tokio::time::timeout(LONG, watch.changed()).await.expect("the cut itself makes the waiter look");
+    tokio::time::timeout(LONG, watch.changed()).await.expect("the cut makes the waiter check");
     refused(&through, &claim("job", LONG)).await;
-    // Giving the old connection up says so once more. What comes after that comes over the new one.
+    // Dropping the old connection wakes the waiter once more. Later wake-ups use the new
+    // connection.
     while watch.changed().now_or_never().is_some() {
         refused(&through, &claim("job", LONG)).await;
     }
@@ -301,7 +304,7 @@ async fn a_waiter_that_gave_up_offline_leaves_the_queue_later() {
     drop(gives_up);
     proxy.heal();
     until("a new connection", async || through.renew(&held).await.is_ok()).await;
-    until("it to leave", async || queued(&server, "job") == 0).await;
+    until("the process to leave", async || queued(&server, "job") == 0).await;
     assert_eq!(direct.renew(&lease).await.unwrap(), Renewal::Renewed);
 }
 
@@ -316,7 +319,7 @@ async fn a_waiter_with_a_lost_wake_up_retries_by_itself() {
     // A release wakes no process if the queue is empty, as after a failover that lost the queue.
     assert_eq!(server.command(&["DEL", "onelock:{job}:w"]), ":1\r\n");
     assert_eq!(direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
-    let guard = tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it comes back").unwrap();
+    let guard = tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("the waiter retries").unwrap();
     assert_eq!(guard.release().await.unwrap(), Release::Released);
 }
 
@@ -331,7 +334,7 @@ async fn a_lost_wake_up_is_recovered_when_its_connection_ends() {
     assert_eq!(direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     until("the wake-up to be lost", async || proxy.bytes(Replies) > before).await;
     let heard = tokio::time::timeout(Duration::from_millis(50), watch.changed()).await;
-    assert!(heard.is_err(), "it was lost");
+    assert!(heard.is_err(), "the wake-up was lost");
     proxy.heal();
     tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("the end of the connection wakes");
 }

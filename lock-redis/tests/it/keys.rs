@@ -1,4 +1,4 @@
-//! What locks ask of the server, and leave there.
+//! The requests of each operation, and the keys that remain.
 
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ async fn each_operation_and_a_hundred_renewals_are_one_request() {
             assert_eq!(renewal.unwrap(), Renewal::Renewed);
         }
     };
-    // The server knows the scripts from now on.
+    // The server has the scripts from now on.
     renewed(&leases[..1]).await;
     assert_eq!(backend.release(&leases.swap_remove(0), Duration::ZERO).await.unwrap(), Release::Released);
     let before = calls(&server, "eval");
@@ -44,7 +44,7 @@ async fn each_operation_and_a_hundred_renewals_are_one_request() {
     leases.push(granted(&backend, &claim("job-0", LONG)).await.0);
     assert_eq!(requests(), 1);
     refused(&backend, &claim("job-0", LONG)).await;
-    assert_eq!(requests(), 2, "who holds it is in the refusal");
+    assert_eq!(requests(), 2, "the refusal names the holder");
     renewed(&leases).await;
     assert_eq!(requests(), 3);
     assert_eq!(backend.release(&leases[0], Duration::ZERO).await.unwrap(), Release::Released);
@@ -96,13 +96,13 @@ async fn a_holder_whose_lock_was_broken_is_not_reported_as_crashed() {
 async fn locks_are_listed_from_among_many_keys() {
     let server = RedisServer::start();
     let backend = client(server.addr());
-    // More than SCAN goes through in a step.
+    // More keys than SCAN reads in one step.
     server.command(&["EVAL", "for i = 1, 5000 do redis.call('SET', 'onelock:{other-' .. i .. '}:t', 1) end", "0"]);
     let mut names = Vec::new();
     for n in 0..20 {
         names.push(granted(&backend, &claim(&format!("job-{n:02}"), LONG)).await.0.name);
     }
-    // A prefix is no pattern.
+    // A prefix is not a pattern.
     granted(&backend, &claim("job?", LONG)).await;
     let listed = async |prefix: &str| backend.list(prefix).await.unwrap().into_iter().map(|(name, _)| name);
     assert_eq!(listed("job-").await.collect::<Vec<_>>(), names);
@@ -190,7 +190,7 @@ async fn a_token_rises_although_the_clock_has_gone_back() {
     let backend = client(server.addr());
     let (lease, _) = granted(&backend, &claim("job", LONG)).await;
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
-    // As if it had been minted when the clock was two centuries ahead.
+    // As if the token had been minted while the clock was two centuries ahead.
     let record = server.command(&["GET", "onelock:{job}:t"]).lines().nth(1).unwrap().to_owned();
     let ahead: u64 = 8_000_000_000_000_000;
     let (_, rest) = record.split_once(' ').unwrap();

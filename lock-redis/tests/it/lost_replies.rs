@@ -1,5 +1,5 @@
-//! Requests and replies that are lost, late or cut off, on Redis in all its forms: exactly the
-//! right owner is left, and no orphan.
+//! Requests and replies that are lost, late or cut off, on each kind of deployment. The right owner
+//! keeps the lock, and no orphan is left.
 
 use std::{
     sync::Arc,
@@ -18,7 +18,7 @@ use test_support::{
 
 use crate::fixture::{self, Fixture, JOB, LONG, claim, granted, name, refused};
 
-/// Makes a test of each case for each form.
+/// Defines a test for each case and each kind of deployment.
 macro_rules! everywhere {
     ($($case:ident),* $(,)?) => {
         everywhere!(@ standalone $($case)*);
@@ -58,7 +58,7 @@ everywhere! {
     one_of_many_contenders_wins_while_the_network_cuts,
 }
 
-/// The lock as others see it, owned by `claim`.
+/// Asserts that other clients see the lock as held by `claim`.
 async fn owned_by(fixture: &Fixture, claim: &AcquireRequest) {
     let holder = fixture.direct.inspect(&claim.name).await.unwrap().expect("it is held");
     assert_eq!(holder.version, Some(claim.id.to_string()));
@@ -69,7 +69,7 @@ async fn free(fixture: &Fixture) -> bool {
     fixture.direct.inspect(&name(JOB)).await.unwrap().is_none()
 }
 
-/// Asks until the network is back, and whatever it had lost has ended.
+/// Repeats `ask` until it succeeds, once the network works again.
 async fn again<T>(mut ask: impl AsyncFnMut() -> Result<T, lock_core::Error>) -> T {
     let mut answer = None;
     until("the answer", async || {
@@ -89,7 +89,7 @@ async fn let_arrive(fixture: &Fixture, requests: u64) {
     let before = fixture.scripts_run();
     fixture.heal();
     let arrived = async || fixture.scripts_run().iter().zip(&before).all(|(now, before)| *now >= before + requests);
-    until("what was late to arrive", arrived).await;
+    until("the delayed requests to arrive", arrived).await;
 }
 
 async fn released(backend: &RedisBackend, lease: &Lease) {
@@ -107,7 +107,7 @@ async fn an_acquire_whose_reply_was_lost_is_found_to_be_ours(fixture: Fixture) {
     let AcquireOutcome::Granted(grant) = again(async || fixture.through.acquire(&claim).await).await else {
         panic!("the client's own lock looks contended")
     };
-    let holder = arrived.expect("the request had arrived");
+    let holder = arrived.expect("the request arrived");
     assert!(grant.already_ours, "{grant:?}");
     // The servers of a quorum agree on a token only when their replies come.
     let agreed = fixture.ports.len() == 1;
@@ -136,7 +136,7 @@ async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock(fixture: F
     let late = claim(JOB, LONG);
     fixture.hold(Requests);
     assert!(fixture.through.acquire(&late).await.unwrap_err().is_ambiguous());
-    // The same process gives up, over another way.
+    // The same process gives up, by another connection.
     assert_eq!(fixture.direct.release(&late.lease(None), Duration::ZERO).await.unwrap(), Release::NotHeld(None));
     let_arrive(&fixture, 1).await;
     assert!(free(&fixture).await, "the late acquire was refused");
@@ -144,7 +144,7 @@ async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock(fixture: F
 
 async fn an_acquire_arriving_after_a_second_release_leaves_no_lock(fixture: Fixture) {
     let claim = claim(JOB, LONG);
-    // Undone once, as an attempt is that too few replicas confirmed; then repeated, and given up.
+    // Rolled back once, as after too few confirmations; then retried and abandoned.
     let (lease, _) = granted(&fixture.direct, &claim).await;
     assert_eq!(fixture.direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     fixture.hold(Requests);
@@ -162,14 +162,14 @@ async fn an_acquire_arriving_after_another_holder_leaves_no_lock(fixture: Fixtur
     fixture.delay(Requests, delay);
     assert!(fixture.through.acquire(&late).await.unwrap_err().is_ambiguous());
     fixture.delay(Requests, Duration::ZERO);
-    // It asks again over another connection, and is done before the first request arrives; and so
-    // is another holder.
+    // The client retries by another connection and releases before the first request arrives.
+    // Another holder also acquires and releases before that.
     assert!(matches!(again(async || fixture.through.acquire(&late).await).await, AcquireOutcome::Granted(_)));
     released(&fixture.through, &late.lease(None)).await;
     let (other, _) = granted(&fixture.direct, &claim(JOB, LONG)).await;
     assert_eq!(fixture.direct.release(&other, Duration::ZERO).await.unwrap(), Release::Released);
     let arrived = async || {
-        // A quorum makes its servers agree on tokens, so the number alone does not tell there.
+        // The count alone is not enough on a quorum, because its servers also run advance_token.
         sent.elapsed() > delay + delay / 8
             && fixture.scripts_run().iter().zip(&before).all(|(now, before)| *now >= before + 5)
     };
@@ -194,7 +194,7 @@ async fn a_duplicate_acquire_after_its_release_leaves_no_lock(fixture: Fixture) 
     let claim = claim(JOB, LONG);
     fixture.hold(Requests);
     assert!(fixture.through.acquire(&claim).await.unwrap_err().is_ambiguous());
-    // Its repetition is faster, over another way.
+    // The retry is faster, by another connection.
     let (lease, _) = granted(&fixture.direct, &claim).await;
     assert_eq!(fixture.direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     let_arrive(&fixture, 1).await;
@@ -205,7 +205,7 @@ async fn an_acquire_arriving_after_a_break_leaves_no_lock(fixture: Fixture) {
     let late = claim(JOB, LONG);
     fixture.hold(Requests);
     assert!(fixture.through.acquire(&late).await.unwrap_err().is_ambiguous());
-    // The same process asks again, over another way, and is granted; an operator breaks that.
+    // The same process retries by another connection and is granted. An operator breaks the lock.
     granted(&fixture.direct, &late).await;
     let broken = fixture.direct.break_lock(&late.name, &late.id.to_string(), "an operator").await.unwrap();
     assert_eq!(broken, Break::Broken);
@@ -222,8 +222,8 @@ async fn a_cancelled_unanswered_acquire_leaves_no_lock(fixture: Fixture) {
     waiting.abort();
     assert!(waiting.await.unwrap_err().is_cancelled());
     fixture.heal();
-    until("the lock to be given back", async || free(&fixture).await).await;
-    // And it stays so: nothing of it is still on its way.
+    until("the lock to be released", async || free(&fixture).await).await;
+    // It stays released: no request is still in flight.
     let (lease, _) = granted(&fixture.direct, &claim(JOB, LONG)).await;
     assert_eq!(fixture.direct.renew(&lease).await.unwrap(), Renewal::Renewed);
 }
@@ -268,8 +268,8 @@ async fn a_release_whose_request_was_lost_is_repeated(fixture: Fixture) {
     assert!(free(&fixture).await);
 }
 
-/// An attempt that failed is undone, and the next has the same id: an undo that comes after that
-/// must not undo it too.
+/// A failed attempt is rolled back, and its retry has the same id. A late rollback must not release
+/// the retry.
 async fn a_release_sent_before_a_retried_acquire_spares_the_lock(fixture: Fixture) {
     let claim = claim(JOB, LONG);
     let (lease, _) = granted(&fixture.through, &claim).await;
@@ -306,7 +306,7 @@ async fn delayed_requests_take_effect(fixture: Fixture) {
     owned_by(&fixture, &claim).await;
 }
 
-/// Cuts all connections while the answer to `ask` is on its way. Says whether the answer was lost.
+/// Cuts all connections while a request is in flight. Returns the reply, or `None` if it was lost.
 async fn cut_during<T>(
     fixture: &Fixture,
     direction: Direction,
@@ -322,7 +322,7 @@ async fn cut_during<T>(
     };
     let (answer, ()) = tokio::join!(ask, cut);
     match answer {
-        // A cluster's client repeats by itself, and a quorum may have its majority.
+        // A cluster client retries by itself, and a quorum may still have a majority.
         Ok(answer) => Some(answer),
         Err(error) => {
             assert!(error.is_ambiguous() && error.is_retryable(), "{error:?}");
@@ -365,7 +365,7 @@ async fn one_of_many_contenders_wins_while_the_network_cuts(fixture: Fixture) {
             tokio::spawn(async move { contend(locker, &held).await })
         })
         .collect();
-    // The rhythm of the cuts: long enough for some requests to get through.
+    // The pause between cuts is long enough for some requests to succeed.
     while !contenders.iter().all(tokio::task::JoinHandle::is_finished) {
         tokio::time::sleep(Duration::from_millis(100)).await;
         fixture.cut();

@@ -1,4 +1,4 @@
-//! The backend on real servers, one module for each matter.
+//! Tests of the backend on real servers, one module per topic.
 
 mod access;
 mod cluster;

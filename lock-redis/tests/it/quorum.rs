@@ -22,7 +22,7 @@ fn start(number: usize) -> Vec<RedisServer> {
 }
 
 fn client_of(servers: &[RedisServer]) -> RedisBackend {
-    // What a frozen server costs where the ttl is long.
+    // The cost of a frozen server if the ttl is long.
     patient_client_of(servers, Duration::from_secs(1))
 }
 
@@ -40,7 +40,7 @@ impl Subject for Majority {
     }
 
     fn ttl(&self) -> Duration {
-        // A node has a tenth of it to answer, also where many tests share two processors.
+        // A server has a tenth of the ttl to answer, even if many tests share two processors.
         Duration::from_secs(4)
     }
 
@@ -113,7 +113,7 @@ async fn a_majority_without_the_lock_ends_it_and_tokens_rise() {
         let lease = held.unwrap();
         assert!(lease.token > last, "{:?} after {last:?}", lease.token);
         last = lease.token;
-        // The two that are left have a tenth of the ttl to answer.
+        // The two remaining servers have a tenth of the ttl to answer.
         until("the release", async || backend.release(&lease, Duration::ZERO).await.is_ok()).await;
         servers[down].daemon().thaw();
         until("all servers", async || client(servers[down].addr()).inspect(&lease.name).await.is_ok()).await;
@@ -216,7 +216,9 @@ async fn a_silent_server_is_awaited_for_a_fraction_of_the_ttl() {
     let in_time = until("a lock", async || {
         matches!(backend.acquire(&claim("job", Duration::from_secs(4))).await, Ok(AcquireOutcome::Granted(_)))
     });
-    tokio::time::timeout(LONG / 2, in_time).await.expect("its answer is not waited for until the timeout");
+    tokio::time::timeout(LONG / 2, in_time)
+        .await
+        .expect("the client does not wait for the silent server until the timeout");
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ static PAIR: OnceLock<(RedisServer, RedisServer)> = OnceLock::new();
 fn pair() -> (RedisServer, RedisServer) {
     let primary = RedisServer::start();
     let replica = RedisServer::with_args(&["--replicaof", "127.0.0.1", &primary.port().to_string()]);
-    // "online" comes before the stream of writes does.
+    // The state "online" precedes the stream of writes.
     primary.command(&["SET", "probe", "x"]);
     let follows = || {
         let streams = replica.command(&["INFO", "replication"]).contains("master_link_status:up");
@@ -62,7 +62,7 @@ async fn a_lock_is_granted_only_if_the_replica_confirms() {
     replica.daemon().freeze();
     let error = backend.acquire(&claim("other", LONG)).await.unwrap_err();
     assert!(error.kind() == ErrorKind::Unavailable && !error.is_ambiguous(), "{error}");
-    assert_eq!(backend.inspect(&name("other")).await.unwrap(), None, "the attempt was undone");
+    assert_eq!(backend.inspect(&name("other")).await.unwrap(), None, "the attempt was rolled back");
     assert!(backend.renew(&lease).await.unwrap_err().is_retryable());
     refused(&backend, &claim("job", LONG)).await;
     replica.daemon().thaw();
@@ -75,12 +75,12 @@ async fn a_user_without_wait_rights_is_told_and_leaves_no_lock() {
     let (primary, _replica) = pair();
     let reply = primary.command(&["ACL", "SETUSER", "hasty", "on", ">s3cret", "~*", "&*", "+@all", "-wait"]);
     assert_eq!(reply, "+OK\r\n");
-    // It knows the scripts.
+    // Loads the scripts.
     granted(&client_of(&primary), &claim("before", LONG)).await;
     let backend = RedisBackend::new(at(primary.addr()).login("hasty", "s3cret").replicas(1)).unwrap();
     let error = backend.acquire(&claim("job", LONG)).await.unwrap_err();
     assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::PermissionDenied, false), "{error}");
-    assert_eq!(primary.command(&["EXISTS", "onelock:{job}"]), ":0\r\n", "the attempt was undone");
+    assert_eq!(primary.command(&["EXISTS", "onelock:{job}"]), ":0\r\n", "the attempt was rolled back");
 }
 
 #[tokio::test]
@@ -94,5 +94,5 @@ async fn a_primary_demoted_during_confirmation_is_ambiguous() {
     primary.command(&["REPLICAOF", "127.0.0.1", "1"]);
     let error = waiting.await.unwrap().unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, true), "{error}");
-    assert!(error.is_ambiguous(), "what was demoted undoes nothing: {error:?}");
+    assert!(error.is_ambiguous(), "a demoted primary cannot roll back: {error:?}");
 }

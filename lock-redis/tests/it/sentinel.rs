@@ -63,7 +63,7 @@ async fn a_failover_is_reported_to_losers_and_tokens_rise() {
         guards.push(Arc::new(locker.lock(format!("held-{n}")).acquire().await.unwrap()));
     }
     let watched = guards.clone();
-    // Looks all the while for what must not happen at any moment.
+    // Checks continuously, because the violation could be brief.
     let watching = tokio::spawn(async move {
         loop {
             assert!(!watched.iter().any(|guard| outlives_its_validity(guard)), "valid after the end of its validity");
@@ -93,7 +93,7 @@ async fn a_failover_is_reported_to_losers_and_tokens_rise() {
         let (lease, _) = granted(&after, &claim(guard.name().as_str(), ttl)).await;
         assert!(lease.token > guard.token(), "the token of {} went back", guard.name());
     }
-    assert!(!watching.is_finished(), "the watch went on");
+    assert!(!watching.is_finished(), "the watch still runs");
     watching.abort();
 }
 
@@ -133,7 +133,7 @@ async fn a_frozen_or_missing_sentinel_is_skipped() {
 async fn a_silent_first_sentinel_is_skipped_by_short_attempts() {
     let setup = SentinelSetup::start();
     setup.sentinels[0].daemon().freeze();
-    // An attempt has a fraction of the ttl, and ends before redis-rs gives a sentinel up.
+    // An attempt may take a fraction of the ttl, and ends before redis-rs skips a sentinel.
     let locker = fixture::locker(client_of(&setup), Duration::from_secs(1));
     until("a lock", async || matches!(locker.try_acquire("job").await, Ok(TryAcquire::Acquired(_)))).await;
 }

@@ -48,7 +48,7 @@ fn on_localhost(port: u16) -> Address {
     Address::tcp("localhost", port)
 }
 
-/// Every way of asking, with several locks, so that several nodes of a cluster are asked.
+/// Runs each kind of request with several locks, so that several nodes of a cluster are used.
 async fn use_it(config: RedisConfig) {
     let backend = RedisBackend::new(config).unwrap();
     let mut leases = Vec::new();
