@@ -317,7 +317,7 @@ fn a_file_refuses_an_older_token() {
     assert_eq!(left, ["many", "many.fence", "one", "one.fence"], "nothing else is left");
     fs::write(dir.path().join("one.fence"), "half a tok").unwrap();
     let error = file::replace(&dir.path().join("one"), FencingToken::MAX, b"x").unwrap_err();
-    assert!(error.to_string().contains("holds no token"), "{error}");
+    assert!(error.to_string().contains("contains no fencing token"), "{error}");
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn a_lock_on_files_is_not_broken_and_the_reason_is_said() {
     let refused = output(&mut onelock(args));
     assert_eq!(refused.status.code(), Some(78));
     let message = String::from_utf8(refused.stderr).unwrap();
-    assert!(message.contains("stop its process"), "{message}");
+    assert!(message.contains("stop the holder's process"), "{message}");
     assert!(!locks.is_free());
 }
 
