@@ -2,7 +2,7 @@
 
 #[tokio::main]
 async fn main() -> Result<(), onelock::Error> {
-    let locker = onelock::open(&std::env::var("ONELOCK_URL").unwrap()).await?;
+    let locker = onelock::open(std::env::var("ONELOCK_URL").unwrap()).await?;
     let guard = locker.acquire("report").await?;
     println!("locked on {}", locker.store());
     guard.release().await?;

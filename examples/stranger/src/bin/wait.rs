@@ -6,7 +6,7 @@ use onelock::TryAcquire;
 
 #[tokio::main]
 async fn main() -> Result<(), onelock::Error> {
-    let locker = onelock::open(&std::env::var("ONELOCK_URL").unwrap()).await?;
+    let locker = onelock::open(std::env::var("ONELOCK_URL").unwrap()).await?;
     match locker.acquire_within("report", Duration::from_millis(200)).await? {
         TryAcquire::Acquired(guard) => {
             println!("worked");
