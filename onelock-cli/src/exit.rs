@@ -18,26 +18,26 @@ const fn row(code: &'static str, meaning: &'static str) -> Row {
 /// The exit codes of `onelock run`. The help and the README show this table; tests compare them.
 pub(crate) const TABLE: &[Row] = &[
     row("0-255", "the command's own exit status"),
-    row("128+N", "the command died of signal N"),
+    row("128+N", "signal N killed the command"),
     row(
         "1",
-        "the lock was not had: somebody else holds it (another code with -E); `doctor`, `torture`: the store is unfit",
+        "the lock could not be acquired: another client holds it (another code with -E); `doctor`, `torture`: the store is unfit",
     ),
-    row("64", "usage: an option, the name or the command line is wrong"),
+    row("64", "invalid usage: an option, the lock name or the command line is wrong"),
     row("65", "the store's record of the lock is corrupt"),
     row("69", "the store is unavailable, too slow or over its limits"),
     row("70", "an internal error"),
-    row("71", "the operating system refused: no process, no memory, no descriptor"),
-    row("73", "what holds the locks (directory, table) is missing, full or read-only"),
+    row("71", "the operating system refused: out of processes, memory or descriptors"),
+    row("73", "the directory or table of the locks is missing, full or read-only"),
     row("75", "the lock was lost; the command was stopped"),
-    row("77", "no permission on the store"),
-    row("78", "the configuration is wrong, or the store cannot do what was asked"),
-    row("126", "the command was found but could not be executed; the lock is free again"),
-    row("127", "the command was not found; the lock is free again"),
+    row("77", "the store denied permission"),
+    row("78", "the configuration is wrong, or the store does not support the request"),
+    row("126", "the command was found but could not be executed; the lock was released"),
+    row("127", "the command was not found; the lock was released"),
 ];
 
-/// Also what `status` says of a free lock, `break` of one that has changed, and `doctor` of a store
-/// that is unfit.
+/// Also the answer of `status` for a free lock, of `break` for a changed lock, and of `doctor` for
+/// an unfit store.
 pub(crate) const NOT_ACQUIRED: u8 = 1;
 pub(crate) const USAGE: u8 = 64;
 pub(crate) const CORRUPT: u8 = 65;
@@ -62,7 +62,7 @@ pub(crate) fn table_text() -> String {
 pub(crate) enum Exit {
     /// With this exit code.
     Code(u8),
-    /// By this signal, so that whoever started us sees what became of the command.
+    /// By this signal, so that the calling process sees how the command ended.
     Signal(i32),
 }
 
@@ -96,7 +96,7 @@ impl Failure {
             Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => OS,
             _ => NOT_EXECUTABLE,
         };
-        let why = if code == NOT_FOUND { "not found" } else { "could not be executed" };
+        let why = if code == NOT_FOUND { "was not found" } else { "could not be executed" };
         Self::new(code, format!("the command \"{}\" {why}", command.display().to_string().escape_debug()))
             .with_source(error)
     }

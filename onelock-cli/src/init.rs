@@ -7,7 +7,8 @@ use crate::{
 
 #[cfg(not(feature = "dynamo"))]
 pub(crate) fn init(_: InitArgs) -> Result<Exit, Failure> {
-    let message = "files, Redis and memory need no table, and DynamoDB is not part of this build; build with the cargo feature \"dynamo\"";
+    let message =
+        "only DynamoDB stores have a table, and this build has no DynamoDB; build with the cargo feature \"dynamo\"";
     Err(Failure::new(exit::CONFIG, message))
 }
 
@@ -21,11 +22,11 @@ pub(crate) fn init(args: InitArgs) -> Result<Exit, Failure> {
     use crate::{output::print, runtime::runtime, store::StoreLocation};
 
     let StoreLocation::Url(url) = StoreLocation::choose(&args.store)? else {
-        return Err(Failure::new(exit::USAGE, "which table? Give it with --url dynamodb://TABLE?region=REGION"));
+        return Err(Failure::new(exit::USAGE, "no table was named; pass --url dynamodb://TABLE?region=REGION"));
     };
     let mut config = StoreConfig::from(ConfigString::parse(&url)?.fetch_secrets()?);
     if config.scheme() != "dynamodb" {
-        return Err(Failure::new(exit::USAGE, format!("a {}: store needs no table", config.scheme())));
+        return Err(Failure::new(exit::USAGE, format!("a {}: store has no table to create", config.scheme())));
     }
     config.set_common_aside()?;
     let backend = DynamoBackend::new(DynamoConfig::take(&mut config)?);
@@ -40,7 +41,7 @@ pub(crate) fn init(args: InitArgs) -> Result<Exit, Failure> {
     })?;
     match created {
         Some(true) => print("the table was created")?,
-        Some(false) => print("the table was there")?,
+        Some(false) => print("the table already exists")?,
         None => {}
     }
     for warning in &check.warnings {
@@ -52,6 +53,6 @@ pub(crate) fn init(args: InitArgs) -> Result<Exit, Failure> {
     if !check.problems.is_empty() {
         return Ok(Exit::Code(exit::CANNOT_CREATE));
     }
-    print("locks work on it")?;
+    print("the table is ready for locks")?;
     Ok(Exit::Code(0))
 }

@@ -72,7 +72,7 @@ fn start(arguments: Vec<OsString>) -> i32 {
 fn execute(command: CliCommand, inherited: InheritedState) -> Result<Exit, Failure> {
     match command {
         CliCommand::Run(args) => {
-            inherited.block_signals().map_err(|e| Failure::os("reading the signal mask", e))?;
+            inherited.block_signals().map_err(|e| Failure::os("blocking signals", e))?;
             run::run(args, inherited)
         }
         CliCommand::Status(args) => operators::status(args),
@@ -88,7 +88,7 @@ fn execute(command: CliCommand, inherited: InheritedState) -> Result<Exit, Failu
         CliCommand::TortureWorker(args) => torture::run_worker(args),
         #[cfg(not(feature = "torture"))]
         CliCommand::Torture(_) => {
-            Err(Failure::new(exit::CONFIG, "this build has no torture; build with `--features torture`"))
+            Err(Failure::new(exit::CONFIG, "this build lacks the torture command; build with `--features torture`"))
         }
     }
 }

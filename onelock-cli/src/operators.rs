@@ -45,10 +45,10 @@ pub(crate) fn break_lock(args: BreakArgs) -> Result<Exit, Failure> {
         let locker = store.open().await?;
         let name = args.name.as_str();
         let changed = |now: Option<Holder>| {
-            let now = now.map_or_else(|| "nobody".into(), |holder| holder.to_string());
+            let now = now.map_or_else(|| "free".into(), |holder| format!("held by {holder}"));
             Failure::new(
                 exit::NOT_ACQUIRED,
-                format!("nothing was broken: the lock is not as you saw it; held now by {now}"),
+                format!("the lock \"{name}\" was not broken: it has changed, and is now {now}"),
             )
         };
         let Some(holder) = locker.admin().inspect(name).await? else { return Err(changed(None)) };

@@ -47,7 +47,7 @@ impl StoreLocation {
             // Whichever we took, somebody who meant the other would have locked elsewhere.
             (Some(_), Some(_)) => Err(Failure::new(
                 exit::CONFIG,
-                "$ONELOCK_URL and $ONELOCK_URL_FILE are both set; unset one, or give --url",
+                "$ONELOCK_URL and $ONELOCK_URL_FILE are both set; unset one, or pass --url",
             )),
         }
     }
@@ -85,14 +85,15 @@ impl StoreLocation {
 /// The store in the file that `what` names.
 fn from_file(what: &str, path: &Path) -> Result<StoreLocation, Failure> {
     let text = fs::read_to_string(path).map_err(|error| {
-        Failure::new(exit::CONFIG, format!("the file of {what}, {}, cannot be read", path.display())).with_source(error)
+        Failure::new(exit::CONFIG, format!("cannot read {}, the file named by {what}", path.display()))
+            .with_source(error)
     })?;
     Ok(StoreLocation::Url(text.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
 fn warn_of_secrets(url: &str) {
     if ConfigString::parse(url).is_ok_and(|config| config.has_secrets()) {
-        say("onelock: warning: everybody who may run ps can read the secret in --url; \
+        say("onelock: warning: other users can read the secret in --url with ps; \
              use --url-file or $ONELOCK_URL, or write password_file=FILE or password_env=VARIABLE instead\n");
     }
 }
@@ -135,7 +136,7 @@ fn temporary_directory() -> Result<PathBuf, Failure> {
     let path = PathBuf::from(format!("/tmp/onelock-{}", geteuid()));
     match fs::DirBuilder::new().mode(0o700).create(&path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            let message = format!("cannot create {}; give a store with --url", path.display());
+            let message = format!("cannot create the default directory {}; choose a store with --url", path.display());
             return Err(Failure::new(exit::CANNOT_CREATE, message).with_source(error));
         }
         _ => {}
@@ -147,7 +148,7 @@ fn temporary_directory() -> Result<PathBuf, Failure> {
         return Ok(path);
     }
     let message = format!(
-        "{} is not a directory that belongs to this user alone, and this user has no home; give a store with --url",
+        "this user has no home, and {} is not a directory that only this user can access; choose a store with --url",
         path.display()
     );
     Err(Failure::new(exit::NO_PERMISSION, message))

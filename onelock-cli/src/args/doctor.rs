@@ -1,4 +1,4 @@
-//! `onelock doctor` and its second process
+//! Arguments of `onelock doctor` and of its second process.
 
 use std::time::Duration;
 
@@ -10,27 +10,27 @@ use super::{
     values::{duration_with_unit, lock_name},
 };
 
-/// Which store, and how to say it.
+/// The store to check, and the form of the report.
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 
-    /// One JSON object, for programs.
+    /// Print one JSON object, for programs.
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Also meet another host that runs the same command on the same store at the same time, and
-    /// see whether the two exclude each other.
+    /// Also test exclusion with another host, which runs the same command on the same store at the
+    /// same time.
     #[arg(long)]
     pub(crate) peer: bool,
 
-    /// How long to wait for it.
+    /// Longest time to spend on the other host, such as 5m.
     #[arg(long, requires = "peer", value_name = "DURATION", default_value = "2m", value_parser = duration_with_unit)]
     pub(crate) within: Duration,
 }
 
-/// What `doctor` tells its other process; the store comes in `$ONELOCK_URL`.
+/// What `doctor` passes to its second process; the store comes in `$ONELOCK_URL`.
 #[derive(Debug, Args)]
 pub(crate) struct SecondProcessArgs {
     #[arg(value_parser = lock_name)]

@@ -1,24 +1,24 @@
-//! `onelock init`
+//! Arguments of `onelock init`.
 
 use clap::Args;
 
 use super::{StoreArgs, values::tag};
 
-/// Which table, and what it shall have.
+/// The table, and the properties of a new one.
 #[derive(Debug, Args)]
 pub(crate) struct InitArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 
-    /// Only look: say what is wrong with the table, and change nothing.
+    /// Only report what is wrong with the table, and change nothing.
     #[arg(long)]
     pub(crate) check: bool,
 
-    /// A tag for a new table; can be repeated.
+    /// Tag for a new table; can be repeated.
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag)]
     pub(crate) tags: Vec<(String, String)>,
 
-    /// Switch point-in-time recovery on.
+    /// Turn on point-in-time recovery.
     #[arg(long)]
     pub(crate) point_in_time_recovery: bool,
 
@@ -26,7 +26,7 @@ pub(crate) struct InitArgs {
     #[arg(long)]
     pub(crate) deletion_protection: bool,
 
-    /// Do not let DynamoDB delete items that have been idle for long.
+    /// Keep DynamoDB from deleting items that have been idle for a long time.
     #[arg(long)]
     pub(crate) keep_idle: bool,
 }

@@ -33,52 +33,54 @@ pub(crate) struct Cli {
 pub(crate) enum CliCommand {
     /// Run a command while holding a lock.
     Run(RunArgs),
-    /// Say who holds a lock; exit code 0 when it is held, 1 when it is free.
+    /// Show who holds a lock; exit code 0 if it is held, 1 if it is free.
     Status(StatusArgs),
-    /// List the locks that are held.
+    /// List the held locks.
     List(ListArgs),
-    /// Take a lock away from its holder, if it still is as `onelock status` showed it. Not on
-    /// files: end the holder's process there.
+    /// Take a lock from its holder, if the lock is still as `onelock status` showed it; not on
+    /// files.
+    ///
+    /// A lock on files ends only with its process: stop that process instead.
     Break(BreakArgs),
-    /// Create the table of a dynamodb: store, or check one that is there; can be repeated.
+    /// Create the table of a dynamodb: store, or check an existing one; can be repeated.
     Init(InitArgs),
-    /// Remove the lock files of names that nobody has used for long; safe while jobs run, and made
-    /// for a crontab.
+    /// Remove the lock files of names that have been idle for a long time; safe while jobs run, so
+    /// it suits a crontab.
     ///
-    /// Names that only flock(1) or filelock use are left alone. A script that locks the same file
-    /// as onelock with flock(1) may, if it starts in the very moment of the removal, lock the
-    /// removed file: give --idle more time than between two runs of it.
+    /// Names that only flock(1) or filelock use are left untouched. If a script locks the same file
+    /// with flock(1), choose an --idle longer than the interval between two runs of the script.
+    /// Otherwise the script may lock a file that is just being removed.
     Sweep(SweepArgs),
-    /// Judge whether a store, as it is set up, is fit for locks, and say what to change; exit code
-    /// 0 when it is fit, 1 when it is not.
+    /// Check whether a store, as configured, is fit for locks, and say what to change; exit code 0
+    /// if it is fit, 1 if it is unfit.
     ///
-    /// Locks are tried under names that begin with "onelock-doctor/" and a random part, with --peer
-    /// also under "onelock-doctor/peer", and nothing else is touched; the store is made to forget
-    /// them. Warnings do not make a store unfit.
+    /// The doctor acquires locks under names that begin with "onelock-doctor/" and a random part,
+    /// and with --peer also under "onelock-doctor/peer". It touches nothing else, and removes its
+    /// own names from the store afterwards. Warnings do not make a store unfit.
     Doctor(DoctorArgs),
-    /// Another process of `doctor`.
+    /// Second process of `doctor`.
     #[command(hide = true)]
     DoctorSecondProcess(SecondProcessArgs),
-    /// Find out whether a store keeps its promises: contend with many processes, kill, freeze and
-    /// cut off some, check what happened.
+    /// Test whether a store keeps its guarantees: many processes contend, some are killed, frozen
+    /// or cut off, and their recorded history is checked.
     ///
-    /// Processes are cut off by a proxy of our own on loopback, where the store is plain TCP
-    /// (redis:, and dynamodb: with an http: endpoint); elsewhere the report says why not. What is
-    /// left in the store of names that were used is removed; marks that protect against delayed
-    /// requests go by themselves within minutes.
+    /// Processes are cut off by a proxy on loopback, if the store is plain TCP: redis:, or
+    /// dynamodb: with an http: endpoint. For other stores the report says why not. The names of the
+    /// run are removed from the store afterwards. Markers against delayed requests expire by
+    /// themselves within minutes.
     #[cfg(feature = "torture")]
     Torture(TortureArgs),
-    /// One of the processes of `torture`.
+    /// Worker process of `torture`.
     #[cfg(feature = "torture")]
     #[command(hide = true)]
     TortureWorker(TortureWorkerArgs),
-    /// Find out whether a store keeps its promises; not part of this build, which lacks `--features
+    /// Test whether a store keeps its guarantees; not in this build, which lacks `--features
     /// torture`.
     #[cfg(not(feature = "torture"))]
     Torture(NoTortureArgs),
 }
 
-/// Any arguments: the answer is that this build has no torture.
+/// Accepts any arguments, because the answer is always that this build lacks the command.
 #[cfg(not(feature = "torture"))]
 #[derive(Debug, clap::Args)]
 pub(crate) struct NoTortureArgs {

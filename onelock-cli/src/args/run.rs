@@ -11,10 +11,10 @@ use super::{
 };
 use crate::exit;
 
-/// Run a command while holding a lock; what flock(1) does, on every store.
+/// Run a command while holding a lock, as flock(1) does, on every store.
 ///
-/// The command is not started before the lock is held, and nothing that it started outlives a lock
-/// that is lost.
+/// The command starts only when the lock is held. If the lock is lost, the command and all its
+/// descendants are stopped.
 #[derive(Debug, Args)]
 #[command(after_help = exit::table_text(), override_usage = "onelock run [OPTIONS] <NAME> [--] <COMMAND> [ARG]...
        onelock run [OPTIONS] <NAME> -c <SHELL COMMAND>")]
@@ -22,63 +22,63 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 
-    /// Do not wait when somebody else holds the lock.
+    /// Do not wait if another client holds the lock.
     #[arg(short, long, alias = "nb", conflicts_with = "wait")]
     pub(crate) nonblock: bool,
 
-    /// Wait no longer than this for the lock: "1m30s", or a plain number of seconds, as for flock;
-    /// 0 tries once.
+    /// Wait at most this long for the lock: a duration such as 1m30s, or a number of seconds as in
+    /// flock; 0 tries once [default: no limit].
     #[arg(short, long, alias = "timeout", value_name = "DURATION", value_parser = duration)]
     pub(crate) wait: Option<Duration>,
 
-    /// The exit code when the lock was not had.
+    /// Exit code if the lock could not be acquired.
     #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1)]
     pub(crate) conflict_exit_code: u8,
 
-    /// How long the store keeps the lock without a sign of life from us; not for files, which need
-    /// none.
+    /// How long the store keeps the lock without a renewal, such as 20s; an error on files, which
+    /// have no ttl [default: the store's ttl option, else 30s].
     #[arg(long, value_name = "DURATION", value_parser = duration_with_unit)]
     pub(crate) ttl: Option<Duration>,
 
-    /// When the lock is being lost: the time between SIGTERM and SIGKILL [default: 5s, less for a
-    /// short ttl].
+    /// Time between SIGTERM and SIGKILL when the lock is being lost, such as 2s [default: 5s, at
+    /// most a quarter of the lease].
     #[arg(long, value_name = "DURATION", value_parser = duration_with_unit)]
     pub(crate) grace: Option<Duration>,
 
     /// Become the command instead of supervising it (files only): the lock lasts until the command
-    /// and all that it started are gone, and a loss of the lock goes unnoticed.
+    /// and all its descendants have ended, and a loss goes unnoticed.
     #[arg(short = 'F', long)]
     pub(crate) no_fork: bool,
 
-    /// Say on standard error who holds the lock while waiting.
+    /// Print on standard error who holds the lock while waiting.
     #[arg(short, long)]
     pub(crate) verbose: bool,
 
-    /// How to call ourselves, for others to read [default: host and process].
+    /// Name of this holder as other clients see it [default: host and process id].
     #[arg(long, value_name = "TEXT")]
     pub(crate) owner: Option<String>,
 
-    /// A command line for the shell ($SHELL, else /bin/sh).
+    /// Command line for the shell ($SHELL, else /bin/sh).
     #[arg(short = 'c', long = "command", value_name = "SHELL COMMAND", conflicts_with = "argv")]
     pub(crate) shell: Option<OsString>,
 
-    /// Accepted for flock's sake: every lock is exclusive, and the command never inherits it.
+    /// Accepted because flock has it: every lock is exclusive, and no command inherits one.
     #[arg(short = 'x', long, short_alias = 'e', hide = true)]
     exclusive: bool,
 
-    /// As `exclusive`.
+    /// Accepted like `exclusive`.
     #[arg(short = 'o', long, hide = true)]
     close: bool,
 
-    /// Refused, with the reason, rather than unknown.
+    /// Refused with a reason, which helps more than "unexpected argument".
     #[arg(short = 's', long, hide = true, value_parser = shared, num_args = 0, default_missing_value = "")]
     shared: Option<bool>,
 
-    /// The name of the lock.
+    /// Name of the lock.
     #[arg(value_parser = lock_name)]
     pub(crate) name: LockName,
 
-    /// The command and its arguments.
+    /// Command and its arguments.
     #[arg(
         value_name = "COMMAND",
         required_unless_present = "shell",

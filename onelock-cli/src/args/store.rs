@@ -5,16 +5,16 @@ use std::path::PathBuf;
 use clap::Args;
 
 // Not a documentation comment: clap would make it the help of every command that has these options.
-// Which store; without any of it, a directory of this user's own.
+// Without any of them the store is a private directory of the current user.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct StoreArgs {
-    /// The store, such as file:///var/lib/app/locks [default: $ONELOCK_URL or what the file
-    /// $ONELOCK_URL_FILE says, else a directory of this user's own].
+    /// Store, such as file:///var/lib/app/locks [default: $ONELOCK_URL, else the content of the
+    /// file $ONELOCK_URL_FILE, else a private directory of the current user].
     #[arg(long, value_name = "URL", conflicts_with = "url_file")]
     pub(crate) url: Option<String>,
 
-    /// A file whose one line is the store, for one with a password: everybody who may run ps can
-    /// read an argument.
+    /// File whose only line is the store; use it if the store has a password, because ps shows the
+    /// arguments of a command to all users.
     #[arg(long, value_name = "FILE")]
     pub(crate) url_file: Option<PathBuf>,
 }

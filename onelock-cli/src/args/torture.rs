@@ -1,4 +1,4 @@
-//! `onelock torture` and its workers
+//! Arguments of `onelock torture` and of its workers.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,43 +9,43 @@ use super::{
     values::{duration, duration_with_unit},
 };
 
-/// Which store, and how hard. Exit code 0 when every promise was kept, 1 when one was broken, 69
-/// when no lock was ever had.
+/// Test a store. Exit code 0 if every guarantee was kept, 1 if one was broken, 69 if no lock was
+/// ever acquired.
 ///
-/// Names that begin with "onelock-torture/" and a random part are used, and nothing else is
-/// touched.
+/// The run uses names that begin with "onelock-torture/" and a random part, and touches nothing
+/// else.
 #[derive(Debug, Args)]
 pub(crate) struct TortureArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 
-    /// For how long.
+    /// Length of the run: a duration such as 5m, or a number of seconds.
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub(crate) time: Duration,
 
-    /// How many processes contend at a time, each for several locks.
+    /// Number of processes that contend at a time, each for several locks.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) processes: u32,
 
-    /// For how many locks, some of which are wanted more than others.
+    /// Number of locks, some of which are more contended than others.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) names: u32,
 
-    /// The ttl of the locks; files have none. Processes are frozen and cut off for up to twice as
-    /// long.
+    /// Ttl of the locks, without effect on files; processes are frozen or cut off for up to twice
+    /// as long.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration_with_unit)]
     pub(crate) ttl: Duration,
 
-    /// Repeats the choices of an earlier run (though not its timing) [default: random].
+    /// Seed that repeats the choices of an earlier run, though not its timing [default: random].
     #[arg(long, value_name = "SEED")]
     pub(crate) seed: Option<u64>,
 
-    /// The report as one JSON object, for programs.
+    /// Print the report as one JSON object, for programs.
     #[arg(long)]
     pub(crate) json: bool,
 }
 
-/// What the parent tells a process of `torture`; the store comes in `$ONELOCK_URL`.
+/// What the parent passes to a worker; the store comes in `$ONELOCK_URL`.
 #[derive(Debug, Args)]
 pub(crate) struct TortureWorkerArgs {
     #[arg(long)]

@@ -7,13 +7,13 @@ use lock_core::{
     config::{LONGEST_DURATION, parse_duration},
 };
 
-/// A duration with units, or a plain number of seconds, because that is what the fingers of flock's
-/// users type.
+/// Parses a duration with units, or a plain number of seconds, because users of flock type the
+/// latter.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse::<f64>() {
         let parsed = Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())?;
         return if parsed > LONGEST_DURATION {
-            Err(format!("at most {LONGEST_DURATION:?} are taken"))
+            Err(format!("the longest duration is {LONGEST_DURATION:?}"))
         } else {
             Ok(parsed)
         };
@@ -21,17 +21,17 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     duration_with_unit(text).map_err(|e| e.to_string())
 }
 
-/// As in the options of a config string.
+/// Parses a duration as the options of a config string do.
 pub(crate) fn duration_with_unit(text: &str) -> Result<Duration, onelock::Error> {
     parse_duration(text)
 }
 
 pub(crate) fn shared(_: &str) -> Result<bool, String> {
-    Err("there are no shared locks here; every lock has one holder".into())
+    Err("shared locks are not supported; every lock has one holder".into())
 }
 
 pub(crate) fn tag(text: &str) -> Result<(String, String), String> {
-    let (key, value) = text.split_once('=').ok_or("write it like team=etl")?;
+    let (key, value) = text.split_once('=').ok_or("write KEY=VALUE, such as team=etl")?;
     Ok((key.to_owned(), value.to_owned()))
 }
 

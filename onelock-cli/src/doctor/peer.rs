@@ -27,7 +27,7 @@ const FAILURES: u32 = 3;
 /// `within`.
 pub(super) async fn check_two_hosts(locker: &Locker, id: &str, within: Duration) -> Finding {
     if !locker.capabilities().holder {
-        let text = "not tried: this store, as configured, does not show who holds a lock";
+        let text = "not tested: this store, as configured, does not show who holds a lock";
         return Finding::warning(SUBJECT, text);
     }
     let host = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default();
@@ -46,7 +46,7 @@ pub(super) async fn check_two_hosts(locker: &Locker, id: &str, within: Duration)
                 failures += 1;
                 pause(500).await;
             }
-            Err(error) => return Finding::warning(SUBJECT, format!("could not be tried: {error}")),
+            Err(error) => return Finding::warning(SUBJECT, format!("not tested: {error}")),
         }
         if check.verdict().is_some() && (check.other_knows() || extra_holds >= EXTRA_HOLDS) {
             break;
@@ -95,24 +95,26 @@ fn finding(check: &TwoHostCheck, within: Duration) -> Finding {
     let within = humantime::format_duration(within);
     let Some(other) = check.other() else {
         let text = format!(
-            "no other host was met within {within}: it did not run, or it uses another store, and then their locks exclude nothing"
+            "no other host was met within {within}: it did not run, or it uses another store, whose locks do not exclude this host"
         );
         return Finding::unfit(SUBJECT, text).advice(
-            "run the same command there at the same time; if it ran, compare the directory, mount, server or table of the two",
+            "run the same command there at the same time; if it ran, compare directory, mount, server or table of both hosts",
         );
     };
     match check.verdict() {
         Some(Verdict::Excluded) => Finding::good(
             SUBJECT,
-            format!("this host and {other} exclude each other: each was refused while the other had the lock"),
+            format!("this host and {other} exclude each other: each was refused while the other held the lock"),
         ),
-        Some(Verdict::BothHeld) => Finding::unfit(SUBJECT, format!("this host and {other} had the same lock at once"))
-            .advice("do not use this store for locks between them; on files, look at the mount options of both"),
+        Some(Verdict::BothHeld) => {
+            Finding::unfit(SUBJECT, format!("this host and {other} held the same lock at the same time"))
+                .advice("do not use this store for locks between them; on files, check the mount options of both hosts")
+        }
         Some(Verdict::TokensRegressed) => Finding::unfit(
             SUBJECT,
-            format!("this host and {other} exclude each other, but a later holder had a smaller token"),
+            format!("this host and {other} exclude each other, but a later holder got a smaller token"),
         ),
-        None => Finding::unfit(SUBJECT, format!("{other} was met, but within {within} there was no clear answer"))
-            .advice("run it again on both, for longer (--within)"),
+        None => Finding::unfit(SUBJECT, format!("{other} was met, but {within} was too short for a clear result"))
+            .advice("run the doctor again on both hosts, with a longer --within"),
     }
 }

@@ -48,9 +48,7 @@ impl<'a> Probes<'a> {
             ("loss", self.loss().await),
             ("expiry", self.expiry().await),
         ] {
-            findings.push(
-                found.unwrap_or_else(|failure| Finding::warning(subject, format!("could not be tried: {failure}"))),
-            );
+            findings.push(found.unwrap_or_else(|failure| Finding::warning(subject, format!("not tested: {failure}"))));
         }
         (findings, None)
     }
@@ -86,7 +84,7 @@ impl<'a> Probes<'a> {
                 TryAcquire::Contended(holder) => {
                     return Ok(vec![Finding::unfit(
                         "locks",
-                        format!("a lock that we had released is held by {holder}"),
+                        format!("after its release a lock is still held by {holder}"),
                     )]);
                 }
             };
@@ -101,7 +99,7 @@ impl<'a> Probes<'a> {
             let _ = guard.release().await?;
             release.push(started.elapsed());
         }
-        let renewals = median(renew).map_or_else(|| "needs no renewal".into(), |time| format!("renew {time:.1?}"));
+        let renewals = median(renew).map_or_else(|| "no renewal needed".into(), |time| format!("renew {time:.1?}"));
         let [acquire, release] = [acquire, release].map(|times| median(times).unwrap_or_default());
         let mut findings = vec![Finding::good(
             "locks",
@@ -109,17 +107,18 @@ impl<'a> Probes<'a> {
         )];
         if acquire * 2 > self.ours.timing().attempt_timeout {
             let text = format!(
-                "requests take {acquire:.1?}, and {:?} is all they are given",
+                "an acquire takes {acquire:.1?}, more than half of the request timeout of {:?}",
                 self.ours.timing().attempt_timeout
             );
-            findings.push(
-                Finding::warning("speed", text).advice("choose a longer ttl, or look for what makes the store slow"),
-            );
+            findings
+                .push(Finding::warning("speed", text).advice("choose a longer ttl, or find out why the store is slow"));
         }
         findings.push(match (last, risen) {
-            (None, _) => Finding::note("tokens", "this store mints none: late writes of a lost holder cannot be told"),
-            (Some(_), true) => Finding::good("tokens", "each was larger than all before it"),
-            (Some(_), false) => Finding::unfit("tokens", "a later holder had a smaller one"),
+            (None, _) => {
+                Finding::note("tokens", "this store has none, so late writes of a former holder cannot be detected")
+            }
+            (Some(_), true) => Finding::good("tokens", "each token was larger than all before it"),
+            (Some(_), false) => Finding::unfit("tokens", "a later holder got a token that was not larger"),
         });
         Ok(findings)
     }
@@ -156,7 +155,7 @@ impl<'a> Probes<'a> {
                 Ok(excluded(SUBJECT, "two processes", token_rises(token, second)))
             }
             SecondProcessOutcome::Contended => {
-                Ok(Finding::unfit(SUBJECT, "a lock that was released stayed held for another process"))
+                Ok(Finding::unfit(SUBJECT, "after its release a lock stayed held for another process"))
             }
         }
     }
@@ -165,16 +164,16 @@ impl<'a> Probes<'a> {
     async fn loss(&self) -> Result<Finding, Failure> {
         const SUBJECT: &str = "loss";
         if !self.ours.capabilities().loss_signal {
-            let text = "a holder does not hear of a loss before others may have the lock";
-            return Ok(Finding::warning(SUBJECT, text).advice("have the protected resource compare tokens"));
+            let text = "a holder is not told of a loss before another client can acquire the lock";
+            return Ok(Finding::warning(SUBJECT, text).advice("let the protected resource compare fencing tokens"));
         }
         if !self.ours.capabilities().break_lock {
-            return Ok(Finding::note(SUBJECT, "not tried: nobody can take a lock away on this store"));
+            return Ok(Finding::note(SUBJECT, "not tested: locks on this store cannot be broken"));
         }
         let guard = self.short("broken").acquire().await?;
         let Some(holder) = self.other.admin().inspect(self.name("broken")).await? else {
             release_all([guard]).await?;
-            return Ok(Finding::unfit(SUBJECT, "a lock that is held does not show"));
+            return Ok(Finding::unfit(SUBJECT, "the store does not show a held lock"));
         };
         let broken = self.other.admin().break_lock(self.name("broken"), &holder, "onelock doctor").await?;
         let started = Instant::now();
@@ -183,17 +182,17 @@ impl<'a> Probes<'a> {
         release_all([guard]).await?;
         Ok(match (broken, lost) {
             (Break::Changed(_), _) => {
-                Finding::warning(SUBJECT, "not tried: the lock could not be broken as it was seen")
+                Finding::warning(SUBJECT, "not tested: the lock changed before it could be broken")
             }
             (_, Ok(lost)) if matches!(lost.reason, LossReason::BrokenBy(_)) => Finding::good(
                 SUBJECT,
-                format!("the holder of a broken lock is told who broke it, here after {after:.1?}"),
+                format!("the holder of a broken lock is told who broke it, in this test after {after:.1?}"),
             ),
             (_, Ok(lost)) => Finding::warning(
                 SUBJECT,
-                format!("the holder of a broken lock is told something else: {}", lost.reason),
+                format!("the holder of a broken lock is told another reason: {}", lost.reason),
             ),
-            (_, Err(_)) => Finding::unfit(SUBJECT, "the holder of a broken lock is not told"),
+            (_, Err(_)) => Finding::unfit(SUBJECT, "the holder of a broken lock is not told of the loss"),
         })
     }
 
@@ -211,15 +210,17 @@ impl<'a> Probes<'a> {
         let next = self.request(self.other, "expired").acquire_within(EVENT_TIMEOUT).await?;
         let ended = guard.check().is_err();
         let TryAcquire::Acquired(next) = next else {
-            let text = format!("a lock of {SHORT_TTL:?} that nobody renewed was not free after {EVENT_TIMEOUT:?}");
+            let text = format!(
+                "a lock with a ttl of {SHORT_TTL:?} that was not renewed was still held after {EVENT_TIMEOUT:?}"
+            );
             return Ok(Finding::unfit(SUBJECT, text));
         };
         let risen = token_rises(token, next.token());
         release_all([guard, next]).await?;
         Ok(match (ended, risen) {
-            (false, _) => Finding::unfit(SUBJECT, "a second holder came in before the first had ended"),
+            (false, _) => Finding::unfit(SUBJECT, "a second client acquired the lock before the first guard had ended"),
             (_, false) => Finding::unfit(SUBJECT, "the token of the next holder was not larger"),
-            _ => Finding::good(SUBJECT, "a lock that nobody renews ends for its holder before the next one has it"),
+            _ => Finding::good(SUBJECT, "without renewals, a guard ends before another client acquires the lock"),
         })
     }
 
@@ -234,14 +235,14 @@ impl<'a> Probes<'a> {
         let (apart, direction) = match (since.duration_since(ended), started.duration_since(since)) {
             (Ok(ahead), _) => (ahead, "ahead of"),
             (_, Ok(behind)) => (behind, "behind"),
-            _ => (Duration::ZERO, "with"),
+            _ => (Duration::ZERO, "off"),
         };
-        let text = format!("the time in records is {:.1} s {direction} this machine's", apart.as_secs_f64());
+        let text = format!("the time in records is {:.1} s {direction} this machine's clock", apart.as_secs_f64());
         Some(if apart <= CLOCK_TOLERANCE {
             Finding::good("clock", text)
         } else {
             Finding::note("clock", text)
-                .advice("synchronise the clocks: it shows in reports, and stores that compare times need it")
+                .advice("synchronise the clocks: reports show the difference, and some stores compare times")
         })
     }
 }
@@ -286,9 +287,9 @@ fn excluded(subject: &str, whom: &str, risen: bool) -> Finding {
 
 fn not_exclusive(subject: &str, at_once: bool, whom: &str) -> Finding {
     if at_once {
-        Finding::unfit(subject, format!("{whom} held the same lock at once"))
-            .advice("choose a store that all of them share; see the notes on it below")
+        Finding::unfit(subject, format!("{whom} held the same lock at the same time"))
+            .advice("choose a store that all of them share; see the findings below")
     } else {
-        Finding::warning(subject, "could not be tried: our lock was lost meanwhile").advice("choose a longer ttl")
+        Finding::warning(subject, "not tested: the first holder lost its lock meanwhile").advice("choose a longer ttl")
     }
 }

@@ -43,10 +43,10 @@ impl Diagnosis {
             (None, None) => "no ttl".into(),
         };
         let renew =
-            renew_every.map_or_else(|| "renewed by hand".into(), |every| format!("renewed every {}", shown(every)));
+            renew_every.map_or_else(|| "renewed manually".into(), |every| format!("renewed every {}", shown(every)));
         let _ = write!(
             text,
-            "\ntiming: {lease}, {renew}, grace {}, {} for a request\n",
+            "\ntiming: {lease}, {renew}, grace {}, request timeout {}\n",
             shown(grace),
             shown(attempt_timeout)
         );

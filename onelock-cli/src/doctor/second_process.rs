@@ -21,7 +21,7 @@ use crate::{
 /// is released again), 1 when it is held.
 pub(crate) fn run_second_process(args: SecondProcessArgs) -> Result<Exit, Failure> {
     // The doctor may be told to end while it waits for us.
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| Failure::os("tying a process to its parent", e))?;
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| Failure::os("setting the signal for the parent's death", e))?;
     let store = StoreLocation::choose(&StoreArgs::default())?;
     runtime()?.block_on(async {
         let locker = store.open().await?;
@@ -45,12 +45,12 @@ pub(super) enum SecondProcessOutcome {
 
 /// Has another process try the lock `name`, while our locks go on being renewed.
 pub(super) async fn try_lock(store: &StoreLocation, name: &str) -> Result<SecondProcessOutcome, Failure> {
-    let mut command = Command::new(env::current_exe().map_err(|e| Failure::os("finding this program", e))?);
+    let mut command = Command::new(env::current_exe().map_err(|e| Failure::os("finding the path of this program", e))?);
     command.args(["doctor-second-process", "--", name]).stdin(Stdio::null());
     store.pass_to(&mut command);
     let output = tokio::task::spawn_blocking(move || command.output()).await;
-    let output = output.map_err(|e| Failure::os("waiting for the other process", std::io::Error::other(e)))?;
-    let output = output.map_err(|e| Failure::os("starting the other process", e))?;
+    let output = output.map_err(|e| Failure::os("waiting for the second process", std::io::Error::other(e)))?;
+    let output = output.map_err(|e| Failure::os("starting the second process", e))?;
     match output.status.code() {
         Some(0) => {
             let token = String::from_utf8_lossy(&output.stdout).trim().parse().ok().and_then(FencingToken::new);
@@ -59,7 +59,7 @@ pub(super) async fn try_lock(store: &StoreLocation, name: &str) -> Result<Second
         Some(code) if code == i32::from(exit::NOT_ACQUIRED) => Ok(SecondProcessOutcome::Contended),
         _ => {
             let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(Failure::new(exit::INTERNAL, format!("the other process failed: {said}")))
+            Err(Failure::new(exit::INTERNAL, format!("the second process failed: {said}")))
         }
     }
 }

@@ -33,8 +33,8 @@ fn acquire_and_exec(plan: &Plan, runtime: &Runtime) -> Result<Exit, Failure> {
     let failure = match guard.descriptor().filter(|_| !store.starts_with("migrate:")) {
         None => Failure::new(
             exit::USAGE,
-            "--no-fork needs a store whose locks live in a descriptor (files): nobody would renew the lease of this one; \
-             leave --no-fork out",
+            "--no-fork needs a store whose locks live in a descriptor (files), because no process renews a lease; \
+             omit --no-fork",
         ),
         Some(lock) => {
             // `dup` clears close-on-exec: this copy goes into the command, and keeps the lock until

@@ -31,7 +31,7 @@ pub(crate) fn run(args: RunArgs, inherited: InheritedState) -> Result<Exit, Fail
     if no_fork {
         return exec::run(&plan);
     }
-    let (to_watchdog, to_supervisor) = Channel::pair().map_err(|e| Failure::os("making a socket pair", e))?;
+    let (to_watchdog, to_supervisor) = Channel::pair().map_err(|e| Failure::os("creating a socket pair", e))?;
     // Before anything that starts a thread: a forked copy of a process with threads may not do
     // much.
     match sys::fork().map_err(|e| Failure::os("starting the watchdog", e))? {

@@ -41,7 +41,7 @@ pub(super) fn main(plan: &Plan, channel: Channel, watchdog: Pid) -> Result<Exit,
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
         let channel = sys::watch_reads(channel);
-        let channel = channel.map_err(|e| Failure::os("watching the watchdog", e))?;
+        let channel = channel.map_err(|e| Failure::os("watching the socket of the watchdog", e))?;
         let signals = Signals::all()?;
         acquire_and_supervise(plan, channel, signals, watchdog).await
     });
@@ -113,8 +113,7 @@ impl Supervisor<'_> {
     async fn supervise(&mut self, guard: &Guard) -> Result<CommandEnd, Failure> {
         let lock = guard.descriptor();
         if lock.is_none() && self.sent_deadline.is_none() {
-            let message =
-                "the lock's descriptor could not be shared with the watchdog; is the limit of open files reached?";
+            let message = "cannot share the lock's descriptor with the watchdog; check the limit of open files";
             return Err(Failure::new(exit::OS, message));
         }
         let start = ToWatchdog::Start { token: guard.token().map(|t| t.get()), deadline: self.sent_deadline };

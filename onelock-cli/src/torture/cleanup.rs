@@ -15,7 +15,10 @@ use crate::{exit::Failure, probes};
 /// A directory of this run's own, for what the processes note.
 pub(super) fn create_run_directory(id: &str) -> Result<PathBuf, Failure> {
     let directory = env::temp_dir().join(format!("onelock-torture-{id}"));
-    fs::DirBuilder::new().mode(0o700).create(&directory).map_err(|e| Failure::os("making a directory", e))?;
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&directory)
+        .map_err(|e| Failure::os("creating the directory of the run", e))?;
     Ok(directory)
 }
 
@@ -38,7 +41,7 @@ pub(super) async fn clean_up(locker: &Locker, run: &TortureRun, bound: Duration)
         match purge(locker, &name, patience).await {
             Ok(PurgeOutcome::Purged) => {}
             Ok(PurgeOutcome::Held(holder)) => left.stuck.push(format!("{name}: held by {holder}")),
-            Ok(PurgeOutcome::Kept) => left.kept.push(format!("{name}: the store keeps it")),
+            Ok(PurgeOutcome::Kept) => left.kept.push(format!("{name}: the store does not remove it")),
             Err(error) => left.kept.push(error.to_string()),
         }
     }

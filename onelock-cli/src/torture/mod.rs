@@ -103,10 +103,7 @@ async fn run_torture(args: TortureArgs, signals: &Signals) -> Result<Exit, Failu
         parent.unexpected_exits.first().filter(|_| history.violations.is_empty() && left.stuck.is_empty())
     {
         let _ = fs::remove_dir_all(&run.directory);
-        return Err(Failure::new(
-            exit::OS,
-            format!("{first}; what it noted is not all that happened, so nothing is proved"),
-        ));
+        return Err(Failure::new(exit::OS, format!("{first}; its journal is incomplete, so the run proves nothing")));
     }
     let report = TortureReport {
         store: locker.store(),
@@ -153,7 +150,7 @@ fn longest_lease(locker: &Locker, run: &TortureRun) -> Duration {
 async fn clean_up_after_signal(signal: i32, signals: &Signals, locker: &Locker, run: &TortureRun) -> Exit {
     signals.unblock();
     let _ = fs::remove_dir_all(&run.directory);
-    say("onelock: interrupted; removing what is in the store (interrupt again to leave it)\n");
+    say("onelock: interrupted; removing the locks of this run from the store (interrupt again to leave them)\n");
     locker.wait_idle().await;
     let bound = MIN_SLACK + 2 * longest_lease(locker, run);
     let left = clean_up(locker, run, bound).await;

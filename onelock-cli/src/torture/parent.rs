@@ -81,7 +81,7 @@ impl<'a> Parent<'a> {
             // The rhythm of the faults, not a wait for anything.
             let rest = Duration::from_millis(self.rng.u64(50..400));
             self.pause(rest).await;
-            self.reap("before it was told to")?;
+            self.reap("before the stop request")?;
             if !self.unexpected_exits.is_empty() {
                 break;
             }
@@ -110,7 +110,7 @@ impl<'a> Parent<'a> {
     async fn finish(&mut self, limit: Duration) -> io::Result<()> {
         let end = Instant::now() + limit;
         loop {
-            self.reap("in the end")?;
+            self.reap("after the stop request")?;
             if self.processes.is_empty() {
                 return Ok(());
             }
@@ -127,7 +127,8 @@ impl<'a> Parent<'a> {
         for mut process in self.processes.drain(..) {
             self.fault_events.push((now(), process.number, EventKind::Died));
             process.kill()?;
-            self.hung.push(format!("process {} hung: told to end, it did not within {limit:?}", process.number));
+            self.hung
+                .push(format!("process {} hung: it did not end within {limit:?} of the stop request", process.number));
         }
         Ok(())
     }
@@ -143,7 +144,7 @@ impl<'a> Parent<'a> {
                 Some(status) => {
                     if !told || !status.success() {
                         self.unexpected_exits
-                            .push(format!("process {} ended by itself {when}: {status}", process.number));
+                            .push(format!("process {} ended unexpectedly {when}: {status}", process.number));
                     }
                     self.processes.swap_remove(index);
                 }
@@ -298,13 +299,13 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_hangs_in_the_end_is_a_fault() {
         let found = problems(Duration::ZERO, "exec sleep 1000").await;
-        assert_eq!(found, ["process 7 hung: told to end, it did not within 0ns"]);
+        assert_eq!(found, ["process 7 hung: it did not end within 0ns of the stop request"]);
     }
 
     #[tokio::test]
     async fn a_process_that_ends_with_an_error_is_a_fault() {
         let found = problems(Duration::from_secs(60), "exit 71").await;
-        assert_eq!(found, ["process 7 ended by itself in the end: exit status: 71"]);
+        assert_eq!(found, ["process 7 ended unexpectedly after the stop request: exit status: 71"]);
         assert_eq!(problems(Duration::from_secs(60), "kill -STOP $$; true").await, [""; 0]);
     }
 

@@ -57,7 +57,7 @@ impl TortureReport {
         match self.passed() {
             Some(true) => "passed",
             Some(false) => "failed",
-            None => "nothing was acquired",
+            None => "no lock was acquired",
         }
     }
 
@@ -72,15 +72,15 @@ impl TortureReport {
             faults.cuts,
         );
         if let Some(why) = &self.not_cut {
-            text += &format!("\nnobody was cut off from the store: {why}");
+            text += &format!("\nno process was cut off from the store: {why}");
         }
         if let Some(first) = errors.first() {
-            text += &format!("\n{} requests ended in an error, the first: {first}", errors.len());
+            text += &format!("\n{} requests failed, the first: {first}", errors.len());
         }
         for (several, what) in [
             (&self.hung, "processes hung"),
-            (&self.left.stuck, "locks stayed held after all processes were dead"),
-            (&self.left.kept, "names could not be cleaned up"),
+            (&self.left.stuck, "locks stayed held after all processes had ended"),
+            (&self.left.kept, "names could not be removed from the store"),
         ] {
             if let Some(first) = several.first() {
                 text += &format!("\n{} {what}, the first: {first}", several.len());

@@ -67,7 +67,7 @@ impl Route {
     }
 }
 
-const NO_NETWORK: &str = "there is no network of ours between us and a directory";
+const NO_NETWORK: &str = "a directory has no network connection that a proxy could cut";
 
 /// Where the server is, as `host:port`; else why no proxy can stand before it.
 fn address(config: &ConfigString) -> Result<(AddressPart, String), String> {
@@ -81,12 +81,12 @@ fn address(config: &ConfigString) -> Result<(AddressPart, String), String> {
                 let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
                 Ok((AddressPart::Endpoint, if has_port { authority.into() } else { format!("{authority}:80") }))
             }
-            _ => Err("a proxy cannot stand before HTTPS, whose certificate names the host".into()),
+            _ => Err("no proxy can stand in front of HTTPS, because the certificate names the host".into()),
         },
         ("file" | "efs" | "memory", _) => Err(NO_NETWORK.into()),
-        ("redis+unix", _) => Err("a unix socket cannot be cut".into()),
-        ("rediss", _) => Err("a proxy cannot stand before TLS, whose certificate names the host".into()),
-        _ => Err("the servers name each other's addresses, so no proxy can stand before them".into()),
+        ("redis+unix", _) => Err("a Unix socket has no network connection that a proxy could cut".into()),
+        ("rediss", _) => Err("no proxy can stand in front of TLS, because the certificate names the host".into()),
+        _ => Err("the servers advertise each other's addresses, so clients would bypass a proxy".into()),
     }
 }
 

@@ -60,7 +60,7 @@ impl Refusals {
 
 /// The hidden subcommand.
 pub(crate) fn run_worker(args: TortureWorkerArgs) -> Result<Exit, Failure> {
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| Failure::os("tying a worker to its parent", e))?;
+    prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| Failure::os("setting the signal for the parent's death", e))?;
     if getppid() != Pid::from_raw(args.parent) {
         return Ok(Exit::Code(0));
     }
@@ -68,7 +68,7 @@ pub(crate) fn run_worker(args: TortureWorkerArgs) -> Result<Exit, Failure> {
     let store = StoreLocation::choose(&StoreArgs::default())?;
     runtime()?.block_on(async {
         let locker = store.open().await?;
-        let noting = |e: std::io::Error| Failure::os("noting what happened", e);
+        let noting = |e: std::io::Error| Failure::os("writing the journal", e);
         let mut tasks = Vec::new();
         for task in 0..TASKS {
             let mut worker = Worker {

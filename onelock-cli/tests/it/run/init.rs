@@ -25,8 +25,11 @@ fn init_makes_a_table_on_which_commands_run_under_a_lock() {
     assert_eq!(refused.status.code(), Some(73), "{refused:?}");
     assert!(String::from_utf8(refused.stderr).unwrap().contains("onelock init"));
 
-    assert_eq!(stdout(&mut onelock(["init", "--url", &url])), "the table was created\nlocks work on it\n");
-    assert_eq!(stdout(&mut onelock(["init", "--url", &url])), "the table was there\nlocks work on it\n");
+    assert_eq!(stdout(&mut onelock(["init", "--url", &url])), "the table was created\nthe table is ready for locks\n");
+    assert_eq!(
+        stdout(&mut onelock(["init", "--url", &url])),
+        "the table already exists\nthe table is ready for locks\n"
+    );
     let held = stdout(&mut onelock(["run", "--url", &url, "x", "-c", "echo $ONELOCK_NAME"]));
     assert_eq!(held, "x\n");
     assert_eq!(code(&mut onelock(["status", "--url", &url, "x"])), 1, "and it is free again");

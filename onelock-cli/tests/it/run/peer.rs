@@ -55,7 +55,7 @@ fn two_that_share_a_directory_exclude_each_other() {
 fn two_whose_locks_do_not_reach_each_other_are_found_out() {
     let locks = Locks::new();
     let library = without_locks(&locks);
-    check(&meet([&locks.url(), &locks.url()], "2m", Some(&library)), "unfit", "had the same lock at once", 1);
+    check(&meet([&locks.url(), &locks.url()], "2m", Some(&library)), "unfit", "held the same lock at the same time", 1);
 }
 
 #[test]

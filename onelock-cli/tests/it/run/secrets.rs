@@ -9,7 +9,7 @@ use super::fixture::{Locks, code, onelock, output};
 use super::fixture::{Running, children};
 
 const PASSWORD: &str = "s3cret";
-const WARNING: &str = "onelock: warning: everybody who may run ps can read the secret in --url";
+const WARNING: &str = "onelock: warning: other users can read the secret in --url with ps";
 
 fn server() -> (RedisServer, String) {
     let server = RedisServer::with_args(&["--requirepass", PASSWORD]);
@@ -61,7 +61,7 @@ fn two_stores_at_once_are_refused_and_a_file_that_is_not_there_is_named() {
     assert_eq!(code(&mut onelock(["run", "--url", "memory:", "--url-file", "/f", "x", "true"])), 64);
     let missing = output(&mut onelock(["run", "--url-file", "/no/such/file", "x", "true"]));
     assert_eq!(missing.status.code(), Some(78), "{missing:?}");
-    assert!(said(&missing).contains("--url-file, /no/such/file, cannot be read"), "{missing:?}");
+    assert!(said(&missing).contains("cannot read /no/such/file, the file named by --url-file"), "{missing:?}");
 }
 
 #[test]
