@@ -1,4 +1,4 @@
-//! How `onelock` ends: one table of exit codes, and the failures that lead to them.
+//! The exit codes of `onelock`, and the failures that lead to them.
 
 use std::{error::Error as StdError, fmt, io};
 
@@ -15,7 +15,7 @@ const fn row(code: &'static str, meaning: &'static str) -> Row {
     Row { code, meaning }
 }
 
-/// The exit codes of `onelock run`. The help and the README show this table; tests compare them.
+/// The exit codes of `onelock run`. Tests compare this table with the help and the README.
 pub(crate) const TABLE: &[Row] = &[
     row("0-255", "the command's own exit status"),
     row("128+N", "signal N killed the command"),
@@ -57,7 +57,7 @@ pub(crate) fn table_text() -> String {
     format!("Exit codes:\n{}", rows.collect::<Vec<_>>().join("\n"))
 }
 
-/// How the process ends.
+/// The way the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {
     /// With this exit code.
@@ -84,7 +84,7 @@ impl Failure {
         self
     }
 
-    /// The operating system refused `what`.
+    /// A system call failed while doing `what`.
     pub(crate) fn os(what: &str, error: impl Into<io::Error>) -> Self {
         Self::new(OS, format!("{what} failed")).with_source(error.into())
     }
@@ -118,7 +118,7 @@ impl From<Error> for Failure {
 }
 
 impl Failure {
-    /// The message already is `error`'s own, so the chain goes on with what is behind it.
+    /// Adds the causes of `error`, whose own message this failure already has.
     fn with_cause_of(self, error: Error) -> Self {
         let mut chain = Vec::new();
         let mut source = error.source();
@@ -131,7 +131,7 @@ impl Failure {
 }
 
 impl fmt::Display for Failure {
-    /// One line: the message and the chain of causes.
+    /// Writes one line: the message and the chain of causes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
         let mut source = self.source.as_deref().map(|s| s as &(dyn StdError + 'static));
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn every_code_that_is_used_is_in_the_table() {
+    fn every_exit_code_is_in_the_table() {
         let used = [
             NOT_ACQUIRED,
             USAGE,

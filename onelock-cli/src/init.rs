@@ -1,4 +1,4 @@
-//! `onelock init`: the table of a DynamoDB store.
+//! `onelock init`: creates or checks the table of a DynamoDB store.
 
 use crate::{
     args::InitArgs,

@@ -2,7 +2,7 @@
 //! and examines stores ([`doctor`], and `torture` with the cargo feature of that name).
 //!
 //! It has its own C `main`, because Rust's start-up code sets SIGPIPE to "ignore" before `main`.
-//! The command that we run must get the disposition that we were started with.
+//! The command under the lock must inherit the disposition that this process was started with.
 #![cfg_attr(not(test), no_main)]
 
 #[cfg(not(target_os = "linux"))]
@@ -36,20 +36,20 @@ use self::{
     run::inherited::InheritedState,
 };
 
-/// What the C library calls.
+/// The entry point that the C library calls.
 #[cfg(not(test))]
 #[allow(unsafe_code, reason = "the C library finds main by its symbol")]
 // SAFETY: there is one `main` in this program, and it has the C signature.
 #[unsafe(no_mangle)]
 extern "C" fn main(argc: std::ffi::c_int, argv: *const *const std::ffi::c_char) -> std::ffi::c_int {
-    // The only use of the pointers: they are exactly what the C library passed.
+    // The pointers are used here only, exactly as the C library passed them.
     start(sys::arguments(argc, argv))
 }
 
-/// The whole program; returns the exit code.
+/// Runs the whole program, and returns the exit code.
 #[cfg_attr(test, allow(dead_code, reason = "tests have a main of their own"))]
 fn start(arguments: Vec<OsString>) -> i32 {
-    // First: it notes the state that the command must get back.
+    // This comes first, because it records the state that the command must inherit.
     let inherited = InheritedState::capture().map_err(|e| Failure::os("reading the signal mask", e));
     let exit = inherited.and_then(|inherited| match Cli::try_parse_from(arguments) {
         Ok(cli) => execute(cli.command, inherited),
@@ -59,7 +59,7 @@ fn start(arguments: Vec<OsString>) -> i32 {
         Ok(Exit::Code(code)) => i32::from(code),
         Ok(Exit::Signal(signal)) => {
             sys::deliver_to_self(signal);
-            // It was ignored after all.
+            // Reached only if the signal is ignored.
             128 + signal
         }
         Err(failure) => {
@@ -93,7 +93,7 @@ fn execute(command: CliCommand, inherited: InheritedState) -> Result<Exit, Failu
     }
 }
 
-/// Shows the help that was asked for, or what is wrong with the command line.
+/// Prints the requested help, or what is wrong with the command line.
 fn explain(error: &clap::Error) -> u8 {
     let _ = error.print();
     if error.use_stderr() { exit::USAGE } else { 0 }

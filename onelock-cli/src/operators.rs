@@ -1,4 +1,4 @@
-//! What operators ask: who holds what, and taking it away from them.
+//! The commands of operators: `status`, `list`, `break` and `sweep`.
 
 use std::time::SystemTime;
 
@@ -14,7 +14,7 @@ use crate::{
     store::StoreLocation,
 };
 
-/// `onelock status`: held is success, as for `systemctl is-active`.
+/// Runs `onelock status`: a held lock is success, as in `systemctl is-active`.
 pub(crate) fn status(args: StatusArgs) -> Result<Exit, Failure> {
     let store = StoreLocation::choose(&args.store)?;
     let holder = runtime()?
@@ -27,7 +27,7 @@ pub(crate) fn status(args: StatusArgs) -> Result<Exit, Failure> {
     Ok(Exit::Code(if holder.is_some() { 0 } else { exit::NOT_ACQUIRED }))
 }
 
-/// `onelock list`: one held lock a line.
+/// Runs `onelock list`: prints one held lock a line.
 pub(crate) fn list(args: ListArgs) -> Result<Exit, Failure> {
     let store = StoreLocation::choose(&args.store)?;
     let locks =
@@ -38,7 +38,7 @@ pub(crate) fn list(args: ListArgs) -> Result<Exit, Failure> {
     Ok(Exit::Code(0))
 }
 
-/// `onelock break`: only if the lock still is as the operator saw it.
+/// Runs `onelock break`: breaks the lock only if it is still as the operator saw it.
 pub(crate) fn break_lock(args: BreakArgs) -> Result<Exit, Failure> {
     let store = StoreLocation::choose(&args.store)?;
     runtime()?.block_on(async {
@@ -63,9 +63,9 @@ pub(crate) fn break_lock(args: BreakArgs) -> Result<Exit, Failure> {
     })
 }
 
-/// `onelock sweep`: one removed lock file a line.
+/// Runs `onelock sweep`: prints one removed lock file a line.
 pub(crate) fn sweep(args: SweepArgs) -> Result<Exit, Failure> {
-    // What is missing is a mistyped directory, not one to make.
+    // A missing directory is a typing error, and must not be created.
     let backend = FileConfig::new(args.directory).create(false).build()?;
     let swept = backend.sweep(Sweep::new(args.idle).dry_run(args.dry_run))?;
     for path in &swept.removed {
@@ -74,7 +74,7 @@ pub(crate) fn sweep(args: SweepArgs) -> Result<Exit, Failure> {
     Ok(Exit::Code(0))
 }
 
-/// Who breaks a lock, if they do not say.
+/// The operator's name, if `--by` gives none.
 fn operator() -> String {
     let user = nix::unistd::User::from_uid(nix::unistd::getuid()).ok().flatten().map(|user| user.name);
     let host = nix::unistd::gethostname().ok().map(|host| host.to_string_lossy().into_owned());

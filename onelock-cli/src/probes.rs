@@ -1,17 +1,17 @@
-//! Locks that `doctor` and `torture` only try: what the store's URL chooses for an application's
-//! locks must not get in their way.
+//! Requests for the locks of `doctor` and `torture`. They override options of the store's URL that
+//! suit an application's locks and would distort a test.
 
 use std::time::Duration;
 
 use lock_core::{Error, LockName, LockRequest, Locker, Renew};
 
-/// Without what would keep a lock after its release.
+/// Requests a lock that is free at once after its release.
 pub(crate) fn request(locker: &Locker, name: impl TryInto<LockName, Error: Into<Error>>) -> LockRequest {
     locker.lock(name).min_hold(Duration::ZERO)
 }
 
-/// For a lock that ends soon if nobody renews it: with this ttl, where there is one to choose, and
-/// all other times so that they suit it.
+/// Requests a lock that expires soon without renewals: with this ttl, if the store has ttls, and
+/// with a margin, grace and renewal that suit it.
 pub(crate) fn short_lived(
     locker: &Locker,
     name: impl TryInto<LockName, Error: Into<Error>>,

@@ -4,7 +4,7 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::exit::Failure;
 
-/// A runtime of one thread: all that happens here is waiting.
+/// Builds a runtime of one thread, because the commands mostly wait.
 pub(crate) fn runtime() -> Result<Runtime, Failure> {
     Builder::new_current_thread().enable_all().build().map_err(|e| Failure::os("starting a runtime", e))
 }

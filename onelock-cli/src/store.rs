@@ -1,4 +1,4 @@
-//! Which store to use, and opening it.
+//! Chooses the store, and opens it.
 
 use std::{
     env, fs, io,
@@ -16,18 +16,18 @@ use crate::{
     output::say,
 };
 
-/// Where the locks are.
+/// The place of the locks.
 #[derive(Debug)]
 pub(crate) enum StoreLocation {
-    /// What a config string describes.
+    /// The store that a config string describes.
     Url(String),
-    /// A directory of this user's own, for which no config string is needed, whatever its path
-    /// looks like.
+    /// A private directory of this user. It is no config string, because its path may contain
+    /// characters that have a meaning there.
     UserDirectory(PathBuf),
 }
 
 impl StoreLocation {
-    /// As given, else from the environment, else a directory of this user's own.
+    /// Chooses the store from the options, else the environment, else the user's private directory.
     pub(crate) fn choose(args: &StoreArgs) -> Result<Self, Failure> {
         if let Some(url) = &args.url {
             warn_of_secrets(url);
@@ -44,7 +44,7 @@ impl StoreLocation {
                 Ok(url) => Ok(Self::Url(url)),
                 Err(_) => Err(Failure::new(exit::CONFIG, "$ONELOCK_URL is not UTF-8")),
             },
-            // Whichever we took, somebody who meant the other would have locked elsewhere.
+            // Either choice would lock in the wrong store for a user who meant the other one.
             (Some(_), Some(_)) => Err(Failure::new(
                 exit::CONFIG,
                 "$ONELOCK_URL and $ONELOCK_URL_FILE are both set; unset one, or pass --url",
@@ -56,13 +56,12 @@ impl StoreLocation {
         self.open_with(&onelock::registry()).await
     }
 
-    /// Opens it with a registry that is kept: for a second client of the same store, which
-    /// `memory:` is only then.
+    /// Opens the store with `registry`. Clients that share a registry share its `memory:` store.
     pub(crate) async fn open_with(&self, registry: &Registry) -> Result<Locker, Failure> {
         let locker = match self {
             Self::Url(url) => registry.open(url).await,
             Self::UserDirectory(directory) => {
-                // A home may be on a file system that hangs, and then signals must still be heard.
+                // The home may be on a file system that hangs, and signals must still be handled.
                 let directory = directory.clone();
                 let opened = tokio::task::spawn_blocking(|| FileBackend::open(directory)).await;
                 opened
@@ -73,7 +72,7 @@ impl StoreLocation {
         Ok(locker?)
     }
 
-    /// Tells a process of ours the same store. Not as an argument: a password would show in `ps`.
+    /// Passes the store to a child in its environment, because `ps` shows arguments.
     pub(crate) fn pass_to(&self, command: &mut Command) {
         command.env_remove("ONELOCK_URL").env_remove("ONELOCK_URL_FILE");
         if let Self::Url(url) = self {
@@ -82,7 +81,7 @@ impl StoreLocation {
     }
 }
 
-/// The store in the file that `what` names.
+/// Reads the store from the file that `what` names.
 fn from_file(what: &str, path: &Path) -> Result<StoreLocation, Failure> {
     let text = fs::read_to_string(path).map_err(|error| {
         Failure::new(exit::CONFIG, format!("cannot read {}, the file named by {what}", path.display()))
@@ -98,8 +97,8 @@ fn warn_of_secrets(url: &str) {
     }
 }
 
-/// In a directory of lock files, removes all that carries `id`, which is part of every name that a
-/// command of ours made up.
+/// Removes the lock files whose names contain `id`, if the store is a directory. Every name that
+/// `doctor` and `torture` make up contains the id of the run.
 pub(crate) fn remove_lock_files(store: &str, id: &str) {
     let Some(directory) = store.strip_prefix("file://").or_else(|| store.strip_prefix("efs://")) else { return };
     let path = directory.split_once('?').map_or(directory, |(path, _)| path);
@@ -110,12 +109,14 @@ pub(crate) fn remove_lock_files(store: &str, id: &str) {
     }
 }
 
-/// Lock files of one user must not be those of another: whoever can write there can hold up our
-/// jobs, and whoever shares it by accident waits for jobs of strangers with the same name.
+/// Returns the private directory of this user.
+///
+/// Users must not share the default directory: another user with write access could block this
+/// user's jobs, and jobs of different users with the same name would wait for each other.
 fn user_directory() -> Result<PathBuf, Failure> {
     let state = env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute() && is_ours(path));
     let home = || env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute() && is_ours(path));
-    // Without HOME (cron, systemd), or with another user's (sudo).
+    // HOME may be missing (cron, systemd) or be another user's (sudo).
     let registered = || User::from_uid(geteuid()).ok().flatten().map(|user| user.dir).filter(|path| is_ours(path));
     match state.or_else(|| home().or_else(registered).map(|home| home.join(".local/state"))) {
         Some(state) => Ok(state.join("onelock/locks")),
@@ -123,15 +124,15 @@ fn user_directory() -> Result<PathBuf, Failure> {
     }
 }
 
-/// Whether this user owns the directory; or the one that it would be made in, if it does not exist
+/// Whether this user owns the directory, or its nearest existing ancestor if it does not exist
 /// yet.
 fn is_ours(path: &Path) -> bool {
     let existing = path.ancestors().find_map(|path| fs::metadata(path).ok());
     existing.is_some_and(|meta| meta.is_dir() && meta.uid() == geteuid().as_raw())
 }
 
-/// For a user without a home. Anybody can make a directory of that name first, so it counts only
-/// when it is ours alone.
+/// Returns the directory for a user without a home. Another user may have created it first, so it
+/// is used only if this user owns it and no other user can access it.
 fn temporary_directory() -> Result<PathBuf, Failure> {
     let path = PathBuf::from(format!("/tmp/onelock-{}", geteuid()));
     match fs::DirBuilder::new().mode(0o700).create(&path) {
@@ -141,7 +142,7 @@ fn temporary_directory() -> Result<PathBuf, Failure> {
         }
         _ => {}
     }
-    // Not `metadata`: a symbolic link in /tmp may lead anywhere.
+    // Not `metadata`, because a symbolic link in /tmp may lead anywhere.
     let safe = fs::symlink_metadata(&path)
         .is_ok_and(|meta| meta.is_dir() && meta.uid() == geteuid().as_raw() && meta.mode() & 0o077 == 0);
     if safe {

@@ -1,4 +1,4 @@
-//! The system calls that Rust has no safe wrapper for. All `unsafe` of the command is here.
+//! System calls without a safe Rust wrapper. All `unsafe` of the command is here.
 #![allow(unsafe_code, reason = "fork, exec hooks, raw signal numbers and pidfds have no safe wrapper")]
 
 use std::{
@@ -17,7 +17,7 @@ use std::{
 use nix::unistd::Pid;
 use tokio::io::{Interest, unix::AsyncFd};
 
-/// The arguments of the C `main`.
+/// Returns the arguments of the C `main`.
 #[cfg_attr(test, allow(dead_code, reason = "tests have a main of their own"))]
 pub(crate) fn arguments(argc: c_int, argv: *const *const c_char) -> Vec<OsString> {
     let count = usize::try_from(argc).unwrap_or(0);
@@ -26,8 +26,8 @@ pub(crate) fn arguments(argc: c_int, argv: *const *const c_char) -> Vec<OsString
     (0..count).map(|i| OsString::from_vec(unsafe { CStr::from_ptr(*argv.add(i)) }.to_bytes().to_vec())).collect()
 }
 
-/// Forks: `None` in the child. For a process with a single thread; then the child may do whatever
-/// the parent may.
+/// Forks, and returns `None` in the child. The process must have a single thread: then the child may
+/// do everything that the parent may.
 pub(crate) fn fork() -> io::Result<Option<Pid>> {
     // SAFETY: no other thread exists that could hold a lock which the child needs: this is called
     // before any runtime starts.
@@ -38,8 +38,8 @@ pub(crate) fn fork() -> io::Result<Option<Pid>> {
     }
 }
 
-/// Ends this process now, without exit handlers and destructors: the end of a forked copy must not
-/// run its parent's.
+/// Ends this process at once. Exit handlers and destructors do not run, because a forked copy must
+/// not run those of its parent.
 pub(crate) fn exit_now(code: i32) -> ! {
     // SAFETY: `_exit` has no preconditions.
     unsafe { libc::_exit(code) }
@@ -55,9 +55,10 @@ pub(crate) fn before_exec(
     unsafe { command.pre_exec(hook) }
 }
 
-/// The next change of state of any child, without blocking; `None` when there is none now.
+/// Returns the next change of state of any child without blocking; `None` if there is none now.
 ///
-/// Not `nix::sys::wait::waitpid`: that fails for a child that died of a real-time signal.
+/// It does not use `nix::sys::wait::waitpid`, which fails for a child that died of a real-time
+/// signal.
 pub(crate) fn next_change() -> io::Result<Option<(Pid, ExitStatus)>> {
     let mut status = 0;
     // SAFETY: `status` is writable.
@@ -68,21 +69,21 @@ pub(crate) fn next_change() -> io::Result<Option<(Pid, ExitStatus)>> {
     }
 }
 
-/// Ends a child that has nothing left to do, and reaps it, so that no zombie stays where the first
-/// process reaps none (containers).
+/// Kills a child that has nothing left to do, and reaps it. In a container whose first process does
+/// not reap, a zombie would stay otherwise.
 pub(crate) fn kill_and_reap(child: Pid) {
     let wait = |flags| {
         // SAFETY: a null status is allowed.
         unsafe { libc::waitpid(child.as_raw(), std::ptr::null_mut(), flags) }
     };
-    // Only a child that is still there: once reaped, its number may be somebody else's.
+    // Only if the child has not been reaped, because its pid may belong to another process then.
     if wait(libc::WNOHANG) == 0 {
         let _ = kill(child, libc::SIGKILL);
         wait(0);
     }
 }
 
-/// Sends any signal, real-time ones included.
+/// Sends a signal, which may be a real-time signal.
 pub(crate) fn kill(pid: Pid, signal: i32) -> io::Result<()> {
     // SAFETY: `kill` has no preconditions on memory.
     check(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
@@ -125,9 +126,9 @@ pub(crate) fn set_ignored(signal: i32, ignored: bool) {
     }
 }
 
-/// A descriptor that means this very process, whatever becomes of its number.
+/// Opens a descriptor that always refers to this process, even if its pid is reused.
 pub(crate) fn pidfd_open(pid: Pid) -> io::Result<OwnedFd> {
-    // SAFETY: a new descriptor that nobody else owns, when it succeeds; it is close-on-exec by
+    // SAFETY: on success this is a new descriptor without another owner; it is close-on-exec by
     // definition.
     unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0);
@@ -154,11 +155,11 @@ pub(crate) fn watch_reads<T: AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
 
 /// Takes ownership of a descriptor that arrived in a message.
 pub(crate) fn adopt(received: RawFd) -> OwnedFd {
-    // SAFETY: the kernel has just made this descriptor for us, and nobody else knows of it.
+    // SAFETY: the kernel has just created this descriptor for the message, so it has no other owner.
     unsafe { OwnedFd::from_raw_fd(received) }
 }
 
-/// Ends the `flock(2)` lock of a descriptor and of all its copies.
+/// Unlocks the `flock(2)` lock of a descriptor and of all its copies.
 pub(crate) fn unlock(lock: BorrowedFd<'_>) {
     // SAFETY: `flock` has no preconditions on memory.
     unsafe {

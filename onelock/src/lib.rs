@@ -14,9 +14,10 @@ pub use lock_migrate as migrate;
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use lock_redis as redis;
 
-/// The stores that are built in, by the schemes of their config strings; those that are known but left out say which feature adds them.
+/// Returns the built-in stores, by the schemes of their config strings.
 ///
-/// A registry has its own `memory:` store, so keep one for as long as its locks are to exclude each other.
+/// A known store that is not built in is an error that names the feature to add. Each registry has
+/// its own `memory:` store: clients exclude each other there only if they share one registry.
 pub fn registry() -> Registry {
     let registry = Registry::new().with(memory::MemoryFactory::default());
     #[cfg(feature = "files")]
@@ -31,7 +32,7 @@ pub fn registry() -> Registry {
     registry.clone().with(migrate::MigrationFactory::new(registry))
 }
 
-/// All schemes, and the features that bring them.
+/// All schemes, with the features that add them.
 const KNOWN: &[(&str, &str)] = &[
     ("file", "files"),
     ("efs", "files"),
@@ -47,25 +48,27 @@ const KNOWN: &[(&str, &str)] = &[
     ("rediss+quorum", "redis"),
 ];
 
-/// Opens the store that `config` describes: a config string, such as `file:///var/lib/app/locks?require=fencing`, or
-/// [`Settings`](config::Settings) (feature `serde`) from a configuration file.
+/// Opens the store that `config` describes.
+///
+/// `config` is a config string, such as `file:///var/lib/app/locks?require=fencing`, or
+/// [`Settings`](config::Settings) from a configuration file (feature `serde`).
 ///
 /// # Errors
 /// As [`Registry::open`].
 ///
 /// # Cancel safety
-/// Cancel safe: what was opened is closed.
+/// Cancel safe: anything already opened is closed again.
 pub async fn open(config: impl TryInto<ConfigString, Error: Into<Error>> + Send) -> Result<Locker, Error> {
     registry().open(config).await
 }
 
-/// The same locks for code without an async runtime; see [`lock_core::blocking`].
+/// Provides the same locks to code without an async runtime; see [`lock_core::blocking`].
 pub mod blocking {
     pub use lock_core::blocking::*;
 
     use crate::{ConfigString, Error};
 
-    /// Opens the store that `config` describes, as [`open`](crate::open) does, for use from threads.
+    /// Opens the store that `config` describes, for use from threads; see [`open`](crate::open).
     ///
     /// ```
     /// # fn main() -> Result<(), onelock::Error> {
@@ -76,7 +79,7 @@ pub mod blocking {
     /// ```
     ///
     /// # Errors
-    /// As [`Registry::open`](crate::Registry::open); also when no thread can be started.
+    /// As [`Registry::open`](crate::Registry::open); also if no thread can be started.
     pub fn open(config: impl TryInto<ConfigString, Error: Into<Error>> + Send) -> Result<Locker, Error> {
         Locker::open(&crate::registry(), config)
     }
@@ -86,7 +89,7 @@ pub mod blocking {
 mod tests {
     #[cfg(not(feature = "dynamo"))]
     #[tokio::test]
-    async fn a_store_that_is_not_built_in_is_named_with_the_feature_that_adds_it() {
+    async fn an_absent_store_is_refused_with_the_feature_to_add() {
         let error = super::open("dynamodb://locks").await.unwrap_err();
         assert_eq!(error.kind(), super::ErrorKind::Unsupported);
         assert!(error.to_string().ends_with("build with the cargo feature \"dynamo\""), "{error}");
@@ -94,7 +97,7 @@ mod tests {
 
     #[cfg(feature = "dynamo")]
     #[tokio::test]
-    async fn a_table_is_opened_without_asking_anybody() {
+    async fn a_table_is_opened_without_a_request() {
         let locker = super::open("dynamodb://locks?region=eu-west-1&require=fencing,break").await.unwrap();
         assert_eq!(locker.store(), "dynamodb://locks?region=eu-west-1");
     }

@@ -1,4 +1,4 @@
-//! The pages of the documentation, for the Rust in them to be compiled and run as documentation tests.
+//! The pages of the documentation, whose Rust code is compiled and run as documentation tests.
 
 macro_rules! pages {
     ($($name:ident = $path:literal;)*) => {

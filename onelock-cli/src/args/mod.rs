@@ -1,4 +1,4 @@
-//! The command line: one file for each command's arguments. Nothing here imports what uses them.
+//! The command line: one file for each command's arguments. Nothing here imports its users.
 
 mod doctor;
 mod init;
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn the_commands_own_options_are_not_ours() {
+    fn options_after_the_command_belong_to_the_command() {
         for line in [
             &["-n", "job", "--", "rm", "-n", "-v"][..],
             &["-n", "job", "rm", "-n", "-v"],
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_capital_unit_is_refused_everywhere_because_months_are_never_meant() {
+    fn every_duration_option_refuses_a_capital_unit() {
         use clap::CommandFactory;
         let mut tried = 0;
         for command in Cli::command().get_subcommands() {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_options_of_flock_are_accepted_or_refused_with_the_reason() {
+    fn flock_options_are_accepted_or_refused_with_a_reason() {
         for line in [&["-x", "job", "true"][..], &["-e", "-o", "job", "true"], &["--nb", "job", "true"]] {
             assert!(run(line).is_ok(), "{line:?}");
         }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_contradicts_itself_is_refused() {
+    fn missing_and_contradictory_arguments_are_refused() {
         for line in [
             &[][..],
             &["job"],

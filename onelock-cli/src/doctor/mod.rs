@@ -1,8 +1,9 @@
-//! `onelock doctor`: is this store, as it is set up, fit for locks, and what should be changed?
+//! `onelock doctor`: checks whether a store, as configured, is fit for locks, and says what to
+//! change.
 //!
-//! Locks are tried on names of the run's own ([`probes`]), by two clients of this process and by
-//! another process ([`second_process`]); then the store's backend says what it knows of the store
-//! (`LockAdmin::diagnose`). With `--peer` two hosts meet at a lock ([`peer`]).
+//! The probes ([`probes`]) lock names that only this run uses, in two clients of this process and
+//! in a second process ([`second_process`]). Then the backend reports on the store
+//! (`LockAdmin::diagnose`). With `--peer` two hosts contend for one lock ([`peer`]).
 
 mod peer;
 mod probes;
@@ -25,15 +26,15 @@ use crate::{
     store::{StoreLocation, remove_lock_files},
 };
 
-/// How long tidying up may take after a signal.
+/// How long the cleanup may take after a signal.
 const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// `onelock doctor`
+/// Runs `onelock doctor`.
 pub(crate) fn doctor(args: DoctorArgs) -> Result<Exit, Failure> {
     let store = StoreLocation::choose(&args.store)?;
     let runtime = runtime()?;
     let examined = runtime.block_on(examine_store(&store, args.peer.then_some(args.within)));
-    // A call on a file system that hangs is not waited for.
+    // Does not wait for a call on a file system that hangs.
     runtime.shutdown_background();
     let diagnosis = match examined? {
         ControlFlow::Continue(diagnosis) => diagnosis,
@@ -47,7 +48,7 @@ pub(crate) fn doctor(args: DoctorArgs) -> Result<Exit, Failure> {
     }))
 }
 
-/// Leaves nothing behind, also when a signal ends it.
+/// Examines the store, and removes the run's locks, even if a signal ends the run.
 async fn examine_store(store: &StoreLocation, peer: Option<Duration>) -> Result<ControlFlow<i32, Diagnosis>, Failure> {
     let signals = Signals::block_termination()?;
     let id = LeaseId::random().to_string();

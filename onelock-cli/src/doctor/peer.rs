@@ -1,5 +1,5 @@
-//! `onelock doctor --peer`: do two hosts really exclude each other? They meet at one lock of the
-//! store itself.
+//! `onelock doctor --peer`: checks whether two hosts exclude each other. Both contend for one lock
+//! of the store.
 
 use std::time::{Duration, Instant};
 
@@ -11,19 +11,19 @@ use tokio::time::sleep;
 
 use super::two_host_check::{TwoHostCheck, Verdict};
 
-/// Where the two meet: they know nothing of each other but the store.
+/// The lock of both hosts. It is fixed, because they share nothing except the store.
 const NAME: &str = "onelock-doctor/peer";
 const SUBJECT: &str = "two hosts";
-/// How long each keeps the lock at most: several times as long as the other needs to try.
+/// The longest hold, several times as long as the other host's pause between attempts.
 const HOLD: Duration = Duration::from_millis(1_500);
-/// So many more holds, which nobody can miss, tell the other what was found out, if it does not
-/// know by then.
+/// How many long holds follow the verdict, so that the other host reads it, unless it has its own
+/// verdict earlier.
 const EXTRA_HOLDS: u32 = 2;
 
-/// How many errors in a row that will not pass by themselves are borne.
+/// How many errors in a row are tolerated that a retry does not fix.
 const FAILURES: u32 = 3;
 
-/// Contends with another host that does the same, for as long as it takes to tell, and at most
+/// Contends with another host that does the same, until there is a verdict, and at most for
 /// `within`.
 pub(super) async fn check_two_hosts(locker: &Locker, id: &str, within: Duration) -> Finding {
     if !locker.capabilities().holder {
@@ -41,7 +41,7 @@ pub(super) async fn check_two_hosts(locker: &Locker, id: &str, within: Duration)
                 extra_holds += u32::from(held && check.verdict().is_some());
             }
             Err(error) if error.is_retryable() => pause(500).await,
-            // Where locks do not work, two who have the same one get into each other's way.
+            // Without exclusion, two holders of the same lock disturb each other's records.
             Err(_) if failures < FAILURES => {
                 failures += 1;
                 pause(500).await;
@@ -55,7 +55,7 @@ pub(super) async fn check_two_hosts(locker: &Locker, id: &str, within: Duration)
     finding(&check, within)
 }
 
-/// Whether the lock was had, and kept.
+/// Tries the lock once. Returns whether it was acquired, and held to the end.
 async fn try_once(locker: &Locker, check: &mut TwoHostCheck) -> Result<bool, Error> {
     let request = locker.lock(NAME).min_hold(Duration::ZERO).data(check.data());
     match request.try_acquire().await? {
@@ -66,14 +66,14 @@ async fn try_once(locker: &Locker, check: &mut TwoHostCheck) -> Result<bool, Err
         }
         TryAcquire::Acquired(guard) => {
             check.note_granted(guard.token(), guard.crashed_holder());
-            // Of any length, or two that do not exclude each other might keep in step, one always a
-            // little later and never seen.
+            // The length is random. Otherwise two hosts without exclusion might stay in step, and
+            // never observe each other's holds.
             let hold = if check.verdict().is_some() { 3 * HOLD } else { HOLD.mul_f64(0.3 + 0.7 * fastrand::f64()) };
             let kept = keep(guard, hold).await?;
             if kept {
                 check.note_kept();
             }
-            // Longer than the other's pause: now it has its chance.
+            // Longer than the other host's pause, so that it can acquire the lock.
             pause(300).await;
             Ok(kept)
         }
@@ -81,12 +81,12 @@ async fn try_once(locker: &Locker, check: &mut TwoHostCheck) -> Result<bool, Err
 }
 
 async fn keep(guard: Guard, hold: Duration) -> Result<bool, Error> {
-    // Long enough that the other, which looks more often, meets it.
+    // Longer than the other host's pause, so that it observes this hold.
     let lost = guard.run(sleep(hold)).await.is_err();
     Ok(guard.release().await? == Release::Released && !lost)
 }
 
-/// With jitter, or two hosts might always meet at the same moment of each other's hold.
+/// Sleeps with jitter, so that two hosts do not stay in step.
 async fn pause(millis: u64) {
     sleep(Duration::from_millis(millis + fastrand::u64(0..millis))).await;
 }

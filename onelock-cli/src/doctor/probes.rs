@@ -1,4 +1,4 @@
-//! What can be tried on any store.
+//! The probes that work on any store.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -11,18 +11,18 @@ use tokio::time::{sleep, timeout};
 use super::second_process::{self, SecondProcessOutcome};
 use crate::{exit::Failure, probes, store::StoreLocation};
 
-/// How often the round trips are measured.
+/// How many round trips are measured.
 const ROUNDS: usize = 20;
-/// In how many of these rounds the lock is renewed.
+/// In how many of the rounds the lock is renewed.
 const RENEWALS: usize = 5;
-/// The ttl of locks that are to be lost.
+/// The ttl of locks that the probes let expire or break.
 const SHORT_TTL: Duration = Duration::from_secs(2);
-/// After this long what was expected will not come any more.
+/// How long to wait for an expected loss or expiry.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Clocks that differ by more are worth a word.
+/// A larger difference between clocks is reported.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 
-/// Two clients of one store, and the names that they may use.
+/// Two clients of one store, and the prefix of their lock names.
 #[derive(Debug)]
 pub(super) struct Probes<'a> {
     store: &'a StoreLocation,
@@ -36,7 +36,7 @@ impl<'a> Probes<'a> {
         Self { store, ours, other, prefix }
     }
 
-    /// Everything but the clock; with the exit code of the failure when locks do not work at all.
+    /// Runs all probes except the clock. The exit code is set if locks do not work at all.
     pub(super) async fn all(&self) -> (Vec<Finding>, Option<u8>) {
         let mut findings = match self.round_trips().await {
             Ok(findings) => findings,
@@ -53,7 +53,7 @@ impl<'a> Probes<'a> {
         (findings, None)
     }
 
-    /// Has the store forget the names that were used, so far as it can.
+    /// Removes the names of the probes from the store, as far as the store supports it.
     pub(super) async fn clean_up(&self) {
         for name in ["rounds", "clients", "processes", "broken", "expired", "clock"] {
             let _ = self.ours.admin().purge(self.name(name)).await;
@@ -68,12 +68,12 @@ impl<'a> Probes<'a> {
         probes::request(locker, self.name(name))
     }
 
-    /// For a lock that is to be lost soon.
+    /// Requests a lock that is about to be lost.
     fn short(&self, name: &str) -> LockRequest {
         probes::short_lived(self.ours, self.name(name), SHORT_TTL)
     }
 
-    /// Acquires, renews and releases, and looks at time and tokens.
+    /// Acquires, renews and releases a lock, and checks times and tokens.
     async fn round_trips(&self) -> Result<Vec<Finding>, Failure> {
         let (mut acquire, mut renew, mut release) = (Vec::new(), Vec::new(), Vec::new());
         let (mut last, mut risen) = (None, true);
@@ -160,7 +160,7 @@ impl<'a> Probes<'a> {
         }
     }
 
-    /// Takes a lock away from its holder, and waits for the holder to hear of it.
+    /// Breaks a lock, and waits until its holder is told.
     async fn loss(&self) -> Result<Finding, Failure> {
         const SUBJECT: &str = "loss";
         if !self.ours.capabilities().loss_signal {
@@ -196,7 +196,7 @@ impl<'a> Probes<'a> {
         })
     }
 
-    /// Lets a lock run out, and looks at whose it is when.
+    /// Lets a lock expire, and checks that its guard ends before the next holder acquires it.
     async fn expiry(&self) -> Result<Finding, Failure> {
         const SUBJECT: &str = "expiry";
         if !self.ours.capabilities().ttl {
@@ -224,7 +224,7 @@ impl<'a> Probes<'a> {
         })
     }
 
-    /// How far the time in the store's records is from ours, where that can be seen.
+    /// Compares the time in the store's records with this machine's clock, if records show a time.
     pub(super) async fn clock(&self) -> Option<Finding> {
         let started = SystemTime::now();
         let guard = self.request(self.ours, "clock").acquire().await.ok()?;
@@ -247,11 +247,11 @@ impl<'a> Probes<'a> {
     }
 }
 
-/// Renews once; nothing where locks need no renewal.
+/// Renews once, and returns the time it took; `None` if the lock needs no renewal.
 async fn renewal(guard: &Guard, round_trip: Duration) -> Result<Option<Duration>, Error> {
     let Some(left) = guard.remaining() else { return Ok(None) };
-    // Time has to pass before there is anything to renew, and more of it than the renewal itself
-    // takes.
+    // A renewal has no effect before some of the lease has passed, and that must be more than the
+    // renewal itself takes.
     let used = (Duration::from_millis(20) + 4 * round_trip).min(left / 4);
     sleep(used).await;
     let started = Instant::now();
@@ -264,14 +264,14 @@ fn median(mut times: Vec<Duration>) -> Option<Duration> {
     times.get(times.len() / 2).copied()
 }
 
-/// Where there are tokens, the second is larger.
+/// Whether the second token is larger, or the store has no tokens.
 fn token_rises(first: Option<FencingToken>, second: Option<FencingToken>) -> bool {
     second > first || (first, second) == (None, None)
 }
 
 async fn release_all<const N: usize>(guards: [Guard; N]) -> Result<(), Error> {
     for guard in guards {
-        // A lock that was to be lost is not ours to release.
+        // Some guards have lost their lock on purpose, and release nothing.
         let _ = guard.release().await?;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! What the doctor says, for people and for programs.
+//! The doctor's report, as text and as JSON.
 
 use std::{fmt::Write, time::Duration};
 
@@ -12,12 +12,12 @@ use crate::{exit::Failure, output::print};
 
 #[derive(Debug)]
 pub(super) struct Diagnosis {
-    /// Without secrets.
+    /// The config string without secrets.
     pub(super) store: String,
     pub(super) capabilities: Capabilities,
     pub(super) timing: Timing,
     pub(super) findings: Vec<Finding>,
-    /// The exit code of a failure that made it impossible to find out.
+    /// The exit code of a failure that prevented the examination.
     pub(super) failed: Option<u8>,
 }
 

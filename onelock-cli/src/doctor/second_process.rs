@@ -1,4 +1,4 @@
-//! The other process: tries a lock once.
+//! The second process of the doctor: tries a lock once.
 
 use std::{
     env,
@@ -17,10 +17,10 @@ use crate::{
     store::StoreLocation,
 };
 
-/// The hidden subcommand: exit code 0 with the token on standard output when the lock was had (it
-/// is released again), 1 when it is held.
+/// Runs the hidden subcommand. If the lock is free, it acquires and releases it, prints the token,
+/// and exits with 0. If the lock is held, it exits with 1.
 pub(crate) fn run_second_process(args: SecondProcessArgs) -> Result<Exit, Failure> {
-    // The doctor may be told to end while it waits for us.
+    // A signal may end the doctor while it waits for this process.
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| Failure::os("setting the signal for the parent's death", e))?;
     let store = StoreLocation::choose(&StoreArgs::default())?;
     runtime()?.block_on(async {
@@ -43,7 +43,7 @@ pub(super) enum SecondProcessOutcome {
     Acquired(Option<FencingToken>),
 }
 
-/// Has another process try the lock `name`, while our locks go on being renewed.
+/// Lets a second process try the lock `name`, while this process keeps renewing its locks.
 pub(super) async fn try_lock(store: &StoreLocation, name: &str) -> Result<SecondProcessOutcome, Failure> {
     let mut command = Command::new(env::current_exe().map_err(|e| Failure::os("finding the path of this program", e))?);
     command.args(["doctor-second-process", "--", name]).stdin(Stdio::null());

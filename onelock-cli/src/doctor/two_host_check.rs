@@ -1,26 +1,26 @@
-//! What two hosts that contend for one lock learn of each other, from what each writes into the
-//! lock while it has it.
+//! The state of a check in which two hosts contend for one lock. Each host writes a note into the
+//! lock's record while it holds the lock.
 //!
-//! A host that is granted the lock while the other's record says "held" suspects that both have it,
-//! or that the other has died. The other settles that: it counts the holds that it kept to their
-//! end, and says so in its next ones.
+//! A host may acquire the lock while the other host's record says "held". Then either both hold it,
+//! or the other host has died. The other host's later notes decide: they count the holds that it
+//! kept to the end.
 
 use std::collections::BTreeSet;
 
 use lock_core::{FencingToken, Holder};
 use serde_json::{Value, json};
 
-/// How often each must have had the lock, and been refused it, before that counts as an answer.
+/// How many holds and refusals each host needs before the check has a verdict.
 const ENOUGH: usize = 3;
 
-/// What was found out.
+/// The result of the check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// Each was refused while the other had the lock.
+    /// Each host was refused while the other held the lock.
     Excluded,
-    /// The two had it at once.
+    /// Both hosts held the lock at the same time.
     BothHeld,
-    /// They exclude each other, but a later holder had a smaller token.
+    /// The hosts exclude each other, but a later holder got a smaller token.
     TokensRegressed,
 }
 
@@ -33,17 +33,17 @@ impl Verdict {
     }
 }
 
-/// What a host writes into the lock.
+/// The note that a host writes into the lock's record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Note {
-    /// Which run of the doctor.
+    /// The id of the doctor's run.
     id: String,
     host: String,
-    /// Which of its holds this is, from 1.
+    /// The number of this hold, from 1.
     hold: u64,
-    /// The latest of its holds that it had from the first moment to the last.
+    /// The number of the latest hold that the host kept to the end.
     kept: u64,
-    /// Whose lock was in its way.
+    /// The id of the run that last refused this one.
     refused_by: String,
     verdict: Option<Verdict>,
 }
@@ -68,14 +68,14 @@ impl Note {
     }
 }
 
-/// One side of a meeting.
+/// One host's side of the check.
 #[derive(Debug)]
 pub(super) struct TwoHostCheck {
     mine: Note,
     other: Option<Note>,
-    /// The other's holds for which we were refused.
+    /// The other host's holds that refused this host.
     refusals: BTreeSet<u64>,
-    /// The other's hold that had not ended when we were granted the lock.
+    /// The other host's hold that had not ended when this host acquired the lock.
     suspect: Option<u64>,
     both_held: bool,
     highest: Option<FencingToken>,
@@ -96,7 +96,7 @@ impl TwoHostCheck {
         }
     }
 
-    /// What to write into the next hold.
+    /// The note for the next hold.
     pub(super) fn data(&self) -> Vec<u8> {
         let Note { id, host, hold, kept, refused_by, .. } = &self.mine;
         let verdict = self.verdict().map(Verdict::as_str);
@@ -106,7 +106,7 @@ impl TwoHostCheck {
         note.to_string().into_bytes()
     }
 
-    /// We were refused because of `holder`.
+    /// Records that `holder` refused this host.
     pub(super) fn note_refused(&mut self, holder: &Holder) {
         let Some(note) = Note::of(holder).filter(|note| note.id != self.mine.id) else { return };
         self.mine.refused_by.clone_from(&note.id);
@@ -116,7 +116,7 @@ impl TwoHostCheck {
         self.highest = self.highest.max(holder.token);
     }
 
-    /// We were granted the lock; `before` is whose record said that it held it then.
+    /// Records that this host acquired the lock while the record still named `before` as holder.
     pub(super) fn note_granted(&mut self, token: Option<FencingToken>, before: Option<&Holder>) {
         self.mine.hold += 1;
         self.token_regressed |= token.is_some() && token <= self.highest;
@@ -128,7 +128,7 @@ impl TwoHostCheck {
         }
     }
 
-    /// The hold that began last was ours to its end.
+    /// Records that the latest hold was kept to the end.
     pub(super) fn note_kept(&mut self) {
         self.mine.kept = self.mine.hold;
     }
@@ -143,12 +143,12 @@ impl TwoHostCheck {
         self.other = Some(note);
     }
 
-    /// The other host, once it was met.
+    /// The name of the other host, if it has been observed.
     pub(super) fn other(&self) -> Option<&str> {
         self.other.as_ref().map(|note| note.host.as_str())
     }
 
-    /// Whether the other has found out too.
+    /// Whether the other host has a verdict, too.
     pub(super) fn other_knows(&self) -> bool {
         self.other.as_ref().is_some_and(|note| note.verdict.is_some())
     }
@@ -160,7 +160,7 @@ impl TwoHostCheck {
         let both_refused = self.other.as_ref()?.refused_by == self.mine.id && self.refusals.len() >= ENOUGH;
         let both_kept = self.other.as_ref()?.kept >= ENOUGH as u64 && self.mine.kept >= ENOUGH as u64;
         let told = self.other.as_ref()?.verdict.is_some();
-        // A suspicion that nobody has settled is of a host that may have died in the midst.
+        // A suspicion that stays open is about a host that may have died while it held the lock.
         (told || (both_refused && both_kept)).then_some(if self.token_regressed {
             Verdict::TokensRegressed
         } else {
@@ -173,7 +173,7 @@ impl TwoHostCheck {
 mod tests {
     use super::*;
 
-    /// A lock that two sides contend for in turn; `exclusive` or not.
+    /// A lock for which two sides contend in turn; `exclusive` or not.
     struct FakeLock {
         exclusive: bool,
         record: Option<Holder>,
@@ -186,7 +186,7 @@ mod tests {
             Self { exclusive, record: None, held: false, token: 1 }
         }
 
-        /// Whether it was granted.
+        /// Tries the lock for `side`; whether it was acquired.
         fn try_for(&mut self, side: &mut TwoHostCheck) -> bool {
             if self.held && self.exclusive {
                 side.note_refused(self.record.as_ref().expect("it is held"));
@@ -210,7 +210,7 @@ mod tests {
         (TwoHostCheck::new("1".into(), "one".into()), TwoHostCheck::new("2".into(), "two".into()))
     }
 
-    /// Each in turn has the lock while the other tries.
+    /// Lets each side in turn hold the lock while the other tries.
     fn meet(lock: &mut FakeLock, rounds: usize) -> (TwoHostCheck, TwoHostCheck) {
         let (mut one, mut two) = sides();
         for _ in 0..rounds {
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn hosts_that_refuse_each_other_are_found_to_exclude_each_other() {
+    fn mutual_refusals_mean_exclusion() {
         let (one, two) = meet(&mut FakeLock::new(true), 5);
         assert_eq!((one.verdict(), two.verdict()), (Some(Verdict::Excluded), Some(Verdict::Excluded)));
         assert_eq!((one.other(), two.other()), (Some("two"), Some("one")));
@@ -236,27 +236,27 @@ mod tests {
     }
 
     #[test]
-    fn a_few_refusals_are_not_enough() {
+    fn a_few_refusals_give_no_verdict() {
         let (one, two) = meet(&mut FakeLock::new(true), ENOUGH - 1);
         assert_eq!((one.verdict(), two.verdict()), (None, None));
     }
 
     #[test]
-    fn hosts_that_both_had_the_lock_are_found_out_by_both() {
+    fn both_hosts_notice_a_lock_held_twice() {
         let (one, two) = meet(&mut FakeLock::new(false), 5);
         assert_eq!((one.verdict(), two.verdict()), (Some(Verdict::BothHeld), Some(Verdict::BothHeld)));
     }
 
     #[test]
-    fn a_host_that_died_with_the_lock_is_no_proof_that_both_had_it() {
+    fn a_dead_holder_does_not_count_as_a_second_one() {
         let mut lock = FakeLock::new(true);
         let (mut one, mut two) = sides();
         assert!(lock.try_for(&mut one));
-        // It dies: the store frees its lock, and its record stays.
+        // The holder dies: the store frees its lock, and its record stays.
         lock.exclusive = false;
         assert!(lock.try_for(&mut two));
         assert_eq!((two.verdict(), two.other()), (None, Some("one")));
-        // What runs there next is another one.
+        // The next run on that host has another id.
         let mut next = TwoHostCheck::new("3".into(), "one".into());
         for _ in 0..5 {
             next.note_granted(None, None);
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_fall_from_one_host_to_the_other_are_found_out() {
+    fn a_smaller_token_on_the_other_host_is_noticed() {
         let mut lock = FakeLock::new(true);
         let (mut one, mut two) = meet(&mut lock, 5);
         lock.token = 0;
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_write_into_the_lock_is_no_note() {
+    fn foreign_data_in_the_lock_is_no_note() {
         let (mut one, _) = sides();
         for data in ["", "etl", "{}", "[1]", r#"{"doctor":"2"}"#, r#"{"doctor":2,"host":"x","hold":1,"kept":0}"#] {
             one.note_refused(&Holder::default().with_data(Vec::from(data)));

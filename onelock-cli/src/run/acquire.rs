@@ -1,4 +1,4 @@
-//! Waiting for the lock, and saying so.
+//! Acquires the lock, and shows the progress of the wait.
 
 use std::{
     io::IsTerminal,
@@ -13,23 +13,23 @@ use tokio::time::timeout;
 use super::{plan::Plan, signals::Signals};
 use crate::{exit::Failure, output::say};
 
-/// How the wait for the lock ended.
+/// The end of the wait for the lock.
 #[derive(Debug)]
 pub(super) enum WaitOutcome {
-    /// The lock is ours; with the store that it is in.
+    /// The lock is held; with the name of its store.
     Acquired(Guard, String),
-    /// Somebody else holds it, and we were not to wait (any longer).
+    /// Another client holds the lock, and the time to wait is over.
     Contended,
-    /// This signal ended the wait.
+    /// A signal ended the wait.
     Signal(i32),
 }
 
-/// How long a request that a signal cut short may take to be undone.
+/// How long the rollback of a request may take after a signal.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Opens the store and gets the lock as the options say, unless a signal comes first.
+/// Opens the store and acquires the lock as the options say, unless a signal comes first.
 pub(super) async fn acquire(plan: &Plan, signals: &Signals) -> Result<WaitOutcome, Failure> {
-    // A file system may hang already here.
+    // A file system may hang as early as here.
     let locker = match signals.race(plan.store.open()).await? {
         ControlFlow::Continue(locker) => locker?,
         ControlFlow::Break(signal) => return Ok(WaitOutcome::Signal(signal)),
@@ -74,8 +74,8 @@ async fn request_lock(plan: &Plan, locker: &Locker, progress: Arc<Progress>) -> 
     }
 }
 
-/// What `-v` shows: on a terminal one line that is kept up to date and taken away in the end,
-/// elsewhere one line per holder.
+/// The output of `-v`: on a terminal one line that is updated and finally erased, elsewhere one
+/// line per holder.
 #[derive(Debug)]
 struct Progress {
     verbose: bool,
@@ -103,7 +103,7 @@ impl Progress {
         }
     }
 
-    /// Has the line say every second how long it has been.
+    /// Runs `work`, and updates the line on the terminal every second.
     async fn show_while<T>(&self, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         let mut clock = tokio::time::interval(Duration::from_secs(1));

@@ -1,4 +1,4 @@
-//! A moment to wake up at, on two clocks at once.
+//! An alarm that watches two clocks at once.
 
 use std::{os::fd::AsFd, time::Duration};
 
@@ -8,30 +8,32 @@ use nix::sys::{
     timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags},
 };
 
-/// Whether `moment` has come on either clock.
+/// Whether either clock has reached `moment`.
 pub(super) fn has_passed(moment: ClockReading) -> bool {
     let now = SystemClock.now();
     now.boot >= moment.boot || now.wall >= moment.wall
 }
 
-/// `moment`, this much earlier.
+/// Returns `moment`, earlier by `by`.
 pub(super) fn before(moment: ClockReading, by: Duration) -> ClockReading {
     ClockReading { boot: moment.boot.saturating_sub(by), wall: moment.wall.saturating_sub(by) }
 }
 
-/// The moment that is `wait` from now.
+/// Returns the moment that is `wait` from now.
 pub(super) fn from_now(wait: Duration) -> ClockReading {
     let now = SystemClock.now();
     ClockReading { boot: now.boot.saturating_add(wait), wall: now.wall.saturating_add(wait) }
 }
 
-/// The earlier of two moments, on each clock.
+/// Returns the earlier of two moments, on each clock.
 pub(super) fn earlier(a: ClockReading, b: ClockReading) -> ClockReading {
     ClockReading { boot: a.boot.min(b.boot), wall: a.wall.min(b.wall) }
 }
 
-/// Two timers: a timeout of `poll(2)` would stand still while the machine is suspended, and know
-/// nothing of a wall clock that was set forward when a virtual machine was thawed.
+/// Two timers, one for each clock.
+///
+/// A timeout of `poll(2)` would not advance while the machine is suspended. It would also ignore a
+/// wall clock that was set forward, as happens when a virtual machine is thawed.
 #[derive(Debug)]
 pub(super) struct Alarm {
     boot: TimerFd,
@@ -57,7 +59,7 @@ impl Alarm {
         let at = |time: Duration| Expiration::OneShot(TimeSpec::from_duration(time.max(Duration::from_nanos(1))));
         let absolute = TimerSetTimeFlags::TFD_TIMER_ABSTIME;
         self.boot.set(at(moment.boot), absolute)?;
-        // Also readable when somebody sets the clock.
+        // The timer also becomes readable when the wall clock is set.
         self.wall.set(at(moment.wall), absolute | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET)
     }
 

@@ -1,4 +1,4 @@
-//! The command: its environment, and how it is started.
+//! The command: its environment and its start.
 
 use std::{
     ffi::OsString,
@@ -16,27 +16,29 @@ use nix::{
 use super::inherited::InheritedState;
 use crate::{exit, sys};
 
-/// What is to be run under the lock.
+/// The command to run under the lock.
 #[derive(Debug, Clone)]
 pub(super) struct Job {
     pub(super) name: LockName,
     /// The program and its arguments; never empty.
     pub(super) argv: Vec<OsString>,
-    /// As the user asked; see [`Job::grace`].
+    /// The grace time of `--grace`; see [`Job::grace`].
     pub(super) grace: Option<Duration>,
-    /// Whether the command gets a process group of its own. On a terminal it stays in ours, or it
-    /// would be a background job.
+    /// Whether the command gets its own process group. On a terminal it stays in the group of
+    /// `onelock`, because it would be a background job otherwise.
     pub(super) own_group: bool,
     pub(super) inherited: InheritedState,
 }
 
-/// Time to clean up in before SIGKILL, unless the user chose one.
+/// Time between SIGTERM and SIGKILL, unless the user chose one.
 const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 
 impl Job {
-    /// The time between SIGTERM and SIGKILL, for a lease that lasts for `lease` without a renewal.
-    /// A lease is renewed when a third of its ttl is over; a quarter before its end nobody expects
-    /// the next renewal any more.
+    /// Returns the time between SIGTERM and SIGKILL, for a lease that lasts for `lease` without a
+    /// renewal.
+    ///
+    /// At most a quarter of the lease: a lease is renewed after a third of its ttl, so no renewal
+    /// can be expected in the last quarter.
     pub(super) fn grace(&self, lease: Option<Duration>) -> Duration {
         self.grace.unwrap_or_else(|| lease.map_or(DEFAULT_GRACE, |lease| DEFAULT_GRACE.min(lease / 4)))
     }
@@ -49,15 +51,15 @@ impl Job {
         {
             match value {
                 Some(value) => command.env(variable, value.to_string()),
-                // Of another lock that we were started under.
+                // An outer lock may have set the variable.
                 None => command.env_remove(variable),
             };
         }
         command
     }
 
-    /// Starts the command as a child of this process, which it does not survive. Calls
-    /// `before_start` when there is a child, and before that becomes the command.
+    /// Starts the command as a child that dies with this process. Calls `before_start` after the
+    /// fork and before the child becomes the command.
     pub(super) fn spawn(
         &self,
         token: Option<u64>,
@@ -71,7 +73,7 @@ impl Job {
             drop((start_reader, errno_writer));
             before_start();
             let mut errno = [0; 4];
-            // The read ends without a byte when the exec closes the other end.
+            // A successful exec closes the other end, and the read ends without a byte.
             let refused = start_writer.write_all(&[0]).map(|()| errno_reader.read_exact(&mut errno).is_ok());
             let error = match refused {
                 Ok(false) => return Ok(child),
@@ -87,7 +89,7 @@ impl Job {
         sys::exit_now(i32::from(exit::OS))
     }
 
-    /// In the child; returns only when that fails.
+    /// Becomes the command, in the child; returns only on failure.
     fn run_child(
         &self,
         parent: Pid,
@@ -109,12 +111,12 @@ impl Job {
         }
         match start_reader.read_exact(&mut [0]) {
             Ok(()) => self.exec(token, deadline),
-            // Closed by the parent's death.
+            // The parent died, which closed the pipe.
             Err(error) => error,
         }
     }
 
-    /// Becomes the command; returns only when that fails.
+    /// Becomes the command; returns only on failure.
     pub(super) fn exec(&self, token: Option<u64>, deadline: Option<ClockReading>) -> io::Error {
         use std::os::unix::process::CommandExt;
         let mut command = self.command(token, deadline);

@@ -1,4 +1,4 @@
-//! `onelock run --no-fork`: to become the command, with the lock in a descriptor that it inherits.
+//! `onelock run --no-fork`: becomes the command, which inherits the lock in a descriptor.
 
 use tokio::runtime::Runtime;
 
@@ -13,11 +13,11 @@ use crate::{
     runtime::runtime,
 };
 
-/// Gets the lock and becomes the command; returns when one of the two fails.
+/// Acquires the lock and becomes the command; returns only if one of them fails.
 pub(super) fn run(plan: &Plan) -> Result<Exit, Failure> {
     let runtime = runtime()?;
     let exit = acquire_and_exec(plan, &runtime);
-    // A call on a file system that hangs is not waited for.
+    // Does not wait for a call on a file system that hangs.
     runtime.shutdown_background();
     exit
 }
@@ -29,7 +29,7 @@ fn acquire_and_exec(plan: &Plan, runtime: &Runtime) -> Result<Exit, Failure> {
         WaitOutcome::Contended => return Ok(Exit::Code(plan.conflict_code)),
         WaitOutcome::Signal(signal) => return Ok(Exit::Signal(signal)),
     };
-    // One of a chain's locks may live in a descriptor, and the other need renewals all the same.
+    // One lock of a migration may live in a descriptor, but the other may need renewals.
     let failure = match guard.descriptor().filter(|_| !store.starts_with("migrate:")) {
         None => Failure::new(
             exit::USAGE,
@@ -37,8 +37,8 @@ fn acquire_and_exec(plan: &Plan, runtime: &Runtime) -> Result<Exit, Failure> {
              omit --no-fork",
         ),
         Some(lock) => {
-            // `dup` clears close-on-exec: this copy goes into the command, and keeps the lock until
-            // it and all heirs are gone.
+            // `dup` clears close-on-exec. The command and its descendants inherit this copy, and the
+            // lock lasts until the last of them has ended.
             let inherited_lock =
                 nix::unistd::dup(&lock).map_err(|e| Failure::os("copying the lock's descriptor", e))?;
             let error = plan.job.exec(guard.token().map(|t| t.get()), None);

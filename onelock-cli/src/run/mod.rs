@@ -1,9 +1,9 @@
 //! `onelock run`: two processes between the caller and the command.
 //!
-//! The supervisor ([`supervisor`]) is the process that the caller started: it acquires, renews and
-//! releases the lock. The watchdog ([`watchdog`]) is its child and the parent of the command: it
-//! makes sure that nothing outlives the lock. They talk over a socket ([`protocol`]).
-//! With `--no-fork` there is one process, which becomes the command ([`exec`]).
+//! The caller starts the supervisor ([`supervisor`]), which acquires, renews and releases the lock.
+//! The watchdog ([`watchdog`]) is its child and the parent of the command: it ensures that no
+//! process outlives the lock. They communicate over a socket ([`protocol`]). With `--no-fork` there
+//! is one process, which becomes the command ([`exec`]).
 
 mod acquire;
 mod alarm;
@@ -24,7 +24,7 @@ use crate::{
     sys,
 };
 
-/// Runs the command under the lock; in the watchdog's process it does not return.
+/// Runs the command under the lock; does not return in the watchdog's process.
 pub(crate) fn run(args: RunArgs, inherited: InheritedState) -> Result<Exit, Failure> {
     let no_fork = args.no_fork;
     let plan = Plan::new(args, inherited)?;
@@ -32,8 +32,8 @@ pub(crate) fn run(args: RunArgs, inherited: InheritedState) -> Result<Exit, Fail
         return exec::run(&plan);
     }
     let (to_watchdog, to_supervisor) = Channel::pair().map_err(|e| Failure::os("creating a socket pair", e))?;
-    // Before anything that starts a thread: a forked copy of a process with threads may not do
-    // much.
+    // Before any thread starts: a fork of a process with threads may call only async-signal-safe
+    // functions.
     match sys::fork().map_err(|e| Failure::os("starting the watchdog", e))? {
         None => {
             drop(to_watchdog);

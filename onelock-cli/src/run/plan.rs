@@ -1,16 +1,16 @@
-//! What `onelock run` was asked for.
+//! The plan of `onelock run`: its options with all defaults filled in.
 
 use std::{env, ffi::OsString, fs::OpenOptions, os::unix::fs::OpenOptionsExt, time::Duration};
 
 use super::{child::Job, inherited::InheritedState};
 use crate::{args::RunArgs, exit::Failure, store::StoreLocation};
 
-/// What the command line asked for, with all defaults filled in.
+/// The options of the command line, with all defaults filled in.
 #[derive(Debug)]
 pub(super) struct Plan {
     pub(super) store: StoreLocation,
     pub(super) job: Job,
-    /// How long to wait for the lock: zero tries once, `None` has no limit.
+    /// How long to wait for the lock: zero tries once, `None` waits without a limit.
     pub(super) wait: Option<Duration>,
     pub(super) ttl: Option<Duration>,
     pub(super) owner: Option<String>,

@@ -1,6 +1,8 @@
-//! All processes that descend from this one, whatever they did to get away: `setsid`, double forks,
-//! process groups of their own. For a process that is a subreaper (`PR_SET_CHILD_SUBREAPER`):
-//! orphans among its descendants become its children.
+//! Finds and signals all descendants of this process, even after `setsid`, a double fork or a change
+//! of process group.
+//!
+//! This process must be a subreaper (`PR_SET_CHILD_SUBREAPER`): orphans among its descendants then
+//! become its children.
 
 use std::{
     fs, io,
@@ -13,25 +15,26 @@ use nix::unistd::Pid;
 
 use crate::sys;
 
-/// How long to wait for killed processes before looking again; doubled up to the second value.
+/// The pause between two looks at killed processes; it doubles up to the second value.
 const PAUSE: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(20));
 
-/// A descendant. The descriptor, where there is one, keeps a signal from hitting a stranger who got
-/// the same number.
+/// A descendant. The handle, if the kernel gives one, keeps a signal from reaching another process
+/// that got the same pid.
 struct Descendant {
     pid: Pid,
     handle: Option<OwnedFd>,
     group: Pid,
 }
 
-/// Sends `signal` to every descendant once; to the members of `group` all at once.
+/// Sends `signal` to every descendant once, and to the members of `group` in one call.
 pub(super) fn signal_all(signal: i32, group: Option<Pid>) {
     if let Some(group) = group {
         let _ = sys::kill_group(group, signal);
     }
     let all = descendants();
     for descendant in all.iter().filter(|d| Some(d.group) != group) {
-        // Gone already, or (a set-user-id program) not ours to signal; then only waiting helps.
+        // It fails if the process has ended, or if a set-user-id program may not be signalled. The
+        // only remedy for the latter is to wait.
         let _ = match &descendant.handle {
             Some(handle) => sys::pidfd_kill(handle.as_fd(), signal),
             None => sys::kill(descendant.pid, signal),
@@ -39,7 +42,7 @@ pub(super) fn signal_all(signal: i32, group: Option<Pid>) {
     }
 }
 
-/// Kills every descendant, and returns when the last one is dead and reaped.
+/// Kills every descendant, and returns once the last one is reaped.
 pub(super) fn kill_all(group: Option<Pid>) {
     let mut group = group;
     let mut pause = PAUSE.0;
@@ -47,7 +50,7 @@ pub(super) fn kill_all(group: Option<Pid>) {
         signal_all(libc::SIGKILL, group);
         loop {
             match sys::next_change() {
-                // Once the command is reaped, somebody else's group may get its number.
+                // Once the command is reaped, an unrelated group may get its number.
                 Ok(Some((pid, _))) if Some(pid) == group => group = None,
                 Ok(Some(_)) => {}
                 Ok(None) => break,
@@ -56,13 +59,13 @@ pub(super) fn kill_all(group: Option<Pid>) {
                 Err(_) => return,
             }
         }
-        // The killed take a moment to die, and may have forked before they were hit.
+        // Killed processes need a moment to die, and may have forked before the signal arrived.
         thread::sleep(pause);
         pause = (pause * 2).min(PAUSE.1);
     }
 }
 
-/// Parents before children, so that no parent sees its child die and goes on to the next step.
+/// Lists parents before children, so that no parent reacts to the death of its child.
 fn descendants() -> Vec<Descendant> {
     let me = Pid::this();
     let mut found: Vec<Descendant> = Vec::new();
@@ -70,7 +73,7 @@ fn descendants() -> Vec<Descendant> {
     let mut parent = me;
     loop {
         for child in children(parent) {
-            // The order matters: first the handle, then the proof that it is the process we mean.
+            // The order matters: the handle comes first, then the check that it is the right process.
             let handle = sys::pidfd_open(child).ok();
             if let Some(stat) = stat(child)
                 && (stat.parent == parent || stat.parent == me)
@@ -88,14 +91,15 @@ fn children(pid: Pid) -> Vec<Pid> {
     children_by_list(pid).unwrap_or_else(|| children_by_scan(pid))
 }
 
-/// From `/proc/PID/task/*/children`; `None` where the kernel is built without it.
+/// Reads `/proc/PID/task/*/children`; `None` if the kernel is built without these files.
 fn children_by_list(pid: Pid) -> Option<Vec<Pid>> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Some(Vec::new()) };
     let mut children = Vec::new();
     for task in tasks.flatten() {
         match fs::read_to_string(task.path().join("children")) {
             Ok(list) => children.extend(list.split_ascii_whitespace().filter_map(parse_pid)),
-            // The task may have ended meanwhile; but if ours has no list, nobody's has.
+            // Another task may have ended meanwhile. This process's own list is missing only if the
+            // kernel has no such lists.
             Err(_) if pid == Pid::this() => return None,
             Err(_) => {}
         }
@@ -107,7 +111,7 @@ fn has_child_lists() -> bool {
     fs::exists(format!("/proc/self/task/{}/children", Pid::this())).unwrap_or(false)
 }
 
-/// From a look at every process.
+/// Looks at the parent of every process.
 fn children_by_scan(pid: Pid) -> Vec<Pid> {
     let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
     let pids = processes.flatten().filter_map(|entry| parse_pid(entry.file_name().to_str()?));
@@ -118,7 +122,7 @@ fn parse_pid(text: &str) -> Option<Pid> {
     text.parse().ok().map(Pid::from_raw)
 }
 
-/// Whether the process is stopped now, as after Ctrl-Z.
+/// Whether the process is stopped, as after Ctrl-Z.
 pub(crate) fn is_stopped(pid: Pid) -> bool {
     stat(pid).is_some_and(|stat| stat.state == 'T')
 }
@@ -129,7 +133,7 @@ struct Stat {
     group: Pid,
 }
 
-/// From `/proc/PID/stat`: `pid (comm) state ppid pgrp …`, where `comm` may contain anything.
+/// Reads `/proc/PID/stat`: `pid (comm) state ppid pgrp …`, where `comm` may contain anything.
 fn stat(pid: Pid) -> Option<Stat> {
     let stat = fs::read(format!("/proc/{pid}/stat")).ok()?;
     let after = stat.iter().rposition(|b| *b == b')')? + 1;
@@ -145,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn both_ways_to_find_children_agree() {
+    fn child_lists_and_a_scan_find_the_same_children() {
         let mut child = Command::new("sleep").arg("100").spawn().unwrap();
         let pid = Pid::from_raw(child.id() as i32);
         assert!(children_by_scan(Pid::this()).contains(&pid));

@@ -1,4 +1,4 @@
-//! What the supervisor and the watchdog tell each other, and the socket that carries it.
+//! The messages between the supervisor and the watchdog, and the socket that carries them.
 
 use std::{
     io::{IoSlice, IoSliceMut},
@@ -16,11 +16,11 @@ use nix::{
 
 use crate::sys;
 
-/// From the supervisor to the watchdog.
+/// A message from the supervisor to the watchdog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ToWatchdog {
-    /// The lock is held: start the command. Comes with the lock's descriptor, where the lock lives
-    /// in one.
+    /// The lock is held: start the command. Carries the lock's descriptor, if the lock lives in
+    /// one.
     Start { token: Option<u64>, deadline: Option<ClockReading> },
     /// The lease was renewed.
     Deadline(ClockReading),
@@ -28,23 +28,23 @@ pub(super) enum ToWatchdog {
     Signal(i32),
     /// The lock was lost: stop the command.
     Lost,
-    /// The end of the command was heard of: let go of the lock, and leave what still runs alone.
+    /// The end of the command was received: unlock, and leave processes that still run alone.
     Finish,
 }
 
-/// From the watchdog to the supervisor.
+/// A message from the watchdog to the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WatchdogEvent {
     /// The command runs.
     Started,
-    /// The command could not be started, for this errno.
+    /// The command could not be started, because of this errno.
     NotStarted(i32),
-    /// The command, which has this pid, was stopped by this signal.
+    /// The command with this pid was stopped by this signal.
     Stopped { signal: i32, pid: i32 },
     /// The command ended with this wait status.
     Ended(i32),
-    /// The lock was lost, the command and all that it started are dead, and the watchdog has let go
-    /// of the lock.
+    /// The lock was lost, the command and all its descendants are dead, and the watchdog has
+    /// unlocked.
     Killed,
 }
 
@@ -78,15 +78,15 @@ fn moment(boot: u64, wall: u64) -> ClockReading {
 /// A message of fixed size.
 pub(super) trait Message: Copy {
     fn pack(self) -> Bytes;
-    /// `None` for what this program never sends.
+    /// Returns `None` for bytes that this program never sends.
     fn unpack(bytes: &Bytes) -> Option<Self>;
 }
 
 impl Message for ToWatchdog {
     fn pack(self) -> Bytes {
         match self {
-            // No token and no deadline are zero: tokens are never zero, and no deadline is at boot
-            // in 1970.
+            // Zero means no token or no deadline: no token is zero, and no deadline is both at boot
+            // and in 1970.
             Self::Start { token, deadline } => {
                 let (boot, wall) = deadline.map_or((0, 0), |d| (nanos(d.boot), nanos(d.wall)));
                 pack(1, token.unwrap_or(0), boot, wall)
@@ -136,13 +136,14 @@ impl Message for WatchdogEvent {
     }
 }
 
-/// One end of the socket. It keeps message boundaries, and its end is seen when the other process
-/// is gone, however it went.
+/// One end of the socket. The socket keeps message boundaries, and reports the end of the other
+/// process, whatever ended it.
 #[derive(Debug)]
 pub(super) struct Channel(OwnedFd);
 
 impl Channel {
-    /// Two connected ends: the supervisor's, which does not block, and the watchdog's, which does.
+    /// Creates two connected ends: a non-blocking one for the supervisor, and a blocking one for the
+    /// watchdog.
     pub(super) fn pair() -> nix::Result<(Self, Self)> {
         let (supervisor, watchdog) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
@@ -159,13 +160,12 @@ impl Channel {
         sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None).map(drop)
     }
 
-    /// The next message and the descriptor that came with it; `None` once the other process is
-    /// gone.
+    /// Receives the next message and its descriptor; `None` once the other process has ended.
     pub(super) fn receive<M: Message>(&self) -> nix::Result<Option<(M, Option<OwnedFd>)>> {
         let mut bytes = [0; BYTES];
         let (length, descriptor) = match self.receive_bytes(&mut bytes) {
-            // The other process went without reading all that we sent. That error comes before what
-            // it sent last, and once.
+            // The other process ended without reading every message. The kernel reports this error
+            // once, before the last messages of that process.
             Err(Errno::ECONNRESET) => self.receive_bytes(&mut bytes)?,
             received => received?,
         };
@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_arrive_as_they_were_sent_and_the_end_is_seen() {
+    fn messages_arrive_unchanged_and_the_end_is_reported() {
         let (supervisor, watchdog) = Channel::pair().unwrap();
         let at =
             ClockReading { boot: Duration::from_millis(12_345), wall: Duration::from_nanos(1_700_000_000_000_000_001) };
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_message_of_one_who_did_not_read_ours_arrives() {
+    fn the_last_message_arrives_despite_unread_messages() {
         let (supervisor, watchdog) = Channel::pair().unwrap();
         supervisor.send(ToWatchdog::Signal(15), None).unwrap();
         watchdog.send(WatchdogEvent::Ended(0), None).unwrap();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_descriptor_travels_with_its_message() {
+    fn a_descriptor_arrives_with_its_message() {
         let (supervisor, watchdog) = Channel::pair().unwrap();
         let file = std::fs::File::open("/proc/self/stat").unwrap();
         supervisor.send(ToWatchdog::Start { token: None, deadline: None }, Some(file.as_fd())).unwrap();

@@ -1,4 +1,4 @@
-//! The signals that reach us, read from a descriptor.
+//! Reads the signals of this process from a descriptor.
 
 use std::{io, ops::ControlFlow};
 
@@ -11,10 +11,10 @@ use tokio::io::unix::AsyncFd;
 use super::inherited::handled_signals;
 use crate::{exit::Failure, sys};
 
-/// `si_code` of a signal that the kernel itself sent.
+/// The `si_code` of a signal that the kernel itself sent.
 const SI_KERNEL: i32 = 0x80;
 
-/// Those that a terminal sends to all processes of its foreground job.
+/// The signals that a terminal sends to all processes of its foreground job.
 const FROM_TERMINALS: [i32; 8] = [
     libc::SIGINT,
     libc::SIGQUIT,
@@ -26,7 +26,7 @@ const FROM_TERMINALS: [i32; 8] = [
     libc::SIGWINCH,
 ];
 
-/// Those that end no process by default.
+/// The signals that end no process by default.
 const HARMLESS: [i32; 8] = [
     libc::SIGCHLD,
     libc::SIGURG,
@@ -38,26 +38,25 @@ const HARMLESS: [i32; 8] = [
     libc::SIGTTOU,
 ];
 
-/// A signal that was sent to us.
+/// A signal that was sent to this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ReceivedSignal {
     pub(crate) number: i32,
-    /// A terminal sent it, to every process of the job.
+    /// Whether a terminal sent it, to every process of the job.
     pub(crate) by_terminal: bool,
 }
 
 impl ReceivedSignal {
-    /// Whether it ends a process that has made no arrangements for it, as ours were when we were
-    /// started.
+    /// Whether it ends a process with the dispositions that this one was started with.
     pub(crate) fn is_fatal(self) -> bool {
         !HARMLESS.contains(&self.number) && !sys::is_ignored(self.number)
     }
 }
 
-/// Those by which people and service managers ask a program to end.
+/// The signals by which people and service managers ask a program to end.
 const TERMINATION: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
-/// Blocked signals, which are read instead of acting on us.
+/// Blocked signals, which are read instead of acting on the process.
 #[derive(Debug)]
 pub(crate) struct Signals {
     fd: AsyncFd<SignalFd>,
@@ -65,15 +64,17 @@ pub(crate) struct Signals {
 }
 
 impl Signals {
-    /// All that [`InheritedState::block_signals`](super::inherited::InheritedState::block_signals)
-    /// has blocked.
+    /// Reads all signals that
+    /// [`InheritedState::block_signals`](super::inherited::InheritedState::block_signals) has
+    /// blocked.
     pub(crate) fn all() -> Result<Self, Failure> {
         Self::of(handled_signals()).map_err(|e| Failure::os("reading signals", e))
     }
 
-    /// Blocks those that ask us to end, for a command that has to tidy up first. To be called with
-    /// a single thread. Processes that are started from now on are deaf to them, too, and have to
-    /// be ended by us.
+    /// Blocks and reads the termination signals, for a command that has to clean up first.
+    ///
+    /// Must be called with a single thread. Processes that are started afterwards inherit the
+    /// blocked signals, so this process has to end them.
     pub(crate) fn block_termination() -> Result<Self, Failure> {
         let set: SigSet = TERMINATION.into_iter().collect();
         let blocked = set.thread_block().map_err(io::Error::from).and_then(|()| Self::of(set));
@@ -85,14 +86,13 @@ impl Signals {
         Ok(Self { fd: sys::watch_reads(fd)?, set })
     }
 
-    /// From now on they act again: who sends a second one does not want to wait for what the first
-    /// began.
+    /// Unblocks the signals: a second signal ends the process without waiting for the cleanup.
     pub(crate) fn unblock(&self) {
         let _ = self.set.thread_unblock();
     }
 
-    /// What `work` comes to, unless a signal that would have ended us comes first: then `work` is
-    /// dropped. Other signals act as they would have without us in between.
+    /// Runs `work` until it ends or a fatal signal arrives, which drops `work`. Other signals act as
+    /// their disposition says.
     pub(crate) async fn race<T>(&self, work: impl Future<Output = T>) -> Result<ControlFlow<i32, T>, Failure> {
         tokio::pin!(work);
         loop {
@@ -110,7 +110,7 @@ impl Signals {
         }
     }
 
-    /// The next signal. Cancel safe: a signal is either returned or still there.
+    /// Returns the next signal. Cancel safe: a signal is either returned or stays pending.
     pub(crate) async fn next(&self) -> io::Result<ReceivedSignal> {
         loop {
             let mut ready = self.fd.readable().await?;

@@ -1,5 +1,5 @@
 //! The supervisor: acquires, renews and releases the lock, forwards signals, and exits as the
-//! command exits.
+//! command does.
 
 use std::{
     io,
@@ -31,12 +31,12 @@ use crate::{
     sys,
 };
 
-/// How long after its time the watchdog may be silent before it is taken for dead.
+/// How long the watchdog may be overdue before it counts as dead.
 const WATCHDOG_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs the supervisor to its end.
 pub(super) fn main(plan: &Plan, channel: Channel, watchdog: Pid) -> Result<Exit, Failure> {
-    // When the watchdog dies, what it watched becomes ours.
+    // If the watchdog dies, its descendants become children of this process.
     prctl::set_child_subreaper(true).map_err(|e| Failure::os("becoming a subreaper", e))?;
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
@@ -75,8 +75,8 @@ async fn acquire_and_supervise(
     supervisor.note_loss(&guard);
     supervisor.send(ToWatchdog::Finish);
     if ended.is_err() {
-        // The command may still run, and the watchdog kills it before it goes; only then may the
-        // lock be free.
+        // The command may still run. The watchdog kills it before it ends, and only then may the
+        // lock be released.
         supervisor.wait_for_watchdog_exit().await;
     }
     let released = guard.release().await;
@@ -89,23 +89,23 @@ struct Supervisor<'a> {
     channel: AsyncFd<Channel>,
     signals: Signals,
     watchdog: Pid,
-    /// The end of the lease that the watchdog knows of.
+    /// The end of the lease that the watchdog was told.
     sent_deadline: Option<ClockReading>,
     /// How long the lease lasts without a renewal.
     lease: Option<Duration>,
-    /// Why the lock was lost, and when the watchdog has to be done.
+    /// The reason of the loss, and the time by which the watchdog has to finish.
     lost: Option<(Lost, Instant)>,
-    /// SIGTSTP was sent to us, not only to the command.
+    /// Whether SIGTSTP was sent to this process, and not only to the command.
     stop_requested: bool,
 }
 
-/// What became of the command.
+/// The end of the command.
 enum CommandEnd {
     Exited(ExitStatus),
     NotStarted(io::Error),
-    /// It was killed, because the lock was lost.
+    /// The watchdog killed it, because the lock was lost.
     Killed,
-    /// It was killed, because the watchdog died.
+    /// The supervisor killed it, because the watchdog died.
     Orphaned,
 }
 
@@ -144,16 +144,16 @@ impl Supervisor<'_> {
         }
     }
 
-    /// The command may have gone on past the end of the lease while all of us were frozen: its end
-    /// is the first that we hear of.
+    /// Notes a loss that no event reported: if all processes were frozen, the command may have run
+    /// past the end of the lease, and its end is the first event.
     fn note_loss(&mut self, guard: &Guard) {
         if let Some(lost) = guard.check().err().filter(|_| self.lost.is_none()) {
             self.lost = Some((lost, Instant::now()));
         }
     }
 
-    /// Tells the watchdog when the lease ends now. Not only when `renewed` returns: a renewal
-    /// between two waits would be missed.
+    /// Tells the watchdog the new end of the lease. Called in every round, because `renewed` misses
+    /// a renewal between two waits.
     fn send_deadline(&mut self, guard: &Guard) {
         let until = guard.valid_until();
         if let Some(until) = until.filter(|_| until != self.sent_deadline && self.lost.is_none()) {
@@ -162,8 +162,8 @@ impl Supervisor<'_> {
         }
     }
 
-    /// A failed send means that the watchdog is dead, which the channel reports, or that it hangs;
-    /// the command is killed either way.
+    /// Sends a message and ignores a failure: then the watchdog is dead, which the channel reports,
+    /// or it hangs. The command is killed in both cases.
     fn send(&self, message: ToWatchdog) {
         let _ = self.channel.get_ref().send(message, None);
     }
@@ -187,27 +187,27 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Whoever started us sees a stopped job when the command was stopped from the terminal, or by
-    /// a signal that went through us.
+    /// Stops this process if the command was stopped from the terminal or by a forwarded signal, so
+    /// that the caller sees a stopped job.
     fn stop_with_command(&mut self, signal: i32, command: Pid) {
-        // The event may be about a stop that is over: with Ctrl-Z right after `fg` we were stopped,
-        // and continued, before we read it.
+        // The event may be outdated: with Ctrl-Z right after `fg` this process was stopped and
+        // continued before it read the event.
         if !process_tree::is_stopped(command) {
             return;
         }
         if !self.job.own_group {
             sys::deliver_to_self(signal);
         } else if std::mem::take(&mut self.stop_requested) {
-            // SIGTSTP would have no effect in a process group that no shell manages.
+            // SIGTSTP has no effect in a process group that no shell manages.
             sys::deliver_to_self(libc::SIGSTOP);
         }
     }
 
     fn forward_signal(&mut self, signal: ReceivedSignal, guard: &Guard) {
-        // The command is in the same foreground job and has got it, too.
+        // The command is in the same foreground job and has received the signal, too.
         let already_delivered = signal.by_terminal && !self.job.own_group;
-        // While we were stopped the lock may have been lost: then nothing may be continued, but for
-        // its end.
+        // The lock may have been lost while this process was stopped. Then the command may continue
+        // only to be ended.
         let must_not_continue = signal.number == libc::SIGCONT && guard.check().is_err();
         if signal.number == libc::SIGCHLD || already_delivered || must_not_continue {
             return;
@@ -216,15 +216,16 @@ impl Supervisor<'_> {
         self.send(ToWatchdog::Signal(signal.number));
     }
 
-    /// The watchdog is dead, or as good as: kills it and all that it watched.
+    /// Kills a dead or hanging watchdog and all processes that it watched.
     async fn kill_orphans(&self) -> CommandEnd {
         let _ = sys::kill(self.watchdog, libc::SIGKILL);
-        // In a thread, because renewals go on until the last process is dead.
+        // In a thread, because the lock must be renewed until the last process is dead.
         let _ = tokio::task::spawn_blocking(|| process_tree::kill_all(None)).await;
         if self.lost.is_some() { CommandEnd::Killed } else { CommandEnd::Orphaned }
     }
 
-    /// Until the watchdog has let go of the lock, the lock is not free; our exit says that it is.
+    /// Waits for the end of the watchdog. Until then the lock may not be free, and the exit of this
+    /// process says that it is.
     async fn wait_for_watchdog_exit(&self) {
         let gone = async { while let Ok(Some(_)) = next_event(&self.channel).await {} };
         if tokio::time::timeout(WATCHDOG_TIMEOUT, gone).await.is_err() {
@@ -256,7 +257,7 @@ impl Supervisor<'_> {
                         let message = format!("the lock \"{}\" was lost before the command ended", self.job.name);
                         return Err(Failure::new(exit::LOST, message));
                     }
-                    // The command has done its work; the lock will end with its lease.
+                    // The command has done its work, and the lock expires with its lease.
                     Err(error) => say(&format!("onelock: {}\n", Failure::from(error))),
                 }
                 Ok(exit_like(status, self.job.own_group))
@@ -277,7 +278,7 @@ async fn next_event(channel: &AsyncFd<Channel>) -> io::Result<Option<WatchdogEve
 
 fn exit_like(status: ExitStatus, own_group: bool) -> Exit {
     match (status.code(), status.signal()) {
-        // A shell stops its script or loop on Ctrl-C only when it sees its child die of it.
+        // On Ctrl-C a shell ends its script or loop only if its child died of SIGINT.
         (_, Some(libc::SIGINT)) if !own_group => Exit::Signal(libc::SIGINT),
         (Some(code), _) => Exit::Code(code as u8),
         (None, signal) => Exit::Code(128_u8.wrapping_add(signal.unwrap_or(0) as u8)),

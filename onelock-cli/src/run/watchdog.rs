@@ -1,9 +1,9 @@
-//! The watchdog: the parent of the command, in a process of its own, so that the command ends
-//! before the lock does, whatever happens to the process that holds the lock.
+//! The watchdog: the parent of the command, in a separate process, so that the command ends before
+//! the lock does, whatever happens to the supervisor.
 //!
-//! It shares the lock's descriptor, where the lock lives in one: then the kernel frees the lock
-//! after the watchdog has let go of it. It knows when the lease ends, where there is one, and needs
-//! nobody to tell it that the time has come. It uses no runtime and no thread.
+//! If the lock lives in a descriptor, the watchdog shares the descriptor: the kernel does not free
+//! the lock before the watchdog unlocks. If the lock has a lease, the watchdog knows the end of the
+//! lease and acts without a message. It uses no runtime and no thread.
 
 use std::{
     os::{
@@ -36,7 +36,7 @@ use crate::{exit, sys};
 /// Runs the watchdog to its end, in the process that was forked for it.
 pub(super) fn main(supervisor: Channel, job: &Job) -> ! {
     let _ = prctl::set_name(c"lock-watchdog");
-    // Orphans of the command become ours, not init's: nothing gets away.
+    // Orphans of the command become children of this process instead of init's, so none escapes.
     let code = match prctl::set_child_subreaper(true).and_then(|()| wait_for_start(supervisor, job)) {
         Ok(()) => 0,
         Err(_) => i32::from(exit::OS),
@@ -47,7 +47,7 @@ pub(super) fn main(supervisor: Channel, job: &Job) -> ! {
 fn wait_for_start(supervisor: Channel, job: &Job) -> nix::Result<()> {
     match supervisor.receive()? {
         Some((ToWatchdog::Start { token, deadline }, lock)) => start(supervisor, job, token, deadline, lock),
-        // The supervisor went before it had the lock, or sent what makes no sense without one.
+        // The supervisor ended without the lock, or sent a message that makes no sense without it.
         _ => Ok(()),
     }
 }
@@ -63,8 +63,8 @@ fn start(
     set.add(Signal::SIGCHLD);
     let children = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let alarm = Alarm::new()?;
-    // Not after the command has begun: it and all of its group may be killed at once, and then
-    // somebody has to be left to clean up.
+    // The watchdog leaves the group before the command starts. Otherwise a signal to the whole
+    // group could kill the watchdog, and no process would clean up.
     let command = match job.spawn(token, deadline, || leave_process_group(job)) {
         Ok(command) => command,
         Err(error) => {
@@ -78,22 +78,22 @@ fn start(
     let group = job.own_group.then_some(command);
     let watchdog =
         Watchdog { supervisor, children, alarm, lock, command, group, grace, deadline, kill_at: None, ended: false };
-    // If the supervisor is gone by now, the loop sees that.
+    // If the supervisor has ended by now, the loop notices.
     let _ = watchdog.supervisor.send(WatchdogEvent::Started, None);
     watchdog.watch()
 }
 
-/// Out of the reach of signals to the job's process group: SIGKILL to that group must leave
-/// somebody to clean up.
+/// Moves the watchdog out of the job's process group, so that SIGKILL to the group leaves a process
+/// that cleans up.
 fn leave_process_group(job: &Job) {
     let _ = if job.own_group {
         // Staying in the session keeps the command's group from being an orphaned one, in which
         // SIGTSTP has no effect.
         setpgid(Pid::from_raw(0), Pid::from_raw(0))
     } else {
-        // Leaving the session, because as a parent in another group of it we would keep a group
-        // from being an orphaned one that should be, and Ctrl-Z would stop a job that nobody can
-        // continue.
+        // The watchdog leaves the session. As a parent in another group of the session it would
+        // keep the command's group from becoming an orphaned one. Ctrl-Z would then stop a job
+        // that no shell can continue.
         setsid().map(drop)
     };
 }
@@ -107,11 +107,11 @@ struct Watchdog {
     /// The command's own process group, until the command is reaped.
     group: Option<Pid>,
     grace: Duration,
-    /// When the lease ends.
+    /// The end of the lease.
     deadline: Option<ClockReading>,
-    /// The command was told to stop, and will be killed then.
+    /// When to kill the command, which has been told to stop.
     kill_at: Option<ClockReading>,
-    /// The command has ended.
+    /// Whether the command has ended.
     ended: bool,
 }
 
@@ -138,7 +138,7 @@ impl Watchdog {
         }
     }
 
-    /// Sleeps until something happens; whether that came from the supervisor.
+    /// Sleeps until an event; whether it came from the supervisor.
     fn wait(&self) -> nix::Result<bool> {
         let [boot, wall] = self.alarm.descriptors();
         let mut sources =
@@ -151,12 +151,12 @@ impl Watchdog {
     }
 
     fn next_alarm(&self) -> Option<ClockReading> {
-        // What the command left behind when it ended by itself is nobody's business.
+        // After its own end, the command's remaining processes may outlive the lock.
         let deadline = self.deadline.filter(|_| !self.ended);
         self.kill_at.or_else(|| deadline.map(|at| alarm::before(at, self.grace)))
     }
 
-    /// One message from the supervisor.
+    /// Handles one message from the supervisor.
     fn handle_message(&mut self) -> Next {
         match self.supervisor.receive() {
             Ok(Some((ToWatchdog::Signal(signal), _))) if !self.ended => {
@@ -169,7 +169,7 @@ impl Watchdog {
             Ok(Some((ToWatchdog::Lost, _))) => self.stop_command(),
             Ok(Some((ToWatchdog::Finish, _))) if self.ended => return Next::End,
             Ok(Some((ToWatchdog::Signal(_) | ToWatchdog::Start { .. }, _))) | Err(Errno::EINTR) => {}
-            // The supervisor died or failed: nobody renews or releases the lock any more.
+            // The supervisor died or failed, so no process renews or releases the lock any more.
             Ok(Some((ToWatchdog::Finish, _)) | None) | Err(_) => {
                 process_tree::kill_all(self.group);
                 self.unlock();
@@ -191,8 +191,8 @@ impl Watchdog {
                         self.ended = true;
                         self.group = None;
                         if self.kill_at.is_none() {
-                            // Not the end yet: whoever killed the command may have killed the
-                            // supervisor in the same moment, and then the offspring has to go, too.
+                            // The watch goes on: the supervisor may have been killed together
+                            // with the command, and then the descendants have to be killed, too.
                             let _ = self.supervisor.send(WatchdogEvent::Ended(status.into_raw()), None);
                         }
                     }
@@ -200,7 +200,7 @@ impl Watchdog {
                 Ok(Some(_)) => {}
                 Ok(None) => return Next::Watch,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                // ECHILD: after a loss, everybody has stopped within the grace time.
+                // ECHILD: after a loss, all processes have ended within the grace time.
                 Err(_) if self.kill_at.is_some() => return self.end(WatchdogEvent::Killed),
                 Err(_) => return Next::Watch,
             }
@@ -218,8 +218,8 @@ impl Watchdog {
         Next::Watch
     }
 
-    /// The lock is lost, or about to be: all that runs under it gets the grace time to stop, but
-    /// never more than the lease lasts.
+    /// Gives all processes under the lock the grace time to stop, at most until the lease ends.
+    /// Called when the lock is lost or about to be lost.
     fn stop_command(&mut self) {
         if self.kill_at.is_some() || self.ended {
             return;
@@ -227,19 +227,19 @@ impl Watchdog {
         let kill_at = alarm::from_now(self.grace);
         self.kill_at = Some(self.deadline.map_or(kill_at, |deadline| alarm::earlier(kill_at, deadline)));
         process_tree::signal_all(libc::SIGTERM, self.group);
-        // What is stopped could not clean up.
+        // A stopped process could not clean up.
         process_tree::signal_all(libc::SIGCONT, self.group);
     }
 
-    /// After a loss: lets go of the lock, then says so.
+    /// Ends the watch after a loss: unlocks first, then reports `event`.
     fn end(&mut self, event: WatchdogEvent) -> Next {
         self.unlock();
         let _ = self.supervisor.send(event, None);
         Next::End
     }
 
-    /// Not by closing alone: a file's watchers hear of the close before its lock ends, and would
-    /// come too early.
+    /// Unlocks explicitly: a plain close would notify the watchers of the file before the lock
+    /// ends, and waiters would try too early.
     fn unlock(&mut self) {
         if let Some(lock) = self.lock.take() {
             sys::unlock(lock.as_fd());
