@@ -26,8 +26,8 @@ pub(crate) fn arguments(argc: c_int, argv: *const *const c_char) -> Vec<OsString
     (0..count).map(|i| OsString::from_vec(unsafe { CStr::from_ptr(*argv.add(i)) }.to_bytes().to_vec())).collect()
 }
 
-/// Forks, and returns `None` in the child. The process must have a single thread: then the child may
-/// do everything that the parent may.
+/// Forks, and returns `None` in the child. The process must have a single thread: then the child
+/// may do everything that the parent may.
 pub(crate) fn fork() -> io::Result<Option<Pid>> {
     // SAFETY: no other thread exists that could hold a lock which the child needs: this is called
     // before any runtime starts.
@@ -155,7 +155,7 @@ pub(crate) fn watch_reads<T: AsRawFd>(owner: T) -> io::Result<AsyncFd<T>> {
 
 /// Takes ownership of a descriptor that arrived in a message.
 pub(crate) fn adopt(received: RawFd) -> OwnedFd {
-    // SAFETY: the kernel has just created this descriptor for the message, so it has no other owner.
+    // SAFETY: the kernel has just created this descriptor, so it has no other owner.
     unsafe { OwnedFd::from_raw_fd(received) }
 }
 

@@ -37,8 +37,8 @@ impl Job {
     /// Returns the time between SIGTERM and SIGKILL, for a lease that lasts for `lease` without a
     /// renewal.
     ///
-    /// At most a quarter of the lease: a lease is renewed after a third of its ttl, so no renewal
-    /// can be expected in the last quarter.
+    /// It is at most a quarter of the lease. A lease is renewed after a third of its ttl, so the
+    /// last quarter begins only if several renewals have failed.
     pub(super) fn grace(&self, lease: Option<Duration>) -> Duration {
         self.grace.unwrap_or_else(|| lease.map_or(DEFAULT_GRACE, |lease| DEFAULT_GRACE.min(lease / 4)))
     }

@@ -37,8 +37,8 @@ fn acquire_and_exec(plan: &Plan, runtime: &Runtime) -> Result<Exit, Failure> {
              omit --no-fork",
         ),
         Some(lock) => {
-            // `dup` clears close-on-exec. The command and its descendants inherit this copy, and the
-            // lock lasts until the last of them has ended.
+            // `dup` clears close-on-exec. The command and its descendants inherit this copy, and
+            // the lock lasts until the last of them has ended.
             let inherited_lock =
                 nix::unistd::dup(&lock).map_err(|e| Failure::os("copying the lock's descriptor", e))?;
             let error = plan.job.exec(guard.token().map(|t| t.get()), None);

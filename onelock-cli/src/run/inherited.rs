@@ -87,8 +87,8 @@ fn null_device() -> std::io::Result<std::fs::File> {
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open("/dev/null")
 }
 
-/// Fills closed standard descriptors, so that no socket or lock file gets such a number. The fillers
-/// are close-on-exec, so that the command still finds these descriptors closed.
+/// Fills closed standard descriptors, so that no socket or lock file gets such a number. The
+/// fillers are close-on-exec, so that the command still finds these descriptors closed.
 fn fill_standard_descriptors() {
     use std::os::fd::{AsRawFd, IntoRawFd};
     while let Ok(null) = null_device() {

@@ -1,5 +1,5 @@
-//! Finds and signals all descendants of this process, even after `setsid`, a double fork or a change
-//! of process group.
+//! Finds and signals all descendants of this process, even after `setsid`, a double fork or a
+//! change of process group.
 //!
 //! This process must be a subreaper (`PR_SET_CHILD_SUBREAPER`): orphans among its descendants then
 //! become its children.
@@ -73,7 +73,7 @@ fn descendants() -> Vec<Descendant> {
     let mut parent = me;
     loop {
         for child in children(parent) {
-            // The order matters: the handle comes first, then the check that it is the right process.
+            // The order matters: first the handle, then the check that it is the right process.
             let handle = sys::pidfd_open(child).ok();
             if let Some(stat) = stat(child)
                 && (stat.parent == parent || stat.parent == me)

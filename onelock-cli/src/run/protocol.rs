@@ -142,8 +142,8 @@ impl Message for WatchdogEvent {
 pub(super) struct Channel(OwnedFd);
 
 impl Channel {
-    /// Creates two connected ends: a non-blocking one for the supervisor, and a blocking one for the
-    /// watchdog.
+    /// Creates two connected ends: a non-blocking one for the supervisor, and a blocking one for
+    /// the watchdog.
     pub(super) fn pair() -> nix::Result<(Self, Self)> {
         let (supervisor, watchdog) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;

@@ -91,8 +91,8 @@ impl Signals {
         let _ = self.set.thread_unblock();
     }
 
-    /// Runs `work` until it ends or a fatal signal arrives, which drops `work`. Other signals act as
-    /// their disposition says.
+    /// Runs `work` until it ends or a fatal signal arrives, which drops `work`. Other signals act
+    /// as their disposition says.
     pub(crate) async fn race<T>(&self, work: impl Future<Output = T>) -> Result<ControlFlow<i32, T>, Failure> {
         tokio::pin!(work);
         loop {

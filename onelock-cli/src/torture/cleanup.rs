@@ -1,4 +1,4 @@
-//! After a torture nothing stays behind: neither in the store nor on this machine.
+//! Removes the traces of a run from the store and from this machine.
 
 use std::{
     env, fs,
@@ -12,7 +12,7 @@ use lock_core::{Error, Locker, TryAcquire};
 use super::shared::TortureRun;
 use crate::{exit::Failure, probes};
 
-/// A directory of this run's own, for what the processes note.
+/// Creates the directory of the run, for the journals and resources of its processes.
 pub(super) fn create_run_directory(id: &str) -> Result<PathBuf, Failure> {
     let directory = env::temp_dir().join(format!("onelock-torture-{id}"));
     fs::DirBuilder::new()
@@ -22,17 +22,17 @@ pub(super) fn create_run_directory(id: &str) -> Result<PathBuf, Failure> {
     Ok(directory)
 }
 
-/// What a run left in the store.
+/// The names that a run left in the store.
 #[derive(Debug, Default)]
 pub(super) struct Leftovers {
-    /// Locks that were still held when all processes were dead and their leases over.
+    /// Locks that were still held after all processes were dead and their leases had expired.
     pub(super) stuck: Vec<String>,
-    /// Names that the store did not forget, and why.
+    /// Names that the store did not remove, and why.
     pub(super) kept: Vec<String>,
 }
 
-/// Has the store forget the names of this run. Their processes are dead: within `bound` each lock
-/// must be free.
+/// Removes the names of this run from the store. The processes are dead, so each lock must become
+/// free within `bound`.
 pub(super) async fn clean_up(locker: &Locker, run: &TortureRun, bound: Duration) -> Leftovers {
     let end = Instant::now() + bound;
     let mut left = Leftovers::default();
@@ -55,7 +55,7 @@ enum PurgeOutcome {
 }
 
 async fn purge(locker: &Locker, name: &str, patience: Duration) -> Result<PurgeOutcome, Error> {
-    // The last holder may have been killed: take the lock after it, and give it back.
+    // The last holder may have been killed, so the lock is acquired after it and released.
     match probes::request(locker, name).acquire_within(patience).await? {
         TryAcquire::Contended(holder) => Ok(PurgeOutcome::Held(holder)),
         TryAcquire::Acquired(guard) => {

@@ -1,5 +1,5 @@
-//! What each process of a run notes, one JSON object a line, so that a killed process spoils at
-//! most its last line.
+//! The journal of a worker: one JSON object a line, so that a killed process damages at most its
+//! last line.
 
 use std::{
     fs::{File, OpenOptions},
@@ -17,7 +17,7 @@ pub(super) struct Journal {
     worker: u64,
 }
 
-/// What one process noted.
+/// The entries of one journal.
 #[derive(Debug, Default)]
 pub(super) struct JournalEntries {
     pub(super) events: Vec<Event>,
@@ -51,12 +51,13 @@ impl Journal {
     }
 
     fn line(&mut self, line: &Value) -> io::Result<()> {
-        // In one call: the page cache keeps it when the process is killed right after.
+        // One call, so that the page cache keeps the line even if the process is killed right
+        // after.
         self.file.write_all(format!("{line}\n").as_bytes())
     }
 }
 
-/// Reads what `worker` noted; without a journal it was killed before it began.
+/// Reads the journal of `worker`; a missing one means that it was killed before it began.
 pub(super) fn read(directory: &Path, worker: u64) -> io::Result<JournalEntries> {
     let text = match std::fs::read_to_string(path(directory, worker)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_event_survives_the_journal_and_a_torn_line_spoils_no_other() {
+    fn journal_keeps_every_event_despite_a_torn_line() {
         let directory = tempfile::tempdir().unwrap();
         let until = Some(Duration::from_nanos(12));
         let all = [

@@ -1,10 +1,10 @@
-//! `onelock torture`: many processes contend on the user's own store, some are killed, frozen and
-//! cut off, and the recorded history is checked.
+//! `onelock torture`: many processes contend on the user's store, some are killed, frozen or cut
+//! off, and the recorded history is checked.
 //!
-//! The parent ([`parent`]) never takes a lock; its children ([`worker`]) are this same program.
-//! They meet in a directory of the run's own: a journal for each task of a child ([`journal`]), and
-//! the protected resource of each name ([`resource`]). Each child has a way of its own to the store
-//! ([`route`]). In the end, and when somebody ends the run, nothing of it stays behind
+//! The parent ([`parent`]) injects the faults; its children ([`worker`]) run the same program and
+//! acquire the locks. They share the directory of the run. It holds a journal for each task of a
+//! child ([`journal`]), and the protected resource of each name ([`resource`]). Each child reaches
+//! the store by its own route ([`route`]). The run removes all its traces, even if a signal ends it
 //! ([`cleanup`]).
 
 mod cleanup;
@@ -48,18 +48,19 @@ use crate::{
 
 pub(crate) use self::worker::run_worker;
 
-/// A lock that nobody holds must be had within the longest lease and this, less for a run that is
-/// over before: a busy machine is no violation.
+/// A free lock must be acquired within the longest lease plus this slack, because a busy machine is
+/// no violation. A short run allows less.
 const SLACK: Duration = Duration::from_secs(20);
 const MIN_SLACK: Duration = Duration::from_secs(5);
-/// Where locks do not expire a frozen holder keeps its lock, and all others only wait.
+/// How long a process is frozen on a store without expiry. A frozen holder keeps its lock there,
+/// and all other processes only wait.
 const FROZEN_ON_FILES: Duration = Duration::from_millis(500);
 
-/// `onelock torture`
+/// Runs `onelock torture`.
 pub(crate) fn torture(args: TortureArgs) -> Result<Exit, Failure> {
     let runtime = runtime()?;
     let exit = runtime.block_on(async { run_torture(args, &Signals::block_termination()?).await });
-    // A call on a file system that hangs is not waited for.
+    // Does not wait for a call on a file system that hangs.
     runtime.shutdown_background();
     exit
 }
@@ -131,9 +132,9 @@ async fn run_torture(args: TortureArgs, signals: &Signals) -> Result<Exit, Failu
     }))
 }
 
-/// Takes a lock of this run and gives it back: what keeps that from working is told at once, by the
-/// store, and not as the workers' errors at the end of the whole time. A store that does not answer
-/// is asked for no longer than its timeouts allow.
+/// Acquires and releases a lock of this run. An error of the store is then reported at once, and
+/// not as an error of the workers at the end of the run. A store that does not reply delays the
+/// error only by its timeouts.
 async fn check_that_store_works(locker: &Locker, name: &str) -> Result<(), Failure> {
     if let TryAcquire::Acquired(guard) = probes::request(locker, name).try_acquire().await? {
         let _: Release = guard.release().await?;
@@ -141,12 +142,13 @@ async fn check_that_store_works(locker: &Locker, name: &str) -> Result<(), Failu
     Ok(())
 }
 
-/// After this long without a renewal the store frees a lock; zero where it ends with its process.
+/// Returns how long the store keeps a lock without a renewal; zero if the lock ends with its
+/// process.
 fn longest_lease(locker: &Locker, run: &TortureRun) -> Duration {
     if locker.capabilities().ttl { run.ttl } else { locker.timing().lease.unwrap_or_default() }
 }
 
-/// Tidies up after a run that a signal has ended, whose processes are dead.
+/// Cleans up after a run that a signal has ended. Its processes are dead.
 async fn clean_up_after_signal(signal: i32, signals: &Signals, locker: &Locker, run: &TortureRun) -> Exit {
     signals.unblock();
     let _ = fs::remove_dir_all(&run.directory);

@@ -1,5 +1,5 @@
-//! The parent of a torture: starts the processes, kills, freezes and cuts them off by chance, and
-//! gathers what they noted.
+//! The parent of a run: starts the processes, kills, freezes and cuts them off at random, and
+//! collects their journals.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +21,7 @@ use super::{
 };
 use crate::store::StoreLocation;
 
-/// How long the processes may take to end.
+/// How long the processes may take to end after the stop request.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) struct Parent<'a> {
@@ -29,20 +29,20 @@ pub(super) struct Parent<'a> {
     store: &'a StoreLocation,
     route: &'a Route,
     rng: fastrand::Rng,
-    /// How long a process stands still or is cut off.
+    /// The longest time for which a process is frozen or cut off.
     longest_fault: Duration,
     processes: Vec<Process>,
     started: u64,
     /// The faults of processes, with their times.
     fault_events: Vec<(Duration, u64, EventKind)>,
     pub(super) faults: FaultCounts,
-    /// Processes that did not end when they were told to.
+    /// Processes that did not end after the stop request.
     pub(super) hung: Vec<String>,
-    /// Those that ended by themselves, such as on a full disk: what they noted is not all that
-    /// happened.
+    /// Processes that ended unexpectedly, for example on a full disk. Their journals are
+    /// incomplete.
     pub(super) unexpected_exits: Vec<String>,
-    /// By how much a pause of ours was too long at most: so late may the processes be, too, on a
-    /// machine that is busy or was suspended.
+    /// By how much the longest pause of the parent was late. On a machine that is busy or was
+    /// suspended, the workers may be late by as much.
     pub(super) lateness: Duration,
 }
 
@@ -70,7 +70,8 @@ impl<'a> Parent<'a> {
         }
     }
 
-    /// Ends early when a process ends by itself.
+    /// Runs the processes for `time` and injects faults; stops early if a process ends
+    /// unexpectedly.
     pub(super) async fn inject_faults(&mut self, processes: u32, time: Duration) -> io::Result<()> {
         let end = Instant::now() + time;
         for _ in 0..processes {
@@ -78,7 +79,7 @@ impl<'a> Parent<'a> {
             self.start(proxy)?;
         }
         while Instant::now() < end {
-            // The rhythm of the faults, not a wait for anything.
+            // This is the rhythm of the faults, and waits for no event.
             let rest = Duration::from_millis(self.rng.u64(50..400));
             self.pause(rest).await;
             self.reap("before the stop request")?;
@@ -106,7 +107,7 @@ impl<'a> Parent<'a> {
         self.lateness = self.lateness.max(now().saturating_sub(began + length));
     }
 
-    /// Waits until all have ended, which they were told to do; not for longer than `limit`.
+    /// Waits until all processes have ended after the stop request, at most for `limit`.
     async fn finish(&mut self, limit: Duration) -> io::Result<()> {
         let end = Instant::now() + limit;
         loop {
@@ -117,11 +118,11 @@ impl<'a> Parent<'a> {
             if Instant::now() >= end {
                 break;
             }
-            // Those that stand still by themselves.
+            // Some workers have stopped themselves.
             for process in &mut self.processes {
                 process.signal(Signal::SIGCONT);
             }
-            // Until they have noticed the file that tells them to.
+            // They end as soon as they notice the stop file.
             sleep(Duration::from_millis(10)).await;
         }
         for mut process in self.processes.drain(..) {
@@ -133,8 +134,8 @@ impl<'a> Parent<'a> {
         Ok(())
     }
 
-    /// Takes those that have ended off the list. They may, once they were told to, and
-    /// successfully.
+    /// Removes ended processes from the list. An end is expected only after the stop request, and
+    /// only with success.
     fn reap(&mut self, when: &str) -> io::Result<()> {
         let told = self.run.stop_file().exists();
         let mut index = 0;
@@ -166,7 +167,7 @@ impl<'a> Parent<'a> {
         if let Some(proxy) = &proxy {
             command.env("ONELOCK_URL", &proxy.url);
         }
-        // A process of its own, because it is killed and frozen.
+        // A separate process, because it is killed and frozen.
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
         self.processes.push(Process::new(number, child, proxy));
         Ok(())
@@ -174,11 +175,11 @@ impl<'a> Parent<'a> {
 
     fn kill(&mut self, victim: usize) -> io::Result<()> {
         let mut process = self.processes.swap_remove(victim);
-        // Before the signal: from here on nobody can say that it still believes.
+        // Before the signal: from here on, the dead process must not count as a holder.
         self.fault_events.push((now(), process.number, EventKind::Died));
         process.kill()?;
         self.faults.kills += 1;
-        // What it sent into a cut arrives now, after its death.
+        // Requests that were held up by a cut arrive now, after the death of their sender.
         process.proxy.iter_mut().for_each(ProcessProxy::heal);
         let proxy = process.proxy.take();
         self.start(proxy)
@@ -211,8 +212,8 @@ impl<'a> Parent<'a> {
         free
     }
 
-    /// Those that stopped themselves, in the middle of their work, stay so for as long as those
-    /// that we freeze.
+    /// Counts workers that stopped themselves as frozen, so that they are resumed as the others
+    /// are.
     fn note_self_stops(&mut self) {
         for index in 0..self.processes.len() {
             if self.processes[index].is_stopped() && self.begin_fault(index, ProcessFault::Frozen) {
@@ -235,19 +236,20 @@ impl<'a> Parent<'a> {
         }
     }
 
-    /// What all processes noted, with what befell them, for each name that they knew.
+    /// Collects the entries of all journals, and adds the faults of each process to each name that
+    /// it used.
     pub(super) fn collect(&self) -> io::Result<(Vec<Event>, Vec<String>)> {
         let (mut events, mut errors) = (Vec::new(), Vec::new());
         for worker in 0..self.started * TASKS {
             let number = worker / TASKS;
             let mut notes = journal::read(&self.run.directory, worker)?;
-            // What it noted between the parent's look at the clock and the signal: no harm in
-            // knowing less.
+            // Entries between the time of death and the signal are dropped, because fewer events
+            // cannot cause a false violation.
             let died = self.fault_events.iter().find(|(_, whose, what)| *whose == number && *what == EventKind::Died);
             if let Some((at, ..)) = died {
                 notes.events.retain(|event| event.at < *at);
             }
-            // One that ended by itself believed in nothing after its last word.
+            // A process that ended by itself held nothing after its last entry.
             let last = notes.events.iter().map(|event| event.at).max().unwrap_or_default();
             let end = (last + Duration::from_nanos(1), number, EventKind::Died);
             let names: BTreeSet<_> = notes.events.iter().map(|event| event.name.clone()).collect();
@@ -283,7 +285,7 @@ mod tests {
         Process::new(7, Command::new("sh").args(["-c", script]).spawn().unwrap(), None)
     }
 
-    /// What a parent of these processes, who has told them to end, finds fault with.
+    /// Returns the problems of a run whose processes run `script` after the stop request.
     async fn problems(limit: Duration, script: &str) -> Vec<String> {
         let directory = tempfile::tempdir().unwrap();
         let (run, store) = (run(directory.path()), StoreLocation::Url("memory:".into()));
@@ -297,13 +299,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_that_hangs_in_the_end_is_a_fault() {
+    async fn a_process_that_hangs_after_the_stop_request_fails() {
         let found = problems(Duration::ZERO, "exec sleep 1000").await;
         assert_eq!(found, ["process 7 hung: it did not end within 0ns of the stop request"]);
     }
 
     #[tokio::test]
-    async fn a_process_that_ends_with_an_error_is_a_fault() {
+    async fn a_process_that_ends_with_an_error_fails_the_run() {
         let found = problems(Duration::from_secs(60), "exit 71").await;
         assert_eq!(found, ["process 7 ended unexpectedly after the stop request: exit status: 71"]);
         assert_eq!(problems(Duration::from_secs(60), "kill -STOP $$; true").await, [""; 0]);

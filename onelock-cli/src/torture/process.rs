@@ -1,4 +1,4 @@
-//! The processes of a run, as their parent sees them.
+//! A process of a run, as its parent sees it.
 
 use std::{
     io,
@@ -14,20 +14,20 @@ use nix::{
 use super::route::ProcessProxy;
 use crate::run::process_tree;
 
-/// What is done to a process, one at a time for each.
+/// The fault of a process, which has at most one at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ProcessFault {
     Frozen,
     CutOff,
 }
 
-/// One of the processes that contend; killed when dropped.
+/// A contending process; killed when dropped.
 #[derive(Debug)]
 pub(super) struct Process {
     pub(super) number: u64,
     child: Child,
     pub(super) proxy: Option<ProcessProxy>,
-    /// Until when, and what.
+    /// The end of the fault, and its kind.
     pub(super) fault: Option<(Instant, ProcessFault)>,
 }
 
@@ -40,24 +40,24 @@ impl Process {
         Pid::from_raw(i32::try_from(self.child.id()).expect("the kernel's pids are i32"))
     }
 
-    /// How it ended, once it has.
+    /// Returns the exit status, once the process has ended.
     pub(super) fn exit_status(&mut self) -> io::Result<Option<ExitStatus>> {
         self.child.try_wait()
     }
 
-    /// Sends `signal`, unless the process has ended; whether it was sent.
+    /// Sends `signal`, unless the process has ended; returns whether it was sent.
     pub(super) fn signal(&mut self, signal: Signal) -> bool {
-        // Once waited for, its pid may be a stranger's. Nobody else waits for it, so what is here
-        // now stays here until we look again.
+        // A reaped process's pid may belong to another process. Only this object reaps the child,
+        // so a pid that is valid now stays valid until the next call.
         matches!(self.child.try_wait(), Ok(None)) && kill(self.pid(), signal).is_ok()
     }
 
-    /// Whether it is stopped now, whoever did it.
+    /// Whether the process is stopped, by the parent or by itself.
     pub(super) fn is_stopped(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None)) && process_tree::is_stopped(self.pid())
     }
 
-    /// Ends it, and waits for its end.
+    /// Kills the process, and waits for its end.
     pub(super) fn kill(&mut self) -> io::Result<ExitStatus> {
         self.signal(Signal::SIGKILL);
         self.child.wait()
@@ -81,17 +81,17 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_ended_and_was_waited_for_gets_no_signal() {
+    fn a_reaped_process_gets_no_signal() {
         let mut process = process("sleep", "1000");
         assert!(process.signal(Signal::SIGCONT));
         let number = process.child.id();
         assert_eq!(process.kill().unwrap().code(), None);
-        assert!(!process.signal(Signal::SIGCONT), "{number} is not ours any more");
+        assert!(!process.signal(Signal::SIGCONT), "the pid {number} was reaped");
         assert!(!process.is_stopped());
     }
 
     #[test]
-    fn one_that_is_dropped_is_killed_and_waited_for() {
+    fn a_dropped_process_is_killed_and_reaped() {
         let process = process("sleep", "1000");
         let pid = process.pid();
         drop(process);

@@ -1,4 +1,4 @@
-//! What came out of a torture, for people and for programs.
+//! The report of a run, as text and as JSON.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::cleanup::Leftovers;
 use crate::{exit::Failure, output::print};
 
-/// What was done to the processes.
+/// The number of faults of each kind.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct FaultCounts {
     pub(super) kills: u64,
@@ -16,7 +16,7 @@ pub(super) struct FaultCounts {
     pub(super) cuts: u64,
 }
 
-/// How many violations programs are told in full.
+/// How many violations the JSON report contains in full.
 const SHOWN: usize = 20;
 
 #[derive(Debug)]
@@ -25,22 +25,22 @@ pub(super) struct TortureReport {
     pub(super) seed: u64,
     pub(super) processes: u32,
     pub(super) took: Duration,
-    /// In which a free lock must have been had.
+    /// The time within which a free lock must have been acquired.
     pub(super) bound: Duration,
     pub(super) faults: FaultCounts,
     /// Why no process was cut off from the store.
     pub(super) not_cut: Option<String>,
     pub(super) errors: Vec<String>,
     pub(super) history: HistoryReport,
-    /// What the store still has of this run.
+    /// The names of this run that are still in the store.
     pub(super) left: Leftovers,
-    /// Processes that did not end when they were told to.
+    /// Processes that did not end after the stop request.
     pub(super) hung: Vec<String>,
     pub(super) journals: PathBuf,
 }
 
 impl TortureReport {
-    /// `None` when nothing was acquired, which proves nothing.
+    /// Whether the run passed; `None` if no lock was acquired, which proves nothing.
     pub(super) fn passed(&self) -> Option<bool> {
         let sound = self.history.violations.is_empty() && self.left.stuck.is_empty() && self.hung.is_empty();
         match (sound, self.history.acquisitions) {

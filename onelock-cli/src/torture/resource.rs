@@ -1,5 +1,5 @@
-//! A protected resource that does what every resource should: it refuses a write whose token is
-//! older than one that it has seen.
+//! A protected resource that compares fencing tokens: it refuses a write whose token is smaller
+//! than one that it has accepted.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -10,15 +10,15 @@ use std::{
 
 use super::shared::now;
 
-/// What became of a write.
+/// The decision about a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Decision {
     pub(super) at: Duration,
     pub(super) accepted: bool,
 }
 
-/// Offers a write with `token`; `None` when another process is at the resource. It may be frozen
-/// there, and whoever waited for it would freeze with it.
+/// Offers a write with `token`; returns `None` if another process is using the resource. That
+/// process may be frozen, and waiting for it would block this one, too.
 pub(super) fn offer(path: &Path, token: u64) -> io::Result<Option<Decision>> {
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
     match file.try_lock() {
@@ -34,11 +34,11 @@ fn decide(file: &mut File, token: u64) -> io::Result<Decision> {
     let largest: u64 = text.trim().parse().unwrap_or_default();
     let accepted = token >= largest;
     if accepted {
-        // Of one length, so that a killed writer leaves the old number or the new one.
+        // The length is fixed, so that a killed writer leaves either the old or the new number.
         file.rewind()?;
         file.write_all(format!("{token:020}").as_bytes())?;
     }
-    // Still under the resource's own lock: the times of decisions are in the order of decisions.
+    // Read under the resource's lock, so that times are in the order of the decisions.
     Ok(Decision { at: now(), accepted })
 }
 
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_older_token_is_refused() {
+    fn a_smaller_token_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("resource");
         let accepted = |token| offer(&path, token).unwrap().unwrap().accepted;

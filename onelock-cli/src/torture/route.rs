@@ -1,5 +1,5 @@
-//! The way of one process to the store: where it is plain TCP, through a proxy of the parent's own
-//! on loopback, which can be cut.
+//! The route of one process to the store. If the store is plain TCP, it leads through a proxy of
+//! the parent on loopback, which can be cut.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -12,13 +12,13 @@ use crate::store::StoreLocation;
 /// How the processes of a run reach the store.
 #[derive(Debug)]
 pub(super) enum Route {
-    /// Each through a proxy of its own.
+    /// Each process has its own proxy.
     Proxied { config: ConfigString, part: AddressPart, server: SocketAddr },
-    /// Without a proxy, for this reason.
+    /// There is no proxy, for this reason.
     Direct { why: String },
 }
 
-/// Where a config string has the server's address.
+/// The part of a config string that holds the server's address.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum AddressPart {
     Host,
@@ -26,7 +26,7 @@ pub(super) enum AddressPart {
 }
 
 impl Route {
-    /// Looks the server up.
+    /// Looks up the server, and decides whether a proxy is possible.
     pub(super) async fn find(store: &StoreLocation) -> Self {
         match Self::proxied(store).await {
             Ok(route) => route,
@@ -43,7 +43,7 @@ impl Route {
         Ok(Self::Proxied { config, part, server })
     }
 
-    /// Why no process can be cut off, if so.
+    /// Returns why no process can be cut off, if there is no proxy.
     pub(super) fn why_direct(&self) -> Option<String> {
         match self {
             Self::Proxied { .. } => None,
@@ -51,7 +51,7 @@ impl Route {
         }
     }
 
-    /// A way for one process.
+    /// Opens the proxy of one process; `None` without proxies.
     pub(super) async fn open_proxy(&self) -> io::Result<Option<ProcessProxy>> {
         let Self::Proxied { config, part, server } = self else { return Ok(None) };
         let proxy = Proxy::listen(*server).await?;
@@ -69,7 +69,7 @@ impl Route {
 
 const NO_NETWORK: &str = "a directory has no network connection that a proxy could cut";
 
-/// Where the server is, as `host:port`; else why no proxy can stand before it.
+/// Returns the server's address as `host:port`, or the reason why no proxy is possible.
 fn address(config: &ConfigString) -> Result<(AddressPart, String), String> {
     match (config.scheme(), config.hosts()) {
         ("redis", [host]) => {
@@ -90,37 +90,37 @@ fn address(config: &ConfigString) -> Result<(AddressPart, String), String> {
     }
 }
 
-/// One process's way, and what has been done to it.
+/// The proxy of one process, and its state.
 #[derive(Debug)]
 pub(super) struct ProcessProxy {
     proxy: Proxy,
     pub(super) url: String,
-    /// Bytes were swallowed: what comes behind them on the same connection must not arrive, as it
-    /// never would on a real network.
+    /// Whether bytes were dropped. Later bytes of the same connection must not arrive then, as they
+    /// would not on a real network.
     lossy: bool,
 }
 
-/// What is done to the network of one process.
+/// A fault in the network of one process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NetworkFault {
-    /// All connections end; new ones work.
+    /// All connections end, and new ones work.
     Reset,
-    /// Nothing passes, and nobody is told.
+    /// Nothing passes, and neither side is told.
     Blackhole,
-    /// Requests arrive, and no reply comes back.
+    /// Requests arrive, and replies are lost.
     RepliesLost,
-    /// Requests arrive only when the cut is over.
+    /// Requests arrive only after the fault.
     RequestsHeld,
-    /// Replies arrive only when the cut is over.
+    /// Replies arrive only after the fault.
     RepliesHeld,
-    /// Each byte takes this much longer.
+    /// All data arrives later by this delay.
     Slow(Duration),
     /// Connections end, and new ones are refused.
     Refused,
 }
 
 impl ProcessProxy {
-    /// Disturbs the network in one of the ways there are, until [`heal`](Self::heal).
+    /// Injects a random fault, which lasts until [`heal`](Self::heal).
     pub(super) fn cut(&mut self, rng: &mut fastrand::Rng, ttl: Duration) {
         let slow = ttl.mul_f64(rng.f64() / 4.0);
         let ways = [
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_can_be_cut_and_what_cannot_is_told_by_the_config_string() {
+    fn the_config_string_decides_whether_a_proxy_is_possible() {
         for (url, expected) in [
             ("redis://h/2?ttl=1s", Ok("h:6379")),
             ("redis://u:p@[::1]:7", Ok("[::1]:7")),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_process_has_a_way_of_its_own() {
+    async fn each_process_has_its_own_proxy() {
         let store = StoreLocation::Url("redis://127.0.0.1:1?key_prefix=x".into());
         let route = Route::find(&store).await;
         let (a, b) = (route.open_proxy().await.unwrap().unwrap(), route.open_proxy().await.unwrap().unwrap());

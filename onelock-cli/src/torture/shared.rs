@@ -1,17 +1,17 @@
-//! What the parent and its children agree on.
+//! The data that the parent and its children share.
 
 use std::{path::PathBuf, time::Duration};
 
 use lock_core::clock::{Clock, SystemClock};
 
-/// How many locks a process asks for at a time. Each task is a worker of the history.
+/// How many tasks of a process contend at a time. Each task is a worker of the history.
 pub(super) const TASKS: u64 = 4;
 
-/// What all processes of one run agree on.
+/// The parameters of one run, the same in all its processes.
 #[derive(Debug, Clone)]
 pub(super) struct TortureRun {
     pub(super) directory: PathBuf,
-    /// Before every name of this run, and in no name of anybody else.
+    /// The prefix of every name of this run, and of no other name.
     pub(super) prefix: String,
     pub(super) names: u32,
     pub(super) ttl: Duration,
@@ -22,13 +22,13 @@ impl TortureRun {
         format!("{}{index}", self.prefix)
     }
 
-    /// The children end when it exists.
+    /// The path of the stop file: the children end once it exists.
     pub(super) fn stop_file(&self) -> PathBuf {
         self.directory.join("stop")
     }
 }
 
-/// Time since boot, which all processes of a machine share.
+/// Returns the time since boot, which all processes of a machine share.
 pub(super) fn now() -> Duration {
     SystemClock.now().boot
 }

@@ -1,5 +1,5 @@
-//! One of the processes that contend: its tasks take locks in every way there is, write under them,
-//! and note everything.
+//! A contending process: its tasks acquire locks in several ways, write under them, and record
+//! every event.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -39,7 +39,7 @@ struct Worker {
     attempts: u64,
 }
 
-/// Who was said to hold the lock, and when: each only when it is another than before.
+/// The holders that refused an attempt, with the time; a repeated holder is recorded once.
 #[derive(Clone, Default)]
 struct Refusals(Arc<Mutex<Vec<Refusal>>>);
 
@@ -58,7 +58,7 @@ impl Refusals {
     }
 }
 
-/// The hidden subcommand.
+/// Runs the hidden subcommand.
 pub(crate) fn run_worker(args: TortureWorkerArgs) -> Result<Exit, Failure> {
     prctl::set_pdeathsig(Signal::SIGKILL).map_err(|e| Failure::os("setting the signal for the parent's death", e))?;
     if getppid() != Pid::from_raw(args.parent) {
@@ -79,7 +79,7 @@ pub(crate) fn run_worker(args: TortureWorkerArgs) -> Result<Exit, Failure> {
                 has_ttl: locker.capabilities().ttl,
                 attempts: 0,
             };
-            // Several in one process contend with each other too.
+            // Several tasks of one process also contend with each other.
             tasks.push(tokio::spawn(async move { worker.work().await }));
         }
         for task in tasks {
@@ -93,9 +93,9 @@ impl Worker {
     async fn work(&mut self) -> std::io::Result<()> {
         while !self.run.stop_file().exists() {
             let pause = self.random(0, 10);
-            // Pauses of any length, so that attempts meet at every point of each other.
+            // The pause has a random length, so that attempts overlap at every point.
             sleep(pause).await;
-            // Some names are wanted by all, others by few.
+            // All workers want the first names, and few want the last.
             let most = self.rng.u32(..self.run.names);
             let name = self.run.name(self.rng.u32(..=most));
             self.attempts += 1;
@@ -118,7 +118,7 @@ impl Worker {
         Duration::from_millis(self.rng.u64(from_ms..to_ms))
     }
 
-    /// In one of the ways there are; the last is dropped at any point.
+    /// Acquires the lock in one of several ways; one of them is cancelled at a random point.
     async fn acquire(&mut self, name: &str, owner: String, refusals: &Refusals) -> std::io::Result<Option<Guard>> {
         let observer = refusals.clone();
         let request = probes::short_lived(&self.locker, name, self.run.ttl).owner(owner);
@@ -136,18 +136,18 @@ impl Worker {
             Ok(TryAcquire::Acquired(guard)) => Ok(Some(guard)),
             Ok(TryAcquire::Contended(_)) => Ok(None),
             Err(error) => {
-                // A store that is cut off is part of the game; one that is set up wrongly is not.
+                // An error of a cut connection is expected; a wrong configuration is not.
                 let kind = if error.kind() == ErrorKind::Config { "configuration: " } else { "" };
                 self.journal.error(&format!("{kind}{error}"))?;
-                // An outage lasts longer than an attempt takes: without a pause there would be
-                // nothing but errors in the journal.
+                // An outage lasts longer than an attempt. Without a pause the journal would fill
+                // with errors.
                 sleep(Duration::from_millis(200)).await;
                 Ok(None)
             }
         }
     }
 
-    /// Says that the guard is valid, by a time from before it was asked: it was valid then too.
+    /// Checks the guard, and returns a time from before the check, at which it was valid, too.
     fn still_valid(guard: &Guard) -> Result<(Duration, Option<Duration>), Lost> {
         let (at, until) = (now(), guard.valid_until().map(|until| until.boot));
         guard.check().map(|()| (at, until))
@@ -173,8 +173,8 @@ impl Worker {
         Ok(())
     }
 
-    /// Writes to the protected resource until it has had enough or the lock is lost. One in four
-    /// writes once more without looking.
+    /// Writes to the protected resource a few times, or until the lock is lost. One worker in four
+    /// writes once more after a loss.
     async fn work_under_lock(
         &mut self,
         name: &str,
@@ -185,12 +185,12 @@ impl Worker {
         let careless = self.rng.u8(..4) == 0;
         for _ in 0..self.rng.u32(1..5) {
             if self.has_ttl && self.rng.u16(..2_000) == 0 {
-                // As if stopped in the middle of the work, until the parent ends that: often past
-                // the lease.
+                // The worker freezes in the middle of its work until the parent resumes it, often
+                // after the end of the lease.
                 raise(Signal::SIGSTOP)?;
             }
             let pause = self.random(0, longest);
-            // The work that the lock protects.
+            // This stands for the work that the lock protects.
             sleep(pause).await;
             match Self::still_valid(guard) {
                 Ok((at, until)) => self.journal.note(at, name, &EventKind::Valid { until })?,
