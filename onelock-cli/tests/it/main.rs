@@ -1,4 +1,4 @@
-//! The tests of the command, in one program.
+//! The tests of the command, in one binary.
 
 #[cfg(all(feature = "redis", feature = "dynamo", feature = "torture"))]
 mod docs;

@@ -1,5 +1,5 @@
-//! The crontab, the systemd units and the Kubernetes manifest of `examples/cron`: accepted by their
-//! own tools, and their command lines by `onelock`.
+//! Checks the crontab, the systemd units and the Kubernetes manifest of `examples/cron` with their
+//! own tools, and their command lines with `onelock`.
 
 use std::{
     fs,
@@ -23,7 +23,7 @@ fn output(command: &mut Command, package: &str) -> Output {
     output.unwrap_or_else(|error| panic!("{command:?}: {error}; this test needs it: apt-get install {package}"))
 }
 
-/// Both streams.
+/// Returns both output streams.
 fn said(output: &Output) -> String {
     String::from_utf8_lossy(&[&output.stdout[..], &output.stderr].concat()).into_owned()
 }
@@ -33,13 +33,14 @@ fn cron_accepts_the_crontab() {
     let check = |path: &Path| output(Command::new("crontab").arg("-n").arg(path), "cron");
     let checked = check(&example("crontab"));
     assert!(checked.status.success(), "{}", said(&checked));
-    // And it would not accept just anything.
+    // The tool must also refuse a wrong file, or its acceptance proves nothing.
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("bad"), read("crontab").replace("30 4 * * 0", "30 24 * * 0")).unwrap();
     assert!(!check(&dir.path().join("bad")).status.success());
 }
 
-/// What systemd says of the units, with programs that are there; `change` spoils them.
+/// Returns systemd's messages about the units, which name existing programs; `change` may break
+/// them.
 fn verified(change: impl Fn(String) -> String) -> String {
     let dir = tempfile::tempdir().unwrap();
     let units = ["nightly-etl.service", "nightly-etl.timer"].map(|name| {
@@ -77,7 +78,7 @@ fn kubernetes_accepts_the_manifest() {
     assert!(!checked.status.success(), "{}", said(&checked));
 }
 
-/// All `onelock run` command lines, as lists of arguments.
+/// Returns all `onelock run` command lines, as lists of arguments.
 fn command_lines() -> Vec<Vec<String>> {
     let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
     let crontab = read("crontab");
@@ -98,7 +99,7 @@ struct Host {
 }
 
 impl Host {
-    /// Runs `onelock run` as the schedule would, with another job; returns its exit code.
+    /// Runs `onelock run` as the schedule does, but with `job`; returns the exit code.
     fn run(&self, line: &[String], job: &[&str]) -> Option<i32> {
         let end = line.iter().position(|word| word == "--").expect("the job follows --");
         let url = self.dir.path().join("url");
@@ -110,15 +111,15 @@ impl Host {
 }
 
 #[test]
-fn onelock_takes_the_command_lines_and_a_second_host_is_no_failure() {
+fn scheduled_command_lines_run_and_a_second_host_skips() {
     let host = Host { dir: tempfile::tempdir().unwrap() };
     let lines = command_lines();
     assert_eq!(lines.len(), 4, "{lines:?}");
     for line in &lines {
-        assert_eq!(host.run(line, &["sh", "-c", "exit 7"]), Some(7), "the job's own: {line:?}");
+        assert_eq!(host.run(line, &["sh", "-c", "exit 7"]), Some(7), "the exit code is not the job's: {line:?}");
     }
     for line in lines.iter().filter(|line| line.contains(&"-n".to_owned())) {
-        // While the job runs, the same line on another host skips, which counts as success.
+        // While the job runs, the same line on another host skips and succeeds.
         let marker = host.dir.path().join("ran twice");
         let inner = format!(
             "\"{}\" run {} touch '{}'",

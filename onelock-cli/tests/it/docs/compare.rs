@@ -1,6 +1,6 @@
-//! Whether a program printed what a page shows: all but what differs from run to run.
+//! Compares a program's output with a page, except for parts that differ between runs.
 
-/// Compares line by line. `…` in a line of the page stands for any text in it, a line of `…` alone
+/// Compares line by line. On the page, `…` in a line stands for any text, and `…` alone on a line
 /// for any lines.
 pub(crate) fn matches(shown: &str, printed: &str) -> bool {
     let lines = |text: &str| text.lines().map(|line| steady(line.trim_end())).collect::<Vec<_>>();
@@ -26,8 +26,7 @@ fn line_matches(shown: &str, printed: &str) -> bool {
     ends.into_iter().any(|at| line_matches(rest, &printed[at..]))
 }
 
-/// The line with signs in place of times, tokens, owners and ids, so that a page can show real
-/// ones.
+/// Replaces times, tokens, owners and ids by placeholders, so that a page can show real ones.
 fn steady(line: &str) -> String {
     let mut steady = String::new();
     let mut rest = line;
@@ -73,7 +72,7 @@ mod tests {
     use super::matches;
 
     #[test]
-    fn what_differs_from_run_to_run_is_no_difference() {
+    fn parts_that_differ_between_runs_are_ignored() {
         for (shown, printed) in [
             ("x is held by etl-7:4711-5be6a2c1 for 12 s", "x is held by ip.a:9-00aa11bb22 for 0 s"),
             ("token 1795336643572173, expires", "token 1800000000000000, expires"),
@@ -86,10 +85,10 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is() {
+    fn every_other_difference_is_reported() {
         for (shown, printed) in [
             ("exit code 1", "exit code 0"),
-            ("x is held by etl-7:4711-5be6a2c1", "x is held by somebody"),
+            ("x is held by etl-7:4711-5be6a2c1", "x is held by another client"),
             ("token 1795336643572173", "token none"),
             ("a", "a\nb"),
             ("a\nb", "a"),

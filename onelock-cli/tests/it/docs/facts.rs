@@ -1,5 +1,4 @@
-//! What the pages say of the code: options, metrics and messages are those of the code, no more and
-//! no less.
+//! Checks that options, metrics and messages on the pages are exactly those of the code.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +6,7 @@ use lock_core::Capability;
 
 use super::{files_below, markdown::code, page, root, text};
 
-/// The pages of the stores, and the config strings that know all of their options.
+/// The pages of the stores, with config strings that together accept all options of the page.
 const STORES: &[(&str, &[&str])] = &[
     ("docs/files.md", &["file:///x", "efs:///x"]),
     ("docs/redis.md", &["redis://h", "rediss://h", "redis+sentinel://h/s"]),
@@ -26,7 +25,7 @@ fn every_store_has_a_page_with_the_same_headings() {
 }
 
 #[tokio::test]
-async fn the_option_tables_have_every_option_and_no_other() {
+async fn the_option_tables_list_exactly_the_options() {
     let shown = |path: &str| -> BTreeSet<String> {
         let rows = page(path).rows("option");
         rows.iter().flat_map(|row| code(&row[0])).map(ToOwned::to_owned).collect()
@@ -43,7 +42,7 @@ async fn the_option_tables_have_every_option_and_no_other() {
     }
 }
 
-/// The options that a store knows, which it tells when asked for one that it does not.
+/// Returns the options of a store, which it lists in the error for an unknown option.
 async fn known(url: &str) -> BTreeSet<String> {
     let error = onelock::open(&format!("{url}?no-option=1")).await.unwrap_err().to_string();
     let (_, options) = error.split_once("Known: ").unwrap_or_else(|| panic!("{url}: {error}"));
@@ -52,10 +51,10 @@ async fn known(url: &str) -> BTreeSet<String> {
 
 #[tokio::test]
 // verifies: P11
-async fn the_table_of_capabilities_is_true() {
+async fn the_capability_table_matches_the_code() {
     let directory = tempfile::tempdir().unwrap();
     let files = format!("file://{}", directory.path().display());
-    // The columns; a local directory can say nothing of NFS.
+    // One URL a column; the column of NFS cannot be checked with a local directory.
     let columns = [Some(files.as_str()), None, Some("redis://h"), Some("dynamodb://t"), Some("memory:")];
     let rows = page("docs/which-store.md").rows("capability");
     assert_eq!(rows.len(), Capability::ALL.len());
@@ -69,7 +68,7 @@ async fn the_table_of_capabilities_is_true() {
 }
 
 #[test]
-fn the_metrics_are_those_of_the_code() {
+fn the_metric_tables_match_the_code() {
     let in_code: BTreeSet<_> = sources().iter().flat_map(|source| metrics(source)).collect();
     let tables = files_below(&root().join("docs"), "md").into_iter().flat_map(|path| page(&path).rows("metric"));
     let rows: Vec<_> = tables.collect();
@@ -84,9 +83,9 @@ fn metrics(source: &str) -> Vec<String> {
     calls.filter_map(|behind| behind.split('"').next()).map(ToOwned::to_owned).collect()
 }
 
-/// Rows of tables headed `message` begin with messages in code, `…` in them for what varies.
+/// Rows of tables headed `message` begin with messages in code, with `…` for variable parts.
 #[test]
-fn every_message_that_a_page_explains_is_in_the_code() {
+fn every_explained_message_is_in_the_code() {
     let sources: Vec<_> = sources().iter().map(|source| unwrapped(source)).collect();
     let is_said = |message: &str| {
         let pieces: Vec<_> = message.split('…').map(str::trim).filter(|piece| piece.len() > 3).collect();
@@ -99,10 +98,10 @@ fn every_message_that_a_page_explains_is_in_the_code() {
             missing.extend(code(&row[0]).filter(|said| !is_said(said)).map(|said| format!("{path}: {said}")));
         }
     }
-    assert!(missing.is_empty(), "no code says:\n{}", missing.join("\n"));
+    assert!(missing.is_empty(), "not in the code:\n{}", missing.join("\n"));
 }
 
-/// All that is compiled into the product, without its tests.
+/// Returns the sources of the product, without their tests.
 fn sources() -> Vec<String> {
     let crates = ["lock-core", "lock-migrate", "lock-efs", "lock-redis", "lock-dynamo", "onelock"];
     let files = crates.iter().flat_map(|name| files_below(&root().join(name).join("src"), "rs"));
@@ -112,7 +111,7 @@ fn sources() -> Vec<String> {
         .collect()
 }
 
-/// A source with its string literals on one line, unescaped.
+/// Returns a source with each string literal on one line and unescaped.
 fn unwrapped(source: &str) -> String {
     let mut lines = source.split("\\\n");
     let first = lines.next().unwrap_or_default().to_owned();
@@ -121,6 +120,6 @@ fn unwrapped(source: &str) -> String {
 }
 
 #[test]
-fn a_literal_is_found_across_its_lines() {
+fn a_literal_is_found_across_lines() {
     assert_eq!(unwrapped("\"a \\\n        b\""), "\"a b\"");
 }

@@ -1,15 +1,15 @@
-//! Links within the project lead somewhere.
+//! Checks the links within the project.
 
 use std::{collections::HashMap, path::Path};
 
 use super::{all_pages, page, root};
 
 #[test]
-fn every_link_within_the_project_leads_to_a_file_and_a_heading() {
+fn every_internal_link_has_a_target() {
     let mut broken = Vec::new();
     for path in all_pages() {
         for (line, target) in links(&path) {
-            // Elsewhere, or for rustdoc, which checks them itself.
+            // External links are not checked, and rustdoc checks its own.
             if target.contains("://") || target.contains("::") {
                 continue;
             }
@@ -26,7 +26,7 @@ fn every_link_within_the_project_leads_to_a_file_and_a_heading() {
 }
 
 #[test]
-fn every_page_of_the_documentation_can_be_reached_from_the_readme() {
+fn every_page_is_reachable_from_the_readme() {
     let mut reached = vec!["README.md".to_owned()];
     let mut next = 0;
     while let Some(path) = reached.get(next).cloned() {
@@ -38,14 +38,14 @@ fn every_page_of_the_documentation_can_be_reached_from_the_readme() {
         next += 1;
     }
     let lost: Vec<_> = all_pages().into_iter().filter(|p| p.starts_with("docs/") && !reached.contains(p)).collect();
-    assert!(lost.is_empty(), "nothing leads to {lost:?}");
+    assert!(lost.is_empty(), "no link leads to {lost:?}");
 }
 
-/// The targets of a page's links, with their lines.
+/// Returns the targets of a page's links, with their lines.
 fn links(path: &str) -> Vec<(usize, String)> {
     let mut links = Vec::new();
     for (number, line) in page(path).prose {
-        // What stands in code is no link.
+        // Text in code is no link.
         let plain: String = line.split('`').step_by(2).collect::<Vec<_>>().join("code");
         for behind in plain.split("](").skip(1) {
             let target = behind.split([')', ' ']).next().unwrap_or_default();
@@ -55,7 +55,7 @@ fn links(path: &str) -> Vec<(usize, String)> {
     links
 }
 
-/// `target`, which stands in the file `page`, from the root.
+/// Resolves `target`, as written in the file `page`, to a path from the root.
 fn resolve(page: &str, target: &str) -> String {
     let mut parts: Vec<_> = Path::new(page).parent().into_iter().flat_map(Path::iter).collect();
     for part in Path::new(target) {
@@ -67,7 +67,7 @@ fn resolve(page: &str, target: &str) -> String {
     parts.iter().collect::<std::path::PathBuf>().display().to_string()
 }
 
-/// The anchors of a page's headings, as GitHub makes them.
+/// Returns the anchors of a page's headings, as GitHub generates them.
 fn anchors(path: &str) -> Vec<String> {
     if !path.ends_with(".md") {
         return Vec::new();

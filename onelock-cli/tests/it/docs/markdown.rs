@@ -1,6 +1,6 @@
-//! As much of Markdown as the pages use: fenced blocks, headings, links, tables.
+//! Parses the part of Markdown that the pages use: fenced blocks, headings, links and tables.
 
-/// One file.
+/// One Markdown file.
 #[derive(Debug, Default)]
 pub(crate) struct Page {
     /// The fenced blocks, in order.
@@ -14,18 +14,18 @@ pub(crate) struct Page {
 pub(crate) struct Block {
     /// The number of its first line in the file.
     pub(crate) line: usize,
-    /// What stands behind the opening fence.
+    /// The text after the opening fence.
     pub(crate) language: String,
     pub(crate) text: String,
-    /// The `<!-- first: … -->` before it: what to run before in the same language, which readers do
-    /// not see.
+    /// The `<!-- first: … -->` before it: code to run before it, in the same language and hidden
+    /// from readers.
     pub(crate) first: Option<String>,
-    /// The `<!-- not run: … -->` before it: why it cannot run on a bare machine.
+    /// The `<!-- not run: … -->` before it: the reason why it cannot run on a bare machine.
     pub(crate) not_run: Option<String>,
 }
 
 impl Block {
-    /// Whether it is in a language that is run.
+    /// Whether the block is in a language that is run.
     pub(crate) fn is_run(&self) -> bool {
         ["console", "sh", "bash", "python"].contains(&self.language.as_str())
     }
@@ -61,13 +61,13 @@ impl Page {
         page
     }
 
-    /// The headings of a level, without its marks.
+    /// Returns the headings of a level, without their marks.
     pub(crate) fn headings(&self, level: usize) -> impl Iterator<Item = &str> {
         let mark = "#".repeat(level) + " ";
         self.prose.iter().filter_map(move |(_, line)| line.strip_prefix(mark.as_str()))
     }
 
-    /// The rows of the tables whose first column has this title, as cells.
+    /// Returns the rows of all tables whose first column has this title, as cells.
     pub(crate) fn rows(&self, title: &str) -> Vec<Vec<String>> {
         let mut rows = Vec::new();
         let mut lines = self.prose.iter().map(|(_, line)| line.as_str());
@@ -92,13 +92,13 @@ impl Block {
     }
 }
 
-/// The cells of a table's line; `\|` stands for the character.
+/// Returns the cells of a table's line; `\|` stands for `|` itself.
 fn cells(line: &str) -> Vec<String> {
     let line = line.trim().trim_start_matches('|').trim_end_matches('|').replace("\\|", "\0");
     line.split('|').map(|cell| cell.trim().replace('\0', "|")).collect()
 }
 
-/// The `code` in a text.
+/// Returns the `code` spans of a text.
 pub(crate) fn code(text: &str) -> impl Iterator<Item = &str> {
     text.split('`').skip(1).step_by(2)
 }
@@ -111,7 +111,7 @@ mod tests {
         | option | |\n|---|---|\n| `a`, `b` | 1 \\| 2 |\n\nend\n";
 
     #[test]
-    fn blocks_have_their_comments_and_prose_has_no_blocks() {
+    fn blocks_keep_their_comments_and_are_not_prose() {
         let page = Page::parse(TEXT);
         let blocks: Vec<_> = page.blocks.iter().map(|b| (b.line, b.language.as_str(), b.text.as_str())).collect();
         assert_eq!(blocks, [(7, "console", "$ x"), (11, "sh", "y")]);
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_found_by_the_title_of_its_first_column() {
+    fn a_table_is_found_by_its_first_title() {
         let rows = Page::parse(TEXT).rows("option");
         assert_eq!(rows, [["`a`, `b`", "1 | 2"]]);
         assert_eq!(code(&rows[0][0]).collect::<Vec<_>>(), ["a", "b"]);

@@ -1,7 +1,7 @@
-//! The documentation is run: the shell and the Python in it against real servers, its links,
-//! options, metrics and messages against the code.
+//! Runs the shell and Python code of the documentation against real servers, and compares its
+//! links, options, metrics and messages with the code.
 //!
-//! Rust in it is compiled and run as documentation tests, see `src/pages.rs`.
+//! Its Rust code is compiled and run as documentation tests; see `onelock/src/pages.rs`.
 
 mod compare;
 mod facts;
@@ -11,7 +11,7 @@ mod session;
 
 use std::path::{Path, PathBuf};
 
-/// Each page with shell in it has a test of its own, named here.
+/// Defines one test for each page with shell code.
 macro_rules! pages {
     ($($test:ident: $page:literal,)*) => {
         $(
@@ -40,7 +40,7 @@ mod shell_runs_as_shown {
     }
 
     #[test]
-    fn on_every_page_that_has_some() {
+    fn every_page_with_shell_has_a_test() {
         let with_shell = |page: &String| super::page(page).blocks.iter().any(|block| block.is_run());
         let pages: Vec<_> = super::all_pages().into_iter().filter(with_shell).collect();
         let listed = |page: &String| PAGES.contains(&page.as_str()) || is_example(page);
@@ -48,23 +48,23 @@ mod shell_runs_as_shown {
         assert!(missing.is_empty(), "pages with shell that no test runs: {missing:?}");
     }
 
-    /// Their pages show programs that the examples' own tests start.
+    /// The pages of examples show programs that the examples' own tests start.
     fn is_example(page: &str) -> bool {
         page.starts_with("examples/")
     }
 
     #[test]
-    fn or_parses_at_least_where_an_example_is_built() {
+    fn shell_of_the_examples_parses() {
         super::all_pages().iter().filter(|page| is_example(page)).for_each(|page| session::parse(page));
     }
 }
 
-/// Where the project's files are.
+/// Returns the root of the project.
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate is in the workspace").to_owned()
 }
 
-/// A page by its path in the project.
+/// Parses the page at this path in the project.
 fn page(path: &str) -> markdown::Page {
     markdown::Page::parse(&text(path))
 }
@@ -73,19 +73,19 @@ fn text(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The paths of all Markdown files of the project, but what is built or hidden.
+/// Returns the paths of all Markdown files of the project, except built and hidden ones.
 fn all_pages() -> Vec<String> {
     files_below(&root(), "md")
 }
 
-/// The paths, relative to the project, of all files in `directory` that end in `extension`.
+/// Returns the paths, from the root, of all files below `directory` with this extension.
 fn files_below(directory: &Path, extension: &str) -> Vec<String> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory).expect("the directory is there") {
-        let entry = entry.expect("it can be read");
+    for entry in std::fs::read_dir(directory).expect("the directory exists") {
+        let entry = entry.expect("the entry can be read");
         let (path, name) = (entry.path(), entry.file_name().into_string().expect("our names are UTF-8"));
-        if entry.file_type().expect("it is there").is_dir() {
-            // `target` may be anywhere, and has other people's pages in it.
+        if entry.file_type().expect("the entry exists").is_dir() {
+            // A `target` directory may be anywhere, and contains pages of dependencies.
             if !name.starts_with('.') && !path.join("CACHEDIR.TAG").exists() {
                 found.extend(files_below(&path, extension));
             }

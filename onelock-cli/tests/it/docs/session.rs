@@ -1,4 +1,4 @@
-//! One page's shell, run from top to bottom in one session, as a reader would.
+//! Runs the shell code of one page from top to bottom in one session, as a reader would.
 
 use std::{
     fs::{self, File},
@@ -19,19 +19,19 @@ use test_support::{dynamodb::DynamoDbLocal, python::python, redis::RedisServer};
 
 use super::{compare, markdown::Block};
 
-/// After this long a page hangs.
+/// How long a page may run before it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Runs all shell of a page and fails with every difference from what the page shows.
+/// Runs all shell code of a page, and fails with every difference from the page.
 ///
-/// `sh`, `bash` and `python` blocks have to succeed. In `console` blocks a line that begins with `$
-/// ` is a command, `> ` continues it, and the rest is what it prints; it has to succeed unless a
-/// comment behind it says `# exit code 1`. A block that cannot run anywhere is only parsed.
+/// `sh`, `bash` and `python` blocks must succeed. In `console` blocks `$` begins a command, `>`
+/// continues it, and the other lines are its output. A command must succeed, unless a comment after
+/// it says `# exit code 1`. A block that is marked as not run is only parsed.
 pub(crate) fn run(path: &str) {
     check(path, &super::page(path).blocks);
 }
 
-/// Only parses all shell of a page.
+/// Parses all shell code of a page without running it.
 pub(crate) fn parse(path: &str) {
     let left_out = |block| Block { not_run: Some("only parsed".into()), ..block };
     check(path, &super::page(path).blocks.into_iter().map(left_out).collect::<Vec<_>>());
@@ -60,12 +60,12 @@ fn check(path: &str, blocks: &[Block]) {
     assert!(problems.is_empty(), "{}", problems.join("\n\n"));
 }
 
-/// Something to run and what should come of it.
+/// A command, with its expected output and exit code.
 #[derive(Debug)]
 struct Step {
     line: usize,
     command: String,
-    /// What it prints; `None` where that is not shown.
+    /// The expected output; `None` if the page does not show it.
     shown: Option<String>,
     code: i32,
 }
@@ -116,22 +116,22 @@ impl Step {
     }
 }
 
-/// The commands of a console block without their output.
+/// Returns the commands of a console block without their output.
 fn commands(block: &Block) -> String {
     Step::of_console(block).into_iter().map(|step| step.command).collect::<Vec<_>>().join("\n")
 }
 
-/// What came of a step.
+/// The result of a step.
 struct Done {
     printed: String,
     code: i32,
 }
 
-/// A directory and servers of one page's own, and what the page calls them.
+/// The directory and servers of one page, and their names on the page.
 struct Place {
     home: tempfile::TempDir,
     table: String,
-    /// A Python that has the foreign clients.
+    /// A Python with the libraries of other clients.
     python: Option<PathBuf>,
     redis: Option<RedisServer>,
     dynamodb: Option<&'static DynamoDbLocal>,
@@ -155,7 +155,7 @@ impl Place {
         }
     }
 
-    /// What pages call things, and what these are here.
+    /// Pairs the names on the page with those of this run.
     fn names(&self) -> Vec<(&'static str, String)> {
         let directory = |name: &str| self.home.path().join(name).display().to_string();
         let mut names = vec![
@@ -179,7 +179,7 @@ impl Place {
         named.replace(&self.table, "locks").replace(self.home.path().to_str().unwrap(), "~")
     }
 
-    /// Runs all steps in one shell, and returns all that was printed.
+    /// Runs all steps in one shell, and returns the output.
     fn run(&self, steps: &[Step]) -> String {
         let script = self.script(steps);
         let output = File::create(self.home.path().join("output")).unwrap();
@@ -195,7 +195,7 @@ impl Place {
             format!("printf '\\001begin {number}\\001'\n{{\n{command}\n}}\nprintf '\\001end {number} %d\\001' $?\n")
         };
         let steps: String = steps.iter().enumerate().map(step).collect();
-        // DynamoDB Local is slow at its first table, and a page shows no retries.
+        // DynamoDB Local is slow with its first table, and a page shows no retries.
         let table = format!("dynamodb://{}-first?region=us-east-1", self.table);
         let warm_up = self.dynamodb.map(|_| format!("until onelock init --url '{table}'; do sleep 0.1; done\n"));
         format!("trap 'kill $(jobs -p) 2>/dev/null; wait' EXIT\n{}{steps}", warm_up.unwrap_or_default())
@@ -216,7 +216,7 @@ impl Place {
         shell
     }
 
-    /// What came of a step; `None` when the shell had ended or hung.
+    /// Returns the result of a step; `None` if the shell ended or hung before.
     fn done(&self, session: &str, number: usize) -> Option<Done> {
         let (_, printed) = session.split_once(&format!("\u{1}begin {number}\u{1}"))?;
         let (printed, end) = printed.split_once(&format!("\u{1}end {number} "))?;
@@ -235,7 +235,7 @@ impl Session {
 
     fn wait(&mut self) {
         let start = Instant::now();
-        while self.0.try_wait().expect("it is our child").is_none() && start.elapsed() < PATIENCE {
+        while self.0.try_wait().expect("the shell is a child of this process").is_none() && start.elapsed() < PATIENCE {
             thread::sleep(Duration::from_millis(20));
         }
     }

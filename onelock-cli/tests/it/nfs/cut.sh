@@ -1,5 +1,5 @@
 #!/bin/bash
-# A job on each client: it writes the time whenever it does something. A is cut off for longer than the lease.
+# A job on each client writes the time with every step. Client A is cut off for longer than the lease.
 job() { echo "on_$1 onelock run --url efs:///efs/locks etl -c 'while :; do read up rest </proc/uptime; echo \$up; sleep 0.1; done'"; }
 eval "$(job a)" >/tmp/a.out 2>/tmp/a.err &
 until [ -s /tmp/a.out ]; do sleep 0.1; done

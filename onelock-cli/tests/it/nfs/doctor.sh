@@ -1,8 +1,8 @@
 #!/bin/bash
-# `onelock doctor` on real NFS: a fit mount, each way in which it can be unfit, and two hosts that meet.
+# `onelock doctor` on real NFS: a fit mount, each kind of unfit mount, and two hosts that contend.
 set -u
 fail() { echo "$*"; exit 1; }
-# says CODE TEXT...: the doctor on client A ends with that code and says all that; $options are its own
+# says CODE TEXT...: the doctor on client A, with $options, exits with CODE and prints every TEXT.
 options=
 says() {
   local code=$1 got text; shift
@@ -14,7 +14,7 @@ says() {
 says 0 '^good +file system: NFSv4.1 from 10.9.0.1:/ on /efs' '^good +mount options' '^good +lease: 10s' '^good +client identity: "nfs-rig-a"' \
   '^good +permissions: .* 700' '^good +space' '^good +writing' '^good +clock' '^fit for locks'
 
-# What hides the loss of a lock is refused before anything is tried, with all that is to be changed.
+# A mount that hides the loss of a lock is refused before any probe, with all required changes.
 efs=vers=4.1,hard,timeo=600,retrans=2,noresvport
 remount_a vers=4.1,soft; says 73 'mounted with soft.* mount it with hard'
 remount_a vers=4.1,softerr; says 73 'mounted with softerr.* mount it with hard'
@@ -27,14 +27,14 @@ remount_a vers=4.1,soft; says 73 'soft.* recover_lost_locks=0'
 echo N >/sys/module/nfs/parameters/recover_lost_locks
 on_a umount /efs; says 73 'not on an NFS mount'; on_a mount --bind /mnt/a /efs
 
-# What is worth knowing makes no mount unfit.
+# Notes and warnings do not make a mount unfit.
 remount_a vers=4.1,hard
 on_a busybox sh -c 'chmod 777 /efs/locks; touch /efs/locks/other.lock; chown 1000 /efs/locks/other.lock'
 says 0 '^note +mount options: without noresvport' '^warning +permissions: .*break any lock' '^note +files: 1 files belong to other users' '^fit for locks'
 on_a busybox sh -c 'chmod 700 /efs/locks; rm /efs/locks/other.lock'
 remount_a $efs
 
-# Two hosts: on one file system; on two that look alike.
+# Two hosts: first on one file system, then on two that look alike.
 on_b onelock doctor --url efs:///efs/locks --peer --within 90s >/tmp/b.said 2>&1 & b=$!
 options="--peer --within 90s"; says 0 '^good +two hosts: this host and client-b exclude each other'
 wait $b || { cat /tmp/b.said; fail "the other side found something else"; }

@@ -1,6 +1,6 @@
 #!/bin/bash
-# A PostgreSQL database on the share, started by `onelock run` on whichever client has the lock. The client that has it dies in three ways; the other
-# takes over: never are there two postmasters, and every row whose commit was confirmed is there.
+# `onelock run` starts a PostgreSQL database on the share, on the client that holds the lock. That client
+# dies in three ways, and the other takes over. There are never two postmasters, and no confirmed row is lost.
 set -u
 fail() { echo "$*"; for c in a b; do echo "--- $c"; cat "/tmp/$c.log"; done; ps axo pid,ppid,stat,args | grep postgres; exit 1; }
 as_user="setpriv --reuid 1000 --regid 1000 --clear-groups"
@@ -8,7 +8,7 @@ mkdir -m 700 /srv/nfs/pg; chown 1000:1000 /srv/nfs/pg
 $as_user initdb -D /srv/nfs/pg -A trust -U app --no-locale -E UTF8 --no-sync --no-instructions >/tmp/initdb.log 2>&1 ||
   { cat /tmp/initdb.log; exit 1; }
 
-# Under the lock a postmaster.pid is that of a dead postmaster, whose process id may be anybody's here.
+# Under the lock a postmaster.pid is outdated, and its process id may belong to any process here.
 start() { # CLIENT: waits for the lock, then runs the server
   "on_$1" onelock run --url efs:///efs/locks --grace 2s pg -c \
     "rm -f /efs/pg/postmaster.pid; exec $as_user postgres -D /efs/pg -k /tmp -c listen_addresses= -c recovery_init_sync_method=syncfs" >>"/tmp/$1.log" 2>&1 &
@@ -28,14 +28,14 @@ grown() { # waits for 20 more confirmed rows
   for i in {1..300}; do [ "$(wc -l </tmp/confirmed)" -ge "$want" ] && return; sleep 0.1; done; fail "no rows are written"
 }
 complete_on() { # CLIENT
-  # The last line may have been cut short with its writer.
+  # The last line may be incomplete, because its writer was killed.
   grep -E '^[0-9]{7}$' /tmp/confirmed | sort >/tmp/expected
   sql "$1" -c 'select n from rows' | sort >/tmp/found
   local lost; lost=$(comm -23 /tmp/expected /tmp/found)
   [ -z "$lost" ] || fail "confirmed rows are not there: $lost"
 }
 
-# Says each change of the number of postmasters: their parents are not servers themselves. What is being killed does nothing any more.
+# Prints each change of the number of postmasters, whose parents are no servers. Dying processes do not count.
 cat >/tmp/watch.py <<'X'
 import os, time
 def stat(pid):

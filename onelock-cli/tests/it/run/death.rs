@@ -1,4 +1,4 @@
-//! Whoever dies, in whatever way: nothing that ran under the lock is alive when the lock is free.
+//! Whichever process dies, no process that ran under the lock is alive once the lock is free.
 
 use std::{
     fs,
@@ -12,9 +12,9 @@ use nix::{
 
 use super::fixture::{Locks, Running, eventually, is_alive, parse_pid, read};
 
-/// Proves its own solitude: every process that it starts inherits a lock on the witness file, so
-/// that the file can be locked only when the last process of all earlier ones is dead. The
-/// offspring tries to get away in several ways.
+/// Proves that it runs alone. All its processes inherit a lock on the witness file, so the file can
+/// be locked only once all processes of earlier runs are dead. Its descendants try to escape in
+/// several ways.
 const WITNESS: &str = r#"
 dir=$1 id=$2
 exec 9>>"$dir/witness"
@@ -30,7 +30,7 @@ wait
 const KILLS: usize = 200;
 
 #[test]
-fn killed_200_times_never_two_commands_at_once() {
+fn two_commands_never_overlap_in_200_kills() {
     let locks = Locks::new();
     let (script, dir) = (locks.script("bash", WITNESS), locks.dir.path().to_str().unwrap().to_owned());
     let start = |i: usize| Running::start(&mut locks.run(["-v", "x", &script, &dir, &i.to_string()]));
@@ -38,7 +38,7 @@ fn killed_200_times_never_two_commands_at_once() {
     holder.expect_line("started");
     let mut took = Vec::new();
     for i in 1..=KILLS {
-        // Mostly when all offspring is there, sometimes while it is being born.
+        // Three kills in four come when all descendants run, and one while they are started.
         if i % 4 != 0 {
             holder.expect_line("ready");
         }
@@ -54,7 +54,7 @@ fn killed_200_times_never_two_commands_at_once() {
     let alone = log.lines().filter(|line| line.starts_with("alone")).count();
     assert_eq!(alone, KILLS + 1, "{log}");
     holder.signal(SIGKILL);
-    eventually("the last ones are dead", || flock_is_free(&locks.dir.path().join("witness")));
+    eventually("the last processes are dead", || flock_is_free(&locks.dir.path().join("witness")));
     report(&mut took);
 }
 
@@ -77,7 +77,7 @@ fn report(took: &mut [Duration]) {
     );
 }
 
-/// A command with offspring, whose pids it prints; all ignore what can be ignored.
+/// A command with descendants, whose pids it prints. All ignore the signals that can be ignored.
 const FAMILY: &str = r#"
 trap '' TERM HUP INT
 setsid sh -c 'echo $$; exec sleep 1000' &
@@ -95,18 +95,18 @@ fn family(locks: &Locks) -> (Running, Vec<Pid>) {
     (running, pids)
 }
 
-/// The lock is tried again and again, and whenever it is free, all of `pids` must be dead.
+/// Tries the lock repeatedly until it is free, when all of `pids` must be dead.
 fn dead_before_free(locks: &Locks, pids: &[Pid]) {
     eventually("the lock is free", || {
         let free = locks.is_free();
         let alive: Vec<_> = pids.iter().filter(|pid| is_alive(**pid)).collect();
-        assert!(!free || alive.is_empty(), "the lock is free while {alive:?} live");
+        assert!(!free || alive.is_empty(), "the lock is free while {alive:?} are alive");
         free
     });
 }
 
 #[test]
-fn when_we_are_killed_the_whole_family_dies_before_the_lock_is_free() {
+fn a_killed_onelock_leaves_no_process_under_a_free_lock() {
     let locks = Locks::new();
     let (running, pids) = family(&locks);
     running.signal(SIGKILL);
@@ -114,7 +114,7 @@ fn when_we_are_killed_the_whole_family_dies_before_the_lock_is_free() {
 }
 
 #[test]
-fn when_the_watchdog_is_killed_the_family_dies_and_it_is_71() {
+fn a_killed_watchdog_ends_all_processes_with_71() {
     let locks = Locks::new();
     let (running, pids) = family(&locks);
     kill(running.watchdog(), SIGKILL).unwrap();
@@ -124,7 +124,7 @@ fn when_the_watchdog_is_killed_the_family_dies_and_it_is_71() {
 }
 
 #[test]
-fn when_our_process_group_is_killed_the_family_dies() {
+fn a_killed_process_group_ends_all_descendants() {
     let locks = Locks::new();
     let (running, pids) = family(&locks);
     kill(Pid::from_raw(-running.pid().as_raw()), SIGKILL).unwrap();
@@ -132,7 +132,7 @@ fn when_our_process_group_is_killed_the_family_dies() {
 }
 
 #[test]
-fn when_we_are_stopped_and_then_killed_the_family_dies() {
+fn a_stopped_and_killed_onelock_ends_all_descendants() {
     let locks = Locks::new();
     let (running, pids) = family(&locks);
     running.signal(SIGSTOP);
@@ -141,7 +141,7 @@ fn when_we_are_stopped_and_then_killed_the_family_dies() {
 }
 
 #[test]
-fn killed_while_waiting_leaves_nothing_behind() {
+fn a_killed_waiter_leaves_nothing_behind() {
     let locks = Locks::new();
     let mut holder = Running::start(&mut locks.run(["x", "-c", "echo held; sleep 1000"]));
     holder.expect_line("held");
@@ -150,7 +150,7 @@ fn killed_while_waiting_leaves_nothing_behind() {
     waiter.expect_waiting();
     let watchdog = super::fixture::children(waiter.pid());
     waiter.signal(SIGKILL);
-    eventually("its watchdog is gone", || !watchdog.iter().any(|pid| is_alive(*pid)));
+    eventually("its watchdog has ended", || !watchdog.iter().any(|pid| is_alive(*pid)));
     drop(holder);
     eventually("the lock is free", || locks.is_free());
     assert!(fs::metadata(mark).is_err());

@@ -1,4 +1,4 @@
-//! Without a store being named, the locks are in a directory of this user's own.
+//! The default store: a private directory of the user.
 
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
@@ -7,13 +7,13 @@ use nix::unistd::geteuid;
 use super::fixture::{Locks, code, onelock, output};
 
 #[test]
-fn the_state_directory_of_the_user_is_the_default() {
+fn the_default_store_is_in_the_users_state_directory() {
     let locks = Locks::new();
     let home = locks.dir.path();
     assert_eq!(code(onelock(["run", "x", "true"]).env("HOME", home).env_remove("XDG_STATE_HOME")), 0);
     let made = home.join(".local/state/onelock/locks");
     assert!(made.join("x.lock").exists());
-    assert_eq!(fs::metadata(made).unwrap().permissions().mode() & 0o077, 0, "private");
+    assert_eq!(fs::metadata(made).unwrap().permissions().mode() & 0o077, 0, "the directory must be private");
 
     let state = home.join("state");
     assert_eq!(code(onelock(["run", "x", "true"]).env("HOME", home).env("XDG_STATE_HOME", &state)), 0);
@@ -21,7 +21,7 @@ fn the_state_directory_of_the_user_is_the_default() {
 }
 
 #[test]
-fn the_environment_names_the_store_and_the_option_wins() {
+fn the_url_option_overrides_the_environment() {
     let (one, two) = (Locks::new(), Locks::new());
     assert_eq!(code(onelock(["run", "x", "true"]).env("ONELOCK_URL", one.url())), 0);
     assert!(one.file().exists());
@@ -29,11 +29,11 @@ fn the_environment_names_the_store_and_the_option_wins() {
     assert!(!one.dir.path().join("locks/y.lock").exists());
 }
 
-/// Runs `onelock` as a user that has no home, and a `HOME` that belongs to somebody else.
+/// Runs `onelock` as a user without a home, once without `HOME` and once with another user's.
 #[test]
-fn without_a_home_it_is_a_private_directory_and_never_another_users() {
+fn a_user_without_a_home_gets_a_private_directory() {
     if !geteuid().is_root() {
-        eprintln!("only root can become another user");
+        eprintln!("skipped: only root can become another user");
         return;
     }
     let locks = Locks::new();

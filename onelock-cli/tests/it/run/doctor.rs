@@ -1,4 +1,4 @@
-//! `onelock doctor`, on the real program and real stores, fit and unfit ones.
+//! `onelock doctor` on real stores, fit and unfit ones.
 
 use std::process::Output;
 
@@ -20,11 +20,11 @@ fn report(output: &Output) -> Value {
 fn level(report: &Value, subject: &str) -> String {
     let findings = report["findings"].as_array().unwrap();
     let found = findings.iter().find(|finding| finding["subject"] == subject);
-    found.unwrap_or_else(|| panic!("nothing on {subject} in {report:#}"))["level"].as_str().unwrap().to_owned()
+    found.unwrap_or_else(|| panic!("no finding on {subject} in {report:#}"))["level"].as_str().unwrap().to_owned()
 }
 
 #[test]
-fn a_directory_is_fit_and_left_as_it_was() {
+fn a_local_directory_is_fit_and_left_unchanged() {
     let locks = Locks::new();
     assert_eq!(code(&mut locks.run(["x", "true"])), 0);
     let files = || std::fs::read_dir(locks.dir.path().join("locks")).unwrap().count();
@@ -41,7 +41,7 @@ fn a_directory_is_fit_and_left_as_it_was() {
 }
 
 #[test]
-fn locks_that_another_process_does_not_see_are_unfit() {
+fn a_store_private_to_each_process_is_unfit() {
     let examined = doctor("memory:?ttl=20s&margin=3s");
     assert_eq!(examined.status.code(), Some(1), "{examined:?}");
     let report = report(&examined);
@@ -51,7 +51,7 @@ fn locks_that_another_process_does_not_see_are_unfit() {
 }
 
 #[test]
-fn what_people_read_has_every_capability_the_advice_and_the_verdict() {
+fn the_text_report_has_capabilities_advice_and_verdict() {
     let examined = output(&mut onelock(["doctor", "--url", "memory:"]));
     let text = String::from_utf8(examined.stdout).unwrap();
     assert!(text.starts_with("store: memory:\ncapabilities: ttl yes, fencing yes, "), "{text}");
@@ -62,7 +62,7 @@ fn what_people_read_has_every_capability_the_advice_and_the_verdict() {
 
 #[cfg(feature = "redis")]
 #[test]
-fn a_redis_that_may_evict_locks_is_unfit_until_it_is_mended() {
+fn a_redis_that_may_evict_locks_is_unfit_until_fixed() {
     let server =
         test_support::redis::RedisServer::with_args(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
     let url = format!("redis://{}", server.addr());
@@ -71,21 +71,21 @@ fn a_redis_that_may_evict_locks_is_unfit_until_it_is_mended() {
     let unfit = report(&unfit);
     assert_eq!((level(&unfit, "maxmemory-policy"), level(&unfit, "two processes")), ("unfit".into(), "good".into()));
     server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
-    let mended = doctor(&url);
-    assert_eq!(mended.status.code(), Some(0), "{mended:?}");
-    let mended = report(&mended);
+    let fixed = doctor(&url);
+    assert_eq!(fixed.status.code(), Some(0), "{fixed:?}");
+    let fixed = report(&fixed);
     for subject in ["locks", "tokens", "two clients", "two processes", "loss", "expiry", "clock", "maxmemory-policy"] {
-        assert_eq!(level(&mended, subject), "good", "{subject}");
+        assert_eq!(level(&fixed, subject), "good", "{subject}");
     }
     assert_eq!(code(&mut onelock(["status", "--url", &url, "x"])), 1);
     let held = output(&mut onelock(["list", "--url", &url]));
-    assert!(held.status.success() && held.stdout.is_empty(), "no lock is left: {held:?}");
-    assert_eq!(server.command(&["KEYS", "*:t"]), "*0\r\n", "nor a token");
+    assert!(held.status.success() && held.stdout.is_empty(), "a lock was left: {held:?}");
+    assert_eq!(server.command(&["KEYS", "*:t"]), "*0\r\n", "a token was left");
 }
 
 #[cfg(feature = "redis")]
 #[test]
-fn a_store_that_does_not_answer_is_unavailable_and_not_judged() {
+fn an_unreachable_store_exits_with_unavailable() {
     let url = format!("redis://127.0.0.1:{}", test_support::free_port());
     let examined = doctor(&url);
     assert_eq!(examined.status.code(), Some(69), "{examined:?}");

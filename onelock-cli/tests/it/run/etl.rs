@@ -1,4 +1,4 @@
-//! A real job, killed at random: a shell ETL over 100,000 rows, two copies at once, one output.
+//! A shell ETL job over 100,000 rows, of which two copies run at once and one is killed at random.
 
 use std::{fs, path::Path, thread, time::Duration};
 
@@ -9,9 +9,11 @@ use super::fixture::{Locks, Running, code, read};
 const ROWS: usize = 100_000;
 const ROUNDS: u64 = 50;
 
-/// Appends the transformed rows to the output, in many small writes, and commits the new length in
-/// one step. A load that was cut off before is cut out first, as any restartable job has to; it is
-/// the lock that makes sure that nobody is still writing it.
+/// Appends the transformed rows to the output in many small writes, and commits the new length in
+/// one step.
+///
+/// It first truncates an unfinished load, as every restartable job has to. Only the lock ensures
+/// that no other copy is still writing that load.
 const JOB: &str = r#"set -e
 cd "$1"
 touch loaded.csv
@@ -29,7 +31,7 @@ fn source(dir: &Path) {
     fs::write(dir.join("source.csv"), rows).unwrap();
 }
 
-/// What one load of the source is, made without any lock.
+/// Returns the output of one load, made without a lock.
 fn one_load(locks: &Locks, job: &str) -> Vec<u8> {
     let dir = locks.dir.path();
     assert!(std::process::Command::new(job).arg(dir).arg("load").status().unwrap().success());
@@ -43,7 +45,7 @@ fn start_over(dir: &Path) {
 }
 
 #[test]
-fn a_job_that_is_killed_at_random_never_writes_beside_the_next_one() {
+fn a_killed_job_never_writes_beside_the_next_one() {
     let locks = Locks::new();
     let dir = locks.dir.path();
     source(dir);
@@ -57,7 +59,7 @@ fn a_job_that_is_killed_at_random_never_writes_beside_the_next_one() {
         let copy = || Running::start(&mut locks.run(["x", &job, dir.to_str().unwrap(), "load"]));
         let mut copies = vec![copy(), copy()];
         let victim = copies.remove(chance.usize(..2));
-        // At any time of either copy's load, or before or after it.
+        // The kill comes at a random time, before, during or after either copy's load.
         thread::sleep(Duration::from_micros(chance.u64(..300_000)));
         victim.signal(SIGKILL);
         let survivor = copies.remove(0);
@@ -83,5 +85,8 @@ fn a_job_that_is_killed_at_random_never_writes_beside_the_next_one() {
         );
         complete += loads as u64;
     }
-    assert!(complete > ROUNDS && complete < 2 * ROUNDS, "the kills hit loads, and not all of them: {complete} loads");
+    assert!(
+        complete > ROUNDS && complete < 2 * ROUNDS,
+        "the kills must hit some loads and miss others: {complete} loads"
+    );
 }

@@ -1,4 +1,4 @@
-//! One table of exit codes, and every one of them.
+//! Every code of the table of exit codes.
 
 use std::{fs, os::unix::fs::PermissionsExt, process::Command};
 
@@ -7,7 +7,7 @@ use nix::unistd::geteuid;
 use super::fixture::{Locks, Running, code, onelock, output, stdout};
 
 #[test]
-fn the_status_of_the_command_is_ours() {
+fn onelock_exits_with_the_commands_status() {
     let locks = Locks::new();
     for status in [0, 1, 7, 75, 255] {
         assert_eq!(code(&mut locks.run(["x", "--", "sh", "-c", &format!("exit {status}")])), status);
@@ -15,7 +15,7 @@ fn the_status_of_the_command_is_ours() {
 }
 
 #[test]
-fn death_of_a_signal_is_128_and_its_number() {
+fn a_command_killed_by_a_signal_exits_with_128_plus_n() {
     let locks = Locks::new();
     // 34 and 64 are real-time signals.
     for signal in [1, 2, 6, 9, 15, 34, 64] {
@@ -24,7 +24,7 @@ fn death_of_a_signal_is_128_and_its_number() {
 }
 
 #[test]
-fn a_lock_that_is_not_had_is_1_or_what_e_says_and_silent() {
+fn a_contended_lock_exits_with_1_or_the_conflict_code() {
     let locks = Locks::new();
     let mut holder = Running::start(&mut locks.run(["x", "-c", "echo held; sleep 1000"]));
     holder.expect_line("held");
@@ -47,7 +47,7 @@ fn a_lock_that_is_not_had_is_1_or_what_e_says_and_silent() {
 }
 
 #[test]
-fn a_wrong_command_line_is_64_before_anything_is_locked() {
+fn a_wrong_command_line_exits_with_64_before_locking() {
     let locks = Locks::new();
     let long = "x".repeat(1025);
     for args in [
@@ -69,7 +69,7 @@ fn a_wrong_command_line_is_64_before_anything_is_locked() {
 }
 
 #[test]
-fn no_fork_on_a_store_without_descriptors_is_64_and_says_why() {
+fn no_fork_without_a_lock_descriptor_exits_with_64() {
     let output = output(&mut onelock(["run", "--url", "memory:", "--no-fork", "x", "true"]));
     assert_eq!(output.status.code(), Some(64), "{output:?}");
     assert!(
@@ -78,19 +78,19 @@ fn no_fork_on_a_store_without_descriptors_is_64_and_says_why() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_made_is_73() {
+fn a_directory_that_cannot_be_created_exits_with_73() {
     let output = output(&mut onelock(["run", "--url", "file:///dev/null/locks", "x", "true"]));
     assert_eq!(output.status.code(), Some(73), "{output:?}");
 }
 
 #[test]
-fn a_directory_without_permission_is_77() {
+fn a_directory_without_permission_exits_with_77() {
     let locks = Locks::new();
     let closed = locks.dir.path().join("closed");
     fs::create_dir(&closed).unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
     let url = format!("file://{}/locks", closed.display());
-    // Root may do everything, so it becomes nobody first.
+    // Root has every permission, so it becomes the user 65534 first.
     let mut command = Command::new(if geteuid().is_root() { "setpriv" } else { "env" });
     if geteuid().is_root() {
         command.args(["--reuid", "65534", "--clear-groups"]);
@@ -100,7 +100,7 @@ fn a_directory_without_permission_is_77() {
 }
 
 #[test]
-fn a_wrong_configuration_is_78_on_one_line() {
+fn a_wrong_configuration_exits_with_78_and_one_line() {
     let locks = Locks::new();
     for args in [&["--url", "nosuch://x", "x", "true"][..], &["--url", &locks.url(), "--ttl", "10s", "x", "true"]] {
         let output = output(onelock(["run"]).args(args));
@@ -111,7 +111,7 @@ fn a_wrong_configuration_is_78_on_one_line() {
 }
 
 #[test]
-fn a_command_that_cannot_be_executed_is_126_and_frees_the_lock() {
+fn a_command_that_cannot_be_executed_exits_with_126() {
     let locks = Locks::new();
     let plain = locks.dir.path().join("plain");
     fs::write(&plain, "no program").unwrap();
@@ -124,7 +124,7 @@ fn a_command_that_cannot_be_executed_is_126_and_frees_the_lock() {
 }
 
 #[test]
-fn a_command_that_is_not_found_is_127_and_frees_the_lock() {
+fn a_missing_command_exits_with_127() {
     let locks = Locks::new();
     for mode in ["-v", "--no-fork"] {
         assert_eq!(code(&mut locks.run([mode, "x", "no-such-command"])), 127);
@@ -148,13 +148,13 @@ fn the_help_shows_the_table_of_the_readme() {
     for row in rows {
         let mut cells = row.trim_matches('|').split('|').map(str::trim);
         let line = format!("{} {}", cells.next().unwrap(), cells.next().unwrap());
-        assert!(help.contains(&words(&line)), "{line:?} is not in {help}");
+        assert!(help.contains(&words(&line)), "{line:?} is missing in {help}");
     }
 }
 
 #[cfg(not(feature = "torture"))]
 #[test]
-fn a_build_without_torture_says_how_to_get_it() {
+fn a_build_without_torture_names_the_feature() {
     for arguments in [&["torture"][..], &["torture", "--json", "--url", "memory:", "--time", "1s"]] {
         let output = output(super::fixture::onelock([]).args(arguments));
         assert_eq!(output.status.code(), Some(78), "{output:?}");

@@ -1,5 +1,4 @@
-//! Running `onelock` and watching processes. Nothing here sleeps for luck: everything waits on a
-//! condition.
+//! Runs `onelock` and observes processes. Every wait has a condition, and none relies on a sleep.
 
 use std::{
     fs,
@@ -15,10 +14,10 @@ use nix::{
     unistd::Pid,
 };
 
-/// After this long a condition will not come any more.
+/// How long to wait for a condition before the test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A directory of locks of one test.
+/// The lock directory of one test.
 pub(crate) struct Locks {
     pub(crate) dir: tempfile::TempDir,
 }
@@ -32,14 +31,14 @@ impl Locks {
         format!("file://{}/locks", self.dir.path().display())
     }
 
-    /// `onelock run`, without a terminal even if the tests run on one.
+    /// Returns `onelock run` without a terminal, even if the tests run on one.
     pub(crate) fn run<const N: usize>(&self, args: [&str; N]) -> Command {
         let mut command = onelock(["run", "--url", &self.url()]);
         command.args(args);
         command
     }
 
-    /// The file that `flock(1)` locks for the name `x`.
+    /// Returns the file that `flock(1)` locks for the name `x`.
     pub(crate) fn file(&self) -> PathBuf {
         self.dir.path().join("locks/x.lock")
     }
@@ -49,7 +48,7 @@ impl Locks {
         Command::new("flock").arg("-n").arg(self.file()).arg("true").status().unwrap().success()
     }
 
-    /// A copy of `onelock` that any user can reach, in a directory that anybody may look into.
+    /// Copies `onelock` into a directory that every user can read.
     pub(crate) fn program_for_all(&self) -> PathBuf {
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(self.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -58,12 +57,12 @@ impl Locks {
         copy
     }
 
-    /// Compiles a C library, whose functions take the place of the C library's with `LD_PRELOAD`.
+    /// Compiles a library whose functions replace those of the C library with `LD_PRELOAD`.
     pub(crate) fn library(&self, source: &str) -> PathBuf {
         let (file, library) = (self.dir.path().join("library.c"), self.dir.path().join("library.so"));
         fs::write(&file, source).unwrap();
         let compiled = Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&file).status();
-        assert!(compiled.expect("gcc is there").success());
+        assert!(compiled.expect("gcc is installed").success());
         library
     }
 
@@ -77,15 +76,15 @@ impl Locks {
     }
 }
 
-/// `onelock` in a session of its own, which has no terminal. `setsid` becomes it, so that the pid
-/// is its own.
+/// Returns `onelock` in its own session, which has no terminal. `setsid` becomes `onelock`, so the
+/// child's pid is that of `onelock`.
 pub(crate) fn onelock<const N: usize>(args: [&str; N]) -> Command {
     let mut command = Command::new("setsid");
     command.arg(env!("CARGO_BIN_EXE_onelock")).args(args).env_remove("ONELOCK_URL").env_remove("ONELOCK_URL_FILE");
     command
 }
 
-/// The output, with a fixed standard input.
+/// Runs the command with an empty standard input, and returns its output.
 pub(crate) fn output(command: &mut Command) -> Output {
     command.stdin(Stdio::null()).output().unwrap()
 }
@@ -124,7 +123,7 @@ impl Running {
         kill(self.pid(), signal).unwrap();
     }
 
-    /// The next line that the command prints.
+    /// Reads the next line that the command prints.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
         self.out.read_line(&mut line).unwrap();
@@ -139,14 +138,14 @@ impl Running {
         }
     }
 
-    /// Waits until it says (with `-v`) that it waits.
+    /// Waits until `onelock -v` says that it waits.
     pub(crate) fn expect_waiting(&mut self) {
         let mut line = String::new();
         self.err.read_line(&mut line).unwrap();
         assert!(line.contains("waiting for"), "{line:?}");
     }
 
-    /// Waits for its end with the exit code `code`, and returns what it had to say.
+    /// Waits for the end with the exit code `code`, and returns the messages.
     #[track_caller]
     pub(crate) fn ends_with(self, code: i32) -> String {
         let (status, message) = self.wait();
@@ -161,14 +160,14 @@ impl Running {
         (status, message)
     }
 
-    /// The watchdog, once the command runs.
+    /// Returns the watchdog, once the command runs.
     pub(crate) fn watchdog(&self) -> Pid {
         let all = children(self.pid());
         let found = all.iter().find(|pid| comm(**pid).as_deref() == Some("lock-watchdog"));
         *found.unwrap_or_else(|| panic!("no watchdog among {all:?}"))
     }
 
-    /// The command's process.
+    /// Returns the process of the command.
     pub(crate) fn command(&self) -> Pid {
         children(self.watchdog())[0]
     }
@@ -190,7 +189,7 @@ fn comm(pid: Pid) -> Option<String> {
     Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
 }
 
-/// The state of a process, such as `R`, `S` or `T`; `None` when it is gone or a zombie.
+/// Returns the state of a process, such as `R`, `S` or `T`; `None` if it has ended.
 pub(crate) fn state(pid: Pid) -> Option<char> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let state = stat[stat.rfind(')')? + 2..].chars().next()?;
@@ -206,7 +205,7 @@ pub(crate) fn is_alive(pid: Pid) -> bool {
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + PATIENCE;
     while !condition() {
-        assert!(Instant::now() < end, "in vain: {what}");
+        assert!(Instant::now() < end, "timed out: {what}");
         thread::sleep(Duration::from_millis(2));
     }
 }

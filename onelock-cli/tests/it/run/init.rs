@@ -1,11 +1,11 @@
-//! `onelock init` and a command under a lock, on AWS's own DynamoDB Local.
+//! `onelock init` and a command under a lock, on DynamoDB Local.
 
 use lock_core::backend::LeaseId;
 use test_support::dynamodb::DynamoDbLocal;
 
 use super::fixture::{code, onelock, output, stdout};
 
-/// A table that does not exist yet.
+/// Returns the URL of a table that does not exist yet.
 fn url() -> String {
     let endpoint = DynamoDbLocal::shared().endpoint();
     let endpoint = endpoint.replace("//", "%2F%2F");
@@ -16,7 +16,7 @@ fn url() -> String {
 }
 
 #[test]
-fn init_makes_a_table_on_which_commands_run_under_a_lock() {
+fn init_creates_a_table_for_locks() {
     let url = url();
     let missing = output(&mut onelock(["init", "--check", "--url", &url]));
     assert_eq!(missing.status.code(), Some(73), "{missing:?}");
@@ -32,11 +32,11 @@ fn init_makes_a_table_on_which_commands_run_under_a_lock() {
     );
     let held = stdout(&mut onelock(["run", "--url", &url, "x", "-c", "echo $ONELOCK_NAME"]));
     assert_eq!(held, "x\n");
-    assert_eq!(code(&mut onelock(["status", "--url", &url, "x"])), 1, "and it is free again");
+    assert_eq!(code(&mut onelock(["status", "--url", &url, "x"])), 1, "the lock must be free after the run");
 }
 
 #[test]
-fn other_stores_need_no_table() {
+fn init_refuses_stores_without_a_table() {
     assert_eq!(code(&mut onelock(["init", "--url", "memory:"])), 64);
     assert_eq!(code(&mut onelock(["init", "--url", "dynamodb://t?regoin=x"])), 78);
 }

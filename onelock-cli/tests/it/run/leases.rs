@@ -1,6 +1,5 @@
-//! A store with leases: the command ends before the lease does, whatever happened to the
-//! supervisor. Only one process sees the locks of the memory store, but its leases end like all
-//! others.
+//! A store with leases: the command ends before the lease does, whatever happens to the supervisor.
+//! The locks of the memory store are private to one process, but its leases end like all others.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +7,7 @@ use nix::sys::signal::{SIGCONT, SIGKILL, SIGSTOP, kill};
 
 use super::fixture::{Locks, Running, eventually, is_alive, onelock, parse_pid, read, state, stdout};
 
-/// A command that notes SIGTERM and stays.
+/// A command that reports SIGTERM and keeps running.
 const STUBBORN: &str = r#"
 trap 'echo term' TERM
 setsid sh -c 'trap "" TERM; echo $$; while :; do sleep 0.01; done' &
@@ -23,7 +22,7 @@ fn stubborn(locks: &Locks, url: &str, grace: &str) -> Running {
 
 #[cfg(feature = "redis")]
 #[test]
-fn frozen_past_the_lease_the_command_gets_sigterm_then_sigkill_and_it_is_75() {
+fn a_frozen_supervisors_command_is_stopped_before_expiry() {
     let (locks, server) = (Locks::new(), test_support::redis::RedisServer::start());
     let url = format!("redis://{}", server.addr());
     let mut running = stubborn(&locks, &url, "400ms");
@@ -33,20 +32,20 @@ fn frozen_past_the_lease_the_command_gets_sigterm_then_sigkill_and_it_is_75() {
     running.expect_line("term");
     // The next holder marks the end of the lease.
     assert_eq!(stdout(&mut onelock(["run", "--url", &url, "x", "echo", "another"])), "another\n");
-    assert!(!is_alive(command) && !is_alive(offspring), "alive when the lease was over");
+    assert!(!is_alive(command) && !is_alive(offspring), "a process outlived the lease");
     running.signal(SIGCONT);
     let message = running.ends_with(75);
     assert!(message.starts_with("onelock: the lock \"x\" was lost: "), "{message}");
 }
 
 #[test]
-fn a_command_that_was_stopped_with_us_is_killed_at_the_end_of_the_lease() {
+fn a_stopped_command_is_killed_at_the_end_of_the_lease() {
     let locks = Locks::new();
     let mut running = stubborn(&locks, "memory:", "0s");
     let offspring = parse_pid(&running.line());
     let command = running.command();
     running.signal(nix::sys::signal::SIGTSTP);
-    eventually("we are stopped", || state(running.pid()) == Some('T'));
+    eventually("onelock is stopped", || state(running.pid()) == Some('T'));
     eventually("all are dead", || !is_alive(command) && !is_alive(offspring));
     running.signal(SIGCONT);
     running.ends_with(75);
@@ -61,12 +60,12 @@ fn renewals_reach_the_watchdog() {
 }
 
 #[test]
-fn a_watchdog_that_hangs_does_not_keep_the_command_alive() {
+fn a_hung_watchdog_does_not_keep_the_command_alive() {
     let locks = Locks::new();
     let mut running = Running::start(&mut locks.run(["x", "-c", "echo $$; sleep 1000"]));
     let command = parse_pid(&running.line());
     kill(running.watchdog(), SIGSTOP).unwrap();
-    // Losing the lock file is losing the lock.
+    // Removing the lock file causes the loss of the lock.
     std::fs::remove_file(locks.file()).unwrap();
     running.ends_with(75);
     assert!(!is_alive(command));
@@ -87,7 +86,7 @@ fn a_lost_file_lock_stops_the_command_with_a_reason() {
 }
 
 #[test]
-fn a_killed_supervisor_ends_the_command_on_a_store_with_leases_too() {
+fn a_killed_supervisor_ends_a_leased_command() {
     let mut running = Running::start(&mut onelock(["run", "--url", "memory:", "x", "-c", "echo $$; sleep 1000"]));
     let command = parse_pid(&running.line());
     running.signal(SIGKILL);
@@ -96,7 +95,7 @@ fn a_killed_supervisor_ends_the_command_on_a_store_with_leases_too() {
 
 #[cfg(feature = "redis")]
 #[test]
-fn a_command_that_ended_after_the_lease_while_all_were_frozen_and_the_store_went_is_75() {
+fn a_command_that_ends_after_its_lease_exits_with_75() {
     let (locks, server) = (Locks::new(), test_support::redis::RedisServer::start());
     let url = format!("redis://{}", server.addr());
     let go_on = locks.dir.path().join("go-on");
@@ -108,13 +107,13 @@ fn a_command_that_ended_after_the_lease_while_all_were_frozen_and_the_store_went
     for pid in [watchdog, running.pid()] {
         kill(pid, SIGSTOP).unwrap();
     }
-    // All of the lease, then the store.
+    // The lease expires first, and then the store goes away.
     assert_eq!(stdout(&mut onelock(["run", "--url", &url, "x", "echo", "another"])), "another\n");
     drop(server);
     std::fs::write(&go_on, "\n").unwrap();
     eventually("the command has ended", || !is_alive(command));
     kill(watchdog, SIGCONT).unwrap();
-    eventually("it has told us how the command ended, and sleeps again", || state(watchdog) == Some('S'));
+    eventually("the watchdog has reported the end of the command", || state(watchdog) == Some('S'));
     running.signal(SIGCONT);
     running.ends_with(75);
 }

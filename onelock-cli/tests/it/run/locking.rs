@@ -1,4 +1,4 @@
-//! One at a time, and together with `flock(1)`.
+//! Exclusion between runs, and with `flock(1)` and `filelock`.
 
 use std::{
     io::{BufRead, BufReader},
@@ -8,7 +8,7 @@ use std::{
 use super::fixture::{Locks, Running, code, eventually, is_alive, output, parse_pid, stdout};
 
 #[test]
-fn the_lock_is_free_when_our_exit_is_seen() {
+fn the_lock_is_free_once_onelock_has_exited() {
     let locks = Locks::new();
     for _ in 0..50 {
         assert_eq!(code(&mut locks.run(["x", "true"])), 0);
@@ -17,11 +17,10 @@ fn the_lock_is_free_when_our_exit_is_seen() {
 }
 
 #[test]
-fn no_process_of_ours_is_left_when_we_end() {
-    // In a container whose first process reaps nothing, a zombie would stay for every run: so we
-    // have none at our end.
+fn onelock_leaves_no_process_behind() {
+    // In a container whose first process does not reap, every run would leave a zombie.
     let locks = Locks::new();
-    // With a subreaper above, what we leave behind becomes its child and is counted.
+    // The subreaper above adopts the remaining processes, and prints them.
     let script = "import ctypes, subprocess, sys, os
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)
 subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL)
@@ -34,7 +33,7 @@ print(open('/proc/self/task/%d/children' % os.getpid()).read().split())";
 }
 
 #[test]
-fn flock_and_we_exclude_each_other() {
+fn flock_and_onelock_exclude_each_other() {
     let locks = Locks::new();
     let mut ours = Running::start(&mut locks.run(["x", "-c", "echo held; read line || sleep 1000"]));
     ours.expect_line("held");
@@ -51,8 +50,8 @@ fn flock_and_we_exclude_each_other() {
     assert_eq!(code(&mut locks.run(["-n", "x", "true"])), 1);
 }
 
-/// Python's `filelock` on the lock file: prints what became of it, and holds it until its input
-/// ends.
+/// Tries Python's `filelock` on the lock file, prints the result, and holds the lock until its
+/// input ends.
 const FILELOCK: &str = "import sys, filelock
 lock = filelock.FileLock(sys.argv[1])
 try:
@@ -68,7 +67,7 @@ fn python() -> Command {
 }
 
 #[test]
-fn pythons_filelock_and_we_exclude_each_other() {
+fn pythons_filelock_and_onelock_exclude_each_other() {
     let locks = Locks::new();
     let mut ours = Running::start(&mut locks.run(["x", "-c", "echo held; read line || sleep 1000"]));
     ours.expect_line("held");
@@ -100,7 +99,7 @@ fn waiters_run_one_after_the_other() {
 }
 
 #[test]
-fn verbose_says_who_holds_the_lock_and_quiet_says_nothing() {
+fn only_verbose_says_who_holds_the_lock() {
     let locks = Locks::new();
     let mut holder = Running::start(&mut locks.run(["--owner", "nightly job", "x", "-c", "echo held; sleep 1000"]));
     holder.expect_line("held");
@@ -116,24 +115,24 @@ fn verbose_says_who_holds_the_lock_and_quiet_says_nothing() {
 }
 
 #[test]
-fn a_daemon_left_behind_by_the_command_does_not_hold_the_lock() {
+fn a_daemon_of_the_command_does_not_keep_the_lock() {
     let locks = Locks::new();
     let pid = parse_pid(&stdout(&mut locks.run(["x", "-c", "setsid sleep 1000 </dev/null >/dev/null 2>&1 & echo $!"])));
     assert!(locks.is_free());
-    assert!(is_alive(pid), "what the command leaves behind on purpose is left alone");
+    assert!(is_alive(pid), "a daemon that the command left running must not be killed");
     nix::sys::signal::kill(pid, nix::sys::signal::SIGKILL).unwrap();
 }
 
 #[test]
-fn without_a_fork_the_lock_lasts_until_the_last_heir_is_gone() {
+fn no_fork_keeps_the_lock_until_the_last_descendant_ends() {
     let locks = Locks::new();
     let mut command = locks.run(["--no-fork", "x", "-c", "sleep 1000 </dev/null >/dev/null 2>&1 & echo $! $$"]);
     let mut running = Running::start(&mut command);
     let (line, pid) = (running.line(), running.pid());
-    let (heir, shell) = line.split_once(' ').unwrap();
-    assert_eq!(parse_pid(shell), pid, "we became the command");
+    let (descendant, shell) = line.split_once(' ').unwrap();
+    assert_eq!(parse_pid(shell), pid, "onelock must become the command");
     assert!(running.wait().0.success());
-    assert!(!locks.is_free(), "the heir has the descriptor");
-    nix::sys::signal::kill(parse_pid(heir), nix::sys::signal::SIGKILL).unwrap();
+    assert!(!locks.is_free(), "the descendant inherited the descriptor");
+    nix::sys::signal::kill(parse_pid(descendant), nix::sys::signal::SIGKILL).unwrap();
     eventually("the lock is free", || locks.is_free());
 }

@@ -1,4 +1,4 @@
-//! A fleet of real processes moves from files to Redis, one after the other, while it works.
+//! A fleet of real processes moves from files to Redis, one process after the other.
 
 use std::{
     fs,
@@ -15,14 +15,14 @@ use super::fixture::{Locks, code, eventually, onelock, output, read};
 
 const WORKERS: usize = 4;
 
-/// Notices whoever else is in, and notes its token in the order of the locks.
+/// Detects another process in the section, and records the tokens in the order of the holds.
 const SECTION: &str = r#"mkdir "$1/inside" 2>/dev/null || { echo "$ONELOCK_TOKEN" >>"$1/violations"; exit 9; }
 echo "$ONELOCK_TOKEN" >>"$1/tokens"
 sleep 0.01
 rmdir "$1/inside"
 "#;
 
-/// Each worker runs the job again and again, with the store that it has been told last.
+/// Each worker runs the job repeatedly, with the store that it was told last.
 struct Fleet<'a> {
     stores: [Mutex<&'a str>; WORKERS],
     rounds: [AtomicUsize; WORKERS],
@@ -38,11 +38,11 @@ impl<'a> Fleet<'a> {
         }
     }
 
-    /// Everybody has had the lock with the stores as they are now.
+    /// Waits until every worker has held the lock with its current store.
     fn settle(&self) {
         for rounds in &self.rounds {
             let before = rounds.load(Ordering::Relaxed);
-            // One may have begun with the store that was told before.
+            // The first of the two rounds may have started with the previous store.
             eventually("two more rounds of a worker", || rounds.load(Ordering::Relaxed) >= before + 2);
         }
     }
@@ -55,7 +55,7 @@ impl<'a> Fleet<'a> {
     }
 }
 
-/// Tells it to stop also when an assertion fails, or the test would never end.
+/// Stops the fleet even if an assertion fails, because the test would never end otherwise.
 struct Stop<'a, 'b>(&'a Fleet<'b>);
 
 impl Drop for Stop<'_, '_> {
@@ -65,7 +65,7 @@ impl Drop for Stop<'_, '_> {
 }
 
 #[test]
-fn a_fleet_moves_from_files_to_redis_and_no_two_ever_hold_the_lock() {
+fn a_migration_from_files_to_redis_keeps_exclusion() {
     let (locks, server) = (Locks::new(), RedisServer::start());
     let (old, new) = (locks.url(), format!("redis://{}", server.addr()));
     let chain = format!("migrate:?from={old}&to={new}&lease=20s");
@@ -85,20 +85,20 @@ fn a_fleet_moves_from_files_to_redis_and_no_two_ever_hold_the_lock() {
         fleet.move_to(&chain);
         fleet.move_to(&new);
     });
-    assert!(!fs::exists(locks.dir.path().join("violations")).unwrap(), "two were in at once");
+    assert!(!fs::exists(locks.dir.path().join("violations")).unwrap(), "two processes were in the section at once");
     let tokens: Vec<u64> = read(locks.dir.path().join("tokens")).lines().map(|token| token.parse().unwrap()).collect();
     let rounds: usize = fleet.rounds.iter().map(|rounds| rounds.load(Ordering::Relaxed)).sum();
     assert_eq!(tokens.len(), rounds);
     assert!(tokens.is_sorted_by(|a, b| a < b), "tokens must rise: {tokens:?}");
-    println!("{rounds} runs, from files through the chain to Redis");
+    println!("{rounds} runs, from files through the migration to Redis");
 }
 
 #[test]
-fn a_chain_of_files_and_redis_refuses_what_it_cannot_keep() {
+fn a_migration_refuses_options_that_it_cannot_keep() {
     let (locks, server) = (Locks::new(), RedisServer::start());
     let chain = format!("migrate:?from={}&to=redis://{}", locks.url(), server.addr());
     let no_fork = output(&mut onelock(["run", "--url", &chain, "--no-fork", "x", "true"]));
-    assert_eq!(no_fork.status.code(), Some(64), "nobody would renew the lease: {no_fork:?}");
+    assert_eq!(no_fork.status.code(), Some(64), "no process would renew the lease: {no_fork:?}");
     assert_eq!(code(&mut onelock(["run", "--url", &chain, "--ttl", "10s", "x", "true"])), 78);
     let doctor = output(&mut onelock(["doctor", "--json", "--url", &chain]));
     assert_eq!(doctor.status.code(), Some(0), "{doctor:?}");

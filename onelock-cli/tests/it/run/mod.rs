@@ -1,4 +1,4 @@
-//! The promises of `onelock run`, on the real program.
+//! Tests of the real program.
 
 mod death;
 mod default_store;

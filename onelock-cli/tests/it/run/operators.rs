@@ -1,4 +1,4 @@
-//! Who holds what, on the real program.
+//! The commands of operators.
 
 use super::fixture::{Locks, Running, code, onelock, output, stdout};
 
@@ -10,7 +10,7 @@ fn holder(locks: &Locks, name: &str) -> Running {
 }
 
 #[test]
-fn status_says_who_holds_a_lock_and_whether() {
+fn status_shows_whether_and_by_whom_a_lock_is_held() {
     let locks = Locks::new();
     let status = |json: &[&str]| output(onelock(["status", "--url", &locks.url()]).args(json).arg("x"));
     assert_eq!(String::from_utf8(status(&[]).stdout).unwrap(), "x is free\n");
@@ -44,10 +44,10 @@ fn list_shows_held_locks_by_prefix() {
 }
 
 #[test]
-fn a_lock_on_files_is_not_broken_and_the_reason_is_said() {
+fn break_on_files_is_refused_with_a_reason() {
     let locks = Locks::new();
     let args = ["break", "--url", &locks.url(), "--version", "1", "x"];
-    assert_eq!(code(&mut onelock(args)), 1, "nobody holds it");
+    assert_eq!(code(&mut onelock(args)), 1, "a free lock must not be broken");
     let _holder = holder(&locks, "x");
     let refused = output(&mut onelock(args));
     assert_eq!(refused.status.code(), Some(78));
@@ -57,15 +57,19 @@ fn a_lock_on_files_is_not_broken_and_the_reason_is_said() {
 }
 
 #[test]
-fn sweep_removes_idle_names_and_says_which() {
+fn sweep_removes_idle_names_and_lists_them() {
     let locks = Locks::new();
     let _held = holder(&locks, "held");
     assert_eq!(code(&mut locks.run(["idle", "true"])), 0);
     let directory = locks.url().trim_start_matches("file://").to_owned();
     let sweep = |args: &[&str]| stdout(onelock(["sweep"]).args(args).arg(&directory));
-    assert_eq!(sweep(&[]), "", "nothing has been idle for 30 days");
+    assert_eq!(sweep(&[]), "", "no name has been idle for 30 days");
     let idle = format!("{directory}/idle.lock\n");
-    assert_eq!(sweep(&["--idle", "0s", "--dry-run"]).lines().count(), 2, "a dry run tries no lock");
+    assert_eq!(
+        sweep(&["--idle", "0s", "--dry-run"]).lines().count(),
+        2,
+        "a dry run does not check whether a lock is held"
+    );
     assert_eq!(sweep(&["--idle", "0s"]), idle);
     assert_eq!(sweep(&["--idle", "0s"]), "");
     assert_ne!(code(&mut onelock(["sweep", "/no/such/directory"])), 0);

@@ -1,4 +1,4 @@
-//! Where passwords may stand, and that none is ever shown.
+//! The places of passwords, and that no output shows one.
 
 use std::{fs, process::Output};
 
@@ -22,7 +22,7 @@ fn said(output: &Output) -> String {
 }
 
 #[test]
-fn a_secret_in_an_argument_is_warned_of_and_one_elsewhere_is_not() {
+fn only_a_secret_in_an_argument_causes_a_warning() {
     let (server, url) = server();
     let dir = tempfile::tempdir().unwrap();
     let [url_file, password_file] = ["url", "password"].map(|name| dir.path().join(name));
@@ -48,7 +48,7 @@ fn a_secret_in_an_argument_is_warned_of_and_one_elsewhere_is_not() {
 }
 
 #[test]
-fn two_stores_at_once_are_refused_and_a_file_that_is_not_there_is_named() {
+fn two_stores_and_a_missing_url_file_are_refused() {
     let locks = Locks::new();
     let both = output(onelock(["run", "x", "true"]).env("ONELOCK_URL", locks.url()).env("ONELOCK_URL_FILE", "/f"));
     assert_eq!(both.status.code(), Some(78), "{both:?}");
@@ -56,7 +56,7 @@ fn two_stores_at_once_are_refused_and_a_file_that_is_not_there_is_named() {
     assert_eq!(
         code(locks.run(["x", "true"]).env("ONELOCK_URL", "memory:").env("ONELOCK_URL_FILE", "/f")),
         0,
-        "--url wins"
+        "--url must override both variables"
     );
     assert_eq!(code(&mut onelock(["run", "--url", "memory:", "--url-file", "/f", "x", "true"])), 64);
     let missing = output(&mut onelock(["run", "--url-file", "/no/such/file", "x", "true"]));
@@ -65,7 +65,7 @@ fn two_stores_at_once_are_refused_and_a_file_that_is_not_there_is_named() {
 }
 
 #[test]
-fn no_command_and_no_error_shows_a_secret() {
+fn no_output_shows_a_secret() {
     let (server, url) = server();
     let wrong_password = format!("redis://ann:{PASSWORD}-not@{}", server.addr());
     let dead = format!("redis://:{PASSWORD}@127.0.0.1:{}", test_support::free_port());
@@ -100,13 +100,13 @@ fn no_command_and_no_error_shows_a_secret() {
 
 #[cfg(feature = "torture")]
 #[test]
-fn no_process_of_ours_has_a_secret_in_its_arguments() {
+fn no_process_has_a_secret_in_its_arguments() {
     let (_server, url) = server();
     let mut holder = Running::start(onelock(["run", "x", "-c", "echo held; sleep 1000"]).env("ONELOCK_URL", &url));
     holder.expect_line("held");
     let mut torture = Running::start(onelock(["torture", "--time", "2s"]).env("ONELOCK_URL", &url));
     for root in [holder.pid(), torture.pid()] {
-        super::fixture::eventually("a child", || !children(root).is_empty());
+        super::fixture::eventually("a child exists", || !children(root).is_empty());
         let mut family = vec![root];
         let mut next = 0;
         while next < family.len() {

@@ -1,4 +1,4 @@
-//! Signals that are sent to `onelock` reach the command, once each.
+//! Each signal that is sent to `onelock` reaches the command once.
 
 use std::os::unix::process::ExitStatusExt;
 
@@ -6,7 +6,7 @@ use nix::sys::signal::Signal::{self, *};
 
 use super::fixture::{Locks, Running, eventually, onelock, state};
 
-/// Prints the name of each signal that it gets, until SIGUSR2.
+/// Prints the name of each received signal, until SIGUSR2.
 const LISTENER: &str = r#"
 import signal, sys
 wanted = {s for s in signal.valid_signals() if s not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD)}
@@ -26,7 +26,7 @@ fn listener(locks: &Locks) -> Running {
 }
 
 #[test]
-fn signals_are_forwarded_each_once_and_do_not_end_us() {
+fn each_signal_is_forwarded_once_and_does_not_end_onelock() {
     let locks = Locks::new();
     let mut running = listener(&locks);
     for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1, SIGWINCH, SIGALRM, SIGCONT, SIGIO, SIGPIPE] {
@@ -39,15 +39,15 @@ fn signals_are_forwarded_each_once_and_do_not_end_us() {
 }
 
 #[test]
-fn a_signal_between_the_lock_and_the_start_of_the_command_is_not_lost() {
-    // The moment is short: many tries with the signal at different times find it. Before the lock
-    // is held, the signal ends us; afterwards it reaches the command, or ends it before it listens;
-    // in no case is it without effect.
+fn a_signal_between_acquire_and_start_is_not_lost() {
+    // The moment is short, so the signal is sent at many different times. Before the lock is held,
+    // the signal ends onelock. Afterwards it reaches the command, or ends it before it listens. It
+    // always has an effect.
     let locks = Locks::new();
     let script = locks.script("python3", LISTENER);
     for micros in (0..60).map(|i| i * 150) {
         let running = Running::start(&mut locks.run(["x", &script]));
-        eventually("it is onelock", || {
+        eventually("setsid has become onelock", || {
             let exe = std::fs::read_link(format!("/proc/{}/exe", running.pid())).unwrap_or_default();
             exe.ends_with("onelock")
         });
@@ -61,7 +61,7 @@ fn a_signal_between_the_lock_and_the_start_of_the_command_is_not_lost() {
 }
 
 #[test]
-fn a_signal_while_waiting_ends_us_by_that_signal() {
+fn a_signal_during_the_wait_ends_onelock() {
     let locks = Locks::new();
     let mut holder = Running::start(&mut locks.run(["x", "-c", "echo held; sleep 1000"]));
     holder.expect_line("held");
@@ -74,7 +74,7 @@ fn a_signal_while_waiting_ends_us_by_that_signal() {
 }
 
 #[test]
-fn a_signal_that_we_were_told_to_ignore_does_not_end_the_wait() {
+fn an_ignored_signal_does_not_end_the_wait() {
     let locks = Locks::new();
     let mut holder = Running::start(&mut locks.run(["x", "-c", "echo held; sleep 1000"]));
     holder.expect_line("held");
@@ -90,10 +90,10 @@ fn a_signal_that_we_were_told_to_ignore_does_not_end_the_wait() {
 }
 
 #[test]
-fn stopping_us_stops_the_command_and_continuing_us_continues_it() {
+fn the_command_stops_and_continues_with_onelock() {
     let locks = Locks::new();
-    // Not a loop of short commands: a shell that waits for its child to begin cannot stop when that
-    // child was stopped first.
+    // Not a loop of short commands, because a shell cannot stop while it waits for a child that was
+    // stopped before its start.
     let mut running = Running::start(&mut locks.run(["x", "-c", "echo ready; exec sleep 1000"]));
     running.expect_line("ready");
     let command = running.command();
@@ -101,7 +101,7 @@ fn stopping_us_stops_the_command_and_continuing_us_continues_it() {
         running.signal(SIGTSTP);
         eventually("both are stopped", || state(command) == Some('T') && state(running.pid()) == Some('T'));
         running.signal(SIGCONT);
-        eventually("both go on", || {
+        eventually("both continue", || {
             state(command).is_some_and(|s| s != 'T') && state(running.pid()).is_some_and(|s| s != 'T')
         });
     }
@@ -109,18 +109,18 @@ fn stopping_us_stops_the_command_and_continuing_us_continues_it() {
 }
 
 #[test]
-fn a_command_that_is_stopped_by_itself_does_not_stop_us() {
+fn a_command_that_is_stopped_alone_does_not_stop_onelock() {
     let locks = Locks::new();
     let mut running = listener(&locks);
     let command = running.command();
     nix::sys::signal::kill(command, SIGSTOP).unwrap();
     eventually("the command is stopped", || state(command) == Some('T'));
-    // We still pass signals on, so we are not stopped.
+    // onelock still forwards signals, so it is not stopped.
     running.signal(Signal::SIGCONT);
     running.expect_line("SIGCONT");
 }
 
-/// A C library in which the file system hangs as soon as a store is opened, after it said so.
+/// Compiles a library in which the file system hangs when a store is opened, after a message.
 fn hanging(locks: &Locks) -> std::path::PathBuf {
     locks.library(
         r#"
@@ -140,7 +140,7 @@ fn blocks(pid: nix::unistd::Pid, signal: Signal) -> bool {
 }
 
 #[test]
-fn a_signal_ends_every_command_also_while_its_store_hangs() {
+fn a_signal_ends_every_command_while_its_store_hangs() {
     let locks = Locks::new();
     let (url, library) = (locks.url(), hanging(&locks));
     std::fs::create_dir(locks.dir.path().join("locks")).unwrap();
@@ -158,7 +158,7 @@ fn a_signal_ends_every_command_also_while_its_store_hangs() {
     ] {
         for signal in [SIGINT, SIGTERM, SIGHUP] {
             let mut command = onelock([]);
-            // The store of who names none is on the same file system.
+            // The default store is on the same file system.
             command.args(arguments).env("LD_PRELOAD", &library).env("XDG_STATE_HOME", locks.dir.path());
             let mut running = Running::start(&mut command);
             let mut said = String::new();
@@ -168,8 +168,8 @@ fn a_signal_ends_every_command_also_while_its_store_hangs() {
                 assert!(read > 0, "{arguments:?} did not hang");
             }
             if arguments[0] != "run" {
-                // A thread that starts another blocks all for a moment.
-                eventually("Ctrl-Z has its effect", || !blocks(running.pid(), SIGTSTP));
+                // A thread that starts another one blocks all signals for a moment.
+                eventually("Ctrl-Z has an effect", || !blocks(running.pid(), SIGTSTP));
             }
             running.signal(signal);
             let (status, message) = running.wait();
@@ -179,16 +179,16 @@ fn a_signal_ends_every_command_also_while_its_store_hangs() {
 }
 
 #[test]
-fn a_doctor_that_is_told_to_end_leaves_nothing_behind() {
+fn a_terminated_doctor_leaves_nothing_behind() {
     let locks = Locks::new();
     let traces = || {
         let names = std::fs::read_dir(locks.dir.path().join("locks")).into_iter().flatten();
         let names = names.map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        // The name at which hosts meet is no run's own.
+        // The lock of --peer is shared by all runs, and stays.
         names.filter(|name| name.contains("onelock-doctor") && !name.contains("peer")).count()
     };
     let running = Running::start(&mut onelock(["doctor", "--peer", "--within", "1h", "--url", &locks.url()]));
-    eventually("it is at work", || traces() > 0);
+    eventually("the doctor holds locks", || traces() > 0);
     running.signal(SIGTERM);
     assert_eq!(running.wait().0.signal(), Some(SIGTERM as i32));
     assert_eq!(traces(), 0);
@@ -196,14 +196,14 @@ fn a_doctor_that_is_told_to_end_leaves_nothing_behind() {
 
 #[cfg(feature = "torture")]
 #[test]
-fn a_torture_that_is_told_to_end_leaves_neither_processes_nor_files_behind() {
+fn a_terminated_torture_leaves_nothing_behind() {
     let locks = Locks::new();
     let entries = |directory: &str| std::fs::read_dir(locks.dir.path().join(directory)).into_iter().flatten().count();
     std::fs::create_dir(locks.dir.path().join("tmp")).unwrap();
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         let mut command = onelock(["torture", "--time", "1h", "--url", &locks.url()]);
         let running = Running::start(command.env("TMPDIR", locks.dir.path().join("tmp")));
-        eventually("its processes run", || !super::fixture::children(running.pid()).is_empty());
+        eventually("the processes run", || !super::fixture::children(running.pid()).is_empty());
         let processes = super::fixture::children(running.pid());
         running.signal(signal);
         let (status, message) = running.wait();

@@ -1,4 +1,4 @@
-//! On a terminal, under an interactive shell, a job behaves as if it ran without us.
+//! On a terminal, under an interactive shell, a job behaves as it does without `onelock`.
 
 use std::{
     fs::File,
@@ -18,7 +18,7 @@ use nix::{
 
 use super::fixture::{Locks, Running, eventually, is_alive, parse_pid, read};
 
-/// An interactive bash on a terminal of its own.
+/// An interactive bash on its own terminal.
 struct Terminal {
     bash: Child,
     keyboard: File,
@@ -28,7 +28,7 @@ struct Terminal {
 
 impl Terminal {
     fn new(locks: &Locks) -> Self {
-        // Not `openpty`: its descriptors are inherited by whatever other tests start meanwhile.
+        // Not `openpty`, because processes of concurrent tests would inherit its descriptors.
         let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
         grantpt(&master).unwrap();
         unlockpt(&master).unwrap();
@@ -53,7 +53,7 @@ impl Terminal {
         let (mut output, shared) = (keyboard.try_clone().unwrap(), Arc::clone(&screen));
         thread::spawn(move || {
             let mut bytes = [0; 4096];
-            // The end of a terminal is an error (EIO).
+            // A closed terminal is reported as an error (EIO).
             while let Ok(n @ 1..) = output.read(&mut bytes) {
                 shared.lock().unwrap().push_str(&String::from_utf8_lossy(&bytes[..n]));
             }
@@ -68,14 +68,14 @@ impl Terminal {
         self.keyboard.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// Types a line. What the terminal echoes is not what `expect` waits for, if the line has `''`
-    /// in the middle of a word.
+    /// Types a line. The terminal echoes it, so a `''` in the middle of a word keeps `expect` from
+    /// finding the echo.
     fn line(&mut self, line: &str) {
         self.keys(line);
         self.keys("\n");
     }
 
-    /// Waits for `text` after what has been expected before, and returns what stands between.
+    /// Waits for `text` after the previously expected text, and returns the text between.
     #[track_caller]
     fn expect(&mut self, text: &str) -> String {
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
@@ -94,26 +94,26 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // A shell that dies takes its jobs along: the terminal hangs up.
+        // The death of the shell hangs up the terminal, which ends its jobs.
         let _ = self.bash.kill();
         let _ = self.bash.wait();
     }
 }
 
 #[test]
-fn ctrl_z_fg_and_ctrl_c_work_as_without_us() {
+fn ctrl_z_fg_and_ctrl_c_work_under_the_lock() {
     let locks = Locks::new();
     let script = locks.script("bash", "trap 'echo go''es on' CONT; echo st''arted; while :; do sleep 0.05; done");
     let mut terminal = Terminal::new(&locks);
     terminal.line(&format!("onelock run x -- {script}"));
     terminal.expect("started");
-    // Often, because Ctrl-Z comes right after the command goes on: before we do.
+    // Repeated, because Ctrl-Z may arrive after the command continues and before onelock does.
     for _ in 0..20 {
         terminal.keys("\x1a");
         let before = terminal.expect("Stopped");
         assert!(!before.contains("READY"), "{before:?}");
         terminal.expect("READY> ");
-        assert!(!locks.is_free(), "a stopped job keeps its lock");
+        assert!(!locks.is_free(), "a stopped job must keep its lock");
         terminal.line("fg");
         terminal.expect("goes on");
     }
@@ -168,8 +168,8 @@ while True: signal.pause()
         terminal.keys("\x03");
         eventually("the key arrived", || read(&count) == i.to_string());
     }
-    // We handle signals in the order of their numbers: a forwarded SIGINT would come before this
-    // one.
+    // onelock handles signals in the order of their numbers, so a forwarded SIGINT would come
+    // before this one.
     kill(supervisor, SIGUSR1).unwrap();
     terminal.expect("interrupted 5 times");
 }
@@ -221,7 +221,7 @@ fn full_screen_programs_work() {
         terminal.expect("READY> ");
         terminal.line("echo rc''=${PIPESTATUS[*]}");
         let statuses = terminal.expect("READY> ");
-        // `cat` may find that nobody reads it any more.
+        // `cat` may fail because its reader has ended.
         assert!(statuses.contains("rc=0"), "{command}: {statuses:?}");
     }
 }
@@ -240,25 +240,25 @@ fn a_background_job_that_reads_the_terminal_is_stopped() {
 }
 
 #[test]
-fn killing_the_whole_job_kills_those_who_left_it() {
+fn killing_the_job_kills_descendants_that_left_it() {
     let locks = Locks::new();
     let mut terminal = Terminal::new(&locks);
     terminal.line("onelock run x -- bash -c 'setsid sleep 1000 & echo pid $! end; wait' &");
     terminal.expect("pid ");
-    // The first one is the echo of the line.
+    // The first match is the echo of the line.
     terminal.expect("pid ");
     let sleeper: Pid = parse_pid(&terminal.expect(" end"));
     assert!(is_alive(sleeper));
     kill_job(&mut terminal, &locks, sleeper);
 }
 
-/// Kills the shell's last background job. The lock must not be free before `offspring`, which left
+/// Kills the shell's last background job. The lock must not be free before `descendant`, which left
 /// the job, is dead.
-fn kill_job(terminal: &mut Terminal, locks: &Locks, offspring: Pid) {
+fn kill_job(terminal: &mut Terminal, locks: &Locks, descendant: Pid) {
     terminal.line("kill -9 -$!");
     eventually("the lock is free", || {
         let free = locks.is_free();
-        assert!(!(free && is_alive(offspring)), "free while the offspring lives");
+        assert!(!(free && is_alive(descendant)), "the lock is free while a descendant is alive");
         free
     });
 }
@@ -266,7 +266,7 @@ fn kill_job(terminal: &mut Terminal, locks: &Locks, offspring: Pid) {
 #[test]
 fn watchdog_leaves_the_process_group_before_exec() {
     let locks = Locks::new();
-    // Leaving takes long, and the command is quick.
+    // The library delays the watchdog's `setsid`, so a fast command would overtake it.
     let slow = locks.library(
         r#"
         #define _GNU_SOURCE
@@ -284,7 +284,7 @@ fn watchdog_leaves_the_process_group_before_exec() {
     ));
     terminal.expect("pid ");
     let sleeper: Pid = parse_pid(&terminal.expect(" end"));
-    eventually("it has left the job", || getsid(Some(sleeper)) == Ok(sleeper));
+    eventually("the descendant has left the job", || getsid(Some(sleeper)) == Ok(sleeper));
     kill_job(&mut terminal, &locks, sleeper);
 }
 
@@ -296,6 +296,6 @@ fn closing_the_terminal_ends_the_job() {
     terminal.expect("pid ");
     let command = parse_pid(&terminal.expect(" end"));
     kill(Pid::from_raw(terminal.bash.id() as i32), SIGKILL).unwrap();
-    eventually("the command is gone", || !is_alive(command));
+    eventually("the command has ended", || !is_alive(command));
     eventually("the lock is free", || locks.is_free());
 }

@@ -1,4 +1,4 @@
-//! A command under the lock sees the world as it would without us.
+//! A command under the lock sees the same environment as without `onelock`.
 
 use std::{
     io::{Read, Write},
@@ -7,8 +7,7 @@ use std::{
 
 use super::fixture::{Locks, Running, code, is_alive, onelock, output, parse_pid, stdout};
 
-/// What `probe` prints when `prelude` of the shell runs it directly, and when it runs it under the
-/// lock.
+/// Returns the output of `probe` when the shell's `prelude` runs it directly, and under the lock.
 fn both(locks: &Locks, prelude: &str, probe: &str) -> (String, String) {
     let url = locks.url();
     let ours = [env!("CARGO_BIN_EXE_onelock"), "run", "--url", &url, "x", "--"];
@@ -21,7 +20,7 @@ fn both(locks: &Locks, prelude: &str, probe: &str) -> (String, String) {
 }
 
 #[test]
-fn signal_mask_and_ignored_signals_are_what_we_were_started_with() {
+fn the_command_inherits_mask_and_ignored_signals() {
     let locks = Locks::new();
     for prelude in [
         "exec",
@@ -36,7 +35,7 @@ fn signal_mask_and_ignored_signals_are_what_we_were_started_with() {
 }
 
 #[test]
-fn descriptors_are_what_we_were_started_with() {
+fn the_command_inherits_descriptors() {
     let locks = Locks::new();
     for prelude in ["exec", "exec 7</dev/null;", "exec 0<&-;", "exec 0<&- 2>&-;", "exec 5</dev/null 0<&- 9>/dev/null;"]
     {
@@ -49,7 +48,7 @@ fn descriptors_are_what_we_were_started_with() {
 }
 
 #[test]
-fn binary_data_goes_through_untouched() {
+fn binary_data_passes_unchanged() {
     let locks = Locks::new();
     let data: Vec<u8> = (0..4_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
     let mut child = locks.run(["x", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
@@ -94,7 +93,7 @@ fn a_reader_sees_the_end_of_an_inherited_descriptor() {
 }
 
 #[test]
-fn a_writer_sees_a_broken_pipe_when_the_command_closes_its_input() {
+fn a_writer_gets_epipe_when_the_command_closes_its_input() {
     let locks = Locks::new();
     let mut child = locks
         .run(["x", "-c", "exec <&-; echo closed; exec sleep 1000"])
@@ -105,14 +104,14 @@ fn a_writer_sees_a_broken_pipe_when_the_command_closes_its_input() {
     let mut line = [0; 7];
     child.stdout.take().unwrap().read_exact(&mut line).unwrap();
     let mut input = child.stdin.take().unwrap();
-    // We let go of our copy right after the start of the command.
-    super::fixture::eventually("nobody reads", || input.write_all(&[0; 512]).is_err());
+    // onelock closes its copy right after the start of the command.
+    super::fixture::eventually("the pipe has no reader", || input.write_all(&[0; 512]).is_err());
     child.kill().unwrap();
     child.wait().unwrap();
 }
 
 #[test]
-fn the_command_knows_its_lock() {
+fn the_environment_describes_the_lock() {
     let locks = Locks::new();
     let probe = "echo $ONELOCK_NAME ${ONELOCK_TOKEN:-none} ${ONELOCK_EXPIRES_AT:-never}";
     let token = |text: &str| text.split(' ').nth(1).unwrap().parse::<u64>().unwrap();
