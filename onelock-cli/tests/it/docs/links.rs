@@ -1,23 +1,22 @@
-//! Checks the links within the project.
+//! Links within the project lead to a file and a heading, whether relative or to the repository.
 
 use std::{collections::HashMap, path::Path};
 
 use super::{all_pages, page, root};
+
+/// The address of the project's files. READMEs that are crate documentation link to it, because
+/// docs.rs cannot follow a relative link.
+const BLOB: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/");
 
 #[test]
 fn every_internal_link_has_a_target() {
     let mut broken = Vec::new();
     for path in all_pages() {
         for (line, target) in links(&path) {
-            // External links are not checked, and rustdoc checks its own.
-            if target.contains("://") || target.contains("::") {
-                continue;
-            }
-            let (file, anchor) = target.split_once('#').unwrap_or((&target, ""));
-            let file = if file.is_empty() { path.clone() } else { resolve(&path, file) };
+            let Some((file, anchor)) = destination(&path, &target) else { continue };
             if !root().join(&file).exists() {
                 broken.push(format!("{path}:{line}: there is no {file}"));
-            } else if !anchor.is_empty() && !anchors(&file).contains(&anchor.to_owned()) {
+            } else if !anchor.is_empty() && !anchors(&file).contains(&anchor) {
                 broken.push(format!("{path}:{line}: {file} has no heading #{anchor}"));
             }
         }
@@ -30,9 +29,9 @@ fn every_page_is_reachable_from_the_readme() {
     let mut reached = vec!["README.md".to_owned()];
     let mut next = 0;
     while let Some(path) = reached.get(next).cloned() {
-        let targets =
-            links(&path).into_iter().map(|(_, target)| resolve(&path, target.split('#').next().unwrap_or("")));
-        let new: Vec<_> = targets.filter(|t| t.ends_with(".md") && root().join(t).exists()).collect();
+        let targets = links(&path).into_iter().filter_map(|(_, target)| destination(&path, &target));
+        let files = targets.map(|(file, _)| file);
+        let new: Vec<_> = files.filter(|t| t.ends_with(".md") && root().join(t).exists()).collect();
         reached.extend(new.into_iter().filter(|t| !reached.contains(t)).collect::<Vec<_>>());
         reached.dedup();
         next += 1;
@@ -55,7 +54,33 @@ fn links(path: &str) -> Vec<(usize, String)> {
     links
 }
 
-/// Resolves `target`, as written in the file `page`, to a path from the root.
+#[test]
+fn a_link_to_the_repository_means_the_file_of_this_tree() {
+    let address = |rest: &str| format!("{BLOB}{rest}");
+    let found = destination("lock-efs/README.md", &address("docs/files.md#operations"));
+    assert_eq!(found, Some(("docs/files.md".into(), "operations".into())));
+    assert_eq!(found, destination("lock-efs/README.md", "../docs/files.md#operations"));
+    assert_eq!(destination("README.md", "https://github.com/another/project/blob/main/README.md"), None);
+    assert!(!anchors("docs/files.md").contains(&"no-such-heading".to_owned()));
+}
+
+/// The file and the heading that `target` means, which stands in the file `page`. `None` if it is
+/// outside of the project, or an item's path, which rustdoc checks.
+fn destination(page: &str, target: &str) -> Option<(String, String)> {
+    let (page, target) = match target.strip_prefix(BLOB) {
+        // Paths in the repository begin at its root.
+        Some(path) => ("", path),
+        None => (page, target),
+    };
+    if target.contains("://") || target.contains("::") {
+        return None;
+    }
+    let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+    let file = if file.is_empty() { page.to_owned() } else { resolve(page, file) };
+    Some((file, anchor.to_owned()))
+}
+
+/// `target`, which stands in the file `page`, from the root.
 fn resolve(page: &str, target: &str) -> String {
     let mut parts: Vec<_> = Path::new(page).parent().into_iter().flat_map(Path::iter).collect();
     for part in Path::new(target) {
