@@ -1,6 +1,7 @@
-//! How long a new instance of the Lambda function takes to ask for its first event, and to answer
-//! it: `cargo bench -p examples`, or with the binary that is packed:
-//! `LAMBDA_BINARY=…/lambda_singleton cargo bench -p examples`.
+//! Measures how long a new instance of the Lambda function takes until it asks for its first event,
+//! and until it answers the event: `cargo bench -p examples`.
+//!
+//! For the binary of the package: `LAMBDA_BINARY=…/lambda_singleton cargo bench -p examples`.
 
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../tests/it/fixture/dynamo.rs"]

@@ -1,4 +1,4 @@
-//! The same program on every store: `ONELOCK_URL` says on which.
+//! The same program on every store; `ONELOCK_URL` chooses the store.
 
 use onelock::TryAcquire;
 use tokio::io::{AsyncReadExt as _, stdin};
@@ -10,7 +10,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         TryAcquire::Contended(holder) => println!("skipped: held by {holder}"),
         TryAcquire::Acquired(guard) => {
             println!("working under {}, token {:?}", locker.store(), guard.token());
-            // Stands for your work: until its input ends.
+            // Stands for your work, and lasts until standard input ends.
             guard.run(stdin().read_to_end(&mut Vec::new())).await??;
             println!("done, and {:?}", guard.release().await?);
         }

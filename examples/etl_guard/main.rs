@@ -1,4 +1,6 @@
-//! Loads a CSV file into a database, once, however often it is started and wherever it dies: `etl_guard CSV DATABASE`.
+//! Loads a CSV file into a database: `etl_guard CSV DATABASE`.
+//!
+//! Every row is loaded once, however often the program is started, and wherever it is killed.
 
 use std::{
     env,
@@ -18,7 +20,7 @@ const FENCE: Fence<'_> = Fence { table: "fences" };
 /// sysexits(3): try again later.
 const TEMPORARY_FAILURE: u8 = 75;
 
-/// With a second thread for the renewals, because a batch blocks this one.
+/// A second thread renews the lock, because a batch blocks the first one.
 #[tokio::main(worker_threads = 1)]
 async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let args: Vec<String> = env::args().collect();
@@ -27,7 +29,8 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     let guard = locker.lock(NAME).on_contention(|holder| println!("waiting for {holder}")).acquire().await?;
     let token = guard.token().ok_or("this store has no fencing tokens")?.into();
     println!("locked, token {token}");
-    // Dropped before the lease ends, by as much as `grace` in ONELOCK_URL says. The clocks are read before each batch.
+    // `guard.run` reads the clocks before each batch. It drops the work before the lease ends, by
+    // the time that `grace` in ONELOCK_URL sets.
     let outcome = guard.run(load(csv, database, token)).await;
     match outcome {
         Ok(Ok(rows)) => println!("done: {rows} rows in the database"),
@@ -41,7 +44,7 @@ async fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// From where the last committed batch ended. Returns how many rows there are.
+/// Continues after the last committed batch. Returns the number of rows in the database.
 async fn load(csv: &str, database: &str, token: i64) -> Result<u64, Box<dyn Error>> {
     let mut database = Connection::open(database)?;
     database.busy_timeout(Duration::from_secs(60))?;
@@ -66,12 +69,12 @@ async fn load(csv: &str, database: &str, token: i64) -> Result<u64, Box<dyn Erro
         rows += batch.len() as u64;
         write(&mut database, &batch, (position, rows), token)?;
         println!("{rows} rows, {} %", 100 * position / size);
-        // Back to `guard.run`, which looks at the clocks.
+        // Returns to `guard.run`, which reads the clocks.
         tokio::task::yield_now().await;
     }
 }
 
-/// The fence, the rows and the progress: all of it or nothing.
+/// Writes the fence, the rows and the progress in one transaction.
 fn write(
     database: &mut Connection,
     batch: &[String],
@@ -81,7 +84,7 @@ fn write(
     let transaction = database.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if transaction.execute(&FENCE.raise(Dialect::Sqlite), params![NAME, token])? == 0 {
         println!("the database refused the batch: token {token} is too old");
-        return Err("somebody else has taken over".into());
+        return Err("another holder has taken over".into());
     }
     let mut insert = transaction.prepare("INSERT INTO orders VALUES (?1, ?2, ?3)")?;
     for line in batch {

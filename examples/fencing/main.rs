@@ -1,4 +1,6 @@
-//! A write that the resource itself refuses when it comes too late: `fencing TARGET VALUE [PAUSE_MS]`.
+//! Writes a value with a fencing token: `fencing TARGET VALUE [PAUSE_MS]`.
+//!
+//! The resource itself refuses a write that arrives too late.
 //!
 //! TARGET is `sqlite:PATH`, `postgres://…` or `file:PATH`.
 
@@ -32,7 +34,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     guard.check()?;
     println!("locked, token {token}");
     if let [pause] = pause {
-        // What no check helps against: between it and the write this thread stands still, as if it were swapped out.
+        // No check of the lock can prevent this: the thread stops between the check and the write,
+        // as if it were swapped out.
         thread::sleep(Duration::from_millis(pause.parse()?));
     }
     if write(target, value, token).await? {
@@ -44,7 +47,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Says whether the resource took it.
+/// Returns whether the resource accepted the write.
 async fn write(target: &str, value: &str, token: FencingToken) -> Result<bool, Box<dyn Error>> {
     let fence = i64::from(token);
     match target.split_once(':') {
@@ -64,6 +67,6 @@ async fn write(target: &str, value: &str, token: FencingToken) -> Result<bool, B
             Err(error) if file::stale(&error).is_some() => Ok(false),
             done => Ok(done.map(|()| true)?),
         },
-        _ => Err(format!("{target:?} is none of sqlite:PATH, postgres://…, file:PATH").into()),
+        _ => Err(format!("{target:?} is not a target; use sqlite:PATH, postgres://… or file:PATH").into()),
     }
 }

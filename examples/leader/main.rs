@@ -1,4 +1,6 @@
-//! A service with one leader: `leader LISTEN NAME`. Followers refuse; one of them takes over when the leader goes.
+//! A service with one leader: `leader LISTEN NAME`.
+//!
+//! Followers refuse requests. One of them takes over after the leader ends.
 
 use std::{env, error::Error, time::Duration};
 
@@ -23,12 +25,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         tokio::select! {
             event = election.next() => match event? {
                 Leadership::Elected(token) => println!("elected, token {}", token.ok_or("this store has no tokens")?),
-                // Nothing to stop here: each answer below asks for the leader. Long work would be stopped now, before the next `next()`.
+                // There is nothing to stop: each answer below checks who leads. A program with long
+                // work stops it here, before it calls `next()` again.
                 Leadership::Lost(lost) => println!("stopped: {lost}"),
             },
             connection = listener.accept() => {
                 let (stream, _) = connection?;
-                // A client that is slow or goes away must not keep the election waiting.
+                // A slow or disconnected client must not delay the election.
                 let _ = timeout(Duration::from_millis(500), answer(stream, &election)).await;
             }
             _ = terminated.recv() => break,
@@ -38,7 +41,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The service itself: what only the leader may do is done after asking for the leader, with nothing awaited in between.
+/// The service itself. It checks that it leads, and then does what only the leader may do, without
+/// an await in between.
 async fn answer(mut stream: TcpStream, election: &LeaderElection) -> std::io::Result<()> {
     let mut request = [0; 1024];
     let _ = stream.read(&mut request).await?;

@@ -34,7 +34,7 @@ fn rust_blocks(text: &str) -> Vec<String> {
             None => {}
             Some(_) if line == "```" => blocks.extend(block.take()),
             Some(block) => {
-                // Hidden lines of documentation tests.
+                // Lines that rustdoc hides begin with `# `.
                 let line = line.strip_prefix("# ").unwrap_or(if line == "#" { "" } else { line });
                 block.push_str(line);
                 block.push('\n');
@@ -47,7 +47,7 @@ fn rust_blocks(text: &str) -> Vec<String> {
 /// The block as rustdoc would compile it, but public, so that it is not dead code.
 fn function(block: &str) -> String {
     if block.contains("fn main()") {
-        // In a whole program `main` is called.
+        // Private, `main` of a module would be dead code.
         return block.replacen("async fn main()", "pub async fn main()", 1).replacen(
             "\nfn main()",
             "\npub fn main()",

@@ -1,4 +1,4 @@
-//! Config strings, as the parser and the stores read them.
+//! Fuzzes config strings: the parser, and the options of the stores.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,4 +1,4 @@
-//! Items of a DynamoDB table, in every schema.
+//! Fuzzes items of a DynamoDB table, in every schema.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

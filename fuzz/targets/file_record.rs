@@ -1,4 +1,4 @@
-//! The sidecar record of a lock file.
+//! Fuzzes the sidecar record of a lock file.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,4 +1,4 @@
-//! Names, as each store spells them.
+//! Fuzzes lock names, in the encoding of each store.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,4 +1,4 @@
-//! The value of a lock's key in Redis, and what the scripts answer.
+//! Fuzzes the value of a lock's key in Redis, and the answers of the scripts.
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

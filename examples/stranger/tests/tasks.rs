@@ -1,8 +1,8 @@
-//! Each task's program is run, and is as short as the page says.
+//! Runs the program of each task, and compares its length with the page.
 
 use std::process::Command;
 
-/// The program of a task, what it prints, and with the store in a directory of its own.
+/// Runs the program of a task, with the store in a new directory, and returns its output.
 fn run(binary: &str, contended: bool) -> String {
     let directory = tempfile::tempdir().unwrap();
     let url = format!("file://{}", directory.path().display());
@@ -54,7 +54,7 @@ tasks! {
     one_locker_is_shared_by_tasks: "share", false => "three tasks, one locker";
 }
 
-/// Lines of code that a user types: no comments, no blank lines.
+/// Counts the lines that a user types, without comments and blank lines.
 fn lines(program: &str) -> usize {
     let path = format!("{}/src/bin/{program}.rs", env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(&path).unwrap();
@@ -74,5 +74,5 @@ fn page_counts_the_lines_of_each_program() {
 
 #[test]
 fn every_readme_example_is_compiled_here() {
-    const { assert!(stranger::EXAMPLES >= 5, "the READMEs have examples") };
+    const { assert!(stranger::EXAMPLES >= 5, "the READMEs contain examples") };
 }

@@ -6,7 +6,7 @@ use test_support::{redis::RedisServer, wait_for};
 
 use crate::fixture::{Process, dynamo::Table};
 
-/// Starts the program; its work lasts until its input is closed.
+/// Starts the program, which works until its input is closed.
 fn start(url: &str) -> Process {
     Process::start_with_input(Command::new(env!("CARGO_BIN_EXE_choose_backend")).env("ONELOCK_URL", url))
 }
@@ -14,7 +14,7 @@ fn start(url: &str) -> Process {
 fn token(process: &Process) -> u64 {
     process.wait_for("working under ");
     let lines = process.lines();
-    let (_, token) = lines[0].rsplit_once("token Some(").expect("it has one");
+    let (_, token) = lines[0].rsplit_once("token Some(").expect("files, Redis and DynamoDB have tokens");
     token.trim_end_matches(')').parse().expect("a number")
 }
 
@@ -29,9 +29,9 @@ fn excludes(url: &str) {
     first.wait_for("done, and Released");
     let mut third = start(url);
     assert!(token(&third) > before);
-    // A killed one's lock is free at once, or when its lease ends.
+    // The lock of a killed process is free immediately, or when its lease ends.
     third.kill();
-    let took_over = wait_for("the lock of the killed one", || {
+    let took_over = wait_for("the lock of the killed process", || {
         let mut next = start(url);
         next.close_input();
         assert!(next.ends().success());
@@ -58,7 +58,7 @@ fn on_dynamodb() {
     excludes(&table.url("ttl=5s&access_key_id=test&secret_access_key=test"));
 }
 
-/// The memory of one process is no other's.
+/// Locks in memory are not shared between processes.
 #[test]
 fn in_memory() {
     let (mut first, mut second) = (start("memory:"), start("memory:"));

@@ -1,5 +1,5 @@
-//! A million rows from CSV to SQLite: killed, frozen, cut off, and in the end every row is there
-//! once.
+//! Loads a million rows from CSV into SQLite while the job is killed, frozen and cut off. In the
+//! end the database contains every row once.
 
 use std::{
     fs::{self, File},
@@ -43,7 +43,7 @@ impl Job {
         Process::start(command.arg(self.dir.path().join("orders.csv")).arg(self.database()).env("ONELOCK_URL", url))
     }
 
-    /// What a query with one number as its answer says.
+    /// Returns the answer of a query that selects one number.
     fn number(&self, query: &str) -> u64 {
         let database = Connection::open(self.database()).unwrap();
         database.busy_timeout(Duration::from_secs(60)).unwrap();
@@ -60,15 +60,15 @@ impl Job {
     }
 }
 
-/// The thread of `process` that writes sleeps. It does so while it waits for the database's lock,
-/// and never between two batches.
+/// Whether the writing thread of `process` sleeps. It sleeps while it waits for the database's
+/// lock, and never between two batches.
 fn sleeps(process: &Process) -> bool {
     let stat = fs::read_to_string(format!("/proc/{0}/task/{0}/stat", process.pid())).unwrap();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'))
 }
 
 #[test]
-fn a_job_that_is_killed_goes_on_where_it_was_and_loads_every_row_once() {
+fn a_killed_job_resumes_and_loads_every_row_once() {
     let job = Job::new();
     let mut first = job.start();
     first.wait_for("starting at row 0");
@@ -81,7 +81,7 @@ fn a_job_that_is_killed_goes_on_where_it_was_and_loads_every_row_once() {
     second.wait_for(&format!("done: {ROWS} rows in the database"));
     second.wait_for("released: Released");
     job.assert_every_row_once();
-    // Once more, and there is nothing to do.
+    // A further run finds nothing to do.
     let mut third = job.start();
     assert!(third.ends().success());
     third.wait_for(&format!("starting at row {ROWS}"));
@@ -89,16 +89,16 @@ fn a_job_that_is_killed_goes_on_where_it_was_and_loads_every_row_once() {
 }
 
 #[test]
-fn the_database_refuses_the_late_batch_of_a_job_that_was_frozen_past_its_lease() {
+fn the_database_refuses_the_late_batch_of_a_frozen_job() {
     let job = Job::new();
     let mut zombie = job.start();
     zombie.wait_for("100000 rows, ");
-    // Its next batch has passed the check of the lock, and waits for the database's own lock.
+    // The next batch has passed the check of the lock, and waits for the database's own lock.
     let database = Connection::open(job.database()).unwrap();
     database.busy_timeout(Duration::from_secs(60)).unwrap();
     database.execute_batch("BEGIN IMMEDIATE").unwrap();
-    // Not in a row: it looks at the lock again and again, and on a busy machine waits for a
-    // processor first.
+    // The samples need not be consecutive: the job polls the lock, and on a busy machine it waits
+    // for a processor in between.
     let mut asleep = 0_i32;
     assert!(wait_for("the batch to wait for the database", || {
         asleep = (asleep + if sleeps(&zombie) { 1 } else { -1 }).max(0);
@@ -107,10 +107,10 @@ fn the_database_refuses_the_late_batch_of_a_job_that_was_frozen_past_its_lease()
     zombie.freeze();
     database.execute_batch("ROLLBACK").unwrap();
     let before = job.number("SELECT count(*) FROM orders");
-    // Another one waits for the lease to end, and loads the next batches.
+    // Another job waits for the lease to end, and loads the next batches.
     let mut other = job.start();
-    assert!(wait_for("another to load a batch", || job.number("SELECT count(*) FROM orders") > before));
-    // In the middle of that the first one thaws.
+    assert!(wait_for("another job to load a batch", || job.number("SELECT count(*) FROM orders") > before));
+    // The first job thaws while the other one loads.
     zombie.thaw();
     assert!(!zombie.ends().success());
     zombie.wait_for("the database refused the batch: token ");
@@ -124,8 +124,8 @@ fn a_job_that_cannot_renew_stops_before_its_lease_ends() {
     let mut process = job.start();
     process.wait_for("100000 rows, ");
     job.redis.kill();
-    // As on a slow machine: a fast one is done with all rows before the lease is over. The pause is
-    // that slowness; what is waited for is that the job stops.
+    // The pauses simulate a slow machine: a fast one loads all rows before the lease ends. The
+    // condition is that the job stops.
     assert!(wait_for("the job to stop", || {
         process.freeze();
         std::thread::sleep(Duration::from_millis(200));

@@ -1,5 +1,5 @@
-//! The check of the token, by the resources themselves: SQLite, PostgreSQL, DynamoDB Local and a
-//! file; one after the other, and many at once.
+//! The resources check the token themselves: SQLite, PostgreSQL, DynamoDB Local and a file. Writers
+//! write one after the other, and many at once.
 
 use std::{
     fs,
@@ -35,15 +35,15 @@ use crate::fixture::{Process, dynamo::Table};
 const ROW: FencedTable<'_> = FencedTable { table: "row", key: &["id"], columns: &["value"], token: "fence" };
 const CREATE: &str =
     "CREATE TABLE IF NOT EXISTS row (id BIGINT PRIMARY KEY, value BIGINT NOT NULL, fence BIGINT NOT NULL DEFAULT 0)";
-/// What a transaction writes to: it knows nothing of tokens.
+/// The table of a transaction; it has no column for the token.
 const PLAIN: &str = "CREATE TABLE IF NOT EXISTS plain (id BIGINT PRIMARY KEY, value BIGINT NOT NULL)";
 const FENCE: Fence<'_> = Fence { table: "fences" };
 
-/// A client of a resource that keeps one value, here the token of whoever wrote it.
+/// A client of a resource with one value, which here is the token of the latest writer.
 trait Resource {
-    /// Whether the resource took the write.
+    /// Returns whether the resource accepted the write.
     fn write(&mut self, token: FencingToken) -> bool;
-    /// The value.
+    /// Returns the value.
     fn read(&mut self) -> u64;
 }
 
@@ -52,17 +52,17 @@ fn token(token: u64) -> FencingToken {
 }
 
 fn refuses_what_is_older(resource: &mut dyn Resource) {
-    assert!(resource.write(token(5)), "the first");
-    assert!(resource.write(token(5)), "a holder writes many times");
-    assert!(resource.write(token(7)), "the next holder");
-    assert!(!resource.write(token(5)), "the holder before");
+    assert!(resource.write(token(5)), "the first write is accepted");
+    assert!(resource.write(token(5)), "a holder can write more than once");
+    assert!(resource.write(token(7)), "the next holder can write");
+    assert!(!resource.write(token(5)), "the previous holder is refused");
     assert!(!resource.write(token(6)));
     assert_eq!(resource.read(), 7);
-    assert!(resource.write(FencingToken::MAX), "the largest token");
+    assert!(resource.write(FencingToken::MAX), "the largest token is accepted");
     assert_eq!(resource.read(), FencingToken::MAX.get());
 }
 
-/// Writers with tokens in any order; whatever is accepted, the value never falls.
+/// Writes with tokens in any order. Whatever is accepted, the value never decreases.
 fn never_falls<R: Resource>(connect: impl Fn() -> R + Sync) {
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -77,25 +77,25 @@ fn never_falls<R: Resource>(connect: impl Fn() -> R + Sync) {
         });
         let writer = |number: u64| {
             let mut resource = connect();
-            // Each begins elsewhere and rises, so that there are always older ones beside newer
-            // ones.
+            // Each writer begins at another token and counts up, so that older tokens always
+            // compete with newer ones.
             let tries = (0..40).map(|step| token(1 + (step * 25) + number * 3));
             tries
                 .filter(|token| {
                     let accepted = resource.write(*token);
                     let value = resource.read();
-                    assert!(value >= token.get(), "{token} was {accepted}, and now there is {value}");
+                    assert!(value >= token.get(), "{token} was accepted: {accepted}, but the value is {value}");
                     accepted
                 })
                 .count()
         };
         let writers: Vec<_> = (0..8).map(|number| scope.spawn(move || writer(number))).collect();
         let ends: Vec<_> = writers.into_iter().map(|writer| writer.join()).collect();
-        // Before anything can panic here, or the reader would never end.
+        // Set before anything here can panic, because otherwise the reader would never end.
         done.store(true, Ordering::SeqCst);
         assert!(ends.into_iter().map(Result::unwrap).sum::<usize>() > 0);
     });
-    assert_eq!(connect().read(), 1 + 39 * 25 + 7 * 3, "the largest token of all");
+    assert_eq!(connect().read(), 1 + 39 * 25 + 7 * 3, "the largest token of all writers wins");
 }
 
 struct SqliteRow(Connection);
@@ -112,10 +112,10 @@ impl SqliteRow {
 impl Resource for SqliteRow {
     fn write(&mut self, token: FencingToken) -> bool {
         let value = i64::from(token);
-        // Both statements: the second finds the row that the first may have made.
+        // Runs both statements: the second finds the row that the first may have made.
         let rows = self.0.execute(&ROW.upsert(Dialect::Sqlite), params![1, value, value]).unwrap();
         let again = self.0.execute(&ROW.update(Dialect::Sqlite), params![1, value, value]).unwrap();
-        assert!(again <= rows, "what the one refuses, the other does");
+        assert!(again <= rows, "the second statement refuses what the first refuses");
         rows == 1
     }
 
@@ -166,7 +166,7 @@ impl Postgres {
         Self { runtime, client, by_transaction }
     }
 
-    /// Empty tables.
+    /// Creates empty tables.
     fn create(url: &str) {
         let new = Self::connect(url, false);
         let tables = format!("DROP TABLE IF EXISTS row, plain, fences; {CREATE}; {PLAIN}; {}", FENCE.create());
@@ -176,7 +176,7 @@ impl Postgres {
     async fn row(client: &tokio_postgres::Client, value: i64) -> bool {
         let rows = client.execute(&ROW.upsert(Dialect::Postgres), &[&1_i64, &value, &value]).await.unwrap();
         let again = client.execute(&ROW.update(Dialect::Postgres), &[&1_i64, &value, &value]).await.unwrap();
-        assert!(again <= rows, "what the one refuses, the other does");
+        assert!(again <= rows, "the second statement refuses what the first refuses");
         rows == 1
     }
 
@@ -314,14 +314,14 @@ fn a_file_refuses_an_older_token() {
     let left = fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap());
     let mut left: Vec<_> = left.collect();
     left.sort();
-    assert_eq!(left, ["many", "many.fence", "one", "one.fence"], "nothing else is left");
+    assert_eq!(left, ["many", "many.fence", "one", "one.fence"], "no temporary file is left");
     fs::write(dir.path().join("one.fence"), "half a tok").unwrap();
     let error = file::replace(&dir.path().join("one"), FencingToken::MAX, b"x").unwrap_err();
     assert!(error.to_string().contains("contains no fencing token"), "{error}");
 }
 
 #[test]
-fn the_example_is_refused_by_each_resource_when_it_was_paused_past_its_lease() {
+fn each_resource_refuses_an_example_paused_past_its_lease() {
     let (dir, redis, postgres) = (tempfile::tempdir().unwrap(), RedisServer::start(), PostgresServer::start());
     let path = |name: &str| dir.path().join(name).display().to_string();
     for target in [format!("sqlite:{}", path("db")), format!("file:{}", path("file")), postgres.url()] {

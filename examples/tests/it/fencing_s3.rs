@@ -1,4 +1,4 @@
-//! Fenced objects on the S3 of moto, which checks the conditions of a put as S3 documents them.
+//! Fenced objects on moto's S3, which checks the conditions of a put as S3 documents them.
 
 use std::{
     io::{Read as _, Write as _},
@@ -24,7 +24,7 @@ struct Reply {
 impl Bucket {
     fn start() -> Self {
         let bucket = Self(Moto::start());
-        assert_eq!(bucket.request("PUT", "", &[], "").status, 200, "the bucket is made");
+        assert_eq!(bucket.request("PUT", "", &[], "").status, 200, "the bucket is created");
         bucket
     }
 
@@ -47,7 +47,7 @@ impl Bucket {
         Reply { status, head: head.into(), body: body.into() }
     }
 
-    /// What `HeadObject` says, as the helper wants it.
+    /// Returns the answer of `HeadObject` in the form that the helper takes.
     fn head(&self) -> Option<Seen> {
         let Reply { status: 200, head, .. } = self.request("HEAD", KEY, &[], "") else { return None };
         let header = |wanted: &str| {
@@ -55,7 +55,7 @@ impl Bucket {
             lines.find(|(name, _)| name.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.to_owned())
         };
         let token = header(METADATA).and_then(|token| FencingToken::new(token.parse().ok()?));
-        Some(Seen { etag: header("ETag").expect("objects have one"), token })
+        Some(Seen { etag: header("ETag").expect("every object has an ETag"), token })
     }
 
     fn put(&self, key: &str, put: &Put, body: &str) -> u16 {
@@ -68,32 +68,40 @@ fn token(token: u64) -> FencingToken {
 }
 
 #[test]
-fn s3_refuses_a_late_pointer_and_keeps_the_objects_of_all_holders() {
+fn s3_refuses_a_late_pointer_and_keeps_all_objects() {
     let bucket = Bucket::start();
     let write = |holder: FencingToken, text: &str, seen: Option<&Seen>| {
         let pointer = Pointer::new(KEY, holder, 0);
-        assert_eq!(bucket.put(&pointer.object, &Put::new_object(holder), text), 200, "nobody else writes there");
+        assert_eq!(
+            bucket.put(&pointer.object, &Put::new_object(holder), text),
+            200,
+            "each holder writes to its own key"
+        );
         bucket.put(KEY, &Put::over(seen, holder).unwrap(), &pointer.body())
     };
     assert_eq!(write(token(1), "of the first", bucket.head().as_ref()), 200);
-    // Both look at the same object. The second holder is quicker; the first was frozen.
+    // Both holders read the same object. The first one is frozen, so the second one writes first.
     let seen = bucket.head();
     assert_eq!(seen.as_ref().and_then(|seen| seen.token), Some(token(1)));
     assert_eq!(write(token(2), "of the second", seen.as_ref()), 200);
     let late = Pointer::new(KEY, token(1), 1);
     assert_eq!(bucket.put(KEY, &Put::over(seen.as_ref(), token(1)).unwrap(), &late.body()), 412);
-    assert_eq!(bucket.put(KEY, &Put::over(None, token(3)).unwrap(), "x"), 412, "there is one already");
-    assert_eq!(Put::over(bucket.head().as_ref(), token(1)).unwrap_err().seen, token(2), "it looks again, and knows");
+    assert_eq!(bucket.put(KEY, &Put::over(None, token(3)).unwrap(), "x"), 412, "the pointer already exists");
+    assert_eq!(
+        Put::over(bucket.head().as_ref(), token(1)).unwrap_err().seen,
+        token(2),
+        "a second read shows the newer token"
+    );
 
     let current = Pointer::parse(&bucket.request("GET", KEY, &[], "").body).expect("a pointer");
     assert_eq!(current.token, token(2));
     assert_eq!(bucket.request("GET", &current.object, &[], "").body, "of the second");
-    assert_eq!(bucket.put(&current.object, &Put::new_object(token(2)), "again"), 412, "objects are written once");
+    assert_eq!(bucket.put(&current.object, &Put::new_object(token(2)), "again"), 412, "an object is written once");
 }
 
-/// Why the token has to be in the body.
+/// Shows why the body has to contain the token.
 #[test]
-fn an_etag_does_not_tell_two_holders_with_the_same_bytes_apart() {
+fn an_etag_cannot_distinguish_holders_that_write_equal_bytes() {
     let bucket = Bucket::start();
     assert_eq!(bucket.put(KEY, &Put::over(None, token(1)).unwrap(), "same"), 200);
     let seen = bucket.head();

@@ -1,4 +1,4 @@
-//! Instances of the Lambda function on the Lambda Runtime API, with their locks in DynamoDB Local.
+//! Runs instances of the Lambda function on a Lambda Runtime API, with locks in DynamoDB Local.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::fixture::{
 const TEMPLATE: &str = include_str!("../../lambda_singleton/template.json");
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// One instance of the function: a process of its own, as cold as a new one is.
+/// One instance of the function: a separate process, which starts cold.
 struct Instance {
     api: RuntimeApi,
     process: Process,
@@ -28,7 +28,7 @@ impl Instance {
         Self { process: Process::start(&mut command), api }
     }
 
-    /// Sends an event and does not wait for the answer. Returns the request's id.
+    /// Sends an event without waiting for the answer. Returns the id of the request.
     fn invoke(&self, payload: Value, left: Duration) -> String {
         let id = LeaseId::random().to_string();
         self.api.invoke(&id, payload, left);
@@ -44,7 +44,7 @@ impl Instance {
         outcome.unwrap_or_else(|| panic!("no answer: {:#?}", self.process.lines()))
     }
 
-    /// Sends an event that makes no pause, and waits for the answer. Says whether the instance
+    /// Sends an event without pauses, and waits for the answer. Returns whether the instance
     /// worked.
     fn works(&self) -> bool {
         match self.outcome(&self.invoke(json!({}), MINUTE)) {
@@ -53,7 +53,7 @@ impl Instance {
         }
     }
 
-    /// Begins long work, and waits until it is in its second step.
+    /// Begins long work, and waits until its second step.
     fn begin_long_work(&self) -> String {
         let id = self.invoke(json!({ "steps": 1000, "pause_ms": 500 }), MINUTE);
         self.process.wait_for("step 2 of 1000");
@@ -81,26 +81,26 @@ fn of_three_instances_with_one_event_one_works_and_two_skip() {
         }
     }
     let [worker] = worked.as_slice() else { panic!("{} worked", worked.len()) };
-    // The log of the others says whose log to look at.
+    // The log of each refused instance names the id that is in the log of the holder.
     for (instance, id) in instances.iter().zip(&ids).filter(|(_, id)| id != worker) {
         let skipped = format!("skipped: \"nightly-report\" is held by report/{worker} ");
         assert!(instance.process.says(&skipped), "{id}: {:#?}", instance.process.lines());
     }
-    // The schedule fires once more, while the work of the first time is long done.
+    // The schedule fires again, long after the first work has ended.
     assert!(!instances[0].works(), "min_hold keeps the lock");
-    // And the next time that it is due, it runs.
+    // The next event after `min_hold` is worked on.
     assert!(wait_for("the end of min_hold", || instances[1].works()));
 }
 
 #[test]
-fn an_instance_that_was_frozen_past_its_lease_wakes_and_does_not_act() {
+fn an_instance_frozen_past_its_lease_does_not_act() {
     let table = Table::new();
     let frozen = Instance::start(&table.url("ttl=4s"));
     let other = Instance::start(&table.url("ttl=4s"));
     let id = frozen.begin_long_work();
     frozen.process.freeze();
     let steps = frozen.steps();
-    assert!(wait_for("another to take over", || other.works()));
+    assert!(wait_for("another instance to take over", || other.works()));
     frozen.process.thaw();
     match frozen.outcome(&id) {
         Outcome::Error(error) => {
@@ -112,11 +112,11 @@ fn an_instance_that_was_frozen_past_its_lease_wakes_and_does_not_act() {
         Outcome::Response(answer) => panic!("{answer}"),
     }
     assert_eq!(frozen.steps(), steps, "{:#?}", frozen.process.lines());
-    assert!(frozen.works(), "it is fit for the next event");
+    assert!(frozen.works(), "it can work on the next event");
 }
 
 #[test]
-fn when_an_instance_is_killed_the_next_cold_one_takes_over() {
+fn a_cold_instance_takes_over_from_a_killed_one() {
     let table = Table::new();
     let mut killed = Instance::start(&table.url("ttl=3s"));
     let id = killed.begin_long_work();
@@ -139,9 +139,12 @@ fn no_lease_outlives_the_invocation() {
     let id = first.invoke(json!({ "steps": 1000, "pause_ms": 100 }), Duration::from_secs(8));
     first.process.wait_for("step 1 of");
     let refused = other.invoke(json!({}), MINUTE);
-    let Outcome::Response(answer) = other.outcome(&refused) else { panic!("refusals are no errors") };
-    let expires_in =
-        answer["skipped"].as_str().and_then(|holder| holder.rsplit_once("expires in ")).expect("it says").1;
+    let Outcome::Response(answer) = other.outcome(&refused) else { panic!("a refusal is not an error") };
+    let expires_in = answer["skipped"]
+        .as_str()
+        .and_then(|holder| holder.rsplit_once("expires in "))
+        .expect("a refusal says when the lease expires")
+        .1;
     let seconds: u64 = expires_in.trim_end_matches(" s").parse().expect("seconds");
     assert!(seconds <= 8, "the lease of ten minutes ends with the invocation: {answer}");
     match first.outcome(&id) {
@@ -152,7 +155,7 @@ fn no_lease_outlives_the_invocation() {
 }
 
 #[test]
-fn nothing_goes_on_after_the_answer_and_the_template_allows_what_is_called_and_nothing_else() {
+fn requests_end_with_the_answer_and_match_the_template() {
     let table = Table::new();
     let (first_wire, other_wire) = (Wire::start(table.address()), Wire::start(table.address()));
     let first = Instance::start(&table.url_at(&first_wire.endpoint(), "ttl=3s"));
@@ -162,7 +165,7 @@ fn nothing_goes_on_after_the_answer_and_the_template_allows_what_is_called_and_n
     let seen = first_wire.take_seen();
     assert!(seen.len() >= 3, "acquired, renewed and released: {seen:?}");
 
-    // While another instance renews five times, this one has nothing to say.
+    // While another instance renews five times, this one sends no request.
     other.begin_long_work();
     let mut requests = Vec::new();
     assert!(wait_for("five renewals", || {
@@ -171,7 +174,7 @@ fn nothing_goes_on_after_the_answer_and_the_template_allows_what_is_called_and_n
     }));
     assert_eq!(first_wire.take_seen(), Vec::<String>::new());
 
-    // Refused, and taking over: what else the handler calls.
+    // A refusal and a takeover cause the other calls of the handler.
     assert!(!first.works());
     drop(other);
     assert!(wait_for("the lock to be free", || first.works()));
@@ -181,7 +184,7 @@ fn nothing_goes_on_after_the_answer_and_the_template_allows_what_is_called_and_n
     assert_eq!(called, allowed());
 }
 
-/// The actions that the template allows the function, on its lock table alone.
+/// Returns the actions that the template allows the function on its lock table, and only there.
 fn allowed() -> BTreeSet<String> {
     let template: Value = serde_json::from_str(TEMPLATE).expect("it is JSON");
     let policies = template["Resources"]["Report"]["Properties"]["Policies"].as_array().expect("a list").clone();

@@ -1,5 +1,5 @@
-//! Three services, one leader: it is frozen, killed and told to go, and clients never get answers
-//! of two leaders at one time.
+//! Three services elect one leader, which is frozen, killed and terminated. Clients never get
+//! answers of two leaders at the same time.
 
 use std::{
     io::{Read as _, Write as _},
@@ -17,17 +17,17 @@ use test_support::{free_port, redis::RedisServer, wait_for};
 
 use crate::fixture::Process;
 
-/// One answer that a client got.
+/// One answer that a client received.
 #[derive(Debug, Clone, Copy)]
 struct Answer {
     service: usize,
     sent: Instant,
     received: Instant,
-    /// Of the leader that served it; `None` from a follower.
+    /// The token of the leader that served it; `None` from a follower.
     token: Option<u64>,
 }
 
-/// Asks the service at `port` once.
+/// Sends one request to the service at `port`.
 fn ask(service: usize, port: u16) -> Option<Answer> {
     let sent = Instant::now();
     let mut stream = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), Duration::from_secs(1)).ok()?;
@@ -72,7 +72,7 @@ impl Fleet {
         Self { services, history, stop, clients }
     }
 
-    /// Waits for an answer for which `wanted` holds.
+    /// Waits for an answer that satisfies `wanted`.
     fn answer(&self, what: &str, wanted: impl Fn(&Answer) -> bool) -> Answer {
         let mut found = None;
         wait_for(what, || {
@@ -83,15 +83,16 @@ impl Fleet {
         found.unwrap_or_else(|| panic!("no {what}; the services said {:#?}", said()))
     }
 
-    /// The first answer of a leader with a larger token than `before`, one who serves for a while.
+    /// Returns the first answer of a leader whose token is larger than that of `before`, once the
+    /// leader has served for a while.
     fn leader_after(&self, before: Option<Answer>) -> Answer {
         let before = before.and_then(|answer| answer.token);
         self.answer("leader", |answer| answer.token > before);
         let mut first = None;
         let mut serves = || {
             let history = self.history.lock().unwrap();
-            // On a machine that is busy enough a leader may lose its lease by itself, and another
-            // serves.
+            // On a busy machine a leader may lose its lease without being frozen, and another one
+            // takes over.
             let latest = history.iter().map(|answer| answer.token).max()?;
             let answers = history.iter().filter(|answer| answer.token == latest);
             first = answers.clone().next().copied();
@@ -99,7 +100,7 @@ impl Fleet {
         };
         let found = wait_for("a hundred answers of one leader", || serves() == Some(true));
         assert!(found, "the services said {:#?}", self.services.iter().map(Process::lines).collect::<Vec<_>>());
-        first.expect("it has answered a hundred times")
+        first.expect("the leader has answered a hundred times")
     }
 
     fn end(mut self) -> Vec<Answer> {
@@ -111,13 +112,15 @@ impl Fleet {
     }
 }
 
-/// Whoever serves a request that was sent after a later leader's answer had come serves beside that
-/// leader.
+/// Asserts that no two leaders served at the same time.
+///
+/// They did if an earlier leader answered a request that was sent after a later leader's answer had
+/// arrived.
 fn assert_no_overlap(history: &[Answer]) {
     let served: Vec<_> = history.iter().filter(|answer| answer.token.is_some()).collect();
     for later in &served {
         let beside = served.iter().find(|answer| answer.token < later.token && answer.sent > later.received);
-        assert!(beside.is_none(), "{beside:#?} was served beside {later:#?}");
+        assert!(beside.is_none(), "{beside:#?} was served at the same time as {later:#?}");
     }
 }
 
@@ -149,7 +152,7 @@ fn leaders_come_and_go(url: &str) {
 }
 
 #[test]
-fn leaders_on_redis_never_serve_at_one_time() {
+fn leaders_on_redis_never_serve_at_the_same_time() {
     let redis = RedisServer::start();
     leaders_come_and_go(&format!("redis://127.0.0.1:{}?ttl=2s", redis.port()));
 }

@@ -1,4 +1,4 @@
-//! Each example against the real thing, as processes that are frozen, killed and told to end.
+//! Runs each example against a real store, as processes that are frozen, killed and terminated.
 
 mod choose_backend;
 mod etl_guard;
