@@ -1,4 +1,4 @@
-//! A server process that never outlives the test.
+//! Server processes that never outlive the test.
 
 use std::{
     io::{BufRead, BufReader},
@@ -14,24 +14,24 @@ use nix::{
     unistd::Pid,
 };
 
-/// A running server, killed when this is dropped, and also when the test itself is killed.
+/// A running server. It is killed when this is dropped, and also when the test itself is killed.
 #[derive(Debug)]
 pub struct Daemon {
     shell: Child,
-    /// The shell waits for the end of this pipe; the system closes it when our process ends in
-    /// whatever way.
+    /// The shell waits for the end of this pipe. The kernel closes the pipe when this process ends,
+    /// however it ends.
     lifeline: Option<ChildStdin>,
     pid: Pid,
 }
 
-/// Starts what it is given, says its pid, and kills it when its own input ends.
+/// Starts its arguments as a command, prints the pid, and kills the command when its input ends.
 const KEEPER: &str = r#""$@" </dev/null >&2 & echo $!; read -r _; kill -9 $! 2>/dev/null; wait"#;
 
 impl Daemon {
-    /// Starts `program` with `args`; `package` is the Debian package that has it.
+    /// Starts `program` with `args`; `package` is the Debian package that contains it.
     ///
     /// # Panics
-    /// When the program is not installed or cannot be started.
+    /// If the program is not installed or cannot be started.
     pub fn start(program: &str, package: &str, args: &[String]) -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let installed = program.contains('/') || std::env::split_paths(&path).any(|dir| dir.join(program).exists());
@@ -53,26 +53,26 @@ impl Daemon {
         Self { lifeline: shell.stdin.take(), shell, pid }
     }
 
-    /// Whether the process is there.
+    /// Returns whether the process runs.
     pub fn runs(&self) -> bool {
-        // One that has ended stays a zombie until the shell waits for it.
+        // A process that has ended stays a zombie until the shell waits for it.
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
         stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with('Z'))
     }
 
-    /// The processor time that the process has used.
+    /// Returns the processor time that the process has used.
     ///
     /// # Panics
-    /// When the process is gone.
+    /// If the process is gone.
     pub fn processor_time(&self) -> Duration {
         let clock = clock_getcpuclockid(self.pid).expect("the server runs");
         clock_gettime(clock).expect("the server runs").into()
     }
 
-    /// Stops the process as if its machine had frozen.
+    /// Stops the process, as if its machine had frozen.
     ///
     /// # Panics
-    /// When the process is gone.
+    /// If the process is gone.
     pub fn freeze(&self) {
         kill(self.pid, Signal::SIGSTOP).expect("the server runs");
     }
@@ -80,7 +80,7 @@ impl Daemon {
     /// Ends [`freeze`](Self::freeze).
     ///
     /// # Panics
-    /// When the process is gone.
+    /// If the process is gone.
     pub fn thaw(&self) {
         kill(self.pid, Signal::SIGCONT).expect("the server exists");
     }
@@ -89,15 +89,15 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         drop(self.lifeline.take());
-        // The shell ends after it has killed the server, so the port is free when this returns.
+        // The shell ends only after it has killed the server, so the port is free on return.
         let _ = self.shell.wait();
     }
 }
 
-/// A TCP port of the loopback interface that nobody uses.
+/// Returns a TCP port of the loopback interface that no process uses.
 ///
 /// # Panics
-/// When the system has none.
+/// If the system has none.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
     listener.local_addr().expect("it is bound").port()

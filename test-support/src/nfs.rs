@@ -1,4 +1,4 @@
-//! A guest with a Linux NFSv4.1 server and two clients of it; see `integration/nfs-rig/README.md`.
+//! A guest with a Linux NFSv4.1 server and two clients; see `integration/nfs-rig/README.md`.
 
 use std::{
     ffi::OsString,
@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-/// One run of the guest: started from a snapshot, gone at its end.
+/// One run of the guest, which starts from a snapshot and is discarded at the end.
 #[derive(Debug)]
 #[must_use = "nothing runs before `run`"]
 pub struct Guest {
@@ -17,28 +17,28 @@ pub struct Guest {
 }
 
 impl Guest {
-    /// Runs `script`, which begins with its `#!`, on the server.
+    /// Prepares a run of `script`, which begins with `#!`, on the server.
     pub fn new(script: impl Into<String>) -> Self {
         Self { script: script.into(), files: Vec::new(), limit: Duration::from_secs(300) }
     }
 
-    /// Puts a program, or a directory, on the guest's PATH.
+    /// Adds a program or a directory to the guest's PATH.
     pub fn with(mut self, file: impl AsRef<Path>) -> Self {
         self.files.push(file.as_ref().to_path_buf());
         self
     }
 
-    /// Gives the whole run this long, snapshot and all. Default 300 s.
+    /// Limits the time of the whole run, including the snapshot. The default is 300 s.
     pub fn limit(mut self, limit: Duration) -> Self {
         self.limit = limit;
         self
     }
 
-    /// Runs it and returns what it printed on standard output.
+    /// Runs the script, and returns its standard output.
     ///
     /// # Panics
-    /// With all that the guest printed, when the script fails, takes too long, or the guest cannot
-    /// be had: a missing rig is a failure.
+    /// If the script fails or takes too long, or the guest cannot be started: a missing rig is a
+    /// failure. The message contains all output of the guest.
     pub fn run(self) -> String {
         let script = tempfile::NamedTempFile::new().expect("a temporary file can be made");
         std::fs::write(script.path(), &self.script).expect("a temporary file can be written");

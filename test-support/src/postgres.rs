@@ -1,4 +1,4 @@
-//! A real PostgreSQL.
+//! Real PostgreSQL servers.
 
 use std::{
     fs,
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::{Daemon, free_port, wait_for};
 
-/// A running server on the loopback interface with an empty database, which everybody may use.
+/// A running server on the loopback interface with an empty database, which needs no password.
 #[derive(Debug)]
 pub struct PostgresServer {
     port: u16,
@@ -21,11 +21,13 @@ pub struct PostgresServer {
 }
 
 impl PostgresServer {
-    /// Makes a cluster in a temporary directory, starts a server on it, and waits until it answers.
-    /// As root, all of it as the user `postgres`, because the server refuses root.
+    /// Creates a cluster in a temporary directory, starts a server, and waits until it answers.
+    ///
+    /// If the test runs as root, the user `postgres` does all this, because the server refuses
+    /// root.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If the server does not start.
     pub fn start() -> Self {
         let programs = programs();
         let dir = tempfile::tempdir().expect("a temporary directory");
@@ -52,7 +54,7 @@ impl PostgresServer {
                     .status()
                     .is_ok_and(|status| status.success())
             };
-            // Another test may take the port first.
+            // Another test may have taken the port.
             if wait_for("the server to answer", || ready() || !daemon.runs()) && daemon.runs() {
                 return Self { port, dir, programs, _daemon: daemon };
             }
@@ -60,7 +62,7 @@ impl PostgresServer {
         panic!("PostgreSQL does not start; see its output above");
     }
 
-    /// Its URL.
+    /// Returns the URL of the database.
     pub fn url(&self) -> String {
         format!("postgres://onelock@127.0.0.1:{}/postgres", self.port)
     }
@@ -68,14 +70,15 @@ impl PostgresServer {
 
 impl Drop for PostgresServer {
     fn drop(&mut self) {
-        // In order, for a server that is killed leaves its shared memory behind.
+        // An orderly stop, because a killed server leaves its shared memory behind.
         let stop = ["stop", "-s", "-m", "immediate", "-D", &text(self.dir.path(), "data")].map(Into::into);
         let command = as_user(&self.programs.join("pg_ctl"), &stop);
         let _ = Command::new(&command[0]).args(&command[1..]).status();
     }
 }
 
-/// Debian keeps the server's programs out of the `PATH`, by version.
+/// Returns the directory of the server's programs. Debian has one for each version, outside of the
+/// `PATH`.
 fn programs() -> PathBuf {
     let versions =
         fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
@@ -89,7 +92,7 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|own| own.uid() == 0)
 }
 
-/// A command line that runs `program`, but not as root.
+/// Returns a command line that runs `program` as a user other than root.
 fn as_user(program: &Path, args: &[String]) -> Vec<String> {
     let user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--"].map(String::from);
     let mut command = if is_root() { user.to_vec() } else { Vec::new() };

@@ -1,4 +1,4 @@
-//! A Python with the foreign clients that the tests run against.
+//! A Python environment with the foreign clients that the tests run against.
 
 use std::{
     fs::{self, File},
@@ -6,14 +6,14 @@ use std::{
     process::Command,
 };
 
-/// What is installed, one `name==version` a line.
+/// The packages, one `name==version` a line.
 const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python-requirements.txt");
 
-/// The Python named in `ONELOCK_TEST_PYTHON`, else one in a virtual environment below the target
-/// directory, which the first call sets up.
+/// Returns the Python that `ONELOCK_TEST_PYTHON` names. If it is not set, returns the one of a
+/// virtual environment below the target directory, which the first call creates.
 ///
 /// # Panics
-/// When there is neither, with the command that failed.
+/// If the environment cannot be created. The message names the command that failed.
 pub fn python() -> PathBuf {
     std::env::var_os("ONELOCK_TEST_PYTHON").map_or_else(virtual_environment, PathBuf::from)
 }
@@ -21,7 +21,7 @@ pub fn python() -> PathBuf {
 fn virtual_environment() -> PathBuf {
     let target = crate::target_directory();
     fs::create_dir_all(&target).expect("the target directory can be made");
-    // Tests are processes of their own; the first sets it up and the others wait.
+    // Each test is a process. The first one creates the environment, and the others wait.
     let turn = File::create(target.join("test-python.lock")).expect("the target directory is ours");
     turn.lock().expect("a local file can be locked");
     let directory = target.join("test-python");

@@ -1,4 +1,4 @@
-//! Real Redis servers on free ports.
+//! Real Redis servers and clusters on free ports.
 
 use std::{
     io::{Read, Write},
@@ -9,10 +9,10 @@ use std::{
 
 use crate::{Daemon, Proxy, Scratch, free_port, tls::Certificates, wait_for};
 
-/// A `redis-server` that keeps nothing on disk.
+/// A `redis-server` that stores nothing on disk.
 #[derive(Debug)]
 pub struct RedisServer {
-    // Before the directory, so that it is gone when that is removed.
+    // Before the directory: fields drop in order, and the server must end before its directory.
     daemon: Option<Daemon>,
     dir: Scratch,
     ports: Ports,
@@ -29,24 +29,24 @@ impl RedisServer {
     /// Starts a server and waits until it answers.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If the server does not start.
     pub fn start() -> Self {
         Self::with_args(&[])
     }
 
-    /// Starts a server with further arguments, as on the command line: `&["--requirepass", "x"]`.
+    /// Starts a server with further arguments, such as `&["--requirepass", "x"]`.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If the server does not start.
     pub fn with_args(args: &[&str]) -> Self {
         Self::launched(args.iter().map(ToString::to_string).collect(), false, false)
     }
 
-    /// Starts a server that also listens with TLS, at [`tls_port`](Self::tls_port), and asks
-    /// clients for a certificate.
+    /// Starts a server that also listens with TLS, on [`tls_port`](Self::tls_port), and requires a
+    /// certificate of each client.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If the server does not start.
     pub fn with_tls(certificates: &Certificates, args: &[&str]) -> Self {
         let args = args.iter().map(ToString::to_string);
         Self::launched(certificates.redis_args().into_iter().chain(args).collect(), true, false)
@@ -54,7 +54,7 @@ impl RedisServer {
 
     fn launched(args: Vec<String>, tls: bool, cluster: bool) -> Self {
         let mut server = Self { ports: Ports::free(tls, cluster), dir: Scratch::new(), args, daemon: None };
-        // Another test may take a free port first; then this server ends at once, and other ports
+        // Another test may have taken a port. Then this server ends immediately, and other ports
         // are tried.
         for _ in 0..20 {
             if server.launch() {
@@ -69,8 +69,7 @@ impl RedisServer {
     fn launch(&mut self) -> bool {
         let dir = self.dir.text();
         let mut args: Vec<String> = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1"].map(Into::into).into();
-        // Clients of a TLS port say "localhost", and sentinels take the first address that this
-        // has.
+        // Clients of a TLS port connect to "localhost", and sentinels use its first address.
         args.extend(self.ports.tls.map(|_| "-::1".into()));
         args.extend(["--dir".into(), dir.into(), "--unixsocket".into(), format!("{dir}/redis.sock")]);
         args.extend(["--logfile".into(), format!("{dir}/redis.log"), "--repl-diskless-sync-delay".into(), "0".into()]);
@@ -80,7 +79,7 @@ impl RedisServer {
         }
         args.extend(self.args.iter().cloned());
         self.daemon = Some(Daemon::start(&program(), "redis-server", &args));
-        // A server that wants a password answers as well, if with an error.
+        // A server that requires a password answers too, with an error.
         wait_for("the server to answer", || answers(plain) || !self.runs()) && self.runs()
     }
 
@@ -88,55 +87,55 @@ impl RedisServer {
         self.daemon.as_ref().is_some_and(Daemon::runs)
     }
 
-    /// Its port on 127.0.0.1.
+    /// Returns the port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.ports.plain
     }
 
-    /// Its port for TLS, on `localhost`.
+    /// Returns the port for TLS, on `localhost`.
     ///
     /// # Panics
-    /// When it was started without.
+    /// If the server was started without TLS.
     pub fn tls_port(&self) -> u16 {
         self.ports.tls.expect("the server was started with TLS")
     }
 
-    /// Its address on the loopback interface.
+    /// Returns the address on the loopback interface.
     pub fn addr(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.port()).into()
     }
 
-    /// Its unix socket.
+    /// Returns the path of the Unix socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("redis.sock")
     }
 
-    /// The process.
+    /// Returns the process.
     ///
     /// # Panics
-    /// When it was killed.
+    /// If the server was killed.
     pub fn daemon(&self) -> &Daemon {
         self.daemon.as_ref().expect("the server was not killed")
     }
 
-    /// Kills it; everything in it is lost.
+    /// Kills the server; all its data is lost.
     pub fn kill(&mut self) {
         self.daemon = None;
     }
 
-    /// Starts it again on the same port, empty.
+    /// Starts the server again on the same port, without data.
     ///
     /// # Panics
-    /// When it does not start, or was not killed.
+    /// If the server does not start, or was not killed.
     pub fn restart(&mut self) {
         assert!(self.daemon.is_none(), "kill it first");
         assert!(self.launch(), "redis-server does not start again");
     }
 
-    /// Runs one command on a connection of its own and returns the reply as the server sent it.
+    /// Runs one command on a new connection, and returns the raw reply.
     ///
     /// # Panics
-    /// When the server does not answer.
+    /// If the server does not answer.
     pub fn command(&self, args: &[&str]) -> String {
         command(self.port(), args).expect("the server answers")
     }
@@ -152,15 +151,15 @@ impl Ports {
         }
     }
 
-    /// Where the nodes of a cluster talk to each other: above the port that they use, as Redis 6
-    /// cannot be told otherwise.
+    /// The port on which the nodes of a cluster talk to each other. Redis 6 always derives it from
+    /// the port for clients.
     fn bus(self) -> Option<u16> {
         self.tls.unwrap_or(self.plain).checked_add(10_000)
     }
 }
 
-/// The server that the tests run against: another one, such as an older Redis or Valkey, is named
-/// in `ONELOCK_TEST_REDIS_SERVER`.
+/// Returns the server program that the tests run against. `ONELOCK_TEST_REDIS_SERVER` names another
+/// one, such as an older Redis or Valkey.
 pub(crate) fn program() -> String {
     std::env::var("ONELOCK_TEST_REDIS_SERVER").unwrap_or_else(|_| "redis-server".into())
 }
@@ -173,33 +172,32 @@ pub struct RedisCluster {
 }
 
 impl RedisCluster {
-    /// Starts the nodes, shares the slots out, and waits until all agree.
+    /// Starts the nodes, assigns the slots, and waits until all nodes agree.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If a server does not start.
     pub fn start() -> Self {
         Self::launched(0, None)
     }
 
-    /// The same with a replica for each primary.
+    /// Starts a cluster with a replica for each primary.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If a server does not start.
     pub fn with_replicas() -> Self {
         Self::launched(1, None)
     }
 
-    /// The same, where the nodes talk to each other and to clients by TLS, under the name
-    /// `localhost`.
+    /// Starts a cluster in which nodes and clients use TLS, under the name `localhost`.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If a server does not start.
     pub fn with_tls(certificates: &Certificates) -> Self {
         Self::launched(0, Some(certificates))
     }
 
     fn launched(replicas: usize, certificates: Option<&Certificates>) -> Self {
-        // Without full coverage, as one dead primary would stop the others too.
+        // Full coverage is not required, because one dead primary would stop the others too.
         let args = "--cluster-enabled yes --cluster-node-timeout 2000 --cluster-require-full-coverage no";
         let mut args: Vec<String> = args.split(' ').map(Into::into).collect();
         if let Some(certificates) = certificates {
@@ -243,10 +241,10 @@ impl RedisCluster {
         assert!(wait_for("the cluster to agree", || nodes().all(agreed)), "no cluster");
     }
 
-    /// Puts a proxy in front of each node, and tells clients that the nodes are there.
+    /// Starts a proxy for each node, and makes the nodes announce the proxies to clients.
     ///
     /// # Panics
-    /// When the nodes do not agree on that.
+    /// If the nodes do not agree on the announced ports.
     pub async fn behind_proxies(&self) -> Vec<Proxy> {
         let mut proxies = Vec::new();
         for node in &self.nodes {
@@ -263,48 +261,48 @@ impl RedisCluster {
         proxies
     }
 
-    /// The slot of `key`.
+    /// Returns the slot of `key`.
     ///
     /// # Panics
-    /// When the first node does not answer.
+    /// If the first node does not answer.
     pub fn slot(&self, key: &str) -> u16 {
         let reply = self.nodes[0].command(&["CLUSTER", "KEYSLOT", key]);
         reply.trim().trim_start_matches(':').parse().expect("a slot")
     }
 
-    /// The number of the node that has had `slot` from the start.
+    /// Returns the index of the node that has `slot` at the start.
     pub fn node_of(slot: u16) -> usize {
         usize::from(slot) / 5462
     }
 
-    /// The replicas, in the order of their primaries.
+    /// Returns the replicas, in the order of their primaries.
     pub fn replicas(&self) -> &[RedisServer] {
         &self.replicas
     }
 
-    /// Its nodes: the slots are shared out in order, a third each.
+    /// Returns the primaries. Each has a third of the slots, in order.
     pub fn nodes(&self) -> &[RedisServer] {
         &self.nodes
     }
 
-    /// Kills a node; everything in it is lost.
+    /// Kills a node; all its data is lost.
     pub fn kill(&mut self, node: usize) {
         self.nodes[node].kill();
     }
 
-    /// The id of a node.
+    /// Returns the id of a node.
     ///
     /// # Panics
-    /// When it does not answer.
+    /// If the node does not answer.
     pub fn id(&self, node: usize) -> String {
         self.nodes[node].command(&["CLUSTER", "MYID"]).lines().nth(1).expect("an id").to_owned()
     }
 }
 
-/// Runs one command on the server at `port` of 127.0.0.1 and returns its raw reply.
+/// Runs one command on the server at `port` of 127.0.0.1, and returns the raw reply.
 ///
 /// # Errors
-/// When the server does not answer within a second.
+/// If the server does not answer within a second.
 pub fn command(port: u16, args: &[&str]) -> std::io::Result<String> {
     command_as(port, None, args)
 }
@@ -335,7 +333,7 @@ fn reply_to(stream: &mut TcpStream, args: &[&str]) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&reply).into_owned())
 }
 
-/// What follows the first reply in `bytes`; `None` while that is not complete.
+/// Returns the bytes after the first reply in `bytes`; `None` while the reply is not complete.
 fn rest_of_reply(bytes: &[u8]) -> Option<&[u8]> {
     let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
     let (line, mut rest) = (&bytes[..end], &bytes[end + 2..]);

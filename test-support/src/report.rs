@@ -1,8 +1,8 @@
-//! Ratios of the medians that criterion measured in this run.
+//! Prints ratios of the medians that criterion measured in this run.
 
 use std::{fs, path::PathBuf, time::Duration};
 
-/// A benchmark and what it is compared with, as `group/function`.
+/// A benchmark and its baseline, both as `group/function`.
 #[derive(Debug)]
 pub struct Row {
     ours: &'static str,
@@ -10,7 +10,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// `ours` against `theirs`.
+    /// Compares `ours` with `theirs`.
     pub fn new(ours: &'static str, theirs: &'static str) -> Self {
         Self { ours, theirs }
     }
@@ -25,7 +25,7 @@ pub fn table(rows: &[Row]) {
     }
 }
 
-/// The median that criterion keeps of a benchmark's latest run.
+/// Reads the median of a benchmark's latest run, which criterion stores.
 fn median(id: &str) -> Option<Duration> {
     let (group, function) = id.rsplit_once('/')?;
     let group = group.replace('/', "_");

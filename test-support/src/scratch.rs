@@ -1,4 +1,4 @@
-//! Directories: one that does not outlive the test, and the one where cargo builds.
+//! Directories: a temporary one that never outlives the test, and the target directory of cargo.
 
 use std::{
     path::{Path, PathBuf},
@@ -7,25 +7,27 @@ use std::{
 
 use tempfile::TempDir;
 
-/// A temporary directory, removed when this is dropped, and also when the test ends without that: a
-/// server in a `static` is never dropped, nor is anything of a test that is killed.
+/// A temporary directory, which is removed when this is dropped.
+///
+/// It is also removed if the test ends without a drop: a `static` is never dropped, and a killed
+/// test drops nothing.
 #[derive(Debug)]
 pub struct Scratch {
     dir: TempDir,
     remover: Child,
-    /// The remover waits for the end of this pipe; the system closes it when our process ends in
-    /// whatever way.
+    /// The remover waits for the end of this pipe. The kernel closes the pipe when this process
+    /// ends, however it ends.
     lifeline: Option<ChildStdin>,
 }
 
-/// Once more, for a server that was just being killed may have written meanwhile.
+/// Removes the directory. A second attempt follows if a server that was being killed still wrote.
 const REMOVER: &str = r#"read -r _; rm -rf -- "$1" || { sleep 1; rm -rf -- "$1"; }"#;
 
 impl Scratch {
-    /// Makes one in the directory for temporary files.
+    /// Creates one in the directory for temporary files.
     ///
     /// # Panics
-    /// When that is not possible.
+    /// If it cannot be created.
     pub fn new() -> Self {
         let dir = tempfile::Builder::new().prefix("onelock-test-").tempdir().expect("a temporary directory");
         let mut remover = Command::new("sh")
@@ -41,15 +43,15 @@ impl Scratch {
         Self { dir, remover, lifeline }
     }
 
-    /// Where it is.
+    /// Returns the path.
     pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Where it is, as text.
+    /// Returns the path as text.
     ///
     /// # Panics
-    /// When the directory for temporary files has a name that is no UTF-8.
+    /// If the path is not UTF-8.
     pub fn text(&self) -> &str {
         self.path().to_str().expect("temporary directories have plain names")
     }
@@ -68,7 +70,7 @@ impl Drop for Scratch {
     }
 }
 
-/// Where cargo builds.
+/// Returns the target directory of cargo.
 pub fn target_directory() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target")), PathBuf::from)

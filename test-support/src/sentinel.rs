@@ -1,4 +1,4 @@
-//! A primary with replicas, watched by sentinels.
+//! A primary with a replica, monitored by sentinels.
 
 use std::fs;
 
@@ -9,16 +9,16 @@ use crate::{
     wait_for,
 };
 
-/// A primary, a replica, and three sentinels of which two decide.
+/// A primary, a replica, and three sentinels with a quorum of two.
 #[derive(Debug)]
 pub struct SentinelSetup {
-    /// The first primary, then the replica.
+    /// The initial primary, then the replica.
     pub servers: Vec<RedisServer>,
     /// The sentinels.
     pub sentinels: Vec<Sentinel>,
 }
 
-/// A `redis-server` that watches others.
+/// A `redis-server` that monitors others.
 #[derive(Debug)]
 pub struct Sentinel {
     daemon: Daemon,
@@ -29,14 +29,13 @@ pub struct Sentinel {
 }
 
 impl SentinelSetup {
-    /// What the sentinels call the primary.
+    /// The name of the primary at the sentinels.
     pub const SERVICE: &str = "locks";
 
-    /// Starts everything and waits until the replica follows and the sentinels know of it and of
-    /// each other.
+    /// Starts the servers, and waits until the replica follows and the sentinels know all others.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If a server does not start.
     pub fn start() -> Self {
         let primary = RedisServer::start();
         let replica = RedisServer::with_args(&["--replicaof", "127.0.0.1", &primary.port().to_string()]);
@@ -44,11 +43,11 @@ impl SentinelSetup {
         Self::met(vec![primary, replica], || Sentinel::start(&lines, None))
     }
 
-    /// The same where clients log in to the sentinels, as `default` with this password, and the
-    /// sentinels to each other.
+    /// Starts servers whose sentinels require a password, of clients (as `default`) and of each
+    /// other.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If a server does not start.
     pub fn with_password(password: &'static str) -> Self {
         let primary = RedisServer::start();
         let replica = RedisServer::with_args(&["--replicaof", "127.0.0.1", &primary.port().to_string()]);
@@ -59,10 +58,10 @@ impl SentinelSetup {
         Self::met(vec![primary, replica], || Sentinel::start(&lines, Some(password)))
     }
 
-    /// The same where everybody talks TLS, under the name `localhost`.
+    /// Starts servers of which all connections use TLS, under the name `localhost`.
     ///
     /// # Panics
-    /// When it does not come up.
+    /// If a server does not start.
     pub fn with_tls(certificates: &Certificates) -> Self {
         let tls = ["--tls-replication", "yes"];
         let primary = RedisServer::with_tls(certificates, &tls);
@@ -91,7 +90,7 @@ impl SentinelSetup {
         setup
     }
 
-    /// The ports of the sentinels.
+    /// Returns the ports of the sentinels.
     pub fn ports(&self) -> Vec<u16> {
         self.sentinels.iter().map(Sentinel::port).collect()
     }
@@ -99,7 +98,7 @@ impl SentinelSetup {
     /// Waits until the sentinels name `port` as the primary.
     ///
     /// # Panics
-    /// When they do not.
+    /// If they do not.
     pub fn wait_for_primary(&self, port: u16) {
         let port = port.to_string();
         let named = |sentinel: &Sentinel| {
@@ -110,8 +109,8 @@ impl SentinelSetup {
     }
 }
 
-/// The lines that make a sentinel watch a primary, which `quorum` of them call dead after this
-/// time.
+/// Returns the configuration of a sentinel that monitors a primary. After `dead_after_ms` the
+/// primary is dead if `quorum` sentinels agree.
 fn watching(host: &str, port: u16, quorum: usize, dead_after_ms: u32) -> String {
     let service = SentinelSetup::SERVICE;
     format!(
@@ -122,10 +121,10 @@ fn watching(host: &str, port: u16, quorum: usize, dead_after_ms: u32) -> String 
 }
 
 impl Sentinel {
-    /// One alone that names the server at this port as the primary, whatever it does.
+    /// Starts a single sentinel that always names the server at `port` as the primary.
     ///
     /// # Panics
-    /// When it does not start.
+    /// If the server does not start.
     pub fn naming(port: u16) -> Self {
         Self::start(&watching("127.0.0.1", port, 1, 600_000), None)
     }
@@ -144,8 +143,8 @@ impl Sentinel {
             let args = [path.display().to_string(), "--sentinel".into()];
             let daemon = Daemon::start(&program(), "redis-server", &args);
             let log = || fs::read_to_string(&log).unwrap_or_default();
-            // Free ports are not reserved: somebody else may have bound one by now, for a
-            // connection of theirs too.
+            // Free ports are not reserved: another process may have bound one meanwhile, even for
+            // an outgoing connection.
             let is_taken = || log().contains("Failed listening on port");
             let up = wait_for("a sentinel", || is_taken() || command(port, &["PING"]).is_ok());
             if is_taken() {
@@ -156,25 +155,25 @@ impl Sentinel {
         }
     }
 
-    /// Its port on 127.0.0.1.
+    /// Returns the port on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its port for TLS, on `localhost`.
+    /// Returns the port for TLS, on `localhost`.
     ///
     /// # Panics
-    /// When it was started without.
+    /// If the sentinel was started without TLS.
     pub fn tls_port(&self) -> u16 {
         self.tls_port.expect("the sentinel was started with TLS")
     }
 
-    /// The process.
+    /// Returns the process.
     pub fn daemon(&self) -> &Daemon {
         &self.daemon
     }
 
-    /// Asks it something; nothing when it does not answer.
+    /// Runs a command, and returns the reply. The reply is empty if the sentinel does not answer.
     pub fn command(&self, args: &[&str]) -> String {
         crate::redis::command_as(self.port, self.password, args).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! Certificates for tests, made by openssl.
+//! Certificates for tests, created by openssl.
 
 use std::{path::PathBuf, process::Command, sync::Arc};
 
@@ -10,17 +10,17 @@ use rustls::{
 
 use crate::Scratch;
 
-/// An authority, and certificates from it for a server on loopback and for a client.
+/// A certificate authority, and its certificates for a server on loopback and for a client.
 #[derive(Debug)]
 pub struct Certificates {
     dir: Scratch,
 }
 
 impl Certificates {
-    /// Makes new ones.
+    /// Creates new certificates.
     ///
     /// # Panics
-    /// When `openssl` is missing or fails.
+    /// If `openssl` is missing or fails.
     pub fn make() -> Self {
         let made = Self { dir: Scratch::new() };
         openssl(
@@ -49,40 +49,40 @@ impl Certificates {
         self.dir.path().join(file)
     }
 
-    /// The authority's certificate.
+    /// Returns the certificate of the authority.
     pub fn ca(&self) -> PathBuf {
         self.path("ca.crt")
     }
 
-    /// Certificate and key for `localhost`, and not for `127.0.0.1`.
+    /// Returns certificate and key for `localhost`, which are not valid for `127.0.0.1`.
     pub fn server(&self) -> (PathBuf, PathBuf) {
         (self.path("server.crt"), self.path("server.key"))
     }
 
-    /// What a TLS server for `localhost` needs.
+    /// Returns the configuration of a TLS server for `localhost`.
     ///
     /// # Panics
-    /// When what openssl has made cannot be read.
+    /// If the files of openssl cannot be read.
     pub fn server_config(&self) -> Arc<ServerConfig> {
         let (certificate, key) = self.server();
         let certificate = CertificateDer::from_pem_file(certificate).expect("openssl writes PEM");
         let key = PrivateKeyDer::from_pem_file(key).expect("openssl writes PEM");
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .expect("ring has them all")
+            .expect("ring supports the default protocol versions")
             .with_no_client_auth()
             .with_single_cert(vec![certificate], key);
-        Arc::new(config.expect("they belong together"))
+        Arc::new(config.expect("certificate and key belong together"))
     }
 
-    /// Certificate and key for a client.
+    /// Returns certificate and key for a client.
     pub fn client(&self) -> (PathBuf, PathBuf) {
         (self.path("client.crt"), self.path("client.key"))
     }
 }
 
 impl Certificates {
-    /// What a Redis server is told to use them, and to ask clients for theirs.
+    /// Returns the arguments with which a Redis server uses them, and requires client certificates.
     pub fn redis_args(&self) -> Vec<String> {
         let (cert, key) = self.server();
         let files = [("--tls-cert-file", cert), ("--tls-key-file", key), ("--tls-ca-cert-file", self.ca())];

@@ -1,14 +1,14 @@
-//! Waits for a condition, in place of a sleep that hopes.
+//! Waits for a condition instead of sleeping for a fixed time.
 
 use std::{
     thread,
     time::{Duration, Instant},
 };
 
-/// Asks until `condition` holds, for at most 20 s.
+/// Polls until `condition` holds, for at most 20 s.
 ///
 /// # Panics
-/// When it does not hold within that time.
+/// If it does not hold within that time.
 ///
 /// # Cancel safety
 /// Cancel safe.
@@ -20,7 +20,7 @@ pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     }
 }
 
-/// Asks again and again until `condition` holds, for at most 30 s. Says whether it does.
+/// Polls until `condition` holds, for at most 30 s. Returns whether it holds.
 pub fn wait_for(what: &str, mut condition: impl FnMut() -> bool) -> bool {
     let start = Instant::now();
     while start.elapsed() < Duration::from_secs(30) {

@@ -1,10 +1,10 @@
-//! A proxy in front of DynamoDB that counts requests, and loses, refuses or delays the ones it is
-//! told to.
+//! A proxy in front of DynamoDB that counts requests. It loses, refuses or delays the requests that
+//! a test chooses.
 //!
-//! It reads HTTP, unlike [`Proxy`](crate::Proxy), which moves bytes. So a test can lose the reply
-//! to the second request and nothing else, answer in place of the server, and count requests by
-//! operation. It shares no code with that proxy: the one reads a request, then its reply; the other
-//! pumps both directions at once.
+//! It reads HTTP, unlike [`Proxy`](crate::Proxy), which moves bytes. So a test can lose only the
+//! reply to the second request, answer in place of the server, and count requests by operation. The
+//! two proxies share no code: this one reads a request and then its reply, and the other one
+//! forwards both directions at once.
 
 use std::{
     collections::VecDeque,
@@ -19,22 +19,22 @@ use rustls::{ServerConnection, StreamOwned};
 
 use crate::tls::Certificates;
 
-/// What happens to one request.
+/// The fault of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// It never arrives, and the connection stays open without an answer.
+    /// The request never arrives, and the connection stays open without an answer.
     LoseRequest,
-    /// It takes effect, and the connection stays open without an answer.
+    /// The request takes effect, and the connection stays open without an answer.
     LoseReply,
-    /// It arrives after this long; its client may have gone by then.
+    /// The request arrives after this time, when its client may have disconnected.
     DelayRequest(Duration),
-    /// It is refused with this status and this error code, without any effect.
+    /// The request is refused with this status and error code, without any effect.
     Refuse(u16, &'static str),
-    /// It is answered with this body, without any effect.
+    /// The request is answered with this body, without any effect.
     Answer(String),
 }
 
-/// The proxy. Each test has its own.
+/// The proxy; each test starts a new one.
 #[derive(Debug)]
 pub struct Wire {
     address: SocketAddr,
@@ -54,18 +54,18 @@ struct State {
 }
 
 impl Wire {
-    /// Listens on a free port and passes requests on to `server`.
+    /// Listens on a free port, and forwards requests to `server`.
     ///
     /// # Panics
-    /// When no port is free.
+    /// If no port is free.
     pub fn start(server: SocketAddr) -> Self {
         Self::accept(server, Some)
     }
 
-    /// The same for clients that speak TLS.
+    /// Listens like [`start`](Self::start), for clients that use TLS.
     ///
     /// # Panics
-    /// When no port is free.
+    /// If no port is free.
     pub fn start_tls(server: SocketAddr, certificates: &Certificates) -> Self {
         let config = certificates.server_config();
         Self::accept(server, move |client| {
@@ -74,12 +74,13 @@ impl Wire {
         })
     }
 
-    /// Answers all requests itself, until something else is said.
+    /// Starts a proxy without a server: it answers all requests with `answer`, unless a test plans
+    /// another fault.
     ///
     /// # Panics
-    /// When no port is free.
+    /// If no port is free.
     pub fn alone(answer: Fault) -> Self {
-        // Nothing ever goes there.
+        // No request is forwarded to this address.
         let wire = Self::start(([127, 0, 0, 1], 9).into());
         wire.always(answer);
         wire
@@ -99,24 +100,24 @@ impl Wire {
                 lock(&state).connections += 1;
                 let _ = client.set_nodelay(true);
                 let Some(client) = wrap(client) else { continue };
-                // A broken connection is the client's to notice.
+                // The client notices a broken connection.
                 thread::spawn(move || serve(client, server, &state));
             }
         });
         Self { address, state }
     }
 
-    /// Where it listens.
+    /// Returns the address of the proxy.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where it listens, as an endpoint URL.
+    /// Returns the endpoint URL of the proxy.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// A header of the latest request; empty when it had none of that name.
+    /// Returns a header of the latest request; empty if the request had no such header.
     pub fn header(&self, name: &str) -> String {
         let state = lock(&self.state);
         let found = state.head.lines().filter_map(|line| line.split_once(':'));
@@ -125,27 +126,29 @@ impl Wire {
         found.next_back().unwrap_or_default()
     }
 
-    /// The operations of all requests since the last call, such as `UpdateItem`.
+    /// Removes and returns the operations of all requests since the last call, such as
+    /// `UpdateItem`.
     pub fn take_seen(&self) -> Vec<String> {
         std::mem::take(&mut lock(&self.state).seen)
     }
 
-    /// How many requests the server has answered, whether or not the answer went on to the client.
+    /// Returns how many requests the server has answered, whether or not the answer reached the
+    /// client.
     pub fn answered(&self) -> usize {
         lock(&self.state).answered
     }
 
-    /// How many connections were opened.
+    /// Returns how many connections were opened.
     pub fn connections(&self) -> usize {
         lock(&self.state).connections
     }
 
-    /// Adds what happens to the next request that nothing is planned for yet; `None` lets it pass.
+    /// Plans the fault of the next request that has no plan yet; `None` lets it pass.
     pub fn next(&self, fault: impl Into<Option<Fault>>) {
         lock(&self.state).next.push_back(fault.into());
     }
 
-    /// Sets what happens to all requests once nothing else is planned; `None` lets them pass.
+    /// Sets the fault of all requests without a plan; `None` lets them pass.
     pub fn always(&self, fault: impl Into<Option<Fault>>) {
         lock(&self.state).always = fault.into();
     }
@@ -199,7 +202,7 @@ fn serve(client: impl Read + Write, server: SocketAddr, state: &Mutex<State>) ->
     Ok(())
 }
 
-/// One HTTP message with its body; `None` at the end of the connection.
+/// Reads one HTTP message with its body; `None` at the end of the connection.
 fn message(from: &mut BufReader<impl Read>) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     let mut length = 0;
@@ -228,7 +231,7 @@ fn head(request: &[u8]) -> String {
     text.split("\r\n\r\n").next().unwrap_or_default().to_owned()
 }
 
-/// `UpdateItem`, of the header `X-Amz-Target: DynamoDB_20120810.UpdateItem`.
+/// Returns `UpdateItem` for the header `X-Amz-Target: DynamoDB_20120810.UpdateItem`.
 fn operation(request: &[u8]) -> String {
     let head = head(request);
     let target = head.lines().find(|line| line.to_ascii_lowercase().starts_with("x-amz-target:"));

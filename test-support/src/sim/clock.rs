@@ -1,4 +1,4 @@
-//! Time in the simulation: the world's, and what each client's clocks make of it.
+//! Time in the simulation: the true time of the world, and the clocks of each client.
 
 use std::{
     sync::{
@@ -10,7 +10,7 @@ use std::{
 
 use lock_core::clock::{Clock, ClockReading};
 
-/// The true time since the beginning, which nobody but the world can read.
+/// The true time since the beginning, which only the world can read.
 #[derive(Debug, Clone, Default)]
 pub(super) struct WorldTime(Arc<AtomicU64>);
 
@@ -24,7 +24,7 @@ impl WorldTime {
     }
 }
 
-/// The clocks of one client: they run at a rate of their own, and are set and thawed.
+/// The clocks of one client. They run at a rate of the client, and faults set them.
 #[derive(Debug)]
 pub(super) struct SimClock {
     world: WorldTime,
@@ -32,7 +32,7 @@ pub(super) struct SimClock {
     offsets: Mutex<Offsets>,
 }
 
-/// In seconds, may be negative.
+/// Offsets in seconds, which may be negative.
 #[derive(Debug, Default)]
 struct Offsets {
     boot: f64,
@@ -40,7 +40,7 @@ struct Offsets {
 }
 
 const BOOTED: f64 = 100_000.0;
-/// Also the store's clock at the beginning.
+/// The wall clock, and the store's clock, at the beginning.
 pub(super) const EPOCH: f64 = 1_700_000_000.0;
 
 impl SimClock {
@@ -57,12 +57,12 @@ impl SimClock {
         self.change(|offsets| offsets.wall += seconds);
     }
 
-    /// The virtual machine was paused: time since boot has not seen it.
+    /// Takes a pause of the virtual machine out of the time since boot, which does not count it.
     pub(super) fn boot_missed(&self, paused: Duration) {
         self.change(|offsets| offsets.boot -= paused.as_secs_f64() * self.rate);
     }
 
-    /// Makes everything that was read before seem to have been read later by this long.
+    /// Makes all earlier readings seem later by `elapsed`.
     pub(super) fn forget(&self, elapsed: Duration) {
         self.change(|offsets| {
             offsets.boot -= elapsed.as_secs_f64();

@@ -1,20 +1,20 @@
-//! The command line of a simulation: many seeds, or one again.
+//! The command line of a simulation: many seeds, or one seed again.
 
 use std::{env, process::ExitCode, time::Instant};
 
 use super::{Mistake, real::Real, search};
 
-/// `[--json] [--seeds N] [--from SEED] [--mistake NAME]`, or `--list-mistakes`: simulates `real`,
-/// or the core over a model of a store.
+/// Simulates `real`, or the core over a model of a store. The arguments are
+/// `[--json] [--seeds N] [--from SEED] [--mistake NAME]`, or `--list-mistakes`.
 ///
-/// Without `--mistake` the protocol runs as it is, and a violation is a failure. With one, it says
-/// in how many seeds the mistake was found, and none is a failure.
+/// Without `--mistake` the protocol runs unchanged, and a violation is a failure. With a mistake,
+/// the output says how many seeds found it, and zero is a failure.
 ///
 /// # Errors
-/// When the arguments say nothing that it understands.
+/// If an argument is unknown or has a wrong value.
 ///
 /// # Panics
-/// When a simulation does.
+/// If a simulation panics.
 pub fn command(real: Option<&dyn Real>) -> Result<ExitCode, String> {
     let (mut seeds, mut from, mut mistake, mut json) = (1_000, 0, None, false);
     let mut arguments = env::args().skip(1);
@@ -36,7 +36,7 @@ pub fn command(real: Option<&dyn Real>) -> Result<ExitCode, String> {
             "--seeds" => seeds = number()?,
             "--from" => from = number()?,
             "--mistake" => mistake = Some(value.parse::<Mistake>()?),
-            other => return Err(format!("no option is called {other}")),
+            other => return Err(format!("unknown option {other}")),
         }
     }
     let started = Instant::now();

@@ -1,15 +1,16 @@
-//! A deterministic simulation: the real core, on clients that are frozen, suspended, killed and cut
-//! off, over a model of a lease store; or a [`Real`] backend, over a model of its server.
+//! A deterministic simulation of the real core over a model of a lease store, or of a [`Real`]
+//! backend over a model of its server. Clients are frozen, suspended, killed and cut off.
 //!
-//! Each client is a tokio runtime of its own with a paused clock, so that a client that does not
-//! run does not run, timers included, while the store and the others go on. One seed decides
-//! everything that the simulation decides; the checker of [`lock_history`] is the oracle. It
-//! can see: [`Mistake`] brings back the classic ones, and the tests count the seeds in which each
-//! is found.
+//! Each client is a separate tokio runtime with a paused clock. So the timers of a stopped client
+//! stop too, while the store and the other clients continue. One seed decides everything that the
+//! simulation decides, and the checker of [`lock_history`] is the oracle. [`Mistake`] brings back
+//! classic mistakes, and the tests count the seeds that find each of them.
 //!
-//! What is assumed, and no more: a client's clocks run at a rate within 3 % of the store's; a pause
-//! of a virtual machine shows in its wall clock by the time it runs again, and nobody sets that
-//! clock back within a ttl of it; the store keeps its data.
+//! # Assumptions
+//! - The clocks of a client run at a rate within 3 % of the store's.
+//! - After a pause of a virtual machine, its wall clock includes the pause, and is not set back
+//!   within a ttl.
+//! - The store keeps its data.
 
 mod client;
 mod clock;
@@ -36,24 +37,24 @@ use serde_json::{Value, json};
 pub use self::command::command;
 use self::real::Real;
 
-/// A classic mistake of lock libraries, brought back for the simulation to find.
+/// A classic mistake of lock libraries, which the simulation must find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mistake {
-    /// A lease counts from the moment in which the store's reply came, not from that in which the
-    /// request was sent.
+    /// The validity of a lease counts from the store's reply instead of from the request.
     ValidityFromReply,
-    /// A release deletes the record, whoever's it is by now.
+    /// A release deletes the record, even if it belongs to another holder.
     ReleaseWithoutComparison,
-    /// A takeover of a holder that seemed dead writes over whatever is there by now.
+    /// A takeover from a holder that seemed dead overwrites the current record without a
+    /// comparison.
     TakeoverWithoutVersion,
     /// The fencing counter lives in the record that a release deletes.
     TokenInDeletedRecord,
-    /// A retry whose first request had been granted takes its own lock for somebody else's.
+    /// A retry whose first request was granted takes its own lock for that of another client.
     OwnLockTakenForForeign,
 }
 
 impl Mistake {
-    /// All of them.
+    /// All mistakes.
     pub const ALL: [Self; 5] = [
         Self::ValidityFromReply,
         Self::ReleaseWithoutComparison,
@@ -74,42 +75,42 @@ impl FromStr for Mistake {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|mistake| mistake.to_string() == text);
-        found.ok_or_else(|| format!("there is no mistake {text}; there are: {:?}", Self::ALL))
+        found.ok_or_else(|| format!("unknown mistake {text}; the mistakes are {:?}", Self::ALL))
     }
 }
 
-/// What befell the clients.
+/// The faults of the clients.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Faults {
     /// Clients killed.
     pub kills: u64,
     /// Clients frozen, and machines suspended or paused.
     pub pauses: u64,
-    /// Clients cut off from the store, in one direction or both.
+    /// Clients cut off from the store, in one direction or in both.
     pub cuts: u64,
-    /// Wall clocks set.
+    /// Wall clocks that were set.
     pub clock_steps: u64,
-    /// Messages lost, repeated or late by up to seconds.
+    /// Messages lost, repeated or delayed by up to seconds.
     pub messages: u64,
 }
 
-/// Runs the simulation that `seed` stands for: of `real`, or of the core over a model of a store.
+/// Runs the simulation of `seed`, of `real` or of the core over a model of a store.
 pub fn simulate(seed: u64, mistake: Option<Mistake>, real: Option<&dyn Real>) -> (Report, Faults) {
     world::World::new(seed, mistake, real).run()
 }
 
-/// What many simulations found.
+/// The results of many simulations.
 #[derive(Debug, Default)]
 pub struct Found {
-    /// How many ran.
+    /// The number of simulations.
     pub seeds: u64,
     /// Acquisitions in all of them.
     pub acquisitions: u64,
-    /// Losses in all of them: how much the faults hurt.
+    /// Losses in all of them, as a measure of the effect of the faults.
     pub losses: u64,
-    /// What befell the clients in all of them.
+    /// The faults of the clients in all of them.
     pub faults: Faults,
-    /// The seeds that broke a promise, with the first that each broke.
+    /// The seeds that broke a promise, with the first violation of each.
     pub violations: Vec<(u64, Violation)>,
 }
 
@@ -128,7 +129,7 @@ impl Found {
 }
 
 impl Found {
-    /// For programs; `violations` is the number of seeds in which there is one.
+    /// Returns the report as JSON; `violations` is the number of seeds with a violation.
     pub fn json(&self) -> Value {
         let Self { seeds, acquisitions, losses, faults, violations } = self;
         let first = violations.first().map(|(seed, violation)| format!("seed {seed}: {violation}"));
@@ -164,7 +165,7 @@ impl fmt::Display for Found {
 /// Runs all `seeds`, on all processors.
 ///
 /// # Panics
-/// When a simulation does.
+/// If a simulation panics.
 pub fn search(seeds: Range<u64>, mistake: Option<Mistake>, real: Option<&dyn Real>) -> Found {
     let next = AtomicU64::new(seeds.start);
     let work = || {

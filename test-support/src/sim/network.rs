@@ -1,4 +1,4 @@
-//! The network between clients and the store: it delays, loses, repeats and reorders.
+//! The network between clients and the store, which delays, loses, repeats and reorders messages.
 //!
 //! It has no sockets and no real time, unlike [`Proxy`](crate::Proxy) and
 //! [`Wire`](crate::wire::Wire): one seed decides when each message arrives, so that a run can be
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::store::{Reply, Request};
 
-/// Where the reply to a request goes; the first of several copies counts.
+/// The receiver of the reply to a request; the first of several copies counts.
 #[derive(Debug, Clone)]
 pub(super) struct ReplyTo(Arc<Mutex<Option<oneshot::Sender<Reply>>>>);
 
@@ -27,7 +27,7 @@ impl ReplyTo {
 
     pub(super) fn give(&self, reply: Reply) {
         if let Some(sender) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // Nobody may be waiting any more.
+            // The client may have stopped waiting.
             let _ = sender.send(reply);
         }
     }
@@ -41,7 +41,7 @@ pub(super) struct Write {
     pub(super) token: u64,
 }
 
-/// What travels.
+/// A message on the network.
 #[derive(Debug, Clone)]
 pub(super) enum Message {
     Request { client: usize, request: Request, reply_to: ReplyTo },
@@ -49,7 +49,7 @@ pub(super) enum Message {
     Write(Write),
 }
 
-/// How bad the network is; chosen once for a simulation.
+/// The rate of faults in the network, which is chosen once for a simulation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Weather {
     pub(super) typical_ms: f64,
@@ -71,18 +71,18 @@ impl Weather {
     }
 }
 
-/// Messages under way.
+/// The messages in transit.
 #[derive(Debug, Default)]
 pub(super) struct Network {
     queue: BinaryHeap<Reverse<(Duration, u64)>>,
     messages: std::collections::HashMap<u64, Message>,
     sent: u64,
-    /// Messages lost, repeated or late.
+    /// The number of messages lost, repeated or delayed.
     pub(super) disturbed: u64,
 }
 
 impl Network {
-    /// Sends `message` at `now`, through the weather.
+    /// Sends `message` at `now`, with the faults of `weather`.
     pub(super) fn send(&mut self, now: Duration, message: &Message, weather: &Weather, rng: &mut fastrand::Rng) {
         let copies = if rng.f64() < weather.lost { 0 } else { 1 + usize::from(rng.f64() < weather.repeated) };
         self.disturbed += u64::from(copies != 1);
@@ -99,13 +99,13 @@ impl Network {
         }
     }
 
-    /// The next message that arrives by `now`, and when it did.
+    /// Returns the next message that arrives by `now`, and the time of its arrival.
     pub(super) fn arrived(&mut self, now: Duration) -> Option<(Duration, Message)> {
         let &Reverse((at, id)) = self.queue.peek()?;
         if at > now {
             return None;
         }
         self.queue.pop();
-        Some((at, self.messages.remove(&id).expect("queued together")))
+        Some((at, self.messages.remove(&id).expect("a queued id has a message")))
     }
 }

@@ -1,5 +1,5 @@
-//! A real backend in the simulation: its own code, over a transport that is the simulated network,
-//! to a model of its server.
+//! A real backend in the simulation. Its transport is the simulated network, and its server is a
+//! model.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -12,33 +12,33 @@ use super::{
     store::{Reply, Request},
 };
 
-/// A backend and the server that it talks to.
+/// A backend and a model of its server.
 pub trait Real: fmt::Debug + Sync {
-    /// The server of a simulation, making `mistake`.
+    /// Returns the server of a simulation, which makes `mistake`.
     fn server(&self, mistake: Option<Mistake>) -> Box<dyn Server>;
 
-    /// The backend of a client process that starts; `seed` chooses among its settings, the same for
-    /// all clients of a simulation.
+    /// Returns the backend of a client process that starts. `seed` chooses the settings, and is the
+    /// same for all clients of a simulation.
     fn backend(&self, seed: u64, transport: Transport, clock: Arc<dyn Clock>) -> Arc<dyn Backend>;
 
-    /// How much later than by the holder's ttl a dead holder's lock may be free.
+    /// Returns how long after the ttl the lock of a dead holder may become free.
     fn slack(&self) -> Duration;
 }
 
-/// What a server does with each request, at the moment in which it arrives.
+/// A model of a server.
 pub trait Server: fmt::Debug {
-    /// Answers; with `trouble` not as it should.
+    /// Answers a request when it arrives; `trouble` makes the server fail.
     fn handle(&mut self, at: Duration, call: &Call, trouble: Option<Trouble>) -> Answer;
 }
 
-/// How a server fails.
+/// A failure of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// It asks for fewer requests, and has done nothing.
+    /// The server throttles the request, which has no effect.
     Throttled,
-    /// An error, and nothing was done.
+    /// The server returns an error, and the request has no effect.
     FailedBefore,
-    /// An error, although the request has taken effect.
+    /// The server returns an error, although the request has taken effect.
     FailedAfter,
 }
 
@@ -48,39 +48,39 @@ impl Trouble {
     }
 }
 
-/// A request as it goes over the wire.
+/// A request on the network.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// What to do.
+    /// The operation.
     pub operation: String,
-    /// With what.
+    /// The body.
     pub body: String,
 }
 
-/// An answer as it goes over the wire.
+/// An answer on the network.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// The time of the world at the server.
+    /// The world's time when the server answered.
     pub at: Duration,
-    /// Of HTTP.
+    /// The HTTP status.
     pub status: u16,
-    /// The result, or what is wrong.
+    /// The result or the error.
     pub body: String,
 }
 
 impl Answer {
-    /// The server's clock, in whole seconds since the Unix epoch.
+    /// Returns the server's clock, in whole seconds since the Unix epoch.
     pub fn date(&self) -> i64 {
         (EPOCH + self.at.as_secs_f64()) as i64
     }
 }
 
-/// A client's way to the server.
+/// The connection of a client to the server.
 #[derive(Debug, Clone)]
 pub struct Transport(pub(super) Wire);
 
 impl Transport {
-    /// Sends a request and waits for its answer, for ever if it or the answer is lost.
+    /// Sends a request and waits for the answer. It waits forever if one of them is lost.
     pub async fn call(&self, call: Call) -> Answer {
         match self.0.ask(Request::Call(call)).await {
             Reply::Answer(answer) => answer,

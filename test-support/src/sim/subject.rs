@@ -1,5 +1,5 @@
-//! What a simulation is of: the core over a model of a store, or a real backend over a model of its
-//! server.
+//! The subject of a simulation: the core over a model of a store, or a real backend over a model of
+//! its server.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,7 +34,7 @@ impl<'a> Subject<'a> {
         matches!(self, Self::Real { .. })
     }
 
-    /// The backend of a client that starts.
+    /// Returns the backend of a client that starts.
     pub(super) fn backend(&self, wire: Wire, clock: &Arc<SimClock>) -> Arc<dyn Backend> {
         match self {
             Self::Model(kind, _) => Arc::new(SimBackend::new(*kind, wire)),
@@ -42,7 +42,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// What the store answers at `at`; `weather` is how likely a real server fails.
+    /// Returns the answer of the store at `at`; `weather` is the chance that a real server fails.
     pub(super) fn handle(&mut self, at: Duration, request: &Request, weather: f64, rng: &mut fastrand::Rng) -> Reply {
         match (self, request) {
             (Self::Real { server, .. }, Request::Call(call)) => {
@@ -54,7 +54,7 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// How much later than by the holder's ttl a dead holder's lock may be free.
+    /// Returns how long after the ttl the lock of a dead holder may become free.
     pub(super) fn slack(&self) -> Duration {
         match self {
             Self::Model(..) => Duration::ZERO,

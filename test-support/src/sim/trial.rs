@@ -1,11 +1,11 @@
-//! What the tests of every simulation ask of it.
+//! The checks that the tests of every simulation share.
 
 use super::{Found, Mistake, real::Real, search, simulate};
 
-/// Runs the first `seeds` as they are.
+/// Runs the first `seeds` without a mistake.
 ///
 /// # Panics
-/// When one breaks a promise.
+/// If a seed breaks a promise.
 #[track_caller]
 pub fn breaks_no_promise(seeds: u64, real: Option<&dyn Real>) -> Found {
     let found = search(0..seeds, None, real);
@@ -14,10 +14,10 @@ pub fn breaks_no_promise(seeds: u64, real: Option<&dyn Real>) -> Found {
     found
 }
 
-/// Brings `mistake` back. The first of `seeds` that sees it is enough.
+/// Brings `mistake` back, and runs `seeds` until one finds it.
 ///
 /// # Panics
-/// When none does.
+/// If no seed finds it.
 #[track_caller]
 pub fn is_found(mistake: Mistake, seeds: u64, real: Option<&dyn Real>) {
     let sees = |seed: &u64| !search(*seed..seed + 1, Some(mistake), real).violations.is_empty();
@@ -28,7 +28,7 @@ pub fn is_found(mistake: Mistake, seeds: u64, real: Option<&dyn Real>) {
 /// Runs each of the first `seeds` twice.
 ///
 /// # Panics
-/// When the second run is not as the first.
+/// If the second run differs from the first.
 #[track_caller]
 pub fn replays(seeds: u64, mistake: Option<Mistake>, real: Option<&dyn Real>) {
     for seed in 0..seeds {

@@ -1,5 +1,5 @@
-//! What a client does with its locks: takes them in every way there is, works under them, and ends
-//! it in every way there is.
+//! The work of a client. It acquires locks, works under them, and releases them, in every way that
+//! the interface has.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -16,7 +16,7 @@ use super::{
     network::Write,
 };
 
-/// Where all workers note what they do.
+/// The history, to which all workers add their events.
 #[derive(Debug, Clone)]
 pub(super) struct Journal {
     pub(super) time: WorldTime,
@@ -32,7 +32,7 @@ impl Journal {
 
 type Held = Option<(Arc<str>, Arc<Guard>)>;
 
-/// The guard that a worker has now, for the world to look at.
+/// The current guard of a worker, which the world can check.
 #[derive(Debug, Clone)]
 pub(super) struct Slot {
     pub(super) worker: u64,
@@ -48,7 +48,7 @@ impl Slot {
         *self.guard.lock().unwrap_or_else(PoisonError::into_inner) = guard;
     }
 
-    /// The name of the guard, if it calls itself valid at this instant.
+    /// Returns the name of the guard, if the guard is valid at this instant.
     pub(super) fn believes(&self) -> Option<Arc<str>> {
         let guard = self.guard.lock().unwrap_or_else(PoisonError::into_inner);
         guard.as_ref().filter(|(_, guard)| guard.check().is_ok()).map(|(name, _)| Arc::clone(name))
@@ -66,7 +66,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Works for ever.
+    /// Works forever.
     pub(super) async fn work(mut self) {
         for round in 0_u64.. {
             let pause = self.random(0, 300);
@@ -97,7 +97,7 @@ impl Worker {
         })
     }
 
-    /// In one of the ways there are; the last is dropped at any point.
+    /// Acquires in a way that is chosen at random. The last way is dropped at any point.
     async fn acquire(&mut self, name: &Arc<str>, owner: String) -> Option<Guard> {
         let request = self.request(name, owner);
         let way = self.rng.u8(..4);
@@ -115,28 +115,28 @@ impl Worker {
 
     async fn hold(&mut self, name: &Arc<str>, guard: Guard) {
         if guard.check().is_err() {
-            // It ended between the grant and our turn to run.
+            // The guard ended between the grant and this check.
             self.note(name, EventKind::GaveUp);
             return;
         }
         let (token, guard) = (guard.token().map(lock_core::FencingToken::get), Arc::new(guard));
-        // The world looks at the guard itself for how long it is valid.
+        // The world checks the guard itself to find out how long it is valid.
         self.note(name, EventKind::Granted { token, until: Some(self.journal.time.now()) });
         self.slot.set(Some((Arc::clone(name), Arc::clone(&guard))));
         self.use_it(name, &guard, token.unwrap_or_default()).await;
         self.note(name, if guard.check().is_ok() { EventKind::Released } else { EventKind::Lost { told: false } });
         self.slot.set(None);
-        let guard = Arc::into_inner(guard).expect("the slot had the only other one");
+        let guard = Arc::into_inner(guard).expect("the slot had the only other reference");
         if self.rng.u8(..4) == 0 {
             drop(guard);
         } else {
-            // What the store says of it is not what is checked here.
+            // The answer of the store is not checked here.
             let _ = guard.release().await;
         }
     }
 
-    /// Writes to the protected resource until it has had enough, or the lock is lost. One in four
-    /// does not look before it writes.
+    /// Writes to the protected resource a few times, or until the lock is lost. One in four workers
+    /// does not check the guard before it writes.
     async fn use_it(&mut self, name: &Arc<str>, guard: &Guard, token: u64) {
         let careless = self.rng.u8(..4) == 0;
         let writes = self.rng.u64(0..6);
@@ -146,7 +146,7 @@ impl Worker {
             if timeout(pause, guard.lost()).await.is_ok() && !careless {
                 return;
             }
-            // Harmless where a renewal is not due or is made in the background.
+            // Does nothing if no renewal is due, or if the core renews in the background.
             let _ = guard.renew_if_below(Duration::from_millis(300)).await;
             if careless || guard.check().is_ok() {
                 let write = Write { worker: self.slot.worker, name: Arc::clone(name), token };

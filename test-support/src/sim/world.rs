@@ -1,4 +1,4 @@
-//! The world: true time, the store, the network, the clients, and what befalls them.
+//! The world: true time, the store, the network, the clients, and their faults.
 
 use std::{
     collections::HashMap,
@@ -21,20 +21,20 @@ use super::{
 /// The resolution of the clients' timers; the store sees its requests at the exact time.
 const STEP: Duration = Duration::from_millis(10);
 const STORMY: Duration = Duration::from_secs(40);
-/// At the end nothing goes wrong any more, so that whatever can be had is had.
+/// The time without faults at the end, in which every lock must become obtainable.
 const CALM: Duration = Duration::from_secs(14);
-/// In the storm: requests of abandoned attempts come late and take the lock for nobody, one after
-/// the other.
+/// The bound during the storm. Late requests of abandoned acquisitions take the lock for no client,
+/// one after the other.
 const OBTAINABLE_IN_STORM: Duration = Duration::from_secs(25);
-/// From then on no message of the storm is under way.
+/// The time from which no message of the storm is in transit.
 const SETTLED: Duration = Duration::from_secs(STORMY.as_secs() + 4);
-/// The longest ttl of a dead holder, the longest pause of a waiter, and a second for requests and
-/// drift.
+/// The bound in the calm: the longest ttl of a dead holder, the longest pause of a waiter, and a
+/// second for requests and drift.
 const OBTAINABLE: Duration = Duration::from_secs(5);
-/// As a client's clocks may be off.
+/// The largest error in the rate of a client's clocks.
 const DRIFT: f64 = 0.03;
-/// As a real backend's wall clock may be wrong from the start, in seconds: more than most bounds on
-/// it.
+/// The largest initial error of the wall clock of a real backend's client, in seconds. It exceeds
+/// most skew bounds.
 const WRONG_BY: f64 = 3.0;
 
 pub(super) struct World<'a> {
@@ -53,14 +53,14 @@ pub(super) struct World<'a> {
     clients: Vec<Option<Client>>,
     names: Vec<Arc<str>>,
     workers: u64,
-    /// The chance that something befalls a client in a step.
+    /// The chance that a client has a fault in a step.
     trouble: f64,
     faults: Faults,
 }
 
 impl<'a> World<'a> {
     pub(super) fn new(seed: u64, mistake: Option<Mistake>, real: Option<&'a dyn Real>) -> Self {
-        // The core's jitter.
+        // The core takes its jitter from this generator.
         fastrand::seed(seed);
         let mut rng = fastrand::Rng::with_seed(seed);
         let subject = match real {
@@ -121,7 +121,7 @@ impl<'a> World<'a> {
         self.look();
     }
 
-    /// Takes what a client has sent to the network.
+    /// Moves the messages of a client to the network.
     fn post(&mut self, index: usize) {
         let Some(client) = &self.clients[index] else { return };
         let cut = client.cut.is_some_and(|(requests, _, _)| requests);
@@ -158,8 +158,9 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Asks, at each new grant, all others whether they believe that they hold the same lock: also
-    /// those that do not run just now, because what they would say is what they will act on.
+    /// Checks at each new grant whether another worker has a valid guard for the same lock.
+    ///
+    /// Stopped workers are checked too, because they will act on that guard when they continue.
     fn look(&mut self) {
         let mut events = self.journal.events.lock().unwrap_or_else(PoisonError::into_inner);
         let granted = |event: &Event| matches!(event.kind, EventKind::Granted { .. });
@@ -175,7 +176,7 @@ impl<'a> World<'a> {
         self.looked_at = events.len();
     }
 
-    /// Begins and ends what goes wrong with clients.
+    /// Begins and ends the faults of clients.
     fn befall(&mut self) {
         for index in 0..self.clients.len() {
             match &self.clients[index] {
@@ -195,7 +196,8 @@ impl<'a> World<'a> {
         let rate = 1.0 + DRIFT * (2.0 * self.rng.f64() - 1.0);
         let clock = SimClock::new(self.time.clone(), rate);
         if self.subject.is_real() && self.rng.bool() {
-            // Not its own time only: also what the store's clock is compared with.
+            // This affects more than the time of the client: it compares its clock with the
+            // store's.
             clock.step_wall(2.0 * WRONG_BY * (self.rng.f64() - 0.5));
         }
         let workers = 1 + u64::from(self.rng.u8(..4) == 0);
@@ -227,7 +229,7 @@ impl<'a> World<'a> {
     fn kill(&mut self, index: usize) {
         let Some(client) = self.clients[index].take() else { return };
         self.note_all(&client, &EventKind::Died);
-        // What the guards still send while they are dropped stays in the outbox.
+        // Messages that the guards send while they are dropped stay in the outbox.
         drop(client);
     }
 
@@ -260,7 +262,7 @@ impl<'a> World<'a> {
             }
             _ => return,
         }
-        let client = self.clients[index].as_ref().expect("it was there");
+        let client = self.clients[index].as_ref().expect("the client exists");
         self.note_all(client, &EventKind::Stopped);
     }
 
@@ -282,14 +284,14 @@ impl<'a> World<'a> {
             }
         }
         if resumed && client.cut.is_none() && client.paused.is_none() {
-            let client = self.clients[index].as_ref().expect("it was there");
+            let client = self.clients[index].as_ref().expect("the client exists");
             self.note_all(client, &EventKind::Resumed);
         }
     }
 }
 
-/// Exclusion is judged by what guards say at each grant; liveness by when workers know that they
-/// are done.
+/// Checks the history. Exclusion depends on the guards at each grant, and liveness on the times at
+/// which workers release or give up.
 fn judge(events: &[Event], slack: Duration) -> Report {
     let mut report = check(events, &Checks::default());
     let until_noted = |event: &Event| match event.kind {
@@ -300,7 +302,7 @@ fn judge(events: &[Event], slack: Duration) -> Report {
         _ => Some(event.clone()),
     };
     let noted: Vec<Event> = events.iter().filter_map(until_noted).collect();
-    // As if all that was before had happened at that moment.
+    // Treats all earlier events as if they had happened at that time.
     let settled: Vec<Event> = noted.iter().map(|event| Event { at: event.at.max(SETTLED), ..event.clone() }).collect();
     for (events, bound) in [(noted, OBTAINABLE_IN_STORM + slack), (settled, OBTAINABLE + slack)] {
         let late = check(&events, &Checks { obtainable_within: Some(bound), ..Checks::default() }).violations;
