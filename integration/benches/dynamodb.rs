@@ -1,8 +1,9 @@
-//! What locking costs above the bare requests, all in one run against DynamoDB Local:
+//! Compares locking with the bare requests, in one run against DynamoDB Local:
 //! `cargo bench -p integration --bench dynamodb`.
 //!
-//! An uncontended cycle against two bare `UpdateItem`s on a like client, in alternating blocks;
-//! renewing 25 leases one by one against one conditional PartiQL batch; and a thousand locks held.
+//! - An uncontended cycle against two bare `UpdateItem`s on an equal client, in alternating blocks.
+//! - 25 renewals one by one against one conditional PartiQL batch.
+//! - A thousand locks held.
 
 use std::{
     fs,
@@ -64,7 +65,7 @@ fn claim(name: &str) -> AcquireRequest {
     AcquireRequest::new(name, LeaseId::random(), "host:4711-0a1b2c3d").with_ttl(TTL)
 }
 
-/// CPU time of this process.
+/// Returns the CPU time of this process.
 fn cpu() -> Duration {
     let used = getrusage(UsageWho::RUSAGE_SELF).expect("it cannot fail");
     let time = |t: nix::sys::time::TimeVal| {
@@ -73,7 +74,7 @@ fn cpu() -> Duration {
     time(used.user_time()) + time(used.system_time())
 }
 
-/// Time and CPU time of one call of `work`, from blocks that alternate with those of the others.
+/// Time and CPU time of one call, from blocks that alternate with those of other measurements.
 #[derive(Default)]
 struct Samples(Vec<(Duration, Duration)>);
 
@@ -115,7 +116,7 @@ async fn cycles(backend: &Arc<DynamoBackend>, raw: &Client, table: &str) {
                 .expect("it answers");
         }
     };
-    // What a lock's item has in it, without any of the promises.
+    // The attributes of a lock's item, without any of its guarantees.
     let alike = async || {
         for (from, to) in [("1", "2"), ("2", "1")] {
             let request = raw.update_item().table_name(table).key("key", AttributeValue::S("alike".into()));
@@ -216,7 +217,7 @@ async fn held(config: DynamoConfig, wire: &Wire) {
     join_all(guards.into_iter().map(|guard| async { drop(guard.release().await) })).await;
 }
 
-/// Resident memory in kB.
+/// Returns the resident memory in kB.
 fn resident() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("Linux has it");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it is there");

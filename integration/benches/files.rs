@@ -1,8 +1,10 @@
-//! File locks, all in one run: `cargo bench -p integration --bench files`.
+//! Measures file locks in one run: `cargo bench -p integration --bench files`.
 //!
-//! The cycle against the bare system calls, the hand-off to a waiting process against one blocked
-//! in the kernel and Python's polling `filelock`, and `onelock run` against `flock(1)`. Ends in a
-//! table of medians and their ratios.
+//! - The cycle against the bare system calls.
+//! - The hand-off to a waiting process, against a process that is blocked in the kernel.
+//! - `onelock run` against `flock(1)`.
+//!
+//! The output ends with a table of medians and their ratios.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -56,12 +58,12 @@ fn open(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).expect("the directory is ours")
 }
 
-/// The calls without which the promises cannot be kept: locked, and still the file of that name; a
-/// record with a token, replaced in one step; marked when released.
+/// Makes the system calls that the guarantees require. It locks the file and checks that the name
+/// still means it, replaces a record with a token atomically, and marks the record as released.
 fn same_promises(dir: &Path, record: &[u8]) {
     let (lock, info, spare) = (dir.join("raw.lock"), dir.join("raw.info"), dir.join("raw.prev"));
     let file = open(&lock);
-    file.lock().expect("nobody else locks it");
+    file.lock().expect("no other process locks the file");
     let (locked, named) = (file.metadata().expect("open"), fs::symlink_metadata(&lock).expect("there"));
     assert_eq!((locked.dev(), locked.ino()), (named.dev(), named.ino()));
     black_box(fs::read(&info).unwrap_or_default());
@@ -81,7 +83,7 @@ fn cycle(criterion: &mut Criterion, medium: &str, dir: &Path) {
     group.bench_function("open flock close", |b| {
         b.iter(|| {
             let file = open(&plain);
-            file.lock().expect("nobody else locks it");
+            file.lock().expect("no other process locks the file");
         });
     });
     let record = vec![b'x'; 250];
@@ -110,7 +112,7 @@ fn cycle(criterion: &mut Criterion, medium: &str, dir: &Path) {
     group.finish();
 }
 
-/// A process that waits for the lock when told to.
+/// A process that waits for the lock on command.
 struct Waiter {
     child: Child,
     commands: ChildStdin,
@@ -137,11 +139,11 @@ impl Waiter {
         line.trim_end().to_owned()
     }
 
-    /// Time from just before `release` until the waiter has the lock.
+    /// Returns the time from just before `release` until the waiter has the lock.
     fn hand_over<T>(&mut self, held: T, release: impl FnOnce(T)) -> Duration {
         writeln!(self.commands).expect("the waiter lives");
         assert_eq!(self.line(), "waiting");
-        // Until it sleeps.
+        // Waits until the process sleeps.
         std::thread::sleep(Duration::from_millis(3));
         let released = monotonic_nanos();
         release(held);

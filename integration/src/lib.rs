@@ -1,5 +1,6 @@
-//! What verifies the other crates together: programs that contend across processes and machines,
-//! and [`verification`], which makes `docs/verification.md`. What tests share is in `test-support`.
+//! Verifies the other crates together. The crate has programs that contend across processes and
+//! machines, and [`verification`], which writes `docs/verification.md`. Code that the tests of
+//! several crates share is in `test-support`.
 
 pub mod verification;
 

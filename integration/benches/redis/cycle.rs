@@ -1,4 +1,4 @@
-//! Acquire and release where nobody else wants the lock.
+//! Measures acquire and release of an uncontended lock.
 
 use std::time::{Duration, Instant};
 
@@ -17,14 +17,14 @@ use tokio::runtime::Runtime;
 use super::{TTL, backend, commands, connect, locker, median, micros, python::Process, runtime};
 
 const ROUNDS: usize = 150;
-/// Cycles in a block.
+/// The number of cycles in a block.
 const CYCLES: u32 = 200;
 
 const COMPARE_AND_DELETE: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
 
-/// The least that mints a fencing token by the server's clock, keeps it beyond the lock, and notes
-/// who holds the lock since when.
+/// The smallest script that creates a fencing token from the server's clock, keeps the token after
+/// the release, and stores the holder and its start.
 const ACQUIRE_WITH_TOKEN: &str = "
 local held = redis.call('GET', KEYS[1])
 if held then return {0, held} end
@@ -38,7 +38,7 @@ return token";
 const COMPARE_ID_AND_DELETE: &str = "
 if string.sub(redis.call('GET', KEYS[1]) or '', 1, 32) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
 
-/// Two round trips by hand that give a token too.
+/// Two round trips without a library, which also return a token.
 struct RawWithToken {
     connection: MultiplexedConnection,
     acquire: redis::Script,
@@ -58,8 +58,8 @@ impl RawWithToken {
     }
 }
 
-/// What every Redis lock needs at least: two round trips, `SET NX PX` and a script that compares
-/// and deletes.
+/// The minimum of every Redis lock: two round trips, `SET NX PX` and a script that compares and
+/// deletes.
 struct Raw {
     connection: MultiplexedConnection,
     release: redis::Script,
@@ -141,7 +141,7 @@ impl Contestant {
                 let handle = provider.create_lock("distributed").try_acquire().await.expect("the server answers");
                 handle.expect("it is free").release().await.expect("it is held");
             }
-            Self::RedisPy(_) => unreachable!("a process of its own runs the block"),
+            Self::RedisPy(_) => unreachable!("a separate process runs the block"),
         }
     }
 
@@ -168,7 +168,7 @@ impl Contestant {
     }
 }
 
-/// Of one cycle, in microseconds.
+/// The cost of one cycle, in microseconds.
 struct Cost {
     elapsed: f64,
     /// Processor time of this process.
@@ -181,7 +181,7 @@ pub(crate) fn run() {
     let server = RedisServer::start();
     let runtime = runtime();
     let mut contestants = Contestant::all(server.port(), &runtime);
-    println!("\ncommands of one cycle, those inside scripts too");
+    println!("\ncommands of one cycle, including those in scripts");
     for (name, contestant) in &mut contestants {
         contestant.block(&runtime, &server, CYCLES);
         server.command(&["CONFIG", "RESETSTAT"]);
@@ -190,9 +190,8 @@ pub(crate) fn run() {
         println!("{name:<22} {}", listed.collect::<Vec<_>>().join(", "));
     }
     let mut costs: Vec<Vec<Cost>> = contestants.iter().map(|_| Vec::new()).collect();
-    // In another order each time: the scheduler leaves client and server where the contestant
-    // before has put them, on one core or on two, and that alone makes a round trip half or twice
-    // as long.
+    // The order changes each time. The scheduler leaves client and server where the previous
+    // contestant put them, on one core or on two, and that alone halves or doubles a round trip.
     let mut order: Vec<_> = (0..contestants.len()).collect();
     for _ in 0..ROUNDS {
         fastrand::shuffle(&mut order);
@@ -210,5 +209,5 @@ pub(crate) fn run() {
         let (elapsed, client, server) = (of(|cost| cost.elapsed), of(|cost| cost.client), of(|cost| cost.server));
         println!("{name:<22} {elapsed:>8.1} {:>13.2} {client:>15.1} {server:>15.1}", median(ratios));
     }
-    println!("The client's CPU of redis-py is that of another process, and not in the table.");
+    println!("The table does not show the client's CPU of redis-py, which runs in another process.");
 }

@@ -1,4 +1,4 @@
-//! From the release of a lock until a process that waits for it has it, in round trips.
+//! Measures the time from a release until a waiting process has the lock, in round trips.
 
 use std::{
     io::BufRead as _,
@@ -14,13 +14,13 @@ use tokio::runtime::Runtime;
 use super::{TTL, connect, locker, median, micros, python::Process, runtime, url};
 
 const ROUNDS: usize = 200;
-/// Releases by hand, and wakes whoever listens.
+/// Releases without a library, and wakes the subscribers.
 const DELETE_AND_WAKE: &str = "redis.call('DEL', KEYS[1]) redis.call('PUBLISH', 'raw:free', '1') return 1";
-/// Those who poll take a thousand times as long.
+/// Fewer rounds for clients that poll, which take a thousand times as long.
 const ROUNDS_OF_POLLERS: usize = 20;
 
-/// The waiting process: each line on its input begins a wait, and it answers with the time at which
-/// it got the lock.
+/// The waiting process. Each line on its input begins a wait, and the answer is the time at which
+/// the process acquired the lock.
 pub(crate) fn wait(how: &str, port: u16) {
     let runtime = runtime();
     let (locker, rslock) = (locker(port), LockManager::new(vec![url(port)]));
@@ -38,7 +38,7 @@ pub(crate) fn wait(how: &str, port: u16) {
                 redis::cmd("DEL").arg("raw").exec_async(&mut raw.connection).await.expect("the server answers");
             } else {
                 let lock = loop {
-                    // It gives up after three attempts.
+                    // rslock gives up after three attempts.
                     if let Ok(lock) = rslock.lock("rslock", TTL).await {
                         break lock;
                     }
@@ -50,7 +50,7 @@ pub(crate) fn wait(how: &str, port: u16) {
     }
 }
 
-/// What a process needs at least that waits without polling: a connection that is told of releases.
+/// The minimum for a process that waits without polling: a connection that receives releases.
 struct Listener {
     connection: MultiplexedConnection,
     pushes: tokio::sync::mpsc::UnboundedReceiver<redis::PushInfo>,
@@ -80,12 +80,12 @@ impl Listener {
     }
 }
 
-/// Who holds the lock that is handed on.
+/// The holder of the lock that is handed over.
 enum Holder {
     Raw(MultiplexedConnection, redis::Script),
     Onelock(lock_core::Locker),
     Rslock(LockManager),
-    /// A plain key, for clients that poll it.
+    /// A plain key, which clients poll.
     Key(MultiplexedConnection),
 }
 
@@ -117,7 +117,7 @@ impl Holder {
     }
 }
 
-/// Sets `key` as soon as whoever had the lock before has deleted it.
+/// Sets `key` as soon as the previous holder has deleted it.
 async fn hold(connection: &mut MultiplexedConnection, key: &str) {
     loop {
         let mut set = redis::cmd("SET");
@@ -147,7 +147,7 @@ impl Held {
 fn once(runtime: &Runtime, holder: &mut Holder, waiter: &mut Process) -> f64 {
     let held = runtime.block_on(holder.acquire());
     waiter.tell("wait");
-    // Until it waits. Renewals of the holder go on meanwhile.
+    // Sleeps until the process waits. Renewals of the holder continue meanwhile.
     runtime.block_on(async { tokio::time::sleep(Duration::from_millis(15)).await });
     let released = monotonic_nanos();
     runtime.block_on(held.release());
@@ -155,7 +155,7 @@ fn once(runtime: &Runtime, holder: &mut Holder, waiter: &mut Process) -> f64 {
 }
 
 fn round_trip(runtime: &Runtime, connection: &mut MultiplexedConnection) -> f64 {
-    // After a pause as long as the waiter's, because a processor that slept takes a while to wake.
+    // Pauses as long as for the waiter, because a sleeping processor takes time to wake.
     runtime.block_on(async { tokio::time::sleep(Duration::from_millis(15)).await });
     let start = Instant::now();
     runtime.block_on(redis::cmd("PING").exec_async(connection)).expect("the server answers");

@@ -1,4 +1,4 @@
-//! What it costs to hold many locks.
+//! Measures the cost of holding many locks.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use test_support::{processor_time, redis::RedisServer};
 use super::{TTL, commands, locker, runtime};
 
 const LOCKS: u32 = 10_000;
-/// Three renewals of each.
+/// Long enough for three renewals of each lock.
 const WINDOW: Duration = Duration::from_secs(30);
 
 pub(crate) fn run() {

@@ -1,9 +1,12 @@
-//! Redis locks, all in one run: `cargo bench -p integration --bench redis`.
+//! Measures Redis locks in one run: `cargo bench -p integration --bench redis`.
 //!
-//! The uncontended cycle against the raw commands on the same kind of connection and against other
-//! lock libraries, the hand-off to a waiting process in round trips, what 10,000 held locks cost,
-//! and the commands of each. Contestants take turns in short blocks, so that all of them meet the
-//! same machine; what is printed are medians, and medians of the ratios of neighbouring blocks.
+//! - The uncontended cycle, against the raw commands on the same kind of connection and against
+//!   other lock libraries, with the commands of each.
+//! - The hand-off to a waiting process, in round trips.
+//! - The cost of 10,000 held locks.
+//!
+//! Contestants take turns in short blocks, so that the state of the machine affects all of them.
+//! The output shows medians, and medians of the ratios of neighbouring blocks.
 
 mod cycle;
 mod hand_off;
@@ -28,7 +31,7 @@ fn main() {
     {
         return hand_off::wait(how, port.parse().expect("a port"));
     }
-    // `cargo bench` passes options of its own; a word chooses a part.
+    // `cargo bench` adds options; a word chooses a part.
     let part = arguments.iter().find(|argument| !argument.starts_with('-'));
     let chosen = |name: &str| part.is_none_or(|part| part == name);
     if chosen("cycle") {
@@ -58,7 +61,7 @@ fn locker(port: u16) -> Locker {
     Locker::builder(std::sync::Arc::new(backend(port))).ttl(TTL).build().expect("defaults")
 }
 
-/// The kind of connection that lock-redis uses.
+/// Opens a connection of the kind that lock-redis uses.
 async fn connect(port: u16) -> MultiplexedConnection {
     let client = redis::Client::open(format!("{}/?protocol=resp3", url(port))).expect("a URL");
     client.get_multiplexed_async_connection().await.expect("the server answers")
@@ -73,7 +76,7 @@ fn micros(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e6
 }
 
-/// How often the server has run each command since its statistics were reset.
+/// Returns how often the server has run each command since its statistics were reset.
 fn commands(server: &RedisServer) -> Vec<(String, f64)> {
     let stats = server.command(&["INFO", "commandstats"]);
     let parse = |line: &str| {

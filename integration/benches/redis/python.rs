@@ -1,4 +1,4 @@
-//! redis-py's `Lock`, in a process of its own.
+//! redis-py's `Lock`, in a separate process.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -21,7 +21,7 @@ for line in sys.stdin:
         print(time.perf_counter_ns() - start, flush=True)
 "#;
 
-/// A process that answers each line with one.
+/// A process that answers each line with one line.
 pub(crate) struct Process {
     child: Child,
     commands: ChildStdin,

@@ -1,8 +1,7 @@
 //! One of many processes that contend for one name: `contender DIR NAME ROUNDS RESOURCE`.
 //!
-//! In each round it takes the lock, adds one to the counter in the file RESOURCE, in steps that
-//! lose updates when two processes take them at once, and notes its fencing token in
-//! RESOURCE.tokens.
+//! In each round it acquires the lock, increments the counter in the file RESOURCE, and appends its
+//! fencing token to RESOURCE.tokens. The increment loses updates if two processes run it at once.
 
 use std::{
     env, fs,

@@ -1,19 +1,19 @@
-//! A process that takes locks as it is told: `nfs_peer URL`.
+//! A process that acquires locks on command: `nfs_peer URL`.
 //!
-//! Reads commands from standard input, one a line, and answers on standard output; each answer ends
-//! in the nanoseconds of `CLOCK_MONOTONIC`:
+//! It reads commands from standard input, one a line, and answers on standard output. Each answer
+//! ends with the nanoseconds of `CLOCK_MONOTONIC`:
 //!
 //! | command | answers |
 //! | --- | --- |
-//! | `acquire NAME` | `acquired NAME TOKEN CRASHED T` once it has it; from then on it works under the lock. CRASHED is who had it and did not release it, or `-` |
+//! | `acquire NAME` | `acquired NAME TOKEN CRASHED T` after the acquisition; then it works under the lock. CRASHED is the holder that crashed without a release, or `-` |
 //! | `try NAME` | `acquired NAME TOKEN CRASHED T`, or `held NAME OWNER T` |
 //! | `release NAME` | `released NAME T`, or `notheld NAME T` |
-//! | (a loss) | `lost NAME KIND REASON LAST-STEP T`, once `Guard::run` has stopped the work; LAST-STEP is when it last did something |
-//! | `churn NAME` | `cycle NAME TOKEN FROM TO T` for each time that it had the lock, until it ends |
-//! | `sweep DIR` | `swept DIR NUMBER T`, again and again: it removes all names that nobody holds |
+//! | (a loss) | `lost NAME KIND REASON LAST-STEP T`, after `Guard::run` has stopped the work; LAST-STEP is the time of its last step |
+//! | `churn NAME` | `cycle NAME TOKEN FROM TO T` after each time that it held the lock, until it ends |
+//! | `sweep DIR` | `swept DIR NUMBER T`, repeatedly: it removes all names that no process holds |
 //!
-//! Errors are `error NAME TEXT T`, and what the crates warn of is `warning - TEXT T`. Spaces in
-//! texts are underscores.
+//! Errors are `error NAME TEXT T`, and warnings of the crates are `warning - TEXT T`. Spaces in
+//! texts become underscores.
 
 use std::{
     collections::HashMap,
@@ -41,7 +41,7 @@ type Failure = Box<dyn std::error::Error>;
 fn say(what: &str, name: &str, words: &[&str]) {
     let words: String = words.iter().map(|word| word.replace([' ', '\n'], "_") + " ").collect();
     let line = format!("{what} {name} {words}{}\n", monotonic_nanos());
-    // Nobody reads any more when the test is over.
+    // No process reads the pipe after the test.
     let _ = std::io::stdout().lock().write_all(line.as_bytes());
 }
 
@@ -64,7 +64,7 @@ async fn main() -> Result<(), Failure> {
             "churn" => drop(tokio::spawn(churn(locker.clone(), name.to_owned()))),
             "sweep" => sweep(name.to_owned())?,
             "release" => drop(keepers.remove(name)),
-            other => say("error", name, &["no command is called", other]),
+            other => say("error", name, &["unknown command", other]),
         }
     }
     Ok(())
@@ -89,7 +89,7 @@ async fn churn(locker: Locker, name: String) {
             Err(error) => return say("error", &name, &[&error.to_string()]),
         };
         if let Some(crashed) = guard.crashed_holder() {
-            return say("error", &name, &[&format!("nobody crashed, but {crashed}")]);
+            return say("error", &name, &[&format!("no process crashed, but the grant reports {crashed}")]);
         }
         let (from, token) = (monotonic_nanos(), guard.token().map_or(0, |token| token.get()));
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -98,10 +98,10 @@ async fn churn(locker: Locker, name: String) {
         }
         let to = monotonic_nanos();
         if !matches!(guard.release().await, Ok(Release::Released)) {
-            return say("error", &name, &["it was not released"]);
+            return say("error", &name, &["the lock was not released"]);
         }
         say("cycle", &name, &[&token.to_string(), &from.to_string(), &to.to_string()]);
-        // Idle for a moment, or there would be nothing to sweep.
+        // The name must be idle for a moment, because otherwise there is nothing to sweep.
         tokio::time::sleep(Duration::from_millis(u64::from(std::process::id()) * 37 % 200)).await;
     }
 }
@@ -112,7 +112,7 @@ fn sweep(directory: String) -> Result<(), Failure> {
         loop {
             match backend.sweep(Sweep::new(Duration::ZERO).keep_locked(Duration::ZERO)) {
                 Ok(swept) => say("swept", &directory, &[&swept.removed.len().to_string()]),
-                // The other client's sweep is under way.
+                // The other client is sweeping.
                 Err(error) if error.is_retryable() => {}
                 Err(error) => say("error", &directory, &[&error.to_string()]),
             }
@@ -122,7 +122,7 @@ fn sweep(directory: String) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Works under the lock until it is to be released, or lost.
+/// Works under the lock until the command to release it, or until it is lost.
 async fn keep(guard: Guard, name: &str, mut released: oneshot::Receiver<()>) {
     let crashed = guard.crashed_holder().map_or_else(|| "-".into(), ToString::to_string);
     say("acquired", name, &[&guard.token().map_or(0, |token| token.get()).to_string(), &crashed]);
@@ -148,7 +148,7 @@ async fn keep(guard: Guard, name: &str, mut released: oneshot::Receiver<()>) {
     }
 }
 
-/// Says what the crates warn of.
+/// Prints the warnings of the crates.
 struct Warnings;
 
 struct Text(String);

@@ -1,4 +1,4 @@
-//! Runs many simulations of the core, or one again:
+//! Runs many simulations of the core, or one seed again:
 //! `simulate [--json] [--seeds N] [--from SEED] [--mistake NAME]`, or `simulate --list-mistakes`.
 
 use std::process::ExitCode;

@@ -18,7 +18,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
     match arguments[..] {
         ["filter"] => println!("{}", Cases::gather(Page::keys())?.filter()),
         ["torture", time, out] => {
-            // The program of the same build.
+            // Runs the program of the same build.
             let onelock = env::current_exe()?.with_file_name("onelock");
             let wrong = torture(&onelock, time, Path::new(out))?;
             wrong.iter().for_each(|what| eprintln!("{what}"));
@@ -30,7 +30,7 @@ fn run() -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Makes the page beside the reports; and publishes it, if it says as much as it should.
+/// Writes the page beside the reports, and publishes it if enough was checked.
 fn page(reports: &Path, junit: &Path, published: &Path) -> Result<ExitCode, Box<dyn Error>> {
     let cases = Cases::gather(Page::keys())?;
     let page = Page { cases, results: read(reports)?, runs: Runs::parse(&fs::read_to_string(junit)?) };

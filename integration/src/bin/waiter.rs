@@ -1,8 +1,8 @@
-//! Waits for a lock as often as it is told to, and says when it got it:
-//! `waiter onelock|flock DIR NAME`.
+//! Waits for a lock on command, and prints when it acquired it: `waiter onelock|flock DIR NAME`.
 //!
-//! Each line on standard input begins a wait. It answers `waiting` when it found the lock held,
-//! then the nanoseconds of `CLOCK_MONOTONIC` at which it got the lock, and gives it back.
+//! Each line on standard input begins a wait. The program prints `waiting` when it finds the lock
+//! held. After the acquisition it prints the nanoseconds of `CLOCK_MONOTONIC`, and releases the
+//! lock.
 
 use std::{
     env,
@@ -29,7 +29,7 @@ fn main() -> Result<(), Failure> {
     match how.as_str() {
         "onelock" => with_onelock(directory, name),
         "flock" => with_flock(&Path::new(directory).join(format!("{name}.lock"))),
-        other => Err(format!("no way to wait is called {other}").into()),
+        other => Err(format!("unknown way to wait {other}").into()),
     }
 }
 
@@ -49,7 +49,7 @@ async fn with_onelock(directory: &str, name: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Blocked in the kernel: what no program that has to do anything else meanwhile can do.
+/// Blocks in the kernel, which a program that has other work to do cannot.
 fn with_flock(path: &Path) -> Result<(), Failure> {
     for line in io::stdin().lock().lines() {
         line?;

@@ -1,4 +1,4 @@
-//! The tests that carry a key of the page, gathered from the sources.
+//! Gathers the tests that carry a key of the page from the sources.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,8 +15,8 @@ impl Cases {
     /// of the page.
     ///
     /// # Errors
-    /// With every marker that stands above no function or has a key that is not in `keys`, and
-    /// every key of those that no test has.
+    /// If a marker is not above a function or has an unknown key, or a key has no test. The error
+    /// lists all of them.
     pub fn gather<'a>(keys: impl IntoIterator<Item = &'a str>) -> Result<Self, String> {
         let mut cases = Self(keys.into_iter().map(|key| (key.to_owned(), BTreeSet::new())).collect());
         let mut wrong = Vec::new();
@@ -26,20 +26,20 @@ impl Cases {
         if wrong.is_empty() { Ok(cases) } else { Err(wrong.join("\n")) }
     }
 
-    /// The tests under `key`.
+    /// Returns the tests under `key`.
     pub fn of(&self, key: &str) -> impl Iterator<Item = &str> {
         self.0.get(key).into_iter().flatten().map(String::as_str)
     }
 
-    /// All tests, each once.
+    /// Returns all tests, each once.
     pub fn all(&self) -> BTreeSet<&str> {
         self.0.values().flatten().map(String::as_str).collect()
     }
 
-    /// The filter with which `cargo nextest run` runs all of them.
+    /// Returns the filter with which `cargo nextest run` runs all of them.
     pub fn filter(&self) -> String {
         let names = self.all().into_iter().collect::<Vec<_>>().join("|");
-        // A case of the kit may stand in a module of its backend.
+        // A case of the conformance suite may be in a module of its backend.
         format!("test(/^(.*::)?({names})$/)")
     }
 
@@ -62,14 +62,14 @@ impl Cases {
         Ok(())
     }
 
-    /// Adds the tests of one file; says what is wrong with its markers, after the line.
+    /// Adds the tests of one file. Returns the errors of its markers, each after its line.
     fn add_text(&mut self, text: &str) -> Vec<String> {
         let mut wrong = Vec::new();
         let mut lines = text.lines().enumerate().peekable();
         while let Some((line, text)) = lines.next() {
             let Some(keys) = marker(text) else { continue };
             let Some(name) = lines.peek().and_then(|(_, below)| function(below)) else {
-                wrong.push(format!("{}: the marker stands above no function", line + 1));
+                wrong.push(format!("{}: the marker is not above a function", line + 1));
                 continue;
             };
             for key in keys.split(',').map(str::trim) {
@@ -83,13 +83,13 @@ impl Cases {
     }
 }
 
-/// The keys of a comment `// verifies: P1, contention`.
+/// Returns the keys of a comment `// verifies: P1, contention`.
 fn marker(line: &str) -> Option<&str> {
     let comment = line.trim_start().strip_prefix("//")?;
     comment.trim_start_matches('/').trim_start().strip_prefix("verifies:")
 }
 
-/// The name of the function that begins on this line.
+/// Returns the name of the function that begins on this line.
 fn function(line: &str) -> Option<&str> {
     let (_, name) = line.split_once("fn ")?;
     name.split(['(', '<']).next()
@@ -115,9 +115,9 @@ mod tests {
     }
 
     #[test]
-    fn a_misplaced_marker_an_unknown_key_and_a_key_without_a_test_are_told() {
+    fn misplaced_markers_unknown_keys_and_keys_without_test_fail() {
         let (cases, wrong) = add("// verifies: P1\n#[test]\nfn one() {}\n// verifies: P3\nfn two() {}");
-        assert_eq!(wrong, ["1: the marker stands above no function", "4: the page has no row \"P3\""]);
+        assert_eq!(wrong, ["1: the marker is not above a function", "4: the page has no row \"P3\""]);
         assert_eq!(cases.empty().collect::<Vec<_>>(), ["P1", "P2"]);
     }
 }

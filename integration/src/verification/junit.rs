@@ -1,4 +1,4 @@
-//! What `cargo nextest run` says that it ran.
+//! Reads the report of `cargo nextest run`.
 
 use std::collections::BTreeMap;
 
@@ -26,12 +26,12 @@ impl Runs {
         runs
     }
 
-    /// On how many backends, or otherwise how often, the case passed.
+    /// Returns how often the case passed, such as on how many backends.
     pub fn passed(&self, case: &str) -> u64 {
         self.passed.get(case).copied().unwrap_or_default()
     }
 
-    /// The tests that failed.
+    /// Returns the tests that failed.
     pub fn failed(&self) -> &[String] {
         &self.failed
     }

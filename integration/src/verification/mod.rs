@@ -1,7 +1,7 @@
-//! `docs/verification.md`: what is promised, where it is checked, and what came out.
+//! Writes `docs/verification.md`: the promises, the tests that check them, and the results.
 //!
-//! The words of the page are in `page.md.in`. Its `{cases KEY}` stands for the tests that carry
-//! that key, in a comment directly above the function:
+//! The text of the page is in `page.md.in`. Its `{cases KEY}` is replaced by the tests that carry
+//! the key, in a comment directly above the function:
 //!
 //! ```text
 //! // verifies: P1, contention
@@ -9,7 +9,7 @@
 //! ```
 //!
 //! A key is a promise, a kind of failure, or another row of the page. A key without a test is an
-//! error, and so is a test with a key that the page does not have.
+//! error, and so is a test with a key that is not on the page.
 
 mod cases;
 mod junit;

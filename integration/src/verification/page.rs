@@ -1,4 +1,4 @@
-//! `docs/verification.md`, from what the runs left: nothing in it is written by hand but words.
+//! Writes `docs/verification.md` from the reports of the runs. Only its text is written by hand.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,9 +12,9 @@ use test_support::sim::Mistake;
 
 use super::{Cases, Runs};
 
-/// The page. `{cases KEY}` stands for tests, `{REPORT.FIELD}` for a figure; the report `all` is the
-/// sum of [`HISTORIES`], `simulations` the sum of those that are simulated. `{mistakes}` stands for
-/// rows of a table.
+/// The template of the page. `{cases KEY}` is replaced by tests, `{REPORT.FIELD}` by a figure, and
+/// `{mistakes}` by rows of a table. The report `all` is the sum of [`HISTORIES`], and `simulations`
+/// the sum of those that are simulated.
 pub const TEMPLATE: &str = include_str!("page.md.in");
 
 /// The reports of histories: of the simulated core, of the simulated DynamoDB backend, and of the
@@ -24,15 +24,15 @@ pub const HISTORIES: [&str; 5] =
 
 const SIMULATIONS: [&str; 2] = [HISTORIES[0], HISTORIES[1]];
 
-/// Acquisitions of the simulated core without which the page says too little.
+/// The least number of acquisitions of the simulated core that is enough to publish the page.
 pub const LEAST_SIMULATED: u64 = 1_000_000;
-/// Acquisitions in each other history without which the page says too little.
+/// The least number of acquisitions in each other history that is enough to publish the page.
 pub const LEAST_TORTURED: u64 = 20_000;
 
-/// What the page is made of.
+/// The content of the page.
 #[derive(Debug)]
 pub struct Page {
-    /// The tests that it names.
+    /// The tests that the page names.
     pub cases: Cases,
     /// The reports of the simulation, of each mistake brought back, and of each torture, by the
     /// names of their files.
@@ -44,7 +44,7 @@ pub struct Page {
 /// Reads the reports `NAME.json` of a directory.
 ///
 /// # Errors
-/// When one cannot be read, or is no JSON.
+/// If a report cannot be read, or is not JSON.
 pub fn read(directory: &Path) -> io::Result<BTreeMap<String, Value>> {
     let mut results = BTreeMap::new();
     for entry in fs::read_dir(directory)? {
@@ -57,18 +57,18 @@ pub fn read(directory: &Path) -> io::Result<BTreeMap<String, Value>> {
     Ok(results)
 }
 
-/// The name of the report of a simulation with that mistake.
+/// Returns the name of the report of a simulation with that mistake.
 pub fn brought_back(mistake: Mistake, simulation: &str) -> String {
     format!("{simulation}-{mistake}")
 }
 
 impl Page {
-    /// The keys of the template, which the tests carry.
+    /// Returns the keys of the template, which the tests carry.
     pub fn keys() -> impl Iterator<Item = &'static str> {
         holes().filter_map(|hole| hole.strip_prefix("cases "))
     }
 
-    /// Why this must not become the page: something failed, or did not run.
+    /// Returns the reasons against the page: tests that failed or did not run, and violations.
     pub fn wrong(&self) -> Vec<String> {
         let missing = self.cases.all().into_iter().filter(|case| self.runs.passed(case) == 0);
         let mut wrong: Vec<_> = missing.map(|case| format!("the case {case} did not run")).collect();
@@ -91,7 +91,7 @@ impl Page {
         wrong
     }
 
-    /// Where fewer acquisitions were checked than the published page promises.
+    /// Returns the histories with too few acquisitions for a published page.
     pub fn too_few(&self) -> Vec<String> {
         let least = |name| if name == HISTORIES[0] { LEAST_SIMULATED } else { LEAST_TORTURED };
         let counted = HISTORIES.map(|name| (name, self.count(name, "acquisitions").unwrap_or(0), least(name)));
@@ -99,7 +99,7 @@ impl Page {
         few.map(|(name, acquisitions, least)| format!("{name}: {acquisitions} acquisitions of {least}")).collect()
     }
 
-    /// A figure of one report, or of several together; of seconds the whole ones.
+    /// Returns a figure of one report, or the sum of several, rounded to a whole number.
     fn count(&self, of: &str, what: &str) -> Option<u64> {
         let reports = match of {
             "all" => &HISTORIES[..],
@@ -115,7 +115,7 @@ impl Page {
         self.count(of, what).map(grouped).unwrap_or_default()
     }
 
-    /// Each with the number of backends and set-ups that it ran on.
+    /// Returns the tests of a key, each with the number of backends and set-ups that it ran on.
     fn ran(&self, key: &str) -> String {
         let case = |case: &str| match self.runs.passed(case) {
             1 => format!("`{case}`"),
@@ -137,12 +137,12 @@ impl Page {
     }
 }
 
-/// What stands between braces in the template.
+/// Returns the placeholders of the template, without their braces.
 fn holes() -> impl Iterator<Item = &'static str> {
     TEMPLATE.split('{').skip(1).filter_map(|rest| rest.split('}').next())
 }
 
-/// `1234567` as `1,234,567`.
+/// Formats `1234567` as `1,234,567`.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(|group| String::from_utf8_lossy(group)).collect();

@@ -1,4 +1,4 @@
-//! `onelock torture` on real stores, all at once: a directory, Redis, DynamoDB Local.
+//! Runs `onelock torture` on a directory, Redis and DynamoDB Local at the same time.
 
 use std::{
     fs, io,
@@ -11,18 +11,18 @@ use serde_json::Value;
 
 use test_support::{dynamodb::DynamoDbLocal, redis::RedisServer};
 
-/// So many locks, and so short a ttl, that a minute has tens of thousands of acquisitions; the
-/// first few names are wanted by all.
+/// Enough locks, and a ttl short enough, for tens of thousands of acquisitions in a minute. All
+/// processes contend for the first few names.
 const DENSITY: [&str; 4] = ["--names", "64", "--ttl", "1s"];
 
 /// Tortures each store for `time` with the program `onelock`, and writes the reports into `out`.
-/// The names of the stores where something is wrong come back, with what.
+/// Returns what is wrong, with the name of the store.
 ///
 /// # Errors
-/// When a file cannot be written or a program cannot be run.
+/// If a file cannot be written or a program cannot be run.
 ///
 /// # Panics
-/// When a server does not start.
+/// If a server does not start.
 pub fn torture(onelock: &Path, time: &str, out: &Path) -> io::Result<Vec<String>> {
     fs::create_dir_all(out)?;
     let directory = tempfile::tempdir()?;
@@ -53,7 +53,7 @@ pub fn torture(onelock: &Path, time: &str, out: &Path) -> io::Result<Vec<String>
         let running: Vec<_> =
             stores.iter().map(|(name, url, network)| (name, network, scope.spawn(|| run(url)))).collect();
         for (name, network, run) in running {
-            let output = run.join().expect("it only runs a program")?;
+            let output = run.join().expect("the thread only runs a program")?;
             fs::write(out.join(format!("torture-{name}.json")), &output.stdout)?;
             wrong.extend(judge(&output, *network).map(|what| format!("{name}: {what}")));
         }
@@ -61,7 +61,7 @@ pub fn torture(onelock: &Path, time: &str, out: &Path) -> io::Result<Vec<String>
     })
 }
 
-/// What is wrong with a run: a broken promise, or that it was no torture.
+/// Returns what is wrong with a run: a broken promise, or a fault that never happened.
 fn judge(output: &Output, network: bool) -> Option<String> {
     let Ok(report) = serde_json::from_slice::<Value>(&output.stdout) else {
         return Some(String::from_utf8_lossy(&output.stderr).into_owned());
@@ -72,7 +72,7 @@ fn judge(output: &Output, network: bool) -> Option<String> {
     }
     let troubles = if network { &["killed", "frozen", "cut_off", "acquisitions"][..] } else { &["killed", "frozen"] };
     let untroubled = troubles.iter().find(|what| report[**what].as_u64() == Some(0))?;
-    Some(format!("nobody was {untroubled}"))
+    Some(format!("the count of {untroubled} is zero"))
 }
 
 fn summary(report: &Value) -> String {

@@ -1,4 +1,4 @@
-//! Many processes, one name: nothing is lost, and tokens rise.
+//! Many processes contend for one name: no update is lost, and tokens increase.
 
 use std::{fs, process::Command};
 
@@ -23,5 +23,5 @@ fn two_hundred_processes_count_to_ten_thousand() {
     let tokens: Vec<u64> = tokens.lines().map(|line| line.parse().unwrap()).collect();
     assert_eq!(tokens.len(), PROCESSES * ROUNDS);
     let fallen: Vec<_> = tokens.windows(2).filter(|pair| pair[0] >= pair[1]).collect();
-    assert!(fallen.is_empty(), "tokens that do not rise: {fallen:?}");
+    assert!(fallen.is_empty(), "tokens that do not increase: {fallen:?}");
 }

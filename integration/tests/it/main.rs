@@ -1,4 +1,4 @@
-//! Tests across processes, machines and crates, in one binary.
+//! Tests across processes, machines and crates.
 
 mod counter;
 mod models;

@@ -1,16 +1,16 @@
-//! Two protocols as small models, checked exhaustively: every order of events, every clock reading
-//! that the assumptions allow.
+//! Checks small models of two protocols exhaustively: every order of events, and every clock
+//! reading that the assumptions allow.
 //!
-//! Each model says what it assumes, and a test breaks that assumption and shows that exclusion goes
-//! with it: the model can see. What is *not* in them: that the code does what the model does. That
-//! is the simulation's and the conformance kit's part.
+//! Each model states its assumptions. Tests break each assumption, and show that the model then
+//! finds a violation of exclusion. The models do *not* show that the code follows them; the
+//! simulation and the conformance suite check that.
 
 mod dynamo;
 mod nfs;
 
 use stateright::{Checker, Model};
 
-/// Whether exclusion holds in every run; the number of states is printed.
+/// Returns whether `property` holds in every run, and prints the number of states.
 fn holds<M>(model: M, property: &'static str) -> bool
 where
     M: Model + Send + Sync + 'static,
@@ -23,6 +23,6 @@ where
         println!("counterexample to \"{property}\":\n{path}");
         return false;
     }
-    assert!(checker.is_done(), "every state was visited");
+    assert!(checker.is_done(), "every state must be visited");
     true
 }

@@ -1,5 +1,5 @@
-//! The simulation finds nothing in the real core, and every classic mistake that is brought back.
-//! `simulate` runs many more seeds.
+//! The simulation finds no violation in the real core, and finds every classic mistake that is
+//! brought back. `simulate` runs many more seeds.
 
 use test_support::sim::{
     Mistake,
@@ -10,7 +10,7 @@ use test_support::sim::{
 // verifies: P1, standstill
 fn no_promise_is_broken_in_any_storm() {
     let found = breaks_no_promise(150, None);
-    assert!(found.acquisitions > 8_000 && found.losses > 450, "the storm must hurt, and work go on: {found}");
+    assert!(found.acquisitions > 8_000 && found.losses > 450, "too few acquisitions or losses in the storm: {found}");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! `docs/verification.md` is of this code: it names the tests that there are, in each row, and its
-//! figures are enough.
+//! Checks that `docs/verification.md` belongs to this code: each row names the current tests, and
+//! enough was checked.
 
 use std::{collections::BTreeMap, fs};
 
@@ -16,7 +16,7 @@ fn published() -> String {
     fs::read_to_string(PUBLISHED).expect("./verify has written it")
 }
 
-/// As if everything had run and been found.
+/// Returns a page as if all tests had passed, and all mistakes had been found.
 fn good_page() -> Page {
     let mut results: BTreeMap<String, Value> = BTreeMap::new();
     for name in HISTORIES {
@@ -31,21 +31,21 @@ fn good_page() -> Page {
             results.insert(brought_back(mistake, simulation), json!({ "seeds": 9, "violations": 3 }));
         }
     }
-    let cases = Cases::gather(Page::keys()).expect("every key has its tests, and every test its keys");
+    let cases = Cases::gather(Page::keys()).expect("every key has a test, and every test has a known key");
     let ran: String = cases.all().into_iter().map(|case| format!("<testcase name=\"a::{case}\"/>")).collect();
     Page { cases, results, runs: Runs::parse(&ran) }
 }
 
 #[test]
-fn every_row_has_its_tests_and_the_page_names_them() {
-    // How often a case ran is a figure, too.
+fn the_page_names_the_current_tests_in_each_row() {
+    // The number of runs of a case is a figure, too.
     let without_figures =
         |page: &str| page.replace([',', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9'], "").replace(" (×)", "");
     assert_eq!(without_figures(&published()), without_figures(&good_page().to_string()));
 }
 
 #[test]
-fn the_promises_name_every_rule_of_the_history_and_no_other() {
+fn the_promises_name_exactly_the_rules_of_the_history() {
     let mut named: Vec<_> = TEMPLATE.lines().filter_map(|row| row.split_once("rules of the history: ")).collect();
     named.sort_unstable();
     let mut rules: Vec<_> =
@@ -65,20 +65,20 @@ fn the_promises_name_every_rule_of_the_history_and_no_other() {
     assert_eq!(rules, all);
 }
 
-/// The rows of the table whose first column has that heading.
+/// Returns the rows of the table whose first column has that heading.
 fn table(page: &str, heading: &str) -> Vec<Vec<String>> {
     let cells = |line: &str| line.trim_matches('|').split(" | ").map(|cell| cell.trim().to_owned()).collect::<Vec<_>>();
     let mut lines = page.lines().skip_while(|line| !line.starts_with(&format!("| {heading} |")));
-    assert!(lines.next().is_some(), "there is no table of each {heading}");
+    assert!(lines.next().is_some(), "the page has no table with the heading {heading}");
     lines.skip(1).take_while(|line| line.starts_with('|')).map(cells).collect()
 }
 
 fn number(cell: &str) -> u64 {
-    cell.replace(',', "").parse().unwrap_or_else(|_| panic!("{cell:?} is no number"))
+    cell.replace(',', "").parse().unwrap_or_else(|_| panic!("{cell:?} is not a number"))
 }
 
 #[test]
-fn the_page_has_enough_acquisitions_no_violation_and_every_mistake() {
+fn the_page_has_no_violation_and_enough_acquisitions() {
     let page = published();
     for promise in table(&page, "promise") {
         assert_eq!(promise[4], "0", "violations of {}", promise[0]);
@@ -98,7 +98,7 @@ fn the_page_has_enough_acquisitions_no_violation_and_every_mistake() {
 }
 
 #[test]
-fn a_page_is_refused_for_a_violation_a_mistake_not_found_a_failure_and_what_did_not_run() {
+fn a_page_with_violations_failures_or_gaps_is_refused() {
     let refused = |change: &dyn Fn(&mut Page)| {
         let mut page = good_page();
         change(&mut page);

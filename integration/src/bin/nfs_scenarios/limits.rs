@@ -1,4 +1,4 @@
-//! What a store gives no more of.
+//! Scenarios in which a store reaches a limit.
 
 use std::path::Path;
 
@@ -6,17 +6,17 @@ use nix::sys::quota::{Dqblk, QuotaType, QuotaValidFlags, quotactl_set};
 
 use crate::{URL, peer::Peer, rig};
 
-/// The user of the rig who has a quota.
+/// The user of the rig with a quota.
 const USER: u32 = 1000;
 
-/// An exhausted quota, as the server reports it, is a limit that names those of EFS; what is held
-/// stays held and can be given back.
+/// Checks that an exhausted quota is reported with the limits of EFS. Locks that are held stay held,
+/// and can be released.
 pub(crate) fn quota() {
     rig("on_a mkdir -p /efs/quota && on_a chown 1000:1000 /efs/quota");
     let runner = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"];
     let mut a = Peer::start_as("a", &runner, "efs:///efs/quota");
     a.acquire("held");
-    // All that there is now, and not one file more.
+    // The current number of files, so that no file can be added.
     let used: u64 = rig("find /srv/nfs -user 1000 | wc -l").trim().parse().expect("a number");
     limit_files(used);
     a.tell("try more");
@@ -31,7 +31,7 @@ pub(crate) fn quota() {
     a.release("more");
 }
 
-/// Sets how many files the user may have; zero is no limit.
+/// Sets how many files the user may have; zero means no limit.
 fn limit_files(files: u64) {
     let mut quota = Dqblk::default();
     quota.set_inodes_hard_limit(files);
@@ -41,7 +41,7 @@ fn limit_files(files: u64) {
         .expect("the rig's file system has quotas");
 }
 
-/// A process that holds so many locks that EFS would soon refuse it is warned.
+/// Checks that a process is warned before it holds as many locks as EFS allows.
 pub(crate) fn many() {
     let mut a = Peer::start("a", URL);
     for i in 0..200 {

@@ -1,4 +1,4 @@
-//! What ends a lock that its holder did not give back.
+//! Scenarios in which a lock ends without a release.
 
 use std::{thread::sleep, time::Duration};
 
@@ -10,14 +10,14 @@ use crate::{
     rig,
 };
 
-/// Clients whose links are cut, a moment apart, while B waits for all their locks.
+/// The clients whose links are cut one after the other, while B waits for all their locks.
 const CLIENTS: [&str; 5] = ["a", "c", "d", "e", "f"];
-/// How often: 20 cuts in all.
+/// The number of cuts of each client: 20 cuts in all.
 const ROUNDS: usize = 4;
-/// What each client holds; the probes of its locks are at different points of their cycle.
+/// The number of locks of each client, whose probes are at different points of their cycle.
 const LOCKS: usize = 2;
 
-/// What the work writes to: it refuses a token that is smaller than one that it has seen.
+/// A protected resource, which refuses a token smaller than one that it has seen.
 #[derive(Debug, Default)]
 struct Resource(u64);
 
@@ -29,9 +29,11 @@ impl Resource {
     }
 }
 
-/// A holder that is cut off for longer than the lease has stopped before the other client gets the
-/// lock, every time out of 20; what it still sends after the link is healed is refused by its
-/// token; and its dead lock keeps out no other process of its host.
+/// Checks that a holder that is cut off for longer than the lease stops before another client
+/// acquires the lock, in each of 20 cuts.
+///
+/// After the link is healed, its late writes are refused by their token, and its dead lock does not
+/// block other processes of its host.
 pub(crate) fn cut() {
     CLIENTS[1..].iter().for_each(|client| drop(rig(&format!("boot_{client}"))));
     let mut holders = CLIENTS.map(|client| Peer::start(client, URL));
@@ -50,15 +52,15 @@ pub(crate) fn cut() {
     );
 }
 
-/// A lock as its holder and its successor have it.
+/// A lock, with the answers to its holder and to its successor.
 struct Passed {
     name: String,
     old: Answer,
     new: Option<Answer>,
 }
 
-/// Returns for each client by how many milliseconds the loss of its locks came before another's
-/// acquisition, at the least.
+/// Returns for each client the shortest time from the loss of a lock to the next acquisition, in
+/// milliseconds.
 fn cut_all(holders: &mut [Peer], others: &mut [Peer], b: &mut Peer) -> Vec<i64> {
     let mut locks: Vec<Vec<Passed>> = Vec::new();
     for (client, peer) in CLIENTS.iter().zip(&mut *holders) {
@@ -70,7 +72,7 @@ fn cut_all(holders: &mut [Peer], others: &mut [Peer], b: &mut Peer) -> Vec<i64> 
     }
     locks.iter().flatten().for_each(|lock| b.tell(&format!("acquire {}", lock.name)));
     for client in CLIENTS {
-        // Not all cuts are to come at the same moment of the probes' cycle.
+        // Cuts should happen at different points of the probes' cycle.
         sleep(Duration::from_millis(300 + (monotonic_nanos() % 997) as u64));
         rig(&format!("cut_{client}"));
     }
@@ -81,7 +83,7 @@ fn cut_all(holders: &mut [Peer], others: &mut [Peer], b: &mut Peer) -> Vec<i64> 
             let got = b.expect("acquired", &lock.name);
             let stopped: i64 = lost.words[2].parse().expect("a moment");
             assert!(ended_by_the_clock(&lost), "{lost:?}");
-            assert!(stopped < got.at && lost.at < got.at, "lost after the other had it: {lost:?} {got:?}");
+            assert!(stopped < got.at && lost.at < got.at, "lost after the other client acquired it: {lost:?} {got:?}");
             let lead = (got.at - lost.at) / 1_000_000;
             lock.new = Some(got);
             lead
@@ -99,31 +101,32 @@ fn cut_all(holders: &mut [Peer], others: &mut [Peer], b: &mut Peer) -> Vec<i64> 
     leads
 }
 
-/// On a busy machine the holder may stand still for a second just when its lease ends, and says
-/// that.
+/// Whether the local deadline ended the lock. On a busy machine the process may be stopped for a
+/// second at the end of its lease, and then the reason is `frozen`.
 fn ended_by_the_clock(lost: &Answer) -> bool {
     matches!(lost.words[0].as_str(), "unreachable" | "frozen")
 }
 
-/// After the heal: the old holder, whose guard lives on, can neither write nor be in the way.
+/// Checks after the heal that the old holder, whose guard still exists, can neither write nor block
+/// other clients.
 fn late_write(holder: &mut Peer, other: &mut Peer, b: &mut Peer, lock: &Passed) {
     let (name, old) = (&lock.name, lock.old.token());
-    let new = lock.new.as_ref().expect("the other client had it").token();
+    let new = lock.new.as_ref().expect("the other client acquired it").token();
     let mut resource = Resource::default();
-    assert!(resource.write(old) && resource.write(new), "{name}: tokens rise");
+    assert!(resource.write(old) && resource.write(new), "{name}: tokens increase");
     assert!(!resource.write(old), "{name}: the late write is refused");
     assert!(!other.tries(name), "{name} is held by b");
     b.release(name);
-    // On its own host, where a dead lock that is still open would be in the way.
+    // On the host of the old holder, where an open descriptor of the dead lock would block it.
     assert!(other.acquire(name).token() > new);
     holder.tell(&format!("release {name}"));
     holder.expect("notheld", name);
-    assert!(!b.tries(name), "{name}: the release of what was lost freed the successor's lock");
+    assert!(!b.tries(name), "{name}: releasing the lost lock freed the successor's lock");
     other.release(name);
 }
 
-/// A server that forgets a client takes its locks, though it was never out of reach: the next probe
-/// finds that out, and says so.
+/// Checks that the next probe reports the loss after the server has forgotten a reachable client
+/// and its locks.
 pub(crate) fn expired() {
     let (mut a, mut b) = (Peer::start("a", URL), Peer::start("b", URL));
     a.acquire("expired");
@@ -134,17 +137,19 @@ pub(crate) fn expired() {
     assert!(lost.words[1].contains("the_NFS_server_dropped_the_lock"), "{lost:?}");
     b.expect("acquired", "expired");
     b.release("expired");
-    // The guard lives on, and a dead lock that stayed open would be in the way of its own host.
+    // The guard still exists. An open descriptor of the dead lock would block its own host.
     let mut other = Peer::start("a", URL);
     other.acquire("expired");
     a.tell("release expired");
     a.expect("notheld", "expired");
-    assert!(!b.tries("expired"), "the release of what was lost freed the successor's lock");
+    assert!(!b.tries("expired"), "releasing the lost lock freed the successor's lock");
 }
 
-/// A server that restarts while a lock is held lets the holder reclaim it: the guard survives, and
-/// nobody else gets in. When it is down for longer than a lease the guard is lost, though the lock
-/// was not: nobody could know.
+/// Checks that a holder reclaims its lock after a restart of the server, and no other client
+/// acquires it.
+///
+/// If the server is down for longer than a lease, the guard is lost, although the server keeps the
+/// lock: the holder cannot know that.
 pub(crate) fn restart() {
     let (mut a, mut b) = (Peer::start("a", URL), Peer::start("b", URL));
     a.acquire("restart");
@@ -160,8 +165,8 @@ pub(crate) fn restart() {
     assert!(lost.at < got.at);
 }
 
-/// A lock file that is removed or replaced on the other client is a loss, and what is locked anew
-/// is the new file on both.
+/// Checks that a holder loses its lock if the other client removes or replaces the lock file. Later
+/// acquisitions lock the new file, on both clients.
 pub(crate) fn removed() {
     for (name, command) in [
         ("removed", "rm /efs/locks/removed.lock"),

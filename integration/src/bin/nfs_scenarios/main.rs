@@ -1,8 +1,8 @@
-//! What is tried on real NFS: `nfs_scenarios NAME...`, run on the server of the guest (see
+//! Runs scenarios on real NFS: `nfs_scenarios NAME...`, on the server of the guest (see
 //! `test_support::nfs`).
 //!
-//! A scenario panics when a promise is not kept. All processes of the guest share one clock, so
-//! moments can be compared.
+//! A scenario panics if a guarantee is broken. All processes of the guest share one clock, so their
+//! times can be compared.
 
 mod basics;
 mod limits;
@@ -14,7 +14,7 @@ mod waiting;
 
 use std::process::Command;
 
-/// The store of a client, as a config string: the mount stands in the same place on both.
+/// The config string of all clients, which have the mount at the same path.
 const URL: &str = "efs:///efs/locks";
 
 fn main() {
@@ -34,7 +34,7 @@ fn main() {
             "hung" => sharing::hung(),
             "waiting" => waiting::waiting(),
             "sweeping" => sweeping::sweeping(),
-            other => panic!("no scenario is called {other}"),
+            other => panic!("unknown scenario {other}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The processes that take locks, and what they said.
+//! The processes that acquire locks, and their answers.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -8,13 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a peer said; see `nfs_peer.rs`.
+/// An answer of a peer; see `nfs_peer.rs`.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) what: String,
     pub(crate) name: String,
     pub(crate) words: Vec<String>,
-    /// When, in nanoseconds of the clock that all processes of the guest share.
+    /// The time, in nanoseconds of the clock that all processes of the guest share.
     pub(crate) at: i64,
 }
 
@@ -26,40 +26,40 @@ impl Answer {
         Some(Self { what: words.next()?, name: words.next()?, words: words.collect(), at })
     }
 
-    /// The fencing token of an acquisition.
+    /// Returns the fencing token of an acquisition.
     pub(crate) fn token(&self) -> u64 {
-        self.words[0].parse().expect("an acquisition tells its token")
+        self.words[0].parse().expect("the answer to an acquisition contains its token")
     }
 }
 
-/// An `nfs_peer` on one of the clients. Killed when dropped.
+/// An `nfs_peer` on one of the clients, which is killed on drop.
 #[derive(Debug)]
 pub(crate) struct Peer {
     label: String,
     child: Child,
     stdin: Option<ChildStdin>,
     lines: Receiver<String>,
-    /// Said, and not asked for yet.
+    /// Answers that were received before a scenario asked for them.
     early: Vec<Answer>,
 }
 
-/// How long anything may take that should come soon; the CPU may be emulated and loaded.
+/// The limit for answers that should arrive soon; the CPU may be emulated and loaded.
 const SOON: Duration = Duration::from_secs(40);
 
 impl Peer {
-    /// Starts one on client `a` or `b`.
+    /// Starts a peer on a client, such as `a`.
     pub(crate) fn start(client: &str, url: &str) -> Self {
         Self::start_as(client, &[], url)
     }
 
-    /// As [`start`](Self::start), behind a command that runs it, such as `setpriv`.
+    /// Starts a peer by a command that runs it, such as `setpriv`.
     pub(crate) fn start_as(client: &str, runner: &[&str], url: &str) -> Self {
         let mut peer = Self::run(client, &[runner, &["nfs_peer", url]].concat());
         peer.expect("ready", "-");
         peer
     }
 
-    /// Runs something else that speaks as an `nfs_peer` does.
+    /// Runs another program that answers like an `nfs_peer`.
     pub(crate) fn run(client: &str, words: &[&str]) -> Self {
         let mut child = Command::new(format!("on_{client}"))
             .args(words)
@@ -82,13 +82,13 @@ impl Peer {
         writeln!(stdin, "{command}").unwrap_or_else(|e| panic!("{}: {command}: {e}", self.label));
     }
 
-    /// Waits until it says `what` about `name`.
+    /// Waits for the answer `what` about `name`.
     pub(crate) fn expect(&mut self, what: &str, name: &str) -> Answer {
         self.within(what, name, SOON)
             .unwrap_or_else(|| panic!("{} did not say \"{what} {name}\", but {:?}", self.label, self.early))
     }
 
-    /// As [`expect`](Self::expect), if it comes within `limit`.
+    /// Waits like [`expect`](Self::expect), and returns `None` after `limit`.
     pub(crate) fn within(&mut self, what: &str, name: &str, limit: Duration) -> Option<Answer> {
         let end = Instant::now() + limit;
         loop {
@@ -102,7 +102,7 @@ impl Peer {
         }
     }
 
-    /// Whether the lock is had now.
+    /// Tries to acquire the lock, and returns whether that succeeded.
     pub(crate) fn tries(&mut self, name: &str) -> bool {
         self.tell(&format!("try {name}"));
         let answer = self.first_of(&["held", "acquired", "error"], name);
@@ -110,7 +110,7 @@ impl Peer {
         answer.what == "acquired"
     }
 
-    /// Waits until the store answers again, after the network was away.
+    /// Waits until the store answers again after an outage of the network.
     pub(crate) fn wait_until_up(&mut self) {
         let end = Instant::now() + SOON;
         let name = format!("up-{}", self.child.id());
@@ -120,7 +120,7 @@ impl Peer {
                 self.release(&name);
                 return;
             }
-            assert!(Instant::now() < end, "{} does not come back: {:?}", self.label, self.early);
+            assert!(Instant::now() < end, "{} does not reach its store again: {:?}", self.label, self.early);
         }
     }
 
@@ -146,23 +146,23 @@ impl Peer {
         self.expect("released", name)
     }
 
-    /// All that it said until `end` and nobody asked for.
+    /// Returns all answers until `end` that no scenario has taken.
     pub(crate) fn all_until(&mut self, end: Instant) -> Vec<Answer> {
         while self.within("", "", end.saturating_duration_since(Instant::now())).is_some() {}
         std::mem::take(&mut self.early)
     }
 
-    /// Lets it end by itself.
+    /// Closes the input of the peer, and waits for its end.
     pub(crate) fn end(&mut self) {
         self.stdin = None;
-        self.child.wait().expect("it is our child");
+        self.child.wait().expect("the peer is a child of this process");
     }
 
-    /// SIGKILL, which the process on the client gets too; returns when that was.
+    /// Kills the peer, and with it the process on the client. Returns the time.
     pub(crate) fn kill(&mut self) -> i64 {
         let at = test_support::monotonic_nanos();
-        self.child.kill().expect("it is our child");
-        self.child.wait().expect("it is our child");
+        self.child.kill().expect("the peer is a child of this process");
+        self.child.wait().expect("the peer is a child of this process");
         at
     }
 }

@@ -1,4 +1,4 @@
-//! Together with others: foreign programs, unsafe mounts, calls that hang.
+//! Scenarios with foreign programs, unsafe mounts, and calls that hang.
 
 use std::{process::Command, thread::sleep, time::Duration};
 
@@ -10,7 +10,8 @@ fn succeeds(client: &str, words: &[&str]) -> bool {
     Command::new(format!("on_{client}")).args(words).status().expect("the rig's commands are on PATH").success()
 }
 
-/// `flock(1)` and Python's `filelock` on the other client exclude us, and we them.
+/// Checks that `flock(1)` and Python's `filelock` on the other client exclude onelock, and the
+/// other way round.
 pub(crate) fn foreign() {
     let mut a = Peer::start("a", URL);
     let path = "/efs/locks/foreign.lock";
@@ -18,9 +19,9 @@ pub(crate) fn foreign() {
     let python = "import sys; sys.path.insert(0, '/rig/bin'); import filelock; lock = filelock.FileLock(sys.argv[1], timeout=0); lock.acquire()";
     let filelock = ["python3", "-c", python, path];
     a.acquire("foreign");
-    assert!(!succeeds("b", &flock) && !succeeds("b", &filelock), "a foreign program got our lock");
+    assert!(!succeeds("b", &flock) && !succeeds("b", &filelock), "a foreign program acquired the lock of onelock");
     a.release("foreign");
-    assert!(succeeds("b", &flock) && succeeds("b", &filelock), "a foreign program does not get the free lock");
+    assert!(succeeds("b", &flock) && succeeds("b", &filelock), "a foreign program cannot acquire the free lock");
     for holder in [
         format!("exec on_b flock -o {path} sh -c 'echo held; exec sleep 60'"),
         format!("exec on_b python3 -c \"{python}; print('held', flush=True); import time; time.sleep(60)\" {path}"),
@@ -33,17 +34,18 @@ pub(crate) fn foreign() {
         let mut line = String::new();
         let out = child.stdout.take().expect("piped");
         std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line)
-            .expect("it says when it has the lock");
+            .expect("the holder prints a line when it has the lock");
         assert_eq!(line, "held\n", "{holder}");
-        assert!(!a.tries("foreign"), "we got the lock of {holder}");
-        child.kill().expect("it is our child");
-        child.wait().expect("it is our child");
+        assert!(!a.tries("foreign"), "onelock acquired the lock of {holder}");
+        child.kill().expect("the holder is a child of this process");
+        child.wait().expect("the holder is a child of this process");
         a.acquire("foreign");
         a.release("foreign");
     }
 }
 
-/// Mounts on which a loss could not be noticed are refused, with the option to change.
+/// Checks that mounts on which a loss would not be noticed are refused. The error names the option
+/// to change.
 pub(crate) fn mounts() {
     let efs = "vers=4.1,hard,timeo=600,retrans=2,noresvport";
     let recover = "/sys/module/nfs/parameters/recover_lost_locks";
@@ -61,7 +63,7 @@ pub(crate) fn mounts() {
         let refused = rig("on_a nfs_peer efs:///efs/locks </dev/null 2>&1 && exit 1; true");
         assert!(refused.contains(advice), "after {before}: {refused}");
     }
-    // What is under the mount may look like what was on it.
+    // The directory under the mount may look like the one on it.
     for under in ["true", "on_a sh -c 'mkdir /efs/locks && touch /efs/locks/unmounted.lock'"] {
         rig("on_a mount --bind /mnt/a /efs");
         let mut a = Peer::start("a", "file:///efs/locks");
@@ -74,7 +76,7 @@ pub(crate) fn mounts() {
     rig("on_a rm -r /efs/locks && on_a mount --bind /mnt/a /efs");
 }
 
-/// A process whose calls hang ends at once.
+/// Checks that a process whose calls hang can still end immediately.
 pub(crate) fn hung() {
     let mut b = Peer::start("b", URL);
     assert!(b.tries("hung"));
@@ -85,7 +87,7 @@ pub(crate) fn hung() {
     let began = monotonic_nanos();
     b.end();
     let took = (monotonic_nanos() - began) / 1_000_000;
-    assert!(took < 5_000, "a hung call held the end of the process up for {took} ms");
+    assert!(took < 5_000, "a hung call delayed the end of the process by {took} ms");
     println!("FIGURE hung: a process with a hung call ended in {took} ms");
     let refused = rig("on_b nfs_peer efs:///efs/locks </dev/null 2>&1 && exit 1; true");
     assert!(refused.contains("did not answer within 30s"), "{refused}");

@@ -1,4 +1,4 @@
-//! Lock files vanish under those who use them.
+//! A scenario in which lock files are removed while processes use them.
 
 use std::{
     collections::BTreeMap,
@@ -12,8 +12,7 @@ use crate::{
 
 const TIME: Duration = Duration::from_secs(60);
 const NAMES: [&str; 4] = ["s0", "s1", "s2", "s3"];
-/// What Python's `filelock` does with a name, on each client: as `churn` of `nfs_peer`, but without
-/// tokens.
+/// A loop with Python's `filelock`, like `churn` of `nfs_peer` but without tokens.
 const FILELOCK: &str = "
 import sys, time
 sys.path.insert(0, '/rig/bin')
@@ -28,10 +27,12 @@ while True:
     time.sleep(0.1)
 ";
 
+/// Checks that sweeps break neither exclusion nor the order of tokens.
+///
 /// Eight processes contend for four names, and `filelock` for two of them, while both clients sweep
-/// them away as fast as they can: the times of no two holders overlap, and no token falls.
+/// without a pause.
 pub(crate) fn sweeping() {
-    // Python starts so slowly on a busy machine that it could miss the whole time.
+    // On a busy machine Python may take longer to start than the scenario lasts.
     let mut foreign = [("a", NAMES[0]), ("b", NAMES[1])].map(|(client, name)| {
         let mut peer = Peer::run(client, &["python3", "-c", FILELOCK, name]);
         let first = peer.expect("cycle", name);
@@ -62,16 +63,20 @@ pub(crate) fn sweeping() {
         cycles.sort_unstable();
         total += cycles.len();
         for pair in cycles.windows(2) {
-            assert!(pair[0][1] < pair[1][0], "two held {name} at once: {pair:?}");
+            assert!(pair[0][1] < pair[1][0], "two processes held {name} at the same time: {pair:?}");
         }
         let ours: Vec<_> = cycles.iter().filter(|cycle| cycle[2] > 0).collect();
         by_filelock += cycles.len() - ours.len();
         for pair in ours.windows(2) {
-            assert!(pair[0][2] < pair[1][2], "a token of {name} fell: {pair:?}");
+            assert!(pair[0][2] < pair[1][2], "a token of {name} decreased: {pair:?}");
         }
     }
-    assert!(cycles.len() == NAMES.len() && removed > 0, "nothing was tried: {} names, {removed} swept", cycles.len());
+    assert!(
+        cycles.len() == NAMES.len() && removed > 0,
+        "the scenario did too little: {} names, {removed} swept",
+        cycles.len()
+    );
     println!(
-        "FIGURE sweeping: {total} acquisitions, {by_filelock} of them by filelock, and {removed} removed names in {TIME:?}; no overlap, no token fell"
+        "FIGURE sweeping: {total} acquisitions, {by_filelock} of them by filelock, and {removed} removed names in {TIME:?}; no overlap, no token decreased"
     );
 }

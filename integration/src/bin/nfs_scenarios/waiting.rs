@@ -1,14 +1,14 @@
-//! What waiting costs, and how soon a waiter has the lock.
+//! A scenario that measures the cost of waiting and the time of a hand-off.
 
 use std::{collections::HashMap, thread::sleep, time::Duration};
 
 use crate::{URL, peer::Peer, rig};
 
-/// How many processes of client B wait at once, in turn.
+/// How many processes of client B wait at the same time, in each step.
 const WAITERS: [usize; 3] = [1, 16, 64];
 
-/// A waiter has a released lock soon, however long it has waited; and many waiting processes are a
-/// load that a shared file system bears.
+/// Checks that a waiter acquires a released lock soon, however long it has waited. Many waiters
+/// must not overload a shared file system.
 pub(crate) fn waiting() {
     let (mut a, mut b) = (Peer::start("a", URL), Peer::start("b", URL));
     hand_off(&mut a, &mut b);
@@ -20,7 +20,7 @@ pub(crate) fn waiting() {
         let mut new: Vec<_> = new.collect();
         new.iter_mut().for_each(|peer| peer.tell("acquire waiting"));
         waiters.extend(new);
-        // They begin with short pauses.
+        // Waiters begin with short pauses.
         sleep(Duration::from_secs(8));
         let (sent, kinds) = requests_in(Duration::from_secs(15));
         let each = sent as f64 / 15.0 / wanted as f64;
@@ -28,9 +28,10 @@ pub(crate) fn waiting() {
             "FIGURE waiting: {wanted} waiting: {each:.2} requests/s each, {:.1} in all {kinds}",
             sent as f64 / 15.0
         );
-        // A try of one request each second or two; the record of the holder now and then. Reading
-        // it with each try would be four times as many, polling at the shortest pause forty times.
-        // Between them, because a busy machine starts the processes slowly.
+        // A waiter sends one request every second or two, and rarely reads the record of the
+        // holder. Reading it with each try would take four times as many requests, and polling at
+        // the shortest pause forty times as many. The bound lies in between, because a busy machine
+        // starts the processes slowly.
         assert!(each < 2.0, "{wanted} waiters send {each} requests a second each");
     }
 }

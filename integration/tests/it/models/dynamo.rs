@@ -1,51 +1,52 @@
-//! DynamoDB's native schema with absolute expiry: acquire, take over, renew, release, and what a
-//! network does to them.
+//! A model of DynamoDB's native schema with absolute expiry: acquire, take over, renew and release,
+//! over a faulty network.
 
 use stateright::{Checker, Model, Property};
 
 use super::holds;
 
-/// Two clients, one name.
+/// A model with two clients and one name.
 ///
-/// Time is counted in ticks. A client sends a write that carries a lease end, computed from its own
-/// reading of the store's clock. The write arrives later, once or twice, or not before the end; its
-/// reply comes later, or never. Whoever gets no reply may send another under the same lease id, or
-/// nothing any more as the dead do, while the first may still be on its way.
+/// Time is counted in ticks. A client sends a write with the end of the lease, computed from its
+/// own reading of the store's clock. The write arrives later, once or twice, or not before the end
+/// of the model. Its reply arrives later, or never. A client without a reply may send another write
+/// under the same lease id, or, if it is dead, nothing more. The first write may still be in
+/// transit.
 ///
 /// The writes and their conditions are those of `lock-dynamo`:
-/// - *take free*: there is no record, or it is released and its id is another;
-/// - *take over*, when the recorded end lies at least `skew_bound` before the client's reading: the
-///   version is the one that was seen;
-/// - *renew*: the record is held under this id; it never shortens the lease. Also sent when an
-///   acquisition finds its own id in the record;
-/// - *release*: the record is held under this id. The id stays in it, so that a late acquisition of
-///   that id is refused.
+/// - *take free*: there is no record, or it is released and has another id;
+/// - *take over*: the record has the version that the client read. The client sends it if the
+///   recorded end is at least `skew_bound` before its reading;
+/// - *renew*: the record is held under this id. A renewal never shortens the lease. It is also sent
+///   if an acquisition finds its own id in the record;
+/// - *release*: the record is held under this id. The id stays in the record, so that a late
+///   acquisition of that id is refused.
 ///
 /// # Assumptions
-/// - Each client reads the store's clock with an error of at most `skew` ticks, constant during the
-///   run: `skew <= skew_bound / 2`, because the holder may be ahead by as much as the contender is
+/// - Each client reads the store's clock with a constant error of at most `skew` ticks.
+///   `skew <= skew_bound / 2`, because the holder may be ahead by as much as the contender is
 ///   behind.
 /// - A conditional write is atomic, and its condition is evaluated when it arrives.
-/// - A holder believes until `TTL` after it *sent* the first write of its acquisition that was not
-///   answered, or the renewal that was, on a clock that runs at the store's rate.
+/// - A holder considers its lease valid until `TTL` after it *sent* the first write of its
+///   acquisition, or its latest answered renewal. Its clock runs at the store's rate.
 /// - Lease ids are never used again.
 #[derive(Debug, Clone)]
 struct Protocol {
     skew: i8,
     skew_bound: i8,
-    /// The condition of a takeover names the version that was seen.
+    /// The condition of a takeover contains the version that the client read.
     version_condition: bool,
-    /// A lease counts from its send, and not from its reply.
+    /// The validity of a lease counts from the request, and not from its reply.
     from_send: bool,
     /// A release compares the id.
     release_compares: bool,
 }
 
 const TTL: i8 = 2;
-/// The end of the model's time: two leases one after the other, and the room to misjudge them.
+/// The end of the model's time: two leases one after the other, and enough time to misjudge them.
 const END: i8 = 5;
-/// How many requests are sent at most: two to take over from a holder that has acquired and renewed
-/// twice.
+/// The largest number of requests: three of a holder that acquires and renews twice, and two of a
+/// client that takes over.
 const REQUESTS: u8 = 5;
 
 const NATIVE: Protocol =
@@ -58,7 +59,7 @@ struct State {
     versions: u8,
     ids: u8,
     sent: u8,
-    /// A request that was given up, whose process died, or a second copy of one.
+    /// A request that was given up, a request of a dead process, or a second copy of a request.
     astray: Option<Write>,
     clients: [Client; 2],
 }
@@ -73,13 +74,13 @@ struct Record {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Client {
-    /// Its reading of the store's clock is wrong by this.
+    /// The error of the client's reading of the store's clock.
     error: i8,
-    /// The acquisition or lease that it is about.
+    /// The id of the current acquisition or lease.
     id: Option<u8>,
-    /// When the first request of this acquisition was sent that nothing was heard of.
+    /// The time of the first request of this acquisition, until the acquisition has an answer.
     first_sent: Option<i8>,
-    /// The record that last refused it.
+    /// The record that last refused this client.
     seen: Option<Record>,
     request: Option<Write>,
     reply: Option<Reply>,
@@ -105,9 +106,9 @@ enum Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Reply {
     Done(Write),
-    /// Refused by a record with its own id: an earlier request of the same acquisition had arrived.
+    /// Refused by a record with the same id: an earlier request of the acquisition has arrived.
     Own,
-    /// Refused, by this record.
+    /// Refused by this record.
     Refused(Option<Record>),
 }
 
@@ -129,7 +130,7 @@ impl Client {
         Self { error, id: None, first_sent: None, seen: None, request: None, reply: None, believes_until: None }
     }
 
-    /// The lease is over, or given back: whatever comes after is another one.
+    /// Ends the lease, which has expired or was released. The next one is another lease.
     fn end(&mut self) {
         (self.id, self.first_sent, self.believes_until) = (None, None, None);
     }
@@ -144,7 +145,7 @@ impl Model for Protocol {
     type Action = Step;
 
     fn init_states(&self) -> Vec<State> {
-        // Errors in between are less of the same.
+        // Smaller errors have smaller effects.
         let errors = [[self.skew, self.skew], [self.skew, -self.skew], [-self.skew, -self.skew]];
         let state = |errors: [i8; 2]| State {
             now: 0,
@@ -235,7 +236,7 @@ impl Model for Protocol {
     }
 }
 
-const EXCLUSION: &str = "at most one believes";
+const EXCLUSION: &str = "at most one client considers its lock valid";
 const TAKEOVER: &str = "a dead holder is taken over";
 const OWN: &str = "a repetition finds its own lock";
 
@@ -248,11 +249,11 @@ impl Protocol {
         let now = state.now;
         state.sent += 1;
         let client = &mut state.clients[index];
-        let id = client.id.expect("whoever sends has an id");
+        let id = client.id.expect("a sender has an id");
         client.request = Some(Write { kind, id, at: now, end: now + client.error + TTL });
     }
 
-    /// What the client writes if the record that it saw lets it.
+    /// Sends the write that the last record allows, if it allows one.
     fn acquire(&self, state: &mut State, index: usize) -> Option<()> {
         let client = &state.clients[index];
         let reading = state.now + client.error;
@@ -303,16 +304,15 @@ impl Protocol {
         let client = &mut state.clients[index];
         match reply {
             Reply::Done(Write { kind: Kind::TakeFree | Kind::TakeOver(_), .. }) => {
-                let first = client.first_sent.take().expect("it was sent");
+                let first = client.first_sent.take().expect("the acquisition was sent");
                 client.believes_until = Some(counts_from(first) + TTL);
             }
             Reply::Done(Write { kind: Kind::Renew, at, .. }) => {
-                // Of an acquisition that found its own lock: it counts from its first request all
-                // the same.
+                // An acquisition that found its own lock also counts from its first request.
                 match client.first_sent.take() {
                     Some(first) => client.believes_until = Some(counts_from(first) + TTL),
                     None if client.believes_until.is_some() => client.believes_until = Some(counts_from(at) + TTL),
-                    // It came too late, and a lease that was lost stays lost.
+                    // The reply is too late, and a lost lease stays lost.
                     None => {}
                 }
             }
@@ -336,7 +336,7 @@ fn dynamo_excludes_while_the_skew_is_within_half_the_bound() {
     assert!(holds(NATIVE, EXCLUSION));
 }
 
-/// Whether some run comes to that.
+/// Returns whether some run reaches the state.
 fn comes_to(what: &'static str) -> bool {
     NATIVE.checker().spawn_bfs().join().discovery(what).is_some()
 }

@@ -1,31 +1,31 @@
-//! The rule by which a holder on NFSv4.1 knows that it still has its lock.
+//! A model of the rule by which a holder on NFSv4.1 knows that it still has its lock.
 
 use stateright::{Model, Property};
 
 use super::holds;
 
-/// The end of the model's time: two leases one after the other, and the room to misjudge them.
+/// The end of the model's time: two leases one after the other, and enough time to misjudge them.
 const END: i8 = 9;
 
-/// Two clients of an NFSv4.1 server, one lock, and the probe that tells a holder whether its
-/// client's lease still stands.
+/// A model with two clients of an NFSv4.1 server, one lock, and the probe that tells a holder
+/// whether its client's lease is still valid.
 ///
-/// A probe is one read through the locked descriptor: sent, answered by the server at some moment,
-/// and its answer received later, or never. Answered well it proves that the lock was held at that
-/// moment, and renews the client's lease on the server; so the holder believes until
+/// A probe is one read through the locked descriptor. The server answers it at some time, and the
+/// answer arrives later, or never. A good answer proves that the lock was held at that time, and
+/// renews the client's lease on the server. So the holder considers its lock valid until
 /// `LEASE - MARGIN` after the *start* of its last good probe.
 ///
 /// # Assumptions
-/// - The server keeps the locks of a client for a whole `LEASE` after the last request of it that
-///   arrived.
-/// - A probe of a client whose lock the server has dropped is answered with EIO, and goes on to be:
-///   the client does not recover lost locks by itself (`nfs.recover_lost_locks=0`).
+/// - The server keeps the locks of a client for a whole `LEASE` after the last request of the
+///   client arrived.
+/// - If the server has dropped the lock, this and all later probes are answered with EIO: the
+///   client does not recover lost locks by itself (`nfs.recover_lost_locks=0`).
 #[derive(Debug, Clone)]
 struct NfsProbe {
     margin: i8,
-    /// The belief counts from the start of the probe, and not from its answer.
+    /// The validity counts from the start of the probe, and not from its answer.
     from_start: bool,
-    /// The client quietly takes a lost lock again when it can, and the probe then succeeds.
+    /// The client silently locks again after a loss if it can, and then the probe succeeds.
     recovers_lost_locks: bool,
 }
 
@@ -34,9 +34,9 @@ const LEASE: i8 = 3;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct NfsState {
     now: i8,
-    /// Who the server says holds the lock.
+    /// The holder of the lock according to the server.
     holder: Option<usize>,
-    /// When the server last heard of each client.
+    /// The time of the last request of each client at the server.
     heard: [i8; 2],
     clients: [NfsClient; 2],
 }
@@ -45,9 +45,9 @@ struct NfsState {
 struct NfsClient {
     has_lock: bool,
     believes_until: i8,
-    /// Somebody else has had the lock since.
+    /// The other client has held the lock since.
     intruded: bool,
-    /// When a probe was sent; and, once it was answered, whether well.
+    /// The time of a probe that was sent, and, after its answer, whether the answer was good.
     probe: Option<(i8, Option<bool>)>,
 }
 
@@ -112,8 +112,10 @@ impl Model for NfsProbe {
 
     fn properties(&self) -> Vec<Property<Self>> {
         vec![
-            Property::always("at most one believes", |_, state: &NfsState| state.believers().count() <= 1),
-            Property::always("nobody was in between", |_, state: &NfsState| {
+            Property::always("at most one client considers its lock valid", |_, state: &NfsState| {
+                state.believers().count() <= 1
+            }),
+            Property::always("no client held the lock in between", |_, state: &NfsState| {
                 !state.believers().any(|client| client.intruded)
             }),
         ]
@@ -127,8 +129,8 @@ impl NfsState {
 }
 
 impl NfsProbe {
-    /// One call, atomic here: the lock is asked for, granted and known. The holder counts from
-    /// then, as the call's start.
+    /// Locks in one call, which is atomic here. The validity counts from this time, which is the
+    /// start of the call.
     fn lock(&self, state: &mut NfsState, index: usize) -> Option<()> {
         Self::drop_silent(state);
         if state.holder.is_some_and(|holder| holder != index) {
@@ -153,7 +155,7 @@ impl NfsProbe {
         }
     }
 
-    /// The server forgets a client that it has not heard of for a lease, once somebody else asks.
+    /// Makes the server forget a client that was silent for a lease, when the other client asks.
     fn drop_silent(state: &mut NfsState) {
         if state.holder.is_some_and(|holder| state.now - state.heard[holder] >= LEASE) {
             state.holder = None;
@@ -165,23 +167,26 @@ const NFS: NfsProbe = NfsProbe { margin: 1, from_start: true, recovers_lost_lock
 
 #[test]
 // verifies: P1
-fn the_nfs_probe_excludes_when_the_belief_counts_from_its_start() {
-    assert!(holds(NFS, "at most one believes"));
-    assert!(holds(NfsProbe { margin: 0, ..NFS }, "at most one believes"), "the margin is for clocks that differ");
+fn the_nfs_probe_excludes_if_validity_counts_from_its_start() {
+    assert!(holds(NFS, "at most one client considers its lock valid"));
+    assert!(
+        holds(NfsProbe { margin: 0, ..NFS }, "at most one client considers its lock valid"),
+        "equal clocks exclude without a margin, which allows for clocks that differ"
+    );
 }
 
 #[test]
-fn the_nfs_probe_fails_when_the_client_recovers_lost_locks_by_itself() {
-    assert!(holds(NFS, "nobody was in between"));
-    assert!(!holds(NfsProbe { recovers_lost_locks: true, ..NFS }, "nobody was in between"));
+fn the_nfs_probe_fails_if_the_client_recovers_lost_locks() {
+    assert!(holds(NFS, "no client held the lock in between"));
+    assert!(!holds(NfsProbe { recovers_lost_locks: true, ..NFS }, "no client held the lock in between"));
 }
 
 #[test]
-fn the_nfs_probe_fails_when_the_belief_counts_from_its_answer() {
-    assert!(!holds(NfsProbe { from_start: false, ..NFS }, "at most one believes"));
+fn the_nfs_probe_fails_if_validity_counts_from_its_answer() {
+    assert!(!holds(NfsProbe { from_start: false, ..NFS }, "at most one client considers its lock valid"));
 }
 
 #[test]
 fn the_nfs_probe_fails_with_a_negative_margin() {
-    assert!(!holds(NfsProbe { margin: -1, ..NFS }, "at most one believes"));
+    assert!(!holds(NfsProbe { margin: -1, ..NFS }, "at most one client considers its lock valid"));
 }
