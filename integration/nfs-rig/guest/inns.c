@@ -1,4 +1,4 @@
-/* inns a|b -- CMD...: run CMD in client container A or B (all namespaces of the process whose
+/* inns a|b -- CMD...: runs CMD in client container A or B (all namespaces of the process whose
  * id is in /run/rig/a.pid). With a pid namespace the command has to be a child; so that the
  * caller may treat this process as the command itself: signals sent here are passed on,
  * SIGKILL of this process kills the command (PDEATHSIG), and the exit status is the command's

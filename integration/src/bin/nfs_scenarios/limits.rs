@@ -9,8 +9,8 @@ use crate::{URL, peer::Peer, rig};
 /// The user of the rig with a quota.
 const USER: u32 = 1000;
 
-/// Checks that an exhausted quota is reported with the limits of EFS. Locks that are held stay held,
-/// and can be released.
+/// Checks that an exhausted quota is reported with the limits of EFS. Locks that are held stay
+/// held, and can be released.
 pub(crate) fn quota() {
     rig("on_a mkdir -p /efs/quota && on_a chown 1000:1000 /efs/quota");
     let runner = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"];
