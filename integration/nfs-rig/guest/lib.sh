@@ -1,6 +1,6 @@
-# Helpers of the guest, for busybox sh. A function marked "# cmd" is also a command on PATH. A function
-# marked "# client", such as _cut, is a command for each client: cut_a, cut_b ...
-# The lease is the shortest that nfsd allows; the mount options are those that EFS recommends.
+# Helpers of the guest, for busybox sh. A function marked "# cmd" is also a command on PATH. A
+# function marked "# client", such as _cut, is a command for each client: cut_a, cut_b ... The lease
+# is the shortest that nfsd allows; the mount options are those that EFS recommends.
 LEASE=10 GRACE=10
 MOPTS=vers=4.1,hard,timeo=600,retrans=2,rsize=1048576,wsize=1048576,noresvport
 SRV=10.9.0.1
@@ -72,9 +72,9 @@ server_locks() { # cmd
     echo "client $(basename $d) ($(sed -n 's/^name: //p' $d/info), $(sed -n 's/^status: //p' $d/info)):"; sed 's/^/   /' $d/states; done
 }
 _no() { local all=abcdefg; all=${all%%$1*}; echo $((11 + ${#all})); }
-# Starts a client with separate net, mount, uts, pid and ipc namespaces, host name, boot id and machine
-# id. After _kill this is the next boot of the same machine: it has the same name and NFS identity, a
-# new boot id and a new mount.
+# Starts a client with separate net, mount, uts, pid and ipc namespaces, host name, boot id and
+# machine id. After _kill this is the next boot of the same machine: it has the same name and NFS
+# identity, a new boot id and a new mount.
 _boot() { # client
   local c=$1 n p k i; n=$(_no $c); k=
   rm -f /run/rig/$c.ready /run/rig/$c.pid
@@ -108,8 +108,8 @@ _mount() { # a|b [OPTIONS]
   inns $1 -- busybox mount -o bind /mnt/$1 /efs
 }
 _umount() { inns $1 -- busybox umount /efs; inns $1 -- /usr/bin/umount /mnt/$1; }
-# Sets up the link of a client at both ends. If it is cut, it drops every packet; otherwise it has the
-# chosen delay.
+# Sets up the link of a client at both ends. If it is cut, it drops every packet; otherwise it has
+# the chosen delay.
 _netem() {
   local c=$1 q; if [ -e /run/rig/$c.cut ]; then q='netem loss 100%'; elif [ -s /run/rig/delay ]; then q="netem delay $(cat /run/rig/delay)"; else q=; fi
   if [ "$q" ]; then $tc qdisc replace dev to_$c root $q; inns $c -- $tc qdisc replace dev eth0 root $q
