@@ -1,4 +1,5 @@
-//! The in-memory backend: locks of one process, the reference implementation, and what applications test their loss handling with.
+//! The in-memory backend: locks of one process. It is the reference implementation, and
+//! applications test their loss handling with it.
 //!
 //! Wrap it in `faults::Faulty` (feature `testing`) to lose requests and replies, and use
 //! [`MemoryBackend::lose`] or
@@ -11,7 +12,8 @@
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), lock_core::Error> {
 //! let store = MemoryBackend::new();
-//! let locker = Locker::builder(std::sync::Arc::new(store.clone())).ttl(Duration::from_millis(300)).build()?;
+//! let builder = Locker::builder(std::sync::Arc::new(store.clone()));
+//! let locker = builder.ttl(Duration::from_millis(300)).build()?;
 //! let guard = locker.acquire("report").await?;
 //! store.lose_after("report", Duration::from_millis(50));
 //! let lost = guard.run(std::future::pending::<()>()).await.unwrap_err();
@@ -42,8 +44,9 @@ use crate::{
 
 /// Locks in the memory of this process. Clones are clients of the same store.
 ///
-/// Its clock is the runtime's, so tests on a paused clock need not wait for leases to end. Give the locker a clock that
-/// follows the runtime's too ([`LockerBuilder::clock`](crate::LockerBuilder::clock), `testing::TestClock`), or guards and store disagree.
+/// Its clock is the runtime's, so tests on a paused clock need not wait for leases to end. Give the
+/// locker a clock that follows the runtime too (`testing::TestClock`, by
+/// [`LockerBuilder::clock`](crate::LockerBuilder::clock)), or the guards and the store disagree.
 #[derive(Clone)]
 pub struct MemoryBackend {
     store: Arc<Store>,
@@ -59,7 +62,7 @@ struct Store {
 #[derive(Default)]
 struct Locks {
     records: BTreeMap<LockName, Record>,
-    /// The last token of any name: kept outside the records, so that these can go when a lock is released.
+    /// The last token of any name. It is outside the records, because a release removes its record.
     last_token: Option<FencingToken>,
     scheduled_losses: Vec<(Instant, String)>,
 }
@@ -111,7 +114,7 @@ impl MemoryBackend {
         Self { store: Arc::new(Store { started, locks: Mutex::default(), releases }) }
     }
 
-    /// Takes the lock away from whoever holds it, as a store that loses its data would.
+    /// Takes the lock away from its holder, as a store that loses its data would.
     pub fn lose(&self, name: &str) {
         self.locks().records.retain(|held, _| held.as_str() != name);
         self.announce();
@@ -362,15 +365,17 @@ struct MemoryWatch(watch::Receiver<u64>);
 impl Watch for MemoryWatch {
     async fn changed(&mut self) {
         if self.0.changed().await.is_err() {
-            // The store is gone, and with it everybody who could release.
+            // The store is gone, and with it every client that could release.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// Opens `memory:` in a [`Registry`](crate::Registry). It has one store, so the same config string means the same locks each time.
+/// Opens `memory:` in a [`Registry`](crate::Registry). It has one store, so the same config string
+/// means the same locks each time.
 ///
-/// Made from a [`MemoryBackend`], it lets a test take locks away from code that opens its store by a config string:
+/// When it is made from a [`MemoryBackend`], a test can take locks away from code that opens its
+/// store by a config string:
 ///
 /// ```
 /// use lock_core::{Registry, memory::{MemoryBackend, MemoryFactory}};

@@ -1,4 +1,5 @@
-//! The backend: renewal and release, and what all operations share. Acquiring and operating have files of their own.
+//! The backend: renewal, release and the shared parts. `acquire` and `operators` are files of their
+//! own.
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
@@ -50,7 +51,8 @@ pub(crate) enum WriteOutcome {
     Refused(Option<Item>),
 }
 
-/// Sends a write under its condition. `UpdateItem` and `DeleteItem` are alike in all that matters here, but for their types.
+/// Sends a write under its condition. Here `UpdateItem` and `DeleteItem` differ only in their
+/// types.
 macro_rules! write_item {
     ($self:ident, $name:ident, $request:ident, $write:ident, $Error:ident) => {{
         let answer = $request
@@ -95,8 +97,8 @@ impl DynamoBackend {
         }
     }
 
-    /// Uses an AWS configuration of the application's own, its HTTP client included, where the [`DynamoConfig`] does not say
-    /// otherwise. Retries and timeouts stay what locks need.
+    /// Uses an AWS configuration of the application's own, its HTTP client included, where the
+    /// [`DynamoConfig`] does not say otherwise. Retries and timeouts stay what locks need.
     #[must_use]
     pub fn with_sdk_config(mut self, sdk: SdkConfig) -> Self {
         self.sdk = Some(sdk);
@@ -113,7 +115,7 @@ impl DynamoBackend {
         Ok(&self.clients().await?.locks)
     }
 
-    /// The client for requests that nobody repeats but itself.
+    /// The client for requests that only the client itself repeats.
     pub(crate) async fn patient_client(&self) -> Result<&Client, Error> {
         Ok(&self.clients().await?.patient)
     }
@@ -176,7 +178,8 @@ impl DynamoBackend {
         self.update(name, write).await.map_err(|error| error.with_ambiguous(true))
     }
 
-    /// Whether what was written with `reading` stands, now that the reply has shown the store's clock.
+    /// Returns whether an expiry written with `reading` is right, now that the reply shows the
+    /// store's clock.
     pub(crate) fn stands(&self, reading: StoreTime) -> bool {
         let stands = self.clock.confirms(reading);
         if !stands {
@@ -200,7 +203,8 @@ impl DynamoBackend {
             WriteOutcome::Refused(item) => {
                 let record = item.map(|item| self.read(&item)).transpose()?.flatten();
                 match record {
-                    // Its recorded end is later: our clock went back. Observers need a new version all the same.
+                    // Its recorded end is later, so our clock went back. Observers still need a new
+                    // version.
                     Some(record) if record.is_held_by(lease.id) => record.version,
                     record => return Ok(Renewal::Lost(self.loss_of(lease, record.as_ref()))),
                 }
@@ -229,7 +233,8 @@ impl DynamoBackend {
     }
 }
 
-/// A request of ours that had hung on its way took effect between two others: the lock is ours, but until when is not known.
+/// A delayed request of ours took effect between two others. The lock is ours, but its end is not
+/// known.
 pub(crate) fn overtaken() -> Error {
     Error::new(ErrorKind::Unavailable, "a late request for the same lease took effect meanwhile; try again")
 }
@@ -250,7 +255,7 @@ impl Backend for DynamoBackend {
             .with_holder(true)
             .with_inspect(true)
             .with_list(true)
-            // Where only a deleted item is a free lock there is no place for the trace that the holder shall find.
+            // If only a deleted item is a free lock, the trace for the holder has no place.
             .with_break_lock(!schema.deletes_on_release())
     }
 
@@ -314,7 +319,8 @@ impl Backend for DynamoBackend {
         };
         let was_broken = record.broken.as_ref().is_some_and(|(id, _)| *id == lease.id);
         if record.id == Some(lease.id) && !was_broken {
-            // Not held any more, but still with our id: an earlier request released it, and its reply was lost.
+            // Released, but still with our id: an earlier request released it, and its reply was
+            // lost.
             return Ok(Release::Released);
         }
         let held = record.state != LockState::Released;

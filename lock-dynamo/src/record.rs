@@ -125,8 +125,8 @@ impl Record {
             .with_since(self.since.and_then(system_time))
             .with_expires_in(free_in)
             .with_data(self.data.clone())
-            // Heartbeats change the version of a record, but not whose it is: a living holder must be
-            // breakable.
+            // Heartbeats change the version of a record, but not whose it is: a living holder must
+            // be breakable.
             .with_version(held.then(|| self.id.map_or_else(|| self.version.clone(), |id| id.to_string())))
             .with_foreign(self.foreign.map(Into::into))
     }

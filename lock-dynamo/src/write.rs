@@ -164,7 +164,7 @@ impl<'a> ConditionalWrite<'a> {
             write.set(Attribute::Released, text(record::RELEASED));
             write.remove(Attribute::Data);
         } else {
-            // To foreign clients it looks like a holder that died, with a lease of just that length.
+            // Foreign clients see a dead holder with a lease of that length.
             let free_at = write.set_lease(hold_for, now, idle);
             write.set(Attribute::FreeAt, number(free_at));
         }

@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn probes_come_often_enough_for_any_lease_and_an_unknown_one_is_taken_for_the_shortest() {
+    fn probes_are_frequent_enough_for_any_lease() {
         let seconds = Duration::from_secs;
         for (lease, expected, probes) in
             [(Some(10), 10, 1), (Some(30), 30, 3), (Some(90), 90, 5), (Some(600), 600, 5), (None, 10, 1)]

@@ -78,18 +78,18 @@ impl MigrationBackend {
         answer
     }
 
-    /// Gives back whatever an attempt has got.
+    /// Releases the locks that an attempt acquired.
     async fn undo(&self, claim: &AcquireRequest) -> Result<(), Error> {
         self.release(&claim.lease(None), Duration::ZERO).await.map(drop)
     }
 
-    /// The failure of an attempt, once what it had got is given back.
+    /// Releases the locks of a failed attempt, and returns its error.
     async fn failed(&self, claim: &AcquireRequest, error: Error) -> Error {
         let undone = self.undo(claim).await.is_ok();
         error.with_ambiguous(!undone)
     }
 
-    /// Makes the tokens agree: the larger one counts, and the store that minted the smaller one goes on above it.
+    /// Makes the tokens agree: the larger one is used, and the other store continues above it.
     async fn agree(
         &self,
         lease: &Lease,
@@ -114,7 +114,8 @@ impl MigrationBackend {
         }
     }
 
-    /// Who holds a lock that one store refused. To break it takes the versions in both stores, so the other is asked for its own.
+    /// Returns the holder of a lock that one store refused. A break needs the versions of both
+    /// stores, so the other store is asked for its own.
     async fn refused_by(&self, side: Side, name: &LockName, holder: Holder) -> Holder {
         let other = if side == Side::From { &self.to } else { &self.from };
         let mut seen = None;
@@ -223,7 +224,7 @@ impl Backend for MigrationBackend {
         let Some(mut taken) = self.taken.find(lease) else { return Ok(Release::NotHeld(None)) };
         let (mut missing, mut failed) = (None, None);
         for side in [Side::To, Side::From] {
-            // The one that a release in vain had to leave.
+            // The lock that a failed release left.
             if !taken.has(side) {
                 continue;
             }
@@ -235,7 +236,7 @@ impl Backend for MigrationBackend {
                     taken.set(side, false);
                     self.taken.put(lease.id, &lease.name, taken);
                 }
-                // The other is released all the same: it may have no ttl that ends it.
+                // The other lock is still released, because it may have no ttl that ends it.
                 Err(error) => failed = Some(error),
             }
         }
@@ -289,7 +290,8 @@ impl Admin for MigrationBackend {
     async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
         let (from, to) = split_version(version);
         let mut broken = false;
-        // In the order of a release: whoever comes in by the old store alone must not meet the holder in the new one.
+        // In the order of a release: a client of the old store alone must not meet the holder in
+        // the new one.
         for (side, version) in [(Side::To, to), (Side::From, from)] {
             if let Some(version) = version {
                 broken |= self.side(side).require_admin()?.break_lock(name, version, by).await? == Break::Broken;
@@ -298,7 +300,8 @@ impl Admin for MigrationBackend {
         if broken { Ok(Break::Broken) } else { Ok(Break::Changed(self.inspect(name).await?)) }
     }
 
-    /// In the new store first. What that one removed is gone, also where somebody then turns out to hold the lock in the old one.
+    /// Purges the new store first. Its removal stays, even if the lock turns out to be held in the
+    /// old store.
     async fn purge(&self, name: &LockName) -> Result<bool, Error> {
         Ok(self.to.require_admin()?.purge(name).await? && self.from.require_admin()?.purge(name).await?)
     }

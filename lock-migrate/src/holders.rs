@@ -1,10 +1,10 @@
-//! One holder out of two records.
+//! Merges the holders in two stores.
 
 use std::collections::BTreeMap;
 
 use lock_core::{Holder, LockName};
 
-/// Who holds the chain's lock: whoever holds it in both stores, or in one of them alone.
+/// Returns the holder of the lock, from the holders in the two stores.
 pub(super) fn merged(from: Option<Holder>, to: Option<Holder>) -> Option<Holder> {
     match (from, to) {
         (Some(from), Some(to)) => Some(both(from, to)),
@@ -20,7 +20,7 @@ pub(super) fn merged(from: Option<Holder>, to: Option<Holder>) -> Option<Holder>
     }
 }
 
-/// The holder in the old store, who holds the lock in the new one too or keeps out whoever does.
+/// The holder in the old store. It holds the lock in the new store too, or excludes its holder.
 fn both(from: Holder, to: Holder) -> Holder {
     let known = from.version.is_some() || to.version.is_some();
     let version = known.then(|| version(from.version.as_deref(), to.version.as_deref()));
@@ -46,7 +46,8 @@ fn version(from: Option<&str>, to: Option<&str>) -> String {
     format!("{}:{from}{to}", from.len())
 }
 
-/// The versions in the two stores; `None` where nobody held the lock, or what is given is no version of a chain.
+/// The versions in the two stores. `None` for a store where the lock was free, or for a text that
+/// is no such version.
 pub(super) fn split_version(version: &str) -> (Option<&str>, Option<&str>) {
     let parts = version.split_once(':').and_then(|(length, rest)| rest.split_at_checked(length.parse().ok()?));
     let (from, to) = parts.unwrap_or_default();

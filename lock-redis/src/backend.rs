@@ -15,8 +15,8 @@ use crate::{Address, Compat, RedisConfig, Topology, compat::redis_py, deployment
 
 /// Locks on Redis. Cheap to clone; clones share the connection.
 ///
-/// Every operation is one call of a script, so one round trip. The connection is opened by the first one, and again by
-/// the first one after it broke.
+/// Every operation is one call of a script, so one round trip. The connection is opened by the
+/// first one, and again by the first one after it broke.
 #[derive(Debug, Clone)]
 pub struct RedisBackend {
     servers: Servers,
@@ -37,7 +37,8 @@ impl RedisBackend {
     /// Checks `config` and reads the certificates that it names; connects to nothing.
     ///
     /// # Errors
-    /// [`Config`](lock_core::ErrorKind::Config) when settings contradict each other or a certificate cannot be read.
+    /// [`Config`](lock_core::ErrorKind::Config) when settings contradict each other or a
+    /// certificate cannot be read.
     pub fn new(config: RedisConfig) -> Result<Self, Error> {
         let store = config.to_string();
         let in_context = |error: Error| error.with_store(store.clone());

@@ -15,7 +15,8 @@ use lock_core::{
 };
 use tokio::time::Instant;
 
-/// Leases on a shelf in memory: the required operations, expiry and tokens, and none of the optional parts.
+/// Keeps leases in memory: the required operations, expiry and tokens, and none of the optional
+/// parts.
 #[derive(Debug, Clone, Default)]
 pub struct Shelf(Arc<Mutex<Slots>>);
 

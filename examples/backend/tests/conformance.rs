@@ -30,8 +30,8 @@ lock_core::conformance! {
         (an_unused_wake_up_reaches_another_watcher, "waiters poll the shelf"),
         (inspect_reports_the_holder_until_release, "the shelf keeps no owner"),
         (list_returns_held_locks_under_a_prefix, "the shelf keeps no owner"),
-        (the_next_renewal_reports_a_deleted_record, "nobody but its clients reaches the shelf"),
-        (a_replaced_record_belongs_to_another_client, "nobody but its clients reaches the shelf"),
-        (fencing_tokens_increase_after_their_record_is_deleted, "nobody but its clients reaches the shelf"),
+        (the_next_renewal_reports_a_deleted_record, "only its clients reach the shelf"),
+        (a_replaced_record_belongs_to_another_client, "only its clients reach the shelf"),
+        (fencing_tokens_increase_after_their_record_is_deleted, "only its clients reach the shelf"),
     ]
 }

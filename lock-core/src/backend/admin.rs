@@ -8,8 +8,8 @@ use crate::types::{Error, Holder, LockName};
 /// What operators ask and do; given by [`Backend::admin`](super::Backend::admin).
 ///
 /// A store that can do one of these but not another returns an error of kind
-/// [`Unsupported`](crate::ErrorKind::Unsupported) for the other. A wrapper of a backend has all four,
-/// so that it cannot forget one.
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for the other. A wrapper of a backend has all
+/// four, so that it cannot forget one.
 #[async_trait]
 pub trait Admin: Send + Sync {
     /// Returns the holder of `name` now; `None` when the lock is free.
@@ -24,7 +24,8 @@ pub trait Admin: Send + Sync {
     /// Returns the held locks whose names begin with `prefix`, in the order of their names. May lag
     /// behind.
     ///
-    /// - Lists what is held, and only what begins with `prefix` (`list_returns_held_locks_under_a_prefix`).
+    /// - Lists what is held, and only what begins with `prefix`
+    ///   (`list_returns_held_locks_under_a_prefix`).
     ///
     /// # Errors
     /// Of kind [`Unsupported`](crate::ErrorKind::Unsupported) where the capability `list` is not
@@ -35,7 +36,8 @@ pub trait Admin: Send + Sync {
     /// [`Holder::version`]). The holder finds [`LossReason::BrokenBy`](crate::LossReason::BrokenBy)
     /// with `by` at its next renewal.
     ///
-    /// - Breaks the version that was seen, and nothing else (`breaking_requires_the_current_lock_version`).
+    /// - Breaks the version that was seen, and nothing else
+    ///   (`breaking_requires_the_current_lock_version`).
     ///
     /// # Errors
     /// Of kind [`Unsupported`](crate::ErrorKind::Unsupported) where the capability `break` is not
@@ -50,11 +52,11 @@ pub trait Admin: Send + Sync {
     /// names that have been idle for long may be removed by age alone, as by `onelock sweep` or the
     /// ttl of a key or an item.
     ///
-    /// - Leaves a holder and a crashed holder untouched, and leaves a name that can be locked as if it
-    ///   were new (`purge_keeps_held_and_crashed_locks`).
+    /// - Leaves a holder and a crashed holder untouched, and leaves a name that can be locked as if
+    ///   it were new (`purge_keeps_held_and_crashed_locks`).
     ///
     /// # Errors
-    /// Of kind [`Unsupported`](crate::ErrorKind::Unsupported) where nothing can be removed; else when
-    /// the store cannot say.
+    /// Of kind [`Unsupported`](crate::ErrorKind::Unsupported) where nothing can be removed; else
+    /// when the store cannot say.
     async fn purge(&self, name: &LockName) -> Result<bool, Error>;
 }

@@ -1,4 +1,4 @@
-//! What a backend can do, and how often to come back to it.
+//! Capabilities and timing settings of a backend.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -6,7 +6,8 @@ use crate::types::setters;
 
 macro_rules! capabilities {
     ($($(#[$doc:meta])* $field:ident = $text:literal / $variant:ident,)*) => {
-        /// What a backend, as configured, can do. Names in config strings (`require=fencing,holder`) are those of [`Capability`].
+        /// The capabilities of a backend, as configured. [`Capability`] has their names in config
+        /// strings (`require=fencing,holder`).
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
         #[non_exhaustive]
         pub struct Capabilities {
@@ -21,17 +22,17 @@ macro_rules! capabilities {
         }
 
         impl Capability {
-            /// All of them.
+            /// Every capability.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
-            /// Its name in config strings.
+            /// Returns its name in config strings.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $text,)* }
             }
         }
 
         impl Capabilities {
-            /// Whether `capability` is there.
+            /// Returns whether `capability` is declared.
             pub fn has(&self, capability: Capability) -> bool {
                 match capability { $(Capability::$variant => self.$field,)* }
             }
@@ -40,13 +41,14 @@ macro_rules! capabilities {
 }
 
 capabilities! {
-    /// The user chooses how long a lease lasts; without it a lock lasts until it is released or its holder dies.
+    /// The user chooses how long a lease lasts. Without it a lock lasts until it is released or its
+    /// holder dies.
     ttl = "ttl" / Ttl,
-    /// Every acquisition has a token larger than all before it.
+    /// Every acquisition has a token larger than all earlier ones.
     fencing = "fencing" / Fencing,
-    /// A lost lock is noticed before anybody else can hold it.
+    /// A lost lock is noticed before another client can hold it.
     loss_signal = "loss-signal" / LossSignal,
-    /// A refusal says who holds the lock.
+    /// A refusal reports the holder.
     holder = "holder" / Holder,
     /// [`inspect`](crate::backend::Admin::inspect) works.
     inspect = "inspect" / Inspect,
@@ -54,7 +56,7 @@ capabilities! {
     list = "list" / List,
     /// [`break_lock`](crate::backend::Admin::break_lock) works.
     break_lock = "break" / Break,
-    /// Waiters are woken by a release and need not poll for it.
+    /// A release wakes waiters, so they need not poll.
     wake_up = "wake-up" / WakeUp,
     /// Many readers or one writer.
     shared = "shared" / Shared,
@@ -97,18 +99,21 @@ impl FromStr for Capability {
     }
 }
 
-/// How often the core comes back to a store.
+/// Polling, renewal and timeout settings of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreTimings {
     /// The first pause between two attempts of a waiter; it doubles up to `poll_max`.
     pub poll_min: Duration,
-    /// The longest pause between two attempts of a waiter. With jitter, and never past the holder's expiry.
+    /// The longest pause between two attempts of a waiter, with jitter. It never ends after the
+    /// holder's expiry.
     pub poll_max: Duration,
-    /// Time between two renewals on a store without a ttl, where a renewal only asks whether the lock is still there.
+    /// Time between two renewals on a store without a ttl. There a renewal only asks whether the
+    /// lock is still held.
     pub probe_every: Duration,
-    /// How long the store keeps a lock whose holder it does not hear from, where that is not the user's to choose (NFS): a guard's validity
-    /// ends before that, as with a ttl. `None` where the user chooses a ttl, or locks need no sign of life.
+    /// How long the store keeps a lock without a sign of life, where the user cannot choose it
+    /// (NFS). A guard's validity ends before that, as with a ttl. `None` where the user chooses a
+    /// ttl, or where locks need no sign of life.
     pub lease: Option<Duration>,
     /// How many leases one [`renew_many`](crate::backend::Backend::renew_many) takes.
     pub renew_batch: usize,

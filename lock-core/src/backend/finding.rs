@@ -1,18 +1,18 @@
-//! What an examination of a store finds: whether it is fit for locks as it is set up, and what to change.
+//! Findings about how a store is set up: whether it is fit for locks, and what to change.
 
 use std::fmt;
 
-/// How much a [`Finding`] matters; the later, the worse.
+/// The weight of a [`Finding`]; later variants are worse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize), serde(rename_all = "lowercase"))]
 pub enum Level {
-    /// As it should be.
+    /// The store is set up as it should be.
     Good,
     /// Worth knowing; nothing to do.
     Note,
-    /// Locks work, but something can go wrong that need not.
+    /// Locks work, but the set-up has an avoidable risk.
     Warning,
-    /// A promise of this store does not hold: do not use it for locks as it is.
+    /// A guarantee of this store does not hold. Do not use it for locks as it is.
     Unfit,
 }
 
@@ -34,16 +34,18 @@ impl fmt::Display for Level {
     }
 }
 
-/// One thing that was looked at, and what was seen; made by [`Backend::diagnose`](crate::backend::Backend::diagnose).
+/// One fact about a store and what follows from it; made by
+/// [`Backend::diagnose`](crate::backend::Backend::diagnose).
 ///
 /// ```
 /// use lock_core::backend::Finding;
 ///
-/// let finding = Finding::unfit("maxmemory-policy", "allkeys-lru: the server may evict a lock that is held")
+/// let finding = Finding::unfit("maxmemory-policy", "allkeys-lru: the server may evict a lock")
 ///     .advice("set maxmemory-policy to noeviction");
 /// assert_eq!(
 ///     finding.to_string(),
-///     "unfit: maxmemory-policy: allkeys-lru: the server may evict a lock that is held; set maxmemory-policy to noeviction"
+///     "unfit: maxmemory-policy: allkeys-lru: the server may evict a lock; \
+///      set maxmemory-policy to noeviction"
 /// );
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,9 +53,9 @@ impl fmt::Display for Level {
 pub struct Finding {
     /// How much it matters.
     pub level: Level,
-    /// What was looked at, in a word or two: "server version", "local_lock".
+    /// The subject, in a word or two: "server version", "local_lock".
     pub subject: String,
-    /// What was seen, and what follows from it; without secrets.
+    /// The observation and what follows from it, without secrets.
     pub text: String,
     /// What to do about it.
     pub advice: Option<String>,

@@ -1,4 +1,5 @@
-//! The contract between the core and a store. For implementors; users hold a [`Locker`](crate::Locker).
+//! The contract between the core and a store, for authors of backends. Users hold a
+//! [`Locker`](crate::Locker).
 
 mod admin;
 mod capabilities;
@@ -23,73 +24,88 @@ pub use self::{
 use crate::types::{DEFAULT_TTL, Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation, setters};
 pub use crate::types::{InvalidLeaseId, Lease, LeaseId};
 
-/// A store of locks: one *attempt* to acquire, renew or release, and what operators need.
+/// A store of locks: one *attempt* to acquire, renew or release.
 ///
-/// An implementation does not wait, does not retry in a loop, does not start background tasks and keeps no clock: waiting, jitter,
-/// renewal, loss, drop and timeouts exist once, in the core. Below, each bullet names the case of the
-/// conformance kit (feature `testing`) that checks it.
+/// An implementation does not wait, retry in a loop, start background tasks or keep a clock.
+/// Waiting, jitter, renewal, loss, drop and timeouts exist once, in the core. Each bullet below
+/// names the case of the conformance suite (feature `testing`) that checks it.
 ///
 /// # For all operations
-/// - Any [`LockName`] works and two different names never meet, whatever the store folds, cuts or forbids
-///   (`unusual_names_are_kept_as_distinct_locks`).
-/// - The future may be dropped at any await point, and the core follows up with [`release`](Self::release) of the same id
-///   (`a_cancelled_acquire_leaves_no_lock_behind`).
-/// - An error says that the outcome is unknown or that nothing was done, and
-///   [`is_ambiguous`](Error::is_ambiguous) tells which; contention is never an error (`a_held_lock_refuses_other_lease_ids`,
-///   `exactly_one_of_many_contenders_acquires`).
+/// - Any [`LockName`] works. Two different names are two locks, whatever the store folds, cuts or
+///   forbids (`unusual_names_are_kept_as_distinct_locks`).
+/// - The future may be dropped at any await point. The core follows up with
+///   [`release`](Self::release) of the same id (`a_cancelled_acquire_leaves_no_lock_behind`).
+/// - An error means that the outcome is unknown or that nothing was done, and
+///   [`is_ambiguous`](Error::is_ambiguous) tells which. Contention is never an error
+///   (`a_held_lock_refuses_other_lease_ids`, `exactly_one_of_many_contenders_acquires`).
 #[async_trait]
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
-    /// The store, for messages, logs and metrics: as a config string without secrets.
+    /// Returns the store as a config string without secrets, for messages, logs and metrics.
     fn describe(&self) -> String;
 
-    /// What this backend, as configured, can do.
+    /// Returns what this backend, as configured, can do.
     fn capabilities(&self) -> Capabilities;
 
-    /// How often the core should come back.
+    /// Returns the polling, renewal and timeout settings for this store.
     fn timings(&self) -> StoreTimings;
 
-    /// Tries once to acquire `claim.name`.
+    /// Tries once to acquire `request.name`.
     ///
-    /// - A free name is granted (`acquiring_a_free_lock_grants_it`) and from then on held against every other id, from this client
-    ///   and others (`a_held_lock_refuses_other_lease_ids`, `two_clients_never_hold_the_same_lock`); of many at once exactly one wins,
-    ///   or none where several servers vote (`exactly_one_of_many_contenders_acquires`).
-    /// - A refusal says who holds the lock, with owner, data, token and start, where the capability `holder` is declared
-    ///   (`a_refusal_reports_the_current_holder`).
-    /// - Idempotent on `claim.id`: while that id holds the lock, acquiring again grants it again, with the same token,
-    ///   [`already_ours`](Grant::already_ours) and, where there is a ttl, a whole ttl from then on
-    ///   (`acquiring_again_with_the_same_id_succeeds`).
-    /// - A copy of the request that comes after the release of its own id, having been held up on its way, is refused while somebody else holds
-    ///   the lock. Otherwise it may be granted, to nobody, with a token of its own, and ends with its ttl like any lease that nobody renews
-    ///   (`a_late_acquire_leaves_no_lasting_lock`); a store that can tell leaves no lock behind.
-    /// - Every grant carries a token larger than all before it, across release, expiry and break, where
-    ///   the capability `fencing` is declared (`fencing_tokens_increase_across_every_release`, `fencing_tokens_increase_across_lease_expiry`, `fencing_tokens_increase_across_a_forced_break`), also when
-    ///   a third party has deleted what the store keeps of them (`fencing_tokens_increase_after_their_record_is_deleted`).
-    /// - With a ttl the lock is free once the holder's own ttl, as recorded, has passed on the store's clock, and not before; a contender's
-    ///   ttl does not matter (`an_expired_lock_is_granted_in_one_attempt`, `the_holders_ttl_decides_when_a_lock_expires`), to one of those
-    ///   who want it (`exactly_one_contender_replaces_a_crashed_holder`). The winner is told of the crashed holder (`the_next_grant_reports_a_crashed_holder`), and only of a crashed one
+    /// - Grants a free name (`acquiring_a_free_lock_grants_it`), and from then on refuses every
+    ///   other id, from this client and others (`a_held_lock_refuses_other_lease_ids`,
+    ///   `two_clients_never_hold_the_same_lock`). Of many contenders at once exactly one wins, or
+    ///   none where several servers vote (`exactly_one_of_many_contenders_acquires`).
+    /// - A refusal reports the holder with owner, data, token and start, where the capability
+    ///   `holder` is declared (`a_refusal_reports_the_current_holder`).
+    /// - Is idempotent on `request.id`. While that id holds the lock, acquiring again grants it
+    ///   again, with the same token and [`already_ours`](Grant::already_ours). Where there is a
+    ///   ttl, a whole ttl begins (`acquiring_again_with_the_same_id_succeeds`).
+    /// - Refuses a duplicate request that arrives after its id was released, while another client
+    ///   holds the lock. Otherwise the duplicate may be granted, with a token of its own. It then
+    ///   ends with its ttl, because no client renews it (`a_late_acquire_leaves_no_lasting_lock`).
+    ///   A store that can tell leaves no lock behind.
+    /// - Every grant carries a token larger than all earlier ones, where the capability `fencing`
+    ///   is declared: across release, expiry and break
+    ///   (`fencing_tokens_increase_across_every_release`,
+    ///   `fencing_tokens_increase_across_lease_expiry`,
+    ///   `fencing_tokens_increase_across_a_forced_break`), also when a third party has deleted what
+    ///   the store keeps of them (`fencing_tokens_increase_after_their_record_is_deleted`).
+    /// - With a ttl, the lock is free once the holder's own ttl, as recorded, has passed on the
+    ///   store's clock, and not before. A contender's ttl does not matter
+    ///   (`an_expired_lock_is_granted_in_one_attempt`,
+    ///   `the_holders_ttl_decides_when_a_lock_expires`). One of the contenders takes over
+    ///   (`exactly_one_contender_replaces_a_crashed_holder`).
+    /// - The grant reports the holder before it if that one crashed
+    ///   (`the_next_grant_reports_a_crashed_holder`), and only then
     ///   (`a_released_lock_reports_no_crashed_holder`).
     ///
     /// # Errors
     /// When the store cannot say; never because the lock is held.
-    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error>;
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error>;
 
     /// Renews `lease` once: it then lasts `lease.ttl` from the store's now.
     ///
-    /// - While the lease is held it is [`Renewed`](Renewal::Renewed), and lasts longer (`renewing_keeps_the_lease_past_its_ttl`); again with
-    ///   the same result (`renewing_a_lease_repeatedly_is_idempotent`).
-    /// - A lease that is not held any more is [`Lost`](Renewal::Lost), with the reason, and is never revived
-    ///   (`renewing_a_released_lease_reports_its_loss`, `renewing_an_expired_lease_leaves_its_successor_alone`,
-    ///   `the_next_renewal_reports_a_broken_lease`); nor is one whose record a third party has deleted or replaced
-    ///   (`the_next_renewal_reports_a_deleted_record`, `a_replaced_record_belongs_to_another_client`).
+    /// - A held lease is [`Renewed`](Renewal::Renewed), and lasts longer
+    ///   (`renewing_keeps_the_lease_past_its_ttl`). Renewing again has the same result
+    ///   (`renewing_a_lease_repeatedly_is_idempotent`).
+    /// - A lease that is no longer held is [`Lost`](Renewal::Lost), with the reason, and is never
+    ///   revived (`renewing_a_released_lease_reports_its_loss`,
+    ///   `renewing_an_expired_lease_leaves_its_successor_alone`,
+    ///   `the_next_renewal_reports_a_broken_lease`). The same holds when a third party has deleted
+    ///   or replaced its record (`the_next_renewal_reports_a_deleted_record`,
+    ///   `a_replaced_record_belongs_to_another_client`).
     ///
     /// # Errors
     /// When the store cannot say.
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error>;
 
-    /// Raises the token of a lock that is held: its holder's is `token` from now on, and all later ones are larger. `false` when `lease` does not hold the
-    /// lock. A smaller `token` changes nothing. For what makes one lock of several stores, whose tokens have to agree.
+    /// Raises the token of a held lock to `token`; all later tokens are larger. `false` when
+    /// `lease` does not hold the lock. A smaller `token` changes nothing.
     ///
-    /// - The next token is larger than the one that was raised (`the_next_token_exceeds_an_advanced_token`).
+    /// A lock that consists of locks in several stores needs this, because their tokens have to
+    /// agree.
+    ///
+    /// - The next token is larger than the raised one (`the_next_token_exceeds_an_advanced_token`).
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] where tokens cannot be raised; else when the store cannot say.
@@ -98,60 +114,69 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         Err(unsupported(self, "raising a token").with_operation(Operation::Acquire).with_name(&lease.name))
     }
 
-    /// Releases `lease` once. With `hold_for` above zero the lock stays refused to everybody for that long, and is then free.
+    /// Releases `lease` once. With `hold_for` above zero the store refuses the lock to every client
+    /// for that long, and then frees it.
     ///
-    /// - The lock is free at once for others (`a_released_lock_can_be_acquired_again`), or after `hold_for`
-    ///   (`min_hold_keeps_the_lock_after_release`).
-    /// - Compares the id: never touches a successor's lock; what is not held by this id is
-    ///   [`NotHeld`](Release::NotHeld), a value (`a_late_release_leaves_the_successor_alone`, `releasing_twice_is_never_an_error`), also after the
-    ///   lock was broken (`releasing_a_broken_lease_reports_not_held`).
-    /// - Works for an id whose acquire was refused, lost or never sent (`releasing_a_lease_never_granted_is_no_error`).
+    /// - The lock is free at once for others (`a_released_lock_can_be_acquired_again`), or after
+    ///   `hold_for` (`min_hold_keeps_the_lock_after_release`).
+    /// - Compares the id, and never touches a successor's lock. A lock that this id does not hold
+    ///   is [`NotHeld`](Release::NotHeld), a value (`a_late_release_leaves_the_successor_alone`,
+    ///   `releasing_twice_is_never_an_error`), also after a break
+    ///   (`releasing_a_broken_lease_reports_not_held`).
+    /// - Works for an id whose acquire was refused, lost or never sent
+    ///   (`releasing_a_lease_never_granted_is_no_error`).
     ///
     /// # Errors
     /// When the store cannot say.
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error>;
 
-    /// Renews several leases, one result for each, in order. The core passes at most [`StoreTimings::renew_batch`] at once.
+    /// Renews several leases, and returns one result for each, in order. The core passes at most
+    /// [`StoreTimings::renew_batch`] at once.
     ///
-    /// - Each lease has its own result: one that is lost spoils no other (`renewing_many_leases_reports_each_one_separately`).
+    /// - A lost lease affects the result of no other one
+    ///   (`renewing_many_leases_reports_each_one_separately`).
     async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
         join_all(leases.iter().map(|lease| self.renew(lease))).await
     }
 
-    /// Starts to watch for `name` becoming free; `None` when this store cannot tell, and the core polls.
+    /// Starts to watch for `name` becoming free; `None` when this store cannot tell, and the core
+    /// polls.
     ///
-    /// - A release after this returned completes the [`Watch::changed`] of at least one of those who watch the name, so of the only one
-    ///   there is (`a_watch_completes_after_the_release`); a store may wake one after the other. It may also complete for nothing.
-    /// - Who was woken and is dropped without having acquired passes the wake-up on to another
-    ///   (`an_unused_wake_up_reaches_another_watcher`).
+    /// - A release after this call completes the [`Watch::changed`] of at least one watcher of the
+    ///   name, so of the only one there is (`a_watch_completes_after_the_release`). A store may
+    ///   wake the watchers one by one. A watch may also complete without a release.
+    /// - A watcher that was woken and is dropped before it acquires passes the wake-up on to
+    ///   another (`an_unused_wake_up_reaches_another_watcher`).
     ///
-    /// The core relies on neither: whoever hears nothing comes back at the holder's expiry, and after [`StoreTimings::poll_max`] at the latest.
+    /// The core relies on neither. A waiter that is not woken asks again at the holder's expiry,
+    /// and after [`StoreTimings::poll_max`] at the latest.
     ///
     /// # Errors
-    /// When watching fails; the core then polls, and tries to watch again with every attempt.
+    /// When watching fails. The core then polls, and tries to watch again with every attempt.
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         let _ = name;
         Ok(None)
     }
 
-    /// The half of the contract that operators need; `None` when this store can do nothing of it.
+    /// Returns the half of the contract that operators need; `None` when this store has none of it.
     ///
-    /// - It is there where one of the capabilities `inspect`, `list` and `break` is declared
+    /// - It is present where one of the capabilities `inspect`, `list` and `break` is declared
     ///   (`operators_calls_are_there_where_declared`).
     fn admin(&self) -> Option<&dyn Admin> {
         None
     }
 
-    /// The half of the contract for locks that live in this process; `None` when a lock ends by its
-    /// ttl alone.
+    /// Returns the half of the contract for locks that live in this process; `None` when a lock
+    /// ends by its ttl alone.
     fn process_bound(&self) -> Option<&dyn ProcessBound> {
         None
     }
 
-    /// Looks at how the store is set up: whether that is fit for locks, and what to change. What cannot be found out, because
-    /// the store does not answer or a permission is missing, is a finding too, and never [`Unfit`](crate::backend::Level::Unfit).
+    /// Checks how the store is set up: whether it is fit for locks, and what to change.
     ///
-    /// It need not try whether locks work; `onelock doctor` does that, on every store.
+    /// A fact that cannot be found out, because the store does not answer or a permission is
+    /// missing, is a finding too, and never [`Unfit`](crate::backend::Level::Unfit). It need not
+    /// try locks: `onelock doctor` does that, on every store.
     ///
     /// - Finds nothing unfit on a store that keeps its promises, and changes no lock
     ///   (`diagnose_finds_the_store_fit_and_changes_nothing`).
@@ -161,7 +186,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 }
 
 impl dyn Backend {
-    /// The operators' half.
+    /// Returns the operators' half.
     ///
     /// # Errors
     /// Of kind [`ErrorKind::Unsupported`] when this store has none.
@@ -233,11 +258,12 @@ pub trait Watch: fmt::Debug + Send {
     /// Returns when the name may have become free since the watch began or since the last return.
     ///
     /// # Cancel safety
-    /// Cancel safe: a change that nobody has seen yet completes the next call.
+    /// Cancel safe: a change that no call has returned yet completes the next one.
     async fn changed(&mut self);
 }
 
-/// What [`Backend::acquire`] is asked for. It may grow: make one with [`new`](Self::new) and setters.
+/// The request of [`Backend::acquire`]. It may grow, so make one with [`new`](Self::new) and
+/// setters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AcquireRequest {
@@ -247,12 +273,12 @@ pub struct AcquireRequest {
     pub id: LeaseId,
     /// How the lock is to be held.
     pub mode: Mode,
-    /// How the holder calls itself.
+    /// The name that the holder gives itself.
     pub owner: String,
     /// How long the store keeps the lock without a renewal. A store without the capability `ttl`
     /// ignores it.
     pub ttl: Duration,
-    /// What others may read while the lock is held.
+    /// Data that other clients may read while the lock is held.
     pub data: Option<Vec<u8>>,
 }
 
@@ -291,11 +317,11 @@ setters!(AcquireRequest {
 
 /// The answer to an attempt to acquire.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "a granted lock that nobody keeps stays held"]
+#[must_use = "a granted lock stays held until it is released or expires"]
 pub enum AcquireOutcome {
-    /// The lock is held by the claim's id now.
+    /// The request's id holds the lock now.
     Granted(Grant),
-    /// Somebody else holds it.
+    /// Another client holds the lock.
     Contended(Holder),
 }
 
@@ -305,9 +331,10 @@ pub enum AcquireOutcome {
 pub struct Grant {
     /// The fencing token, where the backend mints them.
     pub token: Option<FencingToken>,
-    /// The previous holder, if it went without releasing.
+    /// The previous holder, if it crashed.
     pub crashed: Option<Holder>,
-    /// The claim's id held the lock before this attempt: an earlier one had succeeded and its reply was lost.
+    /// The request's id already held the lock: an earlier attempt succeeded, and its reply was
+    /// lost.
     pub already_ours: bool,
 }
 
@@ -323,16 +350,17 @@ setters!(Grant {
 pub enum Renewal {
     /// The lease lasts a whole ttl from the store's now.
     Renewed,
-    /// The lease is not held any more.
+    /// The lease is no longer held.
     Lost(LossReason),
 }
 
-/// The answer to a release. It may be ignored: either way this lease does not hold the lock any more.
+/// The answer to a release. It may be ignored: this lease no longer holds the lock in either case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Release {
     /// The lock is free, or will be after `hold_for`.
     Released,
-    /// This lease did not hold the lock; whoever does, if the store says so, still does.
+    /// This lease did not hold the lock. Its holder, if there is one and the store reports it,
+    /// still holds it.
     NotHeld(Option<Holder>),
 }
 
@@ -342,6 +370,6 @@ pub enum Release {
 pub enum Break {
     /// The lock was taken from its holder and is free.
     Broken,
-    /// The record is not the one that was seen; this is it now.
+    /// The record is no longer the one that was seen. This is the holder now.
     Changed(Option<Holder>),
 }

@@ -1,4 +1,5 @@
-//! The observed-lease rule: a version that stays the same for a whole lease belongs to a dead holder.
+//! The observed-lease rule: a version that stays the same for a whole lease belongs to a dead
+//! holder.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,7 +11,8 @@ use crate::{
     types::{ClockReading, LockName},
 };
 
-/// Remembers since when the lock of each name has had its version, for stores without a usable clock.
+/// Remembers since when the lock of each name has had its version, for stores without a usable
+/// clock.
 ///
 /// An observer needs no clock in common with the holder: when the version has not changed for the
 /// holder's whole lease, on the observer's clock, the holder is dead. Take the lock over only on
@@ -112,7 +114,7 @@ mod tests {
             seen.unchanged_for(&name(9), version, at(9));
         }
         let inner = seen.seen.lock();
-        assert_eq!((inner.by_name.len(), inner.by_age.len()), (3, 3), "heartbeats push nobody out");
+        assert_eq!((inner.by_name.len(), inner.by_age.len()), (3, 3), "heartbeats displace no other name");
         drop(inner);
         seen.unchanged_for(&name(9), "v", at(9));
         assert_eq!(seen.unchanged_for(&name(9), "v", at(19)), Duration::from_secs(10));

@@ -9,25 +9,27 @@ use crate::{
 
 const SECOND: i64 = 1_000_000;
 /// A date is cut to a second, so a good clock may seem late by as long as the request took. Below
-/// this difference, the margin between the end of a guard and the end of its lease covers it, and no
-/// second request is sent.
+/// this difference, the margin between the end of a guard and the end of its lease covers it, and
+/// no second request is sent.
 const GRACE: i64 = 250_000;
 
-/// Estimates the time of a store that shows its clock only in the `Date` header of a reply, cut to a
-/// second, such as DynamoDB and object stores.
+/// Estimates the time of a store that shows its clock only in the `Date` header of a reply, cut to
+/// a second, such as DynamoDB and object stores.
 ///
-/// A reply that was requested at `a` and arrived at `b` with the date `d` proves that the store's clock
-/// is ahead of our elapsed clock by something in `[d - b, d + 1 s - a]`. Each further reply narrows
-/// that span. Within the span the wall clock is used, because it is precise to a millisecond on a
-/// machine whose time is kept. It is never used so far that a wrong clock would make two holders: an
-/// expiry is written at most half of the skew bound early ([`now`](Self::now)), and judged at most
-/// half of it ahead ([`now_at_least`](Self::now_at_least)).
+/// A reply that was requested at `a` and arrived at `b` with the date `d` proves that the store's
+/// clock is ahead of our elapsed clock by something in `[d - b, d + 1 s - a]`. Each further reply
+/// narrows that span. Within the span the wall clock is used, because it is precise to a
+/// millisecond on a machine whose time is kept. It is never used so far that a wrong clock would
+/// make two holders: an expiry is written at most half of the skew bound early
+/// ([`now`](Self::now)), and judged at most half of it ahead
+/// ([`now_at_least`](Self::now_at_least)).
 #[derive(Debug)]
 pub struct StoreClock {
     clock: Arc<dyn Clock>,
     /// How far a single clock may be off: half of the bound on the difference of two.
     tolerance: i64,
-    /// How far a reading may be off on the side that endangers others: the tolerance, but not less than a date's grain.
+    /// How far a reading may be wrong on the side that could let two clients hold one lock: the
+    /// tolerance, but not less than the resolution of a date.
     trust: i64,
     span: Mutex<Option<Span>>,
 }
@@ -80,8 +82,8 @@ impl StoreClock {
         self.read(|wall, lo, hi| wall.clamp(lo.max(hi - self.trust), hi))
     }
 
-    /// Estimates the store's time now, to judge an expiry that another client wrote: not dangerously
-    /// late.
+    /// Estimates the store's time now, to judge an expiry that another client wrote: not
+    /// dangerously late.
     pub fn now_at_least(&self) -> StoreTime {
         self.read(|wall, lo, hi| wall.clamp(lo, hi.min(lo + self.trust)))
     }
@@ -107,8 +109,8 @@ impl StoreClock {
         *span = Some(span.and_then(|known| known.widened(at).intersection(seen)).unwrap_or(seen));
     }
 
-    /// Returns the least error of the wall clock, in microseconds, positive when it is ahead; `None`
-    /// before the first reply.
+    /// Returns the least error of the wall clock, in microseconds, positive when it is ahead;
+    /// `None` before the first reply.
     pub fn skew(&self, at: ClockReading) -> Option<i64> {
         let (lo, hi) = self.bounds(at)?;
         let wall = micros(at.wall);
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn before_the_first_reply_the_wall_clock_is_all_there_is_and_decides_nothing() {
+    fn the_wall_clock_judges_nothing_before_the_first_reply() {
         let (_, clock) = clock(3_600);
         assert_eq!(clock.now().micros, micros(at(2_000, 3_600).wall));
         assert!(!clock.is_trusted(clock.moment()));
@@ -205,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_an_hour_off_is_found_out_by_one_reply() {
+    fn one_reply_reveals_a_wall_clock_an_hour_off() {
         for off in [-3_600, 3_600] {
             let (_, clock) = clock(off);
             let before = clock.now();
@@ -220,8 +222,8 @@ mod tests {
 
     #[test]
     fn two_lying_clocks_together_stay_within_the_bound() {
-        // Whatever a date's fraction, a request's time and two wall clocks are, what is written is not early, and what is judged not
-        // ahead, by more than the bound together.
+        // For any fraction of a date, duration of a request and error of a wall clock: an expiry is
+        // written early, and judged ahead, by no more than the bound together.
         let bound = 2 * SECOND;
         for fraction in (0..1_000).step_by(37) {
             for took in [1, 40, 300, 1_900] {
@@ -256,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn under_a_bound_below_the_grain_of_dates_a_good_clock_is_believed() {
+    fn a_good_clock_is_used_under_a_bound_below_one_second() {
         let fixed = Arc::new(Fixed(std::sync::Mutex::new(at(5_900, 0))));
         let clock = StoreClock::new(fixed, Duration::from_millis(200));
         let before = clock.now();
@@ -271,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_clock_is_confirmed_whatever_fraction_the_date_has_lost() {
+    fn a_good_clock_is_confirmed_for_every_fraction_of_a_date() {
         for fraction in 0..1_000 {
             for took in [1, 20, 200] {
                 let (fixed, clock) = clock(0);
@@ -300,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_seen_long_ago_proves_less() {
+    fn old_replies_bound_the_clock_less_tightly() {
         let (_, clock) = clock(0);
         clock.observe(at(1_500, 0), at(1_510, 0), date_at(1_505));
         // In a day a clock may be slewed by 43 s.
@@ -319,10 +321,10 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_that_the_elapsed_clock_missed_is_found_out_by_the_next_reply() {
+    fn the_next_reply_reveals_a_pause_of_the_elapsed_clock() {
         let (_, clock) = clock(0);
         clock.observe(at(1_000, 0), at(1_010, 0), date_at(1_005));
-        // A minute passed for everybody else.
+        // A minute passed on every other clock.
         let (sent, received) = (at(2_000, 60), at(2_010, 60));
         clock.observe(sent, received, date_at(2_000) + 60);
         assert!(clock.is_trusted(received));

@@ -55,8 +55,8 @@ impl LockAdmin {
         answer.map_err(|e| e.with_name(&name))
     }
 
-    /// Lists the held locks whose names begin with `prefix`, by name. May lag behind; see the page of
-    /// the store.
+    /// Lists the held locks whose names begin with `prefix`, by name. May lag behind; see the page
+    /// of the store.
     ///
     /// # Errors
     /// When the store cannot say, not within a minute, or cannot do this at all.
@@ -66,7 +66,8 @@ impl LockAdmin {
     pub async fn list(&self, prefix: impl AsRef<str> + Send) -> Result<Vec<(LockName, Holder)>, Error> {
         let own = &self.shared.prefix;
         let prefix = format!("{own}{}", prefix.as_ref());
-        // A list takes one request for each page, so the time limit of one request does not bound it.
+        // A list takes one request for each page, so the time limit of one request does not bound
+        // it.
         let found = timeout(WHOLE_STORE, async { self.shared.backend.require_admin()?.list(&prefix).await }).await;
         let found = found
             .unwrap_or_else(|_| Err(no_reply(WHOLE_STORE)))

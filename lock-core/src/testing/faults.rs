@@ -44,7 +44,8 @@ pub enum Fault {
 
 /// A backend that injects scripted faults into its requests. Clones share the script.
 ///
-/// It stands for a store across a network, so it never releases from [`Drop`]: [`ProcessBound::release_now`] says `false`.
+/// It models a store across a network, so it never releases from [`Drop`]:
+/// [`ProcessBound::release_now`] returns `false`.
 #[derive(Debug, Clone)]
 pub struct Faulty {
     inner: Arc<dyn Backend>,

@@ -9,7 +9,8 @@ use crate::types::FencingToken;
 
 /// Who holds a lock, since when, until when: all that the store's record says.
 ///
-/// Every field is optional, because the holder may be a foreign client that records less, or nothing.
+/// Every field is optional, because the holder may be a foreign client that records less, or
+/// nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Holder {
@@ -19,16 +20,16 @@ pub struct Holder {
     pub token: Option<FencingToken>,
     /// When it acquired the lock, by the store's clock where the store has one.
     pub since: Option<SystemTime>,
-    /// How long the store will keep the lock unless it is renewed, by the store's clock when it answered. `None` when the lock
-    /// does not expire by itself or the store does not say.
+    /// How long the store will keep the lock unless it is renewed, by the store's clock when it
+    /// answered. `None` when the lock does not expire by itself or the store does not say.
     pub expires_in: Option<Duration>,
     /// What the holder left for others to read.
     pub data: Option<Vec<u8>>,
-    /// Identifies this state of the record, for [`break_lock`](crate::backend::Admin::break_lock): changes at least with
-    /// every acquisition. `None` when the lock cannot be broken.
+    /// Identifies this state of the record, for [`break_lock`](crate::backend::Admin::break_lock):
+    /// changes at least with every acquisition. `None` when the lock cannot be broken.
     pub version: Option<String>,
-    /// What kind of foreign lock this is, when it is not one of ours: "a Redis hash (Redisson)", "a flock(2) holder without
-    /// a record".
+    /// What kind of foreign lock this is, when it is not one of ours: "a Redis hash (Redisson)", "a
+    /// flock(2) holder without a record".
     pub foreign: Option<String>,
 }
 

@@ -6,17 +6,20 @@ use crate::types::LockName;
 
 /// Identifies one acquisition: 128 random bits, chosen by the client before the first byte is sent.
 ///
-/// Every operation of that acquisition carries it, so a retry that finds its own id knows that it has succeeded.
+/// Every operation of that acquisition carries it, so a retry that finds its own id knows that it
+/// has succeeded.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseId(u128);
 
 impl LeaseId {
     /// A new random id, from the operating system's generator.
     ///
-    /// A generator inside the process would repeat itself in clones of one memory image (VM snapshots, Lambda `SnapStart`).
+    /// A generator inside the process would repeat itself in clones of one memory image (VM
+    /// snapshots, Lambda `SnapStart`).
     ///
     /// # Panics
-    /// If the operating system has no random numbers to give, which Linux rules out after early boot.
+    /// If the operating system has no random numbers to give, which Linux rules out after early
+    /// boot.
     pub fn random() -> Self {
         let mut bytes = [0; 16];
         getrandom::fill(&mut bytes).expect("getrandom(2) cannot fail once the kernel's generator is seeded");
@@ -74,9 +77,10 @@ impl FromStr for LeaseId {
 
 /// A number that rises with every acquisition of a name, for the protected resource to compare.
 ///
-/// Strictly larger than every earlier token of that name: across release, expiry, break and loss of the store's data.
-/// A resource that remembers the largest token it has seen, and refuses smaller ones, is safe even from a holder that
-/// was paused past its lease (Kleppmann, "How to do distributed locking", 2016). Fits 2^53, so JSON and Lua keep it exact.
+/// Strictly larger than every earlier token of that name: across release, expiry, break and loss of
+/// the store's data. A resource that remembers the largest token it has seen, and refuses smaller
+/// ones, is safe even from a holder that was paused past its lease (Kleppmann, "How to do
+/// distributed locking", 2016). Fits 2^53, so JSON and Lua keep it exact.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FencingToken(u64);
 
@@ -89,12 +93,12 @@ impl FencingToken {
         (value <= Self::MAX.0).then_some(Self(value))
     }
 
-    /// The token that follows `previous` when the store's clock shows `store_now_micros` since the Unix epoch:
-    /// `max(previous + 1, now)`, the same rule on every store.
+    /// The token that follows `previous` when the store's clock shows `store_now_micros` since the
+    /// Unix epoch: `max(previous + 1, now)`, the same rule on every store.
     ///
-    /// While the record of the previous token survives, the first operand keeps tokens rising; when it was lost, the
-    /// second does, as long as the store's clock has not gone back. `None` when the numbers are used up, which takes a
-    /// record that somebody has tampered with.
+    /// While the record of the previous token survives, the first operand keeps tokens rising; when
+    /// it was lost, the second does, as long as the store's clock has not gone back. `None` when
+    /// the numbers are used up, which takes a record that was tampered with.
     pub fn next(previous: Option<Self>, store_now_micros: u64) -> Option<Self> {
         Self::new(previous.map_or(0, |p| p.0 + 1).max(store_now_micros))
     }

@@ -17,7 +17,7 @@ async fn tamper(store: &MemoryBackend, what: Tampering, name: &LockName) -> bool
         Tampering::ReplaceRecord => {
             store.lose(name.as_str());
             let ttl = std::time::Duration::from_secs(600);
-            let foreign = AcquireRequest::new(name.clone(), LeaseId::random(), "somebody").with_ttl(ttl);
+            let foreign = AcquireRequest::new(name.clone(), LeaseId::random(), "a foreign client").with_ttl(ttl);
             assert!(matches!(store.acquire(&foreign).await, Ok(AcquireOutcome::Granted(_))));
         }
         Tampering::DeleteToken => return store.purge(name).await.unwrap(),

@@ -334,7 +334,7 @@ impl Subject for Buggy {
                 self.store.lose(name.as_str());
                 let ttl = Duration::from_secs(600);
                 let id = LeaseId::random();
-                let foreign = AcquireRequest::new(name.clone(), id, "somebody").with_ttl(ttl);
+                let foreign = AcquireRequest::new(name.clone(), id, "a foreign client").with_ttl(ttl);
                 assert!(matches!(self.store.acquire(&foreign).await, Ok(AcquireOutcome::Granted(_))));
             }
             _ => return self.store.purge(name).await.unwrap(),

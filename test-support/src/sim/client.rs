@@ -97,8 +97,8 @@ impl SimBackend {
     }
 }
 
-/// Not [`ClockReading::since`]: whoever waits for another's lease to end must not be hurried by a wall
-/// clock that is set forward.
+/// Not [`ClockReading::since`]: a client that waits for another lease to end must not be hurried by
+/// a wall clock that is set forward.
 fn elapsed(from: ClockReading, to: ClockReading) -> Duration {
     to.boot.saturating_sub(from.boot)
 }

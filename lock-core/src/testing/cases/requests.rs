@@ -61,7 +61,8 @@ pub(super) async fn a_late_acquire_leaves_no_lasting_lock(bench: &Bench<'_>) {
         assert!(orphan.token > last || last.is_none(), "{:?} after {last:?}", orphan.token);
         last = orphan.token;
         if !a.capabilities().ttl {
-            // Nothing repeats requests on the way to such a store: it was the client that asked again, and it goes on holding.
+            // No network repeats a request to such a store. The client asked again, so it holds the
+            // lock.
             let _: Release = a.release(&claim.lease(orphan.token), Duration::ZERO).await.expect("the store answers");
         }
     }
