@@ -60,7 +60,7 @@ fn raw_client(endpoint: &str) -> Client {
     Client::from_conf(config.build())
 }
 
-fn claim(name: &str) -> AcquireRequest {
+fn request(name: &str) -> AcquireRequest {
     let name = LockName::new(name).expect("a good name");
     AcquireRequest::new(name, LeaseId::random(), "host:4711-0a1b2c3d").with_ttl(TTL)
 }
@@ -138,11 +138,11 @@ async fn cycles(backend: &Arc<DynamoBackend>, raw: &Client, table: &str) {
         }
     };
     let one_attempt = async || {
-        let claim = claim("attempt");
-        let AcquireOutcome::Granted(grant) = backend.acquire(&claim).await.expect("it answers") else {
+        let request = request("attempt");
+        let AcquireOutcome::Granted(grant) = backend.acquire(&request).await.expect("it answers") else {
             panic!("it is free")
         };
-        let _ = backend.release(&claim.lease(grant.token), Duration::ZERO).await.expect("it answers");
+        let _ = backend.release(&request.lease(grant.token), Duration::ZERO).await.expect("it answers");
     };
     let guard = async || {
         let guard = locker.acquire("guard").await.expect("it is free");
@@ -164,13 +164,13 @@ async fn cycles(backend: &Arc<DynamoBackend>, raw: &Client, table: &str) {
 }
 
 async fn renewals(backend: &DynamoBackend) {
-    let claims: Vec<_> = (0..BATCH).map(|i| claim(&format!("renewed{i}"))).collect();
+    let requests: Vec<_> = (0..BATCH).map(|i| request(&format!("renewed{i}"))).collect();
     let mut leases = Vec::new();
-    for claim in &claims {
-        let AcquireOutcome::Granted(grant) = backend.acquire(claim).await.expect("it answers") else {
+    for request in &requests {
+        let AcquireOutcome::Granted(grant) = backend.acquire(request).await.expect("it answers") else {
             panic!("it is free")
         };
-        leases.push(claim.lease(grant.token));
+        leases.push(request.lease(grant.token));
     }
     let one_by_one = async || {
         for answer in join_all(leases.iter().map(|lease| backend.renew(lease))).await {

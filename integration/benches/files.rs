@@ -94,9 +94,9 @@ fn cycle(criterion: &mut Criterion, medium: &str, dir: &Path) {
     group.bench_function("backend", |b| {
         b.iter(|| {
             runtime.block_on(async {
-                let claim = AcquireRequest::new(name.clone(), LeaseId::random(), "bench");
-                let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&claim).await else { panic!("it is free") };
-                backend.release(&claim.lease(grant.token), Duration::ZERO).await.expect("it is held")
+                let request = AcquireRequest::new(name.clone(), LeaseId::random(), "bench");
+                let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&request).await else { panic!("it is free") };
+                backend.release(&request.lease(grant.token), Duration::ZERO).await.expect("it is held")
             })
         });
     });

@@ -210,15 +210,15 @@ impl Backend for MemoryBackend {
         StoreTimings { renew_batch: 100, ..StoreTimings::default() }
     }
 
-    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let now = Instant::now();
-        let expires = now + claim.ttl;
+        let expires = now + request.ttl;
         let wall = self.wall(now);
         let mut locks = self.locks();
         let Locks { records, last_token, .. } = &mut *locks;
-        let previous = records.get_mut(&claim.name);
+        let previous = records.get_mut(&request.name);
         let (crashed, broken) = match previous {
-            Some(record) if record.is_held_by(claim.id, now) => {
+            Some(record) if record.is_held_by(request.id, now) => {
                 record.expires = expires;
                 return Ok(AcquireOutcome::Granted(Grant {
                     token: Some(record.token),
@@ -235,16 +235,16 @@ impl Backend for MemoryBackend {
             .expect("2^53 microseconds end in the year 2255");
         *last_token = Some(token);
         let record = Record {
-            id: claim.id,
-            owner: claim.owner.clone(),
-            data: claim.data.clone(),
+            id: request.id,
+            owner: request.owner.clone(),
+            data: request.data.clone(),
             token,
             since: wall,
             expires,
             released: false,
             broken,
         };
-        records.insert(claim.name.clone(), record);
+        records.insert(request.name.clone(), record);
         Ok(AcquireOutcome::Granted(Grant { token: Some(token), crashed, already_ours: false }))
     }
 

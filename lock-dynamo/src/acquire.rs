@@ -35,26 +35,26 @@ impl DynamoBackend {
     /// Makes one attempt. The first request takes a free lock, and is the only one unless the
     /// holder is dead. A second request takes over from a dead holder, if the record is still the
     /// one that refused the first request.
-    pub(crate) async fn attempt(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+    pub(crate) async fn attempt(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let now = self.clock.now();
         let token = next_token(None, now)?;
-        let write = ConditionalWrite::take_free(&self.config.layout, claim, now, token, self.idle());
+        let write = ConditionalWrite::take_free(&self.config.layout, request, now, token, self.idle());
         let version = write.version.clone();
-        let item = match self.update(&claim.name, write).await? {
-            WriteOutcome::Done => return self.granted(claim, now, token, &version, None).await,
+        let item = match self.update(&request.name, write).await? {
+            WriteOutcome::Done => return self.granted(request, now, token, &version, None).await,
             WriteOutcome::Refused(Some(item)) => item,
             // Some emulators do not return the item with the refusal: read it.
-            WriteOutcome::Refused(None) => match self.item(self.client().await?, &claim.name).await? {
+            WriteOutcome::Refused(None) => match self.item(self.client().await?, &request.name).await? {
                 Some(item) => item,
                 None => return Ok(AcquireOutcome::Contended(Holder::default())),
             },
         };
         let Some(record) = self.read(&item)? else { return Ok(AcquireOutcome::Contended(Holder::default())) };
-        if record.id == Some(claim.id) {
-            return self.again(claim, &record).await;
+        if record.id == Some(request.id) {
+            return self.again(request, &record).await;
         }
-        match self.judge(&claim.name, &record) {
-            Verdict::Free | Verdict::Dead => self.take_over(claim, &record).await,
+        match self.judge(&request.name, &record) {
+            Verdict::Free | Verdict::Dead => self.take_over(request, &record).await,
             Verdict::Held(free_in) => Ok(AcquireOutcome::Contended(record.holder(free_in))),
             Verdict::Undecided(skew) => Err(self.undecided(skew, &record)),
         }
@@ -97,44 +97,44 @@ impl DynamoBackend {
         }
     }
 
-    async fn take_over(&self, claim: &AcquireRequest, seen: &Record) -> Result<AcquireOutcome, Error> {
+    async fn take_over(&self, request: &AcquireRequest, seen: &Record) -> Result<AcquireOutcome, Error> {
         let now = self.clock.now();
         let token = next_token(seen.fence, now)?;
-        let write = ConditionalWrite::take_over(&self.config.layout, claim, now, Some(token), self.idle(), seen);
+        let write = ConditionalWrite::take_over(&self.config.layout, request, now, Some(token), self.idle(), seen);
         let version = write.version.clone();
-        match self.update(&claim.name, write).await? {
+        match self.update(&request.name, write).await? {
             WriteOutcome::Done => {
                 let crashed = (seen.state == LockState::Held).then(|| seen.holder(Some(Duration::ZERO)));
-                self.granted(claim, now, token, &version, crashed).await
+                self.granted(request, now, token, &version, crashed).await
             }
             // Another client was faster, or the holder has renewed.
-            WriteOutcome::Refused(item) => self.beaten(claim, item),
+            WriteOutcome::Refused(item) => self.beaten(request, item),
         }
     }
 
     /// Another client has changed the record between two requests of one attempt.
-    fn beaten(&self, claim: &AcquireRequest, item: Option<Item>) -> Result<AcquireOutcome, Error> {
+    fn beaten(&self, request: &AcquireRequest, item: Option<Item>) -> Result<AcquireOutcome, Error> {
         let record = item.map(|item| self.read(&item)).transpose()?.flatten();
-        if record.as_ref().is_some_and(|record| record.is_held_by(claim.id)) {
+        if record.as_ref().is_some_and(|record| record.is_held_by(request.id)) {
             return Err(overtaken());
         }
-        Ok(AcquireOutcome::Contended(record.map_or_else(Holder::default, |record| self.holder(&claim.name, &record))))
+        Ok(AcquireOutcome::Contended(record.map_or_else(Holder::default, |record| self.holder(&request.name, &record))))
     }
 
     /// Handles an item with our id: an earlier request of this attempt arrived, but its reply was
     /// lost.
-    async fn again(&self, claim: &AcquireRequest, record: &Record) -> Result<AcquireOutcome, Error> {
+    async fn again(&self, request: &AcquireRequest, record: &Record) -> Result<AcquireOutcome, Error> {
         if record.state != LockState::Held {
             let message =
                 "this acquisition was released while one of its requests was still in flight; start a new one";
             return Err(Error::new(ErrorKind::Other, message));
         }
-        match self.correct(&claim.lease(record.fence), &record.version).await? {
+        match self.correct(&request.lease(record.fence), &record.version).await? {
             WriteOutcome::Done => {
-                self.observations.forget(&claim.name);
+                self.observations.forget(&request.name);
                 Ok(AcquireOutcome::Granted(Grant::default().with_token(record.fence).with_already_ours(true)))
             }
-            WriteOutcome::Refused(item) => self.beaten(claim, item),
+            WriteOutcome::Refused(item) => self.beaten(request, item),
         }
     }
 
@@ -142,7 +142,7 @@ impl DynamoBackend {
     /// wrong then, the expiry and the token are wrong too, and are corrected first.
     async fn granted(
         &self,
-        claim: &AcquireRequest,
+        request: &AcquireRequest,
         at: StoreTime,
         token: FencingToken,
         version: &str,
@@ -153,15 +153,15 @@ impl DynamoBackend {
         if !self.stands(at) {
             let now = self.clock.now();
             token = next_token(Some(token), now)?;
-            let lease = claim.lease(Some(token));
+            let lease = request.lease(Some(token));
             let write = ConditionalWrite::correct_grant(layout, &lease, now, token, self.idle(), version);
-            if let WriteOutcome::Refused(item) = self.write_again(&claim.name, write).await? {
+            if let WriteOutcome::Refused(item) = self.write_again(&request.name, write).await? {
                 // The expiry was written too early, so another client may legitimately hold the
                 // lock now.
-                return self.beaten(claim, item);
+                return self.beaten(request, item);
             }
         }
-        self.observations.forget(&claim.name);
+        self.observations.forget(&request.name);
         let token = layout.fences().then_some(token);
         Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)))
     }

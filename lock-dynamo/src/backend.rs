@@ -266,8 +266,8 @@ impl Backend for DynamoBackend {
             .with_attempt_timeout(client::ATTEMPT)
     }
 
-    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        self.attempt(claim).await
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        self.attempt(request).await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {

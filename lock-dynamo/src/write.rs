@@ -58,23 +58,23 @@ impl<'a> ConditionalWrite<'a> {
     /// Takes a free lock: there is no item, or it is released, and its last token is below `token`.
     pub(crate) fn take_free(
         layout: &'a Layout,
-        claim: &AcquireRequest,
+        request: &AcquireRequest,
         now: StoreTime,
         token: FencingToken,
         idle: Idle,
     ) -> Self {
-        let mut write = Self::new(layout, record::version(claim.id));
-        let fence = write.grant(claim, now, Some(token), idle);
+        let mut write = Self::new(layout, record::version(request.id));
+        let fence = write.grant(request, now, Some(token), idle);
         if layout.schema != Schema::Native {
             // In the native schema, onelock's own releases have removed them.
-            write.clear_leftovers(claim);
+            write.clear_leftovers(request);
         }
         let version = write.name(Attribute::Version);
         write.condition = format!("attribute_not_exists({version})");
         if !layout.schema.deletes_on_release() {
             // Refuses a request that arrives after the release of its own id.
             let (released, one) = (write.name(Attribute::Released), write.value(text(record::RELEASED)));
-            let id = write.value(text(claim.id));
+            let id = write.value(text(request.id));
             write.condition =
                 format!("({} OR ({released} = {one} AND NOT begins_with({version}, {id})))", write.condition);
         }
@@ -88,15 +88,15 @@ impl<'a> ConditionalWrite<'a> {
     /// Takes over a lock whose record was judged, if the record is unchanged.
     pub(crate) fn take_over(
         layout: &'a Layout,
-        claim: &AcquireRequest,
+        request: &AcquireRequest,
         now: StoreTime,
         token: Option<FencingToken>,
         idle: Idle,
         seen: &Record,
     ) -> Self {
-        let mut write = Self::new(layout, record::version(claim.id));
-        write.grant(claim, now, token, idle);
-        write.clear_leftovers(claim);
+        let mut write = Self::new(layout, record::version(request.id));
+        write.grant(request, now, token, idle);
+        write.clear_leftovers(request);
         write.require_version(&seen.version);
         write
     }
@@ -214,19 +214,19 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
-    /// Sets all attributes of a lock held by `claim`. Returns the placeholder of the token, if the
+    /// Sets all attributes of a lock held by `request`. Returns the placeholder of the token, if the
     /// layout has one.
     fn grant(
         &mut self,
-        claim: &AcquireRequest,
+        request: &AcquireRequest,
         now: StoreTime,
         token: Option<FencingToken>,
         idle: Idle,
     ) -> Option<String> {
-        self.set_lease(claim.ttl, now, idle);
-        self.set(Attribute::Owner, text(&claim.owner));
+        self.set_lease(request.ttl, now, idle);
+        self.set(Attribute::Owner, text(&request.owner));
         self.set(Attribute::Since, number(now.millis()));
-        if let Some(data) = &claim.data {
+        if let Some(data) = &request.data {
             self.set(Attribute::Data, AttributeValue::B(Blob::new(data.clone())));
         }
         if !self.layout.schema.deletes_on_release() {
@@ -237,9 +237,9 @@ impl<'a> ConditionalWrite<'a> {
     }
 
     /// Removes attributes left in the item by a dead or a foreign holder.
-    fn clear_leftovers(&mut self, claim: &AcquireRequest) {
+    fn clear_leftovers(&mut self, request: &AcquireRequest) {
         self.remove(Attribute::FreeAt);
-        if claim.data.is_none() {
+        if request.data.is_none() {
             self.remove(Attribute::Data);
         }
     }

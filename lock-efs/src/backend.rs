@@ -118,10 +118,10 @@ impl Backend for FileBackend {
         }
     }
 
-    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        let (name, claim) = (&claim.name, claim.clone());
-        let lane = Some((claim.id, name.clone()));
-        self.run((Operation::Acquire, lane), move |store| store.acquire(&claim)).await.map_err(|e| e.with_name(name))
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        let (name, request) = (&request.name, request.clone());
+        let lane = Some((request.id, name.clone()));
+        self.run((Operation::Acquire, lane), move |store| store.acquire(&request)).await.map_err(|e| e.with_name(name))
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {

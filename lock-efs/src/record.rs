@@ -104,16 +104,16 @@ impl Record {
 }
 
 /// Returns the whole record of a lock that is held from now on.
-pub(crate) fn held(claim: &AcquireRequest, token: FencingToken, since_us: u64) -> Vec<u8> {
-    let text = claim.data.as_deref().map(std::str::from_utf8);
+pub(crate) fn held(request: &AcquireRequest, token: FencingToken, since_us: u64) -> Vec<u8> {
+    let text = request.data.as_deref().map(std::str::from_utf8);
     let body = Body {
-        name: claim.name.as_str().into(),
-        id: claim.id.to_string(),
+        name: request.name.as_str().into(),
+        id: request.id.to_string(),
         token: token.get(),
-        owner: claim.owner.clone(),
+        owner: request.owner.clone(),
         since_us,
         data: text.and_then(Result::ok).map(Into::into),
-        data_hex: claim.data.as_deref().filter(|_| text.is_some_and(|t| t.is_err())).map(to_hex),
+        data_hex: request.data.as_deref().filter(|_| text.is_some_and(|t| t.is_err())).map(to_hex),
     };
     held_bytes(&body)
 }
@@ -177,7 +177,7 @@ mod tests {
 
     use super::*;
 
-    fn claim(data: Option<&[u8]>) -> AcquireRequest {
+    fn request(data: Option<&[u8]>) -> AcquireRequest {
         AcquireRequest::new(LockName::new("etl").expect("a valid name"), LeaseId::from(7), "me:1")
             .with_data(data.map(Into::into))
     }
@@ -187,7 +187,7 @@ mod tests {
     }
 
     fn released_at(now_us: u64, hold_for: Duration) -> Record {
-        let mut bytes = held(&claim(None), token(9), 5);
+        let mut bytes = held(&request(None), token(9), 5);
         let head = released(now_us, hold_for);
         bytes[..head.len()].copy_from_slice(head.as_bytes());
         Record::parse(&bytes).expect("a record that was released is a record")
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn a_record_keeps_the_holder_and_text_or_binary_data() {
         for data in [None, Some(&b"{\"k\":1}\n"[..]), Some(&[0, 0xff, 0x80][..]), Some(&[][..])] {
-            let record = Record::parse(&held(&claim(data), token(9), 5)).unwrap();
+            let record = Record::parse(&held(&request(data), token(9), 5)).unwrap();
             assert_eq!((record.state, record.body.name.as_str()), (RecordState::Held, "etl"));
             let holder = record.into_holder();
             assert_eq!(holder.owner.as_deref(), Some("me:1"));
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn torn_foreign_and_huge_records_are_garbage() {
-        let whole = held(&claim(None), token(9), 5);
+        let whole = held(&request(None), token(9), 5);
         let json_end = whole.iter().rposition(|&b| b == b'}').expect("the JSON object ends");
         for cut in 0..=json_end {
             assert!(Record::parse(&whole[..cut]).is_err(), "cut at {cut}");
@@ -253,7 +253,7 @@ mod tests {
 
         #[test]
         fn any_data_survives(data in prop::collection::vec(any::<u8>(), 0..300)) {
-            let record = Record::parse(&held(&claim(Some(&data)), token(1), 0)).unwrap();
+            let record = Record::parse(&held(&request(Some(&data)), token(1), 0)).unwrap();
             prop_assert_eq!(record.into_holder().data, Some(data));
         }
     }

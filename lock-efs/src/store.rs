@@ -83,31 +83,31 @@ impl FileStore {
         Files::new(&self.directory, stem)
     }
 
-    pub(crate) fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        let files = self.files(&encode::encode(&claim.name));
-        if let Some(grant) = self.held_already(&(claim.id, claim.name.clone()), &files)? {
+    pub(crate) fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        let files = self.files(&encode::encode(&request.name));
+        if let Some(grant) = self.held_already(&(request.id, request.name.clone()), &files)? {
             return Ok(AcquireOutcome::Granted(grant));
         }
         for _ in 0..TRIES {
-            let IdleDescriptor { lock, cached } = match self.slots.take_idle(&claim.name) {
+            let IdleDescriptor { lock, cached } = match self.slots.take_idle(&request.name) {
                 Some(idle) => idle,
                 None => IdleDescriptor { lock: self.open(&files.lock)?, cached: None },
             };
             let peek = || sidecar::peek(&files.record);
-            let attempt = LockAttempt { id: claim.id, lock: &lock, path: &files.lock, peek: &peek };
+            let attempt = LockAttempt { id: request.id, lock: &lock, path: &files.lock, peek: &peek };
             let refusal = self.medium.try_lock(&attempt, cached)?;
             // Before the path is compared: on NFS this makes the host look the path up again.
             let begun = match refusal {
-                None => self.medium.begin_record(&self.directory, claim.id, self.mode)?,
+                None => self.medium.begin_record(&self.directory, request.id, self.mode)?,
                 Some(_) => None,
             };
             if !lock.inode.is_at(&files.lock)? {
                 tracing::debug!(file = %files.lock.display(), "the lock file was replaced; starting over");
                 continue;
             }
-            let Some(refusal) = refusal else { return self.settle(lock, claim, &files, begun) };
+            let Some(refusal) = refusal else { return self.settle(lock, request, &files, begun) };
             let holder = refusal.holder.clone();
-            self.slots.keep(&claim.name, IdleDescriptor { lock, cached: Some(refusal) });
+            self.slots.keep(&request.name, IdleDescriptor { lock, cached: Some(refusal) });
             return Ok(AcquireOutcome::Contended(holder));
         }
         let what = format!(
@@ -143,21 +143,21 @@ impl FileStore {
     fn settle(
         &self,
         lock: LockFile,
-        claim: &AcquireRequest,
+        request: &AcquireRequest,
         files: &Files,
         begun: Option<TempRecord>,
     ) -> Result<AcquireOutcome, Error> {
-        match self.record_holder(claim, files, begun) {
+        match self.record_holder(request, files, begun) {
             Ok(RecordOutcome::Granted { record, token, crashed, skew_us }) => {
                 let _gauge = HeldGauge::new(&self.labels);
                 let acquired = AcquiredLock { lock: Arc::new(lock), record, token, lent: false, skew_us, _gauge };
-                let held = self.table.insert((claim.id, claim.name.clone()), acquired);
+                let held = self.table.insert((request.id, request.name.clone()), acquired);
                 self.medium.note_held(held);
                 Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)))
             }
             Ok(RecordOutcome::MinHold(holder)) => {
                 lock.unlock(&files.lock)?;
-                self.slots.keep(&claim.name, IdleDescriptor { lock, cached: None });
+                self.slots.keep(&request.name, IdleDescriptor { lock, cached: None });
                 Ok(AcquireOutcome::Contended(holder))
             }
             Err(error) => {
@@ -171,7 +171,7 @@ impl FileStore {
 
     fn record_holder(
         &self,
-        claim: &AcquireRequest,
+        request: &AcquireRequest,
         files: &Files,
         begun: Option<TempRecord>,
     ) -> Result<RecordOutcome, Error> {
@@ -199,18 +199,18 @@ impl FileStore {
             let what = format!("the record {} holds the largest possible fencing token; remove the record to start again from the clock", files.record.display());
             Error::new(ErrorKind::Corrupt, what)
         })?;
-        let bytes = record::held(claim, token, now_us);
+        let bytes = record::held(request, token, now_us);
         if bytes.len() > record::MAX_BYTES {
             let what = format!("the lock record has {} bytes, and the limit is {}", bytes.len(), record::MAX_BYTES);
             return Err(Error::new(ErrorKind::Limit, what + "; attach less data"));
         }
         let replaces = previous.is_some();
         let new =
-            NewRecord { directory: &self.directory, files, id: claim.id, bytes: &bytes, replaces, mode: self.mode };
+            NewRecord { directory: &self.directory, files, id: request.id, bytes: &bytes, replaces, mode: self.mode };
         let file = self.medium.place_record(&new, begun)?;
         let crashed = previous.filter(|r| r.state == RecordState::Held).map(record::Record::into_holder);
         if let Some(holder) = &crashed {
-            tracing::debug!(name = %claim.name, %holder, "the previous holder ended without releasing the lock");
+            tracing::debug!(name = %request.name, %holder, "the previous holder ended without releasing the lock");
         }
         Ok(RecordOutcome::Granted { record: file, token, crashed, skew_us: now_us.wrapping_sub(here_us).cast_signed() })
     }

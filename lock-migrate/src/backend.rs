@@ -62,11 +62,11 @@ impl MigrationBackend {
         lease.clone().with_id(taken.id).with_ttl(self.ttl(lease.ttl))
     }
 
-    async fn try_side(&self, side: Side, claim: &AcquireRequest, taken: &mut Taken) -> Result<AcquireOutcome, Error> {
-        let part = claim.clone().with_id(taken.id).with_ttl(self.ttl(claim.ttl));
+    async fn try_side(&self, side: Side, request: &AcquireRequest, taken: &mut Taken) -> Result<AcquireOutcome, Error> {
+        let part = request.clone().with_id(taken.id).with_ttl(self.ttl(request.ttl));
         let before = *taken;
         taken.set(side, true);
-        self.taken.put(claim.id, &claim.name, *taken);
+        self.taken.put(request.id, &request.name, *taken);
         let answer = self.side(side).acquire(&part).await;
         match &answer {
             Ok(AcquireOutcome::Granted(_)) => {}
@@ -74,18 +74,18 @@ impl MigrationBackend {
             Err(error) if error.is_ambiguous() => {}
             Err(_) => *taken = before,
         }
-        self.taken.put(claim.id, &claim.name, *taken);
+        self.taken.put(request.id, &request.name, *taken);
         answer
     }
 
     /// Releases the locks that an attempt acquired.
-    async fn undo(&self, claim: &AcquireRequest) -> Result<(), Error> {
-        self.release(&claim.lease(None), Duration::ZERO).await.map(drop)
+    async fn undo(&self, request: &AcquireRequest) -> Result<(), Error> {
+        self.release(&request.lease(None), Duration::ZERO).await.map(drop)
     }
 
     /// Releases the locks of a failed attempt, and returns its error.
-    async fn failed(&self, claim: &AcquireRequest, error: Error) -> Error {
-        let undone = self.undo(claim).await.is_ok();
+    async fn failed(&self, request: &AcquireRequest, error: Error) -> Error {
+        let undone = self.undo(request).await.is_ok();
         error.with_ambiguous(!undone)
     }
 
@@ -164,31 +164,31 @@ impl Backend for MigrationBackend {
             .with_attempt_timeout(from.attempt_timeout + to.attempt_timeout)
     }
 
-    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let shortest = [self.from.timings().lease, self.to.timings().lease].into_iter().flatten().min();
         let expires = self.from.capabilities().ttl || self.to.capabilities().ttl;
-        if let Some(lease) = shortest.filter(|lease| expires && self.ttl(claim.ttl) > *lease) {
+        if let Some(lease) = shortest.filter(|lease| expires && self.ttl(request.ttl) > *lease) {
             let message =
                 format!("one of the two stores keeps locks for {lease:?} only; choose a ttl or lease of at most that");
             return Err(Error::new(ErrorKind::Config, message).with_ambiguous(false));
         }
-        let mut taken = self.taken.begin(claim.id, &claim.name);
+        let mut taken = self.taken.begin(request.id, &request.name);
         let mut grants: [Grant; 2] = Default::default();
         for (side, grant) in [Side::From, Side::To].into_iter().zip(&mut grants) {
-            match self.try_side(side, claim, &mut taken).await {
+            match self.try_side(side, request, &mut taken).await {
                 Ok(AcquireOutcome::Granted(granted)) => *grant = granted,
                 Ok(AcquireOutcome::Contended(holder)) => {
                     // What an earlier attempt may have got in the other store too.
-                    self.undo(claim).await.map_err(|error| error.with_ambiguous(true))?;
-                    return Ok(AcquireOutcome::Contended(self.refused_by(side, &claim.name, holder).await));
+                    self.undo(request).await.map_err(|error| error.with_ambiguous(true))?;
+                    return Ok(AcquireOutcome::Contended(self.refused_by(side, &request.name, holder).await));
                 }
-                Err(error) => return Err(self.failed(claim, error).await),
+                Err(error) => return Err(self.failed(request, error).await),
             }
         }
         let [from, to] = grants;
-        let token = match self.agree(&claim.lease(None), taken, [from.token, to.token]).await {
+        let token = match self.agree(&request.lease(None), taken, [from.token, to.token]).await {
             Ok(token) => token,
-            Err(error) => return Err(self.failed(claim, error).await),
+            Err(error) => return Err(self.failed(request, error).await),
         };
         let crashed = from.crashed.or(to.crashed);
         Ok(AcquireOutcome::Granted(

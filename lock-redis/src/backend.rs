@@ -117,9 +117,9 @@ impl Backend for RedisBackend {
             .with_attempt_timeout(self.attempt_timeout)
     }
 
-    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        let result = ask!(self.acquire(claim));
-        result.map_err(|error| self.context(error, Operation::Acquire, Some(&claim.name)))
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        let result = ask!(self.acquire(request));
+        result.map_err(|error| self.context(error, Operation::Acquire, Some(&request.name)))
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {

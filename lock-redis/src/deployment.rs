@@ -116,19 +116,19 @@ impl Deployment {
         next(previous.unwrap_or_default())
     }
 
-    pub(crate) async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        let lock = self.keys.lock(&claim.name);
-        let id = claim.id.to_string();
-        let ttl = millis(claim.ttl);
+    pub(crate) async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        let lock = self.keys.lock(&request.name);
+        let id = request.id.to_string();
+        let ttl = millis(request.ttl);
         let mut keys = vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, &id)];
         let queuing = self.connection.wakers.queuing(&lock);
         keys.extend(queuing.as_ref().map(|_| self.keys.waiters(&lock)));
         let mut call =
-            self.scripts.acquire.call(&keys).arg(&id).arg(ttl).arg(self.stamp()).arg(record::tail(claim, ttl));
+            self.scripts.acquire.call(&keys).arg(&id).arg(ttl).arg(self.stamp()).arg(record::tail(request, ttl));
         if let Some(queuing) = &queuing {
             call = call.arg(queuing.channel).arg(&queuing.place).arg(u8::from(queuing.alone));
         }
-        let mut sent = self.unanswered.sending(claim.id);
+        let mut sent = self.unanswered.sending(request.id);
         let answer = match &self.replicated {
             None => self.connection.run(&call).await.map(|answer| (answer, Ok(()))),
             Some(replicated) => Box::pin(replicated.run(&replicated.acquiring, &call)).await,
@@ -138,7 +138,7 @@ impl Deployment {
         self.pass_on();
         let attempt = granted_or_held(answer)?;
         if let (Err(missing), AcquireOutcome::Granted(_)) = (replicated, &attempt) {
-            let undone = Box::pin(self.release(&claim.lease(None), Duration::ZERO)).await.is_ok();
+            let undone = Box::pin(self.release(&request.lease(None), Duration::ZERO)).await.is_ok();
             return Err(missing.with_ambiguous(!undone));
         }
         match (&attempt, queuing) {

@@ -38,20 +38,20 @@ pub fn value(data: &[u8]) {
     let _ = record::holder(None, ttl, std::str::from_utf8(data).ok());
 
     let id = LeaseId::from(7);
-    let lease = claim(data, id).lease(None);
+    let lease = request(data, id).lease(None);
     for answer in answers(data) {
         let _ = answer::granted_or_held(answer.clone());
         let _ = answer::why_lost(answer, &lease);
     }
 
-    let claim = claim(data, id);
+    let request = request(data, id);
     let mut written = format!("{id} 5 5 5 ").into_bytes();
-    written.extend(record::tail(&claim, 5));
+    written.extend(record::tail(&request, 5));
     let read = record::parse(&written).expect("our own record");
-    assert_eq!((read.owner, read.data), (Some(claim.owner), claim.data));
+    assert_eq!((read.owner, read.data), (Some(request.owner), request.data));
 }
 
-fn claim(data: &[u8], id: LeaseId) -> AcquireRequest {
+fn request(data: &[u8], id: LeaseId) -> AcquireRequest {
     let (owner, data) = data.split_at(data.len() / 2);
     AcquireRequest::new(
         LockName::new("n").expect("short and not empty"),

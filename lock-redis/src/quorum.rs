@@ -66,12 +66,12 @@ impl Quorum {
         }
     }
 
-    pub(crate) async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        let longer = claim.clone().with_ttl(with_drift(claim.ttl));
+    pub(crate) async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        let longer = request.clone().with_ttl(with_drift(request.ttl));
         let answers = self
-            .ask(Some(claim.ttl), |server| {
-                let claim = longer.clone();
-                async move { server.acquire(&claim).await }
+            .ask(Some(request.ttl), |server| {
+                let request = longer.clone();
+                async move { server.acquire(&request).await }
             })
             .await;
         let grants: Vec<&Grant> = answers
@@ -83,7 +83,7 @@ impl Quorum {
             .collect();
         if grants.len() >= self.majority()
             && let Some(token) = grants.iter().filter_map(|grant| grant.token).max()
-            && self.advance_token(&claim.lease(Some(token)), token).await.is_ok_and(|raised| raised)
+            && self.advance_token(&request.lease(Some(token)), token).await.is_ok_and(|raised| raised)
         {
             return Ok(AcquireOutcome::Granted(
                 Grant::default()
@@ -93,8 +93,8 @@ impl Quorum {
             ));
         }
         // On every server, because a server that did not answer may have granted the lock.
-        let lease = claim.lease(None);
-        self.ask(Some(claim.ttl), |server| {
+        let lease = request.lease(None);
+        self.ask(Some(request.ttl), |server| {
             let lease = lease.clone();
             async move { server.release(&lease, Duration::ZERO).await }
         })

@@ -17,8 +17,8 @@ use lock_core::{
 pub(crate) const RELEASED: &str = "released ";
 
 /// Formats the end of the record, which does not depend on the server's token and time.
-pub(crate) fn tail(claim: &AcquireRequest, ttl_ms: u64) -> Vec<u8> {
-    let (owner, data) = (&claim.owner, claim.data.as_deref());
+pub(crate) fn tail(request: &AcquireRequest, ttl_ms: u64) -> Vec<u8> {
+    let (owner, data) = (&request.owner, request.data.as_deref());
     let mut tail = Vec::with_capacity(32 + owner.len() + data.map_or(0, <[u8]>::len));
     // Not with `format!`, which costs several times as much in every request.
     for part in [&ttl_ms.to_string(), " ", &owner.len().to_string(), " ", owner] {
@@ -98,10 +98,10 @@ mod tests {
     use super::*;
 
     fn record(owner: &str, data: Option<&[u8]>) -> Vec<u8> {
-        let claim =
+        let request =
             AcquireRequest::new(LockName::new("n").unwrap(), LeaseId::from(7), owner).with_data(data.map(Into::into));
-        let mut record = format!("{} 1700000000000002 1700000000000001 1700000000000000 ", claim.id).into_bytes();
-        record.extend(tail(&claim, 30_000));
+        let mut record = format!("{} 1700000000000002 1700000000000001 1700000000000000 ", request.id).into_bytes();
+        record.extend(tail(&request, 30_000));
         record
     }
 

@@ -59,11 +59,11 @@ impl Backend for Shelf {
         StoreTimings::default()
     }
 
-    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        let until = Instant::now() + claim.ttl;
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        let until = Instant::now() + request.ttl;
         Ok(self.with(|slots, last| {
-            let crashed = match slots.get_mut(&claim.name) {
-                Some(slot) if slot.is_held_by(claim.id) => {
+            let crashed = match slots.get_mut(&request.name) {
+                Some(slot) if slot.is_held_by(request.id) => {
                     slot.until = until;
                     return AcquireOutcome::Granted(Grant::default().with_token(slot.token).with_already_ours(true));
                 }
@@ -73,7 +73,7 @@ impl Backend for Shelf {
             };
             let token = FencingToken::next(*last, 0).expect("2^53 is far");
             *last = Some(token);
-            slots.insert(claim.name.clone(), Slot { id: claim.id, token, until, released: false });
+            slots.insert(request.name.clone(), Slot { id: request.id, token, until, released: false });
             AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed))
         }))
     }

@@ -124,10 +124,11 @@ impl Contestant {
                 }
             }
             Self::Backend(backend) => {
-                let claim = AcquireRequest::new(LockName::new("backend").expect("a name"), LeaseId::random(), "bench")
-                    .with_ttl(TTL);
-                let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&claim).await else { panic!("it is free") };
-                let _ = backend.release(&claim.lease(grant.token), Duration::ZERO).await.expect("it is held");
+                let request =
+                    AcquireRequest::new(LockName::new("backend").expect("a name"), LeaseId::random(), "bench")
+                        .with_ttl(TTL);
+                let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&request).await else { panic!("it is free") };
+                let _ = backend.release(&request.lease(grant.token), Duration::ZERO).await.expect("it is held");
             }
             Self::Locker(locker) => {
                 let Ok(TryAcquire::Acquired(guard)) = locker.try_acquire("locker").await else { panic!("it is free") };

@@ -22,7 +22,7 @@ type Call = Pin<Box<dyn Future<Output = Result<AcquireOutcome, Error>> + Send>>;
 /// awaited and rolled back in the background.
 pub(crate) struct PendingAcquire {
     shared: Arc<Shared>,
-    pub(crate) claim: Arc<AcquireRequest>,
+    pub(crate) request: Arc<AcquireRequest>,
     attempt_timeout: Duration,
     call: Option<Call>,
     /// The earliest unanswered send since the last answered one, which may be the one that is
@@ -35,22 +35,22 @@ pub(crate) struct PendingAcquire {
 impl fmt::Debug for PendingAcquire {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PendingAcquire")
-            .field("claim", &self.claim)
+            .field("request", &self.request)
             .field("unanswered", &self.unanswered)
             .finish_non_exhaustive()
     }
 }
 
 impl PendingAcquire {
-    pub(crate) fn new(shared: &Arc<Shared>, claim: AcquireRequest, attempt_timeout: Duration) -> Self {
-        let (shared, claim) = (Arc::clone(shared), Arc::new(claim));
-        Self { shared, claim, attempt_timeout, call: None, unanswered: None, too_late: false }
+    pub(crate) fn new(shared: &Arc<Shared>, request: AcquireRequest, attempt_timeout: Duration) -> Self {
+        let (shared, request) = (Arc::clone(shared), Arc::new(request));
+        Self { shared, request, attempt_timeout, call: None, unanswered: None, too_late: false }
     }
 
     /// Sets the ttl of the next attempts.
     pub(crate) fn set_ttl(&mut self, ttl: Duration) {
-        if self.claim.ttl != ttl {
-            Arc::make_mut(&mut self.claim).ttl = ttl;
+        if self.request.ttl != ttl {
+            Arc::make_mut(&mut self.request).ttl = ttl;
         }
     }
 
@@ -59,7 +59,7 @@ impl PendingAcquire {
     /// release.
     pub(crate) async fn give_back(&mut self, from: ClockReading) -> bool {
         (self.unanswered, self.too_late) = (Some(from), true);
-        let (lease, limit) = (self.claim.lease(None), self.attempt_timeout);
+        let (lease, limit) = (self.request.lease(None), self.attempt_timeout);
         let released = self.shared.release_repeatedly(&lease, Duration::ZERO, limit, false).await.is_ok();
         if released {
             self.begin_anew();
@@ -71,7 +71,7 @@ impl PendingAcquire {
     /// confirmed. Otherwise this process, under a new id, would contend with its own lock.
     pub(crate) async fn prepare(&mut self, left: Option<Duration>) -> Result<(), Error> {
         if self.too_late {
-            let (lease, limit) = (self.claim.lease(None), self.limit(left));
+            let (lease, limit) = (self.request.lease(None), self.limit(left));
             let answer = timeout(limit, self.shared.backend.release(&lease, Duration::ZERO)).await;
             if let Err(error) = answer.unwrap_or_else(|_| Err(no_reply(limit))) {
                 return Err(error.with_ambiguous(true).with_operation(Operation::Acquire).with_name(&lease.name));
@@ -83,7 +83,7 @@ impl PendingAcquire {
 
     fn begin_anew(&mut self) {
         (self.unanswered, self.too_late) = (None, false);
-        Arc::make_mut(&mut self.claim).id = LeaseId::random();
+        Arc::make_mut(&mut self.request).id = LeaseId::random();
     }
 
     fn limit(&self, left: Option<Duration>) -> Duration {
@@ -97,8 +97,8 @@ impl PendingAcquire {
         let sent = self.shared.clock.now();
         let before = self.unanswered;
         self.unanswered.get_or_insert(sent);
-        let (backend, claim) = (Arc::clone(&self.shared.backend), Arc::clone(&self.claim));
-        let call = self.call.insert(Box::pin(async move { backend.acquire(&claim).await }));
+        let (backend, request) = (Arc::clone(&self.shared.backend), Arc::clone(&self.request));
+        let call = self.call.insert(Box::pin(async move { backend.acquire(&request).await }));
         let answer = timeout(limit, call.as_mut()).await;
         self.call = None;
         match answer.unwrap_or_else(|_| Err(no_reply(limit))) {
@@ -119,14 +119,14 @@ impl PendingAcquire {
                     self.unanswered = before;
                 }
                 metrics::attempt(Outcome::Error);
-                Err(error.with_operation(Operation::Acquire).with_name(&self.claim.name))
+                Err(error.with_operation(Operation::Acquire).with_name(&self.request.name))
             }
         }
     }
 
     /// Rolls the acquisition back in the background.
     fn abandon(&mut self) {
-        let lease = self.claim.lease(None);
+        let lease = self.request.lease(None);
         tracing::debug!(name = %lease.name, id = %lease.id, "acquisition abandoned; rolling it back");
         let (call, limit, shared) = (self.call.take(), self.attempt_timeout, Arc::clone(&self.shared));
         let work = async move |lease: Lease| {

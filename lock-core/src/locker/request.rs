@@ -237,11 +237,11 @@ impl AcquireLoop {
         let limits =
             HoldLimits { asked, deadline: options.deadline, min_hold: options.min_hold, max_hold: options.max_hold };
         let owner = options.owner.unwrap_or_else(|| shared.owner().to_owned());
-        let mut claim = AcquireRequest::new(name.clone(), LeaseId::random(), owner).with_data(options.data);
+        let mut request = AcquireRequest::new(name.clone(), LeaseId::random(), owner).with_data(options.data);
         if let Some(ttl) = timing.ttl {
-            claim.ttl = ttl;
+            request.ttl = ttl;
         }
-        let pending = PendingAcquire::new(&shared, claim, timing.attempt_timeout);
+        let pending = PendingAcquire::new(&shared, request, timing.attempt_timeout);
         Ok(Self { shared, name, timing, limits, pending, turn: None, on_contention })
     }
 
@@ -293,7 +293,7 @@ impl AcquireLoop {
                 return Ok(TryAcquire::Contended(holder));
             }
         };
-        let lease = self.pending.claim.lease(grant.token);
+        let lease = self.pending.request.lease(grant.token);
         let shared = &self.shared;
         let means = (Arc::clone(&shared.backend), Arc::clone(&shared.clock), Arc::clone(&shared.renewer.detector));
         let hold = LeaseState::new(lease, self.timing, self.limits, from, valid_for, means);
@@ -312,7 +312,7 @@ impl AcquireLoop {
 
     fn guard(&mut self, hold: LeaseState, from: ClockReading, now: ClockReading, grant: Grant) -> Guard {
         if let Some(turn) = &self.turn {
-            let owner = Some(self.pending.claim.owner.clone());
+            let owner = Some(self.pending.request.owner.clone());
             let since = Some(std::time::SystemTime::UNIX_EPOCH + from.wall);
             turn.note_holder(Holder { owner, token: grant.token, since, ..Holder::default() });
         }

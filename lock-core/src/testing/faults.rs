@@ -192,8 +192,8 @@ impl Backend for Faulty {
         StoreTimings { renew_batch: 1, ..self.inner.timings() }
     }
 
-    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        self.disturb(Operation::Acquire, || self.inner.acquire(claim)).await
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        self.disturb(Operation::Acquire, || self.inner.acquire(request)).await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {

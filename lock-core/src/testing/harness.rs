@@ -67,8 +67,8 @@ impl Bench<'_> {
             Need::Has(capability) => client.capabilities().has(capability),
             #[cfg(unix)]
             Need::Descriptor => {
-                let claim = self.claim(&self.name("probe"));
-                let (lease, _) = granted(&*client, &claim).await;
+                let request = self.request(&self.name("probe"));
+                let (lease, _) = granted(&*client, &request).await;
                 let there = client.process_bound().is_some_and(|bound| bound.descriptor(&lease).is_some());
                 release(&*client, &lease).await;
                 there
@@ -77,7 +77,7 @@ impl Bench<'_> {
             Need::Descriptor => false,
             Need::Tamper(what) => {
                 let name = self.name("probe");
-                let (lease, _) = granted(&*client, &self.claim(&name)).await;
+                let (lease, _) = granted(&*client, &self.request(&name)).await;
                 if what == Tampering::DeleteToken {
                     release(&*client, &lease).await;
                 }
@@ -98,13 +98,13 @@ impl Bench<'_> {
     }
 
     /// Requests a lease that outlasts the case, even on a loaded machine.
-    pub(super) fn claim(&self, name: &LockName) -> AcquireRequest {
+    pub(super) fn request(&self, name: &LockName) -> AcquireRequest {
         AcquireRequest::new(name.clone(), LeaseId::random(), "conformance").with_ttl(Duration::from_secs(60))
     }
 
     /// Requests a lease short enough to expire during the case.
-    pub(super) fn short_claim(&self, name: &LockName) -> AcquireRequest {
-        self.claim(name).with_ttl(self.ttl_of(1.0))
+    pub(super) fn short_request(&self, name: &LockName) -> AcquireRequest {
+        self.request(name).with_ttl(self.ttl_of(1.0))
     }
 
     /// A part of the subject's ttl, which a backend without ttls ignores.
@@ -112,15 +112,15 @@ impl Bench<'_> {
         self.subject.ttl().mul_f64(part)
     }
 
-    /// Advances time in small steps until `claim` is granted; panics after 100 ttls.
-    pub(super) async fn granted_in_the_end(&self, client: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant) {
+    /// Advances time in small steps until `request` is granted; panics after 100 ttls.
+    pub(super) async fn granted_in_the_end(&self, client: &dyn Backend, request: &AcquireRequest) -> (Lease, Grant) {
         for _ in 0..2_000 {
-            match acquire(client, claim).await {
-                AcquireOutcome::Granted(grant) => return (claim.lease(grant.token), grant),
+            match acquire(client, request).await {
+                AcquireOutcome::Granted(grant) => return (request.lease(grant.token), grant),
                 AcquireOutcome::Contended(_) => self.subject.pass(self.subject.ttl() / 20).await,
             }
         }
-        panic!("{:?} was not granted within 100 ttls", claim.name);
+        panic!("{:?} was not granted within 100 ttls", request.name);
     }
 }
 
@@ -129,23 +129,23 @@ pub(super) fn admin(client: &Arc<dyn Backend>) -> &dyn Admin {
     client.require_admin().expect("declared by its capabilities")
 }
 
-pub(super) async fn acquire(client: &dyn Backend, claim: &AcquireRequest) -> AcquireOutcome {
-    client.acquire(claim).await.expect("the store answers")
+pub(super) async fn acquire(client: &dyn Backend, request: &AcquireRequest) -> AcquireOutcome {
+    client.acquire(request).await.expect("the store answers")
 }
 
-pub(super) async fn granted(client: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant) {
-    match acquire(client, claim).await {
-        AcquireOutcome::Granted(grant) => (claim.lease(grant.token), grant),
+pub(super) async fn granted(client: &dyn Backend, request: &AcquireRequest) -> (Lease, Grant) {
+    match acquire(client, request).await {
+        AcquireOutcome::Granted(grant) => (request.lease(grant.token), grant),
         AcquireOutcome::Contended(holder) => {
-            panic!("{:?} should have been granted, but is held by {holder}", claim.name)
+            panic!("{:?} should have been granted, but is held by {holder}", request.name)
         }
     }
 }
 
-pub(super) async fn refused(client: &dyn Backend, claim: &AcquireRequest) -> Holder {
-    match acquire(client, claim).await {
+pub(super) async fn refused(client: &dyn Backend, request: &AcquireRequest) -> Holder {
+    match acquire(client, request).await {
         AcquireOutcome::Contended(holder) => holder,
-        AcquireOutcome::Granted(_) => panic!("{:?} was granted although another client holds it", claim.name),
+        AcquireOutcome::Granted(_) => panic!("{:?} was granted although another client holds it", request.name),
     }
 }
 
@@ -233,11 +233,11 @@ pub(super) async fn acquired_in_the_end(request: impl Fn() -> LockRequest) -> Gu
 /// Waits until an abandoned lock is free, which must be long before a [`LONG`] ttl ends.
 pub(super) async fn free_soon(bench: &Bench<'_>, client: &dyn Backend, name: &LockName) {
     let started = Instant::now();
-    let claim = bench.claim(name);
+    let request = bench.request(name);
     loop {
-        match acquire(client, &claim).await {
+        match acquire(client, &request).await {
             AcquireOutcome::Granted(grant) => {
-                return release(client, &claim.lease(grant.token)).await;
+                return release(client, &request.lease(grant.token)).await;
             }
             AcquireOutcome::Contended(holder) => {
                 assert!(started.elapsed() < LONG / 2, "{name} was left behind: held by {holder}");
@@ -251,9 +251,9 @@ pub(super) async fn free_soon(bench: &Bench<'_>, client: &dyn Backend, name: &Lo
 /// Waits until the background has released an abandoned lock, long before the default ttl of 30 s.
 pub(super) async fn granted_soon(bench: &Bench<'_>, client: &Arc<dyn Backend>, name: &LockName) {
     let started = Instant::now();
-    let claim = bench.claim(name);
+    let request = bench.request(name);
     loop {
-        match acquire(&**client, &claim).await {
+        match acquire(&**client, &request).await {
             AcquireOutcome::Granted(_) => return,
             AcquireOutcome::Contended(holder) => {
                 assert!(started.elapsed() < Duration::from_secs(20), "{name} was left behind: held by {holder}");

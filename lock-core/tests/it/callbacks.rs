@@ -87,8 +87,8 @@ impl Backend for Asking {
         self.0.timings()
     }
 
-    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        self.0.acquire(claim).await
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        self.0.acquire(request).await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {

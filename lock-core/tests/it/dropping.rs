@@ -99,7 +99,7 @@ async fn a_cancelled_renewal_never_overstates_validity() {
         let _ = poll_some(guard.renew_if_below(secs(20)), polls).await;
         let believed = guard.remaining().unwrap();
         let recorded = fixture.other().admin().inspect(NAME).await.unwrap().unwrap().expires_in.unwrap();
-        assert!(believed < recorded, "dropped after {polls} polls: the guard claims {believed:?} of {recorded:?}");
+        assert!(believed < recorded, "dropped after {polls} polls: the guard reports {believed:?} of {recorded:?}");
         release(guard).await;
     }
 }

@@ -32,8 +32,8 @@ impl Backend for NoTtl {
         StoreTimings::default()
     }
 
-    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        self.inner.acquire(claim).await
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        self.inner.acquire(request).await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {

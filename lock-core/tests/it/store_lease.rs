@@ -32,9 +32,9 @@ impl Backend for Forgetful {
         self.0.timings().with_lease(secs(10))
     }
 
-    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        assert_eq!(claim.ttl, secs(30), "the default, which this store ignores");
-        self.0.acquire(claim).await
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        assert_eq!(request.ttl, secs(30), "the default, which this store ignores");
+        self.0.acquire(request).await
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {

@@ -148,29 +148,29 @@ impl Backend for Buggy {
         self.store.timings()
     }
 
-    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        let claim = claim.clone().with_name(self.name(&claim.name)).with_ttl(self.ttl(claim.ttl));
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        let request = request.clone().with_name(self.name(&request.name)).with_ttl(self.ttl(request.ttl));
         if self.has(B::GrantsWhatIsHeld) {
-            self.store.lose(claim.name.as_str());
+            self.store.lose(request.name.as_str());
         }
         if self.has(B::RemembersIdsForEver)
-            && let Some(grant) = self.remembered.lock().unwrap().get(&claim.id)
+            && let Some(grant) = self.remembered.lock().unwrap().get(&request.id)
         {
             return Ok(AcquireOutcome::Granted(grant.clone().with_already_ours(true)));
         }
         if self.has(B::GetsStuck) && self.attempts.fetch_add(1, Relaxed) > 30 {
             return Ok(AcquireOutcome::Contended(Holder::default()));
         }
-        let before = self.store.inspect(&claim.name).await?.and_then(|holder| holder.expires_in);
-        let attempt = self.store.acquire(&claim).await?;
+        let before = self.store.inspect(&request.name).await?.and_then(|holder| holder.expires_in);
+        let attempt = self.store.acquire(&request).await?;
         if let AcquireOutcome::Granted(grant) = &attempt {
-            self.remembered.lock().unwrap().insert(claim.id, grant.clone());
+            self.remembered.lock().unwrap().insert(request.id, grant.clone());
         }
         Ok(match attempt {
             AcquireOutcome::Granted(grant) if grant.already_ours && self.has(B::LeavesARetryItsOldEnd) => {
                 let _ = self
                     .store
-                    .renew(&claim.lease(grant.token).with_ttl(before.expect("a lock that is held expires")))
+                    .renew(&request.lease(grant.token).with_ttl(before.expect("a lock that is held expires")))
                     .await?;
                 AcquireOutcome::Granted(grant)
             }

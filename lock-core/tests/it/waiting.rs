@@ -36,8 +36,8 @@ impl Backend for Stubborn {
         lock_core::backend::StoreTimings::default()
     }
 
-    async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        self.ttls.lock().unwrap().push(claim.ttl);
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        self.ttls.lock().unwrap().push(request.ttl);
         let fails = || Error::new(ErrorKind::Unavailable, "no answer");
         self.holder.clone().map(AcquireOutcome::Contended).ok_or_else(fails)
     }

@@ -13,7 +13,7 @@ use lock_dynamo::{DynamoBackend, DynamoConfig, Schema, TableOptions};
 use serde_json::{Value, json};
 use test_support::{moto::Moto, python::python, wire::Wire};
 
-use crate::fixture::{self, Table, claim, raw_client};
+use crate::fixture::{self, Table, raw_client, request};
 
 const POLICY: &str = include_str!("../../aws/policy.json");
 const CLOUD_FORMATION: &str = include_str!("../../aws/table.cloudformation.json");
@@ -35,17 +35,17 @@ fn seen(wire: &Wire) -> BTreeSet<String> {
 
 async fn lock_and_release(backend: &DynamoBackend) {
     for hold_for in [Duration::ZERO, Duration::from_millis(1)] {
-        let claim = claim("a", Duration::from_secs(60));
-        let _ = backend.acquire(&claim).await.unwrap();
+        let request = request("a", Duration::from_secs(60));
+        let _ = backend.acquire(&request).await.unwrap();
         // Refused, found to be ours, renewed, lost, broken.
-        let _ = backend.acquire(&fixture::claim("a", Duration::from_secs(60))).await.unwrap();
-        let _ = backend.acquire(&claim).await.unwrap();
-        let _ = backend.renew(&claim.lease(None)).await.unwrap();
-        let other = fixture::claim("b", Duration::from_secs(60)).lease(None);
-        let _ = backend.renew_many(&[claim.lease(None), other]).await;
-        let _ = backend.release(&claim.lease(None), hold_for).await.unwrap();
-        let _ = backend.renew(&claim.lease(None)).await.unwrap();
-        let _ = backend.break_lock(&claim.name, &claim.id.to_string(), "alice").await;
+        let _ = backend.acquire(&fixture::request("a", Duration::from_secs(60))).await.unwrap();
+        let _ = backend.acquire(&request).await.unwrap();
+        let _ = backend.renew(&request.lease(None)).await.unwrap();
+        let other = fixture::request("b", Duration::from_secs(60)).lease(None);
+        let _ = backend.renew_many(&[request.lease(None), other]).await;
+        let _ = backend.release(&request.lease(None), hold_for).await.unwrap();
+        let _ = backend.renew(&request.lease(None)).await.unwrap();
+        let _ = backend.break_lock(&request.name, &request.id.to_string(), "alice").await;
     }
 }
 
@@ -66,7 +66,7 @@ async fn policy_allows_exactly_the_operations_called() {
         }
         assert_eq!(seen(&wire), expected, "{schema}: locking");
 
-        backend.inspect(&claim("a", Duration::ZERO).name).await.unwrap();
+        backend.inspect(&request("a", Duration::ZERO).name).await.unwrap();
         backend.list("").await.unwrap();
         assert_eq!(seen(&wire), allowed["InspectAndList"], "{schema}: looking");
 
@@ -81,7 +81,7 @@ async fn policy_allows_exactly_the_operations_called() {
         examining.extend(["BatchExecuteStatement".to_owned(), "UpdateItem".to_owned()]);
         assert_eq!(seen(&wire), examining, "{schema}: examining");
 
-        backend.purge(&claim("b", Duration::ZERO).name).await.unwrap();
+        backend.purge(&request("b", Duration::ZERO).name).await.unwrap();
         if schema != Schema::Python {
             assert_eq!(seen(&wire), allowed["Forget"], "{schema}: forgetting");
         }

@@ -16,7 +16,7 @@ use test_support::{
     wire::{Fault, Wire},
 };
 
-use crate::fixture::{Table, claim, outlive};
+use crate::fixture::{Table, outlive, request};
 
 const TTL: Duration = Duration::from_secs(2);
 
@@ -44,10 +44,10 @@ async fn acquired(locker: &Locker, name: &str) -> Guard {
 /// Whether another process finds the lock free.
 async fn is_free(table: &Table, name: &str) -> bool {
     let other = DynamoBackend::new(table.config());
-    let claim = claim(name, TTL);
-    match other.acquire(&claim).await.unwrap() {
+    let request = request(name, TTL);
+    match other.acquire(&request).await.unwrap() {
         AcquireOutcome::Granted(grant) => {
-            let _ = other.release(&claim.lease(grant.token), Duration::ZERO).await.unwrap();
+            let _ = other.release(&request.lease(grant.token), Duration::ZERO).await.unwrap();
             true
         }
         AcquireOutcome::Contended(_) => false,
@@ -83,7 +83,7 @@ async fn a_lost_reply_to_a_takeover_is_found_to_be_ours() {
     let Setup { table, wire, locker } = setup().await;
     let dead = DynamoBackend::new(table.config());
     let short = Duration::from_millis(100);
-    assert!(matches!(dead.acquire(&claim("a", short)).await.unwrap(), AcquireOutcome::Granted(_)));
+    assert!(matches!(dead.acquire(&request("a", short)).await.unwrap(), AcquireOutcome::Granted(_)));
     outlive(short).await;
     wire.next(None);
     wire.next(Fault::LoseReply);
@@ -99,7 +99,7 @@ async fn interrupted_three_request_attempt_is_found_to_be_ours() {
     let locker = Locker::builder(Arc::new(backend)).ttl(3 * TTL).renew(Renew::Manual).build().unwrap();
     let dead = DynamoBackend::new(table.config());
     let short = Duration::from_millis(100);
-    assert!(matches!(dead.acquire(&claim("a", short)).await.unwrap(), AcquireOutcome::Granted(_)));
+    assert!(matches!(dead.acquire(&request("a", short)).await.unwrap(), AcquireOutcome::Granted(_)));
     outlive(short).await;
     // The server returns no item with the refusal. A read and a takeover follow, which together
     // exceed the time of an attempt.
@@ -145,7 +145,7 @@ async fn a_lost_reply_to_a_release_is_a_release() {
 async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock() {
     let Setup { table, wire, locker: _locker } = setup().await;
     let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
-    let late = claim("a", Duration::from_secs(60));
+    let late = request("a", Duration::from_secs(60));
     let before = wire.answered();
     wire.next(Fault::DelayRequest(Duration::from_millis(500)));
     let hung = tokio::time::timeout(Duration::from_millis(100), backend.acquire(&late)).await;
@@ -162,9 +162,9 @@ async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock() {
 async fn delayed_renewal_does_not_shorten_a_later_one() {
     let Setup { table, wire, locker: _locker } = setup().await;
     let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
-    let claim = claim("a", TTL);
-    assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
-    let lease = claim.lease(None);
+    let request = request("a", TTL);
+    assert!(matches!(backend.acquire(&request).await.unwrap(), AcquireOutcome::Granted(_)));
+    let lease = request.lease(None);
     let before = wire.answered();
     wire.next(Fault::DelayRequest(Duration::from_millis(1_000)));
     let hung = tokio::time::timeout(Duration::from_millis(50), backend.renew(&lease)).await;
@@ -172,10 +172,10 @@ async fn delayed_renewal_does_not_shorten_a_later_one() {
     // So much longer would the later renewal be than the first.
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
-    let later = DynamoBackend::new(table.config()).inspect(&claim.name).await.unwrap().unwrap().expires_in.unwrap();
+    let later = DynamoBackend::new(table.config()).inspect(&request.name).await.unwrap().unwrap().expires_in.unwrap();
     let since = Instant::now();
     until("the first to arrive", async || wire.answered() >= before + 2).await;
-    let now = DynamoBackend::new(table.config()).inspect(&claim.name).await.unwrap().unwrap().expires_in.unwrap();
+    let now = DynamoBackend::new(table.config()).inspect(&request.name).await.unwrap().unwrap().expires_in.unwrap();
     let since = since.elapsed();
     assert!(now + since + Duration::from_millis(200) > later, "{now:?} left, {later:?} left {since:?} before");
 }

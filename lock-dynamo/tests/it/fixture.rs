@@ -128,6 +128,6 @@ pub(crate) fn raw_client(endpoint: &str) -> Client {
     Client::from_conf(config)
 }
 
-pub(crate) fn claim(name: &str, ttl: Duration) -> AcquireRequest {
+pub(crate) fn request(name: &str, ttl: Duration) -> AcquireRequest {
     AcquireRequest::new(LockName::new(name).expect("a good name"), LeaseId::random(), "test").with_ttl(ttl)
 }

@@ -10,7 +10,7 @@ use lock_core::{
 use lock_dynamo::{DynamoBackend, DynamoConfig, Schema, TableOptions};
 use test_support::moto::Moto;
 
-use crate::fixture::{Table, claim, raw_client};
+use crate::fixture::{Table, raw_client, request};
 
 /// A configuration for a table that does not exist yet.
 async fn fresh(schema: Schema) -> (Table, DynamoConfig) {
@@ -24,7 +24,7 @@ async fn init_creates_a_working_table_and_is_repeatable() {
     for &schema in Schema::ALL {
         let (table, config) = fresh(schema).await;
         let backend = DynamoBackend::new(config);
-        let missing = backend.acquire(&claim("a", Duration::from_secs(9))).await.unwrap_err();
+        let missing = backend.acquire(&request("a", Duration::from_secs(9))).await.unwrap_err();
         assert_eq!(missing.kind(), ErrorKind::StoreNotReady);
         assert!(missing.to_string().contains("onelock init"), "{missing}");
         assert!(backend.check().await.unwrap().problems[0].contains("there is no table"));
@@ -35,7 +35,7 @@ async fn init_creates_a_working_table_and_is_repeatable() {
         let check = backend.check().await.unwrap();
         assert!(check.problems.is_empty() && check.warnings.is_empty(), "{schema}: {check:?}");
         assert!(matches!(
-            backend.acquire(&claim("a", Duration::from_secs(9))).await.unwrap(),
+            backend.acquire(&request("a", Duration::from_secs(9))).await.unwrap(),
             AcquireOutcome::Granted(_)
         ));
 
@@ -106,7 +106,7 @@ async fn table_with_other_keys_is_refused_with_its_problems() {
     let error = native.init(&TableOptions::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StoreNotReady);
     assert!(error.to_string().contains("sort key \"sort_key\""), "{error}");
-    let error = native.acquire(&claim("a", Duration::from_secs(9))).await.unwrap_err();
+    let error = native.acquire(&request("a", Duration::from_secs(9))).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::StoreNotReady, "{error}");
     assert!(error.to_string().contains("partition key \"key\""), "{error}");
 }
@@ -127,9 +127,9 @@ async fn table_without_ttl_gets_a_warning() {
 #[tokio::test]
 async fn oversized_data_is_a_limit_error() {
     let table = Table::new(Schema::Native).await;
-    let mut claim = claim("a", Duration::from_secs(9));
-    claim.data = Some(vec![7; 500_000]);
-    let error = DynamoBackend::new(table.config()).acquire(&claim).await.unwrap_err();
+    let mut request = request("a", Duration::from_secs(9));
+    request.data = Some(vec![7; 500_000]);
+    let error = DynamoBackend::new(table.config()).acquire(&request).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Limit, "{error}");
     assert!(error.to_string().contains("400 KB"), "{error}");
 }
@@ -138,11 +138,11 @@ async fn oversized_data_is_a_limit_error() {
 async fn idle_items_are_collected_long_after_their_use() {
     let table = Table::new(Schema::Native).await;
     let backend = DynamoBackend::new(table.config());
-    let claim = claim(&LeaseId::random().to_string(), Duration::from_secs(60));
-    assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
+    let request = request(&LeaseId::random().to_string(), Duration::from_secs(60));
+    assert!(matches!(backend.acquire(&request).await.unwrap(), AcquireOutcome::Granted(_)));
     for released in [false, true] {
         if released {
-            let _ = backend.release(&claim.lease(None), Duration::ZERO).await.unwrap();
+            let _ = backend.release(&request.lease(None), Duration::ZERO).await.unwrap();
         }
         let item = &table.client.scan().table_name(&table.name).send().await.unwrap().items.unwrap()[0];
         let at: u64 = item["collect_at"].as_n().unwrap().parse().unwrap();
@@ -156,5 +156,8 @@ async fn idle_items_are_collected_long_after_their_use() {
 async fn collect_after_may_exceed_all_representable_seconds() {
     let table = Table::new(Schema::Native).await;
     let backend = DynamoBackend::new(table.config().collect_after(Duration::MAX));
-    assert!(matches!(backend.acquire(&claim("a", Duration::from_secs(60))).await.unwrap(), AcquireOutcome::Granted(_)));
+    assert!(matches!(
+        backend.acquire(&request("a", Duration::from_secs(60))).await.unwrap(),
+        AcquireOutcome::Granted(_)
+    ));
 }

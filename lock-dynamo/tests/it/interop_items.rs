@@ -10,7 +10,7 @@ use lock_core::{
 };
 use lock_dynamo::{DynamoBackend, Schema};
 
-use crate::fixture::{Table, claim, outlive};
+use crate::fixture::{Table, outlive, request};
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -79,7 +79,7 @@ async fn foreign_lock_is_taken_over_only_by_watching() {
         outlive(LEASE).await;
         // The item has no expiry, so a cold process has to watch it.
         let ours = DynamoBackend::new(table.config());
-        let AcquireOutcome::Contended(holder) = ours.acquire(&claim("job", LEASE)).await.unwrap() else {
+        let AcquireOutcome::Contended(holder) = ours.acquire(&request("job", LEASE)).await.unwrap() else {
             panic!("{schema}: stolen")
         };
         assert_eq!(holder.owner.as_deref(), Some("ip-10-0-0-1_4b3c"));
@@ -90,11 +90,17 @@ async fn foreign_lock_is_taken_over_only_by_watching() {
         tokio::time::sleep(LEASE * 2 / 3).await;
         // A heartbeat.
         assert!(put(&table, foreign(schema, "v2"), IS_THAT, &[(":version", "v1")]).await);
-        assert!(matches!(ours.acquire(&claim("job", LEASE)).await.unwrap(), AcquireOutcome::Contended(_)), "{schema}");
+        assert!(
+            matches!(ours.acquire(&request("job", LEASE)).await.unwrap(), AcquireOutcome::Contended(_)),
+            "{schema}"
+        );
         tokio::time::sleep(LEASE * 2 / 3).await;
-        assert!(matches!(ours.acquire(&claim("job", LEASE)).await.unwrap(), AcquireOutcome::Contended(_)), "{schema}");
+        assert!(
+            matches!(ours.acquire(&request("job", LEASE)).await.unwrap(), AcquireOutcome::Contended(_)),
+            "{schema}"
+        );
         tokio::time::sleep(LEASE / 2).await;
-        let AcquireOutcome::Granted(grant) = ours.acquire(&claim("job", LEASE)).await.unwrap() else {
+        let AcquireOutcome::Granted(grant) = ours.acquire(&request("job", LEASE)).await.unwrap() else {
             panic!("{schema}: dead")
         };
         assert_eq!(grant.crashed.unwrap().owner.as_deref(), Some("ip-10-0-0-1_4b3c"));
@@ -111,8 +117,8 @@ async fn foreign_clients_read_our_items_and_keep_attributes() {
         released.insert("isReleased".into(), s("1"));
         assert!(put(&table, released, IS_NEW, &[]).await);
         let ours = DynamoBackend::new(table.config());
-        let claim = claim("job", Duration::from_secs(20));
-        let AcquireOutcome::Granted(grant) = ours.acquire(&claim).await.unwrap() else {
+        let request = request("job", Duration::from_secs(20));
+        let AcquireOutcome::Granted(grant) = ours.acquire(&request).await.unwrap() else {
             panic!("{schema}: it is released")
         };
         assert_eq!(grant.crashed, None);
@@ -125,11 +131,11 @@ async fn foreign_clients_read_our_items_and_keep_attributes() {
         assert!(!put(&table, foreign(schema, "x"), IS_NEW, &[]).await);
         assert!(!put(&table, foreign(schema, "x"), IS_RELEASED, &[(":one", "1")]).await);
 
-        assert_eq!(ours.renew(&claim.lease(None)).await.unwrap(), Renewal::Renewed);
+        assert_eq!(ours.renew(&request.lease(None)).await.unwrap(), Renewal::Renewed);
         let renewed = read(&table).await;
         assert_ne!(text(&acquired, "recordVersionNumber"), text(&renewed, "recordVersionNumber"), "a heartbeat");
 
-        assert_eq!(ours.release(&claim.lease(None), Duration::ZERO).await.unwrap(), Release::Released);
+        assert_eq!(ours.release(&request.lease(None), Duration::ZERO).await.unwrap(), Release::Released);
         let item = read(&table).await;
         assert_eq!((text(&item, "isReleased"), text(&item, "team")), ("1", "etl"));
         for needed in ["ownerName", "leaseDuration", "recordVersionNumber"] {
@@ -148,18 +154,18 @@ async fn foreign_takeover_is_reported_as_loss() {
     for schema in BOTH {
         let table = Table::new(schema).await;
         let ours = DynamoBackend::new(table.config());
-        let claim = claim("job", Duration::from_secs(20));
-        assert!(matches!(ours.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
+        let request = request("job", Duration::from_secs(20));
+        assert!(matches!(ours.acquire(&request).await.unwrap(), AcquireOutcome::Granted(_)));
         // dynamolock merges all attributes of the previous item into its own.
         let mut merged = read(&table).await;
         let version = text(&merged, "recordVersionNumber").to_owned();
         merged.extend(foreign(schema, "v1"));
         assert!(put(&table, merged, IS_THAT, &[(":version", &version)]).await);
-        let Renewal::Lost(LossReason::TakenBy(holder)) = ours.renew(&claim.lease(None)).await.unwrap() else {
+        let Renewal::Lost(LossReason::TakenBy(holder)) = ours.renew(&request.lease(None)).await.unwrap() else {
             panic!("{schema}: it is theirs");
         };
         assert_eq!(holder.owner.as_deref(), Some("ip-10-0-0-1_4b3c"));
-        assert!(matches!(ours.release(&claim.lease(None), Duration::ZERO).await.unwrap(), Release::NotHeld(Some(_))));
+        assert!(matches!(ours.release(&request.lease(None), Duration::ZERO).await.unwrap(), Release::NotHeld(Some(_))));
         assert_eq!(text(&read(&table).await, "recordVersionNumber"), "v1");
     }
 }
@@ -170,14 +176,14 @@ async fn broken_foreign_lock_fails_its_next_heartbeat() {
         let table = Table::new(schema).await;
         assert!(put(&table, foreign(schema, "v1"), IS_NEW, &[]).await);
         let ours = DynamoBackend::new(table.config());
-        let claim = claim("job", LEASE);
-        let version = ours.inspect(&claim.name).await.unwrap().unwrap().version.unwrap();
+        let request = request("job", LEASE);
+        let version = ours.inspect(&request.name).await.unwrap().unwrap().version.unwrap();
         assert!(put(&table, foreign(schema, "v2"), IS_THAT, &[(":version", "v1")]).await);
-        assert!(matches!(ours.break_lock(&claim.name, &version, "alice").await.unwrap(), Break::Changed(Some(_))));
-        let version = ours.inspect(&claim.name).await.unwrap().unwrap().version.unwrap();
-        assert_eq!(ours.break_lock(&claim.name, &version, "alice").await.unwrap(), Break::Broken);
+        assert!(matches!(ours.break_lock(&request.name, &version, "alice").await.unwrap(), Break::Changed(Some(_))));
+        let version = ours.inspect(&request.name).await.unwrap().unwrap().version.unwrap();
+        assert_eq!(ours.break_lock(&request.name, &version, "alice").await.unwrap(), Break::Broken);
         assert!(!put(&table, foreign(schema, "v3"), IS_THAT, &[(":version", "v2")]).await);
-        assert!(matches!(ours.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
+        assert!(matches!(ours.acquire(&request).await.unwrap(), AcquireOutcome::Granted(_)));
     }
 }
 
@@ -191,7 +197,7 @@ async fn lease_of_another_client_is_never_judged() {
         assert!(put(&table, item, IS_NEW, &[]).await);
         let ours = DynamoBackend::new(table.config());
         for _ in 0..5 {
-            let AcquireOutcome::Contended(holder) = ours.acquire(&claim("job", LEASE)).await.unwrap() else {
+            let AcquireOutcome::Contended(holder) = ours.acquire(&request("job", LEASE)).await.unwrap() else {
                 panic!("{schema}")
             };
             assert_eq!(holder.expires_in, None, "its lease is not readable");
@@ -207,9 +213,9 @@ async fn min_hold_looks_like_a_dead_holder_to_foreign_clients() {
     for schema in BOTH {
         let table = Table::new(schema).await;
         let ours = DynamoBackend::new(table.config());
-        let claim = claim("job", Duration::from_secs(20));
-        assert!(matches!(ours.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
-        assert_eq!(ours.release(&claim.lease(None), Duration::from_secs(5)).await.unwrap(), Release::Released);
+        let request = request("job", Duration::from_secs(20));
+        assert!(matches!(ours.acquire(&request).await.unwrap(), AcquireOutcome::Granted(_)));
+        assert_eq!(ours.release(&request.lease(None), Duration::from_secs(5)).await.unwrap(), Release::Released);
         let item = read(&table).await;
         assert!(!item.contains_key("isReleased"), "{schema}");
         assert_eq!(text(&item, "leaseDuration"), if schema == Schema::Java { "5000" } else { "5000ms" });

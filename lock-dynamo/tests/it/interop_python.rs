@@ -14,7 +14,7 @@ use lock_core::{
 };
 use lock_dynamo::{DynamoBackend, Schema};
 
-use crate::fixture::{Table, claim};
+use crate::fixture::{Table, request};
 
 /// The lease of the Python client.
 const LEASE: Duration = Duration::from_secs(2);
@@ -150,15 +150,15 @@ async fn we_take_over_from_killed_python_after_its_lease() {
 async fn python_takes_over_from_us_after_our_lease() {
     let table = table().await;
     let backend = DynamoBackend::new(table.config());
-    let claim = claim("job", LEASE);
-    assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
+    let request = request("job", LEASE);
+    assert!(matches!(backend.acquire(&request).await.unwrap(), AcquireOutcome::Granted(_)));
     let started = Instant::now();
     let mut python = Python::start(&table, 5.0 * LEASE.as_secs_f64());
     assert_eq!(python.says(), "acquired");
     assert!(started.elapsed() >= LEASE, "acquired only after our whole lease");
-    let Renewal::Lost(reason) = backend.renew(&claim.lease(None)).await.unwrap() else { panic!("it is python's") };
+    let Renewal::Lost(reason) = backend.renew(&request.lease(None)).await.unwrap() else { panic!("it is python's") };
     assert!(reason.to_string().starts_with("taken by python"), "{reason}");
-    let Release::NotHeld(Some(_)) = backend.release(&claim.lease(None), Duration::ZERO).await.unwrap() else {
+    let Release::NotHeld(Some(_)) = backend.release(&request.lease(None), Duration::ZERO).await.unwrap() else {
         panic!("it is python's");
     };
     assert_eq!(python.release(), "released");

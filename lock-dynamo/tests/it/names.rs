@@ -9,7 +9,7 @@ use lock_core::{
 };
 use lock_dynamo::{Attribute, DynamoBackend, DynamoConfig, Schema, TableOptions};
 
-use crate::fixture::{Table, claim, outlive};
+use crate::fixture::{Table, outlive, request};
 
 const LONG: Duration = Duration::from_secs(60);
 const NAMES: [&str; 14] = [
@@ -63,12 +63,13 @@ async fn renamed_attributes_work_and_others_stay_unchanged() {
         put.send().await.unwrap();
 
         // Acquired, refused, renewed alone and in a batch, seen.
-        let mut first = claim("a", LONG);
+        let mut first = request("a", LONG);
         first.data = Some(b"data".to_vec());
         let AcquireOutcome::Granted(grant) = backend.acquire(&first).await.unwrap() else {
             panic!("{schema}: it is free")
         };
-        let AcquireOutcome::Contended(holder) = DynamoBackend::new(config()).acquire(&claim("a", LONG)).await.unwrap()
+        let AcquireOutcome::Contended(holder) =
+            DynamoBackend::new(config()).acquire(&request("a", LONG)).await.unwrap()
         else {
             panic!("{schema}: it is held")
         };
@@ -79,7 +80,7 @@ async fn renamed_attributes_work_and_others_stay_unchanged() {
         );
         let lease = first.lease(grant.token);
         assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed, "{schema}");
-        let other = claim("b", LONG);
+        let other = request("b", LONG);
         assert!(matches!(backend.acquire(&other).await.unwrap(), AcquireOutcome::Granted(_)));
         for answer in backend.renew_many(&[lease.clone(), other.lease(None)]).await {
             assert_eq!(answer.unwrap(), Renewal::Renewed, "{schema}");
@@ -101,17 +102,17 @@ async fn renamed_attributes_work_and_others_stay_unchanged() {
         assert!(!backend.list("a").await.unwrap().iter().any(|(name, _)| name.as_str() == "a"), "{schema}");
 
         // Parked, free again, and taken over by a cold process after a crash.
-        let short = claim("a", Duration::from_millis(150));
+        let short = request("a", Duration::from_millis(150));
         assert!(matches!(backend.acquire(&short).await.unwrap(), AcquireOutcome::Granted(_)), "{schema}");
         assert_eq!(backend.release(&short.lease(None), LONG).await.unwrap(), Release::Released);
         assert!(
-            matches!(backend.acquire(&claim("a", LONG)).await.unwrap(), AcquireOutcome::Contended(_)),
+            matches!(backend.acquire(&request("a", LONG)).await.unwrap(), AcquireOutcome::Contended(_)),
             "{schema}: parked"
         );
-        let dead = claim("c", Duration::from_millis(150));
+        let dead = request("c", Duration::from_millis(150));
         assert!(matches!(backend.acquire(&dead).await.unwrap(), AcquireOutcome::Granted(_)));
         outlive(Duration::from_millis(150)).await;
-        let AcquireOutcome::Granted(grant) = DynamoBackend::new(config()).acquire(&claim("c", LONG)).await.unwrap()
+        let AcquireOutcome::Granted(grant) = DynamoBackend::new(config()).acquire(&request("c", LONG)).await.unwrap()
         else {
             panic!("{schema}: its holder is dead")
         };
@@ -128,7 +129,7 @@ async fn contradictory_names_are_refused_before_any_request() {
         table.config().schema(Schema::Java).attribute(Attribute::Owner, "mine"),
     ] {
         let backend = DynamoBackend::new(config.endpoint("http://127.0.0.1:9"));
-        let error = backend.acquire(&claim("a", LONG)).await.unwrap_err();
+        let error = backend.acquire(&request("a", LONG)).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config, "{error}");
         assert!(!error.is_retryable() && !error.is_ambiguous());
     }

@@ -11,7 +11,7 @@ use lock_dynamo::{DynamoBackend, Schema, TableOptions};
 use serde_json::json;
 use test_support::wire::{Fault, Wire};
 
-use crate::fixture::{Table, claim};
+use crate::fixture::{Table, request};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -31,7 +31,7 @@ const PASSING: [Fault; 3] = [
 #[tokio::test]
 async fn inspect_and_list_retry_transient_failures() {
     let (_table, wire, backend) = wired().await;
-    let held = claim("held", LONG);
+    let held = request("held", LONG);
     assert!(matches!(backend.acquire(&held).await.unwrap(), AcquireOutcome::Granted(_)));
     for fault in PASSING {
         wire.take_seen();
@@ -51,15 +51,15 @@ async fn inspect_and_list_retry_transient_failures() {
 async fn list_of_more_than_a_page_is_complete() {
     let table = Table::new(Schema::Native).await;
     let backend = DynamoBackend::new(table.config());
-    let big = |i| claim(&format!("lock{i}"), LONG).with_data(vec![7; 300_000]);
-    let claims: Vec<_> = (0..8).map(big).collect();
-    for claim in &claims {
-        assert!(matches!(backend.acquire(claim).await.unwrap(), AcquireOutcome::Granted(_)));
+    let big = |i| request(&format!("lock{i}"), LONG).with_data(vec![7; 300_000]);
+    let requests: Vec<_> = (0..8).map(big).collect();
+    for request in &requests {
+        assert!(matches!(backend.acquire(request).await.unwrap(), AcquireOutcome::Granted(_)));
     }
     let page = table.client.scan().table_name(&table.name).send().await.unwrap();
     assert!(page.last_evaluated_key().is_some() && page.count() < 8, "DynamoDB scans one megabyte a page");
     let listed: Vec<_> = backend.list("lock").await.unwrap().into_iter().map(|(name, _)| name).collect();
-    assert_eq!(listed, claims.into_iter().map(|claim| claim.name).collect::<Vec<_>>());
+    assert_eq!(listed, requests.into_iter().map(|request| request.name).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -89,14 +89,14 @@ async fn reads_fail_after_five_tries_and_refusals_at_once() {
     assert_eq!(wire.take_seen(), ["Scan"]);
     // The core retries the operations on locks.
     wire.always(Fault::Refuse(400, "ThrottlingException"));
-    assert_eq!(backend.acquire(&claim("a", LONG)).await.unwrap_err().kind(), ErrorKind::Throttled);
+    assert_eq!(backend.acquire(&request("a", LONG)).await.unwrap_err().kind(), ErrorKind::Throttled);
     assert_eq!(wire.take_seen(), ["UpdateItem"]);
 }
 
 #[tokio::test]
 async fn batch_reports_each_loss_without_another_request() {
     let (_table, wire, backend) = wired().await;
-    let leases: Vec<_> = (0..25).map(|i| claim(&format!("lock{i}"), LONG).lease(None)).collect();
+    let leases: Vec<_> = (0..25).map(|i| request(&format!("lock{i}"), LONG).lease(None)).collect();
     let mut responses = vec![json!({}); 25];
     // DynamoDB returns the item; DynamoDB Local does not.
     responses[3] = json!({ "Error": { "Code": "ConditionalCheckFailed", "Message": "The conditional request failed", "Item": {

@@ -10,7 +10,7 @@ use lock_dynamo::{DynamoBackend, Schema};
 use serde_json::json;
 use test_support::wire::{Fault, Wire};
 
-use crate::fixture::{Table, claim, outlive};
+use crate::fixture::{Table, outlive, request};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -32,10 +32,10 @@ async fn uncontended_cycle_takes_two_requests_in_every_schema() {
     for &schema in Schema::ALL {
         let Wired { wire, backend, table: _table } = wired(schema).await;
         for _ in 0..5 {
-            let claim = claim("cycle", LONG);
-            let AcquireOutcome::Granted(grant) = backend.acquire(&claim).await.unwrap() else { panic!("it is free") };
+            let request = request("cycle", LONG);
+            let AcquireOutcome::Granted(grant) = backend.acquire(&request).await.unwrap() else { panic!("it is free") };
             assert_eq!(wire.take_seen(), ["UpdateItem"], "{schema}: acquire");
-            assert_eq!(backend.release(&claim.lease(grant.token), Duration::ZERO).await.unwrap(), Release::Released);
+            assert_eq!(backend.release(&request.lease(grant.token), Duration::ZERO).await.unwrap(), Release::Released);
             let released = if schema == Schema::Python { "DeleteItem" } else { "UpdateItem" };
             assert_eq!(wire.take_seen(), [released], "{schema}: release");
         }
@@ -48,9 +48,9 @@ async fn contended_attempt_takes_one_request_and_names_holder() {
     for &schema in Schema::ALL {
         let Wired { table, wire, backend } = wired(schema).await;
         let holder = DynamoBackend::new(table.config());
-        assert!(matches!(holder.acquire(&claim("held", LONG)).await.unwrap(), AcquireOutcome::Granted(_)));
+        assert!(matches!(holder.acquire(&request("held", LONG)).await.unwrap(), AcquireOutcome::Granted(_)));
         for _ in 0..3 {
-            match backend.acquire(&claim("held", LONG)).await.unwrap() {
+            match backend.acquire(&request("held", LONG)).await.unwrap() {
                 AcquireOutcome::Contended(holder) => assert_eq!(holder.owner.as_deref(), Some("test")),
                 AcquireOutcome::Granted(_) => panic!("{schema}: it is held"),
             }
@@ -62,9 +62,9 @@ async fn contended_attempt_takes_one_request_and_names_holder() {
 #[tokio::test]
 async fn renewal_takes_one_request_even_if_lost() {
     let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
-    let claim = claim("renewed", LONG);
-    assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
-    let lease = claim.lease(None);
+    let request = request("renewed", LONG);
+    assert!(matches!(backend.acquire(&request).await.unwrap(), AcquireOutcome::Granted(_)));
+    let lease = request.lease(None);
     wire.take_seen();
     for _ in 0..5 {
         assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
@@ -78,11 +78,11 @@ async fn renewal_takes_one_request_even_if_lost() {
 
 /// Holds so many locks, of which the second is lost.
 async fn hold(backend: &DynamoBackend, count: usize) -> Vec<Lease> {
-    let claims: Vec<_> = (0..count).map(|i| claim(&format!("batch{i}"), LONG)).collect();
-    for claim in &claims {
-        assert!(matches!(backend.acquire(claim).await.unwrap(), AcquireOutcome::Granted(_)));
+    let requests: Vec<_> = (0..count).map(|i| request(&format!("batch{i}"), LONG)).collect();
+    for request in &requests {
+        assert!(matches!(backend.acquire(request).await.unwrap(), AcquireOutcome::Granted(_)));
     }
-    let leases: Vec<_> = claims.iter().map(|claim| claim.lease(None)).collect();
+    let leases: Vec<_> = requests.iter().map(|request| request.lease(None)).collect();
     assert_eq!(backend.release(&leases[1], Duration::ZERO).await.unwrap(), Release::Released);
     leases
 }
@@ -98,7 +98,7 @@ async fn batch_renews_25_leases_despite_one_lost() {
         let leases = hold(&backend, 25).await;
         assert_eq!(backend.timings().renew_batch, 25);
         let other = DynamoBackend::new(table.config());
-        assert!(matches!(other.acquire(&claim("batch1", LONG)).await.unwrap(), AcquireOutcome::Granted(_)));
+        assert!(matches!(other.acquire(&request("batch1", LONG)).await.unwrap(), AcquireOutcome::Granted(_)));
         wire.take_seen();
         let mut answers = backend.renew_many(&leases).await;
         let seen = wire.take_seen();
@@ -118,7 +118,7 @@ async fn broken_lease_and_its_successor_share_no_batch() {
     let mut leases = hold(&backend, 3).await;
     let version = backend.inspect(&leases[0].name).await.unwrap().unwrap().version.unwrap();
     assert_eq!(backend.break_lock(&leases[0].name, &version, "alice").await.unwrap(), Break::Broken);
-    let successor = claim("batch0", LONG);
+    let successor = request("batch0", LONG);
     assert!(matches!(backend.acquire(&successor).await.unwrap(), AcquireOutcome::Granted(_)));
     leases.push(successor.lease(None));
     assert_eq!(renewed(backend.renew_many(&leases).await), [false, false, true, true]);
@@ -218,36 +218,36 @@ async fn takeover_takes_two_requests_in_a_cold_process() {
     let Wired { table, wire, backend } = wired(Schema::Native).await;
     let ttl = Duration::from_millis(300);
     let holder = DynamoBackend::new(table.config());
-    assert!(matches!(holder.acquire(&claim("dead", ttl)).await.unwrap(), AcquireOutcome::Granted(_)));
+    assert!(matches!(holder.acquire(&request("dead", ttl)).await.unwrap(), AcquireOutcome::Granted(_)));
     outlive(ttl).await;
-    assert!(matches!(backend.acquire(&claim("dead", ttl)).await.unwrap(), AcquireOutcome::Granted(_)));
+    assert!(matches!(backend.acquire(&request("dead", ttl)).await.unwrap(), AcquireOutcome::Granted(_)));
     assert_eq!(wire.take_seen(), ["UpdateItem"; 2]);
 }
 
 #[tokio::test]
 async fn retry_after_a_lost_reply_takes_two_requests() {
     let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
-    let claim = claim("mine", LONG);
-    assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
+    let request = request("mine", LONG);
+    assert!(matches!(backend.acquire(&request).await.unwrap(), AcquireOutcome::Granted(_)));
     wire.take_seen();
-    assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(grant) if grant.already_ours));
+    assert!(matches!(backend.acquire(&request).await.unwrap(), AcquireOutcome::Granted(grant) if grant.already_ours));
     assert_eq!(wire.take_seen(), ["UpdateItem"; 2], "one request to detect it, one for a whole ttl");
 }
 
 #[tokio::test]
 async fn operators_calls_take_one_request_each() {
     let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
-    let claim = claim("looked at", LONG);
-    assert!(matches!(backend.acquire(&claim).await.unwrap(), AcquireOutcome::Granted(_)));
+    let request = request("looked at", LONG);
+    assert!(matches!(backend.acquire(&request).await.unwrap(), AcquireOutcome::Granted(_)));
     wire.take_seen();
-    let holder = backend.inspect(&claim.name).await.unwrap().expect("it is held");
+    let holder = backend.inspect(&request.name).await.unwrap().expect("it is held");
     assert_eq!(wire.take_seen(), ["GetItem"]);
     assert_eq!(backend.list("looked").await.unwrap().len(), 1);
     assert_eq!(wire.take_seen(), ["Scan"]);
     let version = holder.version.expect("it can be broken");
     // A heartbeat in between does not prevent the break.
-    assert_eq!(backend.renew(&claim.lease(None)).await.unwrap(), Renewal::Renewed);
+    assert_eq!(backend.renew(&request.lease(None)).await.unwrap(), Renewal::Renewed);
     wire.take_seen();
-    assert_eq!(backend.break_lock(&claim.name, &version, "alice").await.unwrap(), Break::Broken);
+    assert_eq!(backend.break_lock(&request.name, &version, "alice").await.unwrap(), Break::Broken);
     assert_eq!(wire.take_seen(), ["UpdateItem"]);
 }

@@ -15,7 +15,7 @@ use lock_core::{
 use lock_dynamo::{DynamoBackend, Schema, Takeover};
 use test_support::until;
 
-use crate::fixture::{Table, claim};
+use crate::fixture::{Table, request};
 
 const TTL: Duration = Duration::from_millis(1_500);
 const BOUND: Duration = Duration::from_millis(600);
@@ -193,12 +193,12 @@ async fn watching_takes_over_despite_wrong_clocks() {
     let table = Table::new(Schema::Native).await;
     let ttl = Duration::from_millis(700);
     let dead = DynamoBackend::new(table.config());
-    assert!(matches!(dead.acquire(&claim("job", ttl)).await.unwrap(), AcquireOutcome::Granted(_)));
+    assert!(matches!(dead.acquire(&request("job", ttl)).await.unwrap(), AcquireOutcome::Granted(_)));
     let clocks = [Off(3_600), Off(-3_600)].map(std::sync::Arc::new);
     for (clock, takeover) in clocks.into_iter().zip([Takeover::Absolute, Takeover::Observed]) {
         let watcher = DynamoBackend::with_clock(table.config().takeover(takeover), clock);
         let started = std::time::Instant::now();
-        let mut first = claim("job", ttl);
+        let mut first = request("job", ttl);
         loop {
             first.id = lock_core::backend::LeaseId::random();
             match watcher.acquire(&first).await {
@@ -223,17 +223,17 @@ async fn heartbeat_restarts_the_watched_lease() {
     let table = Table::new(Schema::Native).await;
     let (long, short) = (Duration::from_millis(900), Duration::from_millis(50));
     let holder = DynamoBackend::new(table.config());
-    let held = claim("job", long);
+    let held = request("job", long);
     assert!(matches!(holder.acquire(&held).await.unwrap(), AcquireOutcome::Granted(_)));
     let watcher = DynamoBackend::new(table.config().takeover(Takeover::Observed));
     let refused = |attempt: AcquireOutcome| assert!(matches!(attempt, AcquireOutcome::Contended(_)));
-    refused(watcher.acquire(&claim("job", short)).await.unwrap());
+    refused(watcher.acquire(&request("job", short)).await.unwrap());
     // Each pause is two thirds of the lease: one ends before it, two after it.
     tokio::time::sleep(long * 2 / 3).await;
     let _ = holder.renew(&held.lease(None)).await.unwrap();
-    refused(watcher.acquire(&claim("job", short)).await.unwrap());
+    refused(watcher.acquire(&request("job", short)).await.unwrap());
     tokio::time::sleep(long * 2 / 3).await;
-    refused(watcher.acquire(&claim("job", short)).await.unwrap());
+    refused(watcher.acquire(&request("job", short)).await.unwrap());
     tokio::time::sleep(long * 2 / 3).await;
-    assert!(matches!(watcher.acquire(&claim("job", short)).await.unwrap(), AcquireOutcome::Granted(_)));
+    assert!(matches!(watcher.acquire(&request("job", short)).await.unwrap(), AcquireOutcome::Granted(_)));
 }

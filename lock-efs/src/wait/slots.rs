@@ -70,7 +70,7 @@ impl DescriptorSlots {
     }
 }
 
-/// A watch's claim to one idle descriptor.
+/// A watch's request to one idle descriptor.
 #[derive(Debug)]
 pub(crate) struct DescriptorSlot {
     slots: Arc<DescriptorSlots>,

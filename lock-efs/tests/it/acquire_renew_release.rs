@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::fixture::{claim, grant, name, open, refused, token};
+use crate::fixture::{grant, name, open, refused, request, token};
 use lock_core::{
     ErrorKind, Locker, LossReason, TryAcquire,
     backend::{AcquireOutcome, Admin, Backend, ProcessBound, Release, Renewal},
@@ -23,7 +23,7 @@ const NO_TIME: Duration = Duration::ZERO;
 async fn backends_exclude_each_other_and_name_the_holder() {
     let (dir, one) = open();
     let two = FileBackend::open(dir.path()).unwrap();
-    let mine = claim("etl").with_owner("etl-7").with_data(b"load 3".to_vec());
+    let mine = request("etl").with_owner("etl-7").with_data(b"load 3".to_vec());
     let before = SystemTime::now();
     let (granted, lease) = grant(&one, &mine).await;
     for backend in [&one, &two] {
@@ -37,7 +37,7 @@ async fn backends_exclude_each_other_and_name_the_holder() {
     }
     assert_eq!(one.release(&lease, NO_TIME).await.unwrap(), Release::Released);
     assert_eq!(two.inspect(&name("etl")).await.unwrap(), None);
-    let (next, _) = grant(&two, &claim("etl")).await;
+    let (next, _) = grant(&two, &request("etl")).await;
     assert!(token(&next) > token(&granted));
     assert_eq!(next.crashed, None);
 }
@@ -45,7 +45,7 @@ async fn backends_exclude_each_other_and_name_the_holder() {
 #[tokio::test]
 async fn acquiring_again_with_one_id_returns_the_same_token() {
     let (_dir, backend) = open();
-    let mine = claim("etl");
+    let mine = request("etl");
     let (first, lease) = grant(&backend, &mine).await;
     let (again, _) = grant(&backend, &mine).await;
     assert!(!first.already_ours && again.already_ours);
@@ -59,27 +59,27 @@ async fn acquiring_again_with_one_id_returns_the_same_token() {
 #[tokio::test]
 async fn dropping_a_backend_frees_locks_and_reports_one_crash() {
     let (dir, one) = open();
-    let (first, _) = grant(&one, &claim("etl")).await;
+    let (first, _) = grant(&one, &request("etl")).await;
     drop(one);
     let two = FileBackend::open(dir.path()).unwrap();
-    let (second, lease) = grant(&two, &claim("etl")).await;
+    let (second, lease) = grant(&two, &request("etl")).await;
     let crashed = second.crashed.as_ref().expect("the first holder did not release");
     assert_eq!((crashed.owner.as_deref(), crashed.token), (Some("tester"), first.token));
     assert!(token(&second) > token(&first));
     assert_eq!(two.release(&lease, NO_TIME).await.unwrap(), Release::Released);
-    assert_eq!(grant(&two, &claim("etl")).await.0.crashed, None);
+    assert_eq!(grant(&two, &request("etl")).await.0.crashed, None);
 }
 
 #[tokio::test]
 async fn a_minimum_hold_refuses_all_clients_until_it_ends() {
     let (dir, one) = open();
     let two = FileBackend::open(dir.path()).unwrap();
-    let (_, lease) = grant(&one, &claim("etl")).await;
+    let (_, lease) = grant(&one, &request("etl")).await;
     let hold = Duration::from_millis(300);
     assert_eq!(one.release(&lease, hold).await.unwrap(), Release::Released);
     let end = SystemTime::now() + hold;
     loop {
-        match two.acquire(&claim("etl")).await.unwrap() {
+        match two.acquire(&request("etl")).await.unwrap() {
             AcquireOutcome::Contended(holder) => {
                 let left = holder.expires_in.expect("a minimum hold has an end");
                 assert!(left <= hold && holder.owner.as_deref() == Some("tester"));
@@ -100,16 +100,16 @@ async fn a_minimum_hold_refuses_all_clients_until_it_ends() {
 async fn removing_or_replacing_a_lock_file_loses_the_lock() {
     let (_dir, backend) = open();
     let path = backend.lock_path(&name("etl"));
-    let (_, first) = grant(&backend, &claim("etl")).await;
+    let (_, first) = grant(&backend, &request("etl")).await;
     assert_eq!(backend.renew(&first).await.unwrap(), Renewal::Renewed);
     fs::remove_file(&path).unwrap();
     let Renewal::Lost(LossReason::FileLock(what)) = backend.renew(&first).await.unwrap() else { panic!("not lost") };
     assert!(what.contains(path.to_str().unwrap()), "{what}");
     assert_eq!(backend.renew(&first).await.unwrap(), Renewal::Lost(LossReason::RecordGone));
 
-    let (_, second) = grant(&backend, &claim("etl")).await;
+    let (_, second) = grant(&backend, &request("etl")).await;
     fs::rename(&path, path.with_extension("old")).unwrap();
-    let (_, third) = grant(&backend, &claim("etl")).await;
+    let (_, third) = grant(&backend, &request("etl")).await;
     let Release::NotHeld(Some(holder)) = backend.release(&second, NO_TIME).await.unwrap() else {
         panic!("the release named no successor")
     };
@@ -121,7 +121,7 @@ async fn removing_or_replacing_a_lock_file_loses_the_lock() {
 #[tokio::test]
 async fn acquiring_after_file_removal_is_a_new_acquisition() {
     let (_dir, backend) = open();
-    let mine = claim("etl");
+    let mine = request("etl");
     let (first, _) = grant(&backend, &mine).await;
     fs::remove_file(backend.lock_path(&mine.name)).unwrap();
     let (again, _) = grant(&backend, &mine).await;
@@ -132,15 +132,15 @@ async fn acquiring_after_file_removal_is_a_new_acquisition() {
 async fn a_lent_descriptor_keeps_the_lock_until_a_release() {
     let (dir, one) = open();
     let two = FileBackend::open(dir.path()).unwrap();
-    let (_, lease) = grant(&one, &claim("etl")).await;
+    let (_, lease) = grant(&one, &request("etl")).await;
     let lent = one.descriptor(&lease).unwrap();
     drop(one);
     refused(&two, "etl").await;
     drop(lent);
-    let (_, lease) = grant(&two, &claim("etl")).await;
+    let (_, lease) = grant(&two, &request("etl")).await;
     let lent = two.descriptor(&lease).unwrap();
     assert!(two.release_now(&lease, NO_TIME));
-    grant(&two, &claim("etl")).await;
+    grant(&two, &request("etl")).await;
     assert!(two.descriptor(&lease).is_none());
     drop(lent);
 }
@@ -161,12 +161,12 @@ async fn a_guard_past_max_hold_does_not_block_a_successor() {
 async fn a_lent_descriptor_keeps_the_lock_after_the_guard_ends() {
     let (dir, one) = open();
     let two = FileBackend::open(dir.path()).unwrap();
-    let (_, lease) = grant(&one, &claim("etl")).await;
+    let (_, lease) = grant(&one, &request("etl")).await;
     let lent = one.descriptor(&lease).unwrap();
     one.on_lost(&lease);
     refused(&two, "etl").await;
     drop(lent);
-    grant(&two, &claim("etl")).await;
+    grant(&two, &request("etl")).await;
 }
 
 #[tokio::test]
@@ -175,7 +175,7 @@ async fn odd_names_are_locked_and_listed_unchanged() {
     let long = "long/".repeat(200);
     let mut names = ["../x", "..", "a/b", "A", "a", "\0", "é", "e\u{301}", "CON", "x.lock", &long];
     for odd in names {
-        grant(&backend, &claim(odd)).await;
+        grant(&backend, &request(odd)).await;
     }
     for odd in names {
         refused(&backend, odd).await;
@@ -202,9 +202,9 @@ async fn a_ttl_is_refused_with_the_fix() {
 #[tokio::test]
 async fn data_too_large_for_a_record_leaves_the_lock_free() {
     let (_dir, backend) = open();
-    let error = backend.acquire(&claim("etl").with_data(vec![0; 300_000])).await.unwrap_err();
+    let error = backend.acquire(&request("etl").with_data(vec![0; 300_000])).await.unwrap_err();
     assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Limit, false));
-    grant(&backend, &claim("etl")).await;
+    grant(&backend, &request("etl")).await;
 }
 
 #[tokio::test]
@@ -213,11 +213,11 @@ async fn created_files_are_private_unless_a_mode_shares_them() {
     let mode = |path: &std::path::Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
     let private = dir.path().join("a/private");
     let backend = FileBackend::open(&private).unwrap();
-    grant(&backend, &claim("etl")).await;
+    grant(&backend, &request("etl")).await;
     assert_eq!((mode(&private), mode(private.parent().unwrap())), (0o700, 0o700));
     let shared = dir.path().join("b/shared");
     let sharing = FileConfig::new(&shared).mode(0o666).build().unwrap();
-    grant(&sharing, &claim("etl")).await;
+    grant(&sharing, &request("etl")).await;
     assert_eq!((mode(&shared), mode(shared.parent().unwrap())), (0o2777, 0o2777));
     for suffix in ["lock", "info"] {
         assert_eq!(mode(&private.join("etl").with_extension(suffix)), 0o600, "{suffix}");
@@ -238,7 +238,7 @@ async fn many_tasks_on_many_names_exclude_each_other() {
                 let mut done = 0;
                 let mut last = None;
                 while done < 100 {
-                    let mine = claim(&format!("n{}", task % 4));
+                    let mine = request(&format!("n{}", task % 4));
                     let AcquireOutcome::Granted(granted) = backend.acquire(&mine).await.unwrap() else {
                         tokio::task::yield_now().await;
                         continue;

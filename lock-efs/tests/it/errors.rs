@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::fixture::{OWN_MOUNTS, claim, failed, grant, in_child, mount, name, open, refused, run_child};
+use crate::fixture::{OWN_MOUNTS, failed, grant, in_child, mount, name, open, refused, request, run_child};
 use lock_core::{
     Error, ErrorKind, Operation,
     backend::{Admin, Backend, ProcessBound},
@@ -47,7 +47,7 @@ async fn a_symbolic_link_at_the_record_path_is_not_followed() {
     let target = dir.path().join("precious");
     fs::write(&target, "precious").unwrap();
     symlink(&target, dir.path().join("etl.info")).unwrap();
-    grant(&backend, &claim("etl")).await;
+    grant(&backend, &request("etl")).await;
     assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
     symlink(&target, dir.path().join("etl2.prev")).unwrap();
     let error = failed(&backend, "etl2").await;
@@ -65,7 +65,7 @@ async fn a_directory_or_pipe_at_a_path_is_named_in_the_error() {
     fs::create_dir(&record).unwrap();
     check_attempt(&failed(&backend, "etl2").await, ErrorKind::StoreNotReady, &record, "a directory is in the way");
     fs::remove_dir(&record).unwrap();
-    grant(&backend, &claim("etl2")).await;
+    grant(&backend, &request("etl2")).await;
     let pipe = backend.lock_path(&name("pipe"));
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     check_attempt(&failed(&backend, "pipe").await, ErrorKind::StoreNotReady, &pipe, "not a regular file");
@@ -76,14 +76,14 @@ async fn a_pipe_at_the_record_path_does_not_block() {
     let (dir, backend) = open();
     assert!(Command::new("mkfifo").arg(dir.path().join("etl.info")).status().unwrap().success());
     assert_eq!(backend.inspect(&name("etl")).await.unwrap(), None);
-    grant(&backend, &claim("etl")).await;
+    grant(&backend, &request("etl")).await;
 }
 
 #[tokio::test]
 // verifies: file-system
 async fn a_removed_directory_is_named_and_usable_once_recreated() {
     let (dir, backend) = open();
-    let (_, lease) = grant(&backend, &claim("etl")).await;
+    let (_, lease) = grant(&backend, &request("etl")).await;
     fs::remove_dir_all(dir.path()).unwrap();
     check_attempt(&failed(&backend, "x").await, ErrorKind::StoreNotReady, &dir.path().join("x.lock"), "is gone");
     check(&backend.list("").await.unwrap_err(), ErrorKind::StoreNotReady, dir.path(), "is gone");
@@ -93,7 +93,7 @@ async fn a_removed_directory_is_named_and_usable_once_recreated() {
     check_attempt(&failed(&backend, "x").await, ErrorKind::StoreNotReady, &dir.path().join("x.lock"), "is gone");
     fs::remove_file(dir.path()).unwrap();
     fs::create_dir(dir.path()).unwrap();
-    grant(&backend, &claim("x")).await;
+    grant(&backend, &request("x")).await;
 }
 
 #[test]
@@ -120,7 +120,7 @@ async fn a_path_too_long_is_a_configuration_error() {
         deep.push("d".repeat((3900 - deep.as_os_str().len()).min(200)));
     }
     let backend = FileBackend::open(&deep).unwrap();
-    grant(&backend, &claim("short")).await;
+    grant(&backend, &request("short")).await;
     check_attempt(&failed(&backend, &"x".repeat(250)).await, ErrorKind::Config, &deep, "too long");
 }
 
@@ -178,7 +178,7 @@ async fn child_on_a_full_disk() {
     let Some(dir) = in_child() else { return };
     mount(&["-t", "tmpfs", "-o", "size=64k,nr_inodes=32", "none"], &dir);
     let backend = FileBackend::open(&dir).unwrap();
-    let (before, lease) = grant(&backend, &claim("etl")).await;
+    let (before, lease) = grant(&backend, &request("etl")).await;
     let ballast = dir.join("ballast");
     let _ = fs::write(&ballast, vec![0; 100_000]);
     // A held lock stays held and can be released, which needs no space.
@@ -189,7 +189,7 @@ async fn child_on_a_full_disk() {
     let free = Command::new("flock").arg("-n").arg(backend.lock_path(&name("etl"))).arg("true").status().unwrap();
     assert!(free.success(), "a failed attempt leaves the lock free");
     fs::remove_file(&ballast).unwrap();
-    let (after, _) = grant(&backend, &claim("etl")).await;
+    let (after, _) = grant(&backend, &request("etl")).await;
     assert!(after.token > before.token && after.crashed.is_none());
     for i in 0..40 {
         let _ = fs::write(dir.join(format!("inode{i}")), "");
@@ -209,7 +209,7 @@ async fn child_on_a_read_only_file_system() {
     let Some(dir) = in_child() else { return };
     mount(&["-t", "tmpfs", "none"], &dir);
     let backend = FileBackend::open(&dir).unwrap();
-    grant(&backend, &claim("held")).await;
+    grant(&backend, &request("held")).await;
     // A bind mount, because a file system with files open for writing cannot be remounted
     // read-only.
     mount(&["--bind", dir.to_str().unwrap()], &dir);
@@ -231,7 +231,7 @@ fn too_many_open_files_is_a_retryable_limit() {
 async fn child_with_few_descriptors() {
     let Some(dir) = in_child() else { return };
     let backend = FileBackend::open(&dir).unwrap();
-    let (_, kept) = grant(&backend, &claim("kept")).await;
+    let (_, kept) = grant(&backend, &request("kept")).await;
     let mut all = Vec::new();
     while let Ok(file) = fs::File::open("/dev/null") {
         all.push(file);
@@ -245,7 +245,7 @@ async fn child_with_few_descriptors() {
     }
     assert!(backend.release_now(&kept, Duration::ZERO));
     all.clear();
-    grant(&backend, &claim("etl")).await;
+    grant(&backend, &request("etl")).await;
     refused(&backend, "etl").await;
     println!("CHILD RAN");
 }

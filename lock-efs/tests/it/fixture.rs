@@ -25,29 +25,29 @@ pub(crate) fn name(text: &str) -> LockName {
     LockName::new(text).unwrap()
 }
 
-pub(crate) fn claim(text: &str) -> AcquireRequest {
+pub(crate) fn request(text: &str) -> AcquireRequest {
     AcquireRequest::new(name(text), LeaseId::random(), "tester")
 }
 
-pub(crate) async fn grant(backend: &FileBackend, claim: &AcquireRequest) -> (Grant, Lease) {
-    match backend.acquire(claim).await.unwrap() {
+pub(crate) async fn grant(backend: &FileBackend, request: &AcquireRequest) -> (Grant, Lease) {
+    match backend.acquire(request).await.unwrap() {
         AcquireOutcome::Granted(grant) => {
-            let lease = claim.lease(grant.token);
+            let lease = request.lease(grant.token);
             (grant, lease)
         }
-        AcquireOutcome::Contended(holder) => panic!("{} is held by {holder}", claim.name),
+        AcquireOutcome::Contended(holder) => panic!("{} is held by {holder}", request.name),
     }
 }
 
 pub(crate) async fn refused(backend: &FileBackend, text: &str) -> Holder {
-    match backend.acquire(&claim(text)).await.unwrap() {
+    match backend.acquire(&request(text)).await.unwrap() {
         AcquireOutcome::Contended(holder) => holder,
         AcquireOutcome::Granted(grant) => panic!("{text} was granted: {grant:?}"),
     }
 }
 
 pub(crate) async fn failed(backend: &FileBackend, text: &str) -> Error {
-    backend.acquire(&claim(text)).await.expect_err("the attempt must fail")
+    backend.acquire(&request(text)).await.expect_err("the attempt must fail")
 }
 
 pub(crate) fn token(grant: &Grant) -> FencingToken {

@@ -2,7 +2,7 @@
 
 use std::{path::Path, process::Command, time::Duration};
 
-use crate::fixture::{Process, claim, grant, name, open, refused};
+use crate::fixture::{Process, grant, name, open, refused, request};
 use lock_core::backend::{Admin, Backend, ProcessBound, Renewal};
 
 const HOLD: &str = "import filelock, sys, time
@@ -19,7 +19,7 @@ except filelock.Timeout:
 #[tokio::test]
 async fn flock_1_is_refused_until_onelock_releases() {
     let (_dir, backend) = open();
-    let (_, lease) = grant(&backend, &claim("etl")).await;
+    let (_, lease) = grant(&backend, &request("etl")).await;
     let path = backend.lock_path(&name("etl"));
     let flock = || Command::new("flock").args(["-n", "-E", "9"]).arg(&path).arg("true").status().unwrap().code();
     assert_eq!(flock(), Some(9));
@@ -38,7 +38,7 @@ async fn onelock_is_refused_until_flock_1_is_killed() {
     assert_eq!(backend.inspect(&name("etl")).await.unwrap().unwrap().foreign, foreign);
     assert_eq!(backend.list("").await.unwrap().len(), 1);
     flock.kill();
-    assert_eq!(grant(&backend, &claim("etl")).await.0.crashed, None);
+    assert_eq!(grant(&backend, &request("etl")).await.0.crashed, None);
 }
 
 #[tokio::test]
@@ -56,7 +56,7 @@ async fn a_shared_flock_1_excludes_onelock_and_is_listed() {
 // verifies: foreign-client
 async fn filelock_is_refused_until_onelock_releases() {
     let (_dir, backend) = open();
-    let (_, lease) = grant(&backend, &claim("etl")).await;
+    let (_, lease) = grant(&backend, &request("etl")).await;
     let path = backend.lock_path(&name("etl"));
     let filelock = || python(TRY, &path).status().unwrap().code();
     assert_eq!(filelock(), Some(3));
@@ -64,13 +64,13 @@ async fn filelock_is_refused_until_onelock_releases() {
     assert_eq!(refused(&backend, "etl").await.owner.as_deref(), Some("tester"));
     assert!(backend.release_now(&lease, Duration::ZERO));
     assert_eq!(filelock(), Some(0));
-    grant(&backend, &claim("etl")).await;
+    grant(&backend, &request("etl")).await;
 }
 
 #[tokio::test]
 async fn onelock_is_refused_until_filelock_is_killed() {
     let (_dir, backend) = open();
-    let (before, lease) = grant(&backend, &claim("etl")).await;
+    let (before, lease) = grant(&backend, &request("etl")).await;
     assert!(backend.release_now(&lease, Duration::ZERO));
     let path = backend.lock_path(&name("etl"));
     let command = python(HOLD, &path);
@@ -79,7 +79,7 @@ async fn onelock_is_refused_until_filelock_is_killed() {
     filelock.wait_for("locked");
     refused(&backend, "etl").await;
     filelock.kill();
-    let (after, _) = grant(&backend, &claim("etl")).await;
+    let (after, _) = grant(&backend, &request("etl")).await;
     assert!(after.token > before.token && after.crashed.is_none());
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::fixture::{claim, failed, grant, in_child, name, open, refused, run_child};
+use crate::fixture::{failed, grant, in_child, name, open, refused, request, run_child};
 use lock_core::{
     ErrorKind,
     backend::{Backend, ProcessBound, Release},
@@ -51,7 +51,7 @@ async fn child_at_its_limits() {
     let Some(dir) = in_child() else { return };
     let told = PathBuf::from(std::env::var_os("FAIL_FLOCK").unwrap());
     let backend = FileBackend::open(&dir).unwrap();
-    let (_, kept) = grant(&backend, &claim("kept")).await;
+    let (_, kept) = grant(&backend, &request("kept")).await;
     // ENOLCK and EDQUOT, which EFS and nfsd answer.
     for (errno, retryable) in [(37, true), (122, false)] {
         fs::write(&told, errno.to_string()).unwrap();
@@ -60,7 +60,7 @@ async fn child_at_its_limits() {
         let text = error.to_string();
         assert!(text.contains("512") && text.contains("8,192") && text.contains("more.lock"), "{text}");
         fs::remove_file(&told).unwrap();
-        let (_, lease) = grant(&backend, &claim("more")).await;
+        let (_, lease) = grant(&backend, &request("more")).await;
         assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     }
     assert_eq!(backend.release(&kept, Duration::ZERO).await.unwrap(), Release::Released);
@@ -87,8 +87,8 @@ fn held_locks_are_counted_by_directory_and_mount() {
     metrics::with_local_recorder(&recorder, || {
         runtime.block_on(async {
             let (dir, backend) = open();
-            let (_, first) = grant(&backend, &claim("a")).await;
-            let (_, second) = grant(&backend, &claim("b")).await;
+            let (_, first) = grant(&backend, &request("a")).await;
+            let (_, second) = grant(&backend, &request("b")).await;
             let _ = refused(&backend, "a").await;
             let [(labels, value)] = &held(&snapshotter)[..] else { panic!("one gauge") };
             assert_eq!(labels[0], format!("directory={}", dir.path().display()));

@@ -2,7 +2,7 @@
 
 use std::{process::Command, time::Duration};
 
-use crate::fixture::{Process, claim, grant, in_child, myself, open, refused, until};
+use crate::fixture::{Process, grant, in_child, myself, open, refused, request, until};
 use lock_core::backend::{AcquireOutcome, Backend, ProcessBound};
 use lock_efs::FileBackend;
 
@@ -15,7 +15,7 @@ async fn the_successor_of_a_killed_holder_learns_its_owner() {
         holder.wait_for("CHILD HOLDS");
         assert_eq!(refused(&backend, "etl").await.owner.as_deref(), Some("the child"));
         holder.kill();
-        let (granted, lease) = grant(&backend, &claim("etl")).await;
+        let (granted, lease) = grant(&backend, &request("etl")).await;
         assert_eq!(granted.crashed.and_then(|h| h.owner).as_deref(), Some("the child"));
         assert!(backend.release_now(&lease, Duration::ZERO));
     }
@@ -25,7 +25,7 @@ async fn the_successor_of_a_killed_holder_learns_its_owner() {
 async fn child_holds_a_lock() {
     let Some(dir) = in_child() else { return };
     let backend = FileBackend::open(dir).unwrap();
-    let mine = claim("etl").with_owner("the child");
+    let mine = request("etl").with_owner("the child");
     let _ = grant(&backend, &mine).await;
     println!("CHILD HOLDS");
     std::thread::sleep(Duration::from_secs(600));
@@ -35,7 +35,7 @@ async fn child_holds_a_lock() {
 // verifies: inherited
 async fn a_program_started_by_the_holder_does_not_keep_the_lock() {
     let (dir, backend) = open();
-    let (_, lease) = grant(&backend, &claim("etl")).await;
+    let (_, lease) = grant(&backend, &request("etl")).await;
     let watch = backend.watch(&lease.name).await.unwrap();
     let mut daemon = Process::start(&["sleep", "600"]);
     let pid = daemon.0.id();
@@ -51,7 +51,7 @@ async fn a_program_started_by_the_holder_does_not_keep_the_lock() {
     let other = FileBackend::open(dir.path()).unwrap();
     // The lock may be freed with a delay: a dropped backend only closes, and a child of another
     // test may have a copy of the descriptor until it execs.
-    let mine = claim("etl");
+    let mine = request("etl");
     while let AcquireOutcome::Contended(_) = other.acquire(&mine).await.unwrap() {
         tokio::task::yield_now().await;
     }
@@ -71,9 +71,9 @@ async fn a_release_frees_the_lock_while_other_threads_start_programs() {
         }
     });
     while !spawner.is_finished() {
-        let (_, lease) = grant(&backend, &claim("etl")).await;
+        let (_, lease) = grant(&backend, &request("etl")).await;
         assert!(backend.release_now(&lease, Duration::ZERO));
-        let mine = claim("etl");
+        let mine = request("etl");
         let AcquireOutcome::Granted(granted) = other.acquire(&mine).await.unwrap() else {
             panic!("the lock was released but is still held")
         };

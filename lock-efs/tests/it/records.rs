@@ -2,7 +2,7 @@
 
 use std::{fs, time::Duration};
 
-use crate::fixture::{claim, grant, name, open, refused, token, until};
+use crate::fixture::{grant, name, open, refused, request, token, until};
 use lock_core::{
     Holder,
     backend::{Admin, Backend, ProcessBound, Release},
@@ -11,7 +11,7 @@ use lock_core::{
 #[tokio::test]
 async fn a_bad_record_hides_the_holder_but_not_the_lock() {
     let (dir, backend) = open();
-    let (_, lease) = grant(&backend, &claim("etl")).await;
+    let (_, lease) = grant(&backend, &request("etl")).await;
     let record = dir.path().join("etl.info");
     let whole = fs::read(&record).unwrap();
     for bad in [&whole[..60], &whole[..10], &[], &[0; 4096], b"4711\n", &vec![b'x'; 2_000_000]] {
@@ -30,7 +30,7 @@ async fn tokens_rise_after_the_record_is_lost_or_destroyed() {
     let record = dir.path().join("etl.info");
     let mut last = None;
     for bad in [None, Some(&b""[..]), Some(b"garbage"), Some(&[0xff; 300_000])] {
-        let (granted, lease) = grant(&backend, &claim("etl")).await;
+        let (granted, lease) = grant(&backend, &request("etl")).await;
         assert!(granted.token > last && granted.crashed.is_none());
         last = granted.token;
         assert!(backend.release_now(&lease, Duration::ZERO));
@@ -44,20 +44,20 @@ async fn tokens_rise_after_the_record_is_lost_or_destroyed() {
 #[tokio::test]
 async fn a_token_from_a_clock_that_ran_ahead_is_exceeded() {
     let (dir, backend) = open();
-    let (granted, lease) = grant(&backend, &claim("etl")).await;
+    let (granted, lease) = grant(&backend, &request("etl")).await;
     assert!(backend.release_now(&lease, Duration::ZERO));
     let record = dir.path().join("etl.info");
     let ahead = token(&granted).get() + 3_600_000_000;
     let text = fs::read_to_string(&record).unwrap();
     fs::write(&record, text.replace(&format!("\"token\":{}", token(&granted)), &format!("\"token\":{ahead}"))).unwrap();
-    assert_eq!(token(&grant(&backend, &claim("etl")).await.0).get(), ahead + 1);
+    assert_eq!(token(&grant(&backend, &request("etl")).await.0).get(), ahead + 1);
 }
 
 #[tokio::test]
 async fn a_record_of_any_length_is_replaced_whole() {
     let (_dir, backend) = open();
     for size in [10, 100_000, 10, 5_000, 0, 20_000] {
-        let mine = claim("etl").with_data(vec![b'd'; size]);
+        let mine = request("etl").with_data(vec![b'd'; size]);
         let (_, lease) = grant(&backend, &mine).await;
         assert_eq!(refused(&backend, "etl").await.data.map(|d| d.len()), Some(size));
         assert!(backend.release_now(&lease, Duration::ZERO));
@@ -77,7 +77,7 @@ async fn readers_see_whole_records_while_holders_change() {
     let (writer, stopped) = (Arc::clone(&backend), Arc::clone(&stop));
     let holders = tokio::spawn(async move {
         while !stopped.load(Relaxed) {
-            let (_, lease) = grant(&writer, &claim("etl")).await;
+            let (_, lease) = grant(&writer, &request("etl")).await;
             assert!(writer.release_now(&lease, Duration::ZERO));
             tokio::task::yield_now().await;
         }

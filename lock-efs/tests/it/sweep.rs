@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::fixture::{claim, grant, name, open, refused, token};
+use crate::fixture::{grant, name, open, refused, request, token};
 use lock_core::{ErrorKind, backend::ProcessBound};
 use lock_efs::{FileBackend, Sweep};
 
@@ -21,7 +21,7 @@ fn age(dir: &Path) {
 }
 
 async fn used(backend: &FileBackend, text: &str) -> u64 {
-    let (grant, lease) = grant(backend, &claim(text)).await;
+    let (grant, lease) = grant(backend, &request(text)).await;
     assert!(backend.release_now(&lease, Duration::ZERO));
     token(&grant).get()
 }
@@ -38,7 +38,7 @@ fn names(dir: &Path) -> Vec<String> {
 async fn a_sweep_removes_only_idle_names_without_a_holder() {
     let (dir, backend) = open();
     used(&backend, "idle").await;
-    let _held = grant(&backend, &claim("held")).await;
+    let _held = grant(&backend, &request("held")).await;
     File::create(dir.path().join("foreign.lock")).unwrap();
     age(dir.path());
     used(&backend, "recent").await;
@@ -66,7 +66,7 @@ async fn tokens_ahead_of_the_clock_rise_across_a_sweep() {
 #[tokio::test]
 async fn a_minimum_hold_outlives_a_sweep() {
     let (dir, backend) = open();
-    let (_, lease) = grant(&backend, &claim("etl")).await;
+    let (_, lease) = grant(&backend, &request("etl")).await;
     assert!(backend.release_now(&lease, DAY));
     age(dir.path());
     assert_eq!(backend.sweep(Sweep::new(DAY)).unwrap().kept, 1);

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use crate::fixture::{Process, claim, grant, in_child, myself, name, open, refused, run_child, until};
+use crate::fixture::{Process, grant, in_child, myself, name, open, refused, request, run_child, until};
 use lock_core::{
     Locker,
     backend::{AcquireOutcome, Backend, ProcessBound, Watch},
@@ -31,12 +31,12 @@ async fn watch(backend: &FileBackend, text: &str) -> Box<dyn Watch> {
 async fn a_watch_wakes_on_releases_by_onelock_and_flock_1() {
     let (dir, holder) = open();
     let waiter = FileBackend::open(dir.path()).unwrap();
-    let (_, lease) = grant(&holder, &claim("etl")).await;
+    let (_, lease) = grant(&holder, &request("etl")).await;
     let mut watch = watch(&waiter, "etl").await;
     refused(&waiter, "etl").await;
     assert!(holder.release_now(&lease, Duration::ZERO));
     woken(&mut watch).await;
-    let (_, lease) = grant(&waiter, &claim("etl")).await;
+    let (_, lease) = grant(&waiter, &request("etl")).await;
     assert!(waiter.release_now(&lease, Duration::ZERO));
 
     let path = waiter.lock_path(&name("etl"));
@@ -49,7 +49,7 @@ async fn a_watch_wakes_on_releases_by_onelock_and_flock_1() {
 
 /// Acquires as the core does: after a wake-up, and after a premature wake-up by polling.
 async fn until_granted(backend: &FileBackend, watch: &mut Box<dyn Watch>) -> lock_core::backend::Lease {
-    let mine = claim("etl");
+    let mine = request("etl");
     let end = tokio::time::Instant::now() + LONG;
     loop {
         if let AcquireOutcome::Granted(grant) = backend.acquire(&mine).await.unwrap() {
@@ -77,7 +77,7 @@ async fn a_watch_wakes_when_the_holder_is_killed() {
 async fn child_holds_a_lock() {
     let Some(dir) = in_child() else { return };
     let backend = FileBackend::open(dir).unwrap();
-    let _ = grant(&backend, &claim("etl")).await;
+    let _ = grant(&backend, &request("etl")).await;
     println!("CHILD HOLDS");
     std::thread::sleep(Duration::from_secs(600));
 }
@@ -85,7 +85,7 @@ async fn child_holds_a_lock() {
 #[tokio::test]
 async fn a_watch_wakes_on_a_release_with_a_lent_descriptor() {
     let (_dir, backend) = open();
-    let (_, lease) = grant(&backend, &claim("etl")).await;
+    let (_, lease) = grant(&backend, &request("etl")).await;
     let lent = backend.descriptor(&lease).unwrap();
     let mut watch = watch(&backend, "etl").await;
     assert!(backend.release_now(&lease, Duration::ZERO));
@@ -98,7 +98,7 @@ async fn a_watch_wakes_on_a_release_with_a_lent_descriptor() {
 #[tokio::test]
 async fn waiters_do_not_keep_waking_each_other() {
     let (dir, holder) = open();
-    let (_, _lease) = grant(&holder, &claim("etl")).await;
+    let (_, _lease) = grant(&holder, &request("etl")).await;
     let (tries, wakes) = (Arc::new(AtomicUsize::new(0)), 5);
     for _ in 0..3 {
         let waiter = FileBackend::open(dir.path()).unwrap();
@@ -139,7 +139,7 @@ async fn waiters_do_not_keep_waking_each_other() {
 #[tokio::test]
 async fn a_refused_waiter_starts_to_watch_without_waking_others() {
     let (dir, holder) = open();
-    let (_, _lease) = grant(&holder, &claim("etl")).await;
+    let (_, _lease) = grant(&holder, &request("etl")).await;
     let (first, second) = (FileBackend::open(dir.path()).unwrap(), FileBackend::open(dir.path()).unwrap());
     let mut waiting = watch(&first, "etl").await;
     refused(&second, "etl").await;
@@ -183,7 +183,7 @@ async fn a_dropped_watch_leaves_no_descriptor_open() {
         fds.filter(|f| f.starts_with(dir.path()) && f.to_string_lossy().ends_with(suffix)).count()
     };
     let open_here = || open_as(".lock") + open_as(".info") + open_as(".prev");
-    let (_, lease) = grant(&backend, &claim("etl")).await;
+    let (_, lease) = grant(&backend, &request("etl")).await;
     let held = open_here();
     let watches = [watch(&backend, "etl").await, watch(&backend, "etl").await];
     refused(&backend, "etl").await;
@@ -227,14 +227,14 @@ async fn a_lock_file_replaced_after_open_is_reopened() {
     let path = holder.lock_path(&name("etl"));
     let mut watch = watch(&waiter, "etl").await;
     fs::remove_file(&path).unwrap();
-    let (_, lease) = grant(&holder, &claim("etl")).await;
+    let (_, lease) = grant(&holder, &request("etl")).await;
     refused(&waiter, "etl").await;
     woken(&mut watch).await;
     refused(&waiter, "etl").await;
     while tokio::time::timeout(Duration::from_millis(1), watch.changed()).await.is_ok() {}
     assert!(holder.release_now(&lease, Duration::ZERO));
     woken(&mut watch).await;
-    let (_, lease) = grant(&waiter, &claim("etl")).await;
+    let (_, lease) = grant(&waiter, &request("etl")).await;
     assert!(matches!(waiter.renew(&lease).await.unwrap(), lock_core::backend::Renewal::Renewed));
     refused(&holder, "etl").await;
 }
@@ -246,7 +246,7 @@ fn waiters_poll_without_an_io_driver() {
         let (dir, backend) = open();
         assert!(backend.watch(&name("etl")).await.unwrap().is_none());
         let waiting = Locker::new(FileBackend::open(dir.path()).unwrap()).unwrap();
-        let (_, lease) = grant(&backend, &claim("etl")).await;
+        let (_, lease) = grant(&backend, &request("etl")).await;
         let waiter = tokio::spawn(async move { waiting.acquire_within("etl", LONG).await.map(drop) });
         tokio::task::yield_now().await;
         assert!(backend.release_now(&lease, Duration::ZERO));

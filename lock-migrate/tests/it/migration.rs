@@ -28,7 +28,7 @@ impl Subject for Memories {
             Tampering::DeleteRecord => self.0.lose(name.as_str()),
             Tampering::ReplaceRecord => {
                 self.0.lose(name.as_str());
-                let _ = granted(&self.0, &claim("x").with_name(name.clone()).with_ttl(10 * LONG)).await;
+                let _ = granted(&self.0, &request("x").with_name(name.clone()).with_ttl(10 * LONG)).await;
             }
             Tampering::DeleteToken => return self.0.purge(name).await.unwrap() && self.1.purge(name).await.unwrap(),
             _ => return false,
@@ -49,14 +49,14 @@ mod memories {
 
 const LONG: Duration = Duration::from_secs(60);
 
-fn claim(name: &str) -> AcquireRequest {
+fn request(name: &str) -> AcquireRequest {
     AcquireRequest::new(LockName::new(name).unwrap(), LeaseId::random(), "me").with_ttl(LONG)
 }
 
-async fn granted(backend: &dyn Backend, claim: &AcquireRequest) -> (Lease, Grant) {
-    match backend.acquire(claim).await.unwrap() {
-        AcquireOutcome::Granted(grant) => (claim.lease(grant.token), grant),
-        AcquireOutcome::Contended(holder) => panic!("{} is held by {holder}", claim.name),
+async fn granted(backend: &dyn Backend, request: &AcquireRequest) -> (Lease, Grant) {
+    match backend.acquire(request).await.unwrap() {
+        AcquireOutcome::Granted(grant) => (request.lease(grant.token), grant),
+        AcquireOutcome::Contended(holder) => panic!("{} is held by {holder}", request.name),
     }
 }
 
@@ -75,15 +75,15 @@ fn migration() -> (Faulty, Faulty, MigrationBackend) {
 async fn single_store_and_migrating_clients_exclude_each_other() {
     let (from, to, migration) = migration();
     for alone in [&from, &to] {
-        let (lease, _) = granted(alone, &claim("x")).await;
+        let (lease, _) = granted(alone, &request("x")).await;
         assert!(
-            matches!(migration.acquire(&claim("x")).await.unwrap(), AcquireOutcome::Contended(holder) if holder.owner.is_some())
+            matches!(migration.acquire(&request("x")).await.unwrap(), AcquireOutcome::Contended(holder) if holder.owner.is_some())
         );
         let other = if std::ptr::eq(alone, &from) { &to } else { &from };
         assert!(!is_held(other, "x").await, "a refused attempt left a lock behind");
         assert_eq!(alone.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
-        let (lease, _) = granted(&migration, &claim("x")).await;
-        assert!(matches!(alone.acquire(&claim("x")).await.unwrap(), AcquireOutcome::Contended(_)));
+        let (lease, _) = granted(&migration, &request("x")).await;
+        assert!(matches!(alone.acquire(&request("x")).await.unwrap(), AcquireOutcome::Contended(_)));
         assert_eq!(migration.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
         assert!(!is_held(&from, "x").await && !is_held(&to, "x").await);
     }
@@ -92,8 +92,8 @@ async fn single_store_and_migrating_clients_exclude_each_other() {
 #[tokio::test]
 async fn a_refused_id_can_retry_until_both_grant() {
     let (_, to, migration) = migration();
-    let (other, _) = granted(&to, &claim("x")).await;
-    let ours = claim("x");
+    let (other, _) = granted(&to, &request("x")).await;
+    let ours = request("x");
     for _ in 0..3 {
         assert!(matches!(migration.acquire(&ours).await.unwrap(), AcquireOutcome::Contended(_)));
     }
@@ -108,7 +108,7 @@ async fn fencing_tokens_increase_through_the_whole_migration() {
     for ahead in [0, 1] {
         let stores = [MemoryBackend::new(), MemoryBackend::new()];
         // Advances the token as if the clock of this store were a day ahead.
-        let (lease, grant) = granted(&stores[ahead], &claim("x")).await;
+        let (lease, grant) = granted(&stores[ahead], &request("x")).await;
         let tomorrow = FencingToken::new(grant.token.unwrap().get() + 86_400_000_000).unwrap();
         assert!(stores[ahead].advance_token(&lease, tomorrow).await.unwrap());
         assert_eq!(stores[ahead].release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
@@ -117,7 +117,7 @@ async fn fencing_tokens_increase_through_the_whole_migration() {
         let mut last = None;
         let backends: [&dyn Backend; 9] = [from, &migration, from, &migration, &migration, to, &migration, to, to];
         for (step, backend) in backends.into_iter().enumerate() {
-            let (lease, grant) = granted(backend, &claim("x")).await;
+            let (lease, grant) = granted(backend, &request("x")).await;
             assert!(grant.token > last, "step {step}, store {ahead} ahead: {:?} after {last:?}", grant.token);
             last = grant.token;
             assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
@@ -130,7 +130,7 @@ async fn losing_either_lock_loses_both_locks() {
     for lost in [0, 1] {
         let stores = [MemoryBackend::new(), MemoryBackend::new()];
         let migration = MigrationBackend::new(Arc::new(stores[0].clone()), Arc::new(stores[1].clone()));
-        let (lease, _) = granted(&migration, &claim("x")).await;
+        let (lease, _) = granted(&migration, &request("x")).await;
         assert_eq!(migration.renew(&lease).await.unwrap(), Renewal::Renewed);
         stores[lost].lose("x");
         assert!(matches!(migration.renew(&lease).await.unwrap(), Renewal::Lost(_)));
@@ -142,7 +142,7 @@ async fn losing_either_lock_loses_both_locks() {
 #[tokio::test(start_paused = true)]
 async fn a_renewal_requires_both_stores_to_answer() {
     let (_, to, migration) = migration();
-    let (lease, _) = granted(&migration, &claim("x")).await;
+    let (lease, _) = granted(&migration, &request("x")).await;
     to.next(Operation::Renew, Fault::Refuse(ErrorKind::Unavailable));
     assert_eq!(migration.renew(&lease).await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(migration.renew(&lease).await.unwrap(), Renewal::Renewed);
@@ -155,12 +155,12 @@ async fn a_partial_acquire_is_rolled_back_and_reported() {
         [(Fault::Refuse(ErrorKind::Unavailable), false), (Fault::FailAfter(ErrorKind::Unavailable), false)]
     {
         to.next(Operation::Acquire, fault);
-        let error = migration.acquire(&claim("x")).await.unwrap_err();
+        let error = migration.acquire(&request("x")).await.unwrap_err();
         assert_eq!(error.is_ambiguous(), ambiguous, "{fault:?}");
         assert!(!is_held(&from, "x").await && !is_held(&to, "x").await, "{fault:?}");
     }
     // If the rollback fails, the error is ambiguous, and the following release frees the lock.
-    let ours = claim("x");
+    let ours = request("x");
     to.next(Operation::Acquire, Fault::FailAfter(ErrorKind::Unavailable));
     to.next(Operation::Release, Fault::Refuse(ErrorKind::Unavailable));
     assert!(migration.acquire(&ours).await.unwrap_err().is_ambiguous());
@@ -172,7 +172,7 @@ async fn a_partial_acquire_is_rolled_back_and_reported() {
 #[tokio::test]
 async fn a_half_failed_release_frees_the_other_store() {
     let (from, to, migration) = migration();
-    let (lease, _) = granted(&migration, &claim("x")).await;
+    let (lease, _) = granted(&migration, &request("x")).await;
     to.next(Operation::Release, Fault::Refuse(ErrorKind::Unavailable));
     assert!(migration.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
     assert!(!is_held(&from, "x").await && is_held(&to, "x").await);
@@ -185,7 +185,7 @@ async fn a_half_failed_release_frees_the_other_store() {
 async fn a_synchronous_release_needs_both_stores() {
     let (from, to) = (MemoryBackend::new(), Faulty::new(MemoryBackend::new()));
     let migration = MigrationBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
-    let (lease, _) = granted(&migration, &claim("x")).await;
+    let (lease, _) = granted(&migration, &request("x")).await;
     assert!(!migration.release_now(&lease, Duration::ZERO), "the new store has no synchronous release");
     assert!(is_held(&from, "x").await && is_held(&to, "x").await);
     assert_eq!(migration.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
@@ -197,7 +197,7 @@ async fn purging_a_name_removes_it_from_both_stores() {
     let (from, to, migration) = migration();
     let name = LockName::new("x").unwrap();
     for alone in [&from, &to] {
-        let (lease, _) = granted(alone, &claim("x")).await;
+        let (lease, _) = granted(alone, &request("x")).await;
         assert!(!migration.purge(&name).await.unwrap(), "purge removed a name that one store holds");
         assert_eq!(alone.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     }
@@ -211,9 +211,9 @@ async fn purging_a_name_removes_it_from_both_stores() {
 async fn operators_list_and_break_locks_of_either_store() {
     let (from, to, migration) = migration();
     let _leases = [
-        granted(&from, &claim("old")).await,
-        granted(&to, &claim("new")).await,
-        granted(&migration, &claim("both")).await,
+        granted(&from, &request("old")).await,
+        granted(&to, &request("new")).await,
+        granted(&migration, &request("both")).await,
     ];
     let names: Vec<_> = migration.list("").await.unwrap().into_iter().map(|(name, _)| name.to_string()).collect();
     assert_eq!(names, ["both", "new", "old"]);

@@ -46,8 +46,8 @@ fn tcp(server: &RedisServer) -> RedisConfig {
     RedisConfig::standalone(Address::tcp("127.0.0.1", server.port()))
 }
 
-fn claim(name: &str) -> AcquireRequest {
-    fixture::claim(name, Duration::from_secs(60))
+fn request(name: &str) -> AcquireRequest {
+    fixture::request(name, Duration::from_secs(60))
 }
 
 /// Runs every operation once.
@@ -55,15 +55,15 @@ async fn use_all(config: RedisConfig) -> Result<(), Error> {
     let backend = RedisBackend::new(config)?;
     // A separate name, because a lock may stay behind if a right is missing.
     let name = format!("all/{}", LeaseId::random());
-    let (claim, rival) = (claim(&name), claim(&name));
-    let AcquireOutcome::Granted(grant) = backend.acquire(&claim).await? else { panic!("the lock is free") };
-    let lease = claim.lease(grant.token);
-    let watch = backend.watch(&claim.name).await?;
+    let (request, rival) = (request(&name), request(&name));
+    let AcquireOutcome::Granted(grant) = backend.acquire(&request).await? else { panic!("the lock is free") };
+    let lease = request.lease(grant.token);
+    let watch = backend.watch(&request.name).await?;
     assert!(matches!(backend.acquire(&rival).await?, AcquireOutcome::Contended(_)));
     assert_eq!(backend.renew(&lease).await?, Renewal::Renewed);
     assert_eq!(backend.list(&name[..20]).await?.len(), 1);
-    let holder = backend.inspect(&claim.name).await?.expect("it is held");
-    assert_eq!(backend.break_lock(&claim.name, &holder.version.unwrap(), "test").await?, Break::Broken);
+    let holder = backend.inspect(&request.name).await?.expect("it is held");
+    assert_eq!(backend.break_lock(&request.name, &holder.version.unwrap(), "test").await?, Break::Broken);
     assert!(matches!(backend.renew(&lease).await?, Renewal::Lost(_)));
     assert!(matches!(backend.release(&lease, Duration::ZERO).await?, Release::NotHeld(None)));
     let mut watch = watch.expect("Redis wakes");
@@ -128,10 +128,10 @@ async fn a_user_without_wake_up_rights_can_release() {
         let set: Vec<_> = ["ACL", "SETUSER", "quiet", "reset", "on", ">s3cret"].iter().chain(rules).copied().collect();
         assert_eq!(server.command(&set), "+OK\r\n");
         let quiet = RedisBackend::new(tcp(&server).login("quiet", "s3cret")).unwrap();
-        let claim = claim("job");
-        let AcquireOutcome::Granted(grant) = quiet.acquire(&claim).await.unwrap() else { panic!("the lock is free") };
-        let _watch = waiter.watch(&claim.name).await.unwrap().expect("Redis wakes");
-        let released = quiet.release(&claim.lease(grant.token), Duration::ZERO).await;
+        let request = request("job");
+        let AcquireOutcome::Granted(grant) = quiet.acquire(&request).await.unwrap() else { panic!("the lock is free") };
+        let _watch = waiter.watch(&request.name).await.unwrap().expect("Redis wakes");
+        let released = quiet.release(&request.lease(grant.token), Duration::ZERO).await;
         assert_eq!(released.unwrap(), Release::Released, "without {missing}");
     }
 }
@@ -143,7 +143,7 @@ async fn a_user_without_zrem_rights_can_acquire() {
     let set: Vec<_> = ["ACL", "SETUSER", "stuck", "reset", "on", ">s3cret"].iter().chain(rules).copied().collect();
     assert_eq!(server.command(&set), "+OK\r\n");
     let backend = RedisBackend::new(tcp(&server).login("stuck", "s3cret")).unwrap();
-    let (holder, waiter) = (claim("job"), claim("job"));
+    let (holder, waiter) = (request("job"), request("job"));
     let AcquireOutcome::Granted(grant) = backend.acquire(&holder).await.unwrap() else { panic!("the lock is free") };
     let _watch = backend.watch(&waiter.name).await.unwrap().expect("Redis wakes");
     assert!(matches!(backend.acquire(&waiter).await.unwrap(), AcquireOutcome::Contended(_)));
@@ -184,11 +184,13 @@ async fn locks_are_renewed_released_and_broken_on_a_full_server() {
     let server = RedisServer::start();
     let backend = RedisBackend::new(tcp(&server)).unwrap();
     let waiter = RedisBackend::new(tcp(&server)).unwrap();
-    let (held, broken, kept) = (claim("held"), claim("broken"), claim("kept"));
+    let (held, broken, kept) = (request("held"), request("broken"), request("kept"));
     let mut leases = Vec::new();
-    for claim in [&held, &broken, &kept] {
-        let AcquireOutcome::Granted(grant) = backend.acquire(claim).await.unwrap() else { panic!("the lock is free") };
-        leases.push(claim.lease(grant.token));
+    for request in [&held, &broken, &kept] {
+        let AcquireOutcome::Granted(grant) = backend.acquire(request).await.unwrap() else {
+            panic!("the lock is free")
+        };
+        leases.push(request.lease(grant.token));
     }
     let mut watch = waiter.watch(&held.name).await.unwrap().expect("Redis wakes");
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
@@ -203,12 +205,12 @@ async fn locks_are_renewed_released_and_broken_on_a_full_server() {
     assert_eq!(backend.renew(&leases[1]).await.unwrap(), Renewal::Lost(LossReason::BrokenBy("test".into())));
     let hold_for = Duration::from_millis(1);
     assert_eq!(backend.release(&leases[2], hold_for).await.unwrap(), Release::Released);
-    assert_eq!(backend.acquire(&claim("next")).await.unwrap_err().kind(), ErrorKind::Full);
+    assert_eq!(backend.acquire(&request("next")).await.unwrap_err().kind(), ErrorKind::Full);
     server.command(&["CONFIG", "SET", "maxmemory", "0"]);
     // The tokens and releases were recorded: tokens rise, and no holder is reported as crashed.
     for (lease, name) in leases.iter().zip(["held", "broken", "kept"]) {
         let mut grant = None;
-        until("the minimum hold to end", async || match backend.acquire(&claim(name)).await.unwrap() {
+        until("the minimum hold to end", async || match backend.acquire(&request(name)).await.unwrap() {
             AcquireOutcome::Granted(new) => grant.insert(new).token > lease.token,
             AcquireOutcome::Contended(_) => false,
         })

@@ -18,7 +18,7 @@ use test_support::{
 };
 use tokio::sync::Notify;
 
-use crate::fixture::{self, LONG, claim, cluster_behind_proxies, granted};
+use crate::fixture::{self, LONG, cluster_behind_proxies, granted, request};
 
 static CLUSTER: OnceLock<RedisCluster> = OnceLock::new();
 
@@ -103,7 +103,7 @@ async fn a_lock_is_renewed_and_released_while_its_slot_moves() {
     let backend = client_of(&cluster);
     let renewed = async |lease: &Lease| assert_eq!(backend.renew(lease).await.unwrap(), Renewal::Renewed);
     let (name, slot) = name_on(&cluster, 0, "moving");
-    let (lease, _) = granted(&backend, &claim(&name, LONG)).await;
+    let (lease, _) = granted(&backend, &request(&name, LONG)).await;
     let lock = format!("onelock:{{{name}}}");
     let moving = Move::begin(&cluster, slot);
     renewed(&lease).await;
@@ -114,7 +114,7 @@ async fn a_lock_is_renewed_and_released_while_its_slot_moves() {
     renewed(&lease).await;
     // An acquire names missing keys, and only a node that owns the whole slot knows that they are
     // missing.
-    let error = backend.acquire(&claim(&name, LONG)).await.unwrap_err();
+    let error = backend.acquire(&request(&name, LONG)).await.unwrap_err();
     assert!(error.is_retryable() && error.to_string().contains("being moved"), "{error:?}");
     let waiting = tokio::spawn({
         let (locker, name) = (fixture::locker(client_of(&cluster), LONG), name.clone());
@@ -133,14 +133,14 @@ async fn a_lock_is_followed_after_its_slot_moved() {
     let cluster = RedisCluster::start();
     let backend = client_of(&cluster);
     let (name, slot) = name_on(&cluster, 0, "moved");
-    let (lease, _) = granted(&backend, &claim(&name, LONG)).await;
+    let (lease, _) = granted(&backend, &request(&name, LONG)).await;
     let moving = Move::begin(&cluster, slot);
     moving.key(&format!("onelock:{{{name}}}"));
     moving.key(&format!("onelock:{{{name}}}:t"));
     moving.end();
     // The old node answers MOVED.
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
-    fixture::refused(&backend, &claim(&name, LONG)).await;
+    fixture::refused(&backend, &request(&name, LONG)).await;
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
 }
 
@@ -152,12 +152,12 @@ async fn an_unserved_slot_is_an_error_only_for_its_locks() {
     for node in cluster.nodes() {
         ok(&node.command(&["CLUSTER", "DELSLOTS", &slot.to_string()]));
     }
-    let error = backend.acquire(&claim(&gone, LONG)).await.unwrap_err();
+    let error = backend.acquire(&request(&gone, LONG)).await.unwrap_err();
     assert!(error.kind() == ErrorKind::Unavailable && error.is_retryable(), "{error:?}");
     assert!(error.to_string().contains("CLUSTER INFO"), "{error}");
-    granted(&backend, &claim(&other, LONG)).await;
+    granted(&backend, &request(&other, LONG)).await;
     ok(&cluster.nodes()[2].command(&["CLUSTER", "ADDSLOTS", &slot.to_string()]));
-    until("the slot", async || matches!(backend.acquire(&claim(&gone, LONG)).await, Ok(AcquireOutcome::Granted(_))))
+    until("the slot", async || matches!(backend.acquire(&request(&gone, LONG)).await, Ok(AcquireOutcome::Granted(_))))
         .await;
 }
 
@@ -167,7 +167,7 @@ async fn a_silent_node_is_reconnected_while_others_continue() {
     let backend = RedisBackend::new(config).unwrap();
     let mut leases = Vec::new();
     for node in 0..3 {
-        leases.push(granted(&backend, &claim(&name_on(&cluster, node, "silent").0, LONG)).await.0);
+        leases.push(granted(&backend, &request(&name_on(&cluster, node, "silent").0, LONG)).await.0);
     }
     // Like a firewall that has dropped the state of one connection: packets vanish without an
     // error.
@@ -213,9 +213,9 @@ async fn a_lock_without_replica_confirmation_is_not_granted() {
     let granted_in_the_end = async |name: &str| {
         let mut lease = None;
         until("the replica to confirm", async || {
-            let claim = claim(name, LONG);
-            if let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&claim).await {
-                lease = Some(claim.lease(grant.token));
+            let request = request(name, LONG);
+            if let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&request).await {
+                lease = Some(request.lease(grant.token));
             }
             lease.is_some()
         })
@@ -230,7 +230,7 @@ async fn a_lock_without_replica_confirmation_is_not_granted() {
     let error = backend.renew(&lease).await.unwrap_err();
     assert!(error.to_string().contains("0 of 1 replicas"), "{error}");
     let (second, _) = name_on(&cluster, 0, "more");
-    let error = backend.acquire(&claim(&second, LONG)).await.unwrap_err();
+    let error = backend.acquire(&request(&second, LONG)).await.unwrap_err();
     assert!(error.to_string().contains("0 of 1 replicas"), "{error}");
     assert!(!on(&cluster.nodes()[0], &second), "the attempt was undone");
     granted_in_the_end(&other).await;
@@ -249,7 +249,7 @@ async fn a_lock_without_replica_confirmation_is_not_granted() {
 
 /// Runs every operation, so that all keys of a lock are used.
 async fn use_all(backend: &RedisBackend, name: &str) {
-    let (first, rival) = (claim(name, LONG), claim(name, LONG));
+    let (first, rival) = (request(name, LONG), request(name, LONG));
     let (lease, _) = granted(backend, &first).await;
     let watch = backend.watch(&first.name).await.unwrap();
     fixture::refused(backend, &rival).await;
@@ -283,8 +283,8 @@ async fn names_with_braces_keep_all_keys_in_one_slot() {
         use_all(&like_redis_py, name).await;
     }
     // Names that would have one key without the escape.
-    granted(&native, &claim("}x", LONG)).await;
-    granted(&native, &claim("%7Dx", LONG)).await;
+    granted(&native, &request("}x", LONG)).await;
+    granted(&native, &request("%7Dx", LONG)).await;
 }
 
 #[tokio::test]
@@ -293,14 +293,14 @@ async fn a_replica_takes_over_the_locks_of_a_node_that_died() {
     let seed = Address::tcp("127.0.0.1", cluster.nodes()[1].port());
     let backend = RedisBackend::new(RedisConfig::new(Topology::Cluster(vec![seed]))).unwrap();
     let (kept, _) = name_on(&cluster, 0, "kept");
-    let (lease, _) = granted(&backend, &claim(&kept, LONG)).await;
+    let (lease, _) = granted(&backend, &request(&kept, LONG)).await;
     let replicated = async || cluster.replicas()[0].command(&["KEYS", "*"]).contains(&format!("{{{kept}}}:t"));
     until("the replica to have the lock", replicated).await;
     cluster.kill(0);
     until("the failover", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
-    fixture::refused(&backend, &claim(&kept, LONG)).await;
+    fixture::refused(&backend, &request(&kept, LONG)).await;
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
-    let (next, _) = granted(&backend, &claim(&kept, LONG)).await;
+    let (next, _) = granted(&backend, &request(&kept, LONG)).await;
     assert!(next.token > lease.token);
 }
 
@@ -311,7 +311,7 @@ async fn a_dead_node_delays_no_lock_on_other_nodes() {
     let backend = patient_client_of(&cluster, Duration::from_secs(60));
     let leases: Vec<Lease> = futures_util::future::join_all([0, 1, 2].map(async |node| {
         let (name, _) = name_on(&cluster, node, "spread");
-        granted(&backend, &claim(&name, LONG)).await.0
+        granted(&backend, &request(&name, LONG)).await.0
     }))
     .await;
     cluster.nodes()[2].daemon().freeze();
@@ -334,7 +334,7 @@ async fn locks_of_all_nodes_are_listed_and_renewed_together() {
     let backend = client_of(&cluster);
     let mut leases = Vec::new();
     for n in 0..30 {
-        leases.push(granted(&backend, &claim(&format!("listed/{n:02}"), LONG)).await.0);
+        leases.push(granted(&backend, &request(&format!("listed/{n:02}"), LONG)).await.0);
     }
     let names: Vec<LockName> = backend.list("listed/").await.unwrap().into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, leases.iter().map(|lease| lease.name.clone()).collect::<Vec<_>>());

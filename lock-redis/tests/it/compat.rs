@@ -13,7 +13,7 @@ use tokio::{
     process::{Child, ChildStdin, ChildStdout, Command},
 };
 
-use crate::fixture::{self, LONG, at, claim, granted, locker, name, refused};
+use crate::fixture::{self, LONG, at, granted, locker, name, refused, request};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -79,18 +79,18 @@ fn client_like(server: &RedisServer, compat: Compat) -> RedisBackend {
 async fn exclusion_in_both_directions(compat: Compat, client: &str) {
     let server = RedisServer::start();
     let (ours, mut theirs) = (client_like(&server, compat), Python::start(&server, client));
-    let (lease, _) = granted(&ours, &claim("job", LONG)).await;
+    let (lease, _) = granted(&ours, &request("job", LONG)).await;
     assert_eq!(theirs.ask("try").await, "held");
     assert_eq!(ours.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     assert_eq!(theirs.ask("try").await, "had");
-    let holder = refused(&ours, &claim("job", LONG)).await;
+    let holder = refused(&ours, &request("job", LONG)).await;
     assert_eq!(holder.foreign.as_deref(), Some("a foreign Redis client"));
     assert!(holder.expires_in.is_some_and(|left| left > LONG / 2 && left <= LONG), "{holder}");
-    let other = claim("job", LONG).lease(None);
+    let other = request("job", LONG).lease(None);
     let released = ours.release(&other, Duration::ZERO).await.unwrap();
     assert!(matches!(released, Release::NotHeld(Some(_))), "a foreign lock is not released");
     assert_eq!(theirs.ask("release").await, "released");
-    let (next, _) = granted(&ours, &claim("job", LONG)).await;
+    let (next, _) = granted(&ours, &request("job", LONG)).await;
     assert!(next.token > lease.token);
 }
 
@@ -144,7 +144,7 @@ async fn a_python_redis_lock_waiter_blocks_again_after_a_cut() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.addr()).await;
     let holder = client_like(&server, Compat::PythonRedisLock);
-    let (lease, _) = granted(&holder, &claim("job", LONG)).await;
+    let (lease, _) = granted(&holder, &request("job", LONG)).await;
     let waiter = RedisBackend::new(at(proxy.addr()).compat(Compat::PythonRedisLock)).unwrap();
     let mut watch = waiter.watch(&name("job")).await.unwrap().expect("python-redis-lock wakes");
     let blocked = |count: u32| {
@@ -172,7 +172,7 @@ async fn a_python_redis_lock_waiter_blocks_again_after_a_cut() {
     });
     until("the waiter to block again", blocked(1)).await;
     // As a waiter has done before.
-    refused(&waiter, &claim("job", LONG)).await;
+    refused(&waiter, &request("job", LONG)).await;
     assert_eq!(holder.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     let watch = tokio::time::timeout(PATIENCE, waiting).await.expect("it is woken").unwrap();
     // The waiter consumed the only signal.
@@ -186,7 +186,7 @@ async fn a_python_redis_lock_waiter_blocks_again_after_a_cut() {
 async fn a_break_wakes_waiters_of_python_redis_lock() {
     let server = RedisServer::start();
     let ours = client_like(&server, Compat::PythonRedisLock);
-    let (lease, _) = granted(&ours, &claim("job", LONG)).await;
+    let (lease, _) = granted(&ours, &request("job", LONG)).await;
     let mut theirs = Python::start(&server, "python-redis-lock");
     theirs.tell("wait").await;
     until("them to block", async || server.command(&["INFO", "clients"]).contains("blocked_clients:1\r\n")).await;
@@ -199,7 +199,7 @@ async fn releases_leave_one_short_lived_signal() {
     let server = RedisServer::start();
     let ours = client_like(&server, Compat::PythonRedisLock);
     for _ in 0..2 {
-        let (lease, _) = granted(&ours, &claim("job", LONG)).await;
+        let (lease, _) = granted(&ours, &request("job", LONG)).await;
         assert_eq!(ours.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     }
     // A second signal would wake a second waiter for one lock.
@@ -213,11 +213,11 @@ async fn a_foreign_lock_without_a_ttl_is_reported_as_never_expiring() {
     let server = RedisServer::start();
     let (ours, mut theirs) = (client_like(&server, Compat::RedisPy), Python::start(&server, "redis-py-without-ttl"));
     assert_eq!(theirs.ask("try").await, "had");
-    let holder = refused(&ours, &claim("job", LONG)).await;
+    let holder = refused(&ours, &request("job", LONG)).await;
     assert_eq!(holder.foreign.as_deref(), Some("a foreign Redis client whose key never expires"));
     assert_eq!((holder.expires_in, holder.version), (None, None));
     // Any key may have any value there, so only records of onelock are listed.
-    let (other, _) = granted(&ours, &claim("other", LONG)).await;
+    let (other, _) = granted(&ours, &request("other", LONG)).await;
     let listed: Vec<_> = ours.list("").await.unwrap().into_iter().map(|(name, _)| name).collect();
     assert_eq!(listed, [other.name]);
     assert_eq!(theirs.ask("release").await, "released");
@@ -233,15 +233,15 @@ async fn a_key_of_another_type_is_a_foreign_lock_and_is_never_touched() {
     {
         server.command(&["DEL", "job"]);
         server.command(make);
-        let claim = claim("job", LONG);
-        let holder = refused(&ours, &claim).await;
+        let request = request("job", LONG);
+        let holder = refused(&ours, &request).await;
         assert!(holder.foreign.as_deref().is_some_and(|kind| kind.ends_with("whose key never expires")), "{holder:?}");
-        let lease = claim.lease(None);
+        let lease = request.lease(None);
         assert!(matches!(ours.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(Some(_))));
         assert!(matches!(ours.renew(&lease).await.unwrap(), lock_core::backend::Renewal::Lost(_)));
-        let broken = ours.break_lock(&name("job"), &claim.id.to_string(), "test").await.unwrap();
+        let broken = ours.break_lock(&name("job"), &request.id.to_string(), "test").await.unwrap();
         assert!(matches!(broken, Break::Changed(Some(_))));
-        assert!(matches!(ours.acquire(&claim).await.unwrap(), AcquireOutcome::Contended(_)));
+        assert!(matches!(ours.acquire(&request).await.unwrap(), AcquireOutcome::Contended(_)));
         assert_eq!(server.command(&["EXISTS", "job"]), ":1\r\n");
     }
 }

@@ -16,7 +16,7 @@ use test_support::{
     until,
 };
 
-use crate::fixture::{self, LONG, at, claim, client, granted, name, outlives_its_validity, queued, refused};
+use crate::fixture::{self, LONG, at, client, granted, name, outlives_its_validity, queued, refused, request};
 
 /// A server, its proxy, a connected client behind the proxy, and a client with a direct connection.
 async fn behind_proxy() -> (RedisServer, Proxy, RedisBackend, RedisBackend) {
@@ -24,7 +24,7 @@ async fn behind_proxy() -> (RedisServer, Proxy, RedisBackend, RedisBackend) {
     let proxy = Proxy::start(server.addr()).await;
     let (through, direct) = (client(proxy.addr()), client(server.addr()));
     // Loads the scripts, so that a lost reply is never a NOSCRIPT.
-    let (lease, _) = granted(&through, &claim("warm", LONG)).await;
+    let (lease, _) = granted(&through, &request("warm", LONG)).await;
     assert_eq!(through.renew(&lease).await.unwrap(), Renewal::Renewed);
     assert_eq!(through.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     (server, proxy, through, direct)
@@ -33,7 +33,7 @@ async fn behind_proxy() -> (RedisServer, Proxy, RedisBackend, RedisBackend) {
 #[tokio::test]
 async fn a_cut_connection_is_replaced_by_the_next_request() {
     let (_server, proxy, through, _) = behind_proxy().await;
-    let (lease, _) = granted(&through, &claim("job", LONG)).await;
+    let (lease, _) = granted(&through, &request("job", LONG)).await;
     for _ in 0..5 {
         let before = proxy.connections();
         proxy.cut();
@@ -47,7 +47,7 @@ async fn a_cut_connection_is_replaced_by_the_next_request() {
 #[tokio::test]
 async fn a_silent_connection_is_replaced_despite_impatient_callers() {
     let (_server, proxy, through, _) = behind_proxy().await;
-    let (lease, _) = granted(&through, &claim("job", LONG)).await;
+    let (lease, _) = granted(&through, &request("job", LONG)).await;
     let before = proxy.connections();
     // A cut without an error, as by a firewall that has dropped the state of the connection.
     proxy.hold(Requests);
@@ -66,7 +66,7 @@ async fn a_silent_connection_is_replaced_despite_impatient_callers() {
 #[tokio::test]
 async fn a_busy_connection_that_answers_is_kept() {
     let (_server, proxy, _, direct) = behind_proxy().await;
-    let (lease, _) = granted(&direct, &claim("job", LONG)).await;
+    let (lease, _) = granted(&direct, &request("job", LONG)).await;
     let timeout = Duration::from_secs(3);
     let through = RedisBackend::new(at(proxy.addr()).timeout(timeout)).unwrap();
     assert_eq!(through.renew(&lease).await.unwrap(), Renewal::Renewed);
@@ -117,7 +117,7 @@ async fn requests_that_begin_together_share_one_connection() {
 #[tokio::test]
 async fn a_server_demoted_to_a_replica_is_reconnected() {
     let (server, proxy, through, _) = behind_proxy().await;
-    let (lease, _) = granted(&through, &claim("job", LONG)).await;
+    let (lease, _) = granted(&through, &request("job", LONG)).await;
     // As if an operator swapped primary and replica and moved the name: the connection to the old
     // primary stays open.
     server.command(&["REPLICAOF", "127.0.0.1", "1"]);
@@ -149,7 +149,7 @@ async fn a_failed_batch_renewal_reports_the_cause_for_each_lease() {
     let (_server, proxy, through, _) = behind_proxy().await;
     let mut leases = Vec::new();
     for name in ["a", "b"] {
-        leases.push(granted(&through, &claim(name, LONG)).await.0);
+        leases.push(granted(&through, &request(name, LONG)).await.0);
     }
     proxy.lose(Requests);
     let answers = through.renew_many(&leases).await;
@@ -194,7 +194,7 @@ async fn a_frozen_server_ends_the_guard_and_tokens_rise() {
 async fn an_emptied_server_reports_the_loss_and_tokens_rise() {
     let mut server = RedisServer::start();
     let backend = client(server.addr());
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     server.kill();
     assert!(backend.renew(&lease).await.is_err());
     server.restart();
@@ -206,10 +206,10 @@ async fn an_emptied_server_reports_the_loss_and_tokens_rise() {
         Err(_) => false,
     })
     .await;
-    let (next, _) = granted(&backend, &claim("job", LONG)).await;
+    let (next, _) = granted(&backend, &request("job", LONG)).await;
     assert!(next.token > lease.token);
     server.command(&["FLUSHALL"]);
-    let (last, _) = granted(&backend, &claim("job", LONG)).await;
+    let (last, _) = granted(&backend, &request("job", LONG)).await;
     assert!(last.token > next.token);
 }
 
@@ -217,16 +217,16 @@ async fn an_emptied_server_reports_the_loss_and_tokens_rise() {
 async fn an_expired_lease_differs_from_a_forgotten_one() {
     let server = RedisServer::start();
     let backend = client(server.addr());
-    let (lease, _) = granted(&backend, &claim("job", Duration::from_millis(1))).await;
+    let (lease, _) = granted(&backend, &request("job", Duration::from_millis(1))).await;
     until("the end of the lease", async || server.command(&["EXISTS", "onelock:{job}"]) == ":0\r\n").await;
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::Expired));
     server.command(&["FLUSHALL"]);
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::RecordGone));
     // A released lease has not expired, nor has one whose lock another client acquired and lost.
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::RecordGone));
-    let (next, _) = granted(&backend, &claim("job", LONG)).await;
+    let (next, _) = granted(&backend, &request("job", LONG)).await;
     assert!(matches!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::TakenBy(_))));
     server.command(&["DEL", "onelock:{job}"]);
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::RecordGone));
@@ -238,7 +238,7 @@ async fn an_expired_lease_differs_from_a_forgotten_one() {
 async fn scripts_missing_on_the_server_are_sent_again() {
     let server = RedisServer::start();
     let backend = client(server.addr());
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     server.command(&["SCRIPT", "FLUSH"]);
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
     server.command(&["SCRIPT", "FLUSH"]);
@@ -248,15 +248,15 @@ async fn scripts_missing_on_the_server_are_sent_again() {
 #[tokio::test]
 async fn a_waiter_with_a_cut_connection_notices_the_release() {
     let (_server, proxy, through, direct) = behind_proxy().await;
-    let (lease, _) = granted(&direct, &claim("job", LONG)).await;
+    let (lease, _) = granted(&direct, &request("job", LONG)).await;
     let mut watch = through.watch(&name("job")).await.unwrap().unwrap();
     proxy.cut();
     tokio::time::timeout(LONG, watch.changed()).await.expect("the cut makes the waiter check");
-    refused(&through, &claim("job", LONG)).await;
+    refused(&through, &request("job", LONG)).await;
     // Dropping the old connection wakes the waiter once more. Later wake-ups use the new
     // connection.
     while watch.changed().now_or_never().is_some() {
-        refused(&through, &claim("job", LONG)).await;
+        refused(&through, &request("job", LONG)).await;
     }
     assert_eq!(direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     tokio::time::timeout(Duration::from_secs(20), watch.changed()).await.expect("the new connection is subscribed");
@@ -265,8 +265,8 @@ async fn a_waiter_with_a_cut_connection_notices_the_release() {
 #[tokio::test]
 async fn a_process_with_a_lost_leave_passes_its_wake_up_on() {
     let (server, proxy, through, direct) = behind_proxy().await;
-    let (lease, _) = granted(&direct, &claim("job", LONG)).await;
-    granted(&direct, &claim("other", LONG)).await;
+    let (lease, _) = granted(&direct, &request("job", LONG)).await;
+    granted(&direct, &request("other", LONG)).await;
     let gives_up = through.watch(&name("job")).await.unwrap().unwrap();
     let mut stays = through.watch(&name("other")).await.unwrap().unwrap();
     proxy.lose(Requests);
@@ -275,7 +275,7 @@ async fn a_process_with_a_lost_leave_passes_its_wake_up_on() {
     proxy.cut();
     tokio::time::timeout(Duration::from_secs(60), stays.changed()).await.expect("the end of the connection wakes");
     proxy.heal();
-    until("a new connection", async || through.acquire(&claim("other", LONG)).await.is_ok()).await;
+    until("a new connection", async || through.acquire(&request("other", LONG)).await.is_ok()).await;
     let third = client(server.addr());
     let mut next = third.watch(&name("job")).await.unwrap().unwrap();
     assert_eq!(queued(&server, "job"), 2, "the server does not know that one has gone");
@@ -295,8 +295,8 @@ async fn a_process_with_a_lost_leave_passes_its_wake_up_on() {
 #[tokio::test]
 async fn a_waiter_that_gave_up_offline_leaves_the_queue_later() {
     let (server, proxy, through, direct) = behind_proxy().await;
-    let (lease, _) = granted(&direct, &claim("job", LONG)).await;
-    let (held, _) = granted(&through, &claim("held", LONG)).await;
+    let (lease, _) = granted(&direct, &request("job", LONG)).await;
+    let (held, _) = granted(&through, &request("held", LONG)).await;
     let mut gives_up = through.watch(&name("job")).await.unwrap().unwrap();
     proxy.refuse();
     proxy.cut();
@@ -312,7 +312,7 @@ async fn a_waiter_that_gave_up_offline_leaves_the_queue_later() {
 async fn a_waiter_with_a_lost_wake_up_retries_by_itself() {
     let (server, _proxy, through, direct) = behind_proxy().await;
     let ttl = Duration::from_secs(3);
-    let (lease, _) = granted(&direct, &claim("job", ttl)).await;
+    let (lease, _) = granted(&direct, &request("job", ttl)).await;
     let locker = fixture::locker(through, ttl);
     let waiting = tokio::spawn(async move { locker.lock("job").acquire().await.unwrap() });
     until("the waiter to queue", async || queued(&server, "job") == 1).await;
@@ -326,7 +326,7 @@ async fn a_waiter_with_a_lost_wake_up_retries_by_itself() {
 #[tokio::test]
 async fn a_lost_wake_up_is_recovered_when_its_connection_ends() {
     let (server, proxy, through, direct) = behind_proxy().await;
-    let (lease, _) = granted(&direct, &claim("job", LONG)).await;
+    let (lease, _) = granted(&direct, &request("job", LONG)).await;
     let mut watch = through.watch(&name("job")).await.unwrap().unwrap();
     assert_eq!(queued(&server, "job"), 1);
     let before = proxy.bytes(Replies);
@@ -342,7 +342,7 @@ async fn a_lost_wake_up_is_recovered_when_its_connection_ends() {
 #[tokio::test]
 async fn a_waiter_checks_when_its_silent_connection_is_dropped() {
     let (_server, proxy, through, direct) = behind_proxy().await;
-    let (lease, _) = granted(&direct, &claim("job", LONG)).await;
+    let (lease, _) = granted(&direct, &request("job", LONG)).await;
     let mut watch = through.watch(&name("job")).await.unwrap().unwrap();
     proxy.hold(Replies);
     assert_eq!(direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
@@ -356,7 +356,7 @@ async fn a_waiter_checks_when_its_silent_connection_is_dropped() {
 async fn a_dead_or_cancelled_waiter_does_not_swallow_a_wake_up() {
     let server = RedisServer::start();
     let backend = client(server.addr());
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     // The first waiter dies silently. The second gives up. The third is woken and then gives up.
     // The fourth must be woken.
     let proxy = Proxy::start(server.addr()).await;

@@ -8,7 +8,7 @@ use lock_core::{
 };
 use test_support::redis::RedisServer;
 
-use crate::fixture::{LONG, calls, claim, client, granted, name, refused};
+use crate::fixture::{LONG, calls, client, granted, name, refused, request};
 
 fn keys(server: &RedisServer) -> Vec<String> {
     let reply = server.command(&["KEYS", "*"]);
@@ -29,7 +29,7 @@ async fn each_operation_and_a_hundred_renewals_are_one_request() {
     let backend = client(server.addr());
     let mut leases = Vec::new();
     for n in 0..100 {
-        leases.push(granted(&backend, &claim(&format!("job-{n}"), LONG)).await.0);
+        leases.push(granted(&backend, &request(&format!("job-{n}"), LONG)).await.0);
     }
     let renewed = async |leases: &[_]| {
         for renewal in backend.renew_many(leases).await {
@@ -41,9 +41,9 @@ async fn each_operation_and_a_hundred_renewals_are_one_request() {
     assert_eq!(backend.release(&leases.swap_remove(0), Duration::ZERO).await.unwrap(), Release::Released);
     let before = calls(&server, "eval");
     let requests = || calls(&server, "eval") - before;
-    leases.push(granted(&backend, &claim("job-0", LONG)).await.0);
+    leases.push(granted(&backend, &request("job-0", LONG)).await.0);
     assert_eq!(requests(), 1);
-    refused(&backend, &claim("job-0", LONG)).await;
+    refused(&backend, &request("job-0", LONG)).await;
     assert_eq!(requests(), 2, "the refusal names the holder");
     renewed(&leases).await;
     assert_eq!(requests(), 3);
@@ -60,19 +60,19 @@ async fn a_foreign_value_is_respected_by_every_operation() {
         if expires {
             server.command(&["EXPIRE", "onelock:{job}", "500"]);
         }
-        let claim = claim("job", LONG);
-        let holder = refused(&backend, &claim).await;
+        let request = request("job", LONG);
+        let holder = refused(&backend, &request).await;
         let never = if expires { "" } else { " whose key never expires" };
         assert_eq!(holder.foreign, Some(format!("a foreign Redis client{never}")));
         assert_eq!((holder.expires_in.is_some(), holder.version), (expires, None));
-        let lease = claim.lease(None);
+        let lease = request.lease(None);
         assert!(matches!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::TakenBy(_))));
         assert!(matches!(backend.release(&lease, LONG).await.unwrap(), Release::NotHeld(Some(_))));
-        for version in [claim.id.to_string(), "a foreigner".into(), String::new()] {
-            let broken = backend.break_lock(&claim.name, &version, "test").await.unwrap();
+        for version in [request.id.to_string(), "a foreigner".into(), String::new()] {
+            let broken = backend.break_lock(&request.name, &version, "test").await.unwrap();
             assert!(matches!(broken, Break::Changed(Some(_))), "{broken:?}");
         }
-        assert!(!backend.purge(&claim.name).await.unwrap());
+        assert!(!backend.purge(&request.name).await.unwrap());
         assert_eq!(server.command(&["GET", "onelock:{job}"]), "$11\r\na foreigner\r\n");
         assert_eq!(server.command(&["TTL", "onelock:{job}"]).starts_with(":-1"), !expires);
         assert_eq!(backend.list("").await.unwrap().len(), 1, "it blocks the lock");
@@ -83,12 +83,12 @@ async fn a_foreign_value_is_respected_by_every_operation() {
 async fn a_holder_whose_lock_was_broken_is_not_reported_as_crashed() {
     let server = RedisServer::start();
     let backend = client(server.addr());
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     assert_eq!(backend.break_lock(&lease.name, &lease.id.to_string(), "test").await.unwrap(), Break::Broken);
-    let (_, grant) = granted(&backend, &claim("job", LONG)).await;
+    let (_, grant) = granted(&backend, &request("job", LONG)).await;
     assert_eq!(grant.crashed, None);
     server.command(&["DEL", "onelock:{job}"]);
-    let (_, grant) = granted(&backend, &claim("job", LONG)).await;
+    let (_, grant) = granted(&backend, &request("job", LONG)).await;
     assert!(grant.crashed.is_some(), "this one has");
 }
 
@@ -100,16 +100,16 @@ async fn locks_are_listed_from_among_many_keys() {
     server.command(&["EVAL", "for i = 1, 5000 do redis.call('SET', 'onelock:{other-' .. i .. '}:t', 1) end", "0"]);
     let mut names = Vec::new();
     for n in 0..20 {
-        names.push(granted(&backend, &claim(&format!("job-{n:02}"), LONG)).await.0.name);
+        names.push(granted(&backend, &request(&format!("job-{n:02}"), LONG)).await.0.name);
     }
     // A prefix is not a pattern.
-    granted(&backend, &claim("job?", LONG)).await;
+    granted(&backend, &request("job?", LONG)).await;
     let listed = async |prefix: &str| backend.list(prefix).await.unwrap().into_iter().map(|(name, _)| name);
     assert_eq!(listed("job-").await.collect::<Vec<_>>(), names);
     assert_eq!(listed("job?").await.collect::<Vec<_>>(), [name("job?")]);
     // Names whose keys are escaped.
     for odd in ["}job", "%job"] {
-        granted(&backend, &claim(odd, LONG)).await;
+        granted(&backend, &request(odd, LONG)).await;
         assert_eq!(listed(&odd[..1]).await.collect::<Vec<_>>(), [name(odd)]);
     }
     assert_eq!(listed("").await.count(), 23);
@@ -119,7 +119,7 @@ async fn locks_are_listed_from_among_many_keys() {
 async fn a_released_lock_leaves_its_token_for_30_days() {
     let server = RedisServer::start();
     let backend = client(server.addr());
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     assert_eq!(keys(&server), ["onelock:{job}:t"]);
     let day = Duration::from_secs(24 * 3600);
@@ -130,16 +130,16 @@ async fn a_released_lock_leaves_its_token_for_30_days() {
 async fn every_key_expires() {
     let server = RedisServer::start();
     let backend = client(server.addr());
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     let _watch = backend.watch(&name("job")).await.unwrap().unwrap();
-    refused(&backend, &claim("job", LONG)).await;
-    let never = claim("job", LONG).lease(None);
+    refused(&backend, &request("job", LONG)).await;
+    let never = request("job", LONG).lease(None);
     assert!(matches!(backend.release(&never, Duration::ZERO).await.unwrap(), Release::NotHeld(_)));
     let holder = backend.inspect(&lease.name).await.unwrap().unwrap();
     assert_eq!(backend.break_lock(&lease.name, &holder.version.unwrap(), "test").await.unwrap(), Break::Broken);
-    let (next, _) = granted(&backend, &claim("job", LONG)).await;
+    let (next, _) = granted(&backend, &request("job", LONG)).await;
     assert_eq!(backend.release(&next, LONG).await.unwrap(), Release::Released);
-    refused(&backend, &claim("job", LONG)).await;
+    refused(&backend, &request("job", LONG)).await;
     assert_eq!(keys(&server).len(), 5, "lock, token, queue, the mark of an unknown id and the trace of a break");
     for key in keys(&server) {
         assert!(left(&server, &key) > Duration::ZERO, "{key}");
@@ -150,10 +150,10 @@ async fn every_key_expires() {
 async fn a_lock_that_is_granted_again_lasts_a_whole_ttl() {
     let server = RedisServer::start();
     let backend = client(server.addr());
-    let claim = claim("job", LONG);
-    granted(&backend, &claim).await;
+    let request = request("job", LONG);
+    granted(&backend, &request).await;
     server.command(&["PEXPIRE", "onelock:{job}", "60000"]);
-    assert!(granted(&backend, &claim).await.1.already_ours);
+    assert!(granted(&backend, &request).await.1.already_ours);
     assert!(left(&server, "onelock:{job}") > LONG / 2);
 }
 
@@ -161,7 +161,7 @@ async fn a_lock_that_is_granted_again_lasts_a_whole_ttl() {
 async fn a_release_restores_a_lost_token() {
     let server = RedisServer::start();
     let backend = client(server.addr());
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     server.command(&["DEL", "onelock:{job}:t"]);
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     let kept = server.command(&["GETRANGE", "onelock:{job}:t", "0", "15"]);
@@ -173,7 +173,7 @@ async fn a_release_marks_a_token_of_any_length() {
     let server = RedisServer::start();
     let backend = client(server.addr());
     for token in ["7", "8000000000000000"] {
-        let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+        let (lease, _) = granted(&backend, &request("job", LONG)).await;
         let kept = server.command(&["GET", "onelock:{job}:t"]).lines().nth(1).unwrap().to_owned();
         let (_, record) = kept.split_once(' ').unwrap();
         server.command(&["SET", "onelock:{job}:t", &format!("{token} {record}")]);
@@ -188,7 +188,7 @@ async fn a_release_marks_a_token_of_any_length() {
 async fn a_token_rises_although_the_clock_has_gone_back() {
     let server = RedisServer::start();
     let backend = client(server.addr());
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     // As if the token had been minted while the clock was two centuries ahead.
     let record = server.command(&["GET", "onelock:{job}:t"]).lines().nth(1).unwrap().to_owned();
@@ -196,7 +196,7 @@ async fn a_token_rises_although_the_clock_has_gone_back() {
     let (_, rest) = record.split_once(' ').unwrap();
     server.command(&["SET", "onelock:{job}:t", &format!("{ahead} {rest}")]);
     for n in 1..4 {
-        let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+        let (lease, _) = granted(&backend, &request("job", LONG)).await;
         assert_eq!(lease.token.unwrap().get(), ahead + n);
         assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     }
@@ -206,12 +206,12 @@ async fn a_token_rises_although_the_clock_has_gone_back() {
 async fn a_waiter_leaves_the_queue_once_granted() {
     let server = RedisServer::start();
     let (holder, waiter) = (client(server.addr()), client(server.addr()));
-    granted(&holder, &claim("job", LONG)).await;
+    granted(&holder, &request("job", LONG)).await;
     let _watch = waiter.watch(&name("job")).await.unwrap().unwrap();
     assert_eq!(server.command(&["ZCARD", "onelock:{job}:w"]), ":1\r\n");
     // The holder's lease ends without a wake-up.
     server.command(&["DEL", "onelock:{job}"]);
-    assert!(matches!(waiter.acquire(&claim("job", LONG)).await.unwrap(), AcquireOutcome::Granted(_)));
+    assert!(matches!(waiter.acquire(&request("job", LONG)).await.unwrap(), AcquireOutcome::Granted(_)));
     assert_eq!(server.command(&["ZCARD", "onelock:{job}:w"]), ":0\r\n", "a wake-up for it would be lost");
 }
 
@@ -219,7 +219,7 @@ async fn a_waiter_leaves_the_queue_once_granted() {
 async fn a_waiter_that_was_woken_too_late_keeps_its_place() {
     let server = RedisServer::start();
     let (holder, first, second) = (client(server.addr()), client(server.addr()), client(server.addr()));
-    let (lease, _) = granted(&holder, &claim("job", LONG)).await;
+    let (lease, _) = granted(&holder, &request("job", LONG)).await;
     let mut woken = first.watch(&name("job")).await.unwrap().unwrap();
     let _behind = second.watch(&name("job")).await.unwrap().unwrap();
     let queue = || server.command(&["ZRANGE", "onelock:{job}:w", "0", "-1"]);
@@ -227,7 +227,7 @@ async fn a_waiter_that_was_woken_too_late_keeps_its_place() {
     assert_eq!(holder.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     woken.changed().await;
     // Another client, which did not wait, was faster.
-    granted(&holder, &claim("job", LONG)).await;
-    refused(&first, &claim("job", LONG)).await;
+    granted(&holder, &request("job", LONG)).await;
+    refused(&first, &request("job", LONG)).await;
     assert_eq!(queue(), before);
 }

@@ -16,7 +16,7 @@ use test_support::{
     until,
 };
 
-use crate::fixture::{self, Fixture, JOB, LONG, claim, granted, name, refused};
+use crate::fixture::{self, Fixture, JOB, LONG, granted, name, refused, request};
 
 /// Defines a test for each case and each kind of deployment.
 macro_rules! everywhere {
@@ -58,11 +58,11 @@ everywhere! {
     one_of_many_contenders_wins_while_the_network_cuts,
 }
 
-/// Asserts that other clients see the lock as held by `claim`.
-async fn owned_by(fixture: &Fixture, claim: &AcquireRequest) {
-    let holder = fixture.direct.inspect(&claim.name).await.unwrap().expect("it is held");
-    assert_eq!(holder.version, Some(claim.id.to_string()));
-    refused(&fixture.direct, &fixture::claim(JOB, LONG)).await;
+/// Asserts that other clients see the lock as held by `request`.
+async fn owned_by(fixture: &Fixture, request: &AcquireRequest) {
+    let holder = fixture.direct.inspect(&request.name).await.unwrap().expect("it is held");
+    assert_eq!(holder.version, Some(request.id.to_string()));
+    refused(&fixture.direct, &fixture::request(JOB, LONG)).await;
 }
 
 async fn free(fixture: &Fixture) -> bool {
@@ -98,13 +98,13 @@ async fn released(backend: &RedisBackend, lease: &Lease) {
 
 // verifies: lost-reply
 async fn an_acquire_whose_reply_was_lost_is_found_to_be_ours(fixture: Fixture) {
-    let claim = claim(JOB, LONG);
+    let request = request(JOB, LONG);
     fixture.lose(Replies);
-    let error = fixture.through.acquire(&claim).await.unwrap_err();
+    let error = fixture.through.acquire(&request).await.unwrap_err();
     assert!(error.is_ambiguous(), "{error:?}");
-    let arrived = fixture.direct.inspect(&claim.name).await.unwrap();
+    let arrived = fixture.direct.inspect(&request.name).await.unwrap();
     fixture.heal();
-    let AcquireOutcome::Granted(grant) = again(async || fixture.through.acquire(&claim).await).await else {
+    let AcquireOutcome::Granted(grant) = again(async || fixture.through.acquire(&request).await).await else {
         panic!("the client's own lock looks contended")
     };
     let holder = arrived.expect("the request arrived");
@@ -112,28 +112,28 @@ async fn an_acquire_whose_reply_was_lost_is_found_to_be_ours(fixture: Fixture) {
     // The servers of a quorum agree on a token only when their replies come.
     let agreed = fixture.ports.len() == 1;
     assert!(grant.token == holder.token || !agreed && grant.token > holder.token, "{grant:?}, but it was {holder:?}");
-    owned_by(&fixture, &claim).await;
-    released(&fixture.through, &claim.lease(None)).await;
+    owned_by(&fixture, &request).await;
+    released(&fixture.through, &request.lease(None)).await;
     assert!(free(&fixture).await);
 }
 
 // verifies: lost-request
 async fn an_acquire_whose_request_was_lost_is_granted_when_repeated(fixture: Fixture) {
-    let claim = claim(JOB, LONG);
+    let request = request(JOB, LONG);
     fixture.lose(Requests);
-    assert!(fixture.through.acquire(&claim).await.unwrap_err().is_ambiguous());
+    assert!(fixture.through.acquire(&request).await.unwrap_err().is_ambiguous());
     assert!(free(&fixture).await);
     fixture.heal();
-    let AcquireOutcome::Granted(grant) = again(async || fixture.through.acquire(&claim).await).await else {
+    let AcquireOutcome::Granted(grant) = again(async || fixture.through.acquire(&request).await).await else {
         panic!("it is free")
     };
     assert!(!grant.already_ours);
-    owned_by(&fixture, &claim).await;
+    owned_by(&fixture, &request).await;
 }
 
 // verifies: late-request
 async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock(fixture: Fixture) {
-    let late = claim(JOB, LONG);
+    let late = request(JOB, LONG);
     fixture.hold(Requests);
     assert!(fixture.through.acquire(&late).await.unwrap_err().is_ambiguous());
     // The same process gives up, by another connection.
@@ -143,19 +143,19 @@ async fn an_acquire_that_arrives_after_its_own_release_leaves_no_lock(fixture: F
 }
 
 async fn an_acquire_arriving_after_a_second_release_leaves_no_lock(fixture: Fixture) {
-    let claim = claim(JOB, LONG);
+    let request = request(JOB, LONG);
     // Rolled back once, as after too few confirmations; then retried and abandoned.
-    let (lease, _) = granted(&fixture.direct, &claim).await;
+    let (lease, _) = granted(&fixture.direct, &request).await;
     assert_eq!(fixture.direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     fixture.hold(Requests);
-    assert!(fixture.through.acquire(&claim).await.unwrap_err().is_ambiguous());
+    assert!(fixture.through.acquire(&request).await.unwrap_err().is_ambiguous());
     assert_eq!(fixture.direct.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(None));
     let_arrive(&fixture, 1).await;
     assert!(free(&fixture).await, "the late acquire was refused");
 }
 
 async fn an_acquire_arriving_after_another_holder_leaves_no_lock(fixture: Fixture) {
-    let late = claim(JOB, LONG);
+    let late = request(JOB, LONG);
     let before = fixture.scripts_run();
     // Long enough for all that follows, on any but a very slow machine.
     let (sent, delay) = (Instant::now(), Duration::from_secs(3));
@@ -166,7 +166,7 @@ async fn an_acquire_arriving_after_another_holder_leaves_no_lock(fixture: Fixtur
     // Another holder also acquires and releases before that.
     assert!(matches!(again(async || fixture.through.acquire(&late).await).await, AcquireOutcome::Granted(_)));
     released(&fixture.through, &late.lease(None)).await;
-    let (other, _) = granted(&fixture.direct, &claim(JOB, LONG)).await;
+    let (other, _) = granted(&fixture.direct, &request(JOB, LONG)).await;
     assert_eq!(fixture.direct.release(&other, Duration::ZERO).await.unwrap(), Release::Released);
     let arrived = async || {
         // The count alone is not enough on a quorum, because its servers also run advance_token.
@@ -178,7 +178,7 @@ async fn an_acquire_arriving_after_another_holder_leaves_no_lock(fixture: Fixtur
 }
 
 async fn a_late_release_keeps_a_late_acquire_refused(fixture: Fixture) {
-    let late = claim(JOB, LONG);
+    let late = request(JOB, LONG);
     let lease = late.lease(None);
     fixture.hold(Requests);
     let (released, acquired) =
@@ -191,18 +191,18 @@ async fn a_late_release_keeps_a_late_acquire_refused(fixture: Fixture) {
 }
 
 async fn a_duplicate_acquire_after_its_release_leaves_no_lock(fixture: Fixture) {
-    let claim = claim(JOB, LONG);
+    let request = request(JOB, LONG);
     fixture.hold(Requests);
-    assert!(fixture.through.acquire(&claim).await.unwrap_err().is_ambiguous());
+    assert!(fixture.through.acquire(&request).await.unwrap_err().is_ambiguous());
     // The retry is faster, by another connection.
-    let (lease, _) = granted(&fixture.direct, &claim).await;
+    let (lease, _) = granted(&fixture.direct, &request).await;
     assert_eq!(fixture.direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     let_arrive(&fixture, 1).await;
     assert!(free(&fixture).await, "the late acquire was refused");
 }
 
 async fn an_acquire_arriving_after_a_break_leaves_no_lock(fixture: Fixture) {
-    let late = claim(JOB, LONG);
+    let late = request(JOB, LONG);
     fixture.hold(Requests);
     assert!(fixture.through.acquire(&late).await.unwrap_err().is_ambiguous());
     // The same process retries by another connection and is granted. An operator breaks the lock.
@@ -224,30 +224,30 @@ async fn a_cancelled_unanswered_acquire_leaves_no_lock(fixture: Fixture) {
     fixture.heal();
     until("the lock to be released", async || free(&fixture).await).await;
     // It stays released: no request is still in flight.
-    let (lease, _) = granted(&fixture.direct, &claim(JOB, LONG)).await;
+    let (lease, _) = granted(&fixture.direct, &request(JOB, LONG)).await;
     assert_eq!(fixture.direct.renew(&lease).await.unwrap(), Renewal::Renewed);
 }
 
 // verifies: lost-reply
 async fn a_renewal_whose_reply_was_lost_has_renewed(fixture: Fixture) {
-    let claim = claim(JOB, LONG);
-    let (mut lease, _) = granted(&fixture.through, &claim).await;
+    let request = request(JOB, LONG);
+    let (mut lease, _) = granted(&fixture.through, &request).await;
     lease.ttl = LONG * 2;
     fixture.lose(Replies);
     assert!(fixture.through.renew(&lease).await.unwrap_err().is_ambiguous());
-    let left = fixture.direct.inspect(&claim.name).await.unwrap().unwrap().expires_in.unwrap();
+    let left = fixture.direct.inspect(&request.name).await.unwrap().unwrap().expires_in.unwrap();
     assert!(left > LONG + LONG / 2, "{left:?}");
     fixture.heal();
     assert_eq!(again(async || fixture.through.renew(&lease).await).await, Renewal::Renewed);
-    owned_by(&fixture, &claim).await;
+    owned_by(&fixture, &request).await;
 }
 
 // verifies: lost-reply
 async fn a_release_with_a_lost_reply_spares_the_successor(fixture: Fixture) {
-    let (lease, _) = granted(&fixture.through, &claim(JOB, LONG)).await;
+    let (lease, _) = granted(&fixture.through, &request(JOB, LONG)).await;
     fixture.lose(Replies);
     assert!(fixture.through.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
-    let successor = claim(JOB, LONG);
+    let successor = request(JOB, LONG);
     let (next, _) = granted(&fixture.direct, &successor).await;
     assert!(next.token > lease.token);
     fixture.heal();
@@ -258,11 +258,11 @@ async fn a_release_with_a_lost_reply_spares_the_successor(fixture: Fixture) {
 
 // verifies: lost-request
 async fn a_release_whose_request_was_lost_is_repeated(fixture: Fixture) {
-    let claim = claim(JOB, LONG);
-    let (lease, _) = granted(&fixture.through, &claim).await;
+    let request = request(JOB, LONG);
+    let (lease, _) = granted(&fixture.through, &request).await;
     fixture.lose(Requests);
     assert!(fixture.through.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
-    owned_by(&fixture, &claim).await;
+    owned_by(&fixture, &request).await;
     fixture.heal();
     released(&fixture.through, &lease).await;
     assert!(free(&fixture).await);
@@ -271,14 +271,14 @@ async fn a_release_whose_request_was_lost_is_repeated(fixture: Fixture) {
 /// A failed attempt is rolled back, and its retry has the same id. A late rollback must not release
 /// the retry.
 async fn a_release_sent_before_a_retried_acquire_spares_the_lock(fixture: Fixture) {
-    let claim = claim(JOB, LONG);
-    let (lease, _) = granted(&fixture.through, &claim).await;
+    let request = request(JOB, LONG);
+    let (lease, _) = granted(&fixture.through, &request).await;
     fixture.hold(Requests);
     assert!(fixture.through.release(&lease, Duration::ZERO).await.unwrap_err().is_ambiguous());
-    let AcquireOutcome::Granted(grant) = fixture.direct.acquire(&claim).await.unwrap() else { panic!("it is ours") };
+    let AcquireOutcome::Granted(grant) = fixture.direct.acquire(&request).await.unwrap() else { panic!("it is ours") };
     assert!(grant.already_ours);
     let_arrive(&fixture, 1).await;
-    owned_by(&fixture, &claim).await;
+    owned_by(&fixture, &request).await;
     released(&fixture.direct, &lease).await;
     assert!(free(&fixture).await);
 }
@@ -288,10 +288,10 @@ async fn delayed_requests_take_effect(fixture: Fixture) {
     for direction in [Requests, Replies] {
         // Below the timeout, and within what a quorum grants its slowest server.
         fixture.delay(direction, Duration::from_millis(50));
-        let claim = claim(JOB, LONG);
-        let lease = claim.lease(None);
-        assert!(matches!(again(async || fixture.through.acquire(&claim).await).await, AcquireOutcome::Granted(_)));
-        owned_by(&fixture, &claim).await;
+        let request = request(JOB, LONG);
+        let lease = request.lease(None);
+        assert!(matches!(again(async || fixture.through.acquire(&request).await).await, AcquireOutcome::Granted(_)));
+        owned_by(&fixture, &request).await;
         assert_eq!(again(async || fixture.through.renew(&lease).await).await, Renewal::Renewed);
         released(&fixture.through, &lease).await;
         assert!(free(&fixture).await);
@@ -299,11 +299,11 @@ async fn delayed_requests_take_effect(fixture: Fixture) {
     }
     // Above it.
     fixture.delay(Replies, Duration::from_millis(500));
-    let claim = claim(JOB, LONG);
-    assert!(fixture.through.acquire(&claim).await.unwrap_err().is_ambiguous());
+    let request = request(JOB, LONG);
+    assert!(fixture.through.acquire(&request).await.unwrap_err().is_ambiguous());
     fixture.heal();
-    assert!(matches!(again(async || fixture.through.acquire(&claim).await).await, AcquireOutcome::Granted(_)));
-    owned_by(&fixture, &claim).await;
+    assert!(matches!(again(async || fixture.through.acquire(&request).await).await, AcquireOutcome::Granted(_)));
+    owned_by(&fixture, &request).await;
 }
 
 /// Cuts all connections while a request is in flight. Returns the reply, or `None` if it was lost.
@@ -333,20 +333,20 @@ async fn cut_during<T>(
 
 async fn cut_connections_leave_the_right_owner(fixture: Fixture) {
     for direction in [Requests, Replies] {
-        let claim = claim(JOB, LONG);
-        let lease = claim.lease(None);
-        let granted = match cut_during(&fixture, direction, fixture.through.acquire(&claim)).await {
+        let request = request(JOB, LONG);
+        let lease = request.lease(None);
+        let granted = match cut_during(&fixture, direction, fixture.through.acquire(&request)).await {
             Some(answer) => answer,
-            None => again(async || fixture.through.acquire(&claim).await).await,
+            None => again(async || fixture.through.acquire(&request).await).await,
         };
         assert!(matches!(granted, AcquireOutcome::Granted(_)), "{granted:?}");
-        owned_by(&fixture, &claim).await;
+        owned_by(&fixture, &request).await;
         let renewed = match cut_during(&fixture, direction, fixture.through.renew(&lease)).await {
             Some(answer) => answer,
             None => again(async || fixture.through.renew(&lease).await).await,
         };
         assert_eq!(renewed, Renewal::Renewed);
-        owned_by(&fixture, &claim).await;
+        owned_by(&fixture, &request).await;
         if cut_during(&fixture, direction, fixture.through.release(&lease, Duration::ZERO)).await.is_none() {
             let _ = again(async || fixture.through.release(&lease, Duration::ZERO).await).await;
         }

@@ -13,7 +13,7 @@ use lock_core::{
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
 use test_support::{Direction, redis::RedisServer, until};
 
-use crate::fixture::{self, Fixture, LONG, claim, client, granted, name, refused};
+use crate::fixture::{self, Fixture, LONG, client, granted, name, refused, request};
 
 static SERVERS: OnceLock<Vec<RedisServer>> = OnceLock::new();
 
@@ -63,12 +63,12 @@ lock_core::conformance! {
 async fn a_minority_may_be_dead_or_frozen() {
     let mut servers = start(5);
     let backend = client_of(&servers);
-    let (lease, _) = granted(&backend, &claim("before", LONG)).await;
+    let (lease, _) = granted(&backend, &request("before", LONG)).await;
     servers[4].kill();
     servers[3].daemon().freeze();
     let start = Instant::now();
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
-    let (next, _) = granted(&backend, &claim("after", LONG)).await;
+    let (next, _) = granted(&backend, &request("after", LONG)).await;
     assert_eq!(backend.release(&next, Duration::ZERO).await.unwrap(), Release::Released);
     assert!(
         start.elapsed() < Duration::from_secs(60),
@@ -78,7 +78,7 @@ async fn a_minority_may_be_dead_or_frozen() {
     servers[2].kill();
     let error = backend.renew(&lease).await.unwrap_err();
     assert!(error.kind() == ErrorKind::Unavailable && error.is_ambiguous(), "{error}");
-    let error = backend.acquire(&claim("again", LONG)).await.unwrap_err();
+    let error = backend.acquire(&request("again", LONG)).await.unwrap_err();
     assert!(error.is_ambiguous(), "{error}");
     servers[3].daemon().thaw();
     until("the third server", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
@@ -89,7 +89,7 @@ async fn a_minority_may_be_dead_or_frozen() {
 async fn a_majority_without_the_lock_ends_it_and_tokens_rise() {
     let mut servers = start(3);
     let backend = client_of(&servers);
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     for server in &mut servers[..2] {
         server.kill();
         server.restart();
@@ -102,9 +102,9 @@ async fn a_majority_without_the_lock_ends_it_and_tokens_rise() {
         // ttl ends.
         let mut held = None;
         until("a majority", async || {
-            let claim = claim("other", Duration::from_secs(1));
-            match backend.acquire(&claim).await {
-                Ok(AcquireOutcome::Granted(grant)) => held = Some(claim.lease(grant.token)),
+            let request = request("other", Duration::from_secs(1));
+            match backend.acquire(&request).await {
+                Ok(AcquireOutcome::Granted(grant)) => held = Some(request.lease(grant.token)),
                 Ok(AcquireOutcome::Contended(_)) | Err(_) => {}
             }
             held.is_some()
@@ -124,7 +124,7 @@ async fn a_majority_without_the_lock_ends_it_and_tokens_rise() {
 async fn servers_keep_a_lock_longer_than_its_promised_ttl() {
     let servers = start(3);
     let backend = client_of(&servers);
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     let longer = || {
         servers.iter().all(|server| {
             let reply = server.command(&["PTTL", "onelock:{job}"]);
@@ -142,9 +142,9 @@ async fn an_attempt_without_majority_leaves_nothing_behind() {
     let backend = client_of(&servers);
     // Another client holds the lock on two of the three servers.
     for server in &servers[..2] {
-        granted(&client(server.addr()), &claim("job", LONG)).await;
+        granted(&client(server.addr()), &request("job", LONG)).await;
     }
-    refused(&backend, &claim("job", LONG)).await;
+    refused(&backend, &request("job", LONG)).await;
     assert_eq!(servers[2].command(&["EXISTS", "onelock:{job}"]), ":0\r\n");
 }
 
@@ -152,7 +152,7 @@ async fn an_attempt_without_majority_leaves_nothing_behind() {
 async fn a_minority_that_forgot_the_lock_does_not_end_it() {
     let servers = start(3);
     let backend = client_of(&servers);
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     servers[0].command(&["FLUSHALL"]);
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
     // One renews, one does not hold it, and one may have renewed.
@@ -167,7 +167,7 @@ async fn a_minority_that_forgot_the_lock_does_not_end_it() {
 async fn a_release_known_to_a_minority_is_ambiguous() {
     let servers = start(3);
     let backend = client_of(&servers);
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     servers[0].command(&["FLUSHALL"]);
     servers[2].daemon().freeze();
     let error = backend.release(&lease, Duration::ZERO).await.unwrap_err();
@@ -181,7 +181,7 @@ async fn a_release_known_to_a_minority_is_ambiguous() {
 async fn a_lock_on_a_minority_is_not_held() {
     let servers = start(3);
     let backend = client_of(&servers);
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     assert_eq!(backend.list("").await.unwrap().len(), 1);
     for server in &servers[..2] {
         server.command(&["FLUSHALL"]);
@@ -201,7 +201,7 @@ async fn all_servers_are_asked_at_once() {
     fixture.hold(Direction::Requests);
     let sent = || fixture.proxies.iter().map(|proxy| proxy.bytes(Direction::Requests));
     let before: Vec<_> = sent().collect();
-    let asking = tokio::spawn(async move { granted(&backend, &claim("job", LONG)).await });
+    let asking = tokio::spawn(async move { granted(&backend, &request("job", LONG)).await });
     until("all to be asked", async || sent().zip(&before).all(|(now, before)| now > *before)).await;
     fixture.heal();
     asking.await.unwrap();
@@ -214,7 +214,7 @@ async fn a_silent_server_is_awaited_for_a_fraction_of_the_ttl() {
     assert_eq!(backend.inspect(&name("job")).await.unwrap(), None);
     servers[2].daemon().freeze();
     let in_time = until("a lock", async || {
-        matches!(backend.acquire(&claim("job", Duration::from_secs(4))).await, Ok(AcquireOutcome::Granted(_)))
+        matches!(backend.acquire(&request("job", Duration::from_secs(4))).await, Ok(AcquireOutcome::Granted(_)))
     });
     tokio::time::timeout(LONG / 2, in_time)
         .await
@@ -224,10 +224,10 @@ async fn a_silent_server_is_awaited_for_a_fraction_of_the_ttl() {
 #[tokio::test]
 async fn one_refusal_does_not_count_while_a_majority_is_silent() {
     let mut servers = start(3);
-    granted(&client(servers[0].addr()), &claim("job", LONG)).await;
+    granted(&client(servers[0].addr()), &request("job", LONG)).await;
     servers[1].kill();
     servers[2].kill();
-    let error = client_of(&servers).acquire(&claim("job", LONG)).await.unwrap_err();
+    let error = client_of(&servers).acquire(&request("job", LONG)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
 }
 
@@ -235,7 +235,7 @@ async fn one_refusal_does_not_count_while_a_majority_is_silent() {
 async fn the_most_specific_loss_reason_is_reported() {
     let servers = start(3);
     let backend = client_of(&servers);
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     for server in &servers[..2] {
         server.command(&["FLUSHALL"]);
     }

@@ -10,7 +10,7 @@ use lock_core::{
 use lock_redis::RedisBackend;
 use test_support::{redis::RedisServer, until};
 
-use crate::fixture::{self, LONG, at, claim, granted, name, refused};
+use crate::fixture::{self, LONG, at, granted, name, refused, request};
 
 static PAIR: OnceLock<(RedisServer, RedisServer)> = OnceLock::new();
 
@@ -56,18 +56,18 @@ lock_core::conformance! {
 async fn a_lock_is_granted_only_if_the_replica_confirms() {
     let (primary, replica) = pair();
     let backend = client_of(&primary);
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     assert_eq!(replica.command(&["EXISTS", "onelock:{job}"]), ":1\r\n");
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
     replica.daemon().freeze();
-    let error = backend.acquire(&claim("other", LONG)).await.unwrap_err();
+    let error = backend.acquire(&request("other", LONG)).await.unwrap_err();
     assert!(error.kind() == ErrorKind::Unavailable && !error.is_ambiguous(), "{error}");
     assert_eq!(backend.inspect(&name("other")).await.unwrap(), None, "the attempt was rolled back");
     assert!(backend.renew(&lease).await.unwrap_err().is_retryable());
-    refused(&backend, &claim("job", LONG)).await;
+    refused(&backend, &request("job", LONG)).await;
     replica.daemon().thaw();
     until("the renewal", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
-    granted(&backend, &claim("other", LONG)).await;
+    granted(&backend, &request("other", LONG)).await;
 }
 
 #[tokio::test]
@@ -76,9 +76,9 @@ async fn a_user_without_wait_rights_is_told_and_leaves_no_lock() {
     let reply = primary.command(&["ACL", "SETUSER", "hasty", "on", ">s3cret", "~*", "&*", "+@all", "-wait"]);
     assert_eq!(reply, "+OK\r\n");
     // Loads the scripts.
-    granted(&client_of(&primary), &claim("before", LONG)).await;
+    granted(&client_of(&primary), &request("before", LONG)).await;
     let backend = RedisBackend::new(at(primary.addr()).login("hasty", "s3cret").replicas(1)).unwrap();
-    let error = backend.acquire(&claim("job", LONG)).await.unwrap_err();
+    let error = backend.acquire(&request("job", LONG)).await.unwrap_err();
     assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::PermissionDenied, false), "{error}");
     assert_eq!(primary.command(&["EXISTS", "onelock:{job}"]), ":0\r\n", "the attempt was rolled back");
 }
@@ -87,9 +87,9 @@ async fn a_user_without_wait_rights_is_told_and_leaves_no_lock() {
 async fn a_primary_demoted_during_confirmation_is_ambiguous() {
     let (primary, replica) = pair();
     let backend = client_of(&primary);
-    granted(&backend, &claim("before", LONG)).await;
+    granted(&backend, &request("before", LONG)).await;
     replica.daemon().freeze();
-    let waiting = tokio::spawn(async move { backend.acquire(&claim("job", LONG)).await });
+    let waiting = tokio::spawn(async move { backend.acquire(&request("job", LONG)).await });
     until("the wait", async || primary.command(&["INFO", "clients"]).contains("blocked_clients:1")).await;
     primary.command(&["REPLICAOF", "127.0.0.1", "1"]);
     let error = waiting.await.unwrap().unwrap_err();

@@ -13,7 +13,7 @@ use lock_core::{
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
 use test_support::{sentinel::SentinelSetup, until};
 
-use crate::fixture::{self, claim, granted, outlives_its_validity};
+use crate::fixture::{self, granted, outlives_its_validity, request};
 
 static SETUP: OnceLock<SentinelSetup> = OnceLock::new();
 
@@ -77,7 +77,7 @@ async fn a_failover_is_reported_to_losers_and_tokens_rise() {
     let (kept, lost) = guards.split_at(25);
     let after = client_of(&setup);
     for guard in &lost[..10] {
-        let (lease, _) = granted(&after, &claim(guard.name().as_str(), ttl)).await;
+        let (lease, _) = granted(&after, &request(guard.name().as_str(), ttl)).await;
         assert!(lease.token > guard.token(), "the token of {} went back", guard.name());
     }
     for guard in lost {
@@ -87,10 +87,10 @@ async fn a_failover_is_reported_to_losers_and_tokens_rise() {
     }
     for guard in kept {
         guard.renew_if_below(ttl / 2).await.expect("the replica had this lock");
-        fixture::refused(&after, &claim(guard.name().as_str(), ttl)).await;
+        fixture::refused(&after, &request(guard.name().as_str(), ttl)).await;
     }
     for guard in &lost[10..] {
-        let (lease, _) = granted(&after, &claim(guard.name().as_str(), ttl)).await;
+        let (lease, _) = granted(&after, &request(guard.name().as_str(), ttl)).await;
         assert!(lease.token > guard.token(), "the token of {} went back", guard.name());
     }
     assert!(!watching.is_finished(), "the watch still runs");
@@ -107,10 +107,10 @@ async fn sentinels_may_have_a_separate_login() {
     let ttl = Duration::from_secs(60);
     for user in [None, Some("default".into())] {
         let backend = RedisBackend::new(config().sentinel_login(user, "s3cret")).unwrap();
-        granted(&backend, &claim(&format!("job-{}", LeaseId::random()), ttl)).await;
+        granted(&backend, &request(&format!("job-{}", LeaseId::random()), ttl)).await;
     }
     for wrong in [config(), config().sentinel_login(None, "guess")] {
-        let error = RedisBackend::new(wrong).unwrap().acquire(&claim("job", ttl)).await.unwrap_err();
+        let error = RedisBackend::new(wrong).unwrap().acquire(&request("job", ttl)).await.unwrap_err();
         assert!(!error.is_ambiguous() && !format!("{error} {error:?}").contains("s3cret"), "{error:?}");
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
     }
@@ -124,7 +124,7 @@ async fn a_frozen_or_missing_sentinel_is_skipped() {
     drop(setup.sentinels.remove(1));
     let ttl = Duration::from_secs(60);
     until("the last sentinel", async || {
-        matches!(config.acquire(&claim("job", ttl)).await, Ok(AcquireOutcome::Granted(_)))
+        matches!(config.acquire(&request("job", ttl)).await, Ok(AcquireOutcome::Granted(_)))
     })
     .await;
 }
@@ -143,7 +143,7 @@ async fn a_silent_first_sentinel_is_skipped_by_short_attempts() {
 async fn a_demoted_primary_is_left_for_its_successor() {
     let setup = SentinelSetup::start();
     let backend = client_of(&setup);
-    let (lease, _) = granted(&backend, &claim("job", Duration::from_secs(600))).await;
+    let (lease, _) = granted(&backend, &request("job", Duration::from_secs(600))).await;
     setup.sentinels[0].command(&["SENTINEL", "FAILOVER", SentinelSetup::SERVICE]);
     setup.wait_for_primary(setup.servers[1].port());
     until("the renewal on the new primary", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;
@@ -158,6 +158,6 @@ async fn unreachable_sentinels_are_an_unambiguous_error() {
         service: "nothing".into(),
     };
     let backend = RedisBackend::new(RedisConfig::new(topology)).unwrap();
-    let error = backend.acquire(&claim("job", Duration::from_secs(1))).await.unwrap_err();
+    let error = backend.acquire(&request("job", Duration::from_secs(1))).await.unwrap_err();
     assert!(error.is_retryable() && !error.is_ambiguous(), "{error:?}");
 }

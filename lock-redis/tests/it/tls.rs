@@ -19,7 +19,7 @@ use test_support::{
 };
 use tokio::sync::Notify;
 
-use crate::fixture::{self, LONG, claim, granted};
+use crate::fixture::{self, LONG, granted, request};
 
 static SERVER: OnceLock<(RedisServer, Certificates)> = OnceLock::new();
 
@@ -53,7 +53,7 @@ async fn use_it(config: RedisConfig) {
     let backend = RedisBackend::new(config).unwrap();
     let mut leases = Vec::new();
     for n in 0..6 {
-        leases.push(granted(&backend, &claim(&format!("tls-{n}"), LONG)).await.0);
+        leases.push(granted(&backend, &request(&format!("tls-{n}"), LONG)).await.0);
     }
     for renewal in backend.renew_many(&leases).await {
         assert_eq!(renewal.unwrap(), Renewal::Renewed);
@@ -80,7 +80,7 @@ async fn tls_works_with_sentinels_before_and_after_a_failover() {
     let config = trusting(config, &certificates);
     use_it(config.clone()).await;
     let backend = RedisBackend::new(config).unwrap();
-    let (lease, _) = granted(&backend, &claim("job", LONG)).await;
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
     setup.sentinels[0].command(&["SENTINEL", "FAILOVER", SentinelSetup::SERVICE]);
     setup.wait_for_primary(setup.servers[1].tls_port());
     until("the renewal on the new primary", async || matches!(backend.renew(&lease).await, Ok(Renewal::Renewed))).await;

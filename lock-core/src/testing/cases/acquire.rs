@@ -15,7 +15,7 @@ use crate::{
 // verifies: P4
 pub(super) async fn acquiring_a_free_lock_grants_it(bench: &Bench<'_>) {
     let client = bench.client().await;
-    let (_, grant) = granted(&*client, &bench.claim(&bench.name("free"))).await;
+    let (_, grant) = granted(&*client, &bench.request(&bench.name("free"))).await;
     assert_eq!(
         grant.token.is_some(),
         client.capabilities().fencing,
@@ -29,9 +29,9 @@ pub(super) async fn acquiring_a_free_lock_grants_it(bench: &Bench<'_>) {
 pub(super) async fn a_held_lock_refuses_other_lease_ids(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("held");
-    let _held = granted(&*client, &bench.claim(&name)).await;
+    let _held = granted(&*client, &bench.request(&name)).await;
     for _ in 0..3 {
-        refused(&*client, &bench.claim(&name)).await;
+        refused(&*client, &bench.request(&name)).await;
     }
 }
 
@@ -39,11 +39,11 @@ pub(super) async fn a_held_lock_refuses_other_lease_ids(bench: &Bench<'_>) {
 pub(super) async fn two_clients_never_hold_the_same_lock(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("two");
-    let (held, _) = granted(&*a, &bench.claim(&name)).await;
-    refused(&*b, &bench.claim(&name)).await;
+    let (held, _) = granted(&*a, &bench.request(&name)).await;
+    refused(&*b, &bench.request(&name)).await;
     release(&*a, &held).await;
-    let _held = granted(&*b, &bench.claim(&name)).await;
-    refused(&*a, &bench.claim(&name)).await;
+    let _held = granted(&*b, &bench.request(&name)).await;
+    refused(&*a, &bench.request(&name)).await;
 }
 
 // verifies: P1, contention
@@ -53,14 +53,14 @@ pub(super) async fn exactly_one_of_many_contenders_acquires(bench: &Bench<'_>) {
         let contenders = join_all((0..16).map(|_| async {
             let client = bench.client().await;
             // Nothing ends here, and with a short ttl a busy machine may not answer in time.
-            let claim = bench.claim(&name).with_ttl(Duration::from_secs(60));
-            (acquire(&*client, &claim).await, client)
+            let request = bench.request(&name).with_ttl(Duration::from_secs(60));
+            (acquire(&*client, &request).await, client)
         }))
         .await;
         let winners = contenders.iter().filter(|(attempt, _)| matches!(attempt, AcquireOutcome::Granted(_))).count();
         if winners == 0 && bench.subject.votes() {
             // The refused clients rolled back their votes, so a single retry gets all votes.
-            let _ = granted(&*bench.client().await, &bench.claim(&name)).await;
+            let _ = granted(&*bench.client().await, &bench.request(&name)).await;
             continue;
         }
         assert_eq!(winners, 1, "of 16 contenders for {name}");
@@ -72,10 +72,11 @@ pub(super) async fn a_refusal_reports_the_current_holder(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("who");
     let data = vec![0, 255, b'\n', b'"', 7];
-    let claim = AcquireRequest { owner: "Zoë's \"job\"\n#1".into(), data: Some(data.clone()), ..bench.claim(&name) };
-    let (lease, _) = granted(&*a, &claim).await;
-    let holder = refused(&*b, &bench.claim(&name)).await;
-    assert_eq!(holder.owner.as_deref(), Some(&*claim.owner));
+    let request =
+        AcquireRequest { owner: "Zoë's \"job\"\n#1".into(), data: Some(data.clone()), ..bench.request(&name) };
+    let (lease, _) = granted(&*a, &request).await;
+    let holder = refused(&*b, &bench.request(&name)).await;
+    assert_eq!(holder.owner.as_deref(), Some(&*request.owner));
     assert_eq!(holder.data, Some(data));
     assert_eq!(holder.token, lease.token);
     assert!(holder.since.is_some());
@@ -87,14 +88,14 @@ pub(super) async fn a_refusal_reports_the_current_holder(bench: &Bench<'_>) {
 pub(super) async fn acquiring_again_with_the_same_id_succeeds(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("again");
-    let claim = bench.claim(&name);
-    let (lease, _) = granted(&*client, &claim).await;
-    let (again, grant) = granted(&*client, &claim).await;
+    let request = bench.request(&name);
+    let (lease, _) = granted(&*client, &request).await;
+    let (again, grant) = granted(&*client, &request).await;
     assert!(grant.already_ours);
     assert_eq!(again.token, lease.token, "the same acquisition has the same token");
-    refused(&*client, &bench.claim(&name)).await;
+    refused(&*client, &bench.request(&name)).await;
     release(&*client, &lease).await;
-    let _free = granted(&*client, &bench.claim(&name)).await;
+    let _free = granted(&*client, &bench.request(&name)).await;
     if client.capabilities().ttl {
         a_whole_ttl_from_then_on(bench).await;
     }
@@ -104,17 +105,17 @@ pub(super) async fn acquiring_again_with_the_same_id_succeeds(bench: &Bench<'_>)
 async fn a_whole_ttl_from_then_on(bench: &Bench<'_>) {
     let (holder, other) = (bench.client().await, bench.client().await);
     let name = bench.name("prolonged");
-    let claim = bench.short_claim(&name);
+    let request = bench.short_request(&name);
     let mut asked = Instant::now();
-    let _ = granted(&*holder, &claim).await;
+    let _ = granted(&*holder, &request).await;
     for _ in 0..4 {
         bench.subject.pass(bench.subject.ttl() / 2).await;
         let sent = Instant::now();
-        let (_, grant) = granted(&*holder, &claim).await;
+        let (_, grant) = granted(&*holder, &request).await;
         // The lease may have expired only if the machine stalled for half a ttl.
         assert!(grant.already_ours || asked.elapsed() >= bench.subject.ttl(), "the lease expired too early");
         asked = sent;
-        let attempt = acquire(&*other, &bench.short_claim(&name)).await;
+        let attempt = acquire(&*other, &bench.short_request(&name)).await;
         if asked.elapsed() < bench.subject.ttl() {
             assert!(matches!(attempt, AcquireOutcome::Contended(_)), "acquired again {:?} ago", asked.elapsed());
         } else if matches!(attempt, AcquireOutcome::Granted(_)) {
@@ -130,7 +131,7 @@ pub(super) async fn fencing_tokens_increase_across_every_release(bench: &Bench<'
     let mut last = None;
     for round in 0..20 {
         let client = &*clients[round % 2];
-        let (lease, _) = granted(client, &bench.claim(&name)).await;
+        let (lease, _) = granted(client, &bench.request(&name)).await;
         assert!(lease.token > last, "{:?} after {last:?}", lease.token);
         last = lease.token;
         release(client, &lease).await;
@@ -143,7 +144,7 @@ pub(super) async fn fencing_tokens_increase_across_lease_expiry(bench: &Bench<'_
     let mut last = None;
     for _ in 0..3 {
         let client = bench.client().await;
-        let (lease, _) = granted(&*client, &bench.short_claim(&name)).await;
+        let (lease, _) = granted(&*client, &bench.short_request(&name)).await;
         assert!(lease.token > last, "{:?} after {last:?}", lease.token);
         last = lease.token;
         bench.subject.crash(client).await;
@@ -156,11 +157,11 @@ pub(super) async fn fencing_tokens_increase_across_a_forced_break(bench: &Bench<
     let name = bench.name("tokens");
     let mut last = None;
     for _ in 0..3 {
-        let (lease, _) = granted(&*client, &bench.claim(&name)).await;
+        let (lease, _) = granted(&*client, &bench.request(&name)).await;
         assert!(lease.token > last, "{:?} after {last:?}", lease.token);
         last = lease.token;
         let version =
-            refused(&*client, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
+            refused(&*client, &bench.request(&name)).await.version.expect("a lock that can be broken has a version");
         assert_eq!(admin(&client).break_lock(&name, &version, "kit").await.expect("the store answers"), Break::Broken);
     }
 }
@@ -168,8 +169,8 @@ pub(super) async fn fencing_tokens_increase_across_a_forced_break(bench: &Bench<
 pub(super) async fn the_next_token_exceeds_an_advanced_token(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("raised");
-    let claim = bench.claim(&name);
-    let (lease, _) = granted(&*a, &claim).await;
+    let request = bench.request(&name);
+    let (lease, _) = granted(&*a, &request).await;
     let token = lease.token.expect("fencing is declared");
     // Far beyond any clock, as if from a store whose clock is a day ahead.
     let raised = FencingToken::new(token.get() + 86_400_000_000).expect("a day more");
@@ -178,16 +179,16 @@ pub(super) async fn the_next_token_exceeds_an_advanced_token(bench: &Bench<'_>) 
         Err(error) => return assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),
     }
     assert!(a.advance_token(&lease, token).await.expect("the store answers"), "a smaller token changes nothing");
-    let (again, _) = granted(&*a, &claim).await;
+    let (again, _) = granted(&*a, &request).await;
     assert_eq!(again.token, Some(raised));
-    assert_eq!(refused(&*b, &bench.claim(&name)).await.token, Some(raised));
+    assert_eq!(refused(&*b, &bench.request(&name)).await.token, Some(raised));
     assert_eq!(a.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
     release(&*a, &lease).await;
     assert!(
         !a.advance_token(&lease, raised).await.expect("the store answers"),
         "a released lease cannot advance the token"
     );
-    let (next, grant) = granted(&*b, &bench.claim(&name)).await;
+    let (next, grant) = granted(&*b, &bench.request(&name)).await;
     assert!(next.token > Some(raised), "{:?} after {raised:?}", next.token);
     assert_eq!(grant.crashed, None);
     release(&*b, &next).await;
@@ -197,11 +198,11 @@ pub(super) async fn the_next_token_exceeds_an_advanced_token(bench: &Bench<'_>) 
 pub(super) async fn an_expired_lock_is_granted_in_one_attempt(bench: &Bench<'_>) {
     let holder = bench.client().await;
     let name = bench.name("expired");
-    let _dead = granted(&*holder, &bench.short_claim(&name)).await;
+    let _dead = granted(&*holder, &bench.short_request(&name)).await;
     bench.subject.crash(holder).await;
     // A cold process: this client has never seen the lock.
     let cold = bench.client().await;
-    let _taken = granted(&*cold, &bench.claim(&name)).await;
+    let _taken = granted(&*cold, &bench.request(&name)).await;
 }
 
 // verifies: P2, P8, other-ttl
@@ -209,8 +210,8 @@ pub(super) async fn the_holders_ttl_decides_when_a_lock_expires(bench: &Bench<'_
     let (holder, other) = (bench.client().await, bench.client().await);
     let name = bench.name("ttl");
     let started = Instant::now();
-    let _held = granted(&*holder, &bench.short_claim(&name)).await;
-    let impatient = bench.claim(&name).with_ttl(bench.ttl_of(0.05));
+    let _held = granted(&*holder, &bench.short_request(&name)).await;
+    let impatient = bench.request(&name).with_ttl(bench.ttl_of(0.05));
     loop {
         let attempt = other.acquire(&impatient).await;
         let after = started.elapsed();
@@ -232,11 +233,14 @@ pub(super) async fn the_holders_ttl_decides_when_a_lock_expires(bench: &Bench<'_
 pub(super) async fn the_next_grant_reports_a_crashed_holder(bench: &Bench<'_>) {
     let holder = bench.client().await;
     let name = bench.name("crashed");
-    let claim =
-        AcquireRequest { owner: "crashed owner".into(), data: Some(b"half done".to_vec()), ..bench.short_claim(&name) };
-    let (lease, _) = granted(&*holder, &claim).await;
+    let request = AcquireRequest {
+        owner: "crashed owner".into(),
+        data: Some(b"half done".to_vec()),
+        ..bench.short_request(&name)
+    };
+    let (lease, _) = granted(&*holder, &request).await;
     bench.subject.crash(holder).await;
-    let (_, grant) = bench.granted_in_the_end(&*bench.client().await, &bench.claim(&name)).await;
+    let (_, grant) = bench.granted_in_the_end(&*bench.client().await, &bench.request(&name)).await;
     let crashed = grant.crashed.expect("the previous holder did not release");
     assert_eq!(crashed.owner.as_deref(), Some("crashed owner"));
     assert_eq!(crashed.data.as_deref(), Some(&b"half done"[..]));
@@ -248,9 +252,9 @@ pub(super) async fn a_released_lock_reports_no_crashed_holder(bench: &Bench<'_>)
     let client = bench.client().await;
     let name = bench.name("released");
     for hold_for in [Duration::ZERO, bench.subject.ttl() / 10] {
-        let (lease, _) = granted(&*client, &bench.claim(&name)).await;
+        let (lease, _) = granted(&*client, &bench.request(&name)).await;
         let _ = client.release(&lease, hold_for).await.expect("the store answers");
-        let (lease, grant) = bench.granted_in_the_end(&*client, &bench.claim(&name)).await;
+        let (lease, grant) = bench.granted_in_the_end(&*client, &bench.request(&name)).await;
         assert_eq!(grant.crashed, None);
         release(&*client, &lease).await;
     }
@@ -321,12 +325,12 @@ pub(super) async fn unusual_names_are_kept_as_distinct_locks(bench: &Bench<'_>) 
     assert_eq!(names.iter().collect::<HashSet<_>>().len(), names.len());
     let mut leases = Vec::new();
     for name in &names {
-        leases.push(granted(&*client, &bench.claim(name)).await.0);
+        leases.push(granted(&*client, &bench.request(name)).await.0);
     }
     for (name, lease) in names.iter().zip(&leases) {
-        refused(&*client, &bench.claim(name)).await;
+        refused(&*client, &bench.request(name)).await;
         release(&*client, lease).await;
-        let (again, _) = granted(&*client, &bench.claim(name)).await;
+        let (again, _) = granted(&*client, &bench.request(name)).await;
         release(&*client, &again).await;
     }
 }

@@ -24,7 +24,7 @@ async fn frozen(bench: &Bench<'_>, freeze: impl FnOnce(&Fixture, Duration)) {
     let lost = guard.check().expect_err("the freeze was longer than the lease");
     assert!(matches!(lost.reason, LossReason::FrozenFor(_) | LossReason::Expired), "{lost}");
 
-    let (successor, _) = bench.granted_in_the_end(&*other, &bench.claim(&name)).await;
+    let (successor, _) = bench.granted_in_the_end(&*other, &bench.request(&name)).await;
     assert_not_held(guard.release().await);
     assert_eq!(other.renew(&successor).await.expect("the store answers"), Renewal::Renewed);
     release(&*other, &successor).await;
@@ -48,7 +48,7 @@ pub(super) async fn setting_the_clock_back_extends_no_lease(bench: &Bench<'_>) {
     let ttl = bench.subject.ttl();
     let guard = acquired_in_the_end(|| fixture.locker.lock(name.as_str()).ttl(ttl).renew(Renew::Manual)).await;
     fixture.clock.set_back(YEARS);
-    let (next, _) = bench.granted_in_the_end(&*other, &bench.claim(&name)).await;
+    let (next, _) = bench.granted_in_the_end(&*other, &bench.request(&name)).await;
     assert!(guard.check().is_err(), "two hold {name}");
     release(&*other, &next).await;
 }

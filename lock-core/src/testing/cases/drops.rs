@@ -34,7 +34,7 @@ pub(super) async fn a_cancelled_wait_leaves_no_lock_behind(bench: &Bench<'_>) {
     let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     for times in 1..POLLS / 4 {
         let name = bench.name(&times.to_string());
-        let (held, _) = granted(&*other, &bench.claim(&name)).await;
+        let (held, _) = granted(&*other, &bench.request(&name)).await;
         assert!(!polled(times, fixture.locker.acquire(name.as_str())).await, "another client holds the lock");
         release(&*other, &held).await;
         free_soon(bench, &*other, &name).await;
@@ -63,7 +63,7 @@ pub(super) async fn a_cancelled_renewal_keeps_the_guard_valid(bench: &Bench<'_>)
         fixture.age();
         let done = polled(times, guard.renew_if_below(fixture.rest())).await;
         guard.check().expect("the lease is still valid without a renewal");
-        refused(&*other, &bench.claim(&name)).await;
+        refused(&*other, &bench.request(&name)).await;
         guard.renew_if_below(fixture.rest()).await.expect("the store answers");
         drop(guard);
         free_soon(bench, &*other, &name).await;
@@ -119,7 +119,7 @@ pub(super) async fn dropping_at_runtime_shutdown_frees_the_lock(bench: &Bench<'_
         // A runtime cannot block within another.
         scope.spawn(ends).join().expect("a drop never panics")
     });
-    let (next, _) = bench.granted_in_the_end(&*other, &bench.claim(&name)).await;
+    let (next, _) = bench.granted_in_the_end(&*other, &bench.request(&name)).await;
     drop(alive);
     release(&*other, &next).await;
 }

@@ -15,11 +15,11 @@ pub(super) async fn a_watch_completes_after_the_release(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("watched");
     // Longer than anything here waits.
-    let long = bench.claim(&name).with_ttl(Duration::from_secs(600));
+    let long = bench.request(&name).with_ttl(Duration::from_secs(600));
     for _ in 0..5 {
         let (lease, _) = granted(&*a, &long).await;
         let mut watch = b.watch(&name).await.expect("the store answers").expect("the capability wake-up is declared");
-        refused(&*b, &bench.claim(&name)).await;
+        refused(&*b, &bench.request(&name)).await;
         release(&*a, &lease).await;
         let seen = timeout(Duration::from_secs(60), watch.changed()).await;
         assert!(seen.is_ok(), "a release after the start of the watch completes it");
@@ -38,7 +38,7 @@ pub(super) async fn an_unused_wake_up_reaches_another_watcher(bench: &Bench<'_>)
     let (a, b, c) = (bench.client().await, bench.client().await, bench.client().await);
     let name = bench.name("passed-on");
     // Longer than anything here waits.
-    let long = bench.claim(&name).with_ttl(Duration::from_secs(600));
+    let long = bench.request(&name).with_ttl(Duration::from_secs(600));
     let (lease, _) = granted(&*a, &long).await;
     let mut watches = Vec::new();
     for client in [&b, &c] {
@@ -57,8 +57,8 @@ pub(super) async fn inspect_reports_the_holder_until_release(bench: &Bench<'_>) 
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("inspected");
     assert_eq!(admin(&b).inspect(&name).await.expect("the store answers"), None);
-    let claim = AcquireRequest { owner: "me".into(), ..bench.claim(&name) };
-    let (lease, _) = granted(&*a, &claim).await;
+    let request = AcquireRequest { owner: "me".into(), ..bench.request(&name) };
+    let (lease, _) = granted(&*a, &request).await;
     let holder = admin(&b).inspect(&name).await.expect("the store answers").expect("it is held");
     assert_eq!(holder.owner.as_deref(), Some("me"));
     assert_eq!(holder.token, lease.token);
@@ -72,10 +72,10 @@ pub(super) async fn list_returns_held_locks_under_a_prefix(bench: &Bench<'_>) {
     let mut leases = Vec::new();
     for short in ["b", "A", "a/é\n", "gone"] {
         let name = LockName::new(format!("{prefix}{short}")).expect("short and not empty");
-        let claim = AcquireRequest { owner: short.into(), ..bench.claim(&name) };
-        leases.push(granted(&*a, &claim).await.0);
+        let request = AcquireRequest { owner: short.into(), ..bench.request(&name) };
+        leases.push(granted(&*a, &request).await.0);
     }
-    let (other, _) = granted(&*a, &bench.claim(&bench.name("elsewhere"))).await;
+    let (other, _) = granted(&*a, &bench.request(&bench.name("elsewhere"))).await;
     release(&*a, &leases.pop().expect("four were taken")).await;
     let listed = admin(&b).list(&prefix).await.expect("the store answers");
     let shown: Vec<_> =
@@ -90,9 +90,9 @@ pub(super) async fn list_returns_held_locks_under_a_prefix(bench: &Bench<'_>) {
 pub(super) async fn breaking_requires_the_current_lock_version(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("compared");
-    let long = bench.claim(&name);
+    let long = bench.request(&name);
     let (first, _) = granted(&*a, &long).await;
-    let stale = refused(&*b, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
+    let stale = refused(&*b, &bench.request(&name)).await.version.expect("a lock that can be broken has a version");
     release(&*a, &first).await;
     assert_eq!(admin(&b).break_lock(&name, &stale, "kit").await.expect("the store answers"), Break::Changed(None));
     let (second, _) = granted(&*a, &AcquireRequest { id: LeaseId::random(), ..long }).await;
@@ -108,7 +108,7 @@ pub(super) async fn breaking_requires_the_current_lock_version(bench: &Bench<'_>
 pub(super) async fn diagnose_finds_the_store_fit_and_changes_nothing(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let (held, free) = (bench.name("held"), bench.name("free"));
-    let long = bench.claim(&held);
+    let long = bench.request(&held);
     let (lease, _) = granted(&*a, &long).await;
     for client in [&a, &b] {
         let findings = client.diagnose().await;
@@ -117,7 +117,7 @@ pub(super) async fn diagnose_finds_the_store_fit_and_changes_nothing(bench: &Ben
     }
     assert_eq!(a.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
     refused(&*b, &AcquireRequest { id: LeaseId::random(), ..long }).await;
-    let (other, grant) = granted(&*b, &bench.claim(&free)).await;
+    let (other, grant) = granted(&*b, &bench.request(&free)).await;
     assert_eq!(grant.crashed, None);
     release(&*b, &other).await;
     release(&*a, &lease).await;
@@ -135,19 +135,19 @@ pub(super) async fn purge_keeps_held_and_crashed_locks(bench: &Bench<'_>) {
         Ok(forgotten) => assert!(forgotten, "of a name that was never used there is nothing to keep"),
         Err(error) => return assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),
     }
-    let long = bench.claim(&name);
+    let long = bench.request(&name);
     let (lease, _) = granted(&*a, &long).await;
     assert!(!admin(&b).purge(&name).await.expect("the store answers"), "forgot a lock that is held");
-    refused(&*b, &bench.claim(&name)).await;
+    refused(&*b, &bench.request(&name)).await;
     assert_eq!(a.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
     release(&*a, &lease).await;
     assert!(admin(&b).purge(&name).await.expect("the store answers"));
-    let (again, grant) = granted(&*a, &bench.short_claim(&name)).await;
+    let (again, grant) = granted(&*a, &bench.short_request(&name)).await;
     assert_eq!((grant.crashed, grant.already_ours), (None, false));
     // This holder crashes without a release, so the next grant must report it.
     bench.subject.crash(a).await;
     assert!(!admin(&b).purge(&name).await.expect("the store answers"), "forgot that a holder crashed");
-    let (next, grant) = bench.granted_in_the_end(&*b, &bench.claim(&name)).await;
+    let (next, grant) = bench.granted_in_the_end(&*b, &bench.request(&name)).await;
     assert!(grant.crashed.is_some() || !b.capabilities().holder, "the grant did not report the crashed holder");
     assert!(next.token.is_none() || next.token > again.token, "{:?} after {:?}", next.token, again.token);
     release(&*b, &next).await;

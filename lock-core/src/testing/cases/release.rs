@@ -14,7 +14,7 @@ pub(super) async fn a_released_lock_can_be_acquired_again(bench: &Bench<'_>) {
     let name = bench.name("released");
     for _ in 0..5 {
         for client in [&a, &b] {
-            let (lease, _) = granted(&**client, &bench.claim(&name)).await;
+            let (lease, _) = granted(&**client, &bench.request(&name)).await;
             release(&**client, &lease).await;
         }
     }
@@ -24,12 +24,12 @@ pub(super) async fn a_released_lock_can_be_acquired_again(bench: &Bench<'_>) {
 pub(super) async fn min_hold_keeps_the_lock_after_release(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("kept");
-    let (lease, _) = granted(&*a, &bench.claim(&name)).await;
+    let (lease, _) = granted(&*a, &bench.request(&name)).await;
     let hold_for = bench.subject.ttl() / 2;
     let released = Instant::now();
     assert_eq!(a.release(&lease, hold_for).await.expect("the store answers"), Release::Released);
     loop {
-        let attempt = acquire(&*b, &bench.claim(&name)).await;
+        let attempt = acquire(&*b, &bench.request(&name)).await;
         // Stores round to milliseconds; the contract does not cover the fraction.
         let after = released.elapsed() + Duration::from_millis(2);
         match attempt {
@@ -49,12 +49,12 @@ pub(super) async fn min_hold_keeps_the_lock_after_release(bench: &Bench<'_>) {
 pub(super) async fn a_late_release_leaves_the_successor_alone(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("successor");
-    let (first, _) = granted(&*a, &bench.claim(&name)).await;
+    let (first, _) = granted(&*a, &bench.request(&name)).await;
     release(&*a, &first).await;
-    let (second, _) = granted(&*b, &bench.claim(&name)).await;
+    let (second, _) = granted(&*b, &bench.request(&name)).await;
     for hold_for in [Duration::ZERO, bench.subject.ttl()] {
         assert_not_held(a.release(&first, hold_for).await);
-        refused(&*a, &bench.claim(&name)).await;
+        refused(&*a, &bench.request(&name)).await;
     }
     release(&*b, &second).await;
 }
@@ -63,12 +63,12 @@ pub(super) async fn a_late_release_leaves_the_successor_alone(bench: &Bench<'_>)
 pub(super) async fn releasing_twice_is_never_an_error(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("twice");
-    let (lease, _) = granted(&*client, &bench.claim(&name)).await;
+    let (lease, _) = granted(&*client, &bench.request(&name)).await;
     release(&*client, &lease).await;
     for _ in 0..2 {
         let _ = client.release(&lease, Duration::ZERO).await.expect("a value, not an error");
     }
-    let (next, _) = granted(&*client, &bench.claim(&name)).await;
+    let (next, _) = granted(&*client, &bench.request(&name)).await;
     release(&*client, &next).await;
 }
 
@@ -76,11 +76,11 @@ pub(super) async fn releasing_twice_is_never_an_error(bench: &Bench<'_>) {
 pub(super) async fn releasing_a_lease_never_granted_is_no_error(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("never");
-    let never = bench.claim(&name).lease(None);
+    let never = bench.request(&name).lease(None);
     assert_eq!(client.release(&never, Duration::ZERO).await.expect("a value, not an error"), Release::NotHeld(None));
-    let (held, _) = granted(&*client, &bench.claim(&name)).await;
+    let (held, _) = granted(&*client, &bench.request(&name)).await;
     assert_not_held(client.release(&never, Duration::ZERO).await);
-    refused(&*client, &bench.claim(&name)).await;
+    refused(&*client, &bench.request(&name)).await;
     release(&*client, &held).await;
 }
 
@@ -88,16 +88,16 @@ pub(super) async fn releasing_a_lease_never_granted_is_no_error(bench: &Bench<'_
 pub(super) async fn releasing_a_broken_lease_reports_not_held(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("broken");
-    let (lease, _) = granted(&*a, &bench.claim(&name)).await;
-    let seen = refused(&*b, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
+    let (lease, _) = granted(&*a, &bench.request(&name)).await;
+    let seen = refused(&*b, &bench.request(&name)).await.version.expect("a lock that can be broken has a version");
     assert_eq!(admin(&b).break_lock(&name, &seen, "kit").await.expect("the store answers"), Break::Broken);
     for _ in 0..2 {
         let answer = a.release(&lease, Duration::ZERO).await.expect("a value, not an error");
         assert_eq!(answer, Release::NotHeld(None), "an operator broke the lock");
     }
-    let (next, _) = granted(&*b, &bench.claim(&name)).await;
+    let (next, _) = granted(&*b, &bench.request(&name)).await;
     assert_not_held(a.release(&lease, Duration::ZERO).await);
-    refused(&*a, &bench.claim(&name)).await;
+    refused(&*a, &bench.request(&name)).await;
     release(&*b, &next).await;
 }
 
@@ -115,14 +115,14 @@ fn on_lost(client: &Arc<dyn Backend>, lease: &Lease) {
 pub(super) async fn release_now_frees_the_lock_or_returns_false(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("now");
-    let (lease, _) = granted(&*a, &bench.claim(&name)).await;
+    let (lease, _) = granted(&*a, &bench.request(&name)).await;
     if release_now(&a, &lease) {
-        let (next, _) = granted(&*b, &bench.claim(&name)).await;
+        let (next, _) = granted(&*b, &bench.request(&name)).await;
         assert!(release_now(&a, &lease), "a successor does not change what the backend can do");
-        refused(&*a, &bench.claim(&name)).await;
+        refused(&*a, &bench.request(&name)).await;
         release(&*b, &next).await;
     } else {
-        refused(&*b, &bench.claim(&name)).await;
+        refused(&*b, &bench.request(&name)).await;
         release(&*a, &lease).await;
     }
 }
@@ -131,12 +131,12 @@ pub(super) async fn release_now_frees_the_lock_or_returns_false(bench: &Bench<'_
 pub(super) async fn a_lease_reported_lost_frees_its_lock(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("ended");
-    let (first, _) = granted(&*a, &bench.short_claim(&name)).await;
+    let (first, _) = granted(&*a, &bench.short_request(&name)).await;
     on_lost(&a, &first);
-    let (second, _) = bench.granted_in_the_end(&*b, &bench.claim(&name)).await;
+    let (second, _) = bench.granted_in_the_end(&*b, &bench.request(&name)).await;
     on_lost(&a, &first);
     assert_not_held(a.release(&first, Duration::ZERO).await);
-    refused(&*a, &bench.claim(&name)).await;
+    refused(&*a, &bench.request(&name)).await;
     release(&*b, &second).await;
 }
 
@@ -145,12 +145,12 @@ pub(super) async fn an_open_descriptor_keeps_the_lock_held(bench: &Bench<'_>) {
     {
         let (a, b) = (bench.client().await, bench.client().await);
         let name = bench.name("descriptor");
-        let (lease, _) = granted(&*a, &bench.claim(&name)).await;
+        let (lease, _) = granted(&*a, &bench.request(&name)).await;
         let descriptor = a.process_bound().and_then(|bound| bound.descriptor(&lease)).expect("checked before the case");
         bench.subject.crash(a).await;
-        refused(&*b, &bench.claim(&name)).await;
+        refused(&*b, &bench.request(&name)).await;
         drop(descriptor);
-        let (next, _) = granted(&*b, &bench.claim(&name)).await;
+        let (next, _) = granted(&*b, &bench.request(&name)).await;
         release(&*b, &next).await;
     }
     #[cfg(not(unix))]

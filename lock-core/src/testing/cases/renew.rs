@@ -11,7 +11,7 @@ use crate::{
 pub(super) async fn renewing_keeps_the_lease_past_its_ttl(bench: &Bench<'_>) {
     let (holder, other) = (bench.client().await, bench.client().await);
     let name = bench.name("renewed");
-    let (lease, _) = granted(&*holder, &bench.short_claim(&name)).await;
+    let (lease, _) = granted(&*holder, &bench.short_request(&name)).await;
     let mut renewed = Instant::now();
     for _ in 0..4 {
         bench.subject.pass(bench.subject.ttl() / 2).await;
@@ -23,7 +23,7 @@ pub(super) async fn renewing_keeps_the_lease_past_its_ttl(bench: &Bench<'_>) {
                 assert!(renewed.elapsed() >= bench.subject.ttl(), "lost before the ttl ended: {reason}");
             }
         }
-        let attempt = acquire(&*other, &bench.claim(&name)).await;
+        let attempt = acquire(&*other, &bench.request(&name)).await;
         if renewed.elapsed() < bench.subject.ttl() {
             assert!(matches!(attempt, AcquireOutcome::Contended(_)), "renewed {:?} ago", renewed.elapsed());
         }
@@ -33,8 +33,8 @@ pub(super) async fn renewing_keeps_the_lease_past_its_ttl(bench: &Bench<'_>) {
 // verifies: P5
 pub(super) async fn renewing_a_lease_repeatedly_is_idempotent(bench: &Bench<'_>) {
     let client = bench.client().await;
-    let claim = bench.claim(&bench.name("idempotent"));
-    let (lease, _) = granted(&*client, &claim).await;
+    let request = bench.request(&bench.name("idempotent"));
+    let (lease, _) = granted(&*client, &request).await;
     for _ in 0..3 {
         assert_eq!(client.renew(&lease).await.expect("the store answers"), Renewal::Renewed);
     }
@@ -45,13 +45,13 @@ pub(super) async fn renewing_a_lease_repeatedly_is_idempotent(bench: &Bench<'_>)
 pub(super) async fn renewing_a_released_lease_reports_its_loss(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("released");
-    let (lease, _) = granted(&*client, &bench.claim(&name)).await;
+    let (lease, _) = granted(&*client, &bench.request(&name)).await;
     release(&*client, &lease).await;
     assert!(matches!(client.renew(&lease).await.expect("the store answers"), Renewal::Lost(_)));
     // A successor does not revive the old lease.
-    let (successor, _) = granted(&*client, &bench.claim(&name)).await;
+    let (successor, _) = granted(&*client, &bench.request(&name)).await;
     assert!(matches!(client.renew(&lease).await.expect("the store answers"), Renewal::Lost(_)));
-    refused(&*client, &bench.claim(&name)).await;
+    refused(&*client, &bench.request(&name)).await;
     release(&*client, &successor).await;
 }
 
@@ -59,9 +59,9 @@ pub(super) async fn renewing_a_released_lease_reports_its_loss(bench: &Bench<'_>
 pub(super) async fn renewing_an_expired_lease_leaves_its_successor_alone(bench: &Bench<'_>) {
     let (late, next) = (bench.client().await, bench.client().await);
     let name = bench.name("robbed");
-    let (lease, _) = granted(&*late, &bench.short_claim(&name)).await;
+    let (lease, _) = granted(&*late, &bench.short_request(&name)).await;
     bench.subject.pass(bench.subject.ttl()).await;
-    let long = AcquireRequest { owner: "successor".into(), ..bench.claim(&name) };
+    let long = AcquireRequest { owner: "successor".into(), ..bench.request(&name) };
     let (successor, _) = bench.granted_in_the_end(&*next, &long).await;
     match late.renew(&lease).await.expect("the store answers") {
         Renewal::Lost(_) if !late.capabilities().holder => {}
@@ -76,16 +76,16 @@ pub(super) async fn renewing_an_expired_lease_leaves_its_successor_alone(bench: 
 pub(super) async fn the_next_renewal_reports_a_broken_lease(bench: &Bench<'_>) {
     let (holder, operator) = (bench.client().await, bench.client().await);
     let name = bench.name("broken");
-    let long = bench.claim(&name);
+    let long = bench.request(&name);
     let (lease, _) = granted(&*holder, &long).await;
     let version =
-        refused(&*operator, &bench.claim(&name)).await.version.expect("a lock that can be broken has a version");
+        refused(&*operator, &bench.request(&name)).await.version.expect("a lock that can be broken has a version");
     assert_eq!(admin(&operator).break_lock(&name, &version, "alice").await.expect("the store answers"), Break::Broken);
     match holder.renew(&lease).await.expect("the store answers") {
         Renewal::Lost(LossReason::BrokenBy(by)) => assert_eq!(by, "alice"),
         other => panic!("expected the operator as the reason: {other:?}"),
     }
-    let (next, _) = granted(&*operator, &bench.claim(&name)).await;
+    let (next, _) = granted(&*operator, &bench.request(&name)).await;
     release(&*operator, &next).await;
 }
 
@@ -93,8 +93,8 @@ pub(super) async fn renewing_many_leases_reports_each_one_separately(bench: &Ben
     let client = bench.client().await;
     let mut leases = Vec::new();
     for i in 0..5 {
-        let claim = bench.claim(&bench.name(&i.to_string()));
-        leases.push(granted(&*client, &claim).await.0);
+        let request = bench.request(&bench.name(&i.to_string()));
+        leases.push(granted(&*client, &request).await.0);
     }
     release(&*client, &leases[1]).await;
     release(&*client, &leases[4]).await;

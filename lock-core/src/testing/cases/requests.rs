@@ -19,7 +19,7 @@ async fn one_fault_each(bench: &Bench<'_>, fault: Fault) {
     let name = bench.name("resolved");
     fixture.network.next(Operation::Acquire, fault);
     let guard = fixture.acquired(&name).await;
-    refused(&*other, &bench.claim(&name)).await;
+    refused(&*other, &bench.request(&name)).await;
 
     fixture.age();
     fixture.network.next(Operation::Renew, fault);
@@ -29,7 +29,7 @@ async fn one_fault_each(bench: &Bench<'_>, fault: Fault) {
     fixture.network.next(Operation::Release, fault);
     // After a lost reply, the store may no longer know which lease was released.
     let _: Release = guard.release().await.expect("the second attempt releases");
-    let (next, _) = granted(&*other, &bench.claim(&name)).await;
+    let (next, _) = granted(&*other, &bench.request(&name)).await;
     release(&*other, &next).await;
 }
 
@@ -53,22 +53,22 @@ pub(super) async fn a_duplicate_request_has_no_further_effect(bench: &Bench<'_>)
 pub(super) async fn a_late_acquire_leaves_no_lasting_lock(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("late");
-    let claim = bench.short_claim(&name);
-    let (first, _) = granted(&*a, &claim).await;
+    let request = bench.short_request(&name);
+    let (first, _) = granted(&*a, &request).await;
     let _: Release = a.release(&first, Duration::ZERO).await.expect("the store answers");
     let mut last = first.token;
-    if let Ok(AcquireOutcome::Granted(orphan)) = a.acquire(&claim).await {
+    if let Ok(AcquireOutcome::Granted(orphan)) = a.acquire(&request).await {
         assert!(orphan.token > last || last.is_none(), "{:?} after {last:?}", orphan.token);
         last = orphan.token;
         if !a.capabilities().ttl {
             // No network repeats a request to such a store. The client asked again, so it holds the
             // lock.
-            let _: Release = a.release(&claim.lease(orphan.token), Duration::ZERO).await.expect("the store answers");
+            let _: Release = a.release(&request.lease(orphan.token), Duration::ZERO).await.expect("the store answers");
         }
     }
-    let (next, _) = bench.granted_in_the_end(&*b, &bench.claim(&name)).await;
+    let (next, _) = bench.granted_in_the_end(&*b, &bench.request(&name)).await;
     assert!(next.token > last || last.is_none(), "{:?} after {last:?}", next.token);
-    if let Ok(AcquireOutcome::Granted(_)) = a.acquire(&claim).await {
+    if let Ok(AcquireOutcome::Granted(_)) = a.acquire(&request).await {
         panic!("two hold {name}");
     }
     assert_eq!(b.renew(&next).await.expect("the store answers"), Renewal::Renewed);
@@ -96,7 +96,7 @@ async fn ends_before_the_next(bench: &Bench<'_>, fault: Fault) {
     let name = bench.name("ends");
     fixture.network.always(Operation::Renew, fault);
     let guard = acquired_in_the_end(|| fixture.locker.lock(name.as_str())).await;
-    let (successor, _) = bench.granted_in_the_end(&*other, &bench.claim(&name)).await;
+    let (successor, _) = bench.granted_in_the_end(&*other, &bench.request(&name)).await;
     assert!(guard.check().is_err(), "two hold {name}");
     guard.lost().await;
     assert_not_held(guard.release().await);
@@ -118,15 +118,15 @@ pub(super) async fn throttled_renewals_lose_the_guard_before_takeover(bench: &Be
 pub(super) async fn exactly_one_contender_replaces_a_crashed_holder(bench: &Bench<'_>) {
     let holder = bench.client().await;
     let name = bench.name("inherited");
-    let _dead = granted(&*holder, &bench.short_claim(&name)).await;
+    let _dead = granted(&*holder, &bench.short_request(&name)).await;
     // The contenders' ttl differs from the holder's ttl.
     let mut contenders = Vec::new();
     for _ in 0..8 {
-        contenders.push((bench.client().await, bench.claim(&name)));
+        contenders.push((bench.client().await, bench.request(&name)));
     }
     bench.subject.crash(holder).await;
     for _ in 0..2_000 {
-        let attempts = contenders.iter().map(|(client, claim)| acquire(&**client, claim));
+        let attempts = contenders.iter().map(|(client, request)| acquire(&**client, request));
         let attempts = futures_util::future::join_all(attempts).await;
         match attempts.iter().filter(|attempt| matches!(attempt, AcquireOutcome::Granted(_))).count() {
             0 => bench.subject.pass(bench.subject.ttl() / 20).await,

@@ -21,10 +21,10 @@ impl Bench<'_> {
 pub(super) async fn the_next_renewal_reports_a_deleted_record(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("deleted");
-    let (lease, _) = granted(&*a, &bench.claim(&name)).await;
+    let (lease, _) = granted(&*a, &bench.request(&name)).await;
     bench.tamper(Tampering::DeleteRecord, &name).await;
     assert!(matches!(a.renew(&lease).await.expect("the store answers"), Renewal::Lost(_)));
-    let (next, _) = granted(&*b, &bench.claim(&name)).await;
+    let (next, _) = granted(&*b, &bench.request(&name)).await;
     assert!(next.token > lease.token || !b.capabilities().fencing, "{:?} after {:?}", next.token, lease.token);
     assert_not_held(a.release(&lease, Duration::ZERO).await);
     assert_eq!(b.renew(&next).await.expect("the store answers"), Renewal::Renewed);
@@ -35,11 +35,11 @@ pub(super) async fn the_next_renewal_reports_a_deleted_record(bench: &Bench<'_>)
 pub(super) async fn a_replaced_record_belongs_to_another_client(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("replaced");
-    let (lease, _) = granted(&*a, &bench.claim(&name)).await;
+    let (lease, _) = granted(&*a, &bench.request(&name)).await;
     bench.tamper(Tampering::ReplaceRecord, &name).await;
     assert!(matches!(a.renew(&lease).await.expect("the store answers"), Renewal::Lost(_)));
     assert_not_held(a.release(&lease, Duration::ZERO).await);
-    refused(&*b, &bench.claim(&name)).await;
+    refused(&*b, &bench.request(&name)).await;
 }
 
 // verifies: P7, lost-token
@@ -48,7 +48,7 @@ pub(super) async fn fencing_tokens_increase_after_their_record_is_deleted(bench:
     let name = bench.name("tokens");
     let mut last = None;
     for _ in 0..5 {
-        let (lease, _) = granted(&*client, &bench.claim(&name)).await;
+        let (lease, _) = granted(&*client, &bench.request(&name)).await;
         assert!(lease.token > last, "{:?} after {last:?}", lease.token);
         last = lease.token;
         release(&*client, &lease).await;

@@ -210,7 +210,7 @@ impl Clock for Hands {
     }
 }
 
-pub(crate) fn claim(name: &str) -> AcquireRequest {
+pub(crate) fn request(name: &str) -> AcquireRequest {
     let name = LockName::new(name).expect("a good name");
     AcquireRequest::new(name, LeaseId::random(), "test").with_ttl(TTL)
 }
@@ -223,9 +223,9 @@ pub(crate) fn granted(attempt: Result<AcquireOutcome, lock_core::Error>) -> Gran
     }
 }
 
-/// Acquires for a new claim, which it returns with the token in its lease.
+/// Acquires for a new request, which it returns with the token in its lease.
 pub(crate) async fn take(backend: &DynamoBackend, name: &str) -> lock_core::backend::Lease {
-    let claim = claim(name);
-    let grant = granted(backend.acquire(&claim).await);
-    claim.lease(grant.token)
+    let request = request(name);
+    let grant = granted(backend.acquire(&request).await);
+    request.lease(grant.token)
 }

@@ -280,11 +280,11 @@ async fn model_answers_the_backend_like_dynamodb_local() {
             0..=4 => {
                 let (id, data) = (LeaseId::random(), rng.bool().then(|| b"data".to_vec()));
                 let ttl = Duration::from_millis(if rng.bool() { 1 } else { 60_000 });
-                let claim = AcquireRequest::new(name, id, "test").with_ttl(ttl).with_data(data);
+                let request = AcquireRequest::new(name, id, "test").with_ttl(ttl).with_data(data);
                 let again = 1 + usize::from(rng.bool());
                 for _ in 0..again {
-                    if let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&claim).await {
-                        held.push((client, claim.lease(grant.token)));
+                    if let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&request).await {
+                        held.push((client, request.lease(grant.token)));
                     }
                 }
             }

@@ -10,7 +10,7 @@ use lock_core::{
 use lock_dynamo::Takeover;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 
-use super::by_hand::{BOUND, Fate, TTL, World, claim, granted, take};
+use super::by_hand::{BOUND, Fate, TTL, World, granted, request, take};
 
 const MICRO: Duration = Duration::from_micros(1);
 const LONG: Duration = Duration::from_secs(24 * 3_600);
@@ -27,12 +27,12 @@ async fn cold_process_takes_over_exactly_at_expiry_plus_bound() {
     let free = expiry(&world, "a") + BOUND;
     assert!(free - world.now() - TTL - BOUND <= Duration::from_millis(1), "a millisecond for rounding");
     world.set(free - MICRO);
-    let AcquireOutcome::Contended(holder) = world.process(0).acquire(&claim("a")).await.unwrap() else {
+    let AcquireOutcome::Contended(holder) = world.process(0).acquire(&request("a")).await.unwrap() else {
         panic!("too early")
     };
     assert_eq!(holder.expires_in, Some(MICRO));
     world.set(free);
-    let grant = granted(world.process(0).acquire(&claim("a")).await);
+    let grant = granted(world.process(0).acquire(&request("a")).await);
     assert_eq!(grant.crashed.unwrap().token, lease.token);
 }
 
@@ -42,7 +42,7 @@ async fn observed_takeover_ignores_clocks_in_a_cold_process() {
     take(&world.process(0), "a").await;
     world.pass(LONG);
     let cold = world.configured(0, |config| config.takeover(Takeover::Observed));
-    let AcquireOutcome::Contended(holder) = cold.acquire(&claim("a")).await.unwrap() else { panic!("unseen") };
+    let AcquireOutcome::Contended(holder) = cold.acquire(&request("a")).await.unwrap() else { panic!("unseen") };
     assert_eq!(holder.expires_in, Some(TTL));
 }
 
@@ -55,7 +55,7 @@ async fn warm_process_takes_over_exactly_after_a_watched_lease() {
         let lease = take(&holder, "a").await;
         world.pass(Duration::from_secs(1));
         let warm = world.configured(off, |config| config.takeover(Takeover::Observed));
-        let mut impatient = claim("a");
+        let mut impatient = request("a");
         impatient.ttl = Duration::from_millis(1);
         assert!(matches!(warm.acquire(&impatient).await.unwrap(), AcquireOutcome::Contended(_)));
         world.pass(TTL - MICRO);
@@ -86,12 +86,12 @@ async fn two_wrong_clocks_never_end_a_valid_lease() {
                 let sent = world.now();
                 take(&world.process(holder), "a").await;
                 world.set(sent + TTL - GRACE - Duration::from_millis(1));
-                let attempt = world.process(contender).acquire(&claim("a")).await;
+                let attempt = world.process(contender).acquire(&request("a")).await;
                 let what = format!("the holder's clock is off by {holder} ms, the contender's by {contender}");
                 assert!(!matches!(attempt, Ok(AcquireOutcome::Granted(_))), "robbed: {what}");
                 // A contender with a good clock acquires the lock in the end.
                 world.set(sent + TTL + 2 * BOUND);
-                let attempt = world.process(contender).acquire(&claim("a")).await;
+                let attempt = world.process(contender).acquire(&request("a")).await;
                 let is_granted = matches!(attempt, Ok(AcquireOutcome::Granted(_)));
                 assert!(is_granted || contender.abs() > 900, "blocked: {what}: {attempt:?}");
                 taken += u32::from(is_granted);
@@ -113,7 +113,7 @@ async fn wrong_clock_is_an_error_with_the_measured_skew() {
         let wrong = world.process(off);
         // Not at once: the first request of a clock that is ahead, or behind, must not decide
         // either.
-        let error = wrong.acquire(&claim("a")).await.unwrap_err();
+        let error = wrong.acquire(&request("a")).await.unwrap_err();
         assert!(error.kind() == ErrorKind::Config && error.is_retryable() && !error.is_ambiguous(), "{error}");
         assert!(error.to_string().contains(shown) && error.to_string().contains("skew bound 2s"), "{error}");
     }
@@ -136,7 +136,7 @@ async fn only_a_clock_within_half_the_bound_decides() {
         take(&world.process(0), "a").await;
         let free = expiry(&world, "a") + 2 * BOUND;
         world.set(Duration::from_secs(free.as_secs() + 1));
-        let attempt = world.process(off).acquire(&claim("a")).await;
+        let attempt = world.process(off).acquire(&request("a")).await;
         assert_eq!(matches!(attempt, Ok(AcquireOutcome::Granted(_))), may, "{off}: {attempt:?}");
     }
 }
@@ -146,7 +146,7 @@ async fn date_of_a_proxy_is_ignored() {
     let world = World::proxied();
     take(&world.process(0), "a").await;
     world.pass(LONG);
-    let error = world.process(0).acquire(&claim("a")).await.unwrap_err();
+    let error = world.process(0).acquire(&request("a")).await.unwrap_err();
     assert!(error.to_string().contains("no Date header"), "{error}");
 }
 
@@ -160,9 +160,9 @@ async fn lock_with_min_hold_is_free_exactly_at_its_end() {
     let free = Duration::from_millis(world.number("a", "free_at").try_into().unwrap());
     assert!(free >= world.now() + hold && free <= world.now() + hold + Duration::from_millis(1));
     world.set(free - MICRO);
-    assert!(matches!(world.process(0).acquire(&claim("a")).await.unwrap(), AcquireOutcome::Contended(_)));
+    assert!(matches!(world.process(0).acquire(&request("a")).await.unwrap(), AcquireOutcome::Contended(_)));
     world.set(free);
-    assert_eq!(granted(world.process(0).acquire(&claim("a")).await).crashed, None);
+    assert_eq!(granted(world.process(0).acquire(&request("a")).await).crashed, None);
     assert!(!world.item("a").as_object().unwrap().contains_key("free_at"), "or it would look released again");
 }
 
@@ -174,7 +174,7 @@ async fn record_changed_since_judgement_is_not_taken_over() {
         world.set(expiry(&world, "a") + BOUND);
         world.next(None);
         world.next(Fate::After(version));
-        let attempt = world.process(0).acquire(&claim("a")).await.unwrap();
+        let attempt = world.process(0).acquire(&request("a")).await.unwrap();
         assert!(matches!(attempt, AcquireOutcome::Contended(_)), "{attempt:?}");
         assert_eq!(world.item("a")["version"]["S"], version);
     }

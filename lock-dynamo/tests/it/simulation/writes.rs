@@ -8,7 +8,7 @@ use lock_core::{
 };
 use lock_dynamo::Schema;
 
-use super::by_hand::{Fate, TTL, World, claim, granted, take};
+use super::by_hand::{Fate, TTL, World, granted, request, take};
 
 const HOUR: i64 = 3_600_000;
 
@@ -103,7 +103,7 @@ async fn duplicate_requests_take_effect_once() {
     // Of a takeover the first request is refused, and the second delivered twice.
     world.next(None);
     world.next(Fate::Twice);
-    let grant = granted(cold.acquire(&claim("b")).await);
+    let grant = granted(cold.acquire(&request("b")).await);
     assert_eq!(grant.crashed.unwrap().token, dead.token);
     assert_eq!(world.take_seen(), ["UpdateItem"; 2]);
 }
@@ -225,7 +225,7 @@ async fn late_request_of_a_released_acquisition_is_refused() {
         for hold_for in [TTL, Duration::ZERO] {
             let world = World::new();
             let process = world.configured(0, |config| config.schema(schema));
-            let late = claim("a");
+            let late = request("a");
             let lease = late.lease(granted(process.acquire(&late).await).token);
             world.pass(Duration::from_millis(1));
             assert_eq!(process.release(&lease, hold_for).await.unwrap(), Release::Released);
@@ -258,7 +258,7 @@ async fn break_affects_only_the_lease_seen() {
     // version.
     world.put("b", "version", "v1");
     world.put("b", "released", "1");
-    assert_eq!(process.break_lock(&claim("b").name, "v1", "alice").await.unwrap(), Break::Changed(None));
+    assert_eq!(process.break_lock(&request("b").name, "v1", "alice").await.unwrap(), Break::Changed(None));
     assert_eq!(world.item("b")["version"]["S"], "v1");
 }
 
@@ -278,7 +278,7 @@ async fn release_of_a_broken_lease_is_not_held() {
 async fn purge_deletes_only_released_locks() {
     let world = World::new();
     let process = world.process(0);
-    let name = claim("a").name;
+    let name = request("a").name;
     assert!(process.purge(&name).await.unwrap(), "the item does not exist");
     // Another application's data, which is not a lock.
     world.put("a", "team", "etl");
