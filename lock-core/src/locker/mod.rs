@@ -1,10 +1,12 @@
 //! The interface for applications: lockers, requests, guards, elections.
 
+mod acquire_loop;
 mod admin;
 mod guard;
 mod leader;
 mod loss_signal;
 mod options;
+mod outcome;
 mod request;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -15,7 +17,8 @@ pub use self::{
     guard::Guard,
     leader::{LeaderElection, Leadership},
     loss_signal::LossSignal,
-    request::{LockRequest, TryAcquire, TryRun},
+    outcome::{TryAcquire, TryRun},
+    request::LockRequest,
 };
 use crate::{
     backend::{Backend, Capabilities, Capability},

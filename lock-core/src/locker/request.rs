@@ -2,42 +2,16 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{
-    backend::{AcquireOutcome, AcquireRequest, Grant, Watch},
-    engine::{
-        acquisition::PendingAcquire,
-        backoff::{Backoff, SHORTEST, jitter},
-        hold::{HoldLimits, LeaseState},
-        metrics::{self, Outcome},
-        queue::Turn,
-        shared::Shared,
-        timing::Timing,
-    },
-    locker::{guard::Guard, options::option_setters},
-    types::{ClockReading, Error, ErrorKind, Holder, LeaseId, LockName, LockOptions, Operation},
+use super::{
+    acquire_loop::{AcquireLoop, OnContention},
+    guard::Guard,
+    options::option_setters,
+    outcome::{TryAcquire, TryRun},
 };
-
-/// The outcome of a bounded attempt to acquire.
-#[derive(Debug)]
-#[must_use = "dropping an acquired guard releases the lock"]
-pub enum TryAcquire {
-    /// This process holds the lock now.
-    Acquired(Guard),
-    /// Another client holds the lock.
-    Contended(Holder),
-}
-
-/// The outcome of [`try_run`](LockRequest::try_run).
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "the work may have been skipped"]
-pub enum TryRun<T> {
-    /// The work finished under the lock, with this result.
-    Ran(T),
-    /// Another client holds the lock, so the work did not start.
-    Skipped(Holder),
-}
-
-type OnContention = Arc<dyn Fn(&Holder) + Send + Sync>;
+use crate::{
+    engine::shared::Shared,
+    types::{Error, ErrorKind, Holder, LockName, LockOptions, Operation},
+};
 
 /// A request for a lock, made by [`Locker::lock`](crate::Locker::lock). Its options override those
 /// of the locker.
@@ -56,14 +30,6 @@ impl fmt::Debug for LockRequest {
         f.debug_struct("LockRequest").field("name", &self.name).field("options", &self.options).finish_non_exhaustive()
     }
 }
-
-/// How long a waiter retries transient errors before it returns the last one. As long as the
-/// default ttl: a longer outage has ended the leases of most holders too, and the caller has to
-/// know.
-const OUTAGE: Duration = Duration::from_secs(30);
-/// How many times an attempt without a wait is sent while errors are transient. One lost reply must
-/// not fail it. Each further attempt may take a whole request timeout.
-const TRIES: u32 = 3;
 
 impl LockRequest {
     option_setters!();
@@ -99,9 +65,8 @@ impl LockRequest {
     /// # Cancel safety
     /// Cancel safe: a lock that the store may have granted is released in the background.
     pub async fn try_acquire(self) -> Result<TryAcquire, Error> {
-        let mut acquiring = AcquireLoop::new(self)?;
-        acquiring.turn = acquiring.shared.queues.try_enter(&acquiring.name);
-        let outcome = acquiring.answer_now().await;
+        let mut acquiring = self.acquire_loop()?;
+        let outcome = acquiring.try_now().await;
         acquiring.finish(outcome)
     }
 
@@ -121,7 +86,7 @@ impl LockRequest {
     /// Cancel safe: the waiter leaves the queue, and a lock that the store may have granted is
     /// released in the background.
     pub async fn acquire_within(self, wait: Duration) -> Result<TryAcquire, Error> {
-        let mut acquiring = AcquireLoop::new(self)?;
+        let mut acquiring = self.acquire_loop()?;
         let outcome = acquiring.wait(Some(wait)).await;
         acquiring.finish(outcome)
     }
@@ -138,7 +103,7 @@ impl LockRequest {
     /// Cancel safe: the waiter leaves the queue, and a lock that the store may have granted is
     /// released in the background.
     pub async fn acquire(self) -> Result<Guard, Error> {
-        let mut acquiring = AcquireLoop::new(self)?;
+        let mut acquiring = self.acquire_loop()?;
         let outcome = acquiring.wait(None).await;
         match acquiring.finish(outcome)? {
             TryAcquire::Acquired(guard) => Ok(guard),
@@ -202,6 +167,12 @@ impl LockRequest {
     }
 }
 
+impl LockRequest {
+    fn acquire_loop(self) -> Result<AcquireLoop, Error> {
+        AcquireLoop::new(self.shared, self.name?, self.options, self.on_contention)
+    }
+}
+
 async fn run_and_release<T>(guard: Guard, work: impl AsyncFnOnce(&Guard) -> T) -> Result<T, Error> {
     // On a loss the guard is dropped, which releases in the background. The caller has to get the
     // loss without waiting for that.
@@ -211,254 +182,4 @@ async fn run_and_release<T>(guard: Guard, work: impl AsyncFnOnce(&Guard) -> T) -
         tracing::warn!(%name, %error, "release failed after the work was done");
     }
     Ok(done)
-}
-
-/// One acquisition in progress.
-struct AcquireLoop {
-    shared: Arc<Shared>,
-    name: LockName,
-    timing: Timing,
-    limits: HoldLimits,
-    pending: PendingAcquire,
-    turn: Option<Turn>,
-    on_contention: Option<OnContention>,
-}
-
-impl AcquireLoop {
-    /// Checks the name and the options before the first request is sent.
-    fn new(LockRequest { shared, name, options, on_contention }: LockRequest) -> Result<Self, Error> {
-        let asked = shared.clock.now();
-        let name = name?;
-        let timing = Timing::new(&options, shared.capabilities, shared.backend.timings())
-            .map_err(|e| e.with_name(&name).with_store(shared.backend.describe()))?;
-        shared.note_runtime();
-        // Guards of an ended runtime may hold the lock, and only the renewal task ends them.
-        shared.renewer.revive(&tokio::runtime::Handle::current());
-        let limits =
-            HoldLimits { asked, deadline: options.deadline, min_hold: options.min_hold, max_hold: options.max_hold };
-        let owner = options.owner.unwrap_or_else(|| shared.owner().to_owned());
-        let mut request = AcquireRequest::new(name.clone(), LeaseId::random(), owner).with_data(options.data);
-        if let Some(ttl) = timing.ttl {
-            request.ttl = ttl;
-        }
-        let pending = PendingAcquire::new(&shared, request, timing.attempt_timeout);
-        Ok(Self { shared, name, timing, limits, pending, turn: None, on_contention })
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.shared.clock.now().since(self.limits.asked)
-    }
-
-    /// Returns the time until the caller's deadline.
-    fn left(&self) -> Option<Duration> {
-        self.limits.deadline.map(|limit| limit.saturating_sub(self.elapsed()))
-    }
-
-    fn is_too_late(&self) -> bool {
-        self.left().is_some_and(|left| left < SHORTEST)
-    }
-
-    fn finish(&self, outcome: Result<TryAcquire, Error>) -> Result<TryAcquire, Error> {
-        let ended = match &outcome {
-            Ok(TryAcquire::Acquired(_)) => Outcome::Acquired,
-            Ok(TryAcquire::Contended(_)) => Outcome::Contended,
-            Err(_) => Outcome::Error,
-        };
-        metrics::waited(ended, self.elapsed());
-        match &outcome {
-            Ok(TryAcquire::Acquired(guard)) => tracing::debug!(name = %self.name, token = ?guard.token(), "acquired"),
-            Ok(TryAcquire::Contended(holder)) => tracing::debug!(name = %self.name, %holder, "contended"),
-            Err(error) => tracing::debug!(name = %self.name, %error, "acquisition failed"),
-        }
-        outcome.map_err(|e| e.with_store(self.shared.backend.describe()))
-    }
-
-    /// Makes one attempt and returns its outcome.
-    #[tracing::instrument(level = "debug", name = "attempt", skip_all, fields(name = %self.name))]
-    async fn attempt(&mut self) -> Result<TryAcquire, Error> {
-        self.pending.prepare(self.left()).await?;
-        if self.is_too_late() {
-            return Err(too_late());
-        }
-        let left = self.left();
-        let (ttl, valid_for) = self.timing.lease_for(left);
-        if let Some(ttl) = ttl {
-            self.pending.set_ttl(ttl);
-        }
-        let (from, answer) = self.pending.attempt(left).await?;
-        let grant = match answer {
-            AcquireOutcome::Granted(grant) => grant,
-            AcquireOutcome::Contended(holder) => {
-                self.note_held(&holder);
-                return Ok(TryAcquire::Contended(holder));
-            }
-        };
-        let lease = self.pending.request.lease(grant.token);
-        let shared = &self.shared;
-        let means = (Arc::clone(&shared.backend), Arc::clone(&shared.clock), Arc::clone(&shared.renewer.detector));
-        let hold = LeaseState::new(lease, self.timing, self.limits, from, valid_for, means);
-        let now = hold.now();
-        if hold.is_valid(now) {
-            return Ok(TryAcquire::Acquired(self.guard(hold, from, now, grant)));
-        }
-        // Granted, but the lease expired before the reply arrived.
-        let given_back = self.pending.give_back(from).await;
-        if self.is_too_late() {
-            return Err(too_late().with_ambiguous(!given_back));
-        }
-        let what = "the store's reply arrived after the lease had expired; use a longer ttl if the store has one";
-        Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(!given_back))
-    }
-
-    fn guard(&mut self, hold: LeaseState, from: ClockReading, now: ClockReading, grant: Grant) -> Guard {
-        if let Some(turn) = &self.turn {
-            let owner = Some(self.pending.request.owner.clone());
-            let since = Some(std::time::SystemTime::UNIX_EPOCH + from.wall);
-            turn.note_holder(Holder { owner, token: grant.token, since, ..Holder::default() });
-        }
-        hold.keep_turn(self.turn.take());
-        let hold = Arc::new(hold);
-        self.shared.renewer.keep(&hold, now);
-        Guard::new(hold, Arc::clone(&self.shared), grant.crashed)
-    }
-
-    fn note_held(&self, holder: &Holder) {
-        if let Some(turn) = &self.turn {
-            turn.note_holder(holder.clone());
-        }
-        if let Some(observer) = &self.on_contention {
-            observer(holder);
-        }
-    }
-
-    /// Makes an attempt without waiting. Repeats it only while the store does not reply.
-    async fn answer_now(&mut self) -> Result<TryAcquire, Error> {
-        let mut tries = 1;
-        loop {
-            match self.attempt().await {
-                Err(error) if error.is_retryable() && tries < TRIES && !self.is_too_late() => {
-                    tracing::debug!(name = %self.name, %error, "attempt failed; retrying");
-                    // With jitter, because other clients got no reply either and retry too.
-                    tokio::time::sleep(self.shared.backend.timings().poll_min.mul_f64(f64::from(tries) * jitter()))
-                        .await;
-                    tries += 1;
-                }
-                answer => return answer,
-            }
-        }
-    }
-
-    /// Returns the time until the wait ends.
-    fn patience(&self, wait: Option<Duration>) -> Option<Duration> {
-        [wait.map(|wait| wait.saturating_sub(self.elapsed())), self.left()].into_iter().flatten().min()
-    }
-
-    /// Waits for its turn in this process, then contends for the lock.
-    async fn wait(&mut self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
-        if self.patience(wait).is_some_and(|left| left.is_zero()) {
-            self.turn = self.shared.queues.try_enter(&self.name);
-            return self.answer_now().await;
-        }
-        let queues = Arc::clone(&self.shared.queues);
-        let queued = queues.enter(&self.name);
-        let turn = match self.patience(wait) {
-            None => Some(queued.await),
-            Some(left) => tokio::time::timeout(left, queued).await.ok(),
-        };
-        let Some(turn) = turn else { return Ok(TryAcquire::Contended(queues.holder(&self.name))) };
-        self.turn = Some(turn);
-        self.contend(wait).await
-    }
-
-    async fn contend(&mut self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
-        let mut backoff = Backoff::new(self.shared.backend.timings());
-        let mut watch = None;
-        let mut may_watch = self.shared.capabilities.wake_up;
-        let mut failing: Option<ClockReading> = None;
-        loop {
-            let answer = self.attempt().await;
-            let expires_in = match &answer {
-                Ok(TryAcquire::Acquired(_)) => return answer,
-                Ok(TryAcquire::Contended(holder)) => {
-                    failing = None;
-                    holder.expires_in
-                }
-                Err(error) => {
-                    let now = self.shared.clock.now();
-                    let since = *failing.get_or_insert(now);
-                    if !error.is_retryable() || now.since(since) >= OUTAGE {
-                        return answer;
-                    }
-                    tracing::debug!(name = %self.name, %error, "attempt failed while waiting; retrying");
-                    None
-                }
-            };
-            let left = self.patience(wait);
-            if left.is_some_and(|left| left.is_zero()) {
-                return answer;
-            }
-            if may_watch && watch.is_none() {
-                let limit = left.map_or(self.timing.attempt_timeout, |left| left.min(self.timing.attempt_timeout));
-                match watch_for(&self.shared, &self.name, limit).await {
-                    Ok(Some(begun)) => {
-                        watch = Some(begun);
-                        // Try again: a release before the watch began does not wake it.
-                        continue;
-                    }
-                    Ok(None) => may_watch = false,
-                    // Retried in the next round: after an outage a long wait must not depend on
-                    // polling.
-                    Err(()) => {}
-                }
-            }
-            let longest = self.patience(wait).unwrap_or(Duration::MAX);
-            let pause = backoff.after_wake(holder_of(&answer));
-            if !pause.is_zero() {
-                // Woken although the lock is still held. Such a watch must not cause a tight loop.
-                tokio::time::sleep(pause.min(longest)).await;
-            }
-            let nap = backoff.next(expires_in).min(longest);
-            tokio::select! {
-                // At the latest until the holder's lease expires; without a watch until the next
-                // poll.
-                () = tokio::time::sleep(nap.max(SHORTEST)) => {}
-                () = changed(watch.as_mut()) => backoff.woken(holder_of(&answer)),
-            }
-            if self.is_too_late() {
-                return answer;
-            }
-        }
-    }
-}
-
-/// Begins to watch a name. Returns `Ok(None)` if the store cannot watch at all, and an error if it
-/// failed now.
-///
-/// Not a method, because an `AcquireLoop` with a request in flight cannot be shared between
-/// threads.
-async fn watch_for(shared: &Shared, name: &LockName, limit: Duration) -> Result<Option<Box<dyn Watch>>, ()> {
-    let answer = tokio::time::timeout(limit, shared.backend.watch(name)).await;
-    answer
-        .map_err(drop)?
-        .map_err(|error| tracing::debug!(%name, %error, "watch failed; polling until the next attempt"))
-}
-
-async fn changed(watch: Option<&mut Box<dyn Watch>>) {
-    match watch {
-        Some(watch) => watch.changed().await,
-        None => std::future::pending().await,
-    }
-}
-
-fn holder_of(answer: &Result<TryAcquire, Error>) -> Option<&Holder> {
-    match answer {
-        Ok(TryAcquire::Contended(holder)) => Some(holder),
-        _ => None,
-    }
-}
-
-fn too_late() -> Error {
-    Error::new(ErrorKind::Timeout, "the deadline was reached before the store granted the lock")
-        .with_ambiguous(false)
-        .with_retryable(false)
 }
