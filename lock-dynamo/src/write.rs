@@ -214,8 +214,8 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
-    /// Sets all attributes of a lock held by `request`. Returns the placeholder of the token, if the
-    /// layout has one.
+    /// Sets all attributes of a lock held by `request`. Returns the placeholder of the token, if
+    /// the layout has one.
     fn grant(
         &mut self,
         request: &AcquireRequest,

@@ -1,4 +1,4 @@
-//! The conformance kit on the shelf: all that it takes.
+//! The conformance suite on the shelf: all that it takes.
 
 use std::sync::Arc;
 

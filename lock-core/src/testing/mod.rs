@@ -30,7 +30,7 @@
 //! - processes that are suspended, and clocks that are set;
 //! - futures dropped at any await point, and guards dropped on any thread;
 //! - records that a third party deletes or replaces ([`Subject::tamper`]);
-//! - many random faults at once. The case prints its seed; `ONELOCK_KIT_SEED` replays it.
+//! - many random faults at once. The case prints its seed; `ONELOCK_SUITE_SEED` replays it.
 //!
 //! A case listed under `except` does not run. Its test passes only while the backend lacks the
 //! capability that the case needs.

@@ -371,7 +371,7 @@ async fn an_exception_for_an_unknown_case_fails() {
 }
 
 #[test]
-// verifies: P11, kit-sees
+// verifies: P11, suite-sees
 fn every_case_passes_without_bugs_and_catches_one() {
     // Failures are expected here; their messages would only clutter the output.
     std::panic::set_hook(Box::new(|_| {}));

@@ -162,7 +162,10 @@ pub(super) async fn fencing_tokens_increase_across_a_forced_break(bench: &Bench<
         last = lease.token;
         let version =
             refused(&*client, &bench.request(&name)).await.version.expect("a lock that can be broken has a version");
-        assert_eq!(admin(&client).break_lock(&name, &version, "kit").await.expect("the store answers"), Break::Broken);
+        assert_eq!(
+            admin(&client).break_lock(&name, &version, "suite").await.expect("the store answers"),
+            Break::Broken
+        );
     }
 }
 

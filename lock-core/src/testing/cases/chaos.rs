@@ -25,7 +25,7 @@ const OBTAINABLE: Duration = Duration::from_secs(20);
 /// The share of requests with a fault.
 const SHARE: f64 = 0.25;
 /// The environment variable that replays the faults of a failed run.
-const SEED: &str = "ONELOCK_KIT_SEED";
+const SEED: &str = "ONELOCK_SUITE_SEED";
 
 // verifies: P1
 pub(super) async fn random_faults_never_violate_lock_guarantees(bench: &Bench<'_>) {

@@ -94,9 +94,9 @@ pub(super) async fn breaking_requires_the_current_lock_version(bench: &Bench<'_>
     let (first, _) = granted(&*a, &long).await;
     let stale = refused(&*b, &bench.request(&name)).await.version.expect("a lock that can be broken has a version");
     release(&*a, &first).await;
-    assert_eq!(admin(&b).break_lock(&name, &stale, "kit").await.expect("the store answers"), Break::Changed(None));
+    assert_eq!(admin(&b).break_lock(&name, &stale, "suite").await.expect("the store answers"), Break::Changed(None));
     let (second, _) = granted(&*a, &AcquireRequest { id: LeaseId::random(), ..long }).await;
-    match admin(&b).break_lock(&name, &stale, "kit").await.expect("the store answers") {
+    match admin(&b).break_lock(&name, &stale, "suite").await.expect("the store answers") {
         Break::Changed(Some(_)) => {}
         other => panic!("a stale version broke the lock of a newer holder: {other:?}"),
     }

@@ -90,7 +90,7 @@ pub(super) async fn releasing_a_broken_lease_reports_not_held(bench: &Bench<'_>)
     let name = bench.name("broken");
     let (lease, _) = granted(&*a, &bench.request(&name)).await;
     let seen = refused(&*b, &bench.request(&name)).await.version.expect("a lock that can be broken has a version");
-    assert_eq!(admin(&b).break_lock(&name, &seen, "kit").await.expect("the store answers"), Break::Broken);
+    assert_eq!(admin(&b).break_lock(&name, &seen, "suite").await.expect("the store answers"), Break::Broken);
     for _ in 0..2 {
         let answer = a.release(&lease, Duration::ZERO).await.expect("a value, not an error");
         assert_eq!(answer, Release::NotHeld(None), "an operator broke the lock");
