@@ -11,7 +11,13 @@ use lock_core::{
     },
 };
 
-use crate::{Address, Compat, RedisConfig, Topology, compat::redis_py, deployment::Deployment, doctor, quorum::Quorum};
+use crate::{
+    Address, Compat, RedisConfig, Topology,
+    compat::redis_py,
+    deployment::Deployment,
+    doctor,
+    quorum::{Member, Quorum},
+};
 
 /// Locks on Redis. Cheap to clone; clones share the connection.
 ///
@@ -65,9 +71,9 @@ impl Servers {
         };
         let server = |address: &Address| {
             let alone = RedisConfig { topology: Topology::Standalone(address.clone()), ..config.clone() };
-            Deployment::new(&alone).map(Arc::new)
+            Ok(Member::new(address.to_string(), Deployment::new(&alone)?))
         };
-        let servers = addresses.iter().map(server).collect::<Result<_, _>>()?;
+        let servers = addresses.iter().map(server).collect::<Result<_, Error>>()?;
         Ok(Self::Quorum(Arc::new(Quorum::new(servers, config.timeout))))
     }
 }
@@ -181,7 +187,10 @@ impl Admin for RedisBackend {
     }
 
     async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
-        let result = ask!(self.break_lock(name, version, by));
+        let result = match &self.servers {
+            Servers::One(deployment) => deployment.break_lock(name, version, by, false).await,
+            Servers::Quorum(quorum) => quorum.break_lock(name, version, by).await,
+        };
         result.map_err(|error| self.context(error, Operation::Break, Some(name)))
     }
 

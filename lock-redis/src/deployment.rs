@@ -35,9 +35,9 @@ pub(crate) struct Deployment {
     pub(crate) connection: ConnectionSlot,
     replicated: Option<Replication>,
     pub(crate) keys: Keys,
-    scripts: Scripts,
+    pub(crate) scripts: Scripts,
     last_stamp: AtomicU64,
-    unanswered: UnansweredAcquires,
+    pub(crate) unanswered: UnansweredAcquires,
 }
 
 /// Waits until replicas have confirmed a write.
@@ -108,7 +108,7 @@ impl Deployment {
     ///
     /// The server compares the stamps of one id to detect an acquire that arrives after its
     /// release.
-    fn stamp(&self) -> u64 {
+    pub(crate) fn stamp(&self) -> u64 {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
         let now = u64::try_from(now).unwrap_or(u64::MAX);
         let next = |last| stamp_after(last, now);
@@ -246,7 +246,15 @@ impl Deployment {
         }
     }
 
-    pub(crate) async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
+    /// Breaks the lock of the holder `version`. With `elsewhere`, other servers of the quorum have
+    /// broken it, so this server keeps a trace even if it does not have the lock.
+    pub(crate) async fn break_lock(
+        &self,
+        name: &LockName,
+        version: &str,
+        by: &str,
+        elsewhere: bool,
+    ) -> Result<Break, Error> {
         // Only onelock's locks have a version, which is the lease id. Any other text matches no
         // current lock.
         let Ok(id) = version.parse::<LeaseId>().map(|id| id.to_string()) else {
@@ -256,7 +264,10 @@ impl Deployment {
         let mut keys =
             vec![lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, &id), self.keys.waiters(&lock)];
         keys.extend(self.keys.signal(name));
-        let call = self.scripts.break_lock.call(&keys).arg(&id).arg(by).arg(u8::from(self.connection.is_cluster()));
+        let mut call = self.scripts.break_lock.call(&keys).arg(&id).arg(by).arg(u8::from(self.connection.is_cluster()));
+        if elsewhere {
+            call = call.arg(1);
+        }
         match self.connection.run(&call).await? {
             Value::Array(answer) if answer.first() == Some(&Value::Int(1)) => Ok(Break::Broken),
             Value::Array(answer) => refusal("the break script", &answer).map(Break::Changed),
@@ -371,7 +382,7 @@ fn stamp_after(last: u64, now_micros: u64) -> u64 {
 
 /// Converts to whole milliseconds, rounded up. Redis has no finer unit and refuses 0, and a lease
 /// must not be shorter than requested.
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).clamp(1, 1 << 52)
 }
 

@@ -35,7 +35,7 @@ pub(crate) async fn examine_deployment(config: &RedisConfig, deployment: &Deploy
 pub(crate) async fn examine_quorum(config: &RedisConfig, quorum: &Quorum) -> Vec<Finding> {
     let Topology::Quorum(addresses) = &config.topology else { return Vec::new() };
     let each = addresses.iter().zip(quorum.servers()).map(|(address, server)| async move {
-        about(&address.to_string(), examine_server(config, &server.connection, None).await)
+        about(&address.to_string(), examine_server(config, &server.deployment.connection, None).await)
     });
     join_all(each).await.concat()
 }

@@ -18,6 +18,7 @@ mod list;
 mod outstanding_replies;
 mod quorum;
 mod record;
+mod repair;
 mod script;
 mod unanswered_acquires;
 mod wake;

@@ -1,6 +1,9 @@
 //! A majority of independent servers decides: the Redlock algorithm, extended by rising tokens.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures_util::{
@@ -17,21 +20,41 @@ use crate::{deployment::Deployment, wake::RedisWatch};
 /// Asks all servers at once, and waits for each at most a fraction of the ttl.
 #[derive(Debug)]
 pub(crate) struct Quorum {
-    servers: Vec<Arc<Deployment>>,
+    servers: Vec<Member>,
     timeout: Duration,
 }
 
+/// A server of a quorum.
+#[derive(Debug)]
+pub(crate) struct Member {
+    pub(crate) address: String,
+    pub(crate) deployment: Arc<Deployment>,
+    /// Whether the last renewal found that this server lacks a lock that the majority confirms.
+    pub(crate) incomplete: AtomicBool,
+}
+
+impl Member {
+    pub(crate) fn new(address: String, deployment: Deployment) -> Self {
+        Self { address, deployment: Arc::new(deployment), incomplete: AtomicBool::new(false) }
+    }
+}
+
 impl Quorum {
-    pub(crate) fn new(servers: Vec<Arc<Deployment>>, timeout: Duration) -> Self {
+    pub(crate) fn new(servers: Vec<Member>, timeout: Duration) -> Self {
         Self { servers, timeout }
     }
 
-    pub(crate) fn servers(&self) -> &[Arc<Deployment>] {
+    pub(crate) fn servers(&self) -> &[Member] {
         &self.servers
     }
 
-    fn majority(&self) -> usize {
+    pub(crate) fn majority(&self) -> usize {
         self.servers.len() / 2 + 1
+    }
+
+    /// How long one server may take to answer.
+    pub(crate) fn limit(&self, ttl: Option<Duration>) -> Duration {
+        ttl.map_or(self.timeout, |ttl| (ttl / 10).max(Duration::from_millis(20)).min(self.timeout))
     }
 
     /// Asks every server, with a limit far below `ttl`.
@@ -39,9 +62,9 @@ impl Quorum {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        let limit = ttl.map_or(self.timeout, |ttl| (ttl / 10).max(Duration::from_millis(20)).min(self.timeout));
+        let limit = self.limit(ttl);
         let bounded = self.servers.iter().map(|server| {
-            let answer = tokio::time::timeout(limit, ask(Arc::clone(server)));
+            let answer = tokio::time::timeout(limit, ask(Arc::clone(&server.deployment)));
             async move {
                 let late = || {
                     Error::new(ErrorKind::Timeout, format!("a server of the quorum did not answer within {limit:?}"))
@@ -136,29 +159,35 @@ impl Quorum {
             async move { Ok(server.renew_many(&leases).await) }
         };
         let answers = self.ask(shortest, ask).await;
-        (0..leases.len())
-            .map(|i| {
-                let (mut renewed, mut lost) = (0, Vec::new());
-                for answer in answers.iter().flatten() {
-                    match &answer[i] {
-                        Ok(Renewal::Renewed) => renewed += 1,
-                        Ok(Renewal::Lost(reason)) => lost.push(reason.clone()),
-                        Err(_) => {}
-                    }
-                }
-                match lost.len() {
-                    _ if renewed >= self.majority() => Ok(Renewal::Renewed),
-                    // The silent servers cannot complete a majority any more.
-                    n if n > self.servers.len() - self.majority() => {
-                        Ok(Renewal::Lost(lost.into_iter().max_by_key(how_much_it_says).expect("at least one")))
-                    }
-                    _ => Err(Error::new(
-                        ErrorKind::Unavailable,
-                        format!("only {renewed} of the {} servers of the quorum renewed the lease", self.servers.len()),
-                    )),
-                }
-            })
-            .collect()
+        let renewals: Vec<_> =
+            (0..leases.len()).map(|i| self.renewal(answers.iter().flatten().map(|all| &all[i]))).collect();
+        self.repair(&longer, &answers, &renewals, self.limit(shortest)).await;
+        renewals
+    }
+
+    /// What the answers of the servers mean for one lease.
+    fn renewal<'a>(&self, answers: impl Iterator<Item = &'a Result<Renewal, Error>>) -> Result<Renewal, Error> {
+        let (mut renewed, mut lost) = (0, Vec::new());
+        for answer in answers {
+            match answer {
+                Ok(Renewal::Renewed) => renewed += 1,
+                // A break that has not reached every server is still a break.
+                Ok(Renewal::Lost(broken @ LossReason::BrokenBy(_))) => return Ok(Renewal::Lost(broken.clone())),
+                Ok(Renewal::Lost(reason)) => lost.push(reason.clone()),
+                Err(_) => {}
+            }
+        }
+        match lost.len() {
+            _ if renewed >= self.majority() => Ok(Renewal::Renewed),
+            // The silent servers cannot complete a majority any more.
+            n if n > self.servers.len() - self.majority() => {
+                Ok(Renewal::Lost(lost.into_iter().max_by_key(how_much_it_says).expect("at least one")))
+            }
+            _ => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!("only {renewed} of the {} servers of the quorum renewed the lease", self.servers.len()),
+            )),
+        }
     }
 
     pub(crate) async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
@@ -232,13 +261,16 @@ impl Quorum {
     }
 
     pub(crate) async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
-        let ask = |server: Arc<Deployment>| async move { server.break_lock(name, version, by).await };
+        let ask = |server: Arc<Deployment>| async move { server.break_lock(name, version, by, false).await };
         let answers = self.ask(None, ask).await;
         if answers.iter().flatten().count() < self.majority() {
             return Err(self.short(answers));
         }
         // A break on one server may end a majority that did not include all servers.
         if answers.iter().any(|answer| matches!(answer, Ok(Break::Broken))) {
+            // A renewal in flight must not set the lock again on a server that lacked it.
+            let trace = |server: Arc<Deployment>| async move { server.break_lock(name, version, by, true).await };
+            self.ask(None, trace).await;
             return Ok(Break::Broken);
         }
         let holders = answers.into_iter().flatten().filter_map(|answer| match answer {

@@ -31,6 +31,13 @@ pub(crate) fn tail(request: &AcquireRequest, ttl_ms: u64) -> Vec<u8> {
     tail
 }
 
+/// Returns the end of a record of `id`, which follows its stamp and token.
+pub(crate) fn end_of(record: &[u8], id: LeaseId) -> Option<&[u8]> {
+    let mut fields = record.splitn(4, |&b| b == b' ');
+    (fields.next()? == id.to_string().as_bytes()).then_some(())?;
+    fields.nth(2)
+}
+
 /// Reads the holder from a key: from `value` if that is a string, else from the `kind` of value.
 /// `ttl_ms` is the key's remaining time.
 pub(crate) fn holder(value: Option<&[u8]>, ttl_ms: i64, kind: Option<&str>) -> Holder {

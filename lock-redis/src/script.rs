@@ -46,6 +46,7 @@ scripts! {
     acquire = "acquire.lua",
     renew = "renew.lua",
     lost = "lost.lua",
+    restore = "restore.lua",
     release = "release.lua",
     inspect = "inspect.lua",
     break_lock = "break.lua",

@@ -1,12 +1,14 @@
 -- Breaks the lock of the holder whose id is ARGV[1].
 -- KEYS: lock, token, trace for the holder, waiters; with python-redis-lock also its signal list.
--- ARGV: id, name of the breaker, "1" on a cluster.
+-- ARGV: id, name of the breaker, "1" on a cluster; "1" to leave the trace where the id has no lock,
+-- because other servers of the quorum have broken it.
 
 -- How long the old holder can find out who broke its lock, in ms: one hour.
 local BROKEN_FOR = 3600000
 
 local held = redis.call('MGET', KEYS[1])[1]
 if not held or string.sub(held, 1, 33) ~= ARGV[1] .. ' ' then
+  if ARGV[4] == '1' then redis.call('SET', KEYS[3], ARGV[2], 'PX', BROKEN_FOR) end
   return holder(KEYS[1], held)
 end
 local stamp, token = string.match(held, '^%x+ (%d+) (%d+) ')

@@ -9,6 +9,7 @@ mod fixture;
 mod keys;
 mod lost_replies;
 mod quorum;
+mod quorum_repair;
 mod replicas;
 mod sentinel;
 mod standalone;

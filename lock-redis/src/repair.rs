@@ -1,0 +1,190 @@
+//! Sets held locks again on servers of a quorum that lost them, as in a restart without data.
+//!
+//! Otherwise the servers forget a held lock one by one in a rolling restart, until another client
+//! finds a majority without the lock.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use futures_util::future::{join_all, select_ok};
+use lock_core::{
+    Error, LossReason,
+    backend::{Lease, Renewal},
+};
+use redis::Value;
+
+use crate::{
+    deployment::{Deployment, millis},
+    error::unexpected,
+    quorum::{Member, Quorum},
+    record,
+};
+
+/// The answers of one server to a renewal of several leases.
+type Answers = Result<Vec<Result<Renewal, Error>>, Error>;
+
+impl Quorum {
+    /// Sets each lease that a majority has `renewals` for again where it was lost, and reports
+    /// servers without it.
+    ///
+    /// A lease that is not set again within `limit` is left to the next renewal.
+    pub(crate) async fn repair(
+        &self,
+        leases: &[Lease],
+        answers: &[Answers],
+        renewals: &[Result<Renewal, Error>],
+        limit: Duration,
+    ) {
+        let held = || (0..leases.len()).filter(|&i| matches!(renewals[i], Ok(Renewal::Renewed)));
+        let has =
+            |server: usize, i: usize| matches!(&answers[server], Ok(all) if matches!(all[i], Ok(Renewal::Renewed)));
+        let each = self.servers().iter().enumerate().map(|(server, member)| async move {
+            let lacking: Vec<_> = held().filter(|&i| !has(server, i)).collect();
+            let lost = lacking.iter().copied().filter(|&i| forgot(&answers[server], i));
+            let restored = join_all(lost.map(|i| {
+                let confirmed = self.servers().iter().enumerate().filter(move |(other, _)| has(*other, i));
+                let restore = restore(member, confirmed.map(|(_, member)| member), &leases[i]);
+                async move { tokio::time::timeout(limit, restore).await.is_ok_and(|set| set) }
+            }));
+            let restored = restored.await.into_iter().filter(|&set| set).count();
+            member.report(restored, lacking.len() - restored);
+        });
+        join_all(each).await;
+    }
+}
+
+/// Whether a server answered that it does not have lease `i`, and that no client ended it.
+fn forgot(answers: &Answers, i: usize) -> bool {
+    matches!(answers, Ok(all) if matches!(all[i], Ok(Renewal::Lost(LossReason::RecordGone | LossReason::Expired))))
+}
+
+/// Copies the record of `lease` from one of the servers that `confirmed` it. Returns whether
+/// `member` has the lock now.
+async fn restore(member: &Member, confirmed: impl Iterator<Item = &Member>, lease: &Lease) -> bool {
+    let records = confirmed.map(|other| Box::pin(other.deployment.record(lease)));
+    let Ok((record, _)) = select_ok(records).await else { return false };
+    let stamp = member.deployment.stamp();
+    member.deployment.restore(lease, &record, stamp).await.unwrap_or_else(|error| {
+        tracing::debug!(server = member.address, name = %lease.name, %error, "lock not set again");
+        false
+    })
+}
+
+impl Member {
+    /// Reports changes, because renewals are many.
+    fn report(&self, restored: usize, lacking: usize) {
+        let server = self.address.as_str();
+        if restored > 0 {
+            tracing::warn!(
+                server,
+                locks = restored,
+                "held locks set again on a server of the quorum that had lost them"
+            );
+        }
+        match (self.incomplete.swap(lacking > 0, Ordering::Relaxed), lacking) {
+            (false, 1..) => tracing::warn!(
+                server,
+                locks = lacking,
+                "a server of the quorum lacks locks that are held; check it before another server fails"
+            ),
+            (true, 0) => tracing::info!(server, "the server of the quorum has all locks of this process again"),
+            _ => {}
+        }
+    }
+}
+
+impl Deployment {
+    /// Reads the record of a lease that this server has.
+    async fn record(&self, lease: &Lease) -> Result<Vec<u8>, Error> {
+        let keys = [self.keys.lock(&lease.name)];
+        let answer = self.connection.run(&self.scripts.inspect.call(&keys)).await?;
+        match answer {
+            Value::Array(items) => match items.into_iter().nth(1) {
+                Some(Value::BulkString(record)) => Ok(record),
+                other => Err(unexpected("the inspect script", &other.unwrap_or(Value::Nil))),
+            },
+            other => Err(unexpected("the inspect script", &other)),
+        }
+    }
+
+    /// Sets a lock with the `record` of another server. Returns whether `lease` has the lock now.
+    async fn restore(&self, lease: &Lease, record: &[u8], stamp: u64) -> Result<bool, Error> {
+        let (Some(end), Some(token)) = (record::end_of(record, lease.id), lease.token) else { return Ok(false) };
+        let (lock, id) = (self.keys.lock(&lease.name), lease.id.to_string());
+        let keys = [lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, &id), self.keys.broken(&lock, &id)];
+        let call = self.scripts.restore.call(&keys).arg(&id).arg(millis(lease.ttl)).arg(stamp);
+        let call = call.arg(token.get()).arg(end);
+        // Like an acquire, this request must not take effect after the release of its id.
+        let mut sent = self.unanswered.sending(lease.id);
+        let answer = self.connection.run(&call).await;
+        sent.answered = !answer.as_ref().is_err_and(Error::is_ambiguous);
+        match answer? {
+            Value::Int(set) => Ok(set == 1),
+            answer => Err(unexpected("the restore script", &answer)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lock_core::{
+        LockName,
+        backend::{AcquireRequest, LeaseId, Release},
+    };
+    use test_support::redis::RedisServer;
+
+    use super::*;
+    use crate::{Address, RedisConfig};
+
+    /// A server and a lease of it, with the record.
+    async fn held() -> (RedisServer, Deployment, Lease, Vec<u8>) {
+        let server = RedisServer::start();
+        let config = RedisConfig::standalone(Address::tcp("127.0.0.1", server.port()));
+        let deployment = Deployment::new(&config.timeout(Duration::from_secs(10))).unwrap();
+        let request = AcquireRequest::new(LockName::new("job").unwrap(), LeaseId::from(7), "etl");
+        assert!(deployment.acquire(&request).await.is_ok());
+        let record = deployment.record(&request.lease(None)).await.unwrap();
+        let token = record::parse(&record).unwrap().token;
+        (server, deployment, request.lease(token), record)
+    }
+
+    #[tokio::test]
+    async fn a_late_repair_does_not_undo_a_release() {
+        for lost in [false, true] {
+            let (server, deployment, lease, record) = held().await;
+            if lost {
+                server.command(&["FLUSHALL"]);
+            }
+            let stamp = deployment.stamp();
+            drop(deployment.unanswered.sending(lease.id));
+            let released = deployment.release(&lease, Duration::ZERO).await.unwrap();
+            assert_eq!(released, if lost { Release::NotHeld(None) } else { Release::Released });
+            assert!(!deployment.restore(&lease, &record, stamp).await.unwrap());
+            // Another client overwrites the mark in the token's key.
+            let other = AcquireRequest::new(lease.name.clone(), LeaseId::from(8), "other");
+            assert!(deployment.acquire(&other).await.is_ok());
+            let other = other.lease(None);
+            assert_eq!(deployment.release(&other, Duration::ZERO).await.unwrap(), Release::Released);
+            assert!(!deployment.restore(&lease, &record, stamp).await.unwrap());
+            assert_eq!(deployment.inspect(&lease.name).await.unwrap(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_late_repair_does_not_undo_a_break() {
+        let (server, deployment, lease, record) = held().await;
+        server.command(&["FLUSHALL"]);
+        let _ = deployment.break_lock(&lease.name, &lease.id.to_string(), "alice", true).await.unwrap();
+        assert!(!deployment.restore(&lease, &record, deployment.stamp()).await.unwrap());
+        assert_eq!(deployment.inspect(&lease.name).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_duplicate_repair_changes_nothing() {
+        let (server, deployment, lease, record) = held().await;
+        let longer = lease.clone().with_ttl(lease.ttl * 1000);
+        assert!(deployment.restore(&longer, &record, deployment.stamp()).await.unwrap());
+        assert_eq!(deployment.record(&lease).await.unwrap(), record);
+        let left: u64 = server.command(&["PTTL", "onelock:{job}"]).trim().trim_start_matches(':').parse().unwrap();
+        assert!(u128::from(left) <= lease.ttl.as_millis(), "{left}");
+    }
+}
