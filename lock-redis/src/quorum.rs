@@ -1,86 +1,24 @@
 //! A majority of independent servers decides: the Redlock algorithm, extended by rising tokens.
 
-use std::{
-    sync::{Arc, atomic::AtomicBool},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures_util::{
-    FutureExt,
-    future::{join_all, select_all},
-};
+use futures_util::{FutureExt, future::select_all};
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
     backend::{AcquireOutcome, AcquireRequest, Break, Grant, Lease, Release, Renewal, Watch},
 };
 
+pub(crate) use crate::ask::{Member, Quorum};
 use crate::{deployment::Deployment, wake::RedisWatch};
 
-/// Asks all servers at once, and waits for each at most a fraction of the ttl.
-#[derive(Debug)]
-pub(crate) struct Quorum {
-    servers: Vec<Member>,
-    timeout: Duration,
-}
-
-/// A server of a quorum.
-#[derive(Debug)]
-pub(crate) struct Member {
-    pub(crate) address: String,
-    pub(crate) deployment: Arc<Deployment>,
-    /// Whether the last renewal found that this server lacks a lock that the majority confirms.
-    pub(crate) incomplete: AtomicBool,
-}
-
-impl Member {
-    pub(crate) fn new(address: String, deployment: Deployment) -> Self {
-        Self { address, deployment: Arc::new(deployment), incomplete: AtomicBool::new(false) }
-    }
-}
-
 impl Quorum {
-    pub(crate) fn new(servers: Vec<Member>, timeout: Duration) -> Self {
-        Self { servers, timeout }
-    }
-
-    pub(crate) fn servers(&self) -> &[Member] {
-        &self.servers
-    }
-
-    pub(crate) fn majority(&self) -> usize {
-        self.servers.len() / 2 + 1
-    }
-
-    /// How long one server may take to answer.
-    pub(crate) fn limit(&self, ttl: Option<Duration>) -> Duration {
-        ttl.map_or(self.timeout, |ttl| (ttl / 10).max(Duration::from_millis(20)).min(self.timeout))
-    }
-
-    /// Asks every server, with a limit far below `ttl`.
-    async fn ask<T, F>(&self, ttl: Option<Duration>, ask: impl Fn(Arc<Deployment>) -> F) -> Vec<Result<T, Error>>
-    where
-        F: Future<Output = Result<T, Error>>,
-    {
-        let limit = self.limit(ttl);
-        let bounded = self.servers.iter().map(|server| {
-            let answer = tokio::time::timeout(limit, ask(Arc::clone(&server.deployment)));
-            async move {
-                let late = || {
-                    Error::new(ErrorKind::Timeout, format!("a server of the quorum did not answer within {limit:?}"))
-                };
-                answer.await.unwrap_or_else(|_| Err(late()))
-            }
-        });
-        join_all(bounded).await
-    }
-
     /// The error if no majority answered in time.
     fn short<T>(&self, answers: Vec<Result<T, Error>>) -> Error {
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
         let message = match failed {
             0 => "too few servers of the quorum confirmed in time; use a longer ttl".into(),
-            failed => format!("{failed} of the {} servers of the quorum did not answer", self.servers.len()),
+            failed => format!("{failed} of the {} servers of the quorum did not answer", self.servers().len()),
         };
         let error = Error::new(ErrorKind::Unavailable, message);
         match answers.into_iter().find_map(Result::err) {
@@ -92,10 +30,14 @@ impl Quorum {
     pub(crate) async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let longer = request.clone().with_ttl(with_drift(request.ttl));
         let answers = self
-            .ask(Some(request.ttl), |server| {
-                let request = longer.clone();
-                async move { server.acquire(&request).await }
-            })
+            .ask(
+                Some(request.ttl),
+                |outcome| Some(matches!(outcome, AcquireOutcome::Granted(_))),
+                |server| {
+                    let request = longer.clone();
+                    async move { server.acquire(&request).await }
+                },
+            )
             .await;
         let grants: Vec<&Grant> = answers
             .iter()
@@ -111,16 +53,20 @@ impl Quorum {
             return Ok(AcquireOutcome::Granted(
                 Grant::default()
                     .with_token(token)
-                    .with_crashed(grants.iter().find_map(|grant| grant.crashed.clone()))
+                    .with_crashed(self.crashed(&grants))
                     .with_already_ours(grants.iter().filter(|grant| grant.already_ours).count() >= self.majority()),
             ));
         }
         // On every server, because a server that did not answer may have granted the lock.
         let lease = request.lease(None);
-        self.ask(Some(request.ttl), |server| {
-            let lease = lease.clone();
-            async move { server.release(&lease, Duration::ZERO).await }
-        })
+        self.ask(
+            Some(request.ttl),
+            |_| Some(()),
+            |server| {
+                let lease = lease.clone();
+                async move { server.release(&lease, Duration::ZERO).await }
+            },
+        )
         .await;
         let holders = answers.iter().filter_map(|answer| match answer {
             Ok(AcquireOutcome::Contended(holder)) => Some(holder.clone()),
@@ -135,6 +81,15 @@ impl Quorum {
         }
     }
 
+    /// The holder before this grant, if it crashed. A server that missed the release of a holder
+    /// names it too, so the majority decides.
+    fn crashed(&self, grants: &[&Grant]) -> Option<Holder> {
+        let crashed = most_frequent(grants.iter().filter_map(|grant| grant.crashed.clone()))?;
+        let named = |grant: &&&Grant| grant.crashed.as_ref().is_some_and(|other| same(other, &crashed));
+        let others = grants.len() - grants.iter().filter(named).count();
+        (others < self.majority()).then_some(crashed)
+    }
+
     /// Tells every server the largest token that any of them has minted.
     ///
     /// Any later majority includes a server that knows this token, and so mints a larger one.
@@ -143,7 +98,7 @@ impl Quorum {
             let (name, id) = (lease.name.clone(), lease.id);
             async move { server.advance_token(&name, id, token).await }
         };
-        let answers = self.ask(Some(lease.ttl), ask).await;
+        let answers = self.ask(Some(lease.ttl), |&raised| Some(raised), ask).await;
         let raised = answers.iter().filter(|raised| matches!(raised, Ok(true))).count();
         if raised < self.majority() && answers.iter().any(Result::is_err) {
             return Err(self.short(answers));
@@ -156,9 +111,16 @@ impl Quorum {
         let shortest = leases.iter().map(|lease| lease.ttl).min();
         let ask = |server: Arc<Deployment>| {
             let leases = longer.clone();
-            async move { Ok(server.renew_many(&leases).await) }
+            async move {
+                let mut renewals = server.renew_many(&leases).await;
+                match renewals.iter().all(Result::is_err).then(|| renewals.pop()).flatten() {
+                    Some(Err(error)) => Err(error),
+                    _ => Ok(renewals),
+                }
+            }
         };
-        let answers = self.ask(shortest, ask).await;
+        let renewed = |renewal: &Result<Renewal, Error>| Some(*renewal.as_ref().ok()? == Renewal::Renewed);
+        let answers = self.ask(shortest, |all: &Vec<_>| all.iter().map(renewed).collect::<Option<Vec<_>>>(), ask).await;
         let renewals: Vec<_> =
             (0..leases.len()).map(|i| self.renewal(answers.iter().flatten().map(|all| &all[i]))).collect();
         self.repair(&longer, &answers, &renewals, self.limit(shortest)).await;
@@ -180,12 +142,12 @@ impl Quorum {
         match lost.len() {
             _ if renewed >= self.majority() => Ok(Renewal::Renewed),
             // The silent servers cannot complete a majority any more.
-            n if n > self.servers.len() - self.majority() => {
+            n if n > self.servers().len() - self.majority() => {
                 Ok(Renewal::Lost(lost.into_iter().max_by_key(how_much_it_says).expect("at least one")))
             }
             _ => Err(Error::new(
                 ErrorKind::Unavailable,
-                format!("only {renewed} of the {} servers of the quorum renewed the lease", self.servers.len()),
+                format!("only {renewed} of the {} servers of the quorum renewed the lease", self.servers().len()),
             )),
         }
     }
@@ -195,13 +157,13 @@ impl Quorum {
             let lease = lease.clone();
             async move { server.release(&lease, hold_for).await }
         };
-        let answers = self.ask(Some(lease.ttl), ask).await;
+        let answers = self.ask(Some(lease.ttl), |release| Some(*release == Release::Released), ask).await;
         let answered = answers.iter().flatten().count();
         let released = answers.iter().filter(|answer| matches!(answer, Ok(Release::Released))).count();
         if released >= self.majority() {
             return Ok(Release::Released);
         }
-        if answered < self.majority() || released > 0 && answered < self.servers.len() {
+        if answered < self.majority() || released > 0 && answered < self.servers().len() {
             return Err(self.short(answers));
         }
         let holder = most_frequent(answers.into_iter().flatten().filter_map(|answer| match answer {
@@ -212,12 +174,8 @@ impl Quorum {
     }
 
     pub(crate) async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        let answers = self
-            .ask(None, |server| {
-                let name = name.clone();
-                async move { server.inspect(&name).await }
-            })
-            .await;
+        let ask = |server: Arc<Deployment>| async move { server.inspect(name).await };
+        let answers = self.ask(None, |holder| Some(holder.as_ref().map(identity)), ask).await;
         if answers.iter().flatten().count() < self.majority() {
             return Err(self.short(answers));
         }
@@ -226,12 +184,9 @@ impl Quorum {
     }
 
     pub(crate) async fn purge(&self, name: &LockName) -> Result<bool, Error> {
-        let answers = self
-            .ask(None, |server| {
-                let name = name.clone();
-                async move { server.purge(&name).await }
-            })
-            .await;
+        // Decided by all servers only.
+        let ask = |server: Arc<Deployment>| async move { server.purge(name).await };
+        let answers = self.ask(None, |_| None::<()>, ask).await;
         if answers.iter().any(Result::is_err) {
             return Err(self.short(answers));
         }
@@ -240,7 +195,10 @@ impl Quorum {
 
     pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
         let ask = |server: Arc<Deployment>| async move { server.list(prefix).await };
-        let answers = self.ask(None, ask).await;
+        let names = |all: &Vec<(LockName, Holder)>| {
+            Some(all.iter().map(|(name, holder)| (name.clone(), identity(holder))).collect::<Vec<_>>())
+        };
+        let answers = self.ask(None, names, ask).await;
         if answers.iter().flatten().count() < self.majority() {
             return Err(self.short(answers));
         }
@@ -262,7 +220,7 @@ impl Quorum {
 
     pub(crate) async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
         let ask = |server: Arc<Deployment>| async move { server.break_lock(name, version, by, false).await };
-        let answers = self.ask(None, ask).await;
+        let answers = self.ask(None, |broken| Some(*broken == Break::Broken), ask).await;
         if answers.iter().flatten().count() < self.majority() {
             return Err(self.short(answers));
         }
@@ -270,7 +228,7 @@ impl Quorum {
         if answers.iter().any(|answer| matches!(answer, Ok(Break::Broken))) {
             // A renewal in flight must not set the lock again on a server that lacked it.
             let trace = |server: Arc<Deployment>| async move { server.break_lock(name, version, by, true).await };
-            self.ask(None, trace).await;
+            self.ask(None, |_| Some(()), trace).await;
             return Ok(Break::Broken);
         }
         let holders = answers.into_iter().flatten().filter_map(|answer| match answer {
@@ -282,10 +240,14 @@ impl Quorum {
 
     pub(crate) async fn watch(&self, name: &LockName) -> Result<QuorumWatch, Error> {
         let answers = self
-            .ask(None, |server| {
-                let name = name.clone();
-                async move { server.queue(&name).await }
-            })
+            .ask(
+                None,
+                |_| Some(()),
+                |server| {
+                    let name = name.clone();
+                    async move { server.queue(&name).await }
+                },
+            )
             .await;
         if answers.iter().flatten().count() < self.majority() {
             return Err(self.short(answers));
@@ -311,7 +273,12 @@ fn how_much_it_says(reason: &LossReason) -> u8 {
 }
 
 fn same(a: &Holder, b: &Holder) -> bool {
-    (&a.version, &a.owner, &a.foreign) == (&b.version, &b.owner, &b.foreign)
+    identity(a) == identity(b)
+}
+
+/// What distinguishes a holder from another one.
+fn identity(holder: &Holder) -> [Option<String>; 3] {
+    [holder.version.clone(), holder.owner.clone(), holder.foreign.clone()]
 }
 
 fn most_frequent(holders: impl Iterator<Item = Holder>) -> Option<Holder> {

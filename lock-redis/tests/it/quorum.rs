@@ -242,3 +242,23 @@ async fn the_most_specific_loss_reason_is_reported() {
     assert_eq!(last.break_lock(&lease.name, &lease.id.to_string(), "alice").await.unwrap(), Break::Broken);
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::BrokenBy("alice".into())));
 }
+
+#[tokio::test]
+async fn a_server_that_missed_a_release_reports_no_crash() {
+    let servers = start(3);
+    let backend = client_of(&servers);
+    for (missed, crashed) in [(1, false), (2, true), (3, true)] {
+        let (lease, _) = granted(&backend, &request("job", LONG)).await;
+        for (i, server) in servers.iter().enumerate() {
+            if i < missed {
+                // As if the ttl had ended.
+                server.command(&["DEL", "onelock:{job}"]);
+            } else {
+                assert_eq!(client(server.addr()).release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+            }
+        }
+        let (next, grant) = granted(&backend, &request("job", LONG)).await;
+        assert_eq!(grant.crashed.is_some(), crashed, "{missed} servers missed the release");
+        assert_eq!(backend.release(&next, Duration::ZERO).await.unwrap(), Release::Released);
+    }
+}
