@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::deployment::Deployment;
 
-/// How many limits long a server counts as silent after an operation waited for it without an answer.
+/// How many limits long a server counts as silent after an operation waited and got no answer.
 ///
 /// Then an operation waits once more, because only a waiting caller can connect to a server that is
 /// back. A limit is a tenth of the ttl at most, so a server is repaired within a ttl.
