@@ -58,6 +58,11 @@ impl RedisConfig {
         config.tls = plain == "rediss";
         config.user = store.take_user().filter(|user| !user.is_empty());
         config.password = store.take_password();
+        if kind == "unix" {
+            // A socket has no host that a login could precede.
+            config.user = store.take_string("user");
+            config.password = store.take_secret("password");
+        }
         config.database = database(store, kind)?;
         config.take_options(store)?;
         store.finish()?;
@@ -158,6 +163,10 @@ mod tests {
                 RedisConfig::standalone(Address::Unix("/run/redis.sock".into())).database(2),
             ),
             (
+                "redis+unix:///run/redis.sock?user=u&password=p%26",
+                RedisConfig::standalone(Address::Unix("/run/redis.sock".into())).login("u", "p&"),
+            ),
+            (
                 "redis+sentinel://a,b:7/mymaster?sentinel_password=x&db=1",
                 RedisConfig::new(Topology::Sentinel {
                     sentinels: vec![tcp("a", 26379), tcp("b", 7)],
@@ -191,6 +200,8 @@ mod tests {
             ("redis://h?timout=1s", "\"timeout\""),
             ("redis://h?ca=/x", "ca"),
             ("redis+unix://", "redis+unix:///run"),
+            ("redis+unix:///run/redis.sock?password=s3cret&timout=1s", "\"timeout\""),
+            ("redis://h?password=s3cret", "password"),
             ("redis+sentinel://a", "mymaster"),
             ("redis+cluster://a/1", "database 0"),
             ("redis+cluster://a?compat=python-redis-lock", "slots"),

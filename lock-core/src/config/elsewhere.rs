@@ -33,7 +33,7 @@ impl ConfigString {
     /// - `NAME_env` becomes `NAME` with the value of that environment variable.
     ///
     /// This applies to all options that are secret by name. `password` is the password before the
-    /// host.
+    /// host, or the option of that name where there is no host, as for a socket.
     ///
     /// # Errors
     /// Of kind [`ErrorKind::Config`](crate::ErrorKind::Config) if a file cannot be read, a variable
@@ -54,7 +54,8 @@ impl ConfigString {
                     None => error,
                 }
             })?;
-            self = if name == "password" {
+            // The password of a socket, which has no host, is an option.
+            self = if name == "password" && !self.hosts.is_empty() {
                 self.with_password(Secret::new(secret))?
             } else {
                 self.with_option(name, secret)?

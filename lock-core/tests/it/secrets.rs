@@ -35,6 +35,15 @@ fn file(content: &str) -> tempfile::TempPath {
     file.into_temp_path()
 }
 
+#[test]
+fn the_password_of_a_socket_becomes_an_option() {
+    let password = file("hunter2\n");
+    let text = format!("guarded+unix:///run/s.sock?password_file={}", password.display());
+    let fetched = ConfigString::parse(&text).unwrap().fetch_secrets().unwrap();
+    assert_eq!(fetched, ConfigString::parse("guarded+unix:///run/s.sock?password=hunter2").unwrap());
+    assert!(!format!("{fetched} {fetched:?}").contains("hunter2"));
+}
+
 #[tokio::test]
 async fn secrets_come_from_files_and_from_the_environment() {
     let registry = Registry::new().with(Guarded);

@@ -91,6 +91,8 @@ async fn a_password_a_database_and_a_socket_work() {
     let server = RedisServer::with_args(&["--requirepass", "s3cret"]);
     use_all(tcp(&server).password("s3cret").database(3)).await.unwrap();
     use_all(RedisConfig::standalone(Address::Unix(server.socket())).password("s3cret")).await.unwrap();
+    let socket = format!("redis+unix://{}?password=s3cret", server.socket().display());
+    use_all(RedisConfig::from_url(&socket).unwrap()).await.unwrap();
     let denied = (ErrorKind::PermissionDenied, false);
     assert_eq!(advice(tcp(&server), "requires a password").await, denied, "NOAUTH");
     assert_eq!(advice(tcp(&server).password("s3cret-not"), "rejected this user").await, denied, "WRONGPASS");
