@@ -13,7 +13,7 @@ use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
     backend::{AcquireOutcome, AcquireRequest, Break, Lease, LeaseId, Release, Renewal, Watch},
 };
-use redis::{RedisError, ServerErrorKind, Value};
+use redis::{ServerErrorKind, Value};
 
 use crate::{
     answer::{granted_or_held, refusal, why_lost},
@@ -21,7 +21,7 @@ use crate::{
     config::{RedisConfig, Topology},
     connect::Connector,
     connection::ConnectionSlot,
-    error::unexpected,
+    error::{Cause, unexpected},
     keys::Keys,
     record,
     script::{Call, Scripts},
@@ -372,8 +372,8 @@ impl Deployment {
 
 /// Whether a call was refused because some of its keys may be on another node.
 fn is_moving(error: &Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<RedisError>());
-    source.is_some_and(|source| source.kind() == redis::ErrorKind::Server(ServerErrorKind::TryAgain))
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Cause>());
+    source.is_some_and(|source| source.0.kind() == redis::ErrorKind::Server(ServerErrorKind::TryAgain))
 }
 
 fn stamp_after(last: u64, now_micros: u64) -> u64 {

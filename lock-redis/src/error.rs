@@ -1,5 +1,7 @@
 //! Translates errors of Redis into kinds with advice.
 
+use std::fmt::{self, Write};
+
 use lock_core::{Error, ErrorKind};
 use redis::{RedisError, ServerErrorKind};
 
@@ -153,7 +155,8 @@ pub(crate) fn translate(error: RedisError, phase: Phase) -> Error {
     let (kind, retryable, message) = classify(&error, phase);
     // An error reply means that the script wrote nothing, unless the user lacks a right, and that a
     // retry cannot resolve. An invalid reply proves nothing.
-    let unanswered = error.is_io_error() || matches!(kind, ErrorKind::Timeout | ErrorKind::Corrupt);
+    let invalid = matches!(error.kind(), redis::ErrorKind::Parse | redis::ErrorKind::UnexpectedReturnType);
+    let unanswered = error.is_io_error() || invalid || kind == ErrorKind::Timeout;
     let unsure = match phase {
         Phase::Connect => false,
         Phase::Request => unanswered,
@@ -166,8 +169,32 @@ pub(crate) fn translate(error: RedisError, phase: Phase) -> Error {
     if phase == Phase::Connect && error.to_string().contains("unknown command") {
         return translated;
     }
-    translated.with_source(error)
+    translated.with_source(Cause(error))
 }
+
+/// The most characters of a server's text in an error.
+const LONGEST_CAUSE: usize = 300;
+
+/// An error of redis-rs as one line, because a server, or whatever listens at its port, chooses the
+/// text.
+///
+/// It has no source: the text of redis-rs repeats that of its source.
+#[derive(Debug)]
+pub(crate) struct Cause(pub(crate) RedisError);
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.0.to_string();
+        let lines: Vec<_> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        let line = lines.join("; ");
+        for c in line.chars().take(LONGEST_CAUSE) {
+            if c.is_control() { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
+        }
+        if line.chars().nth(LONGEST_CAUSE).is_some() { f.write_str("…") } else { Ok(()) }
+    }
+}
+
+impl std::error::Error for Cause {}
 
 fn classify(error: &RedisError, phase: Phase) -> (ErrorKind, bool, String) {
     let text = error.to_string();
@@ -214,11 +241,14 @@ fn classify(error: &RedisError, phase: Phase) -> (ErrorKind, bool, String) {
         redis::ErrorKind::Server(ServerErrorKind::ResponseError) => {
             (ErrorKind::Other, false, "Redis returned an error".into())
         }
-        redis::ErrorKind::Parse | redis::ErrorKind::UnexpectedReturnType => (
-            ErrorKind::Corrupt,
-            false,
-            "the reply is not valid in the Redis protocol; check that host and port are those of a Redis server".into(),
-        ),
+        redis::ErrorKind::Parse | redis::ErrorKind::UnexpectedReturnType => {
+            let advice = "the reply is not in the Redis protocol; check that host and port are those of a Redis server";
+            // A server that logged this client in speaks the protocol: the reply was damaged.
+            match phase {
+                Phase::Connect => (ErrorKind::Config, false, advice.into()),
+                _ => (ErrorKind::Unavailable, true, advice.into()),
+            }
+        }
         _ => (ErrorKind::Other, false, "the request to Redis failed".into()),
     }
 }

@@ -6,9 +6,14 @@
 -- digits takes Redis longer than storing it.
 local TOKEN_IDLE = '2592000000'
 
+-- The longest record that a reply contains, in bytes: 1 MiB.
+local LONGEST_RECORD = 1048576
+
 -- Returns the holder, for a refusal:
 -- {0, record or false, remaining ms, type of a key that is not a string or false}.
 local function holder(lock, held)
+  -- A foreign value may be as large as 512 MB. Its beginning is enough to recognise it as foreign.
+  if held and #held > LONGEST_RECORD then held = string.sub(held, 1, 40) end
   local kind = false
   if not held then kind = redis.call('TYPE', lock).ok end
   return {0, held, redis.call('PTTL', lock), kind}
