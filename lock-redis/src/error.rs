@@ -232,6 +232,11 @@ fn classify(error: &RedisError, phase: Phase) -> (ErrorKind, bool, String) {
             true,
             "the cluster node that owns the slot of this lock is unreachable; check CLUSTER NODES".into(),
         ),
+        redis::ErrorKind::Io if text.contains("CaUsedAsEndEntity") => {
+            let advice = "the server's certificate is self-signed and marked as an authority (CA:TRUE); make it again \
+                          with basicConstraints=CA:FALSE, or let an authority sign a certificate for the server";
+            (ErrorKind::Config, false, advice.into())
+        }
         redis::ErrorKind::Io if is_tls(&text) => {
             let advice =
                 "TLS handshake failed; check the certificate authority (ca), the host name and the client certificate";

@@ -59,6 +59,25 @@ impl Certificates {
         (self.path("server.crt"), self.path("server.key"))
     }
 
+    /// Creates a self-signed certificate and its key for `localhost`, which is also an authority if
+    /// `authority`.
+    ///
+    /// # Panics
+    /// If `openssl` is missing or fails.
+    pub fn self_signed(&self, authority: bool) -> (PathBuf, PathBuf) {
+        let who = if authority { "self-ca" } else { "self" };
+        let constraint = if authority { "TRUE" } else { "FALSE" };
+        let extensions = format!("subjectAltName=DNS:localhost\nbasicConstraints=critical,CA:{constraint}\n");
+        std::fs::write(self.path("extensions"), extensions).expect("the directory is ours");
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256";
+        openssl(self, &format!("req -nodes {key} -subj /CN=localhost -keyout {who}.key -out {who}.csr"));
+        openssl(
+            self,
+            &format!("x509 -req -in {who}.csr -signkey {who}.key -days 2 -extfile extensions -out {who}.crt"),
+        );
+        (self.path(&format!("{who}.crt")), self.path(&format!("{who}.key")))
+    }
+
     /// Returns the configuration of a TLS server for `localhost`.
     ///
     /// # Panics

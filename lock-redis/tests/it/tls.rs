@@ -137,6 +137,26 @@ async fn an_untrusted_authority_is_refused() {
 }
 
 #[tokio::test]
+async fn a_self_signed_certificate_works_unless_it_is_an_authority() {
+    let certificates = Certificates::make();
+    for authority in [false, true] {
+        let (cert, key) = certificates.self_signed(authority);
+        let [cert, key] = [cert, key].map(|path| path.to_str().unwrap().to_owned());
+        let args = ["--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-auth-clients", "no"];
+        let server = RedisServer::with_tls(&certificates, &args);
+        let config = RedisConfig::standalone(on_localhost(server.tls_port())).ca_file(&cert);
+        let backend = RedisBackend::new(config.connect_timeout(Duration::from_secs(20))).unwrap();
+        let answer = backend.inspect(&fixture::name("job")).await;
+        if authority {
+            let error = answer.unwrap_err();
+            assert!(error.kind() == ErrorKind::Config && error.to_string().contains("CA:FALSE"), "{error:?}");
+        } else {
+            assert_eq!(answer.unwrap(), None);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_missing_client_certificate_is_a_config_error() {
     assert_eq!(kind(config("localhost").ca_file(server().1.ca())).await, (ErrorKind::Config, false));
 }
