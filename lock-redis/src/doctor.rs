@@ -37,7 +37,22 @@ pub(crate) async fn examine_quorum(config: &RedisConfig, quorum: &Quorum) -> Vec
     let each = addresses.iter().zip(quorum.servers()).map(|(address, server)| async move {
         about(&address.to_string(), examine_server(config, &server.deployment.connection, None).await)
     });
-    join_all(each).await.concat()
+    let mut findings = join_all(each).await.concat();
+    for (address, lacking) in addresses.iter().zip(quorum.lacking().await) {
+        let subject = format!("{address} locks");
+        findings.extend(lacking.map(|lacking| {
+            match lacking {
+                0 => Finding::good(subject, "the server has all locks that a majority has"),
+                lacking => {
+                    Finding::warning(subject, format!("the server lacks {lacking} of the locks that a majority has"))
+                        .advice(
+                            "examine again after the next renewals, which repair it, before another server restarts",
+                        )
+                }
+            }
+        }));
+    }
+    findings
 }
 
 async fn examine_cluster(config: &RedisConfig, deployment: &Deployment) -> Vec<Finding> {

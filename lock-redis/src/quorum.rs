@@ -202,15 +202,19 @@ impl Quorum {
         if answers.iter().flatten().count() < self.majority() {
             return Err(self.short(answers));
         }
-        let mut all: Vec<_> = answers.into_iter().flatten().flatten().collect();
+        Ok(self.held_in(answers.into_iter().flatten().flatten().collect()))
+    }
+
+    /// Returns the locks that a majority has, from the lists of all servers.
+    pub(crate) fn held_in(&self, mut all: Vec<(LockName, Holder)>) -> Vec<(LockName, Holder)> {
         all.sort_by(|(a, _), (b, _)| a.cmp(b));
         let groups = all.chunk_by(|(a, _), (b, _)| a == b);
-        Ok(groups
+        groups
             .filter_map(|group| {
                 let holders = group.iter().map(|(_, holder)| holder.clone()).collect();
                 Some((group[0].0.clone(), self.held_by_majority(holders)?))
             })
-            .collect())
+            .collect()
     }
 
     fn held_by_majority(&self, holders: Vec<Holder>) -> Option<Holder> {
@@ -272,7 +276,7 @@ fn how_much_it_says(reason: &LossReason) -> u8 {
     }
 }
 
-fn same(a: &Holder, b: &Holder) -> bool {
+pub(crate) fn same(a: &Holder, b: &Holder) -> bool {
     identity(a) == identity(b)
 }
 

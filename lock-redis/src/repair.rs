@@ -3,11 +3,14 @@
 //! Otherwise the servers forget a held lock one by one in a rolling restart, until another client
 //! finds a majority without the lock.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::future::{join_all, select_ok};
 use lock_core::{
-    Error, LossReason,
+    Error, Holder, LockName, LossReason,
     backend::{Lease, Renewal},
 };
 use redis::Value;
@@ -15,7 +18,7 @@ use redis::Value;
 use crate::{
     deployment::{Deployment, millis},
     error::unexpected,
-    quorum::{Member, Quorum},
+    quorum::{Member, Quorum, same},
     record,
 };
 
@@ -49,6 +52,21 @@ impl Quorum {
             member.report(restored, lacking.len() - restored);
         });
         join_all(each).await;
+    }
+}
+
+impl Quorum {
+    /// Counts for each server the locks that a majority has and that server lacks. `None` if the
+    /// server did not answer.
+    pub(crate) async fn lacking(&self) -> Vec<Option<usize>> {
+        let ask = |server: Arc<Deployment>| async move { server.list("").await };
+        let lists = self.ask(None, |_| None::<()>, ask).await;
+        let held = self.held_in(lists.iter().flatten().flatten().cloned().collect());
+        let has = |list: &[(LockName, Holder)], name: &LockName, holder: &Holder| {
+            list.binary_search_by(|(other, _)| other.cmp(name)).is_ok_and(|at| same(&list[at].1, holder))
+        };
+        let count = |list: &Vec<_>| held.iter().filter(|(name, holder)| !has(list, name, holder)).count();
+        lists.iter().map(|list| list.as_ref().ok().map(count)).collect()
     }
 }
 

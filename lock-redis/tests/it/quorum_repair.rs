@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lock_core::{
     FencingToken, Locker, LossReason, TryAcquire,
-    backend::{AcquireRequest, Admin, Backend, Break, Lease, Release, Renewal},
+    backend::{AcquireRequest, Admin, Backend, Break, Lease, Level, Release, Renewal},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
 use test_support::{redis::RedisServer, until};
@@ -107,6 +107,22 @@ async fn a_repair_never_replaces_another_holder() {
     renewed(&backend, &lease).await;
     assert_eq!(token_at(&servers[0], LOCK, 2), lease.token.unwrap());
     assert_eq!(token_at(&servers[0], TOKEN, 0), other.token.unwrap());
+}
+
+#[tokio::test]
+async fn the_examination_reports_a_server_without_held_locks() {
+    let (servers, backend) = start();
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
+    let levels = async || {
+        let findings = backend.diagnose().await;
+        let about_locks = findings.into_iter().filter(|finding| finding.subject.ends_with(" locks"));
+        about_locks.map(|finding| finding.level).collect::<Vec<_>>()
+    };
+    assert_eq!(levels().await, [Level::Good; 3]);
+    servers[1].command(&["FLUSHALL"]);
+    assert_eq!(levels().await, [Level::Good, Level::Warning, Level::Good]);
+    renewed(&backend, &lease).await;
+    assert_eq!(levels().await, [Level::Good; 3]);
 }
 
 #[tokio::test]
