@@ -1,5 +1,7 @@
 //! Lists locks with SCAN, which reads the keys in small steps and never blocks the server.
 
+use std::collections::HashSet;
+
 use futures_util::future::try_join_all;
 use lock_core::{Error, ErrorKind, Holder, LockName};
 use redis::Value;
@@ -41,6 +43,7 @@ impl Deployment {
         let pattern = self.keys.pattern(prefix);
         let mut names = Vec::new();
         let mut cursor = b"0".to_vec();
+        let mut seen = HashSet::new();
         loop {
             let mut command = redis::cmd("SCAN");
             command.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(STEP);
@@ -49,6 +52,12 @@ impl Deployment {
             names.extend(found.filter(|name| name.as_str().starts_with(prefix)));
             if next == b"0" {
                 return Ok(names);
+            }
+            // Redis never repeats a cursor, so this scan would not end.
+            if !seen.insert(next.clone()) {
+                let message =
+                    "SCAN does not end, because the server repeats a cursor; check that it is Redis or Valkey";
+                return Err(Error::new(ErrorKind::Unsupported, message));
             }
             cursor = next;
         }

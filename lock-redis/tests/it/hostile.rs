@@ -38,7 +38,7 @@ fn serve(mut stream: TcpStream, reply: &[u8], logs_in: bool) -> std::io::Result<
             };
             received = rest;
             stream.write_all(answer)?;
-            if answer == reply {
+            if answer == reply && reply != ENDLESS {
                 // Such as an HTTP server, or a server that ends in the middle of a reply.
                 return stream.shutdown(std::net::Shutdown::Write);
             }
@@ -67,6 +67,15 @@ fn command(bytes: &[u8]) -> Option<(String, Vec<u8>)> {
 }
 
 const HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\n\r\n<html>\r\nno\r\n</html>\r\n";
+
+/// A reply to SCAN that names a next cursor.
+const ENDLESS: &[u8] = b"*2\r\n$1\r\n7\r\n*0\r\n";
+
+#[tokio::test]
+async fn a_list_ends_although_the_server_repeats_a_cursor() {
+    let error = client(server(ENDLESS, true)).list("").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
+}
 
 #[tokio::test]
 async fn a_hostile_server_costs_one_line_of_the_right_kind() {
