@@ -13,7 +13,7 @@ pub enum TryAcquire {
     Contended(Holder),
 }
 
-/// The outcome of [`try_run`](LockRequest::try_run).
+/// The outcome of [`try_run`](crate::LockRequest::try_run).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "the work may have been skipped"]
 pub enum TryRun<T> {

@@ -74,8 +74,8 @@ impl LockRequest {
     /// attempt.
     ///
     /// May exceed `wait` by one request, because a request in flight is not abandoned, or by two if
-    /// a late grant has to be released. [`Timing::attempt_timeout`] limits each request. With zero,
-    /// the request is repeated at most twice if it gets no reply.
+    /// a late grant has to be released. [`Timing::attempt_timeout`](crate::Timing) limits each
+    /// request. With zero, the request is repeated at most twice if it gets no reply.
     ///
     /// Waiters of one process queue for a name in first-in, first-out order.
     ///
