@@ -109,6 +109,15 @@ pub(crate) fn deliver_to_self(signal: i32) {
     }
 }
 
+/// Whether a blocked `signal` waits to be read.
+pub(crate) fn is_pending(signal: i32) -> bool {
+    // SAFETY: the set is written by `sigpending` before its use.
+    unsafe {
+        let mut set = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigpending(&raw mut set) == 0 && libc::sigismember(&raw const set, signal) == 1
+    }
+}
+
 /// Whether `signal` is ignored.
 pub(crate) fn is_ignored(signal: i32) -> bool {
     // SAFETY: a null new action leaves the disposition as it is; `old` is writable.

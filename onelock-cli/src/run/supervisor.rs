@@ -70,6 +70,7 @@ async fn acquire_and_supervise(
         lease: guard.valid_until().map(|until| until.since(SystemClock.now())),
         lost: None,
         stop_requested: false,
+        stopped: None,
     };
     let ended = supervisor.supervise(&guard).await;
     supervisor.note_loss(&guard);
@@ -97,6 +98,8 @@ struct Supervisor<'a> {
     lost: Option<(Lost, Instant)>,
     /// Whether SIGTSTP was sent to this process, and not only to the command.
     stop_requested: bool,
+    /// The command, once it was stopped.
+    stopped: Option<Pid>,
 }
 
 /// The end of the command.
@@ -190,6 +193,7 @@ impl Supervisor<'_> {
     /// Stops this process if the command was stopped from the terminal or by a forwarded signal, so
     /// that the caller sees a stopped job.
     fn stop_with_command(&mut self, signal: i32, command: Pid) {
+        self.stopped = Some(command);
         // The event may be outdated: with Ctrl-Z right after `fg` this process was stopped and
         // continued before it read the event.
         if !process_tree::is_stopped(command) {
@@ -205,7 +209,7 @@ impl Supervisor<'_> {
 
     fn forward_signal(&mut self, signal: ReceivedSignal, guard: &Guard) {
         // The command is in the same foreground job and has received the signal, too.
-        let already_delivered = signal.by_terminal && !self.job.own_group;
+        let already_delivered = !self.job.own_group && (signal.by_terminal || self.is_continued_by_shell(signal));
         // The lock may have been lost while this process was stopped. Then the command may continue
         // only to be ended.
         let must_not_continue = signal.number == libc::SIGCONT && guard.check().is_err();
@@ -214,6 +218,13 @@ impl Supervisor<'_> {
         }
         self.stop_requested |= signal.number == libc::SIGTSTP;
         self.send(ToWatchdog::Signal(signal.number));
+    }
+
+    /// Whether a shell has continued the whole job, and so the command too. Forwarded late, the
+    /// signal would undo the next Ctrl-Z: for the command, but not for its children.
+    fn is_continued_by_shell(&self, signal: ReceivedSignal) -> bool {
+        let runs_or_stops_again = |command| !process_tree::is_stopped(command) || sys::is_pending(libc::SIGTSTP);
+        signal.number == libc::SIGCONT && self.stopped.is_some_and(runs_or_stops_again)
     }
 
     /// Kills a dead or hanging watchdog and all processes that it watched.

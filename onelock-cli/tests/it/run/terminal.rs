@@ -12,11 +12,11 @@ use std::{
 use nix::{
     fcntl::OFlag,
     pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
-    sys::signal::{SIGKILL, SIGUSR1, kill},
+    sys::signal::{SIGCONT, SIGKILL, SIGSTOP, SIGUSR1, kill},
     unistd::{Pid, getsid},
 };
 
-use super::fixture::{Locks, Running, eventually, is_alive, parse_pid, read};
+use super::fixture::{Locks, Running, eventually, is_alive, parse_pid, read, state};
 
 /// An interactive bash on its own terminal.
 struct Terminal {
@@ -121,6 +121,33 @@ fn ctrl_z_fg_and_ctrl_c_work_under_the_lock() {
     terminal.expect("READY> ");
     terminal.line("echo rc''=$?");
     terminal.expect("rc=130");
+    assert!(locks.is_free());
+}
+
+/// A frozen watchdog delays all that onelock forwards to the command.
+#[test]
+fn a_late_continue_signal_does_not_undo_ctrl_z() {
+    let locks = Locks::new();
+    let script = locks.script("bash", "trap 'echo go''es on' CONT; echo pid''=$PPID,$$.; while :; do sleep 0.05; done");
+    let mut terminal = Terminal::new(&locks);
+    terminal.line(&format!("onelock run x -- {script}"));
+    terminal.expect("pid=");
+    let (watchdog, command) = (parse_pid(&terminal.expect(",")), parse_pid(&terminal.expect(".")));
+    terminal.keys("\x1a");
+    terminal.expect("Stopped");
+    terminal.expect("READY> ");
+    kill(watchdog, SIGSTOP).unwrap();
+    terminal.line("fg");
+    terminal.expect("goes on");
+    terminal.keys("\x1a");
+    eventually("the command is stopped again", || state(command) == Some('T'));
+    kill(watchdog, SIGCONT).unwrap();
+    terminal.expect("Stopped");
+    terminal.expect("READY> ");
+    terminal.line("fg");
+    terminal.expect("goes on");
+    terminal.keys("\x03");
+    terminal.expect("READY> ");
     assert!(locks.is_free());
 }
 
