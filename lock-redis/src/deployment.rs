@@ -1,12 +1,6 @@
 //! The operations on one Redis: a server, the primary behind sentinels, or a cluster.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use lock_core::{
@@ -25,6 +19,7 @@ use crate::{
     keys::Keys,
     record,
     script::{Call, Scripts},
+    stamps::Stamps,
     unanswered_acquires::UnansweredAcquires,
     wake::{RedisWatch, Standing},
 };
@@ -36,7 +31,7 @@ pub(crate) struct Deployment {
     replicated: Option<Replication>,
     pub(crate) keys: Keys,
     pub(crate) scripts: Scripts,
-    last_stamp: AtomicU64,
+    pub(crate) stamps: Stamps,
     pub(crate) unanswered: UnansweredAcquires,
 }
 
@@ -76,10 +71,6 @@ impl Replication {
     }
 }
 
-/// The smallest number of 16 digits: in microseconds, September 2001. The 17th digit follows in
-/// 2286.
-const FIRST_STAMP: u64 = 1_000_000_000_000_000;
-
 impl Deployment {
     pub(crate) fn new(config: &RedisConfig) -> Result<Self, Error> {
         let connector = || match &config.topology {
@@ -98,22 +89,9 @@ impl Deployment {
             replicated,
             keys: Keys::new(config.key_prefix.clone(), config.compat),
             scripts: Scripts::new(),
-            last_stamp: AtomicU64::new(0),
+            stamps: Stamps::default(),
             unanswered: UnansweredAcquires::default(),
         })
-    }
-
-    /// Returns a number of 16 digits that rises with every request of this process, and roughly
-    /// with time across processes.
-    ///
-    /// The server compares the stamps of one id to detect an acquire that arrives after its
-    /// release.
-    pub(crate) fn stamp(&self) -> u64 {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
-        let now = u64::try_from(now).unwrap_or(u64::MAX);
-        let next = |last| stamp_after(last, now);
-        let previous = self.last_stamp.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| Some(next(last)));
-        next(previous.unwrap_or_default())
     }
 
     pub(crate) async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
@@ -124,7 +102,7 @@ impl Deployment {
         let queuing = self.connection.wakers.queuing(&lock);
         keys.extend(queuing.as_ref().map(|_| self.keys.waiters(&lock)));
         let mut call =
-            self.scripts.acquire.call(&keys).arg(&id).arg(ttl).arg(self.stamp()).arg(record::tail(request, ttl));
+            self.scripts.acquire.call(&keys).arg(&id).arg(ttl).arg(self.stamps.next()).arg(record::tail(request, ttl));
         if let Some(queuing) = &queuing {
             call = call.arg(queuing.channel).arg(&queuing.place).arg(u8::from(queuing.alone));
         }
@@ -209,7 +187,7 @@ impl Deployment {
         let mut keys = vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, &id), self.keys.waiters(&lock)];
         keys.extend(self.keys.signal(&lease.name));
         let hold_for = if hold_for.is_zero() { 0 } else { millis(hold_for) };
-        let (stamp, may_arrive_late) = (self.stamp(), self.unanswered.contains(lease.id));
+        let (stamp, may_arrive_late) = (self.stamps.next(), self.unanswered.contains(lease.id));
         let release = async |keys: &[String]| {
             let mut call = self.scripts.release.call(keys).arg(&id).arg(stamp);
             if hold_for > 0 || self.connection.is_cluster() || may_arrive_late {
@@ -376,27 +354,8 @@ fn is_moving(error: &Error) -> bool {
     source.is_some_and(|source| source.0.kind() == redis::ErrorKind::Server(ServerErrorKind::TryAgain))
 }
 
-fn stamp_after(last: u64, now_micros: u64) -> u64 {
-    now_micros.clamp(FIRST_STAMP, 9 * FIRST_STAMP).max(last + 1)
-}
-
 /// Converts to whole milliseconds, rounded up. Redis has no finer unit and refuses 0, and a lease
 /// must not be shorter than requested.
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).clamp(1, 1 << 52)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stamps_rise_and_have_16_digits_at_any_clock_reading() {
-        for now in [0, FIRST_STAMP - 1, FIRST_STAMP, 1_800_000_000_000_000, 10 * FIRST_STAMP, u64::MAX] {
-            let first = stamp_after(0, now);
-            let second = stamp_after(first, now - now / 2);
-            assert!(second > first);
-            assert_eq!((first.to_string().len(), second.to_string().len()), (16, 16), "at {now}");
-        }
-    }
 }

@@ -80,7 +80,7 @@ fn forgot(answers: &Answers, i: usize) -> bool {
 async fn restore(member: &Member, confirmed: impl Iterator<Item = &Member>, lease: &Lease) -> bool {
     let records = confirmed.map(|other| Box::pin(other.deployment.record(lease)));
     let Ok((record, _)) = select_ok(records).await else { return false };
-    let stamp = member.deployment.stamp();
+    let stamp = member.deployment.stamps.next();
     member.deployment.restore(lease, &record, stamp).await.unwrap_or_else(|error| {
         tracing::debug!(server = member.address, name = %lease.name, %error, "lock not set again");
         false
@@ -172,7 +172,7 @@ mod tests {
             if lost {
                 server.command(&["FLUSHALL"]);
             }
-            let stamp = deployment.stamp();
+            let stamp = deployment.stamps.next();
             drop(deployment.unanswered.sending(lease.id));
             let released = deployment.release(&lease, Duration::ZERO).await.unwrap();
             assert_eq!(released, if lost { Release::NotHeld(None) } else { Release::Released });
@@ -192,7 +192,7 @@ mod tests {
         let (server, deployment, lease, record) = held().await;
         server.command(&["FLUSHALL"]);
         let _ = deployment.break_lock(&lease.name, &lease.id.to_string(), "alice", true).await.unwrap();
-        assert!(!deployment.restore(&lease, &record, deployment.stamp()).await.unwrap());
+        assert!(!deployment.restore(&lease, &record, deployment.stamps.next()).await.unwrap());
         assert_eq!(deployment.inspect(&lease.name).await.unwrap(), None);
     }
 
@@ -200,7 +200,7 @@ mod tests {
     async fn a_duplicate_repair_changes_nothing() {
         let (server, deployment, lease, record) = held().await;
         let longer = lease.clone().with_ttl(lease.ttl * 1000);
-        assert!(deployment.restore(&longer, &record, deployment.stamp()).await.unwrap());
+        assert!(deployment.restore(&longer, &record, deployment.stamps.next()).await.unwrap());
         assert_eq!(deployment.record(&lease).await.unwrap(), record);
         let left: u64 = server.command(&["PTTL", "onelock:{job}"]).trim().trim_start_matches(':').parse().unwrap();
         assert!(u128::from(left) <= lease.ttl.as_millis(), "{left}");
