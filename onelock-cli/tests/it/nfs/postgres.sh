@@ -35,7 +35,9 @@ complete_on() { # CLIENT
   [ -z "$lost" ] || fail "confirmed rows are not there: $lost"
 }
 
-# Prints each change of the number of postmasters, whose parents are no servers. Dying processes do not count.
+# Prints each change of the number of postmasters, whose parents are no servers. Dying processes do
+# not count, nor do the children of a killed postmaster, which live for a moment longer. The command
+# line of a child is a title.
 cat >/tmp/watch.py <<'X'
 import os, time
 def stat(pid):
@@ -46,13 +48,18 @@ def stat(pid):
 def killed(pid):
     with open(f"/proc/{pid}/status") as f:
         return any(line.startswith(("SigPnd", "ShdPnd")) and int(line.split()[1], 16) & 0x100 for line in f)
+def is_child(pid):
+    with open(f"/proc/{pid}/cmdline") as f:
+        return f.read().startswith("postgres: ")
 def postmasters():
     found = 0
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             name, state, parent, flags = stat(pid)
             exiting = state in "ZX" or flags & 4
-            if name == "postgres" and not exiting and stat(parent)[0] != "postgres" and not killed(pid):
+            if name != "postgres" or exiting or is_child(pid):
+                continue
+            if stat(parent)[0] != "postgres" and not killed(pid):
                 found += 1
         except OSError:
             pass
