@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use lock_core::LockName;
 use sha2::{Digest, Sha256};
 
-/// File names have at most 255 bytes on all supported file systems, and `.lock` has five.
-const MAX_BYTES: usize = 250;
+/// File names have at most 255 bytes on all supported file systems, and `.queue` has six.
+const MAX_BYTES: usize = 249;
 /// In a plain encoding two hexadecimal digits follow every `%`, so no plain encoding contains this.
 const DIGEST_MARK: &str = "%sha256-";
 const DIGEST_DIGITS: usize = 64;
@@ -129,7 +129,7 @@ mod tests {
         fn any_name_is_one_safe_file_name_that_decodes_back(text in "(?s).{1,400}") {
             prop_assume!(text.len() <= LockName::MAX_BYTES);
             let stem = encode(&name(&text));
-            prop_assert!(!stem.is_empty() && stem.len() + ".lock".len() <= 255);
+            prop_assert!(!stem.is_empty() && stem.len() + ".queue".len() <= 255);
             prop_assert!(!stem.starts_with('.'));
             prop_assert!(stem.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.' | b'%')));
             if !has_digest(&stem) {

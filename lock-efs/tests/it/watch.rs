@@ -269,3 +269,17 @@ async fn child_without_inotify() {
     assert!(backend.watch(&name("etl")).await.unwrap().is_none());
     println!("CHILD RAN");
 }
+
+/// The queue has the longest suffix of all files of a lock.
+#[tokio::test]
+async fn the_longest_file_name_has_room_for_the_queue() {
+    let (dir, backend) = open();
+    for length in [248, 249, 250, 1_000] {
+        let text = "x".repeat(length);
+        let (_, lease) = grant(&backend, &request(&text)).await;
+        drop(watch(&backend, &text).await);
+        assert!(backend.release_now(&lease, Duration::ZERO));
+    }
+    let names = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().len());
+    assert_eq!(names.max(), Some(255));
+}
