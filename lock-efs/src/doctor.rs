@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use lock_core::backend::{Finding, LeaseId};
+use lock_core::backend::Finding;
 use nix::{
     fcntl::{AT_FDCWD, AtFlags},
     sys::statvfs::statvfs,
@@ -15,11 +15,13 @@ use nix::{
 };
 
 use crate::{
+    error,
     medium::{
         file_system,
         mount::{Mount, NfsFacts},
         temp_record::TempRecord,
     },
+    record,
     store::FileStore,
 };
 
@@ -201,13 +203,20 @@ fn writing(store: &FileStore) -> Vec<Finding> {
         vec![Finding::unfit(SUBJECT, format!("{error}{cause}"))]
     };
     let before = SystemTime::now();
-    let temp = match TempRecord::create(store.directory(), LeaseId::random(), store.mode()) {
+    let sharing = match fs::metadata(store.directory()) {
+        Ok(found) => store.mode().sharing(&found),
+        Err(error) => return unfit(error::at("inspect the directory", store.directory(), error)),
+    };
+    let temp = match TempRecord::create(store.directory(), sharing) {
         Ok(temp) => temp,
         Err(error) => return unfit(error),
     };
     let there = temp.server_us().map(|us| SystemTime::UNIX_EPOCH + Duration::from_micros(us));
     let after = SystemTime::now();
-    if let Err(error) = temp.write(&[b'\n'; 4096]) {
+    // Recognised by a later sweep, if this process is killed here.
+    let mut bytes = [b'\n'; 4096];
+    bytes[..record::MAGIC.len()].copy_from_slice(record::MAGIC);
+    if let Err(error) = temp.write(&bytes) {
         return unfit(error);
     }
     let mut findings = vec![Finding::good(SUBJECT, "a file could be created, written and removed")];

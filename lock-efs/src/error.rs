@@ -17,11 +17,27 @@ pub(crate) fn at(doing: &str, path: &Path, source: impl Into<io::Error>) -> Erro
         .with_ambiguous(false)
 }
 
+/// Returns the error about a file at `path` that onelock did not write and so must not change.
+pub(crate) fn stranger(path: &Path) -> Error {
+    let what = format!(
+        "{} is another program's file and was left unchanged; move it away, or use another directory or lock name",
+        path.display()
+    );
+    Error::new(ErrorKind::StoreNotReady, what).with_ambiguous(false)
+}
+
+/// Returns whether the cause of `error` is one file of a directory, so that the other files can be
+/// examined nevertheless.
+pub(crate) fn is_of_one_file(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::StoreNotReady | ErrorKind::PermissionDenied | ErrorKind::Corrupt)
+}
+
 /// Returns the kind, whether a retry can help, and the advice.
 fn diagnose(errno: Errno) -> (ErrorKind, bool, &'static str) {
     use ErrorKind as K;
     match errno {
         Errno::ENOENT | Errno::ENOTDIR => (K::StoreNotReady, false, "its directory is gone; create it again"),
+        Errno::EEXIST => (K::StoreNotReady, false, "a file is in the way; remove it"),
         Errno::ELOOP => (K::StoreNotReady, false, "a symbolic link is in the way and is not followed; remove it"),
         Errno::EISDIR => (K::StoreNotReady, false, "a directory is in the way; remove it or use another name"),
         Errno::ENXIO | Errno::ENODEV | Errno::ESPIPE => {
@@ -78,6 +94,7 @@ mod tests {
         for (errno, kind, retryable) in [
             (Errno::ENOENT, ErrorKind::StoreNotReady, false),
             (Errno::ENOTDIR, ErrorKind::StoreNotReady, false),
+            (Errno::EEXIST, ErrorKind::StoreNotReady, false),
             (Errno::ELOOP, ErrorKind::StoreNotReady, false),
             (Errno::EISDIR, ErrorKind::StoreNotReady, false),
             (Errno::EACCES, ErrorKind::PermissionDenied, false),

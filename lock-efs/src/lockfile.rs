@@ -1,11 +1,11 @@
 //! Opens and locks a lock file, and compares it with its path.
 
 use std::{
-    fs::{self, File, Metadata, OpenOptions, Permissions},
+    fs::{self, File, Metadata, Permissions},
     io,
     os::{
         fd::{AsRawFd, OwnedFd},
-        unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+        unix::fs::{MetadataExt, PermissionsExt},
     },
     path::Path,
 };
@@ -16,7 +16,11 @@ use nix::{
     fcntl::{FlockArg, OFlag},
 };
 
-use crate::{error, mode::Mode};
+use crate::{
+    error,
+    mode::{Mode, Sharing},
+    open::{self, Access, Opened},
+};
 
 /// An open lock file. Closing it unlocks, unless a duplicate is open.
 ///
@@ -24,6 +28,8 @@ use crate::{error, mode::Mode};
 #[derive(Debug)]
 pub(crate) struct LockFile {
     file: File,
+    /// As it was found when it was opened.
+    found: Metadata,
     pub(crate) inode: Inode,
 }
 
@@ -38,34 +44,42 @@ impl LockFile {
     /// Opens or creates the file, with the additional `flags` that its file system needs.
     pub(crate) fn open(path: &Path, mode: Mode, flags: OFlag) -> Result<Self, Error> {
         let fail = |e: io::Error| error::at("open the lock file", path, e);
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(mode.file)
-            .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NOCTTY | flags).bits())
-            .open(path)
-            .map_err(fail)?;
-        let found = file.metadata().map_err(fail)?;
-        if !found.is_file() {
-            return Err(fail(Errno::ENXIO.into()));
+        let mut opened = open::or_create(path, mode.file, flags).map_err(fail)?;
+        if opened.created {
+            let directory = path.parent().map(fs::metadata).transpose().map_err(fail)?;
+            if let Some(directory) = directory {
+                mode.sharing(&directory).apply(&opened.file, &opened.found, path);
+                opened.found = opened.file.metadata().map_err(fail)?;
+            }
+        } else {
+            widen(&opened, mode, path);
         }
-        widen(&file, &found, mode, path);
-        Ok(Self { file, inode: Inode::of(&found) })
+        Ok(Self::of(opened))
     }
 
     /// Opens the file if it exists.
     pub(crate) fn open_existing(path: &Path) -> Result<Option<Self>, Error> {
-        let flags = OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
-        match OpenOptions::new().read(true).write(true).custom_flags(flags.bits()).open(path) {
-            Ok(file) => {
-                let found = file.metadata().map_err(|e| error::at("inspect the lock file", path, e))?;
-                Ok(Some(Self { file, inode: Inode::of(&found) }))
-            }
+        match open::existing(path, Access::ReadWrite, OFlag::empty()) {
+            Ok(opened) => Ok(Some(Self::of(opened))),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(error::at("open the lock file", path, e)),
         }
+    }
+
+    fn of(opened: Opened) -> Self {
+        let inode = Inode::of(&opened.found);
+        Self { file: opened.file, found: opened.found, inode }
+    }
+
+    /// Returns the permissions of the files beside this one.
+    pub(crate) fn sharing(&self, mode: Mode) -> Sharing {
+        mode.sharing(&self.found)
+    }
+
+    /// Returns whether the file was empty when it was opened. A file with content belongs to
+    /// another program, even if its lock is shared.
+    pub(crate) fn was_empty(&self) -> bool {
+        self.found.len() == 0
     }
 
     pub(crate) fn file(&self) -> &File {
@@ -115,12 +129,14 @@ impl Inode {
     }
 }
 
-/// Restores the configured permissions that the umask removed. Only the owner of the file can.
-pub(crate) fn widen(file: &File, found: &Metadata, mode: Mode, path: &Path) {
+/// Restores the configured permissions that another process did not set. Only the owner of the
+/// file can. A file with content or a second name belongs to another program.
+fn widen(opened: &Opened, mode: Mode, path: &Path) {
+    let found = &opened.found;
     let missing = mode.file & !found.mode();
-    if mode.exact && missing != 0 {
+    if mode.exact && missing != 0 && found.len() == 0 && found.nlink() == 1 {
         let wanted = Permissions::from_mode((found.mode() | missing) & 0o7777);
-        if let Err(e) = file.set_permissions(wanted) {
+        if let Err(e) = opened.file.set_permissions(wanted) {
             tracing::debug!(file = %path.display(), error = %e, "cannot set the configured mode on the file");
         }
     }

@@ -1,6 +1,13 @@
 //! The permissions of files and directories.
 
+use std::{
+    fs::{File, Metadata, Permissions},
+    os::unix::fs::{MetadataExt, PermissionsExt, fchown},
+    path::Path,
+};
+
 use lock_core::{Error, ErrorKind};
+use nix::unistd::Uid;
 
 /// The permissions of files and directories that are created.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +31,63 @@ impl Mode {
         // group.
         let search = (file & 0o444) >> 2;
         Ok(Self { file, directory: 0o2000 | file | search, exact: true })
+    }
+
+    /// Returns the permissions of a file that all users of `model` need: of a lock file in its
+    /// directory, or of a record beside its lock file.
+    ///
+    /// Without a configured mode, the users that may write to `model` may write to the file. The
+    /// umask of the process that comes first does not decide for all later ones.
+    pub(crate) fn sharing(self, model: &Metadata) -> Sharing {
+        // Under the sticky bit every user keeps to its own files.
+        let sticky = model.is_dir() && model.mode() & 0o1000 != 0;
+        let shared = match self.exact || sticky {
+            true => 0,
+            false => [0o060, 0o006].into_iter().filter(|class| model.mode() & class & 0o222 != 0).sum(),
+        };
+        Sharing { file: self.file | shared, exact: self.exact, owner: model.uid(), group: model.gid() }
+    }
+}
+
+/// The permissions of a file beside others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sharing {
+    pub(crate) file: u32,
+    exact: bool,
+    owner: u32,
+    group: u32,
+}
+
+impl Sharing {
+    /// Also lets all users read the file.
+    pub(crate) fn readable(self) -> Self {
+        Self { file: self.file | 0o444, ..self }
+    }
+
+    /// Gives the permissions to `file`, which this process has just created.
+    ///
+    /// A file of root gets the owner of its model, who could not use it otherwise.
+    pub(crate) fn apply(self, file: &File, found: &Metadata, path: &Path) {
+        let owner = (Uid::effective().is_root() && found.uid() != self.owner).then_some(self.owner);
+        let shared = self.file & 0o060 != 0 || owner.is_some();
+        let group = (shared && found.gid() != self.group).then_some(self.group);
+        let mut mode = self.file;
+        if (owner.is_some() || group.is_some())
+            && let Err(error) = fchown(file, owner, group)
+        {
+            tracing::debug!(file = %path.display(), %error, "cannot give the file the owner and group of its directory");
+            if !self.exact {
+                // Only the group of the directory was to share the file.
+                mode &= !0o070;
+            }
+        }
+        let missing = mode & !found.mode();
+        if missing != 0 {
+            let wanted = Permissions::from_mode((found.mode() | missing) & 0o7777);
+            if let Err(error) = file.set_permissions(wanted) {
+                tracing::debug!(file = %path.display(), %error, "cannot set the mode of the file");
+            }
+        }
     }
 }
 

@@ -25,6 +25,15 @@ const STEP_BYTES: usize = 256;
 const SET_BACK_US: u64 = 60_000_000;
 const MAX_DIGITS: u64 = 9_999_999_999_999_999;
 
+/// The first bytes of every file of onelock that has content, whatever its version.
+pub(crate) const MAGIC: &[u8] = b"onelock/";
+
+/// Returns whether a file whose first bytes are `start` is one of onelock: with its first line, or
+/// as a crash left it, empty or cut inside of the first word. Only such a file may be changed.
+pub(crate) fn is_ours(start: &[u8]) -> bool {
+    start.starts_with(MAGIC) || MAGIC.starts_with(start)
+}
+
 /// The record of one acquisition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {

@@ -1,18 +1,13 @@
 //! Reads the record beside a lock file, and marks it as released.
 
-use std::{
-    fs::{File, OpenOptions},
-    io::{self, Read},
-    os::unix::fs::{FileExt, OpenOptionsExt},
-    path::Path,
-    time::Duration,
-};
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path, time::Duration};
 
 use lock_core::{Error, Holder};
-use nix::{errno::Errno, fcntl::OFlag};
+use nix::fcntl::OFlag;
 
 use crate::{
     error,
+    open::{self, Access},
     record::{self, Record, RecordState},
 };
 
@@ -49,23 +44,33 @@ impl RecordRead {
     }
 }
 
-/// Reads the record at `path`.
+/// Reads the record at `path`. An empty file, as a crash or a sweep leaves it, is no record.
+///
+/// # Errors
+/// If another program's file is there, which must not be changed.
 pub(crate) fn read(path: &Path) -> Result<RecordRead, Error> {
-    let bytes = match read_bytes(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(RecordRead::Absent),
-        Err(e) => match e.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::ELOOP | Errno::EISDIR | Errno::ENXIO) => return Ok(RecordRead::Garbage),
-            _ => return Err(error::at("read the lock record", path, e)),
-        },
+    open(path, Access::Read).map(|(record, _)| record)
+}
+
+/// Like [`read`], and returns the file too.
+pub(crate) fn open(path: &Path, access: Access) -> Result<(RecordRead, Option<File>), Error> {
+    let fail = |e: io::Error| error::at("read the lock record", path, e);
+    let file = match open::existing(path, access, OFlag::empty()) {
+        Ok(opened) => opened.file,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((RecordRead::Absent, None)),
+        Err(e) => return Err(fail(e)),
     };
-    Ok(match Record::parse(&bytes) {
+    let bytes = open::read(&file, record::MAX_BYTES + 1).map_err(fail)?;
+    let read = match Record::parse(&bytes) {
+        _ if bytes.is_empty() => RecordRead::Absent,
         Ok(record) => RecordRead::Record(record),
+        Err(_) if !record::is_ours(&bytes) => return Err(error::stranger(path)),
         Err(garbage) => {
             tracing::debug!(file = %path.display(), %garbage, "invalid lock record");
             RecordRead::Garbage
         }
-    })
+    };
+    Ok((read, Some(file)))
 }
 
 /// Like [`read`], for callers that only report the holder: an unreadable record counts as garbage.
@@ -76,20 +81,12 @@ pub(crate) fn peek(path: &Path) -> RecordRead {
     })
 }
 
-fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
-    // O_NONBLOCK, because opening a pipe at the record's path would block forever.
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let mut file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
-    let mut bytes = vec![0; 4096];
-    let n = file.read(&mut bytes)?;
-    bytes.truncate(n);
-    if n == 4096 {
-        file.take(record::MAX_BYTES as u64 + 1 - 4096).read_to_end(&mut bytes)?;
-    }
-    Ok(bytes)
-}
-
 /// Marks the record in `file` as released, by one write of a fixed size in place.
+///
+/// Another program may have written to the file since this process did.
 pub(crate) fn mark_released(file: &File, now_us: u64, hold_for: Duration) -> io::Result<()> {
+    if !open::read_start(file, record::MAGIC.len())?.starts_with(record::MAGIC) {
+        return Err(io::Error::other("another program has changed the record, which was left unchanged"));
+    }
     file.write_all_at(record::released(now_us, hold_for).as_bytes(), 0)
 }

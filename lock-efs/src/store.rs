@@ -21,7 +21,7 @@ use crate::{
     key::Key,
     lockfile::LockFile,
     medium::{Medium, NewRecord, Probe, refusal::LockAttempt, temp_record::TempRecord},
-    mode::Mode,
+    mode::{Mode, Sharing},
     record::{self, RecordState},
     sidecar::{self, RecordRead},
     table::{AcquiredLock, GaugeLabels, HeldGauge, LockTable},
@@ -98,7 +98,7 @@ impl FileStore {
             let refusal = self.medium.try_lock(&attempt, cached)?;
             // Before the path is compared: on NFS this makes the host look the path up again.
             let begun = match refusal {
-                None => self.medium.begin_record(&self.directory, request.id, self.mode)?,
+                None => self.medium.begin_record(&self.directory, lock.sharing(self.mode))?,
                 Some(_) => None,
             };
             if !lock.inode.is_at(&files.lock)? {
@@ -147,7 +147,7 @@ impl FileStore {
         files: &Files,
         begun: Option<TempRecord>,
     ) -> Result<AcquireOutcome, Error> {
-        match self.record_holder(request, files, begun) {
+        match self.record_holder(request, files, lock.sharing(self.mode), begun) {
             Ok(RecordOutcome::Granted { record, token, crashed, skew_us }) => {
                 let _gauge = HeldGauge::new(&self.labels);
                 let acquired = AcquiredLock { lock: Arc::new(lock), record, token, lent: false, skew_us, _gauge };
@@ -173,6 +173,7 @@ impl FileStore {
         &self,
         request: &AcquireRequest,
         files: &Files,
+        sharing: Sharing,
         begun: Option<TempRecord>,
     ) -> Result<RecordOutcome, Error> {
         let here_us = now_us();
@@ -186,7 +187,7 @@ impl FileStore {
             RecordRead::Garbage => {
                 tracing::warn!(
                     file = %files.record.display(),
-                    "replacing an invalid lock record; the next fencing token comes from the clock alone"
+                    "replacing an invalid lock record; its fencing token is lost, and the next one comes from the clock"
                 );
                 None
             }
@@ -205,8 +206,7 @@ impl FileStore {
             return Err(Error::new(ErrorKind::Limit, what + "; attach less data"));
         }
         let replaces = previous.is_some();
-        let new =
-            NewRecord { directory: &self.directory, files, id: request.id, bytes: &bytes, replaces, mode: self.mode };
+        let new = NewRecord { directory: &self.directory, files, bytes: &bytes, replaces, sharing };
         let file = self.medium.place_record(&new, begun)?;
         let crashed = previous.filter(|r| r.state == RecordState::Held).map(record::Record::into_holder);
         if let Some(holder) = &crashed {
@@ -246,18 +246,13 @@ impl FileStore {
         if record.token() >= Some(token) {
             return Ok(true);
         }
+        let key = (lease.id, lease.name.clone());
+        let Some(sharing) = self.table.with(&key, |held| held.lock.sharing(self.mode)) else { return Ok(false) };
         let bytes = record::raised(record, token);
-        let new = NewRecord {
-            directory: &self.directory,
-            files: &files,
-            id: lease.id,
-            bytes: &bytes,
-            replaces: true,
-            mode: self.mode,
-        };
+        let new = NewRecord { directory: &self.directory, files: &files, bytes: &bytes, replaces: true, sharing };
         let file = self.medium.place_record(&new, None)?;
         let raise = |held: &mut AcquiredLock| (held.record, held.token) = (file, token);
-        Ok(self.table.with(&(lease.id, lease.name.clone()), raise).is_some())
+        Ok(self.table.with(&key, raise).is_some())
     }
 
     /// Frees a lock whose guard the core has ended. The record still says "held", because the

@@ -1,14 +1,13 @@
 //! Removes the files of names that are no longer used.
 
 use std::{
-    fs::{self, File, Metadata},
+    fs::{self, Metadata},
     io,
     path::{Path, PathBuf},
-    thread,
     time::{Duration, SystemTime},
 };
 
-use lock_core::{Error, ErrorKind, LockName};
+use lock_core::{Error, LockName};
 use nix::fcntl::{FlockArg, OFlag};
 
 use crate::{
@@ -16,10 +15,12 @@ use crate::{
     clock::now_us,
     encode, error,
     files::Files,
-    floor,
+    floor::LockedFloor,
     lockfile::{LockFile, try_flock},
-    medium::{nfs::DIRECTORY_CACHE, temp_record::TEMP_RECORD_PREFIX},
-    record::{Record, RecordState},
+    medium::{kernel_locks::KernelLocks, nfs::DIRECTORY_CACHE, temp_record::TEMP_RECORD_PREFIX},
+    open::{self, Access},
+    record::{self, Record, RecordState},
+    retire,
     sidecar::{self, RecordRead},
     store::FileStore,
 };
@@ -29,7 +30,6 @@ use crate::{
 pub struct Sweep {
     idle_for: Duration,
     dry_run: bool,
-    keep_locked: Option<Duration>,
 }
 
 impl Sweep {
@@ -37,7 +37,7 @@ impl Sweep {
     ///
     /// Choose a time longer than the pause between two runs of the rarest job.
     pub fn new(idle_for: Duration) -> Self {
-        Self { idle_for, dry_run: false, keep_locked: None }
+        Self { idle_for, dry_run: false }
     }
 
     /// Sets whether to report what would be removed, without removing it.
@@ -46,44 +46,36 @@ impl Sweep {
         self.dry_run = dry_run;
         self
     }
-
-    /// Sets how long a removed file stays locked.
-    ///
-    /// The default is a minute on NFS, and zero on a local file system. On NFS other hosts may find
-    /// the removed file for a minute, and programs that do not check again, such as `filelock`,
-    /// would lock it. onelock checks again and does not need this.
-    #[must_use]
-    pub fn keep_locked(mut self, keep_locked: Duration) -> Self {
-        self.keep_locked = Some(keep_locked);
-        self
-    }
 }
 
 /// The result of a sweep.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[must_use]
 pub struct Swept {
-    /// The lock files that were removed, or would be in a dry run, each with its sidecars.
+    /// What was removed, or would be in a dry run: the lock file of each name, which stands for
+    /// all its files, or its emptied record where lock files stay.
     pub removed: Vec<PathBuf>,
-    /// The number of names that stay: used recently, held, or never used by onelock.
+    /// The number of names that stay: used recently, held, never used by onelock, or with a file
+    /// that could not be examined. A warning names such a file.
     pub kept: usize,
 }
-
-/// How many removed files stay locked at a time. EFS limits the locked files of one process.
-const BATCH: usize = 128;
-const SWEEP_LOCK: &str = ".onelock-sweep";
 
 impl FileBackend {
     /// Removes the files of idle names.
     ///
     /// Each file is removed under its lock and only if its path still names it. So no holder and no
     /// waiter of onelock is disturbed, and fencing tokens continue to rise. Names without a record
-    /// of onelock, which only `flock(1)` or `filelock` use, stay.
+    /// of onelock, which only `flock(1)` or `filelock` use, stay. So do files that onelock did not
+    /// write.
     ///
-    /// Blocks, on NFS for an additional minute: see [`Sweep::keep_locked`].
+    /// On NFS, and on file systems of unknown kind, records are emptied and all files stay. There
+    /// a lock can be lost at any moment, and the network may deliver a removal after that. It
+    /// would remove the lock file of the next holder.
+    ///
+    /// Blocks until all names are examined.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`] while another sweep of this directory runs. Otherwise the error
+    /// [`ErrorKind::Unavailable`](lock_core::ErrorKind::Unavailable) while another sweep of this directory runs. Otherwise the error
     /// that stopped the sweep.
     pub fn sweep(&self, sweep: Sweep) -> Result<Swept, Error> {
         self.store().sweep(sweep)
@@ -91,12 +83,14 @@ impl FileBackend {
 }
 
 impl FileStore {
-    fn sweep(&self, sweep: Sweep) -> Result<Swept, Error> {
-        let _alone = self.lock_sweep()?;
-        let keep_locked = sweep.keep_locked.unwrap_or_else(|| self.medium().removal_delay());
+    pub(crate) fn sweep(&self, sweep: Sweep) -> Result<Swept, Error> {
+        // One sweep at a time, because a sweep reads and then writes the floor.
+        let mut floor = match sweep.dry_run {
+            true => None,
+            false => Some(LockedFloor::lock(self.directory(), self.mode())?),
+        };
         let fail = |e: io::Error| error::at("list the directory", self.directory(), e);
         let mut swept = Swept::default();
-        let mut locked = Vec::new();
         for entry in fs::read_dir(self.directory()).map_err(fail)? {
             let file_name = entry.map_err(fail)?.file_name();
             let Some(file_name) = file_name.to_str() else { continue };
@@ -104,35 +98,17 @@ impl FileStore {
                 self.remove_temp_record(file_name, sweep.idle_for);
             }
             let Some(stem) = file_name.strip_suffix(".lock") else { continue };
-            let files = self.files(stem);
-            match self.sweep_name(&files, sweep)? {
-                None => swept.kept += 1,
-                Some(lock) => {
-                    swept.removed.push(files.lock);
-                    locked.extend(lock);
+            match self.sweep_name(&self.files(stem), sweep, floor.as_mut()) {
+                Ok(Some(removed)) => swept.removed.push(removed),
+                Ok(None) => swept.kept += 1,
+                Err(error) if error::is_of_one_file(&error) => {
+                    tracing::warn!(file = %file_name, %error, "this name was not swept");
+                    swept.kept += 1;
                 }
-            }
-            if locked.len() >= BATCH {
-                wait_and_close(&mut locked, keep_locked);
+                Err(error) => return Err(error),
             }
         }
-        wait_and_close(&mut locked, keep_locked);
         Ok(swept)
-    }
-
-    /// Ensures one sweep at a time, because a sweep reads and then writes the floor.
-    fn lock_sweep(&self) -> Result<File, Error> {
-        let path = self.directory().join(SWEEP_LOCK);
-        let file = LockFile::open(&path, self.mode(), OFlag::empty())?.into_file();
-        match try_flock(&file, FlockArg::LockExclusiveNonblock) {
-            Ok(true) => Ok(file),
-            Ok(false) => {
-                let what =
-                    format!("another sweep of {} is running; try again when it has ended", self.directory().display());
-                Err(Error::new(ErrorKind::Unavailable, what).with_ambiguous(false))
-            }
-            Err(e) => Err(error::at("lock", &path, e)),
-        }
     }
 
     /// Removes a name that has no holder and no waiter and that its last holder released.
@@ -142,23 +118,25 @@ impl FileStore {
         let files = self.files(&encode::encode(name));
         // The record of a crashed holder stays, so that the next holder learns of the crash.
         let was_released = |record: &Record| Ok(record.state != RecordState::Held);
-        Ok(!files.lock.exists() || self.remove(&files, Duration::ZERO, was_released)?.is_some())
+        if !has_content(&files.record)? {
+            return Ok(!self.medium().is_locked(&files.lock, &KernelLocks::read())?);
+        }
+        Ok(self.remove(&files, Duration::ZERO, was_released)?.is_some())
     }
 
-    /// Removes a name if it is idle. Returns the lock, which the caller keeps for a while, or
-    /// `Some(None)` in a dry run.
-    fn sweep_name(&self, files: &Files, sweep: Sweep) -> Result<Option<Option<LockFile>>, Error> {
+    /// Removes a name if it is idle, and returns the path that tells it.
+    fn sweep_name(
+        &self,
+        files: &Files,
+        sweep: Sweep,
+        floor: Option<&mut LockedFloor>,
+    ) -> Result<Option<PathBuf>, Error> {
         if !is_idle(files, sweep.idle_for) {
             return Ok(None);
         }
-        if sweep.dry_run {
-            return Ok(Some(None));
-        }
-        let keep_token = |record: &Record| {
-            record.token().map_or(Ok(()), |token| floor::raise(self.directory(), token, self.mode()))?;
-            Ok(true)
-        };
-        Ok(self.remove(files, sweep.idle_for, keep_token)?.map(Some))
+        let Some(floor) = floor else { return Ok(Some(self.told(files))) };
+        let keep_token = |record: &Record| record.token().map_or(Ok(()), |token| floor.raise(token)).map(|()| true);
+        self.remove(files, sweep.idle_for, keep_token)
     }
 
     /// Removes the files of an idle name under its lock, if its record `may_go`.
@@ -167,46 +145,64 @@ impl FileStore {
         files: &Files,
         idle_for: Duration,
         may_go: impl FnOnce(&Record) -> Result<bool, Error>,
-    ) -> Result<Option<LockFile>, Error> {
+    ) -> Result<Option<PathBuf>, Error> {
         let Some(lock) = LockFile::open_existing(&files.lock)? else { return Ok(None) };
-        if !lock.try_lock(&files.lock)? {
+        if !lock.was_empty() || !lock.try_lock(&files.lock)? {
             return Ok(None);
         }
-        let _fresh = self.medium().refresh_directory(self.directory(), self.mode())?;
+        let _fresh = self.medium().refresh_directory(self.directory(), lock.sharing(self.mode()))?;
         if !lock.inode.is_at(&files.lock)? || !is_idle(files, idle_for) || is_queued(&files.queue) {
             return Ok(None);
         }
-        let RecordRead::Record(record) = sidecar::read(&files.record)? else { return Ok(None) };
+        let keeps_locks = self.medium().keeps_locks();
+        let access = if keeps_locks { Access::Read } else { Access::ReadWrite };
+        let (RecordRead::Record(record), Some(file)) = sidecar::open(&files.record, access)? else {
+            return Ok(None);
+        };
         if record.hold_left(now_us()).is_some() || !may_go(&record)? {
             return Ok(None);
         }
-        for path in [&files.record, &files.spare, &files.queue, &files.lock] {
-            match fs::remove_file(path) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(error::at("remove", path, e)),
-                _ => {}
-            }
+        match keeps_locks {
+            true => retire::remove_files(files)?,
+            false => retire::empty_record(files, &file)?,
         }
-        Ok(Some(lock))
+        Ok(Some(self.told(files)))
+    }
+
+    /// Returns the path that a sweep reports for a name.
+    fn told(&self, files: &Files) -> PathBuf {
+        if self.medium().keeps_locks() { files.lock.clone() } else { files.record.clone() }
     }
 
     /// Removes the temporary record of an acquisition that ended early, if the record is old
     /// enough.
     fn remove_temp_record(&self, file_name: &str, idle_for: Duration) {
         let path = self.directory().join(file_name);
-        let is_temp_record = file_name.len() == TEMP_RECORD_PREFIX.len() + 32;
-        if is_temp_record
-            && fs::symlink_metadata(&path).is_ok_and(|found| is_older(&found, idle_for.max(DIRECTORY_CACHE)))
-        {
+        let id = file_name.strip_prefix(TEMP_RECORD_PREFIX).unwrap_or_default();
+        if id.len() != 32 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return;
+        }
+        let Ok(opened) = open::existing(&path, Access::Read, OFlag::empty()) else { return };
+        let is_ours = open::read_start(&opened.file, record::MAGIC.len()).is_ok_and(|start| record::is_ours(&start));
+        if is_ours && is_older(&opened.found, idle_for.max(DIRECTORY_CACHE)) {
             let _ = fs::remove_file(path);
         }
     }
 }
 
+fn has_content(record: &Path) -> Result<bool, Error> {
+    match fs::symlink_metadata(record) {
+        Ok(found) => Ok(found.len() > 0),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(e) => Err(error::at("inspect the lock record", record, e)),
+    }
+}
+
 /// Returns whether onelock used the name, but not within `idle_for`.
 fn is_idle(files: &Files, idle_for: Duration) -> bool {
-    [&files.record, &files.lock]
-        .into_iter()
-        .all(|path| fs::symlink_metadata(path).is_ok_and(|found| is_older(&found, idle_for)))
+    let is_old = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| is_older(&found, idle_for));
+    // An earlier sweep emptied the record, or a crash did.
+    has_content(&files.record).unwrap_or(false) && is_old(&files.record) && is_old(&files.lock)
 }
 
 fn is_older(found: &Metadata, age: Duration) -> bool {
@@ -215,15 +211,6 @@ fn is_older(found: &Metadata, age: Duration) -> bool {
 
 /// Returns whether processes wait for the name.
 fn is_queued(queue: &Path) -> bool {
-    File::open(queue).is_ok_and(|file| !matches!(try_flock(&file, FlockArg::LockSharedNonblock), Ok(true)))
-}
-
-/// Sleeps in the thread of the sweep. No operation on a lock waits for this thread.
-fn wait_and_close(locked: &mut Vec<LockFile>, keep_locked: Duration) {
-    if !locked.is_empty() {
-        // Until no NFS client opens a removed file from its cache of the directory. No event
-        // reports that.
-        thread::sleep(keep_locked);
-        locked.clear();
-    }
+    open::existing(queue, Access::Read, OFlag::empty())
+        .is_ok_and(|queue| !matches!(try_flock(&queue.file, FlockArg::LockSharedNonblock), Ok(true)))
 }

@@ -110,7 +110,7 @@ fn sweep(directory: String) -> Result<(), Failure> {
     let backend = FileBackend::open(&directory)?;
     std::thread::spawn(move || {
         loop {
-            match backend.sweep(Sweep::new(Duration::ZERO).keep_locked(Duration::ZERO)) {
+            match backend.sweep(Sweep::new(Duration::ZERO)) {
                 Ok(swept) => say("swept", &directory, &[&swept.removed.len().to_string()]),
                 // The other client is sweeping.
                 Err(error) if error.is_retryable() => {}

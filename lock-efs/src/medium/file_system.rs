@@ -49,7 +49,8 @@ impl FileSystem {
     pub(crate) fn medium(&self) -> &'static dyn Medium {
         match self {
             Self::Nfs(_) => &Nfs,
-            Self::Local | Self::Unknown => &Local,
+            Self::Local => &Local { keeps_locks: true },
+            Self::Unknown => &Local { keeps_locks: false },
         }
     }
 }

@@ -1,14 +1,14 @@
 //! Local file systems, and file systems of unknown kind, which are treated as local.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt},
     path::Path,
     time::Duration,
 };
 
-use lock_core::{Error, backend::LeaseId};
+use lock_core::Error;
 use nix::fcntl::{FlockArg, OFlag};
 
 use super::{
@@ -19,14 +19,19 @@ use super::{
 };
 use crate::{
     error,
-    lockfile::{LockFile, try_flock, widen},
-    mode::Mode,
-    sidecar,
+    lockfile::{LockFile, try_flock},
+    mode::Sharing,
+    open::{self, Access, Opened},
+    record, sidecar,
 };
 
-/// A file system of this machine.
+/// A file system of this machine, or one of unknown kind.
 #[derive(Debug)]
-pub(crate) struct Local;
+pub(crate) struct Local {
+    /// Whether a lock is never lost while its process lives, so that the files of a locked name
+    /// can be removed.
+    pub(crate) keeps_locks: bool,
+}
 
 impl Medium for Local {
     fn open_flags(&self) -> OFlag {
@@ -63,9 +68,8 @@ impl Medium for Local {
         if known.list(&found) {
             return Ok(true);
         }
-        let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
-            Ok(file) => file,
+        let file = match open::existing(path, Access::Read, OFlag::empty()) {
+            Ok(opened) => opened.file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
             Err(e) => return Err(fail(e)),
         };
@@ -74,12 +78,12 @@ impl Medium for Local {
     }
 
     /// Prepares nothing: the path is current, and the file system uses this machine's clock.
-    fn begin_record(&self, _: &Path, _: LeaseId, _: Mode) -> Result<Option<TempRecord>, Error> {
+    fn begin_record(&self, _: &Path, _: Sharing) -> Result<Option<TempRecord>, Error> {
         Ok(None)
     }
 
     fn place_record(&self, record: &NewRecord<'_>, _begun: Option<TempRecord>) -> Result<File, Error> {
-        replace(record)
+        replace(record, self.keeps_locks)
     }
 
     fn mark_released(&self, file: &File, now_us: u64, hold_for: Duration) -> io::Result<()> {
@@ -88,15 +92,15 @@ impl Medium for Local {
 
     /// Closing a file that was open for reading is an event too.
     fn wake_watches(&self, path: &Path) {
-        drop(File::open(path));
+        drop(open::existing(path, Access::Read, OFlag::empty()));
     }
 
-    fn refresh_directory(&self, _: &Path, _: Mode) -> Result<Option<TempRecord>, Error> {
+    fn refresh_directory(&self, _: &Path, _: Sharing) -> Result<Option<TempRecord>, Error> {
         Ok(None)
     }
 
-    fn removal_delay(&self) -> Duration {
-        Duration::ZERO
+    fn keeps_locks(&self) -> bool {
+        self.keeps_locks
     }
 
     fn note_held(&self, _: usize) {}
@@ -111,30 +115,28 @@ impl Medium for Local {
 ///
 /// The record is not synchronised to disk: if a token is lost with its record, the clock supplies a
 /// larger one.
-fn replace(record: &NewRecord<'_>) -> Result<File, Error> {
+fn replace(record: &NewRecord<'_>, keeps_locks: bool) -> Result<File, Error> {
     let (path, spare) = (&record.files.record, &record.files.spare);
-    let file = write_spare(spare, record.bytes, record.mode);
-    let file = file.map_err(|e| error::at("write the lock record", spare, e))?;
-    if !(record.replaces && exchange(spare, path)) {
+    let file = write_spare(spare, record)?;
+    // Where a lock can be lost, each record is a new file, so that a late request of an earlier
+    // holder cannot reach it.
+    if !(keeps_locks && record.replaces && exchange(spare, path)) {
         fs::rename(spare, path).map_err(|e| error::at("replace the lock record", path, e))?;
     }
     Ok(file)
 }
 
-fn write_spare(spare: &Path, bytes: &[u8], mode: Mode) -> io::Result<File> {
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(mode.file)
-        .custom_flags(flags.bits())
-        .open(spare)?;
-    let found = file.metadata()?;
-    widen(&file, &found, mode, spare);
-    file.write_all_at(bytes, 0)?;
-    if found.size() > bytes.len() as u64 {
-        file.set_len(bytes.len() as u64)?;
+fn write_spare(spare: &Path, record: &NewRecord<'_>) -> Result<File, Error> {
+    let fail = |e: io::Error| error::at("write the lock record", spare, e);
+    let Opened { file, found, created } = open::or_create(spare, record.sharing.file, OFlag::empty()).map_err(fail)?;
+    if created {
+        record.sharing.apply(&file, &found, spare);
+    } else if !record::is_ours(&open::read_start(&file, record::MAGIC.len()).map_err(fail)?) {
+        return Err(error::stranger(spare));
+    }
+    file.write_all_at(record.bytes, 0).map_err(fail)?;
+    if found.size() > record.bytes.len() as u64 {
+        file.set_len(record.bytes.len() as u64).map_err(fail)?;
     }
     Ok(file)
 }
@@ -154,15 +156,18 @@ fn exchange(_: &Path, _: &Path) -> bool {
 mod tests {
     use std::cell::Cell;
 
+    use lock_core::backend::LeaseId;
+
     use super::*;
-    use crate::{lockfile::flock, medium::refusal::SECOND_TRIES, sidecar::RecordRead};
+    use crate::{lockfile::flock, medium::refusal::SECOND_TRIES, mode::Mode, sidecar::RecordRead};
 
     #[test]
     fn a_lock_taken_only_for_a_moment_is_not_refused() {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let path = dir.path().join("etl.lock");
         let mode = Mode { file: 0o600, directory: 0o700, exact: false };
-        let lock = LockFile::open(&path, mode, Local.open_flags()).expect("a fresh file opens");
+        let local = Local { keeps_locks: true };
+        let lock = LockFile::open(&path, mode, local.open_flags()).expect("a fresh file opens");
         for peeks_until_free in 0..=SECOND_TRIES + 1 {
             let inspector = File::open(&path).expect("the lock file exists");
             assert_eq!(try_flock(&inspector, FlockArg::LockSharedNonblock), Ok(true));
@@ -175,7 +180,7 @@ mod tests {
                 RecordRead::Absent
             };
             let attempt = LockAttempt { id: LeaseId::from(7), lock: &lock, path: &path, peek: &peek };
-            let refused = Local.try_lock(&attempt, None).expect("no error");
+            let refused = local.try_lock(&attempt, None).expect("no error");
             assert_eq!(refused.is_none(), (1..=SECOND_TRIES).contains(&peeks_until_free), "{peeks_until_free}");
             lock.unlock(&path).expect("unlocking cannot fail");
         }

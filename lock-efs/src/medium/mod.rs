@@ -2,10 +2,10 @@
 
 use std::{fmt::Debug, fs::File, io, path::Path, time::Duration};
 
-use lock_core::{Error, backend::LeaseId};
+use lock_core::Error;
 use nix::fcntl::OFlag;
 
-use crate::{files::Files, lockfile::LockFile, mode::Mode};
+use crate::{files::Files, lockfile::LockFile, mode::Sharing};
 
 pub(crate) mod file_system;
 pub(crate) mod kernel_locks;
@@ -43,7 +43,7 @@ pub(crate) trait Medium: Debug + Send + Sync {
 
     /// Prepares the record of a lock that was just acquired, before the lock file is compared with
     /// its path.
-    fn begin_record(&self, directory: &Path, id: LeaseId, mode: Mode) -> Result<Option<TempRecord>, Error>;
+    fn begin_record(&self, directory: &Path, sharing: Sharing) -> Result<Option<TempRecord>, Error>;
 
     /// Replaces the record atomically for every reader. The caller holds the lock. `begun` is the
     /// answer of [`begin_record`](Self::begin_record), if it was called.
@@ -56,10 +56,11 @@ pub(crate) trait Medium: Debug + Send + Sync {
     fn wake_watches(&self, path: &Path);
 
     /// Refreshes this host's cache of `directory`, until the answer is dropped.
-    fn refresh_directory(&self, directory: &Path, mode: Mode) -> Result<Option<TempRecord>, Error>;
+    fn refresh_directory(&self, directory: &Path, sharing: Sharing) -> Result<Option<TempRecord>, Error>;
 
-    /// Returns how long other hosts may still open a removed file.
-    fn removal_delay(&self) -> Duration;
+    /// Returns whether a lock is never lost while its process lives, so that the files of a locked
+    /// name can be removed.
+    fn keeps_locks(&self) -> bool;
 
     /// Reports how many locks this process holds after an acquisition.
     fn note_held(&self, held: usize);
@@ -85,9 +86,8 @@ impl Probe {
 pub(crate) struct NewRecord<'a> {
     pub(crate) directory: &'a Path,
     pub(crate) files: &'a Files,
-    pub(crate) id: LeaseId,
     pub(crate) bytes: &'a [u8],
     /// Whether a readable record exists already.
     pub(crate) replaces: bool,
-    pub(crate) mode: Mode,
+    pub(crate) sharing: Sharing,
 }

@@ -1,12 +1,8 @@
 //! Reads from `/proc` how the file system of a directory is mounted.
 
-use std::{
-    fs::{self, File},
-    io,
-    os::fd::AsRawFd,
-    path::Path,
-    time::Duration,
-};
+use std::{fs, io, os::fd::AsRawFd, path::Path, time::Duration};
+
+use crate::open;
 
 /// One line of `/proc/self/mountinfo`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +32,7 @@ pub(crate) struct NfsFacts {
 impl Mount {
     /// Returns the mount that `directory` is on.
     pub(crate) fn of(directory: &Path) -> io::Result<Option<Self>> {
-        let open = File::open(directory)?;
+        let open = open::directory(directory)?;
         let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", open.as_raw_fd()))?;
         let Some(id) = info.lines().find_map(|line| line.strip_prefix("mnt_id:")) else { return Ok(None) };
         Ok(Self::find(&fs::read_to_string("/proc/self/mountinfo")?, id.trim()))

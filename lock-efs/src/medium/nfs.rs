@@ -1,17 +1,17 @@
 //! NFSv4, where calls are requests to a server and a lock can be lost.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
     os::{
         fd::AsFd,
-        unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+        unix::fs::{FileExt, MetadataExt},
     },
     path::Path,
     time::Duration,
 };
 
-use lock_core::{Error, backend::LeaseId};
+use lock_core::Error;
 use nix::{
     errno::Errno,
     fcntl::{FcntlArg, OFlag, fcntl},
@@ -24,7 +24,14 @@ use super::{
     refusal::{CachedHolder, LockAttempt},
     temp_record::TempRecord,
 };
-use crate::{clock::now_us, error, lockfile::LockFile, mode::Mode, sidecar};
+use crate::{
+    clock::now_us,
+    error,
+    lockfile::LockFile,
+    mode::Sharing,
+    open::{self, Access},
+    sidecar,
+};
 
 /// How long NFS clients cache the attributes of a directory (acdirmax).
 pub(crate) const DIRECTORY_CACHE: Duration = Duration::from_secs(60);
@@ -75,14 +82,14 @@ impl Medium for Nfs {
 
     /// Creates the file of the record. That refreshes the directory in this host's cache, and the
     /// time of the file shows the server's clock.
-    fn begin_record(&self, directory: &Path, id: LeaseId, mode: Mode) -> Result<Option<TempRecord>, Error> {
-        TempRecord::create(directory, id, mode).map(Some)
+    fn begin_record(&self, directory: &Path, sharing: Sharing) -> Result<Option<TempRecord>, Error> {
+        TempRecord::create(directory, sharing).map(Some)
     }
 
     fn place_record(&self, record: &NewRecord<'_>, begun: Option<TempRecord>) -> Result<File, Error> {
         let temp = match begun {
             Some(temp) => temp,
-            None => TempRecord::create(record.directory, record.id, record.mode)?,
+            None => TempRecord::create(record.directory, record.sharing)?,
         };
         temp.place(record.bytes, &record.files.record)
     }
@@ -97,12 +104,12 @@ impl Medium for Nfs {
     /// Does nothing: no event reports changes by other hosts, so there are no watches.
     fn wake_watches(&self, _: &Path) {}
 
-    fn refresh_directory(&self, directory: &Path, mode: Mode) -> Result<Option<TempRecord>, Error> {
-        TempRecord::create(directory, LeaseId::random(), mode).map(Some)
+    fn refresh_directory(&self, directory: &Path, sharing: Sharing) -> Result<Option<TempRecord>, Error> {
+        TempRecord::create(directory, sharing).map(Some)
     }
 
-    fn removal_delay(&self) -> Duration {
-        DIRECTORY_CACHE
+    fn keeps_locks(&self) -> bool {
+        false
     }
 
     fn note_held(&self, held: usize) {
@@ -163,9 +170,8 @@ fn unmounted(path: &Path) -> String {
 /// clients, and no lock is taken.
 fn is_locked(path: &Path) -> Result<bool, Error> {
     let fail = |e: io::Error| error::at("inspect the lock file", path, e);
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-    let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(path) {
-        Ok(file) => file,
+    let file = match open::existing(path, Access::Read, OFlag::empty()) {
+        Ok(opened) => opened.file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
         Err(e) => return Err(fail(e)),
     };

@@ -1,17 +1,19 @@
 //! Writes a record to a temporary file that then replaces the previous record.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io,
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    fs::{self, File},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     time::SystemTime,
 };
 
 use lock_core::{Error, backend::LeaseId};
-use nix::fcntl::OFlag;
 
-use crate::{error, lockfile::widen, mode::Mode};
+use crate::{
+    error,
+    mode::Sharing,
+    open::{self, Opened},
+};
 
 /// The next record, written to a temporary file and then renamed over the previous record.
 ///
@@ -26,18 +28,15 @@ pub(crate) struct TempRecord {
 }
 
 impl TempRecord {
-    /// Creates the file. Each acquisition has its own.
-    pub(crate) fn create(directory: &Path, id: LeaseId, mode: Mode) -> Result<Self, Error> {
-        let path = directory.join(format!("{TEMP_RECORD_PREFIX}{id}"));
-        let fail = |e: io::Error| error::at("write the lock record", &path, e);
-        // Not O_EXCL: servers store its verifier in the file times, which must show their clock.
-        let flags = OFlag::O_NOFOLLOW | OFlag::O_NOCTTY;
-        let mut options = OpenOptions::new();
-        let file =
-            options.write(true).create(true).truncate(true).mode(mode.file).custom_flags(flags.bits()).open(&path);
-        let file = file.map_err(fail)?;
-        let found = file.metadata().map_err(fail)?;
-        widen(&file, &found, mode, &path);
+    /// Creates the file, under a name that is never used again.
+    ///
+    /// So a removal or renaming of the file that the network delivers late cannot reach the file
+    /// of a later acquisition.
+    pub(crate) fn create(directory: &Path, sharing: Sharing) -> Result<Self, Error> {
+        let path = directory.join(format!("{TEMP_RECORD_PREFIX}{}", LeaseId::random()));
+        let Opened { file, found, .. } =
+            open::unique(&path, sharing.file).map_err(|e| error::at("write the lock record", &path, e))?;
+        sharing.apply(&file, &found, &path);
         Ok(Self { file, path, placed: false })
     }
 
@@ -82,13 +81,18 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::mode::Mode;
 
-    const MODE: Mode = Mode { file: 0o600, directory: 0o700, exact: false };
+    fn create(directory: &Path) -> TempRecord {
+        let mode = Mode { file: 0o600, directory: 0o700, exact: false };
+        let sharing = mode.sharing(&fs::metadata(directory).expect("the test's directory exists"));
+        TempRecord::create(directory, sharing).expect("a temporary record can be made")
+    }
 
     #[test]
     fn a_temp_record_takes_its_time_from_the_file_system() {
         let dir = tempfile::tempdir().expect("a directory for the test");
-        let temp = TempRecord::create(dir.path(), LeaseId::from(7), MODE).expect("a temporary record can be made");
+        let temp = create(dir.path());
         let ahead = SystemTime::now() + Duration::from_secs(3_600);
         temp.file.set_modified(ahead).expect("the test owns the file");
         let told = SystemTime::UNIX_EPOCH + Duration::from_micros(temp.server_us().expect("the file has a time"));
@@ -98,13 +102,10 @@ mod tests {
     #[test]
     fn a_temp_record_replaces_the_record_or_is_removed() {
         let dir = tempfile::tempdir().expect("a directory for the test");
-        let (record, temp) = (dir.path().join("a.info"), || TempRecord::create(dir.path(), LeaseId::from(7), MODE));
-        drop(temp().expect("a temporary record can be made"));
+        let record = dir.path().join("a.info");
+        drop(create(dir.path()));
         for text in ["first, and longer", "second"] {
-            temp()
-                .expect("a temporary record can be made")
-                .place(text.as_bytes(), &record)
-                .expect("the record can be replaced");
+            create(dir.path()).place(text.as_bytes(), &record).expect("the record can be replaced");
             assert_eq!(fs::read_to_string(&record).expect("the record exists"), text);
         }
         assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 1);

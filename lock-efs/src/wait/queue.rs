@@ -21,6 +21,7 @@ use nix::fcntl::{FlockArg, OFlag};
 use tokio::sync::Notify;
 
 use crate::{
+    error,
     lockfile::{LockFile, flock},
     mode::Mode,
     sync,
@@ -79,7 +80,13 @@ impl FlockQueues {
     pub(crate) fn join(self: &Arc<Self>, name: &LockName, path: &Path, mode: Mode) -> Result<QueuePosition, Error> {
         let shared = match self.take_over(name) {
             Some(shared) => shared,
-            None => self.start(name, LockFile::open(path, mode, OFlag::empty())?, path)?,
+            None => {
+                let file = LockFile::open(path, mode, OFlag::empty())?;
+                if !file.was_empty() {
+                    return Err(error::stranger(path));
+                }
+                self.start(name, file, path)?
+            }
         };
         Ok(QueuePosition { queues: Arc::clone(self), name: name.clone(), shared })
     }

@@ -47,7 +47,8 @@ async fn a_symbolic_link_at_the_record_path_is_not_followed() {
     let target = dir.path().join("precious");
     fs::write(&target, "precious").unwrap();
     symlink(&target, dir.path().join("etl.info")).unwrap();
-    grant(&backend, &request("etl")).await;
+    let error = failed(&backend, "etl").await;
+    check_attempt(&error, ErrorKind::StoreNotReady, &dir.path().join("etl.info"), "symbolic link");
     assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
     symlink(&target, dir.path().join("etl2.prev")).unwrap();
     let error = failed(&backend, "etl2").await;
@@ -76,7 +77,8 @@ async fn a_pipe_at_the_record_path_does_not_block() {
     let (dir, backend) = open();
     assert!(Command::new("mkfifo").arg(dir.path().join("etl.info")).status().unwrap().success());
     assert_eq!(backend.inspect(&name("etl")).await.unwrap(), None);
-    grant(&backend, &request("etl")).await;
+    let error = failed(&backend, "etl").await;
+    check_attempt(&error, ErrorKind::StoreNotReady, &dir.path().join("etl.info"), "not a regular file");
 }
 
 #[tokio::test]

@@ -14,11 +14,13 @@ async fn a_bad_record_hides_the_holder_but_not_the_lock() {
     let (_, lease) = grant(&backend, &request("etl")).await;
     let record = dir.path().join("etl.info");
     let whole = fs::read(&record).unwrap();
-    for bad in [&whole[..60], &whole[..10], &[], &[0; 4096], b"4711\n", &vec![b'x'; 2_000_000]] {
+    for bad in [&whole[..60], &whole[..10], &whole[..3], &[0; 4096], b"4711\n", &vec![b'x'; 2_000_000]] {
         fs::write(&record, bad).unwrap();
         assert_eq!(refused(&backend, "etl").await, Holder::default());
         assert_eq!(backend.inspect(&name("etl")).await.unwrap(), Some(Holder::default()));
     }
+    fs::write(&record, "").unwrap();
+    assert!(refused(&backend, "etl").await.foreign.is_some_and(|f| f.contains("without a record")));
     fs::remove_file(&record).unwrap();
     assert!(refused(&backend, "etl").await.foreign.is_some_and(|f| f.contains("without a record")));
     assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
@@ -29,7 +31,8 @@ async fn tokens_rise_after_the_record_is_lost_or_destroyed() {
     let (dir, backend) = open();
     let record = dir.path().join("etl.info");
     let mut last = None;
-    for bad in [None, Some(&b""[..]), Some(b"garbage"), Some(&[0xff; 300_000])] {
+    let long = [&b"onelock/1 held "[..], &[0xff; 300_000]].concat();
+    for bad in [None, Some(&b""[..]), Some(b"onelo"), Some(b"onelock/7 garbage"), Some(&long)] {
         let (granted, lease) = grant(&backend, &request("etl")).await;
         assert!(granted.token > last && granted.crashed.is_none());
         last = granted.token;

@@ -76,7 +76,7 @@ async fn a_minimum_hold_outlives_a_sweep() {
 #[tokio::test]
 async fn a_second_sweep_of_a_directory_is_refused() {
     let (dir, backend) = open();
-    let turn = File::create(dir.path().join(".onelock-sweep")).unwrap();
+    let turn = File::create(dir.path().join(".onelock-floor")).unwrap();
     turn.lock().unwrap();
     assert_eq!(backend.sweep(Sweep::new(DAY)).unwrap_err().kind(), ErrorKind::Unavailable);
     drop(turn);

@@ -1,0 +1,169 @@
+//! Opens files in a directory where other users may have put anything.
+//!
+//! All opens of this crate are here. None follows a link, blocks on a pipe, becomes a controlling
+//! terminal or truncates, and each returns regular files only.
+
+use std::{
+    fs::{self, File, Metadata, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{FileExt, OpenOptionsExt},
+    path::Path,
+};
+
+use nix::{errno::Errno, fcntl::OFlag};
+
+/// How often opening starts over because the file appears and disappears in between.
+const TRIES: usize = 16;
+
+/// What the file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    ReadWrite,
+}
+
+/// A regular file that was opened.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) file: File,
+    pub(crate) found: Metadata,
+    /// Whether this call created the file.
+    pub(crate) created: bool,
+}
+
+/// Opens the file at `path`, which must exist.
+pub(crate) fn existing(path: &Path, access: Access, flags: OFlag) -> io::Result<Opened> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(access == Access::ReadWrite);
+    regular(path, &mut options, flags, false)
+}
+
+/// Opens the file at `path` for reading and writing, and creates it with `mode` if it is missing.
+///
+/// Opened without `O_CREAT` first: the kernel refuses that flag for another user's file in a
+/// directory with the sticky bit (`fs.protected_regular`).
+pub(crate) fn or_create(path: &Path, mode: u32, flags: OFlag) -> io::Result<Opened> {
+    for _ in 0..TRIES {
+        match existing(path, Access::ReadWrite, flags) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            result => return result,
+        }
+        let mut options = OpenOptions::new();
+        match regular(path, options.read(true).write(true).create_new(true).mode(mode), flags, true) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            result => return result,
+        }
+    }
+    Err(Errno::EAGAIN.into())
+}
+
+/// Creates the file at `path`, whose name no other process knows.
+///
+/// Not with `O_EXCL`: NFS servers may store its verifier in the file times, which must show their
+/// clock. A file with content or a second name was there before, and is refused.
+pub(crate) fn unique(path: &Path, mode: u32) -> io::Result<Opened> {
+    use std::os::unix::fs::MetadataExt;
+    let mut options = OpenOptions::new();
+    let opened = regular(path, options.read(true).write(true).create(true).mode(mode), OFlag::empty(), true)?;
+    if opened.found.len() > 0 || opened.found.nlink() > 1 {
+        return Err(Errno::EEXIST.into());
+    }
+    Ok(opened)
+}
+
+/// Opens a directory without access to its content, for questions about its mount.
+pub(crate) fn directory(path: &Path) -> io::Result<File> {
+    #[cfg(target_os = "linux")]
+    let flags = OFlag::O_DIRECTORY | OFlag::O_PATH;
+    #[cfg(not(target_os = "linux"))]
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
+    OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
+}
+
+/// Reads the file from its start, at most `limit` bytes.
+pub(crate) fn read(mut file: &File, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; limit.min(4096)];
+    let n = file.read(&mut bytes)?;
+    bytes.truncate(n);
+    if n == 4096 {
+        file.take((limit - n) as u64).read_to_end(&mut bytes)?;
+    }
+    Ok(bytes)
+}
+
+/// Reads the first bytes of the file, at most `limit`, wherever its offset is.
+pub(crate) fn read_start(file: &File, limit: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; limit];
+    let n = file.read_at(&mut bytes, 0)?;
+    bytes.truncate(n);
+    Ok(bytes)
+}
+
+fn regular(path: &Path, options: &mut OpenOptions, flags: OFlag, created: bool) -> io::Result<Opened> {
+    let safe = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = options.custom_flags((safe | flags).bits()).open(path).map_err(|e| in_the_way(path).unwrap_or(e))?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(of_type(&found).into());
+    }
+    Ok(Opened { file, found, created })
+}
+
+/// Returns a clear error if `path` names something that is not a regular file. The error of the
+/// open may be any other, such as a missing permission.
+fn in_the_way(path: &Path) -> Option<io::Error> {
+    let found = fs::symlink_metadata(path).ok()?;
+    (!found.is_file()).then(|| of_type(&found).into())
+}
+
+fn of_type(found: &Metadata) -> Errno {
+    match found.file_type() {
+        kind if kind.is_symlink() => Errno::ELOOP,
+        kind if kind.is_dir() => Errno::EISDIR,
+        _ => Errno::ENXIO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Opens elsewhere could follow links, hang or truncate.
+    #[test]
+    fn no_other_source_file_opens_files() {
+        fn sources(directory: &Path, found: &mut Vec<std::path::PathBuf>) {
+            for entry in fs::read_dir(directory).expect("a directory of sources") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    sources(&path, found);
+                } else if path.file_name().is_some_and(|name| name != "open.rs") {
+                    found.push(path);
+                }
+            }
+        }
+        let mut paths = Vec::new();
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut paths);
+        assert!(paths.len() > 20);
+        for path in paths {
+            let text = fs::read_to_string(&path).expect("a source file");
+            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().replace("LockFile::", "");
+            for call in ["File::open", "File::create", "OpenOptions", "fs::write", "fs::copy"] {
+                assert!(!code.contains(call), "{} uses {call}; use open.rs", path.display());
+            }
+            // Files of the kernel, in /proc and /sys.
+            let may_read = ["doctor.rs", "mount.rs", "kernel_locks.rs"].iter().any(|name| path.ends_with(name));
+            let reads = code.contains("fs::read(") || code.contains("fs::read_to_string(");
+            assert!(may_read || !reads, "{} reads files; use open.rs", path.display());
+        }
+    }
+
+    #[test]
+    fn a_file_that_was_there_is_not_unique() {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let path = dir.path().join("a");
+        fs::write(&path, "mine").expect("the directory is writable");
+        let error = unique(&path, 0o600).expect_err("the file has content");
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&path).expect("the file exists"), "mine");
+    }
+}
