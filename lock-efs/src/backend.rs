@@ -20,6 +20,7 @@ use lock_core::{
 };
 
 use crate::{
+    dir::LockDirectory,
     doctor,
     io_pool::{Abandoned, IoPool},
     key::Key,
@@ -46,9 +47,11 @@ pub struct FileBackend {
 }
 
 impl FileBackend {
-    pub(crate) fn new(directory: PathBuf, mode: Mode, file_system: FileSystem) -> Self {
+    pub(crate) fn new(directory: LockDirectory, mode: Mode) -> Self {
+        let LockDirectory { path, file_system, is_missing } = directory;
+        let store = FileStore::new(path, mode, file_system.medium()).with_missing_directory(is_missing);
         Self {
-            store: Arc::new(FileStore::new(directory, mode, file_system.medium())),
+            store: Arc::new(store),
             pool: file_system.is_nfs().then(IoPool::default),
             file_system,
             cannot_watch: AtomicBool::new(false),

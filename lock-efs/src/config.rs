@@ -4,7 +4,12 @@ use std::path::PathBuf;
 
 use lock_core::Error;
 
-use crate::{backend::FileBackend, dir, medium::file_system::FileSystem, mode::Mode};
+use crate::{
+    backend::FileBackend,
+    dir::{self, LockDirectory},
+    medium::file_system::FileSystem,
+    mode::Mode,
+};
 
 /// Settings of a directory of locks. [`build`](Self::build) opens it.
 ///
@@ -24,12 +29,14 @@ pub struct FileConfig {
 }
 
 impl FileConfig {
-    /// Uses the locks in `directory`, which is created private to this user if it is missing.
+    /// Uses the locks in `directory`. If it is missing, the first lock creates it, private to this
+    /// user.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self { directory: directory.into(), create: true, mode: None, require_nfs: false }
     }
 
-    /// Sets whether to create a missing directory and its parents. Default `true`.
+    /// Sets whether the first lock creates a missing directory and its parents. Default `true`.
+    /// Opening, inspecting and listing create nothing.
     ///
     /// Use `false` for a directory on a mount: if the mount is missing, locks in the empty
     /// directory under it would not exclude other hosts.
@@ -62,7 +69,10 @@ impl FileConfig {
         self
     }
 
-    /// Opens the directory. Blocks, on NFS until the server answers.
+    /// Opens the directory, and changes nothing. Blocks, on NFS until the server answers.
+    ///
+    /// A user who may read the directory can inspect and list its locks. Only the first acquisition
+    /// shows whether this user may write to it.
     ///
     /// # Errors
     /// - [`ErrorKind::Config`](lock_core::ErrorKind::Config) for a mode without `0o600` or beyond
@@ -70,27 +80,27 @@ impl FileConfig {
     /// - [`ErrorKind::StoreNotReady`](lock_core::ErrorKind::StoreNotReady) if the directory is
     ///   missing or not on the required NFS, or if locks on its NFS mount would not be safe. The
     ///   error names the mount option to change.
-    /// - [`ErrorKind::PermissionDenied`](lock_core::ErrorKind::PermissionDenied) or
-    ///   [`ErrorKind::Full`](lock_core::ErrorKind::Full) if the directory is not writable.
+    /// - [`ErrorKind::PermissionDenied`](lock_core::ErrorKind::PermissionDenied) if the directory
+    ///   cannot be searched.
     pub fn build(self) -> Result<FileBackend, Error> {
         let mode = Mode::new(self.mode)?;
         if self.require_nfs {
             dir::must_be_nfs(&self.directory)?;
         }
-        let directory = dir::prepare(&self.directory, self.create, mode)?;
-        let file_system = FileSystem::of(&directory)?;
-        if file_system == FileSystem::Unknown {
+        let directory = LockDirectory::find(&self.directory, self.create)?;
+        if directory.file_system == FileSystem::Unknown {
             tracing::warn!(
-                directory = %directory.display(),
+                directory = %directory.path.display(),
                 "locks on this network file system can be lost without notice; use NFSv4 or a local directory"
             );
         }
-        Ok(FileBackend::new(directory, mode, file_system))
+        Ok(FileBackend::new(directory, mode))
     }
 }
 
 impl FileBackend {
-    /// Opens `directory` with the default settings: created if missing, private to this user.
+    /// Opens `directory` with the default settings: created by the first lock if it is missing,
+    /// private to this user.
     ///
     /// # Errors
     /// As [`FileConfig::build`].

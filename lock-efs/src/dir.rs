@@ -1,4 +1,4 @@
-//! Creates the directory of the locks and checks it once.
+//! Finds the directory of the locks, and creates it.
 
 use std::{
     fs::{self, DirBuilder, Permissions},
@@ -8,39 +8,84 @@ use std::{
 };
 
 use lock_core::{Error, ErrorKind};
-use nix::{
-    fcntl::{AT_FDCWD, AtFlags},
-    unistd::{AccessFlags, faccessat},
-};
 
 use crate::{error, medium::file_system::FileSystem, mode::Mode};
 
-/// Ensures that `path` is a writable directory, and returns its absolute path.
-///
-/// Symbolic links in the path are not resolved: if a link is changed to another directory, every
-/// process must follow it.
-pub(crate) fn prepare(path: &Path, create: bool, mode: Mode) -> Result<PathBuf, Error> {
-    let directory = std::path::absolute(path).map_err(|e| {
-        Error::new(ErrorKind::Config, format!("\"{}\" is not a path; name a directory for the locks", path.display()))
-            .with_source(e)
-    })?;
-    match fs::metadata(&directory) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound && create => create_private(&directory, mode)?,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let what = format!("the directory {} does not exist; create it or mount it", directory.display());
-            return Err(Error::new(ErrorKind::StoreNotReady, what).with_source(e));
+/// The directory of the locks, as it was found when it was opened.
+#[derive(Debug)]
+pub(crate) struct LockDirectory {
+    pub(crate) path: PathBuf,
+    /// The file system that it is on, or will be on once it is created.
+    pub(crate) file_system: FileSystem,
+    /// Whether the first lock is to create it. Opening does not: a question about a mistyped path
+    /// would get the answer that no lock is held there.
+    pub(crate) is_missing: bool,
+}
+
+impl LockDirectory {
+    /// Looks at `path`, and changes nothing. It may be missing if it is to be created.
+    ///
+    /// Symbolic links in the path are not resolved: if a link is changed to another directory,
+    /// every process must follow it.
+    pub(crate) fn find(path: &Path, create: bool) -> Result<Self, Error> {
+        let path = std::path::absolute(path).map_err(|e| {
+            let what = format!("\"{}\" is not a path; name a directory for the locks", path.display());
+            Error::new(ErrorKind::Config, what).with_source(e)
+        })?;
+        let is_missing = match fs::metadata(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && create => true,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let what = format!("the directory {} does not exist; create it or mount it", path.display());
+                return Err(Error::new(ErrorKind::StoreNotReady, what).with_source(e));
+            }
+            Err(e) => return Err(error::at("open the directory", &path, e)),
+            Ok(_) => false,
+        };
+        if !is_missing {
+            check(&path)?;
         }
-        Err(e) => return Err(error::at("open the directory", &directory, e)),
-        Ok(_) => {}
+        let file_system = FileSystem::of(existing(&path))?;
+        Ok(Self { path, file_system, is_missing })
     }
-    check(&directory)?;
-    Ok(directory)
+}
+
+/// Creates the directory of the locks, which was missing when it was opened.
+///
+/// # Errors
+/// If it cannot be created, or is not on the kind of file system that was found then.
+pub(crate) fn create(directory: &Path, mode: Mode, is_nfs: bool) -> Result<(), Error> {
+    create_private(directory, mode)?;
+    check(directory)?;
+    if FileSystem::of(directory)?.is_nfs() == is_nfs {
+        return Ok(());
+    }
+    let what = format!("a file system was mounted on {} after it was opened; open it again", directory.display());
+    Err(Error::new(ErrorKind::StoreNotReady, what).with_ambiguous(false))
+}
+
+/// Returns the nearest existing ancestor of `path`, or `path` itself.
+pub(crate) fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path)
+}
+
+/// Returns an error unless `directory` exists, for answers that no lock is held in it.
+pub(crate) fn must_exist(directory: &Path) -> Result<(), Error> {
+    match fs::metadata(directory) {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let what = format!(
+                "the directory {} does not exist; check the path (the first lock in it creates it)",
+                directory.display()
+            );
+            Err(Error::new(ErrorKind::StoreNotReady, what).with_source(e).with_ambiguous(false))
+        }
+        Err(e) => Err(error::at("open the directory", directory, e)),
+    }
 }
 
 /// Returns an error unless `path`, or its nearest existing parent, is on NFS.
 pub(crate) fn must_be_nfs(path: &Path) -> Result<(), Error> {
-    let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path);
-    if FileSystem::of(existing)?.is_nfs() {
+    if FileSystem::of(existing(path))?.is_nfs() {
         return Ok(());
     }
     let what = format!(
@@ -72,9 +117,6 @@ fn check(directory: &Path) -> Result<(), Error> {
         let what = format!("{} is not a directory; name a directory for the locks", directory.display());
         return Err(Error::new(ErrorKind::StoreNotReady, what));
     }
-    let write_and_search = AccessFlags::W_OK | AccessFlags::X_OK;
-    faccessat(AT_FDCWD, directory, write_and_search, AtFlags::AT_EACCESS)
-        .map_err(|e| error::at("write to the directory", directory, e))?;
     let shared_by_all = found.permissions().mode() & 0o1002 == 0o0002;
     if shared_by_all {
         tracing::warn!(

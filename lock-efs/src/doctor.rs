@@ -15,7 +15,7 @@ use nix::{
 };
 
 use crate::{
-    error,
+    dir, error,
     medium::{
         file_system,
         mount::{Mount, NfsFacts},
@@ -38,7 +38,7 @@ const SAMPLE: usize = 100;
 
 /// Runs all checks. Blocks as long as the file system takes to answer.
 pub(crate) fn examine(store: &FileStore) -> Vec<Finding> {
-    let directory = store.directory();
+    let directory = dir::existing(store.directory());
     let mount = Mount::of(directory).ok().flatten();
     let mut findings = match (&mount, mount.as_ref().and_then(Mount::nfs)) {
         (Some(mount), Some(facts)) => nfs(mount, &facts, &Identity::read()),
@@ -48,11 +48,28 @@ pub(crate) fn examine(store: &FileStore) -> Vec<Finding> {
             "/proc does not describe it, so unsafe mount options cannot be detected",
         )],
     };
-    findings.extend(permissions(directory));
     findings.extend(space(directory));
+    if directory != store.directory() {
+        findings.push(missing(store.directory(), directory));
+        return findings;
+    }
+    findings.extend(permissions(directory));
     findings.extend(writing(store));
     findings.extend(files(directory));
     findings
+}
+
+/// The first lock creates the directory. The doctor does not.
+fn missing(directory: &Path, existing: &Path) -> Finding {
+    const SUBJECT: &str = "directory";
+    let text = format!("{} does not exist yet", directory.display());
+    match faccessat(AT_FDCWD, existing, AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS) {
+        Ok(()) => Finding::note(SUBJECT, format!("{text}; the first lock creates it")),
+        Err(error) => {
+            Finding::unfit(SUBJECT, format!("{text}, and cannot be created in {}: {error}", existing.display()))
+                .advice("create it, and give this user write access to it")
+        }
+    }
 }
 
 /// The identity by which the server distinguishes this host from others.

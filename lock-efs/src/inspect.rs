@@ -2,11 +2,11 @@
 
 use std::{fs, io};
 
-use lock_core::{Error, ErrorKind, Holder, LockName};
+use lock_core::{Error, Holder, LockName};
 
 use crate::{
     clock::now_us,
-    encode, error,
+    dir, encode, error,
     files::Files,
     medium::kernel_locks::KernelLocks,
     sidecar::{self, RecordRead},
@@ -15,11 +15,16 @@ use crate::{
 
 impl FileStore {
     pub(crate) fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        self.look(&self.files(&encode::encode(name)), &KernelLocks::read())
+        let holder = self.look(&self.files(&encode::encode(name)), &KernelLocks::read())?;
+        if holder.is_none() {
+            dir::must_exist(self.directory())?;
+        }
+        Ok(holder)
     }
 
     pub(crate) fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
         let fail = |e: io::Error| error::at("list the directory", self.directory(), e);
+        dir::must_exist(self.directory())?;
         let known = KernelLocks::read();
         let mut locks = Vec::new();
         for entry in fs::read_dir(self.directory()).map_err(fail)? {
@@ -29,8 +34,9 @@ impl FileStore {
             let Some(name) = name_of(stem, &files).filter(|n| n.as_str().starts_with(prefix)) else { continue };
             match self.look(&files, &known) {
                 Ok(holder) => locks.extend(holder.map(|h| (name, h))),
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
-                    tracing::debug!(%name, %error, "lock not listed: it belongs to another user and is not known to be held");
+                // It must not hide the others.
+                Err(error) if error::is_of_one_file(&error) => {
+                    tracing::warn!(%name, %error, "this lock is not listed, because it could not be examined");
                 }
                 Err(error) => return Err(error),
             }
@@ -50,6 +56,14 @@ fn name_of(stem: &str, files: &Files) -> Option<LockName> {
     if !encode::has_digest(stem) {
         return encode::decode(stem);
     }
-    let RecordRead::Record(record) = sidecar::peek(&files.record) else { return None };
+    let record = match sidecar::read(&files.record) {
+        Ok(RecordRead::Record(record)) => record,
+        Ok(_) => return None,
+        Err(error) => {
+            let file = files.lock.display();
+            tracing::warn!(%file, %error, "this lock is not listed, because only its record has its name");
+            return None;
+        }
+    };
     LockName::new(record.body.name).ok().filter(|name| encode::encode(name) == stem)
 }

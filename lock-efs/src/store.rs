@@ -4,7 +4,10 @@ use std::{
     fs::File,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,7 +18,7 @@ use lock_core::{
 
 use crate::{
     clock::now_us,
-    encode, error,
+    dir, encode, error,
     files::Files,
     floor,
     key::Key,
@@ -42,6 +45,9 @@ pub(crate) struct FileStore {
     table: LockTable,
     slots: Arc<DescriptorSlots>,
     labels: GaugeLabels,
+    /// The directory was missing when it was opened, and the first lock is to create it. A
+    /// directory that disappears later is an error.
+    may_create: AtomicBool,
 }
 
 /// The result of recording the holder, while this process has the lock.
@@ -52,8 +58,22 @@ enum RecordOutcome {
 
 impl FileStore {
     pub(crate) fn new(directory: PathBuf, mode: Mode, medium: &'static dyn Medium) -> Self {
-        let labels = GaugeLabels::of(&directory);
-        Self { directory, mode, medium, table: LockTable::default(), slots: Arc::default(), labels }
+        let labels = GaugeLabels::of(dir::existing(&directory));
+        Self {
+            directory,
+            mode,
+            medium,
+            table: LockTable::default(),
+            slots: Arc::default(),
+            labels,
+            may_create: AtomicBool::new(false),
+        }
+    }
+
+    /// Sets whether the directory is missing and the first lock is to create it.
+    pub(crate) fn with_missing_directory(mut self, is_missing: bool) -> Self {
+        *self.may_create.get_mut() = is_missing;
+        self
     }
 
     pub(crate) fn directory(&self) -> &Path {
@@ -129,6 +149,10 @@ impl FileStore {
     }
 
     fn open(&self, path: &Path) -> Result<LockFile, Error> {
+        if self.may_create.load(Ordering::Acquire) {
+            dir::create(&self.directory, self.mode, self.medium.is_nfs())?;
+            self.may_create.store(false, Ordering::Release);
+        }
         LockFile::open(path, self.mode, self.medium.open_flags())
     }
 

@@ -99,6 +99,10 @@ impl Medium for Local {
         Ok(None)
     }
 
+    fn is_nfs(&self) -> bool {
+        false
+    }
+
     fn keeps_locks(&self) -> bool {
         self.keeps_locks
     }

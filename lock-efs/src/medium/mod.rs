@@ -58,6 +58,9 @@ pub(crate) trait Medium: Debug + Send + Sync {
     /// Refreshes this host's cache of `directory`, until the answer is dropped.
     fn refresh_directory(&self, directory: &Path, sharing: Sharing) -> Result<Option<TempRecord>, Error>;
 
+    /// Returns whether this is NFS.
+    fn is_nfs(&self) -> bool;
+
     /// Returns whether a lock is never lost while its process lives, so that the files of a locked
     /// name can be removed.
     fn keeps_locks(&self) -> bool;

@@ -108,6 +108,10 @@ impl Medium for Nfs {
         TempRecord::create(directory, sharing).map(Some)
     }
 
+    fn is_nfs(&self) -> bool {
+        true
+    }
+
     fn keeps_locks(&self) -> bool {
         false
     }

@@ -127,9 +127,12 @@ async fn child_on_other_file_systems() {
         "container's own layer",
     );
 
-    let backend = FileBackend::open(dir.join("locks")).unwrap();
+    let locks = dir.join("locks");
+    fs::create_dir(&locks).unwrap();
+    let (backend, missing) = (FileBackend::open(&locks).unwrap(), FileBackend::open(dir.join("missing")).unwrap());
     mount(&["--bind", dir.to_str().unwrap()], &dir);
     mount(&["-o", "remount,bind,ro"], &dir);
     check(&backend.diagnose().await, "writing", Level::Unfit, "read-only");
+    check(&missing.diagnose().await, "directory", Level::Unfit, "cannot be created");
     println!("CHILD RAN");
 }

@@ -85,6 +85,16 @@ pub(crate) fn run_child(wrapper: &[&str], test: &str, dir: &Path) {
     assert!(output.status.success() && text.contains("CHILD RAN"), "{command:?} ended with {}:\n{text}", output.status);
 }
 
+pub(crate) fn is_root() -> bool {
+    Command::new("id").arg("-u").output().unwrap().stdout == b"0\n"
+}
+
+/// Returns the wrapper of a process to which permission bits apply, even if root runs it. The test
+/// binary stays readable.
+pub(crate) fn without_capabilities() -> &'static [&'static str] {
+    if is_root() { &["setpriv", "--inh-caps=-all", "--bounding-set=-all"] } else { &[] }
+}
+
 /// A process that is killed when the test ends.
 pub(crate) struct Process(pub(crate) Child);
 

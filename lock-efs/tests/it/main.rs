@@ -1,14 +1,18 @@
 //! Tests of file locks on real directories, with real processes and programs.
 
 mod acquire_renew_release;
+mod asking;
 mod conformance;
 mod doctor;
 mod errors;
 mod fixture;
+mod hostile;
 mod interop;
 mod limits;
+mod owners;
 mod processes;
 mod records;
+mod strangers;
 mod sweep;
 mod sweep_contended;
 #[cfg(target_os = "linux")]

@@ -1,0 +1,215 @@
+//! A directory that other users can write to, with anything in the place of any file of a lock.
+
+use std::{
+    fs::{self, File, Permissions},
+    future::Future,
+    os::unix::{
+        fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink},
+        net::UnixListener,
+    },
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use crate::fixture::{grant, in_child, is_root, name, open, request, run_child, without_capabilities};
+use lock_core::{
+    Error,
+    backend::{AcquireOutcome, Admin, Backend, ProcessBound},
+};
+use lock_efs::{FileBackend, FileConfig, Sweep};
+
+/// Bounds only a failing test. A call that hangs would block the test's own thread, so each case
+/// has a thread.
+const LONG: Duration = Duration::from_secs(60);
+const PRECIOUS: &str = "precious\n";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Obstacle {
+    Link,
+    DanglingLink,
+    HardLink,
+    Pipe,
+    Socket,
+    Directory,
+    Device,
+    GiantFile,
+    Unreadable,
+    AnothersFile,
+}
+
+use Obstacle::{AnothersFile, DanglingLink, Device, Directory, GiantFile, HardLink, Link, Pipe, Socket, Unreadable};
+
+const OBSTACLES: [Obstacle; 10] =
+    [Link, DanglingLink, HardLink, Pipe, Socket, Directory, Device, GiantFile, Unreadable, AnothersFile];
+
+/// The names beside a lock, and the one of the floor.
+const PLACES: [&str; 5] = ["etl.lock", "etl.info", "etl.prev", "etl.queue", ".onelock-floor"];
+
+impl Obstacle {
+    /// Puts the obstacle at `path`. `target` is a file elsewhere. Returns whether this user can.
+    fn place(self, path: &Path, target: &Path) -> bool {
+        let _ = fs::remove_file(path);
+        let run = |command: &mut Command| assert!(command.status().unwrap().success(), "{command:?}");
+        match self {
+            Link => symlink(target, path).unwrap(),
+            DanglingLink => symlink(target.with_extension("missing"), path).unwrap(),
+            HardLink => fs::hard_link(target, path).unwrap(),
+            Pipe => run(Command::new("mkfifo").arg(path)),
+            Socket => drop(UnixListener::bind(path).unwrap()),
+            Directory => fs::create_dir(path).unwrap(),
+            // A container may forbid it.
+            Device => return Command::new("mknod").arg(path).args(["c", "1", "3"]).output().unwrap().status.success(),
+            GiantFile => File::create(path).unwrap().set_len(1 << 40).unwrap(),
+            Unreadable => {
+                fs::write(path, PRECIOUS).unwrap();
+                fs::set_permissions(path, Permissions::from_mode(0o000)).unwrap();
+            }
+            AnothersFile => {
+                fs::write(path, PRECIOUS).unwrap();
+                fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+                return std::os::unix::fs::chown(path, Some(65_534), Some(65_534)).is_ok();
+            }
+        }
+        true
+    }
+}
+
+/// Everything about a name and its target that a change would show.
+fn state(path: &Path, target: &Path) -> impl PartialEq + std::fmt::Debug + use<> {
+    let of = |found: &fs::Metadata| (found.ino(), found.mode(), found.uid(), found.gid(), found.len());
+    let found = fs::symlink_metadata(path).unwrap();
+    let text = (found.is_file() && found.len() < 1_000).then(|| fs::read(path).ok());
+    (
+        of(&found),
+        found.file_type().is_fifo(),
+        text,
+        fs::read_link(path).ok(),
+        of(&fs::metadata(target).unwrap()),
+        fs::read_to_string(target).unwrap(),
+        target.with_extension("missing").exists(),
+    )
+}
+
+/// Runs `call` with a limit, on a thread of its own.
+fn bounded<T: Send + 'static, F: Future<Output = T>>(what: &str, call: impl FnOnce() -> F + Send + 'static) -> T {
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let _ = done.send(runtime.block_on(call()));
+    });
+    is_done.recv_timeout(LONG).unwrap_or_else(|error| panic!("{what} hangs or panicked: {error}"))
+}
+
+/// Runs every operation on the lock `etl` and one on `other`. Returns the errors about `etl`.
+async fn every_operation(directory: PathBuf) -> Vec<Error> {
+    let backend = FileConfig::new(directory).mode(0o666).build().unwrap();
+    let etl = name("etl");
+    let mine = request("etl");
+    let mut errors = Vec::new();
+    errors.extend(backend.inspect(&etl).await.err());
+    match backend.acquire(&mine).await {
+        Err(error) => errors.push(error),
+        Ok(AcquireOutcome::Contended(holder)) => panic!("no process holds the lock, but {holder} does"),
+        Ok(AcquireOutcome::Granted(grant)) => {
+            let lease = mine.lease(grant.token);
+            errors.extend(backend.watch(&etl).await.err());
+            errors.extend(backend.renew(&lease).await.err());
+            let token = lock_core::FencingToken::new(lease.token.unwrap().get() + 1).unwrap();
+            errors.extend(backend.advance_token(&lease, token).await.err());
+            errors.extend(backend.release(&lease, Duration::ZERO).await.err());
+        }
+    }
+    errors.extend(backend.watch(&etl).await.err());
+    assert!(backend.break_lock(&etl, "1", "me").await.is_err());
+    let _ = backend.diagnose().await;
+    errors.extend(backend.sweep(Sweep::new(Duration::ZERO)).err());
+    errors.extend(backend.purge(&etl).await.err());
+
+    let (_, lease) = grant(&backend, &request("other")).await;
+    let listed = backend.list("").await.unwrap();
+    assert_eq!(listed.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["other"]);
+    assert!(backend.inspect(&name("other")).await.unwrap().is_some());
+    assert!(backend.release_now(&lease, Duration::ZERO));
+    errors
+}
+
+/// Each obstacle is put at each place before the first lock, and after one was released.
+fn check_all(only: impl Fn(Obstacle) -> bool) -> usize {
+    let mut checked = 0;
+    for (obstacle, place) in OBSTACLES.into_iter().filter(|o| only(*o)).flat_map(|o| PLACES.map(|place| (o, place))) {
+        for used in [false, true] {
+            let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let (path, target) = (dir.path().join(place), elsewhere.path().join("target"));
+            fs::write(&target, PRECIOUS).unwrap();
+            let directory = dir.path().to_owned();
+            let what = format!("{obstacle:?} at {place}, used before: {used}");
+            bounded(&what, {
+                let directory = directory.clone();
+                move || async move {
+                    let backend = FileBackend::open(directory).unwrap();
+                    for text in if used { &["etl", "etl", "other"][..] } else { &["other"] } {
+                        let (_, lease) = grant(&backend, &request(text)).await;
+                        assert!(backend.release_now(&lease, Duration::ZERO));
+                    }
+                }
+            });
+            if !obstacle.place(&path, &target) {
+                continue;
+            }
+            let before = state(&path, &target);
+            let errors = bounded(&what, move || every_operation(directory));
+            assert_eq!(state(&path, &target), before, "{what}");
+            for error in &errors {
+                assert!(error.to_string().contains(path.to_str().unwrap()), "{what}: {error}");
+            }
+            // A lock file with content can be locked like any other, and root reads all files.
+            let can_be_locked =
+                place == "etl.lock" && matches!(obstacle, HardLink | GiantFile | AnothersFile | Unreadable);
+            assert!(can_be_locked || !errors.is_empty(), "{what}: no error");
+            checked += 1;
+        }
+    }
+    checked
+}
+
+#[test]
+fn obstacles_at_any_name_are_named_and_untouched() {
+    let checked = check_all(|_| true);
+    assert!(checked >= if is_root() { 80 } else { 60 }, "{checked}");
+}
+
+/// Root opens files of all users, so a user without its privileges is tried too.
+#[test]
+fn obstacles_stop_no_user_without_privileges() {
+    let dir = tempfile::tempdir().unwrap();
+    run_child(without_capabilities(), "hostile::child_without_privileges", dir.path());
+}
+
+#[test]
+fn child_without_privileges() {
+    if in_child().is_none() {
+        return;
+    }
+    assert!(check_all(|obstacle| matches!(obstacle, Unreadable | Pipe | Link)) > 0);
+    println!("CHILD RAN");
+}
+
+/// The record, and so the long name, cannot be read.
+#[tokio::test]
+async fn odd_entries_never_hide_other_locks() {
+    let (dir, backend) = open();
+    let long = "long/".repeat(200);
+    for text in ["a", "z", &long] {
+        grant(&backend, &request(text)).await;
+    }
+    symlink("/nowhere", dir.path().join("m.lock")).unwrap();
+    fs::create_dir(dir.path().join("n.lock")).unwrap();
+    drop(UnixListener::bind(dir.path().join("o.lock")).unwrap());
+    File::create(dir.path().join("p.lock")).unwrap();
+    symlink("/nowhere", dir.path().join("p.info")).unwrap();
+    let listed = backend.list("").await.unwrap();
+    assert_eq!(listed.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a", long.as_str(), "z"]);
+    let error = backend.inspect(&name("m")).await.unwrap_err();
+    assert!(error.to_string().contains("m.lock") && error.to_string().contains("symbolic link"), "{error}");
+}

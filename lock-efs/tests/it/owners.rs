@@ -1,0 +1,109 @@
+//! Several users share a directory, whatever the umask of the process that comes first.
+
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
+    path::Path,
+    process::Command,
+    time::Duration,
+};
+
+use crate::fixture::{grant, in_child, is_root, myself, request};
+use lock_core::backend::{Admin, ProcessBound};
+use lock_efs::{FileBackend, FileConfig, Sweep};
+
+const USER: u32 = 54_321;
+const OTHER: u32 = 54_322;
+const GROUP: u32 = 54_320;
+
+/// Runs a test of this binary as `user` in the group, with the umask 077.
+fn run_as(user: u32, test: &str, directory: &Path) {
+    let ids = format!("--reuid={user} --regid={user} --groups={user},{GROUP}");
+    let command = myself(test, directory);
+    let script = format!("umask 077; exec setpriv {ids} \"$@\"");
+    let out = Command::new("sh").args(["-c", &script, "sh"]).args(&command).output().unwrap();
+    let text = String::from_utf8_lossy(&out.stdout) + String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success() && text.contains("CHILD RAN"), "user {user}:\n{text}");
+}
+
+/// Uses the lock `etl`, sweeps it away, and uses it and another name again.
+async fn use_all(backend: &FileBackend, own: &str) {
+    for text in ["etl", "etl", own] {
+        let (_, lease) = grant(backend, &request(text)).await;
+        backend.list("").await.unwrap();
+        assert!(backend.release_now(&lease, Duration::ZERO));
+    }
+}
+
+#[tokio::test]
+async fn child_uses_all_with_default_mode() {
+    let Some(dir) = in_child() else { return };
+    use_all(&FileBackend::open(dir).unwrap(), &format!("of-{}", nix::unistd::geteuid())).await;
+    println!("CHILD RAN");
+}
+
+#[tokio::test]
+async fn child_uses_all_with_group_mode() {
+    let Some(dir) = in_child() else { return };
+    let backend = FileConfig::new(dir).mode(0o660).build().unwrap();
+    use_all(&backend, &format!("of-{}", nix::unistd::geteuid())).await;
+    println!("CHILD RAN");
+}
+
+#[tokio::test]
+async fn child_sweeps() {
+    let Some(dir) = in_child() else { return };
+    let _ = FileBackend::open(dir).unwrap().sweep(Sweep::new(Duration::ZERO)).unwrap();
+    println!("CHILD RAN");
+}
+
+/// A directory that all users of the tests can reach.
+fn directory(owner: u32, group: u32, mode: u32) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    chown(dir.path(), Some(owner), Some(group)).unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(mode)).unwrap();
+    dir
+}
+
+#[test]
+fn one_run_by_root_does_not_lock_a_user_out() {
+    if !is_root() {
+        return eprintln!("only root can run processes of other users");
+    }
+    let dir = directory(USER, USER, 0o700);
+    // Root comes first, between, and to sweep.
+    for test in ["child_uses_all_with_default_mode", "child_sweeps"] {
+        run_as(0, &format!("owners::{test}"), dir.path());
+        run_as(USER, "owners::child_uses_all_with_default_mode", dir.path());
+        for entry in fs::read_dir(dir.path()).unwrap() {
+            let found = entry.unwrap().metadata().unwrap();
+            assert_eq!((found.uid(), found.gid()), (USER, USER));
+        }
+    }
+    let mode = |file: &str| fs::metadata(dir.path().join(file)).unwrap().mode() & 0o777;
+    assert_eq!([mode("etl.lock"), mode("etl.info"), mode(".onelock-floor")], [0o600, 0o600, 0o644]);
+}
+
+/// `chgrp`, mode 770 without the set-group-ID bit, and `mode=660`.
+#[test]
+fn a_group_shares_a_directory_by_the_documented_recipe() {
+    if !is_root() {
+        return eprintln!("only root can run processes of other users");
+    }
+    for test in ["child_uses_all_with_group_mode", "child_uses_all_with_default_mode"] {
+        let dir = directory(0, GROUP, 0o770);
+        for user in [USER, OTHER, 0, USER] {
+            run_as(user, &format!("owners::{test}"), dir.path());
+            run_as(user, "owners::child_sweeps", dir.path());
+        }
+    }
+}
+
+#[test]
+fn a_directory_with_the_sticky_bit_shares_no_files() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o1777)).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(use_all(&FileBackend::open(dir.path()).unwrap(), "own"));
+    assert_eq!(fs::metadata(dir.path().join("etl.lock")).unwrap().mode() & 0o777, 0o600);
+}
