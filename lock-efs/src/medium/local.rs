@@ -132,11 +132,19 @@ fn replace(record: &NewRecord<'_>, keeps_locks: bool) -> Result<File, Error> {
 
 fn write_spare(spare: &Path, record: &NewRecord<'_>) -> Result<File, Error> {
     let fail = |e: io::Error| error::at("write the lock record", spare, e);
-    let Opened { file, found, created } = open::or_create(spare, record.sharing.file, OFlag::empty()).map_err(fail)?;
+    let open = || open::or_create(spare, record.sharing.file, OFlag::empty()).map_err(fail);
+    let mut opened = open()?;
+    if !opened.created && !record::is_ours(&open::read_start(&opened.file, record::MAGIC.len()).map_err(fail)?) {
+        return Err(error::stranger(spare));
+    }
+    if opened.found.nlink() > 1 {
+        // A backup may keep the file under a second name.
+        fs::remove_file(spare).map_err(fail)?;
+        opened = open()?;
+    }
+    let Opened { file, found, created } = opened;
     if created {
         record.sharing.apply(&file, &found, spare);
-    } else if !record::is_ours(&open::read_start(&file, record::MAGIC.len()).map_err(fail)?) {
-        return Err(error::stranger(spare));
     }
     file.write_all_at(record.bytes, 0).map_err(fail)?;
     if found.size() > record.bytes.len() as u64 {

@@ -157,3 +157,24 @@ async fn a_strangers_queue_is_named_and_left_alone() {
     waiter.await.unwrap().unwrap();
     assert_eq!(state(&path), before);
 }
+
+/// Backups make second names of files (`cp -al`).
+#[tokio::test]
+async fn a_second_name_of_a_record_keeps_its_content() {
+    let (dir, backend) = open();
+    let kept = tempfile::tempdir_in(dir.path()).unwrap();
+    for round in 0..4 {
+        let (_, lease) = grant(&backend, &request("etl")).await;
+        assert!(backend.release_now(&lease, Duration::ZERO));
+        for suffix in ["info", "prev"] {
+            let copy = kept.path().join(format!("{round}.{suffix}"));
+            let _ = fs::hard_link(dir.path().join(format!("etl.{suffix}")), copy);
+        }
+    }
+    let copies: Vec<_> = fs::read_dir(kept.path()).unwrap().map(|entry| state(&entry.unwrap().path())).collect();
+    let (_, lease) = grant(&backend, &request("etl")).await;
+    assert!(backend.release_now(&lease, Duration::ZERO));
+    let after: Vec<_> = fs::read_dir(kept.path()).unwrap().map(|entry| state(&entry.unwrap().path())).collect();
+    let texts = |states: &[(String, u64, u32, u64)]| states.iter().map(|s| s.0.clone()).collect::<Vec<_>>();
+    assert_eq!(texts(&after), texts(&copies));
+}

@@ -13,6 +13,7 @@ fn holder(locks: &Locks, name: &str) -> Running {
 fn status_shows_whether_and_by_whom_a_lock_is_held() {
     let locks = Locks::new();
     let status = |json: &[&str]| output(onelock(["status", "--url", &locks.url()]).args(json).arg("x"));
+    assert_eq!(code(&mut locks.run(["x", "true"])), 0);
     assert_eq!(String::from_utf8(status(&[]).stdout).unwrap(), "x is free\n");
     assert_eq!(status(&[]).status.code(), Some(1));
     let _holder = holder(&locks, "x");
@@ -27,6 +28,19 @@ fn status_shows_whether_and_by_whom_a_lock_is_held() {
         held["held"] == true && held["token"].is_u64() && held["since"].is_f64() && held["expires_in"].is_null(),
         "{held}"
     );
+}
+
+#[test]
+fn questions_about_a_missing_directory_name_it() {
+    let locks = Locks::new();
+    let directory = locks.dir.path().join("locks");
+    for args in [&["status", "x"][..], &["list"]] {
+        let refused = output(onelock([args[0], "--url", &locks.url()]).args(&args[1..]));
+        assert_eq!(refused.status.code(), Some(73));
+        let message = String::from_utf8(refused.stderr).unwrap();
+        assert!(message.contains(&format!("{} does not exist", directory.display())), "{message}");
+        assert!(!directory.exists());
+    }
 }
 
 #[test]
@@ -47,6 +61,7 @@ fn list_shows_held_locks_by_prefix() {
 fn break_on_files_is_refused_with_a_reason() {
     let locks = Locks::new();
     let args = ["break", "--url", &locks.url(), "--version", "1", "x"];
+    assert_eq!(code(&mut locks.run(["x", "true"])), 0);
     assert_eq!(code(&mut onelock(args)), 1, "a free lock must not be broken");
     let _holder = holder(&locks, "x");
     let refused = output(&mut onelock(args));
