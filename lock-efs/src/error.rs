@@ -26,6 +26,13 @@ pub(crate) fn stranger(path: &Path) -> Error {
     Error::new(ErrorKind::StoreNotReady, what).with_ambiguous(false)
 }
 
+/// Returns whether `error` says that the file system has no room.
+pub(crate) fn is_full(error: &Error) -> bool {
+    let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
+    let errno = cause.and_then(io::Error::raw_os_error).map(Errno::from_raw);
+    matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT))
+}
+
 /// Returns whether the cause of `error` is one file of a directory, so that the other files can be
 /// examined nevertheless.
 pub(crate) fn is_of_one_file(error: &Error) -> bool {

@@ -2,6 +2,7 @@
 
 use std::{
     fs::File,
+    io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
@@ -52,7 +53,7 @@ pub(crate) struct FileStore {
 
 /// The result of recording the holder, while this process has the lock.
 enum RecordOutcome {
-    Granted { record: File, token: FencingToken, crashed: Option<Holder>, skew_us: i64 },
+    Granted { record: Option<File>, token: FencingToken, crashed: Option<Holder>, skew_us: i64 },
     MinHold(Holder),
 }
 
@@ -231,7 +232,18 @@ impl FileStore {
         }
         let replaces = previous.is_some();
         let new = NewRecord { directory: &self.directory, files, bytes: &bytes, replaces, sharing };
-        let file = self.medium.place_record(&new, begun)?;
+        let file = match self.medium.place_record(&new, begun) {
+            Ok(file) => Some(file),
+            // A token from the clock is exceeded by the next one although it is not kept.
+            Err(error) if self.medium.keeps_locks() && !replaces && token.get() == now_us && error::is_full(&error) => {
+                tracing::warn!(
+                    name = %request.name, %error,
+                    "the lock was acquired without a record: others cannot see its holder, and a crash is not reported"
+                );
+                None
+            }
+            Err(error) => return Err(error),
+        };
         let crashed = previous.filter(|r| r.state == RecordState::Held).map(record::Record::into_holder);
         if let Some(holder) = &crashed {
             tracing::debug!(name = %request.name, %holder, "the previous holder ended without releasing the lock");
@@ -275,7 +287,7 @@ impl FileStore {
         let bytes = record::raised(record, token);
         let new = NewRecord { directory: &self.directory, files: &files, bytes: &bytes, replaces: true, sharing };
         let file = self.medium.place_record(&new, None)?;
-        let raise = |held: &mut AcquiredLock| (held.record, held.token) = (file, token);
+        let raise = |held: &mut AcquiredLock| (held.record, held.token) = (Some(file), token);
         Ok(self.table.with(&key, raise).is_some())
     }
 
@@ -301,7 +313,11 @@ impl FileStore {
             return Ok(Release::NotHeld(self.inspect(&lease.name).unwrap_or(None)));
         }
         let released_us = now_us().saturating_add_signed(held.skew_us);
-        let marked = self.medium.mark_released(&held.record, released_us, hold_for);
+        let marked = match &held.record {
+            Some(record) => self.medium.mark_released(record, released_us, hold_for),
+            None if hold_for.is_zero() => Ok(()),
+            None => Err(io::Error::other("the lock has no record, because the file system was full")),
+        };
         // Unlocked before it is closed, because the close wakes waiters.
         held.lock.unlock(&path)?;
         if held.lent {

@@ -17,8 +17,8 @@ use crate::{key::Key, lockfile::LockFile, medium::mount::Mount, sync};
 pub(crate) struct AcquiredLock {
     pub(crate) lock: Arc<LockFile>,
     /// The record, open since it was written. So the release marks this record and never a
-    /// successor's.
-    pub(crate) record: File,
+    /// successor's. `None` if a full file system had no room for it.
+    pub(crate) record: Option<File>,
     pub(crate) token: FencingToken,
     /// Whether a duplicate of the descriptor was handed out. Only the last close of the file wakes
     /// waiters, and that may then be the close of the duplicate.

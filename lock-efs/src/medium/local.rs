@@ -121,7 +121,10 @@ impl Medium for Local {
 /// larger one.
 fn replace(record: &NewRecord<'_>, keeps_locks: bool) -> Result<File, Error> {
     let (path, spare) = (&record.files.record, &record.files.spare);
-    let file = write_spare(spare, record)?;
+    let file = match write_spare(spare, record) {
+        Err(full) if keeps_locks && record.replaces && error::is_full(&full) => return overwrite(record, full),
+        result => result?,
+    };
     // Where a lock can be lost, each record is a new file, so that a late request of an earlier
     // holder cannot reach it.
     if !(keeps_locks && record.replaces && exchange(spare, path)) {
@@ -150,6 +153,24 @@ fn write_spare(spare: &Path, record: &NewRecord<'_>) -> Result<File, Error> {
     if found.size() > record.bytes.len() as u64 {
         file.set_len(record.bytes.len() as u64).map_err(fail)?;
     }
+    Ok(file)
+}
+
+/// Writes the record in place of the previous one, where a `full` disk has no room for another
+/// file. A reader may see a mixed record, and after a crash its token may be lost.
+fn overwrite(record: &NewRecord<'_>, full: Error) -> Result<File, Error> {
+    let path = &record.files.record;
+    let opened = open::existing(path, Access::ReadWrite, OFlag::empty());
+    let Opened { file, found, .. } = opened.map_err(|e| error::at("write the lock record", path, e))?;
+    let length = usize::try_from(found.size()).unwrap_or(usize::MAX);
+    let start = open::read_start(&file, record::MAGIC.len()).map_err(|e| error::at("read the lock record", path, e))?;
+    if length > record::MAX_BYTES || record.bytes.len() > length || !start.starts_with(record::MAGIC) {
+        return Err(full);
+    }
+    let mut bytes = record.bytes.to_vec();
+    bytes.resize(length, b' ');
+    // On some file systems even this needs space.
+    file.write_all_at(&bytes, 0).map_err(|_| full)?;
     Ok(file)
 }
 

@@ -14,7 +14,7 @@ use crate::fixture::{
 };
 use lock_core::{
     Error, ErrorKind, Operation,
-    backend::{Admin, Backend, ProcessBound},
+    backend::{Admin, Backend, ProcessBound, Release, Renewal},
 };
 use lock_efs::{FileBackend, FileConfig};
 
@@ -92,7 +92,7 @@ async fn a_removed_directory_is_named_and_usable_once_recreated() {
     check_attempt(&failed(&backend, "x").await, ErrorKind::StoreNotReady, &dir.path().join("x.lock"), "is gone");
     check(&backend.list("").await.unwrap_err(), ErrorKind::StoreNotReady, dir.path(), "check the path");
     check(&backend.inspect(&name("x")).await.unwrap_err(), ErrorKind::StoreNotReady, dir.path(), "check the path");
-    assert!(matches!(backend.renew(&lease).await.unwrap(), lock_core::backend::Renewal::Lost(_)));
+    assert!(matches!(backend.renew(&lease).await.unwrap(), Renewal::Lost(_)));
     fs::write(dir.path(), "a file").unwrap();
     check_attempt(&failed(&backend, "x").await, ErrorKind::StoreNotReady, &dir.path().join("x.lock"), "is gone");
     fs::remove_file(dir.path()).unwrap();
@@ -168,7 +168,7 @@ async fn child_without_permission() {
 }
 
 #[test]
-fn a_full_disk_is_named_and_leaves_the_lock_free() {
+fn a_full_disk_keeps_no_existing_lock_from_being_taken() {
     let dir = tempfile::tempdir().unwrap();
     run_child(OWN_MOUNTS, "errors::child_on_a_full_disk", dir.path());
 }
@@ -179,22 +179,62 @@ async fn child_on_a_full_disk() {
     mount(&["-t", "tmpfs", "-o", "size=64k,nr_inodes=32", "none"], &dir);
     let backend = FileBackend::open(&dir).unwrap();
     let (before, lease) = grant(&backend, &request("etl")).await;
+    let by_flock = backend.lock_path(&name("by-flock"));
+    fs::write(&by_flock, "").unwrap();
     let ballast = dir.join("ballast");
     let _ = fs::write(&ballast, vec![0; 100_000]);
     // A held lock stays held and can be released, which needs no space.
-    assert_eq!(backend.renew(&lease).await.unwrap(), lock_core::backend::Renewal::Renewed);
-    let released = backend.release(&lease, Duration::ZERO).await.unwrap();
-    assert_eq!(released, lock_core::backend::Release::Released);
-    check_attempt(&failed(&backend, "etl").await, ErrorKind::Full, &dir, "file system is full");
-    let free = Command::new("flock").arg("-n").arg(backend.lock_path(&name("etl"))).arg("true").status().unwrap();
-    assert!(free.success(), "a failed attempt leaves the lock free");
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
+    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+
+    // The previous record is overwritten.
+    let (second, lease) = grant(&backend, &request("etl").with_owner("etl-7")).await;
+    assert!(second.token > before.token && second.crashed.is_none());
+    assert_eq!(refused(&backend, "etl").await.owner.as_deref(), Some("etl-7"));
+    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    let error = backend.acquire(&request("etl").with_data(vec![b'd'; 10_000])).await.unwrap_err();
+    check_attempt(&error, ErrorKind::Full, &dir, "file system is full");
+
+    // Without a record the clock alone makes tokens rise.
+    let (first, lease) = grant(&backend, &request("by-flock")).await;
+    assert!(refused(&backend, "by-flock").await.foreign.is_some());
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
+    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    let (next, lease) = grant(&backend, &request("by-flock")).await;
+    assert!(next.token > first.token && next.crashed.is_none());
+    let error = backend.release(&lease, Duration::from_secs(60)).await.unwrap_err();
+    check(&error, ErrorKind::Other, &by_flock, "minimum hold");
+
     fs::remove_file(&ballast).unwrap();
-    let (after, _) = grant(&backend, &request("etl")).await;
-    assert!(after.token > before.token && after.crashed.is_none());
+    for (text, last) in [("etl", second), ("by-flock", next)] {
+        let (after, _) = grant(&backend, &request(text)).await;
+        assert!(after.token > last.token && after.crashed.is_none(), "{text}");
+    }
     for i in 0..40 {
         let _ = fs::write(dir.join(format!("inode{i}")), "");
     }
     check_attempt(&failed(&backend, "other").await, ErrorKind::Full, &dir.join("other.lock"), "inodes");
+    println!("CHILD RAN");
+}
+
+/// An unrecorded token ahead of the clock would be given twice.
+#[test]
+fn a_full_disk_never_gives_a_token_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    run_child(OWN_MOUNTS, "errors::child_with_a_floor_ahead", dir.path());
+}
+
+#[tokio::test]
+async fn child_with_a_floor_ahead() {
+    let Some(dir) = in_child() else { return };
+    mount(&["-t", "tmpfs", "-o", "size=64k,nr_inodes=32", "none"], &dir);
+    let backend = FileBackend::open(&dir).unwrap();
+    fs::write(dir.join(".onelock-floor"), "onelock/1 floor 09000000000000000\n").unwrap();
+    fs::write(backend.lock_path(&name("etl")), "").unwrap();
+    let _ = fs::write(dir.join("ballast"), vec![0; 100_000]);
+    check_attempt(&failed(&backend, "etl").await, ErrorKind::Full, &dir, "file system is full");
+    fs::remove_file(dir.join("ballast")).unwrap();
+    assert_eq!(grant(&backend, &request("etl")).await.0.token.unwrap().get(), 9_000_000_000_000_001);
     println!("CHILD RAN");
 }
 
