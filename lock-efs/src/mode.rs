@@ -77,8 +77,8 @@ impl Sharing {
         {
             tracing::debug!(file = %path.display(), %error, "cannot give the file the owner and group of its directory");
             if !self.exact {
-                // Only the group of the directory was to share the file.
-                mode &= !0o070;
+                // Only the group of the directory was to share the file, and this is another group.
+                mode = (mode & !0o070) | ((mode & 0o007) << 3);
             }
         }
         let missing = mode & !found.mode();

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::fixture::{grant, in_child, is_root, myself, request};
+use crate::fixture::{grant, in_child, is_root, myself, request, run_child};
 use lock_core::backend::{Admin, ProcessBound};
 use lock_efs::{FileBackend, FileConfig, Sweep};
 
@@ -97,6 +97,24 @@ fn a_group_shares_a_directory_by_the_documented_recipe() {
             run_as(user, "owners::child_sweeps", dir.path());
         }
     }
+}
+
+#[test]
+fn the_umask_does_not_decide_who_shares_a_directory() {
+    let modes = |directory_mode: u32| {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(directory_mode)).unwrap();
+        let under_umask = ["sh", "-c", "umask 077; exec \"$0\" \"$@\""];
+        for test in ["child_uses_all_with_default_mode", "child_sweeps", "child_uses_all_with_default_mode"] {
+            run_child(&under_umask, &format!("owners::{test}"), dir.path());
+        }
+        ["etl.lock", "etl.info", ".onelock-floor"]
+            .map(|file| fs::metadata(dir.path().join(file)).unwrap().mode() & 0o777)
+    };
+    assert_eq!(modes(0o700), [0o600, 0o600, 0o644]);
+    assert_eq!(modes(0o755), [0o600, 0o600, 0o644]);
+    assert_eq!(modes(0o770), [0o660, 0o660, 0o664]);
+    assert_eq!(modes(0o777), [0o666; 3]);
 }
 
 #[test]
