@@ -109,7 +109,7 @@ impl LockFile {
 }
 
 impl Inode {
-    fn of(found: &Metadata) -> Self {
+    pub(crate) fn of(found: &Metadata) -> Self {
         Self { device: found.dev(), number: found.ino() }
     }
 

@@ -23,9 +23,10 @@ use crate::{
     files::Files,
     floor,
     key::Key,
-    lockfile::LockFile,
+    lockfile::{Inode, LockFile},
     medium::{Medium, NewRecord, Probe, refusal::LockAttempt, temp_record::TempRecord},
     mode::{Mode, Sharing},
+    open,
     record::{self, RecordState},
     sidecar::{self, RecordRead},
     table::{AcquiredLock, GaugeLabels, HeldGauge, LockTable},
@@ -314,7 +315,10 @@ impl FileStore {
         }
         let released_us = now_us().saturating_add_signed(held.skew_us);
         let marked = match &held.record {
-            Some(record) => self.medium.mark_released(record, released_us, hold_for),
+            Some(record) => self
+                .medium
+                .mark_released(record, released_us, hold_for)
+                .and_then(|()| if hold_for.is_zero() { Ok(()) } else { self.keep_record(lease, &held, record) }),
             None if hold_for.is_zero() => Ok(()),
             None => Err(io::Error::other("the lock has no record, because the file system was full")),
         };
@@ -331,6 +335,23 @@ impl FileStore {
             }
             Ok(()) => Ok(Release::Released),
         }
+    }
+
+    /// Places `record` again if its path names another file or none.
+    ///
+    /// A program may have removed the record. On NFS the network may have delivered the record of
+    /// an earlier client late. Without the record the minimum hold would bind no client.
+    fn keep_record(&self, lease: &Lease, held: &AcquiredLock, record: &File) -> io::Result<()> {
+        let files = self.files(&encode::encode(&lease.name));
+        let sharing = held.lock.sharing(self.mode);
+        let _fresh = self.medium.refresh_directory(&self.directory, sharing).map_err(io::Error::other)?;
+        if Inode::of(&record.metadata()?).is_at(&files.record).map_err(io::Error::other)? {
+            return Ok(());
+        }
+        sidecar::read(&files.record).map_err(io::Error::other)?;
+        let bytes = open::read_start(record, record::MAX_BYTES)?;
+        let new = NewRecord { directory: &self.directory, files: &files, bytes: &bytes, replaces: false, sharing };
+        self.medium.place_record(&new, None).map(drop).map_err(io::Error::other)
     }
 
     pub(crate) fn descriptor(&self, lease: &Lease) -> Option<OwnedFd> {

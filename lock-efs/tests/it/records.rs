@@ -67,6 +67,28 @@ async fn a_record_of_any_length_is_replaced_whole() {
     }
 }
 
+/// On NFS the late record of an earlier client can replace it.
+#[tokio::test]
+async fn a_minimum_hold_survives_the_loss_of_its_record() {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    for replaced in [false, true] {
+        let (dir, backend) = open();
+        let record = dir.path().join("etl.info");
+        let (_, lease) = grant(&backend, &request("etl")).await;
+        assert!(backend.release_now(&lease, Duration::ZERO));
+        let earlier = fs::read(&record).unwrap();
+        let (granted, lease) = grant(&backend, &request("etl").with_owner("etl-7")).await;
+        fs::remove_file(&record).unwrap();
+        if replaced {
+            fs::write(&record, &earlier).unwrap();
+        }
+        assert_eq!(backend.release(&lease, HOUR).await.unwrap(), Release::Released);
+        let holder = refused(&backend, "etl").await;
+        assert_eq!((holder.owner.as_deref(), holder.token), (Some("etl-7"), granted.token), "replaced: {replaced}");
+        assert!(holder.expires_in.is_some());
+    }
+}
+
 /// While holders change, a reader sees the whole record of the last holder or of the one before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_see_whole_records_while_holders_change() {
