@@ -89,16 +89,31 @@ impl Failure {
         Self::new(OS, format!("{what} failed")).with_source(error.into())
     }
 
+    /// The system refused to start `what`: a process or a thread.
+    pub(crate) fn start(what: &str, error: &io::Error) -> Self {
+        Self::new(OS, format!("cannot start {what}: {error}{}", remedy(error)))
+    }
+
     /// `command` could not be started.
-    pub(crate) fn spawn(command: &std::ffi::OsStr, error: io::Error) -> Self {
+    pub(crate) fn spawn(command: &std::ffi::OsStr, error: &io::Error) -> Self {
         let code = match error.raw_os_error() {
             Some(libc::ENOENT) => NOT_FOUND,
             Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) => OS,
             _ => NOT_EXECUTABLE,
         };
         let why = if code == NOT_FOUND { "was not found" } else { "could not be executed" };
-        Self::new(code, format!("the command \"{}\" {why}", command.display().to_string().escape_debug()))
-            .with_source(error)
+        let command = command.display().to_string();
+        Self::new(code, format!("the command \"{}\" {why}: {error}{}", command.escape_debug(), remedy(error)))
+    }
+}
+
+/// Returns what to do when the system refused a process or a thread because of `error`.
+fn remedy(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EAGAIN) => "; raise the limit of processes (ulimit -u, TasksMax= of the unit, or pids.max)",
+        Some(libc::ENOMEM) => "; free memory, or raise its limit",
+        Some(libc::EMFILE | libc::ENFILE) => "; raise the limit of open files (ulimit -n)",
+        _ => "",
     }
 }
 

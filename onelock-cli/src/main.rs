@@ -25,7 +25,10 @@ mod sys;
 #[cfg(feature = "torture")]
 mod torture;
 
-use std::ffi::OsString;
+use std::{
+    ffi::OsString,
+    panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind},
+};
 
 use clap::Parser;
 
@@ -46,9 +49,24 @@ extern "C" fn main(argc: std::ffi::c_int, argv: *const *const std::ffi::c_char) 
     start(sys::arguments(argc, argv))
 }
 
-/// Runs the whole program, and returns the exit code.
+/// Runs the whole program, and returns the exit code. A panic is one line and an exit code, because
+/// it cannot pass a C `main`: it would end the process with SIGABRT before any lock is released.
 #[cfg_attr(test, allow(dead_code, reason = "tests have a main of their own"))]
 fn start(arguments: Vec<OsString>) -> i32 {
+    panic::set_hook(Box::new(report_panic));
+    catch_unwind(AssertUnwindSafe(|| run_program(arguments))).unwrap_or(i32::from(exit::INTERNAL))
+}
+
+fn report_panic(panic: &PanicHookInfo<'_>) {
+    let message = panic.payload_as_str().unwrap_or("no message");
+    if runtime::is_refused_thread(message) {
+        return;
+    }
+    let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
+    say(&format!("onelock: internal error{place}: {}; please report it\n", message.escape_debug()));
+}
+
+fn run_program(arguments: Vec<OsString>) -> i32 {
     // This comes first, because it records the state that the command must inherit.
     let inherited = InheritedState::capture().map_err(|e| Failure::os("reading the signal mask", e));
     let exit = inherited.and_then(|inherited| match Cli::try_parse_from(arguments) {

@@ -14,6 +14,7 @@ use crate::{
     args::StoreArgs,
     exit::{self, Failure},
     output::say,
+    runtime::{on_thread, reserve_thread},
 };
 
 /// The place of the locks.
@@ -59,13 +60,18 @@ impl StoreLocation {
     /// Opens the store with `registry`. Clients that share a registry share its `memory:` store.
     pub(crate) async fn open_with(&self, registry: &Registry) -> Result<Locker, Failure> {
         let locker = match self {
-            Self::Url(url) => registry.open(url).await,
+            Self::Url(url) => {
+                if !is_directory(url) {
+                    reserve_thread()?;
+                }
+                registry.open(url).await
+            }
             Self::UserDirectory(directory) => {
                 // The home may be on a file system that hangs, and signals must still be handled.
                 let directory = directory.clone();
-                let opened = tokio::task::spawn_blocking(|| FileBackend::open(directory)).await;
+                let opened = on_thread(|| FileBackend::open(directory)).await;
                 opened
-                    .map_err(|e| Failure::os("opening the directory of locks", io::Error::other(e)))?
+                    .map_err(|e| Failure::start("a thread that opens the directory of locks", &e))?
                     .and_then(Locker::new)
             }
         };
@@ -79,6 +85,11 @@ impl StoreLocation {
             command.env("ONELOCK_URL", url);
         }
     }
+}
+
+/// Whether the locks of `url` are in a directory, whose backend starts its own threads.
+fn is_directory(url: &str) -> bool {
+    ["file:", "efs:"].iter().any(|scheme| url.starts_with(scheme))
 }
 
 /// Reads the store from the file that `what` names.

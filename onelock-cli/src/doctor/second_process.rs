@@ -13,7 +13,7 @@ use crate::{
     exit::{self, Exit, Failure},
     output::print,
     probes,
-    runtime::runtime,
+    runtime::{on_thread, runtime},
     store::StoreLocation,
 };
 
@@ -48,9 +48,8 @@ pub(super) async fn try_lock(store: &StoreLocation, name: &str) -> Result<Second
     let mut command = Command::new(env::current_exe().map_err(|e| Failure::os("finding the path of this program", e))?);
     command.args(["doctor-second-process", "--", name]).stdin(Stdio::null());
     store.pass_to(&mut command);
-    let output = tokio::task::spawn_blocking(move || command.output()).await;
-    let output = output.map_err(|e| Failure::os("waiting for the second process", std::io::Error::other(e)))?;
-    let output = output.map_err(|e| Failure::os("starting the second process", e))?;
+    let output = on_thread(move || command.output()).await.and_then(|output| output);
+    let output = output.map_err(|e| Failure::start("the second process", &e))?;
     match output.status.code() {
         Some(0) => {
             let token = String::from_utf8_lossy(&output.stdout).trim().parse().ok().and_then(FencingToken::new);

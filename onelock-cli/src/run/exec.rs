@@ -43,7 +43,7 @@ fn acquire_and_exec(plan: &Plan, runtime: &Runtime) -> Result<Exit, Failure> {
                 nix::unistd::dup(&lock).map_err(|e| Failure::os("copying the lock's descriptor", e))?;
             let error = plan.job.exec(guard.token().map(|t| t.get()), None);
             drop(inherited_lock);
-            Failure::spawn(&plan.job.argv[0], error)
+            Failure::spawn(&plan.job.argv[0], &error)
         }
     };
     if let Err(error) = runtime.block_on(guard.release()) {

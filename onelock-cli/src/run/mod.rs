@@ -34,7 +34,7 @@ pub(crate) fn run(args: RunArgs, inherited: InheritedState) -> Result<Exit, Fail
     let (to_watchdog, to_supervisor) = Channel::pair().map_err(|e| Failure::os("creating a socket pair", e))?;
     // Before any thread starts: a fork of a process with threads may call only async-signal-safe
     // functions.
-    match sys::fork().map_err(|e| Failure::os("starting the watchdog", e))? {
+    match sys::fork().map_err(|e| Failure::start("the watchdog process", &e))? {
         None => {
             drop(to_watchdog);
             watchdog::main(to_supervisor, &plan.job)

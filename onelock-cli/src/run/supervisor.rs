@@ -27,7 +27,7 @@ use super::{
 use crate::{
     exit::{self, Exit, Failure},
     output::say,
-    runtime::runtime,
+    runtime::{on_thread, runtime},
     sys,
 };
 
@@ -231,7 +231,10 @@ impl Supervisor<'_> {
     async fn kill_orphans(&self) -> CommandEnd {
         let _ = sys::kill(self.watchdog, libc::SIGKILL);
         // In a thread, because the lock must be renewed until the last process is dead.
-        let _ = tokio::task::spawn_blocking(|| process_tree::kill_all(None)).await;
+        if on_thread(|| process_tree::kill_all(None)).await.is_err() {
+            // Without a thread the lock is not renewed meanwhile, but no process may stay.
+            process_tree::kill_all(None);
+        }
         if self.lost.is_some() { CommandEnd::Killed } else { CommandEnd::Orphaned }
     }
 
@@ -251,7 +254,7 @@ impl Supervisor<'_> {
     ) -> Result<Exit, Failure> {
         let lost = self.lost.map(|(lost, _)| lost.to_string());
         match ended {
-            CommandEnd::NotStarted(error) => Err(Failure::spawn(&self.job.argv[0], error)),
+            CommandEnd::NotStarted(error) => Err(Failure::spawn(&self.job.argv[0], &error)),
             CommandEnd::Orphaned => Err(Failure::new(exit::OS, "the watchdog process died, so the command was killed")),
             CommandEnd::Killed => {
                 let lost = lost

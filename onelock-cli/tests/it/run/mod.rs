@@ -14,6 +14,7 @@ mod locking;
 mod migration;
 mod operators;
 mod peer;
+mod process_limit;
 #[cfg(feature = "redis")]
 mod secrets;
 mod signals;
