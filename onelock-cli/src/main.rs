@@ -58,7 +58,9 @@ fn start(arguments: Vec<OsString>) -> i32 {
 }
 
 fn report_panic(panic: &PanicHookInfo<'_>) {
-    let message = panic.payload_as_str().unwrap_or("no message");
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    let message = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
     if runtime::is_refused_thread(message) {
         return;
     }

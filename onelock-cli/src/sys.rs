@@ -83,6 +83,12 @@ pub(crate) fn kill_and_reap(child: Pid) {
     }
 }
 
+/// Reaps `child` if it has ended.
+pub(crate) fn reap(child: Pid) {
+    // SAFETY: a null status is allowed.
+    unsafe { libc::waitpid(child.as_raw(), std::ptr::null_mut(), libc::WNOHANG) };
+}
+
 /// Sends a signal, which may be a real-time signal.
 pub(crate) fn kill(pid: Pid, signal: i32) -> io::Result<()> {
     // SAFETY: `kill` has no preconditions on memory.

@@ -10,6 +10,7 @@ mod alarm;
 mod child;
 mod exec;
 pub(crate) mod inherited;
+mod orphans;
 mod plan;
 pub(crate) mod process_tree;
 mod protocol;

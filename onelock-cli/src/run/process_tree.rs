@@ -122,6 +122,11 @@ fn parse_pid(text: &str) -> Option<Pid> {
     text.parse().ok().map(Pid::from_raw)
 }
 
+/// Returns the children of this process that have ended and are not reaped.
+pub(super) fn zombies() -> Vec<Pid> {
+    children(Pid::this()).into_iter().filter(|pid| stat(*pid).is_some_and(|stat| stat.state == 'Z')).collect()
+}
+
 /// Whether the process is stopped, as after Ctrl-Z.
 pub(crate) fn is_stopped(pid: Pid) -> bool {
     stat(pid).is_some_and(|stat| stat.state == 'T')

@@ -1,12 +1,12 @@
 //! Reads the signals of this process from a descriptor.
 
-use std::{io, ops::ControlFlow};
+use std::{io, ops::ControlFlow, sync::Arc};
 
 use nix::sys::{
     signal::{SigSet, Signal},
     signalfd::{SfdFlags, SignalFd},
 };
-use tokio::io::unix::AsyncFd;
+use tokio::{io::unix::AsyncFd, sync::Notify};
 
 use super::inherited::handled_signals;
 use crate::{exit::Failure, sys};
@@ -61,6 +61,7 @@ const TERMINATION: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHU
 pub(crate) struct Signals {
     fd: AsyncFd<SignalFd>,
     set: SigSet,
+    child_ended: Arc<Notify>,
 }
 
 impl Signals {
@@ -83,7 +84,12 @@ impl Signals {
 
     fn of(set: SigSet) -> io::Result<Self> {
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-        Ok(Self { fd: sys::watch_reads(fd)?, set })
+        Ok(Self { fd: sys::watch_reads(fd)?, set, child_ended: Arc::default() })
+    }
+
+    /// Is notified when SIGCHLD is read.
+    pub(super) fn child_ended(&self) -> Arc<Notify> {
+        Arc::clone(&self.child_ended)
     }
 
     /// Unblocks the signals: a second signal ends the process without waiting for the cleanup.
@@ -118,6 +124,9 @@ impl Signals {
                 None => ready.clear_ready(),
                 Some(info) => {
                     let number = info.ssi_signo as i32;
+                    if number == libc::SIGCHLD {
+                        self.child_ended.notify_one();
+                    }
                     let by_terminal = info.ssi_code == SI_KERNEL && FROM_TERMINALS.contains(&number);
                     return Ok(ReceivedSignal { number, by_terminal });
                 }

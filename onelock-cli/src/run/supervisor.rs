@@ -19,6 +19,7 @@ use tokio::{io::unix::AsyncFd, time::Instant};
 use super::{
     acquire::{self, WaitOutcome},
     child::Job,
+    orphans,
     plan::Plan,
     process_tree,
     protocol::{Channel, ToWatchdog, WatchdogEvent},
@@ -43,6 +44,7 @@ pub(super) fn main(plan: &Plan, channel: Channel, watchdog: Pid) -> Result<Exit,
         let channel = sys::watch_reads(channel);
         let channel = channel.map_err(|e| Failure::os("watching the socket of the watchdog", e))?;
         let signals = Signals::all()?;
+        tokio::spawn(orphans::reap(signals.child_ended(), watchdog));
         acquire_and_supervise(plan, channel, signals, watchdog).await
     });
     runtime.shutdown_background();

@@ -5,6 +5,7 @@ mod default_store;
 mod doctor;
 mod etl;
 mod exit_codes;
+mod first_process;
 mod fixture;
 #[cfg(feature = "dynamo")]
 mod init;

@@ -1,4 +1,4 @@
-//! No process or thread to be had: each step of the start fails once, with one line and its code.
+//! The limit of processes is reached: each step of the start fails once, with one line.
 
 use std::{
     fs,
