@@ -7,11 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lock_core::{Guard, Holder, LockName, Locker, TryAcquire};
-use tokio::time::timeout;
+use lock_core::{Guard, Holder, LockName, LockRequest, Locker, TryAcquire};
+use tokio::{sync::Notify, time::timeout};
 
 use super::{plan::Plan, signals::Signals};
-use crate::{exit::Failure, output::say};
+use crate::{
+    exit::{self, Failure},
+    output::say,
+};
 
 /// The end of the wait for the lock.
 #[derive(Debug)]
@@ -35,25 +38,64 @@ pub(super) async fn acquire(plan: &Plan, signals: &Signals) -> Result<WaitOutcom
         ControlFlow::Break(signal) => return Ok(WaitOutcome::Signal(signal)),
     };
     let progress = Arc::new(Progress::new(plan.verbose, plan.job.name.clone()));
-    let acquired = progress.show_while(request_lock(plan, &locker, Arc::clone(&progress)));
+    let acquired = progress.show_while(request_lock(plan, &locker, &progress));
     let acquired = signals.race(acquired).await?;
     progress.clear();
-    match acquired {
-        ControlFlow::Continue(acquired) => match acquired? {
-            TryAcquire::Acquired(guard) => Ok(WaitOutcome::Acquired(guard, locker.store())),
-            TryAcquire::Contended(holder) => {
-                progress.contended(&holder);
-                Ok(WaitOutcome::Contended)
-            }
-        },
-        ControlFlow::Break(signal) => {
-            let _ = timeout(ROLLBACK_TIMEOUT, locker.wait_idle()).await;
-            Ok(WaitOutcome::Signal(signal))
+    let outcome = match acquired {
+        ControlFlow::Continue(Ok(TryAcquire::Acquired(guard))) => {
+            return Ok(WaitOutcome::Acquired(guard, locker.store()));
         }
+        ControlFlow::Continue(Ok(TryAcquire::Contended(holder))) => {
+            progress.contended(&holder);
+            return Ok(WaitOutcome::Contended);
+        }
+        ControlFlow::Continue(Err(failure)) => Err(failure),
+        ControlFlow::Break(signal) => Ok(WaitOutcome::Signal(signal)),
+    };
+    let _ = timeout(ROLLBACK_TIMEOUT, locker.wait_idle()).await;
+    outcome
+}
+
+/// Requests the lock as the options say. Fails at once if this process runs under that very lock.
+async fn request_lock(plan: &Plan, locker: &Locker, progress: &Arc<Progress>) -> Result<TryAcquire, Failure> {
+    let under_itself = Arc::new(Notify::new());
+    let request = {
+        let (progress, under_itself, job) = (Arc::clone(progress), Arc::clone(&under_itself), plan.job.clone());
+        let verbose = plan.verbose && plan.wait != Some(Duration::ZERO);
+        build_request(plan, locker).on_contention(move |holder: &Holder| {
+            if job.outer_locks.contain(&job.name, holder) {
+                under_itself.notify_one();
+            } else if verbose {
+                progress.note_holder(holder);
+            }
+        })
+    };
+    let acquired = async {
+        match plan.wait {
+            Some(Duration::ZERO) => request.try_acquire().await,
+            Some(limit) => request.acquire_within(limit).await,
+            None => request.acquire().await.map(TryAcquire::Acquired),
+        }
+    };
+    let name = &plan.job.name;
+    let never_free = || {
+        let message = format!(
+            "the lock \"{name}\" is held by the onelock that runs this command, so it would never be free here; \
+             omit the inner onelock, or choose another name"
+        );
+        Failure::new(exit::USAGE, message)
+    };
+    tokio::select! {
+        biased;
+        acquired = acquired => match acquired? {
+            TryAcquire::Contended(holder) if plan.job.outer_locks.contain(name, &holder) => Err(never_free()),
+            acquired => Ok(acquired),
+        },
+        () = under_itself.notified() => Err(never_free()),
     }
 }
 
-async fn request_lock(plan: &Plan, locker: &Locker, progress: Arc<Progress>) -> Result<TryAcquire, lock_core::Error> {
+fn build_request(plan: &Plan, locker: &Locker) -> LockRequest {
     let mut request = locker.lock(plan.job.name.as_str());
     if let Some(ttl) = plan.ttl {
         request = request.ttl(ttl);
@@ -64,14 +106,7 @@ async fn request_lock(plan: &Plan, locker: &Locker, progress: Arc<Progress>) -> 
     if let Some(owner) = &plan.owner {
         request = request.owner(owner);
     }
-    if plan.verbose && plan.wait != Some(Duration::ZERO) {
-        request = request.on_contention(move |holder: &Holder| progress.note_holder(holder));
-    }
-    match plan.wait {
-        Some(Duration::ZERO) => request.try_acquire().await,
-        Some(limit) => request.acquire_within(limit).await,
-        None => request.acquire().await.map(TryAcquire::Acquired),
-    }
+    request
 }
 
 /// The output of `-v`: on a terminal one line that is updated and finally erased, elsewhere one

@@ -13,7 +13,10 @@ use nix::{
     unistd::{Pid, getppid, setpgid},
 };
 
-use super::inherited::InheritedState;
+use super::{
+    inherited::InheritedState,
+    outer_locks::{self, OuterLocks},
+};
 use crate::{exit, sys};
 
 /// The command to run under the lock.
@@ -28,6 +31,7 @@ pub(super) struct Job {
     /// `onelock`, because it would be a background job otherwise.
     pub(super) own_group: bool,
     pub(super) inherited: InheritedState,
+    pub(super) outer_locks: OuterLocks,
 }
 
 /// Time between SIGTERM and SIGKILL, unless the user chose one.
@@ -46,6 +50,7 @@ impl Job {
     fn command(&self, token: Option<u64>, deadline: Option<ClockReading>) -> Command {
         let mut command = Command::new(&self.argv[0]);
         command.args(&self.argv[1..]).env("ONELOCK_NAME", self.name.as_str());
+        command.env(outer_locks::VARIABLE, self.outer_locks.with(&self.name, token));
         for (variable, value) in
             [("ONELOCK_TOKEN", token), ("ONELOCK_EXPIRES_AT", deadline.map(|at| at.wall.as_secs()))]
         {

@@ -11,6 +11,7 @@ mod child;
 mod exec;
 pub(crate) mod inherited;
 mod orphans;
+mod outer_locks;
 mod plan;
 pub(crate) mod process_tree;
 mod protocol;

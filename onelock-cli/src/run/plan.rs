@@ -2,7 +2,7 @@
 
 use std::{env, ffi::OsString, fs::OpenOptions, os::unix::fs::OpenOptionsExt, time::Duration};
 
-use super::{child::Job, inherited::InheritedState};
+use super::{child::Job, inherited::InheritedState, outer_locks::OuterLocks};
 use crate::{args::RunArgs, exit::Failure, store::StoreLocation};
 
 /// The options of the command line, with all defaults filled in.
@@ -27,7 +27,14 @@ impl Plan {
         };
         Ok(Self {
             store: StoreLocation::choose(&args.store)?,
-            job: Job { name: args.name, argv, grace: args.grace, own_group: !has_terminal(), inherited },
+            job: Job {
+                name: args.name,
+                argv,
+                grace: args.grace,
+                own_group: !has_terminal(),
+                inherited,
+                outer_locks: OuterLocks::from_environment(args.owner.is_none()),
+            },
             wait: if args.nonblock { Some(Duration::ZERO) } else { args.wait },
             ttl: args.ttl,
             owner: args.owner,

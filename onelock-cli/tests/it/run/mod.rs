@@ -13,6 +13,7 @@ mod leases;
 mod locking;
 #[cfg(feature = "redis")]
 mod migration;
+mod nested;
 mod operators;
 mod peer;
 mod process_limit;

@@ -1,0 +1,97 @@
+//! The locks that this process runs under: a list in the environment, one entry for each level.
+//!
+//! A descendant that waits for one of them would wait forever. It recognises the lock by the
+//! holder that the store reports, not by the spelling of the store: one directory has many paths,
+//! and one server many addresses. A process that outlives the lock finds another holder, or none.
+
+use std::env;
+
+use lock_core::{Holder, LockName};
+use serde_json::{Value, json};
+
+/// The variable in the environment of the command.
+pub(super) const VARIABLE: &str = "ONELOCK_HELD";
+
+/// The locks of the processes above this one, from the outermost to the innermost.
+#[derive(Debug, Clone, Default)]
+pub(super) struct OuterLocks {
+    entries: Vec<Value>,
+    /// The beginning of this process's default owner.
+    owner: Option<String>,
+}
+
+impl OuterLocks {
+    /// Reads the environment. `has_default_owner` says that the lock's owner is `host:pid-random`.
+    pub(super) fn from_environment(has_default_owner: bool) -> Self {
+        let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
+        let owner = host.filter(|_| has_default_owner).map(|host| format!("{host}:{}-", std::process::id()));
+        Self { entries: parse(&env::var(VARIABLE).unwrap_or_default()), owner }
+    }
+
+    /// Returns the list for the command, which runs under the lock `name` too.
+    pub(super) fn with(&self, name: &LockName, token: Option<u64>) -> String {
+        let mut entries = self.entries.clone();
+        entries.push(json!({ "name": name.as_str(), "token": token, "owner": self.owner }));
+        Value::Array(entries).to_string()
+    }
+
+    /// Whether `holder` is one of the processes that this process runs under.
+    pub(super) fn contain(&self, name: &LockName, holder: &Holder) -> bool {
+        self.entries.iter().any(|entry| match (entry["token"].as_u64(), holder.token) {
+            // A token is a time in microseconds, so that locks do not share one by accident.
+            (Some(token), Some(held)) => token == held.get(),
+            // A schema of another client, which has no tokens.
+            (None, None) => entry["name"] == name.as_str() && owner_begins(holder, entry["owner"].as_str()),
+            _ => false,
+        })
+    }
+}
+
+fn owner_begins(holder: &Holder, beginning: Option<&str>) -> bool {
+    holder.owner.as_deref().zip(beginning).is_some_and(|(owner, beginning)| owner.starts_with(beginning))
+}
+
+/// A list that another program spoilt is no list: it must not keep a job from running.
+fn parse(text: &str) -> Vec<Value> {
+    match serde_json::from_str(text) {
+        Ok(Value::Array(entries)) => entries,
+        _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lock_core::FencingToken;
+
+    use super::*;
+
+    fn under(list: &str) -> OuterLocks {
+        OuterLocks { entries: parse(list), owner: Some("etl:7-".into()) }
+    }
+
+    #[test]
+    fn every_level_is_recognised_by_its_token() {
+        let name = LockName::new("x").unwrap();
+        let inner = under(&under(&under("").with(&name, Some(41))).with(&name, Some(42)));
+        let held = |token| Holder::default().with_token(FencingToken::new(token));
+        assert!(inner.contain(&name, &held(41)) && inner.contain(&name, &held(42)));
+        assert!(!inner.contain(&name, &held(43)) && !inner.contain(&name, &Holder::default()));
+    }
+
+    #[test]
+    fn a_store_without_tokens_is_recognised_by_its_owner() {
+        let [x, y] = ["x", "y"].map(|name| LockName::new(name).unwrap());
+        let inner = under(&under("").with(&x, None));
+        let held = |owner: &str| Holder::default().with_owner(owner.to_owned());
+        assert!(inner.contain(&x, &held("etl:7-1a2b3c4d")));
+        assert!(!inner.contain(&y, &held("etl:7-1a2b3c4d")) && !inner.contain(&x, &held("etl:70-1a2b3c4d")));
+    }
+
+    #[test]
+    fn a_spoilt_list_is_no_list() {
+        let name = LockName::new("x").unwrap();
+        for list in ["", "{}", "x", "[1, null, {}]", "[{\"token\":\"42\"}]"] {
+            assert!(!under(list).contain(&name, &Holder::default().with_token(FencingToken::new(42))), "{list}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! A command that asks for a lock that it runs under: an error, and never an endless wait.
+
+use std::{fs, os::unix::fs::symlink, process::Output};
+
+use super::fixture::{Locks, Running, code, onelock, output, stdout};
+
+const ONELOCK: &str = env!("CARGO_BIN_EXE_onelock");
+
+#[track_caller]
+fn assert_refused(ran: &Output, name: &str) {
+    let message = String::from_utf8_lossy(&ran.stderr);
+    assert_eq!(ran.status.code(), Some(64), "{message}");
+    let expected = format!("onelock: the lock \"{name}\" is held by the onelock that runs this command");
+    assert!(message.starts_with(&expected) && message.lines().count() == 1, "{message}");
+}
+
+#[test]
+fn the_own_lock_is_refused_at_once() {
+    let locks = Locks::new();
+    let url = locks.url();
+    for wait in [&["-n"][..], &[], &["-w", "1h"], &["-v"], &["-F"]] {
+        for outer in [&[][..], &["--owner", "me"], &["-F"]] {
+            let mut command = onelock(["run", "--url", &url]);
+            command.args(outer).args(["x", "--", ONELOCK, "run", "--url", &url]).args(wait).args(["x", "true"]);
+            assert_refused(&output(&mut command), "x");
+        }
+    }
+}
+
+#[test]
+fn another_spelling_of_the_store_is_the_same_lock() {
+    let locks = Locks::new();
+    fs::create_dir(locks.dir.path().join("locks")).unwrap();
+    symlink("locks", locks.dir.path().join("link")).unwrap();
+    let linked = format!("file://{}/./link?prefix=a/", locks.dir.path().display());
+    let ran = output(&mut locks.run(["a/x", "--", ONELOCK, "run", "--url", &linked, "x", "true"]));
+    assert_refused(&ran, "x");
+}
+
+#[test]
+fn other_names_and_other_stores_work_inside() {
+    let (locks, other) = (Locks::new(), Locks::new());
+    assert_eq!(code(&mut locks.run(["x", "--", ONELOCK, "run", "--url", &other.url(), "x", "true"])), 0);
+    assert_eq!(code(&mut locks.run(["x", "--", ONELOCK, "run", "--url", &locks.url(), "y", "true"])), 0);
+}
+
+#[test]
+fn every_outer_level_is_refused() {
+    let (locks, other) = (Locks::new(), Locks::new());
+    let (url, other_url) = (locks.url(), other.url());
+    for (url_of_name, name) in [(&url, "x"), (&url, "y"), (&other_url, "z")] {
+        let mut command = locks.run(["x", "--", ONELOCK, "run", "--url", &url, "y"]);
+        command.args([ONELOCK, "run", "--url", &other_url, "z", ONELOCK, "run", "--url", url_of_name, name, "true"]);
+        assert_refused(&output(&mut command), name);
+    }
+}
+
+#[test]
+fn a_process_that_outlives_the_lock_can_acquire_it() {
+    let locks = Locks::new();
+    // The inner process waits until the outer lock is free, with the outer lock in its environment.
+    let inner = format!(
+        "(exec >/dev/null 2>&1; flock {} true; exec {ONELOCK} run --url {} x touch {}) &",
+        locks.file().display(),
+        locks.url(),
+        locks.dir.path().join("ran").display()
+    );
+    assert_eq!(code(&mut locks.run(["x", "-c", &inner])), 0);
+    super::fixture::eventually("the inner command ran", || locks.dir.path().join("ran").exists());
+}
+
+#[test]
+fn another_holder_of_the_name_is_contention() {
+    let locks = Locks::new();
+    let mut holder = Running::start(&mut locks.run(["x", "-c", "echo held; sleep 1000"]));
+    holder.expect_line("held");
+    let mut command = locks.run(["-n", "x", "true"]);
+    command.env("ONELOCK_HELD", r#"[{"name":"x","token":1,"owner":null}]"#);
+    assert_eq!(code(&mut command), 1);
+}
+
+#[test]
+fn the_environment_lists_all_outer_locks() {
+    let locks = Locks::new();
+    let mut command = locks.run(["x", "--", ONELOCK, "run", "--url", &locks.url(), "y"]);
+    let list = stdout(command.args(["sh", "-c", "echo $ONELOCK_HELD"]));
+    let names = list.matches("\"name\":\"x\"").count() + list.matches("\"name\":\"y\"").count();
+    assert_eq!(names, 2, "{list}");
+}
+
+#[cfg(feature = "redis")]
+#[test]
+fn another_address_of_the_server_is_the_same_lock() {
+    let server = test_support::redis::RedisServer::start();
+    let [by_name, by_address] = ["localhost", "127.0.0.1"].map(|host| format!("redis://{host}:{}", server.port()));
+    let ran =
+        output(&mut onelock(["run", "--url", &by_name, "x", "--", ONELOCK, "run", "--url", &by_address, "x", "true"]));
+    assert_refused(&ran, "x");
+}
