@@ -4,6 +4,8 @@ use std::{error::Error as StdError, fmt, io};
 
 use lock_core::{Error, ErrorKind};
 
+use crate::output::one_line;
+
 /// One line of the table.
 #[derive(Debug)]
 pub(crate) struct Row {
@@ -151,13 +153,13 @@ impl Failure {
 impl fmt::Display for Failure {
     /// Writes one line: the message and the chain of causes.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
+        let mut line = self.message.clone();
         let mut source = self.source.as_deref().map(|s| s as &(dyn StdError + 'static));
         while let Some(cause) = source {
-            write!(f, ": {cause}")?;
+            line += &format!(": {cause}");
             source = cause.source();
         }
-        Ok(())
+        f.write_str(&one_line(&line))
     }
 }
 

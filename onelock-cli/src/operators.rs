@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     args::{BreakArgs, ListArgs, StatusArgs, SweepArgs},
     exit::{self, Exit, Failure},
-    output::print,
+    output::{print, print_json, report},
     runtime::runtime,
     store::StoreLocation,
 };
@@ -17,12 +17,17 @@ use crate::{
 /// Runs `onelock status`: a held lock is success, as in `systemctl is-active`.
 pub(crate) fn status(args: StatusArgs) -> Result<Exit, Failure> {
     let store = StoreLocation::choose(&args.store)?;
-    let holder = runtime()?
-        .block_on(async { Ok::<_, Failure>(store.open().await?.admin().inspect(args.name.as_str()).await?) })?;
+    let (holder, asked) = runtime()?.block_on(async {
+        let locker = store.open_to_ask().await?;
+        Ok::<_, Failure>((locker.admin().inspect(args.name.as_str()).await?, locker.store()))
+    })?;
     match &holder {
-        _ if args.json => print(&json(&args.name, holder.as_ref()).to_string())?,
+        _ if args.json => print_json(&json(&args.name, holder.as_ref()))?,
         Some(holder) => print(&line(&args.name, holder))?,
         None => print(&format!("{} is free", args.name))?,
+    }
+    if holder.is_none() {
+        report_asked(&asked);
     }
     Ok(Exit::Code(if holder.is_some() { 0 } else { exit::NOT_ACQUIRED }))
 }
@@ -30,19 +35,29 @@ pub(crate) fn status(args: StatusArgs) -> Result<Exit, Failure> {
 /// Runs `onelock list`: prints one held lock a line.
 pub(crate) fn list(args: ListArgs) -> Result<Exit, Failure> {
     let store = StoreLocation::choose(&args.store)?;
-    let locks =
-        runtime()?.block_on(async { Ok::<_, Failure>(store.open().await?.admin().list(&args.prefix).await?) })?;
+    let (locks, asked) = runtime()?.block_on(async {
+        let locker = store.open_to_ask().await?;
+        Ok::<_, Failure>((locker.admin().list(&args.prefix).await?, locker.store()))
+    })?;
     for (name, holder) in &locks {
-        print(&if args.json { json(name, Some(holder)).to_string() } else { line(name, holder) })?;
+        if args.json { print_json(&json(name, Some(holder)))? } else { print(&line(name, holder))? }
+    }
+    if locks.is_empty() {
+        report_asked(&asked);
     }
     Ok(Exit::Code(0))
+}
+
+/// Names the store when no lock was found, because the lock may be held in another store.
+fn report_asked(store: &str) {
+    report(&format!("asked {store}"));
 }
 
 /// Runs `onelock break`: breaks the lock only if it is still as the operator saw it.
 pub(crate) fn break_lock(args: BreakArgs) -> Result<Exit, Failure> {
     let store = StoreLocation::choose(&args.store)?;
     runtime()?.block_on(async {
-        let locker = store.open().await?;
+        let locker = store.open_to_ask().await?;
         let name = args.name.as_str();
         let changed = |now: Option<Holder>| {
             let now = now.map_or_else(|| "free".into(), |holder| format!("held by {holder}"));

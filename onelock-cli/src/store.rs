@@ -8,7 +8,7 @@ use std::{
 };
 
 use nix::unistd::{User, geteuid};
-use onelock::{ConfigString, Locker, Registry, files::FileBackend};
+use onelock::{ConfigString, Locker, Registry, files::FileConfig};
 
 use crate::{
     args::StoreArgs,
@@ -59,23 +59,31 @@ impl StoreLocation {
 
     /// Opens the store with `registry`. Clients that share a registry share its `memory:` store.
     pub(crate) async fn open_with(&self, registry: &Registry) -> Result<Locker, Failure> {
-        let locker = match self {
+        match self {
             Self::Url(url) => {
                 if !is_directory(url) {
                     reserve_thread()?;
                 }
-                registry.open(url).await
+                Ok(registry.open(url).await?)
             }
-            Self::UserDirectory(directory) => {
-                // The home may be on a file system that hangs, and signals must still be handled.
-                let directory = directory.clone();
-                let opened = on_thread(|| FileBackend::open(directory)).await;
-                opened
-                    .map_err(|e| Failure::start("a thread that opens the directory of locks", &e))?
-                    .and_then(Locker::new)
+            Self::UserDirectory(directory) => open_user_directory(directory.clone(), true).await,
+        }
+    }
+
+    /// Opens the store for a question: a missing directory is an error, and is not created.
+    pub(crate) async fn open_to_ask(&self) -> Result<Locker, Failure> {
+        match self {
+            Self::Url(url) if is_directory(url) => {
+                let config = ConfigString::parse(url)?;
+                let config = match config.option("create") {
+                    None => config.with_option("create", "false")?,
+                    Some(_) => config,
+                };
+                Ok(onelock::registry().open(config).await?)
             }
-        };
-        Ok(locker?)
+            Self::UserDirectory(directory) => open_user_directory(directory.clone(), false).await,
+            Self::Url(_) => self.open().await,
+        }
     }
 
     /// Passes the store to a child in its environment, because `ps` shows arguments.
@@ -85,6 +93,13 @@ impl StoreLocation {
             command.env("ONELOCK_URL", url);
         }
     }
+}
+
+async fn open_user_directory(directory: PathBuf, create: bool) -> Result<Locker, Failure> {
+    // The home may be on a file system that hangs, and signals must still be handled.
+    let opened = on_thread(move || FileConfig::new(directory).create(create).build()).await;
+    let opened = opened.map_err(|e| Failure::start("a thread that opens the directory of locks", &e))?;
+    Ok(opened.and_then(Locker::new)?)
 }
 
 /// Whether the locks of `url` are in a directory, whose backend starts its own threads.

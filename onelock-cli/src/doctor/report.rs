@@ -8,7 +8,10 @@ use lock_core::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::{exit::Failure, output::print};
+use crate::{
+    exit::Failure,
+    output::{one_line, print_as_is, print_json},
+};
 
 #[derive(Debug)]
 pub(super) struct Diagnosis {
@@ -27,11 +30,11 @@ impl Diagnosis {
     }
 
     pub(super) fn print(&self, json: bool) -> Result<(), Failure> {
-        print(&if json { self.json().to_string() } else { self.text() })
+        if json { print_json(&self.json()) } else { print_as_is(&self.text()) }
     }
 
     fn text(&self) -> String {
-        let mut text = format!("store: {}\ncapabilities:", self.store);
+        let mut text = format!("store: {}\ncapabilities:", one_line(&self.store));
         for (i, (capability, has)) in self.capabilities().enumerate() {
             let has = if has { "yes" } else { "no" };
             let _ = write!(text, "{} {capability} {has}", if i == 0 { "" } else { "," });
@@ -51,9 +54,9 @@ impl Diagnosis {
             shown(attempt_timeout)
         );
         for Finding { level, subject, text: seen, advice } in &self.findings {
-            let _ = write!(text, "\n{level:<8} {subject}: {seen}");
+            let _ = write!(text, "\n{level:<8} {}: {}", one_line(subject), one_line(seen));
             if let Some(advice) = advice {
-                let _ = write!(text, "\n         -> {advice}");
+                let _ = write!(text, "\n         -> {}", one_line(advice));
             }
         }
         text + "\n\n" + if self.is_fit() { "fit for locks" } else { "NOT fit for locks" }

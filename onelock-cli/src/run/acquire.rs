@@ -13,7 +13,7 @@ use tokio::{sync::Notify, time::timeout};
 use super::{plan::Plan, signals::Signals};
 use crate::{
     exit::{self, Failure},
-    output::say,
+    output::{one_line, report, say},
 };
 
 /// The end of the wait for the lock.
@@ -134,7 +134,7 @@ impl Progress {
         if self.on_terminal {
             self.draw();
         } else if self.verbose && is_new {
-            say(&format!("onelock: waiting for \"{}\", held by {holder}\n", self.name));
+            report(&format!("waiting for \"{}\", held by {holder}", self.name));
         }
     }
 
@@ -154,7 +154,8 @@ impl Progress {
         let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(holder) = holder {
             let waited = self.began.elapsed().as_secs();
-            say(&format!("\r\x1b[Konelock: waiting for \"{}\" for {waited} s, held by {holder}", self.name));
+            let line = format!("waiting for \"{}\" for {waited} s, held by {holder}", self.name);
+            say(&format!("\r\x1b[Konelock: {}", one_line(&line)));
         }
     }
 
@@ -168,7 +169,7 @@ impl Progress {
     fn contended(&self, holder: &Holder) {
         if self.verbose {
             self.clear();
-            say(&format!("onelock: \"{}\" is held by {holder}\n", self.name));
+            report(&format!("\"{}\" is held by {holder}", self.name));
         }
     }
 }

@@ -6,7 +6,7 @@ use lock_history::Report as HistoryReport;
 use serde_json::{Value, json};
 
 use super::cleanup::Leftovers;
-use crate::{exit::Failure, output::print};
+use crate::{exit::Failure, output::print_as_is};
 
 /// The number of faults of each kind.
 #[derive(Debug, Clone, Copy, Default)]
@@ -50,7 +50,7 @@ impl TortureReport {
     }
 
     pub(super) fn print(&self, json: bool) -> Result<(), Failure> {
-        print(&if json { self.json().to_string() } else { self.text() })
+        print_as_is(&if json { self.json().to_string() } else { self.text() })
     }
 
     fn verdict(&self) -> &'static str {

@@ -1,5 +1,7 @@
 //! The commands of operators.
 
+use std::fs;
+
 use super::fixture::{Locks, Running, code, onelock, output, stdout};
 
 fn holder(locks: &Locks, name: &str) -> Running {
@@ -9,13 +11,72 @@ fn holder(locks: &Locks, name: &str) -> Running {
     holder
 }
 
+/// Returns the message that names the store.
+fn asked(locks: &Locks) -> String {
+    format!("onelock: asked {}\n", locks.url())
+}
+
+#[test]
+fn asking_a_missing_directory_is_an_error_and_creates_nothing() {
+    let locks = Locks::new();
+    let home = locks.dir.path().join("home");
+    fs::create_dir(&home).unwrap();
+    for url in [&["--url", &locks.url()][..], &["--url", &format!("{}?mode=660", locks.url())], &[]] {
+        for args in [&["status", "x"][..], &["status", "--json", "x"], &["list"], &["break", "--version", "1", "x"]] {
+            let mut command = onelock([]);
+            command.arg(args[0]).args(url).args(&args[1..]).env("HOME", &home).env_remove("XDG_STATE_HOME");
+            let asked = output(&mut command);
+            let message = String::from_utf8(asked.stderr).unwrap();
+            assert_eq!((asked.status.code(), asked.stdout.len()), (Some(73), 0), "{args:?}: {message}");
+            let directory =
+                if url.is_empty() { home.join(".local/state/onelock/locks") } else { locks.dir.path().join("locks") };
+            let expected = format!("the directory {} does not exist", directory.display());
+            assert!(message.contains(&expected) && message.lines().count() == 1, "{args:?}: {message}");
+            assert!(!directory.exists() && !home.join(".local").exists(), "{args:?}");
+        }
+    }
+}
+
+#[test]
+fn a_hostile_owner_stays_in_one_harmless_line() {
+    let locks = Locks::new();
+    let owner = "a\u{1b}[2Jb\r\nx is free\u{9b}2J\u{202e}";
+    let mut holder = Running::start(&mut locks.run(["--owner", owner, "x", "-c", "echo held; sleep 1000"]));
+    holder.expect_line("held");
+    let url = locks.url();
+    for args in [&["status", "x"][..], &["list"], &["status", "--json", "x"], &["list", "--json"]] {
+        let shown = stdout(onelock([]).arg(args[0]).args(["--url", &url]).args(&args[1..]));
+        assert_harmless(&shown);
+        if args.contains(&"--json") {
+            let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
+            assert_eq!(shown["owner"], owner);
+        }
+    }
+    for args in [
+        &["run", "-n", "-v", "x", "true"][..],
+        &["run", "-w", "0.05", "-v", "x", "true"],
+        &["break", "--version", "1", "x"],
+    ] {
+        let refused = output(onelock([]).arg(args[0]).args(["--url", &url]).args(&args[1..]));
+        String::from_utf8(refused.stderr).unwrap().split_inclusive('\n').for_each(assert_harmless);
+    }
+}
+
+#[track_caller]
+fn assert_harmless(line: &str) {
+    let text = line.strip_suffix('\n').unwrap_or_else(|| panic!("no line: {line:?}"));
+    assert!(!text.is_empty() && !text.contains(|c: char| c.is_control() || c == '\u{202e}'), "{text:?}");
+}
+
 #[test]
 fn status_shows_whether_and_by_whom_a_lock_is_held() {
     let locks = Locks::new();
+    fs::create_dir(locks.dir.path().join("locks")).unwrap();
     let status = |json: &[&str]| output(onelock(["status", "--url", &locks.url()]).args(json).arg("x"));
     assert_eq!(code(&mut locks.run(["x", "true"])), 0);
     assert_eq!(String::from_utf8(status(&[]).stdout).unwrap(), "x is free\n");
     assert_eq!(status(&[]).status.code(), Some(1));
+    assert_eq!(String::from_utf8(status(&["--json"]).stderr).unwrap(), asked(&locks));
     let _holder = holder(&locks, "x");
     let held = status(&[]);
     assert_eq!(held.status.code(), Some(0));
@@ -51,7 +112,9 @@ fn list_shows_held_locks_by_prefix() {
     let names = |text: String| text.lines().map(|l| l.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>();
     assert_eq!(names(list(&[])), ["etl/a", "etl/b", "web"]);
     assert_eq!(names(list(&["etl/"])), ["etl/a", "etl/b"]);
-    assert_eq!(list(&["nothing"]), "");
+    let none = output(&mut onelock(["list", "--url", &locks.url(), "nothing"]));
+    assert_eq!((none.status.code(), String::from_utf8(none.stdout).unwrap().as_str()), (Some(0), ""));
+    assert_eq!(String::from_utf8(none.stderr).unwrap(), asked(&locks));
     let lines = list(&["--json", "web"]);
     let web: serde_json::Value = serde_json::from_str(&lines).unwrap();
     assert_eq!(web["name"], "web");
@@ -60,6 +123,7 @@ fn list_shows_held_locks_by_prefix() {
 #[test]
 fn break_on_files_is_refused_with_a_reason() {
     let locks = Locks::new();
+    fs::create_dir(locks.dir.path().join("locks")).unwrap();
     let args = ["break", "--url", &locks.url(), "--version", "1", "x"];
     assert_eq!(code(&mut locks.run(["x", "true"])), 0);
     assert_eq!(code(&mut onelock(args)), 1, "a free lock must not be broken");
