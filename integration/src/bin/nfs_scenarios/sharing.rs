@@ -49,13 +49,19 @@ pub(crate) fn foreign() {
 pub(crate) fn mounts() {
     let efs = "vers=4.1,hard,timeo=600,retrans=2,noresvport";
     let recover = "/sys/module/nfs/parameters/recover_lost_locks";
+    // A read-only mount can be asked about its locks. An attempt to acquire one is refused.
+    rig(&format!("remount_a {efs},ro"));
+    let mut a = Peer::start("a", URL);
+    a.tell("try read-only");
+    let refused = a.expect("error", "read-only");
+    assert!(refused.words[0].contains("the_file_system_is_read-only"), "{refused:?}");
+    a.end();
     for (before, advice) in [
         ("remount_a vers=4.1,soft".to_owned(), "mount it with hard"),
         ("remount_a vers=4.1,softerr".to_owned(), "mount it with hard"),
         ("remount3_a nolock".to_owned(), "mount it with lock; "),
         ("remount3_a local_lock=flock".to_owned(), "mount it with local_lock=none"),
         ("remount3_a local_lock=all".to_owned(), "mount it with vers=4.1"),
-        (format!("remount_a {efs},ro"), "read-only"),
         (format!("remount_a {efs}; echo Y >{recover}"), "recover_lost_locks=0"),
         (format!("echo N >{recover}; on_a umount /efs"), "not on an NFS mount"),
     ] {
