@@ -44,7 +44,7 @@ impl FilesAndRedis {
     }
 
     fn files(&self) -> FileBackend {
-        FileBackend::open(self.dir.path().join("locks")).unwrap()
+        FileBackend::open(self.dir.path()).unwrap()
     }
 
     fn redis(&self) -> RedisBackend {
