@@ -31,9 +31,9 @@ use crate::{
 
 /// Locks as files in one directory, held with `flock`.
 ///
-/// On a local file system cheap calls, made inline; on NFS, where any call may hang, on threads of
-/// their own. Dropping it closes all its locks, which frees them; their records then look like a
-/// crash to the next holder.
+/// Calls of a local file system are cheap and made inline. On other file systems any call may hang,
+/// so calls have threads of their own. Dropping the backend closes all its locks, which frees them;
+/// their records then look like a crash to the next holder.
 #[derive(Debug)]
 pub struct FileBackend {
     store: Arc<FileStore>,
@@ -52,7 +52,7 @@ impl FileBackend {
         let store = FileStore::new(path, mode, file_system.medium()).with_missing_directory(is_missing);
         Self {
             store: Arc::new(store),
-            pool: file_system.is_nfs().then(IoPool::default),
+            pool: (file_system != FileSystem::Local).then(IoPool::default),
             file_system,
             cannot_watch: AtomicBool::new(false),
             #[cfg(target_os = "linux")]

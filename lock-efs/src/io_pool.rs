@@ -1,4 +1,4 @@
-//! Runs file-system calls that may hang on NFS on dedicated threads, always awaited with a timeout.
+//! Runs calls of file systems that may hang on dedicated threads, always awaited with a timeout.
 //!
 //! The runtime's own threads for blocking calls do not fit: the runtime waits for them when it
 //! shuts down, and their number is limited for the whole program.

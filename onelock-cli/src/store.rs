@@ -1,7 +1,9 @@
 //! Chooses the store, and opens it.
 
 use std::{
-    env, fs, io,
+    env,
+    ffi::OsString,
+    fs, io,
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     process::Command,
@@ -37,7 +39,6 @@ impl StoreLocation {
         if let Some(path) = &args.url_file {
             return from_file("--url-file", path);
         }
-        let variable = |name| env::var_os(name).filter(|value| !value.is_empty());
         match (variable("ONELOCK_URL"), variable("ONELOCK_URL_FILE")) {
             (None, None) => user_directory().map(Self::UserDirectory),
             (None, Some(path)) => from_file("$ONELOCK_URL_FILE", Path::new(&path)),
@@ -51,6 +52,17 @@ impl StoreLocation {
                 "$ONELOCK_URL and $ONELOCK_URL_FILE are both set; unset one, or pass --url",
             )),
         }
+    }
+
+    /// Chooses like [`choose`](Self::choose). Looks at files on a thread of its own: the home, or
+    /// the file that names the store, may be on a file system that hangs, and signals must still be
+    /// handled.
+    pub(crate) async fn choose_on_thread(args: StoreArgs) -> Result<Self, Failure> {
+        if args.url.is_some() || (args.url_file.is_none() && variable("ONELOCK_URL").is_some()) {
+            return Self::choose(&args);
+        }
+        let chosen = on_thread(move || Self::choose(&args)).await;
+        chosen.map_err(|e| Failure::start("a thread that chooses the store", &e))?
     }
 
     pub(crate) async fn open(&self) -> Result<Locker, Failure> {
@@ -93,6 +105,10 @@ impl StoreLocation {
             command.env("ONELOCK_URL", url);
         }
     }
+}
+
+fn variable(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
 }
 
 async fn open_user_directory(directory: PathBuf, create: bool) -> Result<Locker, Failure> {

@@ -61,20 +61,32 @@ impl FileSystem {
 /// There a lock can be lost without notice, and no event reports changes by other machines.
 #[cfg(target_os = "linux")]
 pub(crate) fn is_remote(directory: &Path) -> bool {
-    /// NFS, SMB1, SMB2, CIFS, Ceph, AFS, Coda, 9p, Lustre, GFS2, OCFS2, FUSE, as in statfs(2).
-    const REMOTE: [i64; 12] = [
-        0x6969,
-        0x517B,
-        0xFE53_4D42,
-        0xFF53_4D42,
-        0x00C3_6400,
-        0x5346_414F,
-        0x7375_7245,
-        0x0102_1997,
-        0x0BD0_0BD0,
-        0x0116_1970,
-        0x7461_636F,
-        0x6573_5546,
+    /// The numbers of statfs(2) and of the programs that list them, such as stat(1).
+    const REMOTE: [i64; 24] = [
+        0x6969,      // NFS
+        0x517B,      // SMB1
+        0xFE53_4D42, // SMB2
+        0xFF53_4D42, // CIFS
+        0x00C3_6400, // Ceph
+        0x5346_414F, // AFS
+        0x6B41_4653, // AFS of the kernel
+        0x7375_7245, // Coda
+        0x0102_1997, // 9p
+        0x0BD0_0BD0, // Lustre
+        0x0116_1970, // GFS2
+        0x7461_636F, // OCFS2
+        0x6573_5546, // FUSE
+        0x6A65_6A63, // virtiofs
+        0x4750_4653, // GPFS
+        0x1983_0326, // BeeGFS
+        0x2003_0528, // OrangeFS
+        0x0131_11A8, // IBRIX
+        0xAAD7_AAEA, // PanFS
+        0xBEEF_DEAD, // StorNext
+        0x6163_6673, // ACFS
+        0x7C7C_6673, // Parallels
+        0xBACB_ACBC, // VMware
+        0x786F_4256, // VirtualBox
     ];
     #[allow(clippy::unnecessary_cast, reason = "the type of the number depends on the architecture")]
     let magic = nix::sys::statfs::statfs(directory).map(|found| found.filesystem_type().0 as i64);

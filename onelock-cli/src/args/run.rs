@@ -26,8 +26,8 @@ pub(crate) struct RunArgs {
     #[arg(short, long, alias = "nb", conflicts_with = "wait")]
     pub(crate) nonblock: bool,
 
-    /// Wait at most this long for the lock: a duration such as 1m30s, or a number of seconds as in
-    /// flock; 0 tries once [default: no limit].
+    /// Wait at most this long to open the store and get the lock: a duration such as 1m30s, or a
+    /// number of seconds as in flock; 0 tries once [default: no limit].
     #[arg(short, long, alias = "timeout", value_name = "DURATION", value_parser = duration)]
     pub(crate) wait: Option<Duration>,
 

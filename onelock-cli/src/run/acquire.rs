@@ -14,6 +14,7 @@ use super::{plan::Plan, signals::Signals};
 use crate::{
     exit::{self, Failure},
     output::{one_line, report, say},
+    store::StoreLocation,
 };
 
 /// The end of the wait for the lock.
@@ -32,13 +33,14 @@ const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Opens the store and acquires the lock as the options say, unless a signal comes first.
 pub(super) async fn acquire(plan: &Plan, signals: &Signals) -> Result<WaitOutcome, Failure> {
+    let began = Instant::now();
     // A file system may hang as early as here.
-    let locker = match signals.race(plan.store.open()).await? {
+    let locker = match signals.race(open_store(plan)).await? {
         ControlFlow::Continue(locker) => locker?,
         ControlFlow::Break(signal) => return Ok(WaitOutcome::Signal(signal)),
     };
     let progress = Arc::new(Progress::new(plan.verbose, plan.job.name.clone()));
-    let acquired = progress.show_while(request_lock(plan, &locker, &progress));
+    let acquired = progress.show_while(request_lock(plan, &locker, &progress, began));
     let acquired = signals.race(acquired).await?;
     progress.clear();
     let outcome = match acquired {
@@ -56,8 +58,30 @@ pub(super) async fn acquire(plan: &Plan, signals: &Signals) -> Result<WaitOutcom
     outcome
 }
 
-/// Requests the lock as the options say. Fails at once if this process runs under that very lock.
-async fn request_lock(plan: &Plan, locker: &Locker, progress: &Arc<Progress>) -> Result<TryAcquire, Failure> {
+/// Opens the store, within the limit of `--wait`. Without a wait the store has its own limits.
+async fn open_store(plan: &Plan) -> Result<Locker, Failure> {
+    let opened = async { StoreLocation::choose_on_thread(plan.store.clone()).await?.open().await };
+    match plan.wait {
+        None | Some(Duration::ZERO) => opened.await,
+        Some(limit) => timeout(limit, opened).await.unwrap_or_else(|_| {
+            let message = format!(
+                "the store was not open when the {} of --wait ended; \
+                 check that the store answers, or wait longer",
+                humantime::format_duration(limit)
+            );
+            Err(Failure::new(exit::UNAVAILABLE, message))
+        }),
+    }
+}
+
+/// Requests the lock as the options say; a limit of the wait counts from `began`. Fails at once if
+/// this process runs under that very lock.
+async fn request_lock(
+    plan: &Plan,
+    locker: &Locker,
+    progress: &Arc<Progress>,
+    began: Instant,
+) -> Result<TryAcquire, Failure> {
     let under_itself = Arc::new(Notify::new());
     let request = {
         let (progress, under_itself, job) = (Arc::clone(progress), Arc::clone(&under_itself), plan.job.clone());
@@ -73,7 +97,7 @@ async fn request_lock(plan: &Plan, locker: &Locker, progress: &Arc<Progress>) ->
     let acquired = async {
         match plan.wait {
             Some(Duration::ZERO) => request.try_acquire().await,
-            Some(limit) => request.acquire_within(limit).await,
+            Some(limit) => request.acquire_within(limit.saturating_sub(began.elapsed())).await,
             None => request.acquire().await.map(TryAcquire::Acquired),
         }
     };

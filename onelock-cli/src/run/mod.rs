@@ -29,7 +29,7 @@ use crate::{
 /// Runs the command under the lock; does not return in the watchdog's process.
 pub(crate) fn run(args: RunArgs, inherited: InheritedState) -> Result<Exit, Failure> {
     let no_fork = args.no_fork;
-    let plan = Plan::new(args, inherited)?;
+    let plan = Plan::new(args, inherited);
     if no_fork {
         return exec::run(&plan);
     }

@@ -3,12 +3,13 @@
 use std::{env, ffi::OsString, fs::OpenOptions, os::unix::fs::OpenOptionsExt, time::Duration};
 
 use super::{child::Job, inherited::InheritedState, outer_locks::OuterLocks};
-use crate::{args::RunArgs, exit::Failure, store::StoreLocation};
+use crate::args::{RunArgs, StoreArgs};
 
 /// The options of the command line, with all defaults filled in.
 #[derive(Debug)]
 pub(super) struct Plan {
-    pub(super) store: StoreLocation,
+    /// Chosen only when signals are handled, because a file system may hang.
+    pub(super) store: StoreArgs,
     pub(super) job: Job,
     /// How long to wait for the lock: zero tries once, `None` waits without a limit.
     pub(super) wait: Option<Duration>,
@@ -20,13 +21,13 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Fills in the defaults.
-    pub(super) fn new(args: RunArgs, inherited: InheritedState) -> Result<Self, Failure> {
+    pub(super) fn new(args: RunArgs, inherited: InheritedState) -> Self {
         let argv = match args.shell {
             Some(line) => vec![shell(), "-c".into(), line],
             None => args.argv,
         };
-        Ok(Self {
-            store: StoreLocation::choose(&args.store)?,
+        Self {
+            store: args.store,
             job: Job {
                 name: args.name,
                 argv,
@@ -40,7 +41,7 @@ impl Plan {
             owner: args.owner,
             verbose: args.verbose,
             conflict_code: args.conflict_exit_code,
-        })
+        }
     }
 }
 

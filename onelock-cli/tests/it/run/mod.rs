@@ -7,6 +7,7 @@ mod etl;
 mod exit_codes;
 mod first_process;
 mod fixture;
+mod hanging;
 #[cfg(feature = "dynamo")]
 mod init;
 mod leases;

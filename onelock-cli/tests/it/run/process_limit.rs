@@ -93,7 +93,7 @@ fn a_full_process_limit_is_one_line_in_the_default_store() {
     }
     let user = LonelyUser::new();
     let messages = user.raise_limit_until_it_runs(&[], &["true"]);
-    let thread = "a thread that opens the directory of locks";
+    let thread = "a thread that chooses the store";
     assert_each_step_failed(&messages, &["cannot start the watchdog process", thread]);
 }
 

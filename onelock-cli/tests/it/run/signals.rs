@@ -120,64 +120,6 @@ fn a_command_that_is_stopped_alone_does_not_stop_onelock() {
     running.expect_line("SIGCONT");
 }
 
-/// Compiles a library in which the file system hangs when a store is opened, after a message.
-fn hanging(locks: &Locks) -> std::path::PathBuf {
-    locks.library(
-        r#"
-        #include <unistd.h>
-        int faccessat(int dir, const char *path, int mode, int flags) {
-            write(2, "hangs\n", 6);
-            for (;;) pause();
-        }"#,
-    )
-}
-
-/// Whether the process has blocked the signal.
-fn blocks(pid: nix::unistd::Pid, signal: Signal) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
-    u64::from_str_radix(mask, 16).unwrap() & (1 << (signal as u64 - 1)) != 0
-}
-
-#[test]
-fn a_signal_ends_every_command_while_its_store_hangs() {
-    let locks = Locks::new();
-    let (url, library) = (locks.url(), hanging(&locks));
-    std::fs::create_dir(locks.dir.path().join("locks")).unwrap();
-    for arguments in [
-        &["run", "--url", &url, "x", "true"][..],
-        &["run", "--no-fork", "--url", &url, "x", "true"],
-        &["run", "x", "true"],
-        &["list", "--url", &url],
-        &["status", "--url", &url, "x"],
-        &["break", "--url", &url, "--version", "1", "x"],
-        &["sweep", locks.dir.path().join("locks").to_str().unwrap()],
-        &["doctor", "--url", &url],
-        #[cfg(feature = "torture")]
-        &["torture", "--url", &url],
-    ] {
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            let mut command = onelock([]);
-            // The default store is on the same file system.
-            command.args(arguments).env("LD_PRELOAD", &library).env("XDG_STATE_HOME", locks.dir.path());
-            let mut running = Running::start(&mut command);
-            let mut said = String::new();
-            while said != "hangs\n" {
-                said.clear();
-                let read = std::io::BufRead::read_line(&mut running.err, &mut said).unwrap();
-                assert!(read > 0, "{arguments:?} did not hang");
-            }
-            if arguments[0] != "run" {
-                // A thread that starts another one blocks all signals for a moment.
-                eventually("Ctrl-Z has an effect", || !blocks(running.pid(), SIGTSTP));
-            }
-            running.signal(signal);
-            let (status, message) = running.wait();
-            assert_eq!(status.signal(), Some(signal as i32), "{arguments:?}: {message}");
-        }
-    }
-}
-
 #[test]
 fn a_terminated_doctor_leaves_nothing_behind() {
     let locks = Locks::new();
