@@ -10,8 +10,13 @@ use nix::sys::{
 
 /// Whether either clock has reached `moment`.
 pub(super) fn has_passed(moment: ClockReading) -> bool {
+    until(moment).is_zero()
+}
+
+/// Returns the time until either clock reaches `moment`.
+pub(super) fn until(moment: ClockReading) -> Duration {
     let now = SystemClock.now();
-    now.boot >= moment.boot || now.wall >= moment.wall
+    moment.boot.saturating_sub(now.boot).min(moment.wall.saturating_sub(now.wall))
 }
 
 /// Returns `moment`, earlier by `by`.

@@ -10,14 +10,14 @@ use std::{
 
 use lock_core::{
     Guard, Lost,
-    clock::ClockReading,
-    clock::{Clock, SystemClock},
+    clock::{Clock, ClockReading, SystemClock},
 };
 use nix::{errno::Errno, sys::prctl, unistd::Pid};
 use tokio::{io::unix::AsyncFd, time::Instant};
 
 use super::{
     acquire::{self, WaitOutcome},
+    alarm,
     child::Job,
     orphans,
     plan::Plan,
@@ -138,7 +138,7 @@ impl Supervisor<'_> {
                     self.forward_signal(signal.map_err(|e| Failure::os("reading signals", e))?, guard);
                 }
                 lost = guard.lost(), if done_by.is_none() => {
-                    self.lost = Some((lost, Instant::now() + self.job.grace(self.lease) + WATCHDOG_TIMEOUT));
+                    self.lost = Some((lost, self.watchdog_limit()));
                     self.send(ToWatchdog::Lost);
                 }
                 () = guard.renewed(), if done_by.is_none() => {}
@@ -147,6 +147,15 @@ impl Supervisor<'_> {
                 }
             }
         }
+    }
+
+    /// The time by which the watchdog must have ended the command, if the lock was lost now. A
+    /// watchdog that hangs gets no time beyond the end of the lease.
+    fn watchdog_limit(&self) -> Instant {
+        let now = Instant::now();
+        let overdue = now + self.job.grace(self.lease) + WATCHDOG_TIMEOUT;
+        let lease_end = self.sent_deadline.map(|deadline| now + alarm::until(deadline));
+        lease_end.map_or(overdue, |end| end.min(overdue))
     }
 
     /// Notes a loss that no event reported: if all processes were frozen, the command may have run

@@ -71,6 +71,34 @@ fn a_hung_watchdog_does_not_keep_the_command_alive() {
     assert!(!is_alive(command));
 }
 
+#[cfg(feature = "redis")]
+#[test]
+fn a_hung_watchdog_gets_no_time_beyond_the_lease() {
+    let server = test_support::redis::RedisServer::start();
+    let (to_test, from_thread) = std::sync::mpsc::channel();
+    let address = server.addr();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            to_test.send(test_support::Proxy::start(address).await).unwrap();
+            std::future::pending::<()>().await;
+        });
+    });
+    let proxy = from_thread.recv().unwrap();
+    let url = format!("redis://{}", proxy.addr());
+    let mut command = onelock(["run", "--url", &url, "--ttl", "3s", "x", "-c", "echo $$; sleep 1000"]);
+    let mut running = Running::start(&mut command);
+    let command = parse_pid(&running.line());
+    kill(running.watchdog(), SIGSTOP).unwrap();
+    proxy.refuse();
+    proxy.cut();
+    // The next holder marks the end of the lease.
+    let direct = format!("redis://{}", server.addr());
+    assert_eq!(stdout(&mut onelock(["run", "--url", &direct, "x", "echo", "another"])), "another\n");
+    assert!(!is_alive(command), "the command outlived the lease");
+    running.ends_with(75);
+}
+
 #[test]
 fn a_lost_file_lock_stops_the_command_with_a_reason() {
     let locks = Locks::new();
