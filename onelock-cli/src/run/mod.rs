@@ -33,6 +33,7 @@ pub(crate) fn run(args: RunArgs, inherited: InheritedState) -> Result<Exit, Fail
     if no_fork {
         return exec::run(&plan);
     }
+    process_tree::check_proc()?;
     let (to_watchdog, to_supervisor) = Channel::pair().map_err(|e| Failure::os("creating a socket pair", e))?;
     // Before any thread starts: a fork of a process with threads may call only async-signal-safe
     // functions.

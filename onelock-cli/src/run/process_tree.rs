@@ -13,7 +13,10 @@ use std::{
 
 use nix::unistd::Pid;
 
-use crate::sys;
+use crate::{
+    exit::{self, Failure},
+    sys,
+};
 
 /// The pause between two looks at killed processes; it doubles up to the second value.
 const PAUSE: (Duration, Duration) = (Duration::from_micros(100), Duration::from_millis(20));
@@ -24,6 +27,20 @@ struct Descendant {
     pid: Pid,
     handle: Option<OwnedFd>,
     group: Pid,
+}
+
+/// Checks that `/proc` lists this process. Without it no descendant can be found, and with the
+/// `/proc` of another PID namespace a signal could reach an unrelated process.
+pub(super) fn check_proc() -> Result<(), Failure> {
+    let me = Pid::this().to_string();
+    match fs::read_link("/proc/self") {
+        Ok(listed) if listed.as_os_str() == me.as_str() => Ok(()),
+        _ => Err(Failure::new(
+            exit::OS,
+            "/proc does not list this process, so processes of the command could outlive the lock; \
+             mount the /proc of this PID namespace, or use --no-fork with locks in files",
+        )),
+    }
 }
 
 /// Sends `signal` to every descendant once, and to the members of `group` in one call.

@@ -59,11 +59,20 @@ impl Locks {
 
     /// Compiles a library whose functions replace those of the C library with `LD_PRELOAD`.
     pub(crate) fn library(&self, source: &str) -> PathBuf {
-        let (file, library) = (self.dir.path().join("library.c"), self.dir.path().join("library.so"));
+        self.compile(source, &["-shared", "-fPIC"])
+    }
+
+    /// Compiles a C program.
+    pub(crate) fn program(&self, source: &str) -> PathBuf {
+        self.compile(source, &[])
+    }
+
+    fn compile(&self, source: &str, options: &[&str]) -> PathBuf {
+        let (file, compiled) = (self.dir.path().join("source.c"), self.dir.path().join("compiled"));
         fs::write(&file, source).unwrap();
-        let compiled = Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&file).status();
-        assert!(compiled.expect("gcc is installed").success());
-        library
+        let done = Command::new("gcc").args(options).arg("-o").arg(&compiled).arg(&file).status();
+        assert!(done.expect("gcc is installed").success());
+        compiled
     }
 
     /// Writes a script for `interpreter`.

@@ -1,5 +1,6 @@
 //! Tests of the real program.
 
+mod containers;
 mod death;
 mod default_store;
 mod doctor;
