@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Polls until `condition` holds, for at most 20 s.
+/// Polls until `condition` holds, for at most 60 s.
 ///
 /// # Panics
 /// If it does not hold within that time.
@@ -15,7 +15,7 @@ use std::{
 pub async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let start = Instant::now();
     while !condition().await {
-        assert!(start.elapsed() < Duration::from_secs(20), "waited 20 s for {what}");
+        assert!(start.elapsed() < Duration::from_secs(60), "waited 60 s for {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
