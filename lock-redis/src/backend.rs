@@ -14,9 +14,11 @@ use lock_core::{
 use crate::{
     Address, Compat, RedisConfig, Topology,
     compat::redis_py,
+    config::DEFAULT_TTL,
     deployment::Deployment,
     doctor,
     quorum::{Member, Quorum},
+    watch,
 };
 
 /// Locks on Redis. Cheap to clone; clones share the connection.
@@ -82,9 +84,6 @@ impl Servers {
 /// polls only in case the wake-up was lost, and each poll costs the server a script. So the pauses
 /// begin long, and grow to the default ttl, by which the lease of a silent holder has ended.
 const POLL_IF_WOKEN: (Duration, Duration) = (Duration::from_millis(200), DEFAULT_TTL);
-
-/// The ttl of a lock for which the user chooses none.
-pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(30);
 
 /// Passes a call on to whatever the servers are.
 macro_rules! ask {
@@ -157,7 +156,7 @@ impl Backend for RedisBackend {
 
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         let watch: Result<Option<Box<dyn Watch>>, Error> = match &self.servers {
-            Servers::One(deployment) => deployment.watch(name).await,
+            Servers::One(deployment) => watch::watch(deployment, name).await,
             Servers::Quorum(quorum) => quorum.watch(name).await.map(|watch| Some(Box::new(watch) as _)),
         };
         watch.map_err(|error| self.context(error, Operation::Watch, Some(name)))

@@ -7,6 +7,9 @@ use lock_core::{
     config::{Host, Secret},
 };
 
+/// The ttl of a lock for which the user chooses none.
+pub(crate) const DEFAULT_TTL: Duration = Duration::from_secs(30);
+
 /// The upper limit of both timeouts. Sums with it cannot overflow.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(3600);
 

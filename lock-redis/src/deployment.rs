@@ -1,17 +1,16 @@
 //! The operations on one Redis: a server, the primary behind sentinels, or a cluster.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
-    backend::{AcquireOutcome, AcquireRequest, Break, Lease, LeaseId, Release, Renewal, Watch},
+    backend::{AcquireOutcome, AcquireRequest, Break, Lease, LeaseId, Release, Renewal},
 };
 use redis::{ServerErrorKind, Value};
 
 use crate::{
     answer::{granted_or_held, refusal, why_lost},
-    compat::python_redis_lock::SignalWatch,
     config::{RedisConfig, Topology},
     connect::Connector,
     connection::ConnectionSlot,
@@ -21,7 +20,7 @@ use crate::{
     script::{Call, Scripts},
     stamps::Stamps,
     unanswered_acquires::UnansweredAcquires,
-    wake::{RedisWatch, Standing},
+    wake::Standing,
 };
 
 /// One Redis, and what this process knows about its requests to it.
@@ -272,31 +271,6 @@ impl Deployment {
             Value::Int(raised) => Ok(raised == 1),
             answer => Err(unexpected("the advance_token script", &answer)),
         }
-    }
-
-    /// Watches a lock by the wake-ups of the clients that share it. `None` if these clients have no
-    /// wake-ups.
-    pub(crate) async fn watch(self: &Arc<Self>, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
-        if let Some(signal) = self.keys.signal(name) {
-            let lock = self.keys.lock(name);
-            return Ok(Some(Box::new(SignalWatch::new(Arc::clone(self), lock, signal).await?)));
-        }
-        if self.keys.are_verbatim() {
-            // redis-py wakes no waiter. Where redis-py may be the holder, only polling helps.
-            return Ok(None);
-        }
-        Ok(Some(Box::new(self.queue(name).await?)))
-    }
-
-    /// Joins the queue of `name`. From then on a release wakes this process when its turn comes.
-    pub(crate) async fn queue(self: &Arc<Self>, name: &LockName) -> Result<RedisWatch, Error> {
-        let lock = self.keys.lock(name);
-        // The watch exists before the request, so that its drop always leaves the queue.
-        let mut watch = RedisWatch::new(Arc::clone(self), lock.clone());
-        if !self.enqueue(&lock).await? {
-            watch.complete();
-        }
-        Ok(watch)
     }
 
     /// Puts this process into the queue of a lock. Returns `false` if the lock is free.

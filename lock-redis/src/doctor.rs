@@ -7,8 +7,7 @@ use lock_core::{Error, ErrorKind, backend::Finding};
 use redis::Value;
 
 use crate::{
-    backend::DEFAULT_TTL,
-    config::{Address, RedisConfig, Topology},
+    config::{Address, DEFAULT_TTL, RedisConfig, Topology},
     connect::Connector,
     connection::ConnectionSlot,
     deployment::Deployment,

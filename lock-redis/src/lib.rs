@@ -24,6 +24,7 @@ mod script;
 mod stamps;
 mod unanswered_acquires;
 mod wake;
+mod watch;
 
 pub use backend::RedisBackend;
 pub use config::{Address, Compat, RedisConfig, Topology};

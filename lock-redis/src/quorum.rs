@@ -10,7 +10,7 @@ use lock_core::{
 };
 
 pub(crate) use crate::ask::{Member, Quorum};
-use crate::{deployment::Deployment, wake::RedisWatch};
+use crate::{deployment::Deployment, watch::RedisWatch};
 
 impl Quorum {
     /// The error if no majority answered in time.
@@ -249,7 +249,7 @@ impl Quorum {
                 |_| Some(()),
                 |server| {
                     let name = name.clone();
-                    async move { server.queue(&name).await }
+                    async move { RedisWatch::queue(server, &name).await }
                 },
             )
             .await;

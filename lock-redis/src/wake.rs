@@ -3,15 +3,12 @@
 
 use std::{
     collections::{HashMap, HashSet, hash_map::Entry},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use async_trait::async_trait;
-use lock_core::backend::{LeaseId, Watch};
+use lock_core::backend::LeaseId;
 use redis::Value;
 use tokio::sync::watch;
-
-use crate::deployment::Deployment;
 
 /// The locks that this process waits for, by key.
 #[derive(Debug)]
@@ -118,11 +115,11 @@ impl Wakers {
         unwanted.into_iter().filter(|lock| !self.map().contains_key(lock)).collect()
     }
 
-    fn is_queued(&self, lock: &str) -> bool {
+    pub(crate) fn is_queued(&self, lock: &str) -> bool {
         self.map().get(lock).is_some_and(|waiting| waiting.standing == Standing::Queued)
     }
 
-    fn add(&self, lock: &str) -> watch::Receiver<()> {
+    pub(crate) fn add(&self, lock: &str) -> watch::Receiver<()> {
         match self.map().entry(lock.to_owned()) {
             Entry::Occupied(mut entry) => {
                 entry.get_mut().watches += 1;
@@ -138,7 +135,7 @@ impl Wakers {
 
     /// Removes a watch. Returns whether it was the last watch of `lock` and the server must be
     /// told.
-    fn remove(&self, lock: &str) -> bool {
+    pub(crate) fn remove(&self, lock: &str) -> bool {
         let mut map = self.map();
         let Some(waiting) = map.get_mut(lock) else { return false };
         waiting.watches -= 1;
@@ -151,49 +148,5 @@ impl Wakers {
 
     fn unwanted(&self) -> MutexGuard<'_, HashSet<String>> {
         self.unwanted.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Waits for one lock to become free.
-#[derive(Debug)]
-pub(crate) struct RedisWatch {
-    deployment: Arc<Deployment>,
-    lock: String,
-    changes: watch::Receiver<()>,
-}
-
-impl RedisWatch {
-    /// Registers the watch in this process. The caller must then tell the server.
-    pub(crate) fn new(deployment: Arc<Deployment>, lock: String) -> Self {
-        let changes = deployment.connection.wakers.add(&lock);
-        Self { deployment, lock, changes }
-    }
-
-    /// Makes [`Watch::changed`] return.
-    pub(crate) fn complete(&mut self) {
-        self.changes.mark_changed();
-    }
-}
-
-#[async_trait]
-impl Watch for RedisWatch {
-    async fn changed(&mut self) {
-        // The wake-up removed this process from the queue. Normally a refused acquire has restored
-        // its place.
-        let seen = !self.changes.has_changed().unwrap_or(true);
-        let queues = seen && !self.deployment.connection.wakers.is_queued(&self.lock);
-        if !(queues && matches!(self.deployment.enqueue(&self.lock).await, Ok(false))) {
-            // The sender lives as long as any watch of this lock, so this cannot fail.
-            let _ = self.changes.changed().await;
-        }
-        self.deployment.pass_on();
-    }
-}
-
-impl Drop for RedisWatch {
-    fn drop(&mut self) {
-        if self.deployment.connection.wakers.remove(&self.lock) {
-            self.deployment.leave(&self.lock);
-        }
     }
 }
