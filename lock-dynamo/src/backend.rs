@@ -264,6 +264,8 @@ impl Backend for DynamoBackend {
             .with_poll_min(Duration::from_millis(100))
             .with_renew_batch(batch::LARGEST)
             .with_attempt_timeout(client::ATTEMPT)
+            // Items have the lease in whole milliseconds, rounded down.
+            .with_least_margin(StoreClock::LEAST_MARGIN + Duration::from_millis(1))
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {

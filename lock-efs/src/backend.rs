@@ -268,6 +268,9 @@ fn nfs_pace(lease: Option<Duration>) -> StoreTimings {
         // would allow far less.
         .with_probe_every((lease / 10).clamp(Duration::from_secs(1), Duration::from_secs(5)))
         .with_lease(lease)
+        // NFS states leases in seconds, and a server may count them by a clock that shows only
+        // seconds.
+        .with_least_margin(Duration::from_secs(1))
 }
 
 #[cfg(test)]

@@ -162,6 +162,7 @@ impl Backend for MigrationBackend {
             .with_lease([from.lease, to.lease, own].into_iter().flatten().min())
             .with_renew_batch(1)
             .with_attempt_timeout(from.attempt_timeout + to.attempt_timeout)
+            .with_least_margin(from.least_margin.max(to.least_margin))
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {

@@ -120,6 +120,8 @@ impl Backend for RedisBackend {
             .with_poll_max(poll_max)
             .with_renew_batch(100)
             .with_attempt_timeout(self.attempt_timeout)
+            // Redis reads its clock in whole milliseconds, and may have read it before the command.
+            .with_least_margin(Duration::from_millis(2))
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use lock_core::{Error, LockName, LockRequest, Locker, Renew};
+use lock_core::{Error, LockName, LockOptions, LockRequest, Locker};
 
 /// Requests a lock that is free at once after its release.
 pub(crate) fn request(locker: &Locker, name: impl TryInto<LockName, Error: Into<Error>>) -> LockRequest {
@@ -11,12 +11,12 @@ pub(crate) fn request(locker: &Locker, name: impl TryInto<LockName, Error: Into<
 }
 
 /// Requests a lock that expires soon without renewals: with this ttl, if the store has ttls, and
-/// with a margin, grace and renewal that suit it.
+/// with the defaults of all other options, which suit any ttl.
 pub(crate) fn short_lived(
     locker: &Locker,
     name: impl TryInto<LockName, Error: Into<Error>>,
     ttl: Duration,
 ) -> LockRequest {
-    let request = request(locker, name).renew(Renew::Auto).grace(Duration::ZERO);
-    if locker.capabilities().ttl { request.ttl(ttl).margin(ttl / 5) } else { request }
+    let ttl = locker.capabilities().ttl.then_some(ttl);
+    locker.lock(name).options(LockOptions { ttl, ..LockOptions::default() })
 }

@@ -119,6 +119,11 @@ pub struct StoreTimings {
     pub renew_batch: usize,
     /// Longest time for one request, where the ttl does not demand less.
     pub attempt_timeout: Duration,
+    /// How long before the end of a lease this store may grant the lock to another client: the
+    /// error of its judgement of expiry. Guards end at least this long before their leases, and a
+    /// thousandth of the lease earlier, because the clocks of two machines differ in rate. Default:
+    /// 1 ms, for a store that counts in milliseconds.
+    pub least_margin: Duration,
 }
 
 setters!(StoreTimings {
@@ -128,6 +133,7 @@ setters!(StoreTimings {
     with_lease(lease: impl Into<Option<Duration>>),
     with_renew_batch(renew_batch: usize),
     with_attempt_timeout(attempt_timeout: Duration),
+    with_least_margin(least_margin: Duration),
 });
 
 impl Default for StoreTimings {
@@ -139,6 +145,7 @@ impl Default for StoreTimings {
             lease: None,
             renew_batch: 1,
             attempt_timeout: Duration::from_secs(5),
+            least_margin: Duration::from_millis(1),
         }
     }
 }

@@ -71,7 +71,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///   `fencing_tokens_increase_across_a_forced_break`), also when a third party has deleted what
     ///   the store keeps of them (`fencing_tokens_increase_after_their_record_is_deleted`).
     /// - With a ttl, the lock is free once the holder's own ttl, as recorded, has passed on the
-    ///   store's clock, and not before. A contender's ttl does not matter
+    ///   store's clock, and not before. If that clock may be wrong, the store declares by how much
+    ///   in [`StoreTimings::least_margin`]. A contender's ttl does not matter
     ///   (`an_expired_lock_is_granted_in_one_attempt`,
     ///   `the_holders_ttl_decides_when_a_lock_expires`). One of the contenders takes over
     ///   (`exactly_one_contender_replaces_a_crashed_holder`).

@@ -29,7 +29,7 @@
 //! | option | value | default | see |
 //! |---|---|---|---|
 //! | `ttl` | duration | 30s | [`LockRequest::ttl`](crate::LockRequest::ttl); an error on files |
-//! | `margin` | duration | a tenth of the ttl | [`LockRequest::margin`](crate::LockRequest::margin); an error on files that are not on NFS |
+//! | `margin` | duration | a tenth of the ttl, or the least margin | [`LockRequest::margin`](crate::LockRequest::margin); an error on files that are not on NFS |
 //! | `renew` | `auto`, `manual` or a duration | `auto` | [`Renew`](crate::Renew) |
 //! | `grace` | duration | 0s | [`LockRequest::grace`](crate::LockRequest::grace) |
 //! | `owner` | text | `host:pid-random` | [`LockRequest::owner`](crate::LockRequest::owner) |

@@ -43,6 +43,8 @@ pub struct Timing {
     pub grace: Duration,
     /// The time limit for one request.
     pub attempt_timeout: Duration,
+    /// See [`StoreTimings::least_margin`].
+    store_margin: Duration,
 }
 
 /// Below this, timer inaccuracy and a single round trip use up the lease.
@@ -51,6 +53,14 @@ const MAX_TTL: Duration = Duration::from_secs(MAX_DAYS * 24 * 3600);
 /// Far below the values at which clocks, and stores that count in milliseconds, overflow.
 const MAX_DAYS: u64 = 366;
 const MIN_RENEW: Duration = Duration::from_millis(5);
+/// In this time two clocks may come apart by one unit: each may be slewed by 500 ppm, the most that
+/// adjtimex(2) allows.
+const RATE: u32 = 1_000;
+
+/// Returns the least margin of a lease on a store that declares `store_margin`.
+fn least_margin(store_margin: Duration, lease: Duration) -> Duration {
+    store_margin.saturating_add(lease / RATE)
+}
 
 impl Timing {
     pub(crate) fn new(options: &LockOptions, capabilities: Capabilities, pace: StoreTimings) -> Result<Self, Error> {
@@ -80,7 +90,7 @@ impl Timing {
         (what, lease): (&str, Duration),
         auto: Duration,
     ) -> Result<Self, Error> {
-        let margin = options.margin.unwrap_or_else(|| (lease / 10).max(Duration::from_millis(500)).min(lease / 5));
+        let margin = Self::margin(options, pace, (what, lease))?;
         let Some(deadline) = lease.checked_sub(margin).filter(|d| !d.is_zero()) else {
             return Err(config(format!("margin ({margin:?}) must be shorter than {what} ({lease:?})")));
         };
@@ -103,7 +113,37 @@ impl Timing {
         }
         // Two attempts fit between the time a renewal is due and the end of the validity.
         let attempt_timeout = pace.attempt_timeout.min(latest / 2).max(Duration::from_millis(1));
-        Ok(Self { ttl: None, lease: Some(lease), margin, renew_every, grace: options.grace, attempt_timeout })
+        Ok(Self {
+            ttl: None,
+            lease: Some(lease),
+            margin,
+            renew_every,
+            grace: options.grace,
+            attempt_timeout,
+            store_margin: pace.least_margin,
+        })
+    }
+
+    /// Returns the margin of a lease, which messages call `what`: the chosen one, or the default.
+    fn margin(options: &LockOptions, pace: StoreTimings, (what, lease): (&str, Duration)) -> Result<Duration, Error> {
+        let least = least_margin(pace.least_margin, lease);
+        if let Some(margin) = options.margin {
+            if margin >= least {
+                return Ok(margin);
+            }
+            return Err(config(format!(
+                "margin ({margin:?}) must be at least {least:?}: this store may free a lock {:?} early, and the rates of two clocks may differ by a thousandth of the {what}; raise margin, or leave it out",
+                pace.least_margin
+            )));
+        }
+        if least > lease / 2 {
+            // Half of the lease would be enough without the thousandth that grows with it.
+            let enough = (pace.least_margin * 2).mul_f64(1.01).as_millis() + 1;
+            return Err(config(format!(
+                "{what} ({lease:?}) is too short for this store: its least margin ({least:?}) must be at most half of the {what}; use a {what} of at least {enough}ms"
+            )));
+        }
+        Ok((lease / 10).max(Duration::from_millis(500)).min(lease / 5).max(least))
     }
 
     fn without_ttl(options: &LockOptions, pace: StoreTimings) -> Result<Self, Error> {
@@ -133,18 +173,25 @@ impl Timing {
             renew_every,
             grace: options.grace,
             attempt_timeout: pace.attempt_timeout,
+            store_margin: pace.least_margin,
         })
     }
 
     /// Returns the ttl to request if the caller's deadline is `left` away, and the validity of a
-    /// guard with that ttl.
+    /// guard with that ttl: zero if the ttl cannot hold the least margin.
     pub(crate) fn lease_for(&self, left: Option<Duration>) -> (Option<Duration>, Option<Duration>) {
         let Some(ttl) = self.ttl else { return (None, self.lease.map(|lease| lease - self.margin)) };
         let Some(cut) = left.filter(|left| *left < ttl) else { return (Some(ttl), Some(ttl - self.margin)) };
         // The margin shrinks in proportion to the ttl, but a small margin keeps its full length for
         // longer.
         let in_proportion = self.margin.mul_f64(cut.as_secs_f64() / ttl.as_secs_f64());
-        (Some(cut), Some(cut.saturating_sub(in_proportion.max(self.margin.min(cut / 5)))))
+        let margin = in_proportion.max(self.margin.min(cut / 5)).max(self.least_margin(cut));
+        (Some(cut), Some(cut.saturating_sub(margin)))
+    }
+
+    /// Returns the least margin of a lease of this length on this store.
+    pub(crate) fn least_margin(&self, lease: Duration) -> Duration {
+        least_margin(self.store_margin, lease)
     }
 }
 
@@ -179,12 +226,34 @@ mod tests {
 
     #[test]
     fn default_renewal_precedes_the_deadline_for_every_ttl() {
-        for ttl in [50, 100, 1_000, 2_500, 30_000, 3_600_000].map(Duration::from_millis) {
-            let t = timing(&LockOptions { ttl: Some(ttl), ..LockOptions::default() }).unwrap();
-            let (renew, deadline) = (t.renew_every.unwrap(), ttl - t.margin);
-            assert!(renew < deadline && deadline < ttl, "{ttl:?}: {t:?}");
-            assert!(renew + 2 * t.attempt_timeout <= deadline, "two attempts fit: {ttl:?}: {t:?}");
+        for store_margin in [0, 1, 24, 250].map(Duration::from_millis) {
+            let pace = StoreTimings::default().with_least_margin(store_margin);
+            for ttl in [50, 100, 505, 1_000, 2_500, 30_000, 3_600_000].map(Duration::from_millis) {
+                let options = LockOptions { ttl: Some(ttl), ..LockOptions::default() };
+                if ttl < 2 * store_margin {
+                    assert!(Timing::new(&options, LEASES, pace).is_err(), "{ttl:?}");
+                    continue;
+                }
+                let t = Timing::new(&options, LEASES, pace).unwrap();
+                let (renew, deadline) = (t.renew_every.unwrap(), ttl - t.margin);
+                assert!(renew < deadline && deadline < ttl, "{ttl:?}: {t:?}");
+                assert!(renew + 2 * t.attempt_timeout <= deadline, "two attempts fit: {ttl:?}: {t:?}");
+                assert!(t.margin >= store_margin + ttl / 1_000, "{ttl:?}: {t:?}");
+            }
         }
+    }
+
+    #[test]
+    fn ttl_too_short_for_the_store_names_one_that_fits() {
+        let pace = StoreTimings::default().with_least_margin(Duration::from_millis(250));
+        let with = |ttl: u64| {
+            let ttl = Some(Duration::from_millis(ttl));
+            Timing::new(&LockOptions { ttl, ..LockOptions::default() }, LEASES, pace)
+        };
+        let message = with(400).unwrap_err().to_string();
+        assert!(message.contains("ttl (400ms) is too short for this store: its least margin (250.4ms)"), "{message}");
+        assert!(message.contains("use a ttl of at least 506ms"), "{message}");
+        with(506).unwrap();
     }
 
     #[test]

@@ -72,8 +72,23 @@ impl AcquireLoop {
         self.limits.deadline.map(|limit| limit.saturating_sub(self.elapsed()))
     }
 
+    /// Returns `true` if the deadline is so near that no lease before it can be valid.
     fn is_too_late(&self) -> bool {
-        self.left().is_some_and(|left| left < SHORTEST)
+        self.left().is_some_and(|left| self.timing.lease_for(Some(left)).1.unwrap_or(left).min(left) < SHORTEST)
+    }
+
+    /// Returns the error for an acquisition that [is too late](Self::is_too_late).
+    fn too_late(&self) -> Error {
+        let left = self.left().unwrap_or_default();
+        let message = if left < SHORTEST {
+            "the deadline was reached before the store granted the lock".to_owned()
+        } else {
+            let least = self.timing.least_margin(left) + SHORTEST;
+            format!(
+                "the deadline is {left:.1?} away, but a lock on this store needs at least {least:.1?}: its guard ends that long before its lease; allow more time"
+            )
+        };
+        Error::new(ErrorKind::Timeout, message).with_ambiguous(false).with_retryable(false)
     }
 
     pub(super) fn finish(&self, outcome: Result<TryAcquire, Error>) -> Result<TryAcquire, Error> {
@@ -96,7 +111,7 @@ impl AcquireLoop {
     async fn attempt(&mut self) -> Result<TryAcquire, Error> {
         self.pending.prepare(self.left()).await?;
         if self.is_too_late() {
-            return Err(too_late());
+            return Err(self.too_late());
         }
         let left = self.left();
         let (ttl, valid_for) = self.timing.lease_for(left);
@@ -122,7 +137,7 @@ impl AcquireLoop {
         // Granted, but the lease expired before the reply arrived.
         let given_back = self.pending.give_back(from).await;
         if self.is_too_late() {
-            return Err(too_late().with_ambiguous(!given_back));
+            return Err(self.too_late().with_ambiguous(!given_back));
         }
         let what = "the store's reply arrived after the lease had expired; use a longer ttl if the store has one";
         Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(!given_back))
@@ -278,10 +293,4 @@ fn holder_of(answer: &Result<TryAcquire, Error>) -> Option<&Holder> {
         Ok(TryAcquire::Contended(holder)) => Some(holder),
         _ => None,
     }
-}
-
-fn too_late() -> Error {
-    Error::new(ErrorKind::Timeout, "the deadline was reached before the store granted the lock")
-        .with_ambiguous(false)
-        .with_retryable(false)
 }

@@ -12,7 +12,9 @@ macro_rules! option_setters {
 
         /// Sets how long before the end of the lease the guard's validity ends. Covers the
         /// different rates of two clocks, and the time that the work needs to stop. Default: a
-        /// tenth of the ttl, at least 500 ms, at most a fifth of the ttl.
+        /// tenth of the ttl, at least 500 ms, at most a fifth of the ttl. Never less than a
+        /// thousandth of the ttl and the store's
+        /// [`least_margin`](crate::backend::StoreTimings::least_margin), which is an error.
         pub fn margin(mut self, margin: Duration) -> Self {
             self.options.margin = Some(margin);
             self
@@ -61,7 +63,9 @@ macro_rules! option_setters {
         }
 
         /// Sets the time from now until the caller ends, such as the remaining time of a Lambda
-        /// invocation. No lease outlives it: ttls are shortened, and the guard is lost by then.
+        /// invocation. No lease outlives it: ttls are shortened, and the guard is lost by then. A
+        /// lease that cannot hold the store's least margin is not requested: the acquisition fails
+        /// with [`ErrorKind::Timeout`](crate::ErrorKind::Timeout).
         pub fn deadline(mut self, from_now: Duration) -> Self {
             self.options.deadline = Some(from_now);
             self

@@ -13,6 +13,7 @@ mod fixture;
 mod leader;
 mod loss_signal;
 mod manual_renewal;
+mod margin;
 mod metrics;
 mod registry;
 mod runtimes;

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 use lock_core::{
     Capability, ErrorKind, FencingToken, LockName, Locker, Operation, Registry, TryAcquire,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Grant, Lease, LeaseId, ProcessBound, Release, Renewal,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Grant, Lease, LeaseId, ProcessBound,
+        Release, Renewal, StoreTimings,
     },
     faults::{Fault, Faulty},
     memory::{MemoryBackend, MemoryFactory},
@@ -269,5 +270,49 @@ async fn a_migrating_locker_waits_for_clients_of_one_store() {
         });
         assert_eq!(released.unwrap(), Release::Released);
         assert_eq!(waited.unwrap().release().await.unwrap(), Release::Released);
+    }
+}
+
+/// The memory store with a clock that may be wrong by a second.
+#[derive(Debug)]
+struct Imprecise(MemoryBackend);
+
+#[async_trait]
+impl Backend for Imprecise {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn timings(&self) -> StoreTimings {
+        self.0.timings().with_least_margin(Duration::from_secs(1))
+    }
+
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, lock_core::Error> {
+        self.0.acquire(request).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Renewal, lock_core::Error> {
+        self.0.renew(lease).await
+    }
+
+    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, lock_core::Error> {
+        self.0.release(lease, hold_for).await
+    }
+}
+
+// verifies: P2
+#[tokio::test]
+async fn larger_least_margin_of_the_two_stores_counts() {
+    let [precise, imprecise]: [Arc<dyn Backend>; 2] =
+        [Arc::new(MemoryBackend::new()), Arc::new(Imprecise(MemoryBackend::new()))];
+    for (from, to) in [(&precise, &imprecise), (&imprecise, &precise)] {
+        let both = || Locker::builder(Arc::new(MigrationBackend::new(Arc::clone(from), Arc::clone(to))));
+        let error = both().margin(Duration::from_millis(900)).build().unwrap_err();
+        assert!(error.to_string().contains("margin (900ms) must be at least 1.03s"), "{error}");
+        both().margin(Duration::from_millis(1_030)).build().unwrap();
     }
 }

@@ -70,10 +70,6 @@ async fn warm_process_takes_over_exactly_after_a_watched_lease() {
     }
 }
 
-/// How much earlier than its lease ends a lock may be free for others, by a date that was cut right
-/// before it would have changed. The guard's margin, a tenth of the ttl, is larger.
-const GRACE: Duration = Duration::from_millis(250);
-
 #[tokio::test]
 async fn two_wrong_clocks_never_end_a_valid_lease() {
     let clocks = [-3_600_000, -2_100, -1_900, -1_100, -900, -400, 0, 400, 900, 1_100, 1_900, 2_100, 3_600_000];
@@ -84,8 +80,9 @@ async fn two_wrong_clocks_never_end_a_valid_lease() {
                 let world = World::new();
                 world.pass(Duration::from_millis(fraction));
                 let sent = world.now();
-                take(&world.process(holder), "a").await;
-                world.set(sent + TTL - GRACE - Duration::from_millis(1));
+                let holding = world.process(holder);
+                take(&holding, "a").await;
+                world.set(sent + TTL - holding.timings().least_margin);
                 let attempt = world.process(contender).acquire(&request("a")).await;
                 let what = format!("the holder's clock is off by {holder} ms, the contender's by {contender}");
                 assert!(!matches!(attempt, Ok(AcquireOutcome::Granted(_))), "robbed: {what}");
@@ -99,6 +96,37 @@ async fn two_wrong_clocks_never_end_a_valid_lease() {
         }
     }
     assert!(taken > 13 * 5 * 4);
+}
+
+/// Guards that end at least this long before their leases never overlap, and a shorter margin would
+/// permit it: of the clocks that no date shows to be wrong, the worst two take up most of it.
+#[tokio::test]
+async fn least_margin_covers_two_undetected_wrong_clocks() {
+    let world = World::new();
+    let least = world.process(0).timings().least_margin;
+    assert_eq!(least, Duration::from_millis(251));
+    // The holder writes at the end of a second, the contender judges at the beginning of one.
+    let ttl = TTL + Duration::from_millis(245);
+    let mut longest = Duration::ZERO;
+    for late in (-1_250..=-1_225).step_by(5) {
+        for fraction in [680, 690] {
+            let world = World::new();
+            world.pass(Duration::from_millis(fraction));
+            let sent = world.now();
+            let mut held = request("a");
+            held.ttl = ttl;
+            granted(world.process(late).acquire(&held).await);
+            for overlap in (200..=260).rev() {
+                world.set(sent + ttl - Duration::from_millis(overlap));
+                if let Ok(AcquireOutcome::Granted(_)) = world.process(1_000).acquire(&request("a")).await {
+                    longest = longest.max(Duration::from_millis(overlap));
+                    break;
+                }
+            }
+        }
+    }
+    assert!(longest < least, "a guard with the least margin overlaps by {:?}", longest - least);
+    assert!(longest > Duration::from_millis(200), "a smaller margin would do: {longest:?}");
 }
 
 #[tokio::test]

@@ -1,0 +1,104 @@
+//! A store that may free a lock early declares by how much, and every guard ends before that.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::fixture::*;
+use async_trait::async_trait;
+use lock_core::{
+    Error, ErrorKind, LockRequest, Locker, Operation, Renew, TryAcquire,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Lease, Release, Renewal, StoreTimings},
+    clock::Clock,
+    faults::Faulty,
+    memory::MemoryBackend,
+    testing::TestClock,
+};
+
+const EARLY: Duration = Duration::from_millis(250);
+
+/// The memory store with a clock that is ahead of what its clients count.
+#[derive(Debug)]
+struct Early(MemoryBackend);
+
+#[async_trait]
+impl Backend for Early {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    fn timings(&self) -> StoreTimings {
+        self.0.timings().with_least_margin(EARLY)
+    }
+
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        self.0.acquire(&request.clone().with_ttl(request.ttl.saturating_sub(EARLY))).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
+        self.0.renew(&lease.clone().with_ttl(lease.ttl.saturating_sub(EARLY))).await
+    }
+
+    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        self.0.release(lease, hold_for).await
+    }
+}
+
+fn locker() -> (Faulty, Locker) {
+    let network = Faulty::new(Early(MemoryBackend::new()));
+    let clock: Arc<dyn Clock> = Arc::new(TestClock::new());
+    let locker = Locker::builder(Arc::new(network.clone())).clock(clock).build().unwrap();
+    (network, locker)
+}
+
+// verifies: P1, P2
+#[tokio::test(start_paused = true)]
+async fn guard_ends_before_a_store_that_frees_early_grants() {
+    let choices: [fn(LockRequest) -> LockRequest; 7] = [
+        |lock| lock.ttl(ms(600)),
+        |lock| lock.ttl(secs(1)),
+        |lock| lock.ttl(secs(1)).margin(ms(251)),
+        |lock| lock,
+        |lock| lock.deadline(ms(300)),
+        |lock| lock.deadline(secs(1)),
+        |lock| lock.margin(ms(280)).deadline(secs(20)),
+    ];
+    for (number, choose) in choices.into_iter().enumerate() {
+        let (_, locker) = locker();
+        let guard = acquired(choose(locker.lock(NAME).renew(Renew::Manual)).try_acquire().await);
+        guard.check().unwrap();
+        while let TryAcquire::Contended(_) = locker.try_acquire(NAME).await.unwrap() {
+            tokio::time::sleep(ms(1)).await;
+        }
+        guard.check().expect_err(&format!("two hold the lock, with choice {number}"));
+    }
+}
+
+// verifies: P2
+#[tokio::test(start_paused = true)]
+async fn margin_below_the_least_is_refused_with_both_numbers() {
+    let (network, locker) = locker();
+    for margin in [Duration::ZERO, ms(279)] {
+        let error = locker.lock(NAME).margin(margin).try_acquire().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+        assert!(error.to_string().contains(&format!("margin ({margin:?}) must be at least 280ms")), "{error}");
+        let store: Arc<dyn Backend> = Arc::new(Early(MemoryBackend::new()));
+        let opened = Locker::builder(store).margin(margin).build().unwrap_err();
+        assert!(opened.to_string().contains("raise margin, or leave it out"), "{opened}");
+    }
+    assert_eq!(network.sent(Operation::Acquire), 0);
+    let _guard = acquired(locker.lock(NAME).margin(ms(280)).try_acquire().await);
+}
+
+// verifies: P2
+#[tokio::test(start_paused = true)]
+async fn deadline_shorter_than_the_least_margin_grants_nothing() {
+    let (network, locker) = locker();
+    let error = locker.lock(NAME).deadline(ms(250)).acquire().await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Timeout, false), "{error}");
+    assert!(error.to_string().contains("the deadline is 250.0ms away"), "{error}");
+    assert!(error.to_string().contains("needs at least 251.2ms"), "{error}");
+    assert_eq!(network.sent(Operation::Acquire), 0, "no lock that could not be used was requested");
+}
