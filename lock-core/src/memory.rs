@@ -44,9 +44,8 @@ use crate::{
 
 /// Locks in the memory of this process. Clones are clients of the same store.
 ///
-/// Its clock is the runtime's, so tests on a paused clock need not wait for leases to end. Give the
-/// locker a clock that follows the runtime too (`testing::TestClock`, by
-/// [`LockerBuilder::clock`](crate::LockerBuilder::clock)), or the guards and the store disagree.
+/// Its clock is the runtime's, which guards follow too. So tests on a paused clock need not wait
+/// for leases to end.
 #[derive(Clone)]
 pub struct MemoryBackend {
     store: Arc<Store>,

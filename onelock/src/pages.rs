@@ -16,5 +16,6 @@ pages! {
     Files = "../../docs/files.md";
     Memory = "../../docs/memory.md";
     Moving = "../../docs/moving.md";
+    Testing = "../../docs/testing.md";
     WhichStore = "../../docs/which-store.md";
 }

@@ -208,7 +208,8 @@ impl LockerBuilder {
         self
     }
 
-    /// Replaces the clocks, for tests.
+    /// Replaces the clocks, for tests that set or suspend them. Without this, guards follow the
+    /// clock of the runtime, also when a test pauses it.
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self

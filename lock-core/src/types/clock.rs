@@ -1,6 +1,9 @@
 //! Measures elapsed time on clocks that keep running while the process is suspended or frozen.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -35,12 +38,33 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 }
 
 /// The clocks of the operating system.
+///
+/// In a test that pauses the clock of its tokio runtime (`start_paused = true`), they follow the
+/// runtime: they stand still when it does, and skip what it skips. A thread outside of that runtime
+/// still reads real time.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
     fn now(&self) -> ClockReading {
-        ClockReading { boot: read(BOOT), wall: read(ClockId::CLOCK_REALTIME) }
+        let before = Instant::now();
+        let real = ClockReading { boot: read(BOOT), wall: read(ClockId::CLOCK_REALTIME) };
+        let runtime = tokio::time::Instant::now().into_std();
+        real.on_runtime(runtime, before, Instant::now())
+    }
+}
+
+impl ClockReading {
+    /// Returns this reading, made between `before` and `after`, as the clock of a runtime shows it
+    /// that read `runtime` meanwhile. Only a test's clock reads anything outside of that interval.
+    fn on_runtime(self, runtime: Instant, before: Instant, after: Instant) -> Self {
+        if (before..=after).contains(&runtime) {
+            return self;
+        }
+        let ahead = runtime.saturating_duration_since(before);
+        let behind = before.saturating_duration_since(runtime);
+        let shifted = |time: Duration| (time + ahead).saturating_sub(behind);
+        Self { boot: shifted(self.boot), wall: shifted(self.wall) }
     }
 }
 
@@ -70,6 +94,26 @@ mod tests {
         assert_eq!(at(11, 160).since(at(10, 100)), Duration::from_secs(60), "thawed: only the wall clock advanced");
         assert_eq!(at(70, 100).since(at(10, 100)), Duration::from_secs(60), "the wall clock stopped or was set back");
         assert_eq!(at(10, 40).since(at(10, 100)), Duration::ZERO, "the wall clock went back");
+    }
+
+    #[test]
+    fn only_a_test_clock_shifts_a_reading() {
+        let (now, hour) = (Instant::now(), Duration::from_secs(3_600));
+        let after = now + Duration::from_millis(3);
+        for running in [now, now + Duration::from_millis(1), after] {
+            assert_eq!(at(9_000, 99_000).on_runtime(running, now, after), at(9_000, 99_000));
+        }
+        assert_eq!(at(9_000, 99_000).on_runtime(now + hour, now, after), at(12_600, 102_600));
+        assert_eq!(at(9_000, 99_000).on_runtime(now - hour, now, after), at(5_400, 95_400));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_system_clock_follows_a_paused_runtime() {
+        let hour = Duration::from_secs(3_600);
+        let before = SystemClock.now();
+        tokio::time::sleep(hour).await;
+        let skipped = SystemClock.now().since(before);
+        assert!(skipped >= hour - Duration::from_secs(60), "{skipped:?}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod loss_signal;
 mod manual_renewal;
 mod margin;
 mod metrics;
+mod paused_clock;
 mod registry;
 mod runtimes;
 mod secrets;
