@@ -1,9 +1,12 @@
 //! Detects that the process was frozen: while locks are held the clocks are sampled, and a gap
-//! between two samples means a freeze.
+//! between two samples means a freeze, or a jump of the wall clock.
 
 use std::time::Duration;
 
-use crate::{mutex::Mutex, types::ClockReading};
+use crate::{
+    mutex::Mutex,
+    types::{ClockReading, LossReason},
+};
 
 /// The longest time between two samples while locks are held.
 pub(crate) const TICK: Duration = Duration::from_secs(1);
@@ -27,9 +30,14 @@ impl FreezeDetector {
         *self.0.lock() = None;
     }
 
-    /// Returns how long the process has been frozen at `now`, if it has.
-    pub(crate) fn frozen_for(&self, now: ClockReading) -> Option<Duration> {
-        let last = *self.0.lock();
-        last.map(|last| now.since(last)).filter(|gap| *gap > FROZEN)
+    /// Returns why more time has passed since the last sample than between two samples, if it has.
+    pub(crate) fn gap(&self, now: ClockReading) -> Option<LossReason> {
+        let last = (*self.0.lock())?;
+        let ran = now.boot.saturating_sub(last.boot);
+        let jumped = now.wall.saturating_sub(last.wall).saturating_sub(ran);
+        if jumped > ran.max(FROZEN) {
+            return Some(LossReason::ClockJumped(jumped));
+        }
+        Some(now.since(last)).filter(|gap| *gap > FROZEN).map(LossReason::FrozenFor)
     }
 }

@@ -140,8 +140,13 @@ impl LeaseState {
 
     /// Like [`check`](Self::check), but `grace` earlier, and without recording that as a loss.
     pub(crate) fn check_early(&self, now: ClockReading) -> Result<(), Lost> {
+        self.check_within(now, self.timing.grace)
+    }
+
+    /// Like [`check`](Self::check), but `ahead` earlier, and without recording that as a loss.
+    pub(crate) fn check_within(&self, now: ClockReading, ahead: Duration) -> Result<(), Lost> {
         self.check(now)?;
-        self.over(&self.state(), now, self.timing.grace).map_or(Ok(()), |reason| Err(self.lost_for(reason)))
+        self.over(&self.state(), now, ahead).map_or(Ok(()), |reason| Err(self.lost_for(reason)))
     }
 
     /// Like [`check`](Self::check), for loss signals, which may outlive the guard.
@@ -157,17 +162,26 @@ impl LeaseState {
     /// Returns why the hold is over at `ahead` after `now`, if it is.
     fn over(&self, state: &State, now: ClockReading, ahead: Duration) -> Option<LossReason> {
         let past = |from: ClockReading, limit: Duration| now.since(from).saturating_add(ahead) >= limit;
-        if self.limits.deadline.is_some_and(|limit| past(self.limits.asked, limit)) {
-            return Some(LossReason::Deadline);
-        }
-        if self.limits.max_hold.is_some_and(|limit| past(self.acquired, limit)) {
-            return Some(LossReason::MaxHold);
+        // A limit that only a jump of the wall clock has reached is not the reason.
+        let jump = |from: ClockReading, limit: Duration| {
+            let gap = self.detector.gap(now)?;
+            let LossReason::ClockJumped(by) = gap else { return None };
+            (now.since(from).saturating_sub(by).saturating_add(ahead) < limit).then_some(gap)
+        };
+        let limits = [
+            (self.limits.deadline, self.limits.asked, LossReason::Deadline),
+            (self.limits.max_hold, self.acquired, LossReason::MaxHold),
+        ];
+        for (limit, from, reason) in limits {
+            if let Some(limit) = limit.filter(|limit| past(from, *limit)) {
+                return Some(jump(from, limit).unwrap_or(reason));
+            }
         }
         if !state.valid_for.is_some_and(|limit| past(state.confirmed, limit)) {
             return None;
         }
-        if let Some(gap) = self.detector.frozen_for(now) {
-            return Some(LossReason::FrozenFor(gap));
+        if let Some(gap) = self.detector.gap(now) {
+            return Some(gap);
         }
         let since = now.since(state.confirmed);
         match (&state.last_error, state.unanswered) {

@@ -154,6 +154,15 @@ impl Guard {
         self.hold.check(self.hold.now())
     }
 
+    /// Like [`check`](Self::check), but fails as soon as the loss is at most `ahead` away, with the
+    /// reason that it would have. A renewal may still prevent it.
+    ///
+    /// # Errors
+    /// [`Lost`], which is not recorded as a loss before its time.
+    pub fn check_within(&self, ahead: Duration) -> Result<(), Lost> {
+        self.hold.check_within(self.hold.now(), ahead)
+    }
+
     /// Returns the time until the validity ends unless the lock is renewed. `None` if locks do not
     /// expire; zero after the loss.
     pub fn remaining(&self) -> Option<Duration> {

@@ -53,8 +53,11 @@ pub enum LossReason {
         last_error: String,
     },
     /// The process did not run for this long, past the end of the lease. It was stopped or
-    /// suspended, its runtime was blocked, or its clock jumped.
+    /// suspended, or its runtime was blocked.
     FrozenFor(Duration),
+    /// The wall clock advanced by this much more than the time since boot. It was set forward, or a
+    /// virtual machine was paused. The clocks cannot tell which, so the lease counts as over.
+    ClockJumped(Duration),
     /// The file system lost the lock, or the lock file was replaced or removed.
     FileLock(String),
     /// The lock was held for as long as [`max_hold`](crate::LockRequest::max_hold) allows.
@@ -74,6 +77,7 @@ impl LossReason {
             Self::Expired
                 | Self::Unreachable { .. }
                 | Self::FrozenFor(_)
+                | Self::ClockJumped(_)
                 | Self::MaxHold
                 | Self::Deadline
                 | Self::Released
@@ -89,6 +93,7 @@ impl LossReason {
             Self::BrokenBy(_) => "broken",
             Self::Unreachable { .. } => "unreachable",
             Self::FrozenFor(_) => "frozen",
+            Self::ClockJumped(_) => "clock_jumped",
             Self::FileLock(_) => "file_lock",
             Self::MaxHold => "max_hold",
             Self::Deadline => "deadline",
@@ -108,9 +113,14 @@ impl fmt::Display for LossReason {
                 write!(f, "no renewal was confirmed for {:.1} s ({last_error})", since.as_secs_f64())
             }
             Self::FrozenFor(gap) => write!(f, "the process or its runtime did not run for {:.1} s", gap.as_secs_f64()),
+            Self::ClockJumped(by) => write!(
+                f,
+                "the wall clock jumped forward by {:.1} s: it was set, or the virtual machine was paused",
+                by.as_secs_f64()
+            ),
             Self::FileLock(what) => write!(f, "{what}"),
             Self::MaxHold => write!(f, "max_hold was reached"),
-            Self::Deadline => write!(f, "its deadline was reached"),
+            Self::Deadline => write!(f, "its deadline was reached, less the margin"),
             Self::Released => write!(f, "its guard released it"),
         }
     }

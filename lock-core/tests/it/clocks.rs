@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::fixture::*;
-use lock_core::{LossReason, Renew};
+use lock_core::{LockRequest, LossReason, Renew};
 use tokio::time::{Instant, sleep, timeout};
 
 #[tokio::test(start_paused = true)]
@@ -37,7 +37,44 @@ async fn a_thawed_machine_detects_loss_by_wall_clock() {
     let fixture = Fixture::new();
     let guard = fixture.guard().await;
     fixture.clock.thaw_after(secs(28));
-    assert!(matches!(guard.check().unwrap_err().reason, LossReason::FrozenFor(_)));
+    assert_eq!(guard.check().unwrap_err().reason, LossReason::ClockJumped(secs(28)));
+}
+
+// verifies: P3, clock-set
+#[tokio::test(start_paused = true)]
+async fn wall_clock_set_forward_is_the_reason_of_every_end() {
+    let day = secs(86_400);
+    let choices: [fn(LockRequest) -> LockRequest; 4] =
+        [|lock| lock, |lock| lock.max_hold(secs(60)), |lock| lock.deadline(secs(60)), |lock| lock.renew(Renew::Manual)];
+    for choose in choices {
+        let fixture = Fixture::new();
+        let guard = acquired(choose(fixture.locker.lock(NAME)).try_acquire().await);
+        sleep(secs(3)).await;
+        fixture.clock.thaw_after(day);
+        let lost = guard.lost().await;
+        assert_eq!(lost.reason, LossReason::ClockJumped(day));
+        assert!(lost.to_string().contains("the wall clock jumped forward by 86400.0 s"), "{lost}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn limit_reached_before_a_jump_stays_the_reason() {
+    let fixture = Fixture::with(|builder| builder.max_hold(secs(60)));
+    let guard = fixture.guard().await;
+    sleep(secs(60)).await;
+    fixture.clock.thaw_after(secs(100));
+    assert_eq!(guard.check().unwrap_err().reason, LossReason::MaxHold);
+}
+
+// verifies: P3, hold-limits
+#[tokio::test(start_paused = true)]
+async fn check_within_names_the_limit_that_comes_first() {
+    let fixture = Fixture::with(|builder| builder.max_hold(secs(60)));
+    let guard = fixture.guard().await;
+    sleep(secs(50)).await;
+    guard.check_within(secs(9)).unwrap();
+    assert_eq!(guard.check_within(secs(11)).unwrap_err().reason, LossReason::MaxHold);
+    guard.check().unwrap();
 }
 
 #[tokio::test(start_paused = true)]

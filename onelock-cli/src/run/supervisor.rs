@@ -75,7 +75,7 @@ async fn acquire_and_supervise(
         stopped: None,
     };
     let ended = supervisor.supervise(&guard).await;
-    supervisor.note_loss(&guard);
+    supervisor.note_loss(&guard, matches!(ended, Ok(CommandEnd::Killed)));
     supervisor.send(ToWatchdog::Finish);
     if ended.is_err() {
         // The command may still run. The watchdog kills it before it ends, and only then may the
@@ -159,9 +159,11 @@ impl Supervisor<'_> {
     }
 
     /// Notes a loss that no event reported: if all processes were frozen, the command may have run
-    /// past the end of the lease, and its end is the first event.
-    fn note_loss(&mut self, guard: &Guard) {
-        if let Some(lost) = guard.check().err().filter(|_| self.lost.is_none()) {
+    /// past the end of the lease, and its end is the first event. The watchdog `killed` a command
+    /// the grace time before the loss, and its reason is that of the loss.
+    fn note_loss(&mut self, guard: &Guard, killed: bool) {
+        let ahead = if killed { self.job.grace(self.lease) } else { Duration::ZERO };
+        if let Some(lost) = guard.check_within(ahead).err().filter(|_| self.lost.is_none()) {
             self.lost = Some((lost, Instant::now()));
         }
     }

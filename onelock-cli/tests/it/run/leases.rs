@@ -145,3 +145,18 @@ fn a_command_that_ends_after_its_lease_exits_with_75() {
     running.signal(SIGCONT);
     running.ends_with(75);
 }
+
+/// The watchdog stops the command the grace time before the loss, which has not happened yet then.
+#[test]
+fn a_command_stopped_by_max_hold_is_told_so() {
+    let locks = Locks::new();
+    let files = format!("{}?max_hold=2s", locks.url());
+    for url in ["memory:?max_hold=2s", &files] {
+        for grace in ["0s", "1s"] {
+            let mut run = onelock(["run", "--url", url, "--grace", grace, "x", "sleep", "1000"]);
+            let message = Running::start(&mut run).ends_with(75);
+            let expected = "onelock: the lock \"x\" was lost: max_hold was reached; the command was stopped\n";
+            assert_eq!(message, expected, "{url}, grace {grace}");
+        }
+    }
+}
