@@ -249,6 +249,7 @@ impl LockRequest {
         deadline(Duration),
         options(LockOptions),
         on_contention(impl Fn(&Holder) + Send + Sync + 'static),
+        on_retry(impl Fn(&Error, Duration) + Send + Sync + 'static),
     }
 
     /// Tries to acquire the lock without waiting. See [`crate::LockRequest::try_acquire`].
@@ -357,6 +358,14 @@ impl Guard {
     /// [`Lost`], with the reason, from the loss on.
     pub fn check(&self) -> Result<(), Lost> {
         self.inner.check()
+    }
+
+    /// See [`Guard::check_within`](crate::Guard::check_within).
+    ///
+    /// # Errors
+    /// As [`Guard::check_within`](crate::Guard::check_within).
+    pub fn check_within(&self, ahead: Duration) -> Result<(), Lost> {
+        self.inner.check_within(ahead)
     }
 
     /// Returns the time until the validity ends unless the lock is renewed. `None` if locks do not

@@ -17,7 +17,15 @@ use crate::{
     types::{ClockReading, Error, ErrorKind, Holder, LeaseId, LockName, LockOptions},
 };
 
-pub(super) type OnContention = Arc<dyn Fn(&Holder) + Send + Sync>;
+type OnContention = Arc<dyn Fn(&Holder) + Send + Sync>;
+type OnRetry = Arc<dyn Fn(&Error, Duration) + Send + Sync>;
+
+/// What the caller wants to be told while an acquisition goes on.
+#[derive(Clone, Default)]
+pub(super) struct Observers {
+    pub(super) on_contention: Option<OnContention>,
+    pub(super) on_retry: Option<OnRetry>,
+}
 
 /// How long a waiter retries transient errors before it returns the last one. As long as the
 /// default ttl: a longer outage has ended the leases of most holders too, and the caller has to
@@ -35,7 +43,7 @@ pub(super) struct AcquireLoop {
     limits: HoldLimits,
     pending: PendingAcquire,
     turn: Option<Turn>,
-    on_contention: Option<OnContention>,
+    observers: Observers,
 }
 
 impl AcquireLoop {
@@ -44,7 +52,7 @@ impl AcquireLoop {
         shared: Arc<Shared>,
         name: LockName,
         options: LockOptions,
-        on_contention: Option<OnContention>,
+        observers: Observers,
     ) -> Result<Self, Error> {
         let asked = shared.clock.now();
         let timing = Timing::new(&options, shared.capabilities, shared.backend.timings())
@@ -60,7 +68,7 @@ impl AcquireLoop {
             request.ttl = ttl;
         }
         let pending = PendingAcquire::new(&shared, request, timing.attempt_timeout);
-        Ok(Self { shared, name, timing, limits, pending, turn: None, on_contention })
+        Ok(Self { shared, name, timing, limits, pending, turn: None, observers })
     }
 
     fn elapsed(&self) -> Duration {
@@ -159,8 +167,16 @@ impl AcquireLoop {
         if let Some(turn) = &self.turn {
             turn.note_holder(holder.clone());
         }
-        if let Some(observer) = &self.on_contention {
+        if let Some(observer) = &self.observers.on_contention {
             observer(holder);
+        }
+    }
+
+    /// Reports an error after which attempts go on for up to `left` while the store keeps failing.
+    fn note_retry(&self, error: &Error, left: Duration) {
+        tracing::debug!(name = %self.name, %error, ?left, "attempt failed; retrying");
+        if let Some(observer) = &self.observers.on_retry {
+            observer(&error.clone().with_store(self.shared.backend.describe()), left);
         }
     }
 
@@ -176,7 +192,8 @@ impl AcquireLoop {
         loop {
             match self.attempt().await {
                 Err(error) if error.is_retryable() && tries < TRIES && !self.is_too_late() => {
-                    tracing::debug!(name = %self.name, %error, "attempt failed; retrying");
+                    let longest = self.timing.attempt_timeout * (TRIES - tries);
+                    self.note_retry(&error, self.left().map_or(longest, |left| left.min(longest)));
                     // With jitter, because other clients got no reply either and retry too.
                     tokio::time::sleep(self.shared.backend.timings().poll_min.mul_f64(f64::from(tries) * jitter()))
                         .await;
@@ -224,10 +241,14 @@ impl AcquireLoop {
                 Err(error) => {
                     let now = self.shared.clock.now();
                     let since = *failing.get_or_insert(now);
-                    if !error.is_retryable() || now.since(since) >= OUTAGE {
+                    let goes_on = OUTAGE.saturating_sub(now.since(since));
+                    if !error.is_retryable() || goes_on.is_zero() {
                         return answer;
                     }
-                    tracing::debug!(name = %self.name, %error, "attempt failed while waiting; retrying");
+                    let left = self.patience(wait).map_or(goes_on, |left| left.min(goes_on));
+                    if !left.is_zero() {
+                        self.note_retry(error, left);
+                    }
                     None
                 }
             };

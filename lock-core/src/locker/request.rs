@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    acquire_loop::{AcquireLoop, OnContention},
+    acquire_loop::{AcquireLoop, Observers},
     guard::Guard,
     options::option_setters,
     outcome::{TryAcquire, TryRun},
@@ -22,7 +22,7 @@ pub struct LockRequest {
     /// An invalid name becomes an error of the acquisition, like an invalid option.
     name: Result<LockName, Error>,
     options: LockOptions,
-    on_contention: Option<OnContention>,
+    observers: Observers,
 }
 
 impl fmt::Debug for LockRequest {
@@ -37,7 +37,7 @@ impl LockRequest {
     pub(crate) fn new(shared: Arc<Shared>, name: impl TryInto<LockName, Error: Into<Error>>) -> Self {
         let name = shared.name(name);
         let options = shared.defaults.clone();
-        Self { shared, name, options, on_contention: None }
+        Self { shared, name, options, observers: Observers::default() }
     }
 
     /// Replaces all options, for example with those of a configuration.
@@ -48,7 +48,38 @@ impl LockRequest {
 
     /// Calls `observer` with the current holder each time an attempt is contended.
     pub fn on_contention(mut self, observer: impl Fn(&Holder) + Send + Sync + 'static) -> Self {
-        self.on_contention = Some(Arc::new(observer));
+        self.observers.on_contention = Some(Arc::new(observer));
+        self
+    }
+
+    /// Calls `observer` each time an attempt has failed and is retried: with the error, and with
+    /// the time for which attempts go on while the store keeps failing.
+    ///
+    /// Without it a program that waits for a store which is away is silent for half a minute.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use lock_core::{
+    ///     ErrorKind, Locker, Operation,
+    ///     faults::{Fault, Faulty},
+    ///     memory::MemoryBackend,
+    /// };
+    ///
+    /// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+    /// # async fn main() -> Result<(), lock_core::Error> {
+    /// let network = Faulty::new(MemoryBackend::new());
+    /// network.next(Operation::Acquire, Fault::Refuse(ErrorKind::Unavailable));
+    /// let request = Locker::new(network)?.lock("report").on_retry(|error, left| {
+    ///     eprintln!("{error}; retrying for up to {} s", left.as_secs());
+    ///     assert_eq!(left, Duration::from_secs(30));
+    /// });
+    /// request.acquire().await?.release().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_retry(mut self, observer: impl Fn(&Error, Duration) + Send + Sync + 'static) -> Self {
+        self.observers.on_retry = Some(Arc::new(observer));
         self
     }
 
@@ -169,7 +200,7 @@ impl LockRequest {
 
 impl LockRequest {
     fn acquire_loop(self) -> Result<AcquireLoop, Error> {
-        AcquireLoop::new(self.shared, self.name?, self.options, self.on_contention)
+        AcquireLoop::new(self.shared, self.name?, self.options, self.observers)
     }
 }
 

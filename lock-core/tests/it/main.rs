@@ -17,6 +17,7 @@ mod margin;
 mod metrics;
 mod paused_clock;
 mod registry;
+mod retrying;
 mod runtimes;
 mod secrets;
 mod store_lease;

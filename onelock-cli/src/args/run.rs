@@ -50,7 +50,7 @@ pub(crate) struct RunArgs {
     #[arg(short = 'F', long)]
     pub(crate) no_fork: bool,
 
-    /// Print on standard error who holds the lock while waiting.
+    /// Print on standard error who holds the lock while waiting, and which failure is retried.
     #[arg(short, long)]
     pub(crate) verbose: bool,
 

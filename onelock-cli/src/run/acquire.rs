@@ -3,11 +3,14 @@
 use std::{
     io::IsTerminal,
     ops::ControlFlow,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use lock_core::{Guard, Holder, LockName, LockRequest, Locker, TryAcquire};
+use lock_core::{Error, Guard, Holder, LockName, LockRequest, Locker, TryAcquire};
 use tokio::{sync::Notify, time::timeout};
 
 use super::{plan::Plan, signals::Signals};
@@ -34,12 +37,12 @@ const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Opens the store and acquires the lock as the options say, unless a signal comes first.
 pub(super) async fn acquire(plan: &Plan, signals: &Signals) -> Result<WaitOutcome, Failure> {
     let began = Instant::now();
+    let progress = Arc::new(Progress::new(plan.verbose, plan.job.name.clone()));
     // A file system may hang as early as here.
-    let locker = match signals.race(open_store(plan)).await? {
+    let locker = match signals.race(progress.show_while(open_store(plan))).await? {
         ControlFlow::Continue(locker) => locker?,
         ControlFlow::Break(signal) => return Ok(WaitOutcome::Signal(signal)),
     };
-    let progress = Arc::new(Progress::new(plan.verbose, plan.job.name.clone()));
     let acquired = progress.show_while(request_lock(plan, &locker, &progress, began));
     let acquired = signals.race(acquired).await?;
     progress.clear();
@@ -85,14 +88,18 @@ async fn request_lock(
     let under_itself = Arc::new(Notify::new());
     let request = {
         let (progress, under_itself, job) = (Arc::clone(progress), Arc::clone(&under_itself), plan.job.clone());
-        let verbose = plan.verbose && plan.wait != Some(Duration::ZERO);
-        build_request(plan, locker).on_contention(move |holder: &Holder| {
+        let waits = plan.wait != Some(Duration::ZERO);
+        let (verbose, observer) = (plan.verbose && waits, Arc::clone(&progress));
+        let request = build_request(plan, locker).on_contention(move |holder: &Holder| {
+            progress.note_answer();
             if job.outer_locks.contain(&job.name, holder) {
                 under_itself.notify_one();
             } else if verbose {
                 progress.note_holder(holder);
             }
-        })
+        });
+        // An attempt without a wait ends at once, with the same error.
+        if waits { request.on_retry(move |error, left| observer.note_retry(error, left)) } else { request }
     };
     let acquired = async {
         match plan.wait {
@@ -134,20 +141,61 @@ fn build_request(plan: &Plan, locker: &Locker) -> LockRequest {
 }
 
 /// The output of `-v`: on a terminal one line that is updated and finally erased, elsewhere one
-/// line per holder.
+/// line per holder. A store that does not answer is reported on a terminal without `-v` too.
 #[derive(Debug)]
 struct Progress {
     verbose: bool,
-    on_terminal: bool,
+    stderr_is_terminal: bool,
     name: LockName,
     began: Instant,
     holder: Mutex<Option<Holder>>,
+    /// Whether an attempt has ended.
+    answered: AtomicBool,
+    /// The failure that was reported last; `None` also after an answer of the store.
+    failure: Mutex<Option<String>>,
 }
 
 impl Progress {
     fn new(verbose: bool, name: LockName) -> Self {
-        let on_terminal = verbose && std::io::stderr().is_terminal();
-        Self { verbose, on_terminal, name, began: Instant::now(), holder: Mutex::default() }
+        let stderr_is_terminal = std::io::stderr().is_terminal();
+        Self {
+            verbose,
+            stderr_is_terminal,
+            name,
+            began: Instant::now(),
+            holder: Mutex::default(),
+            answered: AtomicBool::new(false),
+            failure: Mutex::default(),
+        }
+    }
+
+    /// Whether the line of `-v` is updated in place.
+    fn has_live_line(&self) -> bool {
+        self.verbose && self.stderr_is_terminal
+    }
+
+    /// Reports that an attempt failed and is repeated, once for each failure of a series.
+    fn note_retry(&self, error: &Error, left: Duration) {
+        self.answered.store(true, Ordering::Relaxed);
+        let failure = Failure::from(error.clone()).to_string();
+        let known = self.failure.lock().unwrap_or_else(PoisonError::into_inner).replace(failure.clone());
+        if (self.verbose || self.stderr_is_terminal) && known.as_ref() != Some(&failure) {
+            self.clear();
+            report(&format!("{failure}; retrying for up to {} s", left.as_secs_f64().ceil()));
+        }
+    }
+
+    /// Reports once that the first request has had no answer yet.
+    fn note_silence(&self) {
+        let answered = self.answered.load(Ordering::Relaxed);
+        if (self.verbose || self.stderr_is_terminal) && !answered {
+            report(&format!("the store has not answered yet about \"{}\"", self.name));
+        }
+    }
+
+    fn note_answer(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     fn note_holder(&self, holder: &Holder) {
@@ -155,7 +203,7 @@ impl Progress {
         let is_new = known.as_ref().is_none_or(|k| (&k.owner, k.token) != (&holder.owner, holder.token));
         *known = Some(holder.clone());
         drop(known);
-        if self.on_terminal {
+        if self.has_live_line() {
             self.draw();
         } else if self.verbose && is_new {
             report(&format!("waiting for \"{}\", held by {holder}", self.name));
@@ -166,10 +214,20 @@ impl Progress {
     async fn show_while<T>(&self, work: impl Future<Output = T>) -> T {
         tokio::pin!(work);
         let mut clock = tokio::time::interval(Duration::from_secs(1));
+        let mut seconds = 0;
         loop {
             tokio::select! {
                 done = &mut work => return done,
-                _ = clock.tick(), if self.on_terminal => self.draw(),
+                _ = clock.tick() => {
+                    // The first tick comes at once.
+                    if seconds == 1 {
+                        self.note_silence();
+                    }
+                    if self.has_live_line() {
+                        self.draw();
+                    }
+                    seconds += 1;
+                }
             }
         }
     }
@@ -185,7 +243,7 @@ impl Progress {
 
     fn clear(&self) {
         let drawn = self.holder.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if self.on_terminal && drawn {
+        if self.has_live_line() && drawn {
             say("\r\x1b[K");
         }
     }

@@ -147,10 +147,22 @@ impl Running {
         }
     }
 
-    /// Waits until `onelock -v` says that it waits.
-    pub(crate) fn expect_waiting(&mut self) {
+    /// Reads the next line on standard error.
+    pub(crate) fn message(&mut self) -> String {
         let mut line = String::new();
         self.err.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// Waits until `onelock -v` says that it waits.
+    pub(crate) fn expect_waiting(&mut self) {
+        let line = loop {
+            let line = self.message();
+            // On a busy machine the first answer may take a second.
+            if !line.contains("has not answered yet") {
+                break line;
+            }
+        };
         assert!(line.contains("waiting for"), "{line:?}");
     }
 

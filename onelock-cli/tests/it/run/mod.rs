@@ -17,6 +17,8 @@ mod locking;
 mod migration;
 mod nested;
 mod operators;
+#[cfg(all(feature = "redis", feature = "dynamo"))]
+mod outage;
 mod peer;
 mod process_limit;
 #[cfg(feature = "redis")]

@@ -248,6 +248,18 @@ fn ctrl_c_while_waiting_ends_the_wait() {
     terminal.expect("rc=130");
 }
 
+#[cfg(all(feature = "redis", feature = "dynamo"))]
+#[test]
+fn a_store_that_is_away_is_reported_without_verbose() {
+    let locks = Locks::new();
+    let mut terminal = Terminal::new(&locks);
+    terminal.line(&format!("onelock run --url redis://127.0.0.1:{} x -- true", super::outage::refused_port()));
+    terminal.expect("onelock: acquire \"x\" on redis://");
+    terminal.expect("; retrying for up to 30 s");
+    terminal.keys("\x03");
+    terminal.expect("READY> ");
+}
+
 #[test]
 fn full_screen_programs_work() {
     let locks = Locks::new();
