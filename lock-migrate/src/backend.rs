@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures_util::future::{join, select_all};
+use futures_util::future::{join, join_all};
 use lock_core::{
     ConfigString, Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
     backend::{
@@ -15,6 +15,7 @@ use lock_core::{
 use crate::{
     holders::{merged, merged_lists, split_version},
     taken::{Side, Taken, TakenLocks},
+    watch::MigrationWatch,
 };
 
 /// Two stores as one; see the documentation of the [crate].
@@ -114,6 +115,24 @@ impl MigrationBackend {
         }
     }
 
+    /// Returns the renewal of a lock whose parts were renewed with these answers.
+    async fn renewed(
+        &self,
+        lease: &Lease,
+        from: Result<Renewal, Error>,
+        to: Result<Renewal, Error>,
+    ) -> Result<Renewal, Error> {
+        let reason = match (from, to) {
+            (Ok(Renewal::Renewed), Ok(Renewal::Renewed)) => return Ok(Renewal::Renewed),
+            // Who broke it says more than that it is gone.
+            (_, Ok(Renewal::Lost(reason @ LossReason::BrokenBy(_)))) => reason,
+            (Ok(Renewal::Lost(reason)), _) | (_, Ok(Renewal::Lost(reason))) => reason,
+            (Err(error), _) | (_, Err(error)) => return Err(error),
+        };
+        self.let_go(lease).await;
+        Ok(Renewal::Lost(reason))
+    }
+
     /// Returns the holder of a lock that one store refused. A break needs the versions of both
     /// stores, so the other store is asked for its own.
     async fn refused_by(&self, side: Side, name: &LockName, holder: Holder) -> Holder {
@@ -160,7 +179,7 @@ impl Backend for MigrationBackend {
             })
             .with_probe_every(from.probe_every.min(to.probe_every))
             .with_lease([from.lease, to.lease, own].into_iter().flatten().min())
-            .with_renew_batch(1)
+            .with_renew_batch(from.renew_batch.min(to.renew_batch))
             .with_attempt_timeout(from.attempt_timeout + to.attempt_timeout)
             .with_least_margin(from.least_margin.max(to.least_margin))
     }
@@ -203,15 +222,30 @@ impl Backend for MigrationBackend {
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
         let Some(taken) = self.taken.find(lease) else { return Ok(Renewal::Lost(LossReason::RecordGone)) };
         let part = self.part(lease, taken);
-        let reason = match join(self.from.renew(&part), self.to.renew(&part)).await {
-            (Ok(Renewal::Renewed), Ok(Renewal::Renewed)) => return Ok(Renewal::Renewed),
-            // Who broke it says more than that it is gone.
-            (_, Ok(Renewal::Lost(reason @ LossReason::BrokenBy(_)))) => reason,
-            (Ok(Renewal::Lost(reason)), _) | (_, Ok(Renewal::Lost(reason))) => reason,
-            (Err(error), _) | (_, Err(error)) => return Err(error),
-        };
-        self.let_go(lease).await;
-        Ok(Renewal::Lost(reason))
+        let (from, to) = join(self.from.renew(&part), self.to.renew(&part)).await;
+        self.renewed(lease, from, to).await
+    }
+
+    async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
+        let taken: Vec<_> = leases.iter().map(|lease| self.taken.find(lease)).collect();
+        let parts: Vec<_> =
+            leases.iter().zip(&taken).filter_map(|(lease, taken)| Some(self.part(lease, (*taken)?))).collect();
+        let (from, to) = join(self.from.renew_many(&parts), self.to.renew_many(&parts)).await;
+        let mut answers = from.into_iter().zip(to);
+        let renewals = leases.iter().zip(taken).map(|(lease, taken)| {
+            let answer = taken.map(|_| answers.next());
+            async move {
+                match answer {
+                    None => Ok(Renewal::Lost(LossReason::RecordGone)),
+                    Some(Some((from, to))) => self.renewed(lease, from, to).await,
+                    Some(None) => Err(Error::new(
+                        ErrorKind::Unavailable,
+                        "a store answered for fewer locks than it was asked for",
+                    )),
+                }
+            }
+        });
+        join_all(renewals).await
     }
 
     async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
@@ -347,17 +381,6 @@ impl ProcessBound for MigrationBackend {
 impl fmt::Debug for MigrationBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MigrationBackend").field("from", &self.from).field("to", &self.to).finish_non_exhaustive()
-    }
-}
-
-/// Completes with either.
-#[derive(Debug)]
-struct MigrationWatch([Box<dyn Watch>; 2]);
-
-#[async_trait]
-impl Watch for MigrationWatch {
-    async fn changed(&mut self) {
-        select_all(self.0.iter_mut().map(|watch| watch.changed())).await;
     }
 }
 

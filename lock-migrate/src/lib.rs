@@ -4,6 +4,7 @@ mod backend;
 mod factory;
 mod holders;
 mod taken;
+mod watch;
 
 pub use backend::MigrationBackend;
 pub use factory::MigrationFactory;

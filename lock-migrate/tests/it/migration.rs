@@ -1,10 +1,13 @@
 //! Two stores as one: the conformance suite on two memory stores, and tests of the migration.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use lock_core::{
-    Capability, ErrorKind, FencingToken, LockName, Locker, Operation, Registry, TryAcquire,
+    Capability, ErrorKind, FencingToken, LockName, Locker, LossReason, Operation, Registry, TryAcquire,
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Grant, Lease, LeaseId, ProcessBound,
         Release, Renewal, StoreTimings,
@@ -273,9 +276,10 @@ async fn a_migrating_locker_waits_for_clients_of_one_store() {
     }
 }
 
-/// The memory store with a clock that may be wrong by a second.
-#[derive(Debug)]
-struct Imprecise(MemoryBackend);
+/// The memory store with a clock that may be wrong by a second. It counts the renewals of each
+/// batch.
+#[derive(Debug, Default)]
+struct Imprecise(MemoryBackend, Mutex<Vec<usize>>);
 
 #[async_trait]
 impl Backend for Imprecise {
@@ -299,6 +303,15 @@ impl Backend for Imprecise {
         self.0.renew(lease).await
     }
 
+    async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, lock_core::Error> {
+        self.0.advance_token(lease, token).await
+    }
+
+    async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, lock_core::Error>> {
+        self.1.lock().unwrap().push(leases.len());
+        self.0.renew_many(leases).await
+    }
+
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, lock_core::Error> {
         self.0.release(lease, hold_for).await
     }
@@ -307,12 +320,32 @@ impl Backend for Imprecise {
 // verifies: P2
 #[tokio::test]
 async fn larger_least_margin_of_the_two_stores_counts() {
-    let [precise, imprecise]: [Arc<dyn Backend>; 2] =
-        [Arc::new(MemoryBackend::new()), Arc::new(Imprecise(MemoryBackend::new()))];
+    let [precise, imprecise]: [Arc<dyn Backend>; 2] = [Arc::new(MemoryBackend::new()), Arc::new(Imprecise::default())];
     for (from, to) in [(&precise, &imprecise), (&imprecise, &precise)] {
         let both = || Locker::builder(Arc::new(MigrationBackend::new(Arc::clone(from), Arc::clone(to))));
         let error = both().margin(Duration::from_millis(900)).build().unwrap_err();
         assert!(error.to_string().contains("margin (900ms) must be at least 1.03s"), "{error}");
         both().margin(Duration::from_millis(1_030)).build().unwrap();
     }
+}
+
+#[tokio::test]
+async fn many_locks_are_renewed_by_one_request_to_each_store() {
+    let stores: [Arc<Imprecise>; 2] = Default::default();
+    let migration = MigrationBackend::new(Arc::new(Arc::clone(&stores[0])), Arc::new(Arc::clone(&stores[1])));
+    assert_eq!(migration.timings().renew_batch, 100, "as many as both stores take");
+    let mut leases = Vec::new();
+    for name in ["a", "b", "c", "d"] {
+        leases.push(granted(&migration, &request(name)).await.0);
+    }
+    // One is unknown, and one lost its part in the new store.
+    let _ = migration.release(&leases[1], Duration::ZERO).await.unwrap();
+    stores[1].0.lose("c");
+    let lost = |answer: &Result<Renewal, _>| matches!(answer, Ok(Renewal::Lost(LossReason::RecordGone)));
+    let answers = migration.renew_many(&leases).await;
+    assert_eq!(answers.iter().map(lost).collect::<Vec<_>>(), [false, true, true, false], "{answers:?}");
+    for store in &stores {
+        assert_eq!(*store.1.lock().unwrap(), [3], "one request, without the lock that was released");
+    }
+    assert!(!is_held(&stores[0].0, "c").await, "what was left of the lost lock is released");
 }
