@@ -40,8 +40,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DURATION", value_parser = duration_with_unit)]
     pub(crate) ttl: Option<Duration>,
 
-    /// Time between SIGTERM and SIGKILL when the lock is being lost, such as 2s [default: 5s, at
-    /// most a quarter of the lease].
+    /// Time between SIGTERM and SIGKILL before a lease ends, such as 2s; none once the store says
+    /// that the lock is lost [default: 5s, at most a quarter of the lease].
     #[arg(long, value_name = "DURATION", value_parser = duration_with_unit)]
     pub(crate) grace: Option<Duration>,
 

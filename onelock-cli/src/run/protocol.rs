@@ -26,8 +26,9 @@ pub(super) enum ToWatchdog {
     Deadline(ClockReading),
     /// Pass this signal on to the command.
     Signal(i32),
-    /// The lock was lost: stop the command.
-    Lost,
+    /// The lock was lost: stop the command. `known` if the store said so: then another client may
+    /// hold the lock already.
+    Lost { known: bool },
     /// The end of the command was received: unlock, and leave processes that still run alone.
     Finish,
 }
@@ -93,7 +94,7 @@ impl Message for ToWatchdog {
             }
             Self::Deadline(at) => pack(2, 0, nanos(at.boot), nanos(at.wall)),
             Self::Signal(signal) => pack(3, signal as u64, 0, 0),
-            Self::Lost => pack(4, 0, 0, 0),
+            Self::Lost { known } => pack(4, known.into(), 0, 0),
             Self::Finish => pack(5, 0, 0, 0),
         }
     }
@@ -106,7 +107,7 @@ impl Message for ToWatchdog {
             },
             [2, _, boot, wall] => Self::Deadline(moment(boot, wall)),
             [3, signal, ..] => Self::Signal(signal as i32),
-            [4, ..] => Self::Lost,
+            [4, known, ..] => Self::Lost { known: known != 0 },
             [5, ..] => Self::Finish,
             _ => return None,
         })
@@ -217,7 +218,8 @@ mod tests {
             ToWatchdog::Start { token: Some(1 << 52), deadline: Some(at) },
             ToWatchdog::Deadline(at),
             ToWatchdog::Signal(15),
-            ToWatchdog::Lost,
+            ToWatchdog::Lost { known: false },
+            ToWatchdog::Lost { known: true },
             ToWatchdog::Finish,
         ];
         for message in messages {

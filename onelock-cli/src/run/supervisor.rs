@@ -138,8 +138,9 @@ impl Supervisor<'_> {
                     self.forward_signal(signal.map_err(|e| Failure::os("reading signals", e))?, guard);
                 }
                 lost = guard.lost(), if done_by.is_none() => {
-                    self.lost = Some((lost, self.watchdog_limit()));
-                    self.send(ToWatchdog::Lost);
+                    let known = lost.reason.is_from_the_store();
+                    self.lost = Some((lost, self.watchdog_limit(known)));
+                    self.send(ToWatchdog::Lost { known });
                 }
                 () = guard.renewed(), if done_by.is_none() => {}
                 () = tokio::time::sleep_until(done_by.unwrap_or_else(Instant::now)), if done_by.is_some() => {
@@ -149,11 +150,13 @@ impl Supervisor<'_> {
         }
     }
 
-    /// The time by which the watchdog must have ended the command, if the lock was lost now. A
-    /// watchdog that hangs gets no time beyond the end of the lease.
-    fn watchdog_limit(&self) -> Instant {
+    /// The time by which the watchdog must have ended the command, if the lock was lost now. There
+    /// is no grace time if the store is `known` to have lost the lock. A watchdog that hangs gets
+    /// no time beyond the end of the lease.
+    fn watchdog_limit(&self, known: bool) -> Instant {
         let now = Instant::now();
-        let overdue = now + self.job.grace(self.lease) + WATCHDOG_TIMEOUT;
+        let grace = if known { Duration::ZERO } else { self.job.grace(self.lease) };
+        let overdue = now + grace + WATCHDOG_TIMEOUT;
         let lease_end = self.sent_deadline.map(|deadline| now + alarm::until(deadline));
         lease_end.map_or(overdue, |end| end.min(overdue))
     }

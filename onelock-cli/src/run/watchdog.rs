@@ -166,7 +166,11 @@ impl Watchdog {
                 };
             }
             Ok(Some((ToWatchdog::Deadline(at), _))) => self.deadline = Some(at),
-            Ok(Some((ToWatchdog::Lost, _))) => self.stop_command(),
+            // Another client may hold the lock already.
+            Ok(Some((ToWatchdog::Lost { known: true }, _))) if !self.ended => {
+                self.kill_at = Some(alarm::from_now(Duration::ZERO))
+            }
+            Ok(Some((ToWatchdog::Lost { .. }, _))) => self.stop_command(),
             Ok(Some((ToWatchdog::Finish, _))) if self.ended => return Next::End,
             Ok(Some((ToWatchdog::Signal(_) | ToWatchdog::Start { .. }, _))) | Err(Errno::EINTR) => {}
             // The supervisor died or failed, so no process renews or releases the lock any more.
