@@ -45,6 +45,8 @@ impl LockDirectory {
             check(&path)?;
         }
         let file_system = FileSystem::of(existing(&path))?;
+        // Says at once that this kernel cannot do it, and not only after the first acquisition.
+        file_system.medium().refresh_directory(existing(&path))?;
         Ok(Self { path, file_system, is_missing })
     }
 }

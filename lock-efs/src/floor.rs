@@ -67,10 +67,11 @@ impl LockedFloor {
     }
 }
 
-/// Returns the token that tokens of names without a record must exceed.
-pub(crate) fn read(directory: &Path) -> Result<Option<FencingToken>, Error> {
+/// Returns the token that tokens of names without a record must exceed. Reads with the `flags` of
+/// the medium.
+pub(crate) fn read(directory: &Path, flags: OFlag) -> Result<Option<FencingToken>, Error> {
     let path = directory.join(FLOOR);
-    match open::existing(&path, Access::Read, OFlag::empty()) {
+    match open::existing(&path, Access::Read, flags) {
         Ok(opened) => parse(&opened.file, &path),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(error::at("read", &path, e)),

@@ -31,7 +31,7 @@ impl FileStore {
             let file_name = entry.map_err(fail)?.file_name();
             let Some(stem) = file_name.to_str().and_then(|n| n.strip_suffix(".lock")) else { continue };
             let files = self.files(stem);
-            let Some(name) = name_of(stem, &files).filter(|n| n.as_str().starts_with(prefix)) else { continue };
+            let Some(name) = self.name_of(stem, &files).filter(|n| n.as_str().starts_with(prefix)) else { continue };
             match self.look(&files, &known) {
                 Ok(holder) => locks.extend(holder.map(|h| (name, h))),
                 // It must not hide the others.
@@ -47,23 +47,23 @@ impl FileStore {
 
     fn look(&self, files: &Files, known: &KernelLocks) -> Result<Option<Holder>, Error> {
         let locked = self.medium().is_locked(&files.lock, known)?;
-        let record = sidecar::peek(&files.record);
+        let record = sidecar::peek(&files.record, self.medium().open_flags());
         Ok(if locked { Some(record.holder(now_us())) } else { record.min_holder(now_us()) })
     }
-}
 
-fn name_of(stem: &str, files: &Files) -> Option<LockName> {
-    if !encode::has_digest(stem) {
-        return encode::decode(stem);
-    }
-    let record = match sidecar::read(&files.record) {
-        Ok(RecordRead::Record(record)) => record,
-        Ok(_) => return None,
-        Err(error) => {
-            let file = files.lock.display();
-            tracing::warn!(%file, %error, "this lock is not listed, because only its record has its name");
-            return None;
+    fn name_of(&self, stem: &str, files: &Files) -> Option<LockName> {
+        if !encode::has_digest(stem) {
+            return encode::decode(stem);
         }
-    };
-    LockName::new(record.body.name).ok().filter(|name| encode::encode(name) == stem)
+        let record = match sidecar::read(&files.record, self.medium().open_flags()) {
+            Ok(RecordRead::Record(record)) => record,
+            Ok(_) => return None,
+            Err(error) => {
+                let file = files.lock.display();
+                tracing::warn!(%file, %error, "this lock is not listed, because only its record has its name");
+                return None;
+            }
+        };
+        LockName::new(record.body.name).ok().filter(|name| encode::encode(name) == stem)
+    }
 }

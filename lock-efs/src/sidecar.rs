@@ -44,18 +44,19 @@ impl RecordRead {
     }
 }
 
-/// Reads the record at `path`. An empty file, as a crash or a sweep leaves it, is no record.
+/// Reads the record at `path`, with the `flags` of its medium. An empty file, as a crash or a sweep
+/// leaves it, is no record.
 ///
 /// # Errors
 /// If another program's file is there, which must not be changed.
-pub(crate) fn read(path: &Path) -> Result<RecordRead, Error> {
-    open(path, Access::Read).map(|(record, _)| record)
+pub(crate) fn read(path: &Path, flags: OFlag) -> Result<RecordRead, Error> {
+    open(path, Access::Read, flags).map(|(record, _)| record)
 }
 
 /// Like [`read`], and returns the file too.
-pub(crate) fn open(path: &Path, access: Access) -> Result<(RecordRead, Option<File>), Error> {
+pub(crate) fn open(path: &Path, access: Access, flags: OFlag) -> Result<(RecordRead, Option<File>), Error> {
     let fail = |e: io::Error| error::at("read the lock record", path, e);
-    let file = match open::existing(path, access, OFlag::empty()) {
+    let file = match open::existing(path, access, flags) {
         Ok(opened) => opened.file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok((RecordRead::Absent, None)),
         Err(e) => return Err(fail(e)),
@@ -74,8 +75,8 @@ pub(crate) fn open(path: &Path, access: Access) -> Result<(RecordRead, Option<Fi
 }
 
 /// Like [`read`], for callers that only report the holder: an unreadable record counts as garbage.
-pub(crate) fn peek(path: &Path) -> RecordRead {
-    read(path).unwrap_or_else(|error| {
+pub(crate) fn peek(path: &Path, flags: OFlag) -> RecordRead {
+    read(path, flags).unwrap_or_else(|error| {
         tracing::debug!(file = %path.display(), %error, "cannot read the lock record");
         RecordRead::Garbage
     })

@@ -115,7 +115,7 @@ impl FileStore {
                 Some(idle) => idle,
                 None => IdleDescriptor { lock: self.open(&files.lock)?, cached: None },
             };
-            let peek = || sidecar::peek(&files.record);
+            let peek = || sidecar::peek(&files.record, self.medium.open_flags());
             let attempt = LockAttempt { id: request.id, lock: &lock, path: &files.lock, peek: &peek };
             let refusal = self.medium.try_lock(&attempt, cached)?;
             // Before the path is compared: on NFS this makes the host look the path up again.
@@ -204,7 +204,7 @@ impl FileStore {
     ) -> Result<RecordOutcome, Error> {
         let here_us = now_us();
         let now_us = begun.as_ref().map_or(Ok(here_us), TempRecord::server_us)?;
-        let previous = match sidecar::read(&files.record)? {
+        let previous = match sidecar::read(&files.record, self.medium.open_flags())? {
             RecordRead::Record(record) if record.hold_left(now_us).is_some() => {
                 return Ok(RecordOutcome::MinHold(RecordRead::Record(record).holder(now_us)));
             }
@@ -220,7 +220,7 @@ impl FileStore {
         };
         let before = match &previous {
             Some(record) => record.token(),
-            None => floor::read(&self.directory)?,
+            None => floor::read(&self.directory, self.medium.open_flags())?,
         };
         let token = FencingToken::next(before, now_us).ok_or_else(|| {
             let what = format!("the record {} holds the largest possible fencing token; remove the record to start again from the clock", files.record.display());
@@ -273,7 +273,7 @@ impl FileStore {
             return Ok(false);
         }
         let files = self.files(&encode::encode(&lease.name));
-        let RecordRead::Record(record) = sidecar::read(&files.record)? else {
+        let RecordRead::Record(record) = sidecar::read(&files.record, self.medium.open_flags())? else {
             let what = format!(
                 "the record {} was removed or replaced while its lock was held; find the program that changes records",
                 files.record.display()
@@ -344,11 +344,11 @@ impl FileStore {
     fn keep_record(&self, lease: &Lease, held: &AcquiredLock, record: &File) -> io::Result<()> {
         let files = self.files(&encode::encode(&lease.name));
         let sharing = held.lock.sharing(self.mode);
-        let _fresh = self.medium.refresh_directory(&self.directory, sharing).map_err(io::Error::other)?;
+        self.medium.refresh_directory(&self.directory).map_err(io::Error::other)?;
         if Inode::of(&record.metadata()?).is_at(&files.record).map_err(io::Error::other)? {
             return Ok(());
         }
-        sidecar::read(&files.record).map_err(io::Error::other)?;
+        sidecar::read(&files.record, self.medium.open_flags()).map_err(io::Error::other)?;
         let bytes = open::read_start(record, record::MAX_BYTES)?;
         let new = NewRecord { directory: &self.directory, files: &files, bytes: &bytes, replaces: false, sharing };
         self.medium.place_record(&new, None).map(drop).map_err(io::Error::other)

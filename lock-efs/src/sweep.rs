@@ -150,13 +150,15 @@ impl FileStore {
         if !lock.was_empty() || !lock.try_lock(&files.lock)? {
             return Ok(None);
         }
-        let _fresh = self.medium().refresh_directory(self.directory(), lock.sharing(self.mode()))?;
+        self.medium().refresh_directory(self.directory())?;
         if !lock.inode.is_at(&files.lock)? || !is_idle(files, idle_for) || is_queued(&files.queue) {
             return Ok(None);
         }
         let keeps_locks = self.medium().keeps_locks();
         let access = if keeps_locks { Access::Read } else { Access::ReadWrite };
-        let (RecordRead::Record(record), Some(file)) = sidecar::open(&files.record, access)? else {
+        let (RecordRead::Record(record), Some(file)) =
+            sidecar::open(&files.record, access, self.medium().open_flags())?
+        else {
             return Ok(None);
         };
         if record.hold_left(now_us()).is_some() || !may_go(&record)? {

@@ -28,7 +28,7 @@ fn run(scenarios: &str) {
 
 #[test]
 fn two_clients_exclude_and_a_killed_holder_frees_the_lock() {
-    run("exclusion killed");
+    run("exclusion killed unmarked");
 }
 
 #[test]
@@ -41,6 +41,11 @@ fn cut_off_clients_lose_their_locks_before_the_next_holder() {
 // verifies: file-system
 fn restarts_are_survived_and_lost_locks_are_reported() {
     run("restart expired removed");
+}
+
+#[test]
+fn a_removed_lock_file_is_noticed_whatever_the_cache_says() {
+    run("cached");
 }
 
 #[test]

@@ -95,8 +95,8 @@ impl Medium for Local {
         drop(open::existing(path, Access::Read, OFlag::empty()));
     }
 
-    fn refresh_directory(&self, _: &Path, _: Sharing) -> Result<Option<TempRecord>, Error> {
-        Ok(None)
+    fn refresh_directory(&self, _: &Path) -> Result<(), Error> {
+        Ok(())
     }
 
     fn is_nfs(&self) -> bool {

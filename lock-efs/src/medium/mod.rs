@@ -8,6 +8,7 @@ use nix::fcntl::OFlag;
 use crate::{files::Files, lockfile::LockFile, mode::Sharing};
 
 pub(crate) mod file_system;
+pub(crate) mod fresh;
 pub(crate) mod kernel_locks;
 pub(crate) mod local;
 pub(crate) mod mount;
@@ -26,7 +27,8 @@ use self::{
 /// A system call of `Local` takes microseconds. A call of `Nfs` is a request to a server that many
 /// hosts share, and hangs while the network is away.
 pub(crate) trait Medium: Debug + Send + Sync {
-    /// Returns the additional open(2) flags that a lock file needs.
+    /// Returns the additional open(2) flags of a lock file, and of a file whose content must be the
+    /// one that another client wrote last.
     fn open_flags(&self) -> OFlag;
 
     /// Tries to acquire the lock once, or a few times if the refusal may be momentary.
@@ -55,8 +57,9 @@ pub(crate) trait Medium: Debug + Send + Sync {
     /// Wakes the waiters of this machine after a release whose descriptor has an open duplicate.
     fn wake_watches(&self, path: &Path);
 
-    /// Refreshes this host's cache of `directory`, until the answer is dropped.
-    fn refresh_directory(&self, directory: &Path, sharing: Sharing) -> Result<Option<TempRecord>, Error>;
+    /// Makes the next look-up of a path in `directory` ask the server, where the path comes from a
+    /// cache otherwise.
+    fn refresh_directory(&self, directory: &Path) -> Result<(), Error>;
 
     /// Returns whether this is NFS.
     fn is_nfs(&self) -> bool;

@@ -19,14 +19,14 @@ use nix::{
 };
 
 use super::{
-    Medium, NewRecord, Probe,
+    Medium, NewRecord, Probe, fresh,
     kernel_locks::KernelLocks,
     refusal::{CachedHolder, LockAttempt},
     temp_record::TempRecord,
 };
 use crate::{
     clock::now_us,
-    error,
+    dir, error,
     lockfile::LockFile,
     mode::Sharing,
     open::{self, Access},
@@ -43,7 +43,10 @@ const MANY_ON_EFS: usize = 200;
 pub(crate) struct Nfs;
 
 impl Medium for Nfs {
-    /// Direct reads reach the server; see [`probe`].
+    /// Direct reads reach the server; see [`probe`]. A read of a record from the cache may miss the
+    /// mark of its release, and would report a crash that was none: a client that opens the file
+    /// between two changes keeps the old text, if another of its processes has the file open for
+    /// writing, or inspects it at the same time.
     #[cfg(target_os = "linux")]
     fn open_flags(&self) -> OFlag {
         OFlag::O_DIRECT
@@ -80,9 +83,10 @@ impl Medium for Nfs {
         is_locked(path)
     }
 
-    /// Creates the file of the record. That refreshes the directory in this host's cache, and the
-    /// time of the file shows the server's clock.
+    /// Refreshes the directory, and creates the file of the record, whose time shows the server's
+    /// clock.
     fn begin_record(&self, directory: &Path, sharing: Sharing) -> Result<Option<TempRecord>, Error> {
+        self.refresh_directory(directory)?;
         TempRecord::create(directory, sharing).map(Some)
     }
 
@@ -104,8 +108,8 @@ impl Medium for Nfs {
     /// Does nothing: no event reports changes by other hosts, so there are no watches.
     fn wake_watches(&self, _: &Path) {}
 
-    fn refresh_directory(&self, directory: &Path, sharing: Sharing) -> Result<Option<TempRecord>, Error> {
-        TempRecord::create(directory, sharing).map(Some)
+    fn refresh_directory(&self, directory: &Path) -> Result<(), Error> {
+        fresh::refresh(directory).map_err(|e| fresh::failed(directory, e))
     }
 
     fn is_nfs(&self) -> bool {
@@ -139,19 +143,35 @@ fn probe(lock: &LockFile, path: &Path) -> Result<Probe, Error> {
         Err(Errno::ESTALE) => return Ok(Probe::removed(path)),
         Err(e) => return Err(error::at("probe the lock on", path, e)),
     }
-    // The answer comes from the cache and may be a minute old. That is acceptable: a lock file is
-    // removed under a holder only by mistake, or by `filelock` when it releases its own lock.
-    Ok(match fs::symlink_metadata(path) {
+    compare(lock, path)
+}
+
+/// Compares `lock` with the file that its path names at the server now.
+fn compare(lock: &LockFile, path: &Path) -> Result<Probe, Error> {
+    let found = match path.parent().map_or(Ok(()), fresh::refresh) {
+        Ok(()) => fs::symlink_metadata(path),
+        Err(e) if fresh::is_gone(&e) => return Ok(Probe::Lost(directory_gone(lock, path))),
+        Err(e) => return Err(fresh::failed(path, e)),
+    };
+    Ok(match found {
         Ok(found) if lock.inode.is(&found) => Probe::StillHeld,
         Ok(found) if found.dev() != lock.inode.device => Probe::Lost(unmounted(path)),
         Ok(_) => Probe::removed(path),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => match path.parent().and_then(|dir| fs::metadata(dir).ok()) {
-            Some(dir) if dir.dev() == lock.inode.device => Probe::removed(path),
-            _ => Probe::Lost(unmounted(path)),
+        Err(e) if fresh::is_gone(&e) => match path.parent().map(fs::metadata) {
+            Some(Ok(directory)) if directory.dev() == lock.inode.device => Probe::removed(path),
+            _ => Probe::Lost(directory_gone(lock, path)),
         },
-        Err(e) if e.raw_os_error() == Some(libc::ESTALE) => Probe::removed(path),
         Err(e) => return Err(error::at("inspect the lock file", path, e)),
     })
+}
+
+/// Returns the reason of a loss if the directory of the lock file no longer has its path.
+fn directory_gone(lock: &LockFile, path: &Path) -> String {
+    let is_mounted = fs::metadata(dir::existing(path)).is_ok_and(|found| found.dev() == lock.inode.device);
+    if !is_mounted {
+        return unmounted(path);
+    }
+    format!("the directory of {} was moved or removed while the lock was held", path.display())
 }
 
 fn read_direct(file: &File) -> Result<(), Errno> {

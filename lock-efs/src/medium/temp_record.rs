@@ -16,10 +16,6 @@ use crate::{
 };
 
 /// The next record, written to a temporary file and then renamed over the previous record.
-///
-/// Creating a file also refreshes the directory in this host's cache. Without that, for up to a
-/// minute the path of a lock file that another host removed still leads to the old file. That file
-/// can be opened and even locked.
 #[derive(Debug)]
 pub(crate) struct TempRecord {
     file: File,

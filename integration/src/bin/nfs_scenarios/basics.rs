@@ -30,3 +30,19 @@ pub(crate) fn killed() {
     assert!(got.words[1].starts_with("client-a:"), "the grant names the crashed holder: {got:?}");
     println!("FIGURE killed: the other client had the lock {} ms after SIGKILL", (got.at - killed) / 1_000_000);
 }
+
+/// Checks that a client whose cache has the record of the previous holder without the mark of its
+/// release reports no crash.
+///
+/// While a process has a file open for writing, its client keeps what it read of the file.
+pub(crate) fn unmarked() {
+    const READER: &str = "exec 9<>/efs/locks/unmarked.info; cat <&9 >/dev/null; echo cached unmarked 0; sleep 1000";
+    let (mut a, mut b) = (Peer::start("a", URL), Peer::start("b", URL));
+    a.acquire("unmarked");
+    assert!(!b.tries("unmarked"));
+    let mut reader = Peer::run("b", &["sh", "-c", READER]);
+    reader.expect("cached", "unmarked");
+    a.release("unmarked");
+    let next = b.acquire("unmarked");
+    assert_eq!(next.words[1], "-", "no process crashed: {next:?}");
+}

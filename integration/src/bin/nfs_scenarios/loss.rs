@@ -189,3 +189,32 @@ pub(crate) fn removed() {
         assert!(!a.tries(name), "the new file is held by b");
     }
 }
+
+/// Checks that a holder loses its lock if another client removes the lock file or moves its
+/// directory, although this client would trust its cache of both for ten minutes.
+///
+/// A waiter keeps the removed file open, so the server still knows it, and no call on the holder's
+/// client fails.
+pub(crate) fn cached() {
+    rig("remount_a vers=4.1,hard,timeo=600,retrans=2,noresvport,actimeo=600");
+    for (name, url, command, words) in [
+        ("cached", URL, "rm /efs/locks/cached.lock", "was_removed_or_replaced"),
+        ("moved", "efs:///efs/above/locks", "mv /efs/above /efs/away", "the_directory_of"),
+    ] {
+        let (mut a, mut b) = (Peer::start("a", url), Peer::start("b", url));
+        a.acquire(name);
+        assert!(!b.tries(name));
+        b.tell(&format!("acquire {name}"));
+        assert!(b.within("acquired", name, Duration::from_secs(3)).is_none(), "{name} is held by a");
+        rig(&format!("on_b {command}"));
+        // Each client would wait for ten minutes otherwise.
+        let lost = a.expect("lost", name);
+        assert_eq!(lost.words[0], "file_lock", "{lost:?}");
+        assert!(lost.words[1].contains(words), "{lost:?}");
+        if name == "cached" {
+            b.expect("acquired", name);
+            assert!(!Peer::start("a", url).tries(name), "the new file is held by b");
+        }
+    }
+    rig("remount_a vers=4.1,hard,timeo=600,retrans=2,noresvport");
+}
