@@ -96,14 +96,14 @@ impl Identity {
         const NAMELESS: [&str; 6] = ["", "(none)", "localhost", "localhost.localdomain", "debian", "ubuntu"];
         let advice =
             "give each host its own name or its own identity: options nfs nfs4_unique_id=UUID in /etc/modprobe.d";
-        if !self.uniquifier.is_empty() {
-            return Finding::good(SUBJECT, format!("\"{}\", configured for this host", self.uniquifier));
-        }
-        let text = format!(
-            "the server knows this host as \"{}\"; two hosts with one name destroy each other's locks",
-            self.host
-        );
-        if NAMELESS.contains(&self.host.as_str()) {
+        // Linux sends both.
+        let name = match self.uniquifier.as_str() {
+            "" => self.host.clone(),
+            uniquifier => format!("{uniquifier}/{}", self.host),
+        };
+        let text =
+            format!("the server knows this host as \"{name}\"; two hosts with one name destroy each other's locks");
+        if self.uniquifier.is_empty() && NAMELESS.contains(&self.host.as_str()) {
             return Finding::warning(SUBJECT, text).advice(advice);
         }
         Finding::note(SUBJECT, text).advice(advice)
@@ -308,7 +308,7 @@ mod tests {
             ("etl-7", "", Level::Note),
             ("localhost", "", Level::Warning),
             ("", "", Level::Warning),
-            ("localhost", "6d0f", Level::Good),
+            ("localhost", "6d0f", Level::Note),
         ] {
             let identity = Identity { host: host.into(), uniquifier: uniquifier.into() };
             assert_eq!(identity.finding().level, level, "{identity:?}");

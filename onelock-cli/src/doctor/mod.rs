@@ -79,8 +79,10 @@ async fn diagnose(probes: &Probes<'_>, ours: &Locker, id: &str, peer: Option<Dur
     if failed.is_none() && !findings.iter().any(|finding| finding.subject.ends_with("clock")) {
         findings.extend(probes.clock().await);
     }
-    if let Some(within) = peer.filter(|_| failed.is_none()) {
-        findings.push(peer::check_two_hosts(ours, id, within).await);
+    // A lock may be lost because the other host has this host's identity.
+    if let Some(within) = peer.filter(|_| matches!(failed, None | Some(exit::LOST))) {
+        let found = peer::check_two_hosts(ours, id, within, &findings).await;
+        findings.push(found);
     }
     if failed.is_none() {
         probes.clean_up().await;

@@ -9,31 +9,36 @@ use lock_core::{
 };
 use tokio::time::sleep;
 
-use super::two_host_check::{TwoHostCheck, Verdict};
+use super::two_host_check::{Host, TwoHostCheck, Verdict};
 
 /// The lock of both hosts. It is fixed, because they share nothing except the store.
 const NAME: &str = "onelock-doctor/peer";
 const SUBJECT: &str = "two hosts";
+/// The subject of the finding about the identity by which a store distinguishes clients.
+const IDENTITY: &str = "client identity";
 /// The longest hold, several times as long as the other host's pause between attempts.
 const HOLD: Duration = Duration::from_millis(1_500);
 /// How many long holds follow the verdict, so that the other host reads it, unless it has its own
 /// verdict earlier.
 const EXTRA_HOLDS: u32 = 2;
 
+/// How many attempts follow the discovery of a shared identity, so that the other host learns of
+/// it. Both lose their locks then, and may never get a verdict.
+const EXTRA_ATTEMPTS: u32 = 10;
+
 /// How many errors in a row are tolerated that a retry does not fix.
 const FAILURES: u32 = 3;
 
 /// Contends with another host that does the same, until there is a verdict, and at most for
-/// `within`.
-pub(super) async fn check_two_hosts(locker: &Locker, id: &str, within: Duration) -> Finding {
+/// `within`. `known` are the findings about the store.
+pub(super) async fn check_two_hosts(locker: &Locker, id: &str, within: Duration, known: &[Finding]) -> Finding {
     if !locker.capabilities().holder {
         let text = "not tested: this store, as configured, does not show who holds a lock";
         return Finding::warning(SUBJECT, text);
     }
-    let host = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned()).unwrap_or_default();
-    let mut check = TwoHostCheck::new(id.to_owned(), host);
+    let mut check = TwoHostCheck::new(id.to_owned(), this_host(known));
     let end = Instant::now() + within;
-    let (mut extra_holds, mut failures) = (0, 0);
+    let (mut extra_holds, mut extra_attempts, mut failures) = (0, 0, 0);
     while Instant::now() < end {
         match try_once(locker, &mut check).await {
             Ok(held) => {
@@ -46,13 +51,29 @@ pub(super) async fn check_two_hosts(locker: &Locker, id: &str, within: Duration)
                 failures += 1;
                 pause(500).await;
             }
+            Err(_) if check.shared_identity().is_some() => break,
             Err(error) => return Finding::warning(SUBJECT, format!("not tested: {error}")),
+        }
+        extra_attempts += u32::from(check.shared_identity().is_some());
+        if extra_attempts > EXTRA_ATTEMPTS {
+            break;
         }
         if check.verdict().is_some() && (check.other_knows() || extra_holds >= EXTRA_HOLDS) {
             break;
         }
     }
     finding(&check, within)
+}
+
+fn this_host(known: &[Finding]) -> Host {
+    let name = nix::unistd::gethostname().map(|host| host.to_string_lossy().into_owned());
+    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    let identity = known.iter().find(|finding| finding.subject == IDENTITY).map(|finding| finding.text.clone());
+    Host {
+        name: name.unwrap_or_default(),
+        boot: boot.unwrap_or_default().trim().to_owned(),
+        identity: identity.unwrap_or_default(),
+    }
 }
 
 /// Tries the lock once. Returns whether it was acquired, and held to the end.
@@ -101,6 +122,14 @@ fn finding(check: &TwoHostCheck, within: Duration) -> Finding {
             "run the same command there at the same time; if it ran, compare directory, mount, server or table of both hosts",
         );
     };
+    if let Some(identity) = check.shared_identity() {
+        let text = format!(
+            "this host and {other} have the same client identity, so each ends the other's locks; on both hosts: {identity}"
+        );
+        return Finding::unfit(SUBJECT, text).advice(
+            "give each host its own name or its own identity: options nfs nfs4_unique_id=UUID in /etc/modprobe.d",
+        );
+    }
     match check.verdict() {
         Some(Verdict::Excluded) => Finding::good(
             SUBJECT,

@@ -39,6 +39,11 @@ struct Note {
     /// The id of the doctor's run.
     id: String,
     host: String,
+    /// The running system, which two hosts with one name do not share.
+    boot: String,
+    /// The identity by which the store distinguishes clients, in the words of its finding; empty if
+    /// the store has none.
+    identity: String,
     /// The number of this hold, from 1.
     hold: u64,
     /// The number of the latest hold that the host kept to the end.
@@ -56,6 +61,8 @@ impl Note {
         Some(Self {
             id: text("doctor")?,
             host: text("host")?,
+            boot: text("boot").unwrap_or_default(),
+            identity: text("identity").unwrap_or_default(),
             hold: note["hold"].as_u64()?,
             kept: note["kept"].as_u64()?,
             refused_by: text("refused_by")?,
@@ -66,6 +73,14 @@ impl Note {
     fn of(holder: &Holder) -> Option<Self> {
         Self::parse(holder.data.as_deref()?)
     }
+}
+
+/// What distinguishes this host from others.
+#[derive(Debug, Default)]
+pub(super) struct Host {
+    pub(super) name: String,
+    pub(super) boot: String,
+    pub(super) identity: String,
 }
 
 /// One host's side of the check.
@@ -83,8 +98,9 @@ pub(super) struct TwoHostCheck {
 }
 
 impl TwoHostCheck {
-    pub(super) fn new(id: String, host: String) -> Self {
-        let mine = Note { id, host, hold: 0, kept: 0, refused_by: String::new(), verdict: None };
+    pub(super) fn new(id: String, host: Host) -> Self {
+        let Host { name, boot, identity } = host;
+        let mine = Note { id, host: name, boot, identity, hold: 0, kept: 0, refused_by: String::new(), verdict: None };
         Self {
             mine,
             other: None,
@@ -98,10 +114,11 @@ impl TwoHostCheck {
 
     /// The note for the next hold.
     pub(super) fn data(&self) -> Vec<u8> {
-        let Note { id, host, hold, kept, refused_by, .. } = &self.mine;
+        let Note { id, host, boot, identity, hold, kept, refused_by, .. } = &self.mine;
         let verdict = self.verdict().map(Verdict::as_str);
         let note = json!({
-            "doctor": id, "host": host, "hold": hold + 1, "kept": kept, "refused_by": refused_by, "verdict": verdict
+            "doctor": id, "host": host, "boot": boot, "identity": identity, "hold": hold + 1, "kept": kept,
+            "refused_by": refused_by, "verdict": verdict
         });
         note.to_string().into_bytes()
     }
@@ -146,6 +163,14 @@ impl TwoHostCheck {
     /// The name of the other host, if it has been observed.
     pub(super) fn other(&self) -> Option<&str> {
         self.other.as_ref().map(|note| note.host.as_str())
+    }
+
+    /// The identity of both hosts if the store cannot distinguish them. Each then ends the other's
+    /// locks.
+    pub(super) fn shared_identity(&self) -> Option<&str> {
+        let other = self.other.as_ref()?;
+        let is_shared = !other.boot.is_empty() && other.boot != self.mine.boot && other.identity == self.mine.identity;
+        Some(other.identity.as_str()).filter(|identity| is_shared && !identity.is_empty())
     }
 
     /// Whether the other host has a verdict, too.
@@ -207,7 +232,28 @@ mod tests {
     }
 
     fn sides() -> (TwoHostCheck, TwoHostCheck) {
-        (TwoHostCheck::new("1".into(), "one".into()), TwoHostCheck::new("2".into(), "two".into()))
+        (host("1", "one", "boot-1", "one"), host("2", "two", "boot-2", "two"))
+    }
+
+    fn host(id: &str, name: &str, boot: &str, identity: &str) -> TwoHostCheck {
+        TwoHostCheck::new(id.into(), Host { name: name.into(), boot: boot.into(), identity: identity.into() })
+    }
+
+    #[test]
+    fn two_machines_with_one_identity_are_noticed() {
+        for (boot, identity, shared) in [
+            ("boot-2", "localhost", Some("localhost")),
+            ("boot-2", "other", None),
+            // Two containers are one client.
+            ("boot-1", "localhost", None),
+            // An older version tells neither.
+            ("", "", None),
+        ] {
+            let mut one = host("1", "one", "boot-1", "localhost");
+            let data = host("2", "two", boot, identity).data();
+            one.note_refused(&Holder::default().with_data(data));
+            assert_eq!(one.shared_identity(), shared, "{boot} {identity}");
+        }
     }
 
     /// Lets each side in turn hold the lock while the other tries.
@@ -257,7 +303,7 @@ mod tests {
         assert!(lock.try_for(&mut two));
         assert_eq!((two.verdict(), two.other()), (None, Some("one")));
         // The next run on that host has another id.
-        let mut next = TwoHostCheck::new("3".into(), "one".into());
+        let mut next = host("3", "one", "boot-1", "one");
         for _ in 0..5 {
             next.note_granted(None, None);
             next.note_kept();

@@ -11,7 +11,7 @@ says() {
   for text in "$@"; do grep -qE "$text" /tmp/said || { cat /tmp/said; fail "the doctor did not say \"$text\""; }; done
   [ $got = "$code" ] || { cat /tmp/said; fail "the doctor ended with $got, not $code"; }
 }
-says 0 '^good +file system: NFSv4.1 from 10.9.0.1:/ on /efs' '^good +mount options' '^good +lease: 10s' '^good +client identity: "nfs-rig-a"' \
+says 0 '^good +file system: NFSv4.1 from 10.9.0.1:/ on /efs' '^good +mount options' '^good +lease: 10s' '^note +client identity: .*"nfs-rig-a/client-a"' \
   '^good +permissions: .* 700' '^good +space' '^good +writing' '^good +clock' '^fit for locks'
 
 # A mount that hides the loss of a lock is refused before any probe, with all required changes.
@@ -42,4 +42,11 @@ grep -q 'this host and client-a exclude each other' /tmp/b.said || { cat /tmp/b.
 on_b onelock doctor --url 'efs:///tmp/locks?allow_local=true' --peer --within 10s >/tmp/b.said 2>&1 & b=$!
 options="--peer --within 10s"; says 1 '^unfit +two hosts: no other host was met'
 wait $b && fail "a host with a directory of its own found that in order"
+
+# Two hosts with one NFS identity. Each ends the other's state at the server.
+on_b busybox sh -c 'hostname client-a; echo nfs-rig-a >/sys/fs/nfs/net/nfs_client/identifier'
+remount_b $efs
+twin() { on_$1 onelock doctor --url efs:///efs/locks --peer --within 60s >/tmp/$1.said 2>&1 && fail "client $1 found its twin in order"; }
+twin b & twin a; wait
+grep -qE '^unfit +two hosts: this host and client-a have the same client identity' /tmp/a.said /tmp/b.said || { cat /tmp/?.said; fail "no doctor named the identity"; }
 echo "FIGURE doctor: two clients found that they exclude each other"
