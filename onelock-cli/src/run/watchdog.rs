@@ -168,7 +168,7 @@ impl Watchdog {
             Ok(Some((ToWatchdog::Deadline(at), _))) => self.deadline = Some(at),
             // Another client may hold the lock already.
             Ok(Some((ToWatchdog::Lost { known: true }, _))) if !self.ended => {
-                self.kill_at = Some(alarm::from_now(Duration::ZERO))
+                self.kill_at = Some(alarm::from_now(Duration::ZERO));
             }
             Ok(Some((ToWatchdog::Lost { .. }, _))) => self.stop_command(),
             Ok(Some((ToWatchdog::Finish, _))) if self.ended => return Next::End,
