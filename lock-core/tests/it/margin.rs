@@ -55,6 +55,7 @@ fn locker() -> (Faulty, Locker) {
 
 // verifies: P1, P2
 #[tokio::test(start_paused = true)]
+// verifies: least-margin
 async fn guard_ends_before_a_store_that_frees_early_grants() {
     let choices: [fn(LockRequest) -> LockRequest; 7] = [
         |lock| lock.ttl(ms(600)),
@@ -78,6 +79,7 @@ async fn guard_ends_before_a_store_that_frees_early_grants() {
 
 // verifies: P2
 #[tokio::test(start_paused = true)]
+// verifies: least-margin
 async fn margin_below_the_least_is_refused_with_both_numbers() {
     let (network, locker) = locker();
     for margin in [Duration::ZERO, ms(279)] {
@@ -94,6 +96,7 @@ async fn margin_below_the_least_is_refused_with_both_numbers() {
 
 // verifies: P2
 #[tokio::test(start_paused = true)]
+// verifies: least-margin
 async fn deadline_shorter_than_the_least_margin_grants_nothing() {
     let (network, locker) = locker();
     let error = locker.lock(NAME).deadline(ms(250)).acquire().await.unwrap_err();

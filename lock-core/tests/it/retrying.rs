@@ -21,6 +21,7 @@ fn observed(fixture: &Fixture) -> (LockRequest, Retries) {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: silent-retry
 async fn waiter_reports_each_retry_and_its_end() {
     let fixture = Fixture::new();
     fixture.network.always(Operation::Acquire, Fault::Refuse(ErrorKind::Unavailable));

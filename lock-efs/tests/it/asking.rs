@@ -20,6 +20,7 @@ fn names_the_directory(error: &Error, directory: &Path) {
 }
 
 #[tokio::test]
+// verifies: asking
 async fn questions_about_a_missing_directory_do_not_create_it() {
     let dir = tempfile::tempdir().unwrap();
     let missing = dir.path().join("a/mistyped");
@@ -39,6 +40,7 @@ async fn questions_about_a_missing_directory_do_not_create_it() {
 }
 
 #[tokio::test]
+// verifies: asking
 async fn a_dry_run_of_a_sweep_creates_no_file() {
     let (dir, backend) = crate::fixture::open();
     let _ = backend.sweep(Sweep::new(std::time::Duration::ZERO).dry_run(true)).unwrap();
@@ -46,6 +48,7 @@ async fn a_dry_run_of_a_sweep_creates_no_file() {
 }
 
 #[test]
+// verifies: asking
 fn a_reader_without_write_permission_sees_all_locks() {
     let dir = tempfile::tempdir().unwrap();
     run_child(without_capabilities(), "asking::child_may_only_read", dir.path());

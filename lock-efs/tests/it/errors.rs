@@ -75,6 +75,7 @@ async fn a_directory_or_pipe_at_a_path_is_named_in_the_error() {
 }
 
 #[tokio::test]
+// verifies: obstacles
 async fn a_pipe_at_the_record_path_does_not_block() {
     let (dir, backend) = open();
     assert!(Command::new("mkfifo").arg(dir.path().join("etl.info")).status().unwrap().success());
@@ -168,6 +169,7 @@ async fn child_without_permission() {
 }
 
 #[test]
+// verifies: full-disk
 fn a_full_disk_keeps_no_existing_lock_from_being_taken() {
     let dir = tempfile::tempdir().unwrap();
     run_child(OWN_MOUNTS, "errors::child_on_a_full_disk", dir.path());
@@ -219,6 +221,7 @@ async fn child_on_a_full_disk() {
 
 /// An unrecorded token ahead of the clock would be given twice.
 #[test]
+// verifies: full-disk
 fn a_full_disk_never_gives_a_token_twice() {
     let dir = tempfile::tempdir().unwrap();
     run_child(OWN_MOUNTS, "errors::child_with_a_floor_ahead", dir.path());

@@ -197,6 +197,7 @@ fn check_all(only: impl Fn(Obstacle) -> bool) -> usize {
 }
 
 #[test]
+// verifies: obstacles
 fn obstacles_at_any_name_are_named_and_untouched() {
     let checked = check_all(|_| true);
     assert!(checked >= if is_root() { 100 } else { 80 }, "{checked}");
@@ -204,6 +205,7 @@ fn obstacles_at_any_name_are_named_and_untouched() {
 
 /// Root opens files of all users, so a user without its privileges is tried too.
 #[test]
+// verifies: obstacles
 fn obstacles_stop_no_user_without_privileges() {
     let dir = tempfile::tempdir().unwrap();
     run_child(without_capabilities(), "hostile::child_without_privileges", dir.path());
@@ -220,6 +222,7 @@ fn child_without_privileges() {
 
 /// The record, and so the long name, cannot be read.
 #[tokio::test]
+// verifies: odd-entries
 async fn odd_entries_never_hide_other_locks() {
     let (dir, backend) = open();
     let long = "long/".repeat(200);

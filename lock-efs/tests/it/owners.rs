@@ -66,6 +66,7 @@ fn directory(owner: u32, group: u32, mode: u32) -> tempfile::TempDir {
 }
 
 #[test]
+// verifies: shared-directory
 fn one_run_by_root_does_not_lock_a_user_out() {
     if !is_root() {
         return eprintln!("only root can run processes of other users");
@@ -86,6 +87,7 @@ fn one_run_by_root_does_not_lock_a_user_out() {
 
 /// `chgrp`, mode 770 without the set-group-ID bit, and `mode=660`.
 #[test]
+// verifies: shared-directory
 fn a_group_shares_a_directory_by_the_documented_recipe() {
     if !is_root() {
         return eprintln!("only root can run processes of other users");
@@ -100,6 +102,7 @@ fn a_group_shares_a_directory_by_the_documented_recipe() {
 }
 
 #[test]
+// verifies: shared-directory
 fn the_umask_does_not_decide_who_shares_a_directory() {
     let modes = |directory_mode: u32| {
         let dir = tempfile::tempdir().unwrap();
@@ -118,6 +121,7 @@ fn the_umask_does_not_decide_who_shares_a_directory() {
 }
 
 #[test]
+// verifies: shared-directory
 fn a_directory_with_the_sticky_bit_shares_no_files() {
     let dir = tempfile::tempdir().unwrap();
     fs::set_permissions(dir.path(), Permissions::from_mode(0o1777)).unwrap();

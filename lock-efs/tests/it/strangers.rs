@@ -23,6 +23,7 @@ fn state(path: &Path) -> (String, u64, u32, u64) {
 }
 
 #[tokio::test]
+// verifies: not-ours
 async fn a_strangers_record_is_an_error_before_it_is_changed() {
     for suffix in ["info", "prev"] {
         let (dir, backend) = open();
@@ -54,6 +55,7 @@ async fn an_empty_or_torn_file_of_a_crash_is_used_again() {
 }
 
 #[tokio::test]
+// verifies: not-ours
 async fn a_record_overwritten_by_its_user_survives_the_release() {
     let (dir, backend) = open();
     let path = dir.path().join("etl.info");
@@ -73,6 +75,7 @@ async fn a_record_overwritten_by_its_user_survives_the_release() {
 }
 
 #[tokio::test]
+// verifies: not-ours
 async fn a_sweep_keeps_names_beside_a_strangers_file() {
     for suffix in ["lock", "info", "prev", "queue"] {
         let (dir, backend) = open();
@@ -92,6 +95,7 @@ async fn a_sweep_keeps_names_beside_a_strangers_file() {
 }
 
 #[tokio::test]
+// verifies: not-ours
 async fn a_strangers_floor_stops_a_sweep_and_new_names() {
     let (dir, backend) = open();
     let (_, lease) = grant(&backend, &request("etl")).await;
@@ -107,6 +111,7 @@ async fn a_strangers_floor_stops_a_sweep_and_new_names() {
 }
 
 #[tokio::test]
+// verifies: not-ours
 async fn a_strangers_temp_record_survives_a_sweep() {
     let (dir, backend) = open();
     let old = std::time::SystemTime::now() - Duration::from_secs(7 * 24 * 3600);
@@ -123,6 +128,7 @@ async fn a_strangers_temp_record_survives_a_sweep() {
 }
 
 #[tokio::test]
+// verifies: not-ours
 async fn a_strangers_lock_file_keeps_its_content_and_mode() {
     let dir = tempfile::tempdir().unwrap();
     let backend = FileConfig::new(dir.path()).mode(0o666).build().unwrap();
@@ -140,6 +146,7 @@ async fn a_strangers_lock_file_keeps_its_content_and_mode() {
 /// A waiter without a queue polls.
 #[cfg(target_os = "linux")]
 #[tokio::test]
+// verifies: not-ours
 async fn a_strangers_queue_is_named_and_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let backend = FileConfig::new(dir.path()).mode(0o666).build().unwrap();
@@ -160,6 +167,7 @@ async fn a_strangers_queue_is_named_and_left_alone() {
 
 /// Backups make second names of files (`cp -al`).
 #[tokio::test]
+// verifies: not-ours
 async fn a_second_name_of_a_record_keeps_its_content() {
     let (dir, backend) = open();
     let kept = tempfile::tempdir_in(dir.path()).unwrap();

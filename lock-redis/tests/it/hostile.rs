@@ -72,12 +72,14 @@ const HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\n\r\
 const ENDLESS: &[u8] = b"*2\r\n$1\r\n7\r\n*0\r\n";
 
 #[tokio::test]
+// verifies: hostile-answers
 async fn a_list_ends_although_the_server_repeats_a_cursor() {
     let error = client(server(ENDLESS, true)).list("").await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error:?}");
 }
 
 #[tokio::test]
+// verifies: hostile-answers
 async fn a_hostile_server_costs_one_line_of_the_right_kind() {
     for (reply, logs_in, kind, ambiguous) in [
         (HTTP, false, ErrorKind::Config, false),
@@ -98,6 +100,7 @@ async fn a_hostile_server_costs_one_line_of_the_right_kind() {
 }
 
 #[tokio::test]
+// verifies: hostile-answers
 async fn error_chains_do_not_repeat_themselves() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let error = client(closed).inspect(&name("job")).await.unwrap_err();
@@ -105,6 +108,7 @@ async fn error_chains_do_not_repeat_themselves() {
 }
 
 #[tokio::test]
+// verifies: hostile-answers
 async fn a_huge_foreign_value_stays_on_the_server() {
     let server = RedisServer::start();
     server.command(&["SETRANGE", "onelock:{job}", "3000000", "x"]);
@@ -117,6 +121,7 @@ async fn a_huge_foreign_value_stays_on_the_server() {
 }
 
 #[tokio::test]
+// verifies: not-ours, odd-entries
 async fn a_foreign_key_is_neither_free_nor_changed_and_hides_no_lock() {
     const KEY: &str = "onelock:{job}";
     for make in [

@@ -207,6 +207,7 @@ async fn all_servers_are_asked_at_once() {
 }
 
 #[tokio::test]
+// verifies: silent-server
 async fn a_silent_server_is_awaited_for_a_fraction_of_the_ttl() {
     let servers = start(3);
     let backend = patient_client_of(&servers, LONG);
@@ -244,6 +245,7 @@ async fn the_most_specific_loss_reason_is_reported() {
 }
 
 #[tokio::test]
+// verifies: silent-server
 async fn a_server_that_missed_a_release_reports_no_crash() {
     let servers = start(3);
     let backend = client_of(&servers);

@@ -42,7 +42,7 @@ async fn renewed(backend: &RedisBackend, lease: &Lease) {
 }
 
 #[tokio::test]
-// verifies: lost-record
+// verifies: lost-record, lost-on-servers
 async fn a_held_lock_survives_a_rolling_restart() {
     let (mut servers, backend) = start();
     let holder: Locker = locker(backend, Duration::from_secs(6));
@@ -87,6 +87,7 @@ async fn a_server_that_missed_the_acquire_is_repaired() {
 }
 
 #[tokio::test]
+// verifies: lost-on-servers
 async fn a_repair_never_replaces_another_holder() {
     let (servers, backend) = start();
     let (lease, _) = granted(&backend, &request("job", LONG)).await;
@@ -110,6 +111,7 @@ async fn a_repair_never_replaces_another_holder() {
 }
 
 #[tokio::test]
+// verifies: lost-on-servers
 async fn the_examination_reports_a_server_without_held_locks() {
     let (servers, backend) = start();
     let (lease, _) = granted(&backend, &request("job", LONG)).await;
@@ -126,6 +128,7 @@ async fn the_examination_reports_a_server_without_held_locks() {
 }
 
 #[tokio::test]
+// verifies: lost-on-servers
 async fn a_minority_that_confirms_repairs_nothing() {
     let (servers, backend) = start();
     let (lease, _) = granted(&backend, &request("job", LONG)).await;

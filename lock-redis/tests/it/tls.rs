@@ -137,6 +137,7 @@ async fn an_untrusted_authority_is_refused() {
 }
 
 #[tokio::test]
+// verifies: certificates
 async fn a_self_signed_certificate_works_unless_it_is_an_authority() {
     let certificates = Certificates::make();
     for authority in [false, true] {

@@ -101,6 +101,7 @@ async fn two_wrong_clocks_never_end_a_valid_lease() {
 /// Guards that end at least this long before their leases never overlap, and a shorter margin would
 /// permit it: of the clocks that no date shows to be wrong, the worst two take up most of it.
 #[tokio::test]
+// verifies: least-margin
 async fn least_margin_covers_two_undetected_wrong_clocks() {
     let world = World::new();
     let least = world.process(0).timings().least_margin;

@@ -57,6 +57,7 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 #[test]
+// verifies: containers
 fn every_command_works_under_an_old_seccomp_profile() {
     let locks = Locks::new();
     let (profile, url) = (old_profile(&locks), locks.url());
@@ -96,6 +97,7 @@ fn every_command_works_under_an_old_seccomp_profile() {
 }
 
 #[test]
+// verifies: containers
 fn a_missing_proc_permits_only_a_run_without_fork() {
     let locks = Locks::new();
     let url = locks.url();
@@ -115,6 +117,7 @@ fn a_missing_proc_permits_only_a_run_without_fork() {
 }
 
 #[test]
+// verifies: containers
 fn a_read_only_root_needs_only_a_writable_lock_directory() {
     let locks = Locks::new();
     let home = locks.dir.path().display();

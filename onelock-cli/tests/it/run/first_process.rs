@@ -26,6 +26,7 @@ fn leave_orphans(first: Pid, list: &Path) {
 }
 
 #[test]
+// verifies: first-process
 fn the_first_process_of_a_container_reaps_orphans() {
     let locks = Locks::new();
     let mut holder = Running::start(&mut locks.run(["x", "-c", "echo held; sleep 1000"]));

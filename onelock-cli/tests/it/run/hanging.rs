@@ -40,6 +40,7 @@ fn blocks(pid: nix::unistd::Pid, signal: Signal) -> bool {
 }
 
 #[test]
+// verifies: hanging-files
 fn a_signal_ends_every_command_while_its_store_hangs() {
     let locks = Locks::new();
     let (url, library) = (locks.url(), hanging(&locks));
@@ -125,6 +126,7 @@ fn has_hanging_call(pid: Pid) -> bool {
 }
 
 #[test]
+// verifies: hanging-files
 fn a_wait_also_limits_the_opening_of_a_store() {
     let locks = Locks::new();
     let fuse = Fuse::start(locks.dir.path());
@@ -140,6 +142,7 @@ fn a_wait_also_limits_the_opening_of_a_store() {
 }
 
 #[test]
+// verifies: hanging-files
 fn a_wait_ends_with_69_when_a_file_system_hangs() {
     let locks = Locks::new();
     let fuse = Fuse::start(locks.dir.path());
@@ -153,6 +156,7 @@ fn a_wait_ends_with_69_when_a_file_system_hangs() {
 }
 
 #[test]
+// verifies: hanging-files
 fn signals_reach_the_command_while_a_file_system_hangs() {
     let locks = Locks::new();
     let fuse = Fuse::start(locks.dir.path());

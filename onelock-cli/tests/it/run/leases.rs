@@ -60,6 +60,7 @@ fn renewals_reach_the_watchdog() {
 }
 
 #[test]
+// verifies: hung-process
 fn a_hung_watchdog_does_not_keep_the_command_alive() {
     let locks = Locks::new();
     let mut running = Running::start(&mut locks.run(["x", "-c", "echo $$; sleep 1000"]));
@@ -73,6 +74,7 @@ fn a_hung_watchdog_does_not_keep_the_command_alive() {
 
 #[cfg(feature = "redis")]
 #[test]
+// verifies: hung-process
 fn a_hung_watchdog_gets_no_time_beyond_the_lease() {
     let server = test_support::redis::RedisServer::start();
     let (to_test, from_thread) = std::sync::mpsc::channel();
@@ -101,6 +103,7 @@ fn a_hung_watchdog_gets_no_time_beyond_the_lease() {
 
 /// Another client may hold the lock already, so the command gets no grace time.
 #[test]
+// verifies: hung-process
 fn a_lock_that_the_store_lost_kills_the_command() {
     let locks = Locks::new();
     let told = locks.dir.path().join("told");
@@ -149,6 +152,7 @@ fn a_command_that_ends_after_its_lease_exits_with_75() {
 
 /// The watchdog stops the command the grace time before the loss, which has not happened yet then.
 #[test]
+// verifies: true-reason
 fn a_command_stopped_by_max_hold_is_told_so() {
     let locks = Locks::new();
     let files = format!("{}?max_hold=2s", locks.url());

@@ -15,6 +15,7 @@ fn assert_refused(ran: &Output, name: &str) {
 }
 
 #[test]
+// verifies: own-lock
 fn the_own_lock_is_refused_at_once() {
     let locks = Locks::new();
     let url = locks.url();
@@ -28,6 +29,7 @@ fn the_own_lock_is_refused_at_once() {
 }
 
 #[test]
+// verifies: own-lock
 fn another_spelling_of_the_store_is_the_same_lock() {
     let locks = Locks::new();
     fs::create_dir(locks.dir.path().join("locks")).unwrap();
@@ -45,6 +47,7 @@ fn other_names_and_other_stores_work_inside() {
 }
 
 #[test]
+// verifies: own-lock
 fn every_outer_level_is_refused() {
     let (locks, other) = (Locks::new(), Locks::new());
     let (url, other_url) = (locks.url(), other.url());
@@ -90,6 +93,7 @@ fn the_environment_lists_all_outer_locks() {
 
 #[cfg(feature = "redis")]
 #[test]
+// verifies: own-lock
 fn another_address_of_the_server_is_the_same_lock() {
     let server = test_support::redis::RedisServer::start();
     let [by_name, by_address] = ["localhost", "127.0.0.1"].map(|host| format!("redis://{host}:{}", server.port()));

@@ -17,6 +17,7 @@ fn asked(locks: &Locks) -> String {
 }
 
 #[test]
+// verifies: asking
 fn asking_a_missing_directory_is_an_error_and_creates_nothing() {
     let locks = Locks::new();
     let home = locks.dir.path().join("home");
@@ -38,6 +39,7 @@ fn asking_a_missing_directory_is_an_error_and_creates_nothing() {
 }
 
 #[test]
+// verifies: hostile-answers
 fn a_hostile_owner_stays_in_one_harmless_line() {
     let locks = Locks::new();
     let owner = "a\u{1b}[2Jb\r\nx is free\u{9b}2J\u{202e}";
@@ -92,6 +94,7 @@ fn status_shows_whether_and_by_whom_a_lock_is_held() {
 }
 
 #[test]
+// verifies: asking
 fn questions_about_a_missing_directory_name_it() {
     let locks = Locks::new();
     let directory = locks.dir.path().join("locks");

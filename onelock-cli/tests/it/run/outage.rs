@@ -22,6 +22,7 @@ fn run(url: &str, options: &[&str]) -> Command {
 }
 
 #[test]
+// verifies: silent-retry
 fn verbose_run_reports_the_retry_and_its_limit() {
     for url in urls() {
         for (options, limit) in [(&["-v"][..], "30"), (&["-v", "-w", "7s"], "7")] {
@@ -55,6 +56,7 @@ fn failure_without_a_wait_or_verbose_is_one_line() {
 }
 
 #[test]
+// verifies: silent-retry
 fn silent_server_is_reported_while_the_first_request_hangs() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}?timeout=100s&connect_timeout=100s&ttl=1h", server.local_addr().unwrap());

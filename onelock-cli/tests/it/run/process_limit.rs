@@ -73,6 +73,7 @@ fn assert_each_step_failed(messages: &[String], steps: &[&str]) {
 }
 
 #[test]
+// verifies: no-thread
 fn a_full_process_limit_is_one_line_on_files() {
     if !geteuid().is_root() {
         eprintln!("skipped: only root can become another user");
@@ -86,6 +87,7 @@ fn a_full_process_limit_is_one_line_on_files() {
 }
 
 #[test]
+// verifies: no-thread
 fn a_full_process_limit_is_one_line_in_the_default_store() {
     if !geteuid().is_root() {
         eprintln!("skipped: only root can become another user");
@@ -99,6 +101,7 @@ fn a_full_process_limit_is_one_line_in_the_default_store() {
 
 #[cfg(feature = "redis")]
 #[test]
+// verifies: no-thread
 fn a_full_process_limit_is_one_line_on_redis() {
     if !geteuid().is_root() {
         eprintln!("skipped: only root can become another user");
@@ -113,6 +116,7 @@ fn a_full_process_limit_is_one_line_on_redis() {
 }
 
 #[test]
+// verifies: no-thread
 fn a_full_process_limit_is_one_line_for_other_commands() {
     if !geteuid().is_root() {
         eprintln!("skipped: only root can become another user");

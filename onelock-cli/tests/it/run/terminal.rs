@@ -118,6 +118,7 @@ while True:
 }
 
 #[test]
+// verifies: ctrl-z
 fn ctrl_z_fg_and_ctrl_c_work_under_the_lock() {
     let locks = Locks::new();
     let script = resumable(&locks);
@@ -143,6 +144,7 @@ fn ctrl_z_fg_and_ctrl_c_work_under_the_lock() {
 
 /// A frozen watchdog delays all that onelock forwards to the command.
 #[test]
+// verifies: ctrl-z
 fn a_late_continue_signal_does_not_undo_ctrl_z() {
     let locks = Locks::new();
     let script = resumable(&locks);
@@ -250,6 +252,7 @@ fn ctrl_c_while_waiting_ends_the_wait() {
 
 #[cfg(all(feature = "redis", feature = "dynamo"))]
 #[test]
+// verifies: silent-retry
 fn a_store_that_is_away_is_reported_without_verbose() {
     let locks = Locks::new();
     let mut terminal = Terminal::new(&locks);
