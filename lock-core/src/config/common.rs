@@ -46,6 +46,17 @@ impl Common {
     }
 }
 
+impl StoreConfig {
+    /// Checks and removes the options that every store has, for programs that use the store without
+    /// locking.
+    ///
+    /// # Errors
+    /// Of kind [`ErrorKind::Config`](crate::ErrorKind::Config) if one of them is invalid.
+    pub fn set_common_aside(&mut self) -> Result<(), Error> {
+        Common::take(self).map(drop)
+    }
+}
+
 fn parse_renew(text: &str) -> Result<Renew, String> {
     match text {
         "auto" => Ok(Renew::Auto),

@@ -2,9 +2,10 @@
 
 use std::{fmt, net::Ipv6Addr};
 
-use percent_encoding::utf8_percent_encode;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::write::STRICT;
+/// For users, passwords and hosts: all characters except the unreserved ones of RFC 3986.
+pub(super) const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A server: a name or an address, and an optional port.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -76,7 +76,7 @@ pub(crate) mod suggest;
 mod tests;
 mod write;
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::{collections::BTreeMap, str::FromStr};
 
 pub(crate) use common::Common;
 pub use duration::{LONGEST_DURATION, parse_duration};
@@ -87,7 +87,6 @@ use secret::is_secret;
 #[cfg(feature = "serde")]
 pub use settings::Settings;
 pub use store::StoreConfig;
-use write::Text;
 
 use crate::types::{Error, ErrorKind, Operation};
 
@@ -207,11 +206,6 @@ impl ConfigString {
         self.to_string()
     }
 
-    /// Returns the whole text with its secrets, which parses to the same value.
-    pub fn expose(&self) -> String {
-        Text { config: self, masked: false }.to_string()
-    }
-
     fn error(&self, problem: impl Into<String>) -> Error {
         Error::new(ErrorKind::Config, problem).with_operation(Operation::Open).with_store(self.redacted())
     }
@@ -246,17 +240,5 @@ impl TryFrom<String> for ConfigString {
 
     fn try_from(text: String) -> Result<Self, Error> {
         Self::parse(&text)
-    }
-}
-
-impl fmt::Display for ConfigString {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Text { config: self, masked: true }.fmt(f)
-    }
-}
-
-impl fmt::Debug for ConfigString {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ConfigString({self})")
     }
 }

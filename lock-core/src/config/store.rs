@@ -183,15 +183,6 @@ impl StoreConfig {
         })
     }
 
-    /// Checks and removes the options that every store has, for programs that use the store without
-    /// locking.
-    ///
-    /// # Errors
-    /// Of kind [`ErrorKind::Config`] if one of them is invalid.
-    pub fn set_common_aside(&mut self) -> Result<(), Error> {
-        super::Common::take(self).map(drop)
-    }
-
     /// Checks that no part is left. Call it before the first I/O.
     ///
     /// # Errors

@@ -2,22 +2,40 @@
 
 use std::fmt;
 
-use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::{
     ConfigString,
+    host::STRICT,
     secret::{MASK, is_secret},
 };
 
-/// For users, passwords and hosts: all characters except the unreserved ones of RFC 3986.
-pub(super) const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#').add(b'@');
 const VALUE: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'&').add(b'#').add(b'@');
 
+impl ConfigString {
+    /// Returns the whole text with its secrets, which parses to the same value.
+    pub fn expose(&self) -> String {
+        Text { config: self, masked: false }.to_string()
+    }
+}
+
+impl fmt::Display for ConfigString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Text { config: self, masked: true }.fmt(f)
+    }
+}
+
+impl fmt::Debug for ConfigString {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConfigString({self})")
+    }
+}
+
 /// Writes the text of `config`, without secrets if `masked`.
-pub(super) struct Text<'a> {
-    pub(super) config: &'a ConfigString,
-    pub(super) masked: bool,
+struct Text<'a> {
+    config: &'a ConfigString,
+    masked: bool,
 }
 
 impl fmt::Display for Text<'_> {

@@ -6,7 +6,11 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Subject, Tampering, TestClock, faults::Faulty};
+use super::{
+    clock::TestClock,
+    faults::Faulty,
+    subject::{Subject, Tampering},
+};
 use crate::{
     Guard, LockRequest, Locker, LockerBuilder, Renew, TryAcquire,
     backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Capability, Grant, Release},

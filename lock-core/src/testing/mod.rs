@@ -39,69 +39,13 @@ mod cases;
 mod clock;
 pub mod faults;
 mod harness;
+mod subject;
 
-use std::{sync::Arc, time::Duration};
-
-use async_trait::async_trait;
-
-pub use self::clock::TestClock;
 use self::harness::Bench;
-use crate::{backend::Backend, types::LockName};
-
-/// A store under test.
-#[async_trait]
-pub trait Subject: Send + Sync {
-    /// Returns a new client of the store, equivalent to a client in another process. All clients of
-    /// one subject see the same locks.
-    async fn client(&self) -> Arc<dyn Backend>;
-
-    /// Returns the ttl that the cases use: short, but much longer than one request takes. Default:
-    /// 500 ms.
-    fn ttl(&self) -> Duration {
-        Duration::from_millis(500)
-    }
-
-    /// Advances the store's time. Default: sleeps.
-    async fn pass(&self, time: Duration) {
-        tokio::time::sleep(time).await;
-    }
-
-    /// Ends a client as if its process had been killed, and waits until the store can detect that.
-    ///
-    /// Default: drops the client and lets one ttl pass. Where locks have no ttl, the client's locks
-    /// must be free when this method returns.
-    async fn crash(&self, client: Arc<dyn Backend>) {
-        drop(client);
-        self.pass(self.ttl() + self.ttl() / 10).await;
-    }
-
-    /// Returns whether several servers vote, so that simultaneous contenders may all miss a
-    /// majority. Default: `false`.
-    fn votes(&self) -> bool {
-        false
-    }
-
-    /// Changes the store's record of `name` as a third party could, bypassing the backend.
-    ///
-    /// Returns `false`, the default, if the subject cannot do that. The cases that need this
-    /// kind of tampering must then be excepted, with the reason.
-    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
-        let _ = (what, name);
-        false
-    }
-}
-
-/// A change that a third party makes to the store without the clients' knowledge.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Tampering {
-    /// Deletes the record of the current holder.
-    DeleteRecord,
-    /// Replaces the record with a long lease of another client.
-    ReplaceRecord,
-    /// Deletes the fencing token that the store keeps for a free name.
-    DeleteToken,
-}
+pub use self::{
+    clock::TestClock,
+    subject::{Subject, Tampering},
+};
 
 /// Generates one test for each case of the suite; see [`testing`](crate::testing).
 #[macro_export]
