@@ -11,6 +11,7 @@ use crate::{
     backend::{Backend, Renewal},
     engine::{
         freeze::{FreezeDetector, TICK},
+        limits::HoldLimits,
         metrics,
         queue::Turn,
         timing::Timing,
@@ -18,16 +19,6 @@ use crate::{
     mutex::Mutex,
     types::{Clock, ClockReading, Error, Lease, LossReason, Lost},
 };
-
-/// The limits of a hold that renewals do not extend.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct HoldLimits {
-    /// The time of the caller's request; its deadline counts from here.
-    pub(crate) asked: ClockReading,
-    pub(crate) deadline: Option<Duration>,
-    pub(crate) min_hold: Duration,
-    pub(crate) max_hold: Option<Duration>,
-}
 
 /// A renewal that has been sent.
 #[derive(Debug)]
@@ -161,29 +152,16 @@ impl LeaseState {
 
     /// Returns why the hold is over at `ahead` after `now`, if it is.
     fn over(&self, state: &State, now: ClockReading, ahead: Duration) -> Option<LossReason> {
-        let past = |from: ClockReading, limit: Duration| now.since(from).saturating_add(ahead) >= limit;
-        // A limit that only a jump of the wall clock has reached is not the reason.
-        let jump = |from: ClockReading, limit: Duration| {
-            let gap = self.detector.gap(now)?;
-            let LossReason::ClockJumped(by) = gap else { return None };
-            (now.since(from).saturating_sub(by).saturating_add(ahead) < limit).then_some(gap)
-        };
-        let limits = [
-            (self.limits.deadline, self.limits.asked, LossReason::Deadline),
-            (self.limits.max_hold, self.acquired, LossReason::MaxHold),
-        ];
-        for (limit, from, reason) in limits {
-            if let Some(limit) = limit.filter(|limit| past(from, *limit)) {
-                return Some(jump(from, limit).unwrap_or(reason));
-            }
+        if let Some(reason) = self.limits.reached(self.acquired, now, ahead, &self.detector) {
+            return Some(reason);
         }
-        if !state.valid_for.is_some_and(|limit| past(state.confirmed, limit)) {
+        let since = now.since(state.confirmed);
+        if state.valid_for.is_none_or(|limit| since.saturating_add(ahead) < limit) {
             return None;
         }
         if let Some(gap) = self.detector.gap(now) {
             return Some(gap);
         }
-        let since = now.since(state.confirmed);
         match (&state.last_error, state.unanswered) {
             (Some(error), _) => Some(LossReason::Unreachable { since, last_error: error.clone() }),
             (None, Some(sent)) => {
@@ -200,8 +178,8 @@ impl LeaseState {
     /// no limit.
     pub(crate) fn longest(&self, now: ClockReading) -> Option<Duration> {
         let left = self.deadline_left(now);
-        let max_hold = self.limits.max_hold.map(|limit| limit.saturating_sub(now.since(self.acquired)));
-        [self.timing.lease_for(left).1, left, max_hold].into_iter().flatten().min()
+        let limits = self.limits.all(self.acquired).map(|(limit, from, _)| limit.saturating_sub(now.since(from)));
+        self.timing.lease_for(left).1.into_iter().chain(limits).min()
     }
 
     fn deadline_left(&self, now: ClockReading) -> Option<Duration> {
@@ -229,13 +207,8 @@ impl LeaseState {
     }
 
     fn limits_of(&self, state: &State) -> impl Iterator<Item = (ClockReading, Duration)> + use<> {
-        [
-            self.limits.deadline.map(|limit| (self.limits.asked, limit)),
-            self.limits.max_hold.map(|limit| (self.acquired, limit)),
-            state.valid_for.map(|limit| (state.confirmed, limit)),
-        ]
-        .into_iter()
-        .flatten()
+        let valid = state.valid_for.map(|limit| (state.confirmed, limit));
+        self.limits.all(self.acquired).map(|(limit, from, _)| (from, limit)).chain(valid)
     }
 
     /// Returns the time until the renewer has to check this hold; `None` for never.

@@ -4,6 +4,7 @@ pub(crate) mod acquisition;
 pub(crate) mod backoff;
 pub(crate) mod freeze;
 pub(crate) mod hold;
+pub(crate) mod limits;
 pub(crate) mod metrics;
 pub(crate) mod queue;
 pub(crate) mod renewer;

@@ -8,7 +8,8 @@ use crate::{
     engine::{
         acquisition::PendingAcquire,
         backoff::{Backoff, SHORTEST, jitter},
-        hold::{HoldLimits, LeaseState},
+        hold::LeaseState,
+        limits::HoldLimits,
         metrics::{self, Outcome},
         queue::Turn,
         shared::Shared,

@@ -1,0 +1,50 @@
+//! The limits of a held lock that renewals do not extend.
+
+use std::time::Duration;
+
+use crate::{
+    engine::freeze::FreezeDetector,
+    types::{ClockReading, LossReason},
+};
+
+/// The limits that the caller set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HoldLimits {
+    /// The time of the caller's request; its deadline counts from here.
+    pub(crate) asked: ClockReading,
+    pub(crate) deadline: Option<Duration>,
+    pub(crate) min_hold: Duration,
+    pub(crate) max_hold: Option<Duration>,
+}
+
+impl HoldLimits {
+    /// Returns each limit, the reading from which it counts, and the reason of the loss that it
+    /// brings. The lock was `acquired` then.
+    pub(crate) fn all(
+        &self,
+        acquired: ClockReading,
+    ) -> impl Iterator<Item = (Duration, ClockReading, LossReason)> + use<> {
+        let deadline = self.deadline.map(|limit| (limit, self.asked, LossReason::Deadline));
+        let max_hold = self.max_hold.map(|limit| (limit, acquired, LossReason::MaxHold));
+        deadline.into_iter().chain(max_hold)
+    }
+
+    /// Returns the reason of the loss if a limit is reached at `ahead` after `now`. A jump of the
+    /// wall clock is the reason if only the jump has reached the limit.
+    pub(crate) fn reached(
+        &self,
+        acquired: ClockReading,
+        now: ClockReading,
+        ahead: Duration,
+        detector: &FreezeDetector,
+    ) -> Option<LossReason> {
+        let (limit, from, reason) =
+            self.all(acquired).find(|(limit, from, _)| now.since(*from).saturating_add(ahead) >= *limit)?;
+        match detector.gap(now) {
+            Some(LossReason::ClockJumped(by)) if now.since(from).saturating_sub(by).saturating_add(ahead) < limit => {
+                Some(LossReason::ClockJumped(by))
+            }
+            _ => Some(reason),
+        }
+    }
+}
