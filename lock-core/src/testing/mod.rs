@@ -1,4 +1,5 @@
-//! The conformance suite: one named test for each guarantee of the [`Backend`] contract.
+//! The conformance suite: one named test for each guarantee of the contract of
+//! [`Backend`](crate::backend::Backend).
 //!
 //! A backend runs the suite with a dozen lines in a file under `tests/`:
 //!
