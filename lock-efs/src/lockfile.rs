@@ -8,12 +8,14 @@ use std::{
         unix::fs::{MetadataExt, PermissionsExt},
     },
     path::Path,
+    time::SystemTime,
 };
 
 use lock_core::Error;
 use nix::{
     errno::Errno,
     fcntl::{FlockArg, OFlag},
+    sys::{stat::futimens, time::TimeSpec},
 };
 
 use crate::{
@@ -84,6 +86,15 @@ impl LockFile {
 
     pub(crate) fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Sets the time of the file to the server's clock, and returns it in microseconds. This needs no
+    /// room on the file system.
+    pub(crate) fn server_us(&self) -> io::Result<u64> {
+        futimens(&self.file, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW)?;
+        let time = self.file.metadata()?.modified()?;
+        let micros = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
+        Ok(u64::try_from(micros).unwrap_or(u64::MAX))
     }
 
     /// Returns whether the lock was acquired. Locking a file that is already locked through this

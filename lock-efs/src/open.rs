@@ -80,12 +80,24 @@ pub(crate) fn directory(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
 }
 
+const PAGE: usize = 4096;
+
+/// A buffer for direct reads, which need this alignment on all file systems but NFS.
+#[repr(align(4096))]
+struct Page([u8; PAGE]);
+
+impl Page {
+    fn new() -> Box<Self> {
+        Box::new(Self([0; PAGE]))
+    }
+}
+
 /// Reads the file from its start, at most `limit` bytes.
 pub(crate) fn read(mut file: &File, limit: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; limit.min(4096)];
-    let n = file.read(&mut bytes)?;
-    bytes.truncate(n);
-    if n == 4096 {
+    let mut page = Page::new();
+    let n = file.read(&mut page.0)?;
+    let mut bytes = page.0[..n.min(limit)].to_vec();
+    if n == PAGE && limit > PAGE {
         file.take((limit - n) as u64).read_to_end(&mut bytes)?;
     }
     Ok(bytes)
@@ -93,10 +105,15 @@ pub(crate) fn read(mut file: &File, limit: usize) -> io::Result<Vec<u8>> {
 
 /// Reads the first bytes of the file, at most `limit`, wherever its offset is.
 pub(crate) fn read_start(file: &File, limit: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; limit];
-    let n = file.read_at(&mut bytes, 0)?;
-    bytes.truncate(n);
-    Ok(bytes)
+    if limit > PAGE {
+        let mut bytes = vec![0; limit];
+        let n = file.read_at(&mut bytes, 0)?;
+        bytes.truncate(n);
+        return Ok(bytes);
+    }
+    let mut page = Page::new();
+    let n = file.read_at(&mut page.0, 0)?;
+    Ok(page.0[..n.min(limit)].to_vec())
 }
 
 fn regular(path: &Path, options: &mut OpenOptions, flags: OFlag, created: bool) -> io::Result<Opened> {

@@ -24,9 +24,9 @@ use crate::{
     floor,
     key::Key,
     lockfile::{Inode, LockFile},
-    medium::{Medium, NewRecord, Probe, refusal::LockAttempt, temp_record::TempRecord},
+    medium::{BegunRecord, Medium, NewRecord, Probe, fresh::LastRefresh, refusal::LockAttempt},
     mode::{Mode, Sharing},
-    open,
+    open::{self, Access},
     record::{self, RecordState},
     sidecar::{self, RecordRead},
     table::{AcquiredLock, GaugeLabels, HeldGauge, LockTable},
@@ -47,6 +47,7 @@ pub(crate) struct FileStore {
     table: LockTable,
     slots: Arc<DescriptorSlots>,
     labels: GaugeLabels,
+    last_refresh: LastRefresh,
     /// The directory was missing when it was opened, and the first lock is to create it. A
     /// directory that disappears later is an error.
     may_create: AtomicBool,
@@ -68,6 +69,7 @@ impl FileStore {
             table: LockTable::default(),
             slots: Arc::default(),
             labels,
+            last_refresh: LastRefresh::never(),
             may_create: AtomicBool::new(false),
         }
     }
@@ -120,8 +122,8 @@ impl FileStore {
             let refusal = self.medium.try_lock(&attempt, cached)?;
             // Before the path is compared: on NFS this makes the host look the path up again.
             let begun = match refusal {
-                None => self.medium.begin_record(&self.directory, lock.sharing(self.mode))?,
-                Some(_) => None,
+                None => self.medium.begin_record(&lock, &self.directory, lock.sharing(self.mode))?,
+                Some(_) => BegunRecord::Nothing,
             };
             if !lock.inode.is_at(&files.lock)? {
                 tracing::debug!(file = %files.lock.display(), "the lock file was replaced; starting over");
@@ -143,7 +145,7 @@ impl FileStore {
         let Some((lock, token)) = self.table.with(key, |held| (Arc::clone(&held.lock), held.token)) else {
             return Ok(None);
         };
-        if self.medium.check(&lock, &files.lock)? == Probe::StillHeld {
+        if self.medium.check(&lock, &files.lock, &self.last_refresh)? == Probe::StillHeld {
             return Ok(Some(Grant::default().with_token(token).with_already_ours(true)));
         }
         self.give_up(key, &files.lock);
@@ -171,7 +173,7 @@ impl FileStore {
         lock: LockFile,
         request: &AcquireRequest,
         files: &Files,
-        begun: Option<TempRecord>,
+        begun: BegunRecord,
     ) -> Result<AcquireOutcome, Error> {
         match self.record_holder(request, files, lock.sharing(self.mode), begun) {
             Ok(RecordOutcome::Granted { record, token, crashed, skew_us }) => {
@@ -200,10 +202,14 @@ impl FileStore {
         request: &AcquireRequest,
         files: &Files,
         sharing: Sharing,
-        begun: Option<TempRecord>,
+        begun: BegunRecord,
     ) -> Result<RecordOutcome, Error> {
         let here_us = now_us();
-        let now_us = begun.as_ref().map_or(Ok(here_us), TempRecord::server_us)?;
+        let now_us = match &begun {
+            BegunRecord::Nothing => here_us,
+            BegunRecord::Temp(temp) => temp.server_us()?,
+            BegunRecord::Full { server_us, .. } => *server_us,
+        };
         let previous = match sidecar::read(&files.record, self.medium.open_flags())? {
             RecordRead::Record(record) if record.hold_left(now_us).is_some() => {
                 return Ok(RecordOutcome::MinHold(RecordRead::Record(record).holder(now_us)));
@@ -236,7 +242,8 @@ impl FileStore {
         let file = match self.medium.place_record(&new, begun) {
             Ok(file) => Some(file),
             // A token from the clock is exceeded by the next one although it is not kept.
-            Err(error) if self.medium.keeps_locks() && !replaces && token.get() == now_us && error::is_full(&error) => {
+            Err(error) if self.medium.allows_no_record(replaces) && token.get() == now_us && error::is_full(&error) => {
+                self.mark_previous(files, previous.as_ref());
                 tracing::warn!(
                     name = %request.name, %error,
                     "the lock was acquired without a record: others cannot see its holder, and a crash is not reported"
@@ -252,13 +259,24 @@ impl FileStore {
         Ok(RecordOutcome::Granted { record: file, token, crashed, skew_us: now_us.wrapping_sub(here_us).cast_signed() })
     }
 
+    /// Marks the record of a crashed holder as released, by a write that needs no room. The record
+    /// stays, and the next holder must not hear of this crash again.
+    fn mark_previous(&self, files: &Files, previous: Option<&record::Record>) {
+        if previous.is_some_and(|record| record.state == RecordState::Held)
+            && let Ok((_, Some(file))) = sidecar::open(&files.record, Access::ReadWrite, self.medium.open_flags())
+            && let Err(error) = self.medium.mark_released(&file, 0, Duration::ZERO)
+        {
+            tracing::debug!(file = %files.record.display(), %error, "the record of the crashed holder stays");
+        }
+    }
+
     pub(crate) fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
         let key = (lease.id, lease.name.clone());
         let Some(lock) = self.table.with(&key, |held| Arc::clone(&held.lock)) else {
             return Ok(Renewal::Lost(LossReason::RecordGone));
         };
         let path = self.lock_path(&lease.name);
-        match self.medium.check(&lock, &path)? {
+        match self.medium.check(&lock, &path, &self.last_refresh)? {
             Probe::StillHeld => Ok(Renewal::Renewed),
             Probe::Lost(why) => {
                 self.give_up(&key, &path);
@@ -272,7 +290,12 @@ impl FileStore {
         if self.renew(lease)? != Renewal::Renewed {
             return Ok(false);
         }
+        let key = (lease.id, lease.name.clone());
         let files = self.files(&encode::encode(&lease.name));
+        if self.table.with(&key, |held| held.record.is_none()) == Some(true) {
+            let what = "the lock has no record for the token, because the file system was full; free some space";
+            return Err(Error::new(ErrorKind::Full, what).with_ambiguous(false));
+        }
         let RecordRead::Record(record) = sidecar::read(&files.record, self.medium.open_flags())? else {
             let what = format!(
                 "the record {} was removed or replaced while its lock was held; find the program that changes records",
@@ -283,11 +306,10 @@ impl FileStore {
         if record.token() >= Some(token) {
             return Ok(true);
         }
-        let key = (lease.id, lease.name.clone());
         let Some(sharing) = self.table.with(&key, |held| held.lock.sharing(self.mode)) else { return Ok(false) };
         let bytes = record::raised(record, token);
         let new = NewRecord { directory: &self.directory, files: &files, bytes: &bytes, replaces: true, sharing };
-        let file = self.medium.place_record(&new, None)?;
+        let file = self.medium.place_record(&new, BegunRecord::Nothing)?;
         let raise = |held: &mut AcquiredLock| (held.record, held.token) = (Some(file), token);
         Ok(self.table.with(&key, raise).is_some())
     }
@@ -308,7 +330,7 @@ impl FileStore {
             return Ok(Release::NotHeld(self.inspect(&lease.name).unwrap_or(None)));
         };
         let path = self.lock_path(&lease.name);
-        if matches!(self.medium.check(&held.lock, &path), Ok(Probe::Lost(_))) {
+        if matches!(self.medium.check(&held.lock, &path, &self.last_refresh), Ok(Probe::Lost(_))) {
             let _ = held.lock.unlock(&path);
             drop(held);
             return Ok(Release::NotHeld(self.inspect(&lease.name).unwrap_or(None)));
@@ -351,7 +373,7 @@ impl FileStore {
         sidecar::read(&files.record, self.medium.open_flags()).map_err(io::Error::other)?;
         let bytes = open::read_start(record, record::MAX_BYTES)?;
         let new = NewRecord { directory: &self.directory, files: &files, bytes: &bytes, replaces: false, sharing };
-        self.medium.place_record(&new, None).map(drop).map_err(io::Error::other)
+        self.medium.place_record(&new, BegunRecord::Nothing).map(drop).map_err(io::Error::other)
     }
 
     pub(crate) fn descriptor(&self, lease: &Lease) -> Option<OwnedFd> {

@@ -1,11 +1,16 @@
 //! Makes look-ups of a path on NFS ask the server.
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::Path,
+    sync::Mutex,
+    time::{Duration, Instant},
+};
 
 use lock_core::{Error, ErrorKind};
 use nix::errno::Errno;
 
-use crate::error;
+use crate::{error, sync};
 
 /// Refreshes this host's cache of `directory` and of all directories above it.
 ///
@@ -21,6 +26,31 @@ pub(crate) fn refresh(directory: &Path) -> io::Result<()> {
     refresh_all(directory)?;
     let real = directory.canonicalize()?;
     if real == directory { Ok(()) } else { refresh_all(&real) }
+}
+
+/// How long the probes of a process share one refresh of their directory. Each of 200 locks would
+/// send these requests every second otherwise.
+const SHARED_FOR: Duration = Duration::from_millis(500);
+
+/// When the directory of a store was last refreshed for a probe.
+#[derive(Debug)]
+pub(crate) struct LastRefresh(Mutex<Option<Instant>>);
+
+impl LastRefresh {
+    pub(crate) const fn never() -> Self {
+        Self(Mutex::new(None))
+    }
+
+    /// Refreshes the directory, unless that was begun a moment ago and succeeded.
+    pub(crate) fn refresh(&self, directory: &Path) -> io::Result<()> {
+        let now = Instant::now();
+        if sync::lock(&self.0).is_some_and(|begun| now.duration_since(begun) < SHARED_FOR) {
+            return Ok(());
+        }
+        refresh(directory)?;
+        *sync::lock(&self.0) = Some(now);
+        Ok(())
+    }
 }
 
 fn refresh_all(directory: &Path) -> io::Result<()> {

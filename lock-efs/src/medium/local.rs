@@ -12,10 +12,10 @@ use lock_core::Error;
 use nix::fcntl::{FlockArg, OFlag};
 
 use super::{
-    Medium, NewRecord, Probe,
+    BegunRecord, Medium, NewRecord, Probe,
+    fresh::LastRefresh,
     kernel_locks::KernelLocks,
     refusal::{CachedHolder, LockAttempt},
-    temp_record::TempRecord,
 };
 use crate::{
     error,
@@ -51,7 +51,7 @@ impl Medium for Local {
 
     /// The kernel keeps a local lock until it is released or closed. Only the removal of its file
     /// breaks the lock.
-    fn check(&self, lock: &LockFile, path: &Path) -> Result<Probe, Error> {
+    fn check(&self, lock: &LockFile, path: &Path, _: &LastRefresh) -> Result<Probe, Error> {
         Ok(if lock.inode.is_at(path)? { Probe::StillHeld } else { Probe::removed(path) })
     }
 
@@ -78,12 +78,17 @@ impl Medium for Local {
     }
 
     /// Prepares nothing: the path is current, and the file system uses this machine's clock.
-    fn begin_record(&self, _: &Path, _: Sharing) -> Result<Option<TempRecord>, Error> {
-        Ok(None)
+    fn begin_record(&self, _: &LockFile, _: &Path, _: Sharing) -> Result<BegunRecord, Error> {
+        Ok(BegunRecord::Nothing)
     }
 
-    fn place_record(&self, record: &NewRecord<'_>, _begun: Option<TempRecord>) -> Result<File, Error> {
+    fn place_record(&self, record: &NewRecord<'_>, _begun: BegunRecord) -> Result<File, Error> {
         replace(record, self.keeps_locks)
+    }
+
+    /// If there is a record, it can be overwritten in place.
+    fn allows_no_record(&self, replaces: bool) -> bool {
+        self.keeps_locks && !replaces
     }
 
     fn mark_released(&self, file: &File, now_us: u64, hold_for: Duration) -> io::Result<()> {

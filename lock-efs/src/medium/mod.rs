@@ -17,6 +17,7 @@ pub(crate) mod refusal;
 pub(crate) mod temp_record;
 
 use self::{
+    fresh::LastRefresh,
     kernel_locks::KernelLocks,
     refusal::{CachedHolder, LockAttempt},
     temp_record::TempRecord,
@@ -37,19 +38,23 @@ pub(crate) trait Medium: Debug + Send + Sync {
     /// this descriptor.
     fn try_lock(&self, attempt: &LockAttempt<'_>, cached: Option<CachedHolder>) -> Result<Option<CachedHolder>, Error>;
 
-    /// Checks whether a lock that is held here still excludes others.
-    fn check(&self, lock: &LockFile, path: &Path) -> Result<Probe, Error>;
+    /// Checks whether a lock that is held here still excludes others. `last` is of its directory.
+    fn check(&self, lock: &LockFile, path: &Path, last: &LastRefresh) -> Result<Probe, Error>;
 
     /// Checks whether the lock file at `path` exists and is locked by any process.
     fn is_locked(&self, path: &Path, known: &KernelLocks) -> Result<bool, Error>;
 
-    /// Prepares the record of a lock that was just acquired, before the lock file is compared with
+    /// Prepares the record of `lock`, which was just acquired, before the lock file is compared with
     /// its path.
-    fn begin_record(&self, directory: &Path, sharing: Sharing) -> Result<Option<TempRecord>, Error>;
+    fn begin_record(&self, lock: &LockFile, directory: &Path, sharing: Sharing) -> Result<BegunRecord, Error>;
 
     /// Replaces the record atomically for every reader. The caller holds the lock. `begun` is the
     /// answer of [`begin_record`](Self::begin_record), if it was called.
-    fn place_record(&self, record: &NewRecord<'_>, begun: Option<TempRecord>) -> Result<File, Error>;
+    fn place_record(&self, record: &NewRecord<'_>, begun: BegunRecord) -> Result<File, Error>;
+
+    /// Returns whether a lock may be held without a record if the file system is full and the token
+    /// comes from the clock. `replaces` says whether a readable record exists.
+    fn allows_no_record(&self, replaces: bool) -> bool;
 
     /// Marks the record in `file` as released, before the lock is released.
     fn mark_released(&self, file: &File, now_us: u64, hold_for: Duration) -> io::Result<()>;
@@ -70,6 +75,17 @@ pub(crate) trait Medium: Debug + Send + Sync {
 
     /// Reports how many locks this process holds after an acquisition.
     fn note_held(&self, held: usize);
+}
+
+/// A record before it has its content.
+#[derive(Debug)]
+pub(crate) enum BegunRecord {
+    /// Nothing was prepared.
+    Nothing,
+    /// The file that will replace the previous record.
+    Temp(TempRecord),
+    /// The file system has no room for the record. The server's clock was read in another way.
+    Full { error: Error, server_us: u64 },
 }
 
 /// The result of a probe of a held lock.

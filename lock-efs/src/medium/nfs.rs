@@ -19,7 +19,8 @@ use nix::{
 };
 
 use super::{
-    Medium, NewRecord, Probe, fresh,
+    BegunRecord, Medium, NewRecord, Probe,
+    fresh::{self, LastRefresh},
     kernel_locks::KernelLocks,
     refusal::{CachedHolder, LockAttempt},
     temp_record::TempRecord,
@@ -75,8 +76,8 @@ impl Medium for Nfs {
         attempt.try_again(record)
     }
 
-    fn check(&self, lock: &LockFile, path: &Path) -> Result<Probe, Error> {
-        probe(lock, path)
+    fn check(&self, lock: &LockFile, path: &Path, last: &LastRefresh) -> Result<Probe, Error> {
+        probe(lock, path, last)
     }
 
     fn is_locked(&self, path: &Path, _known: &KernelLocks) -> Result<bool, Error> {
@@ -85,15 +86,28 @@ impl Medium for Nfs {
 
     /// Refreshes the directory, and creates the file of the record, whose time shows the server's
     /// clock.
-    fn begin_record(&self, directory: &Path, sharing: Sharing) -> Result<Option<TempRecord>, Error> {
+    fn begin_record(&self, lock: &LockFile, directory: &Path, sharing: Sharing) -> Result<BegunRecord, Error> {
         self.refresh_directory(directory)?;
-        TempRecord::create(directory, sharing).map(Some)
+        match TempRecord::create(directory, sharing) {
+            Ok(temp) => Ok(BegunRecord::Temp(temp)),
+            Err(error) if error::is_full(&error) => match lock.server_us() {
+                Ok(server_us) => Ok(BegunRecord::Full { error, server_us }),
+                Err(_) => Err(error),
+            },
+            Err(error) => Err(error),
+        }
     }
 
-    fn place_record(&self, record: &NewRecord<'_>, begun: Option<TempRecord>) -> Result<File, Error> {
+    /// Even the previous record cannot be overwritten: a late request of its holder could reach it.
+    fn allows_no_record(&self, _: bool) -> bool {
+        true
+    }
+
+    fn place_record(&self, record: &NewRecord<'_>, begun: BegunRecord) -> Result<File, Error> {
         let temp = match begun {
-            Some(temp) => temp,
-            None => TempRecord::create(record.directory, record.sharing)?,
+            BegunRecord::Temp(temp) => temp,
+            BegunRecord::Full { error, .. } => return Err(error),
+            BegunRecord::Nothing => TempRecord::create(record.directory, record.sharing)?,
         };
         temp.place(record.bytes, &record.files.record)
     }
@@ -132,23 +146,25 @@ impl Medium for Nfs {
 ///
 /// No other call detects a lost lock: `fstat`, cached reads, `F_GETLK` and `/proc/locks` do not
 /// show it. Locking again succeeds even after another client held the lock in between.
-fn probe(lock: &LockFile, path: &Path) -> Result<Probe, Error> {
+fn probe(lock: &LockFile, path: &Path, last: &LastRefresh) -> Result<Probe, Error> {
     match read_direct(lock.file()) {
         Ok(()) => {}
         Err(Errno::EIO) => {
             return Ok(Probe::Lost(
-                "the NFS server dropped the lock: it did not hear from this host for longer than its lease, or it lost its state".into(),
+                "the NFS server dropped the lock: it did not hear from this host for longer than its lease, it lost its \
+                 state, or another host has this host's name or NFS identity (onelock doctor --peer compares them)"
+                    .into(),
             ));
         }
         Err(Errno::ESTALE) => return Ok(Probe::removed(path)),
         Err(e) => return Err(error::at("probe the lock on", path, e)),
     }
-    compare(lock, path)
+    compare(lock, path, last)
 }
 
-/// Compares `lock` with the file that its path names at the server now.
-fn compare(lock: &LockFile, path: &Path) -> Result<Probe, Error> {
-    let found = match path.parent().map_or(Ok(()), fresh::refresh) {
+/// Compares `lock` with the file that its path names at the server.
+fn compare(lock: &LockFile, path: &Path, last: &LastRefresh) -> Result<Probe, Error> {
+    let found = match path.parent().map_or(Ok(()), |directory| last.refresh(directory)) {
         Ok(()) => fs::symlink_metadata(path),
         Err(e) if fresh::is_gone(&e) => return Ok(Probe::Lost(directory_gone(lock, path))),
         Err(e) => return Err(fresh::failed(path, e)),

@@ -15,7 +15,7 @@ pub(crate) fn quota() {
     rig("on_a mkdir -p /efs/quota && on_a chown 1000:1000 /efs/quota");
     let runner = ["setpriv", "--reuid", "1000", "--regid", "1000", "--clear-groups"];
     let mut a = Peer::start_as("a", &runner, "efs:///efs/quota");
-    a.acquire("held");
+    let first = a.acquire("held");
     // The current number of files, so that no file can be added.
     let used: u64 = rig("find /srv/nfs -user 1000 | wc -l").trim().parse().expect("a number");
     limit_files(used);
@@ -26,7 +26,20 @@ pub(crate) fn quota() {
         assert!(refused.words[0].contains(words), "{refused:?}");
     }
     a.release("held");
+    // A name that has a lock file can be locked, as with flock(1).
+    let second = a.acquire("held");
+    assert!(second.token() > first.token());
+    assert_eq!(second.words[1], "-", "{second:?}");
+    let mut b = Peer::start_as("b", &runner, "efs:///efs/quota");
+    assert!(!b.tries("held"), "the lock without a record excludes nobody");
+    a.release("held");
+    let third = b.acquire("held");
+    assert!(third.token() > second.token());
+    b.release("held");
     limit_files(0);
+    let fourth = b.acquire("held");
+    assert!(fourth.token() > third.token());
+    b.release("held");
     a.acquire("more");
     a.release("more");
 }
