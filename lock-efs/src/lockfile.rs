@@ -88,8 +88,8 @@ impl LockFile {
         &self.file
     }
 
-    /// Sets the time of the file to the server's clock, and returns it in microseconds. This needs no
-    /// room on the file system.
+    /// Sets the time of the file to the server's clock, and returns it in microseconds. This needs
+    /// no room on the file system.
     pub(crate) fn server_us(&self) -> io::Result<u64> {
         futimens(&self.file, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW)?;
         let time = self.file.metadata()?.modified()?;

@@ -44,8 +44,8 @@ pub(crate) trait Medium: Debug + Send + Sync {
     /// Checks whether the lock file at `path` exists and is locked by any process.
     fn is_locked(&self, path: &Path, known: &KernelLocks) -> Result<bool, Error>;
 
-    /// Prepares the record of `lock`, which was just acquired, before the lock file is compared with
-    /// its path.
+    /// Prepares the record of `lock`, which was just acquired, before the lock file is compared
+    /// with its path.
     fn begin_record(&self, lock: &LockFile, directory: &Path, sharing: Sharing) -> Result<BegunRecord, Error>;
 
     /// Replaces the record atomically for every reader. The caller holds the lock. `begun` is the

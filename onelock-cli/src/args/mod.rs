@@ -44,8 +44,12 @@ pub(crate) enum CliCommand {
     Break(BreakArgs),
     /// Create the table of a dynamodb: store, or check an existing one; can be repeated.
     Init(InitArgs),
-    /// Remove the lock files of names that have been idle for a long time; safe while jobs run, so
-    /// it suits a crontab.
+    /// Clean up after names that have been idle for a long time; safe while jobs run, so it suits a
+    /// crontab.
+    ///
+    /// On a local file system all files of such a name are removed. On NFS, and on file systems of
+    /// unknown kind, its record is emptied and its lock file stays, because the network may deliver
+    /// a removal late, to the file of the next holder.
     ///
     /// Names that only flock(1) or filelock use are left untouched. If a script locks the same file
     /// with flock(1), choose an --idle longer than the interval between two runs of the script.
@@ -56,7 +60,8 @@ pub(crate) enum CliCommand {
     ///
     /// The doctor acquires locks under names that begin with "onelock-doctor/" and a random part,
     /// and with --peer also under "onelock-doctor/peer". It touches nothing else, and removes its
-    /// own names from the store afterwards. Warnings do not make a store unfit.
+    /// own names from the store afterwards. So it needs permission to acquire locks, and on files
+    /// it creates a missing directory, as the first lock does. Warnings do not make a store unfit.
     Doctor(DoctorArgs),
     /// Second process of `doctor`.
     #[command(hide = true)]

@@ -62,12 +62,12 @@ pub(crate) struct BreakArgs {
 /// The lock files to remove.
 #[derive(Debug, Args)]
 pub(crate) struct SweepArgs {
-    /// Remove names that were not used for this long, such as 90d; choose more than the interval
-    /// between two runs of the rarest job.
+    /// Clean up after names that were not used for this long, such as 90d; choose more than the
+    /// interval between two runs of the rarest job.
     #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, default_value = "30d")]
     pub(crate) idle: Duration,
 
-    /// Only print what would be removed.
+    /// Only print what would be removed or emptied.
     #[arg(long)]
     pub(crate) dry_run: bool,
 

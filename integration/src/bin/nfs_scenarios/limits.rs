@@ -31,7 +31,7 @@ pub(crate) fn quota() {
     assert!(second.token() > first.token());
     assert_eq!(second.words[1], "-", "{second:?}");
     let mut b = Peer::start_as("b", &runner, "efs:///efs/quota");
-    assert!(!b.tries("held"), "the lock without a record excludes nobody");
+    assert!(!b.tries("held"), "the lock without a record excludes no other client");
     a.release("held");
     let third = b.acquire("held");
     assert!(third.token() > second.token());
