@@ -12,6 +12,7 @@ use crate::{
     backend::{DynamoBackend, WriteOutcome, overtaken},
     client::seconds,
     config::Takeover,
+    error::stranger,
     record::{Item, LockState, Record},
     write::ConditionalWrite,
 };
@@ -49,7 +50,10 @@ impl DynamoBackend {
                 None => return Ok(AcquireOutcome::Contended(Holder::default())),
             },
         };
-        let Some(record) = self.read(&item)? else { return Ok(AcquireOutcome::Contended(Holder::default())) };
+        let record = self.read(&item);
+        if record.is_stranger() {
+            return Err(stranger(&request.name, &self.config));
+        }
         if record.id == Some(request.id) {
             return self.again(request, &record).await;
         }
@@ -114,7 +118,7 @@ impl DynamoBackend {
 
     /// Another client has changed the record between two requests of one attempt.
     fn beaten(&self, request: &AcquireRequest, item: Option<Item>) -> Result<AcquireOutcome, Error> {
-        let record = item.map(|item| self.read(&item)).transpose()?.flatten();
+        let record = item.map(|item| self.read(&item));
         if record.as_ref().is_some_and(|record| record.is_held_by(request.id)) {
             return Err(overtaken());
         }

@@ -134,7 +134,7 @@ impl DynamoBackend {
         key
     }
 
-    pub(crate) fn read(&self, item: &Item) -> Result<Option<Record>, Error> {
+    pub(crate) fn read(&self, item: &Item) -> Record {
         Record::read(item, &self.config.layout)
     }
 
@@ -201,7 +201,7 @@ impl DynamoBackend {
             WriteOutcome::Done if self.stands(now) => return Ok(Renewal::Renewed),
             WriteOutcome::Done => version,
             WriteOutcome::Refused(item) => {
-                let record = item.map(|item| self.read(&item)).transpose()?.flatten();
+                let record = item.map(|item| self.read(&item));
                 match record {
                     // Its recorded end is later, so our clock went back. Observers still need a new
                     // version.
@@ -213,7 +213,7 @@ impl DynamoBackend {
         match self.correct(lease, &version).await? {
             WriteOutcome::Done => Ok(Renewal::Renewed),
             WriteOutcome::Refused(item) => {
-                let record = item.map(|item| self.read(&item)).transpose()?.flatten();
+                let record = item.map(|item| self.read(&item));
                 if record.as_ref().is_some_and(|record| record.is_held_by(lease.id)) {
                     return Err(overtaken());
                 }
@@ -299,7 +299,7 @@ impl Backend for DynamoBackend {
         match self.update(&lease.name, ConditionalWrite::advance_token(&self.config.layout, lease, token)).await? {
             WriteOutcome::Done => Ok(true),
             WriteOutcome::Refused(item) => {
-                let record = item.map(|item| self.read(&item)).transpose()?.flatten();
+                let record = item.map(|item| self.read(&item));
                 // Held by us with a token that is large enough already.
                 Ok(record
                     .is_some_and(|r| r.id == Some(lease.id) && r.state == LockState::Held && r.fence >= Some(token)))
@@ -316,7 +316,7 @@ impl Backend for DynamoBackend {
             self.update(&lease.name, write).await?
         };
         let WriteOutcome::Refused(item) = written else { return Ok(Release::Released) };
-        let Some(record) = item.map(|item| self.read(&item)).transpose()?.flatten() else {
+        let Some(record) = item.map(|item| self.read(&item)) else {
             return Ok(Release::NotHeld(None));
         };
         let was_broken = record.broken.as_ref().is_some_and(|(id, _)| *id == lease.id);

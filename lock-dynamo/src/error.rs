@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::{
     types::BatchStatementErrorCodeEnum,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use lock_core::{Error, ErrorKind};
+use lock_core::{Error, ErrorKind, LockName};
 
 use crate::{attributes::Attribute, config::DynamoConfig};
 
@@ -37,6 +37,15 @@ where
         _ => Error::new(ErrorKind::Config, "the request could not be built; check table, endpoint and region"),
     };
     converted.with_source(error)
+}
+
+/// Another application's item has the name of the lock.
+pub(crate) fn stranger(name: &LockName, config: &DynamoConfig) -> Error {
+    let (table, key) = (&config.table, config.layout.name(Attribute::Key));
+    let message = format!(
+        "the item \"{name}\" (attribute \"{key}\") in the table \"{table}\" is not a lock, and was not changed; use another name or table, or delete the item"
+    );
+    Error::new(ErrorKind::StoreNotReady, message)
 }
 
 fn timeout() -> Error {

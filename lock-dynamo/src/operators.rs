@@ -1,13 +1,16 @@
 //! Operators' calls: inspect a lock, list the locks, break one.
 
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
-use lock_core::{Error, Holder, LockName, backend::Break};
+use lock_core::{
+    Error, Holder, LockName,
+    backend::{Break, LeaseId},
+};
 
 use crate::{
     acquire::Verdict,
-    attributes::Attribute,
+    attributes::{Attribute, Schema},
     backend::{DynamoBackend, WriteOutcome},
-    error::convert,
+    error::{convert, stranger},
     record::{Item, LockState, Record},
     write::ConditionalWrite,
 };
@@ -22,8 +25,11 @@ impl DynamoBackend {
 
     pub(crate) async fn look(&self, name: &LockName) -> Result<Option<Holder>, Error> {
         let item = self.item(self.patient_client().await?, name).await?;
-        let record = item.map(|item| self.read(&item)).transpose()?.flatten();
-        Ok(record.and_then(|record| self.current(name, &record)))
+        let Some(record) = item.map(|item| self.read(&item)) else { return Ok(None) };
+        if record.is_stranger() {
+            return Err(stranger(name, &self.config));
+        }
+        Ok(self.current(name, &record))
     }
 
     /// The current holder of the lock of `record`, if it is held.
@@ -45,7 +51,7 @@ impl DynamoBackend {
             request = self.filter(request, prefix);
             let page = request.send().await.map_err(|error| convert(error, &self.config))?;
             for item in page.items() {
-                found.extend(self.listed(item)?);
+                found.extend(self.listed(item));
             }
             start = page.last_evaluated_key;
             if start.is_none() {
@@ -84,20 +90,24 @@ impl DynamoBackend {
         request.filter_expression(filter)
     }
 
-    fn listed(&self, item: &Item) -> Result<Option<(LockName, Holder)>, Error> {
+    fn listed(&self, item: &Item) -> Option<(LockName, Holder)> {
         // A key that is not a valid lock name (empty, too long) was not written by onelock.
         let key = item.get(self.config.layout.name(Attribute::Key)).and_then(|key| key.as_s().ok());
-        let Some(name) = key.and_then(|key| LockName::new(key).ok()) else { return Ok(None) };
-        let Some(record) = self.read(item)? else { return Ok(None) };
-        Ok(self.current(&name, &record).map(|holder| (name, holder)))
+        let name = key.and_then(|key| LockName::new(key).ok())?;
+        self.current(&name, &self.read(item)).map(|holder| (name, holder))
     }
 
     pub(crate) async fn take_away(&self, name: &LockName, seen: &str, by: &str) -> Result<Break, Error> {
+        if self.config.layout.schema == Schema::Native && seen.parse::<LeaseId>().is_err() {
+            // Not the version of a lock that onelock wrote.
+            let item = self.item(self.client().await?, name).await?;
+            return Ok(Break::Changed(item.and_then(|item| self.current(name, &self.read(&item)))));
+        }
         let write = ConditionalWrite::break_lock(&self.config.layout, seen, by, self.clock.now(), self.idle());
         match self.update(name, write).await? {
             WriteOutcome::Done => Ok(Break::Broken),
             WriteOutcome::Refused(item) => {
-                let record = item.map(|item| self.read(&item)).transpose()?.flatten();
+                let record = item.map(|item| self.read(&item));
                 let held = record.filter(|record| record.state != LockState::Released);
                 Ok(Break::Changed(held.and_then(|record| self.current(name, &record))))
             }

@@ -7,11 +7,11 @@ use std::{
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use lock_core::{
-    Error, ErrorKind, FencingToken, Holder,
+    FencingToken, Holder,
     backend::{LeaseId, StoreTime},
 };
 
-use crate::attributes::{Attribute, Layout};
+use crate::attributes::{Attribute, Layout, Schema};
 
 pub(crate) type Item = HashMap<String, AttributeValue>;
 
@@ -51,13 +51,19 @@ pub(crate) struct Record {
     /// The expiry on the store's clock, in milliseconds. `None` if a foreign client wrote last,
     /// because it leaves a stale value behind.
     pub(crate) expires: Option<i64>,
+    /// The largest token if the token cannot be read, so that no smaller one follows it.
     pub(crate) fence: Option<FencingToken>,
     pub(crate) broken: Option<(LeaseId, String)>,
     owner: Option<String>,
     since: Option<i64>,
     data: Option<Vec<u8>>,
     foreign: Option<&'static str>,
+    /// Whether onelock or the client of the schema wrote the item, so that it may be changed.
+    is_known: bool,
 }
+
+/// What holds the name of a lock whose item is not a lock.
+const STRANGER: &str = "an item that is not a lock";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LockState {
@@ -68,18 +74,13 @@ pub(crate) enum LockState {
 }
 
 impl Record {
-    /// Reads an item; `None` if the item is not a lock.
-    ///
-    /// # Errors
-    /// Of kind [`ErrorKind::Corrupt`] if the version attribute is not a string.
-    pub(crate) fn read(item: &Item, layout: &Layout) -> Result<Option<Self>, Error> {
+    /// Reads an item. An item of another application is never free, and its lease never ends.
+    pub(crate) fn read(item: &Item, layout: &Layout) -> Self {
         let get = |attr| item.get(layout.name(attr));
-        let version = match get(Attribute::Version) {
-            None => return Ok(None),
-            Some(AttributeValue::S(version)) => version.clone(),
-            Some(_) => return Err(corrupt(layout)),
-        };
+        let Some(AttributeValue::S(version)) = get(Attribute::Version) else { return Self::stranger() };
+        let version = version.clone();
         let id = lease_id(&version);
+        let is_known = id.is_some() || (layout.schema != Schema::Native && get(Attribute::Lease).is_some());
         let number = |attr| get(attr).and_then(|v| v.as_n().ok()).and_then(|n| n.parse::<i64>().ok());
         let text = |attr| get(attr).and_then(|v| v.as_s().ok()).cloned();
         let ours = |value: Option<i64>| value.filter(|_| id.is_some());
@@ -87,18 +88,22 @@ impl Record {
         let foreign_lease = || get(Attribute::Lease).and_then(|value| layout.schema.decode_lease(value));
         // Python's client deletes released items; an item that has this attribute by chance is not
         // released.
-        let released = text(Attribute::Released).as_deref() == Some(RELEASED) && !layout.schema.deletes_on_release();
+        let released =
+            is_known && text(Attribute::Released).as_deref() == Some(RELEASED) && !layout.schema.deletes_on_release();
         let state = match ours(number(Attribute::FreeAt)) {
             _ if released => LockState::Released,
             Some(at) => LockState::FreeAt(at),
             None => LockState::Held,
         };
-        Ok(Some(Self {
+        Self {
             id,
             state,
             lease: own_lease.or_else(foreign_lease),
             expires: ours(number(Attribute::Expires)),
-            fence: number(Attribute::Fence).and_then(|n| u64::try_from(n).ok()).and_then(FencingToken::new),
+            fence: get(Attribute::Fence).map(|value| {
+                let number = value.as_n().ok().and_then(|number| number.parse().ok());
+                number.and_then(FencingToken::new).unwrap_or(FencingToken::MAX)
+            }),
             broken: text(Attribute::BrokenId).and_then(|id| id.parse().ok()).zip(text(Attribute::BrokenBy)),
             owner: text(Attribute::Owner),
             since: ours(number(Attribute::Since)),
@@ -109,7 +114,30 @@ impl Record {
             }),
             foreign: id.is_none().then(|| layout.schema.client()),
             version,
-        }))
+            is_known,
+        }
+    }
+
+    fn stranger() -> Self {
+        Self {
+            version: String::new(),
+            id: None,
+            state: LockState::Held,
+            lease: None,
+            expires: None,
+            fence: None,
+            broken: None,
+            owner: None,
+            since: None,
+            data: None,
+            foreign: Some(STRANGER),
+            is_known: false,
+        }
+    }
+
+    /// Whether the item lacks what every lock has, so that another application wrote it.
+    pub(crate) fn is_stranger(&self) -> bool {
+        self.foreign == Some(STRANGER)
     }
 
     pub(crate) fn is_held_by(&self, id: LeaseId) -> bool {
@@ -118,7 +146,7 @@ impl Record {
 
     /// Describes the holder for other clients; the lock becomes free in `free_in`.
     pub(crate) fn holder(&self, free_in: Option<Duration>) -> Holder {
-        let held = self.state == LockState::Held;
+        let breakable = self.state == LockState::Held && self.is_known;
         Holder::default()
             .with_owner(self.owner.clone())
             .with_token(self.fence.filter(|_| self.id.is_some()))
@@ -127,7 +155,7 @@ impl Record {
             .with_data(self.data.clone())
             // Heartbeats change the version of a record, but not whose it is: a living holder must
             // be breakable.
-            .with_version(held.then(|| self.id.map_or_else(|| self.version.clone(), |id| id.to_string())))
+            .with_version(breakable.then(|| self.id.map_or_else(|| self.version.clone(), |id| id.to_string())))
             .with_foreign(self.foreign.map(Into::into))
     }
 
@@ -142,18 +170,9 @@ fn system_time(millis: i64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(u64::try_from(millis).ok()?))
 }
 
-fn corrupt(layout: &Layout) -> Error {
-    let message = format!(
-        "the item's attribute \"{}\" is not a string, so no lock client wrote it; inspect the item, and delete it if it is not needed",
-        layout.name(Attribute::Version)
-    );
-    Error::new(ErrorKind::Corrupt, message)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::attributes::Schema;
 
     fn item(pairs: &[(&str, AttributeValue)]) -> Item {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
@@ -189,7 +208,7 @@ mod tests {
             ("onelock_ttl_ms", n(1)),
             ("onelock_free_at", n(1)),
         ]);
-        let record = Record::read(&stale, &layout).unwrap().unwrap();
+        let record = Record::read(&stale, &layout);
         assert_eq!(
             (record.state, record.expires, record.lease),
             (LockState::Held, None, Some(Duration::from_secs(20)))
@@ -200,11 +219,31 @@ mod tests {
     }
 
     #[test]
-    fn item_without_a_string_version_is_no_lock_or_corrupt() {
-        let layout = Layout::of(Schema::Native);
-        assert_eq!(Record::read(&item(&[("key", s("a")), ("note", s("kept"))]), &layout).unwrap(), None);
-        let error = Record::read(&item(&[("version", n(7))]), &layout).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Corrupt);
-        assert!(error.to_string().contains("\"version\""), "{error}");
+    fn items_of_other_applications_are_held_and_not_breakable() {
+        for &schema in Schema::ALL {
+            let layout = Layout::of(schema);
+            let (version, released) = (layout.name(Attribute::Version), layout.name(Attribute::Released));
+            for (pairs, stranger) in [
+                (vec![("note", s("kept"))], true),
+                (vec![(version, n(7)), (released, s("1"))], true),
+                (vec![(version, s("1.2.3")), (released, s("1")), (layout.name(Attribute::Ttl), n(1))], false),
+            ] {
+                let record = Record::read(&item(&pairs), &layout);
+                assert_eq!((record.state, record.lease, record.is_stranger()), (LockState::Held, None, stranger));
+                let holder = record.holder(None);
+                assert!(holder.version.is_none() && holder.foreign.is_some(), "{schema}: {holder:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unreadable_token_is_followed_by_none() {
+        for token in [AttributeValue::N("1E38".into()), n(-1), s("text"), n(i64::MAX)] {
+            let record = Record::read(
+                &item(&[("version", s(&version(LeaseId::random()))), ("fence", token)]),
+                &Layout::of(Schema::Native),
+            );
+            assert_eq!(record.fence.and_then(|token| FencingToken::next(Some(token), 0)), None);
+        }
     }
 }

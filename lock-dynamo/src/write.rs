@@ -69,18 +69,19 @@ impl<'a> ConditionalWrite<'a> {
             // In the native schema, onelock's own releases have removed them.
             write.clear_leftovers(request);
         }
-        let version = write.name(Attribute::Version);
-        write.condition = format!("attribute_not_exists({version})");
+        // An item without a version belongs to another application.
+        let key = write.name(Attribute::Key);
+        write.condition = format!("attribute_not_exists({key})");
         if !layout.schema.deletes_on_release() {
+            let released = write.released();
             // Refuses a request that arrives after the release of its own id.
-            let (released, one) = (write.name(Attribute::Released), write.value(text(record::RELEASED)));
-            let id = write.value(text(request.id));
-            write.condition =
-                format!("({} OR ({released} = {one} AND NOT begins_with({version}, {id})))", write.condition);
-        }
-        if let Some(token) = fence {
-            let fence = write.name(Attribute::Fence);
-            let _ = write!(write.condition, " AND (attribute_not_exists({fence}) OR {fence} < {token})");
+            let (version, id) = (write.name(Attribute::Version), write.value(text(request.id)));
+            let _ = write!(write.condition, " OR ({released} AND NOT begins_with({version}, {id})");
+            if let Some(token) = fence {
+                let fence = write.name(Attribute::Fence);
+                let _ = write!(write.condition, " AND {fence} < {token}");
+            }
+            write.condition.push(')');
         }
         write
     }
@@ -187,9 +188,8 @@ impl<'a> ConditionalWrite<'a> {
         write.values.clear();
         write.names.clear();
         // An item that is not a lock belongs to another application.
-        let (key, released) = (write.name(Attribute::Key), write.name(Attribute::Released));
-        let one = write.value(text(record::RELEASED));
-        write.condition = format!("attribute_not_exists({key}) OR {released} = {one}");
+        let (key, released) = (write.name(Attribute::Key), write.released());
+        write.condition = format!("attribute_not_exists({key}) OR ({released})");
         write
     }
 
@@ -208,6 +208,8 @@ impl<'a> ConditionalWrite<'a> {
             }
             None => {
                 write.require_version(seen);
+                let lease = write.name(Attribute::Lease);
+                let _ = write!(write.condition, " AND attribute_exists({lease})");
                 write.require_not_released();
             }
         }
@@ -275,6 +277,15 @@ impl<'a> ConditionalWrite<'a> {
         let free_at = self.name(Attribute::FreeAt);
         let _ = write!(self.condition, " AND attribute_not_exists({free_at})");
         self.require_not_released();
+    }
+
+    /// The condition that the item is a released lock of onelock or of the schema's client.
+    fn released(&mut self) -> String {
+        let mark = if self.layout.fences() { Attribute::Fence } else { Attribute::Lease };
+        let (released, one) = (self.name(Attribute::Released), self.value(text(record::RELEASED)));
+        // Every version is a string above this one; a value of another type is not.
+        let (version, lowest) = (self.name(Attribute::Version), self.value(text(" ")));
+        format!("{released} = {one} AND {version} > {lowest} AND attribute_exists({})", self.name(mark))
     }
 
     fn require_not_released(&mut self) {

@@ -14,4 +14,5 @@ mod names;
 mod operators;
 mod requests;
 mod simulation;
+mod strangers;
 mod takeover;

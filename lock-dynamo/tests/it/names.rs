@@ -59,15 +59,15 @@ async fn renamed_attributes_work_and_others_stay_unchanged() {
             ("date".to_owned(), AttributeValue::S("ttl".into())),
         ]);
         let team = AttributeValue::S("etl".into());
-        let put = table.client.put_item().table_name(&name).set_item(Some(key.clone())).item("team", team.clone());
-        put.send().await.unwrap();
-
         // Acquired, refused, renewed alone and in a batch, seen.
         let mut first = request("a", LONG);
         first.data = Some(b"data".to_vec());
         let AcquireOutcome::Granted(grant) = backend.acquire(&first).await.unwrap() else {
             panic!("{schema}: it is free")
         };
+        let update = table.client.update_item().table_name(&name).set_key(Some(key.clone()));
+        let update = update.update_expression("SET team = :team").expression_attribute_values(":team", team.clone());
+        update.send().await.unwrap();
         let AcquireOutcome::Contended(holder) =
             DynamoBackend::new(config()).acquire(&request("a", LONG)).await.unwrap()
         else {

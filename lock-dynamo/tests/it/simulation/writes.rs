@@ -254,11 +254,13 @@ async fn break_affects_only_the_lease_seen() {
     let broken = process.break_lock(&first.name, &seen, "alice").await.unwrap();
     assert!(matches!(broken, Break::Changed(Some(_))), "{broken:?}");
     assert_eq!(process.renew(&second).await.unwrap(), Renewal::Renewed);
-    // One that another client wrote, by its version; and not once it was released under that very
-    // version.
+    // Another application's item, by its version.
     world.put("b", "version", "v1");
     world.put("b", "released", "1");
-    assert_eq!(process.break_lock(&request("b").name, "v1", "alice").await.unwrap(), Break::Changed(None));
+    let Break::Changed(Some(holder)) = process.break_lock(&request("b").name, "v1", "alice").await.unwrap() else {
+        panic!("it is not ours")
+    };
+    assert!(holder.foreign.is_some() && holder.version.is_none(), "{holder:?}");
     assert_eq!(world.item("b")["version"]["S"], "v1");
 }
 
