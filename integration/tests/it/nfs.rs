@@ -44,6 +44,7 @@ fn restarts_are_survived_and_lost_locks_are_reported() {
 }
 
 #[test]
+// verifies: stale-cache
 fn a_removed_lock_file_is_noticed_whatever_the_cache_says() {
     run("cached");
 }

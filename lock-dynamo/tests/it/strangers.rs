@@ -64,6 +64,7 @@ async fn read(table: &Table, key: &Item) -> Option<Item> {
 }
 
 #[tokio::test]
+// verifies: not-ours
 async fn other_applications_items_are_not_free_and_never_change() {
     for &schema in Schema::ALL {
         let table = Table::new(schema).await;
@@ -113,6 +114,7 @@ async fn other_applications_items_are_not_free_and_never_change() {
 }
 
 #[tokio::test]
+// verifies: odd-entries
 async fn list_names_odd_items_and_hides_no_lock() {
     for &schema in Schema::ALL {
         let table = Table::new(schema).await;
@@ -136,6 +138,7 @@ async fn list_names_odd_items_and_hides_no_lock() {
 }
 
 #[tokio::test]
+// verifies: not-ours
 async fn no_smaller_token_follows_one_that_cannot_be_read() {
     let table = Table::new(Schema::Native).await;
     let backend = DynamoBackend::new(table.config());

@@ -240,6 +240,7 @@ mod tests {
     }
 
     #[test]
+    // verifies: one-identity
     fn two_machines_with_one_identity_are_noticed() {
         for (boot, identity, shared) in [
             ("boot-2", "localhost", Some("localhost")),
