@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use aws_config::{BehaviorVersion, Region, SdkConfig, sts::AssumeRoleProvider};
 use aws_credential_types::{Credentials, provider::SharedCredentialsProvider};
 use aws_sdk_dynamodb::{Client, config::Builder};
-use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::{
     box_error::BoxError,
     client::{
@@ -26,7 +25,10 @@ use aws_smithy_types::{
 };
 use lock_core::{Error, ErrorKind, Operation, backend::StoreClock, clock::ClockReading};
 
-use crate::config::DynamoConfig;
+use crate::{
+    config::DynamoConfig,
+    http::{self, Checked},
+};
 
 /// Limit on connecting, TLS included.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -70,6 +72,9 @@ pub(crate) async fn connect(
         // Stall protection is for large bodies; these requests have a limit on their total time.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .interceptor(ReadDate(Arc::clone(clock)));
+    if let Some(http) = shared.http_client() {
+        builder = builder.http_client(Checked(http));
+    }
     if let Some(endpoint) = &config.endpoint {
         // For DynamoDB only: a role is assumed at the token service.
         builder = builder.endpoint_url(&endpoint.0);
@@ -101,7 +106,7 @@ fn wrong(message: impl Into<String>) -> Error {
 /// Loads the settings of `config`, and the rest from the AWS environment.
 async fn load(config: &DynamoConfig) -> Result<SdkConfig, Error> {
     // The credential providers for instance, container and token service use it too.
-    let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring)).build_https();
+    let http = http::from_environment().map_err(wrong)?;
     let mut loader = aws_config::defaults(BehaviorVersion::latest()).http_client(http);
     if let Some(region) = &config.region {
         loader = loader.region(Region::new(region.clone()));

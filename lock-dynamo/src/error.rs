@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::{
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use lock_core::{Error, ErrorKind, LockName};
 
-use crate::{attributes::Attribute, config::DynamoConfig};
+use crate::{attributes::Attribute, config::DynamoConfig, http::BadReply};
 
 /// Converts an SDK error. Failed conditions are not errors, and do not come here.
 pub(crate) fn convert<E>(error: SdkError<E, HttpResponse>, config: &DynamoConfig) -> Error
@@ -20,11 +20,18 @@ where
     let converted = match &error {
         SdkError::TimeoutError(_) => timeout(),
         SdkError::DispatchFailure(failure) if failure.is_timeout() => timeout(),
-        SdkError::DispatchFailure(_) if is_about_credentials(&error) => credentials(),
+        SdkError::DispatchFailure(_) if find::<CredentialsError>(&error).is_some() => credentials(),
         SdkError::DispatchFailure(failure) if failure.is_user() => {
             Error::new(ErrorKind::Config, "the request could not be built; check endpoint and region")
         }
-        SdkError::DispatchFailure(_) | SdkError::ResponseError(_) => unreachable(config),
+        SdkError::DispatchFailure(_) => match find::<BadReply>(&error) {
+            Some(reply) => not_dynamodb(&reply.to_string(), config),
+            None => unreachable(config),
+        },
+        SdkError::ResponseError(_) => not_dynamodb("its reply cannot be parsed", config),
+        SdkError::ServiceError(context) if context.raw().status().is_success() => {
+            not_dynamodb("its reply cannot be parsed", config)
+        }
         SdkError::ServiceError(context) => {
             let status = context.raw().status().as_u16();
             service(
@@ -36,7 +43,46 @@ where
         }
         _ => Error::new(ErrorKind::Config, "the request could not be built; check table, endpoint and region"),
     };
-    converted.with_source(error)
+    let causes = causes(&error, &converted.to_string());
+    if causes.is_empty() { converted } else { converted.with_source(causes) }
+}
+
+/// How much of a server's text an error repeats.
+const LONGEST_TEXT: usize = 300;
+
+/// Shortens what a server said to one line.
+fn one_line(text: &str) -> String {
+    let mut line: String = text
+        .chars()
+        .take(LONGEST_TEXT)
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() })
+        .collect();
+    if text.chars().nth(LONGEST_TEXT).is_some() {
+        line.push('…');
+    }
+    line
+}
+
+/// The causes in one line, each once: the SDK's errors repeat their sources, and this error's text.
+fn causes(error: &(dyn StdError + 'static), said: &str) -> String {
+    let mut causes: Vec<String> = Vec::new();
+    for cause in std::iter::successors(Some(error), |&error| error.source()) {
+        let text = one_line(&cause.to_string());
+        if !said.contains(&text) && !causes.iter().any(|cause| cause.contains(&text)) {
+            causes.push(text);
+        }
+    }
+    one_line(&causes.join(": "))
+}
+
+/// A server answered, but not as DynamoDB does. The request may have taken effect behind a proxy.
+fn not_dynamodb(why: &str, config: &DynamoConfig) -> Error {
+    let message = format!("the server at {} is not DynamoDB: {why}; check endpoint and proxy", place(config));
+    Error::new(ErrorKind::Config, one_line(&message)).with_ambiguous(true)
+}
+
+fn place(config: &DynamoConfig) -> String {
+    config.endpoint.as_ref().map_or_else(|| "its endpoint".to_owned(), ToString::to_string)
 }
 
 /// Another application's item has the name of the lock.
@@ -53,10 +99,12 @@ fn timeout() -> Error {
 }
 
 fn unreachable(config: &DynamoConfig) -> Error {
-    let place = config.endpoint.as_ref().map_or_else(|| "its endpoint".to_owned(), ToString::to_string);
+    let place = place(config);
     Error::new(
         ErrorKind::Unavailable,
-        format!("DynamoDB could not be reached at {place}, or closed the connection; check network and endpoint"),
+        format!(
+            "DynamoDB could not be reached at {place}, or closed the connection; check network, proxy and endpoint"
+        ),
     )
 }
 
@@ -65,14 +113,15 @@ fn credentials() -> Error {
     Error::new(ErrorKind::PermissionDenied, message)
 }
 
-fn is_about_credentials(error: &(dyn StdError + 'static)) -> bool {
-    std::iter::successors(Some(error), |&error| error.source()).any(|error| error.is::<CredentialsError>())
+fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
 }
 
 /// Converts DynamoDB's error codes.
 fn service(code: &str, message: &str, status: u16, config: &DynamoConfig) -> Error {
     let table = &config.table;
-    let (kind, text) = match code {
+    let (code, message) = (one_line(code), &*one_line(message));
+    let (kind, text) = match code.as_str() {
         "ResourceNotFoundException" => (
             ErrorKind::StoreNotReady,
             format!(

@@ -12,6 +12,7 @@ mod factory;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod http;
 mod operators;
 mod record;
 mod table;

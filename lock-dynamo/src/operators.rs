@@ -1,8 +1,10 @@
 //! Operators' calls: inspect a lock, list the locks, break one.
 
+use std::collections::HashSet;
+
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use lock_core::{
-    Error, Holder, LockName,
+    Error, ErrorKind, Holder, LockName,
     backend::{Break, LeaseId},
 };
 
@@ -46,6 +48,7 @@ impl DynamoBackend {
         let client = self.patient_client().await?;
         let mut found = Vec::new();
         let mut start = None;
+        let mut seen = HashSet::new();
         loop {
             let mut request = client.scan().table_name(&self.config.table).set_exclusive_start_key(start);
             request = self.filter(request, prefix);
@@ -54,8 +57,13 @@ impl DynamoBackend {
                 found.extend(self.listed(item));
             }
             start = page.last_evaluated_key;
-            if start.is_none() {
-                break;
+            let Some(start) = &start else { break };
+            let mut parts: Vec<_> = start.iter().map(|(name, value)| format!("{name} {value:?}")).collect();
+            parts.sort_unstable();
+            // DynamoDB never returns to a page, so this scan would not end.
+            if !seen.insert(parts.concat()) {
+                let message = "the scan does not end, because the server repeats a page; check that it is DynamoDB";
+                return Err(Error::new(ErrorKind::Unsupported, message));
             }
         }
         found.sort_by(|(a, _), (b, _)| a.cmp(b));

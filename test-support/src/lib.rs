@@ -13,6 +13,8 @@ mod clocks;
 mod daemon;
 #[cfg(feature = "servers")]
 pub mod dynamodb;
+#[cfg(feature = "servers")]
+pub mod http_proxy;
 mod loopback;
 #[cfg(feature = "servers")]
 pub mod moto;

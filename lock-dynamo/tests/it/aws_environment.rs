@@ -22,15 +22,15 @@ const ASSUMED: &str = r#"<AssumeRoleResponse xmlns="https://sts.amazonaws.com/do
 <Expiration>2051-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"#;
 
 /// A table behind a proxy, and an empty environment.
-struct Environment {
-    table: Table,
-    wire: Wire,
+pub(crate) struct Environment {
+    pub(crate) table: Table,
+    pub(crate) wire: Wire,
     home: tempfile::TempDir,
     variables: Vec<(&'static str, String)>,
 }
 
 impl Environment {
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         let table = Table::new(Schema::Native).await;
         let wire = Wire::start(table.server.address());
         let home = tempfile::tempdir().unwrap();
@@ -38,29 +38,29 @@ impl Environment {
         Self { table, wire, home, variables }
     }
 
-    fn set(&mut self, name: &'static str, value: impl Into<String>) {
+    pub(crate) fn set(&mut self, name: &'static str, value: impl Into<String>) {
         self.variables.push((name, value.into()));
     }
 
     /// Writes an AWS file and names it in the environment.
-    fn file(&mut self, variable: &'static str, content: &str) {
+    pub(crate) fn file(&mut self, variable: &'static str, content: &str) {
         let path = self.home.path().join(variable);
         fs::write(&path, content).unwrap();
         self.set(variable, path.display().to_string());
     }
 
-    fn keys(&mut self, key: &str) {
+    pub(crate) fn keys(&mut self, key: &str) {
         self.set("AWS_ACCESS_KEY_ID", key);
         self.set("AWS_SECRET_ACCESS_KEY", "s");
     }
 
     /// Tries for a lock with these options, and returns what the program said.
-    async fn skip(&self, options: &str) -> String {
+    pub(crate) async fn skip(&self, options: &str) -> String {
         let endpoint = format!("endpoint={}", self.wire.endpoint());
         self.skip_at(&if options.is_empty() { endpoint } else { format!("{endpoint}&{options}") }).await
     }
 
-    async fn skip_at(&self, options: &str) -> String {
+    pub(crate) async fn skip_at(&self, options: &str) -> String {
         let mut command = Command::new(program());
         command.arg(format!("dynamodb://{}?{options}", self.table.name)).arg("job");
         command.env_clear().envs(self.variables.iter().map(|(name, value)| (*name, value)));

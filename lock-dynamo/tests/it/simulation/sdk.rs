@@ -34,6 +34,7 @@ pub(crate) fn response(status: u16, body: String, date: DateTime) -> HttpRespons
     let status = StatusCode::try_from(status).expect("servers know HTTP");
     let mut response = HttpResponse::new(status, SdkBody::from(body));
     response.headers_mut().insert("date", date.fmt(Format::HttpDate).expect("it is this century"));
+    response.headers_mut().insert("content-type", "application/x-amz-json-1.0");
     response.headers_mut().insert("x-amzn-requestid", "made");
     response
 }

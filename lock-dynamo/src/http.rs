@@ -1,0 +1,153 @@
+//! The HTTP client: proxies and certificate authorities as AWS tools choose them, and replies that
+//! are DynamoDB's and have a bounded size.
+
+use std::{env, fmt, fs, path::Path};
+
+use aws_smithy_http_client::{
+    Builder, Connector,
+    proxy::ProxyConfig,
+    tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
+};
+use aws_smithy_runtime_api::{
+    box_error::BoxError,
+    client::{
+        connector_metadata::ConnectorMetadata,
+        http::{
+            HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient,
+            SharedHttpConnector,
+        },
+        orchestrator::{HttpRequest, HttpResponse},
+        result::ConnectorError,
+        runtime_components::{RuntimeComponents, RuntimeComponentsBuilder},
+    },
+};
+use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream, config_bag::ConfigBag};
+use rustls::{
+    RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
+
+/// The largest accepted reply, in bytes. A page of a scan has 1 MB of attributes, and JSON may need
+/// six bytes for one of them.
+const LARGEST_REPLY: usize = 16 << 20;
+
+/// Builds the client of this process, by the environment variables that AWS tools read.
+///
+/// # Errors
+/// Why the file in `AWS_CA_BUNDLE` cannot be used.
+pub(crate) fn from_environment() -> Result<SharedHttpClient, String> {
+    let bundle = env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty());
+    let trusted = match bundle {
+        None => TrustStore::default(),
+        Some(path) => trust(Path::new(&path)).map_err(|why| {
+            format!("the file in AWS_CA_BUNDLE, \"{}\", {why}; name a file of PEM certificates", path.display())
+        })?,
+    };
+    let context = TlsContext::builder().with_trust_store(trusted).build().map_err(|error| error.to_string())?;
+    Ok(Builder::new().build_with_connector_fn(move |settings, components| {
+        let tls = Provider::Rustls(CryptoMode::Ring);
+        let builder = Connector::builder().proxy_config(ProxyConfig::from_env()).tls_provider(tls);
+        let mut builder = builder.tls_context(context.clone());
+        builder.set_connector_settings(settings.cloned());
+        if let Some(components) = components {
+            builder.set_sleep_impl(components.sleep_impl());
+        }
+        builder.build()
+    }))
+}
+
+/// Reads the authorities in the file at `path`, which replace those of the system.
+fn trust(path: &Path) -> Result<TrustStore, String> {
+    let pem = fs::read(path).map_err(|error| format!("cannot be read: {error}"))?;
+    // Checked here, because the HTTP client panics on a certificate that it cannot parse.
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|error| format!("is not valid: {error}"))?;
+        roots.add(certificate).map_err(|error| format!("is not valid: {error}"))?;
+    }
+    if roots.is_empty() {
+        return Err("has no certificate".into());
+    }
+    Ok(TrustStore::empty().with_pem_certificate(pem))
+}
+
+/// A reply that DynamoDB would not send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum BadReply {
+    /// Its status and type: of a web server, or of a proxy.
+    Foreign(u16, String),
+    TooLarge,
+}
+
+impl fmt::Display for BadReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Foreign(407, _) => f.write_str("a proxy demands a user and a password (status 407)"),
+            Self::Foreign(status, kind) => write!(f, "it answered with status {status} and {kind}"),
+            Self::TooLarge => write!(f, "its reply is larger than {} MB", LARGEST_REPLY >> 20),
+        }
+    }
+}
+
+impl std::error::Error for BadReply {}
+
+/// A client that accepts only replies of DynamoDB.
+#[derive(Debug)]
+pub(crate) struct Checked(pub(crate) SharedHttpClient);
+
+impl HttpClient for Checked {
+    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
+        SharedHttpConnector::new(CheckedConnector(self.0.http_connector(settings, components)))
+    }
+
+    /// Lets the inner client prepare TLS, so that the first request need not.
+    fn validate_base_client_config(
+        &self,
+        components: &RuntimeComponentsBuilder,
+        settings: &ConfigBag,
+    ) -> Result<(), BoxError> {
+        self.0.validate_base_client_config(components, settings)
+    }
+
+    fn validate_final_config(&self, components: &RuntimeComponents, settings: &ConfigBag) -> Result<(), BoxError> {
+        self.0.validate_final_config(components, settings)
+    }
+
+    fn connector_metadata(&self) -> Option<ConnectorMetadata> {
+        self.0.connector_metadata()
+    }
+}
+
+#[derive(Debug)]
+struct CheckedConnector(SharedHttpConnector);
+
+impl HttpConnector for CheckedConnector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let reply = self.0.call(request);
+        HttpConnectorFuture::new(async move { whole(reply.await?).await })
+    }
+}
+
+/// Reads the whole of a reply. Without a limit, the SDK would read whatever a server sends.
+async fn whole(mut reply: HttpResponse) -> Result<HttpResponse, ConnectorError> {
+    let bad = |reply: BadReply| ConnectorError::other(reply.into(), None);
+    let status = reply.status().as_u16();
+    let header = |name: &str| reply.headers().get(name);
+    let kind = header("content-type").unwrap_or("no content type").chars().take(60).collect::<String>();
+    // An empty reply with status 200 would otherwise count as success. A gateway in front of
+    // DynamoDB answers 5xx by itself while DynamoDB is away.
+    if status < 500 && header("x-amzn-requestid").is_none() && !kind.starts_with("application/x-amz-json") {
+        return Err(bad(BadReply::Foreign(status, kind)));
+    }
+    let mut body = ByteStream::new(reply.take_body());
+    let mut bytes = Vec::new();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|error| ConnectorError::io(error.into()))?;
+        if bytes.len() + chunk.len() > LARGEST_REPLY {
+            return Err(bad(BadReply::TooLarge));
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    *reply.body_mut() = SdkBody::from(bytes);
+    Ok(reply)
+}
