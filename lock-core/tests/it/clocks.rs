@@ -40,9 +40,8 @@ async fn a_thawed_machine_detects_loss_by_wall_clock() {
     assert_eq!(guard.check().unwrap_err().reason, LossReason::ClockJumped(secs(28)));
 }
 
-// verifies: P3, clock-set
 #[tokio::test(start_paused = true)]
-// verifies: true-reason
+// verifies: P3, clock-set, true-reason
 async fn wall_clock_set_forward_is_the_reason_of_every_end() {
     let day = secs(86_400);
     let choices: [fn(LockRequest) -> LockRequest; 4] =
@@ -67,9 +66,8 @@ async fn limit_reached_before_a_jump_stays_the_reason() {
     assert_eq!(guard.check().unwrap_err().reason, LossReason::MaxHold);
 }
 
-// verifies: P3, hold-limits
 #[tokio::test(start_paused = true)]
-// verifies: true-reason
+// verifies: P3, hold-limits, true-reason
 async fn check_within_names_the_limit_that_comes_first() {
     let fixture = Fixture::with(|builder| builder.max_hold(secs(60)));
     let guard = fixture.guard().await;

@@ -53,9 +53,8 @@ fn locker() -> (Faulty, Locker) {
     (network, locker)
 }
 
-// verifies: P1, P2
 #[tokio::test(start_paused = true)]
-// verifies: least-margin
+// verifies: P1, P2, least-margin
 async fn guard_ends_before_a_store_that_frees_early_grants() {
     let choices: [fn(LockRequest) -> LockRequest; 7] = [
         |lock| lock.ttl(ms(600)),
@@ -77,9 +76,8 @@ async fn guard_ends_before_a_store_that_frees_early_grants() {
     }
 }
 
-// verifies: P2
 #[tokio::test(start_paused = true)]
-// verifies: least-margin
+// verifies: P2, least-margin
 async fn margin_below_the_least_is_refused_with_both_numbers() {
     let (network, locker) = locker();
     for margin in [Duration::ZERO, ms(279)] {
@@ -94,9 +92,8 @@ async fn margin_below_the_least_is_refused_with_both_numbers() {
     let _guard = acquired(locker.lock(NAME).margin(ms(280)).try_acquire().await);
 }
 
-// verifies: P2
 #[tokio::test(start_paused = true)]
-// verifies: least-margin
+// verifies: P2, least-margin
 async fn deadline_shorter_than_the_least_margin_grants_nothing() {
     let (network, locker) = locker();
     let error = locker.lock(NAME).deadline(ms(250)).acquire().await.unwrap_err();

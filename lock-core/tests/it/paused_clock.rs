@@ -16,9 +16,8 @@ fn locker(store: &MemoryBackend) -> (Faulty, Locker) {
     (network, locker)
 }
 
-// verifies: P2, P3
 #[tokio::test(start_paused = true)]
-// verifies: paused-clock
+// verifies: P2, P3, paused-clock
 async fn refused_renewals_end_an_hour_of_work() {
     let (network, locker) = locker(&MemoryBackend::new());
     network.always(Operation::Renew, Fault::Refuse(ErrorKind::Unavailable));
@@ -38,9 +37,8 @@ async fn renewed_lock_outlasts_an_hour_of_work() {
     release(guard).await;
 }
 
-// verifies: P1
 #[tokio::test(start_paused = true)]
-// verifies: paused-clock
+// verifies: P1, paused-clock
 async fn guard_ends_before_the_next_holder_on_a_paused_clock() {
     let store = MemoryBackend::new();
     let ((network, ours), (_, theirs)) = (locker(&store), locker(&store));

@@ -317,9 +317,8 @@ impl Backend for Imprecise {
     }
 }
 
-// verifies: P2
 #[tokio::test]
-// verifies: least-margin
+// verifies: P2, least-margin
 async fn larger_least_margin_of_the_two_stores_counts() {
     let [precise, imprecise]: [Arc<dyn Backend>; 2] = [Arc::new(MemoryBackend::new()), Arc::new(Imprecise::default())];
     for (from, to) in [(&precise, &imprecise), (&imprecise, &precise)] {
