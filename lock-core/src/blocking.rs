@@ -5,6 +5,9 @@
 //! that belongs to the [`Locker`], so a lock stays held while the caller computes. Do not call
 //! these methods from async code, because they would block the runtime. They return an error there.
 //!
+//! A [`Locker`] works in a child made by `fork`, too. It starts a thread of its own there, and opens
+//! the store anew at its first use. See [`crate::Guard`] for the guards that a child inherits.
+//!
 //! ```
 //! use lock_core::{Registry, blocking, memory::MemoryFactory};
 //!
@@ -23,8 +26,8 @@
 //! ```
 
 use std::{
-    fmt,
-    sync::Arc,
+    fmt, mem,
+    sync::{Arc, OnceLock},
     thread,
     time::{Duration, SystemTime},
 };
@@ -36,7 +39,9 @@ use tokio::{
 
 use crate::{
     ConfigString, Error, ErrorKind, FencingToken, Holder, LockName, LockOptions, LossSignal, Lost, Registry, Release,
-    Renew, Timing, TryRun, backend::Capabilities, clock::ClockReading,
+    Renew, Timing, TryRun,
+    backend::{Capabilities, Process},
+    clock::ClockReading,
 };
 
 /// How long the thread waits for releases of dropped guards after the last handle is dropped.
@@ -66,12 +71,17 @@ pub struct Locker {
 struct Renewals {
     runtime: Handle,
     /// Dropped to end the thread.
-    _stop: oneshot::Sender<()>,
+    stop: Option<oneshot::Sender<()>>,
+    process: Process,
+    locker: crate::Locker,
+    /// The thread of a child process, which has none of the threads of its parent.
+    in_child: OnceLock<Arc<Self>>,
 }
 
 impl Renewals {
     /// Starts the thread and opens the store on its runtime, to which connections belong.
-    fn start(open: impl Future<Output = Result<crate::Locker, Error>>) -> Result<Locker, Error> {
+    fn start(open: impl Future<Output = Result<crate::Locker, Error>>) -> Result<Self, Error> {
+        refuse_async()?;
         let failed = |error| Error::new(ErrorKind::Other, "the renewal thread could not be started").with_source(error);
         let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let (handle, (stop, stopped)) = (runtime.handle().clone(), oneshot::channel());
@@ -85,21 +95,53 @@ impl Renewals {
             });
         };
         thread::Builder::new().name("onelock-renewal".into()).spawn(work).map_err(failed)?;
-        let renewals = Self { runtime: handle, _stop: stop };
-        let inner = renewals.block_on(open)??;
+        let locker = handle.block_on(open)?;
         // The thread is waiting for the locker, so the receiver exists.
-        let _ = tell.send(inner.clone());
-        Ok(Locker { inner, renewals: Arc::new(renewals) })
+        let _ = tell.send(locker.clone());
+        let process = Process::current();
+        Ok(Self { runtime: handle, stop: Some(stop), process, locker, in_child: OnceLock::new() })
     }
 
-    fn block_on<T>(&self, future: impl Future<Output = T>) -> Result<T, Error> {
-        if Handle::try_current().is_ok() {
-            let message = "a blocking call from async code would block the runtime; \
-                           use the async Locker there, or spawn_blocking";
-            return Err(Error::new(ErrorKind::Config, message));
+    /// Returns the thread of this process.
+    fn here(self: &Arc<Self>) -> Result<Arc<Self>, Error> {
+        if self.process.is_current() {
+            return Ok(Arc::clone(self));
         }
-        Ok(self.runtime.block_on(future))
+        let child = match self.in_child.get() {
+            Some(child) => child,
+            None => {
+                let locker = self.locker.clone();
+                let child = Self::start(async { Ok(locker) })?;
+                // Set, and not initialised in place: a fork meanwhile would leave it locked.
+                let _ = self.in_child.set(Arc::new(child));
+                self.in_child.get().expect("was just set")
+            }
+        };
+        child.here()
     }
+
+    fn block_on<T>(self: &Arc<Self>, future: impl Future<Output = T>) -> Result<T, Error> {
+        refuse_async()?;
+        Ok(self.here()?.runtime.block_on(future))
+    }
+}
+
+impl Drop for Renewals {
+    fn drop(&mut self) {
+        if !self.process.is_current() {
+            // Dropping it would wake the thread of the parent.
+            mem::forget(self.stop.take());
+        }
+    }
+}
+
+fn refuse_async() -> Result<(), Error> {
+    if Handle::try_current().is_ok() {
+        let message = "a blocking call from async code would block the runtime; \
+                       use the async Locker there, or spawn_blocking";
+        return Err(Error::new(ErrorKind::Config, message));
+    }
+    Ok(())
 }
 
 impl Locker {
@@ -111,7 +153,7 @@ impl Locker {
         registry: &Registry,
         config: impl TryInto<ConfigString, Error: Into<Error>> + Send,
     ) -> Result<Self, Error> {
-        Renewals::start(registry.open(config))
+        Self::open_with(registry.open(config))
     }
 
     /// Creates a blocking locker from the async locker that `open` returns. `open` runs on the
@@ -120,7 +162,8 @@ impl Locker {
     /// # Errors
     /// Those of `open`. Also if the renewal thread cannot be started.
     pub fn open_with(open: impl Future<Output = Result<crate::Locker, Error>>) -> Result<Self, Error> {
-        Renewals::start(open)
+        let renewals = Renewals::start(open)?;
+        Ok(Self { inner: renewals.locker.clone(), renewals: Arc::new(renewals) })
     }
 
     /// Creates a request for the lock `name`, which sets options for this lock.
@@ -258,7 +301,7 @@ impl LockRequest {
     /// If the store fails or an option is invalid. Contention is not an error.
     pub fn try_acquire(self) -> Result<TryAcquire, Error> {
         let outcome = self.renewals.block_on(self.inner.try_acquire())??;
-        Ok(guarded(outcome, self.renewals))
+        guarded(outcome, &self.renewals)
     }
 
     /// Waits for the lock for at most `wait`. See [`crate::LockRequest::acquire_within`].
@@ -267,7 +310,7 @@ impl LockRequest {
     /// If the store fails or an option is invalid. Contention is not an error.
     pub fn acquire_within(self, wait: Duration) -> Result<TryAcquire, Error> {
         let outcome = self.renewals.block_on(self.inner.acquire_within(wait))??;
-        Ok(guarded(outcome, self.renewals))
+        guarded(outcome, &self.renewals)
     }
 
     /// Waits for the lock. See [`crate::LockRequest::acquire`].
@@ -276,7 +319,7 @@ impl LockRequest {
     /// If the store fails, an option is invalid, or the deadline is reached first.
     pub fn acquire(self) -> Result<Guard, Error> {
         let inner = self.renewals.block_on(self.inner.acquire())??;
-        Ok(Guard { inner, renewals: self.renewals })
+        Ok(Guard { inner, renewals: self.renewals.here()? })
     }
 
     /// Runs `work` under the lock, or skips it when the lock is contended.
@@ -309,11 +352,11 @@ impl fmt::Debug for LockRequest {
     }
 }
 
-fn guarded(outcome: crate::TryAcquire, renewals: Arc<Renewals>) -> TryAcquire {
-    match outcome {
-        crate::TryAcquire::Acquired(inner) => TryAcquire::Acquired(Guard { inner, renewals }),
+fn guarded(outcome: crate::TryAcquire, renewals: &Arc<Renewals>) -> Result<TryAcquire, Error> {
+    Ok(match outcome {
+        crate::TryAcquire::Acquired(inner) => TryAcquire::Acquired(Guard { inner, renewals: renewals.here()? }),
         crate::TryAcquire::Contended(holder) => TryAcquire::Contended(holder),
-    }
+    })
 }
 
 /// A held lock: valid until it is released or lost, and never beyond its lease. See
@@ -394,6 +437,9 @@ impl Guard {
     /// # Errors
     /// If it is called from async code.
     pub fn lost_within(&self, wait: Duration) -> Result<Option<Lost>, Error> {
+        if let Err(lost) = self.check() {
+            return Ok(Some(lost));
+        }
         // The timer is created inside the async block, because it needs the runtime that `block_on`
         // enters.
         self.renewals.block_on(async { tokio::time::timeout(wait, self.inner.lost()).await.ok() })
@@ -405,6 +451,7 @@ impl Guard {
     /// # Errors
     /// As [`crate::Guard::renew_if_below`].
     pub fn renew_if_below(&self, at_least: Duration) -> Result<(), Error> {
+        self.check()?;
         self.renewals.block_on(self.inner.renew_if_below(at_least))?
     }
 
@@ -415,6 +462,9 @@ impl Guard {
     /// in the background, and the ttl is the backstop.
     pub fn release(self) -> Result<Release, Error> {
         let Self { inner, renewals } = self;
+        if !renewals.process.is_current() {
+            return Ok(Release::NotHeld(None));
+        }
         renewals.block_on(inner.release())?
     }
 }

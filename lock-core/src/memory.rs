@@ -39,7 +39,7 @@ use crate::{
     },
     config::{BackendFactory, StoreConfig},
     mutex::Mutex,
-    types::{Error, FencingToken, Holder, Lease, LeaseId, LockName, LossReason},
+    types::{Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LockName, LossReason},
 };
 
 /// Locks in the memory of this process. Clones are clients of the same store.
@@ -281,6 +281,12 @@ impl Backend for MemoryBackend {
 
     async fn watch(&self, _name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         Ok(Some(Box::new(MemoryWatch(self.store.releases.subscribe()))))
+    }
+
+    fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {
+        let message = "locks in memory exclude no other process, and this process was forked from the one that opened \
+                       the store; use a file: store, or open the store after the fork";
+        Err(Error::new(ErrorKind::Unsupported, message).with_store(self.describe()))
     }
 
     async fn diagnose(&self) -> Vec<Finding> {

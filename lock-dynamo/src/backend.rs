@@ -329,6 +329,15 @@ impl Backend for DynamoBackend {
         Ok(Release::NotHeld(held.then(|| self.holder(&lease.name, &record))))
     }
 
+    fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {
+        if self.sdk.is_some() {
+            let message = "this store uses an AWS configuration of the parent process, whose connections a child cannot \
+                           use; open the store again in the child process";
+            return Err(Error::new(ErrorKind::Unsupported, message).with_store(self.describe()));
+        }
+        Ok(Arc::new(Self::new(self.config.clone())))
+    }
+
     async fn diagnose(&self) -> Vec<Finding> {
         self.findings().await
     }

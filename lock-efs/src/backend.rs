@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, Operation,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, ProcessBound, Release,
-        Renewal, StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Process, ProcessBound,
+        Release, Renewal, StoreTimings, Watch,
     },
 };
 
@@ -42,6 +42,7 @@ pub struct FileBackend {
     pool: Option<IoPool>,
     /// This process or runtime cannot watch files; there is no use in trying for each waiter.
     cannot_watch: AtomicBool,
+    process: Process,
     #[cfg(target_os = "linux")]
     queues: Arc<crate::wait::queue::FlockQueues>,
 }
@@ -55,6 +56,7 @@ impl FileBackend {
             pool: (file_system != FileSystem::Local).then(IoPool::default),
             file_system,
             cannot_watch: AtomicBool::new(false),
+            process: Process::current(),
             #[cfg(target_os = "linux")]
             queues: Arc::default(),
         }
@@ -83,6 +85,7 @@ impl FileBackend {
         call: impl FnOnce(&FileStore) -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let result = match &self.pool {
+            _ if !self.process.is_current() => Err(self.opened_elsewhere()),
             None => call(&self.store),
             Some(pool) => {
                 let store = Arc::clone(&self.store);
@@ -91,6 +94,16 @@ impl FileBackend {
             }
         };
         result.map_err(|e| e.with_operation(operation).with_store(self.describe()))
+    }
+}
+
+impl FileBackend {
+    /// Two processes that use one open lock file would both hold its lock.
+    fn opened_elsewhere(&self) -> Error {
+        let parent = self.process.id();
+        let what =
+            format!("process {parent} opened this store, and this process was forked from it; open it again here");
+        Error::new(ErrorKind::Unsupported, what).with_ambiguous(false)
     }
 }
 
@@ -155,6 +168,15 @@ impl Backend for FileBackend {
         self.start_watch(name).await
     }
 
+    fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {
+        let directory = LockDirectory {
+            path: self.directory().to_owned(),
+            file_system: self.file_system.clone(),
+            is_missing: self.store.may_create.load(Ordering::Relaxed),
+        };
+        Ok(Arc::new(Self::new(directory, self.store.mode())))
+    }
+
     async fn diagnose(&self) -> Vec<Finding> {
         let examined = self.run((Operation::Inspect, None), |store| Ok(doctor::examine(store))).await;
         examined
@@ -195,6 +217,9 @@ impl Admin for FileBackend {
 
 impl ProcessBound for FileBackend {
     fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
+        if !self.process.is_current() {
+            return true;
+        }
         let release = move |store: &FileStore, lease: &Lease| {
             let released = store.release(lease, hold_for);
             released
@@ -213,6 +238,9 @@ impl ProcessBound for FileBackend {
     }
 
     fn on_lost(&self, lease: &Lease) {
+        if !self.process.is_current() {
+            return;
+        }
         let Some(pool) = &self.pool else { return self.store.on_lost(lease) };
         // Behind a probe that hangs, and so as soon as the server answers again.
         let (store, lease) = (Arc::clone(&self.store), lease.clone());
@@ -220,6 +248,9 @@ impl ProcessBound for FileBackend {
     }
 
     fn descriptor(&self, lease: &Lease) -> Option<OwnedFd> {
+        if !self.process.is_current() {
+            return None;
+        }
         self.store.descriptor(lease)
     }
 }

@@ -7,6 +7,7 @@ use lock_core::Error;
 use crate::{
     backend::FileBackend,
     dir::{self, LockDirectory},
+    forks,
     medium::file_system::FileSystem,
     mode::Mode,
 };
@@ -84,6 +85,7 @@ impl FileConfig {
     ///   cannot be searched.
     pub fn build(self) -> Result<FileBackend, Error> {
         let mode = Mode::new(self.mode)?;
+        forks::handle_forks()?;
         if self.require_nfs {
             dir::must_be_nfs(&self.directory)?;
         }

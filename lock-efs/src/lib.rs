@@ -13,6 +13,7 @@ mod error;
 mod factory;
 mod files;
 mod floor;
+mod forks;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -35,4 +36,5 @@ mod wait;
 pub use backend::FileBackend;
 pub use config::FileConfig;
 pub use factory::FileFactory;
+pub use forks::after_fork_in_child;
 pub use sweep::{Sweep, Swept};

@@ -11,7 +11,7 @@ use std::{
     time::SystemTime,
 };
 
-use lock_core::Error;
+use lock_core::{Error, backend::Process};
 use nix::{
     errno::Errno,
     fcntl::{FlockArg, OFlag},
@@ -20,6 +20,7 @@ use nix::{
 
 use crate::{
     error,
+    forks::Listed,
     mode::{Mode, Sharing},
     open::{self, Access, Opened},
 };
@@ -33,6 +34,9 @@ pub(crate) struct LockFile {
     /// As it was found when it was opened.
     found: Metadata,
     pub(crate) inode: Inode,
+    process: Process,
+    // Dropped after the file, which it lists.
+    _listed: Listed,
 }
 
 /// The identity of a file; unique as long as the file is open.
@@ -69,8 +73,9 @@ impl LockFile {
     }
 
     fn of(opened: Opened) -> Self {
+        let listed = Listed::new(&opened.file, &opened.found);
         let inode = Inode::of(&opened.found);
-        Self { file: opened.file, found: opened.found, inode }
+        Self { file: opened.file, found: opened.found, inode, process: Process::current(), _listed: listed }
     }
 
     /// Returns the permissions of the files beside this one.
@@ -103,14 +108,20 @@ impl LockFile {
         try_flock(&self.file, FlockArg::LockExclusiveNonblock).map_err(|e| error::at("lock", path, e))
     }
 
-    /// Frees the lock even while a duplicate of the descriptor is open, in a supervisor or in a
-    /// child between fork and exec.
-    pub(crate) fn unlock(&self, path: &Path) -> Result<(), Error> {
-        flock(&self.file, FlockArg::Unlock).map_err(|e| error::at("unlock", path, e))
+    /// Waits for the lock, in the kernel.
+    pub(crate) fn lock_blocking(&self) -> Result<(), Errno> {
+        flock(&self.file, FlockArg::LockExclusive)
     }
 
-    pub(crate) fn into_file(self) -> File {
-        self.file
+    /// Frees the lock even while a duplicate of the descriptor is open, in a supervisor or in a
+    /// child between fork and exec.
+    ///
+    /// In a child made by fork it does nothing, because it would free the lock of the parent.
+    pub(crate) fn unlock(&self, path: &Path) -> Result<(), Error> {
+        if !self.process.is_current() {
+            return Ok(());
+        }
+        flock(&self.file, FlockArg::Unlock).map_err(|e| error::at("unlock", path, e))
     }
 
     /// Returns a second descriptor of the same lock, closed on exec.

@@ -50,7 +50,7 @@ pub(crate) struct FileStore {
     last_refresh: LastRefresh,
     /// The directory was missing when it was opened, and the first lock is to create it. A
     /// directory that disappears later is an error.
-    may_create: AtomicBool,
+    pub(crate) may_create: AtomicBool,
 }
 
 /// The result of recording the holder, while this process has the lock.

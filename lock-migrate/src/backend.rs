@@ -290,6 +290,10 @@ impl Backend for MigrationBackend {
         Ok(from.zip(to).map(|(from, to)| Box::new(MigrationWatch([from, to])) as Box<dyn Watch>))
     }
 
+    fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {
+        Ok(Arc::new(Self::new(self.from.reopen()?, self.to.reopen()?).lease(self.lease)))
+    }
+
     async fn diagnose(&self) -> Vec<Finding> {
         let (from, to) = join(self.from.diagnose(), self.to.diagnose()).await;
         let about = |side: &'static str| {

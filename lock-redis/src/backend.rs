@@ -164,6 +164,10 @@ impl Backend for RedisBackend {
         watch.map_err(|error| self.context(error, Operation::Watch, Some(name)))
     }
 
+    fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {
+        Ok(Arc::new(Self::new(RedisConfig::clone(&self.config))?))
+    }
+
     async fn diagnose(&self) -> Vec<Finding> {
         match &self.servers {
             Servers::One(deployment) => doctor::examine_deployment(&self.config, deployment).await,

@@ -22,7 +22,7 @@ pub use self::{
     store_clock::{StoreClock, StoreTime},
 };
 use crate::types::{DEFAULT_TTL, Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation, setters};
-pub use crate::types::{InvalidLeaseId, Lease, LeaseId};
+pub use crate::types::{InvalidLeaseId, Lease, LeaseId, Process};
 
 /// A store of locks: one *attempt* to acquire, renew or release.
 ///
@@ -173,6 +173,20 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Opens the same store anew, for a child process made by `fork`. A child must not use the
+    /// connections, the open files and the tasks of its parent.
+    ///
+    /// The core calls it in the child, at the first use of a [`Locker`](crate::Locker) that was
+    /// opened before the fork. Nothing of the parent may be locked, awaited or closed. A store
+    /// whose locks would not exclude the parent returns an error.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Unsupported`] where this is not possible, as without an own implementation.
+    fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {
+        let message = "this store was opened before a fork; open it again in the child process";
+        Err(Error::new(ErrorKind::Unsupported, message).with_store(self.describe()))
+    }
+
     /// Checks how the store is set up: whether it is fit for locks, and what to change.
     ///
     /// A fact that cannot be found out, because the store does not answer or a permission is
@@ -246,6 +260,10 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
 
     fn process_bound(&self) -> Option<&dyn ProcessBound> {
         (**self).process_bound()
+    }
+
+    fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {
+        (**self).reopen()
     }
 
     async fn diagnose(&self) -> Vec<Finding> {

@@ -144,7 +144,10 @@ impl PendingAcquire {
 
 impl Drop for PendingAcquire {
     fn drop(&mut self) {
-        if self.unanswered.is_some() {
+        if !self.shared.process.is_current() {
+            // The request belongs to the parent, with its connection.
+            std::mem::forget(self.call.take());
+        } else if self.unanswered.is_some() {
             self.abandon();
         }
     }

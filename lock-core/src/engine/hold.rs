@@ -17,7 +17,7 @@ use crate::{
         timing::Timing,
     },
     mutex::Mutex,
-    types::{Clock, ClockReading, Error, Lease, LossReason, Lost},
+    types::{Clock, ClockReading, Error, Lease, LossReason, Lost, Process},
 };
 
 /// A renewal that has been sent.
@@ -40,6 +40,8 @@ pub(crate) struct LeaseState {
     backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
     detector: Arc<FreezeDetector>,
+    /// The process that holds the lock. In any other one the mutexes below may be locked for ever.
+    process: Process,
     state: Mutex<State>,
     lost: Notify,
     renewed: Notify,
@@ -92,6 +94,7 @@ impl LeaseState {
             backend,
             clock,
             detector,
+            process: Process::current(),
             state: Mutex::new(state),
             lost: Notify::new(),
             renewed: Notify::new(),
@@ -107,6 +110,11 @@ impl LeaseState {
         self.clock.now()
     }
 
+    /// Returns the loss that applies in a child made by `fork`.
+    pub(crate) fn forked(&self) -> Option<Lost> {
+        (!self.process.is_current()).then(|| self.lost_for(LossReason::Forked { parent: self.process.id() }))
+    }
+
     /// Returns `true` if the lock is valid at `now`. Does not record a loss.
     pub(crate) fn is_valid(&self, now: ClockReading) -> bool {
         let state = self.state();
@@ -115,6 +123,7 @@ impl LeaseState {
 
     /// Checks whether the lock is valid at `now`; otherwise records and announces the loss.
     pub(crate) fn check(&self, now: ClockReading) -> Result<(), Lost> {
+        self.forked().map_or(Ok(()), Err)?;
         let state = self.state();
         if let Some(lost) = &state.lost {
             return Err(lost.clone());
@@ -142,6 +151,7 @@ impl LeaseState {
 
     /// Like [`check`](Self::check), for loss signals, which may outlive the guard.
     pub(crate) fn check_guarded(&self, now: ClockReading) -> Result<(), Lost> {
+        self.forked().map_or(Ok(()), Err)?;
         let state = self.state();
         if state.closed && state.lost.is_none() {
             return Err(self.lost_for(LossReason::Released));
@@ -188,6 +198,9 @@ impl LeaseState {
 
     /// Returns the time left at `now`. `None` if the hold has no limit.
     pub(crate) fn remaining(&self, now: ClockReading) -> Option<Duration> {
+        if self.forked().is_some() {
+            return Some(Duration::ZERO);
+        }
         let state = self.state();
         if state.lost.is_some() {
             return Some(Duration::ZERO);
@@ -197,6 +210,9 @@ impl LeaseState {
 
     /// Returns the end of the hold on both clocks. The hold is over when either clock reaches it.
     pub(crate) fn valid_until(&self) -> Option<ClockReading> {
+        if self.forked().is_some() {
+            return Some(ClockReading { boot: Duration::ZERO, wall: Duration::ZERO });
+        }
         let state = self.state();
         self.limits_of(&state)
             .map(|(from, limit)| ClockReading {
@@ -342,6 +358,9 @@ impl LeaseState {
     }
 
     async fn wait_for(&self, check: fn(&Self, ClockReading) -> Result<(), Lost>, ahead: Duration) -> Lost {
+        if let Some(lost) = self.forked() {
+            return lost;
+        }
         loop {
             let signal = self.lost.notified();
             tokio::pin!(signal);
@@ -405,7 +424,7 @@ impl LeaseState {
     }
 
     pub(crate) fn is_lost(&self) -> Option<Lost> {
-        self.state().lost.clone()
+        self.forked().or_else(|| self.state().lost.clone())
     }
 }
 

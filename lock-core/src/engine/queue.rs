@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     mutex::Mutex,
-    types::{Holder, LockName},
+    types::{Holder, LockName, Process},
 };
 
 /// The queues of a `Locker`: one for each name that has a holder or a waiter.
@@ -34,7 +34,12 @@ impl Queues {
         let queue = map
             .entry(name.clone())
             .or_insert_with(|| Arc::new(Queue { turn: Arc::new(Semaphore::new(1)), holder: Mutex::default() }));
-        Place { queues: Arc::clone(self), name: name.clone(), queue: Some(Arc::clone(queue)) }
+        Place {
+            queues: Arc::clone(self),
+            name: name.clone(),
+            queue: Some(Arc::clone(queue)),
+            process: Process::current(),
+        }
     }
 
     /// Takes the turn for `name` if it is free.
@@ -64,6 +69,7 @@ struct Place {
     queues: Arc<Queues>,
     name: LockName,
     queue: Option<Arc<Queue>>,
+    process: Process,
 }
 
 impl Place {
@@ -74,6 +80,9 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
+        if !self.process.is_current() {
+            return;
+        }
         let mut map = self.queues.map();
         drop(self.queue.take());
         // No other place has this queue, because clones are made under the same mutex.
@@ -100,7 +109,11 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         // Before the place is dropped, which may remove the queue.
-        drop(self.permit.take());
+        let permit = self.permit.take();
+        if !self.place.process.is_current() {
+            // It would wake a waiter of the parent.
+            std::mem::forget(permit);
+        }
     }
 }
 

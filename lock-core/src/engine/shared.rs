@@ -1,6 +1,10 @@
 //! The state that all clones of a `Locker` share, and the release of locks.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    mem,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use tokio::{runtime::Handle, sync::watch, time::timeout};
 
@@ -8,7 +12,7 @@ use crate::{
     backend::{Backend, Capabilities, Release},
     engine::{metrics, queue::Queues, renewer::Renewer, timing::Timing},
     mutex::Mutex,
-    types::{Clock, Error, Lease, LeaseId, LockName, LockOptions, Operation, no_reply},
+    types::{Clock, Error, Lease, LeaseId, LockName, LockOptions, Operation, Process, no_reply},
 };
 
 /// The state that all clones of a `Locker`, its guards and its renewer share.
@@ -27,6 +31,9 @@ pub(crate) struct Shared {
     runtime: Mutex<Option<Handle>>,
     /// The number of releases in the background.
     pub(crate) releasing: watch::Sender<usize>,
+    pub(crate) process: Process,
+    /// The store, opened anew by a child process.
+    in_child: OnceLock<Arc<Self>>,
 }
 
 /// More than one, because a single lost packet must not leave the lock held until its ttl ends.
@@ -56,7 +63,28 @@ impl Shared {
             default_owner: default_owner(),
             runtime: Mutex::default(),
             releasing: watch::Sender::default(),
+            process: Process::current(),
+            in_child: OnceLock::new(),
         }
+    }
+
+    /// Returns the state to use in this process: in a child made by `fork`, one of its own.
+    pub(crate) fn here(self: &Arc<Self>) -> Result<Arc<Self>, Error> {
+        if self.process.is_current() {
+            return Ok(Arc::clone(self));
+        }
+        let child = match self.in_child.get() {
+            Some(child) => child,
+            None => {
+                let backend = self.backend.reopen()?;
+                let clock = Arc::clone(&self.clock);
+                let child = Self::new(backend, clock, self.defaults.clone(), self.timing, self.prefix.clone());
+                // Set, and not initialised in place: a fork meanwhile would leave it locked.
+                let _ = self.in_child.set(Arc::new(child));
+                self.in_child.get().expect("was just set")
+            }
+        };
+        child.here()
     }
 
     pub(crate) fn runtime(&self) -> Option<Handle> {
@@ -148,6 +176,16 @@ impl Shared {
             unfinished.freed = Some(work.await);
         });
         true
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if !self.process.is_current() {
+            // Its connections and files are those of the parent. Closing them in order would
+            // disturb the parent, and wait for threads that do not exist in this process.
+            mem::forget(Arc::clone(&self.backend));
+        }
     }
 }
 

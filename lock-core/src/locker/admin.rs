@@ -49,10 +49,11 @@ impl LockAdmin {
         &self,
         name: impl TryInto<LockName, Error: Into<Error>> + Send,
     ) -> Result<Option<Holder>, Error> {
-        let name = self.shared.name(name)?;
-        let answer =
-            self.bounded(Operation::Inspect, async { self.shared.backend.require_admin()?.inspect(&name).await }).await;
-        answer.map_err(|e| e.with_name(&name))
+        let name = &self.shared.name(name)?;
+        let answer = self
+            .bounded(Operation::Inspect, |shared| async move { shared.backend.require_admin()?.inspect(name).await })
+            .await;
+        answer.map_err(|e| e.with_name(name))
     }
 
     /// Lists the held locks whose names begin with `prefix`, by name. May lag behind; see the page
@@ -68,7 +69,8 @@ impl LockAdmin {
         let prefix = format!("{own}{}", prefix.as_ref());
         // A list takes one request for each page, so the time limit of one request does not bound
         // it.
-        let found = timeout(WHOLE_STORE, async { self.shared.backend.require_admin()?.list(&prefix).await }).await;
+        let shared = self.shared.here()?;
+        let found = timeout(WHOLE_STORE, async { shared.backend.require_admin()?.list(&prefix).await }).await;
         let found = found
             .unwrap_or_else(|_| Err(no_reply(WHOLE_STORE)))
             .map_err(|e| e.with_operation(Operation::List).with_store(self.shared.backend.describe()))?;
@@ -95,17 +97,17 @@ impl LockAdmin {
         seen: &Holder,
         by: &str,
     ) -> Result<Break, Error> {
-        let name = self.shared.name(name)?;
+        let name = &self.shared.name(name)?;
         let Some(version) = &seen.version else {
             let message = "this holder has no version to compare, so its lock cannot be broken safely; stop the holder's process instead";
-            return Err(Error::new(ErrorKind::Unsupported, message).with_operation(Operation::Break).with_name(&name));
+            return Err(Error::new(ErrorKind::Unsupported, message).with_operation(Operation::Break).with_name(name));
         };
         let answer = self
-            .bounded(Operation::Break, async {
-                self.shared.backend.require_admin()?.break_lock(&name, version, by).await
+            .bounded(Operation::Break, |shared| async move {
+                shared.backend.require_admin()?.break_lock(name, version, by).await
             })
             .await;
-        answer.map_err(|e| e.with_name(&name))
+        answer.map_err(|e| e.with_name(name))
     }
 
     /// Removes what the store keeps of a name that will not be used again, such as that of a test.
@@ -119,10 +121,11 @@ impl LockAdmin {
     /// # Cancel safety
     /// Cancel safe: it may or may not have taken effect.
     pub async fn purge(&self, name: impl TryInto<LockName, Error: Into<Error>> + Send) -> Result<bool, Error> {
-        let name = self.shared.name(name)?;
-        let answer =
-            self.bounded(Operation::Purge, async { self.shared.backend.require_admin()?.purge(&name).await }).await;
-        answer.map_err(|e| e.with_name(&name))
+        let name = &self.shared.name(name)?;
+        let answer = self
+            .bounded(Operation::Purge, |shared| async move { shared.backend.require_admin()?.purge(name).await })
+            .await;
+        answer.map_err(|e| e.with_name(name))
     }
 
     /// Checks how the store is set up: what of it is fit for locks, and what to change.
@@ -133,14 +136,23 @@ impl LockAdmin {
     /// # Cancel safety
     /// Cancel safe: it changes nothing.
     pub async fn diagnose(&self) -> Vec<Finding> {
-        timeout(WHOLE_STORE, self.shared.backend.diagnose()).await.unwrap_or_else(|_| {
+        let shared = match self.shared.here() {
+            Ok(shared) => shared,
+            Err(error) => return vec![Finding::warning("store", format!("could not be examined: {error}"))],
+        };
+        timeout(WHOLE_STORE, shared.backend.diagnose()).await.unwrap_or_else(|_| {
             vec![Finding::warning("store", format!("could not be examined: no reply within {WHOLE_STORE:?}"))]
         })
     }
 
-    async fn bounded<T>(&self, operation: Operation, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-        let limit = self.shared.backend.timings().attempt_timeout;
-        let answer = timeout(limit, call).await.unwrap_or_else(|_| Err(no_reply(limit)));
+    async fn bounded<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        operation: Operation,
+        call: impl FnOnce(Arc<Shared>) -> F,
+    ) -> Result<T, Error> {
+        let shared = self.shared.here()?;
+        let limit = shared.backend.timings().attempt_timeout;
+        let answer = timeout(limit, call(shared)).await.unwrap_or_else(|_| Err(no_reply(limit)));
         answer.map_err(|e| e.with_operation(operation).with_store(self.shared.backend.describe()))
     }
 }

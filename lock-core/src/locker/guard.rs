@@ -51,6 +51,14 @@ use crate::{
 /// A leaked guard (`std::mem::forget`) is still renewed;
 /// [`max_hold`](crate::LockRequest::max_hold) limits that.
 ///
+/// # Forks
+///
+/// A guard belongs to the process that acquired the lock. In a child made by `fork`:
+///
+/// - [`check`](Self::check) returns the loss [`Forked`](crate::LossReason::Forked) with the
+///   parent's process id.
+/// - [`release`](Self::release) and drop do nothing, and the parent still holds the lock.
+///
 /// # Blocking work
 ///
 /// One task of the tokio runtime renews the lease in the background. Blocking calls, such as a long
@@ -316,13 +324,14 @@ impl Guard {
     /// the lock belongs to a descriptor (files).
     #[cfg(unix)]
     pub fn descriptor(&self) -> Option<std::os::fd::OwnedFd> {
-        self.shared.backend.process_bound()?.descriptor(&self.hold.lease)
+        let held_here = self.hold.forked().is_none();
+        self.shared.backend.process_bound().filter(|_| held_here)?.descriptor(&self.hold.lease)
     }
 
     /// Releases the lock, after [`min_hold`](crate::LockRequest::min_hold) if that has not passed.
     ///
     /// If the lock was lost before, this returns [`Release::NotHeld`]. It never releases a
-    /// successor's lock.
+    /// successor's lock, nor in a forked child the lock of the parent.
     ///
     /// # Errors
     /// If the store does not confirm the release after three attempts. A further attempt continues
@@ -331,6 +340,9 @@ impl Guard {
     /// # Cancel safety
     /// Cancel safe: if the future is dropped, the release continues in the background.
     pub async fn release(mut self) -> Result<Release, Error> {
+        if self.hold.forked().is_some() {
+            return Ok(Release::NotHeld(None));
+        }
         let span = tracing::debug_span!("release", name = %self.hold.lease.name);
         let answer = self.give_back().instrument(span).await;
         tracing::debug!(name = %self.hold.lease.name, ?answer, "release finished");
@@ -365,6 +377,11 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
+        if self.hold.forked().is_some() {
+            // The lock is the parent's, and so are the task and the connection that would end it.
+            std::mem::forget((Arc::clone(&self.hold), Arc::clone(&self.shared)));
+            return;
+        }
         if !self.armed {
             return;
         }

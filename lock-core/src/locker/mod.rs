@@ -28,6 +28,9 @@ use crate::{
 
 /// Acquires locks on one store. Cheap to clone; clones share connections, renewals and queues.
 ///
+/// In a child made by `fork` it opens the store anew, at its first use on a runtime of the child.
+/// The memory store returns an error there, because it would not exclude the parent.
+///
 /// ```
 /// use lock_core::{Locker, TryAcquire, memory::MemoryBackend};
 ///
@@ -164,7 +167,9 @@ impl Locker {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn wait_idle(&self) {
-        let mut releasing = self.shared.releasing.subscribe();
+        // In a child process only its own releases count. Without a store of its own it has none.
+        let Ok(shared) = self.shared.here() else { return };
+        let mut releasing = shared.releasing.subscribe();
         // Cannot fail: the sender lives as long as this locker.
         let _ = releasing.wait_for(|count| *count == 0).await;
     }

@@ -200,7 +200,7 @@ impl LockRequest {
 
 impl LockRequest {
     fn acquire_loop(self) -> Result<AcquireLoop, Error> {
-        AcquireLoop::new(self.shared, self.name?, self.options, self.observers)
+        AcquireLoop::new(self.shared.here()?, self.name?, self.options, self.observers)
     }
 }
 

@@ -217,6 +217,10 @@ impl Backend for Faulty {
         self.disturb(Operation::Watch, || self.inner.watch(name)).await
     }
 
+    fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {
+        self.inner.reopen()
+    }
+
     async fn diagnose(&self) -> Vec<Finding> {
         let examined = self.disturb(Operation::Inspect, async || Ok(self.inner.diagnose().await)).await;
         examined.unwrap_or_else(|error| vec![Finding::warning("store", error.to_string())])

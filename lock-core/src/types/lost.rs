@@ -67,6 +67,12 @@ pub enum LossReason {
     /// The guard released the lock or was dropped. Only a [`LossSignal`](crate::LossSignal), which
     /// may outlive its guard, gives this reason.
     Released,
+    /// This process was forked from the one that acquired the lock, which has this process id. The
+    /// parent may still hold the lock; a child never does.
+    Forked {
+        /// The process id of the parent.
+        parent: u32,
+    },
 }
 
 impl LossReason {
@@ -81,6 +87,7 @@ impl LossReason {
                 | Self::MaxHold
                 | Self::Deadline
                 | Self::Released
+                | Self::Forked { .. }
         )
     }
 
@@ -98,6 +105,7 @@ impl LossReason {
             Self::MaxHold => "max_hold",
             Self::Deadline => "deadline",
             Self::Released => "released",
+            Self::Forked { .. } => "forked",
         }
     }
 }
@@ -122,6 +130,9 @@ impl fmt::Display for LossReason {
             Self::MaxHold => write!(f, "max_hold was reached"),
             Self::Deadline => write!(f, "its deadline was reached, less the margin"),
             Self::Released => write!(f, "its guard released it"),
+            Self::Forked { parent } => {
+                write!(f, "it belongs to process {parent}, and this process was forked from that one")
+            }
         }
     }
 }

@@ -24,6 +24,7 @@ mod lease;
 mod lost;
 mod name;
 mod options;
+mod process;
 
 pub(crate) use clock::{Clock, ClockReading, SystemClock};
 pub(crate) use error::no_reply;
@@ -34,3 +35,4 @@ pub use lease::{FencingToken, InvalidLeaseId, Lease, LeaseId};
 pub use lost::{LossReason, Lost};
 pub use name::{InvalidName, LockName};
 pub use options::{LockOptions, Renew};
+pub use process::Process;

@@ -10,22 +10,16 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
     path::Path,
     sync::{Arc, Mutex, MutexGuard},
     thread,
 };
 
 use lock_core::{Error, LockName};
-use nix::fcntl::{FlockArg, OFlag};
+use nix::fcntl::OFlag;
 use tokio::sync::Notify;
 
-use crate::{
-    error,
-    lockfile::{LockFile, flock},
-    mode::Mode,
-    sync,
-};
+use crate::{error, lockfile::LockFile, mode::Mode, sync};
 
 /// The queues that the waiters of this backend have joined.
 #[derive(Debug, Default)]
@@ -55,7 +49,7 @@ enum PositionState {
         wanted: bool,
     },
     First {
-        _file: File,
+        _file: Box<LockFile>,
     },
     /// The queue cannot be used; every waiter is first.
     Broken,
@@ -104,20 +98,21 @@ impl FlockQueues {
 
     fn start(self: &Arc<Self>, name: &LockName, file: LockFile, path: &Path) -> Result<Arc<SharedPosition>, Error> {
         if file.try_lock(path)? {
-            return Ok(SharedPosition::new(PositionState::First { _file: file.into_file() }));
+            return Ok(SharedPosition::new(PositionState::First { _file: Box::new(file) }));
         }
         let shared = SharedPosition::new(PositionState::Waiting { wanted: true });
         let (queues, name, waiting) = (Arc::downgrade(self), name.clone(), Arc::clone(&shared));
         let wait = move || {
-            let file = file.into_file();
-            let locked = flock(&file, FlockArg::LockExclusive);
+            let locked = file.lock_blocking();
             // Under the lock of the map, so that no waiter takes over a position that is about to
             // end.
             let queues = queues.upgrade();
             let mut abandoned = queues.as_ref().map(|queues| queues.abandoned());
             let mut state = waiting.state();
             match (&*state, locked) {
-                (PositionState::Waiting { wanted: true }, Ok(())) => *state = PositionState::First { _file: file },
+                (PositionState::Waiting { wanted: true }, Ok(())) => {
+                    *state = PositionState::First { _file: Box::new(file) }
+                }
                 _ => *state = PositionState::Broken,
             }
             if let Some(abandoned) = &mut abandoned
