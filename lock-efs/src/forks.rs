@@ -6,18 +6,20 @@
 
 use std::{
     fs::{File, Metadata},
+    io,
     os::{
-        fd::{AsRawFd, RawFd},
+        fd::{AsRawFd, IntoRawFd, RawFd},
         unix::fs::MetadataExt,
     },
     sync::{
         Mutex, OnceLock,
         atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering},
     },
+    thread,
 };
 
 use lock_core::{Error, ErrorKind};
-use nix::libc;
+use nix::{errno::Errno, fcntl::OFlag, libc, unistd::pipe2};
 
 use crate::sync;
 
@@ -55,6 +57,10 @@ struct Chunk {
 
 static FIRST: Chunk = Chunk::new();
 
+/// The end of a pipe without a writer. It takes the place of inherited lock files, and is open in
+/// advance, because a child may have no descriptor left.
+static SUBSTITUTE: AtomicI32 = AtomicI32::new(-1);
+
 impl Chunk {
     const fn new() -> Self {
         Self { slots: [const { Slot::new() }; 64], next: OnceLock::new() }
@@ -71,6 +77,26 @@ impl Chunk {
                 Some(slot) => return slot,
                 None => chunk = chunk.next.get_or_init(|| Box::new(Self::new())),
             }
+        }
+    }
+}
+
+/// The forks of this process that have begun, and those that have ended in this process.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+static ENDED: AtomicU64 = AtomicU64::new(0);
+
+/// Calls `open` until no fork overlaps it. A child that is forked between the opening of a file and
+/// its [`Listed`] would keep the file open, and with it the lock that this process acquires next.
+pub(crate) fn open_between_forks<T, E>(mut open: impl FnMut() -> Result<T, E>) -> Result<T, E> {
+    loop {
+        let begun = BEGUN.load(Ordering::SeqCst);
+        if ENDED.load(Ordering::SeqCst) != begun {
+            thread::yield_now();
+            continue;
+        }
+        let opened = open()?;
+        if BEGUN.load(Ordering::SeqCst) == begun {
+            return Ok(opened);
         }
     }
 }
@@ -107,22 +133,17 @@ impl Drop for Listed {
 /// It makes only calls that are safe in a signal handler.
 pub fn after_fork_in_child() {
     let process = std::process::id();
-    let mut substitute = None;
+    let substitute = SUBSTITUTE.load(Ordering::Acquire);
     let mut chunk = Some(&FIRST);
     while let Some(Chunk { slots, next }) = chunk {
         for slot in slots {
             let descriptor = slot.descriptor.load(Ordering::Acquire);
             if descriptor >= 0 && slot.process.load(Ordering::Relaxed) != process && is_in(slot, descriptor) {
-                let substitute = *substitute.get_or_insert_with(closed_pipe);
                 replace(descriptor, substitute);
                 slot.descriptor.store(TAKEN, Ordering::Release);
             }
         }
         chunk = next.get().map(|next| &**next);
-    }
-    if let Some(substitute) = substitute {
-        // SAFETY: this function opened the descriptor, and no value owns it.
-        unsafe { libc::close(substitute) };
     }
 }
 
@@ -137,18 +158,6 @@ fn is_in(slot: &Slot, descriptor: RawFd) -> bool {
     found.is_some_and(|found| {
         found.st_dev == slot.device.load(Ordering::Relaxed) && found.st_ino == slot.inode.load(Ordering::Relaxed)
     })
-}
-
-/// Returns a descriptor of a pipe without a writer; negative if none can be opened.
-fn closed_pipe() -> RawFd {
-    let mut ends = [-1; 2];
-    // SAFETY: the call writes two descriptors, and this function owns both.
-    unsafe {
-        if libc::pipe(ends.as_mut_ptr()) == 0 {
-            libc::close(ends[1]);
-        }
-    }
-    ends[0]
 }
 
 /// Closes the file behind `descriptor`. The number stays open, because the value that owns it will
@@ -166,20 +175,33 @@ fn replace(descriptor: RawFd, substitute: RawFd) {
 /// on. The first call registers it.
 ///
 /// # Errors
-/// Of kind [`ErrorKind::Limit`] if there is no memory for the handler.
+/// Of kind [`ErrorKind::Limit`] if there is no memory or no descriptor for the handler.
 pub(crate) fn handle_forks() -> Result<(), Error> {
+    extern "C" fn begins() {
+        BEGUN.fetch_add(1, Ordering::SeqCst);
+    }
+    extern "C" fn has_ended() {
+        ENDED.fetch_add(1, Ordering::SeqCst);
+    }
     extern "C" fn in_child() {
+        // Threads that were forking at the same time do not exist here.
+        ENDED.store(BEGUN.load(Ordering::SeqCst), Ordering::SeqCst);
         after_fork_in_child();
     }
     static DONE: Mutex<bool> = Mutex::new(false);
+    let failed = |source: Errno| {
+        let what = "cannot prepare for forks: the process has no memory or no descriptor left";
+        Error::new(ErrorKind::Limit, what).with_source(io::Error::from(source)).with_ambiguous(false)
+    };
     let mut done = sync::lock(&DONE);
     if !*done {
-        // SAFETY: the handler makes only calls that are safe after `fork`.
-        let failed = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
-        if failed != 0 {
-            let what = "cannot register a handler for forks: there is no memory for it";
-            return Err(Error::new(ErrorKind::Limit, what).with_ambiguous(false));
+        let (substitute, _) = pipe2(OFlag::O_CLOEXEC).map_err(failed)?;
+        // SAFETY: the handlers make only calls that are safe around `fork`.
+        let refused = unsafe { libc::pthread_atfork(Some(begins), Some(has_ended), Some(in_child)) };
+        if refused != 0 {
+            return Err(failed(Errno::from_raw(refused)));
         }
+        SUBSTITUTE.store(substitute.into_raw_fd(), Ordering::Release);
         *done = true;
     }
     Ok(())

@@ -20,7 +20,7 @@ use nix::{
 
 use crate::{
     error,
-    forks::Listed,
+    forks::{Listed, open_between_forks},
     mode::{Mode, Sharing},
     open::{self, Access, Opened},
 };
@@ -49,6 +49,10 @@ pub(crate) struct Inode {
 impl LockFile {
     /// Opens or creates the file, with the additional `flags` that its file system needs.
     pub(crate) fn open(path: &Path, mode: Mode, flags: OFlag) -> Result<Self, Error> {
+        open_between_forks(|| Self::open_once(path, mode, flags))
+    }
+
+    fn open_once(path: &Path, mode: Mode, flags: OFlag) -> Result<Self, Error> {
         let fail = |e: io::Error| error::at("open the lock file", path, e);
         let mut opened = open::or_create(path, mode.file, flags).map_err(fail)?;
         if opened.created {
@@ -65,8 +69,8 @@ impl LockFile {
 
     /// Opens the file if it exists.
     pub(crate) fn open_existing(path: &Path) -> Result<Option<Self>, Error> {
-        match open::existing(path, Access::ReadWrite, OFlag::empty()) {
-            Ok(opened) => Ok(Some(Self::of(opened))),
+        match open_between_forks(|| open::existing(path, Access::ReadWrite, OFlag::empty()).map(Self::of)) {
+            Ok(file) => Ok(Some(file)),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(error::at("open the lock file", path, e)),
         }

@@ -14,6 +14,8 @@ mod daemon;
 #[cfg(feature = "servers")]
 pub mod dynamodb;
 #[cfg(feature = "servers")]
+mod fork;
+#[cfg(feature = "servers")]
 pub mod http_proxy;
 mod loopback;
 #[cfg(feature = "servers")]
@@ -45,6 +47,8 @@ pub mod wire;
 pub use clocks::{monotonic_nanos, processor_time};
 #[cfg(feature = "servers")]
 pub use daemon::{Daemon, free_port};
+#[cfg(feature = "servers")]
+pub use fork::forked;
 pub use loopback::{Direction, Proxy};
 #[cfg(feature = "servers")]
 pub use scratch::{Scratch, target_directory};

@@ -6,6 +6,7 @@ mod conformance;
 mod doctor;
 mod errors;
 mod fixture;
+mod forks;
 mod hostile;
 mod interop;
 mod limits;

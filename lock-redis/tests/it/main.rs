@@ -6,6 +6,7 @@ mod compat;
 mod doctor;
 mod faults;
 mod fixture;
+mod forks;
 mod hostile;
 mod keys;
 mod lost_replies;
