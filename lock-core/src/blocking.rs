@@ -5,8 +5,8 @@
 //! that belongs to the [`Locker`], so a lock stays held while the caller computes. Do not call
 //! these methods from async code, because they would block the runtime. They return an error there.
 //!
-//! A [`Locker`] works in a child made by `fork`, too. It starts a thread of its own there, and opens
-//! the store anew at its first use. See [`crate::Guard`] for the guards that a child inherits.
+//! A [`Locker`] works in a child made by `fork`, too. At its first use there it starts a thread of
+//! its own and opens the store anew. See [`crate::Guard`] for the guards that a child inherits.
 //!
 //! ```
 //! use lock_core::{Registry, blocking, memory::MemoryFactory};

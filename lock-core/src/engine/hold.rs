@@ -40,7 +40,7 @@ pub(crate) struct LeaseState {
     backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
     detector: Arc<FreezeDetector>,
-    /// The process that holds the lock. In any other one the mutexes below may be locked for ever.
+    /// The process that holds the lock. In any other one the mutexes below may stay locked.
     process: Process,
     state: Mutex<State>,
     lost: Notify,
