@@ -125,7 +125,8 @@ async fn cycles(backend: &Arc<DynamoBackend>, raw: &Client, table: &str) {
             });
             request
                 .update_expression(
-                    "SET version = :to, #owner = :o, ttl_ms = :0, expires_at = :1, collect_at = :2, acquired_at = :3, fence = :4 REMOVE released",
+                    "SET version = :to, #owner = :o, ttl_ms = :0, expires_at = :1, collect_at = :2, acquired_at = \
+                     :3, fence = :4 REMOVE released",
                 )
                 .condition_expression("attribute_not_exists(version) OR version = :from")
                 .expression_attribute_names("#owner", "owner")
@@ -207,7 +208,8 @@ async fn held(config: DynamoConfig, wire: &Wire) {
     let time = started.elapsed().as_secs_f64();
     let requests = wire.take_seen().len();
     println!(
-        "\n{HELD} locks held, ttl {TTL:?}: {:.0} requests/s, {:.1} % of a core with the proxy, {:.1} KB each, {} connections, {} lost",
+        "\n{HELD} locks held, ttl {TTL:?}: {:.0} requests/s, {:.1} % of a core with the proxy, {:.1} KB each, {} \
+         connections, {} lost",
         f64::from(u32::try_from(requests).expect("few")) / time,
         100.0 * (cpu() - used).as_secs_f64() / time,
         f64::from(u32::try_from(after.saturating_sub(before)).expect("small")) / 1_000.0,

@@ -178,7 +178,8 @@ impl DynamoBackend {
         };
         let holder = record.holder(None);
         let message = format!(
-            "the lease of {holder} is over, but {off}, so this machine cannot take over by time (skew bound {:?}); set the clock, or wait until the record has stayed unchanged for a whole lease",
+            "the lease of {holder} is over, but {off}, so this machine cannot take over by time (skew bound {:?}); \
+             set the clock, or wait until the record has stayed unchanged for a whole lease",
             self.config.skew_bound
         );
         // Each retry also observes the record, so retrying succeeds in the end.
@@ -188,7 +189,8 @@ impl DynamoBackend {
 
 fn next_token(previous: Option<FencingToken>, now: StoreTime) -> Result<FencingToken, Error> {
     FencingToken::next(previous, u64::try_from(now.micros).unwrap_or(0)).ok_or_else(|| {
-        let message = "the fencing token in the item or this machine's clock is past the year 2255; correct the item or the clock";
+        let message = "the fencing token in the item or this machine's clock is past the year 2255; correct the item \
+            or the clock";
         Error::new(ErrorKind::Corrupt, message)
     })
 }

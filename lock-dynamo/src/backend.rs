@@ -184,7 +184,8 @@ impl DynamoBackend {
         let stands = self.clock.confirms(reading);
         if !stands {
             let skew = self.clock.skew(self.clock.moment()).map(crate::client::seconds);
-            tracing::warn!(?skew, table = %self.config.table, "this machine's clock is not the store's; writing the lease again by the store's");
+            tracing::warn!(?skew, table = %self.config.table, "this machine's clock is not the store's; writing the \
+                lease again by the store's");
         }
         stands
     }
@@ -331,7 +332,8 @@ impl Backend for DynamoBackend {
 
     fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {
         if self.sdk.is_some() {
-            let message = "this store uses an AWS configuration of the parent process, whose connections a child cannot \
+            let message = "this store uses an AWS configuration of the parent process, whose connections a child \
+                cannot \
                            use; open the store again in the child process";
             return Err(Error::new(ErrorKind::Unsupported, message).with_store(self.describe()));
         }
@@ -359,7 +361,8 @@ impl Admin for DynamoBackend {
 
     async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
         if !self.capabilities().break_lock {
-            let message = "the Python client's schema has no released state that could be told to the holder; delete the item with the AWS tools";
+            let message = "the Python client's schema has no released state that could be told to the holder; delete \
+                the item with the AWS tools";
             let error = Error::new(ErrorKind::Unsupported, message);
             return Err(error.with_operation(Operation::Break).with_name(name).with_store(self.describe()));
         }

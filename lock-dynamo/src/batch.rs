@@ -216,13 +216,17 @@ mod tests {
         for (schema, expected) in [
             (
                 Schema::Native,
-                "UPDATE \"ta\"\"ble\" SET \"version\" = ? SET \"ttl_ms\" = ? SET \"expires_at\" = ? SET \"collect_at\" = ? WHERE \"key\" = ? \
-                 AND begins_with(\"version\", ?) AND \"free_at\" IS MISSING AND \"released\" IS MISSING AND \"expires_at\" <= ?",
+                "UPDATE \"ta\"\"ble\" SET \"version\" = ? SET \"ttl_ms\" = ? SET \"expires_at\" = ? SET \
+                 \"collect_at\" = ? WHERE \"key\" = ? \
+                 AND begins_with(\"version\", ?) AND \"free_at\" IS MISSING AND \"released\" IS MISSING AND \
+                 \"expires_at\" <= ?",
             ),
             (
                 Schema::Python,
-                "UPDATE \"ta\"\"ble\" SET \"record_version_number\" = ? SET \"onelock_ttl_ms\" = ? SET \"lease_duration\" = ? SET \"onelock_expires_at\" = ? \
-                 SET \"expiry_time\" = ? WHERE \"lock_key\" = ? AND \"sort_key\" = ? AND begins_with(\"record_version_number\", ?) \
+                "UPDATE \"ta\"\"ble\" SET \"record_version_number\" = ? SET \"onelock_ttl_ms\" = ? SET \
+                 \"lease_duration\" = ? SET \"onelock_expires_at\" = ? \
+                 SET \"expiry_time\" = ? WHERE \"lock_key\" = ? AND \"sort_key\" = ? AND \
+                 begins_with(\"record_version_number\", ?) \
                  AND \"onelock_free_at\" IS MISSING AND \"onelock_expires_at\" <= ?",
             ),
         ] {

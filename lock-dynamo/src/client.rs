@@ -130,7 +130,8 @@ async fn load(config: &DynamoConfig) -> Result<SdkConfig, Error> {
 fn chosen(config: &DynamoConfig, sdk: SdkConfig) -> Result<SdkConfig, Error> {
     if config.profile.is_some() {
         return Err(wrong(
-            "a profile has no effect on an AWS configuration that the application passes in; load the profile into that configuration",
+            "a profile has no effect on an AWS configuration that the application passes in; load the profile into \
+             that configuration",
         ));
     }
     let mut builder = sdk.into_builder();

@@ -111,13 +111,25 @@ impl DynamoBackend {
         let now = self.clock.moment();
         let bound = self.config.skew_bound;
         match self.clock.skew(now) {
-            None => Finding::note("clock", "the replies have no Date header, so this machine cannot take over a dead holder's lock by time"),
-            Some(_) if self.clock.is_trusted(now) => {
-                Finding::good("clock", format!("within half of the skew bound ({bound:?}) of DynamoDB's, as far as replies show"))
-            }
+            None => Finding::note(
+                "clock",
+                "the replies have no Date header, so this machine cannot take over a dead \
+                holder's lock by time",
+            ),
+            Some(_) if self.clock.is_trusted(now) => Finding::good(
+                "clock",
+                format!(
+                    "within half of the skew bound ({bound:?}) of DynamoDB's, as far as \
+                    replies show"
+                ),
+            ),
             Some(skew) => Finding::warning(
                 "clock",
-                format!("{:+.1} s off DynamoDB's: this machine cannot take over a dead holder's lock by time (skew bound {bound:?})", seconds(skew)),
+                format!(
+                    "{:+.1} s off DynamoDB's: this machine cannot take over a dead holder's lock by time (skew \
+                    bound {bound:?})",
+                    seconds(skew)
+                ),
             )
             .advice("synchronise the clock with chrony or another NTP client"),
         }

@@ -89,7 +89,8 @@ fn place(config: &DynamoConfig) -> String {
 pub(crate) fn stranger(name: &LockName, config: &DynamoConfig) -> Error {
     let (table, key) = (&config.table, config.layout.name(Attribute::Key));
     let message = format!(
-        "the item \"{name}\" (attribute \"{key}\") in the table \"{table}\" is not a lock, and was not changed; use another name or table, or delete the item"
+        "the item \"{name}\" (attribute \"{key}\") in the table \"{table}\" is not a lock, and was not changed; use \
+         another name or table, or delete the item"
     );
     Error::new(ErrorKind::StoreNotReady, message)
 }
@@ -109,7 +110,8 @@ fn unreachable(config: &DynamoConfig) -> Error {
 }
 
 fn credentials() -> Error {
-    let message = "no usable AWS credentials; set AWS_PROFILE or AWS_ACCESS_KEY_ID, or give the task, function or instance a role";
+    let message = "no usable AWS credentials; set AWS_PROFILE or AWS_ACCESS_KEY_ID, or give the task, function or \
+        instance a role";
     Error::new(ErrorKind::PermissionDenied, message)
 }
 
@@ -209,7 +211,8 @@ fn validation(message: &str, config: &DynamoConfig) -> (ErrorKind, String) {
         return (
             ErrorKind::StoreNotReady,
             format!(
-                "the keys of the table \"{}\" do not match schema {}, which needs {keys}; choose the schema or the key names of the table",
+                "the keys of the table \"{}\" do not match schema {}, which needs {keys}; choose the schema or the \
+                 key names of the table",
                 config.table, layout.schema
             ),
         );

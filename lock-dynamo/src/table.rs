@@ -261,7 +261,8 @@ impl DynamoBackend {
 
 fn collected_by_another(attribute: &str, ours: &str) -> String {
     format!(
-        "TTL deletes items by the attribute \"{attribute}\", but these locks write \"{ours}\": idle items are never deleted; set ttl_attribute={attribute}"
+        "TTL deletes items by the attribute \"{attribute}\", but these locks write \"{ours}\": idle items are never \
+         deleted; set ttl_attribute={attribute}"
     )
 }
 
@@ -304,7 +305,8 @@ pub(crate) fn judge_regions(table: &TableDescription) -> Result<Option<String>, 
         return Ok(Some(regions));
     }
     Err(format!(
-        "a global table ({regions}), which resolves concurrent writes by \"last writer wins\": two regions can both acquire a lock"
+        "a global table ({regions}), which resolves concurrent writes by \"last writer wins\": two regions can both \
+         acquire a lock"
     ))
 }
 
@@ -315,8 +317,11 @@ pub(crate) fn judge_keys(table: &TableDescription, layout: &Layout) -> Vec<Strin
     let wanted = keys(layout);
     if there != wanted {
         problems.push(format!(
-            "its keys are {}, but schema {} with these names needs {}; keys cannot be changed: use another table, or set partition_key and sort_key",
-            shown(&there), layout.schema, shown(&wanted)
+            "its keys are {}, but schema {} with these names needs {}; keys cannot be changed: use another table, or \
+             set partition_key and sort_key",
+            shown(&there),
+            layout.schema,
+            shown(&wanted)
         ));
     }
     for definition in table.attribute_definitions() {
@@ -361,7 +366,13 @@ mod tests {
         let good = table(&keys(&native), ScalarAttributeType::S);
         assert_eq!(judge(&good.clone().build(), &native), TableCheck::default());
         let problems = judge(&good.build(), &python).problems;
-        assert!(problems[0].starts_with("its keys are partition key \"key\", but schema python with these names needs partition key \"lock_key\" and sort key \"sort_key\""), "{problems:?}");
+        assert!(
+            problems[0].starts_with(
+                "its keys are partition key \"key\", but schema python with these names \
+            needs partition key \"lock_key\" and sort key \"sort_key\""
+            ),
+            "{problems:?}"
+        );
         let problems = judge(&table(&keys(&native), ScalarAttributeType::N).build(), &native).problems;
         assert_eq!(problems, ["its key \"key\" is of type N, but must be a string (S)"]);
     }

@@ -123,7 +123,8 @@ fn check(directory: &Path) -> Result<(), Error> {
     if shared_by_all {
         tracing::warn!(
             directory = %directory.display(),
-            "every user can remove the lock files of this directory and so break any lock; remove write access for others (chmod o-w)"
+            "every user can remove the lock files of this directory and so break any lock; remove write access for \
+             others (chmod o-w)"
         );
     }
     Ok(())

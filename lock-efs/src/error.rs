@@ -53,7 +53,8 @@ fn diagnose(errno: Errno) -> (ErrorKind, bool, &'static str) {
         Errno::EACCES | Errno::EPERM => (
             K::PermissionDenied,
             false,
-            "this user lacks permission; give it write access to the directory and its files (several users need the option mode=0660 and \
+            "this user lacks permission; give it write access to the directory and its files (several users need the \
+             option mode=0660 and \
              a directory of their common group without the sticky bit)",
         ),
         Errno::EROFS => {
@@ -63,12 +64,14 @@ fn diagnose(errno: Errno) -> (ErrorKind, bool, &'static str) {
         Errno::EDQUOT => (
             K::Limit,
             false,
-            "a quota is exhausted: of space, or on EFS of locks (512 on one file; 8,192 in one mount, over 256 pairs of file and process); raise it or hold fewer locks at once",
+            "a quota is exhausted: of space, or on EFS of locks (512 on one file; 8,192 in one mount, over 256 pairs \
+             of file and process); raise it or hold fewer locks at once",
         ),
         Errno::ENOLCK => (
             K::Limit,
             true,
-            "no more locks are available (EFS allows 512 on one file, and 8,192 in one mount over 256 pairs of file and process); hold fewer at once",
+            "no more locks are available (EFS allows 512 on one file, and 8,192 in one mount over 256 pairs of file \
+             and process); hold fewer at once",
         ),
         Errno::EMFILE | Errno::ENFILE => {
             (K::Limit, true, "too many open files, and a lock needs two; raise the limit (ulimit -n)")

@@ -86,7 +86,8 @@ fn parse(file: &File, path: &Path) -> Result<Option<FencingToken>, Error> {
     let text = std::str::from_utf8(&bytes).ok().and_then(|text| text.lines().next()?.strip_prefix(HEAD));
     let floor = text.and_then(|text| text.trim().parse().ok()).and_then(FencingToken::new);
     if floor.is_none() && !bytes.is_empty() {
-        tracing::warn!(file = %path.display(), "the floor of the fencing tokens is invalid; new names get tokens from the clock alone");
+        tracing::warn!(file = %path.display(), "the floor of the fencing tokens is invalid; new names get tokens \
+            from the clock alone");
     }
     Ok(floor)
 }

@@ -75,7 +75,8 @@ impl Sharing {
         if (owner.is_some() || group.is_some())
             && let Err(error) = fchown(file, owner, group)
         {
-            tracing::debug!(file = %path.display(), %error, "cannot give the file the owner and group of its directory");
+            tracing::debug!(file = %path.display(), %error, "cannot give the file the owner and group of its \
+                directory");
             if !self.exact {
                 // Only the group of the directory was to share the file, and this is another group.
                 mode = (mode & !0o070) | ((mode & 0o007) << 3);

@@ -229,7 +229,11 @@ impl FileStore {
             None => floor::read(&self.directory, self.medium.open_flags())?,
         };
         let token = FencingToken::next(before, now_us).ok_or_else(|| {
-            let what = format!("the record {} holds the largest possible fencing token; remove the record to start again from the clock", files.record.display());
+            let what = format!(
+                "the record {} holds the largest possible fencing token; remove the record to start \
+                again from the clock",
+                files.record.display()
+            );
             Error::new(ErrorKind::Corrupt, what)
         })?;
         let bytes = record::held(request, token, now_us);
@@ -352,7 +356,8 @@ impl FileStore {
         match marked {
             Err(e) if !hold_for.is_zero() => Err(error::at("record the minimum hold of the released lock", &path, e)),
             Err(error) => {
-                tracing::warn!(name = %lease.name, %error, "lock released, but its record still says held; the next holder will report a crash");
+                tracing::warn!(name = %lease.name, %error, "lock released, but its record still says held; the next \
+                    holder will report a crash");
                 Ok(Release::Released)
             }
             Ok(()) => Ok(Release::Released),

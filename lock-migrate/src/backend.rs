@@ -111,7 +111,8 @@ impl MigrationBackend {
     /// After the loss of a part, lets go of what is left.
     async fn let_go(&self, lease: &Lease) {
         if let Err(error) = self.release(lease, Duration::ZERO).await {
-            tracing::warn!(name = %lease.name, %error, "one of the two locks was lost, and the other could not be released");
+            tracing::warn!(name = %lease.name, %error, "one of the two locks was lost, and the other could not be \
+                released");
         }
     }
 

@@ -99,10 +99,15 @@ fn judge_info(config: &RedisConfig, info: &str) -> Vec<Finding> {
     let mut findings = vec![Finding::good("server version", format!("{product} {version}"))];
     findings.extend(memory(info));
     findings.push(match field(info, "aof_enabled") {
-        Some("1") => Finding::good("persistence", "writes are logged (appendonly): a restart loses only the last of them"),
+        Some("1") => Finding::good(
+            "persistence",
+            "writes are logged (appendonly): a restart loses only the last of \
+            them",
+        ),
         _ => Finding::note(
             "persistence",
-            "writes are not logged: a restart loses held locks, and other clients may acquire them before the holders notice",
+            "writes are not logged: a restart loses held locks, and other clients may acquire them before the \
+             holders notice",
         )
         .advice("set appendonly to yes, or have the protected resource compare tokens"),
     });

@@ -23,11 +23,13 @@ pub(crate) const TABLE: &[Row] = &[
     row("128+N", "signal N killed the command"),
     row(
         "1",
-        "the lock could not be acquired: another client holds it (another code with -E); `doctor`, `torture`: the store is unfit",
+        "the lock could not be acquired: another client holds it (another code with -E); `doctor`, `torture`: the \
+         store is unfit",
     ),
     row(
         "64",
-        "invalid usage: an option, the lock name or the command line is wrong, or the command already runs under this lock",
+        "invalid usage: an option, the lock name or the command line is wrong, or the command already runs under \
+         this lock",
     ),
     row("65", "the store's record of the lock is corrupt"),
     row("69", "the store is unavailable, too slow or over its limits"),

@@ -104,6 +104,7 @@ lock_core::conformance! {
         (the_next_renewal_reports_a_broken_lease, "a lock file cannot be taken from its holder"),
         (breaking_requires_the_current_lock_version, "a lock file cannot be taken from its holder"),
         (releasing_a_broken_lease_reports_not_held, "a lock file cannot be taken from its holder"),
-        (a_replaced_record_belongs_to_another_client, "a client that replaces the key in Redis has no lock file; lock-migrate runs this case on two memory stores"),
+        (a_replaced_record_belongs_to_another_client, "a client that replaces the key in Redis has no lock file; \
+            lock-migrate runs this case on two memory stores"),
     ]
 }

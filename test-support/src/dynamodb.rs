@@ -51,7 +51,10 @@ impl DynamoDbLocal {
             let home = installed(&cache);
             let started = (0..5).find_map(|_| start(&cache, &home));
             started.unwrap_or_else(|| {
-                panic!("DynamoDB Local did not start, five times; try it by hand: cd {home:?} && java -jar DynamoDBLocal.jar -inMemory")
+                panic!(
+                    "DynamoDB Local did not start, five times; try it by hand: cd {home:?} && java -jar \
+                    DynamoDBLocal.jar -inMemory"
+                )
             })
         });
         drop(starting);
@@ -77,8 +80,10 @@ impl DynamoDbLocal {
     pub fn call(&self, operation: &str, body: &serde_json::Value) -> (u16, serde_json::Value) {
         let body = body.to_string();
         let request = format!(
-            "POST / HTTP/1.1\r\nHost: localhost\r\nX-Amz-Target: DynamoDB_20120810.{operation}\r\nContent-Type: application/x-amz-json-1.0\r\n\
-             Authorization: AWS4-HMAC-SHA256 Credential=test/20260101/eu-central-1/dynamodb/aws4_request, SignedHeaders=host, Signature=none\r\n\
+            "POST / HTTP/1.1\r\nHost: localhost\r\nX-Amz-Target: DynamoDB_20120810.{operation}\r\nContent-Type: \
+             application/x-amz-json-1.0\r\n\
+             Authorization: AWS4-HMAC-SHA256 Credential=test/20260101/eu-central-1/dynamodb/aws4_request, \
+             SignedHeaders=host, Signature=none\r\n\
              Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
             body.len()
         );
@@ -158,7 +163,8 @@ fn start(cache: &Path, home: &Path) -> Option<SocketAddr> {
 fn answers(address: SocketAddr) -> bool {
     let Ok(mut stream) = TcpStream::connect_timeout(&address, Duration::from_secs(1)) else { return false };
     let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
-    let request = "POST / HTTP/1.1\r\nHost: localhost\r\nX-Amz-Target: DynamoDB_20120810.ListTables\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
+    let request = "POST / HTTP/1.1\r\nHost: localhost\r\nX-Amz-Target: \
+        DynamoDB_20120810.ListTables\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}";
     let mut reply = [0; 12];
     stream.write_all(request.as_bytes()).is_ok()
         && stream.read_exact(&mut reply).is_ok()

@@ -25,20 +25,23 @@ impl Certificates {
         let made = Self { dir: Scratch::new() };
         openssl(
             &made,
-            "req -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -subj /CN=authority -keyout ca.key -out ca.crt",
+            "req -x509 -nodes -days 2 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -subj /CN=authority -keyout ca.key \
+             -out ca.crt",
         );
         for (who, extension) in [("server", "subjectAltName=DNS:localhost"), ("client", "subjectAltName=DNS:client")] {
             openssl(
                 &made,
                 &format!(
-                    "req -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -subj /CN={who} -keyout {who}.key -out {who}.csr"
+                    "req -nodes -newkey ec -pkeyopt ec_paramgen_curve:P-256 -subj /CN={who} -keyout {who}.key -out \
+                     {who}.csr"
                 ),
             );
             std::fs::write(made.path("extensions"), extension).expect("the directory is ours");
             openssl(
                 &made,
                 &format!(
-                    "x509 -req -in {who}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions -out {who}.crt"
+                    "x509 -req -in {who}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile extensions \
+                     -out {who}.crt"
                 ),
             );
         }

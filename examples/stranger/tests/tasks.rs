@@ -38,14 +38,16 @@ tasks! {
     skip_skips_when_contended: "skip", true => "skipped";
     wait_works_when_free: "wait", false => "worked";
     wait_gives_up_when_contended: "wait", true => "gave up: held by another job";
-    loss_signal_reaches_another_task: "loss_signal", false => "stopped: the lock \"report\" was lost: its guard released it";
+    loss_signal_reaches_another_task: "loss_signal", false => "stopped: the lock \"report\" was lost: its guard \
+        released it";
     work_stops_on_loss: "stop_on_loss", false => "stopped: the lock \"report\" was lost";
     ttl_is_chosen_per_lock: "custom_ttl", false => "valid for 9 s";
     tokens_fence_writes: "fencing_token", false => "wrote twice";
     one_candidate_leads: "leader", false => "leading";
     config_string_chooses_the_store: "config_string", false => "locked on file:///";
     config_file_chooses_the_store: "config_file", false => "ttl 20s";
-    loss_is_tested_on_a_paused_clock: "test_double", false => "the hour of work stopped: its record in the store is gone";
+    loss_is_tested_on_a_paused_clock: "test_double", false => "the hour of work stopped: its record in the store is \
+        gone";
     metrics_are_exported: "metrics", false => "onelock_attempts_total", "onelock_hold_seconds";
     threads_lock_without_a_runtime: "blocking", false => "worked";
     threads_skip_when_contended: "blocking", true => "skipped";

@@ -36,7 +36,8 @@ impl Bucket {
             "AWS4-HMAC-SHA256 Credential=test/20261122/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
         write!(
             stream,
-            "{method} /reports/{key} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {authorization}\r\n{headers}Content-Length: {length}\r\n\
+            "{method} /reports/{key} HTTP/1.1\r\nHost: {host}\r\nAuthorization: \
+             {authorization}\r\n{headers}Content-Length: {length}\r\n\
              Connection: close\r\n\r\n{body}"
         )
         .unwrap();

@@ -36,7 +36,8 @@ redis.call('SET', KEYS[2], token, 'PX', 2592000000)
 return token";
 
 const COMPARE_ID_AND_DELETE: &str = "
-if string.sub(redis.call('GET', KEYS[1]) or '', 1, 32) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return 0 end";
+if string.sub(redis.call('GET', KEYS[1]) or '', 1, 32) == ARGV[1] then return redis.call('DEL', KEYS[1]) else return \
+0 end";
 
 /// Two round trips without a library, which also return a token.
 struct RawWithToken {

@@ -123,11 +123,13 @@ mod tests {
             ("renew=10", "open on x:?renew=10: renew=10 has no unit; write 10s for seconds, or use ms, m, h or d"),
             (
                 "renew=manul",
-                "open on x:?renew=manul: renew=manul must be auto, manual or a duration such as 10s; did you mean \"manual\"?",
+                "open on x:?renew=manul: renew=manul must be auto, manual or a duration such as 10s; did you mean \
+                 \"manual\"?",
             ),
             (
                 "require=fencing,holdr",
-                "open on x:?require=fencing,holdr: require=fencing,holdr is wrong: there is no capability \"holdr\"; there are: \
+                "open on x:?require=fencing,holdr: require=fencing,holdr is wrong: there is no capability \"holdr\"; \
+                 there are: \
                  ttl, fencing, loss-signal, holder, inspect, list, break, wake-up, shared; did you mean \"holder\"?",
             ),
         ] {

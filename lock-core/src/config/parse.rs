@@ -33,7 +33,9 @@ fn parts(text: &str) -> Result<ConfigString, Problem> {
     // Otherwise `redis://u:12?x=secret@h`, with a password that is not encoded, would parse as the
     // option `x` of the host `u`.
     if path.contains('@') || query.is_some_and(|query| query.contains('@')) {
-        return Err("write an \"@\" that does not follow a user and password as %40; in a password, write \"/\" as %2F and \"?\" as %3F".into());
+        return Err("write an \"@\" that does not follow a user and password as %40; in a password, write \"/\" as \
+            %2F and \"?\" as %3F"
+            .into());
     }
     let (login, hosts) = match authority.rsplit_once('@') {
         Some((login, hosts)) => (Some(login), hosts),

@@ -25,9 +25,11 @@ fn meaning(settings: Settings) -> Result<ConfigString, String> {
 fn settings_mean_the_same_in_every_format() {
     let expected =
         ConfigString::parse("redis://app:hunter2@h:1/0?replicas=2&require=fencing,holder&ttl=20s&tls=true").unwrap();
-    let in_toml = "[lock]\nurl = 'redis://app@h:1/0?ttl=20s'\npassword = 'hunter2'\nreplicas = 2\ntls = true\nrequire = ['fencing', 'holder']\n";
+    let in_toml = "[lock]\nurl = 'redis://app@h:1/0?ttl=20s'\npassword = 'hunter2'\nreplicas = 2\ntls = \
+        true\nrequire = ['fencing', 'holder']\n";
     let in_json = r#"{"lock": {"url": "redis://app@h:1/0?ttl=20s", "password": "hunter2", "replicas": 2, "tls": true, "require": ["fencing", "holder"]}}"#;
-    let in_yaml = "lock:\n  url: redis://app@h:1/0?ttl=20s\n  password: hunter2\n  replicas: 2\n  tls: true\n  require:\n    - fencing\n    - holder\n";
+    let in_yaml = "lock:\n  url: redis://app@h:1/0?ttl=20s\n  password: hunter2\n  replicas: 2\n  tls: true\n  \
+        require:\n    - fencing\n    - holder\n";
     for settings in [
         toml(in_toml),
         serde_json::from_str::<Application>(in_json).unwrap().lock,
@@ -44,7 +46,8 @@ fn errors_are_those_of_config_strings_without_secrets() {
     for (text, message) in [
         (
             "ulr = 'memory:'",
-            "open: the settings of the store have no url; add one such as url = \"file:///var/lib/app/locks\"; is \"ulr\" a misspelling of it?",
+            "open: the settings of the store have no url; add one such as url = \"file:///var/lib/app/locks\"; is \
+             \"ulr\" a misspelling of it?",
         ),
         (
             "ttl = '3s'",
@@ -52,7 +55,8 @@ fn errors_are_those_of_config_strings_without_secrets() {
         ),
         (
             "url = '/var/locks'",
-            "open on /var/locks: it has no scheme; begin with one such as redis:// for a server or file:// for a directory",
+            "open on /var/locks: it has no scheme; begin with one such as redis:// for a server or file:// for a \
+             directory",
         ),
         ("url = 'memory:?ttl=3s'\nttl = '4s'", "open on memory:?ttl=3s: option \"ttl\" is given twice; leave one out"),
         (

@@ -97,7 +97,8 @@ impl StoreConfig {
         let scheme = self.scheme();
         if let Some(host) = self.left.hosts.first() {
             return Err(self.error(format!(
-                "{scheme} takes no host, but \"{host}\" is in its place; write {scheme}:///{host}{path} for an absolute \
+                "{scheme} takes no host, but \"{host}\" is in its place; write {scheme}:///{host}{path} for an \
+                 absolute \
                  directory, {scheme}:{host}{path} for a relative one"
             )));
         }

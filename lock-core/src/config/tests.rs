@@ -74,7 +74,8 @@ fn valid_config_string_is_parsed_redacted_and_written_back() {
     }
 }
 
-const AT: &str = "write an \"@\" that does not follow a user and password as %40; in a password, write \"/\" as %2F and \"?\" as %3F";
+const AT: &str = "write an \"@\" that does not follow a user and password as %40; in a password, write \"/\" as %2F \
+    and \"?\" as %3F";
 const PORT: &str = "a port is not a number from 1 to 65535";
 const SCHEME: &str = "it has no scheme; begin with one such as redis:// for a server or file:// for a directory";
 const EMPTY: &str = "the config string is empty; write one such as file:///var/lib/app/locks";
@@ -236,7 +237,8 @@ proptest! {
 
     #[test]
     fn badly_encoded_password_is_never_shown(
-        before in "[a1:/?@&=%#,\\[\\] ]{0,6}", after in "[a1:/?@&=%#,\\[\\] ]{0,6}", slashes in select(vec!["//", "", "/"]),
+        before in "[a1:/?@&=%#,\\[\\] ]{0,6}", after in "[a1:/?@&=%#,\\[\\] \
+            ]{0,6}", slashes in select(vec!["//", "", "/"]),
     ) {
         let text = format!("redis:{slashes}u:{before}hunter2{after}@h/0?ttl=3s");
         let shown = match ConfigString::parse(&text) {
@@ -248,7 +250,8 @@ proptest! {
 
     #[test]
     fn badly_encoded_secret_option_is_never_shown(
-        before in "[a1:/?@=%#,\\[\\] ]{0,6}", after in "[a1:/?@&=%#,\\[\\] ]{0,6}", name in select(vec!["password", "pasword", "session_token"]),
+        before in "[a1:/?@=%#,\\[\\] ]{0,6}", after in "[a1:/?@&=%#,\\[\\] \
+            ]{0,6}", name in select(vec!["password", "pasword", "session_token"]),
     ) {
         let text = format!("redis://h:1/0?{name}={before}hunter2{after}&ttl=3s");
         let shown = match ConfigString::parse(&text) {

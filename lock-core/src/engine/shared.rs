@@ -231,7 +231,8 @@ impl Drop for Unfinished {
         }
         (self.became)("leaked");
         if self.freed.is_none() {
-            tracing::warn!(name = %self.lease.name, "lock not released: no runtime available; it expires with its ttl, if it has one");
+            tracing::warn!(name = %self.lease.name, "lock not released: no runtime available; it expires with its \
+                ttl, if it has one");
         }
         // Local resources, such as an open file, would otherwise keep the lock held until the
         // process ends.

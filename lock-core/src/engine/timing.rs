@@ -101,13 +101,15 @@ impl Timing {
         };
         if let Some(every) = renew_every.filter(|every| *every < MIN_RENEW || *every >= deadline) {
             return Err(config(format!(
-                "renew ({every:?}) must be at least {MIN_RENEW:?} and shorter than {what} - margin ({deadline:?}); a third of the {what} is usual"
+                "renew ({every:?}) must be at least {MIN_RENEW:?} and shorter than {what} - margin ({deadline:?}); a \
+                 third of the {what} is usual"
             )));
         }
         let latest = renew_every.map_or(deadline, |every| deadline - every);
         if options.grace >= latest {
             return Err(config(format!(
-                "grace ({:?}) must be shorter than {what} - margin - renew ({latest:?}), or work would be stopped although renewals succeed",
+                "grace ({:?}) must be shorter than {what} - margin - renew ({latest:?}), or work would be stopped \
+                 although renewals succeed",
                 options.grace
             )));
         }
@@ -132,7 +134,8 @@ impl Timing {
                 return Ok(margin);
             }
             return Err(config(format!(
-                "margin ({margin:?}) must be at least {least:?}: this store may free a lock {:?} early, and the rates of two clocks may differ by a thousandth of the {what}; raise margin, or leave it out",
+                "margin ({margin:?}) must be at least {least:?}: this store may free a lock {:?} early, and the \
+                 rates of two clocks may differ by a thousandth of the {what}; raise margin, or leave it out",
                 pace.least_margin
             )));
         }
@@ -140,7 +143,8 @@ impl Timing {
             // Half of the lease would be enough without the thousandth that grows with it.
             let enough = (pace.least_margin * 2).mul_f64(1.01).as_millis() + 1;
             return Err(config(format!(
-                "{what} ({lease:?}) is too short for this store: its least margin ({least:?}) must be at most half of the {what}; use a {what} of at least {enough}ms"
+                "{what} ({lease:?}) is too short for this store: its least margin ({least:?}) must be at most half \
+                 of the {what}; use a {what} of at least {enough}ms"
             )));
         }
         Ok((lease / 10).max(Duration::from_millis(500)).min(lease / 5).max(least))
@@ -151,7 +155,8 @@ impl Timing {
         for (what, set) in [("ttl", options.ttl.is_some()), ("margin", options.margin.is_some() && !expires)] {
             if set {
                 return Err(config(format!(
-                    "{what} cannot be set on this store: a lock lasts until it is released or its holder dies; leave {what} out"
+                    "{what} cannot be set on this store: a lock lasts until it is released or its holder dies; leave \
+                     {what} out"
                 )));
             }
         }

@@ -129,8 +129,10 @@ mod tests {
         );
         assert_eq!(
             ACCOUNTS.upsert(Dialect::Sqlite),
-            "INSERT INTO \"accounts\" (\"bank\", \"id\", \"cents\", \"fence\") VALUES (?1, ?2, ?3, ?4) ON CONFLICT (\"bank\", \"id\") \
-             DO UPDATE SET \"cents\" = excluded.\"cents\", \"fence\" = excluded.\"fence\" WHERE \"accounts\".\"fence\" <= excluded.\"fence\""
+            "INSERT INTO \"accounts\" (\"bank\", \"id\", \"cents\", \"fence\") VALUES (?1, ?2, ?3, ?4) ON CONFLICT \
+             (\"bank\", \"id\") \
+             DO UPDATE SET \"cents\" = excluded.\"cents\", \"fence\" = excluded.\"fence\" WHERE \
+             \"accounts\".\"fence\" <= excluded.\"fence\""
         );
     }
 

@@ -94,7 +94,8 @@ impl AcquireLoop {
         } else {
             let least = self.timing.least_margin(left) + SHORTEST;
             format!(
-                "the deadline is {left:.1?} away, but a lock on this store needs at least {least:.1?}: its guard ends that long before its lease; allow more time"
+                "the deadline is {left:.1?} away, but a lock on this store needs at least {least:.1?}: its guard \
+                 ends that long before its lease; allow more time"
             )
         };
         Error::new(ErrorKind::Timeout, message).with_ambiguous(false).with_retryable(false)

@@ -99,7 +99,8 @@ impl LockAdmin {
     ) -> Result<Break, Error> {
         let name = &self.shared.name(name)?;
         let Some(version) = &seen.version else {
-            let message = "this holder has no version to compare, so its lock cannot be broken safely; stop the holder's process instead";
+            let message = "this holder has no version to compare, so its lock cannot be broken safely; stop the \
+                holder's process instead";
             return Err(Error::new(ErrorKind::Unsupported, message).with_operation(Operation::Break).with_name(name));
         };
         let answer = self

@@ -247,7 +247,8 @@ impl Guard {
         self.check()?;
         if let Some(longest) = self.hold.longest(self.hold.now()).filter(|longest| *longest < at_least) {
             let message = format!(
-                "a renewal cannot extend the validity to {at_least:?}: ttl - margin, the deadline and max_hold leave {longest:?}; ask for less or use a longer ttl"
+                "a renewal cannot extend the validity to {at_least:?}: ttl - margin, the deadline and max_hold leave \
+                 {longest:?}; ask for less or use a longer ttl"
             );
             return Err(Error::new(ErrorKind::Config, message).with_name(self.name()));
         }
@@ -394,7 +395,8 @@ impl Drop for Guard {
             let _requests = timeout(limit, hold.requests.lock()).await;
             let answer = shared.release_repeatedly(&lease, hold_for, limit, held).await;
             if let Err(error) = &answer {
-                tracing::warn!(name = %lease.name, %error, "release of a dropped guard failed: the lock stays held until its ttl ends");
+                tracing::warn!(name = %lease.name, %error, "release of a dropped guard failed: the lock stays held \
+                    until its ttl ends");
             }
             hold.end_turn();
             answer.is_ok()

@@ -17,7 +17,8 @@ pub enum InvalidName {
     #[error("a lock name must not be empty; name what the lock protects, such as \"nightly-etl\"")]
     Empty,
     /// The text is longer than [`LockName::MAX_BYTES`].
-    #[error("a lock name has at most {max} bytes, but this one has {bytes}; use a shorter name or a digest of it", max = LockName::MAX_BYTES)]
+    #[error("a lock name has at most {max} bytes, but this one has {bytes}; use a shorter name or a digest of \
+        it", max = LockName::MAX_BYTES)]
     TooLong {
         /// The length of the text.
         bytes: usize,

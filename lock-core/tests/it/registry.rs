@@ -116,11 +116,13 @@ async fn config_errors_name_the_mistake_and_the_fix() {
     for (text, message) in [
         (
             "memroy:",
-            "open on memroy:: there is no scheme \"memroy\"; did you mean \"memory\"? Available: careless, efs, file, memory",
+            "open on memroy:: there is no scheme \"memroy\"; did you mean \"memory\"? Available: careless, efs, \
+             file, memory",
         ),
         (
             "rediss://h",
-            "open on rediss://h: there is no scheme \"rediss\"; did you mean \"redis\"? Available: careless, efs, file, memory",
+            "open on rediss://h: there is no scheme \"rediss\"; did you mean \"redis\"? Available: careless, efs, \
+             file, memory",
         ),
         (
             "postgres://u:hunter2@h/db",
@@ -132,12 +134,14 @@ async fn config_errors_name_the_mistake_and_the_fix() {
         ),
         (
             "memory:?tll=3s",
-            "open on memory:?tll=3s: there is no option \"tll\"; did you mean \"ttl\"? Known: grace, margin, max_hold, min_hold, \
+            "open on memory:?tll=3s: there is no option \"tll\"; did you mean \"ttl\"? Known: grace, margin, \
+             max_hold, min_hold, \
              owner, prefix, renew, require, ttl",
         ),
         (
             "memory:?pasword=hunter2",
-            "open on memory:?pasword=***: there is no option \"pasword\". Known: grace, margin, max_hold, min_hold, owner, prefix, \
+            "open on memory:?pasword=***: there is no option \"pasword\". Known: grace, margin, max_hold, min_hold, \
+             owner, prefix, \
              renew, require, ttl",
         ),
         ("memory:?ttl=30", "open on memory:?ttl=30: ttl=30 has no unit; write 30s for seconds, or use ms, m, h or d"),
@@ -149,12 +153,14 @@ async fn config_errors_name_the_mistake_and_the_fix() {
         ("careless://u@h", "open on careless://***@h: careless takes no host; leave \"h\" out"),
         (
             "file:///x?ttl=3s",
-            "open on file:///x?ttl=3s: ttl cannot be set on this store: a lock lasts until it is released or its holder dies; \
+            "open on file:///x?ttl=3s: ttl cannot be set on this store: a lock lasts until it is released or its \
+             holder dies; \
              leave ttl out",
         ),
         (
             "file:///x?require=loss-signal,fencing",
-            "open on file:///x?require=loss-signal,fencing: this store lacks the required capability \"fencing\"; it has: loss-signal",
+            "open on file:///x?require=loss-signal,fencing: this store lacks the required capability \"fencing\"; it \
+             has: loss-signal",
         ),
         (
             "file://var/x",

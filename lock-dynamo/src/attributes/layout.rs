@@ -66,7 +66,8 @@ impl Layout {
             }
             if let Some((other, _)) = named().take(i).find(|(_, there)| *there == name) {
                 return Err(format!(
-                    "the attributes \"{other}\" and \"{attribute}\" would both be called \"{name}\"; choose another name for one of them"
+                    "the attributes \"{other}\" and \"{attribute}\" would both be called \"{name}\"; choose another \
+                     name for one of them"
                 ));
             }
         }

@@ -107,7 +107,8 @@ async fn a_profile_brings_its_region_and_credentials() {
     env.file("AWS_CONFIG_FILE", "[default]\nregion = us-west-1\n[profile ops]\nregion = eu-west-3\n");
     env.file(
         "AWS_SHARED_CREDENTIALS_FILE",
-        "[default]\naws_access_key_id = AKIADEFAULT\naws_secret_access_key = s\n[ops]\naws_access_key_id = AKIAOPS\naws_secret_access_key = s\n",
+        "[default]\naws_access_key_id = AKIADEFAULT\naws_secret_access_key = s\n[ops]\naws_access_key_id = \
+         AKIAOPS\naws_secret_access_key = s\n",
     );
     assert_eq!(env.skip("").await, "acquired, then Released\n");
     assert_eq!(env.signed_by(), "AKIADEFAULT in us-west-1");

@@ -99,7 +99,8 @@ async fn batch_reports_each_loss_without_another_request() {
     let leases: Vec<_> = (0..25).map(|i| request(&format!("lock{i}"), LONG).lease(None)).collect();
     let mut responses = vec![json!({}); 25];
     // DynamoDB returns the item; DynamoDB Local does not.
-    responses[3] = json!({ "Error": { "Code": "ConditionalCheckFailed", "Message": "The conditional request failed", "Item": {
+    responses[3] = json!({ "Error": { "Code": "ConditionalCheckFailed", "Message": "The conditional request \
+        failed", "Item": {
         "key": { "S": "lock3" }, "owner": { "S": "etl-7" }, "ttl_ms": { "N": "20000" }, "fence": { "N": "9" },
         "version": { "S": format!("{}.0123456789abcdef", lock_core::backend::LeaseId::from(7)) },
     } } });

@@ -140,7 +140,8 @@ mod tests {
 
     const INFO: &str = "\
 33 1 0:2 / / rw - rootfs rootfs rw,size=1k
-54 33 0:33 / /mnt/a\\040b rw,relatime shared:7 master:2 - nfs4 10.9.0.1:/ rw,vers=4.1,hard,proto=tcp,local_lock=none,addr=10.9.0.1
+54 33 0:33 / /mnt/a\\040b rw,relatime shared:7 master:2 - nfs4 10.9.0.1:/ \
+rw,vers=4.1,hard,proto=tcp,local_lock=none,addr=10.9.0.1
 55 33 0:34 / /old rw - nfs server:/x rw,vers=3,hard,local_lock=none
 57 33 0:35 / /fuse rw - fuse.sshfs host: rw
 ";

@@ -151,7 +151,8 @@ fn probe(lock: &LockFile, path: &Path, last: &LastRefresh) -> Result<Probe, Erro
         Ok(()) => {}
         Err(Errno::EIO) => {
             return Ok(Probe::Lost(
-                "the NFS server dropped the lock: it did not hear from this host for longer than its lease, it lost its \
+                "the NFS server dropped the lock: it did not hear from this host for longer than its lease, it lost \
+                 its \
                  state, or another host has this host's name or NFS identity (onelock doctor --peer compares them)"
                     .into(),
             ));

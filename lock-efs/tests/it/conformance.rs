@@ -83,8 +83,10 @@ fn all_cases_on_nfs() {
     // One case runs alone first: the first locks on a fresh mount of an emulated guest take
     // seconds.
     let script = format!(
-        "#!/bin/bash\non_a mkdir /efs/tmp && on_a env TMPDIR=/efs/tmp {name} --exact conformance::acquiring_a_free_lock_grants_it 2>&1 && \
-         on_a env TMPDIR=/efs/tmp {name} conformance:: --skip all_cases_on_nfs --skip a_watch_completes_after_the_release \
+        "#!/bin/bash\non_a mkdir /efs/tmp && on_a env TMPDIR=/efs/tmp {name} --exact \
+         conformance::acquiring_a_free_lock_grants_it 2>&1 && \
+         on_a env TMPDIR=/efs/tmp {name} conformance:: --skip all_cases_on_nfs --skip \
+         a_watch_completes_after_the_release \
          --skip an_unused_wake_up_reaches_another_watcher --test-threads 2 2>&1\n"
     );
     let out = test_support::nfs::Guest::new(script).with(&own).run();

@@ -116,15 +116,18 @@ fn finding(check: &TwoHostCheck, within: Duration) -> Finding {
     let within = humantime::format_duration(within);
     let Some(other) = check.other() else {
         let text = format!(
-            "no other host was met within {within}: it did not run, or it uses another store, whose locks do not exclude this host"
+            "no other host was met within {within}: it did not run, or it uses another store, whose locks do not \
+             exclude this host"
         );
         return Finding::unfit(SUBJECT, text).advice(
-            "run the same command there at the same time; if it ran, compare directory, mount, server or table of both hosts",
+            "run the same command there at the same time; if it ran, compare directory, mount, server or table of \
+             both hosts",
         );
     };
     if let Some(identity) = check.shared_identity() {
         let text = format!(
-            "this host and {other} have the same client identity, so each ends the other's locks; on both hosts: {identity}"
+            "this host and {other} have the same client identity, so each ends the other's locks; on both hosts: \
+             {identity}"
         );
         return Finding::unfit(SUBJECT, text).advice(
             "give each host its own name or its own identity: options nfs nfs4_unique_id=UUID in /etc/modprobe.d",

@@ -86,7 +86,8 @@ fn command_lines() -> Vec<Vec<String>> {
     let service = read("nightly-etl.service");
     let service =
         service.lines().filter_map(|line| line.strip_prefix("ExecStart=/usr/local/bin/onelock run ")).map(words);
-    let script = "import json, sys, yaml; job = yaml.safe_load(open(sys.argv[1]))['spec']['jobTemplate']['spec']['template']['spec']; \
+    let script = "import json, sys, yaml; job = \
+        yaml.safe_load(open(sys.argv[1]))['spec']['jobTemplate']['spec']['template']['spec']; \
                   print(json.dumps(job['containers'][0]['command']))";
     let parsed = Command::new(python()).args(["-c", script]).arg(example("cronjob.yaml")).output().unwrap();
     let command: Vec<String> = serde_json::from_slice(&parsed.stdout).unwrap_or_else(|_| panic!("{}", said(&parsed)));

@@ -154,7 +154,8 @@ impl fmt::Display for Found {
         let Faults { kills, pauses, cuts, clock_steps, messages } = faults;
         writeln!(
             f,
-            "{seeds} seeds, {acquisitions} acquisitions, {losses} losses; {kills} clients killed, {pauses} frozen, {cuts} cut off, \
+            "{seeds} seeds, {acquisitions} acquisitions, {losses} losses; {kills} clients killed, {pauses} frozen, \
+             {cuts} cut off, \
              {clock_steps} clocks set, {messages} messages lost, repeated or late"
         )?;
         write!(f, "violations in {} seeds", violations.len())?;

@@ -44,7 +44,8 @@ pub(crate) fn cut() {
     let cuts = ROUNDS * CLIENTS.len();
     assert_eq!(leads.len(), cuts);
     println!(
-        "FIGURE cut: {cuts} of {cuts} clients that were cut off lost their locks first: {}, {}, {} ms (least, median, most) before the other client \
+        "FIGURE cut: {cuts} of {cuts} clients that were cut off lost their locks first: {}, {}, {} ms (least, \
+         median, most) before the other client \
          had one",
         leads[0],
         leads[cuts / 2],

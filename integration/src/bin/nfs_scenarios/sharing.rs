@@ -16,7 +16,8 @@ pub(crate) fn foreign() {
     let mut a = Peer::start("a", URL);
     let path = "/efs/locks/foreign.lock";
     let flock = ["flock", "-n", path, "true"];
-    let python = "import sys; sys.path.insert(0, '/rig/bin'); import filelock; lock = filelock.FileLock(sys.argv[1], timeout=0); lock.acquire()";
+    let python = "import sys; sys.path.insert(0, '/rig/bin'); import filelock; lock = filelock.FileLock(sys.argv[1], \
+        timeout=0); lock.acquire()";
     let filelock = ["python3", "-c", python, path];
     a.acquire("foreign");
     assert!(!succeeds("b", &flock) && !succeeds("b", &filelock), "a foreign program acquired the lock of onelock");

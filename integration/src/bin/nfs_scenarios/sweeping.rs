@@ -77,6 +77,7 @@ pub(crate) fn sweeping() {
         cycles.len()
     );
     println!(
-        "FIGURE sweeping: {total} acquisitions, {by_filelock} of them by filelock, and {removed} removed names in {TIME:?}; no overlap, no token decreased"
+        "FIGURE sweeping: {total} acquisitions, {by_filelock} of them by filelock, and {removed} removed names in \
+         {TIME:?}; no overlap, no token decreased"
     );
 }

@@ -107,7 +107,8 @@ pub(crate) fn code(text: &str) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "# Title\n\n<!-- first: a\nb -->\n\n```console\n$ x\n```\n<!-- not run: no account here -->\n```sh\ny\n```\n\
+    const TEXT: &str = "# Title\n\n<!-- first: a\nb -->\n\n```console\n$ x\n```\n<!-- not run: no account here \
+        -->\n```sh\ny\n```\n\
         | option | |\n|---|---|\n| `a`, `b` | 1 \\| 2 |\n\nend\n";
 
     #[test]
