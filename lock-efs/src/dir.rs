@@ -9,7 +9,7 @@ use std::{
 
 use lock_core::{Error, ErrorKind};
 
-use crate::{error, medium::file_system::FileSystem, mode::Mode};
+use crate::{error, files::existing, medium::file_system::FileSystem, mode::Mode};
 
 /// The directory of the locks, as it was found when it was opened.
 #[derive(Debug)]
@@ -63,11 +63,6 @@ pub(crate) fn create(directory: &Path, mode: Mode, is_nfs: bool) -> Result<(), E
     }
     let what = format!("a file system was mounted on {} after it was opened; open it again", directory.display());
     Err(Error::new(ErrorKind::StoreNotReady, what).with_ambiguous(false))
-}
-
-/// Returns the nearest existing ancestor of `path`, or `path` itself.
-pub(crate) fn existing(path: &Path) -> &Path {
-    path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path)
 }
 
 /// Returns an error unless `directory` exists, for answers that no lock is held in it.

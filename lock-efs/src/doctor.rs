@@ -15,7 +15,7 @@ use nix::{
 };
 
 use crate::{
-    dir, error,
+    error, files,
     medium::{
         file_system,
         mount::{Mount, NfsFacts},
@@ -38,7 +38,7 @@ const SAMPLE: usize = 100;
 
 /// Runs all checks. Blocks as long as the file system takes to answer.
 pub(crate) fn examine(store: &FileStore) -> Vec<Finding> {
-    let directory = dir::existing(store.directory());
+    let directory = files::existing(store.directory());
     let mount = Mount::of(directory).ok().flatten();
     let mut findings = match (&mount, mount.as_ref().and_then(Mount::nfs)) {
         (Some(mount), Some(facts)) => nfs(mount, &facts, &Identity::read()),

@@ -1,4 +1,4 @@
-//! The paths of a lock's files.
+//! Paths: those of a lock's files, and the existing part of a path.
 
 use std::path::{Path, PathBuf};
 
@@ -16,4 +16,9 @@ impl Files {
         let file = |suffix: &str| directory.join([stem, suffix].concat());
         Self { lock: file(".lock"), record: file(".info"), spare: file(".prev"), queue: file(".queue") }
     }
+}
+
+/// Returns the nearest existing ancestor of `path`, or `path` itself.
+pub(crate) fn existing(path: &Path) -> &Path {
+    path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(path)
 }

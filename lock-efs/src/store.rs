@@ -20,7 +20,7 @@ use lock_core::{
 use crate::{
     clock::now_us,
     dir, encode, error,
-    files::Files,
+    files::{self, Files},
     floor,
     key::Key,
     lockfile::{Inode, LockFile},
@@ -61,7 +61,7 @@ enum RecordOutcome {
 
 impl FileStore {
     pub(crate) fn new(directory: PathBuf, mode: Mode, medium: &'static dyn Medium) -> Self {
-        let labels = GaugeLabels::of(dir::existing(&directory));
+        let labels = GaugeLabels::of(files::existing(&directory));
         Self {
             directory,
             mode,

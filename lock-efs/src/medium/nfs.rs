@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     clock::now_us,
-    dir, error,
+    error, files,
     lockfile::LockFile,
     mode::Sharing,
     open::{self, Access},
@@ -184,7 +184,7 @@ fn compare(lock: &LockFile, path: &Path, last: &LastRefresh) -> Result<Probe, Er
 
 /// Returns the reason of a loss if the directory of the lock file no longer has its path.
 fn directory_gone(lock: &LockFile, path: &Path) -> String {
-    let is_mounted = fs::metadata(dir::existing(path)).is_ok_and(|found| found.dev() == lock.inode.device);
+    let is_mounted = fs::metadata(files::existing(path)).is_ok_and(|found| found.dev() == lock.inode.device);
     if !is_mounted {
         return unmounted(path);
     }
