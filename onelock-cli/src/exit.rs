@@ -4,7 +4,7 @@ use std::{error::Error as StdError, fmt, io};
 
 use lock_core::{Error, ErrorKind};
 
-use crate::output::one_line;
+use crate::one_line::one_line;
 
 /// One line of the table.
 #[derive(Debug)]

@@ -15,6 +15,7 @@ mod args;
 mod doctor;
 mod exit;
 mod init;
+mod one_line;
 mod operators;
 mod output;
 mod probes;

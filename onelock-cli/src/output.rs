@@ -4,7 +4,10 @@ use std::io::{self, Write};
 
 use serde_json::Value;
 
-use crate::exit::Failure;
+use crate::{
+    exit::Failure,
+    one_line::{needs_escape, one_line},
+};
 
 /// Prints a line of the result, with its control characters escaped.
 pub(crate) fn print(line: &str) -> Result<(), Failure> {
@@ -27,18 +30,6 @@ pub(crate) fn print_as_is(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Escapes control characters: what a store, a server or another host said stays in its line, and
-/// cannot control the terminal.
-pub(crate) fn one_line(text: &str) -> String {
-    let escape = |c: char| if needs_escape(c) { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escape).collect()
-}
-
-/// Also for line separators, and for characters that change the direction of the text.
-fn needs_escape(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 /// Writes a message of one line to standard error.
 pub(crate) fn report(message: &str) {
     say(&format!("onelock: {}\n", one_line(message)));
@@ -47,18 +38,4 @@ pub(crate) fn report(message: &str) {
 /// Writes to standard error. A failure is ignored, because no caller depends on the message.
 pub(crate) fn say(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hostile_text_stays_in_one_harmless_line() {
-        let hostile = "a\u{1b}[2J\r\nb\t\u{9b}2J\u{7f}\u{202e}\u{2028}\u{0}";
-        let line = one_line(hostile);
-        assert_eq!(line, r"a\u{1b}[2J\r\nb\t\u{9b}2J\u{7f}\u{202e}\u{2028}\u{0}");
-        assert_eq!(one_line(&line), line, "escaped once");
-        assert_eq!(one_line("jörg \"x\" \\ 日本"), "jörg \"x\" \\ 日本");
-    }
 }

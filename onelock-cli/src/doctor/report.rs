@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     exit::Failure,
-    output::{one_line, print_as_is, print_json},
+    one_line::one_line,
+    output::{print_as_is, print_json},
 };
 
 #[derive(Debug)]

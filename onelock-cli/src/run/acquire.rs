@@ -16,7 +16,8 @@ use tokio::{sync::Notify, time::timeout};
 use super::{plan::Plan, signals::Signals};
 use crate::{
     exit::{self, Failure},
-    output::{one_line, report, say},
+    one_line::one_line,
+    output::{report, say},
     store::StoreLocation,
 };
 
