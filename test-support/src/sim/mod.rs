@@ -15,11 +15,14 @@
 mod client;
 mod clock;
 mod command;
+mod messages;
 mod network;
 pub mod real;
+mod sim_backend;
 mod store;
 mod subject;
 pub mod trial;
+mod wire;
 mod worker;
 mod world;
 

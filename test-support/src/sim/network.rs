@@ -4,42 +4,9 @@
 //! [`Wire`](crate::wire::Wire): one seed decides when each message arrives, so that a run can be
 //! replayed. It also repeats and reorders messages, which no TCP connection does.
 
-use std::{
-    cmp::Reverse,
-    collections::BinaryHeap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
-use tokio::sync::oneshot;
-
-use super::store::{Reply, Request};
-
-/// The receiver of the reply to a request; the first of several copies counts.
-#[derive(Debug, Clone)]
-pub(super) struct ReplyTo(Arc<Mutex<Option<oneshot::Sender<Reply>>>>);
-
-impl ReplyTo {
-    pub(super) fn new() -> (Self, oneshot::Receiver<Reply>) {
-        let (sender, receiver) = oneshot::channel();
-        (Self(Arc::new(Mutex::new(Some(sender)))), receiver)
-    }
-
-    pub(super) fn give(&self, reply: Reply) {
-        if let Some(sender) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            // The client may have stopped waiting.
-            let _ = sender.send(reply);
-        }
-    }
-}
-
-/// A protected write, on its way to the resource.
-#[derive(Debug, Clone)]
-pub(super) struct Write {
-    pub(super) worker: u64,
-    pub(super) name: Arc<str>,
-    pub(super) token: u64,
-}
+use super::messages::{Reply, ReplyTo, Request, Write};
 
 /// A message on the network.
 #[derive(Debug, Clone)]

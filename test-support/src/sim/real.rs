@@ -5,11 +5,11 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use lock_core::{backend::Backend, clock::Clock};
 
+pub use super::messages::{Answer, Call};
 use super::{
     Mistake,
-    client::Wire,
-    clock::EPOCH,
-    store::{Reply, Request},
+    messages::{Reply, Request},
+    wire::Wire,
 };
 
 /// A backend and a model of its server.
@@ -45,33 +45,6 @@ pub enum Trouble {
 impl Trouble {
     pub(super) fn random(rng: &mut fastrand::Rng) -> Self {
         [Self::Throttled, Self::FailedBefore, Self::FailedAfter][rng.usize(..3)]
-    }
-}
-
-/// A request on the network.
-#[derive(Debug, Clone)]
-pub struct Call {
-    /// The operation.
-    pub operation: String,
-    /// The body.
-    pub body: String,
-}
-
-/// An answer on the network.
-#[derive(Debug, Clone)]
-pub struct Answer {
-    /// The world's time when the server answered.
-    pub at: Duration,
-    /// The HTTP status.
-    pub status: u16,
-    /// The result or the error.
-    pub body: String,
-}
-
-impl Answer {
-    /// Returns the server's clock, in whole seconds since the Unix epoch.
-    pub fn date(&self) -> i64 {
-        (EPOCH + self.at.as_secs_f64()) as i64
     }
 }
 

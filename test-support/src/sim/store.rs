@@ -14,7 +14,7 @@ use lock_core::{
 use super::{
     Mistake,
     clock::EPOCH,
-    real::{Answer, Call},
+    messages::{Reply, Request},
 };
 
 /// How a store finds out that a holder is dead.
@@ -25,29 +25,6 @@ pub(super) enum Kind {
     /// It has no clock: a client that saw one version of the record for its holder's whole ttl
     /// writes over that version, as in DynamoDB.
     Observed,
-}
-
-/// What a client sends.
-#[derive(Debug, Clone)]
-pub(super) enum Request {
-    Acquire {
-        claim: AcquireRequest,
-        /// The version of the record whose holder the client knows to be dead.
-        dead: Option<u64>,
-    },
-    Renew(Lease),
-    Release(Lease),
-    /// To a real backend's server.
-    Call(Call),
-}
-
-/// What the store answers.
-#[derive(Debug, Clone)]
-pub(super) enum Reply {
-    Attempt(AcquireOutcome),
-    Renewal(Renewal),
-    Release(Release),
-    Answer(Answer),
 }
 
 #[derive(Debug)]

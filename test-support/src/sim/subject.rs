@@ -7,10 +7,12 @@ use lock_core::backend::Backend;
 
 use super::{
     Mistake,
-    client::{SimBackend, Wire},
     clock::SimClock,
+    messages::{Reply, Request},
     real::{Real, Server, Transport, Trouble},
-    store::{Kind, Reply, Request, Store},
+    sim_backend::SimBackend,
+    store::{Kind, Store},
+    wire::Wire,
 };
 
 #[derive(Debug)]

@@ -11,9 +11,9 @@ use lock_history::{Event, EventKind};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    client::{Outbox, Outgoing, send},
     clock::WorldTime,
-    network::Write,
+    messages::Write,
+    wire::{Outbox, Outgoing, send},
 };
 
 /// The history, to which all workers add their events.

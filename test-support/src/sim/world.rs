@@ -10,11 +10,13 @@ use lock_history::{Checks, Event, EventKind, Property, Report, check};
 
 use super::{
     Faults, Mistake,
-    client::{Client, Outgoing, Pause},
+    client::{Client, Pause},
     clock::{SimClock, WorldTime},
-    network::{Message, Network, Weather, Write},
+    messages::Write,
+    network::{Message, Network, Weather},
     real::Real,
     subject::Subject,
+    wire::Outgoing,
     worker::{Journal, Slot, Worker},
 };
 
