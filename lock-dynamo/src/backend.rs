@@ -23,7 +23,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     attributes::{Attribute, Schema},
-    batch::{self, Batches},
+    batches::{self, Batches},
     client::{self, Clients},
     config::DynamoConfig,
     error::convert,
@@ -263,7 +263,7 @@ impl Backend for DynamoBackend {
     fn timings(&self) -> StoreTimings {
         StoreTimings::default()
             .with_poll_min(Duration::from_millis(100))
-            .with_renew_batch(batch::LARGEST)
+            .with_renew_batch(batches::LARGEST)
             .with_attempt_timeout(client::ATTEMPT)
             // Items have the lease in whole milliseconds, rounded down.
             .with_least_margin(StoreClock::LEAST_MARGIN + Duration::from_millis(1))
@@ -284,7 +284,7 @@ impl Backend for DynamoBackend {
     async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
         if leases.len() > 1
             && self.batches.refusal().is_none()
-            && batch::are_distinct(leases)
+            && batches::are_distinct(leases)
             && let Some(renewals) = self.renew_batch(leases).await
         {
             return renewals;

@@ -1,7 +1,5 @@
 //! Batches renewals: up to 25 conditional PartiQL updates in one request, each with its own result.
 
-use std::{fmt, sync::OnceLock};
-
 use aws_sdk_dynamodb::{
     error::ProvideErrorMetadata,
     types::{
@@ -18,49 +16,10 @@ use lock_core::{
 use crate::{
     attributes::Attribute,
     backend::{DynamoBackend, WriteOutcome},
+    batches::Refusal,
     error::{convert, of_code},
     write::ConditionalWrite,
 };
-
-/// DynamoDB's limit on the statements in one batch.
-pub(crate) const LARGEST: usize = 25;
-
-/// Whether all leases are of different locks. If an operator breaks a lock and this process
-/// acquires it again, both leases are here until the first is found to be lost. DynamoDB refuses a
-/// whole batch that names an item twice.
-pub(crate) fn are_distinct(leases: &[Lease]) -> bool {
-    let mut names: Vec<_> = leases.iter().map(|lease| &lease.name).collect();
-    names.sort_unstable();
-    names.windows(2).all(|pair| pair[0] != pair[1])
-}
-
-/// Whether the store accepts batches; assumed until a batch is refused.
-#[derive(Debug, Default)]
-pub(crate) struct Batches(OnceLock<Refusal>);
-
-/// Why the store refused batches.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Refusal {
-    /// The permission `dynamodb:PartiQLUpdate` is missing.
-    Denied,
-    /// The server, an emulator, does not implement the operation.
-    Unknown,
-}
-
-impl Batches {
-    pub(crate) fn refusal(&self) -> Option<Refusal> {
-        self.0.get().copied()
-    }
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Denied => "no permission for PartiQLUpdate",
-            Self::Unknown => "this server does not support BatchExecuteStatement",
-        })
-    }
-}
 
 impl DynamoBackend {
     /// Renews all `leases` in one request. Returns `None`, with nothing done, if the store refuses
@@ -82,7 +41,7 @@ impl DynamoBackend {
             Ok(answers) => answers,
             Err(refusal) => {
                 tracing::info!(table = %self.config.table, "batched renewals disabled, renewing one by one: {refusal}");
-                let _ = self.batches.0.set(refusal);
+                self.batches.refuse(refusal);
                 return None;
             }
         };

@@ -9,7 +9,7 @@ use lock_core::{
 use crate::{
     attributes::{Attribute, Layout},
     backend::DynamoBackend,
-    batch::Refusal,
+    batches::Refusal,
     client::seconds,
     error::convert,
     table::{judge_keys, judge_regions},

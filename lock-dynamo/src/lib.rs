@@ -4,6 +4,7 @@ mod acquire;
 mod attributes;
 mod backend;
 mod batch;
+mod batches;
 mod client;
 mod config;
 mod doctor;
