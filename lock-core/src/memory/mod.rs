@@ -7,6 +7,7 @@
 //!
 //! ```
 //! use std::time::Duration;
+//!
 //! use lock_core::{Locker, memory::MemoryBackend};
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -22,6 +23,8 @@
 //! # }
 //! ```
 
+mod factory;
+
 use std::{
     collections::BTreeMap,
     fmt,
@@ -32,12 +35,12 @@ use std::{
 use async_trait::async_trait;
 use tokio::{sync::watch, time::Instant};
 
+pub use self::factory::MemoryFactory;
 use crate::{
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, ProcessBound, Release,
         Renewal, StoreTimings, Watch,
     },
-    config::{BackendFactory, StoreConfig},
     mutex::Mutex,
     types::{Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LockName, LossReason},
 };
@@ -373,45 +376,5 @@ impl Watch for MemoryWatch {
             // The store is gone, and with it every client that could release.
             std::future::pending::<()>().await;
         }
-    }
-}
-
-/// Opens `memory:` in a [`Registry`](crate::Registry). It has one store, so the same config string
-/// means the same locks each time.
-///
-/// When it is made from a [`MemoryBackend`], a test can take locks away from code that opens its
-/// store by a config string:
-///
-/// ```
-/// use lock_core::{Registry, memory::{MemoryBackend, MemoryFactory}};
-///
-/// # #[tokio::main(flavor = "current_thread")]
-/// # async fn main() -> Result<(), lock_core::Error> {
-/// let store = MemoryBackend::new();
-/// let registry = Registry::new().with(MemoryFactory::from(store.clone()));
-/// let guard = registry.open("memory:?renew=manual").await?.acquire("report").await?;
-/// store.lose("report");
-/// assert!(guard.renew_if_below(std::time::Duration::from_secs(60)).await.is_err());
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Debug, Clone, Default)]
-pub struct MemoryFactory(MemoryBackend);
-
-impl From<MemoryBackend> for MemoryFactory {
-    fn from(store: MemoryBackend) -> Self {
-        Self(store)
-    }
-}
-
-#[async_trait]
-impl BackendFactory for MemoryFactory {
-    fn schemes(&self) -> &[&str] {
-        &["memory"]
-    }
-
-    async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
-        config.finish()?;
-        Ok(Arc::new(self.0.clone()))
     }
 }
