@@ -6,6 +6,7 @@ use std::{
     os::fd::OwnedFd,
 };
 
+use lock_core::blocking;
 use nix::{
     sys::wait::waitpid,
     unistd::{ForkResult, fork, pipe},
@@ -38,5 +39,27 @@ pub fn forked<T>(value: T, work: impl FnOnce(T) -> String) -> (T, String) {
             assert!(!answer.is_empty(), "the work of the child panicked");
             (value, answer)
         }
+    }
+}
+
+/// Drops the child's copy of `guard`. Returns the guard, and the reason of the loss that the child
+/// saw.
+///
+/// # Panics
+/// If the guard is still valid in the child.
+pub fn dropped_in_a_child(guard: blocking::Guard) -> (blocking::Guard, String) {
+    forked(guard, |guard| {
+        let lost = guard.check().expect_err("the child does not hold the lock");
+        drop(guard);
+        format!("{:?}", lost.reason)
+    })
+}
+
+/// Tries to acquire `name` and releases it. Returns what happened, in words.
+pub fn attempt(locker: &blocking::Locker, name: &str) -> String {
+    match locker.lock(name).try_acquire() {
+        Ok(blocking::TryAcquire::Acquired(guard)) => format!("{name} acquired, {:?}", guard.release()),
+        Ok(blocking::TryAcquire::Contended(_)) => format!("{name} contended"),
+        Err(error) => format!("{error:?}"),
     }
 }

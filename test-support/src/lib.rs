@@ -14,7 +14,7 @@ mod daemon;
 #[cfg(feature = "servers")]
 pub mod dynamodb;
 #[cfg(feature = "servers")]
-mod fork;
+pub mod fork;
 #[cfg(feature = "servers")]
 pub mod http_proxy;
 mod loopback;
@@ -47,8 +47,6 @@ pub mod wire;
 pub use clocks::{monotonic_nanos, processor_time};
 #[cfg(feature = "servers")]
 pub use daemon::{Daemon, free_port};
-#[cfg(feature = "servers")]
-pub use fork::forked;
 pub use loopback::{Direction, Proxy};
 #[cfg(feature = "servers")]
 pub use scratch::{Scratch, target_directory};

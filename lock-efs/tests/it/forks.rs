@@ -8,7 +8,7 @@ use std::{
 
 use lock_core::{Locker, LossReason, Release, blocking};
 use lock_efs::FileBackend;
-use test_support::forked;
+use test_support::fork::{attempt, dropped_in_a_child, forked};
 
 use crate::fixture::{Process, in_child, myself};
 
@@ -21,25 +21,13 @@ fn is_free(directory: &Path) -> bool {
     Command::new("flock").arg("-n").arg(directory.join("etl.lock")).arg("true").status().unwrap().success()
 }
 
-fn attempt(locker: &blocking::Locker, name: &str) -> String {
-    match locker.lock(name).try_acquire() {
-        Ok(blocking::TryAcquire::Acquired(guard)) => format!("{name} acquired, {:?}", guard.release()),
-        Ok(blocking::TryAcquire::Contended(_)) => format!("{name} contended"),
-        Err(error) => format!("{error:?}"),
-    }
-}
-
 #[test]
 // verifies: forked
 fn a_child_that_drops_or_releases_leaves_the_lock() {
     let dir = tempfile::tempdir().unwrap();
     let locker = locker(dir.path());
     let guard = locker.acquire("etl").unwrap();
-    let (guard, reason) = forked(guard, |guard| {
-        let lost = guard.check().unwrap_err();
-        drop(guard);
-        format!("{:?}", lost.reason)
-    });
+    let (guard, reason) = dropped_in_a_child(guard);
     assert_eq!(reason, format!("{:?}", LossReason::Forked { parent: std::process::id() }));
     assert!(guard.check().is_ok() && !is_free(dir.path()), "the child dropped its copy of the guard");
 

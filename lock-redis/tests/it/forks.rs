@@ -2,17 +2,12 @@
 
 use lock_core::{Locker, LossReason, Release, blocking};
 use lock_redis::RedisBackend;
-use test_support::{forked, redis::RedisServer};
+use test_support::{
+    fork::{attempt, dropped_in_a_child, forked},
+    redis::RedisServer,
+};
 
 use crate::fixture::at;
-
-fn attempt(locker: &blocking::Locker, name: &str) -> String {
-    match locker.lock(name).try_acquire() {
-        Ok(blocking::TryAcquire::Acquired(guard)) => format!("{name} acquired, {:?}", guard.release()),
-        Ok(blocking::TryAcquire::Contended(_)) => format!("{name} contended"),
-        Err(error) => format!("{error:?}"),
-    }
-}
 
 #[test]
 // verifies: forked
@@ -21,11 +16,7 @@ fn a_fork_leaves_the_parents_lock_and_opens_its_own_connection() {
     let config = at(server.addr());
     let locker = blocking::Locker::open_with(async { Locker::new(RedisBackend::new(config)?) }).unwrap();
     let guard = locker.acquire("etl").unwrap();
-    let (guard, reason) = forked(guard, |guard| {
-        let lost = guard.check().unwrap_err();
-        drop(guard);
-        format!("{:?}", lost.reason)
-    });
+    let (guard, reason) = dropped_in_a_child(guard);
     assert_eq!(reason, format!("{:?}", LossReason::Forked { parent: std::process::id() }));
     let (guard, released) = forked(guard, |guard| format!("{:?}", guard.release()));
     assert_eq!(released, "Ok(NotHeld(None))");
