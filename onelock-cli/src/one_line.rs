@@ -7,7 +7,8 @@ pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(escape).collect()
 }
 
-/// Whether a character is escaped. Also true for line separators, and for characters that change the direction of the text.
+/// Whether a character is escaped. Also true for line separators, and for characters that change
+/// the direction of the text.
 pub(crate) fn needs_escape(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

@@ -240,7 +240,7 @@ impl LockRequest {
     /// that must not happen twice.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Lost`](crate::ErrorKind::Lost) if the lock was lost before the work ended. Otherwise as
+    /// Of kind [`Lost`](crate::ErrorKind::Lost) if the lock was lost before the work ended. Otherwise as
     /// [`try_acquire`](Self::try_acquire).
     pub fn try_run<T>(self, work: impl FnOnce(&Guard) -> T) -> Result<TryRun<T>, Error> {
         let guard = match self.try_acquire()? {
@@ -297,7 +297,7 @@ impl Guard {
     /// Returns the fencing token, or an error if the store issues none.
     ///
     /// # Errors
-    /// Of kind [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the store issues no tokens.
+    /// Of kind [`Unsupported`](crate::ErrorKind::Unsupported) if the store issues no tokens.
     pub fn require_token(&self) -> Result<FencingToken, Error> {
         self.inner.require_token()
     }
