@@ -240,8 +240,8 @@ impl LockRequest {
     /// that must not happen twice.
     ///
     /// # Errors
-    /// Of kind [`Lost`](crate::ErrorKind::Lost) if the lock was lost before the work ended. Otherwise as
-    /// [`try_acquire`](Self::try_acquire).
+    /// Of kind [`Lost`](crate::ErrorKind::Lost) if the lock was lost before the work ended.
+    /// Otherwise as [`try_acquire`](Self::try_acquire).
     pub fn try_run<T>(self, work: impl FnOnce(&Guard) -> T) -> Result<TryRun<T>, Error> {
         let guard = match self.try_acquire()? {
             TryAcquire::Acquired(guard) => guard,
