@@ -21,6 +21,7 @@ mod quorum;
 mod record;
 mod repair;
 mod script;
+mod signal_watch;
 mod stamps;
 mod unanswered_acquires;
 mod wake;

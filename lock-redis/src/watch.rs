@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use lock_core::{Error, LockName, backend::Watch};
 use tokio::sync::watch;
 
-use crate::{compat::signal_watch::SignalWatch, deployment::Deployment};
+use crate::{deployment::Deployment, signal_watch::SignalWatch};
 
 /// Watches a lock by the wake-ups of the clients that share it. `None` if these clients have no
 /// wake-ups.

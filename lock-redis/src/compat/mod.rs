@@ -5,7 +5,6 @@
 
 pub(crate) mod python_redis_lock;
 pub(crate) mod redis_py;
-pub(crate) mod signal_watch;
 
 use redis::cluster_routing::Slot;
 
