@@ -9,9 +9,8 @@ use std::{
 
 use lock_core::backend::Finding;
 use nix::{
-    fcntl::{AT_FDCWD, AtFlags},
     sys::statvfs::statvfs,
-    unistd::{AccessFlags, Uid, faccessat, gethostname},
+    unistd::{AccessFlags, Uid, access, gethostname},
 };
 
 use crate::{
@@ -59,11 +58,17 @@ pub(crate) fn examine(store: &FileStore) -> Vec<Finding> {
     findings
 }
 
+/// Checks the permissions of the real user with the oldest call, because an old seccomp profile
+/// answers `faccessat2` with EPERM, and the C library's `faccessat` is that call.
+fn may(path: &Path, wanted: AccessFlags) -> nix::Result<()> {
+    access(path, wanted)
+}
+
 /// The first lock creates the directory. The doctor does not.
 fn missing(directory: &Path, existing: &Path) -> Finding {
     const SUBJECT: &str = "directory";
     let text = format!("{} does not exist yet", directory.display());
-    match faccessat(AT_FDCWD, existing, AccessFlags::W_OK | AccessFlags::X_OK, AtFlags::AT_EACCESS) {
+    match may(existing, AccessFlags::W_OK | AccessFlags::X_OK) {
         Ok(()) => Finding::note(SUBJECT, format!("{text}; the first lock creates it")),
         Err(error) => {
             Finding::unfit(SUBJECT, format!("{text}, and cannot be created in {}: {error}", existing.display()))
@@ -271,8 +276,7 @@ fn files(directory: &Path) -> Vec<Finding> {
         names += usize::from(kind == Some("lock"));
         if names <= MANY_NAMES && entry.metadata().is_ok_and(|found| found.uid() != me) {
             foreign += 1;
-            let may_write =
-                foreign > SAMPLE || faccessat(AT_FDCWD, &path, AccessFlags::W_OK, AtFlags::AT_EACCESS).is_ok();
+            let may_write = foreign > SAMPLE || may(&path, AccessFlags::W_OK).is_ok();
             refused += usize::from(!may_write);
         }
     }

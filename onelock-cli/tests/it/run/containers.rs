@@ -89,8 +89,14 @@ fn every_command_works_under_an_old_seccomp_profile() {
     let (code, listed, _) = under_profile(&["list", "--url", &url]);
     assert!(code == 0 && listed.contains("x"), "{code} {listed}");
     assert_eq!(under_profile(&["sweep", directory]).0, 0);
+    if nix::unistd::geteuid().is_root() {
+        let other = std::path::Path::new(directory).join("other.lock");
+        std::fs::write(&other, "").unwrap();
+        std::os::unix::fs::chown(other, Some(12_345), None).unwrap();
+    }
     let (code, report, message) = under_profile(&["doctor", "--url", &url]);
     assert!(code == 0 && report.ends_with("\nfit for locks\n"), "{report} {message}");
+    assert!(!report.contains("cannot be written"), "{report}");
     // The loss of a lock is noticed, and the command ends.
     std::fs::remove_file(locks.file()).unwrap();
     holder.ends_with(75);
