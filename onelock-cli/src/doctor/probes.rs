@@ -8,7 +8,7 @@ use lock_core::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::second_process::{self, SecondProcessOutcome};
+use super::second_process::{SecondProcessOutcome, SecondProcesses};
 use crate::{exit::Failure, probes, store::StoreLocation};
 
 /// How many round trips are measured.
@@ -25,7 +25,7 @@ const CLOCK_TOLERANCE: Duration = Duration::from_secs(2);
 /// Two clients of one store, and the prefix of their lock names.
 #[derive(Debug)]
 pub(super) struct Probes<'a> {
-    store: &'a StoreLocation,
+    second_processes: SecondProcesses<'a>,
     ours: &'a Locker,
     other: &'a Locker,
     prefix: String,
@@ -33,7 +33,7 @@ pub(super) struct Probes<'a> {
 
 impl<'a> Probes<'a> {
     pub(super) fn new(store: &'a StoreLocation, ours: &'a Locker, other: &'a Locker, prefix: String) -> Self {
-        Self { store, ours, other, prefix }
+        Self { second_processes: SecondProcesses::new(store), ours, other, prefix }
     }
 
     /// Runs all probes except the clock. The exit code is set if locks do not work at all.
@@ -54,7 +54,11 @@ impl<'a> Probes<'a> {
     }
 
     /// Removes the names of the probes from the store, as far as the store supports it.
+    ///
+    /// A cancelled probe may have left its second process running, and that process may still
+    /// create or release a lock.
     pub(super) async fn clean_up(&self) {
+        self.second_processes.wait_idle().await;
         for name in ["rounds", "clients", "processes", "broken", "expired", "clock"] {
             let _ = self.ours.admin().purge(self.name(name)).await;
         }
@@ -142,15 +146,14 @@ impl<'a> Probes<'a> {
     async fn two_processes(&self) -> Result<Finding, Failure> {
         const SUBJECT: &str = "two processes";
         let guard = self.request(self.ours, "processes").acquire().await?;
-        if let SecondProcessOutcome::Acquired(_) = second_process::try_lock(self.store, &self.name("processes")).await?
-        {
+        if let SecondProcessOutcome::Acquired(_) = self.second_processes.try_lock(&self.name("processes")).await? {
             let at_once = guard.check().is_ok();
             release_all([guard]).await?;
             return Ok(not_exclusive(SUBJECT, at_once, "two processes"));
         }
         let token = guard.token();
         release_all([guard]).await?;
-        match second_process::try_lock(self.store, &self.name("processes")).await? {
+        match self.second_processes.try_lock(&self.name("processes")).await? {
             SecondProcessOutcome::Acquired(second) => {
                 Ok(excluded(SUBJECT, "two processes", token_rises(token, second)))
             }

@@ -3,10 +3,12 @@
 use std::{
     env,
     process::{Command, Stdio},
+    sync::Arc,
 };
 
 use lock_core::{FencingToken, TryAcquire};
 use nix::sys::{prctl, signal::Signal};
+use tokio::sync::Mutex;
 
 use crate::{
     args::{SecondProcessArgs, StoreArgs},
@@ -43,22 +45,48 @@ pub(super) enum SecondProcessOutcome {
     Acquired(Option<FencingToken>),
 }
 
-/// Lets a second process try the lock `name`, while this process keeps renewing its locks.
-pub(super) async fn try_lock(store: &StoreLocation, name: &str) -> Result<SecondProcessOutcome, Failure> {
-    let mut command = Command::new(env::current_exe().map_err(|e| Failure::os("finding the path of this program", e))?);
-    command.args(["doctor-second-process", "--", name]).stdin(Stdio::null());
-    store.pass_to(&mut command);
-    let output = on_thread(move || command.output()).await.and_then(|output| output);
-    let output = output.map_err(|e| Failure::start("the second process", &e))?;
-    match output.status.code() {
-        Some(0) => {
-            let token = String::from_utf8_lossy(&output.stdout).trim().parse().ok().and_then(FencingToken::new);
-            Ok(SecondProcessOutcome::Acquired(token))
+/// Starts second processes, one after the other.
+#[derive(Debug)]
+pub(super) struct SecondProcesses<'a> {
+    store: &'a StoreLocation,
+    /// Locked while a process runs, even if the call that started it was cancelled.
+    running: Arc<Mutex<()>>,
+}
+
+impl<'a> SecondProcesses<'a> {
+    pub(super) fn new(store: &'a StoreLocation) -> Self {
+        Self { store, running: Arc::default() }
+    }
+
+    /// Lets a second process try the lock `name`, while this process keeps renewing its locks.
+    pub(super) async fn try_lock(&self, name: &str) -> Result<SecondProcessOutcome, Failure> {
+        let program = env::current_exe().map_err(|e| Failure::os("finding the path of this program", e))?;
+        let mut command = Command::new(program);
+        command.args(["doctor-second-process", "--", name]).stdin(Stdio::null());
+        self.store.pass_to(&mut command);
+        let running = Arc::clone(&self.running).lock_owned().await;
+        let ended = on_thread(move || {
+            let output = command.output();
+            drop(running);
+            output
+        });
+        let output = ended.await.and_then(|output| output);
+        let output = output.map_err(|e| Failure::start("the second process", &e))?;
+        match output.status.code() {
+            Some(0) => {
+                let token = String::from_utf8_lossy(&output.stdout).trim().parse().ok().and_then(FencingToken::new);
+                Ok(SecondProcessOutcome::Acquired(token))
+            }
+            Some(code) if code == i32::from(exit::NOT_ACQUIRED) => Ok(SecondProcessOutcome::Contended),
+            _ => {
+                let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+                Err(Failure::new(exit::INTERNAL, format!("the second process failed: {said}")))
+            }
         }
-        Some(code) if code == i32::from(exit::NOT_ACQUIRED) => Ok(SecondProcessOutcome::Contended),
-        _ => {
-            let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-            Err(Failure::new(exit::INTERNAL, format!("the second process failed: {said}")))
-        }
+    }
+
+    /// Waits until no second process runs.
+    pub(super) async fn wait_idle(&self) {
+        drop(self.running.lock().await);
     }
 }

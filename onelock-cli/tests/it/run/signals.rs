@@ -136,6 +136,36 @@ fn a_terminated_doctor_leaves_nothing_behind() {
     assert_eq!(traces(), 0);
 }
 
+#[test]
+fn a_terminated_doctor_waits_for_its_second_process() {
+    // Marks the start and the end of the second process, which takes its time.
+    const SLOW_SECOND_PROCESS: &str = r#"
+        #include <fcntl.h>
+        #include <stdlib.h>
+        #include <string.h>
+        #include <unistd.h>
+        static int second;
+        static void mark(const char *variable) {
+            if (second) close(open(getenv(variable), O_CREAT | O_WRONLY, 0600));
+        }
+        __attribute__((constructor)) static void started(int argc, char **argv) {
+            second = argc > 1 && !strcmp(argv[1], "doctor-second-process");
+            mark("STARTED");
+            if (second) sleep(1);
+        }
+        __attribute__((destructor)) static void ended(void) { mark("ENDED"); }
+    "#;
+    let locks = Locks::new();
+    let [started, ended] = ["started", "ended"].map(|name| locks.dir.path().join(name));
+    let mut command = onelock(["doctor", "--url", &locks.url()]);
+    command.env("LD_PRELOAD", locks.library(SLOW_SECOND_PROCESS)).env("STARTED", &started).env("ENDED", &ended);
+    let running = Running::start(&mut command);
+    eventually("the second process runs", || started.exists());
+    running.signal(SIGTERM);
+    assert_eq!(running.wait().0.signal(), Some(SIGTERM as i32));
+    assert!(ended.exists(), "the second process was still running");
+}
+
 #[cfg(feature = "torture")]
 #[test]
 fn a_terminated_torture_leaves_nothing_behind() {
