@@ -48,7 +48,8 @@ impl FileStore {
     fn look(&self, files: &Files, known: &KernelLocks) -> Result<Option<Holder>, Error> {
         let locked = self.medium().is_locked(&files.lock, known)?;
         let record = sidecar::peek(&files.record, self.medium().open_flags());
-        Ok(if locked { Some(record.holder(now_us())) } else { record.min_holder(now_us()) })
+        let listed = || self.medium().holding_process(&files.lock, known);
+        Ok(if locked { Some(record.holder(now_us(), listed)) } else { record.min_holder(now_us()) })
     }
 
     fn name_of(&self, stem: &str, files: &Files) -> Option<LockName> {

@@ -24,6 +24,7 @@ mod lockfile;
 mod medium;
 mod mode;
 mod open;
+mod process;
 mod record;
 mod retire;
 mod sidecar;

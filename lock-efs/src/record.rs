@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! onelock/1 held     0000000000000000 0000000000000000
-//! {"name":"nightly-etl","id":"…","token":1764000000000000,"owner":"etl-7:4711","since_us":1764000000000000,"data":"…"}
+//! {"name":"nightly-etl","id":"…","token":1764000000000000,"owner":"etl-7:4711","since_us":1764000000000000,"pid":4711,"pid_namespace":4026531836,"data":"…"}
 //! ```
 //!
 //! The first line has a fixed width, so that a release changes it by one write in place. Its
@@ -14,6 +14,8 @@ use std::time::{Duration, SystemTime};
 
 use lock_core::{FencingToken, Holder, backend::AcquireRequest};
 use serde::{Deserialize, Serialize};
+
+use crate::process::RecordedProcess;
 
 /// How much of a record is read, and therefore the limit for writing.
 pub(crate) const MAX_BYTES: usize = 256 * 1024;
@@ -64,6 +66,8 @@ pub(crate) struct Body {
     pub(crate) token: u64,
     pub(crate) owner: String,
     pub(crate) since_us: u64,
+    #[serde(flatten)]
+    pub(crate) process: Option<RecordedProcess>,
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -113,7 +117,12 @@ impl Record {
 }
 
 /// Returns the whole record of a lock that is held from now on.
-pub(crate) fn held(request: &AcquireRequest, token: FencingToken, since_us: u64) -> Vec<u8> {
+pub(crate) fn held(
+    request: &AcquireRequest,
+    token: FencingToken,
+    since_us: u64,
+    process: Option<RecordedProcess>,
+) -> Vec<u8> {
     let text = request.data.as_deref().map(std::str::from_utf8);
     let body = Body {
         name: request.name.as_str().into(),
@@ -121,6 +130,7 @@ pub(crate) fn held(request: &AcquireRequest, token: FencingToken, since_us: u64)
         token: token.get(),
         owner: request.owner.clone(),
         since_us,
+        process,
         data: text.and_then(Result::ok).map(Into::into),
         data_hex: request.data.as_deref().filter(|_| text.is_some_and(|t| t.is_err())).map(to_hex),
     };
@@ -196,7 +206,7 @@ mod tests {
     }
 
     fn released_at(now_us: u64, hold_for: Duration) -> Record {
-        let mut bytes = held(&request(None), token(9), 5);
+        let mut bytes = held(&request(None), token(9), 5, None);
         let head = released(now_us, hold_for);
         bytes[..head.len()].copy_from_slice(head.as_bytes());
         Record::parse(&bytes).expect("a record that was released is a record")
@@ -205,7 +215,7 @@ mod tests {
     #[test]
     fn a_record_keeps_the_holder_and_text_or_binary_data() {
         for data in [None, Some(&b"{\"k\":1}\n"[..]), Some(&[0, 0xff, 0x80][..]), Some(&[][..])] {
-            let record = Record::parse(&held(&request(data), token(9), 5)).unwrap();
+            let record = Record::parse(&held(&request(data), token(9), 5, None)).unwrap();
             assert_eq!((record.state, record.body.name.as_str()), (RecordState::Held, "etl"));
             let holder = record.into_holder();
             assert_eq!(holder.owner.as_deref(), Some("me:1"));
@@ -239,7 +249,7 @@ mod tests {
 
     #[test]
     fn torn_foreign_and_huge_records_are_garbage() {
-        let whole = held(&request(None), token(9), 5);
+        let whole = held(&request(None), token(9), 5, None);
         let json_end = whole.iter().rposition(|&b| b == b'}').expect("the JSON object ends");
         for cut in 0..=json_end {
             assert!(Record::parse(&whole[..cut]).is_err(), "cut at {cut}");
@@ -262,7 +272,7 @@ mod tests {
 
         #[test]
         fn any_data_survives(data in prop::collection::vec(any::<u8>(), 0..300)) {
-            let record = Record::parse(&held(&request(Some(&data)), token(1), 0)).unwrap();
+            let record = Record::parse(&held(&request(Some(&data)), token(1), 0, None)).unwrap();
             prop_assert_eq!(record.into_holder().data, Some(data));
         }
     }

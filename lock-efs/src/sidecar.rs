@@ -8,6 +8,7 @@ use nix::fcntl::OFlag;
 use crate::{
     error,
     open::{self, Access},
+    process::LockingProcess,
     record::{self, Record, RecordState},
 };
 
@@ -20,14 +21,19 @@ pub(crate) enum RecordRead {
 }
 
 impl RecordRead {
-    /// Returns the holder of a lock that is known to be held.
-    pub(crate) fn holder(self, now_us: u64) -> Holder {
+    /// Returns the holder of a lock that is known to be held. `listed` returns the process that the
+    /// kernel lists as its holder.
+    pub(crate) fn holder(self, now_us: u64, listed: impl FnOnce() -> Option<LockingProcess>) -> Holder {
         match self {
-            Self::Record(record) if record.state == RecordState::Held => record.into_holder(),
+            Self::Record(record) if record.state == RecordState::Held => {
+                let crashed = record.body.process.filter(|recorded| recorded.has_ended());
+                match crashed.and_then(|recorded| listed().filter(|listed| !listed.is(recorded))) {
+                    Some(successor) => without_record(Some(successor)),
+                    None => record.into_holder(),
+                }
+            }
             Self::Garbage => Holder::default(),
-            other => other
-                .min_holder(now_us)
-                .unwrap_or_else(|| Holder::default().with_foreign("a flock(2) holder without a record".to_owned())),
+            other => other.min_holder(now_us).unwrap_or_else(|| without_record(listed())),
         }
     }
 
@@ -42,6 +48,14 @@ impl RecordRead {
     pub(crate) fn explains_a_refusal(&self, now_us: u64) -> bool {
         matches!(self, Self::Record(r) if r.state == RecordState::Held || r.hold_left(now_us).is_some())
     }
+}
+
+fn without_record(process: Option<LockingProcess>) -> Holder {
+    let holder = match process {
+        Some(process) => format!("{process} without a record"),
+        None => "a flock(2) holder without a record".to_owned(),
+    };
+    Holder::default().with_foreign(holder)
 }
 
 /// Reads the record at `path`, with the `flags` of its medium. An empty file, as a crash or a sweep

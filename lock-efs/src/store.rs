@@ -24,9 +24,12 @@ use crate::{
     floor,
     key::Key,
     lockfile::{Inode, LockFile},
-    medium::{BegunRecord, Medium, NewRecord, Probe, fresh::LastRefresh, refusal::LockAttempt},
+    medium::{
+        BegunRecord, Medium, NewRecord, Probe, fresh::LastRefresh, kernel_locks::KernelLocks, refusal::LockAttempt,
+    },
     mode::{Mode, Sharing},
     open::{self, Access},
+    process::RecordedProcess,
     record::{self, RecordState},
     sidecar::{self, RecordRead},
     table::{AcquiredLock, GaugeLabels, HeldGauge, LockTable},
@@ -48,6 +51,8 @@ pub(crate) struct FileStore {
     slots: Arc<DescriptorSlots>,
     labels: GaugeLabels,
     last_refresh: LastRefresh,
+    /// The process that opened the store. No other process uses it.
+    process: Option<RecordedProcess>,
     /// The directory was missing when it was opened, and the first lock is to create it. A
     /// directory that disappears later is an error.
     pub(crate) may_create: AtomicBool,
@@ -70,6 +75,7 @@ impl FileStore {
             slots: Arc::default(),
             labels,
             last_refresh: LastRefresh::never(),
+            process: RecordedProcess::current(),
             may_create: AtomicBool::new(false),
         }
     }
@@ -118,7 +124,8 @@ impl FileStore {
                 None => IdleDescriptor { lock: self.open(&files.lock)?, cached: None },
             };
             let peek = || sidecar::peek(&files.record, self.medium.open_flags());
-            let attempt = LockAttempt { id: request.id, lock: &lock, path: &files.lock, peek: &peek };
+            let listed = || self.medium.holding_process(&files.lock, &KernelLocks::read());
+            let attempt = LockAttempt { id: request.id, lock: &lock, path: &files.lock, peek: &peek, listed: &listed };
             let refusal = self.medium.try_lock(&attempt, cached)?;
             // Before the path is compared: on NFS this makes the host look the path up again.
             let begun = match refusal {
@@ -212,7 +219,7 @@ impl FileStore {
         };
         let previous = match sidecar::read(&files.record, self.medium.open_flags())? {
             RecordRead::Record(record) if record.hold_left(now_us).is_some() => {
-                return Ok(RecordOutcome::MinHold(RecordRead::Record(record).holder(now_us)));
+                return Ok(RecordOutcome::MinHold(RecordRead::Record(record).holder(now_us, || None)));
             }
             RecordRead::Record(record) => Some(record),
             RecordRead::Absent => None,
@@ -236,7 +243,7 @@ impl FileStore {
             );
             Error::new(ErrorKind::Corrupt, what)
         })?;
-        let bytes = record::held(request, token, now_us);
+        let bytes = record::held(request, token, now_us, self.process);
         if bytes.len() > record::MAX_BYTES {
             let what = format!("the lock record has {} bytes, and the limit is {}", bytes.len(), record::MAX_BYTES);
             return Err(Error::new(ErrorKind::Limit, what + "; attach less data"));

@@ -22,6 +22,7 @@ use crate::{
     lockfile::{LockFile, try_flock},
     mode::Sharing,
     open::{self, Access, Opened},
+    process::LockingProcess,
     record, sidecar,
 };
 
@@ -75,6 +76,10 @@ impl Medium for Local {
         };
         let got_it = try_flock(&file, FlockArg::LockSharedNonblock).map_err(|e| fail(e.into()))?;
         Ok(!got_it)
+    }
+
+    fn holding_process(&self, path: &Path, known: &KernelLocks) -> Option<LockingProcess> {
+        known.process_at(path)
     }
 
     /// Prepares nothing: the path is current, and the file system uses this machine's clock.
@@ -217,7 +222,7 @@ mod tests {
                 }
                 RecordRead::Absent
             };
-            let attempt = LockAttempt { id: LeaseId::from(7), lock: &lock, path: &path, peek: &peek };
+            let attempt = LockAttempt { id: LeaseId::from(7), lock: &lock, path: &path, peek: &peek, listed: &|| None };
             let refused = local.try_lock(&attempt, None).expect("no error");
             assert_eq!(refused.is_none(), (1..=SECOND_TRIES).contains(&peeks_until_free), "{peeks_until_free}");
             lock.unlock(&path).expect("unlocking cannot fail");

@@ -5,7 +5,7 @@ use std::{fmt::Debug, fs::File, io, path::Path, time::Duration};
 use lock_core::Error;
 use nix::fcntl::OFlag;
 
-use crate::{files::Files, lockfile::LockFile, mode::Sharing};
+use crate::{files::Files, lockfile::LockFile, mode::Sharing, process::LockingProcess};
 
 pub(crate) mod file_system;
 pub(crate) mod fresh;
@@ -43,6 +43,10 @@ pub(crate) trait Medium: Debug + Send + Sync {
 
     /// Checks whether the lock file at `path` exists and is locked by any process.
     fn is_locked(&self, path: &Path, known: &KernelLocks) -> Result<bool, Error>;
+
+    /// Returns the process that holds the locked file at `path`, if it is certain. `known` may be
+    /// older than the lock.
+    fn holding_process(&self, path: &Path, known: &KernelLocks) -> Option<LockingProcess>;
 
     /// Prepares the record of `lock`, which was just acquired, before the lock file is compared
     /// with its path.

@@ -31,6 +31,7 @@ use crate::{
     lockfile::LockFile,
     mode::Sharing,
     open::{self, Access},
+    process::LockingProcess,
     sidecar,
 };
 
@@ -82,6 +83,11 @@ impl Medium for Nfs {
 
     fn is_locked(&self, path: &Path, _known: &KernelLocks) -> Result<bool, Error> {
         is_locked(path)
+    }
+
+    /// Names none: the kernel still lists a lock that the server dropped.
+    fn holding_process(&self, _: &Path, _: &KernelLocks) -> Option<LockingProcess> {
+        None
     }
 
     /// Refreshes the directory, and creates the file of the record, whose time shows the server's

@@ -7,7 +7,7 @@ use std::{
 
 use lock_core::{Error, Holder, backend::LeaseId};
 
-use crate::{clock::now_us, lockfile::LockFile, sidecar::RecordRead};
+use crate::{clock::now_us, lockfile::LockFile, process::LockingProcess, sidecar::RecordRead};
 
 /// How often a refused lock is tried again while no record names the holder; once if a record does.
 ///
@@ -23,6 +23,8 @@ pub(crate) struct LockAttempt<'a> {
     pub(crate) path: &'a Path,
     /// Reads the record.
     pub(crate) peek: &'a dyn Fn() -> RecordRead,
+    /// Returns the process that the kernel lists as the holder.
+    pub(crate) listed: &'a dyn Fn() -> Option<LockingProcess>,
 }
 
 impl LockAttempt<'_> {
@@ -51,7 +53,7 @@ impl LockAttempt<'_> {
 
     /// Returns the refusal with the holder that `record` names.
     pub(crate) fn refused(&self, record: RecordRead) -> CachedHolder {
-        CachedHolder::new(self.id, record.holder(now_us()))
+        CachedHolder::new(self.id, record.holder(now_us(), self.listed))
     }
 }
 

@@ -1,9 +1,17 @@
 //! Locks shared with the real `flock(1)` and Python's `filelock`.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    process::{self, Command},
+    time::Duration,
+};
 
 use crate::fixture::{Process, grant, name, open, refused, request};
-use lock_core::backend::{Admin, Backend, ProcessBound, Renewal};
+use lock_core::{
+    Holder,
+    backend::{Admin, Backend, ProcessBound, Renewal},
+};
 
 const HOLD: &str = "import filelock, sys, time
 with filelock.FileLock(sys.argv[1]):
@@ -34,11 +42,46 @@ async fn onelock_is_refused_until_flock_1_is_killed() {
     let mut flock = Process::start(&["flock", "-F", path.to_str().unwrap(), "sh", "-c", "echo locked; exec sleep 600"]);
     flock.wait_for("locked");
     let foreign = refused(&backend, "etl").await.foreign;
-    assert_eq!(foreign.as_deref(), Some("a flock(2) holder without a record"));
+    let process = format!("process {} (", flock.0.id());
+    assert!(
+        foreign.as_ref().is_some_and(|f| f.starts_with(&process) && f.ends_with(") without a record")),
+        "{foreign:?}"
+    );
     assert_eq!(backend.inspect(&name("etl")).await.unwrap().unwrap().foreign, foreign);
     assert_eq!(backend.list("").await.unwrap().len(), 1);
     flock.kill();
     assert_eq!(grant(&backend, &request("etl")).await.0.crashed, None);
+}
+
+#[tokio::test]
+async fn the_living_holder_is_named_after_a_crash() {
+    let (dir, backend) = open();
+    let (_, lease) = grant(&backend, &request("etl")).await;
+    let info = dir.path().join("etl.info");
+    let held = fs::read_to_string(&info).unwrap();
+    assert!(backend.release_now(&lease, Duration::ZERO));
+    let mut dead = Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    let path = backend.lock_path(&name("etl"));
+    let mut flock = Process::start(&["flock", "-F", path.to_str().unwrap(), "sh", "-c", "echo locked; kill -STOP $$"]);
+    flock.wait_for("locked");
+    let pid = |pid: u32| format!("\"pid\":{pid},");
+    let [own, namespace] = [pid(process::id()), "\"pid_namespace\":".to_owned()];
+    assert!(held.contains(&own) && held.contains(&namespace), "{held}");
+
+    // The recorded process has ended.
+    fs::write(&info, held.replace(&own, &pid(dead.id()))).unwrap();
+    let holder = Holder::default().with_foreign(format!("process {} (sh) without a record", flock.0.id()));
+    assert_eq!(refused(&backend, "etl").await, holder);
+    assert_eq!(backend.inspect(&name("etl")).await.unwrap(), Some(holder.clone()));
+    assert_eq!(backend.list("").await.unwrap(), [(name("etl"), holder)]);
+
+    // The recorded process may be alive: it has the number of a living one, or another namespace.
+    let other_namespace = held.replace(&own, &pid(dead.id())).replace(&namespace, "\"pid_namespace\":1");
+    for record in [held, other_namespace] {
+        fs::write(&info, record).unwrap();
+        assert_eq!(backend.inspect(&name("etl")).await.unwrap().unwrap().owner.as_deref(), Some("tester"));
+    }
 }
 
 #[tokio::test]

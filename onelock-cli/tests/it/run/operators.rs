@@ -1,8 +1,10 @@
 //! The commands of operators.
 
-use std::fs;
+use std::{fs, process::Command};
 
-use super::fixture::{Locks, Running, code, onelock, output, stdout};
+use nix::sys::signal::SIGKILL;
+
+use super::fixture::{Locks, Running, code, eventually, onelock, output, stdout};
 
 fn holder(locks: &Locks, name: &str) -> Running {
     let mut holder =
@@ -91,6 +93,27 @@ fn status_shows_whether_and_by_whom_a_lock_is_held() {
         held["held"] == true && held["token"].is_u64() && held["since"].is_f64() && held["expires_in"].is_null(),
         "{held}"
     );
+}
+
+#[test]
+// verifies: asking
+fn flock_1_is_named_after_the_crash_of_a_holder() {
+    let locks = Locks::new();
+    let crashed = holder(&locks, "x");
+    crashed.signal(SIGKILL);
+    crashed.wait();
+    eventually("the lock is free", || locks.is_free());
+    let mut flock = Command::new("flock");
+    flock.arg("-F").arg(locks.file()).args(["sh", "-c", "echo held; kill -STOP $$"]);
+    let mut flock = Running::start(&mut flock);
+    flock.expect_line("held");
+    let living = format!("process {} (sh) without a record", flock.pid());
+    for args in [&["status", "x"][..], &["list"]] {
+        let asked = output(onelock([]).args(args).args(["--url", &locks.url()]));
+        assert_eq!(String::from_utf8(asked.stdout).unwrap(), format!("x is held by {living}\n"), "{args:?}");
+    }
+    let (status, message) = Running::start(&mut locks.run(["-n", "-v", "x", "true"])).wait();
+    assert_eq!((status.code(), message.as_str()), (Some(1), format!("onelock: \"x\" is held by {living}\n").as_str()));
 }
 
 #[test]
