@@ -9,6 +9,7 @@ use crate::{
     backend::{AcquireOutcome, AcquireRequest},
     engine::{
         metrics::{self, Outcome},
+        queue::Turn,
         shared::Shared,
     },
     types::{ClockReading, Error, Lease, LeaseId, Operation, no_reply},
@@ -30,6 +31,8 @@ pub(crate) struct PendingAcquire {
     unanswered: Option<ClockReading>,
     /// The lock was granted to this id too late, and the id may still hold it.
     too_late: bool,
+    /// The place in this process's queue for the name. A rollback keeps it.
+    pub(crate) turn: Option<Turn>,
 }
 
 impl fmt::Debug for PendingAcquire {
@@ -44,7 +47,7 @@ impl fmt::Debug for PendingAcquire {
 impl PendingAcquire {
     pub(crate) fn new(shared: &Arc<Shared>, request: AcquireRequest, attempt_timeout: Duration) -> Self {
         let (shared, request) = (Arc::clone(shared), Arc::new(request));
-        Self { shared, request, attempt_timeout, call: None, unanswered: None, too_late: false }
+        Self { shared, request, attempt_timeout, call: None, unanswered: None, too_late: false, turn: None }
     }
 
     /// Sets the ttl of the next attempts.
@@ -129,7 +132,13 @@ impl PendingAcquire {
         let lease = self.request.lease(None);
         tracing::debug!(name = %lease.name, id = %lease.id, "acquisition abandoned; rolling it back");
         let (call, limit, shared) = (self.call.take(), self.attempt_timeout, Arc::clone(&self.shared));
+        let turn = self.turn.take();
+        if let Some(turn) = &turn {
+            turn.note_release();
+        }
         let work = async move |lease: Lease| {
+            // An attempt meanwhile would see this process's own lock as another holder's.
+            let _turn = turn;
             if let Some(call) = call {
                 // A dropped request may still arrive after the release, so await its answer first.
                 // A call that panicked may panic again.

@@ -410,6 +410,13 @@ impl LeaseState {
         drop(before);
     }
 
+    /// Records that the lock is being released. A later attempt of this process can wait for that.
+    pub(crate) fn note_release(&self) {
+        if let Some(turn) = &self.state().turn {
+            turn.note_release();
+        }
+    }
+
     /// Gives the turn to the next waiter of this process.
     pub(crate) fn end_turn(&self) {
         self.keep_turn(None);

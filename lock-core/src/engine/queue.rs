@@ -3,10 +3,17 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, MutexGuard},
+    sync::{
+        Arc, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::timeout,
+};
 
 use crate::{
     mutex::Mutex,
@@ -21,6 +28,8 @@ pub(crate) struct Queues(Mutex<BTreeMap<LockName, Arc<Queue>>>);
 struct Queue {
     /// One permit, which tokio grants in the order of the requests.
     turn: Arc<Semaphore>,
+    /// The lock of the turn is being released in the background.
+    releasing: AtomicBool,
     holder: Mutex<Holder>,
 }
 
@@ -31,9 +40,7 @@ impl Queues {
 
     fn queue(self: &Arc<Self>, name: &LockName) -> Place {
         let mut map = self.map();
-        let queue = map
-            .entry(name.clone())
-            .or_insert_with(|| Arc::new(Queue { turn: Arc::new(Semaphore::new(1)), holder: Mutex::default() }));
+        let queue = map.entry(name.clone()).or_insert_with(|| Arc::new(Queue::new()));
         Place {
             queues: Arc::clone(self),
             name: name.clone(),
@@ -42,10 +49,18 @@ impl Queues {
         }
     }
 
-    /// Takes the turn for `name` if it is free.
-    pub(crate) fn try_enter(self: &Arc<Self>, name: &LockName) -> Option<Turn> {
+    /// Takes the turn for `name` if it is free, or becomes free within `limit` because only a
+    /// release in the background has it.
+    pub(crate) async fn try_enter(self: &Arc<Self>, name: &LockName, limit: Duration) -> Option<Turn> {
         let place = self.queue(name);
-        let permit = Arc::clone(&place.queue().turn).try_acquire_owned().ok()?;
+        let turn = Arc::clone(&place.queue().turn);
+        let permit = match Arc::clone(&turn).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) if place.queue().releasing.load(Ordering::Relaxed) => {
+                timeout(limit, turn.acquire_owned()).await.ok()?.ok()?
+            }
+            Err(_) => return None,
+        };
         Some(Turn { permit: Some(permit), place })
     }
 
@@ -60,6 +75,12 @@ impl Queues {
     pub(crate) fn holder(&self, name: &LockName) -> Holder {
         let map = self.map();
         map.get(name).map(|q| q.holder.lock().clone()).unwrap_or_default()
+    }
+}
+
+impl Queue {
+    fn new() -> Self {
+        Self { turn: Arc::new(Semaphore::new(1)), releasing: AtomicBool::new(false), holder: Mutex::default() }
     }
 }
 
@@ -104,6 +125,11 @@ impl Turn {
     pub(crate) fn note_holder(&self, holder: Holder) {
         *self.place.queue().holder.lock() = holder;
     }
+
+    /// Records that a release in the background has the turn from now on.
+    pub(crate) fn note_release(&self) {
+        self.place.queue().releasing.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Turn {
@@ -113,7 +139,10 @@ impl Drop for Turn {
         if !self.place.process.is_current() {
             // It would wake a waiter of the parent.
             std::mem::forget(permit);
+            return;
         }
+        self.place.queue().releasing.store(false, Ordering::Relaxed);
+        drop(permit);
     }
 }
 
@@ -126,7 +155,7 @@ mod tests {
         let queues = Arc::new(Queues::default());
         let name = LockName::new("n").unwrap();
         let first = queues.enter(&name).await;
-        assert!(queues.try_enter(&name).is_none());
+        assert!(queues.try_enter(&name, Duration::MAX).await.is_none());
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut waiters = Vec::new();
         for i in 0..5 {

@@ -11,7 +11,6 @@ use crate::{
         hold::LeaseState,
         limits::HoldLimits,
         metrics::{self, Outcome},
-        queue::Turn,
         shared::Shared,
         timing::Timing,
     },
@@ -43,7 +42,6 @@ pub(super) struct AcquireLoop {
     timing: Timing,
     limits: HoldLimits,
     pending: PendingAcquire,
-    turn: Option<Turn>,
     observers: Observers,
 }
 
@@ -69,7 +67,7 @@ impl AcquireLoop {
             request.ttl = ttl;
         }
         let pending = PendingAcquire::new(&shared, request, timing.attempt_timeout);
-        Ok(Self { shared, name, timing, limits, pending, turn: None, observers })
+        Ok(Self { shared, name, timing, limits, pending, observers })
     }
 
     fn elapsed(&self) -> Duration {
@@ -154,19 +152,19 @@ impl AcquireLoop {
     }
 
     fn guard(&mut self, hold: LeaseState, from: ClockReading, now: ClockReading, grant: Grant) -> Guard {
-        if let Some(turn) = &self.turn {
+        if let Some(turn) = &self.pending.turn {
             let owner = Some(self.pending.request.owner.clone());
             let since = Some(std::time::SystemTime::UNIX_EPOCH + from.wall);
             turn.note_holder(Holder { owner, token: grant.token, since, ..Holder::default() });
         }
-        hold.keep_turn(self.turn.take());
+        hold.keep_turn(self.pending.turn.take());
         let hold = Arc::new(hold);
         self.shared.renewer.keep(&hold, now);
         Guard::new(hold, Arc::clone(&self.shared), grant.crashed)
     }
 
     fn note_held(&self, holder: &Holder) {
-        if let Some(turn) = &self.turn {
+        if let Some(turn) = &self.pending.turn {
             turn.note_holder(holder.clone());
         }
         if let Some(observer) = &self.observers.on_contention {
@@ -182,9 +180,11 @@ impl AcquireLoop {
         }
     }
 
-    /// Tries without a wait, and without a place in the queue of this process.
+    /// Tries without a wait, and without a place in the queue of this process. Only a release of
+    /// this process in the background is awaited.
     pub(super) async fn try_now(&mut self) -> Result<TryAcquire, Error> {
-        self.turn = self.shared.queues.try_enter(&self.name);
+        let limit = self.left().map_or(self.timing.attempt_timeout, |left| left.min(self.timing.attempt_timeout));
+        self.pending.turn = self.shared.queues.try_enter(&self.name, limit).await;
         self.answer_now().await
     }
 
@@ -223,7 +223,7 @@ impl AcquireLoop {
             Some(left) => tokio::time::timeout(left, queued).await.ok(),
         };
         let Some(turn) = turn else { return Ok(TryAcquire::Contended(queues.holder(&self.name))) };
-        self.turn = Some(turn);
+        self.pending.turn = Some(turn);
         self.contend(wait).await
     }
 

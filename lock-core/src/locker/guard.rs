@@ -371,6 +371,7 @@ impl Guard {
     }
 
     fn stop_renewing(&self, now: ClockReading) {
+        self.hold.note_release();
         self.hold.close(now);
         self.shared.renewer.forget(self.hold.lease.id);
     }

@@ -88,7 +88,8 @@ impl LockRequest {
     /// Sends one request to the store, and at most two more if it gets no reply. A grant that
     /// arrived too late is released first.
     ///
-    /// Does not queue behind other waiters of this process.
+    /// Does not queue behind other waiters of this process. If this process is just releasing the
+    /// lock, that release is awaited first, for at most one request timeout.
     ///
     /// # Errors
     /// If the store fails or an option is invalid. Contention is not an error.

@@ -124,6 +124,28 @@ async fn a_dropped_guard_is_released_in_the_background() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_try_waits_for_the_background_release_of_its_process() {
+    let fixture = Fixture::new();
+    // A dropped guard.
+    fixture.network.next(Operation::Release, Fault::DelayRequest(ms(250)));
+    drop(fixture.guard().await);
+    release(acquired(fixture.locker.try_acquire(NAME).await)).await;
+    // A cancelled release.
+    fixture.network.next(Operation::Release, Fault::DelayRequest(ms(250)));
+    let _ = poll_some(fixture.guard().await.release(), 1).await;
+    release(acquired(fixture.locker.try_acquire(NAME).await)).await;
+    // A cancelled attempt, whose reply comes late.
+    fixture.network.next(Operation::Acquire, Fault::DelayReply(ms(250)));
+    let _ = poll_some(fixture.locker.try_acquire(NAME), 1).await;
+    let guard = acquired(fixture.locker.try_acquire(NAME).await);
+    // A held lock is not awaited.
+    let asked = Instant::now();
+    assert!(matches!(fixture.locker.try_acquire(NAME).await, Ok(TryAcquire::Contended(_))));
+    assert!(asked.elapsed() < ms(250));
+    release(guard).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_dropped_guard_is_released_synchronously_if_possible() {
     let fixture = Fixture::new();
     let guard = acquired(fixture.other().try_acquire(NAME).await);
