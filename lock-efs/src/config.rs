@@ -51,9 +51,9 @@ impl FileConfig {
     /// share: `0o660` for a group, `0o666` for all.
     ///
     /// A directory that is created gets the same permissions, plus search permission and the
-    /// set-group-ID bit. Without this option files have `0o600` and directories `0o700`, less the
-    /// umask. A directory for several users must not have the sticky bit, which keeps one user from
-    /// replacing another's record.
+    /// set-group-ID bit. Without this option files have `0o600` and directories `0o700`. Several
+    /// users need a directory without the sticky bit, which keeps one user from replacing another's
+    /// record.
     #[must_use]
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = Some(mode);

@@ -1,7 +1,7 @@
 //! Finds the directory of the locks, and creates it.
 
 use std::{
-    fs::{self, DirBuilder, Permissions},
+    fs::{self, DirBuilder},
     io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
@@ -9,7 +9,7 @@ use std::{
 
 use lock_core::{Error, ErrorKind};
 
-use crate::{error, files::existing, medium::file_system::FileSystem, mode::Mode};
+use crate::{error, files::existing, medium::file_system::FileSystem, mode::Mode, open};
 
 /// The directory of the locks, as it was found when it was opened.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ impl LockDirectory {
 /// # Errors
 /// If it cannot be created, or is not on the kind of file system that was found then.
 pub(crate) fn create(directory: &Path, mode: Mode, is_nfs: bool) -> Result<(), Error> {
-    create_private(directory, mode)?;
+    create_all(directory, mode)?;
     check(directory)?;
     if FileSystem::of(directory)?.is_nfs() == is_nfs {
         return Ok(());
@@ -93,18 +93,26 @@ pub(crate) fn must_be_nfs(path: &Path) -> Result<(), Error> {
     Err(Error::new(ErrorKind::StoreNotReady, what))
 }
 
-fn create_private(directory: &Path, mode: Mode) -> Result<(), Error> {
+fn create_all(directory: &Path, mode: Mode) -> Result<(), Error> {
     let missing: Vec<_> = directory.ancestors().take_while(|d| !d.exists()).collect();
     for &directory in missing.iter().rev() {
         match DirBuilder::new().mode(mode.directory).create(directory) {
-            Ok(()) if mode.exact => fs::set_permissions(directory, Permissions::from_mode(mode.directory))
-                .map_err(|e| error::at("set the permissions of", directory, e))?,
-            Ok(()) => {}
+            Ok(()) => share(directory, mode).map_err(|e| error::at("set the permissions of", directory, e))?,
             // Another process created it first. `check` verifies that it is a directory.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(error::at("create the directory", directory, e)),
         }
     }
+    Ok(())
+}
+
+/// Gives a directory that was just created to the users of its parent, as [`Sharing`] says.
+///
+/// [`Sharing`]: crate::mode::Sharing
+fn share(directory: &Path, mode: Mode) -> io::Result<()> {
+    let parent = fs::metadata(directory.parent().unwrap_or(directory))?;
+    let created = open::created_directory(directory)?;
+    mode.sharing_of_directory(&parent).apply(&created.file, &created.found, directory);
     Ok(())
 }
 

@@ -47,9 +47,17 @@ impl Mode {
         };
         Sharing { file: self.file | shared, exact: self.exact, owner: model.uid(), group: model.gid() }
     }
+
+    /// Returns the permissions of a directory that is created in `parent`.
+    ///
+    /// Without a configured mode it is private: to the user who creates it, and if that is root, to
+    /// the owner of `parent`.
+    pub(crate) fn sharing_of_directory(self, parent: &Metadata) -> Sharing {
+        Sharing { file: self.directory, exact: self.exact, owner: parent.uid(), group: parent.gid() }
+    }
 }
 
-/// The permissions of a file beside others.
+/// The permissions of a file beside others, or of a directory in its parent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Sharing {
     pub(crate) file: u32,

@@ -6,11 +6,11 @@
 use std::{
     fs::{self, File, Metadata, OpenOptions},
     io::{self, Read},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
-use nix::{errno::Errno, fcntl::OFlag};
+use nix::{dir::Dir, errno::Errno, fcntl::OFlag, unistd::Uid};
 
 /// How often opening starts over because the file appears and disappears in between.
 const TRIES: usize = 16;
@@ -62,7 +62,6 @@ pub(crate) fn or_create(path: &Path, mode: u32, flags: OFlag) -> io::Result<Open
 /// Not with `O_EXCL`: NFS servers may store its verifier in the file times, which must show their
 /// clock. A file with content or a second name was there before, and is refused.
 pub(crate) fn unique(path: &Path, mode: u32) -> io::Result<Opened> {
-    use std::os::unix::fs::MetadataExt;
     let mut options = OpenOptions::new();
     let opened = regular(path, options.read(true).write(true).create(true).mode(mode), OFlag::empty(), true)?;
     if opened.found.len() > 0 || opened.found.nlink() > 1 {
@@ -78,6 +77,23 @@ pub(crate) fn directory(path: &Path) -> io::Result<File> {
     #[cfg(not(target_os = "linux"))]
     let flags = OFlag::O_DIRECTORY | OFlag::O_NONBLOCK;
     OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)
+}
+
+/// Opens the directory at `path`, which this process has just created.
+///
+/// A user with write access to its parent may have put another directory or a link there since. A
+/// directory with content is refused, and so is one of another user.
+pub(crate) fn created_directory(path: &Path) -> io::Result<Opened> {
+    let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    let found = file.metadata()?;
+    let is_mine = found.uid() == Uid::effective().as_raw();
+    let mut entries = Dir::from_fd(file.try_clone()?.into())?;
+    let is_empty = entries.iter().flatten().all(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."));
+    if !(is_mine && is_empty) {
+        return Err(Errno::EEXIST.into());
+    }
+    Ok(Opened { file, found, created: true })
 }
 
 const PAGE: usize = 4096;
@@ -173,6 +189,20 @@ mod tests {
             let reads = code.contains("fs::read(") || code.contains("fs::read_to_string(");
             assert!(may_read || !reads, "{} reads files; use open.rs", path.display());
         }
+    }
+
+    #[test]
+    fn a_directory_with_content_was_not_just_created() {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let path = dir.path().join("locks");
+        fs::create_dir(&path).expect("the directory is writable");
+        assert!(created_directory(&path).is_ok());
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).expect("the directory is writable");
+        assert!(created_directory(&link).is_err(), "a link is not followed");
+        fs::write(path.join("mine"), "mine").expect("the directory is writable");
+        let error = created_directory(&path).expect_err("the directory has content");
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
     }
 
     #[test]

@@ -138,7 +138,11 @@ fn replace(record: &NewRecord<'_>, keeps_locks: bool) -> Result<File, Error> {
     // Where a lock can be lost, each record is a new file, so that a late request of an earlier
     // holder cannot reach it.
     if !(keeps_locks && record.replaces && exchange(spare, path)) {
-        fs::rename(spare, path).map_err(|e| error::at("replace the lock record", path, e))?;
+        fs::rename(spare, path).map_err(|e| {
+            // Under the sticky bit the owner of the record could not move it either.
+            let _ = fs::remove_file(spare);
+            error::at("replace the lock record", path, e)
+        })?;
     }
     Ok(file)
 }

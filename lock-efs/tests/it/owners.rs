@@ -8,8 +8,11 @@ use std::{
     time::Duration,
 };
 
-use crate::fixture::{grant, in_child, is_root, myself, request, run_child};
-use lock_core::backend::{Admin, ProcessBound};
+use crate::fixture::{failed, grant, in_child, is_root, myself, request, run_child};
+use lock_core::{
+    ErrorKind,
+    backend::{Admin, ProcessBound},
+};
 use lock_efs::{FileBackend, FileConfig, Sweep};
 
 const USER: u32 = 54_321;
@@ -98,6 +101,70 @@ fn a_group_shares_a_directory_by_the_documented_recipe() {
             run_as(user, &format!("owners::{test}"), dir.path());
             run_as(user, "owners::child_sweeps", dir.path());
         }
+    }
+}
+
+#[test]
+// verifies: shared-directory
+fn a_directory_of_root_gets_the_owner_of_its_parent() {
+    if !is_root() {
+        return eprintln!("only root can run processes of other users");
+    }
+    let dir = directory(USER, USER, 0o755);
+    let locks = dir.path().join("new/locks");
+    for user in [0, USER, 0] {
+        run_as(user, "owners::child_uses_all_with_default_mode", &locks);
+    }
+    for made in ["new", "new/locks"] {
+        let found = fs::metadata(dir.path().join(made)).unwrap();
+        assert_eq!((found.uid(), found.gid(), found.mode() & 0o7777), (USER, USER, 0o700), "{made}");
+    }
+}
+
+/// The parent has no set-group-ID bit, so the kernel gives the directory another group.
+#[test]
+// verifies: shared-directory
+fn a_shared_directory_gets_the_group_of_its_parent() {
+    if !is_root() {
+        return eprintln!("only root can run processes of other users");
+    }
+    for users in [[0, USER, OTHER], [USER, OTHER, 0]] {
+        let dir = directory(0, GROUP, 0o770);
+        let locks = dir.path().join("new/locks");
+        for user in users {
+            run_as(user, "owners::child_uses_all_with_group_mode", &locks);
+        }
+        let found = fs::metadata(&locks).unwrap();
+        assert_eq!((found.gid(), found.mode() & 0o7777), (GROUP, 0o2770));
+    }
+}
+
+#[tokio::test]
+async fn child_uses_a_lock_that_all_may_write() {
+    let Some(dir) = in_child() else { return };
+    let (_, lease) = grant(&FileConfig::new(&dir).mode(0o666).build().unwrap(), &request("etl")).await;
+    println!("CHILD RAN with the token {:?}", lease.token);
+}
+
+#[tokio::test]
+async fn child_is_refused_under_the_sticky_bit() {
+    let Some(dir) = in_child() else { return };
+    let error = failed(&FileConfig::new(&dir).mode(0o666).build().unwrap(), "etl").await;
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
+    assert!(error.to_string().contains("without the sticky bit"), "{error}");
+    println!("CHILD RAN");
+}
+
+#[test]
+// verifies: shared-directory
+fn a_refused_user_does_not_lock_the_owner_out() {
+    if !is_root() {
+        return eprintln!("only root can run processes of other users");
+    }
+    let dir = directory(0, 0, 0o1777);
+    for _ in 0..3 {
+        run_as(USER, "owners::child_uses_a_lock_that_all_may_write", dir.path());
+        run_as(OTHER, "owners::child_is_refused_under_the_sticky_bit", dir.path());
     }
 }
 
