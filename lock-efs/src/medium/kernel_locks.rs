@@ -2,9 +2,25 @@
 
 #[cfg(target_os = "linux")]
 use std::os::unix::fs::MetadataExt;
-use std::{collections::HashMap, fs, path::Path};
+use std::{
+    collections::HashMap,
+    fs,
+    io::{self, Read},
+    path::Path,
+};
 
-use crate::process::LockingProcess;
+use nix::fcntl::OFlag;
+
+use crate::{
+    open::{self, Access},
+    process::LockingProcess,
+};
+
+const LIST: &str = "/proc/locks";
+/// More than a page, which the kernel gives by one read.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// How often a list of several pages is read.
+const PASSES: usize = 3;
 
 /// The `flock` locks in the kernel's list, with the processes that took them. A listed lock is
 /// held.
@@ -16,7 +32,23 @@ pub(crate) struct KernelLocks(HashMap<(u64, u64, u64), LockingProcess>);
 
 impl KernelLocks {
     pub(crate) fn read() -> Self {
-        fs::read_to_string("/proc/locks").map(|text| Self::parse(&text)).unwrap_or_default()
+        Self::collect(|| open::existing(Path::new(LIST), Access::Read, OFlag::empty()).map(|opened| opened.file))
+    }
+
+    /// Reads the list, and again if it has several pages.
+    ///
+    /// One page shows the locks of one moment. A lock that is released between two pages moves the
+    /// rest of the list, and then another held lock is in neither page.
+    fn collect<R: Read>(mut open: impl FnMut() -> io::Result<R>) -> Self {
+        let mut all = Self::default();
+        for _ in 0..PASSES {
+            let Ok(pages) = open().and_then(read_pages) else { break };
+            all.0.extend(Self::parse(&String::from_utf8_lossy(&pages.concat())).0);
+            if pages.len() < 2 {
+                break;
+            }
+        }
+        all
     }
 
     /// Parses lines like `3: FLOCK  ADVISORY  WRITE 5086 fe:00:382078 0 EOF`. A line with `->` is
@@ -54,9 +86,53 @@ impl KernelLocks {
     }
 }
 
+fn read_pages(mut list: impl Read) -> io::Result<Vec<Vec<u8>>> {
+    let (mut pages, mut page) = (Vec::new(), vec![0; BUFFER_BYTES]);
+    loop {
+        match list.read(&mut page)? {
+            0 => return Ok(pages),
+            n => pages.push(page[..n].to_vec()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Gives each page by one read, as the kernel does.
+    struct Pages(Vec<String>);
+
+    impl Read for Pages {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            if self.0.is_empty() {
+                return Ok(0);
+            }
+            let page = self.0.remove(0);
+            assert!(buffer.len() >= 4096, "a short read divides a page");
+            buffer[..page.len()].copy_from_slice(page.as_bytes());
+            Ok(page.len())
+        }
+    }
+
+    fn line(inode: u64) -> String {
+        format!("1: FLOCK  ADVISORY  WRITE 7 00:01:{inode} 0 EOF\n")
+    }
+
+    #[test]
+    fn a_lock_that_moved_between_pages_is_found() {
+        let mut passes = vec![vec![line(1), line(3)], vec![line(2), line(3)], vec![line(2)]].into_iter();
+        let found = KernelLocks::collect(|| passes.next().map(Pages).ok_or_else(|| io::ErrorKind::NotFound.into()));
+        assert_eq!(found, KernelLocks([1, 2, 3].map(|inode| ((0, 1, inode), LockingProcess(7))).into()));
+        assert_eq!(passes.len(), 0);
+    }
+
+    #[test]
+    fn a_list_of_one_page_is_read_once() {
+        let mut passes = vec![vec![line(1)], vec![line(2)]].into_iter();
+        let found = KernelLocks::collect(|| passes.next().map(Pages).ok_or_else(|| io::ErrorKind::NotFound.into()));
+        assert_eq!(found, KernelLocks([((0, 1, 1), LockingProcess(7))].into()));
+    }
 
     #[test]
     fn only_held_flock_locks_are_read_from_the_kernels_list() {
