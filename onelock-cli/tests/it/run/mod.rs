@@ -23,6 +23,7 @@ mod peer;
 mod process_limit;
 #[cfg(feature = "redis")]
 mod secrets;
+mod shared_directory;
 mod signals;
 mod terminal;
 #[cfg(feature = "torture")]
