@@ -25,6 +25,7 @@ mod store;
 mod sys;
 #[cfg(feature = "torture")]
 mod torture;
+mod user_directory;
 
 use std::{
     ffi::OsString,

@@ -18,6 +18,7 @@ use crate::{
 pub(crate) fn status(args: StatusArgs) -> Result<Exit, Failure> {
     let store = StoreLocation::choose(&args.store)?;
     let (holder, asked) = runtime()?.block_on(async {
+        store.warn_of_another_directory(Some(&args.name)).await?;
         let locker = store.open_to_ask().await?;
         Ok::<_, Failure>((locker.admin().inspect(args.name.as_str()).await?, locker.store()))
     })?;
@@ -36,6 +37,7 @@ pub(crate) fn status(args: StatusArgs) -> Result<Exit, Failure> {
 pub(crate) fn list(args: ListArgs) -> Result<Exit, Failure> {
     let store = StoreLocation::choose(&args.store)?;
     let (locks, asked) = runtime()?.block_on(async {
+        store.warn_of_another_directory(None).await?;
         let locker = store.open_to_ask().await?;
         Ok::<_, Failure>((locker.admin().list(&args.prefix).await?, locker.store()))
     })?;

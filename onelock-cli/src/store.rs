@@ -1,22 +1,16 @@
 //! Chooses the store, and opens it.
 
-use std::{
-    env,
-    ffi::OsString,
-    fs, io,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{env, ffi::OsString, fs, path::Path, process::Command};
 
-use nix::unistd::{User, geteuid};
-use onelock::{ConfigString, Locker, Registry, files::FileConfig};
+use lock_core::LockName;
+use onelock::{ConfigString, Locker, Registry};
 
 use crate::{
     args::StoreArgs,
     exit::{self, Failure},
-    output::say,
+    output::{report, say},
     runtime::{on_thread, reserve_thread},
+    user_directory::UserDirectory,
 };
 
 /// The place of the locks.
@@ -26,7 +20,7 @@ pub(crate) enum StoreLocation {
     Url(String),
     /// A private directory of this user. It is no config string, because its path may contain
     /// characters that have a meaning there.
-    UserDirectory(PathBuf),
+    UserDirectory(UserDirectory),
 }
 
 impl StoreLocation {
@@ -40,7 +34,7 @@ impl StoreLocation {
             return from_file("--url-file", path);
         }
         match (variable("ONELOCK_URL"), variable("ONELOCK_URL_FILE")) {
-            (None, None) => user_directory().map(Self::UserDirectory),
+            (None, None) => UserDirectory::choose().map(Self::UserDirectory),
             (None, Some(path)) => from_file("$ONELOCK_URL_FILE", Path::new(&path)),
             (Some(url), None) => match url.into_string() {
                 Ok(url) => Ok(Self::Url(url)),
@@ -98,6 +92,27 @@ impl StoreLocation {
         }
     }
 
+    /// Warns if this user has used the lock `name`, or any lock, in another default directory.
+    /// Looks at files on a thread of its own, as [`choose_on_thread`](Self::choose_on_thread).
+    pub(crate) async fn warn_of_another_directory(&self, name: Option<&LockName>) -> Result<(), Failure> {
+        let Self::UserDirectory(directory) = self else { return Ok(()) };
+        if !directory.has_another() {
+            return Ok(());
+        }
+        let (directory, name) = (directory.clone(), name.cloned());
+        let warning = on_thread(move || directory.warning(name.as_ref())).await;
+        let warning = warning.map_err(|e| Failure::start("a thread that looks for other locks", &e))?;
+        if let Some(warning) = warning {
+            report(&format!("warning: {warning}"));
+        }
+        Ok(())
+    }
+
+    /// Returns whether the user named no store.
+    pub(crate) fn is_default(&self) -> bool {
+        matches!(self, Self::UserDirectory(_))
+    }
+
     /// Passes the store to a child in its environment, because `ps` shows arguments.
     pub(crate) fn pass_to(&self, command: &mut Command) {
         command.env_remove("ONELOCK_URL").env_remove("ONELOCK_URL_FILE");
@@ -111,11 +126,11 @@ fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
 
-async fn open_user_directory(directory: PathBuf, create: bool) -> Result<Locker, Failure> {
+async fn open_user_directory(directory: UserDirectory, create: bool) -> Result<Locker, Failure> {
     // The home may be on a file system that hangs, and signals must still be handled.
-    let opened = on_thread(move || FileConfig::new(directory).create(create).build()).await;
+    let opened = on_thread(move || directory.open(create)).await;
     let opened = opened.map_err(|e| Failure::start("a thread that opens the directory of locks", &e))?;
-    Ok(opened.and_then(Locker::new)?)
+    Ok(Locker::new(opened?)?)
 }
 
 /// Whether the locks of `url` are in a directory, whose backend starts its own threads.
@@ -149,50 +164,4 @@ pub(crate) fn remove_lock_files(store: &str, id: &str) {
             let _ = fs::remove_file(entry.path());
         }
     }
-}
-
-/// Returns the private directory of this user.
-///
-/// Users must not share the default directory: another user with write access could block this
-/// user's jobs, and jobs of different users with the same name would wait for each other.
-fn user_directory() -> Result<PathBuf, Failure> {
-    let state = env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute() && is_ours(path));
-    let home = || env::var_os("HOME").map(PathBuf::from).filter(|path| path.is_absolute() && is_ours(path));
-    // HOME may be missing (cron, systemd) or be another user's (sudo).
-    let registered = || User::from_uid(geteuid()).ok().flatten().map(|user| user.dir).filter(|path| is_ours(path));
-    match state.or_else(|| home().or_else(registered).map(|home| home.join(".local/state"))) {
-        Some(state) => Ok(state.join("onelock/locks")),
-        None => temporary_directory(),
-    }
-}
-
-/// Whether this user owns the directory, or its nearest existing ancestor if it does not exist
-/// yet.
-fn is_ours(path: &Path) -> bool {
-    let existing = path.ancestors().find_map(|path| fs::metadata(path).ok());
-    existing.is_some_and(|meta| meta.is_dir() && meta.uid() == geteuid().as_raw())
-}
-
-/// Returns the directory for a user without a home. Another user may have created it first, so it
-/// is used only if this user owns it and no other user can access it.
-fn temporary_directory() -> Result<PathBuf, Failure> {
-    let path = PathBuf::from(format!("/tmp/onelock-{}", geteuid()));
-    match fs::DirBuilder::new().mode(0o700).create(&path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            let message = format!("cannot create the default directory {}; choose a store with --url", path.display());
-            return Err(Failure::new(exit::CANNOT_CREATE, message).with_source(error));
-        }
-        _ => {}
-    }
-    // Not `metadata`, because a symbolic link in /tmp may lead anywhere.
-    let safe = fs::symlink_metadata(&path)
-        .is_ok_and(|meta| meta.is_dir() && meta.uid() == geteuid().as_raw() && meta.mode() & 0o077 == 0);
-    if safe {
-        return Ok(path);
-    }
-    let message = format!(
-        "this user has no home, and {} is not a directory that only this user can access; choose a store with --url",
-        path.display()
-    );
-    Err(Failure::new(exit::NO_PERMISSION, message))
 }

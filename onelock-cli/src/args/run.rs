@@ -50,7 +50,8 @@ pub(crate) struct RunArgs {
     #[arg(short = 'F', long)]
     pub(crate) no_fork: bool,
 
-    /// Print on standard error who holds the lock while waiting, and which failure is retried.
+    /// Print on standard error who holds the lock while waiting, which failure is retried, and in
+    /// which store the lock was acquired if none was given.
     #[arg(short, long)]
     pub(crate) verbose: bool,
 

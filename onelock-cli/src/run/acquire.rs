@@ -40,7 +40,7 @@ pub(super) async fn acquire(plan: &Plan, signals: &Signals) -> Result<WaitOutcom
     let began = Instant::now();
     let progress = Arc::new(Progress::new(plan.verbose, plan.job.name.clone()));
     // A file system may hang as early as here.
-    let locker = match signals.race(progress.show_while(open_store(plan))).await? {
+    let (locker, is_default) = match signals.race(progress.show_while(open_store(plan))).await? {
         ControlFlow::Continue(locker) => locker?,
         ControlFlow::Break(signal) => return Ok(WaitOutcome::Signal(signal)),
     };
@@ -49,6 +49,10 @@ pub(super) async fn acquire(plan: &Plan, signals: &Signals) -> Result<WaitOutcom
     progress.clear();
     let outcome = match acquired {
         ControlFlow::Continue(Ok(TryAcquire::Acquired(guard))) => {
+            // A refused job shares its store with the holder. This one may have a store to itself.
+            if plan.verbose && is_default {
+                report(&format!("\"{}\" was acquired in the default store {}", plan.job.name, locker.store()));
+            }
             return Ok(WaitOutcome::Acquired(guard, locker.store()));
         }
         ControlFlow::Continue(Ok(TryAcquire::Contended(holder))) => {
@@ -62,9 +66,14 @@ pub(super) async fn acquire(plan: &Plan, signals: &Signals) -> Result<WaitOutcom
     outcome
 }
 
-/// Opens the store, within the limit of `--wait`. Without a wait the store has its own limits.
-async fn open_store(plan: &Plan) -> Result<Locker, Failure> {
-    let opened = async { StoreLocation::choose_on_thread(plan.store.clone()).await?.open().await };
+/// Opens the store, within the limit of `--wait`, and returns whether it is the default store.
+/// Without a wait the store has its own limits.
+async fn open_store(plan: &Plan) -> Result<(Locker, bool), Failure> {
+    let opened = async {
+        let store = StoreLocation::choose_on_thread(plan.store.clone()).await?;
+        store.warn_of_another_directory(Some(&plan.job.name)).await?;
+        Ok((store.open().await?, store.is_default()))
+    };
     match plan.wait {
         None | Some(Duration::ZERO) => opened.await,
         Some(limit) => timeout(limit, opened).await.unwrap_or_else(|_| {
