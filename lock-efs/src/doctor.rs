@@ -20,6 +20,7 @@ use crate::{
         mount::{Mount, NfsFacts},
         temp_record::TempRecord,
     },
+    mode::Mode,
     record,
     store::FileStore,
 };
@@ -53,6 +54,7 @@ pub(crate) fn examine(store: &FileStore) -> Vec<Finding> {
         return findings;
     }
     findings.extend(permissions(directory));
+    findings.extend(readers(directory, store.mode()));
     findings.extend(writing(store));
     findings.extend(files(directory));
     findings
@@ -180,6 +182,31 @@ fn permissions(directory: &Path) -> Option<Finding> {
         }
         _ => Finding::note(SUBJECT, format!("{text}: its group can remove lock files and so break any lock")),
     })
+}
+
+/// Reports users who may read lock files but not write to them: `flock(1)` needs no more than that.
+///
+/// On NFS they can hold at least a shared lock, which has the same effect.
+fn readers(directory: &Path, mode: Mode) -> Option<Finding> {
+    const SUBJECT: &str = "readers";
+    let found = fs::metadata(directory).ok()?;
+    let lock_files = fs::read_dir(directory).into_iter().flatten().flatten();
+    let lock_files = lock_files.filter(|entry| entry.path().extension().is_some_and(|suffix| suffix == "lock"));
+    let modes = lock_files.take(MANY_NAMES).filter_map(|entry| Some(entry.metadata().ok()?.mode()));
+    let modes: Vec<_> = modes.chain(mode.exact.then_some(mode.file)).collect();
+    // Who cannot search the directory cannot open its files.
+    let only_reads = |read: u32, write: u32, search: u32| {
+        found.mode() & search != 0 && modes.iter().any(|mode| mode & read != 0 && mode & write == 0)
+    };
+    let may = "may read lock files but not write to them, and so can hold these locks with flock(1)";
+    if only_reads(0o004, 0o002, 0o001) {
+        let text = format!("every user who can reach the directory {may}");
+        let advice = "use mode=660 or mode=640 with a group, and remove read access for others (chmod o-r) from the \
+                      lock files";
+        return Some(Finding::warning(SUBJECT, text).advice(advice));
+    }
+    let group = format!("a group whose members can reach the directory {may}");
+    only_reads(0o040, 0o020, 0o010).then(|| Finding::note(SUBJECT, group))
 }
 
 fn space(directory: &Path) -> Vec<Finding> {

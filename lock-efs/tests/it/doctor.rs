@@ -9,7 +9,7 @@ use std::{
 
 use crate::fixture::{OWN_MOUNTS, in_child, mount, open, run_child};
 use lock_core::backend::{Backend, Finding, Level};
-use lock_efs::FileBackend;
+use lock_efs::{FileBackend, FileConfig};
 
 #[track_caller]
 fn find<'a>(findings: &'a [Finding], subject: &str) -> &'a Finding {
@@ -60,6 +60,36 @@ async fn a_directory_writable_by_others_gets_a_warning() {
         chmod(dir.path(), mode);
         check(&backend.diagnose().await, "permissions", level, words);
     }
+}
+
+#[tokio::test]
+async fn users_who_only_read_lock_files_are_reported() {
+    let dir = tempfile::tempdir().unwrap();
+    let open =
+        |mode: Option<u32>| mode.map_or(FileConfig::new(dir.path()), |mode| FileConfig::new(dir.path()).mode(mode));
+    let everyone = "every user who can reach the directory may read lock files";
+    for (directory, mode, level, words) in [
+        (0o755, Some(0o644), Level::Warning, everyone),
+        (0o775, Some(0o664), Level::Warning, everyone),
+        (0o771, Some(0o664), Level::Warning, everyone),
+        (0o750, Some(0o644), Level::Note, "may read lock files"),
+        (0o750, Some(0o640), Level::Note, "may read lock files"),
+    ] {
+        chmod(dir.path(), directory);
+        let findings = open(mode).build().unwrap().diagnose().await;
+        check(&findings, "readers", level, words);
+        check(&findings, "readers", level, "can hold these locks with flock(1)");
+    }
+    for (directory, mode) in [(0o755, None), (0o700, Some(0o644)), (0o770, Some(0o660)), (0o777, Some(0o666))] {
+        chmod(dir.path(), directory);
+        let findings = open(mode).build().unwrap().diagnose().await;
+        assert!(findings.iter().all(|finding| finding.subject != "readers"), "{directory:o}: {findings:#?}");
+    }
+    // As flock(1) creates it.
+    fs::write(dir.path().join("etl.lock"), "").unwrap();
+    chmod(&dir.path().join("etl.lock"), 0o644);
+    chmod(dir.path(), 0o755);
+    check(&open(None).build().unwrap().diagnose().await, "readers", Level::Warning, everyone);
 }
 
 /// Creates a file of another user: of an unknown user if this process is root, otherwise of root.

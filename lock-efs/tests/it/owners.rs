@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use crate::fixture::{failed, grant, in_child, is_root, myself, request, run_child};
+use crate::fixture::{Process, failed, grant, in_child, is_root, myself, refused, request, run_child};
 use lock_core::{
     ErrorKind,
     backend::{Admin, ProcessBound},
@@ -153,6 +153,33 @@ async fn child_is_refused_under_the_sticky_bit() {
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
     assert!(error.to_string().contains("without the sticky bit"), "{error}");
     println!("CHILD RAN");
+}
+
+#[tokio::test]
+async fn child_waits_for_a_reader() {
+    let Some(dir) = in_child() else { return };
+    let holder = refused(&FileConfig::new(&dir).mode(0o644).build().unwrap(), "etl").await;
+    assert_eq!(holder.foreign.as_deref(), Some("a flock(2) holder without a record"));
+    println!("CHILD RAN");
+}
+
+/// The doctor reports such users.
+#[test]
+// verifies: shared-directory
+fn a_reader_of_a_lock_file_can_hold_its_lock() {
+    if !is_root() {
+        return eprintln!("only root can run processes of other users");
+    }
+    let dir = directory(USER, USER, 0o755);
+    let file = dir.path().join("etl.lock");
+    fs::write(&file, "").unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o644)).unwrap();
+    chown(&file, Some(USER), Some(USER)).unwrap();
+    let ids = [&format!("--reuid={OTHER}"), &format!("--regid={OTHER}"), "--clear-groups"];
+    let flock = ["flock", "--no-fork", file.to_str().unwrap(), "sh", "-c", "echo held; exec sleep 1000"];
+    let mut reader = Process::start(&[&["setpriv"], &ids[..], &flock].concat());
+    reader.wait_for("held");
+    run_as(USER, "owners::child_waits_for_a_reader", dir.path());
 }
 
 #[test]
