@@ -17,6 +17,7 @@ mod forks;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod held;
 mod inspect;
 mod io_pool;
 mod key;

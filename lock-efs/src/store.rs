@@ -22,6 +22,7 @@ use crate::{
     dir, encode, error,
     files::{self, Files},
     floor,
+    held::{HeldLabels, HeldLock},
     key::Key,
     lockfile::{Inode, LockFile},
     medium::{
@@ -32,7 +33,7 @@ use crate::{
     process::RecordedProcess,
     record::{self, RecordState},
     sidecar::{self, RecordRead},
-    table::{AcquiredLock, GaugeLabels, HeldGauge, LockTable},
+    table::{AcquiredLock, LockTable},
     wait::slots::{DescriptorSlot, DescriptorSlots, IdleDescriptor},
 };
 
@@ -49,7 +50,7 @@ pub(crate) struct FileStore {
     medium: &'static dyn Medium,
     table: LockTable,
     slots: Arc<DescriptorSlots>,
-    labels: GaugeLabels,
+    labels: HeldLabels,
     last_refresh: LastRefresh,
     /// The process that opened the store. No other process uses it.
     process: Option<RecordedProcess>,
@@ -66,7 +67,7 @@ enum RecordOutcome {
 
 impl FileStore {
     pub(crate) fn new(directory: PathBuf, mode: Mode, medium: &'static dyn Medium) -> Self {
-        let labels = GaugeLabels::of(files::existing(&directory));
+        let labels = HeldLabels::of(files::existing(&directory));
         Self {
             directory,
             mode,
@@ -184,10 +185,9 @@ impl FileStore {
     ) -> Result<AcquireOutcome, Error> {
         match self.record_holder(request, files, lock.sharing(self.mode), begun) {
             Ok(RecordOutcome::Granted { record, token, crashed, skew_us }) => {
-                let _gauge = HeldGauge::new(&self.labels);
-                let acquired = AcquiredLock { lock: Arc::new(lock), record, token, lent: false, skew_us, _gauge };
-                let held = self.table.insert((request.id, request.name.clone()), acquired);
-                self.medium.note_held(held);
+                let _held = HeldLock::new(&self.labels, lock.inode.device, self.medium.many_locks());
+                let acquired = AcquiredLock { lock: Arc::new(lock), record, token, lent: false, skew_us, _held };
+                self.table.insert((request.id, request.name.clone()), acquired);
                 Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)))
             }
             Ok(RecordOutcome::MinHold(holder)) => {

@@ -117,7 +117,9 @@ impl Medium for Local {
         self.keeps_locks
     }
 
-    fn note_held(&self, _: usize) {}
+    fn many_locks(&self) -> Option<usize> {
+        None
+    }
 }
 
 /// Writes the record to the spare file, and then replaces the previous record with it.

@@ -77,8 +77,8 @@ pub(crate) trait Medium: Debug + Send + Sync {
     /// name can be removed.
     fn keeps_locks(&self) -> bool;
 
-    /// Reports how many locks this process holds after an acquisition.
-    fn note_held(&self, held: usize);
+    /// Returns how many locks of one process on one mount are near a limit.
+    fn many_locks(&self) -> Option<usize>;
 }
 
 /// A record before it has its content.

@@ -37,7 +37,7 @@ use crate::{
 
 /// How long NFS clients cache the attributes of a directory (acdirmax).
 pub(crate) const DIRECTORY_CACHE: Duration = Duration::from_secs(60);
-/// The number of locks of one process that causes a warning. EFS refuses the 257th.
+/// The number of locks of one process on one mount that causes a warning. EFS refuses the 257th.
 const MANY_ON_EFS: usize = 200;
 
 /// An NFSv4 mount.
@@ -140,10 +140,8 @@ impl Medium for Nfs {
         false
     }
 
-    fn note_held(&self, held: usize) {
-        if held == MANY_ON_EFS {
-            tracing::warn!(held, "this process holds many locks; EFS allows a process 256 locked files in one mount");
-        }
+    fn many_locks(&self) -> Option<usize> {
+        Some(MANY_ON_EFS)
     }
 }
 
