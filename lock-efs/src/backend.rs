@@ -1,6 +1,7 @@
 //! The backend trait over the file store.
 
 use std::{
+    io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
@@ -247,11 +248,11 @@ impl ProcessBound for FileBackend {
         pool.leave((lease.id, lease.name.clone()), move || store.on_lost(&lease));
     }
 
-    fn descriptor(&self, lease: &Lease) -> Option<OwnedFd> {
+    fn descriptors(&self, lease: &Lease) -> io::Result<Vec<OwnedFd>> {
         if !self.process.is_current() {
-            return None;
+            return Ok(Vec::new());
         }
-        self.store.descriptor(lease)
+        self.store.descriptor(lease).map(Vec::from_iter)
     }
 }
 

@@ -388,14 +388,14 @@ impl FileStore {
         self.medium.place_record(&new, BegunRecord::Nothing).map(drop).map_err(io::Error::other)
     }
 
-    pub(crate) fn descriptor(&self, lease: &Lease) -> Option<OwnedFd> {
+    /// Returns a duplicate of the descriptor of a lock that this process holds.
+    pub(crate) fn descriptor(&self, lease: &Lease) -> io::Result<Option<OwnedFd>> {
         let lend = |held: &mut AcquiredLock| {
+            let lent = held.lock.duplicate()?;
             held.lent = true;
-            held.lock.duplicate()
+            Ok(lent)
         };
-        let lent = self.table.with(&(lease.id, lease.name.clone()), lend)?;
-        lent.inspect_err(|error| tracing::warn!(name = %lease.name, %error, "cannot duplicate the lock's descriptor"))
-            .ok()
+        self.table.with(&(lease.id, lease.name.clone()), lend).transpose()
     }
 
     /// Opens the lock file for a watch, and keeps it open for the waiter's tries.

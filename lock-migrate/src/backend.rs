@@ -376,10 +376,14 @@ impl ProcessBound for MigrationBackend {
     }
 
     #[cfg(unix)]
-    fn descriptor(&self, lease: &Lease) -> Option<std::os::fd::OwnedFd> {
-        let taken = self.taken.find(lease)?;
+    fn descriptors(&self, lease: &Lease) -> std::io::Result<Vec<std::os::fd::OwnedFd>> {
+        let Some(taken) = self.taken.find(lease) else { return Ok(Vec::new()) };
         let part = self.part(lease, taken);
-        [Side::From, Side::To].into_iter().find_map(|side| self.side(side).process_bound()?.descriptor(&part))
+        let mut all = Vec::new();
+        for bound in [&self.from, &self.to].into_iter().filter_map(|store| store.process_bound()) {
+            all.extend(bound.descriptors(&part)?);
+        }
+        Ok(all)
     }
 }
 

@@ -24,12 +24,16 @@ pub trait ProcessBound: Send + Sync {
     ///   touches no successor (`a_lease_reported_lost_frees_its_lock`).
     fn on_lost(&self, lease: &Lease);
 
-    /// Returns a descriptor that keeps the lock held for as long as any process has it open, for a
-    /// supervisor that must outlive this process; `None` where the lock does not live in a
-    /// descriptor.
+    /// Returns the descriptors that keep the lock held for as long as any process has them open,
+    /// for a supervisor that must outlive this process. There are several if the lock consists of
+    /// locks in several stores, in the order in which they were acquired. There are none where the
+    /// lock does not live in descriptors.
     ///
-    /// - While a copy is open the lock stays held, whatever became of the backend that gave it
+    /// - While copies are open the lock stays held, whatever became of the backend that gave them
     ///   (`an_open_descriptor_keeps_the_lock_held`).
+    ///
+    /// # Errors
+    /// If one of them cannot be duplicated. The others would not keep the whole lock held.
     #[cfg(unix)]
-    fn descriptor(&self, lease: &Lease) -> Option<std::os::fd::OwnedFd>;
+    fn descriptors(&self, lease: &Lease) -> std::io::Result<Vec<std::os::fd::OwnedFd>>;
 }

@@ -321,12 +321,16 @@ impl Guard {
         .await
     }
 
-    /// Returns a descriptor that keeps the lock held while any process has it open. `None` unless
-    /// the lock belongs to a descriptor (files).
+    /// Returns the descriptors that keep the lock held while any process has them open. Pass on all
+    /// of them: a migration between two directories has one in each. There are none unless the lock
+    /// lives in descriptors (files).
+    ///
+    /// # Errors
+    /// If the process has too many open files.
     #[cfg(unix)]
-    pub fn descriptor(&self) -> Option<std::os::fd::OwnedFd> {
-        let held_here = self.hold.forked().is_none();
-        self.shared.backend.process_bound().filter(|_| held_here)?.descriptor(&self.hold.lease)
+    pub fn descriptors(&self) -> std::io::Result<Vec<std::os::fd::OwnedFd>> {
+        let bound = self.shared.backend.process_bound().filter(|_| self.hold.forked().is_none());
+        bound.map_or_else(|| Ok(Vec::new()), |bound| bound.descriptors(&self.hold.lease))
     }
 
     /// Releases the lock, after [`min_hold`](crate::LockRequest::min_hold) if that has not passed.

@@ -361,8 +361,8 @@ impl ProcessBound for MemoryBackend {
     }
 
     #[cfg(unix)]
-    fn descriptor(&self, _: &Lease) -> Option<std::os::fd::OwnedFd> {
-        None
+    fn descriptors(&self, _: &Lease) -> std::io::Result<Vec<std::os::fd::OwnedFd>> {
+        Ok(Vec::new())
     }
 }
 

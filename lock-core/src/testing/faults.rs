@@ -267,7 +267,7 @@ impl ProcessBound for Faulty {
     }
 
     #[cfg(unix)]
-    fn descriptor(&self, lease: &Lease) -> Option<std::os::fd::OwnedFd> {
-        self.inner.process_bound()?.descriptor(lease)
+    fn descriptors(&self, lease: &Lease) -> std::io::Result<Vec<std::os::fd::OwnedFd>> {
+        self.inner.process_bound().map_or_else(|| Ok(Vec::new()), |bound| bound.descriptors(lease))
     }
 }

@@ -22,7 +22,7 @@ use crate::{
 pub(super) enum Need {
     /// A declared capability.
     Has(Capability),
-    /// [`ProcessBound::descriptor`](crate::backend::ProcessBound::descriptor) gives one.
+    /// [`ProcessBound::descriptors`](crate::backend::ProcessBound::descriptors) gives some.
     Descriptor,
     /// [`Subject::tamper`] supports this kind of tampering.
     Tamper(Tampering),
@@ -73,7 +73,8 @@ impl Bench<'_> {
             Need::Descriptor => {
                 let request = self.request(&self.name("probe"));
                 let (lease, _) = granted(&*client, &request).await;
-                let there = client.process_bound().is_some_and(|bound| bound.descriptor(&lease).is_some());
+                let lent = client.process_bound().map(|bound| bound.descriptors(&lease).expect("a descriptor is left"));
+                let there = lent.is_some_and(|lent| !lent.is_empty());
                 release(&*client, &lease).await;
                 there
             }

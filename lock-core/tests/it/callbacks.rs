@@ -115,8 +115,8 @@ impl ProcessBound for Asking {
         false
     }
 
-    fn descriptor(&self, _: &Lease) -> Option<std::os::fd::OwnedFd> {
-        None
+    fn descriptors(&self, _: &Lease) -> std::io::Result<Vec<std::os::fd::OwnedFd>> {
+        Ok(Vec::new())
     }
 }
 

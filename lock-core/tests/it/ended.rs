@@ -74,8 +74,8 @@ impl ProcessBound for Noting {
         false
     }
 
-    fn descriptor(&self, _: &Lease) -> Option<std::os::fd::OwnedFd> {
-        None
+    fn descriptors(&self, _: &Lease) -> std::io::Result<Vec<std::os::fd::OwnedFd>> {
+        Ok(Vec::new())
     }
 }
 

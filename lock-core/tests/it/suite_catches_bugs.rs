@@ -306,8 +306,8 @@ impl ProcessBound for Buggy {
 
     fn on_lost(&self, _: &Lease) {}
 
-    fn descriptor(&self, _: &Lease) -> Option<std::os::fd::OwnedFd> {
-        None
+    fn descriptors(&self, _: &Lease) -> std::io::Result<Vec<std::os::fd::OwnedFd>> {
+        Ok(Vec::new())
     }
 }
 

@@ -133,15 +133,15 @@ async fn a_lent_descriptor_keeps_the_lock_until_a_release() {
     let (dir, one) = open();
     let two = FileBackend::open(dir.path()).unwrap();
     let (_, lease) = grant(&one, &request("etl")).await;
-    let lent = one.descriptor(&lease).unwrap();
+    let lent = one.descriptors(&lease).unwrap();
     drop(one);
     refused(&two, "etl").await;
     drop(lent);
     let (_, lease) = grant(&two, &request("etl")).await;
-    let lent = two.descriptor(&lease).unwrap();
+    let lent = two.descriptors(&lease).unwrap();
     assert!(two.release_now(&lease, NO_TIME));
     grant(&two, &request("etl")).await;
-    assert!(two.descriptor(&lease).is_none());
+    assert!(two.descriptors(&lease).unwrap().is_empty());
     drop(lent);
 }
 
@@ -162,7 +162,7 @@ async fn a_lent_descriptor_keeps_the_lock_after_the_guard_ends() {
     let (dir, one) = open();
     let two = FileBackend::open(dir.path()).unwrap();
     let (_, lease) = grant(&one, &request("etl")).await;
-    let lent = one.descriptor(&lease).unwrap();
+    let lent = one.descriptors(&lease).unwrap();
     one.on_lost(&lease);
     refused(&two, "etl").await;
     drop(lent);

@@ -86,7 +86,7 @@ async fn child_holds_a_lock() {
 async fn a_watch_wakes_on_a_release_with_a_lent_descriptor() {
     let (_dir, backend) = open();
     let (_, lease) = grant(&backend, &request("etl")).await;
-    let lent = backend.descriptor(&lease).unwrap();
+    let lent = backend.descriptors(&lease).unwrap();
     let mut watch = watch(&backend, "etl").await;
     assert!(backend.release_now(&lease, Duration::ZERO));
     woken(&mut watch).await;

@@ -1,5 +1,6 @@
 //! `onelock run --no-fork`: becomes the command, which inherits the lock in a descriptor.
 
+use lock_core::Guard;
 use tokio::runtime::Runtime;
 
 use super::{
@@ -29,25 +30,33 @@ fn acquire_and_exec(plan: &Plan, runtime: &Runtime) -> Result<Exit, Failure> {
         WaitOutcome::Contended => return Ok(Exit::Code(plan.conflict_code)),
         WaitOutcome::Signal(signal) => return Ok(Exit::Signal(signal)),
     };
-    // One lock of a migration may live in a descriptor, but the other may need renewals.
-    let failure = match guard.descriptor().filter(|_| !store.starts_with("migrate:")) {
-        None => Failure::new(
-            exit::USAGE,
-            "--no-fork needs a store whose locks live in a descriptor (files), because no process renews a lease; \
-             omit --no-fork",
-        ),
-        Some(lock) => {
-            // `dup` clears close-on-exec. The command and its descendants inherit this copy, and
-            // the lock lasts until the last of them has ended.
-            let inherited_lock =
-                nix::unistd::dup(&lock).map_err(|e| Failure::os("copying the lock's descriptor", e))?;
-            let error = plan.job.exec(guard.token().map(|t| t.get()), None);
-            drop(inherited_lock);
-            Failure::spawn(&plan.job.argv[0], &error)
-        }
-    };
+    let failure = become_command(plan, &guard, &store);
     if let Err(error) = runtime.block_on(guard.release()) {
         say(&format!("onelock: {}\n", Failure::from(error)));
     }
     Err(failure)
+}
+
+/// Becomes the command; returns only if that fails.
+fn become_command(plan: &Plan, guard: &Guard, store: &str) -> Failure {
+    let locks = match guard.descriptors() {
+        Ok(locks) => locks,
+        Err(error) => return Failure::os("copying the lock's descriptor", error),
+    };
+    // One lock of a migration may live in a descriptor, but the other may need renewals.
+    if locks.is_empty() || store.starts_with("migrate:") {
+        return Failure::new(
+            exit::USAGE,
+            "--no-fork needs a store whose locks live in a descriptor (files), because no process renews a lease; \
+             omit --no-fork",
+        );
+    }
+    // `dup` clears close-on-exec. The command and its descendants inherit these copies, and the
+    // lock lasts until the last of them has ended.
+    let inherited_locks: nix::Result<Vec<_>> = locks.iter().map(nix::unistd::dup).collect();
+    if let Err(error) = inherited_locks {
+        return Failure::os("copying the lock's descriptor", error);
+    }
+    let error = plan.job.exec(guard.token().map(|t| t.get()), None);
+    Failure::spawn(&plan.job.argv[0], &error)
 }

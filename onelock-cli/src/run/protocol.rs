@@ -19,8 +19,8 @@ use crate::sys;
 /// A message from the supervisor to the watchdog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ToWatchdog {
-    /// The lock is held: start the command. Carries the lock's descriptor, if the lock lives in
-    /// one.
+    /// The lock is held: start the command. Carries the lock's descriptors, if the lock lives
+    /// in some.
     Start { token: Option<u64>, deadline: Option<ClockReading> },
     /// The lease was renewed.
     Deadline(ClockReading),
@@ -50,6 +50,9 @@ pub(super) enum WatchdogEvent {
 }
 
 const BYTES: usize = 32;
+/// The descriptors of one message. The kernel closes those for which the receiver has no room. A
+/// lock has one in each store of a migration, which may consist of migrations.
+const MAX_DESCRIPTORS: usize = 16;
 type Bytes = [u8; BYTES];
 
 fn pack(tag: u64, a: u64, b: u64, c: u64) -> Bytes {
@@ -152,19 +155,22 @@ impl Channel {
         Ok((Self(supervisor), Self(watchdog)))
     }
 
-    /// Sends `message`, with a copy of `descriptor`.
-    pub(super) fn send(&self, message: impl Message, descriptor: Option<BorrowedFd<'_>>) -> nix::Result<()> {
+    /// Sends `message`, with copies of `descriptors`.
+    pub(super) fn send(&self, message: impl Message, descriptors: &[OwnedFd]) -> nix::Result<()> {
+        if descriptors.len() > MAX_DESCRIPTORS {
+            return Err(Errno::E2BIG);
+        }
         let bytes = message.pack();
-        let raw: Vec<RawFd> = descriptor.iter().map(AsRawFd::as_raw_fd).collect();
+        let raw: Vec<RawFd> = descriptors.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&raw)];
         let control = if raw.is_empty() { &[][..] } else { &rights[..] };
         sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None).map(drop)
     }
 
-    /// Receives the next message and its descriptor; `None` once the other process has ended.
-    pub(super) fn receive<M: Message>(&self) -> nix::Result<Option<(M, Option<OwnedFd>)>> {
+    /// Receives the next message and its descriptors; `None` once the other process has ended.
+    pub(super) fn receive<M: Message>(&self) -> nix::Result<Option<(M, Vec<OwnedFd>)>> {
         let mut bytes = [0; BYTES];
-        let (length, descriptor) = match self.receive_bytes(&mut bytes) {
+        let (length, descriptors) = match self.receive_bytes(&mut bytes) {
             // The other process ended without reading every message. The kernel reports this error
             // once, before the last messages of that process.
             Err(Errno::ECONNRESET) => self.receive_bytes(&mut bytes)?,
@@ -173,23 +179,23 @@ impl Channel {
         if length == 0 {
             return Ok(None);
         }
-        M::unpack(&bytes).map(|message| Some((message, descriptor))).ok_or(Errno::EBADMSG)
+        M::unpack(&bytes).map(|message| Some((message, descriptors))).ok_or(Errno::EBADMSG)
     }
 
-    fn receive_bytes(&self, bytes: &mut Bytes) -> nix::Result<(usize, Option<OwnedFd>)> {
-        let mut control = nix::cmsg_space!(RawFd);
+    fn receive_bytes(&self, bytes: &mut Bytes) -> nix::Result<(usize, Vec<OwnedFd>)> {
+        let mut control = nix::cmsg_space!([RawFd; MAX_DESCRIPTORS]);
         let mut buffers = [IoSliceMut::new(bytes)];
         let fd = self.0.as_raw_fd();
         let received = recvmsg::<()>(fd, &mut buffers, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
-        Ok((received.bytes, received_descriptor(received.cmsgs()?)))
+        Ok((received.bytes, received_descriptors(received.cmsgs()?)))
     }
 }
 
-fn received_descriptor(messages: impl Iterator<Item = ControlMessageOwned>) -> Option<OwnedFd> {
+fn received_descriptors(messages: impl Iterator<Item = ControlMessageOwned>) -> Vec<OwnedFd> {
     messages
-        .filter_map(|m| if let ControlMessageOwned::ScmRights(fds) = m { fds.first().copied() } else { None })
+        .flat_map(|m| if let ControlMessageOwned::ScmRights(fds) = m { fds } else { Vec::new() })
         .map(sys::adopt)
-        .next()
+        .collect()
 }
 
 impl AsFd for Channel {
@@ -223,7 +229,7 @@ mod tests {
             ToWatchdog::Finish,
         ];
         for message in messages {
-            supervisor.send(message, None).unwrap();
+            supervisor.send(message, &[]).unwrap();
             assert_eq!(watchdog.receive::<ToWatchdog>().unwrap().unwrap().0, message);
         }
         let events = [
@@ -234,7 +240,7 @@ mod tests {
             WatchdogEvent::Killed,
         ];
         for event in events {
-            watchdog.send(event, None).unwrap();
+            watchdog.send(event, &[]).unwrap();
             assert_eq!(supervisor.receive::<WatchdogEvent>().unwrap().unwrap().0, event);
         }
         assert_eq!(supervisor.receive::<WatchdogEvent>().unwrap_err(), Errno::EAGAIN);
@@ -245,21 +251,23 @@ mod tests {
     #[test]
     fn the_last_message_arrives_despite_unread_messages() {
         let (supervisor, watchdog) = Channel::pair().unwrap();
-        supervisor.send(ToWatchdog::Signal(15), None).unwrap();
-        watchdog.send(WatchdogEvent::Ended(0), None).unwrap();
+        supervisor.send(ToWatchdog::Signal(15), &[]).unwrap();
+        watchdog.send(WatchdogEvent::Ended(0), &[]).unwrap();
         drop(watchdog);
         assert_eq!(supervisor.receive::<WatchdogEvent>().unwrap().unwrap().0, WatchdogEvent::Ended(0));
         assert!(supervisor.receive::<WatchdogEvent>().unwrap().is_none());
     }
 
     #[test]
-    fn a_descriptor_arrives_with_its_message() {
+    fn all_descriptors_arrive_with_their_message() {
         let (supervisor, watchdog) = Channel::pair().unwrap();
-        let file = std::fs::File::open("/proc/self/stat").unwrap();
-        supervisor.send(ToWatchdog::Start { token: None, deadline: None }, Some(file.as_fd())).unwrap();
-        let (_, copy) = watchdog.receive::<ToWatchdog>().unwrap().unwrap();
-        let copy = copy.unwrap();
-        let target = |fd: RawFd| std::fs::read_link(format!("/proc/self/fd/{fd}")).unwrap();
-        assert_eq!(target(copy.as_raw_fd()), target(file.as_raw_fd()));
+        let files = ["stat", "status", "comm"]
+            .map(|file| OwnedFd::from(std::fs::File::open(format!("/proc/self/{file}")).unwrap()));
+        supervisor.send(ToWatchdog::Start { token: None, deadline: None }, &files).unwrap();
+        let (_, copies) = watchdog.receive::<ToWatchdog>().unwrap().unwrap();
+        let target = |file: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap();
+        assert_eq!(copies.iter().map(target).collect::<Vec<_>>(), files.iter().map(target).collect::<Vec<_>>());
+        let many: Vec<_> = (0..=MAX_DESCRIPTORS).map(|_| files[0].try_clone().unwrap()).collect();
+        assert_eq!(supervisor.send(ToWatchdog::Finish, &many), Err(Errno::E2BIG), "none may be left out");
     }
 }

@@ -1,12 +1,7 @@
 //! The supervisor: acquires, renews and releases the lock, forwards signals, and exits as the
 //! command does.
 
-use std::{
-    io,
-    os::{fd::AsFd, unix::process::ExitStatusExt},
-    process::ExitStatus,
-    time::Duration,
-};
+use std::{io, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
 use lock_core::{
     Guard, Lost,
@@ -116,16 +111,16 @@ enum CommandEnd {
 
 impl Supervisor<'_> {
     async fn supervise(&mut self, guard: &Guard) -> Result<CommandEnd, Failure> {
-        let lock = guard.descriptor();
-        if lock.is_none() && self.sent_deadline.is_none() {
-            let message = "cannot share the lock's descriptor with the watchdog; check the limit of open files";
-            return Err(Failure::new(exit::OS, message));
+        let locks = guard.descriptors().map_err(|e| Failure::os("sharing the lock with the watchdog", e))?;
+        if locks.is_empty() && self.sent_deadline.is_none() {
+            let message = format!("the lock \"{}\" was lost before the command started", self.job.name);
+            return Err(Failure::new(exit::LOST, message));
         }
         let start = ToWatchdog::Start { token: guard.token().map(|t| t.get()), deadline: self.sent_deadline };
-        if self.channel.get_ref().send(start, lock.as_ref().map(AsFd::as_fd)).is_err() {
+        if self.channel.get_ref().send(start, &locks).is_err() {
             return Ok(self.kill_orphans().await);
         }
-        drop(lock);
+        drop(locks);
         loop {
             self.send_deadline(guard);
             let done_by = self.lost.as_ref().map(|(_, by)| *by);
@@ -184,7 +179,7 @@ impl Supervisor<'_> {
     /// Sends a message and ignores a failure: then the watchdog is dead, which the channel reports,
     /// or it hangs. The command is killed in both cases.
     fn send(&self, message: ToWatchdog) {
-        let _ = self.channel.get_ref().send(message, None);
+        let _ = self.channel.get_ref().send(message, &[]);
     }
 
     async fn handle_event(&mut self, event: io::Result<Option<WatchdogEvent>>) -> Option<CommandEnd> {

@@ -1,8 +1,8 @@
 //! The watchdog: the parent of the command, in a separate process, so that the command ends before
 //! the lock does, whatever happens to the supervisor.
 //!
-//! If the lock lives in a descriptor, the watchdog shares the descriptor: the kernel does not free
-//! the lock before the watchdog unlocks. If the lock has a lease, the watchdog knows the end of the
+//! If the lock lives in descriptors, the watchdog shares them: the kernel does not free the lock
+//! before the watchdog unlocks. If the lock has a lease, the watchdog knows the end of the
 //! lease and acts without a message. It uses no runtime and no thread.
 
 use std::{
@@ -46,7 +46,7 @@ pub(super) fn main(supervisor: Channel, job: &Job) -> ! {
 
 fn wait_for_start(supervisor: Channel, job: &Job) -> nix::Result<()> {
     match supervisor.receive()? {
-        Some((ToWatchdog::Start { token, deadline }, lock)) => start(supervisor, job, token, deadline, lock),
+        Some((ToWatchdog::Start { token, deadline }, locks)) => start(supervisor, job, token, deadline, locks),
         // The supervisor ended without the lock, or sent a message that makes no sense without it.
         _ => Ok(()),
     }
@@ -57,7 +57,7 @@ fn start(
     job: &Job,
     token: Option<u64>,
     deadline: Option<ClockReading>,
-    lock: Option<OwnedFd>,
+    locks: Vec<OwnedFd>,
 ) -> nix::Result<()> {
     let mut set = SigSet::empty();
     set.add(Signal::SIGCHLD);
@@ -68,8 +68,8 @@ fn start(
     let command = match job.spawn(token, deadline, || leave_process_group(job)) {
         Ok(command) => command,
         Err(error) => {
-            drop(lock);
-            return supervisor.send(WatchdogEvent::NotStarted(error.raw_os_error().unwrap_or(libc::EINVAL)), None);
+            drop(locks);
+            return supervisor.send(WatchdogEvent::NotStarted(error.raw_os_error().unwrap_or(libc::EINVAL)), &[]);
         }
     };
     job.inherited.close_command_descriptors(false);
@@ -77,9 +77,9 @@ fn start(
     let grace = job.grace(lease);
     let group = job.own_group.then_some(command);
     let watchdog =
-        Watchdog { supervisor, children, alarm, lock, command, group, grace, deadline, kill_at: None, ended: false };
+        Watchdog { supervisor, children, alarm, locks, command, group, grace, deadline, kill_at: None, ended: false };
     // If the supervisor has ended by now, the loop notices.
-    let _ = watchdog.supervisor.send(WatchdogEvent::Started, None);
+    let _ = watchdog.supervisor.send(WatchdogEvent::Started, &[]);
     watchdog.watch()
 }
 
@@ -102,7 +102,7 @@ struct Watchdog {
     supervisor: Channel,
     children: SignalFd,
     alarm: Alarm,
-    lock: Option<OwnedFd>,
+    locks: Vec<OwnedFd>,
     command: Pid,
     /// The command's own process group, until the command is reaped.
     group: Option<Pid>,
@@ -189,7 +189,7 @@ impl Watchdog {
             match sys::next_change() {
                 Ok(Some((pid, status))) if pid == self.command => match status.stopped_signal() {
                     Some(signal) => {
-                        let _ = self.supervisor.send(WatchdogEvent::Stopped { signal, pid: pid.as_raw() }, None);
+                        let _ = self.supervisor.send(WatchdogEvent::Stopped { signal, pid: pid.as_raw() }, &[]);
                     }
                     None => {
                         self.ended = true;
@@ -197,7 +197,7 @@ impl Watchdog {
                         if self.kill_at.is_none() {
                             // The watch goes on: the supervisor may have been killed together
                             // with the command, and then the descendants have to be killed, too.
-                            let _ = self.supervisor.send(WatchdogEvent::Ended(status.into_raw()), None);
+                            let _ = self.supervisor.send(WatchdogEvent::Ended(status.into_raw()), &[]);
                         }
                     }
                 },
@@ -238,14 +238,15 @@ impl Watchdog {
     /// Ends the watch after a loss: unlocks first, then reports `event`.
     fn end(&mut self, event: WatchdogEvent) -> Next {
         self.unlock();
-        let _ = self.supervisor.send(event, None);
+        let _ = self.supervisor.send(event, &[]);
         Next::End
     }
 
     /// Unlocks explicitly: a plain close would notify the watchers of the file before the lock
     /// ends, and waiters would try too early.
     fn unlock(&mut self) {
-        if let Some(lock) = self.lock.take() {
+        // In reverse, like every release.
+        while let Some(lock) = self.locks.pop() {
             sys::unlock(lock.as_fd());
         }
     }

@@ -146,10 +146,10 @@ pub(super) async fn an_open_descriptor_keeps_the_lock_held(bench: &Bench<'_>) {
         let (a, b) = (bench.client().await, bench.client().await);
         let name = bench.name("descriptor");
         let (lease, _) = granted(&*a, &bench.request(&name)).await;
-        let descriptor = a.process_bound().and_then(|bound| bound.descriptor(&lease)).expect("checked before the case");
+        let descriptors = a.process_bound().map(|bound| bound.descriptors(&lease).expect("a descriptor is left"));
         bench.subject.crash(a).await;
         refused(&*b, &bench.request(&name)).await;
-        drop(descriptor);
+        drop(descriptors);
         let (next, _) = granted(&*b, &bench.request(&name)).await;
         release(&*b, &next).await;
     }

@@ -9,9 +9,10 @@ use std::{
     thread,
 };
 
+use nix::sys::signal::{SIGCONT, SIGKILL, SIGSTOP, kill};
 use test_support::redis::RedisServer;
 
-use super::fixture::{Locks, code, eventually, onelock, output, read};
+use super::fixture::{Locks, Running, code, eventually, is_alive, onelock, output, parse_pid, read, stdout};
 
 const WORKERS: usize = 4;
 
@@ -102,4 +103,31 @@ fn a_migration_refuses_options_that_it_cannot_keep() {
     assert_eq!(code(&mut onelock(["run", "--url", &chain, "--ttl", "10s", "x", "true"])), 78);
     let doctor = output(&mut onelock(["doctor", "--json", "--url", &chain]));
     assert_eq!(doctor.status.code(), Some(0), "{doctor:?}");
+}
+
+#[test]
+fn a_killed_onelock_keeps_both_directories_locked() {
+    let (old, new) = (Locks::new(), Locks::new());
+    let chain = format!("migrate:?from={}&to={}", old.url(), new.url());
+    let mut running = Running::start(&mut onelock(["run", "--url", &chain, "x", "-c", "echo $$; exec sleep 1000"]));
+    let command = parse_pid(&running.line());
+    // A watchdog that runs would end the command at once.
+    let watchdog = running.watchdog();
+    kill(watchdog, SIGSTOP).unwrap();
+    running.signal(SIGKILL);
+    running.child.wait().unwrap();
+    assert!(is_alive(command));
+    for locks in [&old, &new] {
+        assert!(!locks.is_free(), "flock(1) got the lock of a command that runs");
+        assert!(stdout(&mut onelock(["list", "--url", &locks.url()])).starts_with("x "), "onelock must see it too");
+        assert_eq!(code(&mut locks.run(["-n", "x", "true"])), 1);
+    }
+    kill(watchdog, SIGCONT).unwrap();
+    for locks in [&old, &new] {
+        eventually("the lock is free", || {
+            let free = locks.is_free();
+            assert!(!free || !is_alive(command), "the lock is free while the command runs");
+            free
+        });
+    }
 }
