@@ -1,6 +1,6 @@
 //! A backend made of two.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, iter::repeat_with, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::{join, join_all};
@@ -148,6 +148,7 @@ impl MigrationBackend {
 }
 
 #[async_trait]
+#[deny(clippy::missing_trait_methods, reason = "a wrapper that forgets a method hides what the stores can do")]
 impl Backend for MigrationBackend {
     fn describe(&self) -> String {
         describe(&self.from.describe(), &self.to.describe())
@@ -180,7 +181,8 @@ impl Backend for MigrationBackend {
             })
             .with_probe_every(from.probe_every.min(to.probe_every))
             .with_lease([from.lease, to.lease, own].into_iter().flatten().min())
-            .with_renew_batch(from.renew_batch.min(to.renew_batch))
+            // Each store gets batches of its own size.
+            .with_renew_batch(from.renew_batch.max(to.renew_batch))
             .with_attempt_timeout(from.attempt_timeout + to.attempt_timeout)
             .with_least_margin(from.least_margin.max(to.least_margin))
     }
@@ -231,18 +233,14 @@ impl Backend for MigrationBackend {
         let taken: Vec<_> = leases.iter().map(|lease| self.taken.find(lease)).collect();
         let parts: Vec<_> =
             leases.iter().zip(&taken).filter_map(|(lease, taken)| Some(self.part(lease, (*taken)?))).collect();
-        let (from, to) = join(self.from.renew_many(&parts), self.to.renew_many(&parts)).await;
+        let (from, to) = join(renew_in_batches(&*self.from, &parts), renew_in_batches(&*self.to, &parts)).await;
         let mut answers = from.into_iter().zip(to);
         let renewals = leases.iter().zip(taken).map(|(lease, taken)| {
-            let answer = taken.map(|_| answers.next());
+            let answer = taken.and_then(|_| answers.next());
             async move {
                 match answer {
+                    Some((from, to)) => self.renewed(lease, from, to).await,
                     None => Ok(Renewal::Lost(LossReason::RecordGone)),
-                    Some(Some((from, to))) => self.renewed(lease, from, to).await,
-                    Some(None) => Err(Error::new(
-                        ErrorKind::Unavailable,
-                        "a store answered for fewer locks than it was asked for",
-                    )),
                 }
             }
         });
@@ -391,6 +389,16 @@ impl fmt::Debug for MigrationBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MigrationBackend").field("from", &self.from).field("to", &self.to).finish_non_exhaustive()
     }
+}
+
+/// Renews `parts` in batches that `store` takes. Returns as many answers.
+async fn renew_in_batches(store: &dyn Backend, parts: &[Lease]) -> Vec<Result<Renewal, Error>> {
+    let no_answer =
+        || Err(Error::new(ErrorKind::Unavailable, "a store answered for fewer locks than it was asked for"));
+    let batches = parts.chunks(store.timings().renew_batch.max(1)).map(|batch| async move {
+        store.renew_many(batch).await.into_iter().chain(repeat_with(no_answer)).take(batch.len())
+    });
+    join_all(batches).await.into_iter().flatten().collect()
 }
 
 /// The config string of the two stores, whose own strings have no secrets.

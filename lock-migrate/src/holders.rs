@@ -22,7 +22,8 @@ pub(super) fn merged(from: Option<Holder>, to: Option<Holder>) -> Option<Holder>
 
 /// The holder in the old store. It holds the lock in the new store too, or excludes its holder.
 fn both(from: Holder, to: Holder) -> Holder {
-    let known = from.version.is_some() || to.version.is_some();
+    // A break with the version of one store would free that half alone.
+    let known = from.version.is_some() && to.version.is_some();
     let version = known.then(|| version(from.version.as_deref(), to.version.as_deref()));
     // Free when both are; a lock file does not expire by itself.
     let expires_in = from.expires_in.zip(to.expires_in).map(|(from, to)| from.max(to));
@@ -57,6 +58,16 @@ pub(super) fn split_version(version: &str) -> (Option<&str>, Option<&str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lock_with_one_unbreakable_half_has_no_version() {
+        let [file, lease] = [Holder::default(), Holder::default().with_version(Some("7".to_owned()))];
+        for (from, to) in [(&file, &lease), (&lease, &file)] {
+            let holder = merged(Some(from.clone()), Some(to.clone())).expect("it is held");
+            assert_eq!(holder.version, None, "a break would free one half");
+        }
+        assert!(merged(None, Some(lease)).and_then(|holder| holder.version).is_some());
+    }
 
     #[test]
     fn versions_of_two_stores_are_told_apart_again() {

@@ -1,3 +1,4 @@
 //! Two stores as one, from outside.
 
+mod forwarding;
 mod migration;
