@@ -14,8 +14,8 @@ use futures_util::future::join_all;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Observations, Release,
-        Renewal, StoreClock, StoreTime, StoreTimings,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, Observations,
+        Release, Renewal, StoreClock, StoreTime, StoreTimings,
     },
     clock::{Clock, SystemClock},
 };
@@ -355,7 +355,7 @@ impl Admin for DynamoBackend {
         self.look(name).await
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+    async fn list(&self, prefix: &str) -> Result<Listing, Error> {
         self.scan(prefix).await
     }
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use lock_core::{
     Error, ErrorKind, Holder, LockName,
-    backend::{Break, LeaseId},
+    backend::{Break, LeaseId, Listing, OddEntry},
 };
 
 use crate::{
@@ -16,6 +16,9 @@ use crate::{
     record::{Item, LockState, Record},
     write::ConditionalWrite,
 };
+
+/// How many characters of a key that is not a name are shown: a key may have 2,048 bytes.
+const SHOWN_KEY: usize = 100;
 
 impl DynamoBackend {
     /// Reads the item, strongly consistently.
@@ -43,10 +46,10 @@ impl DynamoBackend {
     }
 
     /// Lists the held locks whose names begin with `prefix`, by an eventually consistent scan of
-    /// the whole table.
-    pub(crate) async fn scan(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+    /// the whole table. An item that has a version and is not a lock is an odd entry.
+    pub(crate) async fn scan(&self, prefix: &str) -> Result<Listing, Error> {
         let client = self.patient_client().await?;
-        let mut found = Vec::new();
+        let mut listing = Listing::default();
         let mut start = None;
         let mut seen = HashSet::new();
         loop {
@@ -54,7 +57,7 @@ impl DynamoBackend {
             request = self.filter(request, prefix);
             let page = request.send().await.map_err(|error| convert(error, &self.config))?;
             for item in page.items() {
-                found.extend(self.listed(item));
+                self.add(item, &mut listing);
             }
             start = page.last_evaluated_key;
             let Some(start) = &start else { break };
@@ -66,8 +69,8 @@ impl DynamoBackend {
                 return Err(Error::new(ErrorKind::Unsupported, message));
             }
         }
-        found.sort_by(|(a, _), (b, _)| a.cmp(b));
-        Ok(found)
+        listing.locks.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(listing)
     }
 
     /// Lets the server filter out items that are not held locks with that prefix.
@@ -98,11 +101,19 @@ impl DynamoBackend {
         request.filter_expression(filter)
     }
 
-    fn listed(&self, item: &Item) -> Option<(LockName, Holder)> {
-        // A key that is not a valid lock name (empty, too long) was not written by onelock.
-        let key = item.get(self.config.layout.name(Attribute::Key)).and_then(|key| key.as_s().ok());
-        let name = key.and_then(|key| LockName::new(key).ok())?;
-        self.current(&name, &self.read(item)).map(|holder| (name, holder))
+    fn add(&self, item: &Item, listing: &mut Listing) {
+        let text = item.get(self.config.layout.name(Attribute::Key)).and_then(|key| key.as_s().ok());
+        let Some(name) = text.and_then(|key| LockName::new(key).ok()) else {
+            let shown: String = text.map_or("", |key| key).chars().take(SHOWN_KEY).collect();
+            let reason = "its key is not the name of a lock; delete the item, or use another table";
+            return listing.note_odd(OddEntry::new(format!("the item \"{shown}\""), reason));
+        };
+        let record = self.read(item);
+        if record.is_stranger() {
+            let error = stranger(&name, &self.config).to_string();
+            return listing.note_odd(OddEntry::new(format!("the item \"{name}\""), error));
+        }
+        listing.locks.extend(self.current(&name, &record).map(|holder| (name, holder)));
     }
 
     pub(crate) async fn take_away(&self, name: &LockName, seen: &str, by: &str) -> Result<Break, Error> {

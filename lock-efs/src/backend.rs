@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, Operation,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Process, ProcessBound,
-        Release, Renewal, StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, Process,
+        ProcessBound, Release, Renewal, StoreTimings, Watch,
     },
 };
 
@@ -200,7 +200,7 @@ impl Admin for FileBackend {
         self.run((Operation::Inspect, None), move |store| store.inspect(&wanted)).await.map_err(|e| e.with_name(name))
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+    async fn list(&self, prefix: &str) -> Result<Listing, Error> {
         let prefix = prefix.to_owned();
         self.run((Operation::List, None), move |store| store.list(&prefix)).await
     }

@@ -49,6 +49,19 @@ pub(crate) fn has_digest(stem: &str) -> bool {
     stem.contains(DIGEST_MARK)
 }
 
+/// Returns whether `stem` may stand for a name that begins with `prefix`. The stem of a long name
+/// has only the beginning of the name.
+pub(crate) fn may_begin_with(stem: &str, prefix: &str) -> bool {
+    let mut encoded = String::with_capacity(prefix.len());
+    for (i, byte) in prefix.bytes().enumerate() {
+        push(&mut encoded, byte, i == 0);
+    }
+    match stem.split_once(DIGEST_MARK) {
+        Some((start, _)) => encoded.starts_with(start) || start.starts_with(&encoded),
+        None => stem.starts_with(&encoded),
+    }
+}
+
 fn push(encoded: &mut String, byte: u8, first: bool) {
     match byte {
         b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' => encoded.push(byte.into()),
@@ -124,7 +137,29 @@ mod tests {
         assert!(has_digest(&encode(&name(&"x".repeat(MAX_BYTES + 1)))));
     }
 
+    #[test]
+    fn a_stem_of_another_prefix_is_told_from_a_long_name() {
+        let long = encode(&name(&"long/".repeat(200)));
+        for (stem, prefix, expected) in [
+            ("etl%2fa", "etl/", true),
+            ("etl%2fa", "etl/b", false),
+            (&long, "", true),
+            (&long, &"long/".repeat(190), true),
+            (&long, "long/short", false),
+            (&long, "z", false),
+        ] {
+            assert_eq!(may_begin_with(stem, prefix), expected, "{stem} {prefix}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn any_name_is_found_by_each_of_its_beginnings(text in "(?s).{1,400}", cut in 0_usize..400) {
+            prop_assume!(text.len() <= LockName::MAX_BYTES);
+            let prefix: String = text.chars().take(cut).collect();
+            prop_assert!(may_begin_with(&encode(&name(&text)), &prefix));
+        }
+
         #[test]
         fn any_name_is_one_safe_file_name_that_decodes_back(text in "(?s).{1,400}") {
             prop_assume!(text.len() <= LockName::MAX_BYTES);

@@ -1,8 +1,11 @@
 //! Inspects and lists locks without acquiring them.
 
-use std::{fs, io};
+use std::{fs, io, path::Path};
 
-use lock_core::{Error, Holder, LockName};
+use lock_core::{
+    Error, Holder, LockName,
+    backend::{Listing, OddEntry},
+};
 
 use crate::{
     clock::now_us,
@@ -22,49 +25,82 @@ impl FileStore {
         Ok(holder)
     }
 
-    pub(crate) fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+    /// Lists the held locks whose names begin with `prefix`. A file that cannot be examined is an
+    /// odd entry.
+    pub(crate) fn list(&self, prefix: &str) -> Result<Listing, Error> {
         let fail = |e: io::Error| error::at("list the directory", self.directory(), e);
         dir::must_exist(self.directory())?;
         let known = KernelLocks::read();
-        let mut locks = Vec::new();
+        let mut listing = Listing::default();
         for entry in fs::read_dir(self.directory()).map_err(fail)? {
             let file_name = entry.map_err(fail)?.file_name();
             let Some(stem) = file_name.to_str().and_then(|n| n.strip_suffix(".lock")) else { continue };
-            let files = self.files(stem);
-            let Some(name) = self.name_of(stem, &files).filter(|n| n.as_str().starts_with(prefix)) else { continue };
-            match self.look(&files, &known) {
-                Ok(holder) => locks.extend(holder.map(|h| (name, h))),
-                // It must not hide the others.
-                Err(error) if error::is_of_one_file(&error) => {
-                    tracing::warn!(%name, %error, "this lock is not listed, because it could not be examined");
-                }
-                Err(error) => return Err(error),
+            if encode::may_begin_with(stem, prefix) {
+                self.list_one(stem, &known, &mut listing)?;
             }
         }
-        locks.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        Ok(locks)
+        // The record of a long name has the whole name.
+        listing.locks.retain(|(name, _)| name.as_str().starts_with(prefix));
+        listing.locks.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        Ok(listing)
+    }
+
+    fn list_one(&self, stem: &str, known: &KernelLocks, listing: &mut Listing) -> Result<(), Error> {
+        let files = self.files(stem);
+        let short_name = encode::decode(stem);
+        if short_name.is_none() && !encode::has_digest(stem) {
+            // The name of no lock.
+            return Ok(());
+        }
+        let locked = match self.medium().is_locked(&files.lock, known) {
+            Ok(locked) => locked,
+            Err(error) if error::is_of_one_file(&error) => {
+                listing.note_odd(odd(&files.lock, &error));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let record = match sidecar::read(&files.record, self.medium().open_flags()) {
+            Err(error) if error::is_of_one_file(&error) => {
+                listing.note_odd(odd(&files.record, &error));
+                RecordRead::Garbage
+            }
+            // The record was being replaced, or the file system did not answer.
+            record => record.unwrap_or(RecordRead::Garbage),
+        };
+        match short_name.or_else(|| long_name(&record, stem)) {
+            Some(name) => {
+                let holder = self.state(locked, record, &files, known);
+                listing.locks.extend(holder.map(|holder| (name, holder)));
+            }
+            None if locked => {
+                let reason = "it is locked, and its name is unknown, because no record can be read beside it";
+                listing.note_odd(OddEntry::new(files.lock.display().to_string(), reason));
+            }
+            None => {}
+        }
+        Ok(())
     }
 
     fn look(&self, files: &Files, known: &KernelLocks) -> Result<Option<Holder>, Error> {
         let locked = self.medium().is_locked(&files.lock, known)?;
         let record = sidecar::peek(&files.record, self.medium().open_flags());
-        let listed = || self.medium().holding_process(&files.lock, known);
-        Ok(if locked { Some(record.holder(now_us(), listed)) } else { record.min_holder(now_us()) })
+        Ok(self.state(locked, record, files, known))
     }
 
-    fn name_of(&self, stem: &str, files: &Files) -> Option<LockName> {
-        if !encode::has_digest(stem) {
-            return encode::decode(stem);
-        }
-        let record = match sidecar::read(&files.record, self.medium().open_flags()) {
-            Ok(RecordRead::Record(record)) => record,
-            Ok(_) => return None,
-            Err(error) => {
-                let file = files.lock.display();
-                tracing::warn!(%file, %error, "this lock is not listed, because only its record has its name");
-                return None;
-            }
-        };
-        LockName::new(record.body.name).ok().filter(|name| encode::encode(name) == stem)
+    /// Returns the holder of a lock, from whether its file is `locked` and from its `record`.
+    fn state(&self, locked: bool, record: RecordRead, files: &Files, known: &KernelLocks) -> Option<Holder> {
+        let listed = || self.medium().holding_process(&files.lock, known);
+        if locked { Some(record.holder(now_us(), listed)) } else { record.min_holder(now_us()) }
     }
+}
+
+/// Returns the long name whose encoding with a digest is `stem`.
+fn long_name(record: &RecordRead, stem: &str) -> Option<LockName> {
+    let RecordRead::Record(record) = record else { return None };
+    LockName::new(&*record.body.name).ok().filter(|name| encode::encode(name) == stem)
+}
+
+fn odd(path: &Path, error: &Error) -> OddEntry {
+    OddEntry::new(path.display().to_string(), error.to_string())
 }

@@ -7,13 +7,13 @@ use futures_util::future::{join, join_all};
 use lock_core::{
     ConfigString, Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, Lease, ProcessBound,
-        Release, Renewal, StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, Lease, Listing,
+        ProcessBound, Release, Renewal, StoreTimings, Watch,
     },
 };
 
 use crate::{
-    holders::{merged, merged_lists, split_version},
+    holders::{merged, merged_listings, split_version},
     taken::{Side, Taken, TakenLocks},
     watch::MigrationWatch,
 };
@@ -319,10 +319,10 @@ impl Admin for MigrationBackend {
         Ok(merged(from?, to?))
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+    async fn list(&self, prefix: &str) -> Result<Listing, Error> {
         let (from, to) = (self.from.require_admin()?, self.to.require_admin()?);
         let (from, to) = join(from.list(prefix), to.list(prefix)).await;
-        Ok(merged_lists(from?, to?))
+        Ok(merged_listings(from?, to?))
     }
 
     async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {

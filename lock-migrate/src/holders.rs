@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use lock_core::{Holder, LockName};
+use lock_core::{
+    Holder, LockName,
+    backend::{Listing, OddEntry},
+};
 
 /// Returns the holder of the lock, from the holders in the two stores.
 pub(super) fn merged(from: Option<Holder>, to: Option<Holder>) -> Option<Holder> {
@@ -30,7 +33,17 @@ fn both(from: Holder, to: Holder) -> Holder {
     from.with_version(version).with_expires_in(expires_in)
 }
 
-pub(super) fn merged_lists(from: Vec<(LockName, Holder)>, to: Vec<(LockName, Holder)>) -> Vec<(LockName, Holder)> {
+/// Returns the listing of the migration, from those of the two stores.
+pub(super) fn merged_listings(from: Listing, to: Listing) -> Listing {
+    let mut merged = Listing::default();
+    for (side, listing) in [("from", &from), ("to", &to)] {
+        merged.note_odd_of(listing, |entry| OddEntry::new(format!("{side}: {}", entry.place), &*entry.reason));
+    }
+    merged.locks = merged_lists(from.locks, to.locks);
+    merged
+}
+
+fn merged_lists(from: Vec<(LockName, Holder)>, to: Vec<(LockName, Holder)>) -> Vec<(LockName, Holder)> {
     let mut by_name: BTreeMap<LockName, (Option<Holder>, Option<Holder>)> = BTreeMap::new();
     for (name, holder) in from {
         by_name.entry(name).or_default().0 = Some(holder);
@@ -67,6 +80,21 @@ mod tests {
             assert_eq!(holder.version, None, "a break would free one half");
         }
         assert!(merged(None, Some(lease)).and_then(|holder| holder.version).is_some());
+    }
+
+    #[test]
+    // verifies: odd-entries
+    fn odd_entries_of_both_stores_name_their_store() {
+        let (mut from, mut to) = (Listing::default(), Listing::default());
+        from.note_odd(OddEntry::new("/locks/x.lock", "a symbolic link is in the way"));
+        to.note_odd(OddEntry::new("the item \"x\"", "is not a lock"));
+        to.locks.push((LockName::new("a").expect("a valid name"), Holder::default()));
+        let merged = merged_listings(from, to);
+        assert_eq!(merged.locks.len(), 1);
+        assert_eq!(
+            merged.odd().iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["from: /locks/x.lock: a symbolic link is in the way", "to: the item \"x\": is not a lock"]
+        );
     }
 
     #[test]

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use lock_core::{
     Error, FencingToken, Holder, LockName, Operation,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Release, Renewal,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, Release, Renewal,
         StoreTimings, Watch,
     },
 };
@@ -187,7 +187,7 @@ impl Admin for RedisBackend {
         result.map_err(|error| self.context(error, Operation::Inspect, Some(name)))
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+    async fn list(&self, prefix: &str) -> Result<Listing, Error> {
         ask!(self.list(prefix)).map_err(|error| self.context(error, Operation::List, None))
     }
 

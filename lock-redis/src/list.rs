@@ -2,8 +2,11 @@
 
 use std::collections::HashSet;
 
-use futures_util::future::try_join_all;
-use lock_core::{Error, ErrorKind, Holder, LockName};
+use futures_util::future::{join_all, try_join_all};
+use lock_core::{
+    Error, ErrorKind, LockName,
+    backend::{Listing, OddEntry},
+};
 use redis::Value;
 
 use crate::{compat::redis_py, deployment::Deployment, error::unexpected};
@@ -12,25 +15,55 @@ use crate::{compat::redis_py, deployment::Deployment, error::unexpected};
 const STEP: u32 = 1000;
 
 impl Deployment {
-    /// Lists the held locks whose names begin with `prefix`.
-    pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
-        let mut names = self.scan(prefix).await?;
-        names.sort();
+    /// Lists the held locks whose names begin with `prefix`. A key that this user may not read, or
+    /// that cannot be the key of a lock, is an odd entry.
+    pub(crate) async fn list(&self, prefix: &str) -> Result<Listing, Error> {
+        let mut keys = self.scan(prefix).await?;
+        keys.sort();
         // SCAN may return a key several times.
-        names.dedup();
-        let mut held = Vec::new();
+        keys.dedup();
+        let mut listing = Listing::default();
+        let mut names = Vec::new();
+        for key in keys {
+            match key {
+                ScannedKey::Lock(name) => names.push(name),
+                ScannedKey::Odd(key) => {
+                    listing.note_odd(OddEntry::new(
+                        format!("the key \"{key}\""),
+                        "its end is not the name of a lock; delete the key, or choose another prefix",
+                    ));
+                }
+            }
+        }
+        let (mut has_answer, mut refused) = (names.is_empty(), None);
         // Concurrent requests are pipelined. The bound limits memory and the load on the server.
         for chunk in names.chunks(100) {
-            let holders = try_join_all(chunk.iter().map(|name| self.inspect(name))).await?;
-            held.extend(chunk.iter().cloned().zip(holders).filter_map(|(name, holder)| Some((name, holder?))));
+            let holders = join_all(chunk.iter().map(|name| self.inspect(name))).await;
+            for (name, holder) in chunk.iter().zip(holders) {
+                match holder {
+                    Ok(holder) => {
+                        has_answer = true;
+                        listing.locks.extend(holder.map(|holder| (name.clone(), holder)));
+                    }
+                    Err(error) if is_of_one_key(&error) => {
+                        let place = format!("the key \"{}\"", self.keys.lock(name));
+                        listing.note_odd(OddEntry::new(place, error.to_string()));
+                        refused = refused.or(Some(error));
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        if let Some(error) = refused.filter(|_| !has_answer) {
+            return Err(error);
         }
         if self.keys.are_verbatim() {
-            held.retain(|(_, holder)| redis_py::is_lock(holder));
+            listing.locks.retain(|(_, holder)| redis_py::is_lock(holder));
         }
-        Ok(held)
+        Ok(listing)
     }
 
-    async fn scan(&self, prefix: &str) -> Result<Vec<LockName>, Error> {
+    async fn scan(&self, prefix: &str) -> Result<Vec<ScannedKey>, Error> {
         if !self.connection.is_cluster() {
             return self.scan_node(prefix, None).await;
         }
@@ -39,19 +72,18 @@ impl Deployment {
         Ok(names.concat())
     }
 
-    async fn scan_node(&self, prefix: &str, node: Option<&(String, u16)>) -> Result<Vec<LockName>, Error> {
+    async fn scan_node(&self, prefix: &str, node: Option<&(String, u16)>) -> Result<Vec<ScannedKey>, Error> {
         let pattern = self.keys.pattern(prefix);
-        let mut names = Vec::new();
+        let mut found = Vec::new();
         let mut cursor = b"0".to_vec();
         let mut seen = HashSet::new();
         loop {
             let mut command = redis::cmd("SCAN");
             command.arg(&cursor).arg("MATCH").arg(&pattern).arg("COUNT").arg(STEP);
             let (next, keys) = page(&self.connection.command(&command, node).await?)?;
-            let found = keys.iter().filter_map(|key| self.keys.name(std::str::from_utf8(key).ok()?));
-            names.extend(found.filter(|name| name.as_str().starts_with(prefix)));
+            found.extend(keys.iter().filter_map(|key| self.scanned(key, prefix)));
             if next == b"0" {
-                return Ok(names);
+                return Ok(found);
             }
             // Redis never repeats a cursor, so this scan would not end.
             if !seen.insert(next.clone()) {
@@ -63,6 +95,16 @@ impl Deployment {
         }
     }
 
+    /// Decodes a key. `None` for the lock of another prefix.
+    fn scanned(&self, key: &[u8], prefix: &str) -> Option<ScannedKey> {
+        match std::str::from_utf8(key).ok().and_then(|key| self.keys.name(key)) {
+            Some(name) => name.as_str().starts_with(prefix).then_some(ScannedKey::Lock(name)),
+            // Where any key may be a lock, the others are no odd entries.
+            None if self.keys.are_verbatim() => None,
+            None => Some(ScannedKey::Odd(String::from_utf8_lossy(key).into_owned())),
+        }
+    }
+
     /// Lists the nodes of a cluster that own slots.
     pub(crate) async fn primaries(&self) -> Result<Vec<(String, u16)>, Error> {
         let mut command = redis::cmd("CLUSTER");
@@ -71,6 +113,19 @@ impl Deployment {
         let Value::Array(ranges) = &answer else { return Err(unexpected("CLUSTER SLOTS", &answer)) };
         primaries(ranges)
     }
+}
+
+/// A key whose form is that of a lock.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum ScannedKey {
+    Lock(LockName),
+    /// The text in the place of the name is not one.
+    Odd(String),
+}
+
+/// Whether `error` is about one key, and says nothing about the others.
+fn is_of_one_key(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Corrupt)
 }
 
 /// The primaries of the ranges of slots, each once.

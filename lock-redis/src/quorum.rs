@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_util::{FutureExt, future::select_all};
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
-    backend::{AcquireOutcome, AcquireRequest, Break, Grant, Lease, Release, Renewal, Watch},
+    backend::{AcquireOutcome, AcquireRequest, Break, Grant, Lease, Listing, OddEntry, Release, Renewal, Watch},
 };
 
 pub(crate) use crate::ask::{Member, Quorum};
@@ -193,16 +193,25 @@ impl Quorum {
         Ok(answers.into_iter().flatten().all(|forgotten| forgotten))
     }
 
-    pub(crate) async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+    pub(crate) async fn list(&self, prefix: &str) -> Result<Listing, Error> {
         let ask = |server: Arc<Deployment>| async move { server.list(prefix).await };
-        let names = |all: &Vec<(LockName, Holder)>| {
-            Some(all.iter().map(|(name, holder)| (name.clone(), identity(holder))).collect::<Vec<_>>())
+        let names = |all: &Listing| {
+            Some(all.locks.iter().map(|(name, holder)| (name.clone(), identity(holder))).collect::<Vec<_>>())
         };
         let answers = self.ask(None, names, ask).await;
         if answers.iter().flatten().count() < self.majority() {
             return Err(self.short(answers));
         }
-        Ok(self.held_in(answers.into_iter().flatten().flatten().collect()))
+        let mut listing = Listing::default();
+        for (server, answer) in self.servers().iter().zip(&answers) {
+            if let Ok(answer) = answer {
+                listing.note_odd_of(answer, |entry| {
+                    OddEntry::new(format!("{} on {}", entry.place, server.address), &*entry.reason)
+                });
+            }
+        }
+        listing.locks = self.held_in(answers.into_iter().flatten().flat_map(|answer| answer.locks).collect());
+        Ok(listing)
     }
 
     /// Returns the locks that a majority has, from the lists of all servers.

@@ -59,7 +59,7 @@ impl Quorum {
     /// Counts for each server the locks that a majority has and that server lacks. `None` if the
     /// server did not answer.
     pub(crate) async fn lacking(&self) -> Vec<Option<usize>> {
-        let ask = |server: Arc<Deployment>| async move { server.list("").await };
+        let ask = |server: Arc<Deployment>| async move { Ok(server.list("").await?.locks) };
         let lists = self.ask(None, |_| None::<()>, ask).await;
         let held = self.held_in(lists.iter().flatten().flatten().cloned().collect());
         let has = |list: &[(LockName, Holder)], name: &LockName, holder: &Holder| {

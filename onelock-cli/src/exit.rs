@@ -31,7 +31,7 @@ pub(crate) const TABLE: &[Row] = &[
         "invalid usage: an option, the lock name or the command line is wrong, or the command already runs under \
          this lock",
     ),
-    row("65", "the store's record of the lock is corrupt"),
+    row("65", "the store's record of the lock is corrupt; `list`: an entry could not be read"),
     row("69", "the store is unavailable, too slow or over its limits"),
     row("70", "an internal error"),
     row("71", "the operating system refused: out of processes, memory or descriptors"),

@@ -2,7 +2,10 @@
 
 use std::time::SystemTime;
 
-use lock_core::{Holder, LockName, backend::Break};
+use lock_core::{
+    Holder, LockName,
+    backend::{Break, Listing},
+};
 use onelock::files::{FileConfig, Sweep};
 use serde_json::{Value, json};
 
@@ -33,21 +36,43 @@ pub(crate) fn status(args: StatusArgs) -> Result<Exit, Failure> {
     Ok(Exit::Code(if holder.is_some() { 0 } else { exit::NOT_ACQUIRED }))
 }
 
-/// Runs `onelock list`: prints one held lock a line.
+/// Runs `onelock list`: prints one held lock a line, and reports the entries that it cannot read.
 pub(crate) fn list(args: ListArgs) -> Result<Exit, Failure> {
     let store = StoreLocation::choose(&args.store)?;
-    let (locks, asked) = runtime()?.block_on(async {
+    let (listing, asked) = runtime()?.block_on(async {
         store.warn_of_another_directory(None).await?;
         let locker = store.open_to_ask().await?;
         Ok::<_, Failure>((locker.admin().list(&args.prefix).await?, locker.store()))
     })?;
-    for (name, holder) in &locks {
+    for (name, holder) in &listing.locks {
         if args.json { print_json(&json(name, Some(holder)))? } else { print(&line(name, holder))? }
     }
-    if locks.is_empty() {
+    report_odd(&listing, args.json)?;
+    if listing.locks.is_empty() {
         report_asked(&asked);
     }
-    Ok(Exit::Code(0))
+    Ok(Exit::Code(if listing.odd_count() > 0 { exit::CORRUPT } else { 0 }))
+}
+
+/// Reports the entries that could not be read on standard error, and as objects if `json` is set.
+fn report_odd(listing: &Listing, json: bool) -> Result<(), Failure> {
+    for entry in listing.odd() {
+        report(&format!("cannot read an entry: {entry}"));
+        if json {
+            print_json(&json!({ "odd": true, "place": entry.place, "reason": entry.reason }))?;
+        }
+    }
+    match listing.odd_count() - listing.odd().len() {
+        0 => {}
+        more => {
+            let reason = format!("{more} more entries cannot be read");
+            report(&reason);
+            if json {
+                print_json(&json!({ "odd": true, "place": null, "reason": reason }))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Names the store when no lock was found, because the lock may be held in another store.

@@ -81,6 +81,10 @@ impl Subject for FilesAndRedis {
             Tampering::DeleteToken => {
                 self.files().purge(name).await.unwrap() && self.redis().purge(name).await.unwrap()
             }
+            Tampering::AddOddEntry => {
+                std::os::unix::fs::symlink("/nowhere", self.files().lock_path(name)).unwrap();
+                true
+            }
             _ => false,
         }
     }

@@ -33,5 +33,6 @@ lock_core::conformance! {
         (the_next_renewal_reports_a_deleted_record, "only its clients reach the shelf"),
         (a_replaced_record_belongs_to_another_client, "only its clients reach the shelf"),
         (fencing_tokens_increase_after_their_record_is_deleted, "only its clients reach the shelf"),
+        (an_odd_entry_is_listed_and_hides_no_lock, "only its clients reach the shelf"),
     ]
 }

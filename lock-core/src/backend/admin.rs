@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use super::Break;
+use super::{Break, Listing};
 use crate::types::{Error, Holder, LockName};
 
 /// What operators ask and do; given by [`Backend::admin`](super::Backend::admin).
@@ -26,11 +26,14 @@ pub trait Admin: Send + Sync {
     ///
     /// - Lists what is held, and only what begins with `prefix`
     ///   (`list_returns_held_locks_under_a_prefix`).
+    /// - An entry that cannot be read hides no lock. It is in [`Listing::odd`], or is a lock of a
+    ///   [foreign](Holder::foreign) holder if it keeps the name from being acquired
+    ///   (`an_odd_entry_is_listed_and_hides_no_lock`).
     ///
     /// # Errors
     /// Of kind [`Unsupported`](crate::ErrorKind::Unsupported) where the capability `list` is not
-    /// declared; else when the store cannot say.
-    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error>;
+    /// declared; else when the store cannot say, or no entry can be read.
+    async fn list(&self, prefix: &str) -> Result<Listing, Error>;
 
     /// Takes `name` away from its holder, if the record is still the one of `version` (from
     /// [`Holder::version`]). The holder finds [`LossReason::BrokenBy`](crate::LossReason::BrokenBy)

@@ -4,6 +4,7 @@
 mod admin;
 mod capabilities;
 mod finding;
+mod listing;
 mod observations;
 mod process_bound;
 mod store_clock;
@@ -17,6 +18,7 @@ pub use self::{
     admin::Admin,
     capabilities::{Capabilities, Capability, StoreTimings, UnknownCapability},
     finding::{Finding, Level},
+    listing::{Listing, OddEntry},
     observations::Observations,
     process_bound::ProcessBound,
     store_clock::{StoreClock, StoreTime},

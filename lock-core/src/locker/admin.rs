@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 use crate::{
-    backend::{Break, Finding},
+    backend::{Break, Finding, Listing},
     engine::shared::Shared,
     types::{Error, ErrorKind, Holder, LockName, Operation, no_reply},
 };
@@ -56,22 +56,22 @@ impl LockAdmin {
         answer.map_err(|e| e.with_name(name))
     }
 
-    /// Lists the held locks whose names begin with `prefix`, by name. May lag behind; see the page
-    /// of the store.
+    /// Lists the held locks whose names begin with `prefix`, by name, and the entries of the store
+    /// that could not be read. May lag behind; see the page of the store.
     ///
     /// # Errors
     /// When the store cannot say, not within a minute, or cannot do this at all.
     ///
     /// # Cancel safety
     /// Cancel safe: it changes nothing.
-    pub async fn list(&self, prefix: impl AsRef<str> + Send) -> Result<Vec<(LockName, Holder)>, Error> {
+    pub async fn list(&self, prefix: impl AsRef<str> + Send) -> Result<Listing, Error> {
         let own = &self.shared.prefix;
         let prefix = format!("{own}{}", prefix.as_ref());
         // A list takes one request for each page, so the time limit of one request does not bound
         // it.
         let shared = self.shared.here()?;
         let found = timeout(WHOLE_STORE, async { shared.backend.require_admin()?.list(&prefix).await }).await;
-        let found = found
+        let mut found = found
             .unwrap_or_else(|_| Err(no_reply(WHOLE_STORE)))
             .map_err(|e| e.with_operation(Operation::List).with_store(self.shared.backend.describe()))?;
         // Names as the caller of this locker knows them. A name that equals the prefix was not
@@ -80,7 +80,8 @@ impl LockAdmin {
             let short = name.as_str().strip_prefix(own.as_str()).and_then(|name| LockName::new(name).ok())?;
             Some((short, holder))
         };
-        Ok(found.into_iter().filter_map(shown).collect())
+        found.locks = found.locks.into_iter().filter_map(shown).collect();
+        Ok(found)
     }
 
     /// Takes the lock away from the holder that [`inspect`](Self::inspect) showed, if nothing has

@@ -38,8 +38,8 @@ use tokio::{sync::watch, time::Instant};
 pub use self::factory::MemoryFactory;
 use crate::{
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, ProcessBound, Release,
-        Renewal, StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, Listing, ProcessBound,
+        Release, Renewal, StoreTimings, Watch,
     },
     mutex::Mutex,
     types::{Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LockName, LossReason},
@@ -313,12 +313,12 @@ impl Admin for MemoryBackend {
         Ok(self.locks().records.get(name).filter(|record| record.is_held(now)).map(|record| record.holder(now)))
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+    async fn list(&self, prefix: &str) -> Result<Listing, Error> {
         let now = Instant::now();
         let locks = self.locks();
         let held =
             locks.records.iter().filter(|(name, record)| name.as_str().starts_with(prefix) && record.is_held(now));
-        Ok(held.map(|(name, record)| (name.clone(), record.holder(now))).collect())
+        Ok(Listing::new(held.map(|(name, record)| (name.clone(), record.holder(now))).collect()))
     }
 
     async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {

@@ -13,8 +13,8 @@ use futures_util::future::join_all;
 
 use crate::{
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, ProcessBound, Release, Renewal,
-        StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Listing, ProcessBound, Release,
+        Renewal, StoreTimings, Watch,
     },
     mutex::Mutex,
     types::{Error, ErrorKind, FencingToken, Holder, Lease, LockName, Operation},
@@ -241,7 +241,7 @@ impl Admin for Faulty {
         self.disturb(Operation::Inspect, async || self.inner.require_admin()?.inspect(name).await).await
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+    async fn list(&self, prefix: &str) -> Result<Listing, Error> {
         self.disturb(Operation::List, async || self.inner.require_admin()?.list(prefix).await).await
     }
 

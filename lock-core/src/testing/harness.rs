@@ -80,6 +80,9 @@ impl Bench<'_> {
             }
             #[cfg(not(unix))]
             Need::Descriptor => false,
+            Need::Tamper(Tampering::AddOddEntry) => {
+                self.subject.tamper(Tampering::AddOddEntry, &self.name("probe")).await
+            }
             Need::Tamper(what) => {
                 let name = self.name("probe");
                 let (lease, _) = granted(&*client, &self.request(&name)).await;

@@ -19,7 +19,10 @@
 //! lock_core::conformance! {
 //!     #[tokio::test(start_paused = true)]
 //!     Memory(MemoryBackend::new()),
-//!     except = [(an_open_descriptor_keeps_the_lock_held, "no lock lives in a descriptor")]
+//!     except = [
+//!         (an_open_descriptor_keeps_the_lock_held, "no lock lives in a descriptor"),
+//!         (an_odd_entry_is_listed_and_hides_no_lock, "only its clients reach the store"),
+//!     ]
 //! }
 //! # fn main() {}
 //! ```
@@ -30,7 +33,7 @@
 //! - requests and replies that are lost, duplicated or delayed, and throttling;
 //! - processes that are suspended, and clocks that are set;
 //! - futures dropped at any await point, and guards dropped on any thread;
-//! - records that a third party deletes or replaces ([`Subject::tamper`]);
+//! - entries that a third party deletes, replaces or adds ([`Subject::tamper`]);
 //! - many random faults at once. The case prints its seed; `ONELOCK_SUITE_SEED` replays it.
 //!
 //! A case listed under `except` does not run. Its test passes only while the backend lacks the

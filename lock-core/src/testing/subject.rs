@@ -59,4 +59,6 @@ pub enum Tampering {
     ReplaceRecord,
     /// Deletes the fencing token that the store keeps for a free name.
     DeleteToken,
+    /// Puts an entry that is no lock at the place of a name that was never used.
+    AddOddEntry,
 }

@@ -282,7 +282,7 @@ async fn a_prefix_separates_applications_on_one_store() {
     let guard = fixture.guard().await;
     assert_eq!(guard.name().as_str(), "app1/nightly-etl");
     assert!(fixture.is_free().await, "the bare name is another lock");
-    let listed = fixture.locker.admin().list("").await.unwrap();
+    let listed = fixture.locker.admin().list("").await.unwrap().locks;
     assert_eq!(listed.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), [NAME]);
     assert_eq!(fixture.locker.admin().inspect(NAME).await.unwrap().unwrap().token, guard.token());
 }

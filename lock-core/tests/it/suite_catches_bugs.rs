@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, Lease, LeaseId,
-        ProcessBound, Release, Renewal, StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, Lease, LeaseId, Listing,
+        OddEntry, ProcessBound, Release, Renewal, StoreTimings, Watch,
     },
     memory::MemoryBackend,
     testing::{self, Subject, Tampering},
@@ -50,6 +50,8 @@ enum Bug {
     InspectsNothing,
     HidesItsOperators,
     ListsNothing,
+    HidesOddEntries,
+    ListsNothingBesideAnOddEntry,
     BreaksAnything,
     ForgetsAnything,
     ForgetsACrash,
@@ -88,6 +90,8 @@ const BUGS: &[Bug] = &[
     B::InspectsNothing,
     B::HidesItsOperators,
     B::ListsNothing,
+    B::HidesOddEntries,
+    B::ListsNothingBesideAnOddEntry,
     B::BreaksAnything,
     B::ForgetsAnything,
     B::ForgetsACrash,
@@ -106,11 +110,18 @@ struct Buggy {
     /// The grant of each lease id.
     remembered: Arc<Mutex<HashMap<LeaseId, Grant>>>,
     attempts: Arc<AtomicU32>,
+    odd: Arc<Mutex<Vec<LockName>>>,
 }
 
 impl Buggy {
     fn new(bug: Bug) -> Self {
-        Self { store: MemoryBackend::new(), bug, remembered: Arc::default(), attempts: Arc::default() }
+        Self {
+            store: MemoryBackend::new(),
+            bug,
+            remembered: Arc::default(),
+            attempts: Arc::default(),
+            odd: Arc::default(),
+        }
     }
 
     fn has(&self, bug: Bug) -> bool {
@@ -270,8 +281,19 @@ impl Admin for Buggy {
         if self.has(B::InspectsNothing) { Ok(None) } else { self.store.inspect(&self.name(name)).await }
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
-        if self.has(B::ListsNothing) { Ok(Vec::new()) } else { self.store.list(prefix).await }
+    async fn list(&self, prefix: &str) -> Result<Listing, Error> {
+        let mut listing = self.store.list(prefix).await?;
+        for name in self.odd.lock().unwrap().iter().filter(|name| name.as_str().starts_with(prefix)) {
+            match self.bug {
+                B::HidesOddEntries => {}
+                B::ListsNothingBesideAnOddEntry => return Err(Error::new(ErrorKind::Corrupt, "an odd entry")),
+                _ => listing.note_odd(OddEntry::new(name.to_string(), "put there by the test")),
+            }
+        }
+        if self.has(B::ListsNothing) {
+            listing.locks.clear();
+        }
+        Ok(listing)
     }
 
     async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
@@ -337,6 +359,7 @@ impl Subject for Buggy {
                 let foreign = AcquireRequest::new(name.clone(), id, "a foreign client").with_ttl(ttl);
                 assert!(matches!(self.store.acquire(&foreign).await, Ok(AcquireOutcome::Granted(_))));
             }
+            Tampering::AddOddEntry => self.odd.lock().unwrap().push(name.clone()),
             _ => return self.store.purge(name).await.unwrap(),
         }
         true

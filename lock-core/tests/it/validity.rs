@@ -210,7 +210,7 @@ async fn a_thousand_guards_are_renewed_by_one_locker() {
     }
     sleep(5 * TTL).await;
     assert!(guards.iter().all(|g| g.check().is_ok()));
-    assert_eq!(fixture.other().admin().list("lock-").await.unwrap().len(), 1_000);
+    assert_eq!(fixture.other().admin().list("lock-").await.unwrap().locks.len(), 1_000);
     fixture.network.always(Operation::Renew, Fault::LoseRequest);
     sleep(VALID).await;
     assert!(guards.iter().all(|g| g.check().is_err()), "every guard must be lost");

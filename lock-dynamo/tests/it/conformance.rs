@@ -33,6 +33,7 @@ impl Subject for Table {
             // The token is kept in the item.
             Tampering::DeleteRecord | Tampering::DeleteToken => self.delete_item(name).await,
             Tampering::ReplaceRecord => self.put_foreign_item(name).await,
+            Tampering::AddOddEntry => self.put_item_that_is_no_lock(name).await,
             _ => return false,
         }
         true

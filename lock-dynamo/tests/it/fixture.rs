@@ -69,6 +69,18 @@ impl Table {
         self.client.put_item().table_name(&self.name).set_item(Some(item)).send().await.expect("the item is put");
     }
 
+    /// Puts an item of another application, whose version is a number.
+    pub(crate) async fn put_item_that_is_no_lock(&self, name: &LockName) {
+        let version = match self.schema {
+            Schema::Java | Schema::Go => "recordVersionNumber",
+            Schema::Python => "record_version_number",
+            _ => "version",
+        };
+        let mut item = self.key(name);
+        item.insert(version.to_owned(), AttributeValue::N("7".into()));
+        self.client.put_item().table_name(&self.name).set_item(Some(item)).send().await.expect("the item is put");
+    }
+
     /// The expiry of the lock in its item, in the native schema.
     pub(crate) async fn expiry(&self, name: &str) -> SystemTime {
         let get = self.client.get_item().table_name(&self.name).key("key", AttributeValue::S(name.into()));

@@ -85,7 +85,8 @@ async fn renamed_attributes_work_and_others_stay_unchanged() {
         for answer in backend.renew_many(&[lease.clone(), other.lease(None)]).await {
             assert_eq!(answer.unwrap(), Renewal::Renewed, "{schema}");
         }
-        let names: Vec<_> = backend.list("").await.unwrap().into_iter().map(|(name, _)| name.to_string()).collect();
+        let names: Vec<_> =
+            backend.list("").await.unwrap().locks.into_iter().map(|(name, _)| name.to_string()).collect();
         assert_eq!(names, ["a", "b"], "{schema}");
         let seen = backend.inspect(&first.name).await.unwrap().unwrap();
 
@@ -99,7 +100,7 @@ async fn renamed_attributes_work_and_others_stay_unchanged() {
         } else {
             assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
         }
-        assert!(!backend.list("a").await.unwrap().iter().any(|(name, _)| name.as_str() == "a"), "{schema}");
+        assert!(!backend.list("a").await.unwrap().locks.iter().any(|(name, _)| name.as_str() == "a"), "{schema}");
 
         // Parked, free again, and taken over by a cold process after a crash.
         let short = request("a", Duration::from_millis(150));

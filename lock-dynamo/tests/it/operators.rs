@@ -40,7 +40,7 @@ async fn inspect_and_list_retry_transient_failures() {
         assert_eq!(wire.take_seen(), ["GetItem"; 2], "{fault:?}");
         wire.next(fault.clone());
         wire.next(fault.clone());
-        assert_eq!(backend.list("").await.unwrap().len(), 1, "{fault:?}");
+        assert_eq!(backend.list("").await.unwrap().locks.len(), 1, "{fault:?}");
         assert_eq!(wire.take_seen(), ["Scan"; 3], "{fault:?}");
     }
     wire.next(Fault::LoseReply);
@@ -58,7 +58,7 @@ async fn list_of_more_than_a_page_is_complete() {
     }
     let page = table.client.scan().table_name(&table.name).send().await.unwrap();
     assert!(page.last_evaluated_key().is_some() && page.count() < 8, "DynamoDB scans one megabyte a page");
-    let listed: Vec<_> = backend.list("lock").await.unwrap().into_iter().map(|(name, _)| name).collect();
+    let listed: Vec<_> = backend.list("lock").await.unwrap().locks.into_iter().map(|(name, _)| name).collect();
     assert_eq!(listed, requests.into_iter().map(|request| request.name).collect::<Vec<_>>());
 }
 

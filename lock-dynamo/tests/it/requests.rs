@@ -242,7 +242,7 @@ async fn operators_calls_take_one_request_each() {
     wire.take_seen();
     let holder = backend.inspect(&request.name).await.unwrap().expect("it is held");
     assert_eq!(wire.take_seen(), ["GetItem"]);
-    assert_eq!(backend.list("looked").await.unwrap().len(), 1);
+    assert_eq!(backend.list("looked").await.unwrap().locks.len(), 1);
     assert_eq!(wire.take_seen(), ["Scan"]);
     let version = holder.version.expect("it can be broken");
     // A heartbeat in between does not prevent the break.

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use lock_core::{
-    ErrorKind,
+    ErrorKind, LockName,
     backend::{AcquireOutcome, Admin, Backend, Break, LeaseId, Release, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema};
@@ -127,13 +127,27 @@ async fn list_names_odd_items_and_hides_no_lock() {
             let put = table.client.put_item().table_name(&table.name).set_item(Some(item.collect()));
             put.send().await.expect("the item is put");
         }
+        // A key that is not the name of a lock.
+        let too_long = "k".repeat(LockName::MAX_BYTES + 1);
+        let item = key(schema, &too_long).into_iter().chain(strangers(schema).remove(3).0);
+        let put = table.client.put_item().table_name(&table.name).set_item(Some(item.collect()));
+        put.send().await.expect("the item is put");
         let listed = backend.list("").await.unwrap();
-        let ours: Vec<_> =
-            listed.iter().filter(|(_, holder)| holder.foreign.is_none()).map(|(name, _)| name.as_str()).collect();
-        assert_eq!(ours, ["a", "z"], "{schema}");
-        let odd: Vec<_> = listed.iter().filter(|(_, holder)| holder.foreign.is_some()).collect();
-        assert!(odd.iter().any(|(name, _)| name.as_str() == "odd3"), "{schema}: a version that is a number: {odd:?}");
-        assert!(!odd.iter().any(|(name, _)| name.as_str() == "odd1"), "{schema}: no version at all: {odd:?}");
+        let names = |is_foreign: bool| {
+            let locks = listed.locks.iter().filter(move |(_, holder)| holder.foreign.is_some() == is_foreign);
+            locks.map(|(name, _)| name.as_str()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(false), ["a", "z"], "{schema}");
+        // A foreign client's lock, or an item that looks like one.
+        assert!(names(true).contains(&"odd6") && !names(true).contains(&"odd3"), "{schema}: {:?}", names(true));
+        let places: Vec<_> = listed.odd().iter().map(|entry| entry.place.as_str()).collect();
+        for (place, why) in [("odd3", "a version that is a number"), ("odd5", "a version that is null")] {
+            assert!(places.contains(&&*format!("the item \"{place}\"")), "{schema}: {why}: {places:?}");
+        }
+        assert!(places.contains(&&*format!("the item \"{}\"", &too_long[..100])), "{schema}: {places:?}");
+        assert!(!places.contains(&"the item \"odd1\""), "{schema}: no version at all: {places:?}");
+        let odd3 = listed.odd().iter().find(|entry| entry.place.contains("odd3")).unwrap();
+        assert!(odd3.reason.contains("is not a lock") && odd3.reason.contains(&table.name), "{schema}: {odd3}");
     }
 }
 

@@ -184,9 +184,9 @@ async fn odd_names_are_locked_and_listed_unchanged() {
     fs::write(dir.path().join("Backup.lock"), "").unwrap();
     fs::write(dir.path().join("free.lock"), "").unwrap();
     names.sort_unstable();
-    let listed = backend.list("").await.unwrap();
+    let listed = backend.list("").await.unwrap().locks;
     assert_eq!(listed.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), names);
-    let listed = backend.list("long").await.unwrap();
+    let listed = backend.list("long").await.unwrap().locks;
     assert_eq!(listed.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>(), [&long]);
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::fs::symlink,
     sync::{Arc, Mutex},
 };
 
@@ -47,6 +48,7 @@ impl Subject for Files {
                 self.foreign.lock().unwrap().push(file);
             }
             Tampering::DeleteToken => fs::remove_file(lock.with_extension("info")).unwrap(),
+            Tampering::AddOddEntry => symlink("/nowhere", lock).unwrap(),
             _ => return false,
         }
         true

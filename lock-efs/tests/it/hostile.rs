@@ -150,7 +150,7 @@ async fn every_operation(directory: PathBuf) -> Vec<Error> {
     errors.extend(backend.purge(&etl).await.err());
 
     let (_, lease) = grant(&backend, &request("other")).await;
-    let listed = backend.list("").await.unwrap();
+    let listed = backend.list("").await.unwrap().locks;
     assert_eq!(listed.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["other"]);
     assert!(backend.inspect(&name("other")).await.unwrap().is_some());
     assert!(backend.release_now(&lease, Duration::ZERO));
@@ -234,8 +234,29 @@ async fn odd_entries_never_hide_other_locks() {
     drop(UnixListener::bind(dir.path().join("o.lock")).unwrap());
     File::create(dir.path().join("p.lock")).unwrap();
     symlink("/nowhere", dir.path().join("p.info")).unwrap();
+    // Without its record, the name of a long lock is unknown.
+    grant(&backend, &request(&"lost/".repeat(200))).await;
+    let lost = backend.lock_path(&name(&"lost/".repeat(200)));
+    fs::remove_file(lost.with_extension("info")).unwrap();
+    // The lock is held, and its record is another program's file.
+    grant(&backend, &request("t")).await;
+    fs::write(dir.path().join("t.info"), PRECIOUS).unwrap();
     let listed = backend.list("").await.unwrap();
-    assert_eq!(listed.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a", long.as_str(), "z"]);
+    let names: Vec<_> = listed.locks.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["a", long.as_str(), "t", "z"]);
+    let mut places: Vec<_> = listed.odd().iter().map(|entry| entry.place.clone()).collect();
+    places.sort();
+    let at = |file: &str| dir.path().join(file).display().to_string();
+    let mut expected = ["m.lock", "n.lock", "o.lock", "p.info", "t.info"].map(at).to_vec();
+    expected.push(lost.display().to_string());
+    expected.sort();
+    assert_eq!(places, expected);
+    let reason = |file: &str| &listed.odd().iter().find(|entry| entry.place == at(file)).unwrap().reason;
+    assert!(reason("m.lock").contains("symbolic link"), "{}", reason("m.lock"));
+    assert!(reason("t.info").contains("another program's file"), "{}", reason("t.info"));
+    // An entry of another prefix is not read.
+    assert_eq!(backend.list("lo").await.unwrap().odd_count(), 1);
+    assert_eq!(backend.list("m").await.unwrap().odd_count(), 1);
     let error = backend.inspect(&name("m")).await.unwrap_err();
     assert!(error.to_string().contains("m.lock") && error.to_string().contains("symbolic link"), "{error}");
 }

@@ -48,7 +48,7 @@ async fn onelock_is_refused_until_flock_1_is_killed() {
         "{foreign:?}"
     );
     assert_eq!(backend.inspect(&name("etl")).await.unwrap().unwrap().foreign, foreign);
-    assert_eq!(backend.list("").await.unwrap().len(), 1);
+    assert_eq!(backend.list("").await.unwrap().locks.len(), 1);
     flock.kill();
     assert_eq!(grant(&backend, &request("etl")).await.0.crashed, None);
 }
@@ -74,7 +74,7 @@ async fn the_living_holder_is_named_after_a_crash() {
     let holder = Holder::default().with_foreign(format!("process {} (sh) without a record", flock.0.id()));
     assert_eq!(refused(&backend, "etl").await, holder);
     assert_eq!(backend.inspect(&name("etl")).await.unwrap(), Some(holder.clone()));
-    assert_eq!(backend.list("").await.unwrap(), [(name("etl"), holder)]);
+    assert_eq!(backend.list("").await.unwrap().locks, [(name("etl"), holder)]);
 
     // The recorded process may be alive: it has the number of a living one, or another namespace.
     let other_namespace = held.replace(&own, &pid(dead.id())).replace(&namespace, "\"pid_namespace\":1");

@@ -13,8 +13,8 @@ use async_trait::async_trait;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, LeaseId, ProcessBound,
-        Release, Renewal, StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, LeaseId, Listing,
+        ProcessBound, Release, Renewal, StoreTimings, Watch,
     },
     memory::MemoryBackend,
 };
@@ -132,7 +132,7 @@ impl Admin for Recording {
         self.inner.inspect(name).await
     }
 
-    async fn list(&self, prefix: &str) -> Result<Vec<(LockName, Holder)>, Error> {
+    async fn list(&self, prefix: &str) -> Result<Listing, Error> {
         self.note("list");
         self.inner.list(prefix).await
     }
@@ -212,7 +212,7 @@ async fn every_call_of_the_contract_reaches_both_stores() {
     assert_eq!(reaches_both!(stores, "diagnose", both.diagnose().await).len(), 2);
     reaches_both!(stores, "admin", both.admin().is_some().then_some(()).unwrap());
     let holder = reaches_both!(stores, "inspect", both.inspect(&name).await).unwrap().unwrap();
-    assert_eq!(reaches_both!(stores, "list", both.list("").await).unwrap().len(), 1);
+    assert_eq!(reaches_both!(stores, "list", both.list("").await).unwrap().locks.len(), 1);
     assert_eq!(reaches_both!(stores, "descriptors", both.descriptors(&lease)).unwrap().len(), 2);
     reaches_both!(stores, "process_bound", both.on_lost(&lease));
     let lease = granted(&both, "y").await;

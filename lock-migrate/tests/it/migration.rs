@@ -47,7 +47,10 @@ mod memories {
     lock_core::conformance! {
         #[tokio::test(start_paused = true)]
         Memories(MemoryBackend::new(), MemoryBackend::new()),
-        except = [(an_open_descriptor_keeps_the_lock_held, "a lock in memory does not live in a descriptor")]
+        except = [
+            (an_open_descriptor_keeps_the_lock_held, "a lock in memory does not live in a descriptor"),
+            (an_odd_entry_is_listed_and_hides_no_lock, "only its clients reach the memory of a process"),
+        ]
     }
 }
 
@@ -219,7 +222,7 @@ async fn operators_list_and_break_locks_of_either_store() {
         granted(&to, &request("new")).await,
         granted(&migration, &request("both")).await,
     ];
-    let names: Vec<_> = migration.list("").await.unwrap().into_iter().map(|(name, _)| name.to_string()).collect();
+    let names: Vec<_> = migration.list("").await.unwrap().locks.into_iter().map(|(name, _)| name.to_string()).collect();
     assert_eq!(names, ["both", "new", "old"]);
     for name in ["old", "new", "both"] {
         let name = LockName::new(name).unwrap();

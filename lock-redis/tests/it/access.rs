@@ -61,7 +61,7 @@ async fn use_all(config: RedisConfig) -> Result<(), Error> {
     let watch = backend.watch(&request.name).await?;
     assert!(matches!(backend.acquire(&rival).await?, AcquireOutcome::Contended(_)));
     assert_eq!(backend.renew(&lease).await?, Renewal::Renewed);
-    assert_eq!(backend.list(&name[..20]).await?.len(), 1);
+    assert_eq!(backend.list(&name[..20]).await?.locks.len(), 1);
     let holder = backend.inspect(&request.name).await?.expect("it is held");
     assert_eq!(backend.break_lock(&request.name, &holder.version.unwrap(), "test").await?, Break::Broken);
     assert!(matches!(backend.renew(&lease).await?, Renewal::Lost(_)));
@@ -119,6 +119,29 @@ async fn locks_need_no_more_than_the_documented_rules() {
         assert_eq!(told, (ErrorKind::PermissionDenied, false), "without {missing}");
     }
     assert!(include_str!("../../README.md").contains(&RULES.join(" ")), "the README has these rules");
+}
+
+#[tokio::test]
+// verifies: odd-entries
+async fn a_key_that_may_not_be_read_hides_no_lock() {
+    let server = RedisServer::start();
+    let all = RedisBackend::new(tcp(&server)).unwrap();
+    for name in ["a", "m", "z"] {
+        assert!(matches!(all.acquire(&request(name)).await.unwrap(), AcquireOutcome::Granted(_)));
+    }
+    let reader = |keys: &[&str]| {
+        let rules = RULES.iter().filter(|rule| **rule != "~onelock:*").chain(keys);
+        let set: Vec<_> = ["ACL", "SETUSER", "reader", "reset", "on", ">s3cret"].iter().chain(rules).copied().collect();
+        assert_eq!(server.command(&set), "+OK\r\n");
+        RedisBackend::new(tcp(&server).login("reader", "s3cret")).unwrap()
+    };
+    let listed = reader(&["~onelock:{a}*", "~onelock:{z}*"]).list("").await.unwrap();
+    assert_eq!(listed.locks.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a", "z"]);
+    assert_eq!((listed.odd().len(), listed.odd()[0].place.as_str()), (1, "the key \"onelock:{m}\""));
+    assert!(listed.odd()[0].reason.contains("lacks a permission"), "{}", listed.odd()[0].reason);
+    // An answer without a single readable key would look like a store without locks.
+    let error = reader(&["~elsewhere:*"]).list("").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error}");
 }
 
 #[tokio::test]

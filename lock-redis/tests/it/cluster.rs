@@ -255,7 +255,7 @@ async fn use_all(backend: &RedisBackend, name: &str) {
     fixture::refused(backend, &rival).await;
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed, "{name:?}");
     let version = backend.inspect(&first.name).await.unwrap().expect("it is held").version.unwrap();
-    let listed: Vec<_> = backend.list(name).await.unwrap().into_iter().map(|(name, _)| name).collect();
+    let listed: Vec<_> = backend.list(name).await.unwrap().locks.into_iter().map(|(name, _)| name).collect();
     assert_eq!(listed, std::slice::from_ref(&first.name));
     assert_eq!(backend.break_lock(&first.name, &version, "test").await.unwrap(), Break::Broken);
     let lost = Renewal::Lost(LossReason::BrokenBy("test".into()));
@@ -336,7 +336,7 @@ async fn locks_of_all_nodes_are_listed_and_renewed_together() {
     for n in 0..30 {
         leases.push(granted(&backend, &request(&format!("listed/{n:02}"), LONG)).await.0);
     }
-    let names: Vec<LockName> = backend.list("listed/").await.unwrap().into_iter().map(|(name, _)| name).collect();
+    let names: Vec<LockName> = backend.list("listed/").await.unwrap().locks.into_iter().map(|(name, _)| name).collect();
     assert_eq!(names, leases.iter().map(|lease| lease.name.clone()).collect::<Vec<_>>());
     let used = cluster.nodes().iter().filter(|node| node.command(&["DBSIZE"]) != ":0\r\n").count();
     assert_eq!(used, 3, "the locks are spread over all nodes");

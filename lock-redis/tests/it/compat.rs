@@ -218,7 +218,7 @@ async fn a_foreign_lock_without_a_ttl_is_reported_as_never_expiring() {
     assert_eq!((holder.expires_in, holder.version), (None, None));
     // Any key may have any value there, so only records of onelock are listed.
     let (other, _) = granted(&ours, &request("other", LONG)).await;
-    let listed: Vec<_> = ours.list("").await.unwrap().into_iter().map(|(name, _)| name).collect();
+    let listed: Vec<_> = ours.list("").await.unwrap().locks.into_iter().map(|(name, _)| name).collect();
     assert_eq!(listed, [other.name]);
     assert_eq!(theirs.ask("release").await, "released");
 }

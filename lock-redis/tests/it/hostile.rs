@@ -115,7 +115,7 @@ async fn a_huge_foreign_value_stays_on_the_server() {
     let proxy = Proxy::start(server.addr()).await;
     let backend = client(proxy.addr());
     assert!(refused(&backend, &request("job", LONG)).await.foreign.is_some());
-    assert_eq!(backend.list("").await.unwrap().len(), 1);
+    assert_eq!(backend.list("").await.unwrap().locks.len(), 1);
     let read = proxy.bytes(Direction::Replies);
     assert!(read < 10_000, "{read} bytes");
 }
@@ -148,7 +148,7 @@ async fn a_foreign_key_is_neither_free_nor_changed_and_hides_no_lock() {
         let broken = backend.break_lock(&lease.name, &lease.id.to_string(), "alice").await.unwrap();
         assert!(matches!(broken, Break::Changed(Some(_))), "{make:?}");
         assert!(!backend.purge(&lease.name).await.unwrap(), "{make:?}");
-        let names: Vec<_> = backend.list("").await.unwrap().into_iter().map(|(name, _)| name).collect();
+        let names: Vec<_> = backend.list("").await.unwrap().locks.into_iter().map(|(name, _)| name).collect();
         assert_eq!(names, [lease.name, mine.name], "{make:?}");
         assert_eq!(dump(), before, "{make:?}");
     }

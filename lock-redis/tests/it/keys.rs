@@ -75,7 +75,7 @@ async fn a_foreign_value_is_respected_by_every_operation() {
         assert!(!backend.purge(&request.name).await.unwrap());
         assert_eq!(server.command(&["GET", "onelock:{job}"]), "$11\r\na foreigner\r\n");
         assert_eq!(server.command(&["TTL", "onelock:{job}"]).starts_with(":-1"), !expires);
-        assert_eq!(backend.list("").await.unwrap().len(), 1, "it blocks the lock");
+        assert_eq!(backend.list("").await.unwrap().locks.len(), 1, "it blocks the lock");
     }
 }
 
@@ -104,7 +104,7 @@ async fn locks_are_listed_from_among_many_keys() {
     }
     // A prefix is not a pattern.
     granted(&backend, &request("job?", LONG)).await;
-    let listed = async |prefix: &str| backend.list(prefix).await.unwrap().into_iter().map(|(name, _)| name);
+    let listed = async |prefix: &str| backend.list(prefix).await.unwrap().locks.into_iter().map(|(name, _)| name);
     assert_eq!(listed("job-").await.collect::<Vec<_>>(), names);
     assert_eq!(listed("job?").await.collect::<Vec<_>>(), [name("job?")]);
     // Names whose keys are escaped.
@@ -113,6 +113,24 @@ async fn locks_are_listed_from_among_many_keys() {
         assert_eq!(listed(&odd[..1]).await.collect::<Vec<_>>(), [name(odd)]);
     }
     assert_eq!(listed("").await.count(), 23);
+}
+
+#[tokio::test]
+// verifies: odd-entries
+async fn keys_with_invalid_names_are_odd_entries() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    granted(&backend, &request("job", LONG)).await;
+    for script in [r"redis.call('SET', 'onelock:{}', 1)", r"redis.call('SET', 'onelock:{j\255}', 1)"] {
+        server.command(&["EVAL", script, "0"]);
+    }
+    let odd = async |prefix: &str| {
+        let listed = backend.list(prefix).await.unwrap();
+        assert_eq!(listed.locks.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["job"]);
+        listed.odd().iter().map(|entry| entry.place.clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(odd("").await, ["the key \"onelock:{j\u{fffd}}\"", "the key \"onelock:{}\""]);
+    assert_eq!(odd("j").await, ["the key \"onelock:{j\u{fffd}}\""]);
 }
 
 #[tokio::test]

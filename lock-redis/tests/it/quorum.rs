@@ -181,12 +181,12 @@ async fn a_lock_on_a_minority_is_not_held() {
     let servers = start(3);
     let backend = client_of(&servers);
     let (lease, _) = granted(&backend, &request("job", LONG)).await;
-    assert_eq!(backend.list("").await.unwrap().len(), 1);
+    assert_eq!(backend.list("").await.unwrap().locks.len(), 1);
     for server in &servers[..2] {
         server.command(&["FLUSHALL"]);
     }
     assert_eq!(backend.inspect(&name("job")).await.unwrap(), None);
-    assert_eq!(backend.list("").await.unwrap(), []);
+    assert_eq!(backend.list("").await.unwrap().locks, []);
     let larger = FencingToken::new(lease.token.unwrap().get() + 1).unwrap();
     assert!(!backend.advance_token(&lease, larger).await.unwrap(), "a token that only a minority knows");
 }

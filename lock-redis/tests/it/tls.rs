@@ -58,7 +58,7 @@ async fn use_it(config: RedisConfig) {
     for renewal in backend.renew_many(&leases).await {
         assert_eq!(renewal.unwrap(), Renewal::Renewed);
     }
-    assert_eq!(backend.list("tls-").await.unwrap().len(), 6);
+    assert_eq!(backend.list("tls-").await.unwrap().locks.len(), 6);
     let held = Arc::new(Notify::new());
     let waiting = tokio::spawn({
         let (locker, held) = (fixture::locker(backend.clone(), LONG), Arc::clone(&held));

@@ -84,6 +84,7 @@ macro_rules! conformance_cases {
             tamper::the_next_renewal_reports_a_deleted_record [Need::Tamper(Tampering::DeleteRecord)];
             tamper::a_replaced_record_belongs_to_another_client [Need::Tamper(Tampering::ReplaceRecord)];
             tamper::fencing_tokens_increase_after_their_record_is_deleted [Need::Tamper(Tampering::DeleteToken), Need::Has(Capability::Fencing)];
+            tamper::an_odd_entry_is_listed_and_hides_no_lock [Need::Tamper(Tampering::AddOddEntry), Need::Has(Capability::List)];
             chaos::random_faults_never_violate_lock_guarantees [];
             leader::exactly_one_of_many_candidates_leads [];
             leader::an_isolated_leader_stops_before_the_next_starts [Need::Has(Capability::Ttl)];

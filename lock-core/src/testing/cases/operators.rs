@@ -77,7 +77,7 @@ pub(super) async fn list_returns_held_locks_under_a_prefix(bench: &Bench<'_>) {
     }
     let (other, _) = granted(&*a, &bench.request(&bench.name("elsewhere"))).await;
     release(&*a, &leases.pop().expect("four were taken")).await;
-    let listed = admin(&b).list(&prefix).await.expect("the store answers");
+    let listed = admin(&b).list(&prefix).await.expect("the store answers").locks;
     let shown: Vec<_> =
         listed.iter().map(|(name, holder)| (&name.as_str()[prefix.len()..], holder.owner.as_deref())).collect();
     assert_eq!(shown, [("A", Some("A")), ("a/é\n", Some("a/é\n")), ("b", Some("b"))]);

@@ -1,4 +1,4 @@
-//! Cases of a store whose records a third party deletes or replaces, through
+//! Cases of a store whose entries a third party deletes, replaces or adds, through
 //! [`Subject::tamper`](crate::testing::Subject::tamper).
 
 use std::time::Duration;
@@ -7,12 +7,13 @@ use crate::{
     backend::Renewal,
     testing::{
         Tampering,
-        harness::{Bench, assert_not_held, granted, refused, release},
+        harness::{Bench, admin, assert_not_held, granted, refused, release},
     },
+    types::{LeaseId, LockName},
 };
 
 impl Bench<'_> {
-    async fn tamper(&self, what: Tampering, name: &crate::LockName) {
+    async fn tamper(&self, what: Tampering, name: &LockName) {
         assert!(self.subject.tamper(what, name).await, "checked before the case");
     }
 }
@@ -53,5 +54,24 @@ pub(super) async fn fencing_tokens_increase_after_their_record_is_deleted(bench:
         last = lease.token;
         release(&*client, &lease).await;
         bench.tamper(Tampering::DeleteToken, &name).await;
+    }
+}
+
+// verifies: odd-entries
+pub(super) async fn an_odd_entry_is_listed_and_hides_no_lock(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let prefix = format!("odd/{}/", LeaseId::random());
+    let name = |short| LockName::new(format!("{prefix}{short}")).expect("short and not empty");
+    // The odd entry is between the locks, in the order of the names.
+    let (first, _) = granted(&*a, &bench.request(&name("a"))).await;
+    let (last, _) = granted(&*a, &bench.request(&name("z"))).await;
+    bench.tamper(Tampering::AddOddEntry, &name("m")).await;
+    let listed = admin(&b).list(&prefix).await.expect("one odd entry is no reason to list nothing");
+    let (foreign, ours): (Vec<_>, Vec<_>) = listed.locks.iter().partition(|(_, holder)| holder.foreign.is_some());
+    assert_eq!(ours.iter().map(|(name, _)| name).collect::<Vec<_>>(), [&name("a"), &name("z")]);
+    let is_named = foreign.iter().any(|(at, _)| *at == name("m")) || listed.odd_count() > 0;
+    assert!(is_named, "the list does not name the odd entry: {listed:?}");
+    for lease in [&first, &last] {
+        release(&*a, lease).await;
     }
 }

@@ -1,6 +1,6 @@
 //! The commands of operators.
 
-use std::{fs, process::Command};
+use std::{fs, os::unix::fs::symlink, process::Command};
 
 use nix::sys::signal::SIGKILL;
 
@@ -144,6 +144,45 @@ fn list_shows_held_locks_by_prefix() {
     let lines = list(&["--json", "web"]);
     let web: serde_json::Value = serde_json::from_str(&lines).unwrap();
     assert_eq!(web["name"], "web");
+}
+
+#[test]
+// verifies: odd-entries
+fn list_reports_odd_entries_and_lists_the_rest() {
+    let locks = Locks::new();
+    let _holders = ["a", "z"].map(|name| holder(&locks, name));
+    // The name of the directory is hostile too.
+    let directory = locks.dir.path().join("lo\u{1b}[2Jcks");
+    symlink(locks.dir.path().join("locks"), &directory).unwrap();
+    symlink("/nowhere", directory.join("m.lock")).unwrap();
+    let url = format!("file://{}", directory.display()).replace('\u{1b}', "%1B");
+    let list = |args: &[&str]| output(onelock(["list", "--url", &url]).args(args));
+    let shown = list(&[]);
+    assert_eq!(shown.status.code(), Some(65));
+    let names = |text: Vec<u8>| {
+        let text = String::from_utf8(text).unwrap();
+        text.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(shown.stdout), ["a", "z"]);
+    let message = String::from_utf8(shown.stderr).unwrap();
+    assert_harmless(&message);
+    assert!(message.starts_with("onelock: cannot read an entry: cannot inspect the lock file "), "{message}");
+    assert!(message.contains("/m.lock: a symbolic link is in the way"), "{message}");
+    // Another prefix has no odd entry.
+    assert_eq!(list(&["a"]).status.code(), Some(0));
+    let shown = list(&["--json", "m"]);
+    assert_eq!(shown.status.code(), Some(65));
+    let line = String::from_utf8(shown.stdout).unwrap();
+    assert_harmless(&line);
+    let odd: serde_json::Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((&odd["odd"], &odd["place"]), (&true.into(), &directory.join("m.lock").to_str().unwrap().into()));
+    assert!(odd["reason"].as_str().unwrap().contains("symbolic link"), "{odd}");
+    for n in 0..120 {
+        symlink("/nowhere", directory.join(format!("n{n}.lock"))).unwrap();
+    }
+    let message = String::from_utf8(list(&["n"]).stderr).unwrap();
+    assert_eq!(message.lines().filter(|line| line.contains("symbolic link")).count(), 100, "{message}");
+    assert!(message.contains("onelock: 20 more entries cannot be read\n"), "{message}");
 }
 
 #[test]
