@@ -137,15 +137,15 @@ fn a_default_directory_of_another_user_is_refused() {
     }
     const OTHER: u32 = 54_321;
     let parts = [".local", ".local/state", ".local/state/onelock", ".local/state/onelock/locks"];
-    for depth in 0..parts.len() {
+    for part in parts {
         let locks = Locks::new();
         let home = locks.dir.path();
         fs::set_permissions(home, fs::Permissions::from_mode(0o1777)).unwrap();
-        fs::create_dir_all(home.join(parts[depth])).unwrap();
-        lchown(home.join(parts[depth]), Some(OTHER), Some(OTHER)).unwrap();
-        let reason = format!("{} belongs to user {OTHER}", home.join(parts[depth]).display());
+        fs::create_dir_all(home.join(part)).unwrap();
+        lchown(home.join(part), Some(OTHER), Some(OTHER)).unwrap();
+        let reason = format!("{} belongs to user {OTHER}", home.join(part).display());
         assert_refused(home, None, &reason);
-        assert_eq!(fs::read_dir(home.join(parts[depth])).unwrap().count(), 0, "nothing is created in it");
+        assert_eq!(fs::read_dir(home.join(part)).unwrap().count(), 0, "nothing is created in it");
     }
     for target in ["own", "missing"] {
         let locks = Locks::new();
