@@ -1,5 +1,4 @@
 //! The conformance suite on a migration from files to Redis.
-#![cfg(all(feature = "files", feature = "redis"))]
 
 use std::{
     sync::{Arc, OnceLock},

@@ -1,0 +1,87 @@
+//! The conformance suite on a migration from files to DynamoDB.
+
+use std::{sync::Arc, time::Duration};
+
+use lock_core::testing::{Subject, Tampering};
+use onelock::{
+    LockName,
+    backend::{Admin, Backend},
+    files::FileBackend,
+    migrate::MigrationBackend,
+};
+
+use crate::table::Table;
+
+/// The lease of the locks in DynamoDB.
+///
+/// It equals the lease of an NFS server, which the suite assumes where no ttl can be chosen.
+const LEASE: Duration = Duration::from_secs(90);
+
+struct FilesAndDynamo {
+    dir: tempfile::TempDir,
+    table: Table,
+}
+
+impl FilesAndDynamo {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap(), table: Table::new() }
+    }
+
+    fn files(&self) -> FileBackend {
+        FileBackend::open(self.dir.path()).unwrap()
+    }
+}
+
+#[async_trait::async_trait]
+impl Subject for FilesAndDynamo {
+    async fn client(&self) -> Arc<dyn Backend> {
+        Arc::new(MigrationBackend::new(Arc::new(self.files()), Arc::new(self.table.client())).lease(LEASE))
+    }
+
+    fn ttl(&self) -> Duration {
+        Duration::from_secs(1)
+    }
+
+    /// The leases in DynamoDB end earlier, by the ratio of the lease to the suite's ttl.
+    async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+        self.table.age(time.mul_f64(LEASE.as_secs_f64() / self.ttl().as_secs_f64()));
+    }
+
+    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
+        match what {
+            Tampering::DeleteRecord => self.table.delete(name),
+            Tampering::DeleteToken => {
+                self.table.delete(name);
+                return self.files().purge(name).await.unwrap();
+            }
+            _ => return false,
+        }
+        true
+    }
+}
+
+lock_core::conformance! {
+    #[tokio::test]
+    FilesAndDynamo::new(),
+    except = [
+        (an_expired_lock_is_granted_in_one_attempt, "no ttl can be chosen"),
+        (the_holders_ttl_decides_when_a_lock_expires, "no ttl can be chosen"),
+        (renewing_keeps_the_lease_past_its_ttl, "no ttl can be chosen"),
+        (renewing_an_expired_lease_leaves_its_successor_alone, "no ttl can be chosen"),
+        (an_isolated_leader_stops_before_the_next_starts, "no ttl can be chosen"),
+        (a_hung_renewal_loses_the_guard_before_takeover, "no ttl can be chosen"),
+        (throttled_renewals_lose_the_guard_before_takeover, "no ttl can be chosen"),
+        (a_suspended_holder_reports_its_loss_immediately, "no ttl can be chosen"),
+        (a_thawed_holder_reports_its_loss_immediately, "no ttl can be chosen"),
+        (setting_the_clock_back_extends_no_lease, "no ttl can be chosen"),
+        (fencing_tokens_increase_across_a_forced_break, "a lock file cannot be taken from its holder"),
+        (the_next_renewal_reports_a_broken_lease, "a lock file cannot be taken from its holder"),
+        (breaking_requires_the_current_lock_version, "a lock file cannot be taken from its holder"),
+        (releasing_a_broken_lease_reports_not_held, "a lock file cannot be taken from its holder"),
+        (a_watch_completes_after_the_release, "DynamoDB cannot wake waiters"),
+        (an_unused_wake_up_reaches_another_watcher, "DynamoDB cannot wake waiters"),
+        (a_replaced_record_belongs_to_another_client, "a client that replaces the item has no lock file; the \
+            migration from DynamoDB to Redis runs this case"),
+    ]
+}
