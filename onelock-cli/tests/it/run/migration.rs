@@ -131,3 +131,34 @@ fn a_killed_onelock_keeps_both_directories_locked() {
         });
     }
 }
+
+#[test]
+fn asking_a_migration_creates_neither_directory() {
+    let (old, new) = (Locks::new(), Locks::new());
+    let chain = format!("migrate:?from={}&to={}", old.url(), new.url());
+    for args in [&["status"][..], &["list"], &["break", "--version", "1"]] {
+        let asked = output(onelock([]).args(args).args(["--url", &chain]).args((args[0] != "list").then_some("x")));
+        let message = String::from_utf8(asked.stderr).unwrap();
+        assert_eq!((asked.status.code(), asked.stdout.len()), (Some(73), 0), "{args:?}: {message}");
+        assert!(message.contains(&format!("{}/locks does not exist", old.dir.path().display())), "{message}");
+        assert!(
+            !fs::exists(old.dir.path().join("locks")).unwrap() && !fs::exists(new.dir.path().join("locks")).unwrap()
+        );
+    }
+}
+
+#[test]
+fn a_break_that_frees_one_half_is_refused() {
+    let (locks, server) = (Locks::new(), RedisServer::start());
+    let redis = format!("redis://{}", server.addr());
+    let chain = format!("migrate:?from={}&to={redis}", locks.url());
+    let mut running = Running::start(&mut onelock(["run", "--url", &chain, "x", "-c", "echo held; exec sleep 1000"]));
+    running.expect_line("held");
+    let status = stdout(&mut onelock(["status", "--json", "--url", &chain, "x"]));
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert!(status["version"].is_null(), "{status}");
+    let refused = output(&mut onelock(["break", "--url", &chain, "--version", "1", "x"]));
+    assert_eq!(refused.status.code(), Some(78), "{refused:?}");
+    assert!(!locks.is_free());
+    assert!(stdout(&mut onelock(["list", "--url", &redis])).starts_with("x "), "the lock in Redis was broken");
+}
