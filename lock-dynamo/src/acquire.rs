@@ -1,7 +1,7 @@
 //! Acquires a lock: one request takes a free lock, and a refusal is judged by the record it
 //! returns.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName,
@@ -59,7 +59,9 @@ impl DynamoBackend {
         }
         match self.judge(&request.name, &record) {
             Verdict::Free | Verdict::Dead => self.take_over(request, &record).await,
-            Verdict::Held(free_in) => Ok(AcquireOutcome::Contended(record.holder(free_in))),
+            Verdict::Held(free_in) => {
+                Ok(AcquireOutcome::Contended(record.holder(free_in).with_store_time(self.store_time())))
+            }
             Verdict::Undecided(skew) => Err(self.undecided(skew, &record)),
         }
     }
@@ -95,10 +97,18 @@ impl DynamoBackend {
 
     /// Describes the holder of a contended lock, for messages and waiters.
     pub(crate) fn holder(&self, name: &LockName, record: &Record) -> Holder {
-        match self.judge(name, record) {
+        let holder = match self.judge(name, record) {
             Verdict::Held(free_in) => record.holder(free_in),
             Verdict::Free | Verdict::Dead | Verdict::Undecided(_) => record.holder(Some(Duration::ZERO)),
-        }
+        };
+        holder.with_store_time(self.store_time())
+    }
+
+    /// The store's time. `None` before a reply has shown it.
+    fn store_time(&self) -> Option<SystemTime> {
+        let now = self.clock.now();
+        self.clock.skew(now.moment)?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(u64::try_from(now.micros).ok()?))
     }
 
     async fn take_over(&self, request: &AcquireRequest, seen: &Record) -> Result<AcquireOutcome, Error> {
@@ -176,7 +186,7 @@ impl DynamoBackend {
             Some(skew) => format!("this machine's clock differs from the store's by {:+.1} s", seconds(skew)),
             None => "the store's replies have no Date header".to_owned(),
         };
-        let holder = record.holder(None);
+        let holder = record.holder(None).with_store_time(self.store_time());
         let message = format!(
             "the lease of {holder} is over, but {off}, so this machine cannot take over by time (skew bound {:?}); \
              set the clock, or wait until the record has stayed unchanged for a whole lease",

@@ -91,7 +91,8 @@ impl FileStore {
     /// Returns the holder of a lock, from whether its file is `locked` and from its `record`.
     fn state(&self, locked: bool, record: RecordRead, files: &Files, known: &KernelLocks) -> Option<Holder> {
         let listed = || self.medium().holding_process(&files.lock, known);
-        if locked { Some(record.holder(now_us(), listed)) } else { record.min_holder(now_us()) }
+        let holder = if locked { Some(record.holder(now_us(), listed)) } else { record.min_holder(now_us()) };
+        holder.map(|holder| holder.with_store_time(self.medium().store_time()))
     }
 }
 
@@ -103,4 +104,43 @@ fn long_name(record: &RecordRead, stem: &str) -> Option<LockName> {
 
 fn odd(path: &Path, error: &Error) -> OddEntry {
     OddEntry::new(path.display().to_string(), error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use lock_core::{
+        FencingToken, Holder, LockName,
+        backend::{AcquireRequest, LeaseId},
+    };
+
+    use super::*;
+    use crate::{
+        medium::{Medium, local::Local, nfs::Nfs},
+        mode::Mode,
+        record::{self, Record},
+    };
+
+    fn holder_on(medium: &'static dyn Medium) -> Holder {
+        let dir = tempfile::tempdir().expect("a new directory");
+        let store = FileStore::new(dir.path().to_owned(), Mode::new(None).expect("a valid mode"), medium);
+        let name = LockName::new("etl").expect("a valid name");
+        let request = AcquireRequest::new(name, LeaseId::random(), "me");
+        let token = FencingToken::new(9).expect("a small number");
+        // A minute ago, by this machine's clock.
+        let bytes = record::held(&request, token, now_us() - 60_000_000, None);
+        let record = RecordRead::Record(Record::parse(&bytes).expect("a record"));
+        store.state(true, record, &store.files("etl"), &KernelLocks::default()).expect("it is held")
+    }
+
+    #[test]
+    fn an_age_is_shown_only_where_this_machines_clock_counts() {
+        let local = holder_on(&Local { keeps_locks: true });
+        assert!(local.held_for.is_some_and(|age| age >= Duration::from_secs(60)), "{local}");
+        for shared in [holder_on(&Nfs), holder_on(&Local { keeps_locks: false })] {
+            assert!(shared.held_for.is_none() && shared.since.is_some(), "{shared}");
+            assert!(shared.to_string().starts_with("me since 20"), "{shared}");
+        }
+    }
 }

@@ -10,12 +10,12 @@
 //! numbers are the end and the length of a minimum hold, in microseconds. The record never decides
 //! which client holds the lock; only `flock` does.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use lock_core::{FencingToken, Holder, backend::AcquireRequest};
 use serde::{Deserialize, Serialize};
 
-use crate::process::RecordedProcess;
+use crate::{clock::time_of, process::RecordedProcess};
 
 /// How much of a record is read, and therefore the limit for writing.
 pub(crate) const MAX_BYTES: usize = 256 * 1024;
@@ -111,7 +111,7 @@ impl Record {
         Holder::default()
             .with_owner((!owner.is_empty()).then_some(owner))
             .with_token(token)
-            .with_since(SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(since_us)))
+            .with_since(time_of(since_us))
             .with_data(data.map(String::into_bytes).or_else(|| data_hex.and_then(|hex| from_hex(&hex))))
     }
 }
@@ -191,6 +191,8 @@ fn from_hex(hex: &str) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use lock_core::{LockName, backend::LeaseId};
     use proptest::prelude::*;
 

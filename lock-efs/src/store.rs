@@ -18,7 +18,7 @@ use lock_core::{
 };
 
 use crate::{
-    clock::now_us,
+    clock::{now_us, time_of},
     dir, encode, error,
     files::{self, Files},
     floor,
@@ -138,7 +138,7 @@ impl FileStore {
                 continue;
             }
             let Some(refusal) = refusal else { return self.settle(lock, request, &files, begun) };
-            let holder = refusal.holder.clone();
+            let holder = refusal.holder.clone().with_store_time(self.medium.store_time());
             self.slots.keep(&request.name, IdleDescriptor { lock, cached: Some(refusal) });
             return Ok(AcquireOutcome::Contended(holder));
         }
@@ -212,14 +212,17 @@ impl FileStore {
         begun: BegunRecord,
     ) -> Result<RecordOutcome, Error> {
         let here_us = now_us();
-        let now_us = match &begun {
-            BegunRecord::Nothing => here_us,
-            BegunRecord::Temp(temp) => temp.server_us()?,
-            BegunRecord::Full { server_us, .. } => *server_us,
+        let server_us = match &begun {
+            BegunRecord::Nothing => None,
+            BegunRecord::Temp(temp) => Some(temp.server_us()?),
+            BegunRecord::Full { server_us, .. } => Some(*server_us),
         };
+        let now_us = server_us.unwrap_or(here_us);
         let previous = match sidecar::read(&files.record, self.medium.open_flags())? {
             RecordRead::Record(record) if record.hold_left(now_us).is_some() => {
-                return Ok(RecordOutcome::MinHold(RecordRead::Record(record).holder(now_us, || None)));
+                let store_time = server_us.map_or_else(|| self.medium.store_time(), time_of);
+                let holder = RecordRead::Record(record).holder(now_us, || None);
+                return Ok(RecordOutcome::MinHold(holder.with_store_time(store_time)));
             }
             RecordRead::Record(record) => Some(record),
             RecordRead::Absent => None,

@@ -1,5 +1,7 @@
 //! Converts replies of the scripts into values of the backend contract.
 
+use std::time::{Duration, SystemTime};
+
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LossReason,
     backend::{AcquireOutcome, Grant, Lease, LeaseId},
@@ -56,16 +58,25 @@ pub(crate) fn refusal(script: &str, items: &[Value]) -> Result<Option<Holder>, E
     }
 }
 
-/// Reads `[record, remaining ms, type]` as a holder.
+/// Reads `[record, remaining ms, type, time in µs]` as a holder.
 fn current(script: &str, items: &[Value]) -> Result<Option<Holder>, Error> {
     match items {
-        [Value::BulkString(value), Value::Int(ttl), _] => Ok(Some(record::holder(Some(value), *ttl, None))),
-        [Value::Nil, Value::Int(ttl), Value::BulkString(kind)] => match &kind[..] {
+        [Value::BulkString(value), Value::Int(ttl), _, now] => {
+            Ok(Some(record::holder(Some(value), *ttl, None).with_store_time(store_time(now))))
+        }
+        [Value::Nil, Value::Int(ttl), Value::BulkString(kind), _] => match &kind[..] {
             b"none" => Ok(None),
             kind => Ok(Some(record::holder(None, *ttl, std::str::from_utf8(kind).ok()))),
         },
         _ => Err(unexpected(script, &Value::Array(items.to_vec()))),
     }
+}
+
+/// Reads the server's time. `None` if the user may not ask for it.
+fn store_time(now: &Value) -> Option<SystemTime> {
+    let Value::BulkString(micros) = now else { return None };
+    let micros = std::str::from_utf8(micros).ok()?.parse().ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(micros))
 }
 
 /// Reads from a reply why `lease` was lost.
@@ -107,15 +118,15 @@ mod tests {
             Value::Int(7),
             Value::Array(vec![]),
             refusal(&[]),
-            refusal(&[text("a"), text("b"), Value::Nil]),
-            refusal(&[Value::Nil, Value::Nil, Value::Nil]),
+            refusal(&[text("a"), text("b"), Value::Nil, Value::Nil]),
+            refusal(&[Value::Nil, Value::Nil, Value::Nil, Value::Nil]),
         ]
     }
 
     #[test]
     fn unreadable_replies_are_corrupt_and_ambiguous() {
         // A refusal that names no holder.
-        let free = Value::Array(vec![Value::Int(0), Value::Nil, Value::Int(-2), text("none")]);
+        let free = Value::Array(vec![Value::Int(0), Value::Nil, Value::Int(-2), text("none"), text("1")]);
         for answer in unreadable().into_iter().chain([free, text("granted"), Value::Array(vec![Value::Int(2)])]) {
             let error = granted_or_held(answer.clone()).unwrap_err();
             assert!(error.kind() == ErrorKind::Corrupt && error.is_ambiguous(), "{answer:?}: {error:?}");

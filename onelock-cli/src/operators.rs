@@ -141,6 +141,7 @@ fn json(name: &LockName, holder: Option<&Holder>) -> Value {
         "owner": holder.owner,
         "token": holder.token.map(lock_core::FencingToken::get),
         "since": since.map(|since| since.as_secs_f64()),
+        "held_for": holder.held_for.map(|age| age.as_secs_f64()),
         "expires_in": holder.expires_in.map(|left| left.as_secs_f64()),
         "data": data,
         "version": holder.version,

@@ -1,6 +1,6 @@
-//! Clocks that all processes of a machine share.
+//! Clocks that all processes of a machine share, and a wall clock that is wrong for one process.
 
-use std::time::Duration;
+use std::{path::PathBuf, process::Command, time::Duration};
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -19,4 +19,20 @@ pub fn monotonic_nanos() -> i64 {
 /// Never on a system that has this clock, which POSIX requires.
 pub fn processor_time() -> Duration {
     clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID).expect("the clock exists").into()
+}
+
+/// Starts `command` with a wall clock that is off by `offset`, such as `+3600s`. Elapsed time stays
+/// correct.
+///
+/// # Panics
+/// If libfaketime is not installed.
+pub fn set_clock_off(command: &mut Command, offset: &str) {
+    // Not by the program `faketime`, which would be killed in the place of its child.
+    command.env("LD_PRELOAD", libfaketime()).env("FAKETIME", offset).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+}
+
+fn libfaketime() -> PathBuf {
+    let places = std::fs::read_dir("/usr/lib").expect("it is there").flatten().map(|entry| entry.path());
+    let found = places.map(|place| place.join("faketime/libfaketime.so.1")).find(|library| library.exists());
+    found.expect("this test needs libfaketime: apt-get install libfaketime")
 }

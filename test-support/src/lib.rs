@@ -44,7 +44,7 @@ mod wait;
 pub mod wire;
 
 #[cfg(feature = "servers")]
-pub use clocks::{monotonic_nanos, processor_time};
+pub use clocks::{monotonic_nanos, processor_time, set_clock_off};
 #[cfg(feature = "servers")]
 pub use daemon::{Daemon, free_port};
 pub use loopback::{Direction, Proxy};

@@ -34,14 +34,14 @@ impl Backoff {
     /// Records that the watch woke the waiter while `holder` held the lock.
     pub(crate) fn woken(&mut self, holder: Option<&Holder>) {
         self.reset();
-        self.woken_behind = Some(holder.map(without_expiry));
+        self.woken_behind = Some(holder.map(without_times));
     }
 
     /// Returns how long to ignore the watch after a spurious wake-up, that is, if `holder` has not
     /// changed.
     pub(crate) fn after_wake(&mut self, holder: Option<&Holder>) -> Duration {
         let before = self.woken_behind.take();
-        if before.is_none_or(|before| before != holder.map(without_expiry)) {
+        if before.is_none_or(|before| before != holder.map(without_times)) {
             self.for_nothing = SHORTEST;
             return Duration::ZERO;
         }
@@ -65,8 +65,9 @@ impl Backoff {
     }
 }
 
-fn without_expiry(holder: &Holder) -> Holder {
-    Holder { expires_in: None, ..holder.clone() }
+/// Returns what stays the same while one client holds the lock.
+fn without_times(holder: &Holder) -> Holder {
+    Holder { expires_in: None, held_for: None, ..holder.clone() }
 }
 
 /// Returns a random factor between a half and one.

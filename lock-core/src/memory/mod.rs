@@ -76,6 +76,7 @@ struct Record {
     data: Option<Vec<u8>>,
     token: FencingToken,
     since: SystemTime,
+    acquired: Instant,
     expires: Instant,
     released: bool,
     /// The holder before this one, if an operator broke its lock, and who did.
@@ -88,6 +89,7 @@ impl Record {
             owner: Some(self.owner.clone()),
             token: Some(self.token),
             since: Some(self.since),
+            held_for: Some(now.duration_since(self.acquired)),
             expires_in: Some(self.expires.duration_since(now)),
             data: self.data.clone(),
             version: (!self.released).then(|| self.id.to_string()),
@@ -242,6 +244,7 @@ impl Backend for MemoryBackend {
             data: request.data.clone(),
             token,
             since: wall,
+            acquired: now,
             expires,
             released: false,
             broken,

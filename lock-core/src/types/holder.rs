@@ -7,6 +7,9 @@ use std::{
 
 use crate::types::FencingToken;
 
+/// How far an estimate of a store's clock may be wrong.
+const ESTIMATE: Duration = Duration::from_secs(2);
+
 /// Who holds a lock, since when, until when: all that the store's record says.
 ///
 /// Every field is optional, because the holder may be a foreign client that records less, or
@@ -18,8 +21,12 @@ pub struct Holder {
     pub owner: Option<String>,
     /// The holder's fencing token.
     pub token: Option<FencingToken>,
-    /// When it acquired the lock, by the store's clock where the store has one.
+    /// When it acquired the lock, by the store's clock where the store has one. Do not compare it
+    /// with the clock of this machine, which may differ; see [`held_for`](Self::held_for).
     pub since: Option<SystemTime>,
+    /// How long it had held the lock when the store answered, by the store's clock. `None` when the
+    /// answer does not show that clock.
+    pub held_for: Option<Duration>,
     /// How long the store will keep the lock unless it is renewed, by the store's clock when it
     /// answered. `None` when the lock does not expire by itself or the store does not say.
     pub expires_in: Option<Duration>,
@@ -33,10 +40,28 @@ pub struct Holder {
     pub foreign: Option<String>,
 }
 
+impl Holder {
+    /// Sets `held_for` from `since` and `now`, the store's time of the answer.
+    ///
+    /// A start that is slightly ahead of `now` counts as now, because `now` may be an estimate. A
+    /// start further ahead says nothing.
+    #[must_use]
+    pub fn with_store_time(self, now: impl Into<Option<SystemTime>>) -> Self {
+        let age = |(since, now): (SystemTime, SystemTime)| match now.duration_since(since) {
+            Ok(age) => Some(age),
+            Err(ahead) => (ahead.duration() <= ESTIMATE).then_some(Duration::ZERO),
+        };
+        let now: Option<SystemTime> = now.into();
+        let held_for = self.since.zip(now).and_then(age);
+        Self { held_for, ..self }
+    }
+}
+
 setters!(Holder {
     with_owner(owner: impl Into<Option<String>>),
     with_token(token: impl Into<Option<FencingToken>>),
     with_since(since: impl Into<Option<SystemTime>>),
+    with_held_for(held_for: impl Into<Option<Duration>>),
     with_expires_in(expires_in: impl Into<Option<Duration>>),
     with_data(data: impl Into<Option<Vec<u8>>>),
     with_version(version: impl Into<Option<String>>),
@@ -44,15 +69,18 @@ setters!(Holder {
 });
 
 impl fmt::Display for Holder {
-    /// One line: `etl-7:4711-x3 for 42 s, token 1732, expires in 12 s`.
+    /// One line: `etl-7:4711-x3 for 42 s, token 1732, expires in 12 s`. Without a known age, the
+    /// recorded start: `etl-7:4711-x3 since 2026-11-29T08:49:36Z`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.owner, &self.foreign) {
             (Some(owner), _) => write!(f, "{}", owner.escape_debug())?,
             (None, Some(kind)) => write!(f, "{kind}")?,
             (None, None) => write!(f, "an unknown holder")?,
         }
-        if let Some(held_for) = self.since.and_then(|since| SystemTime::now().duration_since(since).ok()) {
-            write!(f, " for {} s", held_for.as_secs())?;
+        match (self.held_for, self.since) {
+            (Some(held_for), _) => write!(f, " for {} s", held_for.as_secs())?,
+            (None, Some(since)) => write!(f, " since {}", Utc(since))?,
+            (None, None) => {}
         }
         if let Some(token) = self.token {
             write!(f, ", token {token}")?;
@@ -64,9 +92,70 @@ impl fmt::Display for Holder {
     }
 }
 
+/// Shows a time as the date and the time of day in UTC, as in RFC 3339.
+struct Utc(SystemTime);
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DAY: u64 = 86_400;
+        let seconds = self.0.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        let (year, month, day) = civil(seconds / DAY);
+        let (hour, minute, second) = (seconds % DAY / 3_600, seconds % 3_600 / 60, seconds % 60);
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+    }
+}
+
+/// Returns year, month and day of the Gregorian calendar, `days` after 1970-01-01.
+///
+/// Counts in eras of 400 years and in years that begin on the first of March, so that a leap day is
+/// the last day of its year; see `civil_from_days` in
+/// <https://howardhinnant.github.io/date_algorithms.html>.
+fn civil(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    (era * 400 + year_of_era + u64::from(month <= 2), month, day)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn an_age_comes_from_the_stores_clock_or_is_not_shown() {
+        let holder = Holder::default().with_owner("etl:1".to_owned()).with_since(at(1_700_000_000));
+        // The wall clock of the machine that runs this test is years ahead.
+        assert_eq!(holder.to_string(), "etl:1 since 2023-11-14T22:13:20Z");
+        let after = |seconds: u64| holder.clone().with_store_time(at(1_700_000_000 + seconds));
+        assert_eq!(after(42).to_string(), "etl:1 for 42 s");
+        let ahead = holder.clone().with_store_time(at(1_699_999_999));
+        assert_eq!(ahead.held_for, Some(Duration::ZERO), "the estimate of the store's clock is late");
+        let ahead = holder.clone().with_store_time(at(1_699_999_000));
+        assert_eq!((ahead.held_for, ahead.to_string()), (None, holder.to_string()));
+        assert_eq!(holder.clone().with_store_time(None).held_for, None);
+    }
+
+    #[test]
+    fn times_are_shown_in_utc() {
+        for (seconds, shown) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (1_709_251_200, "2024-03-01T00:00:00Z"),
+            (1_735_689_599, "2024-12-31T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(Utc(at(seconds)).to_string(), shown);
+        }
+    }
 
     #[test]
     fn a_holder_is_shown_in_one_line_with_what_is_known() {

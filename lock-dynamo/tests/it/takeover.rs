@@ -13,7 +13,7 @@ use lock_core::{
     clock::{Clock, ClockReading, SystemClock},
 };
 use lock_dynamo::{DynamoBackend, Schema, Takeover};
-use test_support::until;
+use test_support::{set_clock_off, until};
 
 use crate::fixture::{Table, request};
 
@@ -75,16 +75,9 @@ fn contend(table: &Table, takeover: &str) -> Contender {
 /// Like `contend`, with a wrong wall clock; elapsed time stays correct.
 fn contend_with_clock_off(table: &Table, offset: &str) -> Contender {
     let mut command = Command::new(program());
-    // Not by the program `faketime`, which would be killed in the place of its child.
-    command.env("LD_PRELOAD", libfaketime()).env("FAKETIME", offset).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    set_clock_off(&mut command, offset);
     arguments(&mut command, table, "absolute");
     start(command)
-}
-
-fn libfaketime() -> PathBuf {
-    let places = std::fs::read_dir("/usr/lib").expect("it is there").flatten().map(|entry| entry.path());
-    let found = places.map(|place| place.join("faketime/libfaketime.so.1")).find(|library| library.exists());
-    found.expect("this test needs libfaketime: apt-get install libfaketime")
 }
 
 fn arguments(command: &mut Command, table: &Table, takeover: &str) {

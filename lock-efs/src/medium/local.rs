@@ -5,7 +5,7 @@ use std::{
     io,
     os::unix::fs::{FileExt, MetadataExt},
     path::Path,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use lock_core::Error;
@@ -107,6 +107,11 @@ impl Medium for Local {
 
     fn refresh_directory(&self, _: &Path) -> Result<(), Error> {
         Ok(())
+    }
+
+    /// The hosts of a file system of unknown kind have clocks of their own.
+    fn store_time(&self) -> Option<SystemTime> {
+        self.keeps_locks.then(SystemTime::now)
     }
 
     fn is_nfs(&self) -> bool {

@@ -1,6 +1,12 @@
 //! The file systems that locks are on, and the operations that differ between them.
 
-use std::{fmt::Debug, fs::File, io, path::Path, time::Duration};
+use std::{
+    fmt::Debug,
+    fs::File,
+    io,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use lock_core::Error;
 use nix::fcntl::OFlag;
@@ -69,6 +75,10 @@ pub(crate) trait Medium: Debug + Send + Sync {
     /// Makes the next look-up of a path in `directory` ask the server, where the path comes from a
     /// cache otherwise.
     fn refresh_directory(&self, directory: &Path) -> Result<(), Error>;
+
+    /// Returns the time of the clock that records are written by. `None` if that is not this
+    /// machine's clock: a server shows its clock only when a file is written.
+    fn store_time(&self) -> Option<SystemTime>;
 
     /// Returns whether this is NFS.
     fn is_nfs(&self) -> bool;

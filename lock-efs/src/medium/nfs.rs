@@ -8,7 +8,7 @@ use std::{
         unix::fs::{FileExt, MetadataExt},
     },
     path::Path,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use lock_core::Error;
@@ -130,6 +130,10 @@ impl Medium for Nfs {
 
     fn refresh_directory(&self, directory: &Path) -> Result<(), Error> {
         fresh::refresh(directory).map_err(|e| fresh::failed(directory, e))
+    }
+
+    fn store_time(&self) -> Option<SystemTime> {
+        None
     }
 
     fn is_nfs(&self) -> bool {

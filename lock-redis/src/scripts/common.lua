@@ -10,13 +10,17 @@ local TOKEN_IDLE = '2592000000'
 local LONGEST_RECORD = 1048576
 
 -- Returns the holder, for a refusal:
--- {0, record or false, remaining ms, type of a key that is not a string or false}.
+-- {0, record or false, remaining ms, type of a key that is not a string or false, time in µs or
+-- false}.
 local function holder(lock, held)
   -- A foreign value may be as large as 512 MB. Its beginning is enough to recognise it as foreign.
   if held and #held > LONGEST_RECORD then held = string.sub(held, 1, 40) end
   local kind = false
   if not held then kind = redis.call('TYPE', lock).ok end
-  return {0, held, redis.call('PTTL', lock), kind}
+  -- pcall, because a user without the right to read the time may still read the lock.
+  local time = redis.pcall('TIME')
+  local now = not time.err and string.format('%s%06d', time[1], time[2])
+  return {0, held, redis.call('PTTL', lock), kind, now}
 end
 
 -- Queues a waiting process, identified by its channel. A queued process keeps its place.

@@ -145,6 +145,21 @@ async fn a_key_that_may_not_be_read_hides_no_lock() {
 }
 
 #[tokio::test]
+async fn a_user_without_the_time_reads_locks_without_age() {
+    let server = RedisServer::start();
+    let all = RedisBackend::new(tcp(&server)).unwrap();
+    let held = request("job");
+    assert!(matches!(all.acquire(&held).await.unwrap(), AcquireOutcome::Granted(_)));
+    assert!(all.inspect(&held.name).await.unwrap().unwrap().held_for.is_some());
+    let rules = RULES.iter().filter(|rule| **rule != "+time");
+    let set: Vec<_> = ["ACL", "SETUSER", "reader", "reset", "on", ">s3cret"].iter().chain(rules).copied().collect();
+    assert_eq!(server.command(&set), "+OK\r\n");
+    let reader = RedisBackend::new(tcp(&server).login("reader", "s3cret")).unwrap();
+    let holder = reader.inspect(&held.name).await.unwrap().expect("it is held");
+    assert!(holder.held_for.is_none() && holder.since.is_some(), "{holder}");
+}
+
+#[tokio::test]
 async fn a_user_without_wake_up_rights_can_release() {
     let server = RedisServer::start();
     let waiter = RedisBackend::new(tcp(&server)).unwrap();

@@ -1,5 +1,7 @@
 //! Tests of the real program.
 
+#[cfg(all(feature = "redis", feature = "dynamo"))]
+mod ages;
 mod containers;
 mod death;
 mod default_store;
