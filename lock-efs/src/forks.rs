@@ -13,12 +13,12 @@ use std::{
     },
     sync::{
         Mutex, OnceLock,
-        atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicI32, AtomicU64, Ordering},
     },
     thread,
 };
 
-use lock_core::{Error, ErrorKind};
+use lock_core::{Error, ErrorKind, backend::Process};
 use nix::{errno::Errno, fcntl::OFlag, libc, unistd::pipe2};
 
 use crate::sync;
@@ -34,7 +34,8 @@ struct Slot {
     descriptor: AtomicI32,
     device: AtomicU64,
     inode: AtomicU64,
-    process: AtomicU32,
+    /// The mark of the process that opened it.
+    process: AtomicU64,
 }
 
 impl Slot {
@@ -43,7 +44,7 @@ impl Slot {
             descriptor: AtomicI32::new(FREE),
             device: AtomicU64::new(0),
             inode: AtomicU64::new(0),
-            process: AtomicU32::new(0),
+            process: AtomicU64::new(0),
         }
     }
 }
@@ -110,7 +111,7 @@ impl Listed {
         let slot = FIRST.take();
         slot.device.store(found.dev(), Ordering::Relaxed);
         slot.inode.store(found.ino(), Ordering::Relaxed);
-        slot.process.store(std::process::id(), Ordering::Relaxed);
+        slot.process.store(Process::current().mark(), Ordering::Relaxed);
         slot.descriptor.store(file.as_raw_fd(), Ordering::Release);
         Self(slot)
     }
@@ -132,7 +133,7 @@ impl Drop for Listed {
 ///
 /// It makes only calls that are safe in a signal handler.
 pub fn after_fork_in_child() {
-    let process = std::process::id();
+    let process = Process::current().mark();
     let substitute = SUBSTITUTE.load(Ordering::Acquire);
     let mut chunk = Some(&FIRST);
     while let Some(Chunk { slots, next }) = chunk {

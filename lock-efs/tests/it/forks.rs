@@ -1,24 +1,27 @@
 //! Processes made by `fork` without exec.
 
 use std::{
-    path::Path,
+    fs::{self, File},
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
 
 use lock_core::{Locker, LossReason, Release, blocking};
 use lock_efs::FileBackend;
+use nix::libc;
 use test_support::fork::{attempt, dropped_in_a_child, forked};
 
-use crate::fixture::{Process, in_child, myself};
+use crate::fixture::{Process, in_child, myself, run_child};
 
 fn locker(directory: &Path) -> blocking::Locker {
     blocking::Locker::open_with(async { Locker::new(FileBackend::open(directory)?) }).unwrap()
 }
 
-/// Whether the lock `etl` is free, according to `flock(1)`.
+/// Whether another program can lock the file of `etl`.
 fn is_free(directory: &Path) -> bool {
-    Command::new("flock").arg("-n").arg(directory.join("etl.lock")).arg("true").status().unwrap().success()
+    File::options().read(true).write(true).open(directory.join("etl.lock")).unwrap().try_lock().is_ok()
 }
 
 #[test]
@@ -74,7 +77,7 @@ fn a_living_child_does_not_keep_a_killed_parents_lock() {
     let mut parent = Process::start(&command.iter().map(String::as_str).collect::<Vec<_>>());
     parent.wait_for("CHILD FORKED");
     assert!(!is_free(dir.path()));
-    let pid = std::fs::read_to_string(dir.path().join("pid")).unwrap();
+    let pid = fs::read_to_string(dir.path().join("pid")).unwrap();
     parent.kill();
     let end = Instant::now() + Duration::from_secs(20);
     while !is_free(dir.path()) {
@@ -84,13 +87,82 @@ fn a_living_child_does_not_keep_a_killed_parents_lock() {
     assert!(killed.success(), "the child had ended, so it proved nothing");
 }
 
+/// Both have the process id 1, as a container has whose process starts another container.
+#[test]
+// verifies: forked
+fn a_first_process_and_its_first_process_are_two() {
+    let dir = tempfile::tempdir().unwrap();
+    run_child(FIRST_PROCESS, "forks::child_is_the_first_process", dir.path());
+}
+
+#[test]
+fn child_is_the_first_process() {
+    let Some(dir) = in_child() else { return };
+    assert_eq!(std::process::id(), 1);
+    let locker = locker(&dir);
+    let guard = locker.acquire("etl").unwrap();
+    let ((guard, locker), said) = forked_first((guard, locker), |(guard, locker)| {
+        let open = open_lock_files();
+        let lost = guard.check().expect_err("the child does not hold the lock").reason;
+        drop(guard);
+        format!("{lost:?}; {open} open; {}; {}", attempt(&locker, "etl"), attempt(&locker, "other"))
+    });
+    let lost = LossReason::Forked { parent: 1 };
+    assert_eq!(said, format!("{lost:?}; 0 open; etl contended; other acquired, Ok(Released)"));
+    assert!(guard.check().is_ok() && !is_free(&dir), "the child dropped its copy of the guard");
+    let (guard, released) = forked_first(guard, |guard| format!("{:?}", guard.release()));
+    assert_eq!(released, "Ok(NotHeld(None))");
+    assert!(guard.check().is_ok() && !is_free(&dir), "the child released its copy of the guard");
+    assert_eq!(open_lock_files(), 1, "the parent keeps its file open");
+    assert_eq!(guard.release().unwrap(), Release::Released);
+    assert!(is_free(&dir));
+    drop(locker);
+    println!("CHILD RAN");
+}
+
+/// Starts a process that is the first of its PID namespace.
+const FIRST_PROCESS: &[&str] = &["unshare", "--user", "--map-root-user", "--pid", "--fork"];
+
+/// Forks a child that is the first process of a PID namespace; see [`forked`].
+fn forked_first<T>(value: T, work: impl FnOnce(T) -> String) -> (T, String) {
+    // This process could start no thread while its children get another namespace.
+    let own = File::open("/proc/self/ns/pid").unwrap();
+    children_get_a_namespace(None);
+    let answered = forked(value, |value| {
+        assert_eq!(std::process::id(), 1);
+        work(value)
+    });
+    children_get_a_namespace(Some(&own));
+    answered
+}
+
+/// Chooses the PID namespace of the children forked from now on: a new one, or `own`.
+#[expect(unsafe_code, reason = "no wrapper of these calls is enabled")]
+fn children_get_a_namespace(own: Option<&File>) {
+    // SAFETY: both calls change only the namespace of later children.
+    let result = unsafe {
+        match own {
+            None => libc::unshare(libc::CLONE_NEWPID),
+            Some(own) => libc::setns(own.as_raw_fd(), libc::CLONE_NEWPID),
+        }
+    };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+}
+
+/// Counts the descriptors of this process that have a lock file open.
+fn open_lock_files() -> usize {
+    let target = |entry: std::io::Result<fs::DirEntry>| fs::read_link(entry.unwrap().path()).ok();
+    let is_lock = |path: &PathBuf| path.ends_with("etl.lock");
+    fs::read_dir("/proc/self/fd").unwrap().filter_map(target).filter(is_lock).count()
+}
+
 #[test]
 fn child_holds_a_lock_and_forks() {
     let Some(dir) = in_child() else { return };
     let locker = locker(&dir);
     let _guard = locker.acquire("etl").unwrap();
     forked((), |()| {
-        std::fs::write(dir.join("pid"), std::process::id().to_string()).unwrap();
+        fs::write(dir.join("pid"), std::process::id().to_string()).unwrap();
         println!("CHILD FORKED");
         std::thread::sleep(Duration::from_secs(600));
         "ended".to_owned()
