@@ -7,6 +7,7 @@ mod doctor;
 mod endpoints;
 mod faults;
 mod fixture;
+mod forks;
 mod hostile;
 mod init;
 mod interop_items;
