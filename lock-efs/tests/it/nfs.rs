@@ -1,0 +1,48 @@
+//! Runs tests of this binary on a real NFSv4.1 mount too, in a guest.
+
+use std::time::Duration;
+
+use test_support::nfs::Guest;
+
+const AS_ROOT: &str = "";
+const AS_USER: &str = "setpriv --reuid 1000 --regid 1000 --clear-groups env ONELOCK_TEST_CHILD=/efs";
+
+/// Runs `tests` on a client of the guest, whose temporary directories are on the mount.
+fn on_a_mount(runner: &str, tests: &[&str]) {
+    let exe = std::env::current_exe().unwrap();
+    let (name, words) = (exe.file_name().unwrap().display(), tests.join(" "));
+    let run = format!("exec on_a {runner} env TMPDIR=/efs {name} --exact {words} --test-threads=1 --nocapture");
+    let said = Guest::new(format!("#!/bin/bash\n{run}\n")).limit(Duration::from_secs(900)).with(&exe).run();
+    let passed = format!("test result: ok. {} passed", tests.len());
+    assert!(said.contains(&passed), "without {passed:?}:\n{said}");
+}
+
+#[test]
+// verifies: forked
+fn forks_leave_the_locks_of_their_parent() {
+    on_a_mount(
+        AS_ROOT,
+        &[
+            "forks::a_child_that_drops_or_releases_leaves_the_lock",
+            "forks::a_locker_opened_before_a_fork_works_in_both",
+            "forks::a_living_child_does_not_keep_a_killed_parents_lock",
+            "forks::a_first_process_and_its_first_process_are_two",
+        ],
+    );
+}
+
+#[test]
+// verifies: obstacles
+fn obstacles_at_any_name_are_named_and_untouched() {
+    on_a_mount(
+        AS_ROOT,
+        &["hostile::obstacles_at_any_name_are_named_and_untouched", "hostile::odd_entries_never_hide_other_locks"],
+    );
+}
+
+/// The server lets root of a client open files of all users, so a user is tried too.
+#[test]
+// verifies: obstacles
+fn obstacles_stop_no_user_without_privileges() {
+    on_a_mount(AS_USER, &["hostile::child_without_privileges"]);
+}
