@@ -234,3 +234,58 @@ fn is_locked(path: &Path) -> Result<bool, Error> {
     fcntl(file.as_fd(), FcntlArg::F_GETLK(&mut conflict)).map_err(|e| fail(e.into()))?;
     Ok(i32::from(conflict.l_type) != libc::F_UNLCK)
 }
+
+#[cfg(test)]
+mod tests {
+    use lock_core::{
+        FencingToken, LockName,
+        backend::{AcquireRequest, LeaseId},
+    };
+    use test_support::nfs::Guest;
+
+    use super::*;
+    use crate::{mode::Mode, record};
+
+    /// A directory of the guest, at a client and at the server.
+    const HERE: &str = "/efs/sync";
+    const AT_SERVER: &str = "/srv/nfs/sync";
+
+    #[test]
+    fn the_server_has_what_a_call_wrote() {
+        let exe = std::env::current_exe().expect("this process has a program");
+        let name = exe.file_name().expect("a program has a name").display();
+        let test = "medium::nfs::tests::on_a_client";
+        let run = format!("exec on_a env ONELOCK_TEST_NFS=1 {name} --exact {test} --nocapture");
+        let said = Guest::new(format!("#!/bin/bash\n{run}\n")).with(&exe).run();
+        assert!(said.contains("ON A CLIENT") && said.contains("1 passed"), "{said}");
+    }
+
+    /// What the server lacks is lost if this host stops now, and hidden from other hosts.
+    #[test]
+    fn on_a_client() {
+        if std::env::var_os("ONELOCK_TEST_NFS").is_none() {
+            return;
+        }
+        let (here, at_server) = (Path::new(HERE), Path::new(AT_SERVER));
+        fs::create_dir(here).expect("the mount is writable");
+        let mode = Mode { file: 0o600, directory: 0o700, exact: false };
+        let sharing = mode.sharing(&fs::metadata(here).expect("it was just created"));
+        let request = AcquireRequest::new(LockName::new("etl").expect("a good name"), LeaseId::random(), "tester");
+        let held = record::held(&request, FencingToken::new(1).expect("a good token"), 1);
+        let only_file = || {
+            let entry = fs::read_dir(at_server).expect("the server has the directory").next();
+            fs::read(entry.expect("there is a file").expect("it is listed").path()).expect("the server has the file")
+        };
+
+        let temp = TempRecord::create(here, sharing).expect("the directory is writable");
+        temp.write(&held).expect("the server has room");
+        assert_eq!(only_file(), held, "a temporary record");
+        let file = temp.place(&held, &here.join("etl.info")).expect("the record is placed");
+        assert_eq!(only_file(), held, "a placed record");
+
+        Nfs.mark_released(&file, 2, Duration::ZERO).expect("the record is marked");
+        let mark = record::released(2, Duration::ZERO);
+        assert!(only_file().starts_with(mark.as_bytes()), "the mark of a release");
+        println!("ON A CLIENT");
+    }
+}

@@ -44,8 +44,10 @@ impl TempRecord {
         Ok(u64::try_from(micros).unwrap_or(u64::MAX))
     }
 
-    /// Writes `bytes` and waits until the server has them. Otherwise other hosts could read an
-    /// empty record.
+    /// Writes `bytes` and waits until the server has them.
+    ///
+    /// A rename by Linux 6.1 sends them first, so other hosts read no empty record. But it does not
+    /// report that the server refused them, and would replace the record by an empty one.
     pub(crate) fn write(&self, bytes: &[u8]) -> Result<(), Error> {
         let written = self.file.write_all_at(bytes, 0).and_then(|()| self.file.sync_data());
         written.map_err(|e| error::at("write the lock record", &self.path, e))
