@@ -2,7 +2,7 @@
 //! brought back. `simulate` runs many more seeds.
 
 use test_support::sim::{
-    Mistake,
+    Mistake, fingerprint,
     trial::{breaks_no_promise, is_found, replays},
 };
 
@@ -46,4 +46,14 @@ fn a_retry_that_takes_its_own_lock_for_foreign_is_found() {
 #[test]
 fn a_seed_replays_the_same_history() {
     replays(10, Some(Mistake::ReleaseWithoutComparison), None);
+}
+
+/// `verify` runs release builds, and their seeds must replay in the debug builds of these tests.
+/// A change of what the core or the simulation does in a run changes the hashes.
+#[test]
+fn a_seed_has_one_history_in_all_builds() {
+    let hashes = [0, 1, 2].map(|seed| format!("{:016x}", fingerprint(seed, None, None)));
+    println!("{hashes:?}");
+    let advice = "if the change is intended, compare `simulate --hash` of a debug and a release build, and put it here";
+    assert_eq!(hashes, ["1b7a9994afc1d5e4", "c9508260acb61c4e", "18b424978a877373"], "{advice}");
 }

@@ -2,10 +2,11 @@
 
 use std::{env, process::ExitCode, time::Instant};
 
-use super::{Mistake, real::Real, search};
+use super::{Mistake, fingerprint, real::Real, search};
 
 /// Simulates `real`, or the core over a model of a store. The arguments are
-/// `[--json] [--seeds N] [--from SEED] [--mistake NAME]`, or `--list-mistakes`.
+/// `[--json | --hash] [--seeds N] [--from SEED] [--mistake NAME]`, or `--list-mistakes`.
+/// `--hash` only prints the hash of each history.
 ///
 /// Without `--mistake` the protocol runs unchanged, and a violation is a failure. With a mistake,
 /// the output says how many seeds found it, and zero is a failure.
@@ -16,12 +17,16 @@ use super::{Mistake, real::Real, search};
 /// # Panics
 /// If a simulation panics.
 pub fn command(real: Option<&dyn Real>) -> Result<ExitCode, String> {
-    let (mut seeds, mut from, mut mistake, mut json) = (1_000, 0, None, false);
+    let (mut seeds, mut from, mut mistake, mut json, mut hash) = (1_000, 0, None, false, false);
     let mut arguments = env::args().skip(1);
     while let Some(option) = arguments.next() {
         match option.as_str() {
             "--json" => {
                 json = true;
+                continue;
+            }
+            "--hash" => {
+                hash = true;
                 continue;
             }
             "--list-mistakes" => {
@@ -38,6 +43,11 @@ pub fn command(real: Option<&dyn Real>) -> Result<ExitCode, String> {
             "--mistake" => mistake = Some(value.parse::<Mistake>()?),
             other => return Err(format!("unknown option {other}")),
         }
+    }
+    if hash {
+        (from..from.saturating_add(seeds))
+            .for_each(|seed| println!("{seed} {:016x}", fingerprint(seed, mistake, real)));
+        return Ok(ExitCode::SUCCESS);
     }
     let started = Instant::now();
     let found = search(from..from.saturating_add(seeds), mistake, real);

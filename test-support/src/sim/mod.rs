@@ -34,7 +34,7 @@ use std::{
     thread,
 };
 
-use lock_history::{Report, Violation};
+use lock_history::{EventKind, Report, Violation};
 use serde_json::{Value, json};
 
 pub use self::command::command;
@@ -100,6 +100,25 @@ pub struct Faults {
 /// Runs the simulation of `seed`, of `real` or of the core over a model of a store.
 pub fn simulate(seed: u64, mistake: Option<Mistake>, real: Option<&dyn Real>) -> (Report, Faults) {
     world::World::new(seed, mistake, real).run()
+}
+
+/// Runs the simulation of `seed`, and returns a hash of its history: of every event and its time.
+///
+/// The hash depends only on the code and the seed, and not on the build, the machine or the run.
+/// Only lease ids differ between runs, because the core draws them from the system. The hash leaves
+/// them out.
+pub fn fingerprint(seed: u64, mistake: Option<Mistake>, real: Option<&dyn Real>) -> u64 {
+    let (mut events, _) = world::World::new(seed, mistake, real).play();
+    for event in &mut events {
+        if let EventKind::Refused { owner: Some(owner) } = &mut event.kind {
+            owner.truncate(owner.find(", ").unwrap_or(owner.len()));
+        }
+    }
+    // FNV-1a, because the hash of the standard library may change with its version.
+    let lines = events.iter().map(|event| format!("{event:?}\n"));
+    lines.fold(0xcbf2_9ce4_8422_2325, |hash, line| {
+        line.bytes().fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    })
 }
 
 /// The results of many simulations.

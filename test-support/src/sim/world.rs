@@ -90,7 +90,14 @@ impl<'a> World<'a> {
         }
     }
 
-    pub(super) fn run(mut self) -> (Report, Faults) {
+    pub(super) fn run(self) -> (Report, Faults) {
+        let slack = self.subject.slack();
+        let (events, faults) = self.play();
+        (judge(&events, slack), faults)
+    }
+
+    /// Returns the history and the faults.
+    pub(super) fn play(mut self) -> (Vec<Event>, Faults) {
         while self.time.now() < STORMY {
             self.befall();
             self.step();
@@ -107,7 +114,7 @@ impl<'a> World<'a> {
             self.kill(index);
         }
         let events = std::mem::take(&mut *self.journal.events.lock().unwrap_or_else(PoisonError::into_inner));
-        (judge(&events, self.subject.slack()), faults)
+        (events, faults)
     }
 
     fn step(&mut self) {
