@@ -84,7 +84,8 @@ use crate::{
 pub struct Guard {
     hold: Arc<LeaseState>,
     shared: Arc<Shared>,
-    crashed: Option<Holder>,
+    /// In a box, because most guards have none, and a guard is moved often.
+    crashed: Option<Box<Holder>>,
     armed: bool,
 }
 
@@ -106,7 +107,7 @@ impl Guard {
         if let Some(crashed) = &crashed {
             tracing::info!(name = %hold.lease.name, holder = %crashed, "took over from a holder that did not release");
         }
-        Self { hold, shared, crashed, armed: true }
+        Self { hold, shared, crashed: crashed.map(Box::new), armed: true }
     }
 
     /// Returns the name of the lock in the store, with the locker's prefix.
@@ -150,7 +151,7 @@ impl Guard {
 
     /// Returns the previous holder, if it did not release the lock. Its work may be incomplete.
     pub fn crashed_holder(&self) -> Option<&Holder> {
-        self.crashed.as_ref()
+        self.crashed.as_deref()
     }
 
     /// Checks by the local clocks whether the lock is still held. Makes no request, so it is cheap

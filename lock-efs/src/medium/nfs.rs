@@ -271,7 +271,7 @@ mod tests {
         let mode = Mode { file: 0o600, directory: 0o700, exact: false };
         let sharing = mode.sharing(&fs::metadata(here).expect("it was just created"));
         let request = AcquireRequest::new(LockName::new("etl").expect("a good name"), LeaseId::random(), "tester");
-        let held = record::held(&request, FencingToken::new(1).expect("a good token"), 1);
+        let held = record::held(&request, FencingToken::new(1).expect("a good token"), 1, None);
         let only_file = || {
             let entry = fs::read_dir(at_server).expect("the server has the directory").next();
             fs::read(entry.expect("there is a file").expect("it is listed").path()).expect("the server has the file")

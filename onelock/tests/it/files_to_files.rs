@@ -54,7 +54,7 @@ impl Subject for Directories {
         match what {
             Tampering::DeleteRecord => fs::remove_file(&locks[1]).unwrap(),
             Tampering::DeleteToken => {
-                locks.iter().for_each(|lock| fs::remove_file(lock.with_extension("info")).unwrap())
+                locks.iter().for_each(|lock| fs::remove_file(lock.with_extension("info")).unwrap());
             }
             _ => return false,
         }
