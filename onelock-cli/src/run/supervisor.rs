@@ -1,7 +1,7 @@
 //! The supervisor: acquires, renews and releases the lock, forwards signals, and exits as the
 //! command does.
 
-use std::{io, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
+use std::{io, mem, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
 
 use lock_core::{
     Guard, Lost,
@@ -120,7 +120,9 @@ impl Supervisor<'_> {
         if self.channel.get_ref().send(start, &locks).is_err() {
             return Ok(self.kill_orphans().await);
         }
-        drop(locks);
+        // They are closed with the process. On a file system that hangs, a close waits, and this
+        // thread has to forward signals.
+        mem::forget(locks);
         loop {
             self.send_deadline(guard);
             let done_by = self.lost.as_ref().map(|(_, by)| *by);
