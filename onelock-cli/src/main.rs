@@ -26,6 +26,7 @@ mod sys;
 #[cfg(feature = "torture")]
 mod torture;
 mod user_directory;
+mod warnings;
 
 use std::{
     ffi::OsString,
@@ -92,6 +93,18 @@ fn run_program(arguments: Vec<OsString>) -> i32 {
 }
 
 fn execute(command: CliCommand, inherited: InheritedState) -> Result<Exit, Failure> {
+    // The others examine and disturb stores on purpose, and report what they find.
+    if matches!(
+        command,
+        CliCommand::Run(_)
+            | CliCommand::Status(_)
+            | CliCommand::List(_)
+            | CliCommand::Break(_)
+            | CliCommand::Init(_)
+            | CliCommand::Sweep(_)
+    ) {
+        warnings::show();
+    }
     match command {
         CliCommand::Run(args) => {
             inherited.block_signals().map_err(|e| Failure::os("blocking signals", e))?;

@@ -159,7 +159,7 @@ impl Running {
         let line = loop {
             let line = self.message();
             // On a busy machine the first answer may take a second.
-            if !line.contains("has not answered yet") {
+            if !line.contains("has not answered yet") && !line.starts_with("onelock: warning: ") {
                 break line;
             }
         };

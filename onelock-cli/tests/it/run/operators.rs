@@ -97,6 +97,18 @@ fn status_shows_whether_and_by_whom_a_lock_is_held() {
 }
 
 #[test]
+fn warnings_of_the_store_are_shown_in_one_line() {
+    let locks = Locks::new();
+    assert_eq!(code(&mut locks.run(["x", "true"])), 0);
+    let record = locks.dir.path().join("locks/x.info");
+    fs::write(&record, "onelock/7 \u{1b}[2J").unwrap();
+    let message = Running::start(&mut locks.run(["x", "true"])).ends_with(0);
+    let expected = format!("(file: {})\n", record.display());
+    assert!(message.starts_with("onelock: warning: replacing an invalid lock record") && message.ends_with(&expected));
+    assert_eq!(message.lines().count(), 1, "{message}");
+}
+
+#[test]
 // verifies: asking
 fn flock_1_is_named_after_the_crash_of_a_holder() {
     let locks = Locks::new();
