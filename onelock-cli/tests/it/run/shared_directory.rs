@@ -109,7 +109,6 @@ macro_rules! rows {
 
             $(
                 #[test]
-                // verifies: shared-directory
                 fn $test() {
                     check(&$row);
                 }
