@@ -54,6 +54,7 @@ impl Subject for DynamoAndRedis {
         match what {
             Tampering::DeleteRecord => self.table.delete(name),
             Tampering::ReplaceRecord => self.table.replace(name),
+            Tampering::AddOddEntry => self.table.put_item_that_is_no_lock(name),
             Tampering::DeleteToken => {
                 self.table.delete(name);
                 return self.redis().purge(name).await.unwrap();

@@ -51,6 +51,7 @@ impl Subject for FilesAndDynamo {
     async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         match what {
             Tampering::DeleteRecord => self.table.delete(name),
+            Tampering::AddOddEntry => self.table.put_item_that_is_no_lock(name),
             Tampering::DeleteToken => {
                 self.table.delete(name);
                 return self.files().purge(name).await.unwrap();

@@ -1,6 +1,6 @@
 //! The conformance suite on a migration from one directory to another, and its locks across forks.
 
-use std::{fs, path::Path, process::Command, sync::Arc};
+use std::{fs, os::unix::fs::symlink, path::Path, process::Command, sync::Arc};
 
 use lock_core::testing::{Subject, Tampering};
 use onelock::{
@@ -53,6 +53,7 @@ impl Subject for Directories {
         let locks = [&self.old, &self.new].map(|dir| FileBackend::open(dir.path()).unwrap().lock_path(name));
         match what {
             Tampering::DeleteRecord => fs::remove_file(&locks[1]).unwrap(),
+            Tampering::AddOddEntry => symlink("/nowhere", &locks[1]).unwrap(),
             Tampering::DeleteToken => {
                 locks.iter().for_each(|lock| fs::remove_file(lock.with_extension("info")).unwrap());
             }

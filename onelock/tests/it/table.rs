@@ -67,6 +67,13 @@ impl Table {
         self.call("PutItem", json!({ "Item": item }));
     }
 
+    /// Puts an item of another application in the place of a lock.
+    pub(crate) fn put_item_that_is_no_lock(&self, name: &LockName) {
+        let mut item = key(name);
+        item["version"] = json!({ "N": "7" });
+        self.call("PutItem", json!({ "Item": item }));
+    }
+
     /// Makes all leases end earlier by `time`.
     pub(crate) fn age(&self, time: Duration) {
         let leased = json!({ "FilterExpression": "attribute_exists(expires_at)", "ConsistentRead": true });
