@@ -232,7 +232,11 @@ impl Shared<'_> {
     #[track_caller]
     fn expect(&self, user: User, is_allowed: bool, done: &Output) {
         let (code, message) = (done.status.code(), String::from_utf8_lossy(&done.stderr));
+        let warns = |line: &&str| line.starts_with("onelock: warning: every user can remove the lock files");
+        let warnings = message.lines().filter(warns).count();
+        let message: String = message.split_inclusive('\n').filter(|line| !warns(line)).collect();
         let place = format!("{} {} in turn {}: {done:?}", self.row.directory, user.title, self.turn);
+        assert_eq!(warnings, usize::from(self.row.mode == 0o777), "{place}");
         if is_allowed {
             assert_eq!((code, &*message), (Some(0), ""), "{place}");
             return;
@@ -284,7 +288,11 @@ impl Shared<'_> {
             };
             for question in [&["status", "--url", &url, &name][..], &["list", "--url", &url]] {
                 let asked = output(&mut self.command(user, question));
-                self.expect(user, can != Nothing, &asked);
+                if question[0] == "list" && matches!(can, SeeHeld | LockOwnNames) {
+                    assert_unreadable_entries(&asked);
+                } else {
+                    self.expect(user, can != Nothing, &asked);
+                }
                 let shown = String::from_utf8_lossy(&asked.stdout);
                 assert!(shown.starts_with(&answer), "{} {question:?}: {shown}", user.title);
             }
@@ -302,4 +310,13 @@ impl Shared<'_> {
             self.expect(user, true, &self.run(user, &format!("of-{}", user.title)));
         }
     }
+}
+
+/// Asserts that a list named files which the user cannot read.
+#[track_caller]
+fn assert_unreadable_entries(listed: &Output) {
+    let message = String::from_utf8_lossy(&listed.stderr);
+    assert_eq!(listed.status.code(), Some(65), "{message}");
+    assert!(message.lines().all(|line| line.starts_with("onelock: cannot read an entry: ")), "{message}");
+    assert!(message.contains("this user lacks permission"), "{message}");
 }
