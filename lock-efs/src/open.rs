@@ -82,18 +82,24 @@ pub(crate) fn directory(path: &Path) -> io::Result<File> {
 /// Opens the directory at `path`, which this process has just created.
 ///
 /// A user with write access to its parent may have put another directory or a link there since. A
-/// directory with content is refused, and so is one of another user.
+/// directory of another user is refused, and so is one with files that are not of onelock: another
+/// process may have acquired its first lock in the new directory.
 pub(crate) fn created_directory(path: &Path) -> io::Result<Opened> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
     let found = file.metadata()?;
     let is_mine = found.uid() == Uid::effective().as_raw();
     let mut entries = Dir::from_fd(file.try_clone()?.into())?;
-    let is_empty = entries.iter().flatten().all(|entry| matches!(entry.file_name().to_bytes(), b"." | b".."));
-    if !(is_mine && is_empty) {
+    let is_new = entries.iter().flatten().all(|entry| is_of_a_new_directory(entry.file_name().to_bytes()));
+    if !(is_mine && is_new) {
         return Err(Errno::EEXIST.into());
     }
     Ok(Opened { file, found, created: true })
+}
+
+fn is_of_a_new_directory(name: &[u8]) -> bool {
+    const SUFFIXES: [&[u8]; 4] = [b".lock", b".info", b".prev", b".queue"];
+    matches!(name, b"." | b"..") || name.starts_with(b".onelock-") || SUFFIXES.iter().any(|s| name.ends_with(s))
 }
 
 const PAGE: usize = 4096;
@@ -195,6 +201,11 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let path = dir.path().join("locks");
         fs::create_dir(&path).expect("the directory is writable");
+        assert!(created_directory(&path).is_ok());
+        // Of another process, which found the new directory.
+        for file in ["a.lock", "a.info", "a.prev", "a.queue", ".onelock-floor"] {
+            fs::write(path.join(file), "").expect("the directory is writable");
+        }
         assert!(created_directory(&path).is_ok());
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&path, &link).expect("the directory is writable");

@@ -37,6 +37,11 @@ impl RecordRead {
         }
     }
 
+    /// Returns whether the record is of an acquisition that was not released.
+    pub(crate) fn names_a_holder(&self) -> bool {
+        matches!(self, Self::Record(record) if record.state == RecordState::Held)
+    }
+
     /// Returns the last holder if its minimum hold has not ended yet.
     pub(crate) fn min_holder(self, now_us: u64) -> Option<Holder> {
         let Self::Record(record) = self else { return None };

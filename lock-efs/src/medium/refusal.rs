@@ -52,8 +52,12 @@ impl LockAttempt<'_> {
     }
 
     /// Returns the refusal with the holder that `record` names.
+    ///
+    /// The kernel's list is read only if that holder crashed. Between two holders the record names
+    /// none for a moment, and with 200 waiting processes the list costs more than all their work.
     pub(crate) fn refused(&self, record: RecordRead) -> CachedHolder {
-        CachedHolder::new(self.id, record.holder(now_us(), self.listed))
+        let names_a_holder = record.names_a_holder();
+        CachedHolder::new(self.id, record.holder(now_us(), || names_a_holder.then(self.listed).flatten()))
     }
 }
 

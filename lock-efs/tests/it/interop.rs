@@ -42,12 +42,13 @@ async fn onelock_is_refused_until_flock_1_is_killed() {
     let mut flock = Process::start(&["flock", "-F", path.to_str().unwrap(), "sh", "-c", "echo locked; exec sleep 600"]);
     flock.wait_for("locked");
     let foreign = refused(&backend, "etl").await.foreign;
+    assert_eq!(foreign.as_deref(), Some("a flock(2) holder without a record"));
     let process = format!("process {} (", flock.0.id());
+    let foreign = backend.inspect(&name("etl")).await.unwrap().unwrap().foreign;
     assert!(
         foreign.as_ref().is_some_and(|f| f.starts_with(&process) && f.ends_with(") without a record")),
         "{foreign:?}"
     );
-    assert_eq!(backend.inspect(&name("etl")).await.unwrap().unwrap().foreign, foreign);
     assert_eq!(backend.list("").await.unwrap().locks.len(), 1);
     flock.kill();
     assert_eq!(grant(&backend, &request("etl")).await.0.crashed, None);
