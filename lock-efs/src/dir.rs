@@ -1,6 +1,7 @@
 //! Finds the directory of the locks, and creates it.
 
 use std::{
+    ffi::OsStr,
     fs::{self, DirBuilder},
     io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
@@ -95,9 +96,11 @@ pub(crate) fn must_be_nfs(path: &Path) -> Result<(), Error> {
 
 fn create_all(directory: &Path, mode: Mode) -> Result<(), Error> {
     let missing: Vec<_> = directory.ancestors().take_while(|d| !d.exists()).collect();
+    let mut below = missing.iter().rev().skip(1).map(|directory| directory.file_name());
     for &directory in missing.iter().rev() {
+        let next = below.next().flatten();
         match DirBuilder::new().mode(mode.directory).create(directory) {
-            Ok(()) => share(directory, mode).map_err(|e| error::at("set the permissions of", directory, e))?,
+            Ok(()) => share(directory, next, mode).map_err(|e| error::at("set the permissions of", directory, e))?,
             // Another process created it first. `check` verifies that it is a directory.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             Err(e) => return Err(error::at("create the directory", directory, e)),
@@ -106,13 +109,18 @@ fn create_all(directory: &Path, mode: Mode) -> Result<(), Error> {
     Ok(())
 }
 
-/// Gives a directory that was just created to the users of its parent, as [`Sharing`] says.
+/// Gives a directory that was just created to the users of its parent, as [`Sharing`] says. If
+/// another directory stands there by now, it stays as it is. `next` is the name of the directory
+/// that is created in it.
 ///
 /// [`Sharing`]: crate::mode::Sharing
-fn share(directory: &Path, mode: Mode) -> io::Result<()> {
+fn share(directory: &Path, next: Option<&OsStr>, mode: Mode) -> io::Result<()> {
     let parent = fs::metadata(directory.parent().unwrap_or(directory))?;
-    let created = open::created_directory(directory)?;
-    mode.sharing_of_directory(&parent).apply(&created.file, &created.found, directory);
+    match open::created_directory(directory, next) {
+        Ok(created) => mode.sharing_of_directory(&parent).apply(&created.file, &created.found, directory),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
     Ok(())
 }
 

@@ -131,7 +131,7 @@ impl IoPool {
             let thread = thread::Builder::new().name("onelock-files".into()).stack_size(STACK_BYTES);
             // All other threads hang or work, and this call must not wait for them.
             if let Err(error) = thread.spawn(move || shared.serve()) {
-                tracing::warn!(%error, "cannot start a thread for file-system calls");
+                tracing::debug!(%error, "cannot start a thread for file-system calls");
                 self.0.start_failed();
             }
         }

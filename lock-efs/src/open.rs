@@ -4,9 +4,13 @@
 //! terminal or truncates, and each returns regular files only.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File, Metadata, OpenOptions},
     io::{self, Read},
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{FileExt, MetadataExt, OpenOptionsExt},
+    },
     path::Path,
 };
 
@@ -82,22 +86,25 @@ pub(crate) fn directory(path: &Path) -> io::Result<File> {
 /// Opens the directory at `path`, which this process has just created.
 ///
 /// A user with write access to its parent may have put another directory or a link there since. A
-/// directory of another user is refused, and so is one with files that are not of onelock: another
-/// process may have acquired its first lock in the new directory.
-pub(crate) fn created_directory(path: &Path) -> io::Result<Opened> {
+/// directory of another user is refused, and so is one with files that are not of onelock. Another
+/// process may have created the directory `next` in it meanwhile, or acquired its first lock.
+pub(crate) fn created_directory(path: &Path, next: Option<&OsStr>) -> io::Result<Opened> {
     let flags = OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
     let found = file.metadata()?;
     let is_mine = found.uid() == Uid::effective().as_raw();
     let mut entries = Dir::from_fd(file.try_clone()?.into())?;
-    let is_new = entries.iter().flatten().all(|entry| is_of_a_new_directory(entry.file_name().to_bytes()));
+    let is_new = entries.iter().flatten().all(|entry| {
+        let name = entry.file_name().to_bytes();
+        is_of_onelock(name) || next.is_some_and(|next| next.as_bytes() == name)
+    });
     if !(is_mine && is_new) {
         return Err(Errno::EEXIST.into());
     }
     Ok(Opened { file, found, created: true })
 }
 
-fn is_of_a_new_directory(name: &[u8]) -> bool {
+fn is_of_onelock(name: &[u8]) -> bool {
     const SUFFIXES: [&[u8]; 4] = [b".lock", b".info", b".prev", b".queue"];
     matches!(name, b"." | b"..") || name.starts_with(b".onelock-") || SUFFIXES.iter().any(|s| name.ends_with(s))
 }
@@ -201,17 +208,22 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let path = dir.path().join("locks");
         fs::create_dir(&path).expect("the directory is writable");
-        assert!(created_directory(&path).is_ok());
+        assert!(created_directory(&path, None).is_ok());
         // Of another process, which found the new directory.
         for file in ["a.lock", "a.info", "a.prev", "a.queue", ".onelock-floor"] {
             fs::write(path.join(file), "").expect("the directory is writable");
         }
-        assert!(created_directory(&path).is_ok());
+        assert!(created_directory(&path, None).is_ok());
+        fs::create_dir(path.join("next")).expect("the directory is writable");
+        assert!(created_directory(&path, Some(OsStr::new("next"))).is_ok());
+        let error = created_directory(&path, None).expect_err("the directory has content");
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        fs::remove_dir(path.join("next")).expect("the directory is writable");
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(&path, &link).expect("the directory is writable");
-        assert!(created_directory(&link).is_err(), "a link is not followed");
+        assert!(created_directory(&link, None).is_err(), "a link is not followed");
         fs::write(path.join("mine"), "mine").expect("the directory is writable");
-        let error = created_directory(&path).expect_err("the directory has content");
+        let error = created_directory(&path, None).expect_err("the directory has content");
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
     }
 

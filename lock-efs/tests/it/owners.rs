@@ -223,3 +223,22 @@ fn a_directory_with_the_sticky_bit_shares_no_files() {
     runtime.block_on(use_all(&FileBackend::open(dir.path()).unwrap(), "own"));
     assert_eq!(fs::metadata(dir.path().join("etl.lock")).unwrap().mode() & 0o777, 0o600);
 }
+
+#[test]
+// verifies: shared-directory
+fn first_runs_at_the_same_time_create_one_directory() {
+    for _ in 0..50 {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = dir.path().join("a/b/c");
+        let acquire = &|name: String| {
+            let backend = FileBackend::open(&missing).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+            runtime.block_on(grant(&backend, &request(&name)));
+        };
+        std::thread::scope(|scope| {
+            for thread in 0..6 {
+                scope.spawn(move || acquire(format!("job-{thread}")));
+            }
+        });
+    }
+}
