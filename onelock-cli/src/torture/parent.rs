@@ -29,6 +29,8 @@ pub(super) struct Parent<'a> {
     store: &'a StoreLocation,
     route: &'a Route,
     rng: fastrand::Rng,
+    /// The kinds of the next faults.
+    kinds: Vec<u8>,
     /// The longest time for which a process is frozen or cut off.
     longest_fault: Duration,
     processes: Vec<Process>,
@@ -59,6 +61,7 @@ impl<'a> Parent<'a> {
             store,
             route,
             rng: fastrand::Rng::with_seed(seed),
+            kinds: Vec::new(),
             longest_fault,
             processes: Vec::new(),
             started: 0,
@@ -88,7 +91,7 @@ impl<'a> Parent<'a> {
             }
             self.end_faults(false);
             let victim = self.rng.usize(..self.processes.len());
-            match self.rng.u8(..5) {
+            match self.next_kind() {
                 0 => self.kill(victim)?,
                 1 => self.freeze(victim),
                 2 | 3 => self.cut(victim),
@@ -99,6 +102,16 @@ impl<'a> Parent<'a> {
         fs::write(self.run.stop_file(), "")?;
         self.end_faults(true);
         self.finish(EXIT_TIMEOUT).await
+    }
+
+    /// Returns the kind of the next fault: each of five once, in a random order, and then again. So
+    /// even a short run has all of them.
+    fn next_kind(&mut self) -> u8 {
+        if self.kinds.is_empty() {
+            self.kinds.extend(0..5);
+            self.rng.shuffle(&mut self.kinds);
+        }
+        self.kinds.pop().expect("was just filled")
     }
 
     async fn pause(&mut self, length: Duration) {

@@ -18,7 +18,8 @@ use crate::{
 
 const WORKERS: u64 = 4;
 const ROUNDS: u32 = 8;
-/// The minimum number of rounds that must acquire the lock.
+/// The minimum number of rounds that must acquire the lock. Half as many where no ttl ends a grant
+/// whose reply was lost.
 const LEAST: u64 = WORKERS * ROUNDS as u64 / 2;
 /// While a worker waits, a worker must hold the lock within this time plus two ttls.
 const OBTAINABLE: Duration = Duration::from_secs(20);
@@ -50,10 +51,12 @@ pub(super) async fn random_faults_never_violate_lock_guarantees(bench: &Bench<'_
     let history = std::mem::take(&mut *history.lock());
     // Without a ttl, a grant whose reply was lost lasts until its client gives up. The waiting
     // time then has no bound here.
-    let obtainable_within = bench.client().await.capabilities().ttl.then_some(OBTAINABLE + 2 * bench.subject.ttl());
+    let has_ttl = bench.client().await.capabilities().ttl;
+    let obtainable_within = has_ttl.then_some(OBTAINABLE + 2 * bench.subject.ttl());
     let report = check(&history, &Checks { obtainable_within, ..Checks::default() });
     assert!(report.violations.is_empty(), "faults by {SEED}={seed}\n{report}");
-    assert!(report.acquisitions >= LEAST, "faults by {SEED}={seed}\n{report}");
+    let least = if has_ttl { LEAST } else { LEAST / 2 };
+    assert!(report.acquisitions >= least, "faults by {SEED}={seed}\n{report}");
 }
 
 struct Worker<'a> {

@@ -9,7 +9,7 @@ use std::{
 
 use nix::unistd::geteuid;
 
-use super::fixture::{Locks, Running, output};
+use super::fixture::{Locks, Running, eventually, output};
 
 /// The groups of the directories.
 const ETL: u32 = 54_320;
@@ -297,6 +297,11 @@ impl Shared<'_> {
                 assert!(shown.starts_with(&answer), "{} {question:?}: {shown}", user.title);
             }
         }
+        drop(held);
+        eventually("the killed holder has left the lock", || {
+            let asked = output(&mut self.command(holder, &["status", "--url", &url, &name]));
+            asked.status.code() == Some(1)
+        });
     }
 
     /// All users clean up, first root. Then they use the names again.
