@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    pin::pin,
     sync::{
         Arc, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -11,7 +12,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
@@ -30,6 +31,8 @@ struct Queue {
     turn: Arc<Semaphore>,
     /// The lock of the turn is being released in the background.
     releasing: AtomicBool,
+    /// Notified when a turn has ended.
+    ended: Notify,
     holder: Mutex<Holder>,
 }
 
@@ -53,13 +56,20 @@ impl Queues {
     /// release in the background has it.
     pub(crate) async fn try_enter(self: &Arc<Self>, name: &LockName, limit: Duration) -> Option<Turn> {
         let place = self.queue(name);
-        let turn = Arc::clone(&place.queue().turn);
-        let permit = match Arc::clone(&turn).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) if place.queue().releasing.load(Ordering::Relaxed) => {
-                timeout(limit, turn.acquire_owned()).await.ok()?.ok()?
+        let take = |place: &Place| Arc::clone(&place.queue().turn).try_acquire_owned().ok();
+        let permit = match take(&place) {
+            Some(permit) => permit,
+            None => {
+                let queue = Arc::clone(place.queue());
+                let mut ended = pin!(queue.ended.notified());
+                ended.as_mut().enable();
+                if !queue.releasing.load(Ordering::Relaxed) {
+                    return None;
+                }
+                timeout(limit, ended).await.ok()?;
+                // A waiter may have the turn now, and a try does not wait for it.
+                take(&place)?
             }
-            Err(_) => return None,
         };
         Some(Turn { permit: Some(permit), place })
     }
@@ -80,7 +90,12 @@ impl Queues {
 
 impl Queue {
     fn new() -> Self {
-        Self { turn: Arc::new(Semaphore::new(1)), releasing: AtomicBool::new(false), holder: Mutex::default() }
+        Self {
+            turn: Arc::new(Semaphore::new(1)),
+            releasing: AtomicBool::new(false),
+            ended: Notify::new(),
+            holder: Mutex::default(),
+        }
     }
 }
 
@@ -141,8 +156,10 @@ impl Drop for Turn {
             std::mem::forget(permit);
             return;
         }
-        self.place.queue().releasing.store(false, Ordering::Relaxed);
+        let queue = self.place.queue();
+        queue.releasing.store(false, Ordering::Relaxed);
         drop(permit);
+        queue.ended.notify_waiters();
     }
 }
 

@@ -138,11 +138,16 @@ async fn a_try_waits_for_the_background_release_of_its_process() {
     fixture.network.next(Operation::Acquire, Fault::DelayReply(ms(250)));
     let _ = poll_some(fixture.locker.try_acquire(NAME), 1).await;
     let guard = acquired(fixture.locker.try_acquire(NAME).await);
-    // A held lock is not awaited.
+    // A held lock is not awaited, nor a waiter that acquires after the release.
     let asked = Instant::now();
     assert!(matches!(fixture.locker.try_acquire(NAME).await, Ok(TryAcquire::Contended(_))));
-    assert!(asked.elapsed() < ms(250));
-    release(guard).await;
+    fixture.network.next(Operation::Release, Fault::DelayRequest(ms(250)));
+    let waiter = tokio::spawn(fixture.locker.lock(NAME).acquire());
+    sleep(ms(1)).await;
+    drop(guard);
+    assert!(matches!(fixture.locker.try_acquire(NAME).await, Ok(TryAcquire::Contended(_))));
+    assert!(asked.elapsed() < ms(300), "{:?}", asked.elapsed());
+    release(waiter.await.unwrap().unwrap()).await;
 }
 
 #[tokio::test(start_paused = true)]
