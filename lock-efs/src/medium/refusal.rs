@@ -85,6 +85,20 @@ impl CachedHolder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{mode::Mode, process::LockingProcess};
+
+    #[test]
+    fn a_refusal_between_two_holders_does_not_read_the_kernels_list() {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let path = dir.path().join("etl.lock");
+        let mode = Mode { file: 0o600, directory: 0o700, exact: false };
+        let lock = LockFile::open(&path, mode, nix::fcntl::OFlag::empty()).expect("a fresh file opens");
+        let listed = || -> Option<LockingProcess> { panic!("the list is slow while many processes wait") };
+        let peek = || RecordRead::Absent;
+        let attempt = LockAttempt { id: LeaseId::from(7), lock: &lock, path: &path, peek: &peek, listed: &listed };
+        let holder = attempt.refused(RecordRead::Absent).holder;
+        assert_eq!(holder.foreign.as_deref(), Some("a flock(2) holder without a record"));
+    }
 
     #[test]
     fn a_fresh_holder_is_repeated_to_the_same_waiter_only() {

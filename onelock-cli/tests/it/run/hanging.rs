@@ -156,6 +156,35 @@ fn a_wait_ends_with_69_when_a_file_system_hangs() {
     assert!(message.ends_with("the store did not answer within 5s\n"), "{message}");
 }
 
+/// A close of the file waits for the file system, and signals would wait with it.
+#[test]
+// verifies: hanging-files
+fn a_lent_lock_file_is_not_closed_by_the_thread_of_the_signals() {
+    // Reports each close of a lock file by the main thread of the first process.
+    const REPORTS_CLOSES: &str = r#"
+        #define _GNU_SOURCE
+        #include <stdio.h>
+        #include <stdlib.h>
+        #include <string.h>
+        #include <sys/syscall.h>
+        #include <unistd.h>
+        static pid_t first;
+        __attribute__((constructor)) static void started(void) { first = getpid(); }
+        int close(int fd) {
+            char link[64], path[4096];
+            snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+            ssize_t length = readlink(link, path, sizeof path - 1);
+            if (length > 6 && !memcmp(path + length - 6, "x.lock", 6) && gettid() == first && getpid() == first)
+                write(2, "closed\n", 7);
+            return syscall(SYS_close, fd);
+        }"#;
+    let locks = Locks::new();
+    let fuse = Fuse::start(locks.dir.path());
+    let mut command = onelock(["run", "--url", &fuse.url(), "x", "true"]);
+    let message = Running::start(command.env("LD_PRELOAD", locks.library(REPORTS_CLOSES))).ends_with(0);
+    assert!(!message.contains("closed"), "{message}");
+}
+
 #[test]
 // verifies: hanging-files
 fn signals_reach_the_command_while_a_file_system_hangs() {
