@@ -63,24 +63,9 @@ impl Subject for Directories {
     }
 }
 
-lock_core::conformance! {
-    #[tokio::test]
+conformance_with_files! {
     Directories::new(),
     except = [
-        (fencing_tokens_increase_across_a_forced_break, "the kernel's lock cannot be taken from its holder"),
-        (an_expired_lock_is_granted_in_one_attempt, "a file lock has no ttl"),
-        (the_holders_ttl_decides_when_a_lock_expires, "a file lock has no ttl"),
-        (renewing_keeps_the_lease_past_its_ttl, "a file lock has no ttl"),
-        (renewing_an_expired_lease_leaves_its_successor_alone, "a file lock has no ttl"),
-        (the_next_renewal_reports_a_broken_lease, "the kernel's lock cannot be taken from its holder"),
-        (breaking_requires_the_current_lock_version, "the kernel's lock cannot be taken from its holder"),
-        (releasing_a_broken_lease_reports_not_held, "the kernel's lock cannot be taken from its holder"),
-        (a_hung_renewal_loses_the_guard_before_takeover, "a file lock has no ttl"),
-        (throttled_renewals_lose_the_guard_before_takeover, "a file lock has no ttl"),
-        (a_suspended_holder_reports_its_loss_immediately, "a file lock has no ttl"),
-        (a_thawed_holder_reports_its_loss_immediately, "a file lock has no ttl"),
-        (setting_the_clock_back_extends_no_lease, "a file lock has no ttl"),
-        (an_isolated_leader_stops_before_the_next_starts, "a file lock has no ttl"),
         (a_replaced_record_belongs_to_another_client, "a client that replaces the new lock file does not hold the \
             old one"),
     ]

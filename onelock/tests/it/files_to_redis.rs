@@ -89,24 +89,9 @@ impl Subject for FilesAndRedis {
     }
 }
 
-lock_core::conformance! {
-    #[tokio::test]
+conformance_with_files! {
     FilesAndRedis::new(),
     except = [
-        (an_expired_lock_is_granted_in_one_attempt, "no ttl can be chosen"),
-        (the_holders_ttl_decides_when_a_lock_expires, "no ttl can be chosen"),
-        (renewing_keeps_the_lease_past_its_ttl, "no ttl can be chosen"),
-        (renewing_an_expired_lease_leaves_its_successor_alone, "no ttl can be chosen"),
-        (an_isolated_leader_stops_before_the_next_starts, "no ttl can be chosen"),
-        (a_hung_renewal_loses_the_guard_before_takeover, "no ttl can be chosen"),
-        (throttled_renewals_lose_the_guard_before_takeover, "no ttl can be chosen"),
-        (a_suspended_holder_reports_its_loss_immediately, "no ttl can be chosen"),
-        (a_thawed_holder_reports_its_loss_immediately, "no ttl can be chosen"),
-        (setting_the_clock_back_extends_no_lease, "no ttl can be chosen"),
-        (fencing_tokens_increase_across_a_forced_break, "a lock file cannot be taken from its holder"),
-        (the_next_renewal_reports_a_broken_lease, "a lock file cannot be taken from its holder"),
-        (breaking_requires_the_current_lock_version, "a lock file cannot be taken from its holder"),
-        (releasing_a_broken_lease_reports_not_held, "a lock file cannot be taken from its holder"),
         (a_replaced_record_belongs_to_another_client, "a client that replaces the key in Redis has no lock file; \
             lock-migrate runs this case on two memory stores"),
     ]
