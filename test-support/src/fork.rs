@@ -6,7 +6,7 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use lock_core::blocking;
+use lock_core::{LossReason, Release, blocking};
 use nix::{
     sys::wait::waitpid,
     unistd::{ForkResult, fork, pipe},
@@ -53,6 +53,59 @@ pub fn dropped_in_a_child(guard: blocking::Guard) -> (blocking::Guard, String) {
         drop(guard);
         format!("{:?}", lost.reason)
     })
+}
+
+/// Checks that a child which drops or releases its copy of a guard, or drops its copy of the
+/// locker, leaves the lock to its parent. `is_free` asks another client whether `etl` is free.
+///
+/// # Panics
+/// If the child frees the lock.
+pub fn assert_a_child_leaves_the_lock(locker: blocking::Locker, is_free: impl Fn() -> bool) {
+    let guard = locker.acquire("etl").expect("the lock is free");
+    let (guard, reason) = dropped_in_a_child(guard);
+    assert_eq!(reason, format!("{:?}", LossReason::Forked { parent: std::process::id() }));
+    assert!(guard.check().is_ok() && !is_free(), "the child dropped its copy of the guard");
+    let (guard, released) = forked(guard, |guard| format!("{:?}", guard.release()));
+    assert_eq!(released, "Ok(NotHeld(None))");
+    assert!(guard.check().is_ok() && !is_free(), "the child released its copy of the guard");
+    let (locker, dropped) = forked(locker, |locker| {
+        drop(locker);
+        "dropped".to_owned()
+    });
+    assert_eq!(dropped, "dropped");
+    assert!(guard.check().is_ok() && !is_free(), "the child dropped its copy of the locker");
+    assert_eq!(guard.release().expect("the store answers"), Release::Released);
+    assert!(is_free());
+    drop(locker);
+}
+
+/// Checks that a locker opened before a fork works in both processes, and in a fork of the fork.
+///
+/// # Panics
+/// If it does not.
+pub fn assert_a_locker_works_in_both(locker: blocking::Locker) {
+    let guard = locker.acquire("etl").expect("the lock is free");
+    let both = |locker: &blocking::Locker| format!("{}; {}", attempt(locker, "etl"), attempt(locker, "other"));
+    let (locker, said) = forked(locker, |locker| both(&locker));
+    assert_eq!(said, "etl contended; other acquired, Ok(Released)");
+    // A fork of a fork opens the store once more.
+    let (locker, said) = forked(locker, |locker| {
+        let first = attempt(&locker, "other");
+        let (_, second) = forked(locker, |locker| both(&locker));
+        format!("{first}; {second}")
+    });
+    assert_eq!(said, "other acquired, Ok(Released); etl contended; other acquired, Ok(Released)");
+    assert_eq!(attempt(&locker, "other"), "other acquired, Ok(Released)");
+    assert_eq!(guard.release().expect("the store answers"), Release::Released);
+}
+
+/// Returns once the standard input ends, for a child that must outlive its killed parent, but not
+/// the test that holds the other end.
+///
+/// # Panics
+/// If the input cannot be read.
+pub fn wait_for_the_end_of_input() {
+    std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink()).expect("the input is a pipe");
 }
 
 /// Tries to acquire `name` and releases it. Returns what happened, in words.

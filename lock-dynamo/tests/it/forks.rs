@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{Locker, LossReason, Release, blocking};
+use lock_core::{Locker, blocking};
 use lock_dynamo::{DynamoBackend, DynamoConfig, Schema};
 use test_support::{
     dynamodb::DynamoDbLocal,
-    fork::{attempt, dropped_in_a_child, forked},
+    fork::{assert_a_child_leaves_the_lock, assert_a_locker_works_in_both, attempt, forked, wait_for_the_end_of_input},
 };
 
 use crate::fixture::{SKEW, Table};
@@ -32,43 +32,14 @@ fn locker(table: &str) -> blocking::Locker {
 // verifies: forked
 fn a_child_that_drops_or_releases_leaves_the_lock() {
     let table = table();
-    let (locker, other) = (locker(&table), locker(&table));
-    let guard = locker.acquire("etl").unwrap();
-    let (guard, reason) = dropped_in_a_child(guard);
-    assert_eq!(reason, format!("{:?}", LossReason::Forked { parent: std::process::id() }));
-    assert_eq!(attempt(&other, "etl"), "etl contended", "the child dropped its copy of the guard");
-    let (guard, released) = forked(guard, |guard| format!("{:?}", guard.release()));
-    assert_eq!(released, "Ok(NotHeld(None))");
-    assert_eq!(attempt(&other, "etl"), "etl contended", "the child released its copy of the guard");
-    let (locker, dropped) = forked(locker, |locker| {
-        drop(locker);
-        "dropped".to_owned()
-    });
-    assert_eq!(dropped, "dropped");
-    assert_eq!(attempt(&other, "etl"), "etl contended", "the child dropped its copy of the locker");
-    assert!(guard.check().is_ok());
-    assert_eq!(guard.release().unwrap(), Release::Released);
-    assert_eq!(attempt(&other, "etl"), "etl acquired, Ok(Released)");
-    drop(locker);
+    let other = locker(&table);
+    assert_a_child_leaves_the_lock(locker(&table), || attempt(&other, "etl") == "etl acquired, Ok(Released)");
 }
 
 #[test]
 // verifies: forked
 fn a_locker_opened_before_a_fork_works_in_both() {
-    let locker = locker(&table());
-    let guard = locker.acquire("etl").unwrap();
-    let both = |locker: &blocking::Locker| format!("{}; {}", attempt(locker, "etl"), attempt(locker, "other"));
-    let (locker, said) = forked(locker, |locker| both(&locker));
-    assert_eq!(said, "etl contended; other acquired, Ok(Released)");
-    // A fork of a fork opens the store once more.
-    let (locker, said) = forked(locker, |locker| {
-        let first = attempt(&locker, "other");
-        let (_, second) = forked(locker, |locker| both(&locker));
-        format!("{first}; {second}")
-    });
-    assert_eq!(said, "other acquired, Ok(Released); etl contended; other acquired, Ok(Released)");
-    assert_eq!(attempt(&locker, "other"), "other acquired, Ok(Released)");
-    assert_eq!(guard.release().unwrap(), Release::Released);
+    assert_a_locker_works_in_both(locker(&table()));
 }
 
 /// The child has a copy of the guard, and the store open, but it must not renew the lock.
@@ -79,9 +50,12 @@ fn a_living_child_does_not_keep_a_killed_parents_lock() {
     let mut parent = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "forks::child_holds_a_lock_and_forks", "--nocapture"])
         .envs([("ONELOCK_TEST_TABLE", table.as_ref()), ("ONELOCK_TEST_CHILD", dir.path().as_os_str())])
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
+    // Not closed by the wait for the parent.
+    let _input = parent.stdin.take();
     let mut lines = BufReader::new(parent.stdout.take().unwrap()).lines().map_while(Result::ok);
     assert!(lines.any(|line| line.contains("CHILD FORKED")), "the parent did not fork");
     let locker = locker(&table);
@@ -107,7 +81,7 @@ fn child_holds_a_lock_and_forks() {
         assert_eq!(attempt(&locker, "other"), "other acquired, Ok(Released)");
         std::fs::write(PathBuf::from(dir).join("pid"), std::process::id().to_string()).unwrap();
         println!("CHILD FORKED");
-        std::thread::sleep(Duration::from_secs(600));
+        wait_for_the_end_of_input();
         "ended".to_owned()
     });
 }

@@ -100,7 +100,7 @@ pub(crate) struct Process(pub(crate) Child);
 
 impl Process {
     pub(crate) fn start(command: &[&str]) -> Self {
-        let child = Command::new(command[0]).args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).spawn();
+        let child = Command::new(command[0]).args(&command[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         Self(child.unwrap_or_else(|e| panic!("{command:?}: {e}")))
     }
 

@@ -11,7 +11,9 @@ use std::{
 use lock_core::{Locker, LossReason, Release, blocking};
 use lock_efs::FileBackend;
 use nix::libc;
-use test_support::fork::{attempt, dropped_in_a_child, forked};
+use test_support::fork::{
+    assert_a_child_leaves_the_lock, assert_a_locker_works_in_both, attempt, forked, wait_for_the_end_of_input,
+};
 
 use crate::fixture::{Process, in_child, myself, run_child};
 
@@ -28,45 +30,14 @@ fn is_free(directory: &Path) -> bool {
 // verifies: forked
 fn a_child_that_drops_or_releases_leaves_the_lock() {
     let dir = tempfile::tempdir().unwrap();
-    let locker = locker(dir.path());
-    let guard = locker.acquire("etl").unwrap();
-    let (guard, reason) = dropped_in_a_child(guard);
-    assert_eq!(reason, format!("{:?}", LossReason::Forked { parent: std::process::id() }));
-    assert!(guard.check().is_ok() && !is_free(dir.path()), "the child dropped its copy of the guard");
-
-    let (guard, released) = forked(guard, |guard| format!("{:?}", guard.release()));
-    assert_eq!(released, "Ok(NotHeld(None))");
-    assert!(guard.check().is_ok() && !is_free(dir.path()), "the child released its copy of the guard");
-
-    let (locker, dropped) = forked(locker, |locker| {
-        drop(locker);
-        "dropped".to_owned()
-    });
-    assert_eq!(dropped, "dropped");
-    assert!(guard.check().is_ok() && !is_free(dir.path()), "the child dropped its copy of the locker");
-    assert_eq!(guard.release().unwrap(), Release::Released);
-    assert!(is_free(dir.path()));
-    drop(locker);
+    assert_a_child_leaves_the_lock(locker(dir.path()), || is_free(dir.path()));
 }
 
 #[test]
 // verifies: forked
 fn a_locker_opened_before_a_fork_works_in_both() {
     let dir = tempfile::tempdir().unwrap();
-    let locker = locker(dir.path());
-    let guard = locker.acquire("etl").unwrap();
-    let (locker, said) = forked(locker, |locker| format!("{}; {}", attempt(&locker, "etl"), attempt(&locker, "other")));
-    assert_eq!(said, "etl contended; other acquired, Ok(Released)");
-    // A fork of a fork opens the store once more.
-    let (locker, said) = forked(locker, |locker| {
-        let first = attempt(&locker, "other");
-        let (_, second) =
-            forked(locker, |locker| format!("{}; {}", attempt(&locker, "etl"), attempt(&locker, "other")));
-        format!("{first}; {second}")
-    });
-    assert_eq!(said, "other acquired, Ok(Released); etl contended; other acquired, Ok(Released)");
-    assert_eq!(attempt(&locker, "other"), "other acquired, Ok(Released)");
-    assert_eq!(guard.release().unwrap(), Release::Released);
+    assert_a_locker_works_in_both(locker(dir.path()));
 }
 
 #[test]
@@ -75,6 +46,8 @@ fn a_living_child_does_not_keep_a_killed_parents_lock() {
     let dir = tempfile::tempdir().unwrap();
     let command = myself("forks::child_holds_a_lock_and_forks", dir.path());
     let mut parent = Process::start(&command.iter().map(String::as_str).collect::<Vec<_>>());
+    // Not closed by the wait for the parent.
+    let _input = parent.0.stdin.take();
     parent.wait_for("CHILD FORKED");
     assert!(!is_free(dir.path()));
     let pid = fs::read_to_string(dir.path().join("pid")).unwrap();
@@ -164,7 +137,7 @@ fn child_holds_a_lock_and_forks() {
     forked((), |()| {
         fs::write(dir.join("pid"), std::process::id().to_string()).unwrap();
         println!("CHILD FORKED");
-        std::thread::sleep(Duration::from_secs(600));
+        wait_for_the_end_of_input();
         "ended".to_owned()
     });
 }

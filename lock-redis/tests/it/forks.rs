@@ -1,28 +1,30 @@
 //! Processes made by `fork` without exec.
 
-use lock_core::{Locker, LossReason, Release, blocking};
+use lock_core::{Locker, blocking};
 use lock_redis::RedisBackend;
 use test_support::{
-    fork::{attempt, dropped_in_a_child, forked},
+    fork::{assert_a_child_leaves_the_lock, assert_a_locker_works_in_both, attempt},
     redis::RedisServer,
 };
 
 use crate::fixture::at;
 
+fn locker(server: &RedisServer) -> blocking::Locker {
+    let config = at(server.addr());
+    blocking::Locker::open_with(async { Locker::new(RedisBackend::new(config)?) }).unwrap()
+}
+
 #[test]
 // verifies: forked
-fn a_fork_leaves_the_parents_lock_and_opens_its_own_connection() {
+fn a_child_that_drops_or_releases_leaves_the_lock() {
     let server = RedisServer::start();
-    let config = at(server.addr());
-    let locker = blocking::Locker::open_with(async { Locker::new(RedisBackend::new(config)?) }).unwrap();
-    let guard = locker.acquire("etl").unwrap();
-    let (guard, reason) = dropped_in_a_child(guard);
-    assert_eq!(reason, format!("{:?}", LossReason::Forked { parent: std::process::id() }));
-    let (guard, released) = forked(guard, |guard| format!("{:?}", guard.release()));
-    assert_eq!(released, "Ok(NotHeld(None))");
-    let (locker, said) = forked(locker, |locker| format!("{}; {}", attempt(&locker, "etl"), attempt(&locker, "other")));
-    assert_eq!(said, "etl contended; other acquired, Ok(Released)");
-    assert_eq!(attempt(&locker, "other"), "other acquired, Ok(Released)");
-    assert_eq!(guard.release().unwrap(), Release::Released);
-    drop(locker);
+    let other = locker(&server);
+    assert_a_child_leaves_the_lock(locker(&server), || attempt(&other, "etl") == "etl acquired, Ok(Released)");
+}
+
+#[test]
+// verifies: forked
+fn a_locker_opened_before_a_fork_works_in_both() {
+    let server = RedisServer::start();
+    assert_a_locker_works_in_both(locker(&server));
 }
