@@ -96,4 +96,15 @@ mod tests {
         backoff.reset();
         assert!(backoff.next(None) <= Duration::from_millis(10));
     }
+
+    #[test]
+    fn a_wake_behind_an_older_same_holder_is_ignored() {
+        let mut backoff = Backoff::new(StoreTimings::default());
+        let holder = Holder::default().with_owner("etl".to_owned()).with_expires_in(Duration::from_secs(5));
+        backoff.woken(Some(&holder.clone().with_held_for(Duration::from_secs(1))));
+        let older = holder.clone().with_held_for(Duration::from_secs(2)).with_expires_in(Duration::from_secs(4));
+        assert!(!backoff.after_wake(Some(&older)).is_zero());
+        backoff.woken(Some(&older));
+        assert!(backoff.after_wake(Some(&older.with_owner("next".to_owned()))).is_zero());
+    }
 }

@@ -21,10 +21,20 @@ use lock_core::{
     testing::{self, Subject, Tampering},
 };
 
-/// The bug of a backend.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Bug {
-    None,
+macro_rules! bugs {
+    ($($bug:ident,)*) => {
+        /// The bug of a backend.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        enum Bug {
+            None,
+            $($bug,)*
+        }
+
+        const BUGS: &[Bug] = &[$(Bug::$bug),*];
+    };
+}
+
+bugs! {
     GrantsWhatIsHeld,
     TakesItsOwnLockForForeign,
     TakesRetriesForNew,
@@ -63,44 +73,6 @@ enum Bug {
 }
 
 use Bug as B;
-
-const BUGS: &[Bug] = &[
-    B::GrantsWhatIsHeld,
-    B::TakesItsOwnLockForForeign,
-    B::TakesRetriesForNew,
-    B::RemembersIdsForEver,
-    B::ReleasesWithoutComparison,
-    B::ReleasesNothing,
-    B::ReleaseOfTheUnknownFails,
-    B::ForgetsTheMinimumHold,
-    B::RenewsWhatIsLost,
-    B::LosesWhatIsHeld,
-    B::LosesWithoutReason,
-    B::RenewsForNothing,
-    B::MixesUpABatch,
-    B::TokensStandStill,
-    B::RaisesNoToken,
-    B::EndsEarly,
-    B::NeverEnds,
-    B::HidesTheHolder,
-    B::TellsOfNoCrash,
-    B::TellsOfACrashAlways,
-    B::FoldsNames,
-    B::WakesNobody,
-    B::InspectsNothing,
-    B::HidesItsOperators,
-    B::ListsNothing,
-    B::HidesOddEntries,
-    B::ListsNothingBesideAnOddEntry,
-    B::BreaksAnything,
-    B::ForgetsAnything,
-    B::ForgetsACrash,
-    B::TakesABreakForARelease,
-    B::LeavesARetryItsOldEnd,
-    B::GetsStuck,
-    B::FindsItselfUnfit,
-    B::ReleasesNowInWordsOnly,
-];
 
 /// The memory backend, with a bug.
 #[derive(Debug, Clone)]

@@ -1,5 +1,7 @@
 //! The state of one held lock: how long it is valid, and when and why it is lost.
 
+mod waits;
+
 use std::{
     sync::{Arc, MutexGuard},
     time::Duration,
@@ -9,13 +11,7 @@ use tokio::sync::Notify;
 
 use crate::{
     backend::{Backend, Renewal},
-    engine::{
-        freeze::{FreezeDetector, TICK},
-        limits::HoldLimits,
-        metrics,
-        queue::Turn,
-        timing::Timing,
-    },
+    engine::{freeze::FreezeDetector, limits::HoldLimits, metrics, queue::Turn, timing::Timing},
     mutex::Mutex,
     types::{Clock, ClockReading, Error, Lease, LossReason, Lost, Process},
 };
@@ -341,48 +337,6 @@ impl LeaseState {
         drop(turn);
         self.lost.notify_waiters();
         lost
-    }
-
-    /// Waits for the loss, or `grace` before it when `early`. Cancel safe.
-    pub(crate) async fn wait_lost(&self, early: bool) -> Lost {
-        if early {
-            self.wait_for(Self::check_early, self.timing.grace).await
-        } else {
-            self.wait_for(Self::check, Duration::ZERO).await
-        }
-    }
-
-    /// Waits for the loss or the end of the guard. Cancel safe.
-    pub(crate) async fn wait_guarded(&self) -> Lost {
-        self.wait_for(Self::check_guarded, Duration::ZERO).await
-    }
-
-    async fn wait_for(&self, check: fn(&Self, ClockReading) -> Result<(), Lost>, ahead: Duration) -> Lost {
-        if let Some(lost) = self.forked() {
-            return lost;
-        }
-        loop {
-            let signal = self.lost.notified();
-            tokio::pin!(signal);
-            signal.as_mut().enable();
-            let now = self.now();
-            if let Err(lost) = check(self, now) {
-                return lost;
-            }
-            // Timers stop while the machine is suspended, so no sleep is longer than a tick.
-            let nap = self
-                .remaining(now)
-                .map_or(TICK, |left| left.saturating_sub(ahead).clamp(Duration::from_millis(1), TICK));
-            tokio::select! {
-                () = signal => {}
-                () = tokio::time::sleep(nap) => {}
-            }
-        }
-    }
-
-    /// Waits for the next confirmed renewal. Cancel safe.
-    pub(crate) async fn wait_renewed(&self) {
-        self.renewed.notified().await;
     }
 
     /// Ends all renewals, because the guard is released or dropped.

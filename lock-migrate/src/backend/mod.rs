@@ -1,5 +1,7 @@
 //! A backend made of two.
 
+mod operators;
+
 use std::{fmt, iter::repeat_with, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -7,13 +9,13 @@ use futures_util::future::{join, join_all};
 use lock_core::{
     ConfigString, Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, Lease, Listing,
-        ProcessBound, Release, Renewal, StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Capabilities, Finding, Grant, Lease, ProcessBound, Release,
+        Renewal, StoreTimings, Watch,
     },
 };
 
 use crate::{
-    holders::{merged, merged_listings, split_version},
+    holders::merged,
     taken::{Side, Taken, TakenLocks},
     watch::MigrationWatch,
 };
@@ -308,40 +310,6 @@ impl Backend for MigrationBackend {
 
     fn process_bound(&self) -> Option<&dyn ProcessBound> {
         Some(self)
-    }
-}
-
-#[async_trait]
-impl Admin for MigrationBackend {
-    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        let (from, to) = (self.from.require_admin()?, self.to.require_admin()?);
-        let (from, to) = join(from.inspect(name), to.inspect(name)).await;
-        Ok(merged(from?, to?))
-    }
-
-    async fn list(&self, prefix: &str) -> Result<Listing, Error> {
-        let (from, to) = (self.from.require_admin()?, self.to.require_admin()?);
-        let (from, to) = join(from.list(prefix), to.list(prefix)).await;
-        Ok(merged_listings(from?, to?))
-    }
-
-    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
-        let (from, to) = split_version(version);
-        let mut broken = false;
-        // In the order of a release: a client of the old store alone must not meet the holder in
-        // the new one.
-        for (side, version) in [(Side::To, to), (Side::From, from)] {
-            if let Some(version) = version {
-                broken |= self.side(side).require_admin()?.break_lock(name, version, by).await? == Break::Broken;
-            }
-        }
-        if broken { Ok(Break::Broken) } else { Ok(Break::Changed(self.inspect(name).await?)) }
-    }
-
-    /// Purges the new store first. Its removal stays, even if the lock turns out to be held in the
-    /// old store.
-    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
-        Ok(self.to.require_admin()?.purge(name).await? && self.from.require_admin()?.purge(name).await?)
     }
 }
 

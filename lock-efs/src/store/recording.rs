@@ -1,0 +1,123 @@
+//! Records the holder of a lock, while this process has it.
+
+use std::{fs::File, io, time::Duration};
+
+use lock_core::{
+    Error, ErrorKind, FencingToken,
+    backend::{AcquireRequest, Lease},
+};
+
+use super::{FileStore, RecordOutcome};
+use crate::{
+    clock::{now_us, time_of},
+    encode, error,
+    files::Files,
+    floor,
+    lockfile::Inode,
+    medium::{BegunRecord, NewRecord},
+    mode::Sharing,
+    open::{self, Access},
+    record::{self, RecordState},
+    sidecar::{self, RecordRead},
+    table::AcquiredLock,
+};
+
+impl FileStore {
+    /// Writes the record of the new holder, with its token. This process has the lock.
+    pub(super) fn record_holder(
+        &self,
+        request: &AcquireRequest,
+        files: &Files,
+        sharing: Sharing,
+        begun: BegunRecord,
+    ) -> Result<RecordOutcome, Error> {
+        let here_us = now_us();
+        let server_us = match &begun {
+            BegunRecord::Nothing => None,
+            BegunRecord::Temp(temp) => Some(temp.server_us()?),
+            BegunRecord::Full { server_us, .. } => Some(*server_us),
+        };
+        let now_us = server_us.unwrap_or(here_us);
+        let previous = match sidecar::read(&files.record, self.medium.open_flags())? {
+            RecordRead::Record(record) if record.hold_left(now_us).is_some() => {
+                let store_time = server_us.map_or_else(|| self.medium.store_time(), time_of);
+                let holder = RecordRead::Record(record).holder(now_us, || None);
+                return Ok(RecordOutcome::MinHold(holder.with_store_time(store_time)));
+            }
+            RecordRead::Record(record) => Some(record),
+            RecordRead::Absent => None,
+            RecordRead::Garbage => {
+                tracing::warn!(
+                    file = %files.record.display(),
+                    "replacing an invalid lock record; its fencing token is lost, and the next one comes from the clock"
+                );
+                None
+            }
+        };
+        let before = match &previous {
+            Some(record) => record.token(),
+            None => floor::read(&self.directory, self.medium.open_flags())?,
+        };
+        let token = FencingToken::next(before, now_us).ok_or_else(|| {
+            let what = format!(
+                "the record {} holds the largest possible fencing token; remove the record to start \
+                again from the clock",
+                files.record.display()
+            );
+            Error::new(ErrorKind::Corrupt, what)
+        })?;
+        let bytes = record::held(request, token, now_us, self.process);
+        if bytes.len() > record::MAX_BYTES {
+            let what = format!("the lock record has {} bytes, and the limit is {}", bytes.len(), record::MAX_BYTES);
+            return Err(Error::new(ErrorKind::Limit, what + "; attach less data"));
+        }
+        let replaces = previous.is_some();
+        let new = NewRecord { directory: &self.directory, files, bytes: &bytes, replaces, sharing };
+        let file = match self.medium.place_record(&new, begun) {
+            Ok(file) => Some(file),
+            // A token from the clock is exceeded by the next one although it is not kept.
+            Err(error) if self.medium.allows_no_record(replaces) && token.get() == now_us && error::is_full(&error) => {
+                self.mark_previous(files, previous.as_ref());
+                tracing::warn!(
+                    name = %request.name, %error,
+                    "the lock was acquired without a record: others cannot see its holder, and a crash is not reported"
+                );
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        let crashed = previous.filter(|r| r.state == RecordState::Held).map(record::Record::into_holder);
+        if let Some(holder) = &crashed {
+            tracing::debug!(name = %request.name, %holder, "the previous holder ended without releasing the lock");
+        }
+        Ok(RecordOutcome::Granted { record: file, token, crashed, skew_us: now_us.wrapping_sub(here_us).cast_signed() })
+    }
+
+    /// Marks the record of a crashed holder as released, by a write that needs no room. The record
+    /// stays, and the next holder must not hear of this crash again.
+    fn mark_previous(&self, files: &Files, previous: Option<&record::Record>) {
+        if previous.is_some_and(|record| record.state == RecordState::Held)
+            && let Ok((_, Some(file))) = sidecar::open(&files.record, Access::ReadWrite, self.medium.open_flags())
+            && let Err(error) = self.medium.mark_released(&file, 0, Duration::ZERO)
+        {
+            tracing::debug!(file = %files.record.display(), %error, "the record of the crashed holder stays");
+        }
+    }
+
+    /// Places `record` again if its path names another file or none.
+    ///
+    /// A program may have removed the record. On NFS the network may have delivered the record of
+    /// an earlier client late. Without the record the minimum hold would bind no client.
+    pub(super) fn keep_record(&self, lease: &Lease, held: &AcquiredLock, record: &File) -> io::Result<()> {
+        let files = self.files(&encode::encode(&lease.name));
+        let sharing = held.lock.sharing(self.mode);
+        self.medium.refresh_directory(&self.directory).map_err(io::Error::other)?;
+        if Inode::of(&record.metadata()?).is_at(&files.record).map_err(io::Error::other)? {
+            return Ok(());
+        }
+        sidecar::read(&files.record, self.medium.open_flags()).map_err(io::Error::other)?;
+        let bytes = open::read_start(record, record::MAX_BYTES)?;
+        let new = NewRecord { directory: &self.directory, files: &files, bytes: &bytes, replaces: false, sharing };
+        self.medium.place_record(&new, BegunRecord::Nothing).map(drop).map_err(io::Error::other)
+    }
+}
