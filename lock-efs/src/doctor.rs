@@ -194,7 +194,7 @@ fn readers(directory: &Path, mode: Mode) -> Option<Finding> {
     let lock_files = lock_files.filter(|entry| entry.path().extension().is_some_and(|suffix| suffix == "lock"));
     let modes = lock_files.take(MANY_NAMES).filter_map(|entry| Some(entry.metadata().ok()?.mode()));
     let modes: Vec<_> = modes.chain(mode.exact.then_some(mode.file)).collect();
-    // Who cannot search the directory cannot open its files.
+    // A user who cannot search the directory cannot open its files.
     let only_reads = |read: u32, write: u32, search: u32| {
         found.mode() & search != 0 && modes.iter().any(|mode| mode & read != 0 && mode & write == 0)
     };

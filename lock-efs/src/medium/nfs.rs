@@ -260,7 +260,7 @@ mod tests {
         assert!(said.contains("ON A CLIENT") && said.contains("1 passed"), "{said}");
     }
 
-    /// What the server lacks is lost if this host stops now, and hidden from other hosts.
+    /// Data that the server lacks is lost if this host stops now, and hidden from other hosts.
     #[test]
     fn on_a_client() {
         if std::env::var_os("ONELOCK_TEST_NFS").is_none() {

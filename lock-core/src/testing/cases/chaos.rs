@@ -18,8 +18,8 @@ use crate::{
 
 const WORKERS: u64 = 4;
 const ROUNDS: u32 = 8;
-/// The minimum number of rounds that must acquire the lock. Half as many where no ttl ends a grant
-/// whose reply was lost.
+/// The minimum number of rounds that must acquire the lock. Half as many where no ttl shortens the
+/// attempts: each whose reply is lost then takes seconds, in a migration up to ten.
 const LEAST: u64 = WORKERS * ROUNDS as u64 / 2;
 /// While a worker waits, a worker must hold the lock within this time plus two ttls.
 const OBTAINABLE: Duration = Duration::from_secs(20);
