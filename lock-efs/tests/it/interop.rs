@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::Path,
     process::{self, Command},
     time::Duration,
@@ -83,6 +84,27 @@ async fn the_living_holder_is_named_after_a_crash() {
         fs::write(&info, record).unwrap();
         assert_eq!(backend.inspect(&name("etl")).await.unwrap().unwrap().owner.as_deref(), Some("tester"));
     }
+}
+
+/// The kernel goes on to list the process that locked the file, although it has ended.
+#[tokio::test]
+async fn a_lock_kept_by_a_child_belongs_to_the_recorded_process() {
+    let (dir, backend) = open();
+    let (_, lease) = grant(&backend, &request("etl")).await;
+    let info = dir.path().join("etl.info");
+    let held = fs::read_to_string(&info).unwrap();
+    assert!(backend.release_now(&lease, Duration::ZERO));
+    let path = backend.lock_path(&name("etl"));
+    let mut child =
+        Process::start(&["sh", "-c", "exec 9<$0; flock 9; echo locked; kill -STOP $$", path.to_str().unwrap()]);
+    child.wait_for("locked");
+    let inode = format!(":{} ", fs::metadata(&path).unwrap().ino());
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    let listed = locks.lines().find(|line| line.contains("FLOCK") && line.contains(&inode)).unwrap();
+    let listed: u32 = listed.split_whitespace().nth(4).unwrap().parse().unwrap();
+    assert!(!Path::new(&format!("/proc/{listed}")).exists(), "flock(1) has ended");
+    fs::write(&info, held.replace(&format!("\"pid\":{},", process::id()), &format!("\"pid\":{listed},"))).unwrap();
+    assert_eq!(backend.inspect(&name("etl")).await.unwrap().unwrap().owner.as_deref(), Some("tester"));
 }
 
 #[tokio::test]
