@@ -40,10 +40,11 @@ async fn a_watch_wakes_on_releases_by_onelock_and_flock_1() {
     assert!(waiter.release_now(&lease, Duration::ZERO));
 
     let path = waiter.lock_path(&name("etl"));
-    let mut flock = Process::start(&["flock", path.to_str().unwrap(), "sh", "-c", "echo locked; read x; sleep 0.1"]);
+    let mut flock = Process::start(&["flock", path.to_str().unwrap(), "sh", "-c", "echo locked; read x"]);
     flock.wait_for("locked");
     let _ = tokio::time::timeout(Duration::from_millis(1), watch.changed()).await;
     refused(&waiter, "etl").await;
+    drop(flock.0.stdin.take());
     until_granted(&waiter, &mut watch).await;
 }
 
