@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use crate::types::setters;
+use crate::types::{Mode, setters};
 
 macro_rules! capabilities {
     ($($(#[$doc:meta])* $field:ident = $text:literal / $variant:ident,)*) => {
@@ -32,6 +32,15 @@ macro_rules! capabilities {
         }
 
         impl Capabilities {
+            /// Returns whether locks can be held in `mode`.
+            pub fn has_mode(&self, mode: Mode) -> bool {
+                match mode {
+                    Mode::Exclusive => true,
+                    Mode::Shared => self.shared,
+                    Mode::Permit { .. } => self.permits,
+                }
+            }
+
             /// Returns whether `capability` is declared.
             pub fn has(&self, capability: Capability) -> bool {
                 match capability { $(Capability::$variant => self.$field,)* }
@@ -60,6 +69,8 @@ capabilities! {
     wake_up = "wake-up" / WakeUp,
     /// Many readers or one writer.
     shared = "shared" / Shared,
+    /// At most a given number of holders.
+    permits = "permits" / Permits,
 }
 
 setters!(Capabilities {
@@ -72,6 +83,7 @@ setters!(Capabilities {
     with_break_lock(break_lock: bool),
     with_wake_up(wake_up: bool),
     with_shared(shared: bool),
+    with_permits(permits: bool),
 });
 
 impl fmt::Display for Capability {

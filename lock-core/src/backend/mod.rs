@@ -24,7 +24,7 @@ pub use self::{
     store_clock::{StoreClock, StoreTime},
 };
 use crate::types::{DEFAULT_TTL, Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation, setters};
-pub use crate::types::{InvalidLeaseId, Lease, LeaseId, Process};
+pub use crate::types::{InvalidLeaseId, Lease, LeaseId, Mode, Process};
 
 /// A store of locks: one *attempt* to acquire, renew or release.
 ///
@@ -212,6 +212,12 @@ impl dyn Backend {
     }
 }
 
+/// Returns the error for a mode that a store does not know.
+pub(crate) fn unsupported_mode(mode: Mode) -> Error {
+    let message = format!("a lock that is {mode} is not possible on this store; choose a store that declares this mode");
+    Error::new(ErrorKind::Unsupported, message).with_ambiguous(false).with_operation(Operation::Acquire)
+}
+
 fn unsupported<B: Backend + ?Sized>(backend: &B, what: &str) -> Error {
     Error::new(ErrorKind::Unsupported, format!("{what} is not possible on this store")).with_store(backend.describe())
 }
@@ -301,29 +307,34 @@ pub struct AcquireRequest {
     pub ttl: Duration,
     /// Data that other clients may read while the lock is held.
     pub data: Option<Vec<u8>>,
-}
-
-/// How a lock is held.
-///
-/// A backend refuses a mode that it does not know with [`ErrorKind::Unsupported`], and never falls
-/// back to another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Mode {
-    /// One holder, and no other of any mode.
-    #[default]
-    Exclusive,
+    /// The request is repeated while it is refused. If holders of another mode refuse it, the store
+    /// keeps newcomers from joining them, for at most `ttl` after the last such request, and until
+    /// a release of its id.
+    pub waits: bool,
 }
 
 impl AcquireRequest {
-    /// A request for an exclusive lock with the default ttl, 30 s, and no data.
+    /// A request for an exclusive lock with the default ttl, 30 s, without data, and without a
+    /// wait.
     pub fn new(name: LockName, id: LeaseId, owner: impl Into<String>) -> Self {
-        Self { name, id, mode: Mode::Exclusive, owner: owner.into(), ttl: DEFAULT_TTL, data: None }
+        let (mode, ttl) = (Mode::Exclusive, DEFAULT_TTL);
+        Self { name, id, mode, owner: owner.into(), ttl, data: None, waits: false }
+    }
+
+    /// Checks that the request is for an exclusive lock, in a store that knows no other mode.
+    ///
+    /// # Errors
+    /// Of kind [`ErrorKind::Unsupported`] for another mode.
+    pub fn require_exclusive(&self) -> Result<(), Error> {
+        match self.mode {
+            Mode::Exclusive => Ok(()),
+            mode => Err(unsupported_mode(mode).with_name(&self.name)),
+        }
     }
 
     /// The lease that this request becomes when it is granted with `token`.
     pub fn lease(&self, token: Option<FencingToken>) -> Lease {
-        Lease { name: self.name.clone(), id: self.id, token, ttl: self.ttl }
+        Lease { name: self.name.clone(), id: self.id, mode: self.mode, token, ttl: self.ttl }
     }
 }
 
@@ -334,6 +345,7 @@ setters!(AcquireRequest {
     with_owner(owner: impl Into<String>),
     with_ttl(ttl: Duration),
     with_data(data: impl Into<Option<Vec<u8>>>),
+    with_waits(waits: bool),
 });
 
 /// The answer to an attempt to acquire.

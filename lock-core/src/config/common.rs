@@ -83,7 +83,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::ConfigString;
+    use crate::{config::ConfigString, types::Mode};
 
     fn take(options: &str) -> Result<Common, String> {
         let config = ConfigString::parse(&format!("x:?{options}")).unwrap();
@@ -96,6 +96,7 @@ mod tests {
             "ttl=20s&margin=2s&renew=5s&grace=1s&owner=me%20%26%20you&min_hold=3s&max_hold=1h&prefix=app/&require=fencing,holder",
         );
         let options = LockOptions {
+            mode: Mode::Exclusive,
             ttl: Some(Duration::from_secs(20)),
             margin: Some(Duration::from_secs(2)),
             renew: Renew::Every(Duration::from_secs(5)),

@@ -31,6 +31,8 @@ pub(crate) struct PendingAcquire {
     unanswered: Option<ClockReading>,
     /// The lock was granted to this id too late, and the id may still hold it.
     too_late: bool,
+    /// The store keeps newcomers from joining the holders, because this acquisition waits for them.
+    waiting: bool,
     /// The place in this process's queue for the name. A rollback keeps it.
     pub(crate) turn: Option<Turn>,
 }
@@ -47,7 +49,18 @@ impl fmt::Debug for PendingAcquire {
 impl PendingAcquire {
     pub(crate) fn new(shared: &Arc<Shared>, request: AcquireRequest, attempt_timeout: Duration) -> Self {
         let (shared, request) = (Arc::clone(shared), Arc::new(request));
-        Self { shared, request, attempt_timeout, call: None, unanswered: None, too_late: false, turn: None }
+        Self { shared, request, attempt_timeout, call: None, unanswered: None, too_late: false, waiting: false, turn: None }
+    }
+
+    /// Makes the next attempts those of a waiter.
+    pub(crate) fn set_waits(&mut self) {
+        Arc::make_mut(&mut self.request).waits = true;
+    }
+
+    /// Returns the longest time until the next attempt, so that the store goes on to keep newcomers
+    /// from joining the holders.
+    pub(crate) fn longest_pause(&self) -> Option<Duration> {
+        self.waiting.then_some(self.request.ttl / 3)
     }
 
     /// Sets the ttl of the next attempts.
@@ -107,6 +120,10 @@ impl PendingAcquire {
         match answer.unwrap_or_else(|_| Err(no_reply(limit))) {
             Ok(answer) => {
                 let from = self.unanswered.take().unwrap_or(sent);
+                self.waiting = match &answer {
+                    AcquireOutcome::Granted(_) => false,
+                    AcquireOutcome::Contended(holder) => self.request.waits && holder.mode != self.request.mode,
+                };
                 let (outcome, found) = match &answer {
                     AcquireOutcome::Granted(_) => (Outcome::Acquired, "acquired"),
                     AcquireOutcome::Contended(_) => (Outcome::Contended, "contended"),
@@ -156,7 +173,7 @@ impl Drop for PendingAcquire {
         if !self.shared.process.is_current() {
             // The request belongs to the parent, with its connection.
             std::mem::forget(self.call.take());
-        } else if self.unanswered.is_some() {
+        } else if self.unanswered.is_some() || self.waiting {
             self.abandon();
         }
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    backend::{Capabilities, Capability, StoreTimings},
+    backend::{Capabilities, Capability, StoreTimings, unsupported_mode},
     types::{DEFAULT_TTL, Error, ErrorKind, LockOptions, Renew},
 };
 
@@ -64,6 +64,9 @@ fn least_margin(store_margin: Duration, lease: Duration) -> Duration {
 
 impl Timing {
     pub(crate) fn new(options: &LockOptions, capabilities: Capabilities, pace: StoreTimings) -> Result<Self, Error> {
+        if !capabilities.has_mode(options.mode) {
+            return Err(unsupported_mode(options.mode));
+        }
         if let Some(max) = options.max_hold.filter(|max| *max <= options.min_hold) {
             return Err(config(format!("max_hold ({max:?}) must be longer than min_hold ({:?})", options.min_hold)));
         }
@@ -218,6 +221,7 @@ mod tests {
         break_lock: false,
         wake_up: false,
         shared: false,
+        permits: false,
     };
     const FILES: Capabilities = Capabilities { ttl: false, ..LEASES };
 

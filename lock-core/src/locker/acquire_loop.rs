@@ -62,7 +62,9 @@ impl AcquireLoop {
         let limits =
             HoldLimits { asked, deadline: options.deadline, min_hold: options.min_hold, max_hold: options.max_hold };
         let owner = options.owner.unwrap_or_else(|| shared.owner().to_owned());
-        let mut request = AcquireRequest::new(name.clone(), LeaseId::random(), owner).with_data(options.data);
+        let mut request = AcquireRequest::new(name.clone(), LeaseId::random(), owner)
+            .with_data(options.data)
+            .with_mode(options.mode);
         if let Some(ttl) = timing.ttl {
             request.ttl = ttl;
         }
@@ -157,7 +159,9 @@ impl AcquireLoop {
             let since = Some(std::time::SystemTime::UNIX_EPOCH + from.wall);
             turn.note_holder(Holder { owner, token: grant.token, since, ..Holder::default() });
         }
-        hold.keep_turn(self.pending.turn.take());
+        let turn = self.pending.turn.take();
+        // Others of this process may join a lock that is not exclusive.
+        hold.keep_turn(turn.filter(|_| !self.pending.request.mode.may_be_joined()));
         let hold = Arc::new(hold);
         self.shared.renewer.keep(&hold, now);
         Guard::new(hold, Arc::clone(&self.shared), grant.crashed)
@@ -224,6 +228,7 @@ impl AcquireLoop {
         };
         let Some(turn) = turn else { return Ok(TryAcquire::Contended(queues.holder(&self.name))) };
         self.pending.turn = Some(turn);
+        self.pending.set_waits();
         self.contend(wait).await
     }
 
@@ -278,7 +283,7 @@ impl AcquireLoop {
                 // Woken although the lock is still held. Such a watch must not cause a tight loop.
                 tokio::time::sleep(pause.min(longest)).await;
             }
-            let nap = backoff.next(expires_in).min(longest);
+            let nap = backoff.next(expires_in).min(self.pending.longest_pause().unwrap_or(longest)).min(longest);
             tokio::select! {
                 // At the latest until the holder's lease expires; without a watch until the next
                 // poll.

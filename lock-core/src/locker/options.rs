@@ -3,6 +3,13 @@
 /// Generates the same setters for everything that owns `LockOptions`.
 macro_rules! option_setters {
     () => {
+        /// Sets how the lock is held. Default: by one holder. An error on a store that does not
+        /// declare the mode.
+        pub fn mode(mut self, mode: $crate::Mode) -> Self {
+            self.options.mode = mode;
+            self
+        }
+
         /// Sets how long the store keeps the lock without a renewal. Default: 30 s. An error on a
         /// store without ttl (files).
         pub fn ttl(mut self, ttl: Duration) -> Self {

@@ -24,6 +24,7 @@
 //! ```
 
 mod factory;
+mod holders;
 
 use std::{
     collections::BTreeMap,
@@ -36,13 +37,14 @@ use async_trait::async_trait;
 use tokio::{sync::watch, time::Instant};
 
 pub use self::factory::MemoryFactory;
+use self::holders::{Decision, Holders, Record};
 use crate::{
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, Listing, ProcessBound,
         Release, Renewal, StoreTimings, Watch,
     },
     mutex::Mutex,
-    types::{Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LockName, LossReason},
+    types::{Error, ErrorKind, FencingToken, Holder, Lease, LockName, LossReason},
 };
 
 /// Locks in the memory of this process. Clones are clients of the same store.
@@ -63,51 +65,10 @@ struct Store {
 
 #[derive(Default)]
 struct Locks {
-    records: BTreeMap<LockName, Record>,
-    /// The last token of any name. It is outside the records, because a release removes its record.
+    names: BTreeMap<LockName, Holders>,
+    /// The last token of any name. It is outside the names, because a release may remove its name.
     last_token: Option<FencingToken>,
     scheduled_losses: Vec<(Instant, String)>,
-}
-
-/// A lock that is held, or that is kept for a while after its release.
-struct Record {
-    id: LeaseId,
-    owner: String,
-    data: Option<Vec<u8>>,
-    token: FencingToken,
-    since: SystemTime,
-    acquired: Instant,
-    expires: Instant,
-    released: bool,
-    /// The holder before this one, if an operator broke its lock, and who did.
-    broken: Option<(LeaseId, String)>,
-}
-
-impl Record {
-    fn holder(&self, now: Instant) -> Holder {
-        Holder {
-            owner: Some(self.owner.clone()),
-            token: Some(self.token),
-            since: Some(self.since),
-            held_for: Some(now.duration_since(self.acquired)),
-            expires_in: Some(self.expires.duration_since(now)),
-            data: self.data.clone(),
-            version: (!self.released).then(|| self.id.to_string()),
-            foreign: None,
-        }
-    }
-
-    fn is_held(&self, now: Instant) -> bool {
-        now < self.expires
-    }
-
-    fn was_broken(&self, id: LeaseId) -> bool {
-        self.broken.as_ref().is_some_and(|(broken, _)| *broken == id)
-    }
-
-    fn is_held_by(&self, id: LeaseId, now: Instant) -> bool {
-        self.id == id && !self.released && self.is_held(now)
-    }
 }
 
 impl MemoryBackend {
@@ -120,7 +81,7 @@ impl MemoryBackend {
 
     /// Takes the lock away from its holder, as a store that loses its data would.
     pub fn lose(&self, name: &str) {
-        self.locks().records.retain(|held, _| held.as_str() != name);
+        self.locks().names.retain(|held, _| held.as_str() != name);
         self.announce();
     }
 
@@ -134,11 +95,11 @@ impl MemoryBackend {
         let mut locks = self.store.locks.lock();
         let now = Instant::now();
         if locks.scheduled_losses.iter().any(|(at, _)| *at <= now) {
-            let Locks { records, scheduled_losses, .. } = &mut *locks;
+            let Locks { names, scheduled_losses, .. } = &mut *locks;
             scheduled_losses.retain(|(at, name)| {
                 let due = *at <= now;
                 if due {
-                    records.retain(|held, _| held.as_str() != name);
+                    names.retain(|held, _| held.as_str() != name);
                 }
                 !due
             });
@@ -157,20 +118,10 @@ impl MemoryBackend {
     fn release_sync(&self, lease: &Lease, hold_for: Duration) -> Release {
         let now = Instant::now();
         let mut locks = self.locks();
-        let released = match locks.records.get_mut(&lease.name) {
-            Some(record) if record.was_broken(lease.id) => return Release::NotHeld(None),
-            // A retry: the release took effect and its reply was lost.
-            Some(record) if record.id == lease.id && record.released => return Release::Released,
-            Some(record) if record.is_held_by(lease.id, now) => {
-                record.released = true;
-                record.expires = now + hold_for;
-                Release::Released
-            }
-            Some(record) => return Release::NotHeld(record.is_held(now).then(|| record.holder(now))),
-            None => return Release::NotHeld(None),
-        };
-        if hold_for.is_zero() {
-            locks.records.remove(&lease.name);
+        let Some(holders) = locks.names.get_mut(&lease.name) else { return Release::NotHeld(None) };
+        let released = holders.release(lease, hold_for, now);
+        if holders.is_empty(now) {
+            locks.names.remove(&lease.name);
         }
         drop(locks);
         self.announce();
@@ -206,7 +157,8 @@ impl Backend for MemoryBackend {
             list: true,
             break_lock: true,
             wake_up: true,
-            shared: false,
+            shared: true,
+            permits: true,
         }
     }
 
@@ -216,69 +168,42 @@ impl Backend for MemoryBackend {
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let now = Instant::now();
-        let expires = now + request.ttl;
         let wall = self.wall(now);
         let mut locks = self.locks();
-        let Locks { records, last_token, .. } = &mut *locks;
-        let previous = records.get_mut(&request.name);
-        let (crashed, broken) = match previous {
-            Some(record) if record.is_held_by(request.id, now) => {
-                record.expires = expires;
-                return Ok(AcquireOutcome::Granted(Grant {
-                    token: Some(record.token),
-                    crashed: None,
-                    already_ours: true,
-                }));
+        let Locks { names, last_token, .. } = &mut *locks;
+        let holders = names.entry(request.name.clone()).or_default();
+        let crashed = match holders.decide(request, now)? {
+            Decision::Ours(token) => {
+                let grant = Grant::default().with_token(token).with_already_ours(true);
+                return Ok(AcquireOutcome::Granted(grant));
             }
-            Some(record) if record.is_held(now) => return Ok(AcquireOutcome::Contended(record.holder(now))),
-            Some(record) => ((!record.released).then(|| record.holder(now)), record.broken.take()),
-            None => (None, None),
+            Decision::Contended(holder) => return Ok(AcquireOutcome::Contended(holder)),
+            Decision::Free(crashed) => crashed,
         };
         let micros = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
         let token = FencingToken::next(*last_token, u64::try_from(micros).unwrap_or(u64::MAX))
             .expect("2^53 microseconds end in the year 2255");
         *last_token = Some(token);
-        let record = Record {
-            id: request.id,
-            owner: request.owner.clone(),
-            data: request.data.clone(),
-            token,
-            since: wall,
-            acquired: now,
-            expires,
-            released: false,
-            broken,
-        };
-        records.insert(request.name.clone(), record);
-        Ok(AcquireOutcome::Granted(Grant { token: Some(token), crashed, already_ours: false }))
+        holders.grant(Record::new(request, token, wall, now), now);
+        Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)))
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
         let now = Instant::now();
         let mut locks = self.locks();
-        let reason = match locks.records.get_mut(&lease.name) {
-            Some(record) if record.is_held_by(lease.id, now) => {
-                record.expires = now + lease.ttl;
-                return Ok(Renewal::Renewed);
-            }
-            Some(Record { broken: Some((id, by)), .. }) if *id == lease.id => LossReason::BrokenBy(by.clone()),
-            Some(record) if record.id == lease.id && !record.released => LossReason::Expired,
-            Some(record) if record.id != lease.id && record.is_held(now) => {
-                LossReason::TakenBy(Box::new(record.holder(now)))
-            }
-            _ => LossReason::RecordGone,
-        };
-        Ok(Renewal::Lost(reason))
+        let Some(holders) = locks.names.get_mut(&lease.name) else { return Ok(Renewal::Lost(LossReason::RecordGone)) };
+        Ok(holders.renew(lease, now).map_or_else(Renewal::Lost, |()| Renewal::Renewed))
     }
 
     async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let mut locks = self.locks();
-        let Locks { records, last_token, .. } = &mut *locks;
-        let held = records.get_mut(&lease.name).filter(|record| record.is_held_by(lease.id, Instant::now()));
-        let Some(record) = held else { return Ok(false) };
-        record.token = record.token.max(token);
-        *last_token = (*last_token).max(Some(token));
-        Ok(true)
+        let Locks { names, last_token, .. } = &mut *locks;
+        let advanced =
+            names.get_mut(&lease.name).is_some_and(|holders| holders.advance(lease, token, Instant::now()));
+        if advanced {
+            *last_token = (*last_token).max(Some(token));
+        }
+        Ok(advanced)
     }
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
@@ -313,42 +238,34 @@ impl Backend for MemoryBackend {
 impl Admin for MemoryBackend {
     async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
         let now = Instant::now();
-        Ok(self.locks().records.get(name).filter(|record| record.is_held(now)).map(|record| record.holder(now)))
+        Ok(self.locks().names.get(name).and_then(|holders| holders.holder(now)))
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, Error> {
         let now = Instant::now();
         let locks = self.locks();
-        let held =
-            locks.records.iter().filter(|(name, record)| name.as_str().starts_with(prefix) && record.is_held(now));
-        Ok(Listing::new(held.map(|(name, record)| (name.clone(), record.holder(now))).collect()))
+        let asked = locks.names.iter().filter(|(name, _)| name.as_str().starts_with(prefix));
+        Ok(Listing::new(asked.filter_map(|(name, holders)| Some((name.clone(), holders.holder(now)?))).collect()))
     }
 
     async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
         let now = Instant::now();
         let mut locks = self.locks();
-        match locks.records.get_mut(name) {
-            Some(record) if record.is_held(now) && record.holder(now).version.as_deref() == Some(version) => {
-                record.broken = Some((record.id, by.to_owned()));
-                record.released = true;
-                record.expires = now;
-            }
-            Some(record) => return Ok(Break::Changed(record.is_held(now).then(|| record.holder(now)))),
-            None => return Ok(Break::Changed(None)),
-        }
+        let Some(holders) = locks.names.get_mut(name) else { return Ok(Break::Changed(None)) };
+        let answer = holders.break_one(version, by, now);
         drop(locks);
         self.announce();
-        Ok(Break::Broken)
+        Ok(answer)
     }
 
     async fn purge(&self, name: &LockName) -> Result<bool, Error> {
         let now = Instant::now();
         let mut locks = self.locks();
-        let needed = locks.records.get(name).is_some_and(|record| record.is_held(now) || !record.released);
-        if !needed {
-            locks.records.remove(name);
+        let unneeded = locks.names.get(name).is_none_or(|holders| holders.is_idle(now));
+        if unneeded {
+            locks.names.remove(name);
         }
-        Ok(!needed)
+        Ok(unneeded)
     }
 }
 

@@ -22,6 +22,8 @@ use crate::{
 pub(super) enum Need {
     /// A declared capability.
     Has(Capability),
+    /// A mode in which several clients hold a lock.
+    Joinable,
     /// [`ProcessBound::descriptors`](crate::backend::ProcessBound::descriptors) gives some.
     Descriptor,
     /// [`Subject::tamper`] supports this kind of tampering.
@@ -33,6 +35,8 @@ pub(super) struct Bench<'a> {
     pub(super) subject: &'a dyn Subject,
     pub(super) case: &'a str,
     pub(super) exception: Option<&'a str>,
+    /// The reason for which all cases of the module are excepted that the backend cannot meet.
+    pub(super) module_exception: Option<&'a str>,
 }
 
 impl Bench<'_> {
@@ -44,7 +48,7 @@ impl Bench<'_> {
                 missing = Some(need);
             }
         }
-        match (missing, self.exception) {
+        match (missing, self.exception.or(self.module_exception.filter(|_| missing.is_some()))) {
             (None, None) => true,
             (Some(_), Some(reason)) => {
                 println!("{} does not apply: {reason}", self.case);
@@ -69,6 +73,7 @@ impl Bench<'_> {
         let client = self.client().await;
         match need {
             Need::Has(capability) => client.capabilities().has(capability),
+            Need::Joinable => client.capabilities().shared || client.capabilities().permits,
             #[cfg(unix)]
             Need::Descriptor => {
                 let request = self.request(&self.name("probe"));
@@ -257,11 +262,11 @@ pub(super) async fn free_soon(bench: &Bench<'_>, client: &dyn Backend, name: &Lo
 }
 
 /// Waits until the background has released an abandoned lock, long before the default ttl of 30 s.
-pub(super) async fn granted_soon(bench: &Bench<'_>, client: &Arc<dyn Backend>, name: &LockName) {
+pub(super) async fn granted_soon(client: &Arc<dyn Backend>, request: &AcquireRequest) {
     let started = Instant::now();
-    let request = bench.request(name);
+    let name = &request.name;
     loop {
-        match acquire(&**client, &request).await {
+        match acquire(&**client, request).await {
             AcquireOutcome::Granted(_) => return,
             AcquireOutcome::Contended(holder) => {
                 assert!(started.elapsed() < Duration::from_secs(20), "{name} was left behind: held by {holder}");

@@ -37,7 +37,8 @@
 //! - many random faults at once. The case prints its seed; `ONELOCK_SUITE_SEED` replays it.
 //!
 //! A case listed under `except` does not run. Its test passes only while the backend lacks the
-//! capability that the case needs.
+//! capability that the case needs. `modes` stands for all cases of shared locks and permits that
+//! the backend cannot do.
 
 mod cases;
 mod clock;
@@ -84,8 +85,10 @@ macro_rules! conformance_test {
 #[doc(hidden)]
 pub async fn run(case: &str, subject: &dyn Subject, exceptions: &[(&str, &str)]) {
     for (name, _) in exceptions {
-        assert!(cases::NAMES.contains(name), "there is no case {name} that could be excepted");
+        assert!(cases::is_known(name), "there is no case and no module {name} that could be excepted");
     }
-    let exception = exceptions.iter().find(|(name, _)| *name == case).map(|(_, reason)| *reason);
-    cases::run(&Bench { subject, case, exception }).await;
+    let reason = |applies: &dyn Fn(&str) -> bool| exceptions.iter().find(|(name, _)| applies(name)).map(|(_, why)| *why);
+    let exception = reason(&|name| name == case);
+    let module_exception = reason(&|name| cases::is_module_of(name, case));
+    cases::run(&Bench { subject, case, exception, module_exception }).await;
 }

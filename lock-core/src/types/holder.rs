@@ -5,12 +5,15 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::types::FencingToken;
+use crate::types::{FencingToken, Mode};
 
 /// How far an estimate of a store's clock may be wrong.
 const ESTIMATE: Duration = Duration::from_secs(2);
 
 /// Who holds a lock, since when, until when: all that the store's record says.
+///
+/// A shared lock may have several holders. This is the first of them to expire, and
+/// [`others`](Self::others) are the rest.
 ///
 /// Every field is optional, because the holder may be a foreign client that records less, or
 /// nothing.
@@ -38,6 +41,13 @@ pub struct Holder {
     /// What kind of foreign lock this is, when it is not one of ours: "a Redis hash (Redisson)", "a
     /// flock(2) holder without a record".
     pub foreign: Option<String>,
+    /// How the lock is held.
+    pub mode: Mode,
+    /// The other holders of a lock that has several, at most [`MOST_OTHERS`](Self::MOST_OTHERS).
+    /// They have no others themselves.
+    pub others: Vec<Holder>,
+    /// How many holders more there are than are named.
+    pub more: u64,
 }
 
 impl Holder {
@@ -66,7 +76,33 @@ setters!(Holder {
     with_data(data: impl Into<Option<Vec<u8>>>),
     with_version(version: impl Into<Option<String>>),
     with_foreign(foreign: impl Into<Option<String>>),
+    with_mode(mode: Mode),
+    with_others(others: Vec<Holder>),
+    with_more(more: u64),
 });
+
+impl Holder {
+    /// How many other holders a store names at most, so that an answer stays short.
+    pub const MOST_OTHERS: usize = 15;
+
+    /// Returns one holder that stands for all of `holders`: the first to expire, with the others.
+    /// `None` if there is none.
+    pub fn of_several(mut holders: Vec<Self>) -> Option<Self> {
+        // A lock without a known end expires last.
+        holders.sort_by_key(|holder| holder.expires_in.unwrap_or(Duration::MAX));
+        let mut others = holders.into_iter();
+        let mut first = others.next()?;
+        first.others = others.collect();
+        first.more += first.others.len().saturating_sub(Self::MOST_OTHERS) as u64;
+        first.others.truncate(Self::MOST_OTHERS);
+        Some(first)
+    }
+
+    /// Returns how many hold the lock.
+    pub fn count(&self) -> u64 {
+        1 + self.others.len() as u64 + self.more
+    }
+}
 
 impl fmt::Display for Holder {
     /// One line: `etl-7:4711-x3 for 42 s, token 1732, expires in 12 s`. Without a known age, the
@@ -87,6 +123,14 @@ impl fmt::Display for Holder {
         }
         if let Some(left) = self.expires_in {
             write!(f, ", expires in {} s", left.as_secs_f64().ceil())?;
+        }
+        if self.mode != Mode::Exclusive {
+            write!(f, ", {}", self.mode)?;
+        }
+        match self.count() - 1 {
+            0 => {}
+            1 => f.write_str(", and 1 other holder")?,
+            others => write!(f, ", and {others} other holders")?,
         }
         Ok(())
     }
@@ -167,5 +211,11 @@ mod tests {
             ..Holder::default()
         };
         assert_eq!(holder.to_string(), "etl:1\\n, token 7, expires in 12 s");
+        let later = Holder { expires_in: Some(Duration::from_secs(60)), mode: Mode::Shared, ..Holder::default() };
+        let sooner = Holder { owner: Some("b".into()), expires_in: Some(Duration::from_secs(1)), ..later.clone() };
+        let all = Holder::of_several(vec![later; 20]);
+        assert_eq!(all.map(|all| (all.count(), all.others.len())), Some((20, 15)));
+        let both = Holder::of_several(vec![Holder { mode: Mode::Shared, ..Holder::default() }, sooner]).unwrap();
+        assert_eq!(both.to_string(), "b, expires in 1 s, shared, and 1 other holder");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use crate::types::LockName;
+use crate::types::{LockName, Mode};
 
 /// Identifies one acquisition: 128 random bits, chosen by the client before the first byte is sent.
 ///
@@ -130,6 +130,8 @@ pub struct Lease {
     pub name: LockName,
     /// Which acquisition this is.
     pub id: LeaseId,
+    /// How the lock is held.
+    pub mode: Mode,
     /// Its fencing token, where the backend mints them.
     pub token: Option<FencingToken>,
     /// How long the store keeps the lock without a renewal. A store without the capability `ttl`
@@ -138,15 +140,16 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// A lease of the default ttl, 30 s, without a token.
+    /// An exclusive lease of the default ttl, 30 s, without a token.
     pub fn new(name: LockName, id: LeaseId) -> Self {
-        Self { name, id, token: None, ttl: DEFAULT_TTL }
+        Self { name, id, mode: Mode::Exclusive, token: None, ttl: DEFAULT_TTL }
     }
 }
 
 setters!(Lease {
     with_name(name: LockName),
     with_id(id: LeaseId),
+    with_mode(mode: Mode),
     with_token(token: impl Into<Option<FencingToken>>),
     with_ttl(ttl: Duration),
 });

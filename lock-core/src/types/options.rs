@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::types::Mode;
+
 /// When a guard's lease is renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -25,6 +27,8 @@ pub enum Renew {
 /// documents.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LockOptions {
+    /// See [`LockRequest::mode`](crate::LockRequest::mode).
+    pub mode: Mode,
     /// See [`LockRequest::ttl`](crate::LockRequest::ttl).
     pub ttl: Option<Duration>,
     /// See [`LockRequest::margin`](crate::LockRequest::margin).

@@ -361,10 +361,10 @@ pub(super) async fn a_cancelled_acquire_leaves_no_lock_behind(bench: &Bench<'_>)
                 tokio::time::sleep(Duration::from_micros(100)).await;
             }
             if done {
-                granted_soon(bench, &other, &name).await;
+                granted_soon(&other, &bench.request(&name)).await;
                 return;
             }
         }
-        granted_soon(bench, &other, &name).await;
+        granted_soon(&other, &bench.request(&name)).await;
     }
 }

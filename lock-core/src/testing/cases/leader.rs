@@ -149,7 +149,7 @@ pub(super) async fn a_dropped_candidate_leaves_no_leader_behind(bench: &Bench<'_
             tokio::time::sleep(Duration::from_micros(100)).await;
         }
         drop(election);
-        granted_soon(bench, &other, &name).await;
+        granted_soon(&other, &bench.request(&name)).await;
         if was_elected {
             return;
         }

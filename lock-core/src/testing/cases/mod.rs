@@ -5,6 +5,7 @@ mod chaos;
 mod clocks;
 mod drops;
 mod leader;
+mod modes;
 mod operators;
 mod release;
 mod renew;
@@ -55,6 +56,25 @@ macro_rules! conformance_cases {
             release::release_now_frees_the_lock_or_returns_false [];
             release::a_lease_reported_lost_frees_its_lock [];
             release::an_open_descriptor_keeps_the_lock_held [Need::Descriptor];
+            modes::an_undeclared_mode_is_refused_and_leaves_no_lock [];
+            modes::readers_hold_a_shared_lock_together [Need::Has(Capability::Shared)];
+            modes::a_writer_and_readers_exclude_each_other [Need::Has(Capability::Shared)];
+            modes::later_readers_do_not_overtake_a_waiting_writer [Need::Has(Capability::Shared)];
+            modes::a_writer_that_does_not_wait_keeps_no_reader_out [Need::Has(Capability::Shared)];
+            modes::a_writer_that_gives_up_lets_readers_in [Need::Has(Capability::Shared)];
+            modes::a_crashed_waiting_writer_lets_readers_in [Need::Has(Capability::Shared)];
+            modes::a_cancelled_wait_of_a_writer_lets_readers_in [Need::Has(Capability::Shared)];
+            modes::of_many_contenders_as_many_hold_as_permits [Need::Has(Capability::Permits)];
+            modes::disagreeing_numbers_of_permits_are_an_error [Need::Has(Capability::Permits)];
+            modes::different_modes_of_one_name_exclude_each_other [Need::Has(Capability::Shared), Need::Has(Capability::Permits)];
+            modes::a_crash_frees_only_the_part_of_its_holder [Need::Joinable];
+            modes::tokens_increase_over_holders_of_all_modes [Need::Joinable, Need::Has(Capability::Fencing)];
+            modes::a_refusal_counts_and_names_several_holders [Need::Has(Capability::Shared), Need::Has(Capability::Holder)];
+            modes::a_retry_recognizes_its_own_part [Need::Joinable];
+            modes::late_requests_leave_other_holders_alone [Need::Joinable];
+            modes::min_hold_keeps_the_part_of_its_holder [Need::Joinable];
+            modes::a_break_ends_the_part_of_one_holder [Need::Joinable, Need::Has(Capability::Break)];
+            modes::a_cancelled_acquire_of_any_mode_leaves_no_part [Need::Joinable];
             operators::a_watch_completes_after_the_release [Need::Has(Capability::WakeUp)];
             operators::an_unused_wake_up_reaches_another_watcher [Need::Has(Capability::WakeUp)];
             operators::inspect_reports_the_holder_until_release [Need::Has(Capability::Inspect)];
@@ -108,11 +128,22 @@ macro_rules! dispatch {
     };
 }
 
-macro_rules! names {
-    ($($module:ident :: $case:ident $needs:tt;)*) => { &[$(stringify!($case)),*] };
+macro_rules! modules {
+    ($($module:ident :: $case:ident $needs:tt;)*) => { &[$((stringify!($case), stringify!($module))),*] };
 }
 
-pub(super) const NAMES: &[&str] = conformance_cases! { [names] };
+/// The cases with their modules.
+const MODULES: &[(&str, &str)] = conformance_cases! { [modules] };
+
+/// Returns whether `exception` names the module of `case`.
+pub(super) fn is_module_of(exception: &str, case: &str) -> bool {
+    MODULES.contains(&(case, exception))
+}
+
+/// Returns whether `exception` names a case or a module.
+pub(super) fn is_known(exception: &str) -> bool {
+    MODULES.iter().any(|(case, module)| exception == *case || exception == *module)
+}
 
 /// Runs the case that `bench` is set up for, where it applies.
 pub(super) async fn run(bench: &Bench<'_>) {

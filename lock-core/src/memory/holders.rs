@@ -1,0 +1,233 @@
+//! The holders of one name, and the request that waits for them.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+
+use crate::{
+    backend::{AcquireRequest, Break, Release},
+    types::{Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LossReason, Mode, Operation},
+};
+
+/// How many broken holders of a name are remembered, to tell them who broke their locks.
+const REMEMBERED: usize = 100;
+
+/// The holders of one name. Those that are held at one time have the same mode.
+#[derive(Debug, Default)]
+pub(super) struct Holders {
+    records: Vec<Record>,
+    waiting: Option<Waiting>,
+    /// The holders whose locks an operator broke, and who did.
+    broken: Vec<(LeaseId, String)>,
+}
+
+/// A lock that is held, or that is kept for a while after its release.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) id: LeaseId,
+    mode: Mode,
+    owner: String,
+    data: Option<Vec<u8>>,
+    token: FencingToken,
+    since: SystemTime,
+    acquired: Instant,
+    expires: Instant,
+    released: bool,
+}
+
+/// A request that waits for holders of another mode. Nothing joins them meanwhile.
+#[derive(Debug)]
+struct Waiting {
+    id: LeaseId,
+    mode: Mode,
+    owner: String,
+    until: Instant,
+}
+
+/// The decision about a request.
+pub(super) enum Decision {
+    /// The id holds the lock already, with this token.
+    Ours(FencingToken),
+    /// The lock can be granted. The holders that crashed are reported.
+    Free(Option<Holder>),
+    Contended(Holder),
+}
+
+impl Record {
+    pub(super) fn new(request: &AcquireRequest, token: FencingToken, since: SystemTime, now: Instant) -> Self {
+        Self {
+            id: request.id,
+            mode: request.mode,
+            owner: request.owner.clone(),
+            data: request.data.clone(),
+            token,
+            since,
+            acquired: now,
+            expires: now + request.ttl,
+            released: false,
+        }
+    }
+
+    fn holder(&self, now: Instant) -> Holder {
+        Holder::default()
+            .with_owner(self.owner.clone())
+            .with_token(self.token)
+            .with_since(self.since)
+            .with_held_for(now.duration_since(self.acquired))
+            .with_expires_in(self.expires.duration_since(now))
+            .with_data(self.data.clone())
+            .with_version((!self.released).then(|| self.id.to_string()))
+            .with_mode(self.mode)
+    }
+
+    /// Whether the lock is held, or kept after its release.
+    fn is_kept(&self, now: Instant) -> bool {
+        now < self.expires
+    }
+
+    fn is_held_by(&self, id: LeaseId, now: Instant) -> bool {
+        self.id == id && !self.released && self.is_kept(now)
+    }
+}
+
+impl Holders {
+    fn kept(&self, now: Instant) -> impl Iterator<Item = &Record> {
+        self.records.iter().filter(move |record| record.is_kept(now))
+    }
+
+    fn held_by(&mut self, id: LeaseId, now: Instant) -> Option<&mut Record> {
+        self.records.iter_mut().find(|record| record.is_held_by(id, now))
+    }
+
+    fn broken_by(&self, id: LeaseId) -> Option<&str> {
+        self.broken.iter().find(|(broken, _)| *broken == id).map(|(_, by)| by.as_str())
+    }
+
+    /// Returns the present holders as one.
+    pub(super) fn holder(&self, now: Instant) -> Option<Holder> {
+        Holder::of_several(self.kept(now).map(|record| record.holder(now)).collect())
+    }
+
+    /// Whether no holder and no waiter is left, and no crash has to be reported.
+    pub(super) fn is_idle(&self, now: Instant) -> bool {
+        self.records.iter().all(|record| record.released && !record.is_kept(now))
+            && self.waiting.as_ref().is_none_or(|waiting| waiting.until <= now)
+    }
+
+    /// Whether nothing has to be remembered.
+    pub(super) fn is_empty(&self, now: Instant) -> bool {
+        self.broken.is_empty() && self.is_idle(now)
+    }
+
+    /// Decides about `request`, and notes that it waits.
+    pub(super) fn decide(&mut self, request: &AcquireRequest, now: Instant) -> Result<Decision, Error> {
+        if let Some(record) = self.held_by(request.id, now) {
+            record.expires = now + request.ttl;
+            return Ok(Decision::Ours(record.token));
+        }
+        let present = self.kept(now).next().map(|record| record.mode);
+        self.waiting.take_if(|waiting| waiting.until <= now);
+        if let Some(waiting) = self.waiting.as_ref().filter(|waiting| waiting.mode != request.mode) {
+            if request.mode.may_be_joined() {
+                let waiter = || {
+                    let left = waiting.until.duration_since(now);
+                    Holder::default().with_owner(waiting.owner.clone()).with_mode(waiting.mode).with_expires_in(left)
+                };
+                return Ok(Decision::Contended(self.holder(now).unwrap_or_else(waiter)));
+            }
+        }
+        let Some(present) = present else { return Ok(Decision::Free(self.crashed(now))) };
+        let is_free = match (present, request.mode) {
+            (Mode::Shared, Mode::Shared) => true,
+            (Mode::Permit { of }, Mode::Permit { of: wanted }) if of != wanted => {
+                return Err(disagreement(of.get(), wanted.get()).with_name(&request.name));
+            }
+            (Mode::Permit { of }, Mode::Permit { .. }) => self.kept(now).count() < usize::from(of.get()),
+            _ => false,
+        };
+        if is_free {
+            return Ok(Decision::Free(self.crashed(now)));
+        }
+        if request.waits && present != request.mode && self.waiting.as_ref().is_none_or(|w| w.id == request.id) {
+            let until = now + request.ttl;
+            self.waiting = Some(Waiting { id: request.id, mode: request.mode, owner: request.owner.clone(), until });
+        }
+        Ok(Decision::Contended(self.holder(now).expect("a record is kept")))
+    }
+
+    /// Returns the holders that ended without a release.
+    fn crashed(&self, now: Instant) -> Option<Holder> {
+        let crashed = self.records.iter().filter(|record| !record.released && !record.is_kept(now));
+        Holder::of_several(crashed.map(|record| record.holder(now)).collect())
+    }
+
+    /// Adds the holder of a free lock.
+    pub(super) fn grant(&mut self, record: Record, now: Instant) {
+        self.records.retain(|known| known.is_kept(now));
+        self.waiting.take_if(|waiting| waiting.id == record.id);
+        self.broken.retain(|(id, _)| *id != record.id);
+        self.records.push(record);
+    }
+
+    pub(super) fn renew(&mut self, lease: &Lease, now: Instant) -> Result<(), LossReason> {
+        if let Some(record) = self.held_by(lease.id, now) {
+            record.expires = now + lease.ttl;
+            return Ok(());
+        }
+        if let Some(by) = self.broken_by(lease.id) {
+            return Err(LossReason::BrokenBy(by.to_owned()));
+        }
+        if let Some(record) = self.records.iter().find(|record| record.id == lease.id) {
+            return Err(if record.released { LossReason::RecordGone } else { LossReason::Expired });
+        }
+        let successor = self.holder(now).filter(|holder| !(lease.mode.may_be_joined() && holder.mode == lease.mode));
+        Err(successor.map_or(LossReason::RecordGone, |holder| LossReason::TakenBy(Box::new(holder))))
+    }
+
+    /// Raises the token of a held lease. Returns `false` if the lease does not hold the lock.
+    pub(super) fn advance(&mut self, lease: &Lease, token: FencingToken, now: Instant) -> bool {
+        self.held_by(lease.id, now).map(|record| record.token = record.token.max(token)).is_some()
+    }
+
+    pub(super) fn release(&mut self, lease: &Lease, hold_for: Duration, now: Instant) -> Release {
+        let waited = self.waiting.take_if(|waiting| waiting.id == lease.id).is_some();
+        if self.broken_by(lease.id).is_some() {
+            return Release::NotHeld(None);
+        }
+        // A retry: the release took effect and its reply was lost.
+        if self.records.iter().any(|record| record.id == lease.id && record.released) {
+            return Release::Released;
+        }
+        match self.held_by(lease.id, now) {
+            Some(record) => {
+                record.released = true;
+                record.expires = now + hold_for;
+                Release::Released
+            }
+            None if waited => Release::NotHeld(None),
+            None => Release::NotHeld(self.holder(now)),
+        }
+    }
+
+    /// Breaks the lock of the one holder with this version.
+    pub(super) fn break_one(&mut self, version: &str, by: &str, now: Instant) -> Break {
+        let seen = |record: &&mut Record| record.is_kept(now) && !record.released && record.id.to_string() == version;
+        let Some(record) = self.records.iter_mut().find(seen) else { return Break::Changed(self.holder(now)) };
+        record.released = true;
+        record.expires = now;
+        let broken = (record.id, by.to_owned());
+        if self.broken.len() == REMEMBERED {
+            self.broken.remove(0);
+        }
+        self.broken.push(broken);
+        Break::Broken
+    }
+}
+
+fn disagreement(of: u16, wanted: u16) -> Error {
+    let message = format!(
+        "the lock has {of} permits for its present holders, but this request is for one of {wanted}; give all \
+         contenders the same number"
+    );
+    Error::new(ErrorKind::Config, message).with_ambiguous(false).with_operation(Operation::Acquire)
+}

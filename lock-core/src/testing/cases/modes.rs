@@ -1,0 +1,374 @@
+//! Cases of locks with several holders: shared locks and permits.
+
+use std::{num::NonZeroU16, pin::pin, time::Duration};
+
+use futures_util::{future::join_all, poll};
+
+use crate::{
+    backend::{AcquireOutcome, AcquireRequest, Backend, Break, Lease, Release, Renewal},
+    testing::{
+        faults::Fault,
+        harness::{Bench, Fixture, acquire, admin, assert_not_held, granted, granted_soon, refused, release},
+    },
+    types::{ErrorKind, LockName, Mode, Operation},
+};
+
+fn permit(of: u16) -> Mode {
+    Mode::Permit { of: NonZeroU16::new(of).expect("not zero") }
+}
+
+fn reader(bench: &Bench<'_>, name: &LockName) -> AcquireRequest {
+    bench.request(name).with_mode(Mode::Shared)
+}
+
+/// A request for an exclusive lock that is repeated while it is refused.
+fn writer(bench: &Bench<'_>, name: &LockName) -> AcquireRequest {
+    bench.request(name).with_waits(true)
+}
+
+/// The modes that the store has and that let several clients hold a lock.
+fn joinable(client: &dyn Backend) -> Vec<Mode> {
+    [Mode::Shared, permit(3)].into_iter().filter(|mode| client.capabilities().has_mode(*mode)).collect()
+}
+
+async fn renewed(client: &dyn Backend, lease: &Lease) {
+    assert_eq!(client.renew(lease).await.expect("the store answers"), Renewal::Renewed, "{lease:?}");
+}
+
+// verifies: P12
+pub(super) async fn an_undeclared_mode_is_refused_and_leaves_no_lock(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    for mode in [Mode::Shared, permit(2)] {
+        if client.capabilities().has_mode(mode) {
+            continue;
+        }
+        let name = bench.name("mode");
+        let answer = client.acquire(&bench.request(&name).with_mode(mode)).await;
+        let error = answer.expect_err("this mode is not declared");
+        assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Unsupported, false), "{error}");
+        let _ = granted(&*client, &bench.request(&name)).await;
+    }
+}
+
+// verifies: P12
+pub(super) async fn readers_hold_a_shared_lock_together(bench: &Bench<'_>) {
+    let name = bench.name("readers");
+    let mut readers = Vec::new();
+    for _ in 0..4 {
+        let client = bench.client().await;
+        let (lease, grant) = granted(&*client, &reader(bench, &name)).await;
+        assert!(!grant.already_ours && grant.crashed.is_none());
+        readers.push((client, lease));
+    }
+    for (client, lease) in &readers {
+        renewed(&**client, lease).await;
+    }
+    for (client, lease) in &readers {
+        release(&**client, lease).await;
+    }
+    let _ = granted(&*bench.client().await, &bench.request(&name)).await;
+}
+
+// verifies: P1, P12
+pub(super) async fn a_writer_and_readers_exclude_each_other(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("writer");
+    let (writing, _) = granted(&*a, &bench.request(&name)).await;
+    refused(&*b, &reader(bench, &name)).await;
+    refused(&*a, &reader(bench, &name)).await;
+    release(&*a, &writing).await;
+    let (first, _) = granted(&*a, &reader(bench, &name)).await;
+    let (second, _) = granted(&*b, &reader(bench, &name)).await;
+    release(&*a, &first).await;
+    refused(&*a, &bench.request(&name)).await;
+    release(&*b, &second).await;
+    let (writing, _) = granted(&*a, &bench.request(&name)).await;
+    release(&*a, &writing).await;
+}
+
+// verifies: P12, contention
+pub(super) async fn later_readers_do_not_overtake_a_waiting_writer(bench: &Bench<'_>) {
+    let (a, b, c) = (bench.client().await, bench.client().await, bench.client().await);
+    let name = bench.name("fair");
+    let (reading, _) = granted(&*a, &reader(bench, &name)).await;
+    let waiting = writer(bench, &name);
+    refused(&*b, &waiting).await;
+    // The present reader goes on, and asks again without harm.
+    renewed(&*a, &reading).await;
+    refused(&*c, &reader(bench, &name)).await;
+    refused(&*b, &waiting).await;
+    release(&*a, &reading).await;
+    refused(&*c, &reader(bench, &name)).await;
+    let (writing, _) = granted(&*b, &waiting).await;
+    release(&*b, &writing).await;
+    let _ = granted(&*c, &reader(bench, &name)).await;
+}
+
+// verifies: P12
+pub(super) async fn a_writer_that_does_not_wait_keeps_no_reader_out(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("try");
+    let _first = granted(&*a, &reader(bench, &name)).await;
+    refused(&*b, &bench.request(&name)).await;
+    let _second = granted(&*b, &reader(bench, &name)).await;
+}
+
+// verifies: P12, cancelled
+pub(super) async fn a_writer_that_gives_up_lets_readers_in(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("given-up");
+    let _first = granted(&*a, &reader(bench, &name)).await;
+    let waiting = writer(bench, &name);
+    refused(&*b, &waiting).await;
+    assert_not_held(b.release(&waiting.lease(None), Duration::ZERO).await);
+    let _second = granted(&*b, &reader(bench, &name)).await;
+}
+
+// verifies: P9, P12
+pub(super) async fn a_crashed_waiting_writer_lets_readers_in(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("crashed-waiter");
+    let (reading, _) = granted(&*a, &reader(bench, &name)).await;
+    refused(&*b, &writer(bench, &name).with_ttl(bench.ttl_of(1.0))).await;
+    bench.subject.crash(b).await;
+    let c = bench.client().await;
+    let (second, _) = bench.granted_in_the_end(&*c, &reader(bench, &name)).await;
+    renewed(&*a, &reading).await;
+    release(&*c, &second).await;
+}
+
+// verifies: P12, cancelled
+pub(super) async fn a_cancelled_wait_of_a_writer_lets_readers_in(bench: &Bench<'_>) {
+    let other = bench.client().await;
+    let name = bench.name("cancelled-wait");
+    let (reading, _) = granted(&*other, &reader(bench, &name)).await;
+    let fixture = Fixture::new(bench).await;
+    {
+        let mut wait = pin!(fixture.locker.lock(name.as_str()).acquire());
+        // Until its first attempt has been answered.
+        for _ in 0..20 {
+            assert!(poll!(wait.as_mut()).is_pending(), "a reader holds the lock");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(fixture.network.sent(Operation::Acquire) > 0);
+    }
+    granted_soon(&other, &reader(bench, &name)).await;
+    release(&*other, &reading).await;
+}
+
+// verifies: P1, P12, contention
+pub(super) async fn of_many_contenders_as_many_hold_as_permits(bench: &Bench<'_>) {
+    let name = bench.name("permits");
+    let request = || bench.request(&name).with_mode(permit(3));
+    let contenders = join_all((0..8).map(|_| async {
+        let (client, request) = (bench.client().await, request());
+        match acquire(&*client, &request).await {
+            AcquireOutcome::Granted(grant) => Some((client, request.lease(grant.token))),
+            AcquireOutcome::Contended(_) => None,
+        }
+    }))
+    .await;
+    let mut held: Vec<_> = contenders.into_iter().flatten().collect();
+    assert!(held.len() == 3 || (held.len() < 3 && bench.subject.votes()), "{} of 8 contenders hold", held.len());
+    while held.len() < 3 {
+        let client = bench.client().await;
+        let (lease, _) = granted(&*client, &request()).await;
+        held.push((client, lease));
+    }
+    let other = bench.client().await;
+    refused(&*other, &request()).await;
+    for (client, lease) in held {
+        renewed(&*client, &lease).await;
+        release(&*client, &lease).await;
+        let (next, _) = granted(&*other, &request()).await;
+        refused(&*other, &request()).await;
+        drop(next);
+    }
+}
+
+// verifies: P12
+pub(super) async fn disagreeing_numbers_of_permits_are_an_error(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("disagree");
+    let (held, _) = granted(&*a, &bench.request(&name).with_mode(permit(3))).await;
+    let other = bench.request(&name).with_mode(permit(4));
+    let error = b.acquire(&other).await.expect_err("the numbers differ");
+    assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Config, false), "{error}");
+    let message = error.to_string();
+    assert!(message.contains('3') && message.contains('4'), "both numbers are named: {message}");
+    release(&*a, &held).await;
+    // A free name may be used with another number.
+    let _ = granted(&*b, &other).await;
+}
+
+// verifies: P12
+pub(super) async fn different_modes_of_one_name_exclude_each_other(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let name = bench.name("mixed");
+    let modes = [Mode::Exclusive, Mode::Shared, permit(3)];
+    for held in modes {
+        let (lease, _) = granted(&*a, &bench.request(&name).with_mode(held)).await;
+        for wanted in modes.into_iter().filter(|wanted| *wanted != held) {
+            let holder = refused(&*b, &bench.request(&name).with_mode(wanted)).await;
+            assert_eq!(holder.mode, held, "the refusal names the mode of the holder");
+        }
+        release(&*a, &lease).await;
+    }
+}
+
+// verifies: P9, P12
+pub(super) async fn a_crash_frees_only_the_part_of_its_holder(bench: &Bench<'_>) {
+    for mode in joinable(&*bench.client().await) {
+        let (a, b) = (bench.client().await, bench.client().await);
+        let name = bench.name("part");
+        let (staying, _) = granted(&*a, &bench.request(&name).with_mode(mode)).await;
+        let _crashing = granted(&*b, &bench.short_request(&name).with_mode(mode)).await;
+        bench.subject.crash(b).await;
+        let c = bench.client().await;
+        refused(&*c, &bench.request(&name)).await;
+        renewed(&*a, &staying).await;
+        release(&*a, &staying).await;
+        let (_, grant) = bench.granted_in_the_end(&*c, &bench.request(&name)).await;
+        if c.capabilities().holder {
+            let crashed = grant.crashed.expect("the crash is reported once the lock is free");
+            assert_eq!((crashed.owner.as_deref(), crashed.mode), (Some("conformance"), mode));
+        }
+    }
+}
+
+// verifies: P7, P12
+pub(super) async fn tokens_increase_over_holders_of_all_modes(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    let name = bench.name("tokens");
+    let mut last = None;
+    let joinable = joinable(&*client);
+    for mode in joinable.iter().chain([&Mode::Exclusive]).cycle().take(6) {
+        let mut leases = Vec::new();
+        for _ in 0..if mode.may_be_joined() { 3 } else { 1 } {
+            let (lease, _) = granted(&*client, &bench.request(&name).with_mode(*mode)).await;
+            assert!(lease.token > last, "{:?} after {last:?} in {mode}", lease.token);
+            last = lease.token;
+            leases.push(lease);
+        }
+        for lease in leases {
+            release(&*client, &lease).await;
+        }
+    }
+}
+
+// verifies: P4, P12
+pub(super) async fn a_refusal_counts_and_names_several_holders(bench: &Bench<'_>) {
+    let client = bench.client().await;
+    let name = bench.name("several");
+    for owner in ["one", "two", "three"] {
+        let _ = granted(&*client, &AcquireRequest { owner: owner.into(), ..reader(bench, &name) }).await;
+    }
+    let refusal = refused(&*client, &bench.request(&name)).await;
+    let inspected = match client.admin().filter(|_| client.capabilities().inspect) {
+        Some(admin) => admin.inspect(&name).await.expect("the store answers"),
+        None => None,
+    };
+    for holder in [Some(refusal), inspected].into_iter().flatten() {
+        assert_eq!((holder.count(), holder.mode), (3, Mode::Shared), "{holder}");
+        let mut owners: Vec<_> = holder.others.iter().map(|other| other.owner.clone()).collect();
+        owners.push(holder.owner.clone());
+        owners.sort();
+        assert_eq!(owners, ["one", "three", "two"].map(|owner| Some(owner.to_owned())));
+    }
+}
+
+// verifies: P5, lost-reply, P12
+pub(super) async fn a_retry_recognizes_its_own_part(bench: &Bench<'_>) {
+    for mode in joinable(&*bench.client().await) {
+        let (a, b) = (bench.client().await, bench.client().await);
+        let name = bench.name("again");
+        let _other = granted(&*b, &bench.request(&name).with_mode(mode)).await;
+        let request = bench.request(&name).with_mode(mode);
+        let (lease, _) = granted(&*a, &request).await;
+        let (again, grant) = granted(&*a, &request).await;
+        assert!(grant.already_ours && again.token == lease.token);
+        // A repetition takes no second part.
+        release(&*a, &lease).await;
+        assert!(matches!(a.renew(&lease).await, Ok(Renewal::Lost(_))));
+    }
+}
+
+// verifies: P6, late-request, late-holder, P12
+pub(super) async fn late_requests_leave_other_holders_alone(bench: &Bench<'_>) {
+    for mode in joinable(&*bench.client().await) {
+        let (a, b) = (bench.client().await, bench.client().await);
+        let name = bench.name("late");
+        let (first, _) = granted(&*a, &bench.request(&name).with_mode(mode)).await;
+        let (second, _) = granted(&*b, &bench.request(&name).with_mode(mode)).await;
+        release(&*a, &first).await;
+        // The second release and the renewal of a released part.
+        let _ = a.release(&first, Duration::ZERO).await.expect("the store answers");
+        assert!(matches!(a.renew(&first).await, Ok(Renewal::Lost(_))));
+        renewed(&*b, &second).await;
+        refused(&*a, &bench.request(&name)).await;
+        release(&*b, &second).await;
+    }
+}
+
+// verifies: hold-limits, P12
+pub(super) async fn min_hold_keeps_the_part_of_its_holder(bench: &Bench<'_>) {
+    for mode in joinable(&*bench.client().await) {
+        let client = bench.client().await;
+        let name = bench.name("kept");
+        let (lease, _) = granted(&*client, &bench.request(&name).with_mode(mode)).await;
+        let hold_for = bench.subject.ttl() / 2;
+        assert_eq!(client.release(&lease, hold_for).await.expect("the store answers"), Release::Released);
+        // Another holder may join, and a holder of another mode has to wait.
+        let (joined, _) = granted(&*client, &bench.request(&name).with_mode(mode)).await;
+        refused(&*client, &bench.request(&name)).await;
+        release(&*client, &joined).await;
+        let _ = bench.granted_in_the_end(&*client, &bench.request(&name)).await;
+    }
+}
+
+// verifies: P3, P12
+pub(super) async fn a_break_ends_the_part_of_one_holder(bench: &Bench<'_>) {
+    for mode in joinable(&*bench.client().await) {
+        let (a, b) = (bench.client().await, bench.client().await);
+        let name = bench.name("broken");
+        let named = |owner: &str| AcquireRequest { owner: owner.into(), ..bench.request(&name).with_mode(mode) };
+        let (first, _) = granted(&*a, &named("first")).await;
+        let (second, _) = granted(&*b, &named("second")).await;
+        let holder = admin(&a).inspect(&name).await.expect("the store answers").expect("two clients hold the lock");
+        let mut holders = holder.others.clone();
+        holders.push(holder);
+        let seen = holders.into_iter().find(|holder| holder.owner.as_deref() == Some("first")).expect("it holds");
+        let version = seen.version.expect("the lock can be broken");
+        assert_eq!(admin(&b).break_lock(&name, &version, "an operator").await.ok(), Some(Break::Broken));
+        assert!(matches!(a.renew(&first).await, Ok(Renewal::Lost(_))));
+        renewed(&*b, &second).await;
+        assert_not_held(a.release(&first, Duration::ZERO).await);
+        refused(&*a, &bench.request(&name)).await;
+        release(&*b, &second).await;
+        let _ = granted(&*a, &bench.request(&name)).await;
+    }
+}
+
+// verifies: P5, P10, cancelled, P12
+pub(super) async fn a_cancelled_acquire_of_any_mode_leaves_no_part(bench: &Bench<'_>) {
+    for mode in joinable(&*bench.client().await) {
+        let fixture = Fixture::new(bench).await;
+        let other = bench.client().await;
+        for fault in [Fault::DelayRequest(Duration::from_millis(40)), Fault::DelayReply(Duration::from_millis(40))] {
+            for polls in 1..6 {
+                let name = bench.name("cancelled");
+                fixture.network.next(Operation::Acquire, fault);
+                {
+                    let mut acquiring = pin!(fixture.locker.lock(name.as_str()).mode(mode).try_acquire());
+                    for _ in 0..polls {
+                        if poll!(acquiring.as_mut()).is_ready() {
+                            break;
+                        }
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                }
+                granted_soon(&other, &bench.request(&name)).await;
+            }
+        }
+    }
+}
