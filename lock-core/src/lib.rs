@@ -24,6 +24,6 @@ pub use locker::{
 #[cfg(feature = "testing")]
 pub use testing::faults;
 pub use types::{
-    Error, ErrorKind, FencingToken, Holder, InvalidName, LockName, LockOptions, LossReason, Lost, Mode, Operation, Renew,
-    clock,
+    Error, ErrorKind, FencingToken, Holder, InvalidName, LockName, LockOptions, LossReason, Lost, Mode, Operation,
+    Renew, clock,
 };

@@ -82,6 +82,33 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///   (`the_next_grant_reports_a_crashed_holder`), and only then
     ///   (`a_released_lock_reports_no_crashed_holder`).
     ///
+    /// A [`Mode`] other than the exclusive one lets several ids hold one name. Every bullet above
+    /// and below holds for each of them.
+    /// - A mode without its capability is an error of kind [`ErrorKind::Unsupported`], before
+    ///   anything is done. No store falls back to another mode
+    ///   (`an_undeclared_mode_is_refused_and_leaves_no_lock`).
+    /// - The holders of a name have one mode, and refuse the others
+    ///   (`a_writer_and_readers_exclude_each_other`,
+    ///   `different_modes_of_one_name_exclude_each_other`). Any number of ids hold a shared lock
+    ///   (`readers_hold_a_shared_lock_together`), and as many as stated a permit
+    ///   (`of_many_contenders_as_many_hold_as_permits`). A request that states another number of
+    ///   permits than the present holders is an error of kind [`ErrorKind::Config`] that names both
+    ///   numbers (`disagreeing_numbers_of_permits_are_an_error`).
+    /// - A refused request that [`waits`](AcquireRequest::waits) keeps newcomers from joining the
+    ///   holders (`later_readers_do_not_overtake_a_waiting_writer`), until the release of its id
+    ///   (`a_writer_that_gives_up_lets_readers_in`, `a_cancelled_wait_of_a_writer_lets_readers_in`)
+    ///   or its ttl after its last attempt (`a_crashed_waiting_writer_lets_readers_in`). A request
+    ///   that does not wait has no such effect (`a_writer_that_does_not_wait_keeps_no_reader_out`).
+    /// - What ends one holder leaves the others alone: a crash
+    ///   (`a_crash_frees_only_the_part_of_its_holder`), a release or a late request
+    ///   (`late_requests_leave_other_holders_alone`), a minimum hold
+    ///   (`min_hold_keeps_the_part_of_its_holder`), a break (`a_break_ends_the_part_of_one_holder`).
+    ///   A repetition takes no second part (`a_retry_recognizes_its_own_part`), and a dropped future
+    ///   leaves none (`a_cancelled_acquire_of_any_mode_leaves_no_part`).
+    /// - Tokens rise over the holders of all modes (`tokens_increase_over_holders_of_all_modes`).
+    /// - A refusal and [`Admin::inspect`] say how many hold the lock, and name them, the first to
+    ///   expire first (`a_refusal_counts_and_names_several_holders`).
+    ///
     /// # Errors
     /// When the store cannot say; never because the lock is held.
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error>;
@@ -214,7 +241,8 @@ impl dyn Backend {
 
 /// Returns the error for a mode that a store does not know.
 pub(crate) fn unsupported_mode(mode: Mode) -> Error {
-    let message = format!("a lock that is {mode} is not possible on this store; choose a store that declares this mode");
+    let message =
+        format!("a lock that is {mode} is not possible on this store; choose a store that declares this mode");
     Error::new(ErrorKind::Unsupported, message).with_ambiguous(false).with_operation(Operation::Acquire)
 }
 

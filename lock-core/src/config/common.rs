@@ -131,7 +131,7 @@ mod tests {
                 "require=fencing,holdr",
                 "open on x:?require=fencing,holdr: require=fencing,holdr is wrong: there is no capability \"holdr\"; \
                  there are: \
-                 ttl, fencing, loss-signal, holder, inspect, list, break, wake-up, shared; did you mean \"holder\"?",
+                 ttl, fencing, loss-signal, holder, inspect, list, break, wake-up, shared, permits; did you mean \"holder\"?",
             ),
         ] {
             assert_eq!(take(options).unwrap_err(), message);

@@ -49,7 +49,16 @@ impl fmt::Debug for PendingAcquire {
 impl PendingAcquire {
     pub(crate) fn new(shared: &Arc<Shared>, request: AcquireRequest, attempt_timeout: Duration) -> Self {
         let (shared, request) = (Arc::clone(shared), Arc::new(request));
-        Self { shared, request, attempt_timeout, call: None, unanswered: None, too_late: false, waiting: false, turn: None }
+        Self {
+            shared,
+            request,
+            attempt_timeout,
+            call: None,
+            unanswered: None,
+            too_late: false,
+            waiting: false,
+            turn: None,
+        }
     }
 
     /// Makes the next attempts those of a waiter.

@@ -62,9 +62,8 @@ impl AcquireLoop {
         let limits =
             HoldLimits { asked, deadline: options.deadline, min_hold: options.min_hold, max_hold: options.max_hold };
         let owner = options.owner.unwrap_or_else(|| shared.owner().to_owned());
-        let mut request = AcquireRequest::new(name.clone(), LeaseId::random(), owner)
-            .with_data(options.data)
-            .with_mode(options.mode);
+        let mut request =
+            AcquireRequest::new(name.clone(), LeaseId::random(), owner).with_data(options.data).with_mode(options.mode);
         if let Some(ttl) = timing.ttl {
             request.ttl = ttl;
         }

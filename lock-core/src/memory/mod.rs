@@ -198,8 +198,7 @@ impl Backend for MemoryBackend {
     async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let mut locks = self.locks();
         let Locks { names, last_token, .. } = &mut *locks;
-        let advanced =
-            names.get_mut(&lease.name).is_some_and(|holders| holders.advance(lease, token, Instant::now()));
+        let advanced = names.get_mut(&lease.name).is_some_and(|holders| holders.advance(lease, token, Instant::now()));
         if advanced {
             *last_token = (*last_token).max(Some(token));
         }

@@ -87,7 +87,8 @@ pub async fn run(case: &str, subject: &dyn Subject, exceptions: &[(&str, &str)])
     for (name, _) in exceptions {
         assert!(cases::is_known(name), "there is no case and no module {name} that could be excepted");
     }
-    let reason = |applies: &dyn Fn(&str) -> bool| exceptions.iter().find(|(name, _)| applies(name)).map(|(_, why)| *why);
+    let reason =
+        |applies: &dyn Fn(&str) -> bool| exceptions.iter().find(|(name, _)| applies(name)).map(|(_, why)| *why);
     let exception = reason(&|name| name == case);
     let module_exception = reason(&|name| cases::is_module_of(name, case));
     cases::run(&Bench { subject, case, exception, module_exception }).await;

@@ -301,18 +301,6 @@ async fn admin_calls_time_out_on_an_unresponsive_store() {
 }
 
 #[tokio::test(start_paused = true)]
-// verifies: P11
-async fn a_missing_required_capability_is_an_error() {
-    let error = lock_core::Locker::builder(Arc::new(lock_core::memory::MemoryBackend::new()))
-        .require(lock_core::Capability::Fencing)
-        .require(lock_core::Capability::Shared)
-        .build()
-        .unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unsupported);
-    assert!(error.to_string().contains("\"shared\"") && error.to_string().contains("fencing"), "{error}");
-}
-
-#[tokio::test(start_paused = true)]
 async fn the_contention_callback_receives_the_current_holder() {
     let fixture = Fixture::new();
     let _held = acquired(fixture.other().lock(NAME).owner("busy").try_acquire().await);

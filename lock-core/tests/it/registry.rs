@@ -1,10 +1,10 @@
 //! Opening stores from config strings.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU16, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use lock_core::{
-    ConfigString, Error, ErrorKind, Locker, Registry, TryAcquire,
+    Capability, ConfigString, Error, ErrorKind, Locker, Mode, Operation, Registry, TryAcquire,
     backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Finding, Lease, Release, Renewal, StoreTimings},
     config::{BackendFactory, StoreConfig},
     faults::Faulty,
@@ -182,6 +182,32 @@ async fn findings_of_a_store_pass_through_every_wrapper() {
     assert_eq!(registry().open("file:x").await.unwrap().admin().diagnose().await, found);
     let wrapped = Faulty::new(NoTtl { shown: "file:x".into(), inner: MemoryBackend::new() });
     assert_eq!(Locker::new(wrapped).unwrap().admin().diagnose().await, found);
+}
+
+#[tokio::test]
+// verifies: P11
+async fn a_missing_required_capability_is_an_error() {
+    let store = NoTtl { shown: "file:/locks".to_owned(), inner: MemoryBackend::new() };
+    let builder = Locker::builder(Arc::new(store));
+    let error = builder.require(Capability::LossSignal).require(Capability::Shared).build().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    assert!(error.to_string().contains("\"shared\"") && error.to_string().contains("loss-signal"), "{error}");
+}
+
+#[tokio::test]
+// verifies: P12
+async fn an_undeclared_mode_is_an_error_without_a_request() {
+    let store = Arc::new(NoTtl { shown: "file:/locks".to_owned(), inner: MemoryBackend::new() });
+    let network = Faulty::around(store);
+    let locker = Locker::builder(Arc::new(network.clone())).build().unwrap();
+    for mode in [Mode::Shared, Mode::Permit { of: NonZeroU16::new(4).unwrap() }] {
+        let error = locker.lock("report").mode(mode).try_acquire().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert!(error.to_string().contains(&mode.to_string()) && error.to_string().contains("file:/locks"), "{error}");
+        let error = Locker::builder(Arc::new(network.clone())).mode(mode).build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    }
+    assert_eq!(network.sent(Operation::Acquire), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    num::NonZeroU16,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex,
@@ -12,7 +13,7 @@ use std::{
 
 use async_trait::async_trait;
 use lock_core::{
-    Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
+    Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Mode,
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, Lease, LeaseId, Listing,
         OddEntry, ProcessBound, Release, Renewal, StoreTimings, Watch,
@@ -70,6 +71,14 @@ bugs! {
     GetsStuck,
     FindsItselfUnfit,
     ReleasesNowInWordsOnly,
+    DeclaresNoMode,
+    GrantsEveryModeAlone,
+    GrantsEveryModeShared,
+    CountsNoPermits,
+    ForgetsWaiters,
+    TakesATryForAWait,
+    KeepsWaiters,
+    HidesOtherHolders,
 }
 
 use Bug as B;
@@ -112,6 +121,18 @@ impl Buggy {
         }
     }
 
+    fn request(&self, request: &AcquireRequest) -> AcquireRequest {
+        let request = request.clone().with_name(self.name(&request.name)).with_ttl(self.ttl(request.ttl));
+        match (self.bug, request.mode) {
+            (B::GrantsEveryModeAlone, _) => request.with_mode(Mode::Exclusive),
+            (B::GrantsEveryModeShared, _) => request.with_mode(Mode::Shared),
+            (B::CountsNoPermits, Mode::Permit { .. }) => request.with_mode(Mode::Permit { of: NonZeroU16::MAX }),
+            (B::ForgetsWaiters, _) => request.with_waits(false),
+            (B::TakesATryForAWait, _) => request.with_waits(true),
+            _ => request,
+        }
+    }
+
     fn lease(&self, lease: &Lease) -> Lease {
         lease.clone().with_name(self.name(&lease.name)).with_ttl(self.ttl(lease.ttl))
     }
@@ -124,7 +145,8 @@ impl Backend for Buggy {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
+        let declared = !self.has(B::DeclaresNoMode);
+        self.store.capabilities().with_shared(declared).with_permits(declared)
     }
 
     fn timings(&self) -> StoreTimings {
@@ -132,7 +154,7 @@ impl Backend for Buggy {
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        let request = request.clone().with_name(self.name(&request.name)).with_ttl(self.ttl(request.ttl));
+        let request = self.request(request);
         if self.has(B::GrantsWhatIsHeld) {
             self.store.lose(request.name.as_str());
         }
@@ -171,6 +193,9 @@ impl Backend for Buggy {
                     .with_already_ours(grant.already_ours && !self.has(B::TakesRetriesForNew)),
             ),
             AcquireOutcome::Contended(_) if self.has(B::HidesTheHolder) => AcquireOutcome::Contended(Holder::default()),
+            AcquireOutcome::Contended(holder) if self.has(B::HidesOtherHolders) => {
+                AcquireOutcome::Contended(holder.with_others(Vec::new()))
+            }
             held @ AcquireOutcome::Contended(_) => held,
         })
     }
@@ -205,6 +230,10 @@ impl Backend for Buggy {
         let hold_for = if self.has(B::ForgetsTheMinimumHold) { Duration::ZERO } else { hold_for };
         if self.has(B::ReleasesNothing) {
             return Ok(Release::Released);
+        }
+        let is_held = || self.remembered.lock().unwrap().contains_key(&lease.id);
+        if self.has(B::KeepsWaiters) && !is_held() {
+            return Ok(Release::NotHeld(None));
         }
         let released = self.store.release(&lease, hold_for).await?;
         match released {
@@ -346,7 +375,10 @@ const CASES: &[&str] = lock_core::conformance_cases! { [names] };
 
 /// Returns whether the case fails for a backend with `bug`. A case that hangs has failed.
 fn fails(case: &'static str, bug: Bug) -> bool {
-    let exceptions = [("an_open_descriptor_keeps_the_lock_held", "a lock in memory does not live in a descriptor")];
+    let mut exceptions = vec![("an_open_descriptor_keeps_the_lock_held", "no lock lives in a descriptor")];
+    if bug == B::DeclaresNoMode {
+        exceptions.push(("modes", "it declares none"));
+    }
     let run = || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(async {
@@ -359,7 +391,7 @@ fn fails(case: &'static str, bug: Bug) -> bool {
 }
 
 #[tokio::test(start_paused = true)]
-#[should_panic(expected = "there is no case an_open_descriptor_keeps_the_lock_hold")]
+#[should_panic(expected = "there is no case and no module an_open_descriptor_keeps_the_lock_hold")]
 async fn an_exception_for_an_unknown_case_fails() {
     let subject = Buggy::new(B::None);
     testing::run(CASES[0], &subject, &[("an_open_descriptor_keeps_the_lock_hold", "misspelt")]).await;
