@@ -270,6 +270,7 @@ impl Backend for DynamoBackend {
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        request.require_exclusive()?;
         self.attempt(request).await
     }
 

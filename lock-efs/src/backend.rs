@@ -136,6 +136,7 @@ impl Backend for FileBackend {
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        request.require_exclusive()?;
         let (name, request) = (&request.name, request.clone());
         let lane = Some((request.id, name.clone()));
         self.run((Operation::Acquire, lane), move |store| store.acquire(&request)).await.map_err(|e| e.with_name(name))

@@ -125,6 +125,7 @@ impl Backend for RedisBackend {
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        request.require_exclusive()?;
         let result = ask!(self.acquire(request));
         result.map_err(|error| self.context(error, Operation::Acquire, Some(&request.name)))
     }

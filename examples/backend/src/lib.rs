@@ -60,6 +60,7 @@ impl Backend for Shelf {
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        request.require_exclusive()?;
         let until = Instant::now() + request.ttl;
         Ok(self.with(|slots, last| {
             let crashed = match slots.get_mut(&request.name) {

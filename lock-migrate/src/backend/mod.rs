@@ -190,6 +190,7 @@ impl Backend for MigrationBackend {
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        request.require_exclusive()?;
         let shortest = [self.from.timings().lease, self.to.timings().lease].into_iter().flatten().min();
         let expires = self.from.capabilities().ttl || self.to.capabilities().ttl;
         if let Some(lease) = shortest.filter(|lease| expires && self.ttl(request.ttl) > *lease) {

@@ -52,7 +52,10 @@ impl Subject for Cluster {
 lock_core::conformance! {
     #[tokio::test]
     Cluster,
-    except = [(an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor")]
+    except = [
+        (modes, "all locks are exclusive"),
+        (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
+    ]
 }
 
 /// Finds a name whose lock is on the given node, and its slot.

@@ -69,6 +69,7 @@ lock_core::conformance! {
     #[tokio::test]
     DynamoAndRedis::new(),
     except = [
+        (modes, "all locks are exclusive"),
         (an_open_descriptor_keeps_the_lock_held, "neither store keeps locks in descriptors"),
         (a_watch_completes_after_the_release, "DynamoDB cannot wake waiters"),
         (an_unused_wake_up_reaches_another_watcher, "DynamoDB cannot wake waiters"),

@@ -77,6 +77,7 @@ impl Backend for SimBackend {
     }
 
     async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        claim.require_exclusive()?;
         let dead = match self.kind {
             Kind::Clocked => None,
             Kind::Observed => self.dead(&claim.name),
