@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use lock_core::{
-    Holder, LockName,
+    Holder, LockName, Mode,
     backend::{Break, Listing},
 };
 use onelock::files::{FileConfig, Sweep};
@@ -27,7 +27,7 @@ pub(crate) fn status(args: StatusArgs) -> Result<Exit, Failure> {
     })?;
     match &holder {
         _ if args.json => print_json(&json(&args.name, holder.as_ref()))?,
-        Some(holder) => print(&line(&args.name, holder))?,
+        Some(holder) => print_holders(&args.name, holder)?,
         None => print(&format!("{} is free", args.name))?,
     }
     if holder.is_none() {
@@ -45,7 +45,7 @@ pub(crate) fn list(args: ListArgs) -> Result<Exit, Failure> {
         Ok::<_, Failure>((locker.admin().list(&args.prefix).await?, locker.store()))
     })?;
     for (name, holder) in &listing.locks {
-        if args.json { print_json(&json(name, Some(holder)))? } else { print(&line(name, holder))? }
+        if args.json { print_json(&json(name, Some(holder)))? } else { print_holders(name, holder)? }
     }
     report_odd(&listing, args.json)?;
     if listing.locks.is_empty() {
@@ -94,11 +94,12 @@ pub(crate) fn break_lock(args: BreakArgs) -> Result<Exit, Failure> {
             )
         };
         let Some(holder) = locker.admin().inspect(name).await? else { return Err(changed(None)) };
-        if holder.version.as_ref().is_some_and(|version| *version != args.version) {
-            return Err(changed(Some(holder)));
-        }
+        // A lock with several holders is broken for one of them.
+        let mut holders = std::iter::once(&holder).chain(&holder.others);
+        let seen = holders.find(|holder| holder.version.as_ref().is_none_or(|version| *version == args.version));
+        let Some(seen) = seen else { return Err(changed(Some(holder))) };
         let by = args.by.unwrap_or_else(operator);
-        match locker.admin().break_lock(name, &holder, &by).await? {
+        match locker.admin().break_lock(name, seen, &by).await? {
             Break::Broken => Ok(Exit::Code(0)),
             Break::Changed(now) => Err(changed(now)),
         }
@@ -123,21 +124,50 @@ fn operator() -> String {
     format!("{}@{}", user.as_deref().unwrap_or("unknown"), host.as_deref().unwrap_or("unknown"))
 }
 
-fn line(name: &LockName, holder: &Holder) -> String {
-    let version = holder.version.as_ref().map(|version| format!(", version {version}")).unwrap_or_default();
-    format!("{name} is held by {holder}{version}")
+/// Prints one line for each holder that the store names.
+fn print_holders(name: &LockName, holder: &Holder) -> Result<(), Failure> {
+    for holder in alone(holder) {
+        let version = holder.version.as_ref().map(|version| format!(", version {version}")).unwrap_or_default();
+        print(&format!("{name} is held by {holder}{version}"))?;
+    }
+    match holder.more {
+        0 => Ok(()),
+        more => print(&format!("{name} is held by {more} more")),
+    }
+}
+
+/// Returns each named holder without the others.
+fn alone(holder: &Holder) -> impl Iterator<Item = Holder> {
+    let first = holder.clone().with_others(Vec::new()).with_more(0);
+    std::iter::once(first).chain(holder.others.iter().cloned())
 }
 
 fn json(name: &LockName, holder: Option<&Holder>) -> Value {
     let Some(holder) = holder else { return json!({ "name": name.as_str(), "held": false }) };
+    let mut object = holder_json(holder);
+    object["name"] = json!(name.as_str());
+    object["held"] = json!(true);
+    if holder.count() > 1 {
+        object["holders"] = json!(holder.count());
+        object["others"] = holder.others.iter().map(holder_json).collect();
+    }
+    object
+}
+
+fn holder_json(holder: &Holder) -> Value {
     let since = holder.since.and_then(|since| since.duration_since(SystemTime::UNIX_EPOCH).ok());
     let data = holder.data.as_ref().map(|data| match std::str::from_utf8(data) {
         Ok(text) => json!(text),
         Err(_) => json!(data),
     });
+    let (mode, permits) = match holder.mode {
+        Mode::Shared => ("shared", None),
+        Mode::Permit { of } => ("permit", Some(of.get())),
+        _ => ("exclusive", None),
+    };
     json!({
-        "name": name.as_str(),
-        "held": true,
+        "mode": mode,
+        "permits": permits,
         "owner": holder.owner,
         "token": holder.token.map(lock_core::FencingToken::get),
         "since": since.map(|since| since.as_secs_f64()),

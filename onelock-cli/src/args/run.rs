@@ -1,13 +1,13 @@
 //! `onelock run`
 
-use std::{ffi::OsString, time::Duration};
+use std::{ffi::OsString, num::NonZeroU16, time::Duration};
 
 use clap::Args;
-use lock_core::LockName;
+use lock_core::{LockName, Mode};
 
 use super::{
     StoreArgs,
-    values::{duration, duration_with_unit, lock_name, shared},
+    values::{duration, duration_with_unit, lock_name, permits},
 };
 use crate::exit;
 
@@ -63,17 +63,21 @@ pub(crate) struct RunArgs {
     #[arg(short = 'c', long = "command", value_name = "SHELL COMMAND", conflicts_with = "argv")]
     pub(crate) shell: Option<OsString>,
 
-    /// Accepted because flock has it: every lock is exclusive, and no command inherits one.
-    #[arg(short = 'x', long, short_alias = 'e', hide = true)]
+    /// Take a shared lock: others may share it, and an exclusive lock excludes all of them.
+    #[arg(short = 's', long, overrides_with = "exclusive")]
+    shared: bool,
+
+    /// Take an exclusive lock, which is the default.
+    #[arg(short = 'x', long, short_alias = 'e', overrides_with = "shared")]
     exclusive: bool,
 
-    /// Accepted like `exclusive`.
+    /// Let at most this many commands with this lock run at once. All of them give the same number.
+    #[arg(long, value_name = "NUMBER", value_parser = permits, conflicts_with_all = ["shared", "exclusive"])]
+    permits: Option<NonZeroU16>,
+
+    /// Accepted because flock has it: no command inherits a lock.
     #[arg(short = 'o', long, hide = true)]
     close: bool,
-
-    /// Refused with a reason, which helps more than "unexpected argument".
-    #[arg(short = 's', long, hide = true, value_parser = shared, num_args = 0, default_missing_value = "")]
-    shared: Option<bool>,
 
     /// Name of the lock.
     #[arg(value_parser = lock_name)]
@@ -87,4 +91,15 @@ pub(crate) struct RunArgs {
         allow_hyphen_values = true
     )]
     pub(crate) argv: Vec<OsString>,
+}
+
+impl RunArgs {
+    /// Returns how the lock is to be held.
+    pub(crate) fn mode(&self) -> Mode {
+        match self.permits {
+            Some(of) => Mode::Permit { of },
+            None if self.shared => Mode::Shared,
+            None => Mode::Exclusive,
+        }
+    }
 }

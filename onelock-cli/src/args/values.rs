@@ -1,6 +1,6 @@
 //! Parses the values of options.
 
-use std::time::Duration;
+use std::{num::NonZeroU16, time::Duration};
 
 use lock_core::{
     LockName,
@@ -26,8 +26,8 @@ pub(crate) fn duration_with_unit(text: &str) -> Result<Duration, onelock::Error>
     parse_duration(text)
 }
 
-pub(crate) fn shared(_: &str) -> Result<bool, String> {
-    Err("shared locks are not supported; every lock has one holder".into())
+pub(crate) fn permits(text: &str) -> Result<NonZeroU16, String> {
+    text.parse().map_err(|_| "give the number of commands that may run at once, from 1 to 65535".to_owned())
 }
 
 pub(crate) fn tag(text: &str) -> Result<(String, String), String> {

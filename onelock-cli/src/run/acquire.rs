@@ -137,7 +137,7 @@ async fn request_lock(
 }
 
 fn build_request(plan: &Plan, locker: &Locker) -> LockRequest {
-    let mut request = locker.lock(plan.job.name.as_str());
+    let mut request = locker.lock(plan.job.name.as_str()).mode(plan.mode);
     if let Some(ttl) = plan.ttl {
         request = request.ttl(ttl);
     }

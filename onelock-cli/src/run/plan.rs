@@ -2,6 +2,8 @@
 
 use std::{env, ffi::OsString, fs::OpenOptions, os::unix::fs::OpenOptionsExt, time::Duration};
 
+use lock_core::Mode;
+
 use super::{child::Job, inherited::InheritedState, outer_locks::OuterLocks};
 use crate::args::{RunArgs, StoreArgs};
 
@@ -13,6 +15,7 @@ pub(super) struct Plan {
     pub(super) job: Job,
     /// How long to wait for the lock: zero tries once, `None` waits without a limit.
     pub(super) wait: Option<Duration>,
+    pub(super) mode: Mode,
     pub(super) ttl: Option<Duration>,
     pub(super) owner: Option<String>,
     pub(super) verbose: bool,
@@ -22,6 +25,7 @@ pub(super) struct Plan {
 impl Plan {
     /// Fills in the defaults.
     pub(super) fn new(args: RunArgs, inherited: InheritedState) -> Self {
+        let mode = args.mode();
         let argv = match args.shell {
             Some(line) => vec![shell(), "-c".into(), line],
             None => args.argv,
@@ -37,6 +41,7 @@ impl Plan {
                 outer_locks: OuterLocks::from_environment(args.owner.is_none()),
             },
             wait: if args.nonblock { Some(Duration::ZERO) } else { args.wait },
+            mode,
             ttl: args.ttl,
             owner: args.owner,
             verbose: args.verbose,
