@@ -15,6 +15,7 @@ pages! {
     Fencing = "../../docs/fencing.md";
     Files = "../../docs/files.md";
     Memory = "../../docs/memory.md";
+    Modes = "../../docs/modes.md";
     Moving = "../../docs/moving.md";
     Testing = "../../docs/testing.md";
     WhichStore = "../../docs/which-store.md";

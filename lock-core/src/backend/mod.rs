@@ -102,9 +102,10 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// - What ends one holder leaves the others alone: a crash
     ///   (`a_crash_frees_only_the_part_of_its_holder`), a release or a late request
     ///   (`late_requests_leave_other_holders_alone`), a minimum hold
-    ///   (`min_hold_keeps_the_part_of_its_holder`), a break (`a_break_ends_the_part_of_one_holder`).
-    ///   A repetition takes no second part (`a_retry_recognizes_its_own_part`), and a dropped future
-    ///   leaves none (`a_cancelled_acquire_of_any_mode_leaves_no_part`).
+    ///   (`min_hold_keeps_the_part_of_its_holder`) and a break
+    ///   (`a_break_ends_the_part_of_one_holder`). A repetition takes no second part
+    ///   (`a_retry_recognizes_its_own_part`), and a dropped future leaves none
+    ///   (`a_cancelled_acquire_of_any_mode_leaves_no_part`).
     /// - Tokens rise over the holders of all modes (`tokens_increase_over_holders_of_all_modes`).
     /// - A refusal and [`Admin::inspect`] say how many hold the lock, and name them, the first to
     ///   expire first (`a_refusal_counts_and_names_several_holders`).

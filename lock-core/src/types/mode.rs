@@ -8,7 +8,8 @@ use std::{fmt, num::NonZeroU16};
 /// refused until they have released it. While such a request waits, the store refuses newcomers in
 /// the mode of the holders, so readers that come later do not starve a writer.
 ///
-/// Stores differ in the modes that they support: see [`Capabilities`](crate::backend::Capabilities).
+/// Stores differ in the modes that they support; see
+/// [`Capabilities`](crate::backend::Capabilities).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Mode {

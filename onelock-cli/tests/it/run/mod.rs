@@ -17,6 +17,7 @@ mod leases;
 mod locking;
 #[cfg(feature = "redis")]
 mod migration;
+mod modes;
 mod nested;
 mod operators;
 #[cfg(all(feature = "redis", feature = "dynamo"))]
