@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use crate::{
-    event::{Event, EventKind},
+    event::{Event, EventKind, Mode},
     liveness,
     report::{Property, Report},
     validity,
@@ -45,14 +45,29 @@ pub fn check(events: &[Event], checks: &Checks) -> Report {
 }
 
 /// Checks that tokens rise. While at most one guard is valid, grants are ordered by time, because
-/// each worker records its grant before it can release.
-fn tokens_rise(events: &[&Event], report: &mut Report) {
-    let mut largest: Option<(u64, &Event)> = None;
-    for event in events {
-        let EventKind::Granted { token: Some(token), .. } = event.kind else { continue };
-        match largest {
-            Some((before, earlier)) if token <= before => report.found(Property::TokensRise, &[earlier, event]),
-            _ => largest = Some((token, event)),
+/// each worker records its grant before it can release. Grants of a mode with several holders are
+/// ordered only if the one was recorded at an earlier time than the attempt for the other began.
+fn tokens_rise<'a>(events: &[&'a Event], report: &mut Report) {
+    let mut seen: HashMap<u64, &Event> = HashMap::new();
+    let mut attempts: HashMap<u64, Duration> = HashMap::new();
+    // The grants that are larger than all before them.
+    let mut rising: Vec<(u64, &'a Event)> = Vec::new();
+    for &event in events {
+        if matches!(event.kind, EventKind::Attempt { .. }) {
+            attempts.insert(event.worker, event.at);
+        }
+        let EventKind::Granted { token: Some(token), mode, .. } = event.kind else { continue };
+        let before = match (mode, attempts.get(&event.worker)) {
+            (Mode::Exclusive, _) | (_, None) => rising.len(),
+            (_, Some(began)) => rising.partition_point(|(_, earlier)| earlier.at < *began),
+        };
+        let larger = rising[..before].last().filter(|(largest, _)| token <= *largest).map(|(_, earlier)| *earlier);
+        if let Some(earlier) = larger.or_else(|| seen.get(&token).copied()) {
+            report.found(Property::TokensRise, &[earlier, event]);
+        }
+        seen.insert(token, event);
+        if rising.last().is_none_or(|(largest, _)| token > *largest) {
+            rising.push((token, event));
         }
     }
 }

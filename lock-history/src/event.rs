@@ -15,6 +15,21 @@ pub struct Event {
     pub kind: EventKind,
 }
 
+/// How a lock is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Mode {
+    /// By one holder.
+    #[default]
+    Exclusive,
+    /// By any number of holders, and none of another mode.
+    Shared,
+    /// By at most this many holders, and none of another mode or number.
+    Permit {
+        /// The number of permits.
+        of: u16,
+    },
+}
+
 /// The kind of an [`Event`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventKind {
@@ -36,6 +51,8 @@ pub enum EventKind {
         token: Option<u64>,
         /// The end of the validity if it is not renewed; `None` if it has no end.
         until: Option<Duration>,
+        /// How the lock is held.
+        mode: Mode,
     },
     /// The guard still reported itself valid.
     Valid {

@@ -7,5 +7,5 @@ mod report;
 mod validity;
 
 pub use check::{Checks, check};
-pub use event::{Event, EventKind};
+pub use event::{Event, EventKind, Mode};
 pub use report::{Property, Report, Violation};

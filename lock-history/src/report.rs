@@ -8,7 +8,7 @@ use crate::event::{Event, EventKind};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Property {
-    /// At most one guard reports itself valid at a time.
+    /// Only as many guards report themselves valid at a time as their modes allow.
     Exclusion,
     /// Fencing tokens rise in the order of grants.
     TokensRise,
@@ -39,7 +39,7 @@ impl Property {
 impl fmt::Display for Property {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Exclusion => "two guards reported themselves valid at the same time",
+            Self::Exclusion => "guards that exclude each other reported themselves valid at the same time",
             Self::TokensRise => "a later grant has a token that is not larger",
             Self::NoOldWrite => "the resource accepted a smaller token than one that it had accepted",
             Self::OwnLockIsKnown => "an attempt was refused because of its own lock",

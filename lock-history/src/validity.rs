@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use crate::{
-    event::{Event, EventKind},
+    event::{Event, EventKind, Mode},
     report::{Property, Report},
 };
 
@@ -11,6 +11,7 @@ use crate::{
 #[derive(Debug)]
 struct ValidityInterval<'a> {
     granted: &'a Event,
+    mode: Mode,
     /// The last event at which the guard reported itself valid.
     confirmed: &'a Event,
     /// `None` if no event has ended it.
@@ -23,20 +24,34 @@ impl ValidityInterval<'_> {
     }
 }
 
-/// Checks that at most one guard is valid at a time. Ends are exclusive: an interval may begin at
-/// the time at which another one ends.
+/// Checks that only as many guards are valid at a time as their modes allow. Ends are exclusive: an
+/// interval may begin at the time at which another one ends.
 pub(super) fn exclusion(events: &[&Event], report: &mut Report) {
-    let mut longest: Option<ValidityInterval<'_>> = None;
+    let mut valid: Vec<ValidityInterval<'_>> = Vec::new();
     for interval in intervals(events) {
-        if let Some(earlier) = longest.as_ref().filter(|earlier| interval.granted.at < earlier.end()) {
+        valid.retain(|earlier| interval.granted.at < earlier.end());
+        let excluded = match interval.mode {
+            Mode::Exclusive => valid.iter().max_by_key(|earlier| earlier.end()),
+            mode => valid.iter().find(|earlier| earlier.mode != mode),
+        };
+        if let Some(earlier) = excluded {
             let mut part = vec![earlier.granted, earlier.confirmed, interval.granted];
             part.dedup_by(|a, b| std::ptr::eq(*a, *b));
             report.found(Property::Exclusion, &part);
         }
-        if longest.as_ref().is_none_or(|longest| interval.end() > longest.end()) {
-            longest = Some(interval);
+        valid.push(interval);
+        if let Some(Mode::Permit { of }) = valid.last().map(|newest| newest.mode)
+            && excluded_by_number(&valid, of)
+        {
+            let part: Vec<_> = valid.iter().map(|interval| interval.granted).collect();
+            report.found(Property::Exclusion, &part);
         }
     }
+}
+
+/// Returns whether more guards of this number of permits are valid than there are permits.
+fn excluded_by_number(valid: &[ValidityInterval<'_>], of: u16) -> bool {
+    valid.iter().filter(|interval| interval.mode == Mode::Permit { of }).count() > usize::from(of)
 }
 
 /// Checks that no guard was told of a loss before its last reported end.
@@ -68,9 +83,9 @@ fn intervals<'a>(events: &[&'a Event]) -> Vec<ValidityInterval<'a>> {
     let mut open: HashMap<u64, usize> = HashMap::new();
     for &event in events {
         match event.kind {
-            EventKind::Granted { until, .. } => {
+            EventKind::Granted { until, mode, .. } => {
                 open.insert(event.worker, all.len());
-                all.push(ValidityInterval { granted: event, confirmed: event, end: until });
+                all.push(ValidityInterval { granted: event, mode, confirmed: event, end: until });
             }
             EventKind::Valid { until } => {
                 if let Some(interval) = open.get(&event.worker).map(|&index| &mut all[index]) {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_history::{Checks, Event, EventKind, Property, Report, check};
+use lock_history::{Checks, Event, EventKind, Mode, Property, Report, check};
 use proptest::prelude::*;
 
 const BOUND: Duration = Duration::from_millis(1_000);
@@ -12,7 +12,7 @@ fn event(millis: u64, worker: u64, kind: EventKind) -> Event {
 }
 
 fn granted(token: u64, until: Option<u64>) -> EventKind {
-    EventKind::Granted { token: Some(token), until: until.map(Duration::from_millis) }
+    EventKind::Granted { token: Some(token), until: until.map(Duration::from_millis), mode: Mode::Exclusive }
 }
 
 fn checked(events: &[Event]) -> Report {
@@ -89,7 +89,7 @@ proptest! {
         let intruder = Event { worker: 1_000, ..events[grant].clone() };
         let at = intruder.at + Duration::from_millis(1);
         let token = *token_of(&mut events[grant]) ;
-        events.push(Event { at, kind: EventKind::Granted { token: Some(token), until: Some(at) }, ..intruder });
+        events.push(Event { at, kind: EventKind::Granted { token: Some(token), until: Some(at), mode: Mode::Exclusive }, ..intruder });
         let report = checked(&events);
         let found = report.violations.iter().find(|violation| violation.property == Property::Exclusion);
         prop_assert!(found.is_some_and(|violation| violation.events.len() <= 3), "{}", report);
@@ -211,4 +211,50 @@ fn locks_with_different_names_are_checked_separately() {
     events[1].name = "m".into();
     assert_eq!(checked(&events).violations, []);
     assert_eq!(checked(&events).names, 2);
+}
+
+/// Grants of these workers, in these modes, from a time until another; each token is the start.
+fn held(parts: &[(u64, Mode, u64, u64)]) -> Vec<Property> {
+    let events: Vec<_> = parts
+        .iter()
+        .map(|&(worker, mode, from, to)| {
+            let until = Some(Duration::from_millis(to));
+            event(from, worker, EventKind::Granted { token: Some(from), until, mode })
+        })
+        .collect();
+    broken(&events)
+}
+
+#[test]
+fn readers_overlap_and_exclude_other_modes() {
+    let (shared, permit) = (Mode::Shared, Mode::Permit { of: 2 });
+    assert_eq!(held(&[(1, shared, 10, 100), (2, shared, 20, 90), (3, shared, 30, 80)]), []);
+    assert_eq!(held(&[(1, shared, 10, 100), (2, shared, 20, 50), (3, Mode::Exclusive, 100, 200)]), []);
+    for other in [Mode::Exclusive, permit, Mode::Permit { of: 3 }] {
+        let later = held(&[(1, shared, 10, 100), (2, shared, 20, 50), (3, other, 99, 200)]);
+        assert_eq!(later, [Property::Exclusion], "{other:?} while one of two readers is left");
+        assert_eq!(held(&[(1, other, 10, 100), (2, shared, 99, 200)]), [Property::Exclusion], "{other:?} first");
+    }
+    assert_eq!(held(&[(1, permit, 10, 100), (2, Mode::Permit { of: 3 }, 20, 90)]), [Property::Exclusion]);
+}
+
+#[test]
+fn one_permit_too_many_is_found() {
+    let permit = Mode::Permit { of: 2 };
+    assert_eq!(held(&[(1, permit, 10, 100), (2, permit, 20, 50), (3, permit, 50, 200), (4, permit, 100, 200)]), []);
+    assert_eq!(held(&[(1, permit, 10, 100), (2, permit, 20, 51), (3, permit, 50, 200)]), [Property::Exclusion]);
+}
+
+#[test]
+fn tokens_of_readers_rise_only_from_finished_grants() {
+    let reader = |at, worker, token| {
+        event(at, worker, EventKind::Granted { token: Some(token), until: None, mode: Mode::Shared })
+    };
+    let attempt = |at, worker| event(at, worker, EventKind::Attempt { owner: None });
+    let side_by_side = [attempt(1, 1), attempt(1, 2), reader(10, 1, 8), reader(11, 2, 7)];
+    assert_eq!(broken(&side_by_side), [], "the attempts overlapped");
+    let one_after_the_other = [attempt(1, 1), reader(10, 1, 8), attempt(11, 2), reader(12, 2, 7)];
+    assert_eq!(broken(&one_after_the_other), [Property::TokensRise]);
+    let equal = [attempt(1, 1), attempt(1, 2), reader(10, 1, 8), reader(11, 2, 8)];
+    assert_eq!(broken(&equal), [Property::TokensRise], "two holders with one token");
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use lock_history::{Event, EventKind};
+use lock_history::{Event, EventKind, Mode};
 use serde_json::{Value, json};
 
 #[derive(Debug)]
@@ -84,7 +84,11 @@ fn write(what: &EventKind) -> Value {
         EventKind::Attempt { owner } => json!({ "what": "attempt", "owner": owner }),
         EventKind::Refused { owner } => json!({ "what": "refused", "owner": owner }),
         EventKind::GaveUp => json!({ "what": "gave_up" }),
-        EventKind::Granted { token, until: end } => json!({ "what": "granted", "token": token, "until": until(end) }),
+        EventKind::Granted { token, until: end, mode } => {
+            let permits = if let Mode::Permit { of } = mode { Some(of) } else { None };
+            let shared = *mode == Mode::Shared;
+            json!({ "what": "granted", "token": token, "until": until(end), "shared": shared, "permits": permits })
+        }
         EventKind::Valid { until: end } => json!({ "what": "valid", "until": until(end) }),
         EventKind::Lost { told } => json!({ "what": "lost", "told": told }),
         EventKind::Released => json!({ "what": "released" }),
@@ -103,7 +107,15 @@ fn parse(line: &Value) -> Option<Event> {
         "attempt" => EventKind::Attempt { owner },
         "refused" => EventKind::Refused { owner },
         "gave_up" => EventKind::GaveUp,
-        "granted" => EventKind::Granted { token: line["token"].as_u64(), until },
+        "granted" => {
+            let permits = line["permits"].as_u64().and_then(|of| u16::try_from(of).ok());
+            let mode = match permits {
+                Some(of) => Mode::Permit { of },
+                None if line["shared"] == true => Mode::Shared,
+                None => Mode::Exclusive,
+            };
+            EventKind::Granted { token: line["token"].as_u64(), until, mode }
+        }
         "valid" => EventKind::Valid { until },
         "lost" => EventKind::Lost { told: line["told"].as_bool()? },
         "released" => EventKind::Released,
@@ -131,8 +143,9 @@ mod tests {
             EventKind::Attempt { owner: Some("c".into()) },
             EventKind::Refused { owner: Some("a \"b\"".into()) },
             EventKind::GaveUp,
-            EventKind::Granted { token: Some((1 << 53) - 1), until },
-            EventKind::Granted { token: None, until: None },
+            EventKind::Granted { token: Some((1 << 53) - 1), until, mode: Mode::Exclusive },
+            EventKind::Granted { token: None, until: None, mode: Mode::Shared },
+            EventKind::Granted { token: None, until: None, mode: Mode::Permit { of: 3 } },
             EventKind::Valid { until },
             EventKind::Lost { told: true },
             EventKind::Released,

@@ -2,11 +2,12 @@
 //! every event.
 
 use std::{
+    num::NonZeroU16,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use lock_core::{ErrorKind, Guard, Holder, Locker, Lost, TryAcquire};
+use lock_core::{ErrorKind, Guard, Holder, Locker, Lost, Mode, TryAcquire};
 use lock_history::EventKind;
 use nix::{
     sys::{
@@ -38,6 +39,9 @@ struct Worker {
     has_ttl: bool,
     attempts: u64,
 }
+
+/// How many permits the names have that are held in all modes.
+const PERMITS: NonZeroU16 = NonZeroU16::new(3).expect("it is not zero");
 
 /// The holders that refused an attempt, with the time; a repeated holder is recorded once.
 #[derive(Clone, Default)]
@@ -102,12 +106,13 @@ impl Worker {
             let owner = format!("{}-{}", self.journal.worker(), self.attempts);
             let refusals = Refusals::default();
             self.journal.note(now(), &name, &EventKind::Attempt { owner: Some(owner.clone()) })?;
-            let guard = self.acquire(&name, owner, &refusals).await?;
+            let mode = self.mode(&name);
+            let guard = self.acquire(&name, mode, owner, &refusals).await?;
             for (at, owner) in refusals.list().drain(..) {
                 self.journal.note(at, &name, &EventKind::Refused { owner })?;
             }
             match guard {
-                Some(guard) => self.hold(&name, guard).await?,
+                Some(guard) => self.hold(&name, mode, guard).await?,
                 None => self.journal.note(now(), &name, &EventKind::GaveUp)?,
             }
         }
@@ -118,10 +123,29 @@ impl Worker {
         Duration::from_millis(self.rng.u64(from_ms..to_ms))
     }
 
+    /// Chooses how to hold the lock. Every second name is held in all modes of the store.
+    fn mode(&mut self, name: &str) -> Mode {
+        let capabilities = self.locker.capabilities();
+        if !name.ends_with(['1', '3', '5', '7', '9']) || !(capabilities.shared || capabilities.permits) {
+            return Mode::Exclusive;
+        }
+        match self.rng.u8(..4) {
+            0 | 1 if capabilities.shared => Mode::Shared,
+            2 if capabilities.permits => Mode::Permit { of: PERMITS },
+            _ => Mode::Exclusive,
+        }
+    }
+
     /// Acquires the lock in one of several ways; one of them is cancelled at a random point.
-    async fn acquire(&mut self, name: &str, owner: String, refusals: &Refusals) -> std::io::Result<Option<Guard>> {
+    async fn acquire(
+        &mut self,
+        name: &str,
+        mode: Mode,
+        owner: String,
+        refusals: &Refusals,
+    ) -> std::io::Result<Option<Guard>> {
         let observer = refusals.clone();
-        let request = probes::short_lived(&self.locker, name, self.run.ttl).owner(owner);
+        let request = probes::short_lived(&self.locker, name, self.run.ttl).owner(owner).mode(mode);
         let request = request.on_contention(move |holder| observer.note(holder));
         let patience = self.random(1, 3_000);
         let outcome = match self.rng.u8(..4) {
@@ -153,12 +177,17 @@ impl Worker {
         guard.check().map(|()| (at, until))
     }
 
-    async fn hold(&mut self, name: &str, guard: Guard) -> std::io::Result<()> {
+    async fn hold(&mut self, name: &str, mode: Mode, guard: Guard) -> std::io::Result<()> {
         let Ok((at, until)) = Self::still_valid(&guard) else {
             return self.journal.note(now(), name, &EventKind::GaveUp);
         };
         let token = guard.token().map(lock_core::FencingToken::get);
-        self.journal.note(at, name, &EventKind::Granted { token, until })?;
+        let mode = match mode {
+            Mode::Shared => lock_history::Mode::Shared,
+            Mode::Permit { of } => lock_history::Mode::Permit { of: of.get() },
+            _ => lock_history::Mode::Exclusive,
+        };
+        self.journal.note(at, name, &EventKind::Granted { token, until, mode })?;
         let lost = self.work_under_lock(name, &guard, token).await?;
         let end = match lost {
             None => EventKind::Released,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use lock_core::{Guard, LockRequest, Locker, Renew, TryAcquire};
-use lock_history::{Event, EventKind};
+use lock_history::{Event, EventKind, Mode};
 use tokio::time::{sleep, timeout};
 
 use super::{
@@ -121,7 +121,7 @@ impl Worker {
         }
         let (token, guard) = (guard.token().map(lock_core::FencingToken::get), Arc::new(guard));
         // The world checks the guard itself to find out how long it is valid.
-        self.note(name, EventKind::Granted { token, until: Some(self.journal.time.now()) });
+        self.note(name, EventKind::Granted { token, until: Some(self.journal.time.now()), mode: Mode::Exclusive });
         self.slot.set(Some((Arc::clone(name), Arc::clone(&guard))));
         self.use_it(name, &guard, token.unwrap_or_default()).await;
         self.note(name, if guard.check().is_ok() { EventKind::Released } else { EventKind::Lost { told: false } });

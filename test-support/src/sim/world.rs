@@ -305,8 +305,8 @@ fn judge(events: &[Event], slack: Duration) -> Report {
     let mut report = check(events, &Checks::default());
     let until_noted = |event: &Event| match event.kind {
         EventKind::Valid { .. } => None,
-        EventKind::Granted { token, .. } => {
-            Some(Event { kind: EventKind::Granted { token, until: None }, ..event.clone() })
+        EventKind::Granted { token, mode, .. } => {
+            Some(Event { kind: EventKind::Granted { token, until: None, mode }, ..event.clone() })
         }
         _ => Some(event.clone()),
     };

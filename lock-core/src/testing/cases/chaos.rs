@@ -13,7 +13,7 @@ use crate::{
         TestClock,
         harness::{Bench, Fixture},
     },
-    types::{Clock, LeaseId},
+    types::{Clock, LeaseId, Mode},
 };
 
 const WORKERS: u64 = 4;
@@ -30,6 +30,11 @@ const SEED: &str = "ONELOCK_SUITE_SEED";
 
 // verifies: P1
 pub(super) async fn random_faults_never_violate_lock_guarantees(bench: &Bench<'_>) {
+    run_under_faults(bench, &[Mode::Exclusive]).await;
+}
+
+/// Runs workers that acquire one name in these modes in turn, and checks their history.
+pub(super) async fn run_under_faults(bench: &Bench<'_>, modes: &[Mode]) {
     let seed = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| {
         LeaseId::random().to_string().bytes().fold(7, |n: u64, b| n.wrapping_mul(31) + u64::from(b))
@@ -44,7 +49,7 @@ pub(super) async fn random_faults_never_violate_lock_guarantees(bench: &Bench<'_
         async move {
             let fixture = Fixture::with_ttl(bench, bench.subject.ttl()).await;
             fixture.network.at_random(seed.wrapping_add(number), SHARE, bench.subject.ttl() / 4);
-            Worker { number, fixture, clock, history, name }.work().await;
+            Worker { number, fixture, clock, history, name, modes }.work().await;
         }
     }))
     .await;
@@ -65,6 +70,7 @@ struct Worker<'a> {
     clock: &'a TestClock,
     history: &'a Mutex<Vec<Event>>,
     name: &'a crate::LockName,
+    modes: &'a [Mode],
 }
 
 impl Worker<'_> {
@@ -78,17 +84,23 @@ impl Worker<'_> {
     }
 
     async fn work(&self) {
-        for _ in 0..ROUNDS {
+        for mode in self.modes.iter().copied().cycle().skip(self.number as usize).take(ROUNDS as usize) {
             self.note(self.now(), EventKind::Attempt { owner: None });
             let patience = Duration::from_secs(5);
-            match timeout(2 * patience, self.fixture.locker.acquire_within(self.name.as_str(), patience)).await {
-                Ok(Ok(TryAcquire::Acquired(guard))) => self.hold(guard).await,
+            let request = self.fixture.locker.lock(self.name.as_str()).mode(mode);
+            match timeout(2 * patience, request.acquire_within(patience)).await {
+                Ok(Ok(TryAcquire::Acquired(guard))) => self.hold(mode, guard).await,
                 _ => self.note(self.now(), EventKind::GaveUp),
             }
         }
     }
 
-    async fn hold(&self, guard: Guard) {
+    async fn hold(&self, mode: Mode, guard: Guard) {
+        let mode = match mode {
+            Mode::Exclusive => lock_history::Mode::Exclusive,
+            Mode::Shared => lock_history::Mode::Shared,
+            Mode::Permit { of } => lock_history::Mode::Permit { of: of.get() },
+        };
         for round in 0..4 {
             // Read before the guard is asked, so that the interval is not overstated.
             let at = self.now();
@@ -97,7 +109,8 @@ impl Worker<'_> {
                 return self.note(self.now(), EventKind::Lost { told: lost.reason.is_from_the_store() });
             }
             let token = guard.token().map(crate::FencingToken::get);
-            self.note(at, if round == 0 { EventKind::Granted { token, until } } else { EventKind::Valid { until } });
+            let granted = EventKind::Granted { token, until, mode };
+            self.note(at, if round == 0 { granted } else { EventKind::Valid { until } });
             // The work that the lock protects.
             sleep(Duration::from_millis(3)).await;
         }

@@ -75,6 +75,7 @@ macro_rules! conformance_cases {
             modes::min_hold_keeps_the_part_of_its_holder [Need::Joinable];
             modes::a_break_ends_the_part_of_one_holder [Need::Joinable, Need::Has(Capability::Break)];
             modes::a_cancelled_acquire_of_any_mode_leaves_no_part [Need::Joinable];
+            modes::random_faults_in_all_modes_keep_the_guarantees [Need::Joinable];
             operators::a_watch_completes_after_the_release [Need::Has(Capability::WakeUp)];
             operators::an_unused_wake_up_reaches_another_watcher [Need::Has(Capability::WakeUp)];
             operators::inspect_reports_the_holder_until_release [Need::Has(Capability::Inspect)];

@@ -7,6 +7,7 @@ use futures_util::{future::join_all, poll};
 use crate::{
     backend::{AcquireOutcome, AcquireRequest, Backend, Break, Lease, Release, Renewal},
     testing::{
+        cases::chaos,
         faults::Fault,
         harness::{Bench, Fixture, acquire, admin, assert_not_held, granted, granted_soon, refused, release},
     },
@@ -347,6 +348,13 @@ pub(super) async fn a_break_ends_the_part_of_one_holder(bench: &Bench<'_>) {
         release(&*b, &second).await;
         let _ = granted(&*a, &bench.request(&name)).await;
     }
+}
+
+// verifies: P1, P7, P12
+pub(super) async fn random_faults_in_all_modes_keep_the_guarantees(bench: &Bench<'_>) {
+    let mut modes = joinable(&*bench.client().await);
+    modes.push(Mode::Exclusive);
+    chaos::run_under_faults(bench, &modes).await;
 }
 
 // verifies: P5, P10, cancelled, P12
