@@ -111,6 +111,11 @@ impl Backend for RedisBackend {
             .with_list(true)
             .with_break_lock(true)
             .with_wake_up(self.wake_up)
+            // Other clients know exclusive locks only.
+            .with_shared(self.config.compat.is_none())
+            // Majorities of different holders may be different servers. Each of three servers may
+            // grant two permits, which are six, and three holders have a majority with them.
+            .with_permits(self.config.compat.is_none() && matches!(self.servers, Servers::One(_)))
     }
 
     fn timings(&self) -> StoreTimings {
@@ -125,7 +130,9 @@ impl Backend for RedisBackend {
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        request.require_exclusive()?;
+        if !self.capabilities().has_mode(request.mode) {
+            request.require_exclusive()?;
+        }
         let result = ask!(self.acquire(request));
         result.map_err(|error| self.context(error, Operation::Acquire, Some(&request.name)))
     }
@@ -137,7 +144,7 @@ impl Backend for RedisBackend {
 
     async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let result = match &self.servers {
-            Servers::One(deployment) => deployment.advance_token(&lease.name, lease.id, token).await,
+            Servers::One(deployment) => deployment.advance_token(lease, token).await,
             Servers::Quorum(quorum) => quorum.advance_token(lease, token).await,
         };
         result.map_err(|error| self.context(error, Operation::Acquire, Some(&lease.name)))

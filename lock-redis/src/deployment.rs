@@ -10,7 +10,7 @@ use lock_core::{
 use redis::{ServerErrorKind, Value};
 
 use crate::{
-    answer::{granted_or_held, refusal, why_lost},
+    answer::{granted_or_held, is_by_several, refusal, released, why_lost},
     config::{RedisConfig, Topology},
     connect::Connector,
     connection::ConnectionSlot,
@@ -20,7 +20,8 @@ use crate::{
     script::{Call, Scripts},
     stamps::Stamps,
     unanswered_acquires::UnansweredAcquires,
-    wake::Standing,
+    waiting_marks::WaitingMarks,
+    wake::{Queuing, Standing},
 };
 
 /// One Redis, and what this process knows about its requests to it.
@@ -32,6 +33,7 @@ pub(crate) struct Deployment {
     pub(crate) scripts: Scripts,
     pub(crate) stamps: Stamps,
     pub(crate) unanswered: UnansweredAcquires,
+    pub(crate) waiting_marks: WaitingMarks,
 }
 
 /// Waits until replicas have confirmed a write.
@@ -90,21 +92,27 @@ impl Deployment {
             scripts: Scripts::new(),
             stamps: Stamps::default(),
             unanswered: UnansweredAcquires::default(),
+            waiting_marks: WaitingMarks::default(),
         })
     }
 
     pub(crate) async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let lock = self.keys.lock(&request.name);
         let id = request.id.to_string();
-        let ttl = millis(request.ttl);
-        let mut keys = vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, &id)];
         let queuing = self.connection.wakers.queuing(&lock);
-        keys.extend(queuing.as_ref().map(|_| self.keys.waiters(&lock)));
-        let mut call =
-            self.scripts.acquire.call(&keys).arg(&id).arg(ttl).arg(self.stamps.next()).arg(record::tail(request, ttl));
-        if let Some(queuing) = &queuing {
-            call = call.arg(queuing.channel).arg(&queuing.place).arg(u8::from(queuing.alone));
-        }
+        let may_join = request.mode.may_be_joined();
+        let keys = if may_join {
+            self.join_keys(&lock, &id, queuing.is_some())
+        } else {
+            let mut keys = vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, &id)];
+            keys.extend(queuing.as_ref().map(|_| self.keys.waiters(&lock)));
+            keys
+        };
+        let call = if may_join {
+            self.join(&keys, request, queuing.as_ref())
+        } else {
+            self.take(&keys, request, queuing.as_ref())
+        };
         let mut sent = self.unanswered.sending(request.id);
         let answer = match &self.replicated {
             None => self.connection.run(&call).await.map(|answer| (answer, Ok(()))),
@@ -113,7 +121,11 @@ impl Deployment {
         sent.answered = !answer.as_ref().is_err_and(Error::is_ambiguous);
         let (answer, replicated) = answer?;
         self.pass_on();
-        let attempt = granted_or_held(answer)?;
+        let attempt = if is_by_several(&answer) {
+            Box::pin(self.refused_by_several(&lock, request)).await?
+        } else {
+            granted_or_held(answer, request)?
+        };
         if let (Err(missing), AcquireOutcome::Granted(_)) = (replicated, &attempt) {
             let undone = Box::pin(self.release(&request.lease(None), Duration::ZERO)).await.is_ok();
             return Err(missing.with_ambiguous(!undone));
@@ -128,12 +140,29 @@ impl Deployment {
         Ok(attempt)
     }
 
-    /// Renews all leases in one call. A cluster needs one call each, because a script runs on one
-    /// slot; these calls are pipelined.
+    /// A request for an exclusive lock, with these keys.
+    fn take<'a>(&'a self, keys: &'a [String], request: &AcquireRequest, queuing: Option<&Queuing<'_>>) -> Call<'a> {
+        let ttl = millis(request.ttl);
+        let call = self.scripts.acquire.call(keys).arg(request.id.to_string()).arg(ttl).arg(self.stamps.next());
+        let call = call.arg(record::tail(request, ttl));
+        match queuing {
+            None => call,
+            Some(queuing) => call.arg(queuing.channel).arg(&queuing.place).arg(u8::from(queuing.alone)),
+        }
+    }
+
+    /// Renews all leases in one call, or in two if some are exclusive and others are not. A cluster
+    /// needs one call each, because a script runs on one slot; these calls are pipelined.
     pub(crate) async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
         let at_once = if self.connection.is_cluster() { 1 } else { leases.len().max(1) };
-        let calls = join_all(leases.chunks(at_once).map(|some| async move {
-            match self.renew(some).await {
+        let mut order: Vec<_> = (0..leases.len()).collect();
+        order.sort_by_key(|&i| leases[i].mode.may_be_joined());
+        let chunks = order
+            .chunk_by(|&a, &b| leases[a].mode.may_be_joined() == leases[b].mode.may_be_joined())
+            .flat_map(|group| group.chunks(at_once));
+        let calls = join_all(chunks.map(|some| async move {
+            let some: Vec<_> = some.iter().map(|&i| &leases[i]).collect();
+            match self.renew(&some).await {
                 Ok(renewed) => {
                     join_all(some.iter().zip(renewed).map(|(lease, renewed)| async move {
                         if renewed { Ok(Renewal::Renewed) } else { self.why_lost(lease).await.map(Renewal::Lost) }
@@ -143,13 +172,18 @@ impl Deployment {
                 Err(error) => vec![Err(error); some.len()],
             }
         }));
-        calls.await.into_iter().flatten().collect()
+        let renewals = calls.await.into_iter().flatten();
+        let mut renewals: Vec<_> = order.iter().zip(renewals).collect();
+        renewals.sort_by_key(|(i, _)| **i);
+        renewals.into_iter().map(|(_, renewal)| renewal).collect()
     }
 
-    /// Renews the leases. Returns for each whether it was still held.
-    async fn renew(&self, leases: &[Lease]) -> Result<Vec<bool>, Error> {
+    /// Renews the leases, all of which are exclusive or none. Returns for each whether it was still
+    /// held.
+    async fn renew(&self, leases: &[&Lease]) -> Result<Vec<bool>, Error> {
         let keys: Vec<_> = leases.iter().map(|lease| self.keys.lock(&lease.name)).collect();
-        let mut call = self.scripts.renew.call(&keys);
+        let joined = leases.iter().any(|lease| lease.mode.may_be_joined());
+        let mut call = if joined { &self.scripts.joined_renew } else { &self.scripts.renew }.call(&keys);
         for lease in leases {
             call = call.arg(lease.id.to_string()).arg(millis(lease.ttl));
         }
@@ -176,11 +210,37 @@ impl Deployment {
     /// one key also runs while its slot moves to another node of a cluster.
     async fn why_lost(&self, lease: &Lease) -> Result<LossReason, Error> {
         let lock = self.keys.lock(&lease.name);
-        let keys = [lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, &lease.id.to_string())];
-        why_lost(self.connection.run(&self.scripts.lost.call(&keys)).await?, lease)
+        let id = lease.id.to_string();
+        let keys = [lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, &id), self.keys.records(&lock)];
+        why_lost(self.connection.run(&self.scripts.lost.call(&keys).arg(id)).await?, lease)
     }
 
     pub(crate) async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        if lease.mode.may_be_joined() {
+            return Box::pin(self.release_part(lease, hold_for, true)).await;
+        }
+        let answer = self.release_whole(lease, hold_for).await?;
+        if self.waiting_marks.contains(lease.id)
+            && let Err(error) = Box::pin(self.unmark(&lease.name, lease.id)).await
+            // The mark of a waiter that gives up keeps others out, so the caller tries again.
+            && answer != Release::Released
+        {
+            return Err(error);
+        }
+        Ok(answer)
+    }
+
+    /// Undoes an attempt of a request, which may go on to wait.
+    pub(crate) async fn roll_back(&self, request: &AcquireRequest) -> Result<Release, Error> {
+        let lease = request.lease(None);
+        if lease.mode.may_be_joined() {
+            return self.release_part(&lease, Duration::ZERO, !request.waits).await;
+        }
+        self.release_whole(&lease, Duration::ZERO).await
+    }
+
+    /// Releases an exclusive lock.
+    async fn release_whole(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
         let lock = self.keys.lock(&lease.name);
         let id = lease.id.to_string();
         let mut keys = vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, &id), self.keys.waiters(&lock)];
@@ -204,20 +264,13 @@ impl Deployment {
         if may_arrive_late {
             self.unanswered.remove(lease.id);
         }
-        match answer {
-            Value::Int(1) => Ok(Release::Released),
-            Value::Int(4) => Ok(Release::NotHeld(None)),
-            Value::Array(answer) => refusal("the release script", &answer).map(Release::NotHeld),
-            answer => Err(unexpected("the release script", &answer)),
-        }
+        released(answer)
     }
 
     pub(crate) async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        self.inspect_key(self.keys.lock(name)).await
-    }
-
-    async fn inspect_key(&self, lock: String) -> Result<Option<Holder>, Error> {
-        match self.connection.run(&self.scripts.inspect.call(&[lock])).await? {
+        let keys = [self.keys.lock(name)];
+        match self.connection.run(&self.scripts.inspect.call(&keys)).await? {
+            answer if is_by_several(&answer) => Box::pin(self.several(&keys[0])).await,
             Value::Array(answer) => refusal("the inspect script", &answer),
             answer => Err(unexpected("the inspect script", &answer)),
         }
@@ -246,6 +299,7 @@ impl Deployment {
             call = call.arg(1);
         }
         match self.connection.run(&call).await? {
+            answer if is_by_several(&answer) => Box::pin(self.break_part(&lock, &id, by)).await,
             Value::Array(answer) if answer.first() == Some(&Value::Int(1)) => Ok(Break::Broken),
             Value::Array(answer) => refusal("the break script", &answer).map(Break::Changed),
             answer => Err(unexpected("the break script", &answer)),
@@ -254,19 +308,25 @@ impl Deployment {
 
     pub(crate) async fn purge(&self, name: &LockName) -> Result<bool, Error> {
         let lock = self.keys.lock(name);
-        let keys = [lock.clone(), self.keys.token(&lock), self.keys.waiters(&lock)];
+        let beside =
+            [self.keys.token(&lock), self.keys.waiters(&lock), self.keys.records(&lock), self.keys.mark(&lock)];
+        let keys = [&[lock], &beside[..]].concat();
         match self.connection.run(&self.scripts.purge.call(&keys)).await? {
             Value::Int(forgotten) => Ok(forgotten == 1),
             answer => Err(unexpected("the purge script", &answer)),
         }
     }
 
-    /// Raises the token of a lock that `id` holds, because the servers of a quorum mint different
-    /// tokens. Returns `false` if `id` does not hold the lock.
-    pub(crate) async fn advance_token(&self, name: &LockName, id: LeaseId, token: FencingToken) -> Result<bool, Error> {
-        let lock = self.keys.lock(name);
-        let keys = [lock.clone(), self.keys.token(&lock)];
-        let call = self.scripts.advance_token.call(&keys).arg(id.to_string()).arg(token.get());
+    /// Raises the token of a held lease, because the servers of a quorum mint different tokens.
+    /// Returns `false` if the lease does not hold the lock.
+    pub(crate) async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        let lock = self.keys.lock(&lease.name);
+        let keys = [lock.clone(), self.keys.token(&lock), self.keys.records(&lock)];
+        let call = if lease.mode.may_be_joined() {
+            self.advance_part(&keys, lease, token)
+        } else {
+            self.scripts.advance_token.call(&keys[..2]).arg(lease.id.to_string()).arg(token.get())
+        };
         match self.connection.run(&call).await? {
             Value::Int(raised) => Ok(raised == 1),
             answer => Err(unexpected("the advance_token script", &answer)),
@@ -323,7 +383,7 @@ impl Deployment {
 }
 
 /// Whether a call was refused because some of its keys may be on another node.
-fn is_moving(error: &Error) -> bool {
+pub(crate) fn is_moving(error: &Error) -> bool {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Cause>());
     source.is_some_and(|source| source.0.kind() == redis::ErrorKind::Server(ServerErrorKind::TryAgain))
 }

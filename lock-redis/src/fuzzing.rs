@@ -39,12 +39,12 @@ pub fn value(data: &[u8]) {
 
     let id = LeaseId::from(7);
     let lease = request(data, id).lease(None);
+    let request = request(data, id);
     for answer in answers(data) {
-        let _ = answer::granted_or_held(answer.clone());
+        let _ = answer::granted_or_held(answer.clone(), &request);
         let _ = answer::why_lost(answer, &lease);
     }
 
-    let request = request(data, id);
     let mut written = format!("{id} 5 5 5 ").into_bytes();
     written.extend(record::tail(&request, 5));
     let read = record::parse(&written).expect("our own record");
@@ -65,6 +65,19 @@ fn request(data: &[u8], id: LeaseId) -> AcquireRequest {
 fn answers(data: &[u8]) -> Vec<Value> {
     let bytes = || Value::BulkString(data.to_vec());
     let number = Value::Int(data.len() as i64 - 1);
+    let text = |text: &str| Value::BulkString(text.into());
+    let several = Value::Array(vec![
+        Value::Int(6),
+        text("1700000000000000"),
+        text("p3"),
+        number.clone(),
+        text("00000000000000000000000000000007"),
+        bytes(),
+        bytes(),
+        bytes(),
+        text("1700000001000000"),
+        bytes(),
+    ]);
     vec![
         bytes(),
         number.clone(),
@@ -72,7 +85,12 @@ fn answers(data: &[u8]) -> Vec<Value> {
         Value::Array(vec![Value::Int(2), bytes()]),
         Value::Array(vec![Value::Int(0), bytes(), number.clone(), Value::Nil]),
         Value::Array(vec![Value::Int(0), Value::Nil, number.clone(), bytes()]),
-        Value::Array(vec![bytes(), number.clone(), Value::Nil, bytes(), Value::Nil]),
-        Value::Array(vec![Value::Nil, number, bytes(), bytes(), bytes()]),
+        Value::Array(vec![Value::Int(5), bytes(), bytes()]),
+        Value::Array(vec![Value::Int(6), bytes(), bytes(), number.clone(), bytes(), bytes(), bytes()]),
+        several.clone(),
+        Value::Array(vec![Value::Int(7), bytes(), bytes(), number.clone()]),
+        Value::Array(vec![Value::Int(8), bytes()]),
+        Value::Array(vec![bytes(), bytes(), number, several.clone()]),
+        Value::Array(vec![Value::Nil, bytes(), Value::Int(0), several]),
     ]
 }

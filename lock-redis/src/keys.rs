@@ -102,6 +102,16 @@ impl Keys {
         self.beside(lock, ":w", "")
     }
 
+    /// The records of several holders of a lock.
+    pub(crate) fn records(&self, lock: &str) -> String {
+        self.beside(lock, ":h", "")
+    }
+
+    /// Marks a request that waits for holders of another mode.
+    pub(crate) fn mark(&self, lock: &str) -> String {
+        self.beside(lock, ":m", "")
+    }
+
     /// The list on which waiting processes of python-redis-lock block.
     pub(crate) fn signal(&self, name: &LockName) -> Option<String> {
         (self.compat == Some(Compat::PythonRedisLock)).then(|| python_redis_lock::signal_key(name))
@@ -152,7 +162,8 @@ mod tests {
 
     fn all(keys: &Keys, name: &LockName) -> Vec<String> {
         let (lock, id) = (keys.lock(name), "1");
-        vec![keys.token(&lock), keys.gone(&lock, id), keys.broken(&lock, id), keys.waiters(&lock), lock]
+        let beside = [keys.token(&lock), keys.waiters(&lock), keys.records(&lock), keys.mark(&lock)];
+        [&beside[..], &[keys.gone(&lock, id), keys.broken(&lock, id), lock]].concat()
     }
 
     /// All texts of up to `length` characters that have a meaning in a key.

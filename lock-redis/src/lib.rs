@@ -14,6 +14,7 @@ mod factory;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod joined;
 mod keys;
 mod list;
 mod outstanding_replies;
@@ -24,6 +25,8 @@ mod script;
 mod signal_watch;
 mod stamps;
 mod unanswered_acquires;
+mod views;
+mod waiting_marks;
 mod wake;
 mod watch;
 

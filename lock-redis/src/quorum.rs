@@ -10,7 +10,11 @@ use lock_core::{
 };
 
 pub(crate) use crate::ask::{Member, Quorum};
-use crate::{deployment::Deployment, watch::RedisWatch};
+use crate::{
+    deployment::Deployment,
+    views::{all_of, alone, identities, most_frequent, same},
+    watch::RedisWatch,
+};
 
 impl Quorum {
     /// The error if no majority answered in time.
@@ -58,13 +62,12 @@ impl Quorum {
             ));
         }
         // On every server, because a server that did not answer may have granted the lock.
-        let lease = request.lease(None);
         self.ask(
             Some(request.ttl),
             |_| Some(()),
             |server| {
-                let lease = lease.clone();
-                async move { server.release(&lease, Duration::ZERO).await }
+                let request = request.clone();
+                async move { server.roll_back(&request).await }
             },
         )
         .await;
@@ -72,7 +75,8 @@ impl Quorum {
             Ok(AcquireOutcome::Contended(holder)) => Some(holder.clone()),
             _ => None,
         });
-        match most_frequent(holders) {
+        let holders: Vec<_> = holders.collect();
+        match self.held_by_majority(&holders).or_else(|| most_frequent(holders)) {
             // While a majority is silent, a single refusal says nothing about the lock.
             Some(holder) if answers.iter().flatten().count() >= self.majority() => {
                 Ok(AcquireOutcome::Contended(holder))
@@ -84,7 +88,7 @@ impl Quorum {
     /// The holder before this grant, if it crashed. A server that missed the release of a holder
     /// names it too, so the majority decides.
     fn crashed(&self, grants: &[&Grant]) -> Option<Holder> {
-        let crashed = most_frequent(grants.iter().filter_map(|grant| grant.crashed.clone()))?;
+        let crashed = most_frequent(grants.iter().filter_map(|grant| grant.crashed.clone()).collect())?;
         let named = |grant: &&&Grant| grant.crashed.as_ref().is_some_and(|other| same(other, &crashed));
         let others = grants.len() - grants.iter().filter(named).count();
         (others < self.majority()).then_some(crashed)
@@ -95,8 +99,8 @@ impl Quorum {
     /// Any later majority includes a server that knows this token, and so mints a larger one.
     pub(crate) async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let ask = |server: Arc<Deployment>| {
-            let (name, id) = (lease.name.clone(), lease.id);
-            async move { server.advance_token(&name, id, token).await }
+            let lease = lease.clone();
+            async move { server.advance_token(&lease, token).await }
         };
         let answers = self.ask(Some(lease.ttl), |&raised| Some(raised), ask).await;
         let raised = answers.iter().filter(|raised| matches!(raised, Ok(true))).count();
@@ -166,21 +170,22 @@ impl Quorum {
         if answered < self.majority() || released > 0 && answered < self.servers().len() {
             return Err(self.short(answers));
         }
-        let holder = most_frequent(answers.into_iter().flatten().filter_map(|answer| match answer {
+        let holders = answers.into_iter().flatten().filter_map(|answer| match answer {
             Release::NotHeld(holder) => holder,
             Release::Released => None,
-        }));
-        Ok(Release::NotHeld(holder))
+        });
+        let holders: Vec<_> = holders.collect();
+        Ok(Release::NotHeld(self.held_by_majority(&holders).or_else(|| most_frequent(holders))))
     }
 
     pub(crate) async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
         let ask = |server: Arc<Deployment>| async move { server.inspect(name).await };
-        let answers = self.ask(None, |holder| Some(holder.as_ref().map(identity)), ask).await;
+        let answers = self.ask(None, |holder| Some(holder.as_ref().map(identities)), ask).await;
         if answers.iter().flatten().count() < self.majority() {
             return Err(self.short(answers));
         }
         let holders: Vec<_> = answers.into_iter().flatten().flatten().collect();
-        Ok(self.held_by_majority(holders))
+        Ok(self.held_by_majority(&holders))
     }
 
     pub(crate) async fn purge(&self, name: &LockName) -> Result<bool, Error> {
@@ -196,7 +201,7 @@ impl Quorum {
     pub(crate) async fn list(&self, prefix: &str) -> Result<Listing, Error> {
         let ask = |server: Arc<Deployment>| async move { server.list(prefix).await };
         let names = |all: &Listing| {
-            Some(all.locks.iter().map(|(name, holder)| (name.clone(), identity(holder))).collect::<Vec<_>>())
+            Some(all.locks.iter().map(|(name, holder)| (name.clone(), identities(holder))).collect::<Vec<_>>())
         };
         let answers = self.ask(None, names, ask).await;
         if answers.iter().flatten().count() < self.majority() {
@@ -220,15 +225,32 @@ impl Quorum {
         let groups = all.chunk_by(|(a, _), (b, _)| a == b);
         groups
             .filter_map(|group| {
-                let holders = group.iter().map(|(_, holder)| holder.clone()).collect();
-                Some((group[0].0.clone(), self.held_by_majority(holders)?))
+                let holders: Vec<_> = group.iter().map(|(_, holder)| holder.clone()).collect();
+                Some((group[0].0.clone(), self.held_by_majority(&holders)?))
             })
             .collect()
     }
 
-    fn held_by_majority(&self, holders: Vec<Holder>) -> Option<Holder> {
-        let count = |one: &Holder| holders.iter().filter(|holder| same(holder, one)).count();
-        holders.iter().find(|holder| count(holder) >= self.majority()).cloned()
+    /// Returns the holders that a majority names, from what each server says.
+    fn held_by_majority(&self, views: &[Holder]) -> Option<Holder> {
+        let names = |view: &Holder, one: &Holder| all_of(view).any(|holder| same(holder, one));
+        let count = |one: &Holder| views.iter().filter(|view| names(view, one)).count();
+        let mut named: Vec<Holder> = Vec::new();
+        for holder in views.iter().flat_map(all_of) {
+            if count(holder) >= self.majority() && !named.iter().any(|known| same(known, holder)) {
+                named.push(alone(holder));
+            }
+        }
+        // A majority has at least so many, of which each server names the first to expire.
+        let mut counts: Vec<_> = views.iter().map(Holder::count).collect();
+        counts.sort_unstable_by(|a, b| b.cmp(a));
+        let total = counts.get(self.majority() - 1).copied().unwrap_or(0);
+        if named.is_empty() && total > Holder::MOST_OTHERS as u64 {
+            named.extend(views.first().map(alone));
+        }
+        let holder = Holder::of_several(named)?;
+        let more = holder.more.max(total.saturating_sub(1 + holder.others.len() as u64));
+        Some(holder.with_more(more))
     }
 
     pub(crate) async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
@@ -248,7 +270,7 @@ impl Quorum {
             Break::Changed(holder) => holder,
             Break::Broken => None,
         });
-        Ok(Break::Changed(self.held_by_majority(holders.collect())))
+        Ok(Break::Changed(self.held_by_majority(&holders.collect::<Vec<_>>())))
     }
 
     pub(crate) async fn watch(&self, name: &LockName) -> Result<QuorumWatch, Error> {
@@ -283,21 +305,6 @@ fn how_much_it_says(reason: &LossReason) -> u8 {
         LossReason::TakenBy(_) => 2,
         _ => 3,
     }
-}
-
-pub(crate) fn same(a: &Holder, b: &Holder) -> bool {
-    identity(a) == identity(b)
-}
-
-/// What distinguishes a holder from another one.
-fn identity(holder: &Holder) -> [Option<String>; 3] {
-    [holder.version.clone(), holder.owner.clone(), holder.foreign.clone()]
-}
-
-fn most_frequent(holders: impl Iterator<Item = Holder>) -> Option<Holder> {
-    let holders: Vec<_> = holders.collect();
-    let count = |one: &Holder| holders.iter().filter(|holder| same(holder, one)).count();
-    holders.iter().max_by_key(|holder| count(holder)).cloned()
 }
 
 /// Completes when the watch on any server completes.

@@ -1,5 +1,7 @@
 //! The value of a lock's key:
-//! `<id> <stamp> <token> <since, µs> <ttl, ms> <bytes of owner> <owner>[+<data>]`.
+//! `<id> <stamp> <token> <since, µs> <ttl, ms> <bytes of owner> <owner>[+<data>]`. With several
+//! holders each has such a record, and the mode follows the ttl: `s` for a shared lock, `p3` for
+//! one of three permits.
 //!
 //! The lease id makes the value unique, as foreign clients expect. The other fields describe the
 //! holder. The stamp is that of the last request that acquired the lock, so that an earlier release
@@ -8,7 +10,7 @@
 use std::time::{Duration, SystemTime};
 
 use lock_core::{
-    FencingToken, Holder,
+    FencingToken, Holder, Mode,
     backend::{AcquireRequest, LeaseId},
 };
 
@@ -19,9 +21,10 @@ pub(crate) const RELEASED: &str = "released ";
 /// Formats the end of the record, which does not depend on the server's token and time.
 pub(crate) fn tail(request: &AcquireRequest, ttl_ms: u64) -> Vec<u8> {
     let (owner, data) = (&request.owner, request.data.as_deref());
+    let mode = if request.mode.may_be_joined() { mode_text(request.mode) } else { String::new() };
     let mut tail = Vec::with_capacity(32 + owner.len() + data.map_or(0, <[u8]>::len));
     // Not with `format!`, which costs several times as much in every request.
-    for part in [&ttl_ms.to_string(), " ", &owner.len().to_string(), " ", owner] {
+    for part in [&ttl_ms.to_string(), &*mode, " ", &owner.len().to_string(), " ", owner] {
         tail.extend_from_slice(part.as_bytes());
     }
     if let Some(data) = data {
@@ -29,6 +32,24 @@ pub(crate) fn tail(request: &AcquireRequest, ttl_ms: u64) -> Vec<u8> {
         tail.extend_from_slice(data);
     }
     tail
+}
+
+/// Returns the mode as the scripts know it.
+pub(crate) fn mode_text(mode: Mode) -> String {
+    match mode {
+        Mode::Permit { of } => format!("p{of}"),
+        Mode::Shared => "s".into(),
+        _ => "x".into(),
+    }
+}
+
+/// Reads the mode from the text of the scripts.
+pub(crate) fn mode(text: &str) -> Option<Mode> {
+    match text {
+        "x" => Some(Mode::Exclusive),
+        "s" => Some(Mode::Shared),
+        text => text.strip_prefix('p')?.parse().ok().map(|of| Mode::Permit { of }),
+    }
 }
 
 /// Returns the end of a record of `id`, which follows its stamp and token.
@@ -66,7 +87,8 @@ pub(crate) fn parse(record: &[u8]) -> Option<Holder> {
     let _stamp: u64 = text()?.parse().ok()?;
     let token = FencingToken::new(text()?.parse().ok()?)?;
     let since = SystemTime::UNIX_EPOCH + Duration::from_micros(text()?.parse().ok()?);
-    let _ttl_ms: u64 = text()?.parse().ok()?;
+    let (ttl_ms, mode) = ttl_and_mode(text()?)?;
+    let _: u64 = ttl_ms.parse().ok()?;
     let owner_bytes: usize = text()?.parse().ok()?;
     let (owner, data) = fields.next()?.split_at_checked(owner_bytes)?;
     let data = match data.split_first() {
@@ -80,8 +102,17 @@ pub(crate) fn parse(record: &[u8]) -> Option<Holder> {
             .with_token(token)
             .with_since(since)
             .with_data(data)
-            .with_version(id.to_string()),
+            .with_version(id.to_string())
+            .with_mode(mode),
     )
+}
+
+/// Splits `30000`, `30000s` or `30000p3`.
+fn ttl_and_mode(text: &str) -> Option<(&str, Mode)> {
+    match text.find(['s', 'p']) {
+        Some(at) => Some((&text[..at], mode(&text[at..])?)),
+        None => Some((text, Mode::Exclusive)),
+    }
 }
 
 fn foreign(mut kind: String, expires_in: Option<Duration>) -> Holder {

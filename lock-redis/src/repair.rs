@@ -18,8 +18,9 @@ use redis::Value;
 use crate::{
     deployment::{Deployment, millis},
     error::unexpected,
-    quorum::{Member, Quorum, same},
+    quorum::{Member, Quorum},
     record,
+    views::has_all,
 };
 
 /// The answers of one server to a renewal of several leases.
@@ -63,7 +64,7 @@ impl Quorum {
         let lists = self.ask(None, |_| None::<()>, ask).await;
         let held = self.held_in(lists.iter().flatten().flatten().cloned().collect());
         let has = |list: &[(LockName, Holder)], name: &LockName, holder: &Holder| {
-            list.binary_search_by(|(other, _)| other.cmp(name)).is_ok_and(|at| same(&list[at].1, holder))
+            list.binary_search_by(|(other, _)| other.cmp(name)).is_ok_and(|at| has_all(&list[at].1, holder))
         };
         let count = |list: &Vec<_>| held.iter().filter(|(name, holder)| !has(list, name, holder)).count();
         lists.iter().map(|list| list.as_ref().ok().map(count)).collect()
@@ -113,6 +114,9 @@ impl Member {
 impl Deployment {
     /// Reads the record of a lease that this server has.
     async fn record(&self, lease: &Lease) -> Result<Vec<u8>, Error> {
+        if lease.mode.may_be_joined() {
+            return self.record_of_part(lease).await;
+        }
         let keys = [self.keys.lock(&lease.name)];
         let answer = self.connection.run(&self.scripts.inspect.call(&keys)).await?;
         match answer {
@@ -128,9 +132,15 @@ impl Deployment {
     async fn restore(&self, lease: &Lease, record: &[u8], stamp: u64) -> Result<bool, Error> {
         let (Some(end), Some(token)) = (record::end_of(record, lease.id), lease.token) else { return Ok(false) };
         let (lock, id) = (self.keys.lock(&lease.name), lease.id.to_string());
-        let keys = [lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, &id), self.keys.broken(&lock, &id)];
-        let call = self.scripts.restore.call(&keys).arg(&id).arg(millis(lease.ttl)).arg(stamp);
-        let call = call.arg(token.get()).arg(end);
+        let mut keys = vec![lock.clone(), self.keys.token(&lock)];
+        keys.extend(lease.mode.may_be_joined().then(|| self.keys.records(&lock)));
+        keys.extend([self.keys.gone(&lock, &id), self.keys.broken(&lock, &id)]);
+        let joined = lease.mode.may_be_joined();
+        let script = if joined { &self.scripts.joined_restore } else { &self.scripts.restore };
+        let mut call = script.call(&keys).arg(&id).arg(millis(lease.ttl)).arg(stamp).arg(token.get()).arg(end);
+        if joined {
+            call = call.arg(record::mode_text(lease.mode));
+        }
         // Like an acquire, this request must not take effect after the release of its id.
         let mut sent = self.unanswered.sending(lease.id);
         let answer = self.connection.run(&call).await;

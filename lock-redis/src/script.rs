@@ -25,7 +25,7 @@ pub(crate) struct Script {
 }
 
 macro_rules! scripts {
-    ($($(#[$doc:meta])* $name:ident = $file:literal,)*) => {
+    ($($(#[$doc:meta])* $name:ident = [$($file:literal),+],)*) => {
         /// All scripts.
         #[derive(Debug)]
         pub(crate) struct Scripts {
@@ -35,7 +35,7 @@ macro_rules! scripts {
         impl Scripts {
             pub(crate) fn new() -> Self {
                 Self {
-                    $($name: Script::new(include_str!(concat!("scripts/", $file))),)*
+                    $($name: Script::new(&[$(include_str!(concat!("scripts/", $file))),+]),)*
                 }
             }
         }
@@ -43,23 +43,31 @@ macro_rules! scripts {
 }
 
 scripts! {
-    acquire = "acquire.lua",
-    renew = "renew.lua",
-    lost = "lost.lua",
-    restore = "restore.lua",
-    release = "release.lua",
-    inspect = "inspect.lua",
-    break_lock = "break.lua",
-    wait = "wait.lua",
-    leave = "leave.lua",
-    resignal = "resignal.lua",
-    advance_token = "advance_token.lua",
-    purge = "purge.lua",
+    acquire = ["acquire.lua"],
+    renew = ["renew.lua"],
+    lost = ["joined/common.lua", "lost.lua"],
+    restore = ["restore.lua"],
+    release = ["release.lua"],
+    inspect = ["inspect.lua"],
+    break_lock = ["trace.lua", "break.lua"],
+    wait = ["wait.lua"],
+    leave = ["leave.lua"],
+    resignal = ["resignal.lua"],
+    advance_token = ["advance_token.lua"],
+    purge = ["purge.lua"],
+    join = ["joined/common.lua", "joined/join.lua"],
+    joined_renew = ["joined/common.lua", "joined/renew.lua"],
+    joined_release = ["joined/common.lua", "joined/release.lua"],
+    joined_break = ["trace.lua", "joined/common.lua", "joined/break.lua"],
+    joined_restore = ["joined/common.lua", "joined/restore.lua"],
+    joined_advance_token = ["joined/common.lua", "joined/advance_token.lua"],
+    holders = ["joined/common.lua", "joined/holders.lua"],
+    unmark = ["joined/common.lua", "joined/unmark.lua"],
 }
 
 impl Script {
-    fn new(operation: &str) -> Self {
-        let code = [&constants(), include_str!("scripts/common.lua"), operation].concat();
+    fn new(parts: &[&str]) -> Self {
+        let code = constants() + include_str!("scripts/common.lua") + &parts.concat();
         Self { digest: redis::Script::new(&code).get_hash().into(), code }
     }
 

@@ -3,9 +3,6 @@
 -- ARGV: id, name of the breaker, "1" on a cluster; "1" to leave the trace where the id has no lock,
 -- because other servers of the quorum have broken it.
 
--- How long the old holder can find out who broke its lock, in ms: one hour.
-local BROKEN_FOR = 3600000
-
 local held = redis.call('MGET', KEYS[1])[1]
 if not held or string.sub(held, 1, 33) ~= ARGV[1] .. ' ' then
   if ARGV[4] == '1' then redis.call('SET', KEYS[3], ARGV[2], 'PX', BROKEN_FOR) end

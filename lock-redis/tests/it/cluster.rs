@@ -53,7 +53,6 @@ lock_core::conformance! {
     #[tokio::test]
     Cluster,
     except = [
-        (modes, "all locks are exclusive"),
         (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
     ]
 }

@@ -70,7 +70,7 @@ async fn free(fixture: &Fixture) -> bool {
 }
 
 /// Repeats `ask` until it succeeds, once the network works again.
-async fn again<T>(mut ask: impl AsyncFnMut() -> Result<T, lock_core::Error>) -> T {
+pub(crate) async fn again<T>(mut ask: impl AsyncFnMut() -> Result<T, lock_core::Error>) -> T {
     let mut answer = None;
     until("the answer", async || {
         match ask().await {
@@ -85,7 +85,7 @@ async fn again<T>(mut ask: impl AsyncFnMut() -> Result<T, lock_core::Error>) -> 
 
 /// Heals the network, and waits until every server that has the lock has run as many requests that
 /// were held back.
-async fn let_arrive(fixture: &Fixture, requests: u64) {
+pub(crate) async fn let_arrive(fixture: &Fixture, requests: u64) {
     let before = fixture.scripts_run();
     fixture.heal();
     let arrived = async || fixture.scripts_run().iter().zip(&before).all(|(now, before)| *now >= before + requests);

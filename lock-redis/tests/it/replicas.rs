@@ -49,7 +49,6 @@ lock_core::conformance! {
     #[tokio::test]
     Replicated,
     except = [
-        (modes, "all locks are exclusive"),
         (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
     ]
 }

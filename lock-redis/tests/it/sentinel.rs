@@ -40,7 +40,6 @@ lock_core::conformance! {
     #[tokio::test]
     Sentinel,
     except = [
-        (modes, "all locks are exclusive"),
         (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
     ]
 }
