@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lock_core::{
-    Error, ErrorKind, LossReason,
+    Error, ErrorKind, FencingToken, LossReason, Mode,
     backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Break, Grant, LeaseId, Release, Renewal},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig};
@@ -42,6 +42,20 @@ const RULES: &[&str] = &[
     "+ping",
 ];
 
+/// The further rules in the README for shared locks and permits.
+const MODE_RULES: &[&str] = &[
+    "+zrange",
+    "+zrevrange",
+    "+zrangebyscore",
+    "+zcount",
+    "+zscore",
+    "+hget",
+    "+hmget",
+    "+hset",
+    "+hdel",
+    "+pexpireat",
+];
+
 fn tcp(server: &RedisServer) -> RedisConfig {
     RedisConfig::standalone(Address::tcp("127.0.0.1", server.port()))
 }
@@ -70,6 +84,35 @@ async fn use_all(config: RedisConfig) -> Result<(), Error> {
     tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("a break wakes too");
     let AcquireOutcome::Granted(grant) = backend.acquire(&rival).await? else { panic!("it was broken") };
     assert_eq!(backend.release(&rival.lease(grant.token), Duration::ZERO).await?, Release::Released);
+    Ok(())
+}
+
+/// Runs every operation on several holders once.
+async fn use_modes(config: RedisConfig) -> Result<(), Error> {
+    let backend = RedisBackend::new(config)?;
+    let name = &format!("all/{}", LeaseId::random());
+    let [first, second, third] = [(); 3].map(|()| request(name).with_mode(Mode::Shared));
+    let writer = request(name).with_waits(true);
+    let mut leases = Vec::new();
+    for request in [&first, &second, &third] {
+        let AcquireOutcome::Granted(grant) = backend.acquire(request).await? else { panic!("readers may join") };
+        leases.push(request.lease(grant.token));
+    }
+    // A part that ends, and is cleared away by the next reader.
+    let short = leases[1].clone().with_ttl(Duration::from_millis(1));
+    while backend.renew(&short).await? == Renewal::Renewed {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(matches!(backend.acquire(&third).await?, AcquireOutcome::Granted(Grant { already_ours: true, .. })));
+    assert!(matches!(backend.acquire(&second).await?, AcquireOutcome::Granted(_)));
+    assert!(matches!(backend.acquire(&writer).await?, AcquireOutcome::Contended(_)));
+    assert_eq!(backend.list(&name[..20]).await?.locks.len(), 1);
+    assert!(matches!(backend.release(&writer.lease(None), Duration::ZERO).await?, Release::NotHeld(_)));
+    let token = leases[0].token.and_then(|token| FencingToken::new(token.get() + 1_000_000_000));
+    assert!(backend.advance_token(&leases[0], token.expect("below the largest")).await?);
+    assert_eq!(backend.break_lock(&first.name, &first.id.to_string(), "test").await?, Break::Broken);
+    assert_eq!(backend.release(&leases[1], Duration::from_millis(1)).await?, Release::Released);
+    assert_eq!(backend.release(&leases[2], Duration::ZERO).await?, Release::Released);
     Ok(())
 }
 
@@ -119,6 +162,23 @@ async fn locks_need_no_more_than_the_documented_rules() {
         assert_eq!(told, (ErrorKind::PermissionDenied, false), "without {missing}");
     }
     assert!(include_str!("../../README.md").contains(&RULES.join(" ")), "the README has these rules");
+}
+
+#[tokio::test]
+async fn shared_locks_need_no_more_than_their_rules() {
+    let server = RedisServer::start();
+    let set = |user: &str, rules: &[&str]| {
+        let reply = server.command(&[&["ACL", "SETUSER", user, "reset", "on", ">s3cret"], RULES, rules].concat());
+        assert_eq!(reply, "+OK\r\n");
+        tcp(&server).login(user, "s3cret")
+    };
+    use_modes(set("readers", MODE_RULES)).await.unwrap();
+    for missing in MODE_RULES.iter().filter(|rule| **rule != "+zrevrange") {
+        let fewer: Vec<_> = MODE_RULES.iter().copied().filter(|rule| rule != missing).collect();
+        let error = use_modes(set("fewer", &fewer)).await.expect_err(missing);
+        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "without {missing}: {error}");
+    }
+    assert!(include_str!("../../README.md").contains(&MODE_RULES.join(" ")), "the README has these rules");
 }
 
 #[tokio::test]
