@@ -155,6 +155,22 @@ mod tests {
     }
 
     #[test]
+    fn the_mode_follows_the_ttl() {
+        let permits = |of: u16| Mode::Permit { of: of.try_into().unwrap() };
+        for mode in [Mode::Exclusive, Mode::Shared, permits(1), permits(u16::MAX)] {
+            let request = AcquireRequest::new(LockName::new("n").unwrap(), LeaseId::from(7), "s p");
+            let mut record = format!("{} 1 1700000000000001 1700000000000000 ", request.id).into_bytes();
+            record.extend(tail(&request.with_mode(mode), 30_000));
+            let holder = parse(&record).unwrap();
+            assert_eq!((holder.mode, holder.owner.as_deref()), (mode, Some("s p")));
+            assert_eq!(super::mode(&mode_text(mode)), Some(mode));
+        }
+        for text in ["", "p", "p0", "p65536", "ss", "S"] {
+            assert_eq!(super::mode(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn foreign_values_are_reported_and_cannot_be_broken() {
         let uuid = b"0123456789abcdef0123456789abcdef";
         for value in [&uuid[..], b"", b"\xff", &record("o", None)[..40], b"ADDED:2026-01-01@host"] {

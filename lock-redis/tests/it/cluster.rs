@@ -130,6 +130,31 @@ async fn a_lock_is_renewed_and_released_while_its_slot_moves() {
 }
 
 #[tokio::test]
+// verifies: redis-topology, P12
+async fn parts_are_renewed_and_released_while_their_slot_moves() {
+    let cluster = RedisCluster::start();
+    let backend = client_of(&cluster);
+    let (name, slot) = name_on(&cluster, 0, "moving");
+    let (first, _) = granted(&backend, &fixture::reader(&name)).await;
+    let (second, _) = granted(&backend, &fixture::reader(&name)).await;
+    let lock = format!("onelock:{{{name}}}");
+    let moving = Move::begin(&cluster, slot);
+    for key in [&lock, &format!("{lock}:t"), &format!("{lock}:h")] {
+        moving.key(key);
+        assert_eq!(backend.renew(&first).await.unwrap(), Renewal::Renewed);
+    }
+    let error = backend.acquire(&fixture::reader(&name)).await.unwrap_err();
+    assert!(error.is_retryable() && error.to_string().contains("being moved"), "{error:?}");
+    assert_eq!(backend.release(&first, Duration::ZERO).await.unwrap(), Release::Released);
+    moving.end();
+    assert_eq!(backend.renew(&second).await.unwrap(), Renewal::Renewed);
+    fixture::refused(&backend, &request(&name, LONG)).await;
+    assert_eq!(backend.release(&second, Duration::ZERO).await.unwrap(), Release::Released);
+    let (next, grant) = granted(&backend, &request(&name, LONG)).await;
+    assert!(next.token > second.token && grant.crashed.is_none());
+}
+
+#[tokio::test]
 // verifies: redis-topology
 async fn a_lock_is_followed_after_its_slot_moved() {
     let cluster = RedisCluster::start();

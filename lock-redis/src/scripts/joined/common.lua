@@ -27,13 +27,16 @@ end
 
 local function end_of(now, ttl) return math.min(now + ttl * 1000, LATEST) end
 
--- Returns the mode of the holders, or nil if the key is not a lock with several holders.
+-- Returns the mode of the holders, or nil if the key is not a lock with several holders; and the
+-- type of the key.
 local function mode_of(lock)
-  if redis.call('TYPE', lock).ok ~= 'zset' then return end
+  local kind = redis.call('TYPE', lock).ok
+  if kind ~= 'zset' then return nil, kind end
   local first = redis.call('ZRANGE', lock, 0, 0, 'WITHSCORES')
   if first[2] == '-inf' and string.sub(first[1], 1, #HEAD) == HEAD then
-    return string.sub(first[1], #HEAD + 1)
+    return string.sub(first[1], #HEAD + 1), kind
   end
+  return nil, kind
 end
 
 -- Returns how many hold the lock, with the parts that are kept for a minimum hold.
@@ -99,7 +102,9 @@ local function last_of(kept)
   if not kept then return 0 end
   local token, state, rest = string.match(kept, '^(%d*) (%u)(.*)$')
   if state == 'H' then return tonumber(token) or 0, rest end
-  if state == 'R' then return tonumber(token) or 0, nil, string.sub(rest, 1, 32), string.sub(rest, 34, 49) end
+  if state == 'R' then
+    return tonumber(token) or 0, nil, string.sub(rest, 1, 32), string.sub(rest, 34, 49)
+  end
   return tonumber(string.match(kept, '^%d+')) or 0
 end
 

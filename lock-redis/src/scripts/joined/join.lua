@@ -9,12 +9,12 @@ local id, ttl, stamp, mode = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
 local now = micros()
 local found = redis.call('MGET', token, KEYS[4], KEYS[5], lock)
 local kept, at, mark, held = found[1], found[2], found[3], found[4]
-local present = mode_of(lock)
+local present, kind = mode_of(lock)
 local here = present and living(lock, now)
 -- The key may outlive the last part for less than 1 ms.
 local stale = here == 0
 if stale then present = nil end
-local free = stale or not present and redis.call('EXISTS', lock) == 0
+local free = stale or kind == 'none'
 local known = present and redis.call('HMGET', records, id, 'released') or {}
 
 if present and part_of(lock, id, now) then
@@ -90,9 +90,9 @@ for _, member in ipairs(ended) do
 end
 redis.call('HSET', records, id, record)
 redis.call('PEXPIRE', records, TOKEN_IDLE)
-expire(lock)
+if not free then expire(lock) end
 redis.call('SET', token, reply[2] .. ' H' .. record, 'PX', TOKEN_IDLE)
-unmark(KEYS[5], id)
+if mark and string.sub(mark, 1, 32) == id then redis.call('DEL', KEYS[5]) end
 if KEYS[6] then
   -- pcall, because the lock is granted even if the user lacks the right to run ZREM.
   if ARGV[10] == '1' then redis.pcall('ZREM', KEYS[6], ARGV[8]) end

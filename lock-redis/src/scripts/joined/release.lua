@@ -12,7 +12,8 @@ local waited = KEYS[6] and unmark(KEYS[6], id)
 
 local function mark_gone()
   local marked = redis.call('MGET', KEYS[4])[1]
-  if not marked or marked < stamp then redis.call('SET', KEYS[4], stamp, 'PX', RELEASE_MARK_KEPT_MS) end
+  if marked and marked >= stamp then return end
+  redis.call('SET', KEYS[4], stamp, 'PX', RELEASE_MARK_KEPT_MS)
 end
 
 if not mode or not part_of(lock, id, now) then
@@ -33,7 +34,8 @@ if record and string.sub(record, 34, 49) > stamp then
   -- This release was sent to roll back an attempt whose retry, with the same id, has been granted.
   return state(lock, records, mode)
 end
-local free = end_part(lock, token, records, id, stamp, hold_for > 0 and end_of(now, hold_for) or nil, now)
+local kept_until = hold_for > 0 and end_of(now, hold_for) or nil
+local free = end_part(lock, token, records, id, stamp, kept_until, now)
 if ARGV[5] == '1' and KEYS[4] then mark_gone() end
 if KEYS[5] then wake_after(KEYS[5], lock, mode, free, cluster) end
 return 1

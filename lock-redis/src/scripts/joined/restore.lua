@@ -8,14 +8,14 @@ local id, stamp, mode = ARGV[1], ARGV[3], ARGV[6]
 local now = micros()
 local found = redis.call('MGET', token, KEYS[4], KEYS[5])
 local kept, at, broken = found[1], found[2], found[3]
-local present = mode_of(lock)
+local present, kind = mode_of(lock)
 
 -- A duplicate of this request must not extend a part, so its end stays.
 if present and part_of(lock, id, now) then return 1 end
 if broken or present and present ~= mode then return 0 end
 -- Released, and kept for its minimum hold.
 if present and part_of(lock, 'R' .. id, now) then return 0 end
-if not present and redis.call('EXISTS', lock) == 1 then return 0 end
+if not present and kind ~= 'none' then return 0 end
 local last, _, released, released_at = last_of(kept)
 local known = present and redis.call('HGET', records, 'released')
 if released == id and released_at > stamp then return 0 end
