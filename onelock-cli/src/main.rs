@@ -1,4 +1,5 @@
-//! The command `onelock`: runs a command under a lock ([`run`]), answers operators ([`operators`]),
+//! The command `onelock`: runs a command under a lock ([`run`]), holds locks for a shell or a
+//! program ([`hold`]), answers operators ([`operators`]),
 //! and examines stores ([`doctor`], and `torture` with the cargo feature of that name).
 //!
 //! It has its own C `main`, because Rust's start-up code sets SIGPIPE to "ignore" before `main`.
@@ -14,6 +15,7 @@ compile_error!(
 mod args;
 mod doctor;
 mod exit;
+mod hold;
 mod init;
 mod one_line;
 mod operators;
@@ -21,6 +23,7 @@ mod output;
 mod probes;
 mod run;
 mod runtime;
+mod seconds;
 mod store;
 mod sys;
 #[cfg(feature = "torture")]
@@ -97,6 +100,7 @@ fn execute(command: CliCommand, inherited: InheritedState) -> Result<Exit, Failu
     if matches!(
         command,
         CliCommand::Run(_)
+            | CliCommand::Hold(_)
             | CliCommand::Status(_)
             | CliCommand::List(_)
             | CliCommand::Break(_)
@@ -109,6 +113,10 @@ fn execute(command: CliCommand, inherited: InheritedState) -> Result<Exit, Failu
         CliCommand::Run(args) => {
             inherited.block_signals().map_err(|e| Failure::os("blocking signals", e))?;
             run::run(args, inherited)
+        }
+        CliCommand::Hold(args) => {
+            inherited.block_signals().map_err(|e| Failure::os("blocking signals", e))?;
+            hold::hold(args, inherited)
         }
         CliCommand::Status(args) => operators::status(args),
         CliCommand::List(args) => operators::list(args),

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use lock_core::{
-    Holder, LockName, Mode,
+    Error, Holder, LockName, Locker, Mode,
     backend::{Break, Listing},
 };
 use onelock::files::{FileConfig, Sweep};
@@ -85,25 +85,31 @@ pub(crate) fn break_lock(args: BreakArgs) -> Result<Exit, Failure> {
     let store = StoreLocation::choose(&args.store)?;
     runtime()?.block_on(async {
         let locker = store.open_to_ask().await?;
-        let name = args.name.as_str();
-        let changed = |now: Option<Holder>| {
-            let now = now.map_or_else(|| "free".into(), |holder| format!("held by {holder}"));
-            Failure::new(
-                exit::NOT_ACQUIRED,
-                format!("the lock \"{name}\" was not broken: it has changed, and is now {now}"),
-            )
-        };
-        let Some(holder) = locker.admin().inspect(name).await? else { return Err(changed(None)) };
-        // A lock with several holders is broken for one of them.
-        let mut holders = std::iter::once(&holder).chain(&holder.others);
-        let seen = holders.find(|holder| holder.version.as_ref().is_none_or(|version| *version == args.version));
-        let Some(seen) = seen else { return Err(changed(Some(holder))) };
-        let by = args.by.unwrap_or_else(operator);
-        match locker.admin().break_lock(name, seen, &by).await? {
+        match break_version(&locker, &args.name, &args.version, args.by).await? {
             Break::Broken => Ok(Exit::Code(0)),
-            Break::Changed(now) => Err(changed(now)),
+            Break::Changed(now) => {
+                let now = now.map_or_else(|| "free".into(), |holder| format!("held by {holder}"));
+                let message = format!("the lock \"{}\" was not broken: it has changed, and is now {now}", args.name);
+                Err(Failure::new(exit::NOT_ACQUIRED, message))
+            }
         }
     })
+}
+
+/// Breaks the lock if its record still has this `version`. Without `by` the user of this process is
+/// named as the operator.
+pub(crate) async fn break_version(
+    locker: &Locker,
+    name: &LockName,
+    version: &str,
+    by: Option<String>,
+) -> Result<Break, Error> {
+    let Some(holder) = locker.admin().inspect(name.as_str()).await? else { return Ok(Break::Changed(None)) };
+    // A lock with several holders is broken for one of them.
+    let mut holders = std::iter::once(&holder).chain(&holder.others);
+    let seen = holders.find(|holder| holder.version.as_ref().is_none_or(|found| found == version));
+    let Some(seen) = seen else { return Ok(Break::Changed(Some(holder))) };
+    locker.admin().break_lock(name.as_str(), seen, &by.unwrap_or_else(operator)).await
 }
 
 /// Runs `onelock sweep`: prints one removed lock file a line.
@@ -142,7 +148,8 @@ fn alone(holder: &Holder) -> impl Iterator<Item = Holder> {
     std::iter::once(first).chain(holder.others.iter().cloned())
 }
 
-fn json(name: &LockName, holder: Option<&Holder>) -> Value {
+/// Returns the object of `status --json`.
+pub(crate) fn json(name: &LockName, holder: Option<&Holder>) -> Value {
     let Some(holder) = holder else { return json!({ "name": name.as_str(), "held": false }) };
     let mut object = holder_json(holder);
     object["name"] = json!(name.as_str());

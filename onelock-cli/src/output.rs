@@ -16,9 +16,14 @@ pub(crate) fn print(line: &str) -> Result<(), Failure> {
 
 /// Prints an object, for programs.
 pub(crate) fn print_json(value: &Value) -> Result<(), Failure> {
+    print_as_is(&json_line(value))
+}
+
+/// Returns an object as one line.
+pub(crate) fn json_line(value: &Value) -> String {
     // JSON allows DEL and the C1 control characters in strings, and a terminal obeys them.
     let escape = |c: char| if needs_escape(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
-    print_as_is(&value.to_string().chars().map(escape).collect::<String>())
+    value.to_string().chars().map(escape).collect()
 }
 
 /// Prints text whose lines were made by [`one_line`]. A reader that closes the pipe early, such as

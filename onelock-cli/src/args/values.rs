@@ -2,21 +2,15 @@
 
 use std::{num::NonZeroU16, time::Duration};
 
-use lock_core::{
-    LockName,
-    config::{LONGEST_DURATION, parse_duration},
-};
+use lock_core::{LockName, config::parse_duration};
+
+use crate::seconds::seconds;
 
 /// Parses a duration with units, or a plain number of seconds, because users of flock type the
 /// latter.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(seconds) = text.parse::<f64>() {
-        let parsed = Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())?;
-        return if parsed > LONGEST_DURATION {
-            Err(format!("the longest duration is {LONGEST_DURATION:?}"))
-        } else {
-            Ok(parsed)
-        };
+    if let Ok(number) = text.parse::<f64>() {
+        return seconds(number);
     }
     duration_with_unit(text).map_err(|e| e.to_string())
 }

@@ -13,7 +13,7 @@ use std::{
 use lock_core::{Error, Guard, Holder, LockName, LockRequest, Locker, TryAcquire};
 use tokio::{sync::Notify, time::timeout};
 
-use super::{plan::Plan, signals::Signals};
+use super::{plan::Wanted, signals::Signals};
 use crate::{
     exit::{self, Failure},
     one_line::one_line,
@@ -23,58 +23,78 @@ use crate::{
 
 /// The end of the wait for the lock.
 #[derive(Debug)]
-pub(super) enum WaitOutcome {
+pub(crate) enum WaitOutcome<A> {
     /// The lock is held; with the name of its store.
     Acquired(Guard, String),
     /// Another client holds the lock, and the time to wait is over.
     Contended,
     /// A signal ended the wait.
     Signal(i32),
+    /// The caller has no use for the lock any more.
+    Abandoned(A),
 }
 
 /// How long the rollback of a request may take after a signal.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Opens the store and acquires the lock as the options say, unless a signal comes first.
-pub(super) async fn acquire(plan: &Plan, signals: &Signals) -> Result<WaitOutcome, Failure> {
+/// Opens the store and acquires the lock as the options say, unless a signal comes first or
+/// `abandoned` is ready.
+pub(crate) async fn acquire<A>(
+    wanted: &Wanted,
+    signals: &Signals,
+    abandoned: impl Future<Output = A>,
+) -> Result<WaitOutcome<A>, Failure> {
+    tokio::pin!(abandoned);
     let began = Instant::now();
-    let progress = Arc::new(Progress::new(plan.verbose, plan.job.name.clone()));
+    let progress = Arc::new(Progress::new(wanted.verbose, wanted.name.clone()));
     // A file system may hang as early as here.
-    let (locker, is_default) = match signals.race(progress.show_while(open_store(plan))).await? {
-        ControlFlow::Continue(locker) => locker?,
+    let opened = progress.show_while(open_store(wanted));
+    let (locker, is_default) = match signals.race(unless(&mut abandoned, opened)).await? {
+        ControlFlow::Continue(Ok(opened)) => opened?,
+        ControlFlow::Continue(Err(why)) => return Ok(WaitOutcome::Abandoned(why)),
         ControlFlow::Break(signal) => return Ok(WaitOutcome::Signal(signal)),
     };
-    let acquired = progress.show_while(request_lock(plan, &locker, &progress, began));
-    let acquired = signals.race(acquired).await?;
+    let acquired = progress.show_while(request_lock(wanted, &locker, &progress, began));
+    let acquired = signals.race(unless(&mut abandoned, acquired)).await?;
     progress.clear();
     let outcome = match acquired {
-        ControlFlow::Continue(Ok(TryAcquire::Acquired(guard))) => {
+        ControlFlow::Continue(Ok(Ok(TryAcquire::Acquired(guard)))) => {
             // A refused job shares its store with the holder. This one may have a store to itself.
-            if plan.verbose && is_default {
-                report(&format!("\"{}\" was acquired in the default store {}", plan.job.name, locker.store()));
+            if wanted.verbose && is_default {
+                report(&format!("\"{}\" was acquired in the default store {}", wanted.name, locker.store()));
             }
             return Ok(WaitOutcome::Acquired(guard, locker.store()));
         }
-        ControlFlow::Continue(Ok(TryAcquire::Contended(holder))) => {
+        ControlFlow::Continue(Ok(Ok(TryAcquire::Contended(holder)))) => {
             progress.contended(&holder);
             return Ok(WaitOutcome::Contended);
         }
-        ControlFlow::Continue(Err(failure)) => Err(failure),
+        ControlFlow::Continue(Ok(Err(failure))) => Err(failure),
+        ControlFlow::Continue(Err(why)) => Ok(WaitOutcome::Abandoned(why)),
         ControlFlow::Break(signal) => Ok(WaitOutcome::Signal(signal)),
     };
     let _ = timeout(ROLLBACK_TIMEOUT, locker.wait_idle()).await;
     outcome
 }
 
+/// Runs `work`, which is dropped with an error if `abandoned` is ready first.
+async fn unless<A, T>(abandoned: impl Future<Output = A>, work: impl Future<Output = T>) -> Result<T, A> {
+    tokio::select! {
+        biased;
+        why = abandoned => Err(why),
+        done = work => Ok(done),
+    }
+}
+
 /// Opens the store, within the limit of `--wait`, and returns whether it is the default store.
 /// Without a wait the store has its own limits.
-async fn open_store(plan: &Plan) -> Result<(Locker, bool), Failure> {
+async fn open_store(wanted: &Wanted) -> Result<(Locker, bool), Failure> {
     let opened = async {
-        let store = StoreLocation::choose_on_thread(plan.store.clone()).await?;
-        store.warn_of_another_directory(Some(&plan.job.name)).await?;
+        let store = StoreLocation::choose_on_thread(wanted.store.clone()).await?;
+        store.warn_of_another_directory(Some(&wanted.name)).await?;
         Ok((store.open().await?, store.is_default()))
     };
-    match plan.wait {
+    match wanted.wait {
         None | Some(Duration::ZERO) => opened.await,
         Some(limit) => timeout(limit, opened).await.unwrap_or_else(|_| {
             let message = format!(
@@ -90,19 +110,20 @@ async fn open_store(plan: &Plan) -> Result<(Locker, bool), Failure> {
 /// Requests the lock as the options say; a limit of the wait counts from `began`. Fails at once if
 /// this process runs under that very lock.
 async fn request_lock(
-    plan: &Plan,
+    wanted: &Wanted,
     locker: &Locker,
     progress: &Arc<Progress>,
     began: Instant,
 ) -> Result<TryAcquire, Failure> {
     let under_itself = Arc::new(Notify::new());
     let request = {
-        let (progress, under_itself, job) = (Arc::clone(progress), Arc::clone(&under_itself), plan.job.clone());
-        let waits = plan.wait != Some(Duration::ZERO);
-        let (verbose, observer) = (plan.verbose && waits, Arc::clone(&progress));
-        let request = build_request(plan, locker).on_contention(move |holder: &Holder| {
+        let (progress, under_itself) = (Arc::clone(progress), Arc::clone(&under_itself));
+        let (name, outer_locks) = (wanted.name.clone(), wanted.outer_locks.clone());
+        let waits = wanted.wait != Some(Duration::ZERO);
+        let (verbose, observer) = (wanted.verbose && waits, Arc::clone(&progress));
+        let request = build_request(wanted, locker).on_contention(move |holder: &Holder| {
             progress.note_answer();
-            if job.outer_locks.contain(&job.name, holder) {
+            if outer_locks.contain(&name, holder) {
                 under_itself.notify_one();
             } else if verbose {
                 progress.note_holder(holder);
@@ -112,13 +133,13 @@ async fn request_lock(
         if waits { request.on_retry(move |error, left| observer.note_retry(error, left)) } else { request }
     };
     let acquired = async {
-        match plan.wait {
+        match wanted.wait {
             Some(Duration::ZERO) => request.try_acquire().await,
             Some(limit) => request.acquire_within(limit.saturating_sub(began.elapsed())).await,
             None => request.acquire().await.map(TryAcquire::Acquired),
         }
     };
-    let name = &plan.job.name;
+    let name = &wanted.name;
     let never_free = || {
         let message = format!(
             "the lock \"{name}\" is held by the onelock that runs this command, so it would never be free here; \
@@ -129,22 +150,22 @@ async fn request_lock(
     tokio::select! {
         biased;
         acquired = acquired => match acquired? {
-            TryAcquire::Contended(holder) if plan.job.outer_locks.contain(name, &holder) => Err(never_free()),
+            TryAcquire::Contended(holder) if wanted.outer_locks.contain(name, &holder) => Err(never_free()),
             acquired => Ok(acquired),
         },
         () = under_itself.notified() => Err(never_free()),
     }
 }
 
-fn build_request(plan: &Plan, locker: &Locker) -> LockRequest {
-    let mut request = locker.lock(plan.job.name.as_str()).mode(plan.mode);
-    if let Some(ttl) = plan.ttl {
+fn build_request(wanted: &Wanted, locker: &Locker) -> LockRequest {
+    let mut request = locker.lock(wanted.name.as_str()).mode(wanted.mode);
+    if let Some(ttl) = wanted.ttl {
         request = request.ttl(ttl);
     }
-    if let Some(grace) = plan.job.grace {
+    if let Some(grace) = wanted.grace {
         request = request.grace(grace);
     }
-    if let Some(owner) = &plan.owner {
+    if let Some(owner) = &wanted.owner {
         request = request.owner(owner);
     }
     request

@@ -9,29 +9,29 @@ use nix::sys::{
 };
 
 /// Whether either clock has reached `moment`.
-pub(super) fn has_passed(moment: ClockReading) -> bool {
+pub(crate) fn has_passed(moment: ClockReading) -> bool {
     until(moment).is_zero()
 }
 
 /// Returns the time until either clock reaches `moment`.
-pub(super) fn until(moment: ClockReading) -> Duration {
+pub(crate) fn until(moment: ClockReading) -> Duration {
     let now = SystemClock.now();
     moment.boot.saturating_sub(now.boot).min(moment.wall.saturating_sub(now.wall))
 }
 
 /// Returns `moment`, earlier by `by`.
-pub(super) fn before(moment: ClockReading, by: Duration) -> ClockReading {
+pub(crate) fn before(moment: ClockReading, by: Duration) -> ClockReading {
     ClockReading { boot: moment.boot.saturating_sub(by), wall: moment.wall.saturating_sub(by) }
 }
 
 /// Returns the moment that is `wait` from now.
-pub(super) fn from_now(wait: Duration) -> ClockReading {
+pub(crate) fn from_now(wait: Duration) -> ClockReading {
     let now = SystemClock.now();
     ClockReading { boot: now.boot.saturating_add(wait), wall: now.wall.saturating_add(wait) }
 }
 
 /// Returns the earlier of two moments, on each clock.
-pub(super) fn earlier(a: ClockReading, b: ClockReading) -> ClockReading {
+pub(crate) fn earlier(a: ClockReading, b: ClockReading) -> ClockReading {
     ClockReading { boot: a.boot.min(b.boot), wall: a.wall.min(b.wall) }
 }
 
@@ -40,13 +40,13 @@ pub(super) fn earlier(a: ClockReading, b: ClockReading) -> ClockReading {
 /// A timeout of `poll(2)` would not advance while the machine is suspended. It would also ignore a
 /// wall clock that was set forward, as happens when a virtual machine is thawed.
 #[derive(Debug)]
-pub(super) struct Alarm {
+pub(crate) struct Alarm {
     boot: TimerFd,
     wall: TimerFd,
 }
 
 impl Alarm {
-    pub(super) fn new() -> nix::Result<Self> {
+    pub(crate) fn new() -> nix::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         Ok(Self {
             boot: TimerFd::new(ClockId::CLOCK_BOOTTIME, flags)?,
@@ -55,7 +55,7 @@ impl Alarm {
     }
 
     /// Makes the descriptors readable at `moment`, or never.
-    pub(super) fn set(&self, moment: Option<ClockReading>) -> nix::Result<()> {
+    pub(crate) fn set(&self, moment: Option<ClockReading>) -> nix::Result<()> {
         let Some(moment) = moment else {
             self.boot.unset()?;
             return self.wall.unset();
@@ -68,7 +68,7 @@ impl Alarm {
         self.wall.set(at(moment.wall), absolute | TimerSetTimeFlags::TFD_TIMER_CANCEL_ON_SET)
     }
 
-    pub(super) fn descriptors(&self) -> [std::os::fd::BorrowedFd<'_>; 2] {
+    pub(crate) fn descriptors(&self) -> [std::os::fd::BorrowedFd<'_>; 2] {
         [self.boot.as_fd(), self.wall.as_fd()]
     }
 }

@@ -37,14 +37,19 @@ pub(super) struct Job {
 /// Time between SIGTERM and SIGKILL, unless the user chose one.
 const DEFAULT_GRACE: Duration = Duration::from_secs(5);
 
+/// Returns the time between SIGTERM and SIGKILL for a lease, unless the user chose one.
+///
+/// It is at most a quarter of the lease. A lease is renewed after a third of its ttl, so the last
+/// quarter begins only if several renewals have failed.
+pub(crate) fn default_grace(lease: Option<Duration>) -> Duration {
+    lease.map_or(DEFAULT_GRACE, |lease| DEFAULT_GRACE.min(lease / 4))
+}
+
 impl Job {
     /// Returns the time between SIGTERM and SIGKILL, for a lease that lasts for `lease` without a
     /// renewal.
-    ///
-    /// It is at most a quarter of the lease. A lease is renewed after a third of its ttl, so the
-    /// last quarter begins only if several renewals have failed.
     pub(super) fn grace(&self, lease: Option<Duration>) -> Duration {
-        self.grace.unwrap_or_else(|| lease.map_or(DEFAULT_GRACE, |lease| DEFAULT_GRACE.min(lease / 4)))
+        self.grace.unwrap_or_else(|| default_grace(lease))
     }
 
     fn command(&self, token: Option<u64>, deadline: Option<ClockReading>) -> Command {

@@ -1,5 +1,7 @@
 //! `onelock run --no-fork`: becomes the command, which inherits the lock in a descriptor.
 
+use std::{convert::Infallible, future::pending};
+
 use lock_core::Guard;
 use tokio::runtime::Runtime;
 
@@ -24,11 +26,13 @@ pub(super) fn run(plan: &Plan) -> Result<Exit, Failure> {
 }
 
 fn acquire_and_exec(plan: &Plan, runtime: &Runtime) -> Result<Exit, Failure> {
-    let waited = runtime.block_on(async { acquire::acquire(plan, &Signals::all()?).await })?;
+    let waited =
+        runtime.block_on(async { acquire::acquire(&plan.wanted, &Signals::all()?, pending::<Infallible>()).await })?;
     let (guard, store) = match waited {
         WaitOutcome::Acquired(guard, store) => (guard, store),
-        WaitOutcome::Contended => return Ok(Exit::Code(plan.conflict_code)),
+        WaitOutcome::Contended => return Ok(Exit::Code(plan.wanted.conflict_code)),
         WaitOutcome::Signal(signal) => return Ok(Exit::Signal(signal)),
+        WaitOutcome::Abandoned(never) => match never {},
     };
     let failure = become_command(plan, &guard, &store);
     if let Err(error) = runtime.block_on(guard.release()) {

@@ -5,16 +5,16 @@
 //! process outlives the lock. They communicate over a socket ([`protocol`]). With `--no-fork` there
 //! is one process, which becomes the command ([`exec`]).
 
-mod acquire;
-mod alarm;
-mod child;
+pub(crate) mod acquire;
+pub(crate) mod alarm;
+pub(crate) mod child;
 mod exec;
 pub(crate) mod inherited;
 mod orphans;
 mod outer_locks;
-mod plan;
+pub(crate) mod plan;
 pub(crate) mod process_tree;
-mod protocol;
+pub(crate) mod protocol;
 pub(crate) mod signals;
 mod supervisor;
 mod watchdog;
@@ -33,7 +33,7 @@ pub(crate) fn run(args: RunArgs, inherited: InheritedState) -> Result<Exit, Fail
     if no_fork {
         return exec::run(&plan);
     }
-    process_tree::check_proc()?;
+    process_tree::check_proc("--no-fork with locks in files")?;
     let (to_watchdog, to_supervisor) = Channel::pair().map_err(|e| Failure::os("creating a socket pair", e))?;
     // Before any thread starts: a fork of a process with threads may call only async-signal-safe
     // functions.

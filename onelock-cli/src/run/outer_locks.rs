@@ -14,7 +14,7 @@ pub(super) const VARIABLE: &str = "ONELOCK_HELD";
 
 /// The locks of the processes above this one, from the outermost to the innermost.
 #[derive(Debug, Clone, Default)]
-pub(super) struct OuterLocks {
+pub(crate) struct OuterLocks {
     entries: Vec<Value>,
     /// The beginning of this process's default owner.
     owner: Option<String>,

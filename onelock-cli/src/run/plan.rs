@@ -2,51 +2,70 @@
 
 use std::{env, ffi::OsString, fs::OpenOptions, os::unix::fs::OpenOptionsExt, time::Duration};
 
-use lock_core::Mode;
+use lock_core::{LockName, Mode};
 
 use super::{child::Job, inherited::InheritedState, outer_locks::OuterLocks};
-use crate::args::{RunArgs, StoreArgs};
+use crate::args::{LockArgs, RunArgs, StoreArgs};
+
+/// The lock to acquire, with all defaults filled in.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) name: LockName,
+    /// Chosen only when signals are handled, because a file system may hang.
+    pub(crate) store: StoreArgs,
+    /// How long to wait for the lock: zero tries once, `None` waits without a limit.
+    pub(crate) wait: Option<Duration>,
+    pub(crate) mode: Mode,
+    pub(crate) ttl: Option<Duration>,
+    pub(crate) grace: Option<Duration>,
+    pub(crate) owner: Option<String>,
+    pub(crate) verbose: bool,
+    pub(crate) conflict_code: u8,
+    pub(crate) outer_locks: OuterLocks,
+}
+
+impl Wanted {
+    /// Fills in the defaults.
+    pub(crate) fn new(name: LockName, args: LockArgs) -> Self {
+        Self {
+            name,
+            mode: args.mode(),
+            store: args.store,
+            wait: if args.nonblock { Some(Duration::ZERO) } else { args.wait },
+            ttl: args.ttl,
+            grace: args.grace,
+            outer_locks: OuterLocks::from_environment(args.owner.is_none()),
+            owner: args.owner,
+            verbose: args.verbose,
+            conflict_code: args.conflict_exit_code,
+        }
+    }
+}
 
 /// The options of the command line, with all defaults filled in.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// Chosen only when signals are handled, because a file system may hang.
-    pub(super) store: StoreArgs,
+    pub(super) wanted: Wanted,
     pub(super) job: Job,
-    /// How long to wait for the lock: zero tries once, `None` waits without a limit.
-    pub(super) wait: Option<Duration>,
-    pub(super) mode: Mode,
-    pub(super) ttl: Option<Duration>,
-    pub(super) owner: Option<String>,
-    pub(super) verbose: bool,
-    pub(super) conflict_code: u8,
 }
 
 impl Plan {
     /// Fills in the defaults.
     pub(super) fn new(args: RunArgs, inherited: InheritedState) -> Self {
-        let mode = args.mode();
         let argv = match args.shell {
             Some(line) => vec![shell(), "-c".into(), line],
             None => args.argv,
         };
-        Self {
-            store: args.store,
-            job: Job {
-                name: args.name,
-                argv,
-                grace: args.grace,
-                own_group: !has_terminal(),
-                inherited,
-                outer_locks: OuterLocks::from_environment(args.owner.is_none()),
-            },
-            wait: if args.nonblock { Some(Duration::ZERO) } else { args.wait },
-            mode,
-            ttl: args.ttl,
-            owner: args.owner,
-            verbose: args.verbose,
-            conflict_code: args.conflict_exit_code,
-        }
+        let wanted = Wanted::new(args.name, args.lock);
+        let job = Job {
+            name: wanted.name.clone(),
+            argv,
+            grace: wanted.grace,
+            own_group: !has_terminal(),
+            inherited,
+            outer_locks: wanted.outer_locks.clone(),
+        };
+        Self { wanted, job }
     }
 }
 

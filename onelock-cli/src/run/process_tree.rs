@@ -1,17 +1,21 @@
-//! Finds and signals all descendants of this process, even after `setsid`, a double fork or a
-//! change of process group.
+//! Finds and signals all descendants of a process, even after `setsid` or a change of process
+//! group.
 //!
-//! This process must be a subreaper (`PR_SET_CHILD_SUBREAPER`): orphans among its descendants then
-//! become its children.
+//! This process must be a subreaper (`PR_SET_CHILD_SUBREAPER`) to find all of its own: orphans
+//! among its descendants, as after a double fork, then become its children. Orphans of another
+//! process are not found.
 
 use std::{
     fs, io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use nix::unistd::Pid;
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::Pid,
+};
 
 use crate::{
     exit::{self, Failure},
@@ -29,16 +33,30 @@ struct Descendant {
     group: Pid,
 }
 
+impl Descendant {
+    /// Sends a signal. It fails if the process has ended, or if a set-user-id program may not be
+    /// signalled. The only remedy for the latter is to wait.
+    fn signal(&self, signal: i32) {
+        let _ = match &self.handle {
+            Some(handle) => sys::pidfd_kill(handle.as_fd(), signal),
+            None => sys::kill(self.pid, signal),
+        };
+    }
+}
+
 /// Checks that `/proc` lists this process. Without it no descendant can be found, and with the
-/// `/proc` of another PID namespace a signal could reach an unrelated process.
-pub(super) fn check_proc() -> Result<(), Failure> {
+/// `/proc` of another PID namespace a signal could reach an unrelated process. The error names
+/// `remedy` beside a mount of the right `/proc`.
+pub(crate) fn check_proc(remedy: &str) -> Result<(), Failure> {
     let me = Pid::this().to_string();
     match fs::read_link("/proc/self") {
         Ok(listed) if listed.as_os_str() == me.as_str() => Ok(()),
         _ => Err(Failure::new(
             exit::OS,
-            "/proc does not list this process, so processes of the command could outlive the lock; \
-             mount the /proc of this PID namespace, or use --no-fork with locks in files",
+            format!(
+                "/proc does not list this process, so processes of the command could outlive the lock; mount the /proc \
+                 of this PID namespace, or use {remedy}"
+            ),
         )),
     }
 }
@@ -50,12 +68,7 @@ pub(super) fn signal_all(signal: i32, group: Option<Pid>) {
     }
     let all = descendants();
     for descendant in all.iter().filter(|d| Some(d.group) != group) {
-        // It fails if the process has ended, or if a set-user-id program may not be signalled. The
-        // only remedy for the latter is to wait.
-        let _ = match &descendant.handle {
-            Some(handle) => sys::pidfd_kill(handle.as_fd(), signal),
-            None => sys::kill(descendant.pid, signal),
-        };
+        descendant.signal(signal);
     }
 }
 
@@ -82,18 +95,78 @@ pub(super) fn kill_all(group: Option<Pid>) {
     }
 }
 
-/// Lists parents before children, so that no parent reacts to the death of its child.
+/// How long a stop of a whole family may take. A process of another user cannot be stopped.
+const STOP_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long killed processes may take to die, before the lock is released anyway.
+const DEATH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Sends SIGTERM to the process `root`, which `handle` refers to, and to its descendants, except to
+/// `spared` and the descendants of that. A stopped process is continued, so that it can clean up.
+pub(crate) fn terminate_family(root: Pid, handle: BorrowedFd<'_>, spared: Pid) {
+    let family = family(root, handle, spared);
+    for signal in [libc::SIGTERM, libc::SIGCONT] {
+        let _ = sys::pidfd_kill(handle, signal);
+        family.iter().for_each(|descendant| descendant.signal(signal));
+    }
+}
+
+/// Kills the same processes as [`terminate_family`], and waits until they are dead.
+///
+/// Orphans of `root` do not become children of this process. So all are stopped first: a stopped
+/// process starts no other, and does not react to the death of its parent.
+pub(crate) fn kill_family(root: Pid, handle: BorrowedFd<'_>, spared: Pid) {
+    let end = Instant::now() + STOP_TIMEOUT;
+    let mut pause = PAUSE.0;
+    let family = loop {
+        let _ = sys::pidfd_kill(handle, libc::SIGSTOP);
+        let family = family(root, handle, spared);
+        let running = || family.iter().filter(|descendant| !is_still(descendant.pid));
+        running().for_each(|descendant| descendant.signal(libc::SIGSTOP));
+        if (running().next().is_none() && is_still(root)) || Instant::now() >= end {
+            break family;
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(PAUSE.1);
+    };
+    let _ = sys::pidfd_kill(handle, libc::SIGKILL);
+    family.iter().for_each(|descendant| descendant.signal(libc::SIGKILL));
+    let handles = family.iter().filter_map(|descendant| Some(descendant.handle.as_ref()?.as_fd()));
+    let end = Instant::now() + DEATH_TIMEOUT;
+    for handle in handles.chain([handle]) {
+        let left = end.saturating_duration_since(Instant::now());
+        let mut dead = [PollFd::new(handle, PollFlags::POLLIN)];
+        let _ = poll(&mut dead, PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO));
+    }
+}
+
+/// Lists the descendants of the process that `handle` refers to; none if it has ended, because
+/// another process may have got its pid.
+fn family(root: Pid, handle: BorrowedFd<'_>, spared: Pid) -> Vec<Descendant> {
+    let found = descendants_of(root, Some(spared));
+    if sys::pidfd_kill(handle, 0).is_ok() { found } else { Vec::new() }
+}
+
+/// Whether a process is stopped or has ended.
+fn is_still(pid: Pid) -> bool {
+    stat(pid).is_none_or(|stat| ['T', 't', 'Z', 'X'].contains(&stat.state))
+}
+
 fn descendants() -> Vec<Descendant> {
-    let me = Pid::this();
+    descendants_of(Pid::this(), None)
+}
+
+/// Lists parents before children, so that no parent reacts to the death of its child. Leaves out
+/// `spared` and its descendants.
+fn descendants_of(root: Pid, spared: Option<Pid>) -> Vec<Descendant> {
     let mut found: Vec<Descendant> = Vec::new();
     let mut next = 0;
-    let mut parent = me;
+    let mut parent = root;
     loop {
-        for child in children(parent) {
+        for child in children(parent).into_iter().filter(|child| Some(*child) != spared) {
             // The order matters: first the handle, then the check that it is the right process.
             let handle = sys::pidfd_open(child).ok();
             if let Some(stat) = stat(child)
-                && (stat.parent == parent || stat.parent == me)
+                && (stat.parent == parent || stat.parent == root)
             {
                 found.push(Descendant { pid: child, handle, group: stat.group });
             }

@@ -1,7 +1,7 @@
 //! The messages between the supervisor and the watchdog, and the socket that carries them.
 
 use std::{
-    io::{IoSlice, IoSliceMut},
+    io::{self, IoSlice, IoSliceMut},
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
     time::Duration,
 };
@@ -13,12 +13,13 @@ use nix::{
         AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
     },
 };
+use tokio::io::unix::AsyncFd;
 
 use crate::sys;
 
 /// A message from the supervisor to the watchdog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ToWatchdog {
+pub(crate) enum ToWatchdog {
     /// The lock is held: start the command. Carries the lock's descriptors, if the lock lives
     /// in some.
     Start { token: Option<u64>, deadline: Option<ClockReading> },
@@ -35,7 +36,7 @@ pub(super) enum ToWatchdog {
 
 /// A message from the watchdog to the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum WatchdogEvent {
+pub(crate) enum WatchdogEvent {
     /// The command runs.
     Started,
     /// The command could not be started, because of this errno.
@@ -80,7 +81,7 @@ fn moment(boot: u64, wall: u64) -> ClockReading {
 }
 
 /// A message of fixed size.
-pub(super) trait Message: Copy {
+pub(crate) trait Message: Copy {
     fn pack(self) -> Bytes;
     /// Returns `None` for bytes that this program never sends.
     fn unpack(bytes: &Bytes) -> Option<Self>;
@@ -143,12 +144,12 @@ impl Message for WatchdogEvent {
 /// One end of the socket. The socket keeps message boundaries, and reports the end of the other
 /// process, whatever ended it.
 #[derive(Debug)]
-pub(super) struct Channel(OwnedFd);
+pub(crate) struct Channel(OwnedFd);
 
 impl Channel {
     /// Creates two connected ends: a non-blocking one for the supervisor, and a blocking one for
     /// the watchdog.
-    pub(super) fn pair() -> nix::Result<(Self, Self)> {
+    pub(crate) fn pair() -> nix::Result<(Self, Self)> {
         let (supervisor, watchdog) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         nix::fcntl::fcntl(&supervisor, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
@@ -156,7 +157,7 @@ impl Channel {
     }
 
     /// Sends `message`, with copies of `descriptors`.
-    pub(super) fn send(&self, message: impl Message, descriptors: &[OwnedFd]) -> nix::Result<()> {
+    pub(crate) fn send(&self, message: impl Message, descriptors: &[OwnedFd]) -> nix::Result<()> {
         if descriptors.len() > MAX_DESCRIPTORS {
             return Err(Errno::E2BIG);
         }
@@ -168,7 +169,7 @@ impl Channel {
     }
 
     /// Receives the next message and its descriptors; `None` once the other process has ended.
-    pub(super) fn receive<M: Message>(&self) -> nix::Result<Option<(M, Vec<OwnedFd>)>> {
+    pub(crate) fn receive<M: Message>(&self) -> nix::Result<Option<(M, Vec<OwnedFd>)>> {
         let mut bytes = [0; BYTES];
         let (length, descriptors) = match self.receive_bytes(&mut bytes) {
             // The other process ended without reading every message. The kernel reports this error
@@ -188,6 +189,17 @@ impl Channel {
         let fd = self.0.as_raw_fd();
         let received = recvmsg::<()>(fd, &mut buffers, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
         Ok((received.bytes, received_descriptors(received.cmsgs()?)))
+    }
+}
+
+/// Waits for the next message of the watchdog; `None` once the watchdog has ended.
+pub(crate) async fn next_event(channel: &AsyncFd<Channel>) -> io::Result<Option<WatchdogEvent>> {
+    loop {
+        let mut ready = channel.readable().await?;
+        match ready.get_inner().receive() {
+            Err(Errno::EAGAIN) => ready.clear_ready(),
+            received => return Ok(received?.map(|(event, _)| event)),
+        }
     }
 }
 

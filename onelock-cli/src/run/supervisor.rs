@@ -1,13 +1,16 @@
 //! The supervisor: acquires, renews and releases the lock, forwards signals, and exits as the
 //! command does.
 
-use std::{io, mem, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration};
+use std::{
+    convert::Infallible, future::pending, io, mem, os::unix::process::ExitStatusExt, process::ExitStatus,
+    time::Duration,
+};
 
 use lock_core::{
     Guard, Lost,
     clock::{Clock, ClockReading, SystemClock},
 };
-use nix::{errno::Errno, sys::prctl, unistd::Pid};
+use nix::{sys::prctl, unistd::Pid};
 use tokio::{io::unix::AsyncFd, time::Instant};
 
 use super::{
@@ -17,7 +20,7 @@ use super::{
     orphans,
     plan::Plan,
     process_tree,
-    protocol::{Channel, ToWatchdog, WatchdogEvent},
+    protocol::{Channel, ToWatchdog, WatchdogEvent, next_event},
     signals::{ReceivedSignal, Signals},
 };
 use crate::{
@@ -53,10 +56,11 @@ async fn acquire_and_supervise(
     signals: Signals,
     watchdog: Pid,
 ) -> Result<Exit, Failure> {
-    let guard = match acquire::acquire(plan, &signals).await? {
+    let guard = match acquire::acquire(&plan.wanted, &signals, pending::<Infallible>()).await? {
         WaitOutcome::Acquired(guard, _) => guard,
-        WaitOutcome::Contended => return Ok(Exit::Code(plan.conflict_code)),
+        WaitOutcome::Contended => return Ok(Exit::Code(plan.wanted.conflict_code)),
         WaitOutcome::Signal(signal) => return Ok(Exit::Signal(signal)),
+        WaitOutcome::Abandoned(never) => match never {},
     };
     let mut supervisor = Supervisor {
         job: &plan.job,
@@ -289,16 +293,6 @@ impl Supervisor<'_> {
                 }
                 Ok(exit_like(status, self.job.own_group))
             }
-        }
-    }
-}
-
-async fn next_event(channel: &AsyncFd<Channel>) -> io::Result<Option<WatchdogEvent>> {
-    loop {
-        let mut ready = channel.readable().await?;
-        match ready.get_inner().receive() {
-            Err(Errno::EAGAIN) => ready.clear_ready(),
-            received => return Ok(received?.map(|(event, _)| event)),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 #[cfg(all(feature = "redis", feature = "dynamo", feature = "torture"))]
 mod docs;
+mod hold;
 mod nfs;
 mod run;
 mod schedules;

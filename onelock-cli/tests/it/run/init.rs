@@ -6,7 +6,7 @@ use test_support::dynamodb::DynamoDbLocal;
 use super::fixture::{code, onelock, output, stdout};
 
 /// Returns the URL of a table that does not exist yet.
-pub(super) fn url() -> String {
+pub(crate) fn url() -> String {
     let endpoint = DynamoDbLocal::shared().endpoint();
     let endpoint = endpoint.replace("//", "%2F%2F");
     format!(

@@ -9,10 +9,10 @@ mod doctor;
 mod etl;
 mod exit_codes;
 mod first_process;
-mod fixture;
+pub(crate) mod fixture;
 mod hanging;
 #[cfg(feature = "dynamo")]
-mod init;
+pub(crate) mod init;
 mod leases;
 mod locking;
 #[cfg(feature = "redis")]

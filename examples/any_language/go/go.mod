@@ -1,0 +1,3 @@
+module onelockhold
+
+go 1.19

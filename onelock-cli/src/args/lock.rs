@@ -1,0 +1,74 @@
+//! The options of one acquisition, which `onelock run` and `onelock hold` share.
+
+use std::{num::NonZeroU16, time::Duration};
+
+use clap::Args;
+use lock_core::Mode;
+
+use super::{
+    StoreArgs,
+    values::{duration, duration_with_unit, permits},
+};
+
+// Not a documentation comment: clap would make it the help of the commands that have these options.
+// The store, how long to wait for the lock, and how it is held.
+#[derive(Debug, Args)]
+pub(crate) struct LockArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+
+    /// Do not wait if another client holds the lock.
+    #[arg(short, long, alias = "nb", conflicts_with = "wait")]
+    pub(crate) nonblock: bool,
+
+    /// Wait at most this long to open the store and get the lock: a duration such as 1m30s, or a
+    /// number of seconds as in flock; 0 tries once [default: no limit].
+    #[arg(short, long, alias = "timeout", value_name = "DURATION", value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
+
+    /// Take a shared lock: others may share it, and an exclusive lock excludes all of them.
+    #[arg(short = 's', long, overrides_with = "exclusive")]
+    pub(crate) shared: bool,
+
+    /// Take an exclusive lock, which is the default.
+    #[arg(short = 'x', long, short_alias = 'e', overrides_with = "shared")]
+    pub(crate) exclusive: bool,
+
+    /// Let at most this many clients hold the lock at once. All of them give the same number.
+    #[arg(long, value_name = "NUMBER", value_parser = permits, conflicts_with_all = ["shared", "exclusive"])]
+    pub(crate) permits: Option<NonZeroU16>,
+
+    /// Exit code if the lock could not be acquired.
+    #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1)]
+    pub(crate) conflict_exit_code: u8,
+
+    /// How long the store keeps the lock without a renewal, such as 20s; an error on files, which
+    /// have no ttl [default: the store's ttl option, else 30s].
+    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit)]
+    pub(crate) ttl: Option<Duration>,
+
+    /// Time between SIGTERM and SIGKILL before a lease ends, such as 2s; none once the store says
+    /// that the lock is lost [default: 5s, at most a quarter of the lease].
+    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit)]
+    pub(crate) grace: Option<Duration>,
+
+    /// Print on standard error who holds the lock while waiting, which failure is retried, and in
+    /// which store the lock was acquired if none was given.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+
+    /// Name of this holder as other clients see it [default: host and process id].
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) owner: Option<String>,
+}
+
+impl LockArgs {
+    /// Returns how the lock is to be held.
+    pub(crate) fn mode(&self) -> Mode {
+        match self.permits {
+            Some(of) => Mode::Permit { of },
+            None if self.shared => Mode::Shared,
+            None => Mode::Exclusive,
+        }
+    }
+}

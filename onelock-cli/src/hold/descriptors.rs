@@ -1,0 +1,61 @@
+//! The standard streams, moved out of the way of programs that a library may start.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read as _},
+    thread,
+};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use tokio::sync::oneshot;
+
+use crate::{exit::Failure, sys};
+
+/// Takes the standard input. No other program inherits it, and reads of fd 0 find the end.
+pub(super) fn take_stdin() -> Result<File, Failure> {
+    let null = OpenOptions::new().read(true).open("/dev/null");
+    let taken = private_copy(io::stdin()).and_then(|input| {
+        nix::unistd::dup2_stdin(null?)?;
+        Ok(input)
+    });
+    taken.map_err(|e| Failure::os("moving the standard input", e))
+}
+
+/// Takes the standard output. No other program inherits it, so its end is the end of this process.
+pub(super) fn take_stdout() -> Result<File, Failure> {
+    let null = OpenOptions::new().write(true).open("/dev/null");
+    let taken = private_copy(io::stdout()).and_then(|output| {
+        nix::unistd::dup2_stdout(null?)?;
+        Ok(output)
+    });
+    taken.map_err(|e| Failure::os("moving the standard output", e))
+}
+
+fn private_copy(stream: impl std::os::fd::AsFd) -> io::Result<File> {
+    let copy = fcntl(stream.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(3))?;
+    Ok(File::from(sys::adopt(copy)))
+}
+
+/// Starts a thread that reads `input` to its end, and returns the future of that end.
+pub(super) fn watch_end(mut input: File) -> Result<oneshot::Receiver<()>, Failure> {
+    let (ended, end) = oneshot::channel::<()>();
+    start("a thread that reads the standard input", move || {
+        let _ended = ended;
+        let mut buffer = [0; 4096];
+        loop {
+            match input.read(&mut buffer) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return,
+            }
+        }
+    })?;
+    Ok(end)
+}
+
+/// Starts a thread, which ends with this process.
+pub(super) fn start(what: &str, work: impl FnOnce() + Send + 'static) -> Result<(), Failure> {
+    let started = thread::Builder::new().name("onelock-stream".into()).spawn(work);
+    started.map(drop).map_err(|e| Failure::start(what, &e))
+}

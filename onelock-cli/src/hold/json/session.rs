@@ -1,0 +1,388 @@
+//! The session with one client: its guards, the acquisitions in progress, and what it is told.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use lock_core::{FencingToken, Guard, Holder, LockRequest, Locker, TryAcquire};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tokio::{
+    sync::{
+        mpsc::{UnboundedSender, unbounded_channel},
+        oneshot,
+    },
+    task::JoinSet,
+    time::Instant,
+};
+
+use super::{
+    held::{self, Command},
+    objects,
+    request::{Operation, Refusal, Wish},
+    streams::Output,
+};
+use crate::{args::OnLoss, hold::client::Client, operators, run::child::default_grace, runtime::on_thread};
+
+/// The number of ends that are remembered, so that a repeated release gets the same answer. Ends by
+/// a successful release need no memory.
+const MOST_ENDED: usize = 10_000;
+
+/// What the command line says about every lock of the session.
+#[derive(Debug)]
+pub(super) struct Defaults {
+    pub(super) ttl: Option<Duration>,
+    pub(super) grace: Option<Duration>,
+    pub(super) owner: Option<String>,
+    pub(super) on_loss: OnLoss,
+}
+
+/// The end of a guard that was not a successful release.
+#[derive(Debug, Clone)]
+pub(super) enum Ended {
+    /// With the object of the loss.
+    Lost(Value),
+    /// The release failed, with this error; it goes on in the background.
+    Failed(Value),
+}
+
+pub(super) struct Session {
+    locker: Locker,
+    client: Arc<Client>,
+    defaults: Defaults,
+    output: Output,
+    state: Mutex<State>,
+}
+
+struct State {
+    guards: HashMap<u64, UnboundedSender<Command>>,
+    last_guard: u64,
+    ended: BTreeMap<u64, Ended>,
+    /// The acquisitions in progress, by the text of the request's id. Dropping one cancels it.
+    pending: HashMap<String, oneshot::Sender<()>>,
+    tasks: JoinSet<()>,
+    /// The last ping, or the acquisition of the first guard.
+    last_sign: Instant,
+}
+
+impl Session {
+    pub(super) fn new(locker: Locker, client: Arc<Client>, defaults: Defaults, output: Output) -> Arc<Self> {
+        let state = State {
+            guards: HashMap::new(),
+            last_guard: 0,
+            ended: BTreeMap::new(),
+            pending: HashMap::new(),
+            tasks: JoinSet::new(),
+            last_sign: Instant::now(),
+        };
+        Arc::new(Self { locker, client, defaults, output, state: Mutex::new(state) })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts what a line asks for. The reply comes when it is done.
+    pub(super) fn handle(self: &Arc<Self>, line: Result<String, String>) {
+        let parsed =
+            line.map_err(|message| Refusal { id: Value::Null, message }).and_then(|line| super::request::parse(&line));
+        let request = match parsed {
+            Ok(request) => request,
+            Err(Refusal { id, message }) => return self.reply_error(&id, &objects::refusal("protocol", &message)),
+        };
+        let id = request.id;
+        match request.operation {
+            Operation::Acquire(wish) => self.acquire(id, *wish),
+            Operation::Cancel(request) => {
+                let cancelled = self.state().pending.remove(&request.to_string()).is_some();
+                self.reply(&id, &json!({ "cancelled": cancelled }));
+            }
+            Operation::Release(guard) => self.ask(guard, Command::Release(id)),
+            Operation::Check(guard) => self.ask(guard, Command::Check(id)),
+            Operation::Ensure(guard, at_least) => self.ask(guard, Command::Ensure(id, at_least)),
+            Operation::Ping => {
+                self.state().last_sign = Instant::now();
+                self.reply(&id, &json!({}));
+            }
+            question => self.spawn(Arc::clone(self).ask_store(id, question)),
+        }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut state = self.state();
+        while state.tasks.try_join_next().is_some() {}
+        state.tasks.spawn(task);
+    }
+
+    /// Answers an operator's question.
+    async fn ask_store(self: Arc<Self>, id: Value, question: Operation) {
+        let admin = self.locker.admin();
+        let answer = match &question {
+            Operation::Status(name) => {
+                admin.inspect(name.as_str()).await.map(|holder| operators::json(name, holder.as_ref()))
+            }
+            Operation::List(prefix) => admin.list(prefix).await.map(|listing| objects::list(&listing)),
+            Operation::Break { name, version, by } => {
+                let outcome = operators::break_version(&self.locker, name, version, by.clone()).await;
+                outcome.map(|outcome| objects::broken(name, &outcome))
+            }
+            // `handle` deals with the others itself.
+            _ => return,
+        };
+        match answer {
+            Ok(answer) => self.reply(&id, &answer),
+            Err(error) => self.reply_error(&id, &objects::error(&error)),
+        }
+    }
+}
+
+/// Acquisitions.
+impl Session {
+    fn acquire(self: &Arc<Self>, id: Value, wish: Wish) {
+        let (cancel, cancelled) = oneshot::channel();
+        let key = id.to_string();
+        if self.state().pending.contains_key(&key) {
+            let message = format!("the id {key} belongs to an acquisition that is still going on; use another id");
+            return self.reply_error(&id, &objects::refusal("protocol", &message));
+        }
+        self.state().pending.insert(key, cancel);
+        self.spawn(Arc::clone(self).acquire_unless(id, wish, cancelled));
+    }
+
+    async fn acquire_unless(self: Arc<Self>, id: Value, wish: Wish, cancelled: oneshot::Receiver<()>) {
+        let (name, wait) = (wish.name.clone(), wish.wait);
+        let request = self.request(&id, wish);
+        let acquiring = async {
+            match wait {
+                Some(Duration::ZERO) => request.try_acquire().await,
+                Some(limit) => request.acquire_within(limit).await,
+                None => request.acquire().await.map(TryAcquire::Acquired),
+            }
+        };
+        let outcome = tokio::select! {
+            biased;
+            _ = cancelled => None,
+            outcome = acquiring => Some(outcome),
+        };
+        // No await from here on: a guard is never without its task.
+        match outcome {
+            None => {
+                // A lock that the store has granted meanwhile is released in the background.
+                self.reply_error(&id, &objects::refusal("cancelled", "the acquisition was cancelled"));
+                return;
+            }
+            Some(Ok(TryAcquire::Acquired(guard))) => self.keep(&id, guard),
+            Some(Ok(TryAcquire::Contended(holder))) => self.reply(&id, &objects::contended(&name, &holder)),
+            Some(Err(error)) => self.reply_error(&id, &objects::error(&error)),
+        }
+        self.state().pending.remove(&id.to_string());
+    }
+
+    fn request(self: &Arc<Self>, id: &Value, wish: Wish) -> LockRequest {
+        let defaults = &self.defaults;
+        let (session, id, name) = (Arc::clone(self), id.clone(), wish.name.clone());
+        let last: Mutex<Option<(Option<String>, Option<FencingToken>)>> = Mutex::default();
+        let waits = wish.wait != Some(Duration::ZERO);
+        let mut request = self.locker.lock(wish.name).on_contention(move |holder: &Holder| {
+            let seen = (holder.owner.clone(), holder.token);
+            let known = last.lock().unwrap_or_else(PoisonError::into_inner).replace(seen.clone());
+            if waits && known.as_ref() != Some(&seen) {
+                session.tell(&objects::waiting(&id, &name, holder));
+            }
+        });
+        let ttl = wish.ttl.or(defaults.ttl);
+        let lease = ttl.or(self.locker.timing().lease);
+        let default_grace = (defaults.on_loss == OnLoss::Term).then(|| default_grace(lease));
+        if let Some(ttl) = ttl {
+            request = request.ttl(ttl);
+        }
+        if let Some(margin) = wish.margin {
+            request = request.margin(margin);
+        }
+        if let Some(renew) = wish.renew {
+            request = request.renew(renew);
+        }
+        if let Some(grace) = wish.grace.or(defaults.grace).or(default_grace) {
+            request = request.grace(grace);
+        }
+        if let Some(owner) = wish.owner.or_else(|| defaults.owner.clone()) {
+            request = request.owner(owner);
+        }
+        if let Some(data) = wish.data {
+            request = request.data(data);
+        }
+        if let Some(min_hold) = wish.min_hold {
+            request = request.min_hold(min_hold);
+        }
+        if let Some(max_hold) = wish.max_hold {
+            request = request.max_hold(max_hold);
+        }
+        if let Some(deadline) = wish.deadline {
+            request = request.deadline(deadline);
+        }
+        request
+    }
+
+    /// Replies with the guard, and starts its task.
+    fn keep(self: &Arc<Self>, id: &Value, guard: Guard) {
+        let (sender, commands) = unbounded_channel();
+        let number = {
+            let mut state = self.state();
+            if state.guards.is_empty() {
+                state.last_sign = Instant::now();
+            }
+            state.last_guard += 1;
+            let number = state.last_guard;
+            state.guards.insert(number, sender);
+            number
+        };
+        self.reply(id, &objects::acquired(number, &guard));
+        self.spawn(held::serve(Arc::clone(self), number, guard, commands));
+    }
+}
+
+/// Guards.
+impl Session {
+    fn ask(&self, number: u64, command: Command) {
+        let guard = self.state().guards.get(&number).cloned();
+        let refused = match guard {
+            Some(guard) => guard.send(command).err().map(|refused| refused.0),
+            None => Some(command),
+        };
+        if let Some(command) = refused {
+            self.answer_ended(number, command);
+        }
+    }
+
+    /// Answers a command to a guard that has ended, or never was.
+    pub(super) fn answer_ended(&self, number: u64, command: Command) {
+        let (known, ended) = {
+            let state = self.state();
+            ((1..=state.last_guard).contains(&number), state.ended.get(&number).cloned())
+        };
+        let id = match &command {
+            Command::Check(id) | Command::Ensure(id, _) | Command::Release(id) => id,
+            Command::End(_) => return,
+        };
+        if !known {
+            let message = format!("there is no guard {number}");
+            return self.reply_error(id, &objects::refusal("protocol", &message));
+        }
+        match command {
+            Command::Release(_) => self.reply_released(id, ended.as_ref()),
+            _ => {
+                let released = || json!({ "reason": "released", "message": "this guard released it" });
+                let lost = match ended {
+                    Some(Ended::Lost(lost)) => lost,
+                    Some(Ended::Failed(_)) | None => released(),
+                };
+                self.reply(id, &objects::not_held(&lost));
+            }
+        }
+    }
+
+    /// Removes a guard, and remembers why it ended if it was not by a successful release.
+    pub(super) fn note_end(&self, number: u64, ended: Option<Ended>) {
+        let mut state = self.state();
+        state.guards.remove(&number);
+        if let Some(ended) = ended {
+            state.ended.insert(number, ended);
+        }
+        if state.ended.len() > MOST_ENDED {
+            state.ended.pop_first();
+        }
+    }
+
+    /// Tells the client that its work has to stop, and asks it to end if that was chosen.
+    pub(super) async fn stop(&self, number: u64) {
+        self.output.send(&objects::stopping(number));
+        if self.defaults.on_loss == OnLoss::Term {
+            self.end_client(Client::terminate).await;
+        }
+    }
+
+    /// Tells the client of a loss, and ends it if that was chosen.
+    pub(super) async fn lose(&self, number: u64, lost: &Value) {
+        self.output.send(&objects::lost_event(number, lost));
+        if self.defaults.on_loss != OnLoss::Tell {
+            self.end_client(Client::kill).await;
+        }
+    }
+
+    async fn end_client(&self, end: impl Fn(&Client) + Copy + Send + 'static) {
+        let client = Arc::clone(&self.client);
+        // In a thread, because the other locks must be renewed meanwhile.
+        if on_thread(move || end(&client)).await.is_err() {
+            end(&self.client);
+        }
+    }
+}
+
+/// What the client reads.
+impl Session {
+    pub(super) fn reply(&self, id: &Value, answer: &Value) {
+        self.output.send(&objects::ok(id, answer));
+    }
+
+    pub(super) fn reply_error(&self, id: &Value, error: &Value) {
+        self.output.send(&objects::failed(id, error));
+    }
+
+    pub(super) fn reply_released(&self, id: &Value, ended: Option<&Ended>) {
+        match ended {
+            None => self.reply(id, &json!({ "released": true })),
+            Some(Ended::Lost(lost)) => self.reply(id, &json!({ "released": false, "lost": lost })),
+            Some(Ended::Failed(error)) => self.reply_error(id, error),
+        }
+    }
+
+    /// Sends an event that a slow client may miss.
+    pub(super) fn tell(&self, event: &Value) {
+        self.output.send_news(event);
+    }
+}
+
+/// The end.
+impl Session {
+    /// Returns once the client has sent no ping for so long, while it held a lock.
+    pub(super) async fn silence(&self, limit: Option<Duration>) {
+        let Some(limit) = limit else { return std::future::pending().await };
+        loop {
+            let due = self.state().last_sign + limit;
+            let is_due = Instant::now() >= due;
+            if is_due && !self.state().guards.is_empty() {
+                // Guards that are being released are still listed.
+                self.state().last_sign = Instant::now();
+                return;
+            }
+            // Without a guard there is nothing to end; the first guard sets the time anew.
+            let next = if is_due { Instant::now() + limit } else { due };
+            tokio::time::sleep_until(next).await;
+        }
+    }
+
+    /// Ends all guards and acquisitions. With a reason the client is told that its locks are lost.
+    pub(super) fn end_all(&self, lost: Option<(&str, &str)>) {
+        let mut state = self.state();
+        state.pending.clear();
+        for guard in state.guards.values() {
+            let lost = lost.map(|(reason, message)| json!({ "reason": reason, "message": message }));
+            let _ = guard.send(Command::End(lost));
+        }
+    }
+
+    /// Waits until every task has ended, and what was left to the background is released.
+    pub(super) async fn idle(&self) {
+        let mut tasks = std::mem::take(&mut self.state().tasks);
+        while tasks.join_next().await.is_some() {}
+        self.locker.wait_idle().await;
+    }
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("pid", &Pid::this()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,200 @@
+//! The watchdog of a shell's lock: a separate process, so that the client ends before the lock
+//! does, even if `onelock hold` is killed or frozen.
+//!
+//! It shares the lock's descriptors, if the lock lives in some, and knows the end of the lease. It
+//! uses no runtime and no thread.
+
+use std::{
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
+
+use lock_core::clock::{Clock, ClockReading, SystemClock};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::prctl,
+    unistd::setsid,
+};
+
+use super::client::Client;
+use crate::{
+    args::OnLoss,
+    exit,
+    run::{
+        alarm::{self, Alarm},
+        child::default_grace,
+        inherited::InheritedState,
+        protocol::{Channel, ToWatchdog, WatchdogEvent},
+    },
+    sys,
+};
+
+/// What the watchdog has to know before there is a lock.
+#[derive(Debug)]
+pub(super) struct Duty<'a> {
+    pub(super) client: &'a Client,
+    pub(super) on_loss: OnLoss,
+    pub(super) grace: Option<Duration>,
+}
+
+impl Duty<'_> {
+    /// Returns the time between SIGTERM and SIGKILL, for a lease that lasts for `lease`.
+    pub(super) fn grace(&self, lease: Option<Duration>) -> Duration {
+        match self.on_loss {
+            OnLoss::Kill => Duration::ZERO,
+            OnLoss::Term | OnLoss::Tell => self.grace.unwrap_or_else(|| default_grace(lease)),
+        }
+    }
+}
+
+/// Runs the watchdog to its end, in the process that was forked for it.
+pub(super) fn main(holder: Channel, duty: &Duty<'_>, inherited: &InheritedState) -> ! {
+    let _ = prctl::set_name(c"lock-watchdog");
+    // A signal to the process group must leave a process that ends the client.
+    let _ = setsid();
+    // The client waits for the end of the output of `onelock hold`.
+    inherited.close_command_descriptors(false);
+    let code = match wait_for_lock(holder, duty) {
+        Ok(()) => 0,
+        Err(_) => i32::from(exit::OS),
+    };
+    sys::exit_now(code)
+}
+
+fn wait_for_lock(holder: Channel, duty: &Duty<'_>) -> nix::Result<()> {
+    // Without the lock there is nothing to watch.
+    let Some((ToWatchdog::Start { deadline, .. }, locks)) = holder.receive()? else { return Ok(()) };
+    let lease = deadline.map(|at| at.since(SystemClock.now()));
+    holder.send(WatchdogEvent::Started, &[])?;
+    let watchdog = Watchdog {
+        holder: Some(holder),
+        client: duty.client,
+        alarm: Alarm::new()?,
+        locks,
+        grace: duty.grace(lease),
+        terminates: duty.on_loss == OnLoss::Term,
+        deadline,
+        kill_at: None,
+    };
+    watchdog.watch()
+}
+
+struct Watchdog<'a> {
+    /// `None` once `onelock hold` has ended without a word.
+    holder: Option<Channel>,
+    client: &'a Client,
+    alarm: Alarm,
+    locks: Vec<OwnedFd>,
+    grace: Duration,
+    /// Whether SIGTERM comes before SIGKILL.
+    terminates: bool,
+    /// The end of the lease.
+    deadline: Option<ClockReading>,
+    /// When to kill the client, which has been asked to end.
+    kill_at: Option<ClockReading>,
+}
+
+/// Whether the watch goes on.
+enum Next {
+    Watch,
+    End,
+}
+
+impl Watchdog<'_> {
+    fn watch(mut self) -> nix::Result<()> {
+        loop {
+            self.alarm.set(self.next_alarm())?;
+            let ready = self.wait()?;
+            if ready.holder
+                && let Next::End = self.handle_message()
+            {
+                return Ok(());
+            }
+            // Before its end was asked for, `onelock hold` itself deals with it.
+            if self.kill_at.is_some() && ready.client {
+                return self.end();
+            }
+            if self.kill_at.is_none() && self.next_alarm().is_some_and(alarm::has_passed) {
+                self.stop_client();
+            }
+            if self.kill_at.is_some_and(alarm::has_passed) {
+                self.client.kill();
+                return self.end();
+            }
+        }
+    }
+
+    fn wait(&self) -> nix::Result<Ready> {
+        let [boot, wall] = self.alarm.descriptors();
+        let client = self.client.handle().filter(|_| self.kill_at.is_some());
+        let holder = self.holder.as_ref().map(AsFd::as_fd);
+        let mut sources: Vec<_> = [Some(boot), Some(wall), client, holder]
+            .into_iter()
+            .flatten()
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        match poll(&mut sources, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+        let mut others = sources.iter().skip(2).map(|source| source.any().unwrap_or(true));
+        let client = client.is_some() && others.next().unwrap_or(false);
+        let holder = holder.is_some() && others.next().unwrap_or(false);
+        Ok(Ready { client, holder })
+    }
+
+    fn next_alarm(&self) -> Option<ClockReading> {
+        self.kill_at.or_else(|| self.deadline.map(|at| alarm::before(at, self.grace)))
+    }
+
+    fn handle_message(&mut self) -> Next {
+        let message = self.holder.as_ref().map(|holder| holder.receive::<ToWatchdog>());
+        match message {
+            Some(Ok(Some((ToWatchdog::Deadline(at), _)))) => self.deadline = Some(at),
+            // Another client may hold the lock already.
+            Some(Ok(Some((ToWatchdog::Lost { known: true }, _)))) => {
+                self.kill_at = Some(alarm::from_now(Duration::ZERO));
+            }
+            Some(Ok(Some((ToWatchdog::Lost { known: false }, _)))) => self.stop_client(),
+            Some(Ok(Some((ToWatchdog::Finish, _)))) => return Next::End,
+            Some(Ok(Some((ToWatchdog::Signal(_) | ToWatchdog::Start { .. }, _))) | Err(Errno::EINTR)) | None => {}
+            // `onelock hold` was killed, so no process renews or releases the lock any more.
+            Some(Ok(None) | Err(_)) => {
+                self.holder = None;
+                self.stop_client();
+            }
+        }
+        Next::Watch
+    }
+
+    /// Gives the client the grace time to end, at most until the lease ends.
+    fn stop_client(&mut self) {
+        if self.kill_at.is_some() {
+            return;
+        }
+        let kill_at = alarm::from_now(self.grace);
+        self.kill_at = Some(self.deadline.map_or(kill_at, |deadline| alarm::earlier(kill_at, deadline)));
+        if self.terminates {
+            self.client.terminate();
+        }
+    }
+
+    /// Ends the watch after the client: unlocks first, then reports.
+    fn end(mut self) -> nix::Result<()> {
+        // In reverse, like every release.
+        while let Some(lock) = self.locks.pop() {
+            sys::unlock(lock.as_fd());
+        }
+        if let Some(holder) = &self.holder {
+            let _ = holder.send(WatchdogEvent::Killed, &[]);
+        }
+        Ok(())
+    }
+}
+
+/// The sources that have an event.
+struct Ready {
+    client: bool,
+    holder: bool,
+}

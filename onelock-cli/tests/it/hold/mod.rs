@@ -1,0 +1,9 @@
+//! Tests of `onelock hold`, and of the clients in `examples/any_language`.
+
+#[cfg(all(feature = "redis", feature = "dynamo"))]
+mod clients;
+mod family;
+mod fixture;
+mod protocol;
+mod sessions;
+mod shell;

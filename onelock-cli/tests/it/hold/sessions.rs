@@ -1,0 +1,121 @@
+//! The life of `onelock hold --json`, and what becomes of its client and its locks.
+
+use std::os::unix::process::ExitStatusExt;
+
+use nix::sys::signal::{SIGHUP, SIGINT, SIGKILL, SIGTERM, kill};
+use serde_json::{Value, json};
+
+use super::fixture::{Hold, Process, client};
+use crate::run::fixture::{Locks, eventually, is_alive, parse_pid};
+
+#[test]
+fn the_end_of_the_input_releases_every_lock() {
+    let locks = Locks::new();
+    let mut hold = Hold::start(&locks.url(), &[]);
+    hold.acquire(json!({}));
+    hold.acquire(json!({ "name": "y" }));
+    let waiting = hold.send(json!({ "op": "acquire", "name": "x" }));
+    hold.process.close_input();
+    assert_eq!(hold.reply(waiting)["error"]["kind"], json!("cancelled"));
+    hold.process.ends_with(0);
+    assert!(locks.is_free());
+}
+
+#[test]
+fn a_signal_tells_the_client_before_the_release() {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let locks = Locks::new();
+        let mut hold = Hold::start(&locks.url(), &[]);
+        hold.acquire(json!({}));
+        hold.process.signal(signal);
+        assert_eq!(hold.event("lost")["reason"], json!("released"));
+        hold.process.ends_with(0);
+        assert!(locks.is_free());
+    }
+}
+
+#[test]
+fn a_client_without_pings_loses_its_locks() {
+    let locks = Locks::new();
+    let mut hold = Hold::start(&locks.url(), &["--heartbeat", "2s"]);
+    // No lock, no limit.
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    let held = hold.acquire(json!({}));
+    for _ in 0..6 {
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        assert_eq!(hold.ask(json!({ "op": "ping" })), json!({}));
+    }
+    assert_eq!(hold.ask(json!({ "op": "check", "guard": held["guard"] }))["held"], json!(true));
+    assert_eq!(hold.event("lost")["reason"], json!("client_silent"));
+    eventually("the lock is free", || locks.is_free());
+    let released = hold.ask(json!({ "op": "release", "guard": held["guard"] }));
+    assert_eq!((&released["released"], &released["lost"]["reason"]), (&json!(false), &json!("client_silent")));
+    hold.acquire(json!({}));
+}
+
+/// A client whose descendant keeps both streams. It acquires the lock `x`, and prints the pid of
+/// the descendant.
+const CLIENT: &str = r#"
+import json, os, subprocess, sys
+hold = subprocess.Popen(["onelock", "hold", "--json", *sys.argv[1:]], stdin=-1, stdout=-1, encoding="utf-8", bufsize=1)
+hold.stdout.readline()
+hold.stdin.write('{"id":1,"op":"acquire","name":"x"}\n')
+assert json.loads(hold.stdout.readline())["ok"]["held"]
+keep = subprocess.Popen(["sleep", "1000"], pass_fds=[hold.stdin.fileno(), hold.stdout.fileno()])
+print(keep.pid, flush=True)
+sys.stdin.readline()
+"#;
+
+fn python(locks: &Locks, url: &str, options: &[&str]) -> Process {
+    let script = locks.script("python3", CLIENT);
+    Process::start(client(&script, options).env("ONELOCK_URL", url))
+}
+
+#[test]
+fn the_locks_end_with_a_client_whose_pipe_lives_on() {
+    let locks = Locks::new();
+    let mut client = python(&locks, &locks.url(), &[]);
+    let descendant = parse_pid(&client.line());
+    assert!(!locks.is_free());
+    client.signal(SIGKILL);
+    eventually("the lock is free", || locks.is_free());
+    assert!(is_alive(descendant));
+    kill(descendant, SIGKILL).unwrap();
+}
+
+#[test]
+fn a_loss_ends_a_client_that_asked_for_it() {
+    let locks = Locks::new();
+    for (action, signal) in [("term", SIGTERM), ("kill", SIGKILL)] {
+        let url = "memory:?max_hold=1500ms";
+        let mut client = python(&locks, url, &["--on-loss", action, "--grace", "700ms"]);
+        let descendant = parse_pid(&client.line());
+        assert_eq!(client.end().0.signal(), Some(signal as i32), "{action}");
+        eventually("the descendant has ended", || !is_alive(descendant));
+    }
+}
+
+#[test]
+fn a_thousand_locks_fit_in_one_process() {
+    let mut hold = Hold::start("memory:", &["--ttl", "30s"]);
+    let name = |i: u64| format!("lock-{i}");
+    let ids: Vec<_> = (0..1_000).map(|i| hold.send(json!({ "op": "acquire", "name": name(i) }))).collect();
+    let guards: Vec<Value> = ids.into_iter().map(|id| hold.reply(id)["ok"]["guard"].clone()).collect();
+    let list = hold.ask(json!({ "op": "list" }));
+    assert_eq!(list["locks"].as_array().unwrap().len(), 1_000);
+    let ids: Vec<_> = guards.iter().map(|guard| hold.send(json!({ "op": "release", "guard": guard }))).collect();
+    ids.into_iter().for_each(|id| assert_eq!(hold.reply(id)["ok"], json!({ "released": true })));
+    assert_eq!(hold.ask(json!({ "op": "list" }))["locks"], json!([]));
+}
+
+/// The replies fill the pipe and the queue, and the lock is still renewed.
+#[test]
+fn a_client_that_does_not_read_keeps_its_lock() {
+    let mut hold = Hold::start("memory:?ttl=2s", &[]);
+    let held = hold.acquire(json!({}));
+    let asked: Vec<_> = (0..3_000).map(|_| hold.send(json!({ "op": "status", "name": "x" }))).collect();
+    // Longer than the lease.
+    std::thread::sleep(std::time::Duration::from_secs(4));
+    asked.into_iter().for_each(|id| assert_eq!(hold.reply(id)["ok"]["held"], json!(true)));
+    assert_eq!(hold.ask(json!({ "op": "check", "guard": held["guard"] }))["held"], json!(true));
+}
