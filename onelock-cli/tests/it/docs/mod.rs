@@ -7,6 +7,7 @@ mod compare;
 mod facts;
 mod links;
 mod markdown;
+mod protocol;
 mod session;
 
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ mod shell_runs_as_shown {
     use super::session;
 
     pages! {
+        any_language: "docs/any-language.md",
         readme: "README.md",
         command: "onelock-cli/README.md",
         config_strings: "docs/config-strings.md",
