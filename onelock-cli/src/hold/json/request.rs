@@ -1,8 +1,8 @@
 //! The requests of a client: parsed from lines of JSON before anything is done.
 
-use std::time::Duration;
+use std::{num::NonZeroU16, time::Duration};
 
-use lock_core::{LockName, Renew};
+use lock_core::{LockName, Mode, Renew};
 use serde_json::{Map, Value};
 
 use crate::seconds::seconds;
@@ -39,6 +39,7 @@ pub(crate) struct Wish {
     pub(crate) name: LockName,
     /// How long to wait: zero tries once, `None` waits without a limit.
     pub(crate) wait: Option<Duration>,
+    pub(crate) mode: Option<Mode>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) margin: Option<Duration>,
     pub(crate) renew: Option<Renew>,
@@ -114,6 +115,7 @@ fn wish(fields: &Fields) -> Result<Wish, String> {
     Ok(Wish {
         name: fields.name()?,
         wait: fields.seconds("wait")?,
+        mode: fields.mode()?,
         ttl: fields.seconds("ttl")?,
         margin: fields.seconds("margin")?,
         renew: fields.renew()?,
@@ -167,6 +169,25 @@ impl Fields {
         }
     }
 
+    fn mode(&self) -> Result<Option<Mode>, String> {
+        let of = match self.get("permits") {
+            None => None,
+            Some(value) => {
+                let of = value.as_u64().and_then(|of| u16::try_from(of).ok()).and_then(NonZeroU16::new);
+                Some(of.ok_or("\"permits\" must be a number from 1 to 65535")?)
+            }
+        };
+        match (self.optional_text("mode")?.as_deref(), of) {
+            (None | Some("permit"), Some(of)) => Ok(Some(Mode::Permit { of })),
+            (None, None) => Ok(None),
+            (Some("exclusive"), None) => Ok(Some(Mode::Exclusive)),
+            (Some("shared"), None) => Ok(Some(Mode::Shared)),
+            (Some("permit"), None) => Err("\"permits\" is missing: a number from 1 to 65535".into()),
+            (Some("exclusive" | "shared"), Some(_)) => Err("\"permits\" goes with \"mode\":\"permit\" only".into()),
+            (Some(_), _) => Err("\"mode\" must be \"exclusive\", \"shared\" or \"permit\"".into()),
+        }
+    }
+
     fn guard(&self) -> Result<u64, String> {
         let guard = self.get("guard").and_then(Value::as_u64);
         guard.ok_or_else(|| "\"guard\" must be the number in the reply to the acquisition".into())
@@ -189,6 +210,7 @@ mod tests {
         let wish = Wish {
             name: x(),
             wait: None,
+            mode: None,
             ttl: None,
             margin: None,
             renew: None,
@@ -213,6 +235,11 @@ mod tests {
             deadline: seconds(7),
             ..wish.clone()
         };
+        let in_mode = |mode| Operation::Acquire(Box::new(Wish { mode: Some(mode), ..wish.clone() }));
+        let four = Mode::Permit { of: NonZeroU16::new(4).unwrap() };
+        let shared = in_mode(Mode::Shared);
+        let exclusive = in_mode(Mode::Exclusive);
+        let (permit, short_permit) = (in_mode(four), in_mode(four));
         let manual = Wish { renew: Some(Renew::Manual), ..wish.clone() };
         for (line, operation) in [
             (json!({"op": "acquire", "name": "x"}), Operation::Acquire(Box::new(wish.clone()))),
@@ -222,6 +249,10 @@ mod tests {
                     "owner": "o", "data": "d", "min_hold": 5, "max_hold": 6, "deadline": 7}),
                 Operation::Acquire(Box::new(full)),
             ),
+            (json!({"op": "acquire", "name": "x", "mode": "shared"}), shared),
+            (json!({"op": "acquire", "name": "x", "mode": "exclusive", "permits": null}), exclusive),
+            (json!({"op": "acquire", "name": "x", "mode": "permit", "permits": 4}), permit),
+            (json!({"op": "acquire", "name": "x", "permits": 4}), short_permit),
             (json!({"op": "acquire", "name": "x", "renew": "manual"}), Operation::Acquire(Box::new(manual))),
             (json!({"op": "cancel", "request": 1}), Operation::Cancel(json!(1))),
             (json!({"op": "release", "guard": 7}), Operation::Release(7)),
@@ -259,6 +290,10 @@ mod tests {
             (r#"{"id":1,"op":"acquire","name":"x","ttl":"30s"}"#, json!(1), "\"ttl\" must be a number of seconds"),
             (r#"{"id":1,"op":"acquire","name":"x","ttl":1e300}"#, json!(1), "\"ttl\" must be a number of seconds"),
             (r#"{"id":1,"op":"acquire","name":"x","renew":"daily"}"#, json!(1), "\"renew\" must be"),
+            (r#"{"id":1,"op":"acquire","name":"x","mode":"read"}"#, json!(1), "\"mode\" must be"),
+            (r#"{"id":1,"op":"acquire","name":"x","mode":"permit"}"#, json!(1), "\"permits\" is missing"),
+            (r#"{"id":1,"op":"acquire","name":"x","permits":0}"#, json!(1), "from 1 to 65535"),
+            (r#"{"id":1,"op":"acquire","name":"x","mode":"shared","permits":2}"#, json!(1), "\"permits\" goes with"),
             (r#"{"id":1,"op":"release","guard":-1}"#, json!(1), "\"guard\" must be"),
             (r#"{"id":1,"op":"ensure","guard":1}"#, json!(1), "\"at_least\" is missing"),
             (r#"{"id":1,"op":"cancel"}"#, json!(1), "\"request\" is missing"),

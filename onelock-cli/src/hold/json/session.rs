@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{FencingToken, Guard, Holder, LockRequest, Locker, TryAcquire};
+use lock_core::{FencingToken, Guard, Holder, LockRequest, Locker, Mode, TryAcquire};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::{
@@ -33,6 +33,7 @@ const MOST_ENDED: usize = 10_000;
 /// What the command line says about every lock of the session.
 #[derive(Debug)]
 pub(super) struct Defaults {
+    pub(super) mode: Mode,
     pub(super) ttl: Option<Duration>,
     pub(super) grace: Option<Duration>,
     pub(super) owner: Option<String>,
@@ -195,6 +196,7 @@ impl Session {
         let ttl = wish.ttl.or(defaults.ttl);
         let lease = ttl.or(self.locker.timing().lease);
         let default_grace = (defaults.on_loss == OnLoss::Term).then(|| default_grace(lease));
+        request = request.mode(wish.mode.unwrap_or(defaults.mode));
         if let Some(ttl) = ttl {
             request = request.ttl(ttl);
         }
