@@ -24,8 +24,10 @@ pub struct Daemon {
     pid: Pid,
 }
 
-/// Starts its arguments as a command, prints the pid, and kills the command when its input ends.
-const KEEPER: &str = r#""$@" </dev/null >&2 & echo $!; read -r _; kill -9 $! 2>/dev/null; wait"#;
+/// Starts its arguments as a command, except the first, which is a signal. Prints the pid, and
+/// sends the signal to the command when its input ends.
+const KEEPER: &str = r#"signal=$1; shift
+"$@" </dev/null >&2 & echo $!; read -r _; kill -"$signal" $! 2>/dev/null; wait"#;
 
 impl Daemon {
     /// Starts `program` with `args`; `package` is the Debian package that contains it.
@@ -33,6 +35,14 @@ impl Daemon {
     /// # Panics
     /// If the program is not installed or cannot be started.
     pub fn start(program: &str, package: &str, args: &[String]) -> Self {
+        Self::start_with("KILL", program, package, args)
+    }
+
+    /// Starts a program that is ended by `signal`, because it has to clean up.
+    ///
+    /// # Panics
+    /// If the program is not installed or cannot be started.
+    pub(crate) fn start_with(signal: &str, program: &str, package: &str, args: &[String]) -> Self {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let installed = program.contains('/') || std::env::split_paths(&path).any(|dir| dir.join(program).exists());
         assert!(
@@ -40,7 +50,7 @@ impl Daemon {
             "{program} is not installed; this test needs it: apt-get install {package}"
         );
         let mut shell = Command::new("sh")
-            .args(["-c", KEEPER, "keeper", program])
+            .args(["-c", KEEPER, "keeper", signal, program])
             .args(args)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -23,6 +23,8 @@ pub mod moto;
 #[cfg(feature = "servers")]
 pub mod nfs;
 #[cfg(feature = "servers")]
+pub mod pgbouncer;
+#[cfg(feature = "servers")]
 pub mod postgres;
 #[cfg(feature = "servers")]
 pub mod python;

@@ -14,17 +14,17 @@ use crate::{
 pub(super) async fn a_watch_completes_after_the_release(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("watched");
-    // Longer than anything here waits.
-    let long = bench.request(&name).with_ttl(Duration::from_secs(600));
+    // Longer than anything here waits. A store may refuse an id that was released before.
+    let long = || bench.request(&name).with_ttl(Duration::from_secs(600));
     for _ in 0..5 {
-        let (lease, _) = granted(&*a, &long).await;
+        let (lease, _) = granted(&*a, &long()).await;
         let mut watch = b.watch(&name).await.expect("the store answers").expect("the capability wake-up is declared");
         refused(&*b, &bench.request(&name)).await;
         release(&*a, &lease).await;
         let seen = timeout(Duration::from_secs(60), watch.changed()).await;
         assert!(seen.is_ok(), "a release after the start of the watch completes it");
         // After a dropped call, the next call still sees the change.
-        let (lease, _) = granted(&*a, &long).await;
+        let (lease, _) = granted(&*a, &long()).await;
         {
             let mut abandoned = pin!(watch.changed());
             let _ = poll!(abandoned.as_mut());

@@ -1,0 +1,213 @@
+//! The [`Backend`] over PostgreSQL.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use lock_core::{
+    Error, ErrorKind, FencingToken, Holder, LockName, Operation,
+    backend::{
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, Mode, Release,
+        Renewal, StoreTimings, Watch,
+    },
+};
+
+use crate::{
+    config::PostgresConfig,
+    connect::{Connector, NoEvents},
+    connection::ConnectionSlot,
+    doctor,
+    environment::completed,
+    init::unsuitable,
+    listen::Listener,
+    table::Table,
+};
+
+/// Locks as rows of a PostgreSQL table. Cheap to clone; clones share the connections.
+///
+/// Every operation is one statement, so one round trip. The connection is opened by the first one,
+/// and again by the first one after it broke. Waiters listen on a second connection.
+#[derive(Debug, Clone)]
+pub struct PostgresBackend {
+    table: Arc<Table>,
+    listener: Option<Arc<Listener>>,
+    /// As given, for a child process, which completes it anew.
+    config: Arc<PostgresConfig>,
+    store: String,
+    attempt_timeout: Duration,
+}
+
+impl PostgresBackend {
+    /// Checks `config`, completes it from the environment variables of libpq, and reads the
+    /// certificates that it names; connects to nothing.
+    ///
+    /// # Errors
+    /// [`Config`](lock_core::ErrorKind::Config) when a setting or a variable is invalid, or a
+    /// certificate cannot be read.
+    pub fn new(config: PostgresConfig) -> Result<Self, Error> {
+        config.check()?;
+        let server = completed(&config.server)?;
+        let full = PostgresConfig { server: server.clone(), ..config.clone() };
+        let store = full.to_string();
+        let in_context = |error: Error| error.with_store(store.clone());
+        // The servers may be silent, except the last.
+        let servers = u32::try_from(server.hosts.len()).unwrap_or(u32::MAX);
+        let attempt_timeout = config.connect_timeout.saturating_mul(servers).saturating_add(config.timeout);
+        let listener = match (config.wake, &config.listen) {
+            (false, _) => None,
+            (true, None) => Some(server.clone()),
+            (true, Some(direct)) => Some(completed(direct).map_err(in_context)?),
+        };
+        let connector = |server| Connector::new(server, config.connect_timeout).map_err(in_context);
+        let listener = match listener {
+            Some(server) => Some(Arc::new(Listener::new(connector(server)?, config.timeout))),
+            None => None,
+        };
+        let connection = ConnectionSlot::new(connector(server)?, config.timeout, Arc::new(NoEvents));
+        let table = Arc::new(Table::new(connection, &full));
+        Ok(Self { table, listener, config: Arc::new(config), store, attempt_timeout })
+    }
+
+    /// Creates the table, or checks the one that is there. Returns whether it was created.
+    ///
+    /// # Errors
+    /// [`StoreNotReady`](ErrorKind::StoreNotReady) when a table of that name is no table of locks;
+    /// else when the server cannot be asked, or refuses.
+    ///
+    /// # Cancel safety
+    /// Cancel safe. The table may be created although the caller is gone.
+    pub async fn init(&self) -> Result<bool, Error> {
+        let created = self.table.init().await.map_err(|error| self.context(error, Operation::Open, None))?;
+        self.check().await?;
+        Ok(created)
+    }
+
+    /// Compares the table with what locks need, and returns warnings.
+    ///
+    /// # Errors
+    /// [`StoreNotReady`](ErrorKind::StoreNotReady) when the table is missing or unsuitable; else
+    /// when the server cannot be asked.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn check(&self) -> Result<Vec<String>, Error> {
+        let checked = match self.table.shape().await {
+            Ok(Some(shape)) if shape.problems.is_empty() => return Ok(shape.warnings),
+            Ok(Some(shape)) => unsuitable(&shape.problems),
+            Ok(None) => Error::new(ErrorKind::StoreNotReady, "the table does not exist; run onelock init to create it"),
+            Err(error) => error,
+        };
+        Err(self.context(checked, Operation::Open, None))
+    }
+
+    fn context(&self, error: Error, operation: Operation, name: Option<&LockName>) -> Error {
+        let error = error.with_operation(operation).with_store(self.store.clone());
+        match name {
+            Some(name) => error.with_name(name),
+            None => error,
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for PostgresBackend {
+    fn describe(&self) -> String {
+        self.store.clone()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+            .with_ttl(true)
+            .with_fencing(true)
+            .with_loss_signal(true)
+            .with_holder(true)
+            .with_inspect(true)
+            .with_list(true)
+            .with_break_lock(true)
+            .with_wake_up(self.listener.is_some())
+    }
+
+    fn timings(&self) -> StoreTimings {
+        StoreTimings::default()
+            .with_poll_min(Duration::from_millis(100))
+            .with_poll_max(Duration::from_secs(1))
+            .with_renew_batch(100)
+            .with_attempt_timeout(self.attempt_timeout)
+    }
+
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        let context = |error| self.context(error, Operation::Acquire, Some(&request.name));
+        if request.mode != Mode::Exclusive {
+            let message = "locks on PostgreSQL are exclusive only";
+            return Err(context(Error::new(ErrorKind::Unsupported, message)));
+        }
+        let outcome = self.table.acquire(request).await.map_err(context)?;
+        if let (AcquireOutcome::Contended(_), Some(listener)) = (&outcome, &self.listener) {
+            // If this fails, the waiter polls until the next attempt.
+            if let Err(error) = listener.announce_again(&self.table, &request.name).await {
+                tracing::debug!(name = %request.name, %error, "the waiter was not announced");
+            }
+        }
+        Ok(outcome)
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
+        let mut results = self.renew_many(std::slice::from_ref(lease)).await;
+        results.pop().expect("renew_many answers for each lease")
+    }
+
+    async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        let result = self.table.advance_token(lease, token).await;
+        result.map_err(|error| self.context(error, Operation::Acquire, Some(&lease.name)))
+    }
+
+    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        let result = self.table.release(lease, hold_for).await;
+        result.map_err(|error| self.context(error, Operation::Release, Some(&lease.name)))
+    }
+
+    async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
+        let results = self.table.renew_many(leases).await;
+        let named = |(result, lease): (Result<Renewal, Error>, &Lease)| {
+            result.map_err(|error| self.context(error, Operation::Renew, Some(&lease.name)))
+        };
+        results.into_iter().zip(leases).map(named).collect()
+    }
+
+    async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
+        let Some(listener) = &self.listener else { return Ok(None) };
+        let watch = listener.watch(&self.table, name).await;
+        watch.map_err(|error| self.context(error, Operation::Watch, Some(name)))
+    }
+
+    fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {
+        Ok(Arc::new(Self::new(PostgresConfig::clone(&self.config))?))
+    }
+
+    async fn diagnose(&self) -> Vec<Finding> {
+        doctor::examine(&self.table, self.config.replicas, self.listener.as_ref()).await
+    }
+
+    fn admin(&self) -> Option<&dyn Admin> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Admin for PostgresBackend {
+    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        self.table.inspect(name).await.map_err(|error| self.context(error, Operation::Inspect, Some(name)))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Listing, Error> {
+        self.table.list(prefix).await.map_err(|error| self.context(error, Operation::List, None))
+    }
+
+    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
+        let result = self.table.break_lock(name, version, by).await;
+        result.map_err(|error| self.context(error, Operation::Break, Some(name)))
+    }
+
+    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
+        self.table.purge(name).await.map_err(|error| self.context(error, Operation::Purge, Some(name)))
+    }
+}

@@ -1,0 +1,20 @@
+#![doc = include_str!("../README.md")]
+
+mod backend;
+mod config;
+mod connect;
+mod connection;
+mod doctor;
+mod environment;
+mod error;
+mod factory;
+mod init;
+mod listen;
+mod row;
+mod sql;
+mod table;
+mod tls;
+
+pub use backend::PostgresBackend;
+pub use config::{PostgresConfig, Replicas, ServerConfig, SslMode};
+pub use factory::PostgresFactory;

@@ -1,0 +1,173 @@
+//! The statements. Each is one transaction, and judges time by the server's clock only.
+
+use crate::config::{PostgresConfig, Replicas};
+
+/// The statements for one table.
+#[derive(Debug)]
+pub(crate) struct Statements {
+    pub(crate) acquire: String,
+    pub(crate) look: String,
+    pub(crate) look_many: String,
+    pub(crate) renew: String,
+    pub(crate) release: String,
+    pub(crate) refuse_later: String,
+    pub(crate) break_lock: String,
+    pub(crate) purge: String,
+    pub(crate) list: String,
+    pub(crate) advance_token: String,
+    pub(crate) announce_waiter: String,
+}
+
+/// How long a release notifies for, after a waiter has announced itself.
+pub(crate) const WAITER_SECONDS: u64 = 60;
+
+/// The server's clock in microseconds. Read anew wherever it stands: after a wait for a row, too.
+const MICROS: &str = "(extract(epoch from clock_timestamp()) * 1000000)::bigint";
+
+/// The columns that describe a row, of the alias `l`. Long values stay on the server, because a
+/// third party may have written them. A time may be infinite, which only floats can show.
+const COLUMNS: &str = "l.name, replace(l.id::text, '-', '') as id, left(l.owner, 1024) as owner, l.token, l.seq, \
+    extract(epoch from l.acquired_at)::float8 as since, extract(epoch from l.expires_at)::float8 as expires, \
+    case when octet_length(l.data) <= 1048576 then l.data end as data, left(l.broken_by, 1024) as broken_by, \
+    replace(l.last_id::text, '-', '') as last_id, extract(epoch from clock_timestamp())::float8 as now";
+
+/// The settings of the server that matter to `replicas=sync`.
+const SYNCHRONOUS: &str = "current_setting('synchronous_standby_names') <> ''";
+
+impl Statements {
+    pub(crate) fn new(config: &PostgresConfig) -> Self {
+        let table = config.quoted_table();
+        let settings = settings(config);
+        let granting = match config.replicas {
+            Replicas::Any => "c.is_set".to_owned(),
+            Replicas::Sync => format!("c.is_set and {SYNCHRONOUS}"),
+        };
+        Self {
+            acquire: acquire(&table, &settings, &granting),
+            look: format!("select {COLUMNS}, {SYNCHRONOUS} as synchronous from {table} l where l.name = $1"),
+            look_many: format!("select {COLUMNS}, {SYNCHRONOUS} as synchronous from {table} l where l.name = any($1)"),
+            renew: format!(
+                "{settings}, renewed as (
+                    update {table} l set expires_at = clock_timestamp() + make_interval(secs => w.ttl),
+                        ttl = make_interval(secs => w.ttl)
+                    from c, unnest($1::bytea[], $2::text[], $3::float8[]) with ordinality as w(name, id, ttl, number)
+                    where l.name = w.name and l.id = w.id::uuid and l.expires_at > clock_timestamp() and {granting}
+                    returning w.number
+                ) select number from renewed"
+            ),
+            release: release(&table, &settings),
+            // Also of an id that was never granted: its request may still be on its way.
+            refuse_later: format!(
+                "{settings}, noted as (
+                    insert into {table} as l (name, token, seq, expires_at, last_id)
+                    select $1, 0, {MICROS}, 'epoch', $2::text::uuid from c where c.is_set
+                    on conflict (name) do update set last_id = excluded.last_id
+                    where l.id is null and l.broken_by is null
+                ) select {COLUMNS} from {table} l where l.name = $1"
+            ),
+            break_lock: format!(
+                "{settings}, broken as (
+                    update {table} l set id = null, last_id = l.id, broken_by = $3, seq = l.seq + 1, data = null,
+                        expires_at = clock_timestamp()
+                    from c where l.name = $1 and l.seq = $2 and l.id is not null and c.is_set
+                    returning l.waiters_until
+                ) select {NOTIFY} from broken l",
+                NOTIFY = notify("$4"),
+            ),
+            purge: format!(
+                "{settings}, deleted as (
+                    delete from {table} l using c
+                    where l.name = $1 and l.id is null and l.expires_at <= clock_timestamp() and c.is_set
+                    returning 1
+                ) select exists (select from deleted) or not exists (select from {table} l where l.name = $1)"
+            ),
+            list: format!(
+                "select {COLUMNS} from {table} l
+                where l.name >= $1 and ($2::bytea is null or l.name < $2) and l.expires_at > clock_timestamp()
+                order by l.name"
+            ),
+            advance_token: format!(
+                "{settings} update {table} l set token = greatest(l.token, $3) from c
+                where l.name = $1 and l.id = $2::text::uuid and l.expires_at > clock_timestamp() and {granting}
+                returning 1"
+            ),
+            // Not made durable, because a waiter that is not woken polls.
+            announce_waiter: format!(
+                "with c as materialized (
+                    select set_config('synchronous_commit', 'off', true) = 'off' and {bounded} as is_set
+                ) update {table} l set waiters_until = clock_timestamp() + make_interval(secs => {WAITER_SECONDS})
+                from c where l.name = $1 and l.expires_at > clock_timestamp() and c.is_set and
+                    coalesce(l.waiters_until, 'epoch')
+                        < clock_timestamp() + make_interval(secs => {WAITER_SECONDS}) / 2",
+                bounded = bounded(config),
+            ),
+        }
+    }
+}
+
+/// Sets what the server may have set otherwise, for this statement only. The result must be used,
+/// or the planner leaves the call out.
+///
+/// With `synchronous_commit = off` the server would answer before the lock is on disk, and forget
+/// it in a crash.
+fn settings(config: &PostgresConfig) -> String {
+    format!(
+        "with c as materialized (select set_config('synchronous_commit', 'on', true) = 'on' and {} as is_set)",
+        bounded(config)
+    )
+}
+
+/// Requests share one connection, so a row that another transaction keeps locked must not hold up
+/// the renewals of other locks for long.
+fn bounded(config: &PostgresConfig) -> String {
+    format!("set_config('lock_timeout', '{}ms', true) <> ''", (config.timeout / 2).as_millis())
+}
+
+/// Parameters: name, id, owner, ttl in seconds, data.
+///
+/// `seen` is the row before the statement. `seq` has the same value in `l` only if no other
+/// acquisition, release or break came in between, so the holder in `seen` is the crashed one.
+fn acquire(table: &str, settings: &str, granting: &str) -> String {
+    format!(
+        "{settings}, seen as materialized (
+            select * from {table} l where l.name = $1
+        ), won as (
+            insert into {table} as l (name, id, owner, token, seq, acquired_at, expires_at, ttl, data)
+            select $1, $2::text::uuid, $3, t.micros, t.micros, clock_timestamp(), clock_timestamp() + t.ttl, t.ttl, $5
+            from c, lateral (select {MICROS} as micros, make_interval(secs => $4) as ttl) t
+            where {granting} and not exists (
+                select from seen s where s.last_id = $2::text::uuid
+                or s.expires_at > clock_timestamp() and s.id is distinct from $2::text::uuid
+            )
+            on conflict (name) do update set
+                id = excluded.id, owner = excluded.owner, ttl = excluded.ttl, data = excluded.data,
+                token = case when l.id = excluded.id then l.token else greatest(l.token + 1, {MICROS}) end,
+                seq = case when l.id = excluded.id then l.seq else l.seq + 1 end,
+                acquired_at = case when l.id = excluded.id then l.acquired_at else clock_timestamp() end,
+                expires_at = clock_timestamp() + excluded.ttl
+            where l.seq = (select s.seq from seen s) and (l.id = excluded.id or l.expires_at <= clock_timestamp())
+            returning l.*
+        )
+        select true as won, {COLUMNS}, {SYNCHRONOUS} as synchronous from won l
+        union all select false, {COLUMNS}, {SYNCHRONOUS} from seen l"
+    )
+}
+
+/// Parameters: name, id, how long the lock is kept in seconds, channel.
+fn release(table: &str, settings: &str) -> String {
+    format!(
+        "{settings}, released as (
+            update {table} l set id = null, last_id = l.id, broken_by = null, seq = l.seq + 1, data = null,
+                expires_at = clock_timestamp() + make_interval(secs => $3)
+            from c where l.name = $1 and l.id = $2::text::uuid and c.is_set
+            returning l.waiters_until
+        ) select {} from released l",
+        notify("$4")
+    )
+}
+
+/// Notifies only if a waiter has announced itself: a NOTIFY makes commits of the whole server queue
+/// behind each other.
+fn notify(channel: &str) -> String {
+    format!("case when l.waiters_until > clock_timestamp() then pg_notify({channel}, '')::text end")
+}

@@ -1,0 +1,106 @@
+//! The conformance cases: on a direct connection, with TLS, and through PgBouncer.
+
+use std::sync::{Arc, OnceLock};
+
+use lock_core::{
+    LockName,
+    backend::Backend,
+    testing::{Subject, Tampering},
+};
+use lock_postgres::{PostgresConfig, ServerConfig, SslMode};
+use test_support::{pgbouncer::PgBouncer, postgres::PostgresServer, tls::Certificates};
+
+use crate::fixture::{self, at, backend, in_test_database};
+
+static SERVER: OnceLock<PostgresServer> = OnceLock::new();
+
+fn server() -> &'static PostgresServer {
+    SERVER.get_or_init(fixture::server)
+}
+
+mod direct {
+    use super::*;
+
+    struct Direct;
+
+    #[async_trait::async_trait]
+    impl Subject for Direct {
+        async fn client(&self) -> Arc<dyn Backend> {
+            Arc::new(backend(at(server().addr())))
+        }
+
+        async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
+            fixture::tamper(server(), what, name)
+        }
+    }
+
+    lock_core::conformance! {
+        #[tokio::test]
+        Direct,
+        except = [(an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor")]
+    }
+}
+
+mod through_pgbouncer {
+    use super::*;
+
+    static POOLER: OnceLock<PgBouncer> = OnceLock::new();
+
+    struct Pooled;
+
+    #[async_trait::async_trait]
+    impl Subject for Pooled {
+        async fn client(&self) -> Arc<dyn Backend> {
+            let direct = server();
+            let pooler = POOLER.get_or_init(|| PgBouncer::start(direct));
+            let listen = in_test_database(ServerConfig::new().host("127.0.0.1", direct.port()));
+            Arc::new(backend(at(pooler.addr()).listen(listen)))
+        }
+
+        async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
+            fixture::tamper(server(), what, name)
+        }
+    }
+
+    lock_core::conformance! {
+        #[tokio::test]
+        Pooled,
+        except = [(an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor")]
+    }
+}
+
+mod with_tls {
+    use super::*;
+
+    static WITH_TLS: OnceLock<(Certificates, PostgresServer)> = OnceLock::new();
+
+    struct Encrypted;
+
+    fn encrypted() -> &'static (Certificates, PostgresServer) {
+        WITH_TLS.get_or_init(|| {
+            let certificates = Certificates::make();
+            let server = PostgresServer::with_tls(&certificates);
+            fixture::create_table(&server);
+            (certificates, server)
+        })
+    }
+
+    #[async_trait::async_trait]
+    impl Subject for Encrypted {
+        async fn client(&self) -> Arc<dyn Backend> {
+            let (certificates, server) = encrypted();
+            let with_tls = ServerConfig::new().host("localhost", server.port()).ssl_mode(SslMode::VerifyFull);
+            Arc::new(backend(PostgresConfig::new(in_test_database(with_tls.root_cert(certificates.ca())))))
+        }
+
+        async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
+            fixture::tamper(&encrypted().1, what, name)
+        }
+    }
+
+    lock_core::conformance! {
+        #[tokio::test]
+        Encrypted,
+        except = [(an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor")]
+    }
+}

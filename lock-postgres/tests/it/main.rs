@@ -1,0 +1,4 @@
+//! Tests of the backend on real servers, one module per topic.
+
+mod conformance;
+mod fixture;
