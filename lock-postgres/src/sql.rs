@@ -43,7 +43,7 @@ impl Statements {
             Replicas::Sync => format!("c.is_set and {SYNCHRONOUS}"),
         };
         Self {
-            acquire: acquire(&table, &settings, &granting),
+            acquire: acquire(&table, &settings, &granting, config.replicas),
             look: format!("select {COLUMNS}, {SYNCHRONOUS} as synchronous from {table} l where l.name = $1"),
             look_many: format!("select {COLUMNS}, {SYNCHRONOUS} as synchronous from {table} l where l.name = any($1)"),
             renew: format!(
@@ -127,7 +127,15 @@ fn bounded(config: &PostgresConfig) -> String {
 ///
 /// `seen` is the row before the statement. `seq` has the same value in `l` only if no other
 /// acquisition, release or break came in between, so the holder in `seen` is the crashed one.
-fn acquire(table: &str, settings: &str, granting: &str) -> String {
+fn acquire(table: &str, settings: &str, granting: &str, replicas: Replicas) -> String {
+    // A server that may not grant says so, also of a lock without a row.
+    let refusal = match replicas {
+        Replicas::Any => String::new(),
+        Replicas::Sync => format!(
+            "union all select false, null, null, null, null, null, null, null, null, null, null, null, false \
+             where not ({SYNCHRONOUS})"
+        ),
+    };
     format!(
         "{settings}, seen as materialized (
             select * from {table} l where l.name = $1
@@ -149,7 +157,7 @@ fn acquire(table: &str, settings: &str, granting: &str) -> String {
             returning l.*
         )
         select true as won, {COLUMNS}, {SYNCHRONOUS} as synchronous from won l
-        union all select false, {COLUMNS}, {SYNCHRONOUS} from seen l"
+        union all select false, {COLUMNS}, {SYNCHRONOUS} from seen l {refusal}"
     )
 }
 

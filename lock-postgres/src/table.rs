@@ -162,7 +162,12 @@ impl Table {
         let (name, id) = (lease.name.as_str().as_bytes(), lease.id.to_string());
         let token = i64::try_from(token.get()).unwrap_or(i64::MAX);
         let parameters: &Parameters<'_> = &[(&name, Type::BYTEA), (&id, Type::TEXT), (&token, Type::INT8)];
-        Ok(!self.write(&self.sql.advance_token, parameters).await?.is_empty())
+        let is_held = !self.write(&self.sql.advance_token, parameters).await?.is_empty();
+        if !is_held && self.replicas == Replicas::Sync {
+            // A server without synchronous standbys changes nothing, also of a held lock.
+            self.look(&lease.name).await?;
+        }
+        Ok(is_held)
     }
 
     pub(crate) async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {

@@ -103,7 +103,7 @@ impl PostgresServer {
         self.daemon = Some(Daemon::start_with("QUIT", &command[0], "postgresql", &command[1..]));
         let ready = || {
             let mut asked = Command::new(program("pg_isready"));
-            asked.args(["-q", "-h", "127.0.0.1", "-U", "onelock", "-p", &self.port.to_string()]);
+            asked.args(["-q", "-h", "127.0.0.1", "-U", "onelock", "-d", "postgres", "-p", &self.port.to_string()]);
             asked.status().is_ok_and(|status| status.success())
         };
         wait_for("the server to answer", || ready() || !self.runs()) && self.runs()
