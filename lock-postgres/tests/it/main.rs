@@ -5,4 +5,8 @@ mod contention;
 mod durability;
 mod faults;
 mod fixture;
+mod forks;
+mod hostile;
+mod login;
 mod lost_replies;
+mod rows;
