@@ -10,6 +10,9 @@ pub use lock_dynamo as dynamo;
 #[cfg_attr(docsrs, doc(cfg(feature = "files")))]
 pub use lock_efs as files;
 pub use lock_migrate as migrate;
+#[cfg(feature = "postgres")]
+#[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+pub use lock_postgres as postgres;
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use lock_redis as redis;
@@ -24,6 +27,8 @@ pub fn registry() -> Registry {
     let registry = registry.with(lock_efs::FileFactory);
     #[cfg(feature = "dynamo")]
     let registry = registry.with(lock_dynamo::DynamoFactory);
+    #[cfg(feature = "postgres")]
+    let registry = registry.with(lock_postgres::PostgresFactory);
     #[cfg(feature = "redis")]
     let registry = registry.with(lock_redis::RedisFactory);
     let registry = KNOWN.iter().fold(registry, |registry, (scheme, feature)| {
@@ -37,6 +42,8 @@ const KNOWN: &[(&str, &str)] = &[
     ("file", "files"),
     ("efs", "files"),
     ("dynamodb", "dynamo"),
+    ("postgres", "postgres"),
+    ("postgresql", "postgres"),
     ("redis", "redis"),
     ("rediss", "redis"),
     ("redis+unix", "redis"),

@@ -14,15 +14,15 @@ pub(crate) struct InitArgs {
     #[arg(long)]
     pub(crate) check: bool,
 
-    /// Tag for a new table; can be repeated.
+    /// Tag for a new DynamoDB table; can be repeated.
     #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag)]
     pub(crate) tags: Vec<(String, String)>,
 
-    /// Turn on point-in-time recovery.
+    /// Turn on point-in-time recovery of DynamoDB.
     #[arg(long)]
     pub(crate) point_in_time_recovery: bool,
 
-    /// Protect the table from deletion.
+    /// Protect the DynamoDB table from deletion.
     #[arg(long)]
     pub(crate) deletion_protection: bool,
 

@@ -25,7 +25,7 @@ pub(crate) use self::{
     store::StoreArgs,
 };
 
-/// One lock for cron jobs and scripts, over files, EFS, DynamoDB and Redis.
+/// One lock for cron jobs and scripts, over files, EFS, DynamoDB, Redis and PostgreSQL.
 #[derive(Debug, Parser)]
 #[command(name = "onelock", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
@@ -48,7 +48,8 @@ pub(crate) enum CliCommand {
     ///
     /// A lock on files ends only with its process: stop that process instead.
     Break(BreakArgs),
-    /// Create the table of a dynamodb: store, or check an existing one; can be repeated.
+    /// Create the table of a dynamodb: or postgres: store, or check an existing one; can be
+    /// repeated.
     Init(InitArgs),
     /// Clean up after names that have been idle for a long time; safe while jobs run, so it suits a
     /// crontab.
@@ -75,9 +76,9 @@ pub(crate) enum CliCommand {
     /// Test whether a store keeps its guarantees: many processes contend, some are killed, frozen
     /// or cut off, and their recorded history is checked.
     ///
-    /// Processes are cut off by a proxy on loopback, if the store is plain TCP: redis:, or
-    /// dynamodb: with an http: endpoint. For other stores the report says why not. The names of the
-    /// run are removed from the store afterwards. Markers against delayed requests expire by
+    /// Processes are cut off by a proxy on loopback, if the store is plain TCP: redis:, postgres:,
+    /// or dynamodb: with an http: endpoint. For other stores the report says why not. The names of
+    /// the run are removed from the store afterwards. Markers against delayed requests expire by
     /// themselves within minutes.
     #[cfg(feature = "torture")]
     Torture(TortureArgs),

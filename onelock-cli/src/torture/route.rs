@@ -67,6 +67,7 @@ impl Route {
     }
 }
 
+const NO_TCP: &str = "a Unix socket has no network connection that a proxy could cut";
 const NO_NETWORK: &str = "a directory has no network connection that a proxy could cut";
 
 /// Returns the server's address as `host:port`, or the reason why no proxy is possible.
@@ -74,6 +75,13 @@ fn address(config: &ConfigString) -> Result<(AddressPart, String), String> {
     match (config.scheme(), config.hosts()) {
         ("redis", [host]) => {
             Ok((AddressPart::Host, Host { port: Some(host.port.unwrap_or(6379)), ..host.clone() }.to_string()))
+        }
+        ("postgres" | "postgresql", [host]) if host.name.starts_with('/') => Err(NO_TCP.into()),
+        ("postgres" | "postgresql", [host]) if config.option("sslmode") != Some("verify-full") => {
+            Ok((AddressPart::Host, Host { port: Some(host.port.unwrap_or(5432)), ..host.clone() }.to_string()))
+        }
+        ("postgres" | "postgresql", []) => {
+            Err("the config string names no server that a proxy could stand in for".into())
         }
         ("dynamodb", _) => match config.option("endpoint").map(|endpoint| endpoint.strip_prefix("http://")) {
             Some(Some(plain)) => {
@@ -84,8 +92,10 @@ fn address(config: &ConfigString) -> Result<(AddressPart, String), String> {
             _ => Err("no proxy can stand in front of HTTPS, because the certificate names the host".into()),
         },
         ("file" | "efs" | "memory", _) => Err(NO_NETWORK.into()),
-        ("redis+unix", _) => Err("a Unix socket has no network connection that a proxy could cut".into()),
-        ("rediss", _) => Err("no proxy can stand in front of TLS, because the certificate names the host".into()),
+        ("redis+unix", _) => Err(NO_TCP.into()),
+        ("rediss", _) | ("postgres" | "postgresql", [_]) => {
+            Err("no proxy can stand in front of TLS, because the certificate names the host".into())
+        }
         _ => Err("the servers advertise each other's addresses, so clients would bypass a proxy".into()),
     }
 }
@@ -176,6 +186,11 @@ mod tests {
             ("dynamodb://t?endpoint=https://h", Err("HTTPS")),
             ("dynamodb://t?region=eu-west-1", Err("HTTPS")),
             ("rediss://h", Err("TLS")),
+            ("postgres://u@h/db", Ok("h:5432")),
+            ("postgres://h?sslmode=verify-full", Err("TLS")),
+            ("postgres://%2Frun%2Fpostgresql/db", Err("socket")),
+            ("postgres:", Err("names no server")),
+            ("postgres://a,b/db", Err("each other")),
             ("redis+unix:///run/redis.sock", Err("socket")),
             ("redis+cluster://a,b", Err("each other")),
             ("redis+sentinel://a/mymaster", Err("each other")),

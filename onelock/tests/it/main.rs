@@ -36,7 +36,13 @@ mod dynamo_to_redis;
 mod files_to_dynamo;
 #[cfg(feature = "files")]
 mod files_to_files;
+#[cfg(all(feature = "files", feature = "postgres"))]
+mod files_to_postgres;
 #[cfg(all(feature = "files", feature = "redis"))]
 mod files_to_redis;
+#[cfg(all(feature = "postgres", feature = "redis"))]
+mod postgres_to_redis;
+#[cfg(feature = "postgres")]
+mod rows;
 #[cfg(feature = "dynamo")]
 mod table;

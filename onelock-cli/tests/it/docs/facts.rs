@@ -11,6 +11,7 @@ const STORES: &[(&str, &[&str])] = &[
     ("docs/files.md", &["file:///x", "efs:///x"]),
     ("docs/redis.md", &["redis://h", "rediss://h", "redis+sentinel://h/s"]),
     ("docs/dynamodb.md", &["dynamodb://t"]),
+    ("docs/postgres.md", &["postgres://h"]),
     ("docs/memory.md", &["memory:"]),
 ];
 
@@ -55,7 +56,8 @@ async fn the_capability_table_matches_the_code() {
     let directory = tempfile::tempdir().unwrap();
     let files = format!("file://{}", directory.path().display());
     // One URL a column; the column of NFS cannot be checked with a local directory.
-    let columns = [Some(files.as_str()), None, Some("redis://h"), Some("dynamodb://t"), Some("memory:")];
+    let columns =
+        [Some(files.as_str()), None, Some("redis://h"), Some("dynamodb://t"), Some("postgres://h"), Some("memory:")];
     let rows = page("docs/which-store.md").rows("capability");
     assert_eq!(rows.len(), Capability::ALL.len());
     for (column, url) in columns.iter().enumerate().filter_map(|(column, url)| Some((column + 1, (*url)?))) {
@@ -103,7 +105,7 @@ fn every_explained_message_is_in_the_code() {
 
 /// Returns the sources of the product, without their tests.
 fn sources() -> Vec<String> {
-    let crates = ["lock-core", "lock-migrate", "lock-efs", "lock-redis", "lock-dynamo", "onelock"];
+    let crates = ["lock-core", "lock-migrate", "lock-efs", "lock-redis", "lock-dynamo", "lock-postgres", "onelock"];
     let files = crates.iter().flat_map(|name| files_below(&root().join(name).join("src"), "rs"));
     files
         .map(|path| text(&path))

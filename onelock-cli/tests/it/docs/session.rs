@@ -15,7 +15,7 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
-use test_support::{dynamodb::DynamoDbLocal, python::python, redis::RedisServer};
+use test_support::{dynamodb::DynamoDbLocal, postgres::PostgresServer, python::python, redis::RedisServer};
 
 use super::{compare, markdown::Block};
 
@@ -134,6 +134,7 @@ struct Place {
     /// A Python with the libraries of other clients.
     python: Option<PathBuf>,
     redis: Option<RedisServer>,
+    postgres: Option<PostgresServer>,
     dynamodb: Option<&'static DynamoDbLocal>,
 }
 
@@ -151,6 +152,11 @@ impl Place {
             table: format!("locks-{}", LeaseId::random()),
             python: blocks.iter().any(|block| block.language == "python").then(python),
             redis: mention("localhost:6379").then(RedisServer::start),
+            postgres: mention("localhost/app").then(|| {
+                let server = PostgresServer::start();
+                server.sql("create database app");
+                server
+            }),
             dynamodb: mention("dynamodb:").then(DynamoDbLocal::shared),
         }
     }
@@ -167,6 +173,8 @@ impl Place {
             ("table_name=\"locks", format!("table_name=\"{}", self.table)),
         ];
         names.extend(self.redis.iter().map(|server| ("localhost:6379", format!("127.0.0.1:{}", server.port()))));
+        let postgres = |server: &PostgresServer| ("localhost/app", format!("127.0.0.1:{}/app", server.port()));
+        names.extend(self.postgres.iter().map(postgres));
         names
     }
 
@@ -209,6 +217,9 @@ impl Place {
         shell.args(["-c", script]).current_dir(self.home.path()).process_group(0);
         shell.stdin(Stdio::null()).stderr(output.try_clone().unwrap()).stdout(output);
         shell.env_clear().env("PATH", path).env("HOME", self.home.path()).env("LC_ALL", "C");
+        if self.postgres.is_some() {
+            shell.env("PGUSER", "onelock");
+        }
         if let Some(dynamodb) = self.dynamodb {
             shell.env("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.endpoint());
             shell.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");

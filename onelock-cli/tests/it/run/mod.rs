@@ -23,6 +23,8 @@ mod operators;
 #[cfg(all(feature = "redis", feature = "dynamo"))]
 mod outage;
 mod peer;
+#[cfg(feature = "postgres")]
+mod postgres;
 mod process_limit;
 #[cfg(feature = "redis")]
 mod secrets;
