@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, Operation,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, Mode, Release,
-        Renewal, StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, Release, Renewal,
+        StoreTimings, Watch,
     },
 };
 
@@ -136,10 +136,7 @@ impl Backend for PostgresBackend {
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let context = |error| self.context(error, Operation::Acquire, Some(&request.name));
-        if request.mode != Mode::Exclusive {
-            let message = "locks on PostgreSQL are exclusive only";
-            return Err(context(Error::new(ErrorKind::Unsupported, message)));
-        }
+        request.require_exclusive()?;
         let outcome = self.table.acquire(request).await.map_err(context)?;
         if let (AcquireOutcome::Contended(_), Some(listener)) = (&outcome, &self.listener) {
             // If this fails, the waiter polls until the next attempt.

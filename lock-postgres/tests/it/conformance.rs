@@ -37,7 +37,10 @@ mod direct {
     lock_core::conformance! {
         #[tokio::test]
         Direct,
-        except = [(an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor")]
+        except = [
+        (modes, "all locks are exclusive"),
+        (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
+    ]
     }
 }
 
@@ -65,7 +68,10 @@ mod through_pgbouncer {
     lock_core::conformance! {
         #[tokio::test]
         Pooled,
-        except = [(an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor")]
+        except = [
+        (modes, "all locks are exclusive"),
+        (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
+    ]
     }
 }
 
@@ -101,6 +107,9 @@ mod with_tls {
     lock_core::conformance! {
         #[tokio::test]
         Encrypted,
-        except = [(an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor")]
+        except = [
+        (modes, "all locks are exclusive"),
+        (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
+    ]
     }
 }
