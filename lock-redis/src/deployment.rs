@@ -264,6 +264,12 @@ impl Deployment {
         if may_arrive_late {
             self.unanswered.remove(lease.id);
         }
+        if is_by_several(&answer) {
+            // A waiter that gives up needs no names. An error would hide that nothing is held.
+            let waited = self.waiting_marks.contains(lease.id);
+            let holder = if waited { None } else { Box::pin(self.several(&lock)).await.unwrap_or_default() };
+            return Ok(Release::NotHeld(holder));
+        }
         released(answer)
     }
 

@@ -199,6 +199,7 @@ async fn the_reason_of_a_lost_part_is_reported() {
     until("the part to end", async || late().await == Renewal::Lost(LossReason::Expired)).await;
     server.command(&["DEL", LOCK]);
     let (writer, _) = granted(&backend, &request("job", LONG)).await;
+    assert!(matches!(backend.release(&other, Duration::ZERO).await, Ok(Release::NotHeld(Some(_)))));
     let Renewal::Lost(LossReason::TakenBy(holder)) = backend.renew(&other).await.unwrap() else {
         panic!("it is taken")
     };
@@ -208,6 +209,10 @@ async fn the_reason_of_a_lost_part_is_reported() {
     for lease in [&writer, &other] {
         let lost = backend.renew(lease).await.unwrap();
         assert!(matches!(&lost, Renewal::Lost(LossReason::TakenBy(by)) if by.mode != lease.mode), "{lost:?}");
+        let Ok(Release::NotHeld(Some(by))) = backend.release(lease, Duration::ZERO).await else {
+            panic!("it is taken")
+        };
+        assert!(by.foreign.is_none() && by.mode != lease.mode, "{by}");
     }
 }
 
@@ -297,7 +302,7 @@ async fn a_writer_renews_its_mark_and_removes_it() {
     // The mark of another writer does not replace it, and a release of another id leaves it.
     let second = waiting_writer("job");
     refused(&holder, &second).await;
-    assert!(matches!(holder.release(&second.lease(None), Duration::ZERO).await, Ok(Release::NotHeld(Some(_)))));
+    assert!(matches!(holder.release(&second.lease(None), Duration::ZERO).await, Ok(Release::NotHeld(_))));
     assert!(server.command(&["GET", MARK]).contains(&wait.id.to_string()));
     released(&holder, &reading).await;
     let holder_of_mark = refused(&holder, &reader("job")).await;

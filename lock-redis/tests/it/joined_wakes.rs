@@ -73,6 +73,24 @@ async fn an_unused_wake_up_for_a_permit_is_passed_on() {
 
 #[tokio::test]
 // verifies: P12, lost-wake-up
+async fn a_reader_woken_before_a_waiting_writer_wakes_it() {
+    let server = RedisServer::start();
+    let (holder, writing, reading) = (client(server.addr()), client(server.addr()), client(server.addr()));
+    let (lease, _) = granted(&holder, &reader("job")).await;
+    let mut first = reading.watch(&name("job")).await.unwrap().unwrap();
+    let mut second = writing.watch(&name("job")).await.unwrap().unwrap();
+    let wait = waiting_writer("job");
+    refused(&writing, &wait).await;
+    released(&holder, &lease).await;
+    woken(&mut first).await;
+    refused(&reading, &reader("job")).await;
+    woken(&mut second).await;
+    assert_eq!(queued(&server, "job"), 1, "the reader keeps its place");
+    granted(&writing, &wait).await;
+}
+
+#[tokio::test]
+// verifies: P12, lost-wake-up
 async fn a_writer_that_gives_up_wakes_readers() {
     let server = RedisServer::start();
     let (holder, writing, reading) = (client(server.addr()), client(server.addr()), client(server.addr()));

@@ -76,7 +76,9 @@ async fn race(fixture: &Fixture, modes: &[Mode], rounds: usize, cut: bool) -> Ar
     let held = Arc::new(Held::default());
     let contenders: Vec<_> = (0..8)
         .map(|first| {
-            let locker = locker(RedisBackend::new(fixture.config.clone()).unwrap(), TTL);
+            // A lock whose release was lost ends with its ttl.
+            let ttl = if cut { TTL / 6 } else { TTL };
+            let locker = locker(RedisBackend::new(fixture.config.clone()).unwrap(), ttl);
             let mut modes = modes.to_vec();
             let turn = first % modes.len();
             modes.rotate_left(turn);

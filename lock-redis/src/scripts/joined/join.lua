@@ -57,6 +57,8 @@ end
 if refused then
   local other = present and present ~= mode or held
   if ARGV[7] == '1' and other then set_mark(KEYS[5], waiting and mark, id, mode, ARGV[6], ttl) end
+  -- The release woke this process, but the lock is kept for another one. That one may sleep.
+  if KEYS[6] and free then wake(KEYS[6], lock, ARGV[11]) end
   if KEYS[6] then enqueue(KEYS[6], ARGV[8], ARGV[9] ~= '' and ARGV[9] or now, lock) end
   if free then return {7, waiting, string.sub(waiter, 1, 1024), redis.call('PTTL', KEYS[5])} end
   if present then return holders(lock, records, present, now) end
