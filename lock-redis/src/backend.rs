@@ -23,8 +23,9 @@ use crate::{
 
 /// Locks on Redis. Cheap to clone; clones share the connection.
 ///
-/// Every operation is one call of a script, so one round trip. The connection is opened by the
-/// first one, and again by the first one after it broke.
+/// Every operation is one call of a script, so one round trip. Only an exclusive request that
+/// several holders refuse makes two. The connection is opened by the first one, and again by the
+/// first one after it broke.
 #[derive(Debug, Clone)]
 pub struct RedisBackend {
     servers: Servers,

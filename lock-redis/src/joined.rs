@@ -154,3 +154,44 @@ impl Deployment {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lock_core::Mode;
+    use test_support::redis::RedisServer;
+
+    use super::*;
+    use crate::{Address, RedisConfig, answer::granted_or_held};
+
+    #[tokio::test]
+    // verifies: late-request, P12
+    async fn a_request_delivered_twice_revives_no_ended_part() {
+        let server = RedisServer::start();
+        let config = RedisConfig::standalone(Address::tcp("127.0.0.1", server.port()));
+        let deployment = Deployment::new(&config.timeout(Duration::from_secs(10))).unwrap();
+        let name = LockName::new("job").unwrap();
+        for (breaks, alone) in [(false, false), (false, true), (true, false), (true, true)] {
+            let [request, other] =
+                [(); 2].map(|()| AcquireRequest::new(name.clone(), LeaseId::random(), "etl").with_mode(Mode::Shared));
+            if !alone {
+                assert!(matches!(deployment.acquire(&other).await, Ok(AcquireOutcome::Granted(_))));
+            }
+            let (lock, id) = (deployment.keys.lock(&name), request.id.to_string());
+            let keys = deployment.join_keys(&lock, &id, false);
+            let call = deployment.join(&keys, &request, None);
+            let answer = deployment.connection.run(&call).await.unwrap();
+            assert!(matches!(granted_or_held(answer, &request), Ok(AcquireOutcome::Granted(_))));
+            if breaks {
+                assert_eq!(deployment.break_part(&lock, &id, "alice").await.unwrap(), Break::Broken);
+            } else {
+                let released = deployment.release(&request.lease(None), Duration::ZERO).await.unwrap();
+                assert_eq!(released, Release::Released);
+            }
+            let answer = deployment.connection.run(&call).await.unwrap();
+            assert!(granted_or_held(answer, &request).is_err(), "breaks: {breaks}, alone: {alone}");
+            let left = deployment.inspect(&name).await.unwrap().map_or(0, |holder| holder.count());
+            assert_eq!(left, u64::from(!alone));
+            deployment.release(&other.lease(None), Duration::ZERO).await.unwrap();
+        }
+    }
+}

@@ -363,7 +363,7 @@ async fn a_missing_right_leaves_no_part_without_an_end() {
 }
 
 #[tokio::test]
-// verifies: P12, compat
+// verifies: P11, P12
 async fn compat_modes_refuse_shared_locks_and_permits() {
     let server = RedisServer::start();
     for compat in [Compat::RedisPy, Compat::PythonRedisLock] {

@@ -17,7 +17,7 @@ async fn woken(watch: &mut Box<dyn lock_core::backend::Watch>) {
 }
 
 #[tokio::test]
-// verifies: P12, lost-wake-up
+// verifies: P12
 async fn a_release_wakes_who_can_use_it() {
     let server = RedisServer::start();
     let clients: Vec<_> = (0..4).map(|_| client(server.addr())).collect();
@@ -57,7 +57,7 @@ async fn a_release_wakes_who_can_use_it() {
 }
 
 #[tokio::test]
-// verifies: P12, lost-wake-up
+// verifies: P12
 async fn an_unused_wake_up_for_a_permit_is_passed_on() {
     let server = RedisServer::start();
     let (holder, first, second) = (client(server.addr()), client(server.addr()), client(server.addr()));
@@ -72,7 +72,7 @@ async fn an_unused_wake_up_for_a_permit_is_passed_on() {
 }
 
 #[tokio::test]
-// verifies: P12, lost-wake-up
+// verifies: P12
 async fn a_reader_woken_before_a_waiting_writer_wakes_it() {
     let server = RedisServer::start();
     let (holder, writing, reading) = (client(server.addr()), client(server.addr()), client(server.addr()));
@@ -90,7 +90,7 @@ async fn a_reader_woken_before_a_waiting_writer_wakes_it() {
 }
 
 #[tokio::test]
-// verifies: P12, lost-wake-up
+// verifies: P12
 async fn a_writer_that_gives_up_wakes_readers() {
     let server = RedisServer::start();
     let (holder, writing, reading) = (client(server.addr()), client(server.addr()), client(server.addr()));

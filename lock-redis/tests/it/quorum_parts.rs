@@ -101,7 +101,12 @@ async fn servers_that_differ_in_order_name_the_same_holders() {
     assert_eq!(count(&backend).await, 3);
     let listed = backend.list("").await.unwrap().locks;
     assert_eq!(listed.iter().map(|(_, holder)| holder.count()).collect::<Vec<_>>(), [3]);
+    // A part that only one server has holds nothing.
+    let alone = client(servers[2].addr());
+    let (minority, _) = granted(&alone, &reader("job").with_ttl(LONG / 4)).await;
     assert_eq!(refused(&backend, &request("job", LONG)).await.count(), 3);
+    assert_eq!(count(&backend).await, 3);
+    assert_eq!(alone.release(&minority, Duration::ZERO).await.unwrap(), Release::Released);
     for _ in 0..37 {
         granted(&backend, &reader("job")).await;
     }
