@@ -124,6 +124,8 @@ impl Backend for FileBackend {
             .with_inspect(true)
             .with_list(true)
             .with_wake_up(cfg!(target_os = "linux") && self.file_system == FileSystem::Local)
+            .with_shared(self.file_system.has_byte_locks())
+            .with_permits(self.file_system.has_byte_locks())
     }
 
     fn timings(&self) -> StoreTimings {
@@ -136,7 +138,9 @@ impl Backend for FileBackend {
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        request.require_exclusive()?;
+        if !self.file_system.has_byte_locks() {
+            request.require_exclusive()?;
+        }
         let (name, request) = (&request.name, request.clone());
         let lane = Some((request.id, name.clone()));
         self.run((Operation::Acquire, lane), move |store| store.acquire(&request)).await.map_err(|e| e.with_name(name))
@@ -253,7 +257,7 @@ impl ProcessBound for FileBackend {
         if !self.process.is_current() {
             return Ok(Vec::new());
         }
-        self.store.descriptor(lease).map(Vec::from_iter)
+        self.store.descriptors(lease)
     }
 }
 

@@ -5,7 +5,8 @@ use std::fmt::Write as _;
 use lock_core::LockName;
 use sha2::{Digest, Sha256};
 
-/// File names have at most 255 bytes on all supported file systems, and `.queue` has six.
+/// File names have at most 255 bytes on all supported file systems, and `.queue` and `.parts` have
+/// six.
 const MAX_BYTES: usize = 249;
 /// In a plain encoding two hexadecimal digits follow every `%`, so no plain encoding contains this.
 const DIGEST_MARK: &str = "%sha256-";

@@ -8,13 +8,20 @@ pub(crate) struct Files {
     pub(crate) record: PathBuf,
     pub(crate) spare: PathBuf,
     pub(crate) queue: PathBuf,
+    pub(crate) parts: PathBuf,
 }
 
 impl Files {
     /// Returns the paths of the files in `directory` whose names begin with `stem`.
     pub(crate) fn new(directory: &Path, stem: &str) -> Self {
         let file = |suffix: &str| directory.join([stem, suffix].concat());
-        Self { lock: file(".lock"), record: file(".info"), spare: file(".prev"), queue: file(".queue") }
+        Self {
+            lock: file(".lock"),
+            record: file(".info"),
+            spare: file(".prev"),
+            queue: file(".queue"),
+            parts: file(".parts"),
+        }
     }
 }
 

@@ -70,7 +70,13 @@ impl FileStore {
         };
         match short_name.or_else(|| long_name(&record, stem)) {
             Some(name) => {
-                let holder = self.state(locked, record, &files, known);
+                let holder = match self.holder(locked, record, &files, known) {
+                    Err(error) if error::is_of_one_file(&error) => {
+                        listing.note_odd(odd(&files.parts, &error));
+                        return Ok(());
+                    }
+                    holder => holder?,
+                };
                 listing.locks.extend(holder.map(|holder| (name, holder)));
             }
             None if locked => {
@@ -85,6 +91,22 @@ impl FileStore {
     fn look(&self, files: &Files, known: &KernelLocks) -> Result<Option<Holder>, Error> {
         let locked = self.medium().is_locked(&files.lock, known)?;
         let record = sidecar::peek(&files.record, self.medium().open_flags());
+        self.holder(locked, record, files, known)
+    }
+
+    /// Returns the holder of a lock, or what stands for several.
+    fn holder(
+        &self,
+        locked: bool,
+        record: RecordRead,
+        files: &Files,
+        known: &KernelLocks,
+    ) -> Result<Option<Holder>, Error> {
+        if let Some(from) = record.joined_from()
+            && let Some(holder) = self.joined_since(files, from)?
+        {
+            return Ok(Some(holder));
+        }
         Ok(self.state(locked, record, files, known))
     }
 

@@ -4,6 +4,7 @@
 compile_error!("lock-efs needs flock, which exists only on Unix");
 
 mod backend;
+mod byte_locks;
 mod clock;
 mod config;
 mod dir;
@@ -25,6 +26,7 @@ mod lockfile;
 mod medium;
 mod mode;
 mod open;
+mod parts;
 mod process;
 mod record;
 mod retire;

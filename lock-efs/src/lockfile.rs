@@ -19,7 +19,7 @@ use nix::{
 };
 
 use crate::{
-    error,
+    byte_locks, error,
     forks::{Listed, open_between_forks},
     mode::{Mode, Sharing},
     open::{self, Access, Opened},
@@ -112,6 +112,11 @@ impl LockFile {
         try_flock(&self.file, FlockArg::LockExclusiveNonblock).map_err(|e| error::at("lock", path, e))
     }
 
+    /// Like [`try_lock`](Self::try_lock), for a lock that others may share.
+    pub(crate) fn try_lock_shared(&self, path: &Path) -> Result<bool, Error> {
+        try_flock(&self.file, FlockArg::LockSharedNonblock).map_err(|e| error::at("lock", path, e))
+    }
+
     /// Waits for the lock, in the kernel.
     pub(crate) fn lock_blocking(&self) -> Result<(), Errno> {
         flock(&self.file, FlockArg::LockExclusive)
@@ -126,6 +131,22 @@ impl LockFile {
             return Ok(());
         }
         flock(&self.file, FlockArg::Unlock).map_err(|e| error::at("unlock", path, e))
+    }
+
+    /// Returns whether the byte was locked for this descriptor.
+    pub(crate) fn try_lock_byte(&self, byte: u64) -> Result<bool, Errno> {
+        byte_locks::try_lock(&self.file, byte)
+    }
+
+    /// Frees the byte even while a duplicate of the descriptor is open. In a child made by fork it
+    /// does nothing, as [`unlock`](Self::unlock).
+    pub(crate) fn unlock_byte(&self, byte: u64) -> Result<(), Errno> {
+        if self.process.is_current() { byte_locks::unlock(&self.file, byte) } else { Ok(()) }
+    }
+
+    /// Returns how many names the file had when it was opened.
+    pub(crate) fn names(&self) -> u64 {
+        self.found.nlink()
     }
 
     /// Returns a second descriptor of the same lock, closed on exec.

@@ -105,7 +105,7 @@ pub(crate) fn created_directory(path: &Path, next: Option<&OsStr>) -> io::Result
 }
 
 fn is_of_onelock(name: &[u8]) -> bool {
-    const SUFFIXES: [&[u8]; 4] = [b".lock", b".info", b".prev", b".queue"];
+    const SUFFIXES: [&[u8]; 5] = [b".lock", b".info", b".prev", b".queue", b".parts"];
     matches!(name, b"." | b"..") || name.starts_with(b".onelock-") || SUFFIXES.iter().any(|s| name.ends_with(s))
 }
 
@@ -192,7 +192,12 @@ mod tests {
         assert!(paths.len() > 20);
         for path in paths {
             let text = fs::read_to_string(&path).expect("a source file");
-            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().replace("LockFile::", "");
+            let code = text
+                .split("#[cfg(test)]\nmod tests")
+                .next()
+                .unwrap_or_default()
+                .replace("LockFile::", "")
+                .replace("PartsFile::", "");
             for call in ["File::open", "File::create", "OpenOptions", "fs::write", "fs::copy"] {
                 assert!(!code.contains(call), "{} uses {call}; use open.rs", path.display());
             }
@@ -210,7 +215,7 @@ mod tests {
         fs::create_dir(&path).expect("the directory is writable");
         assert!(created_directory(&path, None).is_ok());
         // Of another process, which found the new directory.
-        for file in ["a.lock", "a.info", "a.prev", "a.queue", ".onelock-floor"] {
+        for file in ["a.lock", "a.info", "a.prev", "a.queue", "a.parts", ".onelock-floor"] {
             fs::write(path.join(file), "").expect("the directory is writable");
         }
         assert!(created_directory(&path, None).is_ok());

@@ -10,9 +10,9 @@
 //! numbers are the end and the length of a minimum hold, in microseconds. The record never decides
 //! which client holds the lock; only `flock` does.
 
-use std::time::Duration;
+use std::{num::NonZeroU16, time::Duration};
 
-use lock_core::{FencingToken, Holder, backend::AcquireRequest};
+use lock_core::{FencingToken, Holder, LockName, Mode, backend::AcquireRequest};
 use serde::{Deserialize, Serialize};
 
 use crate::{clock::time_of, process::RecordedProcess};
@@ -47,6 +47,9 @@ pub(crate) struct Record {
 pub(crate) enum RecordState {
     Held,
     Released(MinHold),
+    /// The lock was last held by several holders, in one mode. They are recorded in the file of the
+    /// parts, and their tokens are larger than the one of this record.
+    Joined,
 }
 
 /// The minimum hold of a released lock: its end, and its length, which shows whether the clock was
@@ -66,6 +69,9 @@ pub(crate) struct Body {
     pub(crate) token: u64,
     pub(crate) owner: String,
     pub(crate) since_us: u64,
+    /// How many permits the lock has, in the record of a part. None for a shared lock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    permits: Option<NonZeroU16>,
     #[serde(flatten)]
     pub(crate) process: Option<RecordedProcess>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,7 +91,17 @@ impl Record {
             return Err(Garbage("too long"));
         }
         let (head, body) = bytes.split_at_checked(HEAD_BYTES).ok_or(Garbage("too short"))?;
-        let state = parse_head(head).ok_or(Garbage("wrong first line"))?;
+        Self::parse_body(parse_head(head).ok_or(Garbage("wrong first line"))?, body)
+    }
+
+    /// Parses the record of a part. Its holder may be changing the first line at this moment, so a
+    /// line that cannot be read counts as held.
+    pub(crate) fn parse_part(bytes: &[u8]) -> Result<Self, Garbage> {
+        let (head, body) = bytes.split_at_checked(HEAD_BYTES).ok_or(Garbage("too short"))?;
+        Self::parse_body(parse_head(head).unwrap_or(RecordState::Held), body)
+    }
+
+    fn parse_body(state: RecordState, body: &[u8]) -> Result<Self, Garbage> {
         let body: Body = serde_json::from_slice(body).map_err(|_| Garbage("no JSON object after the first line"))?;
         FencingToken::new(body.token).ok_or(Garbage("token out of range"))?;
         Ok(Self { state, body })
@@ -93,6 +109,11 @@ impl Record {
 
     pub(crate) fn token(&self) -> Option<FencingToken> {
         FencingToken::new(self.body.token)
+    }
+
+    /// Returns the mode of a part.
+    pub(crate) fn mode(&self) -> Mode {
+        self.body.permits.map_or(Mode::Shared, |of| Mode::Permit { of })
     }
 
     /// Returns the rest of the minimum hold of a released lock at `now_us`.
@@ -130,11 +151,21 @@ pub(crate) fn held(
         token: token.get(),
         owner: request.owner.clone(),
         since_us,
+        permits: match request.mode {
+            Mode::Permit { of } => Some(of),
+            _ => None,
+        },
         process,
         data: text.and_then(Result::ok).map(Into::into),
         data_hex: request.data.as_deref().filter(|_| text.is_some_and(|t| t.is_err())).map(to_hex),
     };
     held_bytes(&body)
+}
+
+/// Returns the record of a lock whose holders are in the file of the parts, from `token` on.
+pub(crate) fn joined(name: &LockName, token: FencingToken) -> Vec<u8> {
+    let body = Body { name: name.as_str().into(), token: token.get(), ..Body::default() };
+    with_head(RecordState::Joined, &body)
 }
 
 /// Returns the record of a held lock with another token.
@@ -143,7 +174,11 @@ pub(crate) fn raised(record: Record, token: FencingToken) -> Vec<u8> {
 }
 
 fn held_bytes(body: &Body) -> Vec<u8> {
-    let mut bytes = head(RecordState::Held).into_bytes();
+    with_head(RecordState::Held, body)
+}
+
+fn with_head(state: RecordState, body: &Body) -> Vec<u8> {
+    let mut bytes = head(state).into_bytes();
     serde_json::to_writer(&mut bytes, body).expect("strings and numbers are JSON, and a Vec takes all");
     bytes.resize((bytes.len() + 1).next_multiple_of(STEP_BYTES) - 1, b' ');
     bytes.push(b'\n');
@@ -163,6 +198,7 @@ pub(crate) fn released(now_us: u64, hold_for: Duration) -> String {
 fn head(state: RecordState) -> String {
     let (word, MinHold { until_us, for_us }) = match state {
         RecordState::Held => ("held", MinHold::default()),
+        RecordState::Joined => ("joined", MinHold::default()),
         RecordState::Released(hold) => ("released", hold),
     };
     format!("onelock/1 {word:<8} {until_us:016} {for_us:016}\n")
@@ -174,6 +210,7 @@ fn parse_head(head: &[u8]) -> Option<RecordState> {
     let (until_us, for_us) = numbers.strip_prefix(' ')?.split_once(' ')?;
     match word {
         "held    " => Some(RecordState::Held),
+        "joined  " => Some(RecordState::Joined),
         "released" => {
             Some(RecordState::Released(MinHold { until_us: until_us.parse().ok()?, for_us: for_us.parse().ok()? }))
         }
@@ -229,7 +266,12 @@ mod tests {
 
     #[test]
     fn every_first_line_has_the_fixed_width() {
-        for line in [head(RecordState::Held), released(0, Duration::ZERO), released(u64::MAX, Duration::MAX)] {
+        for line in [
+            head(RecordState::Held),
+            head(RecordState::Joined),
+            released(0, Duration::ZERO),
+            released(u64::MAX, Duration::MAX),
+        ] {
             assert_eq!(line.len(), HEAD_BYTES, "{line}");
             assert!(parse_head(line.as_bytes()).is_some(), "{line}");
         }

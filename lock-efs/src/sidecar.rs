@@ -2,7 +2,7 @@
 
 use std::{fs::File, io, os::unix::fs::FileExt, path::Path, time::Duration};
 
-use lock_core::{Error, Holder};
+use lock_core::{Error, FencingToken, Holder, Mode};
 use nix::fcntl::OFlag;
 
 use crate::{
@@ -33,6 +33,9 @@ impl RecordRead {
                 }
             }
             Self::Garbage => Holder::default(),
+            Self::Record(record) if record.state == RecordState::Joined => {
+                without_record(listed()).with_mode(Mode::Shared)
+            }
             other => other.min_holder(now_us).unwrap_or_else(|| without_record(listed())),
         }
     }
@@ -40,6 +43,14 @@ impl RecordRead {
     /// Returns whether the record is of an acquisition that was not released.
     pub(crate) fn names_a_holder(&self) -> bool {
         matches!(self, Self::Record(record) if record.state == RecordState::Held)
+    }
+
+    /// Returns the token from which on the holders are in the file of the parts, if they are.
+    pub(crate) fn joined_from(&self) -> Option<FencingToken> {
+        match self {
+            Self::Record(record) if record.state == RecordState::Joined => record.token(),
+            _ => None,
+        }
     }
 
     /// Returns the last holder if its minimum hold has not ended yet.
@@ -51,7 +62,8 @@ impl RecordRead {
 
     /// Returns whether the record explains why the lock was refused.
     pub(crate) fn explains_a_refusal(&self, now_us: u64) -> bool {
-        matches!(self, Self::Record(r) if r.state == RecordState::Held || r.hold_left(now_us).is_some())
+        let explains = |state| matches!(state, RecordState::Held | RecordState::Joined);
+        matches!(self, Self::Record(r) if explains(r.state) || r.hold_left(now_us).is_some())
     }
 }
 

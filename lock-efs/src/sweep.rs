@@ -19,6 +19,7 @@ use crate::{
     lockfile::{LockFile, try_flock},
     medium::{kernel_locks::KernelLocks, nfs::DIRECTORY_CACHE, temp_record::TEMP_RECORD_PREFIX},
     open::{self, Access},
+    parts::slots::Slots,
     record::{self, Record, RecordState},
     retire,
     sidecar::{self, RecordRead},
@@ -117,7 +118,8 @@ impl FileStore {
     pub(crate) fn purge(&self, name: &LockName) -> Result<bool, Error> {
         let files = self.files(&encode::encode(name));
         // The record of a crashed holder stays, so that the next holder learns of the crash.
-        let was_released = |record: &Record| Ok(record.state != RecordState::Held);
+        let was_released =
+            |record: &Record, parts: &Slots| Ok(record.state != RecordState::Held && parts.crashed().is_empty());
         if !has_content(&files.record)? {
             return Ok(!self.medium().is_locked(&files.lock, &KernelLocks::read())?);
         }
@@ -135,7 +137,9 @@ impl FileStore {
             return Ok(None);
         }
         let Some(floor) = floor else { return Ok(Some(self.told(files))) };
-        let keep_token = |record: &Record| record.token().map_or(Ok(()), |token| floor.raise(token)).map(|()| true);
+        let keep_token = |record: &Record, parts: &Slots| {
+            record.token().max(parts.last_token()).map_or(Ok(()), |token| floor.raise(token)).map(|()| true)
+        };
         self.remove(files, sweep.idle_for, keep_token)
     }
 
@@ -144,7 +148,7 @@ impl FileStore {
         &self,
         files: &Files,
         idle_for: Duration,
-        may_go: impl FnOnce(&Record) -> Result<bool, Error>,
+        may_go: impl FnOnce(&Record, &Slots) -> Result<bool, Error>,
     ) -> Result<Option<PathBuf>, Error> {
         let Some(lock) = LockFile::open_existing(&files.lock)? else { return Ok(None) };
         if !lock.was_empty() || !lock.try_lock(&files.lock)? {
@@ -161,7 +165,9 @@ impl FileStore {
         else {
             return Ok(None);
         };
-        if record.hold_left(now_us()).is_some() || !may_go(&record)? {
+        let parts = self.ended_parts(files, Some(&record))?;
+        let is_kept = record.hold_left(now_us()).is_some() || !parts.kept(now_us()).is_empty();
+        if is_kept || !may_go(&record, &parts)? {
             return Ok(None);
         }
         match keeps_locks {
@@ -204,7 +210,11 @@ fn has_content(record: &Path) -> Result<bool, Error> {
 fn is_idle(files: &Files, idle_for: Duration) -> bool {
     let is_old = |path: &Path| fs::symlink_metadata(path).is_ok_and(|found| is_older(&found, idle_for));
     // An earlier sweep emptied the record, or a crash did.
-    has_content(&files.record).unwrap_or(false) && is_old(&files.record) && is_old(&files.lock)
+    let is_old_or_missing = |path: &Path| !path.exists() || is_old(path);
+    has_content(&files.record).unwrap_or(false)
+        && is_old(&files.record)
+        && is_old(&files.lock)
+        && is_old_or_missing(&files.parts)
 }
 
 fn is_older(found: &Metadata, age: Duration) -> bool {

@@ -3,12 +3,19 @@
 use std::{
     collections::HashMap,
     fs::File,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard},
 };
 
-use lock_core::FencingToken;
+use lock_core::{Error, FencingToken};
 
-use crate::{held::HeldLock, key::Key, lockfile::LockFile, sync};
+use crate::{
+    held::HeldLock,
+    key::Key,
+    lockfile::LockFile,
+    parts::{Part, PartsFile},
+    sync,
+};
 
 /// A lock that is held.
 #[derive(Debug)]
@@ -23,7 +30,23 @@ pub(crate) struct AcquiredLock {
     pub(crate) lent: bool,
     /// The store's clock minus this machine's clock, in microseconds.
     pub(crate) skew_us: i64,
+    /// The part of a lock that may have several holders.
+    pub(crate) part: Option<Part>,
     pub(crate) _held: HeldLock,
+}
+
+impl AcquiredLock {
+    pub(crate) fn part_file(&self) -> Option<Arc<PartsFile>> {
+        self.part.as_ref().map(|part| Arc::clone(&part.file))
+    }
+
+    /// Frees the lock, whose file is at `path`, even while duplicates of its descriptors are open.
+    pub(crate) fn unlock(&self, path: &Path) -> Result<(), Error> {
+        if let Some(part) = &self.part {
+            part.file.unlock_part(part.number);
+        }
+        self.lock.unlock(path)
+    }
 }
 
 /// The locks of one backend.

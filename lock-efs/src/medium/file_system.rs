@@ -45,6 +45,16 @@ impl FileSystem {
         matches!(self, Self::Nfs(_))
     }
 
+    /// Returns whether locks of single bytes work, which shared locks and permits need.
+    pub(crate) fn has_byte_locks(&self) -> bool {
+        cfg!(target_os = "linux")
+            && match self {
+                Self::Local => true,
+                Self::Nfs(facts) => facts.has_byte_locks,
+                Self::Unknown => false,
+            }
+    }
+
     /// Returns the operations that depend on this file system.
     pub(crate) fn medium(&self) -> &'static dyn Medium {
         match self {

@@ -114,6 +114,10 @@ impl Medium for Local {
         self.keeps_locks.then(SystemTime::now)
     }
 
+    fn server_us(&self, _: &LockFile) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+
     fn is_nfs(&self) -> bool {
         false
     }
@@ -233,7 +237,14 @@ mod tests {
                 }
                 RecordRead::Absent
             };
-            let attempt = LockAttempt { id: LeaseId::from(7), lock: &lock, path: &path, peek: &peek, listed: &|| None };
+            let attempt = LockAttempt {
+                id: LeaseId::from(7),
+                lock: &lock,
+                shared: false,
+                path: &path,
+                peek: &peek,
+                listed: &|| None,
+            };
             let refused = local.try_lock(&attempt, None).expect("no error");
             assert_eq!(refused.is_none(), (1..=SECOND_TRIES).contains(&peeks_until_free), "{peeks_until_free}");
             lock.unlock(&path).expect("unlocking cannot fail");

@@ -80,6 +80,10 @@ pub(crate) trait Medium: Debug + Send + Sync {
     /// machine's clock: a server shows its clock only when a file is written.
     fn store_time(&self) -> Option<SystemTime>;
 
+    /// Returns the time of the server's clock in microseconds. `None` if records are written by
+    /// this machine's clock.
+    fn server_us(&self, lock: &LockFile) -> io::Result<Option<u64>>;
+
     /// Returns whether this is NFS.
     fn is_nfs(&self) -> bool;
 

@@ -26,7 +26,6 @@ use super::{
     temp_record::TempRecord,
 };
 use crate::{
-    clock::now_us,
     error, files,
     lockfile::LockFile,
     mode::Sharing,
@@ -71,7 +70,7 @@ impl Medium for Nfs {
             return Ok(cached);
         }
         let record = (attempt.peek)();
-        if record.explains_a_refusal(now_us()) {
+        if attempt.is_explained_by(&record) {
             return Ok(Some(attempt.refused(record)));
         }
         attempt.try_again(record)
@@ -134,6 +133,10 @@ impl Medium for Nfs {
 
     fn store_time(&self) -> Option<SystemTime> {
         None
+    }
+
+    fn server_us(&self, lock: &LockFile) -> io::Result<Option<u64>> {
+        lock.server_us().map(Some)
     }
 
     fn is_nfs(&self) -> bool {

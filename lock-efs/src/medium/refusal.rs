@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lock_core::{Error, Holder, backend::LeaseId};
+use lock_core::{Error, FencingToken, Holder, Mode, backend::LeaseId};
 
 use crate::{clock::now_us, lockfile::LockFile, process::LockingProcess, sidecar::RecordRead};
 
@@ -14,12 +14,14 @@ use crate::{clock::now_us, lockfile::LockFile, process::LockingProcess, sidecar:
 /// Without these retries, inspections in a loop made 8 % of the attempts on a free lock fail. The
 /// remaining failures come from an inspecting process that is descheduled while it holds the shared
 /// lock.
-pub(super) const SECOND_TRIES: usize = 3;
+pub(crate) const SECOND_TRIES: usize = 3;
 
 /// An attempt to acquire a lock whose file is open.
 pub(crate) struct LockAttempt<'a> {
     pub(crate) id: LeaseId,
     pub(crate) lock: &'a LockFile,
+    /// Whether the lock is shared.
+    pub(crate) shared: bool,
     pub(crate) path: &'a Path,
     /// Reads the record.
     pub(crate) peek: &'a dyn Fn() -> RecordRead,
@@ -30,7 +32,7 @@ pub(crate) struct LockAttempt<'a> {
 impl LockAttempt<'_> {
     /// Tries to lock the file once, and returns whether that succeeded.
     pub(crate) fn succeeds(&self) -> Result<bool, Error> {
-        self.lock.try_lock(self.path)
+        if self.shared { self.lock.try_lock_shared(self.path) } else { self.lock.try_lock(self.path) }
     }
 
     /// Tries again after a refusal. `record` was read after that refusal.
@@ -43,7 +45,7 @@ impl LockAttempt<'_> {
             if self.succeeds()? {
                 return Ok(None);
             }
-            if record.explains_a_refusal(now_us()) {
+            if self.is_explained_by(&record) {
                 break;
             }
             record = (self.peek)();
@@ -51,13 +53,21 @@ impl LockAttempt<'_> {
         Ok(Some(self.refused(record)))
     }
 
+    /// Returns whether `record` explains why the lock was refused. Holders of a shared lock do not
+    /// refuse another one.
+    pub(super) fn is_explained_by(&self, record: &RecordRead) -> bool {
+        record.explains_a_refusal(now_us()) && !(self.shared && record.joined_from().is_some())
+    }
+
     /// Returns the refusal with the holder that `record` names.
     ///
     /// The kernel's list is read only if that holder crashed. Between two holders the record names
     /// none for a moment, and with 200 waiting processes the list costs more than all their work.
     pub(crate) fn refused(&self, record: RecordRead) -> CachedHolder {
-        let names_a_holder = record.names_a_holder();
-        CachedHolder::new(self.id, record.holder(now_us(), || names_a_holder.then(self.listed).flatten()))
+        let (names_a_holder, joined) = (record.names_a_holder(), record.joined_from());
+        let holder = record.holder(now_us(), || names_a_holder.then(self.listed).flatten());
+        let holder = if self.shared { holder.with_mode(Mode::Exclusive) } else { holder };
+        CachedHolder { joined, ..CachedHolder::new(self.id, holder) }
     }
 }
 
@@ -66,12 +76,16 @@ impl LockAttempt<'_> {
 pub(crate) struct CachedHolder {
     id: LeaseId,
     pub(crate) holder: Holder,
+    /// The record said that the lock has several holders, from this token on.
+    pub(crate) joined: Option<FencingToken>,
+    /// The holder stands for the holders of the parts.
+    pub(crate) has_parts: bool,
     at: Instant,
 }
 
 impl CachedHolder {
     pub(crate) fn new(id: LeaseId, holder: Holder) -> Self {
-        Self { id, holder, at: Instant::now() }
+        Self { id, holder, joined: None, has_parts: false, at: Instant::now() }
     }
 
     /// Returns whether the cached holder may be reported to the waiter `id` again. Reading the
@@ -85,17 +99,18 @@ impl CachedHolder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{mode::Mode, process::LockingProcess};
+    use crate::{mode, process::LockingProcess};
 
     #[test]
     fn a_refusal_between_two_holders_does_not_read_the_kernels_list() {
         let dir = tempfile::tempdir().expect("a directory for the test");
         let path = dir.path().join("etl.lock");
-        let mode = Mode { file: 0o600, directory: 0o700, exact: false };
+        let mode = mode::Mode { file: 0o600, directory: 0o700, exact: false };
         let lock = LockFile::open(&path, mode, nix::fcntl::OFlag::empty()).expect("a fresh file opens");
         let listed = || -> Option<LockingProcess> { panic!("the list is slow while many processes wait") };
         let peek = || RecordRead::Absent;
-        let attempt = LockAttempt { id: LeaseId::from(7), lock: &lock, path: &path, peek: &peek, listed: &listed };
+        let attempt =
+            LockAttempt { id: LeaseId::from(7), lock: &lock, shared: false, path: &path, peek: &peek, listed: &listed };
         let holder = attempt.refused(RecordRead::Absent).holder;
         assert_eq!(holder.foreign.as_deref(), Some("a flock(2) holder without a record"));
     }

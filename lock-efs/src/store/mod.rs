@@ -1,5 +1,6 @@
 //! Acquires, renews and releases locks on the file system. Blocking, without a runtime.
 
+mod joining;
 mod recording;
 
 use std::{
@@ -27,9 +28,13 @@ use crate::{
     key::Key,
     lockfile::LockFile,
     medium::{
-        BegunRecord, Medium, NewRecord, Probe, fresh::LastRefresh, kernel_locks::KernelLocks, refusal::LockAttempt,
+        BegunRecord, Medium, NewRecord, Probe,
+        fresh::LastRefresh,
+        kernel_locks::KernelLocks,
+        refusal::{LockAttempt, SECOND_TRIES},
     },
     mode::Mode,
+    parts::{PartsFile, marks::Marks},
     process::RecordedProcess,
     record,
     sidecar::{self, RecordRead},
@@ -50,6 +55,7 @@ pub(crate) struct FileStore {
     medium: &'static dyn Medium,
     table: LockTable,
     slots: Arc<DescriptorSlots>,
+    marks: Marks,
     labels: HeldLabels,
     last_refresh: LastRefresh,
     /// The process that opened the store. No other process uses it.
@@ -74,6 +80,7 @@ impl FileStore {
             medium,
             table: LockTable::default(),
             slots: Arc::default(),
+            marks: Marks::default(),
             labels,
             last_refresh: LastRefresh::never(),
             process: RecordedProcess::current(),
@@ -119,14 +126,22 @@ impl FileStore {
         if let Some(grant) = self.held_already(&(request.id, request.name.clone()), &files)? {
             return Ok(AcquireOutcome::Granted(grant));
         }
+        if request.mode.may_be_joined() {
+            return self.join(request, &files);
+        }
+        let mut unexplained = 0;
         for _ in 0..TRIES {
-            let IdleDescriptor { lock, cached } = match self.slots.take_idle(&request.name) {
-                Some(idle) => idle,
-                None => IdleDescriptor { lock: self.open(&files.lock)?, cached: None },
-            };
+            let IdleDescriptor { lock, cached } = self.idle(request, &files)?;
             let peek = || sidecar::peek(&files.record, self.medium.open_flags());
             let listed = || self.medium.holding_process(&files.lock, &KernelLocks::read());
-            let attempt = LockAttempt { id: request.id, lock: &lock, path: &files.lock, peek: &peek, listed: &listed };
+            let attempt = LockAttempt {
+                id: request.id,
+                lock: &lock,
+                shared: false,
+                path: &files.lock,
+                peek: &peek,
+                listed: &listed,
+            };
             let refusal = self.medium.try_lock(&attempt, cached)?;
             // Before the path is compared: on NFS this makes the host look the path up again.
             let begun = match refusal {
@@ -137,23 +152,42 @@ impl FileStore {
                 tracing::debug!(file = %files.lock.display(), "the lock file was replaced; starting over");
                 continue;
             }
-            let Some(refusal) = refusal else { return self.settle(lock, request, &files, begun) };
+            let Some(mut refusal) = refusal else { return self.settle(lock, request, &files, begun) };
+            self.refused_by_parts(request, &files, &mut refusal)?;
+            // A process that took no part may have shared the lock for a moment.
+            if refusal.joined.is_some() && !refusal.has_parts && unexplained < SECOND_TRIES {
+                unexplained += 1;
+                self.slots.keep(&request.name, IdleDescriptor { lock, cached: None });
+                continue;
+            }
             let holder = refusal.holder.clone().with_store_time(self.medium.store_time());
             self.slots.keep(&request.name, IdleDescriptor { lock, cached: Some(refusal) });
             return Ok(AcquireOutcome::Contended(holder));
         }
-        let what = format!(
-            "the lock file {} is replaced again and again; find the program that removes lock files and stop it",
-            files.lock.display()
-        );
-        Err(Error::new(ErrorKind::Unavailable, what).with_ambiguous(false))
+        Err(replaced_in_a_loop(&files))
+    }
+
+    /// Returns a descriptor of the lock file for one try.
+    fn idle(&self, request: &AcquireRequest, files: &Files) -> Result<IdleDescriptor, Error> {
+        match self.slots.take_idle(&request.name) {
+            Some(idle) => Ok(idle),
+            None => Ok(IdleDescriptor { lock: self.open(&files.lock)?, cached: None }),
+        }
+    }
+
+    /// Checks a lock that this process holds, and its part if it has one.
+    fn check(&self, lock: &LockFile, path: &Path, part: Option<&PartsFile>) -> Result<Probe, Error> {
+        let probe = self.medium.check(lock, path, &self.last_refresh)?;
+        match part.filter(|_| probe == Probe::StillHeld) {
+            Some(part) => self.medium.check(&part.file, &part.path, &self.last_refresh),
+            None => Ok(probe),
+        }
     }
 
     fn held_already(&self, key: &Key, files: &Files) -> Result<Option<Grant>, Error> {
-        let Some((lock, token)) = self.table.with(key, |held| (Arc::clone(&held.lock), held.token)) else {
-            return Ok(None);
-        };
-        if self.medium.check(&lock, &files.lock, &self.last_refresh)? == Probe::StillHeld {
+        let held = self.table.with(key, |held| (Arc::clone(&held.lock), held.part_file(), held.token));
+        let Some((lock, part, token)) = held else { return Ok(None) };
+        if self.check(&lock, &files.lock, part.as_deref())? == Probe::StillHeld {
             return Ok(Some(Grant::default().with_token(token).with_already_ours(true)));
         }
         self.give_up(key, &files.lock);
@@ -172,7 +206,7 @@ impl FileStore {
     /// other processes of this host.
     fn give_up(&self, key: &Key, path: &Path) {
         if let Some(held) = self.table.remove(key) {
-            let _ = held.lock.unlock(path);
+            let _ = held.unlock(path);
         }
     }
 
@@ -186,8 +220,11 @@ impl FileStore {
         match self.record_holder(request, files, lock.sharing(self.mode), begun) {
             Ok(RecordOutcome::Granted { record, token, crashed, skew_us }) => {
                 let _held = HeldLock::new(&self.labels, lock.inode.device, self.medium.many_locks());
-                let acquired = AcquiredLock { lock: Arc::new(lock), record, token, lent: false, skew_us, _held };
-                self.table.insert((request.id, request.name.clone()), acquired);
+                let (lock, part) = (Arc::new(lock), None);
+                let acquired = AcquiredLock { lock, record, token, lent: false, skew_us, part, _held };
+                let key = (request.id, request.name.clone());
+                self.marks.remove(&key);
+                self.table.insert(key, acquired);
                 Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)))
             }
             Ok(RecordOutcome::MinHold(holder)) => {
@@ -206,11 +243,10 @@ impl FileStore {
 
     pub(crate) fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
         let key = (lease.id, lease.name.clone());
-        let Some(lock) = self.table.with(&key, |held| Arc::clone(&held.lock)) else {
-            return Ok(Renewal::Lost(LossReason::RecordGone));
-        };
+        let held = self.table.with(&key, |held| (Arc::clone(&held.lock), held.part_file()));
+        let Some((lock, part)) = held else { return Ok(Renewal::Lost(LossReason::RecordGone)) };
         let path = self.lock_path(&lease.name);
-        match self.medium.check(&lock, &path, &self.last_refresh)? {
+        match self.check(&lock, &path, part.as_deref())? {
             Probe::StillHeld => Ok(Renewal::Renewed),
             Probe::Lost(why) => {
                 self.give_up(&key, &path);
@@ -223,6 +259,9 @@ impl FileStore {
     pub(crate) fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         if self.renew(lease)? != Renewal::Renewed {
             return Ok(false);
+        }
+        if lease.mode.may_be_joined() {
+            return self.advance_part(lease, token);
         }
         let key = (lease.id, lease.name.clone());
         let files = self.files(&encode::encode(&lease.name));
@@ -255,31 +294,34 @@ impl FileStore {
         // A supervisor with a duplicate of the descriptor keeps the lock until the work has
         // stopped. Closing this descriptor does not affect it.
         if !held.lent {
-            let _ = held.lock.unlock(&self.lock_path(&lease.name));
+            let _ = held.unlock(&self.lock_path(&lease.name));
         }
     }
 
     pub(crate) fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
-        let Some(held) = self.table.remove(&(lease.id, lease.name.clone())) else {
+        let key = (lease.id, lease.name.clone());
+        self.marks.remove(&key);
+        let Some(held) = self.table.remove(&key) else {
             return Ok(Release::NotHeld(self.inspect(&lease.name).unwrap_or(None)));
         };
         let path = self.lock_path(&lease.name);
-        if matches!(self.medium.check(&held.lock, &path, &self.last_refresh), Ok(Probe::Lost(_))) {
-            let _ = held.lock.unlock(&path);
+        if matches!(self.check(&held.lock, &path, held.part_file().as_deref()), Ok(Probe::Lost(_))) {
+            let _ = held.unlock(&path);
             drop(held);
             return Ok(Release::NotHeld(self.inspect(&lease.name).unwrap_or(None)));
         }
         let released_us = now_us().saturating_add_signed(held.skew_us);
-        let marked = match &held.record {
-            Some(record) => self
+        let marked = match (&held.part, &held.record) {
+            (Some(part), _) => part.file.mark_released(part.number, released_us, hold_for),
+            (None, Some(record)) => self
                 .medium
                 .mark_released(record, released_us, hold_for)
                 .and_then(|()| if hold_for.is_zero() { Ok(()) } else { self.keep_record(lease, &held, record) }),
-            None if hold_for.is_zero() => Ok(()),
-            None => Err(io::Error::other("the lock has no record, because the file system was full")),
+            (None, None) if hold_for.is_zero() => Ok(()),
+            (None, None) => Err(io::Error::other("the lock has no record, because the file system was full")),
         };
         // Unlocked before it is closed, because the close wakes waiters.
-        held.lock.unlock(&path)?;
+        held.unlock(&path)?;
         if held.lent {
             self.medium.wake_watches(&path);
         }
@@ -294,14 +336,17 @@ impl FileStore {
         }
     }
 
-    /// Returns a duplicate of the descriptor of a lock that this process holds.
-    pub(crate) fn descriptor(&self, lease: &Lease) -> io::Result<Option<OwnedFd>> {
+    /// Returns duplicates of the descriptors of a lock that this process holds.
+    pub(crate) fn descriptors(&self, lease: &Lease) -> io::Result<Vec<OwnedFd>> {
         let lend = |held: &mut AcquiredLock| {
-            let lent = held.lock.duplicate()?;
+            let mut lent = vec![held.lock.duplicate()?];
+            if let Some(part) = &held.part {
+                lent.push(part.file.file.duplicate()?);
+            }
             held.lent = true;
             Ok(lent)
         };
-        self.table.with(&(lease.id, lease.name.clone()), lend).transpose()
+        self.table.with(&(lease.id, lease.name.clone()), lend).unwrap_or_else(|| Ok(Vec::new()))
     }
 
     /// Opens the lock file for a watch, and keeps it open for the waiter's tries.
@@ -313,4 +358,12 @@ impl FileStore {
         };
         Ok(DescriptorSlot::take(&self.slots, name, idle))
     }
+}
+
+fn replaced_in_a_loop(files: &Files) -> Error {
+    let what = format!(
+        "the lock file {} is replaced again and again; find the program that removes lock files and stop it",
+        files.lock.display()
+    );
+    Error::new(ErrorKind::Unavailable, what).with_ambiguous(false)
 }

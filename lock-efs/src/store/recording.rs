@@ -3,11 +3,11 @@
 use std::{fs::File, io, time::Duration};
 
 use lock_core::{
-    Error, ErrorKind, FencingToken,
+    Error, ErrorKind, Holder,
     backend::{AcquireRequest, Lease},
 };
 
-use super::{FileStore, RecordOutcome};
+use super::{FileStore, RecordOutcome, joining};
 use crate::{
     clock::{now_us, time_of},
     encode, error,
@@ -17,6 +17,7 @@ use crate::{
     medium::{BegunRecord, NewRecord},
     mode::Sharing,
     open::{self, Access},
+    parts::{self, slots::Slots},
     record::{self, RecordState},
     sidecar::{self, RecordRead},
     table::AcquiredLock,
@@ -54,18 +55,16 @@ impl FileStore {
                 None
             }
         };
+        let parts = self.ended_parts(files, previous.as_ref())?;
+        if let Some(holder) = Holder::of_several(parts.kept(now_us)) {
+            let store_time = server_us.map_or_else(|| self.medium.store_time(), time_of);
+            return Ok(RecordOutcome::MinHold(holder.with_store_time(store_time)));
+        }
         let before = match &previous {
-            Some(record) => record.token(),
+            Some(record) => record.token().max(parts.last_token()),
             None => floor::read(&self.directory, self.medium.open_flags())?,
         };
-        let token = FencingToken::next(before, now_us).ok_or_else(|| {
-            let what = format!(
-                "the record {} holds the largest possible fencing token; remove the record to start \
-                again from the clock",
-                files.record.display()
-            );
-            Error::new(ErrorKind::Corrupt, what)
-        })?;
+        let token = joining::next(before, now_us, files)?;
         let bytes = record::held(request, token, now_us, self.process);
         if bytes.len() > record::MAX_BYTES {
             let what = format!("the lock record has {} bytes, and the limit is {}", bytes.len(), record::MAX_BYTES);
@@ -86,11 +85,26 @@ impl FileStore {
             }
             Err(error) => return Err(error),
         };
-        let crashed = previous.filter(|r| r.state == RecordState::Held).map(record::Record::into_holder);
+        let crashed = match previous {
+            Some(record) if record.state == RecordState::Held => Some(record.into_holder()),
+            _ => Holder::of_several(parts.crashed()),
+        };
         if let Some(holder) = &crashed {
             tracing::debug!(name = %request.name, %holder, "the previous holder ended without releasing the lock");
         }
         Ok(RecordOutcome::Granted { record: file, token, crashed, skew_us: now_us.wrapping_sub(here_us).cast_signed() })
+    }
+
+    /// Returns the records of the parts if they held the lock last. This process has the lock, so
+    /// all of them have ended.
+    pub(crate) fn ended_parts(&self, files: &Files, previous: Option<&record::Record>) -> Result<Slots, Error> {
+        match previous {
+            Some(record) if record.state == RecordState::Joined => {
+                let slots = parts::records(&files.parts, self.medium.open_flags())?;
+                Ok(slots.since(record.token()))
+            }
+            _ => Ok(Slots::default()),
+        }
     }
 
     /// Marks the record of a crashed holder as released, by a write that needs no room. The record

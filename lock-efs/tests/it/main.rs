@@ -10,6 +10,7 @@ mod forks;
 mod hostile;
 mod interop;
 mod limits;
+mod modes;
 mod nfs;
 mod owners;
 mod processes;

@@ -1,0 +1,405 @@
+//! Acquires a part of a lock that may have several holders: a shared lock, or one of its permits.
+
+use std::{sync::Arc, time::Duration};
+
+use lock_core::{
+    Error, ErrorKind, FencingToken, Holder, Mode as LockMode,
+    backend::{AcquireOutcome, AcquireRequest, Grant, Lease},
+};
+
+use super::{FileStore, TRIES, replaced_in_a_loop};
+use crate::{
+    clock::now_us,
+    error,
+    files::Files,
+    floor,
+    held::HeldLock,
+    lockfile::LockFile,
+    medium::{
+        BegunRecord, NewRecord, Probe,
+        kernel_locks::KernelLocks,
+        refusal::{CachedHolder, LockAttempt, SECOND_TRIES},
+    },
+    parts::{self, Gate, MOST, PART_BYTES, Part, PartsFile, slots::Slots},
+    record::{self, RecordState},
+    sidecar::{self, RecordRead},
+    table::AcquiredLock,
+    wait::slots::IdleDescriptor,
+};
+
+/// The result of one try.
+enum Joined {
+    Granted {
+        number: usize,
+        token: FencingToken,
+        crashed: Option<Holder>,
+        skew_us: i64,
+    },
+    /// Other holders, or a waiting request, refuse it.
+    Refused {
+        holder: Holder,
+        /// Holders of another mode do, so that the request may keep newcomers out.
+        by_other_mode: bool,
+    },
+    /// The lock file is locked exclusively.
+    Locked(CachedHolder),
+    /// A file was replaced meanwhile.
+    StartOver,
+}
+
+/// The state of the name, read in the gate.
+struct Present {
+    previous: RecordRead,
+    /// All records of parts.
+    slots: Slots,
+    now_us: u64,
+    skew_us: i64,
+}
+
+impl FileStore {
+    pub(super) fn join(&self, request: &AcquireRequest, files: &Files) -> Result<AcquireOutcome, Error> {
+        if let LockMode::Permit { of } = request.mode
+            && usize::from(of.get()) > MOST
+        {
+            let what = format!("a lock on files has at most {MOST} permits, and the request states {of}; use fewer");
+            return Err(Error::new(ErrorKind::Limit, what).with_ambiguous(false));
+        }
+        for _ in 0..TRIES {
+            let IdleDescriptor { lock, cached } = self.idle(request, files)?;
+            let parts = PartsFile::open(&files.parts, self.mode, self.medium.open_flags())?;
+            let key = (request.id, request.name.clone());
+            let Some(gate) = parts.enter(self.patience(request))? else {
+                let holder = self.present(files)?.unwrap_or_else(|| {
+                    Holder::default().with_foreign("a process that is taking a part".to_owned()).with_mode(request.mode)
+                });
+                self.slots.keep(&request.name, IdleDescriptor { lock, cached });
+                return Ok(AcquireOutcome::Contended(holder));
+            };
+            match self.join_in_gate(request, files, (&lock, cached), &gate)? {
+                Joined::Granted { number, token, crashed, skew_us } => {
+                    drop(gate);
+                    self.marks.remove(&key);
+                    let held =
+                        |file: &LockFile| HeldLock::new(&self.labels, file.inode.device, self.medium.many_locks());
+                    let (of_lock, of_part) = (held(&lock), held(&parts.file));
+                    let part = Part { file: Arc::new(parts), number, _held: of_part };
+                    let lock = Arc::new(lock);
+                    let part = Some(part);
+                    let acquired =
+                        AcquiredLock { lock, record: None, token, lent: false, skew_us, part, _held: of_lock };
+                    self.table.insert(key, acquired);
+                    return Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)));
+                }
+                Joined::Refused { holder, by_other_mode } => {
+                    if !(request.waits && by_other_mode) {
+                        self.marks.remove(&key);
+                    } else if self.marks.get(&key).is_none() && gate.mark(request.mode)? {
+                        drop(gate);
+                        self.marks.insert(key, parts);
+                    }
+                    self.slots.keep(&request.name, IdleDescriptor { lock, cached: None });
+                    return Ok(AcquireOutcome::Contended(holder));
+                }
+                Joined::Locked(refusal) => {
+                    self.marks.remove(&key);
+                    let holder = refusal.holder.clone().with_store_time(self.medium.store_time());
+                    self.slots.keep(&request.name, IdleDescriptor { lock, cached: Some(refusal) });
+                    return Ok(AcquireOutcome::Contended(holder));
+                }
+                Joined::StartOver => {}
+            }
+        }
+        Err(replaced_in_a_loop(files))
+    }
+
+    /// How long a request waits for the gate. One that is repeated need not wait for long.
+    fn patience(&self, request: &AcquireRequest) -> Duration {
+        let once = if self.medium.is_nfs() { Duration::from_secs(2) } else { Duration::from_millis(100) };
+        if request.waits { once / 20 } else { once }
+    }
+
+    /// Takes a part. Without one, the lock file is unlocked again.
+    fn join_in_gate(
+        &self,
+        request: &AcquireRequest,
+        files: &Files,
+        (lock, cached): (&LockFile, Option<CachedHolder>),
+        gate: &Gate<'_>,
+    ) -> Result<Joined, Error> {
+        if gate.parts().keeps_out(request.mode)? {
+            let waiter = || Holder::default().with_foreign("a request that waits".to_owned());
+            let holder = self.present(files)?.unwrap_or_else(waiter);
+            return Ok(Joined::Refused { holder, by_other_mode: false });
+        }
+        let peek = || sidecar::peek(&files.record, self.medium.open_flags());
+        let listed = || self.medium.holding_process(&files.lock, &KernelLocks::read());
+        let attempt =
+            LockAttempt { id: request.id, lock, shared: true, path: &files.lock, peek: &peek, listed: &listed };
+        if let Some(refusal) = self.medium.try_lock(&attempt, cached)? {
+            return Ok(if lock.inode.is_at(&files.lock)? { Joined::Locked(refusal) } else { Joined::StartOver });
+        }
+        let joined = self.join_locked(request, files, lock, gate);
+        if !matches!(joined, Ok(Joined::Granted { .. })) {
+            let _ = lock.unlock(&files.lock);
+        }
+        joined
+    }
+
+    /// Takes a part while this process shares the lock file, which no other mode of flock(2) can
+    /// have meanwhile, and is in the gate.
+    fn join_locked(
+        &self,
+        request: &AcquireRequest,
+        files: &Files,
+        lock: &LockFile,
+        gate: &Gate<'_>,
+    ) -> Result<Joined, Error> {
+        let parts = gate.parts();
+        self.medium.refresh_directory(&self.directory)?;
+        if !lock.inode.is_at(&files.lock)? || !parts.file.inode.is_at(&files.parts)? {
+            tracing::debug!(file = %files.lock.display(), "the lock file was replaced; starting over");
+            return Ok(Joined::StartOver);
+        }
+        let here_us = now_us();
+        let server_us = self.medium.server_us(lock).map_err(|e| error::at("set the time of", &files.lock, e))?;
+        let now_us = server_us.unwrap_or(here_us);
+        let previous = sidecar::read(&files.record, self.medium.open_flags())?;
+        let present =
+            Present { slots: parts.read()?, now_us, skew_us: now_us.wrapping_sub(here_us).cast_signed(), previous };
+        if let RecordRead::Record(record) = &present.previous
+            && record.hold_left(now_us).is_some()
+        {
+            let holder = RecordRead::Record(record.clone()).holder(now_us, || None);
+            let holder = holder.with_store_time(self.medium.store_time());
+            return Ok(Joined::Refused { holder, by_other_mode: false });
+        }
+        self.take_part(request, files, lock, parts, present)
+    }
+
+    fn take_part(
+        &self,
+        request: &AcquireRequest,
+        files: &Files,
+        lock: &LockFile,
+        parts: &PartsFile,
+        present: Present,
+    ) -> Result<Joined, Error> {
+        let Present { previous, slots, now_us, skew_us } = present;
+        let joined_from = previous.joined_from();
+        let last = match &previous {
+            RecordRead::Record(record) => record.token(),
+            _ => floor::read(&self.directory, self.medium.open_flags())?,
+        };
+        let last = last.max(slots.last_token());
+        let mut crashed = Vec::new();
+        let (slots, begins_at) = match slots.clone().since(joined_from) {
+            current if current.are_all(request.mode) => (current, None),
+            current => {
+                // Whatever the records say: on NFS a host that was cut off may have replaced one of
+                // them late.
+                let held = parts::held(parts.file.file()).map_err(|e| error::at("inspect", &files.parts, e))?;
+                let holder = self.several(&slots, &held, now_us).or_else(|| self.several(&current, &[], now_us));
+                match holder {
+                    None => {
+                        crashed = current.crashed();
+                        crashed.extend(crashed_before(&previous));
+                        (Slots::default(), Some(next(last, now_us, files)?))
+                    }
+                    // The record was removed or replaced while its holders are there.
+                    Some(holder) if holder.mode == request.mode => {
+                        let first = slots.first_of(&held).or(last).map_or(1, |token| token.get().max(2) - 1);
+                        let from = FencingToken::new(first);
+                        (slots.since(from), from)
+                    }
+                    Some(holder) => return refused_by(holder, request.mode),
+                }
+            }
+        };
+        let is_permit = matches!(request.mode, LockMode::Permit { .. });
+        if is_permit && !slots.any_present(now_us) && !self.is_alone(lock, files)? {
+            let holder = Holder::default().with_foreign("a flock(2) holder without a record".to_owned());
+            return Ok(Joined::Refused { holder: holder.with_mode(LockMode::Shared), by_other_mode: true });
+        }
+        let token = next(last.max(begins_at), now_us, files)?;
+        let bytes = record::held(request, token, now_us, self.process);
+        if bytes.len() > PART_BYTES {
+            let (size, limit) = (bytes.len(), PART_BYTES);
+            let what = format!("the record of a part has {size} bytes, and the limit is {limit}; attach less data");
+            return Err(Error::new(ErrorKind::Limit, what).with_ambiguous(false));
+        }
+        let Some(number) = free_part(parts, &slots, request.mode, now_us)? else {
+            let held = parts::held(parts.file.file()).map_err(|e| error::at("inspect", &files.parts, e))?;
+            let holder = self.several(&slots, &held, now_us).unwrap_or_default().with_mode(request.mode);
+            return Ok(Joined::Refused { holder, by_other_mode: false });
+        };
+        crashed.extend(slots.crashed_in(number));
+        let begun = begins_at.map_or(Ok(()), |from| self.begin_joined(request, files, lock, (&previous, from)));
+        if let Err(error) = begun.and_then(|()| parts.write(number, &bytes)) {
+            parts.unlock_part(number);
+            return Err(error);
+        }
+        let crashed = Holder::of_several(crashed);
+        if let Some(holder) = &crashed {
+            tracing::debug!(name = %request.name, %holder, "a previous holder ended without releasing the lock");
+        }
+        Ok(Joined::Granted { number, token, crashed, skew_us })
+    }
+
+    /// Replaces the record: from now on, the holders are in the file of the parts.
+    fn begin_joined(
+        &self,
+        request: &AcquireRequest,
+        files: &Files,
+        lock: &LockFile,
+        (previous, from): (&RecordRead, FencingToken),
+    ) -> Result<(), Error> {
+        let bytes = record::joined(&request.name, from);
+        let replaces = matches!(previous, RecordRead::Record(_));
+        let sharing = lock.sharing(self.mode);
+        let new = NewRecord { directory: &self.directory, files, bytes: &bytes, replaces, sharing };
+        self.medium.place_record(&new, BegunRecord::Nothing).map(drop)
+    }
+
+    /// Returns whether no other process shares the lock file. Permits do not mix with a foreign
+    /// shared lock, which has no part.
+    fn is_alone(&self, lock: &LockFile, files: &Files) -> Result<bool, Error> {
+        // If the first call fails, it has freed the shared lock. Another client may acquire the
+        // lock between the two. An inspection shares the lock for microseconds.
+        for _ in 0..SECOND_TRIES {
+            if lock.try_lock(&files.lock)? && lock.try_lock_shared(&files.lock)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns the holders of parts as one.
+    fn several(&self, slots: &Slots, held: &[usize], now_us: u64) -> Option<Holder> {
+        let time = self.medium.store_time();
+        let holders = slots.holders(held, now_us).into_iter();
+        Holder::of_several(holders.map(|holder| holder.with_store_time(time)).collect())
+    }
+
+    /// Returns the present holders of parts, without a lock.
+    pub(crate) fn present(&self, files: &Files) -> Result<Option<Holder>, Error> {
+        let record = sidecar::peek(&files.record, self.medium.open_flags());
+        record.joined_from().map_or(Ok(None), |from| self.joined_since(files, from))
+    }
+
+    /// Returns the present holders of parts with tokens above `from`.
+    pub(crate) fn joined_since(&self, files: &Files, from: FencingToken) -> Result<Option<Holder>, Error> {
+        let (slots, held) = parts::look(&files.parts, self.medium.open_flags())?;
+        Ok(self.several(&slots.since(Some(from)), &held, now_us()))
+    }
+
+    /// Returns the holder that refuses an exclusive request, if the record said that the lock has
+    /// several. Marks that the request waits for them.
+    pub(super) fn refused_by_parts(
+        &self,
+        request: &AcquireRequest,
+        files: &Files,
+        refusal: &mut CachedHolder,
+    ) -> Result<(), Error> {
+        let key = (request.id, request.name.clone());
+        let Some(from) = refusal.joined else {
+            self.marks.remove(&key);
+            return Ok(());
+        };
+        if !refusal.has_parts
+            && let Some(holder) = self.joined_since(files, from)?
+        {
+            (refusal.holder, refusal.has_parts) = (holder, true);
+        }
+        if !request.waits {
+            return Ok(());
+        }
+        if let Some(marked) = self.marks.get(&key) {
+            if self.medium.check(&marked.file, &marked.path, &self.last_refresh)? == Probe::StillHeld {
+                return Ok(());
+            }
+            self.marks.remove(&key);
+        }
+        let parts = PartsFile::open(&files.parts, self.mode, self.medium.open_flags())?;
+        let is_marked = match parts.enter(self.patience(request))? {
+            Some(gate) => gate.mark(request.mode)?,
+            None => false,
+        };
+        if is_marked {
+            self.marks.insert(key, parts);
+        }
+        Ok(())
+    }
+
+    /// Writes a larger token into the record of a part that this process holds.
+    pub(super) fn advance_part(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        let key = (lease.id, lease.name.clone());
+        let part = |held: &mut AcquiredLock| held.part.as_ref().map(|part| (Arc::clone(&part.file), part.number));
+        let Some((parts, number)) = self.table.with(&key, part).flatten() else { return Ok(false) };
+        // A newcomer reads all tokens in the gate.
+        let Some(_gate) = parts.enter(Duration::from_millis(500))? else {
+            let what = "another process is taking a part of this lock and does not end; end it, or try again";
+            return Err(Error::new(ErrorKind::Unavailable, what).with_ambiguous(false));
+        };
+        let slots = parts.read()?;
+        let Some(record) = slots.get(number).filter(|record| record.body.id == lease.id.to_string()) else {
+            let what = format!(
+                "the record of a part in {} was replaced while the part was held; find the program that changes records",
+                parts.path.display()
+            );
+            return Err(Error::new(ErrorKind::Corrupt, what).with_ambiguous(false));
+        };
+        if record.token() >= Some(token) {
+            return Ok(true);
+        }
+        parts.write(number, &record::raised(record.clone(), token))?;
+        Ok(self.table.with(&key, |held| held.token = token).is_some())
+    }
+}
+
+/// Returns the answer to a request of `mode` that holders of another one refuse.
+fn refused_by(holder: Holder, mode: LockMode) -> Result<Joined, Error> {
+    match (holder.mode, mode) {
+        (LockMode::Permit { of }, LockMode::Permit { of: wanted }) => Err(disagreement(of.get(), wanted.get())),
+        _ => Ok(Joined::Refused { holder, by_other_mode: true }),
+    }
+}
+
+/// Returns the exclusive holder before, if it crashed.
+fn crashed_before(previous: &RecordRead) -> Option<Holder> {
+    match previous {
+        RecordRead::Record(record) if record.state == RecordState::Held => Some(record.clone().into_holder()),
+        _ => None,
+    }
+}
+
+/// Locks a free part, if there is one. Tries first what looks free by its record.
+fn free_part(parts: &PartsFile, slots: &Slots, mode: LockMode, now_us: u64) -> Result<Option<usize>, Error> {
+    let many = if let LockMode::Permit { of } = mode { usize::from(of.get()) } else { MOST };
+    let free = (0..many).filter(|&number| !slots.is_kept(number, now_us));
+    let (held, free): (Vec<_>, Vec<_>) = free.partition(|&number| slots.looks_held(number));
+    for number in free.into_iter().chain(held) {
+        if parts.try_lock_part(number)? {
+            return Ok(Some(number));
+        }
+    }
+    Ok(None)
+}
+
+/// Returns the token after `last`.
+pub(super) fn next(last: Option<FencingToken>, now_us: u64, files: &Files) -> Result<FencingToken, Error> {
+    FencingToken::next(last, now_us).ok_or_else(|| {
+        let what = format!(
+            "the record {} holds the largest possible fencing token; remove the record to start again from the clock",
+            files.record.display()
+        );
+        Error::new(ErrorKind::Corrupt, what)
+    })
+}
+
+fn disagreement(of: u16, wanted: u16) -> Error {
+    let message = format!(
+        "the lock has {of} permits for its present holders, but this request is for one of {wanted}; give all \
+         contenders the same number"
+    );
+    Error::new(ErrorKind::Config, message).with_ambiguous(false)
+}

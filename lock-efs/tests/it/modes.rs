@@ -1,0 +1,176 @@
+//! Shared locks and permits: beside `flock(1)`, after a crash, and beside stopped processes.
+
+use std::{fs, num::NonZeroU16, os::unix::fs::symlink, path::Path, process::Command, time::Duration};
+
+use crate::fixture::{Process, grant, in_child, myself, name, open, request};
+use lock_core::{
+    ErrorKind, Mode,
+    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, ProcessBound, Renewal},
+};
+use lock_efs::{FileBackend, Sweep};
+
+fn reader() -> AcquireRequest {
+    request("etl").with_mode(Mode::Shared)
+}
+
+fn permit(of: u16) -> AcquireRequest {
+    request("etl").with_mode(Mode::Permit { of: NonZeroU16::new(of).unwrap() })
+}
+
+async fn is_refused(backend: &FileBackend, request: &AcquireRequest) -> bool {
+    matches!(backend.acquire(request).await.unwrap(), AcquireOutcome::Contended(_))
+}
+
+fn flock(arguments: &[&str], path: &Path) -> bool {
+    Command::new("flock").arg("-n").args(arguments).arg(path).arg("true").status().unwrap().success()
+}
+
+#[tokio::test]
+// verifies: P12, foreign-client
+async fn flock_1_joins_readers_and_excludes_writers() {
+    let (_dir, backend) = open();
+    let path = backend.lock_path(&name("etl"));
+    let (_, lease) = grant(&backend, &reader()).await;
+    assert!(flock(&["-s"], &path) && !flock(&["-x"], &path));
+    assert!(backend.release_now(&lease, Duration::ZERO));
+    assert!(flock(&["-x"], &path));
+
+    let hold = |how| {
+        let mut held =
+            Process::start(&["flock", how, "-F", path.to_str().unwrap(), "sh", "-c", "echo locked; exec sleep 600"]);
+        held.wait_for("locked");
+        held
+    };
+    let mut shared = hold("-s");
+    let (_, lease) = grant(&backend, &reader()).await;
+    assert!(is_refused(&backend, &request("etl")).await);
+    assert!(backend.release_now(&lease, Duration::ZERO));
+    assert!(is_refused(&backend, &permit(2)).await, "permits do not mix with a foreign shared lock");
+    shared.kill();
+    let mut exclusive = hold("-x");
+    assert!(is_refused(&backend, &reader()).await && is_refused(&backend, &permit(2)).await);
+    exclusive.kill();
+    let (_, lease) = grant(&backend, &permit(2)).await;
+    assert!(!flock(&["-x"], &path));
+    assert!(backend.release_now(&lease, Duration::ZERO));
+}
+
+#[tokio::test]
+// verifies: P9, P12
+async fn a_killed_reader_frees_its_part_and_is_reported() {
+    let (dir, backend) = open();
+    let (_, staying) = grant(&backend, &reader()).await;
+    let mut other = hold_in_child(dir.path());
+    let seen = backend.inspect(&name("etl")).await.unwrap().unwrap();
+    assert_eq!((seen.count(), seen.mode), (2, Mode::Shared), "{seen}");
+    other.kill();
+    assert_eq!(backend.inspect(&name("etl")).await.unwrap().unwrap().count(), 1);
+    assert_eq!(backend.renew(&staying).await.unwrap(), Renewal::Renewed);
+    assert!(backend.release_now(&staying, Duration::ZERO));
+    let (granted, _) = grant(&backend, &request("etl")).await;
+    assert_eq!(granted.crashed.map(|holder| holder.count()), Some(1));
+}
+
+#[tokio::test]
+// verifies: P12
+async fn a_stopped_reader_keeps_its_part_only() {
+    let (dir, backend) = open();
+    let other = hold_in_child(dir.path());
+    let signal = |how: &str| Command::new("kill").args([how, &other.0.id().to_string()]).status().unwrap();
+    assert!(signal("-STOP").success());
+    let (_, lease) = grant(&backend, &reader()).await;
+    assert!(is_refused(&backend, &request("etl")).await);
+    assert!(backend.release_now(&lease, Duration::ZERO));
+    assert!(signal("-KILL").success());
+}
+
+fn hold_in_child(dir: &Path) -> Process {
+    let command = myself("modes::child_holds_a_shared_lock", dir);
+    let mut child = Process::start(&command.iter().map(String::as_str).collect::<Vec<_>>());
+    child.wait_for("CHILD HOLDS");
+    child
+}
+
+#[tokio::test]
+async fn child_holds_a_shared_lock() {
+    let Some(dir) = in_child() else { return };
+    let backend = FileBackend::open(dir).unwrap();
+    let _held = grant(&backend, &reader()).await;
+    println!("CHILD HOLDS");
+    std::thread::sleep(Duration::from_secs(600));
+}
+
+/// As a process that is stopped in the gate.
+const GATE: &str = "import fcntl, struct, sys, time
+f = open(sys.argv[1], 'r+b')
+fcntl.fcntl(f, 37, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 0, 1, 0))
+print('locked', flush=True)
+time.sleep(600)";
+
+#[tokio::test]
+// verifies: P12
+async fn a_process_stopped_in_the_gate_hangs_no_other() {
+    let (dir, backend) = open();
+    let (_, lease) = grant(&backend, &reader()).await;
+    let parts = dir.path().join("etl.parts");
+    let mut stopped = Process::start(&["python3", "-c", GATE, parts.to_str().unwrap()]);
+    stopped.wait_for("locked");
+    assert!(is_refused(&backend, &reader()).await);
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
+    assert!(backend.release_now(&lease, Duration::ZERO));
+    let (_, lease) = grant(&backend, &request("etl")).await;
+    assert!(backend.release_now(&lease, Duration::ZERO));
+    stopped.kill();
+    grant(&backend, &reader()).await;
+}
+
+#[tokio::test]
+// verifies: P3, P12
+async fn a_removed_file_of_parts_is_a_loss() {
+    let (dir, backend) = open();
+    let (_, lease) = grant(&backend, &permit(1)).await;
+    fs::remove_file(dir.path().join("etl.parts")).unwrap();
+    assert!(matches!(backend.renew(&lease).await.unwrap(), Renewal::Lost(_)));
+}
+
+#[tokio::test]
+// verifies: obstacles, P12
+async fn a_stranger_in_place_of_the_parts_is_untouched() {
+    for is_link in [true, false] {
+        let (dir, backend) = open();
+        let (parts, target) = (dir.path().join("etl.parts"), dir.path().join("target"));
+        fs::write(&target, "precious\n").unwrap();
+        let placed = if is_link { symlink(&target, &parts) } else { fs::hard_link(&target, &parts) };
+        placed.unwrap();
+        let error = backend.acquire(&reader()).await.unwrap_err();
+        assert!(error.to_string().contains("etl.parts"), "{error}");
+        assert_eq!(fs::read_to_string(&target).unwrap(), "precious\n");
+        grant(&backend, &request("etl")).await;
+    }
+}
+
+#[tokio::test]
+// verifies: P7, P12
+async fn a_sweep_removes_idle_parts_and_keeps_tokens_rising() {
+    let (dir, backend) = open();
+    let (first, one) = grant(&backend, &permit(2)).await;
+    let (second, two) = grant(&backend, &permit(2)).await;
+    assert_eq!(backend.sweep(Sweep::new(Duration::ZERO)).unwrap().removed.len(), 0);
+    for lease in [one, two] {
+        assert!(backend.release_now(&lease, Duration::ZERO));
+    }
+    assert_eq!(backend.sweep(Sweep::new(Duration::ZERO)).unwrap().removed.len(), 1);
+    assert!(!dir.path().join("etl.parts").exists());
+    let (third, _) = grant(&backend, &reader()).await;
+    assert!(first.token < second.token && second.token < third.token);
+}
+
+#[tokio::test]
+async fn too_many_permits_and_too_much_data_are_errors() {
+    let (_dir, backend) = open();
+    for request in [permit(257), reader().with_data(vec![b'x'; 5_000])] {
+        let error = backend.acquire(&request).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Limit, false), "{error}");
+    }
+    let _ = grant(&backend, &permit(256)).await;
+}
