@@ -6,8 +6,8 @@ trap 'echo "lost"; exit 75' TERM
 # `exec` matters: without it onelock would serve a subshell, and refuses to.
 coproc LOCK { exec onelock hold -n "$@" nightly-etl; }
 # Without the lock the output ends, and `wait` has the exit code: 1 if another client holds the lock.
-hold=$LOCK_PID
-read -r -u "${LOCK[0]}" held || { wait "$hold"; code=$?; echo "skipped: $code"; exit "$code"; }
+hold=$!
+read -r -u "${LOCK[0]}" held 2>/dev/null || { wait "$hold"; code=$?; echo "skipped: $code"; exit "$code"; }
 echo "$held"
 
 while read -r step; do

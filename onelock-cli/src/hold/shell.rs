@@ -169,7 +169,16 @@ impl Holder<'_> {
     async fn serve(&mut self, guard: &Guard) -> Result<End, Failure> {
         let token = guard.token().map(|token| format!(" token={token}")).unwrap_or_default();
         print(&format!("held {}{token}", self.name))?;
-        let end = self.wait(guard).await?;
+        let end = match self.wait(guard).await {
+            Ok(end) => end,
+            Err(failure) => {
+                // The client counts on the lock, which is about to be released.
+                if self.watchdog.is_some() {
+                    self.duty.client.kill();
+                }
+                return Err(failure);
+            }
+        };
         if let End::Lost(lost) = &end
             && self.watchdog.is_none()
         {

@@ -65,9 +65,15 @@ type Renewal<'a> = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + 'a>>;
 
 async fn watch(session: &Session, number: u64, guard: &Guard, commands: &mut UnboundedReceiver<Command>) -> End {
     let mut stopping = false;
+    let mut told = guard.valid_until();
     let mut renewal: Option<(Value, Renewal<'_>)> = None;
     let mut asked: VecDeque<(Value, Duration)> = VecDeque::new();
     loop {
+        // In every round, because `renewed` misses a renewal between two waits.
+        if guard.valid_until() != told {
+            told = guard.valid_until();
+            session.tell(&objects::renewed(number, guard));
+        }
         if renewal.is_none() {
             renewal = asked.pop_front().map(|(id, at_least)| {
                 let renewal: Renewal<'_> = Box::pin(guard.renew_if_below(at_least));
@@ -105,7 +111,7 @@ async fn watch(session: &Session, number: u64, guard: &Guard, commands: &mut Unb
                     Err(error) => session.reply_error(&id, &objects::error(&error)),
                 }
             }
-            () = guard.renewed() => session.tell(&objects::renewed(number, guard)),
+            () = guard.renewed() => {}
         }
     }
 }

@@ -37,12 +37,12 @@ fn a_signal_tells_the_client_before_the_release() {
 #[test]
 fn a_client_without_pings_loses_its_locks() {
     let locks = Locks::new();
-    let mut hold = Hold::start(&locks.url(), &["--heartbeat", "2s"]);
+    let mut hold = Hold::start(&locks.url(), &["--heartbeat", "5s"]);
     // No lock, no limit.
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    std::thread::sleep(std::time::Duration::from_secs(6));
     let held = hold.acquire(json!({}));
-    for _ in 0..6 {
-        std::thread::sleep(std::time::Duration::from_millis(500));
+    for _ in 0..10 {
+        std::thread::sleep(std::time::Duration::from_millis(700));
         assert_eq!(hold.ask(json!({ "op": "ping" })), json!({}));
     }
     assert_eq!(hold.ask(json!({ "op": "check", "guard": held["guard"] }))["held"], json!(true));
@@ -111,11 +111,11 @@ fn a_thousand_locks_fit_in_one_process() {
 /// The replies fill the pipe and the queue, and the lock is still renewed.
 #[test]
 fn a_client_that_does_not_read_keeps_its_lock() {
-    let mut hold = Hold::start("memory:?ttl=2s", &[]);
+    let mut hold = Hold::start("memory:?ttl=4s", &[]);
     let held = hold.acquire(json!({}));
     let asked: Vec<_> = (0..3_000).map(|_| hold.send(json!({ "op": "status", "name": "x" }))).collect();
     // Longer than the lease.
-    std::thread::sleep(std::time::Duration::from_secs(4));
+    std::thread::sleep(std::time::Duration::from_secs(6));
     asked.into_iter().for_each(|id| assert_eq!(hold.reply(id)["ok"]["held"], json!(true)));
     assert_eq!(hold.ask(json!({ "op": "check", "guard": held["guard"] }))["held"], json!(true));
 }
