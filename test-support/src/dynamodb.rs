@@ -1,16 +1,16 @@
 //! AWS's DynamoDB Local, from the jar inside the npm package `amplify-dynamodb-simulator`.
 
 use std::{
-    env,
-    fs::{self, File},
+    fs,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     sync::OnceLock,
-    thread::sleep,
-    time::{Duration, Instant},
+    time::Duration,
 };
+
+use crate::shared_server::SharedServer;
 
 const VERSION: &str = "2.9.30";
 /// The checksum of the npm package. It ensures that the registry serves the file that these tests
@@ -20,14 +20,9 @@ const SHA512: &str = "c5379e44bbf311fab2779961ddb1f8734907bd21c79a6843e590ec1c52
 
 /// A running DynamoDB Local, with tables in memory.
 ///
-/// All test processes share one server, because each start takes seconds. The first process starts
-/// it, and it ends a few seconds after the last user. Each user holds a shared lock on a file,
-/// which the kernel releases when a test is killed.
+/// All test processes share one server.
 #[derive(Debug)]
-pub struct DynamoDbLocal {
-    address: SocketAddr,
-    _user: File,
-}
+pub struct DynamoDbLocal(SharedServer);
 
 static SHARED: OnceLock<DynamoDbLocal> = OnceLock::new();
 
@@ -41,34 +36,21 @@ impl DynamoDbLocal {
     }
 
     fn find_or_start() -> Self {
-        let cache = cache();
-        fs::create_dir_all(&cache).expect("the cache is writable; ONELOCK_SERVERS chooses another place");
-        let starting = locked(&cache.join("dynamodb-local.start"), File::lock);
-        let user = locked(&cache.join("dynamodb-local.users"), File::lock_shared);
-        let note = cache.join("dynamodb-local.port");
-        let noted = fs::read_to_string(&note).ok().and_then(|port| port.trim().parse().ok()).map(local);
-        let address = noted.filter(|address| answers(*address)).unwrap_or_else(|| {
-            let home = installed(&cache);
-            let started = (0..5).find_map(|_| start(&cache, &home));
-            started.unwrap_or_else(|| {
-                panic!(
-                    "DynamoDB Local did not start, five times; try it by hand: cd {home:?} && java -jar \
-                    DynamoDBLocal.jar -inMemory"
-                )
-            })
-        });
-        drop(starting);
-        Self { address, _user: user }
+        Self(SharedServer::find_or_start("dynamodb-local", answers, |cache| {
+            let command = "exec java -Xmx384m -XX:TieredStopAtLevel=1 -Djava.library.path=DynamoDBLocal_lib -jar \
+                DynamoDBLocal.jar -inMemory -sharedDb -disableTelemetry -port $PORT";
+            (installed(cache), command.into())
+        }))
     }
 
     /// Returns the address of the server.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.0.address
     }
 
     /// Returns the endpoint URL of the server.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.0.address)
     }
 }
 
@@ -87,7 +69,7 @@ impl DynamoDbLocal {
              Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
             body.len()
         );
-        let mut stream = TcpStream::connect(self.address).expect("the server runs");
+        let mut stream = TcpStream::connect(self.0.address).expect("the server runs");
         stream.write_all(request.as_bytes()).expect("it reads");
         let mut reply = String::new();
         stream.read_to_string(&mut reply).expect("it answers in UTF-8");
@@ -95,67 +77,6 @@ impl DynamoDbLocal {
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("it speaks HTTP");
         (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {reply}")))
     }
-}
-
-fn locked(path: &Path, how: impl Fn(&File) -> std::io::Result<()>) -> File {
-    let file = File::options().create(true).truncate(false).write(true).open(path);
-    let file = file.unwrap_or_else(|error| panic!("{path:?}: {error}"));
-    how(&file).expect("a local file can be locked");
-    file
-}
-
-fn local(port: u16) -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, port).into()
-}
-
-/// Ends the server once no process has locked the users' file in five checks in a row. It holds the
-/// lock that starters take, so that no user finds a server that is about to end.
-const SUPERVISOR: &str = r#"
-cd "$HOME_OF_SERVER"
-java -Xmx384m -XX:TieredStopAtLevel=1 -Djava.library.path=DynamoDBLocal_lib -jar DynamoDBLocal.jar \
-    -inMemory -sharedDb -disableTelemetry -port "$PORT" &
-server=$!
-echo "$PORT" > "$CACHE/dynamodb-local.port"
-exec 8>"$CACHE/dynamodb-local.start" 9>"$CACHE/dynamodb-local.users"
-idle=0
-while kill -0 $server; do
-    sleep 1
-    if flock -n -x 9; then flock -u 9; idle=$((idle + 1)); else idle=0; fi
-    if [ $idle -ge 5 ] && flock -n -x 8; then
-        flock -n -x 9 && break
-        flock -u 8
-    fi
-done
-rm -f "$CACHE/dynamodb-local.port"
-kill -9 $server
-"#;
-
-/// Starts a server in a separate session, so that it outlives the test that started it.
-#[expect(clippy::zombie_processes, reason = "the supervisor outlives this process, whose end lets init reap it")]
-fn start(cache: &Path, home: &Path) -> Option<SocketAddr> {
-    let port = crate::free_port();
-    let mut supervisor = Command::new("setsid")
-        .args(["sh", "-c", SUPERVISOR])
-        .env("HOME_OF_SERVER", home)
-        .env("CACHE", cache)
-        .env("PORT", port.to_string())
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("setsid and sh are on every Linux");
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while Instant::now() < deadline {
-        if answers(local(port)) {
-            return Some(local(port));
-        }
-        if supervisor.try_wait().is_ok_and(|exit| exit.is_some()) {
-            // Most likely another process took the port meanwhile.
-            return None;
-        }
-        sleep(Duration::from_millis(50));
-    }
-    None
 }
 
 /// Returns whether a DynamoDB server answers at `address`: it rejects a request without a signature
@@ -169,13 +90,6 @@ fn answers(address: SocketAddr) -> bool {
     stream.write_all(request.as_bytes()).is_ok()
         && stream.read_exact(&mut reply).is_ok()
         && reply.starts_with(b"HTTP/1.1 4")
-}
-
-fn cache() -> PathBuf {
-    env::var_os("ONELOCK_SERVERS").map_or_else(
-        || PathBuf::from(env::var_os("HOME").expect("HOME is set")).join(".cache/onelock/servers"),
-        PathBuf::from,
-    )
 }
 
 /// Returns the directory with the jar, which is fetched into the cache if it is missing.

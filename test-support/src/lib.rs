@@ -16,12 +16,16 @@ pub mod dynamodb;
 #[cfg(feature = "servers")]
 pub mod fork;
 #[cfg(feature = "servers")]
+pub mod http;
+#[cfg(feature = "servers")]
 pub mod http_proxy;
 mod loopback;
 #[cfg(feature = "servers")]
 pub mod moto;
 #[cfg(feature = "servers")]
 pub mod nfs;
+#[cfg(feature = "servers")]
+pub mod object_stores;
 #[cfg(feature = "servers")]
 pub mod pgbouncer;
 #[cfg(feature = "servers")]
@@ -36,6 +40,8 @@ pub mod report;
 mod scratch;
 #[cfg(feature = "servers")]
 pub mod sentinel;
+#[cfg(feature = "servers")]
+mod shared_server;
 #[cfg(feature = "servers")]
 pub mod sim;
 #[cfg(feature = "servers")]

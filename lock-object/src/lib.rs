@@ -1,0 +1,19 @@
+#![doc = include_str!("../README.md")]
+
+mod acquire;
+mod backend;
+mod config;
+mod doctor;
+mod error;
+mod factory;
+mod http;
+mod keys;
+mod memory;
+mod operators;
+mod probe;
+mod record;
+mod store;
+
+pub use backend::ObjectBackend;
+pub use config::{ObjectConfig, Service};
+pub use factory::ObjectFactory;

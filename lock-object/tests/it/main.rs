@@ -1,0 +1,4 @@
+//! Tests on real servers that speak the protocols of object stores.
+
+mod conformance;
+mod fixture;
