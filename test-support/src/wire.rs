@@ -1,5 +1,5 @@
-//! A proxy in front of DynamoDB that counts requests. It loses, refuses or delays the requests that
-//! a test chooses.
+//! A proxy in front of DynamoDB or an object store that counts requests. It loses, refuses, delays,
+//! repeats or changes the requests that a test chooses.
 //!
 //! It reads HTTP, unlike [`Proxy`](crate::Proxy), which moves bytes. So a test can lose only the
 //! reply to the second request, answer in place of the server, and count requests by operation. The
@@ -28,8 +28,15 @@ pub enum Fault {
     LoseReply,
     /// The request arrives after this time, when its client may have disconnected.
     DelayRequest(Duration),
-    /// The request is refused with this status and error code, without any effect.
+    /// The request arrives when the test [lets it go](Wire::let_go). Its client gets no answer.
+    Hold,
+    /// The request arrives twice, and the client gets the second answer.
+    Duplicate,
+    /// The request is refused with this status and error code of DynamoDB, without any effect.
     Refuse(u16, &'static str),
+    /// The request is refused with this status and error code of an object store, without any
+    /// effect.
+    RefuseXml(u16, &'static str),
     /// The request is answered with this body, without any effect.
     Answer(String),
 }
@@ -51,6 +58,18 @@ struct State {
     always: Option<Fault>,
     answered: usize,
     connections: usize,
+    /// How many held requests may go.
+    let_go: usize,
+    edits: Edits,
+}
+
+/// Changes the heads of messages: the first line and the headers.
+type Edit = fn(&str) -> String;
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Edits {
+    request: Option<Edit>,
+    reply: Option<Edit>,
 }
 
 impl Wire {
@@ -127,7 +146,7 @@ impl Wire {
     }
 
     /// Removes and returns the operations of all requests since the last call, such as
-    /// `UpdateItem`.
+    /// `UpdateItem` or `PUT`.
     pub fn take_seen(&self) -> Vec<String> {
         std::mem::take(&mut lock(&self.state).seen)
     }
@@ -141,6 +160,21 @@ impl Wire {
     /// Returns how many connections were opened.
     pub fn connections(&self) -> usize {
         lock(&self.state).connections
+    }
+
+    /// Changes the head of every request by `edit`.
+    pub fn edit_requests(&self, edit: fn(&str) -> String) {
+        lock(&self.state).edits.request = Some(edit);
+    }
+
+    /// Changes the head of every reply by `edit`.
+    pub fn edit_replies(&self, edit: fn(&str) -> String) {
+        lock(&self.state).edits.reply = Some(edit);
+    }
+
+    /// Lets one request go that a [`Fault::Hold`] keeps.
+    pub fn let_go(&self) {
+        lock(&self.state).let_go += 1;
     }
 
     /// Plans the fault of the next request that has no plan yet; `None` lets it pass.
@@ -173,30 +207,45 @@ fn serve(client: impl Read + Write, server: SocketAddr, state: &Mutex<State>) ->
             Some(Fault::Refuse(status, code)) => {
                 let body =
                     format!("{{\"__type\":\"com.amazonaws.dynamodb.v20120810#{code}\",\"message\":\"by the test\"}}");
-                client.get_mut().write_all(&reply(*status, &body))?;
-                client.get_mut().flush()?;
+                answer(&mut client, *status, &body)?;
+                continue;
+            }
+            Some(Fault::RefuseXml(status, code)) => {
+                let body = format!("<Error><Code>{code}</Code><Message>by the test</Message></Error>");
+                answer(&mut client, *status, &body)?;
                 continue;
             }
             Some(Fault::Answer(body)) => {
-                client.get_mut().write_all(&reply(200, body))?;
-                client.get_mut().flush()?;
+                answer(&mut client, 200, body)?;
                 continue;
             }
             Some(Fault::DelayRequest(delay)) => thread::sleep(*delay),
-            Some(Fault::LoseReply) | None => {}
+            Some(Fault::Hold) => {
+                wait_for_go(state);
+                // The server may have closed an idle connection meanwhile.
+                upstream = None;
+            }
+            Some(Fault::LoseReply | Fault::Duplicate) | None => {}
         }
+        let edits = lock(state).edits;
+        let request = edited(request, edits.request);
         let upstream = match &mut upstream {
             Some(upstream) => upstream,
             none => none.insert(BufReader::new(TcpStream::connect(server)?)),
         };
         upstream.get_mut().set_nodelay(true)?;
+        if fault == Some(Fault::Duplicate) {
+            let mut first = BufReader::new(TcpStream::connect(server)?);
+            first.get_mut().write_all(&request)?;
+            message(&mut first)?;
+        }
         upstream.get_mut().write_all(&request)?;
         let Some(reply) = message(upstream)? else { return Ok(()) };
         lock(state).answered += 1;
-        if fault == Some(Fault::LoseReply) {
+        if matches!(fault, Some(Fault::LoseReply | Fault::Hold)) {
             return wait_for_end(&mut client);
         }
-        client.get_mut().write_all(&reply)?;
+        client.get_mut().write_all(&edited(reply, edits.reply))?;
         client.get_mut().flush()?;
     }
     Ok(())
@@ -206,6 +255,7 @@ fn serve(client: impl Read + Write, server: SocketAddr, state: &Mutex<State>) ->
 fn message(from: &mut BufReader<impl Read>) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     let mut length = 0;
+    let mut is_chunked = false;
     loop {
         let start = bytes.len();
         if from.read_until(b'\n', &mut bytes)? == 0 {
@@ -215,10 +265,14 @@ fn message(from: &mut BufReader<impl Read>) -> io::Result<Option<Vec<u8>>> {
         if let Some(value) = line.strip_prefix("content-length:") {
             length = value.trim().parse().map_err(io::Error::other)?;
         }
-        assert!(!line.starts_with("transfer-encoding:"), "DynamoDB does not send chunks");
+        is_chunked |= line.starts_with("transfer-encoding:") && line.contains("chunked");
         if line.trim().is_empty() {
             break;
         }
+    }
+    if is_chunked {
+        chunks(from, &mut bytes)?;
+        return Ok(Some(bytes));
     }
     let body = bytes.len();
     bytes.resize(body + length, 0);
@@ -226,16 +280,59 @@ fn message(from: &mut BufReader<impl Read>) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
+/// Reads the chunks of a body, and the line after them, as they are.
+fn chunks(from: &mut BufReader<impl Read>, bytes: &mut Vec<u8>) -> io::Result<()> {
+    loop {
+        let start = bytes.len();
+        from.read_until(b'\n', bytes)?;
+        let size = String::from_utf8_lossy(&bytes[start..]).trim().to_owned();
+        let size = usize::from_str_radix(&size, 16).map_err(io::Error::other)?;
+        let data = bytes.len();
+        bytes.resize(data + size + 2, 0);
+        from.read_exact(&mut bytes[data..])?;
+        if size == 0 {
+            return Ok(());
+        }
+    }
+}
+
+fn edited(message: Vec<u8>, edit: Option<Edit>) -> Vec<u8> {
+    let Some(edit) = edit else { return message };
+    let end = message.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(message.len());
+    let mut changed = edit(&String::from_utf8_lossy(&message[..end])).into_bytes();
+    changed.extend_from_slice(&message[end..]);
+    changed
+}
+
+fn wait_for_go(state: &Mutex<State>) {
+    loop {
+        let mut state = lock(state);
+        if state.let_go > 0 {
+            state.let_go -= 1;
+            return;
+        }
+        drop(state);
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn answer(client: &mut BufReader<impl Read + Write>, status: u16, body: &str) -> io::Result<()> {
+    client.get_mut().write_all(&reply(status, body))?;
+    client.get_mut().flush()
+}
+
 fn head(request: &[u8]) -> String {
     let text = String::from_utf8_lossy(request);
     text.split("\r\n\r\n").next().unwrap_or_default().to_owned()
 }
 
-/// Returns `UpdateItem` for the header `X-Amz-Target: DynamoDB_20120810.UpdateItem`.
+/// Returns `UpdateItem` for the header `X-Amz-Target: DynamoDB_20120810.UpdateItem`, and the method
+/// of a request without that header.
 fn operation(request: &[u8]) -> String {
     let head = head(request);
     let target = head.lines().find(|line| line.to_ascii_lowercase().starts_with("x-amz-target:"));
-    target.and_then(|line| line.rsplit('.').next()).unwrap_or("?").trim().to_owned()
+    let method = || head.split(' ').next();
+    target.and_then(|line| line.rsplit('.').next()).or_else(method).unwrap_or("?").trim().to_owned()
 }
 
 fn reply(status: u16, body: &str) -> Vec<u8> {

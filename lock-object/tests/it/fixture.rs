@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use http::{Method, Request};
-use lock_core::{LockName, backend::LeaseId};
+use lock_core::{
+    LockName,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Lease, LeaseId},
+};
 use lock_object::{ObjectBackend, ObjectConfig};
 use object_store::{
     azure::{AzureAccessKey, AzureAuthorizer, AzureCredential},
@@ -87,6 +90,10 @@ impl Bucket {
         assert!(matches!(reply.status, 200 | 202 | 204 | 404), "{}", reply.head);
     }
 
+    pub(crate) fn get(&self, name: &LockName) -> Reply {
+        self.send(Method::GET, &self.path(name), &[], b"")
+    }
+
     /// The path below the bucket. The names of tests have no other characters to escape.
     fn path(&self, name: &LockName) -> String {
         format!("/{}/{}.lock", self.prefix, name.as_str().replace('/', "%252F"))
@@ -122,6 +129,21 @@ impl Bucket {
                 AzureAuthorizer::new(&credential, AZURITE_ACCOUNT).try_authorize(request).expect("it can be signed");
             }
         }
+    }
+}
+
+pub(crate) fn name(text: &str) -> LockName {
+    LockName::new(text).expect("a good name")
+}
+
+pub(crate) fn request(name: &LockName, ttl: Duration) -> AcquireRequest {
+    AcquireRequest::new(name.clone(), LeaseId::random(), "test").with_ttl(ttl)
+}
+
+pub(crate) async fn granted(client: &dyn Backend, request: &AcquireRequest) -> Lease {
+    match client.acquire(request).await.expect("the store answers") {
+        AcquireOutcome::Granted(grant) => request.lease(grant.token),
+        AcquireOutcome::Contended(holder) => panic!("{} is held by {holder}", request.name),
     }
 }
 

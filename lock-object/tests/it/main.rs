@@ -2,3 +2,5 @@
 
 mod conformance;
 mod fixture;
+mod hostile;
+mod lost_replies;
