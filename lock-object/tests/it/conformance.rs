@@ -62,3 +62,4 @@ macro_rules! on {
 on! { moto, Moto }
 on! { seaweedfs, SeaweedFs }
 on! { azurite, Azurite }
+on! { gcs, Gcs }

@@ -1,6 +1,6 @@
 //! A part of a bucket for each test, on one of the real servers.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use http::{Method, Request};
 use lock_core::{
@@ -17,11 +17,14 @@ use test_support::{
     object_stores::{AZURITE_ACCOUNT, AZURITE_KEY, ObjectStoreServer},
 };
 
+use crate::gcs_server::GcsServer;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     SeaweedFs,
     Moto,
     Azurite,
+    Gcs,
 }
 
 const BUCKET: &str = "locks";
@@ -29,7 +32,9 @@ const BUCKET: &str = "locks";
 /// A prefix that no other test uses.
 #[derive(Debug)]
 pub(crate) struct Bucket {
-    pub(crate) server: &'static ObjectStoreServer,
+    pub(crate) address: SocketAddr,
+    /// The server of a test on Google's storage.
+    pub(crate) gcs: Option<GcsServer>,
     kind: Kind,
     pub(crate) prefix: String,
 }
@@ -37,26 +42,35 @@ pub(crate) struct Bucket {
 impl Bucket {
     pub(crate) async fn new(kind: Kind) -> Self {
         let start = move || {
-            let server = match kind {
-                Kind::SeaweedFs => ObjectStoreServer::seaweedfs(),
-                Kind::Moto => ObjectStoreServer::moto(),
-                Kind::Azurite => ObjectStoreServer::azurite(),
+            let gcs = (kind == Kind::Gcs).then(GcsServer::start);
+            let address = match (kind, &gcs) {
+                (_, Some(gcs)) => gcs.address(),
+                (Kind::SeaweedFs, _) => ObjectStoreServer::seaweedfs().address(),
+                (Kind::Azurite, _) => ObjectStoreServer::azurite().address(),
+                _ => ObjectStoreServer::moto().address(),
             };
-            let bucket = Self { server, kind, prefix: LeaseId::random().to_string() };
-            if kind == Kind::Azurite {
-                let reply = bucket.send(Method::PUT, "?restype=container", &[], b"");
-                assert!(matches!(reply.status, 201 | 409), "{}", reply.head);
-            } else {
-                server.create_bucket(BUCKET);
+            let bucket = Self { address, gcs, kind, prefix: LeaseId::random().to_string() };
+            match kind {
+                Kind::SeaweedFs => ObjectStoreServer::seaweedfs().create_bucket(BUCKET),
+                Kind::Moto => ObjectStoreServer::moto().create_bucket(BUCKET),
+                Kind::Azurite => {
+                    let reply = bucket.send(Method::PUT, "?restype=container", &[], b"");
+                    assert!(matches!(reply.status, 201 | 409), "{}", reply.head);
+                }
+                Kind::Gcs => {}
             }
             bucket
         };
         tokio::task::spawn_blocking(start).await.expect("the server starts")
     }
 
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
     /// A configuration for this prefix. One machine's clocks do not differ.
     pub(crate) fn config(&self) -> ObjectConfig {
-        self.config_at(&self.server.endpoint())
+        self.config_at(&self.endpoint())
     }
 
     /// The same through a proxy at `endpoint`.
@@ -64,6 +78,7 @@ impl Bucket {
         let config = match self.kind {
             Kind::SeaweedFs => ObjectConfig::s3(BUCKET).endpoint(endpoint).anonymous(true),
             Kind::Moto => ObjectConfig::s3(BUCKET).endpoint(endpoint).access_key("test", "test", None),
+            Kind::Gcs => ObjectConfig::gcs(BUCKET).endpoint(endpoint).anonymous(true),
             Kind::Azurite => ObjectConfig::azure(AZURITE_ACCOUNT, BUCKET)
                 .endpoint(format!("{endpoint}/{AZURITE_ACCOUNT}"))
                 .account_key(AZURITE_KEY),
@@ -101,7 +116,7 @@ impl Bucket {
 
     pub(crate) fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
         let account = if self.kind == Kind::Azurite { format!("/{AZURITE_ACCOUNT}") } else { String::new() };
-        let url = format!("{}{account}/{BUCKET}{path}", self.server.endpoint());
+        let url = format!("{}{account}/{BUCKET}{path}", self.endpoint());
         let mut request = Request::builder().method(method).uri(url).header("content-length", body.len());
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -112,12 +127,12 @@ impl Bucket {
         let headers: Vec<_> =
             headers.iter().map(|(name, value)| (name.as_str(), value.to_str().expect("text"))).collect();
         let target = request.uri().path_and_query().expect("a path").as_str();
-        raw::send(self.server.address(), request.method().as_str(), target, &headers, body).expect("it answers")
+        raw::send(self.address, request.method().as_str(), target, &headers, body).expect("it answers")
     }
 
     fn sign(&self, request: &mut HttpRequest) {
         match self.kind {
-            Kind::SeaweedFs => {}
+            Kind::SeaweedFs | Kind::Gcs => {}
             Kind::Moto => {
                 let unchecked = "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/s3/aws4_request, \
                                  SignedHeaders=host, Signature=none";

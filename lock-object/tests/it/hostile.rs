@@ -37,7 +37,7 @@ async fn a_store_that_ignores_conditions_grants_nothing() {
             |head| without(head, &["if-none-match"]),
         ] {
             let bucket = Bucket::new(kind).await;
-            let wire = Wire::start(bucket.server.address());
+            let wire = Wire::start(bucket.address);
             wire.edit_requests(strip);
             let error = refusal(&bucket, &wire).await;
             assert_eq!(error.kind(), ErrorKind::Config, "{error}");
@@ -50,7 +50,7 @@ async fn a_store_that_ignores_conditions_grants_nothing() {
 #[tokio::test]
 async fn diagnose_names_a_store_that_ignores_conditions() {
     let bucket = Bucket::new(Kind::Moto).await;
-    let wire = Wire::start(bucket.server.address());
+    let wire = Wire::start(bucket.address);
     wire.edit_requests(|head| without(head, &["if-match"]));
     let findings = ObjectBackend::new(bucket.config_at(&wire.endpoint())).unwrap().diagnose().await;
     let unfit: Vec<_> = findings.iter().filter(|finding| finding.level == Level::Unfit).collect();
@@ -81,7 +81,7 @@ async fn a_store_without_a_usable_clock_grants_nothing() {
         |head| format!("{}\r\nDate: yesterday", without(head, &["date"])),
     ] {
         let bucket = Bucket::new(Kind::Moto).await;
-        let wire = Wire::start(bucket.server.address());
+        let wire = Wire::start(bucket.address);
         wire.edit_replies(edit);
         let error = refusal(&bucket, &wire).await;
         assert_eq!(error.kind(), ErrorKind::StoreNotReady, "{error}");
@@ -149,7 +149,7 @@ async fn servers_that_are_no_object_stores_are_named() {
 #[tokio::test]
 async fn a_missing_bucket_and_a_dead_address_are_named() {
     let bucket = Bucket::new(Kind::Moto).await;
-    let config = ObjectConfig::s3("no-such-bucket").endpoint(bucket.server.endpoint()).access_key("a", "b", None);
+    let config = ObjectConfig::s3("no-such-bucket").endpoint(bucket.endpoint()).access_key("a", "b", None);
     let backend = ObjectBackend::new(config).unwrap();
     let error = backend.acquire(&request(&name("a"), TTL)).await.unwrap_err();
     assert!(error.to_string().contains("there is no bucket \"no-such-bucket\""), "{error}");

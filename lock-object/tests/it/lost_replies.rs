@@ -26,7 +26,7 @@ struct Setup {
 /// A client behind the proxy that has passed the start-up probe, and another client.
 async fn setup() -> Setup {
     let bucket = Bucket::new(Kind::Moto).await;
-    let wire = Wire::start(bucket.server.address());
+    let wire = Wire::start(bucket.address);
     let backend = Arc::new(ObjectBackend::new(bucket.config_at(&wire.endpoint())).unwrap());
     let other = bucket.backend();
     for client in [&*backend, &other] {

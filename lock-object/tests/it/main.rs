@@ -2,5 +2,7 @@
 
 mod conformance;
 mod fixture;
+mod gcs;
+mod gcs_server;
 mod hostile;
 mod lost_replies;
