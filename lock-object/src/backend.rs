@@ -45,6 +45,7 @@ pub struct ObjectBackend {
     /// Locks that this process released, which it can acquire again by one request.
     pub(crate) free: FreeLocks,
     pub(crate) probed: OnceCell<()>,
+    pub(crate) delete_probed: OnceCell<()>,
     /// The time of the latest token.
     minted_us: AtomicU64,
 }
@@ -117,6 +118,7 @@ impl ObjectBackend {
             leases: Leases::default(),
             free: FreeLocks::default(),
             probed: OnceCell::new(),
+            delete_probed: OnceCell::new(),
             minted_us: AtomicU64::new(0),
         })
     }

@@ -53,6 +53,7 @@ pub struct ObjectConfig {
     pub(crate) skew: Duration,
     pub(crate) probe: bool,
     pub(crate) poll: (Duration, Duration),
+    pub(crate) is_tflock: bool,
 }
 
 impl ObjectConfig {
@@ -71,6 +72,7 @@ impl ObjectConfig {
             skew: Duration::from_secs(2),
             probe: true,
             poll: (Duration::from_secs(1), Duration::from_secs(5)),
+            is_tflock: false,
         }
     }
 
@@ -169,6 +171,12 @@ impl ObjectConfig {
         self
     }
 
+    /// Writes lock files as Terraform and OpenTofu do; see
+    /// [`TflockBackend`](crate::TflockBackend).
+    pub(crate) fn tflock(self) -> Self {
+        Self { is_tflock: true, ..self }
+    }
+
     /// Returns what is wrong with the settings.
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.bucket.is_empty() {
@@ -182,6 +190,9 @@ impl ObjectConfig {
         }
         if !self.probe && (self.service != Service::S3 || self.endpoint.is_some()) {
             return Err("probe=off is for Amazon's own S3 only, which has no endpoint; leave it out".into());
+        }
+        if self.is_tflock && self.service != Service::S3 {
+            return Err("schema=tflock is for S3 only: on other stores Terraform keeps its locks in another way".into());
         }
         if self.poll.0.is_zero() || self.poll.0 > self.poll.1 {
             return Err(format!(
@@ -227,7 +238,8 @@ impl fmt::Display for ObjectConfig {
         if !self.prefix.is_empty() {
             write!(f, "/{}", self.prefix)?;
         }
-        let options = [("region", &self.region), ("endpoint", &self.endpoint)];
+        let schema = self.is_tflock.then(|| "tflock".to_owned());
+        let options = [("region", &self.region), ("endpoint", &self.endpoint), ("schema", &schema)];
         for (i, (name, value)) in options.iter().filter_map(|(name, value)| Some((name, value.as_ref()?))).enumerate() {
             write!(f, "{}{name}={value}", if i == 0 { '?' } else { '&' })?;
         }

@@ -9,7 +9,7 @@ use lock_core::{
     config::{BackendFactory, StoreConfig},
 };
 
-use crate::{ObjectBackend, ObjectConfig, keys::Keys};
+use crate::{ObjectBackend, ObjectConfig, TflockBackend, keys::Keys};
 
 /// Opens stores by config strings such as `s3://bucket/prefix`. `docs/object-stores.md` describes
 /// their options.
@@ -23,7 +23,11 @@ impl BackendFactory for ObjectFactory {
     }
 
     async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
-        Ok(Arc::new(ObjectBackend::new(ObjectConfig::take(config)?)?))
+        let config = ObjectConfig::take(config)?;
+        if config.is_tflock {
+            return Ok(Arc::new(TflockBackend::new(config)?));
+        }
+        Ok(Arc::new(ObjectBackend::new(config)?))
     }
 }
 
@@ -47,6 +51,7 @@ impl ObjectConfig {
         config.probe = store.take_choice("probe", &[("on", true), ("off", false)])?.unwrap_or(true);
         config.poll.0 = store.take_duration("poll_min")?.unwrap_or(config.poll.0);
         config.poll.1 = store.take_duration("poll_max")?.unwrap_or(config.poll.1.max(config.poll.0));
+        config.is_tflock = store.take_choice("schema", &[("native", false), ("tflock", true)])?.unwrap_or(false);
         config.take_credentials(store)?;
         store.finish()?;
         let checked = config.check().and_then(|()| Keys::new(&config.prefix).map(drop));
@@ -124,6 +129,7 @@ mod tests {
                 "s3://b.c-1?access_key_id=a&secret_access_key=b&session_token=c",
                 s3().access_key("a", "b", Some("c".into())),
             ),
+            ("s3://b.c-1/p?schema=tflock", s3().prefix("p").tflock()),
             ("gs://b/p", ObjectConfig::gcs("b").prefix("p")),
             ("gs://b?service_account=/k.json", ObjectConfig::gcs("b").service_account("/k.json")),
             ("az://acc/box", ObjectConfig::azure("acc", "box")),
@@ -144,6 +150,8 @@ mod tests {
             ("s3://b/a//b", "the prefix is not valid"),
             ("s3://b?probe=off&endpoint=http://h", "Amazon's own S3 only"),
             ("gs://b?probe=off", "Amazon's own S3 only"),
+            ("gs://b?schema=tflock", "is for S3 only"),
+            ("s3://b?schema=tfloc", "did you mean \"tflock\"?"),
             ("s3://b?endpoint=h:9000", "must begin with https://"),
             ("s3://b?poll_min=5s&poll_max=1s", "at most poll_max"),
             ("s3://b?secret_access_key=hunter2", "go together"),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use lock_core::LockName;
+use lock_core::{Error, ErrorKind, LockName};
 use object_store::path::Path;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use sha2::{Digest as _, Sha256};
@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
 /// A key has at most 1,024 bytes on S3, GCS and Azure. The rest is for the prefix.
 const LONGEST: usize = 900;
+const LONGEST_KEY: usize = 1024;
 pub(crate) const LONGEST_PREFIX: usize = 100;
 const SUFFIX: &str = ".lock";
 /// Two hexadecimal digits follow every `%` of an encoded name, so none contains this.
@@ -73,6 +74,28 @@ impl Keys {
             Some(stem) if is_digest(stem) => Place::Digest,
             Some(stem) => decode(stem).map_or(Place::Odd, Place::Lock),
         }
+    }
+
+    /// The key `PREFIX/NAME` with a suffix, where the name is the key of another object.
+    ///
+    /// # Errors
+    /// If no object can have that key.
+    pub(crate) fn beside(&self, name: &LockName, suffix: &str) -> Result<Path, Error> {
+        let prefix = self.prefix.as_ref();
+        let file = format!("{name}{suffix}", name = name.as_str());
+        let whole = if prefix.is_empty() { file } else { format!("{prefix}/{file}") };
+        let path = Path::parse(&whole).ok().filter(|path| path.as_ref() == whole && whole.len() <= LONGEST_KEY);
+        path.ok_or_else(|| {
+            let text = "with schema=tflock the name of a lock is the key of a state, and no state has this key; use \
+                another name";
+            Error::new(ErrorKind::Config, text).with_name(name)
+        })
+    }
+
+    /// The name of the object beside which `path` is.
+    pub(crate) fn name_beside(&self, path: &Path, suffix: &str) -> Option<LockName> {
+        let below = path.as_ref().strip_prefix(self.prefix.as_ref())?.strip_suffix(suffix)?;
+        LockName::new(below.strip_prefix('/').unwrap_or(below)).ok()
     }
 
     fn at(&self, file: &str) -> Path {

@@ -13,7 +13,9 @@ mod operators;
 mod probe;
 mod record;
 mod store;
+mod tflock;
 
 pub use backend::ObjectBackend;
 pub use config::{ObjectConfig, Service};
 pub use factory::ObjectFactory;
+pub use tflock::TflockBackend;

@@ -101,13 +101,17 @@ impl ObjectBackend {
 
     /// Sees the store refuse to delete an object of another version. A store that ignores the
     /// condition could delete the lock of a new holder.
-    async fn see_conditional_delete(&self) -> Result<(), Error> {
+    pub(crate) async fn see_conditional_delete(&self) -> Result<(), Error> {
         self.probe().await?;
+        self.delete_probed.get_or_try_init(|| self.see_refused_deletion()).await.copied()
+    }
+
+    async fn see_refused_deletion(&self) -> Result<(), Error> {
         match self.store.delete(&self.keys.probe(), &self.wrong_tag()).await {
             Ok(Written::Refused(_)) => Ok(()),
             Ok(Written::Done(_)) => {
-                let text = "this store ignores conditions of deletions; a lifecycle rule of the bucket deletes idle \
-                    locks instead";
+                let text = "this store ignores conditions of deletions, so nothing can be deleted safely; a lifecycle rule \
+                    of the bucket deletes idle locks";
                 Err(Error::new(ErrorKind::Unsupported, text))
             }
             Err(error) => Err(error),

@@ -8,7 +8,7 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use lock_core::{Error, ErrorKind, backend::StoreClock};
 use object_store::{
     Attribute, Attributes, GetOptions, ObjectMeta, ObjectStore, PutMode, PutOptions, UpdateVersion,
-    aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut},
+    aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, AwsAuthorizer, S3ConditionalPut},
     azure::{AzureAuthorizer, MicrosoftAzure, MicrosoftAzureBuilder},
     client::{HttpRequest, HttpRequestBody},
     gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder},
@@ -182,6 +182,28 @@ impl Store {
         list.map(|listed| listed.map_err(|error| error::failed(&Exchange::default(), &error, &self.config))).boxed()
     }
 
+    /// Asks S3 about a setting of the bucket, such as `versioning`. `None` on other services.
+    ///
+    /// # Errors
+    /// When the request could not be made.
+    pub(crate) async fn bucket_setting(&self, setting: &str) -> Result<Option<Reply>, Error> {
+        let Client::S3(client) = &self.client else { return Ok(None) };
+        let failed = |error| error::failed(&Exchange::default(), &error, &self.config);
+        let builder = s3(&self.config, &self.http);
+        let value = |key| builder.get_config_value(&key);
+        let region = value(AmazonS3ConfigKey::Region).unwrap_or_else(|| "us-east-1".into());
+        let endpoint = value(AmazonS3ConfigKey::S3Endpoint).or_else(|| value(AmazonS3ConfigKey::Endpoint));
+        let endpoint = endpoint.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
+        let url = format!("{}/{}?{setting}", endpoint.trim_end_matches('/'), self.config.bucket);
+        let request = Request::builder().uri(url).body(HttpRequestBody::empty());
+        let mut request = request.map_err(|error| error::wrong_address(&error.to_string()))?;
+        if !self.config.anonymous {
+            let credential = client.credentials().get_credential().await.map_err(failed)?;
+            AwsAuthorizer::new(&credential, "s3", &region).try_authorize(&mut request, None).map_err(failed)?;
+        }
+        self.http.send(request).await.map(Some).map_err(|error| error::lost(&error, &self.config))
+    }
+
     /// Waits for the reply to a request of the library, whose own result says less.
     async fn reply<T>(
         &self,
@@ -231,6 +253,12 @@ fn retries() -> object_store::RetryConfig {
 }
 
 fn connect(config: &ObjectConfig, http: &Connector) -> Result<Client, Error> {
+    let redirected = [AmazonS3ConfigKey::Endpoint, AmazonS3ConfigKey::S3Endpoint];
+    let builder = AmazonS3Builder::from_env();
+    if !config.probe && redirected.iter().any(|key| builder.get_config_value(key).is_some()) {
+        let text = "probe=off is for Amazon's own S3 only, but AWS_ENDPOINT_URL names another server; leave it out";
+        return Err(Error::new(ErrorKind::Config, text));
+    }
     let client = match config.service {
         Service::S3 => s3(config, http).build().map(Client::S3),
         Service::Gcs => gcs(config, http).build().map(Client::Gcs),

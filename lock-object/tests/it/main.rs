@@ -1,8 +1,11 @@
 //! Tests on real servers that speak the protocols of object stores.
 
 mod conformance;
+mod doctor;
 mod fixture;
 mod gcs;
 mod gcs_server;
 mod hostile;
 mod lost_replies;
+mod requests;
+mod tflock;
