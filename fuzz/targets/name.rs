@@ -5,6 +5,7 @@
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     lock_efs::fuzzing::name(data);
     lock_redis::fuzzing::name(data);
+    lock_object::fuzzing::name(data);
 });
 
 #[cfg(not(fuzzing))]

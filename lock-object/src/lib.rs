@@ -6,6 +6,9 @@ mod config;
 mod doctor;
 mod error;
 mod factory;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod keys;
 mod memory;

@@ -83,7 +83,7 @@ impl Record {
             last: None,
             owner: request.owner.clone(),
             token: token.get(),
-            seq: previous.map_or(0, |record| record.seq) + 1,
+            seq: previous.map_or(0, |record| record.seq).saturating_add(1),
             ttl_ms: millis(request.ttl),
             hold_ms: 0,
             acquired_us: now_us,
@@ -95,7 +95,7 @@ impl Record {
     }
 
     fn rewritten(&self) -> Self {
-        Self { seq: self.seq + 1, nonce: nonce(), ..self.clone() }
+        Self { seq: self.seq.saturating_add(1), nonce: nonce(), ..self.clone() }
     }
 
     pub(crate) fn renewed(&self, ttl: Duration) -> Self {

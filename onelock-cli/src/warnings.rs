@@ -13,7 +13,7 @@ use crate::output::report;
 
 /// The crates of the stores. The core has warnings too, and this program reports their causes
 /// itself.
-const STORES: [&str; 5] = ["lock_efs", "lock_redis", "lock_dynamo", "lock_postgres", "lock_migrate"];
+const STORES: [&str; 6] = ["lock_efs", "lock_redis", "lock_dynamo", "lock_object", "lock_postgres", "lock_migrate"];
 
 /// Writes each warning of a store from now on as one line to standard error.
 pub(crate) fn show() {

@@ -10,6 +10,9 @@ pub use lock_dynamo as dynamo;
 #[cfg_attr(docsrs, doc(cfg(feature = "files")))]
 pub use lock_efs as files;
 pub use lock_migrate as migrate;
+#[cfg(feature = "object")]
+#[cfg_attr(docsrs, doc(cfg(feature = "object")))]
+pub use lock_object as object;
 #[cfg(feature = "postgres")]
 #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
 pub use lock_postgres as postgres;
@@ -27,6 +30,8 @@ pub fn registry() -> Registry {
     let registry = registry.with(lock_efs::FileFactory);
     #[cfg(feature = "dynamo")]
     let registry = registry.with(lock_dynamo::DynamoFactory);
+    #[cfg(feature = "object")]
+    let registry = registry.with(lock_object::ObjectFactory);
     #[cfg(feature = "postgres")]
     let registry = registry.with(lock_postgres::PostgresFactory);
     #[cfg(feature = "redis")]
@@ -42,6 +47,9 @@ const KNOWN: &[(&str, &str)] = &[
     ("file", "files"),
     ("efs", "files"),
     ("dynamodb", "dynamo"),
+    ("s3", "object"),
+    ("gs", "object"),
+    ("az", "object"),
     ("postgres", "postgres"),
     ("postgresql", "postgres"),
     ("redis", "redis"),
@@ -100,6 +108,15 @@ mod tests {
         let error = super::open("dynamodb://locks").await.unwrap_err();
         assert_eq!(error.kind(), super::ErrorKind::Unsupported);
         assert!(error.to_string().ends_with("build with the cargo feature \"dynamo\""), "{error}");
+    }
+
+    #[cfg(feature = "object")]
+    #[tokio::test]
+    async fn a_bucket_is_opened_without_a_request() {
+        for url in ["s3://b/p?region=eu-west-1", "az://account/container/p"] {
+            let locker = super::open(format!("{url}{}require=fencing,list", if url.contains('?') { '&' } else { '?' }));
+            assert_eq!(locker.await.unwrap().store(), url);
+        }
     }
 
     #[cfg(feature = "dynamo")]

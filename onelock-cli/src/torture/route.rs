@@ -83,14 +83,17 @@ fn address(config: &ConfigString) -> Result<(AddressPart, String), String> {
         ("postgres" | "postgresql", []) => {
             Err("the config string names no server that a proxy could stand in for".into())
         }
-        ("dynamodb", _) => match config.option("endpoint").map(|endpoint| endpoint.strip_prefix("http://")) {
-            Some(Some(plain)) => {
-                let authority = plain.trim_end_matches('/');
-                let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-                Ok((AddressPart::Endpoint, if has_port { authority.into() } else { format!("{authority}:80") }))
+        ("dynamodb" | "s3" | "gs", _) => {
+            match config.option("endpoint").map(|endpoint| endpoint.strip_prefix("http://")) {
+                Some(Some(plain)) => {
+                    let authority = plain.trim_end_matches('/');
+                    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+                    Ok((AddressPart::Endpoint, if has_port { authority.into() } else { format!("{authority}:80") }))
+                }
+                _ => Err("no proxy can stand in front of HTTPS, because the certificate names the host".into()),
             }
-            _ => Err("no proxy can stand in front of HTTPS, because the certificate names the host".into()),
-        },
+        }
+        ("az", _) => Err("the endpoint of Azure has a path, which a proxy cannot keep".into()),
         ("file" | "efs" | "memory", _) => Err(NO_NETWORK.into()),
         ("redis+unix", _) => Err(NO_TCP.into()),
         ("rediss", _) | ("postgres" | "postgresql", [_]) => {

@@ -1,6 +1,6 @@
 //! The tests of the command, in one binary.
 
-#[cfg(all(feature = "redis", feature = "dynamo", feature = "postgres", feature = "torture"))]
+#[cfg(all(feature = "redis", feature = "dynamo", feature = "postgres", feature = "object", feature = "torture"))]
 mod docs;
 mod hold;
 mod nfs;

@@ -12,6 +12,7 @@ const STORES: &[(&str, &[&str])] = &[
     ("docs/redis.md", &["redis://h", "rediss://h", "redis+sentinel://h/s"]),
     ("docs/dynamodb.md", &["dynamodb://t"]),
     ("docs/postgres.md", &["postgres://h"]),
+    ("docs/object-stores.md", &["s3://b", "gs://b", "az://a/c"]),
     ("docs/memory.md", &["memory:"]),
 ];
 
@@ -56,8 +57,15 @@ async fn the_capability_table_matches_the_code() {
     let directory = tempfile::tempdir().unwrap();
     let files = format!("file://{}", directory.path().display());
     // One URL a column; the column of NFS cannot be checked with a local directory.
-    let columns =
-        [Some(files.as_str()), None, Some("redis://h"), Some("dynamodb://t"), Some("postgres://h"), Some("memory:")];
+    let columns = [
+        Some(files.as_str()),
+        None,
+        Some("redis://h"),
+        Some("dynamodb://t"),
+        Some("postgres://h"),
+        Some("s3://b"),
+        Some("memory:"),
+    ];
     let rows = page("docs/which-store.md").rows("capability");
     assert_eq!(rows.len(), Capability::ALL.len());
     for (column, url) in columns.iter().enumerate().filter_map(|(column, url)| Some((column + 1, (*url)?))) {
@@ -105,7 +113,16 @@ fn every_explained_message_is_in_the_code() {
 
 /// Returns the sources of the product, without their tests.
 fn sources() -> Vec<String> {
-    let crates = ["lock-core", "lock-migrate", "lock-efs", "lock-redis", "lock-dynamo", "lock-postgres", "onelock"];
+    let crates = [
+        "lock-core",
+        "lock-migrate",
+        "lock-efs",
+        "lock-redis",
+        "lock-dynamo",
+        "lock-object",
+        "lock-postgres",
+        "onelock",
+    ];
     let files = crates.iter().flat_map(|name| files_below(&root().join(name).join("src"), "rs"));
     files
         .map(|path| text(&path))

@@ -39,6 +39,7 @@ mod shell_runs_as_shown {
         modes: "docs/modes.md",
         monitoring: "docs/monitoring.md",
         moving: "docs/moving.md",
+        object_stores: "docs/object-stores.md",
         postgres: "docs/postgres.md",
         redis: "docs/redis.md",
     }

@@ -15,7 +15,10 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
-use test_support::{dynamodb::DynamoDbLocal, postgres::PostgresServer, python::python, redis::RedisServer};
+use test_support::{
+    dynamodb::DynamoDbLocal, object_stores::ObjectStoreServer, postgres::PostgresServer, python::python,
+    redis::RedisServer,
+};
 
 use super::{compare, markdown::Block};
 
@@ -136,6 +139,7 @@ struct Place {
     redis: Option<RedisServer>,
     postgres: Option<PostgresServer>,
     dynamodb: Option<&'static DynamoDbLocal>,
+    s3: Option<&'static ObjectStoreServer>,
 }
 
 impl Place {
@@ -158,6 +162,7 @@ impl Place {
                 server
             }),
             dynamodb: mention("dynamodb:").then(DynamoDbLocal::shared),
+            s3: mention("s3://my-bucket").then(s3),
         }
     }
 
@@ -170,6 +175,7 @@ impl Place {
             ("/var/lib/app", directory("app")),
             ("/mnt/efs", directory("efs")),
             ("dynamodb://locks", format!("dynamodb://{}", self.table)),
+            ("s3://my-bucket/locks", format!("s3://my-bucket/{}", self.table)),
             ("table_name=\"locks", format!("table_name=\"{}", self.table)),
         ];
         names.extend(self.redis.iter().map(|server| ("localhost:6379", format!("127.0.0.1:{}", server.port()))));
@@ -224,6 +230,10 @@ impl Place {
             shell.env("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.endpoint());
             shell.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
         }
+        if let Some(s3) = self.s3 {
+            shell.env("AWS_ENDPOINT_URL_S3", s3.endpoint());
+            shell.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+        }
         shell
     }
 
@@ -234,6 +244,13 @@ impl Place {
         let (code, _) = end.split_once('\u{1}')?;
         Some(Done { printed: self.as_shown(printed), code: code.parse().ok()? })
     }
+}
+
+/// An S3 with the bucket of the pages.
+fn s3() -> &'static ObjectStoreServer {
+    let server = ObjectStoreServer::moto();
+    server.create_bucket("my-bucket");
+    server
 }
 
 /// A shell whose processes end with it.

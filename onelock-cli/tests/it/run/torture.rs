@@ -57,6 +57,23 @@ fn dynamodb_keeps_its_guarantees_under_faults() {
     assert_thorough(&torture(&url, "10s"), true);
 }
 
+#[cfg(feature = "object")]
+#[test]
+fn object_stores_keep_their_guarantees_under_faults() {
+    let server = test_support::object_stores::ObjectStoreServer::seaweedfs();
+    server.create_bucket("torture");
+    let url = format!(
+        "s3://torture/{}?endpoint={}&anonymous=true&skew=0s&poll_min=50ms&poll_max=500ms",
+        std::process::id(),
+        server.endpoint()
+    );
+    let report = torture(&url, "20s");
+    assert_eq!((&report["passed"], &report["violations"]), (&true.into(), &0.into()));
+    for what in ["acquisitions", "killed", "frozen", "cut_off", "writes_accepted"] {
+        assert!(report[what].as_u64().unwrap() >= 1, "{what} of {report:#}");
+    }
+}
+
 /// Checks that the run failed with exit code 1, and that the report shows the events.
 #[track_caller]
 fn assert_found(output: &std::process::Output) {
