@@ -19,10 +19,12 @@ const WRITES: usize = 2;
 
 impl ObjectBackend {
     pub(crate) async fn attempt(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        if let Some(released) = self.free.take(&request.name)
-            && let Some(grant) = self.take(request, Some(&released), None).await?
-        {
-            return Ok(AcquireOutcome::Granted(grant));
+        if let Some(released) = self.free.take(&request.name) {
+            // A process may release the lock of one before it without any acquisition.
+            self.probe().await?;
+            if let Some(grant) = self.take(request, Some(&released), None).await? {
+                return Ok(AcquireOutcome::Granted(grant));
+            }
         }
         let mut tried: Option<Option<Tag>> = None;
         for _ in 0..WRITES {

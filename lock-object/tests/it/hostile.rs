@@ -48,6 +48,18 @@ async fn a_store_that_ignores_conditions_grants_nothing() {
 }
 
 #[tokio::test]
+async fn a_release_for_another_process_does_not_replace_the_probe() {
+    let bucket = Bucket::new(Kind::Moto).await;
+    let held = granted(&bucket.backend(), &request(&name("a"), TTL)).await;
+    let wire = Wire::start(bucket.address);
+    let backend = ObjectBackend::new(bucket.config_at(&wire.endpoint())).unwrap();
+    let _ = backend.release(&held, Duration::ZERO).await.unwrap();
+    wire.edit_requests(|head| without(head, &["if-match"]));
+    let error = backend.acquire(&request(&name("a"), TTL)).await.expect_err("such a store grants no lock");
+    assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+}
+
+#[tokio::test]
 async fn diagnose_names_a_store_that_ignores_conditions() {
     let bucket = Bucket::new(Kind::Moto).await;
     let wire = Wire::start(bucket.address);

@@ -3,6 +3,7 @@
 mod conformance;
 mod doctor;
 mod fixture;
+mod forks;
 mod gcs;
 mod gcs_server;
 mod hostile;
