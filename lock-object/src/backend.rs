@@ -14,8 +14,8 @@ use async_trait::async_trait;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, LeaseId, Listing, Mode,
-        Release, Renewal, StoreClock, StoreTimings,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, LeaseId, Listing, Release,
+        Renewal, StoreClock, StoreTimings,
     },
     clock::{Clock, SystemClock},
 };
@@ -310,9 +310,7 @@ impl Backend for ObjectBackend {
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        if request.mode != Mode::Exclusive {
-            return Err(Error::new(ErrorKind::Unsupported, "object stores have exclusive locks only"));
-        }
+        request.require_exclusive()?;
         self.attempt(request).await
     }
 

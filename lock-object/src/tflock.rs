@@ -16,7 +16,7 @@ use lock_core::{
     Error, ErrorKind, Holder, LockName, LossReason,
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, Lease, LeaseId, Listing,
-        Mode, OddEntry, Release, Renewal, StoreTimings,
+        OddEntry, Release, Renewal, StoreTimings,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -144,9 +144,7 @@ impl Backend for TflockBackend {
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        if request.mode != Mode::Exclusive {
-            return Err(Error::new(ErrorKind::Unsupported, "object stores have exclusive locks only"));
-        }
+        request.require_exclusive()?;
         let path = self.0.keys.beside(&request.name, SUFFIX)?;
         // Twice: the holder may release between a refused write and the read that follows.
         for _ in 0..2 {

@@ -50,6 +50,7 @@ macro_rules! on {
                 #[tokio::test]
                 Bucket::new(Kind::$kind).await,
                 except = [
+                    (modes, "all locks are exclusive"),
                     (an_open_descriptor_keeps_the_lock_held, "the lock lives in a bucket"),
                     (a_watch_completes_after_the_release, "an object store wakes no client"),
                     (an_unused_wake_up_reaches_another_watcher, "an object store wakes no client"),
