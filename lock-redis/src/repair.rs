@@ -211,6 +211,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_repair_joins_no_holder_of_another_mode() {
+        let permit = Mode::Permit { of: 2.try_into().unwrap() };
+        for other in [Mode::Exclusive, permit] {
+            let (server, deployment, lease, record) = held(Mode::Shared).await;
+            server.command(&["FLUSHALL"]);
+            let request = AcquireRequest::new(lease.name.clone(), LeaseId::from(8), "other").with_mode(other);
+            assert!(deployment.acquire(&request).await.is_ok());
+            assert!(!deployment.restore(&lease, &record, deployment.stamps.next()).await.unwrap());
+            let holder = deployment.inspect(&lease.name).await.unwrap().unwrap();
+            assert_eq!((holder.count(), holder.mode), (1, other));
+        }
+    }
+
+    #[tokio::test]
     async fn a_duplicate_repair_changes_nothing() {
         for mode in MODES {
             let (server, deployment, lease, record) = held(mode).await;

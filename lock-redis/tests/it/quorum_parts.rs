@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lock_core::{
-    LossReason, Mode,
+    ErrorKind, LossReason, Mode,
     backend::{Admin, Backend, Break, Lease, Level, Release, Renewal},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
@@ -26,6 +26,22 @@ async fn renewed(backend: &RedisBackend, lease: &Lease) {
 
 async fn count(backend: &RedisBackend) -> u64 {
     backend.inspect(&name("job")).await.unwrap().map_or(0, |holder| holder.count())
+}
+
+#[tokio::test]
+// verifies: P11, P12
+async fn a_quorum_refuses_permits_which_majorities_could_exceed() {
+    let (servers, backend) = start();
+    assert!(backend.capabilities().shared && !backend.capabilities().permits);
+    let error = backend.acquire(&permit("job", 2)).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Unsupported, false));
+    // Three holders of two permits, each with a majority of the servers.
+    for holder in 0..3 {
+        let request = permit("job", 2);
+        for server in [holder, (holder + 1) % 3] {
+            granted(&client(servers[server].addr()), &request).await;
+        }
+    }
 }
 
 #[tokio::test]
