@@ -12,13 +12,14 @@ use lock_core::{
 };
 
 use crate::{
-    config::PostgresConfig,
+    config::{PostgresConfig, Schema},
     connect::{Connector, NoEvents},
     connection::ConnectionSlot,
     doctor,
     environment::completed,
     init::unsuitable,
     listen::Listener,
+    shedlock::ShedLock,
     table::Table,
 };
 
@@ -29,6 +30,8 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct PostgresBackend {
     table: Arc<Table>,
+    /// The operations on the rows of ShedLock, in place of those of the table.
+    shedlock: Option<Arc<ShedLock>>,
     listener: Option<Arc<Listener>>,
     /// As given, for a child process, which completes it anew.
     config: Arc<PostgresConfig>,
@@ -52,7 +55,9 @@ impl PostgresBackend {
         // The servers may be silent, except the last.
         let servers = u32::try_from(server.hosts.len()).unwrap_or(u32::MAX);
         let attempt_timeout = config.connect_timeout.saturating_mul(servers).saturating_add(config.timeout);
-        let listener = match (config.wake, &config.listen) {
+        let shedlock = (config.schema == Schema::ShedLock).then(|| Arc::new(ShedLock::new(&full)));
+        // ShedLock notifies no waiter.
+        let listener = match (config.wake && shedlock.is_none(), &config.listen) {
             (false, _) => None,
             (true, None) => Some(server.clone()),
             (true, Some(direct)) => Some(completed(direct).map_err(in_context)?),
@@ -64,7 +69,7 @@ impl PostgresBackend {
         };
         let connection = ConnectionSlot::new(connector(server)?, config.timeout, Arc::new(NoEvents));
         let table = Arc::new(Table::new(connection, &full));
-        Ok(Self { table, listener, config: Arc::new(config), store, attempt_timeout })
+        Ok(Self { table, shedlock, listener, config: Arc::new(config), store, attempt_timeout })
     }
 
     /// Creates the table, or checks the one that is there. Returns whether it was created.
@@ -108,6 +113,21 @@ impl PostgresBackend {
     }
 }
 
+/// Passes a call on to the operations for the format of the rows.
+macro_rules! ask {
+    ($backend:ident.$method:ident($($argument:expr),*)) => {
+        match &$backend.shedlock {
+            Some(shedlock) => shedlock.$method(&$backend.table, $($argument),*).await,
+            None => $backend.table.$method($($argument),*).await,
+        }
+    };
+}
+
+/// The error of an operation for which ShedLock's rows have no room.
+fn not_in_shedlock(what: &str) -> Error {
+    Error::new(ErrorKind::Unsupported, format!("{what} is not possible with schema=shedlock"))
+}
+
 #[async_trait]
 impl Backend for PostgresBackend {
     fn describe(&self) -> String {
@@ -115,14 +135,15 @@ impl Backend for PostgresBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
+        let is_native = self.shedlock.is_none();
         Capabilities::default()
             .with_ttl(true)
-            .with_fencing(true)
+            .with_fencing(is_native)
             .with_loss_signal(true)
-            .with_holder(true)
+            .with_holder(is_native)
             .with_inspect(true)
             .with_list(true)
-            .with_break_lock(true)
+            .with_break_lock(is_native)
             .with_wake_up(self.listener.is_some())
     }
 
@@ -132,12 +153,14 @@ impl Backend for PostgresBackend {
             .with_poll_max(Duration::from_secs(1))
             .with_renew_batch(100)
             .with_attempt_timeout(self.attempt_timeout)
+            // ShedLock's times have milliseconds.
+            .with_least_margin(Duration::from_millis(if self.shedlock.is_some() { 2 } else { 1 }))
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let context = |error| self.context(error, Operation::Acquire, Some(&request.name));
         request.require_exclusive()?;
-        let outcome = self.table.acquire(request).await.map_err(context)?;
+        let outcome = ask!(self.acquire(request)).map_err(context)?;
         if let (AcquireOutcome::Contended(_), Some(listener)) = (&outcome, &self.listener) {
             // If this fails, the waiter polls until the next attempt.
             if let Err(error) = listener.announce_again(&self.table, &request.name).await {
@@ -153,17 +176,20 @@ impl Backend for PostgresBackend {
     }
 
     async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
-        let result = self.table.advance_token(lease, token).await;
+        let result = match &self.shedlock {
+            Some(_) => Err(not_in_shedlock("raising a token")),
+            None => self.table.advance_token(lease, token).await,
+        };
         result.map_err(|error| self.context(error, Operation::Acquire, Some(&lease.name)))
     }
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
-        let result = self.table.release(lease, hold_for).await;
+        let result = ask!(self.release(lease, hold_for));
         result.map_err(|error| self.context(error, Operation::Release, Some(&lease.name)))
     }
 
     async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
-        let results = self.table.renew_many(leases).await;
+        let results = ask!(self.renew_many(leases));
         let named = |(result, lease): (Result<Renewal, Error>, &Lease)| {
             result.map_err(|error| self.context(error, Operation::Renew, Some(&lease.name)))
         };
@@ -192,19 +218,27 @@ impl Backend for PostgresBackend {
 #[async_trait]
 impl Admin for PostgresBackend {
     async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        self.table.inspect(name).await.map_err(|error| self.context(error, Operation::Inspect, Some(name)))
+        ask!(self.inspect(name)).map_err(|error| self.context(error, Operation::Inspect, Some(name)))
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, Error> {
-        self.table.list(prefix).await.map_err(|error| self.context(error, Operation::List, None))
+        ask!(self.list(prefix)).map_err(|error| self.context(error, Operation::List, None))
     }
 
     async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
-        let result = self.table.break_lock(name, version, by).await;
+        let result = match &self.shedlock {
+            Some(_) => Err(not_in_shedlock("breaking a lock")),
+            None => self.table.break_lock(name, version, by).await,
+        };
         result.map_err(|error| self.context(error, Operation::Break, Some(name)))
     }
 
     async fn purge(&self, name: &LockName) -> Result<bool, Error> {
-        self.table.purge(name).await.map_err(|error| self.context(error, Operation::Purge, Some(name)))
+        let result = match &self.shedlock {
+            // ShedLock would not insert the row again.
+            Some(_) => Err(not_in_shedlock("purging a name")),
+            None => self.table.purge(name).await,
+        };
+        result.map_err(|error| self.context(error, Operation::Purge, Some(name)))
     }
 }

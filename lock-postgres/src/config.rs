@@ -7,8 +7,6 @@ use lock_core::{
     config::{Host, Secret},
 };
 
-/// The table of a store for which none is chosen.
-pub(crate) const DEFAULT_TABLE: &str = "onelock";
 pub(crate) const DEFAULT_PORT: u16 = 5432;
 
 /// The upper limit of both timeouts. Sums with it cannot overflow.
@@ -43,6 +41,27 @@ pub enum Replicas {
     /// A synchronous standby must have confirmed each acquire and renewal. Without synchronous
     /// standbys, no lock is granted.
     Sync,
+}
+
+/// The format of the rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Schema {
+    /// The format of onelock.
+    #[default]
+    Native,
+    /// The table of ShedLock, a library for Java, with `usingDbTime`. Locks of both exclude each
+    /// other. It has no room for tokens, data and long names.
+    ShedLock,
+}
+
+impl Schema {
+    fn default_table(self) -> &'static str {
+        match self {
+            Self::Native => "onelock",
+            Self::ShedLock => "shedlock",
+        }
+    }
 }
 
 /// The servers, and how to log in. Whatever is not set comes from the environment variables of
@@ -130,7 +149,9 @@ impl ServerConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PostgresConfig {
     pub(crate) server: ServerConfig,
-    pub(crate) table: String,
+    /// The default of the schema if none is chosen.
+    pub(crate) table: Option<String>,
+    pub(crate) schema: Schema,
     pub(crate) replicas: Replicas,
     pub(crate) wake: bool,
     pub(crate) listen: Option<ServerConfig>,
@@ -143,7 +164,8 @@ impl PostgresConfig {
     pub fn new(server: ServerConfig) -> Self {
         Self {
             server,
-            table: DEFAULT_TABLE.into(),
+            table: None,
+            schema: Schema::Native,
             replicas: Replicas::Any,
             wake: true,
             listen: None,
@@ -155,7 +177,14 @@ impl PostgresConfig {
     /// Sets the table of the locks: `table`, or `schema.table`.
     #[must_use]
     pub fn table(mut self, table: impl Into<String>) -> Self {
-        self.table = table.into();
+        self.table = Some(table.into());
+        self
+    }
+
+    /// Sets the format of the rows. The table of ShedLock is `shedlock` if none is chosen.
+    #[must_use]
+    pub fn schema(mut self, schema: Schema) -> Self {
+        self.schema = schema;
         self
     }
 
@@ -204,14 +233,17 @@ impl PostgresConfig {
                 return Err(wrong(format!("{option}={time:?} must be at least 2 ms and at most one hour")));
             }
         }
-        let parts: Vec<_> = self.table.split('.').collect();
+        let parts: Vec<_> = self.table_name().split('.').collect();
         let fits = |part: &&str| (1..=LONGEST_IDENTIFIER).contains(&part.len()) && !part.contains(char::is_control);
         if parts.len() > 2 || !parts.iter().all(fits) {
             return Err(wrong(format!(
                 "table={:?} is not the name of a table; write TABLE or SCHEMA.TABLE, each of at most \
                  {LONGEST_IDENTIFIER} bytes",
-                self.table
+                self.table_name()
             )));
+        }
+        if self.schema == Schema::ShedLock && (self.listen.is_some() || self.replicas == Replicas::Sync) {
+            return Err(wrong("schema=shedlock has neither listen nor replicas=sync; remove these options"));
         }
         if !self.wake && self.listen.is_some() {
             return Err(wrong("wake=off needs no server to listen on; remove the option listen"));
@@ -224,10 +256,14 @@ impl PostgresConfig {
         Ok(())
     }
 
+    fn table_name(&self) -> &str {
+        self.table.as_deref().unwrap_or(self.schema.default_table())
+    }
+
     /// The table, quoted for SQL.
     pub(crate) fn quoted_table(&self) -> String {
         let quoted = |part: &str| format!("\"{}\"", part.replace('"', "\"\""));
-        self.table.split('.').map(quoted).collect::<Vec<_>>().join(".")
+        self.table_name().split('.').map(quoted).collect::<Vec<_>>().join(".")
     }
 }
 
@@ -241,8 +277,10 @@ impl fmt::Display for PostgresConfig {
         if let Some(database) = &self.server.database {
             write!(f, "/{database}")?;
         }
-        if self.table != DEFAULT_TABLE {
-            write!(f, "?table={}", self.table)?;
+        let schema = (self.schema == Schema::ShedLock).then_some(("schema", "shedlock"));
+        let table = Some(self.table_name()).filter(|table| *table != self.schema.default_table());
+        for (i, (option, value)) in schema.into_iter().chain(table.map(|table| ("table", table))).enumerate() {
+            write!(f, "{}{option}={value}", if i == 0 { '?' } else { '&' })?;
         }
         Ok(())
     }

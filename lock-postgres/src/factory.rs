@@ -9,7 +9,7 @@ use lock_core::{
     config::{BackendFactory, Host, StoreConfig},
 };
 
-use crate::{PostgresBackend, PostgresConfig, Replicas, ServerConfig, SslMode};
+use crate::{PostgresBackend, PostgresConfig, Replicas, Schema, ServerConfig, SslMode};
 
 /// Opens stores by PostgreSQL config strings. `docs/postgres.md` describes their forms and options.
 #[derive(Debug, Clone, Copy, Default)]
@@ -43,9 +43,9 @@ impl PostgresConfig {
     /// Of kind [`Config`](lock_core::ErrorKind::Config), with the mistake and how to fix it.
     pub fn take(store: &mut StoreConfig) -> Result<Self, Error> {
         let mut config = Self::new(ServerConfig::take(store)?);
-        if let Some(table) = store.take_string("table") {
-            config.table = table;
-        }
+        config.table = store.take_string("table");
+        let schemas = [("native", Schema::Native), ("shedlock", Schema::ShedLock)];
+        config.schema = store.take_choice("schema", &schemas)?.unwrap_or_default();
         let replicas = [("any", Replicas::Any), ("sync", Replicas::Sync)];
         config.replicas = store.take_choice("replicas", &replicas)?.unwrap_or_default();
         config.wake = store.take_choice("wake", &[("listen", true), ("off", false)])?.unwrap_or(true);
@@ -147,6 +147,7 @@ mod tests {
                     .timeout(Duration::from_secs(1))
                     .connect_timeout(Duration::from_secs(4)),
             ),
+            ("postgres://h?schema=shedlock", PostgresConfig::new(at("h", None)).schema(Schema::ShedLock)),
             (
                 "postgres://pooler/db?listen=postgres://u:p%2540%40direct:7/db",
                 PostgresConfig::new(at("pooler", None).database("db"))
@@ -164,6 +165,7 @@ mod tests {
             ("postgres://h?tabel=x", "\"table\""),
             ("postgres://h?table=a.b.c", "SCHEMA.TABLE"),
             ("postgres://h?sslmode=verify", "verify-ca"),
+            ("postgres://h?schema=shedlock&replicas=sync", "remove these options"),
             ("postgres://h?host=/run", "remove the option host"),
             ("postgres://h?sslcert=/c", "both sslcert and sslkey"),
             ("postgres://h?timeout=0s", "at least 2 ms"),

@@ -3,7 +3,7 @@
 use lock_core::{Error, ErrorKind};
 use tokio_postgres::types::Type;
 
-use crate::{error::unreadable, table::Table};
+use crate::{config::Schema, error::unreadable, table::Table};
 
 /// The columns, their types, and whether a value is mandatory.
 const COLUMNS: &[(&str, &str, bool)] = &[
@@ -34,11 +34,25 @@ const SHAPE: &str = "select c.relkind::text, c.relpersistence::text,
         where i.indrelid = c.oid and a.attnum = any(i.indkey))
     from pg_class c where c.oid = to_regclass($1)";
 
+/// The columns of ShedLock. The precision of the times and the lengths of the texts may differ.
+const SHEDLOCK_COLUMNS: &[&str] =
+    &["name character varying", "lock_until timestamp", "locked_at timestamp", "locked_by character varying"];
+
 /// The statement that creates `table`.
-///
+pub(crate) fn create(table: &str, schema: Schema) -> String {
+    match schema {
+        Schema::Native => create_native(table),
+        // As in the documentation of ShedLock.
+        Schema::ShedLock => format!(
+            "create table if not exists {table} (name varchar(64) not null, lock_until timestamp(3) not null, \
+             locked_at timestamp(3) not null, locked_by varchar(255) not null, primary key (name))"
+        ),
+    }
+}
+
 /// `expires_at` has no index, so that a renewal changes no index (HOT); half of each page is left
 /// free for the next version of a row.
-pub(crate) fn create(table: &str) -> String {
+fn create_native(table: &str) -> String {
     let columns = COLUMNS.iter().map(|(name, kind, is_mandatory)| match (*name, is_mandatory) {
         ("name", _) => format!("name {kind} primary key check (octet_length(name) between 1 and 1024)"),
         // 2^53 - 1: the largest that a token may be.
@@ -64,7 +78,7 @@ impl Table {
         if self.shape().await?.is_some() {
             return Ok(false);
         }
-        self.connection.query(&create(&self.quoted), &[]).await?;
+        self.connection.query(&create(&self.quoted, self.schema), &[]).await?;
         Ok(true)
     }
 
@@ -85,12 +99,17 @@ impl Table {
         if persistence == "u" {
             shape.problems.push("it is unlogged, so a crash of the server deletes all locks".into());
         }
-        for (name, kind, is_mandatory) in COLUMNS {
-            let wanted = format!("{name} {kind}{}", if *is_mandatory { " not null" } else { "" });
-            if !columns.contains(&wanted) {
-                shape.problems.push(format!("it has no column {wanted}"));
+        let native = |(name, kind, is_mandatory): &(&str, &str, bool)| {
+            format!("{name} {kind}{}", if *is_mandatory { " not null" } else { "" })
+        };
+        let missing: Vec<String> = match self.schema {
+            Schema::Native => COLUMNS.iter().map(native).filter(|wanted| !columns.contains(wanted)).collect(),
+            Schema::ShedLock => {
+                let is_missing = |wanted: &&&str| !columns.iter().any(|column| column.starts_with(**wanted));
+                SHEDLOCK_COLUMNS.iter().filter(is_missing).map(ToString::to_string).collect()
             }
-        }
+        };
+        shape.problems.extend(missing.iter().map(|wanted| format!("it has no column {wanted}")));
         if !is_keyed {
             shape.problems.push("its column name has no unique index".into());
         }
@@ -114,6 +133,6 @@ pub(crate) fn unsuitable(problems: &[String]) -> Error {
 mod tests {
     #[test]
     fn the_readme_shows_the_statement_that_creates_the_table() {
-        assert!(include_str!("../README.md").contains(&super::create("onelock")));
+        assert!(include_str!("../README.md").contains(&super::create_native("onelock")));
     }
 }

@@ -11,10 +11,11 @@ mod factory;
 mod init;
 mod listen;
 mod row;
+mod shedlock;
 mod sql;
 mod table;
 mod tls;
 
 pub use backend::PostgresBackend;
-pub use config::{PostgresConfig, Replicas, ServerConfig, SslMode};
+pub use config::{PostgresConfig, Replicas, Schema, ServerConfig, SslMode};
 pub use factory::PostgresFactory;

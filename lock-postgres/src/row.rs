@@ -123,11 +123,11 @@ impl LockRow {
     }
 }
 
-fn time(seconds: f64) -> Option<SystemTime> {
+pub(crate) fn time(seconds: f64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::try_from_secs_f64(seconds).ok()?)
 }
 
 /// The duration, or none for an infinite one.
-fn span(seconds: f64) -> Option<Duration> {
+pub(crate) fn span(seconds: f64) -> Option<Duration> {
     Duration::try_from_secs_f64(seconds.max(0.0)).ok()
 }

@@ -110,7 +110,7 @@ impl Statements {
 ///
 /// With `synchronous_commit = off` the server would answer before the lock is on disk, and forget
 /// it in a crash.
-fn settings(config: &PostgresConfig) -> String {
+pub(crate) fn settings(config: &PostgresConfig) -> String {
     format!(
         "with c as materialized (select set_config('synchronous_commit', 'on', true) = 'on' and {} as is_set)",
         bounded(config)

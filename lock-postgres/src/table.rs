@@ -9,7 +9,7 @@ use lock_core::{
 use tokio_postgres::types::Type;
 
 use crate::{
-    config::{PostgresConfig, Replicas},
+    config::{PostgresConfig, Replicas, Schema},
     connection::{ConnectionSlot, Parameters},
     error::{not_synchronous, overtaken, unconfirmed, unreadable},
     listen::channel,
@@ -25,11 +25,13 @@ pub(crate) struct Table {
     /// The table as SQL, which is also a part of the channels' names.
     pub(crate) quoted: String,
     replicas: Replicas,
+    pub(crate) schema: Schema,
 }
 
 impl Table {
     pub(crate) fn new(connection: ConnectionSlot, config: &PostgresConfig) -> Self {
-        Self { connection, sql: Statements::new(config), quoted: config.quoted_table(), replicas: config.replicas }
+        let (quoted, replicas, schema) = (config.quoted_table(), config.replicas, config.schema);
+        Self { connection, sql: Statements::new(config), quoted, replicas, schema }
     }
 
     /// Runs a statement that grants or renews. Such a statement must not count as done if a

@@ -1,8 +1,8 @@
-//! One program, four stores.
+//! One program, five stores.
 
 use std::process::Command;
 
-use test_support::{redis::RedisServer, wait_for};
+use test_support::{postgres::PostgresServer, redis::RedisServer, wait_for};
 
 use crate::fixture::{Process, dynamo::Table};
 
@@ -14,7 +14,7 @@ fn start(url: &str) -> Process {
 fn token(process: &Process) -> u64 {
     process.wait_for("working under ");
     let lines = process.lines();
-    let (_, token) = lines[0].rsplit_once("token Some(").expect("files, Redis and DynamoDB have tokens");
+    let (_, token) = lines[0].rsplit_once("token Some(").expect("these stores have tokens");
     token.trim_end_matches(')').parse().expect("a number")
 }
 
@@ -56,6 +56,18 @@ fn on_redis() {
 fn on_dynamodb() {
     let table = Table::new();
     excludes(&table.url("ttl=5s&access_key_id=test&secret_access_key=test"));
+}
+
+#[test]
+fn on_postgres() {
+    let server = PostgresServer::start();
+    let url = format!("{}?ttl=5s", server.url());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let config = onelock::postgres::PostgresConfig::from_url(&server.url()).unwrap();
+        assert!(onelock::postgres::PostgresBackend::new(config).unwrap().init().await.unwrap());
+    });
+    excludes(&url);
 }
 
 /// Locks in memory are not shared between processes.

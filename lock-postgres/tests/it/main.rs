@@ -10,3 +10,4 @@ mod hostile;
 mod login;
 mod lost_replies;
 mod rows;
+mod shedlock;
