@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use lock_core::{
-    ErrorKind,
+    ErrorKind, LossReason,
     backend::{Admin, Backend, Break, Level, Release, Renewal},
 };
 use test_support::postgres::PostgresServer;
@@ -56,6 +56,16 @@ async fn huge_values_of_others_stay_on_the_server() {
     server.sql("update onelock set data = convert_to(repeat('x', 3000000), 'UTF8'), owner = repeat('y', 3000000)");
     let holder = refused(&backend, &request("job", LONG)).await;
     assert_eq!((holder.data, holder.owner.unwrap().len()), (None, 1024));
+}
+
+#[tokio::test]
+async fn an_expired_lease_is_not_revived_by_a_renewal() {
+    let server = server();
+    let backend = client(server.addr());
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
+    server.sql("update onelock set expires_at = now() - interval '1 second'");
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::Expired));
+    assert_eq!(backend.inspect(&lease.name).await.unwrap(), None);
 }
 
 #[tokio::test]
