@@ -4,7 +4,7 @@ use std::{fs, num::NonZeroU16, os::unix::fs::symlink, path::Path, process::Comma
 
 use crate::fixture::{Process, grant, in_child, myself, name, open, request};
 use lock_core::{
-    ErrorKind, Mode,
+    ErrorKind, FencingToken, Mode,
     backend::{AcquireOutcome, AcquireRequest, Admin, Backend, ProcessBound, Renewal},
 };
 use lock_efs::{FileBackend, Sweep};
@@ -173,4 +173,33 @@ async fn too_many_permits_and_too_much_data_are_errors() {
         assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Limit, false), "{error}");
     }
     let _ = grant(&backend, &permit(256)).await;
+}
+
+#[tokio::test]
+// verifies: P7, P12
+async fn the_next_token_exceeds_an_advanced_part() {
+    let (_dir, backend) = open();
+    let mut last = 0;
+    for next in [reader(), request("etl"), permit(2)] {
+        let (_, lease) = grant(&backend, &reader()).await;
+        let raised = FencingToken::new(lease.token.unwrap().get() + 60_000_000).unwrap();
+        assert!(backend.advance_token(&lease, raised).await.unwrap());
+        assert!(backend.release_now(&lease, Duration::ZERO));
+        let (granted, lease) = grant(&backend, &next).await;
+        assert!(granted.token > Some(raised) && raised.get() > last);
+        last = granted.token.unwrap().get();
+        assert!(backend.release_now(&lease, Duration::ZERO));
+    }
+}
+
+#[tokio::test]
+// verifies: P12
+async fn lent_descriptors_keep_the_part_and_its_lock() {
+    let (_dir, backend) = open();
+    let (_, lease) = grant(&backend, &permit(1)).await;
+    let lent = backend.descriptors(&lease).unwrap();
+    backend.on_lost(&lease);
+    assert!(is_refused(&backend, &permit(1)).await && is_refused(&backend, &request("etl")).await);
+    drop(lent);
+    grant(&backend, &permit(1)).await;
 }
