@@ -5,7 +5,7 @@ use std::{fs, num::NonZeroU16, os::unix::fs::symlink, path::Path, process::Comma
 use crate::fixture::{Process, grant, in_child, myself, name, open, request};
 use lock_core::{
     ErrorKind, FencingToken, Mode,
-    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, ProcessBound, Renewal},
+    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, LeaseId, ProcessBound, Renewal},
 };
 use lock_efs::{FileBackend, Sweep};
 
@@ -202,4 +202,22 @@ async fn lent_descriptors_keep_the_part_and_its_lock() {
     assert!(is_refused(&backend, &permit(1)).await && is_refused(&backend, &request("etl")).await);
     drop(lent);
     grant(&backend, &permit(1)).await;
+}
+
+#[tokio::test]
+// verifies: hold-limits, P12
+async fn a_minimum_hold_outlasts_all_other_parts() {
+    for held in [reader(), permit(2)] {
+        let (_dir, backend) = open();
+        let (_, lease) = grant(&backend, &held).await;
+        assert!(backend.release_now(&lease, Duration::from_secs(600)));
+        let (_, lease) = grant(&backend, &held.clone().with_id(LeaseId::random())).await;
+        assert_eq!(backend.inspect(&name("etl")).await.unwrap().unwrap().count(), 2);
+        assert!(held.mode == Mode::Shared || is_refused(&backend, &permit(2)).await, "one of two is kept");
+        assert!(backend.release_now(&lease, Duration::ZERO));
+        let refused = backend.acquire(&request("etl")).await.unwrap();
+        let AcquireOutcome::Contended(holder) = refused else { panic!("the minimum hold has not ended") };
+        assert_eq!((holder.mode, holder.expires_in.is_some()), (held.mode, true));
+        assert!(backend.inspect(&name("etl")).await.unwrap().is_some());
+    }
 }
