@@ -124,8 +124,8 @@ impl Backend for FileBackend {
             .with_inspect(true)
             .with_list(true)
             .with_wake_up(cfg!(target_os = "linux") && self.file_system == FileSystem::Local)
-            .with_shared(self.file_system.has_byte_locks())
-            .with_permits(self.file_system.has_byte_locks())
+            .with_shared(self.file_system.has_modes())
+            .with_permits(self.file_system.has_modes())
     }
 
     fn timings(&self) -> StoreTimings {
@@ -138,7 +138,7 @@ impl Backend for FileBackend {
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        if !self.file_system.has_byte_locks() {
+        if !self.file_system.has_modes() {
             request.require_exclusive()?;
         }
         let (name, request) = (&request.name, request.clone());

@@ -131,7 +131,10 @@ impl PendingAcquire {
                 let from = self.unanswered.take().unwrap_or(sent);
                 self.waiting = match &answer {
                     AcquireOutcome::Granted(_) => false,
-                    AcquireOutcome::Contended(holder) => self.request.waits && holder.mode != self.request.mode,
+                    // An earlier attempt may have left a mark that this refusal does not show.
+                    AcquireOutcome::Contended(holder) => {
+                        self.waiting || self.request.waits && holder.mode != self.request.mode
+                    }
                 };
                 let (outcome, found) = match &answer {
                     AcquireOutcome::Granted(_) => (Outcome::Acquired, "acquired"),

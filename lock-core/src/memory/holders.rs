@@ -127,14 +127,13 @@ impl Holders {
         }
         let present = self.kept(now).next().map(|record| record.mode);
         self.waiting.take_if(|waiting| waiting.until <= now);
-        if let Some(waiting) = self.waiting.as_ref().filter(|waiting| waiting.mode != request.mode) {
-            if request.mode.may_be_joined() {
-                let waiter = || {
-                    let left = waiting.until.duration_since(now);
-                    Holder::default().with_owner(waiting.owner.clone()).with_mode(waiting.mode).with_expires_in(left)
-                };
-                return Ok(Decision::Contended(self.holder(now).unwrap_or_else(waiter)));
-            }
+        let other = self.waiting.as_ref().filter(|waiting| waiting.mode != request.mode);
+        if let Some(waiting) = other.filter(|_| request.mode.may_be_joined()) {
+            let waiter = || {
+                let left = waiting.until.duration_since(now);
+                Holder::default().with_owner(waiting.owner.clone()).with_mode(waiting.mode).with_expires_in(left)
+            };
+            return Ok(Decision::Contended(self.holder(now).unwrap_or_else(waiter)));
         }
         let Some(present) = present else { return Ok(Decision::Free(self.crashed(now))) };
         let is_free = match (present, request.mode) {

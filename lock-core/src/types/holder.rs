@@ -45,7 +45,7 @@ pub struct Holder {
     pub mode: Mode,
     /// The other holders of a lock that has several, at most [`MOST_OTHERS`](Self::MOST_OTHERS).
     /// They have no others themselves.
-    pub others: Vec<Holder>,
+    pub others: Vec<Self>,
     /// How many holders more there are than are named.
     pub more: u64,
 }

@@ -45,14 +45,10 @@ impl FileSystem {
         matches!(self, Self::Nfs(_))
     }
 
-    /// Returns whether locks of single bytes work, which shared locks and permits need.
-    pub(crate) fn has_byte_locks(&self) -> bool {
-        cfg!(target_os = "linux")
-            && match self {
-                Self::Local => true,
-                Self::Nfs(facts) => facts.has_byte_locks,
-                Self::Unknown => false,
-            }
+    /// Returns whether shared locks and permits are offered. They need locks of single bytes, which
+    /// belong to an open file. On NFS their loss has not been tested.
+    pub(crate) fn has_modes(&self) -> bool {
+        cfg!(target_os = "linux") && *self == Self::Local
     }
 
     /// Returns the operations that depend on this file system.

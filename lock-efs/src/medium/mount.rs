@@ -27,8 +27,6 @@ pub(crate) struct NfsFacts {
     unsafe_options: Vec<(&'static str, &'static str)>,
     /// Whether the client silently reacquires lost locks.
     recovers_lost_locks: bool,
-    /// Whether locks of single bytes exclude other hosts.
-    pub(crate) has_byte_locks: bool,
 }
 
 impl Mount {
@@ -83,7 +81,6 @@ impl Mount {
             lease: lease(mountstats, &self.point),
             unsafe_options: unsafe_options.into_iter().filter(|(option, _)| self.has(option)).collect(),
             recovers_lost_locks: matches!(recover_lost_locks.trim(), "Y" | "1"),
-            has_byte_locks: !self.has("local_lock=posix"),
         }
     }
 }
@@ -209,7 +206,6 @@ device server:/x mounted on /old with fstype nfs statvers=1.1
         assert_eq!(several.len(), 4, "{several:?}");
         // The server still decides about flock(2). Only fcntl(2) locks stay on the host.
         let posix = with("rw,vers=4.1,hard,local_lock=posix").facts("", "N");
-        assert_eq!((posix.objection(), posix.has_byte_locks), (None, false));
-        assert!(with("rw,vers=4.1,hard,local_lock=none").facts("", "N").has_byte_locks);
+        assert_eq!(posix.objection(), None);
     }
 }

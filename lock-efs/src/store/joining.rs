@@ -56,6 +56,9 @@ struct Present {
     skew_us: i64,
 }
 
+/// How long a request waits for the gate.
+const GATE_PATIENCE: Duration = Duration::from_millis(100);
+
 impl FileStore {
     pub(super) fn join(&self, request: &AcquireRequest, files: &Files) -> Result<AcquireOutcome, Error> {
         if let LockMode::Permit { of } = request.mode
@@ -68,7 +71,7 @@ impl FileStore {
             let IdleDescriptor { lock, cached } = self.idle(request, files)?;
             let parts = PartsFile::open(&files.parts, self.mode, self.medium.open_flags())?;
             let key = (request.id, request.name.clone());
-            let Some(gate) = parts.enter(self.patience(request))? else {
+            let Some(gate) = parts.enter(Self::patience(request))? else {
                 let holder = self.present(files)?.unwrap_or_else(|| {
                     Holder::default().with_foreign("a process that is taking a part".to_owned()).with_mode(request.mode)
                 });
@@ -113,9 +116,8 @@ impl FileStore {
     }
 
     /// How long a request waits for the gate. One that is repeated need not wait for long.
-    fn patience(&self, request: &AcquireRequest) -> Duration {
-        let once = if self.medium.is_nfs() { Duration::from_secs(2) } else { Duration::from_millis(100) };
-        if request.waits { once / 20 } else { once }
+    fn patience(request: &AcquireRequest) -> Duration {
+        if request.waits { GATE_PATIENCE / 20 } else { GATE_PATIENCE }
     }
 
     /// Takes a part. Without one, the lock file is unlocked again.
@@ -320,7 +322,7 @@ impl FileStore {
             self.marks.remove(&key);
         }
         let parts = PartsFile::open(&files.parts, self.mode, self.medium.open_flags())?;
-        let is_marked = match parts.enter(self.patience(request))? {
+        let is_marked = match parts.enter(Self::patience(request))? {
             Some(gate) => gate.mark(request.mode)?,
             None => false,
         };

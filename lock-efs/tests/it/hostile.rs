@@ -14,7 +14,7 @@ use std::{
 
 use crate::fixture::{grant, in_child, is_root, name, open, request, run_child, without_capabilities};
 use lock_core::{
-    Error,
+    Error, Mode,
     backend::{AcquireOutcome, Admin, Backend, Release},
 };
 use lock_efs::{FileBackend, FileConfig, Sweep};
@@ -61,9 +61,9 @@ const OBSTACLES: [Obstacle; 12] = [
 ];
 
 /// The names beside a lock, and the one of the floor.
-const PLACES: [&str; 5] = ["etl.lock", "etl.info", "etl.prev", "etl.queue", ".onelock-floor"];
+const PLACES: [&str; 6] = ["etl.lock", "etl.info", "etl.prev", "etl.queue", "etl.parts", ".onelock-floor"];
 /// The names that serve only locks on local file systems.
-const LOCAL_PLACES: [&str; 2] = ["etl.prev", "etl.queue"];
+const LOCAL_PLACES: [&str; 3] = ["etl.prev", "etl.queue", "etl.parts"];
 
 impl Obstacle {
     /// Puts the obstacle at `path`. `target` is a file elsewhere. Returns whether this user can.
@@ -143,6 +143,18 @@ async fn every_operation(directory: PathBuf) -> Vec<Error> {
             let token = lock_core::FencingToken::new(lease.token.unwrap().get() + 1).unwrap();
             errors.extend(backend.advance_token(&lease, token).await.err());
             errors.extend(backend.release(&lease, Duration::ZERO).await.err());
+        }
+    }
+    if backend.capabilities().shared {
+        let shared = request("etl").with_mode(Mode::Shared);
+        match backend.acquire(&shared).await {
+            Err(error) => errors.push(error),
+            Ok(AcquireOutcome::Contended(holder)) => panic!("no process holds the lock, but {holder} does"),
+            Ok(AcquireOutcome::Granted(grant)) => {
+                let lease = shared.lease(grant.token);
+                errors.extend(backend.renew(&lease).await.err());
+                errors.extend(backend.release(&lease, Duration::ZERO).await.err());
+            }
         }
     }
     errors.extend(backend.watch(&etl).await.err());

@@ -25,7 +25,8 @@ pub(crate) use self::{
     store::StoreArgs,
 };
 
-/// One lock for cron jobs and scripts, over files, EFS, DynamoDB, Redis, PostgreSQL and object stores.
+/// One lock for cron jobs and scripts, over files, EFS, DynamoDB, Redis, PostgreSQL and object
+/// stores.
 #[derive(Debug, Parser)]
 #[command(name = "onelock", version, arg_required_else_help = true)]
 pub(crate) struct Cli {
