@@ -155,7 +155,7 @@ fn classify(error: &tokio_postgres::Error, phase: Phase) -> (ErrorKind, bool, bo
     }
     // The kinds of tokio-postgres are private, so their texts tell them apart.
     let (kind, retryable, advice) = match (error.to_string().as_str(), phase) {
-        ("error performing TLS handshake", _) => {
+        ("error performing TLS handshake", _) if !broke(error) => {
             (ErrorKind::Config, false, "TLS handshake failed; check sslmode, sslrootcert and the host name")
         }
         ("invalid configuration" | "authentication error", _) => (
@@ -190,6 +190,13 @@ fn classify(error: &tokio_postgres::Error, phase: Phase) -> (ErrorKind, bool, bo
         (_, Phase::Request) => (ErrorKind::Unavailable, true, "the connection to PostgreSQL was lost before the reply"),
     };
     (kind, retryable, true, advice.into())
+}
+
+/// Whether the connection broke, which says nothing about the settings. The errors of rustls come
+/// as invalid data.
+fn broke(error: &tokio_postgres::Error) -> bool {
+    let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| io.kind() != std::io::ErrorKind::InvalidData)
 }
 
 fn is_io(error: &tokio_postgres::Error, kind: std::io::ErrorKind) -> bool {

@@ -70,7 +70,7 @@ async fn diagnose_names_a_store_that_ignores_conditions() {
 }
 
 #[tokio::test]
-// verifies: P15
+// verifies: asking
 async fn diagnose_and_reads_write_nothing() {
     let bucket = Bucket::new(Kind::Moto).await;
     let backend = bucket.backend();
@@ -128,7 +128,7 @@ async fn clocks_of_clients_do_not_judge_a_lease() {
 }
 
 #[tokio::test]
-// verifies: P14
+// verifies: not-ours
 async fn objects_of_others_are_named_and_never_changed() {
     let bucket = Bucket::new(Kind::Moto).await;
     let backend = bucket.backend();

@@ -7,8 +7,9 @@ use std::{
 };
 
 use lock_core::{ErrorKind, backend::Backend};
+use lock_postgres::{PostgresConfig, ServerConfig, SslMode};
 
-use crate::fixture::{LONG, client, request};
+use crate::fixture::{LONG, backend, client, in_test_database, request};
 
 /// A server that refuses TLS and answers the login with `reply`.
 fn server(reply: &'static [u8]) -> SocketAddr {
@@ -56,4 +57,25 @@ async fn error_chains_do_not_repeat_themselves() {
     let error = client(closed).acquire(&request("job", LONG)).await.unwrap_err();
     assert_eq!(format!("{error:?}").matches("os error").count(), 1, "{error:?}");
     assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+// verifies: hostile-answers
+async fn a_connection_cut_during_the_handshake_is_retried() {
+    for answer in [b"S".as_slice(), b"S\x16\x03\x03\x00\x7a"] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let _ = stream.read(&mut [0; 8]);
+                let _ = stream.write_all(answer);
+            }
+        });
+        let server = ServerConfig::new().host("127.0.0.1", port).ssl_mode(SslMode::Require);
+        let backend = backend(PostgresConfig::new(in_test_database(server)));
+        let error = backend.acquire(&request("job", LONG)).await.unwrap_err();
+        let found = (error.kind(), error.is_retryable(), error.is_ambiguous());
+        assert_eq!(found, (ErrorKind::Unavailable, true, false), "{error:?}");
+    }
 }
