@@ -241,13 +241,8 @@ impl Holder<'_> {
             self.send(ToWatchdog::Lost { known });
             let left = guard.valid_until().map(|until| until.since(SystemClock.now()));
             let grace = self.duty.grace(left) + WATCHDOG_TIMEOUT;
-            let ended = async {
-                tokio::select! {
-                    _ = watchdog_event(self.watchdog.as_ref()) => {}
-                    () = self.waiting.ended.ended() => {}
-                }
-            };
-            if timeout(grace, ended).await.is_ok() {
+            // Not the end of the client: its descendants may live a moment longer.
+            if timeout(grace, watchdog_event(self.watchdog.as_ref())).await.is_ok() {
                 return;
             }
         }
