@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use crate::fixture::*;
 use async_trait::async_trait;
 use lock_core::{
-    Error, ErrorKind, Holder, Locker, Operation, Renew, TryAcquire,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Release, Renewal, Watch},
+    Error, ErrorKind, Holder, LockName, Locker, Mode, Operation, Renew, TryAcquire,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, LeaseId, Release, Renewal, Watch},
     clock::Clock,
     faults::Fault,
 };
@@ -258,4 +258,34 @@ async fn cancelling_still_releases_a_late_grant() {
         () = giving_back => {}
     }
     assert!(fixture.freed_after().await < ms(100));
+}
+
+/// The last refusal does not show the mark that an earlier attempt has left.
+#[tokio::test(start_paused = true)]
+// verifies: P12, cancelled
+async fn a_dropped_wait_removes_the_mark_of_an_earlier_attempt() {
+    let fixture = Fixture::new();
+    let request =
+        |mode| AcquireRequest::new(LockName::new(NAME).unwrap(), LeaseId::random(), "another client").with_mode(mode);
+    let (reader, writer) = (request(Mode::Shared), request(Mode::Exclusive));
+    let is_granted = |outcome| matches!(outcome, Ok(AcquireOutcome::Granted(_)));
+    assert!(is_granted(fixture.store.acquire(&reader).await));
+    let before = fixture.network.sent(Operation::Acquire);
+    {
+        let mut waiting = std::pin::pin!(fixture.locker.lock(NAME).acquire());
+        tokio::select! {
+            _ = waiting.as_mut() => panic!("a reader holds the lock"),
+            () = sleep(ms(500)) => {}
+        }
+        fixture.store.release(&reader.lease(None), ms(0)).await.unwrap();
+        assert!(is_granted(fixture.store.acquire(&writer).await), "the waiting request has not asked again");
+        tokio::select! {
+            _ = waiting.as_mut() => panic!("a writer holds the lock"),
+            () = sleep(secs(5)) => {}
+        }
+    }
+    assert!(fixture.network.sent(Operation::Acquire) > before + 1, "it asked again and was refused");
+    sleep(ms(500)).await;
+    fixture.store.release(&writer.lease(None), ms(0)).await.unwrap();
+    assert!(is_granted(fixture.store.acquire(&request(Mode::Shared)).await));
 }
