@@ -120,7 +120,8 @@ impl Connector {
         config
     }
 
-    /// Starts the task that reads and writes. It ends with its connection.
+    /// Starts the task that reads and writes, which tokio-postgres leaves to its user. It ends with
+    /// its connection.
     fn serve<T>(&self, client: Client, connection: Connection<Socket, T>, events: Arc<dyn Events>) -> Connected
     where
         T: TlsStream + Unpin + Send + 'static,

@@ -108,6 +108,7 @@ impl PartsFile {
             if begun.elapsed() >= patience {
                 return Ok(None);
             }
+            // The kernel tells of no unlock, and a refusal would turn a reader away from a free lock.
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(2));
         }
