@@ -108,7 +108,8 @@ impl PartsFile {
             if begun.elapsed() >= patience {
                 return Ok(None);
             }
-            // The kernel tells of no unlock, and a refusal would turn a reader away from a free lock.
+            // The kernel tells of no unlock, and a refusal would turn away a reader of a lock that
+            // it can share.
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(2));
         }

@@ -193,6 +193,20 @@ async fn the_next_token_exceeds_an_advanced_part() {
 }
 
 #[tokio::test]
+// verifies: P7, P12
+async fn a_sweep_remembers_the_tokens_of_parts() {
+    let (_dir, backend) = open();
+    let (_, lease) = grant(&backend, &reader()).await;
+    // The clock alone would give a smaller token.
+    let raised = FencingToken::new(lease.token.unwrap().get() + 60_000_000).unwrap();
+    assert!(backend.advance_token(&lease, raised).await.unwrap());
+    assert!(backend.release_now(&lease, Duration::ZERO));
+    assert_eq!(backend.sweep(Sweep::new(Duration::ZERO)).unwrap().removed.len(), 1);
+    let (granted, _) = grant(&backend, &request("etl")).await;
+    assert!(granted.token > Some(raised), "{:?} after {raised}", granted.token);
+}
+
+#[tokio::test]
 // verifies: P12
 async fn lent_descriptors_keep_the_part_and_its_lock() {
     let (_dir, backend) = open();
