@@ -238,7 +238,13 @@ impl RedisCluster {
                 .iter()
                 .all(|line| info.contains(line))
         };
-        assert!(wait_for("the cluster to agree", || nodes().all(agreed)), "no cluster");
+        // A node that knows another one may not be connected to it yet. A message that it publishes
+        // then does not reach the other node.
+        let linked = |node: &RedisServer| {
+            let table = node.command(&["CLUSTER", "NODES"]);
+            table.matches(" connected").count() == nodes().count()
+        };
+        assert!(wait_for("the cluster to agree", || nodes().all(|node| agreed(node) && linked(node))), "no cluster");
     }
 
     /// Starts a proxy for each node, and makes the nodes announce the proxies to clients.
