@@ -41,10 +41,10 @@ pub(crate) fn granted_or_held(answer: Value, request: &AcquireRequest) -> Result
                 Holder::default().with_owner(owner).with_mode(mode).with_expires_in(expires_in),
             ))
         }
-        [Value::Int(8), Value::BulkString(mode)] => match (text(mode).and_then(record::mode), request.mode) {
-            (Some(Mode::Permit { of }), Mode::Permit { of: wanted }) => Err(disagreement(of.get(), wanted.get())),
-            _ => Err(unexpected(ACQUIRE, &answer)),
-        },
+        [Value::Int(8), Value::BulkString(mode)] => {
+            text(mode).and_then(record::mode).map_or(Ok(()), |present| request.require_same_permits(present))?;
+            Err(unexpected(ACQUIRE, &answer))
+        }
         [Value::Int(3)] => {
             Err(Error::new(ErrorKind::Other, "this acquire reached Redis after its lease id had been released"))
         }
@@ -66,14 +66,6 @@ fn no_token() -> Error {
     let message = "this lock has no fencing tokens left because its keys in Redis were modified; delete the token key";
     // The lock was granted anyway.
     Error::new(ErrorKind::Corrupt, message).with_ambiguous(true)
-}
-
-fn disagreement(of: u16, wanted: u16) -> Error {
-    let message = format!(
-        "the lock has {of} permits for its present holders, but this request is for one of {wanted}; give all \
-         contenders the same number"
-    );
-    Error::new(ErrorKind::Config, message).with_ambiguous(false)
 }
 
 fn text(bytes: &[u8]) -> Option<&str> {

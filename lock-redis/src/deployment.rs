@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
-    backend::{AcquireOutcome, AcquireRequest, Break, Lease, LeaseId, Release, Renewal},
+    backend::{AcquireOutcome, AcquireRequest, Break, Lease, LeaseId, Release, Renewal, WaitingMarks},
 };
 use redis::{ServerErrorKind, Value};
 
@@ -20,7 +20,6 @@ use crate::{
     script::{Call, Scripts},
     stamps::Stamps,
     unanswered_acquires::UnansweredAcquires,
-    waiting_marks::WaitingMarks,
     wake::{Queuing, Standing},
 };
 

@@ -26,7 +26,6 @@ mod signal_watch;
 mod stamps;
 mod unanswered_acquires;
 mod views;
-mod waiting_marks;
 mod wake;
 mod watch;
 

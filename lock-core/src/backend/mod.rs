@@ -8,6 +8,7 @@ mod listing;
 mod observations;
 mod process_bound;
 mod store_clock;
+mod waiting_marks;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -22,6 +23,7 @@ pub use self::{
     observations::Observations,
     process_bound::ProcessBound,
     store_clock::{StoreClock, StoreTime},
+    waiting_marks::WaitingMarks,
 };
 use crate::types::{DEFAULT_TTL, Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation, setters};
 pub use crate::types::{InvalidLeaseId, Lease, LeaseId, Mode, Process};
@@ -359,6 +361,24 @@ impl AcquireRequest {
             Mode::Exclusive => Ok(()),
             mode => Err(unsupported_mode(mode).with_name(&self.name)),
         }
+    }
+
+    /// Checks that the request agrees with the present holders on the number of permits.
+    ///
+    /// # Errors
+    /// Of kind [`ErrorKind::Config`], with both numbers, if both modes are permits and the numbers
+    /// differ.
+    pub fn require_same_permits(&self, present: Mode) -> Result<(), Error> {
+        let (Mode::Permit { of }, Mode::Permit { of: wanted }) = (present, self.mode) else { return Ok(()) };
+        if of == wanted {
+            return Ok(());
+        }
+        let message = format!(
+            "the lock has {of} permits for its present holders, but this request is for one of {wanted}; give all \
+             contenders the same number"
+        );
+        let error = Error::new(ErrorKind::Config, message).with_ambiguous(false);
+        Err(error.with_operation(Operation::Acquire).with_name(&self.name))
     }
 
     /// The lease that this request becomes when it is granted with `token`.

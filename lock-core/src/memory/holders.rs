@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::{
     backend::{AcquireRequest, Break, Release},
-    types::{Error, ErrorKind, FencingToken, Holder, Lease, LeaseId, LossReason, Mode, Operation},
+    types::{Error, FencingToken, Holder, Lease, LeaseId, LossReason, Mode},
 };
 
 /// How many broken holders of a name are remembered, to tell them who broke their locks.
@@ -136,11 +136,9 @@ impl Holders {
             return Ok(Decision::Contended(self.holder(now).unwrap_or_else(waiter)));
         }
         let Some(present) = present else { return Ok(Decision::Free(self.crashed(now))) };
+        request.require_same_permits(present)?;
         let is_free = match (present, request.mode) {
             (Mode::Shared, Mode::Shared) => true,
-            (Mode::Permit { of }, Mode::Permit { of: wanted }) if of != wanted => {
-                return Err(disagreement(of.get(), wanted.get()).with_name(&request.name));
-            }
             (Mode::Permit { of }, Mode::Permit { .. }) => self.kept(now).count() < usize::from(of.get()),
             _ => false,
         };
@@ -221,12 +219,4 @@ impl Holders {
         self.broken.push(broken);
         Break::Broken
     }
-}
-
-fn disagreement(of: u16, wanted: u16) -> Error {
-    let message = format!(
-        "the lock has {of} permits for its present holders, but this request is for one of {wanted}; give all \
-         contenders the same number"
-    );
-    Error::new(ErrorKind::Config, message).with_ambiguous(false).with_operation(Operation::Acquire)
 }

@@ -213,7 +213,7 @@ impl FileStore {
                         let from = FencingToken::new(first);
                         (slots.since(from), from)
                     }
-                    Some(holder) => return refused_by(holder, request.mode),
+                    Some(holder) => return refused_by(holder, request),
                 }
             }
         };
@@ -358,12 +358,10 @@ impl FileStore {
     }
 }
 
-/// Returns the answer to a request of `mode` that holders of another one refuse.
-fn refused_by(holder: Holder, mode: LockMode) -> Result<Joined, Error> {
-    match (holder.mode, mode) {
-        (LockMode::Permit { of }, LockMode::Permit { of: wanted }) => Err(disagreement(of.get(), wanted.get())),
-        _ => Ok(Joined::Refused { holder, by_other_mode: true }),
-    }
+/// Returns the answer to a request that holders of another mode refuse.
+fn refused_by(holder: Holder, request: &AcquireRequest) -> Result<Joined, Error> {
+    request.require_same_permits(holder.mode)?;
+    Ok(Joined::Refused { holder, by_other_mode: true })
 }
 
 /// Returns the exclusive holder before, if it crashed.
@@ -396,12 +394,4 @@ pub(super) fn next(last: Option<FencingToken>, now_us: u64, files: &Files) -> Re
         );
         Error::new(ErrorKind::Corrupt, what)
     })
-}
-
-fn disagreement(of: u16, wanted: u16) -> Error {
-    let message = format!(
-        "the lock has {of} permits for its present holders, but this request is for one of {wanted}; give all \
-         contenders the same number"
-    );
-    Error::new(ErrorKind::Config, message).with_ambiguous(false)
 }

@@ -1,26 +1,27 @@
-//! Knows which exclusive requests of this process may have left the mark of a waiting request.
+//! Knows which requests of this process may have left the mark of a waiting request.
 //!
 //! A release removes the mark. Most requests leave none, and their release costs nothing more.
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-use lock_core::backend::LeaseId;
+use crate::{mutex::Mutex, types::LeaseId};
 
 /// How long an id is remembered at most.
 const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// The ids whose mark may stand, and until when.
+/// The ids of requests of this process whose mark of a waiting request may stand, and until when.
+///
+/// For stores that keep the mark where a grant or a release would have to look for it.
 #[derive(Debug, Default)]
-pub(crate) struct WaitingMarks(Mutex<HashMap<LeaseId, Instant>>);
+pub struct WaitingMarks(Mutex<HashMap<LeaseId, Instant>>);
 
 impl WaitingMarks {
     /// Notes a mark that is about to be set for `ttl`.
-    pub(crate) fn note(&self, id: LeaseId, ttl: Duration) {
-        let mut map = self.map();
+    pub fn note(&self, id: LeaseId, ttl: Duration) {
+        let mut map = self.0.lock();
         let now = Instant::now();
         // Amortised: scans the whole map, so prune only when it has doubled.
         if map.len().is_power_of_two() {
@@ -30,15 +31,13 @@ impl WaitingMarks {
         map.insert(id, now + ttl.saturating_mul(2).min(LONGEST));
     }
 
-    pub(crate) fn contains(&self, id: LeaseId) -> bool {
-        self.map().contains_key(&id)
+    /// Returns whether the mark of `id` may stand.
+    pub fn contains(&self, id: LeaseId) -> bool {
+        self.0.lock().contains_key(&id)
     }
 
-    pub(crate) fn remove(&self, id: LeaseId) {
-        self.map().remove(&id);
-    }
-
-    fn map(&self) -> MutexGuard<'_, HashMap<LeaseId, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Forgets `id`, whose mark was removed.
+    pub fn remove(&self, id: LeaseId) {
+        self.0.lock().remove(&id);
     }
 }
