@@ -13,6 +13,7 @@ use crate::{
     client::seconds,
     config::Takeover,
     error::stranger,
+    joined::released_meanwhile,
     record::{Item, LockState, Record},
     write::ConditionalWrite,
 };
@@ -39,7 +40,8 @@ impl DynamoBackend {
     pub(crate) async fn attempt(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let now = self.clock.now();
         let token = next_token(None, now)?;
-        let write = ConditionalWrite::take_free(&self.config.layout, request, now, token, self.idle());
+        let unmark = self.waiting_marks.contains(request.id);
+        let write = ConditionalWrite::take_free(&self.config.layout, request, now, token, self.idle(), unmark);
         let version = write.version.clone();
         let item = match self.update(&request.name, write).await? {
             WriteOutcome::Done => return self.granted(request, now, token, &version, None).await,
@@ -54,13 +56,16 @@ impl DynamoBackend {
         if record.is_stranger() {
             return Err(stranger(&request.name, &self.config));
         }
-        if record.id == Some(request.id) {
+        if record.id == Some(request.id) && record.joined.is_none() {
             return self.again(request, &record).await;
         }
         match self.judge(&request.name, &record) {
             Verdict::Free | Verdict::Dead => self.take_over(request, &record).await,
-            Verdict::Held(free_in) => {
-                Ok(AcquireOutcome::Contended(record.holder(free_in).with_store_time(self.store_time())))
+            Verdict::Held(_) => {
+                if record.joined.is_some() {
+                    self.mark(request).await?;
+                }
+                Ok(AcquireOutcome::Contended(self.holder(&request.name, &record)))
             }
             Verdict::Undecided(skew) => Err(self.undecided(skew, &record)),
         }
@@ -68,6 +73,9 @@ impl DynamoBackend {
 
     /// Judges whether the lock of `record`, which has just been read, can be acquired.
     pub(crate) fn judge(&self, name: &LockName, record: &Record) -> Verdict {
+        if let Some(joined) = &record.joined {
+            return self.judge_joined(joined);
+        }
         let now = self.clock.now_at_least();
         match record.state {
             LockState::Released => return Verdict::Free,
@@ -77,14 +85,25 @@ impl DynamoBackend {
             }
             LockState::Held => {}
         }
-        let unchanged_for = self.observations.unchanged_for(name, &record.version, now.moment);
-        let by_watching = record.lease.map(|lease| lease.saturating_sub(unchanged_for));
+        self.judge_lease(name, &record.version, record.lease, record.expires, now)
+    }
+
+    /// Judges by the clock, and by how long `version` has been the same, whether a lease is over.
+    pub(crate) fn judge_lease(
+        &self,
+        name: &LockName,
+        version: &str,
+        lease: Option<Duration>,
+        expires: Option<i64>,
+        now: StoreTime,
+    ) -> Verdict {
+        let unchanged_for = self.observations.unchanged_for(name, version, now.moment);
+        let by_watching = lease.map(|lease| lease.saturating_sub(unchanged_for));
         if by_watching == Some(Duration::ZERO) {
             return Verdict::Dead;
         }
         let bound = i64::try_from(self.config.skew_bound.as_millis()).unwrap_or(i64::MAX / 4);
-        let by_clock = record
-            .expires
+        let by_clock = expires
             .filter(|_| self.config.takeover == Takeover::Absolute)
             .map(|expires| Record::until(now, expires.saturating_add(bound)));
         let trusted = self.clock.is_trusted(now.moment);
@@ -97,6 +116,9 @@ impl DynamoBackend {
 
     /// Describes the holder of a contended lock, for messages and waiters.
     pub(crate) fn holder(&self, name: &LockName, record: &Record) -> Holder {
+        if let Some(joined) = &record.joined {
+            return self.holders(joined).unwrap_or_default();
+        }
         let holder = match self.judge(name, record) {
             Verdict::Held(free_in) => record.holder(free_in),
             Verdict::Free | Verdict::Dead | Verdict::Undecided(_) => record.holder(Some(Duration::ZERO)),
@@ -105,7 +127,7 @@ impl DynamoBackend {
     }
 
     /// The store's time. `None` before a reply has shown it.
-    fn store_time(&self) -> Option<SystemTime> {
+    pub(crate) fn store_time(&self) -> Option<SystemTime> {
         let now = self.clock.now();
         self.clock.skew(now.moment)?;
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(u64::try_from(now.micros).ok()?))
@@ -117,17 +139,22 @@ impl DynamoBackend {
         let write = ConditionalWrite::take_over(&self.config.layout, request, now, Some(token), self.idle(), seen);
         let version = write.version.clone();
         match self.update(&request.name, write).await? {
-            WriteOutcome::Done => {
-                let crashed = (seen.state == LockState::Held).then(|| seen.holder(Some(Duration::ZERO)));
-                self.granted(request, now, token, &version, crashed).await
-            }
+            WriteOutcome::Done => self.granted(request, now, token, &version, self.crashed(seen)).await,
             // Another client was faster, or the holder has renewed.
             WriteOutcome::Refused(item) => self.beaten(request, item),
         }
     }
 
+    /// Describes the holder of `seen`, or its holders, if they died.
+    pub(crate) fn crashed(&self, seen: &Record) -> Option<Holder> {
+        match &seen.joined {
+            Some(joined) => self.crashed_holders(joined),
+            None => (seen.state == LockState::Held).then(|| seen.holder(Some(Duration::ZERO))),
+        }
+    }
+
     /// Another client has changed the record between two requests of one attempt.
-    fn beaten(&self, request: &AcquireRequest, item: Option<Item>) -> Result<AcquireOutcome, Error> {
+    pub(crate) fn beaten(&self, request: &AcquireRequest, item: Option<Item>) -> Result<AcquireOutcome, Error> {
         let record = item.map(|item| self.read(&item));
         if record.as_ref().is_some_and(|record| record.is_held_by(request.id)) {
             return Err(overtaken());
@@ -139,9 +166,7 @@ impl DynamoBackend {
     /// lost.
     async fn again(&self, request: &AcquireRequest, record: &Record) -> Result<AcquireOutcome, Error> {
         if record.state != LockState::Held {
-            let message =
-                "this acquisition was released while one of its requests was still in flight; start a new one";
-            return Err(Error::new(ErrorKind::Other, message));
+            return Err(released_meanwhile());
         }
         match self.correct(&request.lease(record.fence), &record.version).await? {
             WriteOutcome::Done => {
@@ -176,17 +201,24 @@ impl DynamoBackend {
             }
         }
         self.observations.forget(&request.name);
+        self.waiting_marks.remove(request.id);
         let token = layout.fences().then_some(token);
         Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)))
     }
 
-    fn undecided(&self, skew: Option<i64>, record: &Record) -> Error {
+    pub(crate) fn undecided(&self, skew: Option<i64>, record: &Record) -> Error {
+        let joined = record.joined.as_ref().and_then(|joined| self.holders(joined));
+        self.undecided_holder(skew, joined.unwrap_or_else(|| record.holder(None)))
+    }
+
+    /// The error for a holder that is neither alive nor dead for sure.
+    pub(crate) fn undecided_holder(&self, skew: Option<i64>, holder: Holder) -> Error {
         metrics::counter!("onelock_dynamodb_takeovers_refused_total").increment(1);
         let off = match skew {
             Some(skew) => format!("this machine's clock differs from the store's by {:+.1} s", seconds(skew)),
             None => "the store's replies have no Date header".to_owned(),
         };
-        let holder = record.holder(None).with_store_time(self.store_time());
+        let holder = holder.with_store_time(self.store_time());
         let message = format!(
             "the lease of {holder} is over, but {off}, so this machine cannot take over by time (skew bound {:?}); \
              set the clock, or wait until the record has stayed unchanged for a whole lease",
@@ -197,7 +229,7 @@ impl DynamoBackend {
     }
 }
 
-fn next_token(previous: Option<FencingToken>, now: StoreTime) -> Result<FencingToken, Error> {
+pub(crate) fn next_token(previous: Option<FencingToken>, now: StoreTime) -> Result<FencingToken, Error> {
     FencingToken::next(previous, u64::try_from(now.micros).unwrap_or(0)).ok_or_else(|| {
         let message = "the fencing token in the item or this machine's clock is past the year 2255; correct the item \
             or the clock";

@@ -15,13 +15,14 @@ use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation,
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, Observations,
-        Release, Renewal, StoreClock, StoreTime, StoreTimings,
+        Release, Renewal, StoreClock, StoreTime, StoreTimings, WaitingMarks,
     },
     clock::{Clock, SystemClock},
 };
 use tokio::sync::OnceCell;
 
 use crate::{
+    acquire::Verdict,
     attributes::{Attribute, Schema},
     batches::{self, Batches},
     client::{self, Clients},
@@ -39,6 +40,7 @@ pub struct DynamoBackend {
     pub(crate) clock: Arc<StoreClock>,
     pub(crate) observations: Observations,
     pub(crate) batches: Batches,
+    pub(crate) waiting_marks: WaitingMarks,
     sdk: Option<SdkConfig>,
     clients: OnceCell<Clients>,
 }
@@ -92,6 +94,7 @@ impl DynamoBackend {
             clock,
             observations: Observations::new(OBSERVATIONS),
             batches: Batches::default(),
+            waiting_marks: WaitingMarks::default(),
             sdk: None,
             clients: OnceCell::new(),
         }
@@ -223,7 +226,10 @@ impl DynamoBackend {
         }
     }
 
-    fn loss_of(&self, lease: &Lease, record: Option<&Record>) -> LossReason {
+    pub(crate) fn loss_of(&self, lease: &Lease, record: Option<&Record>) -> LossReason {
+        if lease.mode.may_be_joined() || record.is_some_and(|record| record.joined.is_some()) {
+            return self.loss_of_part(lease, record);
+        }
         match record {
             Some(Record { broken: Some((id, by)), .. }) if *id == lease.id => LossReason::BrokenBy(by.clone()),
             Some(record) if record.id != Some(lease.id) && record.state == LockState::Held => {
@@ -258,6 +264,8 @@ impl Backend for DynamoBackend {
             .with_list(true)
             // If only a deleted item is a free lock, the trace for the holder has no place.
             .with_break_lock(!schema.deletes_on_release())
+            .with_shared(self.config.layout.has_modes())
+            .with_permits(self.config.layout.has_modes())
     }
 
     fn timings(&self) -> StoreTimings {
@@ -270,11 +278,16 @@ impl Backend for DynamoBackend {
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        request.require_exclusive()?;
-        self.attempt(request).await
+        if !self.config.layout.has_modes() {
+            request.require_exclusive()?;
+        }
+        if request.mode.may_be_joined() { self.attempt_to_join(request).await } else { self.attempt(request).await }
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
+        if lease.mode.may_be_joined() {
+            return self.renew_part(lease).await;
+        }
         let now = self.clock.now();
         let write = ConditionalWrite::renew(&self.config.layout, lease, now, self.idle());
         let version = write.version.clone();
@@ -286,6 +299,7 @@ impl Backend for DynamoBackend {
         if leases.len() > 1
             && self.batches.refusal().is_none()
             && batches::are_distinct(leases)
+            && !leases.iter().any(|lease| lease.mode.may_be_joined())
             && let Some(renewals) = self.renew_batch(leases).await
         {
             return renewals;
@@ -297,6 +311,9 @@ impl Backend for DynamoBackend {
         if !self.config.layout.fences() {
             let message = "a schema of foreign clients keeps no tokens";
             return Err(Error::new(ErrorKind::Unsupported, message).with_operation(Operation::Acquire));
+        }
+        if lease.mode.may_be_joined() {
+            return self.advance_part(lease, token).await;
         }
         match self.update(&lease.name, ConditionalWrite::advance_token(&self.config.layout, lease, token)).await? {
             WriteOutcome::Done => Ok(true),
@@ -310,6 +327,12 @@ impl Backend for DynamoBackend {
     }
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        if self.waiting_marks.contains(lease.id) {
+            self.unmark(lease).await?;
+        }
+        if lease.mode.may_be_joined() {
+            return self.release_part(lease, hold_for).await;
+        }
         let layout = &self.config.layout;
         let written = if layout.schema.deletes_on_release() && hold_for.is_zero() {
             self.delete(&lease.name, ConditionalWrite::delete(layout, lease)).await?
@@ -321,6 +344,9 @@ impl Backend for DynamoBackend {
         let Some(record) = item.map(|item| self.read(&item)) else {
             return Ok(Release::NotHeld(None));
         };
+        if record.joined.is_some() {
+            return Ok(Release::NotHeld(self.current(&lease.name, &record)));
+        }
         let was_broken = record.broken.as_ref().is_some_and(|(id, _)| *id == lease.id);
         if record.id == Some(lease.id) && !was_broken {
             // Released, but still with our id: an earlier request released it, and its reply was
@@ -375,7 +401,18 @@ impl Admin for DynamoBackend {
         if layout.schema.deletes_on_release() {
             return Ok(self.item(self.client().await?, name).await?.is_none());
         }
-        Ok(matches!(self.delete(name, ConditionalWrite::forget(layout)).await?, WriteOutcome::Done))
+        match self.delete(name, ConditionalWrite::forget(layout)).await? {
+            WriteOutcome::Done => Ok(true),
+            WriteOutcome::Refused(item) => {
+                let record = item.map(|item| self.read(&item));
+                let Some(record) = record.filter(|record| record.joined.is_some()) else { return Ok(false) };
+                if self.judge(name, &record) != Verdict::Free {
+                    return Ok(false);
+                }
+                let write = ConditionalWrite::forget_version(layout, &record.version);
+                Ok(matches!(self.delete(name, write).await?, WriteOutcome::Done))
+            }
+        }
     }
 }
 

@@ -14,6 +14,7 @@ mod factory;
 #[doc(hidden)]
 pub mod fuzzing;
 mod http;
+mod joined;
 mod operators;
 mod record;
 mod table;

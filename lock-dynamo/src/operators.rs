@@ -38,7 +38,7 @@ impl DynamoBackend {
     }
 
     /// The current holder of the lock of `record`, if it is held.
-    fn current(&self, name: &LockName, record: &Record) -> Option<Holder> {
+    pub(crate) fn current(&self, name: &LockName, record: &Record) -> Option<Holder> {
         match self.judge(name, record) {
             Verdict::Free | Verdict::Dead => None,
             Verdict::Held(_) | Verdict::Undecided(_) => Some(self.holder(name, record)),
@@ -117,6 +117,9 @@ impl DynamoBackend {
     }
 
     pub(crate) async fn take_away(&self, name: &LockName, seen: &str, by: &str) -> Result<Break, Error> {
+        if let Some(broken) = self.break_part(name, seen, by).await? {
+            return Ok(broken);
+        }
         if self.config.layout.schema == Schema::Native && seen.parse::<LeaseId>().is_err() {
             // Not the version of a lock that onelock wrote.
             let item = self.item(self.client().await?, name).await?;

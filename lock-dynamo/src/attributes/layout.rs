@@ -41,12 +41,18 @@ impl Layout {
         self.schema == Schema::Native
     }
 
+    /// Whether a lock may have several holders. Foreign clients know one holder.
+    pub(crate) fn has_modes(&self) -> bool {
+        self.schema == Schema::Native
+    }
+
     /// Whether items of this layout have the attribute.
     fn has(&self, attribute: Attribute) -> bool {
         match attribute {
             Attribute::Lease => self.schema != Schema::Native,
             Attribute::Released => !self.schema.deletes_on_release(),
             Attribute::Fence => self.fences(),
+            Attribute::Mode | Attribute::Parts | Attribute::Waiting => self.has_modes(),
             _ => true,
         }
     }

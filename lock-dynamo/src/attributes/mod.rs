@@ -61,12 +61,18 @@ attributes! {
     /// When DynamoDB may delete the idle item, in seconds (its TTL attribute). Does not affect the
     /// lock.
     CollectAt = "collect_at",
+    /// How the holders of a shared lock or of permits hold it. Only in the native schema.
+    Mode = "mode",
+    /// The holders of a shared lock or of permits, a map by lease id. Only in the native schema.
+    Parts = "parts",
+    /// The request that waits for holders of another mode. Only in the native schema.
+    Waiting = "waiting",
 }
 
 impl Attribute {
     /// Whether its name in the native schema is a word that DynamoDB reserves.
     pub(crate) fn is_reserved(self) -> bool {
-        matches!(self, Self::Key | Self::Owner | Self::Data)
+        matches!(self, Self::Key | Self::Owner | Self::Data | Self::Mode)
     }
 }
 

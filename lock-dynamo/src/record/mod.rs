@@ -1,5 +1,7 @@
 //! Reads the state of a lock from its item.
 
+mod joined;
+
 use std::{
     collections::HashMap,
     time::{Duration, SystemTime},
@@ -11,6 +13,7 @@ use lock_core::{
     backend::{LeaseId, StoreTime},
 };
 
+pub(crate) use self::joined::{Joined, Part, Waiting, mode_text};
 use crate::attributes::{Attribute, Layout, Schema};
 
 pub(crate) type Item = HashMap<String, AttributeValue>;
@@ -57,6 +60,9 @@ pub(crate) struct Record {
     owner: Option<String>,
     since: Option<i64>,
     data: Option<Vec<u8>>,
+    /// The holders, if several may hold the lock. Then the fields of a single holder say nothing.
+    pub(crate) joined: Option<Joined>,
+    pub(crate) waiting: Option<Waiting>,
     foreign: Option<&'static str>,
     /// Whether onelock or the client of the schema wrote the item, so that it may be changed.
     is_known: bool,
@@ -80,6 +86,11 @@ impl Record {
         let Some(AttributeValue::S(version)) = get(Attribute::Version) else { return Self::stranger() };
         let version = version.clone();
         let id = lease_id(&version);
+        let parts = get(Attribute::Parts).filter(|_| id.is_some() && layout.has_modes());
+        let joined = parts.map(|parts| Joined::read(get(Attribute::Mode), parts));
+        if let Some(None) = joined {
+            return Self::stranger();
+        }
         let is_known = id.is_some() || (layout.schema != Schema::Native && get(Attribute::Lease).is_some());
         let number = |attr| get(attr).and_then(|v| v.as_n().ok()).and_then(|n| n.parse::<i64>().ok());
         let text = |attr| get(attr).and_then(|v| v.as_s().ok()).cloned();
@@ -100,18 +111,13 @@ impl Record {
             state,
             lease: own_lease.or_else(foreign_lease),
             expires: ours(number(Attribute::Expires)),
-            fence: get(Attribute::Fence).map(|value| {
-                let number = value.as_n().ok().and_then(|number| number.parse().ok());
-                number.and_then(FencingToken::new).unwrap_or(FencingToken::MAX)
-            }),
+            fence: get(Attribute::Fence).map(fence_of),
             broken: text(Attribute::BrokenId).and_then(|id| id.parse().ok()).zip(text(Attribute::BrokenBy)),
             owner: text(Attribute::Owner),
             since: ours(number(Attribute::Since)),
-            data: get(Attribute::Data).and_then(|data| match data {
-                AttributeValue::B(bytes) => Some(bytes.clone().into_inner()),
-                AttributeValue::S(text) => Some(text.clone().into_bytes()),
-                _ => None,
-            }),
+            data: get(Attribute::Data).and_then(data_of),
+            joined: joined.flatten(),
+            waiting: get(Attribute::Waiting).filter(|_| layout.has_modes()).and_then(Waiting::read),
             foreign: id.is_none().then(|| layout.schema.client()),
             version,
             is_known,
@@ -130,6 +136,8 @@ impl Record {
             owner: None,
             since: None,
             data: None,
+            joined: None,
+            waiting: None,
             foreign: Some(STRANGER),
             is_known: false,
         }
@@ -141,7 +149,10 @@ impl Record {
     }
 
     pub(crate) fn is_held_by(&self, id: LeaseId) -> bool {
-        self.state == LockState::Held && self.id == Some(id)
+        match &self.joined {
+            Some(joined) => joined.part(id).is_some_and(Part::is_held),
+            None => self.state == LockState::Held && self.id == Some(id),
+        }
     }
 
     /// Describes the holder for other clients; the lock becomes free in `free_in`.
@@ -163,6 +174,20 @@ impl Record {
     pub(crate) fn until(now: StoreTime, millis: i64) -> Duration {
         let left = millis.saturating_mul(1_000).saturating_sub(now.micros);
         Duration::from_micros(u64::try_from(left).unwrap_or(0))
+    }
+}
+
+/// Returns the token in an item; the largest one if it cannot be read.
+fn fence_of(value: &AttributeValue) -> FencingToken {
+    let number = value.as_n().ok().and_then(|number| number.parse().ok());
+    number.and_then(FencingToken::new).unwrap_or(FencingToken::MAX)
+}
+
+fn data_of(value: &AttributeValue) -> Option<Vec<u8>> {
+    match value {
+        AttributeValue::B(bytes) => Some(bytes.clone().into_inner()),
+        AttributeValue::S(text) => Some(text.clone().into_bytes()),
+        _ => None,
     }
 }
 

@@ -1,5 +1,7 @@
 //! Builds the conditional writes as DynamoDB expressions.
 
+mod joined;
+
 use std::{collections::HashMap, fmt::Write as _, time::Duration};
 
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
@@ -55,6 +57,15 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
+    /// A write that leaves the version alone.
+    fn without_version(layout: &'a Layout) -> Self {
+        let mut write = Self::new(layout, String::new());
+        write.values.clear();
+        write.names.clear();
+        write.set.clear();
+        write
+    }
+
     /// Takes a free lock: there is no item, or it is released, and its last token is below `token`.
     pub(crate) fn take_free(
         layout: &'a Layout,
@@ -62,9 +73,13 @@ impl<'a> ConditionalWrite<'a> {
         now: StoreTime,
         token: FencingToken,
         idle: Idle,
+        unmark: bool,
     ) -> Self {
         let mut write = Self::new(layout, record::version(request.id));
         let fence = write.grant(request, now, Some(token), idle);
+        if unmark {
+            write.remove(Attribute::Waiting);
+        }
         if layout.schema != Schema::Native {
             // In the native schema, onelock's own releases have removed them.
             write.clear_leftovers(request);
@@ -98,6 +113,7 @@ impl<'a> ConditionalWrite<'a> {
         let mut write = Self::new(layout, record::version(request.id));
         write.grant(request, now, token, idle);
         write.clear_leftovers(request);
+        write.replace_joined(request.id, seen);
         write.require_version(&seen.version);
         write
     }
@@ -175,18 +191,14 @@ impl<'a> ConditionalWrite<'a> {
 
     /// The condition of [`release`](Self::release) alone, for schemas that delete.
     pub(crate) fn delete(layout: &'a Layout, lease: &Lease) -> Self {
-        let mut write = Self::new(layout, String::new());
-        write.values.clear();
-        write.names.clear();
+        let mut write = Self::without_version(layout);
         write.require_held_by(lease.id);
         write
     }
 
     /// The condition for deleting a free item; only for schemas that keep released items.
     pub(crate) fn forget(layout: &'a Layout) -> Self {
-        let mut write = Self::new(layout, String::new());
-        write.values.clear();
-        write.names.clear();
+        let mut write = Self::without_version(layout);
         // An item that is not a lock belongs to another application.
         let (key, released) = (write.name(Attribute::Key), write.released());
         write.condition = format!("attribute_not_exists({key}) OR ({released})");
@@ -205,6 +217,11 @@ impl<'a> ConditionalWrite<'a> {
                 write.set(Attribute::BrokenId, text(id));
                 write.set(Attribute::BrokenBy, text(by));
                 write.require_held_by(id);
+                // The latest writer may have one of several parts.
+                if layout.has_modes() {
+                    let parts = write.name(Attribute::Parts);
+                    let _ = write!(write.condition, " AND attribute_not_exists({parts})");
+                }
             }
             None => {
                 write.require_version(seen);
@@ -297,14 +314,23 @@ impl<'a> ConditionalWrite<'a> {
 
     /// Returns the placeholder of the value.
     fn set(&mut self, attr: Attribute, value: AttributeValue) -> String {
-        let (name, value) = (self.name(attr), self.value(value));
-        let _ = write!(self.set, "{}{name} = {value}", if self.set.is_empty() { "SET " } else { ", " });
+        let name = self.name(attr);
+        self.set_path(name, value)
+    }
+
+    fn set_path(&mut self, path: &str, value: AttributeValue) -> String {
+        let value = self.value(value);
+        let _ = write!(self.set, "{}{path} = {value}", if self.set.is_empty() { "SET " } else { ", " });
         value
     }
 
     fn remove(&mut self, attr: Attribute) {
         let name = self.name(attr);
-        let _ = write!(self.remove, "{}{name}", if self.remove.is_empty() { " REMOVE " } else { ", " });
+        self.remove_path(name);
+    }
+
+    fn remove_path(&mut self, path: &str) {
+        let _ = write!(self.remove, "{}{path}", if self.remove.is_empty() { " REMOVE " } else { ", " });
     }
 
     /// The attribute in an expression. A placeholder if its name is a reserved word, or might be
@@ -348,6 +374,9 @@ fn placeholder(attr: Attribute) -> &'static str {
         Attribute::BrokenId => "#broken_id",
         Attribute::BrokenBy => "#broken_by",
         Attribute::CollectAt => "#collect_at",
+        Attribute::Mode => "#mode",
+        Attribute::Parts => "#parts",
+        Attribute::Waiting => "#waiting",
     }
 }
 

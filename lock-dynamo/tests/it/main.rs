@@ -12,6 +12,7 @@ mod hostile;
 mod init;
 mod interop_items;
 mod interop_python;
+mod modes;
 mod names;
 mod operators;
 mod proxies;

@@ -1,0 +1,398 @@
+//! Locks with several holders: shared locks and permits. Each holder has a part in the item.
+
+use std::time::Duration;
+
+use lock_core::{
+    Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Mode,
+    backend::{AcquireOutcome, AcquireRequest, Break, Grant, Lease, LeaseId, Release, Renewal, StoreTime},
+};
+
+use crate::{
+    acquire::{Verdict, next_token},
+    backend::{DynamoBackend, WriteOutcome, overtaken},
+    error::stranger,
+    record::{Item, Joined, Part, Record},
+    write::ConditionalWrite,
+};
+
+/// How many parts that have ended an item of readers may have before a newcomer removes them.
+const ENDED: usize = 16;
+/// How long a part that has ended is kept at least, unless there are many: a late request of its id
+/// is recognized until then.
+const ENDED_KEPT: Duration = Duration::from_secs(60);
+/// How often one attempt is made again because another client changed the item meanwhile.
+const ROUNDS: usize = 32;
+/// What the version of a part begins with, so that it is never taken for that of a single holder.
+const PART: &str = "part.";
+
+/// The parts of a lock, judged.
+struct Judged<'a> {
+    /// With the time after which the part becomes free unless it is renewed.
+    kept: Vec<(&'a Part, Option<Duration>)>,
+    /// Their holders are dead: the leases are over.
+    dead: Vec<&'a Part>,
+    /// Released by their holders, or taken away by an operator.
+    ended: Vec<&'a Part>,
+    /// The recorded leases are over, but this machine's clock cannot be trusted to judge them.
+    undecided: Vec<&'a Part>,
+    /// The error of this machine's clock in that case, in microseconds, if known.
+    skew: Option<i64>,
+    mode: Option<Mode>,
+}
+
+impl Judged<'_> {
+    fn holders(&self) -> impl Iterator<Item = Holder> {
+        let undecided = self.undecided.iter().map(|part| (*part, Some(Duration::ZERO)));
+        self.kept.iter().copied().chain(undecided).map(|(part, free_in)| self.holder(part, free_in))
+    }
+
+    fn holder(&self, part: &Part, free_in: Option<Duration>) -> Holder {
+        let holder = part.holder(self.mode, free_in);
+        let version = part.is_held().then(|| format!("{PART}{}", part.id));
+        holder.with_version(version)
+    }
+}
+
+/// What one round of an attempt has come to.
+enum Round {
+    Answered(AcquireOutcome),
+    /// Another client has changed the item.
+    Changed(Option<Item>),
+}
+
+impl DynamoBackend {
+    fn judge_parts<'a>(&self, joined: &'a Joined) -> Judged<'a> {
+        let now = self.clock.now_at_least();
+        let mut judged = Judged {
+            kept: Vec::new(),
+            dead: Vec::new(),
+            ended: Vec::new(),
+            undecided: Vec::new(),
+            skew: None,
+            mode: joined.mode,
+        };
+        for part in &joined.parts {
+            if let Some(until) = part.free_at {
+                match Record::until(now, until) {
+                    Duration::ZERO => judged.ended.push(part),
+                    left => judged.kept.push((part, Some(left))),
+                }
+                continue;
+            }
+            let name = LockName::new(part.id.to_string()).expect("an id is short and not empty");
+            let seen = part.expires.unwrap_or_default().to_string();
+            match self.judge_lease(&name, &seen, part.lease, part.expires, now) {
+                Verdict::Held(left) => judged.kept.push((part, left)),
+                Verdict::Undecided(skew) => {
+                    judged.undecided.push(part);
+                    judged.skew = skew;
+                }
+                Verdict::Free | Verdict::Dead => judged.dead.push(part),
+            }
+        }
+        judged
+    }
+
+    /// Judges whether a lock that several held can be acquired by a client that wants it alone.
+    pub(crate) fn judge_joined(&self, joined: &Joined) -> Verdict {
+        let judged = self.judge_parts(joined);
+        if !judged.kept.is_empty() {
+            let first = judged.kept.iter().filter_map(|(_, left)| *left).min();
+            return Verdict::Held(first);
+        }
+        match () {
+            () if !judged.undecided.is_empty() => Verdict::Undecided(judged.skew),
+            () if !judged.dead.is_empty() => Verdict::Dead,
+            () => Verdict::Free,
+        }
+    }
+
+    /// Describes all holders of a lock that several hold.
+    pub(crate) fn holders(&self, joined: &Joined) -> Option<Holder> {
+        let now = self.store_time();
+        Holder::of_several(self.judge_parts(joined).holders().map(|holder| holder.with_store_time(now)).collect())
+    }
+
+    /// Describes the holders that died.
+    pub(crate) fn crashed_holders(&self, joined: &Joined) -> Option<Holder> {
+        let judged = self.judge_parts(joined);
+        Holder::of_several(judged.dead.iter().map(|part| judged.holder(part, Some(Duration::ZERO))).collect())
+    }
+
+    /// Makes one attempt to hold the lock in a mode that others may join.
+    ///
+    /// The first request joins the holders of the same mode, and is the only one if the latest
+    /// holders had that mode. A refusal returns the record, by which the next request takes a free
+    /// lock or the place of a part that has ended.
+    pub(crate) async fn attempt_to_join(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        let first = if let Mode::Permit { of } = request.mode { usize::from(of.get()) } else { ENDED };
+        let mut round = self.join(request, None, first).await?;
+        for _ in 0..ROUNDS {
+            match round {
+                Round::Answered(answer) => return Ok(answer),
+                Round::Changed(item) => round = self.join_seen(request, item).await?,
+            }
+        }
+        let message = "other clients change this lock faster than a request can join them; try again";
+        Err(Error::new(ErrorKind::Unavailable, message).with_ambiguous(false))
+    }
+
+    async fn join(&self, request: &AcquireRequest, fence: Option<FencingToken>, room: usize) -> Result<Round, Error> {
+        let now = self.clock.now();
+        let token = next_token(fence, now)?;
+        let (layout, unmark) = (&self.config.layout, self.waiting_marks.contains(request.id));
+        let write = ConditionalWrite::join(layout, request, now, token, self.idle(), room, unmark);
+        self.written(request, write, now, token, None).await
+    }
+
+    async fn written(
+        &self,
+        request: &AcquireRequest,
+        write: ConditionalWrite<'_>,
+        now: StoreTime,
+        token: FencingToken,
+        crashed: Option<Holder>,
+    ) -> Result<Round, Error> {
+        match self.update(&request.name, write).await? {
+            WriteOutcome::Done => self.granted_part(request, now, token, crashed).await.map(Round::Answered),
+            WriteOutcome::Refused(item) => Ok(Round::Changed(item)),
+        }
+    }
+
+    /// Makes the next request by the item that refused the one before.
+    async fn join_seen(&self, request: &AcquireRequest, item: Option<Item>) -> Result<Round, Error> {
+        let (layout, idle) = (&self.config.layout, self.idle());
+        let now = self.clock.now();
+        let Some(item) = item else {
+            let token = next_token(None, now)?;
+            let write = ConditionalWrite::take_missing_as_part(layout, request, now, token, idle);
+            return match self.written(request, write, now, token, None).await? {
+                // There is an item, and the server does not return it with the refusal.
+                Round::Changed(None) => Ok(Round::Changed(self.item(self.client().await?, &request.name).await?)),
+                round => Ok(round),
+            };
+        };
+        let seen = self.read(&item);
+        if seen.is_stranger() {
+            return Err(stranger(&request.name, &self.config));
+        }
+        let answer = |holder| Ok(Round::Answered(AcquireOutcome::Contended(holder)));
+        if let Some(part) = seen.joined.as_ref().and_then(|joined| joined.part(request.id)) {
+            return self.part_again(request, part).await.map(Round::Answered);
+        }
+        let waiter = self.other_waiter(request, &seen);
+        let crashed = match self.judge(&request.name, &seen) {
+            Verdict::Free if waiter.is_none() => None,
+            Verdict::Dead if waiter.is_none() => self.crashed(&seen),
+            Verdict::Free | Verdict::Dead => return answer(waiter.unwrap_or_default()),
+            Verdict::Undecided(skew) if seen.joined.is_none() => return Err(self.undecided(skew, &seen)),
+            Verdict::Held(_) | Verdict::Undecided(_) => return self.join_held(request, &seen, waiter).await,
+        };
+        let token = next_token(seen.fence, now)?;
+        let write = ConditionalWrite::take_over_as_part(layout, request, now, token, idle, &seen);
+        self.written(request, write, now, token, crashed).await
+    }
+
+    /// Joins the present holders, unless their mode, their number or a waiting request is against
+    /// it.
+    async fn join_held(&self, request: &AcquireRequest, seen: &Record, waiter: Option<Holder>) -> Result<Round, Error> {
+        let answer = |holder| Ok(Round::Answered(AcquireOutcome::Contended(holder)));
+        let holder = self.holder(&request.name, seen);
+        let Some(joined) = &seen.joined else { return answer(holder) };
+        request.require_same_permits(joined.mode.unwrap_or_default())?;
+        if waiter.is_some() {
+            return answer(holder);
+        }
+        if joined.mode != Some(request.mode) {
+            self.mark(request).await?;
+            return answer(holder);
+        }
+        let judged = self.judge_parts(joined);
+        let held = judged.kept.len() + judged.undecided.len();
+        if let Mode::Permit { of } = request.mode
+            && held >= usize::from(of.get())
+        {
+            return match judged.undecided.first() {
+                Some(part) if judged.kept.len() < usize::from(of.get()) => {
+                    Err(self.undecided_holder(judged.skew, judged.holder(part, None)))
+                }
+                _ => answer(holder),
+            };
+        }
+        let now = self.clock.now();
+        let recent = |part: &&&Part| part.free_at.is_some_and(|at| at > now.millis() - ended_kept_millis());
+        let many = judged.ended.len() >= ENDED;
+        let gone: Vec<_> =
+            judged.ended.iter().filter(|part| many || !recent(part)).chain(&judged.dead).copied().collect();
+        let token = next_token(seen.fence, now)?;
+        let crashed = self.crashed_holders(joined);
+        let layout = &self.config.layout;
+        let write = ConditionalWrite::replace_parts(layout, request, now, token, self.idle(), seen, &gone);
+        self.written(request, write, now, token, crashed).await
+    }
+
+    /// The request of another mode that waits, and that newcomers of this mode do not overtake.
+    fn other_waiter(&self, request: &AcquireRequest, seen: &Record) -> Option<Holder> {
+        let waiting = seen.waiting.as_ref()?;
+        if waiting.mode == Some(request.mode) || waiting.id == request.id {
+            return None;
+        }
+        let left = Record::until(self.clock.now(), waiting.until);
+        (!left.is_zero()).then(|| waiting.holder(left))
+    }
+
+    /// Lets newcomers of the present holders' mode wait for `request`, if it waits itself.
+    pub(crate) async fn mark(&self, request: &AcquireRequest) -> Result<(), Error> {
+        if !request.waits {
+            return Ok(());
+        }
+        self.waiting_marks.note(request.id, request.ttl);
+        let write = ConditionalWrite::mark(&self.config.layout, request, self.clock.now());
+        // A refusal means that another request waits already, or that the holders are gone.
+        self.update(&request.name, write).await.map(|_| ()).map_err(|error| error.with_ambiguous(false))
+    }
+
+    /// Removes the mark of `lease`, whose request waits no longer.
+    pub(crate) async fn unmark(&self, lease: &Lease) -> Result<(), Error> {
+        self.update(&lease.name, ConditionalWrite::unmark(&self.config.layout, lease.id)).await?;
+        self.waiting_marks.remove(lease.id);
+        Ok(())
+    }
+
+    /// Handles a part with our id: an earlier request of this attempt arrived, but its reply was
+    /// lost.
+    async fn part_again(&self, request: &AcquireRequest, part: &Part) -> Result<AcquireOutcome, Error> {
+        if !part.is_held() {
+            return Err(released_meanwhile());
+        }
+        let token = part.fence;
+        let (layout, now) = (&self.config.layout, self.clock.now());
+        let write = ConditionalWrite::correct_part(layout, &request.lease(token), now, self.idle(), None);
+        match self.write_again(&request.name, write).await? {
+            WriteOutcome::Done => {
+                self.waiting_marks.remove(request.id);
+                Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_already_ours(true)))
+            }
+            WriteOutcome::Refused(item) => self.beaten(request, item),
+        }
+    }
+
+    /// Completes the grant of a part that was written at `at`. If the clock was wrong then, the
+    /// expiry and the token are wrong too, and are corrected first.
+    async fn granted_part(
+        &self,
+        request: &AcquireRequest,
+        at: StoreTime,
+        token: FencingToken,
+        crashed: Option<Holder>,
+    ) -> Result<AcquireOutcome, Error> {
+        let mut token = token;
+        if !self.stands(at) {
+            let now = self.clock.now();
+            let better = next_token(Some(token), now)?;
+            let correct = async |better: Option<FencingToken>| {
+                let lease = request.lease(Some(token));
+                let write = ConditionalWrite::correct_part(&self.config.layout, &lease, now, self.idle(), better);
+                self.write_again(&request.name, write).await
+            };
+            match correct(Some(better)).await? {
+                WriteOutcome::Done => token = better,
+                WriteOutcome::Refused(item) => {
+                    // A later holder has a larger token, or the part is gone.
+                    let held = item.is_some_and(|item| self.read(&item).is_held_by(request.id));
+                    let again = if held { correct(None).await? } else { WriteOutcome::Refused(None) };
+                    if let WriteOutcome::Refused(item) = again {
+                        return self.beaten(request, item);
+                    }
+                }
+            }
+        }
+        self.waiting_marks.remove(request.id);
+        Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)))
+    }
+
+    pub(crate) async fn renew_part(&self, lease: &Lease) -> Result<Renewal, Error> {
+        let (layout, now) = (&self.config.layout, self.clock.now());
+        let write = ConditionalWrite::renew_part(layout, lease, now, self.idle());
+        match self.update(&lease.name, write).await? {
+            WriteOutcome::Done if self.stands(now) => return Ok(Renewal::Renewed),
+            WriteOutcome::Done => {}
+            WriteOutcome::Refused(item) => {
+                let record = item.map(|item| self.read(&item));
+                if !record.as_ref().is_some_and(|record| record.is_held_by(lease.id)) {
+                    return Ok(Renewal::Lost(self.loss_of(lease, record.as_ref())));
+                }
+                // Its recorded end is later, so our clock went back.
+            }
+        }
+        let write = ConditionalWrite::correct_part(layout, lease, self.clock.now(), self.idle(), None);
+        Ok(match self.write_again(&lease.name, write).await? {
+            WriteOutcome::Done => Renewal::Renewed,
+            WriteOutcome::Refused(item) => {
+                let record = item.map(|item| self.read(&item));
+                Renewal::Lost(self.loss_of(lease, record.as_ref()))
+            }
+        })
+    }
+
+    pub(crate) async fn advance_part(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        let layout = &self.config.layout;
+        for fence in [true, false] {
+            let write = ConditionalWrite::advance_part(layout, lease, token, fence);
+            let WriteOutcome::Refused(item) = self.update(&lease.name, write).await? else { return Ok(true) };
+            let record = item.map(|item| self.read(&item));
+            let part = record.as_ref().and_then(|record| record.joined.as_ref()?.part(lease.id));
+            let Some(part) = part.filter(|part| part.is_held()) else { return Ok(false) };
+            if part.fence >= Some(token) {
+                return Ok(true);
+            }
+        }
+        Err(overtaken())
+    }
+
+    pub(crate) async fn release_part(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        let write = ConditionalWrite::release_part(&self.config.layout, lease, hold_for, self.clock.now());
+        let WriteOutcome::Refused(item) = self.update(&lease.name, write).await? else { return Ok(Release::Released) };
+        let Some(record) = item.map(|item| self.read(&item)) else { return Ok(Release::NotHeld(None)) };
+        let part = record.joined.as_ref().and_then(|joined| joined.part(lease.id));
+        if part.is_some_and(|part| part.broken_by.is_none()) {
+            // An earlier request released it, and its reply was lost.
+            return Ok(Release::Released);
+        }
+        let free = matches!(self.judge(&lease.name, &record), Verdict::Free);
+        Ok(Release::NotHeld((!free).then(|| self.holder(&lease.name, &record))))
+    }
+
+    /// Takes the part that `seen` names from its holder. `None` if it names no part.
+    pub(crate) async fn break_part(&self, name: &LockName, seen: &str, by: &str) -> Result<Option<Break>, Error> {
+        let Some(id) = seen.strip_prefix(PART).and_then(|id| id.parse::<LeaseId>().ok()) else { return Ok(None) };
+        let write = ConditionalWrite::break_part(&self.config.layout, id, by, self.clock.now());
+        Ok(Some(match self.update(name, write).await? {
+            WriteOutcome::Done => Break::Broken,
+            WriteOutcome::Refused(item) => {
+                let record = item.map(|item| self.read(&item));
+                Break::Changed(record.and_then(|record| self.current(name, &record)))
+            }
+        }))
+    }
+
+    /// Why the part of `lease` is not held any more.
+    pub(crate) fn loss_of_part(&self, lease: &Lease, record: Option<&Record>) -> LossReason {
+        let joined = record.and_then(|record| record.joined.as_ref());
+        if let Some(by) = joined.and_then(|joined| joined.part(lease.id)?.broken_by.clone()) {
+            return LossReason::BrokenBy(by);
+        }
+        let holder = record.and_then(|record| self.current(&lease.name, record));
+        let successor = holder.filter(|holder| holder.mode != lease.mode);
+        successor.map_or(LossReason::RecordGone, |holder| LossReason::TakenBy(Box::new(holder)))
+    }
+}
+
+fn ended_kept_millis() -> i64 {
+    i64::try_from(ENDED_KEPT.as_millis()).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn released_meanwhile() -> Error {
+    let message = "this acquisition was released while one of its requests was still in flight; start a new one";
+    Error::new(ErrorKind::Other, message)
+}

@@ -1,0 +1,315 @@
+//! The conditional writes of locks with several holders, and of the mark of a waiting request.
+
+use std::{collections::HashMap, fmt::Write as _, time::Duration};
+
+use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
+use lock_core::{
+    FencingToken,
+    backend::{AcquireRequest, Lease, LeaseId, StoreTime},
+};
+
+use super::{ConditionalWrite, Idle, number, text};
+use crate::{
+    attributes::{Attribute, Layout},
+    record::{self, Part, Record, mode_text},
+};
+
+/// The placeholder of the key of one part.
+const ID: &str = "#id";
+/// The placeholder of the mode in a mark, whose name is a reserved word.
+const MODE_KEY: &str = "#mode_key";
+
+impl<'a> ConditionalWrite<'a> {
+    /// Takes a lock that has no item, as the first of possibly several holders.
+    pub(crate) fn take_missing_as_part(
+        layout: &'a Layout,
+        request: &AcquireRequest,
+        now: StoreTime,
+        token: FencingToken,
+        idle: Idle,
+    ) -> Self {
+        let mut write = Self::new(layout, record::version(request.id));
+        write.first_part(request, now, token, idle);
+        let key = write.name(Attribute::Key);
+        write.condition = format!("attribute_not_exists({key})");
+        write
+    }
+
+    /// Takes over a lock whose record was judged to have no holder, if the record is unchanged.
+    pub(crate) fn take_over_as_part(
+        layout: &'a Layout,
+        request: &AcquireRequest,
+        now: StoreTime,
+        token: FencingToken,
+        idle: Idle,
+        seen: &Record,
+    ) -> Self {
+        let mut write = Self::new(layout, record::version(request.id));
+        write.first_part(request, now, token, idle);
+        // These describe a single holder.
+        for attribute in [
+            Attribute::Released,
+            Attribute::Owner,
+            Attribute::Ttl,
+            Attribute::Data,
+            Attribute::Expires,
+            Attribute::Since,
+            Attribute::FreeAt,
+        ] {
+            write.remove(attribute);
+        }
+        write.remove_own_mark(request.id, seen);
+        write.require_version(&seen.version);
+        write
+    }
+
+    /// Joins the holders of the same mode, if fewer than `room` parts are in the item and no
+    /// request of another mode waits.
+    pub(crate) fn join(
+        layout: &'a Layout,
+        request: &AcquireRequest,
+        now: StoreTime,
+        token: FencingToken,
+        idle: Idle,
+        room: usize,
+        unmark: bool,
+    ) -> Self {
+        let mut write = Self::new(layout, record::version(request.id));
+        write.add_part(request, now, token, idle);
+        if unmark {
+            write.remove(Attribute::Waiting);
+        }
+        let fence = write.set(Attribute::Fence, number(token.get()));
+        let part = write.part();
+        let (mode, parts) = (write.name(Attribute::Mode), write.name(Attribute::Parts));
+        let (waiting, fences) = (write.name(Attribute::Waiting), write.name(Attribute::Fence));
+        let (wanted, room) = (write.value(text(mode_text(request.mode))), write.value(number(room)));
+        let (until, map) = (write.value(number(now.millis())), write.value(text("M")));
+        // The latest writer is also refused here: its release may have removed its part already.
+        let (version, id) = (write.name(Attribute::Version), write.value(text(record::version_prefix(request.id))));
+        write.condition = format!(
+            "{mode} = {wanted} AND attribute_type({parts}, {map}) AND size({parts}) < {room} AND \
+             attribute_not_exists({part}) AND {fences} < {fence} AND NOT begins_with({version}, {id}) AND \
+             (attribute_not_exists({waiting}) OR {waiting}.{m} = {wanted} OR \
+             {waiting}.{e} < {until})",
+            m = MODE_KEY,
+            e = Attribute::Expires,
+        );
+        write.names.insert(MODE_KEY.into(), Attribute::Mode.to_string());
+        write
+    }
+
+    /// Joins the holders of a record that was judged, in place of the parts in `gone`, if the
+    /// record is unchanged.
+    pub(crate) fn replace_parts(
+        layout: &'a Layout,
+        request: &AcquireRequest,
+        now: StoreTime,
+        token: FencingToken,
+        idle: Idle,
+        seen: &Record,
+        gone: &[&Part],
+    ) -> Self {
+        let mut write = Self::new(layout, record::version(request.id));
+        write.add_part(request, now, token, idle);
+        write.set(Attribute::Fence, number(token.get()));
+        for (index, gone) in gone.iter().enumerate() {
+            let (parts, key) = (write.name(Attribute::Parts), format!("#gone{index}"));
+            write.remove_path(&format!("{parts}.{key}"));
+            write.names.insert(key, gone.id.to_string());
+        }
+        write.remove_own_mark(request.id, seen);
+        write.require_version(&seen.version);
+        write
+    }
+
+    /// Renews a part from `now`, unless a later renewal has already arrived.
+    pub(crate) fn renew_part(layout: &'a Layout, lease: &Lease, now: StoreTime, idle: Idle) -> Self {
+        let mut write = Self::new(layout, record::version(lease.id));
+        let ends = write.set_part_lease(lease.ttl, now, idle);
+        write.require_part(lease.id);
+        let part = write.part();
+        let _ = write!(write.condition, " AND {part}.{} <= {ends}", Attribute::Expires);
+        write
+    }
+
+    /// Renews a part from `now`, and corrects its token if one is given: a wrong clock wrote them.
+    pub(crate) fn correct_part(
+        layout: &'a Layout,
+        lease: &Lease,
+        now: StoreTime,
+        idle: Idle,
+        token: Option<FencingToken>,
+    ) -> Self {
+        let mut write = Self::new(layout, record::version(lease.id));
+        write.set_part_lease(lease.ttl, now, idle);
+        write.require_part(lease.id);
+        if let Some(token) = token {
+            let (part, since) = (write.part(), number(now.millis()));
+            write.set_path(&format!("{part}.{}", Attribute::Since), since);
+            write.set_part_token(token);
+        }
+        write
+    }
+
+    /// Raises the token of a part, and with `fence` that of the lock.
+    pub(crate) fn advance_part(layout: &'a Layout, lease: &Lease, token: FencingToken, fence: bool) -> Self {
+        let mut write = Self::new(layout, record::version(lease.id));
+        write.require_part(lease.id);
+        if fence {
+            write.set_part_token(token);
+        } else {
+            let part = write.part();
+            let value = write.set_path(&format!("{part}.{}", Attribute::Fence), number(token.get()));
+            let _ = write!(write.condition, " AND {part}.{} < {value}", Attribute::Fence);
+        }
+        write
+    }
+
+    /// Ends a part, which stays taken for `hold_for`.
+    pub(crate) fn release_part(layout: &'a Layout, lease: &Lease, hold_for: Duration, now: StoreTime) -> Self {
+        let mut write = Self::new(layout, record::version(lease.id));
+        let free_at = number(ends(now, hold_for));
+        write.require_part(lease.id);
+        let part = write.part();
+        if hold_for.is_zero() {
+            write.set_path(&part, ended(free_at, None));
+        } else {
+            write.set_path(&format!("{part}.{}", Attribute::FreeAt), free_at);
+        }
+        write
+    }
+
+    /// Ends a part for an operator.
+    pub(crate) fn break_part(layout: &'a Layout, id: LeaseId, by: &str, now: StoreTime) -> Self {
+        let mut write = Self::new(layout, record::version(id));
+        write.require_part(id);
+        let part = write.part();
+        write.set_path(&part, ended(number(ends(now, Duration::ZERO)), Some(by)));
+        write
+    }
+
+    /// Marks a lock with several holders for a request that waits, unless another request's mark
+    /// stands.
+    pub(crate) fn mark(layout: &'a Layout, request: &AcquireRequest, now: StoreTime) -> Self {
+        let mut write = Self::without_version(layout);
+        let mark = HashMap::from([
+            (Attribute::Version.to_string(), text(request.id)),
+            (Attribute::Mode.to_string(), text(mode_text(request.mode))),
+            (Attribute::Owner.to_string(), text(&request.owner)),
+            (Attribute::Expires.to_string(), number(ends(now, request.ttl))),
+        ]);
+        write.set(Attribute::Waiting, AttributeValue::M(mark));
+        let (waiting, parts) = (write.name(Attribute::Waiting), write.name(Attribute::Parts));
+        let (until, id) = (write.value(number(now.millis())), write.value(text(request.id)));
+        let (version, expires) = (Attribute::Version, Attribute::Expires);
+        write.condition = format!(
+            "attribute_exists({parts}) AND (attribute_not_exists({waiting}) OR {waiting}.{version} = {id} OR \
+             {waiting}.{expires} < {until})"
+        );
+        write
+    }
+
+    /// Removes the mark of a request that waits no longer.
+    pub(crate) fn unmark(layout: &'a Layout, id: LeaseId) -> Self {
+        let mut write = Self::without_version(layout);
+        write.remove(Attribute::Waiting);
+        let (waiting, id) = (write.name(Attribute::Waiting), write.value(text(id)));
+        write.condition = format!("{waiting}.{} = {id}", Attribute::Version);
+        write
+    }
+
+    /// The condition for deleting the item of a lock that had several holders, if it is unchanged.
+    pub(crate) fn forget_version(layout: &'a Layout, version: &str) -> Self {
+        let mut write = Self::without_version(layout);
+        write.require_version(version);
+        write
+    }
+
+    /// Removes what describes several holders from an item that gets a single one.
+    pub(super) fn replace_joined(&mut self, id: LeaseId, seen: &Record) {
+        if seen.joined.is_some() {
+            self.remove(Attribute::Mode);
+            self.remove(Attribute::Parts);
+        }
+        self.remove_own_mark(id, seen);
+    }
+
+    fn remove_own_mark(&mut self, id: LeaseId, seen: &Record) {
+        if seen.waiting.as_ref().is_some_and(|waiting| waiting.id == id) {
+            self.remove(Attribute::Waiting);
+        }
+    }
+
+    fn first_part(&mut self, request: &AcquireRequest, now: StoreTime, token: FencingToken, idle: Idle) {
+        self.collect(now, request.ttl, idle);
+        let part = HashMap::from([(request.id.to_string(), new_part(request, now, token))]);
+        self.set(Attribute::Parts, AttributeValue::M(part));
+        self.set(Attribute::Mode, text(mode_text(request.mode)));
+        self.set(Attribute::Fence, number(token.get()));
+    }
+
+    fn add_part(&mut self, request: &AcquireRequest, now: StoreTime, token: FencingToken, idle: Idle) {
+        self.collect(now, request.ttl, idle);
+        self.names.insert(ID.into(), request.id.to_string());
+        let part = self.part();
+        self.set_path(&part, new_part(request, now, token));
+    }
+
+    /// Sets the lease of a part. Returns the placeholder of its end.
+    fn set_part_lease(&mut self, ttl: Duration, now: StoreTime, idle: Idle) -> String {
+        self.collect(now, ttl, idle);
+        let part = self.part();
+        self.set_path(&format!("{part}.{}", Attribute::Ttl), number(millis(ttl)));
+        self.set_path(&format!("{part}.{}", Attribute::Expires), number(ends(now, ttl)))
+    }
+
+    /// Sets the token of a part and of the lock, if it is larger than all before.
+    fn set_part_token(&mut self, token: FencingToken) {
+        let part = self.part();
+        self.set_path(&format!("{part}.{}", Attribute::Fence), number(token.get()));
+        let value = self.set(Attribute::Fence, number(token.get()));
+        let fence = self.name(Attribute::Fence);
+        let _ = write!(self.condition, " AND {fence} < {value}");
+    }
+
+    /// Requires that the part of `id` is held.
+    fn require_part(&mut self, id: LeaseId) {
+        self.names.insert(ID.into(), id.to_string());
+        let part = self.part();
+        self.condition = format!("attribute_exists({part}) AND attribute_not_exists({part}.{})", Attribute::FreeAt);
+    }
+
+    /// The path of one part.
+    fn part(&mut self) -> String {
+        format!("{}.{ID}", self.name(Attribute::Parts))
+    }
+}
+
+fn millis(ttl: Duration) -> i64 {
+    i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4)
+}
+
+fn ends(now: StoreTime, ttl: Duration) -> i64 {
+    now.millis().saturating_add(1).saturating_add(millis(ttl))
+}
+
+fn new_part(request: &AcquireRequest, now: StoreTime, token: FencingToken) -> AttributeValue {
+    let mut part = HashMap::from([
+        (Attribute::Ttl.to_string(), number(millis(request.ttl))),
+        (Attribute::Expires.to_string(), number(ends(now, request.ttl))),
+        (Attribute::Owner.to_string(), text(&request.owner)),
+        (Attribute::Since.to_string(), number(now.millis())),
+        (Attribute::Fence.to_string(), number(token.get())),
+    ]);
+    if let Some(data) = &request.data {
+        part.insert(Attribute::Data.to_string(), AttributeValue::B(Blob::new(data.clone())));
+    }
+    AttributeValue::M(part)
+}
+
+fn ended(free_at: AttributeValue, broken_by: Option<&str>) -> AttributeValue {
+    let mut part = HashMap::from([(Attribute::FreeAt.to_string(), free_at)]);
+    part.extend(broken_by.map(|by| (Attribute::BrokenBy.to_string(), text(by))));
+    AttributeValue::M(part)
+}
