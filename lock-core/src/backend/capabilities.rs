@@ -136,6 +136,10 @@ pub struct StoreTimings {
     /// thousandth of the lease earlier, because the clocks of two machines differ in rate. Default:
     /// 1 ms, for a store that counts in milliseconds.
     pub least_margin: Duration,
+    /// The shortest ttl that makes sense on this store, because of the resolution of its clock or
+    /// the price of its writes. A configuration with a shorter ttl is refused; a single request may
+    /// have one. Default: zero, so that only the limits of the core count.
+    pub least_ttl: Duration,
 }
 
 setters!(StoreTimings {
@@ -146,6 +150,7 @@ setters!(StoreTimings {
     with_renew_batch(renew_batch: usize),
     with_attempt_timeout(attempt_timeout: Duration),
     with_least_margin(least_margin: Duration),
+    with_least_ttl(least_ttl: Duration),
 });
 
 impl Default for StoreTimings {
@@ -158,6 +163,7 @@ impl Default for StoreTimings {
             renew_batch: 1,
             attempt_timeout: Duration::from_secs(5),
             least_margin: Duration::from_millis(1),
+            least_ttl: Duration::ZERO,
         }
     }
 }

@@ -76,6 +76,23 @@ impl Timing {
         if capabilities.has(Capability::Ttl) { Self::with_ttl(options, pace) } else { Self::without_ttl(options, pace) }
     }
 
+    /// Returns the timing of all locks of a configuration, whose ttl must make sense on the store.
+    /// A single request may have a shorter one, because its code runs on any store.
+    pub(crate) fn configured(
+        options: &LockOptions,
+        capabilities: Capabilities,
+        pace: StoreTimings,
+    ) -> Result<Self, Error> {
+        let timing = Self::new(options, capabilities, pace)?;
+        match timing.ttl.filter(|ttl| *ttl < pace.least_ttl) {
+            None => Ok(timing),
+            Some(ttl) => {
+                let least = pace.least_ttl;
+                Err(config(format!("ttl is {ttl:?}, but must be at least {least:?} on this store; raise ttl")))
+            }
+        }
+    }
+
     fn with_ttl(options: &LockOptions, pace: StoreTimings) -> Result<Self, Error> {
         let ttl = options.ttl.unwrap_or(DEFAULT_TTL);
         if !(MIN_TTL..=MAX_TTL).contains(&ttl) {
@@ -263,6 +280,18 @@ mod tests {
         assert!(message.contains("ttl (400ms) is too short for this store: its least margin (250.4ms)"), "{message}");
         assert!(message.contains("use a ttl of at least 506ms"), "{message}");
         with(506).unwrap();
+    }
+
+    #[test]
+    fn configured_ttl_below_that_of_the_store_is_refused() {
+        let pace = StoreTimings::default().with_least_ttl(secs(10));
+        let with = |ttl| LockOptions { ttl: Some(ttl), ..LockOptions::default() };
+        let short = with(Duration::from_millis(9_999));
+        let message = Timing::configured(&short, LEASES, pace).unwrap_err().to_string();
+        assert!(message.contains("ttl is 9.999s, but must be at least 10s"), "{message}");
+        Timing::new(&short, LEASES, pace).expect("a request may ask for less");
+        Timing::configured(&with(secs(10)), LEASES, pace).unwrap();
+        Timing::configured(&LockOptions::default(), FILES, pace).expect("a store without ttls has no least one");
     }
 
     #[test]

@@ -228,7 +228,7 @@ impl LockerBuilder {
     pub fn build(self) -> Result<Locker, Error> {
         let capabilities = self.backend.capabilities();
         let with_store = |error: Error| error.with_operation(Operation::Open).with_store(self.backend.describe());
-        let timing = Timing::new(&self.options, capabilities, self.backend.timings()).map_err(with_store)?;
+        let timing = Timing::configured(&self.options, capabilities, self.backend.timings()).map_err(with_store)?;
         if let Some(missing) = self.require.iter().find(|c| !capabilities.has(**c)) {
             let has = Capability::ALL.iter().filter(|c| capabilities.has(**c)).map(|c| c.as_str()).collect::<Vec<_>>();
             let message = format!("this store lacks the required capability \"{missing}\"; it has: {}", has.join(", "));

@@ -187,6 +187,7 @@ impl Backend for MigrationBackend {
             .with_renew_batch(from.renew_batch.max(to.renew_batch))
             .with_attempt_timeout(from.attempt_timeout + to.attempt_timeout)
             .with_least_margin(from.least_margin.max(to.least_margin))
+            .with_least_ttl(from.least_ttl.max(to.least_ttl))
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {

@@ -296,7 +296,7 @@ impl Backend for Imprecise {
     }
 
     fn timings(&self) -> StoreTimings {
-        self.0.timings().with_least_margin(Duration::from_secs(1))
+        self.0.timings().with_least_margin(Duration::from_secs(1)).with_least_ttl(Duration::from_secs(20))
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, lock_core::Error> {
@@ -330,6 +330,17 @@ async fn larger_least_margin_of_the_two_stores_counts() {
         let error = both().margin(Duration::from_millis(900)).build().unwrap_err();
         assert!(error.to_string().contains("margin (900ms) must be at least 1.03s"), "{error}");
         both().margin(Duration::from_millis(1_030)).build().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn larger_least_ttl_of_the_two_stores_counts() {
+    let [quick, slow]: [Arc<dyn Backend>; 2] = [Arc::new(MemoryBackend::new()), Arc::new(Imprecise::default())];
+    for (from, to) in [(&quick, &slow), (&slow, &quick)] {
+        let both = || Locker::builder(Arc::new(MigrationBackend::new(Arc::clone(from), Arc::clone(to))));
+        let error = both().ttl(Duration::from_secs(19)).build().unwrap_err();
+        assert!(error.to_string().contains("ttl is 19s, but must be at least 20s"), "{error}");
+        both().ttl(Duration::from_secs(20)).build().unwrap();
     }
 }
 
