@@ -8,7 +8,10 @@ use aws_sdk_dynamodb::{
     types::BatchStatementErrorCodeEnum,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use lock_core::{Error, ErrorKind, LockName};
+use lock_core::{
+    Error, ErrorKind, LockName,
+    backend::{causes, one_line},
+};
 
 use crate::{attributes::Attribute, config::DynamoConfig, http::BadReply};
 
@@ -45,34 +48,6 @@ where
     };
     let causes = causes(&error, &converted.to_string());
     if causes.is_empty() { converted } else { converted.with_source(causes) }
-}
-
-/// How much of a server's text an error repeats.
-const LONGEST_TEXT: usize = 300;
-
-/// Shortens what a server said to one line.
-fn one_line(text: &str) -> String {
-    let mut line: String = text
-        .chars()
-        .take(LONGEST_TEXT)
-        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() })
-        .collect();
-    if text.chars().nth(LONGEST_TEXT).is_some() {
-        line.push('…');
-    }
-    line
-}
-
-/// The causes in one line, each once: the SDK's errors repeat their sources, and this error's text.
-fn causes(error: &(dyn StdError + 'static), said: &str) -> String {
-    let mut causes: Vec<String> = Vec::new();
-    for cause in std::iter::successors(Some(error), |&error| error.source()) {
-        let text = one_line(&cause.to_string());
-        if !said.contains(&text) && !causes.iter().any(|cause| cause.contains(&text)) {
-            causes.push(text);
-        }
-    }
-    one_line(&causes.join(": "))
 }
 
 /// A server answered, but not as DynamoDB does. The request may have taken effect behind a proxy.

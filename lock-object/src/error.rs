@@ -3,16 +3,16 @@
 use std::error::Error as StdError;
 
 use http::StatusCode;
-use lock_core::{Error, ErrorKind};
+use lock_core::{
+    Error, ErrorKind,
+    backend::{causes, one_line},
+};
 use object_store::client::{HttpError, HttpErrorKind};
 
 use crate::{
     config::ObjectConfig,
     http::{Exchange, Reply},
 };
-
-/// How much of a server's text an error repeats.
-const LONGEST_TEXT: usize = 300;
 
 /// Returns whether a reply of status 404 says that there is no such object, and not that the bucket
 /// is missing or that the server is none of an object store.
@@ -113,7 +113,7 @@ pub(crate) fn failed(exchange: &Exchange, error: &object_store::Error, config: &
     if exchange.is_sent() {
         let http = std::iter::successors(Some(error as &dyn StdError), |&error| error.source());
         let http = http.into_iter().find_map(|error| error.downcast_ref::<HttpError>());
-        return http.map_or_else(|| unreachable(config), |error| lost(error, config)).with_source(causes(error));
+        return http.map_or_else(|| unreachable(config), |error| lost(error, config)).with_source(causes(error, ""));
     }
     if let Some(kind) = transport_kind(error).filter(|kind| *kind != HttpErrorKind::Unknown) {
         // Before the request was sent: while connecting, or while asking for credentials.
@@ -123,10 +123,10 @@ pub(crate) fn failed(exchange: &Exchange, error: &object_store::Error, config: &
             proxy, endpoint and credentials",
             config.address()
         );
-        return Error::new(error_kind, text).with_ambiguous(false).with_source(causes(error));
+        return Error::new(error_kind, text).with_ambiguous(false).with_source(causes(error, ""));
     }
     let text = "the request could not be made; check the credentials, or give the task, function or instance a role";
-    Error::new(ErrorKind::PermissionDenied, text).with_source(causes(error))
+    Error::new(ErrorKind::PermissionDenied, text).with_source(causes(error, ""))
 }
 
 /// Converts a connection that broke after the request was sent.
@@ -135,7 +135,7 @@ pub(crate) fn lost(error: &HttpError, config: &ObjectConfig) -> Error {
         HttpErrorKind::Timeout => Error::new(ErrorKind::Timeout, "the store did not answer in time"),
         _ => unreachable(config),
     };
-    converted.with_source(causes(error))
+    converted.with_source(causes(error, ""))
 }
 
 fn unreachable(config: &ObjectConfig) -> Error {
@@ -149,31 +149,6 @@ fn unreachable(config: &ObjectConfig) -> Error {
 fn transport_kind(error: &object_store::Error) -> Option<HttpErrorKind> {
     let chain = std::iter::successors(Some(error as &dyn StdError), |&error| error.source());
     chain.into_iter().find_map(|error| error.downcast_ref::<HttpError>()).map(HttpError::kind)
-}
-
-/// The causes in one line, each once.
-fn causes(error: &(dyn StdError + 'static)) -> String {
-    let mut causes: Vec<String> = Vec::new();
-    for cause in std::iter::successors(Some(error), |&error| error.source()) {
-        let text = one_line(&cause.to_string());
-        if !causes.iter().any(|cause| cause.contains(&text)) {
-            causes.push(text);
-        }
-    }
-    one_line(&causes.join(": "))
-}
-
-/// Shortens what a server said to one line.
-fn one_line(text: &str) -> String {
-    let mut line: String = text
-        .chars()
-        .take(LONGEST_TEXT)
-        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.into() })
-        .collect();
-    if text.chars().nth(LONGEST_TEXT).is_some() {
-        line.push('…');
-    }
-    line
 }
 
 /// The store does not show its clock.
@@ -233,5 +208,5 @@ pub(crate) fn wrong_address(why: &str) -> Error {
 
 pub(crate) fn wrong_settings(error: &object_store::Error) -> Error {
     Error::new(ErrorKind::Config, "the settings of the store are incomplete; check bucket, account and credentials")
-        .with_source(causes(error))
+        .with_source(causes(error, ""))
 }

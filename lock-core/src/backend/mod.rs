@@ -8,6 +8,7 @@ mod listing;
 mod observations;
 mod process_bound;
 mod store_clock;
+mod texts;
 mod waiting_marks;
 
 use std::{fmt, sync::Arc, time::Duration};
@@ -23,6 +24,7 @@ pub use self::{
     observations::Observations,
     process_bound::ProcessBound,
     store_clock::{StoreClock, StoreTime},
+    texts::{causes, one_line},
     waiting_marks::WaitingMarks,
 };
 use crate::types::{DEFAULT_TTL, Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation, setters};
