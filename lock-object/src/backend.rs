@@ -306,7 +306,10 @@ impl Backend for ObjectBackend {
     }
 
     fn timings(&self) -> StoreTimings {
-        StoreTimings::default().with_poll_min(self.config.poll.0).with_poll_max(self.config.poll.1)
+        StoreTimings::default()
+            .with_poll_min(self.config.poll.0)
+            .with_poll_max(self.config.poll.1)
+            .with_least_ttl(self.config.least_ttl)
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {

@@ -53,6 +53,7 @@ pub struct ObjectConfig {
     pub(crate) skew: Duration,
     pub(crate) probe: bool,
     pub(crate) poll: (Duration, Duration),
+    pub(crate) least_ttl: Duration,
     pub(crate) is_tflock: bool,
 }
 
@@ -72,6 +73,7 @@ impl ObjectConfig {
             skew: Duration::from_secs(2),
             probe: true,
             poll: (Duration::from_secs(1), Duration::from_secs(5)),
+            least_ttl: Duration::from_secs(10),
             is_tflock: false,
         }
     }
@@ -168,6 +170,15 @@ impl ObjectConfig {
     #[must_use]
     pub fn poll(mut self, shortest: Duration, longest: Duration) -> Self {
         self.poll = (shortest, longest);
+        self
+    }
+
+    /// Sets the shortest ttl that a [`Locker`](lock_core::Locker) may be built with, for tests on
+    /// an emulator. Default 10 s, because ages are whole seconds, each renewal is a write, and
+    /// Google accepts one write a second of an object.
+    #[must_use]
+    pub fn least_ttl(mut self, ttl: Duration) -> Self {
+        self.least_ttl = ttl;
         self
     }
 

@@ -163,6 +163,16 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_ttl_below_ten_seconds_is_refused() {
+        let registry = lock_core::Registry::new().with(ObjectFactory);
+        for url in ["s3://b?ttl=9s", "gs://b?ttl=9s&anonymous=true", "az://a/c?ttl=9s&anonymous=true"] {
+            let message = registry.open(url).await.unwrap_err().to_string();
+            assert!(message.contains("ttl is 9s, but must be at least 10s"), "{message}");
+        }
+        registry.open("s3://b?ttl=10s").await.unwrap();
+    }
+
     #[test]
     fn secrets_are_never_shown() {
         let text = "s3://b/p?region=r&access_key_id=hunter1&secret_access_key=hunter2&session_token=hunter3";

@@ -88,6 +88,7 @@ impl Bucket {
             .prefix(&self.prefix)
             .skew(Duration::ZERO)
             .poll(Duration::from_millis(50), Duration::from_millis(500))
+            .least_ttl(Duration::ZERO)
     }
 
     pub(crate) fn backend(&self) -> ObjectBackend {
@@ -165,7 +166,6 @@ pub(crate) async fn granted(client: &dyn Backend, request: &AcquireRequest) -> L
 /// A record that another client wrote, which holds the lock for ten minutes.
 pub(crate) fn foreign_record(name: &LockName) -> String {
     let id = LeaseId::random();
-    format!(
-        r#"{{"onelock":1,"name":"{name}","id":"{id}","owner":"other","token":8000000000000000,"ttl_ms":600000,"nonce":"n"}}"#
-    )
+    let held = r#""owner":"other","token":8000000000000000,"ttl_ms":600000,"nonce":"n""#;
+    format!(r#"{{"onelock":1,"name":"{name}","id":"{id}",{held}}}"#)
 }
