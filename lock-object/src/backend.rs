@@ -19,12 +19,13 @@ use lock_core::{
     },
     clock::{Clock, SystemClock},
 };
-use object_store::path::Path;
+use object_store::{client::HttpClient, path::Path};
 use tokio::sync::OnceCell;
 
 use crate::{
     config::ObjectConfig,
     error,
+    http::Connector,
     keys::Keys,
     memory::{FreeLocks, LeaseWrites, Leases, Version},
     record::Record,
@@ -104,12 +105,26 @@ impl ObjectBackend {
     /// # Errors
     /// As for [`new`](Self::new).
     pub fn with_clock(config: ObjectConfig, clock: Arc<dyn Clock>) -> Result<Self, Error> {
+        let http = Connector::new().map_err(|error| error.with_store(config.to_string()))?;
+        Self::over(config, clock, http)
+    }
+
+    /// Like [`with_clock`](Self::with_clock), with another HTTP client, for tests that replace the
+    /// store. The client must send each request once, and must not follow redirects.
+    ///
+    /// # Errors
+    /// As for [`new`](Self::new).
+    pub fn with_http(config: ObjectConfig, clock: Arc<dyn Clock>, client: HttpClient) -> Result<Self, Error> {
+        Self::over(config, clock, Connector::over(client))
+    }
+
+    fn over(config: ObjectConfig, clock: Arc<dyn Clock>, http: Connector) -> Result<Self, Error> {
         let wrong = |problem| Error::new(ErrorKind::Config, problem).with_store(config.to_string());
         config.check().map_err(wrong)?;
         let keys = Keys::new(&config.prefix).map_err(wrong)?;
         let clock = Arc::new(StoreClock::new(clock, config.skew));
-        let store =
-            Store::new(config.clone(), Arc::clone(&clock)).map_err(|error| error.with_store(config.to_string()))?;
+        let store = Store::new(config.clone(), Arc::clone(&clock), http)
+            .map_err(|error| error.with_store(config.to_string()))?;
         Ok(Self {
             config,
             clock,

@@ -11,9 +11,12 @@ use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt as _;
+use lock_core::{Error, ErrorKind};
 use object_store::{
     ClientOptions,
-    client::{HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService},
+    client::{
+        HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
+    },
 };
 use rustls::{ClientConfig, crypto::ring};
 use rustls_platform_verifier::BuilderVerifierExt as _;
@@ -84,29 +87,25 @@ impl Exchange {
 
 /// One HTTP client for a store and its credential providers.
 #[derive(Debug, Clone)]
-pub(crate) struct Connector(reqwest::Client);
+pub(crate) struct Connector(HttpClient);
 
 impl Connector {
     /// Uses the proxies of the environment, and the certificate authorities of the system or of
     /// `SSL_CERT_FILE`.
     ///
     /// # Errors
-    /// Why TLS cannot be set up.
-    pub(crate) fn new() -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_platform_verifier()?
-            .with_no_client_auth();
-        let client = reqwest::Client::builder()
-            .tls_backend_preconfigured(tls)
-            .connect_timeout(CONNECT)
-            .timeout(WHOLE_REQUEST)
-            // A signature is valid for one host only.
-            .redirect(reqwest::redirect::Policy::none())
-            // A repeated write would be refused by the effect of the first one.
-            .retry(reqwest::retry::never())
-            .build()?;
-        Ok(Self(client))
+    /// If TLS cannot be set up.
+    pub(crate) fn new() -> Result<Self, Error> {
+        let wrong = |error: Box<dyn std::error::Error + Send + Sync>| {
+            Error::new(ErrorKind::Config, "TLS cannot be set up; check the certificates in SSL_CERT_FILE")
+                .with_source(error)
+        };
+        Ok(Self::over(HttpClient::new(Reqwest(client().map_err(wrong)?))))
+    }
+
+    /// Sends all requests by `client`.
+    pub(crate) fn over(client: HttpClient) -> Self {
+        Self(client)
     }
 
     /// Sends a request that is not one of `object_store`'s.
@@ -128,32 +127,60 @@ impl HttpConnector for Connector {
 #[async_trait]
 impl HttpService for Connector {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let exchange = request.extensions().get::<Exchange>().cloned().unwrap_or_default();
+        exchange.note(|progress| progress.is_sent = true);
+        let answer = self.0.execute(request).await?;
+        let (parts, mut body) = answer.into_parts();
+        let mut bytes = BytesMut::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(chunk) = frame?.into_data() else { continue };
+            if bytes.len() + chunk.len() > LARGEST_REPLY {
+                return Err(failed(HttpErrorKind::Decode, TooLarge));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        let reply = Reply { status: parts.status, headers: parts.headers.clone(), body: bytes.freeze() };
+        let response = HttpResponse::from_parts(parts, reply.body.clone().into());
+        exchange.note(|progress| progress.reply = Some(reply));
+        Ok(response)
+    }
+}
+
+fn client() -> Result<reqwest::Client, Box<dyn std::error::Error + Send + Sync>> {
+    let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_platform_verifier()?
+        .with_no_client_auth();
+    let client = reqwest::Client::builder()
+        .tls_backend_preconfigured(tls)
+        .connect_timeout(CONNECT)
+        .timeout(WHOLE_REQUEST)
+        // A signature is valid for one host only.
+        .redirect(reqwest::redirect::Policy::none())
+        // A repeated write would be refused by the effect of the first one.
+        .retry(reqwest::retry::never());
+    Ok(client.build()?)
+}
+
+#[derive(Debug)]
+struct Reqwest(reqwest::Client);
+
+#[async_trait]
+impl HttpService for Reqwest {
+    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let (parts, body) = request.into_parts();
         let exchange = parts.extensions.get::<Exchange>().cloned().unwrap_or_default();
         let url = parts.uri.to_string().parse().map_err(|error| failed(HttpErrorKind::Unknown, error))?;
         let mut request = reqwest::Request::new(parts.method, url);
         *request.headers_mut() = parts.headers;
         *request.body_mut() = Some(body.collect().await?.to_bytes().into());
-        exchange.note(|progress| progress.is_sent = true);
-        let mut answer = self.0.execute(request).await.map_err(|error| {
+        let answer = self.0.execute(request).await.map_err(|error| {
             if error.is_connect() {
                 exchange.note(|progress| progress.is_sent = false);
             }
             transport(error)
         })?;
-        let mut bytes = BytesMut::new();
-        while let Some(chunk) = answer.chunk().await.map_err(transport)? {
-            if bytes.len() + chunk.len() > LARGEST_REPLY {
-                return Err(failed(HttpErrorKind::Decode, TooLarge));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        let reply = Reply { status: answer.status(), headers: answer.headers().clone(), body: bytes.freeze() };
-        let mut response = HttpResponse::new(reply.body.clone().into());
-        *response.status_mut() = reply.status;
-        *response.headers_mut() = reply.headers.clone();
-        exchange.note(|progress| progress.reply = Some(reply));
-        Ok(response)
+        Ok(http::Response::<reqwest::Body>::from(answer).map(|body| HttpResponseBody::new(body.map_err(transport))))
     }
 }
 

@@ -77,11 +77,7 @@ impl Store {
     ///
     /// # Errors
     /// What is wrong with the settings.
-    pub(crate) fn new(config: ObjectConfig, clock: Arc<StoreClock>) -> Result<Self, Error> {
-        let http = Connector::new().map_err(|error| {
-            Error::new(ErrorKind::Config, "TLS cannot be set up; check the certificates in SSL_CERT_FILE")
-                .with_source(error)
-        })?;
+    pub(crate) fn new(config: ObjectConfig, clock: Arc<StoreClock>, http: Connector) -> Result<Self, Error> {
         let client = connect(&config, &http)?;
         Ok(Self { config, client, http, clock })
     }

@@ -9,4 +9,5 @@ mod gcs_server;
 mod hostile;
 mod lost_replies;
 mod requests;
+mod simulation;
 mod tflock;
