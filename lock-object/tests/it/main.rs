@@ -10,4 +10,5 @@ mod hostile;
 mod lost_replies;
 mod requests;
 mod simulation;
+mod terraform;
 mod tflock;

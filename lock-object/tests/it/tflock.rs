@@ -8,7 +8,7 @@ use lock_core::{
     backend::{AcquireOutcome, AcquireRequest, Backend, Break, LeaseId, Release, Renewal},
 };
 use lock_object::{ObjectConfig, TflockBackend};
-use serde_json::Value;
+use serde_json::{Value, json};
 use test_support::{
     python::python,
     until,
@@ -23,9 +23,16 @@ const ID: &str = "6ecf8a1d-94c5-0f62-2b0c-0ab2d1e1a7ce";
 
 /// What Terraform 1.10 writes.
 fn terraform() -> String {
-    format!(
-        r#"{{"ID":"{ID}","Operation":"OperationTypeApply","Info":"","Who":"ann@laptop","Version":"1.10.5","Created":"2026-11-01T10:00:00.123456Z","Path":"locks/{STATE}"}}"#
-    )
+    json!({
+        "ID": ID,
+        "Operation": "OperationTypeApply",
+        "Info": "",
+        "Who": "ann@laptop",
+        "Version": "1.10.5",
+        "Created": "2026-11-01T10:00:00.123456Z",
+        "Path": format!("locks/{STATE}"),
+    })
+    .to_string()
 }
 
 struct Place(Bucket);
@@ -185,8 +192,13 @@ async fn boto3_and_ours_exclude_each_other() {
     boto3(&place.0, &format!("s3.delete_object(Bucket='locks', Key='{key}')"));
     granted(&backend, &request(&name(STATE), TTL)).await;
     let refused = format!(
-        "try:\n    s3.put_object(Bucket='locks', Key='{key}', IfNoneMatch='*', Body=b'x')\n    raise SystemExit('two hold it')\n\
-         except botocore.exceptions.ClientError as error:\n    assert error.response['ResponseMetadata']['HTTPStatusCode'] == 412\n"
+        "
+try:
+    s3.put_object(Bucket='locks', Key='{key}', IfNoneMatch='*', Body=b'x')
+    raise SystemExit('two hold it')
+except botocore.exceptions.ClientError as error:
+    assert error.response['ResponseMetadata']['HTTPStatusCode'] == 412
+"
     );
     boto3(&place.0, &refused);
 }
