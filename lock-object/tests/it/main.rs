@@ -2,6 +2,7 @@
 
 mod conformance;
 mod doctor;
+mod fake_gcs;
 mod fixture;
 mod forks;
 mod gcs;
