@@ -110,8 +110,8 @@ impl ObjectBackend {
         match self.store.delete(&self.keys.probe(), &self.wrong_tag()).await {
             Ok(Written::Refused(_)) => Ok(()),
             Ok(Written::Done(_)) => {
-                let text = "this store ignores conditions of deletions, so nothing can be deleted safely; a lifecycle rule \
-                    of the bucket deletes idle locks";
+                let text = "this store ignores conditions of deletions, so nothing can be deleted safely; a \
+                    lifecycle rule of the bucket deletes idle locks";
                 Err(Error::new(ErrorKind::Unsupported, text))
             }
             Err(error) => Err(error),

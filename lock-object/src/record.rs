@@ -1,7 +1,8 @@
 //! The content of a lock's object.
 //!
 //! ```json
-//! {"onelock":1,"name":"etl","id":"…","owner":"etl-7:42","token":17…,"seq":3,"ttl_ms":30000,"hold_ms":0,"acquired_us":17…,"nonce":"…"}
+//! {"onelock":1,"name":"etl","id":"…","owner":"etl-7:42","token":17…,"seq":3,"ttl_ms":30000,
+//!  "hold_ms":0,"acquired_us":17…,"nonce":"…"}
 //! ```
 //!
 //! The object stays after a release, because it keeps the token. Its age is that of the object, by

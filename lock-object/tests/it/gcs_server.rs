@@ -152,10 +152,10 @@ fn answer(request: &Request, objects: &mut Objects) -> Vec<u8> {
 
 fn list(objects: &Objects) -> Vec<u8> {
     let entry = |(key, object): (&String, &Object)| {
+        let (generation, size) = (object.generation, object.body.len());
         format!(
-            "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00Z</LastModified><ETag>\"{}\"</ETag><Size>{}</Size></Contents>",
-            object.generation,
-            object.body.len()
+            "<Contents><Key>{key}</Key><LastModified>2026-01-01T00:00:00Z</LastModified>\
+             <ETag>\"{generation}\"</ETag><Size>{size}</Size></Contents>"
         )
     };
     let entries: String = objects.by_key.iter().map(entry).collect();
