@@ -1,8 +1,8 @@
-//! One program, five stores.
+//! One program, six stores.
 
 use std::process::Command;
 
-use test_support::{postgres::PostgresServer, redis::RedisServer, wait_for};
+use test_support::{object_stores::ObjectStoreServer, postgres::PostgresServer, redis::RedisServer, wait_for};
 
 use crate::fixture::{Process, dynamo::Table};
 
@@ -68,6 +68,14 @@ fn on_postgres() {
         assert!(onelock::postgres::PostgresBackend::new(config).unwrap().init().await.unwrap());
     });
     excludes(&url);
+}
+
+#[test]
+fn on_s3() {
+    let server = ObjectStoreServer::seaweedfs();
+    let bucket = format!("choose-{}", std::process::id());
+    server.create_bucket(&bucket);
+    excludes(&format!("s3://{bucket}?endpoint={}&anonymous=true&skew=0s&ttl=10s", server.endpoint()));
 }
 
 /// Locks in memory are not shared between processes.

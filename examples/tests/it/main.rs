@@ -7,3 +7,4 @@ mod fencing_s3;
 mod fixture;
 mod lambda_singleton;
 mod leader;
+mod state_file;
