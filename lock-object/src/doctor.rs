@@ -26,8 +26,9 @@ impl ObjectBackend {
         findings.push(self.conditions().await);
         findings.push(permission("permission to list", &self.list_held("onelock-doctor-").await.map(drop)));
         findings.push(distance(round_trip));
-        findings.extend(self.setting("versioning", "versioning", "GetBucketVersioning", versioning).await);
         let prefix = self.config.prefix.clone();
+        let judge = |reply: &Reply| versioning(reply, &prefix);
+        findings.extend(self.setting("versioning", "versioning", "GetBucketVersioning", judge).await);
         let judge = |reply: &Reply| replication(&String::from_utf8_lossy(&reply.body), &prefix);
         findings.extend(self.setting("replication", "replication", "GetReplicationConfiguration", judge).await);
         findings
@@ -94,12 +95,18 @@ impl ObjectBackend {
     }
 }
 
-fn versioning(reply: &Reply) -> Finding {
+fn versioning(reply: &Reply, prefix: &str) -> Finding {
     if reply.element("Status") != "Enabled" {
         return Finding::good("versioning", "off");
     }
-    Finding::warning("versioning", "on: each renewal leaves an old version behind")
-        .advice("use a bucket without versioning, or add a lifecycle rule that deletes old versions after a day")
+    let rule = serde_json::json!({
+        "ID": "onelock",
+        "Status": "Enabled",
+        "Filter": { "Prefix": prefix },
+        "NoncurrentVersionExpiration": { "NoncurrentDays": 1 },
+    });
+    let advice = format!("use a bucket without versioning, or add this lifecycle rule to the bucket: {rule}");
+    Finding::warning("versioning", "on: each renewal leaves an old version behind").advice(advice)
 }
 
 /// Finds a rule that replicates the locks to another bucket.
