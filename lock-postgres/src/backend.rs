@@ -25,7 +25,8 @@ use crate::{
 
 /// Locks as rows of a PostgreSQL table. Cheap to clone; clones share the connections.
 ///
-/// Every operation is one statement, so one round trip. The connection is opened by the first one,
+/// Every operation is one statement, so one round trip. Only the refusal of a shared lock, of a
+/// permit, or by their holders takes two. The connection is opened by the first one,
 /// and again by the first one after it broke. Waiters listen on a second connection.
 #[derive(Debug, Clone)]
 pub struct PostgresBackend {
@@ -145,6 +146,8 @@ impl Backend for PostgresBackend {
             .with_list(true)
             .with_break_lock(is_native)
             .with_wake_up(self.listener.is_some())
+            .with_shared(is_native)
+            .with_permits(is_native)
     }
 
     fn timings(&self) -> StoreTimings {
@@ -159,7 +162,9 @@ impl Backend for PostgresBackend {
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let context = |error| self.context(error, Operation::Acquire, Some(&request.name));
-        request.require_exclusive()?;
+        if !self.capabilities().has_mode(request.mode) {
+            request.require_exclusive()?;
+        }
         let outcome = ask!(self.acquire(request)).map_err(context)?;
         if let (AcquireOutcome::Contended(_), Some(listener)) = (&outcome, &self.listener) {
             // If this fails, the waiter polls until the next attempt.

@@ -219,6 +219,11 @@ pub(crate) fn overtaken() -> Error {
     Error::new(ErrorKind::Unavailable, message).with_ambiguous(true)
 }
 
+/// The error of an acquire whose lease id was released before it arrived.
+pub(crate) fn released_before() -> Error {
+    Error::new(ErrorKind::Other, "this acquire reached PostgreSQL after its lease id had been released")
+}
+
 /// The error of an answer without a needed value.
 pub(crate) fn unreadable(error: tokio_postgres::Error) -> Error {
     let message = "the row of this lock has a value that cannot be read; check which client writes to the table";

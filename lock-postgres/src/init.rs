@@ -20,6 +20,19 @@ const COLUMNS: &[(&str, &str, bool)] = &[
     ("broken_by", "text", false),
     ("last_id", "uuid", false),
     ("waiters_until", "timestamp with time zone", false),
+    ("mode", "text", false),
+    ("part_ids", "uuid[]", false),
+    ("part_ends", "timestamp with time zone[]", false),
+    ("part_owners", "text[]", false),
+    ("part_tokens", "bigint[]", false),
+    ("part_since", "timestamp with time zone[]", false),
+    ("part_data", "bytea[]", false),
+    ("ended_ids", "uuid[]", false),
+    ("ended_by", "text[]", false),
+    ("waiting_id", "uuid", false),
+    ("waiting_mode", "text", false),
+    ("waiting_owner", "text", false),
+    ("waiting_until", "timestamp with time zone", false),
 ];
 
 /// What a catalog says of the table: its kind, persistence, columns and key.

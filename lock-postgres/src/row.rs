@@ -3,12 +3,15 @@
 use std::time::{Duration, SystemTime};
 
 use lock_core::{
-    Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
+    Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Mode,
     backend::{Lease, LeaseId},
 };
 use tokio_postgres::Row;
 
-use crate::error::unreadable;
+use crate::{
+    error::unreadable,
+    part::{Part, read_mode, several},
+};
 
 /// A row of the table, as it was at one moment.
 #[derive(Debug, Clone)]
@@ -23,12 +26,19 @@ pub(crate) struct LockRow {
     data: Option<Vec<u8>>,
     broken_by: Option<String>,
     last_id: Option<String>,
+    pub(crate) mode: Mode,
+    /// Some of the parts of the holders, if there are several.
+    parts: Vec<Part>,
+    /// How many parts there are.
+    count: u64,
     /// The server's time of the answer.
-    now: f64,
+    pub(crate) now: f64,
 }
 
 impl LockRow {
     pub(crate) fn read(row: &Row) -> Result<Self, Error> {
+        let mode = row.try_get("mode").map_err(unreadable)?;
+        let mode = read_mode(mode)?;
         let read = || {
             Ok(Self {
                 name: row.try_get("name")?,
@@ -41,20 +51,31 @@ impl LockRow {
                 data: row.try_get("data")?,
                 broken_by: row.try_get("broken_by")?,
                 last_id: row.try_get("last_id")?,
+                mode,
+                parts: Vec::new(),
+                count: 0,
                 now: row.try_get("now")?,
             })
         };
         read().map_err(unreadable)
     }
 
+    /// Reads an answer with one row for each part.
+    pub(crate) fn read_with_parts(rows: &[Row]) -> Result<Option<Self>, Error> {
+        let Some(first) = rows.first() else { return Ok(None) };
+        let mut lock = Self::read(first)?;
+        for row in rows {
+            if let Some(part) = Part::read(row)? {
+                lock.parts.push(part);
+                lock.count = Part::count(row)?;
+            }
+        }
+        Ok(Some(lock))
+    }
+
     /// The name, if it is one of a lock.
     pub(crate) fn name(&self) -> Option<LockName> {
         LockName::new(std::str::from_utf8(&self.name).ok()?).ok()
-    }
-
-    /// The name for messages.
-    pub(crate) fn shown_name(&self) -> String {
-        String::from_utf8_lossy(&self.name).chars().take(100).collect()
     }
 
     /// Whether the lock cannot be acquired by others, because of a holder or of its minimum hold.
@@ -64,7 +85,12 @@ impl LockRow {
 
     /// Whether an acquisition that has not been released keeps the lock from others.
     pub(crate) fn is_another_holders(&self) -> bool {
-        self.id.is_some() && self.is_held()
+        self.is_held() && (self.id.is_some() || self.parts.iter().any(Part::is_unreleased))
+    }
+
+    /// How many hold a part of the lock, or keep one for a minimum hold.
+    pub(crate) fn count(&self) -> u64 {
+        self.count
     }
 
     pub(crate) fn has_id(&self, id: LeaseId) -> bool {
@@ -83,17 +109,15 @@ impl LockRow {
 
     /// The fencing token.
     pub(crate) fn token(&self) -> Result<FencingToken, Error> {
-        let token = u64::try_from(self.token).ok().and_then(FencingToken::new);
-        token.ok_or_else(|| {
-            let message = "this lock has no fencing tokens left, because the token in its row was modified; delete the \
-                           row";
-            // The lock was granted anyway.
-            Error::new(ErrorKind::Corrupt, message).with_ambiguous(true)
-        })
+        fencing_token(self.token)
     }
 
     /// Describes who keeps the lock from others.
     pub(crate) fn holder(&self) -> Holder {
+        if self.mode.may_be_joined() {
+            let holder = several(&self.parts, self.count, self.mode, self.now);
+            return holder.unwrap_or_else(|| Holder::default().with_mode(self.mode));
+        }
         let holder = Holder::default()
             .with_owner(self.owner.clone())
             .with_token(self.token().ok())
@@ -117,10 +141,18 @@ impl LockRow {
             return Some(LossReason::BrokenBy(by.clone()));
         }
         Some(match self.id {
-            Some(_) => LossReason::TakenBy(Box::new(self.holder())),
-            None => LossReason::RecordGone,
+            None if !self.is_another_holders() => LossReason::RecordGone,
+            _ => LossReason::TakenBy(Box::new(self.holder())),
         })
     }
+}
+
+pub(crate) fn fencing_token(token: i64) -> Result<FencingToken, Error> {
+    u64::try_from(token).ok().and_then(FencingToken::new).ok_or_else(|| {
+        let message = "this lock has no fencing tokens left, because the token in its row was modified; delete the row";
+        // The lock was granted anyway.
+        Error::new(ErrorKind::Corrupt, message).with_ambiguous(true)
+    })
 }
 
 pub(crate) fn time(seconds: f64) -> Option<SystemTime> {

@@ -15,7 +15,7 @@ use tokio_postgres::{Row, types::Type};
 use crate::{
     config::PostgresConfig,
     connection::ConnectionSlot,
-    error::{overtaken, unreadable},
+    error::{overtaken, released_before, unreadable},
     row::{span, time},
     sql::settings,
     table::Table,
@@ -127,10 +127,7 @@ impl ShedLock {
         }
         let row = match seen {
             Some(seen) if seen.is_held() => seen,
-            Some(seen) if seen.was_released_by(request.id) => {
-                let message = "this acquire reached PostgreSQL after its lease id had been released";
-                return Err(Error::new(ErrorKind::Other, message));
-            }
+            Some(seen) if seen.was_released_by(request.id) => return Err(released_before()),
             // Another client won the race for a free lock. It may have released it since.
             _ => match self.look(&table.connection, &[name]).await?.remove(name) {
                 Some(row) if row.is_of(request.id) => return Err(overtaken()),

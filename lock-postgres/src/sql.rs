@@ -1,13 +1,15 @@
 //! The statements. Each is one transaction, and judges time by the server's clock only.
 
-use crate::config::{PostgresConfig, Replicas};
+use crate::{
+    config::{PostgresConfig, Replicas},
+    parts_sql::{PartStatements, WOKEN, holders, woken},
+};
 
 /// The statements for one table.
 #[derive(Debug)]
 pub(crate) struct Statements {
     pub(crate) acquire: String,
     pub(crate) look: String,
-    pub(crate) look_many: String,
     pub(crate) renew: String,
     pub(crate) release: String,
     pub(crate) refuse_later: String,
@@ -16,23 +18,24 @@ pub(crate) struct Statements {
     pub(crate) list: String,
     pub(crate) advance_token: String,
     pub(crate) announce_waiter: String,
+    pub(crate) parts: PartStatements,
 }
 
 /// How long a release notifies for, after a waiter has announced itself.
 pub(crate) const WAITER_SECONDS: u64 = 60;
 
 /// The server's clock in microseconds. Read anew wherever it stands: after a wait for a row, too.
-const MICROS: &str = "(extract(epoch from clock_timestamp()) * 1000000)::bigint";
+pub(crate) const MICROS: &str = "(extract(epoch from clock_timestamp()) * 1000000)::bigint";
 
 /// The columns that describe a row, of the alias `l`. Long values stay on the server, because a
 /// third party may have written them. A time may be infinite, which only floats can show.
-const COLUMNS: &str = "l.name, replace(l.id::text, '-', '') as id, left(l.owner, 1024) as owner, l.token, l.seq, \
+pub(crate) const COLUMNS: &str = "l.name, replace(l.id::text, '-', '') as id, left(l.owner, 1024) as owner, l.token, l.seq, \
     extract(epoch from l.acquired_at)::float8 as since, extract(epoch from l.expires_at)::float8 as expires, \
     case when octet_length(l.data) <= 1048576 then l.data end as data, left(l.broken_by, 1024) as broken_by, \
-    replace(l.last_id::text, '-', '') as last_id, extract(epoch from clock_timestamp())::float8 as now";
+    replace(l.last_id::text, '-', '') as last_id, l.mode, extract(epoch from clock_timestamp())::float8 as now";
 
 /// The settings of the server that matter to `replicas=sync`.
-const SYNCHRONOUS: &str = "current_setting('synchronous_standby_names') <> ''";
+pub(crate) const SYNCHRONOUS: &str = "current_setting('synchronous_standby_names') <> ''";
 
 impl Statements {
     pub(crate) fn new(config: &PostgresConfig) -> Self {
@@ -44,8 +47,7 @@ impl Statements {
         };
         Self {
             acquire: acquire(&table, &settings, &granting, config.replicas),
-            look: format!("select {COLUMNS}, {SYNCHRONOUS} as synchronous from {table} l where l.name = $1"),
-            look_many: format!("select {COLUMNS}, {SYNCHRONOUS} as synchronous from {table} l where l.name = any($1)"),
+            look: format!("{} where l.name = any($1) order by l.name", holders("", &format!("{table} l"))),
             renew: format!(
                 "{settings}, renewed as (
                     update {table} l set expires_at = clock_timestamp() + make_interval(secs => w.ttl),
@@ -56,15 +58,7 @@ impl Statements {
                 ) select number from renewed"
             ),
             release: release(&table, &settings),
-            // Also of an id that was never granted: its request may still be on its way.
-            refuse_later: format!(
-                "{settings}, noted as (
-                    insert into {table} as l (name, token, seq, expires_at, last_id)
-                    select $1, 0, {MICROS}, 'epoch', $2::text::uuid from c where c.is_set
-                    on conflict (name) do update set last_id = excluded.last_id
-                    where l.id is null and l.broken_by is null
-                ) select {COLUMNS} from {table} l where l.name = $1"
-            ),
+            refuse_later: refuse_later(&table, &settings),
             break_lock: format!(
                 "{settings}, broken as (
                     update {table} l set id = null, last_id = l.id, broken_by = $3, seq = l.seq + 1, data = null,
@@ -78,13 +72,15 @@ impl Statements {
                 "{settings}, deleted as (
                     delete from {table} l using c
                     where l.name = $1 and l.id is null and l.expires_at <= clock_timestamp() and c.is_set
+                        and (l.mode is null or not exists (select from unnest(l.part_ids) i where i is not null))
+                        and (l.waiting_until > clock_timestamp()) is not true
                     returning 1
                 ) select exists (select from deleted) or not exists (select from {table} l where l.name = $1)"
             ),
             list: format!(
-                "select {COLUMNS} from {table} l
-                where l.name >= $1 and ($2::bytea is null or l.name < $2) and l.expires_at > clock_timestamp()
-                order by l.name"
+                "{} where l.name >= $1 and ($2::bytea is null or l.name < $2) and l.expires_at > clock_timestamp()
+                order by l.name",
+                holders("", &format!("{table} l")),
             ),
             advance_token: format!(
                 "{settings} update {table} l set token = greatest(l.token, $3) from c
@@ -101,6 +97,7 @@ impl Statements {
                         < clock_timestamp() + make_interval(secs => {WAITER_SECONDS}) / 2",
                 bounded = bounded(config),
             ),
+            parts: PartStatements::new(config),
         }
     }
 }
@@ -132,7 +129,7 @@ fn acquire(table: &str, settings: &str, granting: &str, replicas: Replicas) -> S
     let refusal = match replicas {
         Replicas::Any => String::new(),
         Replicas::Sync => format!(
-            "union all select false, null, null, null, null, null, null, null, null, null, null, null, false \
+            "union all select false, null, null, null, null, null, null, null, null, null, null, null, null, false \
              where not ({SYNCHRONOUS})"
         ),
     };
@@ -148,7 +145,8 @@ fn acquire(table: &str, settings: &str, granting: &str, replicas: Replicas) -> S
                 or s.expires_at > clock_timestamp() and s.id is distinct from $2::text::uuid
             )
             on conflict (name) do update set
-                id = excluded.id, owner = excluded.owner, ttl = excluded.ttl, data = excluded.data,
+                id = excluded.id, owner = excluded.owner, ttl = excluded.ttl, data = excluded.data, mode = null,
+                waiting_until = case when l.waiting_id = excluded.id then null else l.waiting_until end,
                 token = case when l.id = excluded.id then l.token else greatest(l.token + 1, {MICROS}) end,
                 seq = case when l.id = excluded.id then l.seq else l.seq + 1 end,
                 acquired_at = case when l.id = excluded.id then l.acquired_at else clock_timestamp() end,
@@ -174,8 +172,28 @@ fn release(table: &str, settings: &str) -> String {
     )
 }
 
+/// Notes that the id must not be granted any more, because its request may still be on its way, and
+/// ends its wait. Parameters: name, id, channel.
+fn refuse_later(table: &str, settings: &str) -> String {
+    let is_free = "l.id is null and l.broken_by is null";
+    format!(
+        "{settings}, noted as (
+            insert into {table} as l (name, token, seq, expires_at, last_id)
+            select $1, 0, {MICROS}, 'epoch', $2::text::uuid from c where c.is_set
+            on conflict (name) do update set
+                last_id = case when {is_free} then excluded.last_id else l.last_id end,
+                waiting_until = case when l.waiting_id = excluded.last_id then null else l.waiting_until end
+            where {is_free} or l.waiting_id = excluded.last_id
+            returning l.waiters_until
+        ), {woken}
+        {holders} where l.name = $1",
+        woken = woken(table, "$3"),
+        holders = holders(WOKEN, &format!("{table} l")),
+    )
+}
+
 /// Notifies only if a waiter has announced itself: a NOTIFY makes commits of the whole server queue
 /// behind each other.
-fn notify(channel: &str) -> String {
+pub(crate) fn notify(channel: &str) -> String {
     format!("case when l.waiters_until > clock_timestamp() then pg_notify({channel}, '')::text end")
 }

@@ -3,25 +3,29 @@
 use std::{collections::HashMap, time::Duration};
 
 use lock_core::{
-    Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
-    backend::{AcquireOutcome, AcquireRequest, Break, Grant, Lease, Listing, OddEntry, Release, Renewal},
+    Error, FencingToken, Holder, LockName, LossReason,
+    backend::{AcquireOutcome, AcquireRequest, Break, Grant, Lease, LeaseId, Listing, OddEntry, Release, Renewal},
 };
-use tokio_postgres::types::Type;
+use tokio_postgres::{Row, types::Type};
 
 use crate::{
     config::{PostgresConfig, Replicas, Schema},
     connection::{ConnectionSlot, Parameters},
-    error::{not_synchronous, overtaken, unconfirmed, unreadable},
+    error::{not_synchronous, overtaken, released_before, unconfirmed, unreadable},
+    joined::owner_text,
     listen::channel,
     row::LockRow,
     sql::Statements,
 };
 
+/// The answer for each lease of a batch.
+pub(crate) type Renewals = HashMap<LeaseId, Result<Renewal, Error>>;
+
 /// The table of the locks.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) connection: ConnectionSlot,
-    sql: Statements,
+    pub(crate) sql: Statements,
     /// The table as SQL, which is also a part of the channels' names.
     pub(crate) quoted: String,
     replicas: Replicas,
@@ -36,7 +40,7 @@ impl Table {
 
     /// Runs a statement that grants or renews. Such a statement must not count as done if a
     /// required standby may lack it.
-    async fn write(&self, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<tokio_postgres::Row>, Error> {
+    pub(crate) async fn write(&self, sql: &str, parameters: &Parameters<'_>) -> Result<Vec<Row>, Error> {
         let answer = self.connection.query(sql, parameters).await?;
         if answer.warned && self.replicas == Replicas::Sync {
             return Err(unconfirmed());
@@ -45,10 +49,12 @@ impl Table {
     }
 
     pub(crate) async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        if request.mode.may_be_joined() {
+            return self.join(request).await;
+        }
         let name = request.name.as_str().as_bytes();
         let (id, ttl) = (request.id.to_string(), request.ttl.as_secs_f64());
-        // PostgreSQL has no text with NUL.
-        let owner = request.owner.replace('\0', "\u{fffd}");
+        let owner = owner_text(request);
         let rows = self
             .write(
                 &self.sql.acquire,
@@ -71,6 +77,7 @@ impl Table {
         let grant = Grant::default().with_token(won.token()?);
         Ok(AcquireOutcome::Granted(match seen {
             Some(seen) if seen.has_id(request.id) => grant.with_already_ours(true),
+            Some(seen) if seen.mode.may_be_joined() => grant.with_crashed(self.crashed_parts(request, seen.mode).await),
             seen => grant.with_crashed(seen.and_then(|seen| seen.crashed())),
         }))
     }
@@ -78,11 +85,9 @@ impl Table {
     /// Finds out who has the lock that was not granted, as `seen` shows it before the attempt.
     async fn refused(&self, request: &AcquireRequest, seen: Option<LockRow>) -> Result<AcquireOutcome, Error> {
         let seen = match seen {
+            Some(seen) if seen.is_held() && seen.mode.may_be_joined() => return self.refused_by_several(request).await,
             Some(seen) if seen.is_held() => seen,
-            Some(seen) if seen.was_released_by(request.id) => {
-                let message = "this acquire reached PostgreSQL after its lease id had been released";
-                return Err(Error::new(ErrorKind::Other, message));
-            }
+            Some(seen) if seen.was_released_by(request.id) => return Err(released_before()),
             // Another client won the race for a free lock. It may have released it since.
             _ => match self.look(&request.name).await? {
                 Some(row) if row.has_id(request.id) => return Err(overtaken()),
@@ -94,14 +99,28 @@ impl Table {
     }
 
     async fn look(&self, name: &LockName) -> Result<Option<LockRow>, Error> {
-        let rows = self.connection.query(&self.sql.look, &[(&name.as_str().as_bytes(), Type::BYTEA)]).await?.rows;
-        let Some(row) = rows.first() else { return Ok(None) };
-        self.require_synchronous(row)?;
-        LockRow::read(row).map(Some)
+        Ok(self.look_many(&[name]).await?.remove(name))
+    }
+
+    /// Reads rows, on a server that may grant locks.
+    async fn look_many(&self, names: &[&LockName]) -> Result<HashMap<LockName, LockRow>, Error> {
+        let rows = self.rows_of(names).await?;
+        rows.first().map_or(Ok(()), |row| self.require_synchronous(row))?;
+        let mut found = HashMap::new();
+        for rows in by_name(&rows) {
+            let row = LockRow::read_with_parts(rows)?;
+            found.extend(row.and_then(|row| Some((row.name()?, row))));
+        }
+        Ok(found)
+    }
+
+    async fn rows_of(&self, names: &[&LockName]) -> Result<Vec<Row>, Error> {
+        let names: Vec<_> = names.iter().map(|name| name.as_str().as_bytes()).collect();
+        Ok(self.connection.query(&self.sql.look, &[(&names, Type::BYTEA_ARRAY)]).await?.rows)
     }
 
     /// Refuses an answer of a server without synchronous standbys, if they are required.
-    fn require_synchronous(&self, row: &tokio_postgres::Row) -> Result<(), Error> {
+    pub(crate) fn require_synchronous(&self, row: &Row) -> Result<(), Error> {
         if self.replicas == Replicas::Sync && !row.try_get::<_, bool>("synchronous").map_err(unreadable)? {
             return Err(not_synchronous());
         }
@@ -109,62 +128,66 @@ impl Table {
     }
 
     pub(crate) async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
-        match self.renewals(leases).await {
-            Ok(renewals) => renewals,
-            Err(error) => leases.iter().map(|_| Err(error.clone())).collect(),
-        }
+        let (parts, exclusive): (Vec<_>, Vec<_>) = leases.iter().partition(|lease| lease.mode.may_be_joined());
+        // A failure of one statement is none of the other.
+        let (parts, exclusive) = tokio::join!(self.renewals_of_parts(parts), self.renewals(exclusive));
+        let answer = |lease: &Lease| {
+            let answers = if lease.mode.may_be_joined() { &parts } else { &exclusive };
+            match answers.as_ref().map(|answers| answers.get(&lease.id)) {
+                Ok(answer) => answer.cloned().unwrap_or_else(|| Err(overtaken())),
+                Err(error) => Err(error.clone()),
+            }
+        };
+        leases.iter().map(answer).collect()
     }
 
-    async fn renewals(&self, leases: &[Lease]) -> Result<Vec<Result<Renewal, Error>>, Error> {
+    async fn renewals(&self, mut leases: Vec<&Lease>) -> Result<Renewals, Error> {
+        if leases.is_empty() {
+            return Ok(HashMap::new());
+        }
         // In the order of the names, so that a batch and its own late copy cannot deadlock.
-        let mut order: Vec<_> = leases.iter().collect();
-        order.sort_by(|a, b| a.name.cmp(&b.name));
-        let names: Vec<_> = order.iter().map(|lease| lease.name.as_str().as_bytes()).collect();
-        let ids: Vec<_> = order.iter().map(|lease| lease.id.to_string()).collect();
-        let ttls: Vec<_> = order.iter().map(|lease| lease.ttl.as_secs_f64()).collect();
+        leases.sort_by(|a, b| a.name.cmp(&b.name));
+        let names: Vec<_> = leases.iter().map(|lease| lease.name.as_str().as_bytes()).collect();
+        let ids: Vec<_> = leases.iter().map(|lease| lease.id.to_string()).collect();
+        let ttls: Vec<_> = leases.iter().map(|lease| lease.ttl.as_secs_f64()).collect();
         let rows = self
             .write(
                 &self.sql.renew,
                 &[(&names, Type::BYTEA_ARRAY), (&ids, Type::TEXT_ARRAY), (&ttls, Type::FLOAT8_ARRAY)],
             )
             .await?;
-        let mut renewed = HashMap::new();
+        let mut renewals = HashMap::new();
         for row in &rows {
             let number: i64 = row.try_get(0).map_err(unreadable)?;
-            if let Some(lease) = usize::try_from(number - 1).ok().and_then(|at| order.get(at)) {
-                renewed.insert(lease.id, Renewal::Renewed);
+            if let Some(lease) = usize::try_from(number - 1).ok().and_then(|at| leases.get(at)) {
+                renewals.insert(lease.id, Ok(Renewal::Renewed));
             }
         }
-        let lost: Vec<_> = leases.iter().filter(|lease| !renewed.contains_key(&lease.id)).collect();
-        let reasons = if lost.is_empty() { HashMap::new() } else { self.losses(&lost).await? };
-        let answer = |lease: &Lease| match renewed.get(&lease.id) {
-            Some(renewal) => Ok(renewal.clone()),
-            None => match reasons.get(&lease.name) {
+        leases.retain(|lease| !renewals.contains_key(&lease.id));
+        if leases.is_empty() {
+            return Ok(renewals);
+        }
+        let names: Vec<_> = leases.iter().map(|lease| &lease.name).collect();
+        let rows = self.look_many(&names).await?;
+        for lease in leases {
+            let answer = match rows.get(&lease.name) {
                 None => Ok(Renewal::Lost(LossReason::RecordGone)),
                 Some(row) => row.loss_of(lease).map(Renewal::Lost).ok_or_else(overtaken),
-            },
-        };
-        Ok(leases.iter().map(answer).collect())
-    }
-
-    /// Reads the rows of leases that were not renewed.
-    async fn losses(&self, lost: &[&Lease]) -> Result<HashMap<LockName, LockRow>, Error> {
-        let names: Vec<_> = lost.iter().map(|lease| lease.name.as_str().as_bytes()).collect();
-        let rows = self.connection.query(&self.sql.look_many, &[(&names, Type::BYTEA_ARRAY)]).await?.rows;
-        let mut found = HashMap::new();
-        for row in &rows {
-            self.require_synchronous(row)?;
-            let row = LockRow::read(row)?;
-            found.extend(row.name().map(|name| (name, row)));
+            };
+            renewals.insert(lease.id, answer);
         }
-        Ok(found)
+        Ok(renewals)
     }
 
     pub(crate) async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let (name, id) = (lease.name.as_str().as_bytes(), lease.id.to_string());
         let token = i64::try_from(token.get()).unwrap_or(i64::MAX);
         let parameters: &Parameters<'_> = &[(&name, Type::BYTEA), (&id, Type::TEXT), (&token, Type::INT8)];
-        let is_held = !self.write(&self.sql.advance_token, parameters).await?.is_empty();
+        let sql = match lease.mode.may_be_joined() {
+            true => &self.sql.parts.advance_token,
+            false => &self.sql.advance_token,
+        };
+        let is_held = !self.write(sql, parameters).await?.is_empty();
         if !is_held && self.replicas == Replicas::Sync {
             // A server without synchronous standbys changes nothing, also of a held lock.
             self.look(&lease.name).await?;
@@ -173,6 +196,9 @@ impl Table {
     }
 
     pub(crate) async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        if lease.mode.may_be_joined() {
+            return self.release_part(lease, hold_for).await;
+        }
         let (name, id) = (lease.name.as_str().as_bytes(), lease.id.to_string());
         let (hold_for, channel) = (hold_for.as_secs_f64(), channel(&self.quoted, &lease.name));
         let released = self
@@ -185,9 +211,9 @@ impl Table {
         if !released.rows.is_empty() {
             return Ok(Release::Released);
         }
-        let rows =
-            self.connection.query(&self.sql.refuse_later, &[(&name, Type::BYTEA), (&id, Type::TEXT)]).await?.rows;
-        let Some(row) = rows.first().map(LockRow::read).transpose()? else { return Ok(Release::NotHeld(None)) };
+        let parameters: &Parameters<'_> = &[(&name, Type::BYTEA), (&id, Type::TEXT), (&channel, Type::TEXT)];
+        let rows = self.connection.query(&self.sql.refuse_later, parameters).await?.rows;
+        let Some(row) = LockRow::read_with_parts(&rows)? else { return Ok(Release::NotHeld(None)) };
         if row.has_id(lease.id) {
             return Err(overtaken());
         }
@@ -195,8 +221,7 @@ impl Table {
     }
 
     pub(crate) async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        let rows = self.connection.query(&self.sql.look, &[(&name.as_str().as_bytes(), Type::BYTEA)]).await?.rows;
-        let row = rows.first().map(LockRow::read).transpose()?;
+        let row = LockRow::read_with_parts(&self.rows_of(&[name]).await?)?;
         Ok(row.filter(LockRow::is_held).map(|row| row.holder()))
     }
 
@@ -206,14 +231,19 @@ impl Table {
         let to = from.split_last().map(|(last, rest)| [rest, &[last + 1]].concat());
         let rows = self.connection.query(&self.sql.list, &[(&from, Type::BYTEA), (&to, Type::BYTEA)]).await?.rows;
         let mut listing = Listing::default();
-        for row in &rows {
-            let row = LockRow::read(row)?;
-            match row.name() {
-                Some(name) => listing.locks.push((name, row.holder())),
-                None => {
-                    let reason = "its name is not one of a lock: 1 to 1024 bytes of UTF-8; another client wrote it";
-                    listing.note_odd(OddEntry::new(row.shown_name(), reason));
-                }
+        for rows in by_name(&rows) {
+            let name: &[u8] = rows[0].try_get("name").map_err(unreadable)?;
+            let shown = || String::from_utf8_lossy(name).chars().take(100).collect::<String>();
+            match LockRow::read_with_parts(rows) {
+                Ok(None) => {}
+                Ok(Some(row)) => match row.name() {
+                    Some(name) => listing.locks.push((name, row.holder())),
+                    None => {
+                        let reason = "its name is not one of a lock: 1 to 1024 bytes of UTF-8; another client wrote it";
+                        listing.note_odd(OddEntry::new(shown(), reason));
+                    }
+                },
+                Err(error) => listing.note_odd(OddEntry::new(shown(), error.to_string())),
             }
         }
         Ok(listing)
@@ -222,7 +252,13 @@ impl Table {
     pub(crate) async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
         let bytes = name.as_str().as_bytes();
         let (by, channel) = (by.replace('\0', "\u{fffd}"), channel(&self.quoted, name));
-        // What is no number is no version of a row.
+        // The version of a part is its id. Anything else that is no number is no version.
+        if let Ok(id) = version.parse::<LeaseId>() {
+            if self.break_part(bytes, id, &by, &channel).await? {
+                return Ok(Break::Broken);
+            }
+            return Ok(Break::Changed(self.inspect(name).await?));
+        }
         if let Ok(seq) = version.parse::<i64>() {
             let parameters: &Parameters<'_> =
                 &[(&bytes, Type::BYTEA), (&seq, Type::INT8), (&by, Type::TEXT), (&channel, Type::TEXT)];
@@ -243,4 +279,10 @@ impl Table {
         let parameters: &Parameters<'_> = &[(&name.as_str().as_bytes(), Type::BYTEA)];
         self.connection.query(&self.sql.announce_waiter, parameters).await.map(drop)
     }
+}
+
+/// Splits an answer into the rows of each lock, which follow each other.
+fn by_name(rows: &[Row]) -> impl Iterator<Item = &[Row]> {
+    let name = |row: &Row| row.try_get::<_, Vec<u8>>("name").ok();
+    rows.chunk_by(move |a, b| name(a) == name(b))
 }

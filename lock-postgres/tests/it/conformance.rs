@@ -38,7 +38,6 @@ mod direct {
         #[tokio::test]
         Direct,
         except = [
-        (modes, "all locks are exclusive"),
         (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
     ]
     }
@@ -69,7 +68,6 @@ mod through_pgbouncer {
         #[tokio::test]
         Pooled,
         except = [
-        (modes, "all locks are exclusive"),
         (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
     ]
     }
@@ -108,7 +106,6 @@ mod with_tls {
         #[tokio::test]
         Encrypted,
         except = [
-        (modes, "all locks are exclusive"),
         (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
     ]
     }

@@ -67,7 +67,7 @@ async fn free(fixture: &Fixture) -> bool {
 }
 
 /// Repeats `ask` until it succeeds, once the network works again.
-async fn again<T>(mut ask: impl AsyncFnMut() -> Result<T, Error>) -> T {
+pub(crate) async fn again<T>(mut ask: impl AsyncFnMut() -> Result<T, Error>) -> T {
     let mut answer = None;
     until("the answer", async || {
         match ask().await {
