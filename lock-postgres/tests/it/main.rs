@@ -13,3 +13,4 @@ mod lost_parts;
 mod lost_replies;
 mod rows;
 mod shedlock;
+mod shedlock_replies;

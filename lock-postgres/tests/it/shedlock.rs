@@ -13,9 +13,9 @@ use test_support::{postgres::PostgresServer, until};
 use crate::fixture::{LONG, at, backend, granted, name, refused, request};
 
 /// A process of ShedLock, with the SQL of its `PostgresSqlServerTimeStatementsSource`.
-struct ShedLock<'a> {
-    server: &'a PostgresServer,
-    locked_by: &'static str,
+pub(crate) struct ShedLock<'a> {
+    pub(crate) server: &'a PostgresServer,
+    pub(crate) locked_by: &'static str,
 }
 
 impl ShedLock<'_> {
@@ -26,7 +26,7 @@ impl ShedLock<'_> {
     }
 
     /// Inserts, and updates if the row was there. At most for `seconds`.
-    fn lock(&self, name: &str, seconds: u32) -> bool {
+    pub(crate) fn lock(&self, name: &str, seconds: u32) -> bool {
         let until = format!(":now + interval '{seconds} seconds'");
         self.changes(&format!(
             "INSERT INTO shedlock(name, lock_until, locked_at, locked_by) VALUES('{name}', {until}, :now, :lockedBy) \
@@ -35,19 +35,19 @@ impl ShedLock<'_> {
         ))
     }
 
-    fn extend(&self, name: &str, seconds: u32) -> bool {
+    pub(crate) fn extend(&self, name: &str, seconds: u32) -> bool {
         self.changes(&format!(
             "UPDATE shedlock SET lock_until = :now + interval '{seconds} seconds' WHERE name = '{name}' AND \
              locked_by = :lockedBy AND lock_until > :now"
         ))
     }
 
-    fn unlock(&self, name: &str) -> bool {
+    pub(crate) fn unlock(&self, name: &str) -> bool {
         self.changes(&format!("UPDATE shedlock SET lock_until = :now WHERE name = '{name}' AND locked_by = :lockedBy"))
     }
 }
 
-async fn server() -> PostgresServer {
+pub(crate) async fn server() -> PostgresServer {
     let server = PostgresServer::start();
     // Times without a zone must not depend on the zone of a session.
     server.sql("alter role onelock set timezone = 'Asia/Tokyo'");
@@ -55,7 +55,7 @@ async fn server() -> PostgresServer {
     server
 }
 
-fn client(server: &PostgresServer) -> PostgresBackend {
+pub(crate) fn client(server: &PostgresServer) -> PostgresBackend {
     backend(at(server.addr()).schema(Schema::ShedLock))
 }
 
