@@ -26,6 +26,8 @@ pub(super) enum Need {
     Joinable,
     /// [`ProcessBound::descriptors`](crate::backend::ProcessBound::descriptors) gives some.
     Descriptor,
+    /// Every name that [`LockName`] allows.
+    AnyName,
     /// [`Subject::tamper`] supports this kind of tampering.
     Tamper(Tampering),
 }
@@ -85,6 +87,7 @@ impl Bench<'_> {
             }
             #[cfg(not(unix))]
             Need::Descriptor => false,
+            Need::AnyName => self.subject.longest_name() >= LockName::MAX_BYTES,
             Need::Tamper(Tampering::AddOddEntry) => {
                 self.subject.tamper(Tampering::AddOddEntry, &self.name("probe")).await
             }
@@ -107,7 +110,10 @@ impl Bench<'_> {
 
     /// Returns a name that no other test or run uses.
     pub(super) fn name(&self, what: &str) -> LockName {
-        LockName::new(format!("conformance/{}/{what}/{}", self.case, LeaseId::random())).expect("short and not empty")
+        let id = LeaseId::random();
+        let name = format!("conformance/{}/{what}/{id}", self.case);
+        let fits = name.len() <= self.subject.longest_name();
+        LockName::new(if fits { name } else { format!("{what}/{id}") }).expect("short and not empty")
     }
 
     /// Requests a lease that outlasts the case, even on a loaded machine.

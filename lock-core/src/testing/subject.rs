@@ -39,6 +39,12 @@ pub trait Subject: Send + Sync {
         false
     }
 
+    /// Returns how many bytes a name may have at most, for a format of another program with less
+    /// room than [`LockName::MAX_BYTES`], the default. The cases then use short names without NUL.
+    fn longest_name(&self) -> usize {
+        LockName::MAX_BYTES
+    }
+
     /// Changes the store's record of `name` as a third party could, bypassing the backend.
     ///
     /// Returns `false`, the default, if the subject cannot do that. The cases that need this

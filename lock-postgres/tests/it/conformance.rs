@@ -1,4 +1,5 @@
-//! The conformance cases: on a direct connection, with TLS, and through PgBouncer.
+//! The conformance cases: on a direct connection, with TLS, through PgBouncer, and on the rows of
+//! ShedLock.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,10 +8,13 @@ use lock_core::{
     backend::Backend,
     testing::{Subject, Tampering},
 };
-use lock_postgres::{PostgresConfig, ServerConfig, SslMode};
+use lock_postgres::{PostgresConfig, Schema, ServerConfig, SslMode};
 use test_support::{pgbouncer::PgBouncer, postgres::PostgresServer, tls::Certificates};
 
-use crate::fixture::{self, at, backend, in_test_database};
+use crate::{
+    fixture::{self, at, backend, in_test_database},
+    shedlock,
+};
 
 static SERVER: OnceLock<PostgresServer> = OnceLock::new();
 
@@ -107,6 +111,59 @@ mod with_tls {
         Encrypted,
         except = [
         (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
+    ]
+    }
+}
+
+mod on_shedlock_rows {
+    use super::*;
+
+    static SERVER: OnceLock<PostgresServer> = OnceLock::new();
+
+    struct ShedLock;
+
+    fn server() -> &'static PostgresServer {
+        SERVER.get_or_init(|| {
+            let server = PostgresServer::start();
+            server.sql(shedlock::CREATE);
+            server
+        })
+    }
+
+    #[async_trait::async_trait]
+    impl Subject for ShedLock {
+        async fn client(&self) -> Arc<dyn Backend> {
+            Arc::new(backend(at(server().addr()).schema(Schema::ShedLock)))
+        }
+
+        fn longest_name(&self) -> usize {
+            64
+        }
+
+        async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
+            let name = name.as_str();
+            let until = "timezone('utc', now()) + interval '10 minutes'";
+            server().sql(&match what {
+                Tampering::DeleteRecord => format!("delete from shedlock where name = '{name}'"),
+                Tampering::ReplaceRecord => {
+                    format!("update shedlock set locked_by = 'host-1', lock_until = {until} where name = '{name}'")
+                }
+                _ => return false,
+            });
+            true
+        }
+    }
+
+    lock_core::conformance! {
+        #[tokio::test]
+        ShedLock,
+        except = [
+        (acquire, "the rows have no token, and names of 64 bytes"),
+        (renew, "locks cannot be broken"),
+        (release, "locks cannot be broken, and do not live in a descriptor"),
+        (modes, "the rows have one holder"),
+        (operators, "ShedLock wakes no waiter, and locks cannot be broken"),
+        (tamper, "the rows have no token, and every name is one of a lock"),
     ]
     }
 }

@@ -9,7 +9,7 @@ use lock_core::{
 };
 use test_support::{Direction::Requests, Proxy, until};
 
-use crate::fixture::{self, Fixture, LONG, at, backend, client, granted, name, request};
+use crate::fixture::{self, Fixture, LONG, at, backend, client, granted, name, reader, request};
 
 #[tokio::test]
 async fn a_cut_connection_is_replaced_by_the_next_request() {
@@ -190,4 +190,23 @@ async fn the_second_host_is_used_if_the_first_is_silent() {
         matches!(tokio::time::timeout(Duration::from_millis(60), impatient.inspect(&name("a"))).await, Ok(Err(_)))
     };
     until("a caller to be told at once", told).await;
+}
+
+#[tokio::test]
+// verifies: P12
+async fn a_locked_row_delays_requests_for_its_parts_briefly() {
+    let fixture = Fixture::plain().await;
+    let (blocked, _) = granted(&fixture.through, &reader("blocked")).await;
+    let transaction = OpenTransaction::begin(&fixture, "select 1 from onelock where name = 'blocked' for update");
+    let open = "select count(*) from pg_stat_activity where state = 'idle in transaction'";
+    until("the transaction to be open", async || fixture.server.sql(open) == "1").await;
+    let joining = fixture.through.acquire(&reader("blocked")).await.unwrap_err();
+    let renewing = fixture.through.renew(&blocked).await.unwrap_err();
+    let releasing = fixture.through.release(&blocked, Duration::ZERO).await.unwrap_err();
+    for error in [joining, renewing, releasing] {
+        assert!(error.to_string().contains("another transaction"), "{error}");
+        assert!(error.is_retryable() && !error.is_ambiguous(), "{error:?}");
+    }
+    drop(transaction);
+    until("the renewal", async || matches!(fixture.through.renew(&blocked).await, Ok(Renewal::Renewed))).await;
 }

@@ -12,6 +12,10 @@ use test_support::{postgres::PostgresServer, until};
 
 use crate::fixture::{LONG, at, backend, granted, name, refused, request};
 
+/// The table, as the documentation of ShedLock creates it.
+pub(crate) const CREATE: &str = "CREATE TABLE shedlock(name VARCHAR(64) NOT NULL, lock_until TIMESTAMP NOT NULL,
+    locked_at TIMESTAMP NOT NULL, locked_by VARCHAR(255) NOT NULL, PRIMARY KEY (name))";
+
 /// A process of ShedLock, with the SQL of its `PostgresSqlServerTimeStatementsSource`.
 pub(crate) struct ShedLock<'a> {
     pub(crate) server: &'a PostgresServer,
