@@ -7,6 +7,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     lock_redis::fuzzing::config_string(data);
     lock_dynamo::fuzzing::config_string(data);
     lock_object::fuzzing::config_string(data);
+    lock_postgres::fuzzing::config_string(data);
 });
 
 #[cfg(not(fuzzing))]

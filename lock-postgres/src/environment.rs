@@ -112,7 +112,7 @@ pub(crate) fn password_from_file(server: &ServerConfig, host: &Host) -> Option<S
 }
 
 /// Returns the password of a line `host:port:database:user:password` that matches.
-fn matching(line: &str, wanted: &[&str; 4]) -> Option<String> {
+pub(crate) fn matching(line: &str, wanted: &[&str; 4]) -> Option<String> {
     if line.starts_with('#') {
         return None;
     }

@@ -8,6 +8,9 @@ mod doctor;
 mod environment;
 mod error;
 mod factory;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod init;
 mod joined;
 mod listen;

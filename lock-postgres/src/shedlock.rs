@@ -52,7 +52,7 @@ pub(crate) struct ShedLock {
 }
 
 /// A row of ShedLock's table, as it was at one moment.
-struct ShedRow {
+pub(crate) struct ShedRow {
     name: String,
     locked_by: String,
     since: f64,
@@ -240,6 +240,12 @@ impl ShedRow {
         read().map_err(unreadable)
     }
 
+    /// A held row with this `locked_by`.
+    #[cfg(fuzzing)]
+    pub(crate) fn of_text(locked_by: &str) -> Self {
+        Self { name: String::new(), locked_by: locked_by.to_owned(), since: 1.0, expires: 3.0, now: 2.0 }
+    }
+
     fn is_held(&self) -> bool {
         self.expires > self.now
     }
@@ -261,7 +267,7 @@ impl ShedRow {
         self.locked_by.strip_prefix(RELEASED)
     }
 
-    fn holder(&self) -> Holder {
+    pub(crate) fn holder(&self) -> Holder {
         let holder = Holder::default()
             .with_since(time(self.since))
             .with_expires_in(span(self.expires - self.now))
