@@ -7,4 +7,5 @@ mod fencing_s3;
 mod fixture;
 mod lambda_singleton;
 mod leader;
+mod one_transaction;
 mod state_file;
