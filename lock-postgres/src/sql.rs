@@ -9,6 +9,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Statements {
     pub(crate) acquire: String,
+    pub(crate) glance: String,
     pub(crate) look: String,
     pub(crate) renew: String,
     pub(crate) release: String,
@@ -47,6 +48,8 @@ impl Statements {
         };
         Self {
             acquire: acquire(&table, &settings, &granting, config.replicas),
+            // Without parts, because it is a part of every lost race.
+            glance: format!("select {COLUMNS}, {SYNCHRONOUS} as synchronous from {table} l where l.name = $1"),
             look: format!("{} where l.name = any($1) order by l.name", holders("", &format!("{table} l"))),
             renew: format!(
                 "{settings}, renewed as (

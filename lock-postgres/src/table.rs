@@ -89,8 +89,11 @@ impl Table {
             Some(seen) if seen.is_held() => seen,
             Some(seen) if seen.was_released_by(request.id) => return Err(released_before()),
             // Another client won the race for a free lock. It may have released it since.
-            _ => match self.look(&request.name).await? {
+            _ => match self.glance(&request.name).await? {
                 Some(row) if row.has_id(request.id) => return Err(overtaken()),
+                Some(row) if row.is_held() && row.mode.may_be_joined() => {
+                    return self.refused_by_several(request).await;
+                }
                 Some(row) => row,
                 None => return Ok(AcquireOutcome::Contended(Holder::default())),
             },
@@ -98,8 +101,12 @@ impl Table {
         Ok(AcquireOutcome::Contended(seen.holder()))
     }
 
-    async fn look(&self, name: &LockName) -> Result<Option<LockRow>, Error> {
-        Ok(self.look_many(&[name]).await?.remove(name))
+    /// Reads a row without its parts, on a server that may grant locks.
+    async fn glance(&self, name: &LockName) -> Result<Option<LockRow>, Error> {
+        let rows = self.connection.query(&self.sql.glance, &[(&name.as_str().as_bytes(), Type::BYTEA)]).await?.rows;
+        let Some(row) = rows.first() else { return Ok(None) };
+        self.require_synchronous(row)?;
+        LockRow::read(row).map(Some)
     }
 
     /// Reads rows, on a server that may grant locks.
@@ -190,7 +197,7 @@ impl Table {
         let is_held = !self.write(sql, parameters).await?.is_empty();
         if !is_held && self.replicas == Replicas::Sync {
             // A server without synchronous standbys changes nothing, also of a held lock.
-            self.look(&lease.name).await?;
+            self.glance(&lease.name).await?;
         }
         Ok(is_held)
     }
