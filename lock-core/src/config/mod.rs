@@ -117,7 +117,7 @@ pub struct ConfigString {
 }
 
 impl ConfigString {
-    /// Parses `text`. This is a pure function of its argument.
+    /// Parses `text`. This is a pure function of its argument. An absolute path is a `file:` store.
     ///
     /// # Errors
     /// Of kind [`ErrorKind::Config`], with the problem and its fix. [`Error::store`] is `text`

@@ -14,7 +14,10 @@ use crate::types::{Error, ErrorKind, Operation};
 type Problem = Cow<'static, str>;
 
 pub(super) fn parse(text: &str) -> Result<ConfigString, Error> {
-    parts(text).map_err(|problem| {
+    // An absolute path can only be a directory of locks.
+    let is_path = text.starts_with('/') && !text.starts_with("//");
+    let url = if is_path { Cow::from(format!("file://{text}")) } else { text.into() };
+    parts(&url).map_err(|problem| {
         Error::new(ErrorKind::Config, problem).with_operation(Operation::Open).with_store(redact_unparsed(text))
     })
 }

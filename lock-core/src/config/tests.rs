@@ -26,6 +26,8 @@ fn good() -> Vec<(&'static str, ConfigString, &'static str)> {
         ("memory:?ttl=3s&a=b=c?", config("memory", &[], "", &[("a", "b=c?"), ("ttl", "3s")]), "memory:?a=b=c?&ttl=3s"),
         ("file:///abs/dir", config("file", &[], "/abs/dir", &[]), "file:///abs/dir"),
         ("file:/abs/dir", config("file", &[], "/abs/dir", &[]), "file:///abs/dir"),
+        ("/abs/dir", config("file", &[], "/abs/dir", &[]), "file:///abs/dir"),
+        ("/abs?mode=660", config("file", &[], "/abs", &[("mode", "660")]), "file:///abs?mode=660"),
         ("file:rel/dir", config("file", &[], "rel/dir", &[]), "file:rel/dir"),
         ("file:./a%20b%3Fc%40d", config("file", &[], "./a b?c@d", &[]), "file:./a%20b%3Fc%40d"),
         ("file:///päth", config("file", &[], "/päth", &[]), "file:///p%C3%A4th"),
@@ -88,7 +90,8 @@ const NAME: &str = "the name of an option may contain only letters, digits, \"_\
 const BAD: &[(&str, &str, &str)] = &[
     ("", "", EMPTY),
     ("  ", "  ", EMPTY),
-    ("/var/locks", "/var/locks", SCHEME),
+    ("var/locks", "var/locks", SCHEME),
+    ("//var/locks", "//var/locks", SCHEME),
     ("127.0.0.1:6379", "127.0.0.1:6379", SCHEME),
     ("://h", "://h", SCHEME),
     ("a b://h", "a b://h", "it contains a space; write a literal space as %20"),
