@@ -27,6 +27,7 @@ use crate::{
     key::Key,
     medium::file_system::FileSystem,
     mode::Mode,
+    names::Names,
     store::FileStore,
 };
 
@@ -49,9 +50,10 @@ pub struct FileBackend {
 }
 
 impl FileBackend {
-    pub(crate) fn new(directory: LockDirectory, mode: Mode) -> Self {
+    pub(crate) fn new(directory: LockDirectory, mode: Mode, names: Names) -> Self {
         let LockDirectory { path, file_system, is_missing } = directory;
-        let store = FileStore::new(path, mode, file_system.medium()).with_missing_directory(is_missing);
+        let store = FileStore::new(path, mode, file_system.medium());
+        let store = store.with_names(names).with_missing_directory(is_missing);
         Self {
             store: Arc::new(store),
             pool: (file_system != FileSystem::Local).then(IoPool::default),
@@ -64,7 +66,7 @@ impl FileBackend {
     }
 
     /// The file that `flock(1)`, Python's `filelock` and others must lock to exclude holders of
-    /// `name`, and be excluded by them.
+    /// `name`, and be excluded by them. Without a meaning for a name that [`Names::Plain`] refuses.
     pub fn lock_path(&self, name: &LockName) -> PathBuf {
         self.store.lock_path(name)
     }
@@ -111,7 +113,11 @@ impl FileBackend {
 #[async_trait]
 impl Backend for FileBackend {
     fn describe(&self) -> String {
-        format!("file://{}", self.store.directory().display())
+        let names = match self.store.names() {
+            Names::Encoded => "",
+            Names::Plain => "?names=plain",
+        };
+        format!("file://{}{names}", self.store.directory().display())
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -180,7 +186,7 @@ impl Backend for FileBackend {
             file_system: self.file_system.clone(),
             is_missing: self.store.may_create.load(Ordering::Relaxed),
         };
-        Ok(Arc::new(Self::new(directory, self.store.mode())))
+        Ok(Arc::new(Self::new(directory, self.store.mode(), self.store.names())))
     }
 
     async fn diagnose(&self) -> Vec<Finding> {

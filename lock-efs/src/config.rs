@@ -10,6 +10,7 @@ use crate::{
     forks,
     medium::file_system::FileSystem,
     mode::Mode,
+    names::Names,
 };
 
 /// Settings of a directory of locks. [`build`](Self::build) opens it.
@@ -25,6 +26,7 @@ use crate::{
 pub struct FileConfig {
     directory: PathBuf,
     create: bool,
+    names: Names,
     mode: Option<u32>,
     require_nfs: bool,
 }
@@ -33,7 +35,7 @@ impl FileConfig {
     /// Uses the locks in `directory`. If it is missing, the first lock creates it, private to this
     /// user.
     pub fn new(directory: impl Into<PathBuf>) -> Self {
-        Self { directory: directory.into(), create: true, mode: None, require_nfs: false }
+        Self { directory: directory.into(), create: true, names: Names::default(), mode: None, require_nfs: false }
     }
 
     /// Sets whether the first lock creates a missing directory and its parents. Default `true`.
@@ -44,6 +46,13 @@ impl FileConfig {
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// Sets how the name of a lock becomes the name of its file. Default [`Names::Encoded`].
+    #[must_use]
+    pub fn names(mut self, names: Names) -> Self {
+        self.names = names;
         self
     }
 
@@ -96,7 +105,7 @@ impl FileConfig {
                 "locks on this network file system can be lost without notice; use NFSv4 or a local directory"
             );
         }
-        Ok(FileBackend::new(directory, mode))
+        Ok(FileBackend::new(directory, mode, self.names))
     }
 }
 

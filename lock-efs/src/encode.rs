@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 /// File names have at most 255 bytes on all supported file systems, and `.queue` and `.parts` have
 /// six.
-const MAX_BYTES: usize = 249;
+pub(crate) const MAX_BYTES: usize = 249;
 /// In a plain encoding two hexadecimal digits follow every `%`, so no plain encoding contains this.
 const DIGEST_MARK: &str = "%sha256-";
 const DIGEST_DIGITS: usize = 64;
@@ -19,11 +19,16 @@ const DIGEST_DIGITS: usize = 64;
 /// characters because some normalise them. A result that would be too long is cut, and the SHA-256
 /// of the name is added.
 pub(crate) fn encode(name: &LockName) -> String {
+    encode_in(name, MAX_BYTES)
+}
+
+/// Like [`encode`], in at most `limit` bytes.
+pub(crate) fn encode_in(name: &LockName, limit: usize) -> String {
     let mut encoded = String::with_capacity(name.as_str().len());
     for (i, byte) in name.as_str().bytes().enumerate() {
         push(&mut encoded, byte, i == 0);
     }
-    if encoded.len() <= MAX_BYTES { encoded } else { cut_with_digest(name) }
+    if encoded.len() <= limit { encoded } else { cut_with_digest(name, limit) }
 }
 
 /// Returns the name whose plain encoding is `stem`. `None` if `stem` is not a plain encoding; it
@@ -71,9 +76,9 @@ fn push(encoded: &mut String, byte: u8, first: bool) {
     }
 }
 
-fn cut_with_digest(name: &LockName) -> String {
-    let room = MAX_BYTES - DIGEST_MARK.len() - DIGEST_DIGITS;
-    let mut encoded = String::with_capacity(MAX_BYTES + 2);
+fn cut_with_digest(name: &LockName, limit: usize) -> String {
+    let room = limit - DIGEST_MARK.len() - DIGEST_DIGITS;
+    let mut encoded = String::with_capacity(limit + 2);
     for (i, byte) in name.as_str().bytes().enumerate() {
         let before = encoded.len();
         push(&mut encoded, byte, i == 0);

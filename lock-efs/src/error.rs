@@ -28,9 +28,17 @@ pub(crate) fn stranger(path: &Path) -> Error {
 
 /// Returns whether `error` says that the file system has no room.
 pub(crate) fn is_full(error: &Error) -> bool {
+    matches!(errno_of(error), Some(Errno::ENOSPC | Errno::EDQUOT))
+}
+
+fn errno_of(error: &Error) -> Option<Errno> {
     let cause = std::error::Error::source(error).and_then(|cause| cause.downcast_ref::<io::Error>());
-    let errno = cause.and_then(io::Error::raw_os_error).map(Errno::from_raw);
-    matches!(errno, Some(Errno::ENOSPC | Errno::EDQUOT))
+    cause.and_then(io::Error::raw_os_error).map(Errno::from_raw)
+}
+
+/// Returns whether `error` says that this user, or any user, may not write there.
+pub(crate) fn is_refused(error: &Error) -> bool {
+    matches!(errno_of(error), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
 }
 
 /// Returns whether the cause of `error` is one file of a directory, so that the other files can be

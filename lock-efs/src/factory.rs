@@ -9,13 +9,13 @@ use lock_core::{
     config::{BackendFactory, StoreConfig},
 };
 
-use crate::{config::FileConfig, io_pool};
+use crate::{config::FileConfig, io_pool, names::Names};
 
 /// Opens `file:` and `efs:` config strings, such as `file:///var/lib/app/locks` and
 /// `efs:///mnt/efs/locks`.
 ///
-/// The options are `mode` (as [`FileConfig::mode`], octal) and `create` (`true`, the default, or
-/// `false`).
+/// The options are `mode` (as [`FileConfig::mode`], octal), `create` (`true`, the default, or
+/// `false`) and `names` (`encoded`, the default, or `plain`).
 ///
 /// On an NFS mount both schemes are the same. On other file systems `efs:` is refused. The option
 /// `allow_local=true` accepts it, for a laptop or a test.
@@ -36,6 +36,9 @@ impl BackendFactory for FileFactory {
         }
         if let Some(create) = config.take_bool("create")? {
             files = files.create(create);
+        }
+        if let Some(names) = config.take_choice("names", &[("encoded", Names::Encoded), ("plain", Names::Plain)])? {
+            files = files.names(names);
         }
         if config.scheme() == "efs" {
             files = files.require_nfs(!config.take_bool("allow_local")?.unwrap_or(false));

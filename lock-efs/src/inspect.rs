@@ -7,18 +7,24 @@ use lock_core::{
     backend::{Listing, OddEntry},
 };
 
+use nix::fcntl::{FlockArg, OFlag};
+
 use crate::{
     clock::now_us,
     dir, encode, error,
     files::Files,
+    lockfile::try_flock,
     medium::kernel_locks::KernelLocks,
+    names::Names,
+    open::{self, Access},
     sidecar::{self, RecordRead},
     store::FileStore,
 };
 
 impl FileStore {
     pub(crate) fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        let holder = self.look(&self.files(&encode::encode(name)), &KernelLocks::read())?;
+        self.names().check(name)?;
+        let holder = self.look(&self.files_of(name), &KernelLocks::read())?;
         if holder.is_none() {
             dir::must_exist(self.directory())?;
         }
@@ -34,9 +40,10 @@ impl FileStore {
         let mut listing = Listing::default();
         for entry in fs::read_dir(self.directory()).map_err(fail)? {
             let file_name = entry.map_err(fail)?.file_name();
-            let Some(stem) = file_name.to_str().and_then(|n| n.strip_suffix(".lock")) else { continue };
-            if encode::may_begin_with(stem, prefix) {
-                self.list_one(stem, &known, &mut listing)?;
+            let Some(file_name) = file_name.to_str() else { continue };
+            match self.names() {
+                Names::Encoded => self.list_encoded(file_name, prefix, &known, &mut listing)?,
+                Names::Plain => self.list_plain(file_name, prefix, &known, &mut listing)?,
             }
         }
         // The record of a long name has the whole name.
@@ -45,14 +52,65 @@ impl FileStore {
         Ok(listing)
     }
 
-    fn list_one(&self, stem: &str, known: &KernelLocks, listing: &mut Listing) -> Result<(), Error> {
-        let files = self.files(stem);
+    fn list_encoded(
+        &self,
+        file_name: &str,
+        prefix: &str,
+        known: &KernelLocks,
+        listing: &mut Listing,
+    ) -> Result<(), Error> {
+        let Some(stem) = file_name.strip_suffix(".lock") else { return Ok(()) };
         let short_name = encode::decode(stem);
-        if short_name.is_none() && !encode::has_digest(stem) {
-            // The name of no lock.
+        if !encode::may_begin_with(stem, prefix) || (short_name.is_none() && !encode::has_digest(stem)) {
             return Ok(());
         }
-        let locked = match self.medium().is_locked(&files.lock, known) {
+        self.list_one(&self.files(stem), |record| short_name.or_else(|| long_name(record, stem)), known, listing)
+    }
+
+    /// Lists a file that onelock has used or that the kernel lists as locked. Other files of the
+    /// directory may be anything, and a look at their locks could disturb a program that tries one.
+    fn list_plain(
+        &self,
+        file_name: &str,
+        prefix: &str,
+        known: &KernelLocks,
+        listing: &mut Listing,
+    ) -> Result<(), Error> {
+        let Ok(name) = LockName::new(file_name) else { return Ok(()) };
+        if !file_name.starts_with(prefix) || self.names().check(&name).is_err() {
+            return Ok(());
+        }
+        let files = self.files_of(&name);
+        let is_listed = || fs::symlink_metadata(&files.lock).is_ok_and(|found| known.list(&found));
+        match files.record.exists() || is_listed() {
+            true => self.list_one(&files, |_| Some(name), known, listing),
+            false => Ok(()),
+        }
+    }
+
+    /// Returns whether any process holds the lock file at `path`, which may be a directory if its
+    /// name is plain.
+    pub(crate) fn is_locked(&self, path: &Path, known: &KernelLocks) -> Result<bool, Error> {
+        let may_be_directory = self.names() == Names::Plain && self.medium().keeps_locks();
+        if !may_be_directory || !fs::symlink_metadata(path).is_ok_and(|found| found.is_dir()) {
+            return self.medium().is_locked(path, known);
+        }
+        let fail = |e: io::Error| error::at("inspect the lock file", path, e);
+        let opened = open::existing_or_directory(path, Access::Read, OFlag::empty()).map_err(fail)?;
+        if known.list(&opened.found) {
+            return Ok(true);
+        }
+        try_flock(&opened.file, FlockArg::LockSharedNonblock).map(|got_it| !got_it).map_err(|e| fail(e.into()))
+    }
+
+    fn list_one(
+        &self,
+        files: &Files,
+        name: impl FnOnce(&RecordRead) -> Option<LockName>,
+        known: &KernelLocks,
+        listing: &mut Listing,
+    ) -> Result<(), Error> {
+        let locked = match self.is_locked(&files.lock, known) {
             Ok(locked) => locked,
             Err(error) if error::is_of_one_file(&error) => {
                 listing.note_odd(odd(&files.lock, &error));
@@ -68,9 +126,9 @@ impl FileStore {
             // The record was being replaced, or the file system did not answer.
             record => record.unwrap_or(RecordRead::Garbage),
         };
-        match short_name.or_else(|| long_name(&record, stem)) {
+        match name(&record) {
             Some(name) => {
-                let holder = match self.holder(locked, record, &files, known) {
+                let holder = match self.holder(locked, record, files, known) {
                     Err(error) if error::is_of_one_file(&error) => {
                         listing.note_odd(odd(&files.parts, &error));
                         return Ok(());
@@ -89,7 +147,7 @@ impl FileStore {
     }
 
     fn look(&self, files: &Files, known: &KernelLocks) -> Result<Option<Holder>, Error> {
-        let locked = self.medium().is_locked(&files.lock, known)?;
+        let locked = self.is_locked(&files.lock, known)?;
         let record = sidecar::peek(&files.record, self.medium().open_flags());
         self.holder(locked, record, files, known)
     }

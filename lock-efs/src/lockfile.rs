@@ -27,13 +27,15 @@ use crate::{
 
 /// An open lock file. Closing it unlocks, unless a duplicate is open.
 ///
-/// The file stays empty: Python's `filelock` truncates it, and other programs may write to it.
+/// Nothing is written to it: Python's `filelock` truncates it, and other programs may write to it.
 #[derive(Debug)]
 pub(crate) struct LockFile {
     file: File,
     /// As it was found when it was opened.
     found: Metadata,
     pub(crate) inode: Inode,
+    /// Whether other programs name the file, so that it may have any content and permissions.
+    plain: bool,
     process: Process,
     // Dropped after the file, which it lists.
     _listed: Listed,
@@ -67,6 +69,24 @@ impl LockFile {
         Ok(Self::of(opened))
     }
 
+    /// Opens or creates a file that other programs name, as `flock(1)` does: with the permissions
+    /// that the umask leaves, and with no more than `access`.
+    ///
+    /// A file that is open for writing cannot be executed, and a script may lock itself.
+    pub(crate) fn open_plain(path: &Path, mode: Mode, access: Access, flags: OFlag) -> Result<Self, Error> {
+        let fail = |e: io::Error| error::at("open the lock file", path, e);
+        open_between_forks(|| {
+            let opened = open::lockable(path, mode.plain_file(), access, flags).map_err(fail)?;
+            if opened.created
+                && mode.exact
+                && let Some(directory) = path.parent().map(fs::metadata).transpose().map_err(fail)?
+            {
+                mode.sharing(&directory).apply(&opened.file, &opened.found, path);
+            }
+            Ok(Self { plain: true, ..Self::of(opened) })
+        })
+    }
+
     /// Opens the file if it exists.
     pub(crate) fn open_existing(path: &Path) -> Result<Option<Self>, Error> {
         match open_between_forks(|| open::existing(path, Access::ReadWrite, OFlag::empty()).map(Self::of)) {
@@ -79,12 +99,24 @@ impl LockFile {
     fn of(opened: Opened) -> Self {
         let listed = Listed::new(&opened.file, &opened.found);
         let inode = Inode::of(&opened.found);
-        Self { file: opened.file, found: opened.found, inode, process: Process::current(), _listed: listed }
+        Self {
+            file: opened.file,
+            found: opened.found,
+            inode,
+            plain: false,
+            process: Process::current(),
+            _listed: listed,
+        }
     }
 
     /// Returns the permissions of the files beside this one.
     pub(crate) fn sharing(&self, mode: Mode) -> Sharing {
-        mode.sharing(&self.found)
+        if self.plain { mode.sharing_of_plain(&self.found) } else { mode.sharing(&self.found) }
+    }
+
+    /// Returns the permissions to create other files of this lock with.
+    pub(crate) fn mode_beside(&self, mode: Mode) -> Mode {
+        if self.plain { Mode { file: self.sharing(mode).file, ..mode } } else { mode }
     }
 
     /// Returns whether the file was empty when it was opened. A file with content belongs to

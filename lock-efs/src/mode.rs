@@ -48,6 +48,21 @@ impl Mode {
         Sharing { file: self.file | shared, exact: self.exact, owner: model.uid(), group: model.gid() }
     }
 
+    /// Returns the permissions to create a lock file with that other programs use too, as
+    /// `flock(1)` does. The umask applies.
+    pub(crate) fn plain_file(self) -> u32 {
+        if self.exact { self.file } else { 0o666 }
+    }
+
+    /// Returns the permissions of a file beside `model`, a lock file or directory that other
+    /// programs use too. Users who may read the model may read the file, and users who may write to
+    /// a lock file may write to it.
+    pub(crate) fn sharing_of_plain(self, model: &Metadata) -> Sharing {
+        let shared = model.mode() & if model.is_dir() { 0o044 } else { 0o066 };
+        let file = if self.exact { self.file } else { self.file | shared };
+        Sharing { file, exact: self.exact, owner: model.uid(), group: model.gid() }
+    }
+
     /// Returns the permissions of a directory that is created in `parent`.
     ///
     /// Without a configured mode it is private: to the user who creates it, and if that is root, to

@@ -1,7 +1,7 @@
 //! Opens files in a directory where other users may have put anything.
 //!
 //! All opens of this crate are here. None follows a link, blocks on a pipe, becomes a controlling
-//! terminal or truncates, and each returns regular files only.
+//! terminal or truncates, and each returns regular files only, or directories where it says so.
 
 use std::{
     ffi::OsStr,
@@ -49,6 +49,29 @@ pub(crate) fn existing(path: &Path, access: Access, flags: OFlag) -> io::Result<
 pub(crate) fn or_create(path: &Path, mode: u32, flags: OFlag) -> io::Result<Opened> {
     for _ in 0..TRIES {
         match existing(path, Access::ReadWrite, flags) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            result => return result,
+        }
+        let mut options = OpenOptions::new();
+        match regular(path, options.read(true).write(true).create_new(true).mode(mode), flags, true) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            result => return result,
+        }
+    }
+    Err(Errno::EAGAIN.into())
+}
+
+/// Opens the file at `path` as [`existing`], or a directory.
+pub(crate) fn existing_or_directory(path: &Path, access: Access, flags: OFlag) -> io::Result<Opened> {
+    let mut options = OpenOptions::new();
+    let opened = safely(path, options.read(true).write(access == Access::ReadWrite), flags, false)?;
+    if opened.found.is_file() || opened.found.is_dir() { Ok(opened) } else { Err(of_type(&opened.found).into()) }
+}
+
+/// Opens the file or directory at `path`, and creates a missing file with `mode`.
+pub(crate) fn lockable(path: &Path, mode: u32, access: Access, flags: OFlag) -> io::Result<Opened> {
+    for _ in 0..TRIES {
+        match existing_or_directory(path, access, flags) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             result => return result,
         }
@@ -146,12 +169,14 @@ pub(crate) fn read_start(file: &File, limit: usize) -> io::Result<Vec<u8>> {
 }
 
 fn regular(path: &Path, options: &mut OpenOptions, flags: OFlag, created: bool) -> io::Result<Opened> {
+    let opened = safely(path, options, flags, created)?;
+    if opened.found.is_file() { Ok(opened) } else { Err(of_type(&opened.found).into()) }
+}
+
+fn safely(path: &Path, options: &mut OpenOptions, flags: OFlag, created: bool) -> io::Result<Opened> {
     let safe = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = options.custom_flags((safe | flags).bits()).open(path).map_err(|e| in_the_way(path).unwrap_or(e))?;
     let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(of_type(&found).into());
-    }
     Ok(Opened { file, found, created })
 }
 

@@ -7,17 +7,18 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use lock_core::{Error, LockName};
+use lock_core::{Error, ErrorKind, LockName};
 use nix::fcntl::{FlockArg, OFlag};
 
 use crate::{
     backend::FileBackend,
     clock::now_us,
-    encode, error,
+    error,
     files::Files,
     floor::LockedFloor,
     lockfile::{LockFile, try_flock},
     medium::{kernel_locks::KernelLocks, nfs::DIRECTORY_CACHE, temp_record::TEMP_RECORD_PREFIX},
+    names::Names,
     open::{self, Access},
     parts::slots::Slots,
     record::{self, Record, RecordState},
@@ -85,6 +86,11 @@ impl FileBackend {
 
 impl FileStore {
     pub(crate) fn sweep(&self, sweep: Sweep) -> Result<Swept, Error> {
+        if self.names() == Names::Plain {
+            let what = "with names=plain the lock files belong to other programs too, so that none is removed; sweep the \
+                directory without names=plain";
+            return Err(Error::new(ErrorKind::Unsupported, what).with_ambiguous(false));
+        }
         // One sweep at a time, because a sweep reads and then writes the floor.
         let mut floor = match sweep.dry_run {
             true => None,
@@ -116,12 +122,13 @@ impl FileStore {
     ///
     /// The name must never be used again, because the floor of the tokens is not raised.
     pub(crate) fn purge(&self, name: &LockName) -> Result<bool, Error> {
-        let files = self.files(&encode::encode(name));
+        self.names().check(name)?;
+        let files = self.files_of(name);
         // The record of a crashed holder stays, so that the next holder learns of the crash.
         let was_released =
             |record: &Record, parts: &Slots| Ok(record.state != RecordState::Held && parts.crashed().is_empty());
         if !has_content(&files.record)? {
-            return Ok(!self.medium().is_locked(&files.lock, &KernelLocks::read())?);
+            return Ok(!self.is_locked(&files.lock, &KernelLocks::read())?);
         }
         Ok(self.remove(&files, Duration::ZERO, was_released)?.is_some())
     }

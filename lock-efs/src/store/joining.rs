@@ -69,7 +69,7 @@ impl FileStore {
         }
         for _ in 0..TRIES {
             let IdleDescriptor { lock, cached } = self.idle(request, files)?;
-            let parts = PartsFile::open(&files.parts, self.mode, self.medium.open_flags())?;
+            let parts = PartsFile::open(&files.parts, lock.mode_beside(self.mode), self.medium.open_flags())?;
             let key = (request.id, request.name.clone());
             let Some(gate) = parts.enter(Self::patience(request))? else {
                 let holder = self.present(files)?.unwrap_or_else(|| {

@@ -22,7 +22,7 @@ use lock_core::{
 
 use crate::{
     clock::now_us,
-    dir, encode, error,
+    dir, error,
     files::{self, Files},
     held::{HeldLabels, HeldLock},
     key::Key,
@@ -34,6 +34,8 @@ use crate::{
         refusal::{LockAttempt, SECOND_TRIES},
     },
     mode::Mode,
+    names::Names,
+    open::Access,
     parts::{PartsFile, marks::Marks},
     process::RecordedProcess,
     record,
@@ -51,6 +53,7 @@ const TRIES: usize = 16;
 #[derive(Debug)]
 pub(crate) struct FileStore {
     directory: PathBuf,
+    names: Names,
     mode: Mode,
     medium: &'static dyn Medium,
     table: LockTable,
@@ -76,6 +79,7 @@ impl FileStore {
         let labels = HeldLabels::of(files::existing(&directory));
         Self {
             directory,
+            names: Names::default(),
             mode,
             medium,
             table: LockTable::default(),
@@ -94,19 +98,28 @@ impl FileStore {
         self
     }
 
+    /// Sets how names become files.
+    pub(crate) fn with_names(self, names: Names) -> Self {
+        Self { names, ..self }
+    }
+
+    pub(crate) fn names(&self) -> Names {
+        self.names
+    }
+
     pub(crate) fn directory(&self) -> &Path {
         &self.directory
     }
 
     pub(crate) fn lock_path(&self, name: &LockName) -> PathBuf {
-        self.directory.join(encode::encode(name) + ".lock")
+        self.files_of(name).lock
     }
 
     /// Returns the path of the file whose `flock` holder is first in the queue of waiting
     /// processes.
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only watches queue"))]
     pub(crate) fn queue_path(&self, name: &LockName) -> PathBuf {
-        self.directory.join(encode::encode(name) + ".queue")
+        self.files_of(name).queue
     }
 
     pub(crate) fn mode(&self) -> Mode {
@@ -117,12 +130,18 @@ impl FileStore {
         self.medium
     }
 
+    /// Returns the files of the lock `name`.
+    pub(crate) fn files_of(&self, name: &LockName) -> Files {
+        self.names.files(&self.directory, name)
+    }
+
     pub(crate) fn files(&self, stem: &str) -> Files {
         Files::new(&self.directory, stem)
     }
 
     pub(crate) fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        let files = self.files(&encode::encode(&request.name));
+        self.names.check(&request.name)?;
+        let files = self.files_of(&request.name);
         if let Some(grant) = self.held_already(&(request.id, request.name.clone()), &files)? {
             return Ok(AcquireOutcome::Granted(grant));
         }
@@ -199,7 +218,15 @@ impl FileStore {
             dir::create(&self.directory, self.mode, self.medium.is_nfs())?;
             self.may_create.store(false, Ordering::Release);
         }
-        LockFile::open(path, self.mode, self.medium.open_flags())
+        let flags = self.medium.open_flags();
+        match self.names {
+            Names::Encoded => LockFile::open(path, self.mode, flags),
+            Names::Plain => {
+                // Only a local file system locks a file that is open for reading.
+                let access = if self.medium.keeps_locks() { Access::Read } else { Access::ReadWrite };
+                LockFile::open_plain(path, self.mode, access, flags)
+            }
+        }
     }
 
     /// Unlocks and closes a lost lock at once: on NFS, a lost lock that stays open excludes the
@@ -264,9 +291,9 @@ impl FileStore {
             return self.advance_part(lease, token);
         }
         let key = (lease.id, lease.name.clone());
-        let files = self.files(&encode::encode(&lease.name));
+        let files = self.files_of(&lease.name);
         if self.table.with(&key, |held| held.record.is_none()) == Some(true) {
-            let what = "the lock has no record for the token, because the file system was full; free some space";
+            let what = "the lock has no record for the token, because it could not be written";
             return Err(Error::new(ErrorKind::Full, what).with_ambiguous(false));
         }
         let RecordRead::Record(record) = sidecar::read(&files.record, self.medium.open_flags())? else {
@@ -318,7 +345,7 @@ impl FileStore {
                 .mark_released(record, released_us, hold_for)
                 .and_then(|()| if hold_for.is_zero() { Ok(()) } else { self.keep_record(lease, &held, record) }),
             (None, None) if hold_for.is_zero() => Ok(()),
-            (None, None) => Err(io::Error::other("the lock has no record, because the file system was full")),
+            (None, None) => Err(io::Error::other("the lock has no record, because it could not be written")),
         };
         // Unlocked before it is closed, because the close wakes waiters.
         held.unlock(&path)?;

@@ -10,12 +10,13 @@ use lock_core::{
 use super::{FileStore, RecordOutcome, joining};
 use crate::{
     clock::{now_us, time_of},
-    encode, error,
+    error,
     files::Files,
     floor,
     lockfile::Inode,
     medium::{BegunRecord, NewRecord},
     mode::Sharing,
+    names::Names,
     open::{self, Access},
     parts::{self, slots::Slots},
     record::{self, RecordState},
@@ -75,12 +76,9 @@ impl FileStore {
         let file = match self.medium.place_record(&new, begun) {
             Ok(file) => Some(file),
             // A token from the clock is exceeded by the next one although it is not kept.
-            Err(error) if self.medium.allows_no_record(replaces) && token.get() == now_us && error::is_full(&error) => {
+            Err(error) if self.allows_no_record(replaces, &error) && token.get() == now_us => {
                 self.mark_previous(files, previous.as_ref());
-                tracing::warn!(
-                    name = %request.name, %error,
-                    "the lock was acquired without a record: others cannot see its holder, and a crash is not reported"
-                );
+                self.tell_of_no_record(request, &error);
                 None
             }
             Err(error) => return Err(error),
@@ -93,6 +91,26 @@ impl FileStore {
             tracing::debug!(name = %request.name, %holder, "the previous holder ended without releasing the lock");
         }
         Ok(RecordOutcome::Granted { record: file, token, crashed, skew_us: now_us.wrapping_sub(here_us).cast_signed() })
+    }
+
+    /// Returns whether a lock may be held although its record could not be written, because of
+    /// `error`.
+    fn allows_no_record(&self, replaces: bool, error: &Error) -> bool {
+        if error::is_full(error) {
+            return self.medium.allows_no_record(replaces);
+        }
+        // flock(1) locks a file in a directory that its user may not write to.
+        self.names() == Names::Plain && self.medium.keeps_locks() && error::is_refused(error)
+    }
+
+    fn tell_of_no_record(&self, request: &AcquireRequest, error: &Error) {
+        const WITHOUT: &str =
+            "the lock was acquired without a record: others cannot see its holder, and a crash is not reported";
+        match error::is_full(error) {
+            true => tracing::warn!(name = %request.name, %error, "{WITHOUT}"),
+            // That is so in every run, and as with flock(1).
+            false => tracing::debug!(name = %request.name, %error, "{WITHOUT}"),
+        }
     }
 
     /// Returns the records of the parts if they held the lock last. This process has the lock, so
@@ -123,7 +141,7 @@ impl FileStore {
     /// A program may have removed the record. On NFS the network may have delivered the record of
     /// an earlier client late. Without the record the minimum hold would bind no client.
     pub(super) fn keep_record(&self, lease: &Lease, held: &AcquiredLock, record: &File) -> io::Result<()> {
-        let files = self.files(&encode::encode(&lease.name));
+        let files = self.files_of(&lease.name);
         let sharing = held.lock.sharing(self.mode);
         self.medium.refresh_directory(&self.directory).map_err(io::Error::other)?;
         if Inode::of(&record.metadata()?).is_at(&files.record).map_err(io::Error::other)? {
