@@ -15,7 +15,7 @@ use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation,
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, Observations,
-        Release, Renewal, StoreClock, StoreTime, StoreTimings, WaitingMarks,
+        PastHolder, Release, Renewal, StoreClock, StoreTime, StoreTimings, WaitingMarks,
     },
     clock::{Clock, SystemClock},
 };
@@ -380,6 +380,10 @@ impl Backend for DynamoBackend {
 impl Admin for DynamoBackend {
     async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
         self.look(name).await
+    }
+
+    async fn last_holder(&self, name: &LockName) -> Result<Option<PastHolder>, Error> {
+        self.look_back(name).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, Error> {

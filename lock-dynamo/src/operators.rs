@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use lock_core::{
     Error, ErrorKind, Holder, LockName,
-    backend::{Break, LeaseId, Listing, OddEntry},
+    backend::{Break, End, LeaseId, Listing, OddEntry, PastHolder},
 };
 
 use crate::{
@@ -35,6 +35,18 @@ impl DynamoBackend {
             return Err(stranger(name, &self.config));
         }
         Ok(self.current(name, &record))
+    }
+
+    /// The last holder of a free lock. No attribute has the time of a release.
+    pub(crate) async fn look_back(&self, name: &LockName) -> Result<Option<PastHolder>, Error> {
+        let item = self.item(self.patient_client().await?, name).await?;
+        let record = item.map(|item| self.read(&item)).filter(|record| !record.is_stranger());
+        let record = record.filter(|record| self.current(name, record).is_none());
+        Ok(record.and_then(|record| match &record.joined {
+            // Released parts do not name their holders any more.
+            Some(joined) => self.crashed_holders(joined).map(|holder| PastHolder::new(holder, End::Crashed)),
+            None => Some(record.past_holder()),
+        }))
     }
 
     /// The current holder of the lock of `record`, if it is held.

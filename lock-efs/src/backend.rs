@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, Operation,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, Process,
-        ProcessBound, Release, Renewal, StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, PastHolder,
+        Process, ProcessBound, Release, Renewal, StoreTimings, Watch,
     },
 };
 
@@ -209,6 +209,12 @@ impl Admin for FileBackend {
     async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
         let wanted = name.clone();
         self.run((Operation::Inspect, None), move |store| store.inspect(&wanted)).await.map_err(|e| e.with_name(name))
+    }
+
+    async fn last_holder(&self, name: &LockName) -> Result<Option<PastHolder>, Error> {
+        let wanted = name.clone();
+        let last = self.run((Operation::Inspect, None), move |store| store.last_holder(&wanted)).await;
+        last.map_err(|e| e.with_name(name))
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, Error> {

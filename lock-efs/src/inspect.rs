@@ -4,7 +4,7 @@ use std::{fs, io, path::Path};
 
 use lock_core::{
     Error, Holder, LockName,
-    backend::{Listing, OddEntry},
+    backend::{End, Listing, OddEntry, PastHolder},
 };
 
 use nix::fcntl::{FlockArg, OFlag};
@@ -17,6 +17,7 @@ use crate::{
     medium::kernel_locks::KernelLocks,
     names::Names,
     open::{self, Access},
+    record::RecordState,
     sidecar::{self, RecordRead},
     store::FileStore,
 };
@@ -29,6 +30,29 @@ impl FileStore {
             dir::must_exist(self.directory())?;
         }
         Ok(holder)
+    }
+
+    /// Returns the last holder of a free lock. The record was written last at the release: by the
+    /// server's clock on NFS, and otherwise by this machine's.
+    pub(crate) fn last_holder(&self, name: &LockName) -> Result<Option<PastHolder>, Error> {
+        self.names().check(name)?;
+        let files = self.files_of(name);
+        let ended_at = fs::symlink_metadata(&files.record).and_then(|found| found.modified()).ok();
+        let record = sidecar::read(&files.record, self.medium().open_flags())?;
+        // Last, so that a lock that was acquired meanwhile is not called free.
+        if self.is_locked(&files.lock, &KernelLocks::read())? {
+            return Ok(None);
+        }
+        Ok(match record {
+            RecordRead::Record(record) => match record.state {
+                RecordState::Released(_) => {
+                    Some(PastHolder::new(record.into_holder(), End::Released).with_ended_at(ended_at))
+                }
+                RecordState::Held => Some(PastHolder::new(record.into_holder(), End::Crashed)),
+                RecordState::Joined => None,
+            },
+            RecordRead::Absent | RecordRead::Garbage => None,
+        })
     }
 
     /// Lists the held locks whose names begin with `prefix`. A file that cannot be examined is an

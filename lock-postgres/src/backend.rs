@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, Operation,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, Release, Renewal,
-        StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, PastHolder,
+        Release, Renewal, StoreTimings, Watch,
     },
 };
 
@@ -224,6 +224,15 @@ impl Backend for PostgresBackend {
 impl Admin for PostgresBackend {
     async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
         ask!(self.inspect(name)).map_err(|error| self.context(error, Operation::Inspect, Some(name)))
+    }
+
+    async fn last_holder(&self, name: &LockName) -> Result<Option<PastHolder>, Error> {
+        match &self.shedlock {
+            // The rows of ShedLock tell no end.
+            Some(_) => Ok(None),
+            None => self.table.last_holder(name).await,
+        }
+        .map_err(|error| self.context(error, Operation::Inspect, Some(name)))
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, Error> {

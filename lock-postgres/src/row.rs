@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Mode,
-    backend::{Lease, LeaseId},
+    backend::{End, Lease, LeaseId, PastHolder},
 };
 use tokio_postgres::Row;
 
@@ -130,6 +130,21 @@ impl LockRow {
             // A released lock in its minimum hold cannot be broken.
             None => holder,
         }
+    }
+
+    /// Describes the last holder of a free lock. A release and a break set the expiry to their
+    /// time.
+    pub(crate) fn past_holder(&self) -> Option<PastHolder> {
+        let end = match (&self.id, &self.last_id, &self.broken_by) {
+            (Some(_), ..) => End::Crashed,
+            (None, Some(_), Some(by)) => End::BrokenBy(by.clone()),
+            (None, Some(_), None) => End::Released,
+            (None, None, _) => return None,
+        };
+        // Otherwise the row notes only that a request was rolled back.
+        self.owner.as_ref()?;
+        let holder = self.holder().with_expires_in(None).with_version(None).with_held_for(None);
+        Some(PastHolder::new(holder, end).with_ended_at(time(self.expires)))
     }
 
     /// Why `lease` does not hold the lock; `None` if it does.

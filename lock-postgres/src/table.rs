@@ -3,8 +3,10 @@
 use std::{collections::HashMap, time::Duration};
 
 use lock_core::{
-    Error, FencingToken, Holder, LockName, LossReason,
-    backend::{AcquireOutcome, AcquireRequest, Break, Grant, Lease, LeaseId, Listing, OddEntry, Release, Renewal},
+    Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
+    backend::{
+        AcquireOutcome, AcquireRequest, Break, Grant, Lease, LeaseId, Listing, OddEntry, PastHolder, Release, Renewal,
+    },
 };
 use tokio_postgres::{Row, types::Type};
 
@@ -230,6 +232,13 @@ impl Table {
     pub(crate) async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
         let row = LockRow::read_with_parts(&self.rows_of(&[name]).await?)?;
         Ok(row.filter(LockRow::is_held).map(|row| row.holder()))
+    }
+
+    pub(crate) async fn last_holder(&self, name: &LockName) -> Result<Option<PastHolder>, Error> {
+        let row = LockRow::read_with_parts(&self.rows_of(&[name]).await?)?;
+        // The row of a shared lock or of permits keeps no past holder.
+        let row = row.filter(|row| !row.is_held() && !row.mode.may_be_joined());
+        Ok(row.and_then(|row| row.past_holder()))
     }
 
     pub(crate) async fn list(&self, prefix: &str) -> Result<Listing, Error> {

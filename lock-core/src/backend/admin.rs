@@ -2,14 +2,14 @@
 
 use async_trait::async_trait;
 
-use super::{Break, Listing};
+use super::{Break, Listing, PastHolder};
 use crate::types::{Error, Holder, LockName};
 
 /// What operators ask and do; given by [`Backend::admin`](super::Backend::admin).
 ///
 /// A store that can do one of these but not another returns an error of kind
 /// [`Unsupported`](crate::ErrorKind::Unsupported) for the other. A wrapper of a backend has all
-/// four, so that it cannot forget one.
+/// of them, so that it cannot forget one.
 #[async_trait]
 pub trait Admin: Send + Sync {
     /// Returns the holder of `name` now; `None` when the lock is free.
@@ -20,6 +20,16 @@ pub trait Admin: Send + Sync {
     /// Of kind [`Unsupported`](crate::ErrorKind::Unsupported) where the capability `inspect` is not
     /// declared; else when the store cannot say.
     async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error>;
+
+    /// Returns the last holder of `name`; `None` while the lock is held, and where the store keeps
+    /// nothing of a free lock, which is the default.
+    ///
+    /// # Errors
+    /// When the store cannot say.
+    async fn last_holder(&self, name: &LockName) -> Result<Option<PastHolder>, Error> {
+        let _ = name;
+        Ok(None)
+    }
 
     /// Returns the held locks whose names begin with `prefix`, in the order of their names. May lag
     /// behind.

@@ -6,6 +6,7 @@ mod capabilities;
 mod finding;
 mod listing;
 mod observations;
+mod past;
 mod process_bound;
 mod store_clock;
 mod texts;
@@ -22,6 +23,7 @@ pub use self::{
     finding::{Finding, Level},
     listing::{Listing, OddEntry},
     observations::Observations,
+    past::{End, PastHolder},
     process_bound::ProcessBound,
     store_clock::{StoreClock, StoreTime},
     texts::{causes, one_line},

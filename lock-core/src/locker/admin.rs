@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 use crate::{
-    backend::{Break, Finding, Listing},
+    backend::{Break, Finding, Listing, PastHolder},
     engine::shared::Shared,
     types::{Error, ErrorKind, Holder, LockName, Operation, no_reply},
 };
@@ -52,6 +52,27 @@ impl LockAdmin {
         let name = &self.shared.name(name)?;
         let answer = self
             .bounded(Operation::Inspect, |shared| async move { shared.backend.require_admin()?.inspect(name).await })
+            .await;
+        answer.map_err(|e| e.with_name(name))
+    }
+
+    /// Returns the last holder of a free lock; `None` while it is held, and where the store keeps
+    /// nothing of a free lock.
+    ///
+    /// # Errors
+    /// When the store cannot say, or cannot do this at all.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: it changes nothing.
+    pub async fn last_holder(
+        &self,
+        name: impl TryInto<LockName, Error: Into<Error>> + Send,
+    ) -> Result<Option<PastHolder>, Error> {
+        let name = &self.shared.name(name)?;
+        let answer =
+            self.bounded(Operation::Inspect, |shared| async move {
+                shared.backend.require_admin()?.last_holder(name).await
+            })
             .await;
         answer.map_err(|e| e.with_name(name))
     }

@@ -13,8 +13,8 @@ use futures_util::future::join_all;
 
 use crate::{
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Listing, ProcessBound, Release,
-        Renewal, StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Listing, PastHolder,
+        ProcessBound, Release, Renewal, StoreTimings, Watch,
     },
     mutex::Mutex,
     types::{Error, ErrorKind, FencingToken, Holder, Lease, LockName, Operation},
@@ -239,6 +239,10 @@ impl Backend for Faulty {
 impl Admin for Faulty {
     async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
         self.disturb(Operation::Inspect, async || self.inner.require_admin()?.inspect(name).await).await
+    }
+
+    async fn last_holder(&self, name: &LockName) -> Result<Option<PastHolder>, Error> {
+        self.disturb(Operation::Inspect, async || self.inner.require_admin()?.last_holder(name).await).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, Error> {

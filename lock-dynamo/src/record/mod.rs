@@ -10,7 +10,7 @@ use std::{
 use aws_sdk_dynamodb::types::AttributeValue;
 use lock_core::{
     FencingToken, Holder,
-    backend::{LeaseId, StoreTime},
+    backend::{End, LeaseId, PastHolder, StoreTime},
 };
 
 pub(crate) use self::joined::{Joined, Part, Waiting, mode_text};
@@ -168,6 +168,16 @@ impl Record {
             // be breakable.
             .with_version(breakable.then(|| self.id.map_or_else(|| self.version.clone(), |id| id.to_string())))
             .with_foreign(self.foreign.map(Into::into))
+    }
+
+    /// Describes the last holder of a free lock.
+    pub(crate) fn past_holder(&self) -> PastHolder {
+        let (end, ended_at) = match (&self.broken, self.state) {
+            (_, LockState::Held) => (End::Crashed, self.expires.and_then(system_time)),
+            (Some((broken, by)), _) if self.id == Some(*broken) => (End::BrokenBy(by.clone()), None),
+            _ => (End::Released, None),
+        };
+        PastHolder::new(self.holder(None).with_version(None), end).with_ended_at(ended_at)
     }
 
     /// Time from `now` to a moment of the store's clock; zero when it has passed.

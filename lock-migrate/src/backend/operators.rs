@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use futures_util::future::join;
 use lock_core::{
     Error, Holder, LockName,
-    backend::{Admin, Break, Listing},
+    backend::{Admin, Break, Listing, PastHolder},
 };
 
 use super::MigrationBackend;
@@ -19,6 +19,14 @@ impl Admin for MigrationBackend {
         let (from, to) = (self.from.require_admin()?, self.to.require_admin()?);
         let (from, to) = join(from.inspect(name), to.inspect(name)).await;
         Ok(merged(from?, to?))
+    }
+
+    /// Returns the later one. Both stores have the last holder that used the migration.
+    async fn last_holder(&self, name: &LockName) -> Result<Option<PastHolder>, Error> {
+        let (from, to) = (self.from.require_admin()?, self.to.require_admin()?);
+        let (from, to) = join(from.last_holder(name), to.last_holder(name)).await;
+        // The holder of one store only is in its way while the other one is free.
+        Ok(from?.into_iter().chain(to?).max_by_key(|past| past.holder.token))
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, Error> {

@@ -14,7 +14,7 @@ use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName,
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, LeaseId, Listing,
-        ProcessBound, Release, Renewal, StoreTimings, Watch,
+        PastHolder, ProcessBound, Release, Renewal, StoreTimings, Watch,
     },
     memory::MemoryBackend,
 };
@@ -130,6 +130,11 @@ impl Admin for Recording {
     async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
         self.note("inspect");
         self.inner.inspect(name).await
+    }
+
+    async fn last_holder(&self, name: &LockName) -> Result<Option<PastHolder>, Error> {
+        self.note("last_holder");
+        self.inner.last_holder(name).await
     }
 
     async fn list(&self, prefix: &str) -> Result<Listing, Error> {
