@@ -17,6 +17,7 @@ mod doctor;
 mod exit;
 mod hold;
 mod init;
+mod live;
 mod one_line;
 mod operators;
 mod output;
@@ -26,10 +27,13 @@ mod runtime;
 mod seconds;
 mod store;
 mod sys;
+mod target;
+mod terminal;
 #[cfg(feature = "torture")]
 mod torture;
 mod user_directory;
 mod warnings;
+mod who;
 
 use std::{
     ffi::OsString,
@@ -103,6 +107,8 @@ fn execute(command: CliCommand, inherited: InheritedState) -> Result<Exit, Failu
             | CliCommand::Hold(_)
             | CliCommand::Status(_)
             | CliCommand::List(_)
+            | CliCommand::Watch(_)
+            | CliCommand::Wait(_)
             | CliCommand::Break(_)
             | CliCommand::Init(_)
             | CliCommand::Sweep(_)
@@ -120,6 +126,8 @@ fn execute(command: CliCommand, inherited: InheritedState) -> Result<Exit, Failu
         }
         CliCommand::Status(args) => operators::status(args),
         CliCommand::List(args) => operators::list(args),
+        CliCommand::Watch(args) => operators::watch(args),
+        CliCommand::Wait(args) => operators::wait(args),
         CliCommand::Break(args) => operators::break_lock(args),
         CliCommand::Init(args) => init::init(args),
         CliCommand::Sweep(args) => operators::sweep(args),

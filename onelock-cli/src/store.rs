@@ -1,9 +1,18 @@
 //! Chooses the store, and opens it.
 
-use std::{env, ffi::OsString, fs, path::Path, process::Command};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use lock_core::LockName;
-use onelock::{ConfigString, Locker, Registry};
+use onelock::{
+    ConfigString, Locker, Registry,
+    files::{FileBackend, FileConfig, Names},
+};
 
 use crate::{
     args::StoreArgs,
@@ -18,6 +27,8 @@ use crate::{
 pub(crate) enum StoreLocation {
     /// The store that a config string describes.
     Url(String),
+    /// The lock file that the command names by its path, and others lock with `flock(1)`.
+    LockFile(PathBuf),
     /// A private directory of this user. It is no config string, because its path may contain
     /// characters that have a meaning there.
     UserDirectory(UserDirectory),
@@ -26,6 +37,9 @@ pub(crate) enum StoreLocation {
 impl StoreLocation {
     /// Chooses the store from the options, else the environment, else the user's private directory.
     pub(crate) fn choose(args: &StoreArgs) -> Result<Self, Failure> {
+        if let Some(file) = &args.lock_file {
+            return Ok(Self::LockFile(file.clone()));
+        }
         if let Some(url) = &args.url {
             warn_of_secrets(url);
             return Ok(Self::Url(url.clone()));
@@ -48,11 +62,24 @@ impl StoreLocation {
         }
     }
 
+    /// Chooses like [`choose`](Self::choose), for locks whose names are made up: they are no files
+    /// of other programs.
+    pub(crate) fn choose_for_probes(args: &StoreArgs) -> Result<Self, Failure> {
+        match Self::choose(args)? {
+            Self::Url(url) if is_directory(&url) && url.contains("names=") => {
+                let config = ConfigString::parse(&url)?;
+                Ok(Self::Url(config.without_option("names").expose()))
+            }
+            chosen => Ok(chosen),
+        }
+    }
+
     /// Chooses like [`choose`](Self::choose). Looks at files on a thread of its own: the home, or
     /// the file that names the store, may be on a file system that hangs, and signals must still be
     /// handled.
     pub(crate) async fn choose_on_thread(args: StoreArgs) -> Result<Self, Failure> {
-        if args.url.is_some() || (args.url_file.is_none() && variable("ONELOCK_URL").is_some()) {
+        let is_known = args.lock_file.is_some() || args.url.is_some();
+        if is_known || (args.url_file.is_none() && variable("ONELOCK_URL").is_some()) {
             return Self::choose(&args);
         }
         let chosen = on_thread(move || Self::choose(&args)).await;
@@ -72,6 +99,7 @@ impl StoreLocation {
                 }
                 Ok(registry.open(url).await?)
             }
+            Self::LockFile(file) => open_lock_file(file.clone()).await,
             Self::UserDirectory(directory) => open_user_directory(directory.clone(), true).await,
         }
     }
@@ -88,7 +116,7 @@ impl StoreLocation {
                 Ok(onelock::registry().open(config).await?)
             }
             Self::UserDirectory(directory) => open_user_directory(directory.clone(), false).await,
-            Self::Url(_) => self.open().await,
+            Self::Url(_) | Self::LockFile(_) => self.open().await,
         }
     }
 
@@ -108,6 +136,16 @@ impl StoreLocation {
         Ok(())
     }
 
+    /// Returns the store for messages, also if it cannot be opened.
+    pub(crate) fn shown(&self) -> String {
+        match self {
+            Self::Url(url) => ConfigString::parse(url)
+                .map_or_else(|error| error.store().unwrap_or_default().to_owned(), |config| config.redacted()),
+            Self::LockFile(file) => file.display().to_string(),
+            Self::UserDirectory(directory) => format!("file://{}", directory.path().display()),
+        }
+    }
+
     /// Returns whether the user named no store.
     pub(crate) fn is_default(&self) -> bool {
         matches!(self, Self::UserDirectory(_))
@@ -122,7 +160,7 @@ impl StoreLocation {
     }
 }
 
-fn variable(name: &str) -> Option<OsString> {
+pub(crate) fn variable(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
 
@@ -133,9 +171,27 @@ async fn open_user_directory(directory: UserDirectory, create: bool) -> Result<L
     Ok(Locker::new(opened?)?)
 }
 
+async fn open_lock_file(file: PathBuf) -> Result<Locker, Failure> {
+    // The file may be on a file system that hangs, and signals must still be handled.
+    let opened = on_thread(move || open_directory_of(&file)).await;
+    let opened = opened.map_err(|e| Failure::start("a thread that opens the directory of the lock file", &e))?;
+    Ok(Locker::new(opened?)?)
+}
+
+fn open_directory_of(file: &Path) -> Result<FileBackend, Failure> {
+    // flock(1) locks the file that the link names. Another user may change the link meanwhile.
+    if let Ok(named) = fs::read_link(file) {
+        let (file, named) = (file.display(), named.display());
+        let message = format!("{file} is a symbolic link, which is not followed; name the lock file itself: {named}");
+        return Err(Failure::new(exit::CANNOT_CREATE, message));
+    }
+    let directory = file.parent().unwrap_or(file);
+    Ok(FileConfig::new(directory).create(false).names(Names::Plain).build()?)
+}
+
 /// Whether the locks of `url` are in a directory, whose backend starts its own threads.
-fn is_directory(url: &str) -> bool {
-    ["file:", "efs:"].iter().any(|scheme| url.starts_with(scheme))
+pub(crate) fn is_directory(url: &str) -> bool {
+    ["file:", "efs:", "/"].iter().any(|scheme| url.starts_with(scheme))
 }
 
 /// Reads the store from the file that `what` names.

@@ -53,6 +53,10 @@ impl UserDirectory {
         Ok(chosen)
     }
 
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Opens the store, and creates the directory if it is missing and `create` is set.
     pub(crate) fn open(&self, create: bool) -> Result<FileBackend, Failure> {
         if create {

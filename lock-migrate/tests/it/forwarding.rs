@@ -217,6 +217,7 @@ async fn every_call_of_the_contract_reaches_both_stores() {
     assert_eq!(reaches_both!(stores, "diagnose", both.diagnose().await).len(), 2);
     reaches_both!(stores, "admin", both.admin().is_some().then_some(()).unwrap());
     let holder = reaches_both!(stores, "inspect", both.inspect(&name).await).unwrap().unwrap();
+    assert_eq!(reaches_both!(stores, "last_holder", both.last_holder(&name).await).unwrap(), None);
     assert_eq!(reaches_both!(stores, "list", both.list("").await).unwrap().locks.len(), 1);
     assert_eq!(reaches_both!(stores, "descriptors", both.descriptors(&lease)).unwrap().len(), 2);
     reaches_both!(stores, "process_bound", both.on_lost(&lease));

@@ -29,14 +29,14 @@ pub(crate) struct HoldArgs {
     pub(crate) on_loss: Option<OnLoss>,
 
     /// Serve a program that writes requests as lines of JSON, and reads replies and events.
-    #[arg(long, conflicts_with_all = ["name", "nonblock", "wait", "conflict_exit_code", "verbose"])]
+    #[arg(long, conflicts_with_all = ["name", "nonblock", "wait", "conflict_exit_code", "verbose", "quiet"])]
     pub(crate) json: bool,
 
     /// End all locks of a client that sends no ping for this long, such as 30s [default: no limit].
     #[arg(long, conflicts_with = "name", value_name = "DURATION", value_parser = duration_with_unit)]
     pub(crate) heartbeat: Option<Duration>,
 
-    /// Name of the lock.
+    /// Name of the lock, or the path of a lock file.
     #[arg(value_parser = lock_name, required_unless_present = "json")]
     pub(crate) name: Option<LockName>,
 }

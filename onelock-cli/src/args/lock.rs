@@ -53,9 +53,14 @@ pub(crate) struct LockArgs {
     pub(crate) grace: Option<Duration>,
 
     /// Print on standard error who holds the lock while waiting, which failure is retried, and in
-    /// which store the lock was acquired if none was given.
+    /// which store the lock was acquired if none was given. On a terminal the first two are shown
+    /// anyway.
     #[arg(short, long)]
     pub(crate) verbose: bool,
+
+    /// Print nothing about the wait and the previous holder, on a terminal too.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
 
     /// Name of this holder as other clients see it [default: host and process id].
     #[arg(long, value_name = "TEXT")]

@@ -20,7 +20,7 @@ pub(crate) use self::{
     hold::{HoldArgs, OnLoss},
     init::InitArgs,
     lock::LockArgs,
-    operators::{BreakArgs, ListArgs, StatusArgs, SweepArgs},
+    operators::{BreakArgs, ListArgs, SortBy, StatusArgs, SweepArgs, WaitArgs, WatchArgs},
     run::RunArgs,
     store::StoreArgs,
 };
@@ -42,10 +42,22 @@ pub(crate) enum CliCommand {
     Hold(HoldArgs),
     /// Show who holds a lock; exit code 0 if it is held, 1 if it is free.
     Status(StatusArgs),
-    /// List the held locks.
+    /// List the held locks, with their holders and ages.
     List(ListArgs),
-    /// Take a lock from its holder, if the lock is still as `onelock status` showed it; not on
-    /// files.
+    /// Show the list of the held locks again and again, until Ctrl-C.
+    Watch(WatchArgs),
+    /// Wait until a lock is free; exit code 0 when it is, 1 if it is still held at the end of
+    /// --wait.
+    ///
+    /// This takes no lock, so another client may hold it a moment later. To work while the lock is
+    /// held, use `onelock run`.
+    Wait(WaitArgs),
+    /// Take a lock from its holder; not on files.
+    ///
+    /// On a terminal it shows the holder and asks. Elsewhere --if-holder, --if-token or
+    /// --if-version says whose lock is meant, or --yes allows any. In every case the lock is broken
+    /// only if it is still as it was seen, and the holder is told by whom. Exit code 1 if it was
+    /// not broken.
     ///
     /// A lock on files ends only with its process: stop that process instead.
     Break(BreakArgs),

@@ -2,12 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use lock_core::LockName;
 
 use super::{
     StoreArgs,
-    values::{duration_with_unit, lock_name},
+    values::{duration, duration_with_unit, lock_name},
 };
 
 /// The lock to show, and the form of the answer.
@@ -20,7 +20,7 @@ pub(crate) struct StatusArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
-    /// Name of the lock.
+    /// Name of the lock, or the path of a lock file.
     #[arg(value_parser = lock_name)]
     pub(crate) name: LockName,
 }
@@ -35,9 +35,77 @@ pub(crate) struct ListArgs {
     #[arg(long)]
     pub(crate) json: bool,
 
+    /// Order of the locks: their names, or their ages with the oldest first.
+    #[arg(long, value_enum, value_name = "KEY", default_value_t = SortBy::Name)]
+    pub(crate) sort: SortBy,
+
+    /// List only locks that have been held for this long, such as --stale=2h; --stale alone means a
+    /// day.
+    #[arg(
+        long,
+        value_name = "DURATION",
+        value_parser = duration_with_unit,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1d"
+    )]
+    pub(crate) stale: Option<Duration>,
+
     /// List only names that begin with this prefix.
     #[arg(default_value = "")]
     pub(crate) prefix: String,
+}
+
+/// The order of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SortBy {
+    /// By name.
+    Name,
+    /// By age, the oldest first.
+    Age,
+}
+
+/// The locks to watch.
+#[derive(Debug, Args)]
+pub(crate) struct WatchArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+
+    /// Time between two looks, such as 500ms.
+    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit, default_value = "2s")]
+    pub(crate) interval: Duration,
+
+    /// Order of the locks: their names, or their ages with the oldest first.
+    #[arg(long, value_enum, value_name = "KEY", default_value_t = SortBy::Name)]
+    pub(crate) sort: SortBy,
+
+    /// Watch only names that begin with this prefix.
+    #[arg(default_value = "")]
+    pub(crate) prefix: String,
+}
+
+/// The lock to wait for.
+#[derive(Debug, Args)]
+pub(crate) struct WaitArgs {
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+
+    /// Wait at most this long: a duration such as 1m30s, or a number of seconds [default: no
+    /// limit].
+    #[arg(short, long, alias = "timeout", value_name = "DURATION", value_parser = duration)]
+    pub(crate) wait: Option<Duration>,
+
+    /// Print on standard error who holds the lock, in a log too.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+
+    /// Print nothing, on a terminal too.
+    #[arg(short, long, conflicts_with = "verbose")]
+    pub(crate) quiet: bool,
+
+    /// Name of the lock, or the path of a lock file.
+    #[arg(value_parser = lock_name)]
+    pub(crate) name: LockName,
 }
 
 /// The lock to break, as the operator saw it.
@@ -46,15 +114,28 @@ pub(crate) struct BreakArgs {
     #[command(flatten)]
     pub(crate) store: StoreArgs,
 
-    /// Version that `onelock status` showed; if the lock has changed since, it is not broken.
-    #[arg(long)]
-    pub(crate) version: String,
+    /// Break any holder's lock, without a question.
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+
+    /// Break the lock only if this owner holds it, without a question.
+    #[arg(long, value_name = "OWNER")]
+    pub(crate) if_holder: Option<String>,
+
+    /// Break the lock only if its holder has this fencing token, without a question.
+    #[arg(long, value_name = "TOKEN")]
+    pub(crate) if_token: Option<u64>,
+
+    /// Break the lock only if it has this version, which `onelock status` shows, without a
+    /// question.
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) if_version: Option<String>,
 
     // Not a documentation comment: rustdoc would read the default as a link.
     #[arg(long, value_name = "TEXT", help = "Name of the operator, which the holder is told [default: user@host]")]
     pub(crate) by: Option<String>,
 
-    /// Name of the lock.
+    /// Name of the lock, or the path of a lock file.
     #[arg(value_parser = lock_name)]
     pub(crate) name: LockName,
 }

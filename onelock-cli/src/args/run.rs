@@ -32,7 +32,7 @@ pub(crate) struct RunArgs {
     #[arg(short = 'o', long, hide = true)]
     close: bool,
 
-    /// Name of the lock.
+    /// Name of the lock, or the path of a lock file.
     #[arg(value_parser = lock_name)]
     pub(crate) name: LockName,
 

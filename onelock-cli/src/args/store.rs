@@ -17,4 +17,8 @@ pub(crate) struct StoreArgs {
     /// arguments of a command to all users.
     #[arg(long, value_name = "FILE")]
     pub(crate) url_file: Option<PathBuf>,
+
+    /// The lock file, if the lock's name is a path. See [`Target`](crate::target::Target).
+    #[arg(skip)]
+    pub(crate) lock_file: Option<PathBuf>,
 }

@@ -21,6 +21,7 @@ use self::{probes::Probes, report::Diagnosis};
 use crate::{
     args::DoctorArgs,
     exit::{self, Exit, Failure},
+    live::LiveLine,
     run::signals::Signals,
     runtime::runtime,
     store::{StoreLocation, remove_lock_files},
@@ -31,9 +32,11 @@ const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs `onelock doctor`.
 pub(crate) fn doctor(args: DoctorArgs) -> Result<Exit, Failure> {
-    let store = StoreLocation::choose(&args.store)?;
+    let store = StoreLocation::choose_for_probes(&args.store)?;
     let runtime = runtime()?;
-    let examined = runtime.block_on(examine_store(&store, args.peer.then_some(args.within)));
+    let progress = LiveLine::new();
+    let examined = runtime.block_on(examine_store(&store, args.peer.then_some(args.within), &progress));
+    progress.clear();
     // Does not wait for a call on a file system that hangs.
     runtime.shutdown_background();
     let diagnosis = match examined? {
@@ -49,16 +52,24 @@ pub(crate) fn doctor(args: DoctorArgs) -> Result<Exit, Failure> {
 }
 
 /// Examines the store, and removes the run's locks, even if a signal ends the run.
-async fn examine_store(store: &StoreLocation, peer: Option<Duration>) -> Result<ControlFlow<i32, Diagnosis>, Failure> {
+async fn examine_store(
+    store: &StoreLocation,
+    peer: Option<Duration>,
+    progress: &LiveLine,
+) -> Result<ControlFlow<i32, Diagnosis>, Failure> {
     let signals = Signals::block_termination()?;
     let id = LeaseId::random().to_string();
     let registry = onelock::registry();
     let two = async { Ok::<_, Failure>((store.open_with(&registry).await?, store.open_with(&registry).await?)) };
+    progress.set("onelock doctor: opening the store");
     let (ours, other) = match signals.race(two).await? {
-        ControlFlow::Continue(two) => two?,
+        ControlFlow::Continue(Ok(two)) => two,
+        ControlFlow::Continue(Err(failure)) => {
+            return Ok(ControlFlow::Continue(Diagnosis::not_opened(store.shown(), &failure)));
+        }
         ControlFlow::Break(signal) => return Ok(ControlFlow::Break(signal)),
     };
-    let probes = Probes::new(store, &ours, &other, format!("onelock-doctor/{id}/"));
+    let probes = Probes::new(store, [&ours, &other], format!("onelock-doctor/{id}/"), progress);
     let diagnosis = signals.race(diagnose(&probes, &ours, &id, peer)).await?;
     if diagnosis.is_break() {
         signals.unblock();
@@ -75,17 +86,20 @@ async fn examine_store(store: &StoreLocation, peer: Option<Duration>) -> Result<
 
 async fn diagnose(probes: &Probes<'_>, ours: &Locker, id: &str, peer: Option<Duration>) -> Diagnosis {
     let (mut findings, failed) = probes.all().await;
+    probes.begin("what the store tells about itself (6 of 6)");
     findings.extend(ours.admin().diagnose().await);
     if failed.is_none() && !findings.iter().any(|finding| finding.subject.ends_with("clock")) {
         findings.extend(probes.clock().await);
     }
     // A lock may be lost because the other host has this host's identity.
     if let Some(within) = peer.filter(|_| matches!(failed, None | Some(exit::LOST))) {
+        probes.begin("whether two hosts exclude each other");
         let found = peer::check_two_hosts(ours, id, within, &findings).await;
         findings.push(found);
     }
     if failed.is_none() {
         probes.clean_up().await;
     }
-    Diagnosis { store: ours.store(), capabilities: ours.capabilities(), timing: ours.timing(), findings, failed }
+    let opened = Some((ours.capabilities(), ours.timing()));
+    Diagnosis { store: ours.store(), opened, findings, failed }
 }

@@ -9,7 +9,7 @@ use lock_core::{
 use tokio::time::{sleep, timeout};
 
 use super::second_process::{SecondProcessOutcome, SecondProcesses};
-use crate::{exit::Failure, probes, store::StoreLocation};
+use crate::{exit::Failure, live::LiveLine, probes, store::StoreLocation};
 
 /// How many round trips are measured.
 const ROUNDS: usize = 20;
@@ -29,27 +29,42 @@ pub(super) struct Probes<'a> {
     ours: &'a Locker,
     other: &'a Locker,
     prefix: String,
+    progress: &'a LiveLine,
 }
 
 impl<'a> Probes<'a> {
-    pub(super) fn new(store: &'a StoreLocation, ours: &'a Locker, other: &'a Locker, prefix: String) -> Self {
-        Self { second_processes: SecondProcesses::new(store), ours, other, prefix }
+    pub(super) fn new(
+        store: &'a StoreLocation,
+        [ours, other]: [&'a Locker; 2],
+        prefix: String,
+        progress: &'a LiveLine,
+    ) -> Self {
+        Self { second_processes: SecondProcesses::new(store), ours, other, prefix, progress }
+    }
+
+    /// Shows what is checked now.
+    pub(super) fn begin(&self, what: &str) {
+        self.progress.set(&format!("onelock doctor: checking {what}"));
     }
 
     /// Runs all probes except the clock. The exit code is set if locks do not work at all.
     pub(super) async fn all(&self) -> (Vec<Finding>, Option<u8>) {
+        self.begin("round trips (1 of 6)");
         let mut findings = match self.round_trips().await {
             Ok(findings) => findings,
             Err(failure) => return (vec![Finding::unfit("locks", failure.to_string())], Some(failure.code)),
         };
-        for (subject, found) in [
-            ("two clients", self.two_clients().await),
-            ("two processes", self.two_processes().await),
-            ("loss", self.loss().await),
-            ("expiry", self.expiry().await),
-        ] {
+        let mut note = |subject, found: Result<Finding, Failure>| {
             findings.push(found.unwrap_or_else(|failure| Finding::warning(subject, format!("not tested: {failure}"))));
-        }
+        };
+        self.begin("two clients (2 of 6)");
+        note("two clients", self.two_clients().await);
+        self.begin("two processes (3 of 6)");
+        note("two processes", self.two_processes().await);
+        self.begin("the loss of a lock (4 of 6)");
+        note("loss", self.loss().await);
+        self.begin("the expiry of a lock (5 of 6)");
+        note("expiry", self.expiry().await);
         (findings, None)
     }
 

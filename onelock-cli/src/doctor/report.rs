@@ -18,14 +18,20 @@ use crate::{
 pub(super) struct Diagnosis {
     /// The config string without secrets.
     pub(super) store: String,
-    pub(super) capabilities: Capabilities,
-    pub(super) timing: Timing,
+    /// `None` if the store could not be opened.
+    pub(super) opened: Option<(Capabilities, Timing)>,
     pub(super) findings: Vec<Finding>,
     /// The exit code of a failure that prevented the examination.
     pub(super) failed: Option<u8>,
 }
 
 impl Diagnosis {
+    /// The report on a store that could not be opened.
+    pub(super) fn not_opened(store: String, failure: &Failure) -> Self {
+        let finding = Finding::unfit("store", format!("it could not be opened: {failure}"));
+        Self { store, opened: None, findings: vec![finding], failed: Some(failure.code) }
+    }
+
     pub(super) fn is_fit(&self) -> bool {
         self.failed.is_none() && self.findings.iter().all(|finding| finding.level < Level::Unfit)
     }
@@ -35,58 +41,79 @@ impl Diagnosis {
     }
 
     fn text(&self) -> String {
-        let mut text = format!("store: {}\ncapabilities:", one_line(&self.store));
-        for (i, (capability, has)) in self.capabilities().enumerate() {
-            let has = if has { "yes" } else { "no" };
-            let _ = write!(text, "{} {capability} {has}", if i == 0 { "" } else { "," });
+        let mut text = format!("store: {}\n", one_line(&self.store));
+        if let Some((capabilities, timing)) = &self.opened {
+            describe(capabilities, timing, &mut text);
         }
-        let Timing { ttl, lease, margin, renew_every, grace, attempt_timeout, .. } = self.timing;
-        let lease = match (ttl, lease) {
-            (Some(ttl), _) => format!("ttl {}, margin {}", shown(ttl), shown(margin)),
-            (None, Some(lease)) => format!("the store's lease {}, margin {}", shown(lease), shown(margin)),
-            (None, None) => "no ttl".into(),
-        };
-        let renew =
-            renew_every.map_or_else(|| "renewed manually".into(), |every| format!("renewed every {}", shown(every)));
-        let _ = write!(
-            text,
-            "\ntiming: {lease}, {renew}, grace {}, request timeout {}\n",
-            shown(grace),
-            shown(attempt_timeout)
-        );
-        for Finding { level, subject, text: seen, advice } in &self.findings {
-            let _ = write!(text, "\n{level:<8} {}: {}", one_line(subject), one_line(seen));
-            if let Some(advice) = advice {
-                let _ = write!(text, "\n         -> {}", one_line(advice));
-            }
+        let (notes, findings): (Vec<_>, Vec<_>) =
+            self.findings.iter().partition(|finding| finding.level == Level::Note);
+        for finding in findings {
+            let _ = write!(text, "\n{:<8} ", finding.level);
+            write_finding(finding, &mut text);
+        }
+        for (i, note) in notes.into_iter().enumerate() {
+            text += if i == 0 { "\n\nnotes:\n         " } else { "\n         " };
+            write_finding(note, &mut text);
         }
         text + "\n\n" + if self.is_fit() { "fit for locks" } else { "NOT fit for locks" }
     }
 
     fn json(&self) -> Value {
-        let capabilities: Map<_, _> =
-            self.capabilities().map(|(name, has)| (name.as_str().into(), has.into())).collect();
-        let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
-        let Timing { ttl, lease, margin, renew_every, grace, attempt_timeout, .. } = self.timing;
+        let opened = self.opened.as_ref();
         json!({
             "store": self.store,
             "fit": self.is_fit(),
-            "capabilities": capabilities,
-            "timing": {
-                "ttl": seconds(ttl),
-                "lease": seconds(lease),
-                "margin": seconds(Some(margin)),
-                "renew": seconds(renew_every),
-                "grace": seconds(Some(grace)),
-                "attempt_timeout": seconds(Some(attempt_timeout)),
-            },
+            "capabilities": opened.map(|(capabilities, _)| {
+                all(capabilities).map(|(name, has)| (name.as_str().into(), has.into())).collect::<Map<_, _>>()
+            }),
+            "timing": opened.map(|(_, timing)| timing_json(timing)),
             "findings": self.findings,
         })
     }
+}
 
-    fn capabilities(&self) -> impl Iterator<Item = (Capability, bool)> {
-        Capability::ALL.iter().map(|capability| (*capability, self.capabilities.has(*capability)))
+fn write_finding(Finding { subject, text: seen, advice, .. }: &Finding, text: &mut String) {
+    let _ = write!(text, "{}: {}", one_line(subject), one_line(seen));
+    if let Some(advice) = advice {
+        let _ = write!(text, "\n         -> {}", one_line(advice));
     }
+}
+
+/// Writes a line on the capabilities and one on the timing.
+fn describe(capabilities: &Capabilities, timing: &Timing, text: &mut String) {
+    let has = |(capability, has)| format!("{capability} {}", if has { "yes" } else { "no" });
+    let _ = write!(text, "capabilities: {}", all(capabilities).map(has).collect::<Vec<_>>().join(", "));
+    let Timing { ttl, lease, margin, renew_every, grace, attempt_timeout, .. } = *timing;
+    let lease = match (ttl, lease) {
+        (Some(ttl), _) => format!("ttl {}, margin {}", shown(ttl), shown(margin)),
+        (None, Some(lease)) => format!("the store's lease {}, margin {}", shown(lease), shown(margin)),
+        (None, None) => "no ttl".into(),
+    };
+    let renew =
+        renew_every.map_or_else(|| "renewed manually".into(), |every| format!("renewed every {}", shown(every)));
+    let _ = write!(
+        text,
+        "\ntiming: {lease}, {renew}, grace {}, request timeout {}\n",
+        shown(grace),
+        shown(attempt_timeout)
+    );
+}
+
+fn timing_json(timing: &Timing) -> Value {
+    let seconds = |duration: Option<Duration>| duration.map(|duration| duration.as_secs_f64());
+    let Timing { ttl, lease, margin, renew_every, grace, attempt_timeout, .. } = *timing;
+    json!({
+        "ttl": seconds(ttl),
+        "lease": seconds(lease),
+        "margin": seconds(Some(margin)),
+        "renew": seconds(renew_every),
+        "grace": seconds(Some(grace)),
+        "attempt_timeout": seconds(Some(attempt_timeout)),
+    })
+}
+
+fn all(capabilities: &Capabilities) -> impl Iterator<Item = (Capability, bool)> {
+    Capability::ALL.iter().map(|capability| (*capability, capabilities.has(*capability)))
 }
 
 fn shown(duration: Duration) -> String {

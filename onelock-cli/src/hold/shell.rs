@@ -1,6 +1,6 @@
 //! The form for shells: one lock, held until the standard input ends.
 
-use std::{future::pending, io::IsTerminal as _, time::Duration};
+use std::{ffi::OsStr, future::pending, io::IsTerminal as _, time::Duration};
 
 use lock_core::{
     Guard, LockName, Lost,
@@ -29,6 +29,7 @@ use crate::{
     },
     runtime::runtime,
     sys,
+    who::Who,
 };
 
 /// How long the watchdog may be overdue before it counts as dead.
@@ -37,7 +38,7 @@ const WATCHDOG_TIMEOUT: Duration = Duration::from_secs(2);
 /// Holds one lock for the client.
 pub(super) fn run(name: LockName, args: LockArgs, on_loss: OnLoss, inherited: InheritedState) -> Result<Exit, Failure> {
     let client = Client::find(on_loss)?;
-    let wanted = Wanted::new(name, args);
+    let wanted = Wanted::new(name, args, &Who::this_process(OsStr::new("onelock hold")))?;
     let duty = Duty { client: &client, on_loss, grace: wanted.grace };
     let watchdog = if on_loss == OnLoss::Tell { None } else { Some(fork_watchdog(&duty, &inherited)?) };
     let pid = watchdog.as_ref().map(|(_, pid)| *pid);
@@ -54,7 +55,7 @@ pub(super) fn run(name: LockName, args: LockArgs, on_loss: OnLoss, inherited: In
             WaitOutcome::Contended => return Ok(Exit::Code(wanted.conflict_code)),
             WaitOutcome::Signal(signal) => return Ok(Exit::Signal(signal)),
             WaitOutcome::Abandoned(Abandoned::ClientEnded) => return Ok(Exit::Code(exit::NOT_ACQUIRED)),
-            WaitOutcome::Abandoned(Abandoned::InputEnded) => return Err(no_input(&wanted.name)),
+            WaitOutcome::Abandoned(Abandoned::InputEnded) => return Err(no_input(&wanted.shown)),
         };
         let watchdog = match watchdog {
             Some((channel, _)) => {
@@ -62,7 +63,7 @@ pub(super) fn run(name: LockName, args: LockArgs, on_loss: OnLoss, inherited: In
             }
             None => None,
         };
-        Holder { name: &wanted.name, duty: &duty, waiting, signals, ignores_terminal, watchdog, sent: None }
+        Holder { name: &wanted.shown, duty: &duty, waiting, signals, ignores_terminal, watchdog, sent: None }
             .hold(guard)
             .await
     });

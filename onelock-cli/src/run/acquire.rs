@@ -1,24 +1,24 @@
 //! Acquires the lock, and shows the progress of the wait.
 
 use std::{
-    io::IsTerminal,
     ops::ControlFlow,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use lock_core::{Error, Guard, Holder, LockName, LockRequest, Locker, TryAcquire};
+use lock_core::{Guard, Holder, LockRequest, Locker, TryAcquire};
 use tokio::{sync::Notify, time::timeout};
 
-use super::{plan::Wanted, signals::Signals};
+use super::{
+    plan::Wanted,
+    progress::{Progress, Talk},
+    signals::Signals,
+};
 use crate::{
     exit::{self, Failure},
-    one_line::one_line,
-    output::{report, say},
+    output::report,
     store::StoreLocation,
+    who::Who,
 };
 
 /// The end of the wait for the lock.
@@ -34,6 +34,8 @@ pub(crate) enum WaitOutcome<A> {
     Abandoned(A),
 }
 
+/// The shortest limit for opening the directory of a lock file.
+const SHORTEST_OPEN: Duration = Duration::from_secs(5);
 /// How long the rollback of a request may take after a signal.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -46,7 +48,7 @@ pub(crate) async fn acquire<A>(
 ) -> Result<WaitOutcome<A>, Failure> {
     tokio::pin!(abandoned);
     let began = Instant::now();
-    let progress = Arc::new(Progress::new(wanted.verbose, wanted.name.clone()));
+    let progress = Arc::new(Progress::new(wanted.talk, wanted.shown.clone()));
     // A file system may hang as early as here.
     let opened = progress.show_while(open_store(wanted));
     let (locker, is_default) = match signals.race(unless(&mut abandoned, opened)).await? {
@@ -60,13 +62,16 @@ pub(crate) async fn acquire<A>(
     let outcome = match acquired {
         ControlFlow::Continue(Ok(Ok(TryAcquire::Acquired(guard)))) => {
             // A refused job shares its store with the holder. This one may have a store to itself.
-            if wanted.verbose && is_default {
-                report(&format!("\"{}\" was acquired in the default store {}", wanted.name, locker.store()));
+            if wanted.talk == Talk::Verbose && is_default {
+                report(&format!("\"{}\" was acquired in the default store {}", wanted.shown, locker.store()));
             }
+            report_takeover(wanted, &guard);
             return Ok(WaitOutcome::Acquired(guard, locker.store()));
         }
         ControlFlow::Continue(Ok(Ok(TryAcquire::Contended(holder)))) => {
-            progress.contended(&holder);
+            if wanted.talk == Talk::Verbose {
+                report(&format!("\"{}\" is held by {holder}", wanted.shown));
+            }
             return Ok(WaitOutcome::Contended);
         }
         ControlFlow::Continue(Ok(Err(failure))) => Err(failure),
@@ -94,7 +99,12 @@ async fn open_store(wanted: &Wanted) -> Result<(Locker, bool), Failure> {
         store.warn_of_another_directory(Some(&wanted.name)).await?;
         Ok((store.open().await?, store.is_default()))
     };
-    match wanted.wait {
+    let limit = match &wanted.store.lock_file {
+        // As flock, which opens the file before its time begins.
+        Some(_) => wanted.wait.map(|limit| limit.max(SHORTEST_OPEN)),
+        None => wanted.wait,
+    };
+    match limit {
         None | Some(Duration::ZERO) => opened.await,
         Some(limit) => timeout(limit, opened).await.unwrap_or_else(|_| {
             let message = format!(
@@ -118,14 +128,14 @@ async fn request_lock(
     let under_itself = Arc::new(Notify::new());
     let request = {
         let (progress, under_itself) = (Arc::clone(progress), Arc::clone(&under_itself));
-        let (name, outer_locks) = (wanted.name.clone(), wanted.outer_locks.clone());
+        let (name, outer_locks) = (wanted.shown.clone(), wanted.outer_locks.clone());
         let waits = wanted.wait != Some(Duration::ZERO);
-        let (verbose, observer) = (wanted.verbose && waits, Arc::clone(&progress));
+        let observer = Arc::clone(&progress);
         let request = build_request(wanted, locker).on_contention(move |holder: &Holder| {
             progress.note_answer();
             if outer_locks.contain(&name, holder) {
                 under_itself.notify_one();
-            } else if verbose {
+            } else if waits {
                 progress.note_holder(holder);
             }
         });
@@ -139,7 +149,7 @@ async fn request_lock(
             None => request.acquire().await.map(TryAcquire::Acquired),
         }
     };
-    let name = &wanted.name;
+    let name = &wanted.shown;
     let never_free = || {
         let message = format!(
             "the lock \"{name}\" is held by the onelock that runs this command, so it would never be free here; \
@@ -157,8 +167,17 @@ async fn request_lock(
     }
 }
 
+/// Tells that the previous holder ended without a release. Its work may be half done.
+fn report_takeover(wanted: &Wanted, guard: &Guard) {
+    let says_its_end = |holder: &&Holder| !Who::of(holder).no_fork;
+    if let Some(holder) = guard.crashed_holder().filter(says_its_end).filter(|_| wanted.talk != Talk::Quiet) {
+        let name = &wanted.shown;
+        report(&format!("\"{name}\" was taken over from a holder that ended without releasing it: {holder}"));
+    }
+}
+
 fn build_request(wanted: &Wanted, locker: &Locker) -> LockRequest {
-    let mut request = locker.lock(wanted.name.as_str()).mode(wanted.mode);
+    let mut request = locker.lock(wanted.name.as_str()).mode(wanted.mode).data(wanted.data.clone());
     if let Some(ttl) = wanted.ttl {
         request = request.ttl(ttl);
     }
@@ -169,120 +188,4 @@ fn build_request(wanted: &Wanted, locker: &Locker) -> LockRequest {
         request = request.owner(owner);
     }
     request
-}
-
-/// The output of `-v`: on a terminal one line that is updated and finally erased, elsewhere one
-/// line per holder. A store that does not answer is reported on a terminal without `-v` too.
-#[derive(Debug)]
-struct Progress {
-    verbose: bool,
-    stderr_is_terminal: bool,
-    name: LockName,
-    began: Instant,
-    holder: Mutex<Option<Holder>>,
-    /// Whether an attempt has ended.
-    answered: AtomicBool,
-    /// The failure that was reported last; `None` also after an answer of the store.
-    failure: Mutex<Option<String>>,
-}
-
-impl Progress {
-    fn new(verbose: bool, name: LockName) -> Self {
-        let stderr_is_terminal = std::io::stderr().is_terminal();
-        Self {
-            verbose,
-            stderr_is_terminal,
-            name,
-            began: Instant::now(),
-            holder: Mutex::default(),
-            answered: AtomicBool::new(false),
-            failure: Mutex::default(),
-        }
-    }
-
-    /// Whether the line of `-v` is updated in place.
-    fn has_live_line(&self) -> bool {
-        self.verbose && self.stderr_is_terminal
-    }
-
-    /// Reports that an attempt failed and is repeated, once for each failure of a series.
-    fn note_retry(&self, error: &Error, left: Duration) {
-        self.answered.store(true, Ordering::Relaxed);
-        let failure = Failure::from(error.clone()).to_string();
-        let known = self.failure.lock().unwrap_or_else(PoisonError::into_inner).replace(failure.clone());
-        if (self.verbose || self.stderr_is_terminal) && known.as_ref() != Some(&failure) {
-            self.clear();
-            report(&format!("{failure}; retrying for up to {} s", left.as_secs_f64().ceil()));
-        }
-    }
-
-    /// Reports once that the first request has had no answer yet.
-    fn note_silence(&self) {
-        let answered = self.answered.load(Ordering::Relaxed);
-        if (self.verbose || self.stderr_is_terminal) && !answered {
-            report(&format!("the store has not answered yet about \"{}\"", self.name));
-        }
-    }
-
-    fn note_answer(&self) {
-        self.answered.store(true, Ordering::Relaxed);
-        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    fn note_holder(&self, holder: &Holder) {
-        let mut known = self.holder.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_new = known.as_ref().is_none_or(|k| (&k.owner, k.token) != (&holder.owner, holder.token));
-        *known = Some(holder.clone());
-        drop(known);
-        if self.has_live_line() {
-            self.draw();
-        } else if self.verbose && is_new {
-            report(&format!("waiting for \"{}\", held by {holder}", self.name));
-        }
-    }
-
-    /// Runs `work`, and updates the line on the terminal every second.
-    async fn show_while<T>(&self, work: impl Future<Output = T>) -> T {
-        tokio::pin!(work);
-        let mut clock = tokio::time::interval(Duration::from_secs(1));
-        let mut seconds = 0;
-        loop {
-            tokio::select! {
-                done = &mut work => return done,
-                _ = clock.tick() => {
-                    // The first tick comes at once.
-                    if seconds == 1 {
-                        self.note_silence();
-                    }
-                    if self.has_live_line() {
-                        self.draw();
-                    }
-                    seconds += 1;
-                }
-            }
-        }
-    }
-
-    fn draw(&self) {
-        let holder = self.holder.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(holder) = holder {
-            let waited = self.began.elapsed().as_secs();
-            let line = format!("waiting for \"{}\" for {waited} s, held by {holder}", self.name);
-            say(&format!("\r\x1b[Konelock: {}", one_line(&line)));
-        }
-    }
-
-    fn clear(&self) {
-        let drawn = self.holder.lock().unwrap_or_else(PoisonError::into_inner).is_some();
-        if self.has_live_line() && drawn {
-            say("\r\x1b[K");
-        }
-    }
-
-    fn contended(&self, holder: &Holder) {
-        if self.verbose {
-            self.clear();
-            report(&format!("\"{}\" is held by {holder}", self.name));
-        }
-    }
 }

@@ -14,6 +14,7 @@ mod orphans;
 mod outer_locks;
 pub(crate) mod plan;
 pub(crate) mod process_tree;
+pub(crate) mod progress;
 pub(crate) mod protocol;
 pub(crate) mod signals;
 mod supervisor;
@@ -29,7 +30,7 @@ use crate::{
 /// Runs the command under the lock; does not return in the watchdog's process.
 pub(crate) fn run(args: RunArgs, inherited: InheritedState) -> Result<Exit, Failure> {
     let no_fork = args.no_fork;
-    let plan = Plan::new(args, inherited);
+    let plan = Plan::new(args, inherited)?;
     if no_fork {
         return exec::run(&plan);
     }

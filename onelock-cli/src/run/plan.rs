@@ -4,13 +4,21 @@ use std::{env, ffi::OsString, fs::OpenOptions, os::unix::fs::OpenOptionsExt, tim
 
 use lock_core::{LockName, Mode};
 
-use super::{child::Job, inherited::InheritedState, outer_locks::OuterLocks};
-use crate::args::{LockArgs, RunArgs, StoreArgs};
+use super::{child::Job, inherited::InheritedState, outer_locks::OuterLocks, progress::Talk};
+use crate::{
+    args::{LockArgs, RunArgs, StoreArgs},
+    exit::Failure,
+    target::Target,
+    who::Who,
+};
 
 /// The lock to acquire, with all defaults filled in.
 #[derive(Debug)]
 pub(crate) struct Wanted {
+    /// The name in the store.
     pub(crate) name: LockName,
+    /// The name in messages and for the command.
+    pub(crate) shown: LockName,
     /// Chosen only when signals are handled, because a file system may hang.
     pub(crate) store: StoreArgs,
     /// How long to wait for the lock: zero tries once, `None` waits without a limit.
@@ -19,26 +27,40 @@ pub(crate) struct Wanted {
     pub(crate) ttl: Option<Duration>,
     pub(crate) grace: Option<Duration>,
     pub(crate) owner: Option<String>,
-    pub(crate) verbose: bool,
+    /// What others can read about this process.
+    pub(crate) data: Vec<u8>,
+    pub(crate) talk: Talk,
     pub(crate) conflict_code: u8,
     pub(crate) outer_locks: OuterLocks,
 }
 
 impl Wanted {
     /// Fills in the defaults.
-    pub(crate) fn new(name: LockName, args: LockArgs) -> Self {
-        Self {
+    pub(crate) fn new(name: LockName, args: LockArgs, who: &Who) -> Result<Self, Failure> {
+        let (mode, talk) = (args.mode(), talk_of(&args));
+        let Target { name, shown, store } = Target::new(name, args.store)?;
+        Ok(Self {
             name,
-            mode: args.mode(),
-            store: args.store,
+            shown,
+            mode,
+            store,
             wait: if args.nonblock { Some(Duration::ZERO) } else { args.wait },
             ttl: args.ttl,
             grace: args.grace,
             outer_locks: OuterLocks::from_environment(args.owner.is_none()),
             owner: args.owner,
-            verbose: args.verbose,
+            data: who.data(),
+            talk,
             conflict_code: args.conflict_exit_code,
-        }
+        })
+    }
+}
+
+fn talk_of(args: &LockArgs) -> Talk {
+    match (args.quiet, args.verbose) {
+        (true, _) => Talk::Quiet,
+        (false, true) => Talk::Verbose,
+        (false, false) => Talk::Usual,
     }
 }
 
@@ -51,21 +73,22 @@ pub(super) struct Plan {
 
 impl Plan {
     /// Fills in the defaults.
-    pub(super) fn new(args: RunArgs, inherited: InheritedState) -> Self {
+    pub(super) fn new(args: RunArgs, inherited: InheritedState) -> Result<Self, Failure> {
         let argv = match args.shell {
             Some(line) => vec![shell(), "-c".into(), line],
             None => args.argv,
         };
-        let wanted = Wanted::new(args.name, args.lock);
+        let who = Who { no_fork: args.no_fork, ..Who::this_process(&argv[0]) };
+        let wanted = Wanted::new(args.name, args.lock, &who)?;
         let job = Job {
-            name: wanted.name.clone(),
+            name: wanted.shown.clone(),
             argv,
             grace: wanted.grace,
             own_group: !has_terminal(),
             inherited,
             outer_locks: wanted.outer_locks.clone(),
         };
-        Self { wanted, job }
+        Ok(Self { wanted, job })
     }
 }
 

@@ -68,7 +68,7 @@ pub(crate) fn torture(args: TortureArgs) -> Result<Exit, Failure> {
 async fn run_torture(args: TortureArgs, signals: &Signals) -> Result<Exit, Failure> {
     let id = LeaseId::random().to_string();
     let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
-    let store = StoreLocation::choose(&args.store)?;
+    let store = StoreLocation::choose_for_probes(&args.store)?;
     let prefix = format!("onelock-torture/{id}/");
     let opened = async {
         let locker = store.open().await?;

@@ -19,7 +19,7 @@ use super::{
     route::{ProcessProxy, Route},
     shared::{TASKS, TortureRun, now},
 };
-use crate::store::StoreLocation;
+use crate::{live::LiveLine, store::StoreLocation, terminal::short};
 
 /// How long the processes may take to end after the stop request.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -76,12 +76,20 @@ impl<'a> Parent<'a> {
     /// Runs the processes for `time` and injects faults; stops early if a process ends
     /// unexpectedly.
     pub(super) async fn inject_faults(&mut self, processes: u32, time: Duration) -> io::Result<()> {
-        let end = Instant::now() + time;
+        let (began, progress) = (Instant::now(), LiveLine::new());
+        let end = began + time;
         for _ in 0..processes {
             let proxy = self.route.open_proxy().await?;
             self.start(proxy)?;
         }
         while Instant::now() < end {
+            progress.set(&format!(
+                "onelock torture: {} of {}, {} processes, {}",
+                short(began.elapsed()),
+                short(time),
+                self.processes.len(),
+                self.faults
+            ));
             // This is the rhythm of the faults, and waits for no event.
             let rest = Duration::from_millis(self.rng.u64(50..400));
             self.pause(rest).await;
@@ -99,6 +107,7 @@ impl<'a> Parent<'a> {
             }
             self.note_self_stops();
         }
+        progress.clear();
         fs::write(self.run.stop_file(), "")?;
         self.end_faults(true);
         self.finish(EXIT_TIMEOUT).await

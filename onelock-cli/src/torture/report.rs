@@ -1,6 +1,6 @@
 //! The report of a run, as text and as JSON.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use lock_history::Report as HistoryReport;
 use serde_json::{Value, json};
@@ -14,6 +14,13 @@ pub(super) struct FaultCounts {
     pub(super) kills: u64,
     pub(super) freezes: u64,
     pub(super) cuts: u64,
+}
+
+impl fmt::Display for FaultCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kills, freezes, cuts } = self;
+        write!(f, "{kills} killed, {freezes} frozen, {cuts} cut off")
+    }
 }
 
 /// How many violations the JSON report contains in full.
@@ -64,12 +71,9 @@ impl TortureReport {
     fn text(&self) -> String {
         let Self { store, seed, processes, took, faults, errors, history, .. } = self;
         let mut text = format!(
-            "{}: {store}\n{processes} processes for {:.0} s, {} killed, {} frozen, {} cut off, seed {seed}\n{history}",
+            "{}: {store}\n{processes} processes for {:.0} s, {faults}, seed {seed}\n{history}",
             self.verdict(),
             took.as_secs_f64(),
-            faults.kills,
-            faults.freezes,
-            faults.cuts,
         );
         if let Some(why) = &self.not_cut {
             text += &format!("\nno process was cut off from the store: {why}");

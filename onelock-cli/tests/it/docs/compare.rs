@@ -26,10 +26,13 @@ fn line_matches(shown: &str, printed: &str) -> bool {
     ends.into_iter().any(|at| line_matches(rest, &printed[at..]))
 }
 
-/// Replaces times, tokens, owners and ids by placeholders, so that a page can show real ones.
+/// Replaces times, ages, tokens, owners and ids by placeholders, so that a page can show real ones.
+/// The columns of a table may be farther apart.
 fn steady(line: &str) -> String {
+    let indent = line.len() - line.trim_start().len();
+    let line = line[..indent].to_owned() + &line.split_whitespace().collect::<Vec<_>>().join(" ");
     let mut steady = String::new();
-    let mut rest = line;
+    let mut rest = &*line;
     while let Some(start) = rest.find(is_word) {
         steady.push_str(&rest[..start]);
         let word = &rest[start..];
@@ -54,8 +57,14 @@ fn sign(word: &str, behind: &str) -> String {
         let (pid, random) = process.split_once('-')?;
         Some(digits(pid) && hex(random))
     };
+    let is_age = || word.strip_suffix(['s', 'm', 'h', 'd']).is_some_and(digits);
+    let is_time = || word.len() == 20 && word.ends_with('Z') && word.as_bytes()[10] == b'T';
     if is_owner() == Some(true) {
         "OWNER".into()
+    } else if is_time() {
+        "TIME".into()
+    } else if is_age() {
+        "AGE".into()
     } else if word.len() >= 10 && word.split('.').all(digits) {
         "NUMBER".into()
     } else if word.len() >= 16 && word.split(['-', ':']).all(|part| part.bytes().all(|b| b.is_ascii_hexdigit())) {
@@ -77,8 +86,10 @@ mod tests {
             ("x is held by etl-7:4711-5be6a2c1 for 12 s", "x is held by ip.a:9-00aa11bb22 for 0 s"),
             ("token 1795336643572173, expires", "token 1800000000000000, expires"),
             ("version 0f2c1a9b8d7e6f50", "version aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+            ("since 2026-11-29T08:49:36Z, 3s ago", "since 2026-11-30T09:50:37Z, 12s ago"),
             ("a\n…\nz", "a\nb\nc\nz"),
             ("a… z", "a, b and z"),
+            ("x  etl-7:4711-5be6a2c1  12s  sleep", "x  ip.a:9-00aa11bb22    0s   sleep"),
         ] {
             assert!(matches(shown, printed), "{shown} / {printed}");
         }

@@ -3,7 +3,7 @@
 //!
 //! Its Rust code is compiled and run as documentation tests; see `onelock/src/pages.rs`.
 
-mod compare;
+pub(crate) mod compare;
 mod facts;
 mod links;
 mod markdown;

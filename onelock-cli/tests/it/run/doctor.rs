@@ -60,6 +60,28 @@ fn the_text_report_has_capabilities_advice_and_verdict() {
     assert!(text.ends_with("\nNOT fit for locks\n"), "{text}");
 }
 
+#[test]
+fn a_store_that_cannot_be_opened_has_a_report() {
+    let url = "file:///proc/no/locks?create=false";
+    let text = output(&mut onelock(["doctor", "--url", url]));
+    assert_eq!(text.status.code(), Some(73), "{text:?}");
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.starts_with(&format!("store: {url}\n\nunfit    store: it could not be opened: ")), "{text}");
+    assert!(text.ends_with("\n\nNOT fit for locks\n"), "{text}");
+    let report = report(&doctor(url));
+    assert_eq!((&report["fit"], &report["capabilities"]), (&false.into(), &Value::Null));
+    assert_eq!(level(&report, "store"), "unfit");
+}
+
+#[test]
+fn notes_stand_apart_from_findings() {
+    let locks = Locks::new();
+    let text = String::from_utf8(output(&mut onelock(["doctor", "--url", &locks.url()])).stdout).unwrap();
+    let (findings, notes) = text.split_once("\n\nnotes:\n").expect(&text);
+    assert!(findings.contains("\ngood     two processes: ") && !findings.contains("\nnote"), "{text}");
+    assert!(notes.starts_with("         ") && notes.ends_with("\n\nfit for locks\n"), "{text}");
+}
+
 #[cfg(feature = "redis")]
 #[test]
 fn a_redis_that_may_evict_locks_is_unfit_until_fixed() {

@@ -51,7 +51,7 @@ fn a_signal_ends_every_command_while_its_store_hangs() {
         &["run", "x", "true"],
         &["list", "--url", &url],
         &["status", "--url", &url, "x"],
-        &["break", "--url", &url, "--version", "1", "x"],
+        &["break", "--url", &url, "--if-version", "1", "x"],
         &["sweep", locks.dir.path().join("locks").to_str().unwrap()],
         &["doctor", "--url", &url],
         #[cfg(feature = "torture")]

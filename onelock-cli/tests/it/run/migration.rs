@@ -125,7 +125,7 @@ fn a_killed_onelock_keeps_both_directories_locked() {
 fn asking_a_migration_creates_neither_directory() {
     let (old, new) = (Locks::new(), Locks::new());
     let chain = format!("migrate:?from={}&to={}", old.url(), new.url());
-    for args in [&["status"][..], &["list"], &["break", "--version", "1"]] {
+    for args in [&["status"][..], &["list"], &["break", "--if-version", "1"]] {
         let asked = output(onelock([]).args(args).args(["--url", &chain]).args((args[0] != "list").then_some("x")));
         let message = String::from_utf8(asked.stderr).unwrap();
         assert_eq!((asked.status.code(), asked.stdout.len()), (Some(73), 0), "{args:?}: {message}");
@@ -146,8 +146,8 @@ fn a_break_that_frees_one_half_is_refused() {
     let status = stdout(&mut onelock(["status", "--json", "--url", &chain, "x"]));
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     assert!(status["version"].is_null(), "{status}");
-    let refused = output(&mut onelock(["break", "--url", &chain, "--version", "1", "x"]));
+    let refused = output(&mut onelock(["break", "--url", &chain, "--if-version", "1", "x"]));
     assert_eq!(refused.status.code(), Some(78), "{refused:?}");
     assert!(!locks.is_free());
-    assert!(stdout(&mut onelock(["list", "--url", &redis])).starts_with("x "), "the lock in Redis was broken");
+    assert!(stdout(&mut onelock(["list", "--url", &redis])).contains("\nx "), "the lock in Redis was broken");
 }

@@ -10,6 +10,7 @@ mod etl;
 mod exit_codes;
 mod first_process;
 pub(crate) mod fixture;
+mod flock_manual;
 mod hanging;
 #[cfg(feature = "dynamo")]
 pub(crate) mod init;
@@ -19,13 +20,16 @@ mod locking;
 mod migration;
 mod modes;
 mod nested;
+mod night;
 mod operators;
 #[cfg(all(feature = "redis", feature = "dynamo"))]
 mod outage;
+mod paths;
 mod peer;
 #[cfg(feature = "postgres")]
 mod postgres;
 mod process_limit;
+mod screens;
 #[cfg(feature = "redis")]
 mod secrets;
 mod shared_directory;

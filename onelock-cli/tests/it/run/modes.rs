@@ -108,13 +108,14 @@ fn status_and_list_show_every_holder() {
     let locks = Locks::new();
     let url = locks.url();
     let (_one, _two) = (hold(&locks, ["-s", "--owner", "one"]), hold(&locks, ["-s", "--owner", "two"]));
-    for shown in [stdout(&mut onelock(["status", "--url", &url, "x"])), stdout(&mut onelock(["list", "--url", &url]))] {
-        let lines: Vec<_> = shown.lines().collect();
-        assert_eq!(lines.len(), 2, "{shown}");
-        for owner in ["one", "two"] {
-            let line = lines.iter().find(|line| line.starts_with(&format!("x is held by {owner} for "))).expect(&shown);
-            assert!(line.ends_with(", shared"), "{line}");
-        }
+    let shown = stdout(&mut onelock(["status", "--url", &url, "x"]));
+    let listed = stdout(&mut onelock(["list", "--url", &url]));
+    assert_eq!(listed.lines().count(), 3, "{listed}");
+    for owner in ["one", "two"] {
+        let line = shown.lines().find(|line| line.starts_with(&format!("x is held by {owner} for "))).expect(&shown);
+        assert!(line.ends_with(", shared"), "{line}");
+        let row = listed.lines().find(|line| line.starts_with(&format!("x     {owner} "))).expect(&listed);
+        assert!(row.contains("  shared  "), "{row}");
     }
     let json: Value = serde_json::from_str(&stdout(&mut onelock(["status", "--json", "--url", &url, "x"]))).unwrap();
     let mut owners = vec![&json["owner"], &json["others"][0]["owner"]];

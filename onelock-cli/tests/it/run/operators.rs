@@ -25,7 +25,8 @@ fn asking_a_missing_directory_is_an_error_and_creates_nothing() {
     let home = locks.dir.path().join("home");
     fs::create_dir(&home).unwrap();
     for url in [&["--url", &locks.url()][..], &["--url", &format!("{}?mode=660", locks.url())], &[]] {
-        for args in [&["status", "x"][..], &["status", "--json", "x"], &["list"], &["break", "--version", "1", "x"]] {
+        for args in [&["status", "x"][..], &["status", "--json", "x"], &["list"], &["break", "--if-version", "1", "x"]]
+        {
             let mut command = onelock([]);
             command.arg(args[0]).args(url).args(&args[1..]).env("HOME", &home).env_remove("XDG_STATE_HOME");
             let asked = output(&mut command);
@@ -50,7 +51,7 @@ fn a_hostile_owner_stays_in_one_harmless_line() {
     let url = locks.url();
     for args in [&["status", "x"][..], &["list"], &["status", "--json", "x"], &["list", "--json"]] {
         let shown = stdout(onelock([]).arg(args[0]).args(["--url", &url]).args(&args[1..]));
-        assert_harmless(&shown);
+        shown.split_inclusive('\n').for_each(assert_harmless);
         if args.contains(&"--json") {
             let shown: serde_json::Value = serde_json::from_str(&shown).unwrap();
             assert_eq!(shown["owner"], owner);
@@ -59,7 +60,7 @@ fn a_hostile_owner_stays_in_one_harmless_line() {
     for args in [
         &["run", "-n", "-v", "x", "true"][..],
         &["run", "-w", "0.05", "-v", "x", "true"],
-        &["break", "--version", "1", "x"],
+        &["break", "--if-version", "1", "x"],
     ] {
         let refused = output(onelock([]).arg(args[0]).args(["--url", &url]).args(&args[1..]));
         String::from_utf8(refused.stderr).unwrap().split_inclusive('\n').for_each(assert_harmless);
@@ -78,9 +79,9 @@ fn status_shows_whether_and_by_whom_a_lock_is_held() {
     fs::create_dir(locks.dir.path().join("locks")).unwrap();
     let status = |json: &[&str]| output(onelock(["status", "--url", &locks.url()]).args(json).arg("x"));
     assert_eq!(code(&mut locks.run(["x", "true"])), 0);
-    assert_eq!(String::from_utf8(status(&[]).stdout).unwrap(), "x is free\n");
+    let free = String::from_utf8(status(&[]).stdout).unwrap();
+    assert!(free.starts_with("x is free\n") && free.ends_with(&format!("\n  store    {}\n", locks.url())), "{free}");
     assert_eq!(status(&[]).status.code(), Some(1));
-    assert_eq!(String::from_utf8(status(&["--json"]).stderr).unwrap(), asked(&locks));
     let _holder = holder(&locks, "x");
     let held = status(&[]);
     assert_eq!(held.status.code(), Some(0));
@@ -121,10 +122,10 @@ fn flock_1_is_named_after_the_crash_of_a_holder() {
     let mut flock = Running::start(&mut flock);
     flock.expect_line("held");
     let living = format!("process {} (sh) without a record", flock.pid());
-    for args in [&["status", "x"][..], &["list"]] {
-        let asked = output(onelock([]).args(args).args(["--url", &locks.url()]));
-        assert_eq!(String::from_utf8(asked.stdout).unwrap(), format!("x is held by {living}\n"), "{args:?}");
-    }
+    let asked = |args: &[&str]| String::from_utf8(output(onelock([]).args(args).args(["--url", &locks.url()])).stdout);
+    let expected = format!("x is held by {living}\n  store    {}\n", locks.url());
+    assert_eq!(asked(&["status", "x"]).unwrap(), expected);
+    assert!(asked(&["list"]).unwrap().contains(&format!("\nx     {living} ")));
     let (status, message) = Running::start(&mut locks.run(["-n", "-v", "x", "true"])).wait();
     assert_eq!((status.code(), message.as_str()), (Some(1), format!("onelock: \"x\" is held by {living}\n").as_str()));
 }
@@ -149,8 +150,8 @@ fn list_shows_held_locks_by_prefix() {
     let _holders = ["etl/a", "etl/b", "web"].map(|name| holder(&locks, name));
     let list = |args: &[&str]| stdout(onelock(["list", "--url", &locks.url()]).args(args));
     let names = |text: String| text.lines().map(|l| l.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>();
-    assert_eq!(names(list(&[])), ["etl/a", "etl/b", "web"]);
-    assert_eq!(names(list(&["etl/"])), ["etl/a", "etl/b"]);
+    assert_eq!(names(list(&[])), ["NAME", "etl/a", "etl/b", "web"]);
+    assert_eq!(names(list(&["etl/"])), ["NAME", "etl/a", "etl/b"]);
     let none = output(&mut onelock(["list", "--url", &locks.url(), "nothing"]));
     assert_eq!((none.status.code(), String::from_utf8(none.stdout).unwrap().as_str()), (Some(0), ""));
     assert_eq!(String::from_utf8(none.stderr).unwrap(), asked(&locks));
@@ -176,7 +177,7 @@ fn list_reports_odd_entries_and_lists_the_rest() {
         let text = String::from_utf8(text).unwrap();
         text.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect::<Vec<_>>()
     };
-    assert_eq!(names(shown.stdout), ["a", "z"]);
+    assert_eq!(names(shown.stdout), ["NAME", "a", "z"]);
     let message = String::from_utf8(shown.stderr).unwrap();
     assert_harmless(&message);
     assert!(message.starts_with("onelock: cannot read an entry: cannot inspect the lock file "), "{message}");
@@ -202,7 +203,7 @@ fn list_reports_odd_entries_and_lists_the_rest() {
 fn break_on_files_is_refused_with_a_reason() {
     let locks = Locks::new();
     fs::create_dir(locks.dir.path().join("locks")).unwrap();
-    let args = ["break", "--url", &locks.url(), "--version", "1", "x"];
+    let args = ["break", "--url", &locks.url(), "--if-version", "1", "x"];
     assert_eq!(code(&mut locks.run(["x", "true"])), 0);
     assert_eq!(code(&mut onelock(args)), 1, "a free lock must not be broken");
     let _holder = holder(&locks, "x");

@@ -87,7 +87,7 @@ fn no_output_shows_a_secret() {
         &["run", "-n", "-v", "x", "true"][..],
         &["run", "-w", "0.1", "x", "--", "no-such-command"],
         &["list"],
-        &["break", "--version", "1", "x"],
+        &["break", "--if-version", "1", "x"],
         &["init", "--check"],
         &["doctor", "--json"],
     ] {

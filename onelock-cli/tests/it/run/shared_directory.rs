@@ -269,7 +269,8 @@ impl Shared<'_> {
             let asked = output(&mut self.command(user, &["status", "--url", &url, &name]));
             if may_read(user, can) {
                 let shown = String::from_utf8_lossy(&asked.stdout);
-                assert_eq!((asked.status.code(), &*shown), (Some(1), &*format!("{name} is free\n")), "{}", user.title);
+                assert_eq!(asked.status.code(), Some(1), "{}: {shown}", user.title);
+                assert!(shown.starts_with(&format!("{name} is free\n")), "{}: {shown}", user.title);
             } else {
                 self.expect(user, false, &asked);
             }
@@ -281,11 +282,7 @@ impl Shared<'_> {
             if can.uses(user == holder) {
                 assert_eq!(self.run(user, &name).status.code(), Some(1), "{}", user.title);
             }
-            let answer = match can {
-                Nothing => String::new(),
-                _ if may_read(user, can) => format!("{name} is held by job for "),
-                _ => format!("{name} is held by an unknown holder\n"),
-            };
+            let owner = if may_read(user, can) { "job" } else { "an unknown holder" };
             for question in [&["status", "--url", &url, &name][..], &["list", "--url", &url]] {
                 let asked = output(&mut self.command(user, question));
                 if question[0] == "list" && matches!(can, SeeHeld | LockOwnNames) {
@@ -294,7 +291,12 @@ impl Shared<'_> {
                     self.expect(user, can != Nothing, &asked);
                 }
                 let shown = String::from_utf8_lossy(&asked.stdout);
-                assert!(shown.starts_with(&answer), "{} {question:?}: {shown}", user.title);
+                let answer = match question[0] {
+                    _ if can == Nothing => String::new(),
+                    "list" => format!("{name}  {owner}  "),
+                    _ => format!("{name} is held by {owner}"),
+                };
+                assert!(shown.contains(&answer), "{} {question:?}: {shown}", user.title);
             }
         }
         drop(held);

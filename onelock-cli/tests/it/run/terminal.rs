@@ -237,9 +237,9 @@ fn ctrl_c_while_waiting_ends_the_wait() {
     let mut holder = Running::start(&mut locks.run(["x", "-c", "echo held; sleep 1000"]));
     holder.expect_line("held");
     let mut terminal = Terminal::new(&locks);
-    terminal.line("onelock run -v x -- true");
-    terminal.expect("onelock: waiting for \"x\" for 0 s, held by ");
-    terminal.expect("onelock: waiting for \"x\" for 1 s, held by ");
+    terminal.line("onelock run x -- true");
+    terminal.expect("onelock: waiting for \"x\" for 0s, held by ");
+    terminal.expect("onelock: waiting for \"x\" for 1s, held by ");
     terminal.keys("\x1a");
     terminal.expect("Stopped");
     terminal.line("fg");

@@ -1,0 +1,94 @@
+//! `onelock break`
+
+use std::io::{IsTerminal, stderr, stdin};
+
+use lock_core::{Error, Holder, LockName, Locker, backend::Break};
+
+use super::holders::{each, print_holders};
+use crate::{
+    args::BreakArgs,
+    exit::{self, Exit, Failure},
+    output::{print, say},
+    runtime::runtime,
+    store::StoreLocation,
+    target::Target,
+    who,
+};
+
+/// Runs `onelock break`: breaks the lock only if it is still as the operator saw it.
+pub(crate) fn break_lock(args: BreakArgs) -> Result<Exit, Failure> {
+    let Target { name, shown, store } = Target::new(args.name.clone(), args.store.clone())?;
+    let has_condition = args.if_holder.is_some() || args.if_token.is_some() || args.if_version.is_some();
+    let asks = !args.yes && !has_condition;
+    if asks && !(stdin().is_terminal() && stderr().is_terminal()) {
+        let message = "without a terminal, say whose lock is broken: give --if-holder, --if-token or --if-version with \
+            what `onelock status --json` shows, or --yes for any holder";
+        return Err(Failure::new(exit::USAGE, message));
+    }
+    let store = StoreLocation::choose(&store)?;
+    runtime()?.block_on(async {
+        let locker = store.open_to_ask().await?;
+        let holder = locker.admin().inspect(name.as_str()).await?;
+        let not_broken =
+            |why: String| Failure::new(exit::NOT_ACQUIRED, format!("the lock \"{shown}\" was not broken: {why}"));
+        let Some(holder) = holder else { return Err(not_broken("it is free".to_owned())) };
+        let seen = choose_holder(&args, &holder).map_err(not_broken)?;
+        if asks {
+            print_holders(&shown, &seen)?;
+            if !confirm(&shown)? {
+                return Err(not_broken("the answer was not yes".to_owned()));
+            }
+        }
+        let by = args.by.unwrap_or_else(operator);
+        match locker.admin().break_lock(name.as_str(), &seen, &by).await? {
+            Break::Broken => {
+                print(&format!("broke \"{shown}\", which was held by {seen}; its holder is told: broken by {by}"))?;
+                Ok(Exit::Code(0))
+            }
+            Break::Changed(now) => {
+                let now = now.map_or_else(|| "free".into(), |holder| format!("held by {holder}"));
+                Err(not_broken(format!("it has changed, and is now {now}")))
+            }
+        }
+    })
+}
+
+/// Returns the holder whose lock is to be broken. A lock with several holders is broken for one.
+fn choose_holder(args: &BreakArgs, holder: &Holder) -> Result<Holder, String> {
+    let fits = |holder: &Holder| {
+        args.if_holder.as_ref().is_none_or(|owner| holder.owner.as_ref() == Some(owner))
+            && args.if_token.is_none_or(|token| holder.token.is_some_and(|held| held.get() == token))
+            && args.if_version.as_ref().is_none_or(|version| holder.version.as_ref().is_none_or(|held| held == version))
+    };
+    each(holder).find(fits).ok_or_else(|| format!("it has changed, and is now held by {holder}"))
+}
+
+/// Asks on the terminal.
+fn confirm(name: &LockName) -> Result<bool, Failure> {
+    say(&format!("Its holder may still be working. Break \"{name}\"? Type yes: "));
+    let mut answer = String::new();
+    stdin().read_line(&mut answer).map_err(|e| Failure::os("reading the answer", e))?;
+    Ok(answer.trim() == "yes")
+}
+
+/// Breaks the lock if its record still has this `version`. Without `by` the user of this process is
+/// named as the operator.
+pub(crate) async fn break_version(
+    locker: &Locker,
+    name: &LockName,
+    version: &str,
+    by: Option<String>,
+) -> Result<Break, Error> {
+    let Some(holder) = locker.admin().inspect(name.as_str()).await? else { return Ok(Break::Changed(None)) };
+    // A lock with several holders is broken for one of them.
+    let mut holders = std::iter::once(&holder).chain(&holder.others);
+    let seen = holders.find(|holder| holder.version.as_ref().is_none_or(|found| found == version));
+    let Some(seen) = seen else { return Ok(Break::Changed(Some(holder))) };
+    locker.admin().break_lock(name.as_str(), seen, &by.unwrap_or_else(operator)).await
+}
+
+/// The operator's name, if `--by` gives none.
+fn operator() -> String {
+    let (user, host) = (who::user(), who::host());
+    format!("{}@{}", user.as_deref().unwrap_or("unknown"), host.as_deref().unwrap_or("unknown"))
+}

@@ -1,0 +1,102 @@
+//! The terminal that standard output or standard error may be.
+
+use std::{
+    env,
+    io::{IsTerminal, stderr, stdout},
+    os::fd::AsFd,
+    time::Duration,
+};
+
+use nix::unistd::{getpgrp, tcgetpgrp};
+use terminal_size::{Width, terminal_size_of};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+
+/// The width of a terminal that does not tell it.
+const USUAL_WIDTH: usize = 80;
+
+/// Returns the width of standard output, if that is a terminal.
+pub(crate) fn output_width() -> Option<usize> {
+    stdout().is_terminal().then(|| width_of(stdout()))
+}
+
+/// Returns the width of standard error.
+pub(crate) fn error_width() -> usize {
+    width_of(stderr())
+}
+
+fn width_of(terminal: impl AsFd) -> usize {
+    let told = terminal_size_of(terminal).map(|(Width(columns), _)| usize::from(columns));
+    told.filter(|&columns| columns > 0).unwrap_or(USUAL_WIDTH)
+}
+
+/// Returns whether a line on standard error can be updated in place.
+pub(crate) fn can_update_in_place() -> bool {
+    stderr().is_terminal() && env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+/// Returns whether another job has the terminal of standard error, whose lines this process must
+/// not overwrite.
+pub(crate) fn is_in_background() -> bool {
+    tcgetpgrp(stderr()).is_ok_and(|foreground| foreground != getpgrp())
+}
+
+/// Returns how many columns `text` takes.
+pub(crate) fn columns(text: &str) -> usize {
+    text.width()
+}
+
+/// Returns the beginning of `text` that fits into `columns`, with `…` at the end if it was cut.
+pub(crate) fn cut(text: &str, limit: usize) -> String {
+    if columns(text) <= limit {
+        return text.to_owned();
+    }
+    let mut used = 1;
+    let fits = |c: &char| {
+        used += c.width().unwrap_or(0);
+        used <= limit
+    };
+    let kept: String = text.chars().take_while(fits).collect();
+    if limit == 0 { String::new() } else { kept + "…" }
+}
+
+/// Returns a duration for people: `42s`, `3m 20s`, `5h 12m`, `2d 4h`.
+pub(crate) fn short(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match () {
+        () if seconds < 60 => format!("{seconds}s"),
+        () if seconds < 3_600 => format!("{minutes}m {}s", seconds % 60),
+        () if days == 0 => format!("{hours}h {minutes}m"),
+        () => format!("{days}d {hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_is_cut_to_its_columns() {
+        for (text, limit, expected) in [
+            ("short", 5, "short"),
+            ("longer", 5, "long…"),
+            ("日本語", 6, "日本語"),
+            ("日本語", 5, "日本…"),
+            ("日本語", 4, "日…"),
+            ("x", 0, ""),
+            ("xy", 1, "…"),
+        ] {
+            assert_eq!(cut(text, limit), expected, "{text} {limit}");
+            assert!(columns(&cut(text, limit)) <= limit);
+        }
+    }
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        for (seconds, expected) in
+            [(0, "0s"), (59, "59s"), (60, "1m 0s"), (200, "3m 20s"), (3_600, "1h 0m"), (90_061, "1d 1h")]
+        {
+            assert_eq!(short(Duration::from_secs(seconds)), expected);
+        }
+    }
+}
