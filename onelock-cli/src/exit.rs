@@ -58,25 +58,6 @@ pub(crate) const CONFIG: u8 = 78;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
-/// The first row of `onelock hold`, in place of those about a command.
-const HOLD_ENDED: Row = row("0", "the lock was held and released; with --json: the client ended");
-
-/// The table as plain text, for the help.
-pub(crate) fn table_text() -> String {
-    text_of(TABLE.iter())
-}
-
-/// The table of `onelock hold`, which runs no command.
-pub(crate) fn hold_table_text() -> String {
-    let about_a_command = |row: &&Row| ["0-255", "128+N", "126", "127"].contains(&row.code);
-    text_of(std::iter::once(&HOLD_ENDED).chain(TABLE.iter().filter(|row| !about_a_command(row))))
-}
-
-fn text_of<'a>(rows: impl Iterator<Item = &'a Row>) -> String {
-    let rows = rows.map(|Row { code, meaning }| format!("  {code:<6} {meaning}"));
-    format!("Exit codes:\n{}", rows.collect::<Vec<_>>().join("\n"))
-}
-
 /// The way the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Exit {

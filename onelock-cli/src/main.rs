@@ -1,5 +1,5 @@
 //! The command `onelock`: runs a command under a lock ([`run`]), holds locks for a shell or a
-//! program ([`hold`]), answers operators ([`operators`]),
+//! program ([`hold`]), answers operators ([`operators`]), explains itself ([`manual`]),
 //! and examines stores ([`doctor`], and `torture` with the cargo feature of that name).
 //!
 //! It has its own C `main`, because Rust's start-up code sets SIGPIPE to "ignore" before `main`.
@@ -18,6 +18,7 @@ mod exit;
 mod hold;
 mod init;
 mod live;
+mod manual;
 mod one_line;
 mod operators;
 mod output;
@@ -40,10 +41,8 @@ use std::{
     panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind},
 };
 
-use clap::Parser;
-
 use self::{
-    args::{Cli, CliCommand},
+    args::CliCommand,
     exit::{Exit, Failure},
     output::say,
     run::inherited::InheritedState,
@@ -81,7 +80,7 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
 fn run_program(arguments: Vec<OsString>) -> i32 {
     // This comes first, because it records the state that the command must inherit.
     let inherited = InheritedState::capture().map_err(|e| Failure::os("reading the signal mask", e));
-    let exit = inherited.and_then(|inherited| match Cli::try_parse_from(arguments) {
+    let exit = inherited.and_then(|inherited| match manual::parse(arguments) {
         Ok(cli) => execute(cli.command, inherited),
         Err(error) => Ok(Exit::Code(explain(&error))),
     });
@@ -133,6 +132,8 @@ fn execute(command: CliCommand, inherited: InheritedState) -> Result<Exit, Failu
         CliCommand::Sweep(args) => operators::sweep(args),
         CliCommand::Doctor(args) => doctor::doctor(args),
         CliCommand::DoctorSecondProcess(args) => doctor::run_second_process(args),
+        CliCommand::Completions(args) => manual::completions(&args),
+        CliCommand::Man(args) => manual::man(&args),
         #[cfg(feature = "torture")]
         CliCommand::Torture(args) => torture::torture(args),
         #[cfg(feature = "torture")]

@@ -9,7 +9,6 @@ use super::{
     LockArgs,
     values::{duration_with_unit, lock_name},
 };
-use crate::exit;
 
 /// Hold a lock for the process that starts this command, until its standard input ends.
 ///
@@ -18,7 +17,7 @@ use crate::exit;
 /// signalled, or when the client ends. With --json it serves a program, which acquires any number
 /// of locks through lines of JSON.
 #[derive(Debug, Args)]
-#[command(after_help = exit::hold_table_text(), override_usage = "onelock hold [OPTIONS] <NAME>
+#[command(override_usage = "onelock hold [OPTIONS] <NAME>
        onelock hold --json [OPTIONS]")]
 pub(crate) struct HoldArgs {
     #[command(flatten)]
@@ -49,6 +48,6 @@ pub(crate) enum OnLoss {
     Term,
     /// SIGKILL at the end of the lease, to the client and its descendants.
     Kill,
-    /// The client is only told: "lost REASON" and exit code 75, or an event with --json.
+    /// The client is only told: the line lost REASON and exit code 75, or an event with --json.
     Tell,
 }

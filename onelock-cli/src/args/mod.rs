@@ -4,6 +4,7 @@ mod doctor;
 mod hold;
 mod init;
 mod lock;
+mod manual;
 mod operators;
 mod run;
 mod store;
@@ -20,6 +21,7 @@ pub(crate) use self::{
     hold::{HoldArgs, OnLoss},
     init::InitArgs,
     lock::LockArgs,
+    manual::{CompletionsArgs, ManArgs},
     operators::{BreakArgs, ListArgs, SortBy, StatusArgs, SweepArgs, WaitArgs, WatchArgs},
     run::RunArgs,
     store::StoreArgs,
@@ -28,7 +30,7 @@ pub(crate) use self::{
 /// One lock for cron jobs and scripts, over files, EFS, DynamoDB, Redis, PostgreSQL and object
 /// stores.
 #[derive(Debug, Parser)]
-#[command(name = "onelock", version, arg_required_else_help = true)]
+#[command(name = "onelock", arg_required_else_help = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: CliCommand,
@@ -36,9 +38,8 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum CliCommand {
-    /// Run a command while holding a lock.
+    // The texts of these two are at their arguments.
     Run(RunArgs),
-    /// Hold a lock for the calling shell or program, over many commands.
     Hold(HoldArgs),
     /// Show who holds a lock; exit code 0 if it is held, 1 if it is free.
     Status(StatusArgs),
@@ -103,6 +104,10 @@ pub(crate) enum CliCommand {
     /// torture`.
     #[cfg(not(feature = "torture"))]
     Torture(NoTortureArgs),
+    /// Print the completions of a shell, which packages and users install.
+    Completions(CompletionsArgs),
+    /// Print the manual page onelock(1), or write the pages of all commands into a directory.
+    Man(ManArgs),
 }
 
 /// Accepts any arguments, because the answer is always that this build lacks the command.

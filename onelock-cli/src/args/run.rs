@@ -6,14 +6,13 @@ use clap::Args;
 use lock_core::LockName;
 
 use super::{LockArgs, values::lock_name};
-use crate::exit;
 
 /// Run a command while holding a lock, as flock(1) does, on every store.
 ///
 /// The command starts only when the lock is held. If the lock is lost, the command and all its
 /// descendants are stopped.
 #[derive(Debug, Args)]
-#[command(after_help = exit::table_text(), override_usage = "onelock run [OPTIONS] <NAME> [--] <COMMAND> [ARG]...
+#[command(override_usage = "onelock run [OPTIONS] <NAME> [--] <COMMAND> [ARG]...
        onelock run [OPTIONS] <NAME> -c <SHELL COMMAND>")]
 pub(crate) struct RunArgs {
     #[command(flatten)]

@@ -2,6 +2,7 @@
 
 #[cfg(all(feature = "redis", feature = "dynamo", feature = "postgres", feature = "object", feature = "torture"))]
 mod docs;
+mod help;
 mod hold;
 mod nfs;
 mod run;

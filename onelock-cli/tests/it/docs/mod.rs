@@ -36,6 +36,7 @@ mod shell_runs_as_shown {
         config_strings: "docs/config-strings.md",
         dynamodb: "docs/dynamodb.md",
         files: "docs/files.md",
+        install: "docs/install.md",
         modes: "docs/modes.md",
         monitoring: "docs/monitoring.md",
         moving: "docs/moving.md",
