@@ -28,7 +28,9 @@ pub(crate) struct HoldArgs {
     pub(crate) on_loss: Option<OnLoss>,
 
     /// Serve a program that writes requests as lines of JSON, and reads replies and events.
-    #[arg(long, conflicts_with_all = ["name", "nonblock", "wait", "conflict_exit_code", "verbose", "quiet"])]
+    #[arg(long, conflicts_with_all = [
+        "name", "nonblock", "wait", "conflict_exit_code", "verbose", "quiet", "deadline"
+    ])]
     pub(crate) json: bool,
 
     /// End all locks of a client that sends no ping for this long, such as 30s [default: no limit].

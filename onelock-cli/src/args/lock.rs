@@ -6,7 +6,7 @@ use clap::Args;
 use lock_core::Mode;
 
 use super::{
-    StoreArgs,
+    LimitArgs, StoreArgs,
     values::{duration, duration_with_unit, permits},
 };
 
@@ -51,6 +51,9 @@ pub(crate) struct LockArgs {
     /// that the lock is lost [default: 5s, at most a quarter of the lease].
     #[arg(long, value_name = "DURATION", value_parser = duration_with_unit)]
     pub(crate) grace: Option<Duration>,
+
+    #[command(flatten)]
+    pub(crate) limits: LimitArgs,
 
     /// Print on standard error who holds the lock while waiting, which failure is retried, and in
     /// which store the lock was acquired if none was given. On a terminal the first two are shown

@@ -1,6 +1,6 @@
 //! `onelock run`
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
 use clap::Args;
 use lock_core::LockName;
@@ -20,12 +20,17 @@ pub(crate) struct RunArgs {
 
     /// Become the command instead of supervising it (files only): the lock lasts until the command
     /// and all its descendants have ended, and a loss goes unnoticed.
-    #[arg(short = 'F', long)]
+    #[arg(short = 'F', long, conflicts_with_all = ["min_hold", "max_hold", "deadline", "metrics_file"])]
     pub(crate) no_fork: bool,
 
     /// Command line for the shell ($SHELL, else /bin/sh).
     #[arg(short = 'c', long = "command", value_name = "SHELL COMMAND", conflicts_with = "argv")]
     pub(crate) shell: Option<OsString>,
+
+    /// Write outcomes, times and durations of the runs for Prometheus, such as to
+    /// /var/lib/prometheus/node-exporter/etl.prom, which its node exporter reads.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metrics_file: Option<PathBuf>,
 
     /// Accepted because flock has it: no command inherits a lock.
     #[arg(short = 'o', long, hide = true)]

@@ -76,6 +76,10 @@ pub(super) const PAGES: &[Page] = &[
             example("Wait for up to ten minutes:", "onelock run -w 10m nightly-etl -- ./job.sh"),
             example("Run a shell command line:", "onelock run nightly-etl -c './extract | ./load'"),
             example(
+                "Stop a job that hangs, and write metrics of each run:",
+                "onelock run --max-hold 2h --metrics-file /var/lib/prometheus/node-exporter/etl.prom nightly-etl -- ./job.sh",
+            ),
+            example(
                 "Let at most three run at once:",
                 "onelock run --permits 3 --url redis://localhost:6379 thumbnails -- ./job.sh",
             ),

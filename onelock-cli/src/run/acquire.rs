@@ -177,7 +177,8 @@ fn report_takeover(wanted: &Wanted, guard: &Guard) {
 }
 
 fn build_request(wanted: &Wanted, locker: &Locker) -> LockRequest {
-    let mut request = locker.lock(wanted.name.as_str()).mode(wanted.mode).data(wanted.data.clone());
+    let request = wanted.limits.set_on(locker.lock(wanted.name.as_str()), wanted.began);
+    let mut request = request.mode(wanted.mode).data(wanted.data.clone());
     if let Some(ttl) = wanted.ttl {
         request = request.ttl(ttl);
     }

@@ -10,6 +10,7 @@ pub(crate) mod alarm;
 pub(crate) mod child;
 mod exec;
 pub(crate) mod inherited;
+mod metrics;
 mod orphans;
 mod outer_locks;
 pub(crate) mod plan;

@@ -1,12 +1,19 @@
 //! The plan of `onelock run`: its options with all defaults filled in.
 
-use std::{env, ffi::OsString, fs::OpenOptions, os::unix::fs::OpenOptionsExt, time::Duration};
+use std::{
+    env,
+    ffi::OsString,
+    fs::OpenOptions,
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use lock_core::{LockName, Mode};
 
 use super::{child::Job, inherited::InheritedState, outer_locks::OuterLocks, progress::Talk};
 use crate::{
-    args::{LockArgs, RunArgs, StoreArgs},
+    args::{LimitArgs, LockArgs, RunArgs, StoreArgs},
     exit::Failure,
     target::Target,
     who::Who,
@@ -26,6 +33,9 @@ pub(crate) struct Wanted {
     pub(crate) mode: Mode,
     pub(crate) ttl: Option<Duration>,
     pub(crate) grace: Option<Duration>,
+    pub(crate) limits: LimitArgs,
+    /// The start of the command, from which its deadline counts.
+    pub(crate) began: Instant,
     pub(crate) owner: Option<String>,
     /// What others can read about this process.
     pub(crate) data: Vec<u8>,
@@ -47,6 +57,8 @@ impl Wanted {
             wait: if args.nonblock { Some(Duration::ZERO) } else { args.wait },
             ttl: args.ttl,
             grace: args.grace,
+            limits: args.limits,
+            began: Instant::now(),
             outer_locks: OuterLocks::from_environment(args.owner.is_none()),
             owner: args.owner,
             data: who.data(),
@@ -69,6 +81,7 @@ fn talk_of(args: &LockArgs) -> Talk {
 pub(super) struct Plan {
     pub(super) wanted: Wanted,
     pub(super) job: Job,
+    pub(super) metrics_file: Option<PathBuf>,
 }
 
 impl Plan {
@@ -88,7 +101,7 @@ impl Plan {
             inherited,
             outer_locks: wanted.outer_locks.clone(),
         };
-        Ok(Self { wanted, job })
+        Ok(Self { wanted, job, metrics_file: args.metrics_file })
     }
 }
 

@@ -17,6 +17,7 @@ use super::{
     acquire::{self, WaitOutcome},
     alarm,
     child::Job,
+    metrics::RunMetrics,
     orphans,
     plan::Plan,
     process_tree,
@@ -43,7 +44,12 @@ pub(super) fn main(plan: &Plan, channel: Channel, watchdog: Pid) -> Result<Exit,
         let channel = channel.map_err(|e| Failure::os("watching the socket of the watchdog", e))?;
         let signals = Signals::all()?;
         tokio::spawn(orphans::reap(signals.child_ended(), watchdog));
-        acquire_and_supervise(plan, channel, signals, watchdog).await
+        let mut metrics = plan.metrics_file.as_ref().map(|file| RunMetrics::new(file, &plan.wanted.name));
+        let exit = acquire_and_supervise(plan, channel, signals, watchdog, &mut metrics).await;
+        if let Some(metrics) = &metrics {
+            metrics.ended(&exit).await;
+        }
+        exit
     });
     runtime.shutdown_background();
     sys::kill_and_reap(watchdog);
@@ -55,6 +61,7 @@ async fn acquire_and_supervise(
     channel: AsyncFd<Channel>,
     signals: Signals,
     watchdog: Pid,
+    metrics: &mut Option<RunMetrics>,
 ) -> Result<Exit, Failure> {
     let guard = match acquire::acquire(&plan.wanted, &signals, pending::<Infallible>()).await? {
         WaitOutcome::Acquired(guard, _) => guard,
@@ -62,6 +69,9 @@ async fn acquire_and_supervise(
         WaitOutcome::Signal(signal) => return Ok(Exit::Signal(signal)),
         WaitOutcome::Abandoned(never) => match never {},
     };
+    if let Some(metrics) = metrics {
+        metrics.acquired().await;
+    }
     let mut supervisor = Supervisor {
         job: &plan.job,
         channel,

@@ -4,6 +4,7 @@
 mod docs;
 mod help;
 mod hold;
+mod monitoring;
 mod nfs;
 mod run;
 mod schedules;

@@ -38,7 +38,15 @@ pub(super) fn run(args: LockArgs, on_loss: OnLoss, heartbeat: Option<Duration>) 
     let client = Arc::new(Client::find(on_loss)?);
     // A signal that a terminal sends reaches the client too, unless a person types the requests.
     let ignores_terminal = !std::io::stdin().is_terminal();
-    let defaults = Defaults { mode: args.mode(), ttl: args.ttl, grace: args.grace, owner: args.owner, on_loss };
+    let defaults = Defaults {
+        mode: args.mode(),
+        ttl: args.ttl,
+        grace: args.grace,
+        min_hold: args.limits.min_hold,
+        max_hold: args.limits.max_hold,
+        owner: args.owner,
+        on_loss,
+    };
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
         let mut server = Server {

@@ -36,6 +36,8 @@ pub(super) struct Defaults {
     pub(super) mode: Mode,
     pub(super) ttl: Option<Duration>,
     pub(super) grace: Option<Duration>,
+    pub(super) min_hold: Option<Duration>,
+    pub(super) max_hold: Option<Duration>,
     pub(super) owner: Option<String>,
     pub(super) on_loss: OnLoss,
 }
@@ -215,10 +217,10 @@ impl Session {
         if let Some(data) = wish.data {
             request = request.data(data);
         }
-        if let Some(min_hold) = wish.min_hold {
+        if let Some(min_hold) = wish.min_hold.or(defaults.min_hold) {
             request = request.min_hold(min_hold);
         }
-        if let Some(max_hold) = wish.max_hold {
+        if let Some(max_hold) = wish.max_hold.or(defaults.max_hold) {
             request = request.max_hold(max_hold);
         }
         if let Some(deadline) = wish.deadline {

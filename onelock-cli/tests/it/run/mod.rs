@@ -15,6 +15,7 @@ mod hanging;
 #[cfg(feature = "dynamo")]
 pub(crate) mod init;
 mod leases;
+mod limits;
 mod locking;
 #[cfg(feature = "redis")]
 mod migration;
