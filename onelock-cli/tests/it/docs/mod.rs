@@ -9,6 +9,7 @@ mod links;
 mod markdown;
 mod protocol;
 mod session;
+mod site;
 
 use std::path::{Path, PathBuf};
 
@@ -37,12 +38,14 @@ mod shell_runs_as_shown {
         dynamodb: "docs/dynamodb.md",
         files: "docs/files.md",
         install: "docs/install.md",
+        job_did_not_run: "docs/job-did-not-run.md",
         modes: "docs/modes.md",
         monitoring: "docs/monitoring.md",
         moving: "docs/moving.md",
         object_stores: "docs/object-stores.md",
         postgres: "docs/postgres.md",
         redis: "docs/redis.md",
+        start: "docs/start.md",
     }
 
     #[test]
