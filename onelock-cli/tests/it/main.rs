@@ -6,5 +6,6 @@ mod help;
 mod hold;
 mod monitoring;
 mod nfs;
+mod packages;
 mod run;
 mod schedules;
