@@ -7,5 +7,6 @@ mod hold;
 mod monitoring;
 mod nfs;
 mod packages;
+mod platform;
 mod run;
 mod schedules;
