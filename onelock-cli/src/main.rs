@@ -18,6 +18,7 @@ mod exit;
 mod hold;
 mod init;
 mod live;
+mod log;
 mod manual;
 mod one_line;
 mod operators;
@@ -41,10 +42,12 @@ use std::{
     panic::{self, AssertUnwindSafe, PanicHookInfo, catch_unwind},
 };
 
+use lock_core::LockName;
+
 use self::{
-    args::CliCommand,
+    args::{CliCommand, LockArgs},
     exit::{Exit, Failure},
-    output::say,
+    output::fail,
     run::inherited::InheritedState,
 };
 
@@ -74,7 +77,7 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
         return;
     }
     let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
-    say(&format!("onelock: internal error{place}: {}; please report it\n", message.escape_debug()));
+    fail(&format!("internal error{place}: {}; please report it", message.escape_debug()), Some(exit::INTERNAL));
 }
 
 fn run_program(arguments: Vec<OsString>) -> i32 {
@@ -92,13 +95,18 @@ fn run_program(arguments: Vec<OsString>) -> i32 {
             128 + signal
         }
         Err(failure) => {
-            say(&format!("onelock: {failure}\n"));
+            fail(&failure.to_string(), Some(failure.code));
             i32::from(failure.code)
         }
     }
 }
 
 fn execute(command: CliCommand, inherited: InheritedState) -> Result<Exit, Failure> {
+    let detailed = match &command {
+        CliCommand::Run(args) => choose_log(&args.lock, Some(&args.name)),
+        CliCommand::Hold(args) => choose_log(&args.lock, args.name.as_ref()),
+        _ => false,
+    };
     // The others examine and disturb stores on purpose, and report what they find.
     if matches!(
         command,
@@ -112,7 +120,7 @@ fn execute(command: CliCommand, inherited: InheritedState) -> Result<Exit, Failu
             | CliCommand::Init(_)
             | CliCommand::Sweep(_)
     ) {
-        warnings::show();
+        warnings::show(detailed);
     }
     match command {
         CliCommand::Run(args) => {
@@ -143,6 +151,12 @@ fn execute(command: CliCommand, inherited: InheritedState) -> Result<Exit, Failu
             Err(Failure::new(exit::CONFIG, "this build lacks the torture command; build with `--features torture`"))
         }
     }
+}
+
+/// Chooses the form of the messages, and returns whether the events of the library are shown.
+fn choose_log(args: &LockArgs, name: Option<&LockName>) -> bool {
+    log::choose(args.log_format, name.map(ToString::to_string));
+    args.verbose > 1
 }
 
 /// Prints the requested help, or what is wrong with the command line.

@@ -1,5 +1,7 @@
 //! Keeps text from stores, servers and other hosts in one harmless line.
 
+use serde_json::Value;
+
 /// Escapes control characters: what a store, a server or another host said stays in its line, and
 /// cannot control the terminal.
 pub(crate) fn one_line(text: &str) -> String {
@@ -11,6 +13,13 @@ pub(crate) fn one_line(text: &str) -> String {
 /// the direction of the text.
 pub(crate) fn needs_escape(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Returns an object as one line.
+pub(crate) fn json_line(value: &Value) -> String {
+    // JSON allows DEL and the C1 control characters in strings, and a terminal obeys them.
+    let escape = |c: char| if needs_escape(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    value.to_string().chars().map(escape).collect()
 }
 
 #[cfg(test)]

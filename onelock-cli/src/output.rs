@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use crate::{
     exit::Failure,
-    one_line::{needs_escape, one_line},
+    log::{self, Level},
+    one_line::{json_line, one_line},
 };
 
 /// Prints a line of the result, with its control characters escaped.
@@ -17,13 +18,6 @@ pub(crate) fn print(line: &str) -> Result<(), Failure> {
 /// Prints an object, for programs.
 pub(crate) fn print_json(value: &Value) -> Result<(), Failure> {
     print_as_is(&json_line(value))
-}
-
-/// Returns an object as one line.
-pub(crate) fn json_line(value: &Value) -> String {
-    // JSON allows DEL and the C1 control characters in strings, and a terminal obeys them.
-    let escape = |c: char| if needs_escape(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
-    value.to_string().chars().map(escape).collect()
 }
 
 /// Prints text whose lines were made by [`one_line`]. A reader that closes the pipe early, such as
@@ -37,7 +31,17 @@ pub(crate) fn print_as_is(text: &str) -> Result<(), Failure> {
 
 /// Writes a message of one line to standard error.
 pub(crate) fn report(message: &str) {
-    say(&format!("onelock: {}\n", one_line(message)));
+    say(&log::line(Level::Info, message, None));
+}
+
+/// Writes a warning of one line to standard error.
+pub(crate) fn warn(message: &str) {
+    say(&log::line(Level::Warning, message, None));
+}
+
+/// Writes what failed to standard error, as one line, with the exit code if it ends this process.
+pub(crate) fn fail(message: &str, code: Option<u8>) {
+    say(&log::line(Level::Error, message, code));
 }
 
 /// Writes to standard error. A failure is ignored, because no caller depends on the message.

@@ -17,7 +17,7 @@ use onelock::{
 use crate::{
     args::StoreArgs,
     exit::{self, Failure},
-    output::{report, say},
+    output::warn,
     runtime::{on_thread, reserve_thread},
     user_directory::UserDirectory,
 };
@@ -131,7 +131,7 @@ impl StoreLocation {
         let warning = on_thread(move || directory.warning(name.as_ref())).await;
         let warning = warning.map_err(|e| Failure::start("a thread that looks for other locks", &e))?;
         if let Some(warning) = warning {
-            report(&format!("warning: {warning}"));
+            warn(&warning.to_string());
         }
         Ok(())
     }
@@ -205,8 +205,10 @@ fn from_file(what: &str, path: &Path) -> Result<StoreLocation, Failure> {
 
 fn warn_of_secrets(url: &str) {
     if ConfigString::parse(url).is_ok_and(|config| config.has_secrets()) {
-        say("onelock: warning: other users can read the secret in --url with ps; \
-             use --url-file or $ONELOCK_URL, or write password_file=FILE or password_env=VARIABLE instead\n");
+        warn(
+            "other users can read the secret in --url with ps; \
+             use --url-file or $ONELOCK_URL, or write password_file=FILE or password_env=VARIABLE instead",
+        );
     }
 }
 

@@ -1,4 +1,5 @@
-//! Shows the warnings of the stores, which they give as events of `tracing`.
+//! Shows the warnings of the stores, which they give as events of `tracing`; with `-vv` all events
+//! of the library.
 
 use std::fmt::{self, Write};
 
@@ -9,36 +10,52 @@ use tracing::{
     span::{Attributes, Id, Record},
 };
 
-use crate::output::report;
+use crate::{
+    log::{self, Level as LogLevel},
+    output::say,
+};
 
 /// The crates of the stores. The core has warnings too, and this program reports their causes
 /// itself.
 const STORES: [&str; 6] = ["lock_efs", "lock_redis", "lock_dynamo", "lock_object", "lock_postgres", "lock_migrate"];
 
-/// Writes each warning of a store from now on as one line to standard error.
-pub(crate) fn show() {
+/// Writes each warning of a store from now on as one line to standard error. If `detailed`, also
+/// the other events of the stores and of the core.
+pub(crate) fn show(detailed: bool) {
     // Only one thread runs yet, and no other subscriber was set.
-    let _ = tracing::subscriber::set_global_default(Warnings);
+    let _ = tracing::subscriber::set_global_default(Warnings { detailed });
 }
 
 /// A subscriber without spans. A crate for subscribers would be more than these few lines need.
 #[derive(Debug)]
-struct Warnings;
+struct Warnings {
+    detailed: bool,
+}
 
 impl Subscriber for Warnings {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        let store = metadata.target().split("::").next().unwrap_or_default();
-        metadata.is_event() && *metadata.level() <= Level::WARN && STORES.contains(&store)
+        let source = metadata.target().split("::").next().unwrap_or_default();
+        let is_wanted = if self.detailed {
+            *metadata.level() <= Level::DEBUG && (source == "lock_core" || STORES.contains(&source))
+        } else {
+            *metadata.level() <= Level::WARN && STORES.contains(&source)
+        };
+        metadata.is_event() && is_wanted
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(LevelFilter::WARN)
+        Some(if self.detailed { LevelFilter::DEBUG } else { LevelFilter::WARN })
     }
 
     fn event(&self, event: &Event<'_>) {
         let mut text = Text::default();
         event.record(&mut text);
-        report(&text.line());
+        let level = match *event.metadata().level() {
+            Level::ERROR | Level::WARN => LogLevel::Warning,
+            Level::INFO => LogLevel::Info,
+            _ => LogLevel::Debug,
+        };
+        say(&log::line(level, &text.line(), None));
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -63,9 +80,9 @@ struct Text {
 }
 
 impl Text {
-    /// Returns `warning: message (file: /locks/x.info, error: …)`.
+    /// Returns `message (file: /locks/x.info, error: …)`.
     fn line(&self) -> String {
-        let mut line = format!("warning: {}", self.message);
+        let mut line = self.message.clone();
         if !self.fields.is_empty() {
             let _ = write!(line, " ({})", self.fields.join(", "));
         }
@@ -94,11 +111,8 @@ mod tests {
     #[test]
     fn warnings_of_stores_are_one_line_with_their_fields() {
         let text = Text { message: "acquired without a record".into(), fields: vec![] };
-        assert_eq!(text.line(), "warning: acquired without a record");
+        assert_eq!(text.line(), "acquired without a record");
         let fields = vec!["name: etl".into(), "error: the disk is full".into()];
-        assert_eq!(
-            Text { fields, ..text }.line(),
-            "warning: acquired without a record (name: etl, error: the disk is full)"
-        );
+        assert_eq!(Text { fields, ..text }.line(), "acquired without a record (name: etl, error: the disk is full)");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU16, time::Duration};
 
-use clap::Args;
+use clap::{ArgAction, Args, ValueEnum};
 use lock_core::Mode;
 
 use super::{
@@ -58,8 +58,14 @@ pub(crate) struct LockArgs {
     /// Print on standard error who holds the lock while waiting, which failure is retried, and in
     /// which store the lock was acquired if none was given. On a terminal the first two are shown
     /// anyway.
-    #[arg(short, long)]
-    pub(crate) verbose: bool,
+    ///
+    /// Given twice, also what the library does: requests, renewals, takeovers.
+    #[arg(short, long, action = ArgAction::Count)]
+    pub(crate) verbose: u8,
+
+    /// Form of the messages on standard error; text that goes to the journal has priorities.
+    #[arg(long, value_enum, value_name = "FORMAT", default_value_t)]
+    pub(crate) log_format: LogFormat,
 
     /// Print nothing about the wait and the previous holder, on a terminal too.
     #[arg(short, long, conflicts_with = "verbose")]
@@ -68,6 +74,16 @@ pub(crate) struct LockArgs {
     /// Name of this holder as other clients see it [default: host and process id].
     #[arg(long, value_name = "TEXT")]
     pub(crate) owner: Option<String>,
+}
+
+/// The form of messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// One line for people.
+    #[default]
+    Text,
+    /// One JSON object a line: time, level, message, lock, and the exit code of the last error.
+    Json,
 }
 
 impl LockArgs {

@@ -22,7 +22,7 @@ pub(crate) use self::{
     hold::{HoldArgs, OnLoss},
     init::InitArgs,
     limits::LimitArgs,
-    lock::LockArgs,
+    lock::{LockArgs, LogFormat},
     manual::{CompletionsArgs, ManArgs},
     operators::{BreakArgs, ListArgs, SortBy, StatusArgs, SweepArgs, WaitArgs, WatchArgs},
     run::RunArgs,
@@ -147,7 +147,7 @@ mod tests {
             &["job", "-n", "rm", "-n", "-v"],
         ] {
             let args = run(line).unwrap();
-            assert!(args.lock.nonblock && !args.lock.verbose);
+            assert!(args.lock.nonblock && args.lock.verbose == 0);
             assert_eq!(args.argv, ["rm", "-n", "-v"]);
         }
         assert_eq!(run(&["job", "--", "--help"]).unwrap().argv, ["--help"]);

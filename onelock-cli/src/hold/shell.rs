@@ -18,8 +18,7 @@ use super::{
 use crate::{
     args::{LockArgs, OnLoss},
     exit::{self, Exit, Failure},
-    one_line::one_line,
-    output::{print, report},
+    output::{fail, print},
     run::{
         acquire::{self, WaitOutcome},
         inherited::InheritedState,
@@ -268,7 +267,7 @@ impl Holder<'_> {
                 }
                 // The client has done its work, and the lock expires with its lease.
                 Err(error) => {
-                    report(&one_line(&Failure::from(error).to_string()));
+                    fail(&Failure::from(error).to_string(), None);
                     Ok(Exit::Code(0))
                 }
             },

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     exit::{self, Exit, Failure},
-    output::say,
+    output::fail,
     runtime::runtime,
 };
 
@@ -36,7 +36,7 @@ fn acquire_and_exec(plan: &Plan, runtime: &Runtime) -> Result<Exit, Failure> {
     };
     let failure = become_command(plan, &guard, &store);
     if let Err(error) = runtime.block_on(guard.release()) {
-        say(&format!("onelock: {}\n", Failure::from(error)));
+        fail(&Failure::from(error).to_string(), None);
     }
     Err(failure)
 }

@@ -69,7 +69,7 @@ impl Wanted {
 }
 
 fn talk_of(args: &LockArgs) -> Talk {
-    match (args.quiet, args.verbose) {
+    match (args.quiet, args.verbose > 0) {
         (true, _) => Talk::Quiet,
         (false, true) => Talk::Verbose,
         (false, false) => Talk::Usual,

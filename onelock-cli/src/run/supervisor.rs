@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     exit::{self, Exit, Failure},
-    output::say,
+    output::fail,
     runtime::{on_thread, runtime},
     sys,
 };
@@ -299,7 +299,7 @@ impl Supervisor<'_> {
                         return Err(Failure::new(exit::LOST, message));
                     }
                     // The command has done its work, and the lock expires with its lease.
-                    Err(error) => say(&format!("onelock: {}\n", Failure::from(error))),
+                    Err(error) => fail(&Failure::from(error).to_string(), None),
                 }
                 Ok(exit_like(status, self.job.own_group))
             }

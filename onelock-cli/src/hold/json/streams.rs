@@ -17,7 +17,7 @@ use std::{
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
 
-use crate::{exit::Failure, hold::descriptors, output::json_line};
+use crate::{exit::Failure, hold::descriptors, one_line::json_line};
 
 /// The longest line of a client.
 pub(super) const LONGEST_LINE: usize = 1 << 20;

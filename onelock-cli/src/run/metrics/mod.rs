@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::{
     exit::{self, Exit, Failure},
-    output::report,
+    output::warn,
     runtime::on_thread,
 };
 
@@ -112,7 +112,7 @@ impl RunMetrics {
             Ok(Ok(Err(error)) | Err(error)) => error.to_string(),
             Err(_) => format!("no answer for {} s", WRITE_TIMEOUT.as_secs()),
         };
-        report(&format!("warning: the metrics were not written to {}: {error}", self.file.display()));
+        warn(&format!("the metrics were not written to {}: {error}", self.file.display()));
     }
 }
 

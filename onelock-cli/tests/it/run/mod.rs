@@ -17,6 +17,7 @@ pub(crate) mod init;
 mod leases;
 mod limits;
 mod locking;
+mod log;
 #[cfg(feature = "redis")]
 mod migration;
 mod modes;
