@@ -77,7 +77,7 @@ fn report_panic(panic: &PanicHookInfo<'_>) {
         return;
     }
     let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();
-    fail(&format!("internal error{place}: {}; please report it", message.escape_debug()), Some(exit::INTERNAL));
+    fail(&format!("internal error{place}: {message}; please report it"), Some(exit::INTERNAL));
 }
 
 fn run_program(arguments: Vec<OsString>) -> i32 {
