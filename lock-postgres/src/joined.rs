@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use futures_util::future::join_all;
 use lock_core::{
-    Error, ErrorKind, Holder, LossReason, Mode,
+    Error, Holder, LossReason, Mode,
     backend::{AcquireOutcome, AcquireRequest, Grant, Lease, LeaseId, Release, Renewal},
 };
 use tokio_postgres::{Row, types::Type};
@@ -79,11 +79,9 @@ impl State {
             return Ok(Some(held.map_or_else(|| waiting.clone(), LockRow::holder)));
         }
         let Some(held) = held else { return Ok(None) };
+        request.require_same_permits(held.mode)?;
         let can_join = match (held.mode, request.mode) {
             (Mode::Shared, Mode::Shared) => true,
-            (Mode::Permit { of }, Mode::Permit { of: wanted }) if of != wanted => {
-                return Err(disagreement(of.get(), wanted.get()));
-            }
             (Mode::Permit { of }, Mode::Permit { .. }) => held.count() < u64::from(of.get()),
             _ => false,
         };
@@ -257,12 +255,4 @@ fn read_parts(rows: &[Row], mode: Mode) -> Result<Option<Holder>, Error> {
         parts.extend(Part::read(row)?);
     }
     Ok(several(&parts, Part::count(first)?, mode, first.try_get("now").map_err(unreadable)?))
-}
-
-fn disagreement(of: u16, wanted: u16) -> Error {
-    let message = format!(
-        "the lock has {of} permits for its present holders, but this request is for one of {wanted}; give all \
-         contenders the same number"
-    );
-    Error::new(ErrorKind::Config, message).with_ambiguous(false)
 }

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use lock_core::{
-    Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
+    Error, FencingToken, Holder, LockName, LossReason,
     backend::{
         AcquireOutcome, AcquireRequest, Break, Grant, Lease, LeaseId, Listing, OddEntry, PastHolder, Release, Renewal,
     },

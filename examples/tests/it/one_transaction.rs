@@ -22,10 +22,6 @@ fn start(server: &PostgresServer, args: &[&str]) -> Process {
     Process::start(Command::new(program).args(args).env("DATABASE_URL", server.url()))
 }
 
-fn value(server: &PostgresServer) -> String {
-    server.sql("select value from settings")
-}
-
 #[test]
 // verifies: late-holder
 fn a_late_write_is_refused_by_the_lock() {

@@ -121,11 +121,32 @@ pub(super) const PAGES: &[Page] = &[
         docs: "onelock-cli/README.md#who-holds-what",
     },
     Page {
-        command: "break",
+        command: "watch",
+        examples: &[
+            example("Show the held locks until Ctrl-C:", "onelock watch --url redis://localhost:6379"),
+            example("Look every ten seconds, with the oldest first:", "onelock watch --interval 10s --sort age etl/"),
+        ],
+        codes: Codes { own: &[], shared: OF_STORES },
+        docs: "onelock-cli/README.md#who-holds-what",
+    },
+    Page {
+        command: "wait",
         examples: &[example(
-            "Show the version of the lock, then break it:",
-            "onelock status --json nightly-etl\nonelock break --version VERSION nightly-etl",
+            "Wait until no process holds the lock, without taking it:",
+            "onelock wait -w 10m nightly-etl",
         )],
+        codes: Codes { own: &[row("0", "the lock is free"), row("1", "the lock is still held")], shared: OF_STORES },
+        docs: "onelock-cli/README.md#who-holds-what",
+    },
+    Page {
+        command: "break",
+        examples: &[
+            example("Show the holder of a lock, and ask whether to break it:", "onelock break nightly-etl"),
+            example(
+                "Break it from a script, if it still has the holder that was seen:",
+                "onelock break --if-token 1732 nightly-etl",
+            ),
+        ],
         codes: Codes {
             own: &[row("0", "the lock was broken"), row("1", "the lock is free or has changed, and was not broken")],
             shared: OF_STORES,
