@@ -118,7 +118,7 @@ pub(super) fn path_with_onelock() -> String {
 }
 
 #[test]
-// verifies: strangers
+// verifies: not-ours, foreign-client
 fn a_file_of_another_program_stays_as_it_is() {
     let locks = Locks::new();
     let file = locks.dir.path().join("job.sh");
