@@ -24,6 +24,8 @@ pub trait Admin: Send + Sync {
     /// Returns the last holder of `name`; `None` while the lock is held, and where the store keeps
     /// nothing of a free lock, which is the default.
     ///
+    /// - Tells a release from a crash (`inspect_reports_the_holder_until_release`).
+    ///
     /// # Errors
     /// When the store cannot say.
     async fn last_holder(&self, name: &LockName) -> Result<Option<PastHolder>, Error> {

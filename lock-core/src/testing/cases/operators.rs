@@ -6,7 +6,7 @@ use futures_util::{future::select_all, poll};
 use tokio::time::timeout;
 
 use crate::{
-    backend::{AcquireRequest, Break, Level, Renewal},
+    backend::{AcquireRequest, Break, End, Level, Renewal},
     testing::harness::{Bench, admin, granted, refused, release},
     types::{ErrorKind, LeaseId, LockName},
 };
@@ -62,8 +62,12 @@ pub(super) async fn inspect_reports_the_holder_until_release(bench: &Bench<'_>) 
     let holder = admin(&b).inspect(&name).await.expect("the store answers").expect("it is held");
     assert_eq!(holder.owner.as_deref(), Some("me"));
     assert_eq!(holder.token, lease.token);
+    assert_eq!(admin(&b).last_holder(&name).await.expect("the store answers"), None, "the lock is held");
     release(&*a, &lease).await;
     assert_eq!(admin(&b).inspect(&name).await.expect("the store answers"), None);
+    if let Some(past) = admin(&b).last_holder(&name).await.expect("the store answers") {
+        assert_eq!((past.holder.owner.as_deref(), past.end), (Some("me"), End::Released));
+    }
 }
 
 pub(super) async fn list_returns_held_locks_under_a_prefix(bench: &Bench<'_>) {
