@@ -90,8 +90,10 @@ impl ShedLock {
                 returning w.number",
                 until = after("w.ttl"),
             ),
+            // The column has milliseconds, and rounds up: the lock would be free only half of one later.
             release: format!(
-                "{settings} update {table} l set lock_until = {until}, locked_by = left('{RELEASED}' || l.locked_by, 255)
+                "{settings} update {table} l set locked_by = left('{RELEASED}' || l.locked_by, 255),
+                    lock_until = case when $3 > 0 then {until} else date_trunc('milliseconds', {NOW}) end
                 from c where l.name = $1 and left(l.locked_by, {ID}) = $2 and c.is_set returning 1",
                 until = after("$3"),
             ),

@@ -11,7 +11,7 @@ says() {
   for text in "$@"; do grep -qE "$text" /tmp/said || { cat /tmp/said; fail "the doctor did not say \"$text\""; }; done
   [ $got = "$code" ] || { cat /tmp/said; fail "the doctor ended with $got, not $code"; }
 }
-says 0 '^good +file system: NFSv4.1 from 10.9.0.1:/ on /efs' '^good +mount options' '^good +lease: 10s' '^note +client identity: .*"nfs-rig-a/client-a"' \
+says 0 '^good +file system: NFSv4.1 from 10.9.0.1:/ on /efs' '^good +mount options' '^good +lease: 10s' '^ +client identity: .*"nfs-rig-a/client-a"' \
   '^good +permissions: .* 700' '^good +space' '^good +writing' '^good +clock' '^fit for locks'
 
 # A mount that hides the loss of a lock is refused before any probe, with all required changes.
@@ -30,7 +30,7 @@ on_a umount /efs; says 73 'not on an NFS mount'; on_a mount --bind /mnt/a /efs
 # Notes and warnings do not make a mount unfit.
 remount_a vers=4.1,hard
 on_a busybox sh -c 'chmod 777 /efs/locks; touch /efs/locks/other.lock; chown 1000 /efs/locks/other.lock'
-says 0 '^note +mount options: without noresvport' '^warning +permissions: .*break any lock' '^note +files: 1 files belong to other users' '^fit for locks'
+says 0 '^ +mount options: without noresvport' '^warning +permissions: .*break any lock' '^ +files: 1 files belong to other users' '^fit for locks'
 on_a busybox sh -c 'chmod 700 /efs/locks; rm /efs/locks/other.lock'
 remount_a $efs
 
