@@ -90,7 +90,7 @@ impl ShedLock {
                 returning w.number",
                 until = after("w.ttl"),
             ),
-            // The column has milliseconds, and rounds up: the lock would be free only half of one later.
+            // Otherwise the end is rounded up to whole milliseconds, and the lock is free later.
             release: format!(
                 "{settings} update {table} l set locked_by = left('{RELEASED}' || l.locked_by, 255),
                     lock_until = case when $3 > 0 then {until} else date_trunc('milliseconds', {NOW}) end
