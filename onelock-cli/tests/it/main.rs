@@ -1,5 +1,6 @@
 //! The tests of the command, in one binary.
 
+mod compare;
 #[cfg(all(feature = "redis", feature = "dynamo", feature = "postgres", feature = "object", feature = "torture"))]
 mod docs;
 mod help;

@@ -3,7 +3,6 @@
 //!
 //! Its Rust code is compiled and run as documentation tests; see `onelock/src/pages.rs`.
 
-pub(crate) mod compare;
 mod facts;
 mod links;
 mod markdown;

@@ -5,7 +5,8 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::{compare, page};
+use super::page;
+use crate::compare;
 
 /// `> ` begins a line that is sent, and `< ` a line that has to come next. One session of
 /// `onelock hold --json` serves all blocks of the page.

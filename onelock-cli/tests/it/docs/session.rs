@@ -20,7 +20,8 @@ use test_support::{
     redis::RedisServer,
 };
 
-use super::{compare, markdown::Block};
+use super::markdown::Block;
+use crate::compare;
 
 /// How long a page may run before it counts as hung.
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -17,7 +17,7 @@ use nix::{
 };
 
 use super::fixture::{Locks, Running, eventually, onelock};
-use crate::docs::compare;
+use crate::compare;
 
 const ROWS: u16 = 24;
 const OWNER: &str = "etl-7:4711-5be6a2c1";
