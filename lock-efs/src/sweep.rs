@@ -77,7 +77,7 @@ impl FileBackend {
     /// Blocks until all names are examined.
     ///
     /// # Errors
-    /// [`ErrorKind::Unavailable`](lock_core::ErrorKind::Unavailable) while another sweep of this
+    /// [`ErrorKind::Unavailable`] while another sweep of this
     /// directory runs. Otherwise the error that stopped the sweep.
     pub fn sweep(&self, sweep: Sweep) -> Result<Swept, Error> {
         self.store().sweep(sweep)
