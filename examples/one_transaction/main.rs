@@ -18,7 +18,8 @@ const CREATE: &str = "CREATE TABLE IF NOT EXISTS settings (name text PRIMARY KEY
 const STILL_HELD: &str = "SELECT FROM onelock WHERE name = convert_to($1, 'UTF8') AND token = $2 AND id IS NOT NULL \
     AND expires_at > clock_timestamp() FOR SHARE";
 
-const WRITE: &str = "INSERT INTO settings (name, value) VALUES ('greeting', $1) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+const WRITE: &str = "INSERT INTO settings (name, value) VALUES ('greeting', $1) \
+     ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {

@@ -194,7 +194,8 @@ fn join(table: &str, settings: &str, granting: &str) -> String {
         ), done as (select * from joined union all select * from made)
         select true as is_grant, (select n.own from next n) as own, null as mode, null as part_id,
             null as part_owner, g.part_tokens[array_position(g.part_ids, {ID})] as part_token,
-            null::float8 as part_since, null::float8 as part_expires, null::bytea as part_data, 0::bigint as parts, {now}
+            null::float8 as part_since, null::float8 as part_expires, null::bytea as part_data,
+            0::bigint as parts, {now}
         from done g
         union all select false, null, n.mode, q.*, {now} from next n, lateral (
             select {SHOWN} from unnest(n.part_ids, n.part_ends, n.part_owners, n.part_tokens, n.part_since, n.part_data)
@@ -231,7 +232,8 @@ fn state(table: &str, settings: &str) -> String {
 /// As [`holders`], with what the row has of the id. There is always an answer.
 fn holders_with_own(more: &str, table: &str) -> String {
     let own = format!(
-        "{more} {held} as is_ours, ({ID} = any(l.part_ids)) is true as is_listed, ({ID} = any(l.ended_ids)) is true as is_ended,
+        "{more} {held} as is_ours, ({ID} = any(l.part_ids)) is true as is_listed,
+            ({ID} = any(l.ended_ids)) is true as is_ended,
         left(l.ended_by[array_position(l.ended_ids, {ID})], 1024) as ended_by,
         l.waiting_mode, left(l.waiting_owner, 1024) as waiting_owner,
         extract(epoch from l.waiting_until)::float8 as waiting_until,",

@@ -30,7 +30,8 @@ pub(crate) const MICROS: &str = "(extract(epoch from clock_timestamp()) * 100000
 
 /// The columns that describe a row, of the alias `l`. Long values stay on the server, because a
 /// third party may have written them. A time may be infinite, which only floats can show.
-pub(crate) const COLUMNS: &str = "l.name, replace(l.id::text, '-', '') as id, left(l.owner, 1024) as owner, l.token, l.seq, \
+pub(crate) const COLUMNS: &str = "l.name, replace(l.id::text, '-', '') as id, left(l.owner, 1024) as owner, l.token, \
+    l.seq, \
     extract(epoch from l.acquired_at)::float8 as since, extract(epoch from l.expires_at)::float8 as expires, \
     case when octet_length(l.data) <= 1048576 then l.data end as data, left(l.broken_by, 1024) as broken_by, \
     replace(l.last_id::text, '-', '') as last_id, l.mode, extract(epoch from clock_timestamp())::float8 as now";

@@ -126,7 +126,9 @@ mod tests {
         let object: Value = serde_json::from_str(&shown(&json, Level::Error)).unwrap();
         assert_eq!(
             object,
-            json!({"time": "1970-01-01T00:00:00.000Z", "level": "error", "message": "a \"b\"\u{1b}", "lock": "etl", "code": 75})
+            json!({
+                "time": "1970-01-01T00:00:00.000Z", "level": "error", "message": "a \"b\"\u{1b}", "lock": "etl", "code": 75
+            })
         );
         assert!(!shown(&json, Level::Info).contains('\u{1b}'));
     }

@@ -18,7 +18,8 @@ async fn psql_sees_readable_rows() {
     job.data = Some(b"{}".to_vec());
     let (lease, _) = granted(&client(server.addr()), &job).await;
     let row = server.sql(
-        "select convert_from(name, 'UTF8'), owner, token, ttl, convert_from(data, 'UTF8'), expires_at > now() from onelock",
+        "select convert_from(name, 'UTF8'), owner, token, ttl, convert_from(data, 'UTF8'), expires_at > now() \
+         from onelock",
     );
     assert_eq!(row, format!("nightly/\u{e9}tl|test|{}|00:10:00|{{}}|t", lease.token.unwrap()));
 }
