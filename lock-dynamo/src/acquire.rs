@@ -63,7 +63,7 @@ impl DynamoBackend {
             Verdict::Free | Verdict::Dead => self.take_over(request, &record).await,
             Verdict::Held(_) => {
                 if record.joined.is_some() {
-                    self.mark(request).await?;
+                    self.mark(request).await;
                 }
                 Ok(AcquireOutcome::Contended(self.holder(&request.name, &record)))
             }
@@ -135,8 +135,9 @@ impl DynamoBackend {
 
     async fn take_over(&self, request: &AcquireRequest, seen: &Record) -> Result<AcquireOutcome, Error> {
         let now = self.clock.now();
-        let token = next_token(seen.fence, now)?;
-        let write = ConditionalWrite::take_over(&self.config.layout, request, now, Some(token), self.idle(), seen);
+        let (token, unmark) = (next_token(seen.fence, now)?, self.waiting_marks.contains(request.id));
+        let write =
+            ConditionalWrite::take_over(&self.config.layout, request, now, Some(token), self.idle(), seen, unmark);
         let version = write.version.clone();
         match self.update(&request.name, write).await? {
             WriteOutcome::Done => self.granted(request, now, token, &version, self.crashed(seen)).await,

@@ -7,8 +7,11 @@ use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{
     Client,
-    operation::{delete_item::DeleteItemError, update_item::UpdateItemError},
-    types::{AttributeValue, ReturnValuesOnConditionCheckFailure::AllOld},
+    operation::{
+        delete_item::DeleteItemError,
+        update_item::{UpdateItemError, builders::UpdateItemFluentBuilder},
+    },
+    types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure::AllOld},
 };
 use futures_util::future::join_all;
 use lock_core::{
@@ -68,9 +71,9 @@ macro_rules! write_item {
             .send()
             .await;
         match answer {
-            Ok(_) => Ok(WriteOutcome::Done),
+            Ok(answer) => Ok(Ok(answer.attributes)),
             Err(error) => match error.as_service_error() {
-                Some($Error::ConditionalCheckFailedException(failed)) => Ok(WriteOutcome::Refused(failed.item.clone())),
+                Some($Error::ConditionalCheckFailedException(failed)) => Ok(Err(failed.item.clone())),
                 _ => Err(convert(error, &$self.config)),
             },
         }
@@ -143,23 +146,41 @@ impl DynamoBackend {
 
     /// One conditional `UpdateItem`.
     pub(crate) async fn update(&self, name: &LockName, write: ConditionalWrite<'_>) -> Result<WriteOutcome, Error> {
-        let request = self.client().await?.update_item().update_expression(write.expression());
+        let request = self.client().await?.update_item();
+        Ok(self.send(name, write, request).await?.map_or_else(WriteOutcome::Refused, |_| WriteOutcome::Done))
+    }
+
+    /// One conditional `UpdateItem`, which returns the item as it was before, or the item that
+    /// refused it.
+    pub(crate) async fn update_and_return(
+        &self,
+        name: &LockName,
+        write: ConditionalWrite<'_>,
+    ) -> Result<Result<Option<Item>, Option<Item>>, Error> {
+        let request = self.client().await?.update_item().return_values(ReturnValue::AllOld);
+        self.send(name, write, request).await
+    }
+
+    async fn send(
+        &self,
+        name: &LockName,
+        write: ConditionalWrite<'_>,
+        request: UpdateItemFluentBuilder,
+    ) -> Result<Result<Option<Item>, Option<Item>>, Error> {
+        let request = request.update_expression(write.expression());
         let version = AttributeValue::S(write.version.clone());
-        let written = write_item!(self, name, request, write, UpdateItemError)?;
-        Ok(match written {
+        let written: Result<_, Error> = write_item!(self, name, request, write, UpdateItemError);
+        Ok(match written? {
             // The network delivered it twice: it was done before.
-            WriteOutcome::Refused(Some(item))
-                if item.get(self.config.layout.name(Attribute::Version)) == Some(&version) =>
-            {
-                WriteOutcome::Done
-            }
+            Err(Some(item)) if item.get(self.config.layout.name(Attribute::Version)) == Some(&version) => Ok(None),
             written => written,
         })
     }
 
     async fn delete(&self, name: &LockName, write: ConditionalWrite<'_>) -> Result<WriteOutcome, Error> {
         let request = self.client().await?.delete_item();
-        write_item!(self, name, request, write, DeleteItemError)
+        let written: Result<_, Error> = write_item!(self, name, request, write, DeleteItemError);
+        Ok(written?.map_or_else(WriteOutcome::Refused, |_: Option<Item>| WriteOutcome::Done))
     }
 
     /// Makes `lease`, whose item has this version, last from now on, whatever was written before.
@@ -226,12 +247,37 @@ impl DynamoBackend {
         }
     }
 
-    pub(crate) fn loss_of(&self, lease: &Lease, record: Option<&Record>) -> LossReason {
-        if lease.mode.may_be_joined() || record.is_some_and(|record| record.joined.is_some()) {
-            return self.loss_of_part(lease, record);
+    /// Releases the lock of a single holder.
+    async fn release_alone(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        let layout = &self.config.layout;
+        let written = if layout.schema.deletes_on_release() && hold_for.is_zero() {
+            self.delete(&lease.name, ConditionalWrite::delete(layout, lease)).await?
+        } else {
+            let write = ConditionalWrite::release(layout, lease, hold_for, self.clock.now(), self.idle());
+            self.update(&lease.name, write).await?
+        };
+        let WriteOutcome::Refused(item) = written else { return Ok(Release::Released) };
+        let Some(record) = item.map(|item| self.read(&item)) else {
+            return Ok(Release::NotHeld(None));
+        };
+        if record.joined.is_some() {
+            return Ok(Release::NotHeld(self.current(&lease.name, &record)));
         }
+        let was_broken = record.broken.as_ref().is_some_and(|(id, _)| *id == lease.id);
+        if record.id == Some(lease.id) && !was_broken {
+            // Released, but still with our id: an earlier request released it, and its reply was
+            // lost.
+            return Ok(Release::Released);
+        }
+        let held = record.state != LockState::Released;
+        Ok(Release::NotHeld(held.then(|| self.holder(&lease.name, &record))))
+    }
+
+    pub(crate) fn loss_of(&self, lease: &Lease, record: Option<&Record>) -> LossReason {
         match record {
             Some(Record { broken: Some((id, by)), .. }) if *id == lease.id => LossReason::BrokenBy(by.clone()),
+            _ if lease.mode.may_be_joined() => self.loss_of_part(lease, record),
+            Some(Record { joined: Some(_), .. }) => self.loss_of_part(lease, record),
             Some(record) if record.id != Some(lease.id) && record.state == LockState::Held => {
                 LossReason::TakenBy(Box::new(self.holder(&lease.name, record)))
             }
@@ -327,34 +373,15 @@ impl Backend for DynamoBackend {
     }
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        let released = if lease.mode.may_be_joined() {
+            self.release_part(lease, hold_for).await
+        } else {
+            self.release_alone(lease, hold_for).await
+        }?;
         if self.waiting_marks.contains(lease.id) {
             self.unmark(lease).await?;
         }
-        if lease.mode.may_be_joined() {
-            return self.release_part(lease, hold_for).await;
-        }
-        let layout = &self.config.layout;
-        let written = if layout.schema.deletes_on_release() && hold_for.is_zero() {
-            self.delete(&lease.name, ConditionalWrite::delete(layout, lease)).await?
-        } else {
-            let write = ConditionalWrite::release(layout, lease, hold_for, self.clock.now(), self.idle());
-            self.update(&lease.name, write).await?
-        };
-        let WriteOutcome::Refused(item) = written else { return Ok(Release::Released) };
-        let Some(record) = item.map(|item| self.read(&item)) else {
-            return Ok(Release::NotHeld(None));
-        };
-        if record.joined.is_some() {
-            return Ok(Release::NotHeld(self.current(&lease.name, &record)));
-        }
-        let was_broken = record.broken.as_ref().is_some_and(|(id, _)| *id == lease.id);
-        if record.id == Some(lease.id) && !was_broken {
-            // Released, but still with our id: an earlier request released it, and its reply was
-            // lost.
-            return Ok(Release::Released);
-        }
-        let held = record.state != LockState::Released;
-        Ok(Release::NotHeld(held.then(|| self.holder(&lease.name, &record))))
+        Ok(released)
     }
 
     fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Mode,
-    backend::{AcquireOutcome, AcquireRequest, Break, Grant, Lease, LeaseId, Release, Renewal, StoreTime},
+    backend::{AcquireOutcome, AcquireRequest, Break, Grant, Lease, LeaseId, Release, Renewal},
 };
 
 use crate::{
@@ -12,7 +12,7 @@ use crate::{
     backend::{DynamoBackend, WriteOutcome, overtaken},
     error::stranger,
     record::{Item, Joined, Part, Record},
-    write::ConditionalWrite,
+    write::{ConditionalWrite, NewPart, part_end},
 };
 
 /// How many parts that have ended an item of readers may have before a newcomer removes them.
@@ -20,6 +20,8 @@ const ENDED: usize = 16;
 /// How long a part that has ended is kept at least, unless there are many: a late request of its id
 /// is recognized until then.
 const ENDED_KEPT: Duration = Duration::from_secs(60);
+/// How many parts one update removes at most. DynamoDB limits an expression to 4 KB.
+const REMOVED: usize = 200;
 /// How often one attempt is made again because another client changed the item meanwhile.
 const ROUNDS: usize = 32;
 /// What the version of a part begins with, so that it is never taken for that of a single holder.
@@ -74,8 +76,8 @@ impl DynamoBackend {
         for part in &joined.parts {
             if let Some(until) = part.free_at {
                 match Record::until(now, until) {
-                    Duration::ZERO => judged.ended.push(part),
-                    left => judged.kept.push((part, Some(left))),
+                    left if !part.is_over && !left.is_zero() => judged.kept.push((part, Some(left))),
+                    _ => judged.ended.push(part),
                 }
                 continue;
             }
@@ -138,35 +140,59 @@ impl DynamoBackend {
     }
 
     async fn join(&self, request: &AcquireRequest, fence: Option<FencingToken>, room: usize) -> Result<Round, Error> {
+        let new = self.new_part(request, fence)?;
+        let write = ConditionalWrite::join(&self.config.layout, new, room);
+        let version = write.version.clone();
+        let old = match self.update_and_return(&request.name, write).await? {
+            Ok(old) => old.map(|old| self.read(&old)),
+            Err(item) => return Ok(Round::Changed(item)),
+        };
+        let crashed = match old.as_ref().and_then(|old| old.joined.as_ref()) {
+            Some(joined) => self.clear_crashed(request, joined, &version).await,
+            None => None,
+        };
+        self.granted_part(new, crashed).await.map(Round::Answered)
+    }
+
+    fn new_part<'r>(&self, request: &'r AcquireRequest, fence: Option<FencingToken>) -> Result<NewPart<'r>, Error> {
         let now = self.clock.now();
-        let token = next_token(fence, now)?;
-        let (layout, unmark) = (&self.config.layout, self.waiting_marks.contains(request.id));
-        let write = ConditionalWrite::join(layout, request, now, token, self.idle(), room, unmark);
-        self.written(request, write, now, token, None).await
+        let (token, unmark) = (next_token(fence, now)?, self.waiting_marks.contains(request.id));
+        Ok(NewPart { request, now, token, idle: self.idle(), unmark })
+    }
+
+    /// Removes the parts of dead holders that `request` has joined as this version, and describes
+    /// these holders.
+    async fn clear_crashed(&self, request: &AcquireRequest, joined: &Joined, version: &str) -> Option<Holder> {
+        let crashed = self.crashed_holders(joined)?;
+        let judged = self.judge_parts(joined);
+        let dead = &judged.dead[..judged.dead.len().min(REMOVED)];
+        let write = ConditionalWrite::clear(&self.config.layout, request.id, dead, version);
+        // The next newcomer removes them, and reports them again, if this does not.
+        if let Err(error) = self.update(&request.name, write).await {
+            tracing::debug!(name = %request.name, %error, "the parts of dead holders stay in the item");
+        }
+        Some(crashed)
     }
 
     async fn written(
         &self,
-        request: &AcquireRequest,
+        new: NewPart<'_>,
         write: ConditionalWrite<'_>,
-        now: StoreTime,
-        token: FencingToken,
         crashed: Option<Holder>,
     ) -> Result<Round, Error> {
-        match self.update(&request.name, write).await? {
-            WriteOutcome::Done => self.granted_part(request, now, token, crashed).await.map(Round::Answered),
+        match self.update(&new.request.name, write).await? {
+            WriteOutcome::Done => self.granted_part(new, crashed).await.map(Round::Answered),
             WriteOutcome::Refused(item) => Ok(Round::Changed(item)),
         }
     }
 
     /// Makes the next request by the item that refused the one before.
     async fn join_seen(&self, request: &AcquireRequest, item: Option<Item>) -> Result<Round, Error> {
-        let (layout, idle) = (&self.config.layout, self.idle());
-        let now = self.clock.now();
+        let layout = &self.config.layout;
         let Some(item) = item else {
-            let token = next_token(None, now)?;
-            let write = ConditionalWrite::take_missing_as_part(layout, request, now, token, idle);
-            return match self.written(request, write, now, token, None).await? {
+            let new = self.new_part(request, None)?;
+            let write = ConditionalWrite::take_missing_as_part(layout, new);
+            return match self.written(new, write, None).await? {
                 // There is an item, and the server does not return it with the refusal.
                 Round::Changed(None) => Ok(Round::Changed(self.item(self.client().await?, &request.name).await?)),
                 round => Ok(round),
@@ -188,9 +214,8 @@ impl DynamoBackend {
             Verdict::Undecided(skew) if seen.joined.is_none() => return Err(self.undecided(skew, &seen)),
             Verdict::Held(_) | Verdict::Undecided(_) => return self.join_held(request, &seen, waiter).await,
         };
-        let token = next_token(seen.fence, now)?;
-        let write = ConditionalWrite::take_over_as_part(layout, request, now, token, idle, &seen);
-        self.written(request, write, now, token, crashed).await
+        let new = self.new_part(request, seen.fence)?;
+        self.written(new, ConditionalWrite::take_over_as_part(layout, new, &seen), crashed).await
     }
 
     /// Joins the present holders, unless their mode, their number or a waiting request is against
@@ -204,7 +229,7 @@ impl DynamoBackend {
             return answer(holder);
         }
         if joined.mode != Some(request.mode) {
-            self.mark(request).await?;
+            self.mark(request).await;
             return answer(holder);
         }
         let judged = self.judge_parts(joined);
@@ -222,13 +247,15 @@ impl DynamoBackend {
         let now = self.clock.now();
         let recent = |part: &&&Part| part.free_at.is_some_and(|at| at > now.millis() - ended_kept_millis());
         let many = judged.ended.len() >= ENDED;
-        let gone: Vec<_> =
-            judged.ended.iter().filter(|part| many || !recent(part)).chain(&judged.dead).copied().collect();
-        let token = next_token(seen.fence, now)?;
-        let crashed = self.crashed_holders(joined);
-        let layout = &self.config.layout;
-        let write = ConditionalWrite::replace_parts(layout, request, now, token, self.idle(), seen, &gone);
-        self.written(request, write, now, token, crashed).await
+        // Dead parts first: while they stay, a late renewal could hold one part too many.
+        let ended = judged.ended.iter().filter(|part| many || !recent(part));
+        let gone: Vec<_> = judged.dead.iter().chain(ended).take(REMOVED).copied().collect();
+        if gone.is_empty() && request.mode == Mode::Shared {
+            return self.join(request, seen.fence, joined.parts.len() + ENDED).await;
+        }
+        let new = self.new_part(request, seen.fence)?;
+        let write = ConditionalWrite::replace_parts(&self.config.layout, new, seen, &gone);
+        self.written(new, write, self.crashed_holders(joined)).await
     }
 
     /// The request of another mode that waits, and that newcomers of this mode do not overtake.
@@ -242,14 +269,17 @@ impl DynamoBackend {
     }
 
     /// Lets newcomers of the present holders' mode wait for `request`, if it waits itself.
-    pub(crate) async fn mark(&self, request: &AcquireRequest) -> Result<(), Error> {
+    pub(crate) async fn mark(&self, request: &AcquireRequest) {
         if !request.waits {
-            return Ok(());
+            return;
         }
         self.waiting_marks.note(request.id, request.ttl);
         let write = ConditionalWrite::mark(&self.config.layout, request, self.clock.now());
         // A refusal means that another request waits already, or that the holders are gone.
-        self.update(&request.name, write).await.map(|_| ()).map_err(|error| error.with_ambiguous(false))
+        if let Err(error) = self.update(&request.name, write).await {
+            // The next attempt marks again.
+            tracing::debug!(name = %request.name, %error, "the mark of a waiting request was not confirmed");
+        }
     }
 
     /// Removes the mark of `lease`, whose request waits no longer.
@@ -266,8 +296,9 @@ impl DynamoBackend {
             return Err(released_meanwhile());
         }
         let token = part.fence;
+        let seen = part.expires.ok_or_else(overtaken)?;
         let (layout, now) = (&self.config.layout, self.clock.now());
-        let write = ConditionalWrite::correct_part(layout, &request.lease(token), now, self.idle(), None);
+        let write = ConditionalWrite::correct_part(layout, &request.lease(token), now, self.idle(), seen, None);
         match self.write_again(&request.name, write).await? {
             WriteOutcome::Done => {
                 self.waiting_marks.remove(request.id);
@@ -277,22 +308,17 @@ impl DynamoBackend {
         }
     }
 
-    /// Completes the grant of a part that was written at `at`. If the clock was wrong then, the
+    /// Completes the grant of a part that was written. If the clock was wrong then, the
     /// expiry and the token are wrong too, and are corrected first.
-    async fn granted_part(
-        &self,
-        request: &AcquireRequest,
-        at: StoreTime,
-        token: FencingToken,
-        crashed: Option<Holder>,
-    ) -> Result<AcquireOutcome, Error> {
-        let mut token = token;
+    async fn granted_part(&self, new: NewPart<'_>, crashed: Option<Holder>) -> Result<AcquireOutcome, Error> {
+        let NewPart { request, now: at, mut token, .. } = new;
         if !self.stands(at) {
             let now = self.clock.now();
             let better = next_token(Some(token), now)?;
             let correct = async |better: Option<FencingToken>| {
                 let lease = request.lease(Some(token));
-                let write = ConditionalWrite::correct_part(&self.config.layout, &lease, now, self.idle(), better);
+                let seen = part_end(at, request.ttl);
+                let write = ConditionalWrite::correct_part(&self.config.layout, &lease, now, self.idle(), seen, better);
                 self.write_again(&request.name, write).await
             };
             match correct(Some(better)).await? {
@@ -314,25 +340,30 @@ impl DynamoBackend {
     pub(crate) async fn renew_part(&self, lease: &Lease) -> Result<Renewal, Error> {
         let (layout, now) = (&self.config.layout, self.clock.now());
         let write = ConditionalWrite::renew_part(layout, lease, now, self.idle());
-        match self.update(&lease.name, write).await? {
+        let seen = match self.update(&lease.name, write).await? {
             WriteOutcome::Done if self.stands(now) => return Ok(Renewal::Renewed),
-            WriteOutcome::Done => {}
+            WriteOutcome::Done => part_end(now, lease.ttl),
             WriteOutcome::Refused(item) => {
                 let record = item.map(|item| self.read(&item));
-                if !record.as_ref().is_some_and(|record| record.is_held_by(lease.id)) {
+                let part = record.as_ref().and_then(|record| record.joined.as_ref()?.part(lease.id));
+                let Some(part) = part.filter(|part| part.is_held()) else {
                     return Ok(Renewal::Lost(self.loss_of(lease, record.as_ref())));
-                }
+                };
                 // Its recorded end is later, so our clock went back.
+                part.expires.ok_or_else(overtaken)?
+            }
+        };
+        let write = ConditionalWrite::correct_part(layout, lease, self.clock.now(), self.idle(), seen, None);
+        match self.write_again(&lease.name, write).await? {
+            WriteOutcome::Done => Ok(Renewal::Renewed),
+            WriteOutcome::Refused(item) => {
+                let record = item.map(|item| self.read(&item));
+                if record.as_ref().is_some_and(|record| record.is_held_by(lease.id)) {
+                    return Err(overtaken());
+                }
+                Ok(Renewal::Lost(self.loss_of(lease, record.as_ref())))
             }
         }
-        let write = ConditionalWrite::correct_part(layout, lease, self.clock.now(), self.idle(), None);
-        Ok(match self.write_again(&lease.name, write).await? {
-            WriteOutcome::Done => Renewal::Renewed,
-            WriteOutcome::Refused(item) => {
-                let record = item.map(|item| self.read(&item));
-                Renewal::Lost(self.loss_of(lease, record.as_ref()))
-            }
-        })
     }
 
     pub(crate) async fn advance_part(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {

@@ -32,6 +32,8 @@ pub(crate) struct Part {
     /// When a released part becomes free, on the store's clock, in milliseconds. `None` if the part
     /// is held.
     pub(crate) free_at: Option<i64>,
+    /// Whether it was ended without a minimum hold, so that it is free whatever the clocks say.
+    pub(crate) is_over: bool,
     pub(crate) fence: Option<FencingToken>,
     pub(crate) broken_by: Option<String>,
     owner: Option<String>,
@@ -100,6 +102,7 @@ impl Part {
             lease,
             expires: number(map, Attribute::Expires),
             free_at: number(map, Attribute::FreeAt),
+            is_over: text(map, Attribute::Released).as_deref() == Some(super::RELEASED),
             fence: map.get(Attribute::Fence.as_str()).map(fence_of),
             broken_by: text(map, Attribute::BrokenBy),
             owner: text(map, Attribute::Owner),

@@ -14,38 +14,38 @@ use crate::{
     record::{self, Part, Record, mode_text},
 };
 
+/// A part that is about to be written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewPart<'r> {
+    pub(crate) request: &'r AcquireRequest,
+    pub(crate) now: StoreTime,
+    pub(crate) token: FencingToken,
+    pub(crate) idle: Idle,
+    /// Whether a mark of the request may stand.
+    pub(crate) unmark: bool,
+}
+
 /// The placeholder of the key of one part.
 const ID: &str = "#id";
+/// More than any ttl: the item stays for the longest lease of all parts, which no part knows.
+const LONGEST_LEASE: Duration = Duration::from_secs(400 * 24 * 3600);
 /// The placeholder of the mode in a mark, whose name is a reserved word.
 const MODE_KEY: &str = "#mode_key";
 
 impl<'a> ConditionalWrite<'a> {
     /// Takes a lock that has no item, as the first of possibly several holders.
-    pub(crate) fn take_missing_as_part(
-        layout: &'a Layout,
-        request: &AcquireRequest,
-        now: StoreTime,
-        token: FencingToken,
-        idle: Idle,
-    ) -> Self {
-        let mut write = Self::new(layout, record::version(request.id));
-        write.first_part(request, now, token, idle);
+    pub(crate) fn take_missing_as_part(layout: &'a Layout, new: NewPart<'_>) -> Self {
+        let mut write = Self::new(layout, record::version(new.request.id));
+        write.first_part(new);
         let key = write.name(Attribute::Key);
         write.condition = format!("attribute_not_exists({key})");
         write
     }
 
     /// Takes over a lock whose record was judged to have no holder, if the record is unchanged.
-    pub(crate) fn take_over_as_part(
-        layout: &'a Layout,
-        request: &AcquireRequest,
-        now: StoreTime,
-        token: FencingToken,
-        idle: Idle,
-        seen: &Record,
-    ) -> Self {
-        let mut write = Self::new(layout, record::version(request.id));
-        write.first_part(request, now, token, idle);
+    pub(crate) fn take_over_as_part(layout: &'a Layout, new: NewPart<'_>, seen: &Record) -> Self {
+        let mut write = Self::new(layout, record::version(new.request.id));
+        write.first_part(new);
         // These describe a single holder.
         for attribute in [
             Attribute::Released,
@@ -58,35 +58,25 @@ impl<'a> ConditionalWrite<'a> {
         ] {
             write.remove(attribute);
         }
-        write.remove_own_mark(request.id, seen);
+        write.unmark_if(new.unmark);
         write.require_version(&seen.version);
         write
     }
 
     /// Joins the holders of the same mode, if fewer than `room` parts are in the item and no
     /// request of another mode waits.
-    pub(crate) fn join(
-        layout: &'a Layout,
-        request: &AcquireRequest,
-        now: StoreTime,
-        token: FencingToken,
-        idle: Idle,
-        room: usize,
-        unmark: bool,
-    ) -> Self {
-        let mut write = Self::new(layout, record::version(request.id));
-        write.add_part(request, now, token, idle);
-        if unmark {
-            write.remove(Attribute::Waiting);
-        }
-        let fence = write.set(Attribute::Fence, number(token.get()));
+    pub(crate) fn join(layout: &'a Layout, new: NewPart<'_>, room: usize) -> Self {
+        let mut write = Self::new(layout, record::version(new.request.id));
+        write.add_part(new);
+        write.unmark_if(new.unmark);
+        let fence = write.set(Attribute::Fence, number(new.token.get()));
         let part = write.part();
         let (mode, parts) = (write.name(Attribute::Mode), write.name(Attribute::Parts));
         let (waiting, fences) = (write.name(Attribute::Waiting), write.name(Attribute::Fence));
-        let (wanted, room) = (write.value(text(mode_text(request.mode))), write.value(number(room)));
-        let (until, map) = (write.value(number(now.millis())), write.value(text("M")));
+        let (wanted, room) = (write.value(text(mode_text(new.request.mode))), write.value(number(room)));
+        let (until, map) = (write.value(number(new.now.millis())), write.value(text("M")));
         // The latest writer is also refused here: its release may have removed its part already.
-        let (version, id) = (write.name(Attribute::Version), write.value(text(record::version_prefix(request.id))));
+        let (version, id) = (write.name(Attribute::Version), write.value(text(record::version_prefix(new.request.id))));
         write.condition = format!(
             "{mode} = {wanted} AND attribute_type({parts}, {map}) AND size({parts}) < {room} AND \
              attribute_not_exists({part}) AND {fences} < {fence} AND NOT begins_with({version}, {id}) AND \
@@ -101,25 +91,21 @@ impl<'a> ConditionalWrite<'a> {
 
     /// Joins the holders of a record that was judged, in place of the parts in `gone`, if the
     /// record is unchanged.
-    pub(crate) fn replace_parts(
-        layout: &'a Layout,
-        request: &AcquireRequest,
-        now: StoreTime,
-        token: FencingToken,
-        idle: Idle,
-        seen: &Record,
-        gone: &[&Part],
-    ) -> Self {
-        let mut write = Self::new(layout, record::version(request.id));
-        write.add_part(request, now, token, idle);
-        write.set(Attribute::Fence, number(token.get()));
-        for (index, gone) in gone.iter().enumerate() {
-            let (parts, key) = (write.name(Attribute::Parts), format!("#gone{index}"));
-            write.remove_path(&format!("{parts}.{key}"));
-            write.names.insert(key, gone.id.to_string());
-        }
-        write.remove_own_mark(request.id, seen);
+    pub(crate) fn replace_parts(layout: &'a Layout, new: NewPart<'_>, seen: &Record, gone: &[&Part]) -> Self {
+        let mut write = Self::new(layout, record::version(new.request.id));
+        write.add_part(new);
+        write.set(Attribute::Fence, number(new.token.get()));
+        write.remove_parts(gone);
+        write.unmark_if(new.unmark);
         write.require_version(&seen.version);
+        write
+    }
+
+    /// Removes the parts of dead holders after a join wrote this version.
+    pub(crate) fn clear(layout: &'a Layout, id: LeaseId, gone: &[&Part], version: &str) -> Self {
+        let mut write = Self::new(layout, record::version(id));
+        write.remove_parts(gone);
+        write.require_version(version);
         write
     }
 
@@ -133,17 +119,21 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
-    /// Renews a part from `now`, and corrects its token if one is given: a wrong clock wrote them.
+    /// Renews a part from `now` that ends at `seen`, and corrects its token if one is given: a wrong
+    /// clock wrote them. A delayed correction must not shorten a lease that was renewed meanwhile.
     pub(crate) fn correct_part(
         layout: &'a Layout,
         lease: &Lease,
         now: StoreTime,
         idle: Idle,
+        seen: i64,
         token: Option<FencingToken>,
     ) -> Self {
         let mut write = Self::new(layout, record::version(lease.id));
         write.set_part_lease(lease.ttl, now, idle);
         write.require_part(lease.id);
+        let (part, seen) = (write.part(), write.value(number(seen)));
+        let _ = write!(write.condition, " AND {part}.{} = {seen}", Attribute::Expires);
         if let Some(token) = token {
             let (part, since) = (write.part(), number(now.millis()));
             write.set_path(&format!("{part}.{}", Attribute::Since), since);
@@ -169,7 +159,7 @@ impl<'a> ConditionalWrite<'a> {
     /// Ends a part, which stays taken for `hold_for`.
     pub(crate) fn release_part(layout: &'a Layout, lease: &Lease, hold_for: Duration, now: StoreTime) -> Self {
         let mut write = Self::new(layout, record::version(lease.id));
-        let free_at = number(ends(now, hold_for));
+        let free_at = number(part_end(now, hold_for));
         write.require_part(lease.id);
         let part = write.part();
         if hold_for.is_zero() {
@@ -185,7 +175,10 @@ impl<'a> ConditionalWrite<'a> {
         let mut write = Self::new(layout, record::version(id));
         write.require_part(id);
         let part = write.part();
-        write.set_path(&part, ended(number(ends(now, Duration::ZERO)), Some(by)));
+        write.set_path(&part, ended(number(part_end(now, Duration::ZERO)), Some(by)));
+        // The next holder of another mode removes the parts.
+        write.set(Attribute::BrokenId, text(id));
+        write.set(Attribute::BrokenBy, text(by));
         write
     }
 
@@ -197,7 +190,7 @@ impl<'a> ConditionalWrite<'a> {
             (Attribute::Version.to_string(), text(request.id)),
             (Attribute::Mode.to_string(), text(mode_text(request.mode))),
             (Attribute::Owner.to_string(), text(&request.owner)),
-            (Attribute::Expires.to_string(), number(ends(now, request.ttl))),
+            (Attribute::Expires.to_string(), number(part_end(now, request.ttl))),
         ]);
         write.set(Attribute::Waiting, AttributeValue::M(mark));
         let (waiting, parts) = (write.name(Attribute::Waiting), write.name(Attribute::Parts));
@@ -227,41 +220,49 @@ impl<'a> ConditionalWrite<'a> {
     }
 
     /// Removes what describes several holders from an item that gets a single one.
-    pub(super) fn replace_joined(&mut self, id: LeaseId, seen: &Record) {
+    pub(super) fn replace_joined(&mut self, seen: &Record) {
         if seen.joined.is_some() {
             self.remove(Attribute::Mode);
             self.remove(Attribute::Parts);
         }
-        self.remove_own_mark(id, seen);
     }
 
-    fn remove_own_mark(&mut self, id: LeaseId, seen: &Record) {
-        if seen.waiting.as_ref().is_some_and(|waiting| waiting.id == id) {
+    /// Removes the mark of this request, if it may stand. Another request in its place marks again.
+    pub(super) fn unmark_if(&mut self, unmark: bool) {
+        if unmark {
             self.remove(Attribute::Waiting);
         }
     }
 
-    fn first_part(&mut self, request: &AcquireRequest, now: StoreTime, token: FencingToken, idle: Idle) {
-        self.collect(now, request.ttl, idle);
-        let part = HashMap::from([(request.id.to_string(), new_part(request, now, token))]);
-        self.set(Attribute::Parts, AttributeValue::M(part));
-        self.set(Attribute::Mode, text(mode_text(request.mode)));
-        self.set(Attribute::Fence, number(token.get()));
+    fn remove_parts(&mut self, gone: &[&Part]) {
+        for (index, gone) in gone.iter().enumerate() {
+            let (parts, key) = (self.name(Attribute::Parts), format!("#gone{index}"));
+            self.remove_path(&format!("{parts}.{key}"));
+            self.names.insert(key, gone.id.to_string());
+        }
     }
 
-    fn add_part(&mut self, request: &AcquireRequest, now: StoreTime, token: FencingToken, idle: Idle) {
-        self.collect(now, request.ttl, idle);
-        self.names.insert(ID.into(), request.id.to_string());
+    fn first_part(&mut self, new: NewPart<'_>) {
+        self.collect(new.now, LONGEST_LEASE, new.idle);
+        let part = HashMap::from([(new.request.id.to_string(), new.value())]);
+        self.set(Attribute::Parts, AttributeValue::M(part));
+        self.set(Attribute::Mode, text(mode_text(new.request.mode)));
+        self.set(Attribute::Fence, number(new.token.get()));
+    }
+
+    fn add_part(&mut self, new: NewPart<'_>) {
+        self.collect(new.now, LONGEST_LEASE, new.idle);
+        self.names.insert(ID.into(), new.request.id.to_string());
         let part = self.part();
-        self.set_path(&part, new_part(request, now, token));
+        self.set_path(&part, new.value());
     }
 
     /// Sets the lease of a part. Returns the placeholder of its end.
     fn set_part_lease(&mut self, ttl: Duration, now: StoreTime, idle: Idle) -> String {
-        self.collect(now, ttl, idle);
+        self.collect(now, LONGEST_LEASE, idle);
         let part = self.part();
         self.set_path(&format!("{part}.{}", Attribute::Ttl), number(millis(ttl)));
-        self.set_path(&format!("{part}.{}", Attribute::Expires), number(ends(now, ttl)))
+        self.set_path(&format!("{part}.{}", Attribute::Expires), number(part_end(now, ttl)))
     }
 
     /// Sets the token of a part and of the lock, if it is larger than all before.
@@ -290,26 +291,32 @@ fn millis(ttl: Duration) -> i64 {
     i64::try_from(ttl.as_millis()).unwrap_or(i64::MAX / 4)
 }
 
-fn ends(now: StoreTime, ttl: Duration) -> i64 {
+/// The end of a part that is written at `now`, in milliseconds.
+pub(crate) fn part_end(now: StoreTime, ttl: Duration) -> i64 {
     now.millis().saturating_add(1).saturating_add(millis(ttl))
 }
 
-fn new_part(request: &AcquireRequest, now: StoreTime, token: FencingToken) -> AttributeValue {
-    let mut part = HashMap::from([
-        (Attribute::Ttl.to_string(), number(millis(request.ttl))),
-        (Attribute::Expires.to_string(), number(ends(now, request.ttl))),
-        (Attribute::Owner.to_string(), text(&request.owner)),
-        (Attribute::Since.to_string(), number(now.millis())),
-        (Attribute::Fence.to_string(), number(token.get())),
-    ]);
-    if let Some(data) = &request.data {
-        part.insert(Attribute::Data.to_string(), AttributeValue::B(Blob::new(data.clone())));
+impl NewPart<'_> {
+    fn value(self) -> AttributeValue {
+        let Self { request, now, token, .. } = self;
+        let mut part = HashMap::from([
+            (Attribute::Ttl.to_string(), number(millis(request.ttl))),
+            (Attribute::Expires.to_string(), number(part_end(now, request.ttl))),
+            (Attribute::Owner.to_string(), text(&request.owner)),
+            (Attribute::Since.to_string(), number(now.millis())),
+            (Attribute::Fence.to_string(), number(token.get())),
+        ]);
+        if let Some(data) = &request.data {
+            part.insert(Attribute::Data.to_string(), AttributeValue::B(Blob::new(data.clone())));
+        }
+        AttributeValue::M(part)
     }
-    AttributeValue::M(part)
 }
 
 fn ended(free_at: AttributeValue, broken_by: Option<&str>) -> AttributeValue {
-    let mut part = HashMap::from([(Attribute::FreeAt.to_string(), free_at)]);
+    // Free at once, whatever the clock of the writer says.
+    let released = (Attribute::Released.to_string(), text(record::RELEASED));
+    let mut part = HashMap::from([(Attribute::FreeAt.to_string(), free_at), released]);
     part.extend(broken_by.map(|by| (Attribute::BrokenBy.to_string(), text(by))));
     AttributeValue::M(part)
 }

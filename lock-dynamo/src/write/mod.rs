@@ -10,6 +10,7 @@ use lock_core::{
     backend::{AcquireRequest, Lease, LeaseId, StoreTime},
 };
 
+pub(crate) use self::joined::{NewPart, part_end};
 use crate::{
     attributes::{Attribute, Layout, Schema},
     record::{self, Record},
@@ -77,9 +78,7 @@ impl<'a> ConditionalWrite<'a> {
     ) -> Self {
         let mut write = Self::new(layout, record::version(request.id));
         let fence = write.grant(request, now, Some(token), idle);
-        if unmark {
-            write.remove(Attribute::Waiting);
-        }
+        write.unmark_if(unmark);
         if layout.schema != Schema::Native {
             // In the native schema, onelock's own releases have removed them.
             write.clear_leftovers(request);
@@ -109,11 +108,13 @@ impl<'a> ConditionalWrite<'a> {
         token: Option<FencingToken>,
         idle: Idle,
         seen: &Record,
+        unmark: bool,
     ) -> Self {
         let mut write = Self::new(layout, record::version(request.id));
         write.grant(request, now, token, idle);
         write.clear_leftovers(request);
-        write.replace_joined(request.id, seen);
+        write.replace_joined(seen);
+        write.unmark_if(unmark);
         write.require_version(&seen.version);
         write
     }

@@ -1,16 +1,21 @@
 //! What the item of a lock with several holders costs and keeps.
 
-use std::{num::NonZeroU16, time::Duration};
+use std::{collections::HashMap, num::NonZeroU16, sync::Arc, time::Duration};
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use futures_util::future::join_all;
 use lock_core::{
-    LockName, Mode,
+    LockName, LossReason, Mode,
     backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Break, Lease, LeaseId, Release, Renewal},
+    clock::{Clock, ClockReading, SystemClock},
 };
 use lock_dynamo::{DynamoBackend, Schema};
-use test_support::wire::Wire;
+use test_support::{
+    until,
+    wire::{Fault, Wire},
+};
 
-use crate::fixture::{Table, request};
+use crate::fixture::{Table, outlive, request};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -38,11 +43,24 @@ async fn released(backend: &DynamoBackend, lease: &Lease) {
     assert_eq!(backend.release(lease, Duration::ZERO).await.unwrap(), Release::Released);
 }
 
-/// The parts in the item of a lock.
-async fn parts(table: &Table, name: &str) -> usize {
+async fn item(table: &Table, name: &str) -> HashMap<String, AttributeValue> {
     let get = table.client.get_item().table_name(&table.name).key("key", AttributeValue::S(name.into()));
-    let item = get.consistent_read(true).send().await.unwrap().item.expect("there is an item");
-    item["parts"].as_m().unwrap().len()
+    get.consistent_read(true).send().await.unwrap().item.expect("there is an item")
+}
+
+/// The number of parts in the item of a lock.
+async fn parts(table: &Table, name: &str) -> usize {
+    item(table, name).await["parts"].as_m().unwrap().len()
+}
+
+fn number(value: &AttributeValue) -> i64 {
+    value.as_n().unwrap().parse().unwrap()
+}
+
+/// The end of the part of `lease`, in milliseconds.
+async fn end(table: &Table, lease: &Lease) -> i64 {
+    let item = item(table, lease.name.as_str()).await;
+    number(&item["parts"].as_m().unwrap()[&lease.id.to_string()].as_m().unwrap()["expires_at"])
 }
 
 #[tokio::test]
@@ -160,4 +178,151 @@ async fn a_purge_removes_only_a_lock_without_holders() {
     assert!(backend.purge(&name).await.unwrap());
     let scan = table.client.scan().table_name(&table.name).send().await.unwrap();
     assert_eq!(scan.count(), 0);
+}
+
+#[tokio::test]
+// verifies: late-request, P12
+async fn a_delayed_correction_does_not_shorten_a_renewal() {
+    let table = Table::new(Schema::Native).await;
+    let wire = Wire::start(table.server.address());
+    let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
+    let request = reader("corrected");
+    let lease = granted(&backend, &request).await;
+    // The attempt is repeated, finds its own part, and writes it again. That write is held up.
+    wire.next(None);
+    wire.next(Fault::Hold);
+    wire.take_seen();
+    let mut seen = 0;
+    tokio::select! {
+        biased;
+        answer = backend.acquire(&request) => panic!("the request is held, but the answer is {answer:?}"),
+        () = until("the held request", async || { seen += wire.take_seen().len(); seen == 2 }) => {}
+    }
+    let before = wire.answered();
+    assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
+    let renewed = end(&table, &lease).await;
+    wire.let_go();
+    until("the held request to arrive", async || wire.answered() >= before + 2).await;
+    assert_eq!(end(&table, &lease).await, renewed);
+}
+
+#[tokio::test]
+// verifies: P12
+async fn a_short_lease_does_not_let_dynamodb_delete_a_long_one() {
+    let table = Table::new(Schema::Native).await;
+    let backend = DynamoBackend::new(table.config().collect_after(Duration::from_secs(60)));
+    let long = granted(&backend, &reader("collected").with_ttl(Duration::from_secs(86_400))).await;
+    let short = granted(&backend, &reader("collected").with_ttl(Duration::from_secs(5))).await;
+    assert_eq!(backend.renew(&short).await.unwrap(), Renewal::Renewed);
+    let collected = number(&item(&table, "collected").await["collect_at"]);
+    assert!(collected * 1_000 > end(&table, &long).await, "{collected}");
+}
+
+#[tokio::test]
+// verifies: P12
+async fn many_ended_permits_keep_no_newcomer_out() {
+    let table = Table::new(Schema::Native).await;
+    let backend = DynamoBackend::new(table.config());
+    let staying = granted(&backend, &permit("many", 300)).await;
+    for _ in 0..305 {
+        let lease = granted(&backend, &permit("many", 300)).await;
+        released(&backend, &lease).await;
+    }
+    assert_eq!(backend.renew(&staying).await.unwrap(), Renewal::Renewed);
+}
+
+#[tokio::test]
+// verifies: P12, contention
+async fn many_readers_join_at_once() {
+    let table = Table::new(Schema::Native).await;
+    let wire = Wire::start(table.server.address());
+    let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
+    for _ in 0..20 {
+        let _ = granted(&backend, &reader("crowd")).await;
+    }
+    wire.take_seen();
+    let _ = granted(&backend, &reader("crowd")).await;
+    assert_eq!(wire.take_seen(), ["UpdateItem"; 2], "the record tells how many there are");
+    join_all((0..40).map(async |_| granted(&backend, &reader("crowd")).await)).await;
+    assert_eq!(parts(&table, "crowd").await, 61);
+}
+
+#[tokio::test]
+// verifies: P3, P12
+async fn a_break_is_told_after_a_takeover_in_another_mode() {
+    let table = Table::new(Schema::Native).await;
+    let backend = DynamoBackend::new(table.config());
+    for (name, held, next) in [
+        ("broken-reader", reader("broken-reader"), request("broken-reader", LONG)),
+        ("broken-writer", request("broken-writer", LONG), reader("broken-writer")),
+    ] {
+        let lease = granted(&backend, &held).await;
+        let name = LockName::new(name).unwrap();
+        let version = backend.inspect(&name).await.unwrap().unwrap().version.unwrap();
+        assert_eq!(backend.break_lock(&name, &version, "alice").await.unwrap(), Break::Broken);
+        let _ = granted(&backend, &next).await;
+        assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Lost(LossReason::BrokenBy("alice".into())));
+    }
+}
+
+/// A clock that is ahead by less than what is corrected.
+#[derive(Debug)]
+struct SlightlyAhead;
+
+impl Clock for SlightlyAhead {
+    fn now(&self) -> ClockReading {
+        let ClockReading { boot, wall } = SystemClock.now();
+        ClockReading { boot, wall: wall + Duration::from_millis(900) }
+    }
+}
+
+#[tokio::test]
+// verifies: P8, P12
+async fn a_released_part_is_free_at_once_for_any_clock() {
+    let table = Table::new(Schema::Native).await;
+    let ahead = DynamoBackend::with_clock(table.config(), Arc::new(SlightlyAhead));
+    let backend = DynamoBackend::new(table.config());
+    let lease = granted(&ahead, &reader("released")).await;
+    released(&ahead, &lease).await;
+    let _ = granted(&backend, &request("released", LONG)).await;
+}
+
+#[tokio::test]
+// verifies: lost-reply, P12
+async fn a_lost_reply_to_a_mark_is_a_refusal() {
+    let table = Table::new(Schema::Native).await;
+    let wire = Wire::start(table.server.address());
+    let backend = DynamoBackend::new(table.config_at(&wire.endpoint()));
+    let reading = granted(&backend, &reader("marked")).await;
+    let waiting = request("marked", LONG).with_waits(true);
+    wire.next(None);
+    wire.next(Fault::LoseReply);
+    refused(&backend, &waiting).await;
+    refused(&backend, &reader("marked")).await;
+    // The wait is given up, and so is its mark.
+    let _ = backend.release(&waiting.lease(None), Duration::ZERO).await.unwrap();
+    let _ = granted(&backend, &reader("marked")).await;
+    released(&backend, &reading).await;
+}
+
+#[tokio::test]
+// verifies: P9, P12
+async fn a_crash_is_reported_once_to_those_who_join() {
+    let table = Table::new(Schema::Native).await;
+    let backend = DynamoBackend::new(table.config());
+    let ttl = Duration::from_millis(500);
+    let staying = granted(&backend, &reader("crashed")).await;
+    let dying = reader("crashed").with_ttl(ttl).with_owner("dying");
+    let _ = granted(&backend, &dying).await;
+    outlive(ttl).await;
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let AcquireOutcome::Granted(grant) = backend.acquire(&reader("crashed")).await.unwrap() else {
+            panic!("readers share it")
+        };
+        told.push(grant.crashed.and_then(|holder| holder.owner));
+    }
+    assert_eq!(told, [Some("dying".into()), None]);
+    assert_eq!(parts(&table, "crashed").await, 3);
+    assert_eq!(backend.renew(&staying).await.unwrap(), Renewal::Renewed);
 }
