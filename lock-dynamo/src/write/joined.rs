@@ -119,8 +119,8 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
-    /// Renews a part from `now` that ends at `seen`, and corrects its token if one is given: a wrong
-    /// clock wrote them. A delayed correction must not shorten a lease that was renewed meanwhile.
+    /// Renews a part from `now` that ends at `seen`, and corrects its token if one is given: a
+    /// wrong clock wrote them. A delayed correction must not shorten a lease that was renewed meanwhile.
     pub(crate) fn correct_part(
         layout: &'a Layout,
         lease: &Lease,
