@@ -120,7 +120,8 @@ impl<'a> ConditionalWrite<'a> {
     }
 
     /// Renews a part from `now` that ends at `seen`, and corrects its token if one is given: a
-    /// wrong clock wrote them. A delayed correction must not shorten a lease that was renewed meanwhile.
+    /// wrong clock wrote them. A delayed correction must not shorten a lease that was renewed
+    /// meanwhile.
     pub(crate) fn correct_part(
         layout: &'a Layout,
         lease: &Lease,
