@@ -217,13 +217,17 @@ impl Table {
     pub(crate) async fn release_part(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
         let (name, id) = (lease.name.as_str().as_bytes(), lease.id.to_string());
         let (hold_for, channel) = (hold_for.as_secs_f64(), channel(&self.quoted, &lease.name));
-        let parameters: &Parameters<'_> =
+        let holding: &Parameters<'_> =
             &[(&name, Type::BYTEA), (&id, Type::TEXT), (&hold_for, Type::FLOAT8), (&channel, Type::TEXT)];
-        if !self.connection.query(&self.sql.parts.release, parameters).await?.rows.is_empty() {
+        if !self.connection.query(&self.sql.parts.release, holding).await?.rows.is_empty() {
             return Ok(Release::Released);
         }
         let parameters: &Parameters<'_> = &[(&name, Type::BYTEA), (&id, Type::TEXT), (&channel, Type::TEXT)];
         let state = State::read(&self.connection.query(&self.sql.parts.refuse_later, parameters).await?.rows)?;
+        // A request of this id may have been granted between the two. From now on none is.
+        if !self.connection.query(&self.sql.parts.release, holding).await?.rows.is_empty() {
+            return Ok(Release::Released);
+        }
         let other = state.held().filter(|lock| !state.is_ended && lock.is_another_holders());
         Ok(Release::NotHeld(other.map(LockRow::holder)))
     }

@@ -213,7 +213,7 @@ fn join(table: &str, settings: &str, granting: &str) -> String {
 /// Parameters: name, id, mode, owner, ttl in seconds, whether the request waits.
 ///
 /// Reads the holders and what the row has of the id, and notes a request that waits for holders of
-/// another mode. Not made durable, because a waiter only loses its place.
+/// another mode: at its first attempt, and when half of the mark's time is over.
 fn state(table: &str, settings: &str) -> String {
     format!(
         "{settings}, noted as (
@@ -221,7 +221,10 @@ fn state(table: &str, settings: &str) -> String {
                 waiting_until = clock_timestamp() + make_interval(secs => $5)
             from c where l.name = $1 and $6 and c.is_set and l.expires_at > clock_timestamp()
                 and coalesce(l.mode, 'exclusive') <> $3
-                and (l.waiting_id = {ID} or (l.waiting_until > clock_timestamp()) is not true)
+                and not (l.mode like 'permit %' and $3 like 'permit %')
+                and case when l.waiting_id = {ID}
+                    then (l.waiting_until > clock_timestamp() + make_interval(secs => $5) / 2) is not true
+                    else (l.waiting_until > clock_timestamp()) is not true end
                 and l.last_id is distinct from {ID} and ({ID} = any(l.ended_ids)) is not true
         )
         {holders}",

@@ -156,6 +156,7 @@ fn acquire(table: &str, settings: &str, granting: &str, replicas: Replicas) -> S
                 acquired_at = case when l.id = excluded.id then l.acquired_at else clock_timestamp() end,
                 expires_at = clock_timestamp() + excluded.ttl
             where l.seq = (select s.seq from seen s) and (l.id = excluded.id or l.expires_at <= clock_timestamp())
+                and l.last_id is distinct from excluded.id
             returning l.*
         )
         select true as won, {COLUMNS}, {SYNCHRONOUS} as synchronous from won l

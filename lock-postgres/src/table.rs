@@ -210,18 +210,17 @@ impl Table {
         }
         let (name, id) = (lease.name.as_str().as_bytes(), lease.id.to_string());
         let (hold_for, channel) = (hold_for.as_secs_f64(), channel(&self.quoted, &lease.name));
-        let released = self
-            .connection
-            .query(
-                &self.sql.release,
-                &[(&name, Type::BYTEA), (&id, Type::TEXT), (&hold_for, Type::FLOAT8), (&channel, Type::TEXT)],
-            )
-            .await?;
-        if !released.rows.is_empty() {
+        let holding: &Parameters<'_> =
+            &[(&name, Type::BYTEA), (&id, Type::TEXT), (&hold_for, Type::FLOAT8), (&channel, Type::TEXT)];
+        if !self.connection.query(&self.sql.release, holding).await?.rows.is_empty() {
             return Ok(Release::Released);
         }
         let parameters: &Parameters<'_> = &[(&name, Type::BYTEA), (&id, Type::TEXT), (&channel, Type::TEXT)];
         let rows = self.connection.query(&self.sql.refuse_later, parameters).await?.rows;
+        // A request of this id may have been granted between the two. From now on none is.
+        if !self.connection.query(&self.sql.release, holding).await?.rows.is_empty() {
+            return Ok(Release::Released);
+        }
         let Some(row) = LockRow::read_with_parts(&rows)? else { return Ok(Release::NotHeld(None)) };
         if row.has_id(lease.id) {
             return Err(overtaken());

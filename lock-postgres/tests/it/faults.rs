@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use lock_core::{
     ErrorKind, LossReason,
-    backend::{AcquireOutcome, Admin, Backend, Renewal},
+    backend::{AcquireOutcome, Admin, Backend, LeaseId, Release, Renewal},
 };
 use test_support::{Direction::Requests, Proxy, until};
 
@@ -209,4 +209,62 @@ async fn a_locked_row_delays_requests_for_its_parts_briefly() {
     }
     drop(transaction);
     until("the renewal", async || matches!(fixture.through.renew(&blocked).await, Ok(Renewal::Renewed))).await;
+}
+
+/// Waits until so many requests wait for the row.
+async fn waiting(fixture: &Fixture, requests: usize) {
+    let waiting = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'";
+    until("the requests to wait for the row", async || fixture.server.sql(waiting) == requests.to_string()).await;
+}
+
+#[tokio::test]
+// verifies: late-request, P12
+async fn a_release_ends_a_grant_that_waited_beside_it() {
+    let fixture = Fixture::plain().await;
+    for wanted in [request("late", LONG), reader("late-part")] {
+        for acquires_first in [true, false] {
+            // A free lock with a row.
+            let before = wanted.clone().with_id(LeaseId::random());
+            let (lease, _) = granted(&fixture.direct, &before).await;
+            assert_eq!(fixture.direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+            let late = wanted.clone().with_id(LeaseId::random());
+            let transaction = OpenTransaction::begin(&fixture, "select 1 from onelock for share");
+            let open = "select count(*) from pg_stat_activity where state = 'idle in transaction'";
+            until("the transaction to be open", async || fixture.server.sql(open) == "1").await;
+            let (one, other) = (client(fixture.server.addr()), client(fixture.server.addr()));
+            let (acquire, release) = (
+                async { one.acquire(&late).await.is_ok_and(|answer| matches!(answer, AcquireOutcome::Granted(_))) },
+                async { other.release(&late.lease(None), Duration::ZERO).await.unwrap() },
+            );
+            // The second request begins when the first waits.
+            let held_up = async |requests| waiting(&fixture, requests).await;
+            let (granted_late, released) = if acquires_first {
+                let end = async {
+                    held_up(1).await;
+                    release.await
+                };
+                let free = async {
+                    held_up(2).await;
+                    drop(transaction);
+                };
+                let (granted, released, ()) = tokio::join!(acquire, end, free);
+                (granted, released)
+            } else {
+                let begin = async {
+                    held_up(1).await;
+                    acquire.await
+                };
+                let free = async {
+                    held_up(2).await;
+                    drop(transaction);
+                };
+                let (released, granted, ()) = tokio::join!(release, begin, free);
+                (granted, released)
+            };
+            assert_eq!(granted_late, acquires_first, "{late:?}");
+            assert_eq!(released == Release::Released, acquires_first, "{late:?}");
+            let (lease, _) = granted(&fixture.direct, &request(late.name.as_str(), LONG)).await;
+            assert_eq!(fixture.direct.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+        }
+    }
 }

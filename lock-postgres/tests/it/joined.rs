@@ -365,6 +365,10 @@ async fn a_writer_renews_its_mark_and_removes_it() {
     let (reading, _) = granted(&holder, &reader("job")).await;
     let wait = waiting_writer("job");
     refused(&writing, &wait).await;
+    let row = || server.sql("select xmin from onelock");
+    let marked = row();
+    refused(&writing, &wait).await;
+    assert_eq!(row(), marked, "the mark is written again when half of its time is over");
     server.sql("update onelock set waiting_until = now() + interval '1 minute'");
     refused(&writing, &wait).await;
     assert_eq!(server.sql("select waiting_until > now() + interval '9 minutes' from onelock"), "t");
@@ -381,6 +385,18 @@ async fn a_writer_renews_its_mark_and_removes_it() {
     released(&writing, &lease).await;
     assert_eq!(server.sql("select waiting_until is null from onelock"), "t");
     granted(&holder, &reader("job")).await;
+}
+
+#[tokio::test]
+// verifies: P12
+async fn a_wrong_number_of_permits_leaves_no_mark() {
+    let server = server();
+    let backend = client(server.addr());
+    granted(&backend, &permit("job", 3)).await;
+    let error = backend.acquire(&permit("job", 4).with_waits(true)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    assert_eq!(server.sql("select waiting_until is null from onelock"), "t");
+    granted(&backend, &permit("job", 3)).await;
 }
 
 #[tokio::test]
