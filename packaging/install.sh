@@ -37,6 +37,10 @@ if [ -n "$archive" ]; then
 fi
 [ -f "$source/bin/onelock" ] || fail "there is no bin/onelock beside install.sh; name the archive"
 
+case ${DESTDIR-/} in
+  /*) ;;
+  *) fail "DESTDIR is $DESTDIR; give a path that begins with /" ;;
+esac
 target=${DESTDIR-}$prefix
 if [ -z "$uninstall" ]; then
   # Before anything is changed: another processor or an older C library cannot run it.
@@ -49,7 +53,7 @@ find bin share -type f | while IFS= read -r file; do
   else
     mkdir -p "$target/$(dirname "$file")"
     # A running onelock keeps its file: the new one takes its place by a rename.
-    cp -p "$file" "$target/$file.new" && mv -f "$target/$file.new" "$target/$file"
+    { cp -p "$file" "$target/$file.new" && mv -f "$target/$file.new" "$target/$file"; } || exit 1
   fi
 done
 if [ -n "$uninstall" ]; then

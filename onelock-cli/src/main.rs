@@ -155,7 +155,7 @@ fn execute(command: CliCommand, inherited: InheritedState) -> Result<Exit, Failu
 
 /// Chooses the form of the messages, and returns whether the events of the library are shown.
 fn choose_log(args: &LockArgs, name: Option<&LockName>) -> bool {
-    log::choose(args.log_format, name.map(ToString::to_string));
+    log::choose(args.log_format, name.map(|name| name.as_str().to_owned()));
     args.verbose > 1
 }
 

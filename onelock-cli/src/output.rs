@@ -1,13 +1,18 @@
 //! The output of the command: results on standard output, messages on standard error.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use serde_json::Value;
+use tokio::time::timeout;
 
 use crate::{
     exit::Failure,
     log::{self, Level},
     one_line::{json_line, one_line},
+    runtime::on_thread,
 };
 
 /// Prints a line of the result, with its control characters escaped.
@@ -42,6 +47,14 @@ pub(crate) fn warn(message: &str) {
 /// Writes what failed to standard error, as one line, with the exit code if it ends this process.
 pub(crate) fn fail(message: &str, code: Option<u8>) {
     say(&log::line(Level::Error, message, code));
+}
+
+/// How long a message may take while a lock is held. A full pipe or a stopped terminal takes none.
+const BRIEFLY: Duration = Duration::from_secs(1);
+
+/// Lets `say` write to standard error, and waits for it at most a second.
+pub(crate) async fn say_briefly(say: impl FnOnce() + Send + 'static) {
+    let _ = timeout(BRIEFLY, on_thread(say)).await;
 }
 
 /// Writes to standard error. A failure is ignored, because no caller depends on the message.

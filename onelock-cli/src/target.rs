@@ -48,11 +48,39 @@ impl Target {
     }
 }
 
+/// Which names a program may use that speaks of locks by their names only.
+#[derive(Debug)]
+pub(crate) struct Names(Option<Chosen>);
+
+impl Names {
+    pub(crate) fn in_store(store: &StoreArgs) -> Self {
+        Self(Chosen::of(store))
+    }
+
+    /// Refuses a name that [`Target::new`] would take for a path, or refuse.
+    pub(crate) fn check(&self, name: &LockName) -> Result<(), String> {
+        if !name.as_str().contains('/') {
+            return Ok(());
+        }
+        match &self.0 {
+            Some(chosen) if begins_as_a_path(name.as_str()) && !chosen.has_no_files => {
+                Err(chosen.refuse(name).to_string())
+            }
+            Some(_) => Ok(()),
+            None => Err(format!(
+                "\"{name}\" is the path of a lock file where no store is chosen, and requests name no files; choose a \
+                 store with --url, or use `onelock hold` without --json"
+            )),
+        }
+    }
+}
+
 fn begins_as_a_path(name: &str) -> bool {
     ["/", "./", "../"].iter().any(|start| name.starts_with(start))
 }
 
 /// The choice of a store.
+#[derive(Debug)]
 struct Chosen {
     by: &'static str,
     /// Whether the locks of this store are certainly no files, and the choice is on the same line.

@@ -2,14 +2,15 @@
 
 use std::{
     env,
+    fmt::Write as _,
     io::{IsTerminal, stderr, stdout},
     os::fd::AsFd,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use nix::unistd::{getpgrp, tcgetpgrp};
 use terminal_size::{Width, terminal_size_of};
-use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
+use unicode_width::UnicodeWidthStr;
 
 /// The width of a terminal that does not tell it.
 const USUAL_WIDTH: usize = 80;
@@ -50,13 +51,17 @@ pub(crate) fn cut(text: &str, limit: usize) -> String {
     if columns(text) <= limit {
         return text.to_owned();
     }
-    let mut used = 1;
-    let fits = |c: &char| {
-        used += c.width().unwrap_or(0);
-        used <= limit
-    };
-    let kept: String = text.chars().take_while(fits).collect();
-    if limit == 0 { String::new() } else { kept + "…" }
+    // A sequence of characters may take another width than the sum of its parts.
+    let ends = text.char_indices().map(|(at, c)| at + c.len_utf8());
+    let fits = ends.take_while(|&end| columns(&text[..end]) < limit).last().unwrap_or(0);
+    if limit == 0 { String::new() } else { text[..fits].to_owned() + "…" }
+}
+
+/// Returns a time in UTC. `None` if it is too far off to be one that a program has recorded.
+pub(crate) fn utc(at: SystemTime) -> Option<String> {
+    let mut text = String::new();
+    let shown = at >= SystemTime::UNIX_EPOCH && write!(text, "{}", humantime::format_rfc3339_seconds(at)).is_ok();
+    shown.then_some(text)
 }
 
 /// Returns a duration for people: `42s`, `3m 20s`, `5h 12m`, `2d 4h`.
@@ -83,12 +88,22 @@ mod tests {
             ("日本語", 6, "日本語"),
             ("日本語", 5, "日本…"),
             ("日本語", 4, "日…"),
+            // Together they take two columns, and alone one and none.
+            ("❤\u{fe0f}❤\u{fe0f}❤\u{fe0f}", 4, "❤\u{fe0f}❤…"),
             ("x", 0, ""),
             ("xy", 1, "…"),
         ] {
             assert_eq!(cut(text, limit), expected, "{text} {limit}");
             assert!(columns(&cut(text, limit)) <= limit);
         }
+    }
+
+    #[test]
+    fn impossible_times_are_not_shown() {
+        for (seconds, shown) in [(0, true), (1_790_000_000, true), (1_790_000_000_000, false)] {
+            assert_eq!(utc(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).is_some(), shown, "{seconds}");
+        }
+        assert_eq!(utc(SystemTime::UNIX_EPOCH - Duration::from_secs(1)), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use lock_core::Holder;
 use nix::unistd::{User, gethostname, getuid};
 use serde_json::{Value, json};
 
-use crate::terminal::cut;
+use crate::terminal::{cut, utc};
 
 /// The member of the data under which the fields are.
 const KEY: &str = "onelock";
@@ -106,7 +106,7 @@ impl Who {
         }
         parts.extend(self.user.as_ref().map(|user| format!("user {user}")));
         parts.extend(self.command.as_ref().map(|command| format!("command {command}")));
-        parts.extend(self.started.map(|at| format!("started {}", humantime::format_rfc3339_seconds(at))));
+        parts.extend(self.started.and_then(utc).map(|at| format!("started {at}")));
         (!parts.is_empty()).then(|| parts.join(", "))
     }
 }
@@ -153,5 +153,8 @@ mod tests {
             let holder = Holder::default().with_data(data.as_bytes().to_vec());
             assert_eq!(Who::of(&holder), Who::default(), "{data}");
         }
+        // Milliseconds in place of seconds.
+        let holder = Holder::default().with_data(b"{\"onelock\":{\"pid\":7,\"started\":1790000000000}}".to_vec());
+        assert_eq!(Who::of(&holder).text().as_deref(), Some("7"));
     }
 }

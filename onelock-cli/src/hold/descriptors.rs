@@ -3,10 +3,14 @@
 use std::{
     fs::{File, OpenOptions},
     io::{self, Read as _},
+    os::fd::AsFd,
     thread,
 };
 
-use nix::fcntl::{FcntlArg, fcntl};
+use nix::{
+    fcntl::{FcntlArg, fcntl},
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
 use tokio::sync::oneshot;
 
 use crate::{exit::Failure, sys};
@@ -31,7 +35,7 @@ pub(super) fn take_stdout() -> Result<File, Failure> {
     taken.map_err(|e| Failure::os("moving the standard output", e))
 }
 
-fn private_copy(stream: impl std::os::fd::AsFd) -> io::Result<File> {
+fn private_copy(stream: impl AsFd) -> io::Result<File> {
     let copy = fcntl(stream.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(3))?;
     Ok(File::from(sys::adopt(copy)))
 }
@@ -39,6 +43,10 @@ fn private_copy(stream: impl std::os::fd::AsFd) -> io::Result<File> {
 /// Starts a thread that reads `input` to its end, and returns the future of that end.
 pub(super) fn watch_end(mut input: File) -> Result<oneshot::Receiver<()>, Failure> {
     let (ended, end) = oneshot::channel::<()>();
+    // Otherwise the lock may be acquired before the thread has seen that there is no input.
+    if is_readable(&input) && matches!(input.read(&mut [0]), Ok(0)) {
+        return Ok(end);
+    }
     start("a thread that reads the standard input", move || {
         let _ended = ended;
         let mut buffer = [0; 4096];
@@ -52,6 +60,11 @@ pub(super) fn watch_end(mut input: File) -> Result<oneshot::Receiver<()>, Failur
         }
     })?;
     Ok(end)
+}
+
+fn is_readable(input: &File) -> bool {
+    let mut source = [PollFd::new(input.as_fd(), PollFlags::POLLIN)];
+    poll(&mut source, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
 /// Starts a thread, which ends with this process.

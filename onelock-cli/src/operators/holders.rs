@@ -8,7 +8,12 @@ use lock_core::{
 };
 use serde_json::{Value, json};
 
-use crate::{exit::Failure, output::print, terminal::short, who::Who};
+use crate::{
+    exit::Failure,
+    output::print,
+    terminal::{short, utc},
+    who::Who,
+};
 
 /// Prints a line for each holder that the store names, with what is known of its process.
 pub(super) fn print_holders(name: &LockName, holder: &Holder) -> Result<(), Failure> {
@@ -29,7 +34,7 @@ pub(super) fn print_holders(name: &LockName, holder: &Holder) -> Result<(), Fail
 pub(super) fn print_free(name: &LockName, last: Option<&PastHolder>) -> Result<(), Failure> {
     print(&format!("{name} is free"))?;
     let Some(PastHolder { holder, end, ended_at, .. }) = last else { return Ok(()) };
-    let at = ended_at.map(|at| format!(" at {}{}", humantime::format_rfc3339_seconds(at), ago(at))).unwrap_or_default();
+    let at = ended_at.and_then(|at| Some(format!(" at {}{}", utc(at)?, ago(at)))).unwrap_or_default();
     let end = match end {
         End::Released => format!("released the lock{at}"),
         // The command in its place told nothing.
@@ -66,7 +71,8 @@ pub(super) fn with_process(name: &LockName, holder: Option<&Holder>, store: &str
     object["store"] = json!(store);
     if let Some(holder) = holder {
         add_process(&mut object, holder);
-        for (other, holder) in object["others"].as_array_mut().into_iter().flatten().zip(&holder.others) {
+        let others = object.get_mut("others").and_then(Value::as_array_mut);
+        for (other, holder) in others.into_iter().flatten().zip(&holder.others) {
             add_process(other, holder);
         }
     }
@@ -138,4 +144,18 @@ fn holder_json(holder: &Holder) -> Value {
         "version": holder.version,
         "foreign": holder.foreign,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_single_holder_has_no_others() {
+        let name = LockName::new("x").expect("valid");
+        let one = Holder::default().with_owner("one".to_owned());
+        assert!(with_process(&name, Some(&one), "s").get("others").is_none());
+        let two = Holder::of_several(vec![one.clone(), one]).expect("holders");
+        assert!(with_process(&name, Some(&two), "s")["others"][0].get("pid").is_some());
+    }
 }

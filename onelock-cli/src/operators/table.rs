@@ -46,7 +46,7 @@ pub(super) fn lines(locks: &[(LockName, Holder)], width: Option<usize>) -> Vec<S
     let line = |row: &[String; COLUMNS]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| {
             let cell = cut(cell, width);
-            let padding = width - columns(&cell);
+            let padding = width.saturating_sub(columns(&cell));
             cell + &" ".repeat(padding)
         });
         let line = cells.collect::<Vec<_>>().join(GAP);

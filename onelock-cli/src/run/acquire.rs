@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     exit::{self, Failure},
-    output::report,
+    output::{report, say_briefly},
     store::StoreLocation,
     who::Who,
 };
@@ -58,14 +58,17 @@ pub(crate) async fn acquire<A>(
     };
     let acquired = progress.show_while(request_lock(wanted, &locker, &progress, began));
     let acquired = signals.race(unless(&mut abandoned, acquired)).await?;
-    progress.clear();
+    // With the lock held, a terminal that takes no text must not keep the command from its start.
+    let seen = Arc::clone(&progress);
+    say_briefly(move || seen.clear()).await;
     let outcome = match acquired {
         ControlFlow::Continue(Ok(Ok(TryAcquire::Acquired(guard)))) => {
             // A refused job shares its store with the holder. This one may have a store to itself.
             if wanted.talk == Talk::Verbose && is_default {
-                report(&format!("\"{}\" was acquired in the default store {}", wanted.shown, locker.store()));
+                let message = format!("\"{}\" was acquired in the default store {}", wanted.shown, locker.store());
+                say_briefly(move || report(&message)).await;
             }
-            report_takeover(wanted, &guard);
+            report_takeover(wanted, &guard).await;
             return Ok(WaitOutcome::Acquired(guard, locker.store()));
         }
         ControlFlow::Continue(Ok(Ok(TryAcquire::Contended(holder)))) => {
@@ -168,11 +171,12 @@ async fn request_lock(
 }
 
 /// Tells that the previous holder ended without a release. Its work may be half done.
-fn report_takeover(wanted: &Wanted, guard: &Guard) {
+async fn report_takeover(wanted: &Wanted, guard: &Guard) {
     let says_its_end = |holder: &&Holder| !Who::of(holder).no_fork;
     if let Some(holder) = guard.crashed_holder().filter(says_its_end).filter(|_| wanted.talk != Talk::Quiet) {
         let name = &wanted.shown;
-        report(&format!("\"{name}\" was taken over from a holder that ended without releasing it: {holder}"));
+        let message = format!("\"{name}\" was taken over from a holder that ended without releasing it: {holder}");
+        say_briefly(move || report(&message)).await;
     }
 }
 

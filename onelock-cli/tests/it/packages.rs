@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -84,6 +85,28 @@ fn archive_is_installed_and_removed_by_its_script() {
     fs::write(&archive, bytes).unwrap();
     let refused = install(&[archive_path]);
     assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("checksum"), "{refused:?}");
+}
+
+#[test]
+fn a_failed_copy_fails_the_installation() {
+    let directory = tempfile::tempdir().unwrap();
+    let source = directory.path().join("source");
+    for file in ["bin/onelock", "share/man/man1/onelock.1"] {
+        fs::create_dir_all(source.join(file).parent().unwrap()).unwrap();
+        fs::write(source.join(file), "#!/bin/sh\n").unwrap();
+        fs::set_permissions(source.join(file), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    fs::copy(packaging("install.sh"), source.join("install.sh")).unwrap();
+    let prefix = directory.path().join("prefix");
+    fs::create_dir_all(prefix.join("bin")).unwrap();
+    std::os::unix::fs::symlink("/no/where", prefix.join("bin/onelock.new")).unwrap();
+    let mut install = Command::new(source.join("install.sh"));
+    let failed = run(install.arg("--prefix").arg(&prefix).env_remove("DESTDIR"), "dash");
+    assert!(!failed.status.success() && failed.stdout.is_empty(), "{failed:?}");
+    let mut install = Command::new(source.join("install.sh"));
+    let relative = run(install.arg("--prefix").arg(&prefix).env("DESTDIR", "out"), "dash");
+    let message = String::from_utf8(relative.stderr).unwrap();
+    assert!(message.contains("DESTDIR is out; give a path that begins with /"), "{message}");
 }
 
 #[test]

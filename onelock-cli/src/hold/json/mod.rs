@@ -26,6 +26,7 @@ use crate::{
     runtime::runtime,
     store::StoreLocation,
     sys,
+    target::Names,
 };
 
 /// How long the release of all locks may take at the end.
@@ -57,12 +58,13 @@ pub(super) fn run(args: LockArgs, on_loss: OnLoss, heartbeat: Option<Duration>) 
             output: Output::start(descriptors::take_stdout()?)?,
             heartbeat,
         };
+        let names = Names::in_store(&args.store);
         let locker = match server.open(args.store).await? {
             Ok(locker) => locker,
             Err(exit) => return Ok(exit),
         };
         server.output.send(&objects::hello(&locker));
-        let session = Session::new(locker, Arc::clone(&client), defaults, server.output.clone());
+        let session = Session::new(locker, Arc::clone(&client), defaults, server.output.clone(), names);
         let end = server.serve(&session).await;
         session.end_all(end.as_ref().ok().and_then(End::told));
         let _ = timeout(RELEASE_TIMEOUT, session.idle()).await;

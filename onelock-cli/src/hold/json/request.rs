@@ -33,6 +33,17 @@ pub(crate) enum Operation {
     Ping,
 }
 
+impl Operation {
+    /// The name of the lock, if the operation is about one that is not held by the client.
+    pub(crate) fn name(&self) -> Option<&LockName> {
+        match self {
+            Self::Acquire(wish) => Some(&wish.name),
+            Self::Status(name) | Self::Break { name, .. } => Some(name),
+            Self::Cancel(_) | Self::Release(_) | Self::Check(_) | Self::Ensure(..) | Self::List(_) | Self::Ping => None,
+        }
+    }
+}
+
 /// The lock that a client wants. `None` stands for the default of the command line or the store.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Wish {

@@ -24,7 +24,9 @@ use super::{
     request::{Operation, Refusal, Wish},
     streams::Output,
 };
-use crate::{args::OnLoss, hold::client::Client, operators, run::child::default_grace, runtime::on_thread};
+use crate::{
+    args::OnLoss, hold::client::Client, operators, run::child::default_grace, runtime::on_thread, target::Names,
+};
 
 /// The number of ends that are remembered, so that a repeated release gets the same answer. Ends by
 /// a successful release need no memory.
@@ -56,6 +58,7 @@ pub(super) struct Session {
     client: Arc<Client>,
     defaults: Defaults,
     output: Output,
+    names: Names,
     state: Mutex<State>,
 }
 
@@ -71,7 +74,13 @@ struct State {
 }
 
 impl Session {
-    pub(super) fn new(locker: Locker, client: Arc<Client>, defaults: Defaults, output: Output) -> Arc<Self> {
+    pub(super) fn new(
+        locker: Locker,
+        client: Arc<Client>,
+        defaults: Defaults,
+        output: Output,
+        names: Names,
+    ) -> Arc<Self> {
         let state = State {
             guards: HashMap::new(),
             last_guard: 0,
@@ -80,7 +89,7 @@ impl Session {
             tasks: JoinSet::new(),
             last_sign: Instant::now(),
         };
-        Arc::new(Self { locker, client, defaults, output, state: Mutex::new(state) })
+        Arc::new(Self { locker, client, defaults, output, names, state: Mutex::new(state) })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -96,6 +105,9 @@ impl Session {
             Err(Refusal { id, message }) => return self.reply_error(&id, &objects::refusal("protocol", &message)),
         };
         let id = request.id;
+        if let Err(message) = request.operation.name().map_or(Ok(()), |name| self.names.check(name)) {
+            return self.reply_error(&id, &objects::refusal("protocol", &message));
+        }
         match request.operation {
             Operation::Acquire(wish) => self.acquire(id, *wish),
             Operation::Cancel(request) => {

@@ -129,7 +129,11 @@ pub(super) struct Hold {
 
 impl Hold {
     pub(super) fn start(url: &str, options: &[&str]) -> Self {
-        let mut process = Process::start(onelock(["hold", "--json", "--url", url]).args(options));
+        Self::serve(onelock(["hold", "--json", "--url", url]).args(options))
+    }
+
+    pub(super) fn serve(command: &mut Command) -> Self {
+        let mut process = Process::start(command);
         let hello = serde_json::from_str(&process.line()).expect("the first line is the hello");
         Self { process, hello, last: 0, events: VecDeque::new(), replies: Vec::new() }
     }

@@ -188,6 +188,27 @@ fn a_wrong_line_is_answered_and_ends_nothing() {
     assert!(!locks.is_free());
 }
 
+#[test]
+// verifies: flock
+fn a_path_is_no_name_in_a_request() {
+    let locks = Locks::new();
+    let path = locks.file();
+    let path = path.to_str().unwrap();
+    let mut hold = Hold::start(&locks.url(), &[]);
+    for op in ["acquire", "status", "break"] {
+        let refused = hold.refused(json!({ "op": op, "name": path, "version": "1" }));
+        assert!(refused["message"].as_str().unwrap().contains("looks like a path"), "{refused}");
+    }
+    assert_eq!(hold.ask(json!({ "op": "acquire", "name": "etl/a" }))["held"], json!(true));
+
+    // Without a store `onelock run etl/a` locks a file.
+    let state = tempfile::tempdir().unwrap();
+    let mut command = onelock(["hold", "--json"]);
+    let mut hold = Hold::serve(command.env("XDG_STATE_HOME", state.path()).env_remove("ONELOCK_URL"));
+    let refused = hold.refused(json!({ "op": "acquire", "name": "etl/a" }));
+    assert!(refused["message"].as_str().unwrap().contains("choose a store with --url"), "{refused}");
+}
+
 #[cfg(feature = "redis")]
 #[test]
 fn an_unavailable_store_is_an_error_and_no_holder() {

@@ -71,6 +71,25 @@ fn a_free_lock_tells_its_last_holder_and_its_end() {
 }
 
 #[test]
+// verifies: crashed
+fn a_full_pipe_does_not_keep_the_command_from_its_start() {
+    let locks = Locks::new();
+    let holder = hold(&locks.url(), &[]);
+    holder.signal(SIGKILL);
+    eventually("the lock is free", || locks.is_free());
+    // Standard error takes nothing, so the message of the takeover waits.
+    let (_reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).unwrap();
+    while nix::unistd::write(&writer, &[b'x'; 4096]).is_ok() {}
+    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).unwrap();
+    let started = locks.file().with_extension("started");
+    let mut job = locks.run(["x", "touch", started.to_str().unwrap()]);
+    let mut job = job.stdin(std::process::Stdio::null()).stderr(writer).spawn().unwrap();
+    eventually("the command has started", || started.exists());
+    job.kill().unwrap();
+    job.wait().unwrap();
+}
+
+#[test]
 fn run_tells_from_whom_it_took_over() {
     let locks = Locks::new();
     let crash = |owner: &str| {
