@@ -140,7 +140,7 @@ impl FileStore {
         sweep: Sweep,
         floor: Option<&mut LockedFloor>,
     ) -> Result<Option<PathBuf>, Error> {
-        if !is_idle(files, sweep.idle_for) {
+        if !is_idle(files, sweep.idle_for) || self.was_used_by_path(files)? {
             return Ok(None);
         }
         let Some(floor) = floor else { return Ok(Some(self.told(files))) };
@@ -148,6 +148,14 @@ impl FileStore {
             record.token().max(parts.last_token()).map_or(Ok(()), |token| floor.raise(token)).map(|()| true)
         };
         self.remove(files, sweep.idle_for, keep_token)
+    }
+
+    /// Returns whether the last holder took the lock by the path of its file. Scripts that use
+    /// `flock(1)` may use that file too, and their use leaves no trace.
+    fn was_used_by_path(&self, files: &Files) -> Result<bool, Error> {
+        let (read, _) = sidecar::open(&files.record, Access::Read, self.medium().open_flags())?;
+        let lock = files.lock.file_name();
+        Ok(matches!(read, RecordRead::Record(record) if lock == Some(record.body.name.as_ref())))
     }
 
     /// Removes the files of an idle name under its lock, if its record `may_go`.

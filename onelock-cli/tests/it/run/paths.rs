@@ -294,7 +294,7 @@ fn a_waiter_gets_the_file_from_flock() {
 #[test]
 fn a_sweep_leaves_plain_names_alone() {
     let locks = Locks::new();
-    let files = ["backup.pid", "Backup.lock"].map(|name| locks.dir.path().join(name));
+    let files = ["backup.pid", "Backup.lock", "backup.lock"].map(|name| locks.dir.path().join(name));
     for file in &files {
         assert_eq!(code(&mut onelock(["run", file.to_str().unwrap(), "true"])), 0);
     }
