@@ -2,9 +2,11 @@
 
 use std::{
     io::{self, Write},
+    os::fd::AsFd,
     time::Duration,
 };
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde_json::Value;
 use tokio::time::timeout;
 
@@ -32,6 +34,14 @@ pub(crate) fn print_as_is(text: &str) -> Result<(), Failure> {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::os("writing the output", error)),
         _ => Ok(()),
     }
+}
+
+/// Returns whether what is written to `output` may still be read. A pipe without a reader tells, also
+/// where SIGPIPE is ignored.
+pub(crate) fn has_reader(output: impl AsFd) -> bool {
+    let mut sink = [PollFd::new(output.as_fd(), PollFlags::empty())];
+    let told = poll(&mut sink, PollTimeout::ZERO);
+    !(told.is_ok_and(|ready| ready > 0) && sink[0].revents().is_some_and(|told| told.contains(PollFlags::POLLERR)))
 }
 
 /// Writes a message of one line to standard error.

@@ -73,17 +73,20 @@ impl FileStore {
         }
         let replaces = previous.is_some();
         let new = NewRecord { directory: &self.directory, files, bytes: &bytes, replaces, sharing };
+        let mut is_told_once = true;
         let file = match self.medium.place_record(&new, begun) {
             Ok(file) => Some(file),
             // A token from the clock is exceeded by the next one although it is not kept.
             Err(error) if self.allows_no_record(replaces, &error) && token.get() == now_us => {
-                self.mark_previous(files, previous.as_ref());
+                is_told_once = self.mark_previous(files, previous.as_ref());
                 self.tell_of_no_record(request, &error);
                 None
             }
             Err(error) => return Err(error),
         };
         let crashed = match previous {
+            // This user may not change the record, and would hear of the crash in every run.
+            _ if !is_told_once => None,
             Some(record) if record.state == RecordState::Held => Some(record.into_holder()),
             _ => Holder::of_several(parts.crashed()),
         };
@@ -126,14 +129,22 @@ impl FileStore {
     }
 
     /// Marks the record of a crashed holder as released, by a write that needs no room. The record
-    /// stays, and the next holder must not hear of this crash again.
-    fn mark_previous(&self, files: &Files, previous: Option<&record::Record>) {
-        if previous.is_some_and(|record| record.state == RecordState::Held)
-            && let Ok((_, Some(file))) = sidecar::open(&files.record, Access::ReadWrite, self.medium.open_flags())
-            && let Err(error) = self.medium.mark_released(&file, 0, Duration::ZERO)
-        {
+    /// stays, and the next holder must not hear of this crash again. Returns whether it will not.
+    fn mark_previous(&self, files: &Files, previous: Option<&record::Record>) -> bool {
+        if previous.is_none_or(|record| record.state != RecordState::Held) {
+            return true;
+        }
+        let opened = sidecar::open(&files.record, Access::ReadWrite, self.medium.open_flags());
+        let marked = opened.and_then(|(_, file)| match file {
+            Some(file) => {
+                self.medium.mark_released(&file, 0, Duration::ZERO).map_err(|e| error::at("mark", &files.record, e))
+            }
+            None => Ok(()),
+        });
+        if let Err(error) = &marked {
             tracing::debug!(file = %files.record.display(), %error, "the record of the crashed holder stays");
         }
+        marked.is_ok()
     }
 
     /// Places `record` again if its path names another file or none.

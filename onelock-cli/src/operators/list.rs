@@ -10,7 +10,7 @@ use super::{holders, table};
 use crate::{
     args::{ListArgs, SortBy, WatchArgs},
     exit::{self, Exit, Failure},
-    output::{print, print_as_is, print_json, report},
+    output::{has_reader, print, print_as_is, print_json, report},
     runtime::runtime,
     store::StoreLocation,
     terminal::{cut, output_width},
@@ -54,7 +54,8 @@ fn arrange(listing: &mut Listing, sort: SortBy, stale: Option<Duration>) {
     }
 }
 
-/// Runs `onelock watch`: shows the table again and again, until a signal ends it.
+/// Runs `onelock watch`: shows the table again and again, until a signal ends it, or the reader of
+/// its output has ended.
 pub(crate) fn watch(args: WatchArgs) -> Result<Exit, Failure> {
     let store = StoreLocation::choose(&args.store)?;
     runtime()?.block_on(async {
@@ -62,10 +63,11 @@ pub(crate) fn watch(args: WatchArgs) -> Result<Exit, Failure> {
         let locker = store.open_to_ask().await?;
         let mut clock = tokio::time::interval(args.interval.max(Duration::from_millis(100)));
         clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        while has_reader(stdout()) {
             clock.tick().await;
             show(&locker, &args).await?;
         }
+        Ok(Exit::Code(0))
     })
 }
 

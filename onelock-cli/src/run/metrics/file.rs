@@ -39,7 +39,9 @@ fn read(path: &Path) -> io::Result<Series> {
         let message = "it is not a file of onelock run --metrics-file; choose another path";
         io::Error::new(io::ErrorKind::AlreadyExists, message)
     };
-    if !file.metadata()?.is_file() {
+    // A longer file would be cut by the next update.
+    let found = file.metadata()?;
+    if !found.is_file() || found.len() > LARGEST {
         return Err(refused());
     }
     let mut text = String::new();
@@ -53,7 +55,7 @@ fn read(path: &Path) -> io::Result<Series> {
 fn replace(path: &Path, directory: &Path, text: &str) -> io::Result<()> {
     let new = temporary(path, directory)?;
     let written = write_new(&new, text).and_then(|()| fs::rename(&new, path));
-    if written.is_err() {
+    if written.as_ref().is_err_and(|error| error.kind() != io::ErrorKind::AlreadyExists) {
         let _ = fs::remove_file(&new);
     }
     written
@@ -66,8 +68,12 @@ fn temporary(path: &Path, directory: &Path) -> io::Result<PathBuf> {
 }
 
 fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    // What a killed run of the same process id left behind.
-    let _ = fs::remove_file(path);
+    // What a killed run of the same process id left behind: empty, or with our first line.
+    if fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.len() <= LARGEST)
+        && fs::read(path).is_ok_and(|left| left.starts_with(HEADER.as_bytes()) || HEADER.as_bytes().starts_with(&left))
+    {
+        fs::remove_file(path)?;
+    }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o644).open(path)?;
     // The collector is another user, whatever the umask of the job.
     file.set_permissions(fs::Permissions::from_mode(0o644))?;
@@ -108,6 +114,16 @@ mod tests {
         add(&link, "a").unwrap_err();
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         add(directory.path(), "a").unwrap_err();
+        let temporary = temporary(&directory.path().join("x.prom"), directory.path()).unwrap();
+        fs::write(&temporary, "precious").unwrap();
+        add(&directory.path().join("x.prom"), "a").unwrap_err();
+        assert_eq!(fs::read_to_string(&temporary).unwrap(), "precious");
+        fs::write(&temporary, &HEADER[..5]).unwrap();
+        add(&directory.path().join("x.prom"), "a").unwrap();
+        let long = directory.path().join("long.prom");
+        fs::write(&long, HEADER).unwrap();
+        OpenOptions::new().write(true).open(&long).unwrap().set_len(LARGEST + 1).unwrap();
+        add(&long, "a").unwrap_err();
         add(&directory.path().join("missing/x.prom"), "a").unwrap_err();
     }
 

@@ -224,3 +224,14 @@ fn tables_tell_how_the_last_holder_ended() {
         assert_eq!((&last()["owner"], &last()["end"]), (&"third".into(), &"crashed".into()), "{url}: {}", last());
     }
 }
+
+#[test]
+fn watch_ends_with_the_reader_of_its_output() {
+    let locks = Locks::new();
+    let holder = hold(&locks.url(), &[]);
+    // The shell waits for both, and neither ends by SIGPIPE.
+    let watch = format!("{} watch --interval 100ms --url {}", env!("CARGO_BIN_EXE_onelock"), locks.url());
+    let line = format!("trap '' PIPE; {watch} | head -n 1");
+    Running::start(Command::new("sh").args(["-c", &line])).ends_with(0);
+    drop(holder);
+}

@@ -271,6 +271,13 @@ fn other_users_lock_a_file_that_they_can_only_read() {
         };
         let tokens = ["0", "54321", "54322", "0", "54321"].map(token);
         assert!(tokens.is_sorted_by(|a, b| a < b), "{tokens:?}");
+        // Root's run is killed. Users who may not change its record hear of no crash, in no run.
+        let mut killed = Running::start(&mut by("0", &["run", path, "-c", "echo held; sleep 1000"]));
+        killed.expect_line("held");
+        killed.signal(SIGKILL);
+        eventually("the lock is free", || !refuses_flock(&file));
+        token("54321");
+        token("54322");
         let mut holder = Running::start(&mut by("54321", &["run", path, "-c", "echo held; sleep 1000"]));
         holder.expect_line("held");
         assert_eq!(code(&mut by("54322", &["run", "-n", path, "true"])), 1);
