@@ -36,8 +36,8 @@ pub(crate) fn print_as_is(text: &str) -> Result<(), Failure> {
     }
 }
 
-/// Returns whether what is written to `output` may still be read. A pipe without a reader tells, also
-/// where SIGPIPE is ignored.
+/// Returns whether what is written to `output` may still be read. A pipe without a reader tells,
+/// also where SIGPIPE is ignored.
 pub(crate) fn has_reader(output: impl AsFd) -> bool {
     let mut sink = [PollFd::new(output.as_fd(), PollFlags::empty())];
     let told = poll(&mut sink, PollTimeout::ZERO);
