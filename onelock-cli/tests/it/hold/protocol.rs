@@ -189,7 +189,6 @@ fn a_wrong_line_is_answered_and_ends_nothing() {
 }
 
 #[test]
-// verifies: flock
 fn a_path_is_no_name_in_a_request() {
     let locks = Locks::new();
     let path = locks.file();

@@ -71,7 +71,6 @@ fn a_free_lock_tells_its_last_holder_and_its_end() {
 }
 
 #[test]
-// verifies: crashed
 fn a_full_pipe_does_not_keep_the_command_from_its_start() {
     let locks = Locks::new();
     let holder = hold(&locks.url(), &[]);
