@@ -29,6 +29,10 @@ impl BackendFactory for DynamoFactory {
     async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
         Ok(Arc::new(DynamoBackend::new(DynamoConfig::take(config)?)))
     }
+
+    fn check(&self, config: &mut StoreConfig) -> Result<(), Error> {
+        DynamoConfig::take(config).map(drop)
+    }
 }
 
 impl DynamoConfig {

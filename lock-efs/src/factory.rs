@@ -29,8 +29,20 @@ impl BackendFactory for FileFactory {
     }
 
     async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
+        let files = FileConfig::take(config)?;
+        // Opening may hang if the network is away. The runtime must not hang with it.
+        Ok(Arc::new(io_pool::once(move || files.build()).await?))
+    }
+
+    fn check(&self, config: &mut StoreConfig) -> Result<(), Error> {
+        FileConfig::take(config).map(drop)
+    }
+}
+
+impl FileConfig {
+    fn take(config: &mut StoreConfig) -> Result<Self, Error> {
         let octal = |text: &str| u32::from_str_radix(text, 8).map_err(|_| "write it in octal, such as 660".to_owned());
-        let mut files = FileConfig::new(config.take_directory()?);
+        let mut files = Self::new(config.take_directory()?);
         if let Some(mode) = config.take_with("mode", octal)? {
             files = files.mode(mode);
         }
@@ -44,7 +56,6 @@ impl BackendFactory for FileFactory {
             files = files.require_nfs(!config.take_bool("allow_local")?.unwrap_or(false));
         }
         config.finish()?;
-        // Opening may hang if the network is away. The runtime must not hang with it.
-        Ok(Arc::new(io_pool::once(move || files.build()).await?))
+        Ok(files)
     }
 }

@@ -38,12 +38,28 @@ impl MigrationFactory {
     pub fn new(registry: Registry) -> Self {
         Self(registry)
     }
+}
 
-    async fn part(&self, config: &StoreConfig, name: &str, url: Option<String>) -> Result<Arc<dyn Backend>, Error> {
-        let Some(url) = url else {
-            return Err(config.error(format!("{name} is missing; write migrate:?from=OLD_STORE&to=NEW_STORE")));
+/// The two stores, and the lease of [`MigrationBackend::lease`].
+struct Parts {
+    from: ConfigString,
+    to: ConfigString,
+    lease: Option<Duration>,
+}
+
+impl Parts {
+    fn take(config: &mut StoreConfig) -> Result<Self, Error> {
+        let lease = config.take_duration("lease")?;
+        let (from, to) = (config.take_string("from"), config.take_string("to"));
+        config.finish()?;
+        if lease.is_some_and(|lease| lease < SHORTEST_LEASE) {
+            return Err(config.error(format!("lease is {lease:?}, but must be at least {SHORTEST_LEASE:?}")));
+        }
+        let part = |name: &str, url: Option<String>| match url {
+            Some(url) => ConfigString::parse(&url),
+            None => Err(config.error(format!("{name} is missing; write migrate:?from=OLD_STORE&to=NEW_STORE"))),
         };
-        self.0.open_backend(ConfigString::parse(&url)?.fetch_secrets()?).await
+        Ok(Self { from: part("from", from)?, to: part("to", to)?, lease })
     }
 }
 
@@ -54,10 +70,9 @@ impl BackendFactory for MigrationFactory {
     }
 
     async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
-        let lease = config.take_duration("lease")?;
-        let (from, to) = (config.take_string("from"), config.take_string("to"));
-        config.finish()?;
-        let (from, to) = (self.part(config, "from", from).await?, self.part(config, "to", to).await?);
+        let Parts { from, to, lease } = Parts::take(config)?;
+        let from = self.0.open_backend(from.fetch_secrets()?).await?;
+        let to = self.0.open_backend(to.fetch_secrets()?).await?;
         if from.describe() == to.describe() {
             return Err(config.error("from and to are the same store"));
         }
@@ -66,10 +81,13 @@ impl BackendFactory for MigrationFactory {
         if !chain.is_mixed() {
             return Err(config.error("lease applies only if exactly one of the two stores has ttls; leave it out"));
         }
-        if lease < SHORTEST_LEASE {
-            return Err(config.error(format!("lease is {lease:?}, but must be at least {SHORTEST_LEASE:?}")));
-        }
         Ok(Arc::new(chain.lease(lease)))
+    }
+
+    fn check(&self, config: &mut StoreConfig) -> Result<(), Error> {
+        let Parts { from, to, .. } = Parts::take(config)?;
+        self.0.check_backend(from)?;
+        self.0.check_backend(to)
     }
 }
 

@@ -29,6 +29,10 @@ impl BackendFactory for ObjectFactory {
         }
         Ok(Arc::new(ObjectBackend::new(config)?))
     }
+
+    fn check(&self, config: &mut StoreConfig) -> Result<(), Error> {
+        ObjectConfig::take(config).map(drop)
+    }
 }
 
 impl ObjectConfig {

@@ -24,6 +24,10 @@ impl BackendFactory for PostgresFactory {
     async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
         Ok(Arc::new(PostgresBackend::new(PostgresConfig::take(config)?)?))
     }
+
+    fn check(&self, config: &mut StoreConfig) -> Result<(), Error> {
+        PostgresConfig::take(config).map(drop)
+    }
 }
 
 impl PostgresConfig {

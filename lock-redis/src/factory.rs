@@ -36,6 +36,10 @@ impl BackendFactory for RedisFactory {
     async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
         Ok(Arc::new(RedisBackend::new(RedisConfig::take(config)?)?))
     }
+
+    fn check(&self, config: &mut StoreConfig) -> Result<(), Error> {
+        RedisConfig::take(config).map(drop)
+    }
 }
 
 impl RedisConfig {

@@ -39,7 +39,20 @@ impl ConfigString {
     /// Of kind [`ErrorKind::Config`](crate::ErrorKind::Config) if a file cannot be read, a variable
     /// is not set, the secret is not valid in a config string, or the config string already
     /// contains it.
-    pub fn fetch_secrets(mut self) -> Result<Self, Error> {
+    pub fn fetch_secrets(self) -> Result<Self, Error> {
+        self.replace_references(fetch)
+    }
+
+    /// Replaces references to secrets by a text that is no secret, to check the other settings
+    /// without reading a file or the environment.
+    pub(super) fn without_secrets(self) -> Result<Self, Error> {
+        self.replace_references(|_, _| Ok("unread".to_owned()))
+    }
+
+    fn replace_references(
+        mut self,
+        fetch: impl Fn(Place, &str) -> Result<String, (&'static str, Option<std::io::Error>)>,
+    ) -> Result<Self, Error> {
         let (references, options): (Vec<_>, Vec<_>) =
             self.options.into_iter().partition(|(name, _)| is_reference(name));
         self.options = options.into_iter().collect();

@@ -33,6 +33,16 @@ pub trait BackendFactory: fmt::Debug + Send + Sync + 'static {
     /// # Cancel safety
     /// Cancel safe: open connections and files are closed.
     async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error>;
+
+    /// Checks `config` as [`open`](Self::open) does before its first I/O. A store that does not
+    /// implement it reports a wrong option only when it is opened.
+    ///
+    /// # Errors
+    /// Of kind [`ErrorKind::Config`] if a setting is invalid or missing.
+    fn check(&self, config: &mut StoreConfig) -> Result<(), Error> {
+        let _ = config;
+        Ok(())
+    }
 }
 
 /// The schemes that config strings may have. Registries are values and independent of each other.
@@ -114,6 +124,40 @@ impl Registry {
         let common = Common::take(&mut config)?;
         let backend = self.connect(&mut config).await?;
         common.apply(Locker::builder(backend)).build()
+    }
+
+    /// Checks `config` without I/O: the scheme, the options and their values. So a program reports
+    /// a wrong config string when it starts, and connects at the first lock.
+    ///
+    /// ```
+    /// use lock_core::{ErrorKind, Registry, memory::MemoryFactory};
+    ///
+    /// let registry = Registry::new().with(MemoryFactory::default());
+    /// assert!(registry.check("memory:?ttl=3s").is_ok());
+    /// let error = registry.check("memory:?tttl=3s").unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Config);
+    /// assert!(error.to_string().contains("there is no option \"tttl\"; did you mean \"ttl\"?"));
+    /// ```
+    ///
+    /// # Errors
+    /// As [`open`](Self::open), except for errors that only the store or a file of a secret can
+    /// show, such as options that contradict the store's timing.
+    pub fn check(&self, config: impl TryInto<ConfigString, Error: Into<Error>>) -> Result<(), Error> {
+        let mut config = StoreConfig::from(config.try_into().map_err(Into::into)?.without_secrets()?);
+        let factory = self.factory(&config)?;
+        Common::take(&mut config)?;
+        let checked = factory.check(&mut config);
+        checked.map_err(|e| e.with_operation(Operation::Open).with_store(config.redacted()))
+    }
+
+    /// Checks `config` like [`check`](Self::check), as a part of another store.
+    ///
+    /// # Errors
+    /// As [`open_backend`](Self::open_backend), without its I/O.
+    pub fn check_backend(&self, config: ConfigString) -> Result<(), Error> {
+        let mut config = StoreConfig::from(config.without_secrets()?);
+        let checked = self.factory(&config)?.check(&mut config);
+        checked.map_err(|e| e.with_operation(Operation::Open).with_store(config.redacted()))
     }
 
     /// Opens a store as a part of another store, without the options that every store has, such as

@@ -5,9 +5,13 @@ use std::{
     future::{Future, IntoFuture},
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
-use crate::{engine::hold::LeaseState, types::Lost};
+use crate::{
+    engine::hold::LeaseState,
+    types::{ClockReading, Lost},
+};
 
 /// Signals to any task that a lock is no longer held; made by
 /// [`Guard::loss_signal`](crate::Guard::loss_signal).
@@ -60,6 +64,36 @@ impl LossSignal {
     /// Cancel safe.
     pub async fn lost(&self) -> Lost {
         self.hold.wait_guarded().await
+    }
+
+    /// Waits until the work has to stop, and returns the reason: as
+    /// [`Guard::stop_requested`](crate::Guard::stop_requested), and when the guard is released or
+    /// dropped.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn stop_requested(&self) -> Lost {
+        tokio::select! {
+            lost = self.hold.wait_guarded() => lost,
+            stop = self.hold.wait_lost(true) => stop,
+        }
+    }
+
+    /// Returns `true` if [`stop_requested`](Self::stop_requested) would return immediately.
+    pub fn is_stopping(&self) -> bool {
+        let now = self.hold.now();
+        self.hold.check_guarded(now).and_then(|()| self.hold.check_early(now)).is_err()
+    }
+
+    /// Returns the time until the validity ends unless the lock is renewed. `None` if locks do not
+    /// expire; zero after the loss or the end of the guard.
+    pub fn remaining(&self) -> Option<Duration> {
+        if self.is_lost() { Some(Duration::ZERO) } else { self.hold.remaining(self.hold.now()) }
+    }
+
+    /// Returns the end of the validity; see [`Guard::valid_until`](crate::Guard::valid_until).
+    pub fn valid_until(&self) -> Option<ClockReading> {
+        self.hold.valid_until()
     }
 
     /// Returns a token that is cancelled when this signal fires, for code that takes tokens.

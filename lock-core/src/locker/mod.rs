@@ -159,6 +159,13 @@ impl Locker {
         self.shared.backend.describe()
     }
 
+    /// Returns the name of the holders that this locker makes, unless a request sets its own
+    /// [`owner`](LockRequest::owner).
+    pub fn owner(&self) -> String {
+        let shared = self.shared.here().unwrap_or_else(|_| Arc::clone(&self.shared));
+        shared.defaults.owner.clone().unwrap_or_else(|| shared.owner().to_owned())
+    }
+
     /// Waits for background releases started by dropped guards and cancelled acquisitions.
     ///
     /// Call it at the end of a program, because a runtime that ends drops its tasks. It also waits

@@ -46,7 +46,11 @@ impl BackendFactory for MemoryFactory {
     }
 
     async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
-        config.finish()?;
+        self.check(config)?;
         Ok(Arc::new(self.0.clone()))
+    }
+
+    fn check(&self, config: &mut StoreConfig) -> Result<(), Error> {
+        config.finish()
     }
 }

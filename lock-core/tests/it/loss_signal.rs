@@ -1,5 +1,7 @@
 //! P3: a loss signal tells other tasks and threads when the guard is lost or ends.
 
+use std::time::Duration;
+
 use crate::fixture::*;
 use lock_core::{ErrorKind, FencingToken, LossReason, Operation, faults::Fault};
 
@@ -93,4 +95,27 @@ async fn cancellation_token_is_cancelled_on_loss_and_on_release() {
         }
         token.cancelled().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+// verifies: P3
+async fn a_signal_asks_to_stop_before_the_loss_and_at_the_release() {
+    let fixture = Fixture::new();
+    let grace = Duration::from_secs(2);
+    let guard = fixture.locker.lock(NAME).grace(grace).acquire().await.unwrap();
+    let signal = guard.loss_signal();
+    assert!(!signal.is_stopping() && signal.remaining() == guard.remaining());
+    assert_eq!(signal.valid_until(), guard.valid_until());
+    fixture.network.always(Operation::Renew, Fault::Refuse(ErrorKind::Unavailable));
+    assert!(matches!(signal.stop_requested().await.reason, LossReason::Unreachable { .. }));
+    assert!(signal.is_stopping() && !signal.is_lost(), "the lock is held for the grace time");
+    assert!(signal.remaining() <= Some(grace));
+    signal.lost().await;
+    assert_eq!(signal.remaining(), Some(Duration::ZERO));
+
+    let guard = fixture.other().lock(NAME).acquire().await.unwrap();
+    let signal = guard.loss_signal();
+    release(guard).await;
+    assert_eq!(signal.stop_requested().await.reason, LossReason::Released);
+    assert!(signal.is_stopping() && signal.remaining() == Some(Duration::ZERO));
 }

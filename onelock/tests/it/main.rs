@@ -30,6 +30,8 @@ macro_rules! conformance_with_files {
     };
 }
 
+#[cfg(all(feature = "files", feature = "redis", feature = "dynamo", feature = "object", feature = "postgres"))]
+mod checks;
 #[cfg(all(feature = "dynamo", feature = "redis"))]
 mod dynamo_to_redis;
 #[cfg(all(feature = "files", feature = "dynamo"))]
