@@ -36,6 +36,7 @@ mod store;
 mod sweep;
 mod sync;
 mod table;
+mod user_directory;
 mod wait;
 
 pub use backend::FileBackend;
@@ -44,3 +45,4 @@ pub use factory::FileFactory;
 pub use forks::after_fork_in_child;
 pub use names::Names;
 pub use sweep::{Sweep, Swept};
+pub use user_directory::UserDirectory;

@@ -33,7 +33,6 @@ mod target;
 mod terminal;
 #[cfg(feature = "torture")]
 mod torture;
-mod user_directory;
 mod warnings;
 mod who;
 

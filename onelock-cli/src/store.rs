@@ -11,7 +11,7 @@ use std::{
 use lock_core::LockName;
 use onelock::{
     ConfigString, Locker, Registry,
-    files::{FileBackend, FileConfig, Names},
+    files::{FileBackend, FileConfig, Names, UserDirectory},
 };
 
 use crate::{
@@ -19,7 +19,6 @@ use crate::{
     exit::{self, Failure},
     output::warn,
     runtime::{on_thread, reserve_thread},
-    user_directory::UserDirectory,
 };
 
 /// The place of the locks.
@@ -48,7 +47,7 @@ impl StoreLocation {
             return from_file("--url-file", path);
         }
         match (variable("ONELOCK_URL"), variable("ONELOCK_URL_FILE")) {
-            (None, None) => UserDirectory::choose().map(Self::UserDirectory),
+            (None, None) => Ok(Self::UserDirectory(UserDirectory::choose()?)),
             (None, Some(path)) => from_file("$ONELOCK_URL_FILE", Path::new(&path)),
             (Some(url), None) => match url.into_string() {
                 Ok(url) => Ok(Self::Url(url)),

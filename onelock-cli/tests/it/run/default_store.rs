@@ -96,7 +96,7 @@ fn assert_refused(home: &Path, state: Option<&Path>, reason: &str) {
         assert_eq!((refused.status.code(), message.lines().count()), (Some(77), 1), "{arguments:?}: {message}");
         let begin = "onelock: the default directory ";
         assert!(message.starts_with(begin) && message.contains(reason), "{arguments:?}: {message}");
-        assert!(message.trim_end().ends_with("choose a store with --url"), "{message}");
+        assert!(message.trim_end().ends_with("name a store (--url or ONELOCK_URL)"), "{message}");
     }
 }
 

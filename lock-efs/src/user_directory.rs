@@ -6,18 +6,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lock_core::LockName;
+use lock_core::{Error, ErrorKind, LockName, Operation};
 use nix::unistd::{User, geteuid};
-use onelock::files::{FileBackend, FileConfig};
 
-use crate::exit::{self, Failure};
+use crate::{FileBackend, FileConfig};
 
-/// The directory of the default store.
+/// The directory of locks for a user who has named no store; the command `onelock` and the Python
+/// package use it.
+///
+/// It is `$XDG_STATE_HOME/onelock/locks`, else `$HOME/.local/state/onelock/locks`. Without a home
+/// it is `/tmp/onelock-` and the number of the user.
 ///
 /// Users must not share it: another user with write access could block this user's jobs, and jobs
 /// of different users with the same name would wait for each other.
 #[derive(Debug, Clone)]
-pub(crate) struct UserDirectory {
+pub struct UserDirectory {
     path: PathBuf,
     /// Where the check of the path begins: a directory of this user, such as the home.
     base: PathBuf,
@@ -31,8 +34,8 @@ impl UserDirectory {
     /// Chooses the directory from the environment and the user's home, and creates nothing.
     ///
     /// # Errors
-    /// If another user could replace the locks in it.
-    pub(crate) fn choose() -> Result<Self, Failure> {
+    /// Of kind [`ErrorKind::PermissionDenied`] if another user could replace the locks in it.
+    pub fn choose() -> Result<Self, Error> {
         let variable = |name: &str| Candidate::of(env::var_os(name)?.into());
         // HOME may be missing (cron, systemd) or be another user's (sudo).
         let registered = || Candidate::of(User::from_uid(geteuid()).ok()??.dir);
@@ -53,28 +56,32 @@ impl UserDirectory {
         Ok(chosen)
     }
 
-    pub(crate) fn path(&self) -> &Path {
+    /// Returns the path. It need not exist.
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// Opens the store, and creates the directory if it is missing and `create` is set.
-    pub(crate) fn open(&self, create: bool) -> Result<FileBackend, Failure> {
+    ///
+    /// # Errors
+    /// As [`choose`](Self::choose) and [`FileConfig::build`].
+    pub fn open(&self, create: bool) -> Result<FileBackend, Error> {
         if create {
             // The first lock reports a failure.
             let _ = fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.path);
             // Another user may have created a part of the path since the last check.
             self.check()?;
         }
-        Ok(FileConfig::new(&self.path).create(create).build()?)
+        FileConfig::new(&self.path).create(create).build()
     }
 
     /// Returns whether another environment of this user leads to another directory.
-    pub(crate) fn has_another(&self) -> bool {
+    pub fn has_another(&self) -> bool {
         self.another.is_some()
     }
 
     /// Returns a warning if the other directory has the lock file of `name`, or any lock file.
-    pub(crate) fn warning(&self, name: Option<&LockName>) -> Option<String> {
+    pub fn warning(&self, name: Option<&LockName>) -> Option<String> {
         let another = self.another.as_ref()?;
         let found = identity(another)?;
         if identity(&self.path) == Some(found) {
@@ -103,15 +110,16 @@ impl UserDirectory {
 
     /// Returns an error if another user could replace the locks in the directory. A missing part of
     /// its path is no error.
-    fn check(&self) -> Result<(), Failure> {
+    fn check(&self) -> Result<(), Error> {
         let mut parts: Vec<_> = self.path.ancestors().take_while(|path| **path != *self.base).collect();
         parts.push(&self.base);
         let objection = parts.iter().rev().find_map(|path| self.objection(path));
         objection.map_or(Ok(()), |objection| {
             let path = self.path.display();
-            let message =
-                format!("the default directory {path} is not safe: {objection}, or choose a store with --url");
-            Err(Failure::new(exit::NO_PERMISSION, message))
+            let message = format!(
+                "the default directory {path} is not safe: {objection}, or name a store (--url or ONELOCK_URL)"
+            );
+            Err(Error::new(ErrorKind::PermissionDenied, message).with_operation(Operation::Open))
         })
     }
 
@@ -188,7 +196,7 @@ mod tests {
         let part = home.path().join(".local");
         fs::set_permissions(&part, fs::Permissions::from_mode(0o777)).expect("the test owns it");
         let refused = directory.open(true).expect_err("other users may write to it");
-        assert_eq!(refused.code, exit::NO_PERMISSION);
+        assert_eq!(refused.kind(), ErrorKind::PermissionDenied);
         assert!(refused.to_string().contains(&part.display().to_string()), "{refused}");
     }
 }
