@@ -6,9 +6,6 @@
 #[allow(dead_code, reason = "the tests use more of it")]
 #[path = "../tests/it/fixture/dynamo.rs"]
 mod dynamo;
-#[allow(dead_code, reason = "the tests use more of it")]
-#[path = "../tests/it/fixture/runtime_api.rs"]
-mod runtime_api;
 
 use std::{
     env,
@@ -17,9 +14,8 @@ use std::{
 };
 
 use dynamo::Table;
-use runtime_api::RuntimeApi;
 use serde_json::json;
-use test_support::wait_for;
+use test_support::{lambda::RuntimeApi, wait_for};
 
 const STARTS: usize = 30;
 

@@ -55,6 +55,20 @@ impl DynamoDbLocal {
 }
 
 impl DynamoDbLocal {
+    /// Creates a table for locks.
+    ///
+    /// # Panics
+    /// If the table exists.
+    pub fn create_table(&self, name: &str) {
+        let create = serde_json::json!({
+            "TableName": name, "BillingMode": "PAY_PER_REQUEST",
+            "KeySchema": [{ "AttributeName": "key", "KeyType": "HASH" }],
+            "AttributeDefinitions": [{ "AttributeName": "key", "AttributeType": "S" }],
+        });
+        let (status, answer) = self.call("CreateTable", &create);
+        assert_eq!(status, 200, "{answer}");
+    }
+
     /// Sends a request without an SDK, and returns the status and the body of the reply.
     ///
     /// # Panics

@@ -19,6 +19,8 @@ pub mod fork;
 pub mod http;
 #[cfg(feature = "servers")]
 pub mod http_proxy;
+#[cfg(feature = "servers")]
+pub mod lambda;
 mod loopback;
 #[cfg(feature = "servers")]
 pub mod moto;
@@ -30,6 +32,8 @@ pub mod object_stores;
 pub mod pgbouncer;
 #[cfg(feature = "servers")]
 pub mod postgres;
+#[cfg(feature = "servers")]
+pub mod process;
 #[cfg(feature = "servers")]
 pub mod python;
 #[cfg(feature = "servers")]

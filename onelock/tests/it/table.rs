@@ -26,13 +26,7 @@ impl Table {
     fn server(&self) -> &'static DynamoDbLocal {
         self.created.get_or_init(|| {
             let server = DynamoDbLocal::shared();
-            let create = json!({
-                "TableName": self.name, "BillingMode": "PAY_PER_REQUEST",
-                "KeySchema": [{ "AttributeName": "key", "KeyType": "HASH" }],
-                "AttributeDefinitions": [{ "AttributeName": "key", "AttributeType": "S" }],
-            });
-            let (status, answer) = server.call("CreateTable", &create);
-            assert_eq!(status, 200, "{answer}");
+            server.create_table(&self.name);
             server
         })
     }
