@@ -43,6 +43,7 @@ mod shell_runs_as_shown {
         moving: "docs/moving.md",
         object_stores: "docs/object-stores.md",
         postgres: "docs/postgres.md",
+        python: "docs/python.md",
         redis: "docs/redis.md",
         start: "docs/start.md",
     }
