@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::{
     one_line::one_line,
-    output::say,
+    output::{say, say_if_read},
     terminal::{can_update_in_place, cut, error_width, is_in_background},
 };
 
@@ -24,7 +24,7 @@ impl LiveLine {
     pub(crate) fn set(&self, text: &str) {
         if self.is_shown && !is_in_background() {
             self.is_drawn.store(true, Ordering::Relaxed);
-            say(&format!("\r\x1b[K{}", cut(&one_line(text), error_width().saturating_sub(1))));
+            say_if_read(&format!("\r\x1b[K{}", cut(&one_line(text), error_width().saturating_sub(1))));
         }
     }
 

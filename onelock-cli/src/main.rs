@@ -20,6 +20,7 @@ mod init;
 mod live;
 mod log;
 mod manual;
+mod messages;
 mod one_line;
 mod operators;
 mod output;
@@ -35,6 +36,7 @@ mod terminal;
 mod torture;
 mod warnings;
 mod who;
+mod writer;
 
 use std::{
     ffi::OsString,
@@ -86,6 +88,10 @@ fn run_program(arguments: Vec<OsString>) -> i32 {
         Ok(cli) => execute(cli.command, inherited),
         Err(error) => Ok(Exit::Code(explain(&error))),
     });
+    if let Err(failure) = &exit {
+        fail(&failure.to_string(), Some(failure.code));
+    }
+    output::flush_at_end();
     match exit {
         Ok(Exit::Code(code)) => i32::from(code),
         Ok(Exit::Signal(signal)) => {
@@ -93,10 +99,7 @@ fn run_program(arguments: Vec<OsString>) -> i32 {
             // Reached only if the signal is ignored.
             128 + signal
         }
-        Err(failure) => {
-            fail(&failure.to_string(), Some(failure.code));
-            i32::from(failure.code)
-        }
+        Err(failure) => i32::from(failure.code),
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     args::{LockArgs, OnLoss},
     exit::{self, Exit, Failure},
-    output::{fail, print},
+    output::{fail, print, write_on_thread},
     run::{
         acquire::{self, WaitOutcome},
         inherited::InheritedState,
@@ -26,13 +26,16 @@ use crate::{
         protocol::{Channel, ToWatchdog, WatchdogEvent, next_event},
         signals::Signals,
     },
-    runtime::runtime,
+    runtime::{on_thread, runtime},
     sys,
     who::Who,
 };
 
 /// How long the watchdog may be overdue before it counts as dead.
 const WATCHDOG_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the client may take to read the line that tells of a loss.
+const TELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Holds one lock for the client.
 pub(super) fn run(name: LockName, args: LockArgs, on_loss: OnLoss, inherited: InheritedState) -> Result<Exit, Failure> {
@@ -43,6 +46,7 @@ pub(super) fn run(name: LockName, args: LockArgs, on_loss: OnLoss, inherited: In
     let pid = watchdog.as_ref().map(|(_, pid)| *pid);
     // A signal that a terminal sends reaches the client too, unless the client is the user's shell.
     let ignores_terminal = !std::io::stdin().is_terminal();
+    write_on_thread();
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
         let ended = client.watch()?;
@@ -168,8 +172,18 @@ impl Holder<'_> {
     /// Lets the client work until the lock is held no longer, and ends the client if it has to.
     async fn serve(&mut self, guard: &Guard) -> Result<End, Failure> {
         let token = guard.token().map(|token| format!(" token={token}")).unwrap_or_default();
-        print(&format!("held {}{token}", self.name))?;
-        let end = match self.wait(guard).await {
+        let line = format!("held {}{token}", self.name);
+        // On a thread, because a pipe that is full must not stop the renewals.
+        let told = on_thread(move || print(&line));
+        let end = tokio::select! {
+            told = told => match told {
+                Ok(Ok(())) => self.wait(guard).await,
+                Ok(Err(failure)) => Err(failure),
+                Err(error) => Err(Failure::start("a thread that tells of the lock", &error)),
+            },
+            end = self.wait(guard) => end,
+        };
+        let end = match end {
             Ok(end) => end,
             Err(failure) => {
                 // The client counts on the lock, which is about to be released.
@@ -182,7 +196,9 @@ impl Holder<'_> {
         if let End::Lost(lost) = &end
             && self.watchdog.is_none()
         {
-            print(&format!("lost {}", lost.reason.as_str()))?;
+            let line = format!("lost {}", lost.reason.as_str());
+            let told = timeout(TELL_TIMEOUT, on_thread(move || print(&line))).await;
+            told.ok().and_then(Result::ok).unwrap_or(Ok(()))?;
         }
         self.end_client(&end, guard).await;
         Ok(end)

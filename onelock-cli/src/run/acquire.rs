@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     exit::{self, Failure},
-    output::{report, say_briefly},
+    output::{flush_briefly, report},
     store::StoreLocation,
     who::Who,
 };
@@ -58,17 +58,17 @@ pub(crate) async fn acquire<A>(
     };
     let acquired = progress.show_while(request_lock(wanted, &locker, &progress, began));
     let acquired = signals.race(unless(&mut abandoned, acquired)).await?;
-    // With the lock held, a terminal that takes no text must not keep the command from its start.
-    let seen = Arc::clone(&progress);
-    say_briefly(move || seen.clear()).await;
+    progress.clear();
     let outcome = match acquired {
         ControlFlow::Continue(Ok(Ok(TryAcquire::Acquired(guard)))) => {
             // A refused job shares its store with the holder. This one may have a store to itself.
             if wanted.talk == Talk::Verbose && is_default {
-                let message = format!("\"{}\" was acquired in the default store {}", wanted.shown, locker.store());
-                say_briefly(move || report(&message)).await;
+                report(&format!("\"{}\" was acquired in the default store {}", wanted.shown, locker.store()));
             }
-            report_takeover(wanted, &guard).await;
+            report_takeover(wanted, &guard);
+            // They come before the output of the command, but a terminal that takes no text must
+            // not keep the command from its start.
+            flush_briefly().await;
             return Ok(WaitOutcome::Acquired(guard, locker.store()));
         }
         ControlFlow::Continue(Ok(Ok(TryAcquire::Contended(holder)))) => {
@@ -171,12 +171,11 @@ async fn request_lock(
 }
 
 /// Tells that the previous holder ended without a release. Its work may be half done.
-async fn report_takeover(wanted: &Wanted, guard: &Guard) {
+fn report_takeover(wanted: &Wanted, guard: &Guard) {
     let says_its_end = |holder: &&Holder| !Who::of(holder).no_fork;
     if let Some(holder) = guard.crashed_holder().filter(says_its_end).filter(|_| wanted.talk != Talk::Quiet) {
         let name = &wanted.shown;
-        let message = format!("\"{name}\" was taken over from a holder that ended without releasing it: {holder}");
-        say_briefly(move || report(&message)).await;
+        report(&format!("\"{name}\" was taken over from a holder that ended without releasing it: {holder}"));
     }
 }
 

@@ -12,12 +12,13 @@ use super::{
 };
 use crate::{
     exit::{self, Exit, Failure},
-    output::fail,
+    output::{fail, write_on_thread},
     runtime::runtime,
 };
 
 /// Acquires the lock and becomes the command; returns only if one of them fails.
 pub(super) fn run(plan: &Plan) -> Result<Exit, Failure> {
+    write_on_thread();
     let runtime = runtime()?;
     let exit = acquire_and_exec(plan, &runtime);
     // Does not wait for a call on a file system that hangs.

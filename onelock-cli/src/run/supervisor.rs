@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     exit::{self, Exit, Failure},
-    output::fail,
+    output::{fail, write_on_thread},
     runtime::{on_thread, runtime},
     sys,
 };
@@ -38,6 +38,7 @@ const WATCHDOG_TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) fn main(plan: &Plan, channel: Channel, watchdog: Pid) -> Result<Exit, Failure> {
     // If the watchdog dies, its descendants become children of this process.
     prctl::set_child_subreaper(true).map_err(|e| Failure::os("becoming a subreaper", e))?;
+    write_on_thread();
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
         let channel = sys::watch_reads(channel);

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     args::{LockArgs, OnLoss, StoreArgs},
     exit::{self, Exit, Failure},
+    output::write_on_thread,
     run::signals::Signals,
     runtime::runtime,
     store::StoreLocation,
@@ -48,6 +49,7 @@ pub(super) fn run(args: LockArgs, on_loss: OnLoss, heartbeat: Option<Duration>) 
         owner: args.owner,
         on_loss,
     };
+    write_on_thread();
     let runtime = runtime()?;
     let exit = runtime.block_on(async {
         let mut server = Server {

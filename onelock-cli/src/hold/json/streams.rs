@@ -6,18 +6,13 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader, Write as _},
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-        mpsc as std_mpsc,
-    },
+    io::{self, BufRead, BufReader},
 };
 
 use serde_json::Value;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
-use crate::{exit::Failure, hold::descriptors, one_line::json_line};
+use crate::{exit::Failure, hold::descriptors, one_line::json_line, writer::Writer};
 
 /// The longest line of a client.
 pub(super) const LONGEST_LINE: usize = 1 << 20;
@@ -75,42 +70,19 @@ fn next_line(input: &mut impl BufRead) -> io::Result<Option<Line>> {
 
 /// Writes lines in the order in which they are given.
 #[derive(Debug, Clone)]
-pub(super) struct Output {
-    lines: std_mpsc::Sender<String>,
-    state: Arc<OutputState>,
-}
-
-#[derive(Debug, Default)]
-struct OutputState {
-    queued: AtomicUsize,
-    written: Notify,
-    closed: Notify,
-}
+pub(super) struct Output(Writer);
 
 impl Output {
     /// Starts to write to `output`.
-    pub(super) fn start(mut output: File) -> Result<Self, Failure> {
-        let (lines, queue) = std_mpsc::channel::<String>();
-        let state = Arc::new(OutputState::default());
-        let written = Arc::clone(&state);
-        descriptors::start("a thread that writes the replies", move || {
-            for line in queue {
-                if output.write_all(line.as_bytes()).is_err() {
-                    written.closed.notify_one();
-                    return;
-                }
-                written.queued.fetch_sub(1, Ordering::Relaxed);
-                written.written.notify_one();
-            }
-        })?;
-        Ok(Self { lines, state })
+    pub(super) fn start(output: File) -> Result<Self, Failure> {
+        let started = Writer::start(output);
+        started.map(Self).map_err(|e| Failure::start("a thread that writes the replies", &e))
     }
 
-    /// Queues a reply or an event.
+    /// Queues a reply or an event. It fails once the client has closed its end, which `closed`
+    /// reports.
     pub(super) fn send(&self, line: &Value) {
-        self.state.queued.fetch_add(1, Ordering::Relaxed);
-        // It fails once the client has closed its end, which `closed` reports.
-        let _ = self.lines.send(json_line(line) + "\n");
+        self.0.send(json_line(line) + "\n");
     }
 
     /// Queues an event that a client can do without, unless too many lines wait already.
@@ -122,24 +94,22 @@ impl Output {
 
     /// Whether the client reads fast enough to be sent more.
     pub(super) fn has_room(&self) -> bool {
-        self.state.queued.load(Ordering::Relaxed) < MOST_QUEUED
+        self.0.queued() < MOST_QUEUED
     }
 
     /// Returns once a line has been written since the last call.
     pub(super) async fn written(&self) {
-        self.state.written.notified().await;
+        self.0.written().await;
     }
 
     /// Returns once the client has closed its end.
     pub(super) async fn closed(&self) {
-        self.state.closed.notified().await;
+        self.0.closed().await;
     }
 
     /// Returns once every line has been written.
     pub(super) async fn flushed(&self) {
-        while self.state.queued.load(Ordering::Relaxed) > 0 {
-            self.written().await;
-        }
+        self.0.flushed().await;
     }
 }
 

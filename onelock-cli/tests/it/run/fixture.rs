@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Output, Stdio},
     thread,
@@ -10,8 +11,9 @@ use std::{
 };
 
 use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
     sys::signal::{Signal, kill},
-    unistd::Pid,
+    unistd::{Pid, pipe2},
 };
 
 /// How long to wait for a condition before the test fails.
@@ -229,6 +231,14 @@ pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(Instant::now() < end, "timed out: {what}");
         thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Returns the ends of a pipe that takes no more text: the reader, and a writer that would block.
+pub(crate) fn full_pipe() -> (OwnedFd, OwnedFd) {
+    let (reader, writer) = pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC).unwrap();
+    while nix::unistd::write(&writer, &[b'x'; 4096]).is_ok() {}
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    (reader, writer)
 }
 
 pub(crate) fn read(path: impl AsRef<Path>) -> String {

@@ -36,6 +36,7 @@ mod screens;
 mod secrets;
 mod shared_directory;
 mod signals;
+mod stuck;
 mod terminal;
 #[cfg(feature = "torture")]
 mod torture;

@@ -6,7 +6,7 @@ use std::process::Command;
 use nix::sys::signal::SIGKILL;
 use serde_json::Value;
 
-use super::fixture::{Locks, Running, code, eventually, onelock, output, stdout};
+use super::fixture::{Locks, Running, code, eventually, full_pipe, onelock, output, stdout};
 
 fn status(url: &str) -> Value {
     serde_json::from_slice(&output(&mut onelock(["status", "--json", "--url", url, "x"])).stdout).unwrap()
@@ -77,9 +77,7 @@ fn a_full_pipe_does_not_keep_the_command_from_its_start() {
     holder.signal(SIGKILL);
     eventually("the lock is free", || locks.is_free());
     // Standard error takes nothing, so the message of the takeover waits.
-    let (_reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK).unwrap();
-    while nix::unistd::write(&writer, &[b'x'; 4096]).is_ok() {}
-    nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::empty())).unwrap();
+    let (_reader, writer) = full_pipe();
     let started = locks.file().with_extension("started");
     let mut job = locks.run(["x", "touch", started.to_str().unwrap()]);
     let mut job = job.stdin(std::process::Stdio::null()).stderr(writer).spawn().unwrap();
