@@ -1,6 +1,6 @@
 //! Reads the record beside a lock file, and marks it as released.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path, time::Duration};
+use std::{fs::File, io, num::NonZeroU32, os::unix::fs::FileExt, path::Path, time::Duration};
 
 use lock_core::{Error, FencingToken, Holder, Mode};
 use nix::fcntl::OFlag;
@@ -72,7 +72,7 @@ fn without_record(process: Option<LockingProcess>) -> Holder {
         Some(process) => format!("{process} without a record"),
         None => "a flock(2) holder without a record".to_owned(),
     };
-    Holder::default().with_foreign(holder)
+    Holder::default().with_foreign(holder).with_process(process.and_then(|process| NonZeroU32::new(process.0)))
 }
 
 /// Reads the record at `path`, with the `flags` of its medium. An empty file, as a crash or a sweep

@@ -46,11 +46,13 @@ impl Who {
     }
 
     /// Returns the process of a holder: from its data, else from a name like `host:4711-1a2b3c4d`,
-    /// which is the default.
+    /// which is the default, else as the operating system names it.
     pub(crate) fn of(holder: &Holder) -> Self {
         let data = holder.data.as_deref().and_then(|data| serde_json::from_slice::<Value>(data).ok());
         let of_data = data.and_then(|data| data.get(KEY).map(Self::read));
-        of_data.or_else(|| Self::of_owner(holder.owner.as_deref()?)).unwrap_or_default()
+        let of_owner = || Self::of_owner(holder.owner.as_deref()?);
+        let of_system = || Some(Self { host: host(), pid: Some(holder.process?.get()), ..Self::default() });
+        of_data.or_else(of_owner).or_else(of_system).unwrap_or_default()
     }
 
     fn read(fields: &Value) -> Self {

@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    num::NonZeroU32,
     time::{Duration, SystemTime},
 };
 
@@ -41,6 +42,9 @@ pub struct Holder {
     /// What kind of foreign lock this is, when it is not one of ours: "a Redis hash (Redisson)", "a
     /// flock(2) holder without a record".
     pub foreign: Option<String>,
+    /// The process of this machine that holds the lock, by its number, if the operating system
+    /// names it and no record does. It has a meaning only in the namespace of this process.
+    pub process: Option<NonZeroU32>,
     /// How the lock is held.
     pub mode: Mode,
     /// The other holders of a lock that has several, at most [`MOST_OTHERS`](Self::MOST_OTHERS).
@@ -76,6 +80,7 @@ setters!(Holder {
     with_data(data: impl Into<Option<Vec<u8>>>),
     with_version(version: impl Into<Option<String>>),
     with_foreign(foreign: impl Into<Option<String>>),
+    with_process(process: impl Into<Option<NonZeroU32>>),
     with_mode(mode: Mode),
     with_others(others: Vec<Holder>),
     with_more(more: u64),

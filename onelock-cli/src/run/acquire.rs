@@ -1,6 +1,7 @@
 //! Acquires the lock, and shows the progress of the wait.
 
 use std::{
+    future::pending,
     ops::ControlFlow,
     sync::Arc,
     time::{Duration, Instant},
@@ -128,9 +129,10 @@ async fn request_lock(
     progress: &Arc<Progress>,
     began: Instant,
 ) -> Result<TryAcquire, Failure> {
-    let under_itself = Arc::new(Notify::new());
+    let (under_itself, unknown) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let request = {
         let (progress, under_itself) = (Arc::clone(progress), Arc::clone(&under_itself));
+        let unknown = Arc::clone(&unknown);
         let (name, outer_locks) = (wanted.shown.clone(), wanted.outer_locks.clone());
         let waits = wanted.wait != Some(Duration::ZERO);
         let observer = Arc::clone(&progress);
@@ -138,7 +140,12 @@ async fn request_lock(
             progress.note_answer();
             if outer_locks.contain(&name, holder) {
                 under_itself.notify_one();
-            } else if waits {
+                return;
+            }
+            if outer_locks.may_contain(holder) {
+                unknown.notify_one();
+            }
+            if waits {
                 progress.note_holder(holder);
             }
         });
@@ -160,14 +167,34 @@ async fn request_lock(
         );
         Failure::new(exit::USAGE, message)
     };
+    let found_out = async {
+        unknown.notified().await;
+        // Once is enough, because an outer lock stays held.
+        if !is_held_outside(wanted, locker).await {
+            pending::<()>().await;
+        }
+    };
     tokio::select! {
         biased;
         acquired = acquired => match acquired? {
-            TryAcquire::Contended(holder) if wanted.outer_locks.contain(name, &holder) => Err(never_free()),
+            TryAcquire::Contended(holder)
+                if wanted.outer_locks.contain(name, &holder)
+                    || (wanted.outer_locks.may_contain(&holder) && is_held_outside(wanted, locker).await) =>
+            {
+                Err(never_free())
+            }
             acquired => Ok(acquired),
         },
         () = under_itself.notified() => Err(never_free()),
+        () = found_out => Err(never_free()),
     }
+}
+
+/// Looks up a holder of whom a refusal says nothing, and returns whether it is a process that this
+/// one runs under. The look names its process, which would cost each waiter too much.
+async fn is_held_outside(wanted: &Wanted, locker: &Locker) -> bool {
+    let holder = locker.admin().inspect(wanted.name.as_str()).await;
+    matches!(holder, Ok(Some(holder)) if wanted.outer_locks.contain(&wanted.shown, &holder))
 }
 
 /// Tells that the previous holder ended without a release. Its work may be half done.

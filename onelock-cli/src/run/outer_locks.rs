@@ -18,32 +18,44 @@ pub(crate) struct OuterLocks {
     entries: Vec<Value>,
     /// The beginning of this process's default owner.
     owner: Option<String>,
+    /// This process, which acquires the lock.
+    process: u32,
 }
 
 impl OuterLocks {
     /// Reads the environment. `has_default_owner` says that the lock's owner is `host:pid-random`.
     pub(super) fn from_environment(has_default_owner: bool) -> Self {
         let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
-        let owner = host.filter(|_| has_default_owner).map(|host| format!("{host}:{}-", std::process::id()));
-        Self { entries: parse(&env::var(VARIABLE).unwrap_or_default()), owner }
+        let process = std::process::id();
+        let owner = host.filter(|_| has_default_owner).map(|host| format!("{host}:{process}-"));
+        Self { entries: parse(&env::var(VARIABLE).unwrap_or_default()), owner, process }
     }
 
     /// Returns the list for the command, which runs under the lock `name` too.
     pub(super) fn with(&self, name: &LockName, token: Option<u64>) -> String {
         let mut entries = self.entries.clone();
-        entries.push(json!({ "name": name.as_str(), "token": token, "owner": self.owner }));
+        entries.push(json!({ "name": name.as_str(), "token": token, "owner": self.owner, "pid": self.process }));
         Value::Array(entries).to_string()
     }
 
     /// Whether `holder` is one of the processes that this process runs under.
     pub(super) fn contain(&self, name: &LockName, holder: &Holder) -> bool {
         self.entries.iter().any(|entry| match (entry["token"].as_u64(), holder.token) {
+            // The record could not be written, for example in a directory of another user.
+            _ if holder.process.is_some() => {
+                entry["pid"].as_u64() == holder.process.map(|process| process.get().into())
+            }
             // A token is a time in microseconds, so that locks do not share one by accident.
             (Some(token), Some(held)) => token == held.get(),
             // A schema of another client, which has no tokens.
             (None, None) => entry["name"] == name.as_str() && owner_begins(holder, entry["owner"].as_str()),
             _ => false,
         })
+    }
+
+    /// Whether `holder`, of whom the store knows nothing, may be one of these processes.
+    pub(super) fn may_contain(&self, holder: &Holder) -> bool {
+        !self.entries.is_empty() && holder.token.is_none() && holder.owner.is_none()
     }
 }
 
@@ -61,12 +73,14 @@ fn parse(text: &str) -> Vec<Value> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use lock_core::FencingToken;
 
     use super::*;
 
     fn under(list: &str) -> OuterLocks {
-        OuterLocks { entries: parse(list), owner: Some("etl:7-".into()) }
+        OuterLocks { entries: parse(list), owner: Some("etl:7-".into()), process: 7 }
     }
 
     #[test]
@@ -85,6 +99,17 @@ mod tests {
         let held = |owner: &str| Holder::default().with_owner(owner.to_owned());
         assert!(inner.contain(&x, &held("etl:7-1a2b3c4d")));
         assert!(!inner.contain(&y, &held("etl:7-1a2b3c4d")) && !inner.contain(&x, &held("etl:70-1a2b3c4d")));
+    }
+
+    #[test]
+    fn a_holder_without_a_record_is_recognised_by_its_process() {
+        let name = LockName::new("x").unwrap();
+        let inner = under(&under("").with(&name, Some(42)));
+        let unknown = Holder::default().with_foreign("a flock(2) holder without a record".to_owned());
+        let listed = |process| unknown.clone().with_process(NonZeroU32::new(process));
+        assert!(inner.may_contain(&unknown) && !inner.contain(&name, &unknown));
+        assert!(inner.contain(&name, &listed(7)) && !inner.contain(&name, &listed(70)));
+        assert!(!under("").may_contain(&unknown) && !inner.may_contain(&Holder::default().with_owner("a".to_owned())));
     }
 
     #[test]

@@ -1,6 +1,13 @@
 //! A command that asks for a lock that it runs under: an error, and never an endless wait.
 
-use std::{fs, os::unix::fs::symlink, process::Output};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    process::{Command, Output},
+};
+
+use nix::unistd::geteuid;
 
 use super::fixture::{Locks, Running, code, onelock, output, stdout};
 
@@ -56,6 +63,47 @@ fn every_outer_level_is_refused() {
         command.args([ONELOCK, "run", "--url", &other_url, "z", ONELOCK, "run", "--url", url_of_name, name, "true"]);
         assert_refused(&output(&mut command), name);
     }
+}
+
+/// A user who may not write to the directory of the lock file leaves no record.
+#[test]
+// verifies: own-lock
+fn an_outer_lock_without_a_record_is_refused() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let locks = Locks::new();
+    let program = locks.program_for_all();
+    let [own, other] = ["own", "other"].map(|name| {
+        let file = locks.dir.path().join(name);
+        fs::write(&file, "").unwrap();
+        file.to_str().unwrap().to_owned()
+    });
+    let run = |options: &[&str], file: &str| {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "54321", "--regid", "54321", "--clear-groups"]).arg(&program).arg("run");
+        command.args(options).arg(file).env_remove("ONELOCK_URL").env_remove("ONELOCK_URL_FILE");
+        command
+    };
+    for wait in [&["-n"][..], &[], &["-w", "1h"], &["-F"]] {
+        for outer in [&[][..], &["-F"]] {
+            let mut command = run(outer, &own);
+            command.arg(&program).arg("run").args(wait).args([&own, "true"]);
+            assert_refused(&output(&mut command), &own);
+        }
+    }
+    // Another program without a record is waited for, and refuses a job that does not wait.
+    let holder = super::paths::flock(&[], Path::new(&other));
+    let inner = |wait: &str| {
+        let mut command = run(&[], &own);
+        command.arg(&program).args(["run", wait, &other, "true"]);
+        command
+    };
+    assert_eq!(code(&mut inner("-n")), 1);
+    let mut waiter = Running::start(&mut inner("-v"));
+    waiter.expect_waiting();
+    drop(holder);
+    waiter.ends_with(0);
 }
 
 #[test]

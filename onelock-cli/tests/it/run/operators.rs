@@ -123,7 +123,8 @@ fn flock_1_is_named_after_the_crash_of_a_holder() {
     flock.expect_line("held");
     let living = format!("process {} (sh) without a record", flock.pid());
     let asked = |args: &[&str]| String::from_utf8(output(onelock([]).args(args).args(["--url", &locks.url()])).stdout);
-    let expected = format!("x is held by {living}\n  store    {}\n", locks.url());
+    let (pid, host) = (flock.pid(), nix::unistd::gethostname().unwrap().into_string().unwrap());
+    let expected = format!("x is held by {living}\n  process  {pid} on {host}\n  store    {}\n", locks.url());
     assert_eq!(asked(&["status", "x"]).unwrap(), expected);
     assert!(asked(&["list"]).unwrap().contains(&format!("\nx     {living} ")));
     let (status, message) = Running::start(&mut locks.run(["-n", "-v", "x", "true"])).wait();
