@@ -55,6 +55,21 @@ pub(crate) fn has_digest(stem: &str) -> bool {
     stem.contains(DIGEST_MARK)
 }
 
+/// Returns whether `stem` is the encoding of a name, plain or with a digest.
+pub(crate) fn is_encoded(stem: &str) -> bool {
+    let is_plain = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.' | b'%');
+    match stem.split_once(DIGEST_MARK) {
+        None => decode(stem).is_some(),
+        Some((start, digest)) => {
+            !start.starts_with('.')
+                && stem.len() <= MAX_BYTES
+                && start.bytes().all(is_plain)
+                && digest.len() == DIGEST_DIGITS
+                && digest.bytes().all(|byte| matches!(byte, b'a'..=b'f' | b'0'..=b'9'))
+        }
+    }
+}
+
 /// Returns whether `stem` may stand for a name that begins with `prefix`. The stem of a long name
 /// has only the beginning of the name.
 pub(crate) fn may_begin_with(stem: &str, prefix: &str) -> bool {
@@ -129,6 +144,12 @@ mod tests {
     fn foreign_file_names_are_not_decoded() {
         for foreign in ["", "Backup", ".hidden", "a b", "a%2Fb", "a%61", "a%2", "a%zz", "%ff", "a%+f", "x%sha256-00"] {
             assert_eq!(decode(foreign), None, "{foreign}");
+            assert!(!is_encoded(foreign), "{foreign}");
+        }
+        let digest = "0123456789abcdef".repeat(4);
+        assert!(is_encoded(&format!("x%sha256-{digest}")));
+        for foreign in [format!("X%sha256-{digest}"), format!(".x%sha256-{digest}"), format!("x%sha256-{digest}0")] {
+            assert!(!is_encoded(&foreign), "{foreign}");
         }
     }
 
@@ -173,6 +194,7 @@ mod tests {
             prop_assert!(!stem.is_empty() && stem.len() + ".queue".len() <= 255);
             prop_assert!(!stem.starts_with('.'));
             prop_assert!(stem.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_' | b'-' | b'.' | b'%')));
+            prop_assert!(is_encoded(&stem));
             if !has_digest(&stem) {
                 prop_assert_eq!(decode(&stem), Some(name(&text)));
             }

@@ -52,7 +52,7 @@ impl Names {
 /// Returns why a file of this name cannot be a lock file, and what to do.
 fn objection(name: &str) -> Option<&'static str> {
     let is_ours = name.starts_with(BESIDE) || name.starts_with(TEMP_RECORD_PREFIX);
-    let is_beside = || SUFFIXES.iter().any(|suffix| is_encoded(name.strip_suffix(suffix)));
+    let is_beside = || SUFFIXES.iter().any(|suffix| name.strip_suffix(suffix).is_some_and(encode::is_encoded));
     match name {
         "." | ".." => Some("this is a directory entry of every directory; name the directory in its parent"),
         _ if name.contains(['/', '\0']) => Some("this one contains a slash or NUL; name its directory in the store"),
@@ -62,16 +62,12 @@ fn objection(name: &str) -> Option<&'static str> {
     }
 }
 
-fn is_encoded(stem: Option<&str>) -> bool {
-    stem.is_some_and(|stem| encode::decode(stem).is_some())
-}
-
 /// Returns the beginning of the names of the files beside the lock file `name`.
 ///
 /// The file `x.lock` is also the lock file of the encoded name `x`. The two are one lock, so they
 /// share the record, and with it the tokens.
 fn stem_beside(name: &LockName) -> String {
-    let stem = name.as_str().strip_suffix(".lock").filter(|stem| is_encoded(Some(stem)));
+    let stem = name.as_str().strip_suffix(".lock").filter(|stem| encode::is_encoded(stem));
     stem.map_or_else(|| [BESIDE, &encode::encode_in(name, encode::MAX_BYTES - BESIDE.len())].concat(), str::to_owned)
 }
 
@@ -102,6 +98,12 @@ mod tests {
         let (plain, encoded) =
             (Names::Plain.files(directory, &name("x.lock")), Names::Encoded.files(directory, &name("x")));
         assert_eq!((plain.lock, plain.record, plain.parts), (encoded.lock, encoded.record, encoded.parts));
+        // Also of a long name, whose file has a digest.
+        let long = name(&"x".repeat(500));
+        let encoded = Names::Encoded.files(directory, &long);
+        let file = encoded.lock.file_name().and_then(|file| file.to_str()).expect("a name of ASCII");
+        let plain = Names::Plain.files(directory, &name(file));
+        assert_eq!((plain.lock, plain.record, plain.parts), (encoded.lock, encoded.record, encoded.parts));
     }
 
     #[test]
@@ -109,7 +111,9 @@ mod tests {
         let long = "x".repeat(256);
         let refused =
             [".", "..", "a/b", "/a", "a\0b", &long, ".onelock-floor", ".onelock.x.info", "x.info", "a%2fb.parts"];
-        for plain in refused {
+        let record = Names::Encoded.files(Path::new("/locks"), &name(&"x".repeat(500))).record;
+        let record = record.file_name().and_then(|file| file.to_str()).expect("a name of ASCII");
+        for plain in refused.into_iter().chain([record]) {
             let error = Names::Plain.check(&name(plain)).expect_err(plain);
             assert_eq!(error.kind(), ErrorKind::Config, "{plain}");
             assert!(Names::Encoded.check(&name(plain)).is_ok());
