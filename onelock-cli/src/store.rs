@@ -179,12 +179,14 @@ async fn open_lock_file(file: PathBuf) -> Result<Locker, Failure> {
 
 fn open_directory_of(file: &Path) -> Result<FileBackend, Failure> {
     // flock(1) locks the file that the link names. Another user may change the link meanwhile.
+    let directory = file.parent().unwrap_or(file);
     if let Ok(named) = fs::read_link(file) {
-        let (file, named) = (file.display(), named.display());
+        // A relative link counts from its own directory.
+        let (file, named) = (file.display(), directory.join(named));
+        let named = named.display();
         let message = format!("{file} is a symbolic link, which is not followed; name the lock file itself: {named}");
         return Err(Failure::new(exit::CANNOT_CREATE, message));
     }
-    let directory = file.parent().unwrap_or(file);
     Ok(FileConfig::new(directory).create(false).names(Names::Plain).build()?)
 }
 

@@ -204,6 +204,7 @@ fn paths_that_name_no_lock_file_are_refused() {
     let directory = locks.dir.path();
     let at = |name: &str| directory.join(name).to_str().unwrap().to_owned();
     symlink(at("elsewhere"), at("link")).unwrap();
+    symlink("elsewhere", at("relative")).unwrap();
     let refuse = |path: &str, expected: i32, text: &str| {
         for args in [&["run", "-n", path, "true"][..], &["status", path]] {
             let refused = output(onelock([]).args(args));
@@ -212,11 +213,10 @@ fn paths_that_name_no_lock_file_are_refused() {
             assert!(message.contains(text), "{message}");
         }
     };
-    refuse(
-        &at("link"),
-        73,
-        &format!("is a symbolic link, which is not followed; name the lock file itself: {}", at("elsewhere")),
-    );
+    for link in ["link", "relative"] {
+        let advice = "is a symbolic link, which is not followed; name the lock file itself:";
+        refuse(&at(link), 73, &format!("{advice} {}", at("elsewhere")));
+    }
     refuse(&at("missing/x.lock"), 73, "does not exist");
     refuse("/", 64, "does not end with the name of a file");
     refuse(&at("x.info"), 78, "the name of a file that onelock itself writes");
