@@ -42,3 +42,23 @@ impl LimitArgs {
         request
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use lock_core::{Locker, TryAcquire, memory::MemoryBackend};
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn a_deadline_counts_from_the_start_of_the_command() {
+        let limits = LimitArgs { deadline: Some(MINUTE), ..LimitArgs::default() };
+        let locker = Locker::new(MemoryBackend::new()).unwrap();
+        let request = |began| limits.set_on(locker.lock("x"), began);
+        let now = Instant::now();
+        let passed = now.checked_sub(MINUTE).expect("the machine has run for a minute");
+        assert!(request(passed).try_acquire().await.is_err(), "the deadline has passed");
+        assert!(request(now).try_acquire().await.is_ok_and(|outcome| matches!(outcome, TryAcquire::Acquired(_))));
+    }
+}
