@@ -32,13 +32,10 @@ const CLEANUP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs `onelock doctor`.
 pub(crate) fn doctor(args: DoctorArgs) -> Result<Exit, Failure> {
-    let store = StoreLocation::choose_for_probes(&args.store)?;
-    let runtime = runtime()?;
-    let progress = LiveLine::new();
-    let examined = runtime.block_on(examine_store(&store, args.peer.then_some(args.within), &progress));
-    progress.clear();
-    // Does not wait for a call on a file system that hangs.
-    runtime.shutdown_background();
+    let examined = match StoreLocation::choose_for_probes(&args.store) {
+        Ok(store) => examine(&store, args.peer.then_some(args.within)),
+        Err(failure) => Ok(ControlFlow::Continue(Diagnosis::not_opened(None, &failure))),
+    };
     let diagnosis = match examined? {
         ControlFlow::Continue(diagnosis) => diagnosis,
         ControlFlow::Break(signal) => return Ok(Exit::Signal(signal)),
@@ -49,6 +46,16 @@ pub(crate) fn doctor(args: DoctorArgs) -> Result<Exit, Failure> {
         (None, true) => 0,
         (None, false) => exit::NOT_ACQUIRED,
     }))
+}
+
+fn examine(store: &StoreLocation, peer: Option<Duration>) -> Result<ControlFlow<i32, Diagnosis>, Failure> {
+    let runtime = runtime()?;
+    let progress = LiveLine::new();
+    let examined = runtime.block_on(examine_store(store, peer, &progress));
+    progress.clear();
+    // Does not wait for a call on a file system that hangs.
+    runtime.shutdown_background();
+    examined
 }
 
 /// Examines the store, and removes the run's locks, even if a signal ends the run.
@@ -65,7 +72,7 @@ async fn examine_store(
     let (ours, other) = match signals.race(two).await? {
         ControlFlow::Continue(Ok(two)) => two,
         ControlFlow::Continue(Err(failure)) => {
-            return Ok(ControlFlow::Continue(Diagnosis::not_opened(store.shown(), &failure)));
+            return Ok(ControlFlow::Continue(Diagnosis::not_opened(Some(store.shown()), &failure)));
         }
         ControlFlow::Break(signal) => return Ok(ControlFlow::Break(signal)),
     };
@@ -101,5 +108,5 @@ async fn diagnose(probes: &Probes<'_>, ours: &Locker, id: &str, peer: Option<Dur
         probes.clean_up().await;
     }
     let opened = Some((ours.capabilities(), ours.timing()));
-    Diagnosis { store: ours.store(), opened, findings, failed }
+    Diagnosis { store: Some(ours.store()), opened, findings, failed }
 }

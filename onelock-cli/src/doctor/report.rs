@@ -16,8 +16,8 @@ use crate::{
 
 #[derive(Debug)]
 pub(super) struct Diagnosis {
-    /// The config string without secrets.
-    pub(super) store: String,
+    /// The config string without secrets. `None` if no store could be chosen.
+    pub(super) store: Option<String>,
     /// `None` if the store could not be opened.
     pub(super) opened: Option<(Capabilities, Timing)>,
     pub(super) findings: Vec<Finding>,
@@ -27,8 +27,11 @@ pub(super) struct Diagnosis {
 
 impl Diagnosis {
     /// The report on a store that could not be opened.
-    pub(super) fn not_opened(store: String, failure: &Failure) -> Self {
-        let finding = Finding::unfit("store", format!("it could not be opened: {failure}"));
+    pub(super) fn not_opened(store: Option<String>, failure: &Failure) -> Self {
+        let finding = match &store {
+            Some(_) => Finding::unfit("store", format!("it could not be opened: {failure}")),
+            None => Finding::unfit("store", format!("none could be chosen: {failure}")),
+        };
         Self { store, opened: None, findings: vec![finding], failed: Some(failure.code) }
     }
 
@@ -41,7 +44,7 @@ impl Diagnosis {
     }
 
     fn text(&self) -> String {
-        let mut text = format!("store: {}\n", one_line(&self.store));
+        let mut text = format!("store: {}\n", self.store.as_deref().map_or_else(|| "none".to_owned(), one_line));
         if let Some((capabilities, timing)) = &self.opened {
             describe(capabilities, timing, &mut text);
         }

@@ -32,13 +32,14 @@ use lock_history::{Checks, check};
 use self::{
     cleanup::{clean_up, create_run_directory},
     parent::Parent,
-    report::TortureReport,
+    report::{TortureReport, print_no_result},
     route::Route,
     shared::TortureRun,
 };
 use crate::{
     args::TortureArgs,
     exit::{self, Exit, Failure},
+    live::LiveLine,
     output::say,
     probes,
     run::signals::Signals,
@@ -58,24 +59,40 @@ const FROZEN_ON_FILES: Duration = Duration::from_millis(500);
 
 /// Runs `onelock torture`.
 pub(crate) fn torture(args: TortureArgs) -> Result<Exit, Failure> {
-    let runtime = runtime()?;
-    let exit = runtime.block_on(async { run_torture(args, &Signals::block_termination()?).await });
-    // Does not wait for a call on a file system that hangs.
-    runtime.shutdown_background();
-    exit
+    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
+    let (store, exit) = match StoreLocation::choose_for_probes(&args.store) {
+        Ok(store) => {
+            let runtime = runtime()?;
+            let progress = LiveLine::new();
+            let run = async { run_torture(&args, &store, seed, &Signals::block_termination()?, &progress).await };
+            let exit = runtime.block_on(run);
+            // Does not wait for a call on a file system that hangs.
+            runtime.shutdown_background();
+            (Some(store.shown()), exit)
+        }
+        Err(failure) => (None, Err(failure)),
+    };
+    match exit {
+        Err(failure) => {
+            print_no_result(store.as_deref(), seed, &failure, args.json)?;
+            Ok(Exit::Code(failure.code))
+        }
+        exit => exit,
+    }
 }
 
-async fn run_torture(args: TortureArgs, signals: &Signals) -> Result<Exit, Failure> {
+async fn run_torture(
+    args: &TortureArgs,
+    store: &StoreLocation,
+    seed: u64,
+    signals: &Signals,
+    progress: &LiveLine,
+) -> Result<Exit, Failure> {
     let id = LeaseId::random().to_string();
-    let seed = args.seed.unwrap_or_else(|| fastrand::u64(..1 << 32));
-    let store = StoreLocation::choose_for_probes(&args.store)?;
     let prefix = format!("onelock-torture/{id}/");
-    let opened = async {
-        let locker = store.open().await?;
-        check_that_store_works(&locker, &format!("{prefix}0")).await?;
-        Ok::<_, Failure>((locker, Route::find(&store).await))
-    };
-    let opened = signals.race(opened).await?;
+    progress.set("onelock torture: opening the store");
+    let opened = signals.race(open(store, &prefix)).await?;
+    progress.clear();
     let (locker, route) = match opened {
         ControlFlow::Continue(opened) => opened?,
         ControlFlow::Break(signal) => return Ok(Exit::Signal(signal)),
@@ -84,22 +101,25 @@ async fn run_torture(args: TortureArgs, signals: &Signals) -> Result<Exit, Failu
     let has_ttl = locker.capabilities().ttl;
     say(&format!("torturing {} for {} with seed {seed}\n", locker.store(), humantime::format_duration(args.time)));
     let longest_fault = if has_ttl { 2 * args.ttl } else { FROZEN_ON_FILES };
-    let mut parent = Parent::new(&run, &store, &route, seed, longest_fault);
+    let mut parent = Parent::new(&run, store, &route, seed, longest_fault);
     let started = Instant::now();
-    match signals.race(parent.inject_faults(args.processes, args.time)).await? {
+    match signals.race(parent.inject_faults(args.processes, args.time, progress)).await? {
         ControlFlow::Continue(done) => done.map_err(|e| Failure::os("running the processes", e))?,
         ControlFlow::Break(signal) => {
             drop(parent);
-            return Ok(clean_up_after_signal(signal, signals, &locker, &run).await);
+            return Ok(clean_up_after_signal(signal, signals, &locker, &run, progress).await);
         }
     }
+    progress.set("onelock torture: checking the history");
     let (events, errors) = parent.collect().map_err(|e| Failure::os("reading the journals", e))?;
     let bound = (args.time / 2).clamp(MIN_SLACK, SLACK) + parent.lateness + 2 * longest_lease(&locker, &run);
     let history = check(&events, &Checks { obtainable_within: Some(bound), undisturbed: true });
+    progress.set("onelock torture: removing the locks of this run from the store");
     let left = match signals.race(clean_up(&locker, &run, bound)).await? {
         ControlFlow::Continue(left) => left,
-        ControlFlow::Break(signal) => return Ok(clean_up_after_signal(signal, signals, &locker, &run).await),
+        ControlFlow::Break(signal) => return Ok(clean_up_after_signal(signal, signals, &locker, &run, progress).await),
     };
+    progress.clear();
     if let Some(first) =
         parent.unexpected_exits.first().filter(|_| history.violations.is_empty() && left.stuck.is_empty())
     {
@@ -132,6 +152,12 @@ async fn run_torture(args: TortureArgs, signals: &Signals) -> Result<Exit, Failu
     }))
 }
 
+async fn open(store: &StoreLocation, prefix: &str) -> Result<(Locker, Route), Failure> {
+    let locker = store.open().await?;
+    check_that_store_works(&locker, &format!("{prefix}0")).await?;
+    Ok((locker, Route::find(store).await))
+}
+
 /// Acquires and releases a lock of this run. An error of the store is then reported at once, and
 /// not as an error of the workers at the end of the run. A store that does not reply delays the
 /// error only by its timeouts.
@@ -149,7 +175,14 @@ fn longest_lease(locker: &Locker, run: &TortureRun) -> Duration {
 }
 
 /// Cleans up after a run that a signal has ended. Its processes are dead.
-async fn clean_up_after_signal(signal: i32, signals: &Signals, locker: &Locker, run: &TortureRun) -> Exit {
+async fn clean_up_after_signal(
+    signal: i32,
+    signals: &Signals,
+    locker: &Locker,
+    run: &TortureRun,
+    progress: &LiveLine,
+) -> Exit {
+    progress.clear();
     signals.unblock();
     let _ = fs::remove_dir_all(&run.directory);
     say("onelock: interrupted; removing the locks of this run from the store (interrupt again to leave them)\n");

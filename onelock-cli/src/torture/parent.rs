@@ -75,8 +75,13 @@ impl<'a> Parent<'a> {
 
     /// Runs the processes for `time` and injects faults; stops early if a process ends
     /// unexpectedly.
-    pub(super) async fn inject_faults(&mut self, processes: u32, time: Duration) -> io::Result<()> {
-        let (began, progress) = (Instant::now(), LiveLine::new());
+    pub(super) async fn inject_faults(
+        &mut self,
+        processes: u32,
+        time: Duration,
+        progress: &LiveLine,
+    ) -> io::Result<()> {
+        let began = Instant::now();
         let end = began + time;
         for _ in 0..processes {
             let proxy = self.route.open_proxy().await?;
@@ -107,7 +112,7 @@ impl<'a> Parent<'a> {
             }
             self.note_self_stops();
         }
-        progress.clear();
+        progress.set("onelock torture: waiting for the processes to end");
         fs::write(self.run.stop_file(), "")?;
         self.end_faults(true);
         self.finish(EXIT_TIMEOUT).await

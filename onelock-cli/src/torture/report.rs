@@ -6,7 +6,11 @@ use lock_history::Report as HistoryReport;
 use serde_json::{Value, json};
 
 use super::cleanup::Leftovers;
-use crate::{exit::Failure, output::print_as_is};
+use crate::{
+    exit::Failure,
+    one_line::one_line,
+    output::{print_as_is, print_json},
+};
 
 /// The number of faults of each kind.
 #[derive(Debug, Clone, Copy, Default)]
@@ -21,6 +25,15 @@ impl fmt::Display for FaultCounts {
         let Self { kills, freezes, cuts } = self;
         write!(f, "{kills} killed, {freezes} frozen, {cuts} cut off")
     }
+}
+
+/// Prints the report of a run that a failure ended. Without a `store` none could be chosen.
+pub(super) fn print_no_result(store: Option<&str>, seed: u64, failure: &Failure, json: bool) -> Result<(), Failure> {
+    let why = failure.to_string();
+    if json {
+        return print_json(&json!({ "passed": null, "failed_because": why, "store": store, "seed": seed }));
+    }
+    print_as_is(&format!("no result: {}\n{why}", store.map_or_else(|| "no store".to_owned(), one_line)))
 }
 
 /// How many violations the JSON report contains in full.
@@ -57,7 +70,7 @@ impl TortureReport {
     }
 
     pub(super) fn print(&self, json: bool) -> Result<(), Failure> {
-        print_as_is(&if json { self.json().to_string() } else { self.text() })
+        if json { print_json(&self.json()) } else { print_as_is(&self.text()) }
     }
 
     fn verdict(&self) -> &'static str {
@@ -105,6 +118,7 @@ impl TortureReport {
         });
         json!({
             "passed": self.passed(),
+            "failed_because": null,
             "store": self.store,
             "seed": self.seed,
             "seconds": self.took.as_secs_f64(),

@@ -74,6 +74,18 @@ fn a_store_that_cannot_be_opened_has_a_report() {
 }
 
 #[test]
+fn a_store_that_cannot_be_chosen_has_a_report() {
+    let doctor = |json: &[&str]| output(onelock(["doctor", "--url-file", "/no/such/file"]).args(json));
+    let text = doctor(&[]);
+    assert_eq!(text.status.code(), Some(78), "{text:?}");
+    let text = String::from_utf8(text.stdout).unwrap();
+    let expected = "store: none\n\nunfit    store: none could be chosen: cannot read /no/such/file";
+    assert!(text.starts_with(expected) && text.ends_with("\n\nNOT fit for locks\n"), "{text}");
+    let report = report(&doctor(&["--json"]));
+    assert_eq!((&report["fit"], &report["store"]), (&false.into(), &Value::Null));
+}
+
+#[test]
 fn notes_stand_apart_from_findings() {
     let locks = Locks::new();
     let text = String::from_utf8(output(&mut onelock(["doctor", "--url", &locks.url()])).stdout).unwrap();

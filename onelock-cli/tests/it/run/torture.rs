@@ -114,8 +114,27 @@ fn torture_detects_a_store_that_loses_its_data() {
 
 #[test]
 fn torture_fails_on_a_store_that_cannot_be_opened() {
-    let output = output(&mut onelock(["torture", "--url", "file:///proc/no/such/place", "--time", "1s"]));
-    assert!(!output.status.success(), "{output:?}");
+    let url = "file:///proc/no/such/place?create=false";
+    let run = |json: &[&str]| output(onelock(["torture", "--url", url, "--time", "1s", "--seed", "7"]).args(json));
+    let failed = run(&[]);
+    assert_eq!(failed.status.code(), Some(73), "{failed:?}");
+    let text = String::from_utf8(failed.stdout).unwrap();
+    assert!(text.starts_with(&format!("no result: {url}\n")) && text.lines().count() == 2, "{text}");
+    let failed = run(&["--json"]);
+    assert_eq!(failed.status.code(), Some(73), "{failed:?}");
+    let report: Value = serde_json::from_slice(&failed.stdout).unwrap();
+    assert_eq!((&report["passed"], &report["store"], &report["seed"]), (&Value::Null, &url.into(), &7.into()));
+    assert!(text.contains(report["failed_because"].as_str().unwrap()), "{report}");
+}
+
+#[test]
+fn torture_without_a_store_has_a_report() {
+    let mut torture = onelock(["torture", "--json", "--url-file", "/no/such/file"]);
+    let failed = output(&mut torture);
+    assert_eq!(failed.status.code(), Some(78), "{failed:?}");
+    let report: Value = serde_json::from_slice(&failed.stdout).unwrap();
+    assert_eq!((&report["passed"], &report["store"]), (&Value::Null, &Value::Null));
+    assert!(report["failed_because"].as_str().unwrap().contains("cannot read /no/such/file"), "{report}");
 }
 
 #[cfg(feature = "redis")]
@@ -125,9 +144,9 @@ fn torture_reports_a_silent_store_before_it_starts() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://{}?connect_timeout=200ms&timeout=200ms", silent.local_addr().unwrap());
     let output = output(&mut onelock(["torture", "--url", &url, "--time", "2s", "--processes", "1"]));
-    let said = String::from_utf8(output.stderr).unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(69), "{said}");
-    assert!(output.stdout.is_empty() && !said.contains("torturing"), "the run must not start: {said}");
+    assert!(output.stderr.is_empty() && said.starts_with("no result: "), "the run must not start: {said}");
     assert!(said.contains(&silent.local_addr().unwrap().to_string()), "{said}");
 }
 
@@ -138,8 +157,8 @@ fn an_unwritable_journal_is_no_violation() {
     let mut limited = std::process::Command::new("bash");
     limited.args(["-c", "ulimit -f 8; trap '' XFSZ; exec \"$@\"", "bash", env!("CARGO_BIN_EXE_onelock")]);
     let output = output(limited.args(["torture", "--time", "3s", "--url", &locks.url()]));
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.stdout.is_empty() && said.contains("ended unexpectedly"), "{:?} {said}", output.status);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.starts_with("no result: ") && said.contains("ended unexpectedly"), "{:?} {said}", output.status);
     assert!(!matches!(output.status.code(), Some(0 | 1)), "the run must neither pass nor fail: {:?}", output.status);
 }
 
@@ -200,8 +219,13 @@ fn torture_detects_a_process_that_ends_unexpectedly() {
         }
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
-    let message = running.ends_with(71);
-    assert!(message.contains("ended unexpectedly before the stop request: signal: 9"), "{message}");
+    let report: Value = serde_json::from_str(&running.line()).unwrap();
+    running.ends_with(71);
+    let why = report["failed_because"].as_str().unwrap();
+    assert!(
+        report["passed"].is_null() && why.contains("ended unexpectedly before the stop request: signal: 9"),
+        "{why}"
+    );
 }
 
 #[test]
