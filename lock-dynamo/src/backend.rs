@@ -91,6 +91,7 @@ impl DynamoBackend {
 
     /// Like [`new`](Self::new), with other clocks, for tests.
     pub fn with_clock(config: DynamoConfig, clock: Arc<dyn Clock>) -> Self {
+        client::describe_metrics();
         let clock = Arc::new(StoreClock::new(clock, config.skew_bound));
         Self {
             config,

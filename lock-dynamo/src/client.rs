@@ -24,11 +24,27 @@ use aws_smithy_types::{
     timeout::TimeoutConfig,
 };
 use lock_core::{Error, ErrorKind, Operation, backend::StoreClock, clock::ClockReading};
+use metrics::{Unit, describe_counter, describe_gauge};
 
 use crate::{
     config::DynamoConfig,
     http::{self, Checked},
 };
+
+/// Gives the recorder the help texts of this store's metrics.
+pub(crate) fn describe_metrics() {
+    describe_counter!("onelock_dynamodb_requests_total", Unit::Count, "Requests sent to DynamoDB.");
+    describe_gauge!(
+        "onelock_dynamodb_clock_skew_seconds",
+        Unit::Seconds,
+        "The least difference between this machine's clock and the store's."
+    );
+    describe_counter!(
+        "onelock_dynamodb_takeovers_refused_total",
+        Unit::Count,
+        "Dead holders that this machine could not judge, because its clock was too far off."
+    );
+}
 
 /// Limit on connecting, TLS included.
 const CONNECT: Duration = Duration::from_secs(1);
@@ -218,4 +234,26 @@ impl Intercept for ReadDate {
 #[expect(clippy::cast_precision_loss, reason = "shown with three decimals at most")]
 pub(crate) fn seconds(micros: i64) -> f64 {
     micros as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use metrics_util::debugging::DebuggingRecorder;
+
+    use crate::{DynamoBackend, DynamoConfig};
+
+    #[test]
+    fn every_metric_has_a_help_text() {
+        let recorder = DebuggingRecorder::new();
+        let snapshotter = recorder.snapshotter();
+        metrics::with_local_recorder(&recorder, || {
+            drop(DynamoBackend::new(DynamoConfig::new("locks")));
+            metrics::counter!("onelock_dynamodb_requests_total").increment(1);
+            metrics::gauge!("onelock_dynamodb_clock_skew_seconds").set(0.0);
+            metrics::counter!("onelock_dynamodb_takeovers_refused_total").increment(1);
+        });
+        for (key, unit, help, _) in snapshotter.snapshot().into_vec() {
+            assert!(unit.is_some() && help.is_some(), "{}", key.key().name());
+        }
+    }
 }

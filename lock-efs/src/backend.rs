@@ -23,6 +23,7 @@ use lock_core::{
 use crate::{
     dir::LockDirectory,
     doctor,
+    held::HeldLabels,
     io_pool::{Abandoned, IoPool},
     key::Key,
     medium::file_system::FileSystem,
@@ -51,6 +52,8 @@ pub struct FileBackend {
 
 impl FileBackend {
     pub(crate) fn new(directory: LockDirectory, mode: Mode, names: Names) -> Self {
+        HeldLabels::describe();
+        IoPool::describe();
         let LockDirectory { path, file_system, is_missing } = directory;
         let store = FileStore::new(path, mode, file_system.medium());
         let store = store.with_names(names).with_missing_directory(is_missing);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use lock_core::backend::Process;
-use metrics::{Gauge, gauge};
+use metrics::{Gauge, Unit, describe_gauge, gauge};
 
 use crate::medium::mount::Mount;
 
@@ -59,6 +59,11 @@ impl HeldLabels {
     pub(crate) fn of(directory: &Path) -> Self {
         let mount = Mount::of(directory).ok().flatten().map_or_else(String::new, |mount| mount.point);
         Self { directory: directory.to_string_lossy().into(), mount: mount.into() }
+    }
+
+    /// Gives the recorder the help text.
+    pub(crate) fn describe() {
+        describe_gauge!("onelock_file_locks_held", Unit::Count, "Locks on files that this process holds, by mount.");
     }
 
     fn gauge(&self) -> Gauge {

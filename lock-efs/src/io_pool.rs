@@ -12,7 +12,7 @@ use std::{
 };
 
 use lock_core::{Error, ErrorKind};
-use metrics::gauge;
+use metrics::{Unit, describe_gauge, gauge};
 use tokio::sync::oneshot;
 
 use crate::{key::Key, sync};
@@ -78,6 +78,11 @@ pub(crate) enum Abandoned {
 }
 
 impl IoPool {
+    /// Gives the recorder the help text.
+    pub(crate) fn describe() {
+        describe_gauge!("onelock_file_calls_hung", Unit::Count, "Calls on a network file system that do not return.");
+    }
+
     /// Runs `call` after all other calls of `lane` and returns its answer. If this future is
     /// dropped, a running call continues, and counts as hung until it returns.
     pub(crate) async fn run<T: Send + 'static>(

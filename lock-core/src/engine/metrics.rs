@@ -2,7 +2,23 @@
 
 use std::time::Duration;
 
-use metrics::{counter, histogram};
+use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+
+/// Gives the recorder the help texts. Called for each store, because a recorder may be installed
+/// late.
+pub(crate) fn describe() {
+    describe_counter!("onelock_attempts_total", Unit::Count, "Attempts to acquire a lock, by outcome.");
+    describe_histogram!("onelock_wait_seconds", Unit::Seconds, "Time from the call to its outcome.");
+    describe_histogram!("onelock_hold_seconds", Unit::Seconds, "Time from the acquisition to the release or loss.");
+    describe_counter!("onelock_renewals_total", Unit::Count, "Renewals, by outcome.");
+    describe_counter!("onelock_losses_total", Unit::Count, "Locks that were lost while they were held, by reason.");
+    describe_counter!(
+        "onelock_ambiguous_resolved_total",
+        Unit::Count,
+        "Requests whose reply was lost and whose outcome a later request found out."
+    );
+    describe_counter!("onelock_guards_dropped_total", Unit::Count, "Guards that were dropped without a release.");
+}
 
 /// The outcome of an attempt or of a whole acquisition.
 #[derive(Clone, Copy)]

@@ -22,7 +22,7 @@ pub use self::{
 };
 use crate::{
     backend::{Backend, Capabilities, Capability},
-    engine::{shared::Shared, timing::Timing},
+    engine::{metrics, shared::Shared, timing::Timing},
     types::{Clock, Error, ErrorKind, LockName, LockOptions, Operation, SystemClock},
 };
 
@@ -241,6 +241,7 @@ impl LockerBuilder {
             let message = format!("this store lacks the required capability \"{missing}\"; it has: {}", has.join(", "));
             return Err(with_store(Error::new(ErrorKind::Unsupported, message)));
         }
+        metrics::describe();
         let shared = Shared::new(self.backend, self.clock, self.options, timing, self.prefix);
         Ok(Locker { shared: Arc::new(shared) })
     }

@@ -10,10 +10,14 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// Returns all counters and the sample counts of all histograms, as `name{label=value}`.
+/// Returns all counters and the sample counts of all histograms, as `name{label=value}`. Each of
+/// them must have a help text and a unit.
 fn counted(snapshotter: &Snapshotter) -> BTreeMap<String, u64> {
-    let metrics = snapshotter.snapshot().into_vec().into_iter().map(|(key, _, _, value)| {
+    let metrics = snapshotter.snapshot().into_vec().into_iter().map(|(key, unit, help, value)| {
         let key = key.key();
+        let unit = unit.unwrap_or_else(|| panic!("{} has no unit", key.name()));
+        assert_eq!(unit.as_str() == "seconds", key.name().ends_with("_seconds"), "{}", key.name());
+        assert!(help.is_some_and(|help| help.ends_with('.')), "{} has no help text", key.name());
         let labels: Vec<_> = key.labels().map(|l| format!("{}={}", l.key(), l.value())).collect();
         let count = match value {
             DebugValue::Counter(count) => count,

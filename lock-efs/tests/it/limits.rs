@@ -72,7 +72,8 @@ fn held(snapshotter: &Snapshotter) -> Vec<(Vec<String>, f64)> {
     let metrics = snapshotter.snapshot().into_vec().into_iter();
     let gauges = metrics.filter(|(key, ..)| key.key().name() == "onelock_file_locks_held");
     gauges
-        .map(|(key, _, _, value)| {
+        .map(|(key, _, help, value)| {
+            assert!(help.is_some(), "{} has no help text", key.key().name());
             let DebugValue::Gauge(value) = value else { panic!("not a gauge: {value:?}") };
             (key.key().labels().map(|label| format!("{}={}", label.key(), label.value())).collect(), value.0)
         })
