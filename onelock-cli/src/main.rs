@@ -13,6 +13,7 @@ compile_error!(
 );
 
 mod args;
+mod colours;
 mod doctor;
 mod exit;
 mod hold;
@@ -24,6 +25,7 @@ mod messages;
 mod one_line;
 mod operators;
 mod output;
+mod pager;
 mod probes;
 mod run;
 mod runtime;

@@ -9,15 +9,23 @@ use std::{
 };
 
 use nix::unistd::{getpgrp, tcgetpgrp};
-use terminal_size::{Width, terminal_size_of};
+use terminal_size::{Height, Width, terminal_size_of};
 use unicode_width::UnicodeWidthStr;
 
 /// The width of a terminal that does not tell it.
 const USUAL_WIDTH: usize = 80;
+/// The rows of a terminal that does not tell them.
+const USUAL_HEIGHT: usize = 24;
 
 /// Returns the width of standard output, if that is a terminal.
 pub(crate) fn output_width() -> Option<usize> {
     stdout().is_terminal().then(|| width_of(stdout()))
+}
+
+/// Returns the rows of standard output, if that is a terminal.
+pub(crate) fn output_height() -> Option<usize> {
+    let told = || terminal_size_of(stdout()).map(|(_, Height(rows))| usize::from(rows));
+    stdout().is_terminal().then(|| told().filter(|&rows| rows > 1).unwrap_or(USUAL_HEIGHT))
 }
 
 /// Returns the width of standard error.

@@ -51,6 +51,10 @@ pub(crate) struct ListArgs {
     )]
     pub(crate) stale: Option<Duration>,
 
+    /// Print a list that is longer than the terminal directly, and not through $PAGER or less.
+    #[arg(long)]
+    pub(crate) no_pager: bool,
+
     /// List only names that begin with this prefix.
     #[arg(default_value = "")]
     pub(crate) prefix: String,

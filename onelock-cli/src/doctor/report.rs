@@ -9,6 +9,7 @@ use lock_core::{
 use serde_json::{Map, Value, json};
 
 use crate::{
+    colours::Colours,
     exit::Failure,
     one_line::one_line,
     output::{print_as_is, print_json},
@@ -40,10 +41,10 @@ impl Diagnosis {
     }
 
     pub(super) fn print(&self, json: bool) -> Result<(), Failure> {
-        if json { print_json(&self.json()) } else { print_as_is(&self.text()) }
+        if json { print_json(&self.json()) } else { print_as_is(&self.text(Colours::of_output())) }
     }
 
-    fn text(&self) -> String {
+    fn text(&self, colours: Colours) -> String {
         let mut text = format!("store: {}\n", self.store.as_deref().map_or_else(|| "none".to_owned(), one_line));
         if let Some((capabilities, timing)) = &self.opened {
             describe(capabilities, timing, &mut text);
@@ -51,14 +52,24 @@ impl Diagnosis {
         let (notes, findings): (Vec<_>, Vec<_>) =
             self.findings.iter().partition(|finding| finding.level == Level::Note);
         for finding in findings {
-            let _ = write!(text, "\n{:<8} ", finding.level);
+            let level = format!("{:<8}", finding.level);
+            let level = match finding.level {
+                Level::Good => colours.good(&level),
+                Level::Unfit => colours.bad(&level),
+                _ => colours.notable(&level),
+            };
+            let _ = write!(text, "\n{level} ");
             write_finding(finding, &mut text);
         }
         for (i, note) in notes.into_iter().enumerate() {
-            text += if i == 0 { "\n\nnotes:\n         " } else { "\n         " };
+            if i == 0 {
+                text += &format!("\n\n{}", colours.header("notes:"));
+            }
+            text += "\n         ";
             write_finding(note, &mut text);
         }
-        text + "\n\n" + if self.is_fit() { "fit for locks" } else { "NOT fit for locks" }
+        let verdict = if self.is_fit() { colours.good("fit for locks") } else { colours.bad("NOT fit for locks") };
+        text + "\n\n" + &verdict
     }
 
     fn json(&self) -> Value {

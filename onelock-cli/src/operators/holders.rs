@@ -9,8 +9,10 @@ use lock_core::{
 use serde_json::{Value, json};
 
 use crate::{
+    colours::Colours,
     exit::Failure,
-    output::print,
+    one_line::one_line,
+    output::{print, print_as_is},
     terminal::{short, utc},
     who::Who,
 };
@@ -19,20 +21,20 @@ use crate::{
 pub(super) fn print_holders(name: &LockName, holder: &Holder) -> Result<(), Failure> {
     for holder in each(holder) {
         let version = holder.version.as_ref().map(|version| format!(", version {version}")).unwrap_or_default();
-        print(&format!("{name} is held by {holder}{version}"))?;
+        print_state(name, &Colours::of_output().notable("held"), &format!(" by {holder}{version}"))?;
         if let Some(process) = Who::of(&holder).text() {
             print_field("process", &process)?;
         }
     }
     match holder.more {
         0 => Ok(()),
-        more => print(&format!("{name} is held by {more} more")),
+        more => print_state(name, &Colours::of_output().notable("held"), &format!(" by {more} more")),
     }
 }
 
 /// Prints what is known of a free lock.
 pub(super) fn print_free(name: &LockName, last: Option<&PastHolder>) -> Result<(), Failure> {
-    print(&format!("{name} is free"))?;
+    print_state(name, &Colours::of_output().good("free"), "")?;
     let Some(PastHolder { holder, end, ended_at, .. }) = last else { return Ok(()) };
     let at = ended_at.and_then(|at| Some(format!(" at {}{}", utc(at)?, ago(at)))).unwrap_or_default();
     let end = match end {
@@ -47,6 +49,11 @@ pub(super) fn print_free(name: &LockName, last: Option<&PastHolder>) -> Result<(
         Some(process) => print_field("process", &process),
         None => Ok(()),
     }
+}
+
+/// Prints whether the lock is held or free, with the word in its colour.
+fn print_state(name: &LockName, word: &str, rest: &str) -> Result<(), Failure> {
+    print_as_is(&(one_line(&format!("{name} is ")) + word + &one_line(rest)))
 }
 
 /// Returns how long ago `at` was, by the clock of this machine, which may differ from the store's.

@@ -4,16 +4,18 @@ use std::{io::stdout, time::Duration};
 
 use lock_core::{Locker, backend::Listing};
 use serde_json::json;
-use terminal_size::{Height, terminal_size_of};
 
 use super::{holders, table};
 use crate::{
     args::{ListArgs, SortBy, WatchArgs},
+    colours::Colours,
     exit::{self, Exit, Failure},
-    output::{has_reader, print, print_as_is, print_json, report},
+    one_line::one_line,
+    output::{has_reader, print_as_is, print_json, report},
+    pager::print_lines,
     runtime::runtime,
     store::StoreLocation,
-    terminal::{cut, output_width},
+    terminal::{cut, output_height, output_width},
 };
 
 /// Runs `onelock list`: prints a table of the held locks, and reports the entries that it cannot
@@ -31,9 +33,8 @@ pub(crate) fn list(args: ListArgs) -> Result<Exit, Failure> {
             print_json(&holders::with_process(name, Some(holder), &asked))?;
         }
     } else if !listing.locks.is_empty() {
-        for line in table::lines(&listing.locks, output_width()) {
-            print(&line)?;
-        }
+        let lines = table::lines(&listing.locks, output_width());
+        print_lines(&coloured(lines), !args.no_pager)?;
     }
     report_odd(&listing, args.json)?;
     // A lock that is not found may be held in another store.
@@ -41,6 +42,13 @@ pub(crate) fn list(args: ListArgs) -> Result<Exit, Failure> {
         report(&format!("asked {asked}"));
     }
     Ok(Exit::Code(if listing.odd_count() > 0 { exit::CORRUPT } else { 0 }))
+}
+
+/// Returns the lines of a table without control characters, with a header that stands out.
+fn coloured(lines: Vec<String>) -> Vec<String> {
+    let colours = Colours::of_output();
+    let lines = lines.iter().map(|line| one_line(line)).enumerate();
+    lines.map(|(row, line)| if row == 0 { colours.header(&line) } else { line }).collect()
 }
 
 /// Sorts the locks, and keeps those that have been held for at least `stale`.
@@ -74,24 +82,25 @@ pub(crate) fn watch(args: WatchArgs) -> Result<Exit, Failure> {
 /// Shows the table once: on a terminal from its first line on, elsewhere with an empty line behind.
 async fn show(locker: &Locker, args: &WatchArgs) -> Result<(), Failure> {
     let width = output_width();
+    let cut_to_width = |text: &str| width.map_or_else(|| one_line(text), |width| cut(&one_line(text), width));
     let mut lines = Vec::new();
     match locker.admin().list(&args.prefix).await {
         Ok(mut listing) => {
             arrange(&mut listing, args.sort, None);
-            lines.push(format!("{} held in {}", listing.locks.len(), locker.store()));
-            lines.extend(table::lines(&listing.locks, width));
+            lines.push(cut_to_width(&format!("{} held in {}", listing.locks.len(), locker.store())));
+            lines.extend(coloured(table::lines(&listing.locks, width)));
             if listing.odd_count() > 0 {
-                lines.push(format!("{} entries cannot be read; `onelock list` names them", listing.odd_count()));
+                let odd = format!("{} entries cannot be read; `onelock list` names them", listing.odd_count());
+                lines.push(cut_to_width(&odd));
             }
         }
         // The store may answer again.
-        Err(error) => lines.push(Failure::from(error).to_string()),
+        Err(error) => lines.push(cut_to_width(&Failure::from(error).to_string())),
     }
-    let Some(width) = width else {
-        return lines.iter().chain([&String::new()]).try_for_each(|line| print(line));
+    let Some(height) = output_height() else {
+        return print_as_is(&(lines.join("\n") + "\n"));
     };
-    let height = terminal_size_of(stdout()).map_or(24, |(_, Height(rows))| usize::from(rows.max(2)));
-    let shown = lines.iter().take(height - 1).map(|line| cut(&crate::one_line::one_line(line), width) + "\x1b[K");
+    let shown = lines.iter().take(height - 1).map(|line| format!("{line}\x1b[K"));
     // To the first line, and afterwards the rest of the screen is erased.
     print_as_is(&format!("\x1b[H{}\x1b[J", shown.collect::<Vec<_>>().join("\n")))
 }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::cleanup::Leftovers;
 use crate::{
+    colours::Colours,
     exit::Failure,
     one_line::one_line,
     output::{print_as_is, print_json},
@@ -33,7 +34,8 @@ pub(super) fn print_no_result(store: Option<&str>, seed: u64, failure: &Failure,
     if json {
         return print_json(&json!({ "passed": null, "failed_because": why, "store": store, "seed": seed }));
     }
-    print_as_is(&format!("no result: {}\n{why}", store.map_or_else(|| "no store".to_owned(), one_line)))
+    let verdict = Colours::of_output().notable("no result");
+    print_as_is(&format!("{verdict}: {}\n{why}", store.map_or_else(|| "no store".to_owned(), one_line)))
 }
 
 /// How many violations the JSON report contains in full.
@@ -70,22 +72,22 @@ impl TortureReport {
     }
 
     pub(super) fn print(&self, json: bool) -> Result<(), Failure> {
-        if json { print_json(&self.json()) } else { print_as_is(&self.text()) }
+        if json { print_json(&self.json()) } else { print_as_is(&self.text(Colours::of_output())) }
     }
 
-    fn verdict(&self) -> &'static str {
+    fn verdict(&self, colours: Colours) -> String {
         match self.passed() {
-            Some(true) => "passed",
-            Some(false) => "failed",
-            None => "no lock was acquired",
+            Some(true) => colours.good("passed"),
+            Some(false) => colours.bad("failed"),
+            None => colours.notable("no lock was acquired"),
         }
     }
 
-    fn text(&self) -> String {
+    fn text(&self, colours: Colours) -> String {
         let Self { store, seed, processes, took, faults, errors, history, .. } = self;
         let mut text = format!(
             "{}: {store}\n{processes} processes for {:.0} s, {faults}, seed {seed}\n{history}",
-            self.verdict(),
+            self.verdict(colours),
             took.as_secs_f64(),
         );
         if let Some(why) = &self.not_cut {
