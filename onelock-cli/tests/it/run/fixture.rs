@@ -55,7 +55,10 @@ impl Locks {
         use std::os::unix::fs::PermissionsExt;
         fs::set_permissions(self.dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let copy = self.dir.path().join("onelock");
-        fs::copy(env!("CARGO_BIN_EXE_onelock"), &copy).unwrap();
+        // By another process: a child of a concurrent test would inherit the open copy, and an
+        // executable that is open for writing cannot be started.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_onelock")).arg(&copy).status().unwrap();
+        assert!(copied.success());
         copy
     }
 
