@@ -52,10 +52,11 @@ impl<'a> Probes<'a> {
         self.begin("round trips (1 of 6)");
         let mut findings = match self.round_trips().await {
             Ok(findings) => findings,
-            Err(failure) => return (vec![Finding::unfit("locks", failure.to_string())], Some(failure.code)),
+            Err(failure) => return (vec![Finding::unfit("locks", self.told(&failure))], Some(failure.code)),
         };
         let mut note = |subject, found: Result<Finding, Failure>| {
-            findings.push(found.unwrap_or_else(|failure| Finding::warning(subject, format!("not tested: {failure}"))));
+            let not_tested = |failure| Finding::warning(subject, format!("not tested: {}", self.told(&failure)));
+            findings.push(found.unwrap_or_else(not_tested));
         };
         self.begin("two clients (2 of 6)");
         note("two clients", self.two_clients().await);
@@ -77,6 +78,12 @@ impl<'a> Probes<'a> {
         for name in ["rounds", "clients", "processes", "broken", "expired", "clock"] {
             let _ = self.ours.admin().purge(self.name(name)).await;
         }
+    }
+
+    /// Returns the text of a failure without the prefix of the names, which says nothing to a
+    /// reader.
+    fn told(&self, failure: &Failure) -> String {
+        failure.to_string().replace(&self.prefix, "")
     }
 
     fn name(&self, name: &str) -> String {

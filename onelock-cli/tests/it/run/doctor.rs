@@ -125,5 +125,8 @@ fn an_unreachable_store_exits_with_unavailable() {
     assert_eq!(examined.status.code(), Some(69), "{examined:?}");
     let report = report(&examined);
     assert_eq!((level(&report, "locks"), level(&report, "server")), ("unfit".into(), "warning".into()));
+    let text = report["findings"][0]["text"].as_str().unwrap();
+    assert!(text.starts_with(&format!("acquire \"rounds\" on {url}: ")), "{text}");
+    assert_eq!(text.matches("Connection refused").count(), 1, "{text}");
     assert_eq!(doctor("redis://h?ttl=30").status.code(), Some(78));
 }
