@@ -194,6 +194,7 @@ macro_rules! options {
 impl LockRequest {
     options! {
         ttl(Duration),
+        ttl_if_supported(Duration),
         margin(Duration),
         renew(Renew),
         grace(Duration),

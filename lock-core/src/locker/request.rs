@@ -46,6 +46,13 @@ impl LockRequest {
         self
     }
 
+    /// Sets the [`ttl`](Self::ttl) where the store has ttls. On a store without them (files), the
+    /// lock lasts until it is released or its holder dies, and needs none. So the same program
+    /// works on all stores.
+    pub fn ttl_if_supported(self, ttl: Duration) -> Self {
+        if self.shared.capabilities.ttl { self.ttl(ttl) } else { self }
+    }
+
     /// Calls `observer` with the current holder each time an attempt is contended.
     pub fn on_contention(mut self, observer: impl Fn(&Holder) + Send + Sync + 'static) -> Self {
         self.observers.on_contention = Some(Arc::new(observer));

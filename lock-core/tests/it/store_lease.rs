@@ -77,3 +77,17 @@ async fn successful_probes_extend_validity_from_their_start() {
     assert_close(guard.remaining().unwrap(), secs(6));
     release(guard).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_ttl_if_supported_counts_where_there_are_ttls() {
+    // The store checks that it gets the default, which it ignores.
+    let (_, files) = locker();
+    let guard = acquired(files.lock(NAME).ttl_if_supported(secs(5)).try_acquire().await);
+    assert_close(guard.remaining().unwrap(), secs(9));
+    let error = files.lock("other").ttl(secs(5)).try_acquire().await.unwrap_err();
+    assert!(error.to_string().contains("ttl cannot be set on this store"), "{error}");
+
+    let memory = Locker::new(MemoryBackend::new()).unwrap();
+    let guard = acquired(memory.lock(NAME).ttl_if_supported(secs(5)).try_acquire().await);
+    assert!(guard.remaining().unwrap() < secs(5), "the ttl without its margin");
+}

@@ -42,8 +42,8 @@ pub(crate) struct LockArgs {
     #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1)]
     pub(crate) conflict_exit_code: u8,
 
-    /// How long the store keeps the lock without a renewal, such as 20s; an error on files, which
-    /// have no ttl [default: the store's ttl option, else 30s].
+    /// How long the store keeps the lock without a renewal, such as 20s. Files have no ttl, and
+    /// need none: their locks end with the process [default: the store's ttl option, else 30s].
     #[arg(long, value_name = "DURATION", value_parser = duration_with_unit)]
     pub(crate) ttl: Option<Duration>,
 

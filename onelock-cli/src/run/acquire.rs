@@ -210,7 +210,7 @@ fn build_request(wanted: &Wanted, locker: &Locker) -> LockRequest {
     let request = wanted.limits.set_on(locker.lock(wanted.name.as_str()), wanted.began);
     let mut request = request.mode(wanted.mode).data(wanted.data.clone());
     if let Some(ttl) = wanted.ttl {
-        request = request.ttl(ttl);
+        request = request.ttl_if_supported(ttl);
     }
     if let Some(grace) = wanted.grace {
         request = request.grace(grace);

@@ -207,7 +207,7 @@ impl Session {
                 session.tell(&objects::waiting(&id, &name, holder));
             }
         });
-        let ttl = wish.ttl.or(defaults.ttl);
+        let ttl = wish.ttl.or(defaults.ttl.filter(|_| self.locker.capabilities().ttl));
         let lease = ttl.or(self.locker.timing().lease);
         let default_grace = (defaults.on_loss == OnLoss::Term).then(|| default_grace(lease));
         request = request.mode(wish.mode.unwrap_or(defaults.mode));

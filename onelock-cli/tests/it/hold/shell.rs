@@ -4,8 +4,10 @@ use std::os::unix::process::ExitStatusExt;
 
 use nix::sys::signal::{SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM, kill};
 
-use super::fixture::{Process, client};
-use crate::run::fixture::{Locks, Running, eventually, is_alive, onelock, output};
+use serde_json::json;
+
+use super::fixture::{Hold, Process, client};
+use crate::run::fixture::{Locks, Running, code, eventually, is_alive, onelock, output};
 
 fn hold(locks: &Locks, options: &[&str]) -> Process {
     Process::start(onelock(["hold", "--url", &locks.url()]).args(options).arg("x"))
@@ -56,11 +58,23 @@ fn a_contended_lock_prints_nothing_and_ends_as_run() {
         refused.ends_with(expected);
     }
     drop(holder);
-    // The store cannot be opened, and a lock on files has no ttl.
     Process::start(&mut onelock(["hold", "--url", "file:///proc/no/locks", "--on-loss", "tell", "x"])).ends_with(73);
-    let mut refused = hold(&locks, &["--on-loss", "tell", "--ttl", "20s"]);
-    assert_eq!(refused.line(), "");
-    refused.ends_with(78);
+}
+
+/// So the same command line works on all stores.
+#[test]
+fn a_ttl_is_not_used_on_files() {
+    let locks = Locks::new();
+    assert_eq!(code(&mut locks.run(["--ttl", "20s", "x", "true"])), 0);
+    let mut holder = hold(&locks, &["--on-loss", "tell", "--ttl", "20s"]);
+    holder.expect("held x token=");
+    holder.close_input();
+    holder.ends_with(0);
+    let mut session = Hold::start(&locks.url(), &["--ttl", "20s"]);
+    assert_eq!(session.ask(json!({ "op": "acquire", "name": "x" }))["held"], json!(true));
+    // A config string names its store.
+    let url = format!("{}?ttl=20s", locks.url());
+    assert_eq!(code(&mut onelock(["run", "--url", &url, "x", "true"])), 78);
 }
 
 #[test]
