@@ -68,7 +68,8 @@ impl PostgresBackend {
             Some(server) => Some(Arc::new(Listener::new(connector(server)?, config.timeout))),
             None => None,
         };
-        let connection = ConnectionSlot::new(connector(server)?, config.timeout, Arc::new(NoEvents));
+        let connection =
+            ConnectionSlot::new(connector(server)?, config.timeout, config.named_statements, Arc::new(NoEvents));
         let table = Arc::new(Table::new(connection, &full));
         Ok(Self { table, shedlock, listener, config: Arc::new(config), store, attempt_timeout })
     }

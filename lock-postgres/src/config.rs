@@ -155,6 +155,7 @@ pub struct PostgresConfig {
     pub(crate) replicas: Replicas,
     pub(crate) wake: bool,
     pub(crate) listen: Option<ServerConfig>,
+    pub(crate) named_statements: bool,
     pub(crate) connect_timeout: Duration,
     pub(crate) timeout: Duration,
 }
@@ -169,6 +170,7 @@ impl PostgresConfig {
             replicas: Replicas::Any,
             wake: true,
             listen: None,
+            named_statements: true,
             connect_timeout: Duration::from_secs(2),
             timeout: Duration::from_secs(3),
         }
@@ -206,6 +208,14 @@ impl PostgresConfig {
     #[must_use]
     pub fn listen(mut self, server: ServerConfig) -> Self {
         self.listen = Some(server);
+        self
+    }
+
+    /// Sets whether statements that are used often get names, so that the server parses and plans
+    /// them once. Default: `true`. A connection through a pooler has no names in any case.
+    #[must_use]
+    pub fn named_statements(mut self, named: bool) -> Self {
+        self.named_statements = named;
         self
     }
 

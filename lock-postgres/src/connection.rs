@@ -16,6 +16,7 @@ use tokio_postgres::{
 use crate::{
     connect::{Connected, Connector, Events},
     error::{Phase, connect_timed_out, ends_connection, no_answer, translate},
+    named::NamedStatements,
 };
 
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -27,6 +28,8 @@ pub(crate) type Parameters<'a> = [(&'a (dyn ToSql + Sync), Type)];
 pub(crate) struct ConnectionSlot {
     connector: Connector,
     timeout: Duration,
+    /// Whether statements may get names.
+    names: bool,
     events: Arc<dyn Events>,
     /// `None` before the first connection and after a dead one.
     open: Mutex<Option<Arc<OpenConnection>>>,
@@ -38,6 +41,7 @@ pub(crate) struct ConnectionSlot {
 /// The connection in use and its state.
 pub(crate) struct OpenConnection {
     connected: Connected,
+    named: NamedStatements,
     outstanding: Mutex<Outstanding>,
 }
 
@@ -80,12 +84,12 @@ pub(crate) struct Answer {
 }
 
 impl ConnectionSlot {
-    pub(crate) fn new(connector: Connector, timeout: Duration, events: Arc<dyn Events>) -> Self {
-        Self { connector, timeout, events, open: Mutex::default(), connecting: tokio::sync::Mutex::default() }
+    pub(crate) fn new(connector: Connector, timeout: Duration, names: bool, events: Arc<dyn Events>) -> Self {
+        Self { connector, timeout, names, events, open: Mutex::default(), connecting: tokio::sync::Mutex::default() }
     }
 
-    /// Runs one statement, as a transaction of its own, in one round trip and without a name, so
-    /// that any pooler can pass it on.
+    /// Runs one statement, as a transaction of its own, in one round trip. Any pooler can pass it
+    /// on.
     pub(crate) async fn query(&self, sql: &str, parameters: &Parameters<'_>) -> Result<Answer, Error> {
         let open = self.current().await?;
         self.query_on(&open, sql, parameters).await
@@ -101,7 +105,8 @@ impl ConnectionSlot {
         let warnings = || open.connected.warnings.load(Ordering::Acquire);
         let before = warnings();
         let request = open.begin();
-        let answer = tokio::time::timeout(self.timeout, open.connected.client.query_typed(sql, parameters)).await;
+        let answer =
+            tokio::time::timeout(self.timeout, open.named.query(&open.connected.client, sql, parameters)).await;
         // Without an answer the request stays outstanding; the next caller replaces the connection.
         let Ok(answer) = answer else { return Err(no_answer()) };
         request.answered();
@@ -167,7 +172,11 @@ impl ConnectionSlot {
         match connected {
             Ok(connected) => {
                 *failure = None;
-                let open = Arc::new(OpenConnection { connected, outstanding: Mutex::default() });
+                let open = Arc::new(OpenConnection {
+                    connected,
+                    named: NamedStatements::new(self.names),
+                    outstanding: Mutex::default(),
+                });
                 *self.slot() = Some(Arc::clone(&open));
                 Ok(open)
             }

@@ -53,6 +53,8 @@ impl PostgresConfig {
         let replicas = [("any", Replicas::Any), ("sync", Replicas::Sync)];
         config.replicas = store.take_choice("replicas", &replicas)?.unwrap_or_default();
         config.wake = store.take_choice("wake", &[("listen", true), ("off", false)])?.unwrap_or(true);
+        let statements = [("auto", true), ("unnamed", false)];
+        config.named_statements = store.take_choice("statements", &statements)?.unwrap_or(true);
         config.connect_timeout = store.take_duration("connect_timeout")?.unwrap_or(config.connect_timeout);
         config.timeout = store.take_duration("timeout")?.unwrap_or(config.timeout);
         let listen = store.take_string("listen");
@@ -143,11 +145,12 @@ mod tests {
                 ),
             ),
             (
-                "postgres://h?table=ops.locks&replicas=sync&wake=off&timeout=1s&connect_timeout=4s",
+                "postgres://h?table=ops.locks&replicas=sync&wake=off&statements=unnamed&timeout=1s&connect_timeout=4s",
                 PostgresConfig::new(at("h", None))
                     .table("ops.locks")
                     .replicas(Replicas::Sync)
                     .wake(false)
+                    .named_statements(false)
                     .timeout(Duration::from_secs(1))
                     .connect_timeout(Duration::from_secs(4)),
             ),

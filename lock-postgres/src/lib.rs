@@ -14,6 +14,7 @@ pub mod fuzzing;
 mod init;
 mod joined;
 mod listen;
+mod named;
 mod part;
 mod parts_sql;
 mod row;

@@ -65,7 +65,7 @@ impl Listener {
     pub(crate) fn new(connector: Connector, timeout: Duration) -> Self {
         let channels = Arc::new(Channels::default());
         let events: Arc<dyn Events> = Arc::clone(&channels) as _;
-        Self { connection: ConnectionSlot::new(connector, timeout, events), channels, hears: OnceCell::new() }
+        Self { connection: ConnectionSlot::new(connector, timeout, false, events), channels, hears: OnceCell::new() }
     }
 
     /// Starts to watch `name`. Returns `None` if notifications do not arrive.

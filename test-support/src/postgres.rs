@@ -48,7 +48,15 @@ impl PostgresServer {
     /// # Panics
     /// If the server does not start.
     pub fn with_tls(certificates: &Certificates) -> Self {
-        let mut server = Self::without_data(&["ssl=on"]);
+        Self::with_tls_and_settings(certificates, &[])
+    }
+
+    /// Starts a server with these settings that also accepts connections with TLS.
+    ///
+    /// # Panics
+    /// If the server does not start.
+    pub fn with_tls_and_settings(certificates: &Certificates, settings: &[&str]) -> Self {
+        let mut server = Self::without_data(&[&["ssl=on"], settings].concat());
         run(&["cp".into(), "-a".into(), template().display().to_string(), server.data()]);
         let (certificate, key) = certificates.server();
         for (from, to) in [(certificate, "server.crt"), (key, "server.key")] {

@@ -6,7 +6,7 @@ use lock_core::{Locker, Mode, TryAcquire};
 use lock_postgres::PostgresBackend;
 use test_support::postgres::PostgresServer;
 use tokio::runtime::Runtime;
-use tokio_postgres::{Client, types::Type};
+use tokio_postgres::{Client, Statement, types::Type};
 
 use super::{acquire, backend, config, connect, current_thread, locker, median, micros, multi_thread, release, server};
 
@@ -16,15 +16,17 @@ const CYCLES: u32 = 50;
 
 /// The least that a lock needs: who holds it, and until when.
 const CREATE: &str = "create table raw (name bytea primary key, id uuid, expires_at timestamptz not null)
-    with (fillfactor = 50); insert into raw values ('raw', null, 'epoch')";
+    with (fillfactor = 50); insert into raw values ('raw', null, 'epoch'), ('named', null, 'epoch')";
 const ACQUIRE: &str = "update raw set id = $2::text::uuid, expires_at = clock_timestamp() + interval '30 seconds'
     where name = $1 and expires_at <= clock_timestamp() returning 1";
 const RELEASE: &str = "update raw set id = null, expires_at = clock_timestamp()
     where name = $1 and id = $2::text::uuid returning 1";
 
 enum Contestant {
-    /// Two updates without a library.
+    /// Two updates without a library, parsed each time.
     Raw(Client),
+    /// The same as named statements.
+    Named(Client, [Statement; 2]),
     Backend(PostgresBackend, &'static str, Mode),
     Locker(Locker),
 }
@@ -33,10 +35,18 @@ impl Contestant {
     async fn all(server: &PostgresServer) -> Vec<(&'static str, Self)> {
         vec![
             ("two raw updates", Self::Raw(connect(server).await)),
+            ("the same, named", Self::named(connect(server).await).await),
             ("lock-postgres, Backend", Self::Backend(backend(server), "exclusive", Mode::Exclusive)),
+            ("the same, unnamed", Self::Backend(unnamed(server), "unnamed", Mode::Exclusive)),
             ("lock-postgres, Locker", Self::Locker(locker(config(server)))),
             ("lock-postgres, shared", Self::Backend(backend(server), "shared", Mode::Shared)),
         ]
+    }
+
+    async fn named(client: Client) -> Self {
+        let prepared = async |sql| client.prepare_typed(sql, &[Type::BYTEA, Type::TEXT]).await.expect("an answer");
+        let statements = [prepared(ACQUIRE).await, prepared(RELEASE).await];
+        Self::Named(client, statements)
     }
 
     async fn cycle(&self) {
@@ -45,6 +55,13 @@ impl Contestant {
                 let id = lock_core::backend::LeaseId::random().to_string();
                 for sql in [ACQUIRE, RELEASE] {
                     let rows = client.query_typed(sql, &[(&b"raw".as_slice(), Type::BYTEA), (&id, Type::TEXT)]).await;
+                    assert_eq!(rows.expect("the server answers").len(), 1);
+                }
+            }
+            Self::Named(client, statements) => {
+                let id = lock_core::backend::LeaseId::random().to_string();
+                for statement in statements {
+                    let rows = client.query(statement, &[&b"named".as_slice(), &id]).await;
                     assert_eq!(rows.expect("the server answers").len(), 1);
                 }
             }
@@ -58,6 +75,10 @@ impl Contestant {
             }
         }
     }
+}
+
+fn unnamed(server: &PostgresServer) -> PostgresBackend {
+    PostgresBackend::new(config(server).named_statements(false)).expect("nothing contradicts")
 }
 
 async fn block(contestant: &Contestant) -> Duration {

@@ -15,6 +15,7 @@ use crate::{
 macro_rules! everywhere {
     ($($case:ident),* $(,)?) => {
         everywhere!(@ plain $($case)*);
+        everywhere!(@ named $($case)*);
         everywhere!(@ tls $($case)*);
         everywhere!(@ pooled $($case)*);
     };

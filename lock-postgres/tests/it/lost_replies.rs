@@ -25,6 +25,7 @@ use crate::fixture::{self, Fixture, JOB, LONG, granted, name, refused, request};
 macro_rules! everywhere {
     ($($case:ident),* $(,)?) => {
         everywhere!(@ plain $($case)*);
+        everywhere!(@ named $($case)*);
         everywhere!(@ tls $($case)*);
         everywhere!(@ pooled $($case)*);
     };

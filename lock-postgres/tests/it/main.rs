@@ -11,6 +11,7 @@ mod joined;
 mod login;
 mod lost_parts;
 mod lost_replies;
+mod named;
 mod rows;
 mod shedlock;
 mod shedlock_replies;
