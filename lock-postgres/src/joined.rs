@@ -100,7 +100,8 @@ impl State {
         if let Some(other) = self.held().filter(|lock| lock.mode != lease.mode && lock.is_another_holders()) {
             return Some(LossReason::TakenBy(Box::new(other.holder())));
         }
-        Some(if self.is_listed { LossReason::Expired } else { LossReason::RecordGone })
+        // Others remove a part only after it has expired.
+        Some(if self.is_listed || self.lock.is_some() { LossReason::Expired } else { LossReason::RecordGone })
     }
 }
 

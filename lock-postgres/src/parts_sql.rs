@@ -23,14 +23,14 @@ pub(crate) struct PartStatements {
 }
 
 /// The lease id in the parameters of most statements.
-const ID: &str = "$2::text::uuid";
+pub(crate) const ID: &str = "$2::text::uuid";
 
 /// How many parts an answer names.
 const NAMED: usize = 16;
 
 /// How many ids a row remembers that have released their parts, or whose parts were broken. A late
 /// request with such an id is refused.
-const REMEMBERED: usize = 64;
+pub(crate) const REMEMBERED: usize = 64;
 
 /// The parts in the row `l`, in the order of [`PART`].
 const PARTS: &str = "unnest(l.part_ids, l.part_ends, l.part_owners, l.part_tokens, l.part_since, l.part_data)";
@@ -123,6 +123,7 @@ fn held() -> String {
 }
 
 /// Ends the part of the id in the row `l`, after `hold` seconds. `by` is null for a release.
+/// Removes minimum holds that are over.
 fn ended(hold: &str, by: &str) -> String {
     format!(
         "seq = l.seq + 1,
@@ -131,9 +132,13 @@ fn ended(hold: &str, by: &str) -> String {
         ({ARRAYS}) = (
             select {STAYING}, case when count(*) > 0 then l.mode end, coalesce(max(p.ends), clock_timestamp())
             from (
-                select nullif(q.id, {ID}) as id, q.owner, q.token, q.since, q.data, q.n,
+                select nullif(q.id, {ID}) as id, q.owner, q.token, q.since, q.n,
+                    case when q.id is distinct from {ID} then q.data end as data,
                     case when q.id = {ID} then clock_timestamp() + make_interval(secs => {hold}) else q.ends end as ends
-                from {PARTS} with ordinality q ({PART}, n) where q.id is distinct from {ID} or {hold} > 0
+                from {PARTS} with ordinality q ({PART}, n) where case
+                    when q.id = {ID} then {hold} > 0
+                    when q.id is null then q.ends > clock_timestamp()
+                    else true end
             ) p
         )"
     )

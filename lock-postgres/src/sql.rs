@@ -2,7 +2,7 @@
 
 use crate::{
     config::{PostgresConfig, Replicas},
-    parts_sql::{PartStatements, WOKEN, holders, woken},
+    parts_sql::{ID, PartStatements, REMEMBERED, WOKEN, holders, woken},
 };
 
 /// The statements for one table.
@@ -88,7 +88,7 @@ impl Statements {
             ),
             advance_token: format!(
                 "{settings} update {table} l set token = greatest(l.token, $3) from c
-                where l.name = $1 and l.id = $2::text::uuid and l.expires_at > clock_timestamp() and {granting}
+                where l.name = $1 and l.id = {ID} and l.expires_at > clock_timestamp() and {granting}
                 returning 1"
             ),
             // Not made durable, because a waiter that is not woken polls.
@@ -124,6 +124,11 @@ fn bounded(config: &PostgresConfig) -> String {
     format!("set_config('lock_timeout', '{}ms', true) <> ''", (config.timeout / 2).as_millis())
 }
 
+/// Values for [`COLUMNS`] of which only the token is there.
+fn columns(token: &str) -> String {
+    format!("null, null, null, {token}, null, null, null, null, null, null, null, null")
+}
+
 /// Parameters: name, id, owner, ttl in seconds, data.
 ///
 /// `seen` is the row before the statement. `seq` has the same value in `l` only if no other
@@ -132,21 +137,20 @@ fn acquire(table: &str, settings: &str, granting: &str, replicas: Replicas) -> S
     // A server that may not grant says so, also of a lock without a row.
     let refusal = match replicas {
         Replicas::Any => String::new(),
-        Replicas::Sync => format!(
-            "union all select false, null, null, null, null, null, null, null, null, null, null, null, null, false \
-             where not ({SYNCHRONOUS})"
-        ),
+        Replicas::Sync => {
+            format!("union all select false, false, {}, false where not ({SYNCHRONOUS})", columns("null"))
+        }
     };
     format!(
         "{settings}, seen as materialized (
             select * from {table} l where l.name = $1
         ), won as (
             insert into {table} as l (name, id, owner, token, seq, acquired_at, expires_at, ttl, data)
-            select $1, $2::text::uuid, $3, t.micros, t.micros, clock_timestamp(), clock_timestamp() + t.ttl, t.ttl, $5
+            select $1, {ID}, $3, t.micros, t.micros, clock_timestamp(), clock_timestamp() + t.ttl, t.ttl, $5
             from c, lateral (select {MICROS} as micros, make_interval(secs => $4) as ttl) t
             where {granting} and not exists (
-                select from seen s where s.last_id = $2::text::uuid
-                or s.expires_at > clock_timestamp() and s.id is distinct from $2::text::uuid
+                select from seen s where s.last_id = {ID} or {ID} = any(s.ended_ids)
+                or s.expires_at > clock_timestamp() and s.id is distinct from {ID}
             )
             on conflict (name) do update set
                 id = excluded.id, owner = excluded.owner, ttl = excluded.ttl, data = excluded.data, mode = null,
@@ -156,11 +160,13 @@ fn acquire(table: &str, settings: &str, granting: &str, replicas: Replicas) -> S
                 acquired_at = case when l.id = excluded.id then l.acquired_at else clock_timestamp() end,
                 expires_at = clock_timestamp() + excluded.ttl
             where l.seq = (select s.seq from seen s) and (l.id = excluded.id or l.expires_at <= clock_timestamp())
-                and l.last_id is distinct from excluded.id
-            returning l.*
+                and l.last_id is distinct from excluded.id and (excluded.id = any(l.ended_ids)) is not true
+            returning l.token
         )
-        select true as won, {COLUMNS}, {SYNCHRONOUS} as synchronous from won l
-        union all select false, {COLUMNS}, {SYNCHRONOUS} from seen l {refusal}"
+        select false as won, (l.last_id = {ID} or {ID} = any(l.ended_ids)) is true as is_ended, {COLUMNS},
+            {SYNCHRONOUS} as synchronous from seen l
+        union all select true, false, {granted}, {SYNCHRONOUS} from won l {refusal}",
+        granted = columns("l.token"),
     )
 }
 
@@ -170,7 +176,7 @@ fn release(table: &str, settings: &str) -> String {
         "{settings}, released as (
             update {table} l set id = null, last_id = l.id, broken_by = null, seq = l.seq + 1, data = null,
                 expires_at = clock_timestamp() + make_interval(secs => $3)
-            from c where l.name = $1 and l.id = $2::text::uuid and c.is_set
+            from c where l.name = $1 and l.id = {ID} and c.is_set
             returning l.waiters_until
         ) select {} from released l",
         notify("$4")
@@ -181,14 +187,20 @@ fn release(table: &str, settings: &str) -> String {
 /// ends its wait. Parameters: name, id, channel.
 fn refuse_later(table: &str, settings: &str) -> String {
     let is_free = "l.id is null and l.broken_by is null";
+    // Otherwise `last_id` tells a holder of its break, or will tell of the next one.
+    let is_known = format!("(l.last_id is not distinct from {ID} or ({ID} = any(l.ended_ids)) is true)");
     format!(
         "{settings}, noted as (
             insert into {table} as l (name, token, seq, expires_at, last_id)
-            select $1, 0, {MICROS}, 'epoch', $2::text::uuid from c where c.is_set
+            select $1, 0, {MICROS}, 'epoch', {ID} from c where c.is_set
             on conflict (name) do update set
                 last_id = case when {is_free} then excluded.last_id else l.last_id end,
+                ended_ids = case when {is_free} or {is_known} then l.ended_ids
+                    else (array[{ID}] || l.ended_ids)[1:{REMEMBERED}] end,
+                ended_by = case when {is_free} or {is_known} then l.ended_by
+                    else (array[null::text] || l.ended_by)[1:{REMEMBERED}] end,
                 waiting_until = case when l.waiting_id = excluded.last_id then null else l.waiting_until end
-            where {is_free} or l.waiting_id = excluded.last_id
+            where {is_free} or not {is_known} or l.waiting_id = excluded.last_id
             returning l.waiters_until
         ), {woken}
         {holders} where l.name = $1",

@@ -16,7 +16,7 @@ use crate::{
     error::{not_synchronous, overtaken, released_before, unconfirmed, unreadable},
     joined::owner_text,
     listen::channel,
-    row::LockRow,
+    row::{LockRow, fencing_token},
     sql::Statements,
 };
 
@@ -69,14 +69,18 @@ impl Table {
                 ],
             )
             .await?;
-        let (mut won, mut seen) = (None, None);
+        let (mut granted, mut seen, mut is_ended) = (None, None, false);
         for row in &rows {
             self.require_synchronous(row)?;
-            let is_won: bool = row.try_get("won").map_err(unreadable)?;
-            *if is_won { &mut won } else { &mut seen } = Some(LockRow::read(row)?);
+            is_ended |= row.try_get::<_, bool>("is_ended").map_err(unreadable)?;
+            if row.try_get("won").map_err(unreadable)? {
+                granted = Some(row.try_get("token").map_err(unreadable)?);
+            } else {
+                seen = Some(LockRow::read(row)?);
+            }
         }
-        let Some(won) = won else { return self.refused(request, seen).await };
-        let grant = Grant::default().with_token(won.token()?);
+        let Some(token) = granted else { return self.refused(request, seen, is_ended).await };
+        let grant = Grant::default().with_token(fencing_token(token)?);
         Ok(AcquireOutcome::Granted(match seen {
             Some(seen) if seen.has_id(request.id) => grant.with_already_ours(true),
             Some(seen) if seen.mode.may_be_joined() => grant.with_crashed(self.crashed_parts(request, seen.mode).await),
@@ -85,11 +89,17 @@ impl Table {
     }
 
     /// Finds out who has the lock that was not granted, as `seen` shows it before the attempt.
-    async fn refused(&self, request: &AcquireRequest, seen: Option<LockRow>) -> Result<AcquireOutcome, Error> {
+    /// `is_ended` says that the id was released or broken before.
+    async fn refused(
+        &self,
+        request: &AcquireRequest,
+        seen: Option<LockRow>,
+        is_ended: bool,
+    ) -> Result<AcquireOutcome, Error> {
         let seen = match seen {
             Some(seen) if seen.is_held() && seen.mode.may_be_joined() => return self.refused_by_several(request).await,
             Some(seen) if seen.is_held() => seen,
-            Some(seen) if seen.was_released_by(request.id) => return Err(released_before()),
+            _ if is_ended => return Err(released_before()),
             // Another client won the race for a free lock. It may have released it since.
             _ => match self.glance(&request.name).await? {
                 Some(row) if row.has_id(request.id) => return Err(overtaken()),

@@ -3,6 +3,7 @@
 mod conformance;
 mod contention;
 mod durability;
+mod ended;
 mod faults;
 mod fixture;
 mod forks;
