@@ -37,7 +37,7 @@ const COLUMNS: &[(&str, &str, bool)] = &[
 
 /// What a catalog says of the table: its kind, persistence, columns and key.
 const SHAPE: &str = "select c.relkind::text, c.relpersistence::text,
-    (select array_agg(a.attname::text || ' ' || format_type(a.atttypid, null)
+    (select array_agg(a.attname::text || ' ' || format_type(a.atttypid, a.atttypmod)
         || case when a.attnotnull then ' not null' else '' end)
         from pg_attribute a where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped),
     exists (select from pg_index i join pg_attribute a on a.attrelid = c.oid and a.attname = 'name'
@@ -47,9 +47,29 @@ const SHAPE: &str = "select c.relkind::text, c.relpersistence::text,
         where i.indrelid = c.oid and a.attnum = any(i.indkey))
     from pg_class c where c.oid = to_regclass($1)";
 
-/// The columns of ShedLock. The precision of the times and the lengths of the texts may differ.
-const SHEDLOCK_COLUMNS: &[&str] =
-    &["name character varying", "lock_until timestamp", "locked_at timestamp", "locked_by character varying"];
+/// The columns of ShedLock.
+const SHEDLOCK_COLUMNS: &[(&str, &str)] = &[
+    ("name", "character varying"),
+    ("lock_until", "timestamp without time zone"),
+    ("locked_at", "timestamp without time zone"),
+    ("locked_by", "character varying"),
+];
+
+/// Whether `columns` have a column `name` of ShedLock, of the type `kind`. The lengths of texts may
+/// differ, and the precision of times from milliseconds on. A time with a zone would be that of the
+/// session's zone, and one in whole seconds is rounded, so a lease would end before its guard.
+fn has_column(columns: &[String], (name, kind): (&str, &str)) -> bool {
+    columns.iter().any(|column| {
+        let given = column.strip_prefix(name).and_then(|rest| rest.strip_prefix(' ')).unwrap_or_default();
+        let given = given.strip_suffix(" not null").unwrap_or(given);
+        let (before, precision) =
+            match given.split_once('(').and_then(|(before, rest)| Some((before, rest.split_once(')')?))) {
+                None => (given.to_owned(), None),
+                Some((before, (number, after))) => (format!("{before}{after}"), number.parse::<u32>().ok()),
+            };
+        before == kind && (!kind.starts_with("timestamp") || precision.is_none_or(|digits| digits >= 3))
+    })
+}
 
 /// The statement that creates `table`.
 pub(crate) fn create(table: &str, schema: Schema) -> String {
@@ -118,11 +138,14 @@ impl Table {
         let missing: Vec<String> = match self.schema {
             Schema::Native => COLUMNS.iter().map(native).filter(|wanted| !columns.contains(wanted)).collect(),
             Schema::ShedLock => {
-                let is_missing = |wanted: &&&str| !columns.iter().any(|column| column.starts_with(**wanted));
-                SHEDLOCK_COLUMNS.iter().filter(is_missing).map(ToString::to_string).collect()
+                let missing = SHEDLOCK_COLUMNS.iter().filter(|wanted| !has_column(&columns, **wanted));
+                missing.map(|(name, kind)| format!("{name} {kind}")).collect()
             }
         };
-        shape.problems.extend(missing.iter().map(|wanted| format!("it has no column {wanted}")));
+        shape.problems.extend(missing.iter().map(|wanted| match wanted.contains("timestamp") {
+            true => format!("it has no column {wanted}, with milliseconds at least"),
+            false => format!("it has no column {wanted}"),
+        }));
         if !is_keyed {
             shape.problems.push("its column name has no unique index".into());
         }
@@ -144,6 +167,22 @@ pub(crate) fn unsuitable(problems: &[String]) -> Error {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_column_of_shedlock_has_milliseconds_and_no_zone() {
+        let time = ("lock_until", "timestamp without time zone");
+        for (column, fits) in [
+            ("lock_until timestamp without time zone not null", true),
+            ("lock_until timestamp(3) without time zone", true),
+            ("lock_until timestamp(2) without time zone not null", false),
+            ("lock_until timestamp(3) with time zone not null", false),
+            ("lock_until timestamp with time zone", false),
+            ("lock_until_2 timestamp without time zone", false),
+        ] {
+            assert_eq!(super::has_column(&[column.to_owned()], time), fits, "{column}");
+        }
+        assert!(super::has_column(&["name character varying(64) not null".to_owned()], ("name", "character varying")));
+    }
+
     #[test]
     fn the_readme_shows_the_statement_that_creates_the_table() {
         assert!(include_str!("../README.md").contains(&super::create_native("onelock")));

@@ -4,7 +4,11 @@
 //! `lock_until <= now`. It releases by setting `lock_until` where name and `locked_by` match. A
 //! process of it never inserts a name twice, so no row may be deleted.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 
 use lock_core::{
     Error, ErrorKind, Holder, LockName, LossReason,
@@ -16,6 +20,7 @@ use crate::{
     config::PostgresConfig,
     connection::ConnectionSlot,
     error::{overtaken, released_before, unreadable},
+    init::unsuitable,
     row::{span, time},
     sql::settings,
     table::Table,
@@ -49,6 +54,8 @@ pub(crate) struct ShedLock {
     renew: String,
     release: String,
     list: String,
+    /// Whether the table was found to be fit.
+    is_checked: AtomicBool,
 }
 
 /// A row of ShedLock's table, as it was at one moment.
@@ -101,13 +108,29 @@ impl ShedLock {
                 "select {COLUMNS} from {table} l where starts_with(l.name::text, $1) and l.lock_until > {NOW}
                 order by l.name collate \"C\""
             ),
+            is_checked: AtomicBool::new(false),
         }
+    }
+
+    /// Refuses a table whose times would end a lease too early. Asks once.
+    async fn check(&self, table: &Table) -> Result<(), Error> {
+        if self.is_checked.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match table.shape().await? {
+            Some(shape) if shape.problems.is_empty() => self.is_checked.store(true, Ordering::Relaxed),
+            Some(shape) => return Err(unsuitable(&shape.problems)),
+            // The request says so.
+            None => {}
+        }
+        Ok(())
     }
 
     pub(crate) async fn acquire(&self, table: &Table, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let (name, id, ttl) = (fitting(&request.name)?, request.id.to_string(), request.ttl.as_secs_f64());
         let owner: String = request.owner.replace('\0', "\u{fffd}").chars().take(LONGEST_OWNER).collect();
         let locked_by = format!("{id} {owner}");
+        self.check(table).await?;
         let rows = table
             .connection
             .query(

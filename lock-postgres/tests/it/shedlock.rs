@@ -165,3 +165,25 @@ async fn each_race_on_a_shedlock_row_has_one_winner() {
         assert_eq!(client.release(lease, Duration::ZERO).await.unwrap(), Release::Released);
     }
 }
+
+#[tokio::test]
+// verifies: foreign-client
+async fn a_table_whose_times_are_rounded_or_zoned_is_refused() {
+    let server = PostgresServer::start();
+    for kind in ["timestamp(0)", "timestamp(2)", "timestamptz", "timestamptz(3)"] {
+        server.sql(&CREATE.replace("lock_until TIMESTAMP", &format!("lock_until {kind}")));
+        let ours = client(&server);
+        let error = ours.acquire(&request("job", LONG)).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::StoreNotReady, false), "{kind}: {error:?}");
+        assert!(error.to_string().contains("lock_until timestamp without time zone, with milliseconds"), "{error}");
+        assert_eq!(ours.check().await.unwrap_err().kind(), ErrorKind::StoreNotReady);
+        server.sql("drop table shedlock");
+    }
+    // A table that is created or repaired later is used.
+    let ours = client(&server);
+    assert_eq!(ours.acquire(&request("job", LONG)).await.unwrap_err().kind(), ErrorKind::StoreNotReady);
+    server.sql(&CREATE.replace("lock_until TIMESTAMP", "lock_until timestamp(0)"));
+    assert!(ours.acquire(&request("job", LONG)).await.is_err());
+    server.sql("alter table shedlock alter lock_until type timestamp(3)");
+    granted(&ours, &request("job", LONG)).await;
+}
