@@ -106,6 +106,42 @@ impl PostgresBackend {
         Err(self.context(checked, Operation::Open, None))
     }
 
+    /// Returns the names whose rows [`sweep`](Self::sweep) would delete.
+    ///
+    /// # Errors
+    /// As [`sweep`](Self::sweep).
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn idle_names(&self, idle: Duration) -> Result<Vec<LockName>, Error> {
+        let names = match &self.shedlock {
+            Some(_) => Err(not_in_shedlock("sweeping")),
+            None => self.table.idle_names(idle).await,
+        };
+        names.map_err(|error| self.context(error, Operation::Purge, None))
+    }
+
+    /// Deletes the rows of names that are free and were not used for `idle`, and returns the names.
+    /// Safe while locks are used: fencing tokens continue to rise.
+    ///
+    /// Choose a time longer than the pause between two runs of the rarest job. A name whose last
+    /// holder crashed keeps its row, because the next holder must be told.
+    ///
+    /// # Errors
+    /// [`Config`](ErrorKind::Config) when `idle` is shorter than a day;
+    /// [`Unsupported`](ErrorKind::Unsupported) for the rows of ShedLock; else when the server
+    /// cannot be asked, or refuses.
+    ///
+    /// # Cancel safety
+    /// Cancel safe. Some rows may be deleted although the caller is gone.
+    pub async fn sweep(&self, idle: Duration) -> Result<Vec<LockName>, Error> {
+        let swept = match &self.shedlock {
+            Some(_) => Err(not_in_shedlock("sweeping")),
+            None => self.table.sweep(idle).await,
+        };
+        swept.map_err(|error| self.context(error, Operation::Purge, None))
+    }
+
     fn context(&self, error: Error, operation: Operation, name: Option<&LockName>) -> Error {
         let error = error.with_operation(operation).with_store(self.store.clone());
         match name {

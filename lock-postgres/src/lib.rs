@@ -20,6 +20,7 @@ mod parts_sql;
 mod row;
 mod shedlock;
 mod sql;
+mod sweep;
 mod table;
 mod tls;
 

@@ -16,6 +16,8 @@ pub(crate) struct Statements {
     pub(crate) refuse_later: String,
     pub(crate) break_lock: String,
     pub(crate) purge: String,
+    pub(crate) idle_names: String,
+    pub(crate) sweep: String,
     pub(crate) list: String,
     pub(crate) advance_token: String,
     pub(crate) announce_waiter: String,
@@ -35,6 +37,12 @@ pub(crate) const COLUMNS: &str = "l.name, replace(l.id::text, '-', '') as id, le
     extract(epoch from l.acquired_at)::float8 as since, extract(epoch from l.expires_at)::float8 as expires, \
     case when octet_length(l.data) <= 1048576 then l.data end as data, left(l.broken_by, 1024) as broken_by, \
     replace(l.last_id::text, '-', '') as last_id, l.mode, extract(epoch from clock_timestamp())::float8 as now";
+
+/// Whether the row `l` has neither a holder, nor a crashed one of whom the next must be told, nor a
+/// waiter.
+const UNUSED: &str = "l.id is null
+    and (l.mode is null or not exists (select from unnest(l.part_ids) i where i is not null))
+    and (l.waiting_until > clock_timestamp()) is not true";
 
 /// The settings of the server that matter to `replicas=sync`.
 pub(crate) const SYNCHRONOUS: &str = "current_setting('synchronous_standby_names') <> ''";
@@ -72,15 +80,9 @@ impl Statements {
                 ) select {NOTIFY} from broken l",
                 NOTIFY = notify("$4"),
             ),
-            purge: format!(
-                "{settings}, deleted as (
-                    delete from {table} l using c
-                    where l.name = $1 and l.id is null and l.expires_at <= clock_timestamp() and c.is_set
-                        and (l.mode is null or not exists (select from unnest(l.part_ids) i where i is not null))
-                        and (l.waiting_until > clock_timestamp()) is not true
-                    returning 1
-                ) select exists (select from deleted) or not exists (select from {table} l where l.name = $1)"
-            ),
+            purge: purge(&table, &settings),
+            idle_names: format!("select l.name from {table} l where {idle} order by l.name", idle = idle()),
+            sweep: sweep(&table, &settings),
             list: format!(
                 "{} where l.name >= $1 and ($2::bytea is null or l.name < $2) and l.expires_at > clock_timestamp()
                 order by l.name",
@@ -206,6 +208,40 @@ fn refuse_later(table: &str, settings: &str) -> String {
         {holders} where l.name = $1",
         woken = woken(table, "$3"),
         holders = holders(WOKEN, &format!("{table} l")),
+    )
+}
+
+/// Parameter: name.
+fn purge(table: &str, settings: &str) -> String {
+    format!(
+        "{settings}, deleted as (
+            delete from {table} l using c
+            where l.name = $1 and {UNUSED} and l.expires_at <= clock_timestamp() and c.is_set
+            returning 1
+        ) select exists (select from deleted) or not exists (select from {table} l where l.name = $1)"
+    )
+}
+
+/// Whether the row `l` has not been used for `$1` seconds. The next token of its name is taken from
+/// the clock, so a token that was raised beyond the clock stays in its row.
+fn idle() -> String {
+    format!(
+        "{UNUSED} and l.expires_at < clock_timestamp() - make_interval(secs => $1) and l.token < {MICROS}
+        and (l.waiters_until > clock_timestamp()) is not true"
+    )
+}
+
+/// Parameters: seconds, names. The rows are locked in the order of their names, so that two sweeps
+/// cannot deadlock.
+fn sweep(table: &str, settings: &str) -> String {
+    format!(
+        "{settings}, idle as materialized (
+            select l.name from {table} l
+            where l.name = any($2::bytea[]) and (select c.is_set from c) and {idle} order by l.name for update
+        ), deleted as (
+            delete from {table} l using idle where l.name = idle.name returning l.name
+        ) select w.number from deleted d, unnest($2::bytea[]) with ordinality w (name, number) where d.name = w.name",
+        idle = idle()
     )
 }
 

@@ -16,3 +16,4 @@ mod named;
 mod rows;
 mod shedlock;
 mod shedlock_replies;
+mod sweep;

@@ -72,7 +72,8 @@ pub(crate) enum CliCommand {
     ///
     /// On a local file system all files of such a name are removed. On NFS, and on file systems of
     /// unknown kind, its record is emptied and its lock file stays, because the network may deliver
-    /// a removal late, to the file of the next holder.
+    /// a removal late, to the file of the next holder. In PostgreSQL the rows of such names are
+    /// deleted, after a day at least.
     ///
     /// Names that only flock(1) or filelock use are left untouched. If a script locks the same file
     /// with flock(1), choose an --idle longer than the interval between two runs of the script.

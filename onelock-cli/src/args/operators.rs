@@ -156,7 +156,7 @@ pub(crate) struct SweepArgs {
     #[arg(long)]
     pub(crate) dry_run: bool,
 
-    /// Directory of the locks.
-    #[arg(value_name = "DIR")]
-    pub(crate) directory: PathBuf,
+    /// Directory of the locks, or the postgres: config string of their table.
+    #[arg(value_name = "STORE")]
+    pub(crate) store: PathBuf,
 }

@@ -173,8 +173,9 @@ pub(super) const PAGES: &[Page] = &[
         examples: &[
             example("Print what would be removed:", "onelock sweep --dry-run --idle 90d /mnt/efs/locks"),
             example("Clean up, in a crontab:", "onelock sweep --idle 90d /mnt/efs/locks"),
+            example("The same for a PostgreSQL table:", "onelock sweep --idle 90d postgres://app@localhost/app"),
         ],
-        codes: Codes { own: &[row("0", "the directory was swept")], shared: OF_STORES },
+        codes: Codes { own: &[row("0", "the store was swept")], shared: OF_STORES },
         docs: "docs/files.md#operations",
     },
     Page {

@@ -3,21 +3,21 @@
 mod break_lock;
 mod holders;
 mod list;
+mod sweep;
 mod table;
 mod wait;
-
-use onelock::files::{FileConfig, Sweep};
 
 pub(crate) use self::{
     break_lock::{break_lock, break_version},
     holders::json,
     list::{list, watch},
+    sweep::sweep,
     wait::wait,
 };
 use crate::{
-    args::{StatusArgs, SweepArgs},
+    args::StatusArgs,
     exit::{self, Exit, Failure},
-    output::{print, print_json},
+    output::print_json,
     runtime::runtime,
     store::StoreLocation,
     target::Target,
@@ -48,15 +48,4 @@ pub(crate) fn status(args: StatusArgs) -> Result<Exit, Failure> {
         holders::print_field("store", &asked)?;
     }
     Ok(Exit::Code(if holder.is_some() { 0 } else { exit::NOT_ACQUIRED }))
-}
-
-/// Runs `onelock sweep`: prints one removed lock file a line.
-pub(crate) fn sweep(args: SweepArgs) -> Result<Exit, Failure> {
-    // A missing directory is a typing error, and must not be created.
-    let backend = FileConfig::new(args.directory).create(false).build()?;
-    let swept = backend.sweep(Sweep::new(args.idle).dry_run(args.dry_run))?;
-    for path in &swept.removed {
-        print(&path.display().to_string())?;
-    }
-    Ok(Exit::Code(0))
 }

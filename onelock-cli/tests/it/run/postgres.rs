@@ -35,3 +35,19 @@ fn doctor_finds_a_postgres_server_fit() {
     let report = stdout(&mut onelock(["doctor", "--url", &url]));
     assert!(report.contains("wake-ups: notifications arrive") && report.ends_with("fit for locks\n"), "{report}");
 }
+
+#[test]
+fn sweep_deletes_idle_rows_and_lists_their_names() {
+    let server = PostgresServer::start();
+    let url = format!("{}?ttl=20s", server.url());
+    stdout(&mut onelock(["init", "--url", &url]));
+    assert_eq!(code(&mut onelock(["run", "--url", &url, "old job", "true"])), 0);
+    server.sql("update onelock set expires_at = expires_at - interval '31 days'");
+    assert_eq!(code(&mut onelock(["run", "--url", &url, "recent", "true"])), 0);
+    assert_eq!(code(&mut onelock(["sweep", "--idle", "1h", &url])), 78);
+    for args in [["--dry-run", &url], ["--idle=30d", &url]] {
+        assert_eq!(stdout(onelock(["sweep"]).args(args)), "old job\n");
+    }
+    assert_eq!(stdout(&mut onelock(["sweep", &url])), "");
+    assert_eq!(server.sql("select count(*) from onelock"), "1");
+}
