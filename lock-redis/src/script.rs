@@ -43,31 +43,31 @@ macro_rules! scripts {
 }
 
 scripts! {
-    acquire = ["acquire.lua"],
+    acquire = ["acquire.lua", "common.lua", "refuse.lua"],
     renew = ["renew.lua"],
-    lost = ["joined/common.lua", "lost.lua"],
+    lost = ["common.lua", "joined/common.lua", "lost.lua"],
     restore = ["restore.lua"],
-    release = ["release.lua"],
-    inspect = ["inspect.lua"],
-    break_lock = ["trace.lua", "break.lua"],
-    wait = ["wait.lua"],
-    leave = ["leave.lua"],
-    resignal = ["resignal.lua"],
+    release = ["release.lua", "common.lua", "released.lua"],
+    inspect = ["common.lua", "inspect.lua"],
+    break_lock = ["trace.lua", "common.lua", "break.lua"],
+    wait = ["common.lua", "wait.lua"],
+    leave = ["common.lua", "leave.lua"],
+    resignal = ["common.lua", "resignal.lua"],
     advance_token = ["advance_token.lua"],
     purge = ["purge.lua"],
-    join = ["joined/common.lua", "joined/join.lua"],
-    joined_renew = ["joined/common.lua", "joined/renew.lua"],
-    joined_release = ["joined/common.lua", "joined/release.lua"],
-    joined_break = ["trace.lua", "joined/common.lua", "joined/break.lua"],
-    joined_restore = ["joined/common.lua", "joined/restore.lua"],
-    joined_advance_token = ["joined/common.lua", "joined/advance_token.lua"],
-    holders = ["joined/common.lua", "joined/holders.lua"],
-    unmark = ["joined/common.lua", "joined/unmark.lua"],
+    join = ["common.lua", "joined/common.lua", "joined/join.lua"],
+    joined_renew = ["common.lua", "joined/common.lua", "joined/renew.lua"],
+    joined_release = ["common.lua", "joined/common.lua", "joined/release.lua"],
+    joined_break = ["trace.lua", "common.lua", "joined/common.lua", "joined/break.lua"],
+    joined_restore = ["common.lua", "joined/common.lua", "joined/restore.lua"],
+    joined_advance_token = ["common.lua", "joined/common.lua", "joined/advance_token.lua"],
+    holders = ["common.lua", "joined/common.lua", "joined/holders.lua"],
+    unmark = ["common.lua", "joined/common.lua", "joined/unmark.lua"],
 }
 
 impl Script {
     fn new(parts: &[&str]) -> Self {
-        let code = constants() + include_str!("scripts/common.lua") + &parts.concat();
+        let code = constants() + include_str!("scripts/token_idle.lua") + &parts.concat();
         Self { digest: redis::Script::new(&code).get_hash().into(), code }
     }
 

@@ -1,25 +1,21 @@
--- Prepended to every script, after the constants that script.rs shares with them.
-
--- How long the token of an unused name is kept, in ms: 30 days. Without it tokens still rise by the
--- server's clock.
--- A string, like all command arguments in the scripts that run most: formatting a number with 17
--- digits takes Redis longer than storing it.
-local TOKEN_IDLE = '2592000000'
+-- What several scripts share. Each script has it before the part that needs it.
 
 -- The longest record that a reply contains, in bytes: 1 MiB.
 local LONGEST_RECORD = 1048576
 
 -- Returns the holder, for a refusal:
 -- {0, record or false, remaining ms, type of a key that is not a string or false, time in µs or
--- false}.
-local function holder(lock, held)
+-- false}. `now` is the time in µs, or nil if the caller does not know it.
+local function holder(lock, held, now)
   -- A foreign value may be as large as 512 MB. Its beginning is enough to recognise it as foreign.
   if held and #held > LONGEST_RECORD then held = string.sub(held, 1, 40) end
   local kind = false
   if not held then kind = redis.call('TYPE', lock).ok end
-  -- pcall, because a user without the right to read the time may still read the lock.
-  local time = redis.pcall('TIME')
-  local now = not time.err and string.format('%s%06d', time[1], time[2])
+  if not now then
+    -- pcall, because a user without the right to read the time may still read the lock.
+    local time = redis.pcall('TIME')
+    now = not time.err and string.format('%s%06d', time[1], time[2])
+  end
   return {0, held, redis.call('PTTL', lock), kind, now}
 end
 
@@ -42,9 +38,11 @@ end
 -- If a process has died, PUBLISH reports no receiver, and the next process is woken. On a cluster
 -- PUBLISH counts only receivers on its own node, so the count means nothing.
 -- pcall, because a user without the right to publish must still be able to release.
-local function wake(waiters, lock, cluster)
+-- `popped` is the answer to a ZPOPMIN that the caller has run, or nil.
+local function wake(waiters, lock, cluster, popped)
   while true do
-    local first = redis.pcall('ZPOPMIN', waiters)
+    local first = popped or redis.pcall('ZPOPMIN', waiters)
+    popped = nil
     if first.err or not first[1] then return end
     local received = redis.pcall('PUBLISH', first[1], lock)
     if type(received) ~= 'number' or received > 0 or cluster == '1' then return end

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lock_core::{
     LossReason,
-    backend::{AcquireOutcome, Admin, Backend, Break, Release, Renewal},
+    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Break, LeaseId, Release, Renewal},
 };
 use test_support::redis::RedisServer;
 
@@ -217,6 +217,39 @@ async fn a_token_rises_although_the_clock_has_gone_back() {
         let (lease, _) = granted(&backend, &request("job", LONG)).await;
         assert_eq!(lease.token.unwrap().get(), ahead + n);
         assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    }
+}
+
+#[tokio::test]
+async fn a_token_in_use_gets_its_whole_lifetime_again() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    let key = "onelock:{job}:t";
+    let (lease, _) = granted(&backend, &request("job", LONG)).await;
+    assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    let day = Duration::from_secs(24 * 3600);
+    let two_days_ago = lease.token.unwrap().get() - 2 * 86_400_000_000;
+    // The second one was minted while the clock was two centuries ahead.
+    for minted in [two_days_ago, 8_000_000_000_000_000] {
+        server.command(&["SETRANGE", key, "0", &minted.to_string()]);
+        server.command(&["PEXPIRE", key, "60000"]);
+        let (lease, _) = granted(&backend, &request("job", LONG)).await;
+        assert!(left(&server, key) > 29 * day, "minted {minted}: {:?}", left(&server, key));
+        assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    }
+}
+
+#[tokio::test]
+async fn each_record_replaces_the_last_one_as_a_whole() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    let mut last = None;
+    for owner in ["etl:1", "etl:2", "e", "etl:345", "etl:6789"] {
+        let request = AcquireRequest::new(name("job"), LeaseId::random(), owner).with_ttl(LONG);
+        let (_, grant) = granted(&backend, &request).await;
+        assert_eq!(grant.crashed.and_then(|holder| holder.owner), last);
+        server.command(&["DEL", "onelock:{job}"]);
+        last = Some(owner.to_owned());
     }
 }
 
