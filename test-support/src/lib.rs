@@ -8,6 +8,8 @@
 //! It is never skipped.
 
 #[cfg(feature = "servers")]
+pub mod callgrind;
+#[cfg(feature = "servers")]
 mod clocks;
 #[cfg(feature = "servers")]
 mod daemon;

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{Daemon, Proxy, Scratch, free_port, tls::Certificates, wait_for};
+use crate::{Daemon, Proxy, Scratch, callgrind, free_port, tls::Certificates, wait_for};
 
 /// A `redis-server` that stores nothing on disk.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub struct RedisServer {
     dir: Scratch,
     ports: Ports,
     args: Vec<String>,
+    /// Where valgrind says how many instructions the server ran.
+    instructions: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +41,17 @@ impl RedisServer {
     /// # Panics
     /// If the server does not start.
     pub fn with_args(args: &[&str]) -> Self {
-        Self::launched(args.iter().map(ToString::to_string).collect(), false, false)
+        Self::launched(args.iter().map(ToString::to_string).collect(), false, false, None)
+    }
+
+    /// Starts a server under valgrind, which writes to `log` how many instructions the server ran,
+    /// once [`SHUTDOWN`](Self::command) has ended it.
+    ///
+    /// # Panics
+    /// If the server does not start.
+    pub fn counting_instructions(log: PathBuf) -> Self {
+        // A server that waits counts as little as possible.
+        Self::launched(vec!["--hz".into(), "1".into()], false, false, Some(log))
     }
 
     /// Starts a server that also listens with TLS, on [`tls_port`](Self::tls_port), and requires a
@@ -49,11 +61,12 @@ impl RedisServer {
     /// If the server does not start.
     pub fn with_tls(certificates: &Certificates, args: &[&str]) -> Self {
         let args = args.iter().map(ToString::to_string);
-        Self::launched(certificates.redis_args().into_iter().chain(args).collect(), true, false)
+        Self::launched(certificates.redis_args().into_iter().chain(args).collect(), true, false, None)
     }
 
-    fn launched(args: Vec<String>, tls: bool, cluster: bool) -> Self {
-        let mut server = Self { ports: Ports::free(tls, cluster), dir: Scratch::new(), args, daemon: None };
+    fn launched(args: Vec<String>, tls: bool, cluster: bool, instructions: Option<PathBuf>) -> Self {
+        let ports = Ports::free(tls, cluster);
+        let mut server = Self { ports, dir: Scratch::new(), args, daemon: None, instructions };
         // Another test may have taken a port. Then this server ends immediately, and other ports
         // are tried.
         for _ in 0..20 {
@@ -78,7 +91,12 @@ impl RedisServer {
             args.extend(port.into_iter().flat_map(|port| [option.into(), port.to_string()]));
         }
         args.extend(self.args.iter().cloned());
-        self.daemon = Some(Daemon::start(&program(), "redis-server", &args));
+        self.daemon = Some(match &self.instructions {
+            None => Daemon::start(&program(), "redis-server", &args),
+            Some(log) => {
+                Daemon::start("valgrind", "valgrind", &[callgrind::arguments(log), vec![program()], args].concat())
+            }
+        });
         // A server that requires a password answers too, with an error.
         wait_for("the server to answer", || answers(plain) || !self.runs()) && self.runs()
     }
@@ -206,7 +224,7 @@ impl RedisCluster {
                        --cluster-preferred-endpoint-type hostname";
             args.extend(tls.split_whitespace().map(Into::into));
         }
-        let start = |_| RedisServer::launched(args.clone(), certificates.is_some(), true);
+        let start = |_| RedisServer::launched(args.clone(), certificates.is_some(), true, None);
         let nodes: Vec<_> = (0..3).map(start).collect();
         let followers: Vec<_> = (0..3 * replicas).map(start).collect();
         for (node, (first, last)) in nodes.iter().zip([(0, 5460), (5461, 10922), (10923, 16383)]) {

@@ -1,5 +1,6 @@
 //! Tests across processes, machines and crates.
 
+mod costs;
 mod counter;
 mod forks;
 mod models;

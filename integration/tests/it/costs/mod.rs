@@ -1,0 +1,141 @@
+//! What an uncontended cycle, an acquire and a release, costs: without a clock, compared with the
+//! committed files beside this one.
+//!
+//! `ONELOCK_GOLDEN=write cargo nextest run -p integration costs` writes these files anew; read the
+//! difference before it is committed.
+
+mod figures;
+
+use std::{path::PathBuf, process::Command, thread};
+
+use figures::{Figure, compare};
+use test_support::{
+    Scratch,
+    callgrind::{self, Counts},
+    redis::{RedisServer, command},
+    wait_for,
+};
+
+/// How far a number of instructions may be from the recorded one, as a share of it.
+///
+/// Another compiler or C library changes it by a few percent.
+const INSTRUCTIONS: f64 = 0.1;
+/// System calls include those with which threads wake each other, which vary a little. Under
+/// valgrind each look at a clock is one too.
+const SYSTEM_CALLS: f64 = 0.05;
+/// The first cycle of a process may write as a whole what later ones overwrite in place.
+const COMMANDS: f64 = 0.02;
+
+/// The cycles of a short and of a long run. The difference leaves out what happens once.
+const RUNS: [u32; 2] = [100, 300];
+/// A server that is counted runs more cycles, because it also does what no request asks for.
+const CYCLES_OF_A_SERVER: u32 = 1000;
+
+fn uncontended(cycles: u32, store: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_uncontended"));
+    command.arg(cycles.to_string()).args(store);
+    command
+}
+
+/// Counts what the program does in one cycle.
+fn of_the_client(store: &[&str]) -> [Figure; 2] {
+    let scratch = Scratch::new();
+    let runs = RUNS.map(|cycles| {
+        let log = scratch.path().join(cycles.to_string());
+        let program = uncontended(cycles, store);
+        let status = Command::new("valgrind")
+            .args(callgrind::arguments(&log))
+            .arg(program.get_program())
+            .args(program.get_args())
+            .status()
+            .expect("valgrind is not installed; this test needs it: apt-get install valgrind");
+        assert!(status.success(), "{store:?}: {}", std::fs::read_to_string(&log).unwrap_or_default());
+        callgrind::counts(&log).expect("valgrind writes the counts at the end")
+    });
+    let each = |count: fn(&Counts) -> u64| (count(&runs[1]) - count(&runs[0])) as f64 / f64::from(RUNS[1] - RUNS[0]);
+    [
+        Figure::new("instructions of the client", each(|run| run.instructions), INSTRUCTIONS),
+        Figure::new("system calls of the client", each(|run| run.system_calls), SYSTEM_CALLS),
+    ]
+}
+
+#[test]
+fn a_cycle_in_memory_costs_what_is_recorded() {
+    compare("memory.txt", &of_the_client(&["memory"]));
+}
+
+#[test]
+fn a_cycle_on_files_costs_what_is_recorded() {
+    let scratch = Scratch::new();
+    compare("files.txt", &of_the_client(&["files", scratch.text()]));
+}
+
+#[test]
+fn a_cycle_on_redis_costs_what_is_recorded() {
+    let server = RedisServer::start();
+    let mut figures = of_the_client(&["redis", &url(&server)]).to_vec();
+    figures.extend(commands(&server));
+    figures.push(of_the_server());
+    compare("redis.txt", &figures);
+}
+
+fn url(server: &RedisServer) -> String {
+    format!("redis://127.0.0.1:{}", server.port())
+}
+
+/// Counts the commands of one cycle at the server, including those in scripts.
+fn commands(server: &RedisServer) -> Vec<Figure> {
+    server.command(&["CONFIG", "RESETSTAT"]);
+    assert!(uncontended(RUNS[0], &["redis", &url(server)]).status().unwrap().success());
+    let stats = server.command(&["INFO", "commandstats"]);
+    let read = |line: &str| {
+        let (command, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
+        let calls: f64 = rest.split_once(',')?.0.parse().ok()?;
+        // Less than one in a cycle is what a connection begins with.
+        let figure = || Figure::new(&format!("command {command}"), calls / f64::from(RUNS[0]), COMMANDS);
+        (calls >= f64::from(RUNS[0])).then(figure)
+    };
+    let mut lines: Vec<_> = stats.lines().collect();
+    lines.sort_unstable();
+    lines.into_iter().filter_map(read).collect()
+}
+
+/// Counts the instructions of the server in one cycle, relative to those of `SET NX PX` and `DEL`.
+/// Servers of other versions take other numbers of instructions for both.
+fn of_the_server() -> Figure {
+    let cycle = |server: &RedisServer| {
+        assert!(uncontended(CYCLES_OF_A_SERVER, &["redis", &url(server)]).status().unwrap().success());
+    };
+    let runs: [fn(&RedisServer); 3] = [|_| {}, raw, cycle];
+    let [nothing, raw, ours] = thread::scope(|scope| {
+        runs.map(|run| scope.spawn(move || instructions(run))).map(|run| run.join().expect("the server runs"))
+    });
+    let ratio = (ours - nothing) as f64 / (raw - nothing) as f64;
+    Figure::new("instructions of the server, relative to raw commands", ratio, INSTRUCTIONS)
+}
+
+/// Returns how many instructions a server takes for `requests`, its start and its end.
+fn instructions(requests: impl FnOnce(&RedisServer)) -> u64 {
+    let scratch = Scratch::new();
+    let log: PathBuf = scratch.path().join("log");
+    let server = RedisServer::counting_instructions(log.clone());
+    requests(&server);
+    // The server ends instead of a reply.
+    let _ = command(server.port(), &["SHUTDOWN", "NOSAVE"]);
+    assert!(wait_for("the server to end", || callgrind::counts(&log).is_some()));
+    callgrind::counts(&log).expect("the server has ended").instructions
+}
+
+fn raw(server: &RedisServer) {
+    let client = redis::Client::open(url(server)).expect("a URL");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let mut connection = client.get_multiplexed_async_connection().await.expect("the server answers");
+        for _ in 0..CYCLES_OF_A_SERVER {
+            let mut set = redis::cmd("SET");
+            set.arg("raw").arg("0123456789abcdef0123456789abcdef").arg("NX").arg("PX").arg(30_000);
+            set.exec_async(&mut connection).await.expect("the server answers");
+            redis::cmd("DEL").arg("raw").exec_async(&mut connection).await.expect("the server answers");
+        }
+    });
+}
