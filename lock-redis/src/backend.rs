@@ -112,6 +112,7 @@ impl Backend for RedisBackend {
             .with_list(true)
             .with_break_lock(true)
             .with_wake_up(self.wake_up)
+            .with_hand_over(true)
             // Other clients know exclusive locks only.
             .with_shared(self.config.compat.is_none())
             // Majorities of different holders may be different servers. Each of three servers may

@@ -144,10 +144,13 @@ impl Deployment {
         let ttl = millis(request.ttl);
         let call = self.scripts.acquire.call(keys).arg(request.id.to_string()).arg(ttl).arg(self.stamps.next());
         let call = call.arg(record::tail(request, ttl));
-        match queuing {
+        let reserved = request.reserved_tokens;
+        let call = match queuing {
+            None if reserved > 0 => call.arg("").arg("").arg(""),
             None => call,
             Some(queuing) => call.arg(queuing.channel).arg(&queuing.place).arg(u8::from(queuing.alone)),
-        }
+        };
+        if reserved > 0 { call.arg(reserved) } else { call }
     }
 
     /// Renews all leases in one call, or in two if some are exclusive and others are not. A cluster

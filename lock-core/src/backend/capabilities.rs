@@ -71,6 +71,9 @@ capabilities! {
     shared = "shared" / Shared,
     /// At most a given number of holders.
     permits = "permits" / Permits,
+    /// A grant can reserve further tokens, so that a process may pass the lock on between its own
+    /// waiters without a request.
+    hand_over = "hand-over" / HandOver,
 }
 
 setters!(Capabilities {
@@ -84,6 +87,7 @@ setters!(Capabilities {
     with_wake_up(wake_up: bool),
     with_shared(shared: bool),
     with_permits(permits: bool),
+    with_hand_over(hand_over: bool),
 });
 
 impl fmt::Display for Capability {

@@ -78,6 +78,10 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///   `fencing_tokens_increase_across_lease_expiry`,
     ///   `fencing_tokens_increase_across_a_forced_break`), also when a third party has deleted what
     ///   the store keeps of them (`fencing_tokens_increase_after_their_record_is_deleted`).
+    /// - A grant that [reserves](AcquireRequest::reserved_tokens) further tokens, where the
+    ///   capability `hand-over` is declared, carries the last of them. All of them are larger than
+    ///   the tokens of earlier grants, and smaller than those of later ones: across release, expiry
+    ///   and break (`reserved_tokens_lie_between_earlier_and_later_grants`).
     /// - With a ttl, the lock is free once the holder's own ttl, as recorded, has passed on the
     ///   store's clock, and not before. If that clock may be wrong, the store declares by how much
     ///   in [`StoreTimings::least_margin`]. A contender's ttl does not matter
@@ -346,6 +350,9 @@ pub struct AcquireRequest {
     /// keeps newcomers from joining them, for at most `ttl` after the last such request, and until
     /// a release of its id.
     pub waits: bool,
+    /// How many further tokens the grant reserves, for guards to which this process hands the lock
+    /// over. Zero without the capability `hand-over`. The same in every attempt of one id.
+    pub reserved_tokens: u32,
 }
 
 impl AcquireRequest {
@@ -353,7 +360,7 @@ impl AcquireRequest {
     /// wait.
     pub fn new(name: LockName, id: LeaseId, owner: impl Into<String>) -> Self {
         let (mode, ttl) = (Mode::Exclusive, DEFAULT_TTL);
-        Self { name, id, mode, owner: owner.into(), ttl, data: None, waits: false }
+        Self { name, id, mode, owner: owner.into(), ttl, data: None, waits: false, reserved_tokens: 0 }
     }
 
     /// Checks that the request is for an exclusive lock, in a store that knows no other mode.
@@ -399,6 +406,7 @@ setters!(AcquireRequest {
     with_ttl(ttl: Duration),
     with_data(data: impl Into<Option<Vec<u8>>>),
     with_waits(waits: bool),
+    with_reserved_tokens(reserved_tokens: u32),
 });
 
 /// The answer to an attempt to acquire.
@@ -443,7 +451,7 @@ pub enum Renewal {
 /// The answer to a release. It may be ignored: this lease no longer holds the lock in either case.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Release {
-    /// The lock is free, or will be after `hold_for`.
+    /// The lock is free, or will be after `hold_for`. Or the next waiter of this process has it.
     Released,
     /// This lease did not hold the lock. Its holder, if there is one and the store reports it,
     /// still holds it.

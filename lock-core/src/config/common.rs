@@ -4,7 +4,7 @@ use super::{StoreConfig, duration, suggest::did_you_mean};
 use crate::{
     backend::Capability,
     locker::LockerBuilder,
-    types::{Error, LockOptions, Renew},
+    types::{Error, LockOptions, MAX_HAND_OVER, Renew},
 };
 
 /// The options that every store has, as values of the core.
@@ -18,8 +18,8 @@ pub(crate) struct Common {
 impl Common {
     /// The names of these options.
     #[cfg(any(test, feature = "serde"))]
-    pub(crate) const NAMES: [&str; 9] =
-        ["ttl", "margin", "renew", "grace", "owner", "prefix", "min_hold", "max_hold", "require"];
+    pub(crate) const NAMES: [&str; 10] =
+        ["ttl", "margin", "renew", "grace", "owner", "prefix", "min_hold", "max_hold", "hand_over", "require"];
 
     /// Takes these options out of `config`.
     pub(crate) fn take(config: &mut StoreConfig) -> Result<Self, Error> {
@@ -31,6 +31,7 @@ impl Common {
             owner: config.take_string("owner"),
             min_hold: config.take_duration("min_hold")?.unwrap_or_default(),
             max_hold: config.take_duration("max_hold")?,
+            hand_over: take_hand_over(config)?,
             ..LockOptions::default()
         };
         Ok(Self {
@@ -55,6 +56,11 @@ impl StoreConfig {
     pub fn set_common_aside(&mut self) -> Result<(), Error> {
         Common::take(self).map(drop)
     }
+}
+
+fn take_hand_over(config: &mut StoreConfig) -> Result<u32, Error> {
+    let times = config.take_u64("hand_over", 0..=MAX_HAND_OVER.into())?.unwrap_or_default();
+    Ok(u32::try_from(times).expect("the range fits"))
 }
 
 fn parse_renew(text: &str) -> Result<Renew, String> {
@@ -93,7 +99,7 @@ mod tests {
     #[test]
     fn every_common_option_sets_its_field() {
         let common = take(
-            "ttl=20s&margin=2s&renew=5s&grace=1s&owner=me%20%26%20you&min_hold=3s&max_hold=1h&prefix=app/&require=fencing,holder",
+            "ttl=20s&margin=2s&renew=5s&grace=1s&owner=me%20%26%20you&min_hold=3s&max_hold=1h&hand_over=9&prefix=app/&require=fencing,holder",
         );
         let options = LockOptions {
             mode: Mode::Exclusive,
@@ -106,10 +112,16 @@ mod tests {
             min_hold: Duration::from_secs(3),
             max_hold: Some(Duration::from_secs(3600)),
             deadline: None,
+            hand_over: 9,
         };
         let require = vec![Capability::Fencing, Capability::Holder];
         assert_eq!(common, Ok(Common { options, prefix: "app/".into(), require }));
-        let every = Common::NAMES.map(|name| format!("{name}={}", if name == "require" { "ttl" } else { "1s" }));
+        let value = |name| match name {
+            "require" => "ttl",
+            "hand_over" => "1",
+            _ => "1s",
+        };
+        let every = Common::NAMES.map(|name| format!("{name}={}", value(name)));
         let mut config = ConfigString::parse(&format!("x:?{}", every.join("&"))).unwrap().into();
         Common::take(&mut config).unwrap();
         config.finish().expect("NAMES lists every option that `take` takes");
@@ -131,7 +143,7 @@ mod tests {
                 "require=fencing,holdr",
                 "open on x:?require=fencing,holdr: require=fencing,holdr is wrong: there is no capability \"holdr\"; \
                  there are: \
-                 ttl, fencing, loss-signal, holder, inspect, list, break, wake-up, shared, permits; did you mean \"holder\"?",
+                 ttl, fencing, loss-signal, holder, inspect, list, break, wake-up, shared, permits, hand-over; did you mean \"holder\"?",
             ),
         ] {
             assert_eq!(take(options).unwrap_err(), message);

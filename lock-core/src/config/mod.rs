@@ -36,6 +36,7 @@
 //! | `prefix` | text | none | [`LockerBuilder::prefix`](crate::LockerBuilder::prefix) |
 //! | `min_hold` | duration | 0s | [`LockRequest::min_hold`](crate::LockRequest::min_hold) |
 //! | `max_hold` | duration | no limit | [`LockRequest::max_hold`](crate::LockRequest::max_hold) |
+//! | `hand_over` | 0 to 1000 | 0 | [`LockRequest::hand_over`](crate::LockRequest::hand_over); an error on a store that lacks the capability `hand-over` |
 //! | `require` | [capabilities](crate::Capability), with commas | none | [`LockerBuilder::require`](crate::LockerBuilder::require) |
 //!
 //! A duration consists of numbers with units, `ms`, `s`, `m`, `h` or `d`: `250ms`, `30s`, `1h30m`.

@@ -29,7 +29,8 @@ pub(crate) struct PendingAcquire {
     /// The earliest unanswered send since the last answered one, which may be the one that is
     /// granted.
     unanswered: Option<ClockReading>,
-    /// The lock was granted to this id too late, and the id may still hold it.
+    /// The id may still hold the lock, but no guard can have it: it was granted too late, or to a
+    /// guard of this process with other options.
     too_late: bool,
     /// The store keeps newcomers from joining the holders, because this acquisition waits for them.
     waiting: bool,
@@ -64,6 +65,24 @@ impl PendingAcquire {
     /// Makes the next attempts those of a waiter.
     pub(crate) fn set_waits(&mut self) {
         Arc::make_mut(&mut self.request).waits = true;
+    }
+
+    /// Makes the grant reserve further tokens. Before the first attempt, because a store gives no
+    /// more tokens to an id that holds the lock already.
+    pub(crate) fn reserve_tokens(&mut self, number: u32) {
+        Arc::make_mut(&mut self.request).reserved_tokens = number;
+    }
+
+    /// Takes the responsibility for a lease of this process, whose validity counts from `from`.
+    /// Until [`pass_on`](Self::pass_on), the next attempt releases it, and so does a drop.
+    pub(crate) fn take_over(&mut self, id: LeaseId, from: ClockReading) {
+        (self.unanswered, self.too_late) = (Some(from), true);
+        Arc::make_mut(&mut self.request).id = id;
+    }
+
+    /// Leaves the lease that was [taken over](Self::take_over) to a guard.
+    pub(crate) fn pass_on(&mut self) {
+        (self.unanswered, self.too_late) = (None, false);
     }
 
     /// Returns the longest time until the next attempt, so that the store goes on to keep newcomers

@@ -50,6 +50,11 @@ pub(crate) fn waited(outcome: Outcome, time: Duration) {
     by_outcome!(histogram, "onelock_wait_seconds", outcome).record(time);
 }
 
+/// Counts acquisitions of a lock that another guard of this process handed over.
+pub(crate) fn handed_over() {
+    counter!("onelock_hand_overs_total").increment(1);
+}
+
 /// Records the time from the acquisition to the release or loss, in seconds.
 pub(crate) fn held(time: Duration) {
     histogram!("onelock_hold_seconds").record(time);

@@ -3,6 +3,7 @@
 pub(crate) mod acquisition;
 pub(crate) mod backoff;
 pub(crate) mod freeze;
+pub(crate) mod hand_over;
 pub(crate) mod hold;
 pub(crate) mod limits;
 pub(crate) mod metrics;

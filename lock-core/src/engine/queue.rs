@@ -6,7 +6,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, MutexGuard,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    engine::hand_over::{Offer, Parcel},
     mutex::Mutex,
     types::{Holder, LockName, Process},
 };
@@ -29,11 +30,16 @@ pub(crate) struct Queues(Mutex<BTreeMap<LockName, Arc<Queue>>>);
 struct Queue {
     /// One permit, which tokio grants in the order of the requests.
     turn: Arc<Semaphore>,
+    /// How many wait for the turn.
+    waiting: AtomicUsize,
     /// The lock of the turn is being released in the background.
     releasing: AtomicBool,
     /// Notified when a turn has ended.
     ended: Notify,
     holder: Mutex<Holder>,
+    /// The lease that the last turn handed over. An offer is not here longer than its turn is on
+    /// its way, except one that was taken back.
+    offer: Mutex<Option<Arc<Offer>>>,
 }
 
 impl Queues {
@@ -48,6 +54,7 @@ impl Queues {
             queues: Arc::clone(self),
             name: name.clone(),
             queue: Some(Arc::clone(queue)),
+            waits: false,
             process: Process::current(),
         }
     }
@@ -76,8 +83,10 @@ impl Queues {
 
     /// Queues for the turn. Cancel safe: dropping the future leaves the queue.
     pub(crate) async fn enter(self: &Arc<Self>, name: &LockName) -> Turn {
-        let place = self.queue(name);
+        let mut place = self.queue(name);
+        place.set_waits(true);
         let permit = Arc::clone(&place.queue().turn).acquire_owned().await.expect("no queue closes its semaphore");
+        place.set_waits(false);
         Turn { permit: Some(permit), place }
     }
 
@@ -92,9 +101,11 @@ impl Queue {
     fn new() -> Self {
         Self {
             turn: Arc::new(Semaphore::new(1)),
+            waiting: AtomicUsize::new(0),
             releasing: AtomicBool::new(false),
             ended: Notify::new(),
             holder: Mutex::default(),
+            offer: Mutex::default(),
         }
     }
 }
@@ -105,6 +116,8 @@ struct Place {
     queues: Arc<Queues>,
     name: LockName,
     queue: Option<Arc<Queue>>,
+    /// It is one of those that wait for the turn.
+    waits: bool,
     process: Process,
 }
 
@@ -112,12 +125,26 @@ impl Place {
     fn queue(&self) -> &Arc<Queue> {
         self.queue.as_ref().expect("a place has its queue until it is dropped")
     }
+
+    fn set_waits(&mut self, waits: bool) {
+        if waits && !self.waits {
+            self.queue().waiting.fetch_add(1, Ordering::Relaxed);
+        } else if self.waits && !waits {
+            self.queue().waiting.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.waits = waits;
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         if !self.process.is_current() {
             return;
+        }
+        self.set_waits(false);
+        if let Some(offer) = &*self.queue().offer.lock() {
+            // Perhaps the last waiter has left, and the guard has to release its lease.
+            offer.changed.notify_one();
         }
         let mut map = self.queues.map();
         drop(self.queue.take());
@@ -145,12 +172,29 @@ impl Turn {
     pub(crate) fn note_release(&self) {
         self.place.queue().releasing.store(true, Ordering::Relaxed);
     }
-}
 
-impl Drop for Turn {
-    fn drop(&mut self) {
+    /// Returns `true` if others wait in this queue. They may leave it at any time.
+    pub(crate) fn has_waiters(&self) -> bool {
+        self.place.queue().waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Ends the turn, and offers a lease to the next one.
+    pub(crate) fn offer(mut self, parcel: Parcel) -> Offered {
+        let offer = Offer::new(parcel);
+        *self.place.queue().offer.lock() = Some(Arc::clone(&offer));
+        self.end();
+        Offered { offer, turn: self }
+    }
+
+    /// Takes the lease that the turn before this one offers.
+    pub(crate) fn accept(&self) -> Option<Parcel> {
+        let offer = self.place.queue().offer.lock().take();
+        offer.and_then(|offer| offer.take())
+    }
+
+    fn end(&mut self) {
         // Before the place is dropped, which may remove the queue.
-        let permit = self.permit.take();
+        let Some(permit) = self.permit.take() else { return };
         if !self.place.process.is_current() {
             // It would wake a waiter of the parent.
             std::mem::forget(permit);
@@ -160,6 +204,55 @@ impl Drop for Turn {
         queue.releasing.store(false, Ordering::Relaxed);
         drop(permit);
         queue.ended.notify_waiters();
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// An offer of a lease, and the turn that ended with it. The owner has to
+/// [withdraw](Self::withdraw) it.
+#[derive(Debug)]
+pub(crate) struct Offered {
+    offer: Arc<Offer>,
+    turn: Turn,
+}
+
+/// How an offer ended.
+#[derive(Debug)]
+pub(crate) enum Handed {
+    /// A waiter has the lease.
+    Over,
+    /// No waiter has taken the lease. With the turn, unless a waiter has that.
+    Back(Option<Turn>),
+}
+
+impl Offered {
+    /// Waits until a waiter has taken the lease, or no waiter is left.
+    pub(crate) async fn settled(&mut self) {
+        while !self.offer.is_taken() && !self.take_turn_back() {
+            self.offer.changed.notified().await;
+        }
+    }
+
+    /// Returns `true` if no waiter has the turn, which is that of the guard again.
+    fn take_turn_back(&mut self) -> bool {
+        if self.turn.permit.is_none() {
+            self.turn.permit = Arc::clone(&self.turn.place.queue().turn).try_acquire_owned().ok();
+        }
+        self.turn.permit.is_some()
+    }
+
+    /// Ends the offer.
+    pub(crate) fn withdraw(mut self) -> Handed {
+        if self.offer.take().is_none() {
+            return Handed::Over;
+        }
+        let has_turn = self.take_turn_back();
+        Handed::Back(has_turn.then_some(self.turn))
     }
 }
 

@@ -75,6 +75,9 @@ impl Renewer {
         let mut schedule = self.schedule();
         schedule.holds.insert(hold.lease.id, Arc::clone(hold));
         schedule.push(due, hold.lease.id);
+        if schedule.is_stale() {
+            schedule.rebuild(now, Instant::now());
+        }
         let runtime = Handle::current();
         if schedule.runtimes.iter().all(|known| known.id() != runtime.id()) {
             schedule.runtimes.push(runtime.clone());
@@ -109,10 +112,10 @@ impl Renewer {
         schedule.rebuild(now, Instant::now());
     }
 
-    /// Removes the hold with this id.
-    pub(crate) fn forget(&self, id: LeaseId) {
+    /// Removes the hold, unless its lease has been handed over to another one.
+    pub(crate) fn forget(&self, hold: &Arc<LeaseState>) {
         let mut schedule = self.schedule();
-        schedule.holds.remove(&id);
+        schedule.remove(hold);
         if schedule.holds.is_empty() {
             // Otherwise the entries of short holds would accumulate until the next round.
             schedule.due.clear();
@@ -131,9 +134,7 @@ impl Renewer {
             return None;
         }
         let started = Instant::now();
-        // More than half of the entries are stale. The 64 avoid a rebuild at every round for a few
-        // holds.
-        if jumped || schedule.due.len() > 2 * schedule.holds.len() + 64 {
+        if jumped || schedule.is_stale() {
             schedule.rebuild(now, started);
         }
         let mut due = Vec::new();
@@ -151,7 +152,7 @@ impl Renewer {
             // Without the schedule's mutex, because `check` announces a loss to code that may use
             // this locker.
             if hold.check(now).is_err() {
-                ended.push(id);
+                ended.push(hold);
                 continue;
             }
             if hold.take_renewal(now, COALESCE) {
@@ -160,8 +161,8 @@ impl Renewer {
             later.push((hold.due_in(now).map(|after| started + after.clamp(Duration::from_millis(1), FAR)), id));
         }
         let mut schedule = self.schedule();
-        for id in ended {
-            schedule.holds.remove(&id);
+        for hold in &ended {
+            schedule.remove(hold);
         }
         for (due, id) in later {
             schedule.push(due, id);
@@ -177,6 +178,9 @@ impl Renewer {
         let mut sent: Vec<(Arc<LeaseState>, OwnedMutexGuard<()>)> = Vec::with_capacity(holds.len());
         for hold in holds {
             match Arc::clone(&hold.requests).try_lock_owned() {
+                // Released since the renewal came due. The next guard of the lease would not learn
+                // of a loss.
+                Ok(_) if hold.is_over() => self.forget(&hold),
                 Ok(requests) => sent.push((hold, requests)),
                 Err(_) => self.again(&hold, Some(BUSY)),
             }
@@ -209,7 +213,7 @@ impl Renewer {
             hold.renew_in(after);
         }
         if hold.is_over() {
-            self.forget(hold.lease.id);
+            self.forget(hold);
         } else {
             let due = hold.due_in(self.clock.now()).map(|after| Instant::now() + after.min(FAR));
             self.schedule().push(due, hold.lease.id);
@@ -222,6 +226,18 @@ fn backend_panicked() -> Error {
 }
 
 impl Schedule {
+    fn remove(&mut self, hold: &Arc<LeaseState>) {
+        if self.holds.get(&hold.lease.id).is_some_and(|known| Arc::ptr_eq(known, hold)) {
+            self.holds.remove(&hold.lease.id);
+        }
+    }
+
+    /// Returns `true` if more than half of the entries are stale. The 64 avoid a rebuild at every
+    /// round for a few holds.
+    fn is_stale(&self) -> bool {
+        self.due.len() > 2 * self.holds.len() + 64
+    }
+
     fn push(&mut self, due: Option<Instant>, id: LeaseId) {
         if let Some(due) = due {
             self.due.push(Reverse((due, id)));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     backend::{Capabilities, Capability, StoreTimings, unsupported_mode},
-    types::{DEFAULT_TTL, Error, ErrorKind, LockOptions, Renew},
+    types::{DEFAULT_TTL, Error, ErrorKind, LockOptions, MAX_HAND_OVER, Renew},
 };
 
 /// The timing of a lock, made of options that were checked against each other.
@@ -53,6 +53,9 @@ const MAX_TTL: Duration = Duration::from_secs(MAX_DAYS * 24 * 3600);
 /// Far below the values at which clocks, and stores that count in milliseconds, overflow.
 const MAX_DAYS: u64 = 366;
 const MIN_RENEW: Duration = Duration::from_millis(5);
+/// Long against a request to any store, so that little time is spent on requests. Short for a
+/// waiter of another process.
+const HAND_OVER_FOR: Duration = Duration::from_secs(1);
 /// In this time two clocks may come apart by one unit: each may be slewed by 500 ppm, the most that
 /// adjtimex(2) allows.
 const RATE: u32 = 1_000;
@@ -73,6 +76,10 @@ impl Timing {
         if options.min_hold > MAX_TTL {
             return Err(config(format!("min_hold is {:?}, but must be at most {MAX_DAYS} days", options.min_hold)));
         }
+        if options.hand_over > MAX_HAND_OVER {
+            let given = options.hand_over;
+            return Err(config(format!("hand_over is {given}, but must be at most {MAX_HAND_OVER}")));
+        }
         if capabilities.has(Capability::Ttl) { Self::with_ttl(options, pace) } else { Self::without_ttl(options, pace) }
     }
 
@@ -84,6 +91,11 @@ impl Timing {
         pace: StoreTimings,
     ) -> Result<Self, Error> {
         let timing = Self::new(options, capabilities, pace)?;
+        if options.hand_over > 0 && !capabilities.hand_over {
+            let message = "hand_over cannot be set on this store: it reserves no fencing tokens for guards that \
+                           acquire the lock without a request; leave hand_over out";
+            return Err(config(message.to_owned()));
+        }
         match timing.ttl.filter(|ttl| *ttl < pace.least_ttl) {
             None => Ok(timing),
             Some(ttl) => {
@@ -214,6 +226,12 @@ impl Timing {
         (Some(cut), Some(cut.saturating_sub(margin)))
     }
 
+    /// Returns for how long after its grant a lease may be handed over. After that, waiters of
+    /// other processes get their turn.
+    pub(crate) fn hand_over_for(&self) -> Duration {
+        self.lease.map_or(HAND_OVER_FOR, |lease| HAND_OVER_FOR.min(lease / 2))
+    }
+
     /// Returns the least margin of a lease of this length on this store.
     pub(crate) fn least_margin(&self, lease: Duration) -> Duration {
         least_margin(self.store_margin, lease)
@@ -239,6 +257,7 @@ mod tests {
         wake_up: false,
         shared: false,
         permits: false,
+        hand_over: false,
     };
     const FILES: Capabilities = Capabilities { ttl: false, ..LEASES };
 

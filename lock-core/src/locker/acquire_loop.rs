@@ -4,17 +4,19 @@ use std::{sync::Arc, time::Duration};
 
 use super::{guard::Guard, outcome::TryAcquire};
 use crate::{
-    backend::{AcquireOutcome, AcquireRequest, Grant, Watch},
+    backend::{AcquireOutcome, AcquireRequest, Watch},
     engine::{
         acquisition::PendingAcquire,
         backoff::{Backoff, SHORTEST, jitter},
+        hand_over::HandOvers,
         hold::LeaseState,
         limits::HoldLimits,
         metrics::{self, Outcome},
+        queue::Turn,
         shared::Shared,
         timing::Timing,
     },
-    types::{ClockReading, Error, ErrorKind, Holder, LeaseId, LockName, LockOptions},
+    types::{ClockReading, Error, ErrorKind, Holder, Lease, LeaseId, LockName, LockOptions},
 };
 
 type OnContention = Arc<dyn Fn(&Holder) + Send + Sync>;
@@ -41,6 +43,8 @@ pub(super) struct AcquireLoop {
     name: LockName,
     timing: Timing,
     limits: HoldLimits,
+    /// See [`LockRequest::hand_over`](crate::LockRequest::hand_over). Zero where it does not apply.
+    hand_over: u32,
     pending: PendingAcquire,
     observers: Observers,
 }
@@ -61,6 +65,9 @@ impl AcquireLoop {
         shared.renewer.revive(&tokio::runtime::Handle::current());
         let limits =
             HoldLimits { asked, deadline: options.deadline, min_hold: options.min_hold, max_hold: options.max_hold };
+        // A lease that others use must not be shortened to a deadline, nor outlive it.
+        let has_hand_over = shared.capabilities.hand_over && options.deadline.is_none();
+        let hand_over = if has_hand_over && !options.mode.may_be_joined() { options.hand_over } else { 0 };
         let owner = options.owner.unwrap_or_else(|| shared.owner().to_owned());
         let mut request =
             AcquireRequest::new(name.clone(), LeaseId::random(), owner).with_data(options.data).with_mode(options.mode);
@@ -68,7 +75,7 @@ impl AcquireLoop {
             request.ttl = ttl;
         }
         let pending = PendingAcquire::new(&shared, request, timing.attempt_timeout);
-        Ok(Self { shared, name, timing, limits, pending, observers })
+        Ok(Self { shared, name, timing, limits, hand_over, pending, observers })
     }
 
     fn elapsed(&self) -> Duration {
@@ -135,13 +142,14 @@ impl AcquireLoop {
                 return Ok(TryAcquire::Contended(holder));
             }
         };
-        let lease = self.pending.request.lease(grant.token);
-        let shared = &self.shared;
-        let means = (Arc::clone(&shared.backend), Arc::clone(&shared.clock), Arc::clone(&shared.renewer.detector));
-        let hold = LeaseState::new(lease, self.timing, self.limits, from, valid_for, means);
+        let hold = self.hold(self.pending.request.lease(grant.token), from, valid_for);
+        let hold = match self.pending.request.reserved_tokens {
+            0 => hold,
+            left => hold.with_hand_overs(HandOvers { request: Arc::clone(&self.pending.request), left, granted: from }),
+        };
         let now = hold.now();
         if hold.is_valid(now) {
-            return Ok(TryAcquire::Acquired(self.guard(hold, from, now, grant)));
+            return Ok(TryAcquire::Acquired(self.guard(hold, from, now, grant.crashed)));
         }
         // Granted, but the lease expired before the reply arrived.
         let given_back = self.pending.give_back(from).await;
@@ -152,18 +160,49 @@ impl AcquireLoop {
         Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(!given_back))
     }
 
-    fn guard(&mut self, hold: LeaseState, from: ClockReading, now: ClockReading, grant: Grant) -> Guard {
+    fn hold(&self, lease: Lease, from: ClockReading, valid_for: Option<Duration>) -> LeaseState {
+        let shared = &self.shared;
+        let means = (Arc::clone(&shared.backend), Arc::clone(&shared.clock), Arc::clone(&shared.renewer.detector));
+        LeaseState::new(lease, self.timing, self.limits, from, valid_for, means)
+    }
+
+    /// Returns the guard of the lease that the turn before this one handed over. Otherwise the
+    /// request has to be sent to the store, which first releases a lease of other options.
+    fn take_over(&mut self) -> Option<Guard> {
+        let parcel = self.pending.turn.as_ref()?.accept()?;
+        self.pending.take_over(parcel.lease.id, parcel.confirmed);
+        if self.hand_over == 0 || !parcel.serves(&self.pending.request, self.timing) {
+            return None;
+        }
+        let now = self.shared.clock.now();
+        let hold = self.hold(parcel.lease.clone(), parcel.confirmed, parcel.valid_for).handed_over(parcel, now);
+        if !hold.is_valid(now) {
+            return None;
+        }
+        self.pending.pass_on();
+        metrics::handed_over();
+        Some(self.guard(hold, now, now, None))
+    }
+
+    /// Reserves tokens for the waiters behind this one.
+    fn reserve_tokens(&mut self) {
+        if self.hand_over > 0 && self.pending.turn.as_ref().is_some_and(Turn::has_waiters) {
+            self.pending.reserve_tokens(self.hand_over);
+        }
+    }
+
+    fn guard(&mut self, hold: LeaseState, from: ClockReading, now: ClockReading, crashed: Option<Holder>) -> Guard {
         if let Some(turn) = &self.pending.turn {
             let owner = Some(self.pending.request.owner.clone());
             let since = Some(std::time::SystemTime::UNIX_EPOCH + from.wall);
-            turn.note_holder(Holder { owner, token: grant.token, since, ..Holder::default() });
+            turn.note_holder(Holder { owner, token: hold.token, since, ..Holder::default() });
         }
         let turn = self.pending.turn.take();
         // Others of this process may join a lock that is not exclusive.
         hold.keep_turn(turn.filter(|_| !self.pending.request.mode.may_be_joined()));
         let hold = Arc::new(hold);
         self.shared.renewer.keep(&hold, now);
-        Guard::new(hold, Arc::clone(&self.shared), grant.crashed)
+        Guard::new(hold, Arc::clone(&self.shared), crashed)
     }
 
     fn note_held(&self, holder: &Holder) {
@@ -188,7 +227,10 @@ impl AcquireLoop {
     pub(super) async fn try_now(&mut self) -> Result<TryAcquire, Error> {
         let limit = self.left().map_or(self.timing.attempt_timeout, |left| left.min(self.timing.attempt_timeout));
         self.pending.turn = self.shared.queues.try_enter(&self.name, limit).await;
-        self.answer_now().await
+        match self.take_over() {
+            Some(guard) => Ok(TryAcquire::Acquired(guard)),
+            None => self.answer_now().await,
+        }
     }
 
     /// Makes an attempt without waiting. Repeats it only while the store does not reply.
@@ -227,7 +269,11 @@ impl AcquireLoop {
         };
         let Some(turn) = turn else { return Ok(TryAcquire::Contended(queues.holder(&self.name))) };
         self.pending.turn = Some(turn);
+        if let Some(guard) = self.take_over() {
+            return Ok(TryAcquire::Acquired(guard));
+        }
         self.pending.set_waits();
+        self.reserve_tokens();
         self.contend(wait).await
     }
 

@@ -77,6 +77,28 @@ macro_rules! option_setters {
             self.options.deadline = Some(from_now);
             self
         }
+
+        /// Sets how many times in a row [`Guard::release`](crate::Guard::release) hands the lock
+        /// over to the next waiter of this locker in this process, instead of releasing it.
+        /// Default: zero. At most 1,000.
+        ///
+        /// A hand-over makes no request. The next guard has a larger fencing token, and the rest of
+        /// the validity. Waiters of other processes get their turn after this many hand-overs, and
+        /// no lease is handed over later than 1 s, or half a lease, after its grant.
+        ///
+        /// A lock is handed over only if:
+        /// - both requests have this option and the same owner, data, ttl and timing, and hold the
+        ///   lock exclusively and without a deadline;
+        /// - the lock is valid for at least half of its lease, `min_hold` has passed, and no
+        ///   renewal is in flight or has failed;
+        /// - another task was waiting when the lock was requested from the store.
+        ///
+        /// An error on a store without the capability `hand-over`, if set for the whole locker. In
+        /// a single request it has no effect there.
+        pub fn hand_over(mut self, times: u32) -> Self {
+            self.options.hand_over = times;
+            self
+        }
     };
 }
 pub(crate) use option_setters;

@@ -159,6 +159,7 @@ impl Backend for MemoryBackend {
             wake_up: true,
             shared: true,
             permits: true,
+            hand_over: true,
         }
     }
 
@@ -181,7 +182,8 @@ impl Backend for MemoryBackend {
             Decision::Free(crashed) => crashed,
         };
         let micros = wall.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
-        let token = FencingToken::next(*last_token, u64::try_from(micros).unwrap_or(u64::MAX))
+        let micros = u64::try_from(micros).unwrap_or(u64::MAX);
+        let token = FencingToken::next_after(*last_token, micros, request.reserved_tokens)
             .expect("2^53 microseconds end in the year 2255");
         *last_token = Some(token);
         holders.grant(Record::new(request, token, wall, now), now);

@@ -38,7 +38,7 @@
 //!
 //! A case listed under `except` does not run. Its test passes only while the backend lacks the
 //! capability that the case needs. `modes` stands for all cases of shared locks and permits that
-//! the backend cannot do.
+//! the backend cannot do, and `hand_over` for all cases of hand-overs.
 
 mod cases;
 mod clock;

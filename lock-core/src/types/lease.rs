@@ -100,7 +100,24 @@ impl FencingToken {
     /// it was lost, the second does, as long as the store's clock has not gone back. `None` when
     /// the numbers are used up, which takes a record that was tampered with.
     pub fn next(previous: Option<Self>, store_now_micros: u64) -> Option<Self> {
-        Self::new(previous.map_or(0, |p| p.0 + 1).max(store_now_micros))
+        Self::next_after(previous, store_now_micros, 0)
+    }
+
+    /// The token of a grant that reserves `reserved` further tokens: the last of them. The first is
+    /// the [`next`](Self::next) one, so all of them are larger than `previous`.
+    pub fn next_after(previous: Option<Self>, store_now_micros: u64, reserved: u32) -> Option<Self> {
+        let first = previous.map_or(0, |p| p.0 + 1).max(store_now_micros);
+        Self::new(first.saturating_add(reserved.into()))
+    }
+
+    /// The token that is smaller by `reserved`: the first of those that a grant reserved.
+    pub(crate) fn first_of(self, reserved: u32) -> Option<Self> {
+        self.0.checked_sub(reserved.into()).map(Self)
+    }
+
+    /// The next of several reserved tokens.
+    pub(crate) fn following(self) -> Self {
+        Self(self.0 + 1)
     }
 
     /// The token as a number.
@@ -182,5 +199,18 @@ mod tests {
         );
         assert_eq!(FencingToken::next(None, 2_000).unwrap().get(), 2_000, "a lost record does not restart it");
         assert_eq!(FencingToken::next(Some(FencingToken::MAX), 0), None);
+    }
+
+    #[test]
+    fn reserved_tokens_follow_the_previous_one() {
+        let before = FencingToken::next(None, 1_000).unwrap();
+        for now in [5, 1_000, 2_000] {
+            let last = FencingToken::next_after(Some(before), now, 10).unwrap();
+            assert_eq!(last.first_of(10), FencingToken::next(Some(before), now));
+            assert!(last.first_of(10) > Some(before));
+        }
+        assert_eq!(FencingToken::next_after(None, FencingToken::MAX.get(), 1), None);
+        assert_eq!(FencingToken::next_after(None, u64::MAX, 1), None);
+        assert_eq!(before.first_of(1_001), None);
     }
 }

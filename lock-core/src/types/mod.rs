@@ -36,5 +36,6 @@ pub use lease::{FencingToken, InvalidLeaseId, Lease, LeaseId};
 pub use lost::{LossReason, Lost};
 pub use mode::Mode;
 pub use name::{InvalidName, LockName};
+pub(crate) use options::MAX_HAND_OVER;
 pub use options::{LockOptions, Renew};
 pub use process::Process;

@@ -4,6 +4,10 @@ use std::time::Duration;
 
 use crate::types::Mode;
 
+/// The most hand-overs in a row. More tokens in reserve would let the tokens of a busy name outrun
+/// the store's clock, which keeps tokens rising after the store has lost its data.
+pub(crate) const MAX_HAND_OVER: u32 = 1_000;
+
 /// When a guard's lease is renewed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -47,4 +51,6 @@ pub struct LockOptions {
     pub max_hold: Option<Duration>,
     /// See [`LockRequest::deadline`](crate::LockRequest::deadline).
     pub deadline: Option<Duration>,
+    /// See [`LockRequest::hand_over`](crate::LockRequest::hand_over).
+    pub hand_over: u32,
 }

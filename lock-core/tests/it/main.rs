@@ -10,6 +10,7 @@ mod conformance_memory;
 mod dropping;
 mod ended;
 mod fixture;
+mod hand_over;
 mod leader;
 mod loss_signal;
 mod manual_renewal;

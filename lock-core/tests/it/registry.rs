@@ -134,14 +134,14 @@ async fn config_errors_name_the_mistake_and_the_fix() {
         ),
         (
             "memory:?tll=3s",
-            "open on memory:?tll=3s: there is no option \"tll\"; did you mean \"ttl\"? Known: grace, margin, \
-             max_hold, min_hold, \
+            "open on memory:?tll=3s: there is no option \"tll\"; did you mean \"ttl\"? Known: grace, \
+             hand_over, margin, max_hold, min_hold, \
              owner, prefix, renew, require, ttl",
         ),
         (
             "memory:?pasword=hunter2",
-            "open on memory:?pasword=***: there is no option \"pasword\". Known: grace, margin, max_hold, min_hold, \
-             owner, prefix, \
+            "open on memory:?pasword=***: there is no option \"pasword\". Known: grace, hand_over, margin, max_hold, \
+             min_hold, owner, prefix, \
              renew, require, ttl",
         ),
         ("memory:?ttl=30", "open on memory:?ttl=30: ttl=30 has no unit; write 30s for seconds, or use ms, m, h or d"),
@@ -156,6 +156,15 @@ async fn config_errors_name_the_mistake_and_the_fix() {
             "open on file:///x?ttl=3s: ttl cannot be set on this store: a lock lasts until it is released or its \
              holder dies; \
              leave ttl out",
+        ),
+        (
+            "file:///x?hand_over=4",
+            "open on file:///x?hand_over=4: hand_over cannot be set on this store: it reserves no fencing tokens for \
+             guards that acquire the lock without a request; leave hand_over out",
+        ),
+        (
+            "memory:?hand_over=1001",
+            "open on memory:?hand_over=1001: hand_over=1001 is not a whole number from 0 to 1000",
         ),
         (
             "file:///x?require=loss-signal,fencing",

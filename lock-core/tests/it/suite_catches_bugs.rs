@@ -79,6 +79,8 @@ bugs! {
     TakesATryForAWait,
     KeepsWaiters,
     HidesOtherHolders,
+    ReservesNoTokens,
+    ReservesForEveryAttempt,
 }
 
 use Bug as B;
@@ -129,6 +131,7 @@ impl Buggy {
             (B::CountsNoPermits, Mode::Permit { .. }) => request.with_mode(Mode::Permit { of: NonZeroU16::MAX }),
             (B::ForgetsWaiters, _) => request.with_waits(false),
             (B::TakesATryForAWait, _) => request.with_waits(true),
+            (B::ReservesNoTokens, _) => request.with_reserved_tokens(0),
             _ => request,
         }
     }
@@ -184,7 +187,13 @@ impl Backend for Buggy {
             }
             AcquireOutcome::Granted(grant) => AcquireOutcome::Granted(
                 Grant::default()
-                    .with_token(if self.has(B::TokensStandStill) { FencingToken::new(7) } else { grant.token })
+                    .with_token(match (self.bug, grant.token) {
+                        (B::TokensStandStill, _) => FencingToken::new(7),
+                        (B::ReservesForEveryAttempt, Some(token)) if grant.already_ours => {
+                            FencingToken::new(token.get() + u64::from(request.reserved_tokens))
+                        }
+                        (_, token) => token,
+                    })
                     .with_crashed(match self.bug {
                         B::TellsOfNoCrash => None,
                         B::TellsOfACrashAlways => Some(Holder::default()),

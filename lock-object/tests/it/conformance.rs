@@ -51,6 +51,7 @@ macro_rules! on {
                 Bucket::new(Kind::$kind).await,
                 except = [
                     (modes, "all locks are exclusive"),
+                    (hand_over, "a grant has one token"),
                     (an_open_descriptor_keeps_the_lock_held, "the lock lives in a bucket"),
                     (a_watch_completes_after_the_release, "an object store wakes no client"),
                     (an_unused_wake_up_reaches_another_watcher, "an object store wakes no client"),

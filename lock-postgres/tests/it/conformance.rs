@@ -42,6 +42,7 @@ mod direct {
         #[tokio::test]
         Direct,
         except = [
+        (hand_over, "a grant has one token"),
         (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
     ]
     }
@@ -72,6 +73,7 @@ mod through_pgbouncer {
         #[tokio::test]
         Pooled,
         except = [
+        (hand_over, "a grant has one token"),
         (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
     ]
     }
@@ -110,6 +112,7 @@ mod with_tls {
         #[tokio::test]
         Encrypted,
         except = [
+        (hand_over, "a grant has one token"),
         (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
     ]
     }
@@ -162,6 +165,7 @@ mod on_shedlock_rows {
         (renew, "locks cannot be broken"),
         (release, "locks cannot be broken, and do not live in a descriptor"),
         (modes, "the rows have one holder"),
+        (hand_over, "the rows have no token"),
         (operators, "ShedLock wakes no waiter, and locks cannot be broken"),
         (tamper, "the rows have no token, and every name is one of a lock"),
     ]

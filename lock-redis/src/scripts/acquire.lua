@@ -1,7 +1,8 @@
 -- Tries to acquire a lock. KEYS: lock, token, gone.
 -- ARGV: id, ttl in ms, stamp of this request, end of the record.
 -- A waiting process adds to KEYS: waiters; to ARGV: its wake-up channel, its place in the queue
--- or "", and "1" if it stops waiting once granted.
+-- or "", and "1" if it stops waiting once granted. A grant that reserves further tokens adds their
+-- number, after these three or three times "".
 -- Returns the token and, after a space, the record of a crashed holder; or {0, ...}, {2, record},
 -- {3}.
 --
@@ -50,6 +51,7 @@ if not held then
     -- Without a format Lua prints a large double as 1.7e+15.
     if larger > tonumber(now) then token = string.format('%.0f', larger) end
   end
+  if ARGV[8] then token = string.format('%.0f', token + ARGV[8]) end
   local mine = id .. ' ' .. stamp .. ' ' .. token .. ' ' .. now .. ' ' .. ARGV[4]
   -- NX, because MGET returns nothing for a key of another type, which is another client's lock.
   if call('SET', KEYS[1], mine, 'NX', 'PX', ttl) then

@@ -24,6 +24,7 @@ macro_rules! conformance_with_files {
                 (breaking_requires_the_current_lock_version, "a lock file cannot be taken from its holder"),
                 (releasing_a_broken_lease_reports_not_held, "a lock file cannot be taken from its holder"),
                 (modes, "all locks are exclusive"),
+                (hand_over, "a grant has one token"),
                 $($more)*
             ]
         }

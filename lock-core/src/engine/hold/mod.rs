@@ -1,5 +1,6 @@
 //! The state of one held lock: how long it is valid, and when and why it is lost.
 
+mod hand_over;
 mod waits;
 
 use std::{
@@ -11,9 +12,9 @@ use tokio::sync::Notify;
 
 use crate::{
     backend::{Backend, Renewal},
-    engine::{freeze::FreezeDetector, limits::HoldLimits, metrics, queue::Turn, timing::Timing},
+    engine::{freeze::FreezeDetector, hand_over::HandOvers, limits::HoldLimits, metrics, queue::Turn, timing::Timing},
     mutex::Mutex,
-    types::{Clock, ClockReading, Error, Lease, LossReason, Lost, Process},
+    types::{Clock, ClockReading, Error, FencingToken, Lease, LossReason, Lost, Process},
 };
 
 /// A renewal that has been sent.
@@ -28,10 +29,14 @@ pub(crate) struct RenewalInFlight {
 /// The state of one acquisition, shared by its guard and the renewer.
 #[derive(Debug)]
 pub(crate) struct LeaseState {
+    /// The lease as the store knows it. Its token is the last one that the grant reserved.
     pub(crate) lease: Lease,
+    /// The fencing token of this acquisition.
+    pub(crate) token: Option<FencingToken>,
+    hand_overs: Option<HandOvers>,
     pub(crate) timing: Timing,
     limits: HoldLimits,
-    /// The earliest send that may have granted the lock.
+    /// The earliest send that may have granted the lock, or the time of the hand-over.
     acquired: ClockReading,
     backend: Arc<dyn Backend>,
     clock: Arc<dyn Clock>,
@@ -83,7 +88,9 @@ impl LeaseState {
             turn: None,
         };
         Self {
+            token: lease.token,
             lease,
+            hand_overs: None,
             timing,
             limits,
             acquired,
@@ -318,7 +325,7 @@ impl LeaseState {
     }
 
     fn lost_for(&self, reason: LossReason) -> Lost {
-        Lost { name: self.lease.name.clone(), token: self.lease.token, reason }
+        Lost { name: self.lease.name.clone(), token: self.token, reason }
     }
 
     /// Records the loss, and then announces it, in this order. Waiters, metrics recorders and trace
@@ -362,6 +369,10 @@ impl LeaseState {
     pub(crate) fn keep_turn(&self, turn: Option<Turn>) {
         let before = std::mem::replace(&mut self.state().turn, turn);
         drop(before);
+    }
+
+    pub(crate) fn take_turn(&self) -> Option<Turn> {
+        self.state().turn.take()
     }
 
     /// Records that the lock is being released. A later attempt of this process can wait for that.

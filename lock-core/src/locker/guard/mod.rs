@@ -119,7 +119,7 @@ impl Guard {
     /// Returns the fencing token of this acquisition, if the store issues them. Send it with every
     /// protected write.
     pub fn token(&self) -> Option<FencingToken> {
-        self.hold.lease.token
+        self.hold.token
     }
 
     /// Returns the fencing token, or an error if the store issues none.

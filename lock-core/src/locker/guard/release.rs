@@ -1,6 +1,6 @@
 //! Releases a held lock: by a call that waits for the store, or in the background after a drop.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 use tracing::Instrument as _;
@@ -8,7 +8,12 @@ use tracing::Instrument as _;
 use super::Guard;
 use crate::{
     backend::Release,
-    engine::metrics,
+    engine::{
+        hand_over::Parcel,
+        hold::LeaseState,
+        metrics,
+        queue::{Handed, Offered},
+    },
     types::{ClockReading, Error, Lease},
 };
 
@@ -17,6 +22,10 @@ impl Guard {
     ///
     /// If the lock was lost before, this returns [`Release::NotHeld`]. It never releases a
     /// successor's lock, nor in a forked child the lock of the parent.
+    ///
+    /// With [`hand_over`](crate::LockRequest::hand_over), the next waiter of this process may get
+    /// the lock instead. This returns [`Release::Released`] once the waiter has it. The store is
+    /// not asked then, so a break that no renewal has noticed becomes the loss of the next guard.
     ///
     /// # Errors
     /// If the store does not confirm the release after three attempts. A further attempt continues
@@ -38,26 +47,79 @@ impl Guard {
         answer
     }
 
-    async fn give_back(&self) -> Result<Release, Error> {
-        let now = self.hold.now();
-        let held = self.hold.is_valid(now);
+    async fn give_back(&mut self) -> Result<Release, Error> {
+        let hold = Arc::clone(&self.hold);
+        let now = hold.now();
+        let held = hold.is_valid(now);
+        let parcel = if held { hold.parcel(now) } else { None };
         self.stop_renewing(now);
-        let limit = self.hold.timing.attempt_timeout;
+        let limit = hold.timing.attempt_timeout;
         // A renewal in flight goes first. If it hangs, the release goes ahead after `limit`, which
         // is safe because both compare the id.
-        let _requests = match self.hold.requests.try_lock() {
-            Ok(requests) => Some(requests),
-            Err(_) => timeout(limit, self.hold.requests.lock()).await.ok(),
+        let _requests = match hold.requests.try_lock() {
+            Ok(requests) => {
+                // Without a renewal in flight, whose answer would reach only this guard.
+                if let Some(parcel) = parcel
+                    && self.hand_over(parcel).await
+                {
+                    return Ok(Release::Released);
+                }
+                Some(requests)
+            }
+            Err(_) => timeout(limit, hold.requests.lock()).await.ok(),
         };
         let answer = self.shared.release_repeatedly(&self.hold.lease, self.hold.hold_for(), limit, held).await?;
         self.hold.end_turn();
         Ok(answer)
     }
 
+    /// Hands the lock over to the next waiter of this process. Returns `false` if no waiter has
+    /// taken it, and the lock has to be released.
+    async fn hand_over(&mut self, parcel: Parcel) -> bool {
+        let Some(turn) = self.hold.take_turn() else { return false };
+        let offered = Some(turn.offer(parcel));
+        let mut offering = Offering { offered, hold: &self.hold, armed: &mut self.armed };
+        if let Some(offered) = &mut offering.offered {
+            let _ = timeout(TAKEN_WITHIN, offered.settled()).await;
+        }
+        drop(offering);
+        !self.armed
+    }
+
     fn stop_renewing(&self, now: ClockReading) {
         self.hold.note_release();
         self.hold.close(now);
-        self.shared.renewer.forget(self.hold.lease.id);
+        self.shared.renewer.forget(&self.hold);
+    }
+}
+
+/// The longest time until the next waiter of this process takes a lock that is handed over. A
+/// waiter whose future is not polled must not keep the lock from other processes. Long against the
+/// time that a busy runtime needs to poll it.
+const TAKEN_WITHIN: Duration = Duration::from_millis(100);
+
+/// The offer of a lock by its guard. Its drop ends the offer, also when the release is cancelled.
+struct Offering<'a> {
+    offered: Option<Offered>,
+    hold: &'a LeaseState,
+    /// Whether the guard has to release the lock.
+    armed: &'a mut bool,
+}
+
+impl Drop for Offering<'_> {
+    fn drop(&mut self) {
+        let Some(offered) = self.offered.take() else { return };
+        if self.hold.forked().is_some() {
+            // It belongs to the parent, and its mutex may stay locked in this process.
+            return std::mem::forget(offered);
+        }
+        match offered.withdraw() {
+            Handed::Over => *self.armed = false,
+            Handed::Back(turn) => {
+                self.hold.keep_turn(turn);
+                self.hold.note_release();
+            }
+        }
     }
 }
 

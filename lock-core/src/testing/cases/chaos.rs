@@ -1,6 +1,6 @@
 //! Runs many workers under random faults, and checks the recorded history.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use lock_history::{Checks, Event, EventKind, check};
@@ -30,11 +30,29 @@ const SEED: &str = "ONELOCK_SUITE_SEED";
 
 // verifies: P1
 pub(super) async fn random_faults_never_violate_lock_guarantees(bench: &Bench<'_>) {
-    run_under_faults(bench, &[Mode::Exclusive]).await;
+    run_under_faults(bench, &Load::of(&[Mode::Exclusive])).await;
 }
 
-/// Runs workers that acquire one name in these modes in turn, and checks their history.
-pub(super) async fn run_under_faults(bench: &Bench<'_>, modes: &[Mode]) {
+/// What the workers do.
+#[derive(Clone, Copy)]
+pub(super) struct Load<'a> {
+    /// The modes in which each worker acquires the name in turn.
+    pub(super) modes: &'a [Mode],
+    /// How many lockers the workers share.
+    pub(super) lockers: u64,
+    /// How often a lock is handed over within a locker.
+    pub(super) hand_over: u32,
+}
+
+impl<'a> Load<'a> {
+    /// Each worker has its own locker.
+    pub(super) fn of(modes: &'a [Mode]) -> Self {
+        Self { modes, lockers: WORKERS, hand_over: 0 }
+    }
+}
+
+/// Runs workers that acquire one name, and checks their history.
+pub(super) async fn run_under_faults(bench: &Bench<'_>, load: &Load<'_>) {
     let seed = std::env::var(SEED).ok().and_then(|seed| seed.parse().ok());
     let seed = seed.unwrap_or_else(|| {
         LeaseId::random().to_string().bytes().fold(7, |n: u64, b| n.wrapping_mul(31) + u64::from(b))
@@ -44,12 +62,13 @@ pub(super) async fn run_under_faults(bench: &Bench<'_>, modes: &[Mode]) {
     // All workers share one clock, because the history has one timeline.
     let clock = TestClock::new();
     let history = Mutex::new(Vec::new());
-    join_all((0..WORKERS).map(|number| {
+    join_all((0..load.lockers).map(|locker| {
         let (name, clock, history) = (&name, &clock, &history);
         async move {
-            let fixture = Fixture::with_ttl(bench, bench.subject.ttl()).await;
-            fixture.network.at_random(seed.wrapping_add(number), SHARE, bench.subject.ttl() / 4);
-            Worker { number, fixture, clock, history, name, modes }.work().await;
+            let fixture = &Fixture::with_ttl(bench, bench.subject.ttl()).await;
+            fixture.network.at_random(seed.wrapping_add(locker), SHARE, bench.subject.ttl() / 4);
+            let workers = (locker..WORKERS).step_by(load.lockers as usize);
+            join_all(workers.map(|number| Worker { number, fixture, clock, history, name, load }.work())).await;
         }
     }))
     .await;
@@ -62,15 +81,29 @@ pub(super) async fn run_under_faults(bench: &Bench<'_>, modes: &[Mode]) {
     assert!(report.violations.is_empty(), "faults by {SEED}={seed}\n{report}");
     let least = if has_ttl { LEAST } else { LEAST / 2 };
     assert!(report.acquisitions >= least, "faults by {SEED}={seed}\n{report}");
+    assert!(load.hand_over == 0 || has_hand_overs(&history), "faults by {SEED}={seed}\n{report}");
+}
+
+/// Returns whether a guard has the token after that of another guard. Grants of the store are more
+/// than a microsecond apart, and so are their tokens.
+fn has_hand_overs(history: &[Event]) -> bool {
+    let tokens: BTreeSet<_> = history
+        .iter()
+        .filter_map(|event| match event.kind {
+            EventKind::Granted { token, .. } => token,
+            _ => None,
+        })
+        .collect();
+    tokens.iter().any(|token| tokens.contains(&(token + 1)))
 }
 
 struct Worker<'a> {
     number: u64,
-    fixture: Fixture,
+    fixture: &'a Fixture,
     clock: &'a TestClock,
     history: &'a Mutex<Vec<Event>>,
     name: &'a crate::LockName,
-    modes: &'a [Mode],
+    load: &'a Load<'a>,
 }
 
 impl Worker<'_> {
@@ -83,11 +116,11 @@ impl Worker<'_> {
         self.clock.now().boot
     }
 
-    async fn work(&self) {
-        for mode in self.modes.iter().copied().cycle().skip(self.number as usize).take(ROUNDS as usize) {
+    async fn work(self) {
+        for mode in self.load.modes.iter().copied().cycle().skip(self.number as usize).take(ROUNDS as usize) {
             self.note(self.now(), EventKind::Attempt { owner: None });
             let patience = Duration::from_secs(5);
-            let request = self.fixture.locker.lock(self.name.as_str()).mode(mode);
+            let request = self.fixture.locker.lock(self.name.as_str()).mode(mode).hand_over(self.load.hand_over);
             match timeout(2 * patience, request.acquire_within(patience)).await {
                 Ok(Ok(TryAcquire::Acquired(guard))) => self.hold(mode, guard).await,
                 _ => self.note(self.now(), EventKind::GaveUp),

@@ -4,6 +4,7 @@ mod acquire;
 mod chaos;
 mod clocks;
 mod drops;
+mod hand_over;
 mod leader;
 mod modes;
 mod operators;
@@ -106,6 +107,10 @@ macro_rules! conformance_cases {
             tamper::a_replaced_record_belongs_to_another_client [Need::Tamper(Tampering::ReplaceRecord)];
             tamper::fencing_tokens_increase_after_their_record_is_deleted [Need::Tamper(Tampering::DeleteToken), Need::Has(Capability::Fencing)];
             tamper::an_odd_entry_is_listed_and_hides_no_lock [Need::Tamper(Tampering::AddOddEntry), Need::Has(Capability::List)];
+            hand_over::reserved_tokens_lie_between_earlier_and_later_grants [Need::Has(Capability::HandOver)];
+            hand_over::a_retry_finds_its_reserved_tokens [Need::Has(Capability::HandOver)];
+            hand_over::a_lock_that_is_handed_over_stays_held [Need::Has(Capability::HandOver)];
+            hand_over::random_faults_with_hand_overs_keep_the_guarantees [Need::Has(Capability::HandOver)];
             chaos::random_faults_never_violate_lock_guarantees [];
             leader::exactly_one_of_many_candidates_leads [];
             leader::an_isolated_leader_stops_before_the_next_starts [Need::Has(Capability::Ttl)];

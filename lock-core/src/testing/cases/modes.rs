@@ -354,7 +354,7 @@ pub(super) async fn a_break_ends_the_part_of_one_holder(bench: &Bench<'_>) {
 pub(super) async fn random_faults_in_all_modes_keep_the_guarantees(bench: &Bench<'_>) {
     let mut modes = joinable(&*bench.client().await);
     modes.push(Mode::Exclusive);
-    chaos::run_under_faults(bench, &modes).await;
+    chaos::run_under_faults(bench, &chaos::Load::of(&modes)).await;
 }
 
 // verifies: P5, P10, cancelled, P12
