@@ -288,8 +288,10 @@ async fn a_cancelled_waiter_passes_the_lock_on_or_leaves_it_free() {
             assert_eq!(requests(&fixture), (2, 1), "handed over to the other waiter");
             release(next.unwrap()).await;
         } else {
+            let started = Instant::now();
             assert_eq!(releasing.await.unwrap(), Release::Released);
             assert_eq!(requests(&fixture), (2, 2), "released in the store");
+            assert!(started.elapsed().is_zero(), "the guard does not wait for a waiter that has left");
         }
         assert!(fixture.is_free().await);
     }

@@ -51,22 +51,21 @@ impl Guard {
         let hold = Arc::clone(&self.hold);
         let now = hold.now();
         let held = hold.is_valid(now);
-        let parcel = if held { hold.parcel(now) } else { None };
+        let requests = hold.requests.try_lock().ok();
+        // The next guard would not get the answer to a renewal in flight.
+        let parcel = requests.as_ref().filter(|_| held).and_then(|_| hold.parcel(now));
         self.stop_renewing(now);
+        if let Some(parcel) = parcel
+            && self.hand_over(parcel).await
+        {
+            return Ok(Release::Released);
+        }
         let limit = hold.timing.attempt_timeout;
         // A renewal in flight goes first. If it hangs, the release goes ahead after `limit`, which
         // is safe because both compare the id.
-        let _requests = match hold.requests.try_lock() {
-            Ok(requests) => {
-                // Without a renewal in flight, whose answer would reach only this guard.
-                if let Some(parcel) = parcel
-                    && self.hand_over(parcel).await
-                {
-                    return Ok(Release::Released);
-                }
-                Some(requests)
-            }
-            Err(_) => timeout(limit, hold.requests.lock()).await.ok(),
+        let _requests = match requests {
+            Some(requests) => Some(requests),
+            None => timeout(limit, hold.requests.lock()).await.ok(),
         };
         let answer = self.shared.release_repeatedly(&self.hold.lease, self.hold.hold_for(), limit, held).await?;
         self.hold.end_turn();
