@@ -20,12 +20,12 @@ def handler(event, context):
     owner = f"{context.function_name}/{context.aws_request_id}"
     guard = locker.try_acquire(os.environ["LOCK_NAME"], owner=owner, deadline=remaining(event, context))
     if not guard:
-        print(f"skipped: held by {guard.holder}")
+        print(f"skipped: held by {guard.holder}", flush=True)
         return {"skipped": guard.holder.owner}
     # Raises LockLost if the lock was lost before the end of the work.
     with guard:
         if guard.crashed_holder:
-            print(f"took over from {guard.crashed_holder}")
+            print(f"took over from {guard.crashed_holder}", flush=True)
         return {"steps": work(event, guard)}
 
 

@@ -220,7 +220,7 @@ impl Drop for CoreGuard {
         let guard = self.guard.take();
         if !self.process.is_current() {
             // The parent's worker may have had its lock at the fork.
-            return mem::forget((guard, self.signal.clone()));
+            mem::forget((guard, self.signal.clone()));
         }
     }
 }

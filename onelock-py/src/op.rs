@@ -44,7 +44,7 @@ struct State {
 
 enum Stage {
     Pending,
-    Ready(Result<Answer, Error>),
+    Ready(Box<Result<Answer, Error>>),
     /// The answer was taken, or the operation was cancelled.
     Gone,
 }
@@ -86,7 +86,7 @@ impl Cell {
             drop(state);
             return drop(answer);
         }
-        state.stage = Stage::Ready(answer);
+        state.stage = Stage::Ready(Box::new(answer));
         drop(state);
         self.tell();
     }
@@ -182,8 +182,10 @@ impl Op {
         let stage = mem::replace(&mut state.stage, Stage::Gone);
         drop(state);
         match stage {
-            Stage::Ready(Ok(answer)) => answer.into_py(py),
-            Stage::Ready(Err(error)) => Err(errors::to_py(py, &error)),
+            Stage::Ready(answer) => match *answer {
+                Ok(answer) => answer.into_py(py),
+                Err(error) => Err(errors::to_py(py, &error)),
+            },
             Stage::Pending | Stage::Gone => {
                 Err(errors::to_py(py, &Error::new(ErrorKind::Other, "the operation was cancelled")))
             }

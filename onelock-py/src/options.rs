@@ -69,7 +69,7 @@ impl Options {
 
     pub(crate) fn apply(self, request: LockRequest) -> LockRequest {
         self.0.into_iter().fold(request, |request, setting| match setting {
-            Setting::Ttl(ttl) => request.ttl(ttl),
+            Setting::Ttl(ttl) => request.ttl_if_supported(ttl),
             Setting::Margin(margin) => request.margin(margin),
             Setting::Grace(grace) => request.grace(grace),
             Setting::MinHold(min_hold) => request.min_hold(min_hold),

@@ -109,8 +109,7 @@ def test_questions_name_the_holder_and_change_nothing(locker: onelock.Locker) ->
 
 
 def test_a_broken_lock_is_lost_with_the_operator_as_its_reason(locker: onelock.Locker) -> None:
-    options: onelock.LockOptions = {"ttl": 3, "renew": 0.2} if "ttl" in locker.capabilities else {}
-    guard = locker.acquire("x", **options)
+    guard = locker.acquire("x", ttl=3, renew=0.2)
     holder = locker.inspect("x")
     assert holder is not None
     if "break" not in locker.capabilities:

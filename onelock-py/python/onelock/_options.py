@@ -16,7 +16,7 @@ class CallOptions(TypedDict, total=False):
     """The options of a lock, except the deadline. Durations are seconds or a ``timedelta``."""
 
     ttl: Duration
-    """How long the store keeps the lock without a renewal. Default: 30 s. An error on files."""
+    """How long the store keeps the lock without a renewal. Default: 30 s. No effect on files."""
     margin: Duration
     """How long before the end of the lease the guard's validity ends."""
     renew: Literal["auto", "manual"] | Duration

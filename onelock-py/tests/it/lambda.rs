@@ -84,7 +84,7 @@ impl Instance {
     }
 
     fn steps(&self) -> usize {
-        self.process.lines().iter().filter(|line| line.contains("step ")).count()
+        self.process.lines().iter().filter(|line| line.starts_with("step ")).count()
     }
 }
 
