@@ -3,7 +3,6 @@
 use std::{
     os::unix::process::ExitStatusExt,
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use nix::{
@@ -11,7 +10,9 @@ use nix::{
     unistd::Pid,
 };
 
-use super::fixture::{Locks, Running, eventually, full_pipe, onelock, output};
+#[cfg(feature = "redis")]
+use super::fixture::onelock;
+use super::fixture::{Locks, Running, eventually, full_pipe, output};
 
 fn ended_with(child: &mut Child, code: i32) -> bool {
     let ended = child.try_wait().unwrap();
@@ -44,7 +45,7 @@ fn messages_are_in_their_order_and_complete() {
 }
 
 #[cfg(feature = "redis")]
-const TTL: Duration = Duration::from_millis(600);
+const TTL: std::time::Duration = std::time::Duration::from_millis(600);
 
 /// Waits until the lock has been held through several leases.
 #[cfg(feature = "redis")]
