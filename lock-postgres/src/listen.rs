@@ -1,7 +1,7 @@
 //! Wake-ups: waiters listen, on a connection of their own, and a release notifies them.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
@@ -28,6 +28,20 @@ const ECHO: Duration = Duration::from_secs(1);
 
 /// Waiters announce themselves again when half of the time is over.
 const ANNOUNCE_AGAIN: Duration = Duration::from_secs(WAITER_SECONDS / 2);
+
+/// How long a waiter that is one of many pauses at most before it asks, after a release has woken
+/// them all. With these pauses one of them has the lock before most others ask.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The unit of these pauses. They grow with the square of the attempts that a wait takes, so that
+/// two or three waiters hardly pause.
+const PAUSE: Duration = Duration::from_millis(3);
+
+/// How long a process remembers how many attempts a wait took.
+const REMEMBERED: Duration = Duration::from_secs(10);
+
+/// How many channels without waiters a process remembers.
+const MOST_REMEMBERED: usize = 1000;
 
 /// The channel on which a release of `name` is notified. Names may share a channel: then a waiter
 /// asks once more than needed.
@@ -59,6 +73,33 @@ struct Channel {
     on: Weak<OpenConnection>,
     /// When a waiter was last announced in the row.
     announced: Option<Instant>,
+    /// How many wake-ups the last waits took, and when the last one ended.
+    wake_ups: f64,
+    waited: Option<Instant>,
+}
+
+impl Channel {
+    fn new(changes: watch::Sender<()>) -> Self {
+        Self { watches: 0, changes, on: Weak::new(), announced: None, wake_ups: 0.0, waited: None }
+    }
+
+    /// How long a waiter that was woken `before` without getting the lock pauses before it asks.
+    fn pause(&self, before: u32) -> Duration {
+        let known = self.waited.filter(|at| at.elapsed() < REMEMBERED).map_or(0.0, |_| self.wake_ups);
+        longest_pause(known.max(f64::from(before))).mul_f64(fastrand::f64())
+    }
+
+    /// Notes a wait that took this many wake-ups.
+    fn note_wait(&mut self, wake_ups: u32) {
+        self.wake_ups = f64::midpoint(self.wake_ups, f64::from(wake_ups));
+        self.waited = Some(Instant::now());
+    }
+}
+
+/// The longest pause of a waiter, if a wait takes this many wake-ups. The first one that finds the
+/// lock taken is no sign of a crowd yet.
+fn longest_pause(wake_ups: f64) -> Duration {
+    PAUSE.mul_f64((wake_ups - 1.0).clamp(0.0, 100.0).powi(2)).min(LONGEST_PAUSE)
 }
 
 impl Listener {
@@ -164,34 +205,50 @@ struct ChannelWatch {
     listener: Arc<Listener>,
     channel: String,
     changes: watch::Receiver<()>,
+    /// How often it has woken its waiter, who did not get the lock.
+    woken: u32,
+    /// When the waiter may ask after a notification. Kept here, because a call may be dropped
+    /// during the pause.
+    asks: Option<Instant>,
 }
 
 impl ChannelWatch {
     fn new(listener: Arc<Listener>, channel: String) -> Self {
-        let changes = match listener.channels.map().entry(channel.clone()) {
-            Entry::Occupied(mut entry) => {
-                entry.get_mut().watches += 1;
-                entry.get().changes.subscribe()
-            }
-            Entry::Vacant(entry) => {
-                let (changes, receiver) = watch::channel(());
-                entry.insert(Channel { watches: 1, changes, on: Weak::new(), announced: None });
-                receiver
-            }
-        };
-        Self { listener, channel, changes }
+        let mut map = listener.channels.map();
+        let known = map.entry(channel.clone()).or_insert_with(|| Channel::new(watch::Sender::new(())));
+        known.watches += 1;
+        let changes = known.changes.subscribe();
+        drop(map);
+        Self { listener, channel, changes, woken: 0, asks: None }
+    }
+
+    fn pause(&self) -> Duration {
+        self.listener.channels.map().get(&self.channel).map_or(Duration::ZERO, |known| known.pause(self.woken))
     }
 }
 
 #[async_trait]
 impl Watch for ChannelWatch {
     async fn changed(&mut self) {
-        // After a lost connection. If this fails, the waiter polls until it calls again.
-        if !self.changes.has_changed().unwrap_or(false) {
-            let _ = self.listener.listen(&self.channel).await;
+        let asks = match self.asks {
+            Some(asks) => asks,
+            None => {
+                // After a lost connection. If this fails, the waiter polls until it calls again.
+                if !self.changes.has_changed().unwrap_or(false) {
+                    let _ = self.listener.listen(&self.channel).await;
+                }
+                // The sender lives as long as any watch of this channel, so this cannot fail.
+                let _ = self.changes.changed().await;
+                *self.asks.insert(Instant::now() + self.pause())
+            }
+        };
+        if asks > Instant::now() {
+            tokio::time::sleep_until(asks.into()).await;
         }
-        // The sender lives as long as any watch of this channel, so this cannot fail.
-        let _ = self.changes.changed().await;
+        self.asks = None;
+        // The waiter asks after this moment, so it needs no earlier notification.
+        self.changes.mark_unchanged();
+        self.woken = self.woken.saturating_add(1);
     }
 }
 
@@ -200,8 +257,12 @@ impl Drop for ChannelWatch {
         let mut map = self.listener.channels.map();
         let Some(known) = map.get_mut(&self.channel) else { return };
         known.watches -= 1;
+        known.note_wait(self.woken);
         if known.watches == 0 {
-            map.remove(&self.channel);
+            (known.on, known.announced) = (Weak::new(), None);
+            if known.wake_ups <= 1.0 || map.len() > MOST_REMEMBERED {
+                map.remove(&self.channel);
+            }
             // Under the lock, so that the next watch of this channel listens after this.
             self.listener.connection.send_and_forget(&format!("unlisten {}", self.channel));
         }
@@ -217,5 +278,30 @@ impl fmt::Debug for ChannelWatch {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Listener").field("channels", &self.channels.map().len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_waiter_among_many_pauses() {
+        for (wake_ups, longest) in [(0.0, 0), (1.0, 0), (2.0, 3), (3.0, 12), (11.0, 300), (1e9, 1000)] {
+            assert_eq!(longest_pause(wake_ups), Duration::from_millis(longest), "{wake_ups}");
+        }
+    }
+
+    #[test]
+    fn a_process_remembers_how_crowded_a_channel_is() {
+        let mut channel = Channel::new(watch::Sender::new(()));
+        let pauses = |channel: &Channel| (0..100).any(|_| channel.pause(0) > PAUSE);
+        assert!(!pauses(&channel));
+        channel.note_wait(20);
+        assert!(pauses(&channel), "the next wait is in the same crowd");
+        for _ in 0..5 {
+            channel.note_wait(1);
+        }
+        assert!(!pauses(&channel), "the crowd has gone");
     }
 }

@@ -31,22 +31,23 @@ pub(crate) fn run() {
             ("polling (wake=off)", waiters(&server, false)),
         ];
         let mut commits: Vec<Vec<f64>> = contestants.iter().map(|_| Vec::new()).collect();
-        let mut handed: Vec<Vec<f64>> = commits.clone();
+        let (mut handed, mut served) = (commits.clone(), commits.clone());
         for _ in 0..ROUNDS {
             for (n, (_, waiters)) in contestants.iter().enumerate() {
-                let (done, hand_offs) = window(&writers, waiters, n).await;
+                let (done, hand_offs, distinct) = window(&writers, waiters, n).await;
                 commits[n].push(done);
                 handed[n].push(hand_offs);
+                served[n].push(distinct);
             }
         }
         println!(
-            "\n{:<24} {:>18} {:>10} {:>20}",
-            "64 waiters of one lock", "other commits / s", "ratio", "hand-offs / s"
+            "\n{:<24} {:>18} {:>10} {:>14} {:>16}",
+            "64 waiters of one lock", "other commits / s", "ratio", "hand-offs / s", "waiters served"
         );
         for (n, (name, _)) in contestants.iter().enumerate() {
             let ratios = commits[n].iter().zip(&commits[0]).map(|(mine, alone)| mine / alone).collect();
-            let (done, hand_offs) = (median(commits[n].clone()), median(handed[n].clone()));
-            println!("{name:<24} {done:>18.0} {:>10.2} {hand_offs:>20.1}", median(ratios));
+            let [done, hand_offs, distinct] = [&commits, &handed, &served].map(|figures| median(figures[n].clone()));
+            println!("{name:<24} {done:>18.0} {:>10.2} {hand_offs:>14.1} {distinct:>16.0}", median(ratios));
         }
     });
 }
@@ -56,8 +57,9 @@ fn waiters(server: &PostgresServer, wake: bool) -> Vec<Locker> {
     (0..WAITERS).map(|_| locker(config(server).wake(wake))).collect()
 }
 
-/// Returns the commits of the workload and the acquisitions of the lock in a second.
-async fn window(writers: &[Client], waiters: &[Locker], number: usize) -> (f64, f64) {
+/// Returns the commits of the workload and the acquisitions of the lock in a second, and how many
+/// waiters had the lock in the window.
+async fn window(writers: &[Client], waiters: &[Locker], number: usize) -> (f64, f64, f64) {
     let stop = AtomicBool::new(false);
     let (commits, acquisitions) = (AtomicU64::new(0), AtomicU64::new(0));
     let work = writers.iter().map(async |writer| {
@@ -67,10 +69,13 @@ async fn window(writers: &[Client], waiters: &[Locker], number: usize) -> (f64, 
         }
     });
     let name = format!("job-{number}");
+    let served = AtomicU64::new(0);
     let contend = waiters.iter().map(async |waiter| {
+        let mut first = true;
         while !stop.load(Ordering::Relaxed) {
             if let Ok(Ok(guard)) = tokio::time::timeout(WINDOW, waiter.acquire(&*name)).await {
                 acquisitions.fetch_add(1, Ordering::Relaxed);
+                served.fetch_add(u64::from(std::mem::take(&mut first)), Ordering::Relaxed);
                 tokio::time::sleep(HELD).await;
                 let _ = guard.release().await.expect("the server answers");
             }
@@ -79,10 +84,11 @@ async fn window(writers: &[Client], waiters: &[Locker], number: usize) -> (f64, 
     let start = Instant::now();
     let measure = async {
         tokio::time::sleep(WINDOW).await;
-        let counted = (commits.load(Ordering::Relaxed), acquisitions.load(Ordering::Relaxed));
+        let [commits, acquisitions, served] =
+            [&commits, &acquisitions, &served].map(|count| count.load(Ordering::Relaxed));
         let elapsed = start.elapsed().as_secs_f64();
         stop.store(true, Ordering::Relaxed);
-        (counted.0 as f64 / elapsed, counted.1 as f64 / elapsed)
+        (commits as f64 / elapsed, acquisitions as f64 / elapsed, served as f64)
     };
     let (rates, _) = join(measure, join(join_all(work), join_all(contend))).await;
     rates
