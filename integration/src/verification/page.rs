@@ -19,8 +19,8 @@ pub const TEMPLATE: &str = include_str!("page.md.in");
 
 /// The reports of histories: of the simulated core, of the simulated DynamoDB backend, and of the
 /// tortured stores.
-pub const HISTORIES: [&str; 5] =
-    ["simulation", "simulation-dynamodb", "torture-files", "torture-redis", "torture-dynamodb"];
+pub const HISTORIES: [&str; 6] =
+    ["simulation", "simulation-dynamodb", "torture-files", "torture-redis", "torture-postgres", "torture-dynamodb"];
 
 const SIMULATIONS: [&str; 2] = [HISTORIES[0], HISTORIES[1]];
 

@@ -1,4 +1,4 @@
-//! Runs `onelock torture` on a directory, Redis and DynamoDB Local at the same time.
+//! Runs `onelock torture` on a directory, Redis, PostgreSQL and DynamoDB Local at the same time.
 
 use std::{
     fs, io,
@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use test_support::{dynamodb::DynamoDbLocal, redis::RedisServer};
+use test_support::{dynamodb::DynamoDbLocal, postgres::PostgresServer, redis::RedisServer};
 
 /// Enough locks, and a ttl short enough, for tens of thousands of acquisitions in a minute. All
 /// processes contend for the first few names.
@@ -26,19 +26,22 @@ const DENSITY: [&str; 4] = ["--names", "64", "--ttl", "1s"];
 pub fn torture(onelock: &Path, time: &str, out: &Path) -> io::Result<Vec<String>> {
     fs::create_dir_all(out)?;
     let directory = tempfile::tempdir()?;
-    let redis = RedisServer::start();
+    let (redis, postgres) = (RedisServer::start(), PostgresServer::start());
     let dynamodb = format!(
         "dynamodb://torture-{}?endpoint={}&region=eu-central-1&access_key_id=test&secret_access_key=test",
         std::process::id(),
         DynamoDbLocal::shared().endpoint()
     );
-    let init = Command::new(onelock).args(["init", "--url", &dynamodb]).stdin(Stdio::null()).output()?;
-    if !init.status.success() {
-        return Err(io::Error::other(String::from_utf8_lossy(&init.stderr).into_owned()));
+    for url in [&dynamodb, &postgres.url()] {
+        let init = Command::new(onelock).args(["init", "--url", url]).stdin(Stdio::null()).output()?;
+        if !init.status.success() {
+            return Err(io::Error::other(String::from_utf8_lossy(&init.stderr).into_owned()));
+        }
     }
     let stores = [
         ("files", format!("file://{}", directory.path().display()), false),
         ("redis", format!("redis://{}", redis.addr()), true),
+        ("postgres", postgres.url(), true),
         ("dynamodb", dynamodb, true),
     ];
     let run = |url: &str| -> io::Result<Output> {
