@@ -28,6 +28,7 @@ use crate::{
     http::Connector,
     keys::Keys,
     memory::{FreeLocks, LeaseWrites, Leases, Version},
+    probe::Passed,
     record::Record,
     store::{Store, Tag, Written},
 };
@@ -46,6 +47,7 @@ pub struct ObjectBackend {
     /// Locks that this process released, which it can acquire again by one request.
     pub(crate) free: FreeLocks,
     pub(crate) probed: OnceCell<()>,
+    pub(crate) passed: Passed,
     pub(crate) delete_probed: OnceCell<()>,
     /// The time of the latest token.
     minted_us: AtomicU64,
@@ -133,6 +135,7 @@ impl ObjectBackend {
             leases: Leases::default(),
             free: FreeLocks::default(),
             probed: OnceCell::new(),
+            passed: Passed::default(),
             delete_probed: OnceCell::new(),
             minted_us: AtomicU64::new(0),
         })

@@ -1,6 +1,8 @@
 //! The start-up probe: no lock is granted before the store has refused conditions that do not hold.
 
-use futures_util::future::try_join3;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures_util::future::join;
 use lock_core::Error;
 
 use crate::{
@@ -11,6 +13,34 @@ use crate::{
 };
 
 const CONTENT: &[u8] = b"{\"onelock\":\"probe\"}";
+
+/// The steps that the probe has passed. An attempt that ends within the probe leaves the other
+/// steps to the next attempt. Otherwise no attempt passes the probe where requests are often lost.
+#[derive(Debug, Default)]
+pub(crate) struct Passed {
+    creation: Step,
+    missing: Step,
+    version: Step,
+    clock: Step,
+}
+
+#[derive(Debug, Default)]
+struct Step(AtomicBool);
+
+impl Step {
+    /// Takes the step, unless it was passed before.
+    async fn once(&self, step: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+        if !self.0.load(Ordering::Relaxed) {
+            step.await?;
+            self.0.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn forget(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
 
 impl ObjectBackend {
     /// Sees the store refuse what it must refuse, once for each backend.
@@ -26,27 +56,39 @@ impl ObjectBackend {
     }
 
     async fn see_refusals(&self) -> Result<(), Error> {
-        let (object, never) = (self.keys.probe(), self.keys.never());
-        let wrong = self.wrong_tag();
+        let passed = &self.passed;
+        // All replies are awaited, because each of them may pass a step.
+        let creation = passed.creation.once(self.see_refused_creation());
+        let (creation, missing) = join(creation, passed.missing.once(self.see_nothing_created())).await;
+        creation.and(missing)?;
+        // A wrong version means something only where there is an object.
+        let version = passed.version.once(self.see_refused_version());
+        let (version, clock) = join(version, passed.clock.once(self.see_clock())).await;
+        version.and(clock)
+    }
+
+    async fn see_refused_creation(&self) -> Result<(), Error> {
+        let object = self.keys.probe();
         let create = || self.store.put(&object, CONTENT.to_vec(), None);
-        let (created, _, missing) = try_join3(
-            create(),
-            self.refuses(self.store.put(&object, CONTENT.to_vec(), Some(&wrong)), "If-Match of a wrong version"),
-            self.store.put(&never, CONTENT.to_vec(), Some(&wrong)),
-        )
-        .await?;
-        if let Written::Done(tag) = missing {
-            // Otherwise the next probe would find an object here.
-            let _ = self.store.delete(&never, &tag).await;
-            return Err(error::ignores_conditions("it created an object by a PUT with If-Match"));
+        match create().await? {
+            Written::Refused(_) => Ok(()),
+            Written::Done(_) => refused(create().await?, "If-None-Match on an object that exists"),
         }
-        if matches!(created, Written::Done(_)) {
-            self.refuses(create(), "If-None-Match on an object that exists").await?;
-            // The parallel one may have come before there was an object.
-            let again = self.store.put(&object, CONTENT.to_vec(), Some(&wrong));
-            self.refuses(again, "If-Match of a wrong version").await?;
-        }
-        self.see_clock().await
+    }
+
+    async fn see_nothing_created(&self) -> Result<(), Error> {
+        let never = self.keys.never();
+        let Written::Done(tag) = self.store.put(&never, CONTENT.to_vec(), Some(&self.wrong_tag())).await? else {
+            return Ok(());
+        };
+        // Otherwise the next probe would find an object here.
+        let _ = self.store.delete(&never, &tag).await;
+        Err(error::ignores_conditions("it created an object by a PUT with If-Match"))
+    }
+
+    async fn see_refused_version(&self) -> Result<(), Error> {
+        let written = self.store.put(&self.keys.probe(), CONTENT.to_vec(), Some(&self.wrong_tag())).await?;
+        refused(written, "If-Match of a wrong version")
     }
 
     /// Sees that the age of an object can be judged.
@@ -54,14 +96,11 @@ impl ObjectBackend {
         let read = self.store.get(&self.keys.probe()).await?;
         match read.object {
             Some(object) => self.age(read.date, object.modified).map(drop),
-            None => Err(error::ignores_conditions("it refused to create an object that does not exist")),
-        }
-    }
-
-    async fn refuses(&self, put: impl Future<Output = Result<Written, Error>>, what: &str) -> Result<(), Error> {
-        match put.await? {
-            Written::Refused(_) => Ok(()),
-            Written::Done(_) => Err(error::ignores_conditions(&format!("it accepted a PUT with {what}"))),
+            None => {
+                // If another program deleted the object, the next attempt creates it again.
+                self.passed.creation.forget();
+                Err(error::ignores_conditions("it refused to create an object that does not exist"))
+            }
         }
     }
 
@@ -72,5 +111,12 @@ impl ObjectBackend {
             Service::Azure => "\"0x8D0000000000000\"".into(),
             Service::S3 => "\"00000000000000000000000000000000\"".into(),
         })
+    }
+}
+
+fn refused(written: Written, what: &str) -> Result<(), Error> {
+    match written {
+        Written::Refused(_) => Ok(()),
+        Written::Done(_) => Err(error::ignores_conditions(&format!("it accepted a PUT with {what}"))),
     }
 }

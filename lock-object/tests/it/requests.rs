@@ -25,7 +25,7 @@ async fn requests_of_each_operation_are_those_of_the_page() {
     let new = || ObjectBackend::new(bucket.config_at(&wire.endpoint())).unwrap();
     let (first, second) = (new(), new());
     let lease = granted(&first, &request(&name("a"), TTL)).await;
-    assert_eq!(counted(&wire), (2, 6), "the first lock in a bucket: a read, the probe, a write");
+    assert_eq!(counted(&wire), (2, 5), "the first lock in a bucket: a read, the probe, a write");
     let _ = first.release(&lease, Duration::ZERO).await.unwrap();
     assert_eq!(counted(&wire), (0, 1));
 

@@ -28,12 +28,33 @@ struct State {
     started: Instant,
     trouble: Option<Trouble>,
     seen: BTreeMap<String, usize>,
+    /// How many requests of a probe arrive until the next attempt, if not all of them.
+    probes: Option<usize>,
+}
+
+impl State {
+    /// Returns whether a request for the object at `path` is lost.
+    fn loses(&mut self, path: &str) -> bool {
+        match &mut self.probes {
+            None => false,
+            // An attempt begins with a read of the lock.
+            Some(left) if path.ends_with(".lock") => {
+                *left = 1;
+                false
+            }
+            Some(left) => {
+                let is_lost = *left == 0;
+                *left = 0;
+                is_lost
+            }
+        }
+    }
 }
 
 impl World {
     fn new() -> Self {
         let (bucket, started) = (Bucket::new(None), Instant::now());
-        Self(Arc::new(Mutex::new(State { bucket, started, trouble: None, seen: BTreeMap::new() })))
+        Self(Arc::new(Mutex::new(State { bucket, started, trouble: None, seen: BTreeMap::new(), probes: None })))
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
@@ -64,6 +85,10 @@ impl World {
 #[async_trait]
 impl HttpService for World {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        let path = request.uri().path().to_owned();
+        if self.change(|state| state.loses(&path)) {
+            std::future::pending::<()>().await;
+        }
         let call = model::call(request, String::new()).await;
         let answer = self.change(|state| {
             *state.seen.entry(call.operation.clone()).or_default() += 1;
@@ -130,4 +155,17 @@ async fn throttling_shorter_than_the_lease_ends_nothing() {
         guard.check().unwrap();
     }
     guard.release().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_that_are_cut_off_pass_the_probe_together() {
+    let world = World::new();
+    // The objects exist, so the probe has four requests.
+    let guard = world.locker().acquire("a").await.unwrap();
+    guard.release().await.unwrap();
+    world.change(|state| state.probes = Some(0));
+    world.counted();
+    let guard = world.locker().acquire("a").await.expect("each attempt passes a step");
+    guard.check().unwrap();
+    assert_eq!(world.counted(), (5, 4), "four attempts, each with a step of the probe, and the grant");
 }
