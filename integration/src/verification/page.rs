@@ -17,12 +17,19 @@ use super::{Cases, Runs};
 /// the sum of those that are simulated.
 pub const TEMPLATE: &str = include_str!("page.md.in");
 
-/// The reports of histories: of the simulated core, of the simulated DynamoDB backend, and of the
-/// tortured stores.
-pub const HISTORIES: [&str; 6] =
-    ["simulation", "simulation-dynamodb", "torture-files", "torture-redis", "torture-postgres", "torture-dynamodb"];
+/// The reports of histories: of the simulations, and of the tortured stores.
+pub const HISTORIES: [&str; 7] = [
+    SIMULATIONS[0],
+    SIMULATIONS[1],
+    SIMULATIONS[2],
+    "torture-files",
+    "torture-redis",
+    "torture-postgres",
+    "torture-dynamodb",
+];
 
-const SIMULATIONS: [&str; 2] = [HISTORIES[0], HISTORIES[1]];
+/// The reports of the simulated core, and of the simulated backends.
+pub const SIMULATIONS: [&str; 3] = ["simulation", "simulation-dynamodb", "simulation-objects"];
 
 /// The least number of acquisitions of the simulated core that is enough to publish the page.
 pub const LEAST_SIMULATED: u64 = 1_000_000;
@@ -126,12 +133,12 @@ impl Page {
 
     fn mistakes(&self) -> String {
         let row = |mistake| {
-            let [core, dynamodb] = SIMULATIONS.map(|simulation| {
+            let found = SIMULATIONS.map(|simulation| {
                 let [found, seeds] = ["violations", "seeds"]
                     .map(|what| self.count(&brought_back(mistake, simulation), what).unwrap_or_default());
                 format!("{found} of {seeds}")
             });
-            format!("| `{mistake}` | {core} | {dynamodb} |")
+            format!("| `{mistake}` | {} |", found.join(" | "))
         };
         Mistake::ALL.map(row).join("\n")
     }

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, fs};
 
 use integration::verification::{
-    Cases, HISTORIES, LEAST_SIMULATED, LEAST_TORTURED, Page, Runs, TEMPLATE, brought_back,
+    Cases, HISTORIES, LEAST_SIMULATED, LEAST_TORTURED, Page, Runs, SIMULATIONS, TEMPLATE, brought_back,
 };
 use lock_history::Property;
 use serde_json::{Value, json};
@@ -26,7 +26,7 @@ fn good_page() -> Page {
         report["acquisitions"] = LEAST_SIMULATED.into();
         results.insert(name.into(), report);
     }
-    for simulation in ["simulation", "simulation-dynamodb"] {
+    for simulation in SIMULATIONS {
         for mistake in Mistake::ALL {
             results.insert(brought_back(mistake, simulation), json!({ "seeds": 9, "violations": 3 }));
         }
@@ -109,8 +109,10 @@ fn a_page_with_violations_failures_or_gaps_is_refused() {
     };
     assert_eq!(refused(&|_| {}), "");
     assert!(refused(&|page| spoil(page, "torture-redis", 1)).contains("torture-redis"));
-    let unseen = "simulation-dynamodb-ValidityFromReply";
-    assert!(refused(&|page| spoil(page, unseen, 0)).contains("ValidityFromReply: the mistake was not found"));
+    for simulation in SIMULATIONS {
+        let unseen = brought_back(Mistake::ValidityFromReply, simulation);
+        assert!(refused(&|page| spoil(page, &unseen, 0)).contains(&format!("{unseen}: the mistake was not found")));
+    }
     assert!(refused(&|page| drop(page.results.remove("simulation"))).contains("simulation.json is missing"));
     let unknown = |page: &mut Page| drop(page.results.get_mut("torture-files").unwrap()["killed"].take());
     assert!(refused(&unknown).contains("there is no figure torture-files.killed"));
