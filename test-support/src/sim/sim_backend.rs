@@ -69,7 +69,12 @@ impl Backend for SimBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::default().with_ttl(true).with_fencing(true).with_loss_signal(true).with_holder(true)
+        Capabilities::default()
+            .with_ttl(true)
+            .with_fencing(true)
+            .with_loss_signal(true)
+            .with_holder(true)
+            .with_hand_over(true)
     }
 
     fn timings(&self) -> StoreTimings {

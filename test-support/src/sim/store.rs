@@ -89,7 +89,7 @@ impl Store {
             self.records.insert(claim.name.clone(), renewed);
             return AcquireOutcome::Granted(Grant::default().with_token(token).with_already_ours(true));
         }
-        let token = self.mint(&claim.name, previous.as_ref(), now);
+        let token = self.mint(claim, previous.as_ref(), now);
         let owner = claim.owner.clone();
         let record = Record { id: claim.id, owner, token, ttl, expires: now + ttl, version };
         self.records.insert(claim.name.clone(), record);
@@ -97,12 +97,14 @@ impl Store {
         AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed))
     }
 
-    fn mint(&mut self, name: &LockName, previous: Option<&Record>, now: Duration) -> FencingToken {
+    fn mint(&mut self, claim: &AcquireRequest, previous: Option<&Record>, now: Duration) -> FencingToken {
+        let (name, reserved) = (&claim.name, claim.reserved_tokens);
         if self.mistake == Some(Mistake::TokenInDeletedRecord) {
-            return FencingToken::new(previous.map_or(1, |record| record.token.get() + 1)).expect("small");
+            return FencingToken::next_after(previous.map(|record| record.token), 1, reserved).expect("small");
         }
         let micros = (EPOCH * 1e6) as u64 + u64::try_from(now.as_micros()).expect("a simulation is short");
-        let token = FencingToken::next(self.tokens.get(name).copied(), micros).expect("far from 2255");
+        let previous = self.tokens.get(name).copied();
+        let token = FencingToken::next_after(previous, micros, reserved).expect("far from 2255");
         self.tokens.insert(name.clone(), token);
         token
     }

@@ -69,11 +69,15 @@ impl Worker {
     /// Works forever.
     pub(super) async fn work(mut self) {
         for round in 0_u64.. {
-            let pause = self.random(0, 300);
-            sleep(pause).await;
+            // A lock is handed over only between requests of one owner, and to a task that waits.
+            let owned = self.rng.bool();
+            if owned {
+                let pause = self.random(0, 300);
+                sleep(pause).await;
+            }
             let name = Arc::clone(&self.names[self.rng.usize(..self.names.len())]);
-            let owner = format!("w{}#{round}", self.slot.worker);
-            self.note(&name, EventKind::Attempt { owner: Some(owner.clone()) });
+            let owner = owned.then(|| format!("w{}#{round}", self.slot.worker));
+            self.note(&name, EventKind::Attempt { owner: owner.clone() });
             match self.acquire(&name, owner).await {
                 Some(guard) => self.hold(&name, guard).await,
                 None => self.note(&name, EventKind::GaveUp),
@@ -89,16 +93,18 @@ impl Worker {
         Duration::from_millis(self.rng.u64(from_ms..to_ms))
     }
 
-    fn request(&mut self, name: &Arc<str>, owner: String) -> LockRequest {
+    fn request(&mut self, name: &Arc<str>, owner: Option<String>) -> LockRequest {
         let (journal, worker, refused) = (self.journal.clone(), self.slot.worker, Arc::clone(name));
-        let renew = if self.rng.u8(..4) == 0 { Renew::Manual } else { Renew::Auto };
-        self.locker.lock(&**name).owner(owner).ttl(self.random(800, 3_000)).renew(renew).on_contention(move |holder| {
+        let request = self.locker.lock(&**name).on_contention(move |holder| {
             journal.note(worker, &refused, EventKind::Refused { owner: holder.owner.clone() });
-        })
+        });
+        let Some(owner) = owner else { return request.owner("shared").ttl(Duration::from_secs(2)).hand_over(4) };
+        let renew = if self.rng.u8(..4) == 0 { Renew::Manual } else { Renew::Auto };
+        request.owner(owner).ttl(self.random(800, 3_000)).renew(renew)
     }
 
     /// Acquires in a way that is chosen at random. The last way is dropped at any point.
-    async fn acquire(&mut self, name: &Arc<str>, owner: String) -> Option<Guard> {
+    async fn acquire(&mut self, name: &Arc<str>, owner: Option<String>) -> Option<Guard> {
         let request = self.request(name, owner);
         let way = self.rng.u8(..4);
         let patience = self.random(1, 8_000);
