@@ -7,8 +7,46 @@ use lock_core::{
     backend::{Listing, OddEntry},
 };
 
-/// Returns the holder of the lock, from the holders in the two stores.
+/// Returns the holders of the lock, from the holders in the two stores.
 pub(super) fn merged(from: Option<Holder>, to: Option<Holder>) -> Option<Holder> {
+    let most = [&from, &to].into_iter().flatten().map(Holder::count).max()?;
+    let mut to = each(to);
+    let mut all = Vec::new();
+    for holder in each(from) {
+        let other = to.iter().position(|other| is_one(&holder, other)).map(|at| to.remove(at));
+        all.extend(merged_one(Some(holder), other));
+    }
+    all.extend(to.into_iter().filter_map(|holder| merged_one(None, Some(holder))));
+    let named = all.len() as u64;
+    let mut merged = Holder::of_several(all)?;
+    // Those that both stores leave unnamed.
+    merged.more += most.saturating_sub(named);
+    Some(merged)
+}
+
+/// Returns the holders in `seen` that are also in `holder`, by their tokens, which agree in the two
+/// stores.
+pub(super) fn those_of(seen: Holder, holder: &Holder) -> Option<Holder> {
+    let known: Vec<_> = [holder].into_iter().chain(&holder.others).map(|holder| holder.token).collect();
+    let both = each(Some(seen)).into_iter().filter(|seen| known.contains(&seen.token));
+    Holder::of_several(both.collect())
+}
+
+/// Returns each holder that is named.
+fn each(holder: Option<Holder>) -> Vec<Holder> {
+    let Some(mut first) = holder else { return Vec::new() };
+    let others = std::mem::take(&mut first.others);
+    first.more = 0;
+    [first].into_iter().chain(others).collect()
+}
+
+/// Returns whether a holder in the old store and one in the new store are one.
+fn is_one(from: &Holder, to: &Holder) -> bool {
+    let is_joinable = from.mode.may_be_joined() || to.mode.may_be_joined();
+    !is_joinable || from.token == to.token && from.owner == to.owner
+}
+
+fn merged_one(from: Option<Holder>, to: Option<Holder>) -> Option<Holder> {
     match (from, to) {
         (Some(from), Some(to)) => Some(both(from, to)),
         (Some(mut from), None) => {

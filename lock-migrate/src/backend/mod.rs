@@ -1,6 +1,7 @@
 //! A backend made of two.
 
 mod operators;
+mod process_bound;
 
 use std::{fmt, iter::repeat_with, sync::Arc, time::Duration};
 
@@ -15,8 +16,8 @@ use lock_core::{
 };
 
 use crate::{
-    holders::merged,
-    taken::{Side, Taken, TakenLocks},
+    holders::{merged, those_of},
+    taken::{Side, State, Taken, TakenLocks},
     watch::MigrationWatch,
 };
 
@@ -61,19 +62,27 @@ impl MigrationBackend {
         if self.is_mixed() { self.lease } else { chosen }
     }
 
-    fn part(&self, lease: &Lease, taken: Taken) -> Lease {
-        lease.clone().with_id(taken.id).with_ttl(self.ttl(lease.ttl))
+    /// The lease in one of the stores.
+    fn half(&self, lease: &Lease, taken: Taken, side: Side) -> Lease {
+        lease.clone().with_id(taken.half(side).id).with_ttl(self.ttl(lease.ttl))
     }
 
     async fn try_side(&self, side: Side, request: &AcquireRequest, taken: &mut Taken) -> Result<AcquireOutcome, Error> {
-        let part = request.clone().with_id(taken.id).with_ttl(self.ttl(request.ttl));
+        let half = request.clone().with_id(taken.half(side).id).with_ttl(self.ttl(request.ttl));
         let before = *taken;
-        taken.set(side, true);
+        taken.set(side, State::Lock);
         self.taken.put(request.id, &request.name, *taken);
-        let answer = self.side(side).acquire(&part).await;
+        let answer = self.side(side).acquire(&half).await;
         match &answer {
             Ok(AcquireOutcome::Granted(_)) => {}
-            Ok(AcquireOutcome::Contended(_)) => taken.set(side, false),
+            // The mark of an earlier attempt stays, too. The core releases the id after such a
+            // refusal.
+            Ok(AcquireOutcome::Contended(holder))
+                if before.half(side).state == State::Mark || request.waits && holder.mode != request.mode =>
+            {
+                taken.set(side, State::Mark);
+            }
+            Ok(AcquireOutcome::Contended(_)) => taken.clear(side),
             Err(error) if error.is_ambiguous() => {}
             Err(_) => *taken = before,
         }
@@ -81,9 +90,42 @@ impl MigrationBackend {
         answer
     }
 
-    /// Releases the locks that an attempt acquired.
+    /// Releases the locks that an attempt acquired. The marks of a waiting request stay.
     async fn undo(&self, request: &AcquireRequest) -> Result<(), Error> {
-        self.release(&request.lease(None), Duration::ZERO).await.map(drop)
+        let is_lock = |state| state == State::Lock;
+        self.release_halves(&request.lease(None), Duration::ZERO, is_lock).await.map(drop)
+    }
+
+    /// Releases what is left in the two stores in a state that `is_meant`.
+    async fn release_halves(
+        &self,
+        lease: &Lease,
+        hold_for: Duration,
+        is_meant: impl Fn(State) -> bool + Send,
+    ) -> Result<Release, Error> {
+        let Some(mut taken) = self.taken.find(lease) else { return Ok(Release::NotHeld(None)) };
+        let (mut missing, mut failed) = (None, None);
+        for side in [Side::To, Side::From] {
+            if !is_meant(taken.half(side).state) {
+                continue;
+            }
+            match self.side(side).release(&self.half(lease, taken, side), hold_for).await {
+                Ok(answer) => {
+                    if let Release::NotHeld(holder) = answer {
+                        missing = Some(holder);
+                    }
+                    taken.clear(side);
+                    self.taken.put(lease.id, &lease.name, taken);
+                }
+                // The other lock is still released, because it may have no ttl that ends it.
+                Err(error) => failed = Some(error),
+            }
+        }
+        match (failed, missing) {
+            (Some(error), _) => Err(error.with_ambiguous(true)),
+            (None, Some(holder)) => Ok(Release::NotHeld(holder)),
+            (None, None) => Ok(Release::Released),
+        }
     }
 
     /// Releases the locks of a failed attempt, and returns its error.
@@ -102,7 +144,7 @@ impl MigrationBackend {
         let [Some(from), Some(to)] = tokens else { return Ok(None) };
         let token = from.max(to);
         for (side, minted) in [(Side::From, from), (Side::To, to)] {
-            if minted < token && !self.side(side).advance_token(&self.part(lease, taken), token).await? {
+            if minted < token && !self.side(side).advance_token(&self.half(lease, taken, side), token).await? {
                 let message = "the lock was lost while it was being acquired in both stores; try again";
                 return Err(Error::new(ErrorKind::Unavailable, message));
             }
@@ -142,7 +184,7 @@ impl MigrationBackend {
         let other = if side == Side::From { &self.to } else { &self.from };
         let mut seen = None;
         if let Some(admin) = other.admin().filter(|_| self.capabilities().break_lock) {
-            seen = admin.inspect(name).await.ok().flatten().filter(|seen| seen.token == holder.token);
+            seen = admin.inspect(name).await.ok().flatten().and_then(|seen| those_of(seen, &holder));
         }
         let (from, to) = if side == Side::From { (Some(holder), seen) } else { (seen, Some(holder)) };
         merged(from, to).unwrap_or_default()
@@ -167,6 +209,8 @@ impl Backend for MigrationBackend {
             .with_list(from.list && to.list)
             .with_break_lock(from.break_lock && to.break_lock)
             .with_wake_up(from.wake_up && to.wake_up)
+            .with_shared(from.shared && to.shared)
+            .with_permits(from.permits && to.permits)
     }
 
     fn timings(&self) -> StoreTimings {
@@ -191,7 +235,9 @@ impl Backend for MigrationBackend {
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        request.require_exclusive()?;
+        if !self.capabilities().has_mode(request.mode) {
+            request.require_exclusive()?;
+        }
         let shortest = [self.from.timings().lease, self.to.timings().lease].into_iter().flatten().min();
         let expires = self.from.capabilities().ttl || self.to.capabilities().ttl;
         if let Some(lease) = shortest.filter(|lease| expires && self.ttl(request.ttl) > *lease) {
@@ -228,16 +274,18 @@ impl Backend for MigrationBackend {
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
         let Some(taken) = self.taken.find(lease) else { return Ok(Renewal::Lost(LossReason::RecordGone)) };
-        let part = self.part(lease, taken);
-        let (from, to) = join(self.from.renew(&part), self.to.renew(&part)).await;
+        let [from, to] = [Side::From, Side::To].map(|side| self.half(lease, taken, side));
+        let (from, to) = join(self.from.renew(&from), self.to.renew(&to)).await;
         self.renewed(lease, from, to).await
     }
 
     async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
         let taken: Vec<_> = leases.iter().map(|lease| self.taken.find(lease)).collect();
-        let parts: Vec<_> =
-            leases.iter().zip(&taken).filter_map(|(lease, taken)| Some(self.part(lease, (*taken)?))).collect();
-        let (from, to) = join(renew_in_batches(&*self.from, &parts), renew_in_batches(&*self.to, &parts)).await;
+        let [from, to] = [Side::From, Side::To].map(|side| {
+            let halves = leases.iter().zip(&taken).filter_map(|(lease, taken)| Some(self.half(lease, (*taken)?, side)));
+            halves.collect::<Vec<_>>()
+        });
+        let (from, to) = join(renew_in_batches(&*self.from, &from), renew_in_batches(&*self.to, &to)).await;
         let mut answers = from.into_iter().zip(to);
         let renewals = leases.iter().zip(taken).map(|(lease, taken)| {
             let answer = taken.and_then(|_| answers.next());
@@ -253,36 +301,14 @@ impl Backend for MigrationBackend {
 
     async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let Some(taken) = self.taken.find(lease) else { return Ok(false) };
-        let part = self.part(lease, taken);
-        let (from, to) = join(self.from.advance_token(&part, token), self.to.advance_token(&part, token)).await;
+        let [from, to] = [Side::From, Side::To].map(|side| self.half(lease, taken, side));
+        let (from, to) = join(self.from.advance_token(&from, token), self.to.advance_token(&to, token)).await;
         Ok(from? && to?)
     }
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
-        let Some(mut taken) = self.taken.find(lease) else { return Ok(Release::NotHeld(None)) };
-        let (mut missing, mut failed) = (None, None);
-        for side in [Side::To, Side::From] {
-            // The lock that a failed release left.
-            if !taken.has(side) {
-                continue;
-            }
-            match self.side(side).release(&self.part(lease, taken), hold_for).await {
-                Ok(answer) => {
-                    if let Release::NotHeld(holder) = answer {
-                        missing = Some(holder);
-                    }
-                    taken.set(side, false);
-                    self.taken.put(lease.id, &lease.name, taken);
-                }
-                // The other lock is still released, because it may have no ttl that ends it.
-                Err(error) => failed = Some(error),
-            }
-        }
-        match (failed, missing) {
-            (Some(error), _) => Err(error.with_ambiguous(true)),
-            (None, Some(holder)) => Ok(Release::NotHeld(holder)),
-            (None, None) => Ok(Release::Released),
-        }
+        // A failed release may have left one of the two locks.
+        self.release_halves(lease, hold_for, |state| state != State::Nothing).await
     }
 
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
@@ -315,57 +341,17 @@ impl Backend for MigrationBackend {
     }
 }
 
-impl ProcessBound for MigrationBackend {
-    fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
-        let Some(mut taken) = self.taken.find(lease) else { return true };
-        for side in [Side::To, Side::From] {
-            if !taken.has(side) {
-                continue;
-            }
-            // The old store's goes last, here too: what is left is for a release, or for `lost`.
-            let part = self.part(lease, taken);
-            if !self.side(side).process_bound().is_some_and(|bound| bound.release_now(&part, hold_for)) {
-                return false;
-            }
-            taken.set(side, false);
-            self.taken.put(lease.id, &lease.name, taken);
-        }
-        true
-    }
-
-    fn on_lost(&self, lease: &Lease) {
-        if let Some(taken) = self.taken.find(lease) {
-            for side in [Side::To, Side::From] {
-                if let Some(bound) = self.side(side).process_bound() {
-                    bound.on_lost(&self.part(lease, taken));
-                }
-            }
-        }
-    }
-
-    #[cfg(unix)]
-    fn descriptors(&self, lease: &Lease) -> std::io::Result<Vec<std::os::fd::OwnedFd>> {
-        let Some(taken) = self.taken.find(lease) else { return Ok(Vec::new()) };
-        let part = self.part(lease, taken);
-        let mut all = Vec::new();
-        for bound in [&self.from, &self.to].into_iter().filter_map(|store| store.process_bound()) {
-            all.extend(bound.descriptors(&part)?);
-        }
-        Ok(all)
-    }
-}
-
 impl fmt::Debug for MigrationBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MigrationBackend").field("from", &self.from).field("to", &self.to).finish_non_exhaustive()
     }
 }
 
-/// Renews `parts` in batches that `store` takes. Returns as many answers.
-async fn renew_in_batches(store: &dyn Backend, parts: &[Lease]) -> Vec<Result<Renewal, Error>> {
+/// Renews `leases` in batches that `store` takes. Returns as many answers.
+async fn renew_in_batches(store: &dyn Backend, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
     let no_answer =
         || Err(Error::new(ErrorKind::Unavailable, "a store answered for fewer locks than it was asked for"));
-    let batches = parts.chunks(store.timings().renew_batch.max(1)).map(|batch| async move {
+    let batches = leases.chunks(store.timings().renew_batch.max(1)).map(|batch| async move {
         store.renew_many(batch).await.into_iter().chain(repeat_with(no_answer)).take(batch.len())
     });
     join_all(batches).await.into_iter().flatten().collect()

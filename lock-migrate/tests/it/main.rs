@@ -2,3 +2,4 @@
 
 mod forwarding;
 mod migration;
+mod modes;

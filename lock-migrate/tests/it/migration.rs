@@ -48,7 +48,6 @@ mod memories {
         #[tokio::test(start_paused = true)]
         Memories(MemoryBackend::new(), MemoryBackend::new()),
         except = [
-            (modes, "all locks are exclusive"),
             (hand_over, "a grant has one token"),
             (an_open_descriptor_keeps_the_lock_held, "a lock in memory does not live in a descriptor"),
             (an_odd_entry_is_listed_and_hides_no_lock, "only its clients reach the memory of a process"),

@@ -40,8 +40,10 @@ impl Subject for DynamoAndRedis {
         Arc::new(MigrationBackend::new(Arc::new(self.table.client()), Arc::new(self.redis())))
     }
 
+    /// A shorter ttl leaves an attempt in two stores less time than the emulator needs on a busy
+    /// machine.
     fn ttl(&self) -> Duration {
-        Duration::from_secs(1)
+        Duration::from_secs(2)
     }
 
     /// In DynamoDB a dead holder's lock becomes free one skew bound after its ttl.
@@ -69,7 +71,6 @@ lock_core::conformance! {
     #[tokio::test]
     DynamoAndRedis::new(),
     except = [
-        (modes, "all locks are exclusive"),
         (hand_over, "a grant has one token"),
         (an_open_descriptor_keeps_the_lock_held, "neither store keeps locks in descriptors"),
         (a_watch_completes_after_the_release, "DynamoDB cannot wake waiters"),

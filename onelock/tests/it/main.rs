@@ -23,8 +23,8 @@ macro_rules! conformance_with_files {
                 (the_next_renewal_reports_a_broken_lease, "a lock file cannot be taken from its holder"),
                 (breaking_requires_the_current_lock_version, "a lock file cannot be taken from its holder"),
                 (releasing_a_broken_lease_reports_not_held, "a lock file cannot be taken from its holder"),
-                (modes, "all locks are exclusive"),
                 (hand_over, "a grant has one token"),
+                (a_break_ends_the_part_of_one_holder, "a lock file cannot be taken from its holder"),
                 $($more)*
             ]
         }

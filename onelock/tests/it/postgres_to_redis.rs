@@ -56,7 +56,6 @@ lock_core::conformance! {
     #[tokio::test]
     PostgresAndRedis::new(),
     except = [
-        (modes, "all locks are exclusive"),
         (hand_over, "a grant has one token"),
         (an_open_descriptor_keeps_the_lock_held, "neither store keeps locks in descriptors"),
     ]

@@ -1,0 +1,204 @@
+//! Shared locks and permits through two stores.
+
+use std::{num::NonZeroU16, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use lock_core::{
+    Capability, Error, ErrorKind, Holder, LockName, Locker, Mode,
+    backend::{
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Lease, LeaseId, Release, Renewal,
+        StoreTimings,
+    },
+    memory::MemoryBackend,
+};
+use lock_migrate::MigrationBackend;
+
+const TTL: Duration = Duration::from_secs(60);
+
+/// The old store, the new store, and their migration.
+fn stores() -> (MemoryBackend, MemoryBackend, MigrationBackend) {
+    let (from, to) = (MemoryBackend::new(), MemoryBackend::new());
+    let both = MigrationBackend::new(Arc::new(from.clone()), Arc::new(to.clone()));
+    (from, to, both)
+}
+
+fn name() -> LockName {
+    LockName::new("x").unwrap()
+}
+
+fn request(mode: Mode) -> AcquireRequest {
+    AcquireRequest::new(name(), LeaseId::random(), "me").with_ttl(TTL).with_mode(mode)
+}
+
+async fn granted(backend: &dyn Backend, request: &AcquireRequest) -> Lease {
+    match backend.acquire(request).await.unwrap() {
+        AcquireOutcome::Granted(grant) => request.lease(grant.token),
+        AcquireOutcome::Contended(holder) => panic!("it is held by {holder}"),
+    }
+}
+
+async fn refused(backend: &dyn Backend, request: &AcquireRequest) -> Holder {
+    match backend.acquire(request).await.unwrap() {
+        AcquireOutcome::Contended(holder) => holder,
+        AcquireOutcome::Granted(_) => panic!("two clients hold the lock"),
+    }
+}
+
+async fn release(backend: &dyn Backend, lease: &Lease) {
+    assert_eq!(backend.release(lease, Duration::ZERO).await.unwrap(), Release::Released);
+}
+
+#[tokio::test]
+async fn readers_and_writers_of_one_or_both_stores_exclude() {
+    let (from, to, both) = stores();
+    for alone in [&from, &to] {
+        let reading = granted(&both, &request(Mode::Shared)).await;
+        let other = granted(alone, &request(Mode::Shared)).await;
+        refused(alone, &request(Mode::Exclusive)).await;
+        release(&both, &reading).await;
+        refused(&both, &request(Mode::Exclusive)).await;
+        release(alone, &other).await;
+        let writing = granted(&both, &request(Mode::Exclusive)).await;
+        refused(alone, &request(Mode::Shared)).await;
+        release(&both, &writing).await;
+        let writing = granted(alone, &request(Mode::Exclusive)).await;
+        refused(&both, &request(Mode::Shared)).await;
+        release(alone, &writing).await;
+    }
+    for store in [&from, &to] {
+        assert_eq!(store.inspect(&name()).await.unwrap(), None, "a refused attempt left a lock behind");
+    }
+}
+
+#[tokio::test]
+async fn permits_of_one_store_and_of_both_are_counted_together() {
+    let three = Mode::Permit { of: NonZeroU16::new(3).unwrap() };
+    let (from, to, both) = stores();
+    for alone in [&from, &to] {
+        let held = granted(&both, &request(three)).await;
+        let others = [granted(alone, &request(three)).await, granted(alone, &request(three)).await];
+        refused(&both, &request(three)).await;
+        refused(alone, &request(three)).await;
+        release(alone, &others[0]).await;
+        let next = granted(&both, &request(three)).await;
+        refused(alone, &request(three)).await;
+        for (store, lease) in [(alone as &dyn Backend, &others[1]), (&both, &held), (&both, &next)] {
+            release(store, lease).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_waiting_writer_keeps_readers_of_either_store_out() {
+    let (from, to, both) = stores();
+    for alone in [&from, &to] {
+        let reading = granted(alone, &request(Mode::Shared)).await;
+        let waiting = request(Mode::Exclusive).with_waits(true);
+        for _ in 0..3 {
+            refused(&both, &waiting).await;
+            // Between the attempts, too.
+            refused(alone, &request(Mode::Shared)).await;
+            refused(&both, &request(Mode::Shared)).await;
+        }
+        release(alone, &reading).await;
+        refused(alone, &request(Mode::Shared)).await;
+        let writing = granted(&both, &waiting).await;
+        release(&both, &writing).await;
+        let reading = granted(&both, &request(Mode::Shared)).await;
+        release(&both, &reading).await;
+    }
+}
+
+#[tokio::test]
+async fn a_writer_that_gives_up_leaves_no_mark_in_either_store() {
+    let (from, to, both) = stores();
+    let old = granted(&from, &request(Mode::Shared)).await;
+    let new = granted(&to, &request(Mode::Shared)).await;
+    let waiting = request(Mode::Exclusive).with_waits(true);
+    refused(&both, &waiting).await;
+    release(&from, &old).await;
+    refused(&both, &waiting).await;
+    // The old store refuses the writer again, while the new one keeps its mark.
+    let old = granted(&from, &request(Mode::Shared)).await;
+    refused(&both, &waiting).await;
+    let answer = both.release(&waiting.lease(None), Duration::ZERO).await.unwrap();
+    assert!(matches!(answer, Release::NotHeld(_)), "{answer:?}");
+    for (store, lease) in [(&from, old), (&to, new)] {
+        let joined = granted(store, &request(Mode::Shared)).await;
+        release(store, &joined).await;
+        release(store, &lease).await;
+    }
+}
+
+#[tokio::test]
+async fn a_holder_of_both_stores_counts_once() {
+    let (from, to, both) = stores();
+    let named = |owner: &str| request(Mode::Shared).with_owner(owner);
+    granted(&from, &named("old")).await;
+    let first = granted(&both, &named("first")).await;
+    let second = granted(&both, &named("second")).await;
+    granted(&to, &named("new")).await;
+    let holder = both.inspect(&name()).await.unwrap().unwrap();
+    let mut owners: Vec<_> = [&holder].into_iter().chain(&holder.others).map(|one| one.owner.clone()).collect();
+    owners.sort();
+    assert_eq!(owners, ["first", "new", "old", "second"].map(|owner| Some(owner.to_owned())));
+    assert_eq!((holder.count(), holder.mode), (4, Mode::Shared));
+
+    let all = [&holder].into_iter().chain(&holder.others);
+    let seen = all.clone().find(|one| one.owner.as_deref() == Some("first")).unwrap();
+    let version = seen.version.clone().unwrap();
+    assert_eq!(both.break_lock(&name(), &version, "alice").await.unwrap(), Break::Broken);
+    assert!(matches!(both.renew(&first).await.unwrap(), Renewal::Lost(_)));
+    assert_eq!(both.renew(&second).await.unwrap(), Renewal::Renewed);
+    for store in [&from, &to] {
+        assert_eq!(store.inspect(&name()).await.unwrap().unwrap().count(), 2, "both halves were broken");
+    }
+}
+
+/// A store with exclusive locks only.
+#[derive(Debug)]
+struct Exclusive(MemoryBackend);
+
+#[async_trait]
+impl Backend for Exclusive {
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities().with_shared(false).with_permits(false)
+    }
+
+    fn timings(&self) -> StoreTimings {
+        self.0.timings()
+    }
+
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        request.require_exclusive()?;
+        self.0.acquire(request).await
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
+        self.0.renew(lease).await
+    }
+
+    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        self.0.release(lease, hold_for).await
+    }
+}
+
+#[tokio::test]
+async fn a_mode_that_one_store_lacks_is_refused_at_once() {
+    let (from, _, both) = stores();
+    let both = Locker::new(both).unwrap();
+    assert!(both.capabilities().has(Capability::Shared) && both.capabilities().has(Capability::Permits));
+    let half = MigrationBackend::new(Arc::new(from.clone()), Arc::new(Exclusive(MemoryBackend::new())));
+    for mode in [Mode::Shared, Mode::Permit { of: NonZeroU16::MIN }] {
+        assert!(!half.capabilities().has_mode(mode));
+        // A writer that holds the old store would be met before the error of the new one.
+        let writing = granted(&from, &request(Mode::Exclusive)).await;
+        let error = half.acquire(&request(mode)).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Unsupported, false), "{error}");
+        release(&from, &writing).await;
+    }
+}
