@@ -43,6 +43,9 @@ struct Worker {
 /// How many permits the names have that are held in all modes.
 const PERMITS: NonZeroU16 = NonZeroU16::new(3).expect("it is not zero");
 
+/// How often the tasks of a process hand a lock over in a row.
+const HAND_OVER: u32 = 8;
+
 /// The holders that refused an attempt, with the time; a repeated holder is recorded once.
 #[derive(Clone, Default)]
 struct Refusals(Arc<Mutex<Vec<Refusal>>>);
@@ -103,9 +106,11 @@ impl Worker {
             let most = self.rng.u32(..self.run.names);
             let name = self.run.name(self.rng.u32(..=most));
             self.attempts += 1;
-            let owner = format!("{}-{}", self.journal.worker(), self.attempts);
+            // A lock is handed over between requests of one owner, which is that of the process.
+            let owned = self.rng.bool() || !self.locker.capabilities().hand_over;
+            let owner = owned.then(|| format!("{}-{}", self.journal.worker(), self.attempts));
             let refusals = Refusals::default();
-            self.journal.note(now(), &name, &EventKind::Attempt { owner: Some(owner.clone()) })?;
+            self.journal.note(now(), &name, &EventKind::Attempt { owner: owner.clone() })?;
             let mode = self.mode(&name);
             let guard = self.acquire(&name, mode, owner, &refusals).await?;
             for (at, owner) in refusals.list().drain(..) {
@@ -141,11 +146,15 @@ impl Worker {
         &mut self,
         name: &str,
         mode: Mode,
-        owner: String,
+        owner: Option<String>,
         refusals: &Refusals,
     ) -> std::io::Result<Option<Guard>> {
         let observer = refusals.clone();
-        let request = probes::short_lived(&self.locker, name, self.run.ttl).owner(owner).mode(mode);
+        let request = probes::short_lived(&self.locker, name, self.run.ttl).mode(mode);
+        let request = match owner {
+            Some(owner) => request.owner(owner),
+            None => request.hand_over(HAND_OVER),
+        };
         let request = request.on_contention(move |holder| observer.note(holder));
         let patience = self.random(1, 3_000);
         let outcome = match self.rng.u8(..4) {
