@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    num::NonZeroU32,
     os::unix::fs::MetadataExt,
     path::Path,
     process::{self, Command},
@@ -73,7 +74,9 @@ async fn the_living_holder_is_named_after_a_crash() {
 
     // The recorded process has ended.
     fs::write(&info, held.replace(&own, &pid(dead.id()))).unwrap();
-    let holder = Holder::default().with_foreign(format!("process {} (sh) without a record", flock.0.id()));
+    let holder = Holder::default()
+        .with_foreign(format!("process {} (sh) without a record", flock.0.id()))
+        .with_process(NonZeroU32::new(flock.0.id()));
     assert_eq!(refused(&backend, "etl").await, holder);
     assert_eq!(backend.inspect(&name("etl")).await.unwrap(), Some(holder.clone()));
     assert_eq!(backend.list("").await.unwrap().locks, [(name("etl"), holder)]);
