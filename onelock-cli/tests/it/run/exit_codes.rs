@@ -102,7 +102,8 @@ fn a_directory_without_permission_exits_with_77() {
 #[test]
 fn a_wrong_configuration_exits_with_78_and_one_line() {
     let locks = Locks::new();
-    for args in [&["--url", "nosuch://x", "x", "true"][..], &["--url", &locks.url(), "--ttl", "10s", "x", "true"]] {
+    let with_ttl = format!("{}?ttl=10s", locks.url());
+    for args in [&["--url", "nosuch://x", "x", "true"][..], &["--url", &with_ttl, "x", "true"]] {
         let output = output(onelock(["run"]).args(args));
         assert_eq!(output.status.code(), Some(78), "{output:?}");
         let message = String::from_utf8(output.stderr).unwrap();
