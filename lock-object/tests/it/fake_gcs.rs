@@ -65,7 +65,10 @@ async fn fake_gcs_is_refused_because_it_ignores_conditions() {
     let error = backend.acquire(&request(&name("a"), TTL)).await.expect_err("such a store grants no lock");
     assert_eq!(error.kind(), ErrorKind::Config, "{error}");
     let message = error.to_string();
-    assert!(message.contains("this store ignores conditions") && message.contains("PUT with If-Match"), "{message}");
+    assert!(
+        message.contains("this store ignores conditions") && message.contains("PUT with If-None-Match"),
+        "{message}"
+    );
     let written = http::send(server.address(), "GET", &format!("/locks/{prefix}/a.lock"), &[], b"").unwrap();
     assert_eq!(written.status, 404, "no lock was written");
 }
