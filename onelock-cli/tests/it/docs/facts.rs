@@ -122,9 +122,11 @@ fn sources() -> Vec<String> {
         "lock-object",
         "lock-postgres",
         "onelock",
+        "onelock-py",
     ];
     let files = crates.iter().flat_map(|name| files_below(&root().join(name).join("src"), "rs"));
     files
+        .chain(files_below(&root().join("onelock-py/python"), "py"))
         .map(|path| text(&path))
         .map(|source| source.split("#[cfg(test)]\nmod tests {").next().unwrap_or("").to_owned())
         .collect()
