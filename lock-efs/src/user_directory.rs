@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use lock_core::{Error, ErrorKind, LockName, Operation};
+use lock_core::{Error, ErrorKind, LockName};
 use nix::unistd::{User, geteuid};
 
 use crate::{FileBackend, FileConfig};
@@ -119,7 +119,7 @@ impl UserDirectory {
             let message = format!(
                 "the default directory {path} is not safe: {objection}, or name a store (--url or ONELOCK_URL)"
             );
-            Err(Error::new(ErrorKind::PermissionDenied, message).with_operation(Operation::Open))
+            Err(Error::new(ErrorKind::PermissionDenied, message))
         })
     }
 

@@ -205,7 +205,7 @@ fn a_path_is_no_name_in_a_request() {
     let mut command = onelock(["hold", "--json"]);
     let mut hold = Hold::serve(command.env("XDG_STATE_HOME", state.path()).env_remove("ONELOCK_URL"));
     let refused = hold.refused(json!({ "op": "acquire", "name": "etl/a" }));
-    assert!(refused["message"].as_str().unwrap().contains("name a store (--url or ONELOCK_URL)"), "{refused}");
+    assert!(refused["message"].as_str().unwrap().contains("choose a store with --url"), "{refused}");
 }
 
 #[cfg(feature = "redis")]
