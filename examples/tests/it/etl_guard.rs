@@ -93,10 +93,16 @@ fn the_database_refuses_the_late_batch_of_a_frozen_job() {
     let job = Job::new();
     let mut zombie = job.start();
     zombie.wait_for("100000 rows, ");
-    // The next batch has passed the check of the lock, and waits for the database's own lock.
+    // The next batch has passed the check of the lock, and waits for the database's own lock. The
+    // job leaves the database for moments only, so it is stopped until it has left it.
     let database = Connection::open(job.database()).unwrap();
-    database.busy_timeout(Duration::from_secs(60)).unwrap();
-    database.execute_batch("BEGIN IMMEDIATE").unwrap();
+    database.busy_timeout(Duration::ZERO).unwrap();
+    assert!(wait_for("the job to stop between two batches", || {
+        zombie.freeze();
+        let is_free = database.execute_batch("BEGIN IMMEDIATE").is_ok();
+        zombie.thaw();
+        is_free
+    }));
     // The samples need not be consecutive: the job polls the lock, and on a busy machine it waits
     // for a processor in between.
     let mut asleep = 0_i32;
