@@ -98,7 +98,7 @@ def test_a_loss_cancels_the_block(onelock_memory: MemoryLocker) -> None:
         with pytest.raises(onelock.LockLost) as error:
             async with onelock_memory.lock("x", ttl=3, renew=0.02):
                 lose_soon(onelock_memory)
-                await asyncio.sleep(3600)
+                await asyncio.sleep(15)
                 reached = True
         assert not reached and error.value.reason == "record_gone"
         task = asyncio.current_task()
@@ -128,6 +128,45 @@ def test_the_callers_cancellation_stays_a_cancellation(onelock_memory: MemoryLoc
             await (await onelock_memory.aio.acquire("x", wait=15)).release()
 
     asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_both_cancellations_at_once_stay_a_cancellation(onelock_memory: MemoryLocker) -> None:
+    async def body() -> None:
+        async with onelock_memory.lock("x", renew="manual") as guard:
+            # The release will find the lock lost.
+            onelock_memory.lose("x")
+            task = asyncio.current_task()
+            assert task is not None
+            # As the loss and the caller do before the task runs again.
+            guard._has_cancelled = True
+            task.cancel()
+            task.cancel()
+            await asyncio.sleep(3600)
+
+    async def main() -> None:
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.ensure_future(body())
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def test_a_cancelled_release_behind_a_renewal_leaves_no_lock(onelock_memory: MemoryLocker) -> None:
+    async def main() -> None:
+        guard = await onelock_memory.aio.acquire("x", ttl=60, margin=6, renew="manual")
+        onelock_memory.never_reply_next("renew")
+        renewal = asyncio.ensure_future(guard.ensure(54))
+        while onelock_memory.requests("renew") == 0:
+            await asyncio.sleep(0.001)
+        release = asyncio.ensure_future(guard.release())
+        await asyncio.sleep(0)
+        release.cancel()
+        await asyncio.gather(release, return_exceptions=True)
+        renewal.cancel()
+        await asyncio.gather(renewal, return_exceptions=True)
+        # The ttl is a minute, so a lock that was left would still be held.
+        assert await (await onelock_memory.aio.acquire("x", wait=20)).release()
+
+    asyncio.run(asyncio.wait_for(main(), 40))
 
 
 def test_a_body_that_swallows_the_cancellation_gets_the_loss(onelock_memory: MemoryLocker) -> None:
