@@ -40,32 +40,17 @@ def test_flock_1_and_the_package_exclude_each_other(tmp_path: Path) -> None:
     assert locker.acquire("job", wait=15).release()
 
 
-def test_redis_py_and_the_package_exclude_each_other() -> None:
-    import redis
-
-    base = os.environ["ONELOCK_TEST_REDIS"]
-    client = redis.Redis.from_url(base.split("?")[0])
-    locker = onelock.Locker(base, compat="redis-py")
-    name = f"compat-{time.time_ns()}"
-    theirs = client.lock(name, timeout=30)
-    assert theirs.acquire(blocking=False)
-    assert not locker.try_acquire(name)
-    theirs.release()
-    with locker.lock(name):
-        assert not theirs.acquire(blocking=False)
-    assert theirs.acquire(blocking=False)
-    theirs.release()
-
-
-def test_python_redis_lock_and_the_package_exclude_each_other() -> None:
+@pytest.mark.parametrize("compat", ["redis-py", "python-redis-lock"])
+def test_clients_of_redis_and_the_package_exclude_each_other(compat: str) -> None:
     import redis
     import redis_lock
 
     base = os.environ["ONELOCK_TEST_REDIS"]
     client = redis.Redis.from_url(base.split("?")[0])
-    locker = onelock.Locker(base, compat="python-redis-lock")
+    locker = onelock.Locker(base, compat=compat)
     name = f"compat-{time.time_ns()}"
-    theirs = redis_lock.Lock(client, name, expire=30)
+    is_redis_py = compat == "redis-py"
+    theirs = client.lock(name, timeout=30) if is_redis_py else redis_lock.Lock(client, name, expire=30)
     assert theirs.acquire(blocking=False)
     assert not locker.try_acquire(name)
     theirs.release()
