@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,37 @@ def test_the_interface_of_filelock_means_the_same(tmp_path: Path) -> None:
     del forgotten
     with FileLock(path, timeout=10):
         pass
+
+
+def test_threads_that_share_a_file_lock_exclude_each_other(tmp_path: Path) -> None:
+    lock = FileLock(tmp_path / "x.lock")
+    inside = most = 0
+    counting = threading.Lock()
+
+    def work() -> None:
+        nonlocal inside, most
+        for _ in range(20):
+            with lock:
+                with counting:
+                    inside += 1
+                    most = max(most, inside)
+                time.sleep(0.001)
+                with counting:
+                    inside -= 1
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert most == 1 and not lock.is_locked and lock.lock_counter == 0
+    shared = FileLock(tmp_path / "y.lock", thread_local=False)
+    shared.acquire()
+    other = threading.Thread(target=shared.acquire)
+    other.start()
+    other.join(60)
+    assert shared.lock_counter == 2
+    shared.release(force=True)
 
 
 APPLICATION = """

@@ -7,6 +7,7 @@ up at once instead of polling, the message names the holder, and a lock that NFS
 from __future__ import annotations
 
 import os
+import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -49,7 +50,8 @@ class AcquireReturnProxy:
 class FileLock:
     """Locks the file ``lock_file``, as ``filelock.FileLock`` does. Reentrant for one object.
 
-    ``thread_local`` is accepted and has no effect: any thread may release the lock.
+    Only the thread that holds the lock may acquire it again; other threads wait for it. With
+    ``thread_local=False``, any thread may acquire it again. In both cases any thread may release it.
     ``poll_interval`` has no effect: a release wakes the waiters. ``lifetime`` is refused, and so is
     ``is_singleton``. There is no fallback to files whose existence is the lock.
     """
@@ -82,8 +84,10 @@ class FileLock:
         self.blocking = blocking
         self.mode = mode
         self.poll_interval = poll_interval
+        self._thread_local = thread_local
         self._guard: Guard | None = None
         self._counter = 0
+        self._owner = 0
         directory = quote(str(path.parent.absolute()))
         options = {} if mode == -1 else {"mode": f"{mode:o}"}
         self._locker = Locker(f"file://{directory}", names="plain", **options)
@@ -120,12 +124,14 @@ class FileLock:
         a negative one waits for as long as it takes."""
         limit = self.timeout if timeout is None else timeout
         may_block = self.blocking if blocking is None else blocking
-        if self._counter == 0:
+        thread = threading.get_ident()
+        if self._counter == 0 or (self._thread_local and self._owner != thread):
             wait = 0.0 if not may_block else (None if limit < 0 else limit)
             guard = self._locker._attempt(self._name, wait, None, {})
             if isinstance(guard, Held):
                 raise Timeout(self._lock_file, guard.holder)
-            self._guard = guard
+            # The thread that held it has reset the state before its release.
+            self._guard, self._owner, self._counter = guard, thread, 0
         self._counter += 1
         return AcquireReturnProxy(self)
 
