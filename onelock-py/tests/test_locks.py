@@ -85,6 +85,28 @@ def test_many_threads_lose_no_update(locker: onelock.Locker) -> None:
     assert total == 24
 
 
+def test_threads_that_share_a_lock_object_keep_their_own_guards(locker: onelock.Locker) -> None:
+    lock = locker.lock("x", permits=2)
+    first, second = threading.Event(), threading.Event()
+    seen: list[object] = []
+
+    def hold() -> None:
+        with lock as guard:
+            first.set()
+            assert second.wait(60)
+            seen.append(guard.lost)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert first.wait(60)
+    with lock as guard:
+        assert guard.lost is None
+    second.set()
+    thread.join(60)
+    assert seen == [None], "the block of the other thread lost its permit"
+    assert locker.inspect("x") is None
+
+
 def test_any_thread_may_release(locker: onelock.Locker) -> None:
     guard = locker.acquire("x")
     released: list[bool] = []

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union
@@ -27,7 +29,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Lock:
-    """One name of a store, for ``with`` and ``async with``. It is reusable, and not reentrant.
+    """One name of a store, for ``with`` and ``async with``. Threads and tasks may share it. It is
+    reusable, and not reentrant.
 
     The block never runs without the lock: it is acquired, or ``LockHeld`` is raised.
     """
@@ -52,13 +55,14 @@ class Lock:
         self._lost_at_exit: LostAtExit = lost_at_exit
         self._cancel_on_loss = cancel_on_loss
         self._options = options
-        self._held: Guard | AsyncGuard | None = None
+        # Threads and tasks may share this object, and each has its own guard.
+        self._held: dict[object, Guard | AsyncGuard] = {}
 
     def __repr__(self) -> str:
         return f"<Lock {self._name!r} of {self._locker.store}>"
 
     def _refuse_reentry(self) -> None:
-        if self._held is not None:
+        if _user() in self._held:
             raise OnelockError(
                 f'the lock "{self._name}" is held by this object already; it is not reentrant, so make another Lock',
                 kind="held",
@@ -75,9 +79,9 @@ class Lock:
         guard = self._locker.acquire(self._name, wait=self._wait, **self._options)
         try:
             self._arm(guard)
-            self._held = guard
+            self._held[_user()] = guard
         except BaseException:
-            self._held = None
+            self._held.pop(_user(), None)
             guard._native.abandon()
             raise
         return guard
@@ -85,7 +89,7 @@ class Lock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        guard, self._held = self._held, None
+        guard = self._held.pop(_user(), None)
         if isinstance(guard, Guard):
             guard._leave(error, self._lost_at_exit)
 
@@ -94,11 +98,11 @@ class Lock:
         guard = await self._locker.aio.acquire(self._name, wait=self._wait, **self._options)
         try:
             self._arm(guard)
-            self._held = guard
+            self._held[_user()] = guard
             if self._cancel_on_loss:
                 guard._cancel_on_loss()
         except BaseException:
-            self._held = None
+            self._held.pop(_user(), None)
             guard._native.abandon()
             raise
         return guard
@@ -106,9 +110,18 @@ class Lock:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        guard, self._held = self._held, None
+        guard = self._held.pop(_user(), None)
         if guard is not None and not isinstance(guard, Guard):
             await guard._leave(error, self._lost_at_exit)
+
+
+def _user() -> object:
+    """Returns the task, or the thread outside of asyncio."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return threading.get_ident() if task is None else task
 
 
 def _grace(grace: object) -> float:
