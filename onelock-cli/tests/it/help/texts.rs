@@ -3,7 +3,7 @@
 use std::{fs, path::Path, process::Command};
 
 use super::{commands, help, run, said};
-use crate::run::fixture::{onelock, stdout};
+use crate::run::fixture::{onelock, stdout, without_preferences};
 
 #[test]
 fn the_version_names_features_and_commit() {
@@ -41,8 +41,7 @@ fn every_help_links_to_an_existing_page() {
 fn on_a_terminal(environment: &[(&str, &str)]) -> String {
     let mut command = Command::new("script");
     command.args(["-qec", concat!(env!("CARGO_BIN_EXE_onelock"), " status --help"), "/dev/null"]);
-    command.env("TERM", "xterm").env_remove("NO_COLOR").env_remove("CLICOLOR_FORCE");
-    command.envs(environment.iter().copied());
+    without_preferences(command.env("TERM", "xterm")).envs(environment.iter().copied());
     said(&run(&mut command, "bsdutils"))
 }
 

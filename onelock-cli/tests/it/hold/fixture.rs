@@ -14,14 +14,14 @@ use nix::{
 };
 use serde_json::{Value, json};
 
-use crate::run::fixture::{children, eventually, is_alive, onelock, read};
+use crate::run::fixture::{children, eventually, is_alive, onelock, read, without_preferences};
 
 /// Returns a command that finds this `onelock`, without a terminal.
 pub(super) fn client(program: &str, args: &[&str]) -> Command {
     let onelock = Path::new(env!("CARGO_BIN_EXE_onelock")).parent().unwrap().display();
     let mut command = Command::new("setsid");
     command.arg(program).args(args).env("PATH", format!("{onelock}:{}", std::env::var("PATH").unwrap()));
-    command.env_remove("ONELOCK_URL").env_remove("ONELOCK_URL_FILE");
+    without_preferences(&mut command);
     command
 }
 

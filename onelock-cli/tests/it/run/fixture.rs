@@ -90,11 +90,19 @@ impl Locks {
     }
 }
 
+/// Removes what the machine that runs the tests says of stores, colours and pagers. Continuous
+/// integration sets `CI`, for which colours are shown on a dumb terminal too.
+pub(crate) fn without_preferences(command: &mut Command) -> &mut Command {
+    let variables =
+        ["ONELOCK_URL", "ONELOCK_URL_FILE", "NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "CI", "PAGER", "LESS"];
+    variables.iter().fold(command, |command, variable| command.env_remove(variable))
+}
+
 /// Returns `onelock` in its own session, which has no terminal. `setsid` becomes `onelock`, so the
 /// child's pid is that of `onelock`.
 pub(crate) fn onelock<const N: usize>(args: [&str; N]) -> Command {
     let mut command = Command::new("setsid");
-    command.arg(env!("CARGO_BIN_EXE_onelock")).args(args).env_remove("ONELOCK_URL").env_remove("ONELOCK_URL_FILE");
+    without_preferences(command.arg(env!("CARGO_BIN_EXE_onelock")).args(args));
     command
 }
 

@@ -16,7 +16,7 @@ use nix::{
     pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
 };
 
-use super::fixture::{Locks, Running, eventually, onelock};
+use super::fixture::{Locks, Running, eventually, onelock, without_preferences};
 use crate::compare;
 
 /// Enough for every result that is compared as a whole.
@@ -75,8 +75,7 @@ impl Screen {
         assert!(Command::new("stty").args(size).stdin(stdio()).status().unwrap().success());
         let mut command = Command::new("setsid");
         command.arg("--ctty").arg(env!("CARGO_BIN_EXE_onelock")).args(args).env("TERM", "xterm");
-        command.env_remove("ONELOCK_URL").env_remove("ONELOCK_URL_FILE").env_remove("NO_COLOR");
-        command.env_remove("PAGER").env_remove("LESS").envs(variables.iter().copied());
+        without_preferences(&mut command).envs(variables.iter().copied());
         let child = command.stdin(stdio()).stdout(stdio()).stderr(stdio()).spawn().unwrap();
         drop(slave);
         let keyboard = File::from(OwnedFd::from(master));
