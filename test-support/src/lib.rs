@@ -25,6 +25,8 @@ pub mod http_proxy;
 pub mod lambda;
 mod loopback;
 #[cfg(feature = "servers")]
+pub mod lost_messages;
+#[cfg(feature = "servers")]
 pub mod moto;
 #[cfg(feature = "servers")]
 pub mod nfs;
@@ -42,6 +44,8 @@ pub mod python;
 pub mod redis;
 #[cfg(feature = "servers")]
 pub mod report;
+#[cfg(feature = "servers")]
+pub mod requests;
 #[cfg(feature = "servers")]
 mod scratch;
 #[cfg(feature = "servers")]

@@ -2,25 +2,17 @@
 
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use lock_core::{
     ErrorKind, Holder, LossReason, Mode,
     backend::{AcquireOutcome, Admin, Backend, Break, Grant, Lease, Level, Release, Renewal},
 };
-use lock_postgres::{PostgresBackend, Replicas, Schema};
-use test_support::{pgbouncer::PgBouncer, postgres::PostgresServer, until};
+use lock_postgres::{Replicas, Schema};
+use test_support::{postgres::PostgresServer, until};
 
 use crate::fixture::{
-    LONG, at, backend, client, create_table, granted, name, permit, reader, refused, request, server, waiting_writer,
+    LONG, at, backend, client, create_table, granted, name, permit, reader, refused, released, renewed, request,
+    server, waiting_writer,
 };
-
-async fn released(backend: &PostgresBackend, lease: &Lease) {
-    assert_eq!(backend.release(lease, Duration::ZERO).await.unwrap(), Release::Released);
-}
-
-async fn renewed(backend: &PostgresBackend, lease: &Lease) {
-    assert_eq!(backend.renew(lease).await.unwrap(), Renewal::Renewed);
-}
 
 /// Lets the part of `lease` end, as if its holder had crashed.
 fn ends(server: &PostgresServer, lease: &Lease) {
@@ -73,89 +65,6 @@ async fn operations_on_parts_are_one_statement() {
     let (lease, _) = granted(&backend, &request("permits-1", LONG)).await;
     released(&backend, &lease).await;
     assert_eq!(statements(), 2, "an exclusive lock after parts");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-// verifies: contention, P12
-async fn races_for_permits_give_away_each_place_once() {
-    let server = server();
-    let pooler = PgBouncer::start(&server);
-    for addr in [server.addr(), pooler.addr()] {
-        let clients: Vec<_> = (0..8).map(|_| client(addr)).collect();
-        let mut last = None;
-        for round in 0..100 {
-            // Every second round creates the row.
-            let name = format!("race-{addr}-{}", round / 2);
-            let requests: Vec<_> = clients.iter().map(|_| permit(&name, 3)).collect();
-            let attempts = join_all(clients.iter().zip(&requests).map(|(client, request)| client.acquire(request)));
-            let mut winners = Vec::new();
-            for ((attempt, request), client) in attempts.await.into_iter().zip(&requests).zip(&clients) {
-                if let AcquireOutcome::Granted(grant) = attempt.unwrap() {
-                    assert_eq!(grant.crashed, None);
-                    winners.push((client, request.lease(grant.token)));
-                }
-            }
-            assert_eq!(winners.len(), 3, "in round {round}");
-            let mut tokens: Vec<_> = winners.iter().map(|(_, lease)| lease.token).collect();
-            tokens.sort();
-            assert!(tokens.windows(2).all(|pair| pair[0] < pair[1]) && tokens[0] > last.filter(|_| round % 2 == 1));
-            last = tokens[2];
-            let releases = winners.iter().map(|(client, lease)| client.release(lease, Duration::ZERO));
-            assert!(join_all(releases).await.into_iter().all(|released| released.unwrap() == Release::Released));
-        }
-    }
-}
-
-/// Refuses a row with more than two parts that have not ended.
-const TWO_PARTS: &str = "create function two_parts() returns trigger language plpgsql as $$ begin
-        if (select count(*) from unnest(new.part_ends) e where e > clock_timestamp()) > 2 then
-            raise exception 'three holders';
-        end if;
-        return new;
-    end $$;
-    create trigger two_parts before insert or update on onelock for each row execute function two_parts()";
-
-#[tokio::test(flavor = "multi_thread")]
-// verifies: P1, P12
-async fn renewals_and_contenders_never_exceed_the_permits() {
-    let server = server();
-    server.sql(TWO_PARTS);
-    let clients: Vec<_> = (0..6).map(|_| client(server.addr())).collect();
-    let contend = clients.iter().map(async |client| {
-        for _ in 0..150 {
-            // Renewals and ends meet, because the ttl is about as long as a request.
-            let request = permit("job", 2).with_ttl(Duration::from_millis(5));
-            if let AcquireOutcome::Granted(grant) = client.acquire(&request).await.unwrap() {
-                for _ in 0..3 {
-                    let _ = client.renew(&request.lease(grant.token)).await.unwrap();
-                }
-            }
-        }
-    });
-    join_all(contend).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn batches_of_common_names_do_not_deadlock() {
-    let server = server();
-    let clients: Vec<_> = (0..4).map(|_| client(server.addr())).collect();
-    let batches = clients.iter().enumerate().map(async |(number, client)| {
-        let mut leases = Vec::new();
-        for n in 0..20 {
-            leases.push(granted(client, &reader(&format!("{n}"))).await.0);
-        }
-        // Each process has its own order.
-        leases.rotate_left(number * 5);
-        if number % 2 == 1 {
-            leases.reverse();
-        }
-        for _ in 0..50 {
-            for renewal in client.renew_many(&leases).await {
-                assert_eq!(renewal.unwrap(), Renewal::Renewed);
-            }
-        }
-    });
-    join_all(batches).await;
 }
 
 #[tokio::test]
@@ -356,108 +265,6 @@ async fn a_lock_in_an_unknown_mode_is_corrupt_and_hides_no_lock() {
     let listed = backend.list("").await.unwrap();
     assert_eq!(listed.locks.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["mine"]);
     assert_eq!(listed.odd().len(), 1);
-}
-
-#[tokio::test]
-async fn a_writer_renews_its_mark_and_removes_it() {
-    let server = server();
-    let (holder, writing) = (client(server.addr()), client(server.addr()));
-    let (reading, _) = granted(&holder, &reader("job")).await;
-    let wait = waiting_writer("job");
-    refused(&writing, &wait).await;
-    let row = || server.sql("select xmin from onelock");
-    let marked = row();
-    refused(&writing, &wait).await;
-    assert_eq!(row(), marked, "the mark is written again when half of its time is over");
-    server.sql("update onelock set waiting_until = now() + interval '1 minute'");
-    refused(&writing, &wait).await;
-    assert_eq!(server.sql("select waiting_until > now() + interval '9 minutes' from onelock"), "t");
-    // The mark of another writer does not replace it, and a release of another id leaves it.
-    let second = waiting_writer("job");
-    refused(&holder, &second).await;
-    assert!(matches!(holder.release(&second.lease(None), Duration::ZERO).await, Ok(Release::NotHeld(_))));
-    assert_eq!(server.sql("select replace(waiting_id::text, '-', '') from onelock"), wait.id.to_string());
-    released(&holder, &reading).await;
-    let waiting = refused(&holder, &reader("job")).await;
-    assert_eq!((waiting.owner.as_deref(), waiting.mode), (Some("test"), Mode::Exclusive));
-    assert!(waiting.version.is_none() && !holder.purge(&reading.name).await.unwrap());
-    let (lease, _) = granted(&writing, &wait).await;
-    released(&writing, &lease).await;
-    assert_eq!(server.sql("select waiting_until is null from onelock"), "t");
-    granted(&holder, &reader("job")).await;
-}
-
-#[tokio::test]
-// verifies: P12
-async fn a_wrong_number_of_permits_leaves_no_mark() {
-    let server = server();
-    let backend = client(server.addr());
-    granted(&backend, &permit("job", 3)).await;
-    let error = backend.acquire(&permit("job", 4).with_waits(true)).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Config);
-    assert_eq!(server.sql("select waiting_until is null from onelock"), "t");
-    granted(&backend, &permit("job", 3)).await;
-}
-
-#[tokio::test]
-// verifies: cancelled, P12
-async fn a_mark_that_another_holder_outlives_is_removed() {
-    let server = server();
-    let backend = client(server.addr());
-    let (reading, _) = granted(&backend, &reader("job")).await;
-    let wait = waiting_writer("job");
-    refused(&backend, &wait).await;
-    released(&backend, &reading).await;
-    let (other, _) = granted(&backend, &request("job", LONG)).await;
-    // The waiter gives up while another writer has the lock.
-    assert!(matches!(backend.release(&wait.lease(None), Duration::ZERO).await, Ok(Release::NotHeld(Some(_)))));
-    released(&backend, &other).await;
-    granted(&backend, &reader("job")).await;
-}
-
-#[tokio::test]
-// verifies: late-request, P12
-async fn a_request_after_its_release_leaves_no_mark() {
-    let server = server();
-    let backend = client(server.addr());
-    granted(&backend, &reader("job")).await;
-    for late in [waiting_writer("job"), permit("job", 2).with_waits(true)] {
-        assert!(matches!(backend.release(&late.lease(None), Duration::ZERO).await, Ok(Release::NotHeld(_))));
-        let _ = backend.acquire(&late).await;
-        granted(&backend, &reader("job")).await;
-    }
-}
-
-#[tokio::test]
-async fn a_reader_that_waits_stops_later_permits() {
-    let server = server();
-    let backend = client(server.addr());
-    let (held, _) = granted(&backend, &permit("job", 2)).await;
-    let wait = reader("job").with_waits(true);
-    refused(&backend, &wait).await;
-    refused(&backend, &permit("job", 2)).await;
-    released(&backend, &held).await;
-    refused(&backend, &permit("job", 2)).await;
-    granted(&backend, &wait).await;
-    assert_eq!(server.sql("select waiting_until is null from onelock"), "t", "the grant ends the wait");
-}
-
-#[tokio::test]
-// verifies: P12
-async fn released_parts_and_given_up_waits_wake_waiters() {
-    let server = server();
-    let (holder, waiter) = (client(server.addr()), client(server.addr()));
-    let (part, _) = granted(&holder, &permit("job", 1)).await;
-    refused(&waiter, &permit("job", 1)).await;
-    let mut watch = waiter.watch(&name("job")).await.unwrap().unwrap();
-    released(&holder, &part).await;
-    tokio::time::timeout(LONG, watch.changed()).await.expect("the release notifies");
-    let (_, _) = granted(&holder, &permit("job", 1)).await;
-    let wait = waiting_writer("job");
-    refused(&holder, &wait).await;
-    let mut watch = waiter.watch(&name("job")).await.unwrap().unwrap();
-    assert!(matches!(holder.release(&wait.lease(None), Duration::ZERO).await, Ok(Release::NotHeld(_))));
-    tokio::time::timeout(LONG, watch.changed()).await.expect("the end of the wait notifies");
 }
 
 #[tokio::test]

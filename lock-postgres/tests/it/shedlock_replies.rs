@@ -8,12 +8,12 @@ use test_support::{
     Direction::{self, Replies, Requests},
     Proxy,
     postgres::PostgresServer,
+    requests::again,
     until,
 };
 
 use crate::{
     fixture::{JOB, LONG, at, backend, count_statements, granted, refused, request, settled, statements},
-    lost_replies::again,
     shedlock::{self, ShedLock},
 };
 

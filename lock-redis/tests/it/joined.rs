@@ -9,20 +9,14 @@ use lock_core::{
 use lock_redis::{Compat, RedisBackend};
 use test_support::{Direction, Proxy, redis::RedisServer, until};
 
-use crate::fixture::{LONG, at, calls, client, granted, name, permit, reader, refused, request, waiting_writer};
+use crate::fixture::{
+    LONG, at, calls, client, granted, name, permit, reader, refused, released, renewed, request, waiting_writer,
+};
 
 const LOCK: &str = "onelock:{job}";
 const TOKEN: &str = "onelock:{job}:t";
 const RECORDS: &str = "onelock:{job}:h";
 const MARK: &str = "onelock:{job}:m";
-
-async fn released(backend: &RedisBackend, lease: &Lease) {
-    assert_eq!(backend.release(lease, Duration::ZERO).await.unwrap(), Release::Released);
-}
-
-async fn renewed(backend: &RedisBackend, lease: &Lease) {
-    assert_eq!(backend.renew(lease).await.unwrap(), Renewal::Renewed);
-}
 
 /// Lets a part end soon, as if its holder had crashed.
 async fn crashes(backend: &RedisBackend, lease: &Lease) {

@@ -11,7 +11,7 @@ use lock_core::{
     testing::{Subject, Tampering},
 };
 use lock_redis::{Address, RedisBackend, RedisConfig, Topology};
-use test_support::{Direction, redis::RedisServer, until};
+use test_support::{Direction, lost_messages::Network as _, redis::RedisServer, until};
 
 use crate::fixture::{self, Fixture, LONG, client, granted, name, refused, request};
 

@@ -12,6 +12,7 @@ use std::{
 
 use lock_core::{Locker, Mode, TryAcquire, backend::Backend};
 use lock_redis::RedisBackend;
+use test_support::lost_messages::Network as _;
 
 use crate::fixture::{Fixture, JOB, locker};
 
