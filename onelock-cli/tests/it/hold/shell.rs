@@ -2,8 +2,10 @@
 
 use std::os::unix::process::ExitStatusExt;
 
-use nix::sys::signal::{SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM, kill};
-
+use nix::sys::signal::{
+    Signal::{self, SIGHUP, SIGINT, SIGKILL, SIGSTOP, SIGTERM},
+    kill,
+};
 use serde_json::json;
 
 use super::fixture::{Hold, Process, client};
@@ -159,18 +161,23 @@ fn the_lock_ends_with_a_client_whose_pipe_lives_on() {
     kill(grandchild, SIGKILL).unwrap();
 }
 
-#[test]
-fn a_signal_ends_the_client_before_the_lock() {
+/// Sends `signal` to `onelock hold`.
+fn ends_the_client_before_the_lock(signal: Signal) {
     let locks = Locks::new();
     let mut script = script(&locks, &locks.url(), &["--grace", "300ms"]);
     let hold = script.hold();
-    kill(hold, SIGTERM).unwrap();
+    kill(hold, signal).unwrap();
     script.expect("term");
     eventually("the lock is free", || {
         let free = locks.is_free();
         assert!(!free || !is_alive(script.pid()), "the script outlived the lock");
         free
     });
+}
+
+#[test]
+fn a_signal_ends_the_client_before_the_lock() {
+    ends_the_client_before_the_lock(SIGTERM);
 }
 
 #[test]
@@ -213,16 +220,7 @@ fn renewals_reach_the_watchdog_of_a_client() {
 
 #[test]
 fn a_killed_hold_ends_the_client_before_the_lock() {
-    let locks = Locks::new();
-    let mut script = script(&locks, &locks.url(), &["--grace", "300ms"]);
-    let hold = script.hold();
-    kill(hold, SIGKILL).unwrap();
-    script.expect("term");
-    eventually("the lock is free", || {
-        let free = locks.is_free();
-        assert!(!free || !is_alive(script.pid()), "the script outlived the lock");
-        free
-    });
+    ends_the_client_before_the_lock(SIGKILL);
 }
 
 #[test]
