@@ -43,8 +43,6 @@ pub mod python;
 #[cfg(feature = "servers")]
 pub mod redis;
 #[cfg(feature = "servers")]
-pub mod report;
-#[cfg(feature = "servers")]
 pub mod requests;
 #[cfg(feature = "servers")]
 mod scratch;

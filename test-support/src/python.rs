@@ -7,7 +7,7 @@ use std::{
 };
 
 /// The packages, one `name==version` a line.
-const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python-requirements.txt");
+pub const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/python-requirements.txt");
 
 /// Returns the Python that `ONELOCK_TEST_PYTHON` names. If it is not set, returns the one of a
 /// virtual environment below the target directory, which the first call creates.

@@ -1,6 +1,5 @@
 //! Measures PostgreSQL locks in one run: `cargo bench -p lock-postgres`. A word chooses a part:
 //!
-//! - `cycle`: the uncontended cycle, against two raw updates on the same kind of connection.
 //! - `statements`: the statements of each operation, as the server counts them.
 //! - `holders`: the cost of a lock with many holders.
 //! - `waiters`: what 64 waiters cost an unrelated workload, woken by notifications and polling.
@@ -9,7 +8,6 @@
 //!
 //! Contestants take turns in short blocks, so that the state of the machine affects all of them.
 
-mod cycle;
 mod growth;
 mod held;
 mod holders;
@@ -35,8 +33,7 @@ fn main() {
     // `cargo bench` adds options.
     let part = arguments.iter().find(|argument| !argument.starts_with('-'));
     for (name, run) in [
-        ("cycle", cycle::run as fn()),
-        ("statements", statements::run),
+        ("statements", statements::run as fn()),
         ("holders", holders::run),
         ("waiters", waiters::run),
         ("held", held::run),

@@ -13,6 +13,21 @@ fn committed_pictures_are_those_of_the_generator() {
 }
 
 #[test]
+fn pictures_of_other_figures_are_refused() {
+    let copy = tempfile::tempdir().unwrap();
+    fs::create_dir(copy.path().join("pictures")).unwrap();
+    for file in ["draw", "speed-redis-light.svg", "speed-redis-dark.svg"] {
+        fs::copy(root().join("docs/pictures").join(file), copy.path().join("pictures").join(file)).unwrap();
+    }
+    let page = text("docs/performance.md");
+    let (before, after) = page.split_once("\n| onelock | ").unwrap();
+    fs::write(copy.path().join("performance.md"), format!("{before}\n| onelock | 1{after}")).unwrap();
+    let check = Command::new("python3").arg(copy.path().join("pictures/draw")).arg("--check").output().unwrap();
+    let message = String::from_utf8_lossy(&check.stderr);
+    assert!(!check.status.success() && message.contains("speed-redis-light.svg"), "{message}");
+}
+
+#[test]
 fn every_picture_is_shown_in_both_colours() {
     let pages = files_below(&root().join("docs"), "md").iter().map(|path| text(path)).collect::<String>();
     let pictures = files_below(&root().join("docs/pictures"), "svg");

@@ -1,5 +1,5 @@
 //! Compares locking with the bare requests, in one run against DynamoDB Local:
-//! `cargo bench -p integration --bench dynamodb`.
+//! `cargo bench -p lock-dynamo`.
 //!
 //! - An uncontended cycle against two bare `UpdateItem`s on an equal client, in alternating blocks.
 //! - 25 renewals one by one against one conditional PartiQL batch.
@@ -22,8 +22,7 @@ use lock_core::{
     backend::{AcquireOutcome, AcquireRequest, Backend, LeaseId},
 };
 use lock_dynamo::{DynamoBackend, DynamoConfig, TableOptions};
-use nix::sys::resource::{UsageWho, getrusage};
-use test_support::{dynamodb::DynamoDbLocal, wire::Wire};
+use test_support::{dynamodb::DynamoDbLocal, processor_time, wire::Wire};
 
 const BLOCKS: usize = 40;
 const CYCLES: u32 = 50;
@@ -65,26 +64,17 @@ fn request(name: &str) -> AcquireRequest {
     AcquireRequest::new(name, LeaseId::random(), "host:4711-0a1b2c3d").with_ttl(TTL)
 }
 
-/// Returns the CPU time of this process.
-fn cpu() -> Duration {
-    let used = getrusage(UsageWho::RUSAGE_SELF).expect("it cannot fail");
-    let time = |t: nix::sys::time::TimeVal| {
-        Duration::from_micros(u64::try_from(t.tv_sec() * 1_000_000 + t.tv_usec()).unwrap_or(0))
-    };
-    time(used.user_time()) + time(used.system_time())
-}
-
 /// Time and CPU time of one call, from blocks that alternate with those of other measurements.
 #[derive(Default)]
 struct Samples(Vec<(Duration, Duration)>);
 
 impl Samples {
     async fn block(&mut self, times: u32, work: impl AsyncFn()) {
-        let (started, used) = (Instant::now(), cpu());
+        let (started, used) = (Instant::now(), processor_time());
         for _ in 0..times {
             work().await;
         }
-        self.0.push((started.elapsed() / times, (cpu() - used) / times));
+        self.0.push((started.elapsed() / times, (processor_time() - used) / times));
     }
 
     fn report(&mut self, what: &str) -> Duration {
@@ -203,7 +193,7 @@ async fn held(config: DynamoConfig, wire: &Wire) {
     let after = resident();
     tokio::time::sleep(TTL / 3).await;
     wire.take_seen();
-    let (started, used) = (Instant::now(), cpu());
+    let (started, used) = (Instant::now(), processor_time());
     tokio::time::sleep(2 * TTL).await;
     let time = started.elapsed().as_secs_f64();
     let requests = wire.take_seen().len();
@@ -211,7 +201,7 @@ async fn held(config: DynamoConfig, wire: &Wire) {
         "\n{HELD} locks held, ttl {TTL:?}: {:.0} requests/s, {:.1} % of a core with the proxy, {:.1} KB each, {} \
          connections, {} lost",
         f64::from(u32::try_from(requests).expect("few")) / time,
-        100.0 * (cpu() - used).as_secs_f64() / time,
+        100.0 * (processor_time() - used).as_secs_f64() / time,
         f64::from(u32::try_from(after.saturating_sub(before)).expect("small")) / 1_000.0,
         wire.connections(),
         guards.iter().filter(|guard| guard.check().is_err()).count()

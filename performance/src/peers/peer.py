@@ -1,0 +1,103 @@
+"""A lock of a Python library: peer.py LIBRARY PORT-OR-PATH.
+
+Answers each line on its input with one line:
+cycles N    the nanoseconds of each of N cycles
+wait        acquires, answers with CLOCK_MONOTONIC in nanoseconds, and releases
+hold        acquires
+release     answers with CLOCK_MONOTONIC just before the release
+contend NAME SECONDS TASKS    cycles of threads on a lock of that name, or on one each for "-";
+            answers with the number of threads that never acquired, and the microseconds of each wait
+"""
+
+import sys
+import threading
+import time
+
+LIBRARY, WHERE = sys.argv[1:]
+
+
+def redis_py(name="redis-py"):
+    import redis
+
+    return redis.Redis(port=int(WHERE)).lock(name, timeout=30)
+
+
+def python_redis_lock(name="python-redis-lock"):
+    import redis
+    import redis_lock
+
+    return redis_lock.Lock(redis.Redis(port=int(WHERE)), name, expire=30)
+
+
+def filelock(name=""):
+    import filelock
+
+    return filelock.FileLock(WHERE + name)
+
+
+def fasteners(name=""):
+    import fasteners
+
+    return fasteners.InterProcessLock(WHERE + name)
+
+
+create = {
+    "redis-py": redis_py,
+    "python-redis-lock": python_redis_lock,
+    "filelock": filelock,
+    "fasteners": fasteners,
+}[LIBRARY]
+lock = create()
+
+
+def cycles(count):
+    times = []
+    for _ in range(int(count)):
+        start = time.perf_counter_ns()
+        lock.acquire()
+        lock.release()
+        times.append(time.perf_counter_ns() - start)
+    return " ".join(map(str, times))
+
+
+def wait():
+    lock.acquire()
+    acquired = time.monotonic_ns()
+    lock.release()
+    return acquired
+
+
+def hold():
+    lock.acquire()
+    return "held"
+
+
+def release():
+    before = time.monotonic_ns()
+    lock.release()
+    return before
+
+
+def contend(name, seconds, tasks):
+    waits = [[] for _ in range(int(tasks))]
+    end = time.monotonic() + float(seconds)
+
+    def work(task, mine):
+        while (start := time.monotonic()) < end:
+            if mine.acquire(blocking_timeout=max(end - start, 0.001)):
+                waits[task].append((time.monotonic() - start) * 1e6)
+                mine.release()
+
+    locks = [create(f"own-{task}" if name == "-" else name) for task in range(int(tasks))]
+    threads = [threading.Thread(target=work, args=each) for each in enumerate(locks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    starved = sum(not each for each in waits)
+    return " ".join([str(starved)] + [f"{wait:.1f}" for each in waits for wait in each])
+
+
+for line in sys.stdin:
+    command, *arguments = line.split()
+    print(globals()[command](*arguments), flush=True)
