@@ -9,6 +9,7 @@ contend NAME SECONDS TASKS    cycles of threads on a lock of that name, or on on
             answers with the number of threads that never acquired, and the microseconds of each wait
 """
 
+import os
 import sys
 import threading
 import time
@@ -79,7 +80,8 @@ def release():
 
 
 def contend(name, seconds, tasks):
-    waits = [[] for _ in range(int(tasks))]
+    names = [f"own-{os.getpid()}-{task}" if name == "-" else name for task in range(int(tasks))]
+    locks, waits = [create(each) for each in names], [[] for _ in names]
     end = time.monotonic() + float(seconds)
 
     def work(task, mine):
@@ -88,7 +90,6 @@ def contend(name, seconds, tasks):
                 waits[task].append((time.monotonic() - start) * 1e6)
                 mine.release()
 
-    locks = [create(f"own-{task}" if name == "-" else name) for task in range(int(tasks))]
     threads = [threading.Thread(target=work, args=each) for each in enumerate(locks)]
     for thread in threads:
         thread.start()

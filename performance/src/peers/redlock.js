@@ -38,7 +38,7 @@ const commands = {
     const work = async (task) => {
       const waits = [];
       for (let start; (start = performance.now()) < end; ) {
-        const lock = await acquire(name === "-" ? `own-${task}` : name);
+        const lock = await acquire(name === "-" ? `own-${process.pid}-${task}` : name);
         const acquired = performance.now();
         if (acquired < end) waits.push((1000 * (acquired - start)).toFixed(1));
         await lock.release();
