@@ -1,4 +1,5 @@
-//! Waits for a lock as often as it is told to, and says when it got it: `waiter URL NAME`.
+//! Waits for a lock as often as it is told to, and says when it got it: `waiter URL NAME`, or
+//! `waiter URL NAME SECONDS` to wait first come, first served, with this ttl.
 //!
 //! Each line on standard input starts a wait. The program prints `held` if it found the lock held.
 //! Once it acquires the lock, it prints the nanoseconds of `CLOCK_MONOTONIC` and the token, and
@@ -7,6 +8,7 @@
 use std::{
     io::{self, BufRead as _, Write as _},
     sync::{Arc, Once},
+    time::Duration,
 };
 
 use lock_core::{Holder, Locker, backend::Release};
@@ -22,8 +24,13 @@ fn say(line: impl std::fmt::Display) -> io::Result<()> {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [url, name] = &arguments[..] else { return Err("waiter URL NAME".into()) };
-    let locker = Locker::builder(Arc::new(RedisBackend::new(RedisConfig::from_url(url)?)?)).build()?;
+    let [url, name, seconds @ ..] = &arguments[..] else { return Err("waiter URL NAME [SECONDS]".into()) };
+    let builder = Locker::builder(Arc::new(RedisBackend::new(RedisConfig::from_url(url)?)?));
+    let locker = match seconds.first() {
+        Some(seconds) => builder.fair(true).ttl(Duration::from_secs(seconds.parse()?)),
+        None => builder,
+    }
+    .build()?;
     for line in io::stdin().lock().lines() {
         line?;
         let told = Once::new();

@@ -89,6 +89,11 @@ pub(crate) fn released(answer: Value) -> Result<Release, Error> {
     }
 }
 
+/// Whether a script that knows no queue of fair requests could not answer.
+pub(crate) fn depends_on_queue(answer: &Value) -> bool {
+    matches!(answer, Value::Array(items) if items[..] == [Value::Int(9)])
+}
+
 /// Whether a refusal names a sorted set, whose holders another request has to read.
 pub(crate) fn is_by_several(answer: &Value) -> bool {
     let Value::Array(items) = answer else { return false };
@@ -183,7 +188,7 @@ pub(crate) fn why_lost(answer: Value, lease: &Lease) -> Result<LossReason, Error
 /// Whether the token key says that `id` was the last holder and has not released.
 fn ends_in_our_record(last: &[u8], id: LeaseId) -> bool {
     let mut parts = last.splitn(2, |&b| b == b' ');
-    let held = parts.nth(1).and_then(|state| state.strip_prefix(b"H"));
+    let held = parts.nth(1).and_then(|state| state.strip_prefix(b"H").or(state.strip_prefix(b"F")));
     held.is_some_and(|record| record.starts_with(id.to_string().as_bytes()))
 }
 

@@ -17,6 +17,7 @@ use crate::{
     config::DEFAULT_TTL,
     deployment::Deployment,
     doctor,
+    fair::PlaceWatch,
     quorum::{Member, Quorum},
     watch,
 };
@@ -118,6 +119,8 @@ impl Backend for RedisBackend {
             // Majorities of different holders may be different servers. Each of three servers may
             // grant two permits, which are six, and three holders have a majority with them.
             .with_permits(self.config.compat.is_none() && matches!(self.servers, Servers::One(_)))
+            // The servers of a quorum may see the requests of several clients in different orders.
+            .with_fair(self.config.compat.is_none() && matches!(self.servers, Servers::One(_)))
     }
 
     fn timings(&self) -> StoreTimings {
@@ -172,6 +175,14 @@ impl Backend for RedisBackend {
             Servers::Quorum(quorum) => quorum.watch(name).await.map(|watch| Some(Box::new(watch) as _)),
         };
         watch.map_err(|error| self.context(error, Operation::Watch, Some(name)))
+    }
+
+    async fn watch_place(&self, request: &AcquireRequest) -> Result<Option<Box<dyn Watch>>, Error> {
+        let Servers::One(deployment) = &self.servers else { return self.watch(&request.name).await };
+        match PlaceWatch::new(Arc::clone(deployment), request).await {
+            Ok(watch) => Ok(Some(Box::new(watch))),
+            Err(error) => Err(self.context(error, Operation::Watch, Some(&request.name))),
+        }
     }
 
     fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {

@@ -10,7 +10,7 @@ use lock_core::{
 use redis::{ServerErrorKind, Value};
 
 use crate::{
-    answer::{granted_or_held, is_by_several, refusal, released, why_lost},
+    answer::{depends_on_queue, granted_or_held, is_by_several, refusal, released, why_lost},
     config::{RedisConfig, Topology},
     connect::Connector,
     connection::ConnectionSlot,
@@ -97,26 +97,19 @@ impl Deployment {
 
     pub(crate) async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let lock = self.keys.lock(&request.name);
-        let id = request.id.to_string();
-        let queuing = self.connection.wakers.queuing(&lock);
-        let may_join = request.mode.may_be_joined();
-        let keys = if may_join {
-            self.join_keys(&lock, &id, queuing.is_some())
-        } else {
-            let mut keys = vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, &id)];
-            keys.extend(queuing.as_ref().map(|_| self.keys.waiters(&lock)));
-            keys
-        };
-        let call = if may_join {
-            self.join(&keys, request, queuing.as_ref())
-        } else {
-            self.take(&keys, request, queuing.as_ref())
-        };
+        let takes_place = request.fair && request.waits;
+        let queuing = if takes_place { None } else { self.connection.wakers.queuing(&lock) };
         let mut sent = self.unanswered.sending(request.id);
-        let answer = match &self.replicated {
-            None => self.connection.run(&call).await.map(|answer| (answer, Ok(()))),
-            Some(replicated) => Box::pin(replicated.run(&replicated.acquiring, &call)).await,
+        let mut answer = if takes_place {
+            // Before it is sent: whatever happens to the request, a release then ends its wait.
+            self.waiting_marks.note(request.id, request.ttl);
+            Box::pin(self.ask_in_turn(&lock, request, None)).await
+        } else {
+            self.ask(&lock, request, queuing.as_ref()).await
         };
+        if answer.as_ref().is_ok_and(|(answer, _)| depends_on_queue(answer)) {
+            answer = Box::pin(self.ask_in_turn(&lock, request, queuing.as_ref())).await;
+        }
         sent.answered = !answer.as_ref().is_err_and(Error::is_ambiguous);
         let (answer, replicated) = answer?;
         self.pass_on();
@@ -130,6 +123,7 @@ impl Deployment {
             return Err(missing.with_ambiguous(!undone));
         }
         match (&attempt, queuing) {
+            (AcquireOutcome::Granted(_), _) if takes_place => self.waiting_marks.remove(request.id),
             (AcquireOutcome::Granted(_), Some(queuing)) if queuing.alone => {
                 self.connection.wakers.note(&lock, Standing::Out, None);
             }
@@ -139,11 +133,38 @@ impl Deployment {
         Ok(attempt)
     }
 
+    /// Sends a request to acquire `lock`. Returns the reply, and whether enough replicas confirmed.
+    async fn ask(
+        &self,
+        lock: &str,
+        request: &AcquireRequest,
+        queuing: Option<&Queuing<'_>>,
+    ) -> Result<(Value, Result<(), Error>), Error> {
+        let id = request.id.to_string();
+        let may_join = request.mode.may_be_joined();
+        let keys = if may_join {
+            self.join_keys(lock, &id, queuing.is_some())
+        } else {
+            let mut keys = vec![lock.to_owned(), self.keys.token(lock), self.keys.gone(lock, &id)];
+            keys.extend(queuing.map(|_| self.keys.waiters(lock)));
+            keys
+        };
+        let call = if may_join { self.join(&keys, request, queuing) } else { self.take(&keys, request, queuing) };
+        self.send(&call).await
+    }
+
+    /// Sends a call that acquires.
+    pub(crate) async fn send(&self, call: &Call<'_>) -> Result<(Value, Result<(), Error>), Error> {
+        match &self.replicated {
+            None => self.connection.run(call).await.map(|answer| (answer, Ok(()))),
+            Some(replicated) => Box::pin(replicated.run(&replicated.acquiring, call)).await,
+        }
+    }
+
     /// A request for an exclusive lock, with these keys.
     fn take<'a>(&'a self, keys: &'a [String], request: &AcquireRequest, queuing: Option<&Queuing<'_>>) -> Call<'a> {
-        let ttl = millis(request.ttl);
-        let call = self.scripts.acquire.call(keys).arg(request.id.to_string()).arg(ttl).arg(self.stamps.next());
-        let call = call.arg(record::tail(request, ttl));
+        let call = self.scripts.acquire.call(keys);
+        let call = self.about(call, request);
         let reserved = request.reserved_tokens;
         let call = match queuing {
             None if reserved > 0 => call.arg("").arg("").arg(""),
@@ -151,6 +172,13 @@ impl Deployment {
             Some(queuing) => call.arg(queuing.channel).arg(&queuing.place).arg(u8::from(queuing.alone)),
         };
         if reserved > 0 { call.arg(reserved) } else { call }
+    }
+
+    /// Adds what every request to acquire begins with.
+    pub(crate) fn about<'a>(&self, call: Call<'a>, request: &AcquireRequest) -> Call<'a> {
+        let ttl = millis(request.ttl);
+        let call = call.arg(request.id.to_string()).arg(ttl).arg(self.stamps.next());
+        call.arg(record::tail(request, ttl))
     }
 
     /// Renews all leases in one call, or in two if some are exclusive and others are not. A cluster
@@ -218,13 +246,14 @@ impl Deployment {
     }
 
     pub(crate) async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
-        if lease.mode.may_be_joined() {
-            return Box::pin(self.release_part(lease, hold_for, true)).await;
-        }
-        let answer = self.release_whole(lease, hold_for).await?;
+        let answer = if lease.mode.may_be_joined() {
+            Box::pin(self.release_part(lease, hold_for, true)).await?
+        } else {
+            self.release_whole(lease, hold_for).await?
+        };
         if self.waiting_marks.contains(lease.id)
             && let Err(error) = Box::pin(self.unmark(&lease.name, lease.id)).await
-            // The mark of a waiter that gives up keeps others out, so the caller tries again.
+            // What a waiter that gives up has left keeps others out, so the caller tries again.
             && answer != Release::Released
         {
             return Err(error);
@@ -318,7 +347,7 @@ impl Deployment {
         let lock = self.keys.lock(name);
         let beside =
             [self.keys.token(&lock), self.keys.waiters(&lock), self.keys.records(&lock), self.keys.mark(&lock)];
-        let keys = [&[lock], &beside[..]].concat();
+        let keys = [std::slice::from_ref(&lock), &beside[..], &[self.keys.places(&lock)]].concat();
         match self.connection.run(&self.scripts.purge.call(&keys)).await? {
             Value::Int(forgotten) => Ok(forgotten == 1),
             answer => Err(unexpected("the purge script", &answer)),

@@ -16,7 +16,7 @@ use crate::{
     answer::{refusal, released},
     deployment::{Deployment, is_moving, millis},
     error::unexpected,
-    record::{self, mode_text},
+    record::mode_text,
     script::Call,
     wake::Queuing,
 };
@@ -39,10 +39,18 @@ impl Deployment {
         request: &AcquireRequest,
         queuing: Option<&Queuing<'_>>,
     ) -> Call<'a> {
-        let ttl = millis(request.ttl);
-        let call = self.scripts.join.call(keys).arg(request.id.to_string()).arg(ttl).arg(self.stamps.next());
-        let call = call.arg(record::tail(request, ttl)).arg(mode_text(request.mode)).arg(&request.owner);
-        let call = call.arg(u8::from(request.waits));
+        self.join_with(self.scripts.join.call(keys), request, queuing)
+    }
+
+    /// Adds the arguments of a request to join the holders.
+    pub(crate) fn join_with<'a>(
+        &self,
+        call: Call<'a>,
+        request: &AcquireRequest,
+        queuing: Option<&Queuing<'_>>,
+    ) -> Call<'a> {
+        let call = self.about(call, request).arg(mode_text(request.mode)).arg(&request.owner);
+        let call = call.arg(u8::from(request.waits && !request.fair));
         match queuing {
             None => call,
             Some(queuing) => call
@@ -61,12 +69,13 @@ impl Deployment {
     ) -> Result<AcquireOutcome, Error> {
         let id = request.id.to_string();
         let mut keys = vec![lock.to_owned(), self.keys.records(lock)];
-        if request.waits {
-            keys.extend([self.keys.mark(lock), self.keys.gone(lock, &id)]);
+        let marks = request.waits && !request.fair;
+        if marks {
+            keys.extend([self.keys.mark(lock), self.keys.gone(lock, &id), self.keys.token(lock)]);
             self.waiting_marks.note(request.id, request.ttl);
         }
         let mut call = self.scripts.holders.call(&keys);
-        if request.waits {
+        if marks {
             call = call.arg(&id).arg(mode_text(request.mode)).arg(&request.owner).arg(millis(request.ttl));
             call = call.arg(self.stamps.next());
         }
@@ -113,10 +122,19 @@ impl Deployment {
         released(answer)
     }
 
-    /// Removes the mark of an exclusive request that waited for several holders.
+    /// Ends the wait of a request: its mark if it waited for several holders, and its place if it
+    /// is fair.
     pub(crate) async fn unmark(&self, name: &LockName, id: LeaseId) -> Result<(), Error> {
         let lock = self.keys.lock(name);
-        let keys = [self.keys.mark(&lock), lock.clone(), self.keys.waiters(&lock)];
+        let keys = &self.keys;
+        let keys = [
+            keys.mark(&lock),
+            lock.clone(),
+            keys.waiters(&lock),
+            keys.token(&lock),
+            keys.queue(&lock),
+            keys.places(&lock),
+        ];
         let call = self.scripts.unmark.call(&keys).arg(id.to_string());
         self.connection.run(&call.arg(u8::from(self.connection.is_cluster()))).await?;
         self.waiting_marks.remove(id);

@@ -112,6 +112,16 @@ impl Keys {
         self.beside(lock, ":m", "")
     }
 
+    /// The queue of fair requests.
+    pub(crate) fn queue(&self, lock: &str) -> String {
+        self.beside(lock, ":q", "")
+    }
+
+    /// The places of fair requests in their queue.
+    pub(crate) fn places(&self, lock: &str) -> String {
+        self.beside(lock, ":p", "")
+    }
+
     /// The list on which waiting processes of python-redis-lock block.
     pub(crate) fn signal(&self, name: &LockName) -> Option<String> {
         (self.compat == Some(Compat::PythonRedisLock)).then(|| python_redis_lock::signal_key(name))
@@ -163,7 +173,8 @@ mod tests {
     fn all(keys: &Keys, name: &LockName) -> Vec<String> {
         let (lock, id) = (keys.lock(name), "1");
         let beside = [keys.token(&lock), keys.waiters(&lock), keys.records(&lock), keys.mark(&lock)];
-        [&beside[..], &[keys.gone(&lock, id), keys.broken(&lock, id), lock]].concat()
+        let fair = [keys.queue(&lock), keys.places(&lock)];
+        [&beside[..], &fair, &[keys.gone(&lock, id), keys.broken(&lock, id), lock]].concat()
     }
 
     /// All texts of up to `length` characters that have a meaning in a key.

@@ -11,6 +11,7 @@ mod deployment;
 mod doctor;
 mod error;
 mod factory;
+mod fair;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -14,7 +14,9 @@ pub(crate) const RELEASE_MARK_KEPT: Duration = Duration::from_secs(300);
 fn constants() -> String {
     let mark_kept = RELEASE_MARK_KEPT.as_millis();
     let released = record::RELEASED;
-    format!("local RELEASE_MARK_KEPT_MS = '{mark_kept}'\nlocal RELEASED = '{released}'\n")
+    // The queue of fair requests, for the scripts that know none; see fair/begin.lua.
+    let no_queue = "local TURN, FIRST\n";
+    format!("local RELEASE_MARK_KEPT_MS = '{mark_kept}'\nlocal RELEASED = '{released}'\n{no_queue}")
 }
 
 /// A script, known to the server by its digest.
@@ -62,7 +64,14 @@ scripts! {
     joined_restore = ["common.lua", "joined/common.lua", "joined/restore.lua"],
     joined_advance_token = ["common.lua", "joined/common.lua", "joined/advance_token.lua"],
     holders = ["common.lua", "joined/common.lua", "joined/holders.lua"],
-    unmark = ["common.lua", "joined/common.lua", "joined/unmark.lua"],
+    unmark = ["common.lua", "joined/common.lua", "fair/common.lua", "joined/unmark.lua"],
+    fair_acquire = [
+        "common.lua", "joined/common.lua", "fair/common.lua", "fair/begin.lua", "acquire.lua", "refuse.lua",
+        "fair/end.lua"
+    ],
+    fair_join = [
+        "common.lua", "joined/common.lua", "fair/common.lua", "fair/begin.lua", "joined/join.lua", "fair/end.lua"
+    ],
 }
 
 impl Script {

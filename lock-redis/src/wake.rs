@@ -99,7 +99,8 @@ impl Wakers {
             waiting.changes.send_replace(());
             return;
         }
-        self.not_wanted(lock);
+        // The id of a fair request follows the key, which ends in a brace.
+        self.not_wanted(lock.rsplit_once(' ').map_or(lock, |(key, _)| if key.ends_with('}') { key } else { lock }));
         // A woken waiter passes the wake-up on.
         self.wake_all();
     }

@@ -21,6 +21,7 @@ lock_core::conformance! {
     except = [
         (modes, "one client holds a place of the shelf"),
         (hand_over, "a grant has one token"),
+        (fair, "waiters have no places in a queue"),
         (a_refusal_reports_the_current_holder, "the shelf keeps no owner"),
         (the_next_grant_reports_a_crashed_holder, "the shelf keeps no owner"),
         (fencing_tokens_increase_across_a_forced_break, "nothing is broken on the shelf"),

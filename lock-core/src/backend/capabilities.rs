@@ -74,6 +74,8 @@ capabilities! {
     /// A grant can reserve further tokens, so that a process may pass the lock on between its own
     /// waiters without a request.
     hand_over = "hand-over" / HandOver,
+    /// Waiting requests can be granted in the order in which they came.
+    fair = "fair" / Fair,
 }
 
 setters!(Capabilities {
@@ -88,6 +90,7 @@ setters!(Capabilities {
     with_shared(shared: bool),
     with_permits(permits: bool),
     with_hand_over(hand_over: bool),
+    with_fair(fair: bool),
 });
 
 impl fmt::Display for Capability {

@@ -120,6 +120,28 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// - A refusal and [`Admin::inspect`] say how many hold the lock, and name them, the first to
     ///   expire first (`a_refusal_counts_and_names_several_holders`).
     ///
+    /// Where the capability `fair` is declared, a refused request that is
+    /// [`fair`](AcquireRequest::fair) and [`waits`](AcquireRequest::waits) takes a place at the end
+    /// of the name's queue.
+    /// - Places are served in their order (`fair_requests_are_granted_in_their_order`,
+    ///   `fair_waiters_of_many_lockers_are_served_in_order`), also after a crash of the holder
+    ///   (`fair_waiters_keep_their_order_after_a_crash`). A request without a place, fair or
+    ///   not, is refused while one is ahead, also if the lock is free
+    ///   (`a_newcomer_does_not_overtake_a_fair_waiter`).
+    /// - A request that cannot share the lock with all places ahead of it waits for them: a reader
+    ///   behind a writer (`readers_wait_behind_a_fair_writer`), and a permit behind those that get
+    ///   the free ones (`permits_are_granted_in_their_order`). A place of the holders' mode keeps
+    ///   no reader out.
+    /// - A writer that waited for readers before the first place was taken comes before the queue
+    ///   (`a_queue_and_a_waiting_writer_do_not_block_each_other`).
+    /// - A repetition keeps its place (`a_repeated_fair_request_keeps_its_place`). A request that
+    ///   does not wait has none (`a_fair_request_that_does_not_wait_has_no_place`).
+    /// - A place ends with the grant, and with a release of its id
+    ///   (`a_fair_waiter_that_gives_up_is_skipped`, `a_cancelled_fair_wait_is_skipped`). Otherwise
+    ///   it ends its ttl after its last attempt (`a_dead_fair_waiter_is_skipped_after_its_ttl`). So
+    ///   does the place of a request that arrives late, unless the store can tell
+    ///   (`a_late_fair_request_keeps_the_lock_for_a_ttl_at_most`).
+    ///
     /// # Errors
     /// When the store cannot say; never because the lock is held.
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error>;
@@ -197,6 +219,19 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
         let _ = name;
         Ok(None)
+    }
+
+    /// Starts to watch for the turn of `request`, which is fair and has a place in the queue. The
+    /// core calls it instead of [`watch`](Self::watch), whose promises it keeps. Default: watches
+    /// the name.
+    ///
+    /// - The release that makes it the turn of `request` completes it
+    ///   (`fair_waiters_of_many_lockers_are_served_in_order`).
+    ///
+    /// # Errors
+    /// As [`watch`](Self::watch).
+    async fn watch_place(&self, request: &AcquireRequest) -> Result<Option<Box<dyn Watch>>, Error> {
+        self.watch(&request.name).await
     }
 
     /// Returns the half of the contract that operators need; `None` when this store has none of it.
@@ -301,6 +336,10 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
         (**self).watch(name).await
     }
 
+    async fn watch_place(&self, request: &AcquireRequest) -> Result<Option<Box<dyn Watch>>, Error> {
+        (**self).watch_place(request).await
+    }
+
     fn admin(&self) -> Option<&dyn Admin> {
         (**self).admin()
     }
@@ -353,6 +392,10 @@ pub struct AcquireRequest {
     /// How many further tokens the grant reserves, for guards to which this process hands the lock
     /// over. Zero without the capability `hand-over`. The same in every attempt of one id.
     pub reserved_tokens: u32,
+    /// The request is granted in its turn. If it [waits](Self::waits) and is refused, it has a
+    /// place in the queue of the name, for `ttl` after its last attempt. `false` without the
+    /// capability `fair`.
+    pub fair: bool,
 }
 
 impl AcquireRequest {
@@ -360,7 +403,7 @@ impl AcquireRequest {
     /// wait.
     pub fn new(name: LockName, id: LeaseId, owner: impl Into<String>) -> Self {
         let (mode, ttl) = (Mode::Exclusive, DEFAULT_TTL);
-        Self { name, id, mode, owner: owner.into(), ttl, data: None, waits: false, reserved_tokens: 0 }
+        Self { name, id, mode, owner: owner.into(), ttl, data: None, waits: false, reserved_tokens: 0, fair: false }
     }
 
     /// Checks that the request is for an exclusive lock, in a store that knows no other mode.
@@ -407,6 +450,7 @@ setters!(AcquireRequest {
     with_data(data: impl Into<Option<Vec<u8>>>),
     with_waits(waits: bool),
     with_reserved_tokens(reserved_tokens: u32),
+    with_fair(fair: bool),
 });
 
 /// The answer to an attempt to acquire.

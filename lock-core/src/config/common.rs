@@ -18,8 +18,8 @@ pub(crate) struct Common {
 impl Common {
     /// The names of these options.
     #[cfg(any(test, feature = "serde"))]
-    pub(crate) const NAMES: [&str; 10] =
-        ["ttl", "margin", "renew", "grace", "owner", "prefix", "min_hold", "max_hold", "hand_over", "require"];
+    pub(crate) const NAMES: [&str; 11] =
+        ["ttl", "margin", "renew", "grace", "owner", "prefix", "min_hold", "max_hold", "hand_over", "fair", "require"];
 
     /// Takes these options out of `config`.
     pub(crate) fn take(config: &mut StoreConfig) -> Result<Self, Error> {
@@ -32,6 +32,7 @@ impl Common {
             min_hold: config.take_duration("min_hold")?.unwrap_or_default(),
             max_hold: config.take_duration("max_hold")?,
             hand_over: take_hand_over(config)?,
+            fair: config.take_bool("fair")?.unwrap_or_default(),
             ..LockOptions::default()
         };
         Ok(Self {
@@ -99,7 +100,7 @@ mod tests {
     #[test]
     fn every_common_option_sets_its_field() {
         let common = take(
-            "ttl=20s&margin=2s&renew=5s&grace=1s&owner=me%20%26%20you&min_hold=3s&max_hold=1h&hand_over=9&prefix=app/&require=fencing,holder",
+            "ttl=20s&margin=2s&renew=5s&grace=1s&owner=me%20%26%20you&min_hold=3s&max_hold=1h&hand_over=9&fair=true&prefix=app/&require=fencing,holder",
         );
         let options = LockOptions {
             mode: Mode::Exclusive,
@@ -113,12 +114,14 @@ mod tests {
             max_hold: Some(Duration::from_secs(3600)),
             deadline: None,
             hand_over: 9,
+            fair: true,
         };
         let require = vec![Capability::Fencing, Capability::Holder];
         assert_eq!(common, Ok(Common { options, prefix: "app/".into(), require }));
         let value = |name| match name {
             "require" => "ttl",
             "hand_over" => "1",
+            "fair" => "true",
             _ => "1s",
         };
         let every = Common::NAMES.map(|name| format!("{name}={}", value(name)));
@@ -143,7 +146,7 @@ mod tests {
                 "require=fencing,holdr",
                 "open on x:?require=fencing,holdr: require=fencing,holdr is wrong: there is no capability \"holdr\"; \
                  there are: \
-                 ttl, fencing, loss-signal, holder, inspect, list, break, wake-up, shared, permits, hand-over; did you mean \"holder\"?",
+                 ttl, fencing, loss-signal, holder, inspect, list, break, wake-up, shared, permits, hand-over, fair; did you mean \"holder\"?",
             ),
         ] {
             assert_eq!(take(options).unwrap_err(), message);

@@ -32,7 +32,7 @@ pub(crate) struct PendingAcquire {
     /// The id may still hold the lock, but no guard can have it: it was granted too late, or to a
     /// guard of this process with other options.
     too_late: bool,
-    /// The store keeps newcomers from joining the holders, because this acquisition waits for them.
+    /// The store keeps newcomers out, because this acquisition waits.
     waiting: bool,
     /// The place in this process's queue for the name. A rollback keeps it.
     pub(crate) turn: Option<Turn>,
@@ -86,7 +86,7 @@ impl PendingAcquire {
     }
 
     /// Returns the longest time until the next attempt, so that the store goes on to keep newcomers
-    /// from joining the holders.
+    /// out.
     pub(crate) fn longest_pause(&self) -> Option<Duration> {
         self.waiting.then_some(self.request.ttl / 3)
     }
@@ -152,7 +152,8 @@ impl PendingAcquire {
                     AcquireOutcome::Granted(_) => false,
                     // An earlier attempt may have left a mark that this refusal does not show.
                     AcquireOutcome::Contended(holder) => {
-                        self.waiting || self.request.waits && holder.mode != self.request.mode
+                        let keeps_out = self.request.fair || holder.mode != self.request.mode;
+                        self.waiting || self.request.waits && keeps_out
                     }
                 };
                 let (outcome, found) = match &answer {

@@ -70,6 +70,14 @@ impl Timing {
         if !capabilities.has_mode(options.mode) {
             return Err(unsupported_mode(options.mode));
         }
+        if options.fair && !capabilities.fair {
+            return Err(unsupported_fair());
+        }
+        if options.fair && options.hand_over > 0 {
+            let message = "fair and hand_over contradict each other: a hand-over favours the waiters of one process; \
+                           leave one of them out";
+            return Err(config(message.to_owned()));
+        }
         if let Some(max) = options.max_hold.filter(|max| *max <= options.min_hold) {
             return Err(config(format!("max_hold ({max:?}) must be longer than min_hold ({:?})", options.min_hold)));
         }
@@ -238,6 +246,12 @@ impl Timing {
     }
 }
 
+fn unsupported_fair() -> Error {
+    let message = "first come, first served (fair) is not possible on this store; leave fair out, or choose a store \
+                   with the capability \"fair\"";
+    Error::new(ErrorKind::Unsupported, message).with_ambiguous(false)
+}
+
 fn config(message: String) -> Error {
     Error::new(ErrorKind::Config, message)
 }
@@ -258,6 +272,7 @@ mod tests {
         shared: false,
         permits: false,
         hand_over: false,
+        fair: false,
     };
     const FILES: Capabilities = Capabilities { ttl: false, ..LEASES };
 

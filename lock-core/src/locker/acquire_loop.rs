@@ -71,6 +71,7 @@ impl AcquireLoop {
         let owner = options.owner.unwrap_or_else(|| shared.owner().to_owned());
         let mut request =
             AcquireRequest::new(name.clone(), LeaseId::random(), owner).with_data(options.data).with_mode(options.mode);
+        request.fair = options.fair;
         if let Some(ttl) = timing.ttl {
             request.ttl = ttl;
         }
@@ -261,6 +262,12 @@ impl AcquireLoop {
         if self.patience(wait).is_some_and(|left| left.is_zero()) {
             return self.try_now().await;
         }
+        if self.pending.request.fair {
+            // The store has the queue. A place in one for all tasks of this process would let tasks
+            // of other processes overtake them.
+            self.pending.set_waits();
+            return self.contend(wait).await;
+        }
         let queues = Arc::clone(&self.shared.queues);
         let queued = queues.enter(&self.name);
         let turn = match self.patience(wait) {
@@ -279,7 +286,7 @@ impl AcquireLoop {
 
     async fn contend(&mut self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
         let mut backoff = Backoff::new(self.shared.backend.timings());
-        let mut watch = None;
+        let (mut watch, mut watched) = (None, self.pending.request.id);
         let mut may_watch = self.shared.capabilities.wake_up;
         let mut failing: Option<ClockReading> = None;
         loop {
@@ -308,9 +315,13 @@ impl AcquireLoop {
             if left.is_some_and(|left| left.is_zero()) {
                 return answer;
             }
+            if self.pending.request.fair && watched != self.pending.request.id {
+                watch = None;
+            }
             if may_watch && watch.is_none() {
                 let limit = left.map_or(self.timing.attempt_timeout, |left| left.min(self.timing.attempt_timeout));
-                match watch_for(&self.shared, &self.name, limit).await {
+                watched = self.pending.request.id;
+                match watch_for(&self.shared, Arc::clone(&self.pending.request), limit).await {
                     Ok(Some(begun)) => {
                         watch = Some(begun);
                         // Try again: a release before the watch began does not wake it.
@@ -342,16 +353,21 @@ impl AcquireLoop {
     }
 }
 
-/// Begins to watch a name. Returns `Ok(None)` if the store cannot watch at all, and an error if it
-/// failed now.
+/// Begins to watch for the turn of a request. Returns `Ok(None)` if the store cannot watch at all,
+/// and an error if it failed now.
 ///
 /// Not a method, because an `AcquireLoop` with a request in flight cannot be shared between
 /// threads.
-async fn watch_for(shared: &Shared, name: &LockName, limit: Duration) -> Result<Option<Box<dyn Watch>>, ()> {
-    let answer = tokio::time::timeout(limit, shared.backend.watch(name)).await;
+async fn watch_for(
+    shared: &Shared,
+    request: Arc<AcquireRequest>,
+    limit: Duration,
+) -> Result<Option<Box<dyn Watch>>, ()> {
+    let watch = if request.fair { shared.backend.watch_place(&request) } else { shared.backend.watch(&request.name) };
+    let answer = tokio::time::timeout(limit, watch).await;
     answer
         .map_err(drop)?
-        .map_err(|error| tracing::debug!(%name, %error, "watch failed; polling until the next attempt"))
+        .map_err(|error| tracing::debug!(name = %request.name, %error, "watch failed; polling until the next attempt"))
 }
 
 async fn changed(watch: Option<&mut Box<dyn Watch>>) {

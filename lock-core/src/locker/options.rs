@@ -99,6 +99,27 @@ macro_rules! option_setters {
             self.options.hand_over = times;
             self
         }
+
+        /// Sets whether waiters are served first come, first served, over all processes. Default:
+        /// `false`: a newcomer may acquire a lock that was just released before those that wait.
+        ///
+        /// A waiter takes its place with its first refused attempt. While a place is ahead, other
+        /// requests are refused, also those that are not fair, and attempts without a wait. An
+        /// attempt without a wait takes no place.
+        ///
+        /// - A waiter that is cancelled leaves its place immediately.
+        /// - The place of a waiter that has died ends a [`ttl`](Self::ttl) after its last attempt.
+        ///   Until then the lock may stay free.
+        /// - Each waiter asks the store itself, and again after every third of the ttl. Tasks of
+        ///   one process do not queue behind each other for one place.
+        /// - A waiter that cannot reach the store for a ttl loses its place.
+        ///
+        /// An error on a store without the capability `fair`, and together with
+        /// [`hand_over`](Self::hand_over), which favours the waiters of one process.
+        pub fn fair(mut self, fair: bool) -> Self {
+            self.options.fair = fair;
+            self
+        }
     };
 }
 pub(crate) use option_setters;

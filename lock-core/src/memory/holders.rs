@@ -1,4 +1,4 @@
-//! The holders of one name, and the request that waits for them.
+//! The holders of one name, and the requests that wait for them.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,6 +17,8 @@ const REMEMBERED: usize = 100;
 pub(super) struct Holders {
     records: Vec<Record>,
     waiting: Option<Waiting>,
+    /// The fair requests, in their order.
+    places: Vec<Waiting>,
     /// The holders whose locks an operator broke, and who did.
     broken: Vec<(LeaseId, String)>,
 }
@@ -35,13 +37,26 @@ pub(super) struct Record {
     released: bool,
 }
 
-/// A request that waits for holders of another mode. Nothing joins them meanwhile.
+/// A request that waits: for holders of another mode, which nothing joins meanwhile, or in the
+/// queue of fair requests.
 #[derive(Debug)]
 struct Waiting {
     id: LeaseId,
     mode: Mode,
     owner: String,
     until: Instant,
+}
+
+impl Waiting {
+    fn new(request: &AcquireRequest, now: Instant) -> Self {
+        Self { id: request.id, mode: request.mode, owner: request.owner.clone(), until: now + request.ttl }
+    }
+
+    /// Returns the request as a refusal by a free lock names it.
+    fn holder(&self, now: Instant) -> Holder {
+        let left = self.until.duration_since(now);
+        Holder::default().with_owner(self.owner.clone()).with_mode(self.mode).with_expires_in(left)
+    }
 }
 
 /// The decision about a request.
@@ -111,7 +126,7 @@ impl Holders {
     /// Whether no holder and no waiter is left, and no crash has to be reported.
     pub(super) fn is_idle(&self, now: Instant) -> bool {
         self.records.iter().all(|record| record.released && !record.is_kept(now))
-            && self.waiting.as_ref().is_none_or(|waiting| waiting.until <= now)
+            && self.waiting.iter().chain(&self.places).all(|waiting| waiting.until <= now)
     }
 
     /// Whether nothing has to be remembered.
@@ -125,31 +140,68 @@ impl Holders {
             record.expires = now + request.ttl;
             return Ok(Decision::Ours(record.token));
         }
-        let present = self.kept(now).next().map(|record| record.mode);
         self.waiting.take_if(|waiting| waiting.until <= now);
+        self.places.retain(|place| place.until > now);
+        let present = self.kept(now).next().map(|record| record.mode);
         let other = self.waiting.as_ref().filter(|waiting| waiting.mode != request.mode);
         if let Some(waiting) = other.filter(|_| request.mode.may_be_joined()) {
-            let waiter = || {
-                let left = waiting.until.duration_since(now);
-                Holder::default().with_owner(waiting.owner.clone()).with_mode(waiting.mode).with_expires_in(left)
-            };
-            return Ok(Decision::Contended(self.holder(now).unwrap_or_else(waiter)));
+            let holder = self.holder(now).unwrap_or_else(|| waiting.holder(now));
+            self.note_place(request, now);
+            return Ok(Decision::Contended(holder));
         }
-        let Some(present) = present else { return Ok(Decision::Free(self.crashed(now))) };
-        request.require_same_permits(present)?;
-        let is_free = match (present, request.mode) {
-            (Mode::Shared, Mode::Shared) => true,
-            (Mode::Permit { of }, Mode::Permit { .. }) => self.kept(now).count() < usize::from(of.get()),
-            _ => false,
-        };
-        if is_free {
+        if let Some(present) = present {
+            request.require_same_permits(present)?;
+        }
+        let first = self.first_before(request).map(|place| place.holder(now));
+        if first.is_none() && present.is_none_or(|present| present == request.mode) && self.has_room(request, now) {
             return Ok(Decision::Free(self.crashed(now)));
         }
-        if request.waits && present != request.mode && self.waiting.as_ref().is_none_or(|w| w.id == request.id) {
-            let until = now + request.ttl;
-            self.waiting = Some(Waiting { id: request.id, mode: request.mode, owner: request.owner.clone(), until });
+        let is_marked = self.waiting.as_ref().is_some_and(|waiting| waiting.id != request.id);
+        let may_mark = request.waits && !request.fair && !is_marked && self.places.is_empty();
+        if may_mark && present.is_some_and(|present| present != request.mode) {
+            self.waiting = Some(Waiting::new(request, now));
         }
-        Ok(Decision::Contended(self.holder(now).expect("a record is kept")))
+        let holder = self.holder(now).or(first);
+        let holder = holder.or_else(|| self.places.first().map(|place| place.holder(now)));
+        self.note_place(request, now);
+        Ok(Decision::Contended(holder.expect("a holder or a place refuses the request")))
+    }
+
+    /// Returns the places ahead of a request: all of them if it has none.
+    fn ahead(&self, request: &AcquireRequest) -> &[Waiting] {
+        // The places came after this request: while it waits, all of them are refused.
+        if self.waiting.as_ref().is_some_and(|waiting| waiting.id == request.id) {
+            return &[];
+        }
+        let own = self.places.iter().position(|place| place.id == request.id);
+        &self.places[..own.unwrap_or(self.places.len())]
+    }
+
+    /// Returns the first place ahead of a request that cannot hold the lock together with it.
+    fn first_before(&self, request: &AcquireRequest) -> Option<&Waiting> {
+        self.ahead(request).iter().find(|place| place.mode != request.mode || !request.mode.may_be_joined())
+    }
+
+    /// Whether the holders, and the places ahead of a request, leave room for it.
+    fn has_room(&self, request: &AcquireRequest, now: Instant) -> bool {
+        let before = self.kept(now).count() + self.ahead(request).len();
+        match request.mode {
+            Mode::Shared => true,
+            Mode::Permit { of } => before < usize::from(of.get()),
+            Mode::Exclusive => before == 0,
+        }
+    }
+
+    /// Gives a refused request its place in the queue, or keeps it longer.
+    fn note_place(&mut self, request: &AcquireRequest, now: Instant) {
+        if !(request.fair && request.waits) {
+            return;
+        }
+        let place = Waiting::new(request, now);
+        match self.places.iter_mut().find(|known| known.id == request.id) {
+            Some(known) => *known = place,
+            None => self.places.push(place),
+        }
     }
 
     /// Returns the holders that ended without a release.
@@ -162,6 +214,7 @@ impl Holders {
     pub(super) fn grant(&mut self, record: Record, now: Instant) {
         self.records.retain(|known| known.is_kept(now));
         self.waiting.take_if(|waiting| waiting.id == record.id);
+        self.places.retain(|place| place.id != record.id);
         self.broken.retain(|(id, _)| *id != record.id);
         self.records.push(record);
     }
@@ -187,7 +240,9 @@ impl Holders {
     }
 
     pub(super) fn release(&mut self, lease: &Lease, hold_for: Duration, now: Instant) -> Release {
-        let waited = self.waiting.take_if(|waiting| waiting.id == lease.id).is_some();
+        let places = self.places.len();
+        self.places.retain(|place| place.id != lease.id);
+        let waited = self.waiting.take_if(|waiting| waiting.id == lease.id).is_some() || self.places.len() < places;
         if self.broken_by(lease.id).is_some() {
             return Release::NotHeld(None);
         }

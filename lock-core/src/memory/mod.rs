@@ -160,6 +160,7 @@ impl Backend for MemoryBackend {
             shared: true,
             permits: true,
             hand_over: true,
+            fair: true,
         }
     }
 

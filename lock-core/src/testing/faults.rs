@@ -217,6 +217,10 @@ impl Backend for Faulty {
         self.disturb(Operation::Watch, || self.inner.watch(name)).await
     }
 
+    async fn watch_place(&self, request: &AcquireRequest) -> Result<Option<Box<dyn Watch>>, Error> {
+        self.disturb(Operation::Watch, || self.inner.watch_place(request)).await
+    }
+
     fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {
         self.inner.reopen()
     }

@@ -53,4 +53,6 @@ pub struct LockOptions {
     pub deadline: Option<Duration>,
     /// See [`LockRequest::hand_over`](crate::LockRequest::hand_over).
     pub hand_over: u32,
+    /// See [`LockRequest::fair`](crate::LockRequest::fair).
+    pub fair: bool,
 }

@@ -9,6 +9,7 @@ mod config_parts;
 mod conformance_memory;
 mod dropping;
 mod ended;
+mod fair;
 mod fixture;
 mod hand_over;
 mod leader;

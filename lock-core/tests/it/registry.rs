@@ -134,13 +134,13 @@ async fn config_errors_name_the_mistake_and_the_fix() {
         ),
         (
             "memory:?tll=3s",
-            "open on memory:?tll=3s: there is no option \"tll\"; did you mean \"ttl\"? Known: grace, \
+            "open on memory:?tll=3s: there is no option \"tll\"; did you mean \"ttl\"? Known: fair, grace, \
              hand_over, margin, max_hold, min_hold, \
              owner, prefix, renew, require, ttl",
         ),
         (
             "memory:?pasword=hunter2",
-            "open on memory:?pasword=***: there is no option \"pasword\". Known: grace, hand_over, margin, max_hold, \
+            "open on memory:?pasword=***: there is no option \"pasword\". Known: fair, grace, hand_over, margin, max_hold, \
              min_hold, owner, prefix, \
              renew, require, ttl",
         ),

@@ -81,6 +81,9 @@ bugs! {
     HidesOtherHolders,
     ReservesNoTokens,
     ReservesForEveryAttempt,
+    GrantsOutOfTurn,
+    LetsNewcomersIn,
+    QueuesEveryAttemptAnew,
 }
 
 use Bug as B;
@@ -132,6 +135,7 @@ impl Buggy {
             (B::ForgetsWaiters, _) => request.with_waits(false),
             (B::TakesATryForAWait, _) => request.with_waits(true),
             (B::ReservesNoTokens, _) => request.with_reserved_tokens(0),
+            (B::GrantsOutOfTurn, _) => request.with_fair(false),
             _ => request,
         }
     }
@@ -168,6 +172,12 @@ impl Backend for Buggy {
         }
         if self.has(B::GetsStuck) && self.attempts.fetch_add(1, Relaxed) > 30 {
             return Ok(AcquireOutcome::Contended(Holder::default()));
+        }
+        if self.has(B::LetsNewcomersIn) && !request.fair && self.store.inspect(&request.name).await?.is_none() {
+            self.store.lose(request.name.as_str());
+        }
+        if self.has(B::QueuesEveryAttemptAnew) && !self.remembered.lock().unwrap().contains_key(&request.id) {
+            let _ = self.store.release(&request.lease(None), Duration::ZERO).await?;
         }
         let before = self.store.inspect(&request.name).await?.and_then(|holder| holder.expires_in);
         let attempt = self.store.acquire(&request).await?;

@@ -65,6 +65,7 @@ macro_rules! in_schema {
                 except = [
                     (an_open_descriptor_keeps_the_lock_held, "the lock lives in a table"),
                     (hand_over, "a grant has one token"),
+                    (fair, "waiters have no places in a queue"),
                     (a_watch_completes_after_the_release, "DynamoDB cannot wake anybody up"),
                     (an_unused_wake_up_reaches_another_watcher, "DynamoDB cannot wake anybody up"),
                     $($more)*

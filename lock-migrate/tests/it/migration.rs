@@ -49,6 +49,7 @@ mod memories {
         Memories(MemoryBackend::new(), MemoryBackend::new()),
         except = [
             (hand_over, "a grant has one token"),
+            (fair, "waiters have no places in a queue"),
             (an_open_descriptor_keeps_the_lock_held, "a lock in memory does not live in a descriptor"),
             (an_odd_entry_is_listed_and_hides_no_lock, "only its clients reach the memory of a process"),
         ]

@@ -52,6 +52,7 @@ macro_rules! on {
                 except = [
                     (modes, "all locks are exclusive"),
                     (hand_over, "a grant has one token"),
+                    (fair, "waiters have no places in a queue"),
                     (an_open_descriptor_keeps_the_lock_held, "the lock lives in a bucket"),
                     (a_watch_completes_after_the_release, "an object store wakes no client"),
                     (an_unused_wake_up_reaches_another_watcher, "an object store wakes no client"),

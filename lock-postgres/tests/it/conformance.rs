@@ -43,6 +43,7 @@ mod direct {
         Direct,
         except = [
         (hand_over, "a grant has one token"),
+        (fair, "waiters have no places in a queue"),
         (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
     ]
     }
@@ -74,6 +75,7 @@ mod through_pgbouncer {
         Pooled,
         except = [
         (hand_over, "a grant has one token"),
+        (fair, "waiters have no places in a queue"),
         (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
     ]
     }
@@ -113,6 +115,7 @@ mod with_tls {
         Encrypted,
         except = [
         (hand_over, "a grant has one token"),
+        (fair, "waiters have no places in a queue"),
         (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
     ]
     }
@@ -166,6 +169,7 @@ mod on_shedlock_rows {
         (release, "locks cannot be broken, and do not live in a descriptor"),
         (modes, "the rows have one holder"),
         (hand_over, "the rows have no token"),
+        (fair, "waiters have no places in a queue"),
         (operators, "ShedLock wakes no waiter, and locks cannot be broken"),
         (tamper, "the rows have no token, and every name is one of a lock"),
     ]

@@ -4,7 +4,7 @@
 -- or "", and "1" if it stops waiting once granted. A grant that reserves further tokens adds their
 -- number, after these three or three times "".
 -- Returns the token and, after a space, the record of a crashed holder; or {0, ...}, {2, record},
--- {3}.
+-- {3}; {9} if only a script that knows the queue of fair requests can tell.
 --
 -- This script runs most often. So it splits text by position, not by pattern, and names globals once,
 -- because Lua looks up each by its name. common.lua comes after the grant, because each call creates
@@ -25,11 +25,14 @@ if held and sub(held, 1, 32) == id then
   end
   return {2, held}
 end
-local previous, crashed = ''
+local previous, letter, crashed = ''
 if kept then
   local gap = string.find(kept, ' ', 1, true) or 1
   previous = sub(kept, 1, gap - 1)
-  if string.byte(kept, gap + 1) == 72 then -- H
+  letter = string.byte(kept, gap + 1)
+  if letter == 72 then -- H
+    crashed = gap + 2
+  elseif letter == 70 and TURN ~= nil then -- F
     crashed = gap + 2
   elseif string.find(kept, id, gap + 2, true) == gap + 2 then
     at = sub(kept, gap + 35, gap + 50)
@@ -39,11 +42,14 @@ if at and at > stamp then
   -- This request arrived after the release of its id, so it must not leave a lock.
   return {3}
 end
+if TURN == nil and not held and (letter == 70 or letter == 81) then -- F, Q
+  return {9}
+end
 
 local time = call('TIME')
 local now = #time[2] == 6 and time[1] .. time[2] or string.format('%s%06d', time[1], time[2])
 
-if not held then
+if not held and TURN ~= false then
   local token = now
   -- Both have 16 digits, unless a third party has changed the key, and compare as text.
   if #previous ~= 16 or previous >= now then

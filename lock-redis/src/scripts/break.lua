@@ -3,7 +3,8 @@
 -- ARGV: id, name of the breaker, "1" on a cluster; "1" to leave the trace where the id has no lock,
 -- because other servers of the quorum have broken it.
 
-local held = redis.call('MGET', KEYS[1])[1]
+local found = redis.call('MGET', KEYS[1], KEYS[2])
+local held, kept = found[1], found[2]
 if not held or string.sub(held, 1, 33) ~= ARGV[1] .. ' ' then
   if ARGV[4] == '1' then redis.call('SET', KEYS[3], ARGV[2], 'PX', BROKEN_FOR) end
   return holder(KEYS[1], held)
@@ -13,7 +14,7 @@ local stamp, token = string.match(held, '^%x+ (%d+) (%d+) ')
 redis.call('DEL', KEYS[1])
 -- The mark is later than the stamp of the acquire, so that a late duplicate of it is refused.
 local mark = string.format('%.0f', (stamp or 0) + 1)
-redis.call('SET', KEYS[2], (token or '0') .. ' R' .. ARGV[1] .. ' ' .. mark, 'PX', TOKEN_IDLE)
+redis.call('SET', KEYS[2], (token or '0') .. (is_queued(kept) and ' Q' or ' R') .. ARGV[1] .. ' ' .. mark, 'PX', TOKEN_IDLE)
 redis.call('SET', KEYS[3], ARGV[2], 'PX', BROKEN_FOR)
 if KEYS[5] then signal(KEYS[5]) end
 wake(KEYS[4], KEYS[1], ARGV[3])

@@ -19,8 +19,13 @@ local function holder(lock, held, now)
   return {0, held, redis.call('PTTL', lock), kind, now}
 end
 
--- Queues a waiting process, identified by its channel. A queued process keeps its place.
+-- Returns whether the key of the token says that fair requests wait.
+local function is_queued(kept) return kept and string.find(kept, '^%d* [FQ]') end
+
+-- Queues a waiting process, identified by its channel, or a fair request, by the channel and its id.
+-- A queued process keeps its place. Without a channel no process waits.
 local function enqueue(waiters, channel, score, lock)
+  if channel == '' then return end
   redis.call('ZADD', waiters, 'NX', string.format('%.0f', score), channel)
   -- A waiter retries when the lease ends, at the latest. A queue that is unchanged ten minutes later
   -- has no live waiters.
@@ -44,7 +49,8 @@ local function wake(waiters, lock, cluster, popped)
     local first = popped or redis.pcall('ZPOPMIN', waiters)
     popped = nil
     if first.err or not first[1] then return end
-    local received = redis.pcall('PUBLISH', first[1], lock)
+    -- The id of a fair request follows the channel, which has 45 characters, and then the lock.
+    local received = redis.pcall('PUBLISH', string.sub(first[1], 1, 45), lock .. string.sub(first[1], 46))
     if type(received) ~= 'number' or received > 0 or cluster == '1' then return end
   end
 end

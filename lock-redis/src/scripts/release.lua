@@ -24,6 +24,8 @@ if ends then
   if gap then
     call('SETRANGE', KEYS[2], gap == 17 and '16' or gap - 1, mark)
   else
+    -- Fair requests still wait.
+    if string.find(kept or '', '^%d* [FQ]') then mark = ' Q' .. sub(mark, 3) end
     call('SET', KEYS[2], (string.match(held, '^%d+', 51) or '') .. mark, 'PX', TOKEN_IDLE)
   end
   -- The next holder overwrites the mark in the token's key.

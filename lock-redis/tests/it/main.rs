@@ -4,6 +4,7 @@ mod access;
 mod cluster;
 mod compat;
 mod doctor;
+mod fair;
 mod faults;
 mod fixture;
 mod forks;

@@ -26,10 +26,20 @@ struct Waiter {
 
 impl Waiter {
     fn start(server: &RedisServer) -> Self {
+        Self::start_with(server, &[])
+    }
+
+    /// A process that waits first come, first served, with a ttl in seconds.
+    fn fair(server: &RedisServer, ttl: &str) -> Self {
+        Self::start_with(server, &[ttl])
+    }
+
+    fn start_with(server: &RedisServer, more: &[&str]) -> Self {
         let test = std::env::current_exe().unwrap();
         let program = test.ancestors().nth(2).unwrap().join("examples/waiter");
         let mut child = Command::new(&program)
             .args([&format!("redis://127.0.0.1:{}", server.port()), NAME])
+            .args(more)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
@@ -118,4 +128,59 @@ async fn an_unused_wake_up_does_not_block_the_next_waiter() {
     assert!(taken > token);
     frozen.signal("-CONT");
     assert!(frozen.token().await > taken);
+}
+
+/// How many fair requests have a place.
+fn places(server: &RedisServer) -> u32 {
+    let reply = server.command(&["ZCARD", &format!("onelock:{{{NAME}}}:q")]);
+    reply.trim().trim_start_matches(':').parse().unwrap()
+}
+
+#[tokio::test]
+// verifies: P12, contention
+async fn fair_processes_are_served_in_the_order_of_arrival() {
+    let server = RedisServer::start();
+    let held = locker(client(server.addr()), TTL).lock(NAME).acquire().await.unwrap();
+    let mut unfair = Waiter::start(&server);
+    unfair.wait().await;
+    until("the process without a place to queue", async || queued(&server, NAME) == 1).await;
+    let mut waiters = Vec::new();
+    for place in 1..=8 {
+        let mut waiter = Waiter::fair(&server, "30");
+        waiter.wait().await;
+        until("the process to take its place", async || places(&server) == place).await;
+        waiters.push(waiter);
+    }
+    let before = calls(&server, "eval");
+    let mut last = held.token().unwrap().get();
+    assert_eq!(held.release().await.unwrap(), Release::Released);
+    // Tokens rise, so they tell the order.
+    for waiter in waiters.iter_mut().chain([&mut unfair]) {
+        let token = waiter.token().await;
+        assert!(token > last, "{token} after {last}");
+        last = token;
+    }
+    let each = f64::from(u32::try_from(calls(&server, "eval") - before).unwrap()) / 9.0;
+    println!("{each} requests for each hand-off");
+    assert!(each <= 12.0, "{each} requests for each hand-off");
+}
+
+#[tokio::test]
+// verifies: P9, P12
+async fn a_killed_fair_process_is_skipped_after_its_ttl() {
+    let server = RedisServer::start();
+    let held = locker(client(server.addr()), TTL).lock(NAME).acquire().await.unwrap();
+    let mut killed = Waiter::fair(&server, "2");
+    killed.wait().await;
+    until("the first to take its place", async || places(&server) == 1).await;
+    let mut next = Waiter::fair(&server, "2");
+    next.wait().await;
+    until("the next to take its place", async || places(&server) == 2).await;
+    killed.signal("-KILL");
+    killed.child.wait().await.unwrap();
+    let token = held.token().unwrap().get();
+    assert_eq!(held.release().await.unwrap(), Release::Released);
+    assert!(next.token().await > token);
+    until("the last release", async || server.command(&["EXISTS", &format!("onelock:{{{NAME}}}")]) == ":0\r\n").await;
+    assert_eq!(places(&server), 0, "the place of the killed process is cleared away");
 }

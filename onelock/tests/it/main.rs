@@ -24,6 +24,7 @@ macro_rules! conformance_with_files {
                 (breaking_requires_the_current_lock_version, "a lock file cannot be taken from its holder"),
                 (releasing_a_broken_lease_reports_not_held, "a lock file cannot be taken from its holder"),
                 (hand_over, "a grant has one token"),
+                (fair, "waiters have no places in a queue"),
                 (a_break_ends_the_part_of_one_holder, "a lock file cannot be taken from its holder"),
                 $($more)*
             ]

@@ -42,12 +42,14 @@ pub(super) struct Load<'a> {
     pub(super) lockers: u64,
     /// How often a lock is handed over within a locker.
     pub(super) hand_over: u32,
+    /// Whether half of the workers wait in the order in which they came.
+    pub(super) fair: bool,
 }
 
 impl<'a> Load<'a> {
     /// Each worker has its own locker.
     pub(super) fn of(modes: &'a [Mode]) -> Self {
-        Self { modes, lockers: WORKERS, hand_over: 0 }
+        Self { modes, lockers: WORKERS, hand_over: 0, fair: false }
     }
 }
 
@@ -121,6 +123,7 @@ impl Worker<'_> {
             self.note(self.now(), EventKind::Attempt { owner: None });
             let patience = Duration::from_secs(5);
             let request = self.fixture.locker.lock(self.name.as_str()).mode(mode).hand_over(self.load.hand_over);
+            let request = request.fair(self.load.fair && self.number.is_multiple_of(2));
             match timeout(2 * patience, request.acquire_within(patience)).await {
                 Ok(Ok(TryAcquire::Acquired(guard))) => self.hold(mode, guard).await,
                 _ => self.note(self.now(), EventKind::GaveUp),

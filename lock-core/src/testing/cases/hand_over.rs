@@ -95,5 +95,5 @@ pub(super) async fn a_lock_that_is_handed_over_stays_held(bench: &Bench<'_>) {
 }
 
 pub(super) async fn random_faults_with_hand_overs_keep_the_guarantees(bench: &Bench<'_>) {
-    run_under_faults(bench, &Load { modes: &[Mode::Exclusive], lockers: 2, hand_over: 4 }).await;
+    run_under_faults(bench, &Load { modes: &[Mode::Exclusive], lockers: 2, hand_over: 4, fair: false }).await;
 }

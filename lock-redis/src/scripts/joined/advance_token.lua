@@ -12,6 +12,7 @@ local last, holder_record = last_of(kept)
 if last < tonumber(ARGV[2]) then
   -- Another holder that has not released stays known.
   local other = holder_record and string.sub(holder_record, 1, 32) ~= id and holder_record
-  redis.call('SET', token, ARGV[2] .. ' H' .. (other or record or ''), 'PX', TOKEN_IDLE)
+  local letter = is_queued(kept) and ' F' or ' H'
+  redis.call('SET', token, ARGV[2] .. letter .. (other or record or ''), 'PX', TOKEN_IDLE)
 end
 return 1

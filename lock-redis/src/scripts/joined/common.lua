@@ -101,8 +101,8 @@ end
 local function last_of(kept)
   if not kept then return 0 end
   local token, state, rest = string.match(kept, '^(%d*) (%u)(.*)$')
-  if state == 'H' then return tonumber(token) or 0, rest end
-  if state == 'R' then
+  if state == 'H' or state == 'F' then return tonumber(token) or 0, rest end
+  if state == 'R' or state == 'Q' then
     return tonumber(token) or 0, nil, string.sub(rest, 1, 32), string.sub(rest, 34, 49)
   end
   return tonumber(string.match(kept, '^%d+')) or 0
@@ -135,7 +135,11 @@ local function end_part(lock, token, records, id, stamp, kept_until, now)
   if not last or string.sub(last, 1, 32) == id then
     number = math.max(number, tonumber(string.match(record, '^%x+ %d+ (%d+)')) or 0)
     local other = unreleased(lock, records)
-    local rest = other and 'H' .. other or 'R' .. id .. ' ' .. stamp .. ' '
+    local held, released = 'H', 'R'
+    if is_queued(kept) then
+      held, released = 'F', 'Q'
+    end
+    local rest = other and held .. other or released .. id .. ' ' .. stamp .. ' '
     redis.call('SET', token, text(number) .. ' ' .. rest, 'PX', TOKEN_IDLE)
   end
   if living(lock, now) == 0 then

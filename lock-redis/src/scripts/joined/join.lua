@@ -3,6 +3,7 @@
 -- A waiting process adds to KEYS: waiters; to ARGV: its wake-up channel, its place in the queue or
 -- "", "1" if it stops waiting once granted, and "1" on a cluster.
 -- Returns {5, token, records of crashed holders …}; or {2, record}, {3}, {8, mode of the holders};
+-- {9} if only a script that knows the queue of fair requests can tell;
 -- or as a refusal {0, …}, {6, …}, {7, mode, owner, remaining ms} of the request that waits.
 local lock, token, records = KEYS[1], KEYS[2], KEYS[3]
 local id, ttl, stamp, mode = ARGV[1], ARGV[2], ARGV[3], ARGV[5]
@@ -40,27 +41,31 @@ released_later(released, released_at)
 if known[2] then released_later(string.sub(known[2], 1, 32), string.sub(known[2], 34, 49)) end
 -- This request arrived after the release of its id, so it must not leave a lock.
 if at and at > stamp then return {3} end
+if TURN == nil and is_queued(kept) then return {9} end
 
 local waiting, waiter = string.match(mark or '', '^%x+ ([sxp]%d*) (.*)$')
 local places = tonumber(string.match(present or mode, '^p(%d+)$'))
+local ahead = TURN or 0
 local refused
 if waiting and waiting ~= mode then
   refused = true
 elseif present == mode then
-  refused = places and here >= places
+  refused = TURN == false or places and here + ahead >= places
 elseif present and places and string.sub(mode, 1, 1) == 'p' then
   return {8, present}
 else
-  refused = not free
+  refused = TURN == false or not free or places and ahead >= places
 end
 
 if refused then
   local other = present and present ~= mode or held
-  if ARGV[7] == '1' and other then set_mark(KEYS[5], waiting and mark, id, mode, ARGV[6], ttl) end
+  -- Behind a queue of fair requests the mark would make this request the first.
+  local may_mark = ARGV[7] == '1' and (not FIRST or mark and string.sub(mark, 1, 32) == id)
+  if may_mark and other then set_mark(KEYS[5], waiting and mark, id, mode, ARGV[6], ttl) end
   -- The release woke this process, but the lock is kept for another one. That one may sleep.
-  if KEYS[6] and free then wake(KEYS[6], lock, ARGV[11]) end
+  if KEYS[6] and free and not FIRST then wake(KEYS[6], lock, ARGV[11]) end
   if KEYS[6] then enqueue(KEYS[6], ARGV[8], ARGV[9] ~= '' and ARGV[9] or now, lock) end
-  if free then return {7, waiting, string.sub(waiter, 1, 1024), redis.call('PTTL', KEYS[5])} end
+  if free and waiting then return {7, waiting, string.sub(waiter, 1, 1024), redis.call('PTTL', KEYS[5])} end
   if present then return holders(lock, records, present, now) end
   return holder(lock, held)
 end
