@@ -38,6 +38,11 @@ pub(crate) struct LockArgs {
     #[arg(long, value_name = "NUMBER", value_parser = permits, conflicts_with_all = ["shared", "exclusive"])]
     pub(crate) permits: Option<NonZeroU16>,
 
+    /// Wait in the order of arrival: first come, first served, over all hosts. Commands that wait
+    /// without --fair come after those that wait with it. Not on every store.
+    #[arg(long)]
+    pub(crate) fair: bool,
+
     /// Exit code if the lock could not be acquired.
     #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1)]
     pub(crate) conflict_exit_code: u8,

@@ -83,6 +83,10 @@ pub(super) const PAGES: &[Page] = &[
                 "Let at most three run at once:",
                 "onelock run --permits 3 --url redis://localhost:6379 thumbnails -- ./job.sh",
             ),
+            example(
+                "Wait in the order of arrival:",
+                "onelock run --fair --url redis://localhost:6379 deploy -- ./deploy.sh",
+            ),
         ],
         codes: Codes { own: &[], shared: OF_RUN },
         docs: "onelock-cli/README.md#onelock-run",

@@ -209,6 +209,9 @@ fn report_takeover(wanted: &Wanted, guard: &Guard) {
 fn build_request(wanted: &Wanted, locker: &Locker) -> LockRequest {
     let request = wanted.limits.set_on(locker.lock(wanted.name.as_str()), wanted.began);
     let mut request = request.mode(wanted.mode).data(wanted.data.clone());
+    if wanted.fair {
+        request = request.fair(true);
+    }
     if let Some(ttl) = wanted.ttl {
         request = request.ttl_if_supported(ttl);
     }

@@ -31,6 +31,7 @@ pub(crate) struct Wanted {
     /// How long to wait for the lock: zero tries once, `None` waits without a limit.
     pub(crate) wait: Option<Duration>,
     pub(crate) mode: Mode,
+    pub(crate) fair: bool,
     pub(crate) ttl: Option<Duration>,
     pub(crate) grace: Option<Duration>,
     pub(crate) limits: LimitArgs,
@@ -53,6 +54,7 @@ impl Wanted {
             name,
             shown,
             mode,
+            fair: args.fair,
             store,
             wait: if args.nonblock { Some(Duration::ZERO) } else { args.wait },
             ttl: args.ttl,

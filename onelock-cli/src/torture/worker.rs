@@ -152,7 +152,7 @@ impl Worker {
         let observer = refusals.clone();
         let request = probes::short_lived(&self.locker, name, self.run.ttl).mode(mode);
         let request = match owner {
-            Some(owner) => request.owner(owner),
+            Some(owner) => request.owner(owner).fair(self.locker.capabilities().fair && self.rng.bool()),
             None => request.hand_over(HAND_OVER),
         };
         let request = request.on_contention(move |holder| observer.note(holder));

@@ -42,6 +42,7 @@ pub(super) fn run(args: LockArgs, on_loss: OnLoss, heartbeat: Option<Duration>) 
     let ignores_terminal = !std::io::stdin().is_terminal();
     let defaults = Defaults {
         mode: args.mode(),
+        fair: args.fair,
         ttl: args.ttl,
         grace: args.grace,
         min_hold: args.limits.min_hold,

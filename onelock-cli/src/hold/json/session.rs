@@ -36,6 +36,7 @@ const MOST_ENDED: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Defaults {
     pub(super) mode: Mode,
+    pub(super) fair: bool,
     pub(super) ttl: Option<Duration>,
     pub(super) grace: Option<Duration>,
     pub(super) min_hold: Option<Duration>,
@@ -211,6 +212,9 @@ impl Session {
         let lease = ttl.or(self.locker.timing().lease);
         let default_grace = (defaults.on_loss == OnLoss::Term).then(|| default_grace(lease));
         request = request.mode(wish.mode.unwrap_or(defaults.mode));
+        if defaults.fair {
+            request = request.fair(true);
+        }
         if let Some(ttl) = ttl {
             request = request.ttl(ttl);
         }

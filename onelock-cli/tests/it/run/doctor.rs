@@ -56,7 +56,9 @@ fn the_text_report_has_capabilities_advice_and_verdict() {
     let text = String::from_utf8(examined.stdout).unwrap();
     assert!(text.starts_with("store: memory:\ncapabilities: ttl yes, fencing yes, "), "{text}");
     assert!(
-        text.contains("shared yes, permits yes, hand-over yes\ntiming: ttl 30s, margin 3s, renewed every 10s, "),
+        text.contains(
+            "shared yes, permits yes, hand-over yes, fair yes\ntiming: ttl 30s, margin 3s, renewed every 10s, "
+        ),
         "{text}"
     );
     assert!(text.contains("\nunfit    two processes: ") && text.contains("\n         -> "), "{text}");

@@ -103,6 +103,42 @@ fn wrong_numbers_of_permits_are_usage_errors() {
 }
 
 #[test]
+// verifies: P11, P12
+fn fair_is_refused_where_the_store_lacks_it() {
+    let locks = Locks::new();
+    for options in [vec!["--fair"], vec!["--fair", "-n"]] {
+        let refused = output(locks.run([]).args(&options).args(["x", "echo", "ran"]));
+        let shown = String::from_utf8(refused.stderr).unwrap();
+        assert_eq!((refused.status.code(), &*refused.stdout), (Some(78), &b""[..]), "{options:?}: {shown}");
+        assert!(shown.contains("(fair) is not possible on this store"), "{options:?}: {shown}");
+    }
+}
+
+#[cfg(feature = "redis")]
+#[test]
+// verifies: P12, contention
+fn fair_commands_run_in_the_order_of_arrival() {
+    let server = test_support::redis::RedisServer::start();
+    let url = format!("redis://{}", server.addr());
+    let run = |options: &[&str], command: &[&str]| {
+        let mut run = onelock(["run", "--url", &url]);
+        run.args(options).args(["x", "--"]).args(command);
+        run
+    };
+    let mut holder = Running::start(&mut run(&[], &["sh", "-c", "echo held; exec sleep 1000"]));
+    holder.expect_line("held");
+    let mut waiters = Vec::new();
+    for place in 1..=4 {
+        waiters.push(Running::start(&mut run(&["--fair"], &["sh", "-c", "echo $ONELOCK_TOKEN"])));
+        let queue = ["ZCARD", "onelock:{x}:q"];
+        eventually("the command has its place", || server.command(&queue) == format!(":{place}\r\n"));
+    }
+    holder.signal(nix::sys::signal::SIGTERM);
+    let tokens: Vec<u64> = waiters.iter_mut().map(|waiter| waiter.line().trim().parse().unwrap()).collect();
+    assert!(tokens.is_sorted(), "{tokens:?}");
+}
+
+#[test]
 // verifies: P12
 fn status_and_list_show_every_holder() {
     let locks = Locks::new();
