@@ -81,11 +81,20 @@ impl Queues {
         Some(Turn { permit: Some(permit), place })
     }
 
-    /// Queues for the turn. Cancel safe: dropping the future leaves the queue.
-    pub(crate) async fn enter(self: &Arc<Self>, name: &LockName) -> Turn {
+    /// Queues for the turn. Calls `behind` with the known holder if another request has it. Cancel
+    /// safe: dropping the future leaves the queue.
+    pub(crate) async fn enter(self: &Arc<Self>, name: &LockName, behind: impl FnOnce(&Holder)) -> Turn {
         let mut place = self.queue(name);
-        place.set_waits(true);
-        let permit = Arc::clone(&place.queue().turn).acquire_owned().await.expect("no queue closes its semaphore");
+        let turn = Arc::clone(&place.queue().turn);
+        // Takes no turn from those that wait: tokio keeps a permit for the first of them.
+        let permit = match Arc::clone(&turn).try_acquire_owned() {
+            Ok(permit) => permit,
+            Err(_) => {
+                place.set_waits(true);
+                behind(&self.holder(name));
+                turn.acquire_owned().await.expect("no queue closes its semaphore")
+            }
+        };
         place.set_waits(false);
         Turn { permit: Some(permit), place }
     }
@@ -264,14 +273,14 @@ mod tests {
     async fn turns_are_taken_in_order_and_queues_removed() {
         let queues = Arc::new(Queues::default());
         let name = LockName::new("n").unwrap();
-        let first = queues.enter(&name).await;
+        let first = queues.enter(&name, |_| {}).await;
         assert!(queues.try_enter(&name, Duration::MAX).await.is_none());
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut waiters = Vec::new();
         for i in 0..5 {
             let (queues, name, order) = (Arc::clone(&queues), name.clone(), Arc::clone(&order));
             waiters.push(tokio::spawn(async move {
-                let _turn = queues.enter(&name).await;
+                let _turn = queues.enter(&name, |_| {}).await;
                 order.lock().push(i);
             }));
             tokio::task::yield_now().await;

@@ -269,7 +269,12 @@ impl AcquireLoop {
             return self.contend(wait).await;
         }
         let queues = Arc::clone(&self.shared.queues);
-        let queued = queues.enter(&self.name);
+        let observer = &self.observers.on_contention;
+        let queued = queues.enter(&self.name, |holder| {
+            if let Some(observer) = observer {
+                observer(holder);
+            }
+        });
         let turn = match self.patience(wait) {
             None => Some(queued.await),
             Some(left) => tokio::time::timeout(left, queued).await.ok(),

@@ -53,7 +53,9 @@ impl LockRequest {
         if self.shared.capabilities.ttl { self.ttl(ttl) } else { self }
     }
 
-    /// Calls `observer` with the current holder each time an attempt is contended.
+    /// Calls `observer` with the current holder each time an attempt is contended. If the request
+    /// queues behind another one of this locker, also once then, with the holder that this locker
+    /// knows.
     pub fn on_contention(mut self, observer: impl Fn(&Holder) + Send + Sync + 'static) -> Self {
         self.observers.on_contention = Some(Arc::new(observer));
         self

@@ -6,6 +6,7 @@ use std::{
 };
 
 use crate::fixture::*;
+use futures_util::FutureExt as _;
 use lock_core::{Error, ErrorKind, LossReason, Operation, TryAcquire, backend::Release, faults::Fault};
 use tokio::time::{Instant, sleep};
 
@@ -310,4 +311,21 @@ async fn the_contention_callback_receives_the_current_holder() {
         fixture.locker.lock(NAME).on_contention(move |holder| observer.lock().unwrap().push(holder.owner.clone()));
     let _ = request.acquire_within(secs(1)).await.unwrap();
     assert_eq!(seen.lock().unwrap()[0].as_deref(), Some("busy"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_contention_callback_receives_a_holder_of_its_locker() {
+    let fixture = Fixture::new();
+    let held = acquired(fixture.locker.lock(NAME).owner("mine").try_acquire().await);
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let observer = Arc::clone(&seen);
+    let request =
+        fixture.locker.lock(NAME).on_contention(move |holder| observer.lock().unwrap().push(holder.owner.clone()));
+    let mut waiter = Box::pin(request.acquire());
+    assert!((&mut waiter).now_or_never().is_none(), "the lock is held");
+    assert_eq!(*seen.lock().unwrap(), [Some("mine".to_owned())], "told as soon as it waits");
+    held.release().await.unwrap();
+    waiter.await.unwrap().release().await.unwrap();
+    let alone = fixture.locker.lock(NAME).on_contention(|holder| panic!("there is no other request, but {holder}"));
+    alone.acquire().await.unwrap().release().await.unwrap();
 }
