@@ -31,6 +31,7 @@ enum Setting {
     Owner(String),
     Data(Vec<u8>),
     Mode(Mode),
+    HandOver(u32),
 }
 
 /// Reads `options`, whose names and types `python/onelock/_options.py` has checked.
@@ -52,6 +53,7 @@ pub(crate) fn read(options: &Bound<'_, PyDict>) -> PyResult<Options> {
             "shared" if value.extract()? => Setting::Mode(Mode::Shared),
             "shared" => continue,
             "permits" => Setting::Mode(Mode::Permit { of: permits(&value)? }),
+            "hand_over" => Setting::HandOver(hand_over(&value)?),
             _ => return Err(errors::config(value.py(), format!("there is no option \"{key}\" of a lock"))),
         });
     }
@@ -79,6 +81,7 @@ impl Options {
             Setting::Owner(owner) => request.owner(owner),
             Setting::Data(data) => request.data(data),
             Setting::Mode(mode) => request.mode(mode),
+            Setting::HandOver(times) => request.hand_over(times),
         })
     }
 }
@@ -96,8 +99,12 @@ fn renew(value: &Bound<'_, PyAny>) -> PyResult<Renew> {
 }
 
 fn permits(value: &Bound<'_, PyAny>) -> PyResult<NonZeroU16> {
-    let number: i64 = value.extract()?;
-    let of = u16::try_from(number).ok().and_then(NonZeroU16::new);
-    let message = || format!("permits={number} must be a number from 1 to {}", u16::MAX);
-    of.ok_or_else(|| errors::config(value.py(), message()))
+    let message = || format!("permits={value} must be a number from 1 to {}", u16::MAX);
+    value.extract().map_err(|_| errors::config(value.py(), message()))
+}
+
+/// Reads the number of hand-overs, whose upper limit the core checks.
+fn hand_over(value: &Bound<'_, PyAny>) -> PyResult<u32> {
+    let message = || format!("hand_over={value} must be a number, zero or more");
+    value.extract().map_err(|_| errors::config(value.py(), message()))
 }

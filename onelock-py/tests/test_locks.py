@@ -10,6 +10,7 @@ from pathlib import Path
 
 import onelock
 import pytest
+from onelock.pytest_plugin import MemoryLocker
 
 
 def test_a_free_lock_is_granted_and_a_held_one_is_not(locker: onelock.Locker) -> None:
@@ -46,7 +47,8 @@ def test_with_releases_and_never_runs_without_the_lock(locker: onelock.Locker) -
     assert guard.lost is not None and guard.lost.reason == "released"
 
 
-def test_a_waiter_gets_the_lock_and_hears_of_the_holder(locker: onelock.Locker, url: str) -> None:
+@pytest.mark.parametrize("is_same", [False, True])
+def test_a_waiter_gets_the_lock_and_hears_of_the_holder(locker: onelock.Locker, url: str, is_same: bool) -> None:
     guard = locker.acquire("x", owner="holder")
     seen: list[str | None] = []
     entered = threading.Event()
@@ -55,8 +57,8 @@ def test_a_waiter_gets_the_lock_and_hears_of_the_holder(locker: onelock.Locker, 
         seen.append(holder.owner)
         entered.set()
 
-    # Of another locker: the waiters of one locker queue for a name without asking the store.
-    other = onelock.Locker(url)
+    # The waiters of one locker queue for a name without asking the store.
+    other = locker if is_same else onelock.Locker(url)
     got: list[onelock.Guard] = []
     thread = threading.Thread(target=lambda: got.append(other.acquire("x", on_waiting=note)))
     thread.start()
@@ -64,6 +66,29 @@ def test_a_waiter_gets_the_lock_and_hears_of_the_holder(locker: onelock.Locker, 
     guard.release()
     thread.join(30)
     assert got and got[0].release() and seen[0] == "holder"
+
+
+def test_a_lock_is_handed_over_to_waiters_without_a_request(onelock_memory: MemoryLocker) -> None:
+    held = onelock_memory.acquire("x", hand_over=100)
+    sent = onelock_memory.requests("acquire")
+    waiting = threading.Semaphore(0)
+    tokens: list[int] = []
+
+    def work() -> None:
+        with onelock_memory.acquire("x", hand_over=100, on_waiting=lambda _: waiting.release()) as guard:
+            tokens.append(guard.token or 0)
+
+    threads = [threading.Thread(target=work) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        assert waiting.acquire(timeout=60)
+    held.release()
+    for thread in threads:
+        thread.join(60)
+    assert len(tokens) == 12 and tokens == sorted(set(tokens))
+    # No lock is handed over later than 1 s after its grant, so a slow machine sends some more.
+    assert onelock_memory.requests("acquire") - sent < 12
 
 
 def test_many_threads_lose_no_update(locker: onelock.Locker) -> None:
@@ -209,6 +234,10 @@ WRONG_OPTIONS = [
     ({"permits": 0}, "permits=0 must be a number from 1"),
     ({"permits": 10**6}, "permits=1000000 must be"),
     ({"permits": True}, "permits must be a number"),
+    ({"permits": 10**20}, "permits=100000000000000000000 must be a number from 1"),
+    ({"hand_over": -1}, "hand_over=-1 must be a number, zero or more"),
+    ({"hand_over": 1001}, "hand_over is 1001, but must be at most 1000"),
+    ({"hand_over": True}, "hand_over must be a number, not True"),
     ({"renew": "often"}, 'must be "auto", "manual"'),
     ({"shared": 1}, "shared must be True or False"),
 ]

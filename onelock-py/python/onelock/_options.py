@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from datetime import timedelta
-from typing import Any, Literal, TypedDict, Union
+from typing import Any, Literal, TypedDict, Union, cast
 
 from ._errors import ConfigError
 
@@ -35,6 +36,10 @@ class CallOptions(TypedDict, total=False):
     """Many readers, no writer: the lock is held together with others that ask for ``shared``."""
     permits: int
     """At most so many holders. All clients of a name must pass the same number."""
+    hand_over: int
+    """How many times in a row a release passes the lock to the next waiter of this locker, without
+    a request to the store. Default: 0, at most 1,000. No effect without the capability
+    "hand-over"."""
 
 
 class LockOptions(CallOptions, total=False):
@@ -83,9 +88,7 @@ def of_lock(options: dict[str, Any]) -> dict[str, Any]:
             _check(name, value, str, "a str")
         elif name == "shared":
             _check(name, value, bool, "True or False")
-        elif name == "permits" and isinstance(value, bool):
-            raise ConfigError(f"permits must be a number, not {value!r}", kind="config")
-        elif name == "permits":
+        elif name in ("permits", "hand_over"):
             _check(name, value, int, "a number")
         checked[name] = value
     if checked.get("shared") and "permits" in checked:
@@ -106,14 +109,15 @@ def _text(name: str, value: object) -> str:
         # Whole units, as config strings have them.
         return f"{round(seconds(name, value) * 1e6)}us"
     if isinstance(value, (list, tuple, set, frozenset)):
-        return ",".join(str(part) for part in value)
+        return ",".join(str(part) for part in cast("Iterable[object]", value))
     if isinstance(value, (str, int)):
         return str(value)
     raise ConfigError(f"{name}={value!r} is no value of an option; pass a str", kind="config")
 
 
 def _check(name: str, value: object, kind: type, shown: str) -> None:
-    if not isinstance(value, kind):
+    # True is an int, and no number.
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"{name} must be {shown}, not {value!r}", kind="config")
 
 
