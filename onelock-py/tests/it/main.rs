@@ -111,6 +111,12 @@ fn other_programs_are_excluded() {
 }
 
 #[test]
+// verifies: foreign-client
+fn clients_of_the_same_locks_are_excluded() {
+    pytest("test_clients.py");
+}
+
+#[test]
 fn the_decorator_and_the_fixtures() {
     pytest("test_decorator.py");
 }
