@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import logging
 import os
 import weakref
@@ -230,12 +231,7 @@ class AsyncLocker:
         options: LockOptions,
     ) -> AsyncGuard | Held:
         limit, checked = wait_seconds(wait), of_lock(dict(options))
-        on_news = None
-        if on_waiting is not None:
-            notify = on_waiting
-
-            def on_news(fields: dict[str, Any]) -> None:
-                notify(_engine.holder(name, fields))
+        on_news = _engine.on_news(name, on_waiting)
 
         def begin(bell: Bell, key: int) -> Op:
             return self._core.acquire(name, limit, checked, on_news is not None, bell, key)
@@ -272,7 +268,7 @@ class AsyncLocker:
         broken: bool = await _here().run(begin)
         return broken
 
-    async def examine(self) -> list[Finding]:  # type: ignore[valid-type]
+    async def examine(self) -> builtins.list[Finding]:
         """Checks how the store is set up."""
         return [Finding(*found) for found in await _here().run(lambda bell, key: self._core.diagnose(bell, key))]
 

@@ -168,6 +168,11 @@ def _at_exit() -> None:
         _onelock.close()
 
 
+def on_news(name: str, on_waiting: Callable[[Holder], None] | None) -> Callable[[dict[str, Any]], None] | None:
+    """Makes the function that tells ``on_waiting`` of the holders that an operation meets."""
+    return None if on_waiting is None else lambda fields: on_waiting(holder(name, fields))
+
+
 def holder(name: str, fields: dict[str, Any]) -> Holder:
     """Makes the holder of an answer."""
     return Holder._of(name, fields)

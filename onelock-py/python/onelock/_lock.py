@@ -51,7 +51,7 @@ class Lock:
         self._locker = locker
         self._name = name
         self._wait = wait
-        self._on_loss = on_loss
+        self._on_loss: OnLoss = on_loss
         self._lost_at_exit: LostAtExit = lost_at_exit
         self._cancel_on_loss = cancel_on_loss
         self._options = options
@@ -161,7 +161,7 @@ class Locked:
         self._skip = skip
         self._skipped = skipped
         self._pass_guard = pass_guard
-        self._on_loss = on_loss
+        self._on_loss: OnLoss = on_loss
         self._deadline = deadline
         self._options = options
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -96,13 +97,7 @@ class Locker:
     ) -> Guard | Held:
         limit, checked = wait_seconds(wait), of_lock(dict(options))
         _engine.refuse_green_threads(limit)
-        on_news = None
-        if on_waiting is not None:
-            notify = on_waiting
-
-            def on_news(fields: dict[str, Any]) -> None:
-                notify(_engine.holder(name, fields))
-
+        on_news = _engine.on_news(name, on_waiting)
         answer: Any = None
         try:
             begin = lambda: self._core.acquire(name, limit, checked, on_news is not None)  # noqa: E731
@@ -201,7 +196,7 @@ class Locker:
         broken: bool = _engine.run(lambda: self._core.break_lock(name, holder.version, by))
         return broken
 
-    def examine(self) -> list[Finding]:  # type: ignore[valid-type]
+    def examine(self) -> builtins.list[Finding]:
         """Checks how the store is set up: what of it is fit for locks, and what to change."""
         return [Finding(*finding) for finding in _engine.run(self._core.diagnose)]
 

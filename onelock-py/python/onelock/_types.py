@@ -51,7 +51,7 @@ class Holder:
 
     @classmethod
     def _of(cls, name: str, fields: dict[str, Any]) -> Holder:
-        changed = {
+        changed: dict[str, Any] = {
             "since": _time(fields["since"]),
             "others": tuple(cls._of(name, other) for other in fields["others"]),
         }
@@ -92,7 +92,8 @@ class Lost:
     @classmethod
     def _of(cls, fields: dict[str, Any]) -> Lost:
         holder = fields["holder"]
-        return cls(**{**fields, "holder": holder and Holder._of(fields["name"], holder)})
+        changed: dict[str, Any] = {"holder": holder and Holder._of(fields["name"], holder)}
+        return cls(**{**fields, **changed})
 
 
 @dataclass(frozen=True)
