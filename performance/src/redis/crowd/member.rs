@@ -2,7 +2,7 @@
 
 use std::{io::BufRead as _, sync::Arc, time::Duration};
 
-use lock_core::Locker;
+use lock_core::{Locker, LockerBuilder};
 use redis::aio::MultiplexedConnection;
 use rslock::LockManager;
 use tokio::{
@@ -47,17 +47,17 @@ enum Way {
 
 impl Way {
     async fn new(how: &str, port: u16) -> Self {
-        let onelock = |hand_over| {
-            let locker = Locker::builder(Arc::new(backend(port))).ttl(TTL).hand_over(hand_over);
-            Self::Onelock(locker.build().expect("the store has the capability"))
-        };
+        let locker = || Locker::builder(Arc::new(backend(port))).ttl(TTL);
+        let onelock = |locker: LockerBuilder| Self::Onelock(locker.build().expect("the store has the capability"));
+        let number = |text: &str| text.parse().expect("a number");
         match how {
             "raw" => Self::Raw(Raw::new(port).await),
             "raw queue" => Self::Queue,
             "one request each" => Self::Request(connect(port).await),
-            "onelock" => onelock(0),
+            "onelock" => onelock(locker()),
+            "onelock, fair" => onelock(locker().fair(true)),
             "rslock" => Self::Rslock(LockManager::new(vec![url(port)])),
-            other => onelock(other.trim_start_matches("onelock, hand_over=").parse().expect("a number")),
+            other => onelock(locker().hand_over(number(other.trim_start_matches("onelock, hand_over=")))),
         }
     }
 
