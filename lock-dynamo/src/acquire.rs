@@ -214,7 +214,8 @@ impl DynamoBackend {
 
     /// The error for a holder that is neither alive nor dead for sure.
     pub(crate) fn undecided_holder(&self, skew: Option<i64>, holder: Holder) -> Error {
-        metrics::counter!("onelock_dynamodb_takeovers_refused_total").increment(1);
+        let store = self.config.to_string();
+        metrics::counter!("onelock_dynamodb_takeovers_refused_total", "store" => store).increment(1);
         let off = match skew {
             Some(skew) => format!("this machine's clock differs from the store's by {:+.1} s", seconds(skew)),
             None => "the store's replies have no Date header".to_owned(),

@@ -87,7 +87,7 @@ pub(crate) async fn connect(
         .timeout_config(timeouts(REQUEST))
         // Stall protection is for large bodies; these requests have a limit on their total time.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .interceptor(ReadDate(Arc::clone(clock)));
+        .interceptor(ReadDate { clock: Arc::clone(clock), store: config.to_string().into() });
     if let Some(http) = shared.http_client() {
         builder = builder.http_client(Checked(http));
     }
@@ -184,7 +184,11 @@ fn credentials(config: &DynamoConfig) -> Option<Credentials> {
 
 /// Reads the store's clock from every reply.
 #[derive(Debug)]
-struct ReadDate(Arc<StoreClock>);
+struct ReadDate {
+    clock: Arc<StoreClock>,
+    /// The store, as the metrics show it.
+    store: Arc<str>,
+}
 
 #[derive(Debug)]
 struct SentAt(ClockReading);
@@ -204,8 +208,8 @@ impl Intercept for ReadDate {
         _components: &RuntimeComponents,
         bag: &mut ConfigBag,
     ) -> Result<(), BoxError> {
-        metrics::counter!("onelock_dynamodb_requests_total").increment(1);
-        bag.interceptor_state().store_put(SentAt(self.0.moment()));
+        metrics::counter!("onelock_dynamodb_requests_total", "store" => Arc::clone(&self.store)).increment(1);
+        bag.interceptor_state().store_put(SentAt(self.clock.moment()));
         Ok(())
     }
 
@@ -220,10 +224,11 @@ impl Intercept for ReadDate {
         let date = headers.get("x-amzn-requestid").and_then(|_| headers.get("date"));
         let date = date.and_then(|date| DateTime::from_str(date, Format::HttpDate).ok());
         if let (Some(date), Some(SentAt(sent))) = (date, bag.load::<SentAt>()) {
-            let received = self.0.moment();
-            self.0.observe(*sent, received, date.secs());
-            if let Some(skew) = self.0.skew(received) {
-                metrics::gauge!("onelock_dynamodb_clock_skew_seconds").set(seconds(skew));
+            let received = self.clock.moment();
+            self.clock.observe(*sent, received, date.secs());
+            if let Some(skew) = self.clock.skew(received) {
+                let store = Arc::clone(&self.store);
+                metrics::gauge!("onelock_dynamodb_clock_skew_seconds", "store" => store).set(seconds(skew));
             }
         }
         Ok(())

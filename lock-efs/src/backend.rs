@@ -55,11 +55,12 @@ impl FileBackend {
         HeldLabels::describe();
         IoPool::describe();
         let LockDirectory { path, file_system, is_missing } = directory;
+        let pool = (file_system != FileSystem::Local).then(|| IoPool::new(names.describe(&path)));
         let store = FileStore::new(path, mode, file_system.medium());
         let store = store.with_names(names).with_missing_directory(is_missing);
         Self {
             store: Arc::new(store),
-            pool: (file_system != FileSystem::Local).then(IoPool::default),
+            pool,
             file_system,
             cannot_watch: AtomicBool::new(false),
             process: Process::current(),
@@ -116,11 +117,7 @@ impl FileBackend {
 #[async_trait]
 impl Backend for FileBackend {
     fn describe(&self) -> String {
-        let names = match self.store.names() {
-            Names::Encoded => "",
-            Names::Plain => "?names=plain",
-        };
-        format!("file://{}{names}", self.store.directory().display())
+        self.store.names().describe(self.store.directory())
     }
 
     fn capabilities(&self) -> Capabilities {

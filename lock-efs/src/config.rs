@@ -107,6 +107,11 @@ impl FileConfig {
         }
         Ok(FileBackend::new(directory, mode, self.names))
     }
+
+    /// Returns the store as a config string, for messages and metrics before it is open.
+    pub(crate) fn describe(&self) -> String {
+        self.names.describe(&self.directory)
+    }
 }
 
 impl FileBackend {

@@ -31,7 +31,7 @@ impl BackendFactory for FileFactory {
     async fn open(&self, config: &mut StoreConfig) -> Result<Arc<dyn Backend>, Error> {
         let files = FileConfig::take(config)?;
         // Opening may hang if the network is away. The runtime must not hang with it.
-        Ok(Arc::new(io_pool::once(move || files.build()).await?))
+        Ok(Arc::new(io_pool::once(files.describe(), move || files.build()).await?))
     }
 
     fn check(&self, config: &mut StoreConfig) -> Result<(), Error> {

@@ -48,17 +48,21 @@ impl MountCount {
     }
 }
 
-/// The labels of the metric of held locks. A mount may have several directories of locks.
+/// The labels of the metric of held locks. A mount may have several stores.
 #[derive(Debug, Clone)]
 pub(crate) struct HeldLabels {
-    directory: Arc<str>,
+    store: Arc<str>,
     mount: Arc<str>,
 }
 
 impl HeldLabels {
-    pub(crate) fn of(directory: &Path) -> Self {
+    pub(crate) fn new(store: String, directory: &Path) -> Self {
         let mount = Mount::of(directory).ok().flatten().map_or_else(String::new, |mount| mount.point);
-        Self { directory: directory.to_string_lossy().into(), mount: mount.into() }
+        Self { store: store.into(), mount: mount.into() }
+    }
+
+    pub(crate) fn with_store(self, store: String) -> Self {
+        Self { store: store.into(), ..self }
     }
 
     /// Gives the recorder the help text.
@@ -67,8 +71,8 @@ impl HeldLabels {
     }
 
     fn gauge(&self) -> Gauge {
-        let (directory, mount) = (Arc::clone(&self.directory), Arc::clone(&self.mount));
-        gauge!("onelock_file_locks_held", "directory" => directory, "mount" => mount)
+        let (store, mount) = (Arc::clone(&self.store), Arc::clone(&self.mount));
+        gauge!("onelock_file_locks_held", "store" => store, "mount" => mount)
     }
 }
 
@@ -119,7 +123,7 @@ mod tests {
     const NOWHERE: u64 = u64::MAX;
 
     fn labels() -> HeldLabels {
-        HeldLabels { directory: "/efs/locks".into(), mount: "/efs".into() }
+        HeldLabels { store: "file:///efs/locks".into(), mount: "/efs".into() }
     }
 
     fn held(device: u64) -> usize {

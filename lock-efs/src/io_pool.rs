@@ -12,7 +12,7 @@ use std::{
 };
 
 use lock_core::{Error, ErrorKind};
-use metrics::{Unit, describe_gauge, gauge};
+use metrics::{Gauge, Unit, describe_gauge, gauge};
 use tokio::sync::oneshot;
 
 use crate::{key::Key, sync};
@@ -46,6 +46,8 @@ pub(crate) struct IoPool(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
+    /// The store, as the metrics show it.
+    store: Arc<str>,
     work: Mutex<Work>,
     more: Condvar,
 }
@@ -78,6 +80,10 @@ pub(crate) enum Abandoned {
 }
 
 impl IoPool {
+    pub(crate) fn new(store: String) -> Self {
+        Self(Arc::new(Shared { store: store.into(), ..Shared::default() }))
+    }
+
     /// Gives the recorder the help text.
     pub(crate) fn describe() {
         describe_gauge!("onelock_file_calls_hung", Unit::Count, "Calls on a network file system that do not return.");
@@ -92,7 +98,7 @@ impl IoPool {
         call: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
-        let progress = Progress::new();
+        let progress = Progress::new(&self.0.store);
         let guard = WhileWaiting(progress.clone());
         let job = Box::new(move || {
             if abandoned == Abandoned::Skip && answer.is_closed() {
@@ -194,7 +200,10 @@ impl Shared {
 
 /// The progress of a call, for counting hung calls.
 #[derive(Debug, Clone)]
-struct Progress(Arc<Mutex<CallState>>);
+struct Progress {
+    state: Arc<Mutex<CallState>>,
+    store: Arc<str>,
+}
 
 #[derive(Debug)]
 enum CallState {
@@ -206,12 +215,16 @@ enum CallState {
 }
 
 impl Progress {
-    fn new() -> Self {
-        Self(Arc::new(Mutex::new(CallState::Queued)))
+    fn new(store: &Arc<str>) -> Self {
+        Self { state: Arc::new(Mutex::new(CallState::Queued)), store: Arc::clone(store) }
+    }
+
+    fn hung(&self) -> Gauge {
+        gauge!("onelock_file_calls_hung", "store" => Arc::clone(&self.store))
     }
 
     fn state(&self) -> MutexGuard<'_, CallState> {
-        sync::lock(&self.0)
+        sync::lock(&self.state)
     }
 
     fn begin(&self) {
@@ -220,7 +233,7 @@ impl Progress {
 
     fn end(&self) {
         if let CallState::Hung(since) = std::mem::replace(&mut *self.state(), CallState::Done) {
-            gauge!("onelock_file_calls_hung").decrement(1.0);
+            self.hung().decrement(1.0);
             tracing::info!(after = ?since.elapsed(), "hung file-system call returned");
         }
     }
@@ -234,7 +247,7 @@ impl Drop for WhileWaiting {
         let mut state = self.0.state();
         if let CallState::Running(since) = *state {
             *state = CallState::Hung(since);
-            gauge!("onelock_file_calls_hung").increment(1.0);
+            self.0.hung().increment(1.0);
             tracing::warn!(
                 since = ?since.elapsed(),
                 "file-system call hangs; it continues on its own thread (is the NFS server reachable?)"
@@ -248,11 +261,12 @@ fn panicked() -> Error {
     Error::new(ErrorKind::Other, what).with_ambiguous(true)
 }
 
-/// Runs one call on its own thread, with a timeout.
+/// Runs one call of `store` on its own thread, with a timeout.
 pub(crate) async fn once<T: Send + 'static>(
+    store: String,
     call: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let pool = IoPool::default();
+    let pool = IoPool::new(store);
     tokio::time::timeout(OPEN, pool.run(None, Abandoned::Skip, call)).await.unwrap_or_else(|_| {
         let what = format!("the file system did not answer within {OPEN:?}; check that its server is reachable");
         Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(false))

@@ -27,6 +27,15 @@ const BESIDE: &str = ".onelock.";
 const SUFFIXES: [&str; 4] = [".info", ".prev", ".queue", ".parts"];
 
 impl Names {
+    /// Returns the store as a config string, for messages, logs and metrics.
+    pub(crate) fn describe(self, directory: &Path) -> String {
+        let names = match self {
+            Self::Encoded => "",
+            Self::Plain => "?names=plain",
+        };
+        format!("file://{}{names}", directory.display())
+    }
+
     /// Returns the files of the lock `name`, which was [checked](Self::check).
     pub(crate) fn files(self, directory: &Path, name: &LockName) -> Files {
         match self {

@@ -7,11 +7,7 @@ use tokio::time::timeout;
 
 use crate::{
     backend::{AcquireOutcome, AcquireRequest},
-    engine::{
-        metrics::{self, Outcome},
-        queue::Turn,
-        shared::Shared,
-    },
+    engine::{metrics::Outcome, queue::Turn, shared::Shared},
     types::{ClockReading, Error, Lease, LeaseId, Operation, no_reply},
 };
 
@@ -161,16 +157,16 @@ impl PendingAcquire {
                     AcquireOutcome::Contended(_) => (Outcome::Contended, "contended"),
                 };
                 if before.is_some() {
-                    metrics::ambiguity_resolved("acquire", found);
+                    self.shared.metrics.ambiguity_resolved("acquire", found);
                 }
-                metrics::attempt(outcome);
+                self.shared.metrics.attempt(outcome);
                 Ok((from, answer))
             }
             Err(error) => {
                 if !error.is_ambiguous() {
                     self.unanswered = before;
                 }
-                metrics::attempt(Outcome::Error);
+                self.shared.metrics.attempt(Outcome::Error);
                 Err(error.with_operation(Operation::Acquire).with_name(&self.request.name))
             }
         }
@@ -196,7 +192,7 @@ impl PendingAcquire {
             shared.release_repeatedly(&lease, Duration::ZERO, limit, false).await.is_ok()
         };
         // No guard was dropped, so none is counted.
-        self.shared.in_background(&lease, Duration::ZERO, work, |_| ());
+        self.shared.in_background(&lease, Duration::ZERO, work, |_, _| ());
     }
 }
 

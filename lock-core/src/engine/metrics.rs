@@ -1,14 +1,21 @@
 //! The metrics and their names. The `metrics` facade costs nothing until a recorder is installed.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use metrics::{Unit, counter, describe_counter, describe_histogram, histogram};
+use metrics::{Key, Label, Level, Metadata, SharedString, Unit, describe_counter, describe_histogram, with_recorder};
+
+static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
 /// Gives the recorder the help texts. Called for each store, because a recorder may be installed
 /// late.
 pub(crate) fn describe() {
     describe_counter!("onelock_attempts_total", Unit::Count, "Attempts to acquire a lock, by outcome.");
     describe_histogram!("onelock_wait_seconds", Unit::Seconds, "Time from the call to its outcome.");
+    describe_counter!(
+        "onelock_hand_overs_total",
+        Unit::Count,
+        "Locks that another guard of this process handed over, without a request to the store."
+    );
     describe_histogram!("onelock_hold_seconds", Unit::Seconds, "Time from the acquisition to the release or loss.");
     describe_counter!("onelock_renewals_total", Unit::Count, "Renewals, by outcome.");
     describe_counter!("onelock_losses_total", Unit::Count, "Locks that were lost while they were held, by reason.");
@@ -28,57 +35,94 @@ pub(crate) enum Outcome {
     Error,
 }
 
-/// Records a metric by [`Outcome`]. The labels are literals, because other labels are allocated at
-/// each call even without a recorder.
-macro_rules! by_outcome {
-    ($kind:ident, $name:literal, $outcome:expr) => {
-        match $outcome {
-            Outcome::Acquired => $kind!($name, "outcome" => "acquired"),
-            Outcome::Contended => $kind!($name, "outcome" => "contended"),
-            Outcome::Error => $kind!($name, "outcome" => "error"),
+/// The metrics of one store, whose label `store` is its config string without secrets.
+///
+/// The keys of an ordinary cycle are made once, because labels are allocated, also without a
+/// recorder.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    store: SharedString,
+    attempts: [Key; 3],
+    waits: [Key; 3],
+    hand_overs: Key,
+    holds: Key,
+    renewed: Key,
+}
+
+impl Metrics {
+    pub(crate) fn new(store: &str) -> Self {
+        let store = SharedString::from(Arc::<str>::from(store));
+        // In the order of `Outcome`.
+        let by_outcome = |name| ["acquired", "contended", "error"].map(|outcome| key(name, &store, "outcome", outcome));
+        let plain = |name| Key::from_parts(name, vec![Label::new("store", store.clone())]);
+        Self {
+            attempts: by_outcome("onelock_attempts_total"),
+            waits: by_outcome("onelock_wait_seconds"),
+            hand_overs: plain("onelock_hand_overs_total"),
+            holds: plain("onelock_hold_seconds"),
+            renewed: key("onelock_renewals_total", &store, "outcome", "renewed"),
+            store,
         }
-    };
+    }
+
+    /// Counts attempts to acquire, by outcome.
+    pub(crate) fn attempt(&self, outcome: Outcome) {
+        count(&self.attempts[outcome as usize]);
+    }
+
+    /// Records the time from the call to its outcome, in seconds.
+    pub(crate) fn waited(&self, outcome: Outcome, time: Duration) {
+        record(&self.waits[outcome as usize], time);
+    }
+
+    /// Counts acquisitions of a lock that another guard of this process handed over.
+    pub(crate) fn handed_over(&self) {
+        count(&self.hand_overs);
+    }
+
+    /// Records the time from the acquisition to the release or loss, in seconds.
+    pub(crate) fn held(&self, time: Duration) {
+        record(&self.holds, time);
+    }
+
+    /// Counts a renewal that the store confirmed.
+    pub(crate) fn renewed(&self) {
+        count(&self.renewed);
+    }
+
+    /// Counts other renewals by outcome: `lost`, `error`, `timeout`.
+    pub(crate) fn not_renewed(&self, outcome: &'static str) {
+        count(&key("onelock_renewals_total", &self.store, "outcome", outcome));
+    }
+
+    /// Counts losses by [`reason`](crate::LossReason::as_str).
+    pub(crate) fn loss(&self, reason: &'static str) {
+        count(&key("onelock_losses_total", &self.store, "reason", reason));
+    }
+
+    /// Counts requests whose reply was lost and whose outcome a later request found, by operation
+    /// and outcome.
+    pub(crate) fn ambiguity_resolved(&self, operation: &'static str, found: &'static str) {
+        let key = key("onelock_ambiguous_resolved_total", &self.store, "operation", operation);
+        count(&key.with_extra_labels(vec![Label::new("as", found)]));
+    }
+
+    /// Counts guards that were dropped without a release, by the outcome for the lock: `released`
+    /// immediately, released in the `background`, or `leaked`, which means that no release was
+    /// confirmed.
+    pub(crate) fn dropped(&self, then: &'static str) {
+        count(&key("onelock_guards_dropped_total", &self.store, "then", then));
+    }
 }
 
-/// Counts attempts to acquire, by outcome.
-pub(crate) fn attempt(outcome: Outcome) {
-    by_outcome!(counter, "onelock_attempts_total", outcome).increment(1);
+fn key(name: &'static str, store: &SharedString, label: &'static str, value: &'static str) -> Key {
+    Key::from_parts(name, vec![Label::new("store", store.clone()), Label::new(label, value)])
 }
 
-/// Records the time from the call to its outcome, in seconds.
-pub(crate) fn waited(outcome: Outcome, time: Duration) {
-    by_outcome!(histogram, "onelock_wait_seconds", outcome).record(time);
+fn count(key: &Key) {
+    with_recorder(|recorder| recorder.register_counter(key, &METADATA)).increment(1);
 }
 
-/// Counts acquisitions of a lock that another guard of this process handed over.
-pub(crate) fn handed_over() {
-    counter!("onelock_hand_overs_total").increment(1);
-}
-
-/// Records the time from the acquisition to the release or loss, in seconds.
-pub(crate) fn held(time: Duration) {
-    histogram!("onelock_hold_seconds").record(time);
-}
-
-/// Counts renewals by outcome: `renewed`, `lost`, `error`, `timeout`.
-pub(crate) fn renewal(outcome: &'static str) {
-    counter!("onelock_renewals_total", "outcome" => outcome).increment(1);
-}
-
-/// Counts losses by [`reason`](crate::LossReason::as_str).
-pub(crate) fn loss(reason: &'static str) {
-    counter!("onelock_losses_total", "reason" => reason).increment(1);
-}
-
-/// Counts requests whose reply was lost and whose outcome a later request found, by operation and
-/// outcome.
-pub(crate) fn ambiguity_resolved(operation: &'static str, found: &'static str) {
-    counter!("onelock_ambiguous_resolved_total", "operation" => operation, "as" => found).increment(1);
-}
-
-/// Counts guards that were dropped without a release, by the outcome for the lock: `released`
-/// immediately, released in the `background`, or `leaked`, which means that no release was
-/// confirmed.
-pub(crate) fn dropped(then: &'static str) {
-    counter!("onelock_guards_dropped_total", "then" => then).increment(1);
+fn record(key: &Key, time: Duration) {
+    with_recorder(|recorder| recorder.register_histogram(key, &METADATA)).record(time);
 }

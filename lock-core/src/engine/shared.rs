@@ -10,7 +10,7 @@ use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use crate::{
     backend::{Backend, Capabilities, Release},
-    engine::{metrics, queue::Queues, renewer::Renewer, timing::Timing},
+    engine::{metrics::Metrics, queue::Queues, renewer::Renewer, timing::Timing},
     mutex::Mutex,
     types::{Clock, Error, Lease, LeaseId, LockName, LockOptions, Operation, Process, no_reply},
 };
@@ -26,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) defaults: LockOptions,
     pub(crate) timing: Timing,
     pub(crate) prefix: String,
+    pub(crate) metrics: Arc<Metrics>,
     default_owner: String,
     /// The runtime of the latest acquisition, for guards that are dropped outside of any.
     runtime: Mutex<Option<Handle>>,
@@ -55,6 +56,7 @@ impl Shared {
             renewer: Arc::new(Renewer::new(Arc::clone(&backend), Arc::clone(&clock))),
             queues: Arc::default(),
             capabilities: backend.capabilities(),
+            metrics: Arc::new(Metrics::new(&backend.describe())),
             backend,
             clock,
             defaults,
@@ -128,7 +130,7 @@ impl Shared {
             match answer {
                 // An earlier request released the lock, and its reply was lost.
                 Ok(Release::NotHeld(_)) if ambiguous && held => {
-                    metrics::ambiguity_resolved("release", "released");
+                    self.metrics.ambiguity_resolved("release", "released");
                     return Ok(Release::Released);
                 }
                 Ok(answer) => return Ok(answer),
@@ -156,18 +158,18 @@ impl Shared {
         lease: &Lease,
         hold_for: Duration,
         work: impl FnOnce(Lease) -> F,
-        became: fn(&'static str),
+        became: fn(&Metrics, &'static str),
     ) -> bool
     where
         F: Future<Output = bool> + Send + 'static,
     {
         if self.backend.process_bound().is_some_and(|bound| bound.release_now(lease, hold_for)) {
-            became("released");
+            became(&self.metrics, "released");
             return false;
         }
         let counted = Counted::new(&self.releasing);
-        let unfinished =
-            Unfinished { lease: lease.clone(), backend: Arc::clone(&self.backend), became, freed: None, counted };
+        let (backend, metrics) = (Arc::clone(&self.backend), Arc::clone(&self.metrics));
+        let unfinished = Unfinished { lease: lease.clone(), backend, metrics, became, freed: None, counted };
         let Some(runtime) = tokio::runtime::Handle::try_current().ok().or_else(|| self.runtime()) else { return false };
         let work = work(lease.clone());
         // The caller is a `Drop`, which cannot wait for the store.
@@ -202,7 +204,8 @@ fn default_owner() -> String {
 struct Unfinished {
     lease: Lease,
     backend: Arc<dyn Backend>,
-    became: fn(&'static str),
+    metrics: Arc<Metrics>,
+    became: fn(&Metrics, &'static str),
     freed: Option<bool>,
     #[expect(dead_code, reason = "counted until the release has ended")]
     counted: Counted,
@@ -227,9 +230,9 @@ impl Drop for Counted {
 impl Drop for Unfinished {
     fn drop(&mut self) {
         if self.freed == Some(true) {
-            return (self.became)("background");
+            return (self.became)(&self.metrics, "background");
         }
-        (self.became)("leaked");
+        (self.became)(&self.metrics, "leaked");
         if self.freed.is_none() {
             tracing::warn!(name = %self.lease.name, "lock not released: no runtime available; it expires with its \
                 ttl, if it has one");

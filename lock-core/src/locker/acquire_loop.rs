@@ -9,9 +9,9 @@ use crate::{
         acquisition::PendingAcquire,
         backoff::{Backoff, SHORTEST, jitter},
         hand_over::HandOvers,
-        hold::LeaseState,
+        hold::{LeaseState, LeaseStore},
         limits::HoldLimits,
-        metrics::{self, Outcome},
+        metrics::Outcome,
         queue::Turn,
         shared::Shared,
         timing::Timing,
@@ -114,7 +114,7 @@ impl AcquireLoop {
             Ok(TryAcquire::Contended(_)) => Outcome::Contended,
             Err(_) => Outcome::Error,
         };
-        metrics::waited(ended, self.elapsed());
+        self.shared.metrics.waited(ended, self.elapsed());
         match &outcome {
             Ok(TryAcquire::Acquired(guard)) => tracing::debug!(name = %self.name, token = ?guard.token(), "acquired"),
             Ok(TryAcquire::Contended(holder)) => tracing::debug!(name = %self.name, %holder, "contended"),
@@ -163,8 +163,13 @@ impl AcquireLoop {
 
     fn hold(&self, lease: Lease, from: ClockReading, valid_for: Option<Duration>) -> LeaseState {
         let shared = &self.shared;
-        let means = (Arc::clone(&shared.backend), Arc::clone(&shared.clock), Arc::clone(&shared.renewer.detector));
-        LeaseState::new(lease, self.timing, self.limits, from, valid_for, means)
+        let store = LeaseStore {
+            backend: Arc::clone(&shared.backend),
+            clock: Arc::clone(&shared.clock),
+            detector: Arc::clone(&shared.renewer.detector),
+            metrics: Arc::clone(&shared.metrics),
+        };
+        LeaseState::new(lease, self.timing, self.limits, from, valid_for, store)
     }
 
     /// Returns the guard of the lease that the turn before this one handed over. Otherwise the
@@ -181,7 +186,7 @@ impl AcquireLoop {
             return None;
         }
         self.pending.pass_on();
-        metrics::handed_over();
+        self.shared.metrics.handed_over();
         Some(self.guard(hold, now, now, None))
     }
 

@@ -124,7 +124,8 @@ fn dropped(recorder: &DebuggingRecorder) -> Vec<(String, u64)> {
     let dropped = all.filter(|(key, ..)| key.key().name() == "onelock_guards_dropped_total");
     let counted = dropped.map(|(key, _, _, value)| {
         let DebugValue::Counter(count) = value else { panic!("not a counter") };
-        (key.key().labels().next().unwrap().value().to_owned(), count)
+        let then = key.key().labels().find(|label| label.key() == "then");
+        (then.expect("it says what became of the lock").value().to_owned(), count)
     });
     counted.collect()
 }

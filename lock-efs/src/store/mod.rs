@@ -76,10 +76,11 @@ enum RecordOutcome {
 
 impl FileStore {
     pub(crate) fn new(directory: PathBuf, mode: Mode, medium: &'static dyn Medium) -> Self {
-        let labels = HeldLabels::of(files::existing(&directory));
+        let names = Names::default();
+        let labels = HeldLabels::new(names.describe(&directory), files::existing(&directory));
         Self {
             directory,
-            names: Names::default(),
+            names,
             mode,
             medium,
             table: LockTable::default(),
@@ -100,7 +101,8 @@ impl FileStore {
 
     /// Sets how names become files.
     pub(crate) fn with_names(self, names: Names) -> Self {
-        Self { names, ..self }
+        let labels = self.labels.with_store(names.describe(&self.directory));
+        Self { names, labels, ..self }
     }
 
     pub(crate) fn names(&self) -> Names {

@@ -81,7 +81,7 @@ fn held(snapshotter: &Snapshotter) -> Vec<(Vec<String>, f64)> {
 }
 
 #[test]
-fn held_locks_are_counted_by_directory_and_mount() {
+fn held_locks_are_counted_by_store_and_mount() {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -92,7 +92,7 @@ fn held_locks_are_counted_by_directory_and_mount() {
             let (_, second) = grant(&backend, &request("b")).await;
             let _ = refused(&backend, "a").await;
             let [(labels, value)] = &held(&snapshotter)[..] else { panic!("one gauge") };
-            assert_eq!(labels[0], format!("directory={}", dir.path().display()));
+            assert_eq!(labels[0], format!("store=file://{}", dir.path().display()));
             assert!(labels[1].strip_prefix("mount=").is_some_and(|mount| dir.path().starts_with(mount)), "{labels:?}");
             assert_eq!(*value, 2.0);
             assert!(backend.release_now(&first, Duration::ZERO));

@@ -100,8 +100,11 @@ async fn unless<A, T>(abandoned: impl Future<Output = A>, work: impl Future<Outp
 async fn open_store(wanted: &Wanted) -> Result<(Locker, bool), Failure> {
     let opened = async {
         let store = StoreLocation::choose_on_thread(wanted.store.clone()).await?;
+        wanted.store_names.chosen.get_or_init(|| store.shown());
         store.warn_of_another_directory(Some(&wanted.name)).await?;
-        Ok((store.open().await?, store.is_default()))
+        let locker = store.open().await?;
+        wanted.store_names.opened.get_or_init(|| locker.store());
+        Ok((locker, store.is_default()))
     };
     let limit = match &wanted.store.lock_file {
         // As flock, which opens the file before its time begins.

@@ -6,6 +6,7 @@ use std::{
     fs::OpenOptions,
     os::unix::fs::OpenOptionsExt,
     path::PathBuf,
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -28,6 +29,7 @@ pub(crate) struct Wanted {
     pub(crate) shown: LockName,
     /// Chosen only when signals are handled, because a file system may hang.
     pub(crate) store: StoreArgs,
+    pub(crate) store_names: StoreNames,
     /// How long to wait for the lock: zero tries once, `None` waits without a limit.
     pub(crate) wait: Option<Duration>,
     pub(crate) mode: Mode,
@@ -45,6 +47,15 @@ pub(crate) struct Wanted {
     pub(crate) outer_locks: OuterLocks,
 }
 
+/// The names of the store without secrets, as far as they are known.
+#[derive(Debug, Default)]
+pub(crate) struct StoreNames {
+    /// As the user chose it.
+    pub(crate) chosen: OnceLock<String>,
+    /// As the open store calls itself.
+    pub(crate) opened: OnceLock<String>,
+}
+
 impl Wanted {
     /// Fills in the defaults.
     pub(crate) fn new(name: LockName, args: LockArgs, who: &Who) -> Result<Self, Failure> {
@@ -56,6 +67,7 @@ impl Wanted {
             mode,
             fair: args.fair,
             store,
+            store_names: StoreNames::default(),
             wait: if args.nonblock { Some(Duration::ZERO) } else { args.wait },
             ttl: args.ttl,
             grace: args.grace,

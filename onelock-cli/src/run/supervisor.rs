@@ -45,7 +45,7 @@ pub(super) fn main(plan: &Plan, channel: Channel, watchdog: Pid) -> Result<Exit,
         let channel = channel.map_err(|e| Failure::os("watching the socket of the watchdog", e))?;
         let signals = Signals::all()?;
         tokio::spawn(orphans::reap(signals.child_ended(), watchdog));
-        let mut metrics = plan.metrics_file.as_ref().map(|file| RunMetrics::new(file, &plan.wanted.shown));
+        let mut metrics = plan.metrics_file.as_ref().map(|file| RunMetrics::new(file, &plan.wanted));
         let exit = acquire_and_supervise(plan, channel, signals, watchdog, &mut metrics).await;
         if let Some(metrics) = &metrics {
             metrics.ended(&exit).await;
@@ -62,7 +62,7 @@ async fn acquire_and_supervise(
     channel: AsyncFd<Channel>,
     signals: Signals,
     watchdog: Pid,
-    metrics: &mut Option<RunMetrics>,
+    metrics: &mut Option<RunMetrics<'_>>,
 ) -> Result<Exit, Failure> {
     let guard = match acquire::acquire(&plan.wanted, &signals, pending::<Infallible>()).await? {
         WaitOutcome::Acquired(guard, _) => guard,

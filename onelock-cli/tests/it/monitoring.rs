@@ -10,7 +10,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::run::fixture::{Locks, Running, code, eventually, output};
+use crate::run::fixture::{Locks, Running, code, eventually, onelock, output};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
@@ -25,16 +25,22 @@ fn promtool(arguments: &[&str], stdin: Stdio) -> Output {
     output.unwrap_or_else(|error| panic!("promtool: {error}; this test needs it: apt-get install prometheus"))
 }
 
-/// Returns the value of a series of the job `x`.
-fn value(file: &Path, series: &str) -> Option<f64> {
-    let text = fs::read_to_string(file).unwrap();
+/// Returns the value of a series of the job `x` on `locks`. `labels` are those beside the name and
+/// the store.
+fn labelled(locks: &Locks, metric: &str, labels: &str) -> Option<f64> {
+    let series = format!("{metric}{{name=\"x\",store=\"{}\"{labels}}}", locks.url());
+    let text = fs::read_to_string(locks.dir.path().join("x.prom")).unwrap();
     let values = text.lines().filter_map(|line| line.rsplit_once(' '));
     values.filter(|(key, _)| *key == series).find_map(|(_, value)| value.parse().ok())
 }
 
-fn outcomes(file: &Path, outcome: &str) -> f64 {
-    let series = format!("onelock_run_outcomes_total{{name=\"x\",outcome=\"{outcome}\"}}");
-    value(file, &series).unwrap_or_else(|| panic!("no {series}"))
+fn value(locks: &Locks, metric: &str) -> Option<f64> {
+    labelled(locks, metric, "")
+}
+
+fn outcomes(locks: &Locks, outcome: &str) -> f64 {
+    labelled(locks, "onelock_run_outcomes_total", &format!(",outcome=\"{outcome}\""))
+        .unwrap_or_else(|| panic!("no outcome {outcome}"))
 }
 
 fn metrics(locks: &Locks, arguments: &[&str]) -> Command {
@@ -49,32 +55,46 @@ fn metrics_tell_every_outcome_of_a_run() {
     let locks = Locks::new();
     let file = locks.dir.path().join("x.prom");
     assert_eq!(code(&mut metrics(&locks, &["x", "true"])), 0);
-    let succeeded = value(&file, "onelock_run_succeeded_timestamp_seconds{name=\"x\"}").unwrap();
+    let succeeded = value(&locks, "onelock_run_succeeded_timestamp_seconds").unwrap();
     assert_eq!(code(&mut metrics(&locks, &["x", "sh", "-c", "exit 3"])), 3);
-    assert_eq!(value(&file, "onelock_run_exit_code{name=\"x\"}"), Some(3.0));
+    assert_eq!(value(&locks, "onelock_run_exit_code"), Some(3.0));
     assert_eq!(code(&mut metrics(&locks, &["--max-hold", "300ms", "x", "sleep", "600"])), 75);
     assert_eq!(code(&mut metrics(&locks, &["x", "no-such-command"])), 127);
-    let ended = "onelock_run_ended_timestamp_seconds{name=\"x\"}";
-    let acquired = "onelock_run_acquired_timestamp_seconds{name=\"x\"}";
-    assert!(value(&file, ended) >= value(&file, acquired));
+    let ended = "onelock_run_ended_timestamp_seconds";
+    let acquired = "onelock_run_acquired_timestamp_seconds";
+    assert!(value(&locks, ended) >= value(&locks, acquired));
 
     let mut holder = Running::start(&mut metrics(&locks, &["x", "sh", "-c", "echo held; exec sleep 600"]));
     holder.expect_line("held");
-    assert!(value(&file, acquired) > value(&file, ended), "a run that works has not ended");
+    assert!(value(&locks, acquired) > value(&locks, ended), "a run that works has not ended");
     assert_eq!(code(&mut metrics(&locks, &["-n", "-E", "0", "x", "true"])), 0);
     let mut waiting = Running::start(&mut metrics(&locks, &["-v", "x", "true"]));
     assert!(waiting.message().contains("waiting"));
     waiting.signal(Signal::SIGTERM);
-    eventually("the interrupted run is counted", || outcomes(&file, "interrupted") == 1.0);
+    eventually("the interrupted run is counted", || outcomes(&locks, "interrupted") == 1.0);
     holder.signal(Signal::SIGTERM);
-    eventually("the end of the holder is counted", || outcomes(&file, "failed") == 2.0);
+    eventually("the end of the holder is counted", || outcomes(&locks, "failed") == 2.0);
 
     for (outcome, times) in [("succeeded", 1.0), ("contended", 1.0), ("lost", 1.0), ("error", 1.0)] {
-        assert_eq!(outcomes(&file, outcome), times, "{outcome}");
+        assert_eq!(outcomes(&locks, outcome), times, "{outcome}");
     }
-    assert_eq!(value(&file, "onelock_run_succeeded_timestamp_seconds{name=\"x\"}"), Some(succeeded));
+    assert_eq!(value(&locks, "onelock_run_succeeded_timestamp_seconds"), Some(succeeded));
     let checked = promtool(&["check", "metrics"], fs::File::open(&file).unwrap().into());
     assert!(checked.status.success() && checked.stderr.is_empty(), "{checked:?}");
+}
+
+#[test]
+fn metrics_name_the_store_without_its_secrets() {
+    let locks = Locks::new();
+    let file = locks.dir.path().join("x.prom");
+    // Without a server, and with an option that the name of the open store leaves out.
+    for url in ["redis://:hunter2@127.0.0.1:1?ttl=9s", "redis://:hunter2@127.0.0.1:1?no-option=1"] {
+        let mut run = onelock(["run", "-n", "--metrics-file", file.to_str().unwrap(), "x", "true"]);
+        assert_ne!(code(run.env("ONELOCK_URL", url)), 0);
+    }
+    let text = fs::read_to_string(&file).unwrap();
+    let series = "onelock_run_outcomes_total{name=\"x\",store=\"redis://127.0.0.1:1\",outcome=\"error\"} 2\n";
+    assert!(text.contains(series) && !text.contains("hunter2"), "{text}");
 }
 
 #[test]
@@ -110,7 +130,7 @@ fn queries() -> Vec<String> {
 fn every_query_of_the_dashboard_is_valid() {
     let rules =
         queries().iter().enumerate().fold("groups:\n- name: dashboard\n  rules:\n".to_owned(), |rules, (n, q)| {
-            let query = serde_json::to_string(&q.replace("$name", "etl")).unwrap();
+            let query = serde_json::to_string(&q.replace("$name", "etl").replace("$store", "redis://h")).unwrap();
             rules + &format!("  - record: dashboard:query{n}\n    expr: {query}\n")
         });
     let file = tempfile::Builder::new().suffix(".yml").tempfile().unwrap();

@@ -1,6 +1,7 @@
 //! The state of one held lock: how long it is valid, and when and why it is lost.
 
 mod hand_over;
+mod turn;
 mod waits;
 
 use std::{
@@ -12,10 +13,21 @@ use tokio::sync::Notify;
 
 use crate::{
     backend::{Backend, Renewal},
-    engine::{freeze::FreezeDetector, hand_over::HandOvers, limits::HoldLimits, metrics, queue::Turn, timing::Timing},
+    engine::{
+        freeze::FreezeDetector, hand_over::HandOvers, limits::HoldLimits, metrics::Metrics, queue::Turn, timing::Timing,
+    },
     mutex::Mutex,
     types::{Clock, ClockReading, Error, FencingToken, Lease, LossReason, Lost, Process},
 };
+
+/// The store of a lease, with what judges and counts it.
+#[derive(Debug)]
+pub(crate) struct LeaseStore {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) detector: Arc<FreezeDetector>,
+    pub(crate) metrics: Arc<Metrics>,
+}
 
 /// A renewal that has been sent.
 #[derive(Debug)]
@@ -38,9 +50,7 @@ pub(crate) struct LeaseState {
     limits: HoldLimits,
     /// The earliest send that may have granted the lock, or the time of the hand-over.
     acquired: ClockReading,
-    backend: Arc<dyn Backend>,
-    clock: Arc<dyn Clock>,
-    detector: Arc<FreezeDetector>,
+    store: LeaseStore,
     /// The process that holds the lock. In any other one the mutexes below may stay locked.
     process: Process,
     state: Mutex<State>,
@@ -75,7 +85,7 @@ impl LeaseState {
         limits: HoldLimits,
         acquired: ClockReading,
         valid_for: Option<Duration>,
-        (backend, clock, detector): (Arc<dyn Backend>, Arc<dyn Clock>, Arc<FreezeDetector>),
+        store: LeaseStore,
     ) -> Self {
         let state = State {
             confirmed: acquired,
@@ -94,9 +104,7 @@ impl LeaseState {
             timing,
             limits,
             acquired,
-            backend,
-            clock,
-            detector,
+            store,
             process: Process::current(),
             state: Mutex::new(state),
             lost: Notify::new(),
@@ -110,7 +118,7 @@ impl LeaseState {
     }
 
     pub(crate) fn now(&self) -> ClockReading {
-        self.clock.now()
+        self.store.clock.now()
     }
 
     /// Returns the loss that applies in a child made by `fork`.
@@ -135,7 +143,7 @@ impl LeaseState {
         let closed = state.closed;
         let lost = self.lose(state, reason);
         // A closed hold is being released, which may keep the lock for the minimum hold.
-        if !closed && let Some(bound) = self.backend.process_bound() {
+        if !closed && let Some(bound) = self.store.backend.process_bound() {
             bound.on_lost(&self.lease);
         }
         Err(lost)
@@ -165,14 +173,14 @@ impl LeaseState {
 
     /// Returns why the hold is over at `ahead` after `now`, if it is.
     fn over(&self, state: &State, now: ClockReading, ahead: Duration) -> Option<LossReason> {
-        if let Some(reason) = self.limits.reached(self.acquired, now, ahead, &self.detector) {
+        if let Some(reason) = self.limits.reached(self.acquired, now, ahead, &self.store.detector) {
             return Some(reason);
         }
         let since = now.since(state.confirmed);
         if state.valid_for.is_none_or(|limit| since.saturating_add(ahead) < limit) {
             return None;
         }
-        if let Some(gap) = self.detector.gap(now) {
+        if let Some(gap) = self.store.detector.gap(now) {
             return Some(gap);
         }
         match (&state.last_error, state.unanswered) {
@@ -295,9 +303,9 @@ impl LeaseState {
                 state.valid_for = valid_for;
                 state.renew = self.timing.renew_every.map(|every| (from, jittered(every)));
                 drop(state);
-                metrics::renewal("renewed");
+                self.store.metrics.renewed();
                 if sent.unanswered.is_some() {
-                    metrics::ambiguity_resolved("renew", "renewed");
+                    self.store.metrics.ambiguity_resolved("renew", "renewed");
                 }
                 self.renewed.notify_waiters();
             }
@@ -307,7 +315,7 @@ impl LeaseState {
                 } else {
                     drop(state);
                 }
-                metrics::renewal("lost");
+                self.store.metrics.not_renewed("lost");
             }
             Err(error) => {
                 if !error.is_ambiguous() {
@@ -318,7 +326,11 @@ impl LeaseState {
                 let again = left.map_or(self.timing.attempt_timeout, |left| left / 8).max(Duration::from_millis(10));
                 state.renew = self.timing.renew_every.map(|every| (now, jittered(again.min(every))));
                 drop(state);
-                metrics::renewal(if error.kind() == crate::ErrorKind::Timeout { "timeout" } else { "error" });
+                self.store.metrics.not_renewed(if error.kind() == crate::ErrorKind::Timeout {
+                    "timeout"
+                } else {
+                    "error"
+                });
                 tracing::warn!(name = %self.lease.name, %error, "renewal failed; retrying until the lease ends");
             }
         }
@@ -336,8 +348,8 @@ impl LeaseState {
         let (closed, turn) = (state.closed, state.turn.take());
         drop(state);
         if !closed {
-            metrics::loss(lost.reason.as_str());
-            metrics::held(self.now().since(self.acquired));
+            self.store.metrics.loss(lost.reason.as_str());
+            self.store.metrics.held(self.now().since(self.acquired));
             tracing::warn!(name = %lost.name, token = ?lost.token, reason = %lost.reason, "lock lost");
         }
         // Lets the next waiter of this process contend, because the lock is no longer held here.
@@ -354,7 +366,7 @@ impl LeaseState {
         state.renew = None;
         drop(state);
         if ended {
-            metrics::held(now.since(self.acquired));
+            self.store.metrics.held(now.since(self.acquired));
             // Loss signals that outlive the guard end with it.
             self.lost.notify_waiters();
         }
@@ -363,28 +375,6 @@ impl LeaseState {
     pub(crate) fn is_over(&self) -> bool {
         let state = self.state();
         state.closed || state.lost.is_some()
-    }
-
-    /// Keeps the turn of the waiter that acquired the lock.
-    pub(crate) fn keep_turn(&self, turn: Option<Turn>) {
-        let before = std::mem::replace(&mut self.state().turn, turn);
-        drop(before);
-    }
-
-    pub(crate) fn take_turn(&self) -> Option<Turn> {
-        self.state().turn.take()
-    }
-
-    /// Records that the lock is being released. A later attempt of this process can wait for that.
-    pub(crate) fn note_release(&self) {
-        if let Some(turn) = &self.state().turn {
-            turn.note_release();
-        }
-    }
-
-    /// Gives the turn to the next waiter of this process.
-    pub(crate) fn end_turn(&self) {
-        self.keep_turn(None);
     }
 
     /// Returns the rest of `min_hold`.

@@ -11,7 +11,7 @@ use crate::{
     engine::{
         hand_over::Parcel,
         hold::LeaseState,
-        metrics,
+        metrics::Metrics,
         queue::{Handed, Offered},
     },
     types::{ClockReading, Error, Lease},
@@ -147,7 +147,7 @@ impl Drop for Guard {
             hold.end_turn();
             answer.is_ok()
         };
-        if !self.shared.in_background(&self.hold.lease, hold_for, work, metrics::dropped) {
+        if !self.shared.in_background(&self.hold.lease, hold_for, work, Metrics::dropped) {
             self.hold.end_turn();
         }
     }

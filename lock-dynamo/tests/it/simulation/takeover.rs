@@ -149,6 +149,8 @@ async fn wrong_clock_is_an_error_with_the_measured_skew() {
     let all = metrics.snapshot().into_vec();
     let value = |name: &str| {
         let found = all.iter().find(|(key, ..)| key.key().name() == name).unwrap_or_else(|| panic!("no {name}"));
+        let labels: Vec<_> = found.0.key().labels().map(|label| (label.key(), label.value())).collect();
+        assert_eq!(labels, [("store", world.process(0).describe().as_str())], "{name}");
         &found.3
     };
     let DebugValue::Gauge(skew) = value("onelock_dynamodb_clock_skew_seconds") else { panic!("a gauge") };

@@ -7,13 +7,14 @@ mod file;
 mod text;
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant, SystemTime},
 };
 
-use lock_core::LockName;
 use tokio::time::timeout;
 
+use self::text::Job;
+use super::plan::Wanted;
 use crate::{
     exit::{self, Exit, Failure},
     output::warn,
@@ -70,17 +71,17 @@ pub(super) enum Event {
 
 /// The run so far.
 #[derive(Debug)]
-pub(super) struct RunMetrics {
-    file: PathBuf,
-    name: LockName,
+pub(super) struct RunMetrics<'a> {
+    file: &'a Path,
+    wanted: &'a Wanted,
     began: Instant,
     acquired: Option<Instant>,
 }
 
-impl RunMetrics {
+impl<'a> RunMetrics<'a> {
     /// Begins with the wait for the lock.
-    pub(super) fn new(file: &Path, name: &LockName) -> Self {
-        Self { file: file.to_owned(), name: name.clone(), began: Instant::now(), acquired: None }
+    pub(super) fn new(file: &'a Path, wanted: &'a Wanted) -> Self {
+        Self { file, wanted, began: Instant::now(), acquired: None }
     }
 
     /// Notes that the lock is held.
@@ -105,8 +106,14 @@ impl RunMetrics {
     /// Writes on a thread, because the directory may hang. A failure is only a warning: the job
     /// matters more than its metrics.
     async fn write(&self, event: Event) {
-        let (path, name) = (self.file.clone(), self.name.clone());
-        let work = on_thread(move || file::update(&path, |series| text::note(series, name.as_str(), &event)));
+        let path = self.file.to_owned();
+        let stores = &self.wanted.store_names;
+        let job = Job {
+            name: self.wanted.shown.to_string(),
+            chosen_store: stores.chosen.get().cloned(),
+            opened_store: stores.opened.get().cloned(),
+        };
+        let work = on_thread(move || file::update(&path, |series| text::note(series, &job, &event)));
         let error = match timeout(WRITE_TIMEOUT, work).await {
             Ok(Ok(Ok(()))) => return,
             Ok(Ok(Err(error)) | Err(error)) => error.to_string(),
