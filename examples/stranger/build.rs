@@ -1,8 +1,14 @@
-//! Copies the Rust examples of every README into this crate, which denies warnings.
+//! Copies the Rust examples of every README and of every page into this crate, which denies
+//! warnings.
 //!
 //! Documentation tests hide warnings, so they do not show what a user of the example would see.
 
-use std::{env, fmt::Write, fs, path::Path};
+use std::{
+    env,
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+};
 
 const READMES: [&str; 7] =
     ["", "lock-core/", "lock-efs/", "lock-redis/", "lock-dynamo/", "onelock/", "examples/backend/"];
@@ -11,18 +17,30 @@ fn main() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut modules = String::new();
     let mut count = 0;
-    for folder in READMES {
-        let path = root.join(folder).join("README.md");
+    for file in files(&root) {
+        let path = root.join(&file);
         println!("cargo::rerun-if-changed={}", path.display());
         let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         for block in rust_blocks(&text) {
             count += 1;
-            writeln!(modules, "/// From {folder}README.md.\npub mod example_{count} {{\n{}\n}}", function(&block))
-                .unwrap();
+            let file = file.display();
+            writeln!(modules, "/// From {file}.\npub mod example_{count} {{\n{}\n}}", function(&block)).unwrap();
         }
     }
     writeln!(modules, "/// How many examples there are.\npub const EXAMPLES: usize = {count};").unwrap();
     fs::write(Path::new(&env::var("OUT_DIR").unwrap()).join("readmes.rs"), modules).unwrap();
+}
+
+/// The READMEs, and the pages in `docs`.
+fn files(root: &Path) -> Vec<PathBuf> {
+    let docs = root.join("docs");
+    println!("cargo::rerun-if-changed={}", docs.display());
+    let entries = fs::read_dir(&docs).unwrap_or_else(|error| panic!("{}: {error}", docs.display()));
+    let names = entries.map(|entry| entry.unwrap().file_name());
+    let pages = names.map(|name| Path::new("docs").join(name)).filter(|page| page.extension().is_some_and(|e| e == "md"));
+    let mut files: Vec<_> = READMES.iter().map(|folder| Path::new(folder).join("README.md")).chain(pages).collect();
+    files.sort();
+    files
 }
 
 fn rust_blocks(text: &str) -> Vec<String> {

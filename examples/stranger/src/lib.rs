@@ -1,3 +1,3 @@
-//! The examples of the READMEs, compiled with warnings as errors.
+//! The examples of the READMEs and the pages, compiled with warnings as errors.
 
 include!(concat!(env!("OUT_DIR"), "/readmes.rs"));

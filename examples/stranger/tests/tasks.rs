@@ -75,6 +75,6 @@ fn page_counts_the_lines_of_each_program() {
 }
 
 #[test]
-fn every_readme_example_is_compiled_here() {
-    const { assert!(stranger::EXAMPLES >= 5, "the READMEs contain examples") };
+fn every_example_of_readmes_and_pages_is_compiled_here() {
+    const { assert!(stranger::EXAMPLES >= 15, "the READMEs and the pages contain examples") };
 }

@@ -108,6 +108,26 @@ impl LockAdmin {
     /// Takes the lock away from the holder that [`inspect`](Self::inspect) showed, if nothing has
     /// changed since. The former holder reads `by` as the reason of its loss.
     ///
+    /// Look at the answer: [`Break::Changed`] means that nothing was broken.
+    ///
+    /// ```
+    /// use lock_core::{Locker, backend::Break, memory::MemoryBackend};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), lock_core::Error> {
+    /// let locker = Locker::new(MemoryBackend::new())?;
+    /// let guard = locker.acquire("nightly-etl").await?;
+    /// let seen = locker.admin().inspect("nightly-etl").await?.expect("the guard holds it");
+    /// match locker.admin().break_lock("nightly-etl", &seen, "an operator").await? {
+    ///     Break::Broken => println!("the lock is free"),
+    ///     Break::Changed(Some(holder)) => println!("not broken; held by {holder}"),
+    ///     Break::Changed(None) => println!("not broken; it was free already"),
+    /// }
+    /// # drop(guard);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// When the store cannot say, or cannot do this at all.
     ///
