@@ -37,7 +37,8 @@ fn files(root: &Path) -> Vec<PathBuf> {
     println!("cargo::rerun-if-changed={}", docs.display());
     let entries = fs::read_dir(&docs).unwrap_or_else(|error| panic!("{}: {error}", docs.display()));
     let names = entries.map(|entry| entry.unwrap().file_name());
-    let pages = names.map(|name| Path::new("docs").join(name)).filter(|page| page.extension().is_some_and(|e| e == "md"));
+    let pages = names.map(|name| Path::new("docs").join(name));
+    let pages = pages.filter(|page| page.extension().is_some_and(|ending| ending == "md"));
     let mut files: Vec<_> = READMES.iter().map(|folder| Path::new(folder).join("README.md")).chain(pages).collect();
     files.sort();
     files

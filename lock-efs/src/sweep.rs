@@ -87,8 +87,8 @@ impl FileBackend {
 impl FileStore {
     pub(crate) fn sweep(&self, sweep: Sweep) -> Result<Swept, Error> {
         if self.names() == Names::Plain {
-            let what = "with names=plain the lock files belong to other programs too, so that none is removed; sweep the \
-                directory without names=plain";
+            let what = "with names=plain the lock files belong to other programs too, so that none is removed; sweep \
+                the directory without names=plain";
             return Err(Error::new(ErrorKind::Unsupported, what).with_ambiguous(false));
         }
         // One sweep at a time, because a sweep reads and then writes the floor.

@@ -127,7 +127,8 @@ mod tests {
         assert_eq!(
             object,
             json!({
-                "time": "1970-01-01T00:00:00.000Z", "level": "error", "message": "a \"b\"\u{1b}", "lock": "etl", "code": 75
+                "time": "1970-01-01T00:00:00.000Z", "level": "error", "message": "a \"b\"\u{1b}", "lock": "etl",
+                "code": 75
             })
         );
         assert!(!shown(&json, Level::Info).contains('\u{1b}'));

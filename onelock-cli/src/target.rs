@@ -106,8 +106,8 @@ impl Chosen {
     fn refuse(&self, name: &LockName) -> Failure {
         let by = self.by;
         let message = format!(
-            "\"{name}\" looks like a path, but {by} chooses a store, where it would be a name and lock no file; to lock \
-             that file, leave out {by}; for a name, do not begin with \"/\", \"./\" or \"../\""
+            "\"{name}\" looks like a path, but {by} chooses a store, where it would be a name and lock no file; to \
+             lock that file, leave out {by}; for a name, do not begin with \"/\", \"./\" or \"../\""
         );
         Failure::new(exit::USAGE, message)
     }

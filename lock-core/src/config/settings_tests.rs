@@ -27,7 +27,8 @@ fn settings_mean_the_same_in_every_format() {
         ConfigString::parse("redis://app:hunter2@h:1/0?replicas=2&require=fencing,holder&ttl=20s&tls=true").unwrap();
     let in_toml = "[lock]\nurl = 'redis://app@h:1/0?ttl=20s'\npassword = 'hunter2'\nreplicas = 2\ntls = \
         true\nrequire = ['fencing', 'holder']\n";
-    let in_json = r#"{"lock": {"url": "redis://app@h:1/0?ttl=20s", "password": "hunter2", "replicas": 2, "tls": true, "require": ["fencing", "holder"]}}"#;
+    let in_json = r#"{"lock": {"url": "redis://app@h:1/0?ttl=20s", "password": "hunter2", "replicas": 2,
+        "tls": true, "require": ["fencing", "holder"]}}"#;
     let in_yaml = "lock:\n  url: redis://app@h:1/0?ttl=20s\n  password: hunter2\n  replicas: 2\n  tls: true\n  \
         require:\n    - fencing\n    - holder\n";
     for settings in [

@@ -16,9 +16,11 @@ use test_support::{
 use crate::fixture::Table;
 
 /// Of this token service, for the next quarter of a century.
-const ASSUMED: &str = r#"<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><AssumedRoleUser>
-<AssumedRoleId>AROA:onelock</AssumedRoleId><Arn>arn:aws:sts::123456789012:assumed-role/locks/onelock</Arn></AssumedRoleUser><Credentials>
-<AccessKeyId>ASIAOFTHEROLE</AccessKeyId><SecretAccessKey>s</SecretAccessKey><SessionToken>token-of-the-role</SessionToken>
+const ASSUMED: &str = r#"<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult>
+<AssumedRoleUser><AssumedRoleId>AROA:onelock</AssumedRoleId>
+<Arn>arn:aws:sts::123456789012:assumed-role/locks/onelock</Arn></AssumedRoleUser><Credentials>
+<AccessKeyId>ASIAOFTHEROLE</AccessKeyId><SecretAccessKey>s</SecretAccessKey>
+<SessionToken>token-of-the-role</SessionToken>
 <Expiration>2051-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleResult></AssumeRoleResponse>"#;
 
 /// A table behind a proxy, and an empty environment.

@@ -24,11 +24,14 @@ import sys, boto3
 from datetime import timedelta
 from python_dynamodb_lock.python_dynamodb_lock import DynamoDBLockClient, DynamoDBLockError
 endpoint, table, name, wait = sys.argv[1:]
-resource = boto3.resource("dynamodb", endpoint_url=endpoint, region_name="eu-central-1", aws_access_key_id="test", aws_secret_access_key="test")
-client = DynamoDBLockClient(resource, table_name=table, owner_name="python", heartbeat_period=timedelta(milliseconds=500),
+resource = boto3.resource("dynamodb", endpoint_url=endpoint, region_name="eu-central-1",
+                          aws_access_key_id="test", aws_secret_access_key="test")
+client = DynamoDBLockClient(resource, table_name=table, owner_name="python",
+                            heartbeat_period=timedelta(milliseconds=500),
                             safe_period=timedelta(milliseconds=1500), lease_duration=timedelta(seconds=2))
 try:
-    lock = client.acquire_lock(name, retry_period=timedelta(milliseconds=50), retry_timeout=timedelta(seconds=float(wait)),
+    lock = client.acquire_lock(name, retry_period=timedelta(milliseconds=50),
+                               retry_timeout=timedelta(seconds=float(wait)),
                                additional_attributes={"team": "etl"})
 except DynamoDBLockError as error:
     print("refused", error.code, flush=True)

@@ -126,10 +126,14 @@ async fn batch_reports_each_loss_without_another_request() {
 /// The description of a table that is one of several replicas.
 fn global(consistency: &str) -> String {
     json!({ "Table": {
-        "TableName": "locks", "TableStatus": "ACTIVE", "MultiRegionConsistency": consistency, "GlobalTableVersion": "2019.11.21",
+        "TableName": "locks", "TableStatus": "ACTIVE", "MultiRegionConsistency": consistency,
+        "GlobalTableVersion": "2019.11.21",
         "KeySchema": [{ "AttributeName": "key", "KeyType": "HASH" }],
         "AttributeDefinitions": [{ "AttributeName": "key", "AttributeType": "S" }],
-        "Replicas": [{ "RegionName": "us-west-2", "ReplicaStatus": "ACTIVE" }, { "RegionName": "eu-central-1", "ReplicaStatus": "ACTIVE" }],
+        "Replicas": [
+            { "RegionName": "us-west-2", "ReplicaStatus": "ACTIVE" },
+            { "RegionName": "eu-central-1", "ReplicaStatus": "ACTIVE" },
+        ],
     } })
     .to_string()
 }

@@ -345,7 +345,8 @@ impl FileStore {
         let slots = parts.read()?;
         let Some(record) = slots.get(number).filter(|record| record.body.id == lease.id.to_string()) else {
             let what = format!(
-                "the record of a part in {} was replaced while the part was held; find the program that changes records",
+                "the record of a part in {} was replaced while the part was held; find the program that changes \
+                 records",
                 parts.path.display()
             );
             return Err(Error::new(ErrorKind::Corrupt, what).with_ambiguous(false));

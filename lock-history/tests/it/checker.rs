@@ -88,8 +88,9 @@ proptest! {
         let grant = grants[which.index(grants.len())];
         let intruder = Event { worker: 1_000, ..events[grant].clone() };
         let at = intruder.at + Duration::from_millis(1);
-        let token = *token_of(&mut events[grant]) ;
-        events.push(Event { at, kind: EventKind::Granted { token: Some(token), until: Some(at), mode: Mode::Exclusive }, ..intruder });
+        let token = *token_of(&mut events[grant]);
+        let kind = EventKind::Granted { token: Some(token), until: Some(at), mode: Mode::Exclusive };
+        events.push(Event { at, kind, ..intruder });
         let report = checked(&events);
         let found = report.violations.iter().find(|violation| violation.property == Property::Exclusion);
         prop_assert!(found.is_some_and(|violation| violation.events.len() <= 3), "{}", report);

@@ -77,7 +77,8 @@ pub(super) const PAGES: &[Page] = &[
             example("Run a shell command line:", "onelock run nightly-etl -c './extract | ./load'"),
             example(
                 "Stop a job that hangs, and write metrics of each run:",
-                "onelock run --max-hold 2h --metrics-file /var/lib/prometheus/node-exporter/etl.prom nightly-etl -- ./job.sh",
+                "onelock run --max-hold 2h --metrics-file /var/lib/prometheus/node-exporter/etl.prom nightly-etl \
+                 -- ./job.sh",
             ),
             example(
                 "Let at most three run at once:",

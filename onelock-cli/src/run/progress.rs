@@ -224,8 +224,8 @@ mod tests {
         let line = |width| live_line(&name, Duration::from_secs(12), &holder, width);
         assert_eq!(
             line(120),
-            "onelock: waiting for \"nightly-etl\" for 12s, held by etl-7.eu-west-1.compute.internal… for 3m 20s, its lease ends in \
-             29s"
+            "onelock: waiting for \"nightly-etl\" for 12s, held by etl-7.eu-west-1.compute.internal… for 3m 20s, \
+             its lease ends in 29s"
         );
         assert_eq!(line(80), "onelock: waiting for \"nightly-etl\" for 12s, held by etl-7.eu-we… for 3m 20s, i…");
         for width in [0, 1, 20, 40, 80, 120, 200] {

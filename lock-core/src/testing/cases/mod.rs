@@ -35,7 +35,8 @@ macro_rules! conformance_cases {
             acquire::acquiring_again_with_the_same_id_succeeds [];
             acquire::fencing_tokens_increase_across_every_release [Need::Has(Capability::Fencing)];
             acquire::fencing_tokens_increase_across_lease_expiry [Need::Has(Capability::Fencing)];
-            acquire::fencing_tokens_increase_across_a_forced_break [Need::Has(Capability::Fencing), Need::Has(Capability::Break)];
+            acquire::fencing_tokens_increase_across_a_forced_break
+                [Need::Has(Capability::Fencing), Need::Has(Capability::Break)];
             acquire::the_next_token_exceeds_an_advanced_token [Need::Has(Capability::Fencing)];
             acquire::an_expired_lock_is_granted_in_one_attempt [Need::Has(Capability::Ttl)];
             acquire::the_holders_ttl_decides_when_a_lock_expires [Need::Has(Capability::Ttl)];
@@ -68,10 +69,12 @@ macro_rules! conformance_cases {
             modes::a_cancelled_wait_of_a_writer_lets_readers_in [Need::Has(Capability::Shared)];
             modes::of_many_contenders_as_many_hold_as_permits [Need::Has(Capability::Permits)];
             modes::disagreeing_numbers_of_permits_are_an_error [Need::Has(Capability::Permits)];
-            modes::different_modes_of_one_name_exclude_each_other [Need::Has(Capability::Shared), Need::Has(Capability::Permits)];
+            modes::different_modes_of_one_name_exclude_each_other
+                [Need::Has(Capability::Shared), Need::Has(Capability::Permits)];
             modes::a_crash_frees_only_the_part_of_its_holder [Need::Joinable];
             modes::tokens_increase_over_holders_of_all_modes [Need::Joinable, Need::Has(Capability::Fencing)];
-            modes::a_refusal_counts_and_names_several_holders [Need::Has(Capability::Shared), Need::Has(Capability::Holder)];
+            modes::a_refusal_counts_and_names_several_holders
+                [Need::Has(Capability::Shared), Need::Has(Capability::Holder)];
             modes::a_retry_recognizes_its_own_part [Need::Joinable];
             modes::late_requests_leave_other_holders_alone [Need::Joinable];
             modes::min_hold_keeps_the_part_of_its_holder [Need::Joinable];
@@ -106,8 +109,10 @@ macro_rules! conformance_cases {
             drops::dropping_at_runtime_shutdown_frees_the_lock [];
             tamper::the_next_renewal_reports_a_deleted_record [Need::Tamper(Tampering::DeleteRecord)];
             tamper::a_replaced_record_belongs_to_another_client [Need::Tamper(Tampering::ReplaceRecord)];
-            tamper::fencing_tokens_increase_after_their_record_is_deleted [Need::Tamper(Tampering::DeleteToken), Need::Has(Capability::Fencing)];
-            tamper::an_odd_entry_is_listed_and_hides_no_lock [Need::Tamper(Tampering::AddOddEntry), Need::Has(Capability::List)];
+            tamper::fencing_tokens_increase_after_their_record_is_deleted
+                [Need::Tamper(Tampering::DeleteToken), Need::Has(Capability::Fencing)];
+            tamper::an_odd_entry_is_listed_and_hides_no_lock
+                [Need::Tamper(Tampering::AddOddEntry), Need::Has(Capability::List)];
             hand_over::reserved_tokens_lie_between_earlier_and_later_grants [Need::Has(Capability::HandOver)];
             hand_over::a_retry_finds_its_reserved_tokens [Need::Has(Capability::HandOver)];
             hand_over::a_lock_that_is_handed_over_stays_held [Need::Has(Capability::HandOver)];

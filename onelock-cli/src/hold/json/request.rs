@@ -114,8 +114,8 @@ fn operation(fields: &Fields) -> Result<Operation, String> {
         "ping" => Operation::Ping,
         unknown => {
             return Err(format!(
-                "there is no operation \"{}\"; there are: acquire, cancel, release, check, ensure, status, list, break, \
-                 ping",
+                "there is no operation \"{}\"; there are: acquire, cancel, release, check, ensure, status, list, \
+                 break, ping",
                 unknown.escape_debug()
             ));
         }

@@ -10,7 +10,8 @@ pub(crate) fn url() -> String {
     let endpoint = DynamoDbLocal::shared().endpoint();
     let endpoint = endpoint.replace("//", "%2F%2F");
     format!(
-        "dynamodb://onelock-{}?endpoint={endpoint}&region=eu-central-1&access_key_id=test&secret_access_key=test&ttl=20s",
+        "dynamodb://onelock-{}?endpoint={endpoint}&region=eu-central-1&access_key_id=test&secret_access_key=test\
+         &ttl=20s",
         LeaseId::random()
     )
 }

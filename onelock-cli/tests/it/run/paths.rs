@@ -102,8 +102,8 @@ fn hold_locks_the_file_too() {
     let script = locks.script(
         "bash",
         "coproc LOCK { exec onelock hold -w 10 \"$1\"; }\nread -r -u \"${LOCK[0]}\" held || exit 1\n\
-         echo \"$held\"\nflock -n -E 9 \"$1\" true\necho \"refused $?\"\nexec {LOCK[1]}>&-\nwait\nflock -n \"$1\" true\n\
-         echo \"free $?\"\n",
+         echo \"$held\"\nflock -n -E 9 \"$1\" true\necho \"refused $?\"\nexec {LOCK[1]}>&-\nwait\n\
+         flock -n \"$1\" true\necho \"free $?\"\n",
     );
     let mut script = Command::new(script);
     script.arg(&file).env_remove("ONELOCK_URL").env("PATH", path_with_onelock());
