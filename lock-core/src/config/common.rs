@@ -100,8 +100,8 @@ mod tests {
     #[test]
     fn every_common_option_sets_its_field() {
         let common = take(
-            "ttl=20s&margin=2s&renew=5s&grace=1s&owner=me%20%26%20you&min_hold=3s&max_hold=1h&hand_over=9&fair=true&prefix=app/\
-             &require=fencing,holder",
+            "ttl=20s&margin=2s&renew=5s&grace=1s&owner=me%20%26%20you&min_hold=3s&max_hold=1h&hand_over=9&fair=true&\
+             prefix=app/&require=fencing,holder",
         );
         let options = LockOptions {
             mode: Mode::Exclusive,
