@@ -5,7 +5,7 @@ use std::{
     process::{Command, Output},
 };
 
-use super::fixture::{Locks, Running, output};
+use super::fixture::{Locks, Running, output, without_preferences};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_onelock");
 
@@ -49,7 +49,7 @@ fn in_namespaces(options: &[&str], line: &str) -> Output {
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount"]).args(options);
     command.args(["sh", "-c", &format!("set -e; onelock() {{ {PROGRAM} \"$@\"; }}; {line}")]);
-    output(&mut command)
+    output(without_preferences(&mut command))
 }
 
 fn text(bytes: &[u8]) -> &str {
@@ -64,7 +64,7 @@ fn every_command_works_under_an_old_seccomp_profile() {
     let directory = url.strip_prefix("file://").unwrap();
     let under_profile = |arguments: &[&str]| {
         let mut command = Command::new(&profile);
-        let done = output(command.arg(PROGRAM).args(arguments));
+        let done = output(without_preferences(command.arg(PROGRAM).args(arguments)));
         (done.status.code().unwrap(), text(&done.stdout).to_owned(), text(&done.stderr).to_owned())
     };
     // Each name is used twice, because the second record replaces the first one.

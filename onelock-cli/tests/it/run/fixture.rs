@@ -59,6 +59,7 @@ impl Locks {
         // executable that is open for writing cannot be started.
         let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_onelock")).arg(&copy).status().unwrap();
         assert!(copied.success());
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
         copy
     }
 

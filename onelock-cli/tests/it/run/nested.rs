@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::symlink,
+    os::unix::fs::{PermissionsExt, symlink},
     path::Path,
     process::{Command, Output},
 };
@@ -77,6 +77,7 @@ fn an_outer_lock_without_a_record_is_refused() {
     let [own, other] = ["own", "other"].map(|name| {
         let file = locks.dir.path().join(name);
         fs::write(&file, "").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
         file.to_str().unwrap().to_owned()
     });
     let run = |options: &[&str], file: &str| {

@@ -4,7 +4,10 @@
 use std::{
     fs::{self, File},
     io::{Read, Write},
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{OpenOptionsExt, PermissionsExt},
+    },
     path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex},
@@ -145,7 +148,10 @@ fn hold(locks: &Locks, owner: &str, name: &str) -> Running {
 
 fn locks() -> (Locks, String) {
     let locks = Locks::new();
-    fs::create_dir(locks.dir.path().join("locks")).unwrap();
+    let directory = locks.dir.path().join("locks");
+    fs::create_dir(&directory).unwrap();
+    // A screen shows it, whatever the umask.
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
     let url = locks.url();
     (locks, url)
 }

@@ -16,7 +16,7 @@ use nix::{
     unistd::{Pid, getsid},
 };
 
-use super::fixture::{Locks, Running, eventually, is_alive, parse_pid, read, state};
+use super::fixture::{Locks, Running, eventually, is_alive, parse_pid, read, state, without_preferences};
 
 /// An interactive bash on its own terminal.
 struct Terminal {
@@ -38,7 +38,8 @@ impl Terminal {
         assert!(Command::new("stty").args(["rows", "24", "cols", "200"]).stdin(stdio()).status().unwrap().success());
         let binary = std::path::Path::new(env!("CARGO_BIN_EXE_onelock")).parent().unwrap();
         let path = format!("{}:{}", binary.display(), std::env::var("PATH").unwrap());
-        let bash = Command::new("setsid")
+        let mut bash = Command::new("setsid");
+        let bash = without_preferences(&mut bash)
             .args(["--ctty", "bash", "--norc", "--noprofile", "--noediting", "-i"])
             .envs([("PS1", "READY> "), ("TERM", "xterm"), ("PATH", &path), ("ONELOCK_URL", &locks.url()), ("LESS", "")])
             .current_dir(locks.dir.path())
