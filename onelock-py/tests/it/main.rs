@@ -46,8 +46,12 @@ impl Package {
     }
 }
 
-/// Returns the module of this build, which is beside the test binary.
+/// Returns the module that `ONELOCK_TEST_MODULE` names, such as that of a release. Without it,
+/// returns that of this build, which is beside the test binary.
 fn built_module() -> PathBuf {
+    if let Some(module) = env::var_os("ONELOCK_TEST_MODULE") {
+        return module.into();
+    }
     let test = env::current_exe().expect("this program has a path");
     let deps = test.parent().expect("a program is in a directory");
     deps.join(format!("{}_onelock{}", env::consts::DLL_PREFIX, env::consts::DLL_SUFFIX))

@@ -159,8 +159,14 @@ fn sent(server: &RedisServer, crowd: &mut Crowd, one_name: bool) -> String {
 
 /// Waiters for one lock, in one process and in a process each.
 pub(crate) fn waiters(effort: Effort) -> Vec<Table> {
-    let one_process = crowds("in one process", &["raw queue", "onelock", "onelock, fair", "rslock", "node redlock"], effort, |n| (1, n));
-    let many = crowds("in a process each", &["raw queue", "onelock", "onelock, fair", "rslock", "redis-py"], effort, |n| (n, 1));
+    let one_process =
+        crowds("in one process", &["raw queue", "onelock", "onelock, fair", "rslock", "node redlock"], effort, |n| {
+            (1, n)
+        });
+    let many =
+        crowds("in a process each", &["raw queue", "onelock", "onelock, fair", "rslock", "redis-py"], effort, |n| {
+            (n, 1)
+        });
     one_process.into_iter().chain(many).collect()
 }
 
