@@ -319,6 +319,11 @@ impl Backend for MigrationBackend {
         Ok(from.zip(to).map(|(from, to)| Box::new(MigrationWatch([from, to])) as Box<dyn Watch>))
     }
 
+    /// Two stores have no common order, so no request has a place.
+    async fn watch_place(&self, request: &AcquireRequest) -> Result<Option<Box<dyn Watch>>, Error> {
+        self.watch(&request.name).await
+    }
+
     fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {
         Ok(Arc::new(Self::new(self.from.reopen()?, self.to.reopen()?).lease(self.lease)))
     }

@@ -104,6 +104,11 @@ impl Backend for Recording {
         self.inner.watch(name).await
     }
 
+    async fn watch_place(&self, request: &AcquireRequest) -> Result<Option<Box<dyn Watch>>, Error> {
+        self.note("watch_place");
+        self.inner.watch_place(request).await
+    }
+
     fn admin(&self) -> Option<&dyn Admin> {
         self.note("admin");
         Some(self)
@@ -214,6 +219,9 @@ async fn every_call_of_the_contract_reaches_both_stores() {
     let larger = FencingToken::new(lease.token.unwrap().get() + 1_000_000).unwrap();
     assert!(reaches_both!(stores, "advance_token", both.advance_token(&lease, larger).await).unwrap());
     assert!(reaches_both!(stores, "watch", both.watch(&name).await).unwrap().is_some());
+    // No request has a place in two queues.
+    let place = AcquireRequest::new(name.clone(), LeaseId::random(), "test");
+    assert!(reaches_both!(stores, "watch", both.watch_place(&place).await).unwrap().is_some());
     assert_eq!(reaches_both!(stores, "diagnose", both.diagnose().await).len(), 2);
     reaches_both!(stores, "admin", both.admin().is_some().then_some(()).unwrap());
     let holder = reaches_both!(stores, "inspect", both.inspect(&name).await).unwrap().unwrap();
