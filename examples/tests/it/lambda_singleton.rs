@@ -2,73 +2,24 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use onelock::backend::LeaseId;
 use serde_json::{Value, json};
 use test_support::{wait_for, wire::Wire};
 
 use crate::fixture::{
-    Process,
     dynamo::Table,
-    runtime_api::{Outcome, RuntimeApi},
+    runtime_api::{Instance, MINUTE, Outcome},
 };
 
 const TEMPLATE: &str = include_str!("../../lambda_singleton/template.json");
-const MINUTE: Duration = Duration::from_secs(60);
 
-/// One instance of the function: a separate process, which starts cold.
-struct Instance {
-    api: RuntimeApi,
-    process: Process,
-}
-
-impl Instance {
-    fn start(url: &str) -> Self {
-        let api = RuntimeApi::start();
-        let mut command = api.command(env!("CARGO_BIN_EXE_lambda_singleton"), url);
-        Self { process: Process::start(&mut command), api }
-    }
-
-    /// Sends an event without waiting for the answer. Returns the id of the request.
-    fn invoke(&self, payload: Value, left: Duration) -> String {
-        let id = LeaseId::random().to_string();
-        self.api.invoke(&id, payload, left);
-        id
-    }
-
-    fn outcome(&self, id: &str) -> Outcome {
-        let mut outcome = None;
-        wait_for("the answer of the instance", || {
-            outcome = self.api.take_outcome(id);
-            outcome.is_some()
-        });
-        outcome.unwrap_or_else(|| panic!("no answer: {:#?}", self.process.lines()))
-    }
-
-    /// Sends an event without pauses, and waits for the answer. Returns whether the instance
-    /// worked.
-    fn works(&self) -> bool {
-        match self.outcome(&self.invoke(json!({}), MINUTE)) {
-            Outcome::Response(answer) => answer.get("steps").is_some(),
-            Outcome::Error(error) => panic!("{error}"),
-        }
-    }
-
-    /// Begins long work, and waits until its second step.
-    fn begin_long_work(&self) -> String {
-        let id = self.invoke(json!({ "steps": 1000, "pause_ms": 500 }), MINUTE);
-        self.process.wait_for("step 2 of 1000");
-        id
-    }
-
-    fn steps(&self) -> usize {
-        self.process.lines().iter().filter(|line| line.starts_with("step ")).count()
-    }
+fn start(url: &str) -> Instance {
+    Instance::start(env!("CARGO_BIN_EXE_lambda_singleton"), url, |_| ())
 }
 
 #[test]
 fn of_three_instances_with_one_event_one_works_and_two_skip() {
     let table = Table::new();
-    let instances: Vec<_> = (0..3).map(|_| Instance::start(&table.url("ttl=10s&min_hold=10s"))).collect();
+    let instances: Vec<_> = (0..3).map(|_| start(&table.url("ttl=10s&min_hold=10s"))).collect();
     let ids = instances.iter().map(|i| i.invoke(json!({ "steps": 2, "pause_ms": 50 }), MINUTE)).collect::<Vec<_>>();
     let mut worked = Vec::new();
     for (instance, id) in instances.iter().zip(&ids) {
@@ -95,8 +46,8 @@ fn of_three_instances_with_one_event_one_works_and_two_skip() {
 #[test]
 fn an_instance_frozen_past_its_lease_does_not_act() {
     let table = Table::new();
-    let frozen = Instance::start(&table.url("ttl=4s"));
-    let other = Instance::start(&table.url("ttl=4s"));
+    let frozen = start(&table.url("ttl=4s"));
+    let other = start(&table.url("ttl=4s"));
     let id = frozen.begin_long_work();
     frozen.process.freeze();
     let steps = frozen.steps();
@@ -118,12 +69,12 @@ fn an_instance_frozen_past_its_lease_does_not_act() {
 #[test]
 fn a_cold_instance_takes_over_from_a_killed_one() {
     let table = Table::new();
-    let mut killed = Instance::start(&table.url("ttl=3s"));
+    let mut killed = start(&table.url("ttl=3s"));
     let id = killed.begin_long_work();
     killed.process.kill();
     let mut colds = Vec::new();
     let took_over = wait_for("a cold instance to take over", || {
-        colds.push(Instance::start(&table.url("ttl=3s")));
+        colds.push(start(&table.url("ttl=3s")));
         colds.last().is_some_and(Instance::works)
     });
     assert!(took_over);
@@ -134,7 +85,7 @@ fn a_cold_instance_takes_over_from_a_killed_one() {
 fn no_lease_outlives_the_invocation() {
     let table = Table::new();
     let url = table.url("ttl=10m");
-    let (first, other) = (Instance::start(&url), Instance::start(&url));
+    let (first, other) = (start(&url), start(&url));
     assert!(wait_for("the instance to be ready", || first.api.times().0.is_some()));
     let id = first.invoke(json!({ "steps": 1000, "pause_ms": 100 }), Duration::from_secs(8));
     first.process.wait_for("step 1 of");
@@ -158,8 +109,8 @@ fn no_lease_outlives_the_invocation() {
 fn requests_end_with_the_answer_and_match_the_template() {
     let table = Table::new();
     let (first_wire, other_wire) = (Wire::start(table.address()), Wire::start(table.address()));
-    let first = Instance::start(&table.url_at(&first_wire.endpoint(), "ttl=3s"));
-    let other = Instance::start(&table.url_at(&other_wire.endpoint(), "ttl=3s"));
+    let first = start(&table.url_at(&first_wire.endpoint(), "ttl=3s"));
+    let other = start(&table.url_at(&other_wire.endpoint(), "ttl=3s"));
     let id = first.invoke(json!({ "steps": 4, "pause_ms": 800 }), MINUTE);
     let Outcome::Response(_) = first.outcome(&id) else { panic!("it works") };
     let seen = first_wire.take_seen();

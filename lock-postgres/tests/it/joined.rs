@@ -18,7 +18,10 @@ use crate::fixture::{
 fn ends(server: &PostgresServer, lease: &Lease) {
     server.sql(&format!(
         "update onelock set part_ends[array_position(part_ids, '{id}')] = now() - interval '1 second',
-            expires_at = coalesce((select max(e) from unnest(part_ids, part_ends) p (id, e) where p.id <> '{id}'), now())
+            expires_at = coalesce(
+                (select max(e) from unnest(part_ids, part_ends) p (id, e) where p.id <> '{id}'),
+                now()
+            )
         where '{id}' = any(part_ids)",
         id = lease.id
     ));

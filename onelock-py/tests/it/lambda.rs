@@ -3,18 +3,15 @@
 
 use std::{path::Path, time::Duration};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use test_support::{
     dynamodb::DynamoDbLocal,
-    lambda::{Outcome, RuntimeApi},
-    process::Process,
+    lambda::{Instance, MINUTE, Outcome},
     python::python,
     wait_for,
 };
 
 use crate::{CRATE, Package};
-
-const MINUTE: Duration = Duration::from_secs(60);
 
 /// A lock table, and the package that the instances use.
 struct Function {
@@ -33,58 +30,11 @@ impl Function {
     fn start(&self, options: &str) -> Instance {
         let endpoint = DynamoDbLocal::shared().endpoint();
         let url = format!("dynamodb://{}?endpoint={endpoint}&skew_bound=200ms&{options}", self.table);
-        let api = RuntimeApi::start();
-        let mut command = api.command(python(), &url);
-        let handler = Path::new(CRATE).join("../examples/lambda_python");
-        command.args(["-m", "awslambdaric", "handler.handler"]).current_dir(handler);
-        self.package.add_to(&mut command);
-        Instance { process: Process::start(&mut command), api, invoked: 0 }
-    }
-}
-
-struct Instance {
-    api: RuntimeApi,
-    process: Process,
-    invoked: u32,
-}
-
-impl Instance {
-    /// Sends an event without waiting for the answer. Returns the id of the request.
-    fn invoke(&mut self, payload: Value, left: Duration) -> String {
-        self.invoked += 1;
-        let id = format!("request-{}-{}", self.process.pid(), self.invoked);
-        self.api.invoke(&id, payload, left);
-        id
-    }
-
-    fn outcome(&self, id: &str) -> Outcome {
-        let mut outcome = None;
-        wait_for("the answer of the instance", || {
-            outcome = self.api.take_outcome(id);
-            outcome.is_some()
-        });
-        outcome.unwrap_or_else(|| panic!("no answer: {:#?}", self.process.lines()))
-    }
-
-    /// Sends an event without pauses, and waits for the answer. Returns whether the instance
-    /// worked.
-    fn works(&mut self) -> bool {
-        let id = self.invoke(json!({}), MINUTE);
-        match self.outcome(&id) {
-            Outcome::Response(answer) => answer.get("steps").is_some(),
-            Outcome::Error(error) => panic!("{error}: {:#?}", self.process.lines()),
-        }
-    }
-
-    /// Begins long work, and waits until its second step.
-    fn begin_long_work(&mut self) -> String {
-        let id = self.invoke(json!({ "steps": 1000, "pause_ms": 300 }), MINUTE);
-        self.process.wait_for("step 2 of 1000");
-        id
-    }
-
-    fn steps(&self) -> usize {
-        self.process.lines().iter().filter(|line| line.starts_with("step ")).count()
+        Instance::start(python(), &url, |command| {
+            let handler = Path::new(CRATE).join("../examples/lambda_python");
+            command.args(["-m", "awslambdaric", "handler.handler"]).current_dir(handler);
+            self.package.add_to(command);
+        })
     }
 }
 
