@@ -51,9 +51,16 @@ impl Worker {
         Self { process: Process::start(&mut command), number, is_stopped: false }
     }
 
-    /// Returns what it printed, as events.
-    fn events(&self) -> Vec<Event> {
-        self.process.lines().iter().map(|line| self.event(line)).collect()
+    /// Kills it. Returns what it printed and its end, as events.
+    fn kill(mut self) -> Vec<Event> {
+        let at = now();
+        self.process.kill();
+        self.process.ends();
+        let mut events: Vec<_> = self.process.lines().iter().map(|line| self.event(line)).collect();
+        // What it told before its end was before its end.
+        let at = events.last().map_or(at, |last| at.max(last.at));
+        events.push(event(at, self.number, EventKind::Died));
+        events
     }
 
     fn event(&self, line: &str) -> Event {
@@ -127,26 +134,15 @@ fn torture(url: &str) {
                 worker.is_stopped = true;
                 stopped += 1;
             } else {
-                let at = now();
-                worker.process.kill();
                 killed += 1;
-                let mut dead = std::mem::replace(worker, Worker::start(&package, url, next()));
-                dead.process.ends();
-                let told = dead.events();
-                // What it told before its end was before its end.
-                let at = told.last().map_or(at, |last| at.max(last.at));
-                events.extend(told);
-                events.push(event(at, dead.number, EventKind::Died));
+                events.extend(std::mem::replace(worker, Worker::start(&package, url, next())).kill());
             }
         }
         ends.store(true, Ordering::Relaxed);
         events.extend(threads.into_iter().flat_map(|thread| thread.join().expect("it ends")));
     });
-    for worker in &mut workers {
-        worker.process.kill();
-        worker.process.ends();
-        events.extend(worker.events());
-    }
+    // While one is killed, the others still contend.
+    events.extend(workers.into_iter().flat_map(Worker::kill));
     let report = check(&events, &Checks::default());
     println!("{killed} killed, {stopped} stopped\n{report}");
     assert!(report.violations.is_empty(), "{report}");
