@@ -58,7 +58,7 @@ fn of_three_instances_with_one_event_one_works_and_two_skip() {
 #[test]
 fn an_instance_frozen_past_its_lease_does_not_act() {
     let function = Function::new("frozen");
-    let (mut frozen, mut other) = (function.start("ttl=3s"), function.start("ttl=3s"));
+    let (frozen, other) = (function.start("ttl=3s"), function.start("ttl=3s"));
     let id = frozen.begin_long_work();
     frozen.process.freeze();
     let steps = frozen.steps();
@@ -78,7 +78,7 @@ fn a_cold_instance_takes_over_from_a_killed_one() {
     let mut killed = function.start("ttl=3s");
     let id = killed.begin_long_work();
     killed.process.kill();
-    let mut cold = function.start("ttl=3s");
+    let cold = function.start("ttl=3s");
     assert!(wait_for("a cold instance to take over", || cold.works()));
     cold.process.wait_for(&format!("took over from report/{id}"));
 }
@@ -86,7 +86,7 @@ fn a_cold_instance_takes_over_from_a_killed_one() {
 #[test]
 fn no_lease_outlives_the_invocation() {
     let function = Function::new("deadline");
-    let (mut first, mut other) = (function.start("ttl=10m"), function.start("ttl=10m"));
+    let (first, other) = (function.start("ttl=10m"), function.start("ttl=10m"));
     assert!(first.works(), "the instance is warm");
     let id = first.invoke(json!({ "steps": 1000, "pause_ms": 50 }), Duration::from_secs(5));
     match first.outcome(&id) {
