@@ -140,17 +140,24 @@ impl Deployment {
         request: &AcquireRequest,
         queuing: Option<&Queuing<'_>>,
     ) -> Result<(Value, Result<(), Error>), Error> {
-        let id = request.id.to_string();
-        let may_join = request.mode.may_be_joined();
-        let keys = if may_join {
-            self.join_keys(lock, &id, queuing.is_some())
+        let keys = self.acquire_keys(lock, request, queuing.is_some());
+        let call = if request.mode.may_be_joined() {
+            self.join(&keys, request, queuing)
         } else {
-            let mut keys = vec![lock.to_owned(), self.keys.token(lock), self.keys.gone(lock, &id)];
-            keys.extend(queuing.map(|_| self.keys.waiters(lock)));
-            keys
+            self.take(&keys, request, queuing)
         };
-        let call = if may_join { self.join(&keys, request, queuing) } else { self.take(&keys, request, queuing) };
         self.send(&call).await
+    }
+
+    /// Returns the keys of a request to acquire, the last of which are the waiters if it `waits`.
+    pub(crate) fn acquire_keys(&self, lock: &str, request: &AcquireRequest, waits: bool) -> Vec<String> {
+        let id = request.id.to_string();
+        if request.mode.may_be_joined() {
+            return self.join_keys(lock, &id, waits);
+        }
+        let mut keys = vec![lock.to_owned(), self.keys.token(lock), self.keys.gone(lock, &id)];
+        keys.extend(waits.then(|| self.keys.waiters(lock)));
+        keys
     }
 
     /// Sends a call that acquires.

@@ -25,17 +25,11 @@ impl Deployment {
         request: &AcquireRequest,
         queuing: Option<&Queuing<'_>>,
     ) -> Result<(Value, Result<(), Error>), Error> {
-        let id = request.id.to_string();
-        let may_join = request.mode.may_be_joined();
-        let mut keys = if may_join {
-            self.join_keys(lock, &id, true)
-        } else {
-            vec![lock.to_owned(), self.keys.token(lock), self.keys.gone(lock, &id), self.keys.waiters(lock)]
-        };
+        let mut keys = self.acquire_keys(lock, request, true);
         keys.extend([self.keys.mark(lock), self.keys.queue(lock), self.keys.places(lock)]);
         let nowhere = Queuing { channel: "", place: String::new(), alone: false };
         let queuing = queuing.unwrap_or(&nowhere);
-        let call = if may_join {
+        let call = if request.mode.may_be_joined() {
             self.join_with(self.scripts.fair_join.call(&keys), request, Some(queuing))
         } else {
             let call = self.about(self.scripts.fair_acquire.call(&keys), request);
