@@ -5,8 +5,8 @@
 //!
 //! | command | answers |
 //! | --- | --- |
-//! | `acquire NAME` | `acquired NAME TOKEN CRASHED T` after the acquisition; then it works under the lock. CRASHED is the holder that crashed without a release, or `-` |
-//! | `try NAME` | `acquired NAME TOKEN CRASHED T`, or `held NAME OWNER T` |
+//! | `acquire NAME [MODE]` | `acquired NAME TOKEN CRASHED T` after the acquisition; then it works under the lock. CRASHED is the holder that crashed without a release, or `-`. MODE is `shared`, or the number of permits |
+//! | `try NAME [MODE]` | `acquired NAME TOKEN CRASHED T`, or `held NAME OWNER T` |
 //! | `release NAME` | `released NAME T`, or `notheld NAME T` |
 //! | (a loss) | `lost NAME KIND REASON LAST-STEP T`, after `Guard::run` has stopped the work; LAST-STEP is the time of its last step |
 //! | `churn NAME` | `cycle NAME TOKEN FROM TO T` after each time that it held the lock, until it ends |
@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{Guard, Locker, Registry, TryAcquire, backend::Release};
+use lock_core::{Guard, Locker, Mode, Registry, TryAcquire, backend::Release};
 use lock_efs::{FileBackend, FileFactory, Sweep};
 use test_support::monotonic_nanos;
 use tokio::{
@@ -54,12 +54,14 @@ async fn main() -> Result<(), Failure> {
     let mut keepers: HashMap<String, oneshot::Sender<()>> = HashMap::new();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Some(line) = lines.next_line().await? {
-        let (verb, name) = line.split_once(' ').unwrap_or((&line, ""));
+        let mut words = line.split(' ');
+        let (verb, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let mode = mode_of(words.next())?;
         match verb {
             "acquire" | "try" => {
                 let (release, released) = oneshot::channel();
                 keepers.insert(name.into(), release);
-                tokio::spawn(contend(locker.clone(), name.to_owned(), verb == "try", released));
+                tokio::spawn(contend(locker.clone(), (name.to_owned(), mode), verb == "try", released));
             }
             "churn" => drop(tokio::spawn(churn(locker.clone(), name.to_owned()))),
             "sweep" => sweep(name.to_owned())?,
@@ -70,10 +72,19 @@ async fn main() -> Result<(), Failure> {
     Ok(())
 }
 
-async fn contend(locker: Locker, name: String, once: bool, released: oneshot::Receiver<()>) {
+fn mode_of(word: Option<&str>) -> Result<Mode, Failure> {
+    Ok(match word {
+        None => Mode::Exclusive,
+        Some("shared") => Mode::Shared,
+        Some(number) => Mode::Permit { of: number.parse()? },
+    })
+}
+
+async fn contend(locker: Locker, (name, mode): (String, Mode), once: bool, released: oneshot::Receiver<()>) {
+    let request = locker.lock(name.as_str()).mode(mode);
     let answer = match once {
-        true => locker.try_acquire(&name).await,
-        false => locker.acquire(&name).await.map(TryAcquire::Acquired),
+        true => request.try_acquire().await,
+        false => request.acquire().await.map(TryAcquire::Acquired),
     };
     match answer {
         Ok(TryAcquire::Acquired(guard)) => keep(guard, &name, released).await,

@@ -9,13 +9,13 @@ fn guest(scenarios: &str) -> Guest {
         .limit(Duration::from_secs(900))
         .with(env!("CARGO_BIN_EXE_nfs_scenarios"))
         .with(env!("CARGO_BIN_EXE_nfs_peer"))
-        .with(filelock())
+        .with(package("filelock"))
 }
 
-/// Returns the directory of Python's `filelock`, from which any Python can import it.
-fn filelock() -> PathBuf {
-    let find = "import filelock, os; print(os.path.dirname(filelock.__file__))";
-    let found = Command::new(python()).args(["-c", find]).output().expect("the test's Python runs");
+/// Returns the directory of a package of Python, from which any Python can import it.
+fn package(name: &str) -> PathBuf {
+    let find = format!("import {name}, os; print(os.path.dirname({name}.__file__))");
+    let found = Command::new(python()).args(["-c", &find]).output().expect("the test's Python runs");
     String::from_utf8(found.stdout).expect("a path of the build is UTF-8").trim().into()
 }
 
@@ -67,4 +67,22 @@ fn waiters_acquire_soon_after_a_release_with_few_requests() {
 #[test]
 fn sweeps_break_neither_exclusion_nor_the_token_order() {
     run("sweeping");
+}
+
+#[test]
+// verifies: P9, P12
+fn readers_and_permits_are_shared_by_two_clients() {
+    run("readers together permits");
+}
+
+#[test]
+// verifies: file-system, P12
+fn a_lost_part_ends_before_the_next_holder_begins() {
+    run("readers-cut readers-restart readers-expired");
+}
+
+#[test]
+// verifies: foreign-client, P12
+fn flock_and_fasteners_share_and_exclude() {
+    guest("readers-foreign").with(package("fasteners")).run();
 }

@@ -45,10 +45,15 @@ impl FileSystem {
         matches!(self, Self::Nfs(_))
     }
 
-    /// Returns whether shared locks and permits are offered. They need locks of single bytes, which
-    /// belong to an open file. On NFS their loss has not been tested.
+    /// Returns whether shared locks and permits are offered. They need locks of single bytes that
+    /// belong to an open file, and exclude the same clients as its `flock`.
     pub(crate) fn has_modes(&self) -> bool {
-        cfg!(target_os = "linux") && *self == Self::Local
+        cfg!(target_os = "linux")
+            && match self {
+                Self::Local => true,
+                Self::Nfs(facts) => facts.shares_byte_locks,
+                Self::Unknown => false,
+            }
     }
 
     /// Returns the operations that depend on this file system.

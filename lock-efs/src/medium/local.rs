@@ -15,13 +15,14 @@ use super::{
     BegunRecord, Medium, NewRecord, Probe,
     fresh::LastRefresh,
     kernel_locks::KernelLocks,
-    refusal::{CachedHolder, LockAttempt},
+    refusal::{CachedHolder, LockAttempt, SECOND_TRIES},
 };
 use crate::{
     error,
     lockfile::{LockFile, try_flock},
     mode::Sharing,
     open::{self, Access, Opened},
+    parts::Patience,
     process::LockingProcess,
     record, sidecar,
 };
@@ -48,6 +49,25 @@ impl Medium for Local {
             return Ok(None);
         }
         attempt.try_again((attempt.peek)())
+    }
+
+    /// If the first call fails, it has freed the shared lock. Another client may acquire the lock
+    /// between the two. An inspection shares the lock for microseconds.
+    fn is_alone(&self, lock: &LockFile, path: &Path) -> Result<bool, Error> {
+        for _ in 0..SECOND_TRIES {
+            if lock.try_lock(path)? && lock.try_lock_shared(path)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn gate_patience(&self) -> Patience {
+        Patience {
+            limit: Duration::from_millis(100),
+            limit_of_waiting: Duration::from_millis(5),
+            longest_pause: Duration::from_millis(2),
+        }
     }
 
     /// The kernel keeps a local lock until it is released or closed. Only the removal of its file
@@ -217,7 +237,7 @@ mod tests {
     use lock_core::backend::LeaseId;
 
     use super::*;
-    use crate::{lockfile::flock, medium::refusal::SECOND_TRIES, mode::Mode, sidecar::RecordRead};
+    use crate::{lockfile::flock, mode::Mode, sidecar::RecordRead};
 
     #[test]
     fn a_lock_taken_only_for_a_moment_is_not_refused() {

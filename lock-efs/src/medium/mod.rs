@@ -11,7 +11,7 @@ use std::{
 use lock_core::Error;
 use nix::fcntl::OFlag;
 
-use crate::{files::Files, lockfile::LockFile, mode::Sharing, process::LockingProcess};
+use crate::{files::Files, lockfile::LockFile, mode::Sharing, parts::Patience, process::LockingProcess};
 
 pub(crate) mod file_system;
 pub(crate) mod fresh;
@@ -43,6 +43,13 @@ pub(crate) trait Medium: Debug + Send + Sync {
     /// Returns the holder if the lock is refused. `cached` is the answer of the last refusal on
     /// this descriptor.
     fn try_lock(&self, attempt: &LockAttempt<'_>, cached: Option<CachedHolder>) -> Result<Option<CachedHolder>, Error>;
+
+    /// Returns whether no other process shares the lock, which this process shares. The lock may be
+    /// lost if another one does.
+    fn is_alone(&self, lock: &LockFile, path: &Path) -> Result<bool, Error>;
+
+    /// Returns how long a request waits while another process takes a part.
+    fn gate_patience(&self) -> Patience;
 
     /// Checks whether a lock that is held here still excludes others. `last` is of its directory.
     fn check(&self, lock: &LockFile, path: &Path, last: &LastRefresh) -> Result<Probe, Error>;

@@ -27,6 +27,8 @@ pub(crate) struct NfsFacts {
     unsafe_options: Vec<(&'static str, &'static str)>,
     /// Whether the client silently reacquires lost locks.
     recovers_lost_locks: bool,
+    /// Whether the server decides about locks of single bytes too, and not each host for itself.
+    pub(crate) shares_byte_locks: bool,
 }
 
 impl Mount {
@@ -81,6 +83,7 @@ impl Mount {
             lease: lease(mountstats, &self.point),
             unsafe_options: unsafe_options.into_iter().filter(|(option, _)| self.has(option)).collect(),
             recovers_lost_locks: matches!(recover_lost_locks.trim(), "Y" | "1"),
+            shares_byte_locks: !["local_lock=posix", "local_lock=all", "nolock"].iter().any(|option| self.has(option)),
         }
     }
 }
@@ -179,7 +182,7 @@ device server:/x mounted on /old with fstype nfs statvers=1.1
     fn mount_facts_contain_the_version_and_the_lease() {
         let facts = Mount::find(INFO, "54").unwrap().facts(STATS, "");
         assert_eq!((facts.version.as_str(), facts.lease), ("4.1", Some(Duration::from_secs(10))));
-        assert_eq!(facts.objection(), None);
+        assert_eq!((facts.objection(), facts.shares_byte_locks), (None, true));
     }
 
     #[test]
@@ -206,6 +209,6 @@ device server:/x mounted on /old with fstype nfs statvers=1.1
         assert_eq!(several.len(), 4, "{several:?}");
         // The server still decides about flock(2). Only fcntl(2) locks stay on the host.
         let posix = with("rw,vers=4.1,hard,local_lock=posix").facts("", "N");
-        assert_eq!(posix.objection(), None);
+        assert_eq!((posix.objection(), posix.shares_byte_locks), (None, false));
     }
 }

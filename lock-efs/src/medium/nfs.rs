@@ -26,10 +26,11 @@ use super::{
     temp_record::TempRecord,
 };
 use crate::{
-    error, files,
+    byte_locks, error, files,
     lockfile::LockFile,
     mode::Sharing,
     open::{self, Access},
+    parts::Patience,
     process::LockingProcess,
     sidecar,
 };
@@ -74,6 +75,23 @@ impl Medium for Nfs {
             return Ok(Some(attempt.refused(record)));
         }
         attempt.try_again(record)
+    }
+
+    /// Asks the server, which leaves the lock of the asking descriptor out of its answer. Locks
+    /// nothing: a server need not let a client change a shared lock to an exclusive one and back.
+    fn is_alone(&self, lock: &LockFile, path: &Path) -> Result<bool, Error> {
+        let others = byte_locks::conflict(lock.file(), &(0..u64::MAX));
+        others.map(|others| others.is_none()).map_err(|e| error::at("inspect the lock file", path, e))
+    }
+
+    /// A process that takes a part sends some twenty requests meanwhile. The core ends an attempt
+    /// after 4 s if the server has the shortest lease, 10 s.
+    fn gate_patience(&self) -> Patience {
+        Patience {
+            limit: Duration::from_secs(2),
+            limit_of_waiting: Duration::from_millis(500),
+            longest_pause: Duration::from_millis(50),
+        }
     }
 
     fn check(&self, lock: &LockFile, path: &Path, last: &LastRefresh) -> Result<Probe, Error> {

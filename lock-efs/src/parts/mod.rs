@@ -15,6 +15,7 @@
 //! A record is written through the descriptor that has the lock of its part or of the gate. So an
 //! NFS server refuses a write that arrives after the lock was lost.
 
+pub(crate) mod free;
 pub(crate) mod marks;
 pub(crate) mod slots;
 
@@ -28,7 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lock_core::{Error, Mode as LockMode};
+use lock_core::{Error, Mode as LockMode, backend::AcquireRequest};
 use nix::{errno::Errno, fcntl::OFlag};
 
 use self::slots::Slots;
@@ -71,6 +72,27 @@ pub(crate) struct Part {
     pub(crate) _held: HeldLock,
 }
 
+/// How long and how often the gate is tried.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Patience {
+    pub(crate) limit: Duration,
+    /// The limit of a request that is repeated while it is refused.
+    pub(crate) limit_of_waiting: Duration,
+    pub(crate) longest_pause: Duration,
+}
+
+impl Patience {
+    /// Returns the patience of `request`.
+    pub(crate) fn of(self, request: &AcquireRequest) -> Self {
+        if request.waits { Self { limit: self.limit_of_waiting, ..self } } else { self }
+    }
+
+    /// Returns the patience of a holder, whose call is not repeated.
+    pub(crate) fn of_holder(self) -> Self {
+        Self { limit: self.limit.max(Duration::from_millis(500)), ..self }
+    }
+}
+
 /// The gate of a file of parts, locked until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Gate<'a>(&'a PartsFile);
@@ -99,19 +121,19 @@ impl PartsFile {
         error::at(doing, &self.path, e)
     }
 
-    /// Locks the gate. Tries again for as long as `patience` while another process has it: that is
-    /// a moment, unless that process is stopped. `None` if it took longer.
-    pub(crate) fn enter(&self, patience: Duration) -> Result<Option<Gate<'_>>, Error> {
+    /// Locks the gate. Tries again with `patience` while another process has it: that is a moment,
+    /// unless that process is stopped. `None` if it took longer.
+    pub(crate) fn enter(&self, patience: Patience) -> Result<Option<Gate<'_>>, Error> {
         let begun = Instant::now();
         let mut pause = Duration::from_micros(20);
         while !self.try_byte(GATE)? {
-            if begun.elapsed() >= patience {
+            if begun.elapsed() >= patience.limit {
                 return Ok(None);
             }
             // The kernel tells of no unlock, and a refusal would turn away a reader of a lock that
             // it can share.
             thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(2));
+            pause = (pause * 2).min(patience.longest_pause);
         }
         Ok(Some(Gate(self)))
     }

@@ -6,7 +6,7 @@ use super::PART_BYTES;
 use crate::record::{Record, RecordState};
 
 /// What the file has for each part. It outlives its holder, until the next one takes the part.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Slots(Vec<Option<Record>>);
 
 impl Slots {

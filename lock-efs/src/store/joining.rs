@@ -1,6 +1,6 @@
 //! Acquires a part of a lock that may have several holders: a shared lock, or one of its permits.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, Mode as LockMode,
@@ -14,13 +14,14 @@ use crate::{
     files::Files,
     floor,
     held::HeldLock,
+    key::Key,
     lockfile::LockFile,
     medium::{
         BegunRecord, NewRecord, Probe,
         kernel_locks::KernelLocks,
-        refusal::{CachedHolder, LockAttempt, SECOND_TRIES},
+        refusal::{CachedHolder, LockAttempt},
     },
-    parts::{self, Gate, MOST, PART_BYTES, Part, PartsFile, slots::Slots},
+    parts::{self, Gate, MOST, PART_BYTES, Part, PartsFile, free::FreePart, slots::Slots},
     record::{self, RecordState},
     sidecar::{self, RecordRead},
     table::AcquiredLock,
@@ -43,7 +44,7 @@ enum Joined {
     },
     /// The lock file is locked exclusively.
     Locked(CachedHolder),
-    /// A file was replaced meanwhile.
+    /// A file was replaced, or a part was released meanwhile.
     StartOver,
 }
 
@@ -55,9 +56,6 @@ struct Present {
     now_us: u64,
     skew_us: i64,
 }
-
-/// How long a request waits for the gate.
-const GATE_PATIENCE: Duration = Duration::from_millis(100);
 
 impl FileStore {
     pub(super) fn join(&self, request: &AcquireRequest, files: &Files) -> Result<AcquireOutcome, Error> {
@@ -71,7 +69,7 @@ impl FileStore {
             let IdleDescriptor { lock, cached } = self.idle(request, files)?;
             let parts = PartsFile::open(&files.parts, lock.mode_beside(self.mode), self.medium.open_flags())?;
             let key = (request.id, request.name.clone());
-            let Some(gate) = parts.enter(Self::patience(request))? else {
+            let Some(gate) = parts.enter(self.medium.gate_patience().of(request))? else {
                 let holder = self.present(files)?.unwrap_or_else(|| {
                     Holder::default().with_foreign("a process that is taking a part".to_owned()).with_mode(request.mode)
                 });
@@ -96,11 +94,12 @@ impl FileStore {
                 Joined::Refused { holder, by_other_mode } => {
                     if !(request.waits && by_other_mode) {
                         self.marks.remove(&key);
-                    } else if self.marks.get(&key).is_none() && gate.mark(request.mode)? {
+                    } else if !self.is_marked(&key)? && gate.mark(request.mode)? {
                         drop(gate);
                         self.marks.insert(key, parts);
                     }
-                    self.slots.keep(&request.name, IdleDescriptor { lock, cached: None });
+                    let cached = Some(CachedHolder::new(request.id, holder.clone()));
+                    self.slots.keep(&request.name, IdleDescriptor { lock, cached });
                     return Ok(AcquireOutcome::Contended(holder));
                 }
                 Joined::Locked(refusal) => {
@@ -115,11 +114,6 @@ impl FileStore {
         Err(replaced_in_a_loop(files))
     }
 
-    /// How long a request waits for the gate. One that is repeated need not wait for long.
-    fn patience(request: &AcquireRequest) -> Duration {
-        if request.waits { GATE_PATIENCE / 20 } else { GATE_PATIENCE }
-    }
-
     /// Takes a part. Without one, the lock file is unlocked again.
     fn join_in_gate(
         &self,
@@ -130,7 +124,11 @@ impl FileStore {
     ) -> Result<Joined, Error> {
         if gate.parts().keeps_out(request.mode)? {
             let waiter = || Holder::default().with_foreign("a request that waits".to_owned());
-            let holder = self.present(files)?.unwrap_or_else(waiter);
+            let holder = match cached.filter(|cached| self.medium.is_nfs() && cached.is_fresh_for(request.id)) {
+                // To count the holders takes a request for each.
+                Some(cached) => cached.holder,
+                None => self.present(files)?.unwrap_or_else(waiter),
+            };
             return Ok(Joined::Refused { holder, by_other_mode: false });
         }
         let peek = || sidecar::peek(&files.record, self.medium.open_flags());
@@ -187,14 +185,13 @@ impl FileStore {
         present: Present,
     ) -> Result<Joined, Error> {
         let Present { previous, slots, now_us, skew_us } = present;
-        let joined_from = previous.joined_from();
         let last = match &previous {
             RecordRead::Record(record) => record.token(),
             _ => floor::read(&self.directory, self.medium.open_flags())?,
         };
         let last = last.max(slots.last_token());
         let mut crashed = Vec::new();
-        let (slots, begins_at) = match slots.clone().since(joined_from) {
+        let (slots, begins_at) = match slots.clone().since(previous.joined_from()) {
             current if current.are_all(request.mode) => (current, None),
             current => {
                 // Whatever the records say: on NFS a host that was cut off may have replaced one of
@@ -204,6 +201,10 @@ impl FileStore {
                 match holder {
                     None => {
                         crashed = current.crashed();
+                        // They may have been released since the records were read.
+                        if !crashed.is_empty() && parts.read()? != slots {
+                            return Ok(Joined::StartOver);
+                        }
                         crashed.extend(crashed_before(&previous));
                         (Slots::default(), Some(next(last, now_us, files)?))
                     }
@@ -218,21 +219,20 @@ impl FileStore {
             }
         };
         let is_permit = matches!(request.mode, LockMode::Permit { .. });
-        if is_permit && !slots.any_present(now_us) && !self.is_alone(lock, files)? {
+        // Permits do not mix with a foreign shared lock, which has no part.
+        if is_permit && !slots.any_present(now_us) && !self.medium.is_alone(lock, &files.lock)? {
             let holder = Holder::default().with_foreign("a flock(2) holder without a record".to_owned());
             return Ok(Joined::Refused { holder: holder.with_mode(LockMode::Shared), by_other_mode: true });
         }
         let token = next(last.max(begins_at), now_us, files)?;
-        let bytes = record::held(request, token, now_us, self.process);
-        if bytes.len() > PART_BYTES {
-            let (size, limit) = (bytes.len(), PART_BYTES);
-            let what = format!("the record of a part has {size} bytes, and the limit is {limit}; attach less data");
-            return Err(Error::new(ErrorKind::Limit, what).with_ambiguous(false));
-        }
-        let Some(number) = free_part(parts, &slots, request.mode, now_us)? else {
-            let held = parts::held(parts.file.file()).map_err(|e| error::at("inspect", &files.parts, e))?;
-            let holder = self.several(&slots, &held, now_us).unwrap_or_default().with_mode(request.mode);
-            return Ok(Joined::Refused { holder, by_other_mode: false });
+        let bytes = self.record_of_part(request, token, now_us)?;
+        let number = match parts.lock_free(&slots, request.mode, now_us)? {
+            FreePart::Locked(number) => number,
+            FreePart::None { held } => {
+                let holder = self.several(&slots, &held, now_us).unwrap_or_default().with_mode(request.mode);
+                return Ok(Joined::Refused { holder, by_other_mode: false });
+            }
+            FreePart::Changed => return Ok(Joined::StartOver),
         };
         crashed.extend(slots.crashed_in(number));
         let begun = begins_at.map_or(Ok(()), |from| self.begin_joined(request, files, lock, (&previous, from)));
@@ -245,6 +245,16 @@ impl FileStore {
             tracing::debug!(name = %request.name, %holder, "a previous holder ended without releasing the lock");
         }
         Ok(Joined::Granted { number, token, crashed, skew_us })
+    }
+
+    fn record_of_part(&self, request: &AcquireRequest, token: FencingToken, now_us: u64) -> Result<Vec<u8>, Error> {
+        let bytes = record::held(request, token, now_us, self.process);
+        if bytes.len() <= PART_BYTES {
+            return Ok(bytes);
+        }
+        let (size, limit) = (bytes.len(), PART_BYTES);
+        let what = format!("the record of a part has {size} bytes, and the limit is {limit}; attach less data");
+        Err(Error::new(ErrorKind::Limit, what).with_ambiguous(false))
     }
 
     /// Replaces the record: from now on, the holders are in the file of the parts.
@@ -260,19 +270,6 @@ impl FileStore {
         let sharing = lock.sharing(self.mode);
         let new = NewRecord { directory: &self.directory, files, bytes: &bytes, replaces, sharing };
         self.medium.place_record(&new, BegunRecord::Nothing).map(drop)
-    }
-
-    /// Returns whether no other process shares the lock file. Permits do not mix with a foreign
-    /// shared lock, which has no part.
-    fn is_alone(&self, lock: &LockFile, files: &Files) -> Result<bool, Error> {
-        // If the first call fails, it has freed the shared lock. Another client may acquire the
-        // lock between the two. An inspection shares the lock for microseconds.
-        for _ in 0..SECOND_TRIES {
-            if lock.try_lock(&files.lock)? && lock.try_lock_shared(&files.lock)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 
     /// Returns the holders of parts as one.
@@ -315,14 +312,11 @@ impl FileStore {
         if !request.waits {
             return Ok(());
         }
-        if let Some(marked) = self.marks.get(&key) {
-            if self.medium.check(&marked.file, &marked.path, &self.last_refresh)? == Probe::StillHeld {
-                return Ok(());
-            }
-            self.marks.remove(&key);
+        if self.is_marked(&key)? {
+            return Ok(());
         }
         let parts = PartsFile::open(&files.parts, self.mode, self.medium.open_flags())?;
-        let is_marked = match parts.enter(Self::patience(request))? {
+        let is_marked = match parts.enter(self.medium.gate_patience().of(request))? {
             Some(gate) => gate.mark(request.mode)?,
             None => false,
         };
@@ -332,13 +326,23 @@ impl FileStore {
         Ok(())
     }
 
+    /// Returns whether the mark of a waiting request still keeps newcomers out.
+    fn is_marked(&self, key: &Key) -> Result<bool, Error> {
+        let Some(marked) = self.marks.get(key) else { return Ok(false) };
+        if self.medium.check(&marked.file, &marked.path, &self.last_refresh)? == Probe::StillHeld {
+            return Ok(true);
+        }
+        self.marks.remove(key);
+        Ok(false)
+    }
+
     /// Writes a larger token into the record of a part that this process holds.
     pub(super) fn advance_part(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let key = (lease.id, lease.name.clone());
         let part = |held: &mut AcquiredLock| held.part.as_ref().map(|part| (Arc::clone(&part.file), part.number));
         let Some((parts, number)) = self.table.with(&key, part).flatten() else { return Ok(false) };
         // A newcomer reads all tokens in the gate.
-        let Some(_gate) = parts.enter(Duration::from_millis(500))? else {
+        let Some(_gate) = parts.enter(self.medium.gate_patience().of_holder())? else {
             let what = "another process is taking a part of this lock and does not end; end it, or try again";
             return Err(Error::new(ErrorKind::Unavailable, what).with_ambiguous(false));
         };
@@ -371,19 +375,6 @@ fn crashed_before(previous: &RecordRead) -> Option<Holder> {
         RecordRead::Record(record) if record.state == RecordState::Held => Some(record.clone().into_holder()),
         _ => None,
     }
-}
-
-/// Locks a free part, if there is one. Tries first what looks free by its record.
-fn free_part(parts: &PartsFile, slots: &Slots, mode: LockMode, now_us: u64) -> Result<Option<usize>, Error> {
-    let many = if let LockMode::Permit { of } = mode { usize::from(of.get()) } else { MOST };
-    let free = (0..many).filter(|&number| !slots.is_kept(number, now_us));
-    let (held, free): (Vec<_>, Vec<_>) = free.partition(|&number| slots.looks_held(number));
-    for number in free.into_iter().chain(held) {
-        if parts.try_lock_part(number)? {
-            return Ok(Some(number));
-        }
-    }
-    Ok(None)
 }
 
 /// Returns the token after `last`.

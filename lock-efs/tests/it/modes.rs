@@ -5,7 +5,7 @@ use std::{fs, num::NonZeroU16, os::unix::fs::symlink, path::Path, process::Comma
 use crate::fixture::{Process, grant, in_child, myself, name, open, request};
 use lock_core::{
     ErrorKind, FencingToken, Mode,
-    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, LeaseId, ProcessBound, Renewal},
+    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Lease, LeaseId, ProcessBound, Release, Renewal},
 };
 use lock_efs::{FileBackend, Sweep};
 
@@ -15,6 +15,10 @@ fn reader() -> AcquireRequest {
 
 fn permit(of: u16) -> AcquireRequest {
     request("etl").with_mode(Mode::Permit { of: NonZeroU16::new(of).unwrap() })
+}
+
+async fn free(backend: &FileBackend, lease: &Lease, hold_for: Duration) {
+    assert_eq!(backend.release(lease, hold_for).await.unwrap(), Release::Released);
 }
 
 async fn is_refused(backend: &FileBackend, request: &AcquireRequest) -> bool {
@@ -32,7 +36,7 @@ async fn flock_1_joins_readers_and_excludes_writers() {
     let path = backend.lock_path(&name("etl"));
     let (_, lease) = grant(&backend, &reader()).await;
     assert!(flock(&["-s"], &path) && !flock(&["-x"], &path));
-    assert!(backend.release_now(&lease, Duration::ZERO));
+    free(&backend, &lease, Duration::ZERO).await;
     assert!(flock(&["-x"], &path));
 
     let hold = |how| {
@@ -44,7 +48,7 @@ async fn flock_1_joins_readers_and_excludes_writers() {
     let mut shared = hold("-s");
     let (_, lease) = grant(&backend, &reader()).await;
     assert!(is_refused(&backend, &request("etl")).await);
-    assert!(backend.release_now(&lease, Duration::ZERO));
+    free(&backend, &lease, Duration::ZERO).await;
     assert!(is_refused(&backend, &permit(2)).await, "permits do not mix with a foreign shared lock");
     shared.kill();
     let mut exclusive = hold("-x");
@@ -52,7 +56,7 @@ async fn flock_1_joins_readers_and_excludes_writers() {
     exclusive.kill();
     let (_, lease) = grant(&backend, &permit(2)).await;
     assert!(!flock(&["-x"], &path));
-    assert!(backend.release_now(&lease, Duration::ZERO));
+    free(&backend, &lease, Duration::ZERO).await;
 }
 
 #[tokio::test]
@@ -66,7 +70,7 @@ async fn a_killed_reader_frees_its_part_and_is_reported() {
     other.kill();
     assert_eq!(backend.inspect(&name("etl")).await.unwrap().unwrap().count(), 1);
     assert_eq!(backend.renew(&staying).await.unwrap(), Renewal::Renewed);
-    assert!(backend.release_now(&staying, Duration::ZERO));
+    free(&backend, &staying, Duration::ZERO).await;
     let (granted, _) = grant(&backend, &request("etl")).await;
     assert_eq!(granted.crashed.map(|holder| holder.count()), Some(1));
 }
@@ -80,7 +84,7 @@ async fn a_stopped_reader_keeps_its_part_only() {
     assert!(signal("-STOP").success());
     let (_, lease) = grant(&backend, &reader()).await;
     assert!(is_refused(&backend, &request("etl")).await);
-    assert!(backend.release_now(&lease, Duration::ZERO));
+    free(&backend, &lease, Duration::ZERO).await;
     assert!(signal("-KILL").success());
 }
 
@@ -117,9 +121,9 @@ async fn a_process_stopped_in_the_gate_hangs_no_other() {
     stopped.wait_for("locked");
     assert!(is_refused(&backend, &reader()).await);
     assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed);
-    assert!(backend.release_now(&lease, Duration::ZERO));
+    free(&backend, &lease, Duration::ZERO).await;
     let (_, lease) = grant(&backend, &request("etl")).await;
-    assert!(backend.release_now(&lease, Duration::ZERO));
+    free(&backend, &lease, Duration::ZERO).await;
     stopped.kill();
     grant(&backend, &reader()).await;
 }
@@ -157,7 +161,7 @@ async fn a_sweep_removes_idle_parts_and_keeps_tokens_rising() {
     let (second, two) = grant(&backend, &permit(2)).await;
     assert_eq!(backend.sweep(Sweep::new(Duration::ZERO)).unwrap().removed.len(), 0);
     for lease in [one, two] {
-        assert!(backend.release_now(&lease, Duration::ZERO));
+        free(&backend, &lease, Duration::ZERO).await;
     }
     assert_eq!(backend.sweep(Sweep::new(Duration::ZERO)).unwrap().removed.len(), 1);
     assert!(!dir.path().join("etl.parts").exists());
@@ -184,11 +188,11 @@ async fn the_next_token_exceeds_an_advanced_part() {
         let (_, lease) = grant(&backend, &reader()).await;
         let raised = FencingToken::new(lease.token.unwrap().get() + 60_000_000).unwrap();
         assert!(backend.advance_token(&lease, raised).await.unwrap());
-        assert!(backend.release_now(&lease, Duration::ZERO));
+        free(&backend, &lease, Duration::ZERO).await;
         let (granted, lease) = grant(&backend, &next).await;
         assert!(granted.token > Some(raised) && raised.get() > last);
         last = granted.token.unwrap().get();
-        assert!(backend.release_now(&lease, Duration::ZERO));
+        free(&backend, &lease, Duration::ZERO).await;
     }
 }
 
@@ -200,7 +204,7 @@ async fn a_sweep_remembers_the_tokens_of_parts() {
     // The clock alone would give a smaller token.
     let raised = FencingToken::new(lease.token.unwrap().get() + 60_000_000).unwrap();
     assert!(backend.advance_token(&lease, raised).await.unwrap());
-    assert!(backend.release_now(&lease, Duration::ZERO));
+    free(&backend, &lease, Duration::ZERO).await;
     assert_eq!(backend.sweep(Sweep::new(Duration::ZERO)).unwrap().removed.len(), 1);
     let (granted, _) = grant(&backend, &request("etl")).await;
     assert!(granted.token > Some(raised), "{:?} after {raised}", granted.token);
@@ -224,11 +228,11 @@ async fn a_minimum_hold_outlasts_all_other_parts() {
     for held in [reader(), permit(2)] {
         let (_dir, backend) = open();
         let (_, lease) = grant(&backend, &held).await;
-        assert!(backend.release_now(&lease, Duration::from_secs(600)));
+        free(&backend, &lease, Duration::from_secs(600)).await;
         let (_, lease) = grant(&backend, &held.clone().with_id(LeaseId::random())).await;
         assert_eq!(backend.inspect(&name("etl")).await.unwrap().unwrap().count(), 2);
         assert!(held.mode == Mode::Shared || is_refused(&backend, &permit(2)).await, "one of two is kept");
-        assert!(backend.release_now(&lease, Duration::ZERO));
+        free(&backend, &lease, Duration::ZERO).await;
         let refused = backend.acquire(&request("etl")).await.unwrap();
         let AcquireOutcome::Contended(holder) = refused else { panic!("the minimum hold has not ended") };
         assert_eq!((holder.mode, holder.expires_in.is_some()), (held.mode, true));

@@ -46,3 +46,24 @@ fn obstacles_at_any_name_are_named_and_untouched() {
 fn obstacles_stop_no_user_without_privileges() {
     on_a_mount(AS_USER, &["hostile::child_without_privileges"]);
 }
+
+#[test]
+// verifies: file-system, foreign-client, P12
+fn locks_with_several_holders_are_kept() {
+    on_a_mount(
+        AS_ROOT,
+        &[
+            "modes::flock_1_joins_readers_and_excludes_writers",
+            "modes::a_killed_reader_frees_its_part_and_is_reported",
+            "modes::a_stopped_reader_keeps_its_part_only",
+            "modes::a_process_stopped_in_the_gate_hangs_no_other",
+            "modes::a_removed_file_of_parts_is_a_loss",
+            "modes::a_stranger_in_place_of_the_parts_is_untouched",
+            "modes::too_many_permits_and_too_much_data_are_errors",
+            "modes::the_next_token_exceeds_an_advanced_part",
+            "modes::a_sweep_remembers_the_tokens_of_parts",
+            "modes::lent_descriptors_keep_the_part_and_its_lock",
+            "modes::a_minimum_hold_outlasts_all_other_parts",
+        ],
+    );
+}

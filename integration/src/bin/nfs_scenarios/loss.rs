@@ -104,7 +104,7 @@ fn cut_all(holders: &mut [Peer], others: &mut [Peer], b: &mut Peer) -> Vec<i64> 
 
 /// Whether the local deadline ended the lock. On a busy machine the process may be stopped for a
 /// second at the end of its lease, and then the reason is `frozen`.
-fn ended_by_the_clock(lost: &Answer) -> bool {
+pub(crate) fn ended_by_the_clock(lost: &Answer) -> bool {
     matches!(lost.words[0].as_str(), "unreachable" | "frozen")
 }
 

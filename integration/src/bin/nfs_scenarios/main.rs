@@ -7,6 +7,7 @@
 mod basics;
 mod limits;
 mod loss;
+mod modes;
 mod peer;
 mod sharing;
 mod sweeping;
@@ -34,6 +35,13 @@ fn main() {
             "foreign" => sharing::foreign(),
             "mounts" => sharing::mounts(),
             "hung" => sharing::hung(),
+            "readers" => modes::readers(),
+            "together" => modes::together(),
+            "permits" => modes::permits(),
+            "readers-cut" => modes::cut(),
+            "readers-restart" => modes::restart(),
+            "readers-expired" => modes::expired(),
+            "readers-foreign" => modes::foreign(),
             "waiting" => waiting::waiting(),
             "sweeping" => sweeping::sweeping(),
             other => panic!("unknown scenario {other}"),

@@ -44,7 +44,7 @@ pub(crate) struct Peer {
 }
 
 /// The limit for answers that should arrive soon; the CPU may be emulated and loaded.
-const SOON: Duration = Duration::from_secs(40);
+pub(crate) const SOON: Duration = Duration::from_secs(40);
 
 impl Peer {
     /// Starts a peer on a client, such as `a`.
@@ -104,7 +104,12 @@ impl Peer {
 
     /// Tries to acquire the lock, and returns whether that succeeded.
     pub(crate) fn tries(&mut self, name: &str) -> bool {
-        self.tell(&format!("try {name}"));
+        self.tries_in("", name)
+    }
+
+    /// Like [`tries`](Self::tries), in a mode of `nfs_peer`.
+    pub(crate) fn tries_in(&mut self, mode: &str, name: &str) -> bool {
+        self.tell(format!("try {name} {mode}").trim_end());
         let answer = self.first_of(&["held", "acquired", "error"], name);
         assert_ne!(answer.what, "error", "{}: {answer:?}", self.label);
         answer.what == "acquired"
@@ -137,7 +142,12 @@ impl Peer {
     }
 
     pub(crate) fn acquire(&mut self, name: &str) -> Answer {
-        self.tell(&format!("acquire {name}"));
+        self.acquire_in("", name)
+    }
+
+    /// Like [`acquire`](Self::acquire), in a mode of `nfs_peer`.
+    pub(crate) fn acquire_in(&mut self, mode: &str, name: &str) -> Answer {
+        self.tell(format!("acquire {name} {mode}").trim_end());
         self.expect("acquired", name)
     }
 

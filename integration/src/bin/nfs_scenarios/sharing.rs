@@ -6,7 +6,7 @@ use test_support::monotonic_nanos;
 
 use crate::{URL, peer::Peer, rig};
 
-fn succeeds(client: &str, words: &[&str]) -> bool {
+pub(crate) fn succeeds(client: &str, words: &[&str]) -> bool {
     Command::new(format!("on_{client}")).args(words).status().expect("the rig's commands are on PATH").success()
 }
 
