@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, Operation,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, PastHolder,
-        Process, ProcessBound, Release, Renewal, StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, LeaseId, Listing,
+        PastHolder, Process, ProcessBound, Release, Renewal, StoreTimings, Watch,
     },
 };
 
@@ -48,6 +48,9 @@ pub struct FileBackend {
     process: Process,
     #[cfg(target_os = "linux")]
     queues: Arc<crate::wait::queue::FlockQueues>,
+    /// The queues of fair requests.
+    #[cfg(target_os = "linux")]
+    fair_queues: Arc<crate::wait::queue::FlockQueues>,
 }
 
 impl FileBackend {
@@ -66,6 +69,8 @@ impl FileBackend {
             process: Process::current(),
             #[cfg(target_os = "linux")]
             queues: Arc::default(),
+            #[cfg(target_os = "linux")]
+            fair_queues: Arc::default(),
         }
     }
 
@@ -132,6 +137,7 @@ impl Backend for FileBackend {
             .with_wake_up(cfg!(target_os = "linux") && self.file_system == FileSystem::Local)
             .with_shared(self.file_system.has_modes())
             .with_permits(self.file_system.has_modes())
+            .with_fair(self.file_system.has_fair())
     }
 
     fn timings(&self) -> StoreTimings {
@@ -177,7 +183,14 @@ impl Backend for FileBackend {
         if self.file_system != FileSystem::Local || self.cannot_watch.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        self.start_watch(name).await
+        self.start_watch(name, None).await
+    }
+
+    async fn watch_place(&self, request: &AcquireRequest) -> Result<Option<Box<dyn Watch>>, Error> {
+        if !self.file_system.has_fair() || self.cannot_watch.load(Ordering::Relaxed) {
+            return self.watch(&request.name).await;
+        }
+        self.start_watch(&request.name, Some(request.id)).await
     }
 
     fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {
@@ -274,16 +287,31 @@ impl ProcessBound for FileBackend {
 }
 
 impl FileBackend {
+    /// Starts to watch for `name`, or for the turn of the request `fair`, if that has a place.
     #[cfg(target_os = "linux")]
-    async fn start_watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
-        use crate::wait::watch::{CannotWatch, FileWatch};
-
-        let (queues, wanted) = (Arc::clone(&self.queues), name.clone());
-        let join = move |store: &FileStore| {
-            Ok((store.descriptor_slot(&wanted)?, queues.join(&wanted, &store.queue_path(&wanted), store.mode())?))
+    async fn start_watch(&self, name: &LockName, fair: Option<LeaseId>) -> Result<Option<Box<dyn Watch>>, Error> {
+        use crate::wait::{
+            queue,
+            watch::{CannotWatch, FairTurn, FileWatch},
         };
-        let (slot, position) = self.run((Operation::Watch, None), join).await.map_err(|e| e.with_name(name))?;
-        match FileWatch::start(self.lock_path(name), slot, position) {
+
+        let place = fair.and_then(|id| self.store.place(id, name));
+        let (wanted, store) = (name.clone(), Arc::clone(&self.store));
+        let queues = Arc::clone(if place.is_some() { &self.fair_queues } else { &self.queues });
+        let is_fair = place.is_some();
+        let join = move || {
+            let files = store.files_of(&wanted);
+            match is_fair {
+                true => queues.join(&wanted, &files.fair, || store.open_fair(&wanted)),
+                false => queues.join(&wanted, &files.queue, || queue::open(&files.queue, store.mode())),
+            }
+        };
+        let wanted = name.clone();
+        let begin = move |store: &FileStore| Ok((store.descriptor_slot(&wanted)?, join()?, join));
+        let (slot, position, rejoin) =
+            self.run((Operation::Watch, None), begin).await.map_err(|e| e.with_name(name))?;
+        let turn = place.map(|place| FairTurn::new(place, Box::new(rejoin)));
+        match FileWatch::start(self.lock_path(name), slot, position).map(|watch| watch.with_turn(turn)) {
             Ok(watch) => Ok(Some(Box::new(watch))),
             Err(CannotWatch::Now(error)) => {
                 tracing::debug!(%name, %error, "cannot watch the lock file; polling");
@@ -299,7 +327,7 @@ impl FileBackend {
 
     #[cfg(not(target_os = "linux"))]
     #[expect(clippy::unused_async, reason = "the same signature as on Linux")]
-    async fn start_watch(&self, _: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
+    async fn start_watch(&self, _: &LockName, _: Option<LeaseId>) -> Result<Option<Box<dyn Watch>>, Error> {
         Ok(None)
     }
 }

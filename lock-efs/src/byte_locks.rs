@@ -10,7 +10,13 @@ use nix::errno::Errno;
 /// Returns whether the byte was locked. Locking a byte again through one descriptor succeeds.
 #[cfg(target_os = "linux")]
 pub(crate) fn try_lock(file: &File, byte: u64) -> Result<bool, Errno> {
-    match set(file, libc::F_WRLCK, byte) {
+    try_lock_all(file, &(byte..byte + 1))
+}
+
+/// Like [`try_lock`], for all bytes of `range` together.
+#[cfg(target_os = "linux")]
+pub(crate) fn try_lock_all(file: &File, range: &Range<u64>) -> Result<bool, Errno> {
+    match set(file, libc::F_WRLCK, range) {
         Ok(()) => Ok(true),
         Err(Errno::EAGAIN | Errno::EACCES) => Ok(false),
         Err(e) => Err(e),
@@ -19,7 +25,7 @@ pub(crate) fn try_lock(file: &File, byte: u64) -> Result<bool, Errno> {
 
 #[cfg(target_os = "linux")]
 pub(crate) fn unlock(file: &File, byte: u64) -> Result<(), Errno> {
-    set(file, libc::F_UNLCK, byte)
+    set(file, libc::F_UNLCK, &(byte..byte + 1))
 }
 
 /// Returns bytes of `range` that another descriptor has locked, if there are any.
@@ -39,6 +45,20 @@ pub(crate) fn conflict(file: &File, range: &Range<u64>) -> Result<Option<Range<u
     Ok(Some(start.max(range.start)..end.min(range.end)))
 }
 
+/// Returns the bytes of `range` that other descriptors have locked, in their order.
+pub(crate) fn conflicts(file: &File, range: Range<u64>) -> Result<Vec<u64>, Errno> {
+    let mut found = Vec::new();
+    let mut unknown = Vec::from([range]);
+    // The kernel tells one lock of a range, in no particular order.
+    while let Some(range) = unknown.pop() {
+        let Some(locked) = conflict(file, &range)? else { continue };
+        found.extend(locked.clone());
+        unknown.extend([range.start..locked.start, locked.end..range.end].into_iter().filter(|rest| !rest.is_empty()));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
 #[cfg(target_os = "linux")]
 use {
     nix::{
@@ -49,8 +69,8 @@ use {
 };
 
 #[cfg(target_os = "linux")]
-fn set(file: &File, kind: i32, byte: u64) -> Result<(), Errno> {
-    let lock = lock_of(kind, &(byte..byte + 1));
+fn set(file: &File, kind: i32, range: &Range<u64>) -> Result<(), Errno> {
+    let lock = lock_of(kind, range);
     loop {
         match fcntl(file.as_fd(), FcntlArg::F_OFD_SETLK(&lock)) {
             Err(Errno::EINTR) => {}
@@ -73,6 +93,11 @@ fn lock_of(kind: i32, range: &Range<u64>) -> libc::flock {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn try_lock(_: &File, _: u64) -> Result<bool, Errno> {
+    Err(Errno::ENOSYS)
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn try_lock_all(_: &File, _: &Range<u64>) -> Result<bool, Errno> {
     Err(Errno::ENOSYS)
 }
 

@@ -297,7 +297,7 @@ fn files(directory: &Path) -> Vec<Finding> {
     for entry in entries.flatten() {
         let path = entry.path();
         let kind = path.extension().and_then(|suffix| suffix.to_str());
-        if !matches!(kind, Some("lock" | "info" | "prev" | "queue" | "parts")) {
+        if !matches!(kind, Some("lock" | "info" | "prev" | "queue" | "parts" | "fair")) {
             continue;
         }
         names += usize::from(kind == Some("lock"));

@@ -9,6 +9,7 @@ pub(crate) struct Files {
     pub(crate) spare: PathBuf,
     pub(crate) queue: PathBuf,
     pub(crate) parts: PathBuf,
+    pub(crate) fair: PathBuf,
 }
 
 impl Files {
@@ -21,6 +22,7 @@ impl Files {
             spare: file(".prev"),
             queue: file(".queue"),
             parts: file(".parts"),
+            fair: file(".fair"),
         }
     }
 }

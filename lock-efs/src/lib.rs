@@ -12,6 +12,7 @@ mod doctor;
 mod encode;
 mod error;
 mod factory;
+mod fair;
 mod files;
 mod floor;
 mod forks;

@@ -23,6 +23,7 @@ use crate::{
     forks::{Listed, open_between_forks},
     mode::{Mode, Sharing},
     open::{self, Access, Opened},
+    record,
 };
 
 /// An open lock file. Closing it unlocks, unless a duplicate is open.
@@ -85,6 +86,17 @@ impl LockFile {
             }
             Ok(Self { plain: true, ..Self::of(opened) })
         })
+    }
+
+    /// Like [`open`](Self::open), for a file with content of onelock. Also returns whether it has
+    /// none yet.
+    pub(crate) fn open_ours(path: &Path, mode: Mode, flags: OFlag) -> Result<(Self, bool), Error> {
+        let file = Self::open(path, mode, flags)?;
+        let start = open::read_start(&file.file, record::MAGIC.len()).map_err(|e| error::at("read", path, e))?;
+        if !record::is_ours(&start) || file.found.nlink() > 1 {
+            return Err(error::stranger(path));
+        }
+        Ok((file, start.is_empty()))
     }
 
     /// Opens the file if it exists.
@@ -174,11 +186,6 @@ impl LockFile {
     /// does nothing, as [`unlock`](Self::unlock).
     pub(crate) fn unlock_byte(&self, byte: u64) -> Result<(), Errno> {
         if self.process.is_current() { byte_locks::unlock(&self.file, byte) } else { Ok(()) }
-    }
-
-    /// Returns how many names the file had when it was opened.
-    pub(crate) fn names(&self) -> u64 {
-        self.found.nlink()
     }
 
     /// Returns a second descriptor of the same lock, closed on exec.

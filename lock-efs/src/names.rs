@@ -24,7 +24,7 @@ const MAX_BYTES: usize = 255;
 /// No encoded name and no other file of onelock begins with this.
 const BESIDE: &str = ".onelock.";
 /// The suffixes of the files beside a lock file.
-const SUFFIXES: [&str; 4] = [".info", ".prev", ".queue", ".parts"];
+const SUFFIXES: [&str; 5] = [".info", ".prev", ".queue", ".parts", ".fair"];
 
 impl Names {
     /// Returns the store as a config string, for messages, logs and metrics.
@@ -118,8 +118,19 @@ mod tests {
     #[test]
     fn names_that_are_no_lock_files_are_refused() {
         let long = "x".repeat(256);
-        let refused =
-            [".", "..", "a/b", "/a", "a\0b", &long, ".onelock-floor", ".onelock.x.info", "x.info", "a%2fb.parts"];
+        let refused = [
+            ".",
+            "..",
+            "a/b",
+            "/a",
+            "a\0b",
+            &long,
+            ".onelock-floor",
+            ".onelock.x.info",
+            "x.info",
+            "a%2fb.parts",
+            "x.fair",
+        ];
         let record = Names::Encoded.files(Path::new("/locks"), &name(&"x".repeat(500))).record;
         let record = record.file_name().and_then(|file| file.to_str()).expect("a name of ASCII");
         for plain in refused.into_iter().chain([record]) {

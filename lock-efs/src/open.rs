@@ -128,7 +128,7 @@ pub(crate) fn created_directory(path: &Path, next: Option<&OsStr>) -> io::Result
 }
 
 fn is_of_onelock(name: &[u8]) -> bool {
-    const SUFFIXES: [&[u8]; 5] = [b".lock", b".info", b".prev", b".queue", b".parts"];
+    const SUFFIXES: [&[u8]; 6] = [b".lock", b".info", b".prev", b".queue", b".parts", b".fair"];
     matches!(name, b"." | b"..") || name.starts_with(b".onelock-") || SUFFIXES.iter().any(|s| name.ends_with(s))
 }
 
@@ -240,7 +240,7 @@ mod tests {
         fs::create_dir(&path).expect("the directory is writable");
         assert!(created_directory(&path, None).is_ok());
         // Of another process, which found the new directory.
-        for file in ["a.lock", "a.info", "a.prev", "a.queue", "a.parts", ".onelock-floor"] {
+        for file in ["a.lock", "a.info", "a.prev", "a.queue", "a.parts", "a.fair", ".onelock-floor"] {
             fs::write(path.join(file), "").expect("the directory is writable");
         }
         assert!(created_directory(&path, None).is_ok());

@@ -33,7 +33,8 @@ pub(crate) fn remove_files(files: &Files) -> Result<(), Error> {
     is_ours(&files.spare, record::is_ours)?;
     is_ours(&files.queue, <[u8]>::is_empty)?;
     is_ours(&files.parts, record::is_ours)?;
-    for path in [&files.record, &files.spare, &files.queue, &files.parts, &files.lock] {
+    is_ours(&files.fair, record::is_ours)?;
+    for path in [&files.record, &files.spare, &files.queue, &files.parts, &files.fair, &files.lock] {
         match fs::remove_file(path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(error::at("remove", path, e)),
             _ => {}

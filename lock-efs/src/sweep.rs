@@ -13,7 +13,7 @@ use nix::fcntl::{FlockArg, OFlag};
 use crate::{
     backend::FileBackend,
     clock::now_us,
-    error,
+    error, fair,
     files::Files,
     floor::LockedFloor,
     lockfile::{LockFile, try_flock},
@@ -186,7 +186,10 @@ impl FileStore {
             return Ok(None);
         }
         match keeps_locks {
-            true => retire::remove_files(files)?,
+            true => {
+                let Some(_closed) = fair::close(&files.fair)? else { return Ok(None) };
+                retire::remove_files(files)?;
+            }
             false => retire::empty_record(files, &file)?,
         }
         Ok(Some(self.told(files)))

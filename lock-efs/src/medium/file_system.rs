@@ -10,6 +10,7 @@ use super::{
     mount::{Mount, NfsFacts},
     nfs::Nfs,
 };
+use crate::fair;
 
 /// The kind of file system that the locks are on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,11 @@ impl FileSystem {
                 Self::Nfs(facts) => facts.shares_byte_locks,
                 Self::Unknown => false,
             }
+    }
+
+    /// Returns whether requests can be granted in the order in which they came.
+    pub(crate) fn has_fair(&self) -> bool {
+        self.has_modes() && fair::is_possible()
     }
 
     /// Returns the operations that depend on this file system.

@@ -122,7 +122,7 @@ impl Medium for Local {
 
     /// Closing a file that was open for reading is an event too.
     fn wake_watches(&self, path: &Path) {
-        drop(open::existing(path, Access::Read, OFlag::empty()));
+        drop(open::existing_or_directory(path, Access::Read, OFlag::empty()));
     }
 
     fn refresh_directory(&self, _: &Path) -> Result<(), Error> {

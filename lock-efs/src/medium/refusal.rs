@@ -80,12 +80,14 @@ pub(crate) struct CachedHolder {
     pub(crate) joined: Option<FencingToken>,
     /// The holder stands for the holders of the parts.
     pub(crate) has_parts: bool,
+    /// Requests in the queue of the name refused this one.
+    pub(crate) by_queue: bool,
     at: Instant,
 }
 
 impl CachedHolder {
     pub(crate) fn new(id: LeaseId, holder: Holder) -> Self {
-        Self { id, holder, joined: None, has_parts: false, at: Instant::now() }
+        Self { id, holder, joined: None, has_parts: false, by_queue: false, at: Instant::now() }
     }
 
     /// Returns whether the cached holder may be reported to the waiter `id` again. Reading the

@@ -2,7 +2,7 @@
 
 use lock_core::{Error, Mode as LockMode};
 
-use super::{MOST, PartsFile, slots::Slots};
+use super::{MOST, PartsFile, held, slots::Slots};
 
 /// The result of the search for a free part.
 #[derive(Debug, PartialEq, Eq)]
@@ -16,11 +16,24 @@ pub(crate) enum FreePart {
 }
 
 impl PartsFile {
-    /// Locks a free part of a lock in this `mode`. Tries first what looks free by its record in
-    /// `slots`, which was read in the gate.
-    pub(crate) fn lock_free(&self, slots: &Slots, mode: LockMode, now_us: u64) -> Result<FreePart, Error> {
+    /// Locks a free part of a lock in this `mode`, if there is one more than those that are left
+    /// `for_others`. Tries first what looks free by its record in `slots`, which was read in the
+    /// gate.
+    pub(crate) fn lock_free(
+        &self,
+        slots: &Slots,
+        mode: LockMode,
+        for_others: usize,
+        now_us: u64,
+    ) -> Result<FreePart, Error> {
         let many = if let LockMode::Permit { of } = mode { usize::from(of.get()) } else { MOST };
         let free = (0..many).filter(|&number| !slots.is_kept(number, now_us));
+        if for_others > 0 {
+            let held = held(self.file.file()).map_err(|e| self.fail("inspect", e))?;
+            if free.clone().filter(|number| !held.contains(number)).count() <= for_others {
+                return Ok(FreePart::None { held });
+            }
+        }
         let (looks_held, looks_free): (Vec<_>, Vec<_>) = free.partition(|&number| slots.looks_held(number));
         let mut held = Vec::new();
         for number in looks_free.into_iter().chain(looks_held) {
@@ -63,14 +76,14 @@ mod tests {
         let token = FencingToken::new(9).expect("a small number");
 
         let holder = open();
-        let found = holder.lock_free(&holder.read().expect("it is empty"), one, 1);
+        let found = holder.lock_free(&holder.read().expect("it is empty"), one, 0, 1);
         assert_eq!(found.expect("nothing is in the way"), FreePart::Locked(0));
         let record = record::held(&request.with_mode(one), token, now_us(), None);
         holder.write(0, &record).expect("the file is writable");
 
         let newcomer = open();
         let slots = newcomer.read().expect("a file of parts");
-        let find = |slots: &Slots| newcomer.lock_free(slots, one, now_us()).expect("nothing is in the way");
+        let find = |slots: &Slots| newcomer.lock_free(slots, one, 0, now_us()).expect("nothing is in the way");
         assert_eq!(find(&slots), FreePart::None { held: vec![0] });
         holder.mark_released(0, now_us(), Duration::from_secs(600)).expect("the file is writable");
         holder.unlock_part(0);
@@ -89,6 +102,6 @@ mod tests {
         let file = open();
         let slots = file.read().expect("a file of parts");
         let one = LockMode::Permit { of: std::num::NonZeroU16::MIN };
-        assert_eq!(file.lock_free(&slots, one, 1).expect("nothing is in the way"), FreePart::Locked(0));
+        assert_eq!(file.lock_free(&slots, one, 0, 1).expect("nothing is in the way"), FreePart::Locked(0));
     }
 }

@@ -109,12 +109,8 @@ impl Drop for Gate<'_> {
 impl PartsFile {
     /// Opens or creates the file, with the `flags` of its medium.
     pub(crate) fn open(path: &Path, mode: Mode, flags: OFlag) -> Result<Self, Error> {
-        let file = LockFile::open(path, mode, flags)?;
-        let start = open::read_start(file.file(), record::MAGIC.len()).map_err(|e| error::at("read", path, e))?;
-        if !record::is_ours(&start) || file.names() > 1 {
-            return Err(error::stranger(path));
-        }
-        Ok(Self { file, path: path.to_owned(), is_new: start.is_empty() })
+        let (file, is_new) = LockFile::open_ours(path, mode, flags)?;
+        Ok(Self { file, path: path.to_owned(), is_new })
     }
 
     fn fail(&self, doing: &str, e: impl Into<io::Error>) -> Error {
@@ -225,17 +221,8 @@ fn read(file: &File, path: &Path) -> Result<Slots, Error> {
 
 /// Returns the numbers of the parts that are held through other descriptors than `file`.
 pub(crate) fn held(file: &File) -> Result<Vec<usize>, Errno> {
-    let mut found = Vec::new();
-    let all = FIRST_PART..FIRST_PART + MOST as u64;
-    let mut unknown = Vec::from([all]);
-    // The kernel tells one lock of a range, in no particular order.
-    while let Some(range) = unknown.pop() {
-        let Some(locked) = byte_locks::conflict(file, &range)? else { continue };
-        found.extend(locked.clone().filter_map(|byte| usize::try_from(byte - FIRST_PART).ok()));
-        unknown.extend([range.start..locked.start, locked.end..range.end].into_iter().filter(|rest| !rest.is_empty()));
-    }
-    found.sort_unstable();
-    Ok(found)
+    let locked = byte_locks::conflicts(file, FIRST_PART..FIRST_PART + MOST as u64)?;
+    Ok(locked.into_iter().filter_map(|byte| usize::try_from(byte - FIRST_PART).ok()).collect())
 }
 
 /// Returns the byte that is locked while a request of `mode` waits.

@@ -44,6 +44,8 @@ enum Joined {
     },
     /// The lock file is locked exclusively.
     Locked(CachedHolder),
+    /// Requests in the queue refuse it.
+    Behind(Holder),
     /// A file was replaced, or a part was released meanwhile.
     StartOver,
 }
@@ -67,6 +69,9 @@ impl FileStore {
         }
         for _ in 0..TRIES {
             let IdleDescriptor { lock, cached } = self.idle(request, files)?;
+            if let Some(holder) = self.still_behind(request, files, cached.as_ref())? {
+                return Ok(self.remain_behind(lock, request, holder));
+            }
             let parts = PartsFile::open(&files.parts, lock.mode_beside(self.mode), self.medium.open_flags())?;
             let key = (request.id, request.name.clone());
             let Some(gate) = parts.enter(self.medium.gate_patience().of(request))? else {
@@ -94,7 +99,7 @@ impl FileStore {
                 Joined::Refused { holder, by_other_mode } => {
                     if !(request.waits && by_other_mode) {
                         self.marks.remove(&key);
-                    } else if !self.is_marked(&key)? && gate.mark(request.mode)? {
+                    } else if !self.is_marked(&key)? && self.may_mark(request, files)? && gate.mark(request.mode)? {
                         drop(gate);
                         self.marks.insert(key, parts);
                     }
@@ -107,6 +112,10 @@ impl FileStore {
                     let holder = refusal.holder.clone().with_store_time(self.medium.store_time());
                     self.slots.keep(&request.name, IdleDescriptor { lock, cached: Some(refusal) });
                     return Ok(AcquireOutcome::Contended(holder));
+                }
+                Joined::Behind(holder) => {
+                    drop(gate);
+                    return Ok(self.step_behind(lock, request, files, holder));
                 }
                 Joined::StartOver => {}
             }
@@ -159,6 +168,9 @@ impl FileStore {
         if !lock.inode.is_at(&files.lock)? || !parts.file.inode.is_at(&files.parts)? {
             tracing::debug!(file = %files.lock.display(), "the lock file was replaced; starting over");
             return Ok(Joined::StartOver);
+        }
+        if let Some(holder) = self.behind_queue(request, files)? {
+            return Ok(Joined::Behind(holder));
         }
         let here_us = now_us();
         let server_us = self.medium.server_us(lock).map_err(|e| error::at("set the time of", &files.lock, e))?;
@@ -226,7 +238,8 @@ impl FileStore {
         }
         let token = next(last.max(begins_at), now_us, files)?;
         let bytes = self.record_of_part(request, token, now_us)?;
-        let number = match parts.lock_free(&slots, request.mode, now_us)? {
+        let for_others = if is_permit { self.permits_ahead(request, files)? } else { 0 };
+        let number = match parts.lock_free(&slots, request.mode, for_others, now_us)? {
             FreePart::Locked(number) => number,
             FreePart::None { held } => {
                 let holder = self.several(&slots, &held, now_us).unwrap_or_default().with_mode(request.mode);
@@ -272,25 +285,6 @@ impl FileStore {
         self.medium.place_record(&new, BegunRecord::Nothing).map(drop)
     }
 
-    /// Returns the holders of parts as one.
-    fn several(&self, slots: &Slots, held: &[usize], now_us: u64) -> Option<Holder> {
-        let time = self.medium.store_time();
-        let holders = slots.holders(held, now_us).into_iter();
-        Holder::of_several(holders.map(|holder| holder.with_store_time(time)).collect())
-    }
-
-    /// Returns the present holders of parts, without a lock.
-    pub(crate) fn present(&self, files: &Files) -> Result<Option<Holder>, Error> {
-        let record = sidecar::peek(&files.record, self.medium.open_flags());
-        record.joined_from().map_or(Ok(None), |from| self.joined_since(files, from))
-    }
-
-    /// Returns the present holders of parts with tokens above `from`.
-    pub(crate) fn joined_since(&self, files: &Files, from: FencingToken) -> Result<Option<Holder>, Error> {
-        let (slots, held) = parts::look(&files.parts, self.medium.open_flags())?;
-        Ok(self.several(&slots.since(Some(from)), &held, now_us()))
-    }
-
     /// Returns the holder that refuses an exclusive request, if the record said that the lock has
     /// several. Marks that the request waits for them.
     pub(super) fn refused_by_parts(
@@ -309,10 +303,7 @@ impl FileStore {
         {
             (refusal.holder, refusal.has_parts) = (holder, true);
         }
-        if !request.waits {
-            return Ok(());
-        }
-        if self.is_marked(&key)? {
+        if !request.waits || request.fair || self.is_marked(&key)? || !self.may_mark(request, files)? {
             return Ok(());
         }
         let parts = PartsFile::open(&files.parts, self.mode, self.medium.open_flags())?;

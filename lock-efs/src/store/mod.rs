@@ -1,12 +1,14 @@
 //! Acquires, renews and releases locks on the file system. Blocking, without a runtime.
 
+mod descriptors;
 mod joining;
+mod present;
+mod queueing;
 mod recording;
 
 use std::{
     fs::File,
     io,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -23,6 +25,7 @@ use lock_core::{
 use crate::{
     clock::now_us,
     dir, error,
+    fair::places::Places,
     files::{self, Files},
     held::{HeldLabels, HeldLock},
     key::Key,
@@ -41,7 +44,7 @@ use crate::{
     record,
     sidecar::{self, RecordRead},
     table::{AcquiredLock, LockTable},
-    wait::slots::{DescriptorSlot, DescriptorSlots, IdleDescriptor},
+    wait::slots::{DescriptorSlots, IdleDescriptor},
 };
 
 /// How often one attempt starts over because the lock file was replaced meanwhile.
@@ -59,6 +62,7 @@ pub(crate) struct FileStore {
     table: LockTable,
     slots: Arc<DescriptorSlots>,
     marks: Marks,
+    places: Places,
     labels: HeldLabels,
     last_refresh: LastRefresh,
     /// The process that opened the store. No other process uses it.
@@ -86,6 +90,7 @@ impl FileStore {
             table: LockTable::default(),
             slots: Arc::default(),
             marks: Marks::default(),
+            places: Places::default(),
             labels,
             last_refresh: LastRefresh::never(),
             process: RecordedProcess::current(),
@@ -117,13 +122,6 @@ impl FileStore {
         self.files_of(name).lock
     }
 
-    /// Returns the path of the file whose `flock` holder is first in the queue of waiting
-    /// processes.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only watches queue"))]
-    pub(crate) fn queue_path(&self, name: &LockName) -> PathBuf {
-        self.files_of(name).queue
-    }
-
     pub(crate) fn mode(&self) -> Mode {
         self.mode
     }
@@ -147,12 +145,22 @@ impl FileStore {
         if let Some(grant) = self.held_already(&(request.id, request.name.clone()), &files)? {
             return Ok(AcquireOutcome::Granted(grant));
         }
+        if request.fair && self.has_queues() {
+            return self.acquire_in_turn(request, &files);
+        }
+        self.attempt(request, &files)
+    }
+
+    fn attempt(&self, request: &AcquireRequest, files: &Files) -> Result<AcquireOutcome, Error> {
         if request.mode.may_be_joined() {
-            return self.join(request, &files);
+            return self.join(request, files);
         }
         let mut unexplained = 0;
         for _ in 0..TRIES {
-            let IdleDescriptor { lock, cached } = self.idle(request, &files)?;
+            let IdleDescriptor { lock, cached } = self.idle(request, files)?;
+            if let Some(holder) = self.still_behind(request, files, cached.as_ref())? {
+                return Ok(self.remain_behind(lock, request, holder));
+            }
             let peek = || sidecar::peek(&files.record, self.medium.open_flags());
             let listed = || self.medium.holding_process(&files.lock, &KernelLocks::read());
             let attempt = LockAttempt {
@@ -173,8 +181,8 @@ impl FileStore {
                 tracing::debug!(file = %files.lock.display(), "the lock file was replaced; starting over");
                 continue;
             }
-            let Some(mut refusal) = refusal else { return self.settle(lock, request, &files, begun) };
-            self.refused_by_parts(request, &files, &mut refusal)?;
+            let Some(mut refusal) = refusal else { return self.settle(lock, request, files, begun) };
+            self.refused_by_parts(request, files, &mut refusal)?;
             // A process that took no part may have shared the lock for a moment.
             if refusal.joined.is_some() && !refusal.has_parts && unexplained < SECOND_TRIES {
                 unexplained += 1;
@@ -185,7 +193,7 @@ impl FileStore {
             self.slots.keep(&request.name, IdleDescriptor { lock, cached: Some(refusal) });
             return Ok(AcquireOutcome::Contended(holder));
         }
-        Err(replaced_in_a_loop(&files))
+        Err(replaced_in_a_loop(files))
     }
 
     /// Returns a descriptor of the lock file for one try.
@@ -246,6 +254,13 @@ impl FileStore {
         files: &Files,
         begun: BegunRecord,
     ) -> Result<AcquireOutcome, Error> {
+        let behind = self.behind_queue(request, files);
+        if !matches!(behind, Ok(None)) {
+            lock.unlock(&files.lock)?;
+        }
+        if let Some(holder) = behind? {
+            return Ok(self.step_behind(lock, request, files, holder));
+        }
         match self.record_holder(request, files, lock.sharing(self.mode), begun) {
             Ok(RecordOutcome::Granted { record, token, crashed, skew_us }) => {
                 let _held = HeldLock::new(&self.labels, lock.inode.device, self.medium.many_locks());
@@ -330,6 +345,7 @@ impl FileStore {
     pub(crate) fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
         let key = (lease.id, lease.name.clone());
         self.marks.remove(&key);
+        self.leave_queue(&key);
         let Some(held) = self.table.remove(&key) else {
             return Ok(Release::NotHeld(self.inspect(&lease.name).unwrap_or(None)));
         };
@@ -363,29 +379,6 @@ impl FileStore {
             }
             Ok(()) => Ok(Release::Released),
         }
-    }
-
-    /// Returns duplicates of the descriptors of a lock that this process holds.
-    pub(crate) fn descriptors(&self, lease: &Lease) -> io::Result<Vec<OwnedFd>> {
-        let lend = |held: &mut AcquiredLock| {
-            let mut lent = vec![held.lock.duplicate()?];
-            if let Some(part) = &held.part {
-                lent.push(part.file.file.duplicate()?);
-            }
-            held.lent = true;
-            Ok(lent)
-        };
-        self.table.with(&(lease.id, lease.name.clone()), lend).unwrap_or_else(|| Ok(Vec::new()))
-    }
-
-    /// Opens the lock file for a watch, and keeps it open for the waiter's tries.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only inotify watches"))]
-    pub(crate) fn descriptor_slot(&self, name: &LockName) -> Result<DescriptorSlot, Error> {
-        let idle = match self.slots.take_refused(name) {
-            Some(idle) => idle,
-            None => IdleDescriptor { lock: self.open(&self.lock_path(name))?, cached: None },
-        };
-        Ok(DescriptorSlot::take(&self.slots, name, idle))
     }
 }
 

@@ -29,6 +29,12 @@ pub(crate) struct FlockQueues {
     abandoned: Mutex<HashMap<LockName, Arc<SharedPosition>>>,
 }
 
+/// Opens the file `NAME.queue`, which has no content.
+pub(crate) fn open(path: &Path, mode: Mode) -> Result<LockFile, Error> {
+    let file = LockFile::open(path, mode, OFlag::empty())?;
+    if file.was_empty() { Ok(file) } else { Err(error::stranger(path)) }
+}
+
 /// A position in a queue.
 #[derive(Debug)]
 pub(crate) struct QueuePosition {
@@ -70,17 +76,16 @@ impl FlockQueues {
         sync::lock(&self.abandoned)
     }
 
-    /// Joins the queue for `name`, whose file is at `path`.
-    pub(crate) fn join(self: &Arc<Self>, name: &LockName, path: &Path, mode: Mode) -> Result<QueuePosition, Error> {
+    /// Joins the queue for `name`, whose file at `path` is opened by `open`.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        name: &LockName,
+        path: &Path,
+        open: impl FnOnce() -> Result<LockFile, Error>,
+    ) -> Result<QueuePosition, Error> {
         let shared = match self.take_over(name) {
             Some(shared) => shared,
-            None => {
-                let file = LockFile::open(path, mode, OFlag::empty())?;
-                if !file.was_empty() {
-                    return Err(error::stranger(path));
-                }
-                self.start(name, file, path)?
-            }
+            None => self.start(name, open()?, path)?,
         };
         Ok(QueuePosition { queues: Arc::clone(self), name: name.clone(), shared })
     }
@@ -200,7 +205,7 @@ mod tests {
         let mut positions = Vec::new();
         for queues in &queues {
             let before = positions.len();
-            let position = queues.join(&name, &path, MODE).expect("joining works");
+            let position = queues.join(&name, &path, || open(&path, MODE)).expect("joining works");
             if !position.is_first() {
                 // The order of the queue is the order in which the threads call flock(2).
                 eventually("the thread waits", || waiting_for(&path) == before).await;
@@ -223,17 +228,17 @@ mod tests {
         let path = dir.path().join("b.queue");
         let name = LockName::new("b").expect("a name");
         let (one, other) = (Arc::new(FlockQueues::default()), Arc::new(FlockQueues::default()));
-        let first = one.join(&name, &path, MODE).expect("joining works");
+        let first = one.join(&name, &path, || open(&path, MODE)).expect("joining works");
         for _ in 0..10 {
-            drop(other.join(&name, &path, MODE).expect("joining works"));
+            drop(other.join(&name, &path, || open(&path, MODE)).expect("joining works"));
         }
-        let waiting = other.join(&name, &path, MODE).expect("joining works");
+        let waiting = other.join(&name, &path, || open(&path, MODE)).expect("joining works");
         assert!(other.abandoned().is_empty(), "each waiter took over the one waiting thread");
         drop(waiting);
         assert_eq!(other.abandoned().len(), 1);
         drop(first);
         eventually("the abandoned position is given up", || other.abandoned().is_empty()).await;
-        let again = one.join(&name, &path, MODE).expect("joining works");
+        let again = one.join(&name, &path, || open(&path, MODE)).expect("joining works");
         again.first().await;
     }
 }

@@ -1,14 +1,16 @@
 //! Waits until any process closes a lock file.
 
 use std::{
+    fmt,
     os::fd::{AsFd, AsRawFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
 };
 
 use async_trait::async_trait;
-use lock_core::backend::Watch;
+use lock_core::{Error, backend::Watch};
 use nix::{
     errno::Errno,
     sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor},
@@ -16,6 +18,7 @@ use nix::{
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::{queue::QueuePosition, slots::DescriptorSlot};
+use crate::fair::Place;
 
 /// Wakes when the lock file is closed, which unlocks it, or removed. Only the first process in the
 /// queue watches the file; the other processes wait to be first.
@@ -28,8 +31,48 @@ pub(crate) struct FileWatch {
     events: Events,
     path: PathBuf,
     _slot: DescriptorSlot,
+    /// The turn of a fair request.
+    turn: Option<FairTurn>,
     /// Dropped last, so that the next first process sees the lock file in its final state.
     position: QueuePosition,
+}
+
+/// The place of a fair request, whose order counts, beside its position in the queue of the kernel.
+///
+/// The two orders differ for example after a process was stopped: the kernel then puts it last. The
+/// first in the kernel's order lets the others go first while it is not its turn, so that the right
+/// one is woken. It does so once for each request that it waits for, because that one may not
+/// listen.
+pub(crate) struct FairTurn {
+    place: Arc<Place>,
+    rejoin: Rejoin,
+    /// The byte of the place for which the others went first.
+    passed_for: Option<u64>,
+}
+
+/// Joins the queue of the kernel at its end.
+type Rejoin = Box<dyn Fn() -> Result<QueuePosition, Error> + Send + Sync>;
+
+impl fmt::Debug for FairTurn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FairTurn").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl FairTurn {
+    pub(crate) fn new(place: Arc<Place>, rejoin: Rejoin) -> Self {
+        Self { place, rejoin, passed_for: None }
+    }
+
+    /// Returns a position behind the others, if they are to go first.
+    fn pass_on(&mut self) -> Option<QueuePosition> {
+        let ahead = self.place.ahead().ok()??.byte;
+        if self.passed_for == Some(ahead) {
+            return None;
+        }
+        self.passed_for = Some(ahead);
+        (self.rejoin)().inspect_err(|error| tracing::debug!(%error, "cannot let others go first")).ok()
+    }
 }
 
 #[derive(Debug)]
@@ -118,7 +161,12 @@ impl FileWatch {
     /// Watches the lock file at `path`, now or as soon as `position` is first.
     pub(crate) fn start(path: PathBuf, slot: DescriptorSlot, position: QueuePosition) -> Result<Self, CannotWatch> {
         let events = if position.is_first() { Events::Watched(look(&path)?) } else { Events::NotYet };
-        Ok(Self { events, path, _slot: slot, position })
+        Ok(Self { events, path, _slot: slot, turn: None, position })
+    }
+
+    /// Watches for the turn of a fair request.
+    pub(crate) fn with_turn(self, turn: Option<FairTurn>) -> Self {
+        Self { turn, ..self }
     }
 }
 
@@ -150,6 +198,12 @@ fn add(inotify: &Inotify, path: &Path) -> nix::Result<WatchDescriptor> {
 #[async_trait]
 impl Watch for FileWatch {
     async fn changed(&mut self) {
+        if let (Some(turn), Events::Watched(_)) = (&mut self.turn, &self.events)
+            && let Some(behind) = turn.pass_on()
+        {
+            self.events = Events::NotYet;
+            self.position = behind;
+        }
         let events = match &mut self.events {
             Events::NotYet => {
                 self.position.first().await;

@@ -61,9 +61,9 @@ const OBSTACLES: [Obstacle; 12] = [
 ];
 
 /// The names beside a lock, and the one of the floor.
-const PLACES: [&str; 6] = ["etl.lock", "etl.info", "etl.prev", "etl.queue", "etl.parts", ".onelock-floor"];
+const PLACES: [&str; 7] = ["etl.lock", "etl.info", "etl.prev", "etl.queue", "etl.parts", "etl.fair", ".onelock-floor"];
 /// The names that serve only locks on local file systems.
-const LOCAL_PLACES: [&str; 3] = ["etl.prev", "etl.queue", "etl.parts"];
+const LOCAL_PLACES: [&str; 4] = ["etl.prev", "etl.queue", "etl.parts", "etl.fair"];
 
 impl Obstacle {
     /// Puts the obstacle at `path`. `target` is a file elsewhere. Returns whether this user can.
@@ -139,6 +139,10 @@ async fn every_operation(directory: PathBuf) -> Vec<Error> {
         Ok(AcquireOutcome::Granted(grant)) => {
             let lease = mine.lease(grant.token);
             errors.extend(backend.watch(&etl).await.err());
+            let queued = request("etl").with_waits(true).with_fair(true);
+            errors.extend(backend.acquire(&queued).await.err());
+            errors.extend(backend.watch_place(&queued).await.err());
+            errors.extend(backend.release(&queued.lease(None), Duration::ZERO).await.err());
             errors.extend(backend.renew(&lease).await.err());
             let token = lock_core::FencingToken::new(lease.token.unwrap().get() + 1).unwrap();
             errors.extend(backend.advance_token(&lease, token).await.err());

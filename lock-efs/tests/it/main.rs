@@ -5,6 +5,8 @@ mod asking;
 mod conformance;
 mod doctor;
 mod errors;
+#[cfg(target_os = "linux")]
+mod fair;
 mod fixture;
 mod forks;
 mod hostile;

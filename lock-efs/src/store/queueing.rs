@@ -1,0 +1,189 @@
+//! Requests that are granted in their turn, and other requests that meet a queue.
+//!
+//! A request without a place looks for places while it has the lock. A fair request has been
+//! refused before it takes its place. So each place that is taken later is behind this request.
+
+use std::{fs, sync::Arc};
+
+use lock_core::{
+    Error, Holder, LockName,
+    backend::{AcquireOutcome, AcquireRequest, LeaseId},
+};
+
+use super::FileStore;
+use crate::{
+    fair::{self, Place},
+    files::Files,
+    key::Key,
+    lockfile::LockFile,
+    medium::refusal::CachedHolder,
+    mode::Mode,
+    names::Names,
+    record::RecordState,
+    sidecar::{self, RecordRead},
+    wait::slots::IdleDescriptor,
+};
+
+impl FileStore {
+    /// Returns whether requests can queue here. It needs locks that a process never loses.
+    pub(super) fn has_queues(&self) -> bool {
+        fair::is_possible() && self.medium.keeps_locks()
+    }
+
+    /// Acquires for a fair request. A refused one that waits has a place in the queue afterwards,
+    /// except if the file of the queue is removed at this moment.
+    pub(super) fn acquire_in_turn(&self, request: &AcquireRequest, files: &Files) -> Result<AcquireOutcome, Error> {
+        let key = (request.id, request.name.clone());
+        let mut place = self.places.get(&key);
+        if let Some(lost) = &place
+            && !lost.is_in_queue()?
+        {
+            self.places.remove(&key);
+            place = None;
+        }
+        if let Some(place) = &place
+            && let Some(ahead) = place.ahead()?
+        {
+            return Ok(AcquireOutcome::Contended(self.holder_or(ahead.holder, &request.name, files)?));
+        }
+        let outcome = self.attempt(request, files)?;
+        match outcome {
+            AcquireOutcome::Granted(_) => {
+                let had_place = self.places.remove(&key);
+                // Others without a place may share the lock now.
+                if had_place && request.mode.may_be_joined() {
+                    self.medium.wake_watches(&files.lock);
+                }
+            }
+            AcquireOutcome::Contended(_) if place.is_none() && request.waits => {
+                let place = Place::take(&files.fair, self.mode_beside(files), request, self.process)?;
+                if let Some(place) = place {
+                    self.places.insert(key, place);
+                }
+            }
+            AcquireOutcome::Contended(_) => {}
+        }
+        Ok(outcome)
+    }
+
+    /// Returns the place of a request, and its queue.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only watches use it"))]
+    pub(crate) fn place(&self, id: LeaseId, name: &LockName) -> Option<Arc<Place>> {
+        self.places.get(&(id, name.clone()))
+    }
+
+    /// Opens the file of the queue for `name`.
+    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "only watches use it"))]
+    pub(crate) fn open_fair(&self, name: &LockName) -> Result<LockFile, Error> {
+        let files = self.files_of(name);
+        fair::open(&files.fair, self.mode_beside(&files))
+    }
+
+    /// Ends the place of a request that gives up, and wakes those behind it.
+    pub(super) fn leave_queue(&self, key: &Key) {
+        if self.places.remove(key) {
+            self.medium.wake_watches(&self.lock_path(&key.1));
+        }
+    }
+
+    /// Returns the holder to name if requests in the queue refuse `request`, which has no place and
+    /// has just locked the lock file.
+    pub(super) fn behind_queue(&self, request: &AcquireRequest, files: &Files) -> Result<Option<Holder>, Error> {
+        if !self.has_queues() {
+            return Ok(None);
+        }
+        let Some(ahead) = fair::ahead_of_newcomers(&files.fair, request.mode)? else { return Ok(None) };
+        if self.is_before_newcomers(request) {
+            return Ok(None);
+        }
+        Ok(Some(self.present(files)?.unwrap_or(ahead.holder)))
+    }
+
+    /// Returns whether `request` has a place, which counts alone, or a mark, which it got before
+    /// there was a queue.
+    fn is_before_newcomers(&self, request: &AcquireRequest) -> bool {
+        let key = (request.id, request.name.clone());
+        self.places.get(&key).is_some() || self.marks.get(&key).is_some()
+    }
+
+    /// Returns the holder to name if requests in the queue still refuse `request`, as at the last
+    /// try of this descriptor. To lock the lock file could refuse the first of the queue.
+    pub(super) fn still_behind(
+        &self,
+        request: &AcquireRequest,
+        files: &Files,
+        cached: Option<&CachedHolder>,
+    ) -> Result<Option<Holder>, Error> {
+        if !cached.is_some_and(|cached| cached.by_queue) || self.is_before_newcomers(request) {
+            return Ok(None);
+        }
+        let ahead = fair::ahead_of_newcomers(&files.fair, request.mode)?;
+        ahead.map(|ahead| self.holder_or(ahead.holder, &request.name, files)).transpose()
+    }
+
+    /// Answers a request that requests in the queue refuse. It has unlocked the lock file.
+    pub(super) fn step_behind(
+        &self,
+        lock: LockFile,
+        request: &AcquireRequest,
+        files: &Files,
+        holder: Holder,
+    ) -> AcquireOutcome {
+        let outcome = self.remain_behind(lock, request, holder);
+        // The first of the queue may have been refused meanwhile.
+        self.medium.wake_watches(&files.lock);
+        outcome
+    }
+
+    /// Like [`step_behind`](Self::step_behind), for a request that has not locked the lock file.
+    pub(super) fn remain_behind(&self, lock: LockFile, request: &AcquireRequest, holder: Holder) -> AcquireOutcome {
+        let mut cached = CachedHolder::new(request.id, holder.clone());
+        cached.by_queue = true;
+        self.slots.keep(&request.name, IdleDescriptor { lock, cached: Some(cached) });
+        AcquireOutcome::Contended(holder)
+    }
+
+    /// Returns whether `request` may keep newcomers out by a mark. Behind a queue it may not: each
+    /// of them would wait for the other.
+    pub(super) fn may_mark(&self, request: &AcquireRequest, files: &Files) -> Result<bool, Error> {
+        Ok(!(request.fair || self.has_queues() && fair::has_places(&files.fair)?))
+    }
+
+    /// Returns how many permits the requests before `request` will take.
+    pub(super) fn permits_ahead(&self, request: &AcquireRequest, files: &Files) -> Result<usize, Error> {
+        match self.places.get(&(request.id, request.name.clone())) {
+            Some(place) => place.permits_ahead(),
+            None if self.has_queues() => fair::waiting_for_permits(&files.fair),
+            None => Ok(0),
+        }
+    }
+
+    /// Returns the present holder as the record names it, or `waiting` if it names none. The record
+    /// of a holder that has ended names none either.
+    fn holder_or(&self, waiting: Holder, name: &LockName, files: &Files) -> Result<Holder, Error> {
+        let record = match sidecar::peek(&files.record, self.medium.open_flags()) {
+            RecordRead::Record(record) if record.state == RecordState::Held => record,
+            read => {
+                let parts = read.joined_from().map(|from| self.joined_since(files, from)).transpose()?.flatten();
+                return Ok(parts.unwrap_or(waiting));
+            }
+        };
+        let is_here = |id: LeaseId| self.table.with(&(id, name.clone()), |_| ()).is_some();
+        let has_ended = match record.body.process {
+            process if process == self.process => !record.body.id.parse().is_ok_and(is_here),
+            process => process.is_some_and(|process| process.has_ended()),
+        };
+        let holder = record.into_holder().with_store_time(self.medium.store_time());
+        Ok(if has_ended { waiting } else { holder })
+    }
+
+    /// Returns the permissions of a file beside the lock file, as its other files have them.
+    fn mode_beside(&self, files: &Files) -> Mode {
+        match fs::metadata(&files.lock) {
+            Ok(found) if self.names == Names::Plain => {
+                Mode { file: self.mode.sharing_of_plain(&found).file, ..self.mode }
+            }
+            _ => self.mode,
+        }
+    }
+}
