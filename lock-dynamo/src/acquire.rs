@@ -39,7 +39,7 @@ impl DynamoBackend {
     /// one that refused the first request.
     pub(crate) async fn attempt(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let now = self.clock.now();
-        let token = next_token(None, now)?;
+        let token = next_token(None, now, request.reserved_tokens)?;
         let unmark = self.waiting_marks.contains(request.id);
         let write = ConditionalWrite::take_free(&self.config.layout, request, now, token, self.idle(), unmark);
         let version = write.version.clone();
@@ -135,7 +135,8 @@ impl DynamoBackend {
 
     async fn take_over(&self, request: &AcquireRequest, seen: &Record) -> Result<AcquireOutcome, Error> {
         let now = self.clock.now();
-        let (token, unmark) = (next_token(seen.fence, now)?, self.waiting_marks.contains(request.id));
+        let token = next_token(seen.fence, now, request.reserved_tokens)?;
+        let unmark = self.waiting_marks.contains(request.id);
         let write =
             ConditionalWrite::take_over(&self.config.layout, request, now, Some(token), self.idle(), seen, unmark);
         let version = write.version.clone();
@@ -192,7 +193,7 @@ impl DynamoBackend {
         let mut token = token;
         if !self.stands(at) {
             let now = self.clock.now();
-            token = next_token(Some(token), now)?;
+            token = next_token(Some(token), now, request.reserved_tokens)?;
             let lease = request.lease(Some(token));
             let write = ConditionalWrite::correct_grant(layout, &lease, now, token, self.idle(), version);
             if let WriteOutcome::Refused(item) = self.write_again(&request.name, write).await? {
@@ -231,8 +232,9 @@ impl DynamoBackend {
     }
 }
 
-pub(crate) fn next_token(previous: Option<FencingToken>, now: StoreTime) -> Result<FencingToken, Error> {
-    FencingToken::next(previous, u64::try_from(now.micros).unwrap_or(0)).ok_or_else(|| {
+/// The token of a grant at `now` that reserves `reserved` further tokens: the last of them.
+pub(crate) fn next_token(previous: Option<FencingToken>, now: StoreTime, reserved: u32) -> Result<FencingToken, Error> {
+    FencingToken::next_after(previous, u64::try_from(now.micros).unwrap_or(0), reserved).ok_or_else(|| {
         let message = "the fencing token in the item or this machine's clock is past the year 2255; correct the item \
             or the clock";
         Error::new(ErrorKind::Corrupt, message)

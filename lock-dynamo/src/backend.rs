@@ -313,6 +313,7 @@ impl Backend for DynamoBackend {
             .with_break_lock(!schema.deletes_on_release())
             .with_shared(self.config.layout.has_modes())
             .with_permits(self.config.layout.has_modes())
+            .with_hand_over(self.config.layout.fences())
     }
 
     fn timings(&self) -> StoreTimings {

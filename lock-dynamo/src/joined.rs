@@ -156,7 +156,7 @@ impl DynamoBackend {
 
     fn new_part<'r>(&self, request: &'r AcquireRequest, fence: Option<FencingToken>) -> Result<NewPart<'r>, Error> {
         let now = self.clock.now();
-        let (token, unmark) = (next_token(fence, now)?, self.waiting_marks.contains(request.id));
+        let (token, unmark) = (next_token(fence, now, 0)?, self.waiting_marks.contains(request.id));
         Ok(NewPart { request, now, token, idle: self.idle(), unmark })
     }
 
@@ -314,7 +314,7 @@ impl DynamoBackend {
         let NewPart { request, now: at, mut token, .. } = new;
         if !self.stands(at) {
             let now = self.clock.now();
-            let better = next_token(Some(token), now)?;
+            let better = next_token(Some(token), now, 0)?;
             let correct = async |better: Option<FencingToken>| {
                 let lease = request.lease(Some(token));
                 let seen = part_end(at, request.ttl);

@@ -67,7 +67,8 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
-    /// Takes a free lock: there is no item, or it is released, and its last token is below `token`.
+    /// Takes a free lock: there is no item, or it is released, and its last token is below all that
+    /// the grant reserves. `token` is the last of these.
     pub(crate) fn take_free(
         layout: &'a Layout,
         request: &AcquireRequest,
@@ -91,9 +92,13 @@ impl<'a> ConditionalWrite<'a> {
             // Refuses a request that arrives after the release of its own id.
             let (version, id) = (write.name(Attribute::Version), write.value(text(request.id)));
             let _ = write!(write.condition, " OR ({released} AND NOT begins_with({version}, {id})");
-            if let Some(token) = fence {
+            if let Some(last) = fence {
+                let first = match u64::from(request.reserved_tokens) {
+                    0 => last,
+                    reserved => write.value(number(token.get().saturating_sub(reserved))),
+                };
                 let fence = write.name(Attribute::Fence);
-                let _ = write!(write.condition, " AND {fence} < {token}");
+                let _ = write!(write.condition, " AND {fence} < {first}");
             }
             write.condition.push(')');
         }

@@ -51,6 +51,7 @@ macro_rules! in_schema {
                 (fencing_tokens_increase_across_lease_expiry, $reason),
                 (fencing_tokens_increase_across_a_forced_break, $reason),
                 (fencing_tokens_increase_after_their_record_is_deleted, $reason),
+                (hand_over, $reason),
                 $($more)*
             ]
         }
@@ -64,7 +65,6 @@ macro_rules! in_schema {
                 Table::new(Schema::$schema).await,
                 except = [
                     (an_open_descriptor_keeps_the_lock_held, "the lock lives in a table"),
-                    (hand_over, "a grant has one token"),
                     (fair, "waiters have no places in a queue"),
                     (a_watch_completes_after_the_release, "DynamoDB cannot wake anybody up"),
                     (an_unused_wake_up_reaches_another_watcher, "DynamoDB cannot wake anybody up"),

@@ -1,9 +1,9 @@
 //! Counts requests with a proxy in front of the server.
 
-use std::{error::Error as _, time::Duration};
+use std::{error::Error as _, sync::Arc, time::Duration};
 
 use lock_core::{
-    ErrorKind, LossReason,
+    ErrorKind, Locker, LossReason,
     backend::{AcquireOutcome, Admin, Backend, Break, Lease, Release, Renewal},
 };
 use lock_dynamo::{DynamoBackend, Schema};
@@ -41,6 +41,39 @@ async fn uncontended_cycle_takes_two_requests_in_every_schema() {
         }
         assert_eq!(wire.connections(), 1, "{schema}: one connection serves all requests");
     }
+}
+
+#[tokio::test]
+async fn a_grant_with_reserved_tokens_takes_one_request() {
+    let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
+    for reserved in [0, 100, 100] {
+        let request = request("reserved", LONG).with_reserved_tokens(reserved);
+        let AcquireOutcome::Granted(grant) = backend.acquire(&request).await.unwrap() else { panic!("it is free") };
+        assert_eq!(wire.take_seen(), ["UpdateItem"], "{reserved}");
+        let _ = backend.release(&request.lease(grant.token), Duration::ZERO).await.unwrap();
+        wire.take_seen();
+    }
+}
+
+#[tokio::test]
+async fn hand_over_takes_no_request() {
+    let Wired { wire, backend, table: _table } = wired(Schema::Native).await;
+    let locker = Locker::builder(Arc::new(backend)).hand_over(100).build().unwrap();
+    let first = locker.acquire("handed").await.unwrap();
+    let (second, third) =
+        (tokio::spawn(locker.lock("handed").acquire()), tokio::spawn(locker.lock("handed").acquire()));
+    // Until both wait in the process.
+    tokio::task::yield_now().await;
+    first.release().await.unwrap();
+    let second = second.await.unwrap().unwrap();
+    wire.take_seen();
+    let token = second.token();
+    second.release().await.unwrap();
+    let third = third.await.unwrap().unwrap();
+    assert_eq!(wire.take_seen(), [""; 0]);
+    assert!(third.token() > token, "{:?} after {token:?}", third.token());
+    third.release().await.unwrap();
+    assert_eq!(wire.take_seen(), ["UpdateItem"]);
 }
 
 #[tokio::test]

@@ -34,6 +34,19 @@ async fn token_grows_within_a_microsecond_and_with_slow_clocks() {
 }
 
 #[tokio::test]
+// verifies: P7
+async fn reserved_tokens_begin_behind_the_last_token() {
+    let world = World::new();
+    let process = world.process(0);
+    let lease = take(&process, "a").await;
+    assert_eq!(process.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+    // In the same microsecond, so that the clock does not make the tokens larger.
+    let grant = granted(process.acquire(&request("a").with_reserved_tokens(9)).await);
+    assert_eq!(grant.token.unwrap().get(), lease.token.unwrap().get() + 10);
+    assert_eq!(world.number("a", "fence"), i64::try_from(grant.token.unwrap().get()).unwrap());
+}
+
+#[tokio::test]
 async fn token_grows_after_its_record_was_deleted() {
     let world = World::new();
     let mut last = None;
