@@ -13,6 +13,7 @@ use crate::{
     client::seconds,
     config::Takeover,
     error::stranger,
+    fair::Turn,
     joined::released_meanwhile,
     record::{Item, LockState, Record},
     write::ConditionalWrite,
@@ -38,19 +39,27 @@ impl DynamoBackend {
     /// holder is dead. A second request takes over from a dead holder, if the record is still the
     /// one that refused the first request.
     pub(crate) async fn attempt(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        let now = self.clock.now();
-        let token = next_token(None, now, request.reserved_tokens)?;
-        let unmark = self.waiting_marks.contains(request.id);
-        let write = ConditionalWrite::take_free(&self.config.layout, request, now, token, self.idle(), unmark);
-        let version = write.version.clone();
-        let item = match self.update(&request.name, write).await? {
-            WriteOutcome::Done => return self.granted(request, now, token, &version, None).await,
-            WriteOutcome::Refused(Some(item)) => item,
-            // Some emulators do not return the item with the refusal: read it.
-            WriteOutcome::Refused(None) => match self.item(self.client().await?, &request.name).await? {
-                Some(item) => item,
-                None => return Ok(AcquireOutcome::Contended(Holder::default())),
-            },
+        let (unmark, mut queued) = (self.waiting_marks.contains(request.id), self.queued.contains(request.id));
+        let item = loop {
+            let (layout, now) = (&self.config.layout, self.clock.now());
+            let token = next_token(None, now, request.reserved_tokens)?;
+            let write = ConditionalWrite::take_free(layout, request, now, token, self.idle(), unmark, queued);
+            let version = write.version.clone();
+            match self.update(&request.name, write).await? {
+                WriteOutcome::Done => return self.granted(request, now, token, &version, None).await,
+                WriteOutcome::Refused(Some(item)) => break item,
+                WriteOutcome::Refused(None) if queued => {
+                    // The item is gone, and the queue with it. Without the permission to read, only
+                    // another write can tell.
+                    self.queued.remove(request.id);
+                    queued = false;
+                }
+                // Some emulators do not return the item with the refusal: read it.
+                WriteOutcome::Refused(None) => match self.item(self.client().await?, &request.name).await? {
+                    Some(item) => break item,
+                    None => return Ok(AcquireOutcome::Contended(Holder::default())),
+                },
+            }
         };
         let record = self.read(&item);
         if record.is_stranger() {
@@ -59,15 +68,22 @@ impl DynamoBackend {
         if record.id == Some(request.id) && record.joined.is_none() {
             return self.again(request, &record).await;
         }
-        match self.judge(&request.name, &record) {
-            Verdict::Free | Verdict::Dead => self.take_over(request, &record).await,
+        let turn = match self.judge(&request.name, &record) {
+            Verdict::Free | Verdict::Dead => self.turn(request, &record),
             Verdict::Held(_) => {
                 if record.joined.is_some() {
                     self.mark(request).await;
                 }
-                Ok(AcquireOutcome::Contended(self.holder(&request.name, &record)))
+                Err(Box::new(self.holder(&request.name, &record)))
             }
-            Verdict::Undecided(skew) => Err(self.undecided(skew, &record)),
+            Verdict::Undecided(skew) => {
+                self.queue(request, &record).await;
+                return Err(self.undecided(skew, &record));
+            }
+        };
+        match turn {
+            Ok(turn) => self.take_over(request, &record, &turn).await,
+            Err(holder) => Ok(self.refuse(request, &record, *holder).await),
         }
     }
 
@@ -133,17 +149,23 @@ impl DynamoBackend {
         SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(u64::try_from(now.micros).ok()?))
     }
 
-    async fn take_over(&self, request: &AcquireRequest, seen: &Record) -> Result<AcquireOutcome, Error> {
+    async fn take_over(
+        &self,
+        request: &AcquireRequest,
+        seen: &Record,
+        turn: &Turn<'_>,
+    ) -> Result<AcquireOutcome, Error> {
         let now = self.clock.now();
         let token = next_token(seen.fence, now, request.reserved_tokens)?;
         let unmark = self.waiting_marks.contains(request.id);
         let write =
-            ConditionalWrite::take_over(&self.config.layout, request, now, Some(token), self.idle(), seen, unmark);
+            ConditionalWrite::take_over(&self.config.layout, request, now, Some(token), self.idle(), seen, unmark)
+                .in_turn(turn);
         let version = write.version.clone();
         match self.update(&request.name, write).await? {
             WriteOutcome::Done => self.granted(request, now, token, &version, self.crashed(seen)).await,
             // Another client was faster, or the holder has renewed.
-            WriteOutcome::Refused(item) => self.beaten(request, item),
+            WriteOutcome::Refused(item) => self.beaten(request, item).await,
         }
     }
 
@@ -156,12 +178,14 @@ impl DynamoBackend {
     }
 
     /// Another client has changed the record between two requests of one attempt.
-    pub(crate) fn beaten(&self, request: &AcquireRequest, item: Option<Item>) -> Result<AcquireOutcome, Error> {
-        let record = item.map(|item| self.read(&item));
-        if record.as_ref().is_some_and(|record| record.is_held_by(request.id)) {
+    pub(crate) async fn beaten(&self, request: &AcquireRequest, item: Option<Item>) -> Result<AcquireOutcome, Error> {
+        let Some(record) = item.map(|item| self.read(&item)) else {
+            return Ok(AcquireOutcome::Contended(Holder::default()));
+        };
+        if record.is_held_by(request.id) {
             return Err(overtaken());
         }
-        Ok(AcquireOutcome::Contended(record.map_or_else(Holder::default, |record| self.holder(&request.name, &record))))
+        Ok(self.refuse(request, &record, self.holder(&request.name, &record)).await)
     }
 
     /// Handles an item with our id: an earlier request of this attempt arrived, but its reply was
@@ -175,7 +199,7 @@ impl DynamoBackend {
                 self.observations.forget(&request.name);
                 Ok(AcquireOutcome::Granted(Grant::default().with_token(record.fence).with_already_ours(true)))
             }
-            WriteOutcome::Refused(item) => self.beaten(request, item),
+            WriteOutcome::Refused(item) => self.beaten(request, item).await,
         }
     }
 
@@ -199,11 +223,12 @@ impl DynamoBackend {
             if let WriteOutcome::Refused(item) = self.write_again(&request.name, write).await? {
                 // The expiry was written too early, so another client may legitimately hold the
                 // lock now.
-                return self.beaten(request, item);
+                return self.beaten(request, item).await;
             }
         }
         self.observations.forget(&request.name);
         self.waiting_marks.remove(request.id);
+        self.queued.remove(request.id);
         let token = layout.fences().then_some(token);
         Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)))
     }

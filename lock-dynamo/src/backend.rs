@@ -44,6 +44,8 @@ pub struct DynamoBackend {
     pub(crate) observations: Observations,
     pub(crate) batches: Batches,
     pub(crate) waiting_marks: WaitingMarks,
+    /// The requests of this process that may have a place in a queue.
+    pub(crate) queued: WaitingMarks,
     sdk: Option<SdkConfig>,
     clients: OnceCell<Clients>,
 }
@@ -99,6 +101,7 @@ impl DynamoBackend {
             observations: Observations::new(OBSERVATIONS),
             batches: Batches::default(),
             waiting_marks: WaitingMarks::default(),
+            queued: WaitingMarks::default(),
             sdk: None,
             clients: OnceCell::new(),
         }
@@ -314,6 +317,7 @@ impl Backend for DynamoBackend {
             .with_shared(self.config.layout.has_modes())
             .with_permits(self.config.layout.has_modes())
             .with_hand_over(self.config.layout.fences())
+            .with_fair(self.config.layout.has_queue())
     }
 
     fn timings(&self) -> StoreTimings {
@@ -383,6 +387,9 @@ impl Backend for DynamoBackend {
         if self.waiting_marks.contains(lease.id) {
             self.unmark(lease).await?;
         }
+        if self.queued.contains(lease.id) {
+            self.leave(lease).await?;
+        }
         Ok(released)
     }
 
@@ -438,8 +445,9 @@ impl Admin for DynamoBackend {
             WriteOutcome::Done => Ok(true),
             WriteOutcome::Refused(item) => {
                 let record = item.map(|item| self.read(&item));
-                let Some(record) = record.filter(|record| record.joined.is_some()) else { return Ok(false) };
-                if self.judge(name, &record) != Verdict::Free {
+                let judged = |record: &Record| record.joined.is_some() || !record.places.is_empty();
+                let Some(record) = record.filter(judged) else { return Ok(false) };
+                if self.judge(name, &record) != Verdict::Free || self.has_waiters(&record) {
                     return Ok(false);
                 }
                 let write = ConditionalWrite::forget_version(layout, &record.version);

@@ -11,6 +11,7 @@ use crate::{
     acquire::{Verdict, next_token},
     backend::{DynamoBackend, WriteOutcome, overtaken},
     error::stranger,
+    fair::Turn,
     record::{Item, Joined, Part, Record},
     write::{ConditionalWrite, NewPart, part_end},
 };
@@ -202,35 +203,48 @@ impl DynamoBackend {
         if seen.is_stranger() {
             return Err(stranger(&request.name, &self.config));
         }
-        let answer = |holder| Ok(Round::Answered(AcquireOutcome::Contended(holder)));
         if let Some(part) = seen.joined.as_ref().and_then(|joined| joined.part(request.id)) {
             return self.part_again(request, part).await.map(Round::Answered);
         }
-        let waiter = self.other_waiter(request, &seen);
-        let crashed = match self.judge(&request.name, &seen) {
-            Verdict::Free if waiter.is_none() => None,
-            Verdict::Dead if waiter.is_none() => self.crashed(&seen),
-            Verdict::Free | Verdict::Dead => return answer(waiter.unwrap_or_default()),
-            Verdict::Undecided(skew) if seen.joined.is_none() => return Err(self.undecided(skew, &seen)),
-            Verdict::Held(_) | Verdict::Undecided(_) => return self.join_held(request, &seen, waiter).await,
+        let turn = match self.other_waiter(request, &seen) {
+            Some(waiter) => Err(Box::new(waiter)),
+            None => self.turn(request, &seen),
         };
-        let new = self.new_part(request, seen.fence)?;
-        self.written(new, ConditionalWrite::take_over_as_part(layout, new, &seen), crashed).await
+        let crashed = match self.judge(&request.name, &seen) {
+            Verdict::Free => None,
+            Verdict::Dead => self.crashed(&seen),
+            Verdict::Undecided(skew) if seen.joined.is_none() => {
+                self.queue(request, &seen).await;
+                return Err(self.undecided(skew, &seen));
+            }
+            Verdict::Held(_) | Verdict::Undecided(_) => return self.join_held(request, &seen, turn).await,
+        };
+        match turn.and_then(|turn| turn.with_room(request.mode, 0)) {
+            Ok(turn) => {
+                let new = self.new_part(request, seen.fence)?;
+                let write = ConditionalWrite::take_over_as_part(layout, new, &seen).in_turn(&turn);
+                self.written(new, write, crashed).await
+            }
+            Err(holder) => Ok(Round::Answered(self.refuse(request, &seen, *holder).await)),
+        }
     }
 
     /// Joins the present holders, unless their mode, their number or a waiting request is against
     /// it.
-    async fn join_held(&self, request: &AcquireRequest, seen: &Record, waiter: Option<Holder>) -> Result<Round, Error> {
-        let answer = |holder| Ok(Round::Answered(AcquireOutcome::Contended(holder)));
+    async fn join_held(
+        &self,
+        request: &AcquireRequest,
+        seen: &Record,
+        turn: Result<Turn<'_>, Box<Holder>>,
+    ) -> Result<Round, Error> {
         let holder = self.holder(&request.name, seen);
-        let Some(joined) = &seen.joined else { return answer(holder) };
+        let answer = async |holder| Ok(Round::Answered(self.refuse(request, seen, holder).await));
+        let Some(joined) = &seen.joined else { return answer(holder).await };
         request.require_same_permits(joined.mode.unwrap_or_default())?;
-        if waiter.is_some() {
-            return answer(holder);
-        }
+        let Ok(turn) = turn else { return answer(holder).await };
         if joined.mode != Some(request.mode) {
             self.mark(request).await;
-            return answer(holder);
+            return answer(holder).await;
         }
         let judged = self.judge_parts(joined);
         let held = judged.kept.len() + judged.undecided.len();
@@ -239,22 +253,24 @@ impl DynamoBackend {
         {
             return match judged.undecided.first() {
                 Some(part) if judged.kept.len() < usize::from(of.get()) => {
+                    self.queue(request, seen).await;
                     Err(self.undecided_holder(judged.skew, judged.holder(part, None)))
                 }
-                _ => answer(holder),
+                _ => answer(holder).await,
             };
         }
+        let Ok(turn) = turn.with_room(request.mode, held) else { return answer(holder).await };
         let now = self.clock.now();
         let recent = |part: &&&Part| part.free_at.is_some_and(|at| at > now.millis() - ended_kept_millis());
         let many = judged.ended.len() >= ENDED;
         // Dead parts first: while they stay, a late renewal could hold one part too many.
         let ended = judged.ended.iter().filter(|part| many || !recent(part));
         let gone: Vec<_> = judged.dead.iter().chain(ended).take(REMOVED).copied().collect();
-        if gone.is_empty() && request.mode == Mode::Shared {
+        if gone.is_empty() && seen.places.is_empty() && request.mode == Mode::Shared {
             return self.join(request, seen.fence, joined.parts.len() + ENDED).await;
         }
         let new = self.new_part(request, seen.fence)?;
-        let write = ConditionalWrite::replace_parts(&self.config.layout, new, seen, &gone);
+        let write = ConditionalWrite::replace_parts(&self.config.layout, new, seen, &gone).in_turn(&turn);
         self.written(new, write, self.crashed_holders(joined)).await
     }
 
@@ -270,7 +286,8 @@ impl DynamoBackend {
 
     /// Lets newcomers of the present holders' mode wait for `request`, if it waits itself.
     pub(crate) async fn mark(&self, request: &AcquireRequest) {
-        if !request.waits {
+        // The place of a fair request keeps newcomers out.
+        if !request.waits || request.fair {
             return;
         }
         self.waiting_marks.note(request.id, request.ttl);
@@ -302,9 +319,10 @@ impl DynamoBackend {
         match self.write_again(&request.name, write).await? {
             WriteOutcome::Done => {
                 self.waiting_marks.remove(request.id);
+                self.queued.remove(request.id);
                 Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_already_ours(true)))
             }
-            WriteOutcome::Refused(item) => self.beaten(request, item),
+            WriteOutcome::Refused(item) => self.beaten(request, item).await,
         }
     }
 
@@ -328,12 +346,13 @@ impl DynamoBackend {
                     let held = item.is_some_and(|item| self.read(&item).is_held_by(request.id));
                     let again = if held { correct(None).await? } else { WriteOutcome::Refused(None) };
                     if let WriteOutcome::Refused(item) = again {
-                        return self.beaten(request, item);
+                        return self.beaten(request, item).await;
                     }
                 }
             }
         }
         self.waiting_marks.remove(request.id);
+        self.queued.remove(request.id);
         Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)))
     }
 

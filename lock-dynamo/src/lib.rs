@@ -10,6 +10,7 @@ mod config;
 mod doctor;
 mod error;
 mod factory;
+mod fair;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;

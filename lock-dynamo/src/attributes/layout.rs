@@ -46,6 +46,11 @@ impl Layout {
         self.schema == Schema::Native
     }
 
+    /// Whether items keep a queue of fair requests. Foreign clients would not look at it.
+    pub(crate) fn has_queue(&self) -> bool {
+        self.schema == Schema::Native
+    }
+
     /// Whether items of this layout have the attribute.
     fn has(&self, attribute: Attribute) -> bool {
         match attribute {
@@ -53,6 +58,7 @@ impl Layout {
             Attribute::Released => !self.schema.deletes_on_release(),
             Attribute::Fence => self.fences(),
             Attribute::Mode | Attribute::Parts | Attribute::Waiting => self.has_modes(),
+            Attribute::Places => self.has_queue(),
             _ => true,
         }
     }

@@ -67,6 +67,8 @@ attributes! {
     Parts = "parts",
     /// The request that waits for holders of another mode. Only in the native schema.
     Waiting = "waiting",
+    /// The queue of fair requests, a list in the order of their arrival. Only in the native schema.
+    Places = "places",
 }
 
 impl Attribute {

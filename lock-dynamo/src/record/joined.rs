@@ -41,12 +41,12 @@ pub(crate) struct Part {
     data: Option<Vec<u8>>,
 }
 
-/// A request that waits for holders of another mode.
+/// A request that waits for holders of another mode, or in the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Waiting {
     pub(crate) id: LeaseId,
     pub(crate) mode: Option<Mode>,
-    /// Until when newcomers have to wait for it, on the store's clock, in milliseconds.
+    /// Until when later requests have to wait for it, on the store's clock, in milliseconds.
     pub(crate) until: i64,
     owner: Option<String>,
 }
@@ -139,7 +139,7 @@ impl Waiting {
         })
     }
 
-    /// Describes the waiting request; newcomers wait for it for `left` at most.
+    /// Describes the waiting request; later requests wait for it for `left` at most.
     pub(crate) fn holder(&self, left: Duration) -> Holder {
         let holder = Holder::default().with_owner(self.owner.clone()).with_expires_in(left);
         holder.with_mode(self.mode.unwrap_or_default())

@@ -1,6 +1,7 @@
 //! Reads the state of a lock from its item.
 
 mod joined;
+mod places;
 
 use std::{
     collections::HashMap,
@@ -13,7 +14,10 @@ use lock_core::{
     backend::{End, LeaseId, PastHolder, StoreTime},
 };
 
-pub(crate) use self::joined::{Joined, Part, Waiting, mode_text};
+pub(crate) use self::{
+    joined::{Joined, Part, Waiting, mode_text},
+    places::Place,
+};
 use crate::attributes::{Attribute, Layout, Schema};
 
 pub(crate) type Item = HashMap<String, AttributeValue>;
@@ -42,7 +46,7 @@ fn lease_id(version: &str) -> Option<LeaseId> {
 }
 
 /// The state of a lock, read from an item that has a version.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Record {
     pub(crate) version: String,
     /// `None` if a foreign client was the last to write the item.
@@ -63,6 +67,8 @@ pub(crate) struct Record {
     /// The holders, if several may hold the lock. Then the fields of a single holder say nothing.
     pub(crate) joined: Option<Joined>,
     pub(crate) waiting: Option<Waiting>,
+    /// The queue of fair requests.
+    pub(crate) places: Vec<Place>,
     foreign: Option<&'static str>,
     /// Whether onelock or the client of the schema wrote the item, so that it may be changed.
     is_known: bool,
@@ -118,6 +124,7 @@ impl Record {
             data: get(Attribute::Data).and_then(data_of),
             joined: joined.flatten(),
             waiting: get(Attribute::Waiting).filter(|_| layout.has_modes()).and_then(Waiting::read),
+            places: get(Attribute::Places).filter(|_| layout.has_queue()).map(Place::read_all).unwrap_or_default(),
             foreign: id.is_none().then(|| layout.schema.client()),
             version,
             is_known,
@@ -138,6 +145,7 @@ impl Record {
             data: None,
             joined: None,
             waiting: None,
+            places: Vec::new(),
             foreign: Some(STRANGER),
             is_known: false,
         }

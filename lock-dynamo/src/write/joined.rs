@@ -63,8 +63,8 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
-    /// Joins the holders of the same mode, if fewer than `room` parts are in the item and no
-    /// request of another mode waits.
+    /// Joins the holders of the same mode, if fewer than `room` parts are in the item, the queue is
+    /// empty, and no request of another mode waits.
     pub(crate) fn join(layout: &'a Layout, new: NewPart<'_>, room: usize) -> Self {
         let mut write = Self::new(layout, record::version(new.request.id));
         write.add_part(new);
@@ -75,13 +75,14 @@ impl<'a> ConditionalWrite<'a> {
         let (waiting, fences) = (write.name(Attribute::Waiting), write.name(Attribute::Fence));
         let (wanted, room) = (write.value(text(mode_text(new.request.mode))), write.value(number(room)));
         let (until, map) = (write.value(number(new.now.millis())), write.value(text("M")));
+        let empty = write.first_place_is(None);
         // The latest writer is also refused here: its release may have removed its part already.
         let (version, id) = (write.name(Attribute::Version), write.value(text(record::version_prefix(new.request.id))));
         write.condition = format!(
             "{mode} = {wanted} AND attribute_type({parts}, {map}) AND size({parts}) < {room} AND \
              attribute_not_exists({part}) AND {fences} < {fence} AND NOT begins_with({version}, {id}) AND \
              (attribute_not_exists({waiting}) OR {waiting}.{m} = {wanted} OR \
-             {waiting}.{e} < {until})",
+             {waiting}.{e} < {until}) AND {empty}",
             m = MODE_KEY,
             e = Attribute::Expires,
         );
@@ -197,9 +198,11 @@ impl<'a> ConditionalWrite<'a> {
         let (waiting, parts) = (write.name(Attribute::Waiting), write.name(Attribute::Parts));
         let (until, id) = (write.value(number(now.millis())), write.value(text(request.id)));
         let (version, expires) = (Attribute::Version, Attribute::Expires);
+        // Requests in the queue do not wait for a mark that is set behind them.
+        let empty = write.first_place_is(None);
         write.condition = format!(
             "attribute_exists({parts}) AND (attribute_not_exists({waiting}) OR {waiting}.{version} = {id} OR \
-             {waiting}.{expires} < {until})"
+             {waiting}.{expires} < {until}) AND {empty}"
         );
         write
     }

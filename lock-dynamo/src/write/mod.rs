@@ -1,6 +1,7 @@
 //! Builds the conditional writes as DynamoDB expressions.
 
 mod joined;
+mod queue;
 
 use std::{collections::HashMap, fmt::Write as _, time::Duration};
 
@@ -68,7 +69,8 @@ impl<'a> ConditionalWrite<'a> {
     }
 
     /// Takes a free lock: there is no item, or it is released, and its last token is below all that
-    /// the grant reserves. `token` is the last of these.
+    /// the grant reserves. `token` is the last of these. With `queued` the request has the first
+    /// place of the queue, which ends, and otherwise there is no place.
     pub(crate) fn take_free(
         layout: &'a Layout,
         request: &AcquireRequest,
@@ -76,6 +78,7 @@ impl<'a> ConditionalWrite<'a> {
         token: FencingToken,
         idle: Idle,
         unmark: bool,
+        queued: bool,
     ) -> Self {
         let mut write = Self::new(layout, record::version(request.id));
         let fence = write.grant(request, now, Some(token), idle);
@@ -84,14 +87,20 @@ impl<'a> ConditionalWrite<'a> {
             // In the native schema, onelock's own releases have removed them.
             write.clear_leftovers(request);
         }
-        // An item without a version belongs to another application.
-        let key = write.name(Attribute::Key);
-        write.condition = format!("attribute_not_exists({key})");
+        if queued {
+            let place = write.place(0);
+            write.remove_path(&place);
+        } else {
+            // An item without a version belongs to another application.
+            let key = write.name(Attribute::Key);
+            write.condition = format!("attribute_not_exists({key})");
+        }
         if !layout.schema.deletes_on_release() {
             let released = write.released();
             // Refuses a request that arrives after the release of its own id.
             let (version, id) = (write.name(Attribute::Version), write.value(text(request.id)));
-            let _ = write!(write.condition, " OR ({released} AND NOT begins_with({version}, {id})");
+            let or = if queued { "" } else { " OR " };
+            let _ = write!(write.condition, "{or}({released} AND NOT begins_with({version}, {id})");
             if let Some(last) = fence {
                 let first = match u64::from(request.reserved_tokens) {
                     0 => last,
@@ -99,6 +108,10 @@ impl<'a> ConditionalWrite<'a> {
                 };
                 let fence = write.name(Attribute::Fence);
                 let _ = write!(write.condition, " AND {fence} < {first}");
+            }
+            if layout.has_queue() {
+                let first = write.first_place_is(queued.then_some(request.id));
+                let _ = write!(write.condition, " AND {first}");
             }
             write.condition.push(')');
         }
@@ -207,7 +220,12 @@ impl<'a> ConditionalWrite<'a> {
         let mut write = Self::without_version(layout);
         // An item that is not a lock belongs to another application.
         let (key, released) = (write.name(Attribute::Key), write.released());
-        write.condition = format!("attribute_not_exists({key}) OR ({released})");
+        write.condition = format!("attribute_not_exists({key}) OR ({released}");
+        if layout.has_queue() {
+            let empty = write.first_place_is(None);
+            let _ = write!(write.condition, " AND {empty}");
+        }
+        write.condition.push(')');
         write
     }
 
@@ -383,6 +401,7 @@ fn placeholder(attr: Attribute) -> &'static str {
         Attribute::Mode => "#mode",
         Attribute::Parts => "#parts",
         Attribute::Waiting => "#waiting",
+        Attribute::Places => "#places",
     }
 }
 

@@ -65,7 +65,6 @@ macro_rules! in_schema {
                 Table::new(Schema::$schema).await,
                 except = [
                     (an_open_descriptor_keeps_the_lock_held, "the lock lives in a table"),
-                    (fair, "waiters have no places in a queue"),
                     (a_watch_completes_after_the_release, "DynamoDB cannot wake anybody up"),
                     (an_unused_wake_up_reaches_another_watcher, "DynamoDB cannot wake anybody up"),
                     $($more)*
@@ -78,16 +77,17 @@ macro_rules! in_schema {
 in_schema! { native, Native, except = [] }
 in_schema! {
     java, Java, without_tokens = "the Java client replaces the item, and a token in it",
-    except = [(modes, "the Java client knows one holder")]
+    except = [(modes, "the Java client knows one holder"), (fair, "the Java client would not look at a queue")]
 }
 in_schema! {
     go, Go, without_tokens = "the Go client may delete the item, and a token in it",
-    except = [(modes, "the Go client knows one holder")]
+    except = [(modes, "the Go client knows one holder"), (fair, "the Go client would not look at a queue")]
 }
 in_schema! {
     python, Python, without_tokens = "the Python client deletes the item, and a token in it",
     except = [
         (modes, "the Python client knows one holder"),
+        (fair, "the Python client would not look at a queue"),
         (the_next_renewal_reports_a_broken_lease, "a free lock is a deleted item, which has no place for a trace"),
         (breaking_requires_the_current_lock_version, "a free lock is a deleted item, which has no place for a trace"),
         (releasing_a_broken_lease_reports_not_held, "a free lock is a deleted item, which has no place for a trace"),

@@ -5,6 +5,7 @@ mod aws_files;
 mod conformance;
 mod doctor;
 mod endpoints;
+mod fair;
 mod faults;
 mod fixture;
 mod forks;

@@ -33,6 +33,8 @@ pub(crate) enum Fate {
     ReplyLost,
     /// Another client's write of this version to the item "a" arrives right before it.
     After(&'static str),
+    /// The first place in the queue of the item "a" is kept until then, right before it.
+    AfterKept(Duration),
     /// A batch of which only the first statement is answered.
     CutShort,
 }
@@ -135,11 +137,11 @@ impl World {
         self.item(name)[attribute]["N"].as_str().expect("a number").parse().expect("of 64 bits")
     }
 
-    /// Puts text into attributes, without a lock operation.
-    pub(crate) fn put(&self, name: &str, attribute: &str, text: &str) {
+    /// Puts a value at a path, without a lock operation.
+    pub(crate) fn put(&self, name: &str, path: &str, value: Value) {
         let update = json!({
-            "TableName": "locks", "Key": { "key": { "S": name } }, "UpdateExpression": "SET #a = :v",
-            "ExpressionAttributeNames": { "#a": attribute }, "ExpressionAttributeValues": { ":v": { "S": text } },
+            "TableName": "locks", "Key": { "key": { "S": name } }, "UpdateExpression": format!("SET {path} = :v"),
+            "ExpressionAttributeValues": { ":v": value },
         });
         assert_eq!(ask(&mut self.table.lock().unwrap(), "UpdateItem", &update).0, 200);
     }
@@ -154,8 +156,12 @@ impl Exchange for World {
     fn exchange(&self, operation: &str, body: &Value) -> (u16, Value) {
         self.seen.lock().unwrap().push((operation.into(), body.clone()));
         let fate = self.next.lock().unwrap().pop_front().flatten();
-        if let Some(Fate::After(version)) = fate {
-            self.put("a", "version", version);
+        match fate {
+            Some(Fate::After(version)) => self.put("a", "version", json!({ "S": version })),
+            Some(Fate::AfterKept(until)) => {
+                self.put("a", "places[0].expires_at", json!({ "N": until.as_millis().to_string() }));
+            }
+            _ => {}
         }
         let mut table = self.table.lock().unwrap();
         if fate == Some(Fate::Twice) {
@@ -165,7 +171,7 @@ impl Exchange for World {
         match fate {
             Some(Fate::ReplyLost) => return (500, json!({ "__type": "InternalServerError", "message": "" })),
             Some(Fate::CutShort) => body["Responses"].as_array_mut().expect("of a batch").truncate(1),
-            Some(Fate::Twice | Fate::After(_)) | None => {}
+            Some(Fate::Twice | Fate::After(_) | Fate::AfterKept(_)) | None => {}
         }
         (status, body)
     }

@@ -4,6 +4,7 @@
 
 mod by_hand;
 mod exchange;
+mod fair;
 mod model;
 mod model_server;
 mod sdk;

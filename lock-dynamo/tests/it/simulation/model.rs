@@ -263,6 +263,14 @@ impl Exchange for Both {
     }
 }
 
+/// The lease, if the request was granted.
+async fn asked(backend: &DynamoBackend, request: &AcquireRequest) -> Option<Lease> {
+    match backend.acquire(request).await {
+        Ok(AcquireOutcome::Granted(grant)) => Some(request.lease(grant.token)),
+        _ => None,
+    }
+}
+
 #[tokio::test]
 async fn model_answers_the_backend_like_dynamodb_local() {
     let both = tokio::task::spawn_blocking(|| Arc::new(Both::new())).await.unwrap();
@@ -271,22 +279,23 @@ async fn model_answers_the_backend_like_dynamodb_local() {
         DynamoBackend::new(config).with_sdk_config(exchange::sdk_config(Arc::clone(&both) as Arc<dyn Exchange>))
     });
     let mut rng = fastrand::Rng::with_seed(5);
-    let mut held: Vec<(usize, Lease)> = Vec::new();
+    let (mut held, mut waiting): (Vec<(usize, Lease)>, Vec<_>) = Default::default();
     for _ in 0..1_000 {
         let client = rng.usize(..3);
         let backend = &clients[client];
         let name = LockName::new(["a", "b", "c"][rng.usize(..3)]).unwrap();
-        match rng.u8(..13) {
+        match rng.u8(..16) {
             0..=4 => {
                 let (id, data) = (LeaseId::random(), rng.bool().then(|| b"data".to_vec()));
                 let ttl = Duration::from_millis(if rng.bool() { 1 } else { 60_000 });
+                let fair = rng.bool();
                 let request = AcquireRequest::new(name, id, "test").with_ttl(ttl).with_data(data);
+                let request = request.with_fair(fair).with_waits(fair);
                 let again = 1 + usize::from(rng.bool());
                 for _ in 0..again {
-                    if let Ok(AcquireOutcome::Granted(grant)) = backend.acquire(&request).await {
-                        held.push((client, request.lease(grant.token)));
-                    }
+                    held.extend(asked(backend, &request).await.map(|lease| (client, lease)));
                 }
+                waiting.extend(fair.then_some((client, request)));
             }
             5..=6 if !held.is_empty() => {
                 let (client, lease) = &held[rng.usize(..held.len())];
@@ -312,6 +321,14 @@ async fn model_answers_the_backend_like_dynamodb_local() {
                 if let Some(version) = backend.inspect(&name).await.unwrap().and_then(|holder| holder.version) {
                     let _ = backend.break_lock(&name, &version, "alice").await.unwrap();
                 }
+            }
+            13..=14 if !waiting.is_empty() => {
+                let (client, request) = waiting[rng.usize(..waiting.len())].clone();
+                held.extend(asked(&clients[client], &request).await.map(|lease| (client, lease)));
+            }
+            15 if !waiting.is_empty() => {
+                let (client, request) = waiting.swap_remove(rng.usize(..waiting.len()));
+                let _ = clients[client].release(&request.lease(None), Duration::ZERO).await.unwrap();
             }
             11 => {
                 let _ = backend.purge(&name).await.unwrap();

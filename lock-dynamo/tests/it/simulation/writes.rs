@@ -7,6 +7,7 @@ use lock_core::{
     backend::{Admin, Backend, Break, Release, Renewal},
 };
 use lock_dynamo::Schema;
+use serde_json::json;
 
 use super::by_hand::{Fate, TTL, World, granted, request, take};
 
@@ -268,8 +269,8 @@ async fn break_affects_only_the_lease_seen() {
     assert!(matches!(broken, Break::Changed(Some(_))), "{broken:?}");
     assert_eq!(process.renew(&second).await.unwrap(), Renewal::Renewed);
     // Another application's item, by its version.
-    world.put("b", "version", "v1");
-    world.put("b", "released", "1");
+    world.put("b", "version", json!({ "S": "v1" }));
+    world.put("b", "released", json!({ "S": "1" }));
     let Break::Changed(Some(holder)) = process.break_lock(&request("b").name, "v1", "alice").await.unwrap() else {
         panic!("it is not ours")
     };
@@ -296,7 +297,7 @@ async fn purge_deletes_only_released_locks() {
     let name = request("a").name;
     assert!(process.purge(&name).await.unwrap(), "the item does not exist");
     // Another application's data, which is not a lock.
-    world.put("a", "team", "etl");
+    world.put("a", "team", json!({ "S": "etl" }));
     assert!(!process.purge(&name).await.unwrap());
     assert_eq!(world.item("a")["team"]["S"], "etl");
     world.delete("a");

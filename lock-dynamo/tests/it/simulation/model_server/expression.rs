@@ -4,12 +4,14 @@ use std::{cell::RefCell, cmp::Ordering, collections::BTreeSet};
 
 use serde_json::{Map, Value};
 
-use super::Item;
+use super::{Item, paths};
 
 /// Assignments and removals.
 #[derive(Debug, Default)]
 pub(super) struct Update {
     pub(super) set: Vec<(String, Value)>,
+    /// Lists that others are put behind.
+    pub(super) append: Vec<(String, Value)>,
     pub(super) remove: Vec<String>,
 }
 
@@ -29,7 +31,7 @@ pub(super) enum Condition {
 
 impl Condition {
     pub(super) fn holds(&self, item: Option<&Item>) -> bool {
-        let get = |name: &String| item.and_then(|item| item.get(name));
+        let get = |name: &String| item.and_then(|item| paths::value(item, name));
         match self {
             Self::Always => true,
             Self::All(all) => all.iter().all(|one| one.holds(item)),
@@ -75,6 +77,7 @@ fn compare(a: &Value, b: &Value) -> Option<Ordering> {
     let number = |value: &Value| value["N"].as_str().and_then(|text| text.parse::<i128>().ok());
     match (number(a), number(b)) {
         (Some(a), Some(b)) => Some(a.cmp(&b)),
+        _ if a["M"].is_object() => (a == b).then_some(Ordering::Equal),
         _ => Some(a["S"].as_str()?.cmp(b["S"].as_str()?)),
     }
 }
@@ -108,8 +111,11 @@ impl Expressions {
         while parser.peek().is_some() {
             if parser.takes("SET") {
                 parser.listed(|parser| {
-                    let assigned = parser.assignment()?;
-                    update.set.push(assigned);
+                    if let Some(appended) = parser.appended()? {
+                        update.append.push(appended);
+                    } else {
+                        update.set.push(parser.assignment()?);
+                    }
                     Ok(())
                 })?;
             } else if parser.takes("REMOVE") {
@@ -189,6 +195,27 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
+    /// Reads `a = list_append(if_not_exists(a, :empty), :list)`, if this is next.
+    fn appended(&mut self) -> Result<Option<(String, Value)>, String> {
+        if self.tokens[self.at..].get(2).is_none_or(|token| token != "list_append") {
+            return Ok(None);
+        }
+        let name = self.name()?;
+        for word in ["=", "list_append", "(", "if_not_exists", "("] {
+            self.expect(word)?;
+        }
+        let (other, empty) = (self.name()?, (self.expect(",")?, self.value()?).1);
+        if other != name || empty["L"] != Value::Array(Vec::new()) {
+            return Err("the model appends to a list or to nothing".into());
+        }
+        for word in [")", ","] {
+            self.expect(word)?;
+        }
+        let list = self.value()?;
+        self.expect(")")?;
+        Ok(Some((name, list)))
+    }
+
     pub(super) fn assignment(&mut self) -> Result<(String, Value), String> {
         let name = self.name()?;
         self.expect("=")?;
@@ -202,9 +229,10 @@ impl<'a> Parser<'a> {
         }
         match self.placeholders {
             Some(placeholders) if token.starts_with('#') => {
-                placeholders.used.borrow_mut().insert(token.clone());
-                let name = placeholders.names.get(&token).and_then(Value::as_str);
-                name.map(ToOwned::to_owned).ok_or_else(|| {
+                let (token, path) = token.split_at(token.find('[').unwrap_or(token.len()));
+                placeholders.used.borrow_mut().insert(token.to_owned());
+                let name = placeholders.names.get(token).and_then(Value::as_str);
+                name.map(|name| format!("{name}{path}")).ok_or_else(|| {
                     format!("An expression attribute name used in the document path is not defined: {token}")
                 })
             }
@@ -302,7 +330,7 @@ fn tokens(text: &str) -> Result<Vec<String>, String> {
         } else if "()=<>,?".contains(first) {
             1
         } else {
-            let is_word = |c: char| c.is_alphanumeric() || "_#:.-".contains(c);
+            let is_word = |c: char| c.is_alphanumeric() || "_#:.-[]".contains(c);
             let length = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
             if length == 0 {
                 return Err(format!("Syntax error; token: {first}"));

@@ -5,6 +5,7 @@
 
 mod expression;
 mod partiql;
+mod paths;
 mod server;
 
 use std::collections::BTreeMap;
@@ -176,16 +177,15 @@ impl Table {
         if !write.condition.holds(item) {
             return Err(Refusal::Condition(item.cloned()));
         }
-        let item = self.items.entry(place.to_owned()).or_insert_with(|| key.clone());
-        for name in &write.update.remove {
-            item.remove(name);
-        }
-        item.extend(write.update.set);
+        let mut item = item.unwrap_or(key).clone();
+        paths::change(&mut item, write.update)?;
+        self.items.insert(place.to_owned(), item);
         Ok(())
     }
 
     fn check_update(&self, update: &Update) -> Result<(), String> {
-        let mut touched: Vec<_> = update.set.iter().map(|(name, _)| name).chain(&update.remove).collect();
+        let mut touched: Vec<_> = update.set.iter().chain(&update.append).map(|(name, _)| name).collect();
+        touched.extend(&update.remove);
         if touched.iter().any(|name| self.keys.contains(name)) {
             return Err("Cannot update attribute. This attribute is part of the key".into());
         }
