@@ -6,6 +6,7 @@
 //!
 //! The other libraries are installed below the target directory.
 
+mod dynamodb;
 mod effort;
 mod files;
 mod flavor;
@@ -26,13 +27,14 @@ use table::Table;
 type Part = (&'static str, fn(Effort) -> Vec<Table>);
 
 /// The parts in the order in which they run.
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 11] = [
     ("redis-cycle", redis::cycle::run),
     ("redis-hand-off", redis::hand_off::run),
     ("file-cycle", files::cycle::run),
     ("file-hand-off", files::hand_off::run),
     ("command", files::command::run),
     ("postgres-cycle", postgres::run),
+    ("dynamodb-cycle", dynamodb::run),
     ("tasks", redis::crowd::tasks),
     ("waiters", redis::crowd::waiters),
     ("processes", redis::crowd::processes),

@@ -2,9 +2,9 @@
 
 use std::{fs, path::Path, process::Command, time::Instant};
 
-use test_support::{postgres::PostgresServer, python};
+use test_support::{dynamodb, postgres::PostgresServer, python};
 
-use crate::{PARTS, effort::Effort, files};
+use crate::{PARTS, effort::Effort, files, peers};
 
 /// The text of the page. `{PART}` is replaced by the tables of that part. It is read when the
 /// program runs, so that another text needs no build.
@@ -13,6 +13,7 @@ const TEMPLATE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/page.md.in");
 pub(crate) fn write(effort: Effort) {
     // The compiler would be measured too.
     files::command::build();
+    peers::build();
     let started = Instant::now();
     let template = fs::read_to_string(TEMPLATE).expect("it is part of the crate");
     let rounds = if effort.quick { "few, to try the program: these figures are no results" } else { "all" };
@@ -60,8 +61,11 @@ fn about_the_machine(template: String, load: &str) -> String {
         ("python", format!("{} with {libraries}", said(python, &["--version"]))),
         ("node", format!("Node {} with {}", said("node", &["--version"]), said("node", &["-p", NODE_PACKAGES]))),
         ("flock", said("flock", &["--version"])),
-        ("postgres", PostgresServer::start().sql("show server_version")),
-        ("rust", ["redis", "rslock", "tokio-postgres"].map(locked).join(", ")),
+        (
+            "postgres",
+            format!("{}, DynamoDB Local {}", PostgresServer::start().sql("show server_version"), dynamodb::VERSION),
+        ),
+        ("rust", ["redis", "rslock", "tokio-postgres", "aws-sdk-dynamodb"].map(locked).join(", ")),
     ]
     .into_iter()
     .fold(template, |page, (name, value)| page.replace(&format!("{{{name}}}"), &value))

@@ -12,7 +12,8 @@ use std::{
 
 use crate::shared_server::SharedServer;
 
-const VERSION: &str = "2.9.30";
+/// The version of DynamoDB Local.
+pub const VERSION: &str = "2.9.30";
 /// The checksum of the npm package. It ensures that the registry serves the file that these tests
 /// were written against.
 const SHA512: &str = "c5379e44bbf311fab2779961ddb1f8734907bd21c79a6843e590ec1c52804398\

@@ -1,4 +1,4 @@
-//! Lock libraries of other languages, in processes of their own.
+//! Lock libraries of other languages and other builds, in processes of their own.
 
 use std::{
     fs,
@@ -8,6 +8,8 @@ use std::{
 };
 
 use test_support::{python::python, target_directory};
+
+use crate::flavor::Flavor;
 
 /// A process that answers each line with one line.
 pub(crate) struct Process {
@@ -32,6 +34,12 @@ impl Process {
     pub(crate) fn redlock(port: u16) -> Self {
         let modules = node_modules();
         Self::start(Command::new("node").arg(source("redlock.js")).arg(port.to_string()).env("NODE_PATH", modules))
+    }
+
+    /// Starts the benchmark of lock-dynamo, which has contestants of its own.
+    pub(crate) fn dynamodb(flavor: Flavor) -> Self {
+        let workers = if flavor == Flavor::TwoWorkers { "2" } else { "1" };
+        Self::start(dynamodb_benchmark().args(["--", "contestants", workers]))
     }
 
     fn start(command: &mut Command) -> Self {
@@ -74,6 +82,20 @@ impl Drop for Process {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Builds the benchmark of lock-dynamo, with the AWS crates.
+pub(crate) fn build() {
+    let built = dynamodb_benchmark().arg("--no-run").status();
+    assert!(built.is_ok_and(|status| status.success()), "cargo bench -p lock-dynamo --no-run failed");
+}
+
+fn dynamodb_benchmark() -> Command {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    let profile = if cfg!(debug_assertions) { "dev" } else { "bench" };
+    command.args(["bench", "--quiet", "--profile", profile, "-p", "lock-dynamo", "--bench", "dynamodb"]);
+    command
 }
 
 fn source(file: &str) -> PathBuf {

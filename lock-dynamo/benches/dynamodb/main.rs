@@ -4,6 +4,12 @@
 //! - An uncontended cycle against two bare `UpdateItem`s on an equal client, in alternating blocks.
 //! - 25 renewals one by one against one conditional PartiQL batch.
 //! - A thousand locks held.
+//!
+//! With the arguments `contestants WORKERS` it serves the program that writes docs/performance.md;
+//! see `contestants`.
+
+mod contestants;
+mod raw;
 
 use std::{
     fs,
@@ -11,11 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use aws_sdk_dynamodb::{
-    Client,
-    config::{BehaviorVersion, Credentials, Region, retry::RetryConfig},
-    types::AttributeValue,
-};
+use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use futures_util::future::join_all;
 use lock_core::{
     LockName, Locker,
@@ -30,8 +32,18 @@ const BATCH: usize = 25;
 const HELD: usize = 1_000;
 const TTL: Duration = Duration::from_secs(15);
 
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // cargo adds one.
+    let words: Vec<&str> = arguments.iter().map(String::as_str).filter(|word| *word != "--bench").collect();
+    match words[..] {
+        ["contestants", workers] => contestants::serve(workers.parse().expect("a number of threads")),
+        _ => measure(),
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
-async fn main() {
+async fn measure() {
     let server = tokio::task::spawn_blocking(DynamoDbLocal::shared).await.expect("it starts");
     let table = format!("bench-{}", LeaseId::random());
     let config = |endpoint: &str| {
@@ -39,24 +51,13 @@ async fn main() {
     };
     let backend = Arc::new(DynamoBackend::new(config(&server.endpoint())));
     backend.init(&TableOptions::default()).await.expect("the table is created");
-    let raw = raw_client(&server.endpoint());
+    let raw = raw::as_onelock_does(&server.endpoint());
 
     println!("\n{:<44} {:>10} {:>10}", "median of one", "time", "CPU");
     cycles(&backend, &raw, &table).await;
     renewals(&backend).await;
     let wire = Wire::start(server.address());
     held(config(&wire.endpoint()), &wire).await;
-}
-
-fn raw_client(endpoint: &str) -> Client {
-    let config = aws_sdk_dynamodb::Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::from_static("eu-central-1"))
-        .credentials_provider(Credentials::new("test", "test", None, None, "bench"))
-        .endpoint_url(endpoint)
-        .retry_config(RetryConfig::disabled())
-        .http_client(aws_smithy_http_client::Builder::new().build_http());
-    Client::from_conf(config.build())
 }
 
 fn request(name: &str) -> AcquireRequest {
@@ -91,21 +92,7 @@ impl Samples {
 
 async fn cycles(backend: &Arc<DynamoBackend>, raw: &Client, table: &str) {
     let locker = Locker::builder(Arc::clone(backend) as Arc<dyn Backend>).build().expect("the defaults fit");
-    let bare = async || {
-        for (from, to) in [("1", "2"), ("2", "1")] {
-            raw.update_item()
-                .table_name(table)
-                .key("key", AttributeValue::S("bare".into()))
-                .update_expression("SET #v = :to")
-                .condition_expression("attribute_not_exists(#v) OR #v = :from")
-                .expression_attribute_names("#v", "v")
-                .expression_attribute_values(":from", AttributeValue::S(from.into()))
-                .expression_attribute_values(":to", AttributeValue::S(to.into()))
-                .send()
-                .await
-                .expect("it answers");
-        }
-    };
+    let bare = async || raw::two_updates(raw, table, "bare").await;
     // The attributes of a lock's item, without any of its guarantees.
     let alike = async || {
         for (from, to) in [("1", "2"), ("2", "1")] {
