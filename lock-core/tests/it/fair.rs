@@ -2,47 +2,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use async_trait::async_trait;
+use crate::changed::{Change, Changed};
 use lock_core::{
-    Error, ErrorKind, LockName, Locker, Operation, Registry, TryAcquire,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Lease, Release, Renewal, StoreTimings},
+    ErrorKind, LockName, Locker, Operation, Registry, TryAcquire,
+    backend::Capabilities,
     faults::Faulty,
     memory::{MemoryBackend, MemoryFactory},
 };
 
 /// A store that cannot serve its waiters in order.
 #[derive(Debug)]
-struct Unfair(MemoryBackend);
+struct Unfair;
 
-#[async_trait]
-impl Backend for Unfair {
-    fn describe(&self) -> String {
-        "unfair:".into()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        self.0.capabilities().with_fair(false)
-    }
-
-    fn timings(&self) -> StoreTimings {
-        self.0.timings()
-    }
-
-    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        self.0.acquire(request).await
-    }
-
-    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
-        self.0.renew(lease).await
-    }
-
-    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
-        self.0.release(lease, hold_for).await
+impl Change for Unfair {
+    fn capabilities(&self, capabilities: Capabilities) -> Capabilities {
+        capabilities.with_fair(false)
     }
 }
 
 fn unfair() -> (Faulty, Locker) {
-    let network = Faulty::new(Unfair(MemoryBackend::new()));
+    let network = Faulty::new(Changed::new(Unfair));
     (network.clone(), Locker::new(network).unwrap())
 }
 

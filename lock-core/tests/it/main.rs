@@ -4,6 +4,7 @@ mod acquiring;
 mod api;
 mod blocking;
 mod callbacks;
+mod changed;
 mod clocks;
 mod config_parts;
 mod conformance_memory;

@@ -2,14 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::fixture::*;
-use async_trait::async_trait;
+use crate::{
+    changed::{Change, Changed},
+    fixture::*,
+};
 use lock_core::{
-    Error, ErrorKind, LockRequest, Locker, Operation, Renew, TryAcquire,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Lease, Release, Renewal, StoreTimings},
+    ErrorKind, LockRequest, Locker, Operation, Renew, TryAcquire,
+    backend::{AcquireRequest, Backend, Lease, StoreTimings},
     clock::Clock,
     faults::Faulty,
-    memory::MemoryBackend,
     testing::TestClock,
 };
 
@@ -17,37 +18,26 @@ const EARLY: Duration = Duration::from_millis(250);
 
 /// The memory store with a clock that is ahead of what its clients count.
 #[derive(Debug)]
-struct Early(MemoryBackend);
+struct Early;
 
-#[async_trait]
-impl Backend for Early {
-    fn describe(&self) -> String {
-        self.0.describe()
+impl Change for Early {
+    fn timings(&self, timings: StoreTimings) -> StoreTimings {
+        timings.with_least_margin(EARLY)
     }
 
-    fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
+    fn acquire(&self, request: AcquireRequest) -> AcquireRequest {
+        let ttl = request.ttl.saturating_sub(EARLY);
+        request.with_ttl(ttl)
     }
 
-    fn timings(&self) -> StoreTimings {
-        self.0.timings().with_least_margin(EARLY)
-    }
-
-    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        self.0.acquire(&request.clone().with_ttl(request.ttl.saturating_sub(EARLY))).await
-    }
-
-    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
-        self.0.renew(&lease.clone().with_ttl(lease.ttl.saturating_sub(EARLY))).await
-    }
-
-    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
-        self.0.release(lease, hold_for).await
+    fn renew(&self, lease: Lease) -> Lease {
+        let ttl = lease.ttl.saturating_sub(EARLY);
+        lease.with_ttl(ttl)
     }
 }
 
 fn locker() -> (Faulty, Locker) {
-    let network = Faulty::new(Early(MemoryBackend::new()));
+    let network = Faulty::new(Changed::new(Early));
     let clock: Arc<dyn Clock> = Arc::new(TestClock::new());
     let locker = Locker::builder(Arc::new(network.clone())).clock(clock).build().unwrap();
     (network, locker)
@@ -84,7 +74,7 @@ async fn margin_below_the_least_is_refused_with_both_numbers() {
         let error = locker.lock(NAME).margin(margin).try_acquire().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config, "{error}");
         assert!(error.to_string().contains(&format!("margin ({margin:?}) must be at least 280ms")), "{error}");
-        let store: Arc<dyn Backend> = Arc::new(Early(MemoryBackend::new()));
+        let store: Arc<dyn Backend> = Arc::new(Changed::new(Early));
         let opened = Locker::builder(store).margin(margin).build().unwrap_err();
         assert!(opened.to_string().contains("raise margin, or leave it out"), "{opened}");
     }

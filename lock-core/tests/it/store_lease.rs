@@ -1,12 +1,14 @@
 //! A store without a ttl but with its own lease, such as NFS, gives the same guarantees.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use crate::fixture::*;
-use async_trait::async_trait;
+use crate::{
+    changed::{Change, Changed},
+    fixture::*,
+};
 use lock_core::{
-    Error, Locker, LossReason, Operation,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Lease, Release, Renewal, StoreTimings},
+    Locker, LossReason, Operation,
+    backend::{AcquireRequest, Capabilities, StoreTimings},
     clock::Clock,
     faults::{Fault, Faulty},
     memory::MemoryBackend,
@@ -14,40 +16,27 @@ use lock_core::{
 };
 use tokio::time::{Instant, sleep};
 
-/// The memory store, acting as a file system that drops the locks of silent clients.
+/// A file system that drops the locks of silent clients.
 #[derive(Debug)]
-struct Forgetful(MemoryBackend);
+struct Forgetful;
 
-#[async_trait]
-impl Backend for Forgetful {
-    fn describe(&self) -> String {
-        self.0.describe()
+impl Change for Forgetful {
+    fn capabilities(&self, capabilities: Capabilities) -> Capabilities {
+        capabilities.with_ttl(false)
     }
 
-    fn capabilities(&self) -> Capabilities {
-        self.0.capabilities().with_ttl(false)
+    fn timings(&self, timings: StoreTimings) -> StoreTimings {
+        timings.with_lease(secs(10))
     }
 
-    fn timings(&self) -> StoreTimings {
-        self.0.timings().with_lease(secs(10))
-    }
-
-    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+    fn acquire(&self, request: AcquireRequest) -> AcquireRequest {
         assert_eq!(request.ttl, secs(30), "the default, which this store ignores");
-        self.0.acquire(request).await
-    }
-
-    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
-        self.0.renew(lease).await
-    }
-
-    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
-        self.0.release(lease, hold_for).await
+        request
     }
 }
 
 fn locker() -> (Faulty, Locker) {
-    let network = Faulty::new(Forgetful(MemoryBackend::new()));
+    let network = Faulty::new(Changed::new(Forgetful));
     let clock: Arc<dyn Clock> = Arc::new(TestClock::new());
     let locker = Locker::builder(Arc::new(network.clone())).clock(clock).build().unwrap();
     (network, locker)

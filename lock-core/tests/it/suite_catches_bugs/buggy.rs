@@ -1,0 +1,386 @@
+//! The memory backend, with bugs.
+
+use std::{
+    collections::HashMap,
+    num::NonZeroU16,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use lock_core::{
+    Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Mode,
+    backend::{
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, Lease, LeaseId, Listing,
+        OddEntry, ProcessBound, Release, Renewal, StoreTimings, Watch,
+    },
+    memory::MemoryBackend,
+    testing::{Subject, Tampering},
+};
+
+macro_rules! bugs {
+    ($($bug:ident,)*) => {
+        /// The bug of a backend.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub(super) enum Bug {
+            None,
+            $($bug,)*
+        }
+
+        pub(super) const BUGS: &[Bug] = &[$(Bug::$bug),*];
+    };
+}
+
+bugs! {
+    GrantsWhatIsHeld,
+    TakesItsOwnLockForForeign,
+    TakesRetriesForNew,
+    RemembersIdsForEver,
+    ReleasesWithoutComparison,
+    ReleasesNothing,
+    ReleaseOfTheUnknownFails,
+    ForgetsTheMinimumHold,
+    RenewsWhatIsLost,
+    LosesWhatIsHeld,
+    LosesWithoutReason,
+    RenewsForNothing,
+    MixesUpABatch,
+    TokensStandStill,
+    RaisesNoToken,
+    EndsEarly,
+    NeverEnds,
+    HidesTheHolder,
+    TellsOfNoCrash,
+    TellsOfACrashAlways,
+    FoldsNames,
+    WakesNobody,
+    InspectsNothing,
+    HidesItsOperators,
+    ListsNothing,
+    HidesOddEntries,
+    ListsNothingBesideAnOddEntry,
+    BreaksAnything,
+    ForgetsAnything,
+    ForgetsACrash,
+    TakesABreakForARelease,
+    LeavesARetryItsOldEnd,
+    GetsStuck,
+    FindsItselfUnfit,
+    ReleasesNowInWordsOnly,
+    DeclaresNoMode,
+    GrantsEveryModeAlone,
+    GrantsEveryModeShared,
+    CountsNoPermits,
+    ForgetsWaiters,
+    TakesATryForAWait,
+    KeepsWaiters,
+    HidesOtherHolders,
+    ReservesNoTokens,
+    ReservesForEveryAttempt,
+    GrantsOutOfTurn,
+    LetsNewcomersIn,
+    QueuesEveryAttemptAnew,
+}
+
+use Bug as B;
+
+/// The memory backend, with a bug.
+#[derive(Debug, Clone)]
+pub(super) struct Buggy {
+    store: MemoryBackend,
+    bug: Bug,
+    /// The grant of each lease id.
+    remembered: Arc<Mutex<HashMap<LeaseId, Grant>>>,
+    attempts: Arc<AtomicU32>,
+    odd: Arc<Mutex<Vec<LockName>>>,
+}
+
+impl Buggy {
+    pub(super) fn new(bug: Bug) -> Self {
+        Self {
+            store: MemoryBackend::new(),
+            bug,
+            remembered: Arc::default(),
+            attempts: Arc::default(),
+            odd: Arc::default(),
+        }
+    }
+
+    fn has(&self, bug: Bug) -> bool {
+        self.bug == bug
+    }
+
+    fn name(&self, name: &LockName) -> LockName {
+        if self.has(B::FoldsNames) { LockName::new(name.as_str().to_lowercase()).unwrap() } else { name.clone() }
+    }
+
+    fn ttl(&self, ttl: Duration) -> Duration {
+        match self.bug {
+            B::EndsEarly => ttl / 4,
+            B::NeverEnds => Duration::from_secs(1_000_000),
+            _ => ttl,
+        }
+    }
+
+    fn request(&self, request: &AcquireRequest) -> AcquireRequest {
+        let request = request.clone().with_name(self.name(&request.name)).with_ttl(self.ttl(request.ttl));
+        match (self.bug, request.mode) {
+            (B::GrantsEveryModeAlone, _) => request.with_mode(Mode::Exclusive),
+            (B::GrantsEveryModeShared, _) => request.with_mode(Mode::Shared),
+            (B::CountsNoPermits, Mode::Permit { .. }) => request.with_mode(Mode::Permit { of: NonZeroU16::MAX }),
+            (B::ForgetsWaiters, _) => request.with_waits(false),
+            (B::TakesATryForAWait, _) => request.with_waits(true),
+            (B::ReservesNoTokens, _) => request.with_reserved_tokens(0),
+            (B::GrantsOutOfTurn, _) => request.with_fair(false),
+            _ => request,
+        }
+    }
+
+    fn lease(&self, lease: &Lease) -> Lease {
+        lease.clone().with_name(self.name(&lease.name)).with_ttl(self.ttl(lease.ttl))
+    }
+}
+
+#[async_trait]
+impl Backend for Buggy {
+    fn describe(&self) -> String {
+        self.store.describe()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let declared = !self.has(B::DeclaresNoMode);
+        self.store.capabilities().with_shared(declared).with_permits(declared)
+    }
+
+    fn timings(&self) -> StoreTimings {
+        self.store.timings()
+    }
+
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        let request = self.request(request);
+        if self.has(B::GrantsWhatIsHeld) {
+            self.store.lose(request.name.as_str());
+        }
+        if self.has(B::RemembersIdsForEver)
+            && let Some(grant) = self.remembered.lock().unwrap().get(&request.id)
+        {
+            return Ok(AcquireOutcome::Granted(grant.clone().with_already_ours(true)));
+        }
+        if self.has(B::GetsStuck) && self.attempts.fetch_add(1, Relaxed) > 30 {
+            return Ok(AcquireOutcome::Contended(Holder::default()));
+        }
+        if self.has(B::LetsNewcomersIn) && !request.fair && self.store.inspect(&request.name).await?.is_none() {
+            self.store.lose(request.name.as_str());
+        }
+        if self.has(B::QueuesEveryAttemptAnew) && !self.remembered.lock().unwrap().contains_key(&request.id) {
+            let _ = self.store.release(&request.lease(None), Duration::ZERO).await?;
+        }
+        let before = self.store.inspect(&request.name).await?.and_then(|holder| holder.expires_in);
+        let attempt = self.store.acquire(&request).await?;
+        if let AcquireOutcome::Granted(grant) = &attempt {
+            self.remembered.lock().unwrap().insert(request.id, grant.clone());
+        }
+        Ok(match attempt {
+            AcquireOutcome::Granted(grant) if grant.already_ours && self.has(B::LeavesARetryItsOldEnd) => {
+                let _ = self
+                    .store
+                    .renew(&request.lease(grant.token).with_ttl(before.expect("a lock that is held expires")))
+                    .await?;
+                AcquireOutcome::Granted(grant)
+            }
+            AcquireOutcome::Granted(grant) if grant.already_ours && self.has(B::TakesItsOwnLockForForeign) => {
+                AcquireOutcome::Contended(Holder::default())
+            }
+            AcquireOutcome::Granted(grant) => AcquireOutcome::Granted(
+                Grant::default()
+                    .with_token(match (self.bug, grant.token) {
+                        (B::TokensStandStill, _) => FencingToken::new(7),
+                        (B::ReservesForEveryAttempt, Some(token)) if grant.already_ours => {
+                            FencingToken::new(token.get() + u64::from(request.reserved_tokens))
+                        }
+                        (_, token) => token,
+                    })
+                    .with_crashed(match self.bug {
+                        B::TellsOfNoCrash => None,
+                        B::TellsOfACrashAlways => Some(Holder::default()),
+                        _ => grant.crashed,
+                    })
+                    .with_already_ours(grant.already_ours && !self.has(B::TakesRetriesForNew)),
+            ),
+            AcquireOutcome::Contended(_) if self.has(B::HidesTheHolder) => AcquireOutcome::Contended(Holder::default()),
+            AcquireOutcome::Contended(holder) if self.has(B::HidesOtherHolders) => {
+                AcquireOutcome::Contended(holder.with_others(Vec::new()))
+            }
+            held @ AcquireOutcome::Contended(_) => held,
+        })
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
+        if self.has(B::RenewsForNothing) {
+            return Ok(Renewal::Renewed);
+        }
+        if self.has(B::LosesWhatIsHeld) {
+            return Ok(Renewal::Lost(LossReason::RecordGone));
+        }
+        Ok(match self.store.renew(&self.lease(lease)).await? {
+            Renewal::Lost(_) if self.has(B::RenewsWhatIsLost) => Renewal::Renewed,
+            Renewal::Lost(_) if self.has(B::LosesWithoutReason) => Renewal::Lost(LossReason::RecordGone),
+            renewal => renewal,
+        })
+    }
+
+    async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
+        let mut answers = Vec::new();
+        for lease in leases {
+            answers.push(self.renew(lease).await);
+        }
+        if self.has(B::MixesUpABatch) {
+            answers.reverse();
+        }
+        answers
+    }
+
+    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        let lease = self.lease(lease);
+        let hold_for = if self.has(B::ForgetsTheMinimumHold) { Duration::ZERO } else { hold_for };
+        if self.has(B::ReleasesNothing) {
+            return Ok(Release::Released);
+        }
+        let is_held = || self.remembered.lock().unwrap().contains_key(&lease.id);
+        if self.has(B::KeepsWaiters) && !is_held() {
+            return Ok(Release::NotHeld(None));
+        }
+        let released = self.store.release(&lease, hold_for).await?;
+        match released {
+            Release::NotHeld(_) if self.has(B::ReleasesWithoutComparison) => {
+                self.store.lose(lease.name.as_str());
+                Ok(Release::Released)
+            }
+            Release::NotHeld(_) if self.has(B::ReleaseOfTheUnknownFails) => {
+                Err(Error::new(ErrorKind::Other, "this id does not hold the lock"))
+            }
+            Release::NotHeld(None) if self.has(B::TakesABreakForARelease) => Ok(Release::Released),
+            released => Ok(released),
+        }
+    }
+
+    async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        if self.has(B::RaisesNoToken) { Ok(true) } else { self.store.advance_token(&self.lease(lease), token).await }
+    }
+
+    async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
+        if self.has(B::WakesNobody) {
+            return Ok(Some(Box::new(Deaf)));
+        }
+        self.store.watch(name).await
+    }
+
+    async fn diagnose(&self) -> Vec<Finding> {
+        if self.has(B::FindsItselfUnfit) {
+            return vec![Finding::unfit("everything", "is wrong")];
+        }
+        self.store.diagnose().await
+    }
+
+    fn admin(&self) -> Option<&dyn Admin> {
+        (!self.has(B::HidesItsOperators)).then_some(self as _)
+    }
+
+    fn process_bound(&self) -> Option<&dyn ProcessBound> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Admin for Buggy {
+    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        if self.has(B::InspectsNothing) { Ok(None) } else { self.store.inspect(&self.name(name)).await }
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Listing, Error> {
+        let mut listing = self.store.list(prefix).await?;
+        for name in self.odd.lock().unwrap().iter().filter(|name| name.as_str().starts_with(prefix)) {
+            match self.bug {
+                B::HidesOddEntries => {}
+                B::ListsNothingBesideAnOddEntry => return Err(Error::new(ErrorKind::Corrupt, "an odd entry")),
+                _ => listing.note_odd(OddEntry::new(name.to_string(), "put there by the test")),
+            }
+        }
+        if self.has(B::ListsNothing) {
+            listing.locks.clear();
+        }
+        Ok(listing)
+    }
+
+    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
+        let name = self.name(name);
+        if self.has(B::BreaksAnything) {
+            self.store.lose(name.as_str());
+            return Ok(Break::Broken);
+        }
+        self.store.break_lock(&name, version, by).await
+    }
+
+    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
+        if self.has(B::ForgetsAnything) {
+            self.store.lose(name.as_str());
+        }
+        if self.has(B::ForgetsACrash) && self.store.inspect(name).await?.is_none() {
+            self.store.lose(name.as_str());
+        }
+        self.store.purge(&self.name(name)).await
+    }
+}
+
+impl ProcessBound for Buggy {
+    fn release_now(&self, lease: &Lease, hold_for: Duration) -> bool {
+        match self.bug {
+            B::ReleasesNowInWordsOnly => true,
+            B::None => self.store.release_now(lease, hold_for),
+            // As a store across a network, so that the core has to.
+            _ => false,
+        }
+    }
+
+    fn on_lost(&self, _: &Lease) {}
+
+    fn descriptors(&self, _: &Lease) -> std::io::Result<Vec<std::os::fd::OwnedFd>> {
+        Ok(Vec::new())
+    }
+}
+
+#[derive(Debug)]
+struct Deaf;
+
+#[async_trait]
+impl Watch for Deaf {
+    async fn changed(&mut self) {
+        std::future::pending::<()>().await;
+    }
+}
+
+#[async_trait]
+impl Subject for Buggy {
+    async fn client(&self) -> Arc<dyn Backend> {
+        Arc::new(self.clone())
+    }
+
+    async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
+        match what {
+            Tampering::DeleteRecord => self.store.lose(name.as_str()),
+            Tampering::ReplaceRecord => {
+                self.store.lose(name.as_str());
+                let ttl = Duration::from_secs(600);
+                let id = LeaseId::random();
+                let foreign = AcquireRequest::new(name.clone(), id, "a foreign client").with_ttl(ttl);
+                assert!(matches!(self.store.acquire(&foreign).await, Ok(AcquireOutcome::Granted(_))));
+            }
+            Tampering::AddOddEntry => self.odd.lock().unwrap().push(name.clone()),
+            _ => return self.store.purge(name).await.unwrap(),
+        }
+        true
+    }
+}
