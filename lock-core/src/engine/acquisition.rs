@@ -110,6 +110,11 @@ impl PendingAcquire {
     /// Prepares the next attempt, within `left`: releases a late grant whose release has not been
     /// confirmed. Otherwise this process, under a new id, would contend with its own lock.
     pub(crate) async fn prepare(&mut self, left: Option<Duration>) -> Result<(), Error> {
+        // Not earlier, because a lease that is handed over has an id, and a random number is a
+        // system call. None is drawn in advance: copies of a virtual machine would share it.
+        if self.request.id == LeaseId::NONE {
+            self.begin_anew();
+        }
         if self.too_late {
             let (lease, limit) = (self.request.lease(None), self.limit(left));
             let answer = timeout(limit, self.shared.backend.release(&lease, Duration::ZERO)).await;

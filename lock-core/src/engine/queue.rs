@@ -8,7 +8,7 @@ use std::{
         Arc, MutexGuard,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -17,14 +17,18 @@ use tokio::{
 };
 
 use crate::{
+    backend::AcquireRequest,
     engine::hand_over::{Offer, Parcel},
     mutex::Mutex,
-    types::{Holder, LockName, Process},
+    types::{FencingToken, Holder, LockName, Process},
 };
 
 /// The queues of a `Locker`: one for each name that has a holder or a waiter.
-#[derive(Debug, Default)]
-pub(crate) struct Queues(Mutex<BTreeMap<LockName, Arc<Queue>>>);
+#[derive(Debug)]
+pub(crate) struct Queues {
+    by_name: Mutex<BTreeMap<LockName, Arc<Queue>>>,
+    process: Process,
+}
 
 #[derive(Debug)]
 struct Queue {
@@ -36,27 +40,45 @@ struct Queue {
     releasing: AtomicBool,
     /// Notified when a turn has ended.
     ended: Notify,
-    holder: Mutex<Holder>,
+    holder: Mutex<KnownHolder>,
     /// The lease that the last turn handed over. An offer is not here longer than its turn is on
     /// its way, except one that was taken back.
     offer: Mutex<Option<Arc<Offer>>>,
 }
 
+/// The holder of a lock, as far as this process knows it.
+#[derive(Debug)]
+pub(crate) enum KnownHolder {
+    /// The holder that the store reported.
+    Reported(Holder),
+    /// A guard of this process. Most guards are never asked for, so nothing is copied for them.
+    Guard { request: Arc<AcquireRequest>, token: Option<FencingToken>, since: SystemTime },
+}
+
+impl KnownHolder {
+    fn to_holder(&self) -> Holder {
+        match self {
+            Self::Reported(holder) => holder.clone(),
+            Self::Guard { request, token, since } => {
+                Holder { owner: Some(request.owner.clone()), token: *token, since: Some(*since), ..Holder::default() }
+            }
+        }
+    }
+}
+
 impl Queues {
+    pub(crate) fn new(process: Process) -> Self {
+        Self { by_name: Mutex::default(), process }
+    }
+
     fn map(&self) -> MutexGuard<'_, BTreeMap<LockName, Arc<Queue>>> {
-        self.0.lock()
+        self.by_name.lock()
     }
 
     fn queue(self: &Arc<Self>, name: &LockName) -> Place {
         let mut map = self.map();
         let queue = map.entry(name.clone()).or_insert_with(|| Arc::new(Queue::new()));
-        Place {
-            queues: Arc::clone(self),
-            name: name.clone(),
-            queue: Some(Arc::clone(queue)),
-            waits: false,
-            process: Process::current(),
-        }
+        Place { queues: Arc::clone(self), name: name.clone(), queue: Some(Arc::clone(queue)), waits: false }
     }
 
     /// Takes the turn for `name` if it is free, or becomes free within `limit` because only a
@@ -81,9 +103,9 @@ impl Queues {
         Some(Turn { permit: Some(permit), place })
     }
 
-    /// Queues for the turn. Calls `behind` with the known holder if another request has it. Cancel
-    /// safe: dropping the future leaves the queue.
-    pub(crate) async fn enter(self: &Arc<Self>, name: &LockName, behind: impl FnOnce(&Holder)) -> Turn {
+    /// Queues for the turn. Calls `behind` if another request has it. Cancel safe: dropping the
+    /// future leaves the queue.
+    pub(crate) async fn enter(self: &Arc<Self>, name: &LockName, behind: impl FnOnce()) -> Turn {
         let mut place = self.queue(name);
         let turn = Arc::clone(&place.queue().turn);
         // Takes no turn from those that wait: tokio keeps a permit for the first of them.
@@ -91,7 +113,7 @@ impl Queues {
             Ok(permit) => permit,
             Err(_) => {
                 place.set_waits(true);
-                behind(&self.holder(name));
+                behind();
                 turn.acquire_owned().await.expect("no queue closes its semaphore")
             }
         };
@@ -102,7 +124,7 @@ impl Queues {
     /// Returns the holder of `name` in this process, or the holder that the store last reported.
     pub(crate) fn holder(&self, name: &LockName) -> Holder {
         let map = self.map();
-        map.get(name).map(|q| q.holder.lock().clone()).unwrap_or_default()
+        map.get(name).map(|queue| queue.holder.lock().to_holder()).unwrap_or_default()
     }
 }
 
@@ -113,7 +135,7 @@ impl Queue {
             waiting: AtomicUsize::new(0),
             releasing: AtomicBool::new(false),
             ended: Notify::new(),
-            holder: Mutex::default(),
+            holder: Mutex::new(KnownHolder::Reported(Holder::default())),
             offer: Mutex::default(),
         }
     }
@@ -127,7 +149,6 @@ struct Place {
     queue: Option<Arc<Queue>>,
     /// It is one of those that wait for the turn.
     waits: bool,
-    process: Process,
 }
 
 impl Place {
@@ -147,7 +168,7 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if !self.process.is_current() {
+        if !self.queues.process.is_current() {
             return;
         }
         self.set_waits(false);
@@ -173,7 +194,7 @@ pub(crate) struct Turn {
 
 impl Turn {
     /// Records the holder of the lock, for the waiters behind this one.
-    pub(crate) fn note_holder(&self, holder: Holder) {
+    pub(crate) fn note_holder(&self, holder: KnownHolder) {
         *self.place.queue().holder.lock() = holder;
     }
 
@@ -204,7 +225,7 @@ impl Turn {
     fn end(&mut self) {
         // Before the place is dropped, which may remove the queue.
         let Some(permit) = self.permit.take() else { return };
-        if !self.place.process.is_current() {
+        if !self.place.queues.process.is_current() {
             // It would wake a waiter of the parent.
             std::mem::forget(permit);
             return;
@@ -271,16 +292,16 @@ mod tests {
 
     #[tokio::test]
     async fn turns_are_taken_in_order_and_queues_removed() {
-        let queues = Arc::new(Queues::default());
+        let queues = Arc::new(Queues::new(Process::current()));
         let name = LockName::new("n").unwrap();
-        let first = queues.enter(&name, |_| {}).await;
+        let first = queues.enter(&name, || {}).await;
         assert!(queues.try_enter(&name, Duration::MAX).await.is_none());
         let order = Arc::new(Mutex::new(Vec::new()));
         let mut waiters = Vec::new();
         for i in 0..5 {
             let (queues, name, order) = (Arc::clone(&queues), name.clone(), Arc::clone(&order));
             waiters.push(tokio::spawn(async move {
-                let _turn = queues.enter(&name, |_| {}).await;
+                let _turn = queues.enter(&name, || {}).await;
                 order.lock().push(i);
             }));
             tokio::task::yield_now().await;

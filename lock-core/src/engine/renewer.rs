@@ -11,7 +11,7 @@ use std::{
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
     runtime::{Handle, Id},
-    sync::{Notify, OwnedMutexGuard},
+    sync::{MutexGuard as RequestsGuard, Notify},
     time::{Instant, timeout},
 };
 
@@ -83,22 +83,26 @@ impl Renewer {
             schedule.runtimes.push(runtime.clone());
         }
         let early = due.is_some_and(|due| schedule.sleeping_until.is_some_and(|until| due < until));
+        let starts = schedule.starts();
         drop(schedule);
         if early {
             self.wake.notify_one();
         }
-        self.revive(&runtime);
+        if starts {
+            self.start(&runtime);
+        }
     }
 
     /// Starts the task on `runtime`, unless it is running or has nothing to do.
     pub(crate) fn revive(self: &Arc<Self>, runtime: &Handle) {
-        let mut schedule = self.schedule();
-        if schedule.running || schedule.holds.is_empty() {
-            return;
+        let starts = self.schedule().starts();
+        if starts {
+            self.start(runtime);
         }
-        schedule.running = true;
+    }
+
+    fn start(self: &Arc<Self>, runtime: &Handle) {
         self.detector.sample(self.clock.now());
-        drop(schedule);
         // A task of its own renews the locks while no guard is polled.
         runtime.spawn(run(Running { renewer: Arc::clone(self), runtime: runtime.id(), ended: false }));
     }
@@ -175,14 +179,14 @@ impl Renewer {
     /// Sends one renewal for `holds` and applies the answers. Limited in time, so a hung request
     /// does not delay other renewals.
     async fn renew(&self, holds: Vec<Arc<LeaseState>>) {
-        let mut sent: Vec<(Arc<LeaseState>, OwnedMutexGuard<()>)> = Vec::with_capacity(holds.len());
-        for hold in holds {
-            match Arc::clone(&hold.requests).try_lock_owned() {
+        let mut sent: Vec<(&Arc<LeaseState>, RequestsGuard<'_, ()>)> = Vec::with_capacity(holds.len());
+        for hold in &holds {
+            match hold.requests.try_lock() {
                 // Released since the renewal came due. The next guard of the lease would not learn
                 // of a loss.
-                Ok(_) if hold.is_over() => self.forget(&hold),
+                Ok(_) if hold.is_over() => self.forget(hold),
                 Ok(requests) => sent.push((hold, requests)),
-                Err(_) => self.again(&hold, Some(BUSY)),
+                Err(_) => self.again(hold, Some(BUSY)),
             }
         }
         if sent.is_empty() {
@@ -204,7 +208,7 @@ impl Renewer {
             let answer = answers.next().unwrap_or_else(|| Err(missing().with_operation(Operation::Renew)));
             hold.settle(renewal, &answer);
             drop(requests);
-            self.again(&hold, None);
+            self.again(hold, None);
         }
     }
 
@@ -226,6 +230,13 @@ fn backend_panicked() -> Error {
 }
 
 impl Schedule {
+    /// Returns `true` if the caller has to start the task.
+    fn starts(&mut self) -> bool {
+        let starts = !self.running && !self.holds.is_empty();
+        self.running |= starts;
+        starts
+    }
+
     fn remove(&mut self, hold: &Arc<LeaseState>) {
         if self.holds.get(&hold.lease.id).is_some_and(|known| Arc::ptr_eq(known, hold)) {
             self.holds.remove(&hold.lease.id);

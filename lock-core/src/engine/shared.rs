@@ -10,7 +10,7 @@ use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use crate::{
     backend::{Backend, Capabilities, Release},
-    engine::{metrics::Metrics, queue::Queues, renewer::Renewer, timing::Timing},
+    engine::{hold::LeaseStore, metrics::Metrics, queue::Queues, renewer::Renewer, timing::Timing},
     mutex::Mutex,
     types::{Clock, Error, Lease, LeaseId, LockName, LockOptions, Operation, Process, no_reply},
 };
@@ -27,6 +27,7 @@ pub(crate) struct Shared {
     pub(crate) timing: Timing,
     pub(crate) prefix: String,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) lease_store: Arc<LeaseStore>,
     default_owner: String,
     /// The runtime of the latest acquisition, for guards that are dropped outside of any.
     runtime: Mutex<Option<Handle>>,
@@ -52,11 +53,22 @@ impl Shared {
         timing: Timing,
         prefix: String,
     ) -> Self {
+        let process = Process::current();
+        let renewer = Arc::new(Renewer::new(Arc::clone(&backend), Arc::clone(&clock)));
+        let metrics = Arc::new(Metrics::new(&backend.describe()));
+        let lease_store = LeaseStore {
+            backend: Arc::clone(&backend),
+            clock: Arc::clone(&clock),
+            detector: Arc::clone(&renewer.detector),
+            metrics: Arc::clone(&metrics),
+            process,
+        };
         Self {
-            renewer: Arc::new(Renewer::new(Arc::clone(&backend), Arc::clone(&clock))),
-            queues: Arc::default(),
+            renewer,
+            queues: Arc::new(Queues::new(process)),
             capabilities: backend.capabilities(),
-            metrics: Arc::new(Metrics::new(&backend.describe())),
+            metrics,
+            lease_store: Arc::new(lease_store),
             backend,
             clock,
             defaults,
@@ -65,7 +77,7 @@ impl Shared {
             default_owner: default_owner(),
             runtime: Mutex::default(),
             releasing: watch::Sender::default(),
-            process: Process::current(),
+            process,
             in_child: OnceLock::new(),
         }
     }
@@ -93,9 +105,8 @@ impl Shared {
         self.runtime.lock().clone()
     }
 
-    pub(crate) fn note_runtime(&self) {
+    pub(crate) fn note_runtime(&self, current: Handle) {
         let mut runtime = self.runtime.lock();
-        let current = Handle::current();
         if runtime.as_ref().is_none_or(|noted| noted.id() != current.id()) {
             *runtime = Some(current);
         }

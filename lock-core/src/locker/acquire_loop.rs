@@ -1,6 +1,9 @@
 //! Acquires a lock for one request: attempts, retries, waiting.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use super::{guard::Guard, outcome::TryAcquire};
 use crate::{
@@ -9,10 +12,10 @@ use crate::{
         acquisition::PendingAcquire,
         backoff::{Backoff, SHORTEST, jitter},
         hand_over::HandOvers,
-        hold::{LeaseState, LeaseStore},
+        hold::LeaseState,
         limits::HoldLimits,
         metrics::Outcome,
-        queue::Turn,
+        queue::{KnownHolder, Turn},
         shared::Shared,
         timing::Timing,
     },
@@ -46,6 +49,8 @@ pub(super) struct AcquireLoop {
     /// See [`LockRequest::hand_over`](crate::LockRequest::hand_over). Zero where it does not apply.
     hand_over: u32,
     pending: PendingAcquire,
+    /// The time at which the guard was there.
+    acquired: Option<ClockReading>,
     observers: Observers,
 }
 
@@ -60,9 +65,10 @@ impl AcquireLoop {
         let asked = shared.clock.now();
         let timing = Timing::new(&options, shared.capabilities, shared.backend.timings())
             .map_err(|e| e.with_name(&name).with_store(shared.backend.describe()))?;
-        shared.note_runtime();
+        let runtime = tokio::runtime::Handle::current();
         // Guards of an ended runtime may hold the lock, and only the renewal task ends them.
-        shared.renewer.revive(&tokio::runtime::Handle::current());
+        shared.renewer.revive(&runtime);
+        shared.note_runtime(runtime);
         let limits =
             HoldLimits { asked, deadline: options.deadline, min_hold: options.min_hold, max_hold: options.max_hold };
         // A lease that others use must not be shortened to a deadline, nor outlive it.
@@ -70,13 +76,13 @@ impl AcquireLoop {
         let hand_over = if has_hand_over && !options.mode.may_be_joined() { options.hand_over } else { 0 };
         let owner = options.owner.unwrap_or_else(|| shared.owner().to_owned());
         let mut request =
-            AcquireRequest::new(name.clone(), LeaseId::random(), owner).with_data(options.data).with_mode(options.mode);
+            AcquireRequest::new(name.clone(), LeaseId::NONE, owner).with_data(options.data).with_mode(options.mode);
         request.fair = options.fair;
         if let Some(ttl) = timing.ttl {
             request.ttl = ttl;
         }
         let pending = PendingAcquire::new(&shared, request, timing.attempt_timeout);
-        Ok(Self { shared, name, timing, limits, hand_over, pending, observers })
+        Ok(Self { shared, name, timing, limits, hand_over, pending, acquired: None, observers })
     }
 
     fn elapsed(&self) -> Duration {
@@ -114,7 +120,8 @@ impl AcquireLoop {
             Ok(TryAcquire::Contended(_)) => Outcome::Contended,
             Err(_) => Outcome::Error,
         };
-        self.shared.metrics.waited(ended, self.elapsed());
+        let now = self.acquired.unwrap_or_else(|| self.shared.clock.now());
+        self.shared.metrics.waited(ended, now.since(self.limits.asked));
         match &outcome {
             Ok(TryAcquire::Acquired(guard)) => tracing::debug!(name = %self.name, token = ?guard.token(), "acquired"),
             Ok(TryAcquire::Contended(holder)) => tracing::debug!(name = %self.name, %holder, "contended"),
@@ -162,13 +169,7 @@ impl AcquireLoop {
     }
 
     fn hold(&self, lease: Lease, from: ClockReading, valid_for: Option<Duration>) -> LeaseState {
-        let shared = &self.shared;
-        let store = LeaseStore {
-            backend: Arc::clone(&shared.backend),
-            clock: Arc::clone(&shared.clock),
-            detector: Arc::clone(&shared.renewer.detector),
-            metrics: Arc::clone(&shared.metrics),
-        };
+        let store = Arc::clone(&self.shared.lease_store);
         LeaseState::new(lease, self.timing, self.limits, from, valid_for, store)
     }
 
@@ -199,21 +200,21 @@ impl AcquireLoop {
 
     fn guard(&mut self, hold: LeaseState, from: ClockReading, now: ClockReading, crashed: Option<Holder>) -> Guard {
         if let Some(turn) = &self.pending.turn {
-            let owner = Some(self.pending.request.owner.clone());
-            let since = Some(std::time::SystemTime::UNIX_EPOCH + from.wall);
-            turn.note_holder(Holder { owner, token: hold.token, since, ..Holder::default() });
+            let (request, since) = (Arc::clone(&self.pending.request), SystemTime::UNIX_EPOCH + from.wall);
+            turn.note_holder(KnownHolder::Guard { request, token: hold.token, since });
         }
         let turn = self.pending.turn.take();
         // Others of this process may join a lock that is not exclusive.
         hold.keep_turn(turn.filter(|_| !self.pending.request.mode.may_be_joined()));
         let hold = Arc::new(hold);
         self.shared.renewer.keep(&hold, now);
+        self.acquired = Some(now);
         Guard::new(hold, Arc::clone(&self.shared), crashed)
     }
 
     fn note_held(&self, holder: &Holder) {
         if let Some(turn) = &self.pending.turn {
-            turn.note_holder(holder.clone());
+            turn.note_holder(KnownHolder::Reported(holder.clone()));
         }
         if let Some(observer) = &self.observers.on_contention {
             observer(holder);
@@ -263,21 +264,24 @@ impl AcquireLoop {
     }
 
     /// Waits for its turn in this process, then contends for the lock.
+    ///
+    /// The futures with requests to the store are boxed: they are several times as large as the
+    /// rest, which is all that a task needs that waits for its turn.
     pub(super) async fn wait(&mut self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
         if self.patience(wait).is_some_and(|left| left.is_zero()) {
-            return self.try_now().await;
+            return Box::pin(self.try_now()).await;
         }
         if self.pending.request.fair {
             // The store has the queue. A place in one for all tasks of this process would let tasks
             // of other processes overtake them.
             self.pending.set_waits();
-            return self.contend(wait).await;
+            return Box::pin(self.contend(wait)).await;
         }
         let queues = Arc::clone(&self.shared.queues);
         let observer = &self.observers.on_contention;
-        let queued = queues.enter(&self.name, |holder| {
+        let queued = queues.enter(&self.name, || {
             if let Some(observer) = observer {
-                observer(holder);
+                observer(&queues.holder(&self.name));
             }
         });
         let turn = match self.patience(wait) {
@@ -291,7 +295,7 @@ impl AcquireLoop {
         }
         self.pending.set_waits();
         self.reserve_tokens();
-        self.contend(wait).await
+        Box::pin(self.contend(wait)).await
     }
 
     async fn contend(&mut self, wait: Option<Duration>) -> Result<TryAcquire, Error> {

@@ -12,6 +12,9 @@ use crate::types::{LockName, Mode};
 pub struct LeaseId(u128);
 
 impl LeaseId {
+    /// Stands in a request that has not drawn its id yet.
+    pub(crate) const NONE: Self = Self(0);
+
     /// A new random id, from the operating system's generator.
     ///
     /// A generator inside the process would repeat itself in clones of one memory image (VM

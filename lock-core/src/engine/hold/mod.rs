@@ -20,13 +20,15 @@ use crate::{
     types::{Clock, ClockReading, Error, FencingToken, Lease, LossReason, Lost, Process},
 };
 
-/// The store of a lease, with what judges and counts it.
+/// The store of the leases of a `Locker`, with what judges and counts them.
 #[derive(Debug)]
 pub(crate) struct LeaseStore {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) detector: Arc<FreezeDetector>,
     pub(crate) metrics: Arc<Metrics>,
+    /// The process that holds the locks. In any other one the mutexes of a lease may stay locked.
+    pub(crate) process: Process,
 }
 
 /// A renewal that has been sent.
@@ -50,15 +52,13 @@ pub(crate) struct LeaseState {
     limits: HoldLimits,
     /// The earliest send that may have granted the lock, or the time of the hand-over.
     acquired: ClockReading,
-    store: LeaseStore,
-    /// The process that holds the lock. In any other one the mutexes below may stay locked.
-    process: Process,
+    store: Arc<LeaseStore>,
     state: Mutex<State>,
     lost: Notify,
     renewed: Notify,
     /// Serialises renewals and the release of this lock, because a renewal that arrives after the
     /// release fails.
-    pub(crate) requests: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) requests: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -85,7 +85,7 @@ impl LeaseState {
         limits: HoldLimits,
         acquired: ClockReading,
         valid_for: Option<Duration>,
-        store: LeaseStore,
+        store: Arc<LeaseStore>,
     ) -> Self {
         let state = State {
             confirmed: acquired,
@@ -105,11 +105,10 @@ impl LeaseState {
             limits,
             acquired,
             store,
-            process: Process::current(),
             state: Mutex::new(state),
             lost: Notify::new(),
             renewed: Notify::new(),
-            requests: Arc::default(),
+            requests: tokio::sync::Mutex::default(),
         }
     }
 
@@ -123,7 +122,8 @@ impl LeaseState {
 
     /// Returns the loss that applies in a child made by `fork`.
     pub(crate) fn forked(&self) -> Option<Lost> {
-        (!self.process.is_current()).then(|| self.lost_for(LossReason::Forked { parent: self.process.id() }))
+        let process = self.store.process;
+        (!process.is_current()).then(|| self.lost_for(LossReason::Forked { parent: process.id() }))
     }
 
     /// Returns `true` if the lock is valid at `now`. Does not record a loss.
