@@ -38,6 +38,19 @@ pub(crate) struct Cli {
     pub(crate) command: CliCommand,
 }
 
+/// The command line of `run` without a description of the other commands: it starts before every
+/// job, and a third of its start would be that description.
+#[derive(Debug, Parser)]
+pub(crate) enum OnlyRun {
+    Run(RunArgs),
+}
+
+impl From<OnlyRun> for Cli {
+    fn from(OnlyRun::Run(args): OnlyRun) -> Self {
+        Self { command: CliCommand::Run(args) }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum CliCommand {
     // The texts of these two are at their arguments.

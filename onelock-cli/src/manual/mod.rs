@@ -7,12 +7,12 @@ mod version;
 
 use std::io::{self, Write};
 
-use clap::{Arg, Command, CommandFactory, FromArgMatches, ValueHint};
+use clap::{Arg, Command, CommandFactory, FromArgMatches, Parser, ValueHint};
 
 pub(crate) use self::man::man;
 use self::pages::PAGES;
 use crate::{
-    args::{Cli, CompletionsArgs},
+    args::{Cli, CompletionsArgs, OnlyRun},
     exit::{Exit, Failure},
 };
 
@@ -38,7 +38,12 @@ pub(crate) fn command() -> Command {
 
 /// Parses the command line.
 pub(crate) fn parse(arguments: Vec<std::ffi::OsString>) -> Result<Cli, clap::Error> {
-    Cli::from_arg_matches(&command().try_get_matches_from(arguments)?)
+    // Most command lines are right and need no texts, which take longer to put together than the
+    // rest of a start. Mistakes and questions for help are read again, and answered with the texts.
+    let is_run = arguments.get(1).is_some_and(|word| word == "run");
+    let read =
+        if is_run { OnlyRun::try_parse_from(&arguments).map(Cli::from) } else { Cli::try_parse_from(&arguments) };
+    read.or_else(|_| Cli::from_arg_matches(&command().try_get_matches_from(arguments)?))
 }
 
 /// Runs `onelock completions`: prints the completions for a shell.

@@ -287,7 +287,13 @@ fn hanging(start: &str, text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::command, *};
+    use clap::{FromArgMatches, error::ErrorKind::DisplayHelp};
+
+    use super::{
+        super::{command, parse},
+        *,
+    };
+    use crate::args::Cli;
 
     #[test]
     fn every_command_has_examples_and_an_address() {
@@ -323,8 +329,26 @@ mod tests {
             if cfg!(not(feature = "torture")) && line.contains("torture") {
                 continue;
             }
-            let parsed = command().try_get_matches_from(call(line));
+            let parsed = with_texts(&call(line));
             assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
+            assert_eq!(format!("{:?}", parse_words(&call(line))), format!("{parsed:?}"), "{line}");
+        }
+    }
+
+    fn with_texts(words: &[String]) -> Result<Cli, clap::Error> {
+        Cli::from_arg_matches(&command().try_get_matches_from(words)?)
+    }
+
+    fn parse_words(words: &[String]) -> Result<Cli, clap::Error> {
+        parse(words.iter().map(Into::into).collect())
+    }
+
+    #[test]
+    fn help_and_mistakes_are_answered_with_the_texts() {
+        for line in ["onelock run --help", "onelock run", "onelock run --nonblok x true", "onelock status --help"] {
+            let [short, full] = [parse_words, with_texts].map(|parse| parse(&call(&format!("{line} "))).unwrap_err());
+            assert_eq!(short.to_string(), full.to_string());
+            assert_eq!(short.to_string().contains("Examples:"), short.kind() == DisplayHelp, "{line}: {short}");
         }
     }
 

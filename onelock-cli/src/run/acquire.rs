@@ -50,14 +50,15 @@ pub(crate) async fn acquire<A>(
     tokio::pin!(abandoned);
     let began = Instant::now();
     let progress = Arc::new(Progress::new(wanted.talk, wanted.shown.clone()));
-    // A file system may hang as early as here.
-    let opened = progress.show_while(open_store(wanted));
+    // A file system may hang as early as here. Boxed, because each of the futures around it would
+    // copy it: tens of kilobytes, which are new memory at the start of a process.
+    let opened = progress.show_while(Box::pin(open_store(wanted)));
     let (locker, is_default) = match signals.race(unless(&mut abandoned, opened)).await? {
         ControlFlow::Continue(Ok(opened)) => opened?,
         ControlFlow::Continue(Err(why)) => return Ok(WaitOutcome::Abandoned(why)),
         ControlFlow::Break(signal) => return Ok(WaitOutcome::Signal(signal)),
     };
-    let acquired = progress.show_while(request_lock(wanted, &locker, &progress, began));
+    let acquired = progress.show_while(Box::pin(request_lock(wanted, &locker, &progress, began)));
     let acquired = signals.race(unless(&mut abandoned, acquired)).await?;
     progress.clear();
     let outcome = match acquired {
