@@ -27,9 +27,11 @@ pub(crate) enum FileSystem {
 impl FileSystem {
     /// Detects the file system of `directory`, which must exist.
     pub(crate) fn of(directory: &Path) -> Result<Self, Error> {
-        // Without /proc only the type of the file system is known.
-        let nfs = Mount::of(directory).ok().flatten().and_then(|mount| mount.nfs());
-        match nfs {
+        // Only NFS has properties to be looked up, in a table of mounts that may be long. Without
+        // /proc only the type of the file system is known.
+        let kind = type_of(directory);
+        let mount = if kind.is_none_or(|kind| kind == NFS) { Mount::of(directory).ok().flatten() } else { None };
+        match mount.and_then(|mount| mount.nfs()) {
             Some(facts) => match facts.objection() {
                 None => Ok(Self::Nfs(facts)),
                 Some(objection) => {
@@ -37,7 +39,7 @@ impl FileSystem {
                     Err(Error::new(ErrorKind::StoreNotReady, what))
                 }
             },
-            None if is_remote(directory) => Ok(Self::Unknown),
+            None if kind.is_some_and(is_of_network) => Ok(Self::Unknown),
             None => Ok(Self::Local),
         }
     }
@@ -76,11 +78,19 @@ impl FileSystem {
 /// (FUSE).
 ///
 /// There a lock can be lost without notice, and no event reports changes by other machines.
-#[cfg(target_os = "linux")]
 pub(crate) fn is_remote(directory: &Path) -> bool {
+    type_of(directory).is_some_and(is_of_network)
+}
+
+/// The type of a file system, as a number of statfs(2).
+type TypeNumber = i64;
+
+const NFS: TypeNumber = 0x6969;
+
+fn is_of_network(kind: TypeNumber) -> bool {
     /// The numbers of statfs(2) and of the programs that list them, such as stat(1).
-    const REMOTE: [i64; 24] = [
-        0x6969,      // NFS
+    const REMOTE: [TypeNumber; 24] = [
+        NFS,
         0x517B,      // SMB1
         0xFE53_4D42, // SMB2
         0xFF53_4D42, // CIFS
@@ -105,12 +115,16 @@ pub(crate) fn is_remote(directory: &Path) -> bool {
         0xBACB_ACBC, // VMware
         0x786F_4256, // VirtualBox
     ];
-    #[allow(clippy::unnecessary_cast, reason = "the type of the number depends on the architecture")]
-    let magic = nix::sys::statfs::statfs(directory).map(|found| found.filesystem_type().0 as i64);
-    magic.is_ok_and(|magic| REMOTE.contains(&magic))
+    REMOTE.contains(&kind)
+}
+
+#[cfg(target_os = "linux")]
+#[allow(clippy::unnecessary_cast, reason = "the type of the number depends on the architecture")]
+fn type_of(directory: &Path) -> Option<TypeNumber> {
+    nix::sys::statfs::statfs(directory).ok().map(|found| found.filesystem_type().0 as TypeNumber)
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn is_remote(_: &Path) -> bool {
-    false
+fn type_of(_: &Path) -> Option<TypeNumber> {
+    None
 }
