@@ -10,6 +10,7 @@ mod dynamodb;
 mod effort;
 mod files;
 mod flavor;
+mod hand_off;
 mod page;
 mod peers;
 mod postgres;
