@@ -14,8 +14,8 @@ use nix::sys::{
 use super::directory;
 use crate::{
     effort::Effort,
-    table::{Table, figure, median, micros},
-    turns,
+    table::{Table, micros},
+    turns::{self, Block},
 };
 
 const ROUNDS: usize = 40;
@@ -36,24 +36,31 @@ pub(crate) fn run(effort: Effort) -> Vec<Table> {
         match name {
             "true" => {}
             "flock FILE true" => drop(command.arg(&file).arg("true")),
-            _ => drop(command.args(["run", "--url", &url, "x", "--", "true"])),
+            "onelock run x -- true" => drop(command.args(["run", "--url", &url, "x", "--", "true"])),
+            _ => drop(command.args(["run", "--no-fork", "--url", &url, "x", "--", "true"])),
         }
         command
     };
-    let names = ["flock FILE true", "onelock run x -- true", "true"];
-    let mut processor = vec![Vec::new(); names.len()];
-    let blocks = turns::take(names.len(), effort.rounds(ROUNDS), |next| {
+    let names = ["flock FILE true", "onelock run x -- true", "onelock run --no-fork x -- true", "true"];
+    let mut faults = [0; 4];
+    let rounds = effort.rounds(ROUNDS);
+    let blocks = turns::take(names.len(), rounds, |next| {
+        let before = children();
+        let figures = (0..STARTS).map(|_| start(&mut command(names[next]))).collect();
         let used = children();
-        let times = (0..STARTS).map(|_| start(&mut command(names[next]))).collect();
-        processor[next].push(micros((children() - used) / STARTS));
-        times
+        faults[next] += used.faults - before.faults;
+        Block { figures, processor: micros((used.processor - before.processor) / STARTS) }
     });
-    let columns = [&turns::COLUMNS[..2], &["relative to flock", "processor, µs", "relative to flock"]].concat();
+    // The first round, which is left out of the times, counts too.
+    let starts = (rounds as i64 + 1) * i64::from(STARTS);
+    let columns = ["relative to flock", "processor, µs", "relative to flock", "page faults"];
+    let columns = [&turns::COLUMNS[..2], &columns].concat();
     let mut table = Table::new("Start of the command", &columns);
     for (next, name) in names.iter().enumerate() {
-        let ratios: Vec<f64> = processor[next].iter().zip(&processor[0]).map(|(mine, flock)| mine / flock).collect();
-        let rest = [figure(median(&processor[next])), format!("{:.2}", median(&ratios))];
-        table.row(*name, turns::figures(&blocks[next], &blocks[0]).into_iter().chain(rest));
+        let (mine, flock) = (&blocks[next], &blocks[0]);
+        let faults = (faults[next] / starts).to_string();
+        let rest = [turns::processor(mine), turns::ratio(mine, flock, |block| block.processor), faults];
+        table.row(*name, turns::figures(mine, flock).into_iter().chain(rest));
     }
     vec![table]
 }
@@ -73,9 +80,15 @@ fn start(command: &mut Command) -> f64 {
     micros(start.elapsed())
 }
 
-/// Returns the processor time of all children that have ended, and of theirs.
-fn children() -> Duration {
+struct Used {
+    processor: Duration,
+    /// The pages of memory that the kernel had to provide or copy.
+    faults: i64,
+}
+
+/// Returns what all children have used that have ended, and theirs.
+fn children() -> Used {
     let used = getrusage(UsageWho::RUSAGE_CHILDREN).expect("it cannot fail");
     let time = |time: TimeVal| Duration::new(time.tv_sec().unsigned_abs(), 1_000 * time.tv_usec() as u32);
-    time(used.user_time()) + time(used.system_time())
+    Used { processor: time(used.user_time()) + time(used.system_time()), faults: used.minor_page_faults() }
 }

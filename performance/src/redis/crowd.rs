@@ -8,7 +8,7 @@ use std::{
 };
 
 pub(crate) use member::contend;
-use test_support::redis::RedisServer;
+use test_support::{Direction, Proxy, redis::RedisServer};
 
 use super::requests;
 use crate::{
@@ -16,13 +16,15 @@ use crate::{
     flavor::Flavor,
     peers::Process,
     table::{Table, figure, median, percentile},
-    turns,
+    turns::{self, Block},
 };
 
 /// How long the tasks of one block work.
 const BLOCK: Duration = Duration::from_millis(300);
 const BLOCKS: usize = 9;
 const TASKS: usize = 64;
+/// How long a request takes to a store of another machine.
+const DISTANCE: Duration = Duration::from_millis(1);
 /// How long a crowd of waiters contends, and how often.
 const WINDOW: Duration = Duration::from_secs(1);
 const WINDOWS: usize = 3;
@@ -96,15 +98,37 @@ fn fresh_name() -> String {
 /// 64 tasks on 64 names and on one name, in one process.
 pub(crate) fn tasks(effort: Effort) -> Vec<Table> {
     let apart = ["raw", "onelock", "rslock", "node redlock", "redis-py"];
-    let together =
-        ["raw queue", "one request each", "onelock", "onelock, hand_over=100", "onelock, hand_over=1000", "rslock"];
+    let together = [
+        "one request each",
+        "raw queue",
+        "onelock",
+        "onelock, hand_over=100",
+        "onelock, hand_over=1000",
+        "rslock",
+        "mutex, no store",
+        "channel, no store",
+    ];
+    let server = RedisServer::start();
+    let near = |title: String, flavor, names, one_name| {
+        rates(title, flavor, names, one_name, effort, (&server, server.port()))
+    };
     let mut tables = Vec::new();
     for flavor in Flavor::ALL {
-        tables.push(rates(&format!("64 tasks on 64 locks, {}", flavor.name()), flavor, &apart, false, effort));
-        tables.push(rates(&format!("64 tasks on one lock, {}", flavor.name()), flavor, &together, true, effort));
+        tables.push(near(format!("64 tasks on 64 locks, {}", flavor.name()), flavor, &apart, false));
+        tables.push(near(format!("64 tasks on one lock, {}", flavor.name()), flavor, &together, true));
     }
+    tables.push(far(&server, &together[..5], effort));
     tables.push(shares(effort));
     tables
+}
+
+/// One lock on a store that is not on this machine.
+fn far(server: &RedisServer, names: &[&str], effort: Effort) -> Table {
+    let network = Flavor::TwoWorkers.runtime();
+    let proxy = network.block_on(Proxy::start(server.addr()));
+    proxy.delay(Direction::Requests, DISTANCE);
+    let title = "64 tasks on one lock, the store 1 ms away".to_owned();
+    rates(title, Flavor::CurrentThread, names, true, effort, (server, proxy.addr().port()))
 }
 
 /// Two processes contend for one name, with and without hand-over.
@@ -125,24 +149,31 @@ fn shares(effort: Effort) -> Table {
     table
 }
 
-fn rates(title: &str, flavor: Flavor, names: &[&str], one_name: bool, effort: Effort) -> Table {
-    let server = RedisServer::start();
+/// `port` leads to the server.
+fn rates(
+    title: String,
+    flavor: Flavor,
+    names: &[&str],
+    one_name: bool,
+    effort: Effort,
+    (server, port): (&RedisServer, u16),
+) -> Table {
     let start = |name: &&str| {
         // One after the other, as a program without a lock for its tasks.
         let tasks = if *name == "one request each" { 1 } else { TASKS };
-        Crowd::start(name, server.port(), flavor, 1, tasks)
+        Crowd::start(name, port, flavor, 1, tasks)
     };
     let mut crowds: Vec<_> = names.iter().map(start).collect();
     let blocks = turns::take(names.len(), effort.rounds(BLOCKS), |next| {
         let name = one_name.then(fresh_name);
         vec![crowds[next].work(name.as_deref(), BLOCK).rate()]
     });
-    let measure = if one_name { "relative to the raw queue" } else { "relative to raw" };
+    let measure = if one_name { "relative to one request each" } else { "relative to raw" };
     let mut table = Table::new(title, &["acquisitions a second", measure, "requests for each"]);
     for (next, name) in names.iter().enumerate() {
-        let ratios: Vec<f64> = blocks[next].iter().zip(&blocks[0]).map(|(mine, raw)| mine[0] / raw[0]).collect();
-        let rate = figure(median(&blocks[next].concat()));
-        table.row(*name, [rate, format!("{:.2}", median(&ratios)), sent(&server, &mut crowds[next], one_name)]);
+        let rate = figure(turns::middle(&blocks[next]));
+        let ratio = turns::ratio(&blocks[next], &blocks[0], Block::median);
+        table.row(*name, [rate, ratio, sent(server, &mut crowds[next], one_name)]);
     }
     table
 }
@@ -223,7 +254,7 @@ pub(crate) fn processes(effort: Effort) -> Vec<Table> {
         let blocks =
             turns::take(names.len(), effort.rounds(BLOCKS), |next| vec![crowds[next].work(None, BLOCK).rate()]);
         for (row, blocks) in rows.iter_mut().zip(blocks) {
-            row.push(figure(median(&blocks.concat())));
+            row.push(figure(turns::middle(&blocks)));
         }
     }
     let mut table =

@@ -20,8 +20,8 @@ use crate::{
     effort::Effort,
     flavor::Flavor,
     peers::Process,
-    table::{Table, figure, median, micros},
-    turns,
+    table::{Table, micros},
+    turns::{self, Block},
 };
 
 const ROUNDS: usize = 60;
@@ -110,18 +110,16 @@ fn on(flavor: Flavor, effort: Effort) -> Table {
         contestants[next] = Some(contestant);
         times
     };
-    let mut servers = vec![Vec::new(); names.len()];
     let blocks = turns::take(names.len(), effort.rounds(ROUNDS), |next| {
         let before = server.daemon().processor_time();
-        let times = block(next, CYCLES);
-        servers[next].push(micros((server.daemon().processor_time() - before) / CYCLES));
-        times
+        let figures = block(next, CYCLES);
+        Block { figures, processor: micros((server.daemon().processor_time() - before) / CYCLES) }
     });
     let columns = [&turns::COLUMNS[..], &["requests", "server's processor, µs"]].concat();
     let mut table = Table::new(format!("Redis cycle, {}", flavor.name()), &columns);
     for (next, name) in names.iter().enumerate() {
         let sent = f64::from(requests(&server, || drop(block(next, CYCLES)))) / f64::from(CYCLES);
-        let rest = [format!("{sent:.2}"), figure(median(&servers[next]))];
+        let rest = [format!("{sent:.2}"), turns::processor(&blocks[next])];
         table.row(*name, turns::figures(&blocks[next], &blocks[0]).into_iter().chain(rest));
     }
     table

@@ -6,7 +6,10 @@ use lock_core::{Locker, LockerBuilder};
 use redis::aio::MultiplexedConnection;
 use rslock::LockManager;
 use tokio::{
-    sync::Mutex,
+    sync::{
+        Mutex,
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    },
     time::{Instant, timeout_at},
 };
 
@@ -33,12 +36,34 @@ pub(crate) fn contend(how: &str, port: u16, flavor: Flavor) {
     }
 }
 
+/// What the tasks of this process share.
+struct Shared {
+    listener: Mutex<Listener>,
+    turn: Mutex<()>,
+    /// The channel of each task.
+    ring: Vec<(UnboundedSender<()>, Mutex<UnboundedReceiver<()>>)>,
+}
+
+impl Shared {
+    async fn new(port: u16, name: &str, tasks: usize) -> Self {
+        let ring: Vec<_> = (0..tasks).map(|_| unbounded_channel()).map(|(to, from)| (to, Mutex::new(from))).collect();
+        if let Some((first, _)) = ring.first() {
+            first.send(()).expect("the ring keeps its receivers");
+        }
+        Self { listener: Mutex::new(Listener::new(port, name).await), turn: Mutex::default(), ring }
+    }
+}
+
 /// How the tasks of this process lock.
 #[derive(Clone)]
 enum Way {
     Raw(Raw),
     /// A queue in the process, and messages between processes.
     Queue,
+    /// A mutex of this process, which every task has to wait for.
+    Mutex,
+    /// A message that each task of this process sends to the next one.
+    Channel,
     /// A request without a lock.
     Request(MultiplexedConnection),
     Onelock(Locker),
@@ -53,6 +78,8 @@ impl Way {
         match how {
             "raw" => Self::Raw(Raw::new(port).await),
             "raw queue" => Self::Queue,
+            "mutex, no store" => Self::Mutex,
+            "channel, no store" => Self::Channel,
             "one request each" => Self::Request(connect(port).await),
             "onelock" => onelock(locker()),
             "onelock, fair" => onelock(locker().fair(true)),
@@ -63,12 +90,13 @@ impl Way {
 
     /// Returns the waits of each task.
     async fn crowd(&self, port: u16, name: &str, window: Duration, tasks: usize) -> Vec<Vec<f64>> {
-        let queue = Arc::new(Mutex::new(Listener::new(port, name).await));
+        let shared = Arc::new(Shared::new(port, name, tasks).await);
         let end = Instant::now() + window;
-        let own = name == "-";
+        // A turn that is passed on belongs to all tasks.
+        let own = name == "-" && !matches!(self, Self::Mutex | Self::Channel);
         let start = |task| {
             let name = if own { format!("own-{}-{task}", std::process::id()) } else { name.to_owned() };
-            tokio::spawn(self.clone().task(Arc::clone(&queue), name, own, end))
+            tokio::spawn(self.clone().task(Arc::clone(&shared), task, name, own, end))
         };
         let tasks: Vec<_> = (0..tasks).map(start).collect();
         let mut waits = Vec::new();
@@ -78,11 +106,11 @@ impl Way {
         waits
     }
 
-    async fn task(mut self, queue: Arc<Mutex<Listener>>, name: String, own: bool, end: Instant) -> Vec<f64> {
+    async fn task(mut self, shared: Arc<Shared>, task: usize, name: String, own: bool, end: Instant) -> Vec<f64> {
         let mut waits = Vec::new();
         while Instant::now() < end {
             let start = Instant::now();
-            let once = self.once(&queue, &name, start);
+            let once = self.once(&shared, task, &name, start);
             // An own lock is always free, and must be free again for the next block.
             let done = if own { Ok(once.await) } else { timeout_at(end, once).await };
             let Ok(wait) = done else { break };
@@ -92,17 +120,30 @@ impl Way {
     }
 
     /// Acquires and releases, and returns the microseconds until the lock was acquired.
-    async fn once(&mut self, queue: &Mutex<Listener>, name: &str, start: Instant) -> f64 {
+    async fn once(&mut self, shared: &Shared, task: usize, name: &str, start: Instant) -> f64 {
         match self {
             Self::Raw(raw) => {
                 raw.cycle(name).await;
                 micros(start.elapsed())
             }
             Self::Queue => {
-                let mut listener = queue.lock().await;
+                let mut listener = shared.listener.lock().await;
                 listener.acquire().await;
                 let wait = micros(start.elapsed());
                 listener.release().await;
+                wait
+            }
+            Self::Mutex => {
+                let _turn = shared.turn.lock().await;
+                let wait = micros(start.elapsed());
+                // Otherwise a task would have it again and again, before another one runs.
+                tokio::task::yield_now().await;
+                wait
+            }
+            Self::Channel => {
+                shared.ring[task].1.lock().await.recv().await.expect("the ring keeps its senders");
+                let wait = micros(start.elapsed());
+                shared.ring[(task + 1) % shared.ring.len()].0.send(()).expect("the ring keeps its receivers");
                 wait
             }
             Self::Request(connection) => {
