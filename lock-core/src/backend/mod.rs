@@ -2,12 +2,14 @@
 //! [`Locker`](crate::Locker).
 
 mod admin;
+mod answers;
 mod capabilities;
 mod finding;
 mod listing;
 mod observations;
 mod past;
 mod process_bound;
+mod request;
 mod store_clock;
 mod texts;
 mod waiting_marks;
@@ -19,17 +21,19 @@ use futures_util::future::join_all;
 
 pub use self::{
     admin::Admin,
+    answers::{AcquireOutcome, Break, Grant, Release, Renewal},
     capabilities::{Capabilities, Capability, StoreTimings, UnknownCapability},
     finding::{Finding, Level},
     listing::{Listing, OddEntry},
     observations::Observations,
     past::{End, PastHolder},
     process_bound::ProcessBound,
+    request::AcquireRequest,
     store_clock::{StoreClock, StoreTime},
     texts::{causes, one_line},
     waiting_marks::WaitingMarks,
 };
-use crate::types::{DEFAULT_TTL, Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation, setters};
+use crate::types::{Error, ErrorKind, FencingToken, LockName, Operation};
 pub use crate::types::{InvalidLeaseId, Lease, LeaseId, Mode, Process};
 
 /// A store of locks: one *attempt* to acquire, renew or release.
@@ -365,149 +369,4 @@ pub trait Watch: fmt::Debug + Send {
     /// # Cancel safety
     /// Cancel safe: a change that no call has returned yet completes the next one.
     async fn changed(&mut self);
-}
-
-/// The request of [`Backend::acquire`]. It may grow, so make one with [`new`](Self::new) and
-/// setters.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct AcquireRequest {
-    /// What to lock.
-    pub name: LockName,
-    /// The id of this acquisition, the same in every attempt of it.
-    pub id: LeaseId,
-    /// How the lock is to be held.
-    pub mode: Mode,
-    /// The name that the holder gives itself.
-    pub owner: String,
-    /// How long the store keeps the lock without a renewal. A store without the capability `ttl`
-    /// ignores it.
-    pub ttl: Duration,
-    /// Data that other clients may read while the lock is held.
-    pub data: Option<Vec<u8>>,
-    /// The request is repeated while it is refused. If holders of another mode refuse it, the store
-    /// keeps newcomers from joining them, for at most `ttl` after the last such request, and until
-    /// a release of its id.
-    pub waits: bool,
-    /// How many further tokens the grant reserves, for guards to which this process hands the lock
-    /// over. Zero without the capability `hand-over`. The same in every attempt of one id.
-    pub reserved_tokens: u32,
-    /// The request is granted in its turn. If it [waits](Self::waits) and is refused, it has a
-    /// place in the queue of the name, for `ttl` after its last attempt. `false` without the
-    /// capability `fair`.
-    pub fair: bool,
-}
-
-impl AcquireRequest {
-    /// A request for an exclusive lock with the default ttl, 30 s, without data, and without a
-    /// wait.
-    pub fn new(name: LockName, id: LeaseId, owner: impl Into<String>) -> Self {
-        let (mode, ttl) = (Mode::Exclusive, DEFAULT_TTL);
-        Self { name, id, mode, owner: owner.into(), ttl, data: None, waits: false, reserved_tokens: 0, fair: false }
-    }
-
-    /// Checks that the request is for an exclusive lock, in a store that knows no other mode.
-    ///
-    /// # Errors
-    /// Of kind [`ErrorKind::Unsupported`] for another mode.
-    pub fn require_exclusive(&self) -> Result<(), Error> {
-        match self.mode {
-            Mode::Exclusive => Ok(()),
-            mode => Err(unsupported_mode(mode).with_name(&self.name)),
-        }
-    }
-
-    /// Checks that the request agrees with the present holders on the number of permits.
-    ///
-    /// # Errors
-    /// Of kind [`ErrorKind::Config`], with both numbers, if both modes are permits and the numbers
-    /// differ.
-    pub fn require_same_permits(&self, present: Mode) -> Result<(), Error> {
-        let (Mode::Permit { of }, Mode::Permit { of: wanted }) = (present, self.mode) else { return Ok(()) };
-        if of == wanted {
-            return Ok(());
-        }
-        let message = format!(
-            "the lock has {of} permits for its present holders, but this request is for one of {wanted}; give all \
-             contenders the same number"
-        );
-        let error = Error::new(ErrorKind::Config, message).with_ambiguous(false);
-        Err(error.with_operation(Operation::Acquire).with_name(&self.name))
-    }
-
-    /// The lease that this request becomes when it is granted with `token`.
-    pub fn lease(&self, token: Option<FencingToken>) -> Lease {
-        Lease { name: self.name.clone(), id: self.id, mode: self.mode, token, ttl: self.ttl }
-    }
-}
-
-setters!(AcquireRequest {
-    with_name(name: LockName),
-    with_id(id: LeaseId),
-    with_mode(mode: Mode),
-    with_owner(owner: impl Into<String>),
-    with_ttl(ttl: Duration),
-    with_data(data: impl Into<Option<Vec<u8>>>),
-    with_waits(waits: bool),
-    with_reserved_tokens(reserved_tokens: u32),
-    with_fair(fair: bool),
-});
-
-/// The answer to an attempt to acquire.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "a granted lock stays held until it is released or expires"]
-pub enum AcquireOutcome {
-    /// The request's id holds the lock now.
-    Granted(Grant),
-    /// Another client holds the lock.
-    Contended(Holder),
-}
-
-/// What comes with a granted lock.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Grant {
-    /// The fencing token, where the backend mints them.
-    pub token: Option<FencingToken>,
-    /// The previous holder, if it crashed.
-    pub crashed: Option<Holder>,
-    /// The request's id already held the lock: an earlier attempt succeeded, and its reply was
-    /// lost.
-    pub already_ours: bool,
-}
-
-setters!(Grant {
-    with_token(token: impl Into<Option<FencingToken>>),
-    with_crashed(crashed: impl Into<Option<Holder>>),
-    with_already_ours(already_ours: bool),
-});
-
-/// The answer to a renewal.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "a lease that was lost must not be used"]
-pub enum Renewal {
-    /// The lease lasts a whole ttl from the store's now.
-    Renewed,
-    /// The lease is no longer held.
-    Lost(LossReason),
-}
-
-/// The answer to a release. It may be ignored: this lease no longer holds the lock in either case.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Release {
-    /// The lock is free, or will be after `hold_for`. Or the next waiter of this process has it.
-    Released,
-    /// This lease did not hold the lock. Its holder, if there is one and the store reports it,
-    /// still holds it.
-    NotHeld(Option<Holder>),
-}
-
-/// The answer to a break.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "`Changed` means that nothing was broken"]
-pub enum Break {
-    /// The lock was taken from its holder and is free.
-    Broken,
-    /// The record is no longer the one that was seen. This is the holder now.
-    Changed(Option<Holder>),
 }
