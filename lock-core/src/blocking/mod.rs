@@ -371,8 +371,9 @@ impl Guard {
     /// Releases the lock. See [`crate::Guard::release`].
     ///
     /// # Errors
-    /// If the store does not confirm the release after three attempts. A further attempt continues
-    /// in the background, and the ttl is the backstop.
+    /// If the store does not confirm the release after three attempts, or throttles for three
+    /// request timeouts. A further attempt continues in the background, and the ttl is the
+    /// backstop.
     pub fn release(self) -> Result<Release, Error> {
         let Self { inner, renewals } = self;
         if !renewals.process.is_current() {

@@ -171,7 +171,7 @@ impl PendingAcquire {
                 if !error.is_ambiguous() {
                     self.unanswered = before;
                 }
-                self.shared.metrics.attempt(Outcome::Error);
+                self.shared.metrics.attempt(Outcome::from(&error));
                 Err(error.with_operation(Operation::Acquire).with_name(&self.request.name))
             }
         }

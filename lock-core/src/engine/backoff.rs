@@ -8,6 +8,10 @@ use crate::{backend::StoreTimings, types::Holder};
 /// in milliseconds.
 pub(crate) const SHORTEST: Duration = Duration::from_millis(1);
 
+/// The longest pause of a waiter that the store throttles. As long as the default ttl: 10,000
+/// waiters then send a store of 1,000 requests a second no more than it takes.
+const THROTTLED: Duration = Duration::from_secs(30);
+
 /// Pauses that double, with jitter, so that waiters that started together do not retry together.
 pub(crate) struct Backoff {
     pace: StoreTimings,
@@ -20,11 +24,20 @@ pub(crate) struct Backoff {
     /// The pause after a spurious wake-up. Doubles up to `poll_min`, so that a real one is not
     /// delayed for long.
     for_nothing: Duration,
+    /// The pace of a waiter whose requests the store throttles. Zero without throttling.
+    slower: Duration,
 }
 
 impl Backoff {
     pub(crate) fn new(pace: StoreTimings) -> Self {
-        Self { pace, next: pace.poll_min, shortest: SHORTEST, woken_behind: None, for_nothing: SHORTEST }
+        Self {
+            pace,
+            next: pace.poll_min,
+            shortest: SHORTEST,
+            woken_behind: None,
+            for_nothing: SHORTEST,
+            slower: Duration::ZERO,
+        }
     }
 
     fn reset(&mut self) {
@@ -54,6 +67,16 @@ impl Backoff {
     pub(crate) fn next(&mut self, expires_in: Option<Duration>) -> Duration {
         let pause = self.next.mul_f64(jitter());
         self.next = (self.next * 2).min(self.pace.poll_max);
+        if !self.slower.is_zero() {
+            // By an eighth, while throttling doubles it: at most a sixth of all requests is then
+            // throttled, and renewals of the holder get through.
+            self.slower -= self.slower / 8;
+            if self.slower > self.pace.poll_max {
+                // Not at the holder's expiry, when all waiters would ask in one moment.
+                return self.slower.mul_f64(jitter());
+            }
+            self.slower = Duration::ZERO;
+        }
         let Some(expires_in) = expires_in else { return pause };
         if expires_in > self.shortest {
             self.shortest = SHORTEST;
@@ -63,10 +86,17 @@ impl Backoff {
         self.shortest = (2 * shortest).min(self.pace.poll_max);
         shortest
     }
+
+    /// Returns the next pause after a request that the store throttled. Doubles from the longest
+    /// pause between polls on, because the waiters together poll too often.
+    pub(crate) fn throttled(&mut self) -> Duration {
+        self.slower = (2 * self.slower).max(self.pace.poll_max).min(self.pace.poll_max.max(THROTTLED));
+        self.slower.mul_f64(jitter())
+    }
 }
 
 /// Returns what stays the same while one client holds the lock.
-fn without_times(holder: &Holder) -> Holder {
+pub(super) fn without_times(holder: &Holder) -> Holder {
     Holder { expires_in: None, held_for: None, ..holder.clone() }
 }
 
@@ -95,6 +125,19 @@ mod tests {
         assert!(longest.len() > 1, "jitter");
         backoff.reset();
         assert!(backoff.next(None) <= Duration::from_millis(10));
+    }
+
+    #[test]
+    fn throttled_pauses_outgrow_polls_and_shrink_again() {
+        let mut backoff = Backoff::new(StoreTimings::default());
+        for full in [1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000] {
+            let (full, pause) = (Duration::from_millis(full), backoff.throttled());
+            assert!(pause >= full / 2 && pause <= full, "{pause:?} of {full:?}");
+        }
+        let expiry = Some(Duration::from_millis(3));
+        let pauses: Vec<_> = std::iter::repeat_with(|| backoff.next(expiry)).take(40).collect();
+        assert!(pauses[0] > Duration::from_secs(13), "one answer does not end the throttling: {pauses:?}");
+        assert!(pauses[39] <= Duration::from_millis(3), "answers end it: {pauses:?}");
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use metrics::{Key, Label, Level, Metadata, SharedString, Unit, describe_counter, describe_histogram, with_recorder};
 
+use crate::types::{Error, ErrorKind};
+
 static METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
 /// Gives the recorder the help texts. Called for each store, because a recorder may be installed
@@ -32,7 +34,15 @@ pub(crate) fn describe() {
 pub(crate) enum Outcome {
     Acquired,
     Contended,
+    /// The store refused the request because there are too many.
+    Throttled,
     Error,
+}
+
+impl From<&Error> for Outcome {
+    fn from(error: &Error) -> Self {
+        if error.kind() == ErrorKind::Throttled { Self::Throttled } else { Self::Error }
+    }
 }
 
 /// The metrics of one store, whose label `store` is its config string without secrets.
@@ -42,8 +52,8 @@ pub(crate) enum Outcome {
 #[derive(Debug)]
 pub(crate) struct Metrics {
     store: SharedString,
-    attempts: [Key; 3],
-    waits: [Key; 3],
+    attempts: [Key; 4],
+    waits: [Key; 4],
     hand_overs: Key,
     holds: Key,
     renewed: Key,
@@ -53,7 +63,8 @@ impl Metrics {
     pub(crate) fn new(store: &str) -> Self {
         let store = SharedString::from(Arc::<str>::from(store));
         // In the order of `Outcome`.
-        let by_outcome = |name| ["acquired", "contended", "error"].map(|outcome| key(name, &store, "outcome", outcome));
+        let outcomes = ["acquired", "contended", "throttled", "error"];
+        let by_outcome = |name| outcomes.map(|outcome| key(name, &store, "outcome", outcome));
         let plain = |name| Key::from_parts(name, vec![Label::new("store", store.clone())]);
         Self {
             attempts: by_outcome("onelock_attempts_total"),
@@ -90,7 +101,7 @@ impl Metrics {
         count(&self.renewed);
     }
 
-    /// Counts other renewals by outcome: `lost`, `error`, `timeout`.
+    /// Counts other renewals by outcome: `lost`, `error`, `throttled`, `timeout`.
     pub(crate) fn not_renewed(&self, outcome: &'static str) {
         count(&key("onelock_renewals_total", &self.store, "outcome", outcome));
     }

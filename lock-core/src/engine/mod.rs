@@ -7,8 +7,10 @@ pub(crate) mod hand_over;
 pub(crate) mod hold;
 pub(crate) mod limits;
 pub(crate) mod metrics;
+pub(crate) mod outage;
 pub(crate) mod queue;
 pub(crate) mod renewer;
+pub(crate) mod repeats;
 pub(crate) mod shared;
 pub(crate) mod timing;
 

@@ -10,7 +10,7 @@ use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use crate::{
     backend::{Backend, Capabilities, Release},
-    engine::{hold::LeaseStore, metrics::Metrics, queue::Queues, renewer::Renewer, timing::Timing},
+    engine::{hold::LeaseStore, metrics::Metrics, queue::Queues, renewer::Renewer, repeats::Repeats, timing::Timing},
     mutex::Mutex,
     types::{Clock, Error, Lease, LeaseId, LockName, LockOptions, Operation, Process, no_reply},
 };
@@ -38,11 +38,8 @@ pub(crate) struct Shared {
     in_child: OnceLock<Arc<Self>>,
 }
 
-/// More than one, because a single lost packet must not leave the lock held until its ttl ends.
-/// Few, because the caller waits, and the ttl is the backstop.
-const RELEASE_ATTEMPTS: u32 = 3;
-/// The pause before the second attempt, and twice as long before the third. Long enough to
-/// reconnect, and short against any usual ttl.
+/// The pause before the second attempt to release, and twice as long before the third. Long enough
+/// to reconnect, and short against any usual ttl.
 const RELEASE_PAUSE: Duration = Duration::from_millis(100);
 
 impl Shared {
@@ -121,8 +118,8 @@ impl Shared {
         Ok(name.try_into().map_err(Into::into)?.with_prefix(&self.prefix)?)
     }
 
-    /// Releases `lease`, with up to three attempts while the store does not reply. `limit` bounds
-    /// each attempt.
+    /// Releases `lease`, with up to three attempts while the store does not reply, and more while
+    /// it throttles. `limit` bounds each attempt.
     ///
     /// If an earlier reply was lost, "not held" can mean that the earlier attempt released the
     /// lock. That applies only if the lock was `held` before.
@@ -134,7 +131,7 @@ impl Shared {
         held: bool,
     ) -> Result<Release, Error> {
         let mut ambiguous = false;
-        let mut attempts = 1;
+        let mut repeats = None;
         loop {
             let answer =
                 timeout(limit, self.backend.release(lease, hold_for)).await.unwrap_or_else(|_| Err(no_reply(limit)));
@@ -145,13 +142,14 @@ impl Shared {
                     return Ok(Release::Released);
                 }
                 Ok(answer) => return Ok(answer),
-                Err(error) if error.is_retryable() && attempts < RELEASE_ATTEMPTS => {
-                    ambiguous |= error.is_ambiguous();
-                    // A transient failure may need a moment to pass.
-                    tokio::time::sleep(RELEASE_PAUSE * attempts).await;
-                    attempts += 1;
-                }
                 Err(error) => {
+                    ambiguous |= error.is_ambiguous();
+                    let now = self.clock.now();
+                    let repeats = repeats.get_or_insert_with(|| Repeats::new(RELEASE_PAUSE, limit, now));
+                    if let Some((pause, _)) = repeats.after(&error, now) {
+                        tokio::time::sleep(pause).await;
+                        continue;
+                    }
                     let error = error.with_operation(Operation::Release).with_name(&lease.name);
                     return Err(error.with_store(self.backend.describe()));
                 }

@@ -10,12 +10,14 @@ use crate::{
     backend::{AcquireOutcome, AcquireRequest, Watch},
     engine::{
         acquisition::PendingAcquire,
-        backoff::{Backoff, SHORTEST, jitter},
+        backoff::{Backoff, SHORTEST},
         hand_over::HandOvers,
         hold::LeaseState,
         limits::HoldLimits,
         metrics::Outcome,
+        outage::Outage,
         queue::{KnownHolder, Turn},
+        repeats::Repeats,
         shared::Shared,
         timing::Timing,
     },
@@ -31,14 +33,6 @@ pub(super) struct Observers {
     pub(super) on_contention: Option<OnContention>,
     pub(super) on_retry: Option<OnRetry>,
 }
-
-/// How long a waiter retries transient errors before it returns the last one. As long as the
-/// default ttl: a longer outage has ended the leases of most holders too, and the caller has to
-/// know.
-const OUTAGE: Duration = Duration::from_secs(30);
-/// How many times an attempt without a wait is sent while errors are transient. One lost reply must
-/// not fail it. Each further attempt may take a whole request timeout.
-const TRIES: u32 = 3;
 
 /// One acquisition in progress.
 pub(super) struct AcquireLoop {
@@ -118,7 +112,7 @@ impl AcquireLoop {
         let ended = match &outcome {
             Ok(TryAcquire::Acquired(_)) => Outcome::Acquired,
             Ok(TryAcquire::Contended(_)) => Outcome::Contended,
-            Err(_) => Outcome::Error,
+            Err(error) => Outcome::from(error),
         };
         let now = self.acquired.unwrap_or_else(|| self.shared.clock.now());
         self.shared.metrics.waited(ended, now.since(self.limits.asked));
@@ -240,21 +234,22 @@ impl AcquireLoop {
         }
     }
 
-    /// Makes an attempt without waiting. Repeats it only while the store does not reply.
+    /// Makes an attempt without waiting. Repeats it only while the store does not reply, or replies
+    /// that it has too many requests.
     async fn answer_now(&mut self) -> Result<TryAcquire, Error> {
-        let mut tries = 1;
+        let mut repeats = None;
         loop {
-            match self.attempt().await {
-                Err(error) if error.is_retryable() && tries < TRIES && !self.is_too_late() => {
-                    let longest = self.timing.attempt_timeout * (TRIES - tries);
-                    self.note_retry(&error, self.left().map_or(longest, |left| left.min(longest)));
-                    // With jitter, because other clients got no reply either and retry too.
-                    tokio::time::sleep(self.shared.backend.timings().poll_min.mul_f64(f64::from(tries) * jitter()))
-                        .await;
-                    tries += 1;
-                }
-                answer => return answer,
+            let answer = self.attempt().await;
+            let Err(error) = &answer else { return answer };
+            let (first, now) = (self.shared.backend.timings().poll_min, self.shared.clock.now());
+            let repeats = repeats.get_or_insert_with(|| Repeats::new(first, self.timing.attempt_timeout, now));
+            let Some((pause, goes_on)) = repeats.after(error, now) else { return answer };
+            let left = self.left();
+            if left.is_some_and(|left| left <= pause) {
+                return answer;
             }
+            self.note_retry(error, left.map_or(goes_on, |left| left.min(goes_on)));
+            tokio::time::sleep(pause).await;
         }
     }
 
@@ -302,20 +297,18 @@ impl AcquireLoop {
         let mut backoff = Backoff::new(self.shared.backend.timings());
         let (mut watch, mut watched) = (None, self.pending.request.id);
         let mut may_watch = self.shared.capabilities.wake_up;
-        let mut failing: Option<ClockReading> = None;
+        let mut outage = Outage::default();
         loop {
             let answer = self.attempt().await;
             let expires_in = match &answer {
                 Ok(TryAcquire::Acquired(_)) => return answer,
                 Ok(TryAcquire::Contended(holder)) => {
-                    failing = None;
+                    outage.end(holder);
                     holder.expires_in
                 }
                 Err(error) => {
-                    let now = self.shared.clock.now();
-                    let since = *failing.get_or_insert(now);
-                    let goes_on = OUTAGE.saturating_sub(now.since(since));
-                    if !error.is_retryable() || goes_on.is_zero() {
+                    let goes_on = outage.goes_on(error, self.shared.clock.now());
+                    if goes_on.is_zero() {
                         return answer;
                     }
                     let left = self.patience(wait).map_or(goes_on, |left| left.min(goes_on));
@@ -327,7 +320,7 @@ impl AcquireLoop {
             };
             let left = self.patience(wait);
             if left.is_some_and(|left| left.is_zero()) {
-                return answer;
+                return outage.last_holder(&answer).map_or(answer, |holder| Ok(TryAcquire::Contended(holder)));
             }
             if self.pending.request.fair && watched != self.pending.request.id {
                 watch = None;
@@ -353,7 +346,11 @@ impl AcquireLoop {
                 // Woken although the lock is still held. Such a watch must not cause a tight loop.
                 tokio::time::sleep(pause.min(longest)).await;
             }
-            let nap = backoff.next(expires_in).min(self.pending.longest_pause().unwrap_or(longest)).min(longest);
+            let nap = match &answer {
+                Err(error) if error.kind() == ErrorKind::Throttled => backoff.throttled(),
+                _ => backoff.next(expires_in),
+            };
+            let nap = nap.min(self.pending.longest_pause().unwrap_or(longest)).min(longest);
             tokio::select! {
                 // At the latest until the holder's lease expires; without a watch until the next
                 // poll.

@@ -94,8 +94,9 @@ impl LockRequest {
 
     /// Tries to acquire the lock without waiting: acquired or contended.
     ///
-    /// Sends one request to the store, and at most two more if it gets no reply. A grant that
-    /// arrived too late is released first.
+    /// Sends one request to the store, and at most two more if it gets no reply. While the store
+    /// throttles, it sends the request again with growing pauses, for three request timeouts in
+    /// all. A grant that arrived too late is released first.
     ///
     /// Does not queue behind other waiters of this process. If this process is just releasing the
     /// lock, that release is awaited first, for at most one request timeout.
@@ -121,7 +122,8 @@ impl LockRequest {
     /// Waiters of one process queue for a name in first-in, first-out order.
     ///
     /// # Errors
-    /// If the store keeps failing for the whole of `wait`, or for 30 s. Contention is not an error.
+    /// If the store keeps failing for the whole of `wait`, or for 30 s, or keeps throttling for
+    /// 5 minutes. Contention is not an error.
     ///
     /// # Cancel safety
     /// Cancel safe: the waiter leaves the queue, and a lock that the store may have granted is
@@ -137,8 +139,8 @@ impl LockRequest {
     /// Waiters of one process queue for a name in first-in, first-out order.
     ///
     /// # Errors
-    /// If the store keeps failing for 30 s, or the deadline is reached first. Contention is not an
-    /// error.
+    /// If the store keeps failing for 30 s, or throttling for 5 minutes, or the deadline is reached
+    /// first. Contention is not an error.
     ///
     /// # Cancel safety
     /// Cancel safe: the waiter leaves the queue, and a lock that the store may have granted is

@@ -27,7 +27,7 @@ async fn contention_is_a_value_that_names_the_holder() {
 
 #[tokio::test(start_paused = true)]
 async fn an_error_is_neither_held_nor_acquired() {
-    for kind in [ErrorKind::PermissionDenied, ErrorKind::Unavailable, ErrorKind::Throttled, ErrorKind::Timeout] {
+    for kind in [ErrorKind::PermissionDenied, ErrorKind::Unavailable, ErrorKind::Timeout] {
         let fixture = Fixture::new();
         fixture.network.always(Operation::Acquire, Fault::Refuse(kind));
         let error = fixture.locker.try_acquire(NAME).await.unwrap_err();

@@ -25,6 +25,7 @@ mod runtimes;
 mod secrets;
 mod store_lease;
 mod suite_catches_bugs;
+mod throttled;
 mod timeouts;
 mod too_late;
 mod try_run;

@@ -90,6 +90,7 @@ fn late_grants_count_no_loss_and_refusals_no_ambiguity() {
         fixture.network.next(Operation::Acquire, Fault::DelayReply(ms(350)));
         fixture.locker.try_acquire(NAME).await.unwrap_err();
         fixture.freed_after().await;
+        fixture.network.next(Operation::Acquire, Fault::Refuse(ErrorKind::Throttled));
         let guard = fixture.guard().await;
         sleep(ms(100)).await;
         fixture.network.next(Operation::Renew, Fault::Refuse(ErrorKind::Throttled));
@@ -100,8 +101,9 @@ fn late_grants_count_no_loss_and_refusals_no_ambiguity() {
         ("onelock_ambiguous_resolved_total{operation=acquire,as=acquired}", 1),
         ("onelock_attempts_total{outcome=acquired}", 2),
         ("onelock_attempts_total{outcome=error}", 2),
+        ("onelock_attempts_total{outcome=throttled}", 1),
         ("onelock_hold_seconds{}", 1),
-        ("onelock_renewals_total{outcome=error}", 1),
+        ("onelock_renewals_total{outcome=throttled}", 1),
         ("onelock_renewals_total{outcome=renewed}", 1),
         ("onelock_wait_seconds{outcome=acquired}", 1),
         ("onelock_wait_seconds{outcome=error}", 1),

@@ -326,10 +326,10 @@ impl LeaseState {
                 let again = left.map_or(self.timing.attempt_timeout, |left| left / 8).max(Duration::from_millis(10));
                 state.renew = self.timing.renew_every.map(|every| (now, jittered(again.min(every))));
                 drop(state);
-                self.store.metrics.not_renewed(if error.kind() == crate::ErrorKind::Timeout {
-                    "timeout"
-                } else {
-                    "error"
+                self.store.metrics.not_renewed(match error.kind() {
+                    crate::ErrorKind::Timeout => "timeout",
+                    crate::ErrorKind::Throttled => "throttled",
+                    _ => "error",
                 });
                 tracing::warn!(name = %self.lease.name, %error, "renewal failed; retrying until the lease ends");
             }

@@ -28,8 +28,9 @@ impl Guard {
     /// not asked then, so a break that no renewal has noticed becomes the loss of the next guard.
     ///
     /// # Errors
-    /// If the store does not confirm the release after three attempts. A further attempt continues
-    /// in the background, and the ttl is the backstop.
+    /// If the store does not confirm the release after three attempts, or throttles for three
+    /// request timeouts. A further attempt continues in the background, and the ttl is the
+    /// backstop.
     ///
     /// # Cancel safety
     /// Cancel safe: if the future is dropped, the release continues in the background.

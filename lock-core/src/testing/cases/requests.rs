@@ -81,7 +81,9 @@ pub(super) async fn a_throttled_acquire_fails_and_leaves_no_lock(bench: &Bench<'
     for fault in [Fault::Refuse(ErrorKind::Throttled), Fault::FailAfter(ErrorKind::Throttled)] {
         let name = bench.name("throttled");
         fixture.network.always(Operation::Acquire, fault);
-        let error = fixture.locker.try_acquire(name.as_str()).await.expect_err("the throttled request cannot succeed");
+        // The wait is shorter than the time for which an attempt without a wait is repeated.
+        let answer = fixture.locker.acquire_within(name.as_str(), Duration::from_millis(300)).await;
+        let error = answer.expect_err("the throttled request cannot succeed");
         assert_eq!(error.kind(), ErrorKind::Throttled, "{error}");
         free_soon(bench, &*other, &name).await;
     }
