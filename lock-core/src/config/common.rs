@@ -18,8 +18,20 @@ pub(crate) struct Common {
 impl Common {
     /// The names of these options.
     #[cfg(any(test, feature = "serde"))]
-    pub(crate) const NAMES: [&str; 11] =
-        ["ttl", "margin", "renew", "grace", "owner", "prefix", "min_hold", "max_hold", "hand_over", "fair", "require"];
+    pub(crate) const NAMES: [&str; 12] = [
+        "ttl",
+        "margin",
+        "renew",
+        "grace",
+        "owner",
+        "prefix",
+        "min_hold",
+        "max_hold",
+        "hand_over",
+        "fair",
+        "spread",
+        "require",
+    ];
 
     /// Takes these options out of `config`.
     pub(crate) fn take(config: &mut StoreConfig) -> Result<Self, Error> {
@@ -33,6 +45,7 @@ impl Common {
             max_hold: config.take_duration("max_hold")?,
             hand_over: take_hand_over(config)?,
             fair: config.take_bool("fair")?.unwrap_or_default(),
+            spread: config.take_duration("spread")?.unwrap_or_default(),
             ..LockOptions::default()
         };
         Ok(Self {
@@ -101,7 +114,7 @@ mod tests {
     fn every_common_option_sets_its_field() {
         let common = take(
             "ttl=20s&margin=2s&renew=5s&grace=1s&owner=me%20%26%20you&min_hold=3s&max_hold=1h&hand_over=9&fair=true&\
-             prefix=app/&require=fencing,holder",
+             spread=2s&prefix=app/&require=fencing,holder",
         );
         let options = LockOptions {
             mode: Mode::Exclusive,
@@ -116,6 +129,7 @@ mod tests {
             deadline: None,
             hand_over: 9,
             fair: true,
+            spread: Duration::from_secs(2),
         };
         let require = vec![Capability::Fencing, Capability::Holder];
         assert_eq!(common, Ok(Common { options, prefix: "app/".into(), require }));

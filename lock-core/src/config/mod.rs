@@ -37,6 +37,7 @@
 //! | `min_hold` | duration | 0s | [`LockRequest::min_hold`](crate::LockRequest::min_hold) |
 //! | `max_hold` | duration | no limit | [`LockRequest::max_hold`](crate::LockRequest::max_hold) |
 //! | `fair` | `true`, `false` | `false` | [`LockRequest::fair`](crate::LockRequest::fair); an error on a store that lacks the capability `fair` |
+//! | `spread` | duration | `0s` | [`LockRequest::spread`](crate::LockRequest::spread) |
 //! | `hand_over` | 0 to 1000 | 0 | [`LockRequest::hand_over`](crate::LockRequest::hand_over); an error on a store that lacks the capability `hand-over` |
 //! | `require` | [capabilities](crate::Capability), with commas | none | [`LockerBuilder::require`](crate::LockerBuilder::require) |
 //!

@@ -5,6 +5,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use tokio::time::Sleep;
+
 use super::{guard::Guard, outcome::TryAcquire};
 use crate::{
     backend::{AcquireOutcome, AcquireRequest, Watch},
@@ -42,6 +44,8 @@ pub(super) struct AcquireLoop {
     limits: HoldLimits,
     /// See [`LockRequest::hand_over`](crate::LockRequest::hand_over). Zero where it does not apply.
     hand_over: u32,
+    /// See [`LockRequest::spread`](crate::LockRequest::spread).
+    spread: Duration,
     pending: PendingAcquire,
     /// The time at which the guard was there.
     acquired: Option<ClockReading>,
@@ -76,7 +80,7 @@ impl AcquireLoop {
             request.ttl = ttl;
         }
         let pending = PendingAcquire::new(&shared, request, timing.attempt_timeout);
-        Ok(Self { shared, name, timing, limits, hand_over, pending, acquired: None, observers })
+        Ok(Self { shared, name, timing, limits, hand_over, spread: options.spread, pending, acquired: None, observers })
     }
 
     fn elapsed(&self) -> Duration {
@@ -226,6 +230,9 @@ impl AcquireLoop {
     /// Tries without a wait, and without a place in the queue of this process. Only a release of
     /// this process in the background is awaited.
     pub(super) async fn try_now(&mut self) -> Result<TryAcquire, Error> {
+        if let Some(delay) = self.delay(None) {
+            delay.await;
+        }
         let limit = self.left().map_or(self.timing.attempt_timeout, |left| left.min(self.timing.attempt_timeout));
         self.pending.turn = self.shared.queues.try_enter(&self.name, limit).await;
         match self.take_over() {
@@ -253,6 +260,15 @@ impl AcquireLoop {
         }
     }
 
+    /// Returns the delay of the first attempt, a random part of the declared window.
+    fn delay(&self, wait: Option<Duration>) -> Option<Sleep> {
+        if self.spread.is_zero() {
+            return None;
+        }
+        let window = self.patience(wait).map_or(self.spread, |left| self.spread.min(left / 2));
+        Some(tokio::time::sleep(window.mul_f64(fastrand::f64())))
+    }
+
     /// Returns the time until the wait ends.
     fn patience(&self, wait: Option<Duration>) -> Option<Duration> {
         [wait.map(|wait| wait.saturating_sub(self.elapsed())), self.left()].into_iter().flatten().min()
@@ -265,6 +281,9 @@ impl AcquireLoop {
     pub(super) async fn wait(&mut self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
         if self.patience(wait).is_some_and(|left| left.is_zero()) {
             return Box::pin(self.try_now()).await;
+        }
+        if let Some(delay) = self.delay(wait) {
+            delay.await;
         }
         if self.pending.request.fair {
             // The store has the queue. A place in one for all tasks of this process would let tasks

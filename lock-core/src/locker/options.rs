@@ -120,6 +120,23 @@ macro_rules! option_setters {
             self.options.fair = fair;
             self
         }
+
+        /// Sets a window for the first attempt, which is delayed by a random part of it. Default:
+        /// zero. For a fleet whose members all ask at one moment, such as that of a schedule.
+        ///
+        /// - The delay is a part of the wait. It is at most half of the wait, and half of the time
+        ///   until the [`deadline`](Self::deadline), so the other half is left for attempts. An
+        ///   attempt without a wait is delayed too.
+        /// - A cancelled delay leaves nothing behind.
+        /// - With [`fair`](Self::fair), the order of arrival is the order after the delays.
+        ///
+        /// If the work has to run once for the whole fleet, set [`min_hold`](Self::min_hold) to
+        /// more than the window. Otherwise short work ends and releases the lock before the last
+        /// member asks, which then runs it again.
+        pub fn spread(mut self, window: Duration) -> Self {
+            self.options.spread = window;
+            self
+        }
     };
 }
 pub(crate) use option_setters;

@@ -55,4 +55,6 @@ pub struct LockOptions {
     pub hand_over: u32,
     /// See [`LockRequest::fair`](crate::LockRequest::fair).
     pub fair: bool,
+    /// See [`LockRequest::spread`](crate::LockRequest::spread).
+    pub spread: Duration,
 }

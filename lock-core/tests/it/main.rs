@@ -23,6 +23,7 @@ mod registry;
 mod retrying;
 mod runtimes;
 mod secrets;
+mod spread;
 mod store_lease;
 mod suite_catches_bugs;
 mod throttled;

@@ -136,12 +136,12 @@ async fn config_errors_name_the_mistake_and_the_fix() {
             "memory:?tll=3s",
             "open on memory:?tll=3s: there is no option \"tll\"; did you mean \"ttl\"? Known: fair, grace, \
              hand_over, margin, max_hold, min_hold, \
-             owner, prefix, renew, require, ttl",
+             owner, prefix, renew, require, spread, ttl",
         ),
         (
             "memory:?pasword=hunter2",
             "open on memory:?pasword=***: there is no option \"pasword\". Known: fair, grace, hand_over, margin, \
-             max_hold, min_hold, owner, prefix, renew, require, ttl",
+             max_hold, min_hold, owner, prefix, renew, require, spread, ttl",
         ),
         ("memory:?ttl=30", "open on memory:?ttl=30: ttl=30 has no unit; write 30s for seconds, or use ms, m, h or d"),
         ("memory:?ttl=10s&margin=10s", "open on memory:: margin (10s) must be shorter than ttl (10s)"),
