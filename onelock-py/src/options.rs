@@ -32,6 +32,7 @@ enum Setting {
     Data(Vec<u8>),
     Mode(Mode),
     HandOver(u32),
+    Fair(bool),
 }
 
 /// Reads `options`, whose names and types `python/onelock/_options.py` has checked.
@@ -54,6 +55,7 @@ pub(crate) fn read(options: &Bound<'_, PyDict>) -> PyResult<Options> {
             "shared" => continue,
             "permits" => Setting::Mode(Mode::Permit { of: permits(&value)? }),
             "hand_over" => Setting::HandOver(hand_over(&value)?),
+            "fair" => Setting::Fair(value.extract()?),
             _ => return Err(errors::config(value.py(), format!("there is no option \"{key}\" of a lock"))),
         });
     }
@@ -82,6 +84,7 @@ impl Options {
             Setting::Data(data) => request.data(data),
             Setting::Mode(mode) => request.mode(mode),
             Setting::HandOver(times) => request.hand_over(times),
+            Setting::Fair(fair) => request.fair(fair),
         })
     }
 }

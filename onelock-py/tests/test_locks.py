@@ -91,6 +91,41 @@ def test_a_lock_is_handed_over_to_waiters_without_a_request(onelock_memory: Memo
     assert onelock_memory.requests("acquire") - sent < 12
 
 
+def test_fair_waiters_are_served_in_their_order(locker: onelock.Locker, url: str) -> None:
+    if "fair" not in locker.capabilities:
+        with pytest.raises(onelock.UnsupportedError, match="leave fair out"):
+            locker.try_acquire("x", fair=True)
+        return
+    held = locker.acquire("x")
+    waiting, may_end = threading.Semaphore(0), threading.Event()
+    served: list[int] = []
+
+    def work(number: int, options: onelock.LockOptions) -> None:
+        # The waiters of one locker and those of others have one order.
+        own = locker if number % 2 else onelock.Locker(url)
+        with own.acquire("x", on_waiting=lambda _: waiting.release(), **options):
+            served.append(number)
+            assert may_end.wait(60)
+
+    threads: list[threading.Thread] = []
+
+    def wait(options: onelock.LockOptions) -> None:
+        threads.append(threading.Thread(target=work, args=(len(threads), options)))
+        threads[-1].start()
+        assert waiting.acquire(timeout=60)
+
+    # The first is not fair, so that all others come before it.
+    wait({"fair": False})
+    for _ in range(4):
+        wait({"fair": True})
+    held.release()
+    assert not locker.try_acquire("x"), "a newcomer has overtaken a fair waiter"
+    may_end.set()
+    for thread in threads:
+        thread.join(60)
+    assert served == [1, 2, 3, 4, 0]
+
+
 def test_many_threads_lose_no_update(locker: onelock.Locker) -> None:
     total = 0
 
@@ -240,6 +275,8 @@ WRONG_OPTIONS = [
     ({"hand_over": True}, "hand_over must be a number, not True"),
     ({"renew": "often"}, 'must be "auto", "manual"'),
     ({"shared": 1}, "shared must be True or False"),
+    ({"fair": "no"}, "fair must be True or False"),
+    ({"fair": True, "hand_over": 9}, "fair and hand_over contradict each other"),
 ]
 
 

@@ -40,6 +40,9 @@ class CallOptions(TypedDict, total=False):
     """How many times in a row a release passes the lock to the next waiter of this locker, without
     a request to the store. Default: 0, at most 1,000. No effect without the capability
     "hand-over"."""
+    fair: bool
+    """First come, first served: other clients do not overtake this waiter. Default: that of the
+    locker. ``UnsupportedError`` without the capability "fair"."""
 
 
 class LockOptions(CallOptions, total=False):
@@ -86,7 +89,7 @@ def of_lock(options: dict[str, Any]) -> dict[str, Any]:
             _check(name, value, bytes, "bytes or a str")
         elif name in ("owner", "renew"):
             _check(name, value, str, "a str")
-        elif name == "shared":
+        elif name in ("shared", "fair"):
             _check(name, value, bool, "True or False")
         elif name in ("permits", "hand_over"):
             _check(name, value, int, "a number")
