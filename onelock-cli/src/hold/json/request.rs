@@ -51,6 +51,7 @@ pub(crate) struct Wish {
     /// How long to wait: zero tries once, `None` waits without a limit.
     pub(crate) wait: Option<Duration>,
     pub(crate) mode: Option<Mode>,
+    pub(crate) fair: Option<bool>,
     pub(crate) ttl: Option<Duration>,
     pub(crate) margin: Option<Duration>,
     pub(crate) renew: Option<Renew>,
@@ -127,6 +128,7 @@ fn wish(fields: &Fields) -> Result<Wish, String> {
         name: fields.name()?,
         wait: fields.seconds("wait")?,
         mode: fields.mode()?,
+        fair: fields.flag("fair")?,
         ttl: fields.seconds("ttl")?,
         margin: fields.seconds("margin")?,
         renew: fields.renew()?,
@@ -157,6 +159,14 @@ impl Fields {
 
     fn text(&self, field: &str) -> Result<String, String> {
         self.optional_text(field)?.ok_or_else(|| format!("\"{field}\" is missing: a string"))
+    }
+
+    fn flag(&self, field: &str) -> Result<Option<bool>, String> {
+        match self.get(field) {
+            None => Ok(None),
+            Some(Value::Bool(flag)) => Ok(Some(*flag)),
+            Some(_) => Err(format!("\"{field}\" must be true or false")),
+        }
     }
 
     fn seconds(&self, field: &str) -> Result<Option<Duration>, String> {
@@ -222,6 +232,7 @@ mod tests {
             name: x(),
             wait: None,
             mode: None,
+            fair: None,
             ttl: None,
             margin: None,
             renew: None,
@@ -235,6 +246,7 @@ mod tests {
         let seconds = |s| Some(Duration::from_secs(s));
         let full = Wish {
             wait: Some(Duration::ZERO),
+            fair: Some(true),
             ttl: Some(Duration::from_millis(1500)),
             margin: seconds(2),
             renew: Some(Renew::Every(Duration::from_secs(3))),
@@ -257,7 +269,7 @@ mod tests {
             (json!({"op": "acquire", "name": "x", "wait": null, "new": 1}), Operation::Acquire(Box::new(wish))),
             (
                 json!({"op": "acquire", "name": "x", "wait": 0, "ttl": 1.5, "margin": 2, "renew": 3, "grace": 4,
-                    "owner": "o", "data": "d", "min_hold": 5, "max_hold": 6, "deadline": 7}),
+                    "owner": "o", "data": "d", "min_hold": 5, "max_hold": 6, "deadline": 7, "fair": true}),
                 Operation::Acquire(Box::new(full)),
             ),
             (json!({"op": "acquire", "name": "x", "mode": "shared"}), shared),
@@ -305,6 +317,7 @@ mod tests {
             (r#"{"id":1,"op":"acquire","name":"x","mode":"permit"}"#, json!(1), "\"permits\" is missing"),
             (r#"{"id":1,"op":"acquire","name":"x","permits":0}"#, json!(1), "from 1 to 65535"),
             (r#"{"id":1,"op":"acquire","name":"x","mode":"shared","permits":2}"#, json!(1), "\"permits\" goes with"),
+            (r#"{"id":1,"op":"acquire","name":"x","fair":1}"#, json!(1), "\"fair\" must be true or false"),
             (r#"{"id":1,"op":"release","guard":-1}"#, json!(1), "\"guard\" must be"),
             (r#"{"id":1,"op":"ensure","guard":1}"#, json!(1), "\"at_least\" is missing"),
             (r#"{"id":1,"op":"cancel"}"#, json!(1), "\"request\" is missing"),

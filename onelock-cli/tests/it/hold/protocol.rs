@@ -96,6 +96,33 @@ fn a_cancelled_acquisition_leaves_nothing_held() {
 }
 
 #[test]
+fn fair_acquisitions_come_before_the_others_in_their_order() {
+    let options: [(&[&str], Value, Value); 2] = [
+        (&[], json!({}), json!({ "fair": true })),
+        // A request goes before the command line.
+        (&["--fair"], json!({ "fair": false }), json!({})),
+    ];
+    for (session, unfair, fair) in options {
+        let mut hold = Hold::start("memory:", session);
+        let mut held = hold.acquire(json!({}));
+        let mut wait = |options: &Value| {
+            let mut request = json!({ "op": "acquire", "name": "x" });
+            request.as_object_mut().unwrap().extend(options.as_object().unwrap().clone());
+            let waiting = hold.send(request);
+            while hold.event("waiting")["request"] != json!(waiting) {}
+            waiting
+        };
+        let last = wait(&unfair);
+        let order = [wait(&fair), wait(&fair), wait(&fair), last];
+        for waiting in order {
+            hold.ask(json!({ "op": "release", "guard": held["guard"] }));
+            held = hold.reply(waiting)["ok"].clone();
+            assert_eq!(held["held"], json!(true), "{session:?}: {held}");
+        }
+    }
+}
+
+#[test]
 fn a_short_wait_ends_with_the_holder() {
     let locks = Locks::new();
     let (mut one, mut two) = (Hold::start(&locks.url(), &[]), Hold::start(&locks.url(), &[]));

@@ -76,8 +76,8 @@ impl Session {
         let lease = ttl.or(self.locker.timing().lease);
         let default_grace = (defaults.on_loss == OnLoss::Term).then(|| default_grace(lease));
         request = request.mode(wish.mode.unwrap_or(defaults.mode));
-        if defaults.fair {
-            request = request.fair(true);
+        if let Some(fair) = wish.fair.or(defaults.fair.then_some(true)) {
+            request = request.fair(fair);
         }
         if let Some(ttl) = ttl {
             request = request.ttl(ttl);
