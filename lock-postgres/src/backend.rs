@@ -185,6 +185,7 @@ impl Backend for PostgresBackend {
             .with_wake_up(self.listener.is_some())
             .with_shared(is_native)
             .with_permits(is_native)
+            .with_hand_over(is_native)
     }
 
     fn timings(&self) -> StoreTimings {

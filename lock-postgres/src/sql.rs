@@ -131,7 +131,7 @@ fn columns(token: &str) -> String {
     format!("null, null, null, {token}, null, null, null, null, null, null, null, null")
 }
 
-/// Parameters: name, id, owner, ttl in seconds, data.
+/// Parameters: name, id, owner, ttl in seconds, data, the number of reserved tokens.
 ///
 /// `seen` is the row before the statement. `seq` has the same value in `l` only if no other
 /// acquisition, release or break came in between, so the holder in `seen` is the crashed one.
@@ -148,7 +148,7 @@ fn acquire(table: &str, settings: &str, granting: &str, replicas: Replicas) -> S
             select * from {table} l where l.name = $1
         ), won as (
             insert into {table} as l (name, id, owner, token, seq, acquired_at, expires_at, ttl, data)
-            select $1, {ID}, $3, t.micros, t.micros, clock_timestamp(), clock_timestamp() + t.ttl, t.ttl, $5
+            select $1, {ID}, $3, t.micros + $6, t.micros, clock_timestamp(), clock_timestamp() + t.ttl, t.ttl, $5
             from c, lateral (select {MICROS} as micros, make_interval(secs => $4) as ttl) t
             where {granting} and not exists (
                 select from seen s where s.last_id = {ID} or {ID} = any(s.ended_ids)
@@ -157,7 +157,7 @@ fn acquire(table: &str, settings: &str, granting: &str, replicas: Replicas) -> S
             on conflict (name) do update set
                 id = excluded.id, owner = excluded.owner, ttl = excluded.ttl, data = excluded.data, mode = null,
                 waiting_until = case when l.waiting_id = excluded.id then null else l.waiting_until end,
-                token = case when l.id = excluded.id then l.token else greatest(l.token + 1, {MICROS}) end,
+                token = case when l.id = excluded.id then l.token else greatest(l.token + 1, {MICROS}) + $6 end,
                 seq = case when l.id = excluded.id then l.seq else l.seq + 1 end,
                 acquired_at = case when l.id = excluded.id then l.acquired_at else clock_timestamp() end,
                 expires_at = clock_timestamp() + excluded.ttl

@@ -57,6 +57,7 @@ impl Table {
         let name = request.name.as_str().as_bytes();
         let (id, ttl) = (request.id.to_string(), request.ttl.as_secs_f64());
         let owner = owner_text(request);
+        let reserved = i64::from(request.reserved_tokens);
         let rows = self
             .write(
                 &self.sql.acquire,
@@ -66,6 +67,7 @@ impl Table {
                     (&owner, Type::TEXT),
                     (&ttl, Type::FLOAT8),
                     (&request.data, Type::BYTEA),
+                    (&reserved, Type::INT8),
                 ],
             )
             .await?;

@@ -18,6 +18,8 @@ pub mod dynamodb;
 #[cfg(feature = "servers")]
 pub mod fork;
 #[cfg(feature = "servers")]
+pub mod hand_over;
+#[cfg(feature = "servers")]
 pub mod http;
 #[cfg(feature = "servers")]
 pub mod http_proxy;

@@ -42,7 +42,6 @@ mod direct {
         #[tokio::test]
         Direct,
         except = [
-        (hand_over, "a grant has one token"),
         (fair, "waiters have no places in a queue"),
         (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
     ]
@@ -74,7 +73,6 @@ mod through_pgbouncer {
         #[tokio::test]
         Pooled,
         except = [
-        (hand_over, "a grant has one token"),
         (fair, "waiters have no places in a queue"),
         (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
     ]
@@ -114,7 +112,6 @@ mod with_tls {
         #[tokio::test]
         Encrypted,
         except = [
-        (hand_over, "a grant has one token"),
         (fair, "waiters have no places in a queue"),
         (an_open_descriptor_keeps_the_lock_held, "the lock does not live in a descriptor"),
     ]

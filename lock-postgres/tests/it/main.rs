@@ -7,6 +7,7 @@ mod ended;
 mod faults;
 mod fixture;
 mod forks;
+mod hand_over;
 mod hostile;
 mod joined;
 mod joined_races;
