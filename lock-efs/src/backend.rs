@@ -138,6 +138,8 @@ impl Backend for FileBackend {
             .with_shared(self.file_system.has_modes())
             .with_permits(self.file_system.has_modes())
             .with_fair(self.file_system.has_fair())
+            // Not tried on NFS so far.
+            .with_hand_over(!matches!(self.file_system, FileSystem::Nfs(_)))
     }
 
     fn timings(&self) -> StoreTimings {

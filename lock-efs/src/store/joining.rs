@@ -218,7 +218,7 @@ impl FileStore {
                             return Ok(Joined::StartOver);
                         }
                         crashed.extend(crashed_before(&previous));
-                        (Slots::default(), Some(next(last, now_us, files)?))
+                        (Slots::default(), Some(next(last, now_us, 0, files)?))
                     }
                     // The record was removed or replaced while its holders are there.
                     Some(holder) if holder.mode == request.mode => {
@@ -236,7 +236,7 @@ impl FileStore {
             let holder = Holder::default().with_foreign("a flock(2) holder without a record".to_owned());
             return Ok(Joined::Refused { holder: holder.with_mode(LockMode::Shared), by_other_mode: true });
         }
-        let token = next(last.max(begins_at), now_us, files)?;
+        let token = next(last.max(begins_at), now_us, 0, files)?;
         let bytes = self.record_of_part(request, token, now_us)?;
         let for_others = if is_permit { self.permits_ahead(request, files)? } else { 0 };
         let number = match parts.lock_free(&slots, request.mode, for_others, now_us)? {
@@ -368,9 +368,14 @@ fn crashed_before(previous: &RecordRead) -> Option<Holder> {
     }
 }
 
-/// Returns the token after `last`.
-pub(super) fn next(last: Option<FencingToken>, now_us: u64, files: &Files) -> Result<FencingToken, Error> {
-    FencingToken::next(last, now_us).ok_or_else(|| {
+/// Returns the token after `last`, or the last of those if `reserved` more are.
+pub(super) fn next(
+    last: Option<FencingToken>,
+    now_us: u64,
+    reserved: u32,
+    files: &Files,
+) -> Result<FencingToken, Error> {
+    FencingToken::next_after(last, now_us, reserved).ok_or_else(|| {
         let what = format!(
             "the record {} holds the largest possible fencing token; remove the record to start again from the clock",
             files.record.display()

@@ -1,9 +1,9 @@
 //! Records the holder of a lock, while this process has it.
 
-use std::{fs::File, io, time::Duration};
+use std::{fs::File, io, thread, time::Duration};
 
 use lock_core::{
-    Error, ErrorKind, Holder,
+    Error, ErrorKind, FencingToken, Holder,
     backend::{AcquireRequest, Lease},
 };
 
@@ -65,7 +65,7 @@ impl FileStore {
             Some(record) => record.token().max(parts.last_token()),
             None => floor::read(&self.directory, self.medium.open_flags())?,
         };
-        let token = joining::next(before, now_us, files)?;
+        let token = joining::next(before, now_us, request.reserved_tokens, files)?;
         let bytes = record::held(request, token, now_us, self.process);
         if bytes.len() > record::MAX_BYTES {
             let what = format!("the lock record has {} bytes, and the limit is {}", bytes.len(), record::MAX_BYTES);
@@ -77,9 +77,9 @@ impl FileStore {
         let file = match self.medium.place_record(&new, begun) {
             Ok(file) => Some(file),
             // A token from the clock is exceeded by the next one although it is not kept.
-            Err(error) if self.allows_no_record(replaces, &error) && token.get() == now_us => {
+            Err(error) if self.allows_no_record(replaces, &error) && is_from_clock(token, now_us, request) => {
                 is_told_once = self.mark_previous(files, previous.as_ref());
-                self.tell_of_no_record(request, &error);
+                self.go_without_record(request, &error);
                 None
             }
             Err(error) => return Err(error),
@@ -106,7 +106,8 @@ impl FileStore {
         self.names() == Names::Plain && self.medium.keeps_locks() && error::is_refused(error)
     }
 
-    fn tell_of_no_record(&self, request: &AcquireRequest, error: &Error) {
+    /// Tells that a lock has no record, and waits until the clock has passed its tokens.
+    fn go_without_record(&self, request: &AcquireRequest, error: &Error) {
         const WITHOUT: &str =
             "the lock was acquired without a record: others cannot see its holder, and a crash is not reported";
         match error::is_full(error) {
@@ -114,6 +115,8 @@ impl FileStore {
             // That is so in every run, and as with flock(1).
             false => tracing::debug!(name = %request.name, %error, "{WITHOUT}"),
         }
+        // Twice, because the clock of a server may be slower than this pause. At most 2 ms.
+        thread::sleep(2 * Duration::from_micros(request.reserved_tokens.into()));
     }
 
     /// Returns the records of the parts if they held the lock last. This process has the lock, so
@@ -163,4 +166,9 @@ impl FileStore {
         let new = NewRecord { directory: &self.directory, files: &files, bytes: &bytes, replaces: false, sharing };
         self.medium.place_record(&new, BegunRecord::Nothing).map(drop).map_err(io::Error::other)
     }
+}
+
+/// Returns whether `token`, and those that are reserved before it, were taken from the clock.
+fn is_from_clock(token: FencingToken, now_us: u64, request: &AcquireRequest) -> bool {
+    token.get() == now_us + u64::from(request.reserved_tokens)
 }

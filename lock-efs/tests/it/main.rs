@@ -9,6 +9,7 @@ mod errors;
 mod fair;
 mod fixture;
 mod forks;
+mod hand_over;
 mod hostile;
 mod interop;
 mod limits;
