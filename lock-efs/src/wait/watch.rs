@@ -41,8 +41,8 @@ pub(crate) struct FileWatch {
 ///
 /// The two orders differ for example after a process was stopped: the kernel then puts it last. The
 /// first in the kernel's order lets the others go first while it is not its turn, so that the right
-/// one is woken. It does so once for each request that it waits for, because that one may not
-/// listen.
+/// one is woken. It does so once for each request that it waits for, and again after a release. Not
+/// all the time, because that request may not listen.
 pub(crate) struct FairTurn {
     place: Arc<Place>,
     rejoin: Rejoin,
@@ -231,6 +231,9 @@ impl Watch for FileWatch {
             let changed = ready.get_inner().drain();
             ready.clear_ready();
             if changed {
+                if let Some(turn) = &mut self.turn {
+                    turn.passed_for = None;
+                }
                 return;
             }
         }

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::Path,
     process::Command,
     sync::Arc,
@@ -16,7 +17,7 @@ use lock_core::{
 use lock_efs::{FileBackend, FileConfig, Names, Sweep};
 use test_support::fork::{forked, wait_for_the_end_of_input};
 
-use crate::fixture::{Process, grant, in_child, myself, name, open, request};
+use crate::fixture::{Process, grant, in_child, myself, name, open, request, until};
 
 /// Bounds only a failing test.
 const LONG: Duration = Duration::from_secs(60);
@@ -202,25 +203,36 @@ async fn a_release_wakes_the_first_place_among_watches_in_any_order() {
     let (_, held) = grant(&holder, &request("etl")).await;
     let (first, second) = (waiter(), waiter());
     assert!(is_refused(&a, &first).await && is_refused(&b, &second).await);
-    // As after a stop of the first process, which the kernel then puts last.
     let mut of_second = watch_place(&b, &second).await;
+    // It lets the others go first, but none is there.
+    woken(&mut of_second).await;
+    assert!(is_refused(&b, &second).await);
+    // As after a stop of the first process, which the kernel then puts last.
     let mut of_first = watch_place(&a, &first).await;
+    until("the first one queues in the kernel", || waiting_for(&dir.path().join("etl.fair")) == 1);
     let waiting = tokio::spawn(async move {
-        // The second lets the first one go first, and waits.
-        woken(&mut of_second).await;
-        (b, of_second)
+        loop {
+            woken(&mut of_second).await;
+            if let AcquireOutcome::Granted(_) = b.acquire(&second).await.unwrap() {
+                return;
+            }
+        }
     });
-    woken(&mut of_first).await;
-    assert!(is_refused(&a, &first).await);
+    tokio::task::yield_now().await;
     assert!(holder.release_now(&held, Duration::ZERO));
     woken(&mut of_first).await;
     let (_, held) = grant(&a, &first).await;
+    assert!(!waiting.is_finished());
     drop(of_first);
-    let (b, mut of_second) = waiting.await.unwrap();
-    assert!(is_refused(&b, &second).await);
     assert!(a.release_now(&held, Duration::ZERO));
-    woken(&mut of_second).await;
-    granted_soon(&b, &second).await;
+    waiting.await.unwrap();
+}
+
+/// Returns how many calls of flock(2) wait for the file, by the kernel's list.
+fn waiting_for(path: &Path) -> usize {
+    let file = format!(":{} ", fs::metadata(path).unwrap().ino());
+    let locks = fs::read_to_string("/proc/locks").expect("proc is mounted");
+    locks.lines().filter(|line| line.contains("->") && line.contains("FLOCK") && line.contains(&file)).count()
 }
 
 #[tokio::test]
