@@ -89,8 +89,8 @@ pub(crate) fn released(answer: Value) -> Result<Release, Error> {
     }
 }
 
-/// Whether a script that knows no queue of fair requests could not answer.
-pub(crate) fn depends_on_queue(answer: &Value) -> bool {
+/// Whether the answer depends on a key that the call did not name.
+pub(crate) fn needs_more_keys(answer: &Value) -> bool {
     matches!(answer, Value::Array(items) if items[..] == [Value::Int(9)])
 }
 

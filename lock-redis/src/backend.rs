@@ -25,8 +25,9 @@ use crate::{
 /// Locks on Redis. Cheap to clone; clones share the connection.
 ///
 /// Every operation is one call of a script, so one round trip. Only an exclusive request that
-/// several holders refuse makes two. The connection is opened by the first one, and again by the
-/// first one after it broke.
+/// several holders refuse makes two, and so does the release of a lock that is no longer held.
+/// Requests that several tasks make at once may share a call. The connection is opened by the first
+/// one, and again by the first one after it broke.
 #[derive(Debug, Clone)]
 pub struct RedisBackend {
     servers: Servers,

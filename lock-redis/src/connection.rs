@@ -94,11 +94,16 @@ impl ConnectionSlot {
 
     /// Runs a script by its digest, or by its text if the server does not have the script.
     pub(crate) async fn run(&self, call: &Call<'_>) -> Result<Value, Error> {
+        self.run_and_read(call, Ok).await
+    }
+
+    /// Like [`run`](Self::run). `read` may find an error in the reply.
+    pub(crate) async fn run_and_read<T>(&self, call: &Call<'_>, read: fn(Value) -> RedisResult<T>) -> Result<T, Error> {
         let hash_slot = self.hash_slot(call);
         let open = self.current(hash_slot).await?;
         let send = async |script: &Cmd| {
             let mut connection = open.connection.clone();
-            self.settle(&open, hash_slot, connection.query(script)).await
+            self.settle(&open, hash_slot, async { read(connection.query(script).await?) }).await
         };
         match send(&call.command).await {
             Err(error) if error.kind() == UNKNOWN_SCRIPT => send(&call.with_text()).await,
@@ -320,7 +325,7 @@ impl fmt::Debug for ConnectionSlot {
 }
 
 /// Whether `error` says that a connection or a node will not answer again.
-fn is_dead(error: &RedisError) -> bool {
+pub(crate) fn is_dead(error: &RedisError) -> bool {
     error.is_io_error()
         || error.is_unrecoverable_error()
         || error.kind() == redis::ErrorKind::ClusterConnectionNotFound

@@ -1,6 +1,6 @@
 //! The operations on one Redis: a server, the primary behind sentinels, or a cluster.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use lock_core::{
@@ -10,7 +10,8 @@ use lock_core::{
 use redis::{ServerErrorKind, Value};
 
 use crate::{
-    answer::{depends_on_queue, granted_or_held, is_by_several, refusal, released, why_lost},
+    answer::{granted_or_held, is_by_several, needs_more_keys, refusal, released, why_lost},
+    batches::Batches,
     config::{RedisConfig, Topology},
     connect::Connector,
     connection::ConnectionSlot,
@@ -26,10 +27,12 @@ use crate::{
 /// One Redis, and what this process knows about its requests to it.
 #[derive(Debug)]
 pub(crate) struct Deployment {
-    pub(crate) connection: ConnectionSlot,
+    pub(crate) connection: Arc<ConnectionSlot>,
     replicated: Option<Replication>,
+    acquires: Batches,
+    releases: Batches,
     pub(crate) keys: Keys,
-    pub(crate) scripts: Scripts,
+    pub(crate) scripts: Arc<Scripts>,
     pub(crate) stamps: Stamps,
     pub(crate) unanswered: UnansweredAcquires,
     pub(crate) waiting_marks: WaitingMarks,
@@ -84,11 +87,14 @@ impl Deployment {
             0 => None,
             number => Some(Replication { number, timeout: config.timeout / 2, acquiring: slot()?, renewing: slot()? }),
         };
+        let (connection, scripts) = (Arc::new(slot()?), Arc::new(Scripts::new()));
         Ok(Self {
-            connection: slot()?,
+            acquires: Batches::new(&connection, &scripts, |all| &all.acquire, |all| &all.acquire_many),
+            releases: Batches::new(&connection, &scripts, |all| &all.release, |all| &all.release_many),
+            connection,
             replicated,
             keys: Keys::new(config.key_prefix.clone(), config.compat),
-            scripts: Scripts::new(),
+            scripts,
             stamps: Stamps::default(),
             unanswered: UnansweredAcquires::default(),
             waiting_marks: WaitingMarks::default(),
@@ -107,7 +113,7 @@ impl Deployment {
         } else {
             self.ask(&lock, request, queuing.as_ref()).await
         };
-        if answer.as_ref().is_ok_and(|(answer, _)| depends_on_queue(answer)) {
+        if answer.as_ref().is_ok_and(|(answer, _)| needs_more_keys(answer)) {
             answer = Box::pin(self.ask_in_turn(&lock, request, queuing.as_ref())).await;
         }
         sent.answered = !answer.as_ref().is_err_and(Error::is_ambiguous);
@@ -141,11 +147,13 @@ impl Deployment {
         queuing: Option<&Queuing<'_>>,
     ) -> Result<(Value, Result<(), Error>), Error> {
         let keys = self.acquire_keys(lock, request, queuing.is_some());
-        let call = if request.mode.may_be_joined() {
-            self.join(&keys, request, queuing)
-        } else {
-            self.take(&keys, request, queuing)
-        };
+        if request.mode.may_be_joined() {
+            return self.send(&self.join(&keys, request, queuing)).await;
+        }
+        let call = self.take(&keys, request, queuing);
+        if queuing.is_none() && request.reserved_tokens == 0 && self.replicated.is_none() {
+            return self.acquires.run(call).await.map(|answer| (answer, Ok(())));
+        }
         self.send(&call).await
     }
 
@@ -256,7 +264,7 @@ impl Deployment {
         let answer = if lease.mode.may_be_joined() {
             Box::pin(self.release_part(lease, hold_for, true)).await?
         } else {
-            self.release_whole(lease, hold_for).await?
+            self.release_whole(lease, hold_for, true).await?
         };
         if self.waiting_marks.contains(lease.id)
             && let Err(error) = Box::pin(self.unmark(&lease.name, lease.id)).await
@@ -274,25 +282,33 @@ impl Deployment {
         if lease.mode.may_be_joined() {
             return self.release_part(&lease, Duration::ZERO, !request.waits).await;
         }
-        self.release_whole(&lease, Duration::ZERO).await
+        self.release_whole(&lease, Duration::ZERO, false).await
     }
 
-    /// Releases an exclusive lock.
-    async fn release_whole(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+    /// Releases an exclusive lock, which takes a second request if it was not held after all.
+    async fn release_whole(&self, lease: &Lease, hold_for: Duration, is_held: bool) -> Result<Release, Error> {
         let lock = self.keys.lock(&lease.name);
         let id = lease.id.to_string();
-        let mut keys = vec![lock.clone(), self.keys.token(&lock), self.keys.gone(&lock, &id), self.keys.waiters(&lock)];
+        let mut keys = vec![lock.clone(), self.keys.token(&lock), self.keys.waiters(&lock), self.keys.gone(&lock, &id)];
         keys.extend(self.keys.signal(&lease.name));
         let hold_for = if hold_for.is_zero() { 0 } else { millis(hold_for) };
         let (stamp, may_arrive_late) = (self.stamps.next(), self.unanswered.contains(lease.id));
+        let has_options = hold_for > 0 || self.connection.is_cluster() || may_arrive_late || keys.len() > 4;
         let release = async |keys: &[String]| {
             let mut call = self.scripts.release.call(keys).arg(&id).arg(stamp);
-            if hold_for > 0 || self.connection.is_cluster() || may_arrive_late {
+            if has_options {
                 call = call.arg(hold_for).arg(u8::from(self.connection.is_cluster())).arg(u8::from(may_arrive_late));
             }
             self.connection.run(&call).await
         };
-        let answer = match release(&keys).await {
+        let answer = if has_options || !is_held {
+            release(&keys).await
+        } else {
+            // A holder has no mark of its own, so its release need not name that.
+            let answer = self.releases.run(self.scripts.release.call(&keys[..3]).arg(&id).arg(stamp)).await;
+            if answer.as_ref().is_ok_and(needs_more_keys) { Box::pin(release(&keys)).await } else { answer }
+        };
+        let answer = match answer {
             // The slot of the lock is moving to another cluster node, so a script may name only
             // keys that exist. A held lock and its token exist. Its waiters retry by themselves.
             Err(error) if is_moving(&error) => Box::pin(release(&keys[..2])).await,

@@ -3,6 +3,7 @@
 mod answer;
 mod ask;
 mod backend;
+mod batches;
 mod compat;
 mod config;
 mod connect;

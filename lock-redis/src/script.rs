@@ -45,11 +45,13 @@ macro_rules! scripts {
 }
 
 scripts! {
-    acquire = ["acquire.lua", "common.lua", "refuse.lua"],
+    acquire = ["acquire/one.lua", "acquire.lua", "common.lua", "refuse.lua"],
+    acquire_many = ["many.lua", "acquire/many.lua", "acquire.lua", "common.lua", "refuse.lua", "acquire/each.lua"],
     renew = ["renew.lua"],
     lost = ["common.lua", "joined/common.lua", "lost.lua"],
     restore = ["restore.lua"],
-    release = ["release.lua", "common.lua", "released.lua"],
+    release = ["release/one.lua", "release.lua", "common.lua", "released.lua"],
+    release_many = ["many.lua", "release/many.lua", "release.lua", "common.lua", "released.lua", "release/each.lua"],
     inspect = ["common.lua", "inspect.lua"],
     break_lock = ["trace.lua", "common.lua", "break.lua"],
     wait = ["common.lua", "wait.lua"],
@@ -66,8 +68,8 @@ scripts! {
     holders = ["common.lua", "joined/common.lua", "joined/holders.lua"],
     unmark = ["common.lua", "joined/common.lua", "fair/common.lua", "joined/unmark.lua"],
     fair_acquire = [
-        "common.lua", "joined/common.lua", "fair/common.lua", "fair/begin.lua", "acquire.lua", "refuse.lua",
-        "fair/end.lua"
+        "common.lua", "joined/common.lua", "fair/common.lua", "fair/begin.lua", "acquire/one.lua", "acquire.lua",
+        "refuse.lua", "fair/end.lua"
     ],
     fair_join = [
         "common.lua", "joined/common.lua", "fair/common.lua", "fair/begin.lua", "joined/join.lua", "fair/end.lua"
@@ -87,12 +89,25 @@ impl Script {
         command.arg("EVALSHA").arg(&self.digest).arg(keys.len()).arg(keys);
         Call { script: self, key: &keys[0], command }
     }
+
+    /// A call with the keys of several calls of another script, and then with their arguments. Each
+    /// has `keys` keys; the first key of all is `key`.
+    pub(crate) fn call_for_all<'a>(&'a self, key: &'a str, keys: usize, calls: &[&Cmd]) -> Call<'a> {
+        let mut command = Cmd::with_capacity(calls.len() * 8 + 3, calls.len() * 512);
+        command.arg("EVALSHA").arg(&self.digest).arg(keys * calls.len());
+        for part in [3..3 + keys, 3 + keys..usize::MAX] {
+            for call in calls {
+                copy(call.args_iter().take(part.end).skip(part.start), &mut command);
+            }
+        }
+        Call { script: self, key, command }
+    }
 }
 
 /// One call of a script, by its digest.
 #[derive(Debug)]
 pub(crate) struct Call<'a> {
-    script: &'a Script,
+    pub(crate) script: &'a Script,
     /// The first key, in the slot of all of them.
     pub(crate) key: &'a str,
     pub(crate) command: Cmd,
@@ -108,11 +123,15 @@ impl Call<'_> {
     pub(crate) fn with_text(&self) -> Cmd {
         let mut command = redis::cmd("EVAL");
         command.arg(&self.script.code);
-        for arg in self.command.args_iter().skip(2) {
-            if let Arg::Simple(bytes) = arg {
-                command.arg(bytes);
-            }
-        }
+        copy(self.command.args_iter().skip(2), &mut command);
         command
+    }
+}
+
+fn copy<'a>(args: impl Iterator<Item = Arg<&'a [u8]>>, command: &mut Cmd) {
+    for arg in args {
+        if let Arg::Simple(bytes) = arg {
+            command.arg(bytes);
+        }
     }
 }

@@ -1,27 +1,12 @@
--- Tries to acquire a lock. KEYS: lock, token, gone.
--- ARGV: id, ttl in ms, stamp of this request, end of the record.
--- A waiting process adds to KEYS: waiters; to ARGV: its wake-up channel, its place in the queue
--- or "", and "1" if it stops waiting once granted. A grant that reserves further tokens adds their
--- number, after these three or three times "".
--- Returns the token and, after a space, the record of a crashed holder; or {0, ...}, {2, record},
--- {3}; {9} if only a script that knows the queue of fair requests can tell.
---
--- This script runs most often. So it splits text by position, not by pattern, and names globals once,
--- because Lua looks up each by its name. common.lua comes after the grant, because each call creates
--- the functions that it reaches.
-local KEYS, ARGV, call, sub = KEYS, ARGV, redis.call, string.sub
-local found = call('MGET', KEYS[1], KEYS[2], KEYS[3])
-local held, kept, at = found[1], found[2], found[3]
-local id, ttl, stamp = ARGV[1], ARGV[2], ARGV[3]
-
+-- Follows acquire/one.lua or acquire/many.lua.
 if held and sub(held, 1, 32) == id then
   -- An earlier attempt with this id succeeded, and its reply was lost. The new stamp makes a release
   -- that was sent before this attempt, to roll the earlier one back, ineffective.
   -- PEXPIRE comes first: a full server runs it, and then the rest of a script that has written.
-  call('PEXPIRE', KEYS[1], ttl)
+  call('PEXPIRE', lock, ttl)
   if sub(held, 34, 49) < stamp then
     held = id .. ' ' .. stamp .. sub(held, 50)
-    call('SET', KEYS[1], held, 'PX', ttl)
+    call('SET', lock, held, 'PX', ttl)
   end
   return {2, held}
 end
@@ -46,7 +31,7 @@ if TURN == nil and not held and (letter == 70 or letter == 81) then -- F, Q
   return {9}
 end
 
-local time = call('TIME')
+local time = clock or call('TIME')
 local now = #time[2] == 6 and time[1] .. time[2] or string.format('%s%06d', time[1], time[2])
 
 if not held and TURN ~= false then
@@ -58,16 +43,16 @@ if not held and TURN ~= false then
     if larger > tonumber(now) then token = string.format('%.0f', larger) end
   end
   if ARGV[8] then token = string.format('%.0f', token + ARGV[8]) end
-  local mine = id .. ' ' .. stamp .. ' ' .. token .. ' ' .. now .. ' ' .. ARGV[4]
+  local mine = id .. ' ' .. stamp .. ' ' .. token .. ' ' .. now .. ' ' .. record_end
   -- NX, because MGET returns nothing for a key of another type, which is another client's lock.
-  if call('SET', KEYS[1], mine, 'NX', 'PX', ttl) then
+  if call('SET', lock, mine, 'NX', 'PX', ttl) then
     local last = token .. ' H' .. mine
     -- A value of the same length is overwritten in place, which takes less than SET with PX. The
     -- first five digits of the clock change every 28 hours. Then the key gets its full lifetime.
     if kept and #kept == #last and token == now and sub(kept, 1, 5) == sub(now, 1, 5) then
-      call('SETRANGE', KEYS[2], '0', last)
+      call('SETRANGE', last_token, '0', last)
     else
-      call('SET', KEYS[2], last, 'PX', TOKEN_IDLE)
+      call('SET', last_token, last, 'PX', TOKEN_IDLE)
     end
     -- pcall, because the lock is granted even if the user lacks the right to run ZREM.
     if ARGV[7] == '1' then redis.pcall('ZREM', KEYS[4], ARGV[5]) end

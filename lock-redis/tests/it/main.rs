@@ -1,6 +1,7 @@
 //! Tests of the backend on real servers, one module per topic.
 
 mod access;
+mod batches;
 mod cluster;
 mod compat;
 mod doctor;

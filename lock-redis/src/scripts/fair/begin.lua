@@ -1,6 +1,6 @@
 -- Tries to acquire a lock whose name may have a queue of fair requests.
--- KEYS: those of acquire.lua or join.lua with the waiters, then: mark, queue, places.
--- ARGV: those of acquire.lua with all that is optional, or of join.lua, then: mode, wake-up channel
+-- KEYS: those of acquire/one.lua or join.lua with the waiters, then: mark, queue, places.
+-- ARGV: those of acquire/one.lua with all that is optional, or of join.lua, then: mode, wake-up channel
 -- of a fair request that waits or "", owner.
 -- Returns what acquire.lua or join.lua returns, or {7, …} for the first place of the queue.
 local LOCK, TOKEN, WAITERS, MARK, QUEUE, PLACES =
