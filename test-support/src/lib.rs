@@ -10,6 +10,8 @@
 #[cfg(feature = "servers")]
 pub mod callgrind;
 #[cfg(feature = "servers")]
+mod capacity;
+#[cfg(feature = "servers")]
 mod clocks;
 #[cfg(feature = "servers")]
 mod daemon;

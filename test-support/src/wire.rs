@@ -17,7 +17,8 @@ use std::{
 
 use rustls::{ServerConnection, StreamOwned};
 
-use crate::tls::Certificates;
+pub use crate::capacity::Units;
+use crate::{capacity::Capacity, tls::Certificates};
 
 /// The fault of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +62,7 @@ struct State {
     /// How many held requests may go.
     let_go: usize,
     edits: Edits,
+    capacity: Option<Capacity>,
 }
 
 /// Changes the heads of messages: the first line and the headers.
@@ -182,6 +184,17 @@ impl Wire {
         lock(&self.state).next.push_back(fault.into());
     }
 
+    /// Throttles requests above so many write units and read units a second, as DynamoDB does.
+    /// Counts units from zero.
+    pub fn provision(&self, writes: u32, reads: u32) {
+        lock(&self.state).capacity = Some(Capacity::new(writes, reads));
+    }
+
+    /// Returns what has been billed and throttled since the capacity was [set](Self::provision).
+    pub fn units(&self) -> Units {
+        lock(&self.state).capacity.as_ref().map(|capacity| capacity.units).unwrap_or_default()
+    }
+
     /// Sets the fault of all requests without a plan; `None` lets them pass.
     pub fn always(&self, fault: impl Into<Option<Fault>>) {
         lock(&self.state).always = fault.into();
@@ -198,9 +211,13 @@ fn serve(client: impl Read + Write, server: SocketAddr, state: &Mutex<State>) ->
     while let Some(request) = message(&mut client)? {
         let fault = {
             let mut state = lock(state);
-            state.seen.push(operation(&request));
+            let operation = operation(&request);
+            let admitted = state.capacity.as_mut().is_none_or(|capacity| capacity.admits(&operation));
+            state.seen.push(operation);
             state.head = head(&request);
-            state.next.pop_front().unwrap_or_else(|| state.always.clone())
+            let throttled = Fault::Refuse(400, "ProvisionedThroughputExceededException");
+            let planned = state.next.pop_front().unwrap_or_else(|| state.always.clone());
+            planned.or_else(|| (!admitted).then_some(throttled))
         };
         match &fault {
             Some(Fault::LoseRequest) => return wait_for_end(&mut client),
