@@ -333,6 +333,9 @@ impl Backend for DynamoBackend {
         if !self.config.layout.has_modes() {
             request.require_exclusive()?;
         }
+        if let Some(refusal) = self.refusal_by_reading(request).await? {
+            return Ok(refusal);
+        }
         if request.mode.may_be_joined() { self.attempt_to_join(request).await } else { self.attempt(request).await }
     }
 

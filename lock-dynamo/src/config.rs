@@ -86,6 +86,7 @@ pub struct DynamoConfig {
     pub(crate) takeover: Takeover,
     pub(crate) skew_bound: Duration,
     pub(crate) collect_after: Duration,
+    pub(crate) read_first: bool,
 }
 
 impl DynamoConfig {
@@ -105,6 +106,7 @@ impl DynamoConfig {
             takeover: Takeover::default(),
             skew_bound: Duration::from_secs(2),
             collect_after: Duration::from_secs(30 * 24 * 3600),
+            read_first: false,
         }
     }
 
@@ -155,6 +157,21 @@ impl DynamoConfig {
     #[must_use]
     pub fn collect_after(mut self, idle: Duration) -> Self {
         self.collect_after = idle;
+        self
+    }
+
+    /// Sets whether an attempt reads the item before it writes. Default: `false`.
+    ///
+    /// If the read shows that another client holds the lock, the attempt is refused without a
+    /// write. A read costs a fifth of a refused write, and an item takes three times as many. If
+    /// the lock is free, the attempt costs one read more. For locks that most attempts find held,
+    /// such as that of a fleet with one schedule, or one with many waiters.
+    ///
+    /// The read is strongly consistent, so a refusal means what it means without this option. It
+    /// never grants a lock: that remains a conditional write.
+    #[must_use]
+    pub fn read_first(mut self, read_first: bool) -> Self {
+        self.read_first = read_first;
         self
     }
 

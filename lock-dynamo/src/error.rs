@@ -134,7 +134,11 @@ fn service(code: &str, message: &str, status: u16, config: &DynamoConfig) -> Err
         | "RequestLimitExceeded"
         | "LimitExceededException" => (
             ErrorKind::Throttled,
-            format!("DynamoDB throttles requests; give the table \"{table}\" on-demand billing or more capacity"),
+            format!(
+                "DynamoDB throttles requests: the table \"{table}\" is out of capacity, or too many clients ask for one \
+                 lock, whose item takes about 1,000 writes a second; give the table on-demand billing or more \
+                 capacity, or let fewer clients ask at once (docs/many-at-once.md)"
+            ),
         ),
         "ItemCollectionSizeLimitExceededException" => {
             (ErrorKind::Limit, "the item collection is too large; keep locks in a table without local indexes".into())

@@ -60,6 +60,7 @@ impl DynamoConfig {
         this.takeover = config.take_choice("takeover", &takeovers)?.unwrap_or_default();
         this.skew_bound = config.take_duration("skew_bound")?.unwrap_or(this.skew_bound);
         this.collect_after = config.take_duration("collect_after")?.unwrap_or(this.collect_after);
+        this.read_first = config.take_bool("read_first")?.unwrap_or(false);
         this.region = config.take_string("region");
         this.endpoint = config.take_string("endpoint").map(Endpoint);
         this.profile = config.take_string("profile");

@@ -17,6 +17,7 @@ pub mod fuzzing;
 mod http;
 mod joined;
 mod operators;
+mod read_first;
 mod record;
 mod table;
 mod write;
