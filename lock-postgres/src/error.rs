@@ -107,7 +107,7 @@ const ANSWERS: &[(&str, ErrorKind, bool, bool, &str)] = &[
     ),
     (
         "53300",
-        ErrorKind::Limit,
+        ErrorKind::Throttled,
         true,
         false,
         "PostgreSQL has no free connection; raise max_connections, or use a pooler",

@@ -120,7 +120,7 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
     ),
     (
         "max number of clients",
-        ErrorKind::Limit,
+        ErrorKind::Throttled,
         true,
         "Redis has reached its connection limit; raise maxclients or close idle connections",
     ),
@@ -324,7 +324,7 @@ mod tests {
             ("CLUSTERDOWN The cluster is down", ErrorKind::Unavailable, true),
             ("MASTERDOWN Link with MASTER is down", ErrorKind::Unavailable, true),
             ("MISCONF Errors writing to the AOF file", ErrorKind::Full, true),
-            ("ERR max number of clients reached", ErrorKind::Limit, true),
+            ("ERR max number of clients reached", ErrorKind::Throttled, true),
             ("ERR unknown command 'HELLO'", ErrorKind::Unsupported, false),
             ("UNBLOCKED force unblock from blocking operation, instance state changed", ErrorKind::Unavailable, true),
             ("ERR something new", ErrorKind::Other, false),
