@@ -154,6 +154,11 @@ impl Locker {
         self.shared.timing
     }
 
+    /// Returns the options of locks without options of their own.
+    pub fn options(&self) -> &LockOptions {
+        &self.shared.defaults
+    }
+
     /// Returns the store as a config string without secrets.
     pub fn store(&self) -> String {
         self.shared.backend.describe()

@@ -43,6 +43,12 @@ pub(crate) struct LockArgs {
     #[arg(long)]
     pub(crate) fair: bool,
 
+    /// Delay the first attempt by a random part of this time, such as 5s, with -n too: so a fleet
+    /// with one schedule does not ask in one moment. For a job that runs once for the whole fleet,
+    /// --min-hold must be longer [default: the store's spread option, else 0s].
+    #[arg(long, value_name = "DURATION", value_parser = duration_with_unit)]
+    pub(crate) spread: Option<Duration>,
+
     /// Exit code if the lock could not be acquired.
     #[arg(short = 'E', long, value_name = "CODE", default_value_t = 1)]
     pub(crate) conflict_exit_code: u8,

@@ -133,6 +133,7 @@ async fn request_lock(
     progress: &Arc<Progress>,
     began: Instant,
 ) -> Result<TryAcquire, Failure> {
+    progress.note_delay(wanted.spread.unwrap_or(locker.options().spread));
     let (under_itself, unknown) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let request = {
         let (progress, under_itself) = (Arc::clone(progress), Arc::clone(&under_itself));
@@ -215,6 +216,9 @@ fn build_request(wanted: &Wanted, locker: &Locker) -> LockRequest {
     let mut request = request.mode(wanted.mode).data(wanted.data.clone());
     if wanted.fair {
         request = request.fair(true);
+    }
+    if let Some(window) = wanted.spread {
+        request = request.spread(window);
     }
     if let Some(ttl) = wanted.ttl {
         request = request.ttl_if_supported(ttl);

@@ -59,6 +59,8 @@ struct State {
     holder: Option<(Holder, Instant)>,
     /// Whether an attempt has ended.
     answered: bool,
+    /// The longest delay of the first attempt, in seconds.
+    delay: u64,
     /// The failure that was reported last; `None` also after an answer of the store.
     failure: Option<String>,
     live: LiveLine,
@@ -100,6 +102,7 @@ impl Progress {
             state: Mutex::new(State {
                 holder: None,
                 answered: false,
+                delay: 0,
                 failure: None,
                 live: LiveLine::new(),
                 lines: Intervals { next: Duration::ZERO, interval: FIRST_INTERVAL },
@@ -132,6 +135,11 @@ impl Progress {
         }
     }
 
+    /// Notes that the first attempt is delayed by up to `window`. The store is not silent before.
+    pub(crate) fn note_delay(&self, window: Duration) {
+        self.state().delay = window.as_secs() + u64::from(window.subsec_nanos() > 0);
+    }
+
     /// Notes that the store has answered an attempt.
     pub(crate) fn note_answer(&self) {
         let mut state = self.state();
@@ -154,7 +162,7 @@ impl Progress {
                 done = &mut work => return done,
                 _ = clock.tick() => {
                     // The first tick comes at once.
-                    if seconds == 1 {
+                    if seconds == 1 + self.state().delay {
                         self.note_silence();
                     }
                     self.show();

@@ -43,6 +43,7 @@ pub(super) fn run(args: LockArgs, on_loss: OnLoss, heartbeat: Option<Duration>) 
     let defaults = Defaults {
         mode: args.mode(),
         fair: args.fair,
+        spread: args.spread,
         ttl: args.ttl,
         grace: args.grace,
         min_hold: args.limits.min_hold,

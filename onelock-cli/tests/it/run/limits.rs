@@ -1,4 +1,6 @@
-//! `--min-hold`, `--max-hold` and `--deadline`.
+//! `--min-hold`, `--max-hold`, `--deadline` and `--spread`.
+
+use nix::sys::signal::Signal;
 
 use super::fixture::{Locks, Running, code, eventually, onelock, output};
 
@@ -36,6 +38,19 @@ fn a_deadline_counts_the_wait_for_the_lock() {
     let late = output(&mut locks.run(["--deadline", "500ms", "x", "echo", "ran"]));
     assert_eq!(late.status.code(), Some(69), "{late:?}");
     assert!(late.stdout.is_empty());
+}
+
+#[test]
+fn spread_delays_an_attempt_without_a_wait_and_can_be_ended() {
+    let locks = Locks::new();
+    let mut delayed = Running::start(&mut locks.run(["-n", "--spread", "8000h", "x", "echo", "ran"]));
+    for _ in 0..3 {
+        assert_eq!(code(&mut locks.run(["-n", "--spread", "1ms", "x", "true"])), 0, "the delayed command has no lock");
+    }
+    delayed.signal(Signal::SIGTERM);
+    assert_eq!(delayed.line(), "", "the delayed command does not run");
+    let (status, message) = delayed.wait();
+    assert!(!status.success(), "{message}");
 }
 
 #[test]

@@ -79,6 +79,9 @@ impl Session {
         if let Some(fair) = wish.fair.or(defaults.fair.then_some(true)) {
             request = request.fair(fair);
         }
+        if let Some(window) = defaults.spread {
+            request = request.spread(window);
+        }
         if let Some(ttl) = ttl {
             request = request.ttl(ttl);
         }

@@ -34,6 +34,7 @@ const MOST_ENDED: usize = 10_000;
 pub(super) struct Defaults {
     pub(super) mode: Mode,
     pub(super) fair: bool,
+    pub(super) spread: Option<Duration>,
     pub(super) ttl: Option<Duration>,
     pub(super) grace: Option<Duration>,
     pub(super) min_hold: Option<Duration>,
