@@ -79,7 +79,7 @@ impl ObjectBackend {
     ) -> Result<Option<Grant>, Error> {
         let now_us = self.mint_us(date);
         let previous = free.map(|version| &version.record);
-        let token = FencingToken::next(previous.and_then(Record::token), now_us)
+        let token = FencingToken::next_after(previous.and_then(Record::token), now_us, request.reserved_tokens)
             .ok_or_else(|| Error::new(ErrorKind::Corrupt, "the tokens of this lock are used up; delete its object"))?;
         let record = Record::granted(previous, request, token, now_us);
         let on = free.map(|version| version.tag.clone());

@@ -321,6 +321,7 @@ impl Backend for ObjectBackend {
             .with_inspect(true)
             .with_list(true)
             .with_break_lock(true)
+            .with_hand_over(true)
     }
 
     fn timings(&self) -> StoreTimings {

@@ -51,7 +51,6 @@ macro_rules! on {
                 Bucket::new(Kind::$kind).await,
                 except = [
                     (modes, "all locks are exclusive"),
-                    (hand_over, "a grant has one token"),
                     (fair, "waiters have no places in a queue"),
                     (an_open_descriptor_keeps_the_lock_held, "the lock lives in a bucket"),
                     (a_watch_completes_after_the_release, "an object store wakes no client"),
