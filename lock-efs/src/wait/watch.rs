@@ -33,8 +33,9 @@ pub(crate) struct FileWatch {
     _slot: DescriptorSlot,
     /// The turn of a fair request.
     turn: Option<FairTurn>,
-    /// Dropped last, so that the next first process sees the lock file in its final state.
-    position: QueuePosition,
+    /// Dropped last, so that the next first process sees the lock file in its final state. `None`
+    /// while the others go first.
+    position: Option<QueuePosition>,
 }
 
 /// The place of a fair request, whose order counts, beside its position in the queue of the kernel.
@@ -43,6 +44,9 @@ pub(crate) struct FileWatch {
 /// first in the kernel's order lets the others go first while it is not its turn, so that the right
 /// one is woken. It does so once for each request that it waits for, and again after a release. Not
 /// all the time, because that request may not listen.
+///
+/// It joins the others again with the next call, after an attempt of the core. At once, it could be
+/// first again before the kernel runs the others.
 pub(crate) struct FairTurn {
     place: Arc<Place>,
     rejoin: Rejoin,
@@ -64,14 +68,10 @@ impl FairTurn {
         Self { place, rejoin, passed_for: None }
     }
 
-    /// Returns a position behind the others, if they are to go first.
-    fn pass_on(&mut self) -> Option<QueuePosition> {
-        let ahead = self.place.ahead().ok()??.byte;
-        if self.passed_for == Some(ahead) {
-            return None;
-        }
-        self.passed_for = Some(ahead);
-        (self.rejoin)().inspect_err(|error| tracing::debug!(%error, "cannot let others go first")).ok()
+    /// Returns whether the others are to go first.
+    fn is_not_yet(&mut self) -> bool {
+        let Ok(Some(ahead)) = self.place.ahead() else { return false };
+        self.passed_for.replace(ahead.byte) != Some(ahead.byte)
     }
 }
 
@@ -161,7 +161,7 @@ impl FileWatch {
     /// Watches the lock file at `path`, now or as soon as `position` is first.
     pub(crate) fn start(path: PathBuf, slot: DescriptorSlot, position: QueuePosition) -> Result<Self, CannotWatch> {
         let events = if position.is_first() { Events::Watched(look(&path)?) } else { Events::NotYet };
-        Ok(Self { events, path, _slot: slot, turn: None, position })
+        Ok(Self { events, path, _slot: slot, turn: None, position: Some(position) })
     }
 
     /// Watches for the turn of a fair request.
@@ -198,15 +198,21 @@ fn add(inotify: &Inotify, path: &Path) -> nix::Result<WatchDescriptor> {
 #[async_trait]
 impl Watch for FileWatch {
     async fn changed(&mut self) {
-        if let (Some(turn), Events::Watched(_)) = (&mut self.turn, &self.events)
-            && let Some(behind) = turn.pass_on()
-        {
-            self.events = Events::NotYet;
-            self.position = behind;
+        if let Some(turn) = &mut self.turn {
+            if matches!(self.events, Events::Watched(_)) && turn.is_not_yet() {
+                self.events = Events::NotYet;
+                self.position = None;
+                return std::future::pending().await;
+            }
+            if self.position.is_none() {
+                let rejoined = (turn.rejoin)();
+                self.position = rejoined.inspect_err(|error| tracing::debug!(%error, "cannot queue; polling")).ok();
+            }
         }
         let events = match &mut self.events {
             Events::NotYet => {
-                self.position.first().await;
+                let Some(position) = &self.position else { return std::future::pending().await };
+                position.first().await;
                 self.events = look(&self.path).map_or_else(
                     |error| {
                         tracing::debug!(?error, "cannot watch the lock file; polling");
