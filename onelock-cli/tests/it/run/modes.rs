@@ -102,16 +102,37 @@ fn wrong_numbers_of_permits_are_usage_errors() {
     assert!(!locks.file().exists());
 }
 
+#[cfg(feature = "redis")]
 #[test]
 // verifies: P11, P12
 fn fair_is_refused_where_the_store_lacks_it() {
-    let locks = Locks::new();
+    let url = format!("redis://127.0.0.1:{}?compat=redis-py", test_support::free_port());
     for options in [vec!["--fair"], vec!["--fair", "-n"]] {
-        let refused = output(locks.run([]).args(&options).args(["x", "echo", "ran"]));
+        let refused = output(onelock(["run", "--url", &url]).args(&options).args(["x", "echo", "ran"]));
         let shown = String::from_utf8(refused.stderr).unwrap();
         assert_eq!((refused.status.code(), &*refused.stdout), (Some(78), &b""[..]), "{options:?}: {shown}");
         assert!(shown.contains("(fair) is not possible on this store"), "{options:?}: {shown}");
     }
+}
+
+#[test]
+// verifies: P9, P12, contention
+fn fair_commands_on_files_run_in_the_order_of_arrival() {
+    let locks = Locks::new();
+    let holder = hold(&locks, []);
+    let wait = || {
+        let command = ["x", "--", "sh", "-c", "echo $ONELOCK_TOKEN"];
+        let mut waiter = Running::start(locks.run(["--fair", "-v"]).args(command));
+        waiter.expect_waiting();
+        waiter
+    };
+    let mut waiters: Vec<_> = (0..5).map(|_| wait()).collect();
+    // Dropping it kills the command.
+    drop(waiters.remove(2));
+    drop(holder);
+    let tokens: Vec<u64> = waiters.iter_mut().map(|waiter| waiter.line().trim().parse().unwrap()).collect();
+    assert!(tokens.is_sorted(), "{tokens:?}");
+    eventually("the queue is empty", || attempt(&locks, []) == 0);
 }
 
 #[cfg(feature = "redis")]
