@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use crate::{
     event::{Event, EventKind, Mode},
-    liveness,
+    liveness, order,
     report::{Property, Report},
     validity,
 };
@@ -33,6 +33,7 @@ pub fn check(events: &[Event], checks: &Checks) -> Report {
         tokens_rise(events, &mut report);
         resource_takes_no_old_token(events, &mut report);
         own_lock_is_known(events, &mut report);
+        order::kept(events, &mut report);
         if checks.undisturbed {
             validity::kept_to_the_end(events, &mut report);
         }

@@ -43,6 +43,16 @@ pub enum EventKind {
         /// The holder, according to the store.
         owner: Option<String>,
     },
+    /// The store keeps a place in its queue for the attempt.
+    Queued {
+        /// The number of the place, which no other place of this history has.
+        place: u64,
+        /// How the lock is to be held.
+        mode: Mode,
+        /// The end of the place if the attempt is not repeated. The place ends now if that has
+        /// passed.
+        until: Duration,
+    },
     /// The attempt ended without the lock.
     GaveUp,
     /// The attempt ended with a guard that reports itself valid.

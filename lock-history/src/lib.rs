@@ -3,6 +3,7 @@
 mod check;
 mod event;
 mod liveness;
+mod order;
 mod report;
 mod validity;
 

@@ -49,7 +49,10 @@ impl<'a> State<'a> {
             EventKind::Resumed => {
                 self.stopped.remove(&worker);
             }
-            EventKind::Refused { .. } | EventKind::Accepted { .. } | EventKind::Rejected { .. } => {}
+            EventKind::Refused { .. }
+            | EventKind::Queued { .. }
+            | EventKind::Accepted { .. }
+            | EventKind::Rejected { .. } => {}
         }
     }
 

@@ -18,6 +18,8 @@ pub enum Property {
     OwnLockIsKnown,
     /// A waiter acquires a free lock in time.
     Obtainable,
+    /// No attempt acquires a lock past a place in the queue that was there before it.
+    InOrder,
     /// On an undisturbed store, no guard is told of a loss before its own end.
     KeptToTheEnd,
 }
@@ -31,6 +33,7 @@ impl Property {
             Self::NoOldWrite => "no_old_write",
             Self::OwnLockIsKnown => "own_lock_is_known",
             Self::Obtainable => "obtainable",
+            Self::InOrder => "in_order",
             Self::KeptToTheEnd => "kept_to_the_end",
         }
     }
@@ -44,6 +47,7 @@ impl fmt::Display for Property {
             Self::NoOldWrite => "the resource accepted a smaller token than one that it had accepted",
             Self::OwnLockIsKnown => "an attempt was refused because of its own lock",
             Self::Obtainable => "the lock was free, but no waiter acquired it in time",
+            Self::InOrder => "an attempt acquired the lock although another one had a place before it began",
             Self::KeptToTheEnd => "a guard lost its lock before its end, although no operator broke it",
         })
     }
@@ -105,6 +109,7 @@ impl Report {
                 EventKind::Accepted { .. } => &mut self.accepted,
                 EventKind::Rejected { .. } => &mut self.rejected,
                 EventKind::Refused { .. }
+                | EventKind::Queued { .. }
                 | EventKind::GaveUp
                 | EventKind::Valid { .. }
                 | EventKind::Died

@@ -259,3 +259,44 @@ fn tokens_of_readers_rise_only_from_finished_grants() {
     let equal = [attempt(1, 1), attempt(1, 2), reader(10, 1, 8), reader(11, 2, 8)];
     assert_eq!(broken(&equal), [Property::TokensRise], "two holders with one token");
 }
+
+fn queued(place: u64, mode: Mode, until: u64) -> EventKind {
+    EventKind::Queued { place, mode, until: Duration::from_millis(until) }
+}
+
+/// Returns whether a grant to worker 2 at 500 ms, whose attempt began at 200 ms, passes a place of
+/// worker 1 with these events.
+fn passes(mode: Mode, of_worker_1: &[(u64, EventKind)]) -> bool {
+    let mut events: Vec<_> = of_worker_1.iter().map(|(at, kind)| event(*at, 1, kind.clone())).collect();
+    events.push(event(200, 2, EventKind::Attempt { owner: None }));
+    events.push(event(500, 2, EventKind::Granted { token: None, until: None, mode }));
+    let broken = broken(&events);
+    assert!(broken.is_empty() || broken == [Property::InOrder], "{broken:?}");
+    !broken.is_empty()
+}
+
+#[test]
+fn a_grant_past_an_earlier_place_is_found() {
+    use Mode::{Exclusive, Permit, Shared};
+    let place = |mode| (100, queued(7, mode, 900));
+    for (place_of, grant, excluded) in [
+        (Exclusive, Exclusive, true),
+        (Exclusive, Shared, true),
+        (Shared, Exclusive, true),
+        (Permit { of: 2 }, Shared, true),
+        (Shared, Shared, false),
+        (Permit { of: 2 }, Permit { of: 2 }, false),
+    ] {
+        assert_eq!(passes(grant, &[place(place_of)]), excluded, "{grant:?} past {place_of:?}");
+    }
+    let past = |more: &[(u64, EventKind)]| passes(Exclusive, &[&[place(Exclusive)], more].concat());
+    assert!(past(&[(300, queued(7, Exclusive, 1_000))]), "the place is kept");
+    assert!(past(&[(400, EventKind::Stopped)]), "the place of a stopped worker is kept");
+    assert!(!past(&[(300, EventKind::GaveUp)]), "the worker left");
+    assert!(!past(&[(300, queued(7, Exclusive, 300))]), "the place ended");
+    assert!(!passes(Exclusive, &[(100, queued(7, Exclusive, 499))]), "the place was not kept");
+    assert!(!passes(Exclusive, &[(300, queued(7, Exclusive, 900))]), "the attempt began before the place");
+    let late = [(100, queued(7, Exclusive, 150)), (300, queued(7, Exclusive, 900))];
+    assert!(!passes(Exclusive, &late), "a place that ended begins anew");
+    assert!(past(&[(300, queued(8, Exclusive, 300))]), "another place ended");
+}

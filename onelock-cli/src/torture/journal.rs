@@ -83,10 +83,14 @@ fn write(what: &EventKind) -> Value {
     match what {
         EventKind::Attempt { owner } => json!({ "what": "attempt", "owner": owner }),
         EventKind::Refused { owner } => json!({ "what": "refused", "owner": owner }),
+        EventKind::Queued { place, mode, until } => {
+            let (shared, permits) = parts(*mode);
+            let until = nanos(*until);
+            json!({ "what": "queued", "place": place, "until": until, "shared": shared, "permits": permits })
+        }
         EventKind::GaveUp => json!({ "what": "gave_up" }),
         EventKind::Granted { token, until: end, mode } => {
-            let permits = if let Mode::Permit { of } = mode { Some(of) } else { None };
-            let shared = *mode == Mode::Shared;
+            let (shared, permits) = parts(*mode);
             json!({ "what": "granted", "token": token, "until": until(end), "shared": shared, "permits": permits })
         }
         EventKind::Valid { until: end } => json!({ "what": "valid", "until": until(end) }),
@@ -100,22 +104,27 @@ fn write(what: &EventKind) -> Value {
     }
 }
 
+/// Returns whether the mode is shared, and its number of permits.
+fn parts(mode: Mode) -> (bool, Option<u16>) {
+    let permits = if let Mode::Permit { of } = mode { Some(of) } else { None };
+    (mode == Mode::Shared, permits)
+}
+
 fn parse(line: &Value) -> Option<Event> {
     let until = line["until"].as_u64().map(Duration::from_nanos);
     let owner = line["owner"].as_str().map(str::to_owned);
+    let permits = line["permits"].as_u64().and_then(|of| u16::try_from(of).ok());
+    let mode = match permits {
+        Some(of) => Mode::Permit { of },
+        None if line["shared"] == true => Mode::Shared,
+        None => Mode::Exclusive,
+    };
     let what = match line["what"].as_str()? {
         "attempt" => EventKind::Attempt { owner },
         "refused" => EventKind::Refused { owner },
+        "queued" => EventKind::Queued { place: line["place"].as_u64()?, mode, until: until? },
         "gave_up" => EventKind::GaveUp,
-        "granted" => {
-            let permits = line["permits"].as_u64().and_then(|of| u16::try_from(of).ok());
-            let mode = match permits {
-                Some(of) => Mode::Permit { of },
-                None if line["shared"] == true => Mode::Shared,
-                None => Mode::Exclusive,
-            };
-            EventKind::Granted { token: line["token"].as_u64(), until, mode }
-        }
+        "granted" => EventKind::Granted { token: line["token"].as_u64(), until, mode },
         "valid" => EventKind::Valid { until },
         "lost" => EventKind::Lost { told: line["told"].as_bool()? },
         "released" => EventKind::Released,
@@ -142,6 +151,7 @@ mod tests {
             EventKind::Attempt { owner: None },
             EventKind::Attempt { owner: Some("c".into()) },
             EventKind::Refused { owner: Some("a \"b\"".into()) },
+            EventKind::Queued { place: 3, mode: Mode::Permit { of: 3 }, until: Duration::from_nanos(12) },
             EventKind::GaveUp,
             EventKind::Granted { token: Some((1 << 53) - 1), until, mode: Mode::Exclusive },
             EventKind::Granted { token: None, until: None, mode: Mode::Shared },
