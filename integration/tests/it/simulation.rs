@@ -2,57 +2,70 @@
 //! brought back. `simulate` runs many more seeds.
 
 use test_support::sim::{
-    Mistake, fingerprint,
+    Mistake, On, fingerprint,
     trial::{breaks_no_promise, is_found, replays},
 };
 
 #[test]
 // verifies: P1, standstill
 fn no_promise_is_broken_in_any_storm() {
-    let found = breaks_no_promise(150, None);
+    let found = breaks_no_promise(150, On::Model);
     assert!(found.acquisitions > 8_000 && found.losses > 450, "too few acquisitions or losses in the storm: {found}");
 }
 
 #[test]
 // verifies: P2
 fn a_validity_that_counts_from_the_reply_is_found() {
-    is_found(Mistake::ValidityFromReply, 60, None);
+    is_found(Mistake::ValidityFromReply, 60, On::Model);
 }
 
 #[test]
 // verifies: P6
 fn a_release_without_comparison_is_found() {
-    is_found(Mistake::ReleaseWithoutComparison, 10, None);
+    is_found(Mistake::ReleaseWithoutComparison, 10, On::Model);
 }
 
 #[test]
 // verifies: P6
 fn a_takeover_without_the_version_is_found() {
-    is_found(Mistake::TakeoverWithoutVersion, 10, None);
+    is_found(Mistake::TakeoverWithoutVersion, 10, On::Model);
 }
 
 #[test]
 // verifies: P7
 fn a_token_in_the_deleted_record_is_found() {
-    is_found(Mistake::TokenInDeletedRecord, 10, None);
+    is_found(Mistake::TokenInDeletedRecord, 10, On::Model);
 }
 
 #[test]
 // verifies: P5
 fn a_retry_that_takes_its_own_lock_for_foreign_is_found() {
-    is_found(Mistake::OwnLockTakenForForeign, 10, None);
+    is_found(Mistake::OwnLockTakenForForeign, 10, On::Model);
+}
+
+#[test]
+// verifies: P12
+fn no_promise_of_modes_and_queues_is_broken_in_any_storm() {
+    let found = breaks_no_promise(150, On::Memory);
+    assert!(found.acquisitions > 8_000 && found.losses > 450, "too few acquisitions or losses in the storm: {found}");
+}
+
+#[test]
+// verifies: P12
+fn a_store_that_ignores_its_queue_is_found() {
+    is_found(Mistake::IgnoresQueue, 20, On::Memory);
 }
 
 #[test]
 fn a_seed_replays_the_same_history() {
-    replays(10, Some(Mistake::ReleaseWithoutComparison), None);
+    replays(10, Some(Mistake::ReleaseWithoutComparison), On::Model);
 }
 
 /// `verify` runs release builds, and their seeds must replay in the debug builds of these tests.
 /// A change of what the core or the simulation does in a run changes the hashes.
 #[test]
 fn a_seed_has_one_history_in_all_builds() {
-    let hashes = [0, 1, 2].map(|seed| format!("{:016x}", fingerprint(seed, None, None)));
+    let hashes = [0, 1, 2].map(|seed| format!("{:016x}", fingerprint(seed, None, On::Model)));
     println!("{hashes:?}");
     let advice = "if the change is intended, compare `simulate --hash` of a debug and a release build, and put it here";
     assert_eq!(hashes, ["e3dac3e32e67a553", "465f6924295f761f", "f6ae9d22bc3db659"], "{advice}");

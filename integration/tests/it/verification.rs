@@ -58,6 +58,7 @@ fn the_promises_name_exactly_the_rules_of_the_history() {
         Property::NoOldWrite,
         Property::OwnLockIsKnown,
         Property::Obtainable,
+        Property::InOrder,
         Property::KeptToTheEnd,
     ]
     .map(Property::as_str);

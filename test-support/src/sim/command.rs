@@ -2,11 +2,12 @@
 
 use std::{env, process::ExitCode, time::Instant};
 
-use super::{Mistake, fingerprint, real::Real, search};
+use super::{Mistake, On, fingerprint, search};
 
-/// Simulates `real`, or the core over a model of a store. The arguments are
+/// Simulates the core on a store. The arguments are
 /// `[--json | --hash] [--seeds N] [--from SEED] [--mistake NAME]`, or `--list-mistakes`.
-/// `--hash` only prints the hash of each history.
+/// `--memory` simulates the core on the memory backend instead. `--hash` only prints the hash of
+/// each history.
 ///
 /// Without `--mistake` the protocol runs unchanged, and a violation is a failure. With a mistake,
 /// the output says how many seeds found it, and zero is a failure.
@@ -16,7 +17,8 @@ use super::{Mistake, fingerprint, real::Real, search};
 ///
 /// # Panics
 /// If a simulation panics.
-pub fn command(real: Option<&dyn Real>) -> Result<ExitCode, String> {
+pub fn command<'a>(on: impl Into<On<'a>>) -> Result<ExitCode, String> {
+    let mut on = on.into();
     let (mut seeds, mut from, mut mistake, mut json, mut hash) = (1_000, 0, None, false, false);
     let mut arguments = env::args().skip(1);
     while let Some(option) = arguments.next() {
@@ -27,6 +29,10 @@ pub fn command(real: Option<&dyn Real>) -> Result<ExitCode, String> {
             }
             "--hash" => {
                 hash = true;
+                continue;
+            }
+            "--memory" => {
+                on = On::Memory;
                 continue;
             }
             "--list-mistakes" => {
@@ -45,12 +51,11 @@ pub fn command(real: Option<&dyn Real>) -> Result<ExitCode, String> {
         }
     }
     if hash {
-        (from..from.saturating_add(seeds))
-            .for_each(|seed| println!("{seed} {:016x}", fingerprint(seed, mistake, real)));
+        (from..from.saturating_add(seeds)).for_each(|seed| println!("{seed} {:016x}", fingerprint(seed, mistake, on)));
         return Ok(ExitCode::SUCCESS);
     }
     let started = Instant::now();
-    let found = search(from..from.saturating_add(seeds), mistake, real);
+    let found = search(from..from.saturating_add(seeds), mistake, on);
     if json {
         println!("{:#}", found.json());
     } else {

@@ -15,6 +15,7 @@
 mod client;
 mod clock;
 mod command;
+mod memory_store;
 mod messages;
 mod network;
 pub mod real;
@@ -54,10 +55,12 @@ pub enum Mistake {
     TokenInDeletedRecord,
     /// A retry whose first request was granted takes its own lock for that of another client.
     OwnLockTakenForForeign,
+    /// The store grants a free lock to the first that asks, and not to the first in its queue.
+    IgnoresQueue,
 }
 
 impl Mistake {
-    /// All mistakes.
+    /// The mistakes that every store can make.
     pub const ALL: [Self; 5] = [
         Self::ValidityFromReply,
         Self::ReleaseWithoutComparison,
@@ -97,18 +100,37 @@ pub struct Faults {
     pub messages: u64,
 }
 
-/// Runs the simulation of `seed`, of `real` or of the core over a model of a store.
-pub fn simulate(seed: u64, mistake: Option<Mistake>, real: Option<&dyn Real>) -> (Report, Faults) {
-    world::World::new(seed, mistake, real).run()
+/// The store of a simulation.
+#[derive(Debug, Clone, Copy)]
+pub enum On<'a> {
+    /// A model of a lease store, with exclusive locks.
+    Model,
+    /// The memory backend, with all modes and a queue of fair requests.
+    Memory,
+    /// A real backend over a model of its server.
+    Real(&'a dyn Real),
+}
+
+/// The model, or a real backend.
+impl<'a, R: Real> From<Option<&'a R>> for On<'a> {
+    fn from(real: Option<&'a R>) -> Self {
+        real.map_or(Self::Model, |real| Self::Real(real))
+    }
+}
+
+/// Runs the simulation of `seed`.
+pub fn simulate(seed: u64, mistake: Option<Mistake>, on: On<'_>) -> (Report, Faults) {
+    world::World::new(seed, mistake, on).run()
 }
 
 /// Runs the simulation of `seed`, and returns a hash of its history: of every event and its time.
 ///
 /// The hash depends only on the code and the seed, and not on the build, the machine or the run.
 /// Only lease ids differ between runs, because the core draws them from the system. The hash leaves
-/// them out.
-pub fn fingerprint(seed: u64, mistake: Option<Mistake>, real: Option<&dyn Real>) -> u64 {
-    let (mut events, _) = world::World::new(seed, mistake, real).play();
+/// them out. On the memory backend the tokens differ too, because they come from the clock of the
+/// system.
+pub fn fingerprint(seed: u64, mistake: Option<Mistake>, on: On<'_>) -> u64 {
+    let (mut events, _) = world::World::new(seed, mistake, on).play();
     for event in &mut events {
         if let EventKind::Refused { owner: Some(owner) } = &mut event.kind {
             owner.truncate(owner.find(", ").unwrap_or(owner.len()));
@@ -189,7 +211,8 @@ impl fmt::Display for Found {
 ///
 /// # Panics
 /// If a simulation panics.
-pub fn search(seeds: Range<u64>, mistake: Option<Mistake>, real: Option<&dyn Real>) -> Found {
+pub fn search<'a>(seeds: Range<u64>, mistake: Option<Mistake>, on: impl Into<On<'a>>) -> Found {
+    let on = on.into();
     let next = AtomicU64::new(seeds.start);
     let work = || {
         let mut found = Found::default();
@@ -198,7 +221,7 @@ pub fn search(seeds: Range<u64>, mistake: Option<Mistake>, real: Option<&dyn Rea
             if seed >= seeds.end {
                 return found;
             }
-            let (report, faults) = simulate(seed, mistake, real);
+            let (report, faults) = simulate(seed, mistake, on);
             let violations =
                 report.violations.into_iter().next().map(|violation| (seed, violation)).into_iter().collect();
             let Report { acquisitions, losses, .. } = report;

@@ -23,6 +23,7 @@ use super::{
 #[derive(Debug)]
 pub(super) struct SimBackend {
     kind: Kind,
+    capabilities: Capabilities,
     wire: Wire,
     /// Each record's version, its holder's ttl, and since when it has been so by the client's
     /// clock.
@@ -30,8 +31,8 @@ pub(super) struct SimBackend {
 }
 
 impl SimBackend {
-    pub(super) fn new(kind: Kind, wire: Wire) -> Self {
-        Self { kind, wire, observed: Mutex::default() }
+    pub(super) fn new(kind: Kind, capabilities: Capabilities, wire: Wire) -> Self {
+        Self { kind, capabilities, wire, observed: Mutex::default() }
     }
 
     /// The version of the record that has stood still for its holder's whole ttl.
@@ -69,12 +70,7 @@ impl Backend for SimBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::default()
-            .with_ttl(true)
-            .with_fencing(true)
-            .with_loss_signal(true)
-            .with_holder(true)
-            .with_hand_over(true)
+        self.capabilities
     }
 
     fn timings(&self) -> StoreTimings {
@@ -82,7 +78,9 @@ impl Backend for SimBackend {
     }
 
     async fn acquire(&self, claim: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        claim.require_exclusive()?;
+        if !self.capabilities.has_mode(claim.mode) {
+            claim.require_exclusive()?;
+        }
         let dead = match self.kind {
             Kind::Clocked => None,
             Kind::Observed => self.dead(&claim.name),

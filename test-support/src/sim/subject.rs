@@ -3,11 +3,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use lock_core::backend::Backend;
+use lock_core::backend::{Backend, Capabilities};
+use lock_history::Event;
 
 use super::{
     Mistake,
     clock::SimClock,
+    memory_store::MemoryStore,
     messages::{Reply, Request},
     real::{Real, Server, Transport, Trouble},
     sim_backend::SimBackend,
@@ -18,6 +20,7 @@ use super::{
 #[derive(Debug)]
 pub(super) enum Subject<'a> {
     Model(Kind, Store),
+    Memory(Box<MemoryStore>),
     Real { real: &'a dyn Real, seed: u64, server: Box<dyn Server> },
 }
 
@@ -26,6 +29,10 @@ impl<'a> Subject<'a> {
         let by_chance = if rng.bool() { Kind::Clocked } else { Kind::Observed };
         let kind = if mistake == Some(Mistake::TakeoverWithoutVersion) { Kind::Observed } else { by_chance };
         Self::Model(kind, Store::new(kind, mistake))
+    }
+
+    pub(super) fn memory(mistake: Option<Mistake>) -> Self {
+        Self::Memory(Box::new(MemoryStore::new(mistake)))
     }
 
     pub(super) fn real(real: &'a dyn Real, seed: u64, mistake: Option<Mistake>) -> Self {
@@ -39,7 +46,11 @@ impl<'a> Subject<'a> {
     /// Returns the backend of a client that starts.
     pub(super) fn backend(&self, wire: Wire, clock: &Arc<SimClock>) -> Arc<dyn Backend> {
         match self {
-            Self::Model(kind, _) => Arc::new(SimBackend::new(*kind, wire)),
+            Self::Model(kind, _) => Arc::new(SimBackend::new(*kind, exclusive_locks(), wire)),
+            Self::Memory(_) => {
+                let capabilities = exclusive_locks().with_shared(true).with_permits(true).with_fair(true);
+                Arc::new(SimBackend::new(Kind::Clocked, capabilities, wire))
+            }
             Self::Real { real, seed, .. } => real.backend(*seed, Transport(wire), Arc::clone(clock) as _),
         }
     }
@@ -52,15 +63,34 @@ impl<'a> Subject<'a> {
                 Reply::Answer(server.handle(at, call, trouble))
             }
             (Self::Model(_, store), request) => store.handle(at, request),
+            (Self::Memory(store), request) => store.handle(at, request),
             (Self::Real { .. }, request) => unreachable!("a real backend makes calls: {request:?}"),
+        }
+    }
+
+    /// Returns what a request that arrived at `at`, and its reply, say about a place in the queue.
+    pub(super) fn place(&mut self, at: Duration, request: &Request, reply: &Reply) -> Option<Event> {
+        match self {
+            Self::Memory(store) => store.place(at, request, reply),
+            Self::Model(..) | Self::Real { .. } => None,
         }
     }
 
     /// Returns how long after the ttl the lock of a dead holder may become free.
     pub(super) fn slack(&self) -> Duration {
         match self {
-            Self::Model(..) => Duration::ZERO,
+            Self::Model(..) | Self::Memory(_) => Duration::ZERO,
             Self::Real { real, .. } => real.slack(),
         }
     }
+}
+
+/// What each store of a simulation can do.
+fn exclusive_locks() -> Capabilities {
+    Capabilities::default()
+        .with_ttl(true)
+        .with_fencing(true)
+        .with_loss_signal(true)
+        .with_holder(true)
+        .with_hand_over(true)
 }

@@ -2,6 +2,7 @@
 //! the interface has.
 
 use std::{
+    num::NonZeroU16,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -28,6 +29,33 @@ impl Journal {
         let event = Event { at: self.time.now(), worker, name: Arc::clone(name), kind };
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
     }
+}
+
+/// What the workers of a simulation ask for, beside exclusive locks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Load {
+    /// Shared locks and permits.
+    pub(super) modes: bool,
+    /// Places in the queue of the store. Without it, locks are handed over.
+    pub(super) fair: bool,
+}
+
+/// How many permits a name has.
+const PERMITS: NonZeroU16 = NonZeroU16::new(2).expect("it is not zero");
+
+/// Returns the mode as the history has it.
+pub(super) fn mode_of(mode: lock_core::Mode) -> Mode {
+    match mode {
+        lock_core::Mode::Shared => Mode::Shared,
+        lock_core::Mode::Permit { of } => Mode::Permit { of: of.get() },
+        _ => Mode::Exclusive,
+    }
+}
+
+/// Returns the number of the worker whose request has this owner.
+pub(super) fn worker_of(owner: &str) -> u64 {
+    let number = owner.strip_prefix('w').and_then(|rest| rest.split('#').next()?.parse().ok());
+    number.expect("the owner of a fair request names its worker")
 }
 
 type Held = Option<(Arc<str>, Arc<Guard>)>;
@@ -63,6 +91,7 @@ pub(super) struct Worker {
     pub(super) journal: Journal,
     pub(super) outbox: Outbox,
     pub(super) rng: fastrand::Rng,
+    pub(super) load: Load,
 }
 
 impl Worker {
@@ -78,8 +107,9 @@ impl Worker {
             let name = Arc::clone(&self.names[self.rng.usize(..self.names.len())]);
             let owner = owned.then(|| format!("w{}#{round}", self.slot.worker));
             self.note(&name, EventKind::Attempt { owner: owner.clone() });
-            match self.acquire(&name, owner).await {
-                Some(guard) => self.hold(&name, guard).await,
+            let mode = self.mode();
+            match self.acquire(&name, mode, owner).await {
+                Some(guard) => self.hold(&name, mode, guard).await,
                 None => self.note(&name, EventKind::GaveUp),
             }
         }
@@ -93,19 +123,32 @@ impl Worker {
         Duration::from_millis(self.rng.u64(from_ms..to_ms))
     }
 
-    fn request(&mut self, name: &Arc<str>, owner: Option<String>) -> LockRequest {
+    fn mode(&mut self) -> lock_core::Mode {
+        match self.load.modes.then(|| self.rng.u8(..4)) {
+            Some(0 | 1) => lock_core::Mode::Shared,
+            Some(2) => lock_core::Mode::Permit { of: PERMITS },
+            _ => lock_core::Mode::Exclusive,
+        }
+    }
+
+    fn request(&mut self, name: &Arc<str>, mode: lock_core::Mode, owner: Option<String>) -> LockRequest {
         let (journal, worker, refused) = (self.journal.clone(), self.slot.worker, Arc::clone(name));
-        let request = self.locker.lock(&**name).on_contention(move |holder| {
+        let request = self.locker.lock(&**name).mode(mode).on_contention(move |holder| {
             journal.note(worker, &refused, EventKind::Refused { owner: holder.owner.clone() });
         });
-        let Some(owner) = owner else { return request.owner("shared").ttl(Duration::from_secs(2)).hand_over(4) };
+        let Some(owner) = owner else {
+            // A lock that is handed over passes the queue.
+            let hand_over = if self.load.fair { 0 } else { 4 };
+            return request.owner("shared").ttl(Duration::from_secs(2)).hand_over(hand_over);
+        };
+        let request = if self.load.fair { request.fair(self.rng.bool()) } else { request };
         let renew = if self.rng.u8(..4) == 0 { Renew::Manual } else { Renew::Auto };
         request.owner(owner).ttl(self.random(800, 3_000)).renew(renew)
     }
 
     /// Acquires in a way that is chosen at random. The last way is dropped at any point.
-    async fn acquire(&mut self, name: &Arc<str>, owner: Option<String>) -> Option<Guard> {
-        let request = self.request(name, owner);
+    async fn acquire(&mut self, name: &Arc<str>, mode: lock_core::Mode, owner: Option<String>) -> Option<Guard> {
+        let request = self.request(name, mode, owner);
         let way = self.rng.u8(..4);
         let patience = self.random(1, 8_000);
         let outcome = match way {
@@ -119,7 +162,7 @@ impl Worker {
         }
     }
 
-    async fn hold(&mut self, name: &Arc<str>, guard: Guard) {
+    async fn hold(&mut self, name: &Arc<str>, mode: lock_core::Mode, guard: Guard) {
         if guard.check().is_err() {
             // The guard ended between the grant and this check.
             self.note(name, EventKind::GaveUp);
@@ -127,7 +170,7 @@ impl Worker {
         }
         let (token, guard) = (guard.token().map(lock_core::FencingToken::get), Arc::new(guard));
         // The world checks the guard itself to find out how long it is valid.
-        self.note(name, EventKind::Granted { token, until: Some(self.journal.time.now()), mode: Mode::Exclusive });
+        self.note(name, EventKind::Granted { token, until: Some(self.journal.time.now()), mode: mode_of(mode) });
         self.slot.set(Some((Arc::clone(name), Arc::clone(&guard))));
         self.use_it(name, &guard, token.unwrap_or_default()).await;
         self.note(name, if guard.check().is_ok() { EventKind::Released } else { EventKind::Lost { told: false } });

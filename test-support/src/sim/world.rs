@@ -9,15 +9,14 @@ use std::{
 use lock_history::{Checks, Event, EventKind, Property, Report, check};
 
 use super::{
-    Faults, Mistake,
+    Faults, Mistake, On,
     client::{Client, Pause},
     clock::{SimClock, WorldTime},
     messages::Write,
     network::{Message, Network, Weather},
-    real::Real,
     subject::Subject,
     wire::Outgoing,
-    worker::{Journal, Slot, Worker},
+    worker::{Journal, Load, Slot, Worker},
 };
 
 /// The resolution of the clients' timers; the store sees its requests at the exact time.
@@ -46,6 +45,7 @@ pub(super) struct World<'a> {
     journal: Journal,
     looked_at: usize,
     subject: Subject<'a>,
+    load: Load,
     /// The largest token that each protected resource has seen.
     resource: HashMap<Arc<str>, u64>,
     network: Network,
@@ -61,13 +61,14 @@ pub(super) struct World<'a> {
 }
 
 impl<'a> World<'a> {
-    pub(super) fn new(seed: u64, mistake: Option<Mistake>, real: Option<&'a dyn Real>) -> Self {
+    pub(super) fn new(seed: u64, mistake: Option<Mistake>, on: On<'a>) -> Self {
         // The core takes its jitter from this generator.
         fastrand::seed(seed);
         let mut rng = fastrand::Rng::with_seed(seed);
-        let subject = match real {
-            None => Subject::model(mistake, &mut rng),
-            Some(real) => Subject::real(real, seed, mistake),
+        let (subject, load) = match on {
+            On::Model => (Subject::model(mistake, &mut rng), Load::default()),
+            On::Memory => (Subject::memory(mistake), Load { modes: rng.bool(), fair: rng.bool() }),
+            On::Real(real) => (Subject::real(real, seed, mistake), Load::default()),
         };
         let time = WorldTime::default();
         let clients = rng.usize(2..6);
@@ -76,8 +77,9 @@ impl<'a> World<'a> {
             journal: Journal { time: time.clone(), events: Arc::default() },
             time,
             looked_at: 0,
-            failing: if real.is_some() && rng.bool() { 0.1 * rng.f64() } else { 0.0 },
+            failing: if subject.is_real() && rng.bool() { 0.1 * rng.f64() } else { 0.0 },
             subject,
+            load,
             resource: HashMap::new(),
             network: Network::default(),
             weather: Weather::random(&mut rng),
@@ -148,6 +150,9 @@ impl<'a> World<'a> {
         match message {
             Message::Request { client, request, reply_to } => {
                 let reply = self.subject.handle(at, &request, self.failing, &mut self.rng);
+                if let Some(place) = self.subject.place(at, &request, &reply) {
+                    self.journal.events.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+                }
                 let cut = self.clients[client].as_ref().and_then(|client| client.cut);
                 if !cut.is_some_and(|(_, replies, _)| replies) {
                     self.network.send(at, &Message::Reply { reply, reply_to }, &self.weather, &mut self.rng);
@@ -221,6 +226,7 @@ impl<'a> World<'a> {
                 journal: self.journal.clone(),
                 outbox: Arc::clone(outbox),
                 rng: fastrand::Rng::with_seed(seed ^ id),
+                load: self.load,
             };
             (first..first + workers).map(worker).collect()
         });
