@@ -238,8 +238,7 @@ impl FileStore {
         }
         let token = next(last.max(begins_at), now_us, 0, files)?;
         let bytes = self.record_of_part(request, token, now_us)?;
-        let for_others = if is_permit { self.permits_ahead(request, files)? } else { 0 };
-        let number = match parts.lock_free(&slots, request.mode, for_others, now_us)? {
+        let number = match parts.lock_free(&slots, request.mode, self.permits_ahead(request, files)?, now_us)? {
             FreePart::Locked(number) => number,
             FreePart::None { held } => {
                 let holder = self.several(&slots, &held, now_us).unwrap_or_default().with_mode(request.mode);

@@ -6,7 +6,7 @@
 use std::{fs, sync::Arc};
 
 use lock_core::{
-    Error, Holder, LockName,
+    Error, Holder, LockName, Mode as LockMode,
     backend::{AcquireOutcome, AcquireRequest, LeaseId},
 };
 
@@ -151,6 +151,9 @@ impl FileStore {
 
     /// Returns how many permits the requests before `request` will take.
     pub(super) fn permits_ahead(&self, request: &AcquireRequest, files: &Files) -> Result<usize, Error> {
+        if !matches!(request.mode, LockMode::Permit { .. }) {
+            return Ok(0);
+        }
         match self.places.get(&(request.id, request.name.clone())) {
             Some(place) => place.permits_ahead(),
             None if self.has_queues() => fair::waiting_for_permits(&files.fair),
