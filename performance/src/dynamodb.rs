@@ -7,8 +7,8 @@ use crate::{
     effort::Effort,
     flavor::Flavor,
     peers::Process,
-    table::{Table, figure, median},
-    turns,
+    table::Table,
+    turns::{self, Block},
 };
 
 const ROUNDS: usize = 40;
@@ -23,18 +23,17 @@ fn on(flavor: Flavor, effort: Effort) -> Table {
     let mut process = Process::dynamodb(flavor);
     let names = process.answer();
     let names: Vec<_> = names.split('\t').collect();
-    let mut processor = vec![Vec::new(); names.len()];
     let blocks = turns::take(names.len(), effort.rounds(ROUNDS), |next| {
         process.tell(&format!("cycles {next} {CYCLES}"));
         let mut numbers = process.numbers().into_iter().map(|nanos| nanos / 1e3);
-        processor[next].push(numbers.next().expect("the processor time") / f64::from(CYCLES));
-        numbers.collect()
+        let processor = numbers.next().expect("the processor time") / f64::from(CYCLES);
+        Block { figures: numbers.collect(), processor }
     });
     let columns = [&turns::COLUMNS[..], &["requests", "client's processor, µs"]].concat();
     let mut table = Table::new(format!("DynamoDB cycle, {}", flavor.name()), &columns);
     for (next, name) in names.iter().enumerate() {
         let sent: f64 = process.ask(&format!("requests {next} {CYCLES}")).parse().expect("a number");
-        let rest = [format!("{:.2}", sent / f64::from(CYCLES)), figure(median(&processor[next]))];
+        let rest = [format!("{:.2}", sent / f64::from(CYCLES)), turns::processor(&blocks[next])];
         table.row(*name, turns::figures(&blocks[next], &blocks[0]).into_iter().chain(rest));
     }
     table
