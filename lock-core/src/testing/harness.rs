@@ -236,7 +236,7 @@ impl Fixture {
 /// Acquires a lock with a short ttl.
 ///
 /// On a loaded machine a grant may arrive after its lease has expired; the request is then retried.
-pub(super) async fn acquired_in_the_end(request: impl Fn() -> LockRequest) -> Guard {
+pub(super) async fn acquired_in_the_end(mut request: impl FnMut() -> LockRequest) -> Guard {
     let started = Instant::now();
     loop {
         match request().try_acquire().await {

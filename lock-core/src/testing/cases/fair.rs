@@ -14,7 +14,7 @@ use tokio::{task::JoinHandle, time::Instant};
 use super::chaos::{Load, run_under_faults};
 use crate::{
     Guard,
-    backend::{AcquireRequest, Backend, Lease},
+    backend::{AcquireRequest, Backend, Lease, Renewal},
     testing::{
         faults::Fault,
         harness::{Bench, Fixture, assert_not_held, granted, granted_soon, refused, release},
@@ -187,10 +187,13 @@ pub(super) async fn a_late_fair_request_keeps_the_lock_for_a_ttl_at_most(bench: 
 pub(super) async fn fair_waiters_keep_their_order_after_a_crash(bench: &Bench<'_>) {
     let (crashing, a, b) = (bench.client().await, bench.client().await, bench.client().await);
     let name = bench.name("crash");
-    let _crashed = granted(&*crashing, &bench.short_request(&name)).await;
+    let (lease, _) = granted(&*crashing, &bench.request(&name)).await;
     let (first, second) = (waiter(bench, &name), waiter(bench, &name));
     refused(&*a, &first).await;
     refused(&*b, &second).await;
+    // The lease gets short only now, so that it does not end before the waiters have their places.
+    let short = Lease { ttl: bench.ttl_of(1.0), ..lease };
+    assert!(matches!(crashing.renew(&short).await, Ok(Renewal::Renewed)), "the lease is held");
     bench.subject.crash(crashing).await;
     let newcomer = bench.client().await;
     refused(&*newcomer, &bench.request(&name)).await;
