@@ -13,6 +13,13 @@ use crate::{
 /// the caller waits, and each request may take a whole request timeout.
 const TRIES: u32 = 3;
 
+/// The pause before the second attempt to release, and twice as long before the third. Long enough
+/// to reconnect, and short against any usual ttl.
+const RELEASE: Duration = Duration::from_millis(100);
+/// The longest pause of a release that the store throttles. The holder is one client of the crowd,
+/// so its requests do not matter, and all others wait for this one.
+const LONGEST_OF_RELEASE: Duration = Duration::from_secs(1);
+
 /// The repetitions of one request. A throttled request is repeated for as long as [`TRIES`]
 /// requests without a reply may take.
 pub(crate) struct Repeats {
@@ -24,13 +31,20 @@ pub(crate) struct Repeats {
     failing: ClockReading,
     sent: u32,
     backoff: Backoff,
+    /// The longest pause while the store throttles.
+    longest: Duration,
 }
 
 impl Repeats {
     /// The repetitions of a request that takes at most `limit`, and has failed `now`.
     pub(crate) fn new(first: Duration, limit: Duration, now: ClockReading) -> Self {
         let backoff = Backoff::new(StoreTimings::default().with_poll_min(first).with_poll_max(first));
-        Self { first, limit, failing: now, sent: 1, backoff }
+        Self { first, limit, failing: now, sent: 1, backoff, longest: Duration::MAX }
+    }
+
+    /// The repetitions of a release that takes at most `limit`, and has failed `now`.
+    pub(crate) fn of_release(limit: Duration, now: ClockReading) -> Self {
+        Self { longest: LONGEST_OF_RELEASE, ..Self::new(RELEASE, limit, now) }
     }
 
     /// Returns the pause before the next request, and for how long requests go on. `None` if the
@@ -41,7 +55,7 @@ impl Repeats {
         }
         if error.kind() == ErrorKind::Throttled {
             let left = (self.limit * TRIES).saturating_sub(now.since(self.failing));
-            return (!left.is_zero()).then(|| (self.backoff.throttled().min(left), left));
+            return (!left.is_zero()).then(|| (self.backoff.throttled().min(self.longest).min(left), left));
         }
         let left = TRIES.checked_sub(self.sent).filter(|left| *left > 0)?;
         // With jitter, because other clients got no reply either and retry too.

@@ -38,10 +38,6 @@ pub(crate) struct Shared {
     in_child: OnceLock<Arc<Self>>,
 }
 
-/// The pause before the second attempt to release, and twice as long before the third. Long enough
-/// to reconnect, and short against any usual ttl.
-const RELEASE_PAUSE: Duration = Duration::from_millis(100);
-
 impl Shared {
     pub(crate) fn new(
         backend: Arc<dyn Backend>,
@@ -145,7 +141,7 @@ impl Shared {
                 Err(error) => {
                     ambiguous |= error.is_ambiguous();
                     let now = self.clock.now();
-                    let repeats = repeats.get_or_insert_with(|| Repeats::new(RELEASE_PAUSE, limit, now));
+                    let repeats = repeats.get_or_insert_with(|| Repeats::of_release(limit, now));
                     if let Some((pause, _)) = repeats.after(&error, now) {
                         tokio::time::sleep(pause).await;
                         continue;
