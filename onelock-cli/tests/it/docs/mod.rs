@@ -38,6 +38,7 @@ mod shell_runs_as_shown {
         files: "docs/files.md",
         install: "docs/install.md",
         job_did_not_run: "docs/job-did-not-run.md",
+        many_at_once: "docs/many-at-once.md",
         modes: "docs/modes.md",
         monitoring: "docs/monitoring.md",
         moving: "docs/moving.md",
