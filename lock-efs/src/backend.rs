@@ -138,8 +138,7 @@ impl Backend for FileBackend {
             .with_shared(self.file_system.has_modes())
             .with_permits(self.file_system.has_modes())
             .with_fair(self.file_system.has_fair())
-            // Not tried on NFS so far.
-            .with_hand_over(!matches!(self.file_system, FileSystem::Nfs(_)))
+            .with_hand_over(true)
     }
 
     fn timings(&self) -> StoreTimings {

@@ -59,9 +59,10 @@ impl FileSystem {
             }
     }
 
-    /// Returns whether requests can be granted in the order in which they came.
+    /// Returns whether requests can be granted in the order in which they came. It needs locks that
+    /// a process never loses.
     pub(crate) fn has_fair(&self) -> bool {
-        self.has_modes() && fair::is_possible()
+        *self == Self::Local && fair::is_possible()
     }
 
     /// Returns the operations that depend on this file system.

@@ -61,7 +61,6 @@ lock_core::conformance! {
     Files::new(),
     except = [
         (modes, "only Linux has locks of bytes that belong to an open file"),
-        (hand_over, "on NFS no lock is handed over"),
         (fair, "a place ends with its process, and on NFS there are none"),
         (a_break_ends_the_part_of_one_holder, "the kernel's lock cannot be taken from its holder"),
         (fencing_tokens_increase_across_a_forced_break, "the kernel's lock cannot be taken from its holder"),
