@@ -1,10 +1,15 @@
 //! Server processes that never outlive the test.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{self, BufRead, BufReader},
     net::TcpListener,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::net::{SocketAddr, UnixListener},
+    },
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
@@ -106,9 +111,35 @@ impl Drop for Daemon {
 
 /// Returns a TCP port of the loopback interface that no process uses.
 ///
+/// Until this process ends, no other test gets it. Otherwise the server of another test could take
+/// the port first, and would answer in place of the one that this test starts.
+///
 /// # Panics
 /// If the system has none.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
-    listener.local_addr().expect("it is bound").port()
+    static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+    loop {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+        let port = listener.local_addr().expect("it is bound").port();
+        if let Ok(reserved) = reserve(port) {
+            RESERVED.lock().unwrap_or_else(PoisonError::into_inner).push(reserved);
+            return port;
+        }
+    }
+}
+
+/// Takes a name that belongs to one process, and that the kernel frees with it.
+fn reserve(port: u16) -> io::Result<UnixListener> {
+    UnixListener::bind_addr(&SocketAddr::from_abstract_name(format!("onelock-test-port-{port}"))?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_free_port_is_given_to_one_test() {
+        let port = free_port();
+        assert!(reserve(port).is_err(), "another test could get port {port}");
+    }
 }

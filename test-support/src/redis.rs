@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -81,10 +81,12 @@ impl RedisServer {
 
     fn launch(&mut self) -> bool {
         let dir = self.dir.text();
+        let socket = format!("{dir}/redis.sock");
+        let _ = std::fs::remove_file(&socket);
         let mut args: Vec<String> = ["--save", "", "--appendonly", "no", "--bind", "127.0.0.1"].map(Into::into).into();
         // Clients of a TLS port connect to "localhost", and sentinels use its first address.
         args.extend(self.ports.tls.map(|_| "-::1".into()));
-        args.extend(["--dir".into(), dir.into(), "--unixsocket".into(), format!("{dir}/redis.sock")]);
+        args.extend(["--dir".into(), dir.into(), "--unixsocket".into(), socket.clone()]);
         args.extend(["--logfile".into(), format!("{dir}/redis.log"), "--repl-diskless-sync-delay".into(), "0".into()]);
         let Ports { plain, tls } = self.ports;
         for (option, port) in [("--port", Some(plain)), ("--tls-port", tls)] {
@@ -97,8 +99,10 @@ impl RedisServer {
                 Daemon::start("valgrind", "valgrind", &[callgrind::arguments(log), vec![program()], args].concat())
             }
         });
+        // Another program may have the port. This server makes its socket once it has its ports.
+        let is_ours = || Path::new(&socket).exists();
         // A server that requires a password answers too, with an error.
-        wait_for("the server to answer", || answers(plain) || !self.runs()) && self.runs()
+        wait_for("the server to answer", || is_ours() && answers(plain) || !self.runs()) && self.runs()
     }
 
     fn runs(&self) -> bool {
