@@ -259,7 +259,7 @@ async fn a_purge_spares_a_lock_with_waiters() {
 }
 
 #[tokio::test]
-// verifies: P12, takeover
+// verifies: P9, P12
 async fn a_crashed_holder_is_replaced_by_the_first_of_the_queue() {
     let (world, [holder, waiting]) = world_and_processes();
     let _ = take(&holder, "a").await;
