@@ -97,22 +97,24 @@ def test_fair_waiters_are_served_in_their_order(locker: onelock.Locker, url: str
             locker.try_acquire("x", fair=True)
         return
     held = locker.acquire("x")
-    waiting, may_end = threading.Semaphore(0), threading.Event()
+    may_end = threading.Event()
     served: list[int] = []
 
-    def work(number: int, options: onelock.LockOptions) -> None:
+    def work(number: int, waits: threading.Event, options: onelock.LockOptions) -> None:
         # The waiters of one locker and those of others have one order.
         own = locker if number % 2 else onelock.Locker(url)
-        with own.acquire("x", on_waiting=lambda _: waiting.release(), **options):
+        with own.acquire("x", on_waiting=lambda _: waits.set(), **options):
             served.append(number)
             assert may_end.wait(60)
 
     threads: list[threading.Thread] = []
 
     def wait(options: onelock.LockOptions) -> None:
-        threads.append(threading.Thread(target=work, args=(len(threads), options)))
+        # A waiter may meet several holders, so each one has an event of its own.
+        waits = threading.Event()
+        threads.append(threading.Thread(target=work, args=(len(threads), waits, options)))
         threads[-1].start()
-        assert waiting.acquire(timeout=60)
+        assert waits.wait(60)
 
     # The first is not fair, so that all others come before it.
     wait({"fair": False})
