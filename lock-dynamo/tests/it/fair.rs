@@ -6,11 +6,11 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
 use lock_core::{
     Mode,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Lease, Release},
+    backend::{AcquireRequest, Backend},
 };
 use lock_dynamo::{DynamoBackend, Schema};
 
-use crate::fixture::{Table, outlive, request};
+use crate::fixture::{Table, granted, outlive, refused, released, request};
 
 const LONG: Duration = Duration::from_secs(60);
 /// The most places of a queue.
@@ -18,22 +18,6 @@ const MOST: usize = 100;
 
 fn waiter(ttl: Duration) -> AcquireRequest {
     request("job", ttl).with_waits(true).with_fair(true)
-}
-
-async fn granted(backend: &DynamoBackend, request: &AcquireRequest) -> Lease {
-    match backend.acquire(request).await.unwrap() {
-        AcquireOutcome::Granted(grant) => request.lease(grant.token),
-        AcquireOutcome::Contended(holder) => panic!("held by {holder}"),
-    }
-}
-
-async fn refused(backend: &DynamoBackend, request: &AcquireRequest) {
-    let answer = backend.acquire(request).await.unwrap();
-    assert!(matches!(answer, AcquireOutcome::Contended(_)), "{answer:?}");
-}
-
-async fn released(backend: &DynamoBackend, lease: &Lease) {
-    assert_eq!(backend.release(lease, Duration::ZERO).await.unwrap(), Release::Released);
 }
 
 /// The ids in the queue.

@@ -12,9 +12,9 @@ use aws_sdk_dynamodb::{
 };
 use lock_core::{
     LockName,
-    backend::{AcquireRequest, LeaseId},
+    backend::{AcquireOutcome, AcquireRequest, Backend, Lease, LeaseId, Release},
 };
-use lock_dynamo::{DynamoConfig, Schema};
+use lock_dynamo::{DynamoBackend, DynamoConfig, Schema};
 use test_support::dynamodb::DynamoDbLocal;
 
 /// A server and an empty table in it.
@@ -142,4 +142,20 @@ pub(crate) fn raw_client(endpoint: &str) -> Client {
 
 pub(crate) fn request(name: &str, ttl: Duration) -> AcquireRequest {
     AcquireRequest::new(LockName::new(name).expect("a good name"), LeaseId::random(), "test").with_ttl(ttl)
+}
+
+pub(crate) async fn granted(backend: &DynamoBackend, request: &AcquireRequest) -> Lease {
+    match backend.acquire(request).await.unwrap() {
+        AcquireOutcome::Granted(grant) => request.lease(grant.token),
+        AcquireOutcome::Contended(holder) => panic!("held by {holder}"),
+    }
+}
+
+pub(crate) async fn refused(backend: &DynamoBackend, request: &AcquireRequest) {
+    let answer = backend.acquire(request).await.unwrap();
+    assert!(matches!(answer, AcquireOutcome::Contended(_)), "{answer:?}");
+}
+
+pub(crate) async fn released(backend: &DynamoBackend, lease: &Lease) {
+    assert_eq!(backend.release(lease, Duration::ZERO).await.unwrap(), Release::Released);
 }

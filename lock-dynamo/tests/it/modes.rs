@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
 use lock_core::{
     LockName, LossReason, Mode,
-    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Break, Lease, LeaseId, Release, Renewal},
+    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Break, Lease, LeaseId, Renewal},
     clock::{Clock, ClockReading, SystemClock},
 };
 use lock_dynamo::{DynamoBackend, Schema};
@@ -15,7 +15,7 @@ use test_support::{
     wire::{Fault, Wire},
 };
 
-use crate::fixture::{Table, outlive, request};
+use crate::fixture::{Table, granted, outlive, refused, released, request};
 
 const LONG: Duration = Duration::from_secs(60);
 
@@ -25,22 +25,6 @@ fn reader(name: &str) -> AcquireRequest {
 
 fn permit(name: &str, of: u16) -> AcquireRequest {
     request(name, LONG).with_mode(Mode::Permit { of: NonZeroU16::new(of).unwrap() })
-}
-
-async fn granted(backend: &DynamoBackend, request: &AcquireRequest) -> Lease {
-    match backend.acquire(request).await.unwrap() {
-        AcquireOutcome::Granted(grant) => request.lease(grant.token),
-        AcquireOutcome::Contended(holder) => panic!("held by {holder}"),
-    }
-}
-
-async fn refused(backend: &DynamoBackend, request: &AcquireRequest) {
-    let answer = backend.acquire(request).await.unwrap();
-    assert!(matches!(answer, AcquireOutcome::Contended(_)), "{answer:?}");
-}
-
-async fn released(backend: &DynamoBackend, lease: &Lease) {
-    assert_eq!(backend.release(lease, Duration::ZERO).await.unwrap(), Release::Released);
 }
 
 async fn item(table: &Table, name: &str) -> HashMap<String, AttributeValue> {
