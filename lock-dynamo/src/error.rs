@@ -135,16 +135,17 @@ fn service(code: &str, message: &str, status: u16, config: &DynamoConfig) -> Err
         | "LimitExceededException" => (
             ErrorKind::Throttled,
             format!(
-                "DynamoDB throttles requests: the table \"{table}\" is out of capacity, or too many clients ask for one \
-                 lock, whose item takes about 1,000 writes a second; give the table on-demand billing or more \
+                "DynamoDB throttles requests: the table \"{table}\" is out of capacity, or too many clients ask for \
+                 one lock, whose item takes about 1,000 writes a second; give the table on-demand billing or more \
                  capacity, or let fewer clients ask at once (docs/many-at-once.md)"
             ),
         ),
         "ItemCollectionSizeLimitExceededException" => {
             (ErrorKind::Limit, "the item collection is too large; keep locks in a table without local indexes".into())
         }
+        // Not throttling, which would slow this client down: the other write ends in a moment.
         "ReplicatedWriteConflictException" | "TransactionConflictException" => {
-            (ErrorKind::Throttled, "another write to the same item was in progress; retry".into())
+            (ErrorKind::Unavailable, "another write to the same item was in progress; retry".into())
         }
         "UnknownOperationException" => {
             (ErrorKind::Unsupported, format!("this server does not support the operation: {message}"))
@@ -210,7 +211,7 @@ mod tests {
             (Code::ThrottlingError, ErrorKind::Throttled),
             (Code::ProvisionedThroughputExceeded, ErrorKind::Throttled),
             (Code::RequestLimitExceeded, ErrorKind::Throttled),
-            (Code::TransactionConflict, ErrorKind::Throttled),
+            (Code::TransactionConflict, ErrorKind::Unavailable),
             (Code::InternalServerError, ErrorKind::Unavailable),
             (Code::ResourceNotFound, ErrorKind::StoreNotReady),
             (Code::AccessDenied, ErrorKind::PermissionDenied),
