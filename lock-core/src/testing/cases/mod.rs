@@ -124,10 +124,12 @@ macro_rules! conformance_cases {
             fair::a_fair_waiter_that_gives_up_is_skipped [Need::Has(Capability::Fair)];
             fair::a_cancelled_fair_wait_is_skipped [Need::Has(Capability::Fair)];
             fair::a_dead_fair_waiter_is_skipped_after_its_ttl [Need::Has(Capability::Fair), Need::Has(Capability::Ttl)];
-            fair::a_late_fair_request_keeps_the_lock_for_a_ttl_at_most [Need::Has(Capability::Fair), Need::Has(Capability::Ttl)];
+            fair::a_late_fair_request_keeps_the_lock_for_a_ttl_at_most
+                [Need::Has(Capability::Fair), Need::Has(Capability::Ttl)];
             fair::fair_waiters_keep_their_order_after_a_crash [Need::Has(Capability::Fair)];
             fair::readers_wait_behind_a_fair_writer [Need::Has(Capability::Fair), Need::Has(Capability::Shared)];
-            fair::a_queue_and_a_waiting_writer_do_not_block_each_other [Need::Has(Capability::Fair), Need::Has(Capability::Shared)];
+            fair::a_queue_and_a_waiting_writer_do_not_block_each_other
+                [Need::Has(Capability::Fair), Need::Has(Capability::Shared)];
             fair::permits_are_granted_in_their_order [Need::Has(Capability::Fair), Need::Has(Capability::Permits)];
             fair::fair_waiters_of_many_lockers_are_served_in_order [Need::Has(Capability::Fair)];
             fair::random_faults_with_fair_waiters_keep_the_guarantees [Need::Has(Capability::Fair)];
