@@ -9,13 +9,15 @@ use lock_core::{
 };
 
 use crate::{
-    backend::{DynamoBackend, WriteOutcome, overtaken},
+    backend::DynamoBackend,
     client::seconds,
     config::Takeover,
     error::stranger,
     fair::Turn,
+    held::overtaken,
     joined::released_meanwhile,
     record::{Item, LockState, Record},
+    send::WriteOutcome,
     write::ConditionalWrite,
 };
 

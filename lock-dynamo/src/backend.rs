@@ -1,24 +1,17 @@
-//! The backend: renewal, release and the shared parts. `acquire` and `operators` are files of their
-//! own.
+//! The backend and its clients. The files `acquire`, `held`, `joined`, `fair` and `operators` have
+//! the operations.
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use aws_config::SdkConfig;
-use aws_sdk_dynamodb::{
-    Client,
-    operation::{
-        delete_item::DeleteItemError,
-        update_item::{UpdateItemError, builders::UpdateItemFluentBuilder},
-    },
-    types::{AttributeValue, ReturnValue, ReturnValuesOnConditionCheckFailure::AllOld},
-};
+use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use futures_util::future::join_all;
 use lock_core::{
-    Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Operation,
+    Error, ErrorKind, FencingToken, Holder, LockName, Operation,
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, Observations,
-        PastHolder, Release, Renewal, StoreClock, StoreTime, StoreTimings, WaitingMarks,
+        PastHolder, Release, Renewal, StoreClock, StoreTimings, WaitingMarks,
     },
     clock::{Clock, SystemClock},
 };
@@ -30,8 +23,8 @@ use crate::{
     batches::{self, Batches},
     client::{self, Clients},
     config::DynamoConfig,
-    error::convert,
     record::{Item, LockState, Record},
+    send::WriteOutcome,
     write::{ConditionalWrite, Idle},
 };
 
@@ -48,38 +41,6 @@ pub struct DynamoBackend {
     pub(crate) queued: WaitingMarks,
     sdk: Option<SdkConfig>,
     clients: OnceCell<Clients>,
-}
-
-/// What became of a conditional write.
-#[derive(Debug)]
-pub(crate) enum WriteOutcome {
-    Done,
-    /// The condition did not hold; this is the item, if there is one.
-    Refused(Option<Item>),
-}
-
-/// Sends a write under its condition. Here `UpdateItem` and `DeleteItem` differ only in their
-/// types.
-macro_rules! write_item {
-    ($self:ident, $name:ident, $request:ident, $write:ident, $Error:ident) => {{
-        let answer = $request
-            .table_name(&$self.config.table)
-            .set_key(Some($self.key($name)))
-            .condition_expression($write.condition)
-            // DynamoDB refuses an empty one.
-            .set_expression_attribute_names(Some($write.names).filter(|names| !names.is_empty()))
-            .set_expression_attribute_values(Some($write.values))
-            .return_values_on_condition_check_failure(AllOld)
-            .send()
-            .await;
-        match answer {
-            Ok(answer) => Ok(Ok(answer.attributes)),
-            Err(error) => match error.as_service_error() {
-                Some($Error::ConditionalCheckFailedException(failed)) => Ok(Err(failed.item.clone())),
-                _ => Err(convert(error, &$self.config)),
-            },
-        }
-    }};
 }
 
 /// How many locks of other people a process remembers having seen.
@@ -147,153 +108,6 @@ impl DynamoBackend {
     pub(crate) fn read(&self, item: &Item) -> Record {
         Record::read(item, &self.config.layout)
     }
-
-    /// One conditional `UpdateItem`.
-    pub(crate) async fn update(&self, name: &LockName, write: ConditionalWrite<'_>) -> Result<WriteOutcome, Error> {
-        let request = self.client().await?.update_item();
-        Ok(self.send(name, write, request).await?.map_or_else(WriteOutcome::Refused, |_| WriteOutcome::Done))
-    }
-
-    /// One conditional `UpdateItem`, which returns the item as it was before, or the item that
-    /// refused it.
-    pub(crate) async fn update_and_return(
-        &self,
-        name: &LockName,
-        write: ConditionalWrite<'_>,
-    ) -> Result<Result<Option<Item>, Option<Item>>, Error> {
-        let request = self.client().await?.update_item().return_values(ReturnValue::AllOld);
-        self.send(name, write, request).await
-    }
-
-    async fn send(
-        &self,
-        name: &LockName,
-        write: ConditionalWrite<'_>,
-        request: UpdateItemFluentBuilder,
-    ) -> Result<Result<Option<Item>, Option<Item>>, Error> {
-        let request = request.update_expression(write.expression());
-        let version = AttributeValue::S(write.version.clone());
-        let written: Result<_, Error> = write_item!(self, name, request, write, UpdateItemError);
-        Ok(match written? {
-            // The network delivered it twice: it was done before.
-            Err(Some(item)) if item.get(self.config.layout.name(Attribute::Version)) == Some(&version) => Ok(None),
-            written => written,
-        })
-    }
-
-    async fn delete(&self, name: &LockName, write: ConditionalWrite<'_>) -> Result<WriteOutcome, Error> {
-        let request = self.client().await?.delete_item();
-        let written: Result<_, Error> = write_item!(self, name, request, write, DeleteItemError);
-        Ok(written?.map_or_else(WriteOutcome::Refused, |_: Option<Item>| WriteOutcome::Done))
-    }
-
-    /// Makes `lease`, whose item has this version, last from now on, whatever was written before.
-    pub(crate) async fn correct(&self, lease: &Lease, version: &str) -> Result<WriteOutcome, Error> {
-        self.write_again(
-            &lease.name,
-            ConditionalWrite::correct(&self.config.layout, lease, self.clock.now(), self.idle(), version),
-        )
-        .await
-    }
-
-    /// Writes an item that is ours already.
-    pub(crate) async fn write_again(
-        &self,
-        name: &LockName,
-        write: ConditionalWrite<'_>,
-    ) -> Result<WriteOutcome, Error> {
-        // What went before this has taken effect, whatever becomes of this.
-        self.update(name, write).await.map_err(|error| error.with_ambiguous(true))
-    }
-
-    /// Returns whether an expiry written with `reading` is right, now that the reply shows the
-    /// store's clock.
-    pub(crate) fn stands(&self, reading: StoreTime) -> bool {
-        let stands = self.clock.confirms(reading);
-        if !stands {
-            let skew = self.clock.skew(self.clock.moment()).map(crate::client::seconds);
-            tracing::warn!(?skew, table = %self.config.table, "this machine's clock is not the store's; writing the \
-                lease again by the store's");
-        }
-        stands
-    }
-
-    /// What a renewal written at `now`, as this version, has come to.
-    pub(crate) async fn settle(
-        &self,
-        lease: &Lease,
-        now: StoreTime,
-        version: String,
-        written: WriteOutcome,
-    ) -> Result<Renewal, Error> {
-        let version = match written {
-            WriteOutcome::Done if self.stands(now) => return Ok(Renewal::Renewed),
-            WriteOutcome::Done => version,
-            WriteOutcome::Refused(item) => {
-                let record = item.map(|item| self.read(&item));
-                match record {
-                    // Its recorded end is later, so our clock went back. Observers still need a new
-                    // version.
-                    Some(record) if record.is_held_by(lease.id) => record.version,
-                    record => return Ok(Renewal::Lost(self.loss_of(lease, record.as_ref()))),
-                }
-            }
-        };
-        match self.correct(lease, &version).await? {
-            WriteOutcome::Done => Ok(Renewal::Renewed),
-            WriteOutcome::Refused(item) => {
-                let record = item.map(|item| self.read(&item));
-                if record.as_ref().is_some_and(|record| record.is_held_by(lease.id)) {
-                    return Err(overtaken());
-                }
-                Ok(Renewal::Lost(self.loss_of(lease, record.as_ref())))
-            }
-        }
-    }
-
-    /// Releases the lock of a single holder.
-    async fn release_alone(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
-        let layout = &self.config.layout;
-        let written = if layout.schema.deletes_on_release() && hold_for.is_zero() {
-            self.delete(&lease.name, ConditionalWrite::delete(layout, lease)).await?
-        } else {
-            let write = ConditionalWrite::release(layout, lease, hold_for, self.clock.now(), self.idle());
-            self.update(&lease.name, write).await?
-        };
-        let WriteOutcome::Refused(item) = written else { return Ok(Release::Released) };
-        let Some(record) = item.map(|item| self.read(&item)) else {
-            return Ok(Release::NotHeld(None));
-        };
-        if record.joined.is_some() {
-            return Ok(Release::NotHeld(self.current(&lease.name, &record)));
-        }
-        let was_broken = record.broken.as_ref().is_some_and(|(id, _)| *id == lease.id);
-        if record.id == Some(lease.id) && !was_broken {
-            // Released, but still with our id: an earlier request released it, and its reply was
-            // lost.
-            return Ok(Release::Released);
-        }
-        let held = record.state != LockState::Released;
-        Ok(Release::NotHeld(held.then(|| self.holder(&lease.name, &record))))
-    }
-
-    pub(crate) fn loss_of(&self, lease: &Lease, record: Option<&Record>) -> LossReason {
-        match record {
-            Some(Record { broken: Some((id, by)), .. }) if *id == lease.id => LossReason::BrokenBy(by.clone()),
-            _ if lease.mode.may_be_joined() => self.loss_of_part(lease, record),
-            Some(Record { joined: Some(_), .. }) => self.loss_of_part(lease, record),
-            Some(record) if record.id != Some(lease.id) && record.state == LockState::Held => {
-                LossReason::TakenBy(Box::new(self.holder(&lease.name, record)))
-            }
-            _ => LossReason::RecordGone,
-        }
-    }
-}
-
-/// A delayed request of ours took effect between two others. The lock is ours, but its end is not
-/// known.
-pub(crate) fn overtaken() -> Error {
-    Error::new(ErrorKind::Unavailable, "a late request for the same lease took effect meanwhile; try again")
 }
 
 #[async_trait]

@@ -15,9 +15,10 @@ use lock_core::{
 
 use crate::{
     attributes::Attribute,
-    backend::{DynamoBackend, WriteOutcome},
+    backend::DynamoBackend,
     batches::Refusal,
     error::{convert, of_code},
+    send::WriteOutcome,
     write::ConditionalWrite,
 };
 

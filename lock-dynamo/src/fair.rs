@@ -9,8 +9,9 @@ use lock_core::{
 };
 
 use crate::{
-    backend::{DynamoBackend, WriteOutcome},
+    backend::DynamoBackend,
     record::{Place, Record},
+    send::WriteOutcome,
     write::ConditionalWrite,
 };
 

@@ -14,11 +14,13 @@ mod fair;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod held;
 mod http;
 mod joined;
 mod operators;
 mod read_first;
 mod record;
+mod send;
 mod table;
 mod write;
 

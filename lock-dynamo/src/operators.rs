@@ -11,9 +11,10 @@ use lock_core::{
 use crate::{
     acquire::Verdict,
     attributes::{Attribute, Schema},
-    backend::{DynamoBackend, WriteOutcome},
+    backend::DynamoBackend,
     error::{convert, stranger},
     record::{Item, LockState, Record},
+    send::WriteOutcome,
     write::ConditionalWrite,
 };
 

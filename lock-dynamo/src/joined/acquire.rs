@@ -1,18 +1,20 @@
-//! Locks with several holders: shared locks and permits. Each holder has a part in the item.
+//! Acquires a lock in a mode that others may join.
 
 use std::time::Duration;
 
 use lock_core::{
-    Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Mode,
-    backend::{AcquireOutcome, AcquireRequest, Break, Grant, Lease, LeaseId, Release, Renewal},
+    Error, ErrorKind, FencingToken, Holder, Mode,
+    backend::{AcquireOutcome, AcquireRequest, Grant, Lease},
 };
 
 use crate::{
     acquire::{Verdict, next_token},
-    backend::{DynamoBackend, WriteOutcome, overtaken},
+    backend::DynamoBackend,
     error::stranger,
     fair::Turn,
+    held::overtaken,
     record::{Item, Joined, Part, Record},
+    send::WriteOutcome,
     write::{ConditionalWrite, NewPart, part_end},
 };
 
@@ -25,36 +27,6 @@ const ENDED_KEPT: Duration = Duration::from_secs(60);
 const REMOVED: usize = 200;
 /// How often one attempt is made again because another client changed the item meanwhile.
 const ROUNDS: usize = 32;
-/// What the version of a part begins with, so that it is never taken for that of a single holder.
-const PART: &str = "part.";
-
-/// The parts of a lock, judged.
-struct Judged<'a> {
-    /// With the time after which the part becomes free unless it is renewed.
-    kept: Vec<(&'a Part, Option<Duration>)>,
-    /// Their holders are dead: the leases are over.
-    dead: Vec<&'a Part>,
-    /// Released by their holders, or taken away by an operator.
-    ended: Vec<&'a Part>,
-    /// The recorded leases are over, but this machine's clock cannot be trusted to judge them.
-    undecided: Vec<&'a Part>,
-    /// The error of this machine's clock in that case, in microseconds, if known.
-    skew: Option<i64>,
-    mode: Option<Mode>,
-}
-
-impl Judged<'_> {
-    fn holders(&self) -> impl Iterator<Item = Holder> {
-        let undecided = self.undecided.iter().map(|part| (*part, Some(Duration::ZERO)));
-        self.kept.iter().copied().chain(undecided).map(|(part, free_in)| self.holder(part, free_in))
-    }
-
-    fn holder(&self, part: &Part, free_in: Option<Duration>) -> Holder {
-        let holder = part.holder(self.mode, free_in);
-        let version = part.is_held().then(|| format!("{PART}{}", part.id));
-        holder.with_version(version)
-    }
-}
 
 /// What one round of an attempt has come to.
 enum Round {
@@ -64,65 +36,6 @@ enum Round {
 }
 
 impl DynamoBackend {
-    fn judge_parts<'a>(&self, joined: &'a Joined) -> Judged<'a> {
-        let now = self.clock.now_at_least();
-        let mut judged = Judged {
-            kept: Vec::new(),
-            dead: Vec::new(),
-            ended: Vec::new(),
-            undecided: Vec::new(),
-            skew: None,
-            mode: joined.mode,
-        };
-        for part in &joined.parts {
-            if let Some(until) = part.free_at {
-                match Record::until(now, until) {
-                    left if !part.is_over && !left.is_zero() => judged.kept.push((part, Some(left))),
-                    _ => judged.ended.push(part),
-                }
-                continue;
-            }
-            let name = LockName::new(part.id.to_string()).expect("an id is short and not empty");
-            let seen = part.expires.unwrap_or_default().to_string();
-            match self.judge_lease(&name, &seen, part.lease, part.expires, now) {
-                Verdict::Held(left) => judged.kept.push((part, left)),
-                Verdict::Undecided(skew) => {
-                    judged.undecided.push(part);
-                    judged.skew = skew;
-                }
-                Verdict::Free | Verdict::Dead => judged.dead.push(part),
-            }
-        }
-        judged
-    }
-
-    /// Judges whether a lock that several held can be acquired by a client that wants it alone.
-    pub(crate) fn judge_joined(&self, joined: &Joined) -> Verdict {
-        let judged = self.judge_parts(joined);
-        if !judged.kept.is_empty() {
-            let first = judged.kept.iter().filter_map(|(_, left)| *left).min();
-            return Verdict::Held(first);
-        }
-        match () {
-            () if !judged.undecided.is_empty() => Verdict::Undecided(judged.skew),
-            () if !judged.dead.is_empty() => Verdict::Dead,
-            () => Verdict::Free,
-        }
-    }
-
-    /// Describes all holders of a lock that several hold.
-    pub(crate) fn holders(&self, joined: &Joined) -> Option<Holder> {
-        let now = self.store_time();
-        Holder::of_several(self.judge_parts(joined).holders().map(|holder| holder.with_store_time(now)).collect())
-    }
-
-    /// Describes the holders that died.
-    pub(crate) fn crashed_holders(&self, joined: &Joined) -> Option<Holder> {
-        let judged = self.judge_parts(joined);
-        Holder::of_several(judged.dead.iter().map(|part| judged.holder(part, Some(Duration::ZERO))).collect())
-    }
-
-    /// Makes one attempt to hold the lock in a mode that others may join.
     ///
     /// The first request joins the holders of the same mode, and is the only one if the latest
     /// holders had that mode. A refusal returns the record, by which the next request takes a free
@@ -354,87 +267,6 @@ impl DynamoBackend {
         self.waiting_marks.remove(request.id);
         self.queued.remove(request.id);
         Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)))
-    }
-
-    pub(crate) async fn renew_part(&self, lease: &Lease) -> Result<Renewal, Error> {
-        let (layout, now) = (&self.config.layout, self.clock.now());
-        let write = ConditionalWrite::renew_part(layout, lease, now, self.idle());
-        let seen = match self.update(&lease.name, write).await? {
-            WriteOutcome::Done if self.stands(now) => return Ok(Renewal::Renewed),
-            WriteOutcome::Done => part_end(now, lease.ttl),
-            WriteOutcome::Refused(item) => {
-                let record = item.map(|item| self.read(&item));
-                let part = record.as_ref().and_then(|record| record.joined.as_ref()?.part(lease.id));
-                let Some(part) = part.filter(|part| part.is_held()) else {
-                    return Ok(Renewal::Lost(self.loss_of(lease, record.as_ref())));
-                };
-                // Its recorded end is later, so our clock went back.
-                part.expires.ok_or_else(overtaken)?
-            }
-        };
-        let write = ConditionalWrite::correct_part(layout, lease, self.clock.now(), self.idle(), seen, None);
-        match self.write_again(&lease.name, write).await? {
-            WriteOutcome::Done => Ok(Renewal::Renewed),
-            WriteOutcome::Refused(item) => {
-                let record = item.map(|item| self.read(&item));
-                if record.as_ref().is_some_and(|record| record.is_held_by(lease.id)) {
-                    return Err(overtaken());
-                }
-                Ok(Renewal::Lost(self.loss_of(lease, record.as_ref())))
-            }
-        }
-    }
-
-    pub(crate) async fn advance_part(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
-        let layout = &self.config.layout;
-        for fence in [true, false] {
-            let write = ConditionalWrite::advance_part(layout, lease, token, fence);
-            let WriteOutcome::Refused(item) = self.update(&lease.name, write).await? else { return Ok(true) };
-            let record = item.map(|item| self.read(&item));
-            let part = record.as_ref().and_then(|record| record.joined.as_ref()?.part(lease.id));
-            let Some(part) = part.filter(|part| part.is_held()) else { return Ok(false) };
-            if part.fence >= Some(token) {
-                return Ok(true);
-            }
-        }
-        Err(overtaken())
-    }
-
-    pub(crate) async fn release_part(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
-        let write = ConditionalWrite::release_part(&self.config.layout, lease, hold_for, self.clock.now());
-        let WriteOutcome::Refused(item) = self.update(&lease.name, write).await? else { return Ok(Release::Released) };
-        let Some(record) = item.map(|item| self.read(&item)) else { return Ok(Release::NotHeld(None)) };
-        let part = record.joined.as_ref().and_then(|joined| joined.part(lease.id));
-        if part.is_some_and(|part| part.broken_by.is_none()) {
-            // An earlier request released it, and its reply was lost.
-            return Ok(Release::Released);
-        }
-        let free = matches!(self.judge(&lease.name, &record), Verdict::Free);
-        Ok(Release::NotHeld((!free).then(|| self.holder(&lease.name, &record))))
-    }
-
-    /// Takes the part that `seen` names from its holder. `None` if it names no part.
-    pub(crate) async fn break_part(&self, name: &LockName, seen: &str, by: &str) -> Result<Option<Break>, Error> {
-        let Some(id) = seen.strip_prefix(PART).and_then(|id| id.parse::<LeaseId>().ok()) else { return Ok(None) };
-        let write = ConditionalWrite::break_part(&self.config.layout, id, by, self.clock.now());
-        Ok(Some(match self.update(name, write).await? {
-            WriteOutcome::Done => Break::Broken,
-            WriteOutcome::Refused(item) => {
-                let record = item.map(|item| self.read(&item));
-                Break::Changed(record.and_then(|record| self.current(name, &record)))
-            }
-        }))
-    }
-
-    /// Why the part of `lease` is not held any more.
-    pub(crate) fn loss_of_part(&self, lease: &Lease, record: Option<&Record>) -> LossReason {
-        let joined = record.and_then(|record| record.joined.as_ref());
-        if let Some(by) = joined.and_then(|joined| joined.part(lease.id)?.broken_by.clone()) {
-            return LossReason::BrokenBy(by);
-        }
-        let holder = record.and_then(|record| self.current(&lease.name, record));
-        let successor = holder.filter(|holder| holder.mode != lease.mode);
-        successor.map_or(LossReason::RecordGone, |holder| LossReason::TakenBy(Box::new(holder)))
     }
 }
 
