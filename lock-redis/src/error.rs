@@ -17,6 +17,8 @@ pub(crate) enum Phase {
     RepeatedRequest,
 }
 
+const NO_RIGHT: &str = "the Redis user lacks a permission; the README of lock-redis lists the ACL rules";
+
 /// The known error replies: code or part of the text, kind, whether a retry can help, and advice.
 const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
     (
@@ -45,25 +47,10 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
         "Redis requires a password; add user and password to the configuration",
     ),
     ("WRONGPASS", ErrorKind::PermissionDenied, false, "Redis rejected this user and password; check both"),
-    (
-        "NOPERM",
-        ErrorKind::PermissionDenied,
-        false,
-        "the Redis user lacks a permission; the README of lock-redis lists the ACL rules",
-    ),
-    (
-        // Valkey 9, for a command inside a script.
-        "ACL failure",
-        ErrorKind::PermissionDenied,
-        false,
-        "the Redis user lacks a permission; the README of lock-redis lists the ACL rules",
-    ),
-    (
-        "can't run this command",
-        ErrorKind::PermissionDenied,
-        false,
-        "the Redis user lacks a permission; the README of lock-redis lists the ACL rules",
-    ),
+    ("NOPERM", ErrorKind::PermissionDenied, false, NO_RIGHT),
+    // Both are about a command in a script: Redis 7.2 and Valkey, then older servers.
+    ("ACL failure", ErrorKind::PermissionDenied, false, NO_RIGHT),
+    ("user executing the script", ErrorKind::PermissionDenied, false, NO_RIGHT),
     (
         "CLUSTERDOWN",
         ErrorKind::Unavailable,
@@ -316,11 +303,6 @@ mod tests {
             ("NOAUTH Authentication required.", ErrorKind::PermissionDenied, false),
             ("WRONGPASS invalid username-password pair or user is disabled.", ErrorKind::PermissionDenied, false),
             ("NOPERM User x has no permissions to run the 'evalsha' command", ErrorKind::PermissionDenied, false),
-            (
-                "ERR ACL failure in script: No permissions to access a key script: on @user_script:1.",
-                ErrorKind::PermissionDenied,
-                false,
-            ),
             ("CLUSTERDOWN The cluster is down", ErrorKind::Unavailable, true),
             ("MASTERDOWN Link with MASTER is down", ErrorKind::Unavailable, true),
             ("MISCONF Errors writing to the AOF file", ErrorKind::Full, true),
@@ -331,6 +313,28 @@ mod tests {
         ] {
             let error = translate(server(line), Phase::Request);
             assert_eq!((error.kind(), error.is_retryable()), (kind, retryable), "{line}");
+            assert!(!error.is_ambiguous(), "{line}");
+        }
+    }
+
+    #[test]
+    fn missing_rights_of_a_script_are_permission_errors() {
+        for line in [
+            // Redis 6.
+            "ERR Error running script (call to f_1): @user_script:6: @user_script: 6: The user executing the script \
+             can't run this command or subcommand",
+            "ERR Error running script (call to f_1): @user_script:6: @user_script: 6: The user executing the script \
+             can't access at least one of the keys mentioned in the command arguments",
+            // Redis 7.0.
+            "ERR The user executing the script can't access at least one of the keys mentioned in the command \
+             arguments script: 0a1b, on @user_script:6.",
+            "ERR The user executing the script can't publish to the channel mentioned in the command script: 0a1b",
+            // Redis 7.2 and 8, Valkey.
+            "ERR ACL failure in script: User app has no permissions to access the 'onelock:{job}' key script: 0a1b",
+            "ERR ACL failure in script: No permissions to access a key script: on @user_script:1.",
+        ] {
+            let error = translate(server(line), Phase::Request);
+            assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::PermissionDenied, false), "{line}");
             assert!(!error.is_ambiguous(), "{line}");
         }
     }

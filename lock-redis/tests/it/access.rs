@@ -60,6 +60,18 @@ fn tcp(server: &RedisServer) -> RedisConfig {
     RedisConfig::standalone(Address::tcp("127.0.0.1", server.port()))
 }
 
+/// Logs in as a user with these rules only.
+fn as_user(server: &RedisServer, rules: &[&str]) -> RedisConfig {
+    let reply = server.command(&[&["ACL", "SETUSER", "app", "reset", "on", ">s3cret"], rules].concat());
+    assert_eq!(reply, "+OK\r\n");
+    tcp(server).login("app", "s3cret")
+}
+
+/// Logs in as a user who lacks one of the [`RULES`].
+fn as_user_without(server: &RedisServer, missing: &str) -> RedisConfig {
+    as_user(server, &RULES.iter().copied().filter(|rule| *rule != missing).collect::<Vec<_>>())
+}
+
 fn request(name: &str) -> AcquireRequest {
     fixture::request(name, Duration::from_secs(60))
 }
@@ -146,36 +158,33 @@ async fn a_password_a_database_and_a_socket_work() {
 #[tokio::test]
 async fn locks_need_no_more_than_the_documented_rules() {
     let server = RedisServer::start();
-    let set = |user, rules: &[&str]| {
-        let reply = server.command(&[&["ACL", "SETUSER", user, "reset", "on", ">s3cret"], rules].concat());
-        assert_eq!(reply, "+OK\r\n");
-    };
-    set("locks", RULES);
-    use_all(tcp(&server).login("locks", "s3cret")).await.unwrap();
-    for missing in RULES
-        .iter()
-        .filter(|rule| ["+mget", "+set", "+setrange", "+del", "+evalsha", "+pexpire", "~onelock:*"].contains(rule))
-    {
-        let fewer: Vec<_> = RULES.iter().copied().filter(|rule| rule != missing).collect();
-        set("fewer", &fewer);
-        let told = advice(tcp(&server).login("fewer", "s3cret"), "the README of lock-redis lists the ACL rules").await;
+    use_all(as_user(&server, RULES)).await.unwrap();
+    for missing in ["+mget", "+set", "+setrange", "+del", "+evalsha", "+pexpire", "~onelock:*"] {
+        let told = advice(as_user_without(&server, missing), "the README of lock-redis lists the ACL rules").await;
         assert_eq!(told, (ErrorKind::PermissionDenied, false), "without {missing}");
     }
     assert!(include_str!("../../README.md").contains(&RULES.join(" ")), "the README has these rules");
 }
 
 #[tokio::test]
+async fn command_denied_for_the_keys_of_a_lock_is_a_missing_right() {
+    let server = RedisServer::start();
+    for command in ["mget", "set", "setrange", "del", "pexpire"] {
+        let only_elsewhere = [&*format!("-{command}"), &*format!("(+{command} ~elsewhere:*)")];
+        let user = as_user(&server, &[RULES, &only_elsewhere].concat());
+        let told = advice(user, "the README of lock-redis lists the ACL rules").await;
+        assert_eq!(told, (ErrorKind::PermissionDenied, false), "{command}");
+    }
+}
+
+#[tokio::test]
 async fn shared_locks_need_no_more_than_their_rules() {
     let server = RedisServer::start();
-    let set = |user: &str, rules: &[&str]| {
-        let reply = server.command(&[&["ACL", "SETUSER", user, "reset", "on", ">s3cret"], RULES, rules].concat());
-        assert_eq!(reply, "+OK\r\n");
-        tcp(&server).login(user, "s3cret")
-    };
-    use_modes(set("readers", MODE_RULES)).await.unwrap();
+    let with = |rules: &[&str]| as_user(&server, &[RULES, rules].concat());
+    use_modes(with(MODE_RULES)).await.unwrap();
     for missing in MODE_RULES.iter().filter(|rule| **rule != "+zrevrange") {
         let fewer: Vec<_> = MODE_RULES.iter().copied().filter(|rule| rule != missing).collect();
-        let error = use_modes(set("fewer", &fewer)).await.expect_err(missing);
+        let error = use_modes(with(&fewer)).await.expect_err(missing);
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "without {missing}: {error}");
     }
     assert!(include_str!("../../README.md").contains(&MODE_RULES.join(" ")), "the README has these rules");
@@ -190,10 +199,8 @@ async fn a_key_that_may_not_be_read_hides_no_lock() {
         assert!(matches!(all.acquire(&request(name)).await.unwrap(), AcquireOutcome::Granted(_)));
     }
     let reader = |keys: &[&str]| {
-        let rules = RULES.iter().filter(|rule| **rule != "~onelock:*").chain(keys);
-        let set: Vec<_> = ["ACL", "SETUSER", "reader", "reset", "on", ">s3cret"].iter().chain(rules).copied().collect();
-        assert_eq!(server.command(&set), "+OK\r\n");
-        RedisBackend::new(tcp(&server).login("reader", "s3cret")).unwrap()
+        let rules: Vec<_> = RULES.iter().filter(|rule| **rule != "~onelock:*").chain(keys).copied().collect();
+        RedisBackend::new(as_user(&server, &rules)).unwrap()
     };
     let listed = reader(&["~onelock:{a}*", "~onelock:{z}*"]).list("").await.unwrap();
     assert_eq!(listed.locks.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["a", "z"]);
@@ -211,10 +218,7 @@ async fn a_user_without_the_time_reads_locks_without_age() {
     let held = request("job");
     assert!(matches!(all.acquire(&held).await.unwrap(), AcquireOutcome::Granted(_)));
     assert!(all.inspect(&held.name).await.unwrap().unwrap().held_for.is_some());
-    let rules = RULES.iter().filter(|rule| **rule != "+time");
-    let set: Vec<_> = ["ACL", "SETUSER", "reader", "reset", "on", ">s3cret"].iter().chain(rules).copied().collect();
-    assert_eq!(server.command(&set), "+OK\r\n");
-    let reader = RedisBackend::new(tcp(&server).login("reader", "s3cret")).unwrap();
+    let reader = RedisBackend::new(as_user_without(&server, "+time")).unwrap();
     let holder = reader.inspect(&held.name).await.unwrap().expect("it is held");
     assert!(holder.held_for.is_none() && holder.since.is_some(), "{holder}");
 }
@@ -224,10 +228,7 @@ async fn a_user_without_wake_up_rights_can_release() {
     let server = RedisServer::start();
     let waiter = RedisBackend::new(tcp(&server)).unwrap();
     for missing in ["+publish", "+zpopmin"] {
-        let rules = RULES.iter().filter(|rule| **rule != missing);
-        let set: Vec<_> = ["ACL", "SETUSER", "quiet", "reset", "on", ">s3cret"].iter().chain(rules).copied().collect();
-        assert_eq!(server.command(&set), "+OK\r\n");
-        let quiet = RedisBackend::new(tcp(&server).login("quiet", "s3cret")).unwrap();
+        let quiet = RedisBackend::new(as_user_without(&server, missing)).unwrap();
         let request = request("job");
         let AcquireOutcome::Granted(grant) = quiet.acquire(&request).await.unwrap() else { panic!("the lock is free") };
         let _watch = waiter.watch(&request.name).await.unwrap().expect("Redis wakes");
@@ -239,10 +240,7 @@ async fn a_user_without_wake_up_rights_can_release() {
 #[tokio::test]
 async fn a_user_without_zrem_rights_can_acquire() {
     let server = RedisServer::start();
-    let rules = RULES.iter().filter(|rule| **rule != "+zrem");
-    let set: Vec<_> = ["ACL", "SETUSER", "stuck", "reset", "on", ">s3cret"].iter().chain(rules).copied().collect();
-    assert_eq!(server.command(&set), "+OK\r\n");
-    let backend = RedisBackend::new(tcp(&server).login("stuck", "s3cret")).unwrap();
+    let backend = RedisBackend::new(as_user_without(&server, "+zrem")).unwrap();
     let (holder, waiter) = (request("job"), request("job"));
     let AcquireOutcome::Granted(grant) = backend.acquire(&holder).await.unwrap() else { panic!("the lock is free") };
     let _watch = backend.watch(&waiter.name).await.unwrap().expect("Redis wakes");
