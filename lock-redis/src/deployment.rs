@@ -4,13 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use lock_core::{
-    Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
-    backend::{AcquireOutcome, AcquireRequest, Break, Lease, LeaseId, Release, Renewal, WaitingMarks},
+    Error, FencingToken, LossReason,
+    backend::{AcquireOutcome, AcquireRequest, Lease, Release, Renewal, WaitingMarks},
 };
 use redis::{ServerErrorKind, Value};
 
 use crate::{
-    answer::{granted_or_held, is_by_several, needs_more_keys, refusal, released, why_lost},
+    answer::{granted_or_held, is_by_several, needs_more_keys, released, why_lost},
     batches::Batches,
     config::{RedisConfig, Topology},
     connect::Connector,
@@ -18,6 +18,7 @@ use crate::{
     error::{Cause, unexpected},
     keys::Keys,
     record,
+    replication::Replication,
     script::{Call, Scripts},
     stamps::Stamps,
     unanswered_acquires::UnansweredAcquires,
@@ -36,42 +37,6 @@ pub(crate) struct Deployment {
     pub(crate) stamps: Stamps,
     pub(crate) unanswered: UnansweredAcquires,
     pub(crate) waiting_marks: WaitingMarks,
-}
-
-/// Waits until replicas have confirmed a write.
-///
-/// `WAIT` blocks all later requests on its connection. Acquires and renewals therefore have
-/// separate connections, so that an acquire that times out does not delay a renewal.
-#[derive(Debug)]
-struct Replication {
-    number: u32,
-    timeout: Duration,
-    acquiring: ConnectionSlot,
-    renewing: ConnectionSlot,
-}
-
-impl Replication {
-    /// Runs `call` and waits for the replicas, in one round trip. Returns the reply, and whether
-    /// enough replicas confirmed.
-    async fn run(&self, connection: &ConnectionSlot, call: &Call<'_>) -> Result<(Value, Result<(), Error>), Error> {
-        let mut wait = redis::cmd("WAIT");
-        wait.arg(self.number).arg(millis(self.timeout));
-        let (answer, confirmed) = connection.run_then(call, &wait).await?;
-        Ok((answer, confirmed.and_then(|confirmed| self.enough(&confirmed))))
-    }
-
-    fn enough(&self, confirmed: &Value) -> Result<(), Error> {
-        let number = self.number;
-        match confirmed {
-            Value::Int(confirmed) if *confirmed >= i64::from(number) => Ok(()),
-            Value::Int(confirmed) => {
-                let advice = "check INFO replication, or lower the option replicas";
-                let message = format!("{confirmed} of {number} replicas confirmed in time; {advice}");
-                Err(Error::new(ErrorKind::Unavailable, message))
-            }
-            other => Err(unexpected("WAIT", other)),
-        }
-    }
 }
 
 impl Deployment {
@@ -327,56 +292,6 @@ impl Deployment {
         released(answer)
     }
 
-    pub(crate) async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
-        let keys = [self.keys.lock(name)];
-        match self.connection.run(&self.scripts.inspect.call(&keys)).await? {
-            answer if is_by_several(&answer) => Box::pin(self.several(&keys[0])).await,
-            Value::Array(answer) => refusal("the inspect script", &answer),
-            answer => Err(unexpected("the inspect script", &answer)),
-        }
-    }
-
-    /// Breaks the lock of the holder `version`. With `elsewhere`, other servers of the quorum have
-    /// broken it, so this server keeps a trace even if it does not have the lock.
-    pub(crate) async fn break_lock(
-        &self,
-        name: &LockName,
-        version: &str,
-        by: &str,
-        elsewhere: bool,
-    ) -> Result<Break, Error> {
-        // Only onelock's locks have a version, which is the lease id. Any other text matches no
-        // current lock.
-        let Ok(id) = version.parse::<LeaseId>().map(|id| id.to_string()) else {
-            return self.inspect(name).await.map(Break::Changed);
-        };
-        let lock = self.keys.lock(name);
-        let mut keys =
-            vec![lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, &id), self.keys.waiters(&lock)];
-        keys.extend(self.keys.signal(name));
-        let mut call = self.scripts.break_lock.call(&keys).arg(&id).arg(by).arg(u8::from(self.connection.is_cluster()));
-        if elsewhere {
-            call = call.arg(1);
-        }
-        match self.connection.run(&call).await? {
-            answer if is_by_several(&answer) => Box::pin(self.break_part(&lock, &id, by)).await,
-            Value::Array(answer) if answer.first() == Some(&Value::Int(1)) => Ok(Break::Broken),
-            Value::Array(answer) => refusal("the break script", &answer).map(Break::Changed),
-            answer => Err(unexpected("the break script", &answer)),
-        }
-    }
-
-    pub(crate) async fn purge(&self, name: &LockName) -> Result<bool, Error> {
-        let lock = self.keys.lock(name);
-        let beside =
-            [self.keys.token(&lock), self.keys.waiters(&lock), self.keys.records(&lock), self.keys.mark(&lock)];
-        let keys = [std::slice::from_ref(&lock), &beside[..], &[self.keys.places(&lock)]].concat();
-        match self.connection.run(&self.scripts.purge.call(&keys)).await? {
-            Value::Int(forgotten) => Ok(forgotten == 1),
-            answer => Err(unexpected("the purge script", &answer)),
-        }
-    }
-
     /// Raises the token of a held lease, because the servers of a quorum mint different tokens.
     /// Returns `false` if the lease does not hold the lock.
     pub(crate) async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
@@ -391,54 +306,6 @@ impl Deployment {
             Value::Int(raised) => Ok(raised == 1),
             answer => Err(unexpected("the advance_token script", &answer)),
         }
-    }
-
-    /// Puts this process into the queue of a lock. Returns `false` if the lock is free.
-    pub(crate) async fn enqueue(&self, lock: &str) -> Result<bool, Error> {
-        self.connection.wakers.note(lock, Standing::Unsure, None);
-        self.connection.subscribe().await?;
-        let keys = [lock.to_owned(), self.keys.waiters(lock)];
-        let answer = self.connection.run(&self.scripts.wait.call(&keys).arg(self.connection.wakers.channel())).await?;
-        self.pass_on();
-        let Value::Array(items) = &answer else { return Err(unexpected("the wait script", &answer)) };
-        match &items[..] {
-            [Value::Int(1), Value::BulkString(place)] => {
-                self.connection.wakers.note(lock, Standing::Queued, Some(String::from_utf8_lossy(place).into_owned()));
-                Ok(true)
-            }
-            [Value::Int(0)] => {
-                self.connection.wakers.note(lock, Standing::Out, None);
-                Ok(false)
-            }
-            _ => Err(unexpected("the wait script", &answer)),
-        }
-    }
-
-    /// Leaves the queue, or passes on an unused wake-up.
-    pub(crate) fn leave(&self, lock: &str) {
-        let keys = [lock.to_owned(), self.keys.waiters(lock)];
-        let cluster = u8::from(self.connection.is_cluster());
-        if !self
-            .connection
-            .send_and_forget(&self.scripts.leave.call(&keys).arg(self.connection.wakers.channel()).arg(cluster))
-        {
-            self.connection.wakers.not_wanted(lock);
-        }
-    }
-
-    /// Leaves queues that could not be left before, and passes on unused wake-ups.
-    ///
-    /// Called after a request, because a connection is open then.
-    pub(crate) fn pass_on(&self) {
-        for lock in self.connection.wakers.take_unwanted() {
-            self.leave(&lock);
-        }
-    }
-
-    /// Passes on an unused signal of python-redis-lock. `keys` are those of the lock and of its
-    /// signal.
-    pub(crate) fn resignal(&self, keys: &[String; 2]) {
-        self.connection.send_and_forget(&self.scripts.resignal.call(keys));
     }
 }
 
