@@ -1,19 +1,22 @@
 //! Hands a lease over from a guard to the next waiter of this process, without a request to the
 //! store: lock cohorting (Dice, Marathe and Shavit, "Lock cohorting", 2012).
 //!
-//! The releasing guard offers the lease together with its turn in the queue. It stays responsible
-//! for the lease until a waiter has taken it, and releases a lease that no waiter takes.
+//! The releasing guard leaves the lease in the queue, together with its turn, and is done. A lease
+//! in the queue releases itself if no waiter takes it: if the last waiter leaves, or the next one
+//! is not polled.
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::sync::Notify;
-
 use crate::{
     backend::AcquireRequest,
-    engine::timing::Timing,
-    mutex::Mutex,
-    types::{ClockReading, FencingToken, Lease},
+    engine::{hold::LeaseState, queue::Turn, renewer::Renewer, shared::Shared},
+    types::ClockReading,
 };
+
+/// The longest time until the next waiter of this process takes a lock that is handed over. A
+/// waiter whose future is not polled must not keep the lock from other processes. Long against the
+/// time that a busy runtime needs to poll it.
+pub(crate) const TAKEN_WITHIN: Duration = Duration::from_millis(100);
 
 /// The hand-overs that a grant of the store allows.
 #[derive(Debug, Clone)]
@@ -25,54 +28,66 @@ pub(crate) struct HandOvers {
     pub(crate) granted: ClockReading,
 }
 
-/// A lease between two guards.
+impl HandOvers {
+    /// Returns `true` if the store shows of this lease what it would show of `request`, and keeps
+    /// the lease as long.
+    pub(crate) fn serve(&self, request: &AcquireRequest) -> bool {
+        let shown = |r: &AcquireRequest| (r.mode, r.ttl);
+        shown(&self.request) == shown(request)
+            && self.request.owner == request.owner
+            && self.request.data == request.data
+    }
+}
+
+/// A lease between two guards. Its drop releases the lease in the background.
 #[derive(Debug)]
 pub(crate) struct Parcel {
-    pub(crate) lease: Lease,
-    /// The fencing token of the next guard.
-    pub(crate) token: Option<FencingToken>,
-    pub(crate) timing: Timing,
-    /// The start of the validity, and its length.
-    pub(crate) confirmed: ClockReading,
-    pub(crate) valid_for: Option<Duration>,
-    pub(crate) hand_overs: HandOvers,
+    /// `None` once a waiter has taken it.
+    hold: Option<Arc<LeaseState>>,
+    shared: Arc<Shared>,
+    /// The time at which the guard before has left it.
+    left: ClockReading,
 }
 
 impl Parcel {
-    /// Returns `true` if the store shows of this lease what it would show of `request`, and keeps
-    /// the lease as long.
-    pub(crate) fn serves(&self, request: &AcquireRequest, timing: Timing) -> bool {
-        let granted = &self.hand_overs.request;
-        let shown = |r: &AcquireRequest| (r.mode, r.ttl);
-        shown(granted) == shown(request)
-            && granted.owner == request.owner
-            && granted.data == request.data
-            && self.timing == timing
+    pub(crate) fn new(hold: &Arc<LeaseState>, shared: &Arc<Shared>, left: ClockReading) -> Self {
+        Self { hold: Some(Arc::clone(hold)), shared: Arc::clone(shared), left }
+    }
+
+    /// Takes the lease. The caller is responsible for it from now on.
+    pub(crate) fn take(mut self) -> Option<Arc<LeaseState>> {
+        self.hold.take()
+    }
+
+    pub(crate) fn renewer(&self) -> Arc<Renewer> {
+        Arc::clone(&self.shared.renewer)
+    }
+
+    /// Returns the time until the lease has waited too long for a waiter.
+    pub(crate) fn patience(&self) -> Duration {
+        TAKEN_WITHIN.saturating_sub(self.shared.clock.now().since(self.left))
+    }
+
+    /// Releases the lease in the background, with the turn if no waiter has that.
+    pub(crate) fn give_back(mut self, turn: Option<Turn>) {
+        self.release(turn);
+    }
+
+    fn release(&mut self, turn: Option<Turn>) {
+        let Some(hold) = self.hold.take() else { return };
+        if !self.shared.process.is_current() {
+            // The lease is the parent's, and so are the task and the connection that would end it.
+            return std::mem::forget((hold, turn, Arc::clone(&self.shared)));
+        }
+        tracing::debug!(name = %hold.lease.name, "no waiter has taken the lock; releasing it");
+        hold.keep_turn(turn);
+        // No guard was dropped, so none is counted.
+        self.shared.release_in_background(&hold, self.left, true, |_, _| ());
     }
 }
 
-/// A lease that its guard offers to the next waiter.
-#[derive(Debug)]
-pub(crate) struct Offer {
-    /// `None` once a waiter has taken it, or its guard has taken it back.
-    parcel: Mutex<Option<Parcel>>,
-    /// Notified when a waiter has taken the lease, and when one has left the queue.
-    pub(crate) changed: Notify,
-}
-
-impl Offer {
-    pub(crate) fn new(parcel: Parcel) -> Arc<Self> {
-        Arc::new(Self { parcel: Mutex::new(Some(parcel)), changed: Notify::new() })
-    }
-
-    /// Takes the lease, for a waiter or back for its guard. Only the first caller gets it.
-    pub(crate) fn take(&self) -> Option<Parcel> {
-        let parcel = self.parcel.lock().take();
-        self.changed.notify_one();
-        parcel
-    }
-
-    pub(crate) fn is_taken(&self) -> bool {
-        self.parcel.lock().is_none()
+impl Drop for Parcel {
+    fn drop(&mut self) {
+        self.release(None);
     }
 }

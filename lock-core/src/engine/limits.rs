@@ -18,6 +18,11 @@ pub(crate) struct HoldLimits {
 }
 
 impl HoldLimits {
+    /// No limits, for a lease that no guard has at `now`.
+    pub(crate) fn none(now: ClockReading) -> Self {
+        Self { asked: now, deadline: None, min_hold: Duration::ZERO, max_hold: None }
+    }
+
     /// Returns each limit, the reading from which it counts, and the reason of the loss that it
     /// brings. The lock was `acquired` then.
     pub(crate) fn all(

@@ -18,7 +18,7 @@ use tokio::{
 
 use crate::{
     backend::AcquireRequest,
-    engine::hand_over::{Offer, Parcel},
+    engine::hand_over::Parcel,
     mutex::Mutex,
     types::{FencingToken, Holder, LockName, Process},
 };
@@ -34,6 +34,8 @@ pub(crate) struct Queues {
 struct Queue {
     /// One permit, which tokio grants in the order of the requests.
     turn: Arc<Semaphore>,
+    /// How many have a place. It rises only under the mutex of the map.
+    places: AtomicUsize,
     /// How many wait for the turn.
     waiting: AtomicUsize,
     /// The lock of the turn is being released in the background.
@@ -41,9 +43,16 @@ struct Queue {
     /// Notified when a turn has ended.
     ended: Notify,
     holder: Mutex<KnownHolder>,
-    /// The lease that the last turn handed over. An offer is not here longer than its turn is on
-    /// its way, except one that was taken back.
-    offer: Mutex<Option<Arc<Offer>>>,
+    /// A lease is not here longer than its turn is on its way, unless the waiter is not polled.
+    left: Mutex<Left>,
+}
+
+/// What the last turn left to the next one.
+#[derive(Debug, Default)]
+struct Left {
+    parcel: Option<Parcel>,
+    /// The renewer waits in case no waiter takes it.
+    watched: bool,
 }
 
 /// The holder of a lock, as far as this process knows it.
@@ -77,19 +86,23 @@ impl Queues {
 
     fn queue(self: &Arc<Self>, name: &LockName) -> Place {
         let mut map = self.map();
-        let queue = map.entry(name.clone()).or_insert_with(|| Arc::new(Queue::new()));
-        Place { queues: Arc::clone(self), name: name.clone(), queue: Some(Arc::clone(queue)), waits: false }
+        let queue = match map.get(name) {
+            Some(queue) => Arc::clone(queue),
+            None => Arc::clone(map.entry(name.clone()).or_insert(Arc::new(Queue::new()))),
+        };
+        queue.places.fetch_add(1, Ordering::Relaxed);
+        Place { queues: Arc::clone(self), name: name.clone(), queue, waits: false }
     }
 
     /// Takes the turn for `name` if it is free, or becomes free within `limit` because only a
     /// release in the background has it.
     pub(crate) async fn try_enter(self: &Arc<Self>, name: &LockName, limit: Duration) -> Option<Turn> {
         let place = self.queue(name);
-        let take = |place: &Place| Arc::clone(&place.queue().turn).try_acquire_owned().ok();
+        let take = |place: &Place| Arc::clone(&place.queue.turn).try_acquire_owned().ok();
         let permit = match take(&place) {
             Some(permit) => permit,
             None => {
-                let queue = Arc::clone(place.queue());
+                let queue = Arc::clone(&place.queue);
                 let mut ended = pin!(queue.ended.notified());
                 ended.as_mut().enable();
                 if !queue.releasing.load(Ordering::Relaxed) {
@@ -107,7 +120,7 @@ impl Queues {
     /// future leaves the queue.
     pub(crate) async fn enter(self: &Arc<Self>, name: &LockName, behind: impl FnOnce()) -> Turn {
         let mut place = self.queue(name);
-        let turn = Arc::clone(&place.queue().turn);
+        let turn = Arc::clone(&place.queue.turn);
         // Takes no turn from those that wait: tokio keeps a permit for the first of them.
         let permit = match Arc::clone(&turn).try_acquire_owned() {
             Ok(permit) => permit,
@@ -132,11 +145,12 @@ impl Queue {
     fn new() -> Self {
         Self {
             turn: Arc::new(Semaphore::new(1)),
+            places: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             releasing: AtomicBool::new(false),
             ended: Notify::new(),
             holder: Mutex::new(KnownHolder::Reported(Holder::default())),
-            offer: Mutex::default(),
+            left: Mutex::default(),
         }
     }
 }
@@ -146,23 +160,35 @@ impl Queue {
 struct Place {
     queues: Arc<Queues>,
     name: LockName,
-    queue: Option<Arc<Queue>>,
+    queue: Arc<Queue>,
     /// It is one of those that wait for the turn.
     waits: bool,
 }
 
 impl Place {
-    fn queue(&self) -> &Arc<Queue> {
-        self.queue.as_ref().expect("a place has its queue until it is dropped")
-    }
-
     fn set_waits(&mut self, waits: bool) {
         if waits && !self.waits {
-            self.queue().waiting.fetch_add(1, Ordering::Relaxed);
+            self.queue.waiting.fetch_add(1, Ordering::Relaxed);
         } else if self.waits && !waits {
-            self.queue().waiting.fetch_sub(1, Ordering::Relaxed);
+            self.queue.waiting.fetch_sub(1, Ordering::Relaxed);
         }
         self.waits = waits;
+    }
+}
+
+impl Place {
+    /// Releases a lease that was handed over if no waiter is left to take it.
+    fn release_what_is_left(&self) {
+        let queue = &self.queue;
+        if queue.left.lock().parcel.is_none() {
+            return;
+        }
+        // A waiter that has the turn takes the lease.
+        let Ok(permit) = Arc::clone(&queue.turn).try_acquire_owned() else { return };
+        let turn = Turn { permit: Some(permit), place: self.queues.queue(&self.name) };
+        if let Some(parcel) = turn.accept() {
+            parcel.give_back(Some(turn));
+        }
     }
 }
 
@@ -172,14 +198,15 @@ impl Drop for Place {
             return;
         }
         self.set_waits(false);
-        if let Some(offer) = &*self.queue().offer.lock() {
-            // Perhaps the last waiter has left, and the guard has to release its lease.
-            offer.changed.notify_one();
+        self.release_what_is_left();
+        if self.queue.places.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
         }
+        // A place may have been added meanwhile, or even another queue.
         let mut map = self.queues.map();
-        drop(self.queue.take());
-        // No other place has this queue, because clones are made under the same mutex.
-        if map.get(&self.name).is_some_and(|queue| Arc::strong_count(queue) == 1) {
+        let is_empty =
+            |queue: &Arc<Queue>| Arc::ptr_eq(queue, &self.queue) && queue.places.load(Ordering::Acquire) == 0;
+        if map.get(&self.name).is_some_and(is_empty) {
             map.remove(&self.name);
         }
     }
@@ -195,31 +222,43 @@ pub(crate) struct Turn {
 impl Turn {
     /// Records the holder of the lock, for the waiters behind this one.
     pub(crate) fn note_holder(&self, holder: KnownHolder) {
-        *self.place.queue().holder.lock() = holder;
+        *self.place.queue.holder.lock() = holder;
+    }
+
+    /// Records that the lock of the known guard has the next one.
+    pub(crate) fn note_next_guard(&self, next: Option<FencingToken>, from: SystemTime) {
+        if let KnownHolder::Guard { token, since, .. } = &mut *self.place.queue.holder.lock() {
+            (*token, *since) = (next, from);
+        }
     }
 
     /// Records that a release in the background has the turn from now on.
     pub(crate) fn note_release(&self) {
-        self.place.queue().releasing.store(true, Ordering::Relaxed);
+        self.place.queue.releasing.store(true, Ordering::Relaxed);
     }
 
     /// Returns `true` if others wait in this queue. They may leave it at any time.
     pub(crate) fn has_waiters(&self) -> bool {
-        self.place.queue().waiting.load(Ordering::Relaxed) > 0
+        self.place.queue.waiting.load(Ordering::Relaxed) > 0
     }
 
-    /// Ends the turn, and offers a lease to the next one.
-    pub(crate) fn offer(mut self, parcel: Parcel) -> Offered {
-        let offer = Offer::new(parcel);
-        *self.place.queue().offer.lock() = Some(Arc::clone(&offer));
+    /// Ends the turn, and leaves a lease to the next one.
+    pub(crate) fn pass(mut self, parcel: Parcel) {
+        let queue = &self.place.queue;
+        let mut left = queue.left.lock();
+        let begins = !std::mem::replace(&mut left.watched, true);
+        let renewer = begins.then(|| parcel.renewer());
+        left.parcel = Some(parcel);
+        drop(left);
+        if let Some(renewer) = renewer {
+            renewer.watch(LeaseLeft(Arc::clone(queue)));
+        }
         self.end();
-        Offered { offer, turn: self }
     }
 
-    /// Takes the lease that the turn before this one offers.
+    /// Takes the lease that the turn before this one left.
     pub(crate) fn accept(&self) -> Option<Parcel> {
-        let offer = self.place.queue().offer.lock().take();
-        offer.and_then(|offer| offer.take())
+        self.place.queue.left.lock().parcel.take()
     }
 
     fn end(&mut self) {
@@ -230,10 +269,14 @@ impl Turn {
             std::mem::forget(permit);
             return;
         }
-        let queue = self.place.queue();
+        let queue = &self.place.queue;
+        let releasing = queue.releasing.load(Ordering::Relaxed);
         queue.releasing.store(false, Ordering::Relaxed);
         drop(permit);
-        queue.ended.notify_waiters();
+        // Only a release in the background is awaited.
+        if releasing {
+            queue.ended.notify_waiters();
+        }
     }
 }
 
@@ -243,46 +286,22 @@ impl Drop for Turn {
     }
 }
 
-/// An offer of a lease, and the turn that ended with it. The owner has to
-/// [withdraw](Self::withdraw) it.
+/// A queue in which the lease of a guard waits for the next one.
 #[derive(Debug)]
-pub(crate) struct Offered {
-    offer: Arc<Offer>,
-    turn: Turn,
-}
+pub(crate) struct LeaseLeft(Arc<Queue>);
 
-/// How an offer ended.
-#[derive(Debug)]
-pub(crate) enum Handed {
-    /// A waiter has the lease.
-    Over,
-    /// No waiter has taken the lease. With the turn, unless a waiter has that.
-    Back(Option<Turn>),
-}
-
-impl Offered {
-    /// Waits until a waiter has taken the lease, or no waiter is left.
-    pub(crate) async fn settled(&mut self) {
-        while !self.offer.is_taken() && !self.take_turn_back() {
-            self.offer.changed.notified().await;
-        }
-    }
-
-    /// Returns `true` if no waiter has the turn, which is that of the guard again.
-    fn take_turn_back(&mut self) -> bool {
-        if self.turn.permit.is_none() {
-            self.turn.permit = Arc::clone(&self.turn.place.queue().turn).try_acquire_owned().ok();
-        }
-        self.turn.permit.is_some()
-    }
-
-    /// Ends the offer.
-    pub(crate) fn withdraw(mut self) -> Handed {
-        if self.offer.take().is_none() {
-            return Handed::Over;
-        }
-        let has_turn = self.take_turn_back();
-        Handed::Back(has_turn.then_some(self.turn))
+impl LeaseLeft {
+    /// Returns the time until the lease has waited too long for a waiter. `None` if no lease is
+    /// left. Releases one that has waited too long.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        let mut left = self.0.left.lock();
+        let patience = left.parcel.as_ref().map(Parcel::patience).filter(|patience| !patience.is_zero());
+        left.watched = patience.is_some();
+        let late = if left.watched { None } else { left.parcel.take() };
+        // Its drop releases the lease, which must not happen under the mutex.
+        drop(left);
+        drop(late);
+        patience
     }
 }
 

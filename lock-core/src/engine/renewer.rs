@@ -19,7 +19,9 @@ use crate::{
     backend::{Backend, StoreTimings},
     engine::{
         freeze::{FreezeDetector, TICK},
+        hand_over::TAKEN_WITHIN,
         hold::LeaseState,
+        queue::LeaseLeft,
     },
     mutex::Mutex,
     types::{Clock, ClockReading, Error, ErrorKind, LeaseId, Operation, no_reply},
@@ -51,6 +53,8 @@ struct Schedule {
     holds: BTreeMap<LeaseId, Arc<LeaseState>>,
     /// May contain stale entries: of removed holds, and of holds that are due later.
     due: BinaryHeap<Reverse<(Instant, LeaseId)>>,
+    /// Leases between two guards.
+    left: Vec<LeaseLeft>,
     running: bool,
     sleeping_until: Option<Instant>,
     /// The runtimes on which the holds were acquired. When one ends, and the task with it, the task
@@ -93,6 +97,14 @@ impl Renewer {
         }
     }
 
+    /// Releases a lease that was handed over if no waiter takes it in time.
+    pub(crate) fn watch(&self, left: LeaseLeft) {
+        let mut schedule = self.schedule();
+        schedule.left.push(left);
+        drop(schedule);
+        self.wake.notify_one();
+    }
+
     /// Starts the task on `runtime`, unless it is running or has nothing to do.
     pub(crate) fn revive(self: &Arc<Self>, runtime: &Handle) {
         let starts = self.schedule().starts();
@@ -130,7 +142,7 @@ impl Renewer {
     /// `None` if no hold is left.
     fn round(&self, now: ClockReading, jumped: bool, idle: bool) -> Option<(Vec<Arc<LeaseState>>, Instant)> {
         let mut schedule = self.schedule();
-        if schedule.holds.is_empty() && idle {
+        if schedule.holds.is_empty() && schedule.left.is_empty() && idle {
             schedule.running = false;
             schedule.sleeping_until = None;
             schedule.due.clear();
@@ -149,6 +161,7 @@ impl Renewer {
             schedule.due.pop();
             due.extend(schedule.holds.get(&id).cloned());
         }
+        let mut left = std::mem::take(&mut schedule.left);
         drop(schedule);
         let (mut renew, mut later, mut ended) = (Vec::new(), Vec::new(), Vec::new());
         for hold in due {
@@ -164,14 +177,18 @@ impl Renewer {
             }
             later.push((hold.due_in(now).map(|after| started + after.clamp(Duration::from_millis(1), FAR)), id));
         }
+        let mut patience = TAKEN_WITHIN;
+        left.retain(|left| left.patience().inspect(|own| patience = patience.min(*own)).is_some());
         let mut schedule = self.schedule();
+        schedule.left.append(&mut left);
         for hold in &ended {
             schedule.remove(hold);
         }
         for (due, id) in later {
             schedule.push(due, id);
         }
-        let next = schedule.due.peek().map_or(started + TICK, |&Reverse((at, _))| at.min(started + TICK));
+        let longest = if schedule.left.is_empty() { TICK } else { patience };
+        let next = schedule.due.peek().map_or(started + longest, |&Reverse((at, _))| at.min(started + longest));
         schedule.sleeping_until = Some(next);
         Some((renew, next))
     }

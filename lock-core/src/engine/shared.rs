@@ -10,9 +10,16 @@ use tokio::{runtime::Handle, sync::watch, time::timeout};
 
 use crate::{
     backend::{Backend, Capabilities, Release},
-    engine::{hold::LeaseStore, metrics::Metrics, queue::Queues, renewer::Renewer, repeats::Repeats, timing::Timing},
+    engine::{
+        hold::{LeaseState, LeaseStore},
+        metrics::Metrics,
+        queue::Queues,
+        renewer::Renewer,
+        repeats::Repeats,
+        timing::Timing,
+    },
     mutex::Mutex,
-    types::{Clock, Error, Lease, LeaseId, LockName, LockOptions, Operation, Process, no_reply},
+    types::{Clock, ClockReading, Error, Lease, LeaseId, LockName, LockOptions, Operation, Process, no_reply},
 };
 
 /// The state that all clones of a `Locker`, its guards and its renewer share.
@@ -151,6 +158,40 @@ impl Shared {
                 }
             }
         }
+    }
+
+    /// Ends `hold`, which was valid at `now` if `held`, and releases its lease without an `await`.
+    /// Its turn ends after that. `became` is as for [`in_background`](Self::in_background).
+    pub(crate) fn release_in_background(
+        self: &Arc<Self>,
+        hold: &Arc<LeaseState>,
+        now: ClockReading,
+        held: bool,
+        became: fn(&Metrics, &'static str),
+    ) {
+        self.stop_renewing(hold, now);
+        let (releasing, shared) = (Arc::clone(hold), Arc::clone(self));
+        let (limit, hold_for) = (hold.timing.attempt_timeout, hold.hold_for());
+        let work = async move |lease: Lease| {
+            let _requests = timeout(limit, releasing.requests.lock()).await;
+            let answer = shared.release_repeatedly(&lease, hold_for, limit, held).await;
+            if let Err(error) = &answer {
+                tracing::warn!(name = %lease.name, %error, "release in the background failed: the lock stays held \
+                    until its ttl ends");
+            }
+            releasing.end_turn();
+            answer.is_ok()
+        };
+        if !self.in_background(&hold.lease, hold_for, work, became) {
+            hold.end_turn();
+        }
+    }
+
+    /// Ends the renewals of `hold`, because its release begins at `now`.
+    pub(crate) fn stop_renewing(&self, hold: &Arc<LeaseState>, now: ClockReading) {
+        hold.note_release();
+        hold.close(now);
+        self.renewer.forget(hold);
     }
 
     /// Releases `lease` without an `await`: immediately if the backend can, otherwise by `work` on

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tokio::time::Sleep;
+use tokio::{runtime::Id, time::Sleep};
 
 use super::{guard::Guard, outcome::TryAcquire};
 use crate::{
@@ -41,6 +41,7 @@ pub(super) struct Observers {
 pub(super) struct AcquireLoop {
     shared: Arc<Shared>,
     name: LockName,
+    runtime: Id,
     timing: Timing,
     limits: HoldLimits,
     /// See [`LockRequest::hand_over`](crate::LockRequest::hand_over). Zero where it does not apply.
@@ -67,6 +68,7 @@ impl AcquireLoop {
         let runtime = tokio::runtime::Handle::current();
         // Guards of an ended runtime may hold the lock, and only the renewal task ends them.
         shared.renewer.revive(&runtime);
+        let runtime_id = runtime.id();
         shared.note_runtime(runtime);
         let limits =
             HoldLimits { asked, deadline: options.deadline, min_hold: options.min_hold, max_hold: options.max_hold };
@@ -81,7 +83,18 @@ impl AcquireLoop {
             request.ttl = ttl;
         }
         let pending = PendingAcquire::new(&shared, request, timing.attempt_timeout);
-        Ok(Self { shared, name, timing, limits, hand_over, spread: options.spread, pending, acquired: None, observers })
+        Ok(Self {
+            shared,
+            name,
+            runtime: runtime_id,
+            timing,
+            limits,
+            hand_over,
+            spread: options.spread,
+            pending,
+            acquired: None,
+            observers,
+        })
     }
 
     fn elapsed(&self) -> Duration {
@@ -175,19 +188,22 @@ impl AcquireLoop {
     /// Returns the guard of the lease that the turn before this one handed over. Otherwise the
     /// request has to be sent to the store, which first releases a lease of other options.
     fn take_over(&mut self) -> Option<Guard> {
-        let parcel = self.pending.turn.as_ref()?.accept()?;
-        self.pending.take_over(parcel.lease.id, parcel.confirmed);
-        if self.hand_over == 0 || !parcel.serves(&self.pending.request, self.timing) {
-            return None;
-        }
+        let hold = self.pending.turn.as_ref()?.accept()?.take()?;
         let now = self.shared.clock.now();
-        let hold = self.hold(parcel.lease.clone(), parcel.confirmed, parcel.valid_for).handed_over(parcel, now);
-        if !hold.is_valid(now) {
+        // Until the guard is there, the acquisition is responsible for the lease.
+        self.pending.take_over(hold.lease.id, hold.confirmed());
+        let (request, turn) = (&self.pending.request, &mut self.pending.turn);
+        if self.hand_over == 0 || !hold.enter(request, self.timing, self.limits, turn, now) {
+            self.shared.stop_renewing(&hold, now);
             return None;
         }
         self.pending.pass_on();
+        if hold.moves_to(self.runtime) || self.limits.max_hold.is_some() {
+            self.shared.renewer.keep(&hold, now);
+        }
         self.shared.metrics.handed_over();
-        Some(self.guard(hold, now, now, None))
+        self.acquired = Some(now);
+        Some(Guard::new(hold, Arc::clone(&self.shared), None))
     }
 
     /// Reserves tokens for the waiters behind this one.
@@ -200,7 +216,7 @@ impl AcquireLoop {
     fn guard(&mut self, hold: LeaseState, from: ClockReading, now: ClockReading, crashed: Option<Holder>) -> Guard {
         if let Some(turn) = &self.pending.turn {
             let (request, since) = (Arc::clone(&self.pending.request), SystemTime::UNIX_EPOCH + from.wall);
-            turn.note_holder(KnownHolder::Guard { request, token: hold.token, since });
+            turn.note_holder(KnownHolder::Guard { request, token: hold.token(), since });
         }
         let turn = self.pending.turn.take();
         // Others of this process may join a lock that is not exclusive.

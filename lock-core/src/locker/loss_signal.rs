@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     engine::hold::LeaseState,
-    types::{ClockReading, Lost},
+    types::{ClockReading, FencingToken, Lost},
 };
 
 /// Signals to any task that a lock is no longer held; made by
@@ -38,11 +38,13 @@ use crate::{
 #[derive(Clone)]
 pub struct LossSignal {
     hold: Arc<LeaseState>,
+    /// The token of its guard. The lease may have another guard later.
+    token: Option<FencingToken>,
 }
 
 impl LossSignal {
-    pub(crate) fn new(hold: Arc<LeaseState>) -> Self {
-        Self { hold }
+    pub(crate) fn new(hold: Arc<LeaseState>, token: Option<FencingToken>) -> Self {
+        Self { hold, token }
     }
 
     /// Checks by the local clocks whether the lock is still held. Makes no request.
@@ -50,7 +52,7 @@ impl LossSignal {
     /// # Errors
     /// [`Lost`], with the reason, after the loss or the end of the guard.
     pub fn check(&self) -> Result<(), Lost> {
-        self.hold.check_guarded(self.hold.now())
+        self.hold.check_guarded(self.hold.now(), self.token)
     }
 
     /// Returns `true` when the lock is no longer held.
@@ -63,7 +65,7 @@ impl LossSignal {
     /// # Cancel safety
     /// Cancel safe.
     pub async fn lost(&self) -> Lost {
-        self.hold.wait_guarded().await
+        self.hold.wait_guarded(self.token).await
     }
 
     /// Waits until the work has to stop, and returns the reason: as
@@ -74,7 +76,9 @@ impl LossSignal {
     /// Cancel safe.
     pub async fn stop_requested(&self) -> Lost {
         tokio::select! {
-            lost = self.hold.wait_guarded() => lost,
+            // The end of the guard counts, and not what the next guard of the lease waits for.
+            biased;
+            lost = self.hold.wait_guarded(self.token) => lost,
             stop = self.hold.wait_lost(true) => stop,
         }
     }
@@ -82,7 +86,7 @@ impl LossSignal {
     /// Returns `true` if [`stop_requested`](Self::stop_requested) would return immediately.
     pub fn is_stopping(&self) -> bool {
         let now = self.hold.now();
-        self.hold.check_guarded(now).and_then(|()| self.hold.check_early(now)).is_err()
+        self.hold.check_guarded(now, self.token).and_then(|()| self.hold.check_early(now)).is_err()
     }
 
     /// Returns the time until the validity ends unless the lock is renewed. `None` if locks do not

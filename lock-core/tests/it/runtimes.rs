@@ -1,6 +1,7 @@
 //! Ended runtimes, several runtimes, and panics in backends: no guard leaks, no waiter hangs.
 
 use crate::fixture::*;
+use futures_util::FutureExt;
 use lock_core::{Guard, LossReason, Operation, Renew, faults::Fault};
 use tokio::{
     runtime::{Builder, Runtime},
@@ -96,6 +97,42 @@ fn guards_outlive_another_runtime_that_renewed_them() {
             guards.iter().for_each(|guard| guard.check().unwrap());
             sleep(ms(5)).await;
         }
+    });
+}
+
+/// Returns a guard on `second` to which one on `first` has handed its lock over, and the fixture.
+fn handed_over_between(first: &Runtime, second: &Runtime) -> (Guard, Fixture) {
+    let fixture = first.block_on(async { Fixture::with(|builder| builder.hand_over(9).ttl(secs(2))) });
+    let acquire = || Box::pin(fixture.locker.lock(NAME).acquire());
+    let holder = first.block_on(acquire()).unwrap();
+    // The second grant reserves tokens for a waiter, and the third guard has it without a request.
+    let mut waiters = [acquire(), acquire()];
+    for (waiter, runtime) in waiters.iter_mut().zip([first, second]) {
+        runtime.block_on(async { assert!(waiter.now_or_never().is_none(), "the lock is held") });
+    }
+    let [next, last] = waiters;
+    first.block_on(async {
+        release(holder).await;
+        release(next.await.unwrap()).await;
+    });
+    let guard = second.block_on(last).unwrap();
+    assert_eq!(fixture.network.sent(Operation::Acquire), 2, "handed over");
+    (guard, fixture)
+}
+
+#[test]
+fn a_lock_handed_over_outlives_the_runtime_before() {
+    let [first, second] = [(); 2].map(|()| Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap());
+    let (guard, _fixture) = handed_over_between(&first, &second);
+    drop(first);
+    second.block_on(async {
+        // Renewed beyond the last lease that the first runtime may have extended.
+        let over = guard.expires_at().unwrap() + secs(2);
+        while guard.expires_at().unwrap() < over {
+            guard.check().unwrap();
+            sleep(ms(5)).await;
+        }
+        release(guard).await;
     });
 }
 

@@ -1,52 +1,98 @@
-//! Ends an acquisition, and begins another one, without an end of the lease.
+//! Ends the time of a guard, and begins that of the next one, without an end of the lease.
+
+use std::time::{Duration, SystemTime};
+
+use tokio::runtime::Id;
 
 use super::LeaseState;
 use crate::{
-    engine::hand_over::{HandOvers, Parcel},
-    types::{ClockReading, FencingToken},
+    backend::AcquireRequest,
+    engine::{hand_over::HandOvers, limits::HoldLimits, queue::Turn, timing::Timing},
+    types::ClockReading,
 };
 
 impl LeaseState {
-    /// Allows hand-overs of a lease for which the store has reserved tokens. This acquisition has
-    /// the first of them.
+    /// Allows hand-overs of a lease for which the store has reserved tokens. The present guard has
+    /// the first of them. Each guard needs one, so a lease without them is not handed over.
     pub(crate) fn with_hand_overs(mut self, hand_overs: HandOvers) -> Self {
-        match self.lease.token.map(|last| last.first_of(hand_overs.left)) {
-            // Without the tokens of a backend that has reserved none.
-            Some(None) => {}
-            first => (self.token, self.hand_overs) = (first.flatten(), Some(hand_overs)),
+        if let Some(first) = self.lease.token.and_then(|last| last.first_of(hand_overs.left)) {
+            self.token.store(first);
+            self.state.get_mut().hand_overs = Some(hand_overs);
         }
         self
     }
 
-    /// Makes this the acquisition of a waiter that got the lease of `parcel` at `now`.
-    pub(crate) fn handed_over(mut self, parcel: Parcel, now: ClockReading) -> Self {
-        (self.token, self.hand_overs, self.acquired) = (parcel.token, Some(parcel.hand_overs), now);
-        self
-    }
-
-    /// Returns the lease as the next guard would have it. `None` if it must end with this one.
+    /// Ends the time of the present guard, and returns its turn and the reading at the end. `None`
+    /// if the lease must end with it.
     ///
-    /// The lock has to be valid at `now`. A doubt about the lease is enough to end it: the next
-    /// guard would get a lock that the store has lost.
-    pub(crate) fn parcel(&self, now: ClockReading) -> Option<Parcel> {
-        let hand_overs = self.hand_overs.as_ref().filter(|hand_overs| hand_overs.left > 0)?;
-        if now.since(hand_overs.granted) >= self.timing.hand_over_for() || !self.hold_for().is_zero() {
+    /// A doubt about the lease is enough to end it: the next guard would get a lock that the store
+    /// has lost.
+    pub(crate) fn leave(&self) -> Option<(Turn, ClockReading)> {
+        // Most locks are not handed over, and need no reading.
+        self.state().hand_overs.as_ref()?;
+        let now = self.now();
+        let mut guard = self.state();
+        if guard.lost.is_some() || self.over(&guard, now, Duration::ZERO).is_some() {
             return None;
         }
-        let state = self.state();
-        let has_waiters = state.turn.as_ref().is_some_and(|turn| turn.has_waiters());
-        let in_doubt = state.closed || state.lost.is_some() || state.unanswered.is_some() || state.last_error.is_some();
+        let state = &mut *guard;
+        let hand_overs = state.hand_overs.as_mut().filter(|hand_overs| hand_overs.left > 0)?;
+        let held = now.since(state.acquired);
+        if held < state.limits.min_hold || now.since(hand_overs.granted) >= self.timing.hand_over_for() {
+            return None;
+        }
+        let in_doubt = state.closed || state.unanswered.is_some() || state.last_error.is_some();
         let half_used = state.valid_for.is_some_and(|valid_for| now.since(state.confirmed) > valid_for / 2);
-        if !has_waiters || in_doubt || half_used {
+        if in_doubt || half_used {
             return None;
         }
-        Some(Parcel {
-            lease: self.lease.clone(),
-            token: self.token.map(FencingToken::following),
-            timing: self.timing,
-            confirmed: state.confirmed,
-            valid_for: state.valid_for,
-            hand_overs: HandOvers { left: hand_overs.left - 1, ..hand_overs.clone() },
-        })
+        let turn = state.turn.take_if(|turn| turn.has_waiters())?;
+        hand_overs.left -= 1;
+        // The limits of this guard do not end the lease before the next one takes it.
+        state.limits = HoldLimits::none(now);
+        state.between = true;
+        if let Some(token) = self.token() {
+            self.token.store(token.following());
+        }
+        drop(guard);
+        self.store.metrics.held(held);
+        // Loss signals that outlive the guard end with it.
+        self.lost.notify_waiters();
+        Some((turn, now))
+    }
+
+    /// Begins the time of the next guard, which keeps `turn`, at `now`. Returns `false` if the
+    /// lease is over, or is not what the guard requests.
+    pub(crate) fn enter(
+        &self,
+        request: &AcquireRequest,
+        timing: Timing,
+        limits: HoldLimits,
+        turn: &mut Option<Turn>,
+        now: ClockReading,
+    ) -> bool {
+        let mut state = self.state();
+        let serves = |hand_overs: &HandOvers| hand_overs.serve(request);
+        let fits = self.timing == timing && state.hand_overs.as_ref().is_some_and(serves);
+        if !fits || state.lost.is_some() || self.over(&state, now, Duration::ZERO).is_some() {
+            return false;
+        }
+        (state.limits, state.acquired, state.between) = (limits, now, false);
+        state.turn = turn.take();
+        if let Some(turn) = &state.turn {
+            turn.note_next_guard(self.token(), SystemTime::UNIX_EPOCH + now.wall);
+        }
+        true
+    }
+
+    /// Returns `true` if the guard before was on another runtime than `runtime`, or on one that is
+    /// not noted.
+    pub(crate) fn moves_to(&self, runtime: Id) -> bool {
+        self.state().runtime.replace(runtime) != Some(runtime)
+    }
+
+    /// Returns the start of the validity.
+    pub(crate) fn confirmed(&self) -> ClockReading {
+        self.state().confirmed
     }
 }

@@ -1,6 +1,8 @@
 //! The state of one held lock: how long it is valid, and when and why it is lost.
 
 mod hand_over;
+mod renewal;
+mod token;
 mod turn;
 mod waits;
 
@@ -9,15 +11,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
+use tokio::{runtime::Id, sync::Notify};
 
+use self::{renewal::jittered, token::Token};
 use crate::{
-    backend::{Backend, Renewal},
+    backend::Backend,
     engine::{
         freeze::FreezeDetector, hand_over::HandOvers, limits::HoldLimits, metrics::Metrics, queue::Turn, timing::Timing,
     },
     mutex::Mutex,
-    types::{Clock, ClockReading, Error, FencingToken, Lease, LossReason, Lost, Process},
+    types::{Clock, ClockReading, FencingToken, Lease, LossReason, Lost, Process},
 };
 
 /// The store of the leases of a `Locker`, with what judges and counts them.
@@ -31,27 +34,13 @@ pub(crate) struct LeaseStore {
     pub(crate) process: Process,
 }
 
-/// A renewal that has been sent.
-#[derive(Debug)]
-pub(crate) struct RenewalInFlight {
-    pub(crate) lease: Lease,
-    at: ClockReading,
-    /// The earliest unanswered renewal before this one, which may be the one that took effect.
-    unanswered: Option<ClockReading>,
-}
-
-/// The state of one acquisition, shared by its guard and the renewer.
+/// The state of one lease, shared by the renewer and by the guards that have it in turn.
 #[derive(Debug)]
 pub(crate) struct LeaseState {
     /// The lease as the store knows it. Its token is the last one that the grant reserved.
     pub(crate) lease: Lease,
-    /// The fencing token of this acquisition.
-    pub(crate) token: Option<FencingToken>,
-    hand_overs: Option<HandOvers>,
+    token: Token,
     pub(crate) timing: Timing,
-    limits: HoldLimits,
-    /// The earliest send that may have granted the lock, or the time of the hand-over.
-    acquired: ClockReading,
     store: Arc<LeaseStore>,
     state: Mutex<State>,
     lost: Notify,
@@ -63,6 +52,14 @@ pub(crate) struct LeaseState {
 
 #[derive(Debug)]
 struct State {
+    hand_overs: Option<HandOvers>,
+    limits: HoldLimits,
+    /// The earliest send that may have granted the lock, or the time of the hand-over.
+    acquired: ClockReading,
+    /// One guard has handed the lease over, and the next one has not taken it yet.
+    between: bool,
+    /// The runtime of the latest guard to which the lease was handed over.
+    runtime: Option<Id>,
     /// The start of the validity: the earliest unanswered send before the last confirmation.
     confirmed: ClockReading,
     /// The length of the validity; `None` if locks do not expire.
@@ -88,6 +85,11 @@ impl LeaseState {
         store: Arc<LeaseStore>,
     ) -> Self {
         let state = State {
+            hand_overs: None,
+            limits,
+            acquired,
+            between: false,
+            runtime: None,
             confirmed: acquired,
             valid_for,
             renew: timing.renew_every.map(|every| (acquired, jittered(every))),
@@ -98,12 +100,9 @@ impl LeaseState {
             turn: None,
         };
         Self {
-            token: lease.token,
+            token: Token::new(lease.token),
             lease,
-            hand_overs: None,
             timing,
-            limits,
-            acquired,
             store,
             state: Mutex::new(state),
             lost: Notify::new(),
@@ -114,6 +113,12 @@ impl LeaseState {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock()
+    }
+
+    /// Returns the fencing token of the present guard. Takes no mutex, which could stay locked in a
+    /// child made by `fork`.
+    pub(crate) fn token(&self) -> Option<FencingToken> {
+        self.token.load()
     }
 
     pub(crate) fn now(&self) -> ClockReading {
@@ -160,20 +165,22 @@ impl LeaseState {
         self.over(&self.state(), now, ahead).map_or(Ok(()), |reason| Err(self.lost_for(reason)))
     }
 
-    /// Like [`check`](Self::check), for loss signals, which may outlive the guard.
-    pub(crate) fn check_guarded(&self, now: ClockReading) -> Result<(), Lost> {
-        self.forked().map_or(Ok(()), Err)?;
+    /// Like [`check`](Self::check), for the loss signals of the guard with this token, which may
+    /// outlive it.
+    pub(crate) fn check_guarded(&self, now: ClockReading, token: Option<FencingToken>) -> Result<(), Lost> {
+        let own = |lost| Lost { token, ..lost };
+        self.forked().map_or(Ok(()), |lost| Err(own(lost)))?;
         let state = self.state();
-        if state.closed && state.lost.is_none() {
-            return Err(self.lost_for(LossReason::Released));
+        if self.token() != token || state.closed && state.lost.is_none() {
+            return Err(own(self.lost_for(LossReason::Released)));
         }
         drop(state);
-        self.check(now)
+        self.check(now).map_err(own)
     }
 
     /// Returns why the hold is over at `ahead` after `now`, if it is.
     fn over(&self, state: &State, now: ClockReading, ahead: Duration) -> Option<LossReason> {
-        if let Some(reason) = self.limits.reached(self.acquired, now, ahead, &self.store.detector) {
+        if let Some(reason) = state.limits.reached(state.acquired, now, ahead, &self.store.detector) {
             return Some(reason);
         }
         let since = now.since(state.confirmed);
@@ -199,12 +206,14 @@ impl LeaseState {
     /// no limit.
     pub(crate) fn longest(&self, now: ClockReading) -> Option<Duration> {
         let left = self.deadline_left(now);
-        let limits = self.limits.all(self.acquired).map(|(limit, from, _)| limit.saturating_sub(now.since(from)));
+        let state = self.state();
+        let limits = state.limits.all(state.acquired).map(|(limit, from, _)| limit.saturating_sub(now.since(from)));
         self.timing.lease_for(left).1.into_iter().chain(limits).min()
     }
 
     fn deadline_left(&self, now: ClockReading) -> Option<Duration> {
-        self.limits.deadline.map(|limit| limit.saturating_sub(now.since(self.limits.asked)))
+        let limits = self.state().limits;
+        limits.deadline.map(|limit| limit.saturating_sub(now.since(limits.asked)))
     }
 
     /// Returns the time left at `now`. `None` if the hold has no limit.
@@ -235,7 +244,7 @@ impl LeaseState {
 
     fn limits_of(&self, state: &State) -> impl Iterator<Item = (ClockReading, Duration)> + use<> {
         let valid = state.valid_for.map(|limit| (state.confirmed, limit));
-        self.limits.all(self.acquired).map(|(limit, from, _)| (from, limit)).chain(valid)
+        state.limits.all(state.acquired).map(|(limit, from, _)| (from, limit)).chain(valid)
     }
 
     /// Returns the time until the renewer has to check this hold; `None` for never.
@@ -244,100 +253,8 @@ impl LeaseState {
         [renew, self.remaining(now)].into_iter().flatten().min()
     }
 
-    /// Returns `true` if a renewal is due, or nearly due so that it can go out with others. It then
-    /// counts as in flight.
-    pub(crate) fn take_renewal(&self, now: ClockReading, slack: Duration) -> bool {
-        let mut state = self.state();
-        // The limited slack leaves a pause, so a quick failure does not repeat in a tight loop.
-        let due =
-            |(from, after): (ClockReading, Duration)| now.since(from).saturating_add(slack.min(after / 4)) >= after;
-        let due = state.renew.is_some_and(due);
-        if due {
-            state.renew = None;
-        }
-        due && !state.closed && state.lost.is_none()
-    }
-
-    /// Reschedules the renewal that [`take_renewal`](Self::take_renewal) took, in `after`.
-    pub(crate) fn renew_in(&self, after: Duration) {
-        let now = self.now();
-        if self.timing.renew_every.is_some() {
-            self.state().renew = Some((now, after));
-        }
-    }
-
-    /// Schedules a renewal again that was in flight when the renewer's task ended, because its
-    /// answer is lost.
-    pub(crate) fn resume(&self, now: ClockReading) {
-        let mut state = self.state();
-        if state.renew.is_none() && !state.closed {
-            state.renew = self.timing.renew_every.map(|_| (now, Duration::ZERO));
-        }
-    }
-
-    /// Records that a renewal is sent.
-    pub(crate) fn sending(&self) -> RenewalInFlight {
-        let at = self.now();
-        let mut lease = self.lease.clone();
-        if let (Some(ttl), _) = self.timing.lease_for(self.deadline_left(at)) {
-            lease.ttl = ttl;
-        }
-        let mut state = self.state();
-        let unanswered = state.unanswered;
-        state.unanswered.get_or_insert(at);
-        RenewalInFlight { lease, at, unanswered }
-    }
-
-    /// Applies the answer to a renewal.
-    pub(crate) fn settle(&self, sent: &RenewalInFlight, answer: &Result<Renewal, Error>) {
-        let now = self.now();
-        let mut state = self.state();
-        match answer {
-            Ok(Renewal::Renewed) => {
-                let from = sent.unanswered.unwrap_or(sent.at);
-                state.unanswered = None;
-                state.last_error = None;
-                // The margin of a shortened lease is smaller.
-                let (_, valid_for) = self.timing.lease_for(Some(sent.lease.ttl));
-                state.confirmed = from;
-                state.valid_for = valid_for;
-                state.renew = self.timing.renew_every.map(|every| (from, jittered(every)));
-                drop(state);
-                self.store.metrics.renewed();
-                if sent.unanswered.is_some() {
-                    self.store.metrics.ambiguity_resolved("renew", "renewed");
-                }
-                self.renewed.notify_waiters();
-            }
-            Ok(Renewal::Lost(reason)) => {
-                if state.lost.is_none() && !state.closed {
-                    self.lose(state, reason.clone());
-                } else {
-                    drop(state);
-                }
-                self.store.metrics.not_renewed("lost");
-            }
-            Err(error) => {
-                if !error.is_ambiguous() {
-                    state.unanswered = sent.unanswered;
-                }
-                state.last_error = Some(error.to_string());
-                let left = state.valid_for.map(|valid| valid.saturating_sub(now.since(state.confirmed)));
-                let again = left.map_or(self.timing.attempt_timeout, |left| left / 8).max(Duration::from_millis(10));
-                state.renew = self.timing.renew_every.map(|every| (now, jittered(again.min(every))));
-                drop(state);
-                self.store.metrics.not_renewed(match error.kind() {
-                    crate::ErrorKind::Timeout => "timeout",
-                    crate::ErrorKind::Throttled => "throttled",
-                    _ => "error",
-                });
-                tracing::warn!(name = %self.lease.name, %error, "renewal failed; retrying until the lease ends");
-            }
-        }
-    }
-
     fn lost_for(&self, reason: LossReason) -> Lost {
-        Lost { name: self.lease.name.clone(), token: self.token, reason }
+        Lost { name: self.lease.name.clone(), token: self.token(), reason }
     }
 
     /// Records the loss, and then announces it, in this order. Waiters, metrics recorders and trace
@@ -345,11 +262,11 @@ impl LeaseState {
     fn lose(&self, mut state: MutexGuard<'_, State>, reason: LossReason) -> Lost {
         let lost = self.lost_for(reason);
         state.lost = Some(lost.clone());
-        let (closed, turn) = (state.closed, state.turn.take());
+        let (guarded, acquired, turn) = (!state.closed && !state.between, state.acquired, state.turn.take());
         drop(state);
-        if !closed {
+        if guarded {
             self.store.metrics.loss(lost.reason.as_str());
-            self.store.metrics.held(self.now().since(self.acquired));
+            self.store.metrics.held(self.now().since(acquired));
             tracing::warn!(name = %lost.name, token = ?lost.token, reason = %lost.reason, "lock lost");
         }
         // Lets the next waiter of this process contend, because the lock is no longer held here.
@@ -361,12 +278,13 @@ impl LeaseState {
     /// Ends all renewals, because the guard is released or dropped.
     pub(crate) fn close(&self, now: ClockReading) {
         let mut state = self.state();
-        let ended = !state.closed && state.lost.is_none();
+        let ended = !state.closed && !state.between && state.lost.is_none();
+        let acquired = state.acquired;
         state.closed = true;
         state.renew = None;
         drop(state);
         if ended {
-            self.store.metrics.held(now.since(self.acquired));
+            self.store.metrics.held(now.since(acquired));
             // Loss signals that outlive the guard end with it.
             self.lost.notify_waiters();
         }
@@ -379,18 +297,14 @@ impl LeaseState {
 
     /// Returns the rest of `min_hold`.
     pub(crate) fn hold_for(&self) -> Duration {
-        match self.limits.min_hold {
-            Duration::ZERO => Duration::ZERO,
-            min_hold => min_hold.saturating_sub(self.now().since(self.acquired)),
-        }
+        let (min_hold, acquired) = {
+            let state = self.state();
+            (state.limits.min_hold, state.acquired)
+        };
+        if min_hold.is_zero() { min_hold } else { min_hold.saturating_sub(self.now().since(acquired)) }
     }
 
     pub(crate) fn is_lost(&self) -> Option<Lost> {
         self.forked().or_else(|| self.state().lost.clone())
     }
-}
-
-/// Shortens `interval` by up to a tenth, so that locks acquired together are not renewed together.
-fn jittered(interval: Duration) -> Duration {
-    interval.mul_f64(1.0 - 0.1 * fastrand::f64())
 }

@@ -10,10 +10,6 @@ impl LeaseState {
         drop(before);
     }
 
-    pub(crate) fn take_turn(&self) -> Option<Turn> {
-        self.state().turn.take()
-    }
-
     /// Records that the lock is being released. A later attempt of this process can wait for that.
     pub(crate) fn note_release(&self) {
         if let Some(turn) = &self.state().turn {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::LeaseState;
 use crate::{
     engine::freeze::TICK,
-    types::{ClockReading, Lost},
+    types::{ClockReading, FencingToken, Lost},
 };
 
 impl LeaseState {
@@ -18,13 +18,15 @@ impl LeaseState {
         }
     }
 
-    /// Waits for the loss or the end of the guard. Cancel safe.
-    pub(crate) async fn wait_guarded(&self) -> Lost {
-        self.wait_for(Self::check_guarded, Duration::ZERO).await
+    /// Waits for the loss or the end of the guard with this token. Cancel safe.
+    pub(crate) async fn wait_guarded(&self, token: Option<FencingToken>) -> Lost {
+        self.wait_for(|hold, now| hold.check_guarded(now, token), Duration::ZERO).await
     }
 
-    async fn wait_for(&self, check: fn(&Self, ClockReading) -> Result<(), Lost>, ahead: Duration) -> Lost {
-        if let Some(lost) = self.forked() {
+    async fn wait_for(&self, check: impl Fn(&Self, ClockReading) -> Result<(), Lost>, ahead: Duration) -> Lost {
+        if self.forked().is_some()
+            && let Err(lost) = check(self, self.now())
+        {
             return lost;
         }
         loop {

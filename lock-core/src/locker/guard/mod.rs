@@ -119,7 +119,7 @@ impl Guard {
     /// Returns the fencing token of this acquisition, if the store issues them. Send it with every
     /// protected write.
     pub fn token(&self) -> Option<FencingToken> {
-        self.hold.token
+        self.hold.token()
     }
 
     /// Returns the fencing token, or an error if the store issues none.
@@ -204,7 +204,7 @@ impl Guard {
 
     /// Returns a signal of the loss that other tasks and threads can own. See [`LossSignal`].
     pub fn loss_signal(&self) -> LossSignal {
-        LossSignal::new(Arc::clone(&self.hold))
+        LossSignal::new(Arc::clone(&self.hold), self.token())
     }
 
     /// Waits until the work has to stop: at the loss, or [`grace`](crate::LockRequest::grace)

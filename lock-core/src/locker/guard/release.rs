@@ -1,6 +1,6 @@
 //! Releases a held lock: by a call that waits for the store, or in the background after a drop.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use tokio::time::timeout;
 use tracing::Instrument as _;
@@ -8,13 +8,8 @@ use tracing::Instrument as _;
 use super::Guard;
 use crate::{
     backend::Release,
-    engine::{
-        hand_over::Parcel,
-        hold::LeaseState,
-        metrics::Metrics,
-        queue::{Handed, Offered},
-    },
-    types::{ClockReading, Error, Lease},
+    engine::{hand_over::Parcel, metrics::Metrics},
+    types::Error,
 };
 
 impl Guard {
@@ -24,8 +19,10 @@ impl Guard {
     /// successor's lock, nor in a forked child the lock of the parent.
     ///
     /// With [`hand_over`](crate::LockRequest::hand_over), the next waiter of this process may get
-    /// the lock instead. This returns [`Release::Released`] once the waiter has it. The store is
-    /// not asked then, so a break that no renewal has noticed becomes the loss of the next guard.
+    /// the lock instead, and this returns [`Release::Released`] immediately. If all waiters are
+    /// cancelled before they run, or the next one is not polled for 100 ms, the lock is released in
+    /// the background. The store is not asked at a hand-over, so a break that no renewal has
+    /// noticed becomes the loss of the next guard.
     ///
     /// # Errors
     /// If the store does not confirm the release after three attempts, or throttles for three
@@ -37,6 +34,10 @@ impl Guard {
     pub async fn release(mut self) -> Result<Release, Error> {
         if self.hold.forked().is_some() {
             return Ok(Release::NotHeld(None));
+        }
+        if self.hand_over() {
+            tracing::debug!(name = %self.hold.lease.name, "handed over");
+            return Ok(Release::Released);
         }
         let span = tracing::debug_span!("release", name = %self.hold.lease.name);
         let answer = self.give_back().instrument(span).await;
@@ -53,14 +54,7 @@ impl Guard {
         let now = hold.now();
         let held = hold.is_valid(now);
         let requests = hold.requests.try_lock().ok();
-        // The next guard would not get the answer to a renewal in flight.
-        let parcel = requests.as_ref().filter(|_| held).and_then(|_| hold.parcel(now));
-        self.stop_renewing(now);
-        if let Some(parcel) = parcel
-            && self.hand_over(parcel).await
-        {
-            return Ok(Release::Released);
-        }
+        self.shared.stop_renewing(&hold, now);
         let limit = hold.timing.attempt_timeout;
         // A renewal in flight goes first. If it hangs, the release goes ahead after `limit`, which
         // is safe because both compare the id.
@@ -73,53 +67,18 @@ impl Guard {
         Ok(answer)
     }
 
-    /// Hands the lock over to the next waiter of this process. Returns `false` if no waiter has
-    /// taken it, and the lock has to be released.
-    async fn hand_over(&mut self, parcel: Parcel) -> bool {
-        let Some(turn) = self.hold.take_turn() else { return false };
-        let offered = Some(turn.offer(parcel));
-        let mut offering = Offering { offered, hold: &self.hold, armed: &mut self.armed };
-        if let Some(offered) = &mut offering.offered {
-            let _ = timeout(TAKEN_WITHIN, offered.settled()).await;
-        }
-        drop(offering);
-        !self.armed
-    }
-
-    fn stop_renewing(&self, now: ClockReading) {
-        self.hold.note_release();
-        self.hold.close(now);
-        self.shared.renewer.forget(&self.hold);
-    }
-}
-
-/// The longest time until the next waiter of this process takes a lock that is handed over. A
-/// waiter whose future is not polled must not keep the lock from other processes. Long against the
-/// time that a busy runtime needs to poll it.
-const TAKEN_WITHIN: Duration = Duration::from_millis(100);
-
-/// The offer of a lock by its guard. Its drop ends the offer, also when the release is cancelled.
-struct Offering<'a> {
-    offered: Option<Offered>,
-    hold: &'a LeaseState,
-    /// Whether the guard has to release the lock.
-    armed: &'a mut bool,
-}
-
-impl Drop for Offering<'_> {
-    fn drop(&mut self) {
-        let Some(offered) = self.offered.take() else { return };
-        if self.hold.forked().is_some() {
-            // It belongs to the parent, and its mutex may stay locked in this process.
-            return std::mem::forget(offered);
-        }
-        match offered.withdraw() {
-            Handed::Over => *self.armed = false,
-            Handed::Back(turn) => {
-                self.hold.keep_turn(turn);
-                self.hold.note_release();
-            }
-        }
+    /// Hands the lock over to the next waiter of this process. Returns `false` if the lock has to
+    /// be released.
+    fn hand_over(&mut self) -> bool {
+        // A renewal in flight is a doubt about the lease.
+        let Ok(requests) = self.hold.requests.try_lock() else { return false };
+        let Some((turn, now)) = self.hold.leave() else { return false };
+        // The next guard may be released before this function returns.
+        drop(requests);
+        let parcel = Parcel::new(&self.hold, &self.shared, now);
+        self.armed = false;
+        turn.pass(parcel);
+        true
     }
 }
 
@@ -135,21 +94,6 @@ impl Drop for Guard {
         }
         let now = self.hold.now();
         let held = self.hold.is_valid(now);
-        self.stop_renewing(now);
-        let (hold, shared) = (Arc::clone(&self.hold), Arc::clone(&self.shared));
-        let (limit, hold_for) = (hold.timing.attempt_timeout, hold.hold_for());
-        let work = async move |lease: Lease| {
-            let _requests = timeout(limit, hold.requests.lock()).await;
-            let answer = shared.release_repeatedly(&lease, hold_for, limit, held).await;
-            if let Err(error) = &answer {
-                tracing::warn!(name = %lease.name, %error, "release of a dropped guard failed: the lock stays held \
-                    until its ttl ends");
-            }
-            hold.end_turn();
-            answer.is_ok()
-        };
-        if !self.shared.in_background(&self.hold.lease, hold_for, work, Metrics::dropped) {
-            self.hold.end_turn();
-        }
+        self.shared.release_in_background(&self.hold, now, held, Metrics::dropped);
     }
 }

@@ -1,7 +1,6 @@
 //! Who is responsible for a lock between two guards, and who gets it next.
 
 use std::{
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
@@ -11,9 +10,17 @@ use std::{
 
 use super::{fixture, held, requests, token};
 use crate::fixture::*;
-use futures_util::{FutureExt, future::join_all, poll};
-use lock_core::{Locker, Operation, TryAcquire, backend::Release, faults::Faulty, memory::MemoryBackend};
+use futures_util::{FutureExt, future::join_all};
+use lock_core::{
+    Guard, Locker, LossReason, Operation, Renew, TryAcquire, backend::Release, faults::Faulty, memory::MemoryBackend,
+};
 use tokio::time::{Instant, sleep};
+
+/// Hands the lock of `guard` over. The waiter has not been polled since.
+fn hand_over(guard: Guard) {
+    let released = guard.release().now_or_never().expect("a hand-over waits for nothing");
+    assert_eq!(released.unwrap(), Release::Released);
+}
 
 #[tokio::test(start_paused = true)]
 async fn a_cancelled_waiter_passes_the_lock_on_or_leaves_it_free() {
@@ -21,63 +28,95 @@ async fn a_cancelled_waiter_passes_the_lock_on_or_leaves_it_free() {
         let fixture = fixture();
         let (guard, [chosen, other]) = held(&fixture, [(); 2].map(|()| fixture.locker.lock(NAME))).await;
         let mut other = Some(other).filter(|_| remaining == 1);
-        let mut releasing = pin!(guard.release());
-        // Now the turn is that of the first waiter, which has not been polled since.
-        assert!(poll!(releasing.as_mut()).is_pending());
+        let started = Instant::now();
+        hand_over(guard);
         drop(chosen);
         if let Some(other) = other.take() {
-            let (released, next) = tokio::join!(releasing, other);
-            assert_eq!(released.unwrap(), Release::Released);
+            let next = other.await.unwrap();
             assert_eq!(requests(&fixture), (2, 1), "handed over to the other waiter");
-            release(next.unwrap()).await;
+            release(next).await;
         } else {
-            let started = Instant::now();
-            assert_eq!(releasing.await.unwrap(), Release::Released);
+            fixture.locker.wait_idle().await;
             assert_eq!(requests(&fixture), (2, 2), "released in the store");
-            assert!(started.elapsed().is_zero(), "the guard does not wait for a waiter that has left");
+            assert!(started.elapsed().is_zero(), "the release does not wait for a waiter that has left");
         }
         assert!(fixture.is_free().await);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_cancelled_release_hands_over_or_releases() {
-    for taken in [false, true] {
-        let fixture = fixture();
-        let (guard, [mut waiter]) = held(&fixture, [fixture.locker.lock(NAME)]).await;
-        let mut releasing = Box::pin(guard.release());
-        assert!(poll!(releasing.as_mut()).is_pending());
-        let next = if taken { (&mut waiter).now_or_never() } else { None };
-        drop(releasing);
-        fixture.locker.wait_idle().await;
-        match next {
-            Some(next) => {
-                assert_eq!(requests(&fixture), (2, 1), "the next guard has the lock");
-                assert!(!fixture.is_free().await);
-                release(next.unwrap()).await;
-            }
-            None => {
-                assert!(fixture.is_free().await, "released in the background");
-                release(waiter.await.unwrap()).await;
-                assert_eq!(requests(&fixture), (3, 3));
-            }
-        }
-        assert!(fixture.is_free().await);
-    }
+async fn a_try_waits_for_the_release_of_a_lock_that_is_not_taken() {
+    let fixture = fixture();
+    let (guard, [waiter]) = held(&fixture, [fixture.locker.lock(NAME)]).await;
+    hand_over(guard);
+    drop(waiter);
+    release(acquired(fixture.locker.try_acquire(NAME).await)).await;
+    assert_eq!(requests(&fixture), (3, 3));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_waiter_that_is_not_polled_keeps_no_other_process_out() {
     let fixture = fixture();
-    let (guard, [waiter]) = held(&fixture, [fixture.locker.lock(NAME)]).await;
+    // Also the last of several waiters, some time after the first hand-over.
+    let (guard, [second, third]) = held(&fixture, [(); 2].map(|()| fixture.locker.lock(NAME))).await;
+    hand_over(guard);
+    sleep(ms(60)).await;
+    hand_over(second.await.unwrap());
     let started = Instant::now();
-    assert_eq!(guard.release().await.unwrap(), Release::Released);
+    assert_close(fixture.freed_after().await, ms(100));
     assert_close(started.elapsed(), ms(100));
     assert_eq!(requests(&fixture), (2, 2));
     let other = fixture.other();
     let foreign = acquired(other.try_acquire(NAME).await);
-    let (next, _) = tokio::join!(waiter, release(foreign));
+    let (next, _) = tokio::join!(third, release(foreign));
     release(next.unwrap()).await;
+}
+
+/// Leases are watched one after the other.
+#[tokio::test(start_paused = true)]
+async fn no_lock_is_taken_from_waiters_that_run() {
+    let fixture = Fixture::with(|builder| builder.hand_over(100));
+    let (mut guard, waiters) = held(&fixture, [(); 20].map(|()| fixture.locker.lock(NAME))).await;
+    for waiter in waiters {
+        hand_over(guard);
+        sleep(ms(45)).await;
+        guard = waiter.await.unwrap();
+    }
+    assert_eq!(requests(&fixture), (2, 1));
+    release(guard).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lock_that_is_lost_on_its_way_is_not_taken() {
+    let fixture = Fixture::with(|builder| builder.hand_over(3).renew(Renew::Manual));
+    let (guard, [waiter]) = held(&fixture, [fixture.locker.lock(NAME)]).await;
+    hand_over(guard);
+    fixture.clock.suspend(TTL);
+    let next = waiter.await.unwrap();
+    assert_eq!(requests(&fixture).0, 3, "acquired anew");
+    next.check().unwrap();
+    release(next).await;
+    assert!(fixture.is_free().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signal_of_a_guard_does_not_follow_the_next_one() {
+    let fixture = fixture();
+    let (guard, [waiter]) = held(&fixture, [fixture.locker.lock(NAME)]).await;
+    let (signal, token) = (guard.loss_signal(), guard.token());
+    let waiting = tokio::spawn({
+        let signal = signal.clone();
+        async move { signal.lost().await }
+    });
+    tokio::task::yield_now().await;
+    hand_over(guard);
+    let lost = waiting.await.unwrap();
+    assert_eq!((&lost.reason, lost.token), (&LossReason::Released, token));
+    let next = waiter.await.unwrap();
+    assert_eq!(signal.check().unwrap_err(), lost);
+    assert_eq!((signal.stop_requested().await, signal.remaining()), (lost, Some(Duration::ZERO)));
+    next.loss_signal().check().unwrap();
+    release(next).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,12 +133,9 @@ async fn a_dropped_guard_releases_in_the_store() {
 async fn a_try_gets_no_lock_that_is_handed_over_to_a_waiter() {
     let fixture = fixture();
     let (guard, [waiter]) = held(&fixture, [fixture.locker.lock(NAME)]).await;
-    let mut releasing = pin!(guard.release());
-    assert!(poll!(releasing.as_mut()).is_pending());
+    hand_over(guard);
     assert!(matches!(fixture.locker.try_acquire(NAME).await.unwrap(), TryAcquire::Contended(_)));
-    let (released, next) = tokio::join!(releasing, waiter);
-    assert_eq!(released.unwrap(), Release::Released);
-    release(next.unwrap()).await;
+    release(waiter.await.unwrap()).await;
 }
 
 #[tokio::test(start_paused = true)]
