@@ -126,8 +126,9 @@ impl PartsFile {
             if begun.elapsed() >= patience.limit {
                 return Ok(None);
             }
-            // The kernel tells of no unlock, and a refusal would turn away a reader of a lock that
-            // it can share.
+            // A refusal would turn away a reader of a lock that it can share. The call that waits
+            // for a byte (F_OFD_SETLKW) has no limit, so it would hang behind a stopped process.
+            // Over NFS the kernel polls for it too, with pauses that grow to 30 s.
             thread::sleep(pause);
             pause = (pause * 2).min(patience.longest_pause);
         }

@@ -115,6 +115,7 @@ impl FileStore {
             // That is so in every run, and as with flock(1).
             false => tracing::debug!(name = %request.name, %error, "{WITHOUT}"),
         }
+        // No call tells when a clock has passed a time, and this thread has the lock meanwhile.
         // Twice, because the clock of a server may be slower than this pause. At most 2 ms.
         thread::sleep(2 * Duration::from_micros(request.reserved_tokens.into()));
     }
