@@ -2,20 +2,26 @@
 
 use std::{
     fs::{self, File},
+    num::NonZeroU16,
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
-use lock_core::{Locker, LossReason, Release, blocking};
+use lock_core::{
+    LockOptions, Locker, LossReason, Mode, Release,
+    blocking::{self, TryAcquire},
+};
 use lock_efs::FileBackend;
 use nix::libc;
 use test_support::fork::{
-    assert_a_child_leaves_the_lock, assert_a_locker_works_in_both, attempt, forked, wait_for_the_end_of_input,
+    assert_a_child_leaves_the_lock, assert_a_locker_works_in_both, attempt, dropped_in_a_child, forked,
+    wait_for_the_end_of_input,
 };
 
-use crate::fixture::{Process, in_child, myself, run_child};
+use crate::fixture::{Process, in_child, myself, run_child, until};
 
 fn locker(directory: &Path) -> blocking::Locker {
     blocking::Locker::open_with(async { Locker::new(FileBackend::open(directory)?) }).unwrap()
@@ -58,6 +64,35 @@ fn a_living_child_does_not_keep_a_killed_parents_lock() {
     }
     let killed = Command::new("kill").args(["-KILL", &pid]).status().unwrap();
     assert!(killed.success(), "the child had ended, so it proved nothing");
+}
+
+/// The child inherits the file of the parts too, whose byte is the part.
+#[test]
+// verifies: forked, P12
+fn a_part_belongs_to_the_parent_whatever_its_child_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let (parent, other) = (locker(dir.path()), locker(dir.path()));
+    let permit = |locker: &blocking::Locker| {
+        let options = LockOptions { mode: Mode::Permit { of: NonZeroU16::MIN }, ..LockOptions::default() };
+        locker.lock("etl").options(options).try_acquire().unwrap()
+    };
+    let TryAcquire::Acquired(guard) = permit(&parent) else { panic!("the permit is free") };
+    let (guard, _) = dropped_in_a_child(guard);
+    assert!(guard.check().is_ok() && matches!(permit(&other), TryAcquire::Contended(_)), "the child freed the part");
+    let (lives, may_end) = (dir.path().join("lives"), dir.path().join("may-end"));
+    let (is_alive, ends) = (lives.clone(), may_end.clone());
+    let releases = thread::spawn(move || {
+        until("the child lives", || is_alive.exists());
+        let outcome = (guard.release().unwrap(), matches!(permit(&other), TryAcquire::Acquired(_)));
+        fs::write(ends, "").unwrap();
+        outcome
+    });
+    let (_, said) = forked((), |()| {
+        fs::write(&lives, "").unwrap();
+        until("the parent has released its part", || may_end.exists());
+        "lived".to_owned()
+    });
+    assert_eq!((said.as_str(), releases.join().unwrap()), ("lived", (Release::Released, true)));
 }
 
 /// Both have the process id 1, as a container has whose process starts another container.
