@@ -188,7 +188,8 @@ impl Backend for FileBackend {
     }
 
     async fn watch_place(&self, request: &AcquireRequest) -> Result<Option<Box<dyn Watch>>, Error> {
-        if !self.file_system.has_fair() || self.cannot_watch.load(Ordering::Relaxed) {
+        let is_local = self.file_system == FileSystem::Local;
+        if !is_local || !self.file_system.has_fair() || self.cannot_watch.load(Ordering::Relaxed) {
             return self.watch(&request.name).await;
         }
         self.start_watch(&request.name, Some(request.id)).await

@@ -8,7 +8,6 @@ use std::{
         unix::fs::{MetadataExt, PermissionsExt},
     },
     path::Path,
-    time::SystemTime,
 };
 
 use lock_core::{Error, backend::Process};
@@ -19,7 +18,9 @@ use nix::{
 };
 
 use crate::{
-    byte_locks, error,
+    byte_locks,
+    clock::us_of,
+    error,
     forks::{Listed, open_between_forks},
     mode::{Mode, Sharing},
     open::{self, Access, Opened},
@@ -145,9 +146,7 @@ impl LockFile {
     /// no room on the file system.
     pub(crate) fn server_us(&self) -> io::Result<u64> {
         futimens(&self.file, &TimeSpec::UTIME_NOW, &TimeSpec::UTIME_NOW)?;
-        let time = self.file.metadata()?.modified()?;
-        let micros = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
-        Ok(u64::try_from(micros).unwrap_or(u64::MAX))
+        Ok(us_of(self.file.metadata()?.modified()?))
     }
 
     /// Returns whether the lock was acquired. Locking a file that is already locked through this
@@ -207,9 +206,14 @@ impl Inode {
     /// Returns whether `path` names this file, which must be open. If not, the file was removed or
     /// replaced, and its lock does not exclude other clients.
     pub(crate) fn is_at(self, path: &Path) -> Result<bool, Error> {
+        self.found_at(path).map(|found| found.is_some())
+    }
+
+    /// Like [`is_at`](Self::is_at), and returns what was found.
+    pub(crate) fn found_at(self, path: &Path) -> Result<Option<Metadata>, Error> {
         match fs::symlink_metadata(path) {
-            Ok(found) => Ok(Self::of(&found) == self),
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+            Ok(found) => Ok(self.is(&found).then_some(found)),
+            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
             Err(e) => Err(error::at("inspect the lock file", path, e)),
         }
     }

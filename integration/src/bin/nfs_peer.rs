@@ -5,7 +5,8 @@
 //!
 //! | command | answers |
 //! | --- | --- |
-//! | `acquire NAME [MODE]` | `acquired NAME TOKEN CRASHED T` after the acquisition; then it works under the lock. CRASHED is the holder that crashed without a release, or `-`. MODE is `shared`, or the number of permits |
+//! | `acquire NAME [MODE]` | `acquired NAME TOKEN CRASHED T` after the acquisition; then it works under the lock. CRASHED is the holder that crashed without a release, or `-`. MODE is `shared`, the number of permits, or `fair` |
+//! | `acquire NAME fair` | the same, and `waits NAME T` each time that it is refused |
 //! | `try NAME [MODE]` | `acquired NAME TOKEN CRASHED T`, or `held NAME OWNER T` |
 //! | `release NAME` | `released NAME T`, or `notheld NAME T` |
 //! | (a loss) | `lost NAME KIND REASON LAST-STEP T`, after `Guard::run` has stopped the work; LAST-STEP is the time of its last step |
@@ -56,12 +57,16 @@ async fn main() -> Result<(), Failure> {
     while let Some(line) = lines.next_line().await? {
         let mut words = line.split(' ');
         let (verb, name) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-        let mode = mode_of(words.next())?;
+        let word = words.next();
+        let fair = word == Some("fair");
+        let mode = mode_of(word.filter(|_| !fair))?;
         match verb {
             "acquire" | "try" => {
                 let (release, released) = oneshot::channel();
                 keepers.insert(name.into(), release);
-                tokio::spawn(contend(locker.clone(), (name.to_owned(), mode), verb == "try", released));
+                let locker = locker.clone();
+                let request = (name.to_owned(), mode, fair);
+                tokio::spawn(contend(locker, request, verb == "try", released));
             }
             "churn" => drop(tokio::spawn(churn(locker.clone(), name.to_owned()))),
             "sweep" => sweep(name.to_owned())?,
@@ -80,8 +85,17 @@ fn mode_of(word: Option<&str>) -> Result<Mode, Failure> {
     })
 }
 
-async fn contend(locker: Locker, (name, mode): (String, Mode), once: bool, released: oneshot::Receiver<()>) {
-    let request = locker.lock(name.as_str()).mode(mode);
+async fn contend(
+    locker: Locker,
+    (name, mode, fair): (String, Mode, bool),
+    once: bool,
+    released: oneshot::Receiver<()>,
+) {
+    let mut request = locker.lock(name.as_str()).mode(mode);
+    if fair {
+        let refused = name.clone();
+        request = request.fair(true).on_contention(move |_| say("waits", &refused, &[]));
+    }
     let answer = match once {
         true => request.try_acquire().await,
         false => request.acquire().await.map(TryAcquire::Acquired),

@@ -82,6 +82,24 @@ fn a_lost_part_ends_before_the_next_holder_begins() {
 }
 
 #[test]
+// verifies: P12, contention
+fn fair_requests_of_two_clients_are_granted_in_their_order() {
+    run("fair fair-ended");
+}
+
+#[test]
+// verifies: P9, P12, file-system
+fn a_fair_waiter_is_skipped_when_its_host_is_cut_off() {
+    run("fair-cut");
+}
+
+#[test]
+// verifies: P12, file-system
+fn places_are_reclaimed_and_lost_places_are_noticed() {
+    run("fair-restart fair-expired");
+}
+
+#[test]
 // verifies: foreign-client, P12
 fn flock_and_fasteners_share_and_exclude() {
     guest("readers-foreign").with(package("fasteners")).run();

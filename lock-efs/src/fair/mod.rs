@@ -20,9 +20,16 @@ use std::{
     ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
-use lock_core::{Error, FencingToken, Holder, Mode as LockMode, backend::AcquireRequest};
+use lock_core::{
+    Error, FencingToken, Holder, Mode as LockMode,
+    backend::{AcquireRequest, LeaseId},
+};
 use nix::{errno::Errno, fcntl::OFlag, libc};
 
 use crate::{
@@ -30,17 +37,21 @@ use crate::{
     clock::now_us,
     error,
     lockfile::LockFile,
+    medium::{Medium, Probe, fresh::LastRefresh, refusal::CachedHolder},
     mode::Mode,
     open::{self, Access},
     process::RecordedProcess,
     record::{self, Record},
+    sync,
 };
 
 /// How many bytes each mode has, one for each ticket.
 const REGION: u64 = 1 << 60;
-const REGIONS: Range<u64> = EXCLUSIVE..PERMITS + 1;
-const EXCLUSIVE: u64 = 1;
-const SHARED: u64 = 2;
+const REGIONS: Range<u64> = SHARED..PERMITS + 1;
+/// In an order in which the regions that a request cannot share the lock with are neighbours. So
+/// one question is enough where nothing waits.
+const SHARED: u64 = 1;
+const EXCLUSIVE: u64 = 2;
 const PERMITS: u64 = 3;
 /// The space of one record.
 const PLACE_BYTES: usize = 1024;
@@ -64,6 +75,10 @@ pub(crate) struct Place {
     path: PathBuf,
     region: u64,
     ticket: u64,
+    /// The answer of the last refusal by a request before this one.
+    refusal: Mutex<Option<(u64, CachedHolder)>>,
+    /// No request was before this one. None will be, because tickets rise while there are places.
+    is_first: AtomicBool,
 }
 
 /// A waiting request that another one waits for.
@@ -80,23 +95,30 @@ pub(crate) struct Ahead {
 pub(crate) struct Closed(#[expect(dead_code, reason = "has the locks")] Option<LockFile>);
 
 impl Place {
-    /// Takes the last place of the queue whose file is at `path`. `None` if the file is removed
-    /// meanwhile, or many other requests take places.
+    /// Takes the last place of the queue whose file is at `path`, with the `flags` of its medium.
+    /// `None` if the file is removed meanwhile, or many other requests take places.
     pub(crate) fn take(
         path: &Path,
-        mode: Mode,
+        (mode, flags): (Mode, OFlag),
         request: &AcquireRequest,
         process: Option<RecordedProcess>,
     ) -> Result<Option<Self>, Error> {
         let region = region_of(request.mode);
         for _ in 0..TRIES {
-            let (file, is_new) = LockFile::open_ours(path, mode, OFlag::empty())?;
+            let (file, is_new) = LockFile::open_ours(path, mode, flags)?;
             let ticket = last_ticket(file.file()).map_err(|e| error::at("inspect", path, e))? + 1;
             // The last ticket is locked by a sweep that removes the file.
             let is_taken = ticket < REGION - 1
                 && file.try_lock_byte(byte_of(region, ticket)).map_err(|e| error::at("lock a byte of", path, e))?;
             if is_taken && file.inode.is_at(path)? {
-                let place = Self { file, path: path.to_owned(), region, ticket };
+                let place = Self {
+                    file,
+                    path: path.to_owned(),
+                    region,
+                    ticket,
+                    refusal: Mutex::default(),
+                    is_first: AtomicBool::default(),
+                };
                 place.note(request, process, is_new);
                 return Ok(Some(place));
             }
@@ -119,15 +141,36 @@ impl Place {
         }
     }
 
-    /// Returns whether the file is the one of the queue. If it was removed or replaced, newcomers
-    /// do not see the place.
-    pub(crate) fn is_in_queue(&self) -> Result<bool, Error> {
-        self.file.inode.is_at(&self.path)
+    /// Returns whether newcomers see the place. They do not if the file was removed or replaced, or
+    /// if the NFS server has dropped the lock of the byte.
+    pub(crate) fn is_in_queue(&self, medium: &dyn Medium, last: &LastRefresh) -> Result<bool, Error> {
+        Ok(medium.check(&self.file, &self.path, last)? == Probe::StillHeld)
+    }
+
+    /// Remembers `holder` as the answer while the request at `byte` waits.
+    pub(crate) fn remember(&self, id: LeaseId, byte: u64, holder: Holder) {
+        *sync::lock(&self.refusal) = Some((byte, CachedHolder::new(id, holder)));
+    }
+
+    /// Returns the answer of the last refusal, if that was not long ago and the request that caused
+    /// it still waits. One question to the kernel, or to an NFS server.
+    pub(crate) fn is_still_refused(&self, id: LeaseId) -> Result<Option<Holder>, Error> {
+        let refusal = sync::lock(&self.refusal).clone().filter(|(_, cached)| cached.is_fresh_for(id));
+        let Some((byte, cached)) = refusal else { return Ok(None) };
+        let waits = byte_locks::conflict(self.file.file(), &(byte..byte + 1));
+        let waits = waits.map_err(|e| error::at("inspect", &self.path, e))?.is_some();
+        Ok(waits.then_some(cached.holder))
     }
 
     /// Returns a request before this one that it cannot share the lock with.
     pub(crate) fn ahead(&self) -> Result<Option<Ahead>, Error> {
-        first_before(self.file.file(), self.region, self.ticket).map_err(|e| error::at("inspect", &self.path, e))
+        if self.is_first.load(Ordering::Relaxed) {
+            return Ok(None);
+        }
+        let ahead = first_before(self.file.file(), self.region, self.ticket);
+        let ahead = ahead.map_err(|e| error::at("inspect", &self.path, e))?;
+        self.is_first.store(ahead.is_none(), Ordering::Relaxed);
+        Ok(ahead)
     }
 
     /// Returns how many requests for permits are before this one.
@@ -144,19 +187,19 @@ impl Place {
 }
 
 /// Returns a request in the queue at `path` that a newcomer of `mode` cannot share the lock with.
-pub(crate) fn ahead_of_newcomers(path: &Path, mode: LockMode) -> Result<Option<Ahead>, Error> {
-    look(path, |file| first_before(file, region_of(mode), REGION))
+pub(crate) fn ahead_of_newcomers(path: &Path, mode: LockMode, flags: OFlag) -> Result<Option<Ahead>, Error> {
+    look(path, flags, |file| first_before(file, region_of(mode), REGION))
 }
 
 /// Returns how many requests for permits wait in the queue at `path`.
 pub(crate) fn waiting_for_permits(path: &Path) -> Result<usize, Error> {
-    look(path, |file| permits_before(file, REGION))
+    look(path, OFlag::empty(), |file| permits_before(file, REGION))
 }
 
 /// Returns whether any request waits in the queue at `path`.
 pub(crate) fn has_places(path: &Path) -> Result<bool, Error> {
     let all = byte_of(REGIONS.start, 0)..byte_of(REGIONS.end, 0);
-    look(path, |file| byte_locks::conflict(file, &all)).map(|found| found.is_some())
+    look(path, OFlag::empty(), |file| byte_locks::conflict(file, &all)).map(|found| found.is_some())
 }
 
 /// Opens the file of a queue, for the order in which its requests are woken.
@@ -174,13 +217,13 @@ pub(crate) fn close(path: &Path) -> Result<Option<Closed>, Error> {
 }
 
 /// Looks into the queue at `path`. The default if there is no file.
-fn look<T: Default>(path: &Path, find: impl FnOnce(&File) -> Result<T, Errno>) -> Result<T, Error> {
+fn look<T: Default>(path: &Path, flags: OFlag, find: impl FnOnce(&File) -> Result<T, Errno>) -> Result<T, Error> {
     // Most names have no queue, and this is the cheapest call that says so.
     match fs::symlink_metadata(path) {
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return Ok(T::default()),
         _ => {}
     }
-    match open::existing(path, Access::Read, OFlag::empty()) {
+    match open::existing(path, Access::Read, flags) {
         Ok(opened) => find(&opened.file).map_err(|e| error::at("inspect", path, e)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(T::default()),
         Err(e) => Err(error::at("inspect", path, e)),
@@ -225,9 +268,17 @@ fn last_ticket(file: &File) -> Result<u64, Errno> {
 
 /// Returns the first place before `ticket` that a request of `region` cannot share the lock with.
 fn first_before(file: &File, region: u64, ticket: u64) -> Result<Option<Ahead>, Errno> {
-    let mut first: Option<(u64, u64)> = None;
     // Readers share the lock with readers, and permits with permits.
-    for other in REGIONS.filter(|&other| other != region || region == EXCLUSIVE) {
+    let others = match region {
+        SHARED => EXCLUSIVE..PERMITS + 1,
+        PERMITS => SHARED..EXCLUSIVE + 1,
+        _ => REGIONS,
+    };
+    if byte_locks::conflict(file, &(byte_of(others.start, 0)..byte_of(others.end, 0)))?.is_none() {
+        return Ok(None);
+    }
+    let mut first: Option<(u64, u64)> = None;
+    for other in others {
         let before = byte_locks::conflict(file, &(byte_of(other, 0)..byte_of(other, ticket)))?;
         let found = before.map(|locked| (locked.start - byte_of(other, 0), other));
         first = first.into_iter().chain(found).min();
@@ -258,9 +309,10 @@ fn holder(file: &File, region: u64, ticket: u64) -> Holder {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use lock_core::{LockName, backend::LeaseId};
+    use lock_core::LockName;
 
     use super::*;
+    use crate::medium::local::Local;
 
     const MODE: Mode = Mode { file: 0o600, directory: 0o700, exact: false };
 
@@ -270,7 +322,7 @@ mod tests {
     }
 
     fn take(path: &Path, mode: LockMode) -> Place {
-        let taken = Place::take(path, MODE, &request(mode), None).expect("nothing is in the way");
+        let taken = Place::take(path, (MODE, OFlag::empty()), &request(mode), None).expect("nothing is in the way");
         taken.expect("the file stays")
     }
 
@@ -319,7 +371,7 @@ mod tests {
         assert_eq!(permits.each_ref().map(ahead), [None; 2]);
         assert_eq!(permits.each_ref().map(|place| place.permits_ahead().ok()), [Some(0), Some(1)]);
         assert_eq!((ahead(&last), waiting_for_permits(&path).ok()), (Some(permit()), Some(2)));
-        let newcomer = ahead_of_newcomers(&path, permit()).expect("the file can be inspected");
+        let newcomer = ahead_of_newcomers(&path, permit(), OFlag::empty()).expect("the file can be inspected");
         assert_eq!(newcomer.and_then(|ahead| ahead.holder.owner).as_deref(), Some("me"));
     }
 
@@ -331,10 +383,11 @@ mod tests {
         assert!(has_places(&path).is_ok_and(|has| has) && close(&path).is_ok_and(|closed| closed.is_none()));
         place.leave();
         let closed = close(&path).expect("the file can be locked").expect("there is no place");
-        let refused = Place::take(&path, MODE, &request(LockMode::Shared), None);
+        let refused = Place::take(&path, (MODE, OFlag::empty()), &request(LockMode::Shared), None);
         assert!(refused.expect("nothing is in the way").is_none());
         fs::remove_file(&path).expect("the file exists");
-        assert!(take(&path, LockMode::Shared).is_in_queue().is_ok_and(|is| is));
+        let next = take(&path, LockMode::Shared);
+        assert!(next.is_in_queue(&Local { keeps_locks: true }, &LastRefresh::never()).is_ok_and(|is| is));
         drop(closed);
     }
 }

@@ -59,10 +59,10 @@ impl FileSystem {
             }
     }
 
-    /// Returns whether requests can be granted in the order in which they came. It needs locks that
-    /// a process never loses.
+    /// Returns whether requests can be granted in the order in which they came. It needs the same
+    /// locks of bytes, with large numbers.
     pub(crate) fn has_fair(&self) -> bool {
-        *self == Self::Local && fair::is_possible()
+        self.has_modes() && fair::is_possible()
     }
 
     /// Returns the operations that depend on this file system.

@@ -113,6 +113,17 @@ pub(crate) enum BegunRecord {
     Full { error: Error, server_us: u64 },
 }
 
+impl BegunRecord {
+    /// Returns the time of the server's clock in microseconds, if it was read.
+    pub(crate) fn server_us(&self) -> Result<Option<u64>, Error> {
+        Ok(match self {
+            Self::Nothing => None,
+            Self::Temp(temp) => Some(temp.server_us()?),
+            Self::Full { server_us, .. } => Some(*server_us),
+        })
+    }
+}
+
 /// The result of a probe of a held lock.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Probe {

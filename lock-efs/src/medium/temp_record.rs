@@ -4,12 +4,12 @@ use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
-    time::SystemTime,
 };
 
 use lock_core::{Error, backend::LeaseId};
 
 use crate::{
+    clock::us_of,
     error,
     mode::Sharing,
     open::{self, Opened},
@@ -39,9 +39,7 @@ impl TempRecord {
     /// Returns the server's clock in microseconds, taken from the time that it just gave the file.
     pub(crate) fn server_us(&self) -> Result<u64, Error> {
         let time = self.file.metadata().and_then(|found| found.modified());
-        let time = time.map_err(|e| error::at("read the timestamp of", &self.path, e))?;
-        let micros = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
-        Ok(u64::try_from(micros).unwrap_or(u64::MAX))
+        time.map(us_of).map_err(|e| error::at("read the timestamp of", &self.path, e))
     }
 
     /// Writes `bytes` and waits until the server has them.
@@ -76,7 +74,7 @@ impl Drop for TempRecord {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
     use crate::mode::Mode;

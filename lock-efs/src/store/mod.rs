@@ -7,7 +7,7 @@ mod queueing;
 mod recording;
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
     io,
     path::{Path, PathBuf},
     sync::{
@@ -74,8 +74,15 @@ pub(crate) struct FileStore {
 
 /// The result of recording the holder, while this process has the lock.
 enum RecordOutcome {
-    Granted { record: Option<File>, token: FencingToken, crashed: Option<Holder>, skew_us: i64 },
+    Granted {
+        record: Option<File>,
+        token: FencingToken,
+        crashed: Option<Holder>,
+        skew_us: i64,
+    },
     MinHold(Holder),
+    /// Requests in the queue refuse it.
+    Behind(Holder),
 }
 
 impl FileStore {
@@ -177,11 +184,11 @@ impl FileStore {
                 None => self.medium.begin_record(&lock, &self.directory, lock.sharing(self.mode))?,
                 Some(_) => BegunRecord::Nothing,
             };
-            if !lock.inode.is_at(&files.lock)? {
+            let Some(found) = lock.inode.found_at(&files.lock)? else {
                 tracing::debug!(file = %files.lock.display(), "the lock file was replaced; starting over");
                 continue;
-            }
-            let Some(mut refusal) = refusal else { return self.settle(lock, request, files, begun) };
+            };
+            let Some(mut refusal) = refusal else { return self.settle((lock, &found), request, files, begun) };
             self.refused_by_parts(request, files, &mut refusal)?;
             // A process that took no part may have shared the lock for a moment.
             if refusal.joined.is_some() && !refusal.has_parts && unexplained < SECOND_TRIES {
@@ -249,20 +256,14 @@ impl FileStore {
 
     fn settle(
         &self,
-        lock: LockFile,
+        (lock, found): (LockFile, &Metadata),
         request: &AcquireRequest,
         files: &Files,
         begun: BegunRecord,
     ) -> Result<AcquireOutcome, Error> {
-        let behind = self.behind_queue(request, files);
-        if !matches!(behind, Ok(None)) {
-            lock.unlock(&files.lock)?;
-        }
-        if let Some(holder) = behind? {
-            return Ok(self.step_behind(lock, request, files, holder));
-        }
-        match self.record_holder(request, files, lock.sharing(self.mode), begun) {
+        match self.record_holder(request, files, (&lock, found), begun) {
             Ok(RecordOutcome::Granted { record, token, crashed, skew_us }) => {
+                self.show_rest_of_queue(request, files, &lock);
                 let _held = HeldLock::new(&self.labels, lock.inode.device, self.medium.many_locks());
                 let (lock, part) = (Arc::new(lock), None);
                 let acquired = AcquiredLock { lock, record, token, lent: false, skew_us, part, _held };
@@ -270,6 +271,10 @@ impl FileStore {
                 self.marks.remove(&key);
                 self.table.insert(key, acquired);
                 Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)))
+            }
+            Ok(RecordOutcome::Behind(holder)) => {
+                lock.unlock(&files.lock)?;
+                Ok(self.step_behind(lock, request, files, holder))
             }
             Ok(RecordOutcome::MinHold(holder)) => {
                 lock.unlock(&files.lock)?;

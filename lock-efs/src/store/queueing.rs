@@ -3,7 +3,10 @@
 //! A request without a place looks for places while it has the lock. A fair request has been
 //! refused before it takes its place. So each place that is taken later is behind this request.
 
-use std::{fs, sync::Arc};
+use std::{
+    fs::{self, Metadata},
+    sync::Arc,
+};
 
 use lock_core::{
     Error, Holder, LockName, Mode as LockMode,
@@ -12,6 +15,8 @@ use lock_core::{
 
 use super::FileStore;
 use crate::{
+    clock::us_of,
+    error,
     fair::{self, Place},
     files::Files,
     key::Key,
@@ -25,9 +30,47 @@ use crate::{
 };
 
 impl FileStore {
-    /// Returns whether requests can queue here. It needs locks that a process never loses.
+    /// Returns whether requests can queue here. It needs locks of bytes whose loss is noticed.
     pub(super) fn has_queues(&self) -> bool {
-        fair::is_possible() && self.medium.keeps_locks()
+        fair::is_possible() && (self.medium.keeps_locks() || self.medium.is_nfs())
+    }
+
+    /// Returns whether requests may wait for the lock whose file this process has just locked and
+    /// then `found`.
+    ///
+    /// On NFS a look costs requests. A request in the queue sets the time of the lock file, and the
+    /// server's clock also gives the time of the record. So if that is later, nothing waits.
+    pub(super) fn may_have_queue(&self, previous: &RecordRead, found: &Metadata) -> bool {
+        // Other programs set the time of a file that they name.
+        if !self.medium.is_nfs() || self.names == Names::Plain {
+            return true;
+        }
+        match (previous, found.modified()) {
+            (RecordRead::Record(record), Ok(shown)) => us_of(shown) >= record.body.since_us,
+            _ => true,
+        }
+    }
+
+    /// Shows the next holders that requests wait; see [`may_have_queue`](Self::may_have_queue).
+    fn show_queue(&self, request: &AcquireRequest, files: &Files) -> Result<(), Error> {
+        if !self.medium.is_nfs() {
+            return Ok(());
+        }
+        let idle = self.idle(request, files)?;
+        let shown = idle.lock.server_us();
+        self.slots.keep(&request.name, idle);
+        shown.map(drop).map_err(|e| error::at("set the time of", &files.lock, e))
+    }
+
+    /// Like [`show_queue`](Self::show_queue), for a request that has the lock and a new record.
+    pub(super) fn show_rest_of_queue(&self, request: &AcquireRequest, files: &Files, lock: &LockFile) {
+        if self.medium.is_nfs()
+            && self.is_before_newcomers(request)
+            && let Err(error) = lock.server_us()
+        {
+            let file = files.lock.display();
+            tracing::warn!(%file, %error, "the queue cannot be shown, so that a request may overtake one that waits");
+        }
     }
 
     /// Acquires for a fair request. A refused one that waits has a place in the queue afterwards,
@@ -35,8 +78,14 @@ impl FileStore {
     pub(super) fn acquire_in_turn(&self, request: &AcquireRequest, files: &Files) -> Result<AcquireOutcome, Error> {
         let key = (request.id, request.name.clone());
         let mut place = self.places.get(&key);
+        // The rest takes several requests.
+        if self.medium.is_nfs()
+            && let Some(holder) = place.as_ref().map(|place| place.is_still_refused(request.id)).transpose()?.flatten()
+        {
+            return Ok(AcquireOutcome::Contended(holder));
+        }
         if let Some(lost) = &place
-            && !lost.is_in_queue()?
+            && !lost.is_in_queue(self.medium, &self.last_refresh)?
         {
             self.places.remove(&key);
             place = None;
@@ -44,7 +93,9 @@ impl FileStore {
         if let Some(place) = &place
             && let Some(ahead) = place.ahead()?
         {
-            return Ok(AcquireOutcome::Contended(self.holder_or(ahead.holder, &request.name, files)?));
+            let holder = self.holder_or(ahead.holder, &request.name, files)?;
+            place.remember(request.id, ahead.byte, holder.clone());
+            return Ok(AcquireOutcome::Contended(holder));
         }
         let outcome = self.attempt(request, files)?;
         match outcome {
@@ -55,11 +106,14 @@ impl FileStore {
                     self.medium.wake_watches(&files.lock);
                 }
             }
-            AcquireOutcome::Contended(_) if place.is_none() && request.waits => {
-                let place = Place::take(&files.fair, self.mode_beside(files), request, self.process)?;
-                if let Some(place) = place {
-                    self.places.insert(key, place);
+            AcquireOutcome::Contended(_) if request.waits => {
+                if place.is_none() {
+                    let how = (self.mode_beside(files), self.medium.open_flags());
+                    let taken = Place::take(&files.fair, how, request, self.process)?;
+                    taken.into_iter().for_each(|place| self.places.insert(key.clone(), place));
                 }
+                // Again at each try, so that no error of the server's clock lasts.
+                self.show_queue(request, files)?;
             }
             AcquireOutcome::Contended(_) => {}
         }
@@ -89,13 +143,11 @@ impl FileStore {
     /// Returns the holder to name if requests in the queue refuse `request`, which has no place and
     /// has just locked the lock file.
     pub(super) fn behind_queue(&self, request: &AcquireRequest, files: &Files) -> Result<Option<Holder>, Error> {
-        if !self.has_queues() {
+        if !self.has_queues() || self.is_before_newcomers(request) {
             return Ok(None);
         }
-        let Some(ahead) = fair::ahead_of_newcomers(&files.fair, request.mode)? else { return Ok(None) };
-        if self.is_before_newcomers(request) {
-            return Ok(None);
-        }
+        let ahead = fair::ahead_of_newcomers(&files.fair, request.mode, self.medium.open_flags())?;
+        let Some(ahead) = ahead else { return Ok(None) };
         Ok(Some(self.present(files)?.unwrap_or(ahead.holder)))
     }
 
@@ -117,7 +169,7 @@ impl FileStore {
         if !cached.is_some_and(|cached| cached.by_queue) || self.is_before_newcomers(request) {
             return Ok(None);
         }
-        let ahead = fair::ahead_of_newcomers(&files.fair, request.mode)?;
+        let ahead = fair::ahead_of_newcomers(&files.fair, request.mode, self.medium.open_flags())?;
         ahead.map(|ahead| self.holder_or(ahead.holder, &request.name, files)).transpose()
     }
 

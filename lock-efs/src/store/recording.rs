@@ -1,6 +1,10 @@
 //! Records the holder of a lock, while this process has it.
 
-use std::{fs::File, io, thread, time::Duration};
+use std::{
+    fs::{File, Metadata},
+    io, thread,
+    time::Duration,
+};
 
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder,
@@ -13,9 +17,8 @@ use crate::{
     error,
     files::Files,
     floor,
-    lockfile::Inode,
+    lockfile::{Inode, LockFile},
     medium::{BegunRecord, NewRecord},
-    mode::Sharing,
     names::Names,
     open::{self, Access},
     parts::{self, slots::Slots},
@@ -30,31 +33,25 @@ impl FileStore {
         &self,
         request: &AcquireRequest,
         files: &Files,
-        sharing: Sharing,
+        (lock, found): (&LockFile, &Metadata),
         begun: BegunRecord,
     ) -> Result<RecordOutcome, Error> {
         let here_us = now_us();
-        let server_us = match &begun {
-            BegunRecord::Nothing => None,
-            BegunRecord::Temp(temp) => Some(temp.server_us()?),
-            BegunRecord::Full { server_us, .. } => Some(*server_us),
-        };
+        let server_us = begun.server_us()?;
         let now_us = server_us.unwrap_or(here_us);
-        let previous = match sidecar::read(&files.record, self.medium.open_flags())? {
+        let previous = sidecar::read(&files.record, self.medium.open_flags())?;
+        if self.may_have_queue(&previous, found)
+            && let Some(holder) = self.behind_queue(request, files)?
+        {
+            return Ok(RecordOutcome::Behind(holder));
+        }
+        let previous = match previous {
             RecordRead::Record(record) if record.hold_left(now_us).is_some() => {
                 let store_time = server_us.map_or_else(|| self.medium.store_time(), time_of);
                 let holder = RecordRead::Record(record).holder(now_us, || None);
                 return Ok(RecordOutcome::MinHold(holder.with_store_time(store_time)));
             }
-            RecordRead::Record(record) => Some(record),
-            RecordRead::Absent => None,
-            RecordRead::Garbage => {
-                tracing::warn!(
-                    file = %files.record.display(),
-                    "replacing an invalid lock record; its fencing token is lost, and the next one comes from the clock"
-                );
-                None
-            }
+            read => readable(read, files),
         };
         let parts = self.ended_parts(files, previous.as_ref())?;
         if let Some(holder) = Holder::of_several(parts.kept(now_us)) {
@@ -72,6 +69,7 @@ impl FileStore {
             return Err(Error::new(ErrorKind::Limit, what + "; attach less data"));
         }
         let replaces = previous.is_some();
+        let sharing = lock.sharing(self.mode);
         let new = NewRecord { directory: &self.directory, files, bytes: &bytes, replaces, sharing };
         let mut is_told_once = true;
         let file = match self.medium.place_record(&new, begun) {
@@ -166,6 +164,21 @@ impl FileStore {
         let bytes = open::read_start(record, record::MAX_BYTES)?;
         let new = NewRecord { directory: &self.directory, files: &files, bytes: &bytes, replaces: false, sharing };
         self.medium.place_record(&new, BegunRecord::Nothing).map(drop).map_err(io::Error::other)
+    }
+}
+
+/// Returns the record of the previous holder, and warns if it is none.
+fn readable(read: RecordRead, files: &Files) -> Option<record::Record> {
+    match read {
+        RecordRead::Record(record) => Some(record),
+        RecordRead::Absent => None,
+        RecordRead::Garbage => {
+            tracing::warn!(
+                file = %files.record.display(),
+                "replacing an invalid lock record; its fencing token is lost, and the next one comes from the clock"
+            );
+            None
+        }
     }
 }
 

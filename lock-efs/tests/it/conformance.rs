@@ -61,7 +61,7 @@ lock_core::conformance! {
     Files::new(),
     except = [
         (modes, "only Linux has locks of bytes that belong to an open file"),
-        (fair, "a place ends with its process, and on NFS there are none"),
+        (fair, "a place ends with its process, and is a lock of a byte, which only Linux has for an open file"),
         (a_break_ends_the_part_of_one_holder, "the kernel's lock cannot be taken from its holder"),
         (fencing_tokens_increase_across_a_forced_break, "the kernel's lock cannot be taken from its holder"),
         (an_expired_lock_is_granted_in_one_attempt, "a file lock has no ttl"),

@@ -68,3 +68,18 @@ fn locks_with_several_holders_are_kept() {
         ],
     );
 }
+
+#[test]
+// verifies: P9, P12
+fn places_end_with_their_process_and_keep_their_order() {
+    on_a_mount(
+        AS_ROOT,
+        &[
+            "fair::a_killed_fair_waiter_is_skipped_at_once",
+            "fair::a_stopped_fair_waiter_keeps_its_place",
+            "fair::fair_processes_are_served_in_their_order",
+            "fair::a_forked_child_neither_ends_nor_keeps_a_place",
+            "fair::files::a_removed_queue_is_made_anew",
+        ],
+    );
+}

@@ -5,6 +5,7 @@
 //! times can be compared.
 
 mod basics;
+mod fair;
 mod limits;
 mod loss;
 mod modes;
@@ -42,6 +43,11 @@ fn main() {
             "readers-restart" => modes::restart(),
             "readers-expired" => modes::expired(),
             "readers-foreign" => modes::foreign(),
+            "fair" => fair::order(),
+            "fair-cut" => fair::cut(),
+            "fair-restart" => fair::restart(),
+            "fair-expired" => fair::expired(),
+            "fair-ended" => fair::ended(),
             "waiting" => waiting::waiting(),
             "sweeping" => sweeping::sweeping(),
             other => panic!("unknown scenario {other}"),

@@ -151,6 +151,20 @@ impl Peer {
         self.expect("acquired", name)
     }
 
+    /// Begins to wait as a fair request, and returns when it has its place.
+    pub(crate) fn queue(&mut self, name: &str) -> Answer {
+        self.tell(&format!("acquire {name} fair"));
+        self.expect("waits", name)
+    }
+
+    /// Waits until a fair request was refused by an attempt that began after this call.
+    pub(crate) fn refused_anew(&mut self, name: &str) {
+        let called = test_support::monotonic_nanos();
+        // The attempt that is answered first may have begun before.
+        while self.expect("waits", name).at < called {}
+        self.expect("waits", name);
+    }
+
     pub(crate) fn release(&mut self, name: &str) -> Answer {
         self.tell(&format!("release {name}"));
         self.expect("released", name)
