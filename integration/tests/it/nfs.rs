@@ -78,7 +78,7 @@ fn readers_and_permits_are_shared_by_two_clients() {
 #[test]
 // verifies: file-system, P12
 fn a_lost_part_ends_before_the_next_holder_begins() {
-    run("readers-cut readers-restart readers-expired");
+    run("readers-cut readers-power readers-restart readers-expired");
 }
 
 #[test]

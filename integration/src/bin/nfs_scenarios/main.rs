@@ -40,6 +40,7 @@ fn main() {
             "together" => modes::together(),
             "permits" => modes::permits(),
             "readers-cut" => modes::cut(),
+            "readers-power" => modes::power(),
             "readers-restart" => modes::restart(),
             "readers-expired" => modes::expired(),
             "readers-foreign" => modes::foreign(),

@@ -134,6 +134,35 @@ fn stopped_before(lost: &Answer, got: &Answer) {
     assert!(last_step < got.at && lost.at < got.at, "{lost:?} {got:?}");
 }
 
+/// Checks that a writer begins after the lease of the server if the host of a reader loses its
+/// power. The other reader keeps its part until it releases it.
+pub(crate) fn power() {
+    let (name, permit) = ("power-readers", "power-permit");
+    rig("boot_d");
+    let (mut d, mut b, mut writer) = (Peer::start("d", URL), Peer::start("b", URL), Peer::start("a", URL));
+    let tokens = [&mut d, &mut b].map(|peer| peer.acquire_in("shared", name).token());
+    d.acquire_in("1", permit);
+    writer.tell(&format!("acquire {name}"));
+    assert!(writer.within("acquired", name, A_WHILE).is_none(), "readers hold it");
+    rig("kill_d");
+    let killed = test_support::monotonic_nanos();
+    let mut next = Peer::start("b", URL);
+    let freed = next.acquire_in("1", permit);
+    assert!(freed.words[1].starts_with("client-d:"), "the grant names the crashed holder: {freed:?}");
+    still_holds(&mut b, name);
+    assert!(writer.within("acquired", name, Duration::ZERO).is_none(), "b holds its part");
+    b.release(name);
+    let written = writer.expect("acquired", name);
+    assert!(written.token() > tokens[1] && written.words[1].starts_with("client-d:"), "{written:?}");
+    println!(
+        "FIGURE readers-power: a permit was free {} ms after its host lost power",
+        (freed.at - killed) / 1_000_000
+    );
+    writer.release(name);
+    rig("boot_d");
+    assert!(Peer::start("d", URL).tries_in("shared", name), "the host is back");
+}
+
 /// Checks that readers and holders of permits reclaim their parts after a restart of the server,
 /// and that no writer comes between.
 pub(crate) fn restart() {
