@@ -119,7 +119,10 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///   (`min_hold_keeps_the_part_of_its_holder`) and a break
     ///   (`a_break_ends_the_part_of_one_holder`). A repetition takes no second part
     ///   (`a_retry_recognizes_its_own_part`), and a dropped future leaves none
-    ///   (`a_cancelled_acquire_of_any_mode_leaves_no_part`).
+    ///   (`a_cancelled_acquire_of_any_mode_leaves_no_part`,
+    ///   `a_cancelled_wait_of_any_mode_leaves_no_part`,
+    ///   `a_cancelled_release_of_any_mode_frees_its_part`,
+    ///   `a_cancelled_renewal_of_any_mode_keeps_its_part`).
     /// - Tokens rise over the holders of all modes (`tokens_increase_over_holders_of_all_modes`).
     /// - A refusal and [`Admin::inspect`] say how many hold the lock, and name them, the first to
     ///   expire first (`a_refusal_counts_and_names_several_holders`).
@@ -141,9 +144,10 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// - A repetition keeps its place (`a_repeated_fair_request_keeps_its_place`). A request that
     ///   does not wait has none (`a_fair_request_that_does_not_wait_has_no_place`).
     /// - A place ends with the grant, and with a release of its id
-    ///   (`a_fair_waiter_that_gives_up_is_skipped`, `a_cancelled_fair_wait_is_skipped`). Otherwise
-    ///   it ends its ttl after its last attempt (`a_dead_fair_waiter_is_skipped_after_its_ttl`). So
-    ///   does the place of a request that arrives late, unless the store can tell
+    ///   (`a_fair_waiter_that_gives_up_is_skipped`, `a_cancelled_fair_wait_is_skipped`,
+    ///   `a_cancelled_fair_wait_of_any_mode_leaves_no_place`). Otherwise it ends its ttl after its
+    ///   last attempt (`a_dead_fair_waiter_is_skipped_after_its_ttl`). So does the place of a
+    ///   request that arrives late, unless the store can tell
     ///   (`a_late_fair_request_keeps_the_lock_for_a_ttl_at_most`).
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Guard, LockRequest, Locker, LockerBuilder, Renew, TryAcquire,
     backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Capability, Grant, Release},
-    types::{Error, Holder, Lease, LeaseId, LockName},
+    types::{Error, Holder, Lease, LeaseId, LockName, Mode},
 };
 
 /// A precondition of a case.
@@ -216,7 +216,12 @@ impl Fixture {
     }
 
     pub(super) async fn acquired(&self, name: &LockName) -> Guard {
-        match self.locker.try_acquire(name.as_str()).await.expect("the store answers in the end") {
+        self.acquired_in(name, Mode::Exclusive).await
+    }
+
+    pub(super) async fn acquired_in(&self, name: &LockName, mode: Mode) -> Guard {
+        let request = self.locker.lock(name.as_str()).mode(mode);
+        match request.try_acquire().await.expect("the store answers in the end") {
             TryAcquire::Acquired(guard) => guard,
             TryAcquire::Contended(holder) => panic!("{name:?} should have been granted, but is held by {holder}"),
         }

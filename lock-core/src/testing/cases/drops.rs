@@ -14,10 +14,10 @@ use crate::{
 
 /// More polls than any of the futures needs. A future that waits for the network is polled more
 /// often than it has await points.
-const POLLS: u32 = 40;
+pub(super) const POLLS: u32 = 40;
 
 /// Polls `future` at most `times` times, then drops it. Returns whether it completed.
-async fn polled<T>(times: u32, future: impl Future<Output = T>) -> bool {
+pub(super) async fn polled<T>(times: u32, future: impl Future<Output = T>) -> bool {
     let mut future = pin!(future);
     for _ in 0..times {
         if poll!(future.as_mut()).is_ready() {

@@ -11,13 +11,17 @@ use std::{
 
 use tokio::{task::JoinHandle, time::Instant};
 
-use super::chaos::{Load, run_under_faults};
+use super::{
+    chaos::{Load, run_under_faults},
+    drops::{POLLS, polled},
+    modes::joinable,
+};
 use crate::{
     Guard,
     backend::{AcquireRequest, Backend, Lease, Renewal},
     testing::{
         faults::Fault,
-        harness::{Bench, Fixture, assert_not_held, granted, granted_soon, refused, release},
+        harness::{Bench, Fixture, assert_not_held, free_soon, granted, granted_soon, refused, release},
     },
     types::{Error, ErrorKind, LockName, Mode, Operation},
 };
@@ -152,6 +156,22 @@ pub(super) async fn a_cancelled_fair_wait_is_skipped(bench: &Bench<'_>) {
     waiting.abort();
     release(&*holder, &lease).await;
     granted_soon(&other, &next).await;
+}
+
+/// A place that is left behind refuses newcomers for a minute.
+// verifies: P12, cancelled
+pub(super) async fn a_cancelled_fair_wait_of_any_mode_leaves_no_place(bench: &Bench<'_>) {
+    let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
+    for mode in joinable(&*other).into_iter().chain([Mode::Exclusive]) {
+        for times in 1..POLLS / 4 {
+            let name = bench.name(&times.to_string());
+            let (held, _) = granted(&*other, &bench.request(&name)).await;
+            let waiting = fixture.locker.lock(name.as_str()).mode(mode).fair(true).acquire();
+            assert!(!polled(times, waiting).await, "another client holds the lock");
+            release(&*other, &held).await;
+            free_soon(bench, &*other, &name).await;
+        }
+    }
 }
 
 // verifies: P9, P12
@@ -327,8 +347,7 @@ pub(super) async fn fair_waiters_of_many_lockers_are_served_in_order(bench: &Ben
 
 // verifies: P1, P7, P12
 pub(super) async fn random_faults_with_fair_waiters_keep_the_guarantees(bench: &Bench<'_>) {
-    let client = bench.client().await;
-    let mut modes = vec![Mode::Exclusive];
-    modes.extend([Mode::Shared, permit(3)].into_iter().filter(|mode| client.capabilities().has_mode(*mode)));
+    let mut modes = joinable(&*bench.client().await);
+    modes.push(Mode::Exclusive);
     run_under_faults(bench, &Load { fair: true, ..Load::of(&modes) }).await;
 }

@@ -80,6 +80,9 @@ macro_rules! conformance_cases {
             modes::min_hold_keeps_the_part_of_its_holder [Need::Joinable];
             modes::a_break_ends_the_part_of_one_holder [Need::Joinable, Need::Has(Capability::Break)];
             modes::a_cancelled_acquire_of_any_mode_leaves_no_part [Need::Joinable];
+            modes::a_cancelled_wait_of_any_mode_leaves_no_part [Need::Joinable];
+            modes::a_cancelled_renewal_of_any_mode_keeps_its_part [Need::Joinable];
+            modes::a_cancelled_release_of_any_mode_frees_its_part [Need::Joinable];
             modes::random_faults_in_all_modes_keep_the_guarantees [Need::Joinable];
             operators::a_watch_completes_after_the_release [Need::Has(Capability::WakeUp)];
             operators::an_unused_wake_up_reaches_another_watcher [Need::Has(Capability::WakeUp)];
@@ -123,6 +126,7 @@ macro_rules! conformance_cases {
             fair::a_fair_request_that_does_not_wait_has_no_place [Need::Has(Capability::Fair)];
             fair::a_fair_waiter_that_gives_up_is_skipped [Need::Has(Capability::Fair)];
             fair::a_cancelled_fair_wait_is_skipped [Need::Has(Capability::Fair)];
+            fair::a_cancelled_fair_wait_of_any_mode_leaves_no_place [Need::Has(Capability::Fair)];
             fair::a_dead_fair_waiter_is_skipped_after_its_ttl [Need::Has(Capability::Fair), Need::Has(Capability::Ttl)];
             fair::a_late_fair_request_keeps_the_lock_for_a_ttl_at_most
                 [Need::Has(Capability::Fair), Need::Has(Capability::Ttl)];

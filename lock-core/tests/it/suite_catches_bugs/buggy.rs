@@ -78,6 +78,7 @@ bugs! {
     TakesATryForAWait,
     KeepsWaiters,
     HidesOtherHolders,
+    NamesTheLastToExpire,
     ReservesNoTokens,
     ReservesForEveryAttempt,
     GrantsOutOfTurn,
@@ -213,6 +214,12 @@ impl Backend for Buggy {
             AcquireOutcome::Contended(_) if self.has(B::HidesTheHolder) => AcquireOutcome::Contended(Holder::default()),
             AcquireOutcome::Contended(holder) if self.has(B::HidesOtherHolders) => {
                 AcquireOutcome::Contended(holder.with_others(Vec::new()))
+            }
+            AcquireOutcome::Contended(mut holder) if self.has(B::NamesTheLastToExpire) => {
+                let others = std::mem::take(&mut holder.others);
+                let mut all: Vec<_> = std::iter::once(holder).chain(others).collect();
+                let last = all.pop().expect("there is one");
+                AcquireOutcome::Contended(last.with_others(all))
             }
             held @ AcquireOutcome::Contended(_) => held,
         })

@@ -1,17 +1,24 @@
 //! Cases of locks with several holders: shared locks and permits.
 
-use std::{num::NonZeroU16, pin::pin, time::Duration};
+mod cancelled;
 
-use futures_util::{future::join_all, poll};
+use std::{num::NonZeroU16, time::Duration};
+
+use futures_util::future::join_all;
 
 use crate::{
     backend::{AcquireOutcome, AcquireRequest, Backend, Break, Lease, Release, Renewal},
     testing::{
         cases::chaos,
-        faults::Fault,
-        harness::{Bench, Fixture, acquire, admin, assert_not_held, granted, granted_soon, refused, release},
+        harness::{Bench, acquire, admin, assert_not_held, granted, refused, release},
     },
-    types::{ErrorKind, LockName, Mode, Operation},
+    types::{ErrorKind, LockName, Mode},
+};
+
+pub(super) use self::cancelled::{
+    a_cancelled_acquire_of_any_mode_leaves_no_part, a_cancelled_release_of_any_mode_frees_its_part,
+    a_cancelled_renewal_of_any_mode_keeps_its_part, a_cancelled_wait_of_a_writer_lets_readers_in,
+    a_cancelled_wait_of_any_mode_leaves_no_part,
 };
 
 fn permit(of: u16) -> Mode {
@@ -28,7 +35,7 @@ fn writer(bench: &Bench<'_>, name: &LockName) -> AcquireRequest {
 }
 
 /// The modes that the store has and that let several clients hold a lock.
-fn joinable(client: &dyn Backend) -> Vec<Mode> {
+pub(super) fn joinable(client: &dyn Backend) -> Vec<Mode> {
     [Mode::Shared, permit(3)].into_iter().filter(|mode| client.capabilities().has_mode(*mode)).collect()
 }
 
@@ -138,25 +145,6 @@ pub(super) async fn a_crashed_waiting_writer_lets_readers_in(bench: &Bench<'_>) 
     release(&*c, &second).await;
 }
 
-// verifies: P12, cancelled
-pub(super) async fn a_cancelled_wait_of_a_writer_lets_readers_in(bench: &Bench<'_>) {
-    let other = bench.client().await;
-    let name = bench.name("cancelled-wait");
-    let (reading, _) = granted(&*other, &reader(bench, &name)).await;
-    let fixture = Fixture::new(bench).await;
-    {
-        let mut wait = pin!(fixture.locker.lock(name.as_str()).acquire());
-        // Until its first attempt has been answered.
-        for _ in 0..20 {
-            assert!(poll!(wait.as_mut()).is_pending(), "a reader holds the lock");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        assert!(fixture.network.sent(Operation::Acquire) > 0);
-    }
-    granted_soon(&other, &reader(bench, &name)).await;
-    release(&*other, &reading).await;
-}
-
 // verifies: P1, P12, contention
 pub(super) async fn of_many_contenders_as_many_hold_as_permits(bench: &Bench<'_>) {
     let name = bench.name("permits");
@@ -261,8 +249,9 @@ pub(super) async fn tokens_increase_over_holders_of_all_modes(bench: &Bench<'_>)
 pub(super) async fn a_refusal_counts_and_names_several_holders(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("several");
-    for owner in ["one", "two", "three"] {
-        let _ = granted(&*client, &AcquireRequest { owner: owner.into(), ..reader(bench, &name) }).await;
+    for (owner, ttl) in [("one", 60), ("two", 40), ("three", 50)] {
+        let request = reader(bench, &name).with_ttl(Duration::from_secs(ttl));
+        let _ = granted(&*client, &AcquireRequest { owner: owner.into(), ..request }).await;
     }
     let refusal = refused(&*client, &bench.request(&name)).await;
     let inspected = match client.admin().filter(|_| client.capabilities().inspect) {
@@ -271,6 +260,9 @@ pub(super) async fn a_refusal_counts_and_names_several_holders(bench: &Bench<'_>
     };
     for holder in [Some(refusal), inspected].into_iter().flatten() {
         assert_eq!((holder.count(), holder.mode), (3, Mode::Shared), "{holder}");
+        if client.capabilities().ttl {
+            assert_eq!(holder.owner.as_deref(), Some("two"), "the first to expire comes first");
+        }
         let mut owners: Vec<_> = holder.others.iter().map(|other| other.owner.clone()).collect();
         owners.push(holder.owner.clone());
         owners.sort();
@@ -355,28 +347,4 @@ pub(super) async fn random_faults_in_all_modes_keep_the_guarantees(bench: &Bench
     let mut modes = joinable(&*bench.client().await);
     modes.push(Mode::Exclusive);
     chaos::run_under_faults(bench, &chaos::Load::of(&modes)).await;
-}
-
-// verifies: P5, P10, cancelled, P12
-pub(super) async fn a_cancelled_acquire_of_any_mode_leaves_no_part(bench: &Bench<'_>) {
-    for mode in joinable(&*bench.client().await) {
-        let fixture = Fixture::new(bench).await;
-        let other = bench.client().await;
-        for fault in [Fault::DelayRequest(Duration::from_millis(40)), Fault::DelayReply(Duration::from_millis(40))] {
-            for polls in 1..6 {
-                let name = bench.name("cancelled");
-                fixture.network.next(Operation::Acquire, fault);
-                {
-                    let mut acquiring = pin!(fixture.locker.lock(name.as_str()).mode(mode).try_acquire());
-                    for _ in 0..polls {
-                        if poll!(acquiring.as_mut()).is_ready() {
-                            break;
-                        }
-                        tokio::time::sleep(Duration::from_millis(10)).await;
-                    }
-                }
-                granted_soon(&other, &bench.request(&name)).await;
-            }
-        }
-    }
 }

@@ -1,0 +1,113 @@
+//! Cases of shared locks and permits whose futures are dropped at any await point.
+
+use std::{pin::pin, time::Duration};
+
+use futures_util::poll;
+
+use super::{joinable, reader, renewed};
+use crate::{
+    testing::{
+        cases::drops::{POLLS, polled},
+        faults::Fault,
+        harness::{Bench, Fixture, free_soon, granted, granted_soon, refused, release},
+    },
+    types::Operation,
+};
+
+// verifies: P12, cancelled
+pub(in crate::testing::cases) async fn a_cancelled_wait_of_a_writer_lets_readers_in(bench: &Bench<'_>) {
+    let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
+    // The last number is enough for the answer to the first attempt.
+    for polls in [1, 2, 3, 5, 20] {
+        let name = bench.name("cancelled-wait");
+        let (reading, _) = granted(&*other, &reader(bench, &name)).await;
+        {
+            let mut wait = pin!(fixture.locker.lock(name.as_str()).acquire());
+            for _ in 0..polls {
+                assert!(poll!(wait.as_mut()).is_pending(), "a reader holds the lock");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        granted_soon(&other, &reader(bench, &name)).await;
+        release(&*other, &reading).await;
+    }
+    assert!(fixture.network.sent(Operation::Acquire) > 0);
+}
+
+// verifies: P5, P10, cancelled, P12
+pub(in crate::testing::cases) async fn a_cancelled_acquire_of_any_mode_leaves_no_part(bench: &Bench<'_>) {
+    for mode in joinable(&*bench.client().await) {
+        let fixture = Fixture::new(bench).await;
+        let other = bench.client().await;
+        for fault in [Fault::DelayRequest(Duration::from_millis(40)), Fault::DelayReply(Duration::from_millis(40))] {
+            for polls in 1..6 {
+                let name = bench.name("cancelled");
+                fixture.network.next(Operation::Acquire, fault);
+                {
+                    let mut acquiring = pin!(fixture.locker.lock(name.as_str()).mode(mode).try_acquire());
+                    for _ in 0..polls {
+                        if poll!(acquiring.as_mut()).is_ready() {
+                            break;
+                        }
+                        tokio::time::sleep(Duration::from_millis(10)).await;
+                    }
+                }
+                granted_soon(&other, &bench.request(&name)).await;
+            }
+        }
+    }
+}
+
+// verifies: P5, cancelled, P12
+pub(in crate::testing::cases) async fn a_cancelled_wait_of_any_mode_leaves_no_part(bench: &Bench<'_>) {
+    let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
+    for mode in joinable(&*other) {
+        for times in 1..POLLS / 4 {
+            let name = bench.name(&times.to_string());
+            let (held, _) = granted(&*other, &bench.request(&name)).await;
+            let waiting = fixture.locker.lock(name.as_str()).mode(mode).acquire();
+            assert!(!polled(times, waiting).await, "another client holds the lock");
+            release(&*other, &held).await;
+            free_soon(bench, &*other, &name).await;
+        }
+    }
+}
+
+// verifies: P5, cancelled, P12
+pub(in crate::testing::cases) async fn a_cancelled_release_of_any_mode_frees_its_part(bench: &Bench<'_>) {
+    let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
+    for mode in joinable(&*other) {
+        for times in 0..POLLS {
+            let name = bench.name(&times.to_string());
+            let (staying, _) = granted(&*other, &bench.request(&name).with_mode(mode)).await;
+            let done = polled(times, fixture.acquired_in(&name, mode).await.release()).await;
+            renewed(&*other, &staying).await;
+            release(&*other, &staying).await;
+            free_soon(bench, &*other, &name).await;
+            if done {
+                break;
+            }
+        }
+    }
+}
+
+// verifies: P5, cancelled, P12
+pub(in crate::testing::cases) async fn a_cancelled_renewal_of_any_mode_keeps_its_part(bench: &Bench<'_>) {
+    let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
+    for mode in joinable(&*other) {
+        for times in 0..POLLS {
+            let name = bench.name(&times.to_string());
+            let guard = fixture.acquired_in(&name, mode).await;
+            fixture.age();
+            let done = polled(times, guard.renew_if_below(fixture.rest())).await;
+            guard.check().expect("the lease is still valid without a renewal");
+            refused(&*other, &bench.request(&name)).await;
+            guard.renew_if_below(fixture.rest()).await.expect("the store answers");
+            drop(guard);
+            free_soon(bench, &*other, &name).await;
+            if done {
+                break;
+            }
+        }
+    }
+}
