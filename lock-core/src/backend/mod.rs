@@ -295,8 +295,9 @@ impl dyn Backend {
 
 /// Returns the error for a mode that a store does not know.
 pub(crate) fn unsupported_mode(mode: Mode) -> Error {
+    let capability = if mode == Mode::Shared { "shared" } else { "permits" };
     let message =
-        format!("a lock that is {mode} is not possible on this store; choose a store that declares this mode");
+        format!("a lock that is {mode} is not possible on this store; choose one with the capability \"{capability}\"");
     Error::new(ErrorKind::Unsupported, message).with_ambiguous(false).with_operation(Operation::Acquire)
 }
 
