@@ -1,14 +1,22 @@
 //! First come, first served: what the core adds to the stores.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use crate::changed::{Change, Changed};
+use crate::{
+    changed::{Change, Changed},
+    fixture::{NAME, ms, secs},
+    throttled::Limited,
+};
 use lock_core::{
     ErrorKind, LockName, Locker, Operation, Registry, TryAcquire,
     backend::Capabilities,
     faults::Faulty,
     memory::{MemoryBackend, MemoryFactory},
 };
+use tokio::time::{Instant, sleep};
 
 /// A store that cannot serve its waiters in order.
 #[derive(Debug)]
@@ -88,4 +96,61 @@ async fn a_fair_waiter_keeps_its_place_for_longer_than_a_ttl() {
     let newcomer = Locker::new(store).unwrap();
     assert!(matches!(newcomer.try_acquire("job").await.unwrap(), TryAcquire::Contended(_)));
     let _ = waiter.await.unwrap().unwrap();
+}
+
+/// What the waiters of a store that wakes no client did in ten minutes.
+struct Turns {
+    /// How often each of them held the lock.
+    counts: Vec<u64>,
+    longest_wait: Duration,
+    requests: u64,
+}
+
+/// Each of 16 processes holds the lock for 20 ms, and waits for it again.
+async fn turns_at_a_polled_store(fair: bool) -> Turns {
+    fastrand::seed(4);
+    let (store, end) = (Limited::new(u32::MAX), Instant::now() + secs(600));
+    let waiters = (0..16).map(|_| {
+        let client = store.client();
+        tokio::spawn(async move {
+            let (mut count, mut longest) = (0, Duration::ZERO);
+            while Instant::now() < end {
+                let began = Instant::now();
+                let guard = client.lock(NAME).fair(fair).acquire().await.expect("the store answers");
+                longest = longest.max(began.elapsed());
+                count += 1;
+                sleep(ms(20)).await;
+                guard.release().await.expect("the store answers");
+            }
+            (count, longest)
+        })
+    });
+    let mut turns = Turns { counts: Vec::new(), longest_wait: Duration::ZERO, requests: 0 };
+    for waiter in waiters.collect::<Vec<_>>() {
+        let (count, longest) = waiter.await.unwrap();
+        turns.counts.push(count);
+        turns.longest_wait = turns.longest_wait.max(longest);
+    }
+    turns.requests = store.sent.load(Ordering::Relaxed);
+    let all: u64 = turns.counts.iter().sum();
+    println!(
+        "fair={fair}: {:.2} turns a second, {:.1} requests for each, the longest wait {:?}, turns of each: {:?}",
+        all as f64 / 600.0,
+        turns.requests as f64 / all as f64,
+        turns.longest_wait,
+        turns.counts
+    );
+    turns
+}
+
+#[tokio::test(start_paused = true)]
+// verifies: P12
+async fn waiters_that_poll_have_turns_in_order_and_fewer_of_them() {
+    let [by_chance, fair] = [turns_at_a_polled_store(false).await, turns_at_a_polled_store(true).await];
+    let spread = |turns: &Turns| turns.counts.iter().max().unwrap() - turns.counts.iter().min().unwrap();
+    assert!(spread(&fair) <= 1, "{:?}", fair.counts);
+    assert!(spread(&by_chance) > 1, "{:?}", by_chance.counts);
+    assert!(fair.longest_wait < by_chance.longest_wait, "{:?} and {:?}", fair.longest_wait, by_chance.longest_wait);
+    // A free lock waits for the poll of the first, once a second.
+    assert!(fair.longest_wait < secs(16 * 2), "{:?}", fair.longest_wait);
 }

@@ -20,16 +20,16 @@ use crate::fixture::*;
 /// A memory store that takes `rate` requests a second, and throttles the others. It saves up the
 /// requests of one second.
 #[derive(Debug, Clone)]
-struct Limited {
+pub(crate) struct Limited {
     inner: MemoryBackend,
     rate: f64,
     bucket: Arc<Mutex<(Instant, f64)>>,
-    sent: Arc<AtomicU64>,
+    pub(crate) sent: Arc<AtomicU64>,
     throttled: Arc<AtomicU64>,
 }
 
 impl Limited {
-    fn new(rate: u32) -> Self {
+    pub(crate) fn new(rate: u32) -> Self {
         let rate = f64::from(rate);
         Self {
             inner: MemoryBackend::new(),
@@ -56,7 +56,7 @@ impl Limited {
     }
 
     /// One process of its own on this store.
-    fn client(&self) -> Locker {
+    pub(crate) fn client(&self) -> Locker {
         Locker::new(self.clone()).unwrap()
     }
 }
@@ -68,7 +68,7 @@ impl Backend for Limited {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::default().with_ttl(true).with_fencing(true).with_holder(true)
+        Capabilities::default().with_ttl(true).with_fencing(true).with_holder(true).with_fair(true)
     }
 
     fn timings(&self) -> StoreTimings {
