@@ -31,8 +31,10 @@ if TURN == nil and not held and (letter == 70 or letter == 81) then -- F, Q
   return {9}
 end
 
-local time = clock or call('TIME')
-local now = #time[2] == 6 and time[1] .. time[2] or string.format('%s%06d', time[1], time[2])
+if not now then
+  local time = call('TIME')
+  now = #time[2] == 6 and time[1] .. time[2] or string.format('%s%06d', time[1], time[2])
+end
 
 if not held and TURN ~= false then
   local token = now

@@ -21,7 +21,7 @@ if ends then
   if ARGV[5] == '1' and KEYS[4] then call('SET', KEYS[4], stamp, 'PX', RELEASE_MARK_KEPT_MS) end
   if ARGV[3] and ARGV[3] ~= '0' then call('SET', lock, RELEASED .. held, 'PX', ARGV[3]) end
   -- pcall, because a user without the right to publish must still be able to release.
-  popped = waiters and redis.pcall('ZPOPMIN', waiters)
+  popped = may_wait and redis.pcall('ZPOPMIN', waiters)
   local waits = popped and popped[1]
   if not waits and not KEYS[5] then return 1 end
 end

@@ -106,6 +106,23 @@ async fn releases_made_at_once_end_only_their_own_locks() {
 }
 
 #[tokio::test]
+async fn releases_made_at_once_wake_the_waiters_of_their_locks() {
+    let server = RedisServer::start();
+    let (client, waiter) = (client(server.addr()), client(server.addr()));
+    let all = requests("w", 5);
+    let leases = leases(&all, &acquired(&client, &all).await);
+    let mut watches = Vec::new();
+    for waited in [2, 4] {
+        watches.push((waited, waiter.watch(&all[waited].name).await.unwrap().expect("Redis wakes")));
+    }
+    assert_eq!(released(&client, &leases).await, vec![Release::Released; 5]);
+    for (waited, watch) in &mut watches {
+        let woken = tokio::time::timeout(Duration::from_secs(60), watch.changed()).await;
+        assert!(woken.is_ok(), "the waiter for {} was not woken", all[*waited].name);
+    }
+}
+
+#[tokio::test]
 async fn request_that_is_dropped_before_it_is_sent_takes_no_lock() {
     let server = RedisServer::start();
     let client = client(server.addr());

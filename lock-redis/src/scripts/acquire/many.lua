@@ -4,7 +4,8 @@
 -- Returns for each lock what acquire/one.lua returns, or {10, message} if that would fail.
 local OF_ALL, ARGUMENTS, call, sub = KEYS, ARGV, redis.call, string.sub
 local found = call('MGET', unpack(KEYS))
-local clock = call('TIME')
+-- Read for the first lock that needs it.
+local now
 -- No request has an option.
 local KEYS, ARGV = {}, {}
 

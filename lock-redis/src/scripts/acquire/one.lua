@@ -14,5 +14,5 @@ local lock, last_token = KEYS[1], KEYS[2]
 local found = call('MGET', lock, last_token, KEYS[3])
 local held, kept, at = found[1], found[2], found[3]
 local id, ttl, stamp, record_end = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local clock
+local now
 

@@ -4,6 +4,11 @@
 -- Returns for each lock what release/one.lua returns, or {10, message} if that would fail.
 local OF_ALL, ARGUMENTS, call, sub = KEYS, ARGV, redis.call, string.sub
 local found = call('MGET', unpack(KEYS))
+local queues = {}
+for i = 1, #KEYS / 3 do queues[i] = KEYS[3 * i] end
+-- One command for all locks, because usually no process waits for any. pcall, because a user may lack
+-- the right.
+local may_wait = redis.pcall('EXISTS', unpack(queues)) ~= 0
 -- No request has an option.
 local KEYS, ARGV = {}, {}
 

@@ -11,4 +11,6 @@ local lock, last_token, waiters = KEYS[1], KEYS[2], KEYS[3]
 local found = call('MGET', lock, last_token)
 local held, kept = found[1], found[2]
 local id, stamp = ARGV[1], ARGV[2]
+-- Whether processes may wait.
+local may_wait = waiters
 
