@@ -97,7 +97,7 @@ fn fresh_name() -> String {
 
 /// 64 tasks on 64 names and on one name, in one process.
 pub(crate) fn tasks(effort: Effort) -> Vec<Table> {
-    let apart = ["raw", "onelock", "rslock", "node redlock", "redis-py"];
+    let apart = ["raw", "raw with a token", "onelock", "rslock", "node redlock", "redis-py"];
     let together = [
         "one request each",
         "raw queue",

@@ -55,7 +55,7 @@ impl Contestant {
     async fn cycle(&mut self) {
         match self {
             Self::Raw(raw) => raw.cycle("raw").await,
-            Self::RawWithToken(raw) => raw.cycle().await,
+            Self::RawWithToken(raw) => raw.cycle("fenced").await,
             Self::Backend(backend) => {
                 let name = LockName::new("backend").expect("a name");
                 let request = AcquireRequest::new(name, LeaseId::random(), "bench").with_ttl(TTL);

@@ -15,7 +15,7 @@ use tokio::{
 
 use super::super::{
     TTL, backend, connect,
-    raw::{Listener, Raw, try_set},
+    raw::{Listener, Raw, RawWithToken, try_set},
     url,
 };
 use crate::{flavor::Flavor, table::micros};
@@ -58,6 +58,7 @@ impl Shared {
 #[derive(Clone)]
 enum Way {
     Raw(Raw),
+    RawWithToken(RawWithToken),
     /// A queue in the process, and messages between processes.
     Queue,
     /// A mutex of this process, which every task has to wait for.
@@ -77,6 +78,7 @@ impl Way {
         let number = |text: &str| text.parse().expect("a number");
         match how {
             "raw" => Self::Raw(Raw::new(port).await),
+            "raw with a token" => Self::RawWithToken(RawWithToken::new(port).await),
             "raw queue" => Self::Queue,
             "mutex, no store" => Self::Mutex,
             "channel, no store" => Self::Channel,
@@ -123,6 +125,10 @@ impl Way {
     async fn once(&mut self, shared: &Shared, task: usize, name: &str, start: Instant) -> f64 {
         match self {
             Self::Raw(raw) => {
+                raw.cycle(name).await;
+                micros(start.elapsed())
+            }
+            Self::RawWithToken(raw) => {
                 raw.cycle(name).await;
                 micros(start.elapsed())
             }
