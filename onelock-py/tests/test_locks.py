@@ -221,6 +221,17 @@ def test_modes_mean_the_same(locker: onelock.Locker) -> None:
         locker.try_acquire("x", shared=True, permits=2)
 
 
+def test_every_holder_is_shown(locker: onelock.Locker) -> None:
+    with locker.lock("x", shared=True, owner="one"), locker.lock("x", shared=True, owner="two", wait=0):
+        held = locker.try_acquire("x")
+        assert isinstance(held, onelock.Held)
+        (listed,) = locker.list()
+        for holder in [held.holder, locker.inspect("x"), listed]:
+            assert holder is not None and (holder.count, holder.mode) == (2, "shared")
+            (other,) = holder.others
+            assert {holder.owner, other.owner} == {"one", "two"} and other.token != holder.token
+
+
 def test_ensure_renews_a_manual_lease() -> None:
     locker = onelock.Locker("memory:", ttl=timedelta(seconds=20), renew="manual")
     guard = locker.acquire("x")

@@ -123,6 +123,37 @@ fn fair_acquisitions_come_before_the_others_in_their_order() {
 }
 
 #[test]
+// verifies: P12
+fn every_holder_is_shown_in_its_mode() {
+    for (mode, permits) in [("shared", json!(null)), ("permit", json!(2))] {
+        let locks = Locks::new();
+        let (mut one, mut two) = (Hold::start(&locks.url(), &[]), Hold::start(&locks.url(), &[]));
+        let request = |owner: &str| {
+            let mut request = json!({ "mode": mode, "owner": owner });
+            if permits.is_u64() {
+                request["permits"] = permits.clone();
+            }
+            request
+        };
+        let held = one.acquire(request("one"));
+        two.acquire(request("two"));
+        let refused = two.ask(json!({ "op": "acquire", "name": "x", "wait": 0 }));
+        let status = two.ask(json!({ "op": "status", "name": "x" }));
+        let listed = two.ask(json!({ "op": "list", "prefix": "" }));
+        for holder in [&refused["holder"], &status, &listed["locks"][0]] {
+            assert_eq!((&holder["holders"], &holder["mode"]), (&json!(2), &json!(mode)), "{holder}");
+            assert_eq!(holder["permits"], permits, "{holder}");
+            let mut owners = vec![holder["owner"].as_str(), holder["others"][0]["owner"].as_str()];
+            owners.sort_unstable();
+            assert_eq!(owners, [Some("one"), Some("two")], "{holder}");
+        }
+        one.ask(json!({ "op": "release", "guard": held["guard"] }));
+        let status = two.ask(json!({ "op": "status", "name": "x" }));
+        assert_eq!((&status["owner"], &status["others"]), (&json!("two"), &json!(null)));
+    }
+}
+
+#[test]
 fn a_short_wait_ends_with_the_holder() {
     let locks = Locks::new();
     let (mut one, mut two) = (Hold::start(&locks.url(), &[]), Hold::start(&locks.url(), &[]));

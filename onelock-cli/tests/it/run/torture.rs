@@ -45,6 +45,32 @@ fn redis_keeps_its_guarantees_under_faults() {
     assert!(left.lines().filter(|line| line.starts_with("onelock:")).all(|key| key.contains(":g:")), "{left}");
 }
 
+/// A proxy cannot cut off the processes, because the servers name each other's addresses.
+#[cfg(feature = "redis")]
+#[test]
+// verifies: P1, P12
+fn redis_with_many_servers_keeps_its_guarantees_under_faults() {
+    use test_support::{
+        redis::{RedisCluster, RedisServer},
+        sentinel::SentinelSetup,
+    };
+    let (setup, cluster) = (SentinelSetup::start(), RedisCluster::start());
+    let majority: Vec<_> = (0..3).map(|_| RedisServer::start()).collect();
+    let hosts = |ports: Vec<u16>| ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",");
+    let ports = |servers: &[RedisServer]| hosts(servers.iter().map(RedisServer::port).collect());
+    for url in [
+        format!("redis+sentinel://{}/{}", hosts(setup.ports()), SentinelSetup::SERVICE),
+        format!("redis+cluster://{}", ports(cluster.nodes())),
+        format!("redis+quorum://{}", ports(&majority)),
+    ] {
+        let report = torture(&url, "8s", "2s");
+        assert_eq!((&report["passed"], &report["violations"]), (&true.into(), &0.into()));
+        for (what, least) in [("acquisitions", 20), ("killed", 1), ("frozen", 1), ("writes_accepted", 10)] {
+            assert!(report[what].as_u64().unwrap() >= least, "{what} of {report:#}");
+        }
+    }
+}
+
 #[cfg(feature = "dynamo")]
 #[test]
 fn dynamodb_keeps_its_guarantees_under_faults() {
@@ -110,6 +136,33 @@ fn torture_detects_a_store_that_loses_its_data() {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     assert_found(&torture.join().unwrap());
+}
+
+/// The store loses only what it keeps of shared locks and permits: the tokens stay.
+#[cfg(feature = "redis")]
+#[test]
+// verifies: torture-sees
+fn torture_detects_a_store_that_loses_parts_of_joined_locks() {
+    let server = test_support::redis::RedisServer::start();
+    let url = format!("redis://{}", server.addr());
+    let mut torture = onelock(["torture", "--json", "--url", &url, "--time", "6s", "--ttl", "1s", "--names", "2"]);
+    let torture = std::thread::spawn(move || output(&mut torture));
+    while !torture.is_finished() {
+        for key in server.command(&["KEYS", "onelock:{onelock-torture/*/1}"]).lines().filter(|key| key.starts_with('o'))
+        {
+            if server.command(&["TYPE", key.trim_end()]) == "+zset\r\n" {
+                server.command(&["DEL", key.trim_end()]);
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let output = torture.join().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let violations = report["first_violations"].as_array().unwrap();
+    let is_joined = |event: &Value| ["Shared", "Permit"].iter().any(|mode| event.as_str().unwrap().contains(mode));
+    let joined = |violation: &Value| violation["events"].as_array().unwrap().iter().any(is_joined);
+    assert!(violations.iter().any(joined), "{report:#}");
+    assert_found(&output);
 }
 
 #[test]
