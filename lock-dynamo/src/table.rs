@@ -157,8 +157,8 @@ impl DynamoBackend {
                 {
                     return Ok(table);
                 }
-                // DynamoDB does not notify its clients when the table is active, so its status is read
-                // again. A table takes some seconds. The SDK's own waiter reads every 20 s.
+                // DynamoDB does not notify its clients when the table is active, so its status is
+                // read again. A table takes some seconds. The SDK's own waiter reads every 20 s.
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
         };

@@ -82,7 +82,7 @@ fn bytes(value: &Value) -> Option<&[u8]> {
 /// Reads the answer of a release script.
 pub(crate) fn released(answer: Value) -> Result<Release, Error> {
     match answer {
-        Value::Int(1) => Ok(Release::Released),
+        Value::Int(1 | 5) => Ok(Release::Released),
         Value::Int(4) => Ok(Release::NotHeld(None)),
         Value::Array(answer) => refusal(RELEASE, &answer).map(Release::NotHeld),
         answer => Err(unexpected(RELEASE, &answer)),

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use lock_core::{
     Error, FencingToken, Holder, LockName, Operation,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, Release, Renewal,
-        StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, Listing, Relay, Release,
+        Renewal, StoreTimings, Watch,
     },
 };
 
@@ -199,6 +199,14 @@ impl Backend for RedisBackend {
 
     fn admin(&self) -> Option<&dyn Admin> {
         Some(self)
+    }
+
+    fn relay(&self) -> Option<&dyn Relay> {
+        match &self.servers {
+            // Other clients have signals of their own.
+            Servers::One(deployment) if self.config.compat.is_none() && deployment.may_relay() => Some(&**deployment),
+            _ => None,
+        }
     }
 }
 

@@ -184,7 +184,7 @@ fn of_each(answers: Value) -> RedisResult<Vec<Result<Value, Error>>> {
 }
 
 /// Reads the error with which the script failed for one lock.
-fn failure(answer: &Value) -> Option<RedisError> {
+pub(crate) fn failure(answer: &Value) -> Option<RedisError> {
     let Value::Array(items) = answer else { return None };
     let [Value::Int(10), Value::BulkString(message)] = &items[..] else { return None };
     // As the server would have sent it.

@@ -66,6 +66,10 @@ impl Deployment {
         })
     }
 
+    pub(crate) fn waits_for_replicas(&self) -> bool {
+        self.replicated.is_some()
+    }
+
     pub(crate) async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let lock = self.keys.lock(&request.name);
         let takes_place = request.fair && request.waits;

@@ -52,6 +52,11 @@ scripts! {
     restore = ["restore.lua"],
     release = ["release/one.lua", "release.lua", "common.lua", "released.lua"],
     release_many = ["many.lua", "release/many.lua", "release.lua", "common.lua", "released.lua", "release/each.lua"],
+    /// Releases, and acquires for the next id.
+    relay = [
+        "many.lua", "relay/begin.lua", "release/one.lua", "release.lua", "common.lua", "released.lua", "relay/then.lua",
+        "acquire/one.lua", "acquire.lua", "common.lua", "refuse.lua", "relay/end.lua"
+    ],
     inspect = ["common.lua", "inspect.lua"],
     break_lock = ["trace.lua", "common.lua", "break.lua"],
     wait = ["common.lua", "wait.lua"],

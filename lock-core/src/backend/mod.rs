@@ -9,6 +9,7 @@ mod listing;
 mod observations;
 mod past;
 mod process_bound;
+mod relay;
 mod request;
 mod store_clock;
 mod texts;
@@ -28,6 +29,7 @@ pub use self::{
     observations::Observations,
     past::{End, PastHolder},
     process_bound::ProcessBound,
+    relay::{Relay, Relayed},
     request::AcquireRequest,
     store_clock::{StoreClock, StoreTime},
     texts::{causes, one_line},
@@ -256,6 +258,12 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Returns the half of the contract that releases and acquires in one request; `None` when this
+    /// store takes two.
+    fn relay(&self) -> Option<&dyn Relay> {
+        None
+    }
+
     /// Opens the same store anew, for a child process made by `fork`. A child must not use the
     /// connections, the open files and the tasks of its parent.
     ///
@@ -355,6 +363,10 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
 
     fn process_bound(&self) -> Option<&dyn ProcessBound> {
         (**self).process_bound()
+    }
+
+    fn relay(&self) -> Option<&dyn Relay> {
+        (**self).relay()
     }
 
     fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::{
     backend::{AcquireOutcome, AcquireRequest},
-    engine::{metrics::Outcome, queue::Turn, shared::Shared},
+    engine::{metrics::Outcome, queue::Turn, relay::PendingRelease, shared::Shared},
     types::{ClockReading, Error, Lease, LeaseId, Operation, no_reply},
 };
 
@@ -30,6 +30,8 @@ pub(crate) struct PendingAcquire {
     too_late: bool,
     /// The store keeps newcomers out, because this acquisition waits.
     waiting: bool,
+    /// The release of the guard before. In a box, because most acquisitions have none.
+    before: Option<Box<PendingRelease>>,
     /// The place in this process's queue for the name. A rollback keeps it.
     pub(crate) turn: Option<Turn>,
 }
@@ -54,6 +56,7 @@ impl PendingAcquire {
             unanswered: None,
             too_late: false,
             waiting: false,
+            before: None,
             turn: None,
         }
     }
@@ -79,6 +82,25 @@ impl PendingAcquire {
     /// Leaves the lease that was [taken over](Self::take_over) to a guard.
     pub(crate) fn pass_on(&mut self) {
         (self.unanswered, self.too_late) = (None, false);
+    }
+
+    /// Sends the release of the guard before with the next attempt. If `declined`, the guard has to
+    /// release.
+    pub(crate) fn follow(&mut self, mut release: PendingRelease, declined: bool) {
+        if declined {
+            drop(release.decline());
+        }
+        self.before = Some(Box::new(release));
+    }
+
+    /// Waits until the guard before has released, unless the next attempt does that. Otherwise the
+    /// attempt could find the lock of this process.
+    pub(crate) async fn wait_for_release(&mut self, left: Option<Duration>) {
+        let Some(before) = self.before.take_if(|before| !before.is_unsent()) else { return };
+        match left {
+            Some(left) => drop(timeout(left, before.ended()).await),
+            None => before.ended().await,
+        }
     }
 
     /// Returns the longest time until the next attempt, so that the store goes on to keep newcomers
@@ -142,9 +164,8 @@ impl PendingAcquire {
         let sent = self.shared.clock.now();
         let before = self.unanswered;
         self.unanswered.get_or_insert(sent);
-        let (backend, request) = (Arc::clone(&self.shared.backend), Arc::clone(&self.request));
-        let call = self.call.insert(Box::pin(async move { backend.acquire(&request).await }));
-        let answer = timeout(limit, call.as_mut()).await;
+        let call = self.call();
+        let answer = timeout(limit, self.call.insert(call).as_mut()).await;
         self.call = None;
         match answer.unwrap_or_else(|_| Err(no_reply(limit))) {
             Ok(answer) => {
@@ -158,7 +179,10 @@ impl PendingAcquire {
                     }
                 };
                 let (outcome, found) = match &answer {
-                    AcquireOutcome::Granted(_) => (Outcome::Acquired, "acquired"),
+                    AcquireOutcome::Granted(_) => {
+                        self.released_before();
+                        (Outcome::Acquired, "acquired")
+                    }
                     AcquireOutcome::Contended(_) => (Outcome::Contended, "contended"),
                 };
                 if before.is_some() {
@@ -174,6 +198,22 @@ impl PendingAcquire {
                 self.shared.metrics.attempt(Outcome::from(&error));
                 Err(error.with_operation(Operation::Acquire).with_name(&self.request.name))
             }
+        }
+    }
+
+    fn call(&mut self) -> Call {
+        let (backend, request) = (Arc::clone(&self.shared.backend), Arc::clone(&self.request));
+        let before = self.before.as_mut();
+        let both = before.and_then(|release| release.call(Arc::clone(&backend), Arc::clone(&request)));
+        both.unwrap_or_else(|| Box::pin(async move { backend.acquire(&request).await }))
+    }
+
+    /// Notes that the lock of the guard before is released. Its task may not know yet.
+    fn released_before(&mut self) {
+        if self.before.take().is_some()
+            && let Some(turn) = &mut self.turn
+        {
+            turn.unshare();
         }
     }
 
@@ -204,8 +244,8 @@ impl PendingAcquire {
 impl Drop for PendingAcquire {
     fn drop(&mut self) {
         if !self.shared.process.is_current() {
-            // The request belongs to the parent, with its connection.
-            std::mem::forget(self.call.take());
+            // The request belongs to the parent, with its connection and its tasks.
+            std::mem::forget((self.call.take(), self.before.take()));
         } else if self.unanswered.is_some() || self.waiting {
             self.abandon();
         }

@@ -13,9 +13,9 @@ use crate::{
     types::ClockReading,
 };
 
-/// The longest time until the next waiter of this process takes a lock that is handed over. A
-/// waiter whose future is not polled must not keep the lock from other processes. Long against the
-/// time that a busy runtime needs to poll it.
+/// The longest time until the next waiter of this process takes a lock that is handed over, or its
+/// release. A waiter whose future is not polled must not keep the lock from other processes. Long
+/// against the time that a busy runtime needs to poll it.
 pub(crate) const TAKEN_WITHIN: Duration = Duration::from_millis(100);
 
 /// The hand-overs that a grant of the store allows.

@@ -15,12 +15,14 @@ pub(crate) struct HoldLimits {
     pub(crate) deadline: Option<Duration>,
     pub(crate) min_hold: Duration,
     pub(crate) max_hold: Option<Duration>,
+    /// The lock is handed over between waiters, as often as tokens are reserved.
+    pub(crate) hands_over: bool,
 }
 
 impl HoldLimits {
     /// No limits, for a lease that no guard has at `now`.
     pub(crate) fn none(now: ClockReading) -> Self {
-        Self { asked: now, deadline: None, min_hold: Duration::ZERO, max_hold: None }
+        Self { asked: now, deadline: None, min_hold: Duration::ZERO, max_hold: None, hands_over: true }
     }
 
     /// Returns each limit, the reading from which it counts, and the reason of the loss that it

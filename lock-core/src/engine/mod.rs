@@ -9,6 +9,7 @@ pub(crate) mod limits;
 pub(crate) mod metrics;
 pub(crate) mod outage;
 pub(crate) mod queue;
+pub(crate) mod relay;
 pub(crate) mod renewer;
 pub(crate) mod repeats;
 pub(crate) mod shared;

@@ -1,8 +1,11 @@
 //! Queues the waiters of one process for a name, first-in, first-out, so that the store sees one
 //! contender per name.
 
+mod offered;
+
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     pin::pin,
     sync::{
         Arc, MutexGuard,
@@ -12,13 +15,17 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
     time::timeout,
 };
 
+pub(crate) use self::offered::Offered;
 use crate::{
     backend::AcquireRequest,
-    engine::hand_over::Parcel,
+    engine::{
+        hand_over::Parcel,
+        relay::{Offer, PendingRelease, Permit},
+    },
     mutex::Mutex,
     types::{FencingToken, Holder, LockName, Process},
 };
@@ -43,7 +50,7 @@ struct Queue {
     /// Notified when a turn has ended.
     ended: Notify,
     holder: Mutex<KnownHolder>,
-    /// A lease is not here longer than its turn is on its way, unless the waiter is not polled.
+    /// It is not here longer than its turn is on its way, unless the waiter is not polled.
     left: Mutex<Left>,
 }
 
@@ -53,6 +60,17 @@ struct Left {
     parcel: Option<Parcel>,
     /// The renewer waits in case no waiter takes it.
     watched: bool,
+    /// A release that its guard may have taken back.
+    offer: Option<Arc<Offer>>,
+}
+
+/// What a waiter gets from the guard before it.
+#[derive(Debug)]
+pub(crate) enum Baton {
+    /// Its lease.
+    Lease(Parcel),
+    /// The request that releases its lease.
+    Release(PendingRelease),
 }
 
 /// The holder of a lock, as far as this process knows it.
@@ -113,7 +131,7 @@ impl Queues {
                 take(&place)?
             }
         };
-        Some(Turn { permit: Some(permit), place })
+        Some(Turn::new(permit, place))
     }
 
     /// Queues for the turn. Calls `behind` if another request has it. Cancel safe: dropping the
@@ -131,7 +149,7 @@ impl Queues {
             }
         };
         place.set_waits(false);
-        Turn { permit: Some(permit), place }
+        Turn::new(permit, place)
     }
 
     /// Returns the holder of `name` in this process, or the holder that the store last reported.
@@ -180,13 +198,21 @@ impl Place {
     /// Releases a lease that was handed over if no waiter is left to take it.
     fn release_what_is_left(&self) {
         let queue = &self.queue;
-        if queue.left.lock().parcel.is_none() {
-            return;
+        {
+            let left = queue.left.lock();
+            if let Some(offer) = &left.offer {
+                // Perhaps the last waiter has left, and the guard has to release its lease.
+                offer.changed.notify_one();
+            }
+            if left.parcel.is_none() {
+                return;
+            }
         }
         // A waiter that has the turn takes the lease.
         let Ok(permit) = Arc::clone(&queue.turn).try_acquire_owned() else { return };
-        let turn = Turn { permit: Some(permit), place: self.queues.queue(&self.name) };
-        if let Some(parcel) = turn.accept() {
+        let turn = Turn::new(permit, self.queues.queue(&self.name));
+        let parcel = queue.left.lock().parcel.take();
+        if let Some(parcel) = parcel {
             parcel.give_back(Some(turn));
         }
     }
@@ -215,11 +241,17 @@ impl Drop for Place {
 /// The right to contend for a name; owned by the waiter, and then by its guard.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    permit: Option<OwnedSemaphorePermit>,
+    permit: Option<Permit>,
     place: Place,
+    /// The release that this turn has offered to the next one. A permit that both share is in it.
+    offered: Option<(Arc<Offer>, oneshot::Sender<Infallible>)>,
 }
 
 impl Turn {
+    fn new(permit: OwnedSemaphorePermit, place: Place) -> Self {
+        Self { permit: Some(Permit::Own(permit)), place, offered: None }
+    }
+
     /// Records the holder of the lock, for the waiters behind this one.
     pub(crate) fn note_holder(&self, holder: KnownHolder) {
         *self.place.queue.holder.lock() = holder;
@@ -232,9 +264,12 @@ impl Turn {
         }
     }
 
-    /// Records that a release in the background has the turn from now on.
+    /// Records that a release in the background has the turn from now on, unless a waiter has it
+    /// too.
     pub(crate) fn note_release(&self) {
-        self.place.queue.releasing.store(true, Ordering::Relaxed);
+        if self.offered.is_none() {
+            self.place.queue.releasing.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Returns `true` if others wait in this queue. They may leave it at any time.
@@ -256,23 +291,32 @@ impl Turn {
         self.end();
     }
 
-    /// Takes the lease that the turn before this one left.
-    pub(crate) fn accept(&self) -> Option<Parcel> {
-        self.place.queue.left.lock().parcel.take()
+    /// Takes what the turn before this one left.
+    pub(crate) fn accept(&mut self) -> Option<Baton> {
+        let mut left = self.place.queue.left.lock();
+        if let Some(parcel) = left.parcel.take() {
+            return Some(Baton::Lease(parcel));
+        }
+        let offer = left.offer.take()?;
+        drop(left);
+        offer.accept(&mut self.permit).map(Baton::Release)
     }
 
     fn end(&mut self) {
         // Before the place is dropped, which may remove the queue.
-        let Some(permit) = self.permit.take() else { return };
+        let (permit, offered) = (self.permit.take(), self.offered.take());
+        if permit.is_none() && offered.is_none() {
+            return;
+        }
         if !self.place.queues.process.is_current() {
             // It would wake a waiter of the parent.
-            std::mem::forget(permit);
+            std::mem::forget((permit, offered));
             return;
         }
         let queue = &self.place.queue;
         let releasing = queue.releasing.load(Ordering::Relaxed);
         queue.releasing.store(false, Ordering::Relaxed);
-        drop(permit);
+        drop((permit, offered));
         // Only a release in the background is awaited.
         if releasing {
             queue.ended.notify_waiters();

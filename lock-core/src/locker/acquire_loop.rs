@@ -19,7 +19,7 @@ use crate::{
         hold::LeaseState,
         limits::HoldLimits,
         metrics::Outcome,
-        queue::{KnownHolder, Turn},
+        queue::{Baton, KnownHolder, Turn},
         repeats::Repeats,
         shared::Shared,
         timing::Timing,
@@ -70,11 +70,16 @@ impl AcquireLoop {
         shared.renewer.revive(&runtime);
         let runtime_id = runtime.id();
         shared.note_runtime(runtime);
-        let limits =
-            HoldLimits { asked, deadline: options.deadline, min_hold: options.min_hold, max_hold: options.max_hold };
         // A lease that others use must not be shortened to a deadline, nor outlive it.
         let has_hand_over = shared.capabilities.hand_over && options.deadline.is_none();
         let hand_over = if has_hand_over && !options.mode.may_be_joined() { options.hand_over } else { 0 };
+        let limits = HoldLimits {
+            asked,
+            deadline: options.deadline,
+            min_hold: options.min_hold,
+            max_hold: options.max_hold,
+            hands_over: hand_over > 0,
+        };
         let owner = options.owner.unwrap_or_else(|| shared.owner().to_owned());
         let mut request =
             AcquireRequest::new(name.clone(), LeaseId::NONE, owner).with_data(options.data).with_mode(options.mode);
@@ -186,9 +191,16 @@ impl AcquireLoop {
     }
 
     /// Returns the guard of the lease that the turn before this one handed over. Otherwise the
-    /// request has to be sent to the store, which first releases a lease of other options.
+    /// request has to be sent to the store, which first releases a lease of other options, or with
+    /// the release of the guard before.
     fn take_over(&mut self) -> Option<Guard> {
-        let hold = self.pending.turn.as_ref()?.accept()?.take()?;
+        let hold = match self.pending.turn.as_mut()?.accept()? {
+            Baton::Lease(parcel) => parcel.take()?,
+            Baton::Release(release) => {
+                self.pending.follow(release, self.hand_over > 0 || self.pending.request.mode.may_be_joined());
+                return None;
+            }
+        };
         let now = self.shared.clock.now();
         // Until the guard is there, the acquisition is responsible for the lease.
         self.pending.take_over(hold.lease.id, hold.confirmed());
@@ -263,6 +275,7 @@ impl AcquireLoop {
     async fn answer_now(&mut self) -> Result<TryAcquire, Error> {
         let mut repeats = None;
         loop {
+            self.pending.wait_for_release(Some(self.timing.attempt_timeout)).await;
             let answer = self.attempt().await;
             let Err(error) = &answer else { return answer };
             let (first, now) = (self.shared.backend.timings().poll_min, self.shared.clock.now());

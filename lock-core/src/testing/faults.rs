@@ -14,7 +14,7 @@ use futures_util::future::join_all;
 use crate::{
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Listing, PastHolder,
-        ProcessBound, Release, Renewal, StoreTimings, Watch,
+        ProcessBound, Relay, Relayed, Release, Renewal, StoreTimings, Watch,
     },
     mutex::Mutex,
     types::{Error, ErrorKind, FencingToken, Holder, Lease, LockName, Operation},
@@ -221,6 +221,10 @@ impl Backend for Faulty {
         self.disturb(Operation::Watch, || self.inner.watch_place(request)).await
     }
 
+    fn relay(&self) -> Option<&dyn Relay> {
+        self.inner.relay().map(|_| self as _)
+    }
+
     fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {
         self.inner.reopen()
     }
@@ -236,6 +240,18 @@ impl Backend for Faulty {
 
     fn process_bound(&self) -> Option<&dyn ProcessBound> {
         self.inner.process_bound().map(|_| self as _)
+    }
+}
+
+#[async_trait]
+impl Relay for Faulty {
+    /// Its script is that of acquires, because one request has one fault.
+    async fn relay(&self, lease: &Lease, request: &AcquireRequest) -> Result<Relayed, Error> {
+        let relay = async || match self.inner.relay() {
+            Some(inner) => inner.relay(lease, request).await,
+            None => self.inner.release(lease, Duration::ZERO).await.map(Relayed::released),
+        };
+        self.disturb(Operation::Acquire, relay).await
     }
 }
 

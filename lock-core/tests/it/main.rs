@@ -20,6 +20,7 @@ mod margin;
 mod metrics;
 mod paused_clock;
 mod registry;
+mod relay;
 mod retrying;
 mod runtimes;
 mod secrets;

@@ -70,6 +70,7 @@ fn bullets() -> Vec<String> {
         include_str!("../../src/backend/mod.rs"),
         include_str!("../../src/backend/admin.rs"),
         include_str!("../../src/backend/process_bound.rs"),
+        include_str!("../../src/backend/relay.rs"),
     ];
     for line in contract.iter().flat_map(|text| text.lines()) {
         let Some(text) = line.trim().strip_prefix("/// ") else { continue };

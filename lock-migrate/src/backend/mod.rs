@@ -10,8 +10,8 @@ use futures_util::future::{join, join_all};
 use lock_core::{
     ConfigString, Error, ErrorKind, FencingToken, Holder, LockName, LossReason,
     backend::{
-        AcquireOutcome, AcquireRequest, Admin, Backend, Capabilities, Finding, Grant, Lease, ProcessBound, Release,
-        Renewal, StoreTimings, Watch,
+        AcquireOutcome, AcquireRequest, Admin, Backend, Capabilities, Finding, Grant, Lease, ProcessBound, Relay,
+        Release, Renewal, StoreTimings, Watch,
     },
 };
 
@@ -322,6 +322,11 @@ impl Backend for MigrationBackend {
     /// Two stores have no common order, so no request has a place.
     async fn watch_place(&self, request: &AcquireRequest) -> Result<Option<Box<dyn Watch>>, Error> {
         self.watch(&request.name).await
+    }
+
+    fn relay(&self) -> Option<&dyn Relay> {
+        // The order of the requests to two stores decides what a crash between them leaves.
+        None
     }
 
     fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {

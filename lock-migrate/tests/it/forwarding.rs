@@ -14,7 +14,7 @@ use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName,
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Lease, LeaseId, Listing,
-        PastHolder, ProcessBound, Release, Renewal, StoreTimings, Watch,
+        PastHolder, ProcessBound, Relay, Release, Renewal, StoreTimings, Watch,
     },
     memory::MemoryBackend,
 };
@@ -117,6 +117,11 @@ impl Backend for Recording {
     fn process_bound(&self) -> Option<&dyn ProcessBound> {
         self.note("process_bound");
         Some(self)
+    }
+
+    fn relay(&self) -> Option<&dyn Relay> {
+        self.note("relay");
+        self.inner.relay()
     }
 
     fn reopen(&self) -> Result<Arc<dyn Backend>, Error> {

@@ -1,8 +1,9 @@
 -- Follows release.lua where a process waits, or the id does not hold the lock.
 if ends then
   if KEYS[5] then signal(KEYS[5]) end
-  if popped then wake(waiters, lock, ARGV[4], popped) end
-  return 1
+  if not popped or not popped[1] then return 1 end
+  wake(waiters, lock, ARGV[4], popped)
+  return 5
 end
 if is_holder then return holder(lock, held) end
 -- Its acquire may still arrive from an abandoned connection: acquire.lua checks the mark of the

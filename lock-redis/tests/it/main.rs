@@ -19,6 +19,7 @@ mod quorum;
 mod quorum_parts;
 mod quorum_repair;
 mod races;
+mod relay;
 mod replicas;
 mod sentinel;
 mod standalone;

@@ -22,6 +22,7 @@ impl AcquireLoop {
         let mut may_watch = self.shared.capabilities.wake_up;
         let mut outage = Outage::default();
         loop {
+            self.pending.wait_for_release(self.patience(wait)).await;
             let answer = self.attempt().await;
             let expires_in = match &answer {
                 Ok(TryAcquire::Acquired(_)) => return answer,

@@ -1,5 +1,6 @@
 //! A held lock.
 
+mod relay;
 mod release;
 
 use std::{

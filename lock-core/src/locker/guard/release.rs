@@ -24,6 +24,10 @@ impl Guard {
     /// the background. The store is not asked at a hand-over, so a break that no renewal has
     /// noticed becomes the loss of the next guard.
     ///
+    /// If a task of this process waits for the lock, a store that can do both at once gets the
+    /// release with the request of that task. If that task does not run for 100 ms, the release
+    /// goes alone.
+    ///
     /// # Errors
     /// If the store does not confirm the release after three attempts, or throttles for three
     /// request timeouts. A further attempt continues in the background, and the ttl is the
@@ -56,6 +60,17 @@ impl Guard {
         let requests = hold.requests.try_lock().ok();
         self.shared.stop_renewing(&hold, now);
         let limit = hold.timing.attempt_timeout;
+        let is_alone = !held || requests.is_none() || !hold.may_be_relayed();
+        // Boxed, to keep the future of a release without waiters small.
+        let relayed = if is_alone { None } else { Box::pin(self.relay(limit)).await };
+        let in_doubt = match relayed {
+            Some(Ok(answer)) => {
+                self.hold.end_turn();
+                return Ok(answer);
+            }
+            Some(Err(error)) => error.is_ambiguous(),
+            None => false,
+        };
         // A renewal in flight goes first. If it hangs, the release goes ahead after `limit`, which
         // is safe because both compare the id.
         let _requests = match requests {
@@ -64,6 +79,11 @@ impl Guard {
         };
         let answer = self.shared.release_repeatedly(&self.hold.lease, self.hold.hold_for(), limit, held).await?;
         self.hold.end_turn();
+        if in_doubt && matches!(answer, Release::NotHeld(_)) {
+            // By the request of the waiter, whose reply was lost.
+            self.shared.metrics.ambiguity_resolved("release", "released");
+            return Ok(Release::Released);
+        }
         Ok(answer)
     }
 

@@ -56,6 +56,8 @@ macro_rules! conformance_cases {
             release::releasing_twice_is_never_an_error [];
             release::releasing_a_lease_never_granted_is_no_error [];
             release::releasing_a_broken_lease_reports_not_held [Need::Has(Capability::Break)];
+            release::a_relay_passes_the_lock_to_the_next_request [];
+            release::a_late_relay_leaves_the_successor_alone [];
             release::release_now_frees_the_lock_or_returns_false [];
             release::a_lease_reported_lost_frees_its_lock [];
             release::an_open_descriptor_keeps_the_lock_held [Need::Descriptor];

@@ -111,6 +111,52 @@ fn on_lost(client: &Arc<dyn Backend>, lease: &Lease) {
     }
 }
 
+pub(super) async fn a_relay_passes_the_lock_to_the_next_request(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let Some(relay) = a.relay() else { return };
+    let name = bench.name("relayed");
+    let (mut lease, _) = granted(&*a, &bench.request(&name)).await;
+    for _ in 0..3 {
+        let request = bench.request(&name);
+        let relayed = relay.relay(&lease, &request).await.expect("the store answers");
+        assert_eq!(relayed.released, Release::Released);
+        let Some(Ok(AcquireOutcome::Granted(grant))) = relayed.acquired else {
+            panic!("the lock was free: {:?}", relayed.acquired)
+        };
+        assert!(!grant.already_ours && grant.crashed.is_none(), "{grant:?}");
+        assert!(grant.token > lease.token || grant.token.is_none(), "{grant:?} after {lease:?}");
+        refused(&*b, &bench.request(&name)).await;
+        lease = request.lease(grant.token);
+    }
+    release(&*a, &lease).await;
+    let (lease, _) = granted(&*b, &bench.request(&name)).await;
+    release(&*b, &lease).await;
+}
+
+pub(super) async fn a_late_relay_leaves_the_successor_alone(bench: &Bench<'_>) {
+    let (a, b) = (bench.client().await, bench.client().await);
+    let Some(relay) = a.relay() else { return };
+    let name = bench.name("relayed-late");
+    let (lease, _) = granted(&*a, &bench.request(&name)).await;
+    release(&*a, &lease).await;
+    for is_held in [false, true] {
+        let (next, late) = (bench.request(&name), bench.request(&name));
+        if is_held {
+            let _ = granted(&*b, &next).await;
+        }
+        let relayed = relay.relay(&lease, &late).await.expect("the store answers");
+        assert!(matches!(relayed.released, Release::NotHeld(_)), "{relayed:?}");
+        assert!(relayed.acquired.is_none(), "{relayed:?}");
+        // The id of the late request has no lock.
+        let released = a.release(&late.lease(None), Duration::ZERO).await.expect("the store answers");
+        assert!(matches!(released, Release::NotHeld(_)), "{released:?}");
+        if is_held {
+            refused(&*a, &bench.request(&name)).await;
+            release(&*b, &next.lease(None)).await;
+        }
+    }
+}
+
 // verifies: P10
 pub(super) async fn release_now_frees_the_lock_or_returns_false(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);

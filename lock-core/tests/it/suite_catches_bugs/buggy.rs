@@ -15,7 +15,7 @@ use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Mode,
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, Lease, LeaseId, Listing,
-        OddEntry, ProcessBound, Release, Renewal, StoreTimings, Watch,
+        OddEntry, ProcessBound, Relay, Relayed, Release, Renewal, StoreTimings, Watch,
     },
     memory::MemoryBackend,
     testing::{Subject, Tampering},
@@ -84,6 +84,7 @@ bugs! {
     GrantsOutOfTurn,
     LetsNewcomersIn,
     QueuesEveryAttemptAnew,
+    RelaysWithoutRelease,
 }
 
 use Bug as B;
@@ -298,6 +299,23 @@ impl Backend for Buggy {
 
     fn process_bound(&self) -> Option<&dyn ProcessBound> {
         Some(self)
+    }
+
+    fn relay(&self) -> Option<&dyn Relay> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Relay for Buggy {
+    async fn relay(&self, lease: &Lease, request: &AcquireRequest) -> Result<Relayed, Error> {
+        let released = self.release(lease, Duration::ZERO).await?;
+        let frees = released == Release::Released || self.has(B::RelaysWithoutRelease);
+        if self.has(B::RelaysWithoutRelease) {
+            self.store.lose(lease.name.as_str());
+        }
+        let acquired = if frees { Some(self.acquire(request).await) } else { None };
+        Ok(Relayed { released, acquired })
     }
 }
 

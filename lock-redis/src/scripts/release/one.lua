@@ -3,7 +3,7 @@
 -- ones, or only with lock and token, that is not enough for an id that does not hold the lock.
 -- ARGV: id, stamp of this request; optionally ms to keep the lock refused, "1" on a cluster, and
 -- "1" if an acquire of this id got no reply.
--- Returns 1; 4 if this id has released before; {0, ...}; or {9} if the key gone is needed.
+-- Returns 1; 5 if it has woken a process; 4 if this id has released before; {0, ...}; or {9} if the key gone is needed.
 -- As in acquire/one.lua, globals are named once, and common.lua comes after what runs most often.
 
 local KEYS, ARGV, call, sub = KEYS, ARGV, redis.call, string.sub
