@@ -72,16 +72,11 @@ impl PendingAcquire {
         Arc::make_mut(&mut self.request).reserved_tokens = number;
     }
 
-    /// Takes the responsibility for a lease of this process, whose validity counts from `from`.
-    /// Until [`pass_on`](Self::pass_on), the next attempt releases it, and so does a drop.
+    /// Takes the responsibility for a lease of this process, whose validity counts from `from`. The
+    /// next attempt releases it, and so does a drop.
     pub(crate) fn take_over(&mut self, id: LeaseId, from: ClockReading) {
         (self.unanswered, self.too_late) = (Some(from), true);
         Arc::make_mut(&mut self.request).id = id;
-    }
-
-    /// Leaves the lease that was [taken over](Self::take_over) to a guard.
-    pub(crate) fn pass_on(&mut self) {
-        (self.unanswered, self.too_late) = (None, false);
     }
 
     /// Sends the release of the guard before with the next attempt. If `declined`, the guard has to

@@ -54,6 +54,10 @@ impl Parcel {
         Self { hold: Some(Arc::clone(hold)), shared: Arc::clone(shared), left }
     }
 
+    pub(crate) fn hold(&self) -> Option<&Arc<LeaseState>> {
+        self.hold.as_ref()
+    }
+
     /// Takes the lease. The caller is responsible for it from now on.
     pub(crate) fn take(mut self) -> Option<Arc<LeaseState>> {
         self.hold.take()

@@ -45,6 +45,9 @@ impl HoldLimits {
         ahead: Duration,
         detector: &FreezeDetector,
     ) -> Option<LossReason> {
+        if self.deadline.is_none() && self.max_hold.is_none() {
+            return None;
+        }
         let (limit, from, reason) =
             self.all(acquired).find(|(limit, from, _)| now.since(*from).saturating_add(ahead) >= *limit)?;
         match detector.gap(now) {

@@ -198,6 +198,10 @@ impl Place {
     /// Releases a lease that was handed over if no waiter is left to take it.
     fn release_what_is_left(&self) {
         let queue = &self.queue;
+        // The place that returns the turn later looks again.
+        if queue.turn.available_permits() == 0 {
+            return;
+        }
         {
             let left = queue.left.lock();
             if let Some(offer) = &left.offer {

@@ -101,6 +101,15 @@ impl Shared {
         child.here()
     }
 
+    /// Returns the timing of a request. Most requests have the options of the locker, which are
+    /// checked already.
+    pub(crate) fn timing_of(&self, options: &LockOptions) -> Result<Timing, Error> {
+        if *options == self.defaults {
+            return Ok(self.timing);
+        }
+        Timing::new(options, self.capabilities, self.backend.timings())
+    }
+
     pub(crate) fn runtime(&self) -> Option<Handle> {
         self.runtime.lock().clone()
     }

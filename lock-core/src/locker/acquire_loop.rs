@@ -16,7 +16,7 @@ use crate::{
         acquisition::PendingAcquire,
         backoff::SHORTEST,
         hand_over::HandOvers,
-        hold::LeaseState,
+        hold::{LeaseState, Next},
         limits::HoldLimits,
         metrics::Outcome,
         queue::{Baton, KnownHolder, Turn},
@@ -63,8 +63,8 @@ impl AcquireLoop {
         observers: Observers,
     ) -> Result<Self, Error> {
         let asked = shared.clock.now();
-        let timing = Timing::new(&options, shared.capabilities, shared.backend.timings())
-            .map_err(|e| e.with_name(&name).with_store(shared.backend.describe()))?;
+        let timing =
+            shared.timing_of(&options).map_err(|e| e.with_name(&name).with_store(shared.backend.describe()))?;
         let runtime = tokio::runtime::Handle::current();
         // Guards of an ended runtime may hold the lock, and only the renewal task ends them.
         shared.renewer.revive(&runtime);
@@ -194,23 +194,26 @@ impl AcquireLoop {
     /// request has to be sent to the store, which first releases a lease of other options, or with
     /// the release of the guard before.
     fn take_over(&mut self) -> Option<Guard> {
-        let hold = match self.pending.turn.as_mut()?.accept()? {
-            Baton::Lease(parcel) => parcel.take()?,
+        let parcel = match self.pending.turn.as_mut()?.accept()? {
+            Baton::Lease(parcel) => parcel,
             Baton::Release(release) => {
                 self.pending.follow(release, self.hand_over > 0 || self.pending.request.mode.may_be_joined());
                 return None;
             }
         };
         let now = self.shared.clock.now();
-        // Until the guard is there, the acquisition is responsible for the lease.
-        self.pending.take_over(hold.lease.id, hold.confirmed());
-        let (request, turn) = (&self.pending.request, &mut self.pending.turn);
-        if self.hand_over == 0 || !hold.enter(request, self.timing, self.limits, turn, now) {
+        let (request, timing, limits, runtime) = (&*self.pending.request, self.timing, self.limits, self.runtime);
+        let next = Next { request, timing, limits, runtime, now };
+        let hold = parcel.hold().filter(|_| self.hand_over > 0);
+        let entered = hold.and_then(|hold| hold.enter(next, &mut self.pending.turn));
+        let hold = parcel.take()?;
+        let Some(entered) = entered else {
+            // From now on the acquisition is responsible for the lease.
+            self.pending.take_over(hold.lease.id, hold.confirmed());
             self.shared.stop_renewing(&hold, now);
             return None;
-        }
-        self.pending.pass_on();
-        if hold.moves_to(self.runtime) || self.limits.max_hold.is_some() {
+        };
+        if entered.needs_schedule {
             self.shared.renewer.keep(&hold, now);
         }
         self.shared.metrics.handed_over();
@@ -321,7 +324,7 @@ impl AcquireLoop {
             self.pending.set_waits();
             return Box::pin(self.contend(wait)).await;
         }
-        let queues = Arc::clone(&self.shared.queues);
+        let queues = &self.shared.queues;
         let observer = &self.observers.on_contention;
         let queued = queues.enter(&self.name, || {
             if let Some(observer) = observer {

@@ -212,7 +212,8 @@ impl LockRequest {
 
 impl LockRequest {
     fn acquire_loop(self) -> Result<AcquireLoop, Error> {
-        AcquireLoop::new(self.shared.here()?, self.name?, self.options, self.observers)
+        let shared = if self.shared.process.is_current() { self.shared } else { self.shared.here()? };
+        AcquireLoop::new(shared, self.name?, self.options, self.observers)
     }
 }
 

@@ -11,6 +11,23 @@ use crate::{
     types::ClockReading,
 };
 
+/// The next guard of a lease.
+#[derive(Clone, Copy)]
+pub(crate) struct Next<'a> {
+    pub(crate) request: &'a AcquireRequest,
+    pub(crate) timing: Timing,
+    pub(crate) limits: HoldLimits,
+    pub(crate) runtime: Id,
+    pub(crate) now: ClockReading,
+}
+
+/// The next guard has the lease.
+pub(crate) struct Entered {
+    /// The renewer has to look at the lease: the guard is on another runtime than the one before,
+    /// or has limits of its own.
+    pub(crate) needs_schedule: bool,
+}
+
 impl LeaseState {
     /// Allows hand-overs of a lease for which the store has reserved tokens. The present guard has
     /// the first of them. Each guard needs one, so a lease without them is not handed over.
@@ -18,6 +35,7 @@ impl LeaseState {
         if let Some(first) = self.lease.token.and_then(|last| last.first_of(hand_overs.left)) {
             self.token.store(first);
             self.state.get_mut().hand_overs = Some(hand_overs);
+            self.hands_over = true;
         }
         self
     }
@@ -28,8 +46,9 @@ impl LeaseState {
     /// A doubt about the lease is enough to end it: the next guard would get a lock that the store
     /// has lost.
     pub(crate) fn leave(&self) -> Option<(Turn, ClockReading)> {
-        // Most locks are not handed over, and need no reading.
-        self.state().hand_overs.as_ref()?;
+        if !self.hands_over {
+            return None;
+        }
         let now = self.now();
         let mut guard = self.state();
         if guard.lost.is_some() || self.over(&guard, now, Duration::ZERO).is_some() {
@@ -61,34 +80,22 @@ impl LeaseState {
         Some((turn, now))
     }
 
-    /// Begins the time of the next guard, which keeps `turn`, at `now`. Returns `false` if the
-    /// lease is over, or is not what the guard requests.
-    pub(crate) fn enter(
-        &self,
-        request: &AcquireRequest,
-        timing: Timing,
-        limits: HoldLimits,
-        turn: &mut Option<Turn>,
-        now: ClockReading,
-    ) -> bool {
+    /// Begins the time of the next guard, which keeps `turn`. Returns `None` if the lease is over,
+    /// or is not what the guard requests.
+    pub(crate) fn enter(&self, next: Next<'_>, turn: &mut Option<Turn>) -> Option<Entered> {
         let mut state = self.state();
-        let serves = |hand_overs: &HandOvers| hand_overs.serve(request);
-        let fits = self.timing == timing && state.hand_overs.as_ref().is_some_and(serves);
-        if !fits || state.lost.is_some() || self.over(&state, now, Duration::ZERO).is_some() {
-            return false;
+        let serves = |hand_overs: &HandOvers| hand_overs.serve(next.request);
+        let fits = self.timing == next.timing && state.hand_overs.as_ref().is_some_and(serves);
+        if !fits || state.lost.is_some() || self.over(&state, next.now, Duration::ZERO).is_some() {
+            return None;
         }
-        (state.limits, state.acquired, state.between) = (limits, now, false);
+        (state.limits, state.acquired, state.between) = (next.limits, next.now, false);
+        let moved = state.runtime.replace(next.runtime) != Some(next.runtime);
         state.turn = turn.take();
         if let Some(turn) = &state.turn {
-            turn.note_next_guard(self.token(), SystemTime::UNIX_EPOCH + now.wall);
+            turn.note_next_guard(self.token(), SystemTime::UNIX_EPOCH + next.now.wall);
         }
-        true
-    }
-
-    /// Returns `true` if the guard before was on another runtime than `runtime`, or on one that is
-    /// not noted.
-    pub(crate) fn moves_to(&self, runtime: Id) -> bool {
-        self.state().runtime.replace(runtime) != Some(runtime)
+        Some(Entered { needs_schedule: moved || next.limits.max_hold.is_some() })
     }
 
     /// Returns the start of the validity.

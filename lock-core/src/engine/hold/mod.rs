@@ -13,6 +13,7 @@ use std::{
 
 use tokio::{runtime::Id, sync::Notify};
 
+pub(crate) use self::hand_over::Next;
 use self::{renewal::jittered, token::Token};
 use crate::{
     backend::Backend,
@@ -40,6 +41,8 @@ pub(crate) struct LeaseState {
     /// The lease as the store knows it. Its token is the last one that the grant reserved.
     pub(crate) lease: Lease,
     token: Token,
+    /// Whether the grant allows hand-overs.
+    hands_over: bool,
     pub(crate) timing: Timing,
     store: Arc<LeaseStore>,
     state: Mutex<State>,
@@ -101,6 +104,7 @@ impl LeaseState {
         };
         Self {
             token: Token::new(lease.token),
+            hands_over: false,
             lease,
             timing,
             store,

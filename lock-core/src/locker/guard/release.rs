@@ -90,11 +90,7 @@ impl Guard {
     /// Hands the lock over to the next waiter of this process. Returns `false` if the lock has to
     /// be released.
     fn hand_over(&mut self) -> bool {
-        // A renewal in flight is a doubt about the lease.
-        let Ok(requests) = self.hold.requests.try_lock() else { return false };
         let Some((turn, now)) = self.hold.leave() else { return false };
-        // The next guard may be released before this function returns.
-        drop(requests);
         let parcel = Parcel::new(&self.hold, &self.shared, now);
         self.armed = false;
         turn.pass(parcel);
