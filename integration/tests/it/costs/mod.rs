@@ -1,5 +1,5 @@
-//! What an uncontended cycle, an acquire and a release, costs: without a clock, compared with the
-//! committed files beside this one.
+//! What an uncontended cycle, an acquire and a release, costs, and what a hand-over costs: without
+//! a clock, compared with the committed files beside this one.
 //!
 //! `ONELOCK_GOLDEN=write cargo nextest run -p integration costs` writes these files anew; read the
 //! difference before it is committed.
@@ -37,19 +37,30 @@ fn uncontended(cycles: u32, store: &[&str]) -> Command {
     command
 }
 
-/// Counts what the program does in one cycle.
+fn handed_over(times: u32) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_handed_over"));
+    command.arg(times.to_string());
+    command
+}
+
+/// Counts what a program does in one cycle on the store.
 fn of_the_client(store: &[&str]) -> [Figure; 2] {
+    of_one(|cycles| uncontended(cycles, store))
+}
+
+/// Counts what a program does once. It is told how often it does that.
+fn of_one(program: impl Fn(u32) -> Command) -> [Figure; 2] {
     let scratch = Scratch::new();
     let runs = RUNS.map(|cycles| {
         let log = scratch.path().join(cycles.to_string());
-        let program = uncontended(cycles, store);
+        let program = program(cycles);
         let status = Command::new("valgrind")
             .args(callgrind::arguments(&log))
             .arg(program.get_program())
             .args(program.get_args())
             .status()
             .expect("valgrind is not installed; this test needs it: apt-get install valgrind");
-        assert!(status.success(), "{store:?}: {}", std::fs::read_to_string(&log).unwrap_or_default());
+        assert!(status.success(), "{program:?}: {}", std::fs::read_to_string(&log).unwrap_or_default());
         callgrind::counts(&log).expect("valgrind writes the counts at the end")
     });
     let each = |count: fn(&Counts) -> u64| (count(&runs[1]) - count(&runs[0])) as f64 / f64::from(RUNS[1] - RUNS[0]);
@@ -62,6 +73,11 @@ fn of_the_client(store: &[&str]) -> [Figure; 2] {
 #[test]
 fn a_cycle_in_memory_costs_what_is_recorded() {
     compare("memory.txt", &of_the_client(&["memory"]));
+}
+
+#[test]
+fn a_hand_over_costs_what_is_recorded() {
+    compare("hand_over.txt", &of_one(handed_over));
 }
 
 #[test]
