@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Longer than a peer needs for a probe, and for a few tries.
-const A_WHILE: Duration = Duration::from_secs(4);
+pub(crate) const A_WHILE: Duration = Duration::from_secs(4);
 
 fn still_holds(peer: &mut Peer, name: &str) {
     let lost = peer.within("lost", name, A_WHILE);

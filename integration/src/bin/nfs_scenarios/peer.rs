@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::rig;
+
 /// An answer of a peer; see `nfs_peer.rs`.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
@@ -180,6 +182,12 @@ impl Peer {
     pub(crate) fn end(&mut self) {
         self.stdin = None;
         self.child.wait().expect("the peer is a child of this process");
+    }
+
+    /// Stops the process on the client, which keeps what it has, or lets it go on. It is the child
+    /// of a command of the rig.
+    pub(crate) fn signal(&self, signal: &str) {
+        rig(&format!("pkill -{signal} -P {}", self.child.id()));
     }
 
     /// Kills the peer, and with it the process on the client. Returns the time.
