@@ -36,6 +36,7 @@ enum Round {
 }
 
 impl DynamoBackend {
+    /// Makes one attempt to hold the lock in a mode that others may join.
     ///
     /// The first request joins the holders of the same mode, and is the only one if the latest
     /// holders had that mode. A refusal returns the record, by which the next request takes a free
