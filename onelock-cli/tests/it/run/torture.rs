@@ -12,25 +12,37 @@ fn torture(url: &str, time: &str, ttl: &str) -> Value {
     report
 }
 
-/// Checks that the run passed with enough work and faults; with cuts if the store has a network.
+/// How often a run is repeated at most until all of them together are thorough.
+const RUNS: usize = 10;
+
+/// Repeats a run until all runs together had enough work and faults; with cuts if the store has a
+/// network. Each run must pass. How much work fits into the time of a run depends on the load of
+/// the machine.
 #[track_caller]
-fn assert_thorough(report: &Value, has_network: bool) {
-    assert_eq!(report["passed"], true);
-    assert_eq!(report["violations"], 0);
-    assert_eq!(report["not_cleaned_up"].as_array().unwrap().len(), 0);
-    assert_eq!(report["not_cut_off_because"].is_null(), has_network);
+fn assert_thorough(run: impl Fn() -> Value, has_network: bool) {
     let cuts = u64::from(has_network);
-    for (what, least) in
-        [("acquisitions", 100), ("killed", 1), ("frozen", 1), ("cut_off", cuts), ("writes_accepted", 50)]
-    {
-        assert!(report[what].as_u64().unwrap() >= least, "{what} of {report:#}");
+    let least = [("acquisitions", 100), ("killed", 1), ("frozen", 1), ("cut_off", cuts), ("writes_accepted", 50)];
+    let mut done = [0; 5];
+    for _ in 0..RUNS {
+        let report = run();
+        assert_eq!(report["passed"], true);
+        assert_eq!(report["violations"], 0);
+        assert_eq!(report["not_cleaned_up"].as_array().unwrap().len(), 0);
+        assert_eq!(report["not_cut_off_because"].is_null(), has_network);
+        for (sum, (what, _)) in done.iter_mut().zip(least) {
+            *sum += report[what].as_u64().unwrap();
+        }
+        if done.iter().zip(least).all(|(sum, (_, least))| *sum >= least) {
+            return;
+        }
     }
+    panic!("{RUNS} runs had {done:?} of {least:?}");
 }
 
 #[test]
 fn files_keep_their_guarantees_under_faults() {
     let locks = Locks::new();
-    assert_thorough(&torture(&locks.url(), "6s", "1s"), false);
+    assert_thorough(|| torture(&locks.url(), "6s", "1s"), false);
     let left: Vec<_> = std::fs::read_dir(locks.dir.path().join("locks")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
 }
@@ -39,7 +51,7 @@ fn files_keep_their_guarantees_under_faults() {
 #[test]
 fn redis_keeps_its_guarantees_under_faults() {
     let server = test_support::redis::RedisServer::start();
-    assert_thorough(&torture(&format!("redis://{}", server.addr()), "8s", "1s"), true);
+    assert_thorough(|| torture(&format!("redis://{}", server.addr()), "8s", "1s"), true);
     let left = server.command(&["KEYS", "*"]);
     // Markers against the return of a released id stay for minutes.
     assert!(left.lines().filter(|line| line.starts_with("onelock:")).all(|key| key.contains(":g:")), "{left}");
@@ -80,8 +92,9 @@ fn dynamodb_keeps_its_guarantees_under_faults() {
         std::process::id()
     );
     assert!(output(&mut onelock(["init", "--url", &url])).status.success());
-    // A shorter ttl leaves an attempt less time than the emulator needs on a busy machine.
-    assert_thorough(&torture(&url, "10s", "2s"), true);
+    // A ttl of 2 s gives an attempt 0.5 s. On a busy machine the emulator needs more, so no waiter
+    // acquires a free lock in time.
+    assert_thorough(|| torture(&url, "10s", "6s"), true);
 }
 
 #[cfg(feature = "object")]
