@@ -6,7 +6,6 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
-use futures_util::future::join_all;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName, Operation,
     backend::{
@@ -165,15 +164,7 @@ impl Backend for DynamoBackend {
     }
 
     async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
-        if leases.len() > 1
-            && self.batches.refusal().is_none()
-            && batches::are_distinct(leases)
-            && !leases.iter().any(|lease| lease.mode.may_be_joined())
-            && let Some(renewals) = self.renew_batch(leases).await
-        {
-            return renewals;
-        }
-        join_all(leases.iter().map(|lease| self.renew(lease))).await
+        self.renew_all(leases).await
     }
 
     async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {

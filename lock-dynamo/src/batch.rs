@@ -7,7 +7,7 @@ use aws_sdk_dynamodb::{
         BatchStatementResponse, ReturnValuesOnConditionCheckFailure::AllOld,
     },
 };
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use lock_core::{
     Error, ErrorKind,
     backend::{Backend, Lease, Renewal},
@@ -16,13 +16,32 @@ use lock_core::{
 use crate::{
     attributes::Attribute,
     backend::DynamoBackend,
-    batches::Refusal,
+    batches::{self, Refusal},
     error::{convert, of_code},
     send::WriteOutcome,
     write::ConditionalWrite,
 };
 
 impl DynamoBackend {
+    /// Renews exclusive locks in one request, and each part of a lock with several holders by its
+    /// own.
+    pub(crate) async fn renew_all(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
+        let is_part = |lease: &&Lease| lease.mode.may_be_joined();
+        let exclusive: Vec<Lease> = leases.iter().filter(|lease| !is_part(lease)).cloned().collect();
+        let batch = async {
+            let fits = exclusive.len() > 1 && self.batches.refusal().is_none() && batches::are_distinct(&exclusive);
+            match if fits { self.renew_batch(&exclusive).await } else { None } {
+                Some(renewals) => renewals,
+                None => join_all(exclusive.iter().map(|lease| self.renew(lease))).await,
+            }
+        };
+        let parts = join_all(leases.iter().filter(is_part).map(|lease| self.renew(lease)));
+        let (exclusive, parts) = join(batch, parts).await;
+        let (mut exclusive, mut parts) = (exclusive.into_iter(), parts.into_iter());
+        let answer = |lease| if is_part(&lease) { parts.next() } else { exclusive.next() };
+        leases.iter().map(answer).map(|answer| answer.expect("each lease has an answer")).collect()
+    }
+
     /// Renews all `leases` in one request. Returns `None`, with nothing done, if the store refuses
     /// batches.
     pub(crate) async fn renew_batch(&self, leases: &[Lease]) -> Option<Vec<Result<Renewal, Error>>> {
