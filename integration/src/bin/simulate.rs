@@ -1,6 +1,7 @@
 //! Runs many simulations of the core, or one seed again:
 //! `simulate [--memory] [--json] [--seeds N] [--from SEED] [--mistake NAME]`, or
-//! `simulate --list-mistakes`. With `--memory` the locks have all modes, and waiters a queue.
+//! `simulate [--memory] --list-mistakes`. With `--memory` the locks have all modes, and waiters a
+//! queue.
 
 use std::process::ExitCode;
 

@@ -57,6 +57,43 @@ fn a_store_that_ignores_its_queue_is_found() {
 }
 
 #[test]
+// verifies: P12
+fn a_store_that_takes_a_writer_for_a_reader_is_found() {
+    is_found(Mistake::WriterAmongReaders, 20, On::Memory);
+}
+
+#[test]
+// verifies: P12
+fn a_store_with_one_permit_too_many_is_found() {
+    is_found(Mistake::OnePermitMore, 60, On::Memory);
+}
+
+#[test]
+// verifies: P6, P12
+fn a_release_that_ends_all_parts_is_found() {
+    is_found(Mistake::ReleaseOfAllParts, 20, On::Memory);
+}
+
+#[test]
+// verifies: P7
+fn a_hand_over_without_reserved_tokens_is_found() {
+    is_found(Mistake::ReservesNoTokens, 20, On::Memory);
+}
+
+#[test]
+// verifies: P12
+fn the_mistakes_of_exclusive_locks_are_found_in_all_modes() {
+    let of_all_modes = [
+        (Mistake::ValidityFromReply, 100),
+        (Mistake::ReleaseWithoutComparison, 20),
+        (Mistake::OwnLockTakenForForeign, 20),
+    ];
+    for (mistake, seeds) in of_all_modes {
+        is_found(mistake, seeds, On::Memory);
+    }
+}
+
+#[test]
 fn a_seed_replays_the_same_history() {
     replays(10, Some(Mistake::ReleaseWithoutComparison), On::Model);
 }

@@ -5,9 +5,9 @@ use std::{env, process::ExitCode, time::Instant};
 use super::{Mistake, On, fingerprint, search};
 
 /// Simulates the core on a store. The arguments are
-/// `[--json | --hash] [--seeds N] [--from SEED] [--mistake NAME]`, or `--list-mistakes`.
-/// `--memory` simulates the core on the memory backend instead. `--hash` only prints the hash of
-/// each history.
+/// `[--memory] [--json | --hash] [--seeds N] [--from SEED] [--mistake NAME]`, or
+/// `[--memory] --list-mistakes`. `--memory` simulates the core on the memory backend instead.
+/// `--hash` only prints the hash of each history.
 ///
 /// Without `--mistake` the protocol runs unchanged, and a violation is a failure. With a mistake,
 /// the output says how many seeds found it, and zero is a failure.
@@ -36,7 +36,8 @@ pub fn command<'a>(on: impl Into<On<'a>>) -> Result<ExitCode, String> {
                 continue;
             }
             "--list-mistakes" => {
-                Mistake::ALL.iter().for_each(|mistake| println!("{mistake}"));
+                let mistakes = if matches!(on, On::Memory) { &Mistake::OF_MODES[..] } else { &Mistake::ALL };
+                mistakes.iter().for_each(|mistake| println!("{mistake}"));
                 return Ok(ExitCode::SUCCESS);
             }
             _ => {}

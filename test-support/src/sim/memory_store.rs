@@ -3,7 +3,8 @@
 use std::{collections::HashMap, time::Duration};
 
 use lock_core::{
-    backend::{AcquireOutcome, Backend as _, LeaseId},
+    FencingToken, Holder, Mode,
+    backend::{AcquireOutcome, AcquireRequest, Backend as _, Lease, LeaseId, Release},
     memory::MemoryBackend,
 };
 use lock_history::{Event, EventKind};
@@ -27,6 +28,8 @@ pub(super) struct MemoryStore {
     at: Duration,
     /// The requests that had a place in the queue: its number, and the worker and the mode.
     places: HashMap<LeaseId, Queued>,
+    /// The tokens of a store that reserves none.
+    tokens: HashMap<LeaseId, u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -40,31 +43,71 @@ impl MemoryStore {
     pub(super) fn new(mistake: Option<Mistake>) -> Self {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         let backend = runtime.block_on(async { MemoryBackend::new() });
-        Self { runtime, backend, mistake, at: Duration::ZERO, places: HashMap::new() }
+        Self { runtime, backend, mistake, at: Duration::ZERO, places: HashMap::new(), tokens: HashMap::new() }
     }
 
     /// Answers a request that arrives at `at`.
     pub(super) fn handle(&mut self, at: Duration, request: &Request) -> Reply {
         let passed = at.saturating_sub(self.at);
         self.at += passed;
-        let ignores_queue = self.mistake == Some(Mistake::IgnoresQueue);
-        let backend = &self.backend;
-        self.runtime.block_on(async {
+        let reply = self.runtime.block_on(async {
             advance(passed).await;
             match request {
-                Request::Acquire { claim, .. } => {
-                    let claim = claim.clone().with_fair(claim.fair && !ignores_queue);
-                    let outcome = backend.acquire(&claim).await;
-                    Reply::Attempt(with_version(outcome.expect("all requests agree on the number of permits")))
-                }
-                Request::Renew(lease) => Reply::Renewal(backend.renew(lease).await.expect("it always answers")),
-                Request::Release(lease) => {
-                    let released = backend.release(lease, Duration::ZERO).await;
-                    Reply::Release(released.expect("it always answers"))
-                }
+                Request::Acquire { claim, .. } => Reply::Attempt(self.acquire(claim).await),
+                Request::Renew(lease) => Reply::Renewal(self.backend.renew(lease).await.expect("it always answers")),
+                Request::Release(lease) => Reply::Release(self.release(lease).await),
                 Request::Call(call) => unreachable!("a call is for a server: {call:?}"),
             }
-        })
+        });
+        match (reply, request) {
+            (Reply::Attempt(AcquireOutcome::Granted(grant)), Request::Acquire { claim, .. })
+                if self.mistake == Some(Mistake::ReservesNoTokens) =>
+            {
+                let grant = grant.with_token(self.counted(claim.id));
+                Reply::Attempt(AcquireOutcome::Granted(grant))
+            }
+            (reply, _) => reply,
+        }
+    }
+
+    /// Returns a token that counts the grants, whatever was reserved.
+    fn counted(&mut self, id: LeaseId) -> Option<FencingToken> {
+        const FIRST: u64 = 1_000_000;
+        let next = FIRST + self.tokens.len() as u64;
+        FencingToken::new(*self.tokens.entry(id).or_insert(next))
+    }
+
+    async fn acquire(&self, claim: &AcquireRequest) -> AcquireOutcome {
+        let claim = match (self.mistake, claim.mode) {
+            (Some(Mistake::IgnoresQueue), _) => claim.clone().with_fair(false),
+            (Some(Mistake::WriterAmongReaders), Mode::Exclusive) => claim.clone().with_mode(Mode::Shared),
+            (Some(Mistake::OnePermitMore), Mode::Permit { of }) => {
+                claim.clone().with_mode(Mode::Permit { of: of.saturating_add(1) })
+            }
+            _ => claim.clone(),
+        };
+        let outcome = self.backend.acquire(&claim).await.expect("all requests agree on the number of permits");
+        match outcome {
+            AcquireOutcome::Granted(grant)
+                if grant.already_ours && self.mistake == Some(Mistake::OwnLockTakenForForeign) =>
+            {
+                AcquireOutcome::Contended(Holder::default().with_owner(claim.owner))
+            }
+            outcome => with_version(outcome),
+        }
+    }
+
+    async fn release(&self, lease: &Lease) -> Release {
+        let released = self.backend.release(lease, Duration::ZERO).await.expect("it always answers");
+        let ends_all = match self.mistake {
+            Some(Mistake::ReleaseWithoutComparison) => matches!(released, Release::NotHeld(_)),
+            Some(Mistake::ReleaseOfAllParts) => matches!(released, Release::Released),
+            _ => false,
+        };
+        if ends_all {
+            self.backend.lose(lease.name.as_str());
+        }
+        released
     }
 
     /// Returns what `request`, which arrived at `at`, and its reply say about a place in the queue.

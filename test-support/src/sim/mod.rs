@@ -57,6 +57,14 @@ pub enum Mistake {
     OwnLockTakenForForeign,
     /// The store grants a free lock to the first that asks, and not to the first in its queue.
     IgnoresQueue,
+    /// The store takes a writer for one of the readers.
+    WriterAmongReaders,
+    /// The store grants one permit more than there are.
+    OnePermitMore,
+    /// The release of one of several holders ends the parts of all.
+    ReleaseOfAllParts,
+    /// The store reserves no tokens for the hand-overs of a grant.
+    ReservesNoTokens,
 }
 
 impl Mistake {
@@ -67,6 +75,18 @@ impl Mistake {
         Self::TakeoverWithoutVersion,
         Self::TokenInDeletedRecord,
         Self::OwnLockTakenForForeign,
+    ];
+
+    /// The mistakes that a store with all modes, a queue and hand-overs can make.
+    pub const OF_MODES: [Self; 8] = [
+        Self::ValidityFromReply,
+        Self::ReleaseWithoutComparison,
+        Self::OwnLockTakenForForeign,
+        Self::IgnoresQueue,
+        Self::WriterAmongReaders,
+        Self::OnePermitMore,
+        Self::ReleaseOfAllParts,
+        Self::ReservesNoTokens,
     ];
 }
 
@@ -80,8 +100,10 @@ impl FromStr for Mistake {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = Self::ALL.into_iter().find(|mistake| mistake.to_string() == text);
-        found.ok_or_else(|| format!("unknown mistake {text}; the mistakes are {:?}", Self::ALL))
+        let mut all = Self::ALL.into_iter().chain(Self::OF_MODES);
+        let found = all.find(|mistake| mistake.to_string() == text);
+        let known = || format!("unknown mistake {text}; see --list-mistakes and --memory --list-mistakes");
+        found.ok_or_else(known)
     }
 }
 
