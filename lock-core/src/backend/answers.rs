@@ -23,12 +23,20 @@ pub struct Grant {
     /// The request's id already held the lock: an earlier attempt succeeded, and its reply was
     /// lost.
     pub already_ours: bool,
+    /// The token of the grant before this one, of any client. Of reserved tokens the last one.
+    /// `None` if the store does not show it.
+    ///
+    /// By it, a process that [hands the lock over](crate::LockRequest::hand_over) knows whether
+    /// others use the lock, and lets them have it after each series of hand-overs. A store whose
+    /// release wakes a waiter before the releasing process can ask again does not need it.
+    pub previous_token: Option<FencingToken>,
 }
 
 setters!(Grant {
     with_token(token: impl Into<Option<FencingToken>>),
     with_crashed(crashed: impl Into<Option<Holder>>),
     with_already_ours(already_ours: bool),
+    with_previous_token(previous_token: impl Into<Option<FencingToken>>),
 });
 
 /// The answer to a renewal.

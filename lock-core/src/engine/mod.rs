@@ -13,6 +13,7 @@ pub(crate) mod relay;
 pub(crate) mod renewer;
 pub(crate) mod repeats;
 pub(crate) mod shared;
+pub(crate) mod stand_back;
 pub(crate) mod timing;
 
 pub use timing::Timing;

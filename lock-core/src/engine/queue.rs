@@ -25,6 +25,7 @@ use crate::{
     engine::{
         hand_over::Parcel,
         relay::{Offer, PendingRelease, Permit},
+        stand_back::Others,
     },
     mutex::Mutex,
     types::{FencingToken, Holder, LockName, Process},
@@ -52,6 +53,7 @@ struct Queue {
     holder: Mutex<KnownHolder>,
     /// It is not here longer than its turn is on its way, unless the waiter is not polled.
     left: Mutex<Left>,
+    others: Mutex<Others>,
 }
 
 /// What the last turn left to the next one.
@@ -169,6 +171,7 @@ impl Queue {
             ended: Notify::new(),
             holder: Mutex::new(KnownHolder::Reported(Holder::default())),
             left: Mutex::default(),
+            others: Mutex::default(),
         }
     }
 }
@@ -279,6 +282,11 @@ impl Turn {
     /// Returns `true` if others wait in this queue. They may leave it at any time.
     pub(crate) fn has_waiters(&self) -> bool {
         self.place.queue.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    /// Calls `f` with what this process knows of other processes that use the lock.
+    pub(crate) fn with_others<T>(&self, f: impl FnOnce(&mut Others) -> T) -> T {
+        f(&mut self.place.queue.others.lock())
     }
 
     /// Ends the turn, and leaves a lease to the next one.

@@ -16,6 +16,7 @@ use crate::{
         queue::Queues,
         renewer::Renewer,
         repeats::Repeats,
+        stand_back::Pace,
         timing::Timing,
     },
     mutex::Mutex,
@@ -108,6 +109,11 @@ impl Shared {
             return Ok(self.timing);
         }
         Timing::new(options, self.capabilities, self.backend.timings())
+    }
+
+    /// Returns how soon waiters of other processes ask.
+    pub(crate) fn pace(&self) -> Pace {
+        Pace::new(self.backend.timings(), self.capabilities)
     }
 
     pub(crate) fn runtime(&self) -> Option<Handle> {

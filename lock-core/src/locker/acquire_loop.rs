@@ -22,6 +22,7 @@ use crate::{
         queue::{Baton, KnownHolder, Turn},
         repeats::Repeats,
         shared::Shared,
+        stand_back::Others,
         timing::Timing,
     },
     types::{ClockReading, Error, ErrorKind, Holder, Lease, LeaseId, LockName, LockOptions},
@@ -167,6 +168,8 @@ impl AcquireLoop {
                 return Ok(TryAcquire::Contended(holder));
             }
         };
+        let pace = || self.shared.pace();
+        self.note_others(|others| others.note_grant(grant.token, grant.previous_token, pace()));
         let hold = self.hold(self.pending.request.lease(grant.token), from, valid_for);
         let hold = match self.pending.request.reserved_tokens {
             0 => hold,
@@ -221,6 +224,15 @@ impl AcquireLoop {
         Some(Guard::new(hold, Arc::clone(&self.shared), None))
     }
 
+    /// Notes what this attempt tells of other processes.
+    fn note_others(&self, note: impl FnOnce(&mut Others)) {
+        if self.hand_over > 0
+            && let Some(turn) = &self.pending.turn
+        {
+            turn.with_others(note);
+        }
+    }
+
     /// Reserves tokens for the waiters behind this one.
     fn reserve_tokens(&mut self) {
         if self.hand_over > 0 && self.pending.turn.as_ref().is_some_and(Turn::has_waiters) {
@@ -246,6 +258,7 @@ impl AcquireLoop {
         if let Some(turn) = &self.pending.turn {
             turn.note_holder(KnownHolder::Reported(holder.clone()));
         }
+        self.note_others(Others::note_refusal);
         if let Some(observer) = &self.observers.on_contention {
             observer(holder);
         }

@@ -1,6 +1,7 @@
 //! Hand-over inside the process: which locks are handed over, with which tokens and validity.
 
 mod between_guards;
+mod between_processes;
 
 use std::{pin::Pin, sync::Arc};
 

@@ -7,7 +7,7 @@ use tokio::runtime::Id;
 use super::LeaseState;
 use crate::{
     backend::AcquireRequest,
-    engine::{hand_over::HandOvers, limits::HoldLimits, queue::Turn, timing::Timing},
+    engine::{hand_over::HandOvers, limits::HoldLimits, queue::Turn, stand_back::Pace, timing::Timing},
     types::ClockReading,
 };
 
@@ -38,6 +38,18 @@ impl LeaseState {
             self.hands_over = true;
         }
         self
+    }
+
+    /// Records that the lease was released in the store, if it could have been handed over.
+    pub(crate) fn end_series(&self, pace: impl FnOnce() -> Pace) {
+        if !self.hands_over {
+            return;
+        }
+        let pace = pace();
+        let state = self.state();
+        if let Some(turn) = state.turn.as_ref().filter(|turn| turn.has_waiters()) {
+            turn.with_others(|others| others.note_end_of_series(pace));
+        }
     }
 
     /// Ends the time of the present guard, and returns its turn and the reading at the end. `None`

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::{Instant, timeout};
+
 use super::AcquireLoop;
 use crate::{
     backend::{AcquireRequest, Watch},
@@ -9,16 +11,43 @@ use crate::{
         backoff::{Backoff, SHORTEST},
         outage::Outage,
         shared::Shared,
+        stand_back::Others,
     },
     locker::outcome::TryAcquire,
-    types::{Error, ErrorKind, Holder},
+    types::{Error, ErrorKind, FencingToken, Holder, LockName},
 };
 
 impl AcquireLoop {
+    /// Lets other processes have the lock first, if this one has just had it for a whole series of
+    /// hand-overs. Returns the watch that it has begun.
+    async fn stand_back(&mut self, wait: Option<Duration>) -> Option<Box<dyn Watch>> {
+        let stand_back = self.pending.turn.as_ref()?.with_others(|others| others.stands_back())?;
+        let pause = stand_back.until.saturating_duration_since(Instant::now());
+        // Half of the wait is left for attempts.
+        let pause = self.patience(wait).map_or(pause, |left| pause.min(left / 2));
+        let (shared, request) = (Arc::clone(&self.shared), Arc::clone(&self.pending.request));
+        let mut watch = Err(());
+        let others_are_served = async {
+            if stand_back.met && shared.capabilities.wake_up {
+                watch = watch_for(&shared, Arc::clone(&request), pause).await;
+                if matches!(watch, Ok(Some(_))) && others_had(&shared, &request.name, stand_back.own).await {
+                    // Their release may have come before the watch began, and does not wake it.
+                    return;
+                }
+            }
+            changed(watch.as_mut().ok().and_then(Option::as_mut)).await;
+        };
+        let _ = timeout(pause, others_are_served).await;
+        if matches!(watch, Ok(None)) {
+            self.note_others(Others::note_polling);
+        }
+        watch.ok().flatten()
+    }
+
     /// Makes attempts. Between them it waits for a release, or until the next poll.
     pub(super) async fn contend(&mut self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
         let mut backoff = Backoff::new(self.shared.backend.timings());
-        let (mut watch, mut watched) = (None, self.pending.request.id);
+        let (mut watch, mut watched) = (self.stand_back(wait).await, self.pending.request.id);
         let mut may_watch = self.shared.capabilities.wake_up;
         let mut outage = Outage::default();
         loop {
@@ -99,10 +128,21 @@ async fn watch_for(
     limit: Duration,
 ) -> Result<Option<Box<dyn Watch>>, ()> {
     let watch = if request.fair { shared.backend.watch_place(&request) } else { shared.backend.watch(&request.name) };
-    let answer = tokio::time::timeout(limit, watch).await;
+    let answer = timeout(limit, watch).await;
     answer
         .map_err(drop)?
         .map_err(|error| tracing::debug!(name = %request.name, %error, "watch failed; polling until the next attempt"))
+}
+
+/// Returns `true` if the store tells that another process had the lock after the grant of `own`.
+async fn others_had(shared: &Shared, name: &LockName, own: Option<FencingToken>) -> bool {
+    let Some(admin) = shared.backend.admin() else { return false };
+    match admin.last_holder(name).await {
+        Ok(Some(last)) => last.holder.token != own,
+        // Held, or a store that keeps nothing of a free lock.
+        Ok(None) => matches!(admin.inspect(name).await, Ok(Some(_))),
+        Err(_) => false,
+    }
 }
 
 async fn changed(watch: Option<&mut Box<dyn Watch>>) {

@@ -5,7 +5,7 @@ use futures_util::{FutureExt, future::join};
 use super::chaos::{Load, run_under_faults};
 use crate::{
     Operation,
-    backend::{AcquireRequest, Break, Capability, Release},
+    backend::{AcquireRequest, Break, Capability, Grant, Release},
     testing::harness::{Bench, Fixture, admin, granted, refused, release},
     types::{Lease, LockName, Mode},
 };
@@ -25,31 +25,32 @@ pub(super) async fn reserved_tokens_lie_between_earlier_and_later_grants(bench: 
     let client = bench.client().await;
     let name = bench.name("reserved");
     let mut last = 0;
-    let check = |last: &mut u64, lease: &Lease, reserved: u32| {
+    let check = |last: &mut u64, (lease, grant): &(Lease, Grant), reserved: u32| {
+        assert!(grant.previous_token.is_none_or(|shown| shown.get() == *last), "{grant:?} after {last}");
         let first = token(lease) - u64::from(reserved);
         assert!(first > *last, "{first} to {} after {last}", token(lease));
         *last = token(lease);
     };
     for reserved in [0, RESERVED, 1, 0, RESERVED] {
-        let (lease, _) = granted(&*client, &bench.request(&name).with_reserved_tokens(reserved)).await;
-        check(&mut last, &lease, reserved);
-        release(&*client, &lease).await;
+        let grant = granted(&*client, &bench.request(&name).with_reserved_tokens(reserved)).await;
+        check(&mut last, &grant, reserved);
+        release(&*client, &grant.0).await;
     }
     if client.capabilities().has(Capability::Break) {
-        let (lease, _) = granted(&*client, &reserving(bench, &name)).await;
-        check(&mut last, &lease, RESERVED);
+        let grant = granted(&*client, &reserving(bench, &name)).await;
+        check(&mut last, &grant, RESERVED);
         let version = admin(&client).inspect(&name).await.expect("the store answers").and_then(|holder| holder.version);
         let broken = admin(&client).break_lock(&name, &version.expect("held"), "the suite").await;
         assert_eq!(broken.expect("the store answers"), Break::Broken);
     }
     let crashing = bench.client().await;
     let request = AcquireRequest { ttl: bench.short_request(&name).ttl, ..reserving(bench, &name) };
-    let (lease, _) = granted(&*crashing, &request).await;
-    check(&mut last, &lease, RESERVED);
+    let grant = granted(&*crashing, &request).await;
+    check(&mut last, &grant, RESERVED);
     bench.subject.crash(crashing).await;
-    let (lease, _) = bench.granted_in_the_end(&*client, &bench.request(&name)).await;
-    check(&mut last, &lease, 0);
-    release(&*client, &lease).await;
+    let grant = bench.granted_in_the_end(&*client, &bench.request(&name)).await;
+    check(&mut last, &grant, 0);
+    release(&*client, &grant.0).await;
 }
 
 pub(super) async fn a_retry_finds_its_reserved_tokens(bench: &Bench<'_>) {

@@ -1,0 +1,166 @@
+//! Lets other processes have a lock between two series of hand-overs.
+//!
+//! After a series the lease is released in the store. The next waiter of this process would ask
+//! again before a waiter of another process has heard of the release, and long before one that
+//! polls has asked. So it waits for as long as others need.
+//!
+//! A process that is alone would wait for nothing. The store tells with each grant which token it
+//! granted before. If that is a token of this process, no other process had the lock meanwhile.
+//! Such a process stands back for a twentieth of its time.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{
+    backend::{Capabilities, StoreTimings},
+    types::FencingToken,
+};
+
+/// How long a process that is woken by a release has at least until its request arrives. Long
+/// against the latency of a busy machine.
+const WOKEN_WITHIN: Duration = Duration::from_millis(50);
+
+/// How often in a row a process stands back for nothing until it takes itself for alone. The
+/// machine of the others may be busy for a moment.
+const PATIENCE: u32 = 4;
+
+/// A process that is alone stands back again after this many times as long, at most.
+const MOST_RESTS: u32 = 20;
+
+/// How soon waiters of other processes ask after a release.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    timings: StoreTimings,
+    wakes: bool,
+}
+
+impl Pace {
+    pub(crate) fn new(timings: StoreTimings, capabilities: Capabilities) -> Self {
+        Self { timings, wakes: capabilities.wake_up }
+    }
+
+    /// Returns how long to stand back after a turn of this length, if the last `unused` ones were
+    /// for nothing, and whether another process was `met` not long ago.
+    fn stand_back(self, turn: Duration, unused: u32, met: bool) -> Duration {
+        let first = self.timings.poll_min;
+        let first = match self.wakes {
+            true => first.max(WOKEN_WITHIN),
+            // The pauses of a waiter double. The present one is no longer than twice the time since
+            // the waiter began, which is the length of the turn if the processes take turns.
+            false => first.saturating_add(turn.saturating_mul(2)),
+        };
+        if self.wakes && !met {
+            return first;
+        }
+        // Longer if others do not come. Those that poll may have waited for more than a turn, and
+        // those that a release wakes may ask one after the other.
+        first
+            .saturating_mul(1 << unused.saturating_sub(1).min(16))
+            .min(self.timings.poll_max.max(self.timings.poll_min))
+    }
+}
+
+/// What the waiters of this process know of other processes that use the lock.
+#[derive(Debug, Default)]
+pub(crate) struct Others {
+    /// The token of the last grant to this process.
+    own: Option<FencingToken>,
+    /// An attempt since then was refused.
+    refused: bool,
+    /// The store has refused to watch.
+    polls: bool,
+    company: Company,
+    /// When the store granted the lock to this process after another one, or first.
+    turn_began: Option<Instant>,
+    now: Option<StandBack>,
+}
+
+#[derive(Debug, Default)]
+enum Company {
+    /// The store has told nothing yet, or cannot tell.
+    #[default]
+    Unknown,
+    /// Another process had the lock not long ago. This one has stood back for nothing since, this
+    /// many times in a row.
+    Met { unused: u32 },
+    /// Only this process uses the lock, as far as it knows. It has stood back for nothing this many
+    /// times since it takes itself for alone.
+    Alone { unused: u32, rests_until: Instant },
+}
+
+/// The time in which other processes may acquire the lock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StandBack {
+    pub(crate) until: Instant,
+    /// Whether another process is known to use the lock.
+    pub(crate) met: bool,
+    /// The token of the series.
+    pub(crate) own: Option<FencingToken>,
+    length: Duration,
+}
+
+impl Others {
+    /// Returns until when the next request has to wait.
+    pub(crate) fn stands_back(&self) -> Option<StandBack> {
+        self.now
+    }
+
+    pub(crate) fn note_refusal(&mut self) {
+        self.refused = true;
+    }
+
+    /// Records that a store which can wake waiters does not wake those of this process.
+    pub(crate) fn note_polling(&mut self) {
+        self.polls = true;
+    }
+
+    /// Records a grant of `token`, before which the store had granted `previous` to any process.
+    pub(crate) fn note_grant(&mut self, token: Option<FencingToken>, previous: Option<FencingToken>, pace: Pace) {
+        let own = std::mem::replace(&mut self.own, token);
+        let (refused, stood_back) = (std::mem::take(&mut self.refused), self.now.take());
+        if previous.is_none() {
+            return;
+        }
+        let is_first = own.is_none() && !refused;
+        if own != previous || self.turn_began.is_none() {
+            self.turn_began = Some(Instant::now());
+        }
+        self.company = match (&self.company, stood_back) {
+            _ if !is_first && own != previous => Company::Met { unused: 0 },
+            (Company::Met { .. } | Company::Alone { .. }, None) => return,
+            (Company::Unknown, None) => Company::alone(1, pace.stand_back(Duration::ZERO, 0, false)),
+            (Company::Met { unused }, Some(_)) if unused + 1 < PATIENCE => Company::Met { unused: unused + 1 },
+            (Company::Alone { unused, .. }, Some(before)) => Company::alone(unused + 1, before.length),
+            (_, Some(before)) => Company::alone(1, before.length),
+        };
+    }
+
+    /// Records that a series of hand-overs has ended, while others of this process wait.
+    pub(crate) fn note_end_of_series(&mut self, pace: Pace) {
+        let now = Instant::now();
+        let pace = Pace { wakes: pace.wakes && !self.polls, ..pace };
+        let turn = self.turn_began.map_or(Duration::ZERO, |began| now.duration_since(began));
+        if !pace.wakes && turn < pace.timings.poll_min {
+            // Others poll as seldom. With shorter turns the lock would be free most of the time.
+            return;
+        }
+        let (met, unused) = match self.company {
+            Company::Unknown => return,
+            Company::Met { unused } => (true, unused),
+            Company::Alone { rests_until, .. } if now < rests_until => return,
+            Company::Alone { unused, .. } => (false, unused),
+        };
+        let length = pace.stand_back(turn, unused, met);
+        self.now = Some(StandBack { until: now + length, met, own: self.own, length });
+    }
+}
+
+impl Company {
+    /// Returns what a process knows that is alone and has stood back `unused` times, the last time
+    /// for `length`.
+    fn alone(unused: u32, length: Duration) -> Self {
+        let rests = (1 << unused.min(16)).min(MOST_RESTS);
+        Self::Alone { unused, rests_until: Instant::now() + length * rests }
+    }
+}

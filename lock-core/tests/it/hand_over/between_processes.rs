@@ -1,0 +1,159 @@
+//! How processes that hand a lock over among their tasks share it with each other.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use crate::fixture::*;
+use async_trait::async_trait;
+use lock_core::{
+    Error, FencingToken, LockName, Locker,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Lease, Release, Renewal, StoreTimings, Watch},
+    memory::MemoryBackend,
+    testing::TestClock,
+};
+use tokio::time::{Instant, sleep};
+
+/// The most hand-overs in a row.
+const HAND_OVER: u32 = 3;
+const TASKS: usize = 8;
+
+/// A store whose releasing client asks again before another one has heard of the release.
+#[derive(Debug, Clone)]
+struct SlowToWake {
+    locks: MemoryBackend,
+    last_token: Arc<Mutex<Option<FencingToken>>>,
+    wakes: bool,
+    /// Whether a grant shows the token before it.
+    tells: bool,
+}
+
+impl SlowToWake {
+    fn new(wakes: bool, tells: bool) -> Self {
+        Self { locks: MemoryBackend::new(), last_token: Arc::default(), wakes, tells }
+    }
+
+    /// Returns the tasks of a process that acquire and release until `end`. Each notes `process`
+    /// when it has the lock.
+    fn process(
+        &self,
+        process: usize,
+        order: &Arc<Mutex<Vec<usize>>>,
+        end: Instant,
+    ) -> Vec<tokio::task::JoinHandle<()>> {
+        let builder = Locker::builder(Arc::new(self.clone())).clock(Arc::new(TestClock::new()));
+        let locker = builder.hand_over(HAND_OVER).build().unwrap();
+        let work = || {
+            let (locker, order) = (locker.clone(), Arc::clone(order));
+            async move {
+                while Instant::now() < end {
+                    let guard = locker.acquire(NAME).await.unwrap();
+                    order.lock().unwrap().push(process);
+                    sleep(ms(1)).await;
+                    guard.release().await.unwrap();
+                }
+            }
+        };
+        (0..TASKS).map(|_| tokio::spawn(work())).collect()
+    }
+
+    /// Lets the processes contend, and returns which of them had the lock, in order.
+    async fn contend(&self, processes: usize) -> Vec<usize> {
+        let (order, end) = (Arc::default(), Instant::now() + secs(60));
+        let tasks: Vec<_> = (0..processes).flat_map(|process| self.process(process, &order, end)).collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        Arc::into_inner(order).unwrap().into_inner().unwrap()
+    }
+}
+
+#[async_trait]
+impl Backend for SlowToWake {
+    fn describe(&self) -> String {
+        "slow:".to_owned()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.locks.capabilities().with_wake_up(self.wakes)
+    }
+
+    fn timings(&self) -> StoreTimings {
+        self.locks.timings()
+    }
+
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        sleep(ms(1)).await;
+        let outcome = self.locks.acquire(request).await?;
+        let AcquireOutcome::Granted(grant) = outcome else { return Ok(outcome) };
+        let before = std::mem::replace(&mut *self.last_token.lock().unwrap(), grant.token);
+        Ok(AcquireOutcome::Granted(grant.with_previous_token(before.filter(|_| self.tells))))
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
+        self.locks.renew(lease).await
+    }
+
+    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        self.locks.release(lease, hold_for).await
+    }
+
+    async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
+        let watch = self.locks.watch(name).await?;
+        Ok(watch.map(|watch| Box::new(Late(watch)) as _))
+    }
+}
+
+#[derive(Debug)]
+struct Late(Box<dyn Watch>);
+
+#[async_trait]
+impl Watch for Late {
+    async fn changed(&mut self) {
+        self.0.changed().await;
+        sleep(ms(5)).await;
+    }
+}
+
+/// Returns how often in a row the lock went to one process.
+fn runs(order: &[usize]) -> Vec<usize> {
+    order.chunk_by(|a, b| a == b).map(<[usize]>::len).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn processes_take_turns_after_each_series() {
+    // Where waiters poll, a turn has several series, and is at least as long as their first pause.
+    for (wakes, most) in [(true, 1 + HAND_OVER as usize), (false, 80)] {
+        let order = SlowToWake::new(wakes, true).contend(2).await;
+        let runs = runs(&order);
+        // Until both have met.
+        let (first, rest) = runs.split_at(4);
+        assert!(rest.len() > 100, "wakes={wakes}: {} turns", runs.len());
+        let longest = rest.iter().max().unwrap();
+        assert!(*longest <= most, "wakes={wakes}: {first:?} and then {rest:?}");
+        let share = order.iter().filter(|process| **process == 0).count() * 100 / order.len();
+        assert!((45..=55).contains(&share), "wakes={wakes}: {share} %");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_processes_share_too() {
+    for wakes in [true, false] {
+        let order = SlowToWake::new(wakes, true).contend(3).await;
+        for process in 0..3 {
+            let share = order.iter().filter(|other| **other == process).count() * 100 / order.len();
+            assert!((20..=47).contains(&share), "wakes={wakes}: process {process} has {share} %");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_is_alone_seldom_stands_back() {
+    for wakes in [true, false] {
+        let [told, not_told] = [true, false].map(|tells| SlowToWake::new(wakes, tells));
+        let (told, not_told) = (told.contend(1).await.len(), not_told.contend(1).await.len());
+        assert!(told < not_told, "wakes={wakes}: it never stands back");
+        assert!(told * 10 >= not_told * 9, "wakes={wakes}: {told} of {not_told}");
+    }
+}
