@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use aws_sdk_dynamodb::types::ReturnValue;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, LockName,
     backend::{AcquireOutcome, AcquireRequest, Grant, StoreTime},
@@ -42,22 +43,27 @@ impl DynamoBackend {
     /// one that refused the first request.
     pub(crate) async fn attempt(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let (unmark, mut queued) = (self.waiting_marks.contains(request.id), self.queued.contains(request.id));
+        // The token before, which only hand-overs need.
+        let returned = (request.reserved_tokens > 0).then_some(ReturnValue::AllOld);
         let item = loop {
             let (layout, now) = (&self.config.layout, self.clock.now());
             let token = next_token(None, now, request.reserved_tokens)?;
             let write = ConditionalWrite::take_free(layout, request, now, token, self.idle(), unmark, queued);
             let version = write.version.clone();
-            match self.update(&request.name, write).await? {
-                WriteOutcome::Done => return self.granted(request, now, token, &version, None).await,
-                WriteOutcome::Refused(Some(item)) => break item,
-                WriteOutcome::Refused(None) if queued => {
+            match self.update_and_return(&request.name, write, returned.clone()).await? {
+                Ok(before) => {
+                    let previous = before.and_then(|item| self.read(&item).fence);
+                    return self.granted(request, now, (token, previous), &version, None).await;
+                }
+                Err(Some(item)) => break item,
+                Err(None) if queued => {
                     // The item is gone, and the queue with it. Without the permission to read, only
                     // another write can tell.
                     self.queued.remove(request.id);
                     queued = false;
                 }
                 // Some emulators do not return the item with the refusal: read it.
-                WriteOutcome::Refused(None) => match self.item(self.client().await?, &request.name).await? {
+                Err(None) => match self.item(self.client().await?, &request.name).await? {
                     Some(item) => break item,
                     None => return Ok(AcquireOutcome::Contended(Holder::default())),
                 },
@@ -165,7 +171,10 @@ impl DynamoBackend {
                 .in_turn(turn);
         let version = write.version.clone();
         match self.update(&request.name, write).await? {
-            WriteOutcome::Done => self.granted(request, now, token, &version, self.crashed(seen)).await,
+            WriteOutcome::Done => {
+                let tokens = (token, seen.fence);
+                self.granted(request, now, tokens, &version, self.crashed(seen)).await
+            }
             // Another client was faster, or the holder has renewed.
             WriteOutcome::Refused(item) => self.beaten(request, item).await,
         }
@@ -205,18 +214,18 @@ impl DynamoBackend {
         }
     }
 
-    /// Completes a grant that was written at `at` as this version of the item. If the clock was
-    /// wrong then, the expiry and the token are wrong too, and are corrected first.
+    /// Completes a grant that was written at `at` as this version of the item, with this token
+    /// after the previous one. If the clock was wrong then, the expiry and the token are wrong too,
+    /// and are corrected first.
     async fn granted(
         &self,
         request: &AcquireRequest,
         at: StoreTime,
-        token: FencingToken,
+        (mut token, previous): (FencingToken, Option<FencingToken>),
         version: &str,
         crashed: Option<Holder>,
     ) -> Result<AcquireOutcome, Error> {
         let layout = &self.config.layout;
-        let mut token = token;
         if !self.stands(at) {
             let now = self.clock.now();
             token = next_token(Some(token), now, request.reserved_tokens)?;
@@ -232,7 +241,8 @@ impl DynamoBackend {
         self.waiting_marks.remove(request.id);
         self.queued.remove(request.id);
         let token = layout.fences().then_some(token);
-        Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)))
+        let grant = Grant::default().with_token(token).with_crashed(crashed);
+        Ok(AcquireOutcome::Granted(grant.with_previous_token(previous)))
     }
 
     pub(crate) fn undecided(&self, skew: Option<i64>, record: &Record) -> Error {

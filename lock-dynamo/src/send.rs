@@ -46,18 +46,19 @@ macro_rules! write_item {
 impl DynamoBackend {
     /// One conditional `UpdateItem`.
     pub(crate) async fn update(&self, name: &LockName, write: ConditionalWrite<'_>) -> Result<WriteOutcome, Error> {
-        let request = self.client().await?.update_item();
-        Ok(self.send(name, write, request).await?.map_or_else(WriteOutcome::Refused, |_| WriteOutcome::Done))
+        let written = self.update_and_return(name, write, None).await?;
+        Ok(written.map_or_else(WriteOutcome::Refused, |_| WriteOutcome::Done))
     }
 
-    /// One conditional `UpdateItem`, which returns the item as it was before, or the item that
-    /// refused it.
+    /// One conditional `UpdateItem`, which returns the `returned` values, or the item that refused
+    /// it.
     pub(crate) async fn update_and_return(
         &self,
         name: &LockName,
         write: ConditionalWrite<'_>,
+        returned: Option<ReturnValue>,
     ) -> Result<Result<Option<Item>, Option<Item>>, Error> {
-        let request = self.client().await?.update_item().return_values(ReturnValue::AllOld);
+        let request = self.client().await?.update_item().set_return_values(returned);
         self.send(name, write, request).await
     }
 

@@ -79,7 +79,8 @@ impl ObjectBackend {
     ) -> Result<Option<Grant>, Error> {
         let now_us = self.mint_us(date);
         let previous = free.map(|version| &version.record);
-        let token = FencingToken::next_after(previous.and_then(Record::token), now_us, request.reserved_tokens)
+        let previous_token = previous.and_then(Record::token);
+        let token = FencingToken::next_after(previous_token, now_us, request.reserved_tokens)
             .ok_or_else(|| Error::new(ErrorKind::Corrupt, "the tokens of this lock are used up; delete its object"))?;
         let record = Record::granted(previous, request, token, now_us);
         let on = free.map(|version| version.tag.clone());
@@ -90,7 +91,7 @@ impl ObjectBackend {
         match written {
             Ok(Written::Done(tag)) => {
                 self.leases.put(request.id, LeaseWrites::Confirmed(Box::new(Version { tag, record })));
-                Ok(Some(Grant::default().with_token(token)))
+                Ok(Some(Grant::default().with_token(token).with_previous_token(previous_token)))
             }
             Ok(Written::Refused(_)) => {
                 self.leases.take(&request.id);

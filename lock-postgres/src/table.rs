@@ -83,6 +83,7 @@ impl Table {
         }
         let Some(token) = granted else { return self.refused(request, seen, is_ended).await };
         let grant = Grant::default().with_token(fencing_token(token)?);
+        let grant = grant.with_previous_token(seen.as_ref().and_then(|seen| seen.token().ok()));
         Ok(AcquireOutcome::Granted(match seen {
             Some(seen) if seen.has_id(request.id) => grant.with_already_ours(true),
             Some(seen) if seen.mode.may_be_joined() => grant.with_crashed(self.crashed_parts(request, seen.mode).await),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aws_sdk_dynamodb::types::ReturnValue;
 use lock_core::{
     Error, ErrorKind, FencingToken, Holder, Mode,
     backend::{AcquireOutcome, AcquireRequest, Grant, Lease},
@@ -58,7 +59,7 @@ impl DynamoBackend {
         let new = self.new_part(request, fence)?;
         let write = ConditionalWrite::join(&self.config.layout, new, room);
         let version = write.version.clone();
-        let old = match self.update_and_return(&request.name, write).await? {
+        let old = match self.update_and_return(&request.name, write, Some(ReturnValue::AllOld)).await? {
             Ok(old) => old.map(|old| self.read(&old)),
             Err(item) => return Ok(Round::Changed(item)),
         };

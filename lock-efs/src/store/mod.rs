@@ -77,6 +77,8 @@ enum RecordOutcome {
     Granted {
         record: Option<File>,
         token: FencingToken,
+        /// The token in the record before.
+        previous_token: Option<FencingToken>,
         crashed: Option<Holder>,
         skew_us: i64,
     },
@@ -262,7 +264,7 @@ impl FileStore {
         begun: BegunRecord,
     ) -> Result<AcquireOutcome, Error> {
         match self.record_holder(request, files, (&lock, found), begun) {
-            Ok(RecordOutcome::Granted { record, token, crashed, skew_us }) => {
+            Ok(RecordOutcome::Granted { record, token, previous_token, crashed, skew_us }) => {
                 self.show_rest_of_queue(request, files, &lock);
                 let _held = HeldLock::new(&self.labels, lock.inode.device, self.medium.many_locks());
                 let (lock, part) = (Arc::new(lock), None);
@@ -270,7 +272,8 @@ impl FileStore {
                 let key = (request.id, request.name.clone());
                 self.marks.remove(&key);
                 self.table.insert(key, acquired);
-                Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)))
+                let grant = Grant::default().with_token(token).with_crashed(crashed);
+                Ok(AcquireOutcome::Granted(grant.with_previous_token(previous_token)))
             }
             Ok(RecordOutcome::Behind(holder)) => {
                 lock.unlock(&files.lock)?;

@@ -68,7 +68,7 @@ impl FileStore {
             let what = format!("the lock record has {} bytes, and the limit is {}", bytes.len(), record::MAX_BYTES);
             return Err(Error::new(ErrorKind::Limit, what + "; attach less data"));
         }
-        let replaces = previous.is_some();
+        let (replaces, previous_token) = (previous.is_some(), before.filter(|_| previous.is_some()));
         let sharing = lock.sharing(self.mode);
         let new = NewRecord { directory: &self.directory, files, bytes: &bytes, replaces, sharing };
         let mut is_told_once = true;
@@ -91,7 +91,8 @@ impl FileStore {
         if let Some(holder) = &crashed {
             tracing::debug!(name = %request.name, %holder, "the previous holder ended without releasing the lock");
         }
-        Ok(RecordOutcome::Granted { record: file, token, crashed, skew_us: now_us.wrapping_sub(here_us).cast_signed() })
+        let (record, skew_us) = (file, now_us.wrapping_sub(here_us).cast_signed());
+        Ok(RecordOutcome::Granted { record, token, previous_token, crashed, skew_us })
     }
 
     /// Returns whether a lock may be held although its record could not be written, because of
