@@ -1,8 +1,10 @@
 //! Two processes whose tasks hand one lock over among themselves.
 
 use std::{
+    io::{BufRead, BufReader, Lines, Write},
+    process::{Child, ChildStdout, Command, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
@@ -45,4 +47,122 @@ pub async fn assert_two_lockers_exclude_each_other(lockers: [Locker; 2]) {
     }
     let handed_over = handed_over.load(SeqCst);
     assert!(handed_over > TASKS * ROUNDS / 2, "only {handed_over} were handed over");
+}
+
+/// How often each of two processes acquires the lock that they share.
+const ACQUISITIONS: usize = 1_500;
+/// The most hand-overs in a row meanwhile.
+const HAND_OVER: u32 = 30;
+/// The store, for a process that a test has started.
+const STORE: &str = "ONELOCK_TEST_SHARED_STORE";
+
+/// Lets two processes with `hand_over` contend for one lock.
+///
+/// The calling test is `test`, with its modules. `start` starts the store, and returns what keeps
+/// it running, and its config string. Then the test runs again in each of two processes, where
+/// `open` opens the store.
+///
+/// # Panics
+/// If one process gets less than 40 % of the lock while both want it.
+pub fn assert_two_processes_share<T>(
+    test: &str,
+    start: impl FnOnce() -> (T, String),
+    open: impl AsyncFnOnce(&str) -> Locker,
+) {
+    if let Ok(store) = std::env::var(STORE) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        return runtime.block_on(async { contend(open(&store).await).await });
+    }
+    let (_server, store) = start();
+    let joined = if store.contains('?') { '&' } else { '?' };
+    let store = format!("{store}{joined}hand_over={HAND_OVER}");
+    let mut members = [(); 2].map(|()| Member::start(test, &store));
+    members.iter_mut().for_each(Member::begin);
+    let turns = turns(&members.map(Member::tokens));
+    // Until both processes have met, the first one to come has the lock.
+    let turns = turns.get(4..).unwrap_or_default();
+    let acquired = |process| turns.iter().filter(|turn| turn.0 == process).map(|turn| turn.1).sum::<usize>();
+    let (a, b) = (acquired(0), acquired(1));
+    assert!(a + b >= ACQUISITIONS / 2, "one process was alone: {turns:?}");
+    assert!(100 * a.min(b) >= 40 * (a + b), "the processes got {a} and {b}: {turns:?}");
+}
+
+/// The work of one process. Prints the tokens that it got.
+async fn contend(locker: Locker) {
+    // Opens the connections.
+    let own = format!("warm-{}", std::process::id());
+    locker.acquire(own.as_str()).await.unwrap().release().await.unwrap();
+    println!("\nready");
+    std::io::stdin().read_line(&mut String::new()).expect("the test writes a line");
+    let tokens = Arc::new(Mutex::new(Vec::new()));
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|_| {
+            let (locker, tokens) = (locker.clone(), Arc::clone(&tokens));
+            tokio::spawn(async move {
+                let has_all = || tokens.lock().expect("no task panics").len() >= ACQUISITIONS;
+                while !has_all() {
+                    let guard = locker.acquire("shared").await.unwrap();
+                    let token = guard.token().expect("a store that hands over has tokens").get();
+                    tokens.lock().expect("no task panics").push(token);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                    guard.release().await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.expect("no task panics");
+    }
+    let tokens = tokens.lock().expect("no task panics");
+    println!("tokens{}", tokens.iter().map(|token| format!(" {token}")).collect::<String>());
+}
+
+/// A process of a test.
+struct Member {
+    process: Child,
+    output: Lines<BufReader<ChildStdout>>,
+}
+
+impl Member {
+    fn start(test: &str, store: &str) -> Self {
+        let program = std::env::current_exe().expect("the test has a program");
+        let mut command = Command::new(program);
+        command.args([test, "--exact", "--nocapture"]).env(STORE, store);
+        // DynamoDB Local takes any credentials, but demands some.
+        command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a process");
+        let output = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let mut member = Self { process, output };
+        member.line("ready");
+        member
+    }
+
+    /// Reads up to the line that begins with `word`, and returns the rest of that line.
+    fn line(&mut self, word: &str) -> String {
+        for line in &mut self.output {
+            if let Some(rest) = line.expect("it writes text").strip_prefix(word) {
+                return rest.to_owned();
+            }
+        }
+        panic!("the process ended before it wrote {word:?}")
+    }
+
+    fn begin(&mut self) {
+        writeln!(self.process.stdin.as_mut().expect("it is piped"), "begin").expect("it reads");
+    }
+
+    fn tokens(mut self) -> Vec<u64> {
+        let line = self.line("tokens");
+        assert!(self.process.wait().expect("it ends").success());
+        line.split_whitespace().map(|token| token.parse().expect("a token")).collect()
+    }
+}
+
+/// Returns which process had the lock, and how often in a row, while both wanted it.
+fn turns(tokens: &[Vec<u64>; 2]) -> Vec<(usize, usize)> {
+    let end = tokens.iter().filter_map(|tokens| tokens.iter().max()).min().copied().unwrap_or_default();
+    let of = |process: usize| tokens[process].iter().map(move |token| (*token, process));
+    let mut order: Vec<_> = of(0).chain(of(1)).filter(|(token, _)| *token <= end).collect();
+    order.sort_unstable();
+    order.chunk_by(|a, b| a.1 == b.1).map(|turn| (turn[0].1, turn.len())).collect()
 }

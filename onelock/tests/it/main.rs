@@ -1,4 +1,4 @@
-//! Migrations between real stores.
+//! Migrations between real stores, and how processes share a lock on each store.
 
 /// The conformance suite on a migration with lock files: its locks have no ttl, and no operator can
 /// break them.
@@ -48,5 +48,7 @@ mod files_to_redis;
 mod postgres_to_redis;
 #[cfg(feature = "postgres")]
 mod rows;
+#[cfg(all(feature = "files", feature = "dynamo", feature = "object", feature = "postgres"))]
+mod sharing;
 #[cfg(feature = "dynamo")]
 mod table;

@@ -1,0 +1,58 @@
+//! How two processes with `hand_over` share a lock, on every store whose waiters have no order.
+
+use onelock::postgres::{PostgresBackend, PostgresConfig};
+use test_support::{
+    dynamodb::DynamoDbLocal, hand_over::assert_two_processes_share, object_stores::ObjectStoreServer,
+    postgres::PostgresServer,
+};
+
+async fn open(store: &str) -> onelock::Locker {
+    onelock::open(store).await.unwrap()
+}
+
+fn postgres() -> (PostgresServer, String) {
+    let server = PostgresServer::start();
+    let backend = PostgresBackend::new(PostgresConfig::from_url(&server.url()).unwrap()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(backend.init()).unwrap();
+    let store = server.url();
+    (server, store)
+}
+
+#[test]
+fn two_processes_share_a_lock_on_postgres() {
+    assert_two_processes_share("sharing::two_processes_share_a_lock_on_postgres", postgres, open);
+}
+
+#[test]
+fn two_processes_share_a_lock_file() {
+    let start = || {
+        let directory = tempfile::tempdir().unwrap();
+        let store = format!("file://{}", directory.path().display());
+        (directory, store)
+    };
+    assert_two_processes_share("sharing::two_processes_share_a_lock_file", start, open);
+}
+
+#[test]
+fn two_processes_share_a_lock_in_dynamodb() {
+    let start = || {
+        let (server, table) = (DynamoDbLocal::shared(), format!("sharing-{}", std::process::id()));
+        server.create_table(&table);
+        (server, format!("dynamodb://{table}?endpoint={}&region=eu-west-1", server.endpoint()))
+    };
+    assert_two_processes_share("sharing::two_processes_share_a_lock_in_dynamodb", start, open);
+}
+
+#[test]
+fn two_processes_share_a_lock_object() {
+    let start = || {
+        let (server, bucket) = (ObjectStoreServer::seaweedfs(), format!("sharing-{}", std::process::id()));
+        server.create_bucket(&bucket);
+        (
+            server,
+            format!("s3://{bucket}?endpoint={}&anonymous=true&skew=0s&poll_min=50ms&poll_max=200ms", server.endpoint()),
+        )
+    };
+    assert_two_processes_share("sharing::two_processes_share_a_lock_object", start, open);
+}
