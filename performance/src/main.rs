@@ -15,6 +15,7 @@ mod page;
 mod peers;
 mod postgres;
 mod redis;
+mod shares;
 mod table;
 mod turns;
 
@@ -36,7 +37,7 @@ const PARTS: [Part; 11] = [
     ("command", files::command::run),
     ("postgres-cycle", postgres::run),
     ("dynamodb-cycle", dynamodb::run),
-    ("tasks", redis::crowd::tasks),
+    ("tasks", tasks),
     ("waiters", redis::crowd::waiters),
     ("processes", redis::crowd::processes),
     ("held", redis::held::run),
@@ -63,6 +64,13 @@ fn main() {
     }
 }
 
+/// Tasks of one process, and of two.
+fn tasks(effort: Effort) -> Vec<Table> {
+    let mut tables = redis::crowd::tasks(effort);
+    tables.push(shares::table(effort));
+    tables
+}
+
 /// A process that the measurement started.
 fn child(role: &str, store: &str, how: &str, place: &str, flavor: Flavor) {
     let port = || place.parse().expect("a port");
@@ -70,6 +78,7 @@ fn child(role: &str, store: &str, how: &str, place: &str, flavor: Flavor) {
         ("wait", "files") => files::hand_off::wait(how, Path::new(place), flavor),
         ("wait", "redis") => redis::hand_off::wait(how, port(), flavor),
         ("contend", "redis") => redis::crowd::contend(how, port(), flavor),
+        ("share", _) => shares::member(store, how, place, flavor),
         ("hold", "redis") => redis::held::hold(how, port(), flavor),
         _ => panic!("unknown process {role} on {store}"),
     }

@@ -47,8 +47,6 @@ struct Outcome {
     waits: Vec<f64>,
     /// The number of tasks that never acquired.
     starved: f64,
-    /// The acquisitions of each process.
-    by_process: Vec<f64>,
     window: Duration,
 }
 
@@ -72,11 +70,10 @@ impl Crowd {
         for member in &mut self.members {
             member.tell(&format!("contend {name} {seconds} {}", self.tasks));
         }
-        let mut outcome = Outcome { waits: Vec::new(), starved: 0.0, by_process: Vec::new(), window };
+        let mut outcome = Outcome { waits: Vec::new(), starved: 0.0, window };
         for member in &mut self.members {
             let numbers = member.numbers();
             outcome.starved += numbers[0];
-            outcome.by_process.push((numbers.len() - 1) as f64);
             outcome.waits.extend(&numbers[1..]);
         }
         outcome
@@ -118,7 +115,6 @@ pub(crate) fn tasks(effort: Effort) -> Vec<Table> {
         tables.push(near(format!("64 tasks on one lock, {}", flavor.name()), flavor, &together, true));
     }
     tables.push(far(&server, &together[..5], effort));
-    tables.push(shares(effort));
     tables
 }
 
@@ -129,24 +125,6 @@ fn far(server: &RedisServer, names: &[&str], effort: Effort) -> Table {
     proxy.delay(Direction::Requests, DISTANCE);
     let title = "64 tasks on one lock, the store 1 ms away".to_owned();
     rates(title, Flavor::CurrentThread, names, true, effort, (server, proxy.addr().port()))
-}
-
-/// Two processes contend for one name, with and without hand-over.
-fn shares(effort: Effort) -> Table {
-    let server = RedisServer::start();
-    let mut table = Table::new("Two processes of 32 tasks on one lock", &["share of the first, %", "of the second, %"]);
-    for how in ["onelock", "onelock, hand_over=100", "onelock, hand_over=1000"] {
-        let mut crowd = Crowd::start(how, server.port(), Flavor::CurrentThread, 2, TASKS / 2);
-        let mut acquired = [0.0; 2];
-        for _ in 0..effort.rounds(BLOCKS) {
-            for (sum, count) in acquired.iter_mut().zip(crowd.work(Some(&fresh_name()), BLOCK).by_process) {
-                *sum += count;
-            }
-        }
-        let all: f64 = acquired.iter().sum();
-        table.row(how, acquired.map(|count| figure(100.0 * count / all)));
-    }
-    table
 }
 
 /// `port` leads to the server.

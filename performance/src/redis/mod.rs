@@ -25,7 +25,7 @@ fn url(port: u16) -> String {
     format!("redis://127.0.0.1:{port}")
 }
 
-fn backend(port: u16) -> RedisBackend {
+pub(crate) fn backend(port: u16) -> RedisBackend {
     RedisBackend::new(RedisConfig::from_url(&url(port)).expect("a URL")).expect("nothing contradicts")
 }
 
