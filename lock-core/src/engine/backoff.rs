@@ -100,6 +100,15 @@ pub(super) fn without_times(holder: &Holder) -> Holder {
     Holder { expires_in: None, held_for: None, ..holder.clone() }
 }
 
+/// Returns a random factor between zero and one, another one in each clone of this process.
+///
+/// A fleet may be made of clones of one memory image, such as a snapshot of a function. A generator
+/// in the process would give all of them one delay, and they would ask in one moment.
+pub(crate) fn part_of_window() -> f64 {
+    let seed = getrandom::u64().expect("getrandom(2) cannot fail once the kernel's generator is seeded");
+    fastrand::Rng::with_seed(seed).f64()
+}
+
 /// Returns a random factor between a half and one.
 pub(crate) fn jitter() -> f64 {
     0.5 + 0.5 * fastrand::f64()

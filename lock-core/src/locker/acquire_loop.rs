@@ -14,7 +14,7 @@ use crate::{
     backend::{AcquireOutcome, AcquireRequest},
     engine::{
         acquisition::PendingAcquire,
-        backoff::SHORTEST,
+        backoff::{SHORTEST, part_of_window},
         hand_over::HandOvers,
         hold::{LeaseState, Next},
         limits::HoldLimits,
@@ -312,7 +312,7 @@ impl AcquireLoop {
             return None;
         }
         let window = self.patience(wait).map_or(self.spread, |left| self.spread.min(left / 2));
-        Some(tokio::time::sleep(window.mul_f64(fastrand::f64())))
+        Some(tokio::time::sleep(window.mul_f64(part_of_window())))
     }
 
     /// Returns the time until the wait ends.

@@ -10,7 +10,6 @@ use crate::fixture::*;
 
 #[tokio::test(start_paused = true)]
 async fn first_attempts_are_spread_evenly_over_the_window() {
-    fastrand::seed(1);
     let fixture = Fixture::with(|builder| builder.spread(secs(2)));
     let _held = acquired(fixture.other().try_acquire(NAME).await);
     let started = Instant::now();
@@ -24,8 +23,49 @@ async fn first_attempts_are_spread_evenly_over_the_window() {
     for quarter in 0..4 {
         let begin = quarter * ms(500);
         let of_quarter = delays.iter().filter(|delay| (begin..begin + ms(500)).contains(*delay)).count();
-        assert!((200..300).contains(&of_quarter), "{of_quarter} of 1,000 in quarter {quarter}");
+        // Six times the standard deviation of 250.
+        assert!((167..333).contains(&of_quarter), "{of_quarter} of 1,000 in quarter {quarter}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_waiter_is_delayed_once_and_within_the_window() {
+    let (window, fixture) = (secs(1_000), Fixture::new());
+    let mut longest = Duration::ZERO;
+    for _ in 0..100 {
+        let started = Instant::now();
+        let request = fixture.locker.lock(NAME).spread(window);
+        release(request.acquire().await.unwrap()).await;
+        longest = longest.max(started.elapsed());
+    }
+    // A hundred delays of two draws, or of a larger window, are not all within it.
+    assert!(longest <= window + ms(1), "{longest:?}");
+    assert!(longest >= window / 2, "{longest:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_delayed_waiter_is_not_in_the_queue() {
+    let fixture = Fixture::new();
+    let delayed = tokio::spawn(fixture.locker.lock(NAME).spread(secs(1_000_000)).acquire());
+    sleep(ms(1)).await;
+    let started = Instant::now();
+    release(acquired(fixture.locker.lock(NAME).acquire_within(secs(1)).await)).await;
+    assert!(started.elapsed() < secs(1) && !delayed.is_finished(), "other tasks of the process go first");
+    release(delayed.await.unwrap().unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn clones_of_a_process_draw_different_delays() {
+    let fixture = Fixture::with(|builder| builder.spread(secs(1_000_000)));
+    let mut delays = std::collections::HashSet::new();
+    for _ in 0..3 {
+        // A clone of a memory image begins with the state of its original.
+        fastrand::seed(1);
+        let started = Instant::now();
+        release(acquired(fixture.locker.try_acquire(NAME).await)).await;
+        delays.insert(started.elapsed());
+    }
+    assert_eq!(delays.len(), 3, "{delays:?}");
 }
 
 #[tokio::test(start_paused = true)]
