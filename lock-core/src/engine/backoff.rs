@@ -11,6 +11,8 @@ pub(crate) const SHORTEST: Duration = Duration::from_millis(1);
 /// The longest pause of a waiter that the store throttles. As long as the default ttl: 10,000
 /// waiters then send a store of 1,000 requests a second no more than it takes.
 const THROTTLED: Duration = Duration::from_secs(30);
+/// The first pause of a newcomer that the store throttles, unless its polls are closer together.
+const FIRST_THROTTLED: Duration = Duration::from_secs(1);
 
 /// Pauses that double, with jitter, so that waiters that started together do not retry together.
 pub(crate) struct Backoff {
@@ -87,10 +89,14 @@ impl Backoff {
         shortest
     }
 
-    /// Returns the next pause after a request that the store throttled. Doubles from the longest
+    /// Returns the next pause after a request that the store throttled. Doubles from the present
     /// pause between polls on, because the waiters together poll too often.
+    ///
+    /// Not from the longest one on: where a release wakes the waiters, polls are rare, and say
+    /// nothing about how soon a newcomer may connect.
     pub(crate) fn throttled(&mut self) -> Duration {
-        self.slower = (2 * self.slower).max(self.pace.poll_max).min(self.pace.poll_max.max(THROTTLED));
+        let first = self.next.max(FIRST_THROTTLED).min(self.pace.poll_max);
+        self.slower = (2 * self.slower).max(first).min(self.pace.poll_max.max(THROTTLED));
         self.slower.mul_f64(jitter())
     }
 }
@@ -147,6 +153,23 @@ mod tests {
         let pauses: Vec<_> = std::iter::repeat_with(|| backoff.next(expiry)).take(40).collect();
         assert!(pauses[0] > Duration::from_secs(13), "one answer does not end the throttling: {pauses:?}");
         assert!(pauses[39] <= Duration::from_millis(3), "answers end it: {pauses:?}");
+    }
+
+    #[test]
+    fn throttled_pauses_begin_with_a_second_or_the_present_poll() {
+        let rare = StoreTimings::default().with_poll_max(Duration::from_secs(30));
+        let within = |pause: Duration, full| (full / 2..=full).contains(&pause);
+        let mut newcomer = Backoff::new(rare);
+        for full in [1, 2, 4, 8, 16, 30].map(Duration::from_secs) {
+            let pause = newcomer.throttled();
+            assert!(within(pause, full), "{pause:?} of {full:?}");
+        }
+        let mut old = Backoff::new(rare);
+        for _ in 0..20 {
+            old.next(None);
+        }
+        let pause = old.throttled();
+        assert!(within(pause, Duration::from_secs(30)), "{pause:?}: it polls no more often than that");
     }
 
     #[test]
