@@ -7,10 +7,14 @@ use std::{
     time::Duration,
 };
 
-use lock_core::{Error, ErrorKind, Operation};
+use futures_util::{
+    FutureExt as _,
+    future::{join_all, select_ok},
+};
+use lock_core::{Error, ErrorKind, Operation, config::Secret};
 use redis::{
     AsyncConnectionConfig, Client, ClientTlsConfig, Cmd, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
-    ProtocolVersion, PushInfo, RedisConnectionInfo, RedisResult, TlsCertificates, TlsMode, Value,
+    ProtocolVersion, PushInfo, RedisConnectionInfo, RedisError, RedisResult, TlsCertificates, TlsMode, Value,
     aio::{ConnectionLike, MultiplexedConnection},
     cluster::ClusterClientBuilder,
     cluster_async::ClusterConnection,
@@ -23,6 +27,7 @@ use tokio::sync::Mutex;
 use crate::{
     config::{Address, RedisConfig},
     error::{Phase, translate},
+    refusal::refusal,
 };
 
 /// An open connection; clones share it.
@@ -105,6 +110,25 @@ struct Sentinels {
     clients: Vec<Mutex<SentinelClient>>,
     /// The index of the next client.
     next: AtomicUsize,
+    /// The same sentinels, for a question that their clients do not answer.
+    infos: Vec<ConnectionInfo>,
+    service: String,
+}
+
+impl Sentinels {
+    /// Returns the address of the primary, even if it takes no connection. The clients connect to
+    /// it before they name it.
+    async fn primary(&self) -> RedisResult<ConnectionAddr> {
+        let mut question = redis::cmd("SENTINEL");
+        question.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.service);
+        let ask = async |info: &ConnectionInfo| {
+            let mut sentinel = Client::open(info.clone())?.get_multiplexed_async_connection().await?;
+            let (host, port): (String, u16) = question.query_async(&mut sentinel).await?;
+            Ok(ConnectionAddr::Tcp(host, port))
+        };
+        let asked = self.infos.iter().map(|info| ask(info).boxed());
+        select_ok(asked).await.map(|(primary, _)| primary)
+    }
 }
 
 impl Connector {
@@ -124,6 +148,12 @@ impl Connector {
     pub(crate) fn sentinel(config: &RedisConfig, sentinels: &[Address], service: &str) -> Result<Self, Error> {
         let wrong = |error| opening(translate(error, Phase::Connect));
         let certificates = certificates(config)?;
+        let login = login(config.sentinel_user.as_deref(), config.sentinel_password.as_ref());
+        let info = |address| {
+            let info = connection_addr(config, address).into_connection_info().map_err(wrong)?;
+            Ok(info.set_redis_settings(login.clone()))
+        };
+        let infos = if config.tls { Vec::new() } else { sentinels.iter().map(info).collect::<Result<_, Error>>()? };
         let mut sentinels = sentinels.iter().map(|s| connection_addr(config, s)).collect::<Vec<_>>();
         let mut clients = Vec::new();
         for _ in 0..sentinels.len().max(1) {
@@ -131,7 +161,7 @@ impl Connector {
             clients.push(Mutex::new(client));
             sentinels.rotate_left(1);
         }
-        let target = Target::Sentinel(Sentinels { clients, next: AtomicUsize::new(0) });
+        let target = Target::Sentinel(Sentinels { clients, next: AtomicUsize::new(0), infos, service: service.into() });
         Ok(Self { target, settings: settings(config) })
     }
 
@@ -157,6 +187,31 @@ impl Connector {
         &self,
         push: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static,
     ) -> RedisResult<Connection> {
+        match self.open(push).await {
+            Err(error) if error.is_connection_dropped() && !error.is_connection_refusal() => {
+                Err(self.refusal().await.unwrap_or(error))
+            }
+            opened => opened,
+        }
+    }
+
+    /// Returns why the server closes new connections, if it says so.
+    async fn refusal(&self) -> Option<RedisError> {
+        match &self.target {
+            Target::Node(client) => refusal(client.get_connection_info().addr()).await,
+            // With TLS the primary would say nothing.
+            Target::Sentinel(sentinels) if sentinels.infos.is_empty() => None,
+            Target::Sentinel(sentinels) => {
+                let primary = sentinels.primary().await.ok()?;
+                refusal(&primary).await
+            }
+            Target::Cluster { seeds, .. } => {
+                join_all(seeds.iter().map(|seed| refusal(seed.addr()))).await.into_iter().flatten().next()
+            }
+        }
+    }
+
+    async fn open(&self, push: impl Fn(PushInfo) -> Result<(), ()> + Send + Sync + 'static) -> RedisResult<Connection> {
         let settings = || self.settings.clone();
         match &self.target {
             Target::Node(client) => {
@@ -247,18 +302,23 @@ fn connection_addr(config: &RedisConfig, address: &Address) -> ConnectionAddr {
     }
 }
 
+fn login(user: Option<&str>, password: Option<&Secret>) -> RedisConnectionInfo {
+    let mut login = RedisConnectionInfo::default();
+    if let Some(user) = user {
+        login = login.set_username(user);
+    }
+    if let Some(password) = password {
+        login = login.set_password(password.expose());
+    }
+    login
+}
+
 fn connection_info(config: &RedisConfig, address: &Address) -> Result<ConnectionInfo, Error> {
-    let mut login = RedisConnectionInfo::default()
+    let login = login(config.user.as_deref(), config.password.as_ref())
         .set_db(config.database)
         // Wake-ups come as push messages on the same connection.
         .set_protocol(ProtocolVersion::RESP3)
         .set_lib_name("lock-redis", env!("CARGO_PKG_VERSION"));
-    if let Some(user) = &config.user {
-        login = login.set_username(user);
-    }
-    if let Some(password) = &config.password {
-        login = login.set_password(password.expose());
-    }
     let info = connection_addr(config, address)
         .into_connection_info()
         .map_err(|error| opening(translate(error, Phase::Connect)))?;

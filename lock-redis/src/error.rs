@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Write};
 
-use lock_core::{Error, ErrorKind};
+use lock_core::{Error, ErrorKind, backend::own_limit};
 use redis::{RedisError, ServerErrorKind};
 
 /// Whether the request had been sent when it failed.
@@ -110,6 +110,12 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
         ErrorKind::Throttled,
         true,
         "Redis has reached its connection limit; raise maxclients or close idle connections",
+    ),
+    (
+        "DENIED",
+        ErrorKind::PermissionDenied,
+        false,
+        "Redis is in protected mode, and takes clients of its own machine only; set a password there (requirepass)",
     ),
     (
         "unknown command",
@@ -229,7 +235,10 @@ fn classify(error: &RedisError, phase: Phase) -> (ErrorKind, bool, String) {
                 "TLS handshake failed; check the certificate authority (ca), the host name and the client certificate";
             (ErrorKind::Config, false, advice.into())
         }
-        redis::ErrorKind::Io => (ErrorKind::Unavailable, true, broken(phase).into()),
+        redis::ErrorKind::Io => match own_limit(error) {
+            Some(advice) => (ErrorKind::Limit, true, advice.into()),
+            None => (ErrorKind::Unavailable, true, broken(phase).into()),
+        },
         redis::ErrorKind::Server(ServerErrorKind::ResponseError) => {
             (ErrorKind::Other, false, "Redis returned an error".into())
         }
@@ -289,6 +298,9 @@ mod tests {
 
     use super::*;
 
+    /// Too many open files.
+    const EMFILE: i32 = 24;
+
     fn server(line: &str) -> RedisError {
         redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap().extract_error().unwrap_err()
     }
@@ -307,6 +319,7 @@ mod tests {
             ("MASTERDOWN Link with MASTER is down", ErrorKind::Unavailable, true),
             ("MISCONF Errors writing to the AOF file", ErrorKind::Full, true),
             ("ERR max number of clients reached", ErrorKind::Throttled, true),
+            ("DENIED Redis is running in protected mode", ErrorKind::PermissionDenied, false),
             ("ERR unknown command 'HELLO'", ErrorKind::Unsupported, false),
             ("UNBLOCKED force unblock from blocking operation, instance state changed", ErrorKind::Unavailable, true),
             ("ERR something new", ErrorKind::Other, false),
@@ -357,6 +370,8 @@ mod tests {
         let late = translate(io(io::ErrorKind::TimedOut), Phase::Request);
         assert_eq!((late.kind(), late.is_ambiguous()), (ErrorKind::Timeout, true));
         assert!(!translate(io(io::ErrorKind::TimedOut), Phase::Connect).is_ambiguous());
+        let full = translate(io::Error::from_raw_os_error(EMFILE).into(), Phase::Connect);
+        assert_eq!((full.kind(), full.is_retryable(), full.is_ambiguous()), (ErrorKind::Limit, true, false), "{full}");
         let last = || server("CLUSTERDOWN The cluster is down");
         assert!(!translate(last(), Phase::Request).is_ambiguous());
         assert!(translate(last(), Phase::RepeatedRequest).is_ambiguous(), "an earlier try may have got no answer");

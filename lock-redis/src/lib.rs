@@ -24,6 +24,7 @@ mod outstanding_replies;
 mod queue;
 mod quorum;
 mod record;
+mod refusal;
 mod relay;
 mod repair;
 mod replication;

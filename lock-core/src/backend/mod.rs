@@ -7,6 +7,7 @@ mod capabilities;
 mod finding;
 mod listing;
 mod observations;
+mod own_limits;
 mod past;
 mod process_bound;
 mod relay;
@@ -27,6 +28,7 @@ pub use self::{
     finding::{Finding, Level},
     listing::{Listing, OddEntry},
     observations::Observations,
+    own_limits::own_limit,
     past::{End, PastHolder},
     process_bound::ProcessBound,
     relay::{Relay, Relayed},

@@ -15,6 +15,7 @@ mod joined_wakes;
 mod keys;
 mod lost_parts;
 mod lost_replies;
+mod many;
 mod quorum;
 mod quorum_parts;
 mod quorum_repair;
