@@ -93,7 +93,7 @@ async fn measure(clients: u64, what: What, spread: Duration, connections: u64) {
         "| {what:?} | {spread:?} | {elapsed:.1} s | {} | {} | {:.0} | {used:.2} s | {memory:.0} MB | {answers:?} |",
         calls.all,
         calls.scripts,
-        calls.micros / calls.scripts as f64
+        calls.micros / calls.scripts
     );
 }
 
