@@ -29,7 +29,7 @@ use table::Table;
 type Part = (&'static str, fn(Effort) -> Vec<Table>);
 
 /// The parts in the order in which they run.
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     ("redis-cycle", redis::cycle::run),
     ("redis-hand-off", redis::hand_off::run),
     ("file-cycle", files::cycle::run),
@@ -39,6 +39,7 @@ const PARTS: [Part; 11] = [
     ("dynamodb-cycle", dynamodb::run),
     ("tasks", tasks),
     ("waiters", redis::crowd::waiters),
+    ("file-waiters", files::waiters::run),
     ("processes", redis::crowd::processes),
     ("held", redis::held::run),
 ];
@@ -77,6 +78,7 @@ fn child(role: &str, store: &str, how: &str, place: &str, flavor: Flavor) {
     match (role, store) {
         ("wait", "files") => files::hand_off::wait(how, Path::new(place), flavor),
         ("wait", "redis") => redis::hand_off::wait(how, port(), flavor),
+        ("contend", "files") => files::waiters::contend(how, Path::new(place), flavor),
         ("contend", "redis") => redis::crowd::contend(how, port(), flavor),
         ("share", _) => shares::member(store, how, place, flavor),
         ("hold", "redis") => redis::held::hold(how, port(), flavor),

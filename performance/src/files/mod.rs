@@ -3,6 +3,7 @@
 pub(crate) mod command;
 pub(crate) mod cycle;
 pub(crate) mod hand_off;
+pub(crate) mod waiters;
 
 use std::{
     fs::{File, OpenOptions},

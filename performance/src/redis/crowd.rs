@@ -34,7 +34,7 @@ const MOST_PROCESSES_OF_PYTHON: usize = 16;
 const PROCESSES: [usize; 4] = [1, 4, 16, 64];
 
 /// Processes that use locks in the same way.
-struct Crowd {
+pub(crate) struct Crowd {
     members: Vec<Process>,
     /// The tasks of each process.
     tasks: usize,
@@ -42,11 +42,11 @@ struct Crowd {
 
 /// What a crowd did in a window.
 #[derive(Clone)]
-struct Outcome {
+pub(crate) struct Outcome {
     /// The time of each acquisition, in microseconds.
-    waits: Vec<f64>,
+    pub(crate) waits: Vec<f64>,
     /// The number of tasks that never acquired.
-    starved: f64,
+    pub(crate) starved: f64,
     window: Duration,
 }
 
@@ -58,14 +58,19 @@ impl Crowd {
             "node redlock" => Process::redlock(port),
             _ => Process::own(["contend", "redis", how, &place, flavor.name()]),
         };
-        let mut crowd = Self { members: (0..processes).map(start).collect(), tasks };
-        // Connects, and waits until all have started.
+        Self::of((0..processes).map(start).collect(), tasks)
+    }
+
+    /// Returns a crowd of these processes, once all of them have started.
+    pub(crate) fn of(members: Vec<Process>, tasks: usize) -> Self {
+        let mut crowd = Self { members, tasks };
+        // Connects.
         crowd.work(None, Duration::from_millis(20));
         crowd
     }
 
     /// Lets all contend for one new name, or each task for its own.
-    fn work(&mut self, name: Option<&str>, window: Duration) -> Outcome {
+    pub(crate) fn work(&mut self, name: Option<&str>, window: Duration) -> Outcome {
         let (name, seconds) = (name.unwrap_or("-"), window.as_secs_f64());
         for member in &mut self.members {
             member.tell(&format!("contend {name} {seconds} {}", self.tasks));
@@ -81,13 +86,13 @@ impl Crowd {
 }
 
 impl Outcome {
-    fn rate(&self) -> f64 {
+    pub(crate) fn rate(&self) -> f64 {
         self.waits.len() as f64 / self.window.as_secs_f64()
     }
 }
 
 /// Returns a name that was not locked before.
-fn fresh_name() -> String {
+pub(crate) fn fresh_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     format!("crowd-{}", COUNT.fetch_add(1, Relaxed))
 }
