@@ -18,5 +18,5 @@ mod torture;
 
 pub use cases::Cases;
 pub use junit::Runs;
-pub use page::{HISTORIES, LEAST_SIMULATED, LEAST_TORTURED, Page, SIMULATIONS, TEMPLATE, brought_back, read};
+pub use page::{HISTORIES, LEAST_SIMULATED, LEAST_TORTURED, Page, TEMPLATE, all_brought_back, read};
 pub use torture::torture;

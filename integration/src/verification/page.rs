@@ -13,23 +13,27 @@ use test_support::sim::Mistake;
 use super::{Cases, Runs};
 
 /// The template of the page. `{cases KEY}` is replaced by tests, `{REPORT.FIELD}` by a figure, and
-/// `{mistakes}` by rows of a table. The report `all` is the sum of [`HISTORIES`], and `simulations`
-/// the sum of those that are simulated.
+/// `{mistakes}` and `{mistakes-of-modes}` by rows of a table. The report `all` is the sum of
+/// [`HISTORIES`], and `simulations` the sum of those that are simulated.
 pub const TEMPLATE: &str = include_str!("page.md.in");
 
 /// The reports of histories: of the simulations, and of the tortured stores.
-pub const HISTORIES: [&str; 7] = [
+pub const HISTORIES: [&str; 8] = [
     SIMULATIONS[0],
     SIMULATIONS[1],
     SIMULATIONS[2],
+    SIMULATIONS[3],
     "torture-files",
     "torture-redis",
     "torture-postgres",
     "torture-dynamodb",
 ];
 
-/// The reports of the simulated core, and of the simulated backends.
-pub const SIMULATIONS: [&str; 3] = ["simulation", "simulation-dynamodb", "simulation-objects"];
+/// The reports of the simulated core, of the simulated backends, and of the core with all modes.
+const SIMULATIONS: [&str; 4] = ["simulation", "simulation-dynamodb", "simulation-objects", OF_MODES];
+/// Those of exclusive locks.
+const EXCLUSIVE: [&str; 3] = [SIMULATIONS[0], SIMULATIONS[1], SIMULATIONS[2]];
+const OF_MODES: &str = "simulation-modes";
 
 /// The least number of acquisitions of the simulated core that is enough to publish the page.
 pub const LEAST_SIMULATED: u64 = 1_000_000;
@@ -65,8 +69,15 @@ pub fn read(directory: &Path) -> io::Result<BTreeMap<String, Value>> {
 }
 
 /// Returns the name of the report of a simulation with that mistake.
-pub fn brought_back(mistake: Mistake, simulation: &str) -> String {
+fn brought_back(mistake: Mistake, simulation: &str) -> String {
     format!("{simulation}-{mistake}")
+}
+
+/// Returns the names of the reports of all mistakes that were brought back.
+pub fn all_brought_back() -> impl Iterator<Item = String> {
+    let exclusive = |mistake: Mistake| EXCLUSIVE.iter().map(move |simulation| brought_back(mistake, simulation));
+    let of_modes = Mistake::OF_MODES.into_iter().map(|mistake| brought_back(mistake, OF_MODES));
+    Mistake::ALL.into_iter().flat_map(exclusive).chain(of_modes)
 }
 
 impl Page {
@@ -90,7 +101,7 @@ impl Page {
         let lacks = |hole: &str| hole.split_once('.').is_some_and(|(of, what)| self.count(of, what).is_none());
         let unknown: BTreeSet<_> = holes().filter(|hole| lacks(hole)).collect();
         wrong.extend(unknown.into_iter().map(|figure| format!("there is no figure {figure}")));
-        for result in Mistake::ALL.iter().flat_map(|one| SIMULATIONS.map(|simulation| brought_back(*one, simulation))) {
+        for result in all_brought_back() {
             if self.count(&result, "violations").is_none_or(|found| found == 0) {
                 wrong.push(format!("{result}: the mistake was not found"));
             }
@@ -131,16 +142,17 @@ impl Page {
         self.cases.of(key).map(case).collect::<Vec<_>>().join(", ")
     }
 
-    fn mistakes(&self) -> String {
-        let row = |mistake| {
-            let found = SIMULATIONS.map(|simulation| {
+    /// Returns a row for each mistake, with the seeds of each simulation that found it.
+    fn found(&self, mistakes: &[Mistake], simulations: &[&str]) -> String {
+        let row = |mistake: &Mistake| {
+            let found = simulations.iter().map(|simulation| {
                 let [found, seeds] = ["violations", "seeds"]
-                    .map(|what| self.count(&brought_back(mistake, simulation), what).unwrap_or_default());
+                    .map(|what| self.count(&brought_back(*mistake, simulation), what).unwrap_or_default());
                 format!("{found} of {seeds}")
             });
-            format!("| `{mistake}` | {} |", found.join(" | "))
+            format!("| `{mistake}` | {} |", found.collect::<Vec<_>>().join(" | "))
         };
-        Mistake::ALL.map(row).join("\n")
+        mistakes.iter().map(row).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -163,7 +175,8 @@ impl fmt::Display for Page {
         while let (Some(hole), Some(words)) = (parts.next(), parts.next()) {
             match hole.strip_prefix("cases ") {
                 Some(key) => f.write_str(&self.ran(key))?,
-                None if hole == "mistakes" => f.write_str(&self.mistakes())?,
+                None if hole == "mistakes" => f.write_str(&self.found(&Mistake::ALL, &EXCLUSIVE))?,
+                None if hole == "mistakes-of-modes" => f.write_str(&self.found(&Mistake::OF_MODES, &[OF_MODES]))?,
                 None => f.write_str(&self.figure(hole))?,
             }
             f.write_str(words)?;
