@@ -5,7 +5,7 @@
 //! for its lease: if the request fails, it releases as usual. Until then the turn is its own too,
 //! because an attempt meanwhile would see the lock of this process as another holder's.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use futures_util::{
     FutureExt,
@@ -21,6 +21,10 @@ use crate::{
 
 /// A request that releases and acquires.
 pub(crate) type RelayCall = Shared<BoxFuture<'static, Result<Relayed, Error>>>;
+
+/// How long a waiter leaves the lock to another process that its request has woken. It would ask
+/// before that process otherwise, and the tasks of one process would keep the lock.
+const GIVES_WAY: Duration = Duration::from_millis(1);
 
 /// The release of the guard before, on the side of the waiter.
 #[derive(Debug)]
@@ -143,7 +147,10 @@ impl PendingRelease {
         Some(Box::pin(async move {
             match relayed.await?.acquired {
                 Some(answer) => answer,
-                None => backend.acquire(&request).await,
+                None => {
+                    tokio::time::sleep(GIVES_WAY).await;
+                    backend.acquire(&request).await
+                }
             }
         }))
     }
@@ -162,6 +169,6 @@ impl PendingRelease {
 async fn relay(backend: &dyn Backend, lease: &Lease, request: &AcquireRequest) -> Result<Relayed, Error> {
     match backend.relay() {
         Some(both) => both.relay(lease, request).await,
-        None => backend.release(lease, std::time::Duration::ZERO).await.map(Relayed::released),
+        None => backend.release(lease, Duration::ZERO).await.map(Relayed::released),
     }
 }
