@@ -34,7 +34,9 @@ pub(crate) fn order() {
     let said = churning.iter_mut().flat_map(|peer| peer.all_until(Instant::now() + Duration::from_secs(5)));
     let said: Vec<_> = said.collect();
     assert!(said.iter().all(|answer| answer.what != "error"), "{said:?}");
-    let cycles: Vec<i64> = said.iter().map(|cycle| cycle.words[1].parse().expect("a moment")).collect();
+    // On a busy machine a peer also warns of slow calls.
+    let cycles = said.iter().filter(|answer| answer.what == "cycle");
+    let cycles: Vec<i64> = cycles.map(|cycle| cycle.words[1].parse().expect("a moment")).collect();
     let overtook = cycles.iter().filter(|&&at| from < at && at < to).count();
     assert_eq!(overtook, 0, "newcomers overtook waiters: {cycles:?}, {from} to {to}");
     assert!(cycles.iter().any(|&at| at > to), "newcomers get the lock again");
