@@ -63,7 +63,7 @@ const OBSTACLES: [Obstacle; 12] = [
 /// The names beside a lock, and the one of the floor.
 const PLACES: [&str; 7] = ["etl.lock", "etl.info", "etl.prev", "etl.queue", "etl.parts", "etl.fair", ".onelock-floor"];
 /// The names that serve only locks on local file systems.
-const LOCAL_PLACES: [&str; 3] = ["etl.prev", "etl.queue", "etl.fair"];
+const LOCAL_PLACES: [&str; 2] = ["etl.prev", "etl.queue"];
 
 impl Obstacle {
     /// Puts the obstacle at `path`. `target` is a file elsewhere. Returns whether this user can.
