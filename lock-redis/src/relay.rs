@@ -29,7 +29,10 @@ impl Deployment {
         let gone = self.keys.gone(&lock, &request.id.to_string());
         let keys = [lock.clone(), self.keys.token(&lock), self.keys.waiters(&lock), gone];
         let call = self.scripts.relay.call(&keys).arg(lease.id.to_string()).arg(self.stamps.next());
-        let call = self.about(call, request);
+        let mut call = self.about(call, request);
+        if request.reserved_tokens > 0 {
+            call = call.arg(request.reserved_tokens);
+        }
         let mut sent = self.unanswered.sending(request.id);
         let answer = self.connection.run(&call).await;
         sent.answered = !answer.as_ref().is_err_and(Error::is_ambiguous);

@@ -14,7 +14,7 @@ use crate::types::Error;
 #[async_trait]
 pub trait Relay: Send + Sync {
     /// Releases `lease` without a minimum hold, and then tries to acquire the same name once for
-    /// `request`. Both are exclusive, and `request` neither is fair nor reserves tokens.
+    /// `request`. Both are exclusive, and `request` is not fair.
     ///
     /// If the release has woken a watcher of another process, the request is not tried. Otherwise
     /// the tasks of one process would keep the lock from all others.

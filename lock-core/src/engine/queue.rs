@@ -281,7 +281,12 @@ impl Turn {
 
     /// Returns `true` if others wait in this queue. They may leave it at any time.
     pub(crate) fn has_waiters(&self) -> bool {
-        self.place.queue.waiting.load(Ordering::Relaxed) > 0
+        self.waiters() > 0
+    }
+
+    /// Returns how many others wait in this queue.
+    pub(crate) fn waiters(&self) -> usize {
+        self.place.queue.waiting.load(Ordering::Relaxed)
     }
 
     /// Calls `f` with what this process knows of other processes that use the lock.

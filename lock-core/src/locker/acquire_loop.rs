@@ -200,7 +200,7 @@ impl AcquireLoop {
         let parcel = match self.pending.turn.as_mut()?.accept()? {
             Baton::Lease(parcel) => parcel,
             Baton::Release(release) => {
-                self.pending.follow(release, self.hand_over > 0 || self.pending.request.mode.may_be_joined());
+                self.pending.follow(release, self.pending.request.mode.may_be_joined());
                 return None;
             }
         };

@@ -343,20 +343,57 @@ async fn a_waiter_that_does_not_run_delays_the_release_by_100_ms() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn other_requests_are_sent_after_the_release() {
-    let choices: [(&str, Choose); 2] =
-        [("a shared lock", |request| request.mode(Mode::Shared)), ("a hand-over", |request| request.hand_over(3))];
-    for (what, choose) in choices {
-        let relays = Relays::new();
-        let guard = relays.fixture.guard().await;
-        let waiter = relays.waiter(choose);
-        relays.fixture.network.next(Operation::Release, Fault::DelayRequest(ms(5)));
+async fn a_shared_request_is_sent_after_the_release() {
+    let relays = Relays::new();
+    let guard = relays.fixture.guard().await;
+    let waiter = relays.waiter(|request| request.mode(Mode::Shared));
+    relays.fixture.network.next(Operation::Release, Fault::DelayRequest(ms(5)));
+    let (released, next) = tokio::join!(guard.release(), waiter);
+    assert_eq!(released.unwrap(), Release::Released);
+    assert_eq!((relays.requests(), relays.contended.load(SeqCst)), ((0, 2, 1), 0));
+    next.unwrap().release().await.unwrap();
+    assert!(relays.fixture.is_free().await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_request_ends_a_series_of_hand_overs_and_begins_the_next() {
+    let relays = Relays::new();
+    let mut guard = relays.fixture.guard().await;
+    let waiters = [(); 6].map(|()| relays.waiter(|request| request.hand_over(2)));
+    for (i, waiter) in waiters.into_iter().enumerate() {
+        let last = guard.token();
         let (released, next) = tokio::join!(guard.release(), waiter);
-        assert_eq!(released.unwrap(), Release::Released, "{what}");
-        assert_eq!((relays.requests(), relays.contended.load(SeqCst)), ((0, 2, 1), 0), "{what}");
-        next.unwrap().release().await.unwrap();
-        assert!(relays.fixture.is_free().await, "{what}");
+        assert_eq!(released.unwrap(), Release::Released);
+        guard = next.unwrap();
+        assert!(guard.token() > last, "waiter {i}");
+        // Each series is a grant and two hand-overs.
+        assert_eq!(relays.requests(), (1 + i as u32 / 3, 1, 0), "waiter {i}");
     }
+    relays.holds_alone(guard, "the last waiter").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_tasks_hand_their_lock_over() {
+    let relays = Relays::new();
+    let guard = relays.fixture.locker.lock(NAME).hand_over(2).acquire().await.unwrap();
+    let waiter = relays.waiter(|request| request.hand_over(2));
+    let other = async {
+        guard.release().await.unwrap();
+        relays.waiter(|request| request.hand_over(2)).await.unwrap()
+    };
+    let (next, other) = tokio::join!(
+        async {
+            let next = waiter.await.unwrap();
+            let token = next.token();
+            next.release().await.unwrap();
+            token
+        },
+        other
+    );
+    assert_eq!(other.token().unwrap().get(), next.unwrap().get() + 1, "handed over");
+    assert_eq!(relays.requests(), (0, 2, 1));
+    assert_eq!(other.release().await.unwrap(), Release::Released);
+    assert!(relays.fixture.is_free().await);
 }
 
 #[tokio::test(start_paused = true)]

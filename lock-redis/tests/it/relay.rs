@@ -29,7 +29,7 @@ const ABOUT_ONE: f64 = 1.1;
 
 /// Lets tasks acquire one lock as often, and checks that one holds it at a time, with rising
 /// tokens. Returns how often the tasks of each locker have had the lock when the first task ends.
-async fn share(lockers: &[Locker], tasks: usize, rounds: u64) -> Vec<u64> {
+async fn share(lockers: &[Locker], tasks: usize, rounds: u64, hand_over: u32) -> Vec<u64> {
     let [inside, last, done] = [(); 3].map(|()| Arc::new(AtomicU64::new(0)));
     let counts: Vec<_> = lockers.iter().map(|_| Arc::new(AtomicU64::new(0))).collect();
     let mut all = Vec::new();
@@ -38,7 +38,7 @@ async fn share(lockers: &[Locker], tasks: usize, rounds: u64) -> Vec<u64> {
         let [inside, last, done] = [&inside, &last, &done].map(Arc::clone);
         all.push(tokio::spawn(async move {
             for _ in 0..rounds {
-                let guard = locker.acquire(JOB).await.unwrap();
+                let guard = locker.lock(JOB).hand_over(hand_over).acquire().await.unwrap();
                 assert_eq!(inside.fetch_add(1, SeqCst), 0, "two tasks hold the lock");
                 let token = guard.token().unwrap().get();
                 assert!(last.swap(token, SeqCst) < token, "the tokens rise");
@@ -60,7 +60,7 @@ async fn tasks_of_one_process_take_one_request_each() {
     let server = RedisServer::start();
     let locker = locker(client(server.addr()), TTL);
     let before = calls(&server, "eval");
-    assert_eq!(share(std::slice::from_ref(&locker), 64, 10).await.len(), 1);
+    assert_eq!(share(std::slice::from_ref(&locker), 64, 10, 0).await.len(), 1);
     let requests = calls(&server, "eval") - before;
     assert!(requests as f64 <= 640.0 * ABOUT_ONE, "{requests} requests for 640 acquisitions");
     assert_eq!(server.command(&["EXISTS", &format!("onelock:{{{JOB}}}")]), ":0\r\n");
@@ -70,20 +70,25 @@ async fn tasks_of_one_process_take_one_request_each() {
 async fn a_lock_without_waiters_takes_the_usual_requests() {
     let server = RedisServer::start();
     let locker = locker(client(server.addr()), TTL);
-    share(std::slice::from_ref(&locker), 1, 1).await;
+    share(std::slice::from_ref(&locker), 1, 1, 0).await;
     let before = calls(&server, "evalsha");
-    share(std::slice::from_ref(&locker), 1, 10).await;
+    share(std::slice::from_ref(&locker), 1, 10, 0).await;
     assert_eq!(calls(&server, "evalsha") - before, 20);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tasks_of_two_processes_both_get_the_lock() {
-    let server = RedisServer::start();
-    let lockers = [(); 2].map(|()| locker(client(server.addr()), TTL));
-    let counts = share(&lockers, 16, 40).await;
-    let all: u64 = counts.iter().sum();
-    println!("shares: {counts:?}");
-    assert!(counts.iter().all(|count| count * 5 > all), "one process waits while the other has the lock: {counts:?}");
+    for (rounds, hand_over) in [(40, 0), (200, 10)] {
+        let server = RedisServer::start();
+        let lockers = [(); 2].map(|()| locker(client(server.addr()), TTL));
+        let counts = share(&lockers, 16, rounds, hand_over).await;
+        let all: u64 = counts.iter().sum();
+        println!("shares with {hand_over} hand-overs: {counts:?}");
+        assert!(
+            counts.iter().all(|count| count * 5 > all),
+            "one process waits while the other has the lock: {counts:?}"
+        );
+    }
 }
 
 /// A guard of `locker`, and a task of the same process that waits for its lock.

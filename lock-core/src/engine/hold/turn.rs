@@ -16,11 +16,13 @@ impl LeaseState {
 
     /// Returns `true` if the next waiter of this process may send the release with its own request.
     pub(crate) fn may_be_relayed(&self) -> bool {
-        let may = {
+        let has_waiters = {
             let state = self.state();
-            state.turn.as_ref().is_some_and(Turn::has_waiters) && !state.limits.hands_over
+            // Tokens for a series are reserved only if another one waits behind that waiter.
+            let least = if state.limits.hands_over { 2 } else { 1 };
+            state.turn.as_ref().is_some_and(|turn| turn.waiters() >= least)
         };
-        may && self.hold_for().is_zero()
+        has_waiters && self.hold_for().is_zero()
     }
 
     /// Records that the lock is being released. A later attempt of this process can wait for that.
