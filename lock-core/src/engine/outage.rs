@@ -47,9 +47,8 @@ impl Outage {
 
     /// Returns the holder that kept this waiter from the lock, if the wait ends with a request that
     /// the store throttled. The store has answered this waiter before, so to report a failure of
-    /// the store would be wrong.
+    /// the store would be wrong. After any other failure no holder is known.
     pub(crate) fn last_holder<T>(&self, answer: &Result<T, Error>) -> Option<Holder> {
-        let is_throttled = answer.as_ref().is_err_and(|error| error.kind() == ErrorKind::Throttled);
-        self.holder.clone().filter(|_| is_throttled)
+        self.holder.clone().filter(|_| answer.is_err())
     }
 }

@@ -45,13 +45,18 @@ async fn a_waiter_is_delayed_once_and_within_the_window() {
 
 #[tokio::test(start_paused = true)]
 async fn a_delayed_waiter_is_not_in_the_queue() {
-    let fixture = Fixture::new();
-    let delayed = tokio::spawn(fixture.locker.lock(NAME).spread(secs(1_000_000)).acquire());
-    sleep(ms(1)).await;
-    let started = Instant::now();
-    release(acquired(fixture.locker.lock(NAME).acquire_within(secs(1)).await)).await;
-    assert!(started.elapsed() < secs(1) && !delayed.is_finished(), "other tasks of the process go first");
-    release(delayed.await.unwrap().unwrap()).await;
+    for tries in [false, true] {
+        let fixture = Fixture::new();
+        let request = fixture.locker.lock(NAME).spread(secs(1_000_000));
+        let delayed = tokio::spawn(async move {
+            if tries { acquired(request.try_acquire().await) } else { request.acquire().await.unwrap() }
+        });
+        sleep(ms(1)).await;
+        let started = Instant::now();
+        release(acquired(fixture.locker.lock(NAME).acquire_within(secs(1)).await)).await;
+        assert!(started.elapsed() < secs(1) && !delayed.is_finished(), "other tasks of the process go first");
+        release(delayed.await.unwrap()).await;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -185,6 +185,43 @@ async fn a_waiter_outlasts_throttling_that_would_be_an_outage() {
 
 #[tokio::test(start_paused = true)]
 // verifies: throttled
+async fn a_wait_that_ends_in_a_failure_names_no_holder() {
+    use ErrorKind::{Throttled, Unavailable};
+    let ends: [(&[ErrorKind], Option<ErrorKind>); 6] = [
+        (&[], None),
+        (&[Throttled], None),
+        (&[Throttled, Throttled], None),
+        (&[Unavailable], Some(Unavailable)),
+        (&[Throttled, Unavailable], Some(Unavailable)),
+        (&[Unavailable, Throttled], Some(Throttled)),
+    ];
+    for (answers, expected) in ends {
+        let fixture = Fixture::new();
+        let sent = || fixture.network.sent(Operation::Acquire);
+        let holder = acquired(fixture.other().try_acquire(NAME).await);
+        let waiter = tokio::spawn(fixture.locker.lock(NAME).acquire_within(secs(20)));
+        // The store refuses the first attempt. The last one is at the end of the wait.
+        for answer in answers {
+            let before = sent();
+            while sent() == before {
+                assert!(!waiter.is_finished(), "too few attempts for {answers:?}");
+                sleep(ms(1)).await;
+            }
+            fixture.network.always(Operation::Acquire, Fault::Refuse(*answer));
+        }
+        match (waiter.await.unwrap(), expected) {
+            (Ok(TryAcquire::Contended(known)), None) => {
+                assert_eq!(known.token, holder.token(), "{answers:?}");
+                assert_eq!(known.expires_in.is_some(), answers.is_empty(), "its age is not known: {answers:?}");
+            }
+            (Err(error), Some(kind)) => assert_eq!(error.kind(), kind, "{answers:?}"),
+            (outcome, _) => panic!("{answers:?} end with {outcome:?}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+// verifies: throttled
 async fn a_try_repeats_a_throttled_request_for_a_bounded_time() {
     let fixture = Fixture::new();
     fixture.network.always(Operation::Acquire, Fault::Refuse(ErrorKind::Throttled));

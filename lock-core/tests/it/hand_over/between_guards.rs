@@ -4,15 +4,17 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
+        mpsc,
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use super::{fixture, held, requests, token};
+use super::{fixture, held, next, requests, token};
 use crate::fixture::*;
 use futures_util::{FutureExt, future::join_all};
 use lock_core::{
-    Guard, Locker, LossReason, Operation, Renew, TryAcquire, backend::Release, faults::Faulty, memory::MemoryBackend,
+    Guard, Locker, LossReason, Operation, Renew, TryAcquire, backend::Release, clock::Clock, faults::Faulty,
+    memory::MemoryBackend,
 };
 use tokio::time::{Instant, sleep};
 
@@ -109,14 +111,72 @@ async fn a_signal_of_a_guard_does_not_follow_the_next_one() {
         async move { signal.lost().await }
     });
     tokio::task::yield_now().await;
+    let started = Instant::now();
     hand_over(guard);
     let lost = waiting.await.unwrap();
+    assert!(started.elapsed().is_zero(), "the task is woken, and does not wait for the next look at the clock");
     assert_eq!((&lost.reason, lost.token), (&LossReason::Released, token));
     let next = waiter.await.unwrap();
     assert_eq!(signal.check().unwrap_err(), lost);
     assert_eq!((signal.stop_requested().await, signal.remaining()), (lost, Some(Duration::ZERO)));
     next.loss_signal().check().unwrap();
     release(next).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_maximum_hold_of_a_guard_does_not_end_the_lock_on_its_way() {
+    let fixture = Fixture::with(|builder| builder.hand_over(3).max_hold(ms(500)));
+    let (guard, [waiter]) = held(&fixture, [fixture.locker.lock(NAME)]).await;
+    sleep(ms(450)).await;
+    hand_over(guard);
+    sleep(ms(80)).await;
+    let next = waiter.await.unwrap();
+    assert_eq!(requests(&fixture), (2, 1), "handed over");
+    assert_eq!(next.remaining(), Some(ms(500)));
+    release(next).await;
+}
+
+/// No task looks at the guard, so only the renewer can end it.
+#[tokio::test(start_paused = true)]
+async fn the_maximum_hold_of_a_later_guard_ends_in_time() {
+    let fixture = fixture();
+    let lock = || fixture.locker.lock(NAME);
+    let (first, [second, third, behind]) = held(&fixture, [lock(), lock().max_hold(ms(500)), lock()]).await;
+    // The first hand-over brings the lease to the renewer anyway.
+    let second = next(first, second).await;
+    // The renewer decides when it looks at the lease again.
+    sleep(ms(1)).await;
+    let third = next(second, third).await;
+    assert_eq!(requests(&fixture), (2, 1), "handed over");
+    let started = Instant::now();
+    let behind = tokio::spawn(behind);
+    while requests(&fixture).0 == 2 {
+        assert!(started.elapsed() < secs(5), "the waiter behind the guard does not get its turn");
+        sleep(ms(1)).await;
+    }
+    assert_close(started.elapsed(), ms(500));
+    assert_eq!(third.check().unwrap_err().reason, LossReason::MaxHold);
+    drop(third);
+    release(behind.await.unwrap().unwrap()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiters_are_told_of_the_guard_that_has_the_lock_now() {
+    let fixture = fixture();
+    let (guard, [waiter]) = held(&fixture, [fixture.locker.lock(NAME)]).await;
+    sleep(ms(10)).await;
+    let guard = next(guard, waiter).await;
+    let since = SystemTime::UNIX_EPOCH + fixture.clock.now().wall;
+    let (tell, told) = mpsc::channel();
+    let request = fixture.locker.lock(NAME).on_contention(move |holder| tell.send(holder.clone()).unwrap());
+    let refused = match request.acquire_within(ms(10)).await.unwrap() {
+        TryAcquire::Contended(holder) => holder,
+        TryAcquire::Acquired(_) => panic!("the lock is held"),
+    };
+    for holder in [told.recv().unwrap(), refused] {
+        assert_eq!((holder.token, holder.since), (guard.token(), Some(since)), "{holder}");
+    }
+    release(guard).await;
 }
 
 #[tokio::test(start_paused = true)]
