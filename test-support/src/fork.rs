@@ -9,8 +9,11 @@ use std::{
 use lock_core::{LossReason, Release, blocking};
 use nix::{
     sys::wait::waitpid,
-    unistd::{ForkResult, fork, pipe},
+    unistd::{ForkResult, alarm, fork, pipe},
 };
+
+/// The longest time of a child, in seconds. Long against its work on a busy machine.
+const CHILD_ENDS: u32 = 60;
 
 /// Forks. The child passes its copy of `value` to `work` and ends without running destructors.
 /// Returns the parent's `value` and what `work` returned.
@@ -18,7 +21,7 @@ use nix::{
 /// The child has no other thread of this process, so `work` must use none.
 ///
 /// # Panics
-/// If the system refuses the fork, or `work` panics.
+/// If the system refuses the fork, or if `work` panics or hangs for a minute.
 #[expect(unsafe_code, reason = "fork is unsafe where other threads hold locks")]
 pub fn forked<T>(value: T, work: impl FnOnce(T) -> String) -> (T, String) {
     let (from_child, to_parent): (OwnedFd, OwnedFd) = pipe().expect("a pipe for the answer");
@@ -26,6 +29,8 @@ pub fn forked<T>(value: T, work: impl FnOnce(T) -> String) -> (T, String) {
     // this call.
     match unsafe { fork() }.expect("a process") {
         ForkResult::Child => {
+            // Its signal ends a child that hangs, for example in a mutex that stayed locked.
+            alarm::set(CHILD_ENDS);
             let answer = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(value)));
             let _ = answer.map(|answer| File::from(to_parent).write_all(answer.as_bytes()));
             // SAFETY: it ends the process. Destructors belong to the parent.
@@ -36,7 +41,7 @@ pub fn forked<T>(value: T, work: impl FnOnce(T) -> String) -> (T, String) {
             let mut answer = String::new();
             File::from(from_child).read_to_string(&mut answer).expect("the child writes text");
             waitpid(child, None).expect("the child ends");
-            assert!(!answer.is_empty(), "the work of the child panicked");
+            assert!(!answer.is_empty(), "the work of the child panicked or hung");
             (value, answer)
         }
     }
