@@ -24,6 +24,9 @@ fn two_processes_share_a_lock_on_postgres() {
     assert_two_processes_share("sharing::two_processes_share_a_lock_on_postgres", postgres, open);
 }
 
+/// Processes share a lock file even if neither stands back after its series of hand-overs. So this
+/// test shows that neither starves, but not that rule. The tests of `lock-core` show the rule, in
+/// `hand_over::between_processes`.
 #[test]
 fn two_processes_share_a_lock_file() {
     let start = || {
