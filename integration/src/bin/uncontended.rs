@@ -1,30 +1,42 @@
 //! Acquires and releases a free lock again and again, for a test that counts what that takes:
-//! `uncontended CYCLES memory`, `uncontended CYCLES files DIRECTORY`,
-//! `uncontended CYCLES redis URL`.
+//! `uncontended CYCLES MODE memory`, `uncontended CYCLES MODE files DIRECTORY`,
+//! `uncontended CYCLES MODE redis URL`. The modes are `exclusive`, `shared`, `permit`, and `fair`,
+//! which is an exclusive lock with the option `fair`.
 
-use std::{env, error::Error, sync::Arc};
+use std::{env, error::Error, num::NonZeroU16, sync::Arc};
 
 use lock_core::{
-    Locker, TryAcquire,
+    Locker, Mode, TryAcquire,
     backend::{Backend, Release},
     memory::MemoryBackend,
 };
 use lock_efs::FileBackend;
 use lock_redis::{RedisBackend, RedisConfig};
 
+const USAGE: &str = "usage: uncontended CYCLES exclusive|shared|permit|fair memory|files|redis [DIRECTORY|URL]";
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<_> = env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let (cycles, backend): (_, Arc<dyn Backend>) = match arguments[..] {
-        [cycles, "memory"] => (cycles, Arc::new(MemoryBackend::new())),
-        [cycles, "files", directory] => (cycles, Arc::new(FileBackend::open(directory)?)),
-        [cycles, "redis", url] => (cycles, Arc::new(RedisBackend::new(RedisConfig::from_url(url)?)?)),
-        _ => return Err("usage: uncontended CYCLES memory|files|redis [DIRECTORY|URL]".into()),
+    let [cycles, mode, ref store @ ..] = arguments[..] else { return Err(USAGE.into()) };
+    let backend: Arc<dyn Backend> = match *store {
+        ["memory"] => Arc::new(MemoryBackend::new()),
+        ["files", directory] => Arc::new(FileBackend::open(directory)?),
+        ["redis", url] => Arc::new(RedisBackend::new(RedisConfig::from_url(url)?)?),
+        _ => return Err(USAGE.into()),
+    };
+    let (mode, fair) = match mode {
+        "exclusive" => (Mode::Exclusive, false),
+        "shared" => (Mode::Shared, false),
+        "permit" => (Mode::Permit { of: NonZeroU16::new(4).expect("not zero") }, false),
+        "fair" => (Mode::Exclusive, true),
+        _ => return Err(USAGE.into()),
     };
     let locker = Locker::builder(backend).build()?;
     for _ in 0..cycles.parse::<u32>()? {
-        let TryAcquire::Acquired(guard) = locker.try_acquire("job").await? else { return Err("it is held".into()) };
+        let request = locker.lock("job").mode(mode).fair(fair);
+        let TryAcquire::Acquired(guard) = request.try_acquire().await? else { return Err("it is held".into()) };
         if guard.release().await? != Release::Released {
             return Err("the lock was lost while it was held".into());
         }

@@ -16,6 +16,11 @@ impl Figure {
         Self { name: name.into(), value, tolerance }
     }
 
+    /// Names the figure as one of `mode`.
+    pub(crate) fn of(self, mode: &str) -> Self {
+        Self { name: format!("{mode}: {}", self.name), ..self }
+    }
+
     /// Returns what is wrong, compared with the recorded value.
     fn wrong(&self, recorded: Option<f64>) -> Option<String> {
         let Self { name, value, tolerance } = self;

@@ -1,12 +1,16 @@
-//! What an uncontended cycle, an acquire and a release, costs, and what a hand-over costs: without
-//! a clock, compared with the committed files beside this one.
+//! What an uncontended cycle, an acquire and a release, costs in each mode, and what a hand-over
+//! costs: without a clock, compared with the committed files beside this one.
 //!
 //! `ONELOCK_GOLDEN=write cargo nextest run -p integration costs` writes these files anew; read the
 //! difference before it is committed.
 
 mod figures;
 
-use std::{path::PathBuf, process::Command, thread};
+use std::{
+    path::PathBuf,
+    process::Command,
+    thread::{self, ScopedJoinHandle},
+};
 
 use figures::{Figure, compare};
 use test_support::{
@@ -31,9 +35,12 @@ const RUNS: [u32; 2] = [100, 300];
 /// A server that is counted runs more cycles, because it also does what no request asks for.
 const CYCLES_OF_A_SERVER: u32 = 1000;
 
-fn uncontended(cycles: u32, store: &[&str]) -> Command {
+/// The modes whose costs are recorded beside those of an exclusive lock.
+const MODES: [&str; 2] = ["shared", "permit"];
+
+fn uncontended(cycles: u32, mode: &str, store: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_uncontended"));
-    command.arg(cycles.to_string()).args(store);
+    command.args([&cycles.to_string(), mode]).args(store);
     command
 }
 
@@ -44,8 +51,8 @@ fn handed_over(times: u32) -> Command {
 }
 
 /// Counts what a program does in one cycle on the store.
-fn of_the_client(store: &[&str]) -> [Figure; 2] {
-    of_one(|cycles| uncontended(cycles, store))
+fn of_the_client(mode: &str, store: &[&str]) -> [Figure; 2] {
+    of_one(|cycles| uncontended(cycles, mode, store))
 }
 
 /// Counts what a program does once. It is told how often it does that.
@@ -72,7 +79,7 @@ fn of_one(program: impl Fn(u32) -> Command) -> [Figure; 2] {
 
 #[test]
 fn a_cycle_in_memory_costs_what_is_recorded() {
-    compare("memory.txt", &of_the_client(&["memory"]));
+    compare("memory.txt", &of_the_client("exclusive", &["memory"]));
 }
 
 #[test]
@@ -83,16 +90,47 @@ fn a_hand_over_costs_what_is_recorded() {
 #[test]
 fn a_cycle_on_files_costs_what_is_recorded() {
     let scratch = Scratch::new();
-    compare("files.txt", &of_the_client(&["files", scratch.text()]));
+    compare("files.txt", &of_the_client("exclusive", &["files", scratch.text()]));
 }
 
 #[test]
 fn a_cycle_on_redis_costs_what_is_recorded() {
     let server = RedisServer::start();
-    let mut figures = of_the_client(&["redis", &url(&server)]).to_vec();
-    figures.extend(commands(&server));
-    figures.push(of_the_server());
+    let mut figures = of_the_client("exclusive", &["redis", &url(&server)]).to_vec();
+    figures.extend(commands(&server, "exclusive"));
+    figures.extend(of_the_server(["exclusive"]));
     compare("redis.txt", &figures);
+}
+
+#[test]
+fn a_cycle_in_memory_costs_what_is_recorded_in_each_mode() {
+    compare("memory_modes.txt", &in_each_mode(|mode| of_the_client(mode, &["memory"]).to_vec()));
+}
+
+#[test]
+fn a_cycle_on_files_costs_what_is_recorded_in_each_mode() {
+    let figures = in_each_mode(|mode| {
+        let scratch = Scratch::new();
+        of_the_client(mode, &["files", scratch.text()]).to_vec()
+    });
+    compare("files_modes.txt", &figures);
+}
+
+#[test]
+fn a_cycle_on_redis_costs_what_is_recorded_in_each_mode() {
+    let mut figures = in_each_mode(|mode| {
+        let server = RedisServer::start();
+        let client = of_the_client(mode, &["redis", &url(&server)]);
+        client.into_iter().chain(commands(&server, mode)).collect()
+    });
+    figures.extend(MODES.iter().zip(of_the_server(MODES)).map(|(mode, figure)| figure.of(mode)));
+    // A client that asks fairly differs by its requests, hardly by its instructions.
+    figures.extend(commands(&RedisServer::start(), "fair").into_iter().map(|figure| figure.of("fair")));
+    compare("redis_modes.txt", &figures);
+}
+
+fn in_each_mode(figures: impl Fn(&str) -> Vec<Figure>) -> Vec<Figure> {
+    MODES.iter().flat_map(|mode| figures(mode).into_iter().map(|figure| figure.of(mode))).collect()
 }
 
 fn url(server: &RedisServer) -> String {
@@ -100,9 +138,9 @@ fn url(server: &RedisServer) -> String {
 }
 
 /// Counts the commands of one cycle at the server, including those in scripts.
-fn commands(server: &RedisServer) -> Vec<Figure> {
+fn commands(server: &RedisServer, mode: &str) -> Vec<Figure> {
     server.command(&["CONFIG", "RESETSTAT"]);
-    assert!(uncontended(RUNS[0], &["redis", &url(server)]).status().unwrap().success());
+    assert!(uncontended(RUNS[0], mode, &["redis", &url(server)]).status().unwrap().success());
     let stats = server.command(&["INFO", "commandstats"]);
     let read = |line: &str| {
         let (command, rest) = line.strip_prefix("cmdstat_")?.split_once(":calls=")?;
@@ -116,18 +154,24 @@ fn commands(server: &RedisServer) -> Vec<Figure> {
     lines.into_iter().filter_map(read).collect()
 }
 
-/// Counts the instructions of the server in one cycle, relative to those of `SET NX PX` and `DEL`.
-/// Servers of other versions take other numbers of instructions for both.
-fn of_the_server() -> Figure {
-    let cycle = |server: &RedisServer| {
-        assert!(uncontended(CYCLES_OF_A_SERVER, &["redis", &url(server)]).status().unwrap().success());
+/// Counts the instructions of the server in one cycle of each mode, relative to those of
+/// `SET NX PX` and `DEL`. Servers of other versions take other numbers of instructions for both.
+fn of_the_server<const N: usize>(modes: [&str; N]) -> [Figure; N] {
+    let cycles = |server: &RedisServer, mode: &str| {
+        let mut program = uncontended(CYCLES_OF_A_SERVER, mode, &["redis", &url(server)]);
+        assert!(program.status().unwrap().success());
     };
-    let runs: [fn(&RedisServer); 3] = [|_| {}, raw, cycle];
-    let [nothing, raw, ours] = thread::scope(|scope| {
-        runs.map(|run| scope.spawn(move || instructions(run))).map(|run| run.join().expect("the server runs"))
+    let (nothing, raw, ours) = thread::scope(|scope| {
+        let nothing = scope.spawn(|| instructions(|_| {}));
+        let raw = scope.spawn(|| instructions(raw));
+        let ours = modes.map(|mode| scope.spawn(move || instructions(|server| cycles(server, mode))));
+        let run = |run: ScopedJoinHandle<'_, u64>| run.join().expect("the server runs");
+        (run(nothing), run(raw), ours.map(run))
     });
-    let ratio = (ours - nothing) as f64 / (raw - nothing) as f64;
-    Figure::new("instructions of the server, relative to raw commands", ratio, INSTRUCTIONS)
+    ours.map(|ours| {
+        let ratio = (ours - nothing) as f64 / (raw - nothing) as f64;
+        Figure::new("instructions of the server, relative to raw commands", ratio, INSTRUCTIONS)
+    })
 }
 
 /// Returns how many instructions a server takes for `requests`, its start and its end.
