@@ -146,6 +146,9 @@ pub(crate) fn ends_connection(error: &tokio_postgres::Error) -> bool {
 }
 
 fn classify(error: &tokio_postgres::Error, phase: Phase) -> (ErrorKind, bool, bool, String) {
+    if matches!(phase, Phase::Connect) && error.as_db_error().is_some_and(has_too_many_clients) {
+        return (ErrorKind::Throttled, true, false, TOO_MANY_CLIENTS.into());
+    }
     if let Some(code) = error.code() {
         let known = ANSWERS.iter().find(|(prefix, ..)| code.code().starts_with(prefix));
         return match known {
@@ -190,6 +193,14 @@ fn classify(error: &tokio_postgres::Error, phase: Phase) -> (ErrorKind, bool, bo
         (_, Phase::Request) => (ErrorKind::Unavailable, true, "the connection to PostgreSQL was lost before the reply"),
     };
     (kind, retryable, true, advice.into())
+}
+
+/// What to do about a pooler that takes no more clients.
+const TOO_MANY_CLIENTS: &str = "the pooler has no free connection for clients; raise its limit (max_client_conn)";
+
+/// Whether PgBouncer refused this client because it has too many. It has no SQLSTATE for that.
+fn has_too_many_clients(error: &DbError) -> bool {
+    error.message().contains("max_client_conn")
 }
 
 /// Whether the connection broke, which says nothing about the settings. The errors of rustls come

@@ -27,6 +27,14 @@ impl PgBouncer {
     /// # Panics
     /// If it does not start.
     pub fn start(server: &PostgresServer) -> Self {
+        Self::for_clients(server, 500)
+    }
+
+    /// Starts one like [`start`](Self::start) that takes at most so many clients.
+    ///
+    /// # Panics
+    /// If it does not start.
+    pub fn for_clients(server: &PostgresServer, clients: u32) -> Self {
         let dir = Scratch::new();
         give_away(dir.text());
         for _ in 0..5 {
@@ -36,7 +44,7 @@ impl PgBouncer {
             let settings = format!(
                 "[databases]\n* = {database}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
                  unix_socket_dir =\nauth_type = any\npool_mode = transaction\ndefault_pool_size = 4\n\
-                 max_client_conn = 500\n"
+                 max_client_conn = {clients}\n"
             );
             fs::write(&file, settings).expect("the directory is ours");
             let program =

@@ -1,10 +1,10 @@
 //! Logins, databases, and certificates that are refused.
 
-use lock_core::{ErrorKind, backend::Backend};
+use lock_core::{Error, ErrorKind, backend::Backend};
 use lock_postgres::{PostgresConfig, ServerConfig, SslMode};
-use test_support::{postgres::PostgresServer, tls::Certificates};
+use test_support::{pgbouncer::PgBouncer, postgres::PostgresServer, tls::Certificates};
 
-use crate::fixture::{LONG, backend, create_table, granted, in_test_database, request};
+use crate::fixture::{LONG, at, backend, create_table, granted, in_test_database, request, server, with_table};
 
 async fn kind(server: ServerConfig) -> ErrorKind {
     let error = backend(PostgresConfig::new(server)).acquire(&request("job", LONG)).await.unwrap_err();
@@ -72,4 +72,29 @@ async fn a_unix_socket_works() {
     let socket = server.socket_directory().display().to_string();
     let config = in_test_database(ServerConfig::new().host(socket, server.port()).ssl_mode(SslMode::VerifyFull));
     granted(&backend(PostgresConfig::new(config)), &request("job", LONG)).await;
+}
+
+/// Connects clients until one is refused, and returns its error.
+async fn refusal(config: impl Fn() -> PostgresConfig) -> Error {
+    let mut clients = Vec::new();
+    loop {
+        let client = backend(config());
+        if let Err(error) = client.acquire(&request("job", LONG)).await {
+            return error;
+        }
+        clients.push(client);
+    }
+}
+
+#[tokio::test]
+// verifies: throttled
+async fn a_server_or_a_pooler_without_a_free_connection_throttles() {
+    let few = with_table(PostgresServer::with_settings(&["max_connections=8"]));
+    let (server, advice) = (server(), ["max_connections", "max_client_conn"]);
+    let pooler = PgBouncer::for_clients(&server, 4);
+    for (address, advice) in [few.addr(), pooler.addr()].into_iter().zip(advice) {
+        let error = refusal(|| at(address)).await;
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Throttled, true), "{error:?}");
+        assert!(!error.is_ambiguous() && error.to_string().contains(advice), "{error}");
+    }
 }
