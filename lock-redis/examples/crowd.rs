@@ -110,7 +110,7 @@ async fn ask(locker: &Locker, what: What, holders: &AtomicU64) -> Result<(&'stat
     let alone = holders.fetch_add(1, Ordering::SeqCst) == 0;
     tokio::task::yield_now().await;
     holders.fetch_sub(1, Ordering::SeqCst);
-    guard.release().await.map_err(Error::from)?;
+    guard.release().await?;
     Ok((if alone { "acquired" } else { "NOT ALONE" }, None))
 }
 
