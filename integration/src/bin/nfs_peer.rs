@@ -5,13 +5,17 @@
 //!
 //! | command | answers |
 //! | --- | --- |
-//! | `acquire NAME [MODE]` | `acquired NAME TOKEN CRASHED T` after the acquisition; then it works under the lock. CRASHED is the holder that crashed without a release, or `-`. MODE is `shared`, the number of permits, or `fair` |
+//! | `acquire NAME [MODE]` | `acquired NAME TOKEN CRASHED T`; then it works under the lock |
 //! | `acquire NAME fair` | the same, and `waits NAME T` each time that it is refused |
 //! | `try NAME [MODE]` | `acquired NAME TOKEN CRASHED T`, or `held NAME OWNER T` |
 //! | `release NAME` | `released NAME T`, or `notheld NAME T` |
-//! | (a loss) | `lost NAME KIND REASON LAST-STEP T`, after `Guard::run` has stopped the work; LAST-STEP is the time of its last step |
+//! | (a loss) | `lost NAME KIND REASON LAST-STEP T`, after `Guard::run` has stopped the work |
 //! | `churn NAME` | `cycle NAME TOKEN FROM TO T` after each time that it held the lock, until it ends |
 //! | `sweep DIR` | `swept DIR NUMBER T`, repeatedly: it removes all names that no process holds |
+//!
+//! - MODE is `shared`, the number of permits, or `fair`.
+//! - CRASHED is the holder that crashed without a release, or `-`.
+//! - LAST-STEP is the time of the last step of the work.
 //!
 //! Errors are `error NAME TEXT T`, and warnings of the crates are `warning - TEXT T`. Spaces in
 //! texts become underscores.

@@ -28,18 +28,18 @@
 //!
 //! | option | value | default | see |
 //! |---|---|---|---|
-//! | `ttl` | duration | 30s | [`LockRequest::ttl`](crate::LockRequest::ttl); an error on files |
-//! | `margin` | duration | a tenth of the ttl, or the least margin | [`LockRequest::margin`](crate::LockRequest::margin); an error on files that are not on NFS |
+//! | `ttl` | duration | 30s | [`ttl`](crate::LockRequest::ttl); an error on files |
+//! | `margin` | duration | a tenth of the ttl, or the least margin | [`margin`](crate::LockRequest::margin); an error on local files |
 //! | `renew` | `auto`, `manual` or a duration | `auto` | [`Renew`](crate::Renew) |
-//! | `grace` | duration | 0s | [`LockRequest::grace`](crate::LockRequest::grace) |
-//! | `owner` | text | `host:pid-random` | [`LockRequest::owner`](crate::LockRequest::owner) |
-//! | `prefix` | text | none | [`LockerBuilder::prefix`](crate::LockerBuilder::prefix) |
-//! | `min_hold` | duration | 0s | [`LockRequest::min_hold`](crate::LockRequest::min_hold) |
-//! | `max_hold` | duration | no limit | [`LockRequest::max_hold`](crate::LockRequest::max_hold) |
-//! | `fair` | `true`, `false` | `false` | [`LockRequest::fair`](crate::LockRequest::fair); an error on a store that lacks the capability `fair` |
-//! | `spread` | duration | `0s` | [`LockRequest::spread`](crate::LockRequest::spread) |
-//! | `hand_over` | 0 to 1000 | 0 | [`LockRequest::hand_over`](crate::LockRequest::hand_over); an error on a store that lacks the capability `hand-over` |
-//! | `require` | [capabilities](crate::Capability), with commas | none | [`LockerBuilder::require`](crate::LockerBuilder::require) |
+//! | `grace` | duration | 0s | [`grace`](crate::LockRequest::grace) |
+//! | `owner` | text | `host:pid-random` | [`owner`](crate::LockRequest::owner) |
+//! | `prefix` | text | none | [`prefix`](crate::LockerBuilder::prefix) |
+//! | `min_hold` | duration | 0s | [`min_hold`](crate::LockRequest::min_hold) |
+//! | `max_hold` | duration | no limit | [`max_hold`](crate::LockRequest::max_hold) |
+//! | `fair` | `true`, `false` | `false` | [`fair`](crate::LockRequest::fair); needs the capability `fair` |
+//! | `spread` | duration | `0s` | [`spread`](crate::LockRequest::spread) |
+//! | `hand_over` | 0 to 1000 | 0 | [`hand_over`](crate::LockRequest::hand_over); needs the capability `hand-over` |
+//! | `require` | [capabilities](crate::Capability), with commas | none | [`require`](crate::LockerBuilder::require) |
 //!
 //! A duration consists of numbers with units, `ms`, `s`, `m`, `h` or `d`: `250ms`, `30s`, `1h30m`.
 //! Other options belong to the store; its page lists them. An option that the store does not know,
