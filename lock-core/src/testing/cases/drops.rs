@@ -10,6 +10,7 @@ use crate::{
         TestClock,
         harness::{Bench, Fixture, acquired_in_the_end, free_soon, granted, refused, release},
     },
+    types::Mode,
 };
 
 /// More polls than any of the futures needs. A future that waits for the network is polled more
@@ -56,10 +57,15 @@ pub(super) async fn a_cancelled_release_still_frees_the_lock(bench: &Bench<'_>) 
 
 // verifies: P5, cancelled
 pub(super) async fn a_cancelled_renewal_keeps_the_guard_valid(bench: &Bench<'_>) {
+    cancel_renewals(bench, Mode::Exclusive).await;
+}
+
+/// Drops a renewal of this mode at each of its await points.
+pub(super) async fn cancel_renewals(bench: &Bench<'_>, mode: Mode) {
     let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     for times in 0..POLLS {
         let name = bench.name(&times.to_string());
-        let guard = fixture.acquired(&name).await;
+        let guard = fixture.acquired_in(&name, mode).await;
         fixture.age();
         let done = polled(times, guard.renew_if_below(fixture.rest())).await;
         guard.check().expect("the lease is still valid without a renewal");

@@ -7,9 +7,9 @@ use futures_util::poll;
 use super::{joinable, reader, renewed};
 use crate::{
     testing::{
-        cases::drops::{POLLS, polled},
+        cases::drops::{POLLS, cancel_renewals, polled},
         faults::Fault,
-        harness::{Bench, Fixture, free_soon, granted, granted_soon, refused, release},
+        harness::{Bench, Fixture, free_soon, granted, granted_soon, release},
     },
     types::Operation,
 };
@@ -93,21 +93,7 @@ pub(in crate::testing::cases) async fn a_cancelled_release_of_any_mode_frees_its
 
 // verifies: P5, cancelled, P12
 pub(in crate::testing::cases) async fn a_cancelled_renewal_of_any_mode_keeps_its_part(bench: &Bench<'_>) {
-    let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
-    for mode in joinable(&*other) {
-        for times in 0..POLLS {
-            let name = bench.name(&times.to_string());
-            let guard = fixture.acquired_in(&name, mode).await;
-            fixture.age();
-            let done = polled(times, guard.renew_if_below(fixture.rest())).await;
-            guard.check().expect("the lease is still valid without a renewal");
-            refused(&*other, &bench.request(&name)).await;
-            guard.renew_if_below(fixture.rest()).await.expect("the store answers");
-            drop(guard);
-            free_soon(bench, &*other, &name).await;
-            if done {
-                break;
-            }
-        }
+    for mode in joinable(&*bench.client().await) {
+        cancel_renewals(bench, mode).await;
     }
 }
