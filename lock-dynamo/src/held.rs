@@ -48,7 +48,13 @@ impl DynamoBackend {
                 }
             }
         };
-        match self.correct(lease, &version).await? {
+        let written = self.correct(lease, &version).await?;
+        self.corrected(lease, written)
+    }
+
+    /// What the correction of a renewal has come to.
+    pub(crate) fn corrected(&self, lease: &Lease, written: WriteOutcome) -> Result<Renewal, Error> {
+        match written {
             WriteOutcome::Done => Ok(Renewal::Renewed),
             WriteOutcome::Refused(item) => {
                 let record = item.map(|item| self.read(&item));

@@ -35,16 +35,8 @@ impl DynamoBackend {
             }
         };
         let write = ConditionalWrite::correct_part(layout, lease, self.clock.now(), self.idle(), seen, None);
-        match self.write_again(&lease.name, write).await? {
-            WriteOutcome::Done => Ok(Renewal::Renewed),
-            WriteOutcome::Refused(item) => {
-                let record = item.map(|item| self.read(&item));
-                if record.as_ref().is_some_and(|record| record.is_held_by(lease.id)) {
-                    return Err(overtaken());
-                }
-                Ok(Renewal::Lost(self.loss_of(lease, record.as_ref())))
-            }
-        }
+        let written = self.write_again(&lease.name, write).await?;
+        self.corrected(lease, written)
     }
 
     pub(crate) async fn advance_part(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
