@@ -1,6 +1,7 @@
 //! The conformance suite catches bugs: every bug fails a case, and every case fails for a bug.
 
 mod buggy;
+mod bugs;
 
 use std::{
     collections::BTreeMap,
@@ -8,7 +9,8 @@ use std::{
     time::Duration,
 };
 
-use buggy::{BUGS, Bug, Buggy};
+use buggy::Buggy;
+use bugs::{BUGS, Bug};
 use lock_core::testing;
 
 macro_rules! names {
