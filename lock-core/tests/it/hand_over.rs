@@ -55,6 +55,7 @@ fn token(guard: &Guard) -> u64 {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: P7
 async fn waiters_share_a_grant_up_to_the_limit() {
     let fixture = fixture();
     let locks = [(); 5].map(|()| fixture.locker.lock(NAME));
@@ -123,6 +124,7 @@ async fn a_request_with_other_options_is_granted_by_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: P2
 async fn the_next_guard_has_the_rest_of_the_validity() {
     let fixture = Fixture::with(|builder| builder.hand_over(3).renew(Renew::Manual));
     let (guard, [waiter]) = held(&fixture, [fixture.locker.lock(NAME)]).await;
@@ -181,6 +183,7 @@ async fn a_lease_of_which_half_is_used_is_not_handed_over() {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: hold-limits
 async fn a_minimum_hold_ends_before_the_lock_is_handed_over() {
     for (after, acquires) in [(ms(499), 3), (ms(500), 2)] {
         let fixture = Fixture::with(|builder| builder.hand_over(3).min_hold(ms(500)));
@@ -198,6 +201,7 @@ async fn a_minimum_hold_ends_before_the_lock_is_handed_over() {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: hold-limits
 async fn the_limits_of_a_guard_count_from_its_hand_over() {
     let fixture = Fixture::with(|builder| builder.hand_over(3).min_hold(ms(100)).max_hold(ms(800)));
     let guard = fixture.guard().await;
@@ -216,6 +220,7 @@ async fn the_limits_of_a_guard_count_from_its_hand_over() {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: P2
 async fn a_lease_in_doubt_is_not_handed_over() {
     for fault in [Fault::Refuse(ErrorKind::Unavailable), Fault::LoseReply, Fault::FailAfter(ErrorKind::Unavailable)] {
         let fixture = Fixture::with(|builder| builder.hand_over(3).ttl(secs(1)));
@@ -233,6 +238,7 @@ async fn a_lease_in_doubt_is_not_handed_over() {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: P3
 async fn a_lost_lock_is_not_handed_over() {
     let fixture = fixture();
     let (guard, [waiter]) = held(&fixture, [fixture.locker.lock(NAME)]).await;
@@ -248,6 +254,7 @@ async fn a_lost_lock_is_not_handed_over() {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: P3
 async fn a_loss_after_a_hand_over_is_that_of_the_next_guard() {
     let fixture = fixture();
     let (guard, [waiter]) = held(&fixture, [fixture.locker.lock(NAME)]).await;

@@ -17,6 +17,7 @@ use crate::fixture::{NAME, TTL, ms, secs};
 use self::network::{Relays, polled};
 
 #[tokio::test(start_paused = true)]
+// verifies: P7
 async fn each_waiter_makes_one_request_and_has_a_larger_token() {
     let relays = Relays::new();
     let mut guard = relays.fixture.guard().await;
@@ -36,6 +37,7 @@ async fn each_waiter_makes_one_request_and_has_a_larger_token() {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: P2
 async fn the_lease_of_the_waiter_counts_from_the_request() {
     let relays = Relays::new();
     let guard = relays.fixture.guard().await;
@@ -149,6 +151,7 @@ async fn a_cancelled_waiter_leaves_no_lock_at_any_await() {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: P5, cancelled
 async fn a_cancelled_release_lets_the_waiter_in_at_any_await() {
     for times in 0..8 {
         for fault in [None, Some(Fault::DelayReply(ms(5))), Some(Fault::LoseReply), Some(Fault::LoseRequest)] {
@@ -270,6 +273,7 @@ async fn a_minimum_hold_is_kept() {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: P3, P6
 async fn a_lost_lock_is_not_reported_as_released() {
     let relays = Relays::new();
     let guard = relays.fixture.guard().await;

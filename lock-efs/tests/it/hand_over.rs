@@ -38,12 +38,14 @@ async fn handed_over(locker: &Locker) -> Guard {
 }
 
 #[tokio::test]
+// verifies: P1, P7
 async fn two_processes_that_hand_over_exclude_each_other() {
     let dir = tempfile::tempdir().unwrap();
     assert_two_lockers_exclude_each_other([locker(dir.path()), locker(dir.path())]).await;
 }
 
 #[tokio::test]
+// verifies: P3
 async fn the_guard_that_has_the_lock_now_is_told_of_its_loss() {
     let dir = tempfile::tempdir().unwrap();
     let locker = locker(dir.path());
@@ -55,6 +57,7 @@ async fn the_guard_that_has_the_lock_now_is_told_of_its_loss() {
 }
 
 #[tokio::test]
+// verifies: forked
 async fn a_child_leaves_a_lock_that_was_handed_over() {
     let dir = tempfile::tempdir().unwrap();
     let locker = locker(dir.path());

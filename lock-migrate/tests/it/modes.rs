@@ -49,6 +49,7 @@ async fn release(backend: &dyn Backend, lease: &Lease) {
 }
 
 #[tokio::test]
+// verifies: P1, P12
 async fn readers_and_writers_of_one_or_both_stores_exclude() {
     let (from, to, both) = stores();
     for alone in [&from, &to] {
@@ -71,6 +72,7 @@ async fn readers_and_writers_of_one_or_both_stores_exclude() {
 }
 
 #[tokio::test]
+// verifies: P1, P12
 async fn permits_of_one_store_and_of_both_are_counted_together() {
     let three = Mode::Permit { of: NonZeroU16::new(3).unwrap() };
     let (from, to, both) = stores();
@@ -89,6 +91,7 @@ async fn permits_of_one_store_and_of_both_are_counted_together() {
 }
 
 #[tokio::test]
+// verifies: P12
 async fn a_waiting_writer_keeps_readers_of_either_store_out() {
     let (from, to, both) = stores();
     for alone in [&from, &to] {
@@ -110,6 +113,7 @@ async fn a_waiting_writer_keeps_readers_of_either_store_out() {
 }
 
 #[tokio::test]
+// verifies: P12
 async fn a_writer_that_gives_up_leaves_no_mark_in_either_store() {
     let (from, to, both) = stores();
     let old = granted(&from, &request(Mode::Shared)).await;
@@ -131,6 +135,7 @@ async fn a_writer_that_gives_up_leaves_no_mark_in_either_store() {
 }
 
 #[tokio::test]
+// verifies: P4, P12
 async fn a_holder_of_both_stores_counts_once() {
     let (from, to, both) = stores();
     let named = |owner: &str| request(Mode::Shared).with_owner(owner);
@@ -188,6 +193,7 @@ impl Backend for Exclusive {
 }
 
 #[tokio::test]
+// verifies: P11, P12
 async fn a_mode_that_one_store_lacks_is_refused_at_once() {
     let (from, _, both) = stores();
     let both = Locker::new(both).unwrap();

@@ -178,6 +178,7 @@ async fn a_release_keeps_an_older_crash_known() {
 }
 
 #[tokio::test]
+// verifies: P3, P12
 async fn the_reason_of_a_lost_part_is_reported() {
     let server = RedisServer::start();
     let backend = client(server.addr());
@@ -309,6 +310,7 @@ async fn a_writer_renews_its_mark_and_removes_it() {
 }
 
 #[tokio::test]
+// verifies: P12
 async fn a_reader_that_waits_stops_later_permits() {
     let server = RedisServer::start();
     let backend = client(server.addr());

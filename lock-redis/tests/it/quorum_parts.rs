@@ -89,6 +89,7 @@ async fn a_repair_revives_no_part_that_ended() {
 }
 
 #[tokio::test]
+// verifies: P1, P12
 async fn a_repair_replaces_no_holder_of_another_mode() {
     let (servers, backend) = start();
     let (lease, _) = granted(&backend, &reader("job")).await;

@@ -77,6 +77,7 @@ async fn a_lock_without_waiters_takes_the_usual_requests() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+// verifies: contention
 async fn tasks_of_two_processes_both_get_the_lock() {
     for (rounds, hand_over) in [(40, 0), (200, 10)] {
         let server = RedisServer::start();
@@ -180,6 +181,7 @@ async fn a_late_request_revives_no_ended_lock() {
 }
 
 #[tokio::test]
+// verifies: P6, late-request
 async fn a_late_request_leaves_the_successor_alone() {
     let fixture = Fixture::standalone().await;
     let [first, late, other] = [(); 3].map(|()| request(JOB, LONG));
@@ -194,6 +196,7 @@ async fn a_late_request_leaves_the_successor_alone() {
 }
 
 #[tokio::test]
+// verifies: late-request
 async fn a_request_delivered_twice_has_one_effect() {
     let server = RedisServer::start();
     let client = client(server.addr());
@@ -231,6 +234,7 @@ async fn an_error_of_the_acquire_does_not_hide_the_release() {
 }
 
 #[tokio::test]
+// verifies: P12
 async fn a_fair_waiter_of_another_process_comes_first() {
     let server = RedisServer::start();
     let (direct, other) = (client(server.addr()), client(server.addr()));

@@ -20,6 +20,7 @@ fn postgres() -> (PostgresServer, String) {
 }
 
 #[test]
+// verifies: contention
 fn two_processes_share_a_lock_on_postgres() {
     assert_two_processes_share("sharing::two_processes_share_a_lock_on_postgres", postgres, open);
 }
@@ -28,6 +29,7 @@ fn two_processes_share_a_lock_on_postgres() {
 /// test shows that neither starves, but not that rule. The tests of `lock-core` show the rule, in
 /// `hand_over::between_processes`.
 #[test]
+// verifies: contention
 fn two_processes_share_a_lock_file() {
     let start = || {
         let directory = tempfile::tempdir().unwrap();
@@ -38,6 +40,7 @@ fn two_processes_share_a_lock_file() {
 }
 
 #[test]
+// verifies: contention
 fn two_processes_share_a_lock_in_dynamodb() {
     let start = || {
         let (server, table) = (DynamoDbLocal::shared(), format!("sharing-{}", std::process::id()));
@@ -48,6 +51,7 @@ fn two_processes_share_a_lock_in_dynamodb() {
 }
 
 #[test]
+// verifies: contention
 fn two_processes_share_a_lock_object() {
     let start = || {
         let (server, bucket) = (ObjectStoreServer::seaweedfs(), format!("sharing-{}", std::process::id()));

@@ -21,6 +21,7 @@ fn token(lease: &Lease) -> u64 {
     lease.token.expect("a store that hands over issues tokens").get()
 }
 
+// verifies: P7
 pub(super) async fn reserved_tokens_lie_between_earlier_and_later_grants(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("reserved");
@@ -53,6 +54,7 @@ pub(super) async fn reserved_tokens_lie_between_earlier_and_later_grants(bench: 
     release(&*client, &grant.0).await;
 }
 
+// verifies: P5, P7
 pub(super) async fn a_retry_finds_its_reserved_tokens(bench: &Bench<'_>) {
     let client = bench.client().await;
     let name = bench.name("retry");
@@ -67,6 +69,7 @@ pub(super) async fn a_retry_finds_its_reserved_tokens(bench: &Bench<'_>) {
 }
 
 /// Three waiters of one process hold a lock in turn. The last two of them share a grant.
+// verifies: P1, P7
 pub(super) async fn a_lock_that_is_handed_over_stays_held(bench: &Bench<'_>) {
     let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
     let name = bench.name("handed");
@@ -95,6 +98,7 @@ pub(super) async fn a_lock_that_is_handed_over_stays_held(bench: &Bench<'_>) {
     release(&*other, &next).await;
 }
 
+// verifies: P1, P7
 pub(super) async fn random_faults_with_hand_overs_keep_the_guarantees(bench: &Bench<'_>) {
     run_under_faults(bench, &Load { modes: &[Mode::Exclusive], lockers: 2, hand_over: 4, fair: false }).await;
 }

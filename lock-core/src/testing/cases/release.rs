@@ -112,6 +112,7 @@ fn on_lost(client: &Arc<dyn Backend>, lease: &Lease) {
     }
 }
 
+// verifies: P5, P7
 pub(super) async fn a_relay_passes_the_lock_to_the_next_request(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let Some(relay) = a.relay() else { return };
@@ -137,6 +138,7 @@ pub(super) async fn a_relay_passes_the_lock_to_the_next_request(bench: &Bench<'_
     release(&*b, &lease).await;
 }
 
+// verifies: P6, late-request
 pub(super) async fn a_late_relay_leaves_the_successor_alone(bench: &Bench<'_>) {
     let (a, b) = (bench.client().await, bench.client().await);
     let Some(relay) = a.relay() else { return };

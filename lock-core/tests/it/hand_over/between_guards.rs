@@ -25,6 +25,7 @@ fn hand_over(guard: Guard) {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: P5, cancelled
 async fn a_cancelled_waiter_passes_the_lock_on_or_leaves_it_free() {
     for remaining in [0, 1] {
         let fixture = fixture();
@@ -89,6 +90,7 @@ async fn no_lock_is_taken_from_waiters_that_run() {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: P2
 async fn a_lock_that_is_lost_on_its_way_is_not_taken() {
     let fixture = Fixture::with(|builder| builder.hand_over(3).renew(Renew::Manual));
     let (guard, [waiter]) = held(&fixture, [fixture.locker.lock(NAME)]).await;
@@ -102,6 +104,7 @@ async fn a_lock_that_is_lost_on_its_way_is_not_taken() {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: P3
 async fn a_signal_of_a_guard_does_not_follow_the_next_one() {
     let fixture = fixture();
     let (guard, [waiter]) = held(&fixture, [fixture.locker.lock(NAME)]).await;
@@ -138,6 +141,7 @@ async fn the_maximum_hold_of_a_guard_does_not_end_the_lock_on_its_way() {
 
 /// No task looks at the guard, so only the renewer can end it.
 #[tokio::test(start_paused = true)]
+// verifies: hold-limits
 async fn the_maximum_hold_of_a_later_guard_ends_in_time() {
     let fixture = fixture();
     let lock = || fixture.locker.lock(NAME);
@@ -180,6 +184,7 @@ async fn waiters_are_told_of_the_guard_that_has_the_lock_now() {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: P10
 async fn a_dropped_guard_releases_in_the_store() {
     let fixture = fixture();
     let (guard, [waiter]) = held(&fixture, [fixture.locker.lock(NAME)]).await;
@@ -236,6 +241,7 @@ async fn two_processes_share_the_lock() {
 
 /// Threads acquire, release and cancel at random.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+// verifies: P1, P7, cancelled
 async fn threads_that_cancel_at_random_never_share_a_lock() {
     let locker = Locker::builder(Arc::new(MemoryBackend::new())).hand_over(16).build().unwrap();
     let (inside, last) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));

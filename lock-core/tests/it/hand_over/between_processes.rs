@@ -122,6 +122,7 @@ fn runs(order: &[usize]) -> Vec<usize> {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: contention
 async fn processes_take_turns_after_each_series() {
     // Where waiters poll, a turn has several series, and is at least as long as their first pause.
     for (wakes, most) in [(true, 1 + HAND_OVER as usize), (false, 80)] {
@@ -138,6 +139,7 @@ async fn processes_take_turns_after_each_series() {
 }
 
 #[tokio::test(start_paused = true)]
+// verifies: contention
 async fn more_processes_share_too() {
     for wakes in [true, false] {
         let order = SlowToWake::new(wakes, true).contend(3).await;
