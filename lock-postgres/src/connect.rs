@@ -130,6 +130,8 @@ impl Connector {
         let served = serve(connection, Arc::clone(&warnings), Arc::clone(&events));
         let (cancel, tls, limit, told) =
             (client.cancel_token(), self.tls.clone(), self.connect_timeout, Arc::clone(&abandon));
+        // Without a task the connection would be polled only during statements. Then a waiter gets
+        // no notification, and the end of the connection goes unnoticed.
         tokio::spawn(async move {
             let abandoned = tokio::select! {
                 () = served => false,
