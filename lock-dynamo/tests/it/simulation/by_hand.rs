@@ -128,7 +128,7 @@ impl World {
 
     /// The item of a name; empty when there is none.
     pub(crate) fn item(&self, name: &str) -> Value {
-        let get = json!({ "TableName": "locks", "Key": { "key": { "S": name } } });
+        let get = json!({ "TableName": "locks", "Key": { "key": { "S": name } }, "ConsistentRead": true });
         let (_, body) = ask(&mut self.table.lock().unwrap(), "GetItem", &get);
         body["Item"].clone()
     }

@@ -7,6 +7,7 @@ mod exchange;
 mod fair;
 mod model;
 mod model_server;
+mod read_first;
 mod sdk;
 mod simulated;
 mod takeover;

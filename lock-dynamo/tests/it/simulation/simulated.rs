@@ -27,6 +27,7 @@ impl Real for SimulatedDynamo {
     fn backend(&self, seed: u64, transport: Transport, clock: Arc<dyn Clock>) -> Arc<dyn Backend> {
         let takeover = if seed.is_multiple_of(3) { Takeover::Observed } else { Takeover::Absolute };
         let config = DynamoConfig::new("locks").takeover(takeover).skew_bound(SKEW_BOUND);
+        let config = config.read_first(seed.is_multiple_of(2));
         Arc::new(DynamoBackend::with_clock(config, clock).with_sdk_config(sdk::config(Simulated(transport))))
     }
 

@@ -24,6 +24,8 @@ pub(crate) struct Table {
     keys: Vec<String>,
     /// By the values of the keys.
     items: BTreeMap<String, Item>,
+    /// The same, each before its last write: what a read may show that is not consistent.
+    stale: BTreeMap<String, Option<Item>>,
 }
 
 /// A write, as it was asked for and before it takes effect; a test may change it to check that the
@@ -51,7 +53,7 @@ impl From<String> for Refusal {
 impl Table {
     /// An empty table whose keys, all strings, have these names.
     pub(crate) fn new(keys: &[&str]) -> Self {
-        Self { keys: keys.iter().map(ToString::to_string).collect(), items: BTreeMap::new() }
+        Self { keys: keys.iter().map(ToString::to_string).collect(), items: BTreeMap::new(), stale: BTreeMap::new() }
     }
 
     /// Answers a request with a status and a body. Changes every write by `plant` first.
@@ -84,7 +86,9 @@ impl Table {
     }
 
     fn get(&self, body: &Value) -> Result<Value, Refusal> {
-        let item = self.items.get(&self.place(&body["Key"])?);
+        let place = self.place(&body["Key"])?;
+        let (current, stale) = (self.items.get(&place), self.stale.get(&place));
+        let item = if body["ConsistentRead"] == true { current } else { stale.map_or(current, Option::as_ref) };
         Ok(item.map_or_else(|| json!({}), |item| json!({ "Item": item })))
     }
 
@@ -123,7 +127,8 @@ impl Table {
         if !write.condition.holds(item) {
             return Err(Refusal::Condition(item.cloned()));
         }
-        self.items.remove(&place);
+        let before = self.items.remove(&place);
+        self.stale.insert(place, before);
         Ok(json!({}))
     }
 
@@ -179,7 +184,8 @@ impl Table {
         }
         let mut item = item.unwrap_or(key).clone();
         paths::change(&mut item, write.update)?;
-        self.items.insert(place.to_owned(), item);
+        let before = self.items.insert(place.to_owned(), item);
+        self.stale.insert(place.to_owned(), before);
         Ok(())
     }
 
