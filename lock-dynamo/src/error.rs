@@ -10,7 +10,7 @@ use aws_sdk_dynamodb::{
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use lock_core::{
     Error, ErrorKind, LockName,
-    backend::{causes, one_line},
+    backend::{causes, one_line, own_limit},
 };
 
 use crate::{attributes::Attribute, config::DynamoConfig, http::BadReply};
@@ -20,6 +20,11 @@ pub(crate) fn convert<E>(error: SdkError<E, HttpResponse>, config: &DynamoConfig
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
 {
+    // Also where only the credentials were asked for. Nothing was sent to DynamoDB.
+    if let Some(advice) = own_limit(&error).filter(|_| matches!(error, SdkError::DispatchFailure(_))) {
+        let limit = Error::new(ErrorKind::Limit, advice).with_retryable(true).with_ambiguous(false);
+        return limit.with_source(causes(&error, advice));
+    }
     let converted = match &error {
         SdkError::TimeoutError(_) => timeout(),
         SdkError::DispatchFailure(failure) if failure.is_timeout() => timeout(),
@@ -202,7 +207,19 @@ fn validation(message: &str, config: &DynamoConfig) -> (ErrorKind, String) {
 
 #[cfg(test)]
 mod tests {
+    use aws_sdk_dynamodb::operation::get_item::GetItemError;
+    use aws_smithy_runtime_api::client::result::ConnectorError;
+
     use super::*;
+
+    #[test]
+    fn a_process_without_descriptors_is_no_failure_of_the_store() {
+        let too_many_open_files = std::io::Error::from_raw_os_error(24);
+        let failure = ConnectorError::io(Box::new(too_many_open_files));
+        let error = convert(SdkError::<GetItemError, _>::dispatch_failure(failure), &DynamoConfig::new("locks"));
+        assert_eq!((error.kind(), error.is_retryable(), error.is_ambiguous()), (ErrorKind::Limit, true, false));
+        assert!(error.to_string().contains("ulimit -n"), "{error}");
+    }
 
     #[test]
     fn batch_codes_have_the_kinds_of_single_requests() {

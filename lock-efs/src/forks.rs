@@ -18,7 +18,10 @@ use std::{
     thread,
 };
 
-use lock_core::{Error, ErrorKind, backend::Process};
+use lock_core::{
+    Error, ErrorKind,
+    backend::{Process, own_limit},
+};
 use nix::{errno::Errno, fcntl::OFlag, libc, unistd::pipe2};
 
 use crate::sync;
@@ -191,8 +194,10 @@ pub(crate) fn handle_forks() -> Result<(), Error> {
     }
     static DONE: Mutex<bool> = Mutex::new(false);
     let failed = |source: Errno| {
-        let what = "cannot prepare for forks: the process has no memory or no descriptor left";
-        Error::new(ErrorKind::Limit, what).with_source(io::Error::from(source)).with_ambiguous(false)
+        let source = io::Error::from(source);
+        let advice = own_limit(&source).unwrap_or("this process has no memory left; free some");
+        let what = format!("cannot prepare for forks: {advice}");
+        Error::new(ErrorKind::Limit, what).with_source(source).with_retryable(true).with_ambiguous(false)
     };
     let mut done = sync::lock(&DONE);
     if !*done {

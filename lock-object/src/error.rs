@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 use http::StatusCode;
 use lock_core::{
     Error, ErrorKind,
-    backend::{causes, one_line},
+    backend::{causes, one_line, own_limit},
 };
 use object_store::client::{HttpError, HttpErrorKind};
 
@@ -115,6 +115,10 @@ pub(crate) fn failed(exchange: &Exchange, error: &object_store::Error, config: &
         let http = http.into_iter().find_map(|error| error.downcast_ref::<HttpError>());
         return http.map_or_else(|| unreachable(config), |error| lost(error, config)).with_source(causes(error, ""));
     }
+    if let Some(advice) = own_limit(error) {
+        let limit = Error::new(ErrorKind::Limit, advice).with_retryable(true).with_ambiguous(false);
+        return limit.with_source(causes(error, ""));
+    }
     if let Some(kind) = transport_kind(error).filter(|kind| *kind != HttpErrorKind::Unknown) {
         // Before the request was sent: while connecting, or while asking for credentials.
         let error_kind = if kind == HttpErrorKind::Timeout { ErrorKind::Timeout } else { ErrorKind::Unavailable };
@@ -209,4 +213,18 @@ pub(crate) fn wrong_address(why: &str) -> Error {
 pub(crate) fn wrong_settings(error: &object_store::Error) -> Error {
     Error::new(ErrorKind::Config, "the settings of the store are incomplete; check bucket, account and credentials")
         .with_source(causes(error, ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_without_descriptors_is_no_failure_of_the_store() {
+        let source = Box::new(std::io::Error::from_raw_os_error(24));
+        let error = object_store::Error::Generic { store: "S3", source };
+        let error = failed(&Exchange::default(), &error, &ObjectConfig::s3("bucket"));
+        assert_eq!((error.kind(), error.is_retryable(), error.is_ambiguous()), (ErrorKind::Limit, true, false));
+        assert!(error.to_string().contains("ulimit -n"), "{error}");
+    }
 }

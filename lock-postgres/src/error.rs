@@ -5,7 +5,7 @@ use std::{
     fmt::{self, Write as _},
 };
 
-use lock_core::{Error, ErrorKind};
+use lock_core::{Error, ErrorKind, backend::own_limit};
 use tokio_postgres::error::{DbError, SqlState};
 
 /// Whether the request had been sent when it failed.
@@ -155,6 +155,9 @@ fn classify(error: &tokio_postgres::Error, phase: Phase) -> (ErrorKind, bool, bo
             Some((_, kind, retryable, unsure, advice)) => (*kind, *retryable, *unsure, (*advice).into()),
             None => (ErrorKind::Other, false, false, "PostgreSQL returned an error".into()),
         };
+    }
+    if let Some(advice) = own_limit(error).filter(|_| matches!(phase, Phase::Connect)) {
+        return (ErrorKind::Limit, true, false, advice.into());
     }
     // The kinds of tokio-postgres are private, so their texts tell them apart.
     let (kind, retryable, advice) = match (error.to_string().as_str(), phase) {

@@ -2,7 +2,7 @@
 
 use std::{error::Error as StdError, fmt, io};
 
-use lock_core::{Error, ErrorKind};
+use lock_core::{Error, ErrorKind, backend::own_limit};
 
 use crate::one_line::one_line;
 
@@ -87,7 +87,8 @@ impl Failure {
 
     /// A system call failed while doing `what`.
     pub(crate) fn os(what: &str, error: impl Into<io::Error>) -> Self {
-        Self::new(OS, format!("{what} failed")).with_source(error.into())
+        let error = error.into();
+        Self::new(OS, format!("{what} failed{}", remedy(&error))).with_source(error)
     }
 
     /// The system refused to start `what`: a process or a thread.
@@ -120,7 +121,9 @@ fn remedy(error: &io::Error) -> &'static str {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
+        let limit = own_limit(&error);
         let code = match error.kind() {
+            _ if limit.is_some() => OS,
             ErrorKind::Config | ErrorKind::Unsupported => CONFIG,
             ErrorKind::PermissionDenied => NO_PERMISSION,
             ErrorKind::StoreNotReady | ErrorKind::Full => CANNOT_CREATE,
@@ -129,7 +132,10 @@ impl From<Error> for Failure {
             ErrorKind::Lost => LOST,
             _ => INTERNAL,
         };
-        Self::new(code, error.to_string()).with_cause_of(error)
+        // Such as a file of certificates that could not be opened. Stores name their own limits.
+        let unnamed = limit.filter(|_| error.kind() != ErrorKind::Limit);
+        let message = unnamed.map_or_else(|| error.to_string(), |advice| format!("{error}; {advice}"));
+        Self::new(code, message).with_cause_of(error)
     }
 }
 
@@ -170,6 +176,17 @@ mod tests {
             let line = format!("| {code} | {meaning} |");
             assert!(readme.contains(&line), "README.md lacks the line {line}");
         }
+    }
+
+    #[test]
+    fn a_missing_descriptor_is_no_wrong_setting() {
+        let error = Error::new(ErrorKind::Config, "cannot read /etc/ca.pem, the file of option ca");
+        let failure = Failure::from(error.with_source(io::Error::from_raw_os_error(libc::EMFILE)));
+        assert_eq!(failure.code, OS, "{failure}");
+        assert!(
+            failure.to_string().contains("/etc/ca.pem") && failure.to_string().contains("(ulimit -n)"),
+            "{failure}"
+        );
     }
 
     #[test]

@@ -69,14 +69,18 @@ extern "C" fn main(argc: std::ffi::c_int, argv: *const *const std::ffi::c_char) 
 #[cfg_attr(test, allow(dead_code, reason = "tests have a main of their own"))]
 fn start(arguments: Vec<OsString>) -> i32 {
     panic::set_hook(Box::new(report_panic));
-    catch_unwind(AssertUnwindSafe(|| run_program(arguments))).unwrap_or(i32::from(exit::INTERNAL))
+    catch_unwind(AssertUnwindSafe(|| run_program(arguments))).unwrap_or_else(|_| {
+        // A thread may still have to write the message of the panic.
+        output::flush_at_end();
+        i32::from(exit::INTERNAL)
+    })
 }
 
 fn report_panic(panic: &PanicHookInfo<'_>) {
     let payload = panic.payload();
     let text = payload.downcast_ref::<String>().map(String::as_str);
     let message = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
-    if runtime::is_refused_thread(message) {
+    if runtime::is_refusal(message) {
         return;
     }
     let place = panic.location().map(|place| format!(" at {place}")).unwrap_or_default();

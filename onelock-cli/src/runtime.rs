@@ -19,8 +19,9 @@ const KEEP_THREAD: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Builds a runtime of one thread, because the commands mostly wait.
 pub(crate) fn runtime() -> Result<Runtime, Failure> {
-    let mut builder = Builder::new_current_thread();
-    let built = builder.enable_all().thread_keep_alive(KEEP_THREAD).build();
+    let build = || Builder::new_current_thread().enable_all().thread_keep_alive(KEEP_THREAD).build();
+    // The runtime panics if the system refuses the sockets that it wants for signals.
+    let built = catch_unwind(build).unwrap_or_else(|_| Err(io::Error::from_raw_os_error(libc::EMFILE)));
     built.map_err(|e| Failure::os("starting a runtime", e))
 }
 
@@ -36,9 +37,9 @@ pub(crate) fn reserve_thread() -> Result<(), Failure> {
     })
 }
 
-/// Whether `message` is the panic that [`reserve_thread`] catches and reports.
-pub(crate) fn is_refused_thread(message: &str) -> bool {
-    message.starts_with("OS can't spawn worker thread")
+/// Whether `message` is a panic that [`runtime`] or [`reserve_thread`] catches and reports.
+pub(crate) fn is_refusal(message: &str) -> bool {
+    message.starts_with("OS can't spawn worker thread") || message.starts_with("failed to create UnixStream")
 }
 
 /// Runs `work` on its own thread, while the runtime goes on.

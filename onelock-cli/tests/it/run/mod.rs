@@ -8,6 +8,7 @@ mod default_store;
 mod doctor;
 mod etl;
 mod exit_codes;
+mod few_descriptors;
 mod first_process;
 pub(crate) mod fixture;
 mod flock_manual;
