@@ -237,6 +237,13 @@ fn mark_of(mode: LockMode) -> u64 {
 }
 
 impl PartsFile {
+    /// Returns whether another descriptor holds a part.
+    pub(crate) fn any_held(&self) -> Result<bool, Error> {
+        let parts = FIRST_PART..FIRST_PART + MOST as u64;
+        let held = byte_locks::conflict(self.file.file(), &parts).map_err(|e| self.fail("inspect", e))?;
+        Ok(held.is_some())
+    }
+
     /// Returns whether a request waits that keeps a new holder of `mode` out.
     pub(crate) fn keeps_out(&self, mode: LockMode) -> Result<bool, Error> {
         Ok(self.waiting()?.is_some_and(|mark| mark != mark_of(mode)))

@@ -220,8 +220,9 @@ impl FileStore {
                         crashed.extend(crashed_before(&previous));
                         (Slots::default(), Some(next(last, now_us, 0, files)?))
                     }
-                    // The record was removed or replaced while its holders are there.
-                    Some(holder) if holder.mode == request.mode => {
+                    // The record was removed or replaced while its holders are there. The mode of
+                    // a part without a record is not known.
+                    Some(holder) if holder.mode == request.mode && held.iter().all(|&n| slots.get(n).is_some()) => {
                         let first = slots.first_of(&held).or(last).map_or(1, |token| token.get().max(2) - 1);
                         let from = FencingToken::new(first);
                         (slots.since(from), from)
@@ -231,8 +232,7 @@ impl FileStore {
             }
         };
         let is_permit = matches!(request.mode, LockMode::Permit { .. });
-        // Permits do not mix with a foreign shared lock, which has no part.
-        if is_permit && !slots.any_present(now_us) && !self.medium.is_alone(lock, &files.lock)? {
+        if is_permit && self.is_shared_without_part(lock, files, parts, slots.any_present(now_us))? {
             let holder = Holder::default().with_foreign("a flock(2) holder without a record".to_owned());
             return Ok(Joined::Refused { holder: holder.with_mode(LockMode::Shared), by_other_mode: true });
         }
@@ -257,6 +257,21 @@ impl FileStore {
             tracing::debug!(name = %request.name, %holder, "a previous holder ended without releasing the lock");
         }
         Ok(Joined::Granted { number, token, crashed, skew_us })
+    }
+
+    /// Returns whether a shared lock that has no part excludes permits. The records of crashed
+    /// holders say that they are `present`, so the locks of the parts decide.
+    fn is_shared_without_part(
+        &self,
+        lock: &LockFile,
+        files: &Files,
+        parts: &PartsFile,
+        present: bool,
+    ) -> Result<bool, Error> {
+        if present && parts.any_held()? {
+            return Ok(false);
+        }
+        Ok(!self.medium.is_alone(lock, &files.lock)?)
     }
 
     fn record_of_part(&self, request: &AcquireRequest, token: FencingToken, now_us: u64) -> Result<Vec<u8>, Error> {

@@ -104,6 +104,40 @@ async fn child_holds_a_shared_lock() {
     std::thread::sleep(Duration::from_secs(600));
 }
 
+#[tokio::test]
+// verifies: foreign-client, P12
+async fn crashed_permits_do_not_admit_others_beside_flock() {
+    let (dir, backend) = open();
+    grant(&backend, &permit(1)).await;
+    // As a crash leaves it: the record says "held", and no byte is locked.
+    let crashed = backend.lock_path(&name("etl")).with_extension("parts");
+    let record = fs::read(&crashed).unwrap();
+    drop(backend);
+    fs::write(&crashed, record).unwrap();
+    let backend = FileBackend::open(dir.path()).unwrap();
+    let path = backend.lock_path(&name("etl"));
+    let mut shared =
+        Process::start(&["flock", "-s", "-F", path.to_str().unwrap(), "sh", "-c", "echo locked; exec sleep 600"]);
+    shared.wait_for("locked");
+    assert!(is_refused(&backend, &permit(1)).await);
+    shared.kill();
+    let (granted, _) = grant(&backend, &permit(1)).await;
+    assert!(granted.crashed.is_some(), "the record says that a holder crashed");
+}
+
+#[tokio::test]
+// verifies: odd-entries, P12
+async fn no_reader_joins_a_part_without_a_record() {
+    for of in [permit(2), reader()] {
+        let (dir, backend) = open();
+        let (_, lease) = grant(&backend, &of).await;
+        fs::write(dir.path().join("etl.parts"), "").unwrap();
+        assert!(is_refused(&backend, &reader()).await && is_refused(&backend, &request("etl")).await);
+        free(&backend, &lease, Duration::ZERO).await;
+        grant(&backend, &reader()).await;
+    }
+}
+
 /// As a process that is stopped in the gate.
 const GATE: &str = "import fcntl, struct, sys, time
 f = open(sys.argv[1], 'r+b')
