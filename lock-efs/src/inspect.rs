@@ -3,7 +3,7 @@
 use std::{fs, io, path::Path};
 
 use lock_core::{
-    Error, Holder, LockName,
+    Error, FencingToken, Holder, LockName,
     backend::{End, Listing, OddEntry, PastHolder},
 };
 
@@ -17,6 +17,7 @@ use crate::{
     medium::kernel_locks::KernelLocks,
     names::Names,
     open::{self, Access},
+    parts,
     record::RecordState,
     sidecar::{self, RecordRead},
     store::FileStore,
@@ -39,6 +40,7 @@ impl FileStore {
         let files = self.files_of(name);
         let ended_at = fs::symlink_metadata(&files.record).and_then(|found| found.modified()).ok();
         let record = sidecar::read(&files.record, self.medium().open_flags())?;
+        let of_parts = record.joined_from().map(|from| self.last_of_parts(&files, from)).transpose()?.flatten();
         // Last, so that a lock that was acquired meanwhile is not called free.
         if self.is_locked(&files.lock, &KernelLocks::read())? {
             return Ok(None);
@@ -49,10 +51,20 @@ impl FileStore {
                     Some(PastHolder::new(record.into_holder(), End::Released).with_ended_at(ended_at))
                 }
                 RecordState::Held => Some(PastHolder::new(record.into_holder(), End::Crashed)),
-                RecordState::Joined => None,
+                RecordState::Joined => of_parts,
             },
             RecordRead::Absent | RecordRead::Garbage => None,
         })
+    }
+
+    /// Returns the last of the holders that have shared the lock, or had its permits.
+    fn last_of_parts(&self, files: &Files, from: FencingToken) -> Result<Option<PastHolder>, Error> {
+        let ended_at = fs::symlink_metadata(&files.parts).and_then(|found| found.modified()).ok();
+        let slots = parts::records(&files.parts, self.medium().open_flags())?.since(Some(from));
+        Ok(slots.last().map(|(holder, state)| match state {
+            RecordState::Held => PastHolder::new(holder, End::Crashed),
+            _ => PastHolder::new(holder, End::Released).with_ended_at(ended_at),
+        }))
     }
 
     /// Lists the held locks whose names begin with `prefix`. A file that cannot be examined is an

@@ -62,6 +62,12 @@ impl Slots {
         self.0.iter().flatten().max_by_key(|record| record.token()).map(Record::mode)
     }
 
+    /// Returns the last holder, and the state in which its record is.
+    pub(crate) fn last(&self) -> Option<(Holder, RecordState)> {
+        let last = self.0.iter().flatten().max_by_key(|record| record.token())?;
+        Some((last.clone().into_holder().with_mode(last.mode()), last.state))
+    }
+
     /// Returns the smallest token of the `held` parts.
     pub(crate) fn first_of(&self, held: &[usize]) -> Option<FencingToken> {
         held.iter().filter_map(|&number| self.get(number)?.token()).min()

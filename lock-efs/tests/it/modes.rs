@@ -5,7 +5,7 @@ use std::{fs, num::NonZeroU16, os::unix::fs::symlink, path::Path, process::Comma
 use crate::fixture::{Process, grant, in_child, myself, name, open, request};
 use lock_core::{
     ErrorKind, FencingToken, Mode,
-    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Lease, LeaseId, ProcessBound, Release, Renewal},
+    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, End, Lease, LeaseId, ProcessBound, Release, Renewal},
 };
 use lock_efs::{FileBackend, Sweep};
 
@@ -123,6 +123,28 @@ async fn crashed_permits_do_not_admit_others_beside_flock() {
     shared.kill();
     let (granted, _) = grant(&backend, &permit(1)).await;
     assert!(granted.crashed.is_some(), "the record says that a holder crashed");
+}
+
+#[tokio::test]
+async fn the_last_holder_of_a_part_is_known() {
+    for mode in [reader().mode, permit(2).mode] {
+        let (dir, backend) = open();
+        let (_, first) = grant(&backend, &request("etl").with_mode(mode)).await;
+        let (granted, second) = grant(&backend, &request("etl").with_mode(mode).with_owner("last")).await;
+        for lease in [&second, &first] {
+            assert_eq!(backend.last_holder(&name("etl")).await.unwrap(), None, "it is held");
+            free(&backend, lease, Duration::ZERO).await;
+        }
+        let past = backend.last_holder(&name("etl")).await.unwrap().unwrap();
+        assert_eq!((past.holder.owner.as_deref(), past.holder.token), (Some("last"), granted.token));
+        assert_eq!((past.holder.mode, past.end), (mode, End::Released));
+        assert!(past.ended_at.is_some());
+        // As a crash leaves it.
+        backend.on_lost(&grant(&backend, &reader()).await.1);
+        drop(backend);
+        let backend = FileBackend::open(dir.path()).unwrap();
+        assert_eq!(backend.last_holder(&name("etl")).await.unwrap().unwrap().end, End::Crashed);
+    }
 }
 
 #[tokio::test]
