@@ -41,6 +41,15 @@ pub(crate) fn is_refused(error: &Error) -> bool {
     matches!(errno_of(error), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
 }
 
+/// The error for a lock file that is another one at each look.
+pub(crate) fn replaced_in_a_loop(path: &Path) -> Error {
+    let what = format!(
+        "the lock file {} is replaced again and again; find the program that removes lock files and stop it",
+        path.display()
+    );
+    Error::new(ErrorKind::Unavailable, what).with_ambiguous(false)
+}
+
 /// Returns whether the cause of `error` is one file of a directory, so that the other files can be
 /// examined nevertheless.
 pub(crate) fn is_of_one_file(error: &Error) -> bool {

@@ -163,9 +163,13 @@ pub(crate) fn held(
 }
 
 /// Returns the record of a lock whose holders are in the file of the parts, from `token` on.
+///
+/// It has room for the record of an exclusive holder, which replaces it in place on a full disk.
 pub(crate) fn joined(name: &LockName, token: FencingToken) -> Vec<u8> {
     let body = Body { name: name.as_str().into(), token: token.get(), ..Body::default() };
-    with_head(RecordState::Joined, &body)
+    let mut bytes = with_head(RecordState::Joined, &body);
+    bytes.resize(bytes.len() + STEP_BYTES, b' ');
+    bytes
 }
 
 /// Returns the record of a held lock with another token.

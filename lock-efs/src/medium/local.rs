@@ -209,10 +209,11 @@ fn overwrite(record: &NewRecord<'_>, full: Error) -> Result<File, Error> {
     let Opened { file, found, .. } = opened.map_err(|e| error::at("write the lock record", path, e))?;
     let length = usize::try_from(found.size()).unwrap_or(usize::MAX);
     let start = open::read_start(&file, record::MAGIC.len()).map_err(|e| error::at("read the lock record", path, e))?;
-    if length > record::MAX_BYTES || record.bytes.len() > length || !start.starts_with(record::MAGIC) {
+    let text = record.bytes.trim_ascii_end();
+    if length > record::MAX_BYTES || text.len() > length || !start.starts_with(record::MAGIC) {
         return Err(full);
     }
-    let mut bytes = record.bytes.to_vec();
+    let mut bytes = text.to_vec();
     bytes.resize(length, b' ');
     // On some file systems even this needs space.
     file.write_all_at(&bytes, 0).map_err(|_| full)?;

@@ -7,7 +7,7 @@ use lock_core::{
     backend::{AcquireOutcome, AcquireRequest, Grant, Lease},
 };
 
-use super::{FileStore, TRIES, replaced_in_a_loop};
+use super::{FileStore, TRIES, unrecorded};
 use crate::{
     clock::now_us,
     error,
@@ -17,7 +17,7 @@ use crate::{
     key::Key,
     lockfile::LockFile,
     medium::{
-        BegunRecord, NewRecord, Probe,
+        BegunRecord, NewRecord,
         kernel_locks::KernelLocks,
         refusal::{CachedHolder, LockAttempt},
     },
@@ -31,7 +31,8 @@ use crate::{
 /// The result of one try.
 enum Joined {
     Granted {
-        number: usize,
+        /// The part. `None` if a full disk has no room for its record.
+        number: Option<usize>,
         token: FencingToken,
         crashed: Option<Holder>,
         skew_us: i64,
@@ -72,7 +73,15 @@ impl FileStore {
             if let Some(holder) = self.still_behind(request, files, cached.as_ref())? {
                 return Ok(self.remain_behind(lock, request, holder));
             }
-            let parts = PartsFile::open(&files.parts, lock.mode_beside(self.mode), self.medium.open_flags())?;
+            let parts = match PartsFile::open(&files.parts, lock.mode_beside(self.mode), self.medium.open_flags()) {
+                Err(error) if self.allows_no_part(request, &error) => {
+                    match self.join_without_part(request, files, (lock, cached), error)? {
+                        Some(outcome) => return Ok(outcome),
+                        None => continue,
+                    }
+                }
+                opened => opened?,
+            };
             let key = (request.id, request.name.clone());
             let Some(gate) = parts.enter(self.medium.gate_patience().of(request))? else {
                 let holder = self.present(files)?.unwrap_or_else(|| {
@@ -84,17 +93,11 @@ impl FileStore {
             match self.join_in_gate(request, files, (&lock, cached), &gate)? {
                 Joined::Granted { number, token, crashed, skew_us } => {
                     drop(gate);
-                    self.marks.remove(&key);
-                    let held =
-                        |file: &LockFile| HeldLock::new(&self.labels, file.inode.device, self.medium.many_locks());
-                    let (of_lock, of_part) = (held(&lock), held(&parts.file));
-                    let part = Part { file: Arc::new(parts), number, _held: of_part };
-                    let lock = Arc::new(lock);
-                    let part = Some(part);
-                    let acquired =
-                        AcquiredLock { lock, record: None, token, lent: false, skew_us, part, _held: of_lock };
-                    self.table.insert(key, acquired);
-                    return Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed)));
+                    let part = number.map(|number| {
+                        let of_part = HeldLock::new(&self.labels, parts.file.inode.device, self.medium.many_locks());
+                        Part { file: Arc::new(parts), number, _held: of_part }
+                    });
+                    return Ok(self.joined(key, lock, part, (token, skew_us), crashed));
                 }
                 Joined::Refused { holder, by_other_mode } => {
                     if !(request.waits && by_other_mode) {
@@ -120,7 +123,23 @@ impl FileStore {
                 Joined::StartOver => {}
             }
         }
-        Err(replaced_in_a_loop(files))
+        Err(error::replaced_in_a_loop(&files.lock))
+    }
+
+    /// Keeps the lock file that this process shares, and its part.
+    pub(super) fn joined(
+        &self,
+        key: Key,
+        lock: LockFile,
+        part: Option<Part>,
+        (token, skew_us): (FencingToken, i64),
+        crashed: Option<Holder>,
+    ) -> AcquireOutcome {
+        self.marks.remove(&key);
+        let _held = HeldLock::new(&self.labels, lock.inode.device, self.medium.many_locks());
+        let lock = Arc::new(lock);
+        self.table.insert(key, AcquiredLock { lock, record: None, token, lent: false, skew_us, part, _held });
+        AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed))
     }
 
     /// Takes a part. Without one, the lock file is unlocked again.
@@ -140,11 +159,7 @@ impl FileStore {
             };
             return Ok(Joined::Refused { holder, by_other_mode: false });
         }
-        let peek = || sidecar::peek(&files.record, self.medium.open_flags());
-        let listed = || self.medium.holding_process(&files.lock, &KernelLocks::read());
-        let attempt =
-            LockAttempt { id: request.id, lock, shared: true, path: &files.lock, peek: &peek, listed: &listed };
-        if let Some(refusal) = self.medium.try_lock(&attempt, cached)? {
+        if let Some(refusal) = self.try_share(request, files, lock, cached)? {
             return Ok(if lock.inode.is_at(&files.lock)? { Joined::Locked(refusal) } else { Joined::StartOver });
         }
         let joined = self.join_locked(request, files, lock, gate);
@@ -152,6 +167,21 @@ impl FileStore {
             let _ = lock.unlock(&files.lock);
         }
         joined
+    }
+
+    /// Shares the lock file, or returns why not.
+    pub(super) fn try_share(
+        &self,
+        request: &AcquireRequest,
+        files: &Files,
+        lock: &LockFile,
+        cached: Option<CachedHolder>,
+    ) -> Result<Option<CachedHolder>, Error> {
+        let peek = || sidecar::peek(&files.record, self.medium.open_flags());
+        let listed = || self.medium.holding_process(&files.lock, &KernelLocks::read());
+        let attempt =
+            LockAttempt { id: request.id, lock, shared: true, path: &files.lock, peek: &peek, listed: &listed };
+        self.medium.try_lock(&attempt, cached)
     }
 
     /// Takes a part while this process shares the lock file, which no other mode of flock(2) can
@@ -246,13 +276,12 @@ impl FileStore {
             }
             FreePart::Changed => return Ok(Joined::StartOver),
         };
-        crashed.extend(slots.crashed_in(number));
         let begun = begins_at.map_or(Ok(()), |from| self.begin_joined(request, files, lock, (&previous, from)));
-        if let Err(error) = begun.and_then(|()| parts.write(number, &bytes)) {
-            parts.unlock_part(number);
-            return Err(error);
-        }
-        let crashed = Holder::of_several(crashed);
+        let is_begun = begun.is_ok();
+        let number = self.record_part(request, parts, (number, &bytes), begun, token.get() <= now_us + 1)?;
+        crashed.extend(number.and_then(|number| slots.crashed_in(number)));
+        // Without the record, each next holder would be told of the crash.
+        let crashed = Holder::of_several(crashed).filter(|_| is_begun);
         if let Some(holder) = &crashed {
             tracing::debug!(name = %request.name, %holder, "a previous holder ended without releasing the lock");
         }
@@ -299,53 +328,12 @@ impl FileStore {
         self.medium.place_record(&new, BegunRecord::Nothing).map(drop)
     }
 
-    /// Returns the holder that refuses an exclusive request, if the record said that the lock has
-    /// several. Marks that the request waits for them.
-    pub(super) fn refused_by_parts(
-        &self,
-        request: &AcquireRequest,
-        files: &Files,
-        refusal: &mut CachedHolder,
-    ) -> Result<(), Error> {
-        let key = (request.id, request.name.clone());
-        let Some(from) = refusal.joined else {
-            self.marks.remove(&key);
-            return Ok(());
-        };
-        if !refusal.has_parts
-            && let Some(holder) = self.joined_since(files, from)?
-        {
-            (refusal.holder, refusal.has_parts) = (holder, true);
-        }
-        if !request.waits || request.fair || self.is_marked(&key)? || !self.may_mark(request, files)? {
-            return Ok(());
-        }
-        let parts = PartsFile::open(&files.parts, self.mode, self.medium.open_flags())?;
-        let is_marked = match parts.enter(self.medium.gate_patience().of(request))? {
-            Some(gate) => gate.mark(request.mode)?,
-            None => false,
-        };
-        if is_marked {
-            self.marks.insert(key, parts);
-        }
-        Ok(())
-    }
-
-    /// Returns whether the mark of a waiting request still keeps newcomers out.
-    fn is_marked(&self, key: &Key) -> Result<bool, Error> {
-        let Some(marked) = self.marks.get(key) else { return Ok(false) };
-        if self.medium.check(&marked.file, &marked.path, &self.last_refresh)? == Probe::StillHeld {
-            return Ok(true);
-        }
-        self.marks.remove(key);
-        Ok(false)
-    }
-
     /// Writes a larger token into the record of a part that this process holds.
     pub(super) fn advance_part(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
         let key = (lease.id, lease.name.clone());
         let part = |held: &mut AcquiredLock| held.part.as_ref().map(|part| (Arc::clone(&part.file), part.number));
-        let Some((parts, number)) = self.table.with(&key, part).flatten() else { return Ok(false) };
+        let Some(part) = self.table.with(&key, part) else { return Ok(false) };
+        let Some((parts, number)) = part else { return Err(unrecorded::has_no_record()) };
         // A newcomer reads all tokens in the gate.
         let Some(_gate) = parts.enter(self.medium.gate_patience().of_holder())? else {
             let what = "another process is taking a part of this lock and does not end; end it, or try again";

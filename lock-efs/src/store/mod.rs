@@ -2,9 +2,11 @@
 
 mod descriptors;
 mod joining;
+mod marking;
 mod present;
 mod queueing;
 mod recording;
+mod unrecorded;
 
 use std::{
     fs::{File, Metadata},
@@ -202,7 +204,7 @@ impl FileStore {
             self.slots.keep(&request.name, IdleDescriptor { lock, cached: Some(refusal) });
             return Ok(AcquireOutcome::Contended(holder));
         }
-        Err(replaced_in_a_loop(files))
+        Err(error::replaced_in_a_loop(&files.lock))
     }
 
     /// Returns a descriptor of the lock file for one try.
@@ -318,8 +320,7 @@ impl FileStore {
         let key = (lease.id, lease.name.clone());
         let files = self.files_of(&lease.name);
         if self.table.with(&key, |held| held.record.is_none()) == Some(true) {
-            let what = "the lock has no record for the token, because it could not be written";
-            return Err(Error::new(ErrorKind::Full, what).with_ambiguous(false));
+            return Err(unrecorded::has_no_record());
         }
         let RecordRead::Record(record) = sidecar::read(&files.record, self.medium.open_flags())? else {
             let what = format!(
@@ -388,12 +389,4 @@ impl FileStore {
             Ok(()) => Ok(Release::Released),
         }
     }
-}
-
-fn replaced_in_a_loop(files: &Files) -> Error {
-    let what = format!(
-        "the lock file {} is replaced again and again; find the program that removes lock files and stop it",
-        files.lock.display()
-    );
-    Error::new(ErrorKind::Unavailable, what).with_ambiguous(false)
 }

@@ -97,7 +97,7 @@ impl FileStore {
 
     /// Returns whether a lock may be held although its record could not be written, because of
     /// `error`.
-    fn allows_no_record(&self, replaces: bool, error: &Error) -> bool {
+    pub(super) fn allows_no_record(&self, replaces: bool, error: &Error) -> bool {
         if error::is_full(error) {
             return self.medium.allows_no_record(replaces);
         }
@@ -106,7 +106,7 @@ impl FileStore {
     }
 
     /// Tells that a lock has no record, and waits until the clock has passed its tokens.
-    fn go_without_record(&self, request: &AcquireRequest, error: &Error) {
+    pub(super) fn go_without_record(&self, request: &AcquireRequest, error: &Error) {
         const WITHOUT: &str =
             "the lock was acquired without a record: others cannot see its holder, and a crash is not reported";
         match error::is_full(error) {
@@ -116,7 +116,7 @@ impl FileStore {
         }
         // No call tells when a clock has passed a time, and this thread has the lock meanwhile.
         // Twice, because the clock of a server may be slower than this pause. At most 2 ms.
-        thread::sleep(2 * Duration::from_micros(request.reserved_tokens.into()));
+        thread::sleep(2 * Duration::from_micros(1 + u64::from(request.reserved_tokens)));
     }
 
     /// Returns the records of the parts if they held the lock last. This process has the lock, so

@@ -21,5 +21,6 @@ mod records;
 mod strangers;
 mod sweep;
 mod sweep_contended;
+mod unrecorded;
 #[cfg(target_os = "linux")]
 mod watch;

@@ -1,0 +1,115 @@
+//! Shared locks whose holders cannot be recorded: on a full disk, and in a directory of another
+//! user.
+
+use std::{fs, num::NonZeroU16, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+
+use crate::fixture::{
+    OWN_MOUNTS, failed, grant, in_child, mount, name, refused, request, run_child, without_capabilities,
+};
+use lock_core::{
+    ErrorKind, Mode,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Lease, Release, Renewal},
+};
+use lock_efs::{FileBackend, FileConfig, Names};
+
+fn reader(text: &str) -> AcquireRequest {
+    request(text).with_mode(Mode::Shared)
+}
+
+fn permit(text: &str) -> AcquireRequest {
+    request(text).with_mode(Mode::Permit { of: NonZeroU16::new(2).unwrap() })
+}
+
+async fn free(backend: &FileBackend, lease: &Lease) {
+    assert_eq!(backend.release(lease, Duration::ZERO).await.unwrap(), Release::Released);
+}
+
+/// Two readers share the lock `text`, and exclude the other modes.
+async fn is_shared(backend: &FileBackend, text: &str) {
+    let (first, one) = grant(backend, &reader(text)).await;
+    let (second, two) = grant(backend, &reader(text)).await;
+    assert!(first.token < second.token, "{text}");
+    for lease in [&one, &two] {
+        assert_eq!(backend.renew(lease).await.unwrap(), Renewal::Renewed, "{text}");
+    }
+    refused(backend, text).await;
+    match backend.acquire(&permit(text)).await {
+        Ok(outcome) => assert!(matches!(outcome, AcquireOutcome::Contended(_)), "{text}: {outcome:?}"),
+        Err(error) => assert!(matches!(error.kind(), ErrorKind::Full | ErrorKind::PermissionDenied), "{error}"),
+    }
+    free(backend, &one).await;
+    refused(backend, text).await;
+    free(backend, &two).await;
+    let (writer, lease) = grant(backend, &request(text)).await;
+    assert!(second.token < writer.token && writer.crashed.is_none(), "{text}");
+    free(backend, &lease).await;
+}
+
+#[test]
+// verifies: full-disk, P12
+fn a_full_disk_keeps_no_reader_out() {
+    let dir = tempfile::tempdir().unwrap();
+    run_child(OWN_MOUNTS, "unrecorded::child_on_a_full_disk", dir.path());
+}
+
+#[tokio::test]
+async fn child_on_a_full_disk() {
+    let Some(dir) = in_child() else { return };
+    mount(&["-t", "tmpfs", "-o", "size=64k,nr_inodes=40", "none"], &dir);
+    let backend = FileBackend::open(&dir).unwrap();
+    for used in [request("exclusive"), reader("shared"), reader("last-shared"), permit("permits")] {
+        let (_, lease) = grant(&backend, &used).await;
+        free(&backend, &lease).await;
+    }
+    for new in ["by-flock", "without-inodes"] {
+        fs::write(backend.lock_path(&name(new)), "").unwrap();
+    }
+    let _ = fs::write(dir.join("ballast"), vec![0; 100_000]);
+    // The record of a lock that was shared has room for an exclusive holder.
+    let (_, lease) = grant(&backend, &request("last-shared")).await;
+    free(&backend, &lease).await;
+    for text in ["exclusive", "shared", "permits", "by-flock"] {
+        is_shared(&backend, text).await;
+    }
+    assert_eq!(failed_permit(&backend, "by-flock").await, ErrorKind::Full, "the number of permits must be known");
+    for i in 0..60 {
+        let _ = fs::write(dir.join(format!("inode{i}")), "");
+    }
+    is_shared(&backend, "without-inodes").await;
+    assert!(!dir.join("without-inodes.parts").exists());
+    assert_eq!(failed(&backend, "new").await.kind(), ErrorKind::Full);
+    println!("CHILD RAN");
+}
+
+async fn failed_permit(backend: &FileBackend, text: &str) -> ErrorKind {
+    backend.acquire(&permit(text)).await.unwrap_err().kind()
+}
+
+/// As with `flock -s`.
+#[test]
+// verifies: foreign-client, P12
+fn a_file_in_a_directory_of_another_user_can_be_shared() {
+    let dir = tempfile::tempdir().unwrap();
+    run_child(without_capabilities(), "unrecorded::child_in_a_directory_of_another_user", dir.path());
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[tokio::test]
+async fn child_in_a_directory_of_another_user() {
+    let Some(dir) = in_child() else { return };
+    fs::write(dir.join("job.lock"), "").unwrap();
+    let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    chmod(&dir, 0o555);
+    let backend = FileConfig::new(&dir).names(Names::Plain).build().unwrap();
+    is_shared(&backend, "job.lock").await;
+    assert_eq!(failed_permit(&backend, "job.lock").await, ErrorKind::PermissionDenied);
+    // A file of the parts that this user may not open can have holders of permits.
+    chmod(&dir, 0o755);
+    fs::write(dir.join("job.parts"), "onelock/1 parts\n").unwrap();
+    chmod(&dir.join("job.parts"), 0o000);
+    chmod(&dir, 0o555);
+    let error = backend.acquire(&reader("job.lock")).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert!(error.to_string().contains("job.parts"), "{error}");
+    println!("CHILD RAN");
+}
