@@ -94,6 +94,13 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
         "the slot of this lock is being moved between cluster nodes; try again in a moment",
     ),
     (
+        "WRONGTYPE",
+        ErrorKind::Corrupt,
+        false,
+        "another client has written to a key beside the lock; compare TYPE of all keys that begin with that of the \
+         lock, and delete the wrong one",
+    ),
+    (
         "CROSSSLOT",
         ErrorKind::Config,
         false,
@@ -146,10 +153,9 @@ const ANSWERS: &[(&str, ErrorKind, bool, &str)] = &[
 /// Converts to an [`Error`] with advice, which is ambiguous unless Redis certainly did nothing.
 pub(crate) fn translate(error: RedisError, phase: Phase) -> Error {
     let (kind, retryable, message) = classify(&error, phase);
-    // An error reply means that the script wrote nothing, unless the user lacks a right, and that a
-    // retry cannot resolve. An invalid reply proves nothing.
+    // An invalid reply proves nothing.
     let invalid = matches!(error.kind(), redis::ErrorKind::Parse | redis::ErrorKind::UnexpectedReturnType);
-    let unanswered = error.is_io_error() || invalid || kind == ErrorKind::Timeout;
+    let unanswered = error.is_io_error() || invalid || kind == ErrorKind::Timeout || is_in_script(&error, retryable);
     let unsure = match phase {
         Phase::Connect => false,
         Phase::Request => unanswered,
@@ -254,6 +260,16 @@ fn classify(error: &RedisError, phase: Phase) -> (ErrorKind, bool, String) {
     }
 }
 
+/// Returns whether a script failed at one of its commands. Those before it may have acquired the
+/// lock.
+///
+/// A server that is full or read-only refuses the first command that writes. Such errors are
+/// `retryable`.
+fn is_in_script(error: &RedisError, retryable: bool) -> bool {
+    let is_reply = matches!(error.kind(), redis::ErrorKind::Server(_) | redis::ErrorKind::Extension);
+    is_reply && !retryable && error.to_string().contains("script")
+}
+
 /// Whether the server replied with `code`. Redis 6 wraps errors inside a script in an ERR, so the
 /// text is searched too.
 pub(crate) fn says(error: &RedisError, code: &str) -> bool {
@@ -348,7 +364,21 @@ mod tests {
         ] {
             let error = translate(server(line), Phase::Request);
             assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::PermissionDenied, false), "{line}");
-            assert!(!error.is_ambiguous(), "{line}");
+            assert!(error.is_ambiguous(), "{line}: the commands before it had their effect");
+        }
+    }
+
+    #[test]
+    fn a_key_of_the_wrong_type_is_corrupt_and_ambiguous() {
+        for line in [
+            // Redis 6.
+            "ERR Error running script (call to f_1): @user_script:6: -WRONGTYPE Operation against a key holding the \
+             wrong kind of value",
+            "WRONGTYPE Operation against a key holding the wrong kind of value script: 0a1b, on @user_script:38.",
+        ] {
+            let error = translate(server(line), Phase::Request);
+            assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Corrupt, false), "{line}");
+            assert!(error.is_ambiguous(), "{line}");
         }
     }
 

@@ -136,7 +136,9 @@ async fn kind(config: RedisConfig) -> ErrorKind {
 /// `words`.
 async fn advice(config: RedisConfig, words: &str) -> (ErrorKind, bool) {
     let error = use_all(config).await.unwrap_err();
-    assert!(!error.is_ambiguous() && !format!("{error} {error:?}").contains("s3cret"), "{error:?}");
+    // A script that lacks a right at one of its commands may have acquired the lock before that.
+    assert!(!error.is_ambiguous() || error.kind() == ErrorKind::PermissionDenied, "{error:?}");
+    assert!(!format!("{error} {error:?}").contains("s3cret"), "{error:?}");
     assert!(error.to_string().contains(words), "{error}");
     (error.kind(), error.is_retryable())
 }

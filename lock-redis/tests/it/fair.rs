@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
-use lock_core::backend::{AcquireRequest, Backend, Break, Release};
+use lock_core::{
+    ErrorKind,
+    backend::{AcquireRequest, Backend, Break, LeaseId, Release},
+};
 use lock_redis::RedisBackend;
 use test_support::redis::RedisServer;
 
-use crate::fixture::{LONG, calls, client, granted, name, reader, refused, request, waiting_writer};
+use crate::fixture::{LONG, calls, client, granted, locker, name, reader, refused, request, waiting_writer};
 
 const LOCK: &str = "onelock:{job}";
 
@@ -140,4 +143,34 @@ async fn a_waiter_that_leaves_its_turn_wakes_the_next() {
     b.release(&first.lease(None), Duration::ZERO).await.unwrap();
     tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("the first one leaves");
     granted(&c, &second).await;
+}
+
+/// A key that holds another type, as another client may write it.
+#[tokio::test]
+// verifies: odd-entries
+async fn a_script_that_fails_after_the_grant_leaves_no_lock() {
+    let server = RedisServer::start();
+    let locker = locker(client(server.addr()), LONG);
+    server.command(&["SET", &format!("{LOCK}:p"), "text"]);
+    let error = locker.lock("job").fair(true).acquire().await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Corrupt, false));
+    locker.wait_idle().await;
+    assert_eq!(server.command(&["EXISTS", LOCK]), ":0\r\n", "{error}");
+}
+
+#[tokio::test]
+// verifies: odd-entries
+async fn a_place_of_another_client_keeps_no_request_out() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    let other = LeaseId::random().to_string();
+    for place in ["nonsense", "9000000000000000", "9000000000000000 nonsense", "9000000000000000 channel y me"] {
+        for next in [fair(), request("job", LONG), reader("job")] {
+            server.command(&["ZADD", &format!("{LOCK}:q"), "1", &other]);
+            server.command(&["HSET", &format!("{LOCK}:p"), &other, place]);
+            server.command(&["SET", &format!("{LOCK}:t"), "1700000000000000 Q"]);
+            let (lease, _) = granted(&backend, &next).await;
+            assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released, "{place}");
+        }
+    }
 }

@@ -9,11 +9,12 @@
 -- Moves a time in µs before all times at which a process can have begun to wait.
 local BEFORE_OTHERS = 4000000000000000
 
-local function ends_at(place) return tonumber(string.sub(place, 1, 16)) end
+-- Returns the end of a place. A place that another client has written in another form has ended.
+local function ends_at(place) return tonumber(string.match(place, '^(%d+) %S+ [sxp]%d* ')) or 0 end
 
 local function mode_of_place(place) return string.match(place, '^%d+ %S+ (%S+) ') end
 
-local function member_of(id, place) return string.match(place, '^%d+ (%S+)') .. ' ' .. id end
+local function member_of(id, place) return (string.match(place, '^%d+ (%S+)') or '') .. ' ' .. id end
 
 -- Ends a place. Returns whether there was one.
 local function end_place(queue, places, waiters, id)
