@@ -66,7 +66,7 @@ async fn child_on_a_full_disk() {
     }
     let _ = fs::write(dir.join("ballast"), vec![0; 100_000]);
     // The record of a lock that was shared has room for an exclusive holder.
-    let (_, lease) = grant(&backend, &request("last-shared")).await;
+    let (_, lease) = grant(&backend, &request("last-shared").with_owner("o".repeat(200))).await;
     free(&backend, &lease).await;
     for text in ["exclusive", "shared", "permits", "by-flock"] {
         is_shared(&backend, text).await;
