@@ -9,7 +9,7 @@ use aws_smithy_runtime_api::{
     box_error::BoxError,
     client::{
         interceptors::{
-            Intercept,
+            Intercept, SharedInterceptor,
             context::{BeforeDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef},
         },
         runtime_components::RuntimeComponents,
@@ -87,7 +87,11 @@ pub(crate) async fn connect(
         .timeout_config(timeouts(REQUEST))
         // Stall protection is for large bodies; these requests have a limit on their total time.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-        .interceptor(ReadDate { clock: Arc::clone(clock), store: config.to_string().into() });
+        // The SDK would sign with the date of any reply, a gateway's too. AWS refuses a wrong one.
+        .disable_clock_skew_correction(true);
+    let date = ReadDate { clock: Arc::clone(clock), store: config.to_string().into() };
+    // Not `interceptor`: for that, the SDK asks at each of 19 hooks whether a request disables it.
+    builder.push_interceptor(SharedInterceptor::permanent(date));
     if let Some(http) = shared.http_client() {
         builder = builder.http_client(Checked(http));
     }

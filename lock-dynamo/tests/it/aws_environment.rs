@@ -104,6 +104,26 @@ async fn region_and_credentials_come_from_the_environment() {
 }
 
 #[tokio::test]
+async fn endpoint_comes_from_the_environment_or_the_profile() {
+    let mut env = Environment::new().await;
+    env.keys("AKIAENVIRONMENT");
+    let profile = format!("[profile local]\nregion = eu-west-3\nendpoint_url = {}\n", env.wire.endpoint());
+    env.file("AWS_CONFIG_FILE", &profile);
+    assert_eq!(env.skip_at("profile=local").await, "acquired, then Released\n");
+    assert_eq!(env.wire.take_seen(), ["UpdateItem"; 2]);
+    // The variable takes precedence over the profile.
+    let variable = Wire::start(env.table.server.address());
+    env.set("AWS_ENDPOINT_URL_DYNAMODB", variable.endpoint());
+    assert_eq!(env.skip_at("profile=local").await, "acquired, then Released\n");
+    assert_eq!(variable.take_seen(), ["UpdateItem"; 2]);
+    assert_eq!(env.wire.take_seen(), [""; 0], "no request goes to the endpoint of the profile");
+    // The config string takes precedence over both.
+    assert_eq!(env.skip("profile=local").await, "acquired, then Released\n");
+    assert_eq!(env.wire.take_seen(), ["UpdateItem"; 2]);
+    assert_eq!(variable.take_seen(), [""; 0], "no request goes to the endpoint of the variable");
+}
+
+#[tokio::test]
 async fn a_profile_brings_its_region_and_credentials() {
     let mut env = Environment::new().await;
     env.file("AWS_CONFIG_FILE", "[default]\nregion = us-west-1\n[profile ops]\nregion = eu-west-3\n");
