@@ -18,7 +18,7 @@ use aws_smithy_runtime_api::{
         },
         orchestrator::{HttpRequest, HttpResponse},
         result::ConnectorError,
-        runtime_components::{RuntimeComponents, RuntimeComponentsBuilder},
+        runtime_components::RuntimeComponents,
     },
 };
 use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream, config_bag::ConfigBag};
@@ -95,18 +95,11 @@ impl std::error::Error for BadReply {}
 #[derive(Debug)]
 pub(crate) struct Checked(pub(crate) SharedHttpClient);
 
+// `validate_base_client_config` is not passed on. There the inner client would read the authorities
+// of the system once for each of the `Clients`, and throw them away.
 impl HttpClient for Checked {
     fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
         SharedHttpConnector::new(CheckedConnector(self.0.http_connector(settings, components)))
-    }
-
-    /// Lets the inner client prepare TLS, so that the first request need not.
-    fn validate_base_client_config(
-        &self,
-        components: &RuntimeComponentsBuilder,
-        settings: &ConfigBag,
-    ) -> Result<(), BoxError> {
-        self.0.validate_base_client_config(components, settings)
     }
 
     fn validate_final_config(&self, components: &RuntimeComponents, settings: &ConfigBag) -> Result<(), BoxError> {
