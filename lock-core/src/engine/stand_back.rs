@@ -28,6 +28,17 @@ const PATIENCE: u32 = 4;
 /// A process that is alone stands back again after this many times as long, at most.
 const MOST_RESTS: u32 = 20;
 
+/// How long a process that is alone mostly stands back, if releases wake others. A waiter that is
+/// woken asks within that time, unless its machine is busy.
+const SHORTLY: Duration = Duration::from_millis(5);
+
+/// Such a process stands back twice as long every second time, four times as long every fourth
+/// time, and so on, up to this many doublings. Then it also meets a waiter on a busy machine.
+const DOUBLINGS: u32 = 3;
+
+/// How long such a process stands back on average.
+const ON_AVERAGE: Duration = SHORTLY.saturating_mul(DOUBLINGS + 2).checked_div(2).expect("two is not zero");
+
 /// How soon waiters of other processes ask after a release.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pace {
@@ -38,6 +49,11 @@ pub(crate) struct Pace {
 impl Pace {
     pub(crate) fn new(timings: StoreTimings, capabilities: Capabilities) -> Self {
         Self { timings, wakes: capabilities.wake_up }
+    }
+
+    /// Returns the unit of the rest of a process that is alone and has stood back for `length`.
+    fn rest(self, length: Duration) -> Duration {
+        if self.wakes { ON_AVERAGE } else { length }
     }
 
     /// Returns how long to stand back after a turn of this length, if the last `unused` ones were
@@ -51,7 +67,7 @@ impl Pace {
             false => first.saturating_add(turn.saturating_mul(2)),
         };
         if self.wakes && !met {
-            return first;
+            return SHORTLY * (1 << (unused + 1).trailing_zeros().min(DOUBLINGS));
         }
         // Longer if others do not come. Those that poll may have waited for more than a turn, and
         // those that a release wakes may ask one after the other.
@@ -126,20 +142,29 @@ impl Others {
         if own != previous || self.turn_began.is_none() {
             self.turn_began = Some(Instant::now());
         }
+        let pace = self.judged(pace);
         self.company = match (&self.company, stood_back) {
             _ if !is_first && own != previous => Company::Met { unused: 0 },
             (Company::Met { .. } | Company::Alone { .. }, None) => return,
-            (Company::Unknown, None) => Company::alone(1, pace.stand_back(Duration::ZERO, 0, false)),
+            // The others may have begun together with this process. A waiter that has just come
+            // asks at once when it is woken.
+            (Company::Unknown, None) if pace.wakes => Company::Alone { unused: 0, rests_until: Instant::now() },
+            (Company::Unknown, None) => Company::alone(1, pace.rest(pace.stand_back(Duration::ZERO, 0, false))),
             (Company::Met { unused }, Some(_)) if unused + 1 < PATIENCE => Company::Met { unused: unused + 1 },
-            (Company::Alone { unused, .. }, Some(before)) => Company::alone(unused + 1, before.length),
-            (_, Some(before)) => Company::alone(1, before.length),
+            (Company::Alone { unused, .. }, Some(before)) => Company::alone(unused + 1, pace.rest(before.length)),
+            (_, Some(before)) => Company::alone(1, pace.rest(before.length)),
         };
+    }
+
+    /// Returns the pace of others, which poll if this process has to.
+    fn judged(&self, pace: Pace) -> Pace {
+        Pace { wakes: pace.wakes && !self.polls, ..pace }
     }
 
     /// Records that a series of hand-overs has ended, while others of this process wait.
     pub(crate) fn note_end_of_series(&mut self, pace: Pace) {
         let now = Instant::now();
-        let pace = Pace { wakes: pace.wakes && !self.polls, ..pace };
+        let pace = self.judged(pace);
         let turn = self.turn_began.map_or(Duration::ZERO, |began| now.duration_since(began));
         if !pace.wakes && turn < pace.timings.poll_min {
             // Others poll as seldom. With shorter turns the lock would be free most of the time.
@@ -157,10 +182,10 @@ impl Others {
 }
 
 impl Company {
-    /// Returns what a process knows that is alone and has stood back `unused` times, the last time
-    /// for `length`.
-    fn alone(unused: u32, length: Duration) -> Self {
+    /// Returns what a process knows that is alone and has stood back `unused` times. It rests for a
+    /// multiple of `unit`.
+    fn alone(unused: u32, unit: Duration) -> Self {
         let rests = (1 << unused.min(16)).min(MOST_RESTS);
-        Self::Alone { unused, rests_until: Instant::now() + length * rests }
+        Self::Alone { unused, rests_until: Instant::now() + unit * rests }
     }
 }

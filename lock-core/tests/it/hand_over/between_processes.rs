@@ -58,10 +58,22 @@ impl SlowToWake {
         (0..TASKS).map(|_| tokio::spawn(work())).collect()
     }
 
-    /// Lets the processes contend, and returns which of them had the lock, in order.
+    /// Lets the processes contend for a minute, and returns which of them had the lock, in order.
     async fn contend(&self, processes: usize) -> Vec<usize> {
-        let (order, end) = (Arc::default(), Instant::now() + secs(60));
-        let tasks: Vec<_> = (0..processes).flat_map(|process| self.process(process, &order, end)).collect();
+        self.contend_for(secs(60), &vec![Duration::ZERO; processes]).await
+    }
+
+    /// Lets one process after the other begin, after these pauses. The last one contends for
+    /// `time`. Returns which of them had the lock meanwhile, in order.
+    async fn contend_for(&self, time: Duration, pauses: &[Duration]) -> Vec<usize> {
+        let order = Arc::<Mutex<Vec<_>>>::default();
+        let end = Instant::now() + pauses.iter().sum::<Duration>() + time;
+        let mut tasks = Vec::new();
+        for (process, pause) in pauses.iter().enumerate() {
+            sleep(*pause).await;
+            order.lock().unwrap().clear();
+            tasks.extend(self.process(process, &order, end));
+        }
         for task in tasks {
             task.await.unwrap();
         }
@@ -151,11 +163,33 @@ async fn more_processes_share_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn processes_that_begin_together_share_from_the_start() {
+    let order = SlowToWake::new(true, true).contend_for(secs(1), &[Duration::ZERO; 2]).await;
+    // Each acquisition takes a millisecond.
+    let alone = runs(&order)[0];
+    assert!(alone < 60, "the second process waits for {alone} acquisitions of the first");
+    let share = order.iter().filter(|process| **process == 0).count() * 100 / order.len();
+    assert!((40..=60).contains(&share), "{share} %");
+}
+
+/// At these times a process would rest that stood back for a long time but seldom.
+#[tokio::test(start_paused = true)]
+async fn a_process_that_comes_later_soon_has_its_turn() {
+    for after in [950, 2_760, 5_000, 20_000] {
+        let order = SlowToWake::new(true, true).contend_for(secs(3), &[Duration::ZERO, ms(after)]).await;
+        // Each acquisition takes a millisecond.
+        let alone = runs(&order)[0];
+        assert!(alone < 500, "after {after} ms it waits for {alone} acquisitions of the first");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_process_that_is_alone_seldom_stands_back() {
-    for wakes in [true, false] {
+    for (wakes, time, least) in [(true, secs(60), 94), (true, secs(1), 88), (false, secs(60), 90)] {
         let [told, not_told] = [true, false].map(|tells| SlowToWake::new(wakes, tells));
-        let (told, not_told) = (told.contend(1).await.len(), not_told.contend(1).await.len());
+        let told = told.contend_for(time, &[Duration::ZERO]).await.len();
+        let not_told = not_told.contend_for(time, &[Duration::ZERO]).await.len();
         assert!(told < not_told, "wakes={wakes}: it never stands back");
-        assert!(told * 10 >= not_told * 9, "wakes={wakes}: {told} of {not_told}");
+        assert!(told * 100 >= not_told * least, "wakes={wakes}: {told} of {not_told} in {time:?}");
     }
 }
