@@ -204,7 +204,8 @@ impl Backend for PostgresBackend {
             request.require_exclusive()?;
         }
         let outcome = ask!(self.acquire(request)).map_err(context)?;
-        if let (AcquireOutcome::Contended(_), Some(listener)) = (&outcome, &self.listener) {
+        if let (AcquireOutcome::Contended(holder), Some(listener)) = (&outcome, &self.listener) {
+            listener.note_holder(&self.table, &request.name, holder);
             // If this fails, the waiter polls until the next attempt.
             if let Err(error) = listener.announce_again(&self.table, &request.name).await {
                 tracing::debug!(name = %request.name, %error, "the waiter was not announced");

@@ -1,15 +1,16 @@
 //! Wake-ups: waiters listen, on a connection of their own, and a release notifies them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
+    hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use lock_core::{
-    Error, LockName,
+    Error, Holder, LockName,
     backend::{LeaseId, Watch},
 };
 use tokio::sync::{OnceCell, watch};
@@ -36,6 +37,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The unit of these pauses. They grow with the square of the attempts that a wait takes, so that
 /// two or three waiters hardly pause.
 const PAUSE: Duration = Duration::from_millis(3);
+
+/// The most other holders that a waiter counts. As many make the longest pause.
+const MOST_COUNTED: usize = 20;
 
 /// How long a process remembers how many attempts a wait took.
 const REMEMBERED: Duration = Duration::from_secs(10);
@@ -76,23 +80,43 @@ struct Channel {
     /// How many wake-ups the last waits took, and when the last one ended.
     wake_ups: f64,
     waited: Option<Instant>,
+    /// The owners of the lock that refused attempts of the present wait have shown, as hashes.
+    others: HashSet<u64>,
 }
 
 impl Channel {
     fn new(changes: watch::Sender<()>) -> Self {
-        Self { watches: 0, changes, on: Weak::new(), announced: None, wake_ups: 0.0, waited: None }
+        let (on, others) = (Weak::new(), HashSet::new());
+        Self { watches: 0, changes, on, announced: None, wake_ups: 0.0, waited: None, others }
     }
 
     /// How long a waiter that was woken `before` without getting the lock pauses before it asks.
     fn pause(&self, before: u32) -> Duration {
         let known = self.waited.filter(|at| at.elapsed() < REMEMBERED).map_or(0.0, |_| self.wake_ups);
-        longest_pause(known.max(f64::from(before))).mul_f64(fastrand::f64())
+        longest_pause(known.max(self.of_a_crowd(before))).mul_f64(fastrand::f64())
     }
 
     /// Notes a wait that took this many wake-ups.
     fn note_wait(&mut self, wake_ups: u32) {
-        self.wake_ups = f64::midpoint(self.wake_ups, f64::from(wake_ups));
+        self.wake_ups = f64::midpoint(self.wake_ups, self.of_a_crowd(wake_ups));
         self.waited = Some(Instant::now());
+        self.others.clear();
+    }
+
+    /// Notes who has the lock for which this process waits.
+    fn note_holder(&mut self, owner: &str) {
+        if self.others.len() < MOST_COUNTED {
+            let mut hasher = DefaultHasher::new();
+            owner.hash(&mut hasher);
+            self.others.insert(hasher.finish());
+        }
+    }
+
+    /// Returns how many of the wake-ups of this wait are the sign of a crowd. One process that
+    /// releases and acquires again and again is no crowd, however often it wakes the waiter.
+    fn of_a_crowd(&self, wake_ups: u32) -> f64 {
+        let others = u32::try_from(self.others.len()).unwrap_or(u32::MAX);
+        f64::from(wake_ups).min(1.0 + f64::from(others))
     }
 }
 
@@ -134,6 +158,14 @@ impl Listener {
             return Ok(());
         }
         self.announce(table, name).await
+    }
+
+    /// Notes the holder that a refused attempt has shown.
+    pub(crate) fn note_holder(&self, table: &Table, name: &LockName, holder: &Holder) {
+        let owners = std::iter::once(holder).chain(&holder.others).filter_map(|holder| holder.owner.as_deref());
+        if let Some(known) = self.channels.map().get_mut(&channel(&table.quoted, name)) {
+            owners.for_each(|owner| known.note_holder(owner));
+        }
     }
 
     async fn announce(&self, table: &Table, name: &LockName) -> Result<(), Error> {
@@ -297,11 +329,26 @@ mod tests {
         let mut channel = Channel::new(watch::Sender::new(()));
         let pauses = |channel: &Channel| (0..100).any(|_| channel.pause(0) > PAUSE);
         assert!(!pauses(&channel));
+        (0..20).for_each(|other| channel.note_holder(&format!("owner-{other}")));
         channel.note_wait(20);
         assert!(pauses(&channel), "the next wait is in the same crowd");
         for _ in 0..5 {
             channel.note_wait(1);
         }
         assert!(!pauses(&channel), "the crowd has gone");
+    }
+
+    #[test]
+    fn one_process_that_wakes_often_is_no_crowd() {
+        let mut channel = Channel::new(watch::Sender::new(()));
+        let longest = |channel: &Channel| longest_pause(channel.of_a_crowd(100)).as_millis();
+        (0..100).for_each(|_| channel.note_holder("alone"));
+        assert_eq!(longest(&channel), 3);
+        channel.note_holder("another");
+        assert_eq!(longest(&channel), 12);
+        (0..100).for_each(|other| channel.note_holder(&format!("owner-{other}")));
+        assert_eq!(longest(&channel), 1000);
+        channel.note_wait(100);
+        assert_eq!(longest(&channel), 0, "the next wait counts anew");
     }
 }
