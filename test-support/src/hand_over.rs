@@ -1,12 +1,14 @@
 //! Two processes whose tasks hand one lock over among themselves.
 
 use std::{
-    io::{BufRead, BufReader, Lines, Write},
-    process::{Child, ChildStdout, Command, Stdio},
+    io::{BufRead, BufReader, Write},
+    process::{Child, Command, Stdio},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering::SeqCst},
+        mpsc::{self, RecvTimeoutError},
     },
+    thread,
     time::Duration,
 };
 
@@ -53,6 +55,9 @@ pub async fn assert_two_lockers_exclude_each_other(lockers: [Locker; 2]) {
 const ACQUISITIONS: usize = 1_500;
 /// The most hand-overs in a row meanwhile.
 const HAND_OVER: u32 = 30;
+/// How long a process may write nothing until it counts as hanging. Long against the work of a busy
+/// machine.
+const HANGS_AFTER: Duration = Duration::from_secs(300);
 /// The store, for a process that a test has started.
 const STORE: &str = "ONELOCK_TEST_SHARED_STORE";
 
@@ -63,7 +68,7 @@ const STORE: &str = "ONELOCK_TEST_SHARED_STORE";
 /// `open` opens the store.
 ///
 /// # Panics
-/// If one process gets less than 40 % of the lock while both want it.
+/// If one process gets less than 40 % of the lock while both want it, or if one hangs.
 pub fn assert_two_processes_share<T>(
     test: &str,
     start: impl FnOnce() -> (T, String),
@@ -120,7 +125,8 @@ async fn contend(locker: Locker) {
 /// A process of a test.
 struct Member {
     process: Child,
-    output: Lines<BufReader<ChildStdout>>,
+    /// Its lines. A thread reads them, so that a process that hangs does not stop the test.
+    output: mpsc::Receiver<String>,
 }
 
 impl Member {
@@ -131,20 +137,27 @@ impl Member {
         // DynamoDB Local takes any credentials, but demands some.
         command.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a process");
-        let output = BufReader::new(process.stdout.take().expect("it is piped")).lines();
-        let mut member = Self { process, output };
+        let lines = BufReader::new(process.stdout.take().expect("it is piped")).lines();
+        let (write, output) = mpsc::channel();
+        thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| write.send(line)));
+        let member = Self { process, output };
         member.line("ready");
         member
     }
 
     /// Reads up to the line that begins with `word`, and returns the rest of that line.
-    fn line(&mut self, word: &str) -> String {
-        for line in &mut self.output {
-            if let Some(rest) = line.expect("it writes text").strip_prefix(word) {
-                return rest.to_owned();
+    fn line(&self, word: &str) -> String {
+        loop {
+            match self.output.recv_timeout(HANGS_AFTER) {
+                Ok(line) => {
+                    if let Some(rest) = line.strip_prefix(word) {
+                        return rest.to_owned();
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => panic!("the process hangs: it has not written {word:?}"),
+                Err(RecvTimeoutError::Disconnected) => panic!("the process ended before it wrote {word:?}"),
             }
         }
-        panic!("the process ended before it wrote {word:?}")
     }
 
     fn begin(&mut self) {
@@ -153,8 +166,18 @@ impl Member {
 
     fn tokens(mut self) -> Vec<u64> {
         let line = self.line("tokens");
+        let ended = std::iter::repeat_with(|| self.output.recv_timeout(HANGS_AFTER)).find_map(Result::err);
+        assert_eq!(ended, Some(RecvTimeoutError::Disconnected), "the process hangs after its work");
         assert!(self.process.wait().expect("it ends").success());
         line.split_whitespace().map(|token| token.parse().expect("a token")).collect()
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        // It may hang, or go on because the test has failed.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 

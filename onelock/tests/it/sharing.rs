@@ -25,9 +25,10 @@ fn two_processes_share_a_lock_on_postgres() {
     assert_two_processes_share("sharing::two_processes_share_a_lock_on_postgres", postgres, open);
 }
 
-/// Processes share a lock file even if neither stands back after its series of hand-overs. So this
-/// test shows that neither starves, but not that rule. The tests of `lock-core` show the rule, in
-/// `hand_over::between_processes`.
+/// This test shows that neither process starves. It cannot show that a process stands back after
+/// its series of hand-overs, because processes share a lock file even if neither does. The kernel
+/// wakes the waiter of the other process at once, and the next waiter of this one opens the file
+/// anew. `processes_take_turns_after_each_series` of `lock-core` shows that rule.
 #[test]
 // verifies: contention
 fn two_processes_share_a_lock_file() {
