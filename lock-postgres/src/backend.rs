@@ -295,3 +295,31 @@ impl Admin for PostgresBackend {
         result.map_err(|error| self.context(error, Operation::Purge, Some(name)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use lock_core::backend::LeaseId;
+    use test_support::postgres::PostgresServer;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_waiter_counts_the_holders_that_refuse_it() {
+        let server = PostgresServer::start();
+        let open = || PostgresBackend::new(PostgresConfig::from_url(&server.url()).unwrap()).unwrap();
+        let (other, waiter, name) = (open(), open(), LockName::new("n").unwrap());
+        other.init().await.unwrap();
+        let _watch = waiter.watch(&name).await.unwrap().expect("notifications arrive");
+        let request =
+            |owner: &str| AcquireRequest::new(name.clone(), LeaseId::random(), owner).with_ttl(Duration::from_secs(60));
+        for (owner, met) in [("one", 1), ("one", 1), ("another", 2)] {
+            let held = request(owner);
+            assert!(matches!(other.acquire(&held).await.unwrap(), AcquireOutcome::Granted(_)));
+            assert!(matches!(waiter.acquire(&request("waiter")).await.unwrap(), AcquireOutcome::Contended(_)));
+            assert_eq!(waiter.listener.as_ref().unwrap().others(&waiter.table, &name), met);
+            other.release(&held.lease(None), Duration::ZERO).await.unwrap();
+        }
+    }
+}

@@ -168,6 +168,12 @@ impl Listener {
         }
     }
 
+    /// Returns how many other holders the present wait for `name` has met.
+    #[cfg(test)]
+    pub(crate) fn others(&self, table: &Table, name: &LockName) -> usize {
+        self.channels.map().get(&channel(&table.quoted, name)).map_or(0, |known| known.others.len())
+    }
+
     async fn announce(&self, table: &Table, name: &LockName) -> Result<(), Error> {
         let begun = Instant::now();
         table.announce_waiter(name).await?;
