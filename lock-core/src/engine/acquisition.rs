@@ -46,7 +46,12 @@ impl fmt::Debug for PendingAcquire {
 }
 
 impl PendingAcquire {
-    pub(crate) fn new(shared: &Arc<Shared>, request: AcquireRequest, attempt_timeout: Duration) -> Self {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        request: AcquireRequest,
+        attempt_timeout: Duration,
+        turn: Option<Turn>,
+    ) -> Self {
         let (shared, request) = (Arc::clone(shared), Arc::new(request));
         Self {
             shared,
@@ -57,19 +62,8 @@ impl PendingAcquire {
             too_late: false,
             waiting: false,
             before: None,
-            turn: None,
+            turn,
         }
-    }
-
-    /// Makes the next attempts those of a waiter.
-    pub(crate) fn set_waits(&mut self) {
-        Arc::make_mut(&mut self.request).waits = true;
-    }
-
-    /// Makes the grant reserve further tokens. Before the first attempt, because a store gives no
-    /// more tokens to an id that holds the lock already.
-    pub(crate) fn reserve_tokens(&mut self, number: u32) {
-        Arc::make_mut(&mut self.request).reserved_tokens = number;
     }
 
     /// Takes the responsibility for a lease of this process, whose validity counts from `from`. The

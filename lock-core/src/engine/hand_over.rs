@@ -9,7 +9,12 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     backend::AcquireRequest,
-    engine::{hold::LeaseState, queue::Turn, renewer::Renewer, shared::Shared},
+    engine::{
+        hold::{LeaseState, Next},
+        queue::Turn,
+        renewer::Renewer,
+        shared::Shared,
+    },
     types::ClockReading,
 };
 
@@ -29,13 +34,10 @@ pub(crate) struct HandOvers {
 }
 
 impl HandOvers {
-    /// Returns `true` if the store shows of this lease what it would show of `request`, and keeps
-    /// the lease as long.
-    pub(crate) fn serve(&self, request: &AcquireRequest) -> bool {
-        let shown = |r: &AcquireRequest| (r.mode, r.ttl);
-        shown(&self.request) == shown(request)
-            && self.request.owner == request.owner
-            && self.request.data == request.data
+    /// Returns `true` if the store shows of this lease what it would show of `next`.
+    pub(crate) fn serve(&self, next: &Next<'_>) -> bool {
+        let request = &self.request;
+        request.mode == next.mode && request.owner == next.owner && request.data.as_deref() == next.data
     }
 }
 

@@ -10,9 +10,8 @@ use crate::{
 /// The limits that the caller set.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HoldLimits {
-    /// The time of the caller's request; its deadline counts from here.
-    pub(crate) asked: ClockReading,
-    pub(crate) deadline: Option<Duration>,
+    /// The time of the caller's request, and how long after it the caller ends.
+    pub(crate) deadline: Option<(ClockReading, Duration)>,
     pub(crate) min_hold: Duration,
     pub(crate) max_hold: Option<Duration>,
     /// The lock is handed over between waiters, as often as tokens are reserved.
@@ -20,10 +19,8 @@ pub(crate) struct HoldLimits {
 }
 
 impl HoldLimits {
-    /// No limits, for a lease that no guard has at `now`.
-    pub(crate) fn none(now: ClockReading) -> Self {
-        Self { asked: now, deadline: None, min_hold: Duration::ZERO, max_hold: None, hands_over: true }
-    }
+    /// No limits, for a lease that no guard has.
+    pub(crate) const NONE: Self = Self { deadline: None, min_hold: Duration::ZERO, max_hold: None, hands_over: true };
 
     /// Returns each limit, the reading from which it counts, and the reason of the loss that it
     /// brings. The lock was `acquired` then.
@@ -31,7 +28,7 @@ impl HoldLimits {
         &self,
         acquired: ClockReading,
     ) -> impl Iterator<Item = (Duration, ClockReading, LossReason)> + use<> {
-        let deadline = self.deadline.map(|limit| (limit, self.asked, LossReason::Deadline));
+        let deadline = self.deadline.map(|(asked, limit)| (limit, asked, LossReason::Deadline));
         let max_hold = self.max_hold.map(|limit| (limit, acquired, LossReason::MaxHold));
         deadline.into_iter().chain(max_hold)
     }

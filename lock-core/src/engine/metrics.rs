@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use metrics::{Key, Label, Level, Metadata, SharedString, Unit, describe_counter, describe_histogram, with_recorder};
+use metrics::{
+    IntoF64, Key, Label, Level, Metadata, SharedString, Unit, describe_counter, describe_histogram, with_recorder,
+};
+
+use tokio::time::Instant;
 
 use crate::types::{Error, ErrorKind};
 
@@ -81,9 +85,9 @@ impl Metrics {
         count(&self.attempts[outcome as usize]);
     }
 
-    /// Records the time from the call to its outcome, in seconds.
-    pub(crate) fn waited(&self, outcome: Outcome, time: Duration) {
-        record(&self.waits[outcome as usize], time);
+    /// Records the time from the call, which `began` then, to its outcome now, in seconds.
+    pub(crate) fn waited(&self, outcome: Outcome, began: Instant) {
+        record(&self.waits[outcome as usize], Since(began));
     }
 
     /// Counts acquisitions of a lock that another guard of this process handed over.
@@ -134,6 +138,15 @@ fn count(key: &Key) {
     with_recorder(|recorder| recorder.register_counter(key, &METADATA)).increment(1);
 }
 
-fn record(key: &Key, time: Duration) {
+/// The time until now. The clock is read only if there is a recorder.
+struct Since(Instant);
+
+impl IntoF64 for Since {
+    fn into_f64(self) -> f64 {
+        self.0.elapsed().as_secs_f64()
+    }
+}
+
+fn record(key: &Key, time: impl IntoF64) {
     with_recorder(|recorder| recorder.register_histogram(key, &METADATA)).record(time);
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{Notify, Semaphore, oneshot},
     time::timeout,
 };
 
@@ -24,7 +24,7 @@ use crate::{
     backend::AcquireRequest,
     engine::{
         hand_over::Parcel,
-        relay::{Offer, PendingRelease, Permit},
+        relay::{Offer, OwnPermit, PendingRelease, Permit},
         stand_back::Others,
     },
     mutex::Mutex,
@@ -40,6 +40,7 @@ pub(crate) struct Queues {
 
 #[derive(Debug)]
 struct Queue {
+    name: LockName,
     /// One permit, which tokio grants in the order of the requests.
     turn: Arc<Semaphore>,
     /// How many have a place. It rises only under the mutex of the map.
@@ -108,18 +109,17 @@ impl Queues {
         let mut map = self.map();
         let queue = match map.get(name) {
             Some(queue) => Arc::clone(queue),
-            None => Arc::clone(map.entry(name.clone()).or_insert(Arc::new(Queue::new()))),
+            None => Arc::clone(map.entry(name.clone()).or_insert(Arc::new(Queue::new(name.clone())))),
         };
         queue.places.fetch_add(1, Ordering::Relaxed);
-        Place { queues: Arc::clone(self), name: name.clone(), queue, waits: false }
+        Place { queues: Arc::clone(self), queue, waits: false }
     }
 
     /// Takes the turn for `name` if it is free, or becomes free within `limit` because only a
     /// release in the background has it.
     pub(crate) async fn try_enter(self: &Arc<Self>, name: &LockName, limit: Duration) -> Option<Turn> {
         let place = self.queue(name);
-        let take = |place: &Place| Arc::clone(&place.queue.turn).try_acquire_owned().ok();
-        let permit = match take(&place) {
+        let permit = match OwnPermit::take(&place.queue.turn) {
             Some(permit) => permit,
             None => {
                 let queue = Arc::clone(&place.queue);
@@ -130,7 +130,7 @@ impl Queues {
                 }
                 timeout(limit, ended).await.ok()?;
                 // A waiter may have the turn now, and a try does not wait for it.
-                take(&place)?
+                OwnPermit::take(&place.queue.turn)?
             }
         };
         Some(Turn::new(permit, place))
@@ -140,14 +140,13 @@ impl Queues {
     /// future leaves the queue.
     pub(crate) async fn enter(self: &Arc<Self>, name: &LockName, behind: impl FnOnce()) -> Turn {
         let mut place = self.queue(name);
-        let turn = Arc::clone(&place.queue.turn);
         // Takes no turn from those that wait: tokio keeps a permit for the first of them.
-        let permit = match Arc::clone(&turn).try_acquire_owned() {
-            Ok(permit) => permit,
-            Err(_) => {
+        let permit = match OwnPermit::take(&place.queue.turn) {
+            Some(permit) => permit,
+            None => {
                 place.set_waits(true);
                 behind();
-                turn.acquire_owned().await.expect("no queue closes its semaphore")
+                OwnPermit::wait(&place.queue.turn).await
             }
         };
         place.set_waits(false);
@@ -162,8 +161,9 @@ impl Queues {
 }
 
 impl Queue {
-    fn new() -> Self {
+    fn new(name: LockName) -> Self {
         Self {
+            name,
             turn: Arc::new(Semaphore::new(1)),
             places: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
@@ -180,7 +180,6 @@ impl Queue {
 #[derive(Debug)]
 struct Place {
     queues: Arc<Queues>,
-    name: LockName,
     queue: Arc<Queue>,
     /// It is one of those that wait for the turn.
     waits: bool,
@@ -216,8 +215,8 @@ impl Place {
             }
         }
         // A waiter that has the turn takes the lease.
-        let Ok(permit) = Arc::clone(&queue.turn).try_acquire_owned() else { return };
-        let turn = Turn::new(permit, self.queues.queue(&self.name));
+        let Some(permit) = OwnPermit::take(&queue.turn) else { return };
+        let turn = Turn::new(permit, self.queues.queue(&queue.name));
         let parcel = queue.left.lock().parcel.take();
         if let Some(parcel) = parcel {
             parcel.give_back(Some(turn));
@@ -239,8 +238,8 @@ impl Drop for Place {
         let mut map = self.queues.map();
         let is_empty =
             |queue: &Arc<Queue>| Arc::ptr_eq(queue, &self.queue) && queue.places.load(Ordering::Acquire) == 0;
-        if map.get(&self.name).is_some_and(is_empty) {
-            map.remove(&self.name);
+        if map.get(&self.queue.name).is_some_and(is_empty) {
+            map.remove(&self.queue.name);
         }
     }
 }
@@ -255,7 +254,7 @@ pub(crate) struct Turn {
 }
 
 impl Turn {
-    fn new(permit: OwnedSemaphorePermit, place: Place) -> Self {
+    fn new(permit: OwnPermit, place: Place) -> Self {
         Self { permit: Some(Permit::Own(permit)), place, offered: None }
     }
 

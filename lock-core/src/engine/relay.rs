@@ -11,7 +11,7 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, Semaphore, SemaphorePermit, oneshot};
 
 use crate::{
     backend::{AcquireOutcome, AcquireRequest, Backend, Relayed},
@@ -45,10 +45,39 @@ pub(crate) struct Unsent {
 /// The permit of a queue.
 #[derive(Debug)]
 pub(crate) enum Permit {
-    Own(OwnedSemaphorePermit),
+    Own(OwnPermit),
     /// That of a waiter, and of the guard before it, which has yet to be released. `None` once the
     /// waiter has it alone.
-    Shared(Arc<Mutex<Option<OwnedSemaphorePermit>>>),
+    Shared(Arc<Mutex<Option<OwnPermit>>>),
+}
+
+/// The permit of a semaphore, to which its drop returns it.
+///
+/// An `OwnedSemaphorePermit` costs a clone of the `Arc` for each try and for each wait.
+#[derive(Debug)]
+pub(crate) struct OwnPermit(Arc<Semaphore>);
+
+impl OwnPermit {
+    /// Returns the permit of `semaphore` if it is free.
+    pub(crate) fn take(semaphore: &Arc<Semaphore>) -> Option<Self> {
+        Some(Self::new(semaphore, semaphore.try_acquire().ok()?))
+    }
+
+    /// Waits for the permit of `semaphore`, which is never closed. Cancel safe.
+    pub(crate) async fn wait(semaphore: &Arc<Semaphore>) -> Self {
+        Self::new(semaphore, semaphore.acquire().await.expect("no queue closes its semaphore"))
+    }
+
+    fn new(semaphore: &Arc<Semaphore>, permit: SemaphorePermit<'_>) -> Self {
+        permit.forget();
+        Self(Arc::clone(semaphore))
+    }
+}
+
+impl Drop for OwnPermit {
+    fn drop(&mut self) {
+        self.0.add_permits(1);
+    }
 }
 
 impl Permit {

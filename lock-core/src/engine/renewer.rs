@@ -4,7 +4,10 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap},
     panic::AssertUnwindSafe,
-    sync::{Arc, MutexGuard},
+    sync::{
+        Arc, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -45,6 +48,8 @@ pub(crate) struct Renewer {
     pace: StoreTimings,
     pub(crate) detector: Arc<FreezeDetector>,
     schedule: Mutex<Schedule>,
+    /// The task has ended before its time, and may have left holds.
+    interrupted: AtomicBool,
     wake: Notify,
 }
 
@@ -65,7 +70,8 @@ struct Schedule {
 impl Renewer {
     pub(crate) fn new(backend: Arc<dyn Backend>, clock: Arc<dyn Clock>) -> Self {
         let pace = backend.timings();
-        Self { backend, clock, pace, detector: Arc::default(), schedule: Mutex::default(), wake: Notify::new() }
+        let (detector, schedule, interrupted) = (Arc::default(), Mutex::default(), AtomicBool::new(false));
+        Self { backend, clock, pace, detector, schedule, interrupted, wake: Notify::new() }
     }
 
     fn schedule(&self) -> MutexGuard<'_, Schedule> {
@@ -107,7 +113,14 @@ impl Renewer {
 
     /// Starts the task on `runtime`, unless it is running or has nothing to do.
     pub(crate) fn revive(self: &Arc<Self>, runtime: &Handle) {
-        let starts = self.schedule().starts();
+        // Every acquisition comes here, and a task is seldom interrupted.
+        if !self.interrupted.load(Ordering::Acquire) {
+            return;
+        }
+        let mut schedule = self.schedule();
+        let starts = schedule.starts();
+        self.interrupted.store(false, Ordering::Release);
+        drop(schedule);
         if starts {
             self.start(runtime);
         }
@@ -299,6 +312,7 @@ impl Drop for Running {
         let mut schedule = self.renewer.schedule();
         schedule.running = false;
         schedule.sleeping_until = None;
+        self.renewer.interrupted.store(true, Ordering::Release);
         self.renewer.detector.stop();
         // Each end removes one runtime from the list, so a series of ended runtimes terminates.
         schedule.runtimes.retain(|runtime| runtime.id() != self.runtime);

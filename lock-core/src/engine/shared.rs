@@ -102,13 +102,11 @@ impl Shared {
         child.here()
     }
 
-    /// Returns the timing of a request. Most requests have the options of the locker, which are
+    /// Returns the timing of a request. `None` stands for that of the locker, whose options are
     /// checked already.
-    pub(crate) fn timing_of(&self, options: &LockOptions) -> Result<Timing, Error> {
-        if *options == self.defaults {
-            return Ok(self.timing);
-        }
-        Timing::new(options, self.capabilities, self.backend.timings())
+    pub(crate) fn timing_of(&self, options: Option<&LockOptions>) -> Result<Option<Box<Timing>>, Error> {
+        let Some(options) = options.filter(|options| **options != self.defaults) else { return Ok(None) };
+        Ok(Some(Box::new(Timing::new(options, self.capabilities, self.backend.timings())?)))
     }
 
     /// Returns how soon waiters of other processes ask.

@@ -1,31 +1,30 @@
 //! Acquires a lock for one request: attempts, retries, waiting.
 
 mod contend;
+mod contender;
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    runtime::{Handle, Id},
+    time::{Instant, Sleep},
 };
 
-use tokio::{runtime::Id, time::Sleep};
+use self::contender::Contender;
 
 use super::{guard::Guard, outcome::TryAcquire};
 use crate::{
-    backend::{AcquireOutcome, AcquireRequest},
     engine::{
-        acquisition::PendingAcquire,
         backoff::{SHORTEST, part_of_window},
-        hand_over::HandOvers,
         hold::{LeaseState, Next},
         limits::HoldLimits,
         metrics::Outcome,
-        queue::{Baton, KnownHolder, Turn},
-        repeats::Repeats,
+        queue::{Baton, Turn},
+        relay::PendingRelease,
         shared::Shared,
-        stand_back::Others,
         timing::Timing,
     },
-    types::{ClockReading, Error, ErrorKind, Holder, Lease, LeaseId, LockName, LockOptions},
+    types::{ClockReading, Error, ErrorKind, Holder, LockName, LockOptions},
 };
 
 type OnContention = Arc<dyn Fn(&Holder) + Send + Sync>;
@@ -42,79 +41,87 @@ pub(super) struct Observers {
 pub(super) struct AcquireLoop {
     shared: Arc<Shared>,
     name: LockName,
+    /// `None` stands for those of the locker.
+    options: Option<Box<LockOptions>>,
     runtime: Id,
-    timing: Timing,
-    limits: HoldLimits,
-    /// See [`LockRequest::hand_over`](crate::LockRequest::hand_over). Zero where it does not apply.
-    hand_over: u32,
-    /// See [`LockRequest::spread`](crate::LockRequest::spread).
-    spread: Duration,
-    pending: PendingAcquire,
-    /// The time at which the guard was there.
-    acquired: Option<ClockReading>,
+    /// `None` stands for that of the locker.
+    timing: Option<Box<Timing>>,
+    began: Instant,
+    /// The same time on the clocks of leases. `None` if neither a wait nor a deadline counts from
+    /// it, because looks at clocks are much of the time of a hand-over.
+    asked: Option<ClockReading>,
     observers: Observers,
 }
 
+/// What an acquisition begins with, after it has not taken a lease over.
+enum Before {
+    Nothing,
+    /// The release of the guard before.
+    Release(PendingRelease),
+    /// A lease of this process that does not serve the request, which has to release it.
+    Lease(Arc<LeaseState>),
+}
+
 impl AcquireLoop {
-    /// Checks the name and the options before the first request is sent.
+    /// Checks the name and the options before the first request is sent. The acquisition is `timed`
+    /// if a wait counts from now.
     pub(super) fn new(
         shared: Arc<Shared>,
         name: LockName,
-        options: LockOptions,
+        options: Option<Box<LockOptions>>,
+        timed: bool,
         observers: Observers,
     ) -> Result<Self, Error> {
-        let asked = shared.clock.now();
-        let timing =
-            shared.timing_of(&options).map_err(|e| e.with_name(&name).with_store(shared.backend.describe()))?;
-        let runtime = tokio::runtime::Handle::current();
+        let given = options.as_deref();
+        let has_deadline = given.unwrap_or(&shared.defaults).deadline.is_some();
+        let (began, asked) = (Instant::now(), (timed || has_deadline).then(|| shared.clock.now()));
+        let timing = shared.timing_of(given).map_err(|e| e.with_name(&name).with_store(shared.backend.describe()))?;
+        let runtime = Handle::current();
         // Guards of an ended runtime may hold the lock, and only the renewal task ends them.
         shared.renewer.revive(&runtime);
-        let runtime_id = runtime.id();
+        let id = runtime.id();
         shared.note_runtime(runtime);
+        Ok(Self { shared, name, options, runtime: id, timing, began, asked, observers })
+    }
+
+    fn options(&self) -> &LockOptions {
+        self.options.as_deref().unwrap_or(&self.shared.defaults)
+    }
+
+    fn timing(&self) -> &Timing {
+        self.timing.as_deref().unwrap_or(&self.shared.timing)
+    }
+
+    fn owner(&self) -> &str {
+        self.options().owner.as_deref().unwrap_or_else(|| self.shared.owner())
+    }
+
+    /// See [`LockRequest::hand_over`](crate::LockRequest::hand_over). Zero where it does not apply.
+    fn hand_over(&self) -> u32 {
+        let options = self.options();
         // A lease that others use must not be shortened to a deadline, nor outlive it.
-        let has_hand_over = shared.capabilities.hand_over && options.deadline.is_none();
-        let hand_over = if has_hand_over && !options.mode.may_be_joined() { options.hand_over } else { 0 };
-        let limits = HoldLimits {
-            asked,
-            deadline: options.deadline,
-            min_hold: options.min_hold,
-            max_hold: options.max_hold,
-            hands_over: hand_over > 0,
-        };
-        let owner = options.owner.unwrap_or_else(|| shared.owner().to_owned());
-        let mut request =
-            AcquireRequest::new(name.clone(), LeaseId::NONE, owner).with_data(options.data).with_mode(options.mode);
-        request.fair = options.fair;
-        if let Some(ttl) = timing.ttl {
-            request.ttl = ttl;
-        }
-        let pending = PendingAcquire::new(&shared, request, timing.attempt_timeout);
-        Ok(Self {
-            shared,
-            name,
-            runtime: runtime_id,
-            timing,
-            limits,
-            hand_over,
-            spread: options.spread,
-            pending,
-            acquired: None,
-            observers,
-        })
+        let has_hand_over = self.shared.capabilities.hand_over && options.deadline.is_none();
+        if has_hand_over && !options.mode.may_be_joined() { options.hand_over } else { 0 }
+    }
+
+    fn limits(&self) -> HoldLimits {
+        let LockOptions { deadline, min_hold, max_hold, .. } = *self.options();
+        HoldLimits { deadline: self.asked.zip(deadline), min_hold, max_hold, hands_over: self.hand_over() > 0 }
     }
 
     fn elapsed(&self) -> Duration {
-        self.shared.clock.now().since(self.limits.asked)
+        let asked = self.asked.expect("it was read, because a wait or a deadline counts from it");
+        self.shared.clock.now().since(asked)
     }
 
     /// Returns the time until the caller's deadline.
     fn left(&self) -> Option<Duration> {
-        self.limits.deadline.map(|limit| limit.saturating_sub(self.elapsed()))
+        self.options().deadline.map(|limit| limit.saturating_sub(self.elapsed()))
     }
 
     /// Returns `true` if the deadline is so near that no lease before it can be valid.
     fn is_too_late(&self) -> bool {
-        self.left().is_some_and(|left| self.timing.lease_for(Some(left)).1.unwrap_or(left).min(left) < SHORTEST)
+        self.left().is_some_and(|left| self.timing().lease_for(Some(left)).1.unwrap_or(left).min(left) < SHORTEST)
     }
 
     /// Returns the error for an acquisition that [is too late](Self::is_too_late).
@@ -123,7 +130,7 @@ impl AcquireLoop {
         let message = if left < SHORTEST {
             "the deadline was reached before the store granted the lock".to_owned()
         } else {
-            let least = self.timing.least_margin(left) + SHORTEST;
+            let least = self.timing().least_margin(left) + SHORTEST;
             format!(
                 "the deadline is {left:.1?} away, but a lock on this store needs at least {least:.1?}: its guard \
                  ends that long before its lease; allow more time"
@@ -138,8 +145,7 @@ impl AcquireLoop {
             Ok(TryAcquire::Contended(_)) => Outcome::Contended,
             Err(error) => Outcome::from(error),
         };
-        let now = self.acquired.unwrap_or_else(|| self.shared.clock.now());
-        self.shared.metrics.waited(ended, now.since(self.limits.asked));
+        self.shared.metrics.waited(ended, self.began);
         match &outcome {
             Ok(TryAcquire::Acquired(guard)) => tracing::debug!(name = %self.name, token = ?guard.token(), "acquired"),
             Ok(TryAcquire::Contended(holder)) => tracing::debug!(name = %self.name, %holder, "contended"),
@@ -148,120 +154,36 @@ impl AcquireLoop {
         outcome.map_err(|e| e.with_store(self.shared.backend.describe()))
     }
 
-    /// Makes one attempt and returns its outcome.
-    #[tracing::instrument(level = "debug", name = "attempt", skip_all, fields(name = %self.name))]
-    async fn attempt(&mut self) -> Result<TryAcquire, Error> {
-        self.pending.prepare(self.left()).await?;
-        if self.is_too_late() {
-            return Err(self.too_late());
-        }
-        let left = self.left();
-        let (ttl, valid_for) = self.timing.lease_for(left);
-        if let Some(ttl) = ttl {
-            self.pending.set_ttl(ttl);
-        }
-        let (from, answer) = self.pending.attempt(left).await?;
-        let grant = match answer {
-            AcquireOutcome::Granted(grant) => grant,
-            AcquireOutcome::Contended(holder) => {
-                self.note_held(&holder);
-                return Ok(TryAcquire::Contended(holder));
-            }
+    /// Returns the guard of the lease that the turn before this one handed over. It keeps `turn`.
+    /// Otherwise the request has to be sent to the store.
+    fn take_over(&self, turn: &mut Option<Turn>) -> Result<Guard, Before> {
+        let parcel = match turn.as_mut().and_then(Turn::accept) {
+            None => return Err(Before::Nothing),
+            Some(Baton::Release(release)) => return Err(Before::Release(release)),
+            Some(Baton::Lease(parcel)) => parcel,
         };
-        let pace = || self.shared.pace();
-        self.note_others(|others| others.note_grant(grant.token, grant.previous_token, pace()));
-        let hold = self.hold(self.pending.request.lease(grant.token), from, valid_for);
-        let hold = match self.pending.request.reserved_tokens {
-            0 => hold,
-            left => hold.with_hand_overs(HandOvers { request: Arc::clone(&self.pending.request), left, granted: from }),
+        let (now, options) = (self.shared.clock.now(), self.options());
+        let next = Next {
+            mode: options.mode,
+            owner: self.owner(),
+            data: options.data.as_deref(),
+            timing: self.timing(),
+            limits: self.limits(),
+            runtime: self.runtime,
+            now,
         };
-        let now = hold.now();
-        if hold.is_valid(now) {
-            return Ok(TryAcquire::Acquired(self.guard(hold, from, now, grant.crashed)));
-        }
-        // Granted, but the lease expired before the reply arrived.
-        let given_back = self.pending.give_back(from).await;
-        if self.is_too_late() {
-            return Err(self.too_late().with_ambiguous(!given_back));
-        }
-        let what = "the store's reply arrived after the lease had expired; use a longer ttl if the store has one";
-        Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(!given_back))
-    }
-
-    fn hold(&self, lease: Lease, from: ClockReading, valid_for: Option<Duration>) -> LeaseState {
-        let store = Arc::clone(&self.shared.lease_store);
-        LeaseState::new(lease, self.timing, self.limits, from, valid_for, store)
-    }
-
-    /// Returns the guard of the lease that the turn before this one handed over. Otherwise the
-    /// request has to be sent to the store, which first releases a lease of other options, or with
-    /// the release of the guard before.
-    fn take_over(&mut self) -> Option<Guard> {
-        let parcel = match self.pending.turn.as_mut()?.accept()? {
-            Baton::Lease(parcel) => parcel,
-            Baton::Release(release) => {
-                self.pending.follow(release, self.pending.request.mode.may_be_joined());
-                return None;
-            }
-        };
-        let now = self.shared.clock.now();
-        let (request, timing, limits, runtime) = (&*self.pending.request, self.timing, self.limits, self.runtime);
-        let next = Next { request, timing, limits, runtime, now };
-        let hold = parcel.hold().filter(|_| self.hand_over > 0);
-        let entered = hold.and_then(|hold| hold.enter(next, &mut self.pending.turn));
-        let hold = parcel.take()?;
+        let hold = parcel.hold().filter(|_| next.limits.hands_over);
+        let entered = hold.and_then(|hold| hold.enter(next, turn));
+        let Some(hold) = parcel.take() else { return Err(Before::Nothing) };
         let Some(entered) = entered else {
-            // From now on the acquisition is responsible for the lease.
-            self.pending.take_over(hold.lease.id, hold.confirmed());
             self.shared.stop_renewing(&hold, now);
-            return None;
+            return Err(Before::Lease(hold));
         };
         if entered.needs_schedule {
             self.shared.renewer.keep(&hold, now);
         }
         self.shared.metrics.handed_over();
-        self.acquired = Some(now);
-        Some(Guard::new(hold, Arc::clone(&self.shared), None))
-    }
-
-    /// Notes what this attempt tells of other processes.
-    fn note_others(&self, note: impl FnOnce(&mut Others)) {
-        if self.hand_over > 0
-            && let Some(turn) = &self.pending.turn
-        {
-            turn.with_others(note);
-        }
-    }
-
-    /// Reserves tokens for the waiters behind this one.
-    fn reserve_tokens(&mut self) {
-        if self.hand_over > 0 && self.pending.turn.as_ref().is_some_and(Turn::has_waiters) {
-            self.pending.reserve_tokens(self.hand_over);
-        }
-    }
-
-    fn guard(&mut self, hold: LeaseState, from: ClockReading, now: ClockReading, crashed: Option<Holder>) -> Guard {
-        if let Some(turn) = &self.pending.turn {
-            let (request, since) = (Arc::clone(&self.pending.request), SystemTime::UNIX_EPOCH + from.wall);
-            turn.note_holder(KnownHolder::Guard { request, token: hold.token(), since });
-        }
-        let turn = self.pending.turn.take();
-        // Others of this process may join a lock that is not exclusive.
-        hold.keep_turn(turn.filter(|_| !self.pending.request.mode.may_be_joined()));
-        let hold = Arc::new(hold);
-        self.shared.renewer.keep(&hold, now);
-        self.acquired = Some(now);
-        Guard::new(hold, Arc::clone(&self.shared), crashed)
-    }
-
-    fn note_held(&self, holder: &Holder) {
-        if let Some(turn) = &self.pending.turn {
-            turn.note_holder(KnownHolder::Reported(holder.clone()));
-        }
-        self.note_others(Others::note_refusal);
-        if let Some(observer) = &self.observers.on_contention {
-            observer(holder);
-        }
+        Ok(Guard::new(hold, Arc::clone(&self.shared), None))
     }
 
     /// Reports an error after which attempts go on for up to `left` while the store keeps failing.
@@ -274,44 +196,25 @@ impl AcquireLoop {
 
     /// Tries without a wait, and without a place in the queue of this process. Only a release of
     /// this process in the background is awaited.
-    pub(super) async fn try_now(&mut self) -> Result<TryAcquire, Error> {
+    pub(super) async fn try_now(&self) -> Result<TryAcquire, Error> {
         if let Some(delay) = self.delay(None) {
             delay.await;
         }
-        let limit = self.left().map_or(self.timing.attempt_timeout, |left| left.min(self.timing.attempt_timeout));
-        self.pending.turn = self.shared.queues.try_enter(&self.name, limit).await;
-        match self.take_over() {
-            Some(guard) => Ok(TryAcquire::Acquired(guard)),
-            None => self.answer_now().await,
-        }
-    }
-
-    /// Makes an attempt without waiting. Repeats it only while the store does not reply, or replies
-    /// that it has too many requests.
-    async fn answer_now(&mut self) -> Result<TryAcquire, Error> {
-        let mut repeats = None;
-        loop {
-            self.pending.wait_for_release(Some(self.timing.attempt_timeout)).await;
-            let answer = self.attempt().await;
-            let Err(error) = &answer else { return answer };
-            let (first, now) = (self.shared.backend.timings().poll_min, self.shared.clock.now());
-            let repeats = repeats.get_or_insert_with(|| Repeats::new(first, self.timing.attempt_timeout, now));
-            let Some((pause, goes_on)) = repeats.after(error, now) else { return answer };
-            let left = self.left();
-            if left.is_some_and(|left| left <= pause) {
-                return answer;
-            }
-            self.note_retry(error, left.map_or(goes_on, |left| left.min(goes_on)));
-            tokio::time::sleep(pause).await;
+        let limit = self.left().map_or(self.timing().attempt_timeout, |left| left.min(self.timing().attempt_timeout));
+        let mut turn = self.shared.queues.try_enter(&self.name, limit).await;
+        match self.take_over(&mut turn) {
+            Ok(guard) => Ok(TryAcquire::Acquired(guard)),
+            Err(before) => Contender::new(self, turn, before, false).answer_now().await,
         }
     }
 
     /// Returns the delay of the first attempt, a random part of the declared window.
     fn delay(&self, wait: Option<Duration>) -> Option<Sleep> {
-        if self.spread.is_zero() {
+        let spread = self.options().spread;
+        if spread.is_zero() {
             return None;
         }
-        let window = self.patience(wait).map_or(self.spread, |left| self.spread.min(left / 2));
+        let window = self.patience(wait).map_or(spread, |left| spread.min(left / 2));
         Some(tokio::time::sleep(window.mul_f64(part_of_window())))
     }
 
@@ -324,18 +227,17 @@ impl AcquireLoop {
     ///
     /// The futures with requests to the store are boxed: they are several times as large as the
     /// rest, which is all that a task needs that waits for its turn.
-    pub(super) async fn wait(&mut self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
+    pub(super) async fn wait(&self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
         if self.patience(wait).is_some_and(|left| left.is_zero()) {
             return Box::pin(self.try_now()).await;
         }
         if let Some(delay) = self.delay(wait) {
             delay.await;
         }
-        if self.pending.request.fair {
+        if self.options().fair {
             // The store has the queue. A place in one for all tasks of this process would let tasks
             // of other processes overtake them.
-            self.pending.set_waits();
-            return Box::pin(self.contend(wait)).await;
+            return Box::pin(Contender::new(self, None, Before::Nothing, true).contend(wait)).await;
         }
         let queues = &self.shared.queues;
         let observer = &self.observers.on_contention;
@@ -344,17 +246,16 @@ impl AcquireLoop {
                 observer(&queues.holder(&self.name));
             }
         });
-        let turn = match self.patience(wait) {
+        let mut turn = match self.patience(wait) {
             None => Some(queued.await),
             Some(left) => tokio::time::timeout(left, queued).await.ok(),
         };
-        let Some(turn) = turn else { return Ok(TryAcquire::Contended(queues.holder(&self.name))) };
-        self.pending.turn = Some(turn);
-        if let Some(guard) = self.take_over() {
-            return Ok(TryAcquire::Acquired(guard));
+        if turn.is_none() {
+            return Ok(TryAcquire::Contended(queues.holder(&self.name)));
         }
-        self.pending.set_waits();
-        self.reserve_tokens();
-        Box::pin(self.contend(wait)).await
+        match self.take_over(&mut turn) {
+            Ok(guard) => Ok(TryAcquire::Acquired(guard)),
+            Err(before) => Box::pin(Contender::new(self, turn, before, true).contend(wait)).await,
+        }
     }
 }

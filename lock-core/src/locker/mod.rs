@@ -207,6 +207,10 @@ pub struct LockerBuilder {
 impl LockerBuilder {
     option_setters!();
 
+    fn options_mut(&mut self) -> &mut LockOptions {
+        &mut self.options
+    }
+
     /// Replaces all options, for example with those of a configuration.
     pub fn options(mut self, options: LockOptions) -> Self {
         self.options = options;

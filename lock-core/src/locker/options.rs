@@ -1,19 +1,19 @@
 //! The methods that set options, for a locker and for one request.
 
-/// Generates the same setters for everything that owns `LockOptions`.
+/// Generates the same setters for everything that has a method `options_mut`.
 macro_rules! option_setters {
     () => {
         /// Sets how the lock is held. Default: by one holder. An error on a store that does not
         /// declare the mode.
         pub fn mode(mut self, mode: $crate::Mode) -> Self {
-            self.options.mode = mode;
+            self.options_mut().mode = mode;
             self
         }
 
         /// Sets how long the store keeps the lock without a renewal. Default: 30 s. An error on a
         /// store without ttl (files).
         pub fn ttl(mut self, ttl: Duration) -> Self {
-            self.options.ttl = Some(ttl);
+            self.options_mut().ttl = Some(ttl);
             self
         }
 
@@ -23,41 +23,41 @@ macro_rules! option_setters {
         /// thousandth of the ttl and the store's
         /// [`least_margin`](crate::backend::StoreTimings::least_margin), which is an error.
         pub fn margin(mut self, margin: Duration) -> Self {
-            self.options.margin = Some(margin);
+            self.options_mut().margin = Some(margin);
             self
         }
 
         /// Sets when the lease is renewed. Default: in the background, after every third of the
         /// ttl.
         pub fn renew(mut self, renew: $crate::Renew) -> Self {
-            self.options.renew = renew;
+            self.options_mut().renew = renew;
             self
         }
 
         /// Sets how long before the end of the validity [`Guard::run`](crate::Guard::run) stops the
         /// work, if renewals keep failing. Default: zero.
         pub fn grace(mut self, grace: Duration) -> Self {
-            self.options.grace = grace;
+            self.options_mut().grace = grace;
             self
         }
 
         /// Sets the name of the holder, which other clients can read. Default: `host:pid-` and a
         /// random part.
         pub fn owner(mut self, owner: impl Into<String>) -> Self {
-            self.options.owner = Some(owner.into());
+            self.options_mut().owner = Some(owner.into());
             self
         }
 
         /// Sets bytes that other clients can read while the lock is held, such as a JSON text.
         pub fn data(mut self, data: impl Into<Vec<u8>>) -> Self {
-            self.options.data = Some(data.into());
+            self.options_mut().data = Some(data.into());
             self
         }
 
         /// Sets how long the lock stays held from its acquisition, even if it is released earlier.
         /// So a schedule that fires twice runs once. Default: zero.
         pub fn min_hold(mut self, min_hold: Duration) -> Self {
-            self.options.min_hold = min_hold;
+            self.options_mut().min_hold = min_hold;
             self
         }
 
@@ -65,7 +65,7 @@ macro_rules! option_setters {
         /// Default: no limit. Limits a leaked guard (`std::mem::forget`, a task that hangs), which
         /// would otherwise be renewed forever.
         pub fn max_hold(mut self, max_hold: Duration) -> Self {
-            self.options.max_hold = Some(max_hold);
+            self.options_mut().max_hold = Some(max_hold);
             self
         }
 
@@ -74,7 +74,7 @@ macro_rules! option_setters {
         /// lease that cannot hold the store's least margin is not requested: the acquisition fails
         /// with [`ErrorKind::Timeout`](crate::ErrorKind::Timeout).
         pub fn deadline(mut self, from_now: Duration) -> Self {
-            self.options.deadline = Some(from_now);
+            self.options_mut().deadline = Some(from_now);
             self
         }
 
@@ -98,7 +98,7 @@ macro_rules! option_setters {
         /// An error on a store without the capability `hand-over`, if set for the whole locker. In
         /// a single request it has no effect there.
         pub fn hand_over(mut self, times: u32) -> Self {
-            self.options.hand_over = times;
+            self.options_mut().hand_over = times;
             self
         }
 
@@ -119,7 +119,7 @@ macro_rules! option_setters {
         /// An error on a store without the capability `fair`, and together with
         /// [`hand_over`](Self::hand_over), which favours the waiters of one process.
         pub fn fair(mut self, fair: bool) -> Self {
-            self.options.fair = fair;
+            self.options_mut().fair = fair;
             self
         }
 
@@ -136,7 +136,7 @@ macro_rules! option_setters {
         /// more than the window. Otherwise short work ends and releases the lock before the last
         /// member asks, which then runs it again.
         pub fn spread(mut self, window: Duration) -> Self {
-            self.options.spread = window;
+            self.options_mut().spread = window;
             self
         }
     };

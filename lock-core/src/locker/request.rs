@@ -21,13 +21,16 @@ pub struct LockRequest {
     shared: Arc<Shared>,
     /// An invalid name becomes an error of the acquisition, like an invalid option.
     name: Result<LockName, Error>,
-    options: LockOptions,
+    /// `None` stands for those of the locker. In a box, because most requests have none, and a
+    /// request is moved often.
+    options: Option<Box<LockOptions>>,
     observers: Observers,
 }
 
 impl fmt::Debug for LockRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LockRequest").field("name", &self.name).field("options", &self.options).finish_non_exhaustive()
+        let options = self.options.as_deref().unwrap_or(&self.shared.defaults);
+        f.debug_struct("LockRequest").field("name", &self.name).field("options", options).finish_non_exhaustive()
     }
 }
 
@@ -36,13 +39,16 @@ impl LockRequest {
 
     pub(crate) fn new(shared: Arc<Shared>, name: impl TryInto<LockName, Error: Into<Error>>) -> Self {
         let name = shared.name(name);
-        let options = shared.defaults.clone();
-        Self { shared, name, options, observers: Observers::default() }
+        Self { shared, name, options: None, observers: Observers::default() }
+    }
+
+    fn options_mut(&mut self) -> &mut LockOptions {
+        self.options.get_or_insert_with(|| Box::new(self.shared.defaults.clone()))
     }
 
     /// Replaces all options, for example with those of a configuration.
     pub fn options(mut self, options: LockOptions) -> Self {
-        self.options = options;
+        self.options = Some(Box::new(options));
         self
     }
 
@@ -107,7 +113,7 @@ impl LockRequest {
     /// # Cancel safety
     /// Cancel safe: a lock that the store may have granted is released in the background.
     pub async fn try_acquire(self) -> Result<TryAcquire, Error> {
-        let mut acquiring = self.acquire_loop()?;
+        let acquiring = self.acquire_loop(false)?;
         let outcome = acquiring.try_now().await;
         acquiring.finish(outcome)
     }
@@ -129,7 +135,7 @@ impl LockRequest {
     /// Cancel safe: the waiter leaves the queue, and a lock that the store may have granted is
     /// released in the background.
     pub async fn acquire_within(self, wait: Duration) -> Result<TryAcquire, Error> {
-        let mut acquiring = self.acquire_loop()?;
+        let acquiring = self.acquire_loop(true)?;
         let outcome = acquiring.wait(Some(wait)).await;
         acquiring.finish(outcome)
     }
@@ -146,7 +152,7 @@ impl LockRequest {
     /// Cancel safe: the waiter leaves the queue, and a lock that the store may have granted is
     /// released in the background.
     pub async fn acquire(self) -> Result<Guard, Error> {
-        let mut acquiring = self.acquire_loop()?;
+        let acquiring = self.acquire_loop(false)?;
         let outcome = acquiring.wait(None).await;
         match acquiring.finish(outcome)? {
             TryAcquire::Acquired(guard) => Ok(guard),
@@ -211,9 +217,10 @@ impl LockRequest {
 }
 
 impl LockRequest {
-    fn acquire_loop(self) -> Result<AcquireLoop, Error> {
+    /// Begins the acquisition, which is `timed` if a wait counts from now.
+    fn acquire_loop(self, timed: bool) -> Result<AcquireLoop, Error> {
         let shared = if self.shared.process.is_current() { self.shared } else { self.shared.here()? };
-        AcquireLoop::new(shared, self.name?, self.options, self.observers)
+        AcquireLoop::new(shared, self.name?, self.options, timed, self.observers)
     }
 }
 

@@ -2,6 +2,10 @@
 
 use std::{
     fmt,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -46,19 +50,50 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 pub struct SystemClock;
 
 /// The longest time between two reads of one clock in a row, unless the thread was interrupted. The
-/// clock of a test that is ahead by less is taken for a running one, which saves a third read.
+/// clock of a test that is ahead by less is taken for a running one, which saves a read.
 const BETWEEN_READS: Duration = Duration::from_micros(1);
+
+/// How far boot time is ahead of the time since [`first_read`], in nanoseconds. A suspend changes
+/// it. Zero until it is known.
+static AHEAD: AtomicU64 = AtomicU64::new(0);
+
+/// Returns a reading of [`Instant`], the same at each call. Of a clock that a test has not paused.
+fn first_read() -> Instant {
+    static FIRST: OnceLock<Instant> = OnceLock::new();
+    *FIRST.get_or_init(Instant::now)
+}
+
+/// Returns how far `boot` is ahead of `instant`, which was read just before.
+fn ahead(boot: Duration, instant: Instant) -> Option<u64> {
+    let nanos = |time: Duration| time.as_secs().checked_mul(1_000_000_000)?.checked_add(time.subsec_nanos().into());
+    nanos(boot)?.checked_sub(nanos(instant.checked_duration_since(first_read())?)?)
+}
 
 impl Clock for SystemClock {
     fn now(&self) -> ClockReading {
-        let before = Instant::now();
         let runtime = tokio::time::Instant::now().into_std();
         let real = ClockReading { boot: read(BOOT), wall: read(ClockId::CLOCK_REALTIME) };
-        if runtime.checked_duration_since(before).is_some_and(|between| between < BETWEEN_READS) {
+        // Whether a test has paused the clock of the runtime is seen without a further read.
+        let known = AHEAD.load(Ordering::Relaxed);
+        if ahead(real.boot, runtime).is_some_and(|ahead| Duration::from_nanos(ahead.abs_diff(known)) < BETWEEN_READS) {
             return real;
         }
-        real.on_runtime(runtime, before, Instant::now())
+        read_slowly()
     }
+}
+
+/// Reads the clocks after a suspend, after an interruption of the thread, or under the clock of a
+/// test.
+#[cold]
+fn read_slowly() -> ClockReading {
+    let before = Instant::now();
+    let runtime = tokio::time::Instant::now().into_std();
+    let real = ClockReading { boot: read(BOOT), wall: read(ClockId::CLOCK_REALTIME) };
+    let after = Instant::now();
+    if let Some(ahead) = ahead(real.boot, runtime).filter(|_| (before..=after).contains(&runtime)) {
+        AHEAD.store(ahead, Ordering::Relaxed);
+    }
+    real.on_runtime(runtime, before, after)
 }
 
 impl ClockReading {

@@ -6,16 +6,16 @@ use tokio::runtime::Id;
 
 use super::LeaseState;
 use crate::{
-    backend::AcquireRequest,
     engine::{hand_over::HandOvers, limits::HoldLimits, queue::Turn, stand_back::Pace, timing::Timing},
-    types::ClockReading,
+    types::{ClockReading, Mode},
 };
 
 /// The next guard of a lease.
-#[derive(Clone, Copy)]
 pub(crate) struct Next<'a> {
-    pub(crate) request: &'a AcquireRequest,
-    pub(crate) timing: Timing,
+    pub(crate) mode: Mode,
+    pub(crate) owner: &'a str,
+    pub(crate) data: Option<&'a [u8]>,
+    pub(crate) timing: &'a Timing,
     pub(crate) limits: HoldLimits,
     pub(crate) runtime: Id,
     pub(crate) now: ClockReading,
@@ -80,7 +80,7 @@ impl LeaseState {
         let turn = state.turn.take_if(|turn| turn.has_waiters())?;
         hand_overs.left -= 1;
         // The limits of this guard do not end the lease before the next one takes it.
-        state.limits = HoldLimits::none(now);
+        state.limits = HoldLimits::NONE;
         state.between = true;
         if let Some(token) = self.token() {
             self.token.store(token.following());
@@ -96,8 +96,9 @@ impl LeaseState {
     /// or is not what the guard requests.
     pub(crate) fn enter(&self, next: Next<'_>, turn: &mut Option<Turn>) -> Option<Entered> {
         let mut state = self.state();
-        let serves = |hand_overs: &HandOvers| hand_overs.serve(next.request);
-        let fits = self.timing == next.timing && state.hand_overs.as_ref().is_some_and(serves);
+        let serves = |hand_overs: &HandOvers| hand_overs.serve(&next);
+        // The ttl is part of the timing, because no lease in a series is shortened to a deadline.
+        let fits = self.timing == *next.timing && state.hand_overs.as_ref().is_some_and(serves);
         if !fits || state.lost.is_some() || self.over(&state, next.now, Duration::ZERO).is_some() {
             return None;
         }

@@ -216,8 +216,8 @@ impl LeaseState {
     }
 
     fn deadline_left(&self, now: ClockReading) -> Option<Duration> {
-        let limits = self.state().limits;
-        limits.deadline.map(|limit| limit.saturating_sub(now.since(limits.asked)))
+        let deadline = self.state().limits.deadline;
+        deadline.map(|(asked, limit)| limit.saturating_sub(now.since(asked)))
     }
 
     /// Returns the time left at `now`. `None` if the hold has no limit.

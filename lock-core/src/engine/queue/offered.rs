@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::Turn;
 use crate::{
-    engine::relay::{Offer, PendingRelease, Permit, RelayCall, Relaying},
+    engine::relay::{Offer, OwnPermit, PendingRelease, Permit, RelayCall, Relaying},
     types::Lease,
 };
 
@@ -49,8 +49,7 @@ impl Offered {
     /// Returns `true` if no waiter has the turn, which is that of the guard again.
     fn take_turn_back(&mut self) -> bool {
         if self.turn.permit.is_none() {
-            let permit = Arc::clone(&self.turn.place.queue.turn).try_acquire_owned().ok();
-            self.turn.permit = permit.map(Permit::Own);
+            self.turn.permit = OwnPermit::take(&self.turn.place.queue.turn).map(Permit::Own);
         }
         self.turn.permit.is_some()
     }

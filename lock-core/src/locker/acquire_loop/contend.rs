@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
-use super::AcquireLoop;
+use super::contender::Contender;
 use crate::{
     backend::{AcquireRequest, Watch},
     engine::{
@@ -17,15 +17,15 @@ use crate::{
     types::{Error, ErrorKind, FencingToken, Holder, LockName},
 };
 
-impl AcquireLoop {
+impl Contender<'_> {
     /// Lets other processes have the lock first, if this one has just had it for a whole series of
     /// hand-overs. Returns the watch that it has begun.
     async fn stand_back(&mut self, wait: Option<Duration>) -> Option<Box<dyn Watch>> {
         let stand_back = self.pending.turn.as_ref()?.with_others(|others| others.stands_back())?;
         let pause = stand_back.until.saturating_duration_since(Instant::now());
         // Half of the wait is left for attempts.
-        let pause = self.patience(wait).map_or(pause, |left| pause.min(left / 2));
-        let (shared, request) = (Arc::clone(&self.shared), Arc::clone(&self.pending.request));
+        let pause = self.acquiring.patience(wait).map_or(pause, |left| pause.min(left / 2));
+        let (shared, request) = (Arc::clone(&self.acquiring.shared), Arc::clone(&self.pending.request));
         let mut watch = Err(());
         let others_are_served = async {
             if stand_back.met && shared.capabilities.wake_up {
@@ -45,13 +45,13 @@ impl AcquireLoop {
     }
 
     /// Makes attempts. Between them it waits for a release, or until the next poll.
-    pub(super) async fn contend(&mut self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
-        let mut backoff = Backoff::new(self.shared.backend.timings());
+    pub(super) async fn contend(mut self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
+        let mut backoff = Backoff::new(self.acquiring.shared.backend.timings());
         let (mut watch, mut watched) = (self.stand_back(wait).await, self.pending.request.id);
-        let mut may_watch = self.shared.capabilities.wake_up;
+        let mut may_watch = self.acquiring.shared.capabilities.wake_up;
         let mut outage = Outage::default();
         loop {
-            self.pending.wait_for_release(self.patience(wait)).await;
+            self.pending.wait_for_release(self.acquiring.patience(wait)).await;
             let answer = self.attempt().await;
             let expires_in = match &answer {
                 Ok(TryAcquire::Acquired(_)) => return answer,
@@ -60,18 +60,18 @@ impl AcquireLoop {
                     holder.expires_in
                 }
                 Err(error) => {
-                    let goes_on = outage.goes_on(error, self.shared.clock.now());
+                    let goes_on = outage.goes_on(error, self.acquiring.shared.clock.now());
                     if goes_on.is_zero() {
                         return answer;
                     }
-                    let left = self.patience(wait).map_or(goes_on, |left| left.min(goes_on));
+                    let left = self.acquiring.patience(wait).map_or(goes_on, |left| left.min(goes_on));
                     if !left.is_zero() {
-                        self.note_retry(error, left);
+                        self.acquiring.note_retry(error, left);
                     }
                     None
                 }
             };
-            let left = self.patience(wait);
+            let left = self.acquiring.patience(wait);
             if left.is_some_and(|left| left.is_zero()) {
                 return outage.last_holder(&answer).map_or(answer, |holder| Ok(TryAcquire::Contended(holder)));
             }
@@ -79,9 +79,9 @@ impl AcquireLoop {
                 watch = None;
             }
             if may_watch && watch.is_none() {
-                let limit = left.map_or(self.timing.attempt_timeout, |left| left.min(self.timing.attempt_timeout));
+                let limit = left.unwrap_or(Duration::MAX).min(self.acquiring.timing().attempt_timeout);
                 watched = self.pending.request.id;
-                match watch_for(&self.shared, Arc::clone(&self.pending.request), limit).await {
+                match watch_for(&self.acquiring.shared, Arc::clone(&self.pending.request), limit).await {
                     Ok(Some(begun)) => {
                         watch = Some(begun);
                         // Try again: a release before the watch began does not wake it.
@@ -93,7 +93,7 @@ impl AcquireLoop {
                     Err(()) => {}
                 }
             }
-            let longest = self.patience(wait).unwrap_or(Duration::MAX);
+            let longest = self.acquiring.patience(wait).unwrap_or(Duration::MAX);
             let pause = backoff.after_wake(holder_of(&answer));
             if !pause.is_zero() {
                 // Woken although the lock is still held. Such a watch must not cause a tight loop.
@@ -110,7 +110,7 @@ impl AcquireLoop {
                 () = tokio::time::sleep(nap.max(SHORTEST)) => {}
                 () = changed(watch.as_mut()) => backoff.woken(holder_of(&answer)),
             }
-            if self.is_too_late() {
+            if self.acquiring.is_too_late() {
                 return answer;
             }
         }
@@ -120,7 +120,7 @@ impl AcquireLoop {
 /// Begins to watch for the turn of a request. Returns `Ok(None)` if the store cannot watch at all,
 /// and an error if it failed now.
 ///
-/// Not a method, because an `AcquireLoop` with a request in flight cannot be shared between
+/// Not a method, because a `Contender` with a request in flight cannot be shared between
 /// threads.
 async fn watch_for(
     shared: &Shared,
