@@ -88,14 +88,21 @@ async fn waiters_of_one_process_do_not_overtake_others() {
 // verifies: P12
 async fn a_fair_waiter_keeps_its_place_for_longer_than_a_ttl() {
     let store = MemoryBackend::new();
-    let locker = Locker::builder(Arc::new(store.clone())).ttl(Duration::from_secs(2)).build().unwrap();
-    let held = locker.acquire("job").await.unwrap();
-    let waiter = tokio::spawn(locker.lock("job").fair(true).acquire());
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    let locker = || Locker::builder(Arc::new(store.clone())).ttl(secs(2)).build().unwrap();
+    let (one, other) = (locker(), locker());
+    let held = one.acquire("job").await.unwrap();
+    let fair = |locker: &Locker| tokio::spawn(locker.lock("job").fair(true).acquire());
+    let first = fair(&one);
+    sleep(ms(1)).await;
+    let second = fair(&other);
+    sleep(secs(60)).await;
     held.release().await.unwrap();
-    let newcomer = Locker::new(store).unwrap();
-    assert!(matches!(newcomer.try_acquire("job").await.unwrap(), TryAcquire::Contended(_)));
-    let _ = waiter.await.unwrap().unwrap();
+    let newcomer = Locker::new(store.clone()).unwrap();
+    for waiter in [first, second] {
+        assert!(matches!(newcomer.try_acquire("job").await.unwrap(), TryAcquire::Contended(_)));
+        let guard = tokio::time::timeout(secs(60), waiter).await.expect("not overtaken").unwrap().unwrap();
+        guard.release().await.unwrap();
+    }
 }
 
 /// What the waiters of a store that wakes no client did in ten minutes.

@@ -277,6 +277,31 @@ pub(super) async fn a_queue_and_a_waiting_writer_do_not_block_each_other(bench: 
     let (writing, _) = granted(&*b, &first).await;
     release(&*b, &writing).await;
     let _ = granted(&*c, &second).await;
+    // A place that was taken behind the writer counts once the writer has given up.
+    let name = bench.name("gives-up");
+    let (reading, _) = granted(&*a, &bench.request(&name).with_mode(Mode::Shared)).await;
+    let (first, second) = (writer(&name), waiter(bench, &name).with_mode(Mode::Shared));
+    refused(&*b, &first).await;
+    refused(&*c, &second).await;
+    assert_not_held(b.release(&first.lease(None), Duration::ZERO).await);
+    release(&*a, &reading).await;
+    refused(&*a, &bench.request(&name)).await;
+    let _ = granted(&*c, &second).await;
+    if !a.capabilities().has_mode(permit(1)) {
+        return;
+    }
+    // A reader that waits behind the place of a permit does not keep that out.
+    let name = bench.name("permit-first");
+    let of = |request: AcquireRequest| request.with_mode(permit(1));
+    let (held, _) = granted(&*a, &of(bench.request(&name))).await;
+    let (first, second) = (of(waiter(bench, &name)), writer(&name).with_mode(Mode::Shared));
+    refused(&*b, &first).await;
+    refused(&*c, &second).await;
+    release(&*a, &held).await;
+    refused(&*c, &second).await;
+    let (permitted, _) = granted(&*b, &first).await;
+    release(&*b, &permitted).await;
+    let _ = granted(&*c, &second).await;
 }
 
 // verifies: P12
@@ -299,6 +324,9 @@ pub(super) async fn permits_are_granted_in_their_order(bench: &Bench<'_>) {
     refused(&*b, &of(bench.request(&name))).await;
     let (first, _) = granted(&*b, &first).await;
     release(&*b, &first).await;
+    // Each of the two has held one permit, also while it had its place.
+    let (third, _) = granted(&*a, &of(bench.request(&name))).await;
+    release(&*a, &third).await;
     release(&*b, &second).await;
 }
 
