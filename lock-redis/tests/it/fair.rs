@@ -1,9 +1,9 @@
 //! First come, first served: what the server keeps, and what requests cost that meet a queue.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use lock_core::{
-    ErrorKind,
+    ErrorKind, FencingToken, Mode,
     backend::{AcquireRequest, Backend, Break, LeaseId, Release},
 };
 use lock_redis::RedisBackend;
@@ -173,4 +173,154 @@ async fn a_place_of_another_client_keeps_no_request_out() {
             assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released, "{place}");
         }
     }
+}
+
+/// Returns the place of a request as the server keeps it: its end in microseconds, and the rest.
+fn place(server: &RedisServer, request: &AcquireRequest) -> (u64, String) {
+    let place = server.command(&["HGET", &format!("{LOCK}:p"), &request.id.to_string()]);
+    let (end, rest) = place.lines().nth(1).and_then(|place| place.split_once(' ')).expect("it has a place");
+    (end.parse().expect("a number"), rest.to_owned())
+}
+
+fn end_place_at(server: &RedisServer, request: &AcquireRequest, micros: u64) {
+    let ended = format!("{micros:016} {}", place(server, request).1);
+    assert_eq!(server.command(&["HSET", &format!("{LOCK}:p"), &request.id.to_string(), &ended]), ":0\r\n");
+}
+
+#[tokio::test]
+// verifies: P12
+async fn a_repeated_request_keeps_its_place_for_another_ttl() {
+    let server = RedisServer::start();
+    let (a, b) = (client(server.addr()), client(server.addr()));
+    granted(&a, &request("job", LONG)).await;
+    let first = fair();
+    refused(&b, &first).await;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    let soon = u64::try_from((now + LONG / 2).as_micros()).unwrap();
+    end_place_at(&server, &first, soon);
+    refused(&b, &first).await;
+    assert!(place(&server, &first).0 > soon);
+}
+
+#[tokio::test]
+// verifies: P12, clock-set
+async fn the_queue_keeps_its_order_when_the_servers_clock_goes_back() {
+    let server = RedisServer::start();
+    let (a, b) = (client(server.addr()), client(server.addr()));
+    let (held, _) = granted(&a, &request("job", LONG)).await;
+    let (first, second) = (fair(), fair());
+    refused(&b, &first).await;
+    // As taken by a clock that was far ahead.
+    server.command(&["ZADD", &format!("{LOCK}:q"), "8000000000000000", &first.id.to_string()]);
+    refused(&b, &second).await;
+    a.release(&held, Duration::ZERO).await.unwrap();
+    refused(&b, &second).await;
+    granted(&b, &first).await;
+}
+
+#[tokio::test]
+// verifies: P12
+async fn a_fair_request_is_woken_before_those_that_are_not() {
+    let server = RedisServer::start();
+    let (a, b, c) = (client(server.addr()), client(server.addr()), client(server.addr()));
+    granted(&a, &request("job", LONG)).await;
+    let _sleeping = c.watch(&name("job")).await.unwrap().unwrap();
+    let first = fair();
+    refused(&b, &first).await;
+    let next = server.command(&["ZRANGE", &format!("{LOCK}:w"), "0", "0"]);
+    assert!(next.contains(&first.id.to_string()), "{next}");
+}
+
+#[tokio::test]
+// verifies: P9, P12
+async fn a_dead_place_between_readers_keeps_none_of_them_out() {
+    let server = RedisServer::start();
+    let (a, b) = (client(server.addr()), client(server.addr()));
+    let (held, _) = granted(&a, &request("job", LONG)).await;
+    let (first, dead, second) = (fair().with_mode(Mode::Shared), fair(), fair().with_mode(Mode::Shared));
+    for request in [&first, &dead, &second] {
+        refused(&b, request).await;
+    }
+    end_place_at(&server, &dead, 1);
+    a.release(&held, Duration::ZERO).await.unwrap();
+    granted(&b, &second).await;
+    granted(&b, &first).await;
+}
+
+#[tokio::test]
+// verifies: P12
+async fn a_raised_token_does_not_hide_the_queue() {
+    let server = RedisServer::start();
+    let (a, b) = (client(server.addr()), client(server.addr()));
+    for job in [request("job", LONG), reader("job")] {
+        let (lease, _) = granted(&a, &job).await;
+        let first = fair();
+        refused(&b, &first).await;
+        let raised = FencingToken::new(lease.token.unwrap().get() + 1_000_000).unwrap();
+        assert!(a.advance_token(&lease, raised).await.unwrap());
+        assert_eq!(letter(&server), 'F');
+        a.release(&lease, Duration::ZERO).await.unwrap();
+        let (lease, _) = granted(&b, &first).await;
+        b.release(&lease, Duration::ZERO).await.unwrap();
+    }
+}
+
+#[tokio::test]
+// verifies: P9, P12
+async fn a_crash_is_remembered_when_its_queue_has_ended() {
+    let server = RedisServer::start();
+    let (a, b) = (client(server.addr()), client(server.addr()));
+    let (crashed, _) = granted(&a, &request("job", LONG)).await;
+    refused(&b, &fair()).await;
+    // As if all of them had expired.
+    server.command(&["DEL", LOCK, &format!("{LOCK}:q"), &format!("{LOCK}:p")]);
+    assert!(!a.admin().unwrap().purge(&name("job")).await.unwrap(), "the next holder must be told");
+    let (_, grant) = granted(&b, &request("job", LONG)).await;
+    assert_eq!(grant.crashed.and_then(|holder| holder.token), crashed.token);
+}
+
+#[tokio::test]
+// verifies: P12
+async fn a_newcomer_wakes_the_first_of_the_queue_of_a_free_lock() {
+    let server = RedisServer::start();
+    let (a, b) = (client(server.addr()), client(server.addr()));
+    granted(&a, &request("job", LONG)).await;
+    let first = fair();
+    refused(&b, &first).await;
+    let mut watch = b.watch_place(&first).await.unwrap().unwrap();
+    refused(&b, &first).await;
+    // As if the lease had expired, which wakes no client.
+    server.command(&["DEL", LOCK]);
+    refused(&a, &request("job", LONG)).await;
+    tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("the newcomer wakes it");
+    granted(&b, &first).await;
+}
+
+#[tokio::test]
+// verifies: P12
+async fn a_queue_behind_the_lock_of_another_program_is_respected() {
+    let server = RedisServer::start();
+    let (a, b) = (client(server.addr()), client(server.addr()));
+    server.command(&["SET", LOCK, "another program"]);
+    let first = fair();
+    refused(&b, &first).await;
+    server.command(&["DEL", LOCK]);
+    refused(&a, &request("job", LONG)).await;
+    granted(&b, &first).await;
+}
+
+#[tokio::test]
+// verifies: P12
+async fn a_fair_writer_that_gives_up_wakes_the_reader_behind_it() {
+    let server = RedisServer::start();
+    let (a, b, c) = (client(server.addr()), client(server.addr()), client(server.addr()));
+    granted(&a, &reader("job")).await;
+    let (writer, behind) = (fair(), fair().with_mode(Mode::Shared));
+    refused(&b, &writer).await;
+    refused(&c, &behind).await;
+    let mut watch = c.watch_place(&behind).await.unwrap().unwrap();
+    refused(&c, &behind).await;
+    b.release(&writer.lease(None), Duration::ZERO).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("the writer wakes it");
+    granted(&c, &behind).await;
 }

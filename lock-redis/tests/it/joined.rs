@@ -7,10 +7,16 @@ use lock_core::{
     backend::{AcquireOutcome, Admin, Backend, Break, Grant, Lease, Release, Renewal},
 };
 use lock_redis::{Compat, RedisBackend};
-use test_support::{Direction, Proxy, redis::RedisServer, until};
+use test_support::{
+    Direction, Proxy,
+    lost_messages::Network as _,
+    redis::{RedisServer, command},
+    until,
+};
 
 use crate::fixture::{
-    LONG, at, calls, client, granted, name, permit, reader, refused, released, renewed, request, waiting_writer,
+    Fixture, JOB, LONG, at, calls, client, granted, name, permit, reader, refused, released, renewed, request,
+    waiting_writer,
 };
 
 const LOCK: &str = "onelock:{job}";
@@ -372,4 +378,20 @@ async fn compat_modes_refuse_shared_locks_and_permits() {
         }
     }
     assert_eq!(server.command(&["DBSIZE"]), ":0\r\n");
+}
+
+#[tokio::test]
+// verifies: late-request, P12
+async fn a_part_whose_acquire_got_no_reply_leaves_a_mark() {
+    let fixture = Fixture::standalone().await;
+    granted(&fixture.direct, &reader(JOB)).await;
+    let request = reader(JOB);
+    fixture.lose(Direction::Replies);
+    assert!(fixture.through.acquire(&request).await.unwrap_err().is_ambiguous());
+    fixture.heal();
+    let release = async || fixture.through.release(&request.lease(None), Duration::ZERO).await;
+    until("the connection to be made again", async || release().await.is_ok()).await;
+    // The next release of another reader overwrites what the records say of this one.
+    let mark = format!("onelock:{{{JOB}}}:g:{}", request.id);
+    assert_eq!(command(fixture.ports[0], &["EXISTS", &mark]).unwrap(), ":1\r\n");
 }

@@ -8,7 +8,7 @@ use lock_core::{
 };
 use test_support::redis::RedisServer;
 
-use crate::fixture::{LONG, calls, client, granted, name, refused, request};
+use crate::fixture::{LONG, calls, client, granted, name, reader, refused, request};
 
 fn keys(server: &RedisServer) -> Vec<String> {
     let reply = server.command(&["KEYS", "*"]);
@@ -281,4 +281,42 @@ async fn a_waiter_that_was_woken_too_late_keeps_its_place() {
     granted(&holder, &request("job", LONG)).await;
     refused(&first, &request("job", LONG)).await;
     assert_eq!(queue(), before);
+}
+
+/// A late duplicate of the acquire has the same stamp. A mark that is no later would let it in.
+#[tokio::test]
+// verifies: late-request
+async fn a_break_leaves_a_mark_that_is_later_than_the_acquire() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    for request in [request("job", LONG), reader("job")] {
+        let (lease, _) = granted(&backend, &request).await;
+        let id = lease.id.to_string();
+        // Both the record and the mark are the id and then a stamp.
+        let stamp = || {
+            let kept = server.command(&["GET", "onelock:{job}:t"]);
+            kept.split_once(&*id).and_then(|(_, rest)| rest.split_whitespace().next()).map(|stamp| stamp.parse::<u64>())
+        };
+        let acquired = stamp().expect("the key names the holder").unwrap();
+        assert_eq!(backend.break_lock(&lease.name, &id, "alice").await.unwrap(), Break::Broken);
+        assert!(stamp().expect("the key names the broken holder").unwrap() > acquired);
+    }
+}
+
+#[tokio::test]
+// verifies: late-request
+async fn a_request_from_before_the_release_of_its_id_is_refused() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    for request in [request("job", LONG), reader("job")] {
+        let (lease, _) = granted(&backend, &request).await;
+        assert_eq!(backend.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+        let kept = server.command(&["GET", "onelock:{job}:t"]);
+        let (token, _) = kept.lines().nth(1).and_then(|kept| kept.split_once(' ')).expect("a mark follows the token");
+        // As if the release had been sent later than the next request of the id.
+        let mark = format!("{token} R{} 9000000000000000 ", request.id);
+        server.command(&["SET", "onelock:{job}:t", &mark]);
+        assert!(backend.acquire(&request).await.is_err(), "{mark}");
+        assert_eq!(backend.inspect(&request.name).await.unwrap(), None);
+    }
 }

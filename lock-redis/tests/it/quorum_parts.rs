@@ -167,3 +167,32 @@ async fn a_waiting_writer_keeps_its_mark_between_attempts() {
     assert_eq!(backend.release(&writing, Duration::ZERO).await.unwrap(), Release::Released);
     granted(&backend, &reader("job")).await;
 }
+
+#[tokio::test]
+// verifies: lost-on-servers, late-request, P12
+async fn a_late_repair_sets_no_part_after_its_release() {
+    let (servers, backend) = start();
+    let (lease, _) = granted(&backend, &reader("job")).await;
+    // The two marks that a release leaves, here by a clock that was ahead of the repair.
+    let gone = [format!("{LOCK}:g:{}", lease.id), "9000000000000000".to_owned()];
+    let released = [format!("{LOCK}:t"), format!("1 R{} 9000000000000000 ", lease.id)];
+    for [key, value] in [gone, released] {
+        servers[0].command(&["FLUSHALL"]);
+        servers[0].command(&["SET", &key, &value]);
+        renewed(&backend, &lease).await;
+        assert_eq!(servers[0].command(&["ZSCORE", LOCK, &lease.id.to_string()]), "$-1\r\n", "{key}");
+    }
+}
+
+#[tokio::test]
+// verifies: lost-on-servers, P7, P12
+async fn a_repair_keeps_the_larger_token_of_a_server() {
+    let (servers, backend) = start();
+    let (lease, _) = granted(&backend, &reader("job")).await;
+    let token = format!("{LOCK}:t");
+    servers[0].command(&["DEL", LOCK]);
+    servers[0].command(&["SET", &token, "8000000000000000 R0123456789abcdef0123456789abcdef 1000000000000000 "]);
+    renewed(&backend, &lease).await;
+    let kept = servers[0].command(&["GET", &token]);
+    assert!(kept.contains("8000000000000000 H"), "{kept}");
+}

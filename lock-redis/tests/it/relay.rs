@@ -109,6 +109,7 @@ async fn held_and_awaited(locker: &Locker) -> (Guard, tokio::task::JoinHandle<(G
 /// Releases a lock for the next waiter while `fault` is on, and checks that the waiter alone gets
 /// it.
 async fn passes_on(fixture: Fixture, fault: impl Fn(&Fixture), heals: bool) {
+    load(&fixture).await;
     let locker = locker(fixture.through.clone(), TTL);
     let (guard, waiter) = held_and_awaited(&locker).await;
     let sent = fixture.proxies[0].bytes(Requests);
@@ -161,6 +162,16 @@ on_each_server! {
     a_cut_connection_leaves_the_lock_to_the_waiter = |fixture| fixture.cut(), false;
 }
 
+/// Lets the server load the script. It answers a late request for a script that it lacks by an
+/// error, and does nothing.
+async fn load(fixture: &Fixture) {
+    let [first, next] = [request(JOB, LONG), request(JOB, LONG)];
+    let (lease, _) = granted(&fixture.through, &first).await;
+    let relayed = relay(&fixture.through, &lease, &next).await.unwrap();
+    assert_eq!(relayed.released, Release::Released);
+    released(&fixture.direct, &next.lease(None)).await;
+}
+
 async fn relay(client: &RedisBackend, lease: &Lease, request: &AcquireRequest) -> Result<Relayed, lock_core::Error> {
     client.relay().expect("one server").relay(lease, request).await
 }
@@ -169,6 +180,7 @@ async fn relay(client: &RedisBackend, lease: &Lease, request: &AcquireRequest) -
 // verifies: late-request
 async fn a_late_request_revives_no_ended_lock() {
     let fixture = Fixture::standalone().await;
+    load(&fixture).await;
     let [first, late] = [request(JOB, LONG), request(JOB, LONG)];
     let (lease, _) = granted(&fixture.through, &first).await;
     fixture.hold(Requests);
@@ -181,9 +193,26 @@ async fn a_late_request_revives_no_ended_lock() {
 }
 
 #[tokio::test]
+// verifies: late-request
+async fn a_late_request_acquires_for_no_waiter_that_gave_up() {
+    let fixture = Fixture::standalone().await;
+    load(&fixture).await;
+    let [first, late] = [request(JOB, LONG), request(JOB, LONG)];
+    let (lease, _) = granted(&fixture.through, &first).await;
+    fixture.hold(Requests);
+    assert!(relay(&fixture.through, &lease, &late).await.unwrap_err().is_ambiguous());
+    // The guard still has the lock, so that the late request can release it.
+    let given_up = fixture.direct.release(&late.lease(None), Duration::ZERO).await.unwrap();
+    assert!(matches!(given_up, Release::NotHeld(Some(_))), "{given_up:?}");
+    fixture.let_arrive(1).await;
+    assert!(fixture.is_free().await, "the late request acquired");
+}
+
+#[tokio::test]
 // verifies: P6, late-request
 async fn a_late_request_leaves_the_successor_alone() {
     let fixture = Fixture::standalone().await;
+    load(&fixture).await;
     let [first, late, other] = [(); 3].map(|()| request(JOB, LONG));
     let (lease, _) = granted(&fixture.through, &first).await;
     fixture.hold(Requests);
