@@ -1,10 +1,14 @@
 //! Shared locks and permits through two stores.
 
-use std::{num::NonZeroU16, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU16,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use lock_core::{
-    Capability, Error, ErrorKind, Holder, LockName, Locker, Mode,
+    Capability, Error, ErrorKind, FencingToken, Holder, LockName, Locker, Mode,
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Lease, LeaseId, Release, Renewal,
         StoreTimings,
@@ -160,9 +164,72 @@ async fn a_holder_of_both_stores_counts_once() {
     }
 }
 
-/// A store with exclusive locks only.
-#[derive(Debug)]
-struct Exclusive(MemoryBackend);
+#[tokio::test]
+async fn a_mark_ends_with_its_wait_though_another_writer_came_first() {
+    let (from, to, both) = stores();
+    for alone in [&from, &to] {
+        let reading = granted(alone, &request(Mode::Shared)).await;
+        let waiting = request(Mode::Exclusive).with_waits(true);
+        refused(&both, &waiting).await;
+        release(alone, &reading).await;
+        let writing = granted(alone, &request(Mode::Exclusive)).await;
+        refused(&both, &waiting).await;
+        let answer = both.release(&waiting.lease(None), Duration::ZERO).await.unwrap();
+        assert!(matches!(answer, Release::NotHeld(_)), "{answer:?}");
+        release(alone, &writing).await;
+        let reading = granted(alone, &request(Mode::Shared)).await;
+        release(alone, &reading).await;
+    }
+}
+
+#[tokio::test]
+async fn a_break_ends_both_halves_of_one_of_two_readers_of_one_owner() {
+    let (_, to, both) = stores();
+    let reading = granted(&both, &request(Mode::Shared)).await;
+    // The new store names it first, because it expires first.
+    let other = granted(&to, &request(Mode::Shared).with_ttl(TTL / 2)).await;
+    let holder = both.inspect(&name()).await.unwrap().unwrap();
+    let seen = [&holder].into_iter().chain(&holder.others).find(|one| one.token == reading.token).unwrap();
+    let version = seen.version.clone().unwrap();
+    assert_eq!(both.break_lock(&name(), &version, "alice").await.unwrap(), Break::Broken);
+    assert_eq!(to.renew(&other).await.unwrap(), Renewal::Renewed);
+    assert_eq!(to.inspect(&name()).await.unwrap().unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn holders_that_neither_store_names_are_counted() {
+    let (_, _, both) = stores();
+    for _ in 0..40 {
+        granted(&both, &request(Mode::Shared)).await;
+    }
+    assert_eq!(both.inspect(&name()).await.unwrap().unwrap().count(), 40);
+}
+
+#[tokio::test]
+async fn a_refusal_names_no_holder_of_the_other_store_alone() {
+    let (from, to, both) = stores();
+    granted(&from, &request(Mode::Shared).with_owner("old")).await;
+    granted(&to, &request(Mode::Shared).with_owner("new")).await;
+    let holder = refused(&both, &request(Mode::Exclusive)).await;
+    assert_eq!((holder.owner.as_deref(), holder.count()), (Some("old"), 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_in_either_store_is_reported() {
+    let (from, to, both) = stores();
+    for alone in [&from, &to] {
+        granted(alone, &request(Mode::Exclusive).with_owner("crashed")).await;
+        tokio::time::sleep(TTL).await;
+        let next = request(Mode::Exclusive);
+        let AcquireOutcome::Granted(grant) = both.acquire(&next).await.unwrap() else { panic!("it has expired") };
+        assert_eq!(grant.crashed.and_then(|holder| holder.owner).as_deref(), Some("crashed"));
+        release(&both, &next.lease(grant.token)).await;
+    }
+}
+
+/// A store with exclusive locks only. It refuses an id that was released, as Redis and DynamoDB do.
+#[derive(Debug, Default)]
+struct Exclusive(MemoryBackend, Mutex<Vec<LeaseId>>);
 
 #[async_trait]
 impl Backend for Exclusive {
@@ -180,6 +247,9 @@ impl Backend for Exclusive {
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         request.require_exclusive()?;
+        if self.1.lock().unwrap().contains(&request.id) {
+            return Err(Error::new(ErrorKind::Other, "this id was released"));
+        }
         self.0.acquire(request).await
     }
 
@@ -187,9 +257,29 @@ impl Backend for Exclusive {
         self.0.renew(lease).await
     }
 
+    async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        self.0.advance_token(lease, token).await
+    }
+
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        self.1.lock().unwrap().push(lease.id);
         self.0.release(lease, hold_for).await
     }
+}
+
+#[tokio::test]
+async fn an_attempt_after_a_refusal_uses_no_released_id() {
+    let (from, to) = (Arc::new(Exclusive::default()), MemoryBackend::new());
+    let both = MigrationBackend::new(from, Arc::new(to.clone()));
+    let reading = granted(&to, &request(Mode::Shared)).await;
+    let waiting = request(Mode::Exclusive).with_waits(true);
+    // Each attempt releases the lock of the old store, and keeps the mark in the new one.
+    for _ in 0..2 {
+        refused(&both, &waiting).await;
+    }
+    release(&to, &reading).await;
+    let lease = granted(&both, &waiting).await;
+    release(&both, &lease).await;
 }
 
 #[tokio::test]
@@ -198,7 +288,7 @@ async fn a_mode_that_one_store_lacks_is_refused_at_once() {
     let (from, _, both) = stores();
     let both = Locker::new(both).unwrap();
     assert!(both.capabilities().has(Capability::Shared) && both.capabilities().has(Capability::Permits));
-    let half = MigrationBackend::new(Arc::new(from.clone()), Arc::new(Exclusive(MemoryBackend::new())));
+    let half = MigrationBackend::new(Arc::new(from.clone()), Arc::new(Exclusive::default()));
     for mode in [Mode::Shared, Mode::Permit { of: NonZeroU16::MIN }] {
         assert!(!half.capabilities().has_mode(mode));
         // A writer that holds the old store would be met before the error of the new one.
