@@ -1,4 +1,4 @@
-//! What a store answers.
+//! The answers of a store.
 
 use crate::types::{FencingToken, Holder, LossReason, setters};
 
@@ -12,7 +12,7 @@ pub enum AcquireOutcome {
     Contended(Holder),
 }
 
-/// What comes with a granted lock.
+/// The details of a granted lock.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Grant {
@@ -23,10 +23,10 @@ pub struct Grant {
     /// The request's id already held the lock: an earlier attempt succeeded, and its reply was
     /// lost.
     pub already_ours: bool,
-    /// The token of the grant before this one, of any client. Of reserved tokens the last one.
+    /// The token of the previous grant, to any client. If that reserved tokens, the last of them.
     /// `None` if the store does not show it.
     ///
-    /// By it, a process that [hands the lock over](crate::LockRequest::hand_over) knows whether
+    /// A process that [hands the lock over](crate::LockRequest::hand_over) learns from it whether
     /// others use the lock, and lets them have it after each series of hand-overs. A store whose
     /// release wakes a waiter before the releasing process can ask again does not need it.
     pub previous_token: Option<FencingToken>,
@@ -43,7 +43,7 @@ setters!(Grant {
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "a lease that was lost must not be used"]
 pub enum Renewal {
-    /// The lease lasts a whole ttl from the store's now.
+    /// The lease lasts a whole ttl from the store's present time.
     Renewed,
     /// The lease is no longer held.
     Lost(LossReason),

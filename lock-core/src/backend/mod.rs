@@ -90,7 +90,7 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///   capability `hand-over` is declared, carries the last of them. All of them are larger than
     ///   the tokens of earlier grants, and smaller than those of later ones: across release, expiry
     ///   and break (`reserved_tokens_lie_between_earlier_and_later_grants`).
-    /// - A grant that shows [the token before it](Grant::previous_token) shows that of the latest
+    /// - A grant that shows [the previous token](Grant::previous_token) shows that of the latest
     ///   grant (`reserved_tokens_lie_between_earlier_and_later_grants`).
     /// - With a ttl, the lock is free once the holder's own ttl, as recorded, has passed on the
     ///   store's clock, and not before. If that clock may be wrong, the store declares by how much

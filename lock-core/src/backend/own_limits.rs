@@ -9,7 +9,7 @@ use super::causes;
 /// Returns what to do if `error`, or one of its sources, says that this process or this machine has
 /// no more sockets. `None` for other errors.
 ///
-/// The store may be well then, and nothing was sent to it. For errors of a connection only.
+/// Nothing was sent to the store then, and it may work. For errors of a connection only.
 /// Libraries wrap the error of the system, so its text is searched.
 ///
 /// ```

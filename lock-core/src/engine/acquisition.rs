@@ -30,7 +30,7 @@ pub(crate) struct PendingAcquire {
     too_late: bool,
     /// The store keeps newcomers out, because this acquisition waits.
     waiting: bool,
-    /// The release of the guard before. In a box, because most acquisitions have none.
+    /// The release of the previous guard. In a box, because most acquisitions have none.
     before: Option<Box<PendingRelease>>,
     /// The place in this process's queue for the name. A rollback keeps it.
     pub(crate) turn: Option<Turn>,
@@ -73,8 +73,8 @@ impl PendingAcquire {
         Arc::make_mut(&mut self.request).id = id;
     }
 
-    /// Sends the release of the guard before with the next attempt. If `declined`, the guard has to
-    /// release.
+    /// Sends the release of the previous guard with the next attempt. If `declined`, that guard has
+    /// to release.
     pub(crate) fn follow(&mut self, mut release: PendingRelease, declined: bool) {
         if declined {
             drop(release.decline());
@@ -82,8 +82,8 @@ impl PendingAcquire {
         self.before = Some(Box::new(release));
     }
 
-    /// Waits until the guard before has released, unless the next attempt does that. Otherwise the
-    /// attempt could find the lock of this process.
+    /// Waits until the previous guard has released, unless the next attempt does that. Otherwise
+    /// the attempt could find the lock of this process.
     pub(crate) async fn wait_for_release(&mut self, left: Option<Duration>) {
         let Some(before) = self.before.take_if(|before| !before.is_unsent()) else { return };
         match left {
@@ -197,7 +197,7 @@ impl PendingAcquire {
         both.unwrap_or_else(|| Box::pin(async move { backend.acquire(&request).await }))
     }
 
-    /// Notes that the lock of the guard before is released. Its task may not know yet.
+    /// Notes that the lock of the previous guard is released. That guard may not know yet.
     fn released_before(&mut self) {
         if self.before.take().is_some()
             && let Some(turn) = &mut self.turn

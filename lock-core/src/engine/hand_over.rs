@@ -1,9 +1,9 @@
 //! Hands a lease over from a guard to the next waiter of this process, without a request to the
 //! store: lock cohorting (Dice, Marathe and Shavit, "Lock cohorting", 2012).
 //!
-//! The releasing guard leaves the lease in the queue, together with its turn, and is done. A lease
-//! in the queue releases itself if no waiter takes it: if the last waiter leaves, or the next one
-//! is not polled.
+//! The releasing guard leaves the lease in the queue, together with its turn, and does not wait.
+//! A lease in the queue is released if no waiter takes it: if the last waiter leaves, or the next
+//! one is not polled.
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,17 +41,17 @@ impl HandOvers {
     }
 }
 
-/// A lease between two guards. Its drop releases the lease in the background.
+/// A lease in the queue, between two guards. Its drop releases the lease in the background.
 #[derive(Debug)]
-pub(crate) struct Parcel {
+pub(crate) struct QueuedLease {
     /// `None` once a waiter has taken it.
     hold: Option<Arc<LeaseState>>,
     shared: Arc<Shared>,
-    /// The time at which the guard before has left it.
+    /// The time at which the previous guard left it.
     left: ClockReading,
 }
 
-impl Parcel {
+impl QueuedLease {
     pub(crate) fn new(hold: &Arc<LeaseState>, shared: &Arc<Shared>, left: ClockReading) -> Self {
         Self { hold: Some(Arc::clone(hold)), shared: Arc::clone(shared), left }
     }
@@ -69,12 +69,12 @@ impl Parcel {
         Arc::clone(&self.shared.renewer)
     }
 
-    /// Returns the time until the lease has waited too long for a waiter.
-    pub(crate) fn patience(&self) -> Duration {
+    /// Returns the rest of the time in which a waiter has to take the lease.
+    pub(crate) fn time_left(&self) -> Duration {
         TAKEN_WITHIN.saturating_sub(self.shared.clock.now().since(self.left))
     }
 
-    /// Releases the lease in the background, with the turn if no waiter has that.
+    /// Releases the lease in the background, together with its turn if no waiter has that turn.
     pub(crate) fn give_back(mut self, turn: Option<Turn>) {
         self.release(turn);
     }
@@ -92,7 +92,7 @@ impl Parcel {
     }
 }
 
-impl Drop for Parcel {
+impl Drop for QueuedLease {
     fn drop(&mut self) {
         self.release(None);
     }

@@ -1,4 +1,4 @@
-//! How long a waiter goes on while the store fails or throttles.
+//! Limits how long a waiter goes on while the store fails or throttles.
 
 use std::time::Duration;
 

@@ -23,7 +23,7 @@ pub(crate) use self::offered::Offered;
 use crate::{
     backend::AcquireRequest,
     engine::{
-        hand_over::Parcel,
+        hand_over::QueuedLease,
         relay::{Offer, OwnPermit, PendingRelease, Permit},
         stand_back::Others,
     },
@@ -43,35 +43,35 @@ struct Queue {
     name: LockName,
     /// One permit, which tokio grants in the order of the requests.
     turn: Arc<Semaphore>,
-    /// How many have a place. It rises only under the mutex of the map.
+    /// How many requests have a place. The number rises only under the mutex of the map.
     places: AtomicUsize,
-    /// How many wait for the turn.
+    /// How many requests wait for the turn.
     waiting: AtomicUsize,
     /// The lock of the turn is being released in the background.
     releasing: AtomicBool,
     /// Notified when a turn has ended.
     ended: Notify,
     holder: Mutex<KnownHolder>,
-    /// It is not here longer than its turn is on its way, unless the waiter is not polled.
+    /// Empty unless a turn has ended and the next waiter was not polled since.
     left: Mutex<Left>,
     others: Mutex<Others>,
 }
 
-/// What the last turn left to the next one.
+/// The lease or the release that a turn left to the next one.
 #[derive(Debug, Default)]
 struct Left {
-    parcel: Option<Parcel>,
-    /// The renewer waits in case no waiter takes it.
+    queued: Option<QueuedLease>,
+    /// The renewer releases the lease if no waiter takes it in time.
     watched: bool,
-    /// A release that its guard may have taken back.
+    /// A release that the guard offers, or has withdrawn.
     offer: Option<Arc<Offer>>,
 }
 
-/// What a waiter gets from the guard before it.
+/// The lease or the release that a waiter takes from the previous guard.
 #[derive(Debug)]
-pub(crate) enum Baton {
+pub(crate) enum Accepted {
     /// Its lease.
-    Lease(Parcel),
+    Lease(QueuedLease),
     /// The request that releases its lease.
     Release(PendingRelease),
 }
@@ -81,7 +81,7 @@ pub(crate) enum Baton {
 pub(crate) enum KnownHolder {
     /// The holder that the store reported.
     Reported(Holder),
-    /// A guard of this process. Most guards are never asked for, so nothing is copied for them.
+    /// A guard of this process. Most guards are never shown to a waiter, so nothing is copied.
     Guard { request: Arc<AcquireRequest>, token: Option<FencingToken>, since: SystemTime },
 }
 
@@ -210,16 +210,16 @@ impl Place {
                 // Perhaps the last waiter has left, and the guard has to release its lease.
                 offer.changed.notify_one();
             }
-            if left.parcel.is_none() {
+            if left.queued.is_none() {
                 return;
             }
         }
         // A waiter that has the turn takes the lease.
         let Some(permit) = OwnPermit::take(&queue.turn) else { return };
         let turn = Turn::new(permit, self.queues.queue(&queue.name));
-        let parcel = queue.left.lock().parcel.take();
-        if let Some(parcel) = parcel {
-            parcel.give_back(Some(turn));
+        let queued = queue.left.lock().queued.take();
+        if let Some(queued) = queued {
+            queued.give_back(Some(turn));
         }
     }
 }
@@ -263,7 +263,7 @@ impl Turn {
         *self.place.queue.holder.lock() = holder;
     }
 
-    /// Records that the lock of the known guard has the next one.
+    /// Records that the next guard has the lock of the known one.
     pub(crate) fn note_next_guard(&self, next: Option<FencingToken>, from: SystemTime) {
         if let KnownHolder::Guard { token, since, .. } = &mut *self.place.queue.holder.lock() {
             (*token, *since) = (next, from);
@@ -294,12 +294,12 @@ impl Turn {
     }
 
     /// Ends the turn, and leaves a lease to the next one.
-    pub(crate) fn pass(mut self, parcel: Parcel) {
+    pub(crate) fn pass(mut self, queued: QueuedLease) {
         let queue = &self.place.queue;
         let mut left = queue.left.lock();
         let begins = !std::mem::replace(&mut left.watched, true);
-        let renewer = begins.then(|| parcel.renewer());
-        left.parcel = Some(parcel);
+        let renewer = begins.then(|| queued.renewer());
+        left.queued = Some(queued);
         drop(left);
         if let Some(renewer) = renewer {
             renewer.watch(LeaseLeft(Arc::clone(queue)));
@@ -307,15 +307,15 @@ impl Turn {
         self.end();
     }
 
-    /// Takes what the turn before this one left.
-    pub(crate) fn accept(&mut self) -> Option<Baton> {
+    /// Takes what the previous turn left.
+    pub(crate) fn accept(&mut self) -> Option<Accepted> {
         let mut left = self.place.queue.left.lock();
-        if let Some(parcel) = left.parcel.take() {
-            return Some(Baton::Lease(parcel));
+        if let Some(queued) = left.queued.take() {
+            return Some(Accepted::Lease(queued));
         }
         let offer = left.offer.take()?;
         drop(left);
-        offer.accept(&mut self.permit).map(Baton::Release)
+        offer.accept(&mut self.permit).map(Accepted::Release)
     }
 
     fn end(&mut self) {
@@ -351,17 +351,17 @@ impl Drop for Turn {
 pub(crate) struct LeaseLeft(Arc<Queue>);
 
 impl LeaseLeft {
-    /// Returns the time until the lease has waited too long for a waiter. `None` if no lease is
-    /// left. Releases one that has waited too long.
-    pub(crate) fn patience(&self) -> Option<Duration> {
+    /// Returns the rest of the time in which a waiter has to take the lease. `None` if there is no
+    /// lease. Releases a lease that no waiter took in time.
+    pub(crate) fn time_left(&self) -> Option<Duration> {
         let mut left = self.0.left.lock();
-        let patience = left.parcel.as_ref().map(Parcel::patience).filter(|patience| !patience.is_zero());
-        left.watched = patience.is_some();
-        let late = if left.watched { None } else { left.parcel.take() };
+        let time_left = left.queued.as_ref().map(QueuedLease::time_left).filter(|time_left| !time_left.is_zero());
+        left.watched = time_left.is_some();
+        let late = if left.watched { None } else { left.queued.take() };
         // Its drop releases the lease, which must not happen under the mutex.
         drop(left);
         drop(late);
-        patience
+        time_left
     }
 }
 

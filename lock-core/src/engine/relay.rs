@@ -22,11 +22,12 @@ use crate::{
 /// A request that releases and acquires.
 pub(crate) type RelayCall = Shared<BoxFuture<'static, Result<Relayed, Error>>>;
 
-/// How long a waiter leaves the lock to another process that its request has woken. It would ask
-/// before that process otherwise, and the tasks of one process would keep the lock.
+/// How long a waiter leaves the lock to another process that its request has woken. Without this
+/// pause the waiter would ask before that process, and the tasks of one process would keep the
+/// lock.
 const GIVES_WAY: Duration = Duration::from_millis(1);
 
-/// The release of the guard before, on the side of the waiter.
+/// The release of the previous guard, on the side of the waiter.
 #[derive(Debug)]
 pub(crate) struct PendingRelease {
     /// `None` once the request is sent, or the guard has to release by itself.
@@ -46,8 +47,8 @@ pub(crate) struct Unsent {
 #[derive(Debug)]
 pub(crate) enum Permit {
     Own(OwnPermit),
-    /// That of a waiter, and of the guard before it, which has yet to be released. `None` once the
-    /// waiter has it alone.
+    /// The permit of a waiter and of the previous guard, which has not released yet. `None` once
+    /// the waiter has the permit alone.
     Shared(Arc<Mutex<Option<OwnPermit>>>),
 }
 

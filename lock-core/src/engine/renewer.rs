@@ -190,8 +190,8 @@ impl Renewer {
             }
             later.push((hold.due_in(now).map(|after| started + after.clamp(Duration::from_millis(1), FAR)), id));
         }
-        let mut patience = TAKEN_WITHIN;
-        left.retain(|left| left.patience().inspect(|own| patience = patience.min(*own)).is_some());
+        let mut soonest = TAKEN_WITHIN;
+        left.retain(|left| left.time_left().inspect(|own| soonest = soonest.min(*own)).is_some());
         let mut schedule = self.schedule();
         schedule.left.append(&mut left);
         for hold in &ended {
@@ -200,7 +200,7 @@ impl Renewer {
         for (due, id) in later {
             schedule.push(due, id);
         }
-        let longest = if schedule.left.is_empty() { TICK } else { patience };
+        let longest = if schedule.left.is_empty() { TICK } else { soonest };
         let next = schedule.due.peek().map_or(started + longest, |&Reverse((at, _))| at.min(started + longest));
         schedule.sleeping_until = Some(next);
         Some((renew, next))

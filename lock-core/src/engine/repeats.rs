@@ -1,4 +1,4 @@
-//! How often, and for how long, a request is repeated whose caller does not wait for a lock.
+//! Limits how often, and for how long, the requests of a caller that does not wait are repeated.
 
 use std::time::Duration;
 

@@ -1,12 +1,13 @@
 //! Lets other processes have a lock between two series of hand-overs.
 //!
-//! After a series the lease is released in the store. The next waiter of this process would ask
-//! again before a waiter of another process has heard of the release, and long before one that
-//! polls has asked. So it waits for as long as others need.
+//! After a series the lease is released in the store. The next waiter of this process could ask
+//! again before a waiter of another process has learned of the release. If the waiters of other
+//! processes poll, they ask much later still. So the process stands back: its next waiter does not
+//! ask until others had the time to.
 //!
-//! A process that is alone would wait for nothing. The store tells with each grant which token it
-//! granted before. If that is a token of this process, no other process had the lock meanwhile.
-//! Such a process stands back for a twentieth of its time.
+//! A process that is alone would stand back for nothing. With each grant the store shows the token
+//! of the previous grant. If that is a token of this process, no other process had the lock
+//! meanwhile. A process that is alone stands back for a twentieth of its time.
 
 use std::time::Duration;
 
@@ -17,13 +18,13 @@ use crate::{
     types::FencingToken,
 };
 
-/// How long a process that is woken by a release has at least until its request arrives. Long
+/// The least time in which the request of a process that a release has woken must arrive. Long
 /// against the latency of a busy machine.
 const WOKEN_WITHIN: Duration = Duration::from_millis(50);
 
-/// How often in a row a process stands back for nothing until it takes itself for alone. The
-/// machine of the others may be busy for a moment.
-const PATIENCE: u32 = 4;
+/// How often in a row a process stands back for nothing until it counts as alone. More than once,
+/// because the machine of the others may be busy for a moment.
+const UNUSED_UNTIL_ALONE: u32 = 4;
 
 /// A process that is alone stands back again after this many times as long, at most.
 const MOST_RESTS: u32 = 20;
@@ -86,22 +87,22 @@ pub(crate) struct Others {
     refused: bool,
     /// The store has refused to watch.
     polls: bool,
-    company: Company,
+    use_by_others: UseByOthers,
     /// When the store granted the lock to this process after another one, or first.
     turn_began: Option<Instant>,
     now: Option<StandBack>,
 }
 
 #[derive(Debug, Default)]
-enum Company {
-    /// The store has told nothing yet, or cannot tell.
+enum UseByOthers {
+    /// The store has shown no token yet, or does not show it.
     #[default]
     Unknown,
     /// Another process had the lock not long ago. This one has stood back for nothing since, this
     /// many times in a row.
     Met { unused: u32 },
     /// Only this process uses the lock, as far as it knows. It has stood back for nothing this many
-    /// times since it takes itself for alone.
+    /// times since it counts as alone.
     Alone { unused: u32, rests_until: Instant },
 }
 
@@ -143,16 +144,20 @@ impl Others {
             self.turn_began = Some(Instant::now());
         }
         let pace = self.judged(pace);
-        self.company = match (&self.company, stood_back) {
-            _ if !is_first && own != previous => Company::Met { unused: 0 },
-            (Company::Met { .. } | Company::Alone { .. }, None) => return,
+        self.use_by_others = match (&self.use_by_others, stood_back) {
+            _ if !is_first && own != previous => UseByOthers::Met { unused: 0 },
+            (UseByOthers::Met { .. } | UseByOthers::Alone { .. }, None) => return,
             // The others may have begun together with this process. A waiter that has just come
             // asks at once when it is woken.
-            (Company::Unknown, None) if pace.wakes => Company::Alone { unused: 0, rests_until: Instant::now() },
-            (Company::Unknown, None) => Company::alone(1, pace.rest(pace.stand_back(Duration::ZERO, 0, false))),
-            (Company::Met { unused }, Some(_)) if unused + 1 < PATIENCE => Company::Met { unused: unused + 1 },
-            (Company::Alone { unused, .. }, Some(before)) => Company::alone(unused + 1, pace.rest(before.length)),
-            (_, Some(before)) => Company::alone(1, pace.rest(before.length)),
+            (UseByOthers::Unknown, None) if pace.wakes => UseByOthers::Alone { unused: 0, rests_until: Instant::now() },
+            (UseByOthers::Unknown, None) => UseByOthers::alone(1, pace.rest(pace.stand_back(Duration::ZERO, 0, false))),
+            (UseByOthers::Met { unused }, Some(_)) if unused + 1 < UNUSED_UNTIL_ALONE => {
+                UseByOthers::Met { unused: unused + 1 }
+            }
+            (UseByOthers::Alone { unused, .. }, Some(before)) => {
+                UseByOthers::alone(unused + 1, pace.rest(before.length))
+            }
+            (_, Some(before)) => UseByOthers::alone(1, pace.rest(before.length)),
         };
     }
 
@@ -170,18 +175,18 @@ impl Others {
             // Others poll as seldom. With shorter turns the lock would be free most of the time.
             return;
         }
-        let (met, unused) = match self.company {
-            Company::Unknown => return,
-            Company::Met { unused } => (true, unused),
-            Company::Alone { rests_until, .. } if now < rests_until => return,
-            Company::Alone { unused, .. } => (false, unused),
+        let (met, unused) = match self.use_by_others {
+            UseByOthers::Unknown => return,
+            UseByOthers::Met { unused } => (true, unused),
+            UseByOthers::Alone { rests_until, .. } if now < rests_until => return,
+            UseByOthers::Alone { unused, .. } => (false, unused),
         };
         let length = pace.stand_back(turn, unused, met);
         self.now = Some(StandBack { until: now + length, met, own: self.own, length });
     }
 }
 
-impl Company {
+impl UseByOthers {
     /// Returns what a process knows that is alone and has stood back `unused` times. It rests for a
     /// multiple of `unit`.
     fn alone(unused: u32, unit: Duration) -> Self {

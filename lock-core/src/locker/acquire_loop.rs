@@ -19,7 +19,7 @@ use crate::{
         hold::{LeaseState, Next},
         limits::HoldLimits,
         metrics::Outcome,
-        queue::{Baton, Turn},
+        queue::{Accepted, Turn},
         relay::PendingRelease,
         shared::Shared,
         timing::Timing,
@@ -157,10 +157,10 @@ impl AcquireLoop {
     /// Returns the guard of the lease that the turn before this one handed over. It keeps `turn`.
     /// Otherwise the request has to be sent to the store.
     fn take_over(&self, turn: &mut Option<Turn>) -> Result<Guard, Before> {
-        let parcel = match turn.as_mut().and_then(Turn::accept) {
+        let queued = match turn.as_mut().and_then(Turn::accept) {
             None => return Err(Before::Nothing),
-            Some(Baton::Release(release)) => return Err(Before::Release(release)),
-            Some(Baton::Lease(parcel)) => parcel,
+            Some(Accepted::Release(release)) => return Err(Before::Release(release)),
+            Some(Accepted::Lease(queued)) => queued,
         };
         let (now, options) = (self.shared.clock.now(), self.options());
         let next = Next {
@@ -172,9 +172,9 @@ impl AcquireLoop {
             runtime: self.runtime,
             now,
         };
-        let hold = parcel.hold().filter(|_| next.limits.hands_over);
+        let hold = queued.hold().filter(|_| next.limits.hands_over);
         let entered = hold.and_then(|hold| hold.enter(next, turn));
-        let Some(hold) = parcel.take() else { return Err(Before::Nothing) };
+        let Some(hold) = queued.take() else { return Err(Before::Nothing) };
         let Some(entered) = entered else {
             self.shared.stop_renewing(&hold, now);
             return Err(Before::Lease(hold));
@@ -214,12 +214,12 @@ impl AcquireLoop {
         if spread.is_zero() {
             return None;
         }
-        let window = self.patience(wait).map_or(spread, |left| spread.min(left / 2));
+        let window = self.time_left(wait).map_or(spread, |left| spread.min(left / 2));
         Some(tokio::time::sleep(window.mul_f64(part_of_window())))
     }
 
     /// Returns the time until the wait ends.
-    fn patience(&self, wait: Option<Duration>) -> Option<Duration> {
+    fn time_left(&self, wait: Option<Duration>) -> Option<Duration> {
         [wait.map(|wait| wait.saturating_sub(self.elapsed())), self.left()].into_iter().flatten().min()
     }
 
@@ -228,7 +228,7 @@ impl AcquireLoop {
     /// The futures with requests to the store are boxed: they are several times as large as the
     /// rest, which is all that a task needs that waits for its turn.
     pub(super) async fn wait(&self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
-        if self.patience(wait).is_some_and(|left| left.is_zero()) {
+        if self.time_left(wait).is_some_and(|left| left.is_zero()) {
             return Box::pin(self.try_now()).await;
         }
         if let Some(delay) = self.delay(wait) {
@@ -246,7 +246,7 @@ impl AcquireLoop {
                 observer(&queues.holder(&self.name));
             }
         });
-        let mut turn = match self.patience(wait) {
+        let mut turn = match self.time_left(wait) {
             None => Some(queued.await),
             Some(left) => tokio::time::timeout(left, queued).await.ok(),
         };

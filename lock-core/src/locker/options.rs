@@ -134,7 +134,7 @@ macro_rules! option_setters {
         ///
         /// If the work has to run once for the whole fleet, set [`min_hold`](Self::min_hold) to
         /// more than the window. Otherwise short work ends and releases the lock before the last
-        /// member asks, which then runs it again.
+        /// member asks, and that member runs the work again.
         pub fn spread(mut self, window: Duration) -> Self {
             self.options_mut().spread = window;
             self

@@ -21,7 +21,7 @@ impl Turn {
         (Offered { offer, turn: self }, sent)
     }
 
-    /// Ends the share that the turn before this one has in it, because its lock is released.
+    /// Ends the share of the previous turn in this one, because the lock of that turn is released.
     pub(crate) fn unshare(&mut self) {
         if let Some(Permit::Shared(permit)) = &self.permit {
             let permit = permit.lock().take();

@@ -24,7 +24,7 @@ impl Contender<'_> {
         let stand_back = self.pending.turn.as_ref()?.with_others(|others| others.stands_back())?;
         let pause = stand_back.until.saturating_duration_since(Instant::now());
         // Half of the wait is left for attempts.
-        let pause = self.acquiring.patience(wait).map_or(pause, |left| pause.min(left / 2));
+        let pause = self.acquiring.time_left(wait).map_or(pause, |left| pause.min(left / 2));
         let (shared, request) = (Arc::clone(&self.acquiring.shared), Arc::clone(&self.pending.request));
         let mut watch = Err(());
         let others_are_served = async {
@@ -51,7 +51,7 @@ impl Contender<'_> {
         let mut may_watch = self.acquiring.shared.capabilities.wake_up;
         let mut outage = Outage::default();
         loop {
-            self.pending.wait_for_release(self.acquiring.patience(wait)).await;
+            self.pending.wait_for_release(self.acquiring.time_left(wait)).await;
             let answer = self.attempt().await;
             let expires_in = match &answer {
                 Ok(TryAcquire::Acquired(_)) => return answer,
@@ -64,14 +64,14 @@ impl Contender<'_> {
                     if goes_on.is_zero() {
                         return answer;
                     }
-                    let left = self.acquiring.patience(wait).map_or(goes_on, |left| left.min(goes_on));
+                    let left = self.acquiring.time_left(wait).map_or(goes_on, |left| left.min(goes_on));
                     if !left.is_zero() {
                         self.acquiring.note_retry(error, left);
                     }
                     None
                 }
             };
-            let left = self.acquiring.patience(wait);
+            let left = self.acquiring.time_left(wait);
             if left.is_some_and(|left| left.is_zero()) {
                 return outage.last_holder(&answer).map_or(answer, |holder| Ok(TryAcquire::Contended(holder)));
             }
@@ -93,7 +93,7 @@ impl Contender<'_> {
                     Err(()) => {}
                 }
             }
-            let longest = self.acquiring.patience(wait).unwrap_or(Duration::MAX);
+            let longest = self.acquiring.time_left(wait).unwrap_or(Duration::MAX);
             let pause = backoff.after_wake(holder_of(&answer));
             if !pause.is_zero() {
                 // Woken although the lock is still held. Such a watch must not cause a tight loop.

@@ -8,7 +8,7 @@ use tracing::Instrument as _;
 use super::Guard;
 use crate::{
     backend::Release,
-    engine::{hand_over::Parcel, metrics::Metrics},
+    engine::{hand_over::QueuedLease, metrics::Metrics},
     types::Error,
 };
 
@@ -92,9 +92,9 @@ impl Guard {
     /// be released.
     fn hand_over(&mut self) -> bool {
         let Some((turn, now)) = self.hold.leave() else { return false };
-        let parcel = Parcel::new(&self.hold, &self.shared, now);
+        let queued = QueuedLease::new(&self.hold, &self.shared, now);
         self.armed = false;
-        turn.pass(parcel);
+        turn.pass(queued);
         true
     }
 }
