@@ -22,7 +22,7 @@ use crate::{
     lockfile::{LockFile, try_flock},
     mode::Sharing,
     open::{self, Access, Opened},
-    parts::Patience,
+    parts::GateWait,
     process::LockingProcess,
     record, sidecar,
 };
@@ -62,8 +62,8 @@ impl Medium for Local {
         Ok(false)
     }
 
-    fn gate_patience(&self) -> Patience {
-        Patience {
+    fn gate_wait(&self) -> GateWait {
+        GateWait {
             limit: Duration::from_millis(100),
             limit_of_waiting: Duration::from_millis(5),
             longest_pause: Duration::from_millis(2),

@@ -11,7 +11,7 @@ use std::{
 use lock_core::Error;
 use nix::fcntl::OFlag;
 
-use crate::{files::Files, lockfile::LockFile, mode::Sharing, parts::Patience, process::LockingProcess};
+use crate::{files::Files, lockfile::LockFile, mode::Sharing, parts::GateWait, process::LockingProcess};
 
 pub(crate) mod file_system;
 pub(crate) mod fresh;
@@ -49,7 +49,7 @@ pub(crate) trait Medium: Debug + Send + Sync {
     fn is_alone(&self, lock: &LockFile, path: &Path) -> Result<bool, Error>;
 
     /// Returns how long a request waits while another process takes a part.
-    fn gate_patience(&self) -> Patience;
+    fn gate_wait(&self) -> GateWait;
 
     /// Checks whether a lock that is held here still excludes others. `last` is of its directory.
     fn check(&self, lock: &LockFile, path: &Path, last: &LastRefresh) -> Result<Probe, Error>;

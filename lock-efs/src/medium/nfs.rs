@@ -30,7 +30,7 @@ use crate::{
     lockfile::LockFile,
     mode::Sharing,
     open::{self, Access},
-    parts::Patience,
+    parts::GateWait,
     process::LockingProcess,
     sidecar,
 };
@@ -86,8 +86,8 @@ impl Medium for Nfs {
 
     /// A process that takes a part sends some twenty requests meanwhile. The core ends an attempt
     /// after 4 s if the server has the shortest lease, 10 s.
-    fn gate_patience(&self) -> Patience {
-        Patience {
+    fn gate_wait(&self) -> GateWait {
+        GateWait {
             limit: Duration::from_secs(2),
             limit_of_waiting: Duration::from_millis(500),
             longest_pause: Duration::from_millis(50),

@@ -74,20 +74,20 @@ pub(crate) struct Part {
 
 /// How long and how often the gate is tried.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Patience {
+pub(crate) struct GateWait {
     pub(crate) limit: Duration,
     /// The limit of a request that is repeated while it is refused.
     pub(crate) limit_of_waiting: Duration,
     pub(crate) longest_pause: Duration,
 }
 
-impl Patience {
-    /// Returns the patience of `request`.
+impl GateWait {
+    /// Returns the limits for `request`.
     pub(crate) fn of(self, request: &AcquireRequest) -> Self {
         if request.waits { Self { limit: self.limit_of_waiting, ..self } } else { self }
     }
 
-    /// Returns the patience of a holder, whose call is not repeated.
+    /// Returns the limits for a holder, whose call is not repeated.
     pub(crate) fn of_holder(self) -> Self {
         Self { limit: self.limit.max(Duration::from_millis(500)), ..self }
     }
@@ -117,20 +117,20 @@ impl PartsFile {
         error::at(doing, &self.path, e)
     }
 
-    /// Locks the gate. Tries again with `patience` while another process has it: that is a moment,
+    /// Locks the gate. Tries again within `wait` while another process has it: that is a moment,
     /// unless that process is stopped. `None` if it took longer.
-    pub(crate) fn enter(&self, patience: Patience) -> Result<Option<Gate<'_>>, Error> {
+    pub(crate) fn enter(&self, wait: GateWait) -> Result<Option<Gate<'_>>, Error> {
         let begun = Instant::now();
         let mut pause = Duration::from_micros(20);
         while !self.try_byte(GATE)? {
-            if begun.elapsed() >= patience.limit {
+            if begun.elapsed() >= wait.limit {
                 return Ok(None);
             }
             // A refusal would turn away a reader of a lock that it can share. The call that waits
             // for a byte (F_OFD_SETLKW) has no limit, so it would hang behind a stopped process.
             // Over NFS the kernel polls for it too, with pauses that grow to 30 s.
             thread::sleep(pause);
-            pause = (pause * 2).min(patience.longest_pause);
+            pause = (pause * 2).min(wait.longest_pause);
         }
         Ok(Some(Gate(self)))
     }

@@ -83,7 +83,7 @@ impl FileStore {
                 opened => opened?,
             };
             let key = (request.id, request.name.clone());
-            let Some(gate) = parts.enter(self.medium.gate_patience().of(request))? else {
+            let Some(gate) = parts.enter(self.medium.gate_wait().of(request))? else {
                 let holder = self.present(files)?.unwrap_or_else(|| {
                     Holder::default().with_foreign("a process that is taking a part".to_owned()).with_mode(request.mode)
                 });
@@ -335,7 +335,7 @@ impl FileStore {
         let Some(part) = self.table.with(&key, part) else { return Ok(false) };
         let Some((parts, number)) = part else { return Err(unrecorded::has_no_record()) };
         // A newcomer reads all tokens in the gate.
-        let Some(_gate) = parts.enter(self.medium.gate_patience().of_holder())? else {
+        let Some(_gate) = parts.enter(self.medium.gate_wait().of_holder())? else {
             let what = "another process is taking a part of this lock and does not end; end it, or try again";
             return Err(Error::new(ErrorKind::Unavailable, what).with_ambiguous(false));
         };

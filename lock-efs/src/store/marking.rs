@@ -33,7 +33,7 @@ impl FileStore {
             return Ok(());
         }
         let parts = PartsFile::open(&files.parts, self.mode, self.medium.open_flags())?;
-        let is_marked = match parts.enter(self.medium.gate_patience().of(request))? {
+        let is_marked = match parts.enter(self.medium.gate_wait().of(request))? {
             Some(gate) => gate.mark(request.mode)?,
             None => false,
         };
