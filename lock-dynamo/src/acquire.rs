@@ -43,7 +43,7 @@ impl DynamoBackend {
     /// one that refused the first request.
     pub(crate) async fn attempt(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         let (unmark, mut queued) = (self.waiting_marks.contains(request.id), self.queued.contains(request.id));
-        // The token before, which only hand-overs need.
+        // The previous token, which only hand-overs need.
         let returned = (request.reserved_tokens > 0).then_some(ReturnValue::AllOld);
         let item = loop {
             let (layout, now) = (&self.config.layout, self.clock.now());

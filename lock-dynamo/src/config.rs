@@ -163,9 +163,9 @@ impl DynamoConfig {
     /// Sets whether an attempt reads the item before it writes. Default: `false`.
     ///
     /// If the read shows that another client holds the lock, the attempt is refused without a
-    /// write. A read costs a fifth of a refused write, and an item takes three times as many. If
-    /// the lock is free, the attempt costs one read more. For locks that most attempts find held,
-    /// such as that of a fleet with one schedule, or one with many waiters.
+    /// write. A read costs a fifth of a refused write, and an item takes three times as many reads
+    /// as writes. If the lock is free, the attempt costs one read more. So this is for locks that
+    /// most attempts find held: that of a fleet with one schedule, or one with many waiters.
     ///
     /// The read is strongly consistent, so a refusal means what it means without this option. It
     /// never grants a lock: that remains a conditional write.

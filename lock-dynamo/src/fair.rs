@@ -15,10 +15,10 @@ use crate::{
     write::ConditionalWrite,
 };
 
-/// How often a write is made again because other places ended meanwhile, and moved this one.
+/// How often a write is repeated because other places have ended, which moves this one.
 const ROUNDS: usize = 32;
 
-/// The queue as a request sees it whose turn has come.
+/// The queue, as seen by a request whose turn has come.
 #[derive(Debug, Default)]
 pub(crate) struct Turn<'s> {
     /// The places that end with the grant because they are dead, by their indexes.

@@ -27,7 +27,7 @@ impl DynamoBackend {
         stands
     }
 
-    /// What a renewal written at `now`, as this version, has come to.
+    /// Returns the result of a renewal that was written at `now` as this version.
     pub(crate) async fn settle(
         &self,
         lease: &Lease,
@@ -52,7 +52,7 @@ impl DynamoBackend {
         self.corrected(lease, written)
     }
 
-    /// What the correction of a renewal has come to.
+    /// Returns the result of a renewal from that of its correction.
     pub(crate) fn corrected(&self, lease: &Lease, written: WriteOutcome) -> Result<Renewal, Error> {
         match written {
             WriteOutcome::Done => Ok(Renewal::Renewed),

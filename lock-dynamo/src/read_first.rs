@@ -1,4 +1,4 @@
-//! Asks by a read before a write, where a refusal is likely.
+//! Reads the item before a write, where a refusal is likely.
 
 use lock_core::{
     Error,
@@ -12,13 +12,13 @@ impl DynamoBackend {
     /// shows that another client holds the lock. `None` leaves the answer to a conditional write.
     ///
     /// The read is strongly consistent. So the lock was held at a moment of this attempt, as when a
-    /// write is refused, and a schedule is never skipped because of a holder of long ago.
+    /// write is refused. A schedule is never skipped because of a holder that has released.
     pub(crate) async fn refusal_by_reading(&self, request: &AcquireRequest) -> Result<Option<AcquireOutcome>, Error> {
         if !self.config.read_first || request.fair {
             return Ok(None);
         }
         let item = self.item(self.client().await?, &request.name).await;
-        // Nothing was written, whatever becomes of the read.
+        // Nothing was written, even if the read fails.
         let item = item.map_err(|error| error.with_ambiguous(false))?;
         let Some(record) = item.map(|item| self.read(&item)) else { return Ok(None) };
         let may_join = record.joined.is_some() && request.mode.may_be_joined();

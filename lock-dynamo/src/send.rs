@@ -11,7 +11,7 @@ use lock_core::{Error, LockName, backend::Lease};
 
 use crate::{attributes::Attribute, backend::DynamoBackend, error::convert, record::Item, write::ConditionalWrite};
 
-/// What became of a conditional write.
+/// The result of a conditional write.
 #[derive(Debug)]
 pub(crate) enum WriteOutcome {
     Done,
@@ -99,7 +99,7 @@ impl DynamoBackend {
         name: &LockName,
         write: ConditionalWrite<'_>,
     ) -> Result<WriteOutcome, Error> {
-        // What went before this has taken effect, whatever becomes of this.
+        // The request before this one has taken effect, even if this one fails.
         self.update(name, write).await.map_err(|error| error.with_ambiguous(true))
     }
 }

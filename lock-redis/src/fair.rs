@@ -1,8 +1,8 @@
 //! The requests about names with a queue of fair requests.
 //!
-//! The scripts of other requests do not know the queue. They see in the key of the token that there
-//! is one, and answer that they cannot tell. So they cost what they did, and a request that meets a
-//! queue makes two.
+//! The scripts of other requests do not read the queue. They see in the key of the token that there
+//! is one, and answer that they cannot tell. So they cost no more than without queues. A request
+//! that meets a queue sends a second script.
 
 use std::sync::Arc;
 

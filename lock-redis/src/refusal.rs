@@ -17,8 +17,8 @@ const LONGEST: u64 = 2_000;
 /// Returns the error that the server at `address` sends to a new connection: that it has too many
 /// clients, or that it is in protected mode. `None` if it sends no error.
 ///
-/// redis-rs drops what a server sends before the first request, and then reports a connection that
-/// broke. That would be a failure of the store, where the store throttles.
+/// redis-rs drops the text that a server sends before the first request, and reports a connection
+/// that broke. The store would seem to have failed, although it throttles.
 pub(crate) async fn refusal(address: &ConnectionAddr) -> Option<RedisError> {
     let said = async {
         match address {

@@ -29,7 +29,7 @@ const REMOVED: usize = 200;
 /// How often one attempt is made again because another client changed the item meanwhile.
 const ROUNDS: usize = 32;
 
-/// What one round of an attempt has come to.
+/// The result of one round of an attempt.
 enum Round {
     Answered(AcquireOutcome),
     /// Another client has changed the item.
