@@ -47,18 +47,7 @@ pub(crate) fn existing(path: &Path, access: Access, flags: OFlag) -> io::Result<
 /// Opened without `O_CREAT` first: the kernel refuses that flag for another user's file in a
 /// directory with the sticky bit (`fs.protected_regular`).
 pub(crate) fn or_create(path: &Path, mode: u32, flags: OFlag) -> io::Result<Opened> {
-    for _ in 0..TRIES {
-        match existing(path, Access::ReadWrite, flags) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            result => return result,
-        }
-        let mut options = OpenOptions::new();
-        match regular(path, options.read(true).write(true).create_new(true).mode(mode), flags, true) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            result => return result,
-        }
-    }
-    Err(Errno::EAGAIN.into())
+    existing_or_new(path, mode, flags, || existing(path, Access::ReadWrite, flags))
 }
 
 /// Opens the file at `path` as [`existing`], or a directory.
@@ -70,8 +59,18 @@ pub(crate) fn existing_or_directory(path: &Path, access: Access, flags: OFlag) -
 
 /// Opens the file or directory at `path`, and creates a missing file with `mode`.
 pub(crate) fn lockable(path: &Path, mode: u32, access: Access, flags: OFlag) -> io::Result<Opened> {
+    existing_or_new(path, mode, flags, || existing_or_directory(path, access, flags))
+}
+
+/// Opens what `open_existing` finds at `path`, or creates a file there with `mode`.
+fn existing_or_new(
+    path: &Path,
+    mode: u32,
+    flags: OFlag,
+    open_existing: impl Fn() -> io::Result<Opened>,
+) -> io::Result<Opened> {
     for _ in 0..TRIES {
-        match existing_or_directory(path, access, flags) {
+        match open_existing() {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             result => return result,
         }
