@@ -84,7 +84,7 @@ impl DynamoBackend {
         Ok(written?.map_or_else(WriteOutcome::Refused, |_: Option<Item>| WriteOutcome::Done))
     }
 
-    /// Makes `lease`, whose item has this version, last from now on, whatever was written before.
+    /// Makes `lease` last from now on, if its item still has this version.
     pub(crate) async fn correct(&self, lease: &Lease, version: &str) -> Result<WriteOutcome, Error> {
         self.write_again(
             &lease.name,

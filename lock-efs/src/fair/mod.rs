@@ -77,11 +77,11 @@ pub(crate) struct Place {
     ticket: u64,
     /// The answer of the last refusal by a request before this one.
     refusal: Mutex<Option<(u64, CachedHolder)>>,
-    /// No request was before this one. None will be, because tickets rise while there are places.
+    /// No request was before this one, and none will be: tickets rise while there are places.
     is_first: AtomicBool,
 }
 
-/// A waiting request that another one waits for.
+/// A waiting request that keeps another request waiting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Ahead {
     /// The byte of its place, by which it is recognised.

@@ -1,4 +1,4 @@
-//! Requests that are granted in their turn, and other requests that meet a queue.
+//! Grants fair requests in their turn, and refuses other requests that meet a queue.
 //!
 //! A request without a place looks for places while it has the lock. A fair request has been
 //! refused before it takes its place. So each place that is taken later is behind this request.
@@ -39,7 +39,7 @@ impl FileStore {
     /// then `found`.
     ///
     /// On NFS a look costs requests. A request in the queue sets the time of the lock file, and the
-    /// server's clock also gives the time of the record. So if that is later, nothing waits.
+    /// server's clock also gives the time of the record. So if the record is newer, nothing waits.
     pub(super) fn may_have_queue(&self, previous: &RecordRead, found: &Metadata) -> bool {
         // Other programs set the time of a file that they name.
         if !self.medium.is_nfs() || self.names == Names::Plain {
@@ -69,7 +69,7 @@ impl FileStore {
             && let Err(error) = lock.server_us()
         {
             let file = files.lock.display();
-            tracing::warn!(%file, %error, "the queue cannot be shown, so that a request may overtake one that waits");
+            tracing::warn!(%file, %error, "cannot set the time of the lock file; a request may overtake one that waits");
         }
     }
 
@@ -78,7 +78,7 @@ impl FileStore {
     pub(super) fn acquire_in_turn(&self, request: &AcquireRequest, files: &Files) -> Result<AcquireOutcome, Error> {
         let key = (request.id, request.name.clone());
         let mut place = self.places.get(&key);
-        // The rest takes several requests.
+        // First, because the rest takes several requests to the server.
         if self.medium.is_nfs()
             && let Some(holder) = place.as_ref().map(|place| place.is_still_refused(request.id)).transpose()?.flatten()
         {
@@ -112,7 +112,7 @@ impl FileStore {
                     let taken = Place::take(&files.fair, how, request, self.process)?;
                     taken.into_iter().for_each(|place| self.places.insert(key.clone(), place));
                 }
-                // Again at each try, so that no error of the server's clock lasts.
+                // At each try again, so that an error of the server's clock does not last.
                 self.show_queue(request, files)?;
             }
             AcquireOutcome::Contended(_) => {}
@@ -159,7 +159,8 @@ impl FileStore {
     }
 
     /// Returns the holder to name if requests in the queue still refuse `request`, as at the last
-    /// try of this descriptor. To lock the lock file could refuse the first of the queue.
+    /// try of this descriptor. Does not lock the lock file, because that could refuse the first of
+    /// the queue.
     pub(super) fn still_behind(
         &self,
         request: &AcquireRequest,
@@ -173,7 +174,7 @@ impl FileStore {
         ahead.map(|ahead| self.holder_or(ahead.holder, &request.name, files)).transpose()
     }
 
-    /// Answers a request that requests in the queue refuse. It has unlocked the lock file.
+    /// Answers a request that the queue refuses, and that has unlocked the lock file.
     pub(super) fn step_behind(
         &self,
         lock: LockFile,

@@ -45,8 +45,8 @@ pub(crate) struct FileWatch {
 /// one is woken. It does so once for each request that it waits for, and again after a release. Not
 /// all the time, because that request may not listen.
 ///
-/// It joins the others again with the next call, after an attempt of the core. At once, it could be
-/// first again before the kernel runs the others.
+/// It joins the others again with the next call, after an attempt of the core. If it joined at
+/// once, it could be first again before the kernel runs the others.
 pub(crate) struct FairTurn {
     place: Arc<Place>,
     rejoin: Rejoin,
