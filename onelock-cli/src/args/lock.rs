@@ -43,9 +43,9 @@ pub(crate) struct LockArgs {
     #[arg(long)]
     pub(crate) fair: bool,
 
-    /// Delay the first attempt by a random part of this time, such as 5s, with -n too: so a fleet
-    /// with one schedule does not ask in one moment. For a job that runs once for the whole fleet,
-    /// --min-hold must be longer [default: the store's spread option, else 0s].
+    /// Delay the first attempt by a random part of this time, such as 5s, also with -n. Then a
+    /// fleet with one schedule does not ask in one moment. For a job that runs once for the whole
+    /// fleet, --min-hold must be longer [default: the store's spread option, else 0s].
     #[arg(long, value_name = "DURATION", value_parser = duration_with_unit)]
     pub(crate) spread: Option<Duration>,
 
