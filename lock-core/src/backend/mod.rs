@@ -141,10 +141,10 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///   (`fair_waiters_keep_their_order_after_a_crash`). A request without a place, fair or
     ///   not, is refused while one is ahead, also if the lock is free
     ///   (`a_newcomer_does_not_overtake_a_fair_waiter`).
-    /// - A request that cannot share the lock with all places ahead of it waits for them: a reader
-    ///   behind a writer (`readers_wait_behind_a_fair_writer`), and a permit behind those that get
-    ///   the free ones (`permits_are_granted_in_their_order`). A place of the holders' mode keeps
-    ///   no reader out.
+    /// - A request waits for each place ahead of it with which it cannot share the lock. A reader
+    ///   waits behind a writer (`readers_wait_behind_a_fair_writer`). A permit waits behind the
+    ///   places that get the free permits (`permits_are_granted_in_their_order`). A place of the
+    ///   holders' mode keeps no reader out.
     /// - A writer that waited for readers before the first place was taken comes before the queue
     ///   (`a_queue_and_a_waiting_writer_do_not_block_each_other`).
     /// - A repetition keeps its place (`a_repeated_fair_request_keeps_its_place`). A request that

@@ -24,8 +24,8 @@ pub struct AcquireRequest {
     /// Data that other clients may read while the lock is held.
     pub data: Option<Vec<u8>>,
     /// The request is repeated while it is refused. If holders of another mode refuse it, the store
-    /// keeps newcomers from joining them, for at most `ttl` after the last such request, and until
-    /// a release of its id.
+    /// keeps newcomers from joining them. That ends with a release of its id, and at the latest
+    /// `ttl` after the last such request.
     pub waits: bool,
     /// How many further tokens the grant reserves, for guards to which this process hands the lock
     /// over. Zero without the capability `hand-over`. The same in every attempt of one id.

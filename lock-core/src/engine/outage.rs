@@ -10,8 +10,8 @@ use crate::types::{ClockReading, Error, ErrorKind, Holder};
 /// know.
 const FAILING: Duration = Duration::from_secs(30);
 /// How long a waiter that is always throttled goes on. The store is up, and a store of 1,000
-/// requests a second answers 300,000 in this time: a crowd of waiters is no reason for so long a
-/// silence.
+/// requests a second answers 300,000 in this time. So a crowd of waiters alone does not explain a
+/// longer silence.
 const THROTTLED: Duration = Duration::from_secs(300);
 
 /// The errors since the store's last answer. A refusal for being busy is an answer of a store that

@@ -225,8 +225,8 @@ impl AcquireLoop {
 
     /// Waits for its turn in this process, then contends for the lock.
     ///
-    /// The futures with requests to the store are boxed: they are several times as large as the
-    /// rest, which is all that a task needs that waits for its turn.
+    /// The futures with requests to the store are boxed, because they are several times as large as
+    /// the rest. A task that waits for its turn needs only the rest.
     pub(super) async fn wait(&self, wait: Option<Duration>) -> Result<TryAcquire, Error> {
         if self.time_left(wait).is_some_and(|left| left.is_zero()) {
             return Box::pin(self.try_now()).await;
