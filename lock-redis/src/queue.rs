@@ -15,13 +15,9 @@ impl Deployment {
         self.pass_on();
         let Value::Array(items) = &answer else { return Err(unexpected("the wait script", &answer)) };
         match &items[..] {
-            [Value::Int(1), Value::BulkString(place)] => {
+            [Value::Int(held), Value::BulkString(place)] => {
                 self.connection.wakers.note(lock, Standing::Queued, Some(String::from_utf8_lossy(place).into_owned()));
-                Ok(true)
-            }
-            [Value::Int(0)] => {
-                self.connection.wakers.note(lock, Standing::Out, None);
-                Ok(false)
+                Ok(*held == 1)
             }
             _ => Err(unexpected("the wait script", &answer)),
         }

@@ -36,10 +36,8 @@ impl RedisWatch {
     pub(crate) async fn queue(deployment: Arc<Deployment>, name: &LockName) -> Result<Self, Error> {
         let lock = deployment.keys.lock(name);
         // The watch exists before the request, so that its drop always leaves the queue.
-        let mut watch = Self::new(deployment, lock);
-        if !watch.deployment.enqueue(&watch.lock).await? {
-            watch.complete();
-        }
+        let watch = Self::new(deployment, lock);
+        watch.deployment.enqueue(&watch.lock).await?;
         Ok(watch)
     }
 
@@ -47,11 +45,6 @@ impl RedisWatch {
     fn new(deployment: Arc<Deployment>, lock: String) -> Self {
         let changes = deployment.connection.wakers.add(&lock);
         Self { deployment, lock, changes }
-    }
-
-    /// Makes [`Watch::changed`] return.
-    fn complete(&mut self) {
-        self.changes.mark_changed();
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use lock_core::{
     LossReason,
     backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Break, LeaseId, Release, Renewal},
 };
 use test_support::redis::RedisServer;
 
-use crate::fixture::{LONG, calls, client, granted, name, reader, refused, request};
+use crate::fixture::{LONG, calls, client, granted, name, reader, refused, released, request};
 
 fn keys(server: &RedisServer) -> Vec<String> {
     let reply = server.command(&["KEYS", "*"]);
@@ -319,4 +320,17 @@ async fn a_request_from_before_the_release_of_its_id_is_refused() {
         assert!(backend.acquire(&request).await.is_err(), "{mark}");
         assert_eq!(backend.inspect(&request.name).await.unwrap(), None);
     }
+}
+
+#[tokio::test]
+async fn a_watch_of_a_free_lock_waits_for_its_next_release() {
+    let server = RedisServer::start();
+    let (holder, other) = (client(server.addr()), client(server.addr()));
+    let mut watch = other.watch(&name("job")).await.unwrap().unwrap();
+    // The process that watches lets others have the lock first.
+    assert!(watch.changed().now_or_never().is_none(), "no process has had the lock");
+    let (lease, _) = granted(&holder, &request("job", LONG)).await;
+    assert!(watch.changed().now_or_never().is_none(), "the lock is held");
+    released(&holder, &lease).await;
+    tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("the release wakes it");
 }
