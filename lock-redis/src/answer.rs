@@ -19,7 +19,11 @@ pub(crate) fn granted_or_held(answer: Value, request: &AcquireRequest) -> Result
     let items = match &answer {
         Value::BulkString(granted) => {
             let mut parts = granted.splitn(2, |&b| b == b' ');
-            return new_grant(parts.next(), parts.next().and_then(record::parse));
+            let (token, rest) = (parts.next(), parts.next());
+            if let Some(before) = rest.and_then(|rest| rest.strip_prefix(b"P")) {
+                return grant_after(token, before);
+            }
+            return new_grant(token, rest.and_then(record::parse));
         }
         Value::Array(items) => items,
         _ => return Err(unexpected(ACQUIRE, &answer)),
@@ -56,10 +60,25 @@ pub(crate) fn granted_or_held(answer: Value, request: &AcquireRequest) -> Result
 }
 
 fn new_grant(token: Option<&[u8]>, crashed: Option<Holder>) -> Result<AcquireOutcome, Error> {
-    match token.and_then(|token| text(token)?.parse().ok()).and_then(FencingToken::new) {
-        Some(token) => Ok(AcquireOutcome::Granted(Grant::default().with_token(token).with_crashed(crashed))),
-        None => Err(no_token()),
-    }
+    grant(token, crashed).map(AcquireOutcome::Granted)
+}
+
+/// Reads a grant that shows the token `before` it. If the holder crashed, a space, a letter and the
+/// record follow.
+fn grant_after(token: Option<&[u8]>, before: &[u8]) -> Result<AcquireOutcome, Error> {
+    let mut parts = before.splitn(2, |&b| b == b' ');
+    let previous = parts.next().and_then(fencing_token);
+    let crashed = parts.next().and_then(|held| record::parse(held.get(1..)?));
+    Ok(AcquireOutcome::Granted(grant(token, crashed)?.with_previous_token(previous)))
+}
+
+fn grant(token: Option<&[u8]>, crashed: Option<Holder>) -> Result<Grant, Error> {
+    let token = token.and_then(fencing_token).ok_or_else(no_token)?;
+    Ok(Grant::default().with_token(token).with_crashed(crashed))
+}
+
+fn fencing_token(digits: &[u8]) -> Option<FencingToken> {
+    text(digits)?.parse().ok().and_then(FencingToken::new)
 }
 
 fn no_token() -> Error {

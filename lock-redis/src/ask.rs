@@ -36,7 +36,9 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    pub(crate) fn new(address: String, deployment: Deployment) -> Self {
+    pub(crate) fn new(address: String, mut deployment: Deployment) -> Self {
+        // Each server may answer otherwise, and none of them grants the lock alone.
+        deployment.relays = false;
         let deployment = Arc::new(deployment);
         Self { address, deployment, incomplete: AtomicBool::new(false), silent: Mutex::default() }
     }

@@ -203,8 +203,7 @@ impl Backend for RedisBackend {
 
     fn relay(&self) -> Option<&dyn Relay> {
         match &self.servers {
-            // Other clients have signals of their own.
-            Servers::One(deployment) if self.config.compat.is_none() && deployment.may_relay() => Some(&**deployment),
+            Servers::One(deployment) if deployment.relays => Some(&**deployment),
             _ => None,
         }
     }

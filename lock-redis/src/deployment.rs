@@ -37,6 +37,12 @@ pub(crate) struct Deployment {
     pub(crate) stamps: Stamps,
     pub(crate) unanswered: UnansweredAcquires,
     pub(crate) waiting_marks: WaitingMarks,
+    /// Whether a call may release a lock and acquire it for the next waiter of this process.
+    ///
+    /// Not in a cluster, where the slot of the lock may move, and not with replicas, for which a
+    /// grant has to wait. Other clients have signals of their own. Grants of the others show the
+    /// token before them, by which this process knows whether others use the lock.
+    pub(crate) relays: bool,
 }
 
 impl Deployment {
@@ -63,11 +69,8 @@ impl Deployment {
             stamps: Stamps::default(),
             unanswered: UnansweredAcquires::default(),
             waiting_marks: WaitingMarks::default(),
+            relays: !matches!(config.topology, Topology::Cluster(_)) && config.replicas == 0 && config.compat.is_none(),
         })
-    }
-
-    pub(crate) fn waits_for_replicas(&self) -> bool {
-        self.replicated.is_some()
     }
 
     pub(crate) async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
@@ -155,7 +158,7 @@ impl Deployment {
             None => call,
             Some(queuing) => call.arg(queuing.channel).arg(&queuing.place).arg(u8::from(queuing.alone)),
         };
-        if reserved > 0 { call.arg(reserved) } else { call }
+        if reserved > 0 { call.arg(reserved).arg(u8::from(!self.relays)) } else { call }
     }
 
     /// Adds what every request to acquire begins with.

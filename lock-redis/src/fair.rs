@@ -34,7 +34,7 @@ impl Deployment {
         } else {
             let call = self.about(self.scripts.fair_acquire.call(&keys), request);
             let call = call.arg(queuing.channel).arg(&queuing.place).arg(u8::from(queuing.alone));
-            call.arg(request.reserved_tokens)
+            call.arg(request.reserved_tokens).arg(u8::from(!self.relays))
         };
         let channel = if request.fair && request.waits { self.connection.wakers.channel() } else { "" };
         self.send(&call.arg(mode_text(request.mode)).arg(channel).arg(&request.owner)).await

@@ -17,12 +17,6 @@ use crate::{
 };
 
 impl Deployment {
-    /// Whether a call may do both: not in a cluster, where the slot of the lock may move, and not
-    /// with replicas, for which a grant has to wait.
-    pub(crate) fn may_relay(&self) -> bool {
-        !self.connection.is_cluster() && !self.waits_for_replicas()
-    }
-
     /// Sends the call. `None` if the release has to be sent alone, because it needs other keys.
     async fn release_and_acquire(&self, lease: &Lease, request: &AcquireRequest) -> Result<Option<Relayed>, Error> {
         let lock = self.keys.lock(&lease.name);

@@ -85,10 +85,7 @@ async fn tasks_of_two_processes_both_get_the_lock() {
         let counts = share(&lockers, 16, rounds, hand_over).await;
         let all: u64 = counts.iter().sum();
         println!("shares with {hand_over} hand-overs: {counts:?}");
-        assert!(
-            counts.iter().all(|count| count * 5 > all),
-            "one process waits while the other has the lock: {counts:?}"
-        );
+        assert!(counts.iter().all(|count| 5 * count >= 2 * all), "one process gets less than 40 %: {counts:?}");
     }
 }
 
@@ -289,8 +286,38 @@ async fn deployments_that_need_more_relay_nothing() {
         assert!(RedisBackend::new(at(server.addr()).compat(compat)).unwrap().relay().is_none());
     }
     assert!(RedisBackend::new(at(server.addr()).replicas(1)).unwrap().relay().is_none());
+    assert!(RedisBackend::new(at(server.addr())).unwrap().relay().is_some());
     // Their waiters take two requests, as ever.
     let locker = locker(cluster.through.clone(), TTL);
     join_all((0..4).map(|_| async { locker.acquire(JOB).await.unwrap().release().await.unwrap() })).await;
     assert!(cluster.is_free().await);
+}
+
+#[tokio::test]
+async fn grants_show_the_token_before_where_nothing_is_relayed() {
+    let (server, cluster, quorum) = (RedisServer::start(), Fixture::cluster().await, Fixture::quorum().await);
+    let compat = |compat| RedisBackend::new(at(server.addr()).compat(compat)).unwrap();
+    let those =
+        [cluster.through.clone(), quorum.through.clone(), compat(Compat::RedisPy), compat(Compat::PythonRedisLock)];
+    for (backend, shows) in those.iter().map(|backend| (backend, true)).chain([(&client(server.addr()), false)]) {
+        let store = backend.describe();
+        assert_eq!(backend.relay().is_none(), shows, "{store}");
+        let (first, grant) = granted(backend, &request(JOB, LONG)).await;
+        assert_eq!(grant.previous_token, None, "a plain grant costs what it did: {store}");
+        released(backend, &first).await;
+        let (second, grant) = granted(backend, &request(JOB, LONG).with_reserved_tokens(9)).await;
+        assert_eq!((grant.previous_token, grant.crashed), (first.token.filter(|_| shows), None), "{store}");
+        released(backend, &second).await;
+    }
+}
+
+#[tokio::test]
+async fn a_grant_that_shows_the_token_before_names_a_crashed_holder() {
+    let server = RedisServer::start();
+    let backend = RedisBackend::new(at(server.addr()).compat(Compat::RedisPy)).unwrap();
+    let (crashed, _) = granted(&backend, &request(JOB, LONG)).await;
+    assert_eq!(server.command(&["DEL", JOB]), ":1\r\n");
+    let (_, grant) = granted(&backend, &request(JOB, LONG).with_reserved_tokens(9)).await;
+    assert_eq!(grant.previous_token, crashed.token);
+    assert_eq!(grant.crashed.map(|holder| holder.token), Some(crashed.token));
 }

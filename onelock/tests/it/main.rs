@@ -48,7 +48,7 @@ mod files_to_redis;
 mod postgres_to_redis;
 #[cfg(feature = "postgres")]
 mod rows;
-#[cfg(all(feature = "files", feature = "dynamo", feature = "object", feature = "postgres"))]
+#[cfg(all(feature = "files", feature = "redis", feature = "dynamo", feature = "object", feature = "postgres"))]
 mod sharing;
 #[cfg(feature = "dynamo")]
 mod table;

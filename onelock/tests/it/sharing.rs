@@ -2,8 +2,12 @@
 
 use onelock::postgres::{PostgresBackend, PostgresConfig};
 use test_support::{
-    dynamodb::DynamoDbLocal, hand_over::assert_two_processes_share, object_stores::ObjectStoreServer,
+    dynamodb::DynamoDbLocal,
+    hand_over::assert_two_processes_share,
+    object_stores::ObjectStoreServer,
     postgres::PostgresServer,
+    redis::{RedisCluster, RedisServer},
+    wait_for,
 };
 
 async fn open(store: &str) -> onelock::Locker {
@@ -23,6 +27,73 @@ fn postgres() -> (PostgresServer, String) {
 // verifies: contention
 fn two_processes_share_a_lock_on_postgres() {
     assert_two_processes_share("sharing::two_processes_share_a_lock_on_postgres", postgres, open);
+}
+
+/// Returns a config string for the servers, whose scheme begins with `redis`.
+fn redis(scheme: &str, servers: &[RedisServer]) -> String {
+    let addresses: Vec<_> = servers.iter().map(|server| server.addr().to_string()).collect();
+    format!("{scheme}://{}", addresses.join(","))
+}
+
+#[test]
+fn two_processes_share_a_lock_on_redis() {
+    let start = || {
+        let server = RedisServer::start();
+        let store = redis("redis", std::slice::from_ref(&server));
+        (server, store)
+    };
+    assert_two_processes_share("sharing::two_processes_share_a_lock_on_redis", start, open);
+}
+
+#[test]
+fn two_processes_share_a_lock_on_a_cluster() {
+    let start = || {
+        let cluster = RedisCluster::start();
+        let store = redis("redis+cluster", cluster.nodes());
+        (cluster, store)
+    };
+    assert_two_processes_share("sharing::two_processes_share_a_lock_on_a_cluster", start, open);
+}
+
+#[test]
+fn two_processes_share_a_lock_on_a_quorum() {
+    let start = || {
+        let servers: Vec<_> = (0..3).map(|_| RedisServer::start()).collect();
+        let store = redis("redis+quorum", &servers);
+        (servers, store)
+    };
+    assert_two_processes_share("sharing::two_processes_share_a_lock_on_a_quorum", start, open);
+}
+
+#[test]
+fn two_processes_share_a_lock_on_replicas() {
+    let start = || {
+        let primary = RedisServer::start();
+        let replica = RedisServer::with_args(&["--replicaof", "127.0.0.1", &primary.port().to_string()]);
+        let follows = || replica.command(&["INFO", "replication"]).contains("master_link_status:up");
+        assert!(wait_for("the replica", follows));
+        let store = redis("redis", std::slice::from_ref(&primary)) + "?replicas=1";
+        ((primary, replica), store)
+    };
+    assert_two_processes_share("sharing::two_processes_share_a_lock_on_replicas", start, open);
+}
+
+fn shared_with(client: &str) -> (RedisServer, String) {
+    let server = RedisServer::start();
+    let store = redis("redis", std::slice::from_ref(&server)) + "?compat=" + client;
+    (server, store)
+}
+
+#[test]
+fn two_processes_share_a_lock_of_redis_py() {
+    let start = || shared_with("redis-py");
+    assert_two_processes_share("sharing::two_processes_share_a_lock_of_redis_py", start, open);
+}
+
+#[test]
+fn two_processes_share_a_lock_of_python_redis_lock() {
+    let start = || shared_with("python-redis-lock");
+    assert_two_processes_share("sharing::two_processes_share_a_lock_of_python_redis_lock", start, open);
 }
 
 /// This test shows that neither process starves. It cannot show that a process stands back after
