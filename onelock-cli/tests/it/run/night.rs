@@ -198,6 +198,47 @@ mod breaking {
         assert_eq!(code(&mut break_if(&["-y"])), 0);
         assert_eq!(next.child.wait().unwrap().code(), Some(75));
     }
+
+    /// Returns the owners of all holders, sorted.
+    fn owners(url: &str) -> Vec<String> {
+        let held = status(url);
+        let others = held["others"].as_array().into_iter().flatten();
+        let owners = std::iter::once(&held).chain(others).filter_map(|holder| holder["owner"].as_str());
+        let mut owners: Vec<_> = owners.map(str::to_owned).collect();
+        owners.sort();
+        owners
+    }
+
+    #[test]
+    // verifies: P3, P12
+    fn break_takes_the_part_of_one_holder_and_the_others_go_on() {
+        let server = RedisServer::start();
+        let url = format!("redis://{}", server.addr());
+        let break_if = |args: &[&str]| {
+            let mut command = onelock(["break", "--url", &url, "--by", "alice"]);
+            command.args(args).arg("x");
+            command
+        };
+        let reader = |owner: &str| hold(&url, &["-s", "--owner", owner]);
+        let (one, two, three) = (reader("one"), reader("two"), reader("three"));
+        refused(&mut break_if(&["--if-holder", "four"]), 1, "it has changed, and is now held by ");
+        assert_eq!(owners(&url), ["one", "three", "two"]);
+        let broke = stdout(&mut break_if(&["--if-holder", "two"]));
+        assert!(broke.starts_with("broke \"x\", which was held by two for "), "{broke}");
+        let message = two.ends_with(75);
+        assert!(message.contains("was lost: broken by alice"), "{message}");
+        assert_eq!(owners(&url), ["one", "three"]);
+        refused(&mut break_if(&["--if-holder", "two"]), 1, "it has changed, and is now held by ");
+
+        // Any holder is one holder.
+        assert_eq!(code(&mut break_if(&["--yes"])), 0);
+        let left = owners(&url);
+        assert_eq!(left.len(), 1, "{left:?}");
+        assert_eq!(code(onelock(["run", "--url", &url, "-n"]).args(["x", "true"])), 1, "the other one goes on");
+        let (broken, mut other) = if left == ["one"] { (three, one) } else { (one, three) };
+        broken.ends_with(75);
+        assert_eq!(other.child.try_wait().unwrap(), None);
+    }
 }
 
 /// The tables keep the row or the item of a free lock.
