@@ -18,6 +18,9 @@ pub struct Checks {
     /// `true` if no lock is broken and the store loses no data. Then no guard may be told of a loss
     /// before its own end.
     pub undisturbed: bool,
+    /// `true` if a guard may hand its lock over to an attempt without an owner of its own. Such an
+    /// attempt may then rightly pass the queue of the store.
+    pub hands_over: bool,
 }
 
 /// Checks `events`, which may be in any order. Events of one worker with the same time must be in
@@ -33,7 +36,7 @@ pub fn check(events: &[Event], checks: &Checks) -> Report {
         tokens_rise(events, &mut report);
         resource_takes_no_old_token(events, &mut report);
         own_lock_is_known(events, &mut report);
-        order::kept(events, &mut report);
+        order::kept(events, checks, &mut report);
         if checks.undisturbed {
             validity::kept_to_the_end(events, &mut report);
         }

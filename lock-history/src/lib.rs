@@ -9,4 +9,5 @@ mod validity;
 
 pub use check::{Checks, check};
 pub use event::{Event, EventKind, Mode};
-pub use report::{Property, Report, Violation};
+pub use order::places;
+pub use report::{Property, Report, Violation, hand_overs};

@@ -3,9 +3,30 @@
 use std::{collections::HashMap, time::Duration};
 
 use crate::{
+    check::Checks,
     event::{Event, EventKind, Mode},
     report::{Property, Report},
 };
+
+/// Returns the times from which, and until which, a fair waiter surely had one place.
+///
+/// The waiter sees only `replies`: the time at which it `began`, each refusal, and last a grant if
+/// there was one. A place lasts for `ttl` after the store's answer to an attempt, so a refusal that
+/// comes later begins another place. So does one after half of the ttl: in between, a grant may
+/// have come too late for a guard, and the waiter then begins anew.
+pub fn places(began: Duration, replies: &[Duration], ttl: Duration) -> Vec<(Duration, Duration)> {
+    let mut places: Vec<(Duration, Duration)> = Vec::new();
+    let (mut sent_after, mut before) = (began, began);
+    for &at in replies {
+        let kept = at < sent_after + ttl && at < before + ttl / 2;
+        match places.last_mut() {
+            Some((_, until)) if kept => *until = at,
+            _ => places.push((at, at)),
+        }
+        (sent_after, before) = (before, at);
+    }
+    places
+}
 
 /// A place in the queue of the store.
 struct Place<'a> {
@@ -24,12 +45,17 @@ impl Place<'_> {
 }
 
 /// Reports each grant of an attempt that began after another worker had a place, and that was
-/// recorded before the place ended. The grant itself was between the two.
-pub(super) fn kept(events: &[&Event], report: &mut Report) {
+/// recorded before the place ended. The grant itself was between the two. A worker that was killed
+/// may have lost its place, because on some stores it ends with the process.
+pub(super) fn kept(events: &[&Event], checks: &Checks, report: &mut Report) {
     let mut places: HashMap<u64, Place<'_>> = HashMap::new();
     let mut attempts: HashMap<u64, Duration> = HashMap::new();
     for &event in events {
         match event.kind {
+            // A guard of the same process may hand the lock over to it, past the queue.
+            EventKind::Attempt { owner: None } if checks.hands_over => {
+                attempts.remove(&event.worker);
+            }
             EventKind::Attempt { .. } => {
                 attempts.insert(event.worker, event.at);
             }
@@ -48,7 +74,7 @@ pub(super) fn kept(events: &[&Event], report: &mut Report) {
                     report.found(Property::InOrder, &[place.first, event]);
                 }
             }
-            EventKind::GaveUp => places.retain(|_, place| place.worker != event.worker),
+            EventKind::GaveUp | EventKind::Died => places.retain(|_, place| place.worker != event.worker),
             _ => {}
         }
     }

@@ -1,8 +1,8 @@
 //! The result of a check.
 
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
-use crate::event::{Event, EventKind};
+use crate::event::{Event, EventKind, Mode};
 
 /// A property that a history can violate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,6 +85,14 @@ pub struct Report {
     pub attempts: u64,
     /// The number of guards that reported themselves valid.
     pub acquisitions: u64,
+    /// The acquisitions of a shared lock.
+    pub shared: u64,
+    /// The acquisitions of a permit.
+    pub permits: u64,
+    /// The acquisitions by an attempt that had a place in the queue of the store.
+    pub queued: u64,
+    /// The acquisitions from another guard; see [`hand_overs`].
+    pub handed_over: u64,
     /// The number of guards that reported themselves lost.
     pub losses: u64,
     /// The number of releases.
@@ -100,16 +108,29 @@ pub struct Report {
 impl Report {
     pub(super) fn count(&mut self, events: &[&Event]) {
         self.names += 1;
+        self.handed_over += hand_overs(events.iter().copied());
+        let mut queued: HashSet<u64> = HashSet::new();
         for event in events {
             let counter = match event.kind {
-                EventKind::Attempt { .. } => &mut self.attempts,
-                EventKind::Granted { .. } => &mut self.acquisitions,
+                EventKind::Attempt { .. } => {
+                    queued.remove(&event.worker);
+                    &mut self.attempts
+                }
+                EventKind::Queued { .. } => {
+                    queued.insert(event.worker);
+                    continue;
+                }
+                EventKind::Granted { mode, .. } => {
+                    self.queued += u64::from(queued.remove(&event.worker));
+                    self.shared += u64::from(mode == Mode::Shared);
+                    self.permits += u64::from(matches!(mode, Mode::Permit { .. }));
+                    &mut self.acquisitions
+                }
                 EventKind::Lost { .. } => &mut self.losses,
                 EventKind::Released => &mut self.releases,
                 EventKind::Accepted { .. } => &mut self.accepted,
                 EventKind::Rejected { .. } => &mut self.rejected,
                 EventKind::Refused { .. }
-                | EventKind::Queued { .. }
                 | EventKind::GaveUp
                 | EventKind::Valid { .. }
                 | EventKind::Died
@@ -125,16 +146,32 @@ impl Report {
     }
 }
 
+/// Returns the number of exclusive guards of one lock whose token follows that of another. Such a
+/// guard has the lock from the other one.
+///
+/// Grants of the store are more than a microsecond apart, and so are their tokens. A store whose
+/// tokens count its grants has no use for this number.
+pub fn hand_overs<'a>(events: impl IntoIterator<Item = &'a Event>) -> u64 {
+    let token = |event: &Event| match event.kind {
+        EventKind::Granted { token, mode: Mode::Exclusive, .. } => token,
+        _ => None,
+    };
+    let tokens: HashSet<u64> = events.into_iter().filter_map(token).collect();
+    tokens.iter().filter(|token| tokens.contains(&(**token + 1))).count() as u64
+}
+
 /// The number of violations that are printed, because one cause often has a thousand of them.
 const SHOWN: usize = 5;
 
 impl fmt::Display for Report {
     /// Writes a line of counts and then the first violations with their events.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { names, attempts, acquisitions, losses, releases, accepted, rejected, violations } = self;
+        let Self { names, attempts, acquisitions, shared, permits, queued, handed_over, .. } = self;
+        let Self { losses, releases, accepted, rejected, violations, .. } = self;
         write!(
             f,
-            "{acquisitions} acquisitions in {attempts} attempts on {names} names; {releases} released, {losses} lost; \
+            "{acquisitions} acquisitions in {attempts} attempts on {names} names, of these {shared} shared, {permits} \
+             permits, {queued} from the queue, {handed_over} handed over; {releases} released, {losses} lost; \
              writes: {accepted} accepted, {rejected} refused; {} violations",
             violations.len()
         )?;

@@ -15,6 +15,9 @@ use test_support::{dynamodb::DynamoDbLocal, postgres::PostgresServer, redis::Red
 /// processes contend for the first few names.
 const DENSITY: [&str; 4] = ["--names", "64", "--ttl", "1s"];
 
+/// The counts of a report that are above zero on each of these stores.
+const WANTED: [&str; 7] = ["killed", "frozen", "acquisitions", "shared", "permits", "queued", "handed_over"];
+
 /// Tortures each store for `time` with the program `onelock`, and writes the reports into `out`.
 /// Returns what is wrong, with the name of the store.
 ///
@@ -64,7 +67,7 @@ pub fn torture(onelock: &Path, time: &str, out: &Path) -> io::Result<Vec<String>
     })
 }
 
-/// Returns what is wrong with a run: a broken promise, or a fault that never happened.
+/// Returns what is wrong with a run: a broken promise, or a fault or a way that never happened.
 fn judge(output: &Output, network: bool) -> Option<String> {
     let Ok(report) = serde_json::from_slice::<Value>(&output.stdout) else {
         return Some(String::from_utf8_lossy(&output.stderr).into_owned());
@@ -73,16 +76,23 @@ fn judge(output: &Output, network: bool) -> Option<String> {
     if !output.status.success() {
         return Some(format!("{report:#}"));
     }
-    let troubles = if network { &["killed", "frozen", "cut_off", "acquisitions"][..] } else { &["killed", "frozen"] };
-    let untroubled = troubles.iter().find(|what| report[**what].as_u64() == Some(0))?;
-    Some(format!("the count of {untroubled} is zero"))
+    let cuts = if network { &["cut_off"][..] } else { &[] };
+    let mut wanted = WANTED.iter().chain(cuts);
+    wanted
+        .find(|what| report[**what].as_u64().unwrap_or_default() == 0)
+        .map(|what| format!("the count of {what} is zero"))
 }
 
 fn summary(report: &Value) -> String {
     format!(
-        "{}: {} acquisitions, {} lost, {} processes killed, {} frozen, {} cut off, {} violations",
+        "{}: {} acquisitions ({} shared, {} permits, {} queued, {} handed over), {} lost, {} processes killed, {} frozen, \
+         {} cut off, {} violations",
         report["store"].as_str().unwrap_or_default().split('?').next().unwrap_or_default(),
         report["acquisitions"],
+        report["shared"],
+        report["permits"],
+        report["queued"],
+        report["handed_over"],
         report["lost"],
         report["killed"],
         report["frozen"],

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use lock_history::{Checks, Event, EventKind, Mode, Property, Report, check};
+use lock_history::{Checks, Event, EventKind, Mode, Property, Report, check, places};
 use proptest::prelude::*;
 
 const BOUND: Duration = Duration::from_millis(1_000);
@@ -293,10 +293,75 @@ fn a_grant_past_an_earlier_place_is_found() {
     assert!(past(&[(300, queued(7, Exclusive, 1_000))]), "the place is kept");
     assert!(past(&[(400, EventKind::Stopped)]), "the place of a stopped worker is kept");
     assert!(!past(&[(300, EventKind::GaveUp)]), "the worker left");
+    assert!(!past(&[(300, EventKind::Died)]), "the place of a killed worker may be gone");
     assert!(!past(&[(300, queued(7, Exclusive, 300))]), "the place ended");
     assert!(!passes(Exclusive, &[(100, queued(7, Exclusive, 499))]), "the place was not kept");
     assert!(!passes(Exclusive, &[(300, queued(7, Exclusive, 900))]), "the attempt began before the place");
     let late = [(100, queued(7, Exclusive, 150)), (300, queued(7, Exclusive, 900))];
     assert!(!passes(Exclusive, &late), "a place that ended begins anew");
     assert!(past(&[(300, queued(8, Exclusive, 300))]), "another place ended");
+}
+
+#[test]
+fn an_attempt_without_an_owner_may_pass_the_queue() {
+    let attempt = |owner: Option<&str>| {
+        let attempt = event(200, 2, EventKind::Attempt { owner: owner.map(Into::into) });
+        let granted = event(500, 2, EventKind::Granted { token: None, until: None, mode: Mode::Exclusive });
+        let events = [event(100, 1, queued(7, Mode::Exclusive, 900)), attempt, granted];
+        let found = |hands_over| check(&events, &Checks { hands_over, ..Checks::default() }).violations.len();
+        (found(false), found(true))
+    };
+    assert_eq!(attempt(None), (1, 0));
+    assert_eq!(attempt(Some("its own")), (1, 1));
+}
+
+#[test]
+fn a_place_lasts_as_long_as_the_answers_show() {
+    let ms = Duration::from_millis;
+    let found = |began, replies: &[u64]| {
+        let replies: Vec<_> = replies.iter().copied().map(ms).collect();
+        let found = places(ms(began), &replies, ms(100));
+        found.iter().map(|(at, until)| (at.as_millis(), until.as_millis())).collect::<Vec<_>>()
+    };
+    assert_eq!(found(0, &[]), []);
+    assert_eq!(found(0, &[10]), [(10, 10)]);
+    assert_eq!(found(0, &[10, 40, 80, 120]), [(10, 120)]);
+    assert_eq!(found(0, &[10, 60, 70]), [(10, 10), (60, 70)], "a grant in between may have come too late");
+    assert_eq!(found(0, &[80, 100, 110]), [(80, 80), (100, 110)], "the first attempt may have arrived at once");
+    assert_eq!(found(0, &[30, 70, 110, 140]), [(30, 140)]);
+}
+
+#[test]
+fn acquisitions_are_counted_by_the_way() {
+    let granted =
+        |at, worker, token, mode| event(at, worker, EventKind::Granted { token: Some(token), until: None, mode });
+    let attempt = |at, worker| event(at, worker, EventKind::Attempt { owner: None });
+    let released = |at, worker| event(at, worker, EventKind::Released);
+    let report = checked(&[
+        attempt(1, 1),
+        granted(2, 1, 100, Mode::Exclusive),
+        attempt(2, 2),
+        event(3, 3, queued(1, Mode::Exclusive, 3)),
+        released(4, 1),
+        granted(5, 2, 101, Mode::Exclusive),
+        released(6, 2),
+        granted(7, 3, 200, Mode::Exclusive),
+        released(8, 3),
+        granted(9, 1, 300, Mode::Shared),
+        granted(9, 2, 301, Mode::Shared),
+        released(10, 1),
+        released(10, 2),
+        granted(11, 1, 400, Mode::Permit { of: 2 }),
+        // This attempt has no place.
+        event(12, 3, queued(2, Mode::Exclusive, 12)),
+        event(13, 3, EventKind::GaveUp),
+        attempt(14, 3),
+        released(15, 1),
+        granted(16, 3, 500, Mode::Exclusive),
+    ]);
+    assert_eq!(report.violations, []);
+    assert_eq!((report.acquisitions, report.shared, report.permits), (7, 2, 1));
+    assert_eq!((report.queued, report.handed_over), (1, 1));
+    let line = report.to_string();
+    assert!(line.contains("7 acquisitions") && line.contains("2 shared, 1 permits, 1 from the queue, 1 handed over"));
 }

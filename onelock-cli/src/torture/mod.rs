@@ -113,7 +113,7 @@ async fn run_torture(
     progress.set("onelock torture: checking the history");
     let (events, errors) = parent.collect().map_err(|e| Failure::os("reading the journals", e))?;
     let bound = (args.time / 2).clamp(MIN_SLACK, SLACK) + parent.lateness + 2 * longest_lease(&locker, &run);
-    let history = check(&events, &Checks { obtainable_within: Some(bound), undisturbed: true });
+    let history = check(&events, &checks(&locker, bound));
     progress.set("onelock torture: removing the locks of this run from the store");
     let left = match signals.race(clean_up(&locker, &run, bound)).await? {
         ControlFlow::Continue(left) => left,
@@ -166,6 +166,10 @@ async fn check_that_store_works(locker: &Locker, name: &str) -> Result<(), Failu
         let _: Release = guard.release().await?;
     }
     Ok(())
+}
+
+fn checks(locker: &Locker, bound: Duration) -> Checks {
+    Checks { obtainable_within: Some(bound), undisturbed: true, hands_over: locker.capabilities().hand_over }
 }
 
 /// Returns how long the store keeps a lock without a renewal; zero if the lock ends with its

@@ -112,8 +112,8 @@ impl TortureReport {
     }
 
     fn json(&self) -> Value {
-        let HistoryReport { names, attempts, acquisitions, losses, releases, accepted, rejected, violations, .. } =
-            &self.history;
+        let HistoryReport { names, attempts, acquisitions, shared, permits, queued, handed_over, .. } = &self.history;
+        let HistoryReport { losses, releases, accepted, rejected, violations, .. } = &self.history;
         let first = violations.iter().take(SHOWN).map(|violation| {
             let events: Vec<_> = violation.events.iter().map(ToString::to_string).collect();
             json!({ "rule": violation.property.as_str(), "events": events })
@@ -132,6 +132,10 @@ impl TortureReport {
             "names": names,
             "attempts": attempts,
             "acquisitions": acquisitions,
+            "shared": shared,
+            "permits": permits,
+            "queued": queued,
+            "handed_over": handed_over,
             "released": releases,
             "lost": losses,
             "writes_accepted": accepted,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use lock_core::{ErrorKind, Guard, Holder, Locker, Lost, Mode, TryAcquire};
-use lock_history::EventKind;
+use lock_history::{EventKind, places};
 use nix::{
     sys::{
         prctl,
@@ -38,6 +38,7 @@ struct Worker {
     rng: fastrand::Rng,
     has_ttl: bool,
     attempts: u64,
+    places: u64,
 }
 
 /// How many permits the names have that are held in all modes.
@@ -46,22 +47,37 @@ const PERMITS: NonZeroU16 = NonZeroU16::new(3).expect("it is not zero");
 /// How often the tasks of a process hand a lock over in a row.
 const HAND_OVER: u32 = 8;
 
-/// The holders that refused an attempt, with the time; a repeated holder is recorded once.
+/// The refusals of an attempt.
 #[derive(Clone, Default)]
-struct Refusals(Arc<Mutex<Vec<Refusal>>>);
+struct Refusals(Arc<Mutex<Refused>>);
 
-type Refusal = (Duration, Option<String>);
+#[derive(Default)]
+struct Refused {
+    /// The holders, with the time; a repeated holder is recorded once.
+    holders: Vec<(Duration, Option<String>)>,
+    /// The times of all refusals of an attempt that has a place in the queue.
+    queued: Vec<Duration>,
+}
 
 impl Refusals {
-    fn list(&self) -> MutexGuard<'_, Vec<Refusal>> {
+    fn noted(&self) -> MutexGuard<'_, Refused> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, holder: &Holder) {
-        let mut list = self.list();
-        if list.last().is_none_or(|(_, before)| *before != holder.owner) {
-            list.push((now(), holder.owner.clone()));
+    fn note(&self, holder: &Holder, queues: bool) {
+        let (mut noted, at) = (self.noted(), now());
+        noted.queued.extend(queues.then_some(at));
+        if noted.holders.last().is_none_or(|(_, before)| *before != holder.owner) {
+            noted.holders.push((at, holder.owner.clone()));
         }
+    }
+}
+
+fn noted(mode: Mode) -> lock_history::Mode {
+    match mode {
+        Mode::Shared => lock_history::Mode::Shared,
+        Mode::Permit { of } => lock_history::Mode::Permit { of: of.get() },
+        _ => lock_history::Mode::Exclusive,
     }
 }
 
@@ -85,6 +101,7 @@ pub(crate) fn run_worker(args: TortureWorkerArgs) -> Result<Exit, Failure> {
                 rng: fastrand::Rng::with_seed(args.seed.wrapping_add(task)),
                 has_ttl: locker.capabilities().ttl,
                 attempts: 0,
+                places: 0,
             };
             // Several tasks of one process also contend with each other.
             tasks.push(tokio::spawn(async move { worker.work().await }));
@@ -109,12 +126,17 @@ impl Worker {
             // A lock is handed over between requests of one owner, which is that of the process.
             let owned = self.rng.bool() || !self.locker.capabilities().hand_over;
             let owner = owned.then(|| format!("{}-{}", self.journal.worker(), self.attempts));
-            let refusals = Refusals::default();
-            self.journal.note(now(), &name, &EventKind::Attempt { owner: owner.clone() })?;
+            let (refusals, began) = (Refusals::default(), now());
+            self.journal.note(began, &name, &EventKind::Attempt { owner: owner.clone() })?;
             let mode = self.mode(&name);
             let guard = self.acquire(&name, mode, owner, &refusals).await?;
-            for (at, owner) in refusals.list().drain(..) {
+            let Refused { holders, queued } = std::mem::take(&mut *refusals.noted());
+            for (at, owner) in holders {
                 self.journal.note(at, &name, &EventKind::Refused { owner })?;
+            }
+            let mode = noted(mode);
+            if !queued.is_empty() {
+                self.note_places(&name, mode, began, queued, guard.as_ref())?;
             }
             match guard {
                 Some(guard) => self.hold(&name, mode, guard).await?,
@@ -150,14 +172,18 @@ impl Worker {
         refusals: &Refusals,
     ) -> std::io::Result<Option<Guard>> {
         let observer = refusals.clone();
-        let request = probes::short_lived(&self.locker, name, self.run.ttl).mode(mode);
+        let fair = owner.is_some() && self.locker.capabilities().fair && self.rng.bool();
+        let request = probes::short_lived(&self.locker, name, self.run.ttl).mode(mode).fair(fair);
         let request = match owner {
-            Some(owner) => request.owner(owner).fair(self.locker.capabilities().fair && self.rng.bool()),
+            Some(owner) => request.owner(owner),
             None => request.hand_over(HAND_OVER),
         };
-        let request = request.on_contention(move |holder| observer.note(holder));
+        let way = self.rng.u8(..4);
+        // The first way does not wait.
+        let queues = fair && way > 0;
+        let request = request.on_contention(move |holder| observer.note(holder, queues));
         let patience = self.random(1, 3_000);
-        let outcome = match self.rng.u8(..4) {
+        let outcome = match way {
             0 => request.try_acquire().await,
             1 | 2 => request.acquire_within(patience).await,
             _ => match timeout(patience, request.acquire()).await {
@@ -186,16 +212,31 @@ impl Worker {
         guard.check().map(|()| (at, until))
     }
 
-    async fn hold(&mut self, name: &str, mode: Mode, guard: Guard) -> std::io::Result<()> {
+    /// Records the places in the queue of the store that an attempt had.
+    fn note_places(
+        &mut self,
+        name: &str,
+        mode: lock_history::Mode,
+        began: Duration,
+        mut replies: Vec<Duration>,
+        guard: Option<&Guard>,
+    ) -> std::io::Result<()> {
+        if let Some(Ok((at, _))) = guard.map(Self::still_valid) {
+            replies.push(at);
+        }
+        for (at, until) in places(began, &replies, self.run.ttl) {
+            self.places += 1;
+            let place = (self.journal.worker() << 32) + self.places;
+            self.journal.note(at, name, &EventKind::Queued { place, mode, until })?;
+        }
+        Ok(())
+    }
+
+    async fn hold(&mut self, name: &str, mode: lock_history::Mode, guard: Guard) -> std::io::Result<()> {
         let Ok((at, until)) = Self::still_valid(&guard) else {
             return self.journal.note(now(), name, &EventKind::GaveUp);
         };
         let token = guard.token().map(lock_core::FencingToken::get);
-        let mode = match mode {
-            Mode::Shared => lock_history::Mode::Shared,
-            Mode::Permit { of } => lock_history::Mode::Permit { of: of.get() },
-            _ => lock_history::Mode::Exclusive,
-        };
         self.journal.note(at, name, &EventKind::Granted { token, until, mode })?;
         let lost = self.work_under_lock(name, &guard, token).await?;
         let end = match lost {

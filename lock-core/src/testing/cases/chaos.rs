@@ -1,9 +1,9 @@
 //! Runs many workers under random faults, and checks the recorded history.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use lock_history::{Checks, Event, EventKind, check};
+use lock_history::{Checks, Event, EventKind, check, hand_overs, places};
 use tokio::time::{sleep, timeout};
 
 use crate::{
@@ -65,17 +65,19 @@ pub(super) async fn run_under_faults(bench: &Bench<'_>, load: &Load<'_>) {
     println!("faults by {SEED}={seed}");
     let name = bench.name("chaos");
     // All workers share one clock, because the history has one timeline.
-    let clock = TestClock::new();
+    let clock = Arc::new(TestClock::new());
     let history = Mutex::new(Vec::new());
     let has_ttl = bench.client().await.capabilities().ttl;
     let least = if has_ttl { LEAST } else { LEAST / 2 };
     join_all((0..load.lockers).map(|locker| {
         let (name, clock, history) = (&name, &clock, &history);
         async move {
-            let fixture = &Fixture::with_ttl(bench, bench.subject.ttl()).await;
-            fixture.network.at_random(seed.wrapping_add(locker), SHARE, bench.subject.ttl() / 4);
+            let ttl = bench.subject.ttl();
+            let fixture = &Fixture::with_ttl(bench, ttl).await;
+            fixture.network.at_random(seed.wrapping_add(locker), SHARE, ttl / 4);
             let workers = (locker..WORKERS).step_by(load.lockers as usize);
-            join_all(workers.map(|number| Worker { number, fixture, clock, history, name, load }.work(least))).await;
+            join_all(workers.map(|number| Worker { number, fixture, clock, history, name, load, ttl }.work(least)))
+                .await;
         }
     }))
     .await;
@@ -86,29 +88,17 @@ pub(super) async fn run_under_faults(bench: &Bench<'_>, load: &Load<'_>) {
     let report = check(&history, &Checks { obtainable_within, ..Checks::default() });
     assert!(report.violations.is_empty(), "faults by {SEED}={seed}\n{report}");
     assert!(report.acquisitions >= least, "faults by {SEED}={seed}\n{report}");
-    assert!(load.hand_over == 0 || has_hand_overs(&history), "faults by {SEED}={seed}\n{report}");
-}
-
-/// Returns whether a guard has the token after that of another guard. Grants of the store are more
-/// than a microsecond apart, and so are their tokens.
-fn has_hand_overs(history: &[Event]) -> bool {
-    let tokens: BTreeSet<_> = history
-        .iter()
-        .filter_map(|event| match event.kind {
-            EventKind::Granted { token, .. } => token,
-            _ => None,
-        })
-        .collect();
-    tokens.iter().any(|token| tokens.contains(&(token + 1)))
+    assert!(load.hand_over == 0 || report.handed_over > 0, "faults by {SEED}={seed}\n{report}");
 }
 
 struct Worker<'a> {
     number: u64,
     fixture: &'a Fixture,
-    clock: &'a TestClock,
+    clock: &'a Arc<TestClock>,
     history: &'a Mutex<Vec<Event>>,
     name: &'a crate::LockName,
     load: &'a Load<'a>,
+    ttl: Duration,
 }
 
 impl Worker<'_> {
@@ -126,7 +116,7 @@ impl Worker<'_> {
         let history = self.history.lock();
         let is_grant = |event: &&Event| matches!(event.kind, EventKind::Granted { .. });
         history.iter().filter(is_grant).count() as u64 >= least
-            && (self.load.hand_over == 0 || has_hand_overs(&history))
+            && (self.load.hand_over == 0 || hand_overs(&*history) > 0)
     }
 
     async fn work(self, least: u64) {
@@ -135,23 +125,54 @@ impl Worker<'_> {
             if round >= ROUNDS && self.has_enough(least) {
                 return;
             }
-            self.note(self.now(), EventKind::Attempt { owner: None });
+            let (began, refusals) = (self.now(), Arc::new(Mutex::new(Vec::new())));
+            self.note(began, EventKind::Attempt { owner: None });
             let patience = Duration::from_secs(5);
             let request = self.fixture.locker.lock(self.name.as_str()).mode(mode).hand_over(self.load.hand_over);
-            let request = request.fair(self.load.fair && self.number.is_multiple_of(2));
-            match timeout(2 * patience, request.acquire_within(patience)).await {
-                Ok(Ok(TryAcquire::Acquired(guard))) => self.hold(mode, guard).await,
-                _ => self.note(self.now(), EventKind::GaveUp),
+            let fair = self.load.fair && self.number.is_multiple_of(2);
+            let (clock, noted) = (Arc::clone(self.clock), Arc::clone(&refusals));
+            let request = request.fair(fair).on_contention(move |_| noted.lock().push(clock.now().boot));
+            let answer = timeout(2 * patience, request.acquire_within(patience)).await;
+            let mode = match mode {
+                Mode::Exclusive => lock_history::Mode::Exclusive,
+                Mode::Shared => lock_history::Mode::Shared,
+                Mode::Permit { of } => lock_history::Mode::Permit { of: of.get() },
+            };
+            let guard = match answer {
+                Ok(Ok(TryAcquire::Acquired(guard))) => Some(guard),
+                _ => None,
+            };
+            if fair {
+                let refusals = std::mem::take(&mut *refusals.lock());
+                self.note_places(began, refusals, mode, guard.as_ref());
+            }
+            match guard {
+                Some(guard) => self.hold(mode, guard).await,
+                None => self.note(self.now(), EventKind::GaveUp),
             }
         }
     }
 
-    async fn hold(&self, mode: Mode, guard: Guard) {
-        let mode = match mode {
-            Mode::Exclusive => lock_history::Mode::Exclusive,
-            Mode::Shared => lock_history::Mode::Shared,
-            Mode::Permit { of } => lock_history::Mode::Permit { of: of.get() },
-        };
+    /// Notes the places of a fair attempt in the queue of the store.
+    fn note_places(
+        &self,
+        began: Duration,
+        mut replies: Vec<Duration>,
+        mode: lock_history::Mode,
+        guard: Option<&Guard>,
+    ) {
+        // Read before the guard is asked, so that the interval is not overstated.
+        let at = self.now();
+        if !replies.is_empty() && guard.is_some_and(|guard| guard.check().is_ok()) {
+            replies.push(at);
+        }
+        for (at, until) in places(began, &replies, self.ttl) {
+            let place = self.history.lock().len() as u64;
+            self.note(at, EventKind::Queued { place, mode, until });
+        }
+    }
+
+    async fn hold(&self, mode: lock_history::Mode, guard: Guard) {
         for round in 0..4 {
             // Read before the guard is asked, so that the interval is not overstated.
             let at = self.now();

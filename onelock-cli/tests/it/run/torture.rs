@@ -15,24 +15,28 @@ fn torture(url: &str, time: &str, ttl: &str) -> Value {
 /// How often a run is repeated at most until all of them together are thorough.
 const RUNS: usize = 10;
 
+/// The ways to acquire beside the plain one, with the least number of acquisitions in each.
+const WAYS: [(&str, u64); 4] = [("shared", 1), ("permits", 1), ("queued", 1), ("handed_over", 1)];
+
 /// Repeats a run until all runs together had enough work and faults; with cuts if the store has a
 /// network. Each run must pass. How much work fits into the time of a run depends on the load of
-/// the machine.
+/// the machine. These stores have every mode, a queue and hand-overs.
 #[track_caller]
 fn assert_thorough(run: impl Fn() -> Value, has_network: bool) {
     let cuts = u64::from(has_network);
-    let least = [("acquisitions", 100), ("killed", 1), ("frozen", 1), ("cut_off", cuts), ("writes_accepted", 50)];
-    let mut done = [0; 5];
+    let faults = [("acquisitions", 100), ("killed", 1), ("frozen", 1), ("cut_off", cuts), ("writes_accepted", 50)];
+    let least = [&faults[..], &WAYS].concat();
+    let mut done = vec![0; least.len()];
     for _ in 0..RUNS {
         let report = run();
         assert_eq!(report["passed"], true);
         assert_eq!(report["violations"], 0);
         assert_eq!(report["not_cleaned_up"].as_array().unwrap().len(), 0);
         assert_eq!(report["not_cut_off_because"].is_null(), has_network);
-        for (sum, (what, _)) in done.iter_mut().zip(least) {
-            *sum += report[what].as_u64().unwrap();
+        for (sum, (what, _)) in done.iter_mut().zip(&least) {
+            *sum += report[*what].as_u64().unwrap();
         }
-        if done.iter().zip(least).all(|(sum, (_, least))| *sum >= least) {
+        if done.iter().zip(&least).all(|(sum, (_, least))| sum >= least) {
             return;
         }
     }
@@ -175,6 +179,29 @@ fn torture_detects_a_store_that_loses_parts_of_joined_locks() {
     let is_joined = |event: &Value| ["Shared", "Permit"].iter().any(|mode| event.as_str().unwrap().contains(mode));
     let joined = |violation: &Value| violation["events"].as_array().unwrap().iter().any(is_joined);
     assert!(violations.iter().any(joined), "{report:#}");
+    assert_found(&output);
+}
+
+/// The store forgets who waits, and loses nothing else.
+#[cfg(feature = "redis")]
+#[test]
+// verifies: torture-sees
+fn torture_detects_a_store_that_loses_its_queue() {
+    let server = test_support::redis::RedisServer::start();
+    let url = format!("redis://{}", server.addr());
+    let mut torture = onelock(["torture", "--json", "--url", &url, "--time", "8s", "--ttl", "1s", "--names", "1"]);
+    let torture = std::thread::spawn(move || output(&mut torture));
+    while !torture.is_finished() {
+        for key in server.command(&["KEYS", "onelock:{onelock-torture/*}:q"]).lines().filter(|key| key.starts_with('o'))
+        {
+            server.command(&["DEL", key.trim_end()]);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let output = torture.join().unwrap();
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let violations = report["first_violations"].as_array().unwrap();
+    assert!(!violations.is_empty() && violations.iter().all(|found| found["rule"] == "in_order"), "{report:#}");
     assert_found(&output);
 }
 
