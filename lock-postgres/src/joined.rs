@@ -146,7 +146,8 @@ impl Table {
         let is_ours: Option<bool> = row.try_get("own").map_err(unreadable)?;
         Ok(Some(match is_ours {
             Some(true) => grant.with_already_ours(true),
-            _ => grant.with_crashed(crashed_holder(&crashed)?),
+            _ => grant
+                .with_crashed(crashed_holder(&crashed).unwrap_or_else(|error| Some(unknown_crash(request, &error)))),
         }))
     }
 
@@ -178,11 +179,9 @@ impl Table {
     pub(crate) async fn crashed_parts(&self, request: &AcquireRequest, mode: Mode) -> Option<Holder> {
         let name = request.name.as_str().as_bytes();
         let answer = self.connection.query(&self.sql.parts.crashed, &[(&name, Type::BYTEA)]).await;
-        // The lock is granted, whatever this answer says.
-        answer.and_then(|answer| read_parts(&answer.rows, mode)).unwrap_or_else(|error| {
-            tracing::debug!(name = %request.name, %error, "the crashed holders are unknown");
-            Some(Holder::default().with_mode(mode))
-        })
+        answer
+            .and_then(|answer| read_parts(&answer.rows, mode))
+            .unwrap_or_else(|error| Some(unknown_crash(request, &error).with_mode(mode)))
     }
 
     /// Renews parts, in one statement and one more for each part that was lost.
@@ -244,6 +243,13 @@ impl Table {
 /// The owner as PostgreSQL can keep it: it has no text with NUL.
 pub(crate) fn owner_text(request: &AcquireRequest) -> String {
     request.owner.replace('\0', "\u{fffd}")
+}
+
+/// Stands for holders that may have crashed, and that `error` keeps from being read. The lock is
+/// granted, so the request must not fail.
+pub(crate) fn unknown_crash(request: &AcquireRequest, error: &Error) -> Holder {
+    tracing::debug!(name = %request.name, %error, "the crashed holders are unknown");
+    Holder::default()
 }
 
 /// Reads the rows of holders that crashed, all in one mode.

@@ -35,6 +35,10 @@ pub(crate) const REMEMBERED: usize = 64;
 /// The parts in the row `l`, in the order of [`PART`].
 const PARTS: &str = "unnest(l.part_ids, l.part_ends, l.part_owners, l.part_tokens, l.part_since, l.part_data)";
 
+/// Whether the row `l` is that of a shared lock or of permits. A client of an earlier version that
+/// takes over such a lock alone leaves the mode in the row, and the ended parts.
+pub(crate) const JOINED: &str = "l.mode is not null and l.id is null";
+
 /// The columns of a part. Its id is null once it was released, in its minimum hold.
 const PART: &str = "id, ends, owner, token, since, data";
 
@@ -61,7 +65,7 @@ pub(crate) fn holders(more: &str, from: &str) -> String {
     format!(
         "select {more} {COLUMNS}, {SYNCHRONOUS} as synchronous, p.* from {from} left join lateral (
             select {SHOWN} from {PARTS} q ({PART})
-            where l.mode is not null and q.ends > clock_timestamp() order by q.ends limit {NAMED}
+            where {JOINED} and q.ends > clock_timestamp() order by q.ends limit {NAMED}
         ) p on true"
     )
 }
@@ -74,7 +78,7 @@ impl PartStatements {
             Replicas::Any => "c.is_set".to_owned(),
             Replicas::Sync => format!("c.is_set and {SYNCHRONOUS}"),
         };
-        let listed = format!("l.mode is not null and {ID} = any(l.part_ids)");
+        let listed = format!("{JOINED} and {ID} = any(l.part_ids)");
         Self {
             join: join(&table, &settings, &granting),
             state: state(&table, &settings),
@@ -116,7 +120,7 @@ impl PartStatements {
 /// Whether the id has a part of the row `l` that has not ended.
 fn held() -> String {
     format!(
-        "l.mode is not null and exists (
+        "{JOINED} and exists (
             select from unnest(l.part_ids, l.part_ends) p (id, ends) where p.id = {ID} and p.ends > clock_timestamp()
         )"
     )
@@ -148,11 +152,12 @@ fn ended(hold: &str, by: &str) -> String {
 ///
 /// The condition of `mine` is checked again on the latest version of the row, after a wait for it.
 /// It begins with the settings, because one of them limits this wait. A refused request locks and
-/// writes nothing.
+/// writes nothing. A third party may have written a single holder beside the mode, or an end of the
+/// lock before those of its parts. The first is not joined, and the second frees the whole lock.
 fn join(table: &str, settings: &str, granting: &str) -> String {
     let own = format!(
         "exists (select from unnest(m.part_ids, m.part_ends) p (id, ends)
-            where m.mode is not null and p.id = {ID} and p.ends > m.now)"
+            where m.mode is not null and m.id is null and p.id = {ID} and p.ends > m.now)"
     );
     let now = "extract(epoch from clock_timestamp())::float8 as now";
     format!(
@@ -160,7 +165,7 @@ fn join(table: &str, settings: &str, granting: &str) -> String {
             select * from {table} l where l.name = $1 and (select c.is_set from c) and ({held} or (
                 ({ID} = any(l.ended_ids)) is not true
                 and (l.waiting_until > clock_timestamp() and l.waiting_mode <> $6) is not true
-                and (l.expires_at <= clock_timestamp() or l.mode = $6 and ($7::int is null or $7 > (
+                and (l.expires_at <= clock_timestamp() or {JOINED} and l.mode = $6 and ($7::int is null or $7 > (
                     select count(*) from unnest(l.part_ends) e where e > clock_timestamp()
                 )))
             )) for update
@@ -179,7 +184,9 @@ fn join(table: &str, settings: &str, granting: &str) -> String {
                     select {STAYING}, $6, max(p.ends) from (
                         select q.id, q.owner, q.token, q.since, q.data, q.n, case when q.id = {ID}
                             then clock_timestamp() + make_interval(secs => $4) else q.ends end as ends
-                        from {PARTS} with ordinality q ({PART}, n) where n.mode is not null and q.ends > n.now
+                        from {PARTS} with ordinality q ({PART}, n)
+                        where n.mode is not null and n.id is null and q.ends > n.now
+                            and (n.own or n.expires_at > n.now)
                         union all select {ID}, $3, n.next_token, n.now, $5, 1000000000,
                             clock_timestamp() + make_interval(secs => $4) where not n.own
                     ) p
@@ -205,12 +212,12 @@ fn join(table: &str, settings: &str, granting: &str) -> String {
         union all select false, null, n.mode, q.*, {now} from next n, lateral (
             select {SHOWN} from unnest(n.part_ids, n.part_ends, n.part_owners, n.part_tokens, n.part_since, n.part_data)
                 q ({PART})
-            where n.mode is not null and q.id <> {ID} and q.ends <= n.now order by q.ends desc limit {NAMED}
+            where n.mode is not null and n.id is null and q.id <> {ID} and q.ends <= n.now order by q.ends desc limit {NAMED}
         ) q where exists (select from done)
         union all select false, null, null, n.seq::text, left(n.owner, 1024), n.token,
             extract(epoch from n.acquired_at)::float8, extract(epoch from n.expires_at)::float8,
             case when octet_length(n.data) <= 1048576 then n.data end, 1, {now}
-        from next n where n.mode is null and n.id is not null and exists (select from done)",
+        from next n where n.id is not null and exists (select from done)",
         held = held(),
     )
 }
@@ -262,7 +269,7 @@ fn renew(table: &str, settings: &str, granting: &str) -> String {
         ), locked as materialized (
             select l.name from {table} l
             where l.name = any($1::bytea[]) and (select c.is_set from c)
-                and l.mode is not null and l.part_ids && ($2::text[])::uuid[]
+                and {JOINED} and l.part_ids && ($2::text[])::uuid[]
             order by l.name for update
         ), renewed as (
             update {table} l set (part_ends, expires_at) = (
@@ -274,7 +281,7 @@ fn renew(table: &str, settings: &str, granting: &str) -> String {
                 ) p
             )
             from locked, wanted w, c where l.name = locked.name and l.name = w.name and {granting}
-                and l.mode is not null and exists (
+                and {JOINED} and exists (
                     select from unnest(l.part_ids, l.part_ends) p (id, ends)
                     where p.id = any(w.ids) and p.ends > clock_timestamp()
                 )

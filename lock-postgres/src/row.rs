@@ -37,12 +37,14 @@ pub(crate) struct LockRow {
 
 impl LockRow {
     pub(crate) fn read(row: &Row) -> Result<Self, Error> {
-        let mode = row.try_get("mode").map_err(unreadable)?;
+        let id: Option<String> = row.try_get("id").map_err(unreadable)?;
+        // Beside the id of a single holder, the mode was left by holders before it.
+        let mode = row.try_get::<_, Option<&str>>("mode").map_err(unreadable)?.filter(|_| id.is_none());
         let mode = read_mode(mode)?;
         let read = || {
             Ok(Self {
                 name: row.try_get("name")?,
-                id: row.try_get("id")?,
+                id,
                 owner: row.try_get("owner")?,
                 token: row.try_get("token")?,
                 seq: row.try_get("seq")?,

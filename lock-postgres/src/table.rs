@@ -14,7 +14,7 @@ use crate::{
     config::{PostgresConfig, Replicas, Schema},
     connection::{ConnectionSlot, Parameters},
     error::{not_synchronous, overtaken, released_before, unconfirmed, unreadable},
-    joined::owner_text,
+    joined::{owner_text, unknown_crash},
     listen::channel,
     row::{LockRow, fencing_token},
     sql::Statements,
@@ -78,11 +78,16 @@ impl Table {
             if row.try_get("won").map_err(unreadable)? {
                 granted = Some(row.try_get("token").map_err(unreadable)?);
             } else {
-                seen = Some(LockRow::read(row)?);
+                seen = Some(row);
             }
         }
-        let Some(token) = granted else { return self.refused(request, seen, is_ended).await };
+        let seen = seen.map(LockRow::read).transpose();
+        let Some(token) = granted else { return self.refused(request, seen?, is_ended).await };
         let grant = Grant::default().with_token(fencing_token(token)?);
+        let seen = match seen {
+            Ok(seen) => seen,
+            Err(error) => return Ok(AcquireOutcome::Granted(grant.with_crashed(unknown_crash(request, &error)))),
+        };
         let grant = grant.with_previous_token(seen.as_ref().and_then(|seen| seen.token().ok()));
         Ok(AcquireOutcome::Granted(match seen {
             Some(seen) if seen.has_id(request.id) => grant.with_already_ours(true),
@@ -124,14 +129,14 @@ impl Table {
         LockRow::read(row).map(Some)
     }
 
-    /// Reads rows, on a server that may grant locks.
-    async fn look_many(&self, names: &[&LockName]) -> Result<HashMap<LockName, LockRow>, Error> {
+    /// Reads rows, on a server that may grant locks. A row that cannot be read hides no other.
+    async fn look_many(&self, names: &[&LockName]) -> Result<HashMap<Vec<u8>, Result<LockRow, Error>>, Error> {
         let rows = self.rows_of(names).await?;
         rows.first().map_or(Ok(()), |row| self.require_synchronous(row))?;
         let mut found = HashMap::new();
         for rows in by_name(&rows) {
-            let row = LockRow::read_with_parts(rows)?;
-            found.extend(row.and_then(|row| Some((row.name()?, row))));
+            let name = rows[0].try_get("name").map_err(unreadable)?;
+            found.extend(LockRow::read_with_parts(rows).transpose().map(|row| (name, row)));
         }
         Ok(found)
     }
@@ -190,11 +195,13 @@ impl Table {
             return Ok(renewals);
         }
         let names: Vec<_> = leases.iter().map(|lease| &lease.name).collect();
-        let rows = self.look_many(&names).await?;
+        let rows = self.look_many(&names).await;
         for lease in leases {
-            let answer = match rows.get(&lease.name) {
-                None => Ok(Renewal::Lost(LossReason::RecordGone)),
-                Some(row) => row.loss_of(lease).map(Renewal::Lost).ok_or_else(overtaken),
+            let answer = match rows.as_ref().map(|rows| rows.get(lease.name.as_str().as_bytes())) {
+                Ok(None) => Ok(Renewal::Lost(LossReason::RecordGone)),
+                Ok(Some(Ok(row))) => row.loss_of(lease).map(Renewal::Lost).ok_or_else(overtaken),
+                // The other renewals have taken effect.
+                Ok(Some(Err(error))) | Err(error) => Err(error.clone()),
             };
             renewals.insert(lease.id, answer);
         }

@@ -15,6 +15,7 @@ mod login;
 mod lost_parts;
 mod lost_replies;
 mod named;
+mod odd_rows;
 mod rows;
 mod shedlock;
 mod shedlock_replies;
