@@ -181,7 +181,9 @@ impl DynamoBackend {
         // Dead parts first: while they stay, a late renewal could hold one part too many.
         let ended = judged.ended.iter().filter(|part| many || !recent(part));
         let gone: Vec<_> = judged.dead.iter().chain(ended).take(REMOVED).copied().collect();
-        if gone.is_empty() && seen.places.is_empty() && request.mode == Mode::Shared {
+        // The condition of a join without a record needs both.
+        let is_readable = seen.fence.is_some() && !seen.has_odd_mark;
+        if gone.is_empty() && seen.places.is_empty() && is_readable && request.mode == Mode::Shared {
             return self.join(request, seen.fence, joined.parts.len() + ENDED).await;
         }
         let new = self.new_part(request, seen.fence)?;

@@ -67,6 +67,8 @@ pub(crate) struct Record {
     /// The holders, if several may hold the lock. Then the fields of a single holder say nothing.
     pub(crate) joined: Option<Joined>,
     pub(crate) waiting: Option<Waiting>,
+    /// Whether there is a mark that cannot be read. No request waits for it.
+    pub(crate) has_odd_mark: bool,
     /// The queue of fair requests.
     pub(crate) places: Vec<Place>,
     foreign: Option<&'static str>,
@@ -97,6 +99,8 @@ impl Record {
         if let Some(None) = joined {
             return Self::stranger();
         }
+        let mark = get(Attribute::Waiting).filter(|_| layout.has_modes());
+        let waiting = mark.and_then(Waiting::read);
         let is_known = id.is_some() || (layout.schema != Schema::Native && get(Attribute::Lease).is_some());
         let number = |attr| get(attr).and_then(|v| v.as_n().ok()).and_then(|n| n.parse::<i64>().ok());
         let text = |attr| get(attr).and_then(|v| v.as_s().ok()).cloned();
@@ -123,7 +127,8 @@ impl Record {
             since: ours(number(Attribute::Since)),
             data: get(Attribute::Data).and_then(data_of),
             joined: joined.flatten(),
-            waiting: get(Attribute::Waiting).filter(|_| layout.has_modes()).and_then(Waiting::read),
+            has_odd_mark: mark.is_some() && waiting.is_none(),
+            waiting,
             places: get(Attribute::Places).filter(|_| layout.has_queue()).map(Place::read_all).unwrap_or_default(),
             foreign: id.is_none().then(|| layout.schema.client()),
             version,
@@ -145,6 +150,7 @@ impl Record {
             data: None,
             joined: None,
             waiting: None,
+            has_odd_mark: false,
             places: Vec::new(),
             foreign: Some(STRANGER),
             is_known: false,

@@ -91,13 +91,13 @@ impl<'a> ConditionalWrite<'a> {
     }
 
     /// Joins the holders of a record that was judged, in place of the parts in `gone`, if the
-    /// record is unchanged.
+    /// record is unchanged. Removes a mark that cannot be read.
     pub(crate) fn replace_parts(layout: &'a Layout, new: NewPart<'_>, seen: &Record, gone: &[&Part]) -> Self {
         let mut write = Self::new(layout, record::version(new.request.id));
         write.add_part(new);
         write.set(Attribute::Fence, number(new.token.get()));
         write.remove_parts(gone);
-        write.unmark_if(new.unmark);
+        write.unmark_if(new.unmark || seen.has_odd_mark);
         write.require_version(&seen.version);
         write
     }

@@ -341,3 +341,42 @@ async fn a_crash_is_reported_once_to_those_who_join() {
     assert_eq!(parts(&table, "crashed").await, 3);
     assert_eq!(backend.renew(&staying).await.unwrap(), Renewal::Renewed);
 }
+
+#[tokio::test]
+// verifies: odd-entries
+async fn an_odd_attribute_keeps_no_holder_out() {
+    let table = Table::new(Schema::Native).await;
+    let backend = DynamoBackend::new(table.config());
+    let (text, number) = (AttributeValue::S("x".into()), AttributeValue::N("7".into()));
+    let mark = AttributeValue::M([("version".to_owned(), text.clone())].into());
+    for (attribute, value) in [
+        ("waiting", Some(text.clone())),
+        ("waiting", Some(number)),
+        ("waiting", Some(mark)),
+        ("places", Some(AttributeValue::L(vec![text.clone()]))),
+        ("places", Some(text)),
+        ("fence", None),
+    ] {
+        for request in [reader, |name: &str| permit(name, 3)] {
+            let name = LeaseId::random().to_string();
+            let first = granted(&backend, &request(&name)).await;
+            let update = table.client.update_item().table_name(&table.name).key("key", AttributeValue::S(name.clone()));
+            let update = update.expression_attribute_names("#odd", attribute);
+            let update = match &value {
+                Some(value) => {
+                    update.update_expression("SET #odd = :odd").expression_attribute_values(":odd", value.clone())
+                }
+                None => update.update_expression("REMOVE #odd"),
+            };
+            update.send().await.unwrap();
+            let second = granted(&backend, &request(&name)).await;
+            let third = granted(&backend, &request(&name)).await;
+            for lease in [first, second, third] {
+                assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed, "{attribute} {value:?}");
+                released(&backend, &lease).await;
+            }
+            let writer = granted(&backend, &self::request(&name, LONG)).await;
+            released(&backend, &writer).await;
+        }
+    }
+}
