@@ -50,6 +50,8 @@ if not held and TURN ~= false then
     if ARGV[9] == '1' then kept, crashed = 'P' .. (crashed and kept or previous), 1 end
   end
   local mine = id .. ' ' .. stamp .. ' ' .. token .. ' ' .. now .. ' ' .. record_end
+  -- Changes nothing, but fails for a key of another type, which is another client's.
+  if not kept then call('SETRANGE', last_token, '0', '') end
   -- NX, because MGET returns nothing for a key of another type, which is another client's lock.
   if call('SET', lock, mine, 'NX', 'PX', ttl) then
     local last = token .. ' H' .. mine

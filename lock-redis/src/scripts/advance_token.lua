@@ -8,6 +8,6 @@ if tonumber(token) < tonumber(ARGV[2]) then
   -- Not KEEPTTL, which Redis has only since 6.0, and some compatible servers lack.
   redis.call('SET', KEYS[1], record, 'PX', redis.call('PTTL', KEYS[1]))
   local letter = string.find(kept or '', '^%d* F') and ' F' or ' H'
-  redis.call('SET', KEYS[2], ARGV[2] .. letter .. record, 'PX', TOKEN_IDLE)
+  redis.call('SET', KEYS[2], ARGV[2] .. letter .. record, 'PX', TOKEN_IDLE, kept and 'XX' or 'NX')
 end
 return 1

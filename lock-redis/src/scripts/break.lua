@@ -14,7 +14,8 @@ local stamp, token = string.match(held, '^%x+ (%d+) (%d+) ')
 redis.call('DEL', KEYS[1])
 -- The mark is later than the stamp of the acquire, so that a late duplicate of it is refused.
 local mark = string.format('%.0f', (stamp or 0) + 1)
-redis.call('SET', KEYS[2], (token or '0') .. (is_queued(kept) and ' Q' or ' R') .. ARGV[1] .. ' ' .. mark, 'PX', TOKEN_IDLE)
+local last = (token or '0') .. (is_queued(kept) and ' Q' or ' R') .. ARGV[1] .. ' ' .. mark
+redis.call('SET', KEYS[2], last, 'PX', TOKEN_IDLE, kept and 'XX' or 'NX')
 redis.call('SET', KEYS[3], ARGV[2], 'PX', BROKEN_FOR)
 if KEYS[5] then signal(KEYS[5]) end
 wake(KEYS[4], KEYS[1], ARGV[3])

@@ -5,5 +5,8 @@ for _, key in ipairs({KEYS[1], KEYS[5], KEYS[6]}) do
 end
 -- The last holder did not release, and the next holder must be told.
 if string.find(redis.call('MGET', KEYS[2])[1] or '', '^%d+ [HF]') then return 0 end
-for i = 2, 4 do redis.call('DEL', KEYS[i]) end
+-- A key of another type is another client's.
+for i, kind in ipairs({'string', 'zset', 'hash'}) do
+  if redis.call('TYPE', KEYS[i + 1]).ok == kind then redis.call('DEL', KEYS[i + 1]) end
+end
 return 1

@@ -13,9 +13,9 @@ if ends then
   if gap then
     call('SETRANGE', last_token, gap == 17 and '16' or gap - 1, mark)
   else
-    -- Fair requests still wait.
+    -- NX, because MGET returns nothing for a key of another type. Fair requests still wait.
     if string.find(kept or '', '^%d* [FQ]') then mark = ' Q' .. sub(mark, 3) end
-    call('SET', last_token, (string.match(held, '^%d+', 51) or '') .. mark, 'PX', TOKEN_IDLE)
+    call('SET', last_token, (string.match(held, '^%d+', 51) or '') .. mark, 'PX', TOKEN_IDLE, kept and 'XX' or 'NX')
   end
   -- The next holder overwrites the mark in the token's key.
   if ARGV[5] == '1' and KEYS[4] then call('SET', KEYS[4], stamp, 'PX', RELEASE_MARK_KEPT_MS) end

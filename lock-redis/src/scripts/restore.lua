@@ -19,6 +19,8 @@ end
 if at and at > stamp then return 0 end
 
 local mine = id .. ' ' .. stamp .. ' ' .. token .. ' ' .. ARGV[5]
+-- Changes nothing, but fails for a key of another type, which is another client's.
+if not kept then redis.call('SETRANGE', KEYS[2], '0', '') end
 -- NX, because MGET returns nothing for a key of another type, which is another client's lock.
 if not redis.call('SET', KEYS[1], mine, 'NX', 'PX', ttl) then return 0 end
 -- An attempt that was rolled back since may have minted a larger token here.

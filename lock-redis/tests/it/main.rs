@@ -16,6 +16,7 @@ mod keys;
 mod lost_parts;
 mod lost_replies;
 mod many;
+mod other_types;
 mod quorum;
 mod quorum_parts;
 mod quorum_repair;

@@ -64,6 +64,7 @@ local function note_queue(token, queue)
   if number and letter ~= said then
     redis.call('SETRANGE', token, #number + 1, said)
   elseif not number and queued then
+    require_string(token)
     redis.call('SET', token, (string.match(kept, '^%d+') or '0') .. ' Q', 'PX', TOKEN_IDLE)
   end
 end

@@ -13,6 +13,6 @@ if last < tonumber(ARGV[2]) then
   -- Another holder that has not released stays known.
   local other = holder_record and string.sub(holder_record, 1, 32) ~= id and holder_record
   local letter = is_queued(kept) and ' F' or ' H'
-  redis.call('SET', token, ARGV[2] .. letter .. (other or record or ''), 'PX', TOKEN_IDLE)
+  redis.call('SET', token, ARGV[2] .. letter .. (other or record or ''), 'PX', TOKEN_IDLE, kept and 'XX' or 'NX')
 end
 return 1

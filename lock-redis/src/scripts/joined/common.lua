@@ -80,10 +80,15 @@ local function state(lock, records, mode)
   return holder(lock, redis.call('MGET', lock)[1])
 end
 
+-- Changes nothing, but fails for a key of another type, which is another client's. MGET returns
+-- nothing for such a key.
+local function require_string(key) redis.call('SETRANGE', key, '0', '') end
+
 -- Notes the request that waits for holders of another mode, unless another request waits.
 -- Newcomers of the modes with several holders respect the mark.
 local function set_mark(key, known, id, mode, owner, ttl)
   if not known or string.sub(known, 1, 32) == id then
+    require_string(key)
     redis.call('SET', key, id .. ' ' .. mode .. ' ' .. owner, 'PX', ttl)
   end
 end
@@ -140,7 +145,8 @@ local function end_part(lock, token, records, id, stamp, kept_until, now)
       held, released = 'F', 'Q'
     end
     local rest = other and held .. other or released .. id .. ' ' .. stamp .. ' '
-    redis.call('SET', token, text(number) .. ' ' .. rest, 'PX', TOKEN_IDLE)
+    -- NX, because MGET returns nothing for a key of another type.
+    redis.call('SET', token, text(number) .. ' ' .. rest, 'PX', TOKEN_IDLE, kept and 'XX' or 'NX')
   end
   if living(lock, now) == 0 then
     redis.call('DEL', lock)

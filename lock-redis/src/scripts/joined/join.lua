@@ -73,6 +73,9 @@ end
 local reply = {5, text(previous < now and now or previous + 1)}
 local record = id .. ' ' .. stamp .. ' ' .. reply[2] .. ' ' .. text(now) .. ' ' .. ARGV[4]
 local ended = {}
+-- Before anything has changed.
+if not kept then require_string(token) end
+if free then redis.call('HMGET', records, id) end
 if stale then redis.call('DEL', lock) end
 if free then
   reply[3] = crashed

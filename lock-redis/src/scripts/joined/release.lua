@@ -19,8 +19,9 @@ end
 if not mode or not part_of(lock, id, now) then
   -- Its acquire may still arrive from an abandoned connection.
   if not KEYS[4] then return redis.error_reply('TRYAGAIN the slot of this lock is being moved') end
-  -- PEXPIRE comes first: a full server runs it, and then the rest of a script that has written.
-  redis.call('PEXPIRE', token, TOKEN_IDLE)
+  -- PEXPIRE comes first: a full server runs it, and then the rest of a script that has written. Not
+  -- for the token, because its key may be another client's.
+  redis.call('PEXPIRE', KEYS[4], RELEASE_MARK_KEPT_MS)
   mark_gone()
   if waited then wake(KEYS[5], lock, cluster) end
   local _, _, released = last_of(redis.call('MGET', token)[1])

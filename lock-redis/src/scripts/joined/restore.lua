@@ -23,6 +23,9 @@ if known and string.sub(known, 1, 32) == id and string.sub(known, 34, 49) > stam
 -- This request arrived after the release of its id, so it must not leave a lock.
 if at and at > stamp then return 0 end
 
+if not kept then require_string(token) end
+if not present then redis.call('HMGET', records, id) end
+
 local mine = id .. ' ' .. stamp .. ' ' .. ARGV[4] .. ' ' .. ARGV[5]
 redis.call('ZADD', lock, '-inf', HEAD .. mode, text(end_of(now, ARGV[2])), id)
 if not present then
