@@ -78,22 +78,28 @@ impl Clock for SystemClock {
         if ahead(real.boot, runtime).is_some_and(|ahead| Duration::from_nanos(ahead.abs_diff(known)) < BETWEEN_READS) {
             return real;
         }
-        read_slowly()
+        if is_running(runtime) {
+            // After a suspend, or after an interruption of the thread.
+            AHEAD.store(ahead(real.boot, runtime).unwrap_or_default(), Ordering::Relaxed);
+            return real;
+        }
+        read_on_test_clock()
     }
 }
 
-/// Reads the clocks after a suspend, after an interruption of the thread, or under the clock of a
-/// test.
+/// Returns whether the clock of the runtime runs, which has just read `runtime`.
 #[cold]
-fn read_slowly() -> ClockReading {
+fn is_running(runtime: Instant) -> bool {
+    let now = Instant::now();
+    runtime <= now && now <= tokio::time::Instant::now().into_std()
+}
+
+#[cold]
+fn read_on_test_clock() -> ClockReading {
     let before = Instant::now();
     let runtime = tokio::time::Instant::now().into_std();
     let real = ClockReading { boot: read(BOOT), wall: read(ClockId::CLOCK_REALTIME) };
-    let after = Instant::now();
-    if let Some(ahead) = ahead(real.boot, runtime).filter(|_| (before..=after).contains(&runtime)) {
-        AHEAD.store(ahead, Ordering::Relaxed);
-    }
-    real.on_runtime(runtime, before, after)
+    real.on_runtime(runtime, before, Instant::now())
 }
 
 impl ClockReading {
