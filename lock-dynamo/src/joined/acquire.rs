@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// How many parts that have ended an item of readers may have before a newcomer removes them.
-const ENDED: usize = 16;
+pub(super) const ENDED: usize = 16;
 /// How long a part that has ended is kept at least, unless there are many: a late request of its id
 /// is recognized until then.
 const ENDED_KEPT: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@ use lock_core::{
     backend::{Break, Lease, LeaseId, Release, Renewal},
 };
 
-use super::PART;
+use super::{PART, acquire::ENDED};
 use crate::{
     acquire::Verdict,
     backend::DynamoBackend,
@@ -55,16 +55,36 @@ impl DynamoBackend {
     }
 
     pub(crate) async fn release_part(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
-        let write = ConditionalWrite::release_part(&self.config.layout, lease, hold_for, self.clock.now());
-        let WriteOutcome::Refused(item) = self.update(&lease.name, write).await? else { return Ok(Release::Released) };
-        let Some(record) = item.map(|item| self.read(&item)) else { return Ok(Release::NotHeld(None)) };
-        let part = record.joined.as_ref().and_then(|joined| joined.part(lease.id));
-        if part.is_some_and(|part| part.broken_by.is_none()) {
-            // An earlier request released it, and its reply was lost.
-            return Ok(Release::Released);
+        loop {
+            let write = ConditionalWrite::release_part(&self.config.layout, lease, hold_for, self.clock.now());
+            let WriteOutcome::Refused(item) = self.update(&lease.name, write).await? else {
+                return Ok(Release::Released);
+            };
+            let Some(record) = item.map(|item| self.read(&item)) else { return Ok(Release::NotHeld(None)) };
+            let part = record.joined.as_ref().and_then(|joined| joined.part(lease.id));
+            if part.is_some_and(|part| part.broken_by.is_none()) {
+                // An earlier request released it, and its reply was lost.
+                return Ok(Release::Released);
+            }
+            if matches!(self.judge(&lease.name, &record), Verdict::Free) {
+                return Ok(Release::NotHeld(None));
+            }
+            if part.is_some() || self.refuse_late_part(lease, &record).await? {
+                return Ok(Release::NotHeld(Some(self.holder(&lease.name, &record))));
+            }
         }
-        let free = matches!(self.judge(&lease.name, &record), Verdict::Free);
-        Ok(Release::NotHeld((!free).then(|| self.holder(&lease.name, &record))))
+    }
+
+    /// Makes others' item refuse an acquisition of `lease` that arrives after this release. Returns
+    /// `false` if it has just arrived.
+    async fn refuse_late_part(&self, lease: &Lease, seen: &Record) -> Result<bool, Error> {
+        let Some(joined) = seen.joined.as_ref() else { return Ok(true) };
+        // An item of full size could not be renewed. Beyond this number, a late part ends with its
+        // ttl.
+        let room = joined.parts.len() - self.judge_parts(joined).ended.len() + ENDED;
+        let write = ConditionalWrite::end_missing_part(&self.config.layout, lease, self.clock.now(), room);
+        let WriteOutcome::Refused(item) = self.update(&lease.name, write).await? else { return Ok(true) };
+        Ok(!item.is_some_and(|item| self.read(&item).is_held_by(lease.id)))
     }
 
     /// Takes the part that `seen` names from its holder. `None` if it names no part.

@@ -172,6 +172,19 @@ impl<'a> ConditionalWrite<'a> {
         write
     }
 
+    /// Adds a part that has ended, in place of the part of `lease` that has not arrived, if fewer
+    /// than `room` parts are in the item.
+    pub(crate) fn end_missing_part(layout: &'a Layout, lease: &Lease, now: StoreTime, room: usize) -> Self {
+        let mut write = Self::new(layout, record::version(lease.id));
+        write.names.insert(ID.into(), lease.id.to_string());
+        let part = write.part();
+        write.set_path(&part, ended(number(part_end(now, Duration::ZERO)), None));
+        let (parts, room, map) = (write.name(Attribute::Parts), write.value(number(room)), write.value(text("M")));
+        write.condition =
+            format!("attribute_not_exists({part}) AND attribute_type({parts}, {map}) AND size({parts}) < {room}");
+        write
+    }
+
     /// Ends a part for an operator.
     pub(crate) fn break_part(layout: &'a Layout, id: LeaseId, by: &str, now: StoreTime) -> Self {
         let mut write = Self::new(layout, record::version(id));

@@ -13,6 +13,7 @@ mod hostile;
 mod init;
 mod interop_items;
 mod interop_python;
+mod lost_parts;
 mod many;
 mod modes;
 mod names;

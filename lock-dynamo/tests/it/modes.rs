@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use futures_util::future::join_all;
 use lock_core::{
     LockName, LossReason, Mode,
-    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Break, Lease, LeaseId, Renewal},
+    backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Break, Lease, LeaseId, Release, Renewal},
     clock::{Clock, ClockReading, SystemClock},
 };
 use lock_dynamo::{DynamoBackend, Schema};
@@ -131,6 +131,55 @@ async fn a_late_acquire_takes_no_released_part() {
         assert!(error.to_string().contains("was released while"), "{error}");
         // The release that repeats itself is told so.
         released(&backend, &lease).await;
+    }
+}
+
+#[tokio::test]
+// verifies: late-request, P12
+async fn attempts_that_are_given_up_leave_a_small_item() {
+    let table = Table::new(Schema::Native).await;
+    let backend = DynamoBackend::new(table.config());
+    let staying = granted(&backend, &reader("given-up")).await;
+    for _ in 0..20 {
+        let never_arrived = reader("given-up").lease(None);
+        let answer = backend.release(&never_arrived, Duration::ZERO).await.unwrap();
+        assert!(matches!(answer, Release::NotHeld(Some(_))), "{answer:?}");
+    }
+    assert_eq!(parts(&table, "given-up").await, 17, "one is held, and sixteen have ended");
+    assert_eq!(backend.renew(&staying).await.unwrap(), Renewal::Renewed);
+}
+
+#[tokio::test]
+// verifies: late-request, P12
+async fn a_part_that_arrives_during_its_release_is_ended() {
+    let table = Table::new(Schema::Native).await;
+    let wire = Wire::start(table.server.address());
+    let (releasing, backend) =
+        (DynamoBackend::new(table.config_at(&wire.endpoint())), DynamoBackend::new(table.config()));
+    for round in 0.. {
+        let name = format!("during-{round}");
+        let _staying = granted(&backend, &reader(&name)).await;
+        let late = reader(&name);
+        wire.next(None);
+        wire.next(Fault::DelayRequest(Duration::from_secs(1)));
+        wire.take_seen();
+        let mut seen = 0;
+        let arrives = async {
+            until("the second request", async || {
+                seen += wire.take_seen().len();
+                seen == 2
+            })
+            .await;
+            backend.acquire(&late).await
+        };
+        let lease = late.lease(None);
+        let (released, arrived) = tokio::join!(releasing.release(&lease, Duration::ZERO), arrives);
+        // On a busy machine the second request may be faster.
+        if arrived.is_ok() {
+            assert_eq!(released.unwrap(), Release::Released);
+            assert!(matches!(backend.renew(&lease).await.unwrap(), Renewal::Lost(_)));
+            return;
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! Requests and replies about shared locks that are lost, late or repeated, on each kind of
-//! connection, while another reader holds the lock.
+//! Requests and replies about shared locks and permits that are lost, late or repeated, on each
+//! kind of connection, while another client holds the lock.
 
 use test_support::{lost_messages::parts, on_each_network};
 

@@ -152,7 +152,7 @@ pub async fn an_acquire_arriving_after_a_break_leaves_no_lock(network: impl Netw
     assert!(network.is_free().await, "the late acquire was granted");
 }
 
-pub async fn a_cancelled_unanswered_acquire_leaves_no_lock(network: impl Network) {
+pub async fn a_cancelled_unanswered_acquire_leaves_no_lock(network: impl Network<Store: Clone>) {
     let locker = locker(network.through().clone(), LONG);
     network.lose(Replies);
     let before = network.requests_run();

@@ -29,7 +29,7 @@ pub const JOB: &str = "job";
 #[expect(async_fn_in_trait, reason = "the cases spawn none of the futures")]
 pub trait Network {
     /// The client of this store.
-    type Store: Backend + Admin + Clone;
+    type Store: Backend + Admin;
 
     /// A delay of replies above the timeout of the client.
     const TOO_LATE: Duration;
@@ -43,6 +43,11 @@ pub trait Network {
     /// Returns whether a request may succeed although a connection is cut, because the client
     /// repeats it, or because other servers answer.
     fn survives_cuts(&self) -> bool {
+        false
+    }
+
+    /// Returns whether the store tells the holder who repeats a release that it has released.
+    fn recognizes_a_repeated_release(&self) -> bool {
         false
     }
 
