@@ -38,7 +38,8 @@
 //!
 //! A case listed under `except` does not run. Its test passes only while the backend lacks the
 //! capability that the case needs. `modes` stands for all cases of shared locks and permits that
-//! the backend cannot do, and `hand_over` for all cases of hand-overs.
+//! the backend cannot do, and `hand_over` for all cases of hand-overs. An attribute such as
+//! `#[cfg(windows)]` limits an exception to some platforms.
 
 mod cases;
 mod clock;
@@ -55,8 +56,11 @@ pub use self::{
 /// Generates one test for each case of the suite; see [`testing`](crate::testing).
 #[macro_export]
 macro_rules! conformance {
-    ($(#[$attribute:meta])+ $subject:expr $(, except = [$(($except:ident, $reason:literal)),* $(,)?])? $(,)?) => {
-        const CONFORMANCE_EXCEPTIONS: &[(&str, &str)] = &[$($((stringify!($except), $reason)),*)?];
+    ($(#[$attribute:meta])+ $subject:expr $(, except = [
+        $($(#[$where:meta])* ($except:ident, $reason:literal)),* $(,)?
+    ])? $(,)?) => {
+        const CONFORMANCE_EXCEPTIONS: &[(&str, &str)] =
+            &[$($($(#[$where])* (stringify!($except), $reason)),*)?];
         $crate::conformance_cases! { [$crate::conformance_tests] [$(#[$attribute])+] [$subject] }
     };
 }

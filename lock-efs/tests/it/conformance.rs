@@ -60,7 +60,9 @@ lock_core::conformance! {
     #[tokio::test]
     Files::new(),
     except = [
+        #[cfg(not(target_os = "linux"))]
         (modes, "only Linux has locks of bytes that belong to an open file"),
+        #[cfg(not(target_os = "linux"))]
         (fair, "a place ends with its process, and is a lock of a byte, which only Linux has for an open file"),
         (a_break_ends_the_part_of_one_holder, "the kernel's lock cannot be taken from its holder"),
         (fencing_tokens_increase_across_a_forced_break, "the kernel's lock cannot be taken from its holder"),

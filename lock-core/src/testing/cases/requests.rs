@@ -6,11 +6,13 @@ use crate::{
     ErrorKind, Operation,
     backend::{AcquireOutcome, Release, Renewal},
     testing::{
+        cases::modes::joinable,
         faults::Fault,
         harness::{
             Bench, Fixture, acquire, acquired_in_the_end, assert_not_held, free_soon, granted, refused, release,
         },
     },
+    types::Mode,
 };
 
 /// Acquires, renews and releases a lock; each operation meets `fault` once.
@@ -51,9 +53,15 @@ pub(super) async fn a_duplicate_request_has_no_further_effect(bench: &Bench<'_>)
 /// A duplicate acquire request arrives after the release of its own id.
 // verifies: P5, late-request
 pub(super) async fn a_late_acquire_leaves_no_lasting_lock(bench: &Bench<'_>) {
+    for mode in joinable(&*bench.client().await).into_iter().chain([Mode::Exclusive]) {
+        a_late_acquire_in(bench, mode).await;
+    }
+}
+
+async fn a_late_acquire_in(bench: &Bench<'_>, mode: Mode) {
     let (a, b) = (bench.client().await, bench.client().await);
     let name = bench.name("late");
-    let request = bench.short_request(&name);
+    let request = bench.short_request(&name).with_mode(mode);
     let (first, _) = granted(&*a, &request).await;
     let _: Release = a.release(&first, Duration::ZERO).await.expect("the store answers");
     let mut last = first.token;

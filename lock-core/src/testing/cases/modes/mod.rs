@@ -2,13 +2,14 @@
 
 mod cancelled;
 mod crashes;
+mod waiting;
 
 use std::{num::NonZeroU16, time::Duration};
 
 use futures_util::future::join_all;
 
 use crate::{
-    backend::{AcquireOutcome, AcquireRequest, Backend, Break, Lease, Release, Renewal},
+    backend::{AcquireOutcome, AcquireRequest, Backend, Break, Capability, Lease, Release, Renewal},
     testing::{
         cases::chaos,
         harness::{Bench, acquire, admin, assert_not_held, granted, refused, release},
@@ -22,9 +23,15 @@ pub(super) use self::cancelled::{
     a_cancelled_wait_of_any_mode_leaves_no_part,
 };
 pub(super) use self::crashes::a_crash_frees_only_the_part_of_its_holder;
+pub(super) use self::waiting::{
+    a_crashed_waiting_writer_lets_readers_in, a_writer_that_does_not_wait_keeps_no_reader_out,
+    a_writer_that_gives_up_lets_readers_in, later_readers_do_not_overtake_a_waiting_writer,
+};
 
 /// A minimum hold that lasts for longer than a case takes on any machine.
 const LONG_HOLD: Duration = Duration::from_secs(600);
+/// More tokens than there are microseconds between two grants, because a store may count these.
+const RESERVED: u32 = 100_000_000;
 
 fn permit(of: u16) -> Mode {
     Mode::Permit { of: NonZeroU16::new(of).expect("not zero") }
@@ -99,73 +106,6 @@ pub(super) async fn a_writer_and_readers_exclude_each_other(bench: &Bench<'_>) {
     release(&*a, &writing).await;
 }
 
-// verifies: P12, contention
-pub(super) async fn later_readers_do_not_overtake_a_waiting_writer(bench: &Bench<'_>) {
-    let (a, b, c) = (bench.client().await, bench.client().await, bench.client().await);
-    let name = bench.name("fair");
-    let (reading, _) = granted(&*a, &reader(bench, &name)).await;
-    let waiting = writer(bench, &name);
-    refused(&*b, &waiting).await;
-    // The present reader goes on, and asks again without harm.
-    renewed(&*a, &reading).await;
-    refused(&*c, &reader(bench, &name)).await;
-    refused(&*b, &waiting).await;
-    release(&*a, &reading).await;
-    refused(&*c, &reader(bench, &name)).await;
-    let (writing, _) = granted(&*b, &waiting).await;
-    release(&*b, &writing).await;
-    let _ = granted(&*c, &reader(bench, &name)).await;
-    if !a.capabilities().has_mode(permit(3)) {
-        return;
-    }
-    // A reader that has waited for permits leaves no mark in the place of that of a writer.
-    let name = bench.name("fair-next");
-    let (held, _) = granted(&*a, &bench.request(&name).with_mode(permit(3))).await;
-    let first = reader(bench, &name).with_waits(true);
-    refused(&*b, &first).await;
-    release(&*a, &held).await;
-    let _reading = granted(&*b, &first).await;
-    refused(&*c, &writer(bench, &name)).await;
-    refused(&*a, &reader(bench, &name)).await;
-}
-
-// verifies: P12
-pub(super) async fn a_writer_that_does_not_wait_keeps_no_reader_out(bench: &Bench<'_>) {
-    let (a, b) = (bench.client().await, bench.client().await);
-    let name = bench.name("try");
-    let _first = granted(&*a, &reader(bench, &name)).await;
-    refused(&*b, &bench.request(&name)).await;
-    let _second = granted(&*b, &reader(bench, &name)).await;
-}
-
-// verifies: P12, cancelled
-pub(super) async fn a_writer_that_gives_up_lets_readers_in(bench: &Bench<'_>) {
-    let (a, b) = (bench.client().await, bench.client().await);
-    let name = bench.name("given-up");
-    let _first = granted(&*a, &reader(bench, &name)).await;
-    let (waiting, other) = (writer(bench, &name), writer(bench, &name));
-    refused(&*b, &waiting).await;
-    refused(&*a, &other).await;
-    // The other writer still waits.
-    assert_not_held(a.release(&other.lease(None), Duration::ZERO).await);
-    refused(&*a, &reader(bench, &name)).await;
-    assert_not_held(b.release(&waiting.lease(None), Duration::ZERO).await);
-    let _second = granted(&*b, &reader(bench, &name)).await;
-}
-
-// verifies: P9, P12
-pub(super) async fn a_crashed_waiting_writer_lets_readers_in(bench: &Bench<'_>) {
-    let (a, b) = (bench.client().await, bench.client().await);
-    let name = bench.name("crashed-waiter");
-    let (reading, _) = granted(&*a, &reader(bench, &name)).await;
-    refused(&*b, &writer(bench, &name).with_ttl(bench.ttl_of(1.0))).await;
-    bench.subject.crash(b).await;
-    let c = bench.client().await;
-    let (second, _) = bench.granted_in_the_end(&*c, &reader(bench, &name)).await;
-    renewed(&*a, &reading).await;
-    release(&*c, &second).await;
-}
-
 // verifies: P1, P12, contention
 pub(super) async fn of_many_contenders_as_many_hold_as_permits(bench: &Bench<'_>) {
     let name = bench.name("permits");
@@ -202,10 +142,17 @@ pub(super) async fn disagreeing_numbers_of_permits_are_an_error(bench: &Bench<'_
     let name = bench.name("disagree");
     let (held, _) = granted(&*a, &bench.request(&name).with_mode(permit(3))).await;
     let other = bench.request(&name).with_mode(permit(4));
-    let error = b.acquire(&other).await.expect_err("the numbers differ");
-    assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Config, false), "{error}");
-    let message = error.to_string();
-    assert!(message.contains('3') && message.contains('4'), "both numbers are named: {message}");
+    let waits = other.clone().with_waits(true);
+    let fair = b.capabilities().fair.then(|| waits.clone().with_fair(true));
+    for request in [other.clone(), waits].into_iter().chain(fair) {
+        let error = b.acquire(&request).await.expect_err("the numbers differ");
+        assert_eq!((error.kind(), error.is_ambiguous()), (ErrorKind::Config, false), "{error}");
+        let message = error.to_string();
+        assert!(message.contains('3') && message.contains('4'), "both numbers are named: {message}");
+    }
+    // The error leaves neither a mark nor a place.
+    let (second, _) = granted(&*b, &bench.request(&name).with_mode(permit(3))).await;
+    release(&*b, &second).await;
     release(&*a, &held).await;
     // A free name may be used with another number.
     let _ = granted(&*b, &other).await;
@@ -239,14 +186,19 @@ pub(super) async fn tokens_increase_over_holders_of_all_modes(bench: &Bench<'_>)
     let joinable = joinable(&*client);
     for mode in joinable.iter().chain([&Mode::Exclusive]).cycle().take(6) {
         let mut leases = Vec::new();
+        // Reserved tokens are ahead of the clock too, on every store.
+        let reserves = !mode.may_be_joined() && client.capabilities().has(Capability::HandOver);
+        let reserved = if reserves { RESERVED } else { 0 };
         for _ in 0..if mode.may_be_joined() { 3 } else { 1 } {
-            let (lease, _) = granted(&*client, &bench.request(&name).with_mode(*mode)).await;
-            assert!(lease.token > last, "{:?} after {last:?} in {mode}", lease.token);
-            last = lease.token;
+            let request = bench.request(&name).with_mode(*mode).with_reserved_tokens(reserved);
+            let (lease, _) = granted(&*client, &request).await;
+            let first = lease.token.map(|token| token.get() - u64::from(reserved));
+            assert!(first > last, "{first:?} after {last:?} in {mode}");
+            last = lease.token.map(FencingToken::get);
             // As if from a store whose clock is a day ahead. Not every store can be told.
-            let raised = last.and_then(|token| FencingToken::new(token.get() + 86_400_000_000)).expect("a day more");
-            if client.advance_token(&lease, raised).await.is_ok_and(|held| held) {
-                last = Some(raised);
+            let raised = last.and_then(|token| FencingToken::new(token + 86_400_000_000)).expect("a day more");
+            if reserved == 0 && client.advance_token(&lease, raised).await.is_ok_and(|held| held) {
+                last = Some(raised.get());
             }
             leases.push(lease);
         }
