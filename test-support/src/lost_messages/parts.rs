@@ -141,9 +141,9 @@ pub async fn a_duplicate_after_a_break_adds_no_part<N: Network>(network: N) {
         parts.held_back(&request).await;
         granted(direct, &request).await;
         let part = direct.inspect(&request.name).await.unwrap().unwrap();
-        let versions = part.others.iter().chain([&part]).filter_map(|holder| holder.version.as_deref());
+        let mut versions = part.others.iter().chain([&part]).filter_map(|holder| holder.version.as_deref());
         let id = request.id.to_string();
-        let version = versions.filter(|version| version.ends_with(&id)).next().expect("the part is shown");
+        let version = versions.find(|version| version.ends_with(&id)).expect("the part is shown");
         let broken = direct.break_lock(&request.name, version, "an operator").await.unwrap();
         assert_eq!(broken, Break::Broken);
         parts.network.let_arrive(1).await;
