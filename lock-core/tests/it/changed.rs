@@ -23,6 +23,10 @@ pub(crate) trait Change: Debug + Send + Sync + 'static {
         request
     }
 
+    fn outcome(&self, outcome: AcquireOutcome) -> AcquireOutcome {
+        outcome
+    }
+
     fn renew(&self, lease: Lease) -> Lease {
         lease
     }
@@ -56,7 +60,8 @@ impl<C: Change> Backend for Changed<C> {
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        self.store.acquire(&self.change.acquire(request.clone())).await
+        let outcome = self.store.acquire(&self.change.acquire(request.clone())).await?;
+        Ok(self.change.outcome(outcome))
     }
 
     async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {

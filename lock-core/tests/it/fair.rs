@@ -7,14 +7,15 @@ use std::{
 
 use crate::{
     changed::{Change, Changed},
-    fixture::{NAME, ms, secs},
+    fixture::{NAME, assert_close, ms, secs},
     throttled::Limited,
 };
 use lock_core::{
     ErrorKind, LockName, Locker, Operation, Registry, TryAcquire,
-    backend::Capabilities,
+    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, LeaseId, StoreTimings},
     faults::Faulty,
     memory::{MemoryBackend, MemoryFactory},
+    testing::TestClock,
 };
 use tokio::time::{Instant, sleep};
 
@@ -103,6 +104,53 @@ async fn a_fair_waiter_keeps_its_place_for_longer_than_a_ttl() {
         let guard = tokio::time::timeout(secs(60), waiter).await.expect("not overtaken").unwrap().unwrap();
         guard.release().await.unwrap();
     }
+}
+
+/// A store that does not tell when a lock or a place ends.
+#[derive(Debug)]
+struct Silent;
+
+impl Change for Silent {
+    fn capabilities(&self, capabilities: Capabilities) -> Capabilities {
+        capabilities.with_wake_up(false)
+    }
+
+    fn timings(&self, timings: StoreTimings) -> StoreTimings {
+        timings.with_poll_min(secs(3_600)).with_poll_max(secs(3_600))
+    }
+
+    fn outcome(&self, outcome: AcquireOutcome) -> AcquireOutcome {
+        match outcome {
+            AcquireOutcome::Contended(holder) => AcquireOutcome::Contended(holder.with_expires_in(None)),
+            granted @ AcquireOutcome::Granted(_) => granted,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+// verifies: P9, P12
+async fn a_dead_fair_waiter_costs_its_ttl_and_a_third_of_the_next() {
+    let [of_the_dead, own] = [secs(20), secs(30)];
+    let mut longest = Duration::ZERO;
+    for later in [0, 1, 4_000, 9_998].map(ms) {
+        let store = Arc::new(Changed::new(Silent));
+        let locker = Locker::builder(store.clone()).clock(Arc::new(TestClock::new())).ttl(own).build().unwrap();
+        let held = locker.acquire(NAME).await.unwrap();
+        let mut request = AcquireRequest::new(LockName::new(NAME).unwrap(), LeaseId::random(), "dead");
+        (request.ttl, request.fair, request.waits) = (of_the_dead, true, true);
+        assert!(matches!(store.acquire(&request).await.unwrap(), AcquireOutcome::Contended(_)));
+        let died = Instant::now();
+        sleep(later).await;
+        let waiter = tokio::spawn(locker.lock(NAME).fair(true).acquire());
+        sleep(ms(1)).await;
+        held.release().await.unwrap();
+        let _guard = waiter.await.unwrap().unwrap();
+        let waited = died.elapsed();
+        assert!(waited >= of_the_dead, "{later:?} after the dead waiter: overtaken after {waited:?}");
+        assert!(waited <= of_the_dead + own / 3, "{later:?} after the dead waiter: {waited:?}");
+        longest = longest.max(waited);
+    }
+    assert_close(longest, of_the_dead + own / 3);
 }
 
 /// What the waiters of a store that wakes no client did in ten minutes.

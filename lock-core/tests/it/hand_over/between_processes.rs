@@ -8,8 +8,11 @@ use std::{
 use crate::fixture::*;
 use async_trait::async_trait;
 use lock_core::{
-    Error, FencingToken, LockName, Locker,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, Lease, Release, Renewal, StoreTimings, Watch},
+    Error, FencingToken, Holder, LockName, Locker,
+    backend::{
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, End, Lease, Listing, PastHolder, Release,
+        Renewal, StoreTimings, Watch,
+    },
     memory::MemoryBackend,
     testing::TestClock,
 };
@@ -21,17 +24,33 @@ const TASKS: usize = 8;
 
 /// A store whose releasing client asks again before another one has heard of the release.
 #[derive(Debug, Clone)]
-struct SlowToWake {
+pub(super) struct SlowToWake {
     locks: MemoryBackend,
     last_token: Arc<Mutex<Option<FencingToken>>>,
+    past: Arc<Mutex<Option<PastHolder>>>,
     wakes: bool,
     /// Whether a grant shows the token before it.
     tells: bool,
+    /// Whether clients may watch, if the store wakes them.
+    watches: bool,
+    /// Whether the store keeps the last holder of a free lock.
+    keeps_past: bool,
 }
 
 impl SlowToWake {
-    fn new(wakes: bool, tells: bool) -> Self {
-        Self { locks: MemoryBackend::new(), last_token: Arc::default(), wakes, tells }
+    pub(super) fn new(wakes: bool, tells: bool) -> Self {
+        let (locks, last_token, past) = (MemoryBackend::new(), Arc::default(), Arc::default());
+        Self { locks, last_token, past, wakes, tells, watches: true, keeps_past: true }
+    }
+
+    /// Refuses to watch, although it declares that it wakes its clients.
+    pub(super) fn without_watch(self) -> Self {
+        Self { watches: false, ..self }
+    }
+
+    /// Keeps nothing of a free lock.
+    pub(super) fn without_past(self) -> Self {
+        Self { keeps_past: false, ..self }
     }
 
     /// Returns the tasks of a process that acquire and release until `end`. Each notes `process`
@@ -109,12 +128,45 @@ impl Backend for SlowToWake {
     }
 
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
-        self.locks.release(lease, hold_for).await
+        let released = self.locks.release(lease, hold_for).await?;
+        if released == Release::Released {
+            let holder = Holder::default().with_token(lease.token);
+            *self.past.lock().unwrap() = Some(PastHolder::new(holder, End::Released));
+        }
+        Ok(released)
     }
 
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {
-        let watch = self.locks.watch(name).await?;
+        let watch = self.locks.watch(name).await?.filter(|_| self.watches);
         Ok(watch.map(|watch| Box::new(Late(watch)) as _))
+    }
+
+    fn admin(&self) -> Option<&dyn Admin> {
+        Some(self)
+    }
+}
+
+#[async_trait]
+impl Admin for SlowToWake {
+    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        self.locks.inspect(name).await
+    }
+
+    async fn last_holder(&self, name: &LockName) -> Result<Option<PastHolder>, Error> {
+        let is_held = self.locks.inspect(name).await?.is_some();
+        Ok(self.past.lock().unwrap().clone().filter(|_| self.keeps_past && !is_held))
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Listing, Error> {
+        self.locks.list(prefix).await
+    }
+
+    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
+        self.locks.break_lock(name, version, by).await
+    }
+
+    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
+        self.locks.purge(name).await
     }
 }
 
