@@ -1,6 +1,7 @@
 //! Locks in memory in a process made by `fork`.
 
 mod relay;
+mod waiting;
 
 use lock_core::{Locker, LossReason, blocking, memory::MemoryBackend};
 use test_support::fork::{dropped_in_a_child, forked};
