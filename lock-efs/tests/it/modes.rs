@@ -254,6 +254,22 @@ async fn the_next_token_exceeds_an_advanced_part() {
 
 #[tokio::test]
 // verifies: P7, P12
+async fn a_grant_after_a_part_shows_its_token_or_none() {
+    let (_dir, backend) = open();
+    let (mut last, mut shown) = (None, 0);
+    for next in [request("etl"), request("etl"), reader(), request("etl"), permit(2), request("etl"), request("etl")] {
+        let (granted, lease) = grant(&backend, &next).await;
+        let previous = granted.previous_token;
+        assert!(previous.is_none() || previous == last, "{:?}: {previous:?} after {last:?}", next.mode);
+        shown += u32::from(previous.is_some());
+        last = granted.token;
+        free(&backend, &lease, Duration::ZERO).await;
+    }
+    assert!(shown >= 2, "a lock file shows the token of an exclusive grant to the next one");
+}
+
+#[tokio::test]
+// verifies: P7, P12
 async fn a_sweep_remembers_the_tokens_of_parts() {
     let (_dir, backend) = open();
     let (_, lease) = grant(&backend, &reader()).await;
