@@ -47,6 +47,7 @@ struct Link {
 #[derive(Debug)]
 struct Gathering {
     requests: Requests,
+    is_full: bool,
     /// Weak, so that the batch ends with its last member.
     sending: WeakShared<BoxFuture<'static, Answers>>,
 }
@@ -66,6 +67,8 @@ struct Request {
 struct Member {
     requests: Requests,
     index: usize,
+    /// Whether the batch is full with this request.
+    fills: bool,
     sending: Shared<BoxFuture<'static, Answers>>,
 }
 
@@ -92,13 +95,25 @@ impl Batches {
             return self.link.connection.run(&call).await;
         }
         // Boxed, to keep the future of a request that is alone small.
-        Box::pin(self.join(call).answer()).await
+        Box::pin(async {
+            if self.has_filled() {
+                // The full batch leaves first: the server runs it while the next one is gathered.
+                // It would answer both at once if they arrived together.
+                tokio::task::yield_now().await;
+            }
+            self.join(call).answer().await
+        })
+        .await
+    }
+
+    fn has_filled(&self) -> bool {
+        lock(&self.gathering).as_ref().is_some_and(|batch| batch.is_full)
     }
 
     fn join(&self, call: Call<'_>) -> Member {
         let request = Request { key: call.key.to_owned(), command: call.command };
         let mut gathering = lock(&self.gathering);
-        if let Some(batch) = &*gathering
+        if let Some(batch) = &mut *gathering
             && let Some(sending) = batch.sending.upgrade()
             && let Some(requests) = &mut *lock(&batch.requests)
             && requests.len() < MOST
@@ -106,20 +121,24 @@ impl Batches {
             && requests.iter().flatten().all(|other| other.key != request.key)
         {
             requests.push(Some(request));
-            return Member { requests: Arc::clone(&batch.requests), index: requests.len() - 1, sending };
+            batch.is_full = requests.len() == MOST;
+            let (index, fills) = (requests.len() - 1, batch.is_full);
+            return Member { requests: Arc::clone(&batch.requests), index, fills, sending };
         }
         let requests = Arc::new(Mutex::new(Some(vec![Some(request)])));
         let sending = self.link.clone().send(Arc::clone(&requests)).boxed().shared();
         let weak = sending.downgrade().expect("it has not been polled");
-        *gathering = Some(Gathering { requests: Arc::clone(&requests), sending: weak });
-        Member { requests, index: 0, sending }
+        *gathering = Some(Gathering { requests: Arc::clone(&requests), is_full: false, sending: weak });
+        Member { requests, index: 0, fills: false, sending }
     }
 }
 
 impl Member {
     async fn answer(mut self) -> Result<Value, Error> {
-        // Tasks that are ready join. The first member that runs again sends the batch.
-        tokio::task::yield_now().await;
+        if !self.fills {
+            // Tasks that are ready join. The first member that runs again sends the batch.
+            tokio::task::yield_now().await;
+        }
         let answers = (&mut self.sending).await;
         answers[self.index].clone()
     }
