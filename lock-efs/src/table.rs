@@ -22,7 +22,7 @@ use crate::{
 pub(crate) struct AcquiredLock {
     pub(crate) lock: Arc<LockFile>,
     /// The record, open since it was written. So the release marks this record and never a
-    /// successor's. `None` if a full file system had no room for it.
+    /// successor's. `None` for a part, and if the record could not be written.
     pub(crate) record: Option<File>,
     pub(crate) token: FencingToken,
     /// Whether a duplicate of the descriptor was handed out. Only the last close of the file wakes

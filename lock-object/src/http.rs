@@ -97,8 +97,12 @@ impl Connector {
     /// If TLS cannot be set up.
     pub(crate) fn new() -> Result<Self, Error> {
         let wrong = |error: Box<dyn std::error::Error + Send + Sync>| {
-            Error::new(ErrorKind::Config, "TLS cannot be set up; check the certificates in SSL_CERT_FILE, and the limit of open files (ulimit -n)")
-                .with_source(error)
+            Error::new(
+                ErrorKind::Config,
+                "TLS cannot be set up; check the certificates in SSL_CERT_FILE, and the limit of open files \
+                 (ulimit -n)",
+            )
+            .with_source(error)
         };
         Ok(Self::over(HttpClient::new(Reqwest(client().map_err(wrong)?))))
     }

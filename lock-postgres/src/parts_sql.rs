@@ -36,8 +36,9 @@ pub(crate) const REMEMBERED: usize = 64;
 const PARTS: &str = "unnest(l.part_ids, l.part_ends, l.part_owners, l.part_tokens, l.part_since, l.part_data)";
 
 /// Whether the row `l` is that of a shared lock or of permits. A client of an earlier version that
-/// takes over such a lock alone leaves the mode in the row, and the ended parts.
-pub(crate) const JOINED: &str = "l.mode is not null and l.id is null";
+/// takes over such a lock alone leaves the mode in the row, and the ended parts. Its minimum hold
+/// has no id, but the time of its acquisition.
+pub(crate) const JOINED: &str = "l.mode is not null and l.id is null and l.acquired_at is null";
 
 /// The columns of a part. Its id is null once it was released, in its minimum hold.
 const PART: &str = "id, ends, owner, token, since, data";
@@ -117,10 +118,11 @@ impl PartStatements {
     }
 }
 
-/// Whether the id has a part of the row `l` that has not ended.
+/// Whether the id has a part of the row `l` that has not ended. A third party may have ended the
+/// lock before its parts.
 fn held() -> String {
     format!(
-        "{JOINED} and exists (
+        "{JOINED} and l.expires_at > clock_timestamp() and exists (
             select from unnest(l.part_ids, l.part_ends) p (id, ends) where p.id = {ID} and p.ends > clock_timestamp()
         )"
     )
@@ -134,9 +136,10 @@ fn ended(hold: &str, by: &str) -> String {
         ended_ids = (array[{ID}] || l.ended_ids)[1:{REMEMBERED}],
         ended_by = (array[{by}] || l.ended_by)[1:{REMEMBERED}],
         ({ARRAYS}) = (
-            select {STAYING}, case when count(*) > 0 then l.mode end, coalesce(max(p.ends), clock_timestamp())
+            select {STAYING}, case when count(*) > 0 then l.mode end,
+                coalesce(max(p.ends) filter (where p.is_own or l.expires_at > clock_timestamp()), clock_timestamp())
             from (
-                select nullif(q.id, {ID}) as id, q.owner, q.token, q.since, q.n,
+                select nullif(q.id, {ID}) as id, q.id = {ID} as is_own, q.owner, q.token, q.since, q.n,
                     case when q.id is distinct from {ID} then q.data end as data,
                     case when q.id = {ID} then clock_timestamp() + make_interval(secs => {hold}) else q.ends end as ends
                 from {PARTS} with ordinality q ({PART}, n) where case
@@ -156,8 +159,10 @@ fn ended(hold: &str, by: &str) -> String {
 /// lock before those of its parts. The first is not joined, and the second frees the whole lock.
 fn join(table: &str, settings: &str, granting: &str) -> String {
     let own = format!(
-        "exists (select from unnest(m.part_ids, m.part_ends) p (id, ends)
-            where m.mode is not null and m.id is null and p.id = {ID} and p.ends > m.now)"
+        "{joined} and m.expires_at > m.now and exists (
+            select from unnest(m.part_ids, m.part_ends) p (id, ends) where p.id = {ID} and p.ends > m.now
+        )",
+        joined = JOINED.replace("l.", "m."),
     );
     let now = "extract(epoch from clock_timestamp())::float8 as now";
     format!(
@@ -185,8 +190,7 @@ fn join(table: &str, settings: &str, granting: &str) -> String {
                         select q.id, q.owner, q.token, q.since, q.data, q.n, case when q.id = {ID}
                             then clock_timestamp() + make_interval(secs => $4) else q.ends end as ends
                         from {PARTS} with ordinality q ({PART}, n)
-                        where n.mode is not null and n.id is null and q.ends > n.now
-                            and (n.own or n.expires_at > n.now)
+                        where {joined} and q.ends > n.now and n.expires_at > n.now
                         union all select {ID}, $3, n.next_token, n.now, $5, 1000000000,
                             clock_timestamp() + make_interval(secs => $4) where not n.own
                     ) p
@@ -212,12 +216,13 @@ fn join(table: &str, settings: &str, granting: &str) -> String {
         union all select false, null, n.mode, q.*, {now} from next n, lateral (
             select {SHOWN} from unnest(n.part_ids, n.part_ends, n.part_owners, n.part_tokens, n.part_since, n.part_data)
                 q ({PART})
-            where n.mode is not null and n.id is null and q.id <> {ID} and q.ends <= n.now order by q.ends desc limit {NAMED}
+            where {joined} and q.id <> {ID} and q.ends <= n.now order by q.ends desc limit {NAMED}
         ) q where exists (select from done)
         union all select false, null, null, n.seq::text, left(n.owner, 1024), n.token,
             extract(epoch from n.acquired_at)::float8, extract(epoch from n.expires_at)::float8,
             case when octet_length(n.data) <= 1048576 then n.data end, 1, {now}
         from next n where n.id is not null and exists (select from done)",
+        joined = JOINED.replace("l.", "n."),
         held = held(),
     )
 }
@@ -232,8 +237,8 @@ fn state(table: &str, settings: &str) -> String {
             update {table} l set waiting_id = {ID}, waiting_mode = $3, waiting_owner = $4,
                 waiting_until = clock_timestamp() + make_interval(secs => $5)
             from c where l.name = $1 and $6 and c.is_set and l.expires_at > clock_timestamp()
-                and coalesce(l.mode, 'exclusive') <> $3
-                and not (l.mode like 'permit %' and $3 like 'permit %')
+                and coalesce(case when {JOINED} then l.mode end, 'exclusive') <> $3
+                and not ({JOINED} and l.mode like 'permit %' and $3 like 'permit %')
                 and case when l.waiting_id = {ID}
                     then (l.waiting_until > clock_timestamp() + make_interval(secs => $5) / 2) is not true
                     else (l.waiting_until > clock_timestamp()) is not true end
@@ -269,7 +274,7 @@ fn renew(table: &str, settings: &str, granting: &str) -> String {
         ), locked as materialized (
             select l.name from {table} l
             where l.name = any($1::bytea[]) and (select c.is_set from c)
-                and {JOINED} and l.part_ids && ($2::text[])::uuid[]
+                and {JOINED} and l.expires_at > clock_timestamp() and l.part_ids && ($2::text[])::uuid[]
             order by l.name for update
         ), renewed as (
             update {table} l set (part_ends, expires_at) = (
@@ -281,7 +286,7 @@ fn renew(table: &str, settings: &str, granting: &str) -> String {
                 ) p
             )
             from locked, wanted w, c where l.name = locked.name and l.name = w.name and {granting}
-                and {JOINED} and exists (
+                and {JOINED} and l.expires_at > clock_timestamp() and exists (
                     select from unnest(l.part_ids, l.part_ends) p (id, ends)
                     where p.id = any(w.ids) and p.ends > clock_timestamp()
                 )

@@ -38,8 +38,10 @@ pub(crate) struct LockRow {
 impl LockRow {
     pub(crate) fn read(row: &Row) -> Result<Self, Error> {
         let id: Option<String> = row.try_get("id").map_err(unreadable)?;
-        // Beside the id of a single holder, the mode was left by holders before it.
-        let mode = row.try_get::<_, Option<&str>>("mode").map_err(unreadable)?.filter(|_| id.is_none());
+        let since: Option<f64> = row.try_get("since").map_err(unreadable)?;
+        // Beside a single holder or its minimum hold, the mode was left by holders before it.
+        let is_joined = id.is_none() && since.is_none();
+        let mode = row.try_get::<_, Option<&str>>("mode").map_err(unreadable)?.filter(|_| is_joined);
         let mode = read_mode(mode)?;
         let read = || {
             Ok(Self {
@@ -48,7 +50,7 @@ impl LockRow {
                 owner: row.try_get("owner")?,
                 token: row.try_get("token")?,
                 seq: row.try_get("seq")?,
-                since: row.try_get("since")?,
+                since,
                 expires: row.try_get("expires")?,
                 data: row.try_get("data")?,
                 broken_by: row.try_get("broken_by")?,

@@ -88,7 +88,9 @@ impl Failure {
     /// A system call failed while doing `what`.
     pub(crate) fn os(what: &str, error: impl Into<io::Error>) -> Self {
         let error = error.into();
-        Self::new(OS, format!("{what} failed{}", remedy(&error))).with_source(error)
+        // Without `remedy`: EAGAIN of a read or a write is no limit of processes.
+        let advice = own_limit(&error).map(|advice| format!("; {advice}")).unwrap_or_default();
+        Self::new(OS, format!("{what} failed{advice}")).with_source(error)
     }
 
     /// The system refused to start `what`: a process or a thread.
@@ -110,18 +112,19 @@ impl Failure {
 }
 
 /// Returns what to do when the system refused a process or a thread because of `error`.
-fn remedy(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EAGAIN) => "; raise the limit of processes (ulimit -u, TasksMax= of the unit, or pids.max)",
-        Some(libc::ENOMEM) => "; free memory, or raise its limit",
-        Some(libc::EMFILE | libc::ENFILE) => "; raise the limit of open files (ulimit -n)",
-        _ => "",
-    }
+fn remedy(error: &io::Error) -> String {
+    let advice = match error.raw_os_error() {
+        Some(libc::EAGAIN) => "raise the limit of processes (ulimit -u, TasksMax= of the unit, or pids.max)",
+        Some(libc::ENOMEM) => "free memory, or raise its limit",
+        _ => own_limit(error).unwrap_or_default(),
+    };
+    if advice.is_empty() { String::new() } else { format!("; {advice}") }
 }
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
-        let limit = own_limit(&error);
+        // A missing address or port says that the store cannot be reached.
+        let limit = own_limit(&error).filter(|advice| advice.contains("files and sockets"));
         let code = match error.kind() {
             _ if limit.is_some() => OS,
             ErrorKind::Config | ErrorKind::Unsupported => CONFIG,

@@ -28,8 +28,8 @@ pub fn own_limit(error: &(dyn StdError + 'static)) -> Option<&'static str> {
         (Errno::ENFILE, "this machine may open no more files and sockets; raise the limit (sysctl fs.file-max)"),
         (
             Errno::EADDRNOTAVAIL,
-            "this machine has no local port left for a connection; close some, or widen the range (sysctl \
-             net.ipv4.ip_local_port_range)",
+            "this machine has no local address or port for the connection; name the server by its IPv4 address, \
+             close some connections, or widen the range (sysctl net.ipv4.ip_local_port_range)",
         ),
     ];
     let found = advice.into_iter().find(|(errno, _)| text.contains(&format!("(os error {})", *errno as i32)));

@@ -135,6 +135,7 @@ impl FileStore {
 
 /// The error of a change to the record of a lock that has none.
 pub(super) fn has_no_record() -> Error {
-    let what = "the lock has no record for the token, because it could not be written";
+    let what = "the lock has no record for the token, because it could not be written; free some space, or use a \
+                directory that this user may write to";
     Error::new(ErrorKind::Full, what).with_ambiguous(false)
 }

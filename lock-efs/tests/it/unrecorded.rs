@@ -111,5 +111,15 @@ async fn child_in_a_directory_of_another_user() {
     let error = backend.acquire(&reader("job.lock")).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied);
     assert!(error.to_string().contains("job.parts"), "{error}");
+    // A request that waits for readers leaves no mark in a file of theirs.
+    chmod(&dir, 0o755);
+    let owner = FileConfig::new(&dir).names(Names::Plain).build().unwrap();
+    let (_, reading) = grant(&owner, &reader("report.lock")).await;
+    chmod(&dir.join("report.parts"), 0o444);
+    chmod(&dir, 0o555);
+    let waiting = request("report.lock").with_waits(true);
+    let outcome = backend.acquire(&waiting).await.unwrap();
+    assert!(matches!(outcome, AcquireOutcome::Contended(_)), "{outcome:?}");
+    free(&owner, &reading).await;
     println!("CHILD RAN");
 }

@@ -1,8 +1,10 @@
 //! Rows of shared locks and permits that another client or an operator has changed.
 
+use std::time::Duration;
+
 use lock_core::{
     ErrorKind, Holder, LossReason, Mode,
-    backend::{Backend, Renewal},
+    backend::{Backend, Release, Renewal},
 };
 
 use crate::fixture::{LONG, client, granted, permit, reader, refused, renewed, request, server};
@@ -43,14 +45,42 @@ async fn a_lock_that_an_operator_ended_by_sql_keeps_no_parts() {
         let (first, _) = granted(&backend, &permit("job", 1)).await;
         server.sql("update onelock set expires_at = now() - interval '1 second'");
         if number == 0 {
-            renewed(&backend, &first).await;
-            refused(&backend, &next).await;
-            server.sql("update onelock set expires_at = now() - interval '1 second'");
+            let lost = backend.renew(&first).await.unwrap();
+            assert!(matches!(lost, Renewal::Lost(_)), "a renewal holds the lock again: {lost:?}");
         }
         let (second, _) = granted(&backend, &next).await;
         let lost = backend.renew(&first).await.unwrap();
         assert!(matches!(lost, Renewal::Lost(_)), "two holders of one permit: {lost:?}");
         renewed(&backend, &second).await;
+    }
+}
+
+#[tokio::test]
+// verifies: P1
+async fn a_release_revives_no_lock_that_an_operator_ended() {
+    let server = server();
+    let backend = client(server.addr());
+    let (first, _) = granted(&backend, &reader("job")).await;
+    let (second, _) = granted(&backend, &reader("job")).await;
+    server.sql("update onelock set expires_at = now() - interval '1 second'");
+    assert_eq!(backend.release(&first, Duration::ZERO).await.unwrap(), Release::Released);
+    assert_eq!(backend.inspect(&first.name).await.unwrap(), None);
+    assert!(matches!(backend.renew(&second).await, Ok(Renewal::Lost(_))), "the lock was ended");
+}
+
+#[tokio::test]
+// verifies: P12
+async fn a_minimum_hold_of_an_earlier_version_is_not_joined() {
+    let server = server();
+    let backend = client(server.addr());
+    granted(&backend, &reader("job")).await;
+    // The holder of the earlier version has released the lock.
+    server.sql(
+        "update onelock set part_ends = array[now() - interval '1 second'], id = null, owner = 'earlier',
+            seq = seq + 2, token = token + 1, acquired_at = now(), expires_at = now() + interval '1 hour'",
+    );
+    for request in [reader("job"), permit("job", 2), request("job", LONG)] {
+        refused(&backend, &request).await;
     }
 }
 

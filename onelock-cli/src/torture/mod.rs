@@ -104,7 +104,7 @@ async fn run_torture(
     let mut parent = Parent::new(&run, store, &route, seed, longest_fault);
     let started = Instant::now();
     match signals.race(parent.inject_faults(args.processes, args.time, progress)).await? {
-        ControlFlow::Continue(done) => done.map_err(|e| Failure::os("running the processes", e))?,
+        ControlFlow::Continue(done) => done.map_err(|e| Failure::start("the processes", &e))?,
         ControlFlow::Break(signal) => {
             drop(parent);
             return Ok(clean_up_after_signal(signal, signals, &locker, &run, progress).await);
