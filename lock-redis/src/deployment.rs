@@ -40,8 +40,9 @@ pub(crate) struct Deployment {
     /// Whether a call may release a lock and acquire it for the next waiter of this process.
     ///
     /// Not in a cluster, where the slot of the lock may move, and not with replicas, for which a
-    /// grant has to wait. Other clients have signals of their own. Grants of the others show the
-    /// token before them, by which this process knows whether others use the lock.
+    /// grant has to wait, and not on a server of a quorum. Other clients have signals of their own.
+    /// Where this is `false`, a grant that reserves tokens shows the token of the previous grant.
+    /// This process then knows whether others use the lock.
     pub(crate) relays: bool,
 }
 

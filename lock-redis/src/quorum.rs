@@ -58,7 +58,7 @@ impl Quorum {
                 Grant::default()
                     .with_token(token)
                     // A server of this majority knows the token of the last grant. A larger one is
-                    // that of an attempt which was rolled back, and also shows another process.
+                    // that of an attempt which was rolled back, mostly of another process.
                     .with_previous_token(grants.iter().filter_map(|grant| grant.previous_token).max())
                     .with_crashed(self.crashed(&grants))
                     .with_already_ours(grants.iter().filter(|grant| grant.already_ours).count() >= self.majority()),

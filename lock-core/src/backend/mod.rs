@@ -91,7 +91,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///   the tokens of earlier grants, and smaller than those of later ones: across release, expiry
     ///   and break (`reserved_tokens_lie_between_earlier_and_later_grants`).
     /// - A grant that shows [the previous token](Grant::previous_token) shows that of the latest
-    ///   grant (`reserved_tokens_lie_between_earlier_and_later_grants`).
+    ///   grant (`reserved_tokens_lie_between_earlier_and_later_grants`), or a larger one of a grant
+    ///   that was rolled back.
     /// - With a ttl, the lock is free once the holder's own ttl, as recorded, has passed on the
     ///   store's clock, and not before. If that clock may be wrong, the store declares by how much
     ///   in [`StoreTimings::least_margin`]. A contender's ttl does not matter
@@ -221,7 +222,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///
     /// - A release after this call completes the [`Watch::changed`] of at least one watcher of the
     ///   name, so of the only one there is (`a_watch_completes_after_the_release`). A store may
-    ///   wake the watchers one by one. A watch may also complete without a release.
+    ///   wake the watchers one by one. A watch may also complete without a release. But if the
+    ///   watch of a free lock completes at once, a process leaves less time to the others.
     /// - A watcher that was woken and is dropped before it acquires passes the wake-up on to
     ///   another (`an_unused_wake_up_reaches_another_watcher`).
     ///

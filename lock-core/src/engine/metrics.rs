@@ -5,7 +5,6 @@ use std::{sync::Arc, time::Duration};
 use metrics::{
     IntoF64, Key, Label, Level, Metadata, SharedString, Unit, describe_counter, describe_histogram, with_recorder,
 };
-
 use tokio::time::Instant;
 
 use crate::types::{Error, ErrorKind};

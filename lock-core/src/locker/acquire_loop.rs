@@ -56,7 +56,7 @@ pub(super) struct AcquireLoop {
 /// What an acquisition begins with, after it has not taken a lease over.
 enum Before {
     Nothing,
-    /// The release of the guard before.
+    /// The release of the previous guard.
     Release(PendingRelease),
     /// A lease of this process that does not serve the request, which has to release it.
     Lease(Arc<LeaseState>),

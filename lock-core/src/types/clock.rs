@@ -1,11 +1,8 @@
 //! Measures elapsed time on clocks that keep running while the process is suspended or frozen.
 
 use std::{
+    cell::Cell,
     fmt,
-    sync::{
-        OnceLock,
-        atomic::{AtomicU64, Ordering},
-    },
     time::{Duration, Instant},
 };
 
@@ -53,20 +50,18 @@ pub struct SystemClock;
 /// clock of a test that is ahead by less is taken for a running one, which saves a read.
 const BETWEEN_READS: Duration = Duration::from_micros(1);
 
-/// How far boot time is ahead of the time since [`first_read`], in nanoseconds. A suspend changes
-/// it. Zero until it is known.
-static AHEAD: AtomicU64 = AtomicU64::new(0);
-
-/// Returns a reading of [`Instant`], the same at each call. Of a clock that a test has not paused.
-fn first_read() -> Instant {
-    static FIRST: OnceLock<Instant> = OnceLock::new();
-    *FIRST.get_or_init(Instant::now)
+thread_local! {
+    /// The clock of the runtime and boot time at the last slow look of this thread. A suspend moves
+    /// them apart. In the thread, because a lock could stay locked in a child made by `fork`.
+    static LAST: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
 }
 
-/// Returns how far `boot` is ahead of `instant`, which was read just before.
-fn ahead(boot: Duration, instant: Instant) -> Option<u64> {
-    let nanos = |time: Duration| time.as_secs().checked_mul(1_000_000_000)?.checked_add(time.subsec_nanos().into());
-    nanos(boot)?.checked_sub(nanos(instant.checked_duration_since(first_read())?)?)
+/// Returns whether both clocks have gone on by as much since the last slow look.
+fn go_along(runtime: Instant, boot: Duration) -> bool {
+    LAST.get().is_some_and(|(last_runtime, last_boot)| {
+        let both = runtime.checked_duration_since(last_runtime).zip(boot.checked_sub(last_boot));
+        both.is_some_and(|(runtime, boot)| runtime.abs_diff(boot) < BETWEEN_READS)
+    })
 }
 
 impl Clock for SystemClock {
@@ -74,13 +69,12 @@ impl Clock for SystemClock {
         let runtime = tokio::time::Instant::now().into_std();
         let real = ClockReading { boot: read(BOOT), wall: read(ClockId::CLOCK_REALTIME) };
         // Whether a test has paused the clock of the runtime is seen without a further read.
-        let known = AHEAD.load(Ordering::Relaxed);
-        if ahead(real.boot, runtime).is_some_and(|ahead| Duration::from_nanos(ahead.abs_diff(known)) < BETWEEN_READS) {
+        if go_along(runtime, real.boot) {
             return real;
         }
         if is_running(runtime) {
             // After a suspend, or after an interruption of the thread.
-            AHEAD.store(ahead(real.boot, runtime).unwrap_or_default(), Ordering::Relaxed);
+            LAST.set(Some((runtime, real.boot)));
             return real;
         }
         read_on_test_clock()

@@ -44,14 +44,14 @@ if not held and TURN ~= false then
     -- Without a format Lua prints a large double as 1.7e+15.
     if larger > tonumber(now) then token = string.format('%.0f', larger) end
   end
+  -- Changes nothing, but fails for a key of another type, which is another client's.
+  if not kept then call('SETRANGE', last_token, '0', '') end
   if ARGV[8] and ARGV[8] ~= '0' then
     token = string.format('%.0f', token + ARGV[8])
     -- Here, because the reply of a plain request must cost no more.
     if ARGV[9] == '1' then kept, crashed = 'P' .. (crashed and kept or previous), 1 end
   end
   local mine = id .. ' ' .. stamp .. ' ' .. token .. ' ' .. now .. ' ' .. record_end
-  -- Changes nothing, but fails for a key of another type, which is another client's.
-  if not kept then call('SETRANGE', last_token, '0', '') end
   -- NX, because MGET returns nothing for a key of another type, which is another client's lock.
   if call('SET', lock, mine, 'NX', 'PX', ttl) then
     local last = token .. ' H' .. mine

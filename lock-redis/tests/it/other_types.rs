@@ -6,9 +6,10 @@ use lock_core::{
     ErrorKind, Mode,
     backend::{AcquireRequest, Admin, Backend},
 };
+use lock_redis::{Compat, RedisBackend};
 use test_support::redis::RedisServer;
 
-use crate::fixture::{LONG, client, granted, locker, name, permit, reader, request, waiting_writer};
+use crate::fixture::{LONG, at, client, granted, locker, name, permit, reader, request, waiting_writer};
 
 const LOCK: &str = "onelock:{job}";
 
@@ -59,7 +60,7 @@ async fn a_key_of_another_type_beside_a_lock_is_never_changed() {
 }
 
 /// Makes every kind of request, and returns the requests. The error of one names the key.
-async fn use_all(backend: &lock_redis::RedisBackend) -> Vec<AcquireRequest> {
+async fn use_all(backend: &RedisBackend) -> Vec<AcquireRequest> {
     let requests = [
         waiting_writer("job"),
         waiting_writer("job").with_fair(true),
@@ -80,6 +81,20 @@ async fn use_all(backend: &lock_redis::RedisBackend) -> Vec<AcquireRequest> {
         let _ = backend.release(&request.lease(None), Duration::ZERO).await;
     }
     requests.into()
+}
+
+#[tokio::test]
+// verifies: not-ours
+async fn a_grant_with_the_previous_token_overwrites_no_foreign_key() {
+    let server = RedisServer::start();
+    let backend = RedisBackend::new(at(server.addr()).compat(Compat::RedisPy)).unwrap();
+    let key = "onelock-compat:{job}:t";
+    server.command(&["RPUSH", key, "text"]);
+    let before = server.command(&["DUMP", key]);
+    let request = request("job", LONG).with_reserved_tokens(9);
+    assert_eq!(backend.acquire(&request).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(server.command(&["DUMP", key]), before);
+    assert_eq!(server.command(&["EXISTS", "job"]), ":0\r\n");
 }
 
 #[tokio::test]
