@@ -354,7 +354,34 @@ fn nfs_pace(lease: Option<Duration>) -> StoreTimings {
 
 #[cfg(test)]
 mod tests {
+    use lock_core::Mode;
+
     use super::*;
+
+    /// After an error the core releases no id, so the store has to leave nothing.
+    #[test]
+    // verifies: P5, P12
+    fn a_first_attempt_that_fails_leaves_neither_a_mark_nor_a_place() {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let (reading, waiting, next) = [(); 3].map(|()| FileBackend::open(dir.path()).expect("it opens")).into();
+        let name = LockName::new("job").expect("a name");
+        let request = |mode| AcquireRequest::new(name.clone(), LeaseId::random(), "test").with_mode(mode);
+        let is_granted = |backend: &FileBackend, request: &AcquireRequest| {
+            matches!(backend.store.acquire(request), Ok(AcquireOutcome::Granted(_)))
+        };
+        assert!(is_granted(&reading, &request(Mode::Shared)));
+        for fair in [false, true] {
+            let writer = request(Mode::Exclusive).with_waits(true).with_fair(fair);
+            let key = (writer.id, name.clone());
+            assert!(!is_granted(&waiting, &writer));
+            assert!(!is_granted(&next, &request(Mode::Shared)), "the writer waits");
+            for (has_waited, is_free) in [(true, false), (false, true)] {
+                let failed: Result<(), _> = Err(Error::new(ErrorKind::Limit, "no descriptor is left"));
+                waiting.store.leave_nothing(&key, has_waited, failed).expect_err("it returns the error");
+                assert_eq!(is_granted(&next, &request(Mode::Shared)), is_free, "fair: {fair}");
+            }
+        }
+    }
 
     #[test]
     fn probes_are_frequent_enough_for_any_lease() {

@@ -8,7 +8,7 @@ use tokio::time::timeout;
 use crate::{
     backend::{AcquireOutcome, AcquireRequest},
     engine::{metrics::Outcome, queue::Turn, relay::PendingRelease, shared::Shared},
-    types::{ClockReading, Error, Lease, LeaseId, Operation, no_reply},
+    types::{ClockReading, Error, Holder, Lease, LeaseId, Operation, no_reply},
 };
 
 type Call = Pin<Box<dyn Future<Output = Result<AcquireOutcome, Error>> + Send>>;
@@ -161,9 +161,11 @@ impl PendingAcquire {
                 let from = self.unanswered.take().unwrap_or(sent);
                 self.waiting = match &answer {
                     AcquireOutcome::Granted(_) => false,
-                    // An earlier attempt may have left a mark that this refusal does not show.
+                    // An earlier attempt may have left a mark that this refusal does not show. A
+                    // store that found no holder any more may have set one, too.
                     AcquireOutcome::Contended(holder) => {
-                        let keeps_out = self.request.fair || holder.mode != self.request.mode;
+                        let is_unseen = *holder == Holder::default();
+                        let keeps_out = self.request.fair || holder.mode != self.request.mode || is_unseen;
                         self.waiting || self.request.waits && keeps_out
                     }
                 };

@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, Mutex};
 
-use crate::fixture::*;
+use crate::{
+    changed::{Change, Changed},
+    fixture::*,
+};
 use async_trait::async_trait;
 use lock_core::{
     Error, ErrorKind, Holder, LockName, Locker, Mode, Operation, Renew, TryAcquire,
@@ -288,4 +291,29 @@ async fn a_dropped_wait_removes_the_mark_of_an_earlier_attempt() {
     sleep(ms(500)).await;
     fixture.store.release(&writer.lease(None), ms(0)).await.unwrap();
     assert!(is_granted(fixture.store.acquire(&request(Mode::Shared)).await));
+}
+
+/// A store that names no holder, as if it had ended since the refusal.
+#[derive(Debug)]
+struct Unseen;
+
+impl Change for Unseen {
+    fn outcome(&self, outcome: AcquireOutcome) -> AcquireOutcome {
+        match outcome {
+            AcquireOutcome::Contended(_) => AcquireOutcome::Contended(Holder::default()),
+            granted @ AcquireOutcome::Granted(_) => granted,
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+// verifies: P12
+async fn a_mark_ends_with_its_wait_though_no_holder_was_named() {
+    let store = Arc::new(Changed::new(Unseen));
+    let locker = || Locker::builder(store.clone()).clock(Arc::new(TestClock::new())).ttl(secs(30)).build().unwrap();
+    let [first, writer, second] = [locker(), locker(), locker()];
+    let _reading = first.lock(NAME).mode(Mode::Shared).acquire().await.unwrap();
+    assert!(matches!(writer.lock(NAME).acquire_within(secs(1)).await, Ok(TryAcquire::Contended(_))));
+    writer.wait_idle().await;
+    acquired(second.lock(NAME).mode(Mode::Shared).try_acquire().await).release().await.unwrap();
 }

@@ -51,15 +51,8 @@ impl Medium for Local {
         attempt.try_again((attempt.peek)())
     }
 
-    /// If the first call fails, it has freed the shared lock. Another client may acquire the lock
-    /// between the two. An inspection shares the lock for microseconds.
-    fn is_alone(&self, lock: &LockFile, path: &Path) -> Result<bool, Error> {
-        for _ in 0..SECOND_TRIES {
-            if lock.try_lock(path)? && lock.try_lock_shared(path)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+    fn is_alone(&self, lock: &LockFile, path: &Path) -> Result<Option<bool>, Error> {
+        is_alone(lock, path, || ())
     }
 
     fn gate_wait(&self) -> GateWait {
@@ -231,6 +224,21 @@ fn exchange(_: &Path, _: &Path) -> bool {
     false
 }
 
+/// An inspection shares the lock for microseconds, so a refused try is repeated. The refusal has
+/// freed the shared lock, and others may have held the lock since. `before_retry` is for tests.
+fn is_alone(lock: &LockFile, path: &Path, mut before_retry: impl FnMut()) -> Result<Option<bool>, Error> {
+    if lock.try_lock(path)? {
+        return Ok(lock.try_lock_shared(path)?.then_some(true));
+    }
+    for _ in 1..SECOND_TRIES {
+        before_retry();
+        if lock.try_lock(path)? {
+            return Ok(None);
+        }
+    }
+    Ok(Some(false))
+}
+
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
@@ -239,6 +247,25 @@ mod tests {
 
     use super::*;
     use crate::{lockfile::flock, mode::Mode, sidecar::RecordRead};
+
+    #[test]
+    // verifies: P1, P12
+    fn a_shared_lock_that_was_free_for_a_moment_is_acquired_anew() {
+        let dir = tempfile::tempdir().expect("a directory for the test");
+        let path = dir.path().join("etl.lock");
+        let mode = Mode { file: 0o600, directory: 0o700, exact: false };
+        let lock = LockFile::open(&path, mode, OFlag::empty()).expect("a fresh file opens");
+        let inspector = File::open(&path).expect("the lock file exists");
+        let share = || assert_eq!(try_flock(&inspector, FlockArg::LockSharedNonblock), Ok(true));
+        let free = || flock(&inspector, FlockArg::Unlock).expect("unlocking cannot fail");
+        assert!(lock.try_lock_shared(&path).expect("no error"));
+        assert_eq!(is_alone(&lock, &path, || ()).expect("no error"), Some(true));
+        share();
+        assert_eq!(is_alone(&lock, &path, free).expect("no error"), None, "another may have held it between");
+        assert!(lock.try_lock_shared(&path).expect("no error"));
+        share();
+        assert_eq!(is_alone(&lock, &path, || ()).expect("no error"), Some(false));
+    }
 
     #[test]
     fn a_lock_taken_only_for_a_moment_is_not_refused() {

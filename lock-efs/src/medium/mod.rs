@@ -44,9 +44,10 @@ pub(crate) trait Medium: Debug + Send + Sync {
     /// this descriptor.
     fn try_lock(&self, attempt: &LockAttempt<'_>, cached: Option<CachedHolder>) -> Result<Option<CachedHolder>, Error>;
 
-    /// Returns whether no other process shares the lock, which this process shares. The lock may be
-    /// lost if another one does.
-    fn is_alone(&self, lock: &LockFile, path: &Path) -> Result<bool, Error>;
+    /// Returns whether no other process shares the lock, which this process shares. `None` if this
+    /// process had no lock for a moment: all that it has read before may be old. The lock may be
+    /// lost if another process shares it.
+    fn is_alone(&self, lock: &LockFile, path: &Path) -> Result<Option<bool>, Error>;
 
     /// Returns how long a request waits while another process takes a part.
     fn gate_wait(&self) -> GateWait;

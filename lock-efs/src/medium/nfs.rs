@@ -79,9 +79,9 @@ impl Medium for Nfs {
 
     /// Asks the server, which leaves the lock of the asking descriptor out of its answer. Locks
     /// nothing: a server need not let a client change a shared lock to an exclusive one and back.
-    fn is_alone(&self, lock: &LockFile, path: &Path) -> Result<bool, Error> {
+    fn is_alone(&self, lock: &LockFile, path: &Path) -> Result<Option<bool>, Error> {
         let others = byte_locks::conflict(lock.file(), &(0..u64::MAX));
-        others.map(|others| others.is_none()).map_err(|e| error::at("inspect the lock file", path, e))
+        others.map(|others| Some(others.is_none())).map_err(|e| error::at("inspect the lock file", path, e))
     }
 
     /// A process that takes a part sends some twenty requests meanwhile. The core ends an attempt

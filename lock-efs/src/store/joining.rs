@@ -261,10 +261,10 @@ impl FileStore {
                 }
             }
         };
-        let is_permit = matches!(request.mode, LockMode::Permit { .. });
-        if is_permit && self.is_shared_without_part(lock, files, parts, slots.any_present(now_us))? {
-            let holder = Holder::default().with_foreign("a flock(2) holder without a record".to_owned());
-            return Ok(Joined::Refused { holder: holder.with_mode(LockMode::Shared), by_other_mode: true });
+        if matches!(request.mode, LockMode::Permit { .. })
+            && let Some(answer) = self.refused_without_part(lock, files, parts, slots.any_present(now_us))?
+        {
+            return Ok(answer);
         }
         let token = next(last.max(begins_at), now_us, 0, files)?;
         let bytes = self.record_of_part(request, token, now_us)?;
@@ -276,9 +276,9 @@ impl FileStore {
             }
             FreePart::Changed => return Ok(Joined::StartOver),
         };
-        let begun = begins_at.map_or(Ok(()), |from| self.begin_joined(request, files, lock, (&previous, from)));
-        let is_begun = begun.is_ok();
-        let number = self.record_part(request, parts, (number, &bytes), begun, token.get() <= now_us + 1)?;
+        let begin = || begins_at.map_or(Ok(()), |from| self.begin_joined(request, files, lock, (&previous, from)));
+        let number = self.record_part(request, parts, (number, &bytes), begin, (token.get() <= now_us + 1, now_us))?;
+        let is_begun = number.is_some() || begins_at.is_none();
         crashed.extend(number.and_then(|number| slots.crashed_in(number)));
         // Without the record, each next holder would be told of the crash.
         let crashed = Holder::of_several(crashed).filter(|_| is_begun);
@@ -288,19 +288,26 @@ impl FileStore {
         Ok(Joined::Granted { number, token, crashed, skew_us })
     }
 
-    /// Returns whether a shared lock that has no part excludes permits. The records of crashed
-    /// holders say that they are `present`, so the locks of the parts decide.
-    fn is_shared_without_part(
+    /// Returns the answer to a permit if a shared lock that has no part may exclude it. The records
+    /// of crashed holders say that they are `present`, so the locks of the parts decide.
+    fn refused_without_part(
         &self,
         lock: &LockFile,
         files: &Files,
         parts: &PartsFile,
         present: bool,
-    ) -> Result<bool, Error> {
+    ) -> Result<Option<Joined>, Error> {
         if present && parts.any_held()? {
-            return Ok(false);
+            return Ok(None);
         }
-        Ok(!self.medium.is_alone(lock, &files.lock)?)
+        Ok(match self.medium.is_alone(lock, &files.lock)? {
+            Some(true) => None,
+            None => Some(Joined::StartOver),
+            Some(false) => {
+                let holder = Holder::default().with_foreign("a flock(2) holder without a record".to_owned());
+                Some(Joined::Refused { holder: holder.with_mode(LockMode::Shared), by_other_mode: true })
+            }
+        })
     }
 
     fn record_of_part(&self, request: &AcquireRequest, token: FencingToken, now_us: u64) -> Result<Vec<u8>, Error> {

@@ -32,7 +32,7 @@ impl FileStore {
         if !request.waits || request.fair || self.is_marked(&key)? || !self.may_mark(request, files)? {
             return Ok(());
         }
-        let parts = match PartsFile::open(&files.parts, self.mode, self.medium.open_flags()) {
+        let parts = match PartsFile::open(&files.parts, self.mode_beside(files), self.medium.open_flags()) {
             // Without a mark later readers may overtake the request, as with flock(1).
             Err(error) if self.allows_no_record(false, &error) => return Ok(()),
             opened => opened?,

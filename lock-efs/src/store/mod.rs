@@ -153,13 +153,27 @@ impl FileStore {
     pub(crate) fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
         self.names.check(&request.name)?;
         let files = self.files_of(&request.name);
-        if let Some(grant) = self.held_already(&(request.id, request.name.clone()), &files)? {
+        let key = (request.id, request.name.clone());
+        if let Some(grant) = self.held_already(&key, &files)? {
             return Ok(AcquireOutcome::Granted(grant));
         }
-        if request.fair && self.has_queues() {
-            return self.acquire_in_turn(request, &files);
+        let has_waited = self.is_before_newcomers(request);
+        let outcome = if request.fair && self.has_queues() {
+            self.acquire_in_turn(request, &files)
+        } else {
+            self.attempt(request, &files)
+        };
+        self.leave_nothing(&key, has_waited, outcome)
+    }
+
+    /// Ends the mark and the place of a first attempt that failed: after an error the core releases
+    /// no id. Those of earlier attempts end with the release of the waiter.
+    pub(crate) fn leave_nothing<T>(&self, key: &Key, has_waited: bool, outcome: Result<T, Error>) -> Result<T, Error> {
+        if outcome.is_err() && !has_waited {
+            self.marks.remove(key);
+            self.leave_queue(key);
         }
-        self.attempt(request, &files)
+        outcome
     }
 
     fn attempt(&self, request: &AcquireRequest, files: &Files) -> Result<AcquireOutcome, Error> {

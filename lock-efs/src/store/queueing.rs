@@ -153,7 +153,7 @@ impl FileStore {
 
     /// Returns whether `request` has a place, which counts alone, or a mark, which it got before
     /// there was a queue.
-    fn is_before_newcomers(&self, request: &AcquireRequest) -> bool {
+    pub(super) fn is_before_newcomers(&self, request: &AcquireRequest) -> bool {
         let key = (request.id, request.name.clone());
         self.places.get(&key).is_some() || self.marks.get(&key).is_some()
     }
@@ -234,7 +234,7 @@ impl FileStore {
     }
 
     /// Returns the permissions of a file beside the lock file, as its other files have them.
-    fn mode_beside(&self, files: &Files) -> Mode {
+    pub(super) fn mode_beside(&self, files: &Files) -> Mode {
         match fs::metadata(&files.lock) {
             Ok(found) if self.names == Names::Plain => {
                 Mode { file: self.mode.sharing_of_plain(&found).file, ..self.mode }

@@ -4,7 +4,7 @@
 //! file of the parts. The shared lock on the lock file excludes exclusive holders without either.
 //! Permits are refused beside a shared lock that has no part.
 
-use std::{fs, io};
+use std::{fs, io, time::Duration};
 
 use lock_core::{
     Error, ErrorKind, Mode as LockMode,
@@ -30,8 +30,9 @@ impl FileStore {
         request.mode == LockMode::Shared && self.medium.keeps_locks() && self.allows_no_record(false, error)
     }
 
-    /// Writes the record of part `number`, once the joined record has `begun`. A shared lock may be
-    /// held without its part where the disk is full.
+    /// Writes the record of part `number`, and then the joined record with `begin`. Without the
+    /// part, the joined record would hide the crash of the holder before. A shared lock may be held
+    /// without its part where the disk is full.
     ///
     /// The token of the first holder is one more than the clock, which is the token of the joined
     /// record.
@@ -40,10 +41,14 @@ impl FileStore {
         request: &AcquireRequest,
         parts: &PartsFile,
         (number, bytes): (usize, &[u8]),
-        begun: Result<(), Error>,
-        is_from_clock: bool,
+        begin: impl FnOnce() -> Result<(), Error>,
+        (is_from_clock, now_us): (bool, u64),
     ) -> Result<Option<usize>, Error> {
-        let Err(error) = begun.and_then(|()| parts.write(number, bytes)) else { return Ok(Some(number)) };
+        let recorded = parts.write(number, bytes).and_then(|()| {
+            // A part that says "held" would be reported as a crash.
+            begin().inspect_err(|_| drop(parts.mark_released(number, now_us, Duration::ZERO)))
+        });
+        let Err(error) = recorded else { return Ok(Some(number)) };
         parts.unlock_part(number);
         if !is_from_clock || !self.allows_no_part(request, &error) {
             return Err(error);

@@ -8,7 +8,7 @@ use crate::fixture::{
 };
 use lock_core::{
     ErrorKind, Mode,
-    backend::{AcquireOutcome, AcquireRequest, Backend, Lease, Release, Renewal},
+    backend::{AcquireOutcome, AcquireRequest, Backend, Lease, ProcessBound as _, Release, Renewal},
 };
 use lock_efs::{FileBackend, FileConfig, Names};
 
@@ -64,7 +64,12 @@ async fn child_on_a_full_disk() {
     for new in ["by-flock", "without-inodes"] {
         fs::write(backend.lock_path(&name(new)), "").unwrap();
     }
+    backend.on_lost(&grant(&backend, &request("crashed")).await.1);
     let _ = fs::write(dir.join("ballast"), vec![0; 100_000]);
+    assert_eq!(failed_permit(&backend, "crashed").await, ErrorKind::Full);
+    let (next, lease) = grant(&backend, &request("crashed")).await;
+    assert!(next.crashed.is_some(), "a failed permit hid the crash");
+    free(&backend, &lease).await;
     // The record of a lock that was shared has room for an exclusive holder.
     let (_, lease) = grant(&backend, &request("last-shared").with_owner("o".repeat(200))).await;
     free(&backend, &lease).await;

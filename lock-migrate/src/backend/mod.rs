@@ -78,7 +78,9 @@ impl MigrationBackend {
             // The mark of an earlier attempt stays, too. The core releases the id after such a
             // refusal.
             Ok(AcquireOutcome::Contended(holder))
-                if before.half(side).state == State::Mark || request.waits && holder.mode != request.mode =>
+                if before.half(side).state == State::Mark
+                    // A store that found no holder any more may still have set a mark.
+                    || request.waits && (holder.mode != request.mode || *holder == Holder::default()) =>
             {
                 taken.set(side, State::Mark);
             }
