@@ -93,12 +93,13 @@ impl Statements {
                 where l.name = $1 and l.id = {ID} and l.expires_at > clock_timestamp() and {granting}
                 returning 1"
             ),
-            // Not made durable, because a waiter that is not woken polls.
+            // Not made durable, because a waiter that is not woken polls. Also while the lock is
+            // free: a process that lets others have it waits for their release.
             announce_waiter: format!(
                 "with c as materialized (
                     select set_config('synchronous_commit', 'off', true) = 'off' and {bounded} as is_set
                 ) update {table} l set waiters_until = clock_timestamp() + make_interval(secs => {WAITER_SECONDS})
-                from c where l.name = $1 and l.expires_at > clock_timestamp() and c.is_set and
+                from c where l.name = $1 and c.is_set and
                     coalesce(l.waiters_until, 'epoch')
                         < clock_timestamp() + make_interval(secs => {WAITER_SECONDS}) / 2",
                 bounded = bounded(config),

@@ -12,6 +12,7 @@ use lock_core::{
     backend::{AcquireOutcome, AcquireRequest, Backend, Capabilities, LeaseId, Release, Renewal, Watch},
     clock::Clock,
     faults::Fault,
+    testing::TestClock,
 };
 use tokio::time::{Instant, sleep};
 

@@ -79,6 +79,8 @@ lock_core::conformance! {
         (a_thawed_holder_reports_its_loss_immediately, "a file lock has no ttl"),
         (setting_the_clock_back_extends_no_lease, "a file lock has no ttl"),
         (an_isolated_leader_stops_before_the_next_starts, "a file lock has no ttl"),
+        (a_dead_fair_waiter_is_skipped_after_its_ttl, "a place has no ttl, and ends with its process"),
+        (a_late_fair_request_keeps_the_lock_for_a_ttl_at_most, "a file lock has no ttl"),
     ]
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use lock_core::{
     ErrorKind, Holder, LossReason, Mode,
-    backend::{Backend, Release, Renewal},
+    backend::{Admin, Backend, Release, Renewal},
 };
 
 use crate::fixture::{LONG, client, granted, permit, reader, refused, renewed, request, server};
@@ -91,7 +91,7 @@ async fn a_row_that_cannot_be_read_fails_no_other_renewal() {
     let backend = client(server.addr());
     let (odd, _) = granted(&backend, &request("odd", LONG)).await;
     let (held, _) = granted(&backend, &request("held", LONG)).await;
-    server.sql("update onelock set id = null, mode = 'many', seq = seq + 1 where name = 'odd'");
+    server.sql("update onelock set id = null, acquired_at = null, mode = 'many', seq = seq + 1 where name = 'odd'");
     let mut renewals = backend.renew_many(&[odd, held]).await.into_iter();
     assert_eq!(renewals.next().unwrap().unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(renewals.next().unwrap().unwrap(), Renewal::Renewed);

@@ -32,6 +32,11 @@ pub(super) async fn a_watch_completes_after_the_release(bench: &Bench<'_>) {
         release(&*a, &lease).await;
         assert!(timeout(Duration::from_secs(60), watch.changed()).await.is_ok(), "changed() is cancel safe");
     }
+    // A process that lets others have the lock begins to watch after its own release.
+    let mut watch = b.watch(&name).await.expect("the store answers").expect("the capability wake-up is declared");
+    let (lease, _) = granted(&*a, &long()).await;
+    release(&*a, &lease).await;
+    assert!(timeout(Duration::from_secs(60), watch.changed()).await.is_ok(), "the watch began while the lock was free");
 }
 
 pub(super) async fn an_unused_wake_up_reaches_another_watcher(bench: &Bench<'_>) {
