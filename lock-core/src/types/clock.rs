@@ -46,9 +46,9 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
-/// The longest time between two reads of one clock in a row, unless the thread was interrupted. The
-/// clock of a test that is ahead by less is taken for a running one, which saves a read.
-const BETWEEN_READS: Duration = Duration::from_micros(1);
+/// The longest time between two reads in a row, unless the thread was interrupted. A clock that a
+/// test has just paused counts as running until it is behind by more, which saves two reads.
+const BETWEEN_READS: Duration = Duration::from_micros(100);
 
 thread_local! {
     /// The clock of the runtime and boot time at the last slow look of this thread. A suspend moves
