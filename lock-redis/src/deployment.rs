@@ -183,7 +183,7 @@ impl Deployment {
             match self.renew(&some).await {
                 Ok(renewed) => {
                     join_all(some.iter().zip(renewed).map(|(lease, renewed)| async move {
-                        if renewed { Ok(Renewal::Renewed) } else { self.why_lost(lease).await.map(Renewal::Lost) }
+                        Ok(if renewed { Renewal::Renewed } else { Renewal::Lost(self.why_lost(lease).await) })
                     }))
                     .await
                 }
@@ -226,11 +226,16 @@ impl Deployment {
     ///
     /// This is a separate request, because a renewal may name only the lock's key: a script with
     /// one key also runs while its slot moves to another node of a cluster.
-    async fn why_lost(&self, lease: &Lease) -> Result<LossReason, Error> {
+    async fn why_lost(&self, lease: &Lease) -> LossReason {
         let lock = self.keys.lock(&lease.name);
         let id = lease.id.to_string();
         let keys = [lock.clone(), self.keys.token(&lock), self.keys.broken(&lock, &id), self.keys.records(&lock)];
-        why_lost(self.connection.run(&self.scripts.lost.call(&keys).arg(id)).await?, lease)
+        let answer = self.connection.run(&self.scripts.lost.call(&keys).arg(id)).await;
+        // The loss is certain, and the guard must learn of it, although its reason is unknown.
+        answer.and_then(|answer| why_lost(answer, lease)).unwrap_or_else(|error| {
+            tracing::debug!(name = %lease.name, %error, "the reason of a loss cannot be read");
+            LossReason::RecordGone
+        })
     }
 
     pub(crate) async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {

@@ -25,9 +25,9 @@ pub(crate) struct PendingAcquire {
     /// The earliest unanswered send since the last answered one, which may be the one that is
     /// granted.
     unanswered: Option<ClockReading>,
-    /// The id may still hold the lock, but no guard can have it: it was granted too late, or to a
-    /// guard of this process with other options.
-    too_late: bool,
+    /// A lease that may still be held, but that no guard can have: it was granted too late, or to a
+    /// guard of this process with other options. Its mode may not be that of the request.
+    unusable: Option<Box<Lease>>,
     /// The store keeps newcomers out, because this acquisition waits.
     waiting: bool,
     /// The release of the previous guard. In a box, because most acquisitions have none.
@@ -59,7 +59,7 @@ impl PendingAcquire {
             attempt_timeout,
             call: None,
             unanswered: None,
-            too_late: false,
+            unusable: None,
             waiting: false,
             before: None,
             turn,
@@ -68,9 +68,8 @@ impl PendingAcquire {
 
     /// Takes the responsibility for a lease of this process, whose validity counts from `from`. The
     /// next attempt releases it, and so does a drop.
-    pub(crate) fn take_over(&mut self, id: LeaseId, from: ClockReading) {
-        (self.unanswered, self.too_late) = (Some(from), true);
-        Arc::make_mut(&mut self.request).id = id;
+    pub(crate) fn take_over(&mut self, lease: Lease, from: ClockReading) {
+        (self.unanswered, self.unusable) = (Some(from), Some(Box::new(lease)));
     }
 
     /// Sends the release of the previous guard with the next attempt. If `declined`, that guard has
@@ -109,8 +108,8 @@ impl PendingAcquire {
     /// old id would count from `from`, its first send. Returns `true` if the store confirmed the
     /// release.
     pub(crate) async fn give_back(&mut self, from: ClockReading) -> bool {
-        (self.unanswered, self.too_late) = (Some(from), true);
         let (lease, limit) = (self.request.lease(None), self.attempt_timeout);
+        (self.unanswered, self.unusable) = (Some(from), Some(Box::new(lease.clone())));
         let released = self.shared.release_repeatedly(&lease, Duration::ZERO, limit, false).await.is_ok();
         if released {
             self.begin_anew();
@@ -121,24 +120,23 @@ impl PendingAcquire {
     /// Prepares the next attempt, within `left`: releases a late grant whose release has not been
     /// confirmed. Otherwise this process, under a new id, would contend with its own lock.
     pub(crate) async fn prepare(&mut self, left: Option<Duration>) -> Result<(), Error> {
-        // Not earlier, because a lease that is handed over has an id, and a random number is a
-        // system call. None is drawn in advance: copies of a virtual machine would share it.
-        if self.request.id == LeaseId::NONE {
-            self.begin_anew();
-        }
-        if self.too_late {
-            let (lease, limit) = (self.request.lease(None), self.limit(left));
+        if let Some(lease) = self.unusable.as_deref().cloned() {
+            let limit = self.limit(left);
             let answer = timeout(limit, self.shared.backend.release(&lease, Duration::ZERO)).await;
             if let Err(error) = answer.unwrap_or_else(|_| Err(no_reply(limit))) {
                 return Err(error.with_ambiguous(true).with_operation(Operation::Acquire).with_name(&lease.name));
             }
+            self.begin_anew();
+        } else if self.request.id == LeaseId::NONE {
+            // Not earlier, because a random number is a system call. None is drawn in advance:
+            // copies of a virtual machine would share it.
             self.begin_anew();
         }
         Ok(())
     }
 
     fn begin_anew(&mut self) {
-        (self.unanswered, self.too_late) = (None, false);
+        (self.unanswered, self.unusable) = (None, None);
         Arc::make_mut(&mut self.request).id = LeaseId::random();
     }
 
@@ -210,7 +208,7 @@ impl PendingAcquire {
 
     /// Rolls the acquisition back in the background.
     fn abandon(&mut self) {
-        let lease = self.request.lease(None);
+        let lease = self.unusable.take().map_or_else(|| self.request.lease(None), |lease| *lease);
         tracing::debug!(name = %lease.name, id = %lease.id, "acquisition abandoned; rolling it back");
         let (call, limit, shared) = (self.call.take(), self.attempt_timeout, Arc::clone(&self.shared));
         let turn = self.turn.take();

@@ -95,9 +95,12 @@ impl LossSignal {
         if self.is_lost() { Some(Duration::ZERO) } else { self.hold.remaining(self.hold.now()) }
     }
 
-    /// Returns the end of the validity; see [`Guard::valid_until`](crate::Guard::valid_until).
+    /// Returns the end of the validity; see [`Guard::valid_until`](crate::Guard::valid_until). A
+    /// time in the past after the loss or the end of the guard.
     pub fn valid_until(&self) -> Option<ClockReading> {
-        self.hold.valid_until()
+        // As in a child made by `fork`: the next guard of the lease may be valid for longer.
+        let over = ClockReading { boot: Duration::ZERO, wall: Duration::ZERO };
+        if self.is_lost() { Some(over) } else { self.hold.valid_until() }
     }
 
     /// Returns a token that is cancelled when this signal fires, for code that takes tokens.

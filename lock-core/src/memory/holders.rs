@@ -250,7 +250,7 @@ impl Holders {
         if self.records.iter().any(|record| record.id == lease.id && record.released) {
             return Release::Released;
         }
-        match self.held_by(lease.id, now) {
+        match self.held_by(lease.id, now).filter(|record| record.mode == lease.mode) {
             Some(record) => {
                 record.released = true;
                 record.expires = now + hold_for;

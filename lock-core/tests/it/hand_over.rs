@@ -114,6 +114,7 @@ async fn a_request_with_other_options_is_granted_by_the_store() {
         let guard = next(guard, waiter).await;
         assert_eq!(requests(&fixture), (3, 2), "{what}");
         assert!(token(&guard) > first, "{what}");
+        assert!(guard.crashed_holder().is_none(), "{what}: the lease before was released");
         let holder = fixture.other().admin().inspect(NAME).await.unwrap().expect("held");
         assert_eq!(holder.token, guard.token(), "{what}");
         assert_eq!(holder.owner.as_deref() == Some("another"), what == "owner");

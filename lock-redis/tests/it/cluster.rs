@@ -389,3 +389,18 @@ async fn locks_of_all_nodes_are_listed_and_renewed_together() {
         assert_eq!(renewal.unwrap(), Renewal::Renewed);
     }
 }
+
+/// The reason of the loss is in several keys, which cannot be read meanwhile.
+#[tokio::test]
+// verifies: redis-topology, P3
+async fn a_loss_is_reported_while_the_slot_moves() {
+    let cluster = RedisCluster::start();
+    let backend = client_of(&cluster);
+    let (name, slot) = name_on(&cluster, 0, "moving");
+    let (lease, _) = granted(&backend, &request(&name, LONG)).await;
+    cluster.nodes()[0].command(&["DEL", &format!("onelock:{{{name}}}")]);
+    let moving = Move::begin(&cluster, slot);
+    let renewal = backend.renew(&lease).await.unwrap();
+    assert!(matches!(renewal, Renewal::Lost(_)), "{renewal:?}");
+    moving.end();
+}

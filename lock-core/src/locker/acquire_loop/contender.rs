@@ -48,7 +48,7 @@ impl<'a> Contender<'a> {
         match before {
             Before::Nothing => {}
             Before::Release(release) => pending.follow(release, options.mode.may_be_joined()),
-            Before::Lease(hold) => pending.take_over(hold.lease.id, hold.confirmed()),
+            Before::Lease(hold) => pending.take_over(hold.lease.clone(), hold.confirmed()),
         }
         Self { acquiring, pending }
     }

@@ -122,6 +122,7 @@ async fn a_signal_of_a_guard_does_not_follow_the_next_one() {
     let next = waiter.await.unwrap();
     assert_eq!(signal.check().unwrap_err(), lost);
     assert_eq!((signal.stop_requested().await, signal.remaining()), (lost, Some(Duration::ZERO)));
+    assert_eq!(signal.valid_until().map(|at| at.boot), Some(Duration::ZERO));
     next.loss_signal().check().unwrap();
     release(next).await;
 }
