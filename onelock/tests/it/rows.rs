@@ -68,8 +68,18 @@ impl Rows {
     }
 
     /// Makes all leases end earlier by `time`.
+    ///
+    /// The parts of several holders keep 5 s: those that live would have renewed them.
     pub(crate) fn age(&self, time: Duration) {
-        self.sql(&format!("update TABLE set expires_at = expires_at - interval '{} s'", time.as_secs_f64()));
+        let time = time.as_secs_f64();
+        self.sql(&format!(
+            "update TABLE l set (part_ends, expires_at) = (
+                select array_agg(p.aged order by p.n), coalesce(max(p.aged), l.expires_at - interval '{time} s') from (
+                    select q.n, greatest(q.ends - interval '{time} s', least(q.ends, now() + interval '5 s')) as aged
+                    from unnest(l.part_ends) with ordinality q (ends, n)
+                ) p
+            )"
+        ));
     }
 }
 
