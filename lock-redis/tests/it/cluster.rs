@@ -402,5 +402,6 @@ async fn a_loss_is_reported_while_the_slot_moves() {
     let moving = Move::begin(&cluster, slot);
     let renewal = backend.renew(&lease).await.unwrap();
     assert!(matches!(renewal, Renewal::Lost(_)), "{renewal:?}");
+    moving.key(&format!("onelock:{{{name}}}:t"));
     moving.end();
 }
