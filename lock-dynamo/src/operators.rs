@@ -96,8 +96,13 @@ impl DynamoBackend {
         let mut filter = "attribute_exists(#version)".to_owned();
         let mut request = request.expression_attribute_names("#version", layout.name(Attribute::Version));
         if !layout.schema.deletes_on_release() {
-            filter.push_str(" AND attribute_not_exists(#released)");
+            filter.push_str(" AND (attribute_not_exists(#released)");
             request = request.expression_attribute_names("#released", layout.name(Attribute::Released));
+            if layout.has_modes() {
+                filter.push_str(" OR attribute_exists(#parts)");
+                request = request.expression_attribute_names("#parts", layout.name(Attribute::Parts));
+            }
+            filter.push(')');
         }
         if !prefix.is_empty() {
             filter.push_str(" AND begins_with(#key, :prefix)");

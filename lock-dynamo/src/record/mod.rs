@@ -94,7 +94,9 @@ impl Record {
         let Some(AttributeValue::S(version)) = get(Attribute::Version) else { return Self::stranger() };
         let version = version.clone();
         let id = lease_id(&version);
-        let parts = get(Attribute::Parts).filter(|_| id.is_some() && layout.has_modes());
+        // Beside a single holder, which alone has a ttl, parts were left by holders before it.
+        let is_joined = id.is_some() && layout.has_modes() && get(Attribute::Ttl).is_none();
+        let parts = get(Attribute::Parts).filter(|_| is_joined);
         let joined = parts.map(|parts| Joined::read(get(Attribute::Mode), parts));
         if let Some(None) = joined {
             return Self::stranger();

@@ -87,6 +87,7 @@ impl<'a> ConditionalWrite<'a> {
             e = Attribute::Expires,
         );
         write.names.insert(MODE_KEY.into(), Attribute::Mode.to_string());
+        write.require_no_single_holder();
         write
     }
 
@@ -182,6 +183,7 @@ impl<'a> ConditionalWrite<'a> {
         let (parts, room, map) = (write.name(Attribute::Parts), write.value(number(room)), write.value(text("M")));
         write.condition =
             format!("attribute_not_exists({part}) AND attribute_type({parts}, {map}) AND size({parts}) < {room}");
+        write.require_no_single_holder();
         write
     }
 
@@ -237,8 +239,8 @@ impl<'a> ConditionalWrite<'a> {
     }
 
     /// Removes what describes several holders from an item that gets a single one.
-    pub(super) fn replace_joined(&mut self, seen: &Record) {
-        if seen.joined.is_some() {
+    pub(super) fn replace_joined(&mut self) {
+        if self.layout.has_modes() {
             self.remove(Attribute::Mode);
             self.remove(Attribute::Parts);
         }
@@ -296,6 +298,22 @@ impl<'a> ConditionalWrite<'a> {
         self.names.insert(ID.into(), id.to_string());
         let part = self.part();
         self.condition = format!("attribute_exists({part}) AND attribute_not_exists({part}.{})", Attribute::FreeAt);
+        self.require_no_single_holder();
+    }
+
+    /// Adds that no parts hold the lock. Beside a single holder, which alone has a ttl, parts were
+    /// left by a client of an earlier version.
+    pub(super) fn require_no_parts(&mut self) {
+        if self.layout.has_modes() {
+            let (parts, ttl) = (self.name(Attribute::Parts), self.name(Attribute::Ttl));
+            let _ = write!(self.condition, " AND (attribute_not_exists({parts}) OR attribute_exists({ttl}))");
+        }
+    }
+
+    /// Adds that no single holder has the item, beside parts that were left in it.
+    fn require_no_single_holder(&mut self) {
+        let ttl = self.name(Attribute::Ttl);
+        let _ = write!(self.condition, " AND attribute_not_exists({ttl})");
     }
 
     /// The path of one part.

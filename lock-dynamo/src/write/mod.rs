@@ -115,6 +115,11 @@ impl<'a> ConditionalWrite<'a> {
                 let first = write.first_place_is(queued.then_some(request.id));
                 let _ = write!(write.condition, " AND {first}");
             }
+            if layout.has_modes() {
+                // An earlier version, or a third party, marks an item with holders as released.
+                let parts = write.name(Attribute::Parts);
+                let _ = write!(write.condition, " AND attribute_not_exists({parts})");
+            }
             write.condition.push(')');
         }
         write
@@ -133,7 +138,7 @@ impl<'a> ConditionalWrite<'a> {
         let mut write = Self::new(layout, record::version(request.id));
         write.grant(request, now, token, idle);
         write.clear_leftovers(request);
-        write.replace_joined(seen);
+        write.replace_joined();
         write.unmark_if(unmark);
         write.require_version(&seen.version);
         write
@@ -227,6 +232,7 @@ impl<'a> ConditionalWrite<'a> {
             let empty = write.first_place_is(None);
             let _ = write!(write.condition, " AND {empty}");
         }
+        write.require_no_parts();
         write.condition.push(')');
         write
     }
@@ -244,10 +250,7 @@ impl<'a> ConditionalWrite<'a> {
                 write.set(Attribute::BrokenBy, text(by));
                 write.require_held_by(id);
                 // The latest writer may have one of several parts.
-                if layout.has_modes() {
-                    let parts = write.name(Attribute::Parts);
-                    let _ = write!(write.condition, " AND attribute_not_exists({parts})");
-                }
+                write.require_no_parts();
             }
             None => {
                 write.require_version(seen);

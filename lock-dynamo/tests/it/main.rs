@@ -17,6 +17,7 @@ mod lost_parts;
 mod many;
 mod modes;
 mod names;
+mod odd_items;
 mod operators;
 mod proxies;
 mod requests;

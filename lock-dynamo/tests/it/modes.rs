@@ -17,17 +17,17 @@ use test_support::{
 
 use crate::fixture::{Table, granted, outlive, refused, released, request};
 
-const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
 
-fn reader(name: &str) -> AcquireRequest {
+pub(crate) fn reader(name: &str) -> AcquireRequest {
     request(name, LONG).with_mode(Mode::Shared)
 }
 
-fn permit(name: &str, of: u16) -> AcquireRequest {
+pub(crate) fn permit(name: &str, of: u16) -> AcquireRequest {
     request(name, LONG).with_mode(Mode::Permit { of: NonZeroU16::new(of).unwrap() })
 }
 
-async fn item(table: &Table, name: &str) -> HashMap<String, AttributeValue> {
+pub(crate) async fn item(table: &Table, name: &str) -> HashMap<String, AttributeValue> {
     let get = table.client.get_item().table_name(&table.name).key("key", AttributeValue::S(name.into()));
     get.consistent_read(true).send().await.unwrap().item.expect("there is an item")
 }
@@ -198,32 +198,6 @@ async fn a_part_is_not_broken_as_a_single_holder() {
 }
 
 #[tokio::test]
-// verifies: P12, not-ours
-async fn parts_that_cannot_be_read_keep_the_lock_held() {
-    let table = Table::new(Schema::Native).await;
-    let backend = DynamoBackend::new(table.config());
-    let part = |value| AttributeValue::M([("not an id".to_owned(), value)].into());
-    // A reader may join what only hides other readers.
-    let joinable = [false, true];
-    for (odd, joinable) in
-        [AttributeValue::S("x".into()), part(AttributeValue::S("x".into()))].into_iter().zip(joinable)
-    {
-        let name = format!("odd-{joinable}");
-        let lease = granted(&backend, &reader(&name)).await;
-        let update = table.client.update_item().table_name(&table.name).key("key", AttributeValue::S(name.clone()));
-        let update = update.update_expression("SET parts = :odd").expression_attribute_values(":odd", odd);
-        update.send().await.unwrap();
-        let mut requests = vec![request(&name, LONG), permit(&name, 2)];
-        requests.extend((!joinable).then(|| reader(&name)));
-        for request in requests {
-            let error = backend.acquire(&request).await.unwrap_err();
-            assert!(error.to_string().contains(&name), "{error}");
-        }
-        drop(lease);
-    }
-}
-
-#[tokio::test]
 // verifies: P12
 async fn a_purge_removes_only_a_lock_without_holders() {
     let table = Table::new(Schema::Native).await;
@@ -389,43 +363,4 @@ async fn a_crash_is_reported_once_to_those_who_join() {
     assert_eq!(told, [Some("dying".into()), None]);
     assert_eq!(parts(&table, "crashed").await, 3);
     assert_eq!(backend.renew(&staying).await.unwrap(), Renewal::Renewed);
-}
-
-#[tokio::test]
-// verifies: odd-entries
-async fn an_odd_attribute_keeps_no_holder_out() {
-    let table = Table::new(Schema::Native).await;
-    let backend = DynamoBackend::new(table.config());
-    let (text, number) = (AttributeValue::S("x".into()), AttributeValue::N("7".into()));
-    let mark = AttributeValue::M([("version".to_owned(), text.clone())].into());
-    for (attribute, value) in [
-        ("waiting", Some(text.clone())),
-        ("waiting", Some(number)),
-        ("waiting", Some(mark)),
-        ("places", Some(AttributeValue::L(vec![text.clone()]))),
-        ("places", Some(text)),
-        ("fence", None),
-    ] {
-        for request in [reader, |name: &str| permit(name, 3)] {
-            let name = LeaseId::random().to_string();
-            let first = granted(&backend, &request(&name)).await;
-            let update = table.client.update_item().table_name(&table.name).key("key", AttributeValue::S(name.clone()));
-            let update = update.expression_attribute_names("#odd", attribute);
-            let update = match &value {
-                Some(value) => {
-                    update.update_expression("SET #odd = :odd").expression_attribute_values(":odd", value.clone())
-                }
-                None => update.update_expression("REMOVE #odd"),
-            };
-            update.send().await.unwrap();
-            let second = granted(&backend, &request(&name)).await;
-            let third = granted(&backend, &request(&name)).await;
-            for lease in [first, second, third] {
-                assert_eq!(backend.renew(&lease).await.unwrap(), Renewal::Renewed, "{attribute} {value:?}");
-                released(&backend, &lease).await;
-            }
-            let writer = granted(&backend, &self::request(&name, LONG)).await;
-            released(&backend, &writer).await;
-        }
-    }
 }
