@@ -347,6 +347,12 @@ mod tests {
         }
     }
 
+    fn is_of_a_script(line: &str, kind: ErrorKind) {
+        let error = translate(server(line), Phase::Request);
+        assert_eq!((error.kind(), error.is_retryable()), (kind, false), "{line}");
+        assert!(error.is_ambiguous(), "{line}: the commands before it had their effect");
+    }
+
     #[test]
     fn missing_rights_of_a_script_are_permission_errors() {
         for line in [
@@ -363,9 +369,7 @@ mod tests {
             "ERR ACL failure in script: User app has no permissions to access the 'onelock:{job}' key script: 0a1b",
             "ERR ACL failure in script: No permissions to access a key script: on @user_script:1.",
         ] {
-            let error = translate(server(line), Phase::Request);
-            assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::PermissionDenied, false), "{line}");
-            assert!(error.is_ambiguous(), "{line}: the commands before it had their effect");
+            is_of_a_script(line, ErrorKind::PermissionDenied);
         }
     }
 
@@ -377,9 +381,7 @@ mod tests {
              wrong kind of value",
             "WRONGTYPE Operation against a key holding the wrong kind of value script: 0a1b, on @user_script:38.",
         ] {
-            let error = translate(server(line), Phase::Request);
-            assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Corrupt, false), "{line}");
-            assert!(error.is_ambiguous(), "{line}");
+            is_of_a_script(line, ErrorKind::Corrupt);
         }
     }
 

@@ -85,8 +85,8 @@ fn judge(output: &Output, network: bool) -> Option<String> {
 
 fn summary(report: &Value) -> String {
     format!(
-        "{}: {} acquisitions ({} shared, {} permits, {} queued, {} handed over), {} lost, {} processes killed, {} frozen, \
-         {} cut off, {} violations",
+        "{}: {} acquisitions ({} shared, {} permits, {} queued, {} handed over), {} lost, \
+         {} processes killed, {} frozen, {} cut off, {} violations",
         report["store"].as_str().unwrap_or_default().split('?').next().unwrap_or_default(),
         report["acquisitions"],
         report["shared"],

@@ -56,4 +56,14 @@ impl FileStore {
         self.marks.remove(key);
         Ok(false)
     }
+
+    /// Ends the mark and the place of a first attempt that failed: after an error the core releases
+    /// no id. Those of earlier attempts end with the release of the waiter.
+    pub(crate) fn leave_nothing<T>(&self, key: &Key, has_waited: bool, outcome: Result<T, Error>) -> Result<T, Error> {
+        if outcome.is_err() && !has_waited {
+            self.marks.remove(key);
+            self.leave_queue(key);
+        }
+        outcome
+    }
 }

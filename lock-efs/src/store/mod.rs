@@ -166,16 +166,6 @@ impl FileStore {
         self.leave_nothing(&key, has_waited, outcome)
     }
 
-    /// Ends the mark and the place of a first attempt that failed: after an error the core releases
-    /// no id. Those of earlier attempts end with the release of the waiter.
-    pub(crate) fn leave_nothing<T>(&self, key: &Key, has_waited: bool, outcome: Result<T, Error>) -> Result<T, Error> {
-        if outcome.is_err() && !has_waited {
-            self.marks.remove(key);
-            self.leave_queue(key);
-        }
-        outcome
-    }
-
     fn attempt(&self, request: &AcquireRequest, files: &Files) -> Result<AcquireOutcome, Error> {
         if request.mode.may_be_joined() {
             return self.join(request, files);

@@ -69,7 +69,7 @@ impl FileStore {
             && let Err(error) = lock.server_us()
         {
             let file = files.lock.display();
-            tracing::warn!(%file, %error, "the time of the lock file was not set; a request may overtake one that waits");
+            tracing::warn!(%file, %error, "the lock file has an old time; a request may overtake one that waits");
         }
     }
 

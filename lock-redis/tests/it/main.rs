@@ -24,6 +24,7 @@ mod races;
 mod relay;
 mod replicas;
 mod sentinel;
+mod slot_moves;
 mod standalone;
 mod tls;
 mod waiting;

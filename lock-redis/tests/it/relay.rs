@@ -173,15 +173,22 @@ async fn relay(client: &RedisBackend, lease: &Lease, request: &AcquireRequest) -
     client.relay().expect("one server").relay(lease, request).await
 }
 
-#[tokio::test]
-// verifies: late-request
-async fn a_late_request_revives_no_ended_lock() {
+/// Returns the lease that a request releases which is still on its way, and the request that it
+/// makes.
+async fn with_a_late_relay() -> (Fixture, Lease, AcquireRequest) {
     let fixture = Fixture::standalone().await;
     load(&fixture).await;
     let [first, late] = [request(JOB, LONG), request(JOB, LONG)];
     let (lease, _) = granted(&fixture.through, &first).await;
     fixture.hold(Requests);
     assert!(relay(&fixture.through, &lease, &late).await.unwrap_err().is_ambiguous());
+    (fixture, lease, late)
+}
+
+#[tokio::test]
+// verifies: late-request
+async fn a_late_request_revives_no_ended_lock() {
+    let (fixture, lease, late) = with_a_late_relay().await;
     // The guard releases by itself, and the waiter gives up, by other connections.
     released(&fixture.direct, &lease).await;
     assert_eq!(fixture.direct.release(&late.lease(None), Duration::ZERO).await.unwrap(), Release::NotHeld(None));
@@ -192,12 +199,7 @@ async fn a_late_request_revives_no_ended_lock() {
 #[tokio::test]
 // verifies: late-request
 async fn a_late_request_acquires_for_no_waiter_that_gave_up() {
-    let fixture = Fixture::standalone().await;
-    load(&fixture).await;
-    let [first, late] = [request(JOB, LONG), request(JOB, LONG)];
-    let (lease, _) = granted(&fixture.through, &first).await;
-    fixture.hold(Requests);
-    assert!(relay(&fixture.through, &lease, &late).await.unwrap_err().is_ambiguous());
+    let (fixture, _, late) = with_a_late_relay().await;
     // The guard still has the lock, so that the late request can release it.
     let given_up = fixture.direct.release(&late.lease(None), Duration::ZERO).await.unwrap();
     assert!(matches!(given_up, Release::NotHeld(Some(_))), "{given_up:?}");

@@ -167,15 +167,17 @@ mod breaking {
         assert!(message.contains(text), "{message}");
     }
 
+    fn break_by_alice(url: &str, args: &[&str]) -> Command {
+        let mut command = onelock(["break", "--url", url, "--by", "alice"]);
+        command.args(args).arg("x");
+        command
+    }
+
     #[test]
     fn break_compares_what_the_operator_saw() {
         let server = RedisServer::start();
         let url = format!("redis://{}", server.addr());
-        let break_if = |args: &[&str]| {
-            let mut command = onelock(["break", "--url", &url, "--by", "alice"]);
-            command.args(args).arg("x");
-            command
-        };
+        let break_if = |args: &[&str]| break_by_alice(&url, args);
         refused(&mut break_if(&["--yes"]), 1, "was not broken: it is free");
         let mut holder = hold(&url, &["--owner", "nightly"]);
         let held = status(&url);
@@ -214,11 +216,7 @@ mod breaking {
     fn break_takes_the_part_of_one_holder_and_the_others_go_on() {
         let server = RedisServer::start();
         let url = format!("redis://{}", server.addr());
-        let break_if = |args: &[&str]| {
-            let mut command = onelock(["break", "--url", &url, "--by", "alice"]);
-            command.args(args).arg("x");
-            command
-        };
+        let break_if = |args: &[&str]| break_by_alice(&url, args);
         let reader = |owner: &str| hold(&url, &["-s", "--owner", owner]);
         let (one, two, three) = (reader("one"), reader("two"), reader("three"));
         refused(&mut break_if(&["--if-holder", "four"]), 1, "it has changed, and is now held by ");
