@@ -3,7 +3,10 @@
 
 use std::{
     num::NonZeroU16,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,6 +39,8 @@ struct Worker {
     locker: Locker,
     journal: Journal,
     rng: fastrand::Rng,
+    /// The index of the name that a task of this process wanted last, and would hand over.
+    meeting: Arc<AtomicU32>,
     has_ttl: bool,
     attempts: u64,
     places: u64,
@@ -92,13 +97,14 @@ pub(crate) fn run_worker(args: TortureWorkerArgs) -> Result<Exit, Failure> {
     runtime()?.block_on(async {
         let locker = store.open().await?;
         let noting = |e: std::io::Error| Failure::os("writing the journal", e);
-        let mut tasks = Vec::new();
+        let (mut tasks, meeting) = (Vec::new(), Arc::default());
         for task in 0..TASKS {
             let mut worker = Worker {
                 run: run.clone(),
                 locker: locker.clone(),
                 journal: Journal::create(&run.directory, args.number * TASKS + task).map_err(noting)?,
                 rng: fastrand::Rng::with_seed(args.seed.wrapping_add(task)),
+                meeting: Arc::clone(&meeting),
                 has_ttl: locker.capabilities().ttl,
                 attempts: 0,
                 places: 0,
@@ -119,12 +125,10 @@ impl Worker {
             let pause = self.random(0, 10);
             // The pause has a random length, so that attempts overlap at every point.
             sleep(pause).await;
-            // All workers want the first names, and few want the last.
-            let most = self.rng.u32(..self.run.names);
-            let name = self.run.name(self.rng.u32(..=most));
             self.attempts += 1;
             // A lock is handed over between requests of one owner, which is that of the process.
             let owned = self.rng.bool() || !self.locker.capabilities().hand_over;
+            let name = self.name(owned);
             let owner = owned.then(|| format!("{}-{}", self.journal.worker(), self.attempts));
             let (refusals, began) = (Refusals::default(), now());
             self.journal.note(began, &name, &EventKind::Attempt { owner: owner.clone() })?;
@@ -148,6 +152,22 @@ impl Worker {
 
     fn random(&mut self, from_ms: u64, to_ms: u64) -> Duration {
         Duration::from_millis(self.rng.u64(from_ms..to_ms))
+    }
+
+    /// Chooses a lock. All workers want the first names, and few want the last.
+    ///
+    /// Half of the requests that would hand the lock over follow another one of their process. Too
+    /// few of them would meet at a lock otherwise.
+    fn name(&mut self, owned: bool) -> String {
+        if !owned && self.rng.bool() {
+            return self.run.name(self.meeting.load(Ordering::Relaxed));
+        }
+        let most = self.rng.u32(..self.run.names);
+        let index = self.rng.u32(..=most);
+        if !owned {
+            self.meeting.store(index, Ordering::Relaxed);
+        }
+        self.run.name(index)
     }
 
     /// Chooses how to hold the lock. Every second name is held in all modes of the store.
