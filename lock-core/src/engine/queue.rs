@@ -51,7 +51,7 @@ struct Queue {
     releasing: AtomicBool,
     /// Notified when a turn has ended.
     ended: Notify,
-    holder: Mutex<KnownHolder>,
+    holder: Mutex<Option<KnownHolder>>,
     /// Empty unless a turn has ended and the next waiter was not polled since.
     left: Mutex<Left>,
     others: Mutex<Others>,
@@ -79,8 +79,8 @@ pub(crate) enum Accepted {
 /// The holder of a lock, as far as this process knows it.
 #[derive(Debug)]
 pub(crate) enum KnownHolder {
-    /// The holder that the store reported.
-    Reported(Holder),
+    /// The holder that the store reported. In a box, because most locks have no contender.
+    Reported(Box<Holder>),
     /// A guard of this process. Most guards are never shown to a waiter, so nothing is copied.
     Guard { request: Arc<AcquireRequest>, token: Option<FencingToken>, since: SystemTime },
 }
@@ -88,7 +88,7 @@ pub(crate) enum KnownHolder {
 impl KnownHolder {
     fn to_holder(&self) -> Holder {
         match self {
-            Self::Reported(holder) => holder.clone(),
+            Self::Reported(holder) => Holder::clone(holder),
             Self::Guard { request, token, since } => {
                 Holder { owner: Some(request.owner.clone()), token: *token, since: Some(*since), ..Holder::default() }
             }
@@ -156,7 +156,7 @@ impl Queues {
     /// Returns the holder of `name` in this process, or the holder that the store last reported.
     pub(crate) fn holder(&self, name: &LockName) -> Holder {
         let map = self.map();
-        map.get(name).map(|queue| queue.holder.lock().to_holder()).unwrap_or_default()
+        map.get(name).and_then(|queue| queue.holder.lock().as_ref().map(KnownHolder::to_holder)).unwrap_or_default()
     }
 }
 
@@ -169,7 +169,7 @@ impl Queue {
             waiting: AtomicUsize::new(0),
             releasing: AtomicBool::new(false),
             ended: Notify::new(),
-            holder: Mutex::new(KnownHolder::Reported(Holder::default())),
+            holder: Mutex::default(),
             left: Mutex::default(),
             others: Mutex::default(),
         }
@@ -260,12 +260,12 @@ impl Turn {
 
     /// Records the holder of the lock, for the waiters behind this one.
     pub(crate) fn note_holder(&self, holder: KnownHolder) {
-        *self.place.queue.holder.lock() = holder;
+        *self.place.queue.holder.lock() = Some(holder);
     }
 
     /// Records that the next guard has the lock of the known one.
     pub(crate) fn note_next_guard(&self, next: Option<FencingToken>, from: SystemTime) {
-        if let KnownHolder::Guard { token, since, .. } = &mut *self.place.queue.holder.lock() {
+        if let Some(KnownHolder::Guard { token, since, .. }) = &mut *self.place.queue.holder.lock() {
             (*token, *since) = (next, from);
         }
     }

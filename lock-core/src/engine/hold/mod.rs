@@ -73,7 +73,8 @@ struct State {
     /// The earliest unanswered renewal since the last answered one.
     unanswered: Option<ClockReading>,
     last_error: Option<String>,
-    lost: Option<Lost>,
+    /// In a box, because most locks are never lost.
+    lost: Option<Box<Lost>>,
     closed: bool,
     turn: Option<Turn>,
 }
@@ -145,7 +146,7 @@ impl LeaseState {
     pub(crate) fn check(&self, now: ClockReading) -> Result<(), Lost> {
         self.forked().map_or(Ok(()), Err)?;
         let state = self.state();
-        if let Some(lost) = &state.lost {
+        if let Some(lost) = state.lost.as_deref() {
             return Err(lost.clone());
         }
         let Some(reason) = self.over(&state, now, Duration::ZERO) else { return Ok(()) };
@@ -265,7 +266,7 @@ impl LeaseState {
     /// subscribers may call back into this hold.
     fn lose(&self, mut state: MutexGuard<'_, State>, reason: LossReason) -> Lost {
         let lost = self.lost_for(reason);
-        state.lost = Some(lost.clone());
+        state.lost = Some(Box::new(lost.clone()));
         let (guarded, acquired, turn) = (!state.closed && !state.between, state.acquired, state.turn.take());
         drop(state);
         if guarded {
@@ -309,6 +310,6 @@ impl LeaseState {
     }
 
     pub(crate) fn is_lost(&self) -> Option<Lost> {
-        self.forked().or_else(|| self.state().lost.clone())
+        self.forked().or_else(|| self.state().lost.as_deref().cloned())
     }
 }

@@ -122,7 +122,7 @@ impl<'a> Contender<'a> {
 
     fn note_held(&self, holder: &Holder) {
         if let Some(turn) = &self.pending.turn {
-            turn.note_holder(KnownHolder::Reported(holder.clone()));
+            turn.note_holder(KnownHolder::Reported(Box::new(holder.clone())));
         }
         self.note_others(Others::note_refusal);
         if let Some(observer) = &self.acquiring.observers.on_contention {
