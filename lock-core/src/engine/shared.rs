@@ -183,21 +183,18 @@ impl Shared {
         became: fn(&Metrics, &'static str),
     ) {
         self.stop_renewing(hold, now);
-        let (releasing, shared) = (Arc::clone(hold), Arc::clone(self));
+        let (releasing, shared) = (EndsTurn(Arc::clone(hold)), Arc::clone(self));
         let (limit, hold_for) = (hold.timing.attempt_timeout, hold.hold_for());
         let work = async move |lease: Lease| {
-            let _requests = timeout(limit, releasing.requests.lock()).await;
+            let _requests = timeout(limit, releasing.0.requests.lock()).await;
             let answer = shared.release_repeatedly(&lease, hold_for, limit, held).await;
             if let Err(error) = &answer {
                 tracing::warn!(name = %lease.name, %error, "release in the background failed: the lock stays held \
                     until its ttl ends");
             }
-            releasing.end_turn();
             answer.is_ok()
         };
-        if !self.in_background(&hold.lease, hold_for, work, became) {
-            hold.end_turn();
-        }
+        self.in_background(&hold.lease, hold_for, work, became);
     }
 
     /// Ends the renewals of `hold`, because its release begins at `now`.
@@ -210,33 +207,29 @@ impl Shared {
     /// Releases `lease` without an `await`: immediately if the backend can, otherwise by `work` on
     /// a runtime. `work` returns whether it released the lock.
     ///
-    /// Calls `became` once, with the outcome: `released`, `background` or `leaked`. Returns `true`
-    /// if `work` continues in the background.
+    /// Calls `became` once, with the outcome: `released`, `background` or `leaked`.
     pub(crate) fn in_background<F>(
         &self,
         lease: &Lease,
         hold_for: Duration,
         work: impl FnOnce(Lease) -> F,
         became: fn(&Metrics, &'static str),
-    ) -> bool
-    where
+    ) where
         F: Future<Output = bool> + Send + 'static,
     {
         if self.backend.process_bound().is_some_and(|bound| bound.release_now(lease, hold_for)) {
-            became(&self.metrics, "released");
-            return false;
+            return became(&self.metrics, "released");
         }
         let counted = Counted::new(&self.releasing);
         let (backend, metrics) = (Arc::clone(&self.backend), Arc::clone(&self.metrics));
         let unfinished = Unfinished { lease: lease.clone(), backend, metrics, became, freed: None, counted };
-        let Some(runtime) = tokio::runtime::Handle::try_current().ok().or_else(|| self.runtime()) else { return false };
+        let Some(runtime) = tokio::runtime::Handle::try_current().ok().or_else(|| self.runtime()) else { return };
         let work = work(lease.clone());
         // The caller is a `Drop`, which cannot wait for the store.
         runtime.spawn(async move {
             let mut unfinished = unfinished;
             unfinished.freed = Some(work.await);
         });
-        true
     }
 }
 
@@ -257,6 +250,18 @@ fn default_owner() -> String {
         nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_else(|| "unknown".into());
     let random = LeaseId::random().to_string();
     format!("{host}:{}-{}", std::process::id(), &random[..8])
+}
+
+/// Ends the turn of a lease with its release, also if the release panics or its runtime ends.
+/// Otherwise a loss signal that outlives the guard would keep the turn.
+struct EndsTurn(Arc<LeaseState>);
+
+impl Drop for EndsTurn {
+    fn drop(&mut self) {
+        if self.0.forked().is_none() {
+            self.0.end_turn();
+        }
+    }
 }
 
 /// A release in the background. It fails if there is no runtime, or if the runtime ends first.

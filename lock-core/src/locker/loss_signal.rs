@@ -106,7 +106,7 @@ impl LossSignal {
     /// Returns a token that is cancelled when this signal fires, for code that takes tokens.
     ///
     /// A task of the current runtime waits for the signal. The task ends when the token is
-    /// cancelled.
+    /// cancelled. The token is cancelled too if that runtime ends.
     ///
     /// # Panics
     /// Outside of a tokio runtime.
@@ -115,10 +115,12 @@ impl LossSignal {
     pub fn cancellation_token(&self) -> tokio_util::sync::CancellationToken {
         let (token, signal) = (tokio_util::sync::CancellationToken::new(), self.clone());
         let fired = token.clone();
+        // The end of the runtime drops the task, and nothing else would tell the work of a loss.
+        let cancels = token.clone().drop_guard();
         // The token is passive, so a task has to wait for the signal on its behalf.
         tokio::spawn(async move {
+            let _cancels = cancels;
             let _ = fired.run_until_cancelled(signal.lost()).await;
-            fired.cancel();
         });
         token
     }

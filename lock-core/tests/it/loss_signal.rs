@@ -119,3 +119,62 @@ async fn a_signal_asks_to_stop_before_the_loss_and_at_the_release() {
     assert_eq!(signal.stop_requested().await.reason, LossReason::Released);
     assert!(signal.is_stopping() && signal.remaining() == Some(Duration::ZERO));
 }
+
+/// Acquires the lock again, within the longest lease of the guard before.
+async fn acquired_again(fixture: &Fixture) -> lock_core::Guard {
+    let next = tokio::time::timeout(2 * TTL, fixture.locker.acquire(NAME)).await;
+    next.expect("the lease has ended, and so has the turn").unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_signal_keeps_no_turn_after_a_release_that_failed() {
+    for panics in [false, true] {
+        let fixture = Fixture::new();
+        let guard = fixture.guard().await;
+        let signal = guard.loss_signal();
+        if panics {
+            fixture.network.next(Operation::Release, Fault::Panic);
+            drop(guard);
+        } else {
+            fixture.network.next(Operation::Release, Fault::Refuse(ErrorKind::PermissionDenied));
+            assert_eq!(guard.release().await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+        }
+        release(acquired_again(&fixture).await).await;
+        assert!(signal.is_lost());
+    }
+}
+
+#[test]
+fn a_signal_keeps_no_turn_after_the_end_of_a_runtime() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let first = runtime();
+    let fixture = first.block_on(async { Fixture::new() });
+    let signal = first.block_on(async {
+        let guard = fixture.guard().await;
+        let signal = guard.loss_signal();
+        tokio::spawn(async move {
+            let _guard = guard;
+            std::future::pending::<()>().await;
+        });
+        tokio::task::yield_now().await;
+        signal
+    });
+    drop(first);
+    runtime().block_on(async { release(acquired_again(&fixture).await).await });
+    assert!(signal.is_lost());
+}
+
+#[cfg(feature = "tokio-util")]
+#[test]
+fn a_cancellation_token_is_cancelled_with_its_runtime() {
+    let first = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let (guard, token) = first.block_on(async {
+        let guard = Fixture::new().guard().await;
+        let token = guard.loss_signal().cancellation_token();
+        (guard, token)
+    });
+    assert!(!token.is_cancelled());
+    drop(first);
+    assert!(token.is_cancelled(), "no task would tell of a loss");
+    drop(guard);
+}

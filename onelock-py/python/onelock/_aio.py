@@ -181,7 +181,7 @@ class AsyncGuard(GuardBase):
         try:
             was_held = self._is_released or await self.release()
         except OnelockError as failed:
-            # The work is done; the release goes on in the background.
+            # The work is done. The release goes on in the background, or the ttl ends the lock.
             log.warning("%s", failed)
             was_held = True
         if is_ours and isinstance(error, asyncio.CancelledError):

@@ -195,7 +195,7 @@ class Guard(GuardBase):
         try:
             was_held = self._is_released or self.release()
         except OnelockError as failed:
-            # The work is done; the release goes on in the background.
+            # The work is done. The release goes on in the background, or the ttl ends the lock.
             log.warning("%s", failed)
             was_held = True
         leave(self, was_held, lost, error, lost_at_exit)

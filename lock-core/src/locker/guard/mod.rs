@@ -47,8 +47,8 @@ use crate::{
 ///
 /// - Where the store allows it (files, memory), the drop releases the lock immediately.
 /// - Otherwise a task releases it, on the current runtime or on the one last used with the locker.
-/// - If that runtime has ended too, the lock stays held until its ttl ends. A lock without a ttl is
-///   freed, because the drop closes its local resources.
+/// - If that runtime has ended, or ends meanwhile, the lock stays held until its ttl ends. A lock
+///   without a ttl is freed, because the drop closes its local resources.
 ///
 /// A leaked guard (`std::mem::forget`) is still renewed;
 /// [`max_hold`](crate::LockRequest::max_hold) limits that.

@@ -50,6 +50,10 @@ impl Guard {
             Ok(_) => false,
             Err(error) => error.is_retryable(),
         };
+        if !self.armed {
+            // A loss signal may outlive this guard, and must not keep the turn.
+            self.hold.end_turn();
+        }
         answer
     }
 
