@@ -62,8 +62,8 @@ struct Schedule {
     left: Vec<LeaseLeft>,
     running: bool,
     sleeping_until: Option<Instant>,
-    /// The runtimes on which the holds were acquired. When one ends, and the task with it, the task
-    /// starts on another one.
+    /// The runtimes on which holds were acquired, or are waited for. When one ends, and the task
+    /// with it, the task starts on another one.
     runtimes: Vec<Handle>,
 }
 
@@ -124,6 +124,20 @@ impl Renewer {
         if starts {
             self.start(runtime);
         }
+    }
+
+    /// Lets the task go on on the runtime of a waiter if its own runtime ends meanwhile. Otherwise
+    /// the waiter could be behind a guard that no task ends.
+    pub(crate) fn stand_by(self: &Arc<Self>, runtime: Id) {
+        let mut schedule = self.schedule();
+        if schedule.runtimes.iter().any(|known| known.id() == runtime) {
+            return;
+        }
+        let runtime = Handle::current();
+        schedule.runtimes.push(runtime.clone());
+        drop(schedule);
+        // The other one may have ended just now.
+        self.revive(&runtime);
     }
 
     fn start(self: &Arc<Self>, runtime: &Handle) {

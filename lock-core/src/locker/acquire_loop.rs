@@ -242,6 +242,7 @@ impl AcquireLoop {
         let queues = &self.shared.queues;
         let observer = &self.observers.on_contention;
         let queued = queues.enter(&self.name, || {
+            self.shared.renewer.stand_by(self.runtime);
             if let Some(observer) = observer {
                 observer(&queues.holder(&self.name));
             }

@@ -188,3 +188,16 @@ fn a_guard_on_another_runtime_detects_a_suspension() {
         lost.expect("the clocks are read once a second");
     });
 }
+
+#[test]
+fn a_waiter_that_was_first_outlasts_a_guard_of_an_ended_runtime() {
+    let (first, second) = (runtime(), runtime());
+    let fixture = first.block_on(async { Fixture::with(|b| b.renew(Renew::Manual)) });
+    let guard = first.block_on(fixture.guard());
+    let mut waiter = Box::pin(fixture.locker.lock(NAME).acquire());
+    second.block_on(async { assert!((&mut waiter).now_or_never().is_none(), "the lock is held") });
+    drop(first);
+    let next = second.block_on(async { tokio::time::timeout(2 * TTL, waiter).await.expect("the guard's lease ends") });
+    guard.check().unwrap_err();
+    second.block_on(release(next.unwrap()));
+}
