@@ -25,6 +25,8 @@ pub(crate) struct PendingAcquire {
     /// The earliest unanswered send since the last answered one, which may be the one that is
     /// granted.
     unanswered: Option<ClockReading>,
+    /// An attempt of this id had no answer. It may still arrive, though a later one was refused.
+    may_arrive_late: bool,
     /// A lease that may still be held, but that no guard can have: it was granted too late, or to a
     /// guard of this process with other options. Its mode may not be that of the request.
     unusable: Option<Box<Lease>>,
@@ -59,6 +61,7 @@ impl PendingAcquire {
             attempt_timeout,
             call: None,
             unanswered: None,
+            may_arrive_late: false,
             unusable: None,
             waiting: false,
             before: None,
@@ -85,10 +88,9 @@ impl PendingAcquire {
     /// the attempt could find the lock of this process.
     pub(crate) async fn wait_for_release(&mut self, left: Option<Duration>) {
         let Some(before) = self.before.take_if(|before| !before.is_unsent()) else { return };
-        match left {
-            Some(left) => drop(timeout(left, before.ended()).await),
-            None => before.ended().await,
-        }
+        // The task of that guard may not run. Its lease ends then.
+        let limit = self.request.ttl.max(4 * self.attempt_timeout);
+        drop(timeout(left.map_or(limit, |left| left.min(limit)), before.ended()).await);
     }
 
     /// Returns the longest time until the next attempt, so that the store goes on to keep newcomers
@@ -136,7 +138,7 @@ impl PendingAcquire {
     }
 
     fn begin_anew(&mut self) {
-        (self.unanswered, self.unusable) = (None, None);
+        (self.unanswered, self.unusable, self.may_arrive_late) = (None, None, false);
         Arc::make_mut(&mut self.request).id = LeaseId::random();
     }
 
@@ -167,9 +169,11 @@ impl PendingAcquire {
                         self.waiting || self.request.waits && keeps_out
                     }
                 };
+                // A release that is still here was in this request.
+                self.released_before();
                 let (outcome, found) = match &answer {
                     AcquireOutcome::Granted(_) => {
-                        self.released_before();
+                        self.may_arrive_late = false;
                         (Outcome::Acquired, "acquired")
                     }
                     AcquireOutcome::Contended(_) => (Outcome::Contended, "contended"),
@@ -181,7 +185,9 @@ impl PendingAcquire {
                 Ok((from, answer))
             }
             Err(error) => {
-                if !error.is_ambiguous() {
+                if error.is_ambiguous() {
+                    self.may_arrive_late = true;
+                } else {
                     self.unanswered = before;
                 }
                 self.shared.metrics.attempt(Outcome::from(&error));
@@ -235,7 +241,7 @@ impl Drop for PendingAcquire {
         if !self.shared.process.is_current() {
             // The request belongs to the parent, with its connection and its tasks.
             std::mem::forget((self.call.take(), self.before.take()));
-        } else if self.unanswered.is_some() || self.waiting {
+        } else if self.unanswered.is_some() || self.waiting || self.may_arrive_late {
             self.abandon();
         }
     }

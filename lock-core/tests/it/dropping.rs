@@ -327,3 +327,16 @@ fn wait_idle_ignores_work_of_an_ended_runtime() {
     drop(first);
     runtime().block_on(fixture.locker.wait_idle());
 }
+
+#[tokio::test(start_paused = true)]
+// verifies: late-request
+async fn a_refusal_after_an_unanswered_attempt_is_rolled_back_too() {
+    let fixture = Fixture::new();
+    let other = fixture.other().acquire(NAME).await.unwrap();
+    let before = fixture.network.sent(Operation::Release);
+    fixture.network.next(Operation::Acquire, Fault::LoseRequest);
+    assert!(matches!(fixture.locker.try_acquire(NAME).await, Ok(TryAcquire::Contended(_))));
+    fixture.locker.wait_idle().await;
+    assert_eq!(fixture.network.sent(Operation::Release) - before, 1, "the first attempt may still arrive");
+    release(other).await;
+}

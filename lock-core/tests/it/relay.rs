@@ -285,3 +285,20 @@ async fn a_lost_lock_is_not_reported_as_released() {
     assert!(matches!(released.unwrap(), Release::NotHeld(_)));
     relays.holds_alone(next.unwrap(), "after a break").await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_waiter_asks_again_although_the_guard_does_not_run() {
+    let relays = Relays::with(true, |builder| builder);
+    let guard = relays.fixture.guard().await;
+    let mut waiter = relays.waiter(|request| request);
+    let mut release = Box::pin(guard.release());
+    assert!((&mut release).now_or_never().is_none());
+    // The request has released the lock, and gives way to another process.
+    assert!((&mut waiter).now_or_never().is_none());
+    let other = relays.fixture.other().acquire(NAME).await.unwrap();
+    assert!(tokio::time::timeout(ms(100), &mut waiter).await.is_err(), "another process has the lock");
+    other.release().await.unwrap();
+    let next = tokio::time::timeout(secs(5), waiter).await.expect("the lock is free").unwrap();
+    assert_eq!(release.await.unwrap(), Release::Released);
+    relays.holds_alone(next, "after a refusal").await;
+}
