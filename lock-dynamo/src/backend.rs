@@ -44,6 +44,9 @@ pub struct DynamoBackend {
 
 /// How many locks of other people a process remembers having seen.
 const OBSERVATIONS: usize = 10_000;
+/// How long an item stays at least, beyond its lease and the skew bound. The time of deletion and
+/// the store's clock are cut to seconds, and a request that arrives late still finds the item.
+const LEAST_IDLE: Duration = Duration::from_secs(10);
 
 impl DynamoBackend {
     /// A backend on the table that `config` names.
@@ -91,7 +94,7 @@ impl DynamoBackend {
     }
 
     pub(crate) fn idle(&self) -> Idle {
-        Idle(self.config.collect_after)
+        Idle(self.config.collect_after.max(self.config.skew_bound.saturating_add(LEAST_IDLE)))
     }
 
     pub(crate) fn key(&self, name: &LockName) -> HashMap<String, AttributeValue> {

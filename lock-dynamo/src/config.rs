@@ -151,9 +151,11 @@ impl DynamoConfig {
         self
     }
 
-    /// Sets how long an item stays after its last use before DynamoDB may delete it. Default 30
-    /// days. The item keeps the fencing token, so it should stay longer than any resource compares
-    /// tokens while clocks are wrong.
+    /// Sets how long an item stays after its lease before DynamoDB may delete it. Default 30 days,
+    /// and never less than 10 s and the [skew bound](Self::skew_bound): no item of a held lock is
+    /// deleted. The item keeps the fencing token, so it should stay longer than any resource
+    /// compares tokens while clocks are wrong. It also keeps the queue of fair requests, so it
+    /// should stay longer than their ttl.
     #[must_use]
     pub fn collect_after(mut self, idle: Duration) -> Self {
         self.collect_after = idle;

@@ -42,8 +42,8 @@ enum Style {
     Placeholders,
 }
 
-/// How long an idle item stays before DynamoDB may collect it; see
-/// [`DynamoConfig::collect_after`](crate::DynamoConfig::collect_after).
+/// How long an idle item stays before DynamoDB may collect it, counted from the end of its lease;
+/// see [`DynamoConfig::collect_after`](crate::DynamoConfig::collect_after).
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Idle(pub(crate) Duration);
 

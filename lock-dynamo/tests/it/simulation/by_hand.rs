@@ -22,6 +22,8 @@ use super::{
 
 pub(crate) const BOUND: Duration = Duration::from_secs(2);
 pub(crate) const TTL: Duration = Duration::from_secs(30);
+/// In milliseconds, as clocks are off.
+pub(crate) const HOUR: i64 = 3_600_000;
 const EPOCH: Duration = Duration::from_secs(1_700_000_000);
 
 /// The fate of a request.
@@ -164,6 +166,7 @@ impl Exchange for World {
             _ => {}
         }
         let mut table = self.table.lock().unwrap();
+        table.collect(i64::try_from(self.now().as_secs()).expect("a time"));
         if fate == Some(Fate::Twice) {
             let _ = ask(&mut table, operation, body);
         }

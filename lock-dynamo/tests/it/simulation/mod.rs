@@ -3,6 +3,7 @@
 //! example `simulate_dynamodb` runs many more seeds.
 
 mod by_hand;
+mod collection;
 mod exchange;
 mod fair;
 mod model;

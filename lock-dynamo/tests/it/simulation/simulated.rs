@@ -27,7 +27,11 @@ impl Real for SimulatedDynamo {
     fn backend(&self, seed: u64, transport: Transport, clock: Arc<dyn Clock>) -> Arc<dyn Backend> {
         let takeover = if seed.is_multiple_of(3) { Takeover::Observed } else { Takeover::Absolute };
         let config = DynamoConfig::new("locks").takeover(takeover).skew_bound(SKEW_BOUND);
-        let config = config.read_first(seed.is_multiple_of(2));
+        let mut config = config.read_first(seed.is_multiple_of(2));
+        if seed % 4 < 2 {
+            // The server deletes each item as early as DynamoDB may.
+            config = config.collect_after(Duration::ZERO);
+        }
         Arc::new(DynamoBackend::with_clock(config, clock).with_sdk_config(sdk::config(Simulated(transport))))
     }
 

@@ -9,9 +9,7 @@ use lock_core::{
 use lock_dynamo::Schema;
 use serde_json::json;
 
-use super::by_hand::{Fate, TTL, World, granted, request, take};
-
-const HOUR: i64 = 3_600_000;
+use super::by_hand::{Fate, HOUR, TTL, World, granted, request, take};
 
 #[tokio::test]
 async fn token_grows_within_a_microsecond_and_with_slow_clocks() {
@@ -80,23 +78,6 @@ async fn a_raised_token_is_never_lowered() {
     assert_eq!(world.number("a", "fence"), i64::try_from(raised.get()).unwrap());
     assert_eq!(process.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
     assert_eq!(take(&world.process(0), "a").await.token.unwrap().get(), raised.get() + 1);
-}
-
-#[tokio::test]
-async fn item_may_be_collected_after_lease_plus_idle_time() {
-    let world = World::new();
-    let idle = Duration::from_secs(90 * 24 * 3_600);
-    let process = world.configured(0, |config| config.collect_after(idle));
-    let seconds = |at: Duration| i64::try_from(at.as_secs()).unwrap();
-    let lease = take(&process, "a").await;
-    assert_eq!(world.number("a", "collect_at"), seconds(world.now() + idle + TTL));
-    world.pass(Duration::from_secs(7));
-    assert_eq!(process.renew(&lease).await.unwrap(), Renewal::Renewed);
-    assert_eq!(world.number("a", "collect_at"), seconds(world.now() + idle + TTL));
-    let version = lease.id.to_string();
-    world.pass(Duration::from_secs(7));
-    assert_eq!(process.break_lock(&lease.name, &version, "alice").await.unwrap(), Break::Broken);
-    assert_eq!(world.number("a", "collect_at"), seconds(world.now() + idle));
 }
 
 #[tokio::test]

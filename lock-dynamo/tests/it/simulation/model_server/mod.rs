@@ -85,6 +85,12 @@ impl Table {
         }
     }
 
+    /// Deletes the items whose TTL attribute has passed. DynamoDB does that at any time after.
+    pub(crate) fn collect(&mut self, now: i64) {
+        let at = |item: &Item| item.get("collect_at")?["N"].as_str()?.parse::<i64>().ok();
+        self.items.retain(|_, item| at(item).is_none_or(|at| at > now));
+    }
+
     fn get(&self, body: &Value) -> Result<Value, Refusal> {
         let place = self.place(&body["Key"])?;
         let (current, stale) = (self.items.get(&place), self.stale.get(&place));
@@ -184,6 +190,7 @@ impl Table {
         }
         let mut item = item.unwrap_or(key).clone();
         paths::change(&mut item, write.update)?;
+        assert!(stays_for_its_lease(&item), "DynamoDB may delete the item of a held lock: {item:?}");
         let before = self.items.insert(place.to_owned(), item);
         self.stale.insert(place.to_owned(), before);
         Ok(())
@@ -213,4 +220,12 @@ impl Table {
             _ => Err("The provided key element does not match the schema".into()),
         }
     }
+}
+
+/// Whether the item of a lock stays until its lease has ended for every client: the bound on the
+/// difference of their clocks is 2 s.
+fn stays_for_its_lease(item: &Item) -> bool {
+    let number = |name: &str| item.get(name)?["N"].as_str()?.parse::<i64>().ok();
+    let end = number("expires_at").max(number("free_at")).filter(|_| !item.contains_key("released"));
+    number("collect_at").is_none_or(|at| end.is_none_or(|end| at * 1_000 >= end + 2_000))
 }
