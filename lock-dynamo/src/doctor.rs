@@ -38,6 +38,12 @@ impl DynamoBackend {
     async fn idle_items(&self) -> Finding {
         let ours = self.config.layout.name(Attribute::CollectAt);
         match self.collected_by().await {
+            Ok(Some(attribute)) if !self.config.layout.has_ttl => {
+                Finding::warning("idle items", collected_while_held(&attribute))
+            }
+            Ok(None) if !self.config.layout.has_ttl => {
+                Finding::good("idle items", "never deleted: the other clients would not renew their TTL attribute")
+            }
             Ok(Some(attribute)) if attribute == ours => {
                 Finding::good("idle items", format!("deleted by TTL on \"{ours}\""))
             }
@@ -183,6 +189,14 @@ fn billing(table: &TableDescription) -> Finding {
         format!("{capacity} write units are provisioned: above them, renewals are throttled and locks are lost"),
     )
     .advice("change it to on-demand, or provision for every renewal and every attempt")
+}
+
+/// The warning about a TTL attribute that only other clients write.
+pub(crate) fn collected_while_held(attribute: &str) -> String {
+    format!(
+        "TTL deletes items by the attribute \"{attribute}\", which these locks do not write, so it may delete the \
+         item of a held lock; turn TTL off, or set ttl_attribute={attribute} if all clients write it"
+    )
 }
 
 /// Notes a failed check, and the permission that may be missing.

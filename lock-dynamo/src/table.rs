@@ -13,6 +13,7 @@ use lock_core::{Error, ErrorKind, Operation};
 use crate::{
     attributes::{Attribute, Layout},
     backend::DynamoBackend,
+    doctor::collected_while_held,
     error::convert,
 };
 
@@ -32,7 +33,8 @@ impl Default for TableOptions {
 }
 
 impl TableOptions {
-    /// Sets whether DynamoDB deletes items that have been idle for long (its TTL). Default yes.
+    /// Sets whether DynamoDB deletes items that have been idle for long (its TTL). Default yes,
+    /// except in a schema whose items have no [TTL attribute](DynamoConfig::ttl_attribute).
     #[must_use]
     pub fn collect_idle(mut self, on: bool) -> Self {
         self.collect_idle = on;
@@ -126,7 +128,7 @@ impl DynamoBackend {
         for warning in warnings {
             tracing::warn!(table = %self.config.table, "{warning}");
         }
-        if options.collect_idle {
+        if options.collect_idle && self.config.layout.has_ttl {
             self.collect_idle().await?;
         }
         if !created {
@@ -210,6 +212,7 @@ impl DynamoBackend {
     async fn judge_collection(&self) -> Result<Option<String>, Error> {
         let ours = self.config.layout.name(Attribute::CollectAt);
         Ok(match self.collected_by().await? {
+            by if !self.config.layout.has_ttl => by.map(|attribute| collected_while_held(&attribute)),
             Some(attribute) if attribute == ours => None,
             Some(attribute) => Some(collected_by_another(&attribute, ours)),
             None => Some(format!(

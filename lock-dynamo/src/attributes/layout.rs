@@ -12,6 +12,9 @@ pub(crate) struct Layout {
     names: Vec<Cow<'static, str>>,
     /// Name and value of the sort key.
     pub(crate) sort: Option<(String, String)>,
+    /// Whether items have a TTL attribute. Java and Go clients may copy it into the item of a lock
+    /// of their own, and never renew it. DynamoDB would delete that item while they hold the lock.
+    pub(crate) has_ttl: bool,
 }
 
 /// DynamoDB's limit on the names of keys and of a TTL attribute, applied here to all names.
@@ -24,10 +27,13 @@ impl Layout {
     pub(crate) fn of(schema: Schema) -> Self {
         let names = Attribute::ALL.iter().map(|attribute| Cow::Borrowed(schema.default_name(*attribute))).collect();
         let sort = (schema == Schema::Python).then(|| ("sort_key".into(), "-".into()));
-        Self { schema, names, sort }
+        let has_ttl = !matches!(schema, Schema::Java | Schema::Go);
+        Self { schema, names, sort, has_ttl }
     }
 
     pub(crate) fn rename(&mut self, attribute: Attribute, name: String) {
+        // A user who names it knows that all clients write it.
+        self.has_ttl |= attribute == Attribute::CollectAt;
         self.names[attribute as usize] = name.into();
     }
 
@@ -59,6 +65,7 @@ impl Layout {
             Attribute::Fence => self.fences(),
             Attribute::Mode | Attribute::Parts | Attribute::Waiting => self.has_modes(),
             Attribute::Places => self.has_queue(),
+            Attribute::CollectAt => self.has_ttl,
             _ => true,
         }
     }

@@ -37,6 +37,9 @@ impl<'a> ConditionalWrite<'a> {
     /// Removes attributes left in the item by a dead or a foreign holder.
     pub(super) fn clear_leftovers(&mut self, request: &AcquireRequest) {
         self.remove(Attribute::FreeAt);
+        if !self.layout.has_ttl {
+            self.remove(Attribute::CollectAt);
+        }
         if request.data.is_none() {
             self.remove(Attribute::Data);
         }
@@ -56,6 +59,9 @@ impl<'a> ConditionalWrite<'a> {
     }
 
     pub(super) fn collect(&mut self, now: StoreTime, ttl: Duration, idle: Idle) {
+        if !self.layout.has_ttl {
+            return;
+        }
         let after = i64::try_from(ttl.saturating_add(idle.0).as_secs()).unwrap_or(i64::MAX / 4);
         // In seconds: DynamoDB would read milliseconds as a date in the far future, and never
         // delete the item.

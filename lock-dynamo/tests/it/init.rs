@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, time::Duration};
 use aws_sdk_dynamodb::types::{PointInTimeRecoveryStatus, TimeToLiveStatus};
 use lock_core::{
     ErrorKind,
-    backend::{AcquireOutcome, Backend, LeaseId},
+    backend::{AcquireOutcome, Backend, LeaseId, Level},
 };
 use lock_dynamo::{DynamoBackend, DynamoConfig, Schema, TableOptions};
 use test_support::moto::Moto;
@@ -41,8 +41,8 @@ async fn init_creates_a_working_table_and_is_repeatable() {
 
         let name = format!("{}-new", table.name);
         let ttl = table.client.describe_time_to_live().table_name(&name).send().await.unwrap();
-        let ttl = ttl.time_to_live_description.unwrap();
-        assert_eq!(ttl.time_to_live_status, Some(TimeToLiveStatus::Enabled));
+        let on = ttl.time_to_live_description.unwrap().time_to_live_status == Some(TimeToLiveStatus::Enabled);
+        assert_eq!(on, !matches!(schema, Schema::Java | Schema::Go), "{schema}");
     }
 }
 
@@ -122,6 +122,24 @@ async fn table_without_ttl_gets_a_warning() {
     assert_eq!(backend.check().await.unwrap().warnings, [""; 0]);
     let other = DynamoBackend::new(table.config().ttl_attribute("ttl"));
     assert!(other.check().await.unwrap().warnings[0].contains("ttl_attribute=collect_at"));
+}
+
+#[tokio::test]
+async fn ttl_of_a_table_whose_items_do_not_follow_it_gets_a_warning() {
+    for schema in [Schema::Java, Schema::Go] {
+        let table = Table::new(schema).await;
+        let plain = DynamoBackend::new(table.config());
+        assert!(plain.check().await.unwrap().warnings.is_empty(), "{schema}: TTL is off");
+        let named = DynamoBackend::new(table.config().ttl_attribute("theirs"));
+        assert!(named.check().await.unwrap().warnings[0].contains("TTL is off"), "{schema}");
+        named.init(&TableOptions::default()).await.unwrap();
+        assert_eq!(named.check().await.unwrap().warnings, [""; 0], "{schema}");
+        let warning = &plain.check().await.unwrap().warnings[0];
+        assert!(warning.contains("\"theirs\"") && warning.contains("the item of a held lock"), "{schema}: {warning}");
+        let findings = plain.diagnose().await;
+        let finding = findings.iter().find(|finding| finding.subject == "idle items").unwrap();
+        assert!(finding.level == Level::Warning && finding.text == *warning, "{schema}: {finding}");
+    }
 }
 
 #[tokio::test]

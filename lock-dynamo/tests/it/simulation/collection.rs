@@ -7,6 +7,9 @@ use lock_core::{
     backend::{AcquireOutcome, Admin, Backend, Break, Release, Renewal},
 };
 
+use lock_dynamo::Schema;
+use serde_json::json;
+
 use super::by_hand::{BOUND, HOUR, TTL, World, granted, request, take};
 
 #[tokio::test]
@@ -46,6 +49,43 @@ async fn a_held_item_is_never_collected() {
         let grant = granted(other.acquire(&request("b")).await);
         assert!(grant.crashed.is_some(), "{off}: {grant:?}");
         at_its_end("b");
+    }
+}
+
+#[tokio::test]
+// verifies: foreign-client
+async fn foreign_clients_inherit_no_time_of_deletion() {
+    let world = World::new();
+    for (schema, attribute) in [(Schema::Java, None), (Schema::Go, None), (Schema::Go, Some("theirs"))] {
+        let process = world.configured(0, |config| {
+            let config = config.schema(schema);
+            if let Some(name) = attribute { config.ttl_attribute(name) } else { config }
+        });
+        let written = || {
+            let item = world.item("a");
+            let there = |name: &str| item.get(name).is_some();
+            assert_eq!(there("theirs"), attribute.is_some(), "{schema}: {item}");
+            assert!(!there("onelock_collect_at"), "{schema}: {item}");
+        };
+        let lease = take(&process, "a").await;
+        written();
+        assert_eq!(process.renew(&lease).await.unwrap(), Renewal::Renewed);
+        written();
+        assert_eq!(process.release(&lease, TTL).await.unwrap(), Release::Released);
+        written();
+        if attribute.is_some() {
+            continue;
+        }
+        // In an item that was kept for a while, and in a released one.
+        for _ in 0..2 {
+            // Of an earlier version of onelock.
+            world.put("a", "onelock_collect_at", json!({ "N": "9999999999" }));
+            world.pass(3 * TTL);
+            let lease = take(&process, "a").await;
+            written();
+            assert_eq!(process.release(&lease, Duration::ZERO).await.unwrap(), Release::Released);
+        }
+        world.delete("a");
     }
 }
 
