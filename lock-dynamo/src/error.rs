@@ -13,7 +13,11 @@ use lock_core::{
     backend::{causes, one_line, own_limit},
 };
 
-use crate::{attributes::Attribute, config::DynamoConfig, http::BadReply};
+use crate::{
+    attributes::Attribute,
+    config::DynamoConfig,
+    http::{BadReply, NoAuthorities},
+};
 
 /// Converts an SDK error. Failed conditions are not errors, and do not come here.
 pub(crate) fn convert<E>(error: SdkError<E, HttpResponse>, config: &DynamoConfig) -> Error
@@ -24,6 +28,9 @@ where
     if let Some(advice) = own_limit(&error).filter(|_| matches!(error, SdkError::DispatchFailure(_))) {
         let limit = Error::new(ErrorKind::Limit, advice).with_retryable(true).with_ambiguous(false);
         return limit.with_source(causes(&error, advice));
+    }
+    if find::<NoAuthorities>(&error).is_some() {
+        return Error::new(ErrorKind::Config, NoAuthorities.to_string());
     }
     let converted = match &error {
         SdkError::TimeoutError(_) => timeout(),

@@ -20,6 +20,7 @@ use aws_smithy_runtime_api::{
         result::ConnectorError,
         runtime_components::RuntimeComponents,
     },
+    shared::IntoShared as _,
 };
 use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream, config_bag::ConfigBag};
 use rustls::{
@@ -37,14 +38,19 @@ const LARGEST_REPLY: usize = 16 << 20;
 /// Why the file in `AWS_CA_BUNDLE` cannot be used.
 pub(crate) fn from_environment() -> Result<SharedHttpClient, String> {
     let bundle = env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty());
+    let mut knows_authorities = true;
     let trusted = match bundle {
-        None => TrustStore::default(),
+        None if has_authorities() => TrustStore::default(),
+        None => {
+            knows_authorities = false;
+            TrustStore::empty()
+        }
         Some(path) => trust(Path::new(&path)).map_err(|why| {
             format!("the file in AWS_CA_BUNDLE, \"{}\", {why}; name a file of PEM certificates", path.display())
         })?,
     };
     let context = TlsContext::builder().with_trust_store(trusted).build().map_err(|error| error.to_string())?;
-    Ok(Builder::new().build_with_connector_fn(move |settings, components| {
+    let client = Builder::new().build_with_connector_fn(move |settings, components| {
         let tls = Provider::Rustls(CryptoMode::Ring);
         let builder = Connector::builder().proxy_config(ProxyConfig::from_env()).tls_provider(tls);
         let mut builder = builder.tls_context(context.clone());
@@ -53,7 +59,19 @@ pub(crate) fn from_environment() -> Result<SharedHttpClient, String> {
             builder.set_sleep_impl(components.sleep_impl());
         }
         builder.build()
-    }))
+    });
+    Ok(if knows_authorities { client } else { WithoutTls(client).into_shared() })
+}
+
+/// Whether the system has certificate authorities. Their usual file is not read here, because the
+/// HTTP client reads it anyway.
+fn has_authorities() -> bool {
+    let is_usual = ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().all(|name| env::var_os(name).is_none());
+    if is_usual && (cfg!(any(windows, target_vendor = "apple")) || openssl_probe::probe().cert_file.is_some()) {
+        return true;
+    }
+    let (valid, _) = RootCertStore::empty().add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    valid > 0
 }
 
 /// Reads the authorities in the file at `path`, which replace those of the system.
@@ -69,6 +87,48 @@ fn trust(path: &Path) -> Result<TrustStore, String> {
         return Err("has no certificate".into());
     }
     Ok(TrustStore::empty().with_pem_certificate(pem))
+}
+
+/// A request over TLS on a machine without certificate authorities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct NoAuthorities;
+
+impl fmt::Display for NoAuthorities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "this machine has no certificate authorities, so TLS cannot verify a server; install the package \
+             ca-certificates, or name a file of PEM certificates in AWS_CA_BUNDLE",
+        )
+    }
+}
+
+impl std::error::Error for NoAuthorities {}
+
+/// A client that sends no request over TLS. The inner client would report an unknown issuer, which
+/// does not say what is missing.
+#[derive(Debug)]
+struct WithoutTls(SharedHttpClient);
+
+impl HttpClient for WithoutTls {
+    fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
+        SharedHttpConnector::new(WithoutTlsConnector(self.0.http_connector(settings, components)))
+    }
+
+    fn connector_metadata(&self) -> Option<ConnectorMetadata> {
+        self.0.connector_metadata()
+    }
+}
+
+#[derive(Debug)]
+struct WithoutTlsConnector(SharedHttpConnector);
+
+impl HttpConnector for WithoutTlsConnector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        if request.uri().starts_with("https:") {
+            return HttpConnectorFuture::ready(Err(ConnectorError::user(NoAuthorities.into())));
+        }
+        self.0.call(request)
+    }
 }
 
 /// A reply that DynamoDB would not send.

@@ -192,6 +192,29 @@ async fn missing_settings_are_named() {
 }
 
 #[tokio::test]
+async fn a_machine_without_certificate_authorities_is_told_so() {
+    let mut env = Environment::new().await;
+    let certificates = Certificates::make();
+    let wire = Wire::start_tls(env.table.server.address(), &certificates);
+    env.keys("AKIAENVIRONMENT");
+    let nothing = env.home.path().join("nothing").display().to_string();
+    env.set("SSL_CERT_FILE", nothing.clone());
+    env.set("SSL_CERT_DIR", nothing);
+    let options = format!("region=eu-central-1&endpoint=https://localhost:{}", wire.address().port());
+    let said = env.skip_at(&options).await;
+    let advice = "this machine has no certificate authorities, so TLS cannot verify a server; install the package";
+    assert!(said.starts_with("Config error: ") && said.contains(advice), "{said}");
+    assert!(!said.contains("because: "), "{said}");
+    // Neither the token service is asked.
+    let said = env.skip_at(&format!("{options}&role=arn:aws:iam::123456789012:role/locks")).await;
+    assert!(said.starts_with("Config error: ") && said.contains(advice), "{said}");
+    // Without TLS, none are needed.
+    assert_eq!(env.skip("region=eu-central-1").await, "acquired, then Released\n");
+    env.set("AWS_CA_BUNDLE", certificates.ca().display().to_string());
+    assert_eq!(env.skip_at(&options).await, "acquired, then Released\n");
+}
+
+#[tokio::test]
 async fn server_certificate_is_verified_over_tls() {
     let mut env = Environment::new().await;
     let certificates = Certificates::make();
