@@ -124,8 +124,9 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///   (`a_crash_frees_only_the_part_of_its_holder`), a release or a late request
     ///   (`late_requests_leave_other_holders_alone`), a minimum hold
     ///   (`min_hold_keeps_the_part_of_its_holder`) and a break
-    ///   (`a_break_ends_the_part_of_one_holder`). A repetition takes no second part
-    ///   (`a_retry_recognizes_its_own_part`), and a dropped future leaves none
+    ///   (`a_break_ends_the_part_of_one_holder`). A duplicate request that arrives after that joins
+    ///   no other holder (`a_late_acquire_joins_no_other_holder`). A repetition takes no second
+    ///   part (`a_retry_recognizes_its_own_part`), and a dropped future leaves none
     ///   (`a_cancelled_acquire_of_any_mode_leaves_no_part`,
     ///   `a_cancelled_wait_of_any_mode_leaves_no_part`,
     ///   `a_cancelled_release_of_any_mode_frees_its_part`,

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use crate::{
-    backend::{AcquireRequest, Break, Release},
+    backend::{AcquireRequest, Release},
     types::{Error, FencingToken, Holder, Lease, LeaseId, LossReason, Mode},
 };
 
@@ -261,17 +261,17 @@ impl Holders {
         }
     }
 
-    /// Breaks the lock of the one holder with this version.
-    pub(super) fn break_one(&mut self, version: &str, by: &str, now: Instant) -> Break {
+    /// Breaks the lock of the one holder with this version, and returns its id.
+    pub(super) fn break_one(&mut self, version: &str, by: &str, now: Instant) -> Option<LeaseId> {
         let seen = |record: &&mut Record| record.is_kept(now) && !record.released && record.id.to_string() == version;
-        let Some(record) = self.records.iter_mut().find(seen) else { return Break::Changed(self.holder(now)) };
+        let record = self.records.iter_mut().find(seen)?;
         record.released = true;
         record.expires = now;
-        let broken = (record.id, by.to_owned());
+        let id = record.id;
         if self.broken.len() == REMEMBERED {
             self.broken.remove(0);
         }
-        self.broken.push(broken);
-        Break::Broken
+        self.broken.push((id, by.to_owned()));
+        Some(id)
     }
 }

@@ -23,6 +23,7 @@
 //! # }
 //! ```
 
+mod ended;
 mod factory;
 mod holders;
 
@@ -37,7 +38,10 @@ use async_trait::async_trait;
 use tokio::{sync::watch, time::Instant};
 
 pub use self::factory::MemoryFactory;
-use self::holders::{Decision, Holders, Record};
+use self::{
+    ended::Ended,
+    holders::{Decision, Holders, Record},
+};
 use crate::{
     backend::{
         AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Finding, Grant, Listing, ProcessBound,
@@ -68,6 +72,8 @@ struct Locks {
     names: BTreeMap<LockName, Holders>,
     /// The last token of any name. It is outside the names, because a release may remove its name.
     last_token: Option<FencingToken>,
+    /// Outside the names for the same reason.
+    ended: Ended,
     scheduled_losses: Vec<(Instant, String)>,
 }
 
@@ -118,6 +124,7 @@ impl MemoryBackend {
     fn release_sync(&self, lease: &Lease, hold_for: Duration) -> Release {
         let now = Instant::now();
         let mut locks = self.locks();
+        locks.ended.note(lease.id, &lease.name);
         let Some(holders) = locks.names.get_mut(&lease.name) else { return Release::NotHeld(None) };
         let released = holders.release(lease, hold_for, now);
         if holders.is_empty(now) {
@@ -172,7 +179,11 @@ impl Backend for MemoryBackend {
         let now = Instant::now();
         let wall = self.wall(now);
         let mut locks = self.locks();
-        let Locks { names, last_token, .. } = &mut *locks;
+        let Locks { names, last_token, ended, .. } = &mut *locks;
+        if ended.is_late(request.id, &request.name) {
+            let holder = names.get(&request.name).and_then(|holders| holders.holder(now));
+            return Ok(AcquireOutcome::Contended(holder.unwrap_or_default()));
+        }
         let holders = names.entry(request.name.clone()).or_default();
         let crashed = match holders.decide(request, now)? {
             Decision::Ours(token) => {
@@ -253,8 +264,15 @@ impl Admin for MemoryBackend {
     async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
         let now = Instant::now();
         let mut locks = self.locks();
-        let Some(holders) = locks.names.get_mut(name) else { return Ok(Break::Changed(None)) };
-        let answer = holders.break_one(version, by, now);
+        let Locks { names, ended, .. } = &mut *locks;
+        let Some(holders) = names.get_mut(name) else { return Ok(Break::Changed(None)) };
+        let answer = match holders.break_one(version, by, now) {
+            Some(broken) => {
+                ended.note(broken, name);
+                Break::Broken
+            }
+            None => Break::Changed(holders.holder(now)),
+        };
         drop(locks);
         self.announce();
         Ok(answer)

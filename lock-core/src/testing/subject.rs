@@ -39,6 +39,15 @@ pub trait Subject: Send + Sync {
         false
     }
 
+    /// Returns whether a client gets a part again if it asks again with an id that it has released.
+    /// Default: `false`, because a network may deliver the first request twice.
+    ///
+    /// Some stores tell a copy of a request from a new request, or no network repeats their
+    /// requests. Their own tests have to show that a copy gets nothing.
+    fn may_ask_again(&self) -> bool {
+        false
+    }
+
     /// Returns how many bytes a name may have at most, for a format of another program with less
     /// room than [`LockName::MAX_BYTES`], the default. The cases then use short names without NUL.
     fn longest_name(&self) -> usize {

@@ -13,6 +13,7 @@ mod ended;
 mod fair;
 mod fixture;
 mod hand_over;
+mod late_requests;
 mod leader;
 mod loss_signal;
 mod manual_renewal;

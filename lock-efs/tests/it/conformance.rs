@@ -38,6 +38,10 @@ impl Subject for Files {
         Arc::new(self.open())
     }
 
+    fn may_ask_again(&self) -> bool {
+        true
+    }
+
     async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         let lock = self.open().lock_path(name);
         match what {

@@ -26,6 +26,10 @@ impl Subject for Memories {
         Arc::new(MigrationBackend::new(Arc::new(self.0.clone()), Arc::new(self.1.clone())))
     }
 
+    fn may_ask_again(&self) -> bool {
+        true
+    }
+
     /// Tampers with the old store: the loss of one record loses both locks.
     async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         match what {

@@ -47,6 +47,10 @@ impl Subject for Cluster {
         Duration::from_secs(1)
     }
 
+    fn may_ask_again(&self) -> bool {
+        true
+    }
+
     async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         fixture::tamper(CLUSTER.get_or_init(RedisCluster::start).nodes(), what, name)
     }

@@ -48,6 +48,10 @@ impl Subject for Majority {
         true
     }
 
+    fn may_ask_again(&self) -> bool {
+        true
+    }
+
     async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         fixture::tamper(SERVERS.get_or_init(|| start(3)), what, name)
     }

@@ -40,6 +40,10 @@ impl Subject for Replicated {
         Arc::new(client_of(&PAIR.get_or_init(pair).0))
     }
 
+    fn may_ask_again(&self) -> bool {
+        true
+    }
+
     async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         fixture::tamper(std::slice::from_ref(&PAIR.get_or_init(pair).0), what, name)
     }

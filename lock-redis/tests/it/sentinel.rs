@@ -31,6 +31,10 @@ impl Subject for Sentinel {
         Arc::new(client_of(SETUP.get_or_init(SentinelSetup::start)))
     }
 
+    fn may_ask_again(&self) -> bool {
+        true
+    }
+
     async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         fixture::tamper(&SETUP.get_or_init(SentinelSetup::start).servers, what, name)
     }

@@ -23,6 +23,10 @@ impl Subject for Standalone {
         Arc::new(RedisBackend::new(RedisConfig::standalone(Address::tcp("127.0.0.1", port))).unwrap())
     }
 
+    fn may_ask_again(&self) -> bool {
+        true
+    }
+
     async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         fixture::tamper(std::slice::from_ref(SERVER.get_or_init(RedisServer::start)), what, name)
     }

@@ -123,6 +123,10 @@ impl Subject for Tls {
         Arc::new(backend)
     }
 
+    fn may_ask_again(&self) -> bool {
+        true
+    }
+
     async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         fixture::tamper(std::slice::from_ref(&server().0), what, name)
     }

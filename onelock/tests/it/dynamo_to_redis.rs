@@ -40,6 +40,10 @@ impl Subject for DynamoAndRedis {
         Arc::new(MigrationBackend::new(Arc::new(self.table.client()), Arc::new(self.redis())))
     }
 
+    fn may_ask_again(&self) -> bool {
+        true
+    }
+
     /// A shorter ttl leaves an attempt in two stores less time than the emulator needs on a busy
     /// machine.
     fn ttl(&self) -> Duration {

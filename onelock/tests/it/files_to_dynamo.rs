@@ -38,6 +38,10 @@ impl Subject for FilesAndDynamo {
         Arc::new(MigrationBackend::new(Arc::new(self.files()), Arc::new(self.table.client())).lease(LEASE))
     }
 
+    fn may_ask_again(&self) -> bool {
+        true
+    }
+
     fn ttl(&self) -> Duration {
         Duration::from_secs(1)
     }

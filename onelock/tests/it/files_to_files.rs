@@ -49,6 +49,10 @@ impl Subject for Directories {
         Arc::new(self.migration())
     }
 
+    fn may_ask_again(&self) -> bool {
+        true
+    }
+
     async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         let locks = [&self.old, &self.new].map(|dir| FileBackend::open(dir.path()).unwrap().lock_path(name));
         match what {

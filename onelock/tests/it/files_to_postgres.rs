@@ -38,6 +38,10 @@ impl Subject for FilesAndPostgres {
         Arc::new(MigrationBackend::new(Arc::new(self.files()), self.rows.client().await).lease(LEASE))
     }
 
+    fn may_ask_again(&self) -> bool {
+        true
+    }
+
     fn ttl(&self) -> Duration {
         Duration::from_secs(1)
     }

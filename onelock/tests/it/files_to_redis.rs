@@ -64,6 +64,10 @@ impl Subject for FilesAndRedis {
         Arc::new(MigrationBackend::new(Arc::new(self.files()), Arc::new(self.redis())).lease(LEASE))
     }
 
+    fn may_ask_again(&self) -> bool {
+        true
+    }
+
     fn ttl(&self) -> Duration {
         Duration::from_secs(1)
     }

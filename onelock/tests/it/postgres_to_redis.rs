@@ -37,6 +37,10 @@ impl Subject for PostgresAndRedis {
         Arc::new(MigrationBackend::new(self.rows.client().await, Arc::new(self.redis())))
     }
 
+    fn may_ask_again(&self) -> bool {
+        true
+    }
+
     async fn tamper(&self, what: Tampering, name: &LockName) -> bool {
         match what {
             Tampering::DeleteRecord => self.rows.delete(name),

@@ -1,6 +1,9 @@
 //! The memory backend as the store of a simulation: all modes, and a queue of fair requests.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use lock_core::{
     FencingToken, Holder, Mode,
@@ -28,6 +31,8 @@ pub(super) struct MemoryStore {
     at: Duration,
     /// The requests that had a place in the queue: its number, and the worker and the mode.
     places: HashMap<LeaseId, Queued>,
+    /// The ids that were released. A late request of one of them is refused and has no place.
+    released: HashSet<LeaseId>,
     /// The tokens of a store that reserves none.
     tokens: HashMap<LeaseId, u64>,
 }
@@ -43,7 +48,15 @@ impl MemoryStore {
     pub(super) fn new(mistake: Option<Mistake>) -> Self {
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         let backend = runtime.block_on(async { MemoryBackend::new() });
-        Self { runtime, backend, mistake, at: Duration::ZERO, places: HashMap::new(), tokens: HashMap::new() }
+        Self {
+            runtime,
+            backend,
+            mistake,
+            at: Duration::ZERO,
+            places: HashMap::new(),
+            released: HashSet::new(),
+            tokens: HashMap::new(),
+        }
     }
 
     /// Answers a request that arrives at `at`.
@@ -114,13 +127,16 @@ impl MemoryStore {
     pub(super) fn place(&mut self, at: Duration, request: &Request, reply: &Reply) -> Option<Event> {
         let (queued, name, until) = match (request, reply) {
             (Request::Acquire { claim, .. }, Reply::Attempt(AcquireOutcome::Contended(_)))
-                if claim.fair && claim.waits =>
+                if claim.fair && claim.waits && !self.released.contains(&claim.id) =>
             {
                 let number = self.places.len() as u64;
                 let new = || Queued { number, worker: worker_of(&claim.owner), mode: mode_of(claim.mode) };
                 (*self.places.entry(claim.id).or_insert_with(new), &claim.name, at + claim.ttl)
             }
-            (Request::Release(lease), _) => (*self.places.get(&lease.id)?, &lease.name, at),
+            (Request::Release(lease), _) => {
+                self.released.insert(lease.id);
+                (*self.places.get(&lease.id)?, &lease.name, at)
+            }
             _ => return None,
         };
         let Queued { number: place, worker, mode } = queued;

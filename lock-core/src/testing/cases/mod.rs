@@ -79,6 +79,7 @@ macro_rules! conformance_cases {
                 [Need::Has(Capability::Shared), Need::Has(Capability::Holder)];
             modes::a_retry_recognizes_its_own_part [Need::Joinable];
             modes::late_requests_leave_other_holders_alone [Need::Joinable];
+            modes::a_late_acquire_joins_no_other_holder [Need::Joinable];
             modes::min_hold_keeps_the_part_of_its_holder [Need::Joinable];
             modes::a_break_ends_the_part_of_one_holder [Need::Joinable, Need::Has(Capability::Break)];
             modes::a_cancelled_acquire_of_any_mode_leaves_no_part [Need::Joinable];

@@ -30,6 +30,8 @@ pub(super) struct Buggy {
     bug: Bug,
     /// The grant of each lease id.
     remembered: Arc<Mutex<HashMap<LeaseId, Grant>>>,
+    /// The ids that the store has of requests that were queued anew.
+    queued_as: Arc<Mutex<HashMap<LeaseId, LeaseId>>>,
     attempts: Arc<AtomicU32>,
     odd: Arc<Mutex<Vec<LockName>>>,
 }
@@ -40,6 +42,7 @@ impl Buggy {
             store: MemoryBackend::new(),
             bug,
             remembered: Arc::default(),
+            queued_as: Arc::default(),
             attempts: Arc::default(),
             odd: Arc::default(),
         }
@@ -53,6 +56,14 @@ impl Buggy {
         if self.has(B::FoldsNames) { LockName::new(name.as_str().to_lowercase()).unwrap() } else { name.clone() }
     }
 
+    fn remembers(&self, id: LeaseId) -> bool {
+        self.remembered.lock().unwrap().contains_key(&id)
+    }
+
+    fn id(&self, id: LeaseId) -> LeaseId {
+        self.queued_as.lock().unwrap().get(&id).copied().unwrap_or(id)
+    }
+
     fn ttl(&self, ttl: Duration) -> Duration {
         match self.bug {
             B::EndsEarly => ttl / 4,
@@ -62,7 +73,8 @@ impl Buggy {
     }
 
     fn request(&self, request: &AcquireRequest) -> AcquireRequest {
-        let request = request.clone().with_name(self.name(&request.name)).with_ttl(self.ttl(request.ttl));
+        let (name, id, ttl) = (self.name(&request.name), self.id(request.id), self.ttl(request.ttl));
+        let request = request.clone().with_name(name).with_id(id).with_ttl(ttl);
         match (self.bug, request.mode) {
             (B::GrantsEveryModeAlone, _) => request.with_mode(Mode::Exclusive),
             (B::GrantsEveryModeShared, _) => request.with_mode(Mode::Shared),
@@ -76,7 +88,20 @@ impl Buggy {
     }
 
     fn lease(&self, lease: &Lease) -> Lease {
-        lease.clone().with_name(self.name(&lease.name)).with_ttl(self.ttl(lease.ttl))
+        lease.clone().with_name(self.name(&lease.name)).with_id(self.id(lease.id)).with_ttl(self.ttl(lease.ttl))
+    }
+
+    /// Sends a request to the store, and remembers the grant.
+    async fn send(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        let mut attempt = self.store.acquire(request).await?;
+        let is_refused = matches!(attempt, AcquireOutcome::Contended(_));
+        if self.has(B::GrantsLateRequests) && is_refused && self.remembers(request.id) {
+            attempt = self.store.acquire(&request.clone().with_id(LeaseId::random())).await?;
+        }
+        if let AcquireOutcome::Granted(grant) = &attempt {
+            self.remembered.lock().unwrap().insert(request.id, grant.clone());
+        }
+        Ok(attempt)
     }
 }
 
@@ -96,7 +121,8 @@ impl Backend for Buggy {
     }
 
     async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
-        let request = self.request(request);
+        let asked = request.id;
+        let mut request = self.request(request);
         if self.has(B::GrantsWhatIsHeld) {
             self.store.lose(request.name.as_str());
         }
@@ -111,14 +137,13 @@ impl Backend for Buggy {
         if self.has(B::LetsNewcomersIn) && !request.fair && self.store.inspect(&request.name).await?.is_none() {
             self.store.lose(request.name.as_str());
         }
-        if self.has(B::QueuesEveryAttemptAnew) && !self.remembered.lock().unwrap().contains_key(&request.id) {
+        if self.has(B::QueuesEveryAttemptAnew) && !self.remembers(request.id) {
             let _ = self.store.release(&request.lease(None), Duration::ZERO).await?;
+            request.id = LeaseId::random();
+            self.queued_as.lock().unwrap().insert(asked, request.id);
         }
         let before = self.store.inspect(&request.name).await?.and_then(|holder| holder.expires_in);
-        let attempt = self.store.acquire(&request).await?;
-        if let AcquireOutcome::Granted(grant) = &attempt {
-            self.remembered.lock().unwrap().insert(request.id, grant.clone());
-        }
+        let attempt = self.send(&request).await?;
         Ok(match attempt {
             AcquireOutcome::Granted(grant) if grant.already_ours && self.has(B::LeavesARetryItsOldEnd) => {
                 let _ = self
@@ -191,8 +216,7 @@ impl Backend for Buggy {
         if self.has(B::ReleasesNothing) {
             return Ok(Release::Released);
         }
-        let is_held = || self.remembered.lock().unwrap().contains_key(&lease.id);
-        if self.has(B::KeepsWaiters) && !is_held() {
+        if self.has(B::KeepsWaiters) && !self.remembers(lease.id) {
             return Ok(Release::NotHeld(None));
         }
         let released = self.store.release(&lease, hold_for).await?;

@@ -64,4 +64,5 @@ bugs! {
     LetsNewcomersIn,
     QueuesEveryAttemptAnew,
     RelaysWithoutRelease,
+    GrantsLateRequests,
 }

@@ -2,6 +2,7 @@
 
 mod cancelled;
 mod crashes;
+mod late;
 mod waiting;
 
 use std::{num::NonZeroU16, time::Duration};
@@ -14,7 +15,7 @@ use crate::{
         cases::chaos,
         harness::{Bench, acquire, admin, assert_not_held, granted, refused, release},
     },
-    types::{ErrorKind, FencingToken, LockName, LossReason, Mode},
+    types::{ErrorKind, FencingToken, LockName, Mode},
 };
 
 pub(super) use self::cancelled::{
@@ -23,6 +24,7 @@ pub(super) use self::cancelled::{
     a_cancelled_wait_of_any_mode_leaves_no_part,
 };
 pub(super) use self::crashes::a_crash_frees_only_the_part_of_its_holder;
+pub(super) use self::late::{a_late_acquire_joins_no_other_holder, late_requests_leave_other_holders_alone};
 pub(super) use self::waiting::{
     a_crashed_waiting_writer_lets_readers_in, a_writer_that_does_not_wait_keeps_no_reader_out,
     a_writer_that_gives_up_lets_readers_in, later_readers_do_not_overtake_a_waiting_writer,
@@ -246,28 +248,6 @@ pub(super) async fn a_retry_recognizes_its_own_part(bench: &Bench<'_>) {
         // A repetition takes no second part.
         release(&*a, &lease).await;
         assert!(matches!(a.renew(&lease).await, Ok(Renewal::Lost(_))));
-    }
-}
-
-// verifies: P6, late-request, late-holder, P12
-pub(super) async fn late_requests_leave_other_holders_alone(bench: &Bench<'_>) {
-    for mode in joinable(&*bench.client().await) {
-        let (a, b) = (bench.client().await, bench.client().await);
-        let name = bench.name("late");
-        let (first, _) = granted(&*a, &bench.request(&name).with_mode(mode)).await;
-        let (second, _) = granted(&*b, &bench.request(&name).with_mode(mode)).await;
-        release(&*a, &first).await;
-        let (third, _) = granted(&*b, &bench.request(&name).with_mode(mode)).await;
-        // The second release and the renewal of a released part.
-        let _ = a.release(&first, Duration::ZERO).await.expect("the store answers");
-        let renewal = a.renew(&first).await;
-        // Holders of the same mode have taken nothing from it.
-        let is_taken = matches!(renewal, Ok(Renewal::Lost(LossReason::TakenBy(_))));
-        assert!(matches!(renewal, Ok(Renewal::Lost(_))) && !is_taken, "{renewal:?}");
-        release(&*b, &third).await;
-        renewed(&*b, &second).await;
-        refused(&*a, &bench.request(&name)).await;
-        release(&*b, &second).await;
     }
 }
 
