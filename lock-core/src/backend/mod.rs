@@ -116,7 +116,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     ///   permits than the present holders is an error of kind [`ErrorKind::Config`] that names both
     ///   numbers (`disagreeing_numbers_of_permits_are_an_error`).
     /// - A refused request that [`waits`](AcquireRequest::waits) keeps newcomers from joining the
-    ///   holders (`later_readers_do_not_overtake_a_waiting_writer`), until the release of its id
+    ///   holders (`later_readers_do_not_overtake_a_waiting_writer`,
+    ///   `a_waiter_of_another_mode_is_not_overtaken`), until the release of its id
     ///   (`a_writer_that_gives_up_lets_readers_in`, `a_cancelled_wait_of_a_writer_lets_readers_in`)
     ///   or its ttl after its last attempt (`a_crashed_waiting_writer_lets_readers_in`). A request
     ///   that does not wait has no such effect (`a_writer_that_does_not_wait_keeps_no_reader_out`).
@@ -184,7 +185,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// A lock that consists of locks in several stores needs this, because their tokens have to
     /// agree.
     ///
-    /// - The next token is larger than the raised one (`the_next_token_exceeds_an_advanced_token`).
+    /// - The next token is larger than the raised one (`the_next_token_exceeds_an_advanced_token`,
+    ///   `the_next_token_exceeds_an_advanced_part`).
     ///
     /// # Errors
     /// [`ErrorKind::Unsupported`] where tokens cannot be raised; else when the store cannot say.
@@ -213,7 +215,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// [`StoreTimings::renew_batch`] at once.
     ///
     /// - A lost lease affects the result of no other one
-    ///   (`renewing_many_leases_reports_each_one_separately`).
+    ///   (`renewing_many_leases_reports_each_one_separately`,
+    ///   `renewing_many_parts_reports_each_one_separately`).
     async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
         join_all(leases.iter().map(|lease| self.renew(lease))).await
     }

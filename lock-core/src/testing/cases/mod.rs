@@ -65,6 +65,8 @@ macro_rules! conformance_cases {
             modes::readers_hold_a_shared_lock_together [Need::Has(Capability::Shared)];
             modes::a_writer_and_readers_exclude_each_other [Need::Has(Capability::Shared)];
             modes::later_readers_do_not_overtake_a_waiting_writer [Need::Has(Capability::Shared)];
+            modes::a_waiter_of_another_mode_is_not_overtaken
+                [Need::Has(Capability::Shared), Need::Has(Capability::Permits)];
             modes::a_writer_that_does_not_wait_keeps_no_reader_out [Need::Has(Capability::Shared)];
             modes::a_writer_that_gives_up_lets_readers_in [Need::Has(Capability::Shared)];
             modes::a_crashed_waiting_writer_lets_readers_in [Need::Has(Capability::Shared)];
@@ -75,6 +77,8 @@ macro_rules! conformance_cases {
                 [Need::Has(Capability::Shared), Need::Has(Capability::Permits)];
             modes::a_crash_frees_only_the_part_of_its_holder [Need::Joinable];
             modes::tokens_increase_over_holders_of_all_modes [Need::Joinable, Need::Has(Capability::Fencing)];
+            modes::the_next_token_exceeds_an_advanced_part [Need::Joinable, Need::Has(Capability::Fencing)];
+            modes::renewing_many_parts_reports_each_one_separately [Need::Joinable];
             modes::a_refusal_counts_and_names_several_holders
                 [Need::Has(Capability::Shared), Need::Has(Capability::Holder)];
             modes::a_retry_recognizes_its_own_part [Need::Joinable];

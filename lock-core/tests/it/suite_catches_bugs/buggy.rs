@@ -80,6 +80,7 @@ impl Buggy {
             (B::GrantsEveryModeShared, _) => request.with_mode(Mode::Shared),
             (B::CountsNoPermits, Mode::Permit { .. }) => request.with_mode(Mode::Permit { of: NonZeroU16::MAX }),
             (B::ForgetsWaiters, _) => request.with_waits(false),
+            (B::MarksForWritersOnly, Mode::Shared | Mode::Permit { .. }) => request.with_waits(false),
             (B::TakesATryForAWait, _) => request.with_waits(true),
             (B::ReservesNoTokens, _) => request.with_reserved_tokens(0),
             (B::GrantsOutOfTurn, _) => request.with_fair(false),
@@ -200,9 +201,13 @@ impl Backend for Buggy {
     }
 
     async fn renew_many(&self, leases: &[Lease]) -> Vec<Result<Renewal, Error>> {
-        let mut answers = Vec::new();
-        for lease in leases {
-            answers.push(self.renew(lease).await);
+        let mut answers: Vec<Result<Renewal, Error>> = Vec::new();
+        for (at, lease) in leases.iter().enumerate() {
+            let first = leases[..at].iter().position(|earlier| earlier.name == lease.name);
+            answers.push(match first.filter(|_| self.has(B::RenewsOnePartOfEachName)) {
+                Some(first) => answers[first].clone(),
+                None => self.renew(lease).await,
+            });
         }
         if self.has(B::MixesUpABatch) {
             answers.reverse();
@@ -234,7 +239,12 @@ impl Backend for Buggy {
     }
 
     async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
-        if self.has(B::RaisesNoToken) { Ok(true) } else { self.store.advance_token(&self.lease(lease), token).await }
+        let of_a_part = lease.mode.may_be_joined() && self.has(B::RaisesNoTokenOfAPart);
+        if self.has(B::RaisesNoToken) || of_a_part {
+            Ok(true)
+        } else {
+            self.store.advance_token(&self.lease(lease), token).await
+        }
     }
 
     async fn watch(&self, name: &LockName) -> Result<Option<Box<dyn Watch>>, Error> {

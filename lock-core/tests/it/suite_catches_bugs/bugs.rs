@@ -65,4 +65,7 @@ bugs! {
     QueuesEveryAttemptAnew,
     RelaysWithoutRelease,
     GrantsLateRequests,
+    MarksForWritersOnly,
+    RaisesNoTokenOfAPart,
+    RenewsOnePartOfEachName,
 }

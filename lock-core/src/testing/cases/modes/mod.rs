@@ -26,14 +26,17 @@ pub(super) use self::cancelled::{
 pub(super) use self::crashes::a_crash_frees_only_the_part_of_its_holder;
 pub(super) use self::late::{a_late_acquire_joins_no_other_holder, late_requests_leave_other_holders_alone};
 pub(super) use self::waiting::{
-    a_crashed_waiting_writer_lets_readers_in, a_writer_that_does_not_wait_keeps_no_reader_out,
-    a_writer_that_gives_up_lets_readers_in, later_readers_do_not_overtake_a_waiting_writer,
+    a_crashed_waiting_writer_lets_readers_in, a_waiter_of_another_mode_is_not_overtaken,
+    a_writer_that_does_not_wait_keeps_no_reader_out, a_writer_that_gives_up_lets_readers_in,
+    later_readers_do_not_overtake_a_waiting_writer,
 };
 
 /// A minimum hold that lasts for longer than a case takes on any machine.
 const LONG_HOLD: Duration = Duration::from_secs(600);
 /// More tokens than there are microseconds between two grants, because a store may count these.
 const RESERVED: u32 = 100_000_000;
+/// As many tokens as a store whose clock is a day ahead would be ahead of the others.
+const A_DAY: u64 = 86_400_000_000;
 
 fn permit(of: u16) -> Mode {
     Mode::Permit { of: NonZeroU16::new(of).expect("not zero") }
@@ -197,8 +200,8 @@ pub(super) async fn tokens_increase_over_holders_of_all_modes(bench: &Bench<'_>)
             let first = lease.token.map(|token| token.get() - u64::from(reserved));
             assert!(first > last, "{first:?} after {last:?} in {mode}");
             last = lease.token.map(FencingToken::get);
-            // As if from a store whose clock is a day ahead. Not every store can be told.
-            let raised = last.and_then(|token| FencingToken::new(token + 86_400_000_000)).expect("a day more");
+            // Not every store can be told.
+            let raised = last.and_then(|token| FencingToken::new(token + A_DAY)).expect("a day more");
             if reserved == 0 && client.advance_token(&lease, raised).await.is_ok_and(|held| held) {
                 last = Some(raised.get());
             }
@@ -207,6 +210,62 @@ pub(super) async fn tokens_increase_over_holders_of_all_modes(bench: &Bench<'_>)
         for lease in leases {
             release(&*client, &lease).await;
         }
+    }
+}
+
+/// A batch has several parts of one name.
+// verifies: P12
+pub(super) async fn renewing_many_parts_reports_each_one_separately(bench: &Bench<'_>) {
+    for mode in joinable(&*bench.client().await) {
+        let client = bench.client().await;
+        let names = [bench.name("one"), bench.name("other")];
+        let mut leases = Vec::new();
+        for name in names.iter().cycle().take(6) {
+            leases.push(granted(&*client, &bench.request(name).with_mode(mode)).await.0);
+        }
+        for ended in [1, 4] {
+            release(&*client, &leases[ended]).await;
+        }
+        let mut answers = Vec::new();
+        for batch in leases.chunks(client.timings().renew_batch.max(1)) {
+            answers.extend(client.renew_many(batch).await);
+        }
+        let answers = answers.into_iter().map(|answer| answer.expect("the store answers"));
+        let renewed: Vec<_> = answers.map(|answer| matches!(answer, Renewal::Renewed)).collect();
+        assert_eq!(renewed, [true, false, true, true, false, true], "{mode}");
+        for held in [0, 2, 3, 5] {
+            release(&*client, &leases[held]).await;
+        }
+    }
+}
+
+// verifies: P7, P12
+pub(super) async fn the_next_token_exceeds_an_advanced_part(bench: &Bench<'_>) {
+    for mode in joinable(&*bench.client().await) {
+        let (a, b) = (bench.client().await, bench.client().await);
+        let name = bench.name("raised");
+        let request = || bench.request(&name).with_mode(mode);
+        let (staying, _) = granted(&*b, &request()).await;
+        let raising = request();
+        let (lease, _) = granted(&*a, &raising).await;
+        let token = lease.token.expect("fencing is declared");
+        let raised = FencingToken::new(token.get() + A_DAY).expect("a day more");
+        match a.advance_token(&lease, raised).await {
+            Ok(held) => assert!(held, "the lease holds a part"),
+            Err(error) => return assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}"),
+        }
+        assert!(a.advance_token(&lease, token).await.expect("the store answers"), "a smaller token changes nothing");
+        let (again, grant) = granted(&*a, &raising).await;
+        assert_eq!((again.token, grant.already_ours), (Some(raised), true));
+        renewed(&*a, &lease).await;
+        release(&*a, &lease).await;
+        let raised_late = a.advance_token(&lease, raised).await.expect("the store answers");
+        assert!(!raised_late, "a released part cannot advance the token");
+        renewed(&*b, &staying).await;
+        let (next, _) = granted(&*b, &request()).await;
+        assert!(next.token > Some(raised), "{:?} after {raised:?}", next.token);
+        release(&*b, &next).await;
+        release(&*b, &staying).await;
     }
 }
 

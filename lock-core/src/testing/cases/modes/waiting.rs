@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{joinable, permit, reader, renewed, writer};
-use crate::testing::harness::{Bench, assert_not_held, granted, refused, release};
+use crate::{
+    testing::harness::{Bench, assert_not_held, granted, refused, release},
+    types::Mode,
+};
 
 // verifies: P12, contention
 pub(in crate::testing::cases) async fn later_readers_do_not_overtake_a_waiting_writer(bench: &Bench<'_>) {
@@ -36,6 +39,30 @@ pub(in crate::testing::cases) async fn later_readers_do_not_overtake_a_waiting_w
     let _reading = granted(&*b, &first).await;
     refused(&*c, &writer(bench, &name)).await;
     refused(&*a, &reader(bench, &name)).await;
+}
+
+/// A reader waits for permits, and a permit for readers.
+// verifies: P12, contention
+pub(in crate::testing::cases) async fn a_waiter_of_another_mode_is_not_overtaken(bench: &Bench<'_>) {
+    let (a, b, c) = (bench.client().await, bench.client().await, bench.client().await);
+    for (present, awaited) in [(permit(3), Mode::Shared), (Mode::Shared, permit(3))] {
+        let name = bench.name("fair-modes");
+        let joins = || bench.request(&name).with_mode(present);
+        let (held, _) = granted(&*a, &joins()).await;
+        let waiting = bench.request(&name).with_mode(awaited).with_waits(true);
+        refused(&*b, &waiting).await;
+        refused(&*c, &joins()).await;
+        renewed(&*a, &held).await;
+        release(&*a, &held).await;
+        refused(&*c, &joins()).await;
+        let (next, _) = granted(&*b, &waiting).await;
+        // The grant ends the wait: others of its mode join it.
+        let (joined, _) = granted(&*c, &bench.request(&name).with_mode(awaited)).await;
+        release(&*c, &joined).await;
+        release(&*b, &next).await;
+        let (last, _) = granted(&*c, &joins()).await;
+        release(&*c, &last).await;
+    }
 }
 
 // verifies: P12
