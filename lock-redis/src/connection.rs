@@ -14,8 +14,9 @@ use lock_core::Error;
 use redis::{Cmd, PushKind, RedisError, RedisResult, ServerErrorKind, Value, cluster_routing::Slot};
 
 use crate::{
+    advice::says,
     connect::{Connection, Connector},
-    error::{Phase, says, translate},
+    error::{Phase, translate},
     outstanding_replies::{OutstandingReplies, RequestEnd},
     script::Call,
     wake::Wakers,
