@@ -92,10 +92,12 @@ impl Deployment {
         sent.answered = !answer.as_ref().is_err_and(Error::is_ambiguous);
         let (answer, replicated) = answer?;
         self.pass_on();
-        let attempt = if is_by_several(&answer) {
-            Box::pin(self.refused_by_several(&lock, request)).await?
-        } else {
-            granted_or_held(answer, request)?
+        let by_several = is_by_several(&answer);
+        let attempt = match granted_or_held(answer, request)? {
+            AcquireOutcome::Contended(seen) if by_several => {
+                Box::pin(self.refused_by_several(&lock, request, seen)).await?
+            }
+            attempt => attempt,
         };
         if let (Err(missing), AcquireOutcome::Granted(_)) = (replicated, &attempt) {
             let undone = Box::pin(self.release(&request.lease(None), Duration::ZERO)).await.is_ok();

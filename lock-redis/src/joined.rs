@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use lock_core::{
-    Error, FencingToken, Holder, LockName,
+    Error, ErrorKind, FencingToken, Holder, LockName,
     backend::{AcquireOutcome, AcquireRequest, Break, Lease, LeaseId, Release},
 };
 use redis::Value;
@@ -62,10 +62,12 @@ impl Deployment {
     }
 
     /// Answers an exclusive request that several holders refuse, and notes it if it waits.
+    /// `seen` is what the refusal said of them.
     pub(crate) async fn refused_by_several(
         &self,
         lock: &str,
         request: &AcquireRequest,
+        seen: Holder,
     ) -> Result<AcquireOutcome, Error> {
         let id = request.id.to_string();
         let mut keys = vec![lock.to_owned(), self.keys.records(lock)];
@@ -79,9 +81,17 @@ impl Deployment {
             call = call.arg(&id).arg(mode_text(request.mode)).arg(&request.owner).arg(millis(request.ttl));
             call = call.arg(self.stamps.next());
         }
-        let holder = self.holders(&call).await?;
-        // Without a holder, all of them have released the lock since. It was held when asked.
-        Ok(AcquireOutcome::Contended(holder.unwrap_or_default()))
+        let holder = match self.holders(&call).await {
+            // Without a holder, all of them have released the lock since. It was held when asked.
+            Ok(holder) => holder.unwrap_or_default(),
+            // A user whose rules name exclusive locks only must not fail where it has to wait.
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                tracing::debug!(name = %request.name, %error, "the holders of a lock cannot be read");
+                seen.with_foreign("several holders that this Redis user may not read".to_owned())
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(AcquireOutcome::Contended(holder))
     }
 
     /// Returns the holders of a lock that has a sorted set at its key.

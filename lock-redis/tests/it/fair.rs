@@ -3,13 +3,13 @@
 use std::time::{Duration, SystemTime};
 
 use lock_core::{
-    ErrorKind, FencingToken, Mode,
+    FencingToken, Mode,
     backend::{AcquireRequest, Backend, Break, LeaseId, Release},
 };
 use lock_redis::RedisBackend;
 use test_support::redis::RedisServer;
 
-use crate::fixture::{LONG, calls, client, granted, locker, name, reader, refused, request, waiting_writer};
+use crate::fixture::{LONG, calls, client, granted, name, reader, refused, request, waiting_writer};
 
 const LOCK: &str = "onelock:{job}";
 
@@ -143,19 +143,6 @@ async fn a_waiter_that_leaves_its_turn_wakes_the_next() {
     b.release(&first.lease(None), Duration::ZERO).await.unwrap();
     tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("the first one leaves");
     granted(&c, &second).await;
-}
-
-/// A key that holds another type, as another client may write it.
-#[tokio::test]
-// verifies: odd-entries
-async fn a_script_that_fails_after_the_grant_leaves_no_lock() {
-    let server = RedisServer::start();
-    let locker = locker(client(server.addr()), LONG);
-    server.command(&["SET", &format!("{LOCK}:p"), "text"]);
-    let error = locker.lock("job").fair(true).acquire().await.unwrap_err();
-    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Corrupt, false));
-    locker.wait_idle().await;
-    assert_eq!(server.command(&["EXISTS", LOCK]), ":0\r\n", "{error}");
 }
 
 #[tokio::test]

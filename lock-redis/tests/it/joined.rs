@@ -354,17 +354,6 @@ async fn parts_are_renewed_released_and_broken_on_a_full_server() {
 }
 
 #[tokio::test]
-async fn a_missing_right_leaves_no_part_without_an_end() {
-    let server = RedisServer::start();
-    let rules = ["ACL", "SETUSER", "few", "reset", "on", ">s3cret", "~*", "&*", "+@all", "-hset"];
-    assert_eq!(server.command(&rules), "+OK\r\n");
-    let backend = RedisBackend::new(at(server.addr()).login("few", "s3cret")).unwrap();
-    let error = backend.acquire(&reader("job")).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
-    assert_ne!(left(&server, LOCK), -1);
-}
-
-#[tokio::test]
 // verifies: P11, P12
 async fn compat_modes_refuse_shared_locks_and_permits() {
     let server = RedisServer::start();

@@ -23,6 +23,7 @@ mod quorum_repair;
 mod races;
 mod relay;
 mod replicas;
+mod rights;
 mod sentinel;
 mod slot_moves;
 mod standalone;

@@ -16,12 +16,14 @@ local function mode_of_place(place) return string.match(place, '^%d+ %S+ (%S+) '
 
 local function member_of(id, place) return (string.match(place, '^%d+ (%S+)') or '') .. ' ' .. id end
 
--- Ends a place. Returns whether there was one.
+-- Ends a place. Returns whether there was one. Without a place it needs no right that only fair
+-- requests have.
 local function end_place(queue, places, waiters, id)
+  if redis.call('ZREM', queue, id) == 0 then return false end
   local place = redis.call('HGET', places, id)
   if place then redis.pcall('ZREM', waiters, member_of(id, place)) end
   redis.call('HDEL', places, id)
-  return redis.call('ZREM', queue, id) == 1
+  return true
 end
 
 -- Returns the first id of the queue and its place, and clears away those that have ended before it.
