@@ -5,8 +5,13 @@ local is_holder = held and string.find(held, id, 1, true) == 1
 local ends = is_holder and sub(held, 34, 49) <= stamp
 local popped
 if ends then
-  -- DEL comes first: a full server runs it, and then the rest of a script that has written.
-  call('DEL', lock)
+  -- DEL or PEXPIRE comes first: a full server runs it, and then the rest of a script that has written.
+  if ARGV[3] and ARGV[3] ~= '0' then
+    call('PEXPIRE', lock, ARGV[3])
+    call('SET', lock, RELEASED .. held, 'PX', ARGV[3])
+  else
+    call('DEL', lock)
+  end
   -- Ends in a space, because it overwrites part of the old value.
   local mark = ' R' .. id .. ' ' .. stamp .. ' '
   local gap = kept and string.find(kept, ' H' .. id, 1, true)
@@ -19,7 +24,6 @@ if ends then
   end
   -- The next holder overwrites the mark in the token's key.
   if ARGV[5] == '1' and KEYS[4] then call('SET', KEYS[4], stamp, 'PX', RELEASE_MARK_KEPT_MS) end
-  if ARGV[3] and ARGV[3] ~= '0' then call('SET', lock, RELEASED .. held, 'PX', ARGV[3]) end
   -- pcall, because a user without the right to publish must still be able to release.
   popped = may_wait and redis.pcall('ZPOPMIN', waiters)
   local waits = popped and popped[1]

@@ -11,7 +11,7 @@ use test_support::redis::RedisServer;
 
 use crate::{
     access::{advice, request, tcp, use_all},
-    fixture::{self, LONG, granted, reader, refused, released, waiting_writer},
+    fixture::{self, LONG, granted, reader, refused, released, renewed, waiting_writer},
 };
 
 const LOCK: &str = "onelock:{job}";
@@ -261,15 +261,52 @@ async fn a_user_of_exclusive_locks_waits_for_readers() {
 }
 
 #[tokio::test]
+// verifies: P12
+async fn a_part_that_cannot_be_renewed_ends_no_other() {
+    let server = RedisServer::start();
+    let all = RedisBackend::new(tcp(&server)).unwrap();
+    granted(&all, &reader("job")).await;
+    let user = RedisBackend::new(as_user(&server, &["~*", "&*", "+@all"])).unwrap();
+    let short = reader("job").with_ttl(Duration::from_secs(60));
+    let (lease, _) = granted(&user, &short).await;
+    assert_eq!(server.command(&["ACL", "SETUSER", "app", "-zadd"]), "+OK\r\n");
+    let others_last = |what: &str| assert!(left(&server) > 500_000, "{what}: {}", left(&server));
+    assert_eq!(user.renew(&lease).await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    others_last("a renewal");
+    assert_eq!(user.acquire(&short).await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    others_last("a repeated acquire");
+    let hold_for = Duration::from_millis(1);
+    assert_eq!(user.release(&lease, hold_for).await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    others_last("a release with a minimum hold");
+    assert_eq!(refused(&all, &request("job")).await.count(), 2, "a release that failed has ended no part");
+    assert_eq!(server.command(&["ACL", "SETUSER", "app", "+zadd"]), "+OK\r\n");
+    renewed(&user, &lease).await;
+}
+
+#[tokio::test]
 async fn a_missing_right_leaves_no_part_without_an_end() {
     let server = RedisServer::start();
-    for missing in ["-hset"] {
+    for missing in ["-hset", "-pexpire"] {
         let user = RedisBackend::new(as_user(&server, &["~*", "&*", "+@all", missing])).unwrap();
         let error = user.acquire(&reader("job")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{missing}: {error}");
         assert_ne!(left(&server), -1, "{missing}");
         server.command(&["DEL", LOCK]);
     }
+}
+
+#[tokio::test]
+async fn a_minimum_hold_that_cannot_be_written_frees_no_lock() {
+    let server = RedisServer::start();
+    let all = RedisBackend::new(tcp(&server)).unwrap();
+    let user = RedisBackend::new(as_user(&server, &["~*", "&*", "+@all"])).unwrap();
+    let (lease, _) = granted(&user, &request("job")).await;
+    assert_eq!(server.command(&["ACL", "SETUSER", "app", "-set"]), "+OK\r\n");
+    assert_eq!(user.release(&lease, LONG).await.unwrap_err().kind(), ErrorKind::PermissionDenied);
+    refused(&all, &request("job")).await;
+    assert_eq!(server.command(&["ACL", "SETUSER", "app", "+set"]), "+OK\r\n");
+    assert_eq!(user.release(&lease, LONG).await.unwrap(), Release::Released);
+    refused(&all, &request("job")).await;
 }
 
 #[tokio::test]

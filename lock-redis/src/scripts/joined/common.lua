@@ -48,10 +48,38 @@ local function part_of(lock, id, now)
   return ends and ends > now and ends or nil
 end
 
--- Lets the key expire with the last part.
-local function expire(lock)
-  local last = redis.call('ZRANGE', lock, -1, -1, 'WITHSCORES')
-  redis.call('PEXPIREAT', lock, text(math.ceil(math.min(tonumber(last[2]), LATEST) / 1000)))
+-- Lets the key expire with the last part, but not before `ends`.
+local function live_until(lock, ends)
+  local last = tonumber(redis.call('ZRANGE', lock, -1, -1, 'WITHSCORES')[2])
+  redis.call('PEXPIREAT', lock, text(math.ceil(math.min(math.max(last, ends), LATEST) / 1000)))
+end
+
+local function expire(lock) live_until(lock, 0) end
+
+-- Adds a part. `free` tells that this creates the key.
+-- ZADD comes first: a full server refuses it before anything has changed.
+local function add_part(lock, mode, id, ends, ttl, free)
+  redis.call('ZADD', lock, '-inf', HEAD .. mode, text(ends), id)
+  -- At once, so that an error in the rest leaves no lock without an end.
+  if free and type(redis.pcall('PEXPIRE', lock, ttl)) ~= 'number' then
+    redis.call('DEL', lock)
+    -- Ends the script with the error.
+    redis.call('PEXPIRE', lock, ttl)
+  end
+end
+
+-- Adds or moves the end of a member. The key outlives it first: if the user lacks the right to run
+-- ZADD, the parts of other holders last.
+-- PEXPIREAT comes first: a full server runs it, and then the rest of a script that has written.
+local function set_end(lock, member, ends)
+  live_until(lock, ends)
+  redis.call('ZADD', lock, text(ends), member)
+end
+
+-- Moves the end of a part from `before`.
+local function renew_part(lock, id, before, ends)
+  set_end(lock, id, ends)
+  if ends < before then expire(lock) end
 end
 
 -- Returns the holders, the first to expire first:
@@ -128,13 +156,10 @@ end
 -- reported, or else this release. Returns whether the lock is free.
 local function end_part(lock, token, records, id, stamp, kept_until, now)
   local record = redis.call('HGET', records, id) or ''
+  if kept_until then set_end(lock, 'R' .. id, kept_until) end
   -- ZREM comes first: a full server runs it, and then the rest of a script that has written.
   redis.call('ZREM', lock, id)
-  if kept_until then
-    redis.call('ZADD', lock, text(kept_until), 'R' .. id)
-  else
-    redis.call('HDEL', records, id)
-  end
+  if not kept_until then redis.call('HDEL', records, id) end
   local kept = redis.call('MGET', token)[1]
   local number, last = last_of(kept)
   if not last or string.sub(last, 1, 32) == id then

@@ -18,14 +18,12 @@ if stale then present = nil end
 local free = stale or kind == 'none'
 local known = present and redis.call('HMGET', records, id, 'released') or {}
 
-if present and part_of(lock, id, now) then
+local before = present and part_of(lock, id, now)
+if before then
   -- An earlier attempt with this id succeeded, and its reply was lost. The new stamp makes a
   -- release that was sent before this attempt, to roll the earlier one back, ineffective.
   local record = known[1] or ''
-  -- PEXPIRE comes first: a full server runs it, and then the rest of a script that has written.
-  redis.call('PEXPIRE', lock, ttl)
-  redis.call('ZADD', lock, text(end_of(now, ttl)), id)
-  expire(lock)
+  renew_part(lock, id, before, end_of(now, ttl))
   if record ~= '' and string.sub(record, 34, 49) < stamp then
     record = id .. ' ' .. stamp .. string.sub(record, 50)
     redis.call('HSET', records, id, record)
@@ -82,14 +80,9 @@ if free then
 else
   ended = redis.call('ZRANGEBYSCORE', lock, '(-inf', text(now), 'LIMIT', 0, SWEPT)
 end
--- ZADD comes first: a full server refuses it before anything has changed.
-redis.call('ZADD', lock, '-inf', HEAD .. mode, text(end_of(now, ttl)), id)
-if free then
-  -- At once, so that an error in the rest leaves no lock without an end.
-  redis.call('PEXPIRE', lock, ttl)
-  -- Left behind by holders that have all crashed.
-  redis.call('DEL', records)
-end
+add_part(lock, mode, id, end_of(now, ttl), ttl, free)
+-- Left behind by holders that have all crashed.
+if free then redis.call('DEL', records) end
 for _, member in ipairs(ended) do
   local part = #member == 32 and redis.call('HGET', records, member)
   if part and #reply < 2 + NAMED then reply[#reply + 1] = part end

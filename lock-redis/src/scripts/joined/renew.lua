@@ -6,11 +6,9 @@ for i, lock in ipairs(KEYS) do
   local id, ttl = ARGV[2 * i - 1], ARGV[2 * i]
   answers[i] = 0
   -- No other kind of sorted set has a lease id in it.
-  if redis.call('TYPE', lock).ok == 'zset' and part_of(lock, id, now) then
-    -- PEXPIRE comes first: a full server runs it, and then the rest of a script that has written.
-    redis.call('PEXPIRE', lock, ttl)
-    redis.call('ZADD', lock, text(end_of(now, ttl)), id)
-    expire(lock)
+  local before = redis.call('TYPE', lock).ok == 'zset' and part_of(lock, id, now)
+  if before then
+    renew_part(lock, id, before, end_of(now, ttl))
     answers[i] = 1
   end
 end

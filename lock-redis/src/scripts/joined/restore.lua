@@ -27,11 +27,8 @@ if not kept then require_string(token) end
 if not present then redis.call('HMGET', records, id) end
 
 local mine = id .. ' ' .. stamp .. ' ' .. ARGV[4] .. ' ' .. ARGV[5]
-redis.call('ZADD', lock, '-inf', HEAD .. mode, text(end_of(now, ARGV[2])), id)
-if not present then
-  redis.call('PEXPIRE', lock, ARGV[2])
-  redis.call('DEL', records)
-end
+add_part(lock, mode, id, end_of(now, ARGV[2]), ARGV[2], not present)
+if not present then redis.call('DEL', records) end
 redis.call('HSET', records, id, mine)
 redis.call('PEXPIRE', records, TOKEN_IDLE)
 expire(lock)
