@@ -335,3 +335,57 @@ pub(crate) fn is_moving(error: &Error) -> bool {
 pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX).clamp(1, 1 << 52)
 }
+
+#[cfg(test)]
+mod tests {
+    use lock_core::{
+        LockName, Mode,
+        backend::{Admin as _, LeaseId},
+    };
+    use test_support::redis::RedisServer;
+
+    use super::*;
+    use crate::{Address, RedisBackend};
+
+    /// A request, and the call that sends it.
+    fn sent<'a>(deployment: &'a Deployment, keys: &'a [String], request: &AcquireRequest) -> Call<'a> {
+        match request.mode.may_be_joined() {
+            true => deployment.join(keys, request, None),
+            false => deployment.take(keys, request, None),
+        }
+    }
+
+    #[tokio::test]
+    // verifies: late-request, P5, P12
+    async fn an_acquire_sent_between_two_releases_leaves_no_lock() {
+        let server = RedisServer::start();
+        let config = RedisConfig::standalone(Address::tcp("127.0.0.1", server.port())).timeout(Duration::from_secs(10));
+        let (deployment, observer) = (Deployment::new(&config).unwrap(), RedisBackend::new(config).unwrap());
+        for (mode, was_held) in [Mode::Exclusive, Mode::Shared].into_iter().flat_map(|m| [(m, false), (m, true)]) {
+            let name = LockName::new(format!("{mode}/{was_held}")).unwrap();
+            let request = AcquireRequest::new(name.clone(), LeaseId::random(), "etl").with_mode(mode);
+            let (lock, id) = (deployment.keys.lock(&name), request.id.to_string());
+            let (oldest, lease) = (deployment.stamps.next(), request.lease(None));
+            if was_held {
+                assert!(matches!(deployment.acquire(&request).await, Ok(AcquireOutcome::Granted(_))));
+            }
+            deployment.release(&lease, Duration::ZERO).await.unwrap();
+            let keys = deployment.acquire_keys(&lock, &request, false);
+            let late = sent(&deployment, &keys, &request);
+            assert_eq!(deployment.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(None));
+            // A release that was sent before all of them must not lower the mark.
+            let mut keys = vec![lock.clone(), deployment.keys.token(&lock), deployment.keys.waiters(&lock)];
+            keys.push(deployment.keys.gone(&lock, &id));
+            if mode.may_be_joined() {
+                keys = vec![keys[0].clone(), keys[1].clone(), deployment.keys.records(&lock), keys[3].clone()];
+            }
+            let scripts = &deployment.scripts;
+            let script = if mode.may_be_joined() { &scripts.joined_release } else { &scripts.release };
+            let call = script.call(&keys).arg(&id).arg(oldest).arg(0).arg(0).arg(0);
+            assert!(released(deployment.connection.run(&call).await.unwrap()).is_ok());
+            let answer = deployment.connection.run(&late).await.unwrap();
+            assert!(granted_or_held(answer, &request).is_err(), "{mode}, was held: {was_held}");
+            assert_eq!(observer.inspect(&name).await.unwrap(), None, "{mode}, was held: {was_held}");
+        }
+    }
+}

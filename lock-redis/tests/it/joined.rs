@@ -317,6 +317,19 @@ async fn a_writer_renews_its_mark_and_removes_it() {
 
 #[tokio::test]
 // verifies: P12
+async fn a_key_that_outlives_its_parts_keeps_no_mode() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    let (ended, _) = granted(&backend, &permit("job", 2)).await;
+    // As after a renewal that failed once the key had its new end.
+    server.command(&["ZADD", LOCK, "1", &ended.id.to_string()]);
+    granted(&backend, &reader("job")).await;
+    assert_eq!(refused(&backend, &permit("job", 2)).await.mode, Mode::Shared);
+    granted(&backend, &reader("job")).await;
+}
+
+#[tokio::test]
+// verifies: P12
 async fn a_reader_that_waits_stops_later_permits() {
     let server = RedisServer::start();
     let backend = client(server.addr());
@@ -326,6 +339,8 @@ async fn a_reader_that_waits_stops_later_permits() {
     refused(&backend, &permit("job", 2)).await;
     released(&backend, &held).await;
     refused(&backend, &permit("job", 2)).await;
+    granted(&backend, &reader("job")).await;
+    assert!(exists(&server, MARK), "the first reader waits, although another one was granted");
     granted(&backend, &wait).await;
     assert!(!exists(&server, MARK), "the grant ends the wait");
 }

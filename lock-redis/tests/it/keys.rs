@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use lock_core::{
-    LossReason,
+    FencingToken, LossReason,
     backend::{AcquireOutcome, AcquireRequest, Admin, Backend, Break, LeaseId, Release, Renewal},
 };
 use test_support::redis::RedisServer;
@@ -333,4 +333,27 @@ async fn a_watch_of_a_free_lock_waits_for_its_next_release() {
     assert!(watch.changed().now_or_never().is_none(), "the lock is held");
     released(&holder, &lease).await;
     tokio::time::timeout(Duration::from_secs(60), watch.changed()).await.expect("the release wakes it");
+}
+
+#[tokio::test]
+// verifies: P1, P7, P12
+async fn a_raised_token_changes_no_other_holder_and_no_end() {
+    let server = RedisServer::start();
+    let backend = client(server.addr());
+    for (held, other) in [(request("job", LONG), request("job", LONG)), (reader("job"), reader("job"))] {
+        let (lease, grant) = granted(&backend, &held).await;
+        let token = grant.token.unwrap();
+        let [raised, higher] = [1_000_000_000, 2_000_000_000].map(|n| FencingToken::new(token.get() + n).unwrap());
+        assert!(backend.advance_token(&lease, raised).await.unwrap());
+        // Without the lock there is nothing to raise, so a server of a quorum must not count.
+        assert!(!backend.advance_token(&other.lease(grant.token), higher).await.unwrap());
+        let holder = backend.inspect(&held.name).await.unwrap().unwrap();
+        assert_eq!((holder.version, holder.token), (Some(held.id.to_string()), Some(raised)));
+        // The key of a lock with several holders expires with the next whole millisecond.
+        assert!(left(&server, "onelock:{job}") <= LONG + Duration::from_millis(1));
+        released(&backend, &lease).await;
+        let (next, grant) = granted(&backend, &other).await;
+        assert!(grant.token > Some(raised) && grant.token < Some(higher), "{grant:?}");
+        released(&backend, &next).await;
+    }
 }
