@@ -340,7 +340,8 @@ async fn a_watch_of_a_free_lock_waits_for_its_next_release() {
 async fn a_raised_token_changes_no_other_holder_and_no_end() {
     let server = RedisServer::start();
     let backend = client(server.addr());
-    for (held, other) in [(request("job", LONG), request("job", LONG)), (reader("job"), reader("job"))] {
+    for (shared, lost) in [(false, false), (false, true), (true, false), (true, true)] {
+        let [held, other] = [(); 2].map(|()| if shared { reader("job") } else { request("job", LONG) });
         let (lease, grant) = granted(&backend, &held).await;
         let token = grant.token.unwrap();
         let [raised, higher] = [1_000_000_000, 2_000_000_000].map(|n| FencingToken::new(token.get() + n).unwrap());
@@ -351,6 +352,9 @@ async fn a_raised_token_changes_no_other_holder_and_no_end() {
         assert_eq!((holder.version, holder.token), (Some(held.id.to_string()), Some(raised)));
         // The key of a lock with several holders expires with the next whole millisecond.
         assert!(left(&server, "onelock:{job}") <= LONG + Duration::from_millis(1));
+        if lost {
+            server.command(&["DEL", "onelock:{job}:t"]);
+        }
         released(&backend, &lease).await;
         let (next, grant) = granted(&backend, &other).await;
         assert!(grant.token > Some(raised) && grant.token < Some(higher), "{grant:?}");
