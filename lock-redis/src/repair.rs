@@ -226,8 +226,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_duplicate_repair_changes_nothing() {
-        for mode in MODES {
-            let (server, deployment, lease, record) = held(mode).await;
+        for (lost, mode) in [false, true].into_iter().flat_map(|lost| MODES.map(|mode| (lost, mode))) {
+            let (server, deployment, lease, mut record) = held(mode).await;
+            if lost {
+                server.command(&["FLUSHALL"]);
+                assert!(deployment.restore(&lease, &record, deployment.stamps.next()).await.unwrap());
+                record = deployment.record(&lease).await.unwrap();
+            }
             let longer = lease.clone().with_ttl(lease.ttl * 1000);
             assert!(deployment.restore(&longer, &record, deployment.stamps.next()).await.unwrap());
             assert_eq!(deployment.record(&lease).await.unwrap(), record);

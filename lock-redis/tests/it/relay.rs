@@ -17,7 +17,7 @@ use lock_redis::{Compat, RedisBackend};
 use test_support::{
     Direction::{Replies, Requests},
     lost_messages::Network as _,
-    redis::RedisServer,
+    redis::{RedisServer, command},
     until,
 };
 
@@ -266,15 +266,39 @@ async fn an_error_of_the_acquire_does_not_hide_the_release() {
 async fn a_fair_waiter_of_another_process_comes_first() {
     let server = RedisServer::start();
     let (direct, other) = (client(server.addr()), client(server.addr()));
-    let (lease, _) = granted(&direct, &request(JOB, LONG)).await;
-    let fair = request(JOB, LONG).with_fair(true).with_waits(true);
-    refused(&other, &fair).await;
-    let next = request(JOB, LONG);
-    let relayed = relay(&direct, &lease, &next).await.unwrap();
+    for awake in [false, true] {
+        let (lease, _) = granted(&direct, &request(JOB, LONG)).await;
+        let fair = request(JOB, LONG).with_fair(true).with_waits(true);
+        refused(&other, &fair).await;
+        if awake {
+            // As after a wake-up whose attempt is on its way.
+            server.command(&["DEL", &format!("onelock:{{{JOB}}}:w")]);
+        }
+        let next = request(JOB, LONG);
+        let relayed = relay(&direct, &lease, &next).await.unwrap();
+        assert!(matches!(relayed, Relayed { released: Release::Released, acquired: None }), "{relayed:?}");
+        refused(&direct, &next).await;
+        let (fair_lease, _) = granted(&other, &fair).await;
+        released(&other, &fair_lease).await;
+    }
+}
+
+#[tokio::test]
+// verifies: late-request, P5
+async fn a_lease_whose_acquire_got_no_reply_is_released_alone() {
+    let fixture = Fixture::standalone().await;
+    load(&fixture).await;
+    let [first, next] = [request(JOB, LONG), request(JOB, LONG)];
+    fixture.lose(Replies);
+    assert!(fixture.through.acquire(&first).await.unwrap_err().is_ambiguous());
+    fixture.heal();
+    let again = async || fixture.through.acquire(&first).await.is_ok();
+    until("the connection to be made again", again).await;
+    let relayed = relay(&fixture.through, &first.lease(None), &next).await.unwrap();
     assert!(matches!(relayed, Relayed { released: Release::Released, acquired: None }), "{relayed:?}");
-    refused(&direct, &next).await;
-    let (fair_lease, _) = granted(&other, &fair).await;
-    released(&other, &fair_lease).await;
+    // The next holder overwrites what the key of the token says of this release.
+    let mark = format!("onelock:{{{JOB}}}:g:{}", first.id);
+    assert_eq!(command(fixture.ports[0], &["EXISTS", &mark]).unwrap(), ":1\r\n");
 }
 
 #[tokio::test]
