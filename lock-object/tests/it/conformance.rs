@@ -51,6 +51,7 @@ macro_rules! on {
                 Bucket::new(Kind::$kind).await,
                 except = [
                     (modes, "all locks are exclusive"),
+                    (a_waiter_of_another_mode_releases_what_is_handed_over, "all locks are exclusive"),
                     (fair, "waiters have no places in a queue"),
                     (an_open_descriptor_keeps_the_lock_held, "the lock lives in a bucket"),
                     (a_watch_completes_after_the_release, "an object store wakes no client"),

@@ -1,14 +1,25 @@
 //! Cases of locks that a process hands over between its own waiters.
 
-use futures_util::{FutureExt, future::join};
+use std::time::Duration;
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, join},
+    poll,
+};
 
 use super::chaos::{Load, run_under_faults};
 use crate::{
-    Operation,
+    Error, Guard, Operation,
     backend::{AcquireRequest, Break, Capability, Grant, Release},
-    testing::harness::{Bench, Fixture, admin, granted, refused, release},
+    testing::{
+        faults::Fault,
+        harness::{Bench, Fixture, admin, granted, granted_soon, refused, release},
+    },
     types::{Lease, LockName, Mode},
 };
+
+type Waiter = BoxFuture<'static, Result<Guard, Error>>;
 
 /// How many tokens a request reserves.
 const RESERVED: u32 = 5_000;
@@ -98,7 +109,65 @@ pub(super) async fn a_lock_that_is_handed_over_stays_held(bench: &Bench<'_>) {
     release(&*other, &next).await;
 }
 
+/// A reader is handed an exclusive lease of its process, which it cannot use. It releases the lease
+/// before it asks for its own part, and also if it is dropped before that.
+// verifies: P5, P12, cancelled
+pub(super) async fn a_waiter_of_another_mode_releases_what_is_handed_over(bench: &Bench<'_>) {
+    let (fixture, other) = (Fixture::new(bench).await, bench.client().await);
+    let reads = |name: &LockName| bench.request(name).with_mode(Mode::Shared);
+    let name = bench.name("handed");
+    let (writer, reader) = handed_to_a_reader(&fixture, &name).await;
+    let sent = || [Operation::Release, Operation::Acquire].map(|operation| fixture.network.sent(operation));
+    let [releases, acquires] = sent();
+    let (released, reading) = join(writer.release(), reader).await;
+    assert_eq!(released.expect("handed over"), Release::Released);
+    let reading = reading.expect("the reader asked anew");
+    assert_eq!(sent(), [releases + 1, acquires + 1], "the lease is released before the first attempt");
+    assert_eq!(reading.crashed_holder(), None);
+    let (joined, _) = granted(&*other, &reads(&name)).await;
+    release(&*other, &joined).await;
+    reading.release().await.expect("the store answers");
+    let (next, _) = granted(&*other, &bench.request(&name)).await;
+    release(&*other, &next).await;
+
+    let delay = Duration::from_millis(40);
+    for fault in [Fault::DelayRequest(delay), Fault::DelayReply(delay)] {
+        for polls in 0..6 {
+            let name = bench.name("dropped");
+            let (writer, mut reader) = handed_to_a_reader(&fixture, &name).await;
+            let released = writer.release().await;
+            assert_eq!(released.expect("handed over"), Release::Released);
+            fixture.network.next(Operation::Release, fault);
+            for _ in 0..polls {
+                if poll!(reader.as_mut()).is_ready() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            drop(reader);
+            granted_soon(&other, &bench.request(&name)).await;
+        }
+    }
+}
+
+/// Returns a guard with an exclusive lock, and a reader of the same process that waits behind it.
+async fn handed_to_a_reader(fixture: &Fixture, name: &LockName) -> (Guard, Waiter) {
+    let request = || fixture.locker.lock(name.as_str()).hand_over(9);
+    let first = request().acquire().await.expect("free");
+    let mut writer: Waiter = Box::pin(request().acquire());
+    let mut reader: Waiter = Box::pin(request().mode(Mode::Shared).acquire());
+    for waiter in [&mut writer, &mut reader] {
+        assert!(waiter.now_or_never().is_none(), "the lock is held");
+    }
+    first.release().await.expect("the store answers");
+    (writer.await.expect("released"), reader)
+}
+
 // verifies: P1, P7
 pub(super) async fn random_faults_with_hand_overs_keep_the_guarantees(bench: &Bench<'_>) {
-    run_under_faults(bench, &Load { modes: &[Mode::Exclusive], lockers: 2, hand_over: 4, fair: false }).await;
+    let has_shared = bench.client().await.capabilities().shared;
+    // Two in turn, because only an exclusive lock is handed over.
+    let with_readers = [Mode::Exclusive, Mode::Exclusive, Mode::Shared];
+    let modes = if has_shared { &with_readers[..] } else { &[Mode::Exclusive] };
+    run_under_faults(bench, &Load { modes, lockers: 2, hand_over: 4, fair: false }).await;
 }

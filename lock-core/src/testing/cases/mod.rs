@@ -126,6 +126,8 @@ macro_rules! conformance_cases {
             hand_over::reserved_tokens_lie_between_earlier_and_later_grants [Need::Has(Capability::HandOver)];
             hand_over::a_retry_finds_its_reserved_tokens [Need::Has(Capability::HandOver)];
             hand_over::a_lock_that_is_handed_over_stays_held [Need::Has(Capability::HandOver)];
+            hand_over::a_waiter_of_another_mode_releases_what_is_handed_over
+                [Need::Has(Capability::HandOver), Need::Has(Capability::Shared)];
             hand_over::random_faults_with_hand_overs_keep_the_guarantees [Need::Has(Capability::HandOver)];
             fair::fair_requests_are_granted_in_their_order [Need::Has(Capability::Fair)];
             fair::a_newcomer_does_not_overtake_a_fair_waiter [Need::Has(Capability::Fair)];

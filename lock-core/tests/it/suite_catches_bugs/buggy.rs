@@ -99,7 +99,10 @@ impl Buggy {
         if self.has(B::GrantsLateRequests) && is_refused && self.remembers(request.id) {
             attempt = self.store.acquire(&request.clone().with_id(LeaseId::random())).await?;
         }
-        if let AcquireOutcome::Granted(grant) = &attempt {
+        let is_remembered = request.reserved_tokens > 0 || !self.has(B::ReleasesNothingHandedOver);
+        if let AcquireOutcome::Granted(grant) = &attempt
+            && is_remembered
+        {
             self.remembered.lock().unwrap().insert(request.id, grant.clone());
         }
         Ok(attempt)
@@ -218,7 +221,7 @@ impl Backend for Buggy {
     async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
         let lease = self.lease(lease);
         let hold_for = if self.has(B::ForgetsTheMinimumHold) { Duration::ZERO } else { hold_for };
-        if self.has(B::ReleasesNothing) {
+        if self.has(B::ReleasesNothing) || self.has(B::ReleasesNothingHandedOver) && self.remembers(lease.id) {
             return Ok(Release::Released);
         }
         if self.has(B::KeepsWaiters) && !self.remembers(lease.id) {

@@ -65,6 +65,7 @@ bugs! {
     QueuesEveryAttemptAnew,
     RelaysWithoutRelease,
     GrantsLateRequests,
+    ReleasesNothingHandedOver,
     MarksForWritersOnly,
     RaisesNoTokenOfAPart,
     RenewsOnePartOfEachName,
