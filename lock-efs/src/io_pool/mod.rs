@@ -3,18 +3,23 @@
 //! The runtime's own threads for blocking calls do not fit: the runtime waits for them when it
 //! shuts down, and their number is limited for the whole program.
 
+mod progress;
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{HashMap, VecDeque},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use lock_core::{Error, ErrorKind};
-use metrics::{Gauge, Unit, describe_gauge, gauge};
+use metrics::{Unit, describe_gauge};
 use tokio::sync::oneshot;
 
+use self::progress::{Progress, WhileWaiting};
 use crate::{key::Key, sync};
 
 /// The limit of concurrent calls; further calls are queued. While the network is away, at most one
@@ -41,15 +46,22 @@ pub(crate) enum Lane {
 }
 
 /// The threads for the calls of one store.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct IoPool(Arc<Shared>);
+#[derive(Debug, Clone)]
+pub(crate) struct IoPool {
+    shared: Arc<Shared>,
+    /// Shows the threads that the pool is in use.
+    _open: Arc<()>,
+}
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
     /// The store, as the metrics show it.
     store: Arc<str>,
     work: Mutex<Work>,
     more: Condvar,
+    /// How long an idle thread is kept.
+    idle: Duration,
+    open: Weak<()>,
 }
 
 #[derive(Default)]
@@ -81,7 +93,14 @@ pub(crate) enum Abandoned {
 
 impl IoPool {
     pub(crate) fn new(store: String) -> Self {
-        Self(Arc::new(Shared { store: store.into(), ..Shared::default() }))
+        Self::with_idle(store, IDLE)
+    }
+
+    fn with_idle(store: String, idle: Duration) -> Self {
+        let used = Arc::new(());
+        let open = Arc::downgrade(&used);
+        let shared = Shared { store: store.into(), work: Mutex::default(), more: Condvar::new(), idle, open };
+        Self { shared: Arc::new(shared), _open: used }
     }
 
     /// Gives the recorder the help text.
@@ -98,7 +117,7 @@ impl IoPool {
         call: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
-        let progress = Progress::new(&self.0.store);
+        let progress = Progress::new(&self.shared.store);
         let guard = WhileWaiting(progress.clone());
         let job = Box::new(move || {
             if abandoned == Abandoned::Skip && answer.is_closed() {
@@ -124,7 +143,7 @@ impl IoPool {
     }
 
     fn submit(&self, lane: Option<Key>, job: Job) {
-        let mut work = self.0.lock();
+        let mut work = self.shared.lock();
         work.alone += 1;
         let lane = lane.map_or(Lane::Alone(work.alone), Lane::Lock);
         let before = work.lanes.get_mut(&lane);
@@ -134,16 +153,16 @@ impl IoPool {
         }
         work.ready.push_back(lane);
         if work.idle >= work.ready.len() {
-            self.0.more.notify_one();
+            self.shared.more.notify_one();
         } else if work.threads < MAX_THREADS {
             work.threads += 1;
             drop(work);
-            let shared = Arc::clone(&self.0);
+            let shared = Arc::clone(&self.shared);
             let thread = thread::Builder::new().name("onelock-files".into()).stack_size(STACK_BYTES);
             // All other threads hang or work, and this call must not wait for them.
             if let Err(error) = thread.spawn(move || shared.serve()) {
                 tracing::debug!(%error, "cannot start a thread for file-system calls");
-                self.0.start_failed();
+                self.shared.start_failed();
             }
         }
     }
@@ -154,16 +173,20 @@ impl Shared {
         sync::lock(&self.work)
     }
 
-    /// Runs the calls of ready lanes until the thread has been idle for [`IDLE`].
+    /// Runs the calls of ready lanes until the thread has been idle for long.
+    ///
+    /// The last idle thread stays while the pool is in use. Later no thread may start, and a lock
+    /// whose release does not run stays held for as long as this process lives.
     fn serve(&self) {
         let mut work = self.lock();
         loop {
             let Some(lane) = work.ready.pop_front() else {
                 work.idle += 1;
-                let waited = self.more.wait_timeout(work, IDLE).unwrap_or_else(PoisonError::into_inner);
+                let waited = self.more.wait_timeout(work, self.idle).unwrap_or_else(PoisonError::into_inner);
                 work = waited.0;
                 work.idle -= 1;
-                if waited.1.timed_out() && work.ready.is_empty() {
+                let is_needed = work.idle == 0 && self.open.strong_count() > 0;
+                if waited.1.timed_out() && work.ready.is_empty() && !is_needed {
                     work.threads -= 1;
                     return;
                 }
@@ -184,8 +207,9 @@ impl Shared {
         }
     }
 
-    /// Notes that a thread could not be started. If no thread is left, all queued calls are
-    /// dropped, and their callers get an error.
+    /// Notes that a thread could not be started. If there is none, all queued calls are dropped,
+    /// and their callers get an error. No release is among them: the call that acquired a lock
+    /// left a thread.
     fn start_failed(&self) {
         let mut work = self.lock();
         work.threads -= 1;
@@ -194,64 +218,6 @@ impl Shared {
             let dropped = std::mem::take(&mut work.lanes);
             drop(work);
             drop(dropped);
-        }
-    }
-}
-
-/// The progress of a call, for counting hung calls.
-#[derive(Debug, Clone)]
-struct Progress {
-    state: Arc<Mutex<CallState>>,
-    store: Arc<str>,
-}
-
-#[derive(Debug)]
-enum CallState {
-    Queued,
-    Running(Instant),
-    /// Still running, but its caller no longer waits.
-    Hung(Instant),
-    Done,
-}
-
-impl Progress {
-    fn new(store: &Arc<str>) -> Self {
-        Self { state: Arc::new(Mutex::new(CallState::Queued)), store: Arc::clone(store) }
-    }
-
-    fn hung(&self) -> Gauge {
-        gauge!("onelock_file_calls_hung", "store" => Arc::clone(&self.store))
-    }
-
-    fn state(&self) -> MutexGuard<'_, CallState> {
-        sync::lock(&self.state)
-    }
-
-    fn begin(&self) {
-        *self.state() = CallState::Running(Instant::now());
-    }
-
-    fn end(&self) {
-        if let CallState::Hung(since) = std::mem::replace(&mut *self.state(), CallState::Done) {
-            self.hung().decrement(1.0);
-            tracing::info!(after = ?since.elapsed(), "hung file-system call returned");
-        }
-    }
-}
-
-/// Counts the call as hung if it still runs when its caller stops waiting.
-struct WhileWaiting(Progress);
-
-impl Drop for WhileWaiting {
-    fn drop(&mut self) {
-        let mut state = self.0.state();
-        if let CallState::Running(since) = *state {
-            *state = CallState::Hung(since);
-            self.0.hung().increment(1.0);
-            tracing::warn!(
-                since = ?since.elapsed(),
-                "file-system call hangs; it continues on its own thread (is the NFS server reachable?)"
-            );
         }
     }
 }
@@ -271,102 +237,4 @@ pub(crate) async fn once<T: Send + 'static>(
         let what = format!("the file system did not answer within {OPEN:?}; check that its server is reachable");
         Err(Error::new(ErrorKind::Timeout, what).with_ambiguous(false))
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::mpsc;
-
-    use lock_core::{LockName, backend::LeaseId};
-
-    use super::*;
-
-    fn key(n: u128) -> Key {
-        (LeaseId::from(n), LockName::new("etl").expect("a name"))
-    }
-
-    /// Returns a call that reports its start and then waits for a message.
-    fn hanging() -> (impl FnOnce() -> Result<u32, Error> + Send, mpsc::Receiver<()>, mpsc::Sender<()>) {
-        let ((begun, has_begun), (go_on, may_go_on)) = (mpsc::channel(), mpsc::channel());
-        let call = move || {
-            let _ = begun.send(());
-            let _ = may_go_on.recv();
-            Ok(1)
-        };
-        (call, has_begun, go_on)
-    }
-
-    #[tokio::test]
-    async fn a_hanging_call_delays_only_its_own_lock() {
-        let pool = IoPool::default();
-        let (call, begun, go_on) = hanging();
-        let first = tokio::spawn({
-            let pool = pool.clone();
-            async move { pool.run(Some(key(1)), Abandoned::Skip, call).await }
-        });
-        tokio::task::spawn_blocking(move || begun.recv()).await.unwrap().unwrap();
-        assert_eq!(pool.run(Some(key(2)), Abandoned::Skip, || Ok(2)).await.unwrap(), 2);
-        let second = pool.run(Some(key(1)), Abandoned::Skip, || Ok(3));
-        assert!(
-            tokio::time::timeout(Duration::from_millis(50), second).await.is_err(),
-            "the second call is queued behind the first"
-        );
-        go_on.send(()).unwrap();
-        assert_eq!(first.await.unwrap().unwrap(), 1);
-    }
-
-    #[tokio::test]
-    async fn an_abandoned_probe_is_skipped_but_a_release_runs() {
-        let pool = IoPool::default();
-        let (call, begun, go_on) = hanging();
-        let (said, heard) = mpsc::channel();
-        let first = tokio::spawn({
-            let pool = pool.clone();
-            async move { pool.run(Some(key(1)), Abandoned::Skip, call).await }
-        });
-        tokio::task::spawn_blocking(move || begun.recv()).await.unwrap().unwrap();
-        for (what, abandoned) in [("probe", Abandoned::Skip), ("release", Abandoned::RunAnyway)] {
-            let said = said.clone();
-            let call = move || {
-                said.send(what).expect("the test receives");
-                Ok(())
-            };
-            let limit = Duration::from_millis(20);
-            assert!(tokio::time::timeout(limit, pool.run(Some(key(1)), abandoned, call)).await.is_err());
-        }
-        first.abort();
-        go_on.send(()).unwrap();
-        let heard = tokio::task::spawn_blocking(move || heard.recv()).await.unwrap();
-        assert_eq!(heard, Ok("release"));
-    }
-
-    #[tokio::test]
-    async fn threads_are_bounded_and_queued_calls_run_later() {
-        let pool = IoPool::default();
-        let hung: Vec<_> = (0..MAX_THREADS as u128 + 5)
-            .map(|n| {
-                let (call, begun, go_on) = hanging();
-                let pool = pool.clone();
-                (tokio::spawn(async move { pool.run(Some(key(n)), Abandoned::Skip, call).await }), begun, go_on)
-            })
-            .collect();
-        tokio::task::yield_now().await;
-        let one = tokio::time::timeout(Duration::from_millis(50), pool.run(None, Abandoned::Skip, || Ok(())));
-        assert!(one.await.is_err(), "all threads are taken");
-        assert_eq!(pool.0.lock().threads, MAX_THREADS);
-        for (task, _begun, go_on) in hung {
-            let _ = go_on.send(());
-            task.await.unwrap().unwrap();
-        }
-        pool.run(None, Abandoned::Skip, || Ok(())).await.unwrap();
-    }
-
-    #[tokio::test]
-    async fn a_panic_in_a_call_is_an_error_and_the_pool_survives() {
-        let pool = IoPool::default();
-        let panics = pool.run(Some(key(1)), Abandoned::Skip, || -> Result<(), Error> { panic!("a bug in a call") });
-        let error = panics.await.unwrap_err();
-        assert!(error.to_string().contains("panicked") && error.is_ambiguous(), "{error}");
-        pool.run(Some(key(1)), Abandoned::Skip, || Ok(())).await.unwrap();
-    }
 }
