@@ -41,6 +41,11 @@ impl Slots {
         self.get(number).is_some_and(|record| record.state == RecordState::Held)
     }
 
+    /// Returns the numbers of the parts whose records say that they are held.
+    pub(crate) fn looking_held(&self) -> impl Iterator<Item = usize> {
+        (0..self.0.len()).filter(|&number| self.looks_held(number))
+    }
+
     /// Returns whether the minimum hold of a released part keeps it.
     pub(crate) fn is_kept(&self, number: usize, now_us: u64) -> bool {
         self.get(number).is_some_and(|record| record.hold_left(now_us).is_some())
@@ -76,7 +81,7 @@ impl Slots {
     /// Returns the holders of the parts whose records say "held": those that crashed, if no part is
     /// held.
     pub(crate) fn crashed(&self) -> Vec<Holder> {
-        (0..self.0.len()).filter_map(|number| self.crashed_in(number)).collect()
+        self.looking_held().filter_map(|number| self.holder(number)).collect()
     }
 
     /// Returns the holder of a free part that crashed.

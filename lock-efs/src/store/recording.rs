@@ -21,7 +21,7 @@ use crate::{
     medium::{BegunRecord, NewRecord},
     names::Names,
     open::{self, Access},
-    parts::{self, slots::Slots},
+    parts::{self, PartsFile, slots::Slots},
     record::{self, RecordState},
     sidecar::{self, RecordRead},
     table::AcquiredLock,
@@ -76,7 +76,11 @@ impl FileStore {
             Ok(file) => Some(file),
             // A token from the clock is exceeded by the next one although it is not kept.
             Err(error) if self.allows_no_record(replaces, &error) && is_from_clock(token, now_us, request) => {
-                is_told_once = self.mark_previous(files, previous.as_ref());
+                let marked = self.mark_previous(files, previous.as_ref(), &parts);
+                is_told_once = marked.unwrap_or_else(|error| {
+                    tracing::debug!(name = %request.name, %error, "the record of the crashed holder stays");
+                    false
+                });
                 self.go_without_record(request, &error);
                 None
             }
@@ -131,23 +135,33 @@ impl FileStore {
         }
     }
 
-    /// Marks the record of a crashed holder as released, by a write that needs no room. The record
-    /// stays, and the next holder must not hear of this crash again. Returns whether it will not.
-    fn mark_previous(&self, files: &Files, previous: Option<&record::Record>) -> bool {
-        if previous.is_none_or(|record| record.state != RecordState::Held) {
-            return true;
+    /// Marks the records of crashed holders as released, by writes that need no room. The records
+    /// stay, and the next holder must not hear of this crash again. Returns whether it will not.
+    fn mark_previous(&self, files: &Files, previous: Option<&record::Record>, parts: &Slots) -> Result<bool, Error> {
+        let flags = self.medium.open_flags();
+        if previous.is_some_and(|record| record.state == RecordState::Held)
+            && let (_, Some(file)) = sidecar::open(&files.record, Access::ReadWrite, flags)?
+        {
+            let marked = self.medium.mark_released(&file, 0, Duration::ZERO);
+            marked.map_err(|e| error::at("mark", &files.record, e))?;
         }
-        let opened = sidecar::open(&files.record, Access::ReadWrite, self.medium.open_flags());
-        let marked = opened.and_then(|(_, file)| match file {
-            Some(file) => {
-                self.medium.mark_released(&file, 0, Duration::ZERO).map_err(|e| error::at("mark", &files.record, e))
+        let crashed: Vec<_> = parts.looking_held().collect();
+        if crashed.is_empty() {
+            return Ok(true);
+        }
+        let file = PartsFile::open(&files.parts, self.mode_beside(files), flags)?;
+        let mut are_marked = true;
+        for number in crashed {
+            // Only a lock that an NFS server has not given up yet is in the way.
+            if !file.try_lock_part(number)? {
+                are_marked = false;
+                continue;
             }
-            None => Ok(()),
-        });
-        if let Err(error) = &marked {
-            tracing::debug!(file = %files.record.display(), %error, "the record of the crashed holder stays");
+            let marked = file.mark_released(number, 0, Duration::ZERO);
+            file.unlock_part(number);
+            marked.map_err(|e| error::at("mark", &files.parts, e))?;
         }
-        marked.is_ok()
+        Ok(are_marked)
     }
 
     /// Places `record` again if its path names another file or none.

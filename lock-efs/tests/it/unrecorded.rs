@@ -128,3 +128,48 @@ async fn child_in_a_directory_of_another_user() {
     free(&owner, &reading).await;
     println!("CHILD RAN");
 }
+
+#[test]
+// verifies: P9
+fn a_crash_before_a_lock_without_a_record_is_told_at_most_once() {
+    let dir = tempfile::tempdir().unwrap();
+    run_child(without_capabilities(), "unrecorded::child_after_crashes", dir.path());
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[tokio::test]
+async fn child_after_crashes() {
+    let Some(dir) = in_child() else { return };
+    let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let backend = FileConfig::new(&dir).names(Names::Plain).build().unwrap();
+    for (text, mode, record, holders) in
+        [("alone", Mode::Exclusive, "alone.info", 1), ("several", Mode::Shared, "several.parts", 2)]
+    {
+        let (lock, record) = (format!("{text}.lock"), dir.join(record));
+        // A crash that can be marked is told once. A later holder is told of one that cannot be.
+        for may_write in [true, false] {
+            let mut crashed = Vec::new();
+            for _ in 0..holders {
+                crashed.push(grant(&backend, &request(&lock).with_mode(mode)).await.1);
+            }
+            crashed.iter().for_each(|lease| backend.on_lost(lease));
+            chmod(&record, if may_write { 0o644 } else { 0o444 });
+            chmod(&dir, 0o555);
+            for is_told in [may_write, false] {
+                let (next, lease) = grant(&backend, &request(&lock)).await;
+                assert_eq!(
+                    next.crashed.map_or(0, |holder| holder.count()),
+                    if is_told { holders } else { 0 },
+                    "{lock}"
+                );
+                free(&backend, &lease).await;
+            }
+            chmod(&dir, 0o755);
+            chmod(&record, 0o644);
+            let (next, lease) = grant(&backend, &request(&lock)).await;
+            assert_eq!(next.crashed.is_some(), !may_write, "{lock}");
+            free(&backend, &lease).await;
+        }
+    }
+    println!("CHILD RAN");
+}
