@@ -5,6 +5,7 @@ mod wakes;
 
 use std::{
     fs,
+    num::NonZeroU16,
     path::Path,
     process::Command,
     time::{Duration, Instant},
@@ -189,4 +190,27 @@ fn child_waits_and_forks() {
         wait_for_the_end_of_input();
         "ended".to_owned()
     });
+}
+
+/// A request without a place may share the lock with the places ahead of it, but waits for holders
+/// of another mode. Its mark would keep out a place of their mode.
+#[tokio::test]
+// verifies: P12
+async fn a_request_without_a_place_keeps_no_place_out() {
+    let (_dir, backend) = open();
+    let permit = Mode::Permit { of: NonZeroU16::MIN };
+    let (_, reading) = grant(&backend, &request("etl").with_mode(Mode::Shared)).await;
+    let first = waiter().with_mode(permit);
+    let without = request("etl").with_mode(permit).with_waits(true);
+    let second = waiter().with_mode(Mode::Shared);
+    for refused in [&first, &without, &second] {
+        assert!(is_refused(&backend, refused).await);
+    }
+    release(&backend, &reading).await;
+    for next in [&first, &second] {
+        let (_, lease) = grant(&backend, next).await;
+        release(&backend, &lease).await;
+    }
+    let (_, lease) = grant(&backend, &without).await;
+    release(&backend, &lease).await;
 }
