@@ -108,6 +108,8 @@ pub(super) fn split_version(version: &str) -> (Option<&str>, Option<&str>) {
 
 #[cfg(test)]
 mod tests {
+    use lock_core::{FencingToken, Mode};
+
     use super::*;
 
     #[test]
@@ -118,6 +120,28 @@ mod tests {
             assert_eq!(holder.version, None, "a break would free one half");
         }
         assert!(merged(None, Some(lease)).and_then(|holder| holder.version).is_some());
+    }
+
+    #[test]
+    fn a_lock_of_both_stores_ends_with_its_later_half() {
+        let seconds = |n| Some(std::time::Duration::from_secs(n));
+        let ending = |after| Some(Holder::default().with_expires_in(after));
+        for (from, to, both) in [(seconds(1), seconds(2), seconds(2)), (None, seconds(2), None)] {
+            for (from, to) in [(from, to), (to, from)] {
+                let holder = merged(ending(from), ending(to)).expect("it is held");
+                assert_eq!(holder.expires_in, both, "{from:?}, {to:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn two_readers_with_one_token_differ_by_their_owners() {
+        let reader = |owner: &str| {
+            let token = FencingToken::new(7).expect("a small number");
+            Some(Holder::default().with_owner(owner.to_owned()).with_mode(Mode::Shared).with_token(Some(token)))
+        };
+        assert_eq!(merged(reader("a"), reader("b")).map(|holder| holder.count()), Some(2));
+        assert_eq!(merged(reader("a"), reader("a")).map(|holder| holder.count()), Some(1));
     }
 
     #[test]

@@ -254,7 +254,7 @@ impl Backend for MigrationBackend {
                 Ok(AcquireOutcome::Granted(granted)) => *grant = granted,
                 Ok(AcquireOutcome::Contended(holder)) => {
                     // What an earlier attempt may have got in the other store too.
-                    self.undo(request).await.map_err(|error| error.with_ambiguous(true))?;
+                    self.undo(request).await?;
                     return Ok(AcquireOutcome::Contended(self.refused_by(side, &request.name, holder).await));
                 }
                 Err(error) => return Err(self.failed(request, error).await),

@@ -1,0 +1,219 @@
+//! The calls that a migration makes in each of its two stores.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use lock_core::{
+    Error, ErrorKind, FencingToken, Holder, LockName, LossReason, Mode,
+    backend::{
+        AcquireOutcome, AcquireRequest, Admin, Backend, Break, Capabilities, Grant, Lease, LeaseId, Listing,
+        ProcessBound as _, Release, Renewal, StoreTimings,
+    },
+    memory::MemoryBackend,
+};
+use lock_migrate::MigrationBackend;
+
+/// A memory store that notes the calls that end a lock, and gives scripted answers first.
+#[derive(Debug, Default)]
+struct Scripted {
+    side: &'static str,
+    inner: MemoryBackend,
+    calls: Arc<Mutex<Vec<String>>>,
+    answers: Mutex<VecDeque<Result<AcquireOutcome, Error>>>,
+    renewals: Mutex<VecDeque<Renewal>>,
+}
+
+impl Scripted {
+    fn note(&self, call: &str) {
+        self.calls.lock().unwrap().push(format!("{call} {}", self.side));
+    }
+
+    fn answer(&self, answer: Result<AcquireOutcome, Error>) {
+        self.answers.lock().unwrap().push_back(answer);
+    }
+}
+
+#[async_trait]
+impl Backend for Scripted {
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn timings(&self) -> StoreTimings {
+        self.inner.timings()
+    }
+
+    async fn acquire(&self, request: &AcquireRequest) -> Result<AcquireOutcome, Error> {
+        let scripted = self.answers.lock().unwrap().pop_front();
+        match scripted {
+            Some(answer) => answer,
+            None => self.inner.acquire(request).await,
+        }
+    }
+
+    async fn renew(&self, lease: &Lease) -> Result<Renewal, Error> {
+        let scripted = self.renewals.lock().unwrap().pop_front();
+        match scripted {
+            Some(answer) => Ok(answer),
+            None => self.inner.renew(lease).await,
+        }
+    }
+
+    async fn advance_token(&self, lease: &Lease, token: FencingToken) -> Result<bool, Error> {
+        self.inner.advance_token(lease, token).await
+    }
+
+    async fn release(&self, lease: &Lease, hold_for: Duration) -> Result<Release, Error> {
+        self.note("release");
+        self.inner.release(lease, hold_for).await
+    }
+
+    fn admin(&self) -> Option<&dyn Admin> {
+        Some(self)
+    }
+
+    fn process_bound(&self) -> Option<&dyn lock_core::backend::ProcessBound> {
+        self.inner.process_bound()
+    }
+}
+
+#[async_trait]
+impl Admin for Scripted {
+    async fn inspect(&self, name: &LockName) -> Result<Option<Holder>, Error> {
+        self.inner.inspect(name).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Listing, Error> {
+        self.inner.list(prefix).await
+    }
+
+    async fn break_lock(&self, name: &LockName, version: &str, by: &str) -> Result<Break, Error> {
+        self.note("break");
+        self.inner.break_lock(name, version, by).await
+    }
+
+    async fn purge(&self, name: &LockName) -> Result<bool, Error> {
+        self.inner.purge(name).await
+    }
+}
+
+/// The old store, the new store, and their migration.
+struct Stores {
+    from: Arc<Scripted>,
+    to: Arc<Scripted>,
+    both: MigrationBackend,
+    calls: Arc<Mutex<Vec<String>>>,
+}
+
+impl Stores {
+    fn new() -> Self {
+        let calls = Arc::default();
+        let store = |side| Arc::new(Scripted { side, calls: Arc::clone(&calls), ..Scripted::default() });
+        let (from, to) = (store("from"), store("to"));
+        let both = MigrationBackend::new(Arc::clone(&from) as Arc<dyn Backend>, Arc::clone(&to) as Arc<dyn Backend>);
+        Self { from, to, both, calls }
+    }
+
+    async fn grant(&self) -> Lease {
+        let request = writer();
+        let AcquireOutcome::Granted(grant) = self.both.acquire(&request).await.unwrap() else { panic!("it is free") };
+        request.lease(grant.token)
+    }
+
+    async fn refuse(&self, request: &AcquireRequest) {
+        assert!(matches!(self.both.acquire(request).await.unwrap(), AcquireOutcome::Contended(_)));
+    }
+
+    fn take_calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.calls.lock().unwrap())
+    }
+}
+
+fn writer() -> AcquireRequest {
+    AcquireRequest::new(LockName::new("x").unwrap(), LeaseId::random(), "me").with_ttl(Duration::from_secs(60))
+}
+
+#[tokio::test]
+// verifies: P12
+async fn a_refusal_that_names_no_holder_may_have_left_a_mark() {
+    let stores = Stores::new();
+    let unseen = || Ok(AcquireOutcome::Contended(Holder::default()));
+    for (waits, ended) in [(true, &["release to"][..]), (false, &[])] {
+        let request = writer().with_waits(waits);
+        stores.to.answer(unseen());
+        stores.refuse(&request).await;
+        assert_eq!(stores.take_calls(), ["release from"], "the lock of the old store is released at once");
+        stores.both.release(&request.lease(None), Duration::ZERO).await.unwrap();
+        assert_eq!(stores.take_calls(), ended, "waits: {waits}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_that_leaves_nothing_is_not_released() {
+    let stores = Stores::new();
+    let readers = Holder::default().with_owner("reader".to_owned()).with_mode(Mode::Shared);
+    let other = Holder::default().with_owner("writer".to_owned());
+    for (waits, holder) in [(false, readers), (true, other)] {
+        let request = writer().with_waits(waits);
+        stores.to.answer(Ok(AcquireOutcome::Contended(holder)));
+        stores.refuse(&request).await;
+        stores.both.release(&request.lease(None), Duration::ZERO).await.unwrap();
+        assert_eq!(stores.take_calls(), ["release from"], "waits: {waits}");
+    }
+    stores.to.answer(Err(Error::new(ErrorKind::Limit, "a full store").with_ambiguous(false)));
+    let error = stores.both.acquire(&writer()).await.unwrap_err();
+    assert!(!error.is_ambiguous(), "{error}");
+    assert_eq!(stores.take_calls(), ["release from"], "the new store has nothing after such an error");
+}
+
+#[tokio::test]
+async fn a_grant_is_one_of_before_only_if_both_stores_say_so() {
+    for (from, to) in [(true, true), (true, false), (false, true)] {
+        let stores = Stores::new();
+        for (store, ours) in [(&stores.from, from), (&stores.to, to)] {
+            store.answer(Ok(AcquireOutcome::Granted(Grant::default().with_already_ours(ours))));
+        }
+        let AcquireOutcome::Granted(grant) = stores.both.acquire(&writer()).await.unwrap() else { panic!("granted") };
+        assert_eq!(grant.already_ours, from && to, "{from}, {to}");
+    }
+}
+
+#[tokio::test]
+async fn a_break_of_the_new_store_is_named_before_a_missing_record() {
+    let stores = Stores::new();
+    let lease = stores.grant().await;
+    let broken = LossReason::BrokenBy("alice".into());
+    stores.from.renewals.lock().unwrap().push_back(Renewal::Lost(LossReason::RecordGone));
+    stores.to.renewals.lock().unwrap().push_back(Renewal::Lost(broken.clone()));
+    assert_eq!(stores.both.renew(&lease).await.unwrap(), Renewal::Lost(broken));
+}
+
+/// A client of the old store alone must not meet the holder in the new one.
+#[tokio::test]
+async fn the_new_store_is_freed_before_the_old_one() {
+    let stores = Stores::new();
+    let lease = stores.grant().await;
+    stores.both.release(&lease, Duration::ZERO).await.unwrap();
+    assert_eq!(stores.take_calls(), ["release to", "release from"]);
+    let lease = stores.grant().await;
+    let version = stores.both.inspect(&lease.name).await.unwrap().unwrap().version.unwrap();
+    assert_eq!(stores.both.break_lock(&lease.name, &version, "alice").await.unwrap(), Break::Broken);
+    assert_eq!(stores.take_calls(), ["break to", "break from"]);
+}
+
+#[tokio::test]
+async fn a_lock_that_was_released_at_once_is_forgotten() {
+    let stores = Stores::new();
+    let lease = stores.grant().await;
+    assert!(stores.both.release_now(&lease, Duration::ZERO));
+    assert_eq!(stores.both.release(&lease, Duration::ZERO).await.unwrap(), Release::NotHeld(None));
+    assert_eq!(stores.take_calls(), Vec::<String>::new(), "the stores are asked again");
+}
