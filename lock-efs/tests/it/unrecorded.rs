@@ -173,3 +173,31 @@ async fn child_after_crashes() {
     }
     println!("CHILD RAN");
 }
+
+#[test]
+// verifies: P12
+fn a_reader_without_a_part_respects_a_queue_and_a_minimum_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    run_child(without_capabilities(), "unrecorded::child_behind_a_queue", dir.path());
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[tokio::test]
+async fn child_behind_a_queue() {
+    let Some(dir) = in_child() else { return };
+    let backend = FileConfig::new(&dir).names(Names::Plain).build().unwrap();
+    let (_, kept) = grant(&backend, &request("kept.lock")).await;
+    let (_, held) = grant(&backend, &request("queued.lock")).await;
+    let waiting = request("queued.lock").with_waits(true).with_fair(true);
+    assert!(matches!(backend.acquire(&waiting).await.unwrap(), AcquireOutcome::Contended(_)));
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o555)).unwrap();
+    assert_eq!(backend.release(&kept, Duration::from_secs(600)).await.unwrap(), Release::Released);
+    free(&backend, &held).await;
+    for refused in [reader("kept.lock"), reader("queued.lock")] {
+        let outcome = backend.acquire(&refused).await.unwrap();
+        assert!(matches!(outcome, AcquireOutcome::Contended(_)), "{}: {outcome:?}", refused.name);
+    }
+    free(&backend, &grant(&backend, &waiting).await.1).await;
+    free(&backend, &grant(&backend, &reader("queued.lock")).await.1).await;
+    println!("CHILD RAN");
+}
